@@ -1,0 +1,130 @@
+"""Reading anchor sets and checking their structure before any model sees them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from ripcurrent.anchors._types import HARMFUL, Anchor, AnchorSet
+from ripcurrent.data import Message
+from ripcurrent.errors import RipcurrentError
+
+BUILTIN = ("builtin", "second_family")
+"""Anchor sets that come with the package."""
+
+MINIMUM = 4
+"""Fewer anchors than this in a set give no direction worth trusting."""
+
+NEAR_IDENTICAL = 0.8
+"""Two sets that share more than this part of their responses are one set twice."""
+
+_SET_NAME = re.compile(r"harmful|safe_[1-9]\d*")
+_ROLES = ("system", "user", "assistant", "tool")
+
+
+def load_anchors(source: str | Path = "builtin") -> AnchorSet:
+    """Read an anchor set: ``builtin``, ``second_family``, or a JSON-lines file.
+
+    Each line is ``{"set": "harmful" | "safe_1" | …, "messages": […]}``, or ``"prompt"`` and ``"response"`` in place of the
+    messages. Raises :class:`RipcurrentError` for a missing file, a malformed line (with its number), a missing set, too few
+    anchors, duplicates within a set, and sets that are (nearly) the same.
+    """
+    name = str(source)
+    if name in BUILTIN:
+        content = resources.files("ripcurrent.anchors").joinpath(f"{name}.jsonl").read_bytes()
+    else:
+        path = Path(source)
+        if not path.is_file():
+            raise RipcurrentError(
+                f"There is no anchor file {path}.", f"Name a JSON-lines file, or one of: {', '.join(BUILTIN)}."
+            )
+        content, name = path.read_bytes(), path.name
+    anchors = []
+    for number, line in enumerate(content.decode("utf-8-sig").splitlines(), start=1):
+        if line.strip():
+            anchors.append(_read_line(line, f"{name}, line {number}"))
+    sets = [HARMFUL, *sorted({a.set for a in anchors} - {HARMFUL}, key=lambda text: int(text.removeprefix("safe_")))]
+    ordered = tuple(anchor for wanted in sets for anchor in anchors if anchor.set == wanted)
+    anchor_set = AnchorSet(name, hashlib.sha256(content).hexdigest(), ordered)
+    check_structure(anchor_set)
+    return anchor_set
+
+
+def check_structure(anchor_set: AnchorSet) -> None:
+    """Refuse an anchor set that cannot give a direction, saying which set and why."""
+    responses: dict[str, list[str]] = {HARMFUL: []}
+    for anchor in anchor_set.anchors:
+        responses.setdefault(anchor.set, []).append(_comparable(anchor))
+    if len(responses) < 2:
+        raise RipcurrentError(
+            f"The anchors of {anchor_set.name} have no safe set.", 'Add lines with "set": "safe_1" (refusals).'
+        )
+    for name, texts in responses.items():
+        if len(texts) < MINIMUM:
+            raise RipcurrentError(
+                f"The set {name} of {anchor_set.name} has {len(texts)} anchors; at least {MINIMUM} are needed.",
+                f"Add anchors to {name}.",
+            )
+        if len(set(texts)) < len(texts):
+            raise RipcurrentError(
+                f"The set {name} of {anchor_set.name} holds the same anchor more than once.", "Remove the repetitions."
+            )
+    names = list(responses)
+    for place, one in enumerate(names):
+        for other in names[place + 1 :]:
+            shared = len(set(responses[one]) & set(responses[other]))
+            part = shared / min(len(responses[one]), len(responses[other]))
+            if part > NEAR_IDENTICAL:
+                raise RipcurrentError(
+                    f"The sets {one} and {other} of {anchor_set.name} are nearly identical ({part:.0%} of the smaller one).",
+                    "Each set needs anchors of its own: compliant openings in harmful, refusals in the safe sets.",
+                )
+
+
+def _read_line(line: str, where: str) -> Anchor:
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise RipcurrentError(f"{where} is not JSON: {error.msg}.", "Each line must be one JSON object.") from None
+    if not isinstance(record, Mapping):
+        raise RipcurrentError(f"{where} is not a JSON object.", "Each line must be one JSON object.")
+    name = record.get("set")
+    if not isinstance(name, str) or not _SET_NAME.fullmatch(name):
+        raise RipcurrentError(f'{where} has "set": {name!r}.', 'It must be "harmful", "safe_1", "safe_2" and so on.')
+    if "messages" in record:
+        messages = _messages(record["messages"], where)
+    else:
+        messages = _messages(
+            [
+                {"role": "user", "content": record.get("prompt")},
+                {"role": "assistant", "content": record.get("response")},
+            ],
+            where,
+        )
+    category = record.get("category")
+    return Anchor(name, messages, category if isinstance(category, str) else None)
+
+
+def _messages(value: Any, where: str) -> tuple[Message, ...]:
+    messages = []
+    for turn in value if isinstance(value, list) else []:
+        role = turn.get("role") if isinstance(turn, Mapping) else None
+        content = turn.get("content") if isinstance(turn, Mapping) else None
+        if role not in _ROLES or not isinstance(content, str) or not content.strip():
+            raise RipcurrentError(
+                f"{where} has a turn without a known role or without text.",
+                'Give "prompt" and "response", or "messages" with "role" and "content" in each.',
+            )
+        messages.append(Message(role, content))
+    if not messages or messages[-1].role != "assistant":
+        raise RipcurrentError(f"{where} does not end with an assistant turn.", "An anchor is a request and an answer.")
+    return tuple(messages)
+
+
+def _comparable(anchor: Anchor) -> str:
+    return " | ".join(" ".join(message.content.lower().split()) for message in anchor.messages)

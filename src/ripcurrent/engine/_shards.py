@@ -1,0 +1,64 @@
+"""Shards: a stage's output in numbered Parquet files, each whole and marked, so that a second call resumes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ripcurrent.errors import RipcurrentError
+from ripcurrent.run import write_json, written_whole
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """A consecutive range of a dataset's rows."""
+
+    number: int
+    """0-based."""
+    start: int
+    """First row."""
+    rows: int
+    """How many."""
+
+
+class ShardFolder:
+    """A folder of ``shard-00000.parquet`` files with completion markers."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def path(self, number: int) -> Path:
+        """Where a shard's table is."""
+        return self._folder / f"shard-{number:05d}.parquet"
+
+    def _marker(self, number: int) -> Path:
+        return self._folder / f"shard-{number:05d}.done"
+
+    def is_done(self, number: int) -> bool:
+        """Whether the shard was written to its end."""
+        return self._marker(number).exists() and self.path(number).exists()
+
+    def write(self, shard: Shard, table: pa.Table) -> None:
+        """Write a shard whole, then its marker."""
+        with written_whole(self.path(shard.number)) as part:
+            pq.write_table(table, part, compression="zstd")
+        write_json(self._marker(shard.number), asdict(shard))
+
+    def tables(self, shards: int) -> Iterator[pa.Table]:
+        """The first ``shards`` shards' tables in order, one in memory at a time."""
+        for number in range(shards):
+            if not self.is_done(number):
+                raise RipcurrentError(
+                    f"{self.path(number)} is missing or unfinished.", "Run the same scan again to complete it."
+                )
+            yield pq.read_table(self.path(number))
+
+    def completed(self) -> list[Shard]:
+        """The shards that were written to their end."""
+        markers = sorted(self._folder.glob("shard-*.done"))
+        return [Shard(**json.loads(marker.read_text(encoding="utf-8"))) for marker in markers]

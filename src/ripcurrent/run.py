@@ -1,0 +1,121 @@
+"""The run directory: one folder that holds everything a run made, and says how.
+
+Files appear whole or not at all: each is written as ``NAME.part`` and renamed. A lock keeps two runs out of one folder.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import yaml
+from filelock import FileLock, Timeout
+
+from ripcurrent.errors import RipcurrentError
+
+CONFIG = "config.yaml"
+MANIFEST = "manifest.json"
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Give a temporary path to write to; rename it to ``path`` when the block ends well, remove it when not."""
+    part = path.with_name(path.name + ".part")
+    part.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield part
+        with part.open("rb") as written:
+            os.fsync(written.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file whole."""
+    with written_whole(path) as part:
+        part.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+class RunDirectory:
+    """A run's folder, locked while entered.
+
+    A folder that holds the same run (equal resolved options) is resumed. Raises :class:`RipcurrentError` when the folder
+    holds another run or anything else, is in use, or cannot be written.
+    """
+
+    def __init__(self, folder: Path, config: Mapping[str, Any], *, resumable: bool = True) -> None:
+        self.folder = folder
+        self.config = dict(config)
+        self._resumable = resumable
+        self._lock = FileLock(folder / ".lock", timeout=0)
+
+    def __enter__(self) -> RunDirectory:
+        if self.folder.exists() and not self.folder.is_dir():
+            raise RipcurrentError(f"{self.folder} is a file, not a folder.", "Name another folder with --out.")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._refuse_strangers()
+        try:
+            self._lock.acquire()
+        except Timeout:
+            raise RipcurrentError(
+                f"Another run is at work in {self.folder}.", "Wait for it to end, or name another folder with --out."
+            ) from None
+        try:
+            self._check_config()
+        except BaseException:
+            self._lock.release()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._lock.release()
+
+    def _refuse_strangers(self) -> None:
+        names = {path.name for path in self.folder.iterdir()} - {".lock"}
+        if names and CONFIG not in names and f"{CONFIG}.part" not in names:
+            raise RipcurrentError(
+                f"{self.folder} holds other files ({', '.join(sorted(names)[:3])}) and no run of ripcurrent.",
+                "Name a new or empty folder with --out.",
+            )
+
+    def _check_config(self) -> None:
+        path = self.folder / CONFIG
+        if not path.exists():
+            with written_whole(path) as part:
+                part.write_text(yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True), encoding="utf-8")
+            return
+        stored = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        other = [key for key in {*stored, *self.config} if stored.get(key) != self.config.get(key)]
+        if other:
+            key = sorted(other)[0]
+            raise RipcurrentError(
+                f"{self.folder} holds another run: its {key} is {stored.get(key)!r}, now {self.config.get(key)!r}"
+                + (f" (and {len(other) - 1} more differ)." if len(other) > 1 else "."),
+                "Name another folder with --out, or repeat the old options to resume.",
+            )
+
+    def read_manifest(self) -> dict[str, Any]:
+        """The manifest so far; empty before the first write."""
+        return read_manifest(self.folder) if (self.folder / MANIFEST).exists() else {}
+
+    def write_manifest(self, manifest: Mapping[str, Any]) -> None:
+        """Replace the manifest."""
+        write_json(self.folder / MANIFEST, manifest)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """A finished or running run's manifest; an error when ``folder`` holds no run."""
+    path = folder / MANIFEST
+    if not path.exists():
+        hint = "Name the folder given to scan as --out." if folder.is_dir() else "Check the path."
+        raise RipcurrentError(f"{folder} holds no run (there is no {MANIFEST}).", hint)
+    manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return manifest

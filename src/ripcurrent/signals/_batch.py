@@ -1,0 +1,62 @@
+"""A batch of encoded rows as tensors, padded on the right."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from ripcurrent.data import EncodedRow
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Right-padded rows. Padding needs no attention mask: a causal model's real tokens never look to their right."""
+
+    ids: Int[Tensor, "rows tokens"]
+    """Token ids; padding repeats id 0."""
+    loss_mask: Bool[Tensor, "rows tokens"]
+    """True where a token bears loss."""
+    lengths: Int[Tensor, " rows"]
+    """Tokens of each row."""
+    last_prompt: Int[Tensor, " rows"]
+    """Each row's last position before its (last) answer."""
+    last_content: Int[Tensor, " rows"]
+    """Each row's last position of the answer's own text."""
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return self.ids.shape[0]
+
+    def row_weights(self) -> Float[Tensor, " rows"]:
+        """One over each row's number of loss-bearing tokens: the mean over its response."""
+        return 1.0 / self.loss_mask.sum(dim=1).clamp_min(1).float()
+
+
+def make_batch(
+    rows: Sequence[EncodedRow], device: torch.device, *, row_tokens: int | None = None, pad_to: int | None = None
+) -> Batch:
+    """Pad rows into one batch on a device.
+
+    ``row_tokens`` lets only the first so many loss-bearing tokens of a row bear loss; ``pad_to`` pads at least that far.
+    """
+    longest = max(len(row.tokens) for row in rows)
+    width = max(longest, pad_to or 0)
+    ids = np.zeros((len(rows), width), dtype=np.int64)
+    mask = np.zeros((len(rows), width), dtype=np.bool_)
+    for place, row in enumerate(rows):
+        ids[place, : len(row.tokens)] = row.tokens
+        bearing = row.loss_mask if row_tokens is None else row.loss_mask & (np.cumsum(row.loss_mask) <= row_tokens)
+        mask[place, : len(row.tokens)] = bearing
+    return Batch(
+        ids=torch.from_numpy(ids).to(device),
+        loss_mask=torch.from_numpy(mask).to(device),
+        lengths=torch.tensor([len(row.tokens) for row in rows], device=device),
+        last_prompt=torch.tensor([row.last_prompt for row in rows], device=device),
+        last_content=torch.tensor([row.last_content for row in rows], device=device),
+    )

@@ -1,0 +1,122 @@
+"""One forward and one backward pass over a batch: exact dots, norms, losses, and gradients summed into directions."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ripcurrent.models import ChatModel
+from ripcurrent.signals._batch import Batch
+from ripcurrent.signals._directions import Directions, Gradient
+from ripcurrent.signals._head import HeadChunk, find_logit_transform, head_chunks
+from ripcurrent.signals._recorder import Accumulate, Measure, Recorder
+from ripcurrent.signals._representation import FeatureReader
+from ripcurrent.signals._sites import Catalogue, build_catalogue
+from ripcurrent.signals._types import BatchSignals
+from ripcurrent.signals.ghost import embedding, vector
+from ripcurrent.signals.ghost import head as head_products
+
+FIRST_TOKENS = 10
+"""How many of the first loss-bearing tokens ``loss_first_10`` averages."""
+
+
+class GradientPass:
+    """A frozen chat model, ready to yield row gradients' products in a scope without forming them.
+
+    Raises :class:`~ripcurrent.errors.RipcurrentError` at construction when the model has a layer that is not covered.
+    """
+
+    def __init__(self, chat_model: ChatModel) -> None:
+        self.catalogue: Catalogue = build_catalogue(chat_model.model, chat_model.scope)
+        self._transform = find_logit_transform(self.catalogue.causal)
+        # half precision underflows on gradients of a mean over many tokens; a power of two costs no accuracy
+        self._loss_scale = 1024.0 if self.catalogue.head.weight.dtype == torch.float16 else 1.0
+
+    def measure(self, batch: Batch, directions: Directions, features: FeatureReader | None = None) -> BatchSignals:
+        """Each row's dots with the directions, squared gradient norm and losses; its features too when asked."""
+        consumer = Measure(directions)
+        row_losses = torch.zeros(batch.rows, device=batch.ids.device)
+        first_losses = torch.zeros(batch.rows, device=batch.ids.device)
+        at_ids: list[Tensor] = []
+        head_inputs: list[Tensor] = []
+
+        def on_chunk(chunk: HeadChunk) -> None:
+            self._measure_head(chunk, batch, consumer)
+            for row, start, stop in zip(chunk.rows, chunk.bounds, chunk.bounds[1:], strict=False):
+                row_losses[row] = chunk.losses[start:stop].mean()
+                first_losses[row] = chunk.losses[start : min(stop, start + FIRST_TOKENS)].mean()
+                if self.catalogue.tied:
+                    at_ids.append(chunk.logit_grads[start:stop].index_select(1, batch.ids[row]).float())
+                    head_inputs.append(chunk.inputs[start:stop])
+
+        read = self._run(batch, batch.row_weights(), consumer, on_chunk, features)
+        if self.catalogue.tied and self.catalogue.head_weight is not None:
+            grads = consumer.table_grads[self.catalogue.head_weight]
+            cross = [
+                embedding.tied_cross_term(at.unsqueeze(0), inputs.unsqueeze(0), grads[row].unsqueeze(0))
+                for row, (at, inputs) in enumerate(zip(at_ids, head_inputs, strict=True))
+            ]
+            consumer.squared_norms.append(torch.cat(cross))
+        scale = self._loss_scale
+        dots = np.sum([part.double().cpu().numpy() for part in consumer.dots], axis=0) / scale
+        squared = np.sum([part.double().cpu().numpy() for part in consumer.squared_norms], axis=0) / scale**2
+        return BatchSignals(
+            dots=dots,
+            squared_norm=squared,
+            loss=row_losses.double().cpu().numpy(),
+            loss_first_10=first_losses.double().cpu().numpy(),
+            features=read,
+        )
+
+    def accumulate(self, batch: Batch, row_factors: Tensor, into: Gradient) -> None:
+        """Add ``Σ_i factor_i · g_i`` over the batch's rows to a float32 vector of the parameters' shape."""
+        catalogue = self.catalogue
+
+        def on_chunk(chunk: HeadChunk) -> None:
+            if catalogue.head_weight is not None:
+                into[catalogue.head_weight] += chunk.logit_grads.float().mT @ chunk.inputs.float()
+            if catalogue.head_bias is not None:
+                into[catalogue.head_bias] += chunk.logit_grads.float().sum(dim=0)
+
+        weights = batch.row_weights() * row_factors.to(batch.ids.device) / self._loss_scale
+        self._run(batch, weights, Accumulate(into), on_chunk, None)
+
+    def _run(self, batch: Batch, row_weights: Tensor, consumer, on_chunk, features):  # type: ignore[no-untyped-def]
+        hidden_grad: Tensor | None = None
+        position_ids = None
+        if self.catalogue.positions_needed:
+            position_ids = torch.arange(batch.ids.shape[1], device=batch.ids.device).expand_as(batch.ids).contiguous()
+        with Recorder(self.catalogue, consumer), torch.enable_grad():
+            reading = features.reading(batch) if features is not None else None
+            extra = {} if position_ids is None else {"position_ids": position_ids}
+            hidden = self.catalogue.base(input_ids=batch.ids, use_cache=False, **extra).last_hidden_state
+            read = reading.finish(hidden.detach()) if reading is not None else None
+            states = hidden.detach()
+            hidden_grad = torch.zeros_like(states)
+            for chunk in head_chunks(
+                self.catalogue, self._transform, batch, states, row_weights * self._loss_scale
+            ):
+                hidden_grad[chunk.positions] = chunk.logit_grads @ self.catalogue.head.weight
+                on_chunk(chunk)
+                del chunk
+            torch.autograd.backward([hidden], [hidden_grad])
+        return read
+
+    def _measure_head(self, chunk: HeadChunk, batch: Batch, consumer: Measure) -> None:
+        catalogue = self.catalogue
+        device = chunk.inputs.device
+        dots = torch.zeros(batch.rows, consumer.directions.count, device=device)
+        squared = torch.zeros(batch.rows, device=device)
+        rows = chunk.positions[0]
+        if catalogue.head_weight is not None:
+            stacked = consumer.directions.other[catalogue.head_weight]
+            dots.index_add_(0, rows, head_products.head_dots(chunk.inputs, chunk.logit_grads, stacked))
+            for row, start, stop in zip(chunk.rows, chunk.bounds, chunk.bounds[1:], strict=False):
+                squared[row] += head_products.head_squared_norm(chunk.inputs[start:stop], chunk.logit_grads[start:stop])
+        if catalogue.head_bias is not None:
+            per_row = torch.zeros(batch.rows, chunk.logit_grads.shape[1], device=device)
+            per_row.index_add_(0, rows, chunk.logit_grads.float())
+            bias_dots, bias_squared = vector.vector_products(per_row, consumer.directions.other[catalogue.head_bias])
+            dots, squared = dots + bias_dots, squared + bias_squared
+        consumer.add(dots, squared)

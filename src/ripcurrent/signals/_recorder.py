@@ -1,0 +1,157 @@
+"""Hooks that meet each layer's input with its output gradient, and what is then done with the pair."""
+
+from __future__ import annotations
+
+from functools import partial
+from types import TracebackType
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ripcurrent.signals._directions import Directions, Gradient, group_weights
+from ripcurrent.signals._sites import Catalogue, Site, SiteGroup, is_linear
+from ripcurrent.signals.ghost import embedding, linear, vector
+
+
+class Consumer(Protocol):
+    """What is done with each layer's activations and gradients as the backward pass reaches it."""
+
+    def take_linear(self, number: int, group: SiteGroup, inputs: Tensor, grads: list[Tensor]) -> None:
+        """A group of linear layers: their shared input and each one's output gradient."""
+
+    def take_vector(self, name: str, gradients: Tensor) -> None:
+        """A vector parameter's gradient, row by row."""
+
+    def take_table(self, name: str, ids: Tensor, grads: Tensor) -> None:
+        """An embedding table: looked-up ids and the gradient at the raw lookup."""
+
+
+class Recorder:
+    """While entered, every forward pass of the catalogue's base model is recorded and handed on in its backward pass."""
+
+    def __init__(self, catalogue: Catalogue, consumer: Consumer) -> None:
+        self._catalogue = catalogue
+        self._consumer = consumer
+        self._inputs: dict[int, Tensor] = {}
+        self._grads: dict[int, dict[int, Tensor]] = {}
+        self._handles: list[Any] = []
+
+    def __enter__(self) -> Recorder:
+        for number, group in enumerate(self._catalogue.groups):
+            for place, site in enumerate(group.sites):
+                hook = partial(self._on_linear, number, place) if is_linear(site) else partial(self._on_other, site)
+                self._handles.append(site.module.register_forward_hook(hook))
+        # with frozen weights the graph starts at the embeddings' outputs
+        for module in self._catalogue.base.modules():
+            if isinstance(module, nn.Embedding):
+                self._handles.append(module.register_forward_hook(_track, prepend=True))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self._inputs.clear()
+        self._grads.clear()
+
+    def _on_linear(self, number: int, place: int, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        self._inputs[number] = args[0].detach()
+        output.register_hook(partial(self._linear_grad, number, place))
+
+    def _linear_grad(self, number: int, place: int, grad: Tensor) -> None:
+        group = self._catalogue.groups[number]
+        arrived = self._grads.setdefault(number, {})
+        arrived[place] = grad
+        if len(arrived) < len(group.sites):
+            return
+        del self._grads[number]
+        grads = [arrived[index] for index in range(len(group.sites))]
+        self._consumer.take_linear(number, group, self._inputs.pop(number), grads)
+        for site, site_grad in zip(group.sites, grads, strict=True):
+            if site.bias is not None:
+                self._consumer.take_vector(site.bias, vector.bias_gradients(site_grad))
+
+    def _on_other(self, site: Site, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        output.register_hook(partial(self._other_grad, site, args[0].detach()))
+
+    def _other_grad(self, site: Site, inputs: Tensor, grad: Tensor) -> None:
+        if site.kind == "embedding":
+            assert site.weight is not None
+            raw = grad if site.factor == 1.0 else grad * site.factor
+            padding = getattr(site.module, "padding_idx", None)
+            if padding is not None:
+                # training leaves this entry of the table alone, also where the token is a real end of turn
+                raw = raw.masked_fill((inputs == padding).unsqueeze(-1), 0.0)
+            self._consumer.take_table(site.weight, inputs, raw)
+            return
+        # a norm over heads shares its weight between them: heads count as further tokens
+        rows, width = inputs.shape[0], inputs.shape[-1]
+        flat_inputs, flat_grads = inputs.reshape(rows, -1, width), grad.reshape(rows, -1, width)
+        scale = vector.rms_scale_gradients if site.kind == "rms_norm" else vector.layer_norm_scale_gradients
+        if site.weight is not None:
+            self._consumer.take_vector(site.weight, scale(flat_inputs, flat_grads, site.factor))
+        if site.bias is not None:
+            self._consumer.take_vector(site.bias, vector.bias_gradients(flat_grads))
+
+
+def _track(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+    if torch.is_grad_enabled() and not output.requires_grad:
+        output.requires_grad_(True)
+
+
+class Measure:
+    """Collects each row's dots with fixed directions and its squared gradient norm."""
+
+    def __init__(self, directions: Directions) -> None:
+        self.directions = directions
+        self.dots: list[Tensor] = []
+        self.squared_norms: list[Tensor] = []
+        self.table_grads: dict[str, Tensor] = {}
+
+    def add(self, dots: Tensor, squared_norms: Tensor) -> None:
+        """Add one layer's share: ``(rows, directions)`` and ``(rows,)``."""
+        self.dots.append(dots)
+        self.squared_norms.append(squared_norms)
+
+    def take_linear(self, number: int, group: SiteGroup, inputs: Tensor, grads: list[Tensor]) -> None:
+        """Products of the group's joined weight."""
+        with_weight = [grad for grad, site in zip(grads, group.sites, strict=True) if site.weight is not None]
+        joined = with_weight[0] if len(with_weight) == 1 else torch.cat(with_weight, dim=-1)
+        self.add(*linear.linear_products(inputs, joined, self.directions.linear[number]))
+
+    def take_vector(self, name: str, gradients: Tensor) -> None:
+        """Products of a vector parameter."""
+        self.add(*vector.vector_products(gradients, self.directions.other[name]))
+
+    def take_table(self, name: str, ids: Tensor, grads: Tensor) -> None:
+        """Products of a table; its gradient is kept for a tied head's cross term."""
+        self.add(
+            embedding.embedding_dots(ids, grads, self.directions.other[name]),
+            embedding.embedding_squared_norm(ids, grads),
+        )
+        self.table_grads[name] = grads
+
+
+class Accumulate:
+    """Adds the gradient summed over rows to a float32 vector of the parameters' shape."""
+
+    def __init__(self, into: Gradient) -> None:
+        self.into = into
+
+    def take_linear(self, number: int, group: SiteGroup, inputs: Tensor, grads: list[Tensor]) -> None:
+        """Sum of ``bᵀa`` for every member."""
+        names = group_weights(group)
+        weighted = [grad for grad, site in zip(grads, group.sites, strict=True) if site.weight is not None]
+        for name, grad in zip(names, weighted, strict=True):
+            self.into[name] += linear.linear_gradient(inputs, grad)
+
+    def take_vector(self, name: str, gradients: Tensor) -> None:
+        """Sum over rows."""
+        self.into[name] += gradients.sum(dim=0)
+
+    def take_table(self, name: str, ids: Tensor, grads: Tensor) -> None:
+        """Sum into the looked-up entries."""
+        self.into[name] += embedding.embedding_gradient(ids, grads, self.into[name].shape[0])

@@ -1,0 +1,302 @@
+"""Where a model's parameters meet its activations: which layers are covered, how, and what is left out.
+
+The catalogue is made by looking at the modules and by one probing forward pass on a few tokens, which shows the call
+counts, the layers that share an input, the scale of embeddings and the formula of each normalisation layer. What the
+probe does not confirm is an error naming the module: a wrong gradient is worse than none.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ripcurrent.errors import RipcurrentError
+from ripcurrent.models import Scope
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+SiteKind = Literal["linear", "conv1d", "embedding", "rms_norm", "layer_norm"]
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """One module whose parameters are in scope."""
+
+    name: str
+    """The module's dotted name."""
+    module: nn.Module
+    """The module."""
+    kind: SiteKind
+    """How its gradients are formed."""
+    weight: str | None
+    """Name of its weight parameter, None when only the bias is in scope."""
+    bias: str | None
+    """Name of its bias parameter, if it has one in scope."""
+    factor: float = 1.0
+    """Embedding: the scale its module applies after the lookup. Normalisation: its epsilon."""
+
+
+@dataclass(frozen=True, slots=True)
+class SiteGroup:
+    """Linear sites fed by the same tensor, treated as one wider layer; or a single site of any kind."""
+
+    sites: tuple[Site, ...]
+    """The members, in order of call."""
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogue:
+    """Every place where parameters in scope meet activations."""
+
+    causal: PreTrainedModel
+    """The model with its output head, without an adapter's wrapper."""
+    base: nn.Module
+    """The part that yields the hidden states after the final norm."""
+    head: nn.Module
+    """The output head, a linear layer."""
+    input_embedding: nn.Module
+    """The token embedding."""
+    groups: tuple[SiteGroup, ...]
+    """Sites other than the head."""
+    head_weight: str | None
+    """Name under which the head's weight is in scope, None when it is not."""
+    head_bias: str | None
+    """Name of the head's bias, if in scope."""
+    tied: bool
+    """Head and token embedding are one parameter (named by ``head_weight``)."""
+    left_out: tuple[str, ...] = field(default=())
+    """Parameters outside the scope."""
+    positions_needed: bool = False
+    """Position ids must be given per row, since a position table is in scope."""
+
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of every parameter in scope, as ``(out, in)`` for linear kinds whatever the module stores."""
+        shapes: dict[str, tuple[int, ...]] = {}
+        for group in self.groups:
+            for site in group.sites:
+                if site.weight is not None:
+                    shapes[site.weight] = linear_shape(site.module) if is_linear(site) else _shape(site.module, "weight")
+                if site.bias is not None:
+                    shapes[site.bias] = _shape(site.module, "bias")
+        if self.head_weight is not None:
+            shapes[self.head_weight] = linear_shape(self.head)
+        if self.head_bias is not None:
+            shapes[self.head_bias] = _shape(self.head, "bias")
+        return shapes
+
+
+def is_linear(site: Site) -> bool:
+    """Whether the site's weight is a matrix product's."""
+    return site.kind in ("linear", "conv1d")
+
+
+def linear_shape(module: nn.Module) -> tuple[int, int]:
+    """``(out, in)`` of a linear layer of either storage order, packed weights included."""
+    if isinstance(module, nn.Linear):
+        return module.out_features, module.in_features
+    fan_in, fan_out = _shape(module, "weight")
+    return fan_out, fan_in
+
+
+def build_catalogue(model: Any, scope: Scope) -> Catalogue:
+    """Catalogue the sites of a frozen chat model for a scope.
+
+    Raises :class:`RipcurrentError` naming the module when a parameter in scope sits in a layer kind that is not covered,
+    when a layer is called more than once per pass, or when the head's arithmetic is not understood.
+    """
+    causal = model.get_base_model() if hasattr(model, "peft_config") else model
+    base = getattr(causal, causal.base_model_prefix)
+    head = causal.get_output_embeddings()
+    embedding = causal.get_input_embeddings()
+    if head is None or base is causal or not isinstance(head, nn.Linear):
+        raise RipcurrentError(
+            f"{type(causal).__name__} has no linear output head on a base model.",
+            "Only decoder language models with a linear head can be scored.",
+        )
+    names = {id(parameter): name for name, parameter in causal.named_parameters()}
+    tied = head.weight is embedding.weight
+    probe = _Probe(causal, base)
+    wanted, left_out = _parameters_in_scope(causal, scope, base)
+
+    head_weight = names[id(head.weight)] if names[id(head.weight)] in wanted else None
+    head_bias = None
+    if head.bias is not None and names[id(head.bias)] in wanted:
+        head_bias = names[id(head.bias)]
+    covered = {name for name in (head_weight, head_bias) if name is not None}
+
+    sites: list[Site] = []
+    for name, module in causal.named_modules():
+        if module is head:
+            continue
+        own = {key: names[id(value)] for key, value in module.named_parameters(recurse=False)}
+        in_scope = {key: full for key, full in own.items() if full in wanted}
+        if not in_scope:
+            continue
+        site = _classify(name, module, in_scope, probe)
+        calls = len(probe.inputs.get(module, []))
+        if is_linear(site) and any(value.dim() != 3 for value in probe.inputs.get(module, [])):
+            raise RipcurrentError(
+                f"{name} mixes tokens of different rows in one list, as mixture-of-experts layers do.",
+                "Rows cannot be told apart there; use another model.",
+            )
+        if calls == 0:
+            left_out = (*left_out, *in_scope.values())
+        elif calls > 1:
+            raise RipcurrentError(
+                f"{name} is used {calls} times in one pass; its gradient is not a single product.",
+                "Use --scope linear or lora if that leaves it out, or another model.",
+            )
+        else:
+            sites.append(site)
+        covered.update(in_scope.values())
+    missing = sorted(wanted - covered)
+    if missing:
+        raise RipcurrentError(f"These parameters belong to no layer that is covered: {', '.join(missing[:5])}.")
+
+    groups = _group(sites, probe)
+    tables = [site for site in sites if site.kind == "embedding"]
+    return Catalogue(
+        causal=causal,
+        base=base,
+        head=head,
+        input_embedding=embedding,
+        groups=groups,
+        head_weight=head_weight,
+        head_bias=head_bias,
+        tied=tied and head_weight is not None,
+        left_out=left_out,
+        positions_needed=len(tables) > 1,
+    )
+
+
+def _parameters_in_scope(causal: Any, scope: Scope, base: nn.Module) -> tuple[set[str], tuple[str, ...]]:
+    everything = [name for name, _ in causal.named_parameters()]
+    if scope == "all":
+        wanted = set(everything)
+    elif scope == "lora":
+        wanted = {name for name in everything if ".lora_A." in name or ".lora_B." in name}
+        if not wanted:
+            raise RipcurrentError("Scope lora was asked for, but the model has no LoRA layers.", "Pass --adapter.")
+    else:
+        inside = {id(module) for module in base.modules()}
+        wanted = set()
+        for name, module in causal.named_modules():
+            if id(module) in inside and _is_linear_module(module):
+                wanted.update(f"{name}.{key}" for key, _ in module.named_parameters(recurse=False))
+    return wanted, tuple(name for name in everything if name not in wanted)
+
+
+def _is_linear_module(module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
+
+
+def _classify(name: str, module: nn.Module, in_scope: dict[str, str], probe: _Probe) -> Site:
+    weight, bias = in_scope.get("weight"), in_scope.get("bias")
+    strange = set(in_scope) - {"weight", "bias"}
+    kind: SiteKind | None = None
+    factor = 1.0
+    if strange:
+        pass
+    elif isinstance(module, nn.Linear):
+        kind = "linear"
+    elif type(module).__name__ == "Conv1D":
+        kind = "conv1d"
+    elif isinstance(module, nn.Embedding):
+        found = probe.embedding_scale(module)
+        kind, factor = ("embedding", found) if found is not None else (None, 1.0)
+    elif isinstance(module, nn.LayerNorm):
+        kind, factor = "layer_norm", module.eps
+    elif bias is None and (epsilon := probe.rms_epsilon(module)) is not None:
+        kind, factor = "rms_norm", epsilon
+    if kind is None:
+        raise RipcurrentError(
+            f"The layer {name} ({type(module).__name__}) is of a kind whose gradient is not covered.",
+            "Use --scope linear or --scope lora, which leave such layers out and say so.",
+        )
+    return Site(name, module, kind, weight, bias, factor)
+
+
+def _group(sites: list[Site], probe: _Probe) -> tuple[SiteGroup, ...]:
+    """Linear sites that were fed the very same tensor form one group; every other site is its own."""
+    by_input: dict[int, list[Site]] = {}
+    groups: list[list[Site]] = []
+    for site in sites:
+        if not is_linear(site):
+            groups.append([site])
+            continue
+        key = id(probe.inputs[site.module][0])
+        if key not in by_input:
+            by_input[key] = []
+            groups.append(by_input[key])
+        by_input[key].append(site)
+    return tuple(SiteGroup(tuple(group)) for group in groups)
+
+
+class _Probe:
+    """One forward pass on a few tokens, with every leaf module's inputs and outputs kept."""
+
+    def __init__(self, causal: Any, base: nn.Module) -> None:
+        self.inputs: dict[nn.Module, list[Tensor]] = {}
+        self.outputs: dict[nn.Module, Tensor] = {}
+        device = causal.get_input_embeddings().weight.device
+        vocabulary = causal.get_input_embeddings().weight.shape[0]
+        generator = torch.Generator().manual_seed(0)
+        ids = torch.randint(0, vocabulary, (2, 6), generator=generator).to(device)
+
+        def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+            value = args[0] if args else next(iter(kwargs.values()), None)
+            if isinstance(value, Tensor) and isinstance(output, Tensor):
+                self.inputs.setdefault(module, []).append(value)
+                self.outputs[module] = output
+
+        handles = [module.register_forward_hook(keep, with_kwargs=True) for module in causal.modules()]
+        try:
+            with torch.no_grad():
+                base(input_ids=ids, use_cache=False)
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def embedding_scale(self, module: nn.Embedding) -> float | None:
+        """The constant by which the module's output exceeds its raw lookup; None when there is no such constant."""
+        if module not in self.inputs:
+            return 1.0
+        ids, output = self.inputs[module][0], self.outputs[module].float()
+        if ids.is_floating_point() or ids.numel() * module.weight.shape[1] != output.numel():
+            return None
+        raw = module.weight[ids].float()
+        scale = float((output * raw).sum() / raw.square().sum().clamp_min(1e-30))
+        return _clean(scale) if _close(output, raw * scale, module.weight.dtype) else None
+
+    def rms_epsilon(self, module: nn.Module) -> float | None:
+        """The epsilon of an RMSNorm (weight applied as ``w`` or ``1 + w``); None when the formula does not fit."""
+        weight = getattr(module, "weight", None)
+        epsilon = getattr(module, "variance_epsilon", getattr(module, "eps", None))
+        if not isinstance(weight, Tensor) or not isinstance(epsilon, float):
+            return None
+        if module not in self.inputs:
+            return epsilon
+        x = self.inputs[module][0].float()
+        if x.shape[-1:] != weight.shape:
+            return None
+        normalised = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + epsilon)
+        output = self.outputs[module].float()
+        fits = any(_close(output, normalised * scale, weight.dtype) for scale in (weight.float(), 1 + weight.float()))
+        return epsilon if fits else None
+
+
+def _close(one: Tensor, other: Tensor, dtype: torch.dtype) -> bool:
+    tolerance = 1e-4 if dtype == torch.float32 else 3e-2
+    return bool((one - other).norm() <= tolerance * other.norm() + 1e-12)
+
+
+def _clean(scale: float) -> float:
+    return 1.0 if abs(scale - 1.0) < 1e-3 else scale
+
+
+def _shape(module: nn.Module, name: str) -> tuple[int, ...]:
+    return tuple(getattr(module, name).shape)

@@ -1,0 +1,142 @@
+"""Linear layers: dot products with fixed directions and exact squared norms, three ways.
+
+*Ghost*: push the output gradients through each direction, and take the norm from two token-by-token Gram matrices.
+*Transient*: form one row's weight gradient of one layer, read the products off it while it is in cache, drop it.
+Which is cheaper depends on the row's length, the layer's shape and the machine: see :func:`choose_ways`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+TRANSIENT_BYTES = 16 * 2**20
+"""How much of the transient gradients to hold at once: what a last-level cache keeps."""
+
+
+@dataclass(frozen=True, slots=True)
+class PassCosts:
+    """What one pass over a transient gradient costs, in multiply-add flops of a matrix product per element."""
+
+    dot: float
+    """Reading a gradient once against all directions together."""
+    norm: float
+    """Reading it once for its norm."""
+
+
+COSTS = {"cpu": PassCosts(dot=50.0, norm=35.0), "cuda": PassCosts(dot=400.0, norm=200.0)}
+"""By device type; the processor figures were measured by ``bench/layers.py``, the others follow from data sheets."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ways:
+    """How one layer's products are formed for one batch."""
+
+    transient_dots: bool
+    """Read the dots off the transient gradient instead of pushing gradients through the directions."""
+    transient_norm: bool
+    """Read the norm off the transient gradient instead of the Gram matrices."""
+
+
+def choose_ways(tokens: int, fan_out: int, fan_in: int, directions: int, device: str = "cpu") -> Ways:
+    """The cheapest ways for rows of ``tokens`` tokens at an out×in layer, by counted flops and memory passes."""
+    costs = COSTS.get(device, COSTS["cuda"])
+    size = fan_out * fan_in
+    form = 2.0 * tokens * size
+    ghost_dots = 2.0 * directions * tokens * size
+    gram_norm = 2.0 * tokens**2 * (fan_out + fan_in) + costs.norm * tokens**2
+    read_dots, read_norm = costs.dot * size, costs.norm * size
+    options = {
+        Ways(transient_dots=False, transient_norm=False): ghost_dots + gram_norm,
+        Ways(transient_dots=True, transient_norm=False): form + read_dots + gram_norm,
+        Ways(transient_dots=False, transient_norm=True): ghost_dots + form + read_norm,
+        Ways(transient_dots=True, transient_norm=True): form + read_dots + read_norm,
+    }
+    if directions == 0:
+        options = {way: cost for way, cost in options.items() if not way.transient_dots}
+    return min(options, key=lambda way: options[way])
+
+
+def linear_dots(
+    inputs: Float[Tensor, "rows tokens in"],
+    output_grads: Float[Tensor, "rows tokens out"],
+    directions: Float[Tensor, "directions out in"],
+) -> Float[Tensor, "rows directions"]:
+    """Each row's inner products of its weight gradient ``bᵀa`` with fixed directions, the ghost way.
+
+    Works on the layer's narrower side. Products in the inputs' dtype, sums in float32.
+    """
+    narrow_in = inputs.shape[-1] <= output_grads.shape[-1]
+    columns = []
+    for direction in directions:
+        if narrow_in:
+            pushed, other = output_grads @ direction, inputs
+        else:
+            pushed, other = inputs @ direction.mT, output_grads
+        columns.append((pushed * other).sum(dim=(1, 2), dtype=torch.float32))
+    return torch.stack(columns, dim=1)
+
+
+def linear_squared_norm(
+    inputs: Float[Tensor, "rows tokens in"], output_grads: Float[Tensor, "rows tokens out"]
+) -> Float[Tensor, " rows"]:
+    """Each row's squared norm of its weight gradient, as the inner product of two Gram matrices over tokens."""
+    return (torch.bmm(inputs, inputs.mT) * torch.bmm(output_grads, output_grads.mT)).sum(dim=(1, 2), dtype=torch.float32)
+
+
+def transient_products(
+    inputs: Float[Tensor, "rows tokens in"],
+    output_grads: Float[Tensor, "rows tokens out"],
+    directions: Float[Tensor, "directions out in"],
+    ways: Ways,
+) -> tuple[Float[Tensor, "rows directions"] | None, Float[Tensor, " rows"] | None]:
+    """Dots and squared norms read off transient row gradients, a few rows at a time; None for what ``ways`` leaves out."""
+    rows, _, fan_in = inputs.shape
+    fan_out = output_grads.shape[-1]
+    flat = directions.reshape(directions.shape[0], fan_out * fan_in)
+    at_once = max(1, TRANSIENT_BYTES // (fan_out * fan_in * inputs.element_size()))
+    dots, norms = [], []
+    for start in range(0, rows, at_once):
+        stop = min(start + at_once, rows)
+        gradient = torch.bmm(output_grads[start:stop].mT, inputs[start:stop]).reshape(stop - start, fan_out * fan_in)
+        if ways.transient_dots:
+            dots.append((gradient @ flat.mT).float())
+        if ways.transient_norm:
+            norms.append(torch.linalg.vector_norm(gradient, dim=1, dtype=torch.float32).square())
+    return (torch.cat(dots) if dots else None, torch.cat(norms) if norms else None)
+
+
+def linear_products(
+    inputs: Float[Tensor, "rows tokens in"],
+    output_grads: Float[Tensor, "rows tokens out"],
+    directions: Float[Tensor, "directions out in"],
+    ways: Ways | None = None,
+) -> tuple[Float[Tensor, "rows directions"], Float[Tensor, " rows"]]:
+    """Each row's dots with the directions and squared norm of its weight gradient, each by the cheaper way."""
+    if ways is None:
+        ways = choose_ways(
+            inputs.shape[1], output_grads.shape[-1], inputs.shape[-1], directions.shape[0], inputs.device.type
+        )
+    dots: Tensor | None = None
+    norms: Tensor | None = None
+    if ways.transient_dots or ways.transient_norm:
+        dots, norms = transient_products(inputs, output_grads, directions, ways)
+    if dots is None:
+        dots = (
+            linear_dots(inputs, output_grads, directions)
+            if directions.shape[0]
+            else torch.zeros(inputs.shape[0], 0, device=inputs.device)
+        )
+    if norms is None:
+        norms = linear_squared_norm(inputs, output_grads)
+    return dots, norms
+
+
+def linear_gradient(
+    inputs: Float[Tensor, "rows tokens in"], output_grads: Float[Tensor, "rows tokens out"]
+) -> Float[Tensor, "out in"]:
+    """The weight gradient summed over rows, in float32."""
+    return output_grads.flatten(0, 1).float().mT @ inputs.flatten(0, 1).float()

@@ -1,0 +1,42 @@
+"""Vector parameters: biases and the weights of normalisation layers, whose row gradients are small enough to form."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def bias_gradients(output_grads: Float[Tensor, "rows tokens out"]) -> Float[Tensor, "rows out"]:
+    """Each row's gradient of an additive bias: its output gradients summed over tokens, in float32."""
+    return output_grads.sum(dim=1, dtype=torch.float32)
+
+
+def rms_scale_gradients(
+    inputs: Float[Tensor, "rows tokens width"], output_grads: Float[Tensor, "rows tokens width"], epsilon: float
+) -> Float[Tensor, "rows width"]:
+    """Each row's gradient of an RMSNorm weight, ``Σ_t x̂_t ∘ b_t`` with ``x̂ = x / sqrt(mean(x²) + ε)``, in float32.
+
+    The same for weights applied as ``w`` and as ``1 + w``. The token's scale is applied in a small matrix product
+    instead of to every element.
+    """
+    width = inputs.shape[-1]
+    mean_square = torch.linalg.vector_norm(inputs, dim=-1, dtype=torch.float32).square() / width
+    scale = torch.rsqrt(mean_square + epsilon)
+    product = inputs * output_grads
+    return torch.bmm(scale.unsqueeze(1), product.float()).squeeze(1)
+
+
+def layer_norm_scale_gradients(
+    inputs: Float[Tensor, "rows tokens width"], output_grads: Float[Tensor, "rows tokens width"], epsilon: float
+) -> Float[Tensor, "rows width"]:
+    """Each row's gradient of a LayerNorm weight, ``Σ_t x̂_t ∘ b_t``, in float32."""
+    normalised = torch.nn.functional.layer_norm(inputs.float(), inputs.shape[-1:], eps=epsilon)
+    return (normalised * output_grads.float()).sum(dim=1)
+
+
+def vector_products(
+    gradients: Float[Tensor, "rows width"], directions: Float[Tensor, "directions width"]
+) -> tuple[Float[Tensor, "rows directions"], Float[Tensor, " rows"]]:
+    """Dots with the directions and squared norms of row gradients that were formed, in float32."""
+    return gradients @ directions.float().mT, gradients.square().sum(dim=1)

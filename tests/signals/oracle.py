@@ -1,0 +1,72 @@
+"""The oracle: one row at a time, plain autograd, every parameter's gradient formed."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from ripcurrent.data import EncodedRow
+from ripcurrent.models import ChatModel
+
+
+def chat_model(model, scope="all") -> ChatModel:
+    """Wrap a bare model as the loader would, frozen."""
+    model.requires_grad_(False)
+    parameter = next(model.parameters())
+    return ChatModel(
+        name="tiny", model=model, tokenizer=None, device=parameter.device, dtype=parameter.dtype, scope=scope,
+        adapter=None, fingerprint="tiny", template_sha256=None, revision=None,
+    )  # fmt: skip
+
+
+def encoded_row(tokens, loss_mask, index=0) -> EncodedRow:
+    """An encoded row from token ids and a mask."""
+    mask = np.asarray(loss_mask, dtype=np.bool_)
+    first = int(np.argmax(mask))
+    return EncodedRow(
+        index=index, status="ok", tokens=np.asarray(tokens, dtype=np.int32), loss_mask=mask, truncated=False,
+        prompt_tokens=int((~mask).sum()), response_tokens=int(mask.sum()), last_prompt=max(first - 1, 0),
+        last_content=max(len(tokens) - 2, 0),
+    )  # fmt: skip
+
+
+def random_rows(generator: np.random.Generator, count: int, vocabulary: int = 300, longest: int = 24) -> list[EncodedRow]:
+    """Rows of random tokens with a prompt and a response, repeated ids included."""
+    rows = []
+    for index in range(count):
+        length = int(generator.integers(4, longest))
+        tokens = generator.integers(0, vocabulary // 4, length)
+        mask = np.zeros(length, dtype=bool)
+        mask[int(generator.integers(1, length)) :] = True
+        rows.append(encoded_row(tokens, mask, index))
+    return rows
+
+
+def row_loss(model, row: EncodedRow, row_tokens: int | None = None) -> torch.Tensor:
+    """Mean cross-entropy over the row's (first) loss-bearing tokens, written as a loop."""
+    ids = torch.tensor(row.tokens.astype(np.int64)).unsqueeze(0)
+    log_probabilities = torch.log_softmax(model(input_ids=ids).logits[0].float(), dim=-1)
+    terms = []
+    for place in range(1, len(row.tokens)):
+        if row.loss_mask[place] and (row_tokens is None or len(terms) < row_tokens):
+            terms.append(-log_probabilities[place - 1, ids[0, place]])
+    return torch.stack(terms).mean()
+
+
+def row_gradient(model, row: EncodedRow, names: set[str] | None = None, row_tokens=None) -> dict[str, torch.Tensor]:
+    """The row's gradient, parameter by parameter, in float64."""
+    chosen = {name: p for name, p in model.named_parameters() if names is None or name in names}
+    for parameter in chosen.values():
+        parameter.requires_grad_(True)
+    gradients = torch.autograd.grad(row_loss(model, row, row_tokens), list(chosen.values()), allow_unused=True)
+    for parameter in chosen.values():
+        parameter.requires_grad_(False)
+    return {
+        name: torch.zeros_like(parameter).double() if gradient is None else gradient.double()
+        for (name, parameter), gradient in zip(chosen.items(), gradients, strict=True)
+    }
+
+
+def inner(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    """Inner product over all parameters."""
+    return sum(float((one[name] * other[name].double()).sum()) for name in one)
