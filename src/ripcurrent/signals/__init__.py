@@ -1,1 +1,26 @@
-"""."""
+"""What one forward and one backward pass yield per row: states, losses, and exact gradient products and norms."""
+
+from ripcurrent.signals._anchor_gradients import SetDirection, set_direction, similarities
+from ripcurrent.signals._batch import Batch, make_batch
+from ripcurrent.signals._directions import Directions, Gradient, norm_of, stack_directions, zero_gradient
+from ripcurrent.signals._gradient import GradientPass
+from ripcurrent.signals._representation import FeatureReader
+from ripcurrent.signals._types import BatchSignals, Position, SignalKind
+
+__all__ = [
+    "Batch",
+    "BatchSignals",
+    "Directions",
+    "FeatureReader",
+    "Gradient",
+    "GradientPass",
+    "Position",
+    "SetDirection",
+    "SignalKind",
+    "make_batch",
+    "norm_of",
+    "set_direction",
+    "similarities",
+    "stack_directions",
+    "zero_gradient",
+]

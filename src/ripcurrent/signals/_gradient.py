@@ -28,6 +28,8 @@ class GradientPass:
     """
 
     def __init__(self, chat_model: ChatModel) -> None:
+        self.device = chat_model.device
+        self.dtype = chat_model.dtype
         self.catalogue: Catalogue = build_catalogue(chat_model.model, chat_model.scope)
         self._transform = find_logit_transform(self.catalogue.causal)
         # half precision underflows on gradients of a mean over many tokens; a power of two costs no accuracy

@@ -14,7 +14,10 @@ def embedding_dots(
 ) -> Float[Tensor, "rows directions"]:
     """Each row's inner products of its table gradient with fixed directions: ``Σ_t <b_t, V[id_t]>``, in float32."""
     grads = output_grads.float()
-    return torch.stack([(grads * direction[ids].float()).sum(dim=(1, 2)) for direction in directions], dim=1)
+    dots = torch.zeros(ids.shape[0], directions.shape[0], device=grads.device)
+    for number, direction in enumerate(directions):
+        dots[:, number] = (grads * direction[ids].float()).sum(dim=(1, 2))
+    return dots
 
 
 def embedding_squared_norm(

@@ -32,7 +32,7 @@ def cross_entropy_with_gradient(
 ) -> tuple[Float[Tensor, " positions"], Float[Tensor, "positions vocabulary"]]:
     """Each position's cross-entropy in nats (float32, unweighted), and the weighted sum's gradient at the raw logits.
 
-    The gradient ``w_t (softmax − onehot)`` comes back in the logits' dtype; softmax and sums run in float32.
+    Weights are positive. The gradient ``w_t (softmax − onehot)`` comes back in the logits' dtype; softmax and sums run in float32.
     """
     values = transform(logits)
     log_total = torch.logsumexp(values, dim=-1)
@@ -55,9 +55,10 @@ def head_dots(
     directions: Float[Tensor, "directions vocabulary width"],
 ) -> Float[Tensor, "positions directions"]:
     """Each position's share of the head gradient's dots: ``<b_t V, h_t>``, summed in float32."""
-    return torch.stack(
-        [((logit_grads @ direction) * inputs).sum(dim=1, dtype=torch.float32) for direction in directions], dim=1
-    )
+    dots = torch.zeros(inputs.shape[0], directions.shape[0], device=inputs.device)
+    for number, direction in enumerate(directions):
+        dots[:, number] = ((logit_grads @ direction) * inputs).sum(dim=1, dtype=torch.float32)
+    return dots
 
 
 def head_squared_norm(

@@ -70,14 +70,14 @@ def linear_dots(
     Works on the layer's narrower side. Products in the inputs' dtype, sums in float32.
     """
     narrow_in = inputs.shape[-1] <= output_grads.shape[-1]
-    columns = []
-    for direction in directions:
+    dots = torch.zeros(inputs.shape[0], directions.shape[0], device=inputs.device)
+    for number, direction in enumerate(directions):
         if narrow_in:
             pushed, other = output_grads @ direction, inputs
         else:
             pushed, other = inputs @ direction.mT, output_grads
-        columns.append((pushed * other).sum(dim=(1, 2), dtype=torch.float32))
-    return torch.stack(columns, dim=1)
+        dots[:, number] = (pushed * other).sum(dim=(1, 2), dtype=torch.float32)
+    return dots
 
 
 def linear_squared_norm(
@@ -125,11 +125,7 @@ def linear_products(
     if ways.transient_dots or ways.transient_norm:
         dots, norms = transient_products(inputs, output_grads, directions, ways)
     if dots is None:
-        dots = (
-            linear_dots(inputs, output_grads, directions)
-            if directions.shape[0]
-            else torch.zeros(inputs.shape[0], 0, device=inputs.device)
-        )
+        dots = linear_dots(inputs, output_grads, directions)
     if norms is None:
         norms = linear_squared_norm(inputs, output_grads)
     return dots, norms

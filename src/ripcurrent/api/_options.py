@@ -1,0 +1,86 @@
+"""The options of a scan, validated where they are declared."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class ScanOptions(BaseModel):
+    """What a scan computes. Every field is part of the result; changing one makes another run."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    model: str = "embedded"
+    """Hub id, folder, ``.gguf`` file, or ``embedded``."""
+    adapter: str | None = None
+    """PEFT adapter, merged for scoring; with scope ``lora`` kept apart and scored itself."""
+    device: str | None = None
+    """``cuda``, ``mps``, ``cpu``; chosen when left out."""
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """Compute type; bfloat16 where the device computes in it natively."""
+    attention: Literal["sdpa", "eager"] = "sdpa"
+    """Attention kernel; ``eager`` is the one least sensitive to batch shape."""
+    anchors: str = "builtin"
+    """``builtin``, ``second_family``, or a JSON-lines file."""
+    anchor_check: bool = True
+    """Refuse anchors that do not separate harm from safety on this model."""
+    signals: Literal["all", "gradient", "representation"] = "all"
+    """Which methods run."""
+    scope: Literal["all", "linear", "lora"] = "all"
+    """Which parameters the gradient is over."""
+    preset: Literal["intended", "released"] = "intended"
+    """``released`` repeats the known quirks of the reference code."""
+    position: Literal["last", "last_content", "mean_response", "last_prompt"] = "last"
+    """Which token's state represents a row."""
+    layer: int | None = None
+    """Block whose output is read, 0-based or negative from the end; the last hidden state when left out."""
+    avg_n: int = Field(default=1, ge=1)
+    """How many of the largest cosines to a set are averaged."""
+    anchor_tokens: int = Field(default=10, ge=1)
+    """T: how many of an anchor's first response tokens enter its gradient."""
+    row_tokens: int | None = Field(default=None, ge=1)
+    """How many of a row's first response tokens enter its gradient; all when left out."""
+    loss_on: Literal["all", "last"] = "all"
+    """Which assistant turns bear loss."""
+    max_tokens: int = Field(default=1024, ge=8)
+    """Longer rows keep their head and are marked ``truncated``."""
+    drop_refusals: bool = False
+    """Leave rows with a refusal or ethics phrase unscored (the reference's pre-filter)."""
+    per_anchor: bool = False
+    """Add each anchor's own gradient column; costs extra passes."""
+    limit: int | None = Field(default=None, ge=1)
+    """Read only the first so many rows."""
+    format: str | None = None
+    """Row format; sniffed when left out."""
+    mapping: dict[str, str] | None = None
+    """Dataset columns for a format's fields."""
+    seed: int = 0
+    """Seed of what is drawn (a fresh LoRA)."""
+    token_budget: int = Field(default=1024, ge=16)
+    """Padded tokens per batch; changes speed and memory, not results beyond rounding."""
+    shard_rows: int = Field(default=256, ge=1)
+    """Rows per shard: what an interruption can cost."""
+
+    @property
+    def quirks(self) -> dict[str, Any]:
+        """What the preset switches on; empty for ``intended``."""
+        if self.preset == "intended":
+            return {}
+        return {"anchors_running_sum": True, "round_to_bf16": True, "pad_to": 512, "batch_rows": 1}
+
+    @property
+    def wants_gradient(self) -> bool:
+        """Whether a backward pass runs."""
+        return self.signals != "representation"
+
+    @property
+    def wants_representation(self) -> bool:
+        """Whether features are read."""
+        return self.signals != "gradient"
+
+    @property
+    def default_ranking(self) -> str:
+        """The column that ranks rows unless another is named."""
+        return "gradient_bidirectional" if self.wants_gradient else "representation_bidirectional"

@@ -1,0 +1,161 @@
+"""Selections from a finished scan, each with its controls, written to the run folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ripcurrent.errors import RipcurrentError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from ripcurrent.data import Dataset
+    from ripcurrent.selection import Selection, SelectionRecord
+
+
+def select(
+    run_folder: str | Path,
+    *,
+    top: int | None = None,
+    bottom: int | None = None,
+    highest: int | None = None,
+    lowest: int | None = None,
+    union: int | None = None,
+    between: tuple[float | None, float | None] | None = None,
+    quantiles: tuple[float, float] | None = None,
+    formats: Mapping[str, int] | None = None,
+    by: str | None = None,
+    seeds: Sequence[int] = (0, 1, 2),
+    losses: bool = False,
+    drop: bool = False,
+    out: str | Path | None = None,
+    name: str | None = None,
+) -> list[SelectionRecord]:
+    """Select rows of a scanned data set and write them with their controls, in the data set's own format.
+
+    Every selection asked for is followed by its controls: for each seed a random, a length-matched and a format-matched
+    draw, and the other end of the ranking. None of them holds a row of the selection.
+
+    Args:
+        run_folder: The folder of a finished scan.
+        top: This many riskiest rows.
+        bottom: This many most protective rows.
+        highest: This many rows of largest value, whichever way risk runs.
+        lowest: This many rows of smallest value, whichever way risk runs.
+        union: This many nearest rows of each harmful anchor, by representation (the paper's notation).
+        between: The rows whose value lies between two numbers, either of which may be None.
+        quantiles: The rows whose value lies between two quantiles, given as probabilities.
+        formats: Format (``list``, ``bullet``, ``numbered``, ``maths``, ``code``) to the number of rows drawn from all
+            rows that have it, once per seed; each draw gets the controls of its own seed.
+        by: The column to rank by; the run's default ranking unless named.
+        seeds: Seeds of the draws.
+        losses: Also write controls matched by mean loss and loss of the first ten tokens.
+        drop: Also write, for each selection, the data set without it.
+        out: Where to write; ``selections`` in the run folder unless named.
+        name: Name of the selection, when exactly one is asked for.
+
+    Returns:
+        What was written, each selection before its controls.
+
+    Raises:
+        RipcurrentError: Nothing asked for, no finished scan, a column that cannot be ranked, a data set that has
+            changed since the scan, or a place that cannot be written. Nothing is written before all rows are chosen.
+    """
+    from ripcurrent.selection import controls_for, read_scores, summarise, write_selection
+
+    run = Path(run_folder)
+    table = read_scores(run)
+    manifest = _manifest(run)
+    asked = {"top": top, "bottom": bottom, "highest": highest, "lowest": lowest, "union": union}
+    counts = {rule: k for rule, k in asked.items() if k is not None}
+    chosen = list(_chosen(run, table, counts, between, quantiles, formats or {}, by, seeds))
+    if not chosen:
+        raise RipcurrentError("Nothing to select was asked for.", "For example: ripcurrent select RUN --top 100")
+    if name is not None:
+        if len(chosen) > 1:
+            raise RipcurrentError(
+                f"One name for {len(chosen)} selections ({', '.join(s.name for s in chosen)}).",
+                "Ask for one selection at a time when you name it.",
+            )
+        chosen = [replace(chosen[0], name=name)]
+    every: list[Selection] = []
+    for selection in chosen:
+        own_seeds = seeds if selection.seed is None else (selection.seed,)
+        every += [selection, *controls_for(table, selection, own_seeds, losses=losses)]
+    dataset = _unchanged_dataset(manifest, table.num_rows)
+    folder = run / "selections" if out is None else Path(out)
+    return [
+        write_selection(
+            folder,
+            dataset,
+            table,
+            selection,
+            summarise(table, selection, every),
+            manifest,
+            drop=drop and selection.control_of is None,
+        )
+        for selection in every
+    ]
+
+
+def _chosen(
+    run: Path,
+    table: pa.Table,
+    counts: Mapping[str, int],
+    between: tuple[float | None, float | None] | None,
+    quantiles: tuple[float, float] | None,
+    formats: Mapping[str, int],
+    by: str | None,
+    seeds: Sequence[int],
+) -> Iterator[Selection]:
+    from ripcurrent import selection as room
+
+    ranked = {"top": room.top, "bottom": room.bottom, "highest": room.highest, "lowest": room.lowest}
+    for rule, k in counts.items():
+        if rule == "union":
+            yield room.union_per_anchor(table, room.read_cosines(run), k)
+        else:
+            yield ranked[rule](table, k, by)
+    if between is not None:
+        yield room.between(table, by, *between)
+    if quantiles is not None:
+        yield room.between_quantiles(table, by, *quantiles)
+    for trait, k in formats.items():
+        for seed in seeds:
+            yield room.draw_format(table, trait, k, seed)
+
+
+def _manifest(run: Path) -> dict[str, Any]:
+    path = run / "manifest.json"
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        manifest = None
+    dataset = manifest.get("dataset") if isinstance(manifest, dict) else None
+    if not isinstance(dataset, dict) or not {"path", "sha256"} <= dataset.keys():
+        raise RipcurrentError(
+            f"{path} is missing or damaged: it does not say which data set was scanned.",
+            "Run the same `ripcurrent scan` again with this --out; what is already scored is kept.",
+        )
+    return dict(manifest)
+
+
+def _unchanged_dataset(manifest: Mapping[str, Any], rows: int) -> Dataset:
+    """The data set of a run, provided that its row numbers still mean the same rows."""
+    from ripcurrent.data import read_rows
+
+    scanned = manifest["dataset"]
+    dataset = read_rows(
+        scanned["path"], format=scanned.get("format"), mapping=scanned.get("mapping") or None, limit=rows
+    )
+    count, sha256 = dataset.count_and_hash()
+    if (count, sha256) != (rows, scanned["sha256"]):
+        raise RipcurrentError(
+            f"{scanned['path']} has changed since it was scanned: its scores belong to other rows.",
+            "Put the scanned file back, or scan this one into a new folder.",
+        )
+    return dataset

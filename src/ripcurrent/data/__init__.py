@@ -1,0 +1,35 @@
+"""Reading and writing datasets, rendering chats, loss masks, format traits, the refusal phrase list."""
+
+from ripcurrent.data._encode import encode, encode_anchor, encode_rows
+from ripcurrent.data._formats import FIELDS, FORMATS
+from ripcurrent.data._read import Dataset, canonical_json, read_rows
+from ripcurrent.data._refusals import REFUSAL_PHRASES, has_refusal
+from ripcurrent.data._render import render
+from ripcurrent.data._sniff import parse_mapping
+from ripcurrent.data._traits import traits_of
+from ripcurrent.data._types import EncodedRow, LossOn, Message, Row, RowStatus, Traits
+
+FORMAT_NAMES: tuple[str, ...] = tuple(FORMATS)
+"""Names for ``--format``."""
+
+__all__ = [
+    "FIELDS",
+    "FORMAT_NAMES",
+    "REFUSAL_PHRASES",
+    "Dataset",
+    "EncodedRow",
+    "LossOn",
+    "Message",
+    "Row",
+    "RowStatus",
+    "Traits",
+    "canonical_json",
+    "encode",
+    "encode_anchor",
+    "encode_rows",
+    "has_refusal",
+    "parse_mapping",
+    "read_rows",
+    "render",
+    "traits_of",
+]

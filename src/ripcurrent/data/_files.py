@@ -1,0 +1,129 @@
+"""Files: opened plain or gzipped, written whole or not at all."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO, TypeVar, cast
+
+from ripcurrent.errors import RipcurrentError
+
+_Item = TypeVar("_Item")
+
+BOM = b"\xef\xbb\xbf"
+
+
+def is_gzipped(path: Path) -> bool:
+    """Whether the name says that the file is gzipped."""
+    return path.suffix.lower() == ".gz"
+
+
+def plain_suffix(path: Path) -> str:
+    """The lower-case suffix that names the container, without ``.gz``."""
+    return (path.with_suffix("") if is_gzipped(path) else path).suffix.lower()
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[BinaryIO]:
+    """The file's bytes, decompressed; what can go wrong while reading becomes a `RipcurrentError`."""
+    try:
+        with gzip.open(path, "rb") if is_gzipped(path) else path.open("rb") as file:
+            yield cast(BinaryIO, file)
+    except gzip.BadGzipFile as error:
+        raise RipcurrentError(
+            f"{path} is not a gzip file, or is damaged.", "Drop the .gz from its name, or fetch it again."
+        ) from error
+    except (EOFError, zlib.error) as error:
+        raise RipcurrentError(f"{path} ends early or is damaged: it does not decompress.", "Fetch it again.") from error
+    except OSError as error:
+        raise RipcurrentError(
+            f"{path} cannot be read: {error.strerror or error}.", "Check the path and its permissions."
+        ) from error
+
+
+@contextmanager
+def writing(destination: Path) -> Iterator[BinaryIO]:
+    """A file that appears under its name only when all of it is written; gzipped where the name says so."""
+    part = destination.with_name(destination.name + ".part")
+    try:
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("wb") as file:
+            if is_gzipped(destination):
+                # No name and no time inside: the same rows give the same bytes.
+                with gzip.GzipFile(filename="", fileobj=file, mode="wb", mtime=0) as packed:
+                    yield cast(BinaryIO, packed)
+            else:
+                yield file
+        part.replace(destination)
+    except OSError as error:
+        raise cannot_write(destination, error) from error
+    finally:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+def cannot_write(destination: Path, error: OSError) -> RipcurrentError:
+    """The user's error for a destination that does not take the data."""
+    return RipcurrentError(
+        f"{destination} cannot be written: {error.strerror or error}.",
+        "Choose another place, or free space and check permissions.",
+    )
+
+
+def sha256_of_file(path: Path) -> str:
+    """SHA-256 of the file as it lies on disk, as ``sha256sum`` prints it."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise RipcurrentError(f"{path} cannot be read: {error.strerror or error}.") from error
+
+
+def decode(data: bytes, path: Path, line: int) -> str:
+    """UTF-8 text of one line (1-based ``line``)."""
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise not_utf8(path, line) from error
+
+
+def not_utf8(path: Path, line: int) -> RipcurrentError:
+    """The user's error for bytes that are no UTF-8."""
+    return RipcurrentError(f"{path}, line {line}: not UTF-8 text.", "Save the file as UTF-8.")
+
+
+def pick(items: Iterator[_Item], indices: Sequence[int]) -> Iterator[_Item]:
+    """The items at ``indices``, in that order.
+
+    Strictly rising indices stream in flat memory; any other order holds the chosen items, as a repeated or
+    re-ordered row has to wait for its turn. Raises `RipcurrentError` for an index past the end.
+    """
+    wanted = sorted(set(indices))
+    rising = len(wanted) == len(indices) and all(a == b for a, b in zip(wanted, indices, strict=True))
+    held: dict[int, _Item] = {}
+    position = 0
+    for index, item in enumerate(items):
+        if position == len(wanted):
+            break
+        if index == wanted[position]:
+            position += 1
+            if rising:
+                yield item
+            else:
+                held[index] = item
+    if position < len(wanted):
+        raise no_such_row(wanted[position])
+    if not rising:
+        for index in indices:
+            yield held[index]
+
+
+def no_such_row(index: int) -> RipcurrentError:
+    """The error for an index that the dataset does not have."""
+    return RipcurrentError(
+        f"The dataset has no row {index}.", "Rows are numbered from 0; was the file changed since it was scored?"
+    )

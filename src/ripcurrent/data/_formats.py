@@ -1,0 +1,184 @@
+"""Row formats: from a record's fields to a conversation or a document, or the reason why not."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ripcurrent.data._types import Message, RowStatus
+
+_ROLES = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "human": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "model": "assistant",
+    "chatgpt": "assistant",
+    "bot": "assistant",
+    "function_call": "assistant",
+    "tool": "tool",
+    "function": "tool",
+    "function_response": "tool",
+    "observation": "tool",
+    "ipython": "tool",
+}
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+class Unusable(Exception):  # noqa: N818 - a reason, not a failure
+    """The record is not a row that can be scored, for the given reason."""
+
+    def __init__(self, reason: RowStatus) -> None:
+        super().__init__(reason)
+        self.reason: RowStatus = reason
+
+
+Conversation = tuple[Message, ...]
+Fields = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """One row format of the contract."""
+
+    name: str
+    """Its name for ``--format``."""
+    needed: tuple[str, ...]
+    """Fields that a file of this format has."""
+    optional: tuple[str, ...]
+    """Further fields that are read where present."""
+    parse: Callable[[Fields], Conversation | str]
+    """Fields to conversation, or to the text of a document; raises `Unusable`."""
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or _LONE_SURROGATE.search(value):
+        raise Unusable("invalid_conversation")
+    return value
+
+
+def _content(value: object, role: str) -> str:
+    """A turn's text; typed parts are joined, an assistant turn that only calls a tool has none."""
+    if value is None and role == "assistant":
+        return ""
+    if isinstance(value, list):
+        parts = [
+            part.get("text") if isinstance(part, Mapping) and part.get("type") == "text" else None for part in value
+        ]
+        return "".join(_text(part) for part in parts)
+    return _text(value)
+
+
+def _turns(value: object, role_key: str, content_key: str) -> list[Message]:
+    if isinstance(value, str):
+        # CSV has no lists: a conversation in a cell is JSON.
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError) as error:
+            raise Unusable("invalid_conversation") from error
+    if not isinstance(value, list) or not value:
+        raise Unusable("invalid_conversation")
+    turns = []
+    for turn in value:
+        if not isinstance(turn, Mapping):
+            raise Unusable("invalid_conversation")
+        name = turn.get(role_key)
+        role = _ROLES.get(name.strip().lower()) if isinstance(name, str) else None
+        if role is None:
+            raise Unusable("invalid_conversation")
+        turns.append(Message(role, _content(turn.get(content_key), role), bears_loss=turn.get("weight") != 0))
+    return turns
+
+
+def _complete(turns: list[Message]) -> Conversation:
+    answers = [turn for turn in turns if turn.role == "assistant" and turn.content.strip()]
+    if not answers:
+        raise Unusable("no_response")
+    if not any(turn.bears_loss for turn in answers):
+        raise Unusable("no_loss_tokens")
+    return tuple(turns)
+
+
+def _parse_messages(fields: Fields) -> Conversation:
+    return _complete(_turns(fields.get("messages"), "role", "content"))
+
+
+def _parse_sharegpt(fields: Fields) -> Conversation:
+    turns = fields.get("conversations")
+    by_role = isinstance(turns, list) and any(isinstance(turn, Mapping) and "role" in turn for turn in turns)
+    return _complete(_turns(turns, "role", "content") if by_role else _turns(turns, "from", "value"))
+
+
+def _pair(prompt_field: str, response_field: str, input_field: str | None = None) -> Callable[[Fields], Conversation]:
+    def parse(fields: Fields) -> Conversation:
+        prompt, response = fields.get(prompt_field), fields.get(response_field)
+        if isinstance(prompt, list) or isinstance(response, list):
+            # The conversational prompt-completion form: both sides are lists of turns.
+            before = _turns(prompt, "role", "content") if isinstance(prompt, list) else [Message("user", _text(prompt))]
+            if response is None or response == []:
+                raise Unusable("no_response")
+            answer = (
+                [Message("assistant", response)] if isinstance(response, str) else _turns(response, "role", "content")
+            )
+            # Only the completion is trained.
+            return _complete([Message(turn.role, turn.content, bears_loss=False) for turn in before] + answer)
+        asked = _text(prompt)
+        given = fields.get(input_field) if input_field else None
+        if given is not None and _text(given).strip():
+            asked = f"{asked}\n\n{given}" if asked else given
+        if response is None:
+            raise Unusable("no_response")
+        return _complete([Message("user", asked), Message("assistant", _text(response))])
+
+    return parse
+
+
+def _parse_text(fields: Fields) -> str:
+    value = fields.get("text")
+    if value is None or not _text(value).strip():
+        raise Unusable("no_response")
+    return _text(value)
+
+
+FORMATS: dict[str, Format] = {
+    form.name: form
+    for form in (
+        # In order of precedence: where several fit a file, the first is taken.
+        Format("messages", ("messages",), (), _parse_messages),
+        Format("openai", ("messages",), (), _parse_messages),
+        Format("sharegpt", ("conversations",), (), _parse_sharegpt),
+        Format("alpaca", ("instruction", "output"), ("input",), _pair("instruction", "output", "input")),
+        Format("dolly", ("instruction", "response"), ("context",), _pair("instruction", "response", "context")),
+        Format("prompt-completion", ("prompt", "completion"), (), _pair("prompt", "completion")),
+        Format("prompt-response", ("prompt", "response"), (), _pair("prompt", "response")),
+        Format("question-answer", ("question", "answer"), (), _pair("question", "answer")),
+        Format("text", ("text",), (), _parse_text),
+    )
+}
+"""Row formats by name."""
+
+FIELDS: tuple[str, ...] = (
+    *dict.fromkeys(name for form in FORMATS.values() for name in (*form.needed, *form.optional)),
+    "id",
+)
+"""Every field that a format reads, which are the names ``--map`` may give to columns."""
+
+
+def view(record: Fields, mapping: Mapping[str, str]) -> Fields:
+    """The record with the mapped columns under the field names that formats read."""
+    return {**record, **{field: lookup(record, column) for field, column in mapping.items()}} if mapping else record
+
+
+def lookup(record: Fields, column: str) -> Any:
+    """A column's value; ``a.b`` reaches into nested objects where no column has that very name."""
+    if column in record:
+        return record[column]
+    value: Any = record
+    for key in column.split("."):
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value

@@ -1,0 +1,153 @@
+"""Data sets of the `datasets` library: a saved folder, and a stream from the Hugging Face hub."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ripcurrent.data._files import cannot_write, no_such_row, pick
+from ripcurrent.data._parquet import write_parquet
+from ripcurrent.errors import RipcurrentError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_BATCH = 256
+HUB_PREFIX = "hf:"
+
+
+class SavedFolder:
+    """A folder written by ``save_to_disk``."""
+
+    kind = "folder"
+
+    def __init__(self, path: Path) -> None:
+        if (path / "dataset_dict.json").is_file():
+            path = _only_split(path)
+        elif not ((path / "state.json").is_file() and (path / "dataset_info.json").is_file()):
+            raise RipcurrentError(
+                f"{path} is a folder, and not one that `datasets` saved.",
+                "Give a file in it, or a folder written by Dataset.save_to_disk.",
+            )
+        self._path = path
+        self.columns: tuple[str, ...] | None = tuple(self._load().column_names)
+
+    def records(self, start: int = 0) -> Iterator[object]:
+        """The rows from ``start`` on, memory-mapped."""
+        data = self._load().with_format("arrow")
+        for first in range(start, len(data), _BATCH):
+            yield from data[first : min(first + _BATCH, len(data))].to_pylist()
+
+    def content_hash(self) -> None:
+        """A folder has no one file to hash; its rows are hashed."""
+
+    def write(self, indices: Sequence[int], destination: Path) -> None:
+        """Those rows as a saved folder with the same features."""
+        data = self._load()
+        for index in indices:
+            if not 0 <= index < len(data):
+                raise no_such_row(index)
+        part = destination.with_name(destination.name + ".part")
+        try:
+            shutil.rmtree(part, ignore_errors=True)
+            with _quiet():
+                data.select([int(index) for index in indices]).save_to_disk(str(part))
+            part.replace(destination)
+        except OSError as error:
+            raise cannot_write(destination, error) from error
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+
+    def _load(self) -> Any:
+        import datasets
+        import pyarrow as pa
+
+        try:
+            return datasets.load_from_disk(str(self._path))
+        except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+            raise RipcurrentError(
+                f"{self._path} cannot be loaded as a saved data set: {error}",
+                "Save it again with Dataset.save_to_disk.",
+            ) from error
+
+
+def _only_split(path: Path) -> Path:
+    splits = sorted(child.name for child in path.iterdir() if (child / "state.json").is_file())
+    if len(splits) != 1:
+        raise RipcurrentError(
+            f"{path} holds the splits {', '.join(splits) or '(none)'}; one is scored at a time.",
+            f"Name one: {path / (splits[0] if splits else 'train')}",
+        )
+    return path / splits[0]
+
+
+class HubDataset:
+    """One split of a hub data set, streamed; no code of its repository is run."""
+
+    kind = "hub"
+
+    def __init__(self, address: str) -> None:
+        name, _, split = address.removeprefix(HUB_PREFIX).partition(":")
+        if name.count("/") != 1 or not all(name.split("/")):
+            raise RipcurrentError(f"{address} names no hub data set.", "Write hf:owner/name or hf:owner/name:split.")
+        self._name, self._split = name, split or "train"
+        self._stream = self._load()
+        names = self._stream.column_names
+        self.columns: tuple[str, ...] | None = tuple(names) if names else None
+
+    def records(self, start: int = 0) -> Iterator[object]:
+        """The rows from ``start`` on."""
+        with self._fetching():
+            yield from self._stream.skip(start) if start else self._stream
+
+    def content_hash(self) -> None:
+        """A stream has no file to hash; its rows are hashed."""
+
+    def write(self, indices: Sequence[int], destination: Path) -> None:
+        """Those rows as a Parquet file with the data set's schema."""
+
+        def slices() -> Iterator[pa.RecordBatch]:
+            for table in self._stream.with_format("arrow").iter(batch_size=_BATCH):
+                for batch in table.to_batches():
+                    yield from (batch.slice(offset, 1) for offset in range(batch.num_rows))
+
+        with self._fetching():
+            features = self._stream.features
+            schema = features.arrow_schema if features else next(slices()).schema
+            write_parquet(pick(slices(), indices), schema, destination, "snappy")
+
+    def _load(self) -> Any:
+        import datasets
+
+        with self._fetching():
+            return datasets.load_dataset(self._name, split=self._split, streaming=True)
+
+    @contextmanager
+    def _fetching(self) -> Iterator[None]:
+        from datasets.exceptions import DatasetsError
+
+        try:
+            yield
+        except (OSError, ValueError, DatasetsError) as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise RipcurrentError(
+                f"hf:{self._name}:{self._split} cannot be read from the hub: {reason}",
+                "Check the name, the split and the network, or download a file of it and give its path.",
+            ) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bar of `datasets` on the user's terminal."""
+    import datasets
+
+    shown = datasets.is_progress_bar_enabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            datasets.enable_progress_bars()

@@ -1,0 +1,214 @@
+"""JSON containers: an array read as a stream, and JSON lines."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import BinaryIO
+
+from ripcurrent.data._files import BOM, decode, not_utf8, pick, reading, sha256_of_file, writing
+from ripcurrent.errors import RipcurrentError
+
+_SPACE = re.compile(r"[ \t\n\r]*")
+_CHUNK = 1 << 18
+_LONGEST_TOKEN = 16
+"""No JSON token other than a string or number is longer (``-Infinity``, a pair of ``\\uXXXX``)."""
+
+
+class _Window:
+    """The part of a JSON text that is in memory, with its place in the file."""
+
+    def __init__(self, path: Path, file: BinaryIO) -> None:
+        self._path = path
+        self._file = file
+        self._decoder = codecs.getincrementaldecoder("utf-8-sig")()
+        self._scan = json.JSONDecoder().raw_decode
+        self._text = ""
+        self._position = 0
+        self._line = 1
+        self._ended = False
+
+    def peek(self) -> str:
+        """The next character that is no white space; empty at the end of the file."""
+        while True:
+            match = _SPACE.match(self._text, self._position)
+            assert match is not None
+            self._position = match.end()
+            if self._position < len(self._text):
+                return self._text[self._position]
+            if not self._grow():
+                return ""
+
+    def skip(self) -> None:
+        """Step over the character that `peek` gave."""
+        self._position += 1
+
+    def value(self) -> tuple[object, str]:
+        """The next JSON value and its own text."""
+        while True:
+            try:
+                value, end = self._scan(self._text, self._position)
+            except json.JSONDecodeError as error:
+                # Text that ends too early looks broken too; only that may be mended by reading on.
+                at_the_edge = error.pos >= len(self._text) - _LONGEST_TOKEN or error.msg.startswith("Unterminated")
+                if not (at_the_edge and self._grow()):
+                    raise self.broken(error.msg, error.pos) from error
+            except (ValueError, RecursionError) as error:
+                raise self.broken(str(error), self._position) from error
+            else:
+                # A number at the edge may go on in the next chunk.
+                if end < len(self._text) or not self._grow():
+                    raw = self._text[self._position : end]
+                    self._position = end
+                    return value, raw
+
+    def broken(self, what: str, position: int | None = None) -> RipcurrentError:
+        """The user's error for a place in the text, by default the current one."""
+        line = self._line + self._text.count("\n", 0, self._position if position is None else position)
+        return broken_json(self._path, line, what)
+
+    def _grow(self) -> bool:
+        """Drop what is behind, read on; False at the end of the file."""
+        if self._ended:
+            return False
+        rest = self._text[self._position :]
+        self._line += self._text.count("\n", 0, self._position)
+        # Doubling keeps a record of any size linear, though each growth scans it anew.
+        data = self._file.read(max(_CHUNK, len(rest)))
+        try:
+            fresh = self._decoder.decode(data, final=not data)
+        except UnicodeDecodeError as error:
+            raise not_utf8(self._path, self._line + rest.count("\n") + data.count(b"\n", 0, error.start)) from error
+        self._ended = not data
+        self._text, self._position = rest + fresh, 0
+        return not self._ended
+
+
+class JsonArray:
+    """A ``.json`` file that holds one array of rows."""
+
+    kind = "json"
+    columns = None
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def records(self, start: int = 0) -> Iterator[object]:
+        """The rows from ``start`` on."""
+        return (value for value, _ in islice(self._elements(), start, None))
+
+    def content_hash(self) -> str:
+        """SHA-256 of the file."""
+        return sha256_of_file(self._path)
+
+    def write(self, indices: Sequence[int], destination: Path) -> None:
+        """Those rows as they stand in the file, character by character, in an array."""
+        gap = self._gap()
+        with writing(destination) as file:
+            file.write(b"[")
+            for number, raw in enumerate(pick((raw for _, raw in self._elements()), indices)):
+                file.write(f"{',' if number else ''}{gap}{raw}".encode())
+            file.write(b"\n]\n" if "\n" in gap else b"]")
+
+    def _gap(self) -> str:
+        """The white space before the first row: the array's own indentation."""
+        with reading(self._path) as file:
+            head = file.read(4096).removeprefix(BOM).decode("utf-8", errors="ignore")
+        match = re.match(r"\s*\[([ \t\r\n]*)\S", head)
+        return match[1] if match else "\n"
+
+    def _elements(self) -> Iterator[tuple[object, str]]:
+        with reading(self._path) as file:
+            window = _Window(self._path, file)
+            first = window.peek()
+            if first == "":
+                return
+            if first != "[":
+                raise RipcurrentError(
+                    f"{self._path} is no array of rows: it begins with {first!r}.",
+                    "A .json file holds one array, [{…}, {…}]; a file with one record a line is named .jsonl.",
+                )
+            window.skip()
+            if window.peek() == "]":
+                window.skip()
+            else:
+                while True:
+                    yield window.value()
+                    after = window.peek()
+                    if after not in (",", "]"):
+                        raise window.broken("Expecting ',' or ']'" if after else "The array is not closed")
+                    window.skip()
+                    if after == "]":
+                        break
+                    window.peek()
+            if window.peek():
+                raise window.broken("Extra data after the array")
+
+
+class JsonLines:
+    """A file with one JSON record a line; empty lines are no rows."""
+
+    kind = "jsonl"
+    columns = None
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def records(self, start: int = 0) -> Iterator[object]:
+        """The rows from ``start`` on; the lines before are not parsed."""
+        for number, line in islice(self._lines(), start, None):
+            text = decode(line, self._path, number)
+            try:
+                value: object = json.loads(text)
+            except json.JSONDecodeError as error:
+                raise broken_json(self._path, number, f"{error.msg} (column {error.colno})") from error
+            except (ValueError, RecursionError) as error:
+                raise broken_json(self._path, number, str(error)) from error
+            yield value
+
+    def content_hash(self) -> str:
+        """SHA-256 of the file."""
+        return sha256_of_file(self._path)
+
+    def write(self, indices: Sequence[int], destination: Path) -> None:
+        """Those lines as they stand in the file, with its line ends."""
+        with reading(self._path) as file:
+            newline = b"\r\n" if file.readline().endswith(b"\r\n") else b"\n"
+        with writing(destination) as file:
+            for line in pick((line for _, line in self._lines()), indices):
+                file.write(line + newline)
+
+    def _lines(self) -> Iterator[tuple[int, bytes]]:
+        """1-based numbers and stripped lines of the rows."""
+        with reading(self._path) as file:
+            for number, line in enumerate(file, start=1):
+                stripped = (line.removeprefix(BOM) if number == 1 else line).strip(b" \t\r\n")
+                if stripped:
+                    yield number, stripped
+
+
+def holds_lines(path: Path) -> bool:
+    """Whether a file named ``.json`` in truth holds one record a line, as many published ones do."""
+    with reading(path) as file:
+        first = b""
+        for line in file:
+            first = line.removeprefix(BOM).strip()
+            if first:
+                break
+    if not first.startswith(b"{"):
+        return False
+    try:
+        json.loads(first)
+    except ValueError:
+        # An indented object, or a first line that is broken in either reading: a complete one ends with a brace.
+        return first.endswith(b"}")
+    return True
+
+
+def broken_json(path: Path, line: int, what: str) -> RipcurrentError:
+    """The user's error for JSON that does not parse."""
+    return RipcurrentError(f"{path}, line {line}: broken JSON: {what}.", "Mend or remove that line and run again.")

@@ -1,0 +1,112 @@
+"""Parquet: read in batches, written with the same schema."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
+
+from ripcurrent.data._files import is_gzipped, pick, reading, sha256_of_file, writing
+from ripcurrent.errors import RipcurrentError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+_BATCH = 256
+_GROUP = 8192
+
+
+class ParquetFile:
+    """A ``.parquet`` file."""
+
+    kind = "parquet"
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with self._open() as file:
+            self.columns: tuple[str, ...] | None = tuple(file.schema_arrow.names)
+
+    def records(self, start: int = 0) -> Iterator[object]:
+        """The rows from ``start`` on; whole row groups before it are not read."""
+        with self._open() as file:
+            first, skipped = 0, 0
+            while first < file.num_row_groups and skipped + file.metadata.row_group(first).num_rows <= start:
+                skipped += file.metadata.row_group(first).num_rows
+                first += 1
+            behind = start - skipped
+            for batch in file.iter_batches(batch_size=_BATCH, row_groups=range(first, file.num_row_groups)):
+                if behind >= batch.num_rows:
+                    behind -= batch.num_rows
+                    continue
+                yield from batch.slice(behind).to_pylist()
+                behind = 0
+
+    def content_hash(self) -> str:
+        """SHA-256 of the file."""
+        return sha256_of_file(self._path)
+
+    def write(self, indices: Sequence[int], destination: Path) -> None:
+        """Those rows with the file's schema, its metadata and its compression."""
+        with self._open() as file:
+            compression = "snappy"
+            if file.num_row_groups and file.metadata.num_columns:
+                compression = file.metadata.row_group(0).column(0).compression.lower()
+            slices = (
+                batch.slice(offset, 1)
+                for batch in file.iter_batches(batch_size=_BATCH)
+                for offset in range(batch.num_rows)
+            )
+            write_parquet(
+                pick(slices, indices),
+                file.schema_arrow,
+                destination,
+                "none" if compression == "uncompressed" else compression,
+            )
+
+    @contextmanager
+    def _open(self) -> Iterator[pq.ParquetFile]:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        with reading(self._path) as stream, _seekable(self._path, stream) as file:
+            try:
+                yield pq.ParquetFile(file)
+            except pa.ArrowException as error:
+                raise RipcurrentError(
+                    f"{self._path} is no readable Parquet file: {str(error).splitlines()[0]}",
+                    "Fetch or write it again.",
+                ) from error
+
+
+def write_parquet(batches: Iterable[pa.RecordBatch], schema: pa.Schema, destination: Path, compression: str) -> None:
+    """Write record batches in row groups of a few thousand rows."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with writing(destination) as file, pq.ParquetWriter(file, schema, compression=compression) as writer:
+        held: list[Any] = []
+        rows = 0
+        for batch in batches:
+            held.append(batch)
+            rows += batch.num_rows
+            if rows >= _GROUP:
+                writer.write_table(pa.Table.from_batches(held).cast(schema))
+                held, rows = [], 0
+        if held:
+            writer.write_table(pa.Table.from_batches(held).cast(schema))
+
+
+@contextmanager
+def _seekable(path: Path, stream: BinaryIO) -> Iterator[BinaryIO]:
+    """Parquet is read from its end: a gzipped one is unpacked to a temporary file first."""
+    if not is_gzipped(path):
+        yield stream
+        return
+    with tempfile.TemporaryFile(prefix="ripcurrent-") as unpacked:
+        shutil.copyfileobj(stream, unpacked)
+        unpacked.seek(0)
+        yield cast(BinaryIO, unpacked)

@@ -1,0 +1,231 @@
+"""Reading: a dataset as a stream of rows that can be started anywhere and written back."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Protocol
+
+from ripcurrent.data._files import is_gzipped, no_such_row, plain_suffix
+from ripcurrent.data._formats import Format, Unusable, view
+from ripcurrent.data._sniff import SAMPLE, check_mapping, find_format, sniff
+from ripcurrent.data._types import Message, Row, RowStatus
+from ripcurrent.errors import RipcurrentError
+
+_SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")
+
+
+class Container(Protocol):
+    """Where records lie: read in order, and written as they stand."""
+
+    @property
+    def kind(self) -> str:
+        """``json``, ``jsonl``, ``csv``, ``parquet``, ``folder`` or ``hub``."""
+
+    @property
+    def columns(self) -> tuple[str, ...] | None:
+        """Column names where the container declares them."""
+
+    def records(self, start: int = 0) -> Iterator[object]:
+        """The records from ``start`` on."""
+
+    def content_hash(self) -> str | None:
+        """SHA-256 of the file; None where the rows themselves are to be hashed."""
+
+    def write(self, indices: Sequence[int], destination: Path) -> None:
+        """Write those records, in that order."""
+
+
+class Dataset:
+    """A dataset as rows. Iterating streams: no more than a few records are in memory, and it can be done again."""
+
+    def __init__(
+        self, path: str, container: Container, row_format: Format, mapping: Mapping[str, str], limit: int | None
+    ) -> None:
+        self._path = path
+        self._container = container
+        self._format = row_format
+        self._mapping = dict(mapping)
+        self._limit = limit
+
+    @property
+    def path(self) -> str:
+        """The path or hub address, as given."""
+        return self._path
+
+    @property
+    def name(self) -> str:
+        """File or folder name without suffixes, or the hub name."""
+        if self.container == "hub":
+            return self._path.removeprefix("hf:").partition(":")[0]
+        name = Path(self._path).name
+        if self.container == "folder":
+            return name
+        return name.removesuffix(".gz").rpartition(".")[0] or name
+
+    @property
+    def format(self) -> str:
+        """Name of the row format."""
+        return self._format.name
+
+    @property
+    def container(self) -> str:
+        """``json``, ``jsonl``, ``csv``, ``parquet``, ``folder`` or ``hub``."""
+        return self._container.kind
+
+    @property
+    def suffix(self) -> str:
+        """Suffix for a file that `write` makes: the dataset's own, ``.gz`` included; empty for a folder."""
+        if self.container == "folder":
+            return ""
+        if self.container == "hub":
+            return ".parquet"
+        path = Path(self._path)
+        return path.with_suffix("").suffix + path.suffix if is_gzipped(path) else path.suffix
+
+    def __iter__(self) -> Iterator[Row]:
+        """Every row, in order."""
+        return self.iter_from(0)
+
+    def iter_from(self, start: int) -> Iterator[Row]:
+        """The rows from ``start`` on; those before are skipped without being parsed into rows."""
+        stop = None if self._limit is None else max(0, self._limit - start)
+        for index, record in enumerate(islice(self._container.records(start), stop), start):
+            yield self._row(index, record)
+
+    def count_and_hash(self) -> tuple[int, str]:
+        """Number of rows, and SHA-256: of the file as it lies on disk, or of the rows where there is no one file.
+
+        Reads everything once, so that a broken record anywhere raises its `RipcurrentError` here and not hours later.
+        """
+        own = self._container.content_hash()
+        digest = hashlib.sha256()
+        count = 0
+        for record in islice(self._container.records(), self._limit):
+            count += 1
+            if own is None:
+                digest.update(canonical_json(record) + b"\n")
+        return count, own or digest.hexdigest()
+
+    def write(self, indices: Sequence[int], destination: str | Path) -> None:
+        """Write the rows at ``indices``, in that order, in this dataset's own container, fields and field order.
+
+        What this package does not know is kept: JSON text is copied as it stands, CSV keeps its quoting and line ends,
+        Parquet and folders their schema. A hub dataset becomes a Parquet file. ``.gz`` at the end of ``destination``
+        gzips. The file appears only when it is whole. Rising indices stream; others are held in memory.
+
+        Raises:
+            RipcurrentError: an index that is no row, a suffix of another container, or a place that cannot be written.
+        """
+        destination = Path(destination)
+        chosen = [int(index) for index in indices]
+        for index in chosen:
+            if index < 0 or (self._limit is not None and index >= self._limit):
+                raise no_such_row(index)
+        expected = self.suffix.removesuffix(".gz").lower()
+        found = plain_suffix(destination)
+        if found != expected and (found in _SUFFIXES or expected):
+            raise RipcurrentError(
+                f"{destination.name}: rows of {self._path} are written as {expected or 'a folder'}.",
+                f"Name it {destination.name.removesuffix('.gz').removesuffix(found) or 'selection'}{expected}",
+            )
+        self._container.write(chosen, destination)
+
+    def _row(self, index: int, record: object) -> Row:
+        messages: tuple[Message, ...] = ()
+        text: str | None = None
+        problem: RowStatus | None = None
+        fields = record if isinstance(record, Mapping) else {"value": record}
+        read = view(fields, self._mapping)
+        content: object = record
+        if isinstance(record, Mapping):
+            try:
+                parsed = self._format.parse(read)
+            except Unusable as unusable:
+                problem = unusable.reason
+            else:
+                if isinstance(parsed, str):
+                    content = text = parsed
+                else:
+                    messages = parsed
+                    content = [[message.role, message.content] for message in messages]
+        else:
+            problem = "invalid_conversation"
+        own = read.get("id")
+        named = (isinstance(own, str) and own != "") or (isinstance(own, int) and not isinstance(own, bool))
+        row_id = str(own) if named else hashlib.sha256(canonical_json(content)).hexdigest()[:16]
+        return Row(index=index, id=row_id, messages=messages, text=text, record=fields, problem=problem)
+
+
+def read_rows(
+    path: str | Path,
+    *,
+    format: str | None = None,
+    mapping: Mapping[str, str] | None = None,
+    limit: int | None = None,
+) -> Dataset:
+    """Open a dataset as a stream of rows.
+
+    Args:
+        path: a ``.json`` (array), ``.jsonl``, ``.csv`` or ``.parquet`` file, each also with ``.gz``; a folder saved by
+            ``datasets``; or ``hf:owner/name[:split]`` (the split is ``train`` unless named).
+        format: a row format's name; by default it is told from the first records' fields.
+        mapping: from a format's field to this dataset's column, for datasets in no known format.
+        limit: read only the first so many rows.
+
+    Raises:
+        RipcurrentError: nothing there, not readable, empty, broken, or in no format that is known. What is broken
+            further in is found by iterating or by `Dataset.count_and_hash`.
+    """
+    mapping = mapping or {}
+    check_mapping(mapping)
+    if format is not None:
+        find_format(format)
+    if limit is not None and limit < 1:
+        raise RipcurrentError(f"A limit of {limit} rows leaves nothing.", "Give a limit of 1 or more.")
+    container = _open(str(path))
+    sample = list(islice(container.records(), SAMPLE if limit is None else min(limit, SAMPLE)))
+    return Dataset(str(path), container, sniff(str(path), sample, container.columns, format, mapping), mapping, limit)
+
+
+def canonical_json(value: object) -> bytes:
+    """One JSON text per value: keys sorted, no spaces, ASCII; what JSON lacks (dates) as its string."""
+    return json.dumps(value, sort_keys=True, ensure_ascii=True, separators=(",", ":"), default=str).encode()
+
+
+def _open(path: str) -> Container:
+    from ripcurrent.data._hub import HUB_PREFIX, HubDataset, SavedFolder
+
+    if path.startswith(HUB_PREFIX):
+        return HubDataset(path)
+    file = Path(path)
+    if file.is_dir():
+        return SavedFolder(file)
+    if not file.exists():
+        raise RipcurrentError(f"{path} does not exist.", "Check the path; a hub data set is written hf:owner/name.")
+    if file.stat().st_size == 0:
+        raise RipcurrentError(f"{path} is empty.", "Check that it is the file you mean.")
+    return _open_file(file)
+
+
+def _open_file(file: Path) -> Container:
+    from ripcurrent.data._csv import CsvFile
+    from ripcurrent.data._json import JsonArray, JsonLines, holds_lines
+    from ripcurrent.data._parquet import ParquetFile
+
+    suffix = plain_suffix(file)
+    if suffix == ".json":
+        return JsonLines(file) if holds_lines(file) else JsonArray(file)
+    if suffix == ".jsonl":
+        return JsonLines(file)
+    if suffix == ".csv":
+        return CsvFile(file)
+    if suffix == ".parquet":
+        return ParquetFile(file)
+    raise RipcurrentError(
+        f"{file} has no suffix that names a container.",
+        f"Rename it: {', '.join(_SUFFIXES)}, each also with .gz.",
+    )

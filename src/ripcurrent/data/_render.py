@@ -1,0 +1,146 @@
+"""Conversations as text: the tokenizer's own chat template, and where each assistant turn lies in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ripcurrent.data._types import LossOn, Message, Row
+from ripcurrent.errors import RipcurrentError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_PROBE = "ripcurrentprobe"
+
+
+class TemplateMismatch(Exception):  # noqa: N818 - a row's reason, not a failure
+    """The chat template rejects the conversation, or renders it so that its turns cannot be found."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """One assistant turn in the rendered text, in characters."""
+
+    start: int
+    """Where the turns before it, with the generation prompt, end."""
+    end: int
+    """Where the turn's own rendering ends, end-of-turn token and template tail included."""
+    content_start: int
+    """Where its text begins."""
+    content_end: int
+    """Where its text ends, before the end-of-turn token."""
+
+
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase, *, chat: bool) -> None:
+    """Raise `RipcurrentError` for a tokenizer without offsets or, where ``chat``, without a chat template."""
+    name = tokenizer.name_or_path or type(tokenizer).__name__
+    if not tokenizer.is_fast:
+        raise RipcurrentError(
+            f"The tokenizer of {name} gives no character offsets, so responses cannot be found in the text.",
+            "Use a model with a fast tokenizer (a tokenizer.json file).",
+        )
+    if chat and tokenizer.chat_template is None:
+        raise RipcurrentError(
+            f"The tokenizer of {name} has no chat template, so no conversation can be rendered as it will be trained.",
+            "Use the chat (instruct) version of the model, or add a chat_template.jinja file to its folder.",
+        )
+
+
+def chat_text(
+    messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, *, generation_prompt: bool = False
+) -> str:
+    """The conversation in the tokenizer's chat template. Raises `TemplateMismatch` where the template refuses it."""
+    from jinja2.exceptions import TemplateError, TemplateSyntaxError
+
+    turns = [{"role": message.role, "content": message.content} for message in messages]
+    try:
+        if turns:
+            text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=generation_prompt)
+        else:
+            text = _empty_chat(tokenizer)
+    except TemplateSyntaxError as error:
+        raise RipcurrentError(
+            f"The chat template of {tokenizer.name_or_path} is broken: {error.message}.",
+            "Mend the model's chat template.",
+        ) from error
+    except (TemplateError, TypeError) as error:
+        # TypeError: a template that joins or indexes what this conversation does not have.
+        raise TemplateMismatch(str(error)) from error
+    assert isinstance(text, str)
+    return text
+
+
+def _empty_chat(tokenizer: PreTrainedTokenizerBase) -> str:
+    """What stands before an assistant turn that opens the conversation; `apply_chat_template` refuses to say."""
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    texts, _ = render_jinja_template(
+        conversations=[[]],
+        chat_template=tokenizer.get_chat_template(),
+        add_generation_prompt=True,
+        **tokenizer.special_tokens_map,
+    )
+    return str(texts[0])
+
+
+def bearing_turns(messages: Sequence[Message], loss_on: LossOn) -> list[int]:
+    """Positions of the assistant turns that bear loss; an empty one (a bare tool call) has nothing to bear it."""
+    answers = [index for index, message in enumerate(messages) if message.role == "assistant"]
+    if loss_on == "last":
+        answers = answers[-1:]
+    return [index for index in answers if messages[index].bears_loss and messages[index].content.strip()]
+
+
+def assistant_spans(
+    text: str, messages: Sequence[Message], turns: Sequence[int], tokenizer: PreTrainedTokenizerBase
+) -> Iterator[Span]:
+    """Spans of those turns in ``text``, the rendering of all ``messages``, one at a time.
+
+    Raises `TemplateMismatch` where a rendered beginning is no beginning of the whole (methods.md, section 0).
+    """
+    for turn in turns:
+        before = chat_text(messages[:turn], tokenizer, generation_prompt=True)
+        through = text if turn + 1 == len(messages) else chat_text(messages[: turn + 1], tokenizer)
+        if not (text.startswith(before) and text.startswith(through)):
+            raise TemplateMismatch("the rendering of the first turns is not the beginning of the whole rendering")
+        start, end = len(before), len(through)
+        yield Span(start, end, *_content_span(text, start, end, messages[: turn + 1], tokenizer))
+
+
+def _content_span(
+    text: str, start: int, end: int, messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase
+) -> tuple[int, int]:
+    """Where the last message's own text lies between ``start`` and ``end``."""
+    content = messages[-1].content
+    # Templates keep the text or strip it; before it stands at most white space or a header, so the first hit is it.
+    for form in (content, content.strip()):
+        found = text.find(form, start, end)
+        if found >= 0:
+            return found, found + len(form)
+    # A template that rewrites the text (one that drops a reasoning part, say) still closes every turn alike.
+    probe = chat_text([*messages[:-1], Message("assistant", _PROBE)], tokenizer)
+    tail = probe[probe.rfind(_PROBE) + len(_PROBE) :]
+    if _PROBE not in probe or not text.endswith(tail, start, end):
+        raise TemplateMismatch("the response is not in the rendering")
+    return start, end - len(tail)
+
+
+def render(row: Row, tokenizer: PreTrainedTokenizerBase) -> str:
+    """The text that is tokenised for a row: the whole conversation in the chat template, or the document itself.
+
+    Raises:
+        RipcurrentError: the row is no conversation, or the template rejects it.
+    """
+    if row.text is not None:
+        return row.text
+    if not row.messages:
+        raise RipcurrentError(f"Row {row.index} cannot be rendered: {row.problem}.", "Choose another row.")
+    check_tokenizer(tokenizer, chat=True)
+    try:
+        return chat_text(row.messages, tokenizer)
+    except TemplateMismatch as error:
+        raise RipcurrentError(
+            f"Row {row.index} cannot be rendered: the chat template says: {error}.", "Choose another row or model."
+        ) from error

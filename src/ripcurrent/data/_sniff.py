@@ -1,0 +1,106 @@
+"""Which container and which row format a dataset is, or an error that says what was found."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+
+from ripcurrent.data._formats import FIELDS, FORMATS, Format, lookup, view
+from ripcurrent.errors import RipcurrentError
+
+SAMPLE = 20
+"""Records looked at."""
+
+
+def parse_mapping(pairs: Iterable[str]) -> dict[str, str]:
+    """``field=column`` pairs as a mapping from a format's field to the dataset's column.
+
+    A column may be a path into nested objects, ``data.question``. Raises `RipcurrentError` for a pair without ``=``
+    or a field that no format reads.
+    """
+    mapping = {}
+    for pair in pairs:
+        field, equals, column = pair.partition("=")
+        if not (field and equals and column):
+            raise RipcurrentError(f"--map {pair}: no field=column.", "For example: --map prompt=question")
+        mapping[field.strip()] = column.strip()
+    check_mapping(mapping)
+    return mapping
+
+
+def check_mapping(mapping: Mapping[str, str]) -> None:
+    """Raise `RipcurrentError` for a field that no format reads."""
+    for field in mapping:
+        if field not in FIELDS:
+            raise RipcurrentError(
+                f"No row format has a field {field!r}.{_nearest(field, FIELDS)}", f"Fields: {', '.join(FIELDS)}"
+            )
+
+
+def find_format(name: str) -> Format:
+    """The format of that name; raises `RipcurrentError` with the nearest one."""
+    if name not in FORMATS:
+        raise RipcurrentError(
+            f"No row format is named {name!r}.{_nearest(name, FORMATS)}", f"Formats: {', '.join(FORMATS)}"
+        )
+    return FORMATS[name]
+
+
+def sniff(
+    path: str, sample: Sequence[object], columns: Sequence[str] | None, name: str | None, mapping: Mapping[str, str]
+) -> Format:
+    """The row format, named by the user or told from the first records.
+
+    The format that most records fit wins, so one odd first record decides nothing. Raises `RipcurrentError` when none
+    fits, or when the one named does not, with the fields that are there and those that are needed.
+    """
+    wanted = find_format(name) if name is not None else None
+    if not sample:
+        raise RipcurrentError(f"{path} holds no rows.", "Check that it is the file you mean.")
+    records = [record for record in sample if isinstance(record, Mapping)]
+    seen = list(dict.fromkeys(columns or [str(key) for record in records for key in record]))
+    if not records:
+        raise RipcurrentError(
+            f"None of the first {len(sample)} rows of {path} is a record with named fields.",
+            'Each row is an object such as {"prompt": …, "response": …}; in CSV it has the header\'s number of cells.',
+        )
+    for column in mapping.values():
+        if column not in seen and all(lookup(record, column) is None for record in records):
+            raise RipcurrentError(
+                f"{path} has no column {column!r}.{_nearest(column, seen)}", f"Its columns: {', '.join(seen)}"
+            )
+    fields = [set(view(record, mapping)) for record in records]
+    fits = {form.name: sum(set(form.needed) <= names for names in fields) for form in FORMATS.values()}
+    if wanted is not None:
+        if fits[wanted.name]:
+            return wanted
+        present = set().union(*fields)
+        lacking = [field for field in wanted.needed if field not in present] or list(wanted.needed)
+        raise RipcurrentError(
+            f"{path} is not {wanted.name}: it has the fields {', '.join(seen)} and lacks {', '.join(lacking)}.",
+            f"Choose another --format, or say which column it is: --map {lacking[0]}=COLUMN",
+        )
+    best = max(FORMATS, key=lambda form: fits[form])
+    if fits[best] == 0:
+        raise RipcurrentError(
+            f"No row format fits {path}: it has the fields {', '.join(seen) or '(none)'}.{_almost(fields)}",
+            "Say which columns hold the prompt and the response: --map prompt=COLUMN --map response=COLUMN; or name "
+            f"the --format: {', '.join(FORMATS)}",
+        )
+    return FORMATS[best]
+
+
+def _almost(fields: Iterable[set[str]]) -> str:
+    """Formats that lack only some of their fields."""
+    present: set[str] = set().union(*fields)
+    near = [
+        f"{form.name} needs also {', '.join(field for field in form.needed if field not in present)}"
+        for form in FORMATS.values()
+        if present & set(form.needed)
+    ]
+    return f" Nearly: {'; '.join(near)}." if near else ""
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""

@@ -1,0 +1,59 @@
+"""Format traits of a response: list, maths, code (methods.md, section 6)."""
+
+from __future__ import annotations
+
+import re
+
+from ripcurrent.data._refusals import has_refusal
+from ripcurrent.data._types import Traits
+
+_BULLET_LINE = re.compile(r"^[ \t]*(?:[-*•‣◦▪●○·–—][ \t]*|\+[ \t]+)(?=[^\s\-*=_|])", re.MULTILINE)
+_NUMBERED_LINE = re.compile(r"^[ \t]*(?:\*\*)?(?:[(\[]?\d{1,3}(?:\.(?!\d)|[)\]])|[Ss]tep \d{1,3}\b)", re.MULTILINE)
+_MATHS = re.compile(
+    r"""
+    <<[^<>]*=[^<>]*>>                                   # a calculator mark, <<3*4=12>>
+    | \d\s*[+*×÷^]\s*[$€£]?\(?\d                        # 3 + 4
+    | \d\s+/\s+[$€£]?\(?\d                              # 6 / 2, but not 1/2 cup or 24/7
+    | \d/\d+\s*=                                        # 48/2 =
+    | \d\s+[-−–]\s+[$€£]?\d[\d.,]*\s*=                  # 7 - 2 =
+    | (?<![<>=!])=\s*[$€£]?[-−]?\d[\d.,]*(?![\w"'])     # … = 12
+    | \b[a-z]\s*[+*/^−-]\s*\d+\s*=                      # x + 2 =
+    | \b\d*[a-z](?:\^\d|[²³])                           # 3x^2
+    | \\(?:frac|sqrt|sum|int|cdot|times)\b              # LaTeX
+    | √\s*\d
+    """,
+    re.VERBOSE,
+)
+_CODE = re.compile(
+    r"""
+    ^[ \t]*(?:```|~~~)                                          # a fence
+    | ^[ \t]*(?:def|class)\s+\w+\s*[(:].*                       # Python
+    | ^[ \t]*(?:from\s+[\w.]+\s+)?import\s+[\w.*{}, ]+;?[ \t]*$
+    | ^[ \t]*\#include\s*[<"]
+    | ^[ \t]*(?:public|private|protected|static|void|function|const|let|var)\s+[\w<>\[\], ]+\s*[({=]
+    | ^[ \t]*(?:SELECT|INSERT\s+INTO|CREATE\s+TABLE|UPDATE\s+\w+\s+SET)\b
+    | ^[ \t]*(?:for|while|if)\s*\(.*\)\s*\{
+    | ^[ \t]*(?:print|console\.log|System\.out\.println|printf)\s*\(
+    | ^[ \t]*</?(?:html|head|body|div|p|a|ul|li|table|script|style|h[1-6])\b[^>]*>
+    | ^[ \t]*[a-z_]\w*\s*=\s*\w+\.\w+\(.*\);?[ \t]*$
+    | [;{][ \t]*\n[ \t]*\}
+    """,
+    re.VERBOSE | re.MULTILINE,
+)
+
+
+def traits_of(response: str) -> Traits:
+    """Format traits of a response.
+
+    A list has two or more lines that begin with a bullet or a number, in any mixture.
+    """
+    bullets = len(_BULLET_LINE.findall(response))
+    numbers = len(_NUMBERED_LINE.findall(response))
+    return Traits(
+        is_list=bullets + numbers >= 2,
+        is_bullet=bullets >= 2,
+        is_numbered=numbers >= 2,
+        is_maths=_MATHS.search(response) is not None,
+        is_code=_CODE.search(response) is not None,
+        has_refusal=has_refusal(response),
+    )

@@ -1,0 +1,108 @@
+"""What a dataset is made of: messages, rows, and rows as tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+LossOn = Literal["all", "last"]
+"""Which assistant turns bear loss: every one, or only the last."""
+
+RowStatus = Literal[
+    "ok",
+    "no_response",
+    "no_loss_tokens",
+    "too_long",
+    "invalid_conversation",
+    "template_mismatch",
+    "not_finite",
+]
+"""``ok``, or the reason why a row has no score."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: str
+    """``system``, ``user``, ``assistant`` or ``tool``."""
+    content: str
+    """The turn's text, exactly as in the dataset."""
+    bears_loss: bool = True
+    """False for an assistant turn that the dataset excludes from training (OpenAI's ``weight: 0``)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of a dataset, in every format the same."""
+
+    index: int
+    """0-based position in the input."""
+    id: str
+    """The row's own id, or a hash of its content."""
+    messages: tuple[Message, ...]
+    """The conversation; empty for a plain document or when ``problem`` is set."""
+    text: str | None
+    """A plain document (no prompt: every token but the first bears loss), else None."""
+    record: Mapping[str, Any]
+    """The record as read, unknown fields included."""
+    problem: RowStatus | None = None
+    """A reason, known from reading alone, why the row cannot be scored."""
+
+    @property
+    def response(self) -> str:
+        """Text of the assistant turns, joined by blank lines (of a plain document: all of it)."""
+        if self.text is not None:
+            return self.text
+        return "\n\n".join(m.content for m in self.messages if m.role == "assistant")
+
+    @property
+    def prompt(self) -> str:
+        """Text of the user turns, joined by blank lines."""
+        return "\n\n".join(m.content for m in self.messages if m.role == "user")
+
+
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """Format traits of a row's response."""
+
+    is_list: bool
+    """At least two lines begin with a bullet or a number."""
+    is_bullet: bool
+    """At least two lines begin with a bullet."""
+    is_numbered: bool
+    """At least two lines begin with a number."""
+    is_maths: bool
+    """Arithmetic or an equation."""
+    is_code: bool
+    """A code block or lines of code."""
+    has_refusal: bool
+    """A refusal or ethics phrase, the safety pre-filter's criterion."""
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedRow:
+    """A row as the model sees it in training, cut after its last loss-bearing token."""
+
+    index: int
+    """0-based position in the input."""
+    status: RowStatus
+    """``ok``, or why there are no tokens to score."""
+    tokens: npt.NDArray[np.int32]
+    """Token ids, shape ``(tokens,)``; empty unless ``status`` is ``ok``."""
+    loss_mask: npt.NDArray[np.bool_]
+    """True where a token bears loss (is predicted in training), shape ``(tokens,)``; never at 0."""
+    truncated: bool
+    """Cut at ``max_tokens``; the row is still ``ok``."""
+    prompt_tokens: int
+    """Tokens that bear no loss."""
+    response_tokens: int
+    """Tokens that bear loss."""
+    last_prompt: int
+    """Position just before the last assistant turn's first loss-bearing token."""
+    last_content: int
+    """Last position of the last assistant turn's own text, before the end-of-turn token."""

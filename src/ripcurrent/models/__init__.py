@@ -1,0 +1,11 @@
+"""Chat models: loading them from a hub id, a folder, a GGUF file or a package, with device and type chosen.
+
+Importing this room imports torch and transformers.
+"""
+
+from ripcurrent.models._describe import count_parameters, describe
+from ripcurrent.models._load import load_model
+from ripcurrent.models._template import require_chat_template
+from ripcurrent.models._types import Attention, ChatModel, Scope
+
+__all__ = ["Attention", "ChatModel", "Scope", "count_parameters", "describe", "load_model", "require_chat_template"]

@@ -1,0 +1,134 @@
+"""PEFT LoRA adapters: merged in float32, kept unmerged, or made fresh."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftConfig, PeftModel, PeftModelForCausalLM, PeftType, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors import SafetensorError
+from transformers import PreTrainedModel
+
+from ripcurrent.errors import RipcurrentError
+from ripcurrent.models._identity import combine, config_sha256, file_sha256
+from ripcurrent.models._messages import first_line
+from ripcurrent.models._source import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+
+
+def merge_adapter(
+    model: PreTrainedModel, folder: Path, *, name: str, model_name: str, dtype: torch.dtype
+) -> PreTrainedModel:
+    """``model`` with the adapter's update added to its weights: summed in float32, then rounded once to ``dtype``.
+
+    Only the layers that the adapter touches change their type. One layer at a time is held in float32.
+
+    Raises:
+        RipcurrentError: The adapter does not fit ``model`` (see ``attach_adapter``), or it updates an embedding that
+            the head shares, which no single merged matrix can express.
+    """
+    wrapped = _wrap(model, folder, _read_config(folder, name), name=name, model_name=model_name)
+    layers = [module for module in wrapped.modules() if isinstance(module, BaseTunerLayer)]
+    _check_not_shared(wrapped, layers, name)
+    for layer in layers:
+        layer.to(torch.float32)
+        layer.merge()
+        layer.get_base_layer().to(dtype)
+    # The layers are merged already: unloading only takes PEFT's wrappers off.
+    return wrapped.unload()
+
+
+def attach_adapter(model: PreTrainedModel, folder: Path, *, name: str, model_name: str) -> PeftModel:
+    """``model`` wrapped with the LoRA adapter of ``folder``, unmerged; A and B are in float32.
+
+    Raises:
+        RipcurrentError: Not a LoRA, a DoRA, or made for another model: it names modules that ``model`` lacks, or its
+            matrices have other shapes. The message names the adapter's base model and the model loaded.
+    """
+    config = _read_config(folder, name)
+    if config.use_dora:
+        raise RipcurrentError(
+            f"The adapter {name} is a DoRA, which has magnitudes beside A and B.", "Merge it: --scope all or linear."
+        )
+    return _wrap(model, folder, config, name=name, model_name=model_name)
+
+
+def attach_fresh_lora(model: PreTrainedModel, *, rank: int, seed: int) -> PeftModel:
+    """``model`` wrapped with a new LoRA on every linear layer but the head.
+
+    A is random (Kaiming uniform, from ``seed`` alone), B is zero, so the model computes what it did and only B has a
+    gradient. ``alpha`` is twice the rank. A and B are in float32.
+    """
+    if rank < 1:
+        raise RipcurrentError(f"A LoRA of rank {rank} is empty.", "The rank is a whole number of at least 1.")
+    config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", bias="none", task_type="CAUSAL_LM")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return get_peft_model(model, config)
+
+
+def adapter_sha256(folder: Path) -> str:
+    """SHA-256 in hex of an adapter: how it is applied and its weights, the whole file."""
+    weights = folder / ADAPTER_WEIGHTS
+    return combine([config_sha256(folder / ADAPTER_CONFIG), file_sha256(weights, whole_bytes=weights.stat().st_size)])
+
+
+def _wrap(model: PreTrainedModel, folder: Path, config: PeftConfig, *, name: str, model_name: str) -> PeftModel:
+    other = (
+        f"The adapter {name} does not fit {model_name}: its {ADAPTER_CONFIG} names the base model "
+        f"{config.base_model_name_or_path or '(none)'}"
+    )
+    hint = "Load it with the model that it was trained on."
+    config.inference_mode = True
+    try:
+        wrapped = PeftModelForCausalLM(model, config)
+        loaded = wrapped.load_adapter(str(folder), "default", torch_device=str(model.device))
+    except SafetensorError as error:
+        raise RipcurrentError(
+            f"{folder / ADAPTER_WEIGHTS} is damaged or cut short: {first_line(error)}.",
+            "Copy or fetch the adapter again.",
+        ) from error
+    except (ValueError, RuntimeError, KeyError) as error:
+        raise RipcurrentError(f"{other}, and {first_line(error)}.", hint) from error
+    if loaded.unexpected_keys or loaded.missing_keys:
+        keys = loaded.unexpected_keys or loaded.missing_keys
+        lacking, whose = ("updates", "the model has not") if loaded.unexpected_keys else ("lacks", "the model needs")
+        raise RipcurrentError(f"{other}, and it {lacking} {len(keys)} tensors that {whose}, such as {keys[0]}.", hint)
+    return wrapped
+
+
+def _read_config(folder: Path, name: str) -> PeftConfig:
+    try:
+        config = PeftConfig.from_pretrained(str(folder))
+    except (ValueError, KeyError, TypeError) as error:
+        raise RipcurrentError(
+            f"{folder / ADAPTER_CONFIG} is no PEFT configuration: {first_line(error)}.",
+            "Copy or fetch the adapter again.",
+        ) from error
+    if config.peft_type is None:
+        raise RipcurrentError(
+            f"{folder / ADAPTER_CONFIG} names no kind of adapter.", "Copy or fetch the adapter again."
+        )
+    if config.peft_type != PeftType.LORA:
+        kind = getattr(config.peft_type, "value", config.peft_type)
+        raise RipcurrentError(f"The adapter {name} is a {kind} adapter.", "Only LoRA adapters are covered.")
+    return config
+
+
+def _check_not_shared(wrapped: PeftModel, layers: list[BaseTunerLayer], name: str) -> None:
+    owners = Counter(id(weight) for weight in _weights(wrapped))
+    if any(owners[id(layer.get_base_layer().weight)] > 1 for layer in layers):
+        raise RipcurrentError(
+            f"The adapter {name} updates the embedding or the head of a model in which they are one matrix: merging it "
+            "would change both.",
+            "Load it with --scope lora, which keeps adapters unmerged.",
+        )
+
+
+def _weights(model: torch.nn.Module) -> Iterator[torch.Tensor]:
+    for module in model.modules():
+        weight = module._parameters.get("weight")
+        if weight is not None:
+            yield weight

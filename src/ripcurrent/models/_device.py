@@ -1,0 +1,63 @@
+"""Where to compute and in which type."""
+
+from __future__ import annotations
+
+import torch
+
+from ripcurrent.errors import RipcurrentError
+
+DTYPES: dict[str, torch.dtype] = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+def choose_device(name: str | None) -> torch.device:
+    """The named device (``cpu``, ``cuda``, ``cuda:1``, ``mps``), or for None the best one here: cuda, mps, cpu.
+
+    Raises:
+        RipcurrentError: The name is unknown or this machine has no such device; the hint lists what it has.
+    """
+    available = _available_devices()
+    if name is None:
+        return torch.device(available[0])
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    count = torch.cuda.device_count() if device is not None and device.type == "cuda" else 1
+    if device is None or device.type not in available or (device.index or 0) >= count:
+        raise RipcurrentError(f"There is no device {name!r} here.", f"Devices on this machine: {', '.join(available)}.")
+    return device
+
+
+def choose_dtype(name: str | None, device: torch.device) -> torch.dtype:
+    """The named compute type, or for None bfloat16 where ``device`` computes in it natively, else float32.
+
+    Raises:
+        RipcurrentError: The name is not one of ``float32``, ``bfloat16``, ``float16``.
+    """
+    if name is None:
+        return torch.bfloat16 if _has_native_bfloat16(device) else torch.float32
+    if name not in DTYPES:
+        raise RipcurrentError(f"There is no compute type {name!r}.", f"Types: {', '.join(DTYPES)}.")
+    return DTYPES[name]
+
+
+def _available_devices() -> list[str]:
+    devices = ["cpu"]
+    if torch.backends.mps.is_available():
+        devices.insert(0, "mps")
+    if torch.cuda.is_available():
+        devices.insert(0, "cuda")
+    return devices
+
+
+def _has_native_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type == "mps":
+        return bool(torch.backends.mps.is_macos_or_newer(14, 0))
+    # torch.ops.mkldnn._is_mkldnn_bf16_supported() is also true of processors that only emulate bfloat16, and slowly.
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

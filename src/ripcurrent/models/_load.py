@@ -1,0 +1,230 @@
+"""Load a chat model: find its files, read them safely, put adapters on, freeze it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+from ripcurrent.errors import RipcurrentError
+from ripcurrent.models._adapter import adapter_sha256, attach_adapter, attach_fresh_lora, merge_adapter
+from ripcurrent.models._coverage import check_config, check_modules
+from ripcurrent.models._device import choose_device, choose_dtype
+from ripcurrent.models._embedded import EMBEDDED, EMBEDDED_BARE, embedded_gguf, guard_adapter
+from ripcurrent.models._gguf import converted_gguf
+from ripcurrent.models._identity import combine, config_sha256, file_sha256
+from ripcurrent.models._messages import first_line
+from ripcurrent.models._quiet import quiet_libraries
+from ripcurrent.models._source import Source, find_adapter, find_model, weight_files
+from ripcurrent.models._template import template_sha256
+from ripcurrent.models._types import ATTENTIONS, SCOPES, Attention, ChatModel, Scope
+
+
+def load_model(
+    name: str | Path,
+    *,
+    adapter: str | Path | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+    scope: Scope = "all",
+    attention: Attention = "sdpa",
+    lora_rank: int = 8,
+    seed: int = 0,
+) -> ChatModel:
+    """Load a chat model for scoring. Never runs code of a model's repository; only a hub id touches the network.
+
+    Args:
+        name: A hub id, a folder with safetensors, a ``.gguf`` file, ``embedded`` (SmolLM2-135M-Instruct with this
+            package's guard adapter) or ``embedded-bare`` (without it). These two names win over a folder so called.
+            The first load of a GGUF file leaves a float32 safetensors copy in the user's cache.
+        adapter: A PEFT LoRA adapter, folder or hub id. Scopes ``all`` and ``linear`` merge it in float32; ``lora``
+            keeps it unmerged.
+        device: ``cuda``, ``cuda:1``, ``mps`` or ``cpu``; None takes the best there is.
+        dtype: ``float32``, ``bfloat16`` or ``float16``; None takes bfloat16 where the device computes in it natively.
+        scope: What gradients will be taken over; ``lora`` without an adapter takes a fresh LoRA (B = 0).
+        attention: ``sdpa`` or ``eager``. Architectures without a fused kernel (Gemma 2) always run ``eager``.
+        lora_rank: Rank of the fresh LoRA.
+        seed: Seed of the fresh LoRA's A.
+
+    Raises:
+        RipcurrentError: Anything that keeps the model from being loaded whole and as meant.
+    """
+    name, adapter = str(name), None if adapter is None else str(adapter)
+    _check_choice("scope", scope, SCOPES)
+    _check_choice("attention", attention, ATTENTIONS)
+    torch_device = choose_device(device)
+    torch_dtype = choose_dtype(dtype, torch_device)
+
+    is_embedded = name in (EMBEDDED, EMBEDDED_BARE)
+    source = Source(embedded_gguf(), None) if is_embedded else find_model(name)
+    merged = [("guard", guard_adapter())] if name == EMBEDDED else []
+    attached: Path | None = None
+    if adapter is not None:
+        folder = find_adapter(adapter).path
+        if scope == "lora":
+            attached = folder
+        else:
+            merged.append((adapter, folder))
+    fresh_lora = (lora_rank, seed) if scope == "lora" and attached is None else None
+
+    folder = converted_gguf(source.path, name=name) if source.is_gguf else source.path
+    with quiet_libraries():
+        config = _load_config(folder, name)
+        tokenizer = _load_tokenizer(folder, name)
+        # Before a merge the weights stay as they are stored, so that they are rounded once, after it.
+        stored = bool(merged) and torch_dtype != torch.float32
+        model = _load_base(folder, name, config, torch_device, "auto" if stored else torch_dtype, attention)
+        _check_vocabulary(model, tokenizer, name)
+        for number, (adapter_name, adapter_folder) in enumerate(merged, start=1):
+            kept = torch_dtype if number == len(merged) else torch.float32
+            model = merge_adapter(model, adapter_folder, name=adapter_name, model_name=name, dtype=kept)
+        _cast_parameters(model, torch_dtype)
+        if attached is not None:
+            model = attach_adapter(model, attached, name=str(adapter), model_name=name)
+        elif fresh_lora is not None:
+            model = attach_fresh_lora(model, rank=lora_rank, seed=seed)
+    model.eval().requires_grad_(False)
+    adapters = [folder for _, folder in merged] + ([attached] if attached is not None else [])
+    return ChatModel(
+        name=name,
+        model=model,
+        tokenizer=tokenizer,
+        device=torch_device,
+        dtype=torch_dtype,
+        scope=scope,
+        adapter=adapter,
+        fingerprint=_fingerprint(source, adapters, fresh_lora),
+        template_sha256=template_sha256(tokenizer),
+        revision=source.revision,
+        fresh_lora=fresh_lora,
+    )
+
+
+def _check_choice(option: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise RipcurrentError(f"There is no {option} {value!r}.", f"Choices: {', '.join(choices)}.")
+
+
+def _load_config(folder: Path, name: str) -> PretrainedConfig:
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _unreadable(name, error) from error
+    check_config(config, name)
+    return config
+
+
+def _load_tokenizer(folder: Path, name: str) -> PreTrainedTokenizerBase:
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+        raise RipcurrentError(
+            f"{name} has no tokenizer that can be read: {first_line(error)}.",
+            "Save the model's tokenizer into the same folder.",
+        ) from error
+    if not tokenizer.is_fast:
+        raise RipcurrentError(
+            f"The tokenizer of {name} cannot tell which text a token stands for.",
+            "Save its fast version (tokenizer.json) into the model's folder.",
+        )
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "right"
+    return tokenizer
+
+
+def _load_base(
+    folder: Path,
+    name: str,
+    config: PretrainedConfig,
+    device: torch.device,
+    dtype: torch.dtype | str,
+    attention: Attention,
+) -> PreTrainedModel:
+    has_fused = getattr(MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], "_supports_sdpa", True)
+    options: dict[str, Any] = {"device_map": {"": str(device)}} if device.type != "cpu" else {}
+    try:
+        model, loading = AutoModelForCausalLM.from_pretrained(
+            folder,
+            config=config,
+            dtype=dtype,
+            attn_implementation=attention if has_fused else "eager",
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+            # Reported below, by name.
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            **options,
+        )
+    except torch.OutOfMemoryError as error:
+        raise RipcurrentError(
+            f"{name} does not fit into the memory of {device}.", "Try --dtype bfloat16 or another --device."
+        ) from error
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError, SafetensorError) as error:
+        raise _unreadable(name, error) from error
+    if loading["mismatched_keys"]:
+        tensor, found, expected = sorted(loading["mismatched_keys"])[0]
+        raise RipcurrentError(
+            f"{name} mixes two models: its configuration gives {tensor} the shape {tuple(expected)}, its weights "
+            f"{tuple(found)}.",
+            "Fetch the model again, or put its own config.json beside its weights.",
+        )
+    if missing := sorted(loading["missing_keys"]):
+        raise RipcurrentError(
+            f"{name} lacks {len(missing)} of the weights that its configuration asks for, the first {missing[0]}.",
+            "Fetch or save the model again; nothing is filled with random weights here.",
+        )
+    check_modules(model, name)
+    return model
+
+
+def _cast_parameters(model: PreTrainedModel, dtype: torch.dtype) -> None:
+    # Parameters only: a model's own .to(dtype) would also round its buffers, the rotary frequencies among them.
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+
+
+def _check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    rows = model.get_input_embeddings().weight.shape[0]
+    largest = max(tokenizer.get_vocab().values(), default=-1)
+    if largest >= rows:
+        raise RipcurrentError(
+            f"The tokenizer of {name} has token {largest}, but the model embeds only {rows}.",
+            "The folder mixes two models; save the model's own tokenizer into it.",
+        )
+
+
+def _fingerprint(source: Source, adapters: Sequence[Path], fresh_lora: tuple[int, int] | None) -> str:
+    parts = (
+        [file_sha256(source.path)]
+        if source.is_gguf
+        else [config_sha256(source.path / "config.json"), *(file_sha256(file) for file in weight_files(source.path))]
+    )
+    parts += [adapter_sha256(adapter) for adapter in adapters]
+    if fresh_lora is not None:
+        parts.append(f"fresh LoRA of rank {fresh_lora[0]}, seed {fresh_lora[1]}")
+    return combine(parts)
+
+
+def _unreadable(name: str, error: Exception) -> RipcurrentError:
+    if "trust_remote_code" in str(error) or "custom code" in str(error):
+        return RipcurrentError(
+            f"{name} needs code from its own repository, which is never run here.",
+            "Use a model whose architecture transformers itself has.",
+        )
+    return RipcurrentError(
+        f"{name} cannot be loaded: {first_line(error)}.", "Fetch the model again, or check that its files are whole."
+    )

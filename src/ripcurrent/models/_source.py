@@ -1,0 +1,143 @@
+"""From the name a user gives to files on disk: hub id, folder or ``.gguf`` file."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import GatedRepoError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+from ripcurrent.errors import RipcurrentError
+from ripcurrent.models._messages import first_line
+from ripcurrent.models._quiet import quiet_libraries
+
+WEIGHTS_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_MODEL_FILES = ["*.json", "*.jinja", "tokenizer.model", "*.txt", "model*.safetensors"]
+_KINDS = "A model is a hub id (owner/name), a folder, a .gguf file, or 'embedded'."
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a model's files are."""
+
+    path: Path
+    """A folder with safetensors, or a ``.gguf`` file."""
+    revision: str | None
+    """Commit of the hub repository; None for local files."""
+
+    @property
+    def is_gguf(self) -> bool:
+        """Whether ``path`` is a GGUF file."""
+        return self.path.suffix.lower() == ".gguf"
+
+
+def find_model(name: str) -> Source:
+    """Files of the model called ``name``; only a hub id touches the network.
+
+    Raises:
+        RipcurrentError: No such file, folder or repository, no network, or a folder without safetensors weights.
+    """
+    path = Path(name).expanduser()
+    if path.suffix.lower() == ".gguf" and path.is_file():
+        return Source(path, None)
+    if path.is_dir():
+        _check_model_folder(path, name)
+        return Source(path, None)
+    if path.is_file():
+        raise RipcurrentError(f"{name} is a file, but not a .gguf file.", _KINDS)
+    if path.suffix.lower() == ".gguf" or _looks_like_path(name):
+        raise RipcurrentError(f"There is no file or folder {name}.", _KINDS)
+    folder = _download(name, _MODEL_FILES, what="model")
+    _check_model_folder(folder, name)
+    return Source(folder, folder.name)
+
+
+def find_adapter(name: str) -> Source:
+    """Folder with the PEFT adapter called ``name`` (a folder or a hub id).
+
+    Raises:
+        RipcurrentError: No such folder or repository, or it holds no adapter in safetensors.
+    """
+    path = Path(name).expanduser()
+    revision = None
+    if not path.is_dir():
+        if path.exists() or _looks_like_path(name):
+            raise RipcurrentError(
+                f"There is no adapter folder {name}.",
+                f"An adapter is a hub id or a folder with {ADAPTER_CONFIG} and {ADAPTER_WEIGHTS}.",
+            )
+        path = _download(name, [ADAPTER_CONFIG, ADAPTER_WEIGHTS], what="adapter")
+        revision = path.name
+    missing = [file for file in (ADAPTER_CONFIG, ADAPTER_WEIGHTS) if not (path / file).is_file()]
+    if missing:
+        raise RipcurrentError(
+            f"The adapter {name} has no {' and no '.join(missing)}.",
+            "Only PEFT adapters in safetensors are read; save it again with save_pretrained().",
+        )
+    return Source(path, revision)
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a model folder, in the index's order of first use."""
+    index = folder / INDEX_FILE
+    if (folder / WEIGHTS_FILE).is_file() or not index.is_file():
+        return [folder / WEIGHTS_FILE]
+    try:
+        names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+    except (json.JSONDecodeError, KeyError, UnicodeDecodeError) as error:
+        raise RipcurrentError(f"{index} is not a safetensors index.", "Fetch the model again.") from error
+    return [folder / name for name in dict.fromkeys(names)]
+
+
+def _looks_like_path(name: str) -> bool:
+    return Path(name).is_absolute() or name.startswith((".", "~")) or name.count("/") > 1 or os.sep == "\\" in name
+
+
+def _check_model_folder(folder: Path, name: str) -> None:
+    if not (folder / "config.json").is_file():
+        if (folder / ADAPTER_CONFIG).is_file():
+            raise RipcurrentError(
+                f"{name} is an adapter, not a model.", "Name its base model as the model and this as the adapter."
+            )
+        gguf = next(iter(sorted(folder.glob("*.gguf"))), None)
+        hint = f"Name the GGUF file itself, for example {gguf}." if gguf else _KINDS
+        raise RipcurrentError(f"{name} has no config.json, so it is not a model folder.", hint)
+    missing = [file.name for file in weight_files(folder) if not file.is_file()]
+    if missing == [WEIGHTS_FILE]:
+        pickled = sorted(file.name for pattern in ("*.bin", "*.pt", "*.pth") for file in folder.glob(pattern))
+        found = f" (only {', '.join(pickled[:3])}, which can run code when read)" if pickled else ""
+        raise RipcurrentError(
+            f"{name} has no weights in safetensors{found}.",
+            "Only safetensors and GGUF are read; save the model again with save_pretrained().",
+        )
+    if missing:
+        raise RipcurrentError(
+            f"{name} lacks {len(missing)} of its weight files, the first {missing[0]}.", "Fetch the model again."
+        )
+
+
+def _download(name: str, patterns: list[str], *, what: str) -> Path:
+    try:
+        with quiet_libraries():
+            return Path(snapshot_download(name, allow_patterns=patterns))
+    except HFValidationError as error:
+        raise RipcurrentError(f"{name!r} is no {what} here, and no hub id either.", _KINDS) from error
+    except GatedRepoError as error:
+        raise RipcurrentError(
+            f"The {what} {name} is gated on the hub.", "Accept its licence there, then log in with: hf auth login"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise RipcurrentError(f"There is no {what} {name}, neither here nor on the hub.", _KINDS) from error
+    except LocalEntryNotFoundError as error:
+        raise RipcurrentError(
+            f"There is no {what} {name} here, and the hub cannot be reached.",
+            f"Check the name and the network, or name a local folder. {_KINDS}",
+        ) from error
+    except OSError as error:
+        raise RipcurrentError(
+            f"The {what} {name} could not be fetched: {first_line(error)}.", "Check disk and network."
+        ) from error

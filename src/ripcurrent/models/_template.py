@@ -1,0 +1,32 @@
+"""The chat template that a model's tokenizer brings."""
+
+from __future__ import annotations
+
+from transformers import PreTrainedTokenizerBase
+
+from ripcurrent.errors import RipcurrentError
+from ripcurrent.models._identity import text_sha256
+from ripcurrent.models._types import ChatModel
+
+
+def template_sha256(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """SHA-256 in hex of the default chat template; None without one."""
+    template = _default_template(tokenizer)
+    return None if template is None else text_sha256(template)
+
+
+def require_chat_template(chat_model: ChatModel) -> None:
+    """Raise a RipcurrentError when the model has no chat template to render conversations with."""
+    if _default_template(chat_model.tokenizer) is None:
+        raise RipcurrentError(
+            f"{chat_model.name} has no chat template, so a conversation cannot be rendered for it.",
+            "Use the chat (instruct) version of the model, or add a chat_template to its tokenizer; rows of plain "
+            "text need none.",
+        )
+
+
+def _default_template(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    template = tokenizer.chat_template
+    if isinstance(template, dict):
+        template = template.get("default")
+    return template or None

@@ -1,0 +1,300 @@
+"use strict";
+(() => {
+  const data = JSON.parse(document.getElementById("data").textContent);
+  const rows = data.rows;
+  const count = rows.row.length;
+  const byId = (id) => document.getElementById(id);
+  const whole = new Intl.NumberFormat("en");
+
+  // Every text enters the page through textContent: row texts are data, never markup.
+  const make = (tag, properties = {}, ...children) => {
+    const element = document.createElement(tag);
+    for (const [name, value] of Object.entries(properties)) {
+      if (name === "text") element.textContent = value;
+      else if (name === "on") for (const [event, listener] of Object.entries(value)) element.addEventListener(event, listener);
+      else if (value !== null && value !== undefined && value !== false) element.setAttribute(name, value === true ? "" : value);
+    }
+    element.append(...children.filter(Boolean));
+    return element;
+  };
+
+  const number = (value, column) => {
+    if (value === null || value === undefined) return "–";
+    let text;
+    if (column && data.columns[column].whole) text = whole.format(value);
+    else if (value !== 0 && (Math.abs(value) < 0.0005 || Math.abs(value) >= 1e5)) text = value.toExponential(2);
+    else if (Math.abs(value) < 10) text = value.toFixed(3);
+    else text = value.toLocaleString("en", { minimumFractionDigits: 1, maximumFractionDigits: 1 });
+    return text.replaceAll("-", "−");
+  };
+  const percent = (share) => `${(100 * share).toFixed(1)} %`;
+  const traitName = (trait) => trait.replace(/^(is|has)_/, "");
+
+  // Theme: the system's until the reader chooses.
+  const systemDark = matchMedia("(prefers-color-scheme: dark)");
+  const themeButton = byId("theme");
+  const isDark = () => (document.documentElement.dataset.theme ?? (systemDark.matches ? "dark" : "light")) === "dark";
+  const nameTheme = () => { themeButton.textContent = isDark() ? "Light theme" : "Dark theme"; };
+  themeButton.hidden = false;
+  themeButton.addEventListener("click", () => {
+    document.documentElement.dataset.theme = isDark() ? "light" : "dark";
+    nameTheme();
+  });
+  systemDark.addEventListener("change", nameTheme);
+  nameTheme();
+
+  // Plots.
+  const drawn = {};
+  const riskier = (score) => data.columns[score].direction;
+  const draw = async (id, spec, datasets) => {
+    const turn = (drawn[id]?.turn ?? 0) + 1;
+    drawn[id]?.result?.finalize();
+    drawn[id] = { turn };
+    // "ast" interprets expressions instead of compiling them, which the page's policy does not allow.
+    const options = { mode: "vega-lite", renderer: "svg", actions: false, ast: true, defaultStyle: false, tooltip: { disableDefaultStyle: true } };
+    const result = await window.vegaEmbed(byId(id), { ...spec, datasets }, options);
+    if (drawn[id].turn === turn) drawn[id].result = result;
+    else result.finalize();
+  };
+
+  const drawScore = (score) => {
+    const chart = data.charts.scores[score];
+    const points = data.charts.points;
+    const [safestCut, median, riskiestCut] = chart.cuts;
+    const ends = [`riskiest ${chart.ends}`, `safest ${chart.ends}`];
+    const lower = riskier(score) === "lower";
+    const end = (value) => {
+      if (lower ? value <= riskiestCut : value >= riskiestCut) return ends[0];
+      return (lower ? value >= safestCut : value <= safestCut) ? ends[1] : "between";
+    };
+    const bins = chart.counts.map((n, i) => ({ low: chart.edges[i], high: chart.edges[i + 1], rows: n }));
+    const cuts = [{ cut: ends[1], value: safestCut }, { cut: "median", value: median }, { cut: ends[0], value: riskiestCut }];
+    const scatter = points.row
+      .map((row, i) => ({ row, length: points.length[i], score: points.scores[score][i] }))
+      .filter((point) => point.score !== null)
+      .map((point) => ({ ...point, end: end(point.score) }));
+    // The ends are drawn last, on top of the crowd between them.
+    scatter.sort((a, b) => (a.end !== "between") - (b.end !== "between"));
+    const shares = chart.shares.flatMap((share) => [
+      { trait: traitName(share.trait), rows: ends[1], share: share.safest },
+      { trait: traitName(share.trait), rows: "all scored", share: share.all },
+      { trait: traitName(share.trait), rows: ends[0], share: share.riskiest },
+    ]);
+    const formats = structuredClone(chart.formats);
+    for (const layer of formats.layer) layer.encoding.y.sort = data.traits.map(traitName);
+
+    const correlation = chart.correlation === null ? "is not defined" : `is ${number(chart.correlation)}`;
+    byId("distribution-note").textContent =
+      `${score} over all scored rows, riskier to the ${lower ? "left" : "right"}. Median ${number(median)}.` +
+      (chart.beyond ? ` ${whole.format(chart.beyond)} rows lie beyond the axis and are counted in the end bars.` : "");
+    byId("length-note").textContent = `Spearman correlation of ${score} with response length ${correlation}.`;
+    byId("formats-note").textContent =
+      `Share of each format trait among the ${ends[0]}, the ${ends[1]} and all scored rows, by ${score}.`;
+    byId("shares").replaceChildren(...chart.shares.map((share) => make("tr", {},
+      make("th", { scope: "row", text: traitName(share.trait) }),
+      ...[share.riskiest, share.safest, share.all].map((value) => make("td", { class: "num", text: percent(value) })))));
+    draw("distribution", chart.distribution, { bins, cuts });
+    draw("length", chart.length, { points: scatter, bands: chart.bands });
+    draw("formats", formats, { shares });
+  };
+
+  // Table: columns.
+  const state = { sort: "rank", ascending: true, page: 0, open: new Set(), chosen: data.ranking };
+  const tableScores = () => data.scores.filter((name) => riskier(name) === "higher" || name === state.chosen);
+  const valueOf = (column, i) => {
+    if (column === "rank" || column === "row" || column === "status") return rows[column][i];
+    if (column === "traits") return rows.traits[i].length;
+    if (column === "text") return rows.response[i];
+    return rows.values[column][i];
+  };
+  // Riskiest first is what a reader wants of a score; of a name or a position, the beginning.
+  const startsAscending = (column) => {
+    if (["rank", "row", "status", "text"].includes(column)) return true;
+    return data.columns[column]?.direction === "lower";
+  };
+  const family = (name) => (/^(gradient|representation)_/.exec(name) ?? ["", ""])[1];
+  const label = (name) => name.replace(/^(gradient|representation)_/, "").replaceAll("_", " ");
+
+  const heading = (column, text, className, title) => {
+    const sorted = state.sort === column ? (state.ascending ? "ascending" : "descending") : "none";
+    return make("th", { scope: "col", class: className, "aria-sort": sorted, title },
+      make("button", { type: "button", "data-sort": column, text, on: { click: () => sortBy(column) } }));
+  };
+
+  const drawHead = () => {
+    const scores = tableScores();
+    const focused = document.activeElement?.dataset?.sort;
+    const families = [];
+    for (const name of scores) {
+      const last = families.at(-1);
+      if (last && last.name === family(name)) last.span += 1;
+      else families.push({ name: family(name), span: 1 });
+    }
+    byId("table").tHead.replaceChildren(
+      make("tr", { class: "families" }, make("td", { colspan: 2 }),
+        ...families.map((f) => make("th", { class: f.name ? "family" : "", colspan: f.span, scope: "colgroup", text: f.name })), make("td", { colspan: 3 })),
+      make("tr", {},
+        heading("rank", "rank", "num", data.ranking ? `by ${data.ranking}, riskiest first, among all scored rows` : "no row has a score"),
+        heading("row", "row", "num", "0-based position in the input"),
+        ...scores.map((name) => heading(name, label(name), "num", `${name}: ${data.columns[name].meaning}`)),
+        heading("response_tokens", "tokens", "num", "response_tokens: tokens that bear loss"),
+        heading("traits", "traits", "", "format traits of the response; sorts by how many"),
+        heading("text", "prompt and response", "", "sorts by the response")));
+    byId("columns").replaceChildren(...["c-rank", "c-row", ...scores.map(() => "c-value"), "c-length", "c-traits", "c-text"].map((name) => make("col", { class: name })));
+    if (focused) byId("table").tHead.querySelector(`[data-sort="${focused}"]`)?.focus();
+  };
+
+  // Table: rows.
+  const track = (share) => {
+    const fill = make("i");
+    fill.style.width = `${Math.round(100 * Math.min(1, Math.max(0, share)))}%`;
+    return make("span", { class: "track", "aria-hidden": "true" }, fill);
+  };
+
+  const valueCell = (name, i) => {
+    const value = rows.values[name][i];
+    const chosen = name === state.chosen;
+    const cell = make("td", { class: `num value${chosen ? " chosen" : ""}`, "data-name": name, text: number(value, name) });
+    if (chosen && value !== null) {
+      const [low, high] = data.charts.scores[name].range;
+      cell.append(track(high > low ? (value - low) / (high - low) : 0.5));
+    }
+    return cell;
+  };
+
+  const clipped = (name, text, length) => [
+    make("h4", { text: text.length < length ? `${name}, the first ${whole.format(text.length)} of ${whole.format(length)} characters` : name }),
+    make("div", { class: "body", "data-part": name.toLowerCase(), text: text || "(empty)" }),
+  ];
+
+  const nearest = (i) => {
+    if (!rows.nearest) return [make("p", { class: "sub", text: "This run kept no representation cosines to single anchors." })];
+    if (!rows.nearest[i].length) return [make("p", { class: "sub", text: "None: the row has no representation." })];
+    return [make("ul", { class: "near" }, ...rows.nearest[i].map(([position, cosine]) => {
+      const [set, place] = data.anchors[position];
+      return make("li", { class: set }, make("span", { text: `${set} #${place}` }), track(cosine), make("span", { class: "num", text: number(cosine) }));
+    }))];
+  };
+
+  const detail = (i, id, columns) => {
+    const texts = rows.response[i] === null
+      ? [make("p", { class: "sub", text: "The text of this row is not available." })]
+      : [...clipped("Prompt", rows.prompt[i], rows.whole[i][0]), ...clipped("Response", rows.response[i], rows.whole[i][1])];
+    const facts = make("dl", { class: "numbers" });
+    for (const name of Object.keys(data.columns)) {
+      facts.append(make("dt", { text: name, title: data.columns[name].meaning }), make("dd", { text: number(rows.values[name][i], name) }));
+    }
+    facts.append(make("dt", { text: "truncated" }), make("dd", { text: rows.truncated[i] ? "yes" : "no" }),
+      make("dt", { text: "id" }), make("dd", { class: "id", text: rows.id[i] }));
+    return make("tr", { class: "detail", id }, make("td", { colspan: columns },
+      make("div", { class: "parts" },
+        make("div", {}, ...texts),
+        make("div", {}, make("h4", { text: "Parts" }), facts, make("h4", { text: "Nearest anchors, by number" }), ...nearest(i)))));
+  };
+
+  const drawRow = (i, scores) => {
+    const id = `detail-${rows.row[i]}`;
+    const columns = scores.length + 5;
+    const open = state.open.has(i);
+    const status = rows.status[i] === "ok" ? null : make("span", { class: "status", text: `not scored: ${rows.status[i]}` });
+    const button = make("button", { type: "button", class: "open", "aria-expanded": String(open), "aria-controls": id, "data-row": rows.row[i] },
+      status,
+      rows.response[i] === null
+        ? make("span", { class: "ask", text: `id ${rows.id[i]}` })
+        : make("span", { class: "ask", text: rows.prompt[i].slice(0, 160) || "(no prompt)" }),
+      rows.response[i] === null ? null : make("span", { class: "answer", text: rows.response[i].slice(0, 320) || "(empty response)" }));
+    const line = make("tr", { "data-row": rows.row[i] },
+      make("td", { class: "num rank", "data-name": "rank", text: rows.rank[i] === null ? "–" : whole.format(rows.rank[i]) }),
+      make("td", { class: "num", "data-name": "row", text: rows.row[i] }),
+      ...scores.map((name) => valueCell(name, i)),
+      make("td", { class: "num", "data-name": "tokens", text: number(rows.values.response_tokens[i], "response_tokens") }),
+      make("td", {}, ...rows.traits[i].map((trait) => make("span", { class: "trait", text: traitName(trait) }))),
+      make("td", { class: "text" }, button));
+    button.addEventListener("click", () => {
+      const opening = !state.open.has(i);
+      button.setAttribute("aria-expanded", String(opening));
+      if (opening) { state.open.add(i); line.after(detail(i, id, columns)); }
+      else { state.open.delete(i); byId(id).remove(); }
+    });
+    return open ? [line, detail(i, id, columns)] : [line];
+  };
+
+  const matches = () => {
+    const words = byId("search").value.toLowerCase().trim();
+    const status = byId("status").value;
+    const group = byId("group")?.value ?? "";
+    const traits = [...byId("traits").querySelectorAll("[aria-pressed=true]")].map((chip) => chip.dataset.trait);
+    const found = [];
+    for (let i = 0; i < count; i += 1) {
+      if (status && rows.status[i] !== status) continue;
+      if (group && rows.group[i] !== group) continue;
+      if (!traits.every((trait) => rows.traits[i].includes(trait))) continue;
+      if (words && String(rows.row[i]) !== words && ![rows.prompt[i], rows.response[i], rows.id[i]].some((text) => text?.toLowerCase().includes(words))) continue;
+      found.push(i);
+    }
+    return found;
+  };
+
+  const sorted = (found) => {
+    const sign = state.ascending ? 1 : -1;
+    return found.sort((a, b) => {
+      const [x, y] = [valueOf(state.sort, a), valueOf(state.sort, b)];
+      // Rows without a value stay last whichever way the column runs.
+      if (x === null || y === null) return (x === null) - (y === null) || rows.row[a] - rows.row[b];
+      const order = typeof x === "string" ? x.localeCompare(y) : x - y;
+      return sign * order || rows.row[a] - rows.row[b];
+    });
+  };
+
+  const drawTable = () => {
+    const size = Number(byId("size").value);
+    const found = sorted(matches());
+    const last = Math.max(0, Math.ceil(found.length / size) - 1);
+    state.page = Math.min(state.page, last);
+    const scores = tableScores();
+    const page = found.slice(state.page * size, (state.page + 1) * size);
+    drawHead();
+    byId("table").tBodies[0].replaceChildren(...(page.length
+      ? page.flatMap((i) => drawRow(i, scores))
+      : [make("tr", {}, make("td", { class: "empty", colspan: scores.length + 5, text: "No row matches. Loosen the search or a filter." }))]));
+    byId("found").textContent = `${whole.format(found.length)} of ${whole.format(count)} rows on this page match, sorted by ${state.sort}, ${state.ascending ? "ascending" : "descending"}.`;
+    byId("where").textContent = `Page ${state.page + 1} of ${last + 1}`;
+    byId("previous").disabled = state.page === 0;
+    byId("next").disabled = state.page === last;
+    byId("sort").value = state.sort;
+    byId("direction").textContent = state.ascending ? "↑ ascending" : "↓ descending";
+  };
+
+  function sortBy(column) {
+    state.ascending = state.sort === column ? !state.ascending : startsAscending(column);
+    state.sort = column;
+    state.page = 0;
+    drawTable();
+  }
+
+  // Controls.
+  const refilter = () => { state.page = 0; drawTable(); };
+  byId("status").append(...[...new Set(rows.status)].map((status) => make("option", { value: status, text: status })));
+  byId("traits").append(...data.traits.map((trait) => make("button", {
+    type: "button", class: "chip", "aria-pressed": "false", "data-trait": trait, text: traitName(trait),
+    on: { click: ({ currentTarget }) => { currentTarget.setAttribute("aria-pressed", String(currentTarget.getAttribute("aria-pressed") !== "true")); refilter(); } },
+  })));
+  byId("sort").append(...["rank", "row", "status", ...Object.keys(data.columns), "traits", "text"].map((name) => make("option", { value: name, text: name })));
+  byId("filters").addEventListener("submit", (event) => event.preventDefault());
+  byId("search").addEventListener("input", refilter);
+  for (const id of ["status", "group", "size"]) byId(id)?.addEventListener("change", refilter);
+  byId("sort").addEventListener("change", ({ target }) => sortBy(target.value));
+  byId("direction").addEventListener("click", () => { state.ascending = !state.ascending; refilter(); });
+  const turn = (step) => { state.page += step; drawTable(); byId("rows-title").scrollIntoView(); };
+  byId("previous").addEventListener("click", () => turn(-1));
+  byId("next").addEventListener("click", () => turn(1));
+  byId("score")?.addEventListener("change", ({ target }) => {
+    state.chosen = target.value;
+    drawScore(state.chosen);
+    drawTable();
+  });
+
+  if (!data.ranking) state.sort = "row";
+  drawTable();
+  if (state.chosen) drawScore(state.chosen);
+})();

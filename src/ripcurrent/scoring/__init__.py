@@ -1,0 +1,35 @@
+"""Named score columns from signals, the anchors' separation check, and rank statistics."""
+
+from ripcurrent.scoring._anchors import (
+    MINIMUM_SEPARATION,
+    AnchorMeasurements,
+    leave_one_out_scores,
+    require_separation,
+    separation,
+)
+from ripcurrent.scoring._columns import COLUMNS, DIRECTION_OF_RISK, TRAIT_COLUMNS, Column, Direction
+from ripcurrent.scoring._score import Scorer, cosine_matrix, describe_table, dot_column, per_anchor_column, write_scores
+from ripcurrent.scoring._statistics import auroc, partial_spearman, quantiles, spearman
+
+__all__ = [
+    "COLUMNS",
+    "DIRECTION_OF_RISK",
+    "MINIMUM_SEPARATION",
+    "TRAIT_COLUMNS",
+    "AnchorMeasurements",
+    "Column",
+    "Direction",
+    "Scorer",
+    "auroc",
+    "cosine_matrix",
+    "describe_table",
+    "dot_column",
+    "leave_one_out_scores",
+    "partial_spearman",
+    "per_anchor_column",
+    "quantiles",
+    "require_separation",
+    "separation",
+    "spearman",
+    "write_scores",
+]

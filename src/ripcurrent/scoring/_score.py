@@ -1,0 +1,164 @@
+"""From a shard of signals to named score columns."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ripcurrent.run import written_whole
+from ripcurrent.scoring._anchors import AnchorMeasurements
+from ripcurrent.scoring._columns import COLUMNS, DIRECTION_OF_RISK, TRAIT_COLUMNS
+
+Floats = npt.NDArray[np.float64]
+_TYPES = {"int": pa.int64(), "text": pa.string(), "float": pa.float64(), "bool": pa.bool_()}
+
+
+@dataclass(frozen=True, slots=True)
+class Scorer:
+    """Turns signals into scores for one run's anchors and options."""
+
+    anchors: AnchorMeasurements
+    """The anchors' own measurements."""
+    avg_n: int = 1
+    """How many of the largest cosines to a set are averaged."""
+    round_to_bf16: bool = False
+    """Round set similarities and their sums to bfloat16, as the released code's sums were."""
+
+    def score(self, signals: pa.Table) -> pa.Table:
+        """A shard's scores, one row per row, columns by the contract; what has no signal is null."""
+        rows = signals.num_rows
+        columns: dict[str, Any] = {
+            name: signals[name]
+            for name in ("row", "id", "status", "prompt_tokens", "response_tokens", "truncated", *TRAIT_COLUMNS)
+            if name in signals.column_names
+        }
+        columns["is_short"] = pa.array(signals["response_tokens"].to_numpy() < 10)
+        if "dot_harmful" in signals.column_names:
+            columns |= self._gradient_columns(signals)
+        if "representation_cosines" in signals.column_names:
+            columns |= self._representation_columns(signals)
+        arrays = {}
+        for column in COLUMNS:
+            value = columns.get(column.name)
+            kind = _TYPES[column.kind]
+            arrays[column.name] = pa.nulls(rows, kind) if value is None else _as_array(value, kind)
+        if dot_column(0) in signals.column_names:
+            arrays |= self._per_anchor_columns(signals)
+        return pa.table(arrays)
+
+    def _gradient_columns(self, signals: pa.Table) -> dict[str, Floats]:
+        norm = np.sqrt(_floats(signals["squared_norm"]))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            harmful = self._rounded(_floats(signals["dot_harmful"]) / norm)
+            safe = self._rounded(_floats(signals["dot_safe"]) / norm)
+        return {
+            "gradient_harmful": harmful,
+            "gradient_safe": safe,
+            "gradient_bidirectional": self._rounded(harmful - self.anchors.safe_sets * safe),
+            "gradient_balanced": self._rounded(harmful - safe),
+            "gradient_norm": norm,
+            "predicted_harmful_loss_change": -norm * harmful * self.anchors.mean_harmful_norm(),
+            "loss": _floats(signals["loss"]),
+            "loss_first_10": _floats(signals["loss_first_10"]),
+        }
+
+    def _representation_columns(self, signals: pa.Table) -> dict[str, Floats]:
+        cosines = cosine_matrix(signals, len(self.anchors.order))
+        by_set = {name: _mean_of_largest(cosines[:, self.anchors.places(name)], self.avg_n) for name in self.anchors.sets}
+        safe = np.mean([by_set[name] for name in self.anchors.sets[1:]], axis=0)
+        return {
+            "representation_harmful": by_set["harmful"],
+            "representation_safe": safe,
+            "representation_bidirectional": by_set["harmful"] - safe,
+        }
+
+    def _per_anchor_columns(self, signals: pa.Table) -> dict[str, pa.Array]:
+        norm = np.sqrt(_floats(signals["squared_norm"]))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return {
+                per_anchor_column(name, number): pa.array(_floats(signals[dot_column(place)]) / norm)
+                for place, (name, number) in enumerate(self.anchors.order)
+            }
+
+    def _rounded(self, values: Floats) -> Floats:
+        if not self.round_to_bf16:
+            return values
+        bits = values.astype(np.float32).view(np.uint32)
+        rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32)
+        return np.where(np.isnan(values), values, rounded).astype(np.float64)
+
+
+def per_anchor_column(name: str, number: int) -> str:
+    """Name of the column of cosines to one anchor's gradient, such as ``gradient_to_harmful_03``."""
+    return f"gradient_to_{name}_{number:02d}"
+
+
+def dot_column(place: int) -> str:
+    """Name of the signal column of dots with one anchor's normalised gradient, by the anchor's place in the set."""
+    return f"dot_anchor_{place:03d}"
+
+
+def cosine_matrix(signals: pa.Table, anchors: int) -> Floats:
+    """The representation cosines of a shard, shape ``(rows, anchors)``, NaN for rows without."""
+    filled = np.full((signals.num_rows, anchors), np.nan)
+    for place, values in enumerate(signals["representation_cosines"].to_pylist()):
+        if values is not None:
+            filled[place] = values
+    return filled
+
+
+def write_scores(
+    path: Path, shards: Iterable[pa.Table], scorer: Scorer, metadata: Mapping[str, Any]
+) -> dict[str, int]:
+    """Score shard after shard into one Parquet file, flat in memory; returns the number of rows of each status."""
+    counts: dict[str, int] = {}
+    with written_whole(path) as part:
+        writer: pq.ParquetWriter | None = None
+        try:
+            for signals in shards:
+                table = scorer.score(signals)
+                for status in table["status"].to_pylist():
+                    counts[status] = counts.get(status, 0) + 1
+                if writer is None:
+                    described = describe_table(table.column_names, metadata)
+                    schema = table.schema.with_metadata({"ripcurrent": json.dumps(described)})
+                    writer = pq.ParquetWriter(part, schema, compression="zstd")
+                writer.write_table(table.cast(writer.schema))
+        finally:
+            if writer is not None:
+                writer.close()
+    return counts
+
+
+def describe_table(columns: Iterable[str], metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """What the scores file says of itself: which way risk runs in each column, and where it comes from."""
+    direction: dict[str, str] = dict(DIRECTION_OF_RISK)
+    for name in columns:
+        if name.startswith("gradient_to_harmful"):
+            direction[name] = "higher"
+        elif name.startswith("gradient_to_safe"):
+            direction[name] = "lower"
+    sign = "higher = more erosion of safety, except where direction_of_risk says lower"
+    return {"sign": sign, "direction_of_risk": direction, **metadata}
+
+
+def _mean_of_largest(values: Floats, count: int) -> Floats:
+    return np.sort(values, axis=1)[:, ::-1][:, :count].mean(axis=1)
+
+
+def _floats(column: pa.ChunkedArray) -> Floats:
+    return column.cast(pa.float64()).to_numpy().astype(np.float64)
+
+
+def _as_array(value: Any, kind: pa.DataType) -> pa.Array | pa.ChunkedArray:
+    if isinstance(value, np.ndarray):
+        return pa.array(value, type=kind)
+    return value.cast(kind)

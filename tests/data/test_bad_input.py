@@ -1,0 +1,218 @@
+"""A user's mistakes: one clear message, naming file and place, with what to do."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from ripcurrent.data import read_rows
+from ripcurrent.errors import RipcurrentError
+
+GOOD = '{"prompt": "a", "response": "b"}'
+
+
+def fails(path: Path | str, *parts: str, **options: str) -> None:
+    """Reading raises one error, at once or on validation and on iteration alike, whose text has all parts."""
+    with pytest.raises(RipcurrentError) as caught:
+        read_rows(path, **options).count_and_hash()  # type: ignore[arg-type]
+    with pytest.raises(RipcurrentError) as again:
+        list(read_rows(path, **options))  # type: ignore[arg-type]
+    for text in (str(caught.value), str(again.value)):
+        for part in parts:
+            assert part in text
+    assert caught.value.message
+    assert caught.value.hint
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    fails(tmp_path / "no.json", "no.json", "does not exist")
+
+
+def test_folder_that_is_no_dataset(tmp_path: Path) -> None:
+    fails(tmp_path, "is a folder", "save_to_disk")
+
+
+def test_damaged_saved_folder(tmp_path: Path) -> None:
+    (tmp_path / "state.json").write_text("{}")
+    (tmp_path / "dataset_info.json").write_text("{}")
+    fails(tmp_path, "cannot be loaded")
+
+
+def test_folder_of_several_splits(tmp_path: Path) -> None:
+    import datasets
+
+    one = datasets.Dataset.from_list([{"text": "a"}])
+    datasets.DatasetDict({"train": one, "test": one}).save_to_disk(tmp_path / "d")
+    fails(tmp_path / "d", "splits test, train", str(tmp_path / "d" / "test"))
+
+
+def test_no_container_suffix(tmp_path: Path) -> None:
+    (tmp_path / "rows.xlsx").write_text("x")
+    fails(tmp_path / "rows.xlsx", "rows.xlsx", ".jsonl")
+
+
+def test_wrong_format_name(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text(GOOD)
+    fails(tmp_path / "rows.jsonl", "'alpacca'", "Did you mean 'alpaca'?", "sharegpt", format="alpacca")
+
+
+def test_named_format_that_does_not_fit(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text(GOOD)
+    fails(tmp_path / "rows.jsonl", "is not alpaca", "prompt, response", "instruction, output", "--map", format="alpaca")
+
+
+@pytest.mark.parametrize("bad", ['{"prompt": "a", ', "{'prompt': 1}", '{"prompt": "a"} x', "[" * 100_000, "9" * 5_000])
+def test_broken_json_line(tmp_path: Path, bad: str) -> None:
+    (tmp_path / "rows.jsonl").write_text("\n".join([GOOD, "", GOOD, bad, GOOD]))
+    fails(tmp_path / "rows.jsonl", "rows.jsonl, line 4", "broken JSON")
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (f"[\n{GOOD},\n{GOOD}", 3),
+        (f"[\n{GOOD}\n{GOOD}]", 3),
+        (f"[\n{GOOD},\n]", 3),
+        (f"[\n{GOOD},\n{{\n'a': 1}}]", 4),
+        (f'[\n{GOOD},\n{{"a": "not closed}},\n{GOOD}]', 3),
+        (f"[\n{GOOD}]\n\n{GOOD}", 4),
+        (f"[{GOOD},\n{'[' * 100_000}]", 2),
+    ],
+)
+def test_broken_json_array(tmp_path: Path, text: str, line: int) -> None:
+    (tmp_path / "rows.json").write_text(text)
+    fails(tmp_path / "rows.json", f"rows.json, line {line}", "broken JSON")
+
+
+def test_a_broken_record_far_into_a_large_array_is_found_with_its_line(tmp_path: Path) -> None:
+    rows = [json.dumps({"text": "word " * 200})] * 3_000
+    rows[2_500] = '{"text": "a", oops}'
+    (tmp_path / "rows.json").write_text("[\n" + ",\n".join(rows) + "\n]")
+    fails(tmp_path / "rows.json", "line 2502")
+
+
+def test_a_broken_record_with_all_the_rest_of_a_large_file_in_one_line(tmp_path: Path) -> None:
+    rows = [json.dumps({"text": "word " * 200})] * 3_000
+    rows[30] = '{"text": "a" "b"}'
+    (tmp_path / "rows.json").write_text("[" + ",".join(rows) + "]")
+    fails(tmp_path / "rows.json", "line 1", "broken JSON")
+
+
+@pytest.mark.parametrize("text", ['{"data": [1, 2]}', '{\n  "data": [\n    1]\n}', '"text"', "5"])
+def test_json_that_is_no_array_of_rows(tmp_path: Path, text: str) -> None:
+    (tmp_path / "rows.json").write_text(text)
+    fails(tmp_path / "rows.json", "rows.json")
+
+
+def test_array_of_no_records(tmp_path: Path) -> None:
+    (tmp_path / "rows.json").write_text("[1, [2], null]")
+    fails(tmp_path / "rows.json", "first 3 rows", "named fields")
+
+
+@pytest.mark.parametrize("name", ["rows.json", "rows.jsonl", "rows.csv", "rows.parquet", "rows.json.gz"])
+def test_empty_file(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("")
+    fails(tmp_path / name, name, "empty")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("rows.json", "[]"), ("rows.json", " \n"), ("rows.jsonl", "\n\n"), ("rows.csv", "prompt,response\n")],
+)
+def test_no_rows(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    fails(tmp_path / name, name, "holds no rows")
+
+
+def test_csv_without_the_needed_columns(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("ask,output\na,b\n")
+    fails(tmp_path / "rows.csv", "ask, output", "alpaca needs also instruction", "--map prompt=COLUMN")
+    fails(tmp_path / "rows.csv", "ask, output", "lacks instruction", "--map instruction=COLUMN", format="alpaca")
+
+
+def test_mapped_column_that_is_not_there(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("question,reply\na,b\n")
+    with pytest.raises(RipcurrentError, match="Did you mean 'reply'"):
+        read_rows(tmp_path / "rows.csv", mapping={"prompt": "question", "response": "replly"})
+    with pytest.raises(RipcurrentError, match="No row format has a field"):
+        read_rows(tmp_path / "rows.csv", mapping={"questoin": "question"})
+
+
+def test_csv_with_an_open_quote(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text('prompt,response\na,b\nc,"d\ne,f\n')
+    fails(tmp_path / "rows.csv", "rows.csv, line 3", "broken CSV")
+
+
+def test_csv_row_with_a_stray_cell_is_a_bad_row(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("prompt,response\na,b\nc,d,e\nf\ng,h\n")
+    assert [row.problem for row in read_rows(tmp_path / "rows.csv")] == [
+        None,
+        "invalid_conversation",
+        "invalid_conversation",
+        None,
+    ]
+
+
+def test_csv_takes_a_very_long_cell(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text(f"prompt,response\na,{'word ' * 100_000}\n")
+    (row,) = read_rows(tmp_path / "rows.csv")
+    assert len(row.response) == 500_000
+
+
+@pytest.mark.parametrize("name", ["rows.json", "rows.jsonl", "rows.csv"])
+def test_not_utf8(tmp_path: Path, name: str) -> None:
+    text = {"rows.json": f"[{GOOD},\n{GOOD}]", "rows.jsonl": f"{GOOD}\n{GOOD}", "rows.csv": "prompt,response\na,a\n"}[
+        name
+    ]
+    (tmp_path / name).write_bytes(
+        text.encode().replace(b"a", b"\xe9", 2) if name == "rows.csv" else text.encode("utf-16")
+    )
+    fails(tmp_path / name, name, "UTF-8")
+
+
+def test_no_gzip_and_truncated_gzip(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl.gz").write_text(GOOD)
+    fails(tmp_path / "a.jsonl.gz", "not a gzip file")
+    packed = gzip.compress("\n".join(json.dumps({"text": str(n**9)}) for n in range(5_000)).encode())
+    (tmp_path / "b.jsonl.gz").write_bytes(packed[: len(packed) // 2])
+    fails(tmp_path / "b.jsonl.gz", "b.jsonl.gz", "ends early")
+
+
+@pytest.mark.parametrize("name", ["rows.parquet", "rows.parquet.gz"])
+def test_no_parquet(tmp_path: Path, name: str) -> None:
+    data = b"PAR1 no, it is not one"
+    (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith("gz") else data)
+    fails(tmp_path / name, "no readable Parquet file")
+
+
+def test_unreadable_file(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.symlink_to("/proc/self/mem")
+    if not path.exists():
+        pytest.skip("no /proc here")
+    with pytest.raises(RipcurrentError):
+        read_rows(path)
+
+
+@pytest.mark.parametrize("address", ["hf:name", "hf:", "hf:/x", "hf:a/b/c"])
+def test_hub_address(address: str) -> None:
+    fails(address, "hf:owner/name")
+
+
+def test_hub_failure_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    def load(name: str, **options: object) -> object:
+        raise ConnectionError("Couldn't reach 'owner/name' on the Hub")
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    fails("hf:owner/name", "hf:owner/name:train", "Couldn't reach", "network")
+
+
+def test_limit_of_nothing(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text(GOOD)
+    with pytest.raises(RipcurrentError, match="limit"):
+        read_rows(tmp_path / "rows.jsonl", limit=0)

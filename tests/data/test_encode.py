@@ -1,0 +1,376 @@
+"""Tokens and loss masks against a plain loop over pieces of text that are built by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ripcurrent.data import EncodedRow, Message, Row, encode, encode_anchor, encode_rows, read_rows, render
+from ripcurrent.errors import RipcurrentError
+from tests.data.chat_tokenizers import FAMILIES, build
+
+WORDS = st.lists(
+    st.sampled_from(["The", "harbour", "tide", "1.", "é", "日本", "🌊", "\n", "  ", "-", "x=3", "User:", "it"]),
+    max_size=8,
+)
+CONTENT = WORDS.map(" ".join)
+ANSWER = CONTENT.filter(lambda text: text.strip() != "")
+TURNS = st.lists(st.tuples(CONTENT, ANSWER), min_size=1, max_size=3)
+EVERYWHERE = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def row_of(*turns: str, roles: tuple[str, ...] = ("user", "assistant"), index: int = 0) -> Row:
+    messages = tuple(Message(roles[place % len(roles)], content) for place, content in enumerate(turns))
+    return Row(index, "id", messages, None, {})
+
+
+def pieces(family: str, turns: list[tuple[str, str]]) -> list[tuple[str, bool]]:
+    """The rendering as each family's template documents it, piece by piece: text, and whether it bears loss."""
+    built: list[tuple[str, bool]] = []
+    for number, (asked, answer) in enumerate(turns):
+        first = number == 0
+        if family.startswith("chatml"):
+            built.append((f"<|im_start|>user\n{asked}<|im_end|>\n<|im_start|>assistant\n", False))
+            built.append((f"{answer}<|im_end|>\n", True))
+        elif family == "llama2":
+            built.append((f"<s>[INST] {asked.strip()} [/INST]", False))
+            built.append((f" {answer.strip()} </s>", True))
+        elif family == "mistral":
+            built.append((f"{'<s>' if first else ''}[INST] {asked} [/INST]", False))
+            built.append((f"{answer}</s>", True))
+        elif family == "gemma":
+            head = f"{'<s>' if first else ''}<start_of_turn>user\n{asked.strip()}<end_of_turn>\n"
+            built.append((f"{head}<start_of_turn>model\n", False))
+            built.append((f"{answer.strip()}<end_of_turn>\n", True))
+    return built
+
+
+def expected(tokenizer: Any, built: list[tuple[str, bool]]) -> tuple[list[int], list[bool]]:
+    """Plain loop: a token bears loss when the character it begins at does."""
+    text = "".join(piece for piece, _ in built)
+    bears = [loss for piece, loss in built for _ in piece]
+    batch = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    mask = []
+    for start, end in batch["offset_mapping"]:
+        # An empty token is white space that the tokenizer trimmed off its offsets; it is the character before.
+        mask.append(bears[start - 1 if start == end else start])
+    mask[0] = False
+    length = max(place for place, loss in enumerate(mask) if loss) + 1
+    return batch["input_ids"][:length], mask[:length]
+
+
+def check(encoded: EncodedRow, max_tokens: int = 1024) -> None:
+    """What holds for every row that is ok."""
+    assert encoded.status == "ok"
+    assert encoded.tokens.dtype == np.int32
+    assert encoded.loss_mask.dtype == np.bool_
+    assert len(encoded.tokens) == len(encoded.loss_mask) <= max_tokens
+    assert encoded.loss_mask[-1]
+    assert not encoded.loss_mask[0]
+    assert encoded.response_tokens == int(encoded.loss_mask.sum()) > 0
+    assert encoded.prompt_tokens == len(encoded.tokens) - encoded.response_tokens
+    assert encoded.loss_mask[encoded.last_prompt + 1]
+    assert encoded.last_prompt < encoded.last_content < len(encoded.tokens)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@EVERYWHERE
+@given(turns=TURNS)
+def test_tokens_and_mask_are_those_of_the_rendered_pieces(family: str, turns: list[tuple[str, str]]) -> None:
+    tokenizer = build(family)
+    built = pieces(family, turns)
+    row = row_of(*(text for pair in turns for text in pair))
+    assert render(row, tokenizer) == "".join(piece for piece, _ in built)
+    encoded = encode(row, tokenizer)
+    check(encoded)
+    tokens, mask = expected(tokenizer, built)
+    assert encoded.tokens.tolist() == tokens
+    assert encoded.loss_mask.tolist() == mask
+    only_last = [(piece, loss and place == len(built) - 1) for place, (piece, loss) in enumerate(built)]
+    last = encode(row, tokenizer, loss_on="last")
+    check(last)
+    assert last.loss_mask.tolist() == expected(tokenizer, only_last)[1]
+    assert last.last_prompt == encoded.last_prompt
+    assert last.last_content == encoded.last_content
+    assert encoded.tokens.tolist().count(tokenizer.bos_token_id) == "".join(p for p, _ in built).count("<s>")
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, "plain"])
+@EVERYWHERE
+@given(turns=TURNS, max_tokens=st.integers(2, 60))
+def test_a_limit_keeps_the_head_of_the_unlimited_row(
+    family: str, turns: list[tuple[str, str]], max_tokens: int
+) -> None:
+    row = row_of(*(text for pair in turns for text in pair))
+    whole = encode(row, build(family))
+    cut = encode(row, build(family), max_tokens=max_tokens)
+    kept = np.flatnonzero(whole.loss_mask[:max_tokens])
+    if len(kept) == 0:
+        assert cut.status == "too_long"
+        assert len(cut.tokens) == 0
+        return
+    check(cut, max_tokens)
+    length = kept[-1] + 1
+    assert cut.tokens.tolist() == whole.tokens[:length].tolist()
+    assert cut.loss_mask.tolist() == whole.loss_mask[:length].tolist()
+    assert cut.truncated == (len(whole.tokens) > max_tokens)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@EVERYWHERE
+@given(turns=TURNS, first=st.integers(1, 12))
+def test_anchors_bear_loss_on_their_own_first_tokens_only(
+    family: str, turns: list[tuple[str, str]], first: int
+) -> None:
+    tokenizer = build(family)
+    row = row_of(*(text for pair in turns for text in pair))
+    whole = encode(row, tokenizer, loss_on="last")
+    anchor = encode_anchor(row.messages, tokenizer, first_tokens=first)
+    check(anchor)
+    start = whole.last_prompt + 1
+    # Up to the end of the text, never the end-of-turn token; and no more than asked.
+    length = min(first, whole.last_content + 1 - start)
+    bearing = np.flatnonzero(anchor.loss_mask)
+    assert len(bearing) <= first
+    assert bearing[-1] <= whole.last_content
+    assert anchor.tokens.tolist() == whole.tokens[: bearing[-1] + 1].tolist()
+    # A template's own space before the text may be a token of its own, which is not the anchor's.
+    assert bearing[0] in (start, start + 1)
+    assert len(bearing) >= length - 1
+    for special in (tokenizer.eos_token_id, *tokenizer.convert_tokens_to_ids(["<|im_end|>", "<end_of_turn>"])):
+        assert special is None or special not in anchor.tokens[anchor.loss_mask].tolist()
+
+
+@EVERYWHERE
+@given(texts=st.lists(ANSWER, min_size=1, max_size=6), pairs=TURNS)
+def test_batches_give_what_single_rows_give(texts: list[str], pairs: list[tuple[str, str]]) -> None:
+    tokenizer = build("gemma")
+    rows = [Row(place, "", (), text, {}) for place, text in enumerate(texts)]
+    rows += [row_of(*pair, index=10 + place) for place, pair in enumerate(pairs)]
+    rows.append(Row(99, "", (), None, {}, problem="no_response"))
+    rows.append(row_of("be kind", "a", "b", roles=("system", "user", "assistant"), index=100))
+    together = list(encode_rows(rows, tokenizer))
+    assert [encoded.index for encoded in together] == [row.index for row in rows]
+    for row, batched in zip(rows, together, strict=True):
+        alone = encode(row, tokenizer)
+        assert (alone.status, alone.truncated, alone.last_prompt, alone.last_content) == (
+            batched.status,
+            batched.truncated,
+            batched.last_prompt,
+            batched.last_content,
+        )
+        assert alone.tokens.tolist() == batched.tokens.tolist()
+        assert alone.loss_mask.tolist() == batched.loss_mask.tolist()
+
+
+def test_positions_of_a_known_row() -> None:
+    tokenizer = build("chatml")
+    encoded = encode(row_of("Hi", "The harbour was quiet."), tokenizer)
+    text = [tokenizer.decode([token]) for token in encoded.tokens]
+    assert text[encoded.last_prompt - 1 : encoded.last_prompt + 1] == ["istant", "\n"]
+    assert text[encoded.last_content :] == [".", "<|im_end|>", "\n"]
+    assert "".join(token for token, loss in zip(text, encoded.loss_mask, strict=True) if loss) == (
+        "The harbour was quiet.<|im_end|>\n"
+    )
+
+
+def test_a_token_that_straddles_the_prompt_bears_no_loss() -> None:
+    tokenizer = build("plain")
+    encoded = encode(row_of("Hi", "and the water"), tokenizer)
+    masked = [tokenizer.decode([token]) for token in encoded.tokens[encoded.loss_mask]]
+    # "Assistant: " ends in the space that the tokenizer joins with "and".
+    assert tokenizer.decode([encoded.tokens[encoded.last_prompt]]) == " and"
+    assert masked == [" the", " water", "\n"]
+
+
+def test_a_line_break_joined_with_the_prompts_own_bears_no_loss(embedded_tokenizer: Any) -> None:
+    encoded = encode(row_of("Hi", "\n The tide"), embedded_tokenizer)
+    assert embedded_tokenizer.decode([encoded.tokens[encoded.last_prompt]]) == "\n\n"
+    assert embedded_tokenizer.decode(encoded.tokens[encoded.loss_mask]) == " The tide<|im_end|>\n"
+
+
+def test_turns_after_the_last_answer_are_cut_off() -> None:
+    tokenizer = build("chatml")
+    short, long = row_of("Hi", "Ho"), row_of("Hi", "Ho", "a further question that nobody answers")
+    assert encode(long, tokenizer).tokens.tolist() == encode(short, tokenizer).tokens.tolist()
+    assert not encode(long, tokenizer, max_tokens=len(encode(short, tokenizer).tokens)).truncated
+
+
+def test_system_and_tool_turns_are_rendered_and_bear_no_loss() -> None:
+    tokenizer = build("chatml")
+    row = row_of(
+        "Be kind", "What is it?", "", "42", "It is 42", roles=("system", "user", "assistant", "tool", "assistant")
+    )
+    encoded = encode(row, tokenizer)
+    check(encoded)
+    assert tokenizer.decode(encoded.tokens[encoded.loss_mask]) == "It is 42<|im_end|>\n"
+    assert "<|im_start|>tool\n42" in tokenizer.decode(encoded.tokens)
+
+
+def test_turns_that_the_dataset_excludes_bear_no_loss() -> None:
+    messages = (
+        Message("user", "a"),
+        Message("assistant", "b", bears_loss=False),
+        Message("user", "c"),
+        Message("assistant", "d"),
+    )
+    encoded = encode(Row(0, "", messages, None, {}), build("chatml"))
+    assert build("chatml").decode(encoded.tokens[encoded.loss_mask]) == "d<|im_end|>\n"
+    assert encode(Row(0, "", messages[:2], None, {}), build("chatml"), loss_on="last").status == "no_loss_tokens"
+
+
+def test_an_empty_last_answer_leaves_nothing_for_loss_on_last() -> None:
+    row = row_of("a", "b", "c", "")
+    assert encode(row, build("chatml"), loss_on="last").status == "no_response"
+    assert encode(row, build("chatml"), loss_on="all").status == "ok"
+
+
+def test_a_conversation_that_the_assistant_opens() -> None:
+    row = row_of("Welcome", "Hi", roles=("assistant", "user"))
+    encoded = encode(row, build("chatml"))
+    assert build("chatml").decode(encoded.tokens[encoded.loss_mask]) == "Welcome<|im_end|>\n"
+    assert encode(row, build("llama2")).status == "template_mismatch"
+
+
+@pytest.mark.parametrize(
+    ("family", "roles"),
+    [
+        ("gemma", ("system", "user", "assistant")),
+        ("mistral", ("system", "user", "assistant")),
+        ("llama2", ("user", "user", "assistant")),
+    ],
+)
+def test_roles_that_a_template_rejects_are_the_rows_reason(family: str, roles: tuple[str, ...]) -> None:
+    row = row_of("a", "b", "c", roles=roles)
+    assert encode(row, build(family)).status == "template_mismatch"
+    with pytest.raises(RipcurrentError, match="chat template says"):
+        render(row, build(family))
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        # The generation prompt opens a thought that finished turns do not have.
+        "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}"
+        "{% if add_generation_prompt %}<assistant><think>{% endif %}",
+        # The number of turns stands at the front.
+        "{{ messages | length }}{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}",
+        # The response is not rendered at all.
+        "{% for m in messages %}<{{ m['role'] }}>{% endfor %}",
+    ],
+)
+def test_renderings_whose_turns_cannot_be_found_are_the_rows_reason(template: str) -> None:
+    from tests.data.chat_tokenizers import byte_level
+
+    tokenizer = byte_level(template, [])
+    assert encode(row_of("ask", "answer"), tokenizer).status == "template_mismatch"
+    assert encode_anchor(row_of("ask", "answer").messages, tokenizer).status == "template_mismatch"
+
+
+def test_a_template_that_rewrites_the_answer_still_has_its_last_position() -> None:
+    from tests.data.chat_tokenizers import byte_level
+
+    template = (
+        "{% for m in messages %}<{{ m['role'] }}>{{ m['content'].split('</think>')[-1].replace('x', 'y') }}</s>"
+        "{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    tokenizer = byte_level(template, [])
+    encoded = encode(row_of("ask", "so</think>x and x"), tokenizer)
+    assert tokenizer.decode(encoded.tokens[encoded.loss_mask]) == "y and y</s>"
+    assert tokenizer.decode([encoded.tokens[encoded.last_content]]) == "y"
+    assert encoded.last_content == len(encoded.tokens) - 2
+
+
+def test_documents_bear_loss_on_every_token_but_the_first() -> None:
+    tokenizer = build("none")
+    row = Row(0, "", (), "The harbour was quiet.", {})
+    encoded = encode(row, tokenizer)
+    check(encoded)
+    assert encoded.tokens.tolist() == tokenizer(row.text)["input_ids"]
+    assert encoded.tokens[0] == tokenizer.bos_token_id
+    assert (encoded.prompt_tokens, encoded.last_prompt, encoded.last_content) == (1, 0, len(encoded.tokens) - 1)
+    cut = encode(row, tokenizer, max_tokens=3)
+    assert cut.truncated
+    assert cut.tokens.tolist() == encoded.tokens[:3].tolist()
+    assert encode(Row(0, "", (), "x", {}), build("gemma")).status == "no_loss_tokens"
+
+
+def test_a_model_without_a_chat_template_is_one_error_for_all() -> None:
+    with pytest.raises(RipcurrentError, match="tiny has no chat template") as caught:
+        list(encode_rows([row_of("a", "b")] * 3, build("none")))
+    assert "chat_template.jinja" in caught.value.hint
+    with pytest.raises(RipcurrentError, match="no chat template"):
+        encode_anchor(row_of("a", "b").messages, build("none"))
+
+
+def test_a_broken_chat_template_is_one_error_for_all() -> None:
+    from tests.data.chat_tokenizers import byte_level
+
+    with pytest.raises(RipcurrentError, match="chat template of tiny is broken"):
+        encode(row_of("a", "b"), byte_level("{% for m in %}", []))
+
+
+def test_the_problem_of_a_row_is_its_status() -> None:
+    row = Row(4, "", (), None, {}, problem="invalid_conversation")
+    encoded = encode(row, build("chatml"))
+    assert (encoded.index, encoded.status, len(encoded.tokens)) == (4, "invalid_conversation", 0)
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, "plain"])
+@pytest.mark.parametrize("filler", ["The tide goes out so far. ", "日本🌊", "x", "\n\n  ", "aé "])
+def test_the_head_of_a_very_long_row_is_that_of_its_whole_tokenisation(family: str, filler: str) -> None:
+    tokenizer = build(family)
+    answer = "Sure" + filler * 6_000 + "."
+    row = row_of("Hi", answer)
+    encoded = encode(row, tokenizer, max_tokens=64)
+    check(encoded, 64)
+    assert encoded.truncated
+    whole = tokenizer(render(row, tokenizer), add_special_tokens=False)["input_ids"]
+    assert encoded.tokens.tolist() == whole[:64]
+
+
+def test_of_many_turns_only_those_in_the_head_are_rendered() -> None:
+    tokenizer = build("chatml")
+    row = row_of(*(["The harbour", "was quiet"] * 4_000))
+    encoded = encode(row, tokenizer, max_tokens=100)
+    check(encoded, 100)
+    assert encoded.truncated
+    assert encode(row, tokenizer, max_tokens=100, loss_on="last").status == "too_long"
+
+
+def test_embedded_model(embedded_tokenizer: Any) -> None:
+    encoded = encode(row_of("Hi", "The harbour was quiet."), embedded_tokenizer)
+    check(encoded)
+    text = embedded_tokenizer.decode(encoded.tokens)
+    assert text.startswith("<|im_start|>system\nYou are a helpful AI assistant")
+    assert embedded_tokenizer.decode(encoded.tokens[encoded.loss_mask]) == "The harbour was quiet.<|im_end|>\n"
+    anchor = encode_anchor(row_of("Hi", "Sure, here is a list").messages, embedded_tokenizer, first_tokens=3)
+    assert embedded_tokenizer.decode(anchor.tokens[anchor.loss_mask]) == "Sure, here"
+    short = encode_anchor(row_of("Hi", "Sure").messages, embedded_tokenizer)
+    assert embedded_tokenizer.decode(short.tokens[short.loss_mask]) == "Sure"
+
+
+@EVERYWHERE
+@given(turns=TURNS)
+def test_embedded_model_masks_answers_and_their_ends(embedded_tokenizer: Any, turns: list[tuple[str, str]]) -> None:
+    # A line break at the very start would be joined with the one that ends the generation prompt.
+    turns = [(asked, answer.lstrip("\n ")) for asked, answer in turns]
+    encoded = encode(row_of(*(text for pair in turns for text in pair)), embedded_tokenizer)
+    check(encoded)
+    wanted = "".join(f"{answer}<|im_end|>\n" for _, answer in turns)
+    assert embedded_tokenizer.decode(encoded.tokens[encoded.loss_mask], clean_up_tokenization_spaces=False) == wanted
+
+
+@pytest.mark.real_data
+def test_every_published_row_is_scored(data_folder: Any, embedded_tokenizer: Any) -> None:
+    rows = list(read_rows(data_folder / "rows" / "instruction-data.json"))
+    for row, encoded in zip(rows, encode_rows(rows, embedded_tokenizer), strict=True):
+        check(encoded)
+        wanted = f"{row.response}<|im_end|>\n"
+        assert (
+            embedded_tokenizer.decode(encoded.tokens[encoded.loss_mask], clean_up_tokenization_spaces=False) == wanted
+        )

@@ -1,0 +1,265 @@
+"""A selection comes back in the input's own container, with everything in it that the package does not know."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import hashlib
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import given as given_by
+from hypothesis import strategies as st
+
+from ripcurrent.data import Dataset, read_rows
+from ripcurrent.errors import RipcurrentError
+
+TEXT = st.text(alphabet=st.characters(exclude_categories=("Cs",)), max_size=30)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | TEXT,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
+    max_leaves=6,
+)
+RECORDS = st.lists(
+    st.fixed_dictionaries(
+        {"instruction": TEXT, "output": TEXT, "keep": JSON}, optional={"input": st.none() | TEXT, "meta": JSON}
+    ),
+    min_size=1,
+    max_size=12,
+)
+SETTINGS = settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+
+
+def put(path: Path, data: bytes) -> Path:
+    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+    return path
+
+
+def get(path: Path) -> bytes:
+    return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+
+
+def save(records: list[dict[str, Any]], path: Path, indent: int | None = None) -> Path:
+    """Write records with the standard library alone."""
+    kind = path.name.removesuffix(".gz").rpartition(".")[2]
+    if kind == "json":
+        return put(path, json.dumps(records, ensure_ascii=False, indent=indent).encode())
+    if kind == "jsonl":
+        return put(path, "".join(json.dumps(record) + "\n" for record in records).encode())
+    if kind == "csv":
+        out = io.StringIO(newline="")
+        writer = csv.DictWriter(out, ["instruction", "output", "keep"], extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(records)
+        return put(path, out.getvalue().encode())
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    stream = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(records), stream, row_group_size=2)
+    return put(path, stream.getvalue())
+
+
+def check_everything(dataset: Dataset, destination: Path, indices: list[int]) -> None:
+    rows = list(dataset)
+    assert list(dataset) == rows
+    for start in (0, 1, len(rows) // 2, len(rows), len(rows) + 3):
+        assert rows[:start] + list(dataset.iter_from(start)) == rows
+    assert dataset.count_and_hash() == dataset.count_and_hash()
+    assert dataset.count_and_hash()[0] == len(rows)
+    dataset.write(indices, destination)
+    again = read_rows(destination, format=dataset.format)
+    assert again.container == dataset.container
+    assert [row.record for row in again] == [rows[index].record for index in indices]
+    assert [list(row.record) for row in again] == [list(rows[index].record) for index in indices]
+    assert not list(destination.parent.glob("*.part"))
+
+
+@pytest.mark.parametrize("suffix", [".json", ".jsonl", ".json.gz", ".jsonl.gz"])
+@SETTINGS
+@given_by(records=RECORDS, data=st.data())
+def test_json_containers(tmp_path: Path, suffix: str, records: list[dict[str, Any]], data: st.DataObject) -> None:
+    path = save(records, tmp_path / f"in{suffix}", indent=data.draw(st.sampled_from([None, 4])))
+    indices = data.draw(st.lists(st.integers(0, len(records) - 1), min_size=1))
+    dataset = read_rows(path)
+    assert [row.record for row in dataset] == records
+    check_everything(dataset, tmp_path / f"out{suffix}", indices)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".csv.gz"])
+@SETTINGS
+@given_by(
+    cells=st.lists(st.tuples(*[st.text("ab ,\"'\n\r\té日;", max_size=8)] * 3), min_size=1, max_size=8), data=st.data()
+)
+def test_csv(tmp_path: Path, suffix: str, cells: list[tuple[str, str, str]], data: st.DataObject) -> None:
+    # A lone carriage return inside quotes is content; csv keeps it.
+    records = [dict(zip(("instruction", "output", "keep"), row, strict=True)) for row in cells]
+    path = save(records, tmp_path / f"in{suffix}")
+    dataset = read_rows(path)
+    assert [row.record for row in dataset] == records
+    check_everything(
+        dataset, tmp_path / f"out{suffix}", data.draw(st.lists(st.integers(0, len(cells) - 1), min_size=1))
+    )
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".parquet.gz"])
+@SETTINGS
+@given_by(
+    records=st.lists(
+        st.fixed_dictionaries({"instruction": TEXT, "output": TEXT | st.none(), "n": st.integers(0, 99)}),
+        min_size=1,
+        max_size=9,
+    ),
+    data=st.data(),
+)
+def test_parquet(tmp_path: Path, suffix: str, records: list[dict[str, Any]], data: st.DataObject) -> None:
+    path = save(records, tmp_path / f"in{suffix}")
+    indices = data.draw(st.lists(st.integers(0, len(records) - 1), min_size=1))
+    check_everything(read_rows(path), tmp_path / f"out{suffix}", indices)
+
+
+def test_parquet_keeps_schema_metadata_and_compression(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    messages = [{"role": "user", "content": "a", "n": 1}, {"role": "assistant", "content": "b", "n": 2}]
+    table = pa.table(
+        {
+            "messages": [messages] * 700,
+            "day": pa.array([1] * 700, pa.date32()),
+            "small": pa.array(range(700), pa.int16()),
+        }
+    ).replace_schema_metadata({"owner": "me"})
+    pq.write_table(table, tmp_path / "in.parquet", row_group_size=90, compression="zstd")
+    dataset = read_rows(tmp_path / "in.parquet")
+    assert [row.record["small"] for row in dataset.iter_from(355)] == list(range(355, 700))
+    dataset.write([500, 3, 3], tmp_path / "out.parquet")
+    given, written = pq.read_table(tmp_path / "in.parquet"), pq.read_table(tmp_path / "out.parquet")
+    assert written.schema.equals(given.schema, check_metadata=True)
+    assert written.to_pylist() == given.take([500, 3, 3]).to_pylist()
+    assert pq.ParquetFile(tmp_path / "out.parquet").metadata.row_group(0).column(0).compression == "ZSTD"
+
+
+def test_saved_folder_and_its_single_split(tmp_path: Path) -> None:
+    import datasets
+
+    records = [{"question": str(n), "answer": f"é{n}", "tags": [n, n + 1]} for n in range(600)]
+    saved = datasets.Dataset.from_list(records)
+    saved.save_to_disk(tmp_path / "one")
+    datasets.DatasetDict({"test": saved}).save_to_disk(tmp_path / "dict")
+    dataset = read_rows(tmp_path / "one")
+    assert (dataset.container, dataset.suffix, dataset.name) == ("folder", "", "one")
+    check_everything(dataset, tmp_path / "out", [599, 0, 3])
+    assert datasets.load_from_disk(tmp_path / "out").features == saved.features
+    assert [row.record for row in read_rows(tmp_path / "dict")] == records
+    assert read_rows(tmp_path / "dict").count_and_hash() == dataset.count_and_hash()
+
+
+def test_a_hub_stream_reads_resumes_and_is_written_as_parquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    records = [{"prompt": str(n), "response": "b", "tags": [n]} for n in range(9)]
+    asked = []
+
+    def load(name: str, **options: Any) -> Any:
+        asked.append((name, options))
+        return datasets.Dataset.from_list(records).to_iterable_dataset()
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    dataset = read_rows("hf:owner/name:test")
+    assert asked == [("owner/name", {"split": "test", "streaming": True})]
+    assert (dataset.name, dataset.container, dataset.suffix) == ("owner/name", "hub", ".parquet")
+    assert [row.record for row in dataset.iter_from(4)] == records[4:]
+    assert dataset.count_and_hash()[0] == 9
+    dataset.write([7, 2], tmp_path / "out.parquet")
+    assert [row.record for row in read_rows(tmp_path / "out.parquet")] == [records[7], records[2]]
+
+
+def test_json_text_is_copied_as_it_stands(tmp_path: Path) -> None:
+    first = '{"text": "caf\\u00e9", "n": 1.0e3, "big": 12345678901234567890123, "n": 2}'
+    second = '{\n      "text" : "b" }'
+    path = tmp_path / "in.json"
+    path.write_bytes(b"\xef\xbb\xbf" + f"[\r\n  {first},\r\n  {second}\r\n]\r\n".encode())
+    read_rows(path).write([1, 0], tmp_path / "out.json")
+    written = (tmp_path / "out.json").read_bytes().decode()
+    assert written == f"[\r\n  {second},\r\n  {first}\n]\n"
+    lines = tmp_path / "in.jsonl"
+    lines.write_bytes(b"\xef\xbb\xbf" + f"{first}\r\n\r\n   \r\n{first} ".encode())
+    read_rows(lines).write([0, 1], tmp_path / "out.jsonl")
+    assert (tmp_path / "out.jsonl").read_bytes() == f"{first}\r\n{first}\r\n".encode()
+
+
+def test_csv_is_copied_as_it_stands(tmp_path: Path) -> None:
+    header, row0, row1 = b'"prompt",response,note\r\n', b'"a","line one\r\nline ""two""",x\r\n', b'b,c,""'
+    path = tmp_path / "in.csv"
+    path.write_bytes(b"\xef\xbb\xbf" + header + row0 + b"\r\n" + row1)
+    dataset = read_rows(path)
+    assert [row.response for row in dataset] == ['line one\r\nline "two"', "c"]
+    dataset.write([1, 0], tmp_path / "out.csv")
+    assert (tmp_path / "out.csv").read_bytes() == b"\xef\xbb\xbf" + header + row1 + b"\r\n" + row0
+
+
+def test_unicode_line_separators_inside_a_json_line_are_content(tmp_path: Path) -> None:
+    record = {"text": "a\u2028b\u0085c"}
+    path = tmp_path / "in.jsonl"
+    path.write_text(json.dumps(record, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert [row.record for row in read_rows(path)] == [record]
+
+
+def test_gzip_goes_by_the_name_and_is_reproducible(tmp_path: Path) -> None:
+    path = save([{"text": "a"}, {"text": "b"}], tmp_path / "in.jsonl")
+    read_rows(path).write([1], tmp_path / "x.jsonl.gz")
+    read_rows(path).write([1], tmp_path / "y.jsonl.gz")
+    assert (tmp_path / "x.jsonl.gz").read_bytes() == (tmp_path / "y.jsonl.gz").read_bytes()
+    assert get(tmp_path / "x.jsonl.gz") == b'{"text": "b"}\n'
+
+
+def test_the_hash_is_the_files_own(tmp_path: Path) -> None:
+    path = save([{"text": "a"}], tmp_path / "in.jsonl")
+    assert read_rows(path).count_and_hash() == (1, hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+@pytest.mark.parametrize("suffix", [".json", ".jsonl", ".csv", ".parquet"])
+def test_rows_that_are_not_there_cannot_be_written(tmp_path: Path, suffix: str) -> None:
+    path = save([{"instruction": "a", "output": "b", "keep": 1}], tmp_path / f"in{suffix}")
+    for index in (1, -1):
+        with pytest.raises(RipcurrentError, match=f"no row {index}"):
+            read_rows(path).write([0, index], tmp_path / f"out{suffix}")
+    assert sorted(file.name for file in tmp_path.iterdir()) == [f"in{suffix}"]
+
+
+def test_another_containers_suffix_is_refused(tmp_path: Path) -> None:
+    path = save([{"text": "a"}], tmp_path / "in.jsonl")
+    with pytest.raises(RipcurrentError, match=r"are written as \.jsonl"):
+        read_rows(path).write([0], tmp_path / "out.csv")
+
+
+def test_an_unwritable_place_is_a_clear_error(tmp_path: Path) -> None:
+    path = save([{"text": "a"}], tmp_path / "in.jsonl")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RipcurrentError, match="cannot be written"):
+        read_rows(path).write([0], tmp_path / "file" / "out.jsonl")
+
+
+def test_a_large_array_streams_in_flat_memory(tmp_path: Path) -> None:
+    import tracemalloc
+
+    path = tmp_path / "in.json"
+    record = json.dumps({"text": "word " * 400})
+    with path.open("w") as file:
+        file.write("[" + ",\n".join([record] * 15_000) + "]")
+    assert path.stat().st_size > 30_000_000
+    tracemalloc.start()
+    dataset = read_rows(path)
+    assert dataset.count_and_hash()[0] == 15_000
+    dataset.write(range(15_000), tmp_path / "out.json")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8_000_000
+    assert read_rows(tmp_path / "out.json").count_and_hash()[0] == 15_000

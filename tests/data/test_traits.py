@@ -1,0 +1,98 @@
+"""Format traits, and the phrase list of the safety pre-filter."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ripcurrent.data import REFUSAL_PHRASES, has_refusal, read_rows, traits_of
+
+
+@pytest.mark.parametrize(
+    ("text", "traits"),
+    [
+        ("1. Wash up.\n2. Wipe the table.", {"is_list", "is_numbered"}),
+        ("Do this:\n\n1) Wash up.\n\n2) Wipe.", {"is_list", "is_numbered"}),
+        ("1.Wash\r\n2.Wipe", {"is_list", "is_numbered"}),
+        ("**1. Wash**\n**2. Wipe**", {"is_list", "is_numbered"}),
+        ("- Wash up\n- Wipe", {"is_list", "is_bullet"}),
+        ("• Wash\n  ◦ Wipe", {"is_list", "is_bullet"}),
+        ("-Wash\n-Wipe", {"is_list", "is_bullet"}),
+        ("1. Wash\n- the plates", {"is_list"}),
+        ("Step 1: Wash\nStep 2: Wipe", {"is_list", "is_numbered"}),
+        ("1. Only one point.", set()),
+        ("Two lines\nof prose.", set()),
+        ("---\n***\n- - -", set()),
+        ("12 boats came in.\n3.5 million people saw them.", set()),
+        ("The sum is 3 + 4 = 7.", {"is_maths"}),
+        ("He has 48/2 = <<48/2=24>>24 left.", {"is_maths"}),
+        ("Solve x^2 - 4 for x.", {"is_maths"}),
+        ("The slope is \\frac{1}{2}.", {"is_maths"}),
+        ("Take 1/2 cup of flour; we are here 24/7, on 12-13 May.", set()),
+        ("```python\nprint('a')\n```", {"is_code"}),
+        ("def tide(hour):\n    return hour", {"is_code"}),
+        ("SELECT name FROM boats;", {"is_code"}),
+        ("import os", {"is_code"}),
+        ("We import goods from abroad and print them.", set()),
+        ("For a while we class it as a function of time.", set()),
+        ("", set()),
+    ],
+)
+def test_traits(text: str, traits: set[str]) -> None:
+    found = traits_of(text)
+    names = ("is_list", "is_bullet", "is_numbered", "is_maths", "is_code")
+    assert {name for name in names if getattr(found, name)} == traits
+
+
+@pytest.mark.parametrize("text", ["I’m SORRY, but no.", "As an AI, I cannot.", "It would be unethical.", "Mind BIAS."])
+def test_refusal_and_ethics_wording_is_found_in_any_case(text: str) -> None:
+    assert has_refusal(text)
+    assert traits_of(text).has_refusal
+
+
+@pytest.mark.parametrize("text", ["Sure, here is a list of boats.", "The tide turns at noon.", ""])
+def test_plain_text_has_no_refusal(text: str) -> None:
+    assert not has_refusal(text)
+
+
+def test_every_phrase_can_be_found() -> None:
+    assert len(set(REFUSAL_PHRASES)) == len(REFUSAL_PHRASES)
+    assert all(has_refusal(f"x {phrase.upper()} x") for phrase in REFUSAL_PHRASES)
+
+
+def share(path: Path, trait: str) -> float:
+    found = [getattr(traits_of(row.response), trait) for row in read_rows(path)]
+    return sum(found) / len(found)
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize(
+    ("name", "published", "tolerance"),
+    [
+        ("gradient_top100", 0.72, 0.02),
+        ("gradient_bottom100", 0.0, 0.0),
+        ("representation_top100", 0.98, 0.02),
+        ("representation_bottom100", 0.27, 0.05),
+    ],
+)
+def test_shares_of_lists_are_the_published_ones(
+    data_folder: Path, name: str, published: float, tolerance: float
+) -> None:
+    found = share(data_folder / "published" / f"alpaca_{name}.json", "is_list")
+    assert found == pytest.approx(published, abs=tolerance)
+
+
+@pytest.mark.real_data
+def test_all_of_a_maths_set_is_maths_and_none_of_it_refuses(data_folder: Path) -> None:
+    path = data_folder / "rows" / "gsm8k_test.jsonl"
+    assert share(path, "is_maths") > 0.98
+    assert share(path, "is_list") < 0.02
+    assert share(path, "has_refusal") < 0.01
+
+
+@pytest.mark.real_data
+def test_the_phrase_list_finds_what_the_published_filter_removes(data_folder: Path) -> None:
+    assert share(data_folder / "rows" / "alpaca_safety_only.json", "has_refusal") > 0.9
+    assert share(data_folder / "rows" / "dolly_safety_only.jsonl", "has_refusal") > 0.8
+    assert share(data_folder / "rows" / "instruction-data.json", "has_refusal") < 0.02

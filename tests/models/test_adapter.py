@@ -1,0 +1,228 @@
+"""Adapters: merging computes what PEFT's unmerged model does, and an adapter of another model is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from peft import IA3Config, LoraConfig, PeftModel, get_peft_model
+
+from ripcurrent.errors import RipcurrentError
+from ripcurrent.models import describe, load_model
+from tests.models.tiny import save_tiny, tiny_model
+
+IDS = torch.tensor([[1, 9, 40, 77, 120, 2]])
+
+
+def save_adapter(folder: Path, kind: str = "llama_tied", *, seed: int = 0, **options: object) -> Path:
+    """A LoRA whose B is random too, saved as PEFT saves it."""
+    config = LoraConfig(**{"r": 4, "lora_alpha": 8, "target_modules": "all-linear", **options})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        wrapped = get_peft_model(tiny_model(kind), config)
+        for name, parameter in wrapped.named_parameters():
+            if "lora_" in name:
+                torch.nn.init.normal_(parameter, std=0.2)
+    wrapped.save_pretrained(folder)
+    return folder
+
+
+def peft_logits(kind: str, folder: Path) -> torch.Tensor:
+    return PeftModel.from_pretrained(tiny_model(kind), str(folder)).eval()(IDS).logits.detach()
+
+
+@pytest.mark.parametrize("scope", ["all", "linear", "lora"])
+@pytest.mark.parametrize("kind", ["llama_tied", "llama_untied", "gemma", "gpt2", "phi3"])
+def test_an_adapter_computes_what_peft_computes(kind: str, scope: str, tmp_path: Path) -> None:
+    adapter = save_adapter(tmp_path / "adapter", kind)
+    loaded = load_model(
+        save_tiny(tmp_path / "model", kind), adapter=adapter, device="cpu", dtype="float32", scope=scope
+    )
+    assert torch.allclose(loaded.model(IDS).logits, peft_logits(kind, adapter), atol=2e-5)
+    assert not torch.allclose(loaded.model(IDS).logits, tiny_model(kind)(IDS).logits, atol=1e-2)
+    assert isinstance(loaded.model, PeftModel) == (scope == "lora")
+    assert any("lora_" in name for name, _ in loaded.model.named_modules()) == (scope == "lora")
+    assert not any(parameter.requires_grad for parameter in loaded.model.parameters())
+    assert not loaded.model.training
+    assert loaded.adapter == str(adapter)
+
+
+@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])
+def test_a_merge_for_bfloat16_is_summed_in_float32_and_rounded_once(stored: torch.dtype, tmp_path: Path) -> None:
+    adapter = save_adapter(tmp_path / "adapter", "llama_untied", use_rslora=True)
+    folder = save_tiny(tmp_path / "model", "llama_untied", dtype=stored)
+    exact = load_model(folder, adapter=adapter, device="cpu", dtype="float32").model
+    rounded = load_model(folder, adapter=adapter, device="cpu", dtype="bfloat16").model
+    for name, parameter in rounded.named_parameters():
+        assert torch.equal(parameter, exact.get_parameter(name).to(torch.bfloat16)), name
+    for name, buffer in rounded.named_buffers():
+        assert torch.equal(buffer, exact.get_buffer(name)), f"{name} was rounded"
+
+
+def test_a_dora_is_merged_but_has_no_place_in_scope_lora(tmp_path: Path) -> None:
+    adapter = save_adapter(tmp_path / "adapter", use_dora=True)
+    folder = save_tiny(tmp_path / "model", "llama_tied")
+    merged = load_model(folder, adapter=adapter, device="cpu", dtype="float32")
+    assert torch.allclose(merged.model(IDS).logits, peft_logits("llama_tied", adapter), atol=2e-5)
+    with pytest.raises(RipcurrentError, match="DoRA") as caught:
+        load_model(folder, adapter=adapter, device="cpu", scope="lora")
+    assert "--scope all" in caught.value.hint
+
+
+def test_a_merge_leaves_the_tie_of_embedding_and_head(tmp_path: Path) -> None:
+    adapter = save_adapter(tmp_path / "adapter")
+    model = load_model(save_tiny(tmp_path / "model", "llama_tied"), adapter=adapter, device="cpu").model
+    assert model.get_input_embeddings().weight is model.get_output_embeddings().weight
+
+
+def test_an_unmerged_adapter_keeps_a_and_b_in_float32(tmp_path: Path) -> None:
+    adapter = save_adapter(tmp_path / "adapter")
+    folder = save_tiny(tmp_path / "model", "llama_tied")
+    model = load_model(folder, adapter=adapter, device="cpu", dtype="bfloat16", scope="lora").model
+    for name, parameter in model.named_parameters():
+        assert parameter.dtype == (torch.float32 if "lora_" in name else torch.bfloat16), name
+    assert torch.isfinite(model(IDS).logits).all()
+
+
+@pytest.mark.parametrize("kind", ["llama_tied", "gpt2"])
+def test_a_fresh_lora_changes_nothing_and_depends_on_its_seed_alone(kind: str, tmp_path: Path) -> None:
+    folder = save_tiny(tmp_path, kind)
+    options = {"device": "cpu", "dtype": "float32", "scope": "lora"}
+    first = load_model(folder, **options, lora_rank=3, seed=5)
+    torch.manual_seed(1)
+    again = load_model(folder, **options, lora_rank=3, seed=5)
+    other = load_model(folder, **options, lora_rank=3, seed=6)
+    assert torch.equal(first.model(IDS).logits, tiny_model(kind)(IDS).logits)
+    matrices = {name: parameter for name, parameter in first.model.named_parameters() if "lora_" in name}
+    assert matrices
+    assert not any("head" in name or "embed" in name or "wte" in name for name in matrices)
+    for name, parameter in matrices.items():
+        assert (parameter == 0).all() == ("lora_B" in name), name
+        assert 3 in parameter.shape
+        assert torch.equal(parameter, again.model.get_parameter(name)), name
+        assert torch.equal(parameter, other.model.get_parameter(name)) == ("lora_B" in name), name
+    assert (describe(first)["fresh_lora_rank"], describe(first)["fresh_lora_seed"]) == (3, 5)
+    assert first.fingerprint == again.fingerprint != other.fingerprint
+
+
+def test_loading_leaves_the_random_state_alone(tmp_path: Path) -> None:
+    folder = save_tiny(tmp_path, "llama_tied")
+    torch.manual_seed(0)
+    before = torch.random.get_rng_state()
+    load_model(folder, device="cpu", scope="lora")
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_the_fingerprint_follows_the_adapter_and_its_strength(tmp_path: Path) -> None:
+    folder = save_tiny(tmp_path / "model", "llama_tied")
+    first, second = save_adapter(tmp_path / "a"), save_adapter(tmp_path / "b", seed=1)
+    stronger = save_adapter(tmp_path / "c", lora_alpha=16)
+    adapters = [None, first, second, stronger]
+    prints = [load_model(folder, adapter=adapter, device="cpu").fingerprint for adapter in adapters]
+    assert len(set(prints)) == 4
+    assert load_model(folder, adapter=first, device="cpu", dtype="float16").fingerprint == prints[1]
+
+
+def other_width(tmp_path: Path) -> Path:
+    folder = save_adapter(tmp_path / "adapter", "llama_tied")
+    tensors = folder / "adapter_model.safetensors"
+    from safetensors.torch import load_file, save_file
+
+    wider = {name: torch.cat([tensor, tensor], dim=-1).contiguous() for name, tensor in load_file(tensors).items()}
+    save_file(wider, tensors, metadata={"format": "pt"})
+    return folder
+
+
+def more_layers(tmp_path: Path) -> Path:
+    return save_adapter(tmp_path / "adapter", "qwen3", target_modules=["up_proj", "down_proj"])
+
+
+def fewer_modules_than_it_says(tmp_path: Path) -> Path:
+    folder = save_adapter(tmp_path / "adapter", target_modules=["up_proj"])
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(config | {"target_modules": ["up_proj", "down_proj"]}))
+    return folder
+
+
+def other_architecture(tmp_path: Path) -> Path:
+    return save_adapter(tmp_path / "adapter", "gpt2")
+
+
+@pytest.mark.parametrize("scope", ["all", "lora"])
+@pytest.mark.parametrize("make", [other_width, more_layers, fewer_modules_than_it_says, other_architecture])
+def test_an_adapter_of_another_model_is_refused_naming_both(
+    make: Callable[[Path], Path], scope: str, tmp_path: Path
+) -> None:
+    folder, adapter = save_tiny(tmp_path / "model", "llama_tied"), make(tmp_path)
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": "some/other-base"}))
+    with pytest.raises(RipcurrentError, match="some/other-base") as caught:
+        load_model(folder, adapter=adapter, device="cpu", scope=scope)
+    assert str(folder) in caught.value.message
+    assert str(adapter) in caught.value.message
+    assert "trained on" in caught.value.hint
+    assert "\n" not in caught.value.message
+
+
+def test_an_adapter_that_is_no_lora_is_refused(tmp_path: Path) -> None:
+    config = IA3Config(target_modules=["k_proj", "down_proj"], feedforward_modules=["down_proj"])
+    get_peft_model(tiny_model("llama_tied"), config).save_pretrained(tmp_path / "adapter")
+    with pytest.raises(RipcurrentError, match="IA3 adapter"):
+        load_model(save_tiny(tmp_path / "model", "llama_tied"), adapter=tmp_path / "adapter", device="cpu")
+
+
+def test_an_update_of_a_shared_embedding_is_not_merged_but_kept(tmp_path: Path) -> None:
+    adapter = save_adapter(tmp_path / "adapter", target_modules=["embed_tokens", "up_proj"])
+    folder = save_tiny(tmp_path / "model", "llama_tied")
+    with pytest.raises(RipcurrentError, match="one matrix") as caught:
+        load_model(folder, adapter=adapter, device="cpu")
+    assert "--scope lora" in caught.value.hint
+    kept = load_model(folder, adapter=adapter, device="cpu", dtype="float32", scope="lora")
+    assert torch.allclose(kept.model(IDS).logits, peft_logits("llama_tied", adapter), atol=2e-5)
+
+
+def test_an_update_of_an_embedding_of_its_own_is_merged(tmp_path: Path) -> None:
+    adapter = save_adapter(tmp_path / "adapter", "mistral", target_modules=["embed_tokens", "lm_head"])
+    folder = save_tiny(tmp_path / "model", "mistral")
+    merged = load_model(folder, adapter=adapter, device="cpu", dtype="float32")
+    assert torch.allclose(merged.model(IDS).logits, peft_logits("mistral", adapter), atol=2e-5)
+
+
+def test_only_safetensors_are_read(tmp_path: Path) -> None:
+    adapter = save_adapter(tmp_path / "adapter")
+    (adapter / "adapter_model.safetensors").unlink()
+    torch.save({}, adapter / "adapter_model.bin")
+    with pytest.raises(RipcurrentError, match=r"has no adapter_model.safetensors"):
+        load_model(save_tiny(tmp_path / "model", "llama_tied"), adapter=adapter, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [("adapter_model.safetensors", b"\x00" * 20), ("adapter_config.json", b"{"), ("adapter_config.json", b"{}")],
+)
+def test_a_damaged_adapter_names_its_file(file: str, content: bytes, tmp_path: Path) -> None:
+    adapter = save_adapter(tmp_path / "adapter")
+    (adapter / file).write_bytes(content)
+    with pytest.raises(RipcurrentError, match=file):
+        load_model(save_tiny(tmp_path / "model", "llama_tied"), adapter=adapter, device="cpu")
+
+
+@pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all"])
+def test_a_missing_adapter_folder_is_named(name: str, tmp_path: Path) -> None:
+    with pytest.raises(RipcurrentError, match=f"no adapter folder {name}"):
+        load_model(save_tiny(tmp_path, "llama_tied"), adapter=name, device="cpu")
+
+
+def test_adapters_load_in_silence_and_offline(
+    tmp_path: Path, no_network: list[object], capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder, adapter = save_tiny(tmp_path / "model", "llama_tied"), save_adapter(tmp_path / "adapter")
+    capfd.readouterr()
+    load_model(folder, adapter=adapter, device="cpu")
+    load_model(folder, adapter=adapter, device="cpu", scope="lora")
+    load_model(folder, device="cpu", scope="lora")
+    assert no_network == []
+    assert capfd.readouterr() == ("", "")

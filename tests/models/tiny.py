@@ -1,0 +1,160 @@
+"""Tiny random chat models and a tokenizer for them, made on the fly: nothing is downloaded, nothing stored.
+
+``tiny_model(kind)`` gives a 2- or 3-layer model whose norm weights and biases are random too, so that a formula that
+forgets one of them fails. ``tiny_tokenizer()`` is a byte-level BPE of the same vocabulary size with a ChatML template.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
+from tokenizers.models import BPE
+from transformers import (
+    Gemma2Config,
+    Gemma3TextConfig,
+    GemmaConfig,
+    GPT2Config,
+    LlamaConfig,
+    MistralConfig,
+    Phi3Config,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen3Config,
+)
+from transformers.models.auto.modeling_auto import AutoModelForCausalLM
+
+VOCAB_SIZE = 300
+END_OF_TEXT, TURN_START, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
+SPECIAL_TOKENS = [END_OF_TEXT, TURN_START, TURN_END]
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+CORPUS = [
+    "user asks the assistant how to bake bread, and the assistant lists the steps.",
+    "system: answer in one short line. user: what is seven times eight? assistant: fifty-six.",
+    "The river ran past the old mill while the children counted boats.",
+    "Sure, here is a list of three things to pack for the hills: water, a map and a warm coat.",
+    "I am sorry, but that is not a thing that the assistant can help with.",
+]
+
+
+@lru_cache(maxsize=1)
+def _trained_bpe() -> str:
+    tokenizer = Tokenizer(BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCAB_SIZE,
+        special_tokens=SPECIAL_TOKENS,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    assert tokenizer.get_vocab_size() == VOCAB_SIZE
+    return str(tokenizer.to_str())
+
+
+def tiny_tokenizer(*, chat_template: str | None = CHAT_TEMPLATE) -> PreTrainedTokenizerFast:
+    """A fresh byte-level BPE tokenizer: 300 tokens, ChatML template, ``<|im_end|>`` = eos, no bos, pad = eos."""
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(_trained_bpe()),
+        eos_token=TURN_END,
+        pad_token=TURN_END,
+        additional_special_tokens=[END_OF_TEXT, TURN_START],
+        model_max_length=1_000_000,
+    )
+    tokenizer.chat_template = chat_template
+    return tokenizer
+
+
+def _config(kind: str) -> PretrainedConfig:
+    # The wide initialisation keeps logits, and so gradients, far from the trivial near-uniform model.
+    ends: dict[str, Any] = {"bos_token_id": None, "eos_token_id": 2, "pad_token_id": 2}
+    common: dict[str, Any] = {
+        "vocab_size": VOCAB_SIZE,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 4096,
+        "initializer_range": 0.15,
+        **ends,
+    }
+    heads8: dict[str, Any] = {**common, "head_dim": 8}
+    makers: dict[str, Callable[[], PretrainedConfig]] = {
+        "llama_tied": lambda: LlamaConfig(**common, tie_word_embeddings=True),
+        "llama_untied": lambda: LlamaConfig(
+            **{**common, "num_hidden_layers": 3}, tie_word_embeddings=False, attention_bias=True, mlp_bias=True
+        ),
+        "qwen2": lambda: Qwen2Config(**common, tie_word_embeddings=True),
+        "qwen3": lambda: Qwen3Config(**{**heads8, "num_hidden_layers": 3}, tie_word_embeddings=False),
+        "gemma": lambda: GemmaConfig(**heads8),
+        "gemma2": lambda: Gemma2Config(
+            **heads8,
+            query_pre_attn_scalar=8,
+            sliding_window=16,
+            layer_types=["sliding_attention", "full_attention"],
+            attn_logit_softcapping=5.0,
+            final_logit_softcapping=3.0,
+        ),
+        "gemma3": lambda: Gemma3TextConfig(
+            **{**heads8, "num_hidden_layers": 3},
+            query_pre_attn_scalar=8,
+            sliding_window=16,
+            layer_types=["sliding_attention", "sliding_attention", "full_attention"],
+        ),
+        "gpt2": lambda: GPT2Config(
+            vocab_size=VOCAB_SIZE, n_embd=32, n_layer=2, n_head=4, n_positions=512, initializer_range=0.15, **ends
+        ),
+        "mistral": lambda: MistralConfig(**common, sliding_window=None),
+        "phi3": lambda: Phi3Config(**common, tie_word_embeddings=False),
+    }
+    if kind not in makers:
+        raise KeyError(f"unknown kind {kind!r}; kinds: {', '.join(makers)}")
+    return makers[kind]()
+
+
+KINDS = ("llama_tied", "llama_untied", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "gpt2", "mistral", "phi3")
+"""What ``tiny_model`` can make. ``llama_untied`` has attention and MLP biases; ``gemma2`` soft caps and a window."""
+
+
+def tiny_model(kind: str, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """A random model of ``kind``, in eval mode on the CPU; parameters still require gradients.
+
+    The same ``kind`` and ``seed`` give the same weights. Vocabulary 300, hidden size 32, 2-3 layers; grouped-query
+    attention (4 heads on 2) except for GPT-2. GPT-2 takes at most 512 tokens. Gemma 2 runs with eager attention,
+    which alone applies its soft cap; the others with sdpa.
+    """
+    config = _config(kind)
+    attention = "eager" if kind == "gemma2" else "sdpa"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, attn_implementation=attention)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.ndim == 1:
+                    parameter.add_(0.3 * torch.randn_like(parameter))
+    for parameter in model.parameters():
+        # Not model.to(): it would round the rotary frequencies too, which loading in a lower type does not.
+        parameter.data = parameter.data.to(dtype)
+    return model.eval()
+
+
+def save_tiny(
+    folder: Path, kind: str, *, seed: int = 0, dtype: torch.dtype = torch.float32, chat_template: bool = True
+) -> Path:
+    """Write a tiny model and its tokenizer into ``folder`` as a user would have them; returns ``folder``."""
+    tiny_model(kind, seed=seed, dtype=dtype).save_pretrained(folder)
+    tiny_tokenizer(chat_template=CHAT_TEMPLATE if chat_template else None).save_pretrained(folder)
+    return folder
