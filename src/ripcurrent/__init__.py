@@ -1,1 +1,64 @@
-"""ripcurrent."""
+"""Find the calm-looking rows of a fine-tuning set that carry a chat model's safety out.
+
+The names in ``__all__`` are the package's surface. Each is loaded when it is first used, so that ``import ripcurrent``
+takes no time.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ripcurrent.anchors import load_anchors
+    from ripcurrent.api._options import ScanOptions
+    from ripcurrent.api._scan import ScanResult, scan
+    from ripcurrent.api._select import select
+    from ripcurrent.data import read_rows
+    from ripcurrent.errors import RipcurrentError
+    from ripcurrent.models import load_model
+
+    __version__: str
+
+__all__ = [
+    "RipcurrentError",
+    "ScanOptions",
+    "ScanResult",
+    "__version__",
+    "load_anchors",
+    "load_model",
+    "read_rows",
+    "scan",
+    "select",
+]
+
+_HOMES = {
+    "RipcurrentError": "ripcurrent.errors",
+    "ScanOptions": "ripcurrent.api._options",
+    "ScanResult": "ripcurrent.api._scan",
+    "load_anchors": "ripcurrent.anchors",
+    "load_model": "ripcurrent.models",
+    "read_rows": "ripcurrent.data",
+    "scan": "ripcurrent.api._scan",
+    "select": "ripcurrent.api._select",
+}
+
+
+# hidden from type checkers, which would otherwise let every misspelt name pass
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        if name == "__version__":
+            from importlib.metadata import version
+
+            value: Any = version("ripcurrent")
+        elif name in _HOMES:
+            value = getattr(import_module(_HOMES[name]), name)
+        else:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        globals()[name] = value
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -45,29 +45,34 @@ def write_json(path: Path, value: Any) -> None:
 class RunDirectory:
     """A run's folder, locked while entered.
 
-    A folder that holds the same run (equal resolved options) is resumed. Raises :class:`RipcurrentError` when the folder
-    holds another run or anything else, is in use, or cannot be written.
+    A folder that holds the same run (equal resolved options) is resumed; one whose run stopped before it left any
+    result is taken over. Raises :class:`RipcurrentError` when the folder holds another run or anything else, is in use,
+    or cannot be written.
     """
 
-    def __init__(self, folder: Path, config: Mapping[str, Any], *, resumable: bool = True) -> None:
+    def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
         self.folder = folder
         self.config = dict(config)
-        self._resumable = resumable
         self._lock = FileLock(folder / ".lock", timeout=0)
 
     def __enter__(self) -> RunDirectory:
         if self.folder.exists() and not self.folder.is_dir():
             raise RipcurrentError(f"{self.folder} is a file, not a folder.", "Name another folder with --out.")
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._refuse_strangers()
         try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._refuse_strangers()
             self._lock.acquire()
         except Timeout:
             raise RipcurrentError(
                 f"Another run is at work in {self.folder}.", "Wait for it to end, or name another folder with --out."
             ) from None
+        except OSError as error:
+            raise self._unwritable(error) from error
         try:
             self._check_config()
+        except OSError as error:
+            self._lock.release()
+            raise self._unwritable(error) from error
         except BaseException:
             self._lock.release()
             raise
@@ -77,6 +82,12 @@ class RunDirectory:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._lock.release()
+
+    def _unwritable(self, error: OSError) -> RipcurrentError:
+        return RipcurrentError(
+            f"The run folder {self.folder} cannot be written: {error.strerror or error}.",
+            "Make room or permission there, or name another folder with --out.",
+        )
 
     def _refuse_strangers(self) -> None:
         names = {path.name for path in self.folder.iterdir()} - {".lock"}
@@ -88,17 +99,22 @@ class RunDirectory:
 
     def _check_config(self) -> None:
         path = self.folder / CONFIG
-        if not path.exists():
+        if not path.exists() or {entry.name for entry in self.folder.iterdir()} <= {CONFIG, ".lock"}:
             with written_whole(path) as part:
                 part.write_text(yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True), encoding="utf-8")
             return
-        stored = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        other = [key for key in {*stored, *self.config} if stored.get(key) != self.config.get(key)]
+        try:
+            stored = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError):
+            stored = None
+        if not isinstance(stored, dict):
+            raise RipcurrentError(f"{path} is damaged.", "Name another folder with --out.")
+        other = sorted(key for key in {*stored, *self.config} if stored.get(key) != self.config.get(key))
         if other:
-            key = sorted(other)[0]
+            first = _difference(other[0], stored.get(other[0]), self.config.get(other[0]))
             raise RipcurrentError(
-                f"{self.folder} holds another run: its {key} is {stored.get(key)!r}, now {self.config.get(key)!r}"
-                + (f" (and {len(other) - 1} more differ)." if len(other) > 1 else "."),
+                f"{self.folder} holds another run: {first}"
+                + (f" (these differ too: {', '.join(other[1:])})." if len(other) > 1 else "."),
                 "Name another folder with --out, or repeat the old options to resume.",
             )
 
@@ -111,11 +127,21 @@ class RunDirectory:
         write_json(self.folder / MANIFEST, manifest)
 
 
+def _difference(key: str, then: Any, now: Any) -> str:
+    """What differs, in words; of hashes and records only that they do."""
+    if isinstance(then, dict) or isinstance(now, dict) or key.endswith(("_sha256", "_fingerprint")):
+        return f"its {key.removesuffix('_sha256').removesuffix('_fingerprint')} had other content than now"
+    return f"its {key} is {then!r}, now {now!r}"
+
+
 def read_manifest(folder: Path) -> dict[str, Any]:
     """A finished or running run's manifest; an error when ``folder`` holds no run."""
     path = folder / MANIFEST
     if not path.exists():
         hint = "Name the folder given to scan as --out." if folder.is_dir() else "Check the path."
         raise RipcurrentError(f"{folder} holds no run (there is no {MANIFEST}).", hint)
-    manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RipcurrentError(f"{path} is damaged: {error}.", "Run the same scan again in another folder.") from None
     return manifest

@@ -58,7 +58,7 @@ def test_a_changed_file_or_another_transformers_makes_another_copy(
     assert first.fingerprint != second.fingerprint
     assert not torch.equal(*(loaded.model.get_input_embeddings().weight for loaded in (first, second)))
     assert len(list((own_cache / "gguf").iterdir())) == 2
-    monkeypatch.setattr("transformers.__version__", "99.0")
+    monkeypatch.setattr(_gguf.transformers, "__version__", "99.0")
     third = load_model(file, device="cpu")
     assert third.fingerprint == second.fingerprint
     assert len(list((own_cache / "gguf").iterdir())) == 3

@@ -173,7 +173,7 @@ def _write_signals(random: np.random.Generator, folder: Path, statuses: Sequence
 
 
 def _manifest(data: Path, rows: int, signals: str, counts: dict[str, int]) -> dict[str, Any]:
-    separation = {"gradient": 0.973, "representation": 0.991}
+    separation = {"gradient_balanced": 0.973, "gradient_bidirectional": 0.842, "representation_bidirectional": 0.991}
     return {
         "version": "0.1.0",
         "dataset": {
@@ -181,6 +181,7 @@ def _manifest(data: Path, rows: int, signals: str, counts: dict[str, int]) -> di
             "name": data.name,
             "sha256": hashlib.sha256(data.read_bytes()).hexdigest(),
             "format": "prompt-response",
+            "mapping": None,
             "container": "jsonl",
             "rows": rows,
         },
@@ -196,7 +197,7 @@ def _manifest(data: Path, rows: int, signals: str, counts: dict[str, int]) -> di
             "name": "built-in",
             "sha256": "07bf" * 16,
             "order": ANCHOR_ORDER,
-            "separation": {k: v for k, v in separation.items() if signals in ("all", k)},
+            "separation": {k: v for k, v in separation.items() if signals == "all" or k.startswith(signals)},
         },
         "options": {"preset": "intended", "signals": signals, "position": "last", "max_tokens": 1024, "avg_n": 1},
         "versions": {"torch": "2.9.0", "transformers": "5.0.0", "python": "3.11.9"},

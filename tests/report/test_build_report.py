@@ -101,7 +101,15 @@ def test_embedded_json_cannot_end_its_element():
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(None, "–"), (0.0, "0.000"), (-0.1234, "−0.123"), (0.00012, "1.20e−4"), (-12.34, "−12.3"), (250000.0, "2.50e+5")],
+    [
+        (None, "–"),
+        (float("nan"), "–"),
+        (0.0, "0.000"),
+        (-0.1234, "−0.123"),
+        (0.00012, "1.20e−4"),
+        (-12.34, "−12.3"),
+        (250000.0, "2.50e+5"),
+    ],
 )
 def test_numbers_read_alike(value, text):
     assert format_number(value).replace("e−04", "e−4").replace("e+05", "e+5") == text

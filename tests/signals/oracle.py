@@ -30,7 +30,9 @@ def encoded_row(tokens, loss_mask, index=0) -> EncodedRow:
     )  # fmt: skip
 
 
-def random_rows(generator: np.random.Generator, count: int, vocabulary: int = 300, longest: int = 24) -> list[EncodedRow]:
+def random_rows(
+    generator: np.random.Generator, count: int, vocabulary: int = 300, longest: int = 24
+) -> list[EncodedRow]:
     """Rows of random tokens with a prompt and a response, repeated ids included."""
     rows = []
     for index in range(count):

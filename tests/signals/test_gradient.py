@@ -5,7 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from peft import LoraConfig, get_peft_model
 
+from ripcurrent.engine import plan_batches
+from ripcurrent.errors import RipcurrentError
+from ripcurrent.scoring import spearman
+from ripcurrent.signals._anchor_gradients import set_direction, similarities
 from ripcurrent.signals._batch import make_batch
 from ripcurrent.signals._directions import norm_of, stack_directions, zero_gradient
 from ripcurrent.signals._gradient import GradientPass
@@ -64,3 +71,152 @@ def test_accumulated_gradients_equal_the_weighted_sum_of_row_gradients(kind):
         expected = sum(float(factor) * gradient[name] for factor, gradient in zip(factors, oracle, strict=True))
         expected = stored(name, model, expected)
         torch.testing.assert_close(tensor.double(), expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_scope_lora_scores_a_and_b_alone(dtype):
+    model = tiny_model("llama_tied", dtype=dtype)
+    config = LoraConfig(r=3, target_modules="all-linear", init_lora_weights=False)
+    adapted = get_peft_model(model, config).eval()
+    gradient_pass = GradientPass(chat_model(adapted, "lora"))
+    causal = adapted.get_base_model()
+    names = set(gradient_pass.catalogue.parameter_shapes())
+    assert names == {name for name, _ in causal.named_parameters() if ".lora_" in name}
+    assert set(gradient_pass.catalogue.left_out) == {n for n, _ in causal.named_parameters() if ".lora_" not in n}
+    plain = random_directions(causal, names)
+    directions = stack_directions(gradient_pass.catalogue, list(plain), dtype)
+    rows = random_rows(np.random.default_rng(5), 4)
+    signals = gradient_pass.measure(make_batch(rows, CPU), directions)
+    loose = dtype == torch.bfloat16
+    for place, row in enumerate(rows):
+        gradient = row_gradient(causal, row, names)
+        norm = inner(gradient, gradient) ** 0.5
+        assert signals.squared_norm[place] ** 0.5 == pytest.approx(norm, rel=3e-2 if loose else 1e-4)
+        for number, direction in enumerate(plain):
+            expected = inner(gradient, direction) / (norm * norm_of(direction))
+            found = signals.dots[place, number] / (signals.squared_norm[place] ** 0.5 * norm_of(direction))
+            assert found == pytest.approx(expected, abs=3e-3 if loose else 2e-5)
+
+
+def test_scope_linear_leaves_out_embeddings_norms_and_head():
+    model = tiny_model("llama_untied")
+    catalogue = GradientPass(chat_model(model, "linear")).catalogue
+    assert all("proj" in name for name in catalogue.parameter_shapes())
+    assert {"model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"} <= set(catalogue.left_out)
+
+
+class OwnScale(torch.nn.Module):
+    """A layer kind nobody has a formula for."""
+
+    def __init__(self, inner_module):
+        super().__init__()
+        self.inner_module = inner_module
+        self.scale = torch.nn.Parameter(torch.ones(1))
+
+    def forward(self, x):
+        return self.inner_module(x) * self.scale
+
+
+def test_a_layer_kind_that_is_not_covered_is_named_and_other_scopes_go_on():
+    model = tiny_model("llama_untied")
+    model.model.layers[1].mlp = OwnScale(model.model.layers[1].mlp)
+    with pytest.raises(RipcurrentError, match=r"model\.layers\.1\.mlp \(OwnScale\)"):
+        GradientPass(chat_model(model))
+    assert "model.layers.1.mlp.scale" in GradientPass(chat_model(model, "linear")).catalogue.left_out
+
+
+def test_a_norm_with_a_formula_of_its_own_is_refused():
+    model = tiny_model("llama_tied")
+    norm = model.model.layers[0].input_layernorm
+    plain = norm.forward
+    norm.forward = lambda x: plain(x) * 1.5
+    with pytest.raises(RipcurrentError, match="input_layernorm"):
+        GradientPass(chat_model(model))
+
+
+def test_a_layer_called_twice_is_refused():
+    model = tiny_model("llama_tied")
+    block = model.model.layers[0].mlp
+    plain = block.down_proj.forward
+    block.forward = lambda x: plain(block.up_proj(x)) + block.down_proj(block.down_proj(block.up_proj(x)).repeat(1, 1, 2)[..., :48])
+    with pytest.raises(RipcurrentError, match="2 times"):
+        GradientPass(chat_model(model))
+
+
+def test_logits_that_the_head_does_not_explain_are_refused():
+    model = tiny_model("llama_untied")
+    model.lm_head.register_forward_hook(lambda module, args, output: output * 3)
+    with pytest.raises(RipcurrentError, match="logits"):
+        GradientPass(chat_model(model))
+
+
+@settings(deadline=None, max_examples=12)
+@given(seed=st.integers(0, 1000), budget=st.integers(20, 200), pad=st.integers(0, 40))
+def test_a_rows_products_do_not_depend_on_its_batch(seed, budget, pad):
+    model = tiny_model("qwen3")
+    gradient_pass = GradientPass(chat_model(model))
+    names = set(gradient_pass.catalogue.parameter_shapes())
+    directions = stack_directions(gradient_pass.catalogue, random_directions(model, names), torch.float32)
+    generator = np.random.default_rng(seed)
+    rows = random_rows(generator, 6)
+    alone = [gradient_pass.measure(make_batch([row], CPU), directions) for row in rows]
+    for places in plan_batches([len(row.tokens) for row in rows], budget):
+        shuffled = generator.permutation(places).tolist()
+        together = gradient_pass.measure(make_batch([rows[p] for p in shuffled], CPU, pad_to=pad), directions)
+        for number, place in enumerate(shuffled):
+            norm = alone[place].squared_norm[0] ** 0.5
+            assert together.squared_norm[number] ** 0.5 == pytest.approx(norm, rel=1e-4)
+            assert together.loss[number] == pytest.approx(alone[place].loss[0], rel=1e-5)
+            for direction in (0, 1):
+                scale = norm * (sum(t.numel() for t in model.parameters()) ** 0.5)
+                assert together.dots[number, direction] / scale == pytest.approx(
+                    alone[place].dots[0, direction] / scale, abs=2e-5
+                )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_bf16_ranks_rows_as_float32_does(kind):
+    exact, coarse = tiny_model(kind), tiny_model(kind, dtype=torch.bfloat16)
+    rows = random_rows(np.random.default_rng(6), 40)
+    results = []
+    for model, dtype in ((exact, torch.float32), (coarse, torch.bfloat16)):
+        gradient_pass = GradientPass(chat_model(model))
+        anchors = set_direction(gradient_pass, rows[:6]).gradient if not results else results[0][1]
+        stacked = stack_directions(gradient_pass.catalogue, [anchors], dtype)
+        signals = gradient_pass.measure(make_batch(rows, CPU), stacked)
+        results.append((signals.dots[:, 0] / np.sqrt(signals.squared_norm), anchors))
+    print("RHO", kind, spearman(results[0][0], results[1][0]), np.abs(results[0][0]-results[1][0]).max())
+    assert spearman(results[0][0], results[1][0]) >= 0.99
+
+
+def test_set_directions_are_the_mean_of_normalised_row_gradients():
+    model = tiny_model("gpt2")
+    gradient_pass = GradientPass(chat_model(model))
+    rows = random_rows(np.random.default_rng(7), 5)
+    direction = set_direction(gradient_pass, rows)
+    oracle = [row_gradient(model, row) for row in rows]
+    norms = [inner(gradient, gradient) ** 0.5 for gradient in oracle]
+    np.testing.assert_allclose(direction.norms, norms, rtol=1e-4)
+    for name, tensor in direction.gradient.items():
+        mean = sum(gradient[name] / norm for gradient, norm in zip(oracle, norms, strict=True)) / len(rows)
+        torch.testing.assert_close(tensor.double(), stored(name, model, mean), rtol=1e-3, atol=1e-6)
+    alike = similarities(gradient_pass, rows, [direction.gradient])[:, 0]
+    for place, (gradient, norm) in enumerate(zip(oracle, norms, strict=True)):
+        others = [inner(gradient, o) / norm / n for o, n in zip(oracle, norms, strict=True)]
+        assert alike[place] == pytest.approx(sum(others) / len(others), abs=2e-5)
+
+
+def test_the_running_sum_quirk_normalises_each_sum_of_anchors_so_far():
+    model = tiny_model("llama_tied")
+    gradient_pass = GradientPass(chat_model(model))
+    rows = random_rows(np.random.default_rng(8), 4)
+    direction = set_direction(gradient_pass, rows, running_sum=True)
+    running, expected = None, None
+    for row in rows:
+        gradient = row_gradient(model, row)
+        running = gradient if running is None else {n: running[n] + gradient[n] for n in gradient}
+        norm = inner(running, running) ** 0.5
+        part = {n: t / norm / len(rows) for n, t in running.items()}
+        expected = part if expected is None else {n: expected[n] + part[n] for n in part}
+    for name, tensor in direction.gradient.items():
+        torch.testing.assert_close(tensor.double(), expected[name], rtol=1e-3, atol=1e-6)

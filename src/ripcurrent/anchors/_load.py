@@ -21,7 +21,7 @@ MINIMUM = 4
 """Fewer anchors than this in a set give no direction worth trusting."""
 
 NEAR_IDENTICAL = 0.8
-"""Two sets that share more than this part of their responses are one set twice."""
+"""Two sets that share more than this part of their conversations are one set twice."""
 
 _SET_NAME = re.compile(r"harmful|safe_[1-9]\d*")
 _ROLES = ("system", "user", "assistant", "tool")
@@ -30,9 +30,9 @@ _ROLES = ("system", "user", "assistant", "tool")
 def load_anchors(source: str | Path = "builtin") -> AnchorSet:
     """Read an anchor set: ``builtin``, ``second_family``, or a JSON-lines file.
 
-    Each line is ``{"set": "harmful" | "safe_1" | …, "messages": […]}``, or ``"prompt"`` and ``"response"`` in place of the
-    messages. Raises :class:`RipcurrentError` for a missing file, a malformed line (with its number), a missing set, too few
-    anchors, duplicates within a set, and sets that are (nearly) the same.
+    Each line is ``{"set": "harmful" | "safe_1" | …, "messages": […]}``, or ``"prompt"`` and ``"response"`` in place of
+    the messages. Raises :class:`RipcurrentError` for a missing file, a malformed line (with its number), a missing set,
+    too few anchors, duplicates within a set, and sets that are (nearly) the same.
     """
     name = str(source)
     if name in BUILTIN:
@@ -44,8 +44,13 @@ def load_anchors(source: str | Path = "builtin") -> AnchorSet:
                 f"There is no anchor file {path}.", f"Name a JSON-lines file, or one of: {', '.join(BUILTIN)}."
             )
         content, name = path.read_bytes(), path.name
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise RipcurrentError(f"{name} is not UTF-8 text.", "Save the anchors as JSON lines in UTF-8.") from None
     anchors = []
-    for number, line in enumerate(content.decode("utf-8-sig").splitlines(), start=1):
+    # only line feeds end a line: JSON strings may hold the other characters that splitlines() takes for line ends
+    for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             anchors.append(_read_line(line, f"{name}, line {number}"))
     sets = [HARMFUL, *sorted({a.set for a in anchors} - {HARMFUL}, key=lambda text: int(text.removeprefix("safe_")))]
@@ -60,6 +65,11 @@ def check_structure(anchor_set: AnchorSet) -> None:
     responses: dict[str, list[str]] = {HARMFUL: []}
     for anchor in anchor_set.anchors:
         responses.setdefault(anchor.set, []).append(_comparable(anchor))
+    if not anchor_set.anchors:
+        raise RipcurrentError(
+            f"{anchor_set.name} holds no anchors.",
+            'Add lines with "set", "prompt" and "response", a set "harmful" first.',
+        )
     if len(responses) < 2:
         raise RipcurrentError(
             f"The anchors of {anchor_set.name} have no safe set.", 'Add lines with "set": "safe_1" (refusals).'
@@ -81,7 +91,8 @@ def check_structure(anchor_set: AnchorSet) -> None:
             part = shared / min(len(responses[one]), len(responses[other]))
             if part > NEAR_IDENTICAL:
                 raise RipcurrentError(
-                    f"The sets {one} and {other} of {anchor_set.name} are nearly identical ({part:.0%} of the smaller one).",
+                    f"The sets {one} and {other} of {anchor_set.name} are nearly identical "
+                    f"({part:.0%} of the smaller one).",
                     "Each set needs anchors of its own: compliant openings in harmful, refusals in the safe sets.",
                 )
 
@@ -89,8 +100,9 @@ def check_structure(anchor_set: AnchorSet) -> None:
 def _read_line(line: str, where: str) -> Anchor:
     try:
         record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise RipcurrentError(f"{where} is not JSON: {error.msg}.", "Each line must be one JSON object.") from None
+    except (ValueError, RecursionError) as error:
+        reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+        raise RipcurrentError(f"{where} is not JSON: {reason}.", "Each line must be one JSON object.") from None
     if not isinstance(record, Mapping):
         raise RipcurrentError(f"{where} is not a JSON object.", "Each line must be one JSON object.")
     name = record.get("set")

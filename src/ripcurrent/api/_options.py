@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ripcurrent.errors import RipcurrentError
+
+if TYPE_CHECKING:
+    from ripcurrent.models import ChatModel
 
 
 class ScanOptions(BaseModel):
@@ -84,3 +89,43 @@ class ScanOptions(BaseModel):
     def default_ranking(self) -> str:
         """The column that ranks rows unless another is named."""
         return "gradient_bidirectional" if self.wants_gradient else "representation_bidirectional"
+
+
+def resolve_options(options: ScanOptions | None, changes: dict[str, Any]) -> ScanOptions:
+    """Options with single ones changed by name.
+
+    Raises:
+        RipcurrentError: An option that does not exist or a value it does not take, named.
+    """
+    try:
+        return ScanOptions(**{**(options.model_dump() if options else {}), **changes})
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = "--" + ".".join(str(part) for part in first["loc"]).replace("_", "-")
+        if first["type"] == "extra_forbidden":
+            raise RipcurrentError(
+                f"There is no option {name}.", f"Options: {', '.join(ScanOptions.model_fields)}."
+            ) from None
+        raise RipcurrentError(f"{name} {first.get('input')} is not possible.", f"{first['msg']}.") from None
+
+
+def require_positions(chat_model: ChatModel, options: ScanOptions) -> None:
+    """Refuse rows longer than the model has positions for.
+
+    Raises:
+        RipcurrentError: ``max_tokens``, or what a preset pads to, is more than the model's configuration gives.
+    """
+    positions = getattr(chat_model.model.config.get_text_config(), "max_position_embeddings", None)
+    if positions is None:
+        return
+    if options.max_tokens > positions:
+        raise RipcurrentError(
+            f"--max-tokens {options.max_tokens} is more than the {positions} positions of {chat_model.name}.",
+            f"Longer rows keep their head: give --max-tokens {positions} or less.",
+        )
+    if options.quirks.get("pad_to", 0) > positions:
+        raise RipcurrentError(
+            f"--preset {options.preset} pads rows to {options.quirks['pad_to']} tokens, more than the {positions} "
+            f"positions of {chat_model.name}.",
+            "Leave --preset out, or use another model.",
+        )

@@ -1,1 +1,82 @@
-"""."""
+"""The command line: parses, calls ``api``, prints. Nothing heavy is imported before a command runs."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import click
+import typer
+
+from ripcurrent.cli._anchors import anchors_app
+from ripcurrent.cli._demo import demo_command
+from ripcurrent.cli._doctor import doctor_command
+from ripcurrent.cli._report import report_command
+from ripcurrent.cli._scan import scan_command
+from ripcurrent.cli._select import select_command
+from ripcurrent.errors import ExitCode, RipcurrentError
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
+
+app = typer.Typer(
+    name="ripcurrent",
+    help="Find the calm-looking rows of a fine-tuning set that carry a chat model's safety out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("scan")(scan_command)
+app.command("select")(select_command)
+app.command("report")(report_command)
+app.add_typer(anchors_app, name="anchors")
+app.command("doctor")(doctor_command)
+app.command("demo")(demo_command)
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    context: typer.Context,
+    version: bool = typer.Option(False, "--version", help="Print the version and exit."),
+) -> None:
+    """Find the calm-looking rows of a fine-tuning set that carry a chat model's safety out."""
+    if version:
+        from importlib.metadata import version as installed
+
+        typer.echo(f"ripcurrent {installed('ripcurrent')}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command line and exit with a documented code; no traceback for anything a user can mend."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command; returns its exit code: 0 ok, 1 usage or input, 2 not measured, 3 gate failed, 4 no evidence."""
+    from ripcurrent.cli._output import print_error
+
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        code = app(args=arguments, standalone_mode=False)
+    except RipcurrentError as error:
+        print_error(error)
+        return int(error.code)
+    except click.exceptions.NoArgsIsHelpError as error:
+        typer.echo(error.ctx.get_help() if error.ctx else "")
+        return int(ExitCode.USAGE)
+    except click.ClickException as error:
+        print_error(RipcurrentError(error.format_message(), "See --help."))
+        return int(ExitCode.USAGE)
+    except (click.Abort, KeyboardInterrupt):
+        print_error(RipcurrentError("Stopped.", "What was finished is kept: give the same command again to go on."))
+        return INTERRUPTED
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        print_error(
+            RipcurrentError(f"{error.strerror or error}{where}.", "Free some space or name another place with --out.")
+        )
+        return int(ExitCode.USAGE)
+    return code if isinstance(code, int) else int(ExitCode.OK)

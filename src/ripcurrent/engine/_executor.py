@@ -11,12 +11,13 @@ import pyarrow as pa
 from ripcurrent.engine._shards import Shard, ShardFolder
 
 Item = TypeVar("Item")
+Consumed = TypeVar("Consumed", contravariant=True)
 
 
-class Stage(Protocol[Item]):
+class Stage(Protocol[Consumed]):
     """Turns a shard's items into its table; depends on nothing but the items and its own options."""
 
-    def __call__(self, items: Sequence[Item]) -> pa.Table:
+    def __call__(self, items: Sequence[Consumed]) -> pa.Table:
         """The shard's table, one row per item, in order."""
 
 
@@ -34,7 +35,8 @@ class LocalExecutor:
     ) -> int:
         """Run ``stage`` on every shard that is not done; returns the number of shards.
 
-        ``items(start)`` streams the dataset from a row on. ``on_shard`` is told of each shard and whether it was computed now.
+        ``items(start)`` streams the dataset from a row on. ``on_shard`` is told of each shard and whether it was
+        computed now.
         """
         done = {shard.number: shard for shard in folder.completed()}
         number = 0

@@ -43,6 +43,15 @@ class ShardFolder:
         """Whether the shard was written to its end."""
         return self._marker(number).exists() and self.path(number).exists()
 
+    def _read(self, number: int) -> pa.Table:
+        try:
+            return pq.read_table(self.path(number))
+        except (OSError, pa.ArrowInvalid) as error:
+            raise RipcurrentError(
+                f"{self.path(number)} is damaged: {str(error).splitlines()[0]}.",
+                "Delete this file and run the same scan again: only its rows are computed anew.",
+            ) from error
+
     def write(self, shard: Shard, table: pa.Table) -> None:
         """Write a shard whole, then its marker."""
         with written_whole(self.path(shard.number)) as part:
@@ -56,9 +65,10 @@ class ShardFolder:
                 raise RipcurrentError(
                     f"{self.path(number)} is missing or unfinished.", "Run the same scan again to complete it."
                 )
-            yield pq.read_table(self.path(number))
+            yield self._read(number)
 
     def completed(self) -> list[Shard]:
-        """The shards that were written to their end."""
+        """The shards that were written to their end; a marker whose table is gone does not count."""
         markers = sorted(self._folder.glob("shard-*.done"))
-        return [Shard(**json.loads(marker.read_text(encoding="utf-8"))) for marker in markers]
+        shards = [Shard(**json.loads(marker.read_text(encoding="utf-8"))) for marker in markers]
+        return [shard for shard in shards if self.is_done(shard.number)]

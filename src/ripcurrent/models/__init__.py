@@ -4,8 +4,20 @@ Importing this room imports torch and transformers.
 """
 
 from ripcurrent.models._describe import count_parameters, describe
+from ripcurrent.models._gguf import cache_folder
 from ripcurrent.models._load import load_model
+from ripcurrent.models._quiet import quiet_libraries
 from ripcurrent.models._template import require_chat_template
 from ripcurrent.models._types import Attention, ChatModel, Scope
 
-__all__ = ["Attention", "ChatModel", "Scope", "count_parameters", "describe", "load_model", "require_chat_template"]
+__all__ = [
+    "Attention",
+    "ChatModel",
+    "Scope",
+    "cache_folder",
+    "count_parameters",
+    "describe",
+    "load_model",
+    "quiet_libraries",
+    "require_chat_template",
+]

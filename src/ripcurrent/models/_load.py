@@ -20,6 +20,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.models._adapter import adapter_sha256, attach_adapter, attach_fresh_lora, merge_adapter
+from ripcurrent.models._attention import use_grouped_attention
 from ripcurrent.models._coverage import check_config, check_modules
 from ripcurrent.models._device import choose_device, choose_dtype
 from ripcurrent.models._embedded import EMBEDDED, EMBEDDED_BARE, embedded_gguf, guard_adapter
@@ -54,7 +55,8 @@ def load_model(
         device: ``cuda``, ``cuda:1``, ``mps`` or ``cpu``; None takes the best there is.
         dtype: ``float32``, ``bfloat16`` or ``float16``; None takes bfloat16 where the device computes in it natively.
         scope: What gradients will be taken over; ``lora`` without an adapter takes a fresh LoRA (B = 0).
-        attention: ``sdpa`` or ``eager``. Architectures without a fused kernel (Gemma 2) always run ``eager``.
+        attention: ``sdpa`` (as grouped products on a processor in bfloat16) or ``eager``. Architectures without a fused
+            kernel (Gemma 2) always run ``eager``.
         lora_rank: Rank of the fresh LoRA.
         seed: Seed of the fresh LoRA's A.
 
@@ -91,6 +93,8 @@ def load_model(
             kept = torch_dtype if number == len(merged) else torch.float32
             model = merge_adapter(model, adapter_folder, name=adapter_name, model_name=name, dtype=kept)
         _cast_parameters(model, torch_dtype)
+        if torch_device.type == "cpu" and torch_dtype == torch.bfloat16 and model.config._attn_implementation == "sdpa":
+            use_grouped_attention(model)
         if attached is not None:
             model = attach_adapter(model, attached, name=str(adapter), model_name=name)
         elif fresh_lora is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 from datetime import datetime
 from importlib import resources
 from typing import Any
@@ -65,7 +66,7 @@ def embed_json(value: Any) -> str:
 
 def format_number(value: float | None, *, whole: bool = False) -> str:
     """A measure for reading: three decimals below ten, three significant digits above, a true minus sign."""
-    if value is None:
+    if value is None or math.isnan(value):
         return "–"
     if whole:
         text = f"{value:,.0f}"
@@ -94,7 +95,14 @@ def _hash(source: str) -> str:
 
 
 def _pretty(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    """A manifest's value for reading."""
+    if value is None:
+        return "–"
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_pretty(part)}" for key, part in value.items()) or "–"
+    if isinstance(value, list):
+        return ", ".join(map(_pretty, value)) or "–"
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _date(value: Any) -> str:
@@ -106,13 +114,15 @@ def _date(value: Any) -> str:
 
 
 def _provenance(content: PageContent) -> list[tuple[str, list[tuple[str, Any]]]]:
-    """The manifest's facts in groups, for the footer; nothing in it is left out but the anchors' long order."""
+    """The manifest's facts in groups, for the footer; all of them but the anchors' long lists."""
     manifest = content.run.manifest
     groups = []
     loose: list[tuple[str, Any]] = []
     for key, value in manifest.items():
         if isinstance(value, dict):
-            groups.append((key.replace("_", " "), [(k, v) for k, v in value.items() if k != "order"]))
+            groups.append(
+                (key.replace("_", " "), [(k, v) for k, v in value.items() if k not in ("order", "measurements")])
+            )
         else:
             loose.append((key.replace("_", " "), value))
     return [("run", loose), *groups]

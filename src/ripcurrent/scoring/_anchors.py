@@ -98,8 +98,7 @@ def separation(measurements: AnchorMeasurements, avg_n: int = 1) -> dict[str, fl
     harmful = measurements.places("harmful")
     safe = [place for place in range(len(measurements.order)) if place not in set(harmful)]
     return {
-        name: auroc(scores[harmful], scores[safe])
-        for name, scores in leave_one_out_scores(measurements, avg_n).items()
+        name: auroc(scores[harmful], scores[safe]) for name, scores in leave_one_out_scores(measurements, avg_n).items()
     }
 
 
@@ -111,9 +110,9 @@ def require_separation(name: str, separations: Mapping[str, float]) -> None:
     for column, value in separations.items():
         if column != "gradient_bidirectional" and not value >= MINIMUM_SEPARATION:
             raise RipcurrentError(
-                f"The anchors {name} do not separate harm from safety on this model: leave-one-out AUROC of {column} is "
-                f"{value:.2f}, below {MINIMUM_SEPARATION}.",
-                "Look at `ripcurrent anchors check`, use other anchors or more of them, another --position or --signals, or "
-                "go on at your own risk with --no-anchor-check.",
+                f"The anchors {name} do not separate harm from safety on this model: leave-one-out AUROC of {column} "
+                f"is {value:.2f}, below {MINIMUM_SEPARATION}.",
+                "Look at `ripcurrent anchors check`, use other anchors or more of them, another --position or "
+                "--signals, or go on at your own risk with --no-anchor-check.",
                 code=ExitCode.NOT_MEASURED,
             )

@@ -61,7 +61,8 @@ DIRECTION_OF_RISK: dict[str, Direction] = {
 TRAIT_COLUMNS: tuple[str, ...] = (
     "is_list", "is_bullet", "is_numbered", "is_maths", "is_code", "is_short", "has_refusal",
 )  # fmt: skip
-GRADIENT_COLUMNS: tuple[str, ...] = tuple(c.name for c in COLUMNS if c.name.startswith("gradient_")) + (
+GRADIENT_COLUMNS: tuple[str, ...] = (
+    *(c.name for c in COLUMNS if c.name.startswith("gradient_")),
     "predicted_harmful_loss_change",
 )
 REPRESENTATION_COLUMNS: tuple[str, ...] = tuple(c.name for c in COLUMNS if c.name.startswith("representation_"))

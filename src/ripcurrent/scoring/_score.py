@@ -72,7 +72,9 @@ class Scorer:
 
     def _representation_columns(self, signals: pa.Table) -> dict[str, Floats]:
         cosines = cosine_matrix(signals, len(self.anchors.order))
-        by_set = {name: _mean_of_largest(cosines[:, self.anchors.places(name)], self.avg_n) for name in self.anchors.sets}
+        by_set = {
+            name: _mean_of_largest(cosines[:, self.anchors.places(name)], self.avg_n) for name in self.anchors.sets
+        }
         safe = np.mean([by_set[name] for name in self.anchors.sets[1:]], axis=0)
         return {
             "representation_harmful": by_set["harmful"],
@@ -115,9 +117,7 @@ def cosine_matrix(signals: pa.Table, anchors: int) -> Floats:
     return filled
 
 
-def write_scores(
-    path: Path, shards: Iterable[pa.Table], scorer: Scorer, metadata: Mapping[str, Any]
-) -> dict[str, int]:
+def write_scores(path: Path, shards: Iterable[pa.Table], scorer: Scorer, metadata: Mapping[str, Any]) -> dict[str, int]:
     """Score shard after shard into one Parquet file, flat in memory; returns the number of rows of each status."""
     counts: dict[str, int] = {}
     with written_whole(path) as part:
@@ -151,11 +151,13 @@ def describe_table(columns: Iterable[str], metadata: Mapping[str, Any]) -> dict[
 
 
 def _mean_of_largest(values: Floats, count: int) -> Floats:
-    return np.sort(values, axis=1)[:, ::-1][:, :count].mean(axis=1)
+    means: Floats = np.sort(values, axis=1)[:, ::-1][:, :count].mean(axis=1)
+    return means
 
 
 def _floats(column: pa.ChunkedArray) -> Floats:
-    return column.cast(pa.float64()).to_numpy().astype(np.float64)
+    values: Floats = column.cast(pa.float64()).to_numpy().astype(np.float64)
+    return values
 
 
 def _as_array(value: Any, kind: pa.DataType) -> pa.Array | pa.ChunkedArray:

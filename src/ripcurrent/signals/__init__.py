@@ -5,6 +5,7 @@ from ripcurrent.signals._batch import Batch, make_batch
 from ripcurrent.signals._directions import Directions, Gradient, norm_of, stack_directions, zero_gradient
 from ripcurrent.signals._gradient import GradientPass
 from ripcurrent.signals._representation import FeatureReader
+from ripcurrent.signals._stage import SignalStage
 from ripcurrent.signals._types import BatchSignals, Position, SignalKind
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "Position",
     "SetDirection",
     "SignalKind",
+    "SignalStage",
     "make_batch",
     "norm_of",
     "set_direction",

@@ -1,7 +1,7 @@
 """From anchors to directions: each set's mean of normalised gradients, and every anchor's similarity to it.
 
-Two passes over a set, no anchor's gradient ever formed: the first yields the norms, the second sums the gradients weighted
-by one over count and norm, which is the mean of the normalised gradients.
+Two passes over a set, no anchor's gradient ever formed: the first yields the norms, the second sums the gradients
+weighted by one over count and norm, which is the mean of the normalised gradients.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def set_direction(
 ) -> SetDirection:
     """The direction of one anchor set: ``(1/n) Σ g_i / ‖g_i‖`` over its rows.
 
-    ``running_sum`` repeats a quirk of the released code: anchor gradients were never zeroed between anchors, so that each
-    saved one is the sum of those before it and itself.
+    ``running_sum`` repeats a quirk of the released code: anchor gradients were never zeroed between anchors, so that
+    each saved one is the sum of those before it and itself.
     """
     total = zero_gradient(gradient_pass.catalogue)
     if running_sum:
@@ -68,16 +68,16 @@ def _running_sum_direction(gradient_pass: GradientPass, rows: Sequence[EncodedRo
 
 
 def similarities(
-    gradient_pass: GradientPass, rows: Sequence[EncodedRow], direction: Mapping[str, torch.Tensor]
+    gradient_pass: GradientPass, rows: Sequence[EncodedRow], directions: Sequence[Mapping[str, torch.Tensor]]
 ) -> npt.NDArray[np.float64]:
-    """Each row's ``<ĝ, direction>``, shape ``(rows,)``."""
-    stacked = stack_directions(gradient_pass.catalogue, [direction], gradient_pass.dtype)
-    found = np.zeros(len(rows))
+    """Each row's ``<ĝ, direction>`` for each direction, shape ``(rows, directions)``."""
+    stacked = stack_directions(gradient_pass.catalogue, list(directions), gradient_pass.dtype)
+    found = np.zeros((len(rows), len(directions)))
     for places, batch in _batches(gradient_pass, rows):
         signals = gradient_pass.measure(batch, stacked)
         assert signals.dots is not None
         assert signals.squared_norm is not None
-        found[places] = signals.dots[:, 0] / np.sqrt(signals.squared_norm)
+        found[places] = signals.dots / np.sqrt(signals.squared_norm)[:, None]
     return found
 
 

@@ -43,7 +43,7 @@ def make_batch(
 ) -> Batch:
     """Pad rows into one batch on a device.
 
-    ``row_tokens`` lets only the first so many loss-bearing tokens of a row bear loss; ``pad_to`` pads at least that far.
+    ``row_tokens`` lets only the first so many loss-bearing tokens of a row bear loss; ``pad_to`` pads at least so far.
     """
     longest = max(len(row.tokens) for row in rows)
     width = max(longest, pad_to or 0)

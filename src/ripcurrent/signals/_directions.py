@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -27,7 +28,7 @@ class Directions:
 
 
 def stack_directions(catalogue: Catalogue, gradients: list[Mapping[str, Tensor]], dtype: torch.dtype) -> Directions:
-    """Stack directions for the recorder: matrices and tables in ``dtype``, vectors in float32, on the model's device.
+    """Stack directions for the recorder: matrices and tables in the compute type, vectors in float32, on its device.
 
     ``gradients`` may be mappings that read from disk tensor by tensor, so that nothing is held twice.
     """
@@ -39,7 +40,8 @@ def stack_directions(catalogue: Catalogue, gradients: list[Mapping[str, Tensor]]
         names = group_weights(group)
         if names:
             out = sum(shapes[name][0] for name in names)
-            joined = torch.empty(len(gradients), out, shapes[names[0]][1], dtype=dtype, device=device)
+            kept = _product_dtype(group, dtype)
+            joined = torch.empty(len(gradients), out, shapes[names[0]][1], dtype=kept, device=device)
             for slot, gradient in enumerate(gradients):
                 start = 0
                 for name in names:
@@ -58,6 +60,12 @@ def stack_directions(catalogue: Catalogue, gradients: list[Mapping[str, Tensor]]
     return Directions(len(gradients), linear, other)
 
 
+def _product_dtype(group: SiteGroup, dtype: torch.dtype) -> torch.dtype:
+    """The type a group computes in: LoRA layers keep float32 on a bfloat16 base; packed weights follow the model's."""
+    weight = group.sites[0].module.weight
+    return weight.dtype if isinstance(weight, Tensor) and weight.dtype.is_floating_point else dtype
+
+
 def group_weights(group: SiteGroup) -> list[str]:
     """Names of a linear group's weights in order; empty for other kinds."""
     return [site.weight for site in group.sites if is_linear(site) and site.weight is not None]
@@ -71,4 +79,5 @@ def zero_gradient(catalogue: Catalogue) -> Gradient:
 
 def norm_of(gradient: Mapping[str, Tensor]) -> float:
     """Euclidean norm over all parameters."""
-    return float(sum(float(tensor.float().square().sum(dtype=torch.float64)) for tensor in gradient.values())) ** 0.5
+    squares = [float(torch.linalg.vector_norm(tensor, dtype=torch.float32)) ** 2 for tensor in gradient.values()]
+    return math.sqrt(sum(squares))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -10,7 +13,7 @@ from ripcurrent.models import ChatModel
 from ripcurrent.signals._batch import Batch
 from ripcurrent.signals._directions import Directions, Gradient
 from ripcurrent.signals._head import HeadChunk, find_logit_transform, head_chunks
-from ripcurrent.signals._recorder import Accumulate, Measure, Recorder
+from ripcurrent.signals._recorder import Accumulate, Consumer, Measure, Recorder
 from ripcurrent.signals._representation import FeatureReader
 from ripcurrent.signals._sites import Catalogue, build_catalogue
 from ripcurrent.signals._types import BatchSignals
@@ -84,24 +87,30 @@ class GradientPass:
         weights = batch.row_weights() * row_factors.to(batch.ids.device) / self._loss_scale
         self._run(batch, weights, Accumulate(into), on_chunk, None)
 
-    def _run(self, batch: Batch, row_weights: Tensor, consumer, on_chunk, features):  # type: ignore[no-untyped-def]
-        hidden_grad: Tensor | None = None
-        position_ids = None
-        if self.catalogue.positions_needed:
-            position_ids = torch.arange(batch.ids.shape[1], device=batch.ids.device).expand_as(batch.ids).contiguous()
-        with Recorder(self.catalogue, consumer), torch.enable_grad():
+    def _run(
+        self,
+        batch: Batch,
+        row_weights: Tensor,
+        consumer: Consumer,
+        on_chunk: Callable[[HeadChunk], None],
+        features: FeatureReader | None,
+    ) -> npt.NDArray[np.float32] | None:
+        """Forward, head, backward: layers go to ``consumer``, head chunks to ``on_chunk``; returns the features."""
+        catalogue = self.catalogue
+        extra = {}
+        if catalogue.positions_needed:
+            extra["position_ids"] = (
+                torch.arange(batch.ids.shape[1], device=self.device).expand_as(batch.ids).contiguous()
+            )
+        with Recorder(catalogue, consumer), torch.enable_grad():
             reading = features.reading(batch) if features is not None else None
-            extra = {} if position_ids is None else {"position_ids": position_ids}
-            hidden = self.catalogue.base(input_ids=batch.ids, use_cache=False, **extra).last_hidden_state
-            read = reading.finish(hidden.detach()) if reading is not None else None
+            hidden = catalogue.base(input_ids=batch.ids, use_cache=False, **extra).last_hidden_state
             states = hidden.detach()
+            read = reading.finish(states) if reading is not None else None
             hidden_grad = torch.zeros_like(states)
-            for chunk in head_chunks(
-                self.catalogue, self._transform, batch, states, row_weights * self._loss_scale
-            ):
-                hidden_grad[chunk.positions] = chunk.logit_grads @ self.catalogue.head.weight
+            for chunk in head_chunks(catalogue, self._transform, batch, states, row_weights * self._loss_scale):
+                hidden_grad[chunk.positions] = chunk.logit_grads @ catalogue.head.weight
                 on_chunk(chunk)
-                del chunk
             torch.autograd.backward([hidden], [hidden_grad])
         return read
 

@@ -54,10 +54,9 @@ def head_chunks(
         row, token = chosen[:, 0], chosen[:, 1]
         inputs = hidden[row, token]
         logits = torch.nn.functional.linear(inputs, catalogue.head.weight, catalogue.head.bias)
-        losses, grads = cross_entropy_with_gradient(logits, batch.ids[row, token + 1], row_weights[row], transform)
-        del logits
+        losses = cross_entropy_with_gradient(logits, batch.ids[row, token + 1], row_weights[row], transform)
         bounds = tuple(start - starts[first] for start in starts[first : last + 1])
-        yield HeadChunk(tuple(range(first, last)), bounds, (row, token), inputs, losses, grads)
+        yield HeadChunk(tuple(range(first, last)), bounds, (row, token), inputs, losses, logits)
         first = last
 
 

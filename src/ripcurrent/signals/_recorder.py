@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from types import TracebackType
 from typing import Any, Protocol
@@ -28,7 +29,7 @@ class Consumer(Protocol):
 
 
 class Recorder:
-    """While entered, every forward pass of the catalogue's base model is recorded and handed on in its backward pass."""
+    """While entered, forward passes of the base model are recorded and handed on in their backward passes."""
 
     def __init__(self, catalogue: Catalogue, consumer: Consumer) -> None:
         self._catalogue = catalogue
@@ -59,7 +60,7 @@ class Recorder:
 
     def _on_linear(self, number: int, place: int, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
         self._inputs[number] = args[0].detach()
-        output.register_hook(partial(self._linear_grad, number, place))
+        _on_gradient(output, partial(self._linear_grad, number, place))
 
     def _linear_grad(self, number: int, place: int, grad: Tensor) -> None:
         group = self._catalogue.groups[number]
@@ -75,7 +76,7 @@ class Recorder:
                 self._consumer.take_vector(site.bias, vector.bias_gradients(site_grad))
 
     def _on_other(self, site: Site, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        output.register_hook(partial(self._other_grad, site, args[0].detach()))
+        _on_gradient(output, partial(self._other_grad, site, args[0].detach()))
 
     def _other_grad(self, site: Site, inputs: Tensor, grad: Tensor) -> None:
         if site.kind == "embedding":
@@ -95,6 +96,10 @@ class Recorder:
             self._consumer.take_vector(site.weight, scale(flat_inputs, flat_grads, site.factor))
         if site.bias is not None:
             self._consumer.take_vector(site.bias, vector.bias_gradients(flat_grads))
+
+
+def _on_gradient(output: Tensor, hook: Callable[[Tensor], None]) -> None:
+    output.register_hook(hook)  # type: ignore[no-untyped-call]
 
 
 def _track(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:

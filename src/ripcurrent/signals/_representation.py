@@ -18,8 +18,8 @@ from ripcurrent.signals._types import BatchSignals, Position
 class FeatureReader:
     """Reads each row's state at one layer and position.
 
-    ``layer`` is ``None`` for the last hidden state (after the final norm), or a block's number, 0-based or negative from the
-    end, for that block's output before any final norm.
+    ``layer`` is ``None`` for the last hidden state (after the final norm), or a block's number, 0-based or negative
+    from the end, for that block's output before any final norm.
     """
 
     def __init__(self, chat_model: ChatModel, *, layer: int | None = None, position: Position = "last") -> None:

@@ -56,9 +56,9 @@ class Catalogue:
     """The model with its output head, without an adapter's wrapper."""
     base: nn.Module
     """The part that yields the hidden states after the final norm."""
-    head: nn.Module
+    head: nn.Linear
     """The output head, a linear layer."""
-    input_embedding: nn.Module
+    input_embedding: nn.Embedding
     """The token embedding."""
     groups: tuple[SiteGroup, ...]
     """Sites other than the head."""
@@ -79,7 +79,9 @@ class Catalogue:
         for group in self.groups:
             for site in group.sites:
                 if site.weight is not None:
-                    shapes[site.weight] = linear_shape(site.module) if is_linear(site) else _shape(site.module, "weight")
+                    shapes[site.weight] = (
+                        linear_shape(site.module) if is_linear(site) else _shape(site.module, "weight")
+                    )
                 if site.bias is not None:
                     shapes[site.bias] = _shape(site.module, "bias")
         if self.head_weight is not None:
@@ -105,8 +107,8 @@ def linear_shape(module: nn.Module) -> tuple[int, int]:
 def build_catalogue(model: Any, scope: Scope) -> Catalogue:
     """Catalogue the sites of a frozen chat model for a scope.
 
-    Raises :class:`RipcurrentError` naming the module when a parameter in scope sits in a layer kind that is not covered,
-    when a layer is called more than once per pass, or when the head's arithmetic is not understood.
+    Raises :class:`RipcurrentError` naming the module when a parameter in scope sits in a layer kind that is not
+    covered, when a layer is called more than once per pass, or when the head's arithmetic is not understood.
     """
     causal = model.get_base_model() if hasattr(model, "peft_config") else model
     base = getattr(causal, causal.base_model_prefix)

@@ -58,9 +58,7 @@ class SignalStage:
 
     def __call__(self, items: Sequence[Row]) -> pa.Table:
         """The signals of a shard's rows, in their order."""
-        encoded = list(
-            encode_rows(items, self.chat_model.tokenizer, max_tokens=self.max_tokens, loss_on=self.loss_on)
-        )
+        encoded = list(encode_rows(items, self.chat_model.tokenizer, max_tokens=self.max_tokens, loss_on=self.loss_on))
         traits = [traits_of(row.response) for row in items]
         columns = self._empty_columns(len(items))
         statuses: list[str] = [row.status for row in encoded]
@@ -109,7 +107,13 @@ class SignalStage:
         finite = np.ones(len(places), dtype=bool)
         if signals.dots is not None and signals.squared_norm is not None:
             values |= {name: signals.dots[:, number] for number, name in enumerate(self.direction_columns)}
-            values |= {"squared_norm": signals.squared_norm, "loss": signals.loss, "loss_first_10": signals.loss_first_10}
+            assert signals.loss is not None
+            assert signals.loss_first_10 is not None
+            values |= {
+                "squared_norm": signals.squared_norm,
+                "loss": signals.loss,
+                "loss_first_10": signals.loss_first_10,
+            }
             # a gradient of length zero has no cosine
             finite &= signals.squared_norm > 0
         if signals.features is not None and self.anchor_features is not None:

@@ -8,6 +8,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+BLOCK_ELEMENTS = 2**21
+"""Logits in float32 at once on a processor: what stays in cache."""
+
 
 @dataclass(frozen=True, slots=True)
 class LogitTransform:
@@ -19,8 +22,10 @@ class LogitTransform:
     """The cap, if any."""
 
     def __call__(self, logits: Tensor) -> Tensor:
-        """Transform logits, in float32."""
-        values = logits.float() * self.factor if self.factor != 1.0 else logits.float()
+        """Transform logits into a float32 copy."""
+        values = logits.to(torch.float32, copy=True)
+        if self.factor != 1.0:
+            values *= self.factor
         return values if self.softcap is None else torch.tanh(values / self.softcap) * self.softcap
 
 
@@ -29,24 +34,31 @@ def cross_entropy_with_gradient(
     targets: Int[Tensor, " positions"],
     weights: Float[Tensor, " positions"],
     transform: LogitTransform,
-) -> tuple[Float[Tensor, " positions"], Float[Tensor, "positions vocabulary"]]:
-    """Each position's cross-entropy in nats (float32, unweighted), and the weighted sum's gradient at the raw logits.
+) -> Float[Tensor, " positions"]:
+    """Each position's cross-entropy in nats (float32, unweighted); ``logits`` become the weighted sum's gradient.
 
-    Weights are positive. The gradient ``w_t (softmax − onehot)`` comes back in the logits' dtype; softmax and sums run in float32.
+    Weights are positive. The gradient at the raw logits, ``w_t (softmax − onehot)``, is written in place in the logits'
+    dtype. Softmax and sums run in float32, a few positions at a time so that they stay in cache.
     """
-    values = transform(logits)
-    log_total = torch.logsumexp(values, dim=-1)
-    places = torch.arange(len(targets), device=targets.device)
-    losses = log_total - values[places, targets]
-    slope = None if transform.softcap is None else 1.0 - (values / transform.softcap).square()
-    # exp(x − log Σ + log w) is w·softmax in one pass over the vocabulary
-    gradient = (values - (log_total - torch.log(weights)).unsqueeze(1)).exp_()
-    gradient[places, targets] -= weights
-    if slope is not None:
-        gradient *= slope
-    if transform.factor != 1.0:
-        gradient *= transform.factor
-    return losses, gradient.to(logits.dtype)
+    losses = torch.empty(len(targets), device=logits.device)
+    elements = BLOCK_ELEMENTS if logits.device.type == "cpu" else 64 * BLOCK_ELEMENTS
+    block = max(1, elements // logits.shape[1])
+    for start in range(0, len(targets), block):
+        part, target, weight = (tensor[start : start + block] for tensor in (logits, targets, weights))
+        values = transform(part)
+        log_total = torch.logsumexp(values, dim=-1)
+        places = torch.arange(len(target), device=target.device)
+        losses[start : start + block] = log_total - values[places, target]
+        slope = None if transform.softcap is None else 1.0 - (values / transform.softcap).square()
+        # exp(x − log Σ + log w) is w·softmax in one pass over the vocabulary
+        gradient = values.sub_((log_total - torch.log(weight)).unsqueeze(1)).exp_()
+        gradient[places, target] -= weight
+        if slope is not None:
+            gradient *= slope
+        if transform.factor != 1.0:
+            gradient *= transform.factor
+        part.copy_(gradient)
+    return losses
 
 
 def head_dots(

@@ -7,6 +7,7 @@ Which is cheaper depends on the row's length, the layer's shape and the machine:
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -84,7 +85,9 @@ def linear_squared_norm(
     inputs: Float[Tensor, "rows tokens in"], output_grads: Float[Tensor, "rows tokens out"]
 ) -> Float[Tensor, " rows"]:
     """Each row's squared norm of its weight gradient, as the inner product of two Gram matrices over tokens."""
-    return (torch.bmm(inputs, inputs.mT) * torch.bmm(output_grads, output_grads.mT)).sum(dim=(1, 2), dtype=torch.float32)
+    return (torch.bmm(inputs, inputs.mT) * torch.bmm(output_grads, output_grads.mT)).sum(
+        dim=(1, 2), dtype=torch.float32
+    )
 
 
 def transient_products(
@@ -93,7 +96,7 @@ def transient_products(
     directions: Float[Tensor, "directions out in"],
     ways: Ways,
 ) -> tuple[Float[Tensor, "rows directions"] | None, Float[Tensor, " rows"] | None]:
-    """Dots and squared norms read off transient row gradients, a few rows at a time; None for what ``ways`` leaves out."""
+    """Dots and squared norms read off transient row gradients, a few rows at a time; None where ``ways`` says no."""
     rows, _, fan_in = inputs.shape
     fan_out = output_grads.shape[-1]
     flat = directions.reshape(directions.shape[0], fan_out * fan_in)
@@ -105,8 +108,20 @@ def transient_products(
         if ways.transient_dots:
             dots.append((gradient @ flat.mT).float())
         if ways.transient_norm:
-            norms.append(torch.linalg.vector_norm(gradient, dim=1, dtype=torch.float32).square())
+            norms.append(_squared_norms(gradient))
     return (torch.cat(dots) if dots else None, torch.cat(norms) if norms else None)
+
+
+def _squared_norms(vectors: Float[Tensor, "rows size"]) -> Float[Tensor, " rows"]:
+    """Squared norms in float32, from pieces whose norms are computed in the vectors' dtype.
+
+    Norms of low-precision vectors accumulate in float32 but are rounded at the end; over many pieces that rounding
+    averages out, and nothing is copied to float32.
+    """
+    pieces = math.gcd(vectors.shape[1], 64)
+    norms = torch.linalg.vector_norm(vectors.view(len(vectors) * pieces, -1), dim=1)
+    squares: Tensor = norms.float().square().view(len(vectors), pieces).sum(dim=1)
+    return squares
 
 
 def linear_products(

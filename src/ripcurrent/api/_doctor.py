@@ -1,0 +1,286 @@
+"""Look before a long scan: environment, dataset, one row as it will be trained, a forecast of time and memory."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ripcurrent.api._environment import Finding, environment, free_memory, size
+from ripcurrent.api._options import ScanOptions, resolve_options
+from ripcurrent.api._probe import Estimate, Load, probe
+from ripcurrent.api._progress import Progress, SilentProgress
+from ripcurrent.data import Dataset, EncodedRow, Row, encode_rows, read_rows, render
+from ripcurrent.models import ChatModel, describe, load_model, require_chat_template
+from ripcurrent.models._device import choose_device
+from ripcurrent.signals import GradientPass
+
+SAMPLE_ROWS = 512
+"""Rows that are encoded, spread over the whole dataset."""
+
+SHOWN_CHARACTERS = 600
+"""Longer parts of the shown row keep their head and tail."""
+
+SHOWN_PARTS = 12
+"""Parts of the shown row; a conversation may have hundreds of turns."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A stretch of a rendered row whose tokens all bear loss, or none."""
+
+    text: str
+    """The text, clipped in the middle."""
+    bears_loss: bool
+    """Whether its tokens are predicted in training."""
+
+
+@dataclass(frozen=True, slots=True)
+class RenderedRow:
+    """One row exactly as it is tokenised."""
+
+    row: int
+    """0-based position in the input."""
+    tokens: int
+    """Tokens, up to the last one that bears loss."""
+    response_tokens: int
+    """Tokens that bear loss."""
+    truncated: bool
+    """Cut at ``--max-tokens``."""
+    parts: tuple[Part, ...]
+    """Its text in order, up to the last token."""
+    parts_left_out: int
+    """Further parts that are not shown."""
+
+    def as_json(self) -> dict[str, Any]:
+        """The text with the spans that bear loss, in characters of that text."""
+        spans, text = [], ""
+        for part in self.parts:
+            if part.bears_loss:
+                spans.append([len(text), len(text) + len(part.text)])
+            text += part.text
+        fields = {key: value for key, value in asdict(self).items() if key != "parts"}
+        return {**fields, "text": text, "loss_spans": spans}
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetReport:
+    """A dataset as a scan would read it."""
+
+    path: str
+    """As given."""
+    container: str
+    """``json``, ``jsonl``, ``csv``, ``parquet``, ``folder`` or ``hub``."""
+    format: str
+    """Name of the row format."""
+    rows: int
+    """Number of rows."""
+    unreadable: dict[str, int]
+    """Reason to number of rows that reading alone finds unusable, of all rows."""
+    sampled: int
+    """Rows that were encoded, spread over the dataset."""
+    sample_unusable: dict[str, int]
+    """Reason to number of sampled rows that cannot be scored, the unreadable ones among them."""
+    mean_tokens: float | None
+    """Mean tokens of the sample's usable rows; None when there is none, as with the others below."""
+    median_tokens: float | None
+    """Their median."""
+    longest_tokens: int | None
+    """Their longest, after cutting at ``--max-tokens``."""
+    mean_response_tokens: float | None
+    """Mean of the tokens that bear loss."""
+    truncated_share: float | None
+    """Share of the usable rows that are cut at ``--max-tokens``, 0 to 1."""
+    sample_row: RenderedRow | None
+    """A row of typical length."""
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """Everything that doctor found."""
+
+    environment: tuple[Finding, ...]
+    """Machine and installation; with a dataset also whether the scan fits into memory."""
+    model: dict[str, str | int | None] | None
+    """The model, where one was loaded."""
+    dataset: DatasetReport | None
+    """The dataset, where one was given."""
+    estimates: tuple[Estimate, ...]
+    """Forecasts of the scan; none without a dataset or without a usable row."""
+
+    def as_json(self) -> dict[str, Any]:
+        """One JSON-ready object."""
+        found = self.dataset
+        row = found.sample_row if found is not None else None
+        return {
+            "environment": [{**asdict(finding), "ok": finding.ok} for finding in self.environment],
+            "model": self.model,
+            "dataset": None
+            if found is None
+            else {**asdict(found), "sample_row": None if row is None else row.as_json()},
+            "estimates": [asdict(estimate) for estimate in self.estimates],
+        }
+
+
+def diagnose(
+    dataset: str | Path | None = None, *, model: str | None = None, progress: Progress | None = None, **changes: Any
+) -> Diagnosis:
+    """Look at the environment; with a dataset at its rows; with a dataset or a model at the model, and forecast a scan.
+
+    Args:
+        dataset: Anything that :func:`ripcurrent.read_rows` reads.
+        model: A model; with a dataset :class:`ScanOptions`' default unless named.
+        progress: Told of steps.
+        **changes: Options of the scan by name.
+
+    Raises:
+        RipcurrentError: A dataset or model that a scan would refuse, or an option that it does not take.
+    """
+    options = resolve_options(None, changes if model is None else {**changes, "model": model})
+    told = progress or SilentProgress()
+    told.step("looking at the environment")
+    findings = environment(options.device, options.dtype)
+    if dataset is None:
+        about = describe(_load(options, told)) if model is not None else None
+        return Diagnosis(tuple(findings), about, None, ())
+    free = free_memory(choose_device(options.device))
+    rows = read_rows(dataset, format=options.format, mapping=options.mapping, limit=options.limit)
+    told.step("reading the dataset")
+    sample, unreadable, count = _spread_sample(rows)
+    began = time.perf_counter()
+    chat_model = _load(options, told)
+    loading = time.perf_counter() - began
+    told.step("encoding a sample")
+    encoded = list(encode_rows(sample, chat_model.tokenizer, max_tokens=options.max_tokens, loss_on=options.loss_on))
+    report = _report(rows, count, unreadable, sample, encoded, chat_model)
+    usable = [place for place, row in enumerate(encoded) if row.status == "ok"]
+    estimates: list[Estimate] = []
+    if usable:
+        lengths = [len(encoded[place].tokens) for place in usable]
+        load = Load([sample[place] for place in usable], lengths, count * sum(lengths) / len(sample), loading)
+        estimates = probe(chat_model, load, options, told)
+        findings.append(_fits(estimates[-1], free))
+    return Diagnosis(tuple(findings), describe(chat_model), report, tuple(estimates))
+
+
+def _load(options: ScanOptions, told: Progress) -> ChatModel:
+    told.step("loading the model")
+    chat_model = load_model(
+        options.model,
+        adapter=options.adapter,
+        device=options.device,
+        dtype=options.dtype,
+        scope=options.scope,
+        attention=options.attention,
+        seed=options.seed,
+    )
+    require_chat_template(chat_model)
+    if options.wants_gradient:
+        # a layer that is not covered is found here
+        GradientPass(chat_model)
+    return chat_model
+
+
+def _spread_sample(rows: Iterable[Row]) -> tuple[list[Row], Counter[str], int]:
+    """Up to ``SAMPLE_ROWS`` rows at even distances, reasons of the unusable ones, and their number, in one reading."""
+    kept: list[Row] = []
+    stride, count = 1, 0
+    unreadable: Counter[str] = Counter()
+    for row in rows:
+        if row.problem is not None:
+            unreadable[row.problem] += 1
+        if count % stride == 0:
+            kept.append(row)
+            if len(kept) == 2 * SAMPLE_ROWS:
+                kept = kept[::2]
+                stride *= 2
+        count += 1
+    places = np.unique(np.linspace(0, len(kept) - 1, min(SAMPLE_ROWS, len(kept))).round().astype(int))
+    return [kept[place] for place in places], unreadable, count
+
+
+def _report(
+    rows: Dataset,
+    count: int,
+    unreadable: Counter[str],
+    sample: Sequence[Row],
+    encoded: Sequence[EncodedRow],
+    chat_model: ChatModel,
+) -> DatasetReport:
+    usable = [place for place, row in enumerate(encoded) if row.status == "ok"]
+    lengths = np.asarray([len(encoded[place].tokens) for place in usable])
+    report = DatasetReport(
+        path=rows.path,
+        container=rows.container,
+        format=rows.format,
+        rows=count,
+        unreadable=dict(unreadable),
+        sampled=len(sample),
+        sample_unusable=dict(Counter(row.status for row in encoded if row.status != "ok")),
+        mean_tokens=None,
+        median_tokens=None,
+        longest_tokens=None,
+        mean_response_tokens=None,
+        truncated_share=None,
+        sample_row=None,
+    )
+    if not usable:
+        return report
+    typical = usable[int(np.abs(lengths - np.median(lengths)).argmin())]
+    return replace(
+        report,
+        mean_tokens=float(lengths.mean()),
+        median_tokens=float(np.median(lengths)),
+        longest_tokens=int(lengths.max()),
+        mean_response_tokens=float(np.mean([encoded[place].response_tokens for place in usable])),
+        truncated_share=float(np.mean([encoded[place].truncated for place in usable])),
+        sample_row=rendered_row(sample[typical], encoded[typical], chat_model.tokenizer),
+    )
+
+
+def rendered_row(row: Row, encoded: EncodedRow, tokenizer: Any) -> RenderedRow:
+    """An encoded row's text, parted where its loss mask changes."""
+    text = render(row, tokenizer)
+    offsets = tokenizer(text, add_special_tokens=row.text is not None, return_offsets_mapping=True, verbose=False)[
+        "offset_mapping"
+    ]
+    offsets = offsets[: len(encoded.tokens)]
+    mask = encoded.loss_mask
+    edges = [place for place in range(1, len(mask)) if mask[place] != mask[place - 1]]
+    parts, start = [], 0
+    for first, after in zip([0, *edges], [*edges, len(mask)], strict=True):
+        # up to where the next part begins, as offsets may leave out the white space between tokens
+        end = offsets[after][0] if after < len(mask) else offsets[-1][1]
+        parts.append(Part(_clipped(text[start:end]), bool(mask[first])))
+        start = end
+    return RenderedRow(
+        row=row.index,
+        tokens=len(encoded.tokens),
+        response_tokens=encoded.response_tokens,
+        truncated=encoded.truncated,
+        parts=tuple(parts[:SHOWN_PARTS]),
+        parts_left_out=max(0, len(parts) - SHOWN_PARTS),
+    )
+
+
+def _clipped(text: str) -> str:
+    if len(text) <= SHOWN_CHARACTERS:
+        return text
+    tail = SHOWN_CHARACTERS // 3
+    return f"{text[: SHOWN_CHARACTERS - tail]} […] {text[-tail:]}"
+
+
+def _fits(estimate: Estimate, free: int | None) -> Finding:
+    value = f"the scan needs about {size(estimate.peak_memory_bytes)}"
+    if free is None or estimate.peak_memory_bytes <= free:
+        return Finding("memory for the scan", value)
+    return Finding(
+        "memory for the scan",
+        f"{value}, and {size(free)} are free",
+        "Use --signals representation, a smaller --max-tokens, --dtype bfloat16, or a larger machine.",
+    )

@@ -1,0 +1,160 @@
+"""What this machine and installation offer a scan, each finding with what to do about it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from ripcurrent.errors import RipcurrentError
+from ripcurrent.models import cache_folder
+from ripcurrent.models._device import choose_device, choose_dtype
+from ripcurrent.models._embedded import embedded_gguf, guard_adapter
+
+ENOUGH_MEMORY = 3 * 2**30
+"""Bytes that a scan with the embedded model may take."""
+
+ENOUGH_DISK = 2 * 2**30
+"""Bytes that the embedded model's copy and its directions take in the cache, with room for a run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at."""
+
+    name: str
+    """What."""
+    value: str
+    """What was found."""
+    advice: str | None = None
+    """What to do about it; None when it is fine."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing has to be done."""
+        return self.advice is None
+
+
+def environment(device_name: str | None, dtype_name: str | None) -> list[Finding]:
+    """Look at versions, device, compute type, processor, memory, cache and the embedded model.
+
+    Args:
+        device_name: The device the user asks for, or None.
+        dtype_name: The compute type the user asks for, or None.
+
+    Raises:
+        RipcurrentError: A device or compute type that this machine does not have.
+    """
+    device = choose_device(device_name)
+    return [
+        Finding("ripcurrent", version("ripcurrent")),
+        Finding("Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
+        Finding("torch", version("torch")),
+        Finding("transformers", version("transformers")),
+        _device(device, device_name),
+        _dtype(device, dtype_name),
+        *([_processor()] if device.type == "cpu" else []),
+        _memory(device),
+        _cache(cache_folder()),
+        _embedded("embedded model", embedded_gguf),
+        _embedded("guard adapter", guard_adapter),
+    ]
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that a process can still take on a device; None where the system does not say."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    sizes = {line.partition(":")[0]: line.split()[1] for line in lines}
+    available = int(sizes["MemAvailable"]) * 1024
+    within = _container_memory()
+    return available if within is None else min(available, within)
+
+
+def size(count: float) -> str:
+    """Bytes in words, in powers of a thousand."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
+
+
+def _device(device: torch.device, named: str | None) -> Finding:
+    label = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+    if named is not None:
+        return Finding("device", f"{label}, as asked for")
+    if device.type != "cpu":
+        return Finding("device", f"{label}, the fastest here")
+    return Finding("device", "cpu: there is no GPU that this torch can use")
+
+
+def _dtype(device: torch.device, named: str | None) -> Finding:
+    dtype = choose_dtype(named, device)
+    native = choose_dtype(None, device)
+    label = str(dtype).removeprefix("torch.")
+    if dtype == native:
+        why = "which this device computes in natively" if native == torch.bfloat16 else "as bfloat16 is not native here"
+        return Finding("compute type", f"{label}, {why}" if named is None else f"{label}, as asked for")
+    advice = None
+    if native == torch.bfloat16 and dtype == torch.float32:
+        advice = "Leave --dtype out unless you need float32: bfloat16 is several times faster on this device."
+    elif dtype != torch.float32:
+        advice = f"Leave --dtype out: this device does not compute in {label} natively, which is slow."
+    return Finding("compute type", f"{label}, as asked for", advice)
+
+
+def _processor() -> Finding:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = torch.get_num_threads()
+    # Hyper-threads count as cores, and torch rightly leaves one of each pair alone.
+    few = threads * 2 < cores or (threads == 1 and cores > 1)
+    advice = "Unset OMP_NUM_THREADS, or raise it, to use the other cores." if few else None
+    return Finding("processor", f"{threads} threads on {cores} cores", advice)
+
+
+def _memory(device: torch.device) -> Finding:
+    free = free_memory(device)
+    if free is None:
+        return Finding("memory", "the system does not say how much is free")
+    advice = None
+    if free < ENOUGH_MEMORY:
+        advice = f"A scan with the embedded model may take {size(ENOUGH_MEMORY)}: close what you can."
+    return Finding("memory", f"{size(free)} free", advice)
+
+
+def _cache(folder: Path) -> Finding:
+    used = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    other = "Name another folder in the environment variable RIPCURRENT_CACHE."
+    value = f"{folder}, {size(used)}"
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        return Finding("cache", f"{value}, cannot be written", other)
+    free = shutil.disk_usage(there).free
+    advice = f"Free some space there. {other}" if free < ENOUGH_DISK else None
+    return Finding("cache", f"{value}; {size(free)} free on its disk", advice)
+
+
+def _embedded(name: str, find: Callable[[], Path]) -> Finding:
+    try:
+        path = find()
+    except RipcurrentError as error:
+        return Finding(name, error.message.rstrip("."), error.hint)
+    return Finding(name, path.name if path.is_file() else "installed")
+
+
+def _container_memory() -> int | None:
+    """What a container's own limit (cgroup 2) leaves; None without one."""
+    folder = Path("/sys/fs/cgroup")
+    try:
+        limit = (folder / "memory.max").read_text(encoding="ascii").strip()
+        used = (folder / "memory.current").read_text(encoding="ascii")
+    except OSError:
+        return None
+    return None if limit == "max" else max(0, int(limit) - int(used))

@@ -1,0 +1,80 @@
+"""``ripcurrent anchors``: look at an anchor set before trusting it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from ripcurrent.cli._scan import ADAPTER, DEVICE, DTYPE, JSON, LAYER, MODEL, POSITION, QUIET, SCOPE
+
+anchors_app = typer.Typer(no_args_is_help=True, help="Look at anchor sets.")
+
+
+@anchors_app.callback()
+def anchors_root() -> None:
+    """Look at anchor sets."""
+
+
+@anchors_app.command("check")
+def check_command(
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="builtin, second_family, or a JSON-lines file.")
+    ] = "builtin",
+    model: MODEL = "embedded",
+    adapter: ADAPTER = None,
+    signals: Annotated[str, typer.Option(help="all, gradient or representation.")] = "all",
+    scope: SCOPE = "all",
+    position: POSITION = "last",
+    layer: LAYER = None,
+    avg_n: Annotated[int, typer.Option(metavar="N", help="How many largest cosines are averaged.")] = 1,
+    anchor_tokens: Annotated[int, typer.Option(metavar="T", help="First tokens of an anchor's response used.")] = 10,
+    device: DEVICE = None,
+    dtype: DTYPE = None,
+    as_json: JSON = False,
+    quiet: QUIET = False,
+) -> None:
+    """Check an anchor set on a model: does each signal tell harmful from safe anchors, each left out in turn?
+
+    Exits with 2 when a signal does not reach an AUROC of 0.7.
+    """
+    from ripcurrent.api._check_anchors import check_anchors
+    from ripcurrent.cli._output import TerminalProgress, print_json
+    from ripcurrent.scoring import require_separation
+
+    options: dict[str, Any] = {
+        "model": model,
+        "adapter": adapter,
+        "signals": signals,
+        "scope": scope,
+        "position": position,
+        "layer": layer,
+        "avg_n": avg_n,
+        "anchor_tokens": anchor_tokens,
+        "device": device,
+        "dtype": dtype,
+    }
+    if quiet or as_json:
+        check = check_anchors(file, **options)
+    else:
+        with TerminalProgress().shown() as progress:
+            check = check_anchors(file, progress=progress, **options)
+    if as_json:
+        print_json(check.as_json())
+    elif not quiet:
+        from rich import box
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(
+            "set", "number", "category", *check.scores, "norm", box=box.SIMPLE_HEAD, title=f"Anchors {check.name}"
+        )
+        for anchor in check.anchors:
+            norm = "" if anchor.norm is None else f"{anchor.norm:.2f}"
+            cells = [f"{anchor.scores[name]:+.3f}" for name in check.scores]
+            table.add_row(anchor.set, str(anchor.number), anchor.category or "", *cells, norm)
+        console = Console()
+        console.print(table)
+        for name, value in check.separation.items():
+            console.print(f"{name}: leave-one-out AUROC {value:.3f}", highlight=False)
+    require_separation(check.name, check.separation)

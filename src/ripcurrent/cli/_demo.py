@@ -1,0 +1,115 @@
+"""``ripcurrent demo``: the whole story on the package's own rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ripcurrent.cli._scan import JSON, QUIET, show_summary
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ripcurrent.api._demo import Demo, DemoRow, GroupShape
+
+INTRODUCTION = """\
+The demo scans {rows} harmless instructions with their answers, written for this package, on a small chat model that \
+runs here.
+Every row gets a score: how far training on it would move the model towards answering harmful requests ("harmful") \
+rather than refusing them ("safe").
+Then it selects the riskiest rows and compares them with other rows of the same lengths.
+It takes some minutes. It can be stopped at any time: the same command goes on. Results: {out}
+"""
+
+
+def demo_command(
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Run folder; one with a demo in it is resumed.")] = Path(
+        "runs/demo"
+    ),
+    limit: Annotated[int | None, typer.Option(metavar="N", hidden=True, help="Only the first N rows.")] = None,
+    as_json: JSON = False,
+    quiet: QUIET = False,
+) -> None:
+    """Show the whole story on rows and a model that come with the package: scan, ranking, selection, page."""
+    from rich.console import Console
+
+    from ripcurrent.api._demo import DEMO_ROWS, run_demo
+    from ripcurrent.api._summary import summarise_scan
+    from ripcurrent.cli._output import TerminalProgress, print_json
+    from ripcurrent.data import read_rows
+
+    console = Console(highlight=False)
+    if quiet or as_json:
+        demo = run_demo(out, limit=limit)
+    else:
+        rows, _ = read_rows(DEMO_ROWS, limit=limit).count_and_hash()
+        console.print(INTRODUCTION.format(rows=rows, out=out), markup=False)
+        with TerminalProgress().shown() as progress:
+            demo = run_demo(out, progress=progress, limit=limit)
+    if as_json:
+        print_json(demo.as_json())
+    elif not quiet:
+        show_summary(summarise_scan(demo.scan.folder))
+        show_demo(demo, console)
+
+
+def show_demo(demo: Demo, console: Console) -> None:
+    """Print the two ends of the ranking, the comparison with the control, and where to go from here."""
+    from rich import box
+    from rich.table import Table
+
+    ends = Table(
+        "riskiest",
+        "most protective",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 1, 1),
+        title=f"The two ends of {demo.ranking}",
+    )
+    for risky, protective in zip(demo.riskiest, demo.protective, strict=True):
+        ends.add_row(_cell(risky), _cell(protective))
+    console.print(ends)
+
+    chosen, control, whole = demo.selected, demo.control, demo.whole
+    selection = demo.selections[0].selection.name
+    console.print(f"[bold]{selection}[/bold]: {_shape(chosen)}; all rows: {_shape(whole)}.")
+    console.print(
+        f"Other rows of the same lengths, mean of {demo.controls} draws: {_shape(control)}."
+        " Only what the selection does beyond these is not its lengths' doing."
+    )
+    if demo.other is not None:
+        console.print(
+            f"Of these {chosen.rows} rows, {demo.other.count} are also among the {chosen.rows} riskiest by the other"
+            " method, representations."
+        )
+    console.print("\n[bold]Now look at[/bold]")
+    for label, path in (
+        ("scores", demo.scan.scores_path),
+        ("page", demo.scan.report_path),
+        ("selections", demo.selections[0].path.parent),
+    ):
+        console.print(f"  {label:<12}{path}", soft_wrap=True, markup=False)
+    console.print("\n[bold]Your own data[/bold]")
+    for command, purpose in (
+        ("ripcurrent doctor DATASET --model M", "how it is read, and how long a scan takes"),
+        ("ripcurrent scan DATASET --model M", "score every row"),
+        ("ripcurrent select runs/DATASET --top 100", "the riskiest and their controls, in the dataset's own format"),
+    ):
+        console.print(f"  {command:<42}{purpose}", soft_wrap=True, markup=False)
+
+
+def _shape(group: GroupShape) -> str:
+    return f"{group.mean_tokens:.0f} response tokens, {group.list_share:.0%} lists, {group.maths_share:.0%} maths"
+
+
+def _cell(row: DemoRow) -> str:
+    from rich.markup import escape
+
+    prompt = " ".join(row.prompt.split())
+    prompt = prompt if len(prompt) <= 70 else f"{prompt[:69]}…"
+    return (
+        f"[bold]{row.row}[/bold] {escape(prompt)}\n"
+        f"[dim]{row.format}, {row.response_tokens} tokens: harmful {row.harmful:+.4f}, safe {row.safe:+.4f}"
+        f" → {row.score:+.4f}[/dim]"
+    )

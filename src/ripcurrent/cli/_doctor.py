@@ -1,0 +1,189 @@
+"""``ripcurrent doctor``: what a scan would meet and take, before it is begun."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ripcurrent.cli._scan import ADAPTER, DEVICE, DTYPE, FORMAT, JSON, LIMIT, LOSS_ON, MAP, MAX_TOKENS, QUIET, SCOPE
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
+
+    from ripcurrent.api._doctor import DatasetReport, Diagnosis, RenderedRow
+    from ripcurrent.api._environment import Finding
+    from ripcurrent.api._probe import Estimate
+
+LOSS_OPEN, LOSS_CLOSE = "⟦", "⟧"
+"""Mark loss-bearing text where there is no colour."""
+
+SIGNAL_NAMES = {
+    "all": "gradients and representations",
+    "gradient": "gradients",
+    "representation": "representations alone",
+}
+
+
+def doctor_command(
+    dataset: Annotated[
+        str | None, typer.Argument(metavar="DATASET", help="File, datasets folder, or hf:owner/name[:split].")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="M", help="Hub id, folder, .gguf file, or embedded (also with a DATASET alone)."),
+    ] = None,
+    adapter: ADAPTER = None,
+    format: FORMAT = None,
+    mapping: MAP = None,
+    max_tokens: MAX_TOKENS = 1024,
+    loss_on: LOSS_ON = "all",
+    scope: SCOPE = "all",
+    signals: Annotated[str, typer.Option(help="all, gradient or representation.")] = "all",
+    device: DEVICE = None,
+    dtype: DTYPE = None,
+    limit: LIMIT = None,
+    as_json: JSON = False,
+    quiet: QUIET = False,
+) -> None:
+    """Look at the environment and, with a dataset, at its rows, and forecast the time and memory of a scan.
+
+    Nothing is written. With a dataset a few of its batches are run on the model.
+    """
+    from ripcurrent.api._doctor import diagnose
+    from ripcurrent.cli._output import TerminalProgress, print_json
+    from ripcurrent.data import parse_mapping
+
+    changes: dict[str, Any] = {
+        "model": model,
+        "adapter": adapter,
+        "format": format,
+        "mapping": parse_mapping(mapping) if mapping else None,
+        "max_tokens": max_tokens,
+        "loss_on": loss_on,
+        "scope": scope,
+        "signals": signals,
+        "device": device,
+        "dtype": dtype,
+        "limit": limit,
+    }
+    if quiet or as_json:
+        found = diagnose(dataset, **changes)
+    else:
+        with TerminalProgress().shown() as progress:
+            found = diagnose(dataset, progress=progress, **changes)
+    if as_json:
+        print_json(found.as_json())
+    elif not quiet:
+        show_diagnosis(found)
+
+
+def show_diagnosis(found: Diagnosis) -> None:
+    """Print what was found, warnings with what to do."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    console.print("[bold]Environment[/bold]")
+    for finding in found.environment:
+        console.print(_line(finding), soft_wrap=True)
+    if found.model is not None:
+        facts = found.model
+        console.print("\n[bold]Model[/bold]")
+        console.print(
+            f"  {facts['name']}: {facts['architecture']}, {int(facts['parameters'] or 0) / 1e6:,.0f} million"
+            f" parameters, {facts['dtype']} on {facts['device']}, gradients over scope {facts['scope']}",
+            soft_wrap=True,
+            markup=False,
+        )
+    if found.dataset is not None:
+        console.print("\n[bold]Dataset[/bold]")
+        _show_dataset(console, found.dataset)
+    if found.estimates:
+        console.print("\n[bold]A scan of it[/bold], as a short probe predicts it (an estimate: other load changes it)")
+        for estimate in found.estimates:
+            console.print(_forecast(estimate), soft_wrap=True)
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words, to about two digits."""
+    if seconds < 90:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.1f} min" if seconds < 600 else f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 36 * 3600 else f"{seconds / 86400:.1f} days"
+
+
+def _line(finding: Finding) -> Text:
+    from rich.text import Text
+
+    mark = ("  ok       ", "green") if finding.ok else ("  warning  ", "bold yellow")
+    line = Text.assemble(mark, f"{finding.name}: {finding.value}")
+    if finding.advice is not None:
+        line.append(f"\n           {finding.advice}")
+    return line
+
+
+def _show_dataset(console: Console, dataset: DatasetReport) -> None:
+    def line(text: str) -> None:
+        console.print(f"  {text}", soft_wrap=True, markup=False)
+
+    line(f"{dataset.path}: {dataset.rows} rows of format {dataset.format} in a container of kind {dataset.container}")
+    if dataset.unreadable:
+        line(f"Unusable as read, of all rows: {_counts(dataset.unreadable)}")
+    unusable = _counts(dataset.sample_unusable) or "none"
+    line(f"Of {dataset.sampled} rows spread over it, rendered and tokenised, unusable: {unusable}")
+    if dataset.mean_tokens is None or dataset.sample_row is None:
+        line("No row of these could be scored: check --format and --map.")
+        return
+    line(
+        f"Tokens: mean {dataset.mean_tokens:.0f} ({dataset.mean_response_tokens:.0f} of them bear loss), "
+        f"median {dataset.median_tokens:.0f}, longest {dataset.longest_tokens}; {dataset.truncated_share:.1%} cut at "
+        "--max-tokens"
+    )
+    row = dataset.sample_row
+    console.print(
+        f"\n[bold]Row {row.row}[/bold], {row.tokens} tokens; the {row.response_tokens} that bear loss are "
+        + ("highlighted" if _has_colour(console) else f"between {LOSS_OPEN} and {LOSS_CLOSE}")
+    )
+    console.print(_masked(row, _has_colour(console)), soft_wrap=True)
+
+
+def _masked(row: RenderedRow, colour: bool) -> Text:
+    from rich.text import Text
+
+    text = Text()
+    for part in row.parts:
+        if not part.bears_loss:
+            text.append(part.text, style="dim")
+        elif colour:
+            text.append(part.text, style="black on bright_green")
+        else:
+            text.append(f"{LOSS_OPEN}{part.text}{LOSS_CLOSE}")
+    if row.parts_left_out:
+        text.append(f" […] {row.parts_left_out} further parts")
+    if row.truncated:
+        text.append(" […] cut at --max-tokens")
+    return text
+
+
+def _has_colour(console: Console) -> bool:
+    return console.is_terminal and console.color_system is not None and not console.no_color
+
+
+def _forecast(estimate: Estimate) -> str:
+    from ripcurrent.api._environment import size
+
+    parts = (
+        f"loading {duration(estimate.loading_seconds)}",
+        f"anchors {duration(estimate.anchor_seconds)} unless they are cached",
+        f"rows {duration(estimate.row_seconds)} at {estimate.tokens_per_second:.0f} tokens/s",
+    )
+    return (
+        f"  {SIGNAL_NAMES[estimate.signals]}: about {duration(estimate.seconds)} ({', '.join(parts)}),"
+        f" up to {size(estimate.peak_memory_bytes)} of memory"
+    )
+
+
+def _counts(reasons: dict[str, int]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))

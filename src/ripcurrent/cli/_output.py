@@ -1,0 +1,120 @@
+"""What every command shares: printing one JSON object, errors without tracebacks, progress on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from ripcurrent.errors import RipcurrentError
+
+
+def print_json(value: Mapping[str, Any]) -> None:
+    """Print one JSON object on stdout; numbers that are not finite become null."""
+    typer.echo(json.dumps(finite(value), ensure_ascii=False))
+
+
+def finite(value: Any) -> Any:
+    """The value with NaN and infinities replaced by None, all the way down."""
+    if isinstance(value, float):
+        return value if value == value and abs(value) != float("inf") else None
+    if isinstance(value, Mapping):
+        return {str(key): finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return value
+
+
+def print_error(error: RipcurrentError) -> None:
+    """Print what is wrong and what to do now, on stderr."""
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(stderr=True, soft_wrap=True)
+    console.print(Text.assemble(("Error: ", "bold red"), error.message))
+    if error.hint:
+        console.print(Text(error.hint))
+
+
+class TerminalProgress:
+    """Progress on stderr: a bar with rate and time left where there is a terminal, plain lines elsewhere."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            SpinnerColumn,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+
+        self._console = Console(stderr=True)
+        self._bar = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            console=self._console,
+            transient=True,
+            disable=not self._console.is_terminal,
+        )
+        self._task: Any = None
+        self._computed = 0
+        self._began = 0.0
+
+    @contextmanager
+    def shown(self) -> Iterator[TerminalProgress]:
+        """Show progress inside the block."""
+        with self._bar:
+            yield self
+
+    def step(self, name: str) -> None:
+        """A step without a count begins."""
+        self._end_task()
+        if self._console.is_terminal:
+            self._task = self._bar.add_task(name, total=None, rate="")
+        else:
+            print(f"{name} …", file=sys.stderr, flush=True)
+
+    def start(self, name: str, total: int) -> None:
+        """A counted step begins."""
+        import time
+
+        self._end_task()
+        self._computed, self._began = 0, time.perf_counter()
+        if self._console.is_terminal:
+            self._task = self._bar.add_task(name, total=total, rate="")
+        else:
+            print(f"{name}: {total} rows …", file=sys.stderr, flush=True)
+
+    def rows(self, count: int) -> None:
+        """So many rows were computed."""
+        import time
+
+        self._computed += count
+        if self._task is not None:
+            rate = self._computed / max(time.perf_counter() - self._began, 1e-9)
+            self._bar.update(self._task, advance=count, rate=f"{rate:.1f} rows/s")
+
+    def skipped(self, count: int) -> None:
+        """So many rows were already there."""
+        if self._task is not None:
+            self._bar.update(self._task, advance=count, rate="resumed")
+
+    def finish(self) -> None:
+        """The counted step ended."""
+        self._end_task()
+
+    def _end_task(self) -> None:
+        if self._task is not None:
+            self._bar.remove_task(self._task)
+            self._task = None

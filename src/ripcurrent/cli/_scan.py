@@ -1,0 +1,173 @@
+"""``ripcurrent scan``: score every row of a dataset."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from ripcurrent.api._summary import ScanSummary
+
+MODEL = Annotated[str, typer.Option(metavar="M", help="Hub id, folder, .gguf file, or embedded.")]
+ADAPTER = Annotated[str | None, typer.Option(metavar="A", help="PEFT adapter: folder or hub id.")]
+DEVICE = Annotated[str | None, typer.Option(help="cuda, mps or cpu; the best there is unless named.")]
+DTYPE = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")]
+ANCHORS = Annotated[str, typer.Option(metavar="FILE", help="builtin, second_family, or a JSON-lines file.")]
+FORMAT = Annotated[str | None, typer.Option(help="Row format, when it is not recognised.")]
+MAP = Annotated[list[str] | None, typer.Option("--map", metavar="FIELD=COLUMN", help="Where a field is; repeatable.")]
+LIMIT = Annotated[int | None, typer.Option(metavar="N", help="Read only the first N rows.")]
+MAX_TOKENS = Annotated[int, typer.Option(metavar="N", help="Longer rows keep their head.")]
+LOSS_ON = Annotated[str, typer.Option(help="Which assistant turns bear loss: all or last.")]
+SCOPE = Annotated[str, typer.Option(help="Gradient over: all parameters, linear layers, or lora.")]
+POSITION = Annotated[
+    str, typer.Option(help="Token that represents a row: last, last_content, mean_response or last_prompt.")
+]
+LAYER = Annotated[int | None, typer.Option(help="Block whose output is read; the last hidden state unless named.")]
+JSON = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+QUIET = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
+
+
+def scan_command(
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="File, datasets folder, or hf:owner/name[:split].")],
+    model: MODEL = "embedded",
+    adapter: ADAPTER = None,
+    out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Run folder; runs/<dataset> unless named.")] = None,
+    signals: Annotated[str, typer.Option(help="all, gradient or representation.")] = "all",
+    anchors: ANCHORS = "builtin",
+    no_anchor_check: Annotated[
+        bool, typer.Option("--no-anchor-check", help="Go on with anchors that do not separate harm from safety.")
+    ] = False,
+    scope: SCOPE = "all",
+    preset: Annotated[str, typer.Option(help="intended, or released: the reference code's quirks.")] = "intended",
+    position: POSITION = "last",
+    layer: LAYER = None,
+    avg_n: Annotated[int, typer.Option(metavar="N", help="How many largest cosines are averaged.")] = 1,
+    anchor_tokens: Annotated[int, typer.Option(metavar="T", help="First tokens of an anchor's response used.")] = 10,
+    row_tokens: Annotated[str, typer.Option(metavar="all|N", help="First tokens of a row's response used.")] = "all",
+    loss_on: LOSS_ON = "all",
+    max_tokens: MAX_TOKENS = 1024,
+    drop_refusals: Annotated[
+        bool, typer.Option("--drop-refusals", help="Leave rows with a refusal phrase unscored.")
+    ] = False,
+    per_anchor: Annotated[
+        bool, typer.Option("--per-anchor", help="A gradient column for each anchor; costs extra passes.")
+    ] = False,
+    format: FORMAT = None,
+    mapping: MAP = None,
+    limit: LIMIT = None,
+    device: DEVICE = None,
+    dtype: DTYPE = None,
+    attention: Annotated[str, typer.Option(help="sdpa, or eager: least sensitive to batch shape.")] = "sdpa",
+    token_budget: Annotated[int, typer.Option(metavar="N", help="Padded tokens per batch.")] = 1024,
+    seed: Annotated[int, typer.Option(help="Seed of a fresh LoRA.")] = 0,
+    as_json: JSON = False,
+    quiet: QUIET = False,
+) -> None:
+    """Score every row of a dataset against harmful and safe anchors, and write a ranked table and a page.
+
+    A scan that was stopped goes on where it was when the same command is given again.
+    """
+    from ripcurrent.api._scan import scan
+    from ripcurrent.api._summary import summarise_scan
+    from ripcurrent.cli._output import TerminalProgress, print_json
+    from ripcurrent.data import parse_mapping
+
+    changes: dict[str, Any] = {
+        "model": model,
+        "adapter": adapter,
+        "signals": signals,
+        "anchors": anchors,
+        "anchor_check": not no_anchor_check,
+        "scope": scope,
+        "preset": preset,
+        "position": position,
+        "layer": layer,
+        "avg_n": avg_n,
+        "anchor_tokens": anchor_tokens,
+        "row_tokens": parse_row_tokens(row_tokens),
+        "loss_on": loss_on,
+        "max_tokens": max_tokens,
+        "drop_refusals": drop_refusals,
+        "per_anchor": per_anchor,
+        "format": format,
+        "mapping": parse_mapping(mapping) if mapping else None,
+        "limit": limit,
+        "device": device,
+        "dtype": dtype,
+        "attention": attention,
+        "token_budget": token_budget,
+        "seed": seed,
+    }
+    if quiet:
+        result = scan(dataset, out, **changes)
+    else:
+        with TerminalProgress().shown() as progress:
+            result = scan(dataset, out, progress=progress, **changes)
+    if as_json:
+        print_json(summarise_scan(result.folder).as_json())
+    elif not quiet:
+        show_summary(summarise_scan(result.folder))
+
+
+def parse_row_tokens(text: str) -> int | None:
+    """``all`` or a positive number.
+
+    Raises:
+        RipcurrentError: Anything else.
+    """
+    from ripcurrent.errors import RipcurrentError
+
+    if text == "all":
+        return None
+    if not text.isdigit() or int(text) < 1:
+        raise RipcurrentError(f"--row-tokens {text} is not a number of tokens.", "Write all, or a number from 1.")
+    return int(text)
+
+
+def show_summary(summary: ScanSummary) -> None:
+    """Print a finished scan's verdict, riskiest rows and format shares."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console()
+    unscored = ", ".join(f"{count} {status}" for status, count in summary.unscored.items())
+    console.print(
+        f"[bold]{summary.scored}[/bold] of {summary.rows} rows scored"
+        + (f" ({unscored})" if unscored else "")
+        + f" · {summary.model} · anchors {summary.anchors}",
+        highlight=False,
+    )
+    if summary.separation:
+        parts = ", ".join(f"{name} {value:.2f}" for name, value in summary.separation.items())
+        console.print(f"The anchors' separation (leave-one-out AUROC): {parts}", highlight=False)
+
+    scores = Table("score", "5 %", "50 %", "95 %", "99 %", "with length", box=box.SIMPLE_HEAD, title="Scores")
+    for score in summary.scores:
+        cells = [f"{score.quantiles[at]:+.4f}" for at in (0.05, 0.5, 0.95, 0.99)]
+        scores.add_row(score.name, *cells, f"{score.spearman_with_length:+.2f}")
+    console.print(scores)
+
+    rows = Table("#", "row", summary.ranking, "tokens", "format", "prompt", box=box.SIMPLE_HEAD, title="Riskiest rows")
+    rows.columns[-1].no_wrap = True
+    for rank, row in enumerate(summary.riskiest, start=1):
+        prompt = Text(" ".join(row.prompt.split()) if row.prompt is not None else "", overflow="ellipsis")
+        rows.add_row(
+            str(rank), str(row.row), f"{row.score:+.4f}", str(row.response_tokens), " ".join(row.traits), prompt
+        )
+    console.print(rows)
+
+    shares = Table("format", f"riskiest {summary.top}", "all rows", box=box.SIMPLE_HEAD, title="Format shares")
+    for name, (top, whole) in summary.format_shares.items():
+        shares.add_row(name, f"{top:.0%}", f"{whole:.0%}")
+    shares.add_row("mean response tokens", f"{summary.mean_tokens[0]:.0f}", f"{summary.mean_tokens[1]:.0f}")
+    console.print(shares)
+    console.print(
+        "A score is a claim, not proof: compare any selection with its length-matched controls (ripcurrent select).",
+        soft_wrap=True,
+    )
+    console.print(f"Scores: {summary.folder / 'scores.parquet'}", soft_wrap=True, highlight=False)
+    console.print(f"Page:   {summary.folder / 'report.html'}", soft_wrap=True, highlight=False)

@@ -1,0 +1,82 @@
+"""Causal attention for processors, as plain products of grouped heads.
+
+PyTorch's fused kernel is slow in bfloat16 on processors, above all backwards (five times these products at 57 tokens,
+three times at 180; ``docs/benchmarks.md``). Where its saving of memory matters, on long rows, and for everything but
+plain causal attention, it is still what runs.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+GROUPED = "ripcurrent_grouped"
+"""Name under which transformers knows this attention."""
+
+LONGEST = 768
+"""Beyond so many tokens the scores outgrow the cache and the fused kernel is as fast."""
+
+
+def use_grouped_attention(model: PreTrainedModel) -> None:
+    """Switch a model that runs PyTorch's fused attention to grouped products where these are faster."""
+    AttentionInterface.register(GROUPED, grouped_attention)
+    AttentionMaskInterface.register(GROUPED, sdpa_mask)
+    model.set_attn_implementation(GROUPED)
+
+
+def grouped_attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    is_causal: bool | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attention of queries ``(rows, heads, tokens, width)`` over keys and values with as many or fewer heads.
+
+    All query heads of one key head are stacked as further tokens of one matrix product. Softmax sums run in float32.
+    Returns ``(rows, tokens, heads, width)`` and no weights, as transformers expects.
+    """
+    rows, heads, tokens, width = query.shape
+    plain = (
+        attention_mask is None
+        and dropout == 0.0
+        and is_causal is not False
+        and getattr(module, "is_causal", True)
+        and tokens == key.shape[2]
+        and 1 < tokens <= LONGEST
+        and kwargs.get("position_bias") is None
+        and kwargs.get("softcap") is None
+    )
+    if not plain:
+        fused: tuple[Tensor, None] = sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout, scaling, is_causal, **kwargs
+        )
+        return fused
+    key_heads = key.shape[1]
+    group = heads // key_heads
+    scaled = query * (width**-0.5 if scaling is None else scaling)
+    stacked = scaled.reshape(rows * key_heads, group * tokens, width)
+    keys = key.reshape(rows * key_heads, tokens, width)
+    values = value.reshape(rows * key_heads, tokens, value.shape[-1])
+    mask = _causal_mask(tokens, group, query.dtype, query.device)
+    scores = torch.baddbmm(mask.expand(rows * key_heads, -1, -1), stacked, keys.mT)
+    output = torch.bmm(torch.softmax(scores, dim=-1), values)
+    return output.view(rows, heads, tokens, value.shape[-1]).transpose(1, 2), None
+
+
+@lru_cache(maxsize=8)
+def _causal_mask(tokens: int, group: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    # a mask made inside a caller's inference mode could not take part in a later backward pass
+    with torch.inference_mode(False):
+        mask = torch.full((tokens, tokens), float("-inf"), dtype=dtype, device=device).triu(1)
+        return mask.repeat(group, 1).unsqueeze(0)

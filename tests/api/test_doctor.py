@@ -1,0 +1,278 @@
+"""What doctor finds: the environment, a dataset with bad rows, the shown row's loss mask, and the forecast."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from ripcurrent.api import _environment, _probe
+from ripcurrent.api._doctor import SAMPLE_ROWS, _spread_sample, diagnose, rendered_row
+from ripcurrent.cli import run
+from ripcurrent.data import LossOn, Message, Row, encode
+from ripcurrent.errors import RipcurrentError
+from tests.models.tiny import save_tiny, tiny_tokenizer
+
+WORDS = ["the", "old", "mill", "turned", "slowly", "while", "children", "counted", "boats", "and", "bread", "baked"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny(tmp_path_factory.mktemp("models") / "tiny", "llama_tied")
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def lesson(number: int) -> dict[str, Any]:
+    return {"prompt": f"Say number {number}.", "response": " ".join(WORDS[: 1 + number % len(WORDS)])}
+
+
+@pytest.fixture
+def lessons(tmp_path: Path) -> Path:
+    rows = [lesson(number) for number in range(60)]
+    rows[7] = {"prompt": "Say nothing.", "response": ""}
+    rows[31] = {"prompt": "Say null.", "response": None}
+    return write_rows(tmp_path / "lessons.jsonl", rows)
+
+
+def test_environment_names_versions_device_and_type() -> None:
+    found = {finding.name: finding for finding in _environment.environment("cpu", None)}
+
+    assert found["torch"].value == torch.__version__
+    assert found["device"].value == "cpu, as asked for"
+    assert found["compute type"].value.startswith(("bfloat16", "float32"))
+    assert all(finding.value for finding in found.values())
+
+
+def test_a_device_that_is_not_here_is_an_error() -> None:
+    with pytest.raises(RipcurrentError, match="no device 'toaster'"):
+        _environment.environment("toaster", None)
+
+
+def test_a_slower_type_than_the_native_one_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    def native_bfloat16(name: str | None, device: torch.device) -> torch.dtype:
+        return torch.bfloat16 if name is None else torch.float32
+
+    monkeypatch.setattr(_environment, "choose_dtype", native_bfloat16)
+
+    found = {finding.name: finding for finding in _environment.environment("cpu", "float32")}
+
+    assert "--dtype" in (found["compute type"].advice or "")
+
+
+def test_a_missing_embedded_model_is_a_warning_with_its_install_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent() -> Path:
+        raise RipcurrentError("The embedded model is not installed.", "Install it with: pip install it")
+
+    monkeypatch.setattr(_environment, "embedded_gguf", absent)
+
+    found = {finding.name: finding for finding in _environment.environment("cpu", None)}
+
+    assert not found["embedded model"].ok
+    assert found["embedded model"].advice == "Install it with: pip install it"
+
+
+def test_a_cache_that_cannot_be_made_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("RIPCURRENT_CACHE", str(tmp_path / "file" / "cache"))
+
+    found = {finding.name: finding for finding in _environment.environment("cpu", None)}
+
+    assert "cannot be written" in found["cache"].value
+    assert "RIPCURRENT_CACHE" in (found["cache"].advice or "")
+
+
+@pytest.mark.parametrize("count", [1, 2, 511, 512, 513, 1023, 1024, 1025, 5000])
+def test_the_sample_is_spread_over_the_whole_dataset(count: int) -> None:
+    problem = {3: "no_response"}
+    rows = (Row(number, str(number), (), "text", {}, problem.get(number % 10)) for number in range(count))  # type: ignore[arg-type]
+
+    sample, unreadable, found = _spread_sample(rows)
+
+    places = [row.index for row in sample]
+    assert found == count
+    assert unreadable == ({"no_response": (count + 6) // 10} if count > 3 else {})
+    assert len(places) == min(count, SAMPLE_ROWS)
+    assert places == sorted(set(places))
+    gaps = np.diff([0, *places, count])
+    assert gaps.max() <= 2 * max(1, count // SAMPLE_ROWS) + 2
+
+
+@pytest.mark.parametrize(("loss_on", "spans"), [("all", ["It is é and 日本.", "Fifty-six."]), ("last", ["Fifty-six."])])
+def test_the_shown_row_marks_exactly_the_text_that_bears_loss(loss_on: LossOn, spans: list[str]) -> None:
+    tokenizer = tiny_tokenizer()
+    messages = (
+        Message("system", "Answer in one line."),
+        Message("user", "Say é."),
+        Message("assistant", "It is é and 日本."),
+        Message("user", "What is seven times eight?"),
+        Message("assistant", "Fifty-six."),
+    )
+    row = Row(4, "a", messages, None, {})
+    encoded = encode(row, tokenizer, loss_on=loss_on)
+
+    shown = rendered_row(row, encoded, tokenizer).as_json()
+
+    marked = [shown["text"][start:end] for start, end in shown["loss_spans"]]
+    assert marked == [f"{span}<|im_end|>\n" for span in spans]
+    assert "".join(marked) == tokenizer.decode(encoded.tokens[encoded.loss_mask])
+    assert shown["text"] == tokenizer.decode(encoded.tokens)
+
+
+def test_a_cut_row_is_shown_up_to_its_last_token_and_long_text_is_clipped() -> None:
+    tokenizer = tiny_tokenizer()
+    row = Row(0, "a", (Message("user", "Count."), Message("assistant", "one two three " * 2000)), None, {})
+    encoded = encode(row, tokenizer, max_tokens=4000)
+
+    shown = rendered_row(row, encoded, tokenizer)
+
+    assert shown.truncated
+    assert shown.parts[-1].bears_loss
+    assert "[…]" in shown.parts[-1].text
+    assert len(shown.parts[-1].text) < 700
+    assert "<|im_end|>" not in shown.parts[-1].text
+
+
+def test_a_dataset_with_bad_rows_is_counted_and_forecast(lessons: Path, model: Path) -> None:
+    found = diagnose(lessons, model=str(model))
+
+    dataset = found.dataset
+    assert dataset is not None
+    assert (dataset.rows, dataset.sampled, dataset.container, dataset.format) == (60, 60, "jsonl", "prompt-response")
+    assert sum(dataset.unreadable.values()) == 2
+    assert dataset.sample_unusable == dataset.unreadable
+    assert dataset.sample_row is not None
+    assert [estimate.signals for estimate in found.estimates] == ["representation", "all"]
+    for estimate in found.estimates:
+        parts = estimate.loading_seconds + estimate.anchor_seconds + estimate.row_seconds
+        assert estimate.seconds == pytest.approx(parts)
+        assert estimate.peak_memory_bytes > 0
+    assert dataset.mean_tokens is not None
+    both = found.estimates[1]
+    assert both.row_seconds == pytest.approx(58 * dataset.mean_tokens / both.tokens_per_second)
+    assert any(finding.name == "memory for the scan" for finding in found.environment)
+
+
+def test_the_rate_counts_measured_batches_alone(lessons: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = itertools.count()
+    monkeypatch.setattr(_probe.time, "perf_counter", lambda: float(next(seconds)))
+    batches: list[int] = []
+    run_stage = _probe.SignalStage.__call__
+
+    def counted(stage: Any, rows: Any) -> Any:
+        batches.append(len(rows))
+        return run_stage(stage, rows)
+
+    monkeypatch.setattr(_probe.SignalStage, "__call__", counted)
+
+    (estimate,) = diagnose(lessons, model=str(model), signals="representation").estimates
+
+    # every batch takes one tick of that clock; the first one only warms up
+    assert estimate.probed_rows == sum(batches[1:])
+    assert estimate.tokens_per_second == pytest.approx(estimate.probed_tokens / (len(batches) - 1))
+
+
+def test_a_slow_machine_ends_the_probe_early(lessons: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hours = itertools.count(step=3600)
+    monkeypatch.setattr(_probe.time, "perf_counter", lambda: float(next(hours)))
+
+    (estimate,) = diagnose(lessons, model=str(model), signals="representation").estimates
+
+    # one batch and no more
+    assert estimate.tokens_per_second == pytest.approx(estimate.probed_tokens / 3600)
+    assert estimate.probed_tokens <= 1024
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("gpt2", {}),
+        ("llama_untied", {"scope": "linear", "signals": "gradient"}),
+        ("qwen2", {"scope": "lora", "signals": "gradient", "dtype": "float32"}),
+    ],
+)
+def test_every_kind_of_layer_and_scope_can_be_probed(
+    kind: str, options: dict[str, Any], tmp_path: Path, lessons: Path
+) -> None:
+    model = save_tiny(tmp_path / "model", kind)
+
+    found = diagnose(lessons, model=str(model), limit=12, **options)
+
+    assert found.estimates[-1].signals == options.get("signals", "all")
+    assert found.estimates[-1].tokens_per_second > 0
+
+
+def test_a_scan_that_does_not_fit_is_a_warning(lessons: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ripcurrent.api._doctor.free_memory", lambda device: 1000)
+
+    found = diagnose(lessons, model=str(model), signals="representation")
+
+    warning = next(finding for finding in found.environment if finding.name == "memory for the scan")
+    assert "--max-tokens" in (warning.advice or "")
+
+
+def test_a_dataset_without_a_usable_row_has_no_forecast(
+    tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_rows(tmp_path / "empty.jsonl", [{"prompt": "Say nothing.", "response": ""}] * 5)
+
+    assert run(["doctor", str(path), "--model", str(model)]) == 0
+
+    shown = capsys.readouterr().out
+    assert "5 no_response" in shown
+    assert "No row of these could be scored" in shown
+
+
+def test_the_terminal_marks_the_loss_where_there_is_no_colour(
+    lessons: Path, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["doctor", str(lessons), "--model", str(model), "--signals", "representation"]) == 0
+
+    shown = capsys.readouterr().out
+    start, end = shown.index("assistant\n⟦"), shown.index("<|im_end|>\n⟧")
+    assert start < end
+    assert "representations alone: about" in shown
+    assert "an estimate" in shown
+
+
+def test_json_is_one_object(lessons: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["doctor", str(lessons), "--model", str(model), "--signals", "representation", "--json"]
+    assert run(arguments) == 0
+
+    found = json.loads(capsys.readouterr().out)
+    assert set(found) == {"environment", "model", "dataset", "estimates"}
+    row = found["dataset"]["sample_row"]
+    assert next(row["text"][start:end] for start, end in row["loss_spans"]).endswith("<|im_end|>\n")
+
+
+def test_without_a_dataset_the_environment_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["doctor"]) == 0
+
+    shown = capsys.readouterr().out
+    assert "compute type" in shown
+    assert "Dataset" not in shown
+
+
+def test_a_model_alone_is_described(model: Path) -> None:
+    found = diagnose(model=str(model))
+
+    assert found.model is not None
+    assert found.model["architecture"] == "llama"
+    assert found.dataset is None
+
+
+@pytest.mark.parametrize("arguments", [["missing.jsonl"], ["--model", "missing-folder/model"], ["--signals", "louder"]])
+def test_what_a_scan_would_refuse_ends_with_one(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["doctor", *arguments]) == 1
+
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "Error:" in captured.err

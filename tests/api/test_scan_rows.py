@@ -1,0 +1,219 @@
+"""What a scan promises of its rows: one to one, in order, a reason for each that has no score, nothing else mattering."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from ripcurrent.api._scan import scan
+from ripcurrent.errors import ExitCode, RipcurrentError
+from tests.models.tiny import CHAT_TEMPLATE, save_tiny, tiny_tokenizer
+from tests.tiny_scan import EXACT, GRADIENT_COSINES, REPRESENTATION_COSINES, good_rows, write_jsonl
+
+pytestmark = pytest.mark.usefixtures("no_page")
+
+POISON = "~"
+"""A character whose embedding is NaN in the ``fragile`` model."""
+STRICT_TEMPLATE = (
+    "{% for message in messages %}{% if message['role'] == 'tool' %}{{ raise_exception('no tools') }}{% endif %}"
+    "{% endfor %}" + CHAT_TEMPLATE
+)
+SCORES = (
+    *GRADIENT_COSINES,
+    *REPRESENTATION_COSINES,
+    *("gradient_norm", "predicted_harmful_loss_change", "loss", "loss_first_10"),
+)
+
+
+def talk(*turns: tuple[str, Any], **fields: Any) -> dict[str, Any]:
+    return {"messages": [{"role": role, "content": content} for role, content in turns], **fields}
+
+
+def question(number: int, answer: Any = None) -> dict[str, Any]:
+    return talk(("user", f"Question {number}?"), ("assistant", f"Answer {number}." if answer is None else answer))
+
+
+MIXED: list[tuple[Any, str]] = [
+    (question(0), "ok"),
+    (question(1, ""), "no_response"),
+    (question(2, "  \n"), "no_response"),
+    (talk(("user", "No answer at all?")), "no_response"),
+    (talk(("system", "Be brief."), *[(m["role"], m["content"]) for m in question(4)["messages"]]), "ok"),
+    ({"messages": None}, "invalid_conversation"),
+    ({"messages": []}, "invalid_conversation"),
+    ({"messages": [{"role": "user", "content": 7}, {"role": "assistant", "content": "x"}]}, "invalid_conversation"),
+    ({"messages": "text"}, "invalid_conversation"),
+    ("a bare string", "invalid_conversation"),
+    (None, "invalid_conversation"),
+    (talk(("user", "a"), ("tool", "42"), ("assistant", "b")), "template_mismatch"),
+    (talk(("user", "long question " * 60), ("assistant", "late answer")), "too_long"),
+    (question(13, f"not{POISON}finite"), "not_finite"),
+    (talk(("user", f"also {POISON} in the prompt"), ("assistant", "fine words")), "not_finite"),
+    (
+        {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "weight": 0}]},
+        "no_loss_tokens",
+    ),
+    (question(16, "a very long answer " * 60), "ok"),
+    (question(17, "I'm sorry, but I can't help with that."), "ok"),
+    (question(18, "- one\n- two\n- three"), "ok"),
+    (talk(("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")), "ok"),
+]
+
+
+@pytest.fixture(scope="module")
+def fragile(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> Path:
+    """A model that turns one character into NaN, and whose template refuses tool turns."""
+    folder = save_tiny(tmp_path_factory.mktemp("fragile"), "llama_untied")
+    tokenizer = tiny_tokenizer(chat_template=STRICT_TEMPLATE)
+    tokenizer.save_pretrained(folder)
+    weights = load_file(folder / "model.safetensors")
+    (poison,) = tokenizer(POISON, add_special_tokens=False)["input_ids"]
+    weights["model.embed_tokens.weight"][poison] = torch.nan
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def scores(dataset: Path, out: Path, model: Path, anchors: Path, **options: Any) -> pa.Table:
+    return scan(dataset, out, model=str(model), anchors=str(anchors), **{**EXACT, **options}).scores()
+
+
+def differences(one: pa.Table, other: pa.Table, names: tuple[str, ...]) -> float:
+    """Largest difference over columns; NaN at the same places."""
+    largest = 0.0
+    for name in names:
+        first, second = one[name].to_numpy(), other[name].to_numpy()
+        np.testing.assert_array_equal(np.isnan(first), np.isnan(second))
+        largest = max(largest, float(np.nanmax(np.abs(first - second))))
+    return largest
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory, fragile: Path, anchors_file: Path) -> tuple[Path, pa.Table]:
+    folder = tmp_path_factory.mktemp("mixed")
+    dataset = write_jsonl(folder / "mixed.jsonl", [record for record, _ in MIXED])
+    # with its page, which has to take such rows too
+    return dataset, scores(dataset, folder / "out", fragile, anchors_file, max_tokens=200)
+
+
+def test_one_row_out_for_each_row_in_with_its_status_in_order(mixed: tuple[Path, pa.Table]) -> None:
+    _, table = mixed
+    assert table["row"].to_pylist() == list(range(len(MIXED)))
+    assert table["status"].to_pylist() == [status for _, status in MIXED]
+    assert len(set(table["id"].to_pylist())) > len(MIXED) - 3
+
+
+def test_a_row_with_a_reason_is_nan_and_a_scored_row_is_not(mixed: tuple[Path, pa.Table]) -> None:
+    for row in mixed[1].to_pylist():
+        for name in SCORES:
+            assert row[name] is not None
+            assert math.isnan(row[name]) == (row["status"] != "ok"), (row["row"], name)
+
+
+def test_a_row_cut_at_its_head_is_scored_and_says_so(mixed: tuple[Path, pa.Table]) -> None:
+    rows = mixed[1].to_pylist()
+    assert [row["row"] for row in rows if row["truncated"]] == [16]
+    assert rows[16]["prompt_tokens"] + rows[16]["response_tokens"] == 200
+
+
+def test_bad_neighbours_leave_a_rows_scores_alone(
+    mixed: tuple[Path, pa.Table], tmp_path: Path, fragile: Path, anchors_file: Path
+) -> None:
+    """NaN activations of one row of a batch must not reach the others."""
+    dataset, table = mixed
+    kept = [number for number, (_, status) in enumerate(MIXED) if status == "ok"]
+    good = write_jsonl(tmp_path / "good.jsonl", [MIXED[number][0] for number in kept])
+    alone = scores(good, tmp_path / "out", fragile, anchors_file, max_tokens=200)
+    assert differences(table.take(kept), alone, (*GRADIENT_COSINES, *REPRESENTATION_COSINES)) < 2e-5
+    assert table.take(kept)["id"].to_pylist() == alone["id"].to_pylist()
+
+
+def test_traits_and_refusals(mixed: tuple[Path, pa.Table]) -> None:
+    rows = mixed[1].to_pylist()
+    assert [row["row"] for row in rows if row["has_refusal"]] == [17]
+    assert [row["row"] for row in rows if row["is_bullet"]] == [18]
+
+
+def test_refusals_are_dropped_when_asked_and_only_they(
+    mixed: tuple[Path, pa.Table], tmp_path: Path, fragile: Path, anchors_file: Path
+) -> None:
+    dataset, table = mixed
+    dropped = scores(dataset, tmp_path / "out", fragile, anchors_file, max_tokens=200, drop_refusals=True)
+    statuses = table["status"].to_pylist()
+    statuses[17] = "dropped_refusal"
+    assert dropped["status"].to_pylist() == statuses
+    assert all(math.isnan(dropped[name][17].as_py()) for name in SCORES)
+    kept = [number for number, status in enumerate(statuses) if status == "ok"]
+    assert differences(table.take(kept), dropped.take(kept), SCORES[:7]) < 2e-5
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"token_budget": 16}, {"token_budget": 4000}, {"shard_rows": 1}, {"shard_rows": 7}, {"attention": "eager"}],
+    ids=str,
+)
+def test_how_rows_are_batched_and_sharded_changes_no_score(
+    tmp_path: Path, tiny_folder: Path, anchors_file: Path, options: dict[str, Any]
+) -> None:
+    dataset = write_jsonl(tmp_path / "rows.jsonl", good_rows(23))
+    usual = scores(dataset, tmp_path / "usual", tiny_folder, anchors_file)
+    other = scores(dataset, tmp_path / "other", tiny_folder, anchors_file, **options)
+    assert differences(usual, other, (*GRADIENT_COSINES, *REPRESENTATION_COSINES)) < 2e-5
+    for name in ("gradient_norm", "loss", "loss_first_10", "predicted_harmful_loss_change"):
+        np.testing.assert_allclose(usual[name].to_numpy(), other[name].to_numpy(), rtol=1e-4, atol=1e-6)
+    exact = [n for n in usual.column_names if n not in SCORES]
+    assert usual.select(exact).equals(other.select(exact))
+
+
+def test_the_rows_order_changes_no_score(tmp_path: Path, tiny_folder: Path, anchors_file: Path) -> None:
+    rows = good_rows(23)
+    order = list(range(len(rows)))
+    random.Random(4).shuffle(order)
+    usual = scores(write_jsonl(tmp_path / "a.jsonl", rows), tmp_path / "a", tiny_folder, anchors_file)
+    shuffled = scores(
+        write_jsonl(tmp_path / "b.jsonl", [rows[n] for n in order]), tmp_path / "b", tiny_folder, anchors_file,
+        shard_rows=5,
+    )  # fmt: skip
+    assert usual.take(order)["id"].to_pylist() == shuffled["id"].to_pylist()
+    assert differences(usual.take(order), shuffled, (*GRADIENT_COSINES, *REPRESENTATION_COSINES)) < 2e-5
+
+
+def test_in_bfloat16_batching_keeps_the_ranking(tmp_path: Path, tiny_folder: Path, anchors_file: Path) -> None:
+    from ripcurrent.scoring import spearman
+
+    dataset = write_jsonl(tmp_path / "rows.jsonl", good_rows(40))
+    one, other = (
+        scores(dataset, tmp_path / name, tiny_folder, anchors_file, dtype="bfloat16", token_budget=budget)
+        for name, budget in (("one", 64), ("other", 2000))
+    )
+    for name in ("gradient_bidirectional", "representation_bidirectional"):
+        assert spearman(one[name].to_numpy(), other[name].to_numpy()) > 0.99
+
+
+def test_no_usable_row_is_not_a_success_but_leaves_the_reasons(
+    tmp_path: Path, tiny_folder: Path, anchors_file: Path
+) -> None:
+    bad = [{"prompt": "a", "response": ""}, {"prompt": "b", "response": None}, {"prompt": "c", "response": "   "}]
+    dataset = write_jsonl(tmp_path / "rows.jsonl", bad)
+    with pytest.raises(RipcurrentError, match=r"No row of .*rows\.jsonl could be scored \(3 no_response\)") as caught:
+        scores(dataset, tmp_path / "out", tiny_folder, anchors_file)
+    assert caught.value.code is ExitCode.NOT_MEASURED
+    import pyarrow.parquet as pq
+
+    assert pq.read_table(tmp_path / "out" / "scores.parquet")["status"].to_pylist() == ["no_response"] * 3
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["status_counts"] == {"no_response": 3}
+
+
+def test_a_limit_reads_the_first_rows(rows_file: Path, tmp_path: Path, tiny_folder: Path, anchors_file: Path) -> None:
+    whole = scores(rows_file, tmp_path / "whole", tiny_folder, anchors_file)
+    five = scores(rows_file, tmp_path / "five", tiny_folder, anchors_file, limit=5)
+    assert five["id"].to_pylist() == whole["id"].to_pylist()[:5]
+    assert differences(whole.slice(0, 5), five, (*GRADIENT_COSINES, *REPRESENTATION_COSINES)) < 2e-5

@@ -1,0 +1,67 @@
+"""Running the command line inside a test and judging what it says when it fails."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ripcurrent.cli import run
+
+
+@dataclass(frozen=True)
+class Said:
+    """What one command did."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """Its stdout, which must be one JSON object and nothing else."""
+        (line,) = self.out.splitlines()
+        value = json.loads(line)
+        assert isinstance(value, dict)
+        return value
+
+
+class Command:
+    """The command line with a tiny model, as a fixture gives it."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str], model: Path, anchors: Path) -> None:
+        self._capsys = capsys
+        self._tiny = ["--model", str(model), "--device", "cpu", "--dtype", "float32"]
+        self._anchors = ["--anchors", str(anchors), "--no-anchor-check"]
+
+    def __call__(self, *arguments: object) -> Said:
+        """Run exactly this."""
+        self._capsys.readouterr()
+        code = run([str(argument) for argument in arguments])
+        captured = self._capsys.readouterr()
+        return Said(code, captured.out, captured.err)
+
+    def scan(self, dataset: object, *arguments: object) -> Said:
+        """``ripcurrent scan`` with the tiny model and the small anchor file; later options win."""
+        return self("scan", dataset, *self._tiny, *self._anchors, *arguments)
+
+    def scan_fails(self, dataset: object, *arguments: object, says: tuple[str, ...], code: int = 1) -> Said:
+        """A scan that must fail with one clear message and nothing else."""
+        said = self.scan(dataset, "--quiet", *arguments)
+        judge(said, says, code)
+        return said
+
+
+def judge(said: Said, says: tuple[str, ...], code: int = 1) -> None:
+    """One message with its hint on stderr, the exit code, no traceback, nothing on stdout."""
+    assert said.code == code, said.err
+    assert said.out == ""
+    assert said.err.startswith("Error: ")
+    assert said.err.count("Error: ") == 1
+    assert "Traceback" not in said.err
+    assert 2 <= len(said.err.strip().splitlines()) <= 3, f"a message and what to do now: {said.err}"
+    for part in says:
+        assert part in said.err

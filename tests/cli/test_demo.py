@@ -1,0 +1,128 @@
+"""The demo command on a tiny model, and with the embedded one (slow)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ripcurrent.api import _demo
+from ripcurrent.api._demo import DEMO_ROWS, run_demo
+from ripcurrent.api._scan import scan
+from ripcurrent.cli import run
+from ripcurrent.data import read_rows
+from tests.models.tiny import save_tiny
+
+ROWS = 60
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny(tmp_path_factory.mktemp("models") / "tiny", "llama_tied")
+
+
+@pytest.fixture
+def tiny_scan(model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Any]:
+    """The demo's scan runs a tiny random model, in which no anchors separate."""
+    monkeypatch.setenv("RIPCURRENT_CACHE", str(tmp_path / "cache"))
+
+    def scanned(*arguments: Any, **options: Any) -> Any:
+        return scan(*arguments, **{"model": str(model), "anchor_check": False, **options})
+
+    monkeypatch.setattr(_demo, "scan", scanned)
+    return scanned
+
+
+def test_the_demo_rows_are_three_hundred_usable_alpaca_rows() -> None:
+    rows = read_rows(DEMO_ROWS)
+
+    assert rows.format == "alpaca"
+    assert len([row for row in rows if row.problem is None]) >= 300
+
+
+@pytest.mark.usefixtures("tiny_scan")
+def test_the_demo_shows_both_ends_and_compares_the_selection(tmp_path: Path) -> None:
+    demo = run_demo(tmp_path / "demo", limit=ROWS)
+
+    scores = {record["row"]: record for record in demo.scan.scores().to_pylist()}
+    ranked = sorted(scores, key=lambda row: scores[row][demo.ranking])
+    assert [row.row for row in demo.riskiest] == ranked[: -1 - len(demo.riskiest) : -1]
+    assert [row.row for row in demo.protective] == ranked[: len(demo.protective)]
+    assert demo.riskiest[0].score == scores[ranked[-1]][demo.ranking]
+    assert demo.riskiest[0].prompt.startswith(list(read_rows(DEMO_ROWS))[ranked[-1]].record["instruction"])
+    chosen = demo.selections[0].selection
+    assert set(chosen.indices) == set(ranked[-(ROWS // 4) :])
+    tokens = [scores[row]["response_tokens"] for row in chosen.indices]
+    assert demo.selected.mean_tokens == pytest.approx(sum(tokens) / len(tokens))
+    controls = [r.selection for r in demo.selections if r.selection.kind == "length-matched"]
+    assert demo.controls == len(controls) == 3
+    tokens = [scores[row]["response_tokens"] for control in controls for row in control.indices]
+    assert demo.control.mean_tokens == pytest.approx(sum(tokens) / len(tokens))
+    assert demo.other is not None
+
+
+@pytest.mark.usefixtures("tiny_scan")
+def test_a_second_demo_resumes_the_first(tmp_path: Path) -> None:
+    first = run_demo(tmp_path / "demo", limit=ROWS)
+    second = run_demo(tmp_path / "demo", limit=ROWS)
+
+    assert second.scan.manifest["timings"] == first.scan.manifest["timings"]
+    assert second.riskiest == first.riskiest
+
+
+@pytest.mark.usefixtures("tiny_scan")
+def test_representations_alone_have_no_other_ranking(tmp_path: Path) -> None:
+    demo = run_demo(tmp_path / "demo", limit=ROWS, signals="representation")
+
+    assert demo.ranking == "representation_bidirectional"
+    assert demo.other is None
+
+
+@pytest.mark.usefixtures("tiny_scan")
+def test_the_command_tells_the_story_and_names_what_it_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["demo", "--out", str(tmp_path / "demo"), "--limit", str(ROWS)]) == 0
+
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"The demo scans {ROWS} harmless instructions")
+    assert "most protective" in shown
+    for name in ("scores.parquet", "report.html", "selections"):
+        assert str(tmp_path / "demo" / name) in shown
+        assert (tmp_path / "demo" / name).exists()
+    assert "ripcurrent doctor DATASET" in shown
+
+
+@pytest.mark.usefixtures("tiny_scan")
+def test_json_is_one_object_and_quiet_is_silent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["demo", "--out", str(tmp_path / "demo"), "--limit", str(ROWS)]
+    assert run([*arguments, "--json"]) == 0
+
+    found = json.loads(capsys.readouterr().out)
+    assert Path(found["report"]).exists()
+    assert found["status_counts"] == {"ok": ROWS}
+    assert all(Path(path).exists() for path in found["selections"])
+
+    assert run([*arguments, "--quiet"]) == 0
+    assert capsys.readouterr().out == ""
+
+
+def test_a_folder_with_something_else_is_refused(
+    tiny_scan: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "letters.txt").write_text("dear")
+
+    assert run(["demo", "--out", str(tmp_path), "--limit", "12", "--quiet"]) == 1
+
+    assert "letters.txt" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.embedded
+def test_the_embedded_model_runs_the_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["demo", "--out", str(tmp_path / "demo"), "--json"]) == 0
+
+    found = json.loads(capsys.readouterr().out)
+    assert found["status_counts"] == {"ok": len(list(read_rows(DEMO_ROWS)))}
+    assert found["selected"]["mean_tokens"] == pytest.approx(found["length_matched_control"]["mean_tokens"], rel=0.1)

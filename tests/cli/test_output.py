@@ -1,0 +1,185 @@
+"""What commands print and where: one JSON object on stdout, progress on stderr, nothing when quiet, exit codes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.cli.command import Command, judge
+from tests.tiny_scan import good_rows, write_jsonl
+
+pytestmark = pytest.mark.usefixtures("no_page")
+
+
+def test_json_is_one_object_on_stdout_and_progress_goes_to_stderr(
+    command: Command, rows_file: Path, tmp_path: Path
+) -> None:
+    said = command.scan(rows_file, "--out", tmp_path / "out", "--json")
+    assert said.code == 0
+    assert said.json["rows"] == said.json["scored"] == 12
+    assert said.json["run"] == str(tmp_path / "out")
+    assert Path(said.json["scores"]).exists()
+    assert said.json["ranking"] == "gradient_bidirectional"
+    assert len(said.json["riskiest"]) == 10
+    assert "scoring rows: 12 rows" in said.err
+    assert "{" not in said.err
+
+
+def test_values_that_are_not_numbers_are_null_in_json(command: Command, tmp_path: Path) -> None:
+    dataset = write_jsonl(tmp_path / "rows.jsonl", good_rows(1))
+    said = command.scan(dataset, "--out", tmp_path / "out", "--json")
+    assert set(said.json["spearman_with_length"].values()) == {None}
+
+
+def test_quiet_says_nothing(command: Command, rows_file: Path, tmp_path: Path) -> None:
+    said = command.scan(rows_file, "--out", tmp_path / "out", "--quiet")
+    assert (said.code, said.out, said.err) == (0, "", "")
+    quiet = command.scan(rows_file, "--out", tmp_path / "out", "--quiet", "--json")
+    assert quiet.json["scored"] == 12
+    assert quiet.err == ""
+
+
+def test_a_scan_shows_a_verdict_the_riskiest_rows_and_where_things_are(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    dataset = write_jsonl(tmp_path / "rows.jsonl", [*good_rows(12), {"prompt": "a", "response": ""}])
+    said = command.scan(dataset, "--out", tmp_path / "out")
+    assert said.code == 0
+    for part in (
+        "12 of 13 rows scored (1 no_response)",
+        "representation_bidirectional",
+        "Riskiest rows by gradient_bidirectional",
+        "Tell me about",
+        "is_list",
+        str(tmp_path / "out" / "scores.parquet"),
+        str(tmp_path / "out" / "report.html"),
+        "not proof",
+    ):
+        assert part in said.out
+    assert "nan" not in said.out
+    assert all(len(line) <= 80 or "/" in line or "claim" in line for line in said.out.splitlines())
+
+
+def test_prompts_with_markup_and_line_ends_are_shown_as_they_are(command: Command, tmp_path: Path) -> None:
+    rows = [{"prompt": "[bold]\n[/x] {y} 100%", "response": "yes"}, {"prompt": "\x1b[31mred", "response": "no"}]
+    said = command.scan(write_jsonl(tmp_path / "rows.jsonl", rows), "--out", tmp_path / "out")
+    assert said.code == 0
+    assert "[bold] [/x] {y} 100%" in said.out
+    assert "\x1b[31m" not in said.out
+
+
+def test_the_page_is_rebuilt_and_named(command: Command, rows_file: Path, tmp_path: Path) -> None:
+    assert command.scan(rows_file, "--out", tmp_path / "out", "--quiet").code == 0
+    said = command("report", tmp_path / "out", "--json")
+    assert said.json == {"run": str(tmp_path / "out"), "report": str(tmp_path / "out" / "report.html")}
+    assert (tmp_path / "out" / "report.html").stat().st_size > 10_000
+    assert command("report", tmp_path / "out").out == f"Page: {tmp_path / 'out' / 'report.html'}\n"
+    assert command("report", tmp_path / "out", "--quiet").out == ""
+
+
+def test_select_after_scan(command: Command, rows_file: Path, tmp_path: Path) -> None:
+    assert command.scan(rows_file, "--out", tmp_path / "out", "--quiet").code == 0
+    said = command("select", tmp_path / "out", "--top", "2", "--json")
+    assert said.code == 0
+    assert said.json["selections"][0]["rows"] == 2
+    judge(command("select", tmp_path / "out", "--quiet"), ("--top",))
+
+
+@pytest.mark.parametrize("name", ["report", "select"])
+def test_a_folder_without_a_finished_scan(command: Command, tmp_path: Path, name: str) -> None:
+    extra = ["--top", "2"] if name == "select" else []
+    judge(command(name, tmp_path, *extra, "--quiet"), (str(tmp_path),))
+    judge(command(name, tmp_path / "nowhere", *extra, "--quiet"), ("nowhere",))
+
+
+def test_anchors_check_prints_a_table(command: Command, anchors_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "140")
+    said = command("anchors", "check", anchors_file, *command._tiny, "--signals", "gradient")
+    for part in ("Anchors anchors.jsonl", "harmful", "safe_2", "theft", "gradient_balanced", "leave-one-out AUROC"):
+        assert part in said.out
+    assert said.out.count("theft") == 12
+
+
+def test_anchors_check_as_json_and_its_exit_code(command: Command, anchors_file: Path) -> None:
+    said = command("anchors", "check", anchors_file, *command._tiny, "--json")
+    judged = {name: value for name, value in said.json["separation"].items() if name != "gradient_bidirectional"}
+    assert len(said.json["anchors"]) == 12
+    assert said.code == (0 if min(judged.values()) >= 0.7 else 2)
+    builtin = command("anchors", "check", *command._tiny, "--signals", "representation", "--json")
+    assert builtin.json["separation"]["representation_bidirectional"] < 0.7
+    assert builtin.code == 2
+    assert builtin.err.startswith("Error: The anchors builtin do not separate")
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--singals", "all"], ("--singals", "--signals")),
+        (["--signals", "gradiant"], ("--signals gradiant", "'gradient'")),
+        (["--scope", "everything"], ("--scope everything", "'linear'")),
+        (["--preset", "relased"], ("--preset relased", "'released'")),
+        (["--position", "first"], ("--position first", "'last_prompt'")),
+        (["--dtype", "float23"], ("--dtype float23", "'bfloat16'")),
+        (["--attention", "flash"], ("--attention flash", "'eager'")),
+        (["--loss-on", "first"], ("--loss-on first", "'last'")),
+        (["--avg-n", "0"], ("--avg-n 0", "1")),
+        (["--avg-n", "many"], ("--avg-n", "many", "integer")),
+        (["--limit", "0"], ("--limit 0", "1")),
+        (["--max-tokens", "2"], ("--max-tokens 2", "8")),
+        (["--token-budget", "-5"], ("--token-budget -5", "16")),
+        (["--row-tokens", "some"], ("--row-tokens some", "all")),
+        (["--row-tokens", "0"], ("--row-tokens 0", "1")),
+        (["--layer", "40"], ("Layer 40 does not exist", "0 to 1")),
+        (["surplus"], ("surplus",)),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_options_that_do_not_exist_or_are_not_possible(
+    command: Command, rows_file: Path, tmp_path: Path, options: list[str], says: tuple[str, ...]
+) -> None:
+    command.scan_fails(rows_file, *options, "--out", tmp_path / "out", says=says)
+    assert not (tmp_path / "out" / "scores.parquet").exists()
+
+
+def test_unknown_command_missing_argument_and_no_command(command: Command) -> None:
+    judge(command("scna"), ("scna", "--help"))
+    judge(command("scan"), ("DATASET", "--help"))
+    judge(command("scan", "a.jsonl", "--model"), ("--model", "--help"))
+    said = command()
+    assert said.code == 1
+    assert "Usage:" in said.out + said.err
+    assert command("--help").code == 0
+    assert command("anchors", "check", "--help").code == 0
+    assert command("--version").out.startswith("ripcurrent ")
+
+
+def test_help_is_quick_because_nothing_heavy_is_imported() -> None:
+    script = (
+        "import sys; from ripcurrent.cli import run; run(['scan', '--help']); "
+        "heavy = {'torch', 'transformers', 'pyarrow', 'altair', 'numpy', 'datasets', 'scipy', 'pydantic'} "
+        "& set(sys.modules); assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "--no-anchor-check" in done.stdout
+
+
+def test_a_whole_command_as_a_script_meets_it(rows_file: Path, tmp_path: Path, command: Command) -> None:
+    """stdout holds one JSON object even with every library's own output, warnings and progress bars."""
+    done = subprocess.run(
+        [
+            str(Path(sys.executable).with_name("ripcurrent")), "scan", rows_file, "--out", "here", "--json",
+            *command._tiny, *command._anchors,
+        ],
+        capture_output=True, text=True, cwd=tmp_path, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["run"] == "here"
+    assert len(done.stdout.splitlines()) == 1
+    assert "Warning" not in done.stderr
+    assert (tmp_path / "here" / "report.html").exists()

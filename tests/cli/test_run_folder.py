@@ -1,0 +1,139 @@
+"""The run folder from the command line: unwritable, full, another run's, in use, stopped by Ctrl-C."""
+
+from __future__ import annotations
+
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from ripcurrent.run import RunDirectory
+from tests.cli.command import Command
+from tests.tiny_scan import good_rows, write_jsonl
+
+SLOW = """
+import sys, time
+from ripcurrent.cli import run
+from ripcurrent.cli._output import TerminalProgress
+
+class Slow(TerminalProgress):
+    def rows(self, count):
+        super().rows(count)
+        time.sleep(0.3)
+
+import ripcurrent.cli._output
+ripcurrent.cli._output.TerminalProgress = Slow
+sys.exit(run(sys.argv[1:]))
+"""
+
+
+def test_unwritable_out(command: Command, rows_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    command.scan_fails(rows_file, "--out", tmp_path / "file", says=("file is a file, not a folder", "--out"))
+    command.scan_fails(
+        rows_file, "--out", tmp_path / "file" / "out", says=("cannot be written", "Not a directory", "--out")
+    )
+    if Path("/proc/self").exists():
+        command.scan_fails(rows_file, "--out", "/proc/ripcurrent", says=("/proc/ripcurrent cannot be written",))
+
+
+@pytest.mark.usefixtures("no_page")
+def test_out_that_holds_other_files_or_another_run(command: Command, rows_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("")
+    command.scan_fails(rows_file, "--out", tmp_path / "mine", says=("notes.txt", "no run of ripcurrent"))
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.txt"]
+    out = tmp_path / "out"
+    assert command.scan(rows_file, "--out", out, "--quiet").code == 0
+    before = (out / "scores.parquet").read_bytes()
+    command.scan_fails(
+        rows_file, "--out", out, "--position", "last_content",
+        says=("holds another run", "its position is 'last', now 'last_content'", "--out"),
+    )  # fmt: skip
+    assert (out / "scores.parquet").read_bytes() == before
+
+
+def test_two_scans_in_one_folder_at_once(command: Command, rows_file: Path, tmp_path: Path) -> None:
+    with RunDirectory(tmp_path / "out", {}):
+        command.scan_fails(rows_file, "--out", tmp_path / "out", says=("Another run is at work", "Wait", "--out"))
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """Writing past ``size`` bytes of a file fails, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)
+
+
+def test_no_room_at_any_stage_is_told_and_the_same_command_goes_on_later(command: Command, tmp_path: Path) -> None:
+    dataset = write_jsonl(tmp_path / "rows.jsonl", good_rows(60))
+    whole = tmp_path / "whole"
+    assert command.scan(dataset, "--out", whole, "--quiet").code == 0
+    sizes = {path.name: path.stat().st_size for path in whole.rglob("*") if path.is_file()}
+    stages = {"config.yaml": 0, "shard-00000.parquet": 1, "scores.parquet": 2, "manifest.json": 3, "report.html": 4}
+    out = tmp_path / "out"
+    for size in sorted({sizes[name] - 1 for name in stages}):
+        with files_of_at_most(size):
+            said = command.scan(dataset, "--out", out, "--quiet")
+        assert said.code == 1, said.err
+        assert said.err.startswith("Error: ")
+        assert "Traceback" not in said.err
+        assert "File too large" in said.err or "written" in said.err
+        assert any(word in said.err for word in ("room", "space"))
+        assert str(out) in said.err
+        assert not list(out.rglob("*.part"))
+        for path in out.rglob("*.*"):
+            assert path.stat().st_size in (sizes[path.name], 0), "nothing is there by half"
+    assert command.scan(dataset, "--out", out, "--quiet").code == 0
+    assert (out / "scores.parquet").read_bytes() == (whole / "scores.parquet").read_bytes()
+
+
+@pytest.mark.usefixtures("no_page")
+def test_no_room_for_the_directions(
+    command: Command, rows_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RIPCURRENT_CACHE", str(tmp_path / "cache"))
+    with files_of_at_most(20_000):
+        command.scan_fails(rows_file, "--out", tmp_path / "out", says=("directions", "RIPCURRENT_CACHE"))
+    assert not list((tmp_path / "cache").rglob("*.part"))
+    assert command.scan(rows_file, "--out", tmp_path / "out", "--quiet").code == 0
+
+
+@pytest.mark.usefixtures("no_page")
+def test_ctrl_c_stops_with_130_and_the_same_command_goes_on(command: Command, tmp_path: Path) -> None:
+    dataset = write_jsonl(tmp_path / "rows.jsonl", good_rows(600))
+    out = tmp_path / "out"
+    arguments = ["scan", str(dataset), "--out", str(out), *command._tiny, *command._anchors]
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLOW, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    end = time.monotonic() + 120
+    while not (out / "signals" / "shard-00000.done").exists():
+        assert process.poll() is None
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stderr
+    assert stdout == ""
+    assert "Traceback" not in stderr
+    assert stderr.strip().splitlines()[-2:] == [
+        "Error: Stopped.", "What was finished is kept: give the same command again to go on.",
+    ]  # fmt: skip
+    assert not (out / "scores.parquet").exists()
+    first = (out / "signals" / "shard-00000.parquet").stat().st_mtime_ns
+    said = command(*arguments, "--json")
+    assert (said.code, said.json["scored"]) == (0, 600)
+    assert (out / "signals" / "shard-00000.parquet").stat().st_mtime_ns == first

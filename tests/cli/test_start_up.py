@@ -1,0 +1,80 @@
+"""Help answers at once: no command imports a heavy library before it runs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import click
+import pytest
+import typer
+
+from ripcurrent.cli import app
+
+HEAVY = ("torch", "transformers", "pyarrow", "altair", "datasets", "scipy", "numpy")
+
+
+def commands() -> list[list[str]]:
+    """Every command and group, as words."""
+    found: list[list[str]] = [[]]
+    root = typer.main.get_command(app)
+    waiting: list[tuple[list[str], click.Command]] = [([], root)]
+    while waiting:
+        words, command = waiting.pop()
+        for name, inner in getattr(command, "commands", {}).items():
+            found.append([*words, name])
+            waiting.append(([*words, name], inner))
+    return found
+
+
+def python(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+@pytest.mark.parametrize("words", commands(), ids=" ".join)
+def test_help_works_and_imports_nothing_heavy(words: list[str]) -> None:
+    shown = python(
+        "import sys\n"
+        "from ripcurrent.cli import run\n"
+        f"code = run({[*words, '--help']!r})\n"
+        f"print(code, [name for name in {HEAVY!r} if name in sys.modules])"
+    )
+
+    assert "Usage:" in shown
+    assert shown.splitlines()[-1] == "0 []"
+
+
+def test_every_documented_command_is_there() -> None:
+    names = {words[0] for words in commands() if words}
+
+    assert {"scan", "select", "report", "anchors", "doctor", "demo"} <= names
+    assert ["anchors", "check"] in commands()
+
+
+def test_importing_the_package_is_light() -> None:
+    shown = python(
+        "import json, sys, ripcurrent\n"
+        "ripcurrent.__version__, dir(ripcurrent), ripcurrent.RipcurrentError\n"
+        f"print(json.dumps([name for name in {HEAVY!r} if name in sys.modules]))"
+    )
+
+    assert json.loads(shown) == []
+
+
+def test_the_surface_is_what_it_says() -> None:
+    import ripcurrent as rc
+    from ripcurrent.api._scan import scan
+    from ripcurrent.errors import RipcurrentError
+
+    assert set(rc.__all__) == {
+        *("RipcurrentError", "ScanOptions", "ScanResult", "__version__"),
+        *("load_anchors", "load_model", "read_rows", "scan", "select"),
+    }
+    assert set(rc.__all__) <= set(dir(rc))
+    assert all(getattr(rc, name) is not None for name in rc.__all__)
+    assert rc.scan is scan
+    assert rc.RipcurrentError is RipcurrentError
+    with pytest.raises(AttributeError, match="no attribute 'scam'"):
+        rc.scam  # noqa: B018

@@ -1,0 +1,49 @@
+"""Fixtures for whole scans: a tiny model as a user has it, a small anchor file, and a cache folder of the tests' own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.models.tiny import save_tiny
+from tests.tiny_scan import anchor_lines, good_rows, write_jsonl
+
+
+@pytest.fixture(scope="session")
+def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """RIPCURRENT_CACHE for the session, so that a model's directions are computed once."""
+    folder = tmp_path_factory.mktemp("cache")
+    before = os.environ.get("RIPCURRENT_CACHE")
+    os.environ["RIPCURRENT_CACHE"] = str(folder)
+    yield folder
+    if before is None:
+        del os.environ["RIPCURRENT_CACHE"]
+    else:
+        os.environ["RIPCURRENT_CACHE"] = before
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> Path:
+    """A folder with a tiny Llama (tied head) and its tokenizer."""
+    return save_tiny(tmp_path_factory.mktemp("models") / "tiny-llama", "llama_tied")
+
+
+@pytest.fixture(scope="session")
+def anchors_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small anchor file: three sets of four."""
+    return write_jsonl(tmp_path_factory.mktemp("anchors") / "anchors.jsonl", anchor_lines())
+
+
+@pytest.fixture
+def rows_file(tmp_path: Path) -> Path:
+    """Twelve good rows."""
+    return write_jsonl(tmp_path / "rows.jsonl", good_rows(12))
+
+
+@pytest.fixture
+def no_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scans leave out the page, which takes longer than all the rest on a tiny model."""
+    monkeypatch.setattr("ripcurrent.api._scan.build_report", lambda folder: folder / "report.html")
