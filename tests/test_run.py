@@ -149,16 +149,25 @@ def test_the_lock_is_freed_after_an_error_and_after_a_refusal(tmp_path: Path) ->
         pass
 
 
-@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt(), ValueError("bad")])
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), ValueError("bad"), OSError(28, "No space left on device")])
 def test_a_file_written_halfway_leaves_the_old_one(tmp_path: Path, error: BaseException) -> None:
     path = tmp_path / "deep" / "table"
     with written_whole(path) as part:
         part.write_text("old")
-    with pytest.raises(type(error)), written_whole(path) as part:
+    with pytest.raises((type(error), RipcurrentError)), written_whole(path) as part:
         part.write_text("half of the ne")
         raise error
     assert path.read_text() == "old"
     assert [entry.name for entry in path.parent.iterdir()] == ["table"]
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), OSError("Error. Detail: [errno 28] No space left on device")]
+)
+def test_a_file_that_cannot_be_written_is_named_with_the_systems_reason(tmp_path: Path, error: OSError) -> None:
+    with pytest.raises(RipcurrentError, match=r"table cannot be written: No space left on device\.\nFree some space"):
+        with written_whole(tmp_path / "table"):
+            raise error
 
 
 def test_json_is_readable_text(tmp_path: Path) -> None:

@@ -24,16 +24,28 @@ MANIFEST = "manifest.json"
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """Give a temporary path to write to; rename it to ``path`` when the block ends well, remove it when not."""
+    """Give a temporary path to write to; rename it to ``path`` when the block ends well, remove it when not.
+
+    Raises:
+        RipcurrentError: ``path`` cannot be written, for want of room, say.
+    """
     part = path.with_name(path.name + ".part")
-    part.parent.mkdir(parents=True, exist_ok=True)
     try:
-        yield part
-        with part.open("rb") as written:
-            os.fsync(written.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+        part.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield part
+            with part.open("rb") as written:
+                os.fsync(written.fileno())
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+    except OSError as error:
+        # pyarrow's errors carry the system's reason in their text alone
+        reason = error.strerror or str(error).rpartition("] ")[2].rstrip(".")
+        raise RipcurrentError(
+            f"{path} cannot be written: {reason}.",
+            "Free some space there or name another place; the same command then goes on where it stopped.",
+        ) from error
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -70,9 +82,6 @@ class RunDirectory:
             raise self._unwritable(error) from error
         try:
             self._check_config()
-        except OSError as error:
-            self._lock.release()
-            raise self._unwritable(error) from error
         except BaseException:
             self._lock.release()
             raise

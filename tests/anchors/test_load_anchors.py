@@ -140,7 +140,9 @@ def test_a_line_that_is_no_object(tmp_path: Path, bad: str) -> None:
     refused(write(tmp_path, [*lines("harmful", "safe_1"), bad]), "line 9 is not a JSON object")
 
 
-@pytest.mark.parametrize("name", [None, 3, "", "safe", "safe_0", "safe_01", "safe_-1", "Harmful", "harmful ", "safe_1\n"])
+@pytest.mark.parametrize(
+    "name", [None, 3, "", "safe", "safe_0", "safe_01", "safe_-1", "Harmful", "harmful ", "safe_1\n"]
+)
 def test_set_names(tmp_path: Path, name: object) -> None:
     refused(write(tmp_path, [*lines("harmful", "safe_1"), {**pair("x", 0), "set": name}]), "line 9", '"set"', "safe_1")
 

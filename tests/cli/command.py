@@ -60,7 +60,7 @@ def judge(said: Said, says: tuple[str, ...], code: int = 1) -> None:
     assert said.code == code, said.err
     assert said.out == ""
     assert said.err.startswith("Error: ")
-    assert said.err.count("Error: ") == 1
+    assert sum(line.startswith("Error: ") for line in said.err.splitlines()) == 1
     assert "Traceback" not in said.err
     assert 2 <= len(said.err.strip().splitlines()) <= 3, f"a message and what to do now: {said.err}"
     for part in says:

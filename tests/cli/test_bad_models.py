@@ -32,9 +32,7 @@ def test_model_that_is_not_found_without_network(rows_file: Path, tmp_path: Path
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub")}
     done = subprocess.run(
         [
-            sys.executable,
-            "-m",
-            "ripcurrent.cli",
+            Path(sys.executable).with_name("ripcurrent"),
             "scan",
             rows_file,
             "--model",

@@ -131,7 +131,7 @@ def test_the_marker_is_written_after_the_table(tmp_path: Path, monkeypatch: pyte
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(pq, "write_table", broken)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(RipcurrentError, match="cannot be written: No space"):
         run(folder, Doubling())
     assert list(tmp_path.iterdir()) == []
     assert folder.completed() == []

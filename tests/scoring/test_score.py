@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from ripcurrent.errors import RipcurrentError
 from ripcurrent.scoring import (
     COLUMNS,
     DIRECTION_OF_RISK,
@@ -199,6 +200,6 @@ def test_an_error_midway_leaves_no_scores_file(tmp_path: Path) -> None:
         yield signals(4)
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(RipcurrentError, match="cannot be written: No space"):
         write_scores(tmp_path / "scores.parquet", shards(), scorer(), {})
     assert list(tmp_path.iterdir()) == []

@@ -177,7 +177,7 @@ def test_a_rows_products_do_not_depend_on_its_batch(seed, budget, pad):
 @pytest.mark.parametrize("kind", KINDS)
 def test_bf16_ranks_rows_as_float32_does(kind):
     exact, coarse = tiny_model(kind), tiny_model(kind, dtype=torch.bfloat16)
-    rows = random_rows(np.random.default_rng(6), 40)
+    rows = random_rows(np.random.default_rng(6), 200, longest=60)
     results = []
     for model, dtype in ((exact, torch.float32), (coarse, torch.bfloat16)):
         gradient_pass = GradientPass(chat_model(model))
@@ -185,8 +185,7 @@ def test_bf16_ranks_rows_as_float32_does(kind):
         stacked = stack_directions(gradient_pass.catalogue, [anchors], dtype)
         signals = gradient_pass.measure(make_batch(rows, CPU), stacked)
         results.append((signals.dots[:, 0] / np.sqrt(signals.squared_norm), anchors))
-    print("RHO", kind, spearman(results[0][0], results[1][0]), np.abs(results[0][0]-results[1][0]).max())
-    assert spearman(results[0][0], results[1][0]) >= 0.99
+    assert spearman(results[0][0], results[1][0]) >= 0.999
 
 
 def test_set_directions_are_the_mean_of_normalised_row_gradients():

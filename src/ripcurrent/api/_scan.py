@@ -220,22 +220,25 @@ def _run_signals(
         anchor_features=anchors.features,
         **common,
     )
+    group = max(1, PER_ANCHOR_BYTES // (count_parameters(chat_model) * chat_model.dtype.itemsize))
+    if options.per_anchor and gradient_pass is not None:
+        number_of_anchors = len(anchors.anchor_set.anchors)
+        passes = -(-number_of_anchors // group)
+        told.step(f"{number_of_anchors} anchors with a direction each: {passes} further passes over all rows")
     shards, fresh = _run_stage(run.folder / "signals", rows, stage, options, told, "scoring rows", count)
     if options.per_anchor and gradient_pass is not None:
         del stage, directions
         encoded = encode_for_gradient(anchors.anchor_set, chat_model, options)
-        group = max(1, PER_ANCHOR_BYTES // (count_parameters(chat_model) * chat_model.dtype.itemsize))
         for number, start in enumerate(range(0, len(encoded), group)):
             places = range(start, min(start + group, len(encoded)))
             target = run.folder / "signals" / f"per_anchor_{number:02d}"
-            gradients = [anchor_gradient(gradient_pass, encoded[place]) for place in places]
+            gradients = (anchor_gradient(gradient_pass, encoded[place]) for place in places)
             stage = SignalStage(
                 gradient_pass=gradient_pass,
-                directions=stack_directions(gradient_pass.catalogue, list(gradients), chat_model.dtype),
+                directions=stack_directions(gradient_pass.catalogue, gradients, chat_model.dtype, count=len(places)),
                 direction_columns=tuple(dot_column(place) for place in places),
                 **common,
             )
-            del gradients
             label = f"anchors {start} to {places[-1]} of {len(encoded)}"
             fresh += _run_stage(target, rows, stage, options, told, label, count)[1]
             del stage

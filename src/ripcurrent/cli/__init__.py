@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import cast
 
-import click
 import typer
 
 from ripcurrent.cli._anchors import anchors_app
@@ -19,10 +19,12 @@ from ripcurrent.errors import ExitCode, RipcurrentError
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
 
+# Newer versions of typer carry their own copy of click, older ones use the package: this is the base class in either.
+CommandLineError = cast(type[typer.BadParameter], typer.BadParameter.__mro__[2])
+
 app = typer.Typer(
     name="ripcurrent",
     help="Find the calm-looking rows of a fine-tuning set that carry a chat model's safety out.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -47,6 +49,9 @@ def root(
 
         typer.echo(f"ripcurrent {installed('ripcurrent')}")
         raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help(), err=True)
+        raise typer.Exit(int(ExitCode.USAGE))
 
 
 def main() -> None:
@@ -64,19 +69,17 @@ def run(arguments: list[str]) -> int:
     except RipcurrentError as error:
         print_error(error)
         return int(error.code)
-    except click.exceptions.NoArgsIsHelpError as error:
-        typer.echo(error.ctx.get_help() if error.ctx else "")
-        return int(ExitCode.USAGE)
-    except click.ClickException as error:
+    except CommandLineError as error:
         print_error(RipcurrentError(error.format_message(), "See --help."))
         return int(ExitCode.USAGE)
-    except (click.Abort, KeyboardInterrupt):
-        print_error(RipcurrentError("Stopped.", "What was finished is kept: give the same command again to go on."))
-        return INTERRUPTED
+    except (typer.Abort, KeyboardInterrupt):
+        code = INTERRUPTED
     except OSError as error:
-        where = f" ({error.filename})" if error.filename else ""
+        where = f"{error.filename}: " if error.filename else ""
         print_error(
-            RipcurrentError(f"{error.strerror or error}{where}.", "Free some space or name another place with --out.")
+            RipcurrentError(f"{where}{error.strerror or error}.", "Check the path, its permissions and the space left.")
         )
         return int(ExitCode.USAGE)
+    if code == INTERRUPTED:
+        print_error(RipcurrentError("Stopped.", "What was finished is kept: give the same command again to go on."))
     return code if isinstance(code, int) else int(ExitCode.OK)

@@ -8,12 +8,15 @@ import typer
 
 from ripcurrent.cli._scan import ADAPTER, DEVICE, DTYPE, JSON, LAYER, MODEL, POSITION, QUIET, SCOPE
 
-anchors_app = typer.Typer(no_args_is_help=True, help="Look at anchor sets.")
+anchors_app = typer.Typer(help="Look at anchor sets.")
 
 
-@anchors_app.callback()
-def anchors_root() -> None:
+@anchors_app.callback(invoke_without_command=True)
+def anchors_root(context: typer.Context) -> None:
     """Look at anchor sets."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help(), err=True)
+        raise typer.Exit(1)
 
 
 @anchors_app.command("check")

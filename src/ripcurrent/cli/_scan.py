@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -126,6 +127,11 @@ def parse_row_tokens(text: str) -> int | None:
     return int(text)
 
 
+def one_line(text: str) -> str:
+    """A dataset's text as one line that cannot command the terminal: no line ends, no control characters."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
 def show_summary(summary: ScanSummary) -> None:
     """Print a finished scan's verdict, riskiest rows and format shares."""
     from rich import box
@@ -145,16 +151,20 @@ def show_summary(summary: ScanSummary) -> None:
         parts = ", ".join(f"{name} {value:.2f}" for name, value in summary.separation.items())
         console.print(f"The anchors' separation (leave-one-out AUROC): {parts}", highlight=False)
 
-    scores = Table("score", "5 %", "50 %", "95 %", "99 %", "with length", box=box.SIMPLE_HEAD, title="Scores")
+    scores = Table("score", "5 %", "50 %", "95 %", "99 %", "length", box=box.SIMPLE_HEAD, title="Scores")
+    scores.columns[0].no_wrap = True
+    scores.caption = "length: rank correlation with the number of response tokens"
     for score in summary.scores:
         cells = [f"{score.quantiles[at]:+.4f}" for at in (0.05, 0.5, 0.95, 0.99)]
-        scores.add_row(score.name, *cells, f"{score.spearman_with_length:+.2f}")
+        correlation = score.spearman_with_length
+        scores.add_row(score.name, *cells, "" if isnan(correlation) else f"{correlation:+.2f}")
     console.print(scores)
 
-    rows = Table("#", "row", summary.ranking, "tokens", "format", "prompt", box=box.SIMPLE_HEAD, title="Riskiest rows")
+    title = f"Riskiest rows by {summary.ranking}"
+    rows = Table("#", "row", "score", "tokens", "format", "prompt", box=box.SIMPLE_HEAD, title=title)
     rows.columns[-1].no_wrap = True
     for rank, row in enumerate(summary.riskiest, start=1):
-        prompt = Text(" ".join(row.prompt.split()) if row.prompt is not None else "", overflow="ellipsis")
+        prompt = Text(one_line(row.prompt or ""), overflow="ellipsis")
         rows.add_row(
             str(rank), str(row.row), f"{row.score:+.4f}", str(row.response_tokens), " ".join(row.traits), prompt
         )

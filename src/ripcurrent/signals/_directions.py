@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -27,37 +27,41 @@ class Directions:
     """Parameter name to directions of vectors and tables, shape ``(directions, *shape)``."""
 
 
-def stack_directions(catalogue: Catalogue, gradients: list[Mapping[str, Tensor]], dtype: torch.dtype) -> Directions:
+def stack_directions(
+    catalogue: Catalogue, gradients: Iterable[Mapping[str, Tensor]], dtype: torch.dtype, *, count: int | None = None
+) -> Directions:
     """Stack directions for the recorder: matrices and tables in the compute type, vectors in float32, on its device.
 
-    ``gradients`` may be mappings that read from disk tensor by tensor, so that nothing is held twice.
+    ``gradients`` may be mappings that read from disk tensor by tensor, or an iterator of ``count`` gradients that are
+    formed one after another, so that nothing is held twice.
     """
+    if count is None:
+        gradients = list(gradients)
+        count = len(gradients)
     device = catalogue.input_embedding.weight.device
-    linear: dict[int, Tensor] = {}
-    other: dict[str, Tensor] = {}
     shapes = catalogue.parameter_shapes()
+    linear: dict[int, Tensor] = {}
+    slots: dict[str, Tensor] = {}
     for number, group in enumerate(catalogue.groups):
         names = group_weights(group)
-        if names:
-            out = sum(shapes[name][0] for name in names)
-            kept = _product_dtype(group, dtype)
-            joined = torch.empty(len(gradients), out, shapes[names[0]][1], dtype=kept, device=device)
-            for slot, gradient in enumerate(gradients):
-                start = 0
-                for name in names:
-                    joined[slot, start : start + shapes[name][0]] = gradient[name].to(device)
-                    start += shapes[name][0]
-            linear[number] = joined
-    in_groups = {name for group in catalogue.groups for name in group_weights(group)}
-    for name, shape in shapes.items():
-        if name in in_groups:
+        if not names:
             continue
-        kind = dtype if len(shape) == 2 else torch.float32
-        stacked = torch.empty(len(gradients), *shape, dtype=kind, device=device)
-        for slot, gradient in enumerate(gradients):
-            stacked[slot] = gradient[name].to(device)
-        other[name] = stacked
-    return Directions(len(gradients), linear, other)
+        out = sum(shapes[name][0] for name in names)
+        linear[number] = torch.empty(count, out, shapes[names[0]][1], dtype=_product_dtype(group, dtype), device=device)
+        start = 0
+        for name in names:
+            slots[name] = linear[number][:, start : start + shapes[name][0]]
+            start += shapes[name][0]
+    other = {
+        name: torch.empty(count, *shape, dtype=dtype if len(shape) == 2 else torch.float32, device=device)
+        for name, shape in shapes.items()
+        if name not in slots
+    }
+    slots |= other
+    for number, gradient in enumerate(gradients):
+        for name, slot in slots.items():
+            slot[number] = gradient[name].to(device)
+    return Directions(count, linear, other)
 
 
 def _product_dtype(group: SiteGroup, dtype: torch.dtype) -> torch.dtype:
