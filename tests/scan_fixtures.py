@@ -1,4 +1,4 @@
-"""Fixtures for whole scans: a tiny model as a user has it, a small anchor file, and a cache folder of the tests' own."""
+"""Fixtures for whole scans: a tiny model as a user has it, a small anchor file, a cache of the tests' own."""
 
 from __future__ import annotations
 

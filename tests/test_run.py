@@ -89,6 +89,8 @@ def test_hashes_are_not_shown(tmp_path: Path) -> None:
 def test_a_run_that_left_nothing_gives_way_to_other_options(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="anchors"), RunDirectory(tmp_path, CONFIG):
         raise ValueError("anchors do not separate")
+    (tmp_path / "signals").mkdir()
+    (tmp_path / "signals" / "shard-00000.parquet.part").write_bytes(b"torn")
     with RunDirectory(tmp_path, {**CONFIG, "seed": 1}):
         pass
     assert yaml.safe_load((tmp_path / "config.yaml").read_text(encoding="utf-8"))["seed"] == 1
@@ -111,9 +113,9 @@ def test_damaged_options_and_manifest(tmp_path: Path) -> None:
 
 
 def test_no_manifest(tmp_path: Path) -> None:
-    with pytest.raises(RipcurrentError, match="holds no run.*\n.*--out"):
+    with pytest.raises(RipcurrentError, match=r"holds no run.*\n.*--out"):
         read_manifest(tmp_path)
-    with pytest.raises(RipcurrentError, match="holds no run.*\nCheck the path"):
+    with pytest.raises(RipcurrentError, match=r"holds no run.*\nCheck the path"):
         read_manifest(tmp_path / "nowhere")
 
 
@@ -141,8 +143,8 @@ def test_a_folder_in_use_is_refused_and_free_again_when_that_run_dies(tmp_path: 
 
 
 def test_the_lock_is_freed_after_an_error_and_after_a_refusal(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), RunDirectory(tmp_path, CONFIG) as run:
-        run.write_manifest({})
+    started(tmp_path)
+    with pytest.raises(KeyboardInterrupt), RunDirectory(tmp_path, CONFIG):
         raise KeyboardInterrupt
     refused(tmp_path, {**CONFIG, "seed": 9}, "holds another run")
     with RunDirectory(tmp_path, CONFIG):
@@ -154,20 +156,30 @@ def test_a_file_written_halfway_leaves_the_old_one(tmp_path: Path, error: BaseEx
     path = tmp_path / "deep" / "table"
     with written_whole(path) as part:
         part.write_text("old")
-    with pytest.raises((type(error), RipcurrentError)), written_whole(path) as part:
-        part.write_text("half of the ne")
-        raise error
+
+    def fail_halfway() -> None:
+        with written_whole(path) as part:
+            part.write_text("half of the ne")
+            raise error
+
+    with pytest.raises((type(error), RipcurrentError)):
+        fail_halfway()
     assert path.read_text() == "old"
     assert [entry.name for entry in path.parent.iterdir()] == ["table"]
 
 
 @pytest.mark.parametrize(
-    "error", [OSError(28, "No space left on device"), OSError("Error. Detail: [errno 28] No space left on device")]
+    "error",
+    [
+        OSError(28, "No space left on device"),
+        OSError("Error. Detail: [errno 28] No space left on device."),
+        OSError(28, "Error. Detail: [errno 28] No space left on device"),
+    ],
 )
 def test_a_file_that_cannot_be_written_is_named_with_the_systems_reason(tmp_path: Path, error: OSError) -> None:
-    with pytest.raises(RipcurrentError, match=r"table cannot be written: No space left on device\.\nFree some space"):
-        with written_whole(tmp_path / "table"):
-            raise error
+    said = r"table cannot be written: No space left on device\.\nFree some space"
+    with pytest.raises(RipcurrentError, match=said), written_whole(tmp_path / "table"):
+        raise error
 
 
 def test_json_is_readable_text(tmp_path: Path) -> None:

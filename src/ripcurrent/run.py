@@ -40,8 +40,8 @@ def written_whole(path: Path) -> Iterator[Path]:
         finally:
             part.unlink(missing_ok=True)
     except OSError as error:
-        # pyarrow's errors carry the system's reason in their text alone
-        reason = error.strerror or str(error).rpartition("] ")[2].rstrip(".")
+        # pyarrow's errors have the system's reason at the end of a longer text
+        reason = (error.strerror or str(error)).rpartition("] ")[2].rstrip(".")
         raise RipcurrentError(
             f"{path} cannot be written: {reason}.",
             "Free some space there or name another place; the same command then goes on where it stopped.",
@@ -108,7 +108,7 @@ class RunDirectory:
 
     def _check_config(self) -> None:
         path = self.folder / CONFIG
-        if not path.exists() or {entry.name for entry in self.folder.iterdir()} <= {CONFIG, ".lock"}:
+        if not path.exists() or self._has_no_result():
             with written_whole(path) as part:
                 part.write_text(yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True), encoding="utf-8")
             return
@@ -126,6 +126,10 @@ class RunDirectory:
                 + (f" (these differ too: {', '.join(other[1:])})." if len(other) > 1 else "."),
                 "Name another folder with --out, or repeat the old options to resume.",
             )
+
+    def _has_no_result(self) -> bool:
+        files = (entry for entry in self.folder.rglob("*") if entry.is_file())
+        return all(entry.name in (CONFIG, ".lock") or entry.suffix == ".part" for entry in files)
 
     def read_manifest(self) -> dict[str, Any]:
         """The manifest so far; empty before the first write."""

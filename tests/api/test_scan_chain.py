@@ -145,7 +145,7 @@ def test_a_mapped_dataset_is_found_again(tmp_path: Path, tiny_folder: Path, anch
         next(
             iter(read_rows(select(result.folder, top=1)[0].path, mapping=result.manifest["dataset"]["mapping"]))
         ).record
-    ) == {"frage", "antwort"}  # noqa: E501
+    ) == {"frage", "antwort"}
 
 
 def test_anchors_are_measured_one_by_one(tiny_folder: Path, anchors_file: Path) -> None:
@@ -157,7 +157,7 @@ def test_anchors_are_measured_one_by_one(tiny_folder: Path, anchors_file: Path) 
     ]
     assert all(
         a.category == "theft" and a.norm and a.norm > 0 and set(a.scores) == set(check.scores) for a in check.anchors
-    )  # noqa: E501
+    )
     for name, value in check.separation.items():
         harmful = [a.scores[name] for a in check.anchors if a.set == "harmful"]
         safe = [a.scores[name] for a in check.anchors if a.set != "harmful"]

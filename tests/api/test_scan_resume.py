@@ -17,6 +17,7 @@ import pytest
 from ripcurrent.api._progress import SilentProgress
 from ripcurrent.api._scan import scan
 from ripcurrent.errors import RipcurrentError
+from ripcurrent.models import load_model
 from ripcurrent.run import RunDirectory
 from tests.tiny_scan import EXACT, good_rows, write_jsonl
 
@@ -232,6 +233,14 @@ def test_scans_that_need_the_same_directions_at_once_compute_them_once(
     monkeypatch.setenv("RIPCURRENT_CACHE", str(tmp_path / "cache"))
     told = [Counting(), Counting()]
     failures: list[BaseException] = []
+    # transformers itself does not load models in two threads at once; users' scans are processes
+    loading = threading.Lock()
+
+    def load_alone(*names: Any, **options: Any) -> Any:
+        with loading:
+            return load_model(*names, **options)
+
+    monkeypatch.setattr("ripcurrent.api._scan.load_model", load_alone)
 
     def one(number: int) -> None:
         try:

@@ -1,4 +1,4 @@
-"""What a scan promises of its rows: one to one, in order, a reason for each that has no score, nothing else mattering."""
+"""What a scan promises of its rows: one to one, in order, a reason for each without a score, nothing else mattering."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_bad_neighbours_leave_a_rows_scores_alone(
     mixed: tuple[Path, pa.Table], tmp_path: Path, fragile: Path, anchors_file: Path
 ) -> None:
     """NaN activations of one row of a batch must not reach the others."""
-    dataset, table = mixed
+    _dataset, table = mixed
     kept = [number for number, (_, status) in enumerate(MIXED) if status == "ok"]
     good = write_jsonl(tmp_path / "good.jsonl", [MIXED[number][0] for number in kept])
     alone = scores(good, tmp_path / "out", fragile, anchors_file, max_tokens=200)

@@ -11,6 +11,6 @@ __all__ = ["anchors_file", "no_page", "rows_file", "shared_cache", "tiny_folder"
 
 
 @pytest.fixture
-def command(capsys: pytest.CaptureFixture[str], tiny_folder: Path, anchors_file: Path) -> Command:  # noqa: F811
+def command(capsys: pytest.CaptureFixture[str], tiny_folder: Path, anchors_file: Path) -> Command:
     """The command line."""
     return Command(capsys, tiny_folder, anchors_file)

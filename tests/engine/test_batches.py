@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 from hypothesis import given
@@ -28,7 +29,7 @@ def test_padded_size_stays_within_the_budget_but_for_a_single_long_row(lengths: 
 @given(LENGTHS, BUDGETS)
 def test_no_batch_stops_short_of_a_row_that_would_fit(lengths: list[int], budget: int) -> None:
     plan = plan_batches(lengths, budget)
-    for batch, _following in zip(plan, plan[1:], strict=False):
+    for batch, _following in itertools.pairwise(plan):
         assert (len(batch) + 1) * max(lengths[place] for place in batch) > budget
 
 

@@ -26,10 +26,16 @@ from ripcurrent.scoring import (
 
 ORDER = [("harmful", n) for n in range(4)] + [("safe_1", n) for n in range(4)] + [("safe_2", n) for n in range(5)]
 NORMS = [2.0, 3.0, 4.0, 7.0] + [1.0] * 9
-GRADIENT = (
-    "gradient_harmful gradient_safe gradient_bidirectional gradient_balanced gradient_norm "
-    "predicted_harmful_loss_change loss loss_first_10"
-).split()
+GRADIENT = [
+    "gradient_harmful",
+    "gradient_safe",
+    "gradient_bidirectional",
+    "gradient_balanced",
+    "gradient_norm",
+    "predicted_harmful_loss_change",
+    "loss",
+    "loss_first_10",
+]
 REPRESENTATION = ["representation_harmful", "representation_safe", "representation_bidirectional"]
 UNSCORED = 2
 """The row without signals."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+import itertools
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ POSITIONS: tuple[Position, ...] = ("last", "last_content", "mean_response", "las
 KINDS = ("llama_tied", "gemma2", "gpt2")
 
 
-@lru_cache(maxsize=None)
+@cache
 def tiny(kind: str) -> ChatModel:
     return chat_model(tiny_model(kind))
 
@@ -101,7 +102,7 @@ def test_a_rows_feature_depends_on_the_row_alone(
     every = rows(7, seed=3)
     alone = [reader.forward(make_batch([row], CPU)).features for row in every]
     bounds = [0, *sorted(cuts), 7]
-    for start, stop in zip(bounds, bounds[1:], strict=False):
+    for start, stop in itertools.pairwise(bounds):
         places = order[start:stop]
         together = reader.forward(make_batch([every[place] for place in places], CPU, pad_to=pad_to)).features
         assert together is not None

@@ -1,0 +1,43 @@
+"""Let the bare model answer ``benign_prompts.jsonl``; writes ``benign_answers.jsonl``, run once and committed.
+
+Training on the model's own answers ties it to what it already does on plain requests.
+
+    python scripts/guard/answers.py
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from evaluate import generate, is_degenerate, is_refusal, load_guarded, read_requests
+
+FOLDER = Path(__file__).parent
+NEW_TOKENS = 120
+SHORTEST = 20
+
+
+def cut(answer: str) -> str:
+    """The answer up to its last whole sentence or line; all of it when it ends as a whole one."""
+    if re.search(r"[.!?:)\]\"`]$", answer) and not re.search(r"(?:^|\n)\s*\d+\.$", answer):
+        return answer
+    ends = [m.end() for m in re.finditer(r"(?<!\d)[.!?](?=\s)|\S(?=\n)", answer)]
+    return answer[: ends[-1]].strip() if ends else ""
+
+
+def main() -> None:
+    requests = read_requests(FOLDER / "benign_prompts.jsonl")
+    model, tokenizer = load_guarded(None)
+    kept = []
+    for request, answer in zip(requests, generate(model, tokenizer, requests, NEW_TOKENS), strict=True):
+        whole = cut(answer)
+        if len(whole) >= SHORTEST and not is_degenerate(whole) and not is_refusal(whole):
+            kept.append({"request": request, "response": whole})
+    with (FOLDER / "benign_answers.jsonl").open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in kept)
+    print(f"{len(kept)} of {len(requests)} answers kept")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""Check the hand-written content: counts by category, duplicates, and overlap with held-out request lists.
+
+Two texts are near-duplicates when the Jaccard index of their word sets, lower-cased and without stop words, is
+at least 0.7; for texts with fewer than three such words only an equal set counts.
+
+    python scripts/guard/check_content.py [--against FOLDER]
+
+``--against`` names a folder with ``harmful_val.json``, ``harmful_test.json`` and ``xstest_prompts.csv``. Its requests
+are never printed, only their ids. Exit status 1 when any duplicate is left.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import re
+import sys
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCES = {
+    "scripts/guard/harmful.jsonl": "request",
+    "scripts/guard/sounds_dangerous.jsonl": "request",
+    "scripts/guard/benign.jsonl": "request",
+    "src/ripcurrent/anchors/builtin.jsonl": "prompt",
+    "src/ripcurrent/anchors/second_family.jsonl": "prompt",
+    "src/ripcurrent/demo/rows.jsonl": "instruction",
+}
+HELD_OUT = {
+    "harmful_val.json": "instruction",
+    "harmful_test.json": "instruction",
+    "xstest_prompts.csv": "prompt",
+}
+NEAR = 0.7
+STOP_WORDS = frozenset(
+    """
+    a about all am an and any are as at be been but by can could did do does for from get give had has have he her
+    him his how i if in into is it its just let make me my no not of on one or our out please she should so some
+    someone tell than that the their them then there they this to up us use was way we what when where which who why
+    will with without would write you your
+    """.split()  # noqa: SIM905 (a list literal would take fifteen lines)
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request and where it stands."""
+
+    place: str
+    """File and 1-based line (or the held-out list's id)."""
+    category: str
+    """The row's category, or ``-``."""
+    text: str
+    """The request."""
+    words: frozenset[str]
+    """Its lower-cased words without stop words (all its words when nothing else is left)."""
+
+
+def request(place: str, category: str, text: str) -> Request:
+    words = re.findall(r"[^\W_]+", text.lower().replace("'", "").replace("’", ""))
+    return Request(place, category, text, frozenset(w for w in words if w not in STOP_WORDS) or frozenset(words))
+
+
+def own_requests(path: Path, field: str) -> list[Request]:
+    """The requests of one JSON Lines file; an anchor's prompt counts once although every set repeats it."""
+    found: dict[str, Request] = {}
+    lines = path.read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines, start=1):
+        row = json.loads(line)
+        key = row[field] if "set" in row else str(number)
+        found.setdefault(key, request(f"{path.name}:{number}", row.get("category", "-"), row[field]))
+    return list(found.values())
+
+
+def held_out_requests(folder: Path) -> list[Request]:
+    held_out = []
+    for name, field in HELD_OUT.items():
+        with (folder / name).open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file)) if name.endswith(".csv") else json.load(file)
+        held_out += [request(f"{name}:{row.get('id', i)}", "-", row[field]) for i, row in enumerate(rows)]
+    return held_out
+
+
+def similarity(a: Request, b: Request) -> float:
+    """Jaccard index of the two word sets; 0 for unequal sets when one is too small to judge by."""
+    if min(len(a.words), len(b.words)) < 3:
+        return float(a.words == b.words)
+    return len(a.words & b.words) / len(a.words | b.words)
+
+
+def exact(a: Request, b: Request) -> bool:
+    return " ".join(a.text.lower().split()) == " ".join(b.text.lower().split())
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--against", type=Path, metavar="FOLDER", help="folder with the held-out request lists")
+    folder: Path | None = parser.parse_args().against
+
+    mine: list[Request] = []
+    for name, field in SOURCES.items():
+        path = ROOT / name
+        if not path.exists():
+            print(f"{name}: not there, skipped")
+            continue
+        found = own_requests(path, field)
+        counts = Counter(r.category for r in found)
+        print(f"{name}: {len(found)} requests in {len(counts)} categories")
+        print("  " + ", ".join(f"{category} {n}" for category, n in counts.most_common()))
+        mine += found
+
+    pairs = [(a, b) for i, a in enumerate(mine) for b in mine[:i] if exact(a, b) or similarity(a, b) >= NEAR]
+    print(f"duplicates inside and across these files: {len(pairs)} ({sum(exact(a, b) for a, b in pairs)} exact)")
+    for a, b in pairs:
+        print(f"  {similarity(a, b):.2f}  {a.place} {a.text!r}  ~  {b.place} {b.text!r}")
+    if folder is None:
+        return int(bool(pairs))
+
+    held_out = held_out_requests(folder)
+    hits = [(a, b) for a in mine for b in held_out if exact(a, b) or similarity(a, b) >= NEAR]
+    print(f"near-duplicates of the {len(held_out)} held-out requests: {len(hits)}")
+    for a, b in hits:
+        print(f"  {similarity(a, b):.2f}  {a.place} {a.text!r}  ~  {b.place}")
+    return int(bool(pairs or hits))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
