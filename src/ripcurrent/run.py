@@ -21,6 +21,8 @@ from ripcurrent.errors import RipcurrentError
 CONFIG = "config.yaml"
 MANIFEST = "manifest.json"
 
+_HASHES = ("_sha256", "_fingerprint")
+
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
@@ -121,9 +123,10 @@ class RunDirectory:
         other = sorted(key for key in {*stored, *self.config} if stored.get(key) != self.config.get(key))
         if other:
             first = _difference(other[0], stored.get(other[0]), self.config.get(other[0]))
+            more = sorted({_plain(key) for key in other} - {_plain(other[0])})
             raise RipcurrentError(
                 f"{self.folder} holds another run: {first}"
-                + (f" (these differ too: {', '.join(other[1:])})." if len(other) > 1 else "."),
+                + (f" (these differ too: {', '.join(more)})." if more else "."),
                 "Name another folder with --out, or repeat the old options to resume.",
             )
 
@@ -142,9 +145,15 @@ class RunDirectory:
 
 def _difference(key: str, then: Any, now: Any) -> str:
     """What differs, in words; of hashes and records only that they do."""
-    if isinstance(then, dict) or isinstance(now, dict) or key.endswith(("_sha256", "_fingerprint")):
-        return f"its {key.removesuffix('_sha256').removesuffix('_fingerprint')} had other content than now"
-    return f"its {key} is {then!r}, now {now!r}"
+    if isinstance(then, dict) or isinstance(now, dict) or key.endswith(_HASHES):
+        return f"its {_plain(key)} had other content than now"
+    return f"its {_plain(key)} is {then!r}, now {now!r}"
+
+
+def _plain(key: str) -> str:
+    for ending in _HASHES:
+        key = key.removesuffix(ending)
+    return key.removeprefix("resolved_")
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -27,8 +27,13 @@ def test_model_without_a_chat_template(command: Command, rows_file: Path, tmp_pa
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("name", ["no/such-model-anywhere", "./no-such-folder", "nosuchname"])
-def test_model_that_is_not_found_without_network(rows_file: Path, tmp_path: Path, name: str) -> None:
+def test_model_folder_and_file_that_are_not_there(command: Command, rows_file: Path, tmp_path: Path) -> None:
+    for name in ("./no-such-folder", str(tmp_path / "no.gguf")):
+        command.scan_fails(rows_file, "--model", name, "--out", tmp_path / "out", says=("There is no file", name))
+
+
+def test_model_that_is_not_found_without_network(rows_file: Path, tmp_path: Path) -> None:
+    name = "no/such-model-anywhere"
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub")}
     done = subprocess.run(
         [

@@ -25,7 +25,7 @@ from ripcurrent.cli._output import TerminalProgress
 class Slow(TerminalProgress):
     def rows(self, count):
         super().rows(count)
-        time.sleep(0.3)
+        time.sleep(0.1)
 
 import ripcurrent.cli._output
 ripcurrent.cli._output.TerminalProgress = Slow

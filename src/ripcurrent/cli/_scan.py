@@ -132,6 +132,12 @@ def one_line(text: str) -> str:
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
+def shorten(text: str, room: int) -> str:
+    """One line of at most ``room`` characters, an ellipsis at the end of what was cut."""
+    line = one_line(text)
+    return line if len(line) <= room else line[: room - 1] + "…"
+
+
 def show_summary(summary: ScanSummary) -> None:
     """Print a finished scan's verdict, riskiest rows and format shares."""
     from rich import box
@@ -162,9 +168,10 @@ def show_summary(summary: ScanSummary) -> None:
 
     title = f"Riskiest rows by {summary.ranking}"
     rows = Table("#", "row", "score", "tokens", "format", "prompt", box=box.SIMPLE_HEAD, title=title)
-    rows.columns[-1].no_wrap = True
+    # rich squeezes the numbers rather than a long text, so the text is clipped here
+    room = max(20, console.width - 54)
     for rank, row in enumerate(summary.riskiest, start=1):
-        prompt = Text(one_line(row.prompt or ""), overflow="ellipsis")
+        prompt = Text(shorten(row.prompt or "", room))
         rows.add_row(
             str(rank), str(row.row), f"{row.score:+.4f}", str(row.response_tokens), " ".join(row.traits), prompt
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 
 from ripcurrent.errors import RipcurrentError
@@ -61,3 +63,12 @@ def _has_native_bfloat16(device: torch.device) -> bool:
         return bool(torch.backends.mps.is_macos_or_newer(14, 0))
     # torch.ops.mkldnn._is_mkldnn_bf16_supported() is also true of processors that only emulate bfloat16, and slowly.
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def bound_kernel_cache() -> None:
+    """Keep the processor's compiled kernels to those of a few batch shapes, unless the environment says otherwise.
+
+    oneDNN keeps a thousand by default, each with its buffers, and every new batch shape brings about fifty: memory
+    would grow with the number of shapes seen. Read at the first product, so it must be set before.
+    """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")

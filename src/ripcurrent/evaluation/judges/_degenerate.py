@@ -20,11 +20,11 @@ LOOP_WORDS = 40
 """Answers of fewer words are not measured for repeated phrases: short ones repeat themselves honestly."""
 LOOP_PHRASE = 4
 """Words in a repeated phrase."""
-LARGEST_REPEATED_SHARE = 0.6
+LARGEST_REPEATED_SHARE = 0.45
 """Above this share of phrases that were already said, an answer loops."""
 COMPRESSED_BYTES = 400
 """Answers of fewer bytes are not measured by compression: the format's own bytes and dictionary weigh too much."""
-SMALLEST_COMPRESSED_SHARE = 0.15
+SMALLEST_COMPRESSED_SHARE = 0.22
 """Below this size after compression, as a share of the size before, an answer loops. English prose has 0.4 to 0.6."""
 SMALLEST_LETTER_SHARE = 0.35
 """Below this share of letters and digits among characters that are no space, an answer is not language."""
