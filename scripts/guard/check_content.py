@@ -14,35 +14,30 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import re
 import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from ripcurrent.evaluation import NEAR_DUPLICATE, similarity, word_set
+
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = {
     "scripts/guard/harmful.jsonl": "request",
     "scripts/guard/sounds_dangerous.jsonl": "request",
+    "scripts/guard/sounds_dangerous_dev.jsonl": "request",
     "scripts/guard/benign.jsonl": "request",
+    "scripts/guard/benign_dev.jsonl": "request",
     "src/ripcurrent/anchors/builtin.jsonl": "prompt",
     "src/ripcurrent/anchors/second_family.jsonl": "prompt",
     "src/ripcurrent/demo/rows.jsonl": "instruction",
+    "src/ripcurrent/evaluation/prompts/builtin.jsonl": "prompt",
 }
 HELD_OUT = {
     "harmful_val.json": "instruction",
     "harmful_test.json": "instruction",
     "xstest_prompts.csv": "prompt",
 }
-NEAR = 0.7
-STOP_WORDS = frozenset(
-    """
-    a about all am an and any are as at be been but by can could did do does for from get give had has have he her
-    him his how i if in into is it its just let make me my no not of on one or our out please she should so some
-    someone tell than that the their them then there they this to up us use was way we what when where which who why
-    will with without would write you your
-    """.split()  # noqa: SIM905 (a list literal would take fifteen lines)
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +55,7 @@ class Request:
 
 
 def request(place: str, category: str, text: str) -> Request:
-    words = re.findall(r"[^\W_]+", text.lower().replace("'", "").replace("’", ""))
-    return Request(place, category, text, frozenset(w for w in words if w not in STOP_WORDS) or frozenset(words))
+    return Request(place, category, text, word_set(text))
 
 
 def own_requests(path: Path, field: str) -> list[Request]:
@@ -84,11 +78,8 @@ def held_out_requests(folder: Path) -> list[Request]:
     return held_out
 
 
-def similarity(a: Request, b: Request) -> float:
-    """Jaccard index of the two word sets; 0 for unequal sets when one is too small to judge by."""
-    if min(len(a.words), len(b.words)) < 3:
-        return float(a.words == b.words)
-    return len(a.words & b.words) / len(a.words | b.words)
+def near(a: Request, b: Request) -> bool:
+    return exact(a, b) or similarity(a.words, b.words) >= NEAR_DUPLICATE
 
 
 def exact(a: Request, b: Request) -> bool:
@@ -112,18 +103,18 @@ def main() -> int:
         print("  " + ", ".join(f"{category} {n}" for category, n in counts.most_common()))
         mine += found
 
-    pairs = [(a, b) for i, a in enumerate(mine) for b in mine[:i] if exact(a, b) or similarity(a, b) >= NEAR]
+    pairs = [(a, b) for i, a in enumerate(mine) for b in mine[:i] if near(a, b)]
     print(f"duplicates inside and across these files: {len(pairs)} ({sum(exact(a, b) for a, b in pairs)} exact)")
     for a, b in pairs:
-        print(f"  {similarity(a, b):.2f}  {a.place} {a.text!r}  ~  {b.place} {b.text!r}")
+        print(f"  {similarity(a.words, b.words):.2f}  {a.place} {a.text!r}  ~  {b.place} {b.text!r}")
     if folder is None:
         return int(bool(pairs))
 
     held_out = held_out_requests(folder)
-    hits = [(a, b) for a in mine for b in held_out if exact(a, b) or similarity(a, b) >= NEAR]
+    hits = [(a, b) for a in mine for b in held_out if near(a, b)]
     print(f"near-duplicates of the {len(held_out)} held-out requests: {len(hits)}")
     for a, b in hits:
-        print(f"  {similarity(a, b):.2f}  {a.place} {a.text!r}  ~  {b.place}")
+        print(f"  {similarity(a.words, b.words):.2f}  {a.place} {a.text!r}  ~  {b.place}")
     return int(bool(pairs or hits))
 
 

@@ -272,6 +272,7 @@ def _key(anchor_set: AnchorSet, chat_model: ChatModel, options: ScanOptions) -> 
         "anchors": anchor_set.sha256,
         "model": chat_model.fingerprint,
         "template": chat_model.template_sha256,
+        "tokenizer": chat_model.tokenizer_sha256,
         "scope": chat_model.scope,
         "dtype": str(chat_model.dtype),
         "device": chat_model.device.type,

@@ -107,6 +107,8 @@ def scan(
         "anchors_sha256": anchor_set.sha256,
         "model_fingerprint": chat_model.fingerprint,
         "template_sha256": chat_model.template_sha256,
+        "tokenizer_sha256": chat_model.tokenizer_sha256,
+        "version": version("ripcurrent"),
         "resolved_device": chat_model.device.type,
         "resolved_dtype": str(chat_model.dtype).removeprefix("torch."),
     }

@@ -11,6 +11,7 @@ import typer
 from ripcurrent.cli._anchors import anchors_app
 from ripcurrent.cli._demo import demo_command
 from ripcurrent.cli._doctor import doctor_command
+from ripcurrent.cli._judges import judges_app
 from ripcurrent.cli._report import report_command
 from ripcurrent.cli._scan import scan_command
 from ripcurrent.cli._select import select_command
@@ -34,6 +35,7 @@ app.command("scan")(scan_command)
 app.command("select")(select_command)
 app.command("report")(report_command)
 app.add_typer(anchors_app, name="anchors")
+app.add_typer(judges_app, name="judges")
 app.command("doctor")(doctor_command)
 app.command("demo")(demo_command)
 

@@ -2,7 +2,7 @@
 
 from ripcurrent.data._encode import encode, encode_anchor, encode_rows
 from ripcurrent.data._formats import FIELDS, FORMATS
-from ripcurrent.data._read import Dataset, canonical_json, read_rows
+from ripcurrent.data._read import Dataset, canonical_json, open_container, read_rows
 from ripcurrent.data._refusals import REFUSAL_PHRASES, has_refusal
 from ripcurrent.data._render import render
 from ripcurrent.data._sniff import parse_mapping
@@ -28,6 +28,7 @@ __all__ = [
     "encode_anchor",
     "encode_rows",
     "has_refusal",
+    "open_container",
     "parse_mapping",
     "read_rows",
     "render",

@@ -186,7 +186,7 @@ def read_rows(
         find_format(format)
     if limit is not None and limit < 1:
         raise RipcurrentError(f"A limit of {limit} rows leaves nothing.", "Give a limit of 1 or more.")
-    container = _open(str(path))
+    container = open_container(str(path))
     sample = list(islice(container.records(), SAMPLE if limit is None else min(limit, SAMPLE)))
     return Dataset(str(path), container, sniff(str(path), sample, container.columns, format, mapping), mapping, limit)
 
@@ -196,7 +196,7 @@ def canonical_json(value: object) -> bytes:
     return json.dumps(value, sort_keys=True, ensure_ascii=True, separators=(",", ":"), default=str).encode()
 
 
-def _open(path: str) -> Container:
+def open_container(path: str) -> Container:
     from ripcurrent.data._hub import HUB_PREFIX, HubDataset, SavedFolder
 
     if path.startswith(HUB_PREFIX):

@@ -59,6 +59,6 @@ def count_near_duplicates(texts: Sequence[str]) -> int:
 
 
 def hash_of_texts(texts: Iterable[str]) -> str:
-    """SHA-256 of the texts' words, one text a line, sorted: the same in every container, order, case and punctuation."""
+    """SHA-256 of the texts' words, one text a line, sorted: container, order, case and punctuation do not matter."""
     lines = sorted(" ".join(_words(text)) for text in texts)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -19,6 +19,8 @@ class Part:
     """Number of prompts."""
     sha256: str
     """Hash of its texts, as `hash_of_texts` gives it."""
+    safe: int = 0
+    """How many of them are benign ones that sound dangerous."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,8 @@ class PublishedList:
     """Hash of its texts, as `hash_of_texts` gives it; None where it is gated and was not hashed."""
     home: str
     """Where its authors publish it."""
+    safe: int = 0
+    """How many of its prompts are benign ones that sound dangerous."""
     parts: tuple[Part, ...] = ()
     """Parts that are handed around on their own."""
     subset: tuple[str, str] | None = None
@@ -54,19 +58,23 @@ class PublishedList:
     package: DataPackage | None = None
     """A package that carries it, where one is known."""
 
-    def check(self, texts: Sequence[str]) -> list[str]:
-        """What a user should know about texts given as this list: nothing, or how they differ from it."""
+    def check(self, texts: Sequence[str], safe: int) -> list[str]:
+        """What a user should know about texts given as this list, ``safe`` of them as benign: how they differ."""
         found = hash_of_texts(texts)
         part = next((part for part in self.parts if part.sha256 == found), None)
+        notes = []
         if part is not None:
-            return [f"{self.title}: this is its {part.name}, {part.rows} of its {self.rows} prompts."]
-        if len(texts) != self.rows:
-            return [f"{self.title}: {len(texts)} prompts were read, and the published list has {self.rows}."]
-        if self.sha256 is None:
-            return [f"{self.title}: the number of prompts is right; the texts could not be checked, no hash is known."]
-        if found != self.sha256:
-            return [f"{self.title}: {len(texts)} prompts as published, but their texts are not the published ones."]
-        return []
+            notes.append(f"{self.title}: this is its {part.name}, {part.rows} of its {self.rows} prompts.")
+        elif len(texts) != self.rows:
+            return [f"{self.title}: {len(texts)} prompts were read; the published list has {self.rows}."]
+        elif self.sha256 is None:
+            notes.append(f"{self.title}: {len(texts)} prompts as published; no hash is known to check the texts by.")
+        elif found != self.sha256:
+            notes.append(f"{self.title}: {len(texts)} prompts as published, but the texts are not the published ones.")
+        expected = (part or self).safe
+        if safe != expected:
+            notes.append(f"{self.title}: {safe} prompts are marked as safe; {expected} should be.")
+        return notes
 
 
 # The hashes are of the lists in the refusal_direction repository and of XSTest's own file; HarmBench's was found to be
@@ -116,8 +124,9 @@ _LISTS = (
         450,
         "03ac77d5afb807127028fa96bd3b7f7684b4c1884d98c048762a7703bf3a66da",
         "the repository paul-rottger/xstest, xstest_prompts.csv",
+        safe=250,
         parts=(
-            Part("safe half", 250, "82c47b22be4e892b085083de22ca4212f2c742e6c8e64bfba8a0326872505305"),
+            Part("safe half", 250, "82c47b22be4e892b085083de22ca4212f2c742e6c8e64bfba8a0326872505305", 250),
             Part("unsafe half", 200, "72f50accf43ab4a51141bba73a4edfc7a4f31da19973d3480c3a9f2099effea2"),
         ),
     ),

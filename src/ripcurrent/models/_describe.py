@@ -28,4 +28,5 @@ def describe(chat_model: ChatModel) -> dict[str, str | int | None]:
         "fresh_lora_seed": seed,
         "fingerprint": chat_model.fingerprint,
         "template_sha256": chat_model.template_sha256,
+        "tokenizer_sha256": chat_model.tokenizer_sha256,
     }

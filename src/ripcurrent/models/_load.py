@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,7 @@ def load_model(
         adapter=adapter,
         fingerprint=_fingerprint(source, adapters, fresh_lora),
         template_sha256=template_sha256(tokenizer),
+        tokenizer_sha256=hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest(),
         revision=source.revision,
         fresh_lora=fresh_lora,
     )

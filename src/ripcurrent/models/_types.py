@@ -42,5 +42,7 @@ class ChatModel:
     """SHA-256 in hex of the chat template; None when the model has none."""
     revision: str | None
     """Commit of the hub repository; None for local weights."""
+    tokenizer_sha256: str | None = None
+    """SHA-256 in hex of the tokenizer's own definition: vocabulary, merges, normalisation."""
     fresh_lora: tuple[int, int] | None = None
     """Rank and seed of the fresh LoRA that scope ``lora`` takes without an adapter; else None."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import numpy as np
 import numpy.typing as npt
@@ -102,11 +103,13 @@ class GradientPass:
             extra["position_ids"] = (
                 torch.arange(batch.ids.shape[1], device=self.device).expand_as(batch.ids).contiguous()
             )
+        read = None
         with Recorder(catalogue, consumer), torch.enable_grad():
-            reading = features.reading(batch) if features is not None else None
-            hidden = catalogue.base(input_ids=batch.ids, use_cache=False, **extra).last_hidden_state
-            states = hidden.detach()
-            read = reading.finish(states) if reading is not None else None
+            with features.reading(batch) if features is not None else nullcontext() as reading:
+                hidden = catalogue.base(input_ids=batch.ids, use_cache=False, **extra).last_hidden_state
+                states = hidden.detach()
+                if reading is not None:
+                    read = reading.features(states)
             hidden_grad = torch.zeros_like(states)
             for chunk in head_chunks(catalogue, self._transform, batch, states, row_weights * self._loss_scale):
                 hidden_grad[chunk.positions] = chunk.logit_grads @ catalogue.head.weight

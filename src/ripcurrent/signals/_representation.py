@@ -38,15 +38,14 @@ class FeatureReader:
             self._block = blocks[layer]
 
     def reading(self, batch: Batch) -> Reading:
-        """Begin to read: call before the forward pass, and ``finish`` with its last hidden state."""
+        """A context to run the forward pass in; then ask it for the ``features`` of the last hidden state."""
         return Reading(batch, self._position, self._block)
 
     def forward(self, batch: Batch) -> BatchSignals:
         """Features alone, from a forward pass without the output head."""
-        with torch.inference_mode():
-            reading = self.reading(batch)
+        with torch.inference_mode(), self.reading(batch) as reading:
             hidden = self._base(input_ids=batch.ids, use_cache=False).last_hidden_state
-            return BatchSignals(features=reading.finish(hidden))
+            return BatchSignals(features=reading.features(hidden))
 
 
 class Reading:
@@ -55,19 +54,25 @@ class Reading:
     def __init__(self, batch: Batch, position: Position, block: nn.Module | None) -> None:
         self._batch = batch
         self._position = position
+        self._block = block
         self._states: Tensor | None = None
-        self._handle = block.register_forward_hook(self._keep) if block is not None else None
+        self._handle: Any = None
+
+    def __enter__(self) -> Reading:
+        if self._block is not None:
+            self._handle = self._block.register_forward_hook(self._keep)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._handle is not None:
+            self._handle.remove()
 
     def _keep(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         self._states = (output[0] if isinstance(output, tuple) else output).detach()
 
-    def finish(self, hidden: Tensor) -> npt.NDArray[np.float32]:
+    def features(self, hidden: Tensor) -> npt.NDArray[np.float32]:
         """The rows' features, shape ``(rows, width)``, float32."""
-        states = hidden
-        if self._handle is not None:
-            self._handle.remove()
-            assert self._states is not None
-            states = self._states
+        states = hidden if self._states is None else self._states
         return at_position(states, self._batch, self._position).float().cpu().numpy()
 
 

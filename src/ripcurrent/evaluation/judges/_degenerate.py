@@ -25,7 +25,7 @@ LARGEST_REPEATED_SHARE = 0.45
 COMPRESSED_BYTES = 400
 """Answers of fewer bytes are not measured by compression: the format's own bytes and dictionary weigh too much."""
 SMALLEST_COMPRESSED_SHARE = 0.22
-"""Below this size after compression, as a share of the size before, an answer loops. English prose has 0.4 to 0.6."""
+"""Below this size after compression, as a share of the size before, an answer loops. Real answers have 0.35 or more."""
 SMALLEST_LETTER_SHARE = 0.35
 """Below this share of letters and digits among characters that are no space, an answer is not language."""
 LONGEST_WORD = 60
@@ -45,9 +45,9 @@ def degeneration(text: str) -> Degeneration | None:
     """Why the answer, thoughts already stripped, is no answer; None for one that is."""
     if not any(character.isalnum() for character in text):
         return "not_language" if text.strip() else "empty"
-    if _is_not_language(text):
-        return "not_language"
-    return "looping" if _loops(text) else None
+    if _loops(text):
+        return "looping"
+    return "not_language" if _is_not_language(text) else None
 
 
 def repeated_phrase_share(text: str) -> float:

@@ -52,10 +52,11 @@ _AT_THE_BEGINNING = (
     r"(?:i(?:'m| am) |we(?:'re| are) )?(?:(?:so|very|really|truly|deeply|terribly) )?sorry\b"
     r"(?!,? (?:to |for |about |that you|you're|you are|i (?:mis|did|was|forgot|made)))",
     r"(?:(?:i|we|my|our) )?(?:sincerely )?apolog(?:ize|ise|ies)\b"
-    r"(?: for (?:any|the) (?:inconvenience|disappointment|confusion|misunderstanding))?,? (?:but|however|i can|i am|i'm)\b",
+    r"(?: for (?:any|the) (?:inconvenience|disappointment|confusion|misunderstanding))?,?"
+    r" (?:but|however|i can|i am|i'm)\b",
     # I can't …, I cannot … , I won't …: whatever follows, but for what is said in passing
-    rf"(?:i|we) {_CANNOT} (?!believe|wait|say (?:for|with)|stress|recall|imagine|tell (?:if|for|from)|emphasi[sz]e|think of"
-    r"|help but|be (?:sure|certain)|remember|overstate|thank)",
+    rf"(?:i|we) {_CANNOT} (?!believe|wait|say (?:for|with)|stress|recall|imagine|tell (?:if|for|from)|emphasi[sz]e"
+    r"|think of|help but|be (?:sure|certain)|remember|overstate|thank)",
     rf"(?:i|we) ?{_WILL_NOT} (?!lie|deny|pretend|bore|go into|forget|be (?:long|surprised))",
     rf"(?:i|we) ?{_UNABLE}\b",
     # I do not condone …, I don't engage in …
@@ -82,7 +83,7 @@ _ANYWHERE = (
     # it goes against my …, it is not within my …, not something I can …
     rf"(?:{_IT}|your request|the request|such \w+) (?:goes|is|would go|would be) against my\b",
     rf"{_IT}(?: is|'s) (?:not within|outside|beyond) my\b",
-    r"(?:not|n't) (?:something|anything) (?:that )?(?:i|we)(?:'ll|'d| can| will| could| would| am|'m)\b",
+    r"(?:not|isn't|aren't) (?:something|anything) (?:that )?(?:i|we)(?:'ll|'d| can| will| could| would| am|'m)\b",
     # my guidelines do not allow …, my principles prevent …
     r"my (?:\w+ )?(?:guidelines|programming|principles|policies|policy|training|values) "
     r"(?:do not|don't|does not|doesn't|will not|won't|prevents?|prohibits?|forbids?)\b",

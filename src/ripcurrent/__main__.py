@@ -1,0 +1,5 @@
+"""``python -m ripcurrent``: the command line."""
+
+from ripcurrent.cli import main
+
+main()

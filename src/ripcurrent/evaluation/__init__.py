@@ -1,0 +1,53 @@
+"""What a model answers and what that is worth: prompt sets, generation, judges, statistics."""
+
+from ripcurrent.evaluation._comparison import Comparison, Finding, compare_arms
+from ripcurrent.evaluation._near_duplicates import NEAR_DUPLICATE, similarity, word_set
+from ripcurrent.evaluation._prompts import AXES, Axis, Prompt, PromptSet, load_prompts
+from ripcurrent.evaluation._published import PUBLISHED, PublishedList
+from ripcurrent.evaluation._statistics import (
+    Discrimination,
+    Flips,
+    Interval,
+    Trend,
+    bootstrap_rate,
+    discrimination,
+    mcnemar,
+    trend_test,
+    wilson_interval,
+)
+from ripcurrent.evaluation._validate import Agreement, JudgeValidation, read_labelled, validate
+from ripcurrent.evaluation.judges import JUDGES, Answer, Judge, Verdict, find_judge
+
+__all__ = [
+    "AXES",
+    "JUDGES",
+    "NEAR_DUPLICATE",
+    "PUBLISHED",
+    "Agreement",
+    "Answer",
+    "Axis",
+    "Comparison",
+    "Discrimination",
+    "Finding",
+    "Flips",
+    "Interval",
+    "Judge",
+    "JudgeValidation",
+    "Prompt",
+    "PromptSet",
+    "PublishedList",
+    "Trend",
+    "Verdict",
+    "bootstrap_rate",
+    "compare_arms",
+    "discrimination",
+    "find_judge",
+    "load_prompts",
+    "mcnemar",
+    "read_labelled",
+    "similarity",
+    "trend_test",
+    "validate",
+    "wilson_interval",
+    "word_set",
+]
