@@ -1,9 +1,9 @@
 """Planted rows: does a score find compliance and refusal among plain rows? ``python -m bench.planted --out FOLDER``.
 
-100 harmful requests (``prompts/harmful_train.json``) answered with an affirmative opening, the same 100 refused, both in
-wording other than the anchors', among 900 rows of ``rows/alpaca_en_demo.json``. ``--context`` adds, without a target, what
-a score does not see: rows with ethics wording, and full answers that people labelled. Prints AUROCs; shows no request and
-no answer.
+100 harmful requests (``prompts/harmful_train.json``) answered with an affirmative opening, the same 100 refused, both
+in wording other than the anchors', among 900 rows of ``rows/alpaca_en_demo.json``. ``--context`` adds, without a
+target, what a score does not see: rows with ethics wording, and full answers that people labelled. Prints AUROCs;
+shows no request and no answer.
 """
 
 from __future__ import annotations
