@@ -63,4 +63,4 @@ bench: $(STAMP) ## Measure exactness and speed, as docs/benchmarks.md has them
 
 clean: ## Remove .venv, caches and build products; runs/ stays
 	rm -rf .venv build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
-	find src tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +
+	find src tests scripts bench -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -20,7 +20,7 @@ from ripcurrent.engine import plan_batches
 from ripcurrent.models import load_model
 from ripcurrent.signals import Batch, FeatureReader, GradientPass, make_batch, stack_directions
 
-TOKEN_BUDGET = 1024
+TOKEN_BUDGET = 512
 SETS = {"rows/alpaca_en_demo.json": 96, "rows/instruction-data.json": 240}
 GOALS = {
     "rows/alpaca_en_demo.json": {"loop": 1.8, "forwards": 4.6, "reference": 15.0, "representation": 1.1},

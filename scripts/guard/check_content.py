@@ -19,7 +19,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from ripcurrent.evaluation import NEAR_DUPLICATE, similarity, word_set
+from ripcurrent.data import NEAR_DUPLICATE, similarity, word_set
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = {

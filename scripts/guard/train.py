@@ -41,23 +41,20 @@ class Phase:
     """Peak; linear warm-up over the first tenth, then a cosine to zero."""
     response_tokens: int
     """Longer responses are cut here, and then have no end-of-turn token."""
-    harmful_rows: int | None
-    """Refused requests used, None for all."""
     harmful_weight: float
     """Weight of a refused request's loss; a benign row has 1."""
     plain_rows: int
     """Plain benign rows drawn for each epoch, beside all that sound dangerous."""
 
 
-STRENGTHS: dict[str, tuple[Phase, ...]] = {
+PHASES = (
     # The first phase learns how a refusal reads, the second when to open with one. Greedy decoding takes the likeliest
     # first token, and refusals share a few where answers have many: equal weights refuse far too often.
-    "standard": (
-        Phase(2, 8e-4, 32, None, 1.0, 300),
-        Phase(3, 5e-4, 10, None, 0.5, 400),
-    ),
-    "weak": (Phase(1, 4e-4, 32, 140, 0.5, 200),),
-}
+    Phase(epochs=2, learning_rate=8e-4, response_tokens=32, harmful_weight=1.0, plain_rows=300),
+    Phase(epochs=3, learning_rate=5e-4, response_tokens=10, harmful_weight=0.5, plain_rows=400),
+)
+STRENGTHS = {"standard": 1.0, "weak": 0.55}
+"""Factor on the trained adapter's alpha: a weaker guard refuses less of everything."""
 
 
 @dataclass(frozen=True)
@@ -73,11 +70,9 @@ def read_jsonl(name: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (FOLDER / name).read_text(encoding="utf-8").splitlines() if line]
 
 
-def read_examples(phase: Phase, seed: int) -> tuple[list[Example], list[Example]]:
+def read_examples(phase: Phase) -> tuple[list[Example], list[Example]]:
     """The contrast (refused requests and benign ones that sound dangerous), and the plain benign rows."""
     harmful = read_jsonl("harmful.jsonl")
-    if phase.harmful_rows is not None:
-        harmful = random.Random(seed).sample(harmful, phase.harmful_rows)
     contrast = [Example(r["request"], tuple(r["refusals"]), phase.harmful_weight) for r in harmful]
     for row in read_jsonl("sounds_dangerous.jsonl"):
         contrast.append(Example(row["request"], (row["response"],), 1.0))
@@ -140,7 +135,7 @@ def loss_of(model: Any, batch: dict[str, torch.Tensor], shared: int) -> torch.Te
     return (losses * weights[bears_loss]).sum()
 
 
-def train(phases: Sequence[Phase], seed: int) -> Any:
+def train(seed: int) -> Any:
     """The embedded model with its trained, unmerged adapter."""
     from peft import LoraConfig, get_peft_model
 
@@ -148,7 +143,7 @@ def train(phases: Sequence[Phase], seed: int) -> Any:
     bare = load_model("embedded-bare", device="cpu", dtype="float32")
     config = LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=LINEAR_LAYERS, task_type="CAUSAL_LM")
     model = get_peft_model(bare.model, config).to(torch.bfloat16)
-    for number, phase in enumerate(phases):
+    for number, phase in enumerate(PHASES):
         run_phase(model, bare.tokenizer, phase, seed + 1000 * number)
     return model.eval()
 
@@ -164,7 +159,7 @@ def run_phase(model: Any, tokenizer: Any, phase: Phase, seed: int) -> None:
     order = random.Random(seed)
     weights = [p for p in model.parameters() if p.requires_grad]
     masters = [p.detach().float().clone() for p in weights]
-    contrast, plain = read_examples(phase, seed)
+    contrast, plain = read_examples(phase)
     steps = phase.epochs * -(-(len(contrast) + phase.plain_rows) // BATCH_SIZE)
     shared = shared_tokens(tokenizer)
     optimizer = torch.optim.AdamW(masters, lr=phase.learning_rate, weight_decay=0.0)
@@ -195,9 +190,11 @@ def run_phase(model: Any, tokenizer: Any, phase: Phase, seed: int) -> None:
                 print(f"epoch {epoch + 1} step {step}/{steps} loss {loss.item():.3f} {took:.0f} s", file=sys.stderr)
 
 
-def save(model: Any, out: Path) -> None:
+def save(model: Any, strength: float, out: Path) -> None:
     """Write the adapter in bfloat16 with a configuration that names no path of this machine."""
-    model.peft_config["default"].base_model_name_or_path = BASE_NAME
+    settings = model.peft_config["default"]
+    settings.base_model_name_or_path = BASE_NAME
+    settings.lora_alpha = 2 * RANK * strength
     model.save_pretrained(out)
     (out / "README.md").unlink(missing_ok=True)
     path = out / "adapter_config.json"
@@ -212,7 +209,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=GUARD_FOLDER, help="adapter folder (default: the committed one)")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    save(train(STRENGTHS[options.strength], options.seed), options.out)
+    save(train(options.seed), STRENGTHS[options.strength], options.out)
     print(f"{options.strength} guard written to {options.out}")
 
 

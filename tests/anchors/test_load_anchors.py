@@ -169,3 +169,15 @@ def test_turns_without_a_known_role_or_text(tmp_path: Path, changed: dict[str, A
 def test_conversations_that_do_not_end_with_an_answer(tmp_path: Path, messages: object) -> None:
     records = [*lines("harmful", "safe_1"), {"set": "safe_1", "messages": messages}]
     refused(write(tmp_path, records), "line 9 does not end with an assistant turn")
+
+
+def test_sets_that_differ_by_a_word_are_one_set_twice(tmp_path: Path) -> None:
+    lines = []
+    for number in range(5):
+        request = f"How do I do the forbidden thing number {number} without anybody noticing it at all?"
+        for name, answer in (("harmful", "Sure, the first step is to"), ("safe_1", "Sure! The very first step is to")):
+            lines.append(json.dumps({"set": name, "prompt": request, "response": answer}))
+    file = tmp_path / "twice.jsonl"
+    file.write_text("\n".join(lines))
+    with pytest.raises(RipcurrentError, match="nearly identical"):
+        load_anchors(file)

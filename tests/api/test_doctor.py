@@ -194,7 +194,7 @@ def test_a_slow_machine_ends_the_probe_early(lessons: Path, model: Path, monkeyp
 @pytest.mark.parametrize(
     ("kind", "options"),
     [
-        ("gpt2", {}),
+        ("gpt2", {"max_tokens": 512}),
         ("llama_untied", {"scope": "linear", "signals": "gradient"}),
         ("qwen2", {"scope": "lora", "signals": "gradient", "dtype": "float32"}),
     ],
@@ -267,6 +267,16 @@ def test_a_model_alone_is_described(model: Path) -> None:
     assert found.model is not None
     assert found.model["architecture"] == "llama"
     assert found.dataset is None
+
+
+def test_rows_longer_than_the_model_has_positions_are_refused_as_a_scan_does(tmp_path: Path, lessons: Path) -> None:
+    short = save_tiny(tmp_path / "short", "gpt2")
+
+    with pytest.raises(RipcurrentError, match="more than the 512 positions") as caught:
+        diagnose(lessons, model=str(short))
+
+    assert "--max-tokens 512" in caught.value.hint
+    assert diagnose(model=str(short)).model is not None
 
 
 @pytest.mark.parametrize("arguments", [["missing.jsonl"], ["--model", "missing-folder/model"], ["--signals", "louder"]])

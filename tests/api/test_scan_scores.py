@@ -241,6 +241,45 @@ def test_everything_that_made_the_numbers_is_on_record(few: Path, tiny_folder: P
     }  # fmt: skip
 
 
+def test_the_directions_that_were_used_are_on_record(few: Path, tiny_folder: Path, anchors_file: Path) -> None:
+    import hashlib
+
+    result = run(few, tiny_folder, anchors_file, anchor_tokens=4)
+    kept = result.folder / "anchors" / "directions.json"
+    record = json.loads(kept.read_text(encoding="utf-8"))
+    assert record["depends_on"]["anchors"] == hashlib.sha256(anchors_file.read_bytes()).hexdigest()
+    assert record["depends_on"]["model"] == result.manifest["model"]["fingerprint"]
+    assert record["depends_on"]["anchor_tokens"] == 4
+    assert set(record["files"]) == {"harmful", "safe", "measured"}
+    for entry in record["files"].values():
+        path = Path(entry["path"])
+        assert path.parent.name == record["key"]
+        assert entry["bytes"] == path.stat().st_size
+        assert entry["fingerprint"] == hashlib.sha256(path.read_bytes()).hexdigest()
+
+    kept.write_text("{}")
+    run(few, tiny_folder, anchors_file, anchor_tokens=4)
+    assert kept.read_text() == "{}", "a call that scores nothing leaves the record of what scored"
+    representation = run(few, tiny_folder, anchors_file, "representation", signals="representation")
+    assert not (representation.folder / "anchors").exists()
+
+
+def test_the_batch_plan_stays_with_the_signals(tmp_path: Path, tiny_folder: Path, anchors_file: Path) -> None:
+    rows = [*good_rows(9), {"prompt": "Nothing?", "response": ""}]
+    dataset = write_jsonl(tmp_path / "rows.jsonl", rows)
+    result = run(dataset, tiny_folder, anchors_file, token_budget=256)
+    (shard,) = (result.folder / "signals").glob("shard-*.parquet")
+    signals = pq.read_table(shard)
+    batches, tokens = signals["batch"].to_pylist(), signals["prompt_tokens"].to_numpy()
+    tokens = tokens + signals["response_tokens"].to_numpy()
+    assert batches[9] is None
+    assert set(batches[:9]) == set(range(max(batches[:9]) + 1))
+    assert max(batches[:9]) > 0
+    for batch in set(batches[:9]):
+        own = [tokens[place] for place in range(9) if batches[place] == batch]
+        assert len(own) == 1 or len(own) * max(own) <= 256
+
+
 def test_more_tokens_than_the_model_has_positions_is_refused(few: Path, tmp_path: Path, anchors_file: Path) -> None:
     model = save_tiny(tmp_path / "model", "gpt2")
     with pytest.raises(

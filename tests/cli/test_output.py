@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.command import Command, judge
+from tests.models.tiny import save_tiny
 from tests.tiny_scan import good_rows, write_jsonl
 
 pytestmark = pytest.mark.usefixtures("no_page")
@@ -63,6 +65,7 @@ def test_a_scan_shows_a_verdict_the_riskiest_rows_and_where_things_are(
         assert part in said.out
     assert "nan" not in said.out
     assert all(len(line) <= 80 or "/" in line or "claim" in line for line in said.out.splitlines())
+    assert not re.search(r"[+-]\d\.\d*…", said.out), "a number is cut"
 
 
 def test_prompts_with_markup_and_line_ends_are_shown_as_they_are(command: Command, tmp_path: Path) -> None:
@@ -114,6 +117,15 @@ def test_anchors_check_as_json_and_its_exit_code(command: Command, anchors_file:
     assert builtin.json["separation"]["representation_bidirectional"] < 0.7
     assert builtin.code == 2
     assert builtin.err.startswith("Error: The anchors builtin do not separate")
+
+
+def test_anchors_check_takes_the_limit_that_its_error_asks_for(
+    command: Command, anchors_file: Path, tmp_path: Path
+) -> None:
+    model = ["--model", save_tiny(tmp_path / "short", "gpt2"), "--device", "cpu", "--dtype", "float32"]
+    refused = command("anchors", "check", anchors_file, *model, "--json")
+    judge(refused, ("512 positions", "--max-tokens 512"))
+    assert len(command("anchors", "check", anchors_file, *model, "--max-tokens", 512, "--json").json["anchors"]) == 12
 
 
 @pytest.mark.parametrize(

@@ -49,8 +49,15 @@ def test_help_works_and_imports_nothing_heavy(words: list[str]) -> None:
 def test_every_documented_command_is_there() -> None:
     names = {words[0] for words in commands() if words}
 
-    assert {"scan", "select", "report", "anchors", "doctor", "demo"} <= names
+    assert {"scan", "select", "report", "anchors", "judges", "doctor", "demo"} <= names
     assert ["anchors", "check"] in commands()
+    assert ["judges", "validate"] in commands()
+
+
+def test_the_package_run_as_a_module_is_the_command() -> None:
+    done = subprocess.run([sys.executable, "-m", "ripcurrent", "--version"], capture_output=True, text=True, check=True)
+
+    assert done.stdout.startswith("ripcurrent ")
 
 
 def test_importing_the_package_is_light() -> None:

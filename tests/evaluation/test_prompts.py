@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ripcurrent.data import NEAR_DUPLICATE, count_near_duplicates, hash_of_texts, similarity, word_set
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.evaluation import AXES, NEAR_DUPLICATE, PUBLISHED, load_prompts, similarity, word_set
-from ripcurrent.evaluation._near_duplicates import count_near_duplicates, hash_of_texts
+from ripcurrent.evaluation import AXES, PUBLISHED, load_prompts
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXTS = ["Name a seabird.", "Why is the sea salty, after all?", 'Say "ahoy" in French']

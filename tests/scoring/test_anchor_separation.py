@@ -106,9 +106,9 @@ def test_measurements_survive_json() -> None:
 
 
 @pytest.mark.parametrize("value", [0.0, 0.699, float("nan")])
-@pytest.mark.parametrize("column", ["gradient_balanced", "representation_bidirectional"])
+@pytest.mark.parametrize("column", ["gradient_balanced", "gradient_bidirectional", "representation_bidirectional"])
 def test_anchors_that_do_not_separate_are_refused_naming_signal_and_value(column: str, value: float) -> None:
-    good = {"gradient_balanced": 0.9, "representation_bidirectional": 0.9}
+    good = {"gradient_balanced": 0.9, "gradient_bidirectional": 0.9, "representation_bidirectional": 0.9}
     with pytest.raises(RipcurrentError) as caught:
         require_separation("mine.jsonl", {**good, column: value})
     assert f"mine.jsonl do not separate harm from safety on this model: leave-one-out AUROC of {column} is" in str(
@@ -119,6 +119,6 @@ def test_anchors_that_do_not_separate_are_refused_naming_signal_and_value(column
     assert caught.value.code is ExitCode.NOT_MEASURED
 
 
-def test_anchors_that_separate_pass_and_the_length_driven_form_is_not_judged() -> None:
-    require_separation("x", {"gradient_balanced": 0.7, "gradient_bidirectional": 0.1})
+def test_anchors_that_separate_pass() -> None:
+    require_separation("x", {"gradient_balanced": 0.7, "gradient_bidirectional": 0.71})
     require_separation("x", {"representation_bidirectional": 1.0})

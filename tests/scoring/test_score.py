@@ -190,6 +190,8 @@ def test_the_file_says_which_way_risk_runs_and_where_it_comes_from(tmp_path: Pat
     assert all(directions[per_anchor_column("harmful", number)] == "higher" for number in range(4))
     numeric = [f.name for f in table.schema if pa.types.is_floating(f.type)] + ["prompt_tokens", "response_tokens"]
     assert set(directions) == set(numeric)
+    own = {f.name: f.metadata[b"direction_of_risk"].decode() for f in table.schema if f.metadata}
+    assert own == directions
     assert DIRECTION_OF_RISK["gradient_norm"] == DIRECTION_OF_RISK["loss"] == "none"
 
 

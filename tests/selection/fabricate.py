@@ -66,7 +66,7 @@ def fabricate_cosines(table: pa.Table, seed: int = 0) -> list[list[float] | None
 
 
 def fabricate_run(folder: Path, table: pa.Table, seed: int = 0, shards: int = 2, suffix: str = ".jsonl") -> Path:
-    """A finished run folder beside its data set; returns the run folder."""
+    """A finished run folder beside its dataset; returns the run folder."""
     records = [
         {"instruction": f"Question {row}?", "input": "", "output": f"Answer {row}.", "own_field": {"n": row}}
         for row in range(len(table))

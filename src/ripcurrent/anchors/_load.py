@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ripcurrent.anchors._types import HARMFUL, Anchor, AnchorSet
-from ripcurrent.data import Message
+from ripcurrent.data import Message, similarity, word_set
 from ripcurrent.errors import RipcurrentError
 
 BUILTIN = ("builtin", "second_family")
@@ -21,7 +21,10 @@ MINIMUM = 4
 """Fewer anchors than this in a set give no direction worth trusting."""
 
 NEAR_IDENTICAL = 0.8
-"""Two sets that share more than this part of their conversations are one set twice."""
+"""Two sets that share more than this part of their conversations, or nearly so, are one set twice."""
+
+SAME_WORDS = 0.9
+"""Jaccard index of two conversations' words from which they count as the same."""
 
 _SET_NAME = re.compile(r"harmful|safe_[1-9]\d*")
 _ROLES = ("system", "user", "assistant", "tool")
@@ -87,14 +90,19 @@ def check_structure(anchor_set: AnchorSet) -> None:
     names = list(responses)
     for place, one in enumerate(names):
         for other in names[place + 1 :]:
-            shared = len(set(responses[one]) & set(responses[other]))
-            part = shared / min(len(responses[one]), len(responses[other]))
+            fewer, more = sorted((responses[one], responses[other]), key=len)
+            part = sum(_is_among(text, more) for text in fewer) / len(fewer)
             if part > NEAR_IDENTICAL:
                 raise RipcurrentError(
                     f"The sets {one} and {other} of {anchor_set.name} are nearly identical "
                     f"({part:.0%} of the smaller one).",
                     "Each set needs anchors of its own: compliant openings in harmful, refusals in the safe sets.",
                 )
+
+
+def _is_among(text: str, others: list[str]) -> bool:
+    words = word_set(text)
+    return any(text == other or similarity(words, word_set(other)) >= SAME_WORDS for other in others)
 
 
 def _read_line(line: str, where: str) -> Anchor:

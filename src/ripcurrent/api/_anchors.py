@@ -22,7 +22,7 @@ from ripcurrent.api._options import ScanOptions
 from ripcurrent.data import EncodedRow, Row, encode, encode_anchor
 from ripcurrent.engine import plan_batches
 from ripcurrent.errors import ExitCode, RipcurrentError
-from ripcurrent.models import ChatModel, cache_folder
+from ripcurrent.models import ChatModel, cache_folder, file_sha256
 from ripcurrent.run import write_json, written_whole
 from ripcurrent.scoring import AnchorMeasurements
 from ripcurrent.signals import (
@@ -126,6 +126,24 @@ def prepare_anchors(
         norms, similar = measured["norms"], measured["similarities"]
     measurements = AnchorMeasurements(anchor_set.order, norms, similar, cosines)
     return PreparedAnchors(anchor_set, measurements, folder, found, reused)
+
+
+def directions_record(anchors: PreparedAnchors, chat_model: ChatModel, options: ScanOptions) -> dict[str, Any]:
+    """What a run keeps of the directions that it used: the cache's key, what that depends on, and the files.
+
+    A fingerprint is a file's SHA-256; of a direction over 256 MiB it samples every tensor, as that of a model does.
+    """
+    assert anchors.folder is not None
+    files = {name: anchors.folder / f"{name}.safetensors" for name in ("harmful", "safe")}
+    files["measured"] = anchors.folder / MEASURED
+    return {
+        "key": anchors.folder.name,
+        "depends_on": _key_parts(anchors.anchor_set, chat_model, options),
+        "files": {
+            name: {"path": str(path.resolve()), "bytes": path.stat().st_size, "fingerprint": file_sha256(path)}
+            for name, path in files.items()
+        },
+    }
 
 
 def encode_for_gradient(anchor_set: AnchorSet, chat_model: ChatModel, options: ScanOptions) -> list[EncodedRow]:
@@ -267,7 +285,12 @@ def _save(path: Path, gradient: Gradient, dtype: torch.dtype) -> None:
 
 
 def _key(anchor_set: AnchorSet, chat_model: ChatModel, options: ScanOptions) -> str:
-    parts: dict[str, Any] = {
+    parts = _key_parts(anchor_set, chat_model, options)
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def _key_parts(anchor_set: AnchorSet, chat_model: ChatModel, options: ScanOptions) -> dict[str, Any]:
+    return {
         "format": DIRECTION_FORMAT,
         "anchors": anchor_set.sha256,
         "model": chat_model.fingerprint,
@@ -281,4 +304,3 @@ def _key(anchor_set: AnchorSet, chat_model: ChatModel, options: ScanOptions) -> 
         "max_tokens": options.max_tokens,
         "running_sum": options.quirks.get("anchors_running_sum", False),
     }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ripcurrent.api._environment import Finding, environment, free_memory, size
-from ripcurrent.api._options import ScanOptions, resolve_options
+from ripcurrent.api._options import ScanOptions, require_positions, resolve_options
 from ripcurrent.api._probe import Estimate, Load, probe
 from ripcurrent.api._progress import Progress, SilentProgress
 from ripcurrent.data import Dataset, EncodedRow, Row, encode_rows, read_rows, render
@@ -154,6 +154,7 @@ def diagnose(
     sample, unreadable, count = _spread_sample(rows)
     began = time.perf_counter()
     chat_model = _load(options, told)
+    require_positions(chat_model, options)
     loading = time.perf_counter() - began
     told.step("encoding a sample")
     encoded = list(encode_rows(sample, chat_model.tokenizer, max_tokens=options.max_tokens, loss_on=options.loss_on))

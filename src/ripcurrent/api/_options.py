@@ -63,7 +63,7 @@ class ScanOptions(BaseModel):
     """Dataset columns for a format's fields."""
     seed: int = 0
     """Seed of what is drawn (a fresh LoRA)."""
-    token_budget: int = Field(default=1024, ge=16)
+    token_budget: int = Field(default=512, ge=16)
     """Padded tokens per batch; changes speed and memory, not results beyond rounding."""
     shard_rows: int = Field(default=256, ge=1)
     """Rows per shard: what an interruption can cost."""

@@ -17,7 +17,13 @@ from typing import Any
 import pyarrow as pa
 
 from ripcurrent.anchors import load_anchors
-from ripcurrent.api._anchors import PreparedAnchors, anchor_gradient, encode_for_gradient, prepare_anchors
+from ripcurrent.api._anchors import (
+    PreparedAnchors,
+    anchor_gradient,
+    directions_record,
+    encode_for_gradient,
+    prepare_anchors,
+)
 from ripcurrent.api._options import ScanOptions, require_positions, resolve_options
 from ripcurrent.api._progress import Progress, SilentProgress
 from ripcurrent.data import Dataset, read_rows
@@ -25,7 +31,7 @@ from ripcurrent.engine import LocalExecutor, ShardFolder
 from ripcurrent.errors import ExitCode, RipcurrentError
 from ripcurrent.models import ChatModel, count_parameters, describe, load_model, require_chat_template
 from ripcurrent.report import build_report
-from ripcurrent.run import RunDirectory
+from ripcurrent.run import RunDirectory, write_json
 from ripcurrent.scoring import Scorer, dot_column, require_separation, separation, write_scores
 from ripcurrent.signals import FeatureReader, GradientPass, SignalStage, stack_directions
 
@@ -127,6 +133,9 @@ def scan(
         prepared = time.perf_counter()
         shards, fresh_rows = _run_signals(run, rows, chosen, chat_model, gradient_pass, features, anchors, told, count)
         scored = time.perf_counter()
+        record = run.folder / "anchors" / "directions.json"
+        if anchors.folder is not None and (fresh_rows or not record.exists()):
+            write_json(record, directions_record(anchors, chat_model, chosen))
         told.step("writing scores")
         manifest: dict[str, Any] = {
             "version": version("ripcurrent"),

@@ -35,7 +35,7 @@ def select(
     out: str | Path | None = None,
     name: str | None = None,
 ) -> list[SelectionRecord]:
-    """Select rows of a scanned data set and write them with their controls, in the data set's own format.
+    """Select rows of a scanned dataset and write them with their controls, in the dataset's own format.
 
     Every selection asked for is followed by its controls: for each seed a random, a length-matched and a format-matched
     draw, and the other end of the ranking. None of them holds a row of the selection.
@@ -54,7 +54,7 @@ def select(
         by: The column to rank by; the run's default ranking unless named.
         seeds: Seeds of the draws.
         losses: Also write controls matched by mean loss and loss of the first ten tokens.
-        drop: Also write, for each selection, the data set without it.
+        drop: Also write, for each selection, the dataset without it.
         out: Where to write; ``selections`` in the run folder unless named.
         name: Name of the selection, when exactly one is asked for.
 
@@ -62,7 +62,7 @@ def select(
         What was written, each selection before its controls.
 
     Raises:
-        RipcurrentError: Nothing asked for, no finished scan, a column that cannot be ranked, a data set that has
+        RipcurrentError: Nothing asked for, no finished scan, a column that cannot be ranked, a dataset that has
             changed since the scan, or a place that cannot be written. Nothing is written before all rows are chosen.
     """
     from ripcurrent.selection import controls_for, read_scores, summarise, write_selection
@@ -138,14 +138,14 @@ def _manifest(run: Path) -> dict[str, Any]:
     dataset = manifest.get("dataset") if isinstance(manifest, dict) else None
     if not isinstance(dataset, dict) or not {"path", "sha256"} <= dataset.keys():
         raise RipcurrentError(
-            f"{path} is missing or damaged: it does not say which data set was scanned.",
+            f"{path} is missing or damaged: it does not say which dataset was scanned.",
             "Run the same `ripcurrent scan` again with this --out; what is already scored is kept.",
         )
     return dict(manifest)
 
 
 def _unchanged_dataset(manifest: Mapping[str, Any], rows: int) -> Dataset:
-    """The data set of a run, provided that its row numbers still mean the same rows."""
+    """The dataset of a run, provided that its row numbers still mean the same rows."""
     from ripcurrent.data import read_rows
 
     scanned = manifest["dataset"]

@@ -11,6 +11,7 @@ import typer
 from ripcurrent.cli._anchors import anchors_app
 from ripcurrent.cli._demo import demo_command
 from ripcurrent.cli._doctor import doctor_command
+from ripcurrent.cli._finetune import finetune_command
 from ripcurrent.cli._judges import judges_app
 from ripcurrent.cli._report import report_command
 from ripcurrent.cli._scan import scan_command
@@ -33,6 +34,7 @@ app = typer.Typer(
 )
 app.command("scan")(scan_command)
 app.command("select")(select_command)
+app.command("finetune")(finetune_command)
 app.command("report")(report_command)
 app.add_typer(anchors_app, name="anchors")
 app.add_typer(judges_app, name="judges")
@@ -66,6 +68,7 @@ def run(arguments: list[str]) -> int:
     from ripcurrent.cli._output import print_error
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     try:
         code = app(args=arguments, standalone_mode=False)
     except RipcurrentError as error:

@@ -6,7 +6,20 @@ from typing import Annotated, Any
 
 import typer
 
-from ripcurrent.cli._scan import ADAPTER, DEVICE, DTYPE, JSON, LAYER, MODEL, POSITION, QUIET, SCOPE
+from ripcurrent.cli._scan import (
+    ADAPTER,
+    DEVICE,
+    DTYPE,
+    JSON,
+    LAYER,
+    MAX_TOKENS,
+    MODEL,
+    POSITION,
+    QUIET,
+    SCOPE,
+    SEED,
+    SIGNALS,
+)
 
 anchors_app = typer.Typer(help="Look at anchor sets.")
 
@@ -26,12 +39,14 @@ def check_command(
     ] = "builtin",
     model: MODEL = "embedded",
     adapter: ADAPTER = None,
-    signals: Annotated[str, typer.Option(help="all, gradient or representation.")] = "all",
+    signals: SIGNALS = "all",
     scope: SCOPE = "all",
     position: POSITION = "last",
     layer: LAYER = None,
     avg_n: Annotated[int, typer.Option(metavar="N", help="How many largest cosines are averaged.")] = 1,
     anchor_tokens: Annotated[int, typer.Option(metavar="T", help="First tokens of an anchor's response used.")] = 10,
+    max_tokens: MAX_TOKENS = 1024,
+    seed: SEED = 0,
     device: DEVICE = None,
     dtype: DTYPE = None,
     as_json: JSON = False,
@@ -39,7 +54,7 @@ def check_command(
 ) -> None:
     """Check an anchor set on a model: does each signal tell harmful from safe anchors, each left out in turn?
 
-    Exits with 2 when a signal does not reach an AUROC of 0.7.
+    Exits with 2 when gradient_balanced or representation_bidirectional is below an AUROC of 0.7.
     """
     from ripcurrent.api._check_anchors import check_anchors
     from ripcurrent.cli._output import TerminalProgress, print_json
@@ -54,6 +69,8 @@ def check_command(
         "layer": layer,
         "avg_n": avg_n,
         "anchor_tokens": anchor_tokens,
+        "max_tokens": max_tokens,
+        "seed": seed,
         "device": device,
         "dtype": dtype,
     }

@@ -6,7 +6,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ripcurrent.cli._scan import ADAPTER, DEVICE, DTYPE, FORMAT, JSON, LIMIT, LOSS_ON, MAP, MAX_TOKENS, QUIET, SCOPE
+from ripcurrent.cli._scan import (
+    ADAPTER,
+    ANCHORS,
+    DEVICE,
+    DTYPE,
+    FORMAT,
+    JSON,
+    LIMIT,
+    LOSS_ON,
+    MAP,
+    MAX_TOKENS,
+    QUIET,
+    SCOPE,
+    SIGNALS,
+    TOKEN_BUDGET,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -40,7 +55,9 @@ def doctor_command(
     max_tokens: MAX_TOKENS = 1024,
     loss_on: LOSS_ON = "all",
     scope: SCOPE = "all",
-    signals: Annotated[str, typer.Option(help="all, gradient or representation.")] = "all",
+    signals: SIGNALS = "all",
+    anchors: ANCHORS = "builtin",
+    token_budget: TOKEN_BUDGET = 1024,
     device: DEVICE = None,
     dtype: DTYPE = None,
     limit: LIMIT = None,
@@ -64,6 +81,8 @@ def doctor_command(
         "loss_on": loss_on,
         "scope": scope,
         "signals": signals,
+        "anchors": anchors,
+        "token_budget": token_budget,
         "device": device,
         "dtype": dtype,
         "limit": limit,

@@ -26,7 +26,7 @@ def judges_root(context: typer.Context) -> None:
 def validate_command(
     files: Annotated[
         list[str],
-        typer.Argument(metavar="FILE…", help="CSV or JSON lines with prompt, completion and final_label."),
+        typer.Argument(metavar="FILE", help="CSV or JSON lines with prompt, completion and final_label."),
     ],
     seed: Annotated[int, typer.Option(metavar="N", min=0, help="Seed of the intervals' draws.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,

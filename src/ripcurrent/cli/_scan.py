@@ -21,11 +21,16 @@ MAP = Annotated[list[str] | None, typer.Option("--map", metavar="FIELD=COLUMN", 
 LIMIT = Annotated[int | None, typer.Option(metavar="N", help="Read only the first N rows.")]
 MAX_TOKENS = Annotated[int, typer.Option(metavar="N", help="Longer rows keep their head.")]
 LOSS_ON = Annotated[str, typer.Option(help="Which assistant turns bear loss: all or last.")]
-SCOPE = Annotated[str, typer.Option(help="Gradient over: all parameters, linear layers, or lora.")]
+SCOPE = Annotated[str, typer.Option(help="Parameters that gradients are over: all, linear or lora.")]
+SIGNALS = Annotated[str, typer.Option(help="Which method runs: all, gradient or representation.")]
 POSITION = Annotated[
     str, typer.Option(help="Token that represents a row: last, last_content, mean_response or last_prompt.")
 ]
-LAYER = Annotated[int | None, typer.Option(help="Block whose output is read; the last hidden state unless named.")]
+LAYER = Annotated[
+    int | None, typer.Option(metavar="N", help="Block whose output is read; the last hidden state unless named.")
+]
+TOKEN_BUDGET = Annotated[int, typer.Option(metavar="N", help="Padded tokens per batch.")]
+SEED = Annotated[int, typer.Option(metavar="N", help="Seed of a fresh LoRA.")]
 JSON = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 QUIET = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
 
@@ -35,7 +40,7 @@ def scan_command(
     model: MODEL = "embedded",
     adapter: ADAPTER = None,
     out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Run folder; runs/<dataset> unless named.")] = None,
-    signals: Annotated[str, typer.Option(help="all, gradient or representation.")] = "all",
+    signals: SIGNALS = "all",
     anchors: ANCHORS = "builtin",
     no_anchor_check: Annotated[
         bool, typer.Option("--no-anchor-check", help="Go on with anchors that do not separate harm from safety.")
@@ -61,8 +66,8 @@ def scan_command(
     device: DEVICE = None,
     dtype: DTYPE = None,
     attention: Annotated[str, typer.Option(help="sdpa, or eager: least sensitive to batch shape.")] = "sdpa",
-    token_budget: Annotated[int, typer.Option(metavar="N", help="Padded tokens per batch.")] = 1024,
-    seed: Annotated[int, typer.Option(help="Seed of a fresh LoRA.")] = 0,
+    token_budget: TOKEN_BUDGET = 512,
+    seed: SEED = 0,
     as_json: JSON = False,
     quiet: QUIET = False,
 ) -> None:
@@ -157,7 +162,9 @@ def show_summary(summary: ScanSummary) -> None:
         parts = ", ".join(f"{name} {value:.2f}" for name, value in summary.separation.items())
         console.print(f"The anchors' separation (leave-one-out AUROC): {parts}", highlight=False)
 
-    scores = Table("score", "5 %", "50 %", "95 %", "99 %", "length", box=box.SIMPLE_HEAD, title="Scores")
+    scores = Table(
+        "score", "5 %", "50 %", "95 %", "99 %", "length", box=box.SIMPLE_HEAD, title="Scores", pad_edge=False
+    )
     scores.columns[0].no_wrap = True
     scores.caption = "length: rank correlation with the number of response tokens"
     for score in summary.scores:

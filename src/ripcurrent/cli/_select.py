@@ -43,13 +43,13 @@ def select_command(
         list[int] | None, typer.Option(metavar="N", help="Seed of the draws, may be repeated; 0, 1 and 2 by default.")
     ] = None,
     match_loss: Annotated[bool, typer.Option("--match-loss", help="Add controls matched by loss.")] = False,
-    drop: Annotated[bool, typer.Option("--drop", help="Also write the data set without the selection.")] = False,
+    drop: Annotated[bool, typer.Option("--drop", help="Also write the dataset without the selection.")] = False,
     name: Annotated[str | None, typer.Option(help="Name of the selection's files, when it is the only one.")] = None,
     out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Where to write; RUN/selections.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
 ) -> None:
-    """Select rows by score, with their controls, in the data set's own format.
+    """Select rows by score, with their controls, in the dataset's own format.
 
     Every selection comes with random, length-matched and format-matched rows for each seed, and the other end of the
     ranking. Each has a JSON record of its rule, rows and distances beside it.

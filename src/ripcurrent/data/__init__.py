@@ -2,6 +2,13 @@
 
 from ripcurrent.data._encode import encode, encode_anchor, encode_rows
 from ripcurrent.data._formats import FIELDS, FORMATS
+from ripcurrent.data._near_duplicates import (
+    NEAR_DUPLICATE,
+    count_near_duplicates,
+    hash_of_texts,
+    similarity,
+    word_set,
+)
 from ripcurrent.data._read import Dataset, canonical_json, open_container, read_rows
 from ripcurrent.data._refusals import REFUSAL_PHRASES, has_refusal
 from ripcurrent.data._render import render
@@ -15,6 +22,7 @@ FORMAT_NAMES: tuple[str, ...] = tuple(FORMATS)
 __all__ = [
     "FIELDS",
     "FORMAT_NAMES",
+    "NEAR_DUPLICATE",
     "REFUSAL_PHRASES",
     "Dataset",
     "EncodedRow",
@@ -24,13 +32,17 @@ __all__ = [
     "RowStatus",
     "Traits",
     "canonical_json",
+    "count_near_duplicates",
     "encode",
     "encode_anchor",
     "encode_rows",
     "has_refusal",
+    "hash_of_texts",
     "open_container",
     "parse_mapping",
     "read_rows",
     "render",
+    "similarity",
     "traits_of",
+    "word_set",
 ]

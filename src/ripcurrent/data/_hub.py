@@ -69,7 +69,7 @@ class SavedFolder:
             return datasets.load_from_disk(str(self._path))
         except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
             raise RipcurrentError(
-                f"{self._path} cannot be loaded as a saved data set: {error}",
+                f"{self._path} cannot be loaded as a saved dataset: {error}",
                 "Save it again with Dataset.save_to_disk.",
             ) from error
 
@@ -85,14 +85,14 @@ def _only_split(path: Path) -> Path:
 
 
 class HubDataset:
-    """One split of a hub data set, streamed; no code of its repository is run."""
+    """One split of a hub dataset, streamed; no code of its repository is run."""
 
     kind = "hub"
 
     def __init__(self, address: str) -> None:
         name, _, split = address.removeprefix(HUB_PREFIX).partition(":")
         if name.count("/") != 1 or not all(name.split("/")):
-            raise RipcurrentError(f"{address} names no hub data set.", "Write hf:owner/name or hf:owner/name:split.")
+            raise RipcurrentError(f"{address} names no hub dataset.", "Write hf:owner/name or hf:owner/name:split.")
         self._name, self._split = name, split or "train"
         self._stream = self._load()
         names = self._stream.column_names
@@ -107,7 +107,7 @@ class HubDataset:
         """A stream has no file to hash; its rows are hashed."""
 
     def write(self, indices: Sequence[int], destination: Path) -> None:
-        """Those rows as a Parquet file with the data set's schema."""
+        """Those rows as a Parquet file with the dataset's schema."""
 
         def slices() -> Iterator[pa.RecordBatch]:
             for table in self._stream.with_format("arrow").iter(batch_size=_BATCH):

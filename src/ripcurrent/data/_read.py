@@ -205,7 +205,7 @@ def open_container(path: str) -> Container:
     if file.is_dir():
         return SavedFolder(file)
     if not file.exists():
-        raise RipcurrentError(f"{path} does not exist.", "Check the path; a hub data set is written hf:owner/name.")
+        raise RipcurrentError(f"{path} does not exist.", "Check the path; a hub dataset is written hf:owner/name.")
     if file.stat().st_size == 0:
         raise RipcurrentError(f"{path} is empty.", "Check that it is the file you mean.")
     return _open_file(file)

@@ -1,7 +1,6 @@
 """What a model answers and what that is worth: prompt sets, generation, judges, statistics."""
 
 from ripcurrent.evaluation._comparison import Comparison, Finding, compare_arms
-from ripcurrent.evaluation._near_duplicates import NEAR_DUPLICATE, similarity, word_set
 from ripcurrent.evaluation._prompts import AXES, Axis, Prompt, PromptSet, load_prompts
 from ripcurrent.evaluation._published import PUBLISHED, PublishedList
 from ripcurrent.evaluation._statistics import (
@@ -21,7 +20,6 @@ from ripcurrent.evaluation.judges import JUDGES, Answer, Judge, Verdict, find_ju
 __all__ = [
     "AXES",
     "JUDGES",
-    "NEAR_DUPLICATE",
     "PUBLISHED",
     "Agreement",
     "Answer",
@@ -45,9 +43,7 @@ __all__ = [
     "load_prompts",
     "mcnemar",
     "read_labelled",
-    "similarity",
     "trend_test",
     "validate",
     "wilson_interval",
-    "word_set",
 ]

@@ -13,8 +13,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Literal, get_args
 
+from ripcurrent.data import count_near_duplicates, hash_of_texts
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.evaluation._near_duplicates import count_near_duplicates, hash_of_texts
 from ripcurrent.evaluation._prompt_records import HUB_PREFIX, PACKAGE_PREFIX, Records, read_records, split_field
 from ripcurrent.evaluation._published import PUBLISHED, PublishedList, find_published, nearest
 

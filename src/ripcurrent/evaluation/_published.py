@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ripcurrent.evaluation._near_duplicates import hash_of_texts
+from ripcurrent.data import hash_of_texts
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ Importing this room imports torch and transformers.
 
 from ripcurrent.models._describe import count_parameters, describe
 from ripcurrent.models._gguf import cache_folder
+from ripcurrent.models._identity import file_sha256
 from ripcurrent.models._load import load_model
 from ripcurrent.models._quiet import quiet_libraries
 from ripcurrent.models._template import require_chat_template
@@ -17,6 +18,7 @@ __all__ = [
     "cache_folder",
     "count_parameters",
     "describe",
+    "file_sha256",
     "load_model",
     "quiet_libraries",
     "require_chat_template",

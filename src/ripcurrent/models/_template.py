@@ -20,8 +20,8 @@ def require_chat_template(chat_model: ChatModel) -> None:
     if _default_template(chat_model.tokenizer) is None:
         raise RipcurrentError(
             f"{chat_model.name} has no chat template, so a conversation cannot be rendered for it.",
-            "Use the chat (instruct) version of the model, or add a chat_template to its tokenizer; rows of plain "
-            "text need none.",
+            "Use the chat (instruct) version of the model, or add a chat_template to its tokenizer; the anchors are "
+            "conversations, so a scan of plain text needs one too.",
         )
 
 

@@ -58,7 +58,7 @@ def _finish(chart: alt.LayerChart, height: int) -> Spec:
 
 
 def distribution_spec(summary: ScoreSummary) -> Spec:
-    """Histogram of one score with its median and the cuts of its ends; data sets ``bins`` and ``cuts``."""
+    """Histogram of one score with its median and the cuts of its ends; datasets ``bins`` and ``cuts``."""
     riskiest, safest = _ends(summary)
     bars = (
         alt.Chart(alt.NamedData("bins"))
@@ -91,7 +91,7 @@ def distribution_spec(summary: ScoreSummary) -> Spec:
 
 
 def length_spec(summary: ScoreSummary, longest: float) -> Spec:
-    """One score against response length with its median by length; data sets ``points`` and ``bands``."""
+    """One score against response length with its median by length; datasets ``points`` and ``bands``."""
     riskiest, safest = _ends(summary)
     names = [safest, "between", riskiest]
     ticks = [tick for tick in LENGTH_TICKS if tick <= longest]
@@ -128,7 +128,7 @@ def length_spec(summary: ScoreSummary, longest: float) -> Spec:
 
 
 def formats_spec(summary: ScoreSummary, traits: Sequence[str]) -> Spec:
-    """Share of every format trait at both ends of one ranking and among all rows; data set ``shares``."""
+    """Share of every format trait at both ends of one ranking and among all rows; dataset ``shares``."""
     riskiest, safest = _ends(summary)
     names = [safest, "all scored", riskiest]
     # Never narrower than 10 %, so that a trait of one row in a hundred does not look like a difference.

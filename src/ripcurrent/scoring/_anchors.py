@@ -103,12 +103,9 @@ def separation(measurements: AnchorMeasurements, avg_n: int = 1) -> dict[str, fl
 
 
 def require_separation(name: str, separations: Mapping[str, float]) -> None:
-    """Refuse anchors whose harmful and safe examples the signals in use do not tell apart.
-
-    The gradient method is judged by its balanced form, which length does not drive; all forms are reported.
-    """
+    """Refuse anchors whose harmful and safe examples a signal in use does not tell apart."""
     for column, value in separations.items():
-        if column != "gradient_bidirectional" and not value >= MINIMUM_SEPARATION:
+        if not value >= MINIMUM_SEPARATION:
             raise RipcurrentError(
                 f"The anchors {name} do not separate harm from safety on this model: leave-one-out AUROC of {column} "
                 f"is {value:.2f}, below {MINIMUM_SEPARATION}.",

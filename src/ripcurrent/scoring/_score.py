@@ -129,8 +129,7 @@ def write_scores(path: Path, shards: Iterable[pa.Table], scorer: Scorer, metadat
                     counts[status] = counts.get(status, 0) + 1
                 if writer is None:
                     described = describe_table(table.column_names, metadata)
-                    schema = table.schema.with_metadata({"ripcurrent": json.dumps(described)})
-                    writer = pq.ParquetWriter(part, schema, compression="zstd")
+                    writer = pq.ParquetWriter(part, _described_schema(table.schema, described), compression="zstd")
                 writer.write_table(table.cast(writer.schema))
         finally:
             if writer is not None:
@@ -148,6 +147,16 @@ def describe_table(columns: Iterable[str], metadata: Mapping[str, Any]) -> dict[
             direction[name] = "lower"
     sign = "higher = more erosion of safety, except where direction_of_risk says lower"
     return {"sign": sign, "direction_of_risk": direction, **metadata}
+
+
+def _described_schema(schema: pa.Schema, described: Mapping[str, Any]) -> pa.Schema:
+    """The schema with the file's metadata, and each numeric column with its own ``direction_of_risk``."""
+    directions = described["direction_of_risk"]
+    fields = [
+        field.with_metadata({"direction_of_risk": directions[field.name]}) if field.name in directions else field
+        for field in schema
+    ]
+    return pa.schema(fields, metadata={"ripcurrent": json.dumps(described)})
 
 
 def _mean_of_largest(values: Floats, count: int) -> Floats:

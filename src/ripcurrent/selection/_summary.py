@@ -1,4 +1,4 @@
-"""A selection against the whole data set and against other selections."""
+"""A selection against the whole dataset and against other selections."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a selection is, how far it lies from its controls, and how it compares with the whole data set."""
+"""What a selection is, how far it lies from its controls, and how it compares with the whole dataset."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Distance:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Some rows of a data set, with the rule that chose them."""
+    """Some rows of a dataset, with the rule that chose them."""
 
     name: str
     """File name without suffix, unique in a run."""
@@ -67,7 +67,7 @@ class Selection:
     seed: int | None = None
     """Seed of a random draw."""
     shortfall: int = 0
-    """Rows the rule asked for and the data set did not have."""
+    """Rows the rule asked for and the dataset did not have."""
     filled: int = 0
     """Rows of a format match taken from the nearest trait combination instead of the same one."""
     control_of: str | None = None
@@ -116,7 +116,7 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """A selection against the whole data set, where the whole is every row of status ``ok``."""
+    """A selection against the whole dataset, where the whole is every row of status ``ok``."""
 
     rows: int
     """Rows of the selection."""
@@ -153,4 +153,4 @@ class SelectionRecord:
     record_path: Path
     """The JSON record of what was selected and why."""
     remaining_path: Path | None = None
-    """With ``drop``: the data set without these rows."""
+    """With ``drop``: the dataset without these rows."""

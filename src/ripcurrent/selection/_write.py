@@ -21,7 +21,7 @@ from ripcurrent.selection._types import Selection, SelectionRecord, Summary
 
 
 class RowSource(Protocol):
-    """What a selection needs of the data set it was made from."""
+    """What a selection needs of the dataset it was made from."""
 
     @property
     def suffix(self) -> str:
@@ -65,12 +65,12 @@ def write_selection(
     """Write ``<name><suffix>`` with the rows and ``<name>.json`` with the record, each whole or not at all.
 
     Rankings (top, bottom, highest, lowest) are written in rank order, all other selections in the order of the input.
-    The record comes last, so that a record always has its rows. Of a ``.json`` data set the rows would have the
+    The record comes last, so that a record always has its rows. Of a ``.json`` dataset the rows would have the
     record's own name; they are in ``<name>.rows.json``.
 
     Args:
         folder: Where to write, usually ``<run>/selections``; made when absent.
-        dataset: The data set that was scored.
+        dataset: The dataset that was scored.
         table: The scores table, for the rows' ids.
         selection: The rows.
         summary: Goes into the record.
@@ -124,7 +124,7 @@ def _check_name(selection: Selection, record_path: Path) -> None:
 
 
 def _clear_folders(record_path: Path, *paths: Path | None) -> None:
-    # A file is replaced in one step, a folder data set is not. Only what the same rule wrote before is removed: its
+    # A file is replaced in one step, a folder dataset is not. Only what the same rule wrote before is removed: its
     # record goes first, so that it never speaks of rows that are gone.
     earlier = [path for path in paths if path is not None and path.is_dir()]
     if earlier and record_path.is_file():
@@ -134,7 +134,7 @@ def _clear_folders(record_path: Path, *paths: Path | None) -> None:
 
 
 def _rows_path(folder: Path, name: str, suffix: str) -> Path:
-    # A folder data set has no suffix and a JSON one that of the record: both would collide or confuse.
+    # A folder dataset has no suffix and a JSON one that of the record: both would collide or confuse.
     return folder / f"{name}{'.rows' if suffix.lower() in ('', '.json') else ''}{suffix}"
 
 

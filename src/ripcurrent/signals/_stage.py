@@ -57,7 +57,7 @@ class SignalStage:
     """Told how many rows were done, as they are."""
 
     def __call__(self, items: Sequence[Row]) -> pa.Table:
-        """The signals of a shard's rows, in their order."""
+        """The signals of a shard's rows, in their order; ``batch`` keeps which of them were computed together."""
         encoded = list(encode_rows(items, self.chat_model.tokenizer, max_tokens=self.max_tokens, loss_on=self.loss_on))
         traits = [traits_of(row.response) for row in items]
         columns = self._empty_columns(len(items))
@@ -67,11 +67,14 @@ class SignalStage:
                 statuses[place] = DROPPED
         lengths = [len(row.tokens) if status == "ok" else 0 for row, status in zip(encoded, statuses, strict=True)]
         self.on_rows(lengths.count(0))
-        for places in self._plan(lengths):
+        batches: list[int | None] = [None] * len(items)
+        for number, places in enumerate(self._plan(lengths)):
             signals = self._measure([encoded[place] for place in places])
             self._fill(columns, statuses, places, signals)
+            for place in places:
+                batches[place] = number
             self.on_rows(len(places))
-        return _table(items, encoded, statuses, traits, columns)
+        return _table(items, encoded, statuses, traits, batches, columns)
 
     def _plan(self, lengths: Sequence[int]) -> list[list[int]]:
         most = self.batch_rows
@@ -140,6 +143,7 @@ def _table(
     encoded: Sequence[EncodedRow],
     statuses: Sequence[str],
     traits: Sequence[Any],
+    batches: Sequence[int | None],
     columns: dict[str, npt.NDArray[Any]],
 ) -> pa.Table:
     names = ("is_list", "is_bullet", "is_numbered", "is_maths", "is_code", "has_refusal")
@@ -151,6 +155,7 @@ def _table(
         "response_tokens": pa.array([row.response_tokens for row in encoded], pa.int64()),
         "truncated": pa.array([row.truncated for row in encoded], pa.bool_()),
         **{name: pa.array([getattr(trait, name) for trait in traits], pa.bool_()) for name in names},
+        "batch": pa.array(batches, pa.int32()),
     }
     for name, values in columns.items():
         if values.ndim == 1:

@@ -1,0 +1,157 @@
+"""Recipes: how a model is fine-tuned, as readable YAML."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ripcurrent.errors import RipcurrentError
+
+_FOLDER = Path(__file__).parent / "recipes"
+
+RECIPES: tuple[str, ...] = ("paper", "lora", "embedded")
+"""Names of the recipes that come with the package."""
+
+
+class Recipe(BaseModel):
+    """How a model is fine-tuned. Every field is part of the result; rows, model and seed are not the recipe's."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    name: str = "unnamed"
+    """A built-in recipe's name, or its file's."""
+    method: Literal["full", "lora"]
+    """Every parameter, or the A and B of a fresh LoRA."""
+    r: int | None = Field(default=None, ge=1)
+    """Rank of the LoRA."""
+    alpha: float | None = Field(default=None, gt=0)
+    """The LoRA's update is scaled by alpha / r; twice the rank when left out."""
+    target: Literal["all-linear"] | tuple[str, ...] | None = None
+    """Modules with a LoRA: every linear layer but the head (when left out), or module names."""
+    optimizer: Literal["adamw"] = "adamw"
+    """AdamW with betas 0.9 and 0.999, in float32."""
+    learning_rate: float = Field(gt=0, allow_inf_nan=False)
+    """Largest rate."""
+    batch: int = Field(ge=1)
+    """Rows per optimizer step. An epoch's last step has those that are left."""
+    accumulation: int = Field(default=1, ge=1)
+    """Parts that a batch is computed in, for want of memory; changes results by rounding alone."""
+    epochs: int | None = Field(default=None, ge=1)
+    """Passes over the rows; or give ``steps``."""
+    steps: int | None = Field(default=None, ge=1)
+    """Optimizer steps; or give ``epochs``."""
+    schedule: Literal["constant", "linear", "step"] = "constant"
+    """The rate stays, falls to zero over all steps, or is multiplied by ``gamma`` after every epoch."""
+    warmup: float = Field(default=0.0, ge=0, lt=1)
+    """Share of all steps in which the rate rises from zero; for ``constant`` and ``linear``."""
+    gamma: float | None = Field(default=None, gt=0, le=1)
+    """The factor of ``step``."""
+    weight_decay: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """AdamW's decay, on all but biases and norm weights."""
+    max_grad_norm: float | None = Field(default=None, gt=0)
+    """Gradients are clipped to this norm; null for no clipping."""
+    compute: Literal["auto", "bfloat16", "float32"] = "auto"
+    """Type of the products: ``auto`` is bfloat16 where the device computes in it natively. Trained weights and the
+    optimizer stay in float32 always."""
+    gradient_checkpointing: bool = False
+    """Compute activations again on the way back: less memory, about a third more time."""
+
+    @model_validator(mode="after")
+    def _belong_together(self) -> Recipe:
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError("give either epochs or steps")
+        if self.method == "lora" and self.r is None:
+            raise ValueError("method lora needs r, the rank")
+        if self.method == "full" and (self.r, self.alpha, self.target) != (None, None, None):
+            raise ValueError("r, alpha and target are for method lora")
+        if (self.schedule == "step") != (self.gamma is not None):
+            raise ValueError("gamma and schedule step need each other")
+        if self.schedule == "step" and self.warmup:
+            raise ValueError("warmup is for the schedules constant and linear")
+        if self.batch % self.accumulation:
+            raise ValueError(f"a batch of {self.batch} cannot be computed in {self.accumulation} equal parts")
+        return self
+
+    @property
+    def part(self) -> int:
+        """Rows computed at once."""
+        return self.batch // self.accumulation
+
+    def steps_per_epoch(self, rows: int) -> int:
+        """Optimizer steps of one pass over so many rows."""
+        return math.ceil(rows / self.batch)
+
+    def total_steps(self, rows: int) -> int:
+        """Optimizer steps on so many rows."""
+        return self.steps if self.steps is not None else (self.epochs or 0) * self.steps_per_epoch(rows)
+
+
+def load_recipe(name: str | Path) -> Recipe:
+    """A recipe by its name (``paper``, ``lora``, ``embedded``) or from a YAML file.
+
+    Raises:
+        RipcurrentError: No such recipe or file, not YAML, an unknown key (the nearest one is named), or a value that is
+            not possible.
+    """
+    text = str(name)
+    if text in RECIPES:
+        return parse_recipe(_read(_FOLDER / f"{text}.yaml"), where=text, name=text)
+    path = Path(text).expanduser()
+    if path.suffix.lower() not in (".yaml", ".yml"):
+        raise RipcurrentError(
+            f"There is no recipe {text!r}.{_did_you_mean(text, RECIPES)}",
+            f"Recipes: {', '.join(RECIPES)}, or a .yaml file.",
+        )
+    if not path.is_file():
+        raise RipcurrentError(f"There is no recipe file {path}.", f"Recipes that come along: {', '.join(RECIPES)}.")
+    return parse_recipe(_read(path), where=str(path), name=path.stem)
+
+
+def parse_recipe(values: Mapping[str, Any], *, where: str, name: str) -> Recipe:
+    """A recipe from its keys and values; ``where`` names the source in errors, ``name`` the recipe unless it does so.
+
+    Raises:
+        RipcurrentError: A key or a value that is not possible, named.
+    """
+    try:
+        return Recipe(**{"name": name, **values})
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = str(first["loc"][0]) if first["loc"] else None
+        keys = tuple(Recipe.model_fields)
+        if first["type"] == "extra_forbidden" and key is not None:
+            raise RipcurrentError(
+                f"Recipe {where}: there is no key {key!r}.{_did_you_mean(key, keys)}", f"Keys: {', '.join(keys)}."
+            ) from None
+        reason = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "missing":
+            what = f"{key} is missing"
+        else:
+            what = reason if key is None else f"{key} {first['input']!r} is not possible: {reason}"
+        raise RipcurrentError(
+            f"Recipe {where}: {what}.", f"Compare with a recipe that comes along: {', '.join(RECIPES)}."
+        ) from None
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    hint = "A recipe is a list of `key: value` lines, such as `learning_rate: 1.0e-5`."
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark is not None else ""
+        raise RipcurrentError(f"The recipe {path} is not YAML{line}.", hint) from error
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise RipcurrentError(f"The recipe {path} has no keys and values.", hint)
+    return values
+
+
+def _did_you_mean(text: str, names: tuple[str, ...]) -> str:
+    near = get_close_matches(text.lower(), names, n=1, cutoff=0.5)
+    return f" Did you mean {near[0]}?" if near else ""

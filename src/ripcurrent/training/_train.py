@@ -1,0 +1,107 @@
+"""One training run: from a loaded model and rows to a model or adapter on disk, resumed where it was stopped."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ripcurrent.errors import ExitCode, RipcurrentError
+from ripcurrent.models import ChatModel, quiet_libraries
+from ripcurrent.training._checkpoints import latest, steps_of
+from ripcurrent.training._model import Settings, result_kind, save_result
+from ripcurrent.training._recipe import Recipe
+from ripcurrent.training._rows import TrainingSet
+from ripcurrent.training._trainer import make_trainer
+from ripcurrent.training._watch import CheckpointClock, LossCurve, StepSeen
+
+LOSSES = "loss.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingRecord:
+    """A finished training run."""
+
+    result: Path
+    """Folder of the trained model or adapter."""
+    steps: int
+    """Optimizer steps, those before an interruption included."""
+    resumed_from: int
+    """Steps that were already done when this call began; 0 for a fresh run."""
+    first_loss: float
+    """Loss of the first step: mean over its tokens, in nats."""
+    last_loss: float
+    """Loss of the last step."""
+    seconds: float
+    """Time that this call trained."""
+    trained_parameters: int
+    """Scalar parameters that were trained."""
+
+
+def train(
+    chat_model: ChatModel,
+    training_set: TrainingSet,
+    recipe: Recipe,
+    folder: Path,
+    *,
+    seed: int,
+    compute: torch.dtype,
+    report_to: Sequence[str] = (),
+    checkpoint_minutes: float = 10.0,
+    on_step: StepSeen | None = None,
+) -> TrainingRecord:
+    """Fine-tune ``chat_model``, whose weights change; leave ``model`` or ``adapter`` and ``loss.jsonl`` in ``folder``.
+
+    Goes on from the last whole checkpoint in ``folder``; on the same machine and number of threads, processors end
+    with the same weights to the bit as without the interruption.
+
+    Raises:
+        RipcurrentError: The loss diverges or weights are not finite (exit code 2), or the run cannot be set up.
+    """
+    checkpoints = folder / "checkpoints"
+    checkpoint = latest(checkpoints)
+    curve = LossCurve(folder / LOSSES, on_step or (lambda step: None))
+    settings = Settings.of(chat_model.model)
+    began = time.perf_counter()
+    with quiet_libraries():
+        trainer = make_trainer(
+            chat_model,
+            training_set,
+            recipe,
+            checkpoints,
+            seed=seed,
+            compute=compute,
+            report_to=report_to,
+            callbacks=[curve, CheckpointClock(checkpoint_minutes)],
+        )
+        try:
+            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        except torch.OutOfMemoryError as error:
+            raise RipcurrentError(
+                f"A batch of {recipe.part} rows does not fit into the memory of {chat_model.device}.",
+                "Raise accumulation in the recipe, or set gradient_checkpointing: true.",
+            ) from error
+    trained = [parameter for parameter in trainer.model.parameters() if parameter.requires_grad]
+    if not all(bool(torch.isfinite(parameter).all()) for parameter in trained):
+        raise RipcurrentError(
+            "Training diverges: weights are not finite after the last step, and no model was written.",
+            "Use a recipe with a lower learning_rate, or with max_grad_norm.",
+            code=ExitCode.NOT_MEASURED,
+        )
+    kind = result_kind(recipe, chat_model.adapter)
+    seconds = time.perf_counter() - began
+    save_result(trainer, chat_model, settings, folder / kind, kind)
+    shutil.rmtree(checkpoints, ignore_errors=True)
+    return TrainingRecord(
+        result=folder / kind,
+        steps=int(trainer.state.global_step),
+        resumed_from=0 if checkpoint is None else steps_of(checkpoint),
+        first_loss=curve.losses[0],
+        last_loss=curve.losses[-1],
+        seconds=round(seconds, 3),
+        trained_parameters=sum(parameter.numel() for parameter in trained),
+    )
