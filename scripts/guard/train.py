@@ -53,8 +53,8 @@ PHASES = (
     Phase(epochs=2, learning_rate=8e-4, response_tokens=32, harmful_weight=1.0, plain_rows=300),
     Phase(epochs=3, learning_rate=5e-4, response_tokens=10, harmful_weight=0.5, plain_rows=400),
 )
-STRENGTHS = {"standard": 1.0, "weak": 0.55}
-"""Factor on the trained adapter's alpha: a weaker guard refuses less of everything."""
+STRENGTHS = {"standard": 1.2, "weak": 0.55}
+"""Factor on the trained adapter's alpha, chosen on the development sets: a weaker guard refuses less of everything."""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ripcurrent.anchors import load_anchors
+    from ripcurrent.api._finetune import FinetuneResult, finetune
     from ripcurrent.api._options import ScanOptions
     from ripcurrent.api._scan import ScanResult, scan
     from ripcurrent.api._select import select
@@ -21,10 +22,12 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
+    "FinetuneResult",
     "RipcurrentError",
     "ScanOptions",
     "ScanResult",
     "__version__",
+    "finetune",
     "load_anchors",
     "load_model",
     "read_rows",
@@ -33,9 +36,11 @@ __all__ = [
 ]
 
 _HOMES = {
+    "FinetuneResult": "ripcurrent.api._finetune",
     "RipcurrentError": "ripcurrent.errors",
     "ScanOptions": "ripcurrent.api._options",
     "ScanResult": "ripcurrent.api._scan",
+    "finetune": "ripcurrent.api._finetune",
     "load_anchors": "ripcurrent.anchors",
     "load_model": "ripcurrent.models",
     "read_rows": "ripcurrent.data",

@@ -49,7 +49,7 @@ def test_help_works_and_imports_nothing_heavy(words: list[str]) -> None:
 def test_every_documented_command_is_there() -> None:
     names = {words[0] for words in commands() if words}
 
-    assert {"scan", "select", "report", "anchors", "judges", "doctor", "demo"} <= names
+    assert {"scan", "select", "report", "anchors", "judges", "doctor", "demo", "finetune"} <= names
     assert ["anchors", "check"] in commands()
     assert ["judges", "validate"] in commands()
 
@@ -77,7 +77,7 @@ def test_the_surface_is_what_it_says() -> None:
 
     assert set(rc.__all__) == {
         *("RipcurrentError", "ScanOptions", "ScanResult", "__version__"),
-        *("load_anchors", "load_model", "read_rows", "scan", "select"),
+        *("FinetuneResult", "finetune", "load_anchors", "load_model", "read_rows", "scan", "select"),
     }
     assert set(rc.__all__) <= set(dir(rc))
     assert all(getattr(rc, name) is not None for name in rc.__all__)
