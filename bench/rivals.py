@@ -16,7 +16,8 @@ class BatchOneLoop:
     """One row at a time, unpadded, head at loss positions only; every parameter's gradient formed, read once, dropped.
 
     Dots with both directions are one matrix product per parameter and norms one fused reduction, the fastest that plain
-    PyTorch has here. It runs on the same loaded model, with the same attention, as the scan.
+    PyTorch has here. It runs on the same loaded model as the scan, with the attention that transformers gives it
+    (``sdpa``), or with the scan's.
     """
 
     def __init__(self, chat_model: ChatModel, directions: Sequence[Mapping[str, Tensor]]) -> None:
@@ -27,8 +28,10 @@ class BatchOneLoop:
             for name, parameter in self.named.items()
         }
 
-    def run(self, rows: Sequence[EncodedRow]) -> tuple[Tensor, Tensor]:
+    def run(self, rows: Sequence[EncodedRow], attention: str) -> tuple[Tensor, Tensor]:
         """Dots ``(rows, directions)`` and squared norms ``(rows,)``."""
+        implementation = self.model.config._attn_implementation
+        self.model.set_attn_implementation(attention)
         for parameter in self.named.values():
             parameter.requires_grad_(True)
         dots, norms = [], []
@@ -48,6 +51,7 @@ class BatchOneLoop:
             norms.append(norm)
         for parameter in self.named.values():
             parameter.requires_grad_(False)
+        self.model.set_attn_implementation(implementation)
         return torch.stack(dots), torch.stack(norms)
 
 
