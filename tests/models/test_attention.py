@@ -36,8 +36,8 @@ def loop(query, key, value, scaling):
 @pytest.mark.parametrize("scaling", [None, 0.3])
 def test_equals_a_plain_loop(key_heads, scaling):
     torch.manual_seed(0)
-    query = torch.randn(2, 7, 4, 8, dtype=torch.float64).transpose(1, 2)
-    key, value = (torch.randn(2, 7, key_heads, 8, dtype=torch.float64).transpose(1, 2) for _ in range(2))
+    query = torch.randn(2, 7, 4, 8, dtype=torch.float32).transpose(1, 2)
+    key, value = (torch.randn(2, 7, key_heads, 8, dtype=torch.float32).transpose(1, 2) for _ in range(2))
     found, weights = grouped_attention(Causal(), query, key, value, None, scaling=scaling)
     assert weights is None
     torch.testing.assert_close(found, loop(query, key, value, scaling or 1 / math.sqrt(8)))

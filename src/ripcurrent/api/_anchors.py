@@ -37,7 +37,7 @@ from ripcurrent.signals import (
     zero_gradient,
 )
 
-DIRECTION_FORMAT = 1
+DIRECTION_FORMAT = 2
 """Raised when directions are computed differently, so that older ones in a cache are not taken."""
 
 MEASURED = "measured.json"

@@ -43,7 +43,7 @@ def grouped_attention(
 ) -> tuple[Tensor, None]:
     """Attention of queries ``(rows, heads, tokens, width)`` over keys and values with as many or fewer heads.
 
-    All query heads of one key head are stacked as further tokens of one matrix product. Softmax sums run in float32.
+    All query heads of one key head are stacked as further tokens of one matrix product. Scores and softmax are float32.
     Returns ``(rows, tokens, heads, width)`` and no weights, as transformers expects.
     """
     rows, heads, tokens, width = query.shape
@@ -64,19 +64,20 @@ def grouped_attention(
         return fused
     key_heads = key.shape[1]
     group = heads // key_heads
-    scaled = query * (width**-0.5 if scaling is None else scaling)
+    scaled = query.float() * (width**-0.5 if scaling is None else scaling)
     stacked = scaled.reshape(rows * key_heads, group * tokens, width)
     keys = key.reshape(rows * key_heads, tokens, width)
     values = value.reshape(rows * key_heads, tokens, value.shape[-1])
-    mask = _causal_mask(tokens, group, query.dtype, query.device)
-    scores = torch.baddbmm(mask.expand(rows * key_heads, -1, -1), stacked, keys.mT)
-    output = torch.bmm(torch.softmax(scores, dim=-1), values)
+    mask = _causal_mask(tokens, group, query.device)
+    # scores rounded to bfloat16 would be several per cent off where they are large
+    scores = torch.baddbmm(mask.expand(rows * key_heads, -1, -1), stacked, keys.float().mT)
+    output = torch.bmm(torch.softmax(scores, dim=-1).to(values.dtype), values)
     return output.view(rows, heads, tokens, value.shape[-1]).transpose(1, 2), None
 
 
 @lru_cache(maxsize=8)
-def _causal_mask(tokens: int, group: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+def _causal_mask(tokens: int, group: int, device: torch.device) -> Tensor:
     # a mask made inside a caller's inference mode could not take part in a later backward pass
     with torch.inference_mode(False):
-        mask = torch.full((tokens, tokens), float("-inf"), dtype=dtype, device=device).triu(1)
+        mask = torch.full((tokens, tokens), float("-inf"), device=device).triu(1)
         return mask.repeat(group, 1).unsqueeze(0)
