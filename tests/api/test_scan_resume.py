@@ -150,7 +150,7 @@ def test_per_anchor_columns_resume_too(tmp_path: Path, tiny_folder: Path, anchor
     [
         ({"position": "last_content"}, "its position is 'last', now 'last_content'"),
         ({"signals": "gradient"}, "its signals is 'all', now 'gradient'"),
-        ({"token_budget": 512}, "its token_budget is 1024, now 512"),
+        ({"token_budget": 256}, "its token_budget is 512, now 256"),
         ({"dtype": "bfloat16"}, "its dtype is 'float32', now 'bfloat16'."),
         ({"anchors": "builtin"}, "its anchors is"),
         ({"limit": 5}, "its limit is None, now 5"),

@@ -18,7 +18,7 @@ from tests.cli.command import Command
 from tests.tiny_scan import good_rows, write_jsonl
 
 SLOW = """
-import sys, time
+import signal, sys, time
 from ripcurrent.cli import run
 from ripcurrent.cli._output import TerminalProgress
 
@@ -27,6 +27,8 @@ class Slow(TerminalProgress):
         super().rows(count)
         time.sleep(0.1)
 
+# a process started in the background of a script inherits that Ctrl-C is ignored
+signal.signal(signal.SIGINT, signal.default_int_handler)
 import ripcurrent.cli._output
 ripcurrent.cli._output.TerminalProgress = Slow
 sys.exit(run(sys.argv[1:]))
