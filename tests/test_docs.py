@@ -32,6 +32,12 @@ def options_by_command() -> dict[str, set[str]]:
     return found
 
 
+def bench_options() -> set[str]:
+    """Options of the measurements, which are no part of the command line."""
+    scripts = (path.read_text(encoding="utf-8") for path in (ROOT / "bench").glob("*.py"))
+    return {name for text in scripts for name in re.findall(r'add_argument\("(--[a-z-]+)"', text)}
+
+
 def page(name: str) -> str:
     return (ROOT / name).read_text(encoding="utf-8")
 
@@ -45,7 +51,7 @@ def first_cells(text: str, heading: str) -> list[str]:
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_option_that_is_named_exists(path: Path) -> None:
-    known = set().union(*options_by_command().values()) | FOREIGN | {"--help"}
+    known = set().union(*options_by_command().values()) | FOREIGN | {"--help"} | bench_options()
     written = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*[a-z]", path.read_text(encoding="utf-8")))
     assert written <= known
 
