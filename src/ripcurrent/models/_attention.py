@@ -1,8 +1,8 @@
 """Causal attention for processors, as plain products of grouped heads.
 
-PyTorch's fused kernel is slow in bfloat16 on processors, above all backwards (four times these products at 57 tokens,
-twice at 180, as fast at 442; ``docs/benchmarks.md``). Where its saving of memory matters, on long rows, and for everything but
-plain causal attention, it is still what runs.
+PyTorch's fused kernel is slow in bfloat16 on processors, above all backwards: four times these products at 57 tokens,
+twice at 180, as fast at 442 (``docs/benchmarks.md``). Where its saving of memory matters, on long rows, and for
+everything but plain causal attention, it is still what runs.
 """
 
 from __future__ import annotations

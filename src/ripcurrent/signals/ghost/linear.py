@@ -29,7 +29,7 @@ class PassCosts:
 
 
 COSTS = {"cpu": PassCosts(dot=50.0, norm=35.0), "cuda": PassCosts(dot=400.0, norm=200.0)}
-"""By device type. The processor figures come from single-thread timings (two threads: ``docs/benchmarks.md``), the others
+"""By device type. The processor's come from single-thread timings (two threads: ``docs/benchmarks.md``), the others
 from data sheets."""
 
 
