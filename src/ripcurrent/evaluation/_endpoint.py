@@ -1,0 +1,315 @@
+"""A chat model behind an OpenAI-compatible endpoint: for answers and for judging them.
+
+Requests run a few at a time. What the client cannot mend by trying again, and no single request is to blame for, stops
+the whole with one error: the endpoint is down, does not know the key or the model, or will not take more. What is wrong
+with one request (it timed out, was refused, got nonsense back) is that request's failure.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit, urlunsplit
+
+from ripcurrent.errors import ExitCode, MissingExtraError, RipcurrentError
+
+if TYPE_CHECKING:
+    from openai import APIStatusError, OpenAI
+
+FailureKind = Literal["timeout", "server_error", "rejected", "nonsense"]
+"""Why one request has no reply: no answer in time, a 5xx answer, refused as it is (4xx), no chat completion in it."""
+
+KEY_VARIABLE = "RIPCURRENT_API_KEY"
+"""Environment variable with the key of an endpoint."""
+OPENAI_KEY_VARIABLE = "OPENAI_API_KEY"
+"""The key of OpenAI's own endpoint; sent to no other host."""
+
+GIVE_UP_AFTER = 8
+"""So many failures one after the other, and the endpoint counts as not working."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What an endpoint said to one conversation."""
+
+    text: str
+    """The message, reasoning in fields of its own left out; may be empty."""
+    finish_reason: str | None
+    """As the endpoint has it: ``stop``, ``length`` (the token limit), ``content_filter``…"""
+    completion_tokens: int | None
+    """Tokens it says it made; None where it does not say."""
+
+    @property
+    def truncated(self) -> bool:
+        """Whether the reply reached the token limit."""
+        return self.finish_reason == "length"
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointFailure:
+    """Why one conversation has no reply, after all retries."""
+
+    kind: FailureKind
+    """The kind of failure."""
+    message: str
+    """What happened, for people."""
+
+
+class Endpoint:
+    """One model behind one base URL."""
+
+    def __init__(
+        self,
+        base_url: str,
+        model: str,
+        *,
+        api_key: str | None = None,
+        timeout: float = 60.0,
+        max_retries: int = 4,
+        concurrency: int = 4,
+    ) -> None:
+        """Prepare a client; nothing is sent.
+
+        Args:
+            base_url: Up to and with the version, as in ``http://localhost:8000/v1``.
+            model: The model's name there.
+            api_key: The key; else that of ``RIPCURRENT_API_KEY``, or of ``OPENAI_API_KEY`` for OpenAI's own host.
+                Endpoints that ask for none get a placeholder.
+            timeout: Seconds that one attempt may take.
+            max_retries: Further attempts after a lost connection, a timeout, 408, 409, 429 and 5xx, each after a longer
+                pause or the one that the endpoint asks for.
+            concurrency: Requests under way at once.
+
+        Raises:
+            RipcurrentError: The URL is none, or a number is out of range.
+            MissingExtraError: The ``openai`` client is not installed.
+        """
+        parts = urlsplit(base_url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise RipcurrentError(
+                f"{base_url!r} is no endpoint.", "Name its base URL, such as http://localhost:8000/v1."
+            )
+        if not model:
+            raise RipcurrentError("An endpoint needs the name of a model there.", "Name it with --model.")
+        if timeout <= 0 or max_retries < 0 or concurrency < 1:
+            raise RipcurrentError(
+                f"timeout {timeout}, max_retries {max_retries}, concurrency {concurrency} is not possible.",
+                "A timeout is above 0, retries are 0 or more, concurrency is 1 or more.",
+            )
+        if find_spec("openai") is None:
+            raise MissingExtraError("openai", "endpoint")
+        self.base_url = _without_secrets(base_url)
+        """The base URL as it may be shown: without user, password and query."""
+        self.model = model
+        """The model's name there."""
+        self.concurrency = concurrency
+        """Requests under way at once."""
+        self._url, self._timeout, self._max_retries = base_url, timeout, max_retries
+        self._key = api_key or _key_for(parts.hostname) or "none"
+        self._takes_json_format = True
+        self._limit_field = "max_tokens"
+        self._client: OpenAI | None = None
+
+    def chat(
+        self,
+        conversations: Sequence[Sequence[Mapping[str, str]]],
+        *,
+        temperature: float = 0.0,
+        max_tokens: int,
+        json: bool = False,
+    ) -> Iterator[tuple[int, Reply | EndpointFailure]]:
+        """Ask for the next assistant turn of each conversation; each comes as it is ready, with its position.
+
+        Args:
+            conversations: Lists of ``{"role": …, "content": …}``.
+            temperature: 0 for the likeliest words.
+            max_tokens: Longest reply.
+            json: Ask for a JSON object by ``response_format``, where the endpoint takes that; the conversation must ask
+                for JSON itself all the same, and the reply may still be none.
+
+        Raises:
+            RipcurrentError: The endpoint is down, refuses the key, has no such model, takes no more requests, fails
+                `GIVE_UP_AFTER` requests in a row or all of them. What came before was yielded.
+        """
+        waiting = iter(enumerate(conversations))
+        running: dict[Future[Reply | EndpointFailure], int] = {}
+        failed_in_a_row, any_reply = 0, False
+        last_failure: EndpointFailure | None = None
+        stopped: RipcurrentError | None = None
+        pool = ThreadPoolExecutor(max_workers=self.concurrency, thread_name_prefix="endpoint")
+        try:
+            while True:
+                # no more is asked than is under way, so that little is lost or paid for when the caller stops
+                while stopped is None and len(running) < self.concurrency:
+                    index, messages = next(waiting, (-1, ()))
+                    if index < 0:
+                        break
+                    running[pool.submit(self._ask, messages, temperature, max_tokens, json)] = index
+                if not running:
+                    break
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    index = running.pop(future)
+                    try:
+                        outcome = future.result()
+                    except RipcurrentError as error:
+                        # the others under way may still bring what was paid for
+                        stopped = stopped or error
+                        continue
+                    if isinstance(outcome, EndpointFailure):
+                        failed_in_a_row, last_failure = failed_in_a_row + 1, outcome
+                    else:
+                        failed_in_a_row, any_reply = 0, True
+                    yield index, outcome
+                    if failed_in_a_row >= GIVE_UP_AFTER and last_failure is not None:
+                        stopped = stopped or self._not_working(f"{failed_in_a_row} requests in a row", last_failure)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+        if stopped is None and last_failure is not None and not any_reply:
+            stopped = self._not_working("every request", last_failure)
+        if stopped is not None:
+            raise stopped
+
+    def describe(self) -> dict[str, Any]:
+        """What a manifest keeps: address and model, never the key."""
+        return {"base_url": self.base_url, "model": self.model}
+
+    def _ask(
+        self, messages: Sequence[Mapping[str, str]], temperature: float, max_tokens: int, json: bool
+    ) -> Reply | EndpointFailure:
+        import openai
+
+        client = self._connected()
+        wants_json, limit_field = json and self._takes_json_format, self._limit_field
+        request: dict[str, Any] = {
+            "model": self.model,
+            "messages": [dict(message) for message in messages],
+            "temperature": temperature,
+            limit_field: max_tokens,
+        }
+        if wants_json:
+            request["response_format"] = {"type": "json_object"}
+        try:
+            completion: Any = client.chat.completions.create(**request)
+        except openai.APITimeoutError:
+            attempts = self._max_retries + 1
+            return EndpointFailure("timeout", f"no answer within {self._timeout:g} s in {attempts} attempts")
+        except openai.APIConnectionError as error:
+            raise self._stopped(
+                f"cannot be reached: {_reason(error)}.",
+                "Check the URL and that the server runs.",
+                ExitCode.NOT_MEASURED,
+            ) from error
+        except openai.APIStatusError as error:
+            if wants_json and error.status_code in (400, 422) and "response_format" in error.message:
+                # many servers know no such field; the conversation asks for JSON itself
+                self._takes_json_format = False
+                return self._ask(messages, temperature, max_tokens, json)
+            if limit_field == "max_tokens" and error.status_code == 400 and "max_completion_tokens" in error.message:
+                # newer models know the limit by this name only
+                self._limit_field = "max_completion_tokens"
+                return self._ask(messages, temperature, max_tokens, json)
+            return self._refused(error)
+        except openai.OpenAIError as error:
+            return EndpointFailure("nonsense", f"its answer could not be read: {_first_line(error)}")
+        except ValueError as error:
+            return EndpointFailure("nonsense", f"its answer is broken JSON: {_first_line(error)}")
+        return _read(completion)
+
+    def _connected(self) -> OpenAI:
+        if self._client is None:
+            from openai import OpenAI
+
+            self._client = OpenAI(
+                base_url=self._url, api_key=self._key, timeout=self._timeout, max_retries=self._max_retries
+            )
+        return self._client
+
+    def _refused(self, error: APIStatusError) -> EndpointFailure:
+        """The failure of one request that got an error's status; raises for what every request would meet."""
+        status, said = error.status_code, _first_line(error)
+        if status in (401, 403):
+            raise self._stopped(
+                f"refuses the key ({status}): {said}",
+                f"Put a valid key into {KEY_VARIABLE} (for OpenAI's own host, {OPENAI_KEY_VARIABLE}).",
+            ) from error
+        if status == 404:
+            raise self._stopped(
+                f"knows no model {self.model!r}, or the URL is no base URL (404): {said}",
+                "Check the model's name there; the URL usually ends in /v1.",
+            ) from error
+        if status == 429:
+            raise self._stopped(
+                f"takes no more requests (429): {said}",
+                "Wait, or check the quota; the same command then goes on where it stopped.",
+                ExitCode.NOT_MEASURED,
+            ) from error
+        if status >= 500:
+            return EndpointFailure("server_error", f"{status}: {said}")
+        return EndpointFailure("rejected", f"{status}: {said}")
+
+    def _not_working(self, how_many: str, failure: EndpointFailure) -> RipcurrentError:
+        return self._stopped(
+            f"failed {how_many}; the last: {failure.message}.",
+            "Check the server's own log; the same command then goes on where it stopped.",
+            ExitCode.NOT_MEASURED,
+        )
+
+    def _stopped(self, what: str, hint: str, code: ExitCode = ExitCode.USAGE) -> RipcurrentError:
+        return RipcurrentError(f"The endpoint {self.base_url} {what}", hint, code=code)
+
+
+def _read(completion: Any) -> Reply | EndpointFailure:
+    """The reply in what the client made of an answer, which may be anything: it checks no field."""
+    choices = getattr(completion, "choices", None)
+    first = choices[0] if isinstance(choices, list) and choices else None
+    message = getattr(first, "message", None)
+    if message is None:
+        return EndpointFailure("nonsense", f"its answer is no chat completion: {_excerpt(completion)}")
+    text = getattr(message, "content", None)
+    if text is None and getattr(message, "refusal", None):
+        # OpenAI's models refuse a JSON answer in a field of its own
+        text = message.refusal
+    if text is not None and not isinstance(text, str):
+        return EndpointFailure("nonsense", "its answer's content is no text")
+    finish_reason = getattr(first, "finish_reason", None)
+    tokens = getattr(getattr(completion, "usage", None), "completion_tokens", None)
+    return Reply(
+        text=text or "",
+        finish_reason=finish_reason if isinstance(finish_reason, str) else None,
+        completion_tokens=tokens if isinstance(tokens, int) else None,
+    )
+
+
+def _excerpt(completion: Any) -> str:
+    """The beginning of an answer that is no completion: a web page, say, or an error in a 200; never a model's text."""
+    if isinstance(completion, str):
+        return repr(completion[:60]) if completion.strip() else "it is empty"
+    fields = sorted(getattr(completion, "model_extra", None) or ())
+    return f"it has the fields {', '.join(map(str, fields[:5]))}" if fields else "it has no choices"
+
+
+def _key_for(host: str) -> str | None:
+    key = os.environ.get(KEY_VARIABLE)
+    if key is None and (host == "openai.com" or host.endswith(".openai.com")):
+        key = os.environ.get(OPENAI_KEY_VARIABLE)
+    return key
+
+
+def _without_secrets(url: str) -> str:
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path.rstrip("/"), "", ""))
+
+
+def _reason(error: BaseException) -> str:
+    """What the system said beneath the client's "Connection error."."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return _first_line(error)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200].rstrip(".")

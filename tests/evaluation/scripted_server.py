@@ -1,0 +1,116 @@
+"""A small real HTTP server on this machine that answers chat requests as a test scripts it."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+
+@dataclass
+class Answered:
+    """What the server sends back."""
+
+    status: int = 200
+    body: str = ""
+    content_type: str = "application/json"
+    headers: dict[str, str] = field(default_factory=dict)
+    delay: float = 0.0
+    """Seconds before it is sent."""
+
+
+Script = Callable[[dict[str, Any]], Answered]
+
+
+class ScriptedServer:
+    """Base URL and what was asked of it."""
+
+    def __init__(self, script: Script) -> None:
+        self.requests: list[dict[str, Any]] = []
+        """Bodies of all requests, in order of arrival."""
+        self.headers: list[dict[str, str]] = []
+        """Their headers, names in lower case."""
+        self.most_at_once = 0
+        """Requests under way at once, at most."""
+        self._under_way = 0
+        self._lock = threading.Lock()
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                with outer._lock:
+                    outer.requests.append(body)
+                    outer.headers.append({name.lower(): value for name, value in self.headers.items()})
+                    outer._under_way += 1
+                    outer.most_at_once = max(outer.most_at_once, outer._under_way)
+                try:
+                    answered = script(body) if self.path == "/v1/chat/completions" else Answered(404, "{}")
+                    time.sleep(answered.delay)
+                finally:
+                    with outer._lock:
+                        outer._under_way -= 1
+                raw = answered.body.encode()
+                try:
+                    self.send_response(answered.status)
+                    self.send_header("Content-Type", answered.content_type)
+                    self.send_header("Content-Length", str(len(raw)))
+                    for name, value in answered.headers.items():
+                        self.send_header(name, value)
+                    self.end_headers()
+                    self.wfile.write(raw)
+                except (BrokenPipeError, ConnectionResetError):
+                    pass  # the client gave up waiting
+
+            def log_message(self, format: str, *args: Any) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}/v1"
+
+    @contextmanager
+    def running(self) -> Iterator[ScriptedServer]:
+        thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        thread.start()
+        try:
+            yield self
+        finally:
+            self._server.shutdown()
+            self._server.server_close()
+
+
+def serve(script: Script) -> Any:
+    """Context manager: a server that follows the script."""
+    return ScriptedServer(script).running()
+
+
+def completion(text: str | None, *, finish_reason: str = "stop", tokens: int | None = 3) -> Answered:
+    """A well-formed chat completion."""
+    body: dict[str, Any] = {
+        "id": "1",
+        "object": "chat.completion",
+        "created": 0,
+        "model": "tiny",
+        "choices": [
+            {"index": 0, "finish_reason": finish_reason, "message": {"role": "assistant", "content": text}},
+        ],
+    }
+    if tokens is not None:
+        body["usage"] = {"prompt_tokens": 1, "completion_tokens": tokens, "total_tokens": tokens + 1}
+    return Answered(body=json.dumps(body))
+
+
+def error(status: int, message: str, **headers: str) -> Answered:
+    """An error as these endpoints word it."""
+    return Answered(status, json.dumps({"error": {"message": message, "type": "error"}}), headers=headers)
+
+
+def last_user_text(request: dict[str, Any]) -> str:
+    """What the last user turn says."""
+    return str([message["content"] for message in request["messages"] if message["role"] == "user"][-1])

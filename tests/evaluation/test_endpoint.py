@@ -1,0 +1,221 @@
+"""The endpoint client against a real HTTP server: replies, retries, and one clear error for what cannot be mended."""
+
+from __future__ import annotations
+
+import json
+import socket
+from itertools import count
+from typing import Any
+
+import pytest
+
+from ripcurrent.errors import ExitCode, RipcurrentError
+from ripcurrent.evaluation._endpoint import GIVE_UP_AFTER, Endpoint, EndpointFailure, Reply
+from tests.evaluation.scripted_server import Answered, completion, error, last_user_text, serve
+
+USER = {"role": "user", "content": "hi"}
+
+
+def ask(endpoint: Endpoint, *texts: str, **options: Any) -> dict[int, Reply | EndpointFailure]:
+    return dict(endpoint.chat([[{"role": "user", "content": text}] for text in texts], max_tokens=16, **options))
+
+
+def test_each_conversation_gets_its_own_reply():
+    with serve(lambda request: completion(f"echo {last_user_text(request)}")) as server:
+        replies = ask(Endpoint(server.url, "tiny"), *(f"q{number}" for number in range(20)))
+    assert {index: reply.text for index, reply in replies.items()} == {i: f"echo q{i}" for i in range(20)}
+    assert all(request["temperature"] == 0 and request["max_tokens"] == 16 for request in server.requests)
+    assert server.requests[0]["model"] == "tiny"
+
+
+def test_no_more_requests_at_once_than_asked_for():
+    def slow(request: dict[str, Any]) -> Answered:
+        answered = completion("yes")
+        answered.delay = 0.05
+        return answered
+
+    with serve(slow) as server:
+        ask(Endpoint(server.url, "tiny", concurrency=3), *"abcdefghijkl")
+    assert server.most_at_once == 3
+
+
+def test_reply_at_the_limit_is_truncated():
+    with serve(lambda _: completion("and so on", finish_reason="length", tokens=16)) as server:
+        reply = ask(Endpoint(server.url, "tiny"), "go on")[0]
+    assert isinstance(reply, Reply)
+    assert reply.truncated
+    assert reply.completion_tokens == 16
+
+
+def test_no_content_is_an_empty_reply():
+    with serve(lambda _: completion(None, tokens=None)) as server:
+        assert ask(Endpoint(server.url, "tiny"), "hi")[0] == Reply("", "stop", None)
+
+
+def test_server_errors_are_tried_again():
+    attempt = count()
+
+    def flaky(request: dict[str, Any]) -> Answered:
+        return completion("at last") if next(attempt) == 2 else error(503, "busy", **{"Retry-After": "0.01"})
+
+    with serve(flaky) as server:
+        assert ask(Endpoint(server.url, "tiny", max_retries=3), "hi")[0] == Reply("at last", "stop", 3)
+    assert len(server.requests) == 3
+
+
+def test_one_request_that_fails_leaves_the_others():
+    def script(request: dict[str, Any]) -> Answered:
+        return error(400, "too long") if last_user_text(request) == "long" else completion("fine")
+
+    with serve(script) as server:
+        replies = ask(Endpoint(server.url, "tiny"), "a", "long", "b")
+    failure = replies[1]
+    assert isinstance(failure, EndpointFailure)
+    assert failure.kind == "rejected"
+    assert "too long" in failure.message
+    assert replies[0] == replies[2] == Reply("fine", "stop", 3)
+
+
+def test_endpoint_down():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound and not listening: connections are refused
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}/v1"
+        with pytest.raises(RipcurrentError, match="cannot be reached") as caught:
+            ask(Endpoint(url, "tiny", max_retries=0), "hi")
+    assert url in caught.value.message
+    assert caught.value.code == ExitCode.NOT_MEASURED
+
+
+@pytest.mark.parametrize(
+    ("status", "says", "code"),
+    [
+        (401, "refuses the key", ExitCode.USAGE),
+        (403, "refuses the key", ExitCode.USAGE),
+        (404, "knows no model 'tiny'", ExitCode.USAGE),
+        (429, "takes no more requests", ExitCode.NOT_MEASURED),
+    ],
+)
+def test_what_every_request_would_meet_stops_at_once(status, says, code):
+    with (
+        serve(lambda _: error(status, "you may not")) as server,
+        pytest.raises(RipcurrentError, match=says) as caught,
+    ):
+        ask(Endpoint(server.url, "tiny", max_retries=0, concurrency=2), *"abcdefghij")
+    assert caught.value.code == code
+    assert "you may not" in caught.value.message
+    assert len(server.requests) <= 3
+
+
+def test_replies_before_the_end_of_the_quota_are_kept():
+    attempt = count()
+
+    def script(request: dict[str, Any]) -> Answered:
+        return completion("fine") if next(attempt) < 4 else error(429, "quota used up")
+
+    got: list[Any] = []
+    with serve(script) as server:
+        replies = Endpoint(server.url, "tiny", max_retries=0).chat([[USER]] * 9, max_tokens=16)
+        with pytest.raises(RipcurrentError, match="takes no more requests"):
+            got.extend(replies)
+    assert len(got) == 4
+
+
+def test_timeout():
+    def script(request: dict[str, Any]) -> Answered:
+        answered = completion("late")
+        answered.delay = 0.6 if last_user_text(request) == "slow" else 0.0
+        return answered
+
+    with serve(script) as server:
+        replies = ask(Endpoint(server.url, "tiny", timeout=0.2, max_retries=0), "slow", "fast")
+    assert isinstance(replies[0], EndpointFailure)
+    assert replies[0].kind == "timeout"
+    assert isinstance(replies[1], Reply)
+
+
+NONSENSE = [
+    Answered(body="<html>Welcome</html>", content_type="text/html"),
+    Answered(body='{"choices": [{"mess'),
+    Answered(body='{"choices": []}'),
+    Answered(body='{"choices": null}'),
+    Answered(body='{"choices": [{"message": null}]}'),
+    Answered(body='{"choices": [17]}'),
+    Answered(body='{"choices": [{"message": {"content": 12}}]}'),
+    Answered(body='{"error": "no such thing"}'),
+    Answered(body="[]"),
+    Answered(body='"yes"'),
+    Answered(body=""),
+    Answered(body="null"),
+]
+
+
+@pytest.mark.parametrize("nonsense", NONSENSE, ids=lambda answered: answered.body or "empty")
+def test_nonsense(nonsense):
+    def script(request: dict[str, Any]) -> Answered:
+        return nonsense if last_user_text(request) == "odd" else completion("fine")
+
+    with serve(script) as server:
+        replies = ask(Endpoint(server.url, "tiny", max_retries=0), "odd", "plain")
+    assert isinstance(replies[0], EndpointFailure)
+    assert replies[0].kind == "nonsense"
+    assert isinstance(replies[1], Reply)
+
+
+def test_a_web_page_is_no_endpoint():
+    page = Answered(body="<html>Welcome</html>", content_type="text/html")
+    with serve(lambda _: page) as server, pytest.raises(RipcurrentError, match="no chat completion"):
+        ask(Endpoint(server.url, "tiny", max_retries=0), "hi")
+
+
+def test_a_broken_endpoint_is_not_asked_everything():
+    with serve(lambda _: error(500, "broken")) as server, pytest.raises(RipcurrentError, match="in a row"):
+        ask(Endpoint(server.url, "tiny", max_retries=0, concurrency=2), *map(str, range(100)))
+    assert len(server.requests) <= GIVE_UP_AFTER + 2
+
+
+def test_json_is_asked_for_and_done_without_where_unknown():
+    def script(request: dict[str, Any]) -> Answered:
+        if "response_format" in request:
+            return error(400, "unknown field response_format")
+        return completion(json.dumps({"score": 1}))
+
+    with serve(script) as server:
+        endpoint = Endpoint(server.url, "tiny", concurrency=1)
+        replies = ask(endpoint, "a", "b", json=True)
+    assert all(isinstance(reply, Reply) and reply.text == '{"score": 1}' for reply in replies.values())
+    assert [("response_format" in request) for request in server.requests] == [True, False, False]
+
+
+def test_newer_name_of_the_token_limit():
+    def script(request: dict[str, Any]) -> Answered:
+        if "max_tokens" in request:
+            return error(400, "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead.")
+        return completion("fine")
+
+    with serve(script) as server:
+        assert ask(Endpoint(server.url, "tiny", concurrency=1), "a")[0] == Reply("fine", "stop", 3)
+    assert server.requests[-1]["max_completion_tokens"] == 16
+
+
+def test_keys(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "of-openai")
+    monkeypatch.delenv("RIPCURRENT_API_KEY", raising=False)
+    with serve(lambda _: completion("fine")) as server:
+        ask(Endpoint(server.url, "tiny"), "a")
+        monkeypatch.setenv("RIPCURRENT_API_KEY", "mine")
+        ask(Endpoint(server.url, "tiny"), "a")
+        ask(Endpoint(server.url, "tiny", api_key="given"), "a")
+    sent = [headers["authorization"] for headers in server.headers]
+    # a key of OpenAI's goes to no other host
+    assert sent == ["Bearer none", "Bearer mine", "Bearer given"]
+
+
+def test_description_has_no_secrets():
+    endpoint = Endpoint("http://me:secret@localhost:1/v1/?token=secret", "tiny", api_key="secret")
+    assert endpoint.describe() == {"base_url": "http://localhost:1/v1", "model": "tiny"}
+
+
+@pytest.mark.parametrize("url", ["localhost:8000/v1", "ftp://host/v1", "", "http://"])
+def test_no_url(url):
+    with pytest.raises(RipcurrentError, match="is no endpoint"):
+        Endpoint(url, "tiny")
