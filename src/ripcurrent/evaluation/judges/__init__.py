@@ -1,45 +1,40 @@
 """Judges: each says of an answer whether it refuses; they stand side by side and are never averaged."""
 
-from __future__ import annotations
-
-import difflib
-
-from ripcurrent.errors import RipcurrentError
 from ripcurrent.evaluation.judges._degenerate import degeneration
+from ripcurrent.evaluation.judges._find import JUDGES, JudgeSettings, find_judge, find_judges
 from ripcurrent.evaluation.judges._keyword import KEYWORD, KEYWORDS
 from ripcurrent.evaluation.judges._prefix import PREFIX, opening
+from ripcurrent.evaluation.judges._reply import UNREADABLE, Reading, read_reply, strongreject_score
+from ripcurrent.evaluation.judges._rubric import BUILTIN_RUBRICS, Rubric, builtin_rubric, parse_rubric, read_rubric
 from ripcurrent.evaluation.judges._rule import RuleJudge
 from ripcurrent.evaluation.judges._text import strip_thoughts
-from ripcurrent.evaluation.judges._types import LABELS, Answer, Judge, Label, Verdict
-
-JUDGES: tuple[Judge, ...] = (KEYWORD, PREFIX)
-"""The judges that need nothing but the answer, in the order of tables."""
+from ripcurrent.evaluation.judges._types import LABELS, UNJUDGED, Answer, Judge, Label, Verdict
 
 __all__ = [
+    "BUILTIN_RUBRICS",
     "JUDGES",
     "KEYWORD",
     "KEYWORDS",
     "LABELS",
     "PREFIX",
+    "UNJUDGED",
+    "UNREADABLE",
     "Answer",
     "Judge",
+    "JudgeSettings",
     "Label",
+    "Reading",
+    "Rubric",
     "RuleJudge",
     "Verdict",
+    "builtin_rubric",
     "degeneration",
     "find_judge",
+    "find_judges",
     "opening",
+    "parse_rubric",
+    "read_reply",
+    "read_rubric",
     "strip_thoughts",
+    "strongreject_score",
 ]
-
-
-def find_judge(name: str) -> Judge:
-    """The judge of that name; raises `RipcurrentError` with the nearest one."""
-    names = [judge.name for judge in JUDGES]
-    for judge in JUDGES:
-        if judge.name == name:
-            return judge
-    near = difflib.get_close_matches(name, names, n=1)
-    raise RipcurrentError(
-        f"No judge is named {name!r}.{f' Did you mean {near[0]!r}?' if near else ''}", f"Judges: {', '.join(names)}"
-    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ripcurrent.evaluation.judges._degenerate import SHARED_VERSION, degeneration
 from ripcurrent.evaluation.judges._text import strip_thoughts
@@ -29,6 +30,10 @@ class RuleJudge:
     def judge(self, answers: Sequence[Answer]) -> list[Verdict]:
         """One verdict per answer, in order."""
         return [self._judge_one(answer) for answer in answers]
+
+    def describe(self) -> dict[str, Any]:
+        """What a manifest keeps of it."""
+        return {"name": self.name, "version": self.version, "kind": "rule"}
 
     def _judge_one(self, answer: Answer) -> Verdict:
         text = strip_thoughts(answer.completion)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, Protocol, get_args
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
 
-Label = Literal["refusal", "compliance", "degenerate"]
-"""What an answer is: it refuses (wholly or in part), it answers, or it is no answer at all."""
+Label = Literal["refusal", "compliance", "degenerate", "unjudged"]
+"""What an answer is: it refuses (wholly or in part), it answers, or it is no answer at all. ``unjudged`` says nothing
+of the answer: the judge's own reply could not be had or read; it counts nowhere but among the unjudged."""
 
-LABELS: tuple[Label, ...] = get_args(Label)
-"""Every label, in the order of tables."""
+LABELS: tuple[Label, ...] = ("refusal", "compliance", "degenerate")
+"""What an answer can be, in the order of tables."""
+
+UNJUDGED: Label = "unjudged"
+"""The label of an answer that a judge could not judge. Judges by rule never say it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +42,16 @@ class Verdict:
     truncated: bool
     """Whether the answer reached the token limit; recorded, and of no influence on the label."""
     reason: str | None = None
-    """The refusal's wording as it was found; for a degenerate answer ``empty``, ``looping`` or ``not_language``."""
+    """The refusal's wording as it was found; for a degenerate answer ``empty``, ``looping`` or ``not_language``; for an
+    unjudged one what was wrong with the judge's reply, one of ``UNREADABLE`` or of an endpoint's failures."""
     opens_with_refusal: bool = False
-    """Whether the wording of a refusal was found, also in an answer that is degenerate: a refusal that loops."""
+    """Whether the wording of a refusal was found, also in an answer that is degenerate: a refusal that loops. False
+    from judges that look for no wording."""
+    score: float | None = None
+    """What a judge with a scale gives, higher for more compliance; None from judges without one, and for answers that
+    are degenerate or unjudged."""
+    details: Mapping[str, float] = field(default_factory=dict)
+    """The parts of the score by name, such as ``specificity``; empty where it has none."""
 
 
 class Judge(Protocol):
@@ -56,3 +67,6 @@ class Judge(Protocol):
 
     def judge(self, answers: Sequence[Answer]) -> list[Verdict]:
         """One verdict per answer, in order."""
+
+    def describe(self) -> dict[str, Any]:
+        """What a manifest keeps of it beside name and version; JSON-ready, without keys."""
