@@ -13,6 +13,7 @@ from ripcurrent.cli._demo import demo_command
 from ripcurrent.cli._doctor import doctor_command
 from ripcurrent.cli._finetune import finetune_command
 from ripcurrent.cli._judges import judges_app
+from ripcurrent.cli._people import agree_command, rate_command
 from ripcurrent.cli._report import report_command
 from ripcurrent.cli._scan import scan_command
 from ripcurrent.cli._select import select_command
@@ -35,6 +36,8 @@ app = typer.Typer(
 app.command("scan")(scan_command)
 app.command("select")(select_command)
 app.command("finetune")(finetune_command)
+app.command("rate")(rate_command)
+app.command("agree")(agree_command)
 app.command("report")(report_command)
 app.add_typer(anchors_app, name="anchors")
 app.add_typer(judges_app, name="judges")

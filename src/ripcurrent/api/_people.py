@@ -1,0 +1,418 @@
+"""People as judges: the page that they rate on, and what their ratings say."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+
+from ripcurrent.errors import ExitCode, RipcurrentError
+from ripcurrent.evaluation import AXES, Axis
+from ripcurrent.evaluation._people import (
+    JudgeAgreement,
+    PeopleRate,
+    RaterAgreement,
+    between_raters,
+    judge_agreement,
+    people_labels,
+    people_rate,
+    rating_table,
+    split_items,
+)
+from ripcurrent.evaluation._rated_run import ArmAnswer, ArmRun, arm_runs, read_answers, read_verdicts
+from ripcurrent.evaluation._rating_draw import blind_order, draw_answers, opaque_ids
+from ripcurrent.evaluation._ratings import (
+    CANNOT_SAY,
+    COMPLIED_FROM,
+    RUBRIC_VERSION,
+    KeyItem,
+    RaterFile,
+    RatingKey,
+    read_key,
+    read_ratings,
+)
+from ripcurrent.evaluation._statistics import FloatArray
+from ripcurrent.run import write_json, written_whole
+
+PAGE = "rating.html"
+PEOPLE = "people"
+
+
+@dataclass(frozen=True, slots=True)
+class RatingPage:
+    """A page for raters and its private key."""
+
+    page: Path
+    """The page, for raters."""
+    key: Path
+    """Whose answer each item is: not for raters."""
+    page_sha256: str
+    """Hash of the items and the rubric."""
+    items: int
+    """Answers to rate."""
+    arms: dict[str, int]
+    """Answers by arm."""
+    notes: tuple[str, ...]
+    """What a user should know, in sentences."""
+
+    def as_json(self) -> dict[str, Any]:
+        """What ``--json`` prints."""
+        return {**asdict(self), "page": str(self.page), "key": str(self.key)}
+
+
+@dataclass(frozen=True, slots=True)
+class Rater:
+    """What one rater did."""
+
+    name: str
+    """The name in the file."""
+    rated: int
+    """Items with a rating of 1 to 5."""
+    cannot_say: int
+    """Items that the rater could not decide."""
+    missing: int
+    """Items without either."""
+    complied: float
+    """Share of the rated items that complied by this rater alone; NaN without any."""
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeBesidePeople:
+    """One judge against people."""
+
+    judge: str
+    """Its name."""
+    version: str
+    """Its version."""
+    agreement: JudgeAgreement
+    """On all items that people labelled."""
+
+
+@dataclass(frozen=True, slots=True)
+class ArmRate:
+    """One arm by people or by one judge, on the same answers."""
+
+    arm: str
+    """The arm."""
+    judge: str
+    """``people``, or the judge."""
+    version: str
+    """Of the judge; of people, the rubric's."""
+    rate: PeopleRate
+    """The share that complied: on the harmful axis, the attack success rate."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeopleResult:
+    """What ratings say."""
+
+    axis: Axis
+    """The axis that was rated."""
+    complied_from: int
+    """The lowest rating, or median of ratings, that complied."""
+    items: int
+    """Items of the page."""
+    labelled: int
+    """Items that somebody rated."""
+    undecided: int
+    """Items that were met with nothing but "cannot say"."""
+    split: int
+    """Items that as many raters call complied as not; the median decides."""
+    raters: tuple[Rater, ...]
+    """Each rater."""
+    ordinal: RaterAgreement
+    """α over the ratings 1 to 5."""
+    complied: RaterAgreement
+    """α over complied or not."""
+    judges: tuple[JudgeBesidePeople, ...]
+    """Every judge of the run against people."""
+    arms: tuple[ArmRate, ...]
+    """Every arm, by people first and then by each judge."""
+    notes: tuple[str, ...]
+    """What a user should know, in sentences."""
+
+    def as_json(self) -> dict[str, Any]:
+        """What ``--json`` prints."""
+        return {
+            "axis": self.axis,
+            "complied_from": self.complied_from,
+            "rubric": RUBRIC_VERSION,
+            "items": self.items,
+            "labelled": self.labelled,
+            "undecided": self.undecided,
+            "split": self.split,
+            "raters": [asdict(rater) for rater in self.raters],
+            "agreement": {"ordinal": asdict(self.ordinal), "complied": asdict(self.complied)},
+            "judges": [{"judge": one.judge, "version": one.version, **asdict(one.agreement)} for one in self.judges],
+            "arms": [
+                {"arm": one.arm, "judge": one.judge, "version": one.version, **asdict(one.rate)} for one in self.arms
+            ],
+            "notes": list(self.notes),
+        }
+
+
+def rate(
+    run: str | Path,
+    *,
+    out: str | Path | None = None,
+    per_arm: int | None = None,
+    axis: str = "harmful",
+    seed: int = 0,
+    reveal: bool = False,
+) -> RatingPage:
+    """Write the page on which people rate a run's answers, and its private key beside it.
+
+    The same run and options give the same page to the byte, so that progress kept in a rater's browser stays valid.
+
+    Args:
+        run: Folder of an evaluation, or of an experiment with its arms.
+        out: The page; ``rating.html`` in the run's folder unless given. The key is ``NAME.key.json`` beside it.
+        per_arm: Rate so many prompts only, the same for every arm.
+        axis: ``harmful``, ``sounds_dangerous`` or ``plain``.
+        seed: Seed of the draw, the order and the ids.
+        reveal: The page shows answers, so nothing is written without this.
+
+    Raises:
+        RipcurrentError: Not revealed; no such run, axis or prompts; or a file in the way that is not this page.
+    """
+    if not reveal:
+        raise RipcurrentError(
+            "A rating page shows what the models answered, unmasked, and answers are shown only when asked for.",
+            "If the raters know what they will read, give the command again with --reveal.",
+        )
+    chosen, folder = _axis(axis), Path(run)
+    arms, waiting = arm_runs(folder)
+    answers = draw_answers([answer for arm in arms for answer in read_answers(arm, chosen)], per_arm=per_arm, seed=seed)
+    ordered = blind_order(answers, seed=seed)
+    # The page's libraries take a second to import: no error above should wait for them.
+    from ripcurrent.report._rating_page import PageItem, rating_page_hash, render_rating_page
+
+    items = [
+        PageItem(name, answer.prompt, answer.completion, answer.truncated)
+        for name, answer in zip(opaque_ids(len(ordered), seed=seed), ordered, strict=True)
+    ]
+    page_hash = rating_page_hash(items)
+    page = Path(out) if out is not None else folder / PAGE
+    key = _free_place(page, page_hash)
+    contents = RatingKey(
+        page=page_hash,
+        rubric=RUBRIC_VERSION,
+        axis=chosen,
+        per_arm=per_arm,
+        seed=seed,
+        items={item.id: _key_item(answer) for item, answer in zip(items, ordered, strict=True)},
+    )
+    write_json(key, contents.model_dump())
+    with written_whole(page) as part:
+        part.write_text(render_rating_page(items), encoding="utf-8", newline="\n")
+    names = sorted({answer.arm for answer in answers})
+    notes = [f"Left out, as they have no answers yet: {', '.join(waiting)}."] if waiting else []
+    return RatingPage(
+        page=page,
+        key=key,
+        page_sha256=page_hash,
+        items=len(items),
+        arms={name: sum(answer.arm == name for answer in answers) for name in names},
+        notes=tuple(notes),
+    )
+
+
+def agree(
+    files: Sequence[str | Path],
+    *,
+    key: str | Path,
+    run: str | Path | None = None,
+    complied_from: int = COMPLIED_FROM,
+    seed: int = 0,
+) -> PeopleResult:
+    """What people's ratings say: agreement between raters, judges against people, arms by people and by judges.
+
+    Args:
+        files: What raters saved from the page, one file each.
+        key: The page's key.
+        run: The run that was rated; the key's own folder unless given.
+        complied_from: The lowest rating that complied, 2 to 5.
+        seed: Seed of the intervals' draws.
+
+    Raises:
+        RipcurrentError: A file that cannot be read or is of another page; a run without the answers that were rated;
+            with exit code 2 when nothing was rated.
+    """
+    if not 2 <= complied_from <= 5:
+        raise RipcurrentError(
+            f"--complied-from {complied_from} is not possible.",
+            "Ratings are 1 to 5, and 1 complies with nothing: 2 to 5.",
+        )
+    the_key = read_key(key)
+    raters = read_ratings(files, the_key)
+    ids = list(the_key.items)
+    owners = list(the_key.items.values())
+    arms, _ = arm_runs(Path(run) if run is not None else Path(key).parent)
+    verdicts = _rated_verdicts(arms, the_key)
+    table = rating_table(raters, ids)
+    if not np.isfinite(table).any():
+        raise RipcurrentError(
+            f"Nothing was rated: {len(raters)} files without a rating of 1 to 5.",
+            "Ratings are saved from the page with its button; what a browser keeps is not in the file.",
+            code=ExitCode.NOT_MEASURED,
+        )
+    prompts = [owner.prompt_id for owner in owners]
+    people = people_labels(table, complied_from)
+    ordinal, complied = _between(table, prompts, complied_from, seed)
+    undecided = sum(
+        bool(np.isnan(label)) and any(file.ratings.get(item) == CANNOT_SAY for file in raters)
+        for item, label in zip(ids, people, strict=True)
+    )
+    return PeopleResult(
+        axis=the_key.axis,
+        complied_from=complied_from,
+        items=len(ids),
+        labelled=int(np.isfinite(people).sum()),
+        undecided=undecided,
+        split=split_items(table, complied_from),
+        raters=tuple(_rater(file, row, complied_from) for file, row in zip(raters, table, strict=True)),
+        ordinal=ordinal,
+        complied=complied,
+        judges=tuple(
+            JudgeBesidePeople(*judge, judge_agreement(people, said, prompts, seed=seed))
+            for judge, said in verdicts.items()
+        ),
+        arms=tuple(_arm_rates(people, verdicts, owners, the_key.rubric, seed)),
+        notes=tuple(_notes(raters, table, people, ordinal, complied)),
+    )
+
+
+def _axis(name: str) -> Axis:
+    for axis in AXES:
+        if axis == name:
+            return axis
+    raise RipcurrentError(f"There is no axis {name!r}.", f"Axes: {', '.join(get_args(Axis))}.")
+
+
+def _key_item(answer: ArmAnswer) -> KeyItem:
+    return KeyItem(
+        arm=answer.arm, seed=answer.seed, prompt_id=answer.prompt_id, answer_sha256=_sha256(answer.completion)
+    )
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _free_place(page: Path, page_hash: str) -> Path:
+    """The key's path; an error when writing would overwrite anything but this same page."""
+    if page.suffix != ".html" or page.is_dir():
+        raise RipcurrentError(f"--out {page} names no .html file.", "Name the page, such as --out rating.html.")
+    key = page.with_suffix(".key.json")
+    if key.exists():
+        if read_key(key).page != page_hash:
+            raise RipcurrentError(
+                f"{key} is the key to another page, whose ratings would be lost without it.",
+                "Name another page with --out, or move that one away with its key.",
+            )
+    elif page.exists():
+        raise RipcurrentError(f"{page} exists and is no rating page with a key.", "Name another page with --out.")
+    return key
+
+
+def _rated_verdicts(arms: Sequence[ArmRun], key: RatingKey) -> dict[tuple[str, str], FloatArray]:
+    """By judge and version, 1, 0 or NaN for each item of the key; an error when the run's answers are others."""
+    by_name = {(arm.arm, arm.seed): arm for arm in arms}
+    items = list(key.items.values())
+    lone = len(arms) == 1 and arms[0].seed is None and all(item.seed is None for item in items)
+    answers: dict[tuple[str, int | None], dict[str, str]] = {}
+    found: dict[tuple[str, str], FloatArray] = {}
+    places: dict[tuple[str, int | None, str], int] = {}
+    for place, item in enumerate(items):
+        # A lone evaluation is named by its folder, which may have been moved.
+        owner = (arms[0].arm, None) if lone else (item.arm, item.seed)
+        where = f"{item.arm}, seed {item.seed}" if item.seed is not None else item.arm
+        if owner not in by_name:
+            raise RipcurrentError(
+                f"The run has no evaluated arm {where}, of which answers were rated.",
+                "Name the run that the page was made of with --run.",
+            )
+        if owner not in answers:
+            shown = read_answers(by_name[owner], key.axis)
+            answers[owner] = {answer.prompt_id: _sha256(answer.completion) for answer in shown}
+        if answers[owner].get(item.prompt_id) != item.answer_sha256:
+            raise RipcurrentError(
+                f"The run's answer of arm {where} to prompt {item.prompt_id} is not the one that was rated.",
+                "It was evaluated again since the page was made. Name the run that was rated with --run.",
+            )
+        places[*owner, item.prompt_id] = place
+    for owner in answers:
+        for verdict in read_verdicts(by_name[owner]):
+            at = places.get((*owner, verdict.prompt_id))
+            if at is None or verdict.label not in ("refusal", "compliance", "degenerate"):
+                continue
+            said = found.setdefault((verdict.judge, verdict.version), np.full(len(items), np.nan))
+            said[at] = float(verdict.label == "compliance")
+    return dict(sorted(found.items()))
+
+
+def _between(
+    table: FloatArray, prompts: Sequence[str], complied_from: int, seed: int
+) -> tuple[RaterAgreement, RaterAgreement]:
+    """α, or why there is none: one rater needs no package to be told so."""
+    if len(table) == 1:
+        alone = RaterAgreement(np.nan, np.nan, np.nan, 0, "one rater alone can agree with no one")
+        return alone, alone
+    return between_raters(table, prompts, complied_from=complied_from, seed=seed)
+
+
+def _rater(file: RaterFile, row: FloatArray, complied_from: int) -> Rater:
+    rated = int(np.isfinite(row).sum())
+    cannot_say = sum(value == CANNOT_SAY for value in file.ratings.values())
+    return Rater(
+        name=file.rater.strip(),
+        rated=rated,
+        cannot_say=cannot_say,
+        missing=len(row) - rated - cannot_say,
+        complied=float((row >= complied_from).sum() / rated) if rated else np.nan,
+    )
+
+
+def _arm_rates(
+    people: FloatArray,
+    verdicts: dict[tuple[str, str], FloatArray],
+    owners: Sequence[KeyItem],
+    rubric: str,
+    seed: int,
+) -> Iterator[ArmRate]:
+    """Each arm by people, then by every judge on the answers that people labelled."""
+    for arm in sorted({owner.arm for owner in owners}):
+        mine = np.array([owner.arm == arm for owner in owners])
+        of_arm = [owner for owner in owners if owner.arm == arm]
+        prompts, seeds = [owner.prompt_id for owner in of_arm], [owner.seed for owner in of_arm]
+        for (judge, version), labels in {(PEOPLE, rubric): people, **verdicts}.items():
+            same_answers = np.where(np.isfinite(people), labels, np.nan)[mine]
+            yield ArmRate(arm, judge, version, people_rate(same_answers, prompts, seeds, seed=seed))
+
+
+def _notes(
+    raters: Sequence[RaterFile],
+    table: FloatArray,
+    people: FloatArray,
+    ordinal: RaterAgreement,
+    complied: RaterAgreement,
+) -> Iterator[str]:
+    if ordinal.undefined:
+        yield f"Agreement between raters is not measured: {ordinal.undefined}."
+    elif complied.undefined:
+        yield f"Agreement on complied or not is not measured: {complied.undefined}."
+    if len(raters) == 1:
+        yield "One rater's word stands for people: have at least a part of the answers rated by a second."
+    missing = int(np.isnan(people).sum())
+    if missing:
+        yield (
+            f"{missing} of {len(people)} answers have no rating of 1 to 5 by anyone and are left out of judges' and "
+            "arms' figures."
+        )
+    once = int((np.isfinite(table).sum(axis=0) == 1).sum())
+    if once and len(raters) > 1:
+        yield f"{once} answers were rated by one rater only and say nothing of agreement."
