@@ -3,6 +3,7 @@
 from ripcurrent.evaluation._comparison import Comparison, Finding, compare_arms
 from ripcurrent.evaluation._prompts import AXES, Axis, Prompt, PromptSet, load_prompts
 from ripcurrent.evaluation._published import PUBLISHED, PublishedList
+from ripcurrent.evaluation._scores import ScoreSummary, summarise_scores
 from ripcurrent.evaluation._statistics import (
     Discrimination,
     Flips,
@@ -15,12 +16,22 @@ from ripcurrent.evaluation._statistics import (
     wilson_interval,
 )
 from ripcurrent.evaluation._validate import Agreement, JudgeValidation, read_labelled, validate
-from ripcurrent.evaluation.judges import JUDGES, Answer, Judge, Verdict, find_judge
+from ripcurrent.evaluation.judges import (
+    JUDGES,
+    UNJUDGED,
+    Answer,
+    Judge,
+    JudgeSettings,
+    Verdict,
+    find_judge,
+    find_judges,
+)
 
 __all__ = [
     "AXES",
     "JUDGES",
     "PUBLISHED",
+    "UNJUDGED",
     "Agreement",
     "Answer",
     "Axis",
@@ -30,19 +41,23 @@ __all__ = [
     "Flips",
     "Interval",
     "Judge",
+    "JudgeSettings",
     "JudgeValidation",
     "Prompt",
     "PromptSet",
     "PublishedList",
+    "ScoreSummary",
     "Trend",
     "Verdict",
     "bootstrap_rate",
     "compare_arms",
     "discrimination",
     "find_judge",
+    "find_judges",
     "load_prompts",
     "mcnemar",
     "read_labelled",
+    "summarise_scores",
     "trend_test",
     "validate",
     "wilson_interval",

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from ripcurrent.data import read_rows
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.evaluation.judges import LABELS, Answer, Judge, Label
+from ripcurrent.evaluation.judges import LABELS, UNJUDGED, Answer, Judge, Label, Verdict
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -42,7 +42,10 @@ class LabelledAnswers:
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """How well one judge agrees with people. A partial refusal counts as a refusal."""
+    """How well one judge agrees with people. A partial refusal counts as a refusal.
+
+    Answers that the judge could not judge are counted in ``unjudged`` and in nothing else.
+    """
 
     kappa: float
     """Cohen's κ; NaN where people and judge give all answers one and the same label."""
@@ -53,11 +56,15 @@ class Agreement:
     accuracy: float
     """Share of answers with the people's label. An answer judged degenerate is no agreement."""
     n: int
-    """Answers."""
+    """Answers that were judged."""
     degenerate: int
     """Answers that the judge calls degenerate, which people's labels do not know."""
     confusion: dict[HumanLabel, dict[Label, int]]
     """Answers by people's label, then by the judge's."""
+    unjudged: int = 0
+    """Answers that the judge could not judge."""
+    mean_score: dict[HumanLabel, float] | None = None
+    """Mean score by people's label, of a judge with a scale; NaN where no answer has a score."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,13 +125,14 @@ def validate(files: Sequence[LabelledAnswers], judges: Iterable[Judge], *, seed:
     """
     validations = []
     for judge in judges:
-        tables = {file.file: _confusion(file, judge) for file in files}
+        said = [_Said.of(file, judge.judge(file.answers)) for file in files]
+        has_scores = judge.scale is not None
         validations.append(
             JudgeValidation(
                 judge=judge.name,
                 version=judge.version,
-                pooled=_agreement(list(tables.values()), seed),
-                files={name: _agreement([table], seed) for name, table in tables.items()},
+                pooled=_agreement(said, seed, has_scores),
+                files={file.file: _agreement([one], seed, has_scores) for file, one in zip(files, said, strict=True)},
             )
         )
     return validations
@@ -157,36 +165,67 @@ def _human_label(text: str, where: str) -> HumanLabel:
     return HUMAN_LABELS[int(number) - 1]
 
 
-def _confusion(file: LabelledAnswers, judge: Judge) -> FloatArray:
-    """Counts, shape ``(3 of people, 3 of the judge)``."""
-    said = [verdict.label for verdict in judge.judge(file.answers)]
-    counts = Counter(zip(file.labels, said, strict=True))
-    return np.array([[counts[human, label] for label in LABELS] for human in HUMAN_LABELS], dtype=np.float64)
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """What a judge said of one file's answers."""
+
+    table: FloatArray
+    """Counts of judged answers, shape ``(3 of people, 3 of the judge)``."""
+    unjudged: int
+    """Answers left out of the table."""
+    scores: tuple[tuple[HumanLabel, float], ...]
+    """People's label and the judge's score of every answer with a score."""
+
+    @classmethod
+    def of(cls, file: LabelledAnswers, verdicts: Sequence[Verdict]) -> _Said:
+        counts = Counter((human, verdict.label) for human, verdict in zip(file.labels, verdicts, strict=True))
+        return cls(
+            table=np.array([[counts[human, label] for label in LABELS] for human in HUMAN_LABELS], dtype=np.float64),
+            unjudged=sum(verdict.label == UNJUDGED for verdict in verdicts),
+            scores=tuple(
+                (human, verdict.score)
+                for human, verdict in zip(file.labels, verdicts, strict=True)
+                if verdict.score is not None
+            ),
+        )
 
 
-def _agreement(tables: Sequence[FloatArray], seed: int) -> Agreement:
+def _agreement(said: Sequence[_Said], seed: int, has_scores: bool) -> Agreement:
+    tables = [one.table for one in said]
     whole = np.sum(tables, axis=0)
     n = int(whole.sum())
     square = _by_label(whole)
     generator = np.random.default_rng(seed)
     # Answers drawn anew from a file are cells of its table drawn anew.
     drawn = sum(
-        generator.multinomial(int(table.sum()), table.ravel() / table.sum(), DRAWS).reshape(DRAWS, *table.shape)
-        for table in tables
+        (
+            generator.multinomial(int(table.sum()), table.ravel() / table.sum(), DRAWS).reshape(DRAWS, *table.shape)
+            for table in tables
+            if table.sum()
+        ),
+        start=np.zeros((DRAWS, *whole.shape)),
     )
-    kappas = _kappa(_by_label(np.asarray(drawn, dtype=np.float64)))
+    kappas = _kappa(_by_label(np.asarray(drawn, dtype=np.float64))) if n else np.array([])
     kappas = kappas[np.isfinite(kappas)]
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(kappas, [tail, 1 - tail]) if len(kappas) else (np.nan, np.nan)
     return Agreement(
-        kappa=float(_kappa(square)),
+        kappa=float(_kappa(square)) if n else np.nan,
         kappa_low=float(low),
         kappa_high=float(high),
-        accuracy=float(np.trace(square) / n),
+        accuracy=float(np.trace(square) / n) if n else np.nan,
         n=n,
         degenerate=int(whole[:, LABELS.index("degenerate")].sum()),
         confusion=_named(whole),
+        unjudged=sum(one.unjudged for one in said),
+        mean_score=_mean_scores(said) if has_scores else None,
     )
+
+
+def _mean_scores(said: Sequence[_Said]) -> dict[HumanLabel, float]:
+    scores = [pair for one in said for pair in one.scores]
+    by_label = {human: [score for label, score in scores if label == human] for human in HUMAN_LABELS}
+    return {human: float(np.mean(found)) if found else np.nan for human, found in by_label.items()}
 
 
 def _by_label(table: FloatArray) -> FloatArray:

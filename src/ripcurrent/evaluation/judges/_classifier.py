@@ -63,6 +63,11 @@ class ClassifierJudge:
     on_judged: Callable[[int], None] | None = None
     """Told of every so many answers that were judged."""
 
+    @property
+    def scale(self) -> tuple[float, float]:
+        """Scores are probabilities."""
+        return (0.0, 1.0)
+
     def describe(self) -> dict[str, Any]:
         """What a manifest keeps of it."""
         return {"name": self.name, "version": self.version, "kind": "classifier", **self.facts}

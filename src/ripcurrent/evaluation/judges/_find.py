@@ -83,8 +83,8 @@ def find_judge(name: str, settings: JudgeSettings | None = None) -> Judge:
     raise RipcurrentError(f"No judge is named {name!r}.{did_you_mean(name, _NAMES)}", _KINDS)
 
 
-def find_judges(names: Sequence[str], settings: JudgeSettings | None = None) -> tuple[Judge, ...]:
-    """The judges of those names, in order.
+def find_judges(names: Sequence[str | Judge], settings: JudgeSettings | None = None) -> tuple[Judge, ...]:
+    """The judges of those names, in order; a judge among the names stands for itself.
 
     Raises:
         RipcurrentError: As `find_judge`; no name at all; or two judges under one name, which tables could not tell
@@ -94,7 +94,7 @@ def find_judges(names: Sequence[str], settings: JudgeSettings | None = None) -> 
         raise RipcurrentError("No judge is named.", _KINDS)
     judges: list[Judge] = []
     for name in names:
-        judge = find_judge(name, settings)
+        judge = find_judge(name, settings) if isinstance(name, str) else name
         if judge.name in {earlier.name for earlier in judges}:
             raise RipcurrentError(
                 f"Two judges are called {judge.name!r}.",

@@ -74,6 +74,12 @@ class LanguageModelJudge:
         digest = hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()
         return f"{self.endpoint.model.rstrip('/').rpartition('/')[2]} {digest[:8]}"
 
+    @property
+    def scale(self) -> tuple[float, float] | None:
+        """The rubric's scale; 0 to 1 for a StrongREJECT score, none for labels."""
+        by_kind = {"score": self.rubric.scale, "strongreject": (0.0, 1.0), "label": None}
+        return by_kind[self.rubric.reply]
+
     def describe(self) -> dict[str, Any]:
         """What a manifest keeps of it."""
         return {
@@ -83,7 +89,7 @@ class LanguageModelJudge:
             **self.endpoint.describe(),
             "rubric_sha256": self.rubric.sha256,
             "reply": self.rubric.reply,
-            "scale": list(self.rubric.scale) if self.rubric.reply == "score" else None,
+            "scale": self.scale and list(self.scale),
             "compliance_from": self.rubric.threshold if self.rubric.reply == "score" else None,
             "temperature": 0,
             "max_tokens": self.max_tokens,

@@ -27,6 +27,11 @@ class RuleJudge:
         """``RULE.SHARED``: the second number is raised when what all judges by rule share changes a label."""
         return f"{self.rule_version}.{SHARED_VERSION}"
 
+    @property
+    def scale(self) -> None:
+        """It gives no scores."""
+        return None
+
     def judge(self, answers: Sequence[Answer]) -> list[Verdict]:
         """One verdict per answer, in order."""
         return [self._judge_one(answer) for answer in answers]

@@ -65,6 +65,10 @@ class Judge(Protocol):
     def version(self) -> str:
         """Changes whenever the label of any answer may change."""
 
+    @property
+    def scale(self) -> tuple[float, float] | None:
+        """The least and the greatest score it gives; None for a judge without scores."""
+
     def judge(self, answers: Sequence[Answer]) -> list[Verdict]:
         """One verdict per answer, in order."""
 

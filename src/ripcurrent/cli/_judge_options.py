@@ -1,0 +1,50 @@
+"""The options of commands that judge answers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from ripcurrent.evaluation import JudgeSettings
+
+JUDGE = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--judge",
+        metavar="J",
+        help="keyword, prefix, rubric, strongreject, file:PATH or classifier:MODEL; repeatable.",
+    ),
+]
+JUDGE_ENDPOINT = Annotated[
+    str | None,
+    typer.Option(metavar="URL", help="OpenAI-compatible endpoint of rubric judges, as http://localhost:8000/v1."),
+]
+JUDGE_MODEL = Annotated[str | None, typer.Option(metavar="NAME", help="Name of the judging model at the endpoint.")]
+JUDGE_KEY_ENV = Annotated[
+    str | None,
+    typer.Option(metavar="VAR", help="Environment variable with the endpoint's key; RIPCURRENT_API_KEY unless named."),
+]
+JUDGE_TIMEOUT = Annotated[
+    float, typer.Option(metavar="S", min=0.1, help="Seconds that the judging model may take for one answer.")
+]
+JUDGE_CONCURRENCY = Annotated[
+    int, typer.Option(metavar="N", min=1, help="Requests to the judging model under way at once.")
+]
+
+
+def judge_settings(
+    endpoint: str | None,
+    model: str | None,
+    key_env: str | None,
+    timeout: float,
+    concurrency: int,
+    device: str | None = None,
+) -> JudgeSettings:
+    """The settings that the options name."""
+    from ripcurrent.evaluation import JudgeSettings
+
+    return JudgeSettings(
+        endpoint=endpoint, model=model, key_env=key_env, timeout=timeout, concurrency=concurrency, device=device
+    )
