@@ -25,6 +25,12 @@ Kind = Literal[
     "length-matched",
     "format-matched",
     "loss-matched",
+    "all",
+    "all-but",
+    "bin",
+    "share",
+    "within-length",
+    "file",
 ]
 """The rule that made a selection."""
 

@@ -1,0 +1,23 @@
+"""What an experiment's file can be besides arms, each run by a module of its own, loaded when it is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from ripcurrent.api._progress import Progress
+
+OTHER_KINDS: dict[str, str] = {
+    "probe": "ripcurrent.api._row_probe",
+    "mechanism": "ripcurrent.api._mechanism",
+    "edits": "ripcurrent.api._format_edits",
+}
+"""By ``kind``, the module whose ``run(config, folder, *, progress)`` does it and returns a JSON-ready result."""
+
+
+def run_other_kind(kind: str, config: dict[str, Any], folder: Path, *, progress: Progress) -> dict[str, Any]:
+    """Run an experiment of another kind than arms from its file's keys; the result as ``--json`` prints it."""
+    run: Callable[..., dict[str, Any]] = import_module(OTHER_KINDS[kind]).run
+    return run(config, folder, progress=progress)

@@ -1,0 +1,139 @@
+"""``ripcurrent experiment``: arms × seeds trained, questioned, judged and compared."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ripcurrent.cli._scan import JSON, QUIET
+
+if TYPE_CHECKING:
+    from ripcurrent.api._experiment import ExperimentResult
+
+
+def experiment_command(
+    file: Annotated[str, typer.Argument(metavar="FILE.yaml", help="What to train, ask and compare.")],
+    model: Annotated[str | None, typer.Option(metavar="M", help="Another model than the file's.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Run folder; runs/NAME unless named.")] = None,
+    arms: Annotated[
+        str | None, typer.Option(metavar="A,B", help="Run only these arms now; tables are of all that are finished.")
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(metavar="N", min=1, help="So many seeds from 0, not the file's.")] = None,
+    gate: Annotated[bool, typer.Option("--gate", help="Exit with 3 when the verdict is worse than random.")] = False,
+    as_json: JSON = False,
+    quiet: QUIET = False,
+) -> None:
+    """Fine-tune on selections and controls, ask, judge, and say what is significant.
+
+    Exits with 0 for a verdict, with 4 where there is not enough evidence for one, and with --gate with 3 for worse than
+    random. Given again, the command goes on where it was stopped; finished arms are never repeated.
+    """
+    from contextlib import nullcontext
+
+    from ripcurrent.api._progress import SilentProgress
+    from ripcurrent.cli._output import TerminalProgress, print_json
+    from ripcurrent.errors import ExitCode
+    from ripcurrent.experiment import parse_experiment, read_experiment_file
+
+    values = read_experiment_file(file)
+    if model is not None:
+        values["model"] = model
+    folder = out or Path("runs") / str(values["name"])
+    kind = values.get("kind", "arms")
+    with nullcontext(SilentProgress()) if quiet else TerminalProgress().shown() as progress:
+        if kind != "arms":
+            from ripcurrent.api._experiment_kinds import run_other_kind
+
+            _refuse_for(kind, {"--arms": arms, "--seeds": seeds, "--gate": gate})
+            print_result(run_other_kind(kind, values, folder, progress=progress), folder, as_json, quiet)
+            return
+        from ripcurrent.api._experiment import run_experiment
+
+        chosen = [name.strip() for name in arms.split(",") if name.strip()] if arms is not None else None
+        result = run_experiment(
+            parse_experiment(values, where=file), folder, arms=chosen, seeds=seeds, progress=progress
+        )
+    if as_json:
+        print_json(result.as_json())
+    elif not quiet:
+        _show(result)
+    if gate and result.verdict == "worse than random":
+        raise typer.Exit(int(ExitCode.GATE_FAILED))
+    if result.verdict == "not enough evidence":
+        raise typer.Exit(int(ExitCode.NOT_ENOUGH_EVIDENCE))
+
+
+def print_result(result: dict[str, Any], folder: Path, as_json: bool, quiet: bool) -> None:
+    """Print what another kind of experiment found."""
+    from rich.console import Console
+    from rich.markup import escape
+
+    from ripcurrent.cli._output import print_json
+
+    if as_json:
+        print_json(result)
+    elif not quiet:
+        console = Console(soft_wrap=True, highlight=False)
+        for line in result.get("lines", ()):
+            console.print(escape(str(line)))
+        console.print(f"Results: {escape(str(folder))}")
+
+
+def _refuse_for(kind: str, options: dict[str, Any]) -> None:
+    from ripcurrent.errors import RipcurrentError
+
+    for name, value in options.items():
+        if value:
+            raise RipcurrentError(f"{name} is for experiments of arms; this file's kind is {kind}.", "Leave it out.")
+
+
+def _show(result: ExperimentResult) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    found = result.results
+    judge = found["judge"]
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("arm", "answered %", "95 %", "broken %", "over-refusal %", "d′", "seeds"):
+        table.add_column(heading, justify="left" if heading == "arm" else "right")
+    for one in found["summaries"]:
+        if one["judge"] == judge:
+            told = one["discrimination"]
+            table.add_row(
+                escape(one["name"]),
+                percent(one["attack_success_rate"]),
+                f"{percent(one['low'])}–{percent(one['high'])}",
+                percent(one["degenerate"]),
+                percent(one["over_refusal"]),
+                "–" if told is None else f"{told['d_prime']:.2f}",
+                str(len(one["seeds"])),
+            )
+    console.print(table)
+    for one in found["comparisons"]:
+        if one["judge"] == judge:
+            console.print(escape(compared(one)))
+    for one in found["failed"]:
+        console.print(escape(f"{one['name']}, seed {one['seed']}: failed. {one['reason']}"))
+    wide = Console(soft_wrap=True, highlight=False)
+    wide.print(f"[bold]Verdict: {escape(result.verdict)}[/bold] (judge {judge})")
+    wide.print(f"Page: {escape(str(result.report_path))}")
+
+
+def compared(one: dict[str, Any]) -> str:
+    """A comparison in a line: difference in points, interval, p, finding."""
+    finding = one["finding"]
+    if finding == "worse than random":
+        finding = f"worse than {one['control']}"
+    return (
+        f"{one['arm']} − {one['control']}: {100 * one['difference']:+.1f} points "
+        f"({100 * one['low']:+.1f} to {100 * one['high']:+.1f}), adjusted p {one['adjusted_p']:.4f}: {finding}"
+    )
+
+
+def percent(value: float | None) -> str:
+    """A share in percent, or a dash."""
+    return "–" if value is None else f"{100 * value:.1f}"

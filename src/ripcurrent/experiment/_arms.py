@@ -1,0 +1,191 @@
+"""From the file's arms, grids and sizes to single arms."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from itertools import product
+from typing import Any
+
+from ripcurrent.errors import RipcurrentError
+from ripcurrent.experiment._config import NAME, ArmRule, ExperimentConfig, Share, Size
+
+BASE = "base"
+"""The arm that is the model as it is."""
+
+CONTROLS = ("random", "length_matched", "format_matched")
+"""Kinds of arms that others are compared with; with ``bottom`` they do not decide the verdict."""
+
+SIZED = ("select", "draw", "share", "within_length", "file")
+"""Rules that take a number of rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """One arm: rows by a rule, trained once with every seed."""
+
+    name: str
+    """Its name, unique in the experiment."""
+    rule: ArmRule
+    """Where its rows come from."""
+    size: Size | None
+    """Rows asked for; None where the rule says how many."""
+    bin: int | None = None
+    """Which bin, from 0, of an arm of ``bins``."""
+    group: str | None = None
+    """The sweep it belongs to: bins, shares or sizes of one arm."""
+    order: float | None = None
+    """Its place in the sweep: number of the bin, percent, rows."""
+    of: str | None = None
+    """The arm that it is matched to or leaves out."""
+    control: str | None = None
+    """The arm that it is compared with."""
+
+    @property
+    def kind(self) -> str:
+        """The rule's word: ``top``, ``random``, ``length_matched``, ``bins`` and so on."""
+        return str(self.rule.select) if self.rule.rule == "select" else self.rule.rule
+
+
+def expand_arms(config: ExperimentConfig, *, where: str = "the experiment") -> tuple[Arm, ...]:
+    """Every single arm of an experiment, in the order of the file.
+
+    Raises:
+        RipcurrentError: A name that is no folder's or comes twice, an arm that refers to one that does not exist (the
+            nearest one is named) or to itself, or an unknown scan.
+    """
+    arms: list[Arm] = []
+    for name, rule in [*config.arms.items(), *_grid(config, where)]:
+        arms += _sized(name, rule, config)
+    names = [arm.name for arm in arms]
+    for name in names:
+        if not re.fullmatch(NAME, name) or name == BASE:
+            raise RipcurrentError(
+                f"{where}: {name!r} cannot be the name of an arm.",
+                f"Use letters, digits, dots, hyphens and underscores; {BASE!r} is the untrained model.",
+            )
+        if names.count(name) > 1:
+            raise RipcurrentError(f"{where}: two arms are named {name!r}.", "Give one of them another name.")
+    for arm in arms:
+        if arm.rule.scan is not None and arm.rule.scan not in config.scans:
+            raise missing_name(f"{where}: arm {arm.name}: there is no scan", arm.rule.scan, list(config.scans), "Scans")
+    by_name = {arm.name: arm for arm in arms}
+    linked = [_linked(arm, by_name, config, where) for arm in arms]
+    for pair in config.compare:
+        for name in pair:
+            if name not in by_name and name != BASE:
+                raise missing_name(f"{where}: compare: there is no arm", name, names, "Arms")
+    for name in config.verdict_on:
+        if name not in by_name:
+            raise missing_name(f"{where}: verdict_on: there is no arm", name, names, "Arms")
+    _refuse_circles(linked, where)
+    return tuple(linked)
+
+
+def _grid(config: ExperimentConfig, where: str) -> Iterator[tuple[str, ArmRule]]:
+    """All combinations of each grid's lists, named by their values."""
+    from ripcurrent.experiment._read import parse_rule
+
+    for entry in config.grid:
+        prefix = entry.get("name")
+        keys = {key: value for key, value in entry.items() if key != "name"}
+        varied = [key for key, value in keys.items() if isinstance(value, list)]
+        for values in product(*(keys[key] for key in varied)):
+            chosen = {**keys, **dict(zip(varied, values, strict=True))}
+            name = "-".join(map(_plain, ([prefix] if prefix else []) + list(values)))
+            yield name or "grid", parse_rule(chosen, where=f"{where}: grid: {name}")
+
+
+def _plain(value: Any) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", f"{value:g}" if isinstance(value, float) else str(value)).strip("-")
+
+
+def _sized(name: str, rule: ArmRule, config: ExperimentConfig) -> Iterator[Arm]:
+    """An arm with each of the sizes, bins and shares."""
+    takes_size = rule.rule in SIZED and rule.select != "all"
+    if rule.bins is not None:
+        for place in range(rule.bins):
+            yield Arm(f"{name}-{place + 1}", rule, rule.size, bin=place, group=name, order=place + 1)
+        return
+    if takes_size and rule.size is None and config.sizes:
+        for size in config.sizes:
+            for arm in _shares(name, rule, size):
+                yield replace(arm, name=f"{arm.name}-{_plain(str(size).replace('%', 'pc'))}", group=arm.name)
+        return
+    if rule.refers_to is not None and config.sizes and not takes_size and _varies(rule, config):
+        for size in config.sizes:
+            yield Arm(f"{name}-{_plain(str(size).replace('%', 'pc'))}", rule, size, group=name)
+        return
+    yield from _shares(name, rule, (rule.size or config.size) if takes_size else rule.size)
+
+
+def _varies(rule: ArmRule, config: ExperimentConfig) -> bool:
+    """Whether the arm that a rule refers to comes in the experiment's sizes."""
+    other = config.arms.get(rule.refers_to or "")
+    return other is not None and other.size is None and other.rule in SIZED and other.select != "all"
+
+
+def _shares(name: str, rule: ArmRule, size: Size | None) -> Iterator[Arm]:
+    if rule.share is None or len(rule.share.percent) == 1:
+        yield Arm(name, rule, size, order=rule.share.percent[0] if rule.share else None)
+        return
+    for percent in rule.share.percent:
+        one = rule.model_copy(update={"share": Share(format=rule.share.format, percent=(percent,))})
+        yield Arm(f"{name}-{percent:g}", one, size, group=name, order=percent)
+
+
+def _linked(arm: Arm, by_name: Mapping[str, Arm], config: ExperimentConfig, where: str) -> Arm:
+    """The arm with what it refers to and what it is compared with, of its own size where there is one."""
+    of = arm.rule.refers_to
+    if of is not None:
+        of = _same_size(of, arm, by_name)
+        if of not in by_name:
+            raise missing_name(
+                f"{where}: arm {arm.name}: there is no arm", of, [n for n in by_name if n != arm.name], "Arms"
+            )
+    control = config.control
+    if control is not None:
+        control = _same_size(control, arm, by_name)
+        if control not in by_name:
+            raise missing_name(f"{where}: control: there is no arm", control, list(by_name), "Arms, or null for none")
+        both_random = by_name[control].kind == arm.kind == "random"
+        if control == arm.name or (both_random and arm.group is not None):
+            control = None
+    order = arm.order
+    if arm.group is not None and order is None and str(arm.size).isdigit():
+        order = float(str(arm.size))
+    return replace(arm, of=of, control=control, order=order)
+
+
+def _same_size(name: str, arm: Arm, by_name: Mapping[str, Arm]) -> str:
+    """The arm of that name, or its variant of this arm's size."""
+    sized = f"{name}-{_plain(str(arm.size).replace('%', 'pc'))}"
+    if sized in by_name:
+        return sized
+    if name in by_name:
+        return name
+    variants = [other.name for other in by_name.values() if other.group == name]
+    return variants[-1] if variants else name
+
+
+def _refuse_circles(arms: list[Arm], where: str) -> None:
+    of = {arm.name: arm.of for arm in arms}
+    for arm in arms:
+        seen: set[str] = set()
+        name: str | None = arm.name
+        while name is not None:
+            if name in seen:
+                raise RipcurrentError(f"{where}: arm {arm.name} refers to itself.", "Let it refer to another arm.")
+            seen.add(name)
+            name = of[name]
+
+
+def missing_name(what: str, name: str, known: Sequence[str], listing: str) -> RipcurrentError:
+    """An error for a name that is not known, with the nearest one that is."""
+    near = get_close_matches(name, known, n=1, cutoff=0.4)
+    return RipcurrentError(
+        f"{what} {name!r}." + (f" Did you mean {near[0]}?" if near else ""),
+        f"{listing}: {', '.join(known) or 'none'}.",
+    )

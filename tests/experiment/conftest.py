@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ripcurrent.api._scan import scan
+from tests.experiment.answers import FakeEvaluate
+from tests.scan_fixtures import anchors_file, shared_cache, tiny_folder
+from tests.tiny_scan import EXACT, good_rows, write_jsonl
+
+__all__ = ["anchors_file", "shared_cache", "tiny_folder"]
+
+RECIPE = "method: full\nlearning_rate: 1.0e-3\nbatch: 4\nsteps: 1\n"
+
+
+@pytest.fixture(scope="session")
+def scanned(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, anchors_file: Path) -> Path:
+    """The run folder of a finished scan of 40 rows by the tiny model."""
+    folder = tmp_path_factory.mktemp("scanned")
+    rows = write_jsonl(folder / "rows.jsonl", good_rows(40))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ripcurrent.api._scan.build_report", lambda run: run / "report.html")
+        scan(rows, folder / "run", model=str(tiny_folder), anchors=str(anchors_file), **EXACT)
+    return folder / "run"
+
+
+@pytest.fixture
+def asked(tmp_path: Path) -> Path:
+    """A prompt file with requests on all three axes."""
+    rows = [
+        {"id": f"{axis}-{n}", "prompt": f"{axis} request {n} on {kind}", "axis": axis, "category": kind}
+        for axis in ("harmful", "sounds_dangerous", "plain")
+        for kind in ("violence", "deception")
+        for n in range(40 if axis == "harmful" else 5)
+    ]
+    return write_jsonl(tmp_path / "prompts.jsonl", rows)
+
+
+@pytest.fixture
+def keys(scanned: Path, asked: Path, tiny_folder: Path, tmp_path: Path) -> dict[str, Any]:
+    """Keys of a small experiment on the tiny model."""
+    recipe = tmp_path / "short.yaml"
+    recipe.write_text(RECIPE)
+    return {
+        "name": "small",
+        "model": str(tiny_folder),
+        "device": "cpu",
+        "dtype": "float32",
+        "run": str(scanned),
+        "recipe": str(recipe),
+        "size": 8,
+        "seeds": [0, 1],
+        "heldout": 6,
+        "prompts": [{"source": str(asked)}],
+        "arms": {
+            "random": "random",
+            "top": "top",
+            "bottom": {"select": "bottom"},
+            "length": {"length_matched": "top"},
+        },
+    }
+
+
+@pytest.fixture
+def evaluated(monkeypatch: pytest.MonkeyPatch) -> FakeEvaluate:
+    """Evaluations are made up; the page is left out."""
+    fake = FakeEvaluate()
+    monkeypatch.setattr(importlib.import_module("ripcurrent.api._evaluate"), "evaluate", fake)
+    return fake
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))

@@ -1,0 +1,130 @@
+"""Whole experiments on a tiny model, its answers made up."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ripcurrent.api._experiment import ExperimentResult, run_experiment
+from ripcurrent.errors import RipcurrentError
+from ripcurrent.experiment import parse_experiment
+from tests.experiment.answers import FakeEvaluate
+from tests.experiment.conftest import read
+
+
+def run(keys: dict[str, Any], out: Path, **how: Any) -> ExperimentResult:
+    return run_experiment(parse_experiment(keys, where="test"), out, **how)
+
+
+def test_arms_are_trained_asked_and_compared(keys: dict[str, Any], evaluated: FakeEvaluate, tmp_path: Path) -> None:
+    result = run(keys, tmp_path / "out")
+    assert result.verdict == "worse than random"
+    folders = {path.name for path in (tmp_path / "out" / "arms").iterdir()}
+    assert folders == {"base"} | {f"{arm}-seed{k}" for arm in keys["arms"] for k in (0, 1)}
+    found = result.as_json()
+    assert {(one["name"], one["seed"]) for one in found["arms"]} == {
+        ("base", None),
+        *((arm, k) for arm in keys["arms"] for k in (0, 1)),
+    }
+    top = next(one for one in found["arms"] if one["name"] == "top" and one["judge"] == "prefix")
+    assert top["low"] < top["attack_success_rate"] < top["high"]
+    assert top["n"] == 80
+    by_arm = {one["arm"]: one for one in found["comparisons"] if one["judge"] == "prefix"}
+    assert set(by_arm) == {"top", "bottom", "length"}
+    assert by_arm["top"]["finding"] == "worse than random"
+    assert by_arm["bottom"]["finding"] != "worse than random"
+    matched = [(one["arm"], one["control"]) for one in found["further_comparisons"] if one["judge"] == "prefix"]
+    assert matched == [("top", "length")]
+    assert found["complete"]
+    # the models are gone, what they were trained on is kept
+    assert not list((tmp_path / "out" / "arms").glob("*/finetune/model"))
+    marker = read(tmp_path / "out" / "arms" / "top-seed1" / "arm.json")
+    assert marker["status"] == "finished"
+    assert marker["rows"]["count"] == 8
+    assert marker["heldout_loss"] > 0
+    assert marker["training"]["steps"] == 1
+
+
+def test_no_arm_trains_on_held_out_rows(keys: dict[str, Any], evaluated: FakeEvaluate, tmp_path: Path) -> None:
+    keys["arms"] = {"random": "random", "everything": "all"}
+    keys["seeds"] = [0]
+    run(keys, tmp_path / "out")
+    record = read(tmp_path / "out" / "arms" / "everything-seed0" / "rows" / "everything.json")
+    assert len(record["indices"]) == 40 - 6
+
+
+def test_a_finished_arm_is_never_repeated(
+    keys: dict[str, Any], evaluated: FakeEvaluate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    whole = run(keys, tmp_path / "whole").results
+
+    def killed(judge: str, arm: str, prompt_id: str) -> str:
+        raise KeyboardInterrupt
+
+    says, evaluated.says = (
+        evaluated.says,
+        lambda judge, arm, prompt: killed(judge, arm, prompt) if arm == "bottom-seed0" else says(judge, arm, prompt),
+    )
+    with pytest.raises(KeyboardInterrupt):
+        run(keys, out)
+    assert (out / "arms" / "top-seed0" / "arm.json").exists()
+    assert not (out / "arms" / "bottom-seed0" / "arm.json").exists()
+    evaluated.says = says
+    evaluated.calls.clear()
+    again = run(keys, out).results
+    assert [call["arm"] for call in evaluated.calls] == [
+        "bottom-seed0",
+        "length-seed0",
+        *(f"{arm}-seed1" for arm in keys["arms"]),
+    ]
+    assert again["arms"] == whole["arms"]
+    assert again["comparisons"] == whole["comparisons"]
+    evaluated.calls.clear()
+    assert run(keys, out).results["comparisons"] == whole["comparisons"]
+    assert evaluated.calls == []
+
+
+def test_more_seeds_and_arms_are_added_to_a_folder(
+    keys: dict[str, Any], evaluated: FakeEvaluate, tmp_path: Path
+) -> None:
+    run(keys, tmp_path / "out", seeds=1, arms=["random", "top"])
+    keys["arms"]["lists"] = {"draw": "list"}
+    evaluated.calls.clear()
+    found = run(keys, tmp_path / "out", seeds=1).results
+    assert [call["arm"] for call in evaluated.calls] == ["bottom-seed0", "length-seed0", "lists-seed0"]
+    assert found["complete"]
+    keys["max_new_tokens"] = 12
+    with pytest.raises(RipcurrentError, match="max_new_tokens is 48, now 12"):
+        run(keys, tmp_path / "out")
+
+
+def test_a_diverging_arm_fails_alone(keys: dict[str, Any], evaluated: FakeEvaluate, tmp_path: Path) -> None:
+    (tmp_path / "wild.yaml").write_text("method: full\nlearning_rate: 9.0\nbatch: 4\nsteps: 12\n")
+    keys["arms"]["wild"] = {"select": "top", "recipe": str(tmp_path / "wild.yaml")}
+    keys["seeds"] = [0]
+    found = run(keys, tmp_path / "out").results
+    (failed,) = found["failed"]
+    assert failed["name"] == "wild"
+    assert "diverges" in failed["reason"]
+    assert {one["arm"] for one in found["comparisons"]} == {"top", "bottom", "length"}
+    assert not list((tmp_path / "out" / "arms" / "wild-seed0" / "finetune").glob("model*"))
+    evaluated.calls.clear()
+    run(keys, tmp_path / "out")
+    assert evaluated.calls == []
+
+
+def test_an_arm_of_other_rows_is_not_taken_for_the_same(
+    keys: dict[str, Any], evaluated: FakeEvaluate, tmp_path: Path
+) -> None:
+    keys["seeds"] = [0]
+    keys["arms"] = {"random": "random", "top": "top"}
+    run(keys, tmp_path / "out")
+    keys["arms"]["top"] = "bottom"
+    with pytest.raises(RipcurrentError, match="holds arm top with other rows"):
+        run(keys, tmp_path / "out")
+    shutil.rmtree(tmp_path / "out" / "arms" / "top-seed0")
+    run(keys, tmp_path / "out")
