@@ -37,7 +37,7 @@ def rate_command(
     Give raters the page, and keep its key (NAME.key.json) to yourself: it says whose answer each item is. The ratings
     they save go to `ripcurrent agree`.
     """
-    from ripcurrent.api._people import rate
+    from ripcurrent.api._rate import rate
     from ripcurrent.cli._output import print_json
 
     written = rate(run, out=out, per_arm=per_arm, axis=axis, seed=seed, reveal=reveal)

@@ -5,6 +5,7 @@ A run is an evaluation folder (one arm) or an experiment folder, whose arms are 
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections import Counter
 from dataclasses import dataclass
@@ -140,6 +141,11 @@ def read_verdicts(arm: ArmRun) -> list[JudgeVerdict]:
         )
     rows = _read(path, ["prompt_id", "judge", "version", "label"])
     return [JudgeVerdict(row["judge"], str(row["version"]), str(row["prompt_id"]), row["label"]) for row in rows]
+
+
+def answer_sha256(answer: ArmAnswer) -> str:
+    """Hash of what the model said."""
+    return hashlib.sha256(answer.completion.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _read(path: Path, columns: list[str]) -> list[dict[str, Any]]:

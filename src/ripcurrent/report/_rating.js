@@ -101,8 +101,16 @@
     say(`Answer ${place + 1}: rating taken back.`);
     go(place);
   };
-  const back = () => { if (at > 0) go(at - 1); };
-  const forward = () => { if (at < items.length - 1) go(at + 1); else if (complete()) go(items.length); };
+  const back = () => {
+    if (at <= 0) return;
+    say("");
+    go(at - 1);
+  };
+  const forward = () => {
+    if (at >= items.length || (at === items.length - 1 && !complete())) return;
+    say("");
+    go(at + 1);
+  };
 
   // To a file.
   const save = () => {
