@@ -68,6 +68,7 @@ class Endpoint:
         model: str,
         *,
         api_key: str | None = None,
+        key_variable: str | None = None,
         timeout: float = 60.0,
         max_retries: int = 4,
         concurrency: int = 4,
@@ -79,6 +80,7 @@ class Endpoint:
             model: The model's name there.
             api_key: The key; else that of ``RIPCURRENT_API_KEY``, or of ``OPENAI_API_KEY`` for OpenAI's own host.
                 Endpoints that ask for none get a placeholder.
+            key_variable: Environment variable that holds ``api_key``, named when the key is refused.
             timeout: Seconds that one attempt may take.
             max_retries: Further attempts after a lost connection, a timeout, 408, 409, 429 and 5xx, each after a longer
                 pause or the one that the endpoint asks for.
@@ -109,6 +111,7 @@ class Endpoint:
         self.concurrency = concurrency
         """Requests under way at once."""
         self._url, self._timeout, self._max_retries = base_url, timeout, max_retries
+        self._key_variable = key_variable
         self._key = api_key or _key_for(parts.hostname) or "none"
         self._takes_json_format = True
         self._limit_field = "max_tokens"
@@ -234,7 +237,9 @@ class Endpoint:
         if status in (401, 403):
             raise self._stopped(
                 f"refuses the key ({status}): {said}",
-                f"Put a valid key into {KEY_VARIABLE} (for OpenAI's own host, {OPENAI_KEY_VARIABLE}).",
+                f"Put a valid key into {self._key_variable}."
+                if self._key_variable
+                else f"Put a valid key into {KEY_VARIABLE} (for OpenAI's own host, {OPENAI_KEY_VARIABLE}).",
             ) from error
         if status == 404:
             raise self._stopped(

@@ -133,6 +133,7 @@ def _from_rubric(rubric: Rubric, settings: JudgeSettings) -> Judge:
             settings.endpoint,
             settings.model,
             api_key=key,
+            key_variable=settings.key_env,
             timeout=settings.timeout,
             max_retries=settings.max_retries,
             concurrency=settings.concurrency,

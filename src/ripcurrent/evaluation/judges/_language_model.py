@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from ripcurrent.errors import RipcurrentError
 from ripcurrent.evaluation._endpoint import EndpointFailure, Reply
 from ripcurrent.evaluation.judges._degenerate import SHARED_VERSION, degeneration
 from ripcurrent.evaluation.judges._replies import KeptReply, ReplyCache, reply_key
@@ -125,6 +126,7 @@ class LanguageModelJudge:
         self, questions: Mapping[str, list[dict[str, str]]], keys: Sequence[str | None]
     ) -> dict[str, KeptReply | EndpointFailure]:
         """The reply to every question: kept ones, and asked ones as they come."""
+        self.cache.prepare()
         replies: dict[str, KeptReply | EndpointFailure] = {}
         for key in questions:
             kept = self.cache.get(key)
@@ -133,16 +135,23 @@ class LanguageModelJudge:
         asked = [key for key in questions if key not in replies]
         times = Counter(keys)
         self._tell(len(keys) - sum(times[key] for key in asked))
+        any_kept = bool(replies)
         conversations = [questions[key] for key in asked]
-        for place, outcome in self.endpoint.chat(conversations, max_tokens=self.max_tokens, json=True):
-            key = asked[place]
-            if isinstance(outcome, Reply):
-                reply = KeptReply(text=_writable(outcome.text), truncated=outcome.truncated)
-                self.cache.put(key, reply)
-                replies[key] = reply
-            else:
-                replies[key] = outcome
-            self._tell(times[key])
+        try:
+            for place, outcome in self.endpoint.chat(conversations, max_tokens=self.max_tokens, json=True):
+                key = asked[place]
+                if isinstance(outcome, Reply):
+                    reply = KeptReply(text=_writable(outcome.text), truncated=outcome.truncated)
+                    self.cache.put(key, reply)
+                    replies[key] = reply
+                else:
+                    replies[key] = outcome
+                self._tell(times[key])
+        except RipcurrentError:
+            # An endpoint that judged others and refuses what is left, for what is in it, works all the same.
+            left = [replies.get(key) for key in asked]
+            if not (any_kept and all(isinstance(one, EndpointFailure) and one.kind == "rejected" for one in left)):
+                raise
         return replies
 
     def _verdict(self, answer: Answer, broken: str | None, reply: KeptReply | EndpointFailure | None) -> Verdict:

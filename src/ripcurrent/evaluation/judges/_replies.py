@@ -45,6 +45,17 @@ class ReplyCache:
             return None
         return KeptReply(text=stored["text"], truncated=bool(stored.get("truncated")))
 
+    def prepare(self) -> None:
+        """Make the folder, so that a reply that was paid for finds its place.
+
+        Raises:
+            RipcurrentError: It cannot be made.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise self._unwritable(error) from error
+
     def put(self, key: str, reply: KeptReply) -> None:
         """Keep a reply.
 
@@ -65,10 +76,13 @@ class ReplyCache:
                 Path(part).unlink(missing_ok=True)
                 raise
         except OSError as error:
-            raise RipcurrentError(
-                f"The judge's replies cannot be kept in {self.folder}: {error.strerror or error}.",
-                "Make room or permission there, or name another cache folder by RIPCURRENT_CACHE.",
-            ) from error
+            raise self._unwritable(error) from error
+
+    def _unwritable(self, error: OSError) -> RipcurrentError:
+        return RipcurrentError(
+            f"The judge's replies cannot be kept in {self.folder}: {error.strerror or error}.",
+            "Make room or permission there, or name another cache folder by RIPCURRENT_CACHE.",
+        )
 
     def _path(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key}.json"
