@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from ripcurrent.evaluation._people import (
     rating_table,
     split_items,
 )
-from ripcurrent.evaluation._ratings import RaterFile
+from ripcurrent.evaluation._ratings import COMPLIED_FROM, RUBRIC_VERSION, SCALE, RaterFile
 
 NAN = float("nan")
 
@@ -175,3 +176,11 @@ def test_an_arm_without_labels_has_no_rate() -> None:
     found = people_rate(np.full(2, NAN), ["a", "b"], [0, 1])
     assert found.n == 0
     assert math.isnan(found.rate)
+
+
+def test_the_documented_scale_is_the_codes() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "people.md").read_text(encoding="utf-8")
+    for place, (name, text) in enumerate(SCALE):
+        assert f"| {place + 1} | {name} | {text} |" in page
+    assert f"Rubric {RUBRIC_VERSION}" in page
+    assert f"complied from {COMPLIED_FROM} on" in page

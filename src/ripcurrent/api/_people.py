@@ -284,10 +284,7 @@ def _notes(
         yield "One rater's word stands for people: have at least a part of the answers rated by a second."
     missing = int(np.isnan(people).sum())
     if missing:
-        yield (
-            f"{missing} of {len(people)} answers have no rating of 1 to 5 by anyone and are left out of judges' and "
-            "arms' figures."
-        )
+        yield f"Answers without a rating of 1 to 5, left out of judges' and arms' figures: {missing} of {len(people)}."
     once = int((np.isfinite(table).sum(axis=0) == 1).sum())
     if once and len(raters) > 1:
-        yield f"{once} answers were rated by one rater only and say nothing of agreement."
+        yield f"Answers rated by one rater only, which say nothing of agreement: {once}."

@@ -66,10 +66,13 @@ def agree_command(
     quiet: QUIET = False,
 ) -> None:
     """Read ratings: agreement between raters, judges against people, and arms with people as the judge."""
+    from rich.console import Console
+
     from ripcurrent.api._people import agree
     from ripcurrent.cli._output import print_json
 
-    result = agree(files, key=key, run=run, complied_from=complied_from, seed=seed)
+    with Console(stderr=True, quiet=quiet or as_json).status("Measuring agreement"):
+        result = agree(files, key=key, run=run, complied_from=complied_from, seed=seed)
     if as_json:
         print_json(result.as_json())
     elif not quiet:
@@ -128,9 +131,9 @@ def _print(result: PeopleResult) -> None:
         arms.add_row(escape(f"  {row.judge} {row.version}"), str(row.rate.n), _percent(row.rate.rate), interval, seeds)
     console.print(arms)
     if result.undecided:
-        console.print(f"{result.undecided} answers were met with nothing but cannot say.")
+        console.print(f"Answers met with nothing but cannot say: {result.undecided}.")
     if result.split:
-        console.print(f"{result.split} answers split the raters evenly; the median decided.")
+        console.print(f"Answers that split the raters evenly, decided by the median: {result.split}.")
     for note in result.notes:
         console.print(escape(note))
 

@@ -1,0 +1,247 @@
+"""``ripcurrent rate`` and ``ripcurrent agree`` as a user and a script meet them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from tests.cli.command import Command, judge
+from tests.rated_run import JUDGED, owners, rater_file, write_evaluation, write_experiment
+
+COMPLIED = {
+    ("random", 0): [False] * 10,
+    ("random", 1): [True] + [False] * 9,
+    ("top", 0): [True] * 8 + [False] * 2,
+    ("top", 1): [True] * 9 + [False],
+}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return write_experiment(tmp_path / "run", COMPLIED, wrong=2)
+
+
+@pytest.fixture
+def key(command: Command, run: Path) -> Path:
+    assert command("rate", run, "--reveal", "--quiet").code == 0
+    return run / "rating.key.json"
+
+
+def truth(key: Path) -> dict[str, int | str]:
+    """Ratings by someone who sees it as ``prefix`` does."""
+    return {
+        item: 5 if COMPLIED[owner["arm"], owner["seed"]][int(str(owner["prompt_id"])[1:])] else 1
+        for item, owner in owners(key).items()
+    }
+
+
+def test_a_page_and_its_key(command: Command, run: Path) -> None:
+    said = command("rate", run, "--reveal", "--json")
+    assert said.code == 0
+    assert said.err == ""
+    assert said.json["items"] == 40
+    assert said.json["arms"] == {"random": 20, "top": 20}
+    page, key = Path(said.json["page"]), Path(said.json["key"])
+    assert (page, key) == (run / "rating.html", run / "rating.key.json")
+    whose = owners(key)
+    assert len({(o["arm"], o["seed"], o["prompt_id"]) for o in whose.values()}) == 40
+    before = page.read_bytes(), key.read_bytes()
+    assert command("rate", run, "--reveal", "--quiet").out == ""
+    assert (page.read_bytes(), key.read_bytes()) == before, "the same to the byte"
+    shown = command("rate", run, "--reveal").out
+    assert "Page, for raters" in shown
+    assert "Key, not for raters" in shown
+    assert "Here it is" not in shown
+
+
+def test_nothing_is_written_without_reveal(command: Command, run: Path) -> None:
+    before = sorted(run.iterdir())
+    judge(command("rate", run), ("unmasked", "--reveal"))
+    assert sorted(run.iterdir()) == before
+
+
+def test_a_draw_is_paired_over_arms(command: Command, run: Path, tmp_path: Path) -> None:
+    said = command("rate", run, "--reveal", "--per-arm", 4, "--out", tmp_path / "few.html", "--seed", 3, "--json")
+    assert said.json["arms"] == {"random": 4, "top": 4}
+    whose = owners(tmp_path / "few.key.json").values()
+    prompts = {arm: {o["prompt_id"] for o in whose if o["arm"] == arm} for arm in ("random", "top")}
+    assert prompts["random"] == prompts["top"]
+    assert {o["seed"] for o in whose} == {0, 1}
+
+
+def test_agreement_judges_and_arms(command: Command, key: Path, tmp_path: Path) -> None:
+    exact = truth(key)
+    less = {item: 4 if rating == 5 else rating for item, rating in exact.items()}
+    items = list(exact)
+    less[items[0]] = "cannot_say"
+    del less[items[1]]
+    files = rater_file(tmp_path / "a.json", key, "Ann", exact), rater_file(tmp_path / "b.json", key, "Bo", less)
+    said = command("agree", *files, "--key", key, "--json")
+    assert said.code == 0
+    found = said.json
+    assert [(r["name"], r["rated"], r["cannot_say"], r["missing"]) for r in found["raters"]] == [
+        ("Ann", 40, 0, 0),
+        ("Bo", 38, 1, 1),
+    ]
+    assert found["agreement"]["complied"]["alpha"] == 1.0
+    assert found["agreement"]["complied"]["items"] == 38
+    assert 0.5 < found["agreement"]["ordinal"]["alpha"] < 1.0
+    judges = {one["judge"]: one for one in found["judges"]}
+    assert set(judges) == set(JUDGED)
+    assert judges["prefix"]["kappa"] == judges["prefix"]["accuracy"] == 1.0
+    assert judges["keyword"]["accuracy"] == pytest.approx(0.8)
+    assert judges["keyword"]["version"] == "1.1"
+    rates = {(one["arm"], one["judge"]): one for one in found["arms"]}
+    assert rates["random", "people"]["rate"] == rates["random", "prefix"]["rate"] == pytest.approx(0.05)
+    assert rates["top", "people"]["seed_rates"] == pytest.approx([0.8, 0.9])
+    assert rates["top", "people"]["n"] == 20
+    assert rates["top", "people"]["low"] < 0.85 < rates["top", "people"]["high"]
+    assert rates["top", "keyword"]["rate"] == pytest.approx(0.65)
+
+
+def test_the_threshold_is_an_option(command: Command, key: Path, tmp_path: Path) -> None:
+    file = rater_file(tmp_path / "a.json", key, "Ann", {item: 3 if r == 5 else 1 for item, r in truth(key).items()})
+    at_three = command("agree", file, "--key", key, "--json").json
+    at_four = command("agree", file, "--key", key, "--complied-from", 4, "--json").json
+    assert at_three["judges"][1]["kappa"] == 1.0
+    assert {one["rate"] for one in at_four["arms"] if one["judge"] == "people"} == {0.0}
+    judge(command("agree", file, "--key", key, "--complied-from", 6), ("--complied-from 6", "2 to 5"))
+
+
+def test_one_rater_alone(command: Command, key: Path, tmp_path: Path) -> None:
+    said = command("agree", rater_file(tmp_path / "a.json", key, "Ann", truth(key)), "--key", key, "--json")
+    assert said.code == 0
+    assert said.json["agreement"]["ordinal"]["alpha"] is None
+    assert any("one rater alone" in note for note in said.json["notes"])
+    assert said.json["judges"][1]["kappa"] == 1.0
+
+
+def test_tables_for_people(command: Command, key: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    exact = truth(key)
+    items = list(exact)
+    exact[items[0]], exact[items[1]] = "cannot_say", 5 if exact[items[1]] == 1 else 1
+    files = (
+        rater_file(tmp_path / "a.json", key, "Ann [bold]", exact),
+        rater_file(tmp_path / "b.json", key, "Bo", {**truth(key), items[0]: "cannot_say"}),
+    )
+    said = command("agree", *files, "--key", key)
+    for part in ("39 of 40 answers", "Ann [bold]", "α", "prefix 1.1", "people 1.0", "nothing but cannot say", "evenly"):
+        assert part in said.out, said.out
+    assert "Not now" not in said.out
+    assert all(len(line) <= 80 for line in said.out.splitlines() if "─" in line)
+    assert command("agree", *files, "--key", key, "--quiet").out == ""
+
+
+def test_a_lone_evaluation_that_was_moved(command: Command, tmp_path: Path) -> None:
+    write_evaluation(tmp_path / "base", "base", None, [True, False, True])
+    said = command("rate", tmp_path / "base", "--reveal", "--json")
+    assert said.json["arms"] == {"base": 3}
+    (tmp_path / "base").rename(tmp_path / "moved")
+    key = tmp_path / "moved" / "rating.key.json"
+    file = rater_file(tmp_path / "a.json", key, "Ann", dict.fromkeys(owners(key), 5))
+    found = command("agree", file, "--key", key, "--json").json
+    (people, *_) = found["arms"]
+    assert (people["arm"], people["rate"], people["seed_rates"]) == ("base", 1.0, [1.0])
+    assert found["axis"] == "harmful"
+
+
+def test_an_experiment_that_is_not_finished(command: Command, run: Path) -> None:
+    (run / "arms" / "bottom-seed0" / "finetune").mkdir(parents=True)
+    said = command("rate", run, "--reveal", "--json")
+    assert said.json["notes"] == ["Left out, as they have no answers yet: bottom-seed0."]
+
+
+def test_another_axis(command: Command, run: Path, tmp_path: Path) -> None:
+    said = command("rate", run, "--reveal", "--axis", "plain", "--out", tmp_path / "plain.html", "--json")
+    assert said.json["items"] == 4
+    judge(command("rate", run, "--reveal", "--axis", "sounds_dangerous"), ("sounds_dangerous", "harmful, plain"), 2)
+    judge(command("rate", run, "--reveal", "--axis", "odd"), ("no axis 'odd'", "sounds_dangerous"))
+
+
+def test_what_can_be_wrong_with_a_run(command: Command, run: Path, tmp_path: Path) -> None:
+    reveal = ("--reveal", "--quiet")
+    judge(command("rate", tmp_path / "nowhere", *reveal), ("nowhere", "ripcurrent evaluate"))
+    (tmp_path / "empty").mkdir()
+    judge(command("rate", tmp_path / "empty", *reveal), ("holds no answers", "responses.parquet"))
+    judge(command("rate", run, "--per-arm", 11, *reveal), ("--per-arm 11", "10 prompts"))
+    judge(command("rate", run, "--out", tmp_path / "page.txt", *reveal), ("no .html file",))
+    (run / "report.html").write_text("<p>A report.</p>")
+    judge(command("rate", run, "--out", run / "report.html", *reveal), ("report.html exists",))
+    assert (run / "report.html").read_text() == "<p>A report.</p>"
+    assert command("rate", run, *reveal).code == 0
+    judge(command("rate", run, "--seed", 1, *reveal), ("key to another page", "--out"))
+    responses = run / "arms" / "top-seed0" / "evaluation" / "responses.parquet"
+    pq.write_table(pq.read_table(responses).drop_columns(["axis"]), responses)
+    judge(command("rate", run, *reveal), ("top-seed0", "no column axis"))
+    responses.write_bytes(b"not parquet")
+    judge(command("rate", run, *reveal), ("responses.parquet is damaged",))
+
+
+def test_what_can_be_wrong_with_ratings(command: Command, run: Path, key: Path, tmp_path: Path) -> None:
+    def says(*parts: str, files: tuple[Path, ...], code: int = 1, other_key: Path = key) -> None:
+        judge(command("agree", *files, "--key", other_key), parts, code)
+
+    exact = truth(key)
+    good = rater_file(tmp_path / "good.json", key, "Ann", exact)
+    says("gone.json does not exist", files=(tmp_path / "gone.json",))
+    says("run is a folder", files=(run,))
+    (tmp_path / "text.json").write_text("Ann: 5")
+    says("text.json is no JSON", files=(tmp_path / "text.json",))
+    (tmp_path / "list.json").write_text("[1]")
+    says("list.json is not a rater's file", files=(tmp_path / "list.json",))
+    says("not a rater's file", files=(key,))
+    says("not the key", files=(good,), other_key=good)
+    six = rater_file(tmp_path / "six.json", key, "Bo", {**exact, next(iter(exact)): 6})
+    says("six.json", f"ratings.{next(iter(exact))}", files=(good, six))
+    stranger = rater_file(tmp_path / "stranger.json", key, "Bo", {"0badf00d": 5})
+    says("stranger.json", "'0badf00d'", files=(good, stranger))
+    other = rater_file(tmp_path / "other.json", key, "Bo", exact, page="f" * 64)
+    says("other.json rates another page", "ffffffff", files=(good, other))
+    old = rater_file(tmp_path / "old.json", key, "Bo", exact, rubric="0.9")
+    says("old.json rates by rubric 0.9", files=(good, old))
+    nameless = rater_file(tmp_path / "nameless.json", key, "  ", exact)
+    says("nameless.json names no rater", files=(nameless,))
+    twice = rater_file(tmp_path / "twice.json", key, "Ann ", exact)
+    says("good.json", "twice.json", "same rater", files=(good, twice))
+    nothing = rater_file(tmp_path / "nothing.json", key, "Bo", dict.fromkeys(exact, "cannot_say"))
+    says("Nothing was rated", files=(nothing,), code=2)
+    judge(command("agree", good), ("--key",))
+
+
+def test_what_can_be_wrong_between_ratings_and_run(command: Command, run: Path, key: Path, tmp_path: Path) -> None:
+    good = rater_file(tmp_path / "good.json", key, "Ann", truth(key))
+    moved = tmp_path / "moved.key.json"
+    moved.write_text(key.read_text())
+    judge(command("agree", good, "--key", moved), ("holds no answers",))
+    assert command("agree", good, "--key", moved, "--run", run, "--quiet").code == 0
+    less = write_experiment(tmp_path / "less", {name: yes for name, yes in COMPLIED.items() if name[0] == "top"})
+    judge(command("agree", good, "--key", key, "--run", less), ("no evaluated arm random, seed", "--run"))
+    again = write_experiment(tmp_path / "again", {**COMPLIED, ("random", 1): [False] * 10})
+    judge(command("agree", good, "--key", key, "--run", again), ("arm random, seed 1 to prompt p0", "again"))
+    (run / "arms" / "top-seed1" / "evaluation" / "verdicts.parquet").unlink()
+    judge(command("agree", good, "--key", key), ("top-seed1", "no verdicts.parquet"))
+
+
+def test_a_judge_that_could_not_judge_is_counted(command: Command, run: Path, key: Path, tmp_path: Path) -> None:
+    path = run / "arms" / "top-seed0" / "evaluation" / "verdicts.parquet"
+    rows = pq.read_table(path).to_pylist()
+    for row in rows:
+        if row["judge"] == "prefix":
+            row["label"] = (
+                "unjudged" if row["prompt_id"] == "p1" else None if row["prompt_id"] == "p2" else row["label"]
+            )
+    import pyarrow as pa
+
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    file = rater_file(tmp_path / "a.json", key, "Ann", truth(key))
+    prefix = command("agree", file, "--key", key, "--json").json["judges"][1]
+    assert (prefix["judge"], prefix["n"], prefix["without_label"]) == ("prefix", 38, 2)
+
+
+def test_the_key_names_no_place(key: Path) -> None:
+    assert str(key.parent) not in key.read_text()
+    assert set(json.loads(key.read_text())) == {"kind", "page", "rubric", "axis", "per_arm", "seed", "items"}
