@@ -1,0 +1,67 @@
+"""The scan that a measurement works on: a finished one, or one that is made in its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from ripcurrent.api._options import ScanOptions
+from ripcurrent.api._progress import Progress
+from ripcurrent.api._scan import scan
+from ripcurrent.api._select import _manifest, _unchanged_dataset
+from ripcurrent.data import Dataset
+from ripcurrent.experiment._instruments import Scanned
+from ripcurrent.selection import read_scores
+from ripcurrent.selection._table import ScoredRows
+
+
+@dataclass(frozen=True, slots=True)
+class ScannedRows:
+    """A finished scan with its rows."""
+
+    folder: Path
+    """Its run folder."""
+    table: pa.Table
+    """Its scores."""
+    scored: ScoredRows
+    """The same as arrays in row order."""
+    dataset: Dataset
+    """The rows, unchanged since they were scanned."""
+    manifest: Mapping[str, Any]
+    """Its manifest."""
+    options: ScanOptions
+    """What it was made with."""
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What a result keeps of the scan."""
+        model = {key: self.manifest["model"].get(key) for key in ("name", "adapter", "fingerprint", "dtype")}
+        dataset = {key: self.manifest["dataset"].get(key) for key in ("name", "path", "sha256", "format")}
+        return {
+            "run": str(self.folder),
+            "dataset": {**dataset, "rows": self.table.num_rows},
+            "model": model,
+            "anchors": {key: self.manifest["anchors"].get(key) for key in ("name", "sha256")},
+        }
+
+
+def open_scan(config: Scanned, folder: Path, told: Progress) -> ScannedRows:
+    """The scan of a file's ``run``, or one of its ``data`` made in ``folder``, where a finished one is not repeated.
+
+    Raises:
+        RipcurrentError: What `ripcurrent.scan` raises, a run that is no finished scan, or a dataset that has changed.
+    """
+    if config.run is not None:
+        run = Path(config.run)
+    else:
+        told.step("scan")
+        run = scan(str(config.data), folder, progress=told, **config.scan_options).folder
+    table = read_scores(run)
+    manifest = _manifest(run)
+    known = {key: value for key, value in dict(manifest["options"]).items() if key in ScanOptions.model_fields}
+    dataset = _unchanged_dataset(manifest, table.num_rows)
+    return ScannedRows(run, table, ScoredRows(table), dataset, manifest, ScanOptions(**known))
