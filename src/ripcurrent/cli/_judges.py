@@ -101,7 +101,7 @@ def _print_table(validations: list[JudgeValidation]) -> None:
             means = (
                 f"{label} {score:.2f}" for label, score in validation.pooled.mean_score.items() if not isnan(score)
             )
-            console.print(f"{validation.judge}, mean score by people's label: {', '.join(means)}")
+            console.print(f"{validation.judge}, mean score by people's label: {', '.join(means)}", soft_wrap=True)
 
 
 def _rows(validation: JudgeValidation) -> Iterator[tuple[str, Agreement]]:

@@ -171,6 +171,11 @@ def load_classifier(
     labels = _meanings(own, template.labels, name)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
+    if tokenizer.pad_token is None:
+        raise RipcurrentError(
+            f"The tokenizer of {name} has no token to fill up a batch with.",
+            "Set its pad_token and save it into the model's folder.",
+        )
     if model.config.pad_token_id is None:
         model.config.pad_token_id = tokenizer.pad_token_id
     tokenizer.truncation_side = "right"
