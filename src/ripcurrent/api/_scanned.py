@@ -39,14 +39,7 @@ class ScannedRows:
     @property
     def provenance(self) -> dict[str, Any]:
         """What a result keeps of the scan."""
-        model = {key: self.manifest["model"].get(key) for key in ("name", "adapter", "fingerprint", "dtype")}
-        dataset = {key: self.manifest["dataset"].get(key) for key in ("name", "path", "sha256", "format")}
-        return {
-            "run": str(self.folder),
-            "dataset": {**dataset, "rows": self.table.num_rows},
-            "model": model,
-            "anchors": {key: self.manifest["anchors"].get(key) for key in ("name", "sha256")},
-        }
+        return provenance_of(self.folder, self.table, self.manifest)
 
 
 def open_scan(config: Scanned, folder: Path, told: Progress) -> ScannedRows:
@@ -55,13 +48,33 @@ def open_scan(config: Scanned, folder: Path, told: Progress) -> ScannedRows:
     Raises:
         RipcurrentError: What `ripcurrent.scan` raises, a run that is no finished scan, or a dataset that has changed.
     """
+    run, table, manifest = open_scores(config, folder, told)
+    known = {key: value for key, value in dict(manifest["options"]).items() if key in ScanOptions.model_fields}
+    dataset = _unchanged_dataset(manifest, table.num_rows)
+    return ScannedRows(run, table, ScoredRows(table), dataset, manifest, ScanOptions(**known))
+
+
+def open_scores(config: Scanned, folder: Path, told: Progress) -> tuple[Path, pa.Table, dict[str, Any]]:
+    """The run folder, scores and manifest of the same scan; its dataset is not needed any more.
+
+    Raises:
+        RipcurrentError: What `ripcurrent.scan` raises, or a run that is no finished scan.
+    """
     if config.run is not None:
         run = Path(config.run)
     else:
         told.step("scan")
         run = scan(str(config.data), folder, progress=told, **config.scan_options).folder
-    table = read_scores(run)
-    manifest = _manifest(run)
-    known = {key: value for key, value in dict(manifest["options"]).items() if key in ScanOptions.model_fields}
-    dataset = _unchanged_dataset(manifest, table.num_rows)
-    return ScannedRows(run, table, ScoredRows(table), dataset, manifest, ScanOptions(**known))
+    return run, read_scores(run), _manifest(run)
+
+
+def provenance_of(folder: Path, table: pa.Table, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """What a result keeps of a scan: its folder, dataset, model and anchors with their hashes."""
+    model = {key: manifest["model"].get(key) for key in ("name", "adapter", "fingerprint", "dtype")}
+    dataset = {key: manifest["dataset"].get(key) for key in ("name", "path", "sha256", "format")}
+    return {
+        "run": str(folder),
+        "dataset": {**dataset, "rows": table.num_rows},
+        "model": model,
+        "anchors": {key: manifest["anchors"].get(key) for key in ("name", "sha256")},
+    }
