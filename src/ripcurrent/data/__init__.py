@@ -15,6 +15,7 @@ from ripcurrent.data._render import render
 from ripcurrent.data._sniff import parse_mapping
 from ripcurrent.data._traits import traits_of
 from ripcurrent.data._types import EncodedRow, LossOn, Message, Row, RowStatus, Traits
+from ripcurrent.data._windows import encode_windows, window_starts
 
 FORMAT_NAMES: tuple[str, ...] = tuple(FORMATS)
 """Names for ``--format``."""
@@ -36,6 +37,7 @@ __all__ = [
     "encode",
     "encode_anchor",
     "encode_rows",
+    "encode_windows",
     "has_refusal",
     "hash_of_texts",
     "open_container",
@@ -44,5 +46,6 @@ __all__ = [
     "render",
     "similarity",
     "traits_of",
+    "window_starts",
     "word_set",
 ]

@@ -113,14 +113,13 @@ def _encode_chunk(
         for place, tokens in zip(places, heads, strict=True):
             row = rows[place]
             done[place] = (
-                _encode_document(row, tokens)
-                if special
-                else _encode_chat(row, texts[place], tokens, tokenizer, loss_on)
+                encode_document(row, tokens) if special else _encode_chat(row, texts[place], tokens, tokenizer, loss_on)
             )
     return (done[place] for place in range(len(rows)))
 
 
-def _encode_document(row: Row, tokens: Tokens) -> EncodedRow:
+def encode_document(row: Row, tokens: Tokens) -> EncodedRow:
+    """A tokenised document: every token but the first bears loss."""
     loss = np.ones(len(tokens.ids), dtype=np.bool_)
     end = int(tokens.ends.max(initial=0))
     return _finish(row.index, tokens, loss, [Span(0, end, 0, end)], truncated=not tokens.complete)

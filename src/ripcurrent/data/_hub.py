@@ -27,10 +27,10 @@ class SavedFolder:
     def __init__(self, path: Path) -> None:
         if (path / "dataset_dict.json").is_file():
             path = _only_split(path)
-        elif not ((path / "state.json").is_file() and (path / "dataset_info.json").is_file()):
+        elif not is_saved(path):
             raise RipcurrentError(
-                f"{path} is a folder, and not one that `datasets` saved.",
-                "Give a file in it, or a folder written by Dataset.save_to_disk.",
+                f"{path} is a folder that `datasets` did not save, and holds no .jsonl or .parquet file.",
+                "Give a file in it, a folder of such files, or one written by Dataset.save_to_disk.",
             )
         self._path = path
         self.columns: tuple[str, ...] | None = tuple(self._load().column_names)
@@ -82,6 +82,12 @@ def _only_split(path: Path) -> Path:
             f"Name one: {path / (splits[0] if splits else 'train')}",
         )
     return path / splits[0]
+
+
+def is_saved(path: Path) -> bool:
+    """Whether ``save_to_disk`` wrote the folder."""
+    own = (path / "state.json").is_file() and (path / "dataset_info.json").is_file()
+    return own or (path / "dataset_dict.json").is_file()
 
 
 class HubDataset:

@@ -182,6 +182,10 @@ class JsonLines:
             for line in pick((line for _, line in self._lines()), indices):
                 file.write(line + newline)
 
+    def lines(self) -> Iterator[bytes]:
+        """The rows as they stand in the file, without line ends."""
+        return (line for _, line in self._lines())
+
     def _lines(self) -> Iterator[tuple[int, bytes]]:
         """1-based numbers and stripped lines of the rows."""
         with reading(self._path) as file:

@@ -29,6 +29,7 @@ class ParquetFile:
         self._path = path
         with self._open() as file:
             self.columns: tuple[str, ...] | None = tuple(file.schema_arrow.names)
+            self.rows: int = file.metadata.num_rows
 
     def records(self, start: int = 0) -> Iterator[object]:
         """The rows from ``start`` on; whole row groups before it are not read."""
@@ -51,21 +52,23 @@ class ParquetFile:
 
     def write(self, indices: Sequence[int], destination: Path) -> None:
         """Those rows with the file's schema, its metadata and its compression."""
+        schema, compression = self.layout()
+        write_parquet(pick(self.slices(), indices), schema, destination, compression)
+
+    def layout(self) -> tuple[pa.Schema, str]:
+        """Schema and compression."""
         with self._open() as file:
             compression = "snappy"
             if file.num_row_groups and file.metadata.num_columns:
                 compression = file.metadata.row_group(0).column(0).compression.lower()
-            slices = (
-                batch.slice(offset, 1)
-                for batch in file.iter_batches(batch_size=_BATCH)
-                for offset in range(batch.num_rows)
-            )
-            write_parquet(
-                pick(slices, indices),
-                file.schema_arrow,
-                destination,
-                "none" if compression == "uncompressed" else compression,
-            )
+            return file.schema_arrow, "none" if compression == "uncompressed" else compression
+
+    def slices(self) -> Iterator[pa.RecordBatch]:
+        """The rows in order, each as a batch of one row."""
+        with self._open() as file:
+            for batch in file.iter_batches(batch_size=_BATCH):
+                for offset in range(batch.num_rows):
+                    yield batch.slice(offset, 1)
 
     @contextmanager
     def _open(self) -> Iterator[pq.ParquetFile]:

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from ripcurrent.data._files import is_gzipped, no_such_row, plain_suffix
 from ripcurrent.data._formats import Format, Unusable, view
+from ripcurrent.data._parts import FileParts, files_of_folder, files_of_pattern, is_pattern
 from ripcurrent.data._sniff import SAMPLE, check_mapping, find_format, sniff
 from ripcurrent.data._types import Message, Row, RowStatus
 from ripcurrent.errors import RipcurrentError
@@ -23,7 +24,7 @@ class Container(Protocol):
 
     @property
     def kind(self) -> str:
-        """``json``, ``jsonl``, ``csv``, ``parquet``, ``folder`` or ``hub``."""
+        """``json``, ``jsonl``, ``csv``, ``parquet``, ``files``, ``folder`` or ``hub``."""
 
     @property
     def columns(self) -> tuple[str, ...] | None:
@@ -58,12 +59,15 @@ class Dataset:
 
     @property
     def name(self) -> str:
-        """File or folder name without suffixes, or the hub name."""
+        """File or folder name without suffixes, or the hub name; of a pattern the last folder that it names whole."""
         if self.container == "hub":
             return self._path.removeprefix("hf:").partition(":")[0]
         name = Path(self._path).name
         if self.container == "folder":
             return name
+        if isinstance(self._container, FileParts):
+            whole = [part for part in Path(self._path).parts if not set(part) & set("*?[")]
+            return Path(*whole).resolve().name if whole else Path.cwd().name
         return name.removesuffix(".gz").rpartition(".")[0] or name
 
     @property
@@ -73,7 +77,7 @@ class Dataset:
 
     @property
     def container(self) -> str:
-        """``json``, ``jsonl``, ``csv``, ``parquet``, ``folder`` or ``hub``."""
+        """``json``, ``jsonl``, ``csv``, ``parquet``, ``files``, ``folder`` or ``hub``."""
         return self._container.kind
 
     @property
@@ -83,6 +87,8 @@ class Dataset:
             return ""
         if self.container == "hub":
             return ".parquet"
+        if isinstance(self._container, FileParts):
+            return self._container.suffix
         path = Path(self._path)
         return path.with_suffix("").suffix + path.suffix if is_gzipped(path) else path.suffix
 
@@ -171,7 +177,8 @@ def read_rows(
 
     Args:
         path: a ``.json`` (array), ``.jsonl``, ``.csv`` or ``.parquet`` file, each also with ``.gz``; a folder saved by
-            ``datasets``; or ``hf:owner/name[:split]`` (the split is ``train`` unless named).
+            ``datasets``; a folder of ``.jsonl`` or of ``.parquet`` files, or a pattern such as ``corpus/*.parquet``,
+            read as one dataset in the order of their paths; or ``hf:owner/name[:split]`` (``train`` unless named).
         format: a row format's name; by default it is told from the first records' fields.
         mapping: from a format's field to this dataset's column, for datasets in no known format.
         limit: read only the first so many rows.
@@ -197,13 +204,16 @@ def canonical_json(value: object) -> bytes:
 
 
 def open_container(path: str) -> Container:
-    from ripcurrent.data._hub import HUB_PREFIX, HubDataset, SavedFolder
+    from ripcurrent.data._hub import HUB_PREFIX, HubDataset, SavedFolder, is_saved
 
     if path.startswith(HUB_PREFIX):
         return HubDataset(path)
     file = Path(path)
+    if is_pattern(path):
+        return FileParts(files_of_pattern(path))
     if file.is_dir():
-        return SavedFolder(file)
+        parts = [] if is_saved(file) else files_of_folder(file)
+        return FileParts(parts) if parts else SavedFolder(file)
     if not file.exists():
         raise RipcurrentError(f"{path} does not exist.", "Check the path; a hub dataset is written hf:owner/name.")
     if file.stat().st_size == 0:

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from ripcurrent.data import EncodedRow, LossOn, Row, encode_rows, traits_of
+from ripcurrent.data import EncodedRow, LossOn, Row, encode_rows, encode_windows, traits_of
 from ripcurrent.engine import plan_batches
 from ripcurrent.models import ChatModel
 from ripcurrent.signals._batch import make_batch
 from ripcurrent.signals._directions import Directions
 from ripcurrent.signals._gradient import GradientPass
+from ripcurrent.signals._out_of_memory import Halving
 from ripcurrent.signals._representation import FeatureReader
 from ripcurrent.signals._types import BatchSignals
+from ripcurrent.signals._windows import document_columns, document_row, window_columns
 
 DROPPED = "dropped_refusal"
 """Status of a row that the safety pre-filter took out (``--drop-refusals``)."""
@@ -53,28 +57,66 @@ class SignalStage:
     """At most so many rows per batch."""
     drop_refusals: bool = False
     """Leave rows with a refusal phrase unscored."""
+    windows: bool = False
+    """Cut plain documents longer than ``max_tokens`` into windows instead of at their head."""
+    halving: Halving = field(default_factory=Halving)
+    """Measures a batch that runs out of memory in halves."""
     on_rows: Callable[[int], None] = lambda rows: None
     """Told how many rows were done, as they are."""
 
     def __call__(self, items: Sequence[Row]) -> pa.Table:
         """The signals of a shard's rows, in their order; ``batch`` keeps which of them were computed together."""
-        encoded = list(encode_rows(items, self.chat_model.tokenizer, max_tokens=self.max_tokens, loss_on=self.loss_on))
+        pieces = [[row] for row in self._encoded(items)] if not self.windows else self._windows(items)
+        flat = [piece for row in pieces for piece in row]
         traits = [traits_of(row.response) for row in items]
-        columns = self._empty_columns(len(items))
-        statuses: list[str] = [row.status for row in encoded]
-        for place, trait in enumerate(traits):
-            if self.drop_refusals and trait.has_refusal and statuses[place] == "ok":
+        statuses: list[str] = [piece.status for piece in flat]
+        item_of = [place for place, row in enumerate(pieces) for _ in row]
+        for place, item in enumerate(item_of):
+            if self.drop_refusals and traits[item].has_refusal and statuses[place] == "ok":
                 statuses[place] = DROPPED
-        lengths = [len(row.tokens) if status == "ok" else 0 for row, status in zip(encoded, statuses, strict=True)]
-        self.on_rows(lengths.count(0))
-        batches: list[int | None] = [None] * len(items)
-        for number, places in enumerate(self._plan(lengths)):
-            signals = self._measure([encoded[place] for place in places])
+        columns = self._empty_columns(len(flat))
+        batches = self._measure_all(flat, statuses, item_of, columns)
+        if not self.windows:
+            return _table(items, flat, statuses, traits, batches, columns)
+        by_item: list[list[int]] = [[] for _ in items]
+        for place, item in enumerate(item_of):
+            by_item[item].append(place)
+        of_items = [next((statuses[p] for p in places if statuses[p] != "ok"), "ok") for places in by_item]
+        combined = document_columns(columns, pieces)
+        firsts = [batches[places[0]] for places in by_item]
+        table = _table(items, [document_row(row) for row in pieces], of_items, traits, firsts, combined)
+        for name, array in window_columns(columns, pieces, batches, of_items).items():
+            table = table.append_column(name, array)
+        return table
+
+    def _encoded(self, items: Sequence[Row]) -> Iterator[EncodedRow]:
+        return encode_rows(items, self.chat_model.tokenizer, max_tokens=self.max_tokens, loss_on=self.loss_on)
+
+    def _windows(self, items: Sequence[Row]) -> list[list[EncodedRow]]:
+        return list(encode_windows(items, self.chat_model.tokenizer, max_tokens=self.max_tokens))
+
+    def _measure_all(
+        self,
+        rows: Sequence[EncodedRow],
+        statuses: list[str],
+        item_of: Sequence[int],
+        columns: dict[str, npt.NDArray[Any]],
+    ) -> list[int | None]:
+        """Fill columns and statuses; the number of the batch that each row was computed in."""
+        lengths = [len(row.tokens) if status == "ok" else 0 for row, status in zip(rows, statuses, strict=True)]
+        left = Counter(item for item, length in zip(item_of, lengths, strict=True) if length)
+        self.on_rows(len(set(item_of) - left.keys()))
+        batches: list[int | None] = [None] * len(rows)
+        groups = chain.from_iterable(self.halving(rows, places, self._measure) for places in self._plan(lengths))
+        for number, (places, signals) in enumerate(groups):
             self._fill(columns, statuses, places, signals)
+            finished = 0
             for place in places:
                 batches[place] = number
-            self.on_rows(len(places))
-        return _table(items, encoded, statuses, traits, batches, columns)
+                left[item_of[place]] -= 1
+                finished += left[item_of[place]] == 0
+            self.on_rows(finished)
+        return batches
 
     def _plan(self, lengths: Sequence[int]) -> list[list[int]]:
         most = self.batch_rows

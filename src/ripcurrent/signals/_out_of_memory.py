@@ -1,0 +1,101 @@
+"""What happens when a batch does not fit into memory: it is measured in halves, and no row is lost."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+import torch
+
+from ripcurrent.data import EncodedRow
+from ripcurrent.errors import ExitCode, RipcurrentError
+
+Result = TypeVar("Result")
+
+_SAID = (
+    "can't allocate memory",
+    "not enough memory",
+    "out of memory",
+    "alloc_failed",
+    "bad_alloc",
+)
+"""Parts of what libraries say when memory runs out, where they raise a plain RuntimeError; lower case."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on a GPU or on the processor's side."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(part in str(error).lower() for part in _SAID)
+
+
+class Halving:
+    """Measures batches, in halves where one runs out of memory; remembers the size that did.
+
+    A row's result does not depend on its batch but for rounding, so halves give what the whole would have. Batches as
+    large as one that ran out are halved beforehand for as long as this object lives.
+    """
+
+    def __init__(self) -> None:
+        self.too_large: int | None = None
+        """Padded tokens of the smallest batch that ran out, None while none has."""
+        self.batches_halved = 0
+        """Batches that ran out of memory."""
+
+    def __call__(
+        self, rows: Sequence[EncodedRow], places: Sequence[int], measure: Callable[[Sequence[EncodedRow]], Result]
+    ) -> Iterator[tuple[list[int], Result]]:
+        """The places that were measured together, with what was measured, until every place had its turn.
+
+        Raises:
+            RipcurrentError: a single row does not fit.
+        """
+        waiting = [list(places)]
+        while waiting:
+            group = waiting.pop(0)
+            padded = len(group) * max(len(rows[place].tokens) for place in group)
+            if len(group) > 1 and self.too_large is not None and padded >= self.too_large:
+                waiting[:0] = _halves(group)
+                continue
+            result, ran_out = self._attempt([rows[place] for place in group], measure)
+            if result is not None:
+                yield group, result
+                continue
+            # outside the handler, whose traceback holds the failed pass's tensors
+            _give_back()
+            if len(group) == 1:
+                raise _does_not_fit(rows[group[0]], ran_out)
+            self.too_large = padded if self.too_large is None else min(self.too_large, padded)
+            self.batches_halved += 1
+            waiting[:0] = _halves(group)
+
+    def _attempt(
+        self, rows: Sequence[EncodedRow], measure: Callable[[Sequence[EncodedRow]], Result]
+    ) -> tuple[Result | None, str]:
+        try:
+            return measure(rows), ""
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return None, str(error).strip().split("\n")[0][:120]
+
+
+def _halves(places: list[int]) -> list[list[int]]:
+    middle = (len(places) + 1) // 2
+    return [places[:middle], places[middle:]]
+
+
+def _give_back() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _does_not_fit(row: EncodedRow, said: str) -> RipcurrentError:
+    return RipcurrentError(
+        f"Row {row.index}, {len(row.tokens)} tokens on its own, does not fit into memory ({said or 'out of memory'}).",
+        f"Give a --max-tokens below {len(row.tokens)} (with --windows documents are cut, not shortened), --memory to "
+        "keep directions out of memory, or --scope linear or lora; docs/memory.md says what takes how much.",
+        code=ExitCode.NOT_MEASURED,
+    )
