@@ -17,6 +17,7 @@ from ripcurrent.signals._head import HeadChunk, find_logit_transform, head_chunk
 from ripcurrent.signals._recorder import Accumulate, Consumer, Measure, Recorder
 from ripcurrent.signals._representation import FeatureReader
 from ripcurrent.signals._sites import Catalogue, build_catalogue
+from ripcurrent.signals._token_shares import TokenShares, find_token_axes
 from ripcurrent.signals._types import BatchSignals
 from ripcurrent.signals.ghost import embedding, vector
 from ripcurrent.signals.ghost import head as head_products
@@ -38,6 +39,7 @@ class GradientPass:
         self._transform = find_logit_transform(self.catalogue.causal)
         # half precision underflows on gradients of a mean over many tokens; a power of two costs no accuracy
         self._loss_scale = 1024.0 if self.catalogue.head.weight.dtype == torch.float16 else 1.0
+        self._token_axes: dict[str, int] | None = None
 
     def measure(self, batch: Batch, directions: Directions, features: FeatureReader | None = None) -> BatchSignals:
         """Each row's dots with the directions, squared gradient norm and losses; its features too when asked."""
@@ -74,6 +76,30 @@ class GradientPass:
             loss_first_10=first_losses.double().cpu().numpy(),
             features=read,
         )
+
+    def token_shares(self, batch: Batch, directions: Directions) -> npt.NDArray[np.float64]:
+        """Each position's share of its row's dots with the directions, shape ``(rows, tokens, directions)``.
+
+        Position t's share is ``b_tᵀ V a_t`` summed over every parameter in scope; the head's part at t is that of the
+        prediction of token t + 1. Shares sum over a row's positions to its dot of :meth:`measure`; padding has none.
+        """
+        if self._token_axes is None:
+            self._token_axes = find_token_axes(self.catalogue)
+        catalogue = self.catalogue
+        consumer = TokenShares(directions, self._token_axes, *batch.ids.shape)
+
+        def on_chunk(chunk: HeadChunk) -> None:
+            places = tuple(place.cpu() for place in chunk.positions)
+            if catalogue.head_weight is not None:
+                stacked = directions.other[catalogue.head_weight]
+                found = head_products.head_dots(chunk.inputs, chunk.logit_grads, stacked)
+                consumer.shares[places] += found.double().cpu()
+            if catalogue.head_bias is not None:
+                found = chunk.logit_grads.float() @ directions.other[catalogue.head_bias].float().mT
+                consumer.shares[places] += found.double().cpu()
+
+        self._run(batch, batch.row_weights(), consumer, on_chunk, None)
+        return consumer.shares.numpy() / self._loss_scale
 
     def accumulate(self, batch: Batch, row_factors: Tensor, into: Gradient) -> None:
         """Add ``Σ_i factor_i · g_i`` over the batch's rows to a float32 vector of the parameters' shape."""

@@ -21,11 +21,38 @@ class Consumer(Protocol):
     def take_linear(self, number: int, group: SiteGroup, inputs: Tensor, grads: list[Tensor]) -> None:
         """A group of linear layers: their shared input and each one's output gradient."""
 
-    def take_vector(self, name: str, gradients: Tensor) -> None:
-        """A vector parameter's gradient, row by row."""
+    def take_bias(self, site: Site, grads: Tensor) -> None:
+        """An additive bias: the gradient at its layer's outputs, rows first, features last."""
+
+    def take_scale(self, site: Site, inputs: Tensor, grads: Tensor) -> None:
+        """A normalisation layer's weight: its layer's inputs and output gradients, rows first, features last."""
 
     def take_table(self, name: str, ids: Tensor, grads: Tensor) -> None:
         """An embedding table: looked-up ids and the gradient at the raw lookup."""
+
+
+class RowVectors:
+    """Consumers that want a vector parameter's gradient summed over each row's tokens."""
+
+    def take_bias(self, site: Site, grads: Tensor) -> None:
+        """Sum over tokens, and over heads where a layer is applied to each."""
+        assert site.bias is not None
+        self.take_vector(site.bias, vector.bias_gradients(_tokens_joined(grads)))
+
+    def take_scale(self, site: Site, inputs: Tensor, grads: Tensor) -> None:
+        """Sum over tokens, and over heads: a norm over heads shares its weight between them."""
+        assert site.weight is not None
+        scale = vector.rms_scale_gradients if site.kind == "rms_norm" else vector.layer_norm_scale_gradients
+        self.take_vector(site.weight, scale(_tokens_joined(inputs), _tokens_joined(grads), site.factor))
+
+    def take_vector(self, name: str, gradients: Tensor) -> None:
+        """A vector parameter's gradient, row by row."""
+        raise NotImplementedError
+
+
+def _tokens_joined(values: Tensor) -> Tensor:
+    """Everything between rows and features in one dimension."""
+    return values.reshape(values.shape[0], -1, values.shape[-1])
 
 
 class Recorder:
@@ -73,7 +100,7 @@ class Recorder:
         self._consumer.take_linear(number, group, self._inputs.pop(number), grads)
         for site, site_grad in zip(group.sites, grads, strict=True):
             if site.bias is not None:
-                self._consumer.take_vector(site.bias, vector.bias_gradients(site_grad))
+                self._consumer.take_bias(site, site_grad)
 
     def _on_other(self, site: Site, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
         _on_gradient(output, partial(self._other_grad, site, args[0].detach()))
@@ -88,14 +115,10 @@ class Recorder:
                 raw = raw.masked_fill((inputs == padding).unsqueeze(-1), 0.0)
             self._consumer.take_table(site.weight, inputs, raw)
             return
-        # a norm over heads shares its weight between them: heads count as further tokens
-        rows, width = inputs.shape[0], inputs.shape[-1]
-        flat_inputs, flat_grads = inputs.reshape(rows, -1, width), grad.reshape(rows, -1, width)
-        scale = vector.rms_scale_gradients if site.kind == "rms_norm" else vector.layer_norm_scale_gradients
         if site.weight is not None:
-            self._consumer.take_vector(site.weight, scale(flat_inputs, flat_grads, site.factor))
+            self._consumer.take_scale(site, inputs, grad)
         if site.bias is not None:
-            self._consumer.take_vector(site.bias, vector.bias_gradients(flat_grads))
+            self._consumer.take_bias(site, grad)
 
 
 def _on_gradient(output: Tensor, hook: Callable[[Tensor], None]) -> None:
@@ -107,7 +130,7 @@ def _track(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
         output.requires_grad_(True)
 
 
-class Measure:
+class Measure(RowVectors):
     """Collects each row's dots with fixed directions and its squared gradient norm."""
 
     def __init__(self, directions: Directions) -> None:
@@ -140,7 +163,7 @@ class Measure:
         self.table_grads[name] = grads
 
 
-class Accumulate:
+class Accumulate(RowVectors):
     """Adds the gradient summed over rows to a float32 vector of the parameters' shape."""
 
     def __init__(self, into: Gradient) -> None:

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ripcurrent.signals.ghost import embedding, linear, vector
+from ripcurrent.signals.ghost import embedding, linear, tokens, vector
 from ripcurrent.signals.ghost.head import LogitTransform, cross_entropy_with_gradient, head_dots, head_squared_norm
 
 sizes = st.tuples(st.integers(1, 4), st.integers(1, 9), st.integers(1, 12), st.integers(1, 12), st.integers(0, 3))
@@ -153,3 +153,30 @@ def test_head_products_equal_a_loop():
     gradient = b.T @ h
     assert float(head_squared_norm(h, b)) == pytest.approx(float((gradient**2).sum()), rel=1e-5)
     torch.testing.assert_close(head_dots(h, b, v).sum(0), (v * gradient).sum((1, 2)), rtol=1e-4, atol=1e-4)
+
+
+@settings(deadline=None, max_examples=15)
+@given(sizes, st.integers(1, 3))
+def test_token_dots_are_the_loops_terms(size, parts):
+    rows, count, fan_out, fan_in, directions = size
+    inputs, grads, matrices = tensors(size)
+    found = tokens.linear_token_dots(inputs, grads, matrices)
+    x, b, v = torch.randn(rows, count, parts, fan_in), torch.randn(rows, count, parts, fan_in), matrices[:, 0]
+    bias, rms = tokens.bias_token_dots(b, v), tokens.rms_scale_token_dots(x, b, 1e-5, v)
+    layer = tokens.layer_norm_scale_token_dots(x, b, 1e-5, v)
+    ids, table = torch.randint(0, fan_out, (rows, count)), inputs
+    looked_up = tokens.embedding_token_dots(ids, table, matrices)
+    for row, token, number in itertools.product(range(rows), range(count), range(directions)):
+        at = (row, token, number)
+        terms = [0.0, 0.0, 0.0]
+        for part in range(parts):
+            a, g = x[row, token, part], b[row, token, part]
+            terms[0] += (g * v[number]).sum()
+            terms[1] += (a / torch.sqrt((a**2).mean() + 1e-5) * g * v[number]).sum()
+            terms[2] += ((a - a.mean()) / torch.sqrt(((a - a.mean()) ** 2).mean() + 1e-5) * g * v[number]).sum()
+        for value, term in zip((bias[at], rms[at], layer[at]), terms, strict=True):
+            assert float(value) == pytest.approx(float(term), rel=1e-3, abs=1e-3)
+        outer = torch.outer(grads[row, token], inputs[row, token])
+        assert float(found[at]) == pytest.approx(float((outer * matrices[number]).sum()), rel=1e-3, abs=1e-3)
+        entry = matrices[number, ids[row, token]]
+        assert float(looked_up[at]) == pytest.approx(float((table[row, token] * entry).sum()), rel=1e-3, abs=1e-3)

@@ -1,0 +1,72 @@
+"""Each token's share of a row's dots: the terms of the sum over tokens, kept apart instead of added.
+
+A row's inner product with a direction is a sum over layers and tokens in every layer kind; these functions return it
+per token, shape ``(rows, tokens, directions)``, in float32. The head's is ``head_dots`` of ``ghost.head``.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+def linear_token_dots(
+    inputs: Float[Tensor, "rows tokens in"],
+    output_grads: Float[Tensor, "rows tokens out"],
+    directions: Float[Tensor, "directions out in"],
+) -> Float[Tensor, "rows tokens directions"]:
+    """``b_tᵀ V a_t`` of a weight, on the layer's narrower side. Products in the inputs' dtype."""
+    narrow_in = inputs.shape[-1] <= output_grads.shape[-1]
+    dots = torch.zeros(*inputs.shape[:2], len(directions), device=inputs.device)
+    for number, direction in enumerate(directions):
+        if narrow_in:
+            pushed, other = output_grads @ direction, inputs
+        else:
+            pushed, other = inputs @ direction.mT, output_grads
+        dots[:, :, number] = (pushed * other).sum(dim=-1, dtype=torch.float32)
+    return dots
+
+
+def bias_token_dots(
+    output_grads: Float[Tensor, "rows tokens *parts out"], directions: Float[Tensor, "directions out"]
+) -> Float[Tensor, "rows tokens directions"]:
+    """``<b_t, v>`` of an additive bias; where a layer is applied to parts of a token, such as its heads, their sum."""
+    dots = output_grads.float() @ directions.float().mT
+    return dots.flatten(1, -2).unflatten(1, (output_grads.shape[1], -1)).sum(dim=2)
+
+
+def rms_scale_token_dots(
+    inputs: Float[Tensor, "rows tokens *parts width"],
+    output_grads: Float[Tensor, "rows tokens *parts width"],
+    epsilon: float,
+    directions: Float[Tensor, "directions width"],
+) -> Float[Tensor, "rows tokens directions"]:
+    """``<x̂_t ∘ b_t, v>`` of an RMSNorm weight, with ``x̂ = x / sqrt(mean(x²) + ε)``."""
+    values = inputs.float()
+    normalised = values * torch.rsqrt(values.square().mean(dim=-1, keepdim=True) + epsilon)
+    return bias_token_dots(normalised * output_grads.float(), directions)
+
+
+def layer_norm_scale_token_dots(
+    inputs: Float[Tensor, "rows tokens *parts width"],
+    output_grads: Float[Tensor, "rows tokens *parts width"],
+    epsilon: float,
+    directions: Float[Tensor, "directions width"],
+) -> Float[Tensor, "rows tokens directions"]:
+    """``<x̂_t ∘ b_t, v>`` of a LayerNorm weight."""
+    normalised = torch.nn.functional.layer_norm(inputs.float(), inputs.shape[-1:], eps=epsilon)
+    return bias_token_dots(normalised * output_grads.float(), directions)
+
+
+def embedding_token_dots(
+    ids: Int[Tensor, "rows tokens"],
+    output_grads: Float[Tensor, "rows tokens width"],
+    directions: Float[Tensor, "directions vocabulary width"],
+) -> Float[Tensor, "rows tokens directions"]:
+    """``<b_t, V[id_t]>`` of a table."""
+    grads = output_grads.float()
+    dots = torch.zeros(*ids.shape, len(directions), device=grads.device)
+    for number, direction in enumerate(directions):
+        dots[:, :, number] = (grads * direction[ids].float()).sum(dim=-1)
+    return dots
