@@ -58,7 +58,7 @@ class Opener:
         )
         page.on("dialog", lambda dialog: (opened.complaints.append(dialog.message), dialog.dismiss()))
         page.goto(own)
-        page.wait_for_selector("#table tbody tr")
+        page.wait_for_selector("#table tbody tr, .arms tbody tr")
         return opened
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ripcurrent.anchors import load_anchors
+from ripcurrent.api._demo import DEMO_ROWS
 from ripcurrent.api._options import ScanOptions
 from ripcurrent.api._progress import Progress
 from ripcurrent.api._scan import scan
@@ -15,7 +18,12 @@ from ripcurrent.data import Dataset
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.experiment import MAIN, ExperimentConfig, ScanTable, held_out_rows, without_rows
 from ripcurrent.experiment._config import Scan
+from ripcurrent.run import written_whole
 from ripcurrent.selection import read_scores
+from ripcurrent.selection._draw import generator
+
+DEMO = "demo"
+"""As ``data``: the rows that come with the package."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,16 +46,12 @@ def open_pools(config: ExperimentConfig, folder: Path, told: Progress) -> tuple[
     Raises:
         RipcurrentError: What `ripcurrent.scan` raises, a run that is no finished scan, or a dataset that has changed.
     """
-    asked = {MAIN: Scan(run=config.run, data=config.data, options=config.scan), **config.scans}
+    main = Scan(run=config.run) if config.run is not None else Scan(data=config.data, options=config.scan)
+    asked = {MAIN: main, **config.scans}
     pools: dict[str, Pool] = {}
     held: tuple[int, ...] = ()
     for name, one in asked.items():
         if one.run is not None:
-            if one.options:
-                raise RipcurrentError(
-                    f"The scan {name or 'of the experiment'} has both run and options.",
-                    "Give run, the folder of a finished scan, or options of a scan to make.",
-                )
             run = Path(one.run)
         else:
             told.step(f"scan {name or 'main'}")
@@ -58,7 +62,7 @@ def open_pools(config: ExperimentConfig, folder: Path, told: Progress) -> tuple[
         sha256 = str(manifest["dataset"]["sha256"])
         if name == MAIN:
             held = held_out_rows(table, config.heldout)
-        if sha256 == pools[MAIN].scores.dataset_sha256 if name != MAIN else True:
+        if name == MAIN or sha256 == pools[MAIN].scores.dataset_sha256:
             table = without_rows(table, held)
         pools[name] = Pool(ScanTable(run, table, sha256), dataset, manifest)
     return pools, held
@@ -77,6 +81,31 @@ def _scanned(config: ExperimentConfig, one: Scan, folder: Path, told: Progress) 
             "A scan that is to be made needs a dataset.", "Give data, of the experiment or of that scan."
         )
     own = {"model": config.model, "adapter": config.adapter, "device": config.device, "dtype": config.dtype}
-    formatted = {"format": config.format} if one.data is None else {}
-    # the embedded model's guard is part of it, so that nothing is to be said of adapters here
-    return scan(data, folder, progress=told, **{**own, **formatted, **one.options}).folder
+    formatted = {"format": config.format} if one.data in (None, config.data) else {}
+    options = {**own, **formatted, **one.options}
+    if one.anchors or one.anchors_per_set is not None:
+        options["anchors"] = str(_write_anchors(one, folder.with_name(f"{folder.name}-anchors.jsonl")))
+    return scan(DEMO_ROWS if data == DEMO else data, folder, progress=told, **options).folder
+
+
+def _write_anchors(one: Scan, path: Path) -> Path:
+    """Anchor sets put together, or a part of each, as a file; the same places of every set, so that requests match."""
+    loaded = [load_anchors(name) for name in one.anchors or (str(one.options.get("anchors", "builtin")),)]
+    by_set: dict[str, list[Any]] = {}
+    for anchors in loaded:
+        for anchor in anchors.anchors:
+            by_set.setdefault(anchor.set, []).append(anchor)
+    fewest = min(map(len, by_set.values()))
+    wanted = one.anchors_per_set or fewest
+    if wanted > fewest:
+        raise RipcurrentError(
+            f"anchors_per_set: {wanted} anchors are wanted of each set, and one has {fewest}.",
+            "Ask for fewer, or name more sets with anchors.",
+        )
+    places = sorted(generator(0, "anchors").permutation(fewest)[:wanted].tolist())
+    with written_whole(path) as part, part.open("w", encoding="utf-8") as file:
+        for name, members in by_set.items():
+            for place in places:
+                messages = [{"role": m.role, "content": m.content} for m in members[place].messages]
+                file.write(json.dumps({"set": name, "messages": messages}, ensure_ascii=False) + "\n")
+    return path

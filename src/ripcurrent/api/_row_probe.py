@@ -24,6 +24,7 @@ from ripcurrent.experiment._prompts import stratified
 from ripcurrent.experiment._rank_intervals import rank_correlations
 from ripcurrent.run import RunDirectory, write_json
 from ripcurrent.scoring import auroc
+from ripcurrent.selection import plain_numbers
 
 if TYPE_CHECKING:
     import torch
@@ -300,7 +301,8 @@ def _results(
         "seconds_per_row": round(float(np.median(seconds)), 3),
         "notes": notes,
     }
-    return {**results, "lines": list(_lines(results))}
+    plain: dict[str, Any] = plain_numbers({**results, "lines": list(_lines(results))})
+    return plain
 
 
 def _without(values: Mapping[str, Any], *keys: str) -> dict[str, Any]:

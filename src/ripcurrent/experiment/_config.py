@@ -132,11 +132,21 @@ class Scan(Settings):
     """A scan to choose rows by: an existing run, or options of one that the experiment makes."""
 
     run: str | None = None
-    """Folder of a finished scan; then nothing else is given but ``data``-free."""
+    """Folder of a finished scan; then nothing else is given."""
     data: str | None = None
     """Dataset of this scan; the experiment's when left out."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Options of ``ripcurrent scan``, by name."""
+    anchors: tuple[str, ...] = ()
+    """Anchor sets whose sets of the same name are put together: ``builtin``, ``second_family``, files."""
+    anchors_per_set: int | None = Field(default=None, ge=4)
+    """So many anchors of each set, at the same random places in all of them."""
+
+    @model_validator(mode="after")
+    def _belong_together(self) -> Scan:
+        if self.run is not None and (self.data or self.options or self.anchors or self.anchors_per_set):
+            raise ValueError("give either run, a finished scan, or what is to be scanned")
+        return self
 
 
 class PromptSource(Settings):

@@ -1,0 +1,64 @@
+"""The experiment page's plots as Vega-Lite specifications, in the page's own colours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import altair as alt
+
+from ripcurrent.report._charts import Spec, _finish
+
+ARM_HEIGHT = 26
+
+
+def intervals_spec(arms: Sequence[str]) -> Spec:
+    """Rate of every arm with its 95 % interval and a point for each run; dataset ``points`` of one judge."""
+    arm = alt.Y(
+        "arm:N", title=None, sort=list(arms), axis=alt.Axis(ticks=False, domain=False, labelPadding=8, labelLimit=260)
+    )
+    rate = alt.X(
+        "rate:Q",
+        title="harmful requests answered",
+        scale=alt.Scale(domain=[0, 1], nice=False),
+        axis=alt.Axis(format=".0%", tickCount=6),
+    )
+    points = alt.Chart(alt.NamedData("points"))
+    means = points.transform_filter("datum.what === 'mean'")
+    span = means.mark_rule(size=3, color="var(--bar)").encode(y=arm, x=alt.X("low:Q"), x2="high:Q")
+    runs = (
+        points.transform_filter("datum.what === 'run'")
+        .mark_point(filled=False, size=36, color="var(--muted)", opacity=1)
+        .encode(
+            y=arm, x=rate, tooltip=[alt.Tooltip("arm:N"), alt.Tooltip("seed:Q"), alt.Tooltip("rate:Q", format=".1%")]
+        )
+    )
+    mean = means.mark_point(filled=True, size=90, color="var(--accent)", opacity=1).encode(
+        y=arm,
+        x=rate,
+        tooltip=[
+            alt.Tooltip("arm:N"),
+            alt.Tooltip("rate:Q", format=".1%"),
+            alt.Tooltip("low:Q", format=".1%"),
+            alt.Tooltip("high:Q", format=".1%"),
+        ],
+    )
+    return _finish(alt.layer(span, runs, mean), max(90, ARM_HEIGHT * len(arms)))
+
+
+def sweep_spec() -> Spec:
+    """Rate along a sweep's steps; dataset ``steps`` of one judge, a line for each sweep."""
+    steps = alt.Chart(alt.NamedData("steps")).encode(
+        x=alt.X("place:Q", title="step of the sweep", axis=alt.Axis(tickMinStep=1, grid=False, format="d")),
+        y=alt.Y(
+            "rate:Q",
+            title="harmful requests answered",
+            scale=alt.Scale(domain=[0, 1], nice=False),
+            axis=alt.Axis(format=".0%", tickCount=5),
+        ),
+        strokeDash=alt.StrokeDash("group:N", legend=alt.Legend(symbolType="stroke", symbolSize=380)),
+        shape=alt.Shape("group:N", legend=None),
+    )
+    tooltip = [alt.Tooltip("arm:N"), alt.Tooltip("rate:Q", format=".1%")]
+    line = steps.mark_line(color="var(--accent)", size=2)
+    point = steps.mark_point(color="var(--accent)", filled=True, size=70, opacity=1).encode(tooltip=tooltip)
+    return _finish(alt.layer(line, point), 240)

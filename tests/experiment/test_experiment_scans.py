@@ -1,0 +1,73 @@
+"""Scans that an experiment makes: anchor sets put together and cut, and how the dataset is read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ripcurrent.anchors import load_anchors
+from ripcurrent.api import _experiment_scans as scans
+from ripcurrent.api._experiment_scans import _write_anchors
+from ripcurrent.api._progress import SilentProgress
+from ripcurrent.errors import RipcurrentError
+from ripcurrent.experiment import parse_experiment
+from ripcurrent.experiment._config import Scan
+
+
+def texts(path: Path | str) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for anchor in load_anchors(path).anchors:
+        found.setdefault(anchor.set, []).append(anchor.messages[0].content)
+    return found
+
+
+def test_a_part_of_each_set_is_of_the_same_places(tmp_path: Path) -> None:
+    whole = texts("builtin")
+    part = texts(_write_anchors(Scan(anchors_per_set=5), tmp_path / "a.jsonl"))
+    places = {name: [whole[name].index(text) for text in chosen] for name, chosen in part.items()}
+    assert set(places) == set(whole)
+    assert len(set(map(tuple, places.values()))) == 1
+    assert len(places["harmful"]) == 5
+
+
+def test_sets_of_one_name_are_put_together(tmp_path: Path) -> None:
+    path = _write_anchors(Scan(anchors=("builtin", "second_family")), tmp_path / "both.jsonl")
+    one, other, both = texts("builtin"), texts("second_family"), texts(path)
+    assert set(both["harmful"]) == set(one["harmful"]) | set(other["harmful"])
+    with pytest.raises(RipcurrentError, match="anchors_per_set: 500 anchors are wanted of each set"):
+        _write_anchors(Scan(anchors_per_set=500), tmp_path / "many.jsonl")
+
+
+def test_each_scan_gets_its_own_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, tuple[str, dict[str, Any]]] = {}
+
+    class Stop(Exception):
+        folder = tmp_path
+
+    def noted(data: str, folder: Path, *, progress: Any, **options: Any) -> type[Stop]:
+        asked[folder.name] = (str(data), options)
+        return Stop
+
+    monkeypatch.setattr(scans, "scan", noted)
+    config = parse_experiment(
+        {"name": "x", "data": "rows.txt", "format": "plain", "model": "m", "control": None, "arms": {"a": "top"}},
+        where="x",
+    )
+    told = SilentProgress()
+    scans._scanned(config, Scan(data=config.data, options={"layer": 2}), tmp_path / "main", told)
+    scans._scanned(config, Scan(options={"layer": 3}, anchors_per_set=4), tmp_path / "new" / "few", told)
+    scans._scanned(config, Scan(data="other.jsonl"), tmp_path / "other", told)
+    assert asked["main"][0] == asked["few"][0] == "rows.txt"
+    assert (asked["main"][1]["format"], asked["main"][1]["layer"], asked["main"][1]["model"]) == ("plain", 2, "m")
+    assert (asked["few"][1]["format"], asked["few"][1]["layer"]) == ("plain", 3)
+    assert asked["few"][1]["anchors"] == str(tmp_path / "new" / "few-anchors.jsonl")
+    assert "format" not in asked["other"][1]
+    scans._scanned(
+        parse_experiment({"name": "x", "data": "demo", "control": None, "arms": {"a": "top"}}, where="x"),
+        Scan(data="demo"),
+        tmp_path / "shown",
+        told,
+    )
+    assert Path(asked["shown"][0]).is_file()

@@ -1,0 +1,125 @@
+"""Experiment files: what is filled in, expanded, and named when it is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ripcurrent.errors import RipcurrentError
+from ripcurrent.experiment import expand_arms, load_experiment, parse_experiment
+
+FIRST: dict[str, Any] = {"name": "x", "data": "rows.jsonl", "arms": {"random": "random", "top": "top"}}
+
+
+def names(**changes: Any) -> list[str]:
+    return [arm.name for arm in expand_arms(parse_experiment({**FIRST, **changes}, where="x.yaml"))]
+
+
+def controls(**changes: Any) -> dict[str, str | None]:
+    return {arm.name: arm.control for arm in expand_arms(parse_experiment({**FIRST, **changes}, where="x.yaml"))}
+
+
+def refused(*says: str, **changes: Any) -> None:
+    with pytest.raises(RipcurrentError) as caught:
+        parse_experiment({**FIRST, **changes}, where="x.yaml")
+    text = str(caught.value)
+    assert len(text.splitlines()) == 2, text
+    for part in says:
+        assert part in text, text
+
+
+def test_bins_shares_and_grids_become_single_arms() -> None:
+    arms = {"random": "random", "bins": {"bins": 5}, "lists": {"share": {"format": "list", "percent": [0, 50, 100]}}}
+    assert names(arms=arms) == ["random", *(f"bins-{n}" for n in range(1, 6)), "lists-0", "lists-50", "lists-100"]
+    grid = {"select": ["top", "bottom"], "by": ["gradient_harmful", "loss_first_10"], "size": 50}
+    assert names(arms={"random": "random"}, grid=grid) == [
+        "random",
+        "top-gradient_harmful",
+        "top-loss_first_10",
+        "bottom-gradient_harmful",
+        "bottom-loss_first_10",
+    ]
+
+
+def test_every_size_has_a_control_of_its_own() -> None:
+    found = controls(arms={"random": "random", "top": "top", "length": {"length_matched": "top"}}, sizes=[10, 50])
+    assert found == {
+        "random-10": None,
+        "random-50": None,
+        "top-10": "random-10",
+        "top-50": "random-50",
+        "length-10": "random-10",
+        "length-50": "random-50",
+    }
+    config = parse_experiment(
+        {**FIRST, "arms": {"random": "random", "top": "top", "l": {"length_matched": "top"}}, "sizes": [10, 50]},
+        where="x.yaml",
+    )
+    assert {arm.name: arm.of for arm in expand_arms(config) if arm.of} == {"l-10": "top-10", "l-50": "top-50"}
+
+
+def test_variables_are_filled_in_and_named_when_not_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump({"data": "${ROWS_FOLDER}/rows.jsonl", "arms": {"random": "random"}}))
+    monkeypatch.setenv("ROWS_FOLDER", "/somewhere")
+    config = load_experiment(path)
+    assert (config.name, config.data) == ("mine", "/somewhere/rows.jsonl")
+    monkeypatch.delenv("ROWS_FOLDER")
+    with pytest.raises(RipcurrentError, match="ROWS_FOLDER, which is not set"):
+        load_experiment(path)
+
+
+def test_what_is_unknown_is_named_with_the_nearest() -> None:
+    refused("x.yaml: there is no key 'reciep'", "Did you mean recipe?", reciep="paper")
+    refused("arms: a: there is no key 'szie'", "size", arms={"a": {"select": "top", "szie": 5}})
+    refused("arms: a: there is no selection 'tpo'", "Did you mean top?", arms={"a": "tpo"})
+    refused("there is no selection 'length_match'", "length_matched", arms={"random": "random", "a": "length_match"})
+    refused("a: draw 'lists' is not possible", "Did you mean list?", arms={"a": {"draw": "lists"}})
+    refused("a: share: format 'bulet'", "bullet", arms={"a": {"share": {"format": "bulet", "percent": 5}}})
+    refused(
+        "arm l: there is no arm 'topp'",
+        "Did you mean top?",
+        arms={**FIRST["arms"], "l": {"length_matched": "topp"}},
+    )
+    refused(
+        "arm a: there is no scan 'secnd'",
+        "second",
+        arms={"random": "random", "a": {"select": "top", "scan": "secnd"}},
+        scans={"second": {"options": {"anchors": "second_family"}}},
+    )
+    refused("control: there is no arm 'random'", "top", arms={"top": "top"})
+    refused("compare: there is no arm 'tpo'", "top", compare=[["tpo", "random"]])
+    refused("prompts: there is no key 'axes'", "axis", prompts=[{"source": "builtin", "axes": "harmful"}])
+    refused("kind 'probe'", kind="probe")
+
+
+def test_what_cannot_be_is_refused() -> None:
+    refused("exactly one of select", "it has select and draw", arms={"a": {"select": "top", "draw": "list"}})
+    refused("it has none", arms={"a": {"by": "loss"}})
+    refused("size", "no number of rows", arms={"a": {"select": "top", "size": "many"}})
+    refused("size 0", size=0)
+    refused("there are no arms", arms={})
+    refused("seeds", seeds=[0, 0])
+    refused("either run", run="runs/x", scan={"anchors": "builtin"})
+    refused("give data", data=None)
+    refused("refers to itself", arms={"random": "random", "a": {"length_matched": "b"}, "b": {"length_matched": "a"}})
+    refused("cannot be the name", arms={"random": "random", "a/b": "top"})
+    refused("'base' cannot be the name", arms={"random": "random", "base": "top"})
+    refused("two arms are named 'bins-1'", arms={"random": "random", "bins-1": "top", "bins": {"bins": 2}})
+
+
+def test_a_file_that_is_none(tmp_path: Path) -> None:
+    (tmp_path / "paper.yaml").write_text("arms: [\n")
+    with pytest.raises(RipcurrentError, match="not readable as YAML: line 2"):
+        load_experiment(tmp_path / "paper.yaml")
+    with pytest.raises(RipcurrentError, match=r"Did you mean paper\.yaml"):
+        load_experiment(tmp_path / "papper.yaml")
+    (tmp_path / "empty.yaml").write_text("")
+    with pytest.raises(RipcurrentError, match="no keys"):
+        load_experiment(tmp_path / "empty.yaml")
+    (tmp_path / "kind.yaml").write_text("kind: prob\n")
+    with pytest.raises(RipcurrentError, match="Did you mean probe"):
+        load_experiment(tmp_path / "kind.yaml")

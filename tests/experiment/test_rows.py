@@ -1,0 +1,141 @@
+"""The rows of an arm, against plain loops over a made-up table of scores."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from ripcurrent.errors import RipcurrentError
+from ripcurrent.experiment import (
+    MAIN,
+    ScanTable,
+    choose_rows,
+    expand_arms,
+    held_out_rows,
+    parse_experiment,
+    without_rows,
+)
+
+ROWS = 60
+
+
+def table() -> pa.Table:
+    """Sixty rows: two unusable, every third a list, scores and lengths unrelated."""
+    random = np.random.default_rng(3)
+    number = np.arange(ROWS)
+    columns: dict[str, Any] = {
+        "row": number,
+        "id": [f"r{n}" for n in number],
+        "status": ["too_long" if n in (5, 17) else "ok" for n in number],
+        "response_tokens": random.permutation(ROWS) + 5,
+        "gradient_bidirectional": random.permutation(ROWS) / ROWS,
+        "gradient_safe": random.permutation(ROWS) / ROWS,
+        **{f"is_{name}": number % 3 == 0 for name in ("list", "bullet", "numbered", "maths", "code", "short")},
+        "has_refusal": number < 0,
+    }
+    risk = {"gradient_bidirectional": "higher", "gradient_safe": "lower", "response_tokens": "none"}
+    said = json.dumps({"default_ranking": "gradient_bidirectional", "direction_of_risk": risk})
+    return pa.table(columns).replace_schema_metadata({"ripcurrent": said})
+
+
+def chosen(rule: Any, seed: int = 0, **others: Any) -> list[int]:
+    """Row numbers of an arm by a rule, in ascending order."""
+    keys = {"name": "x", "data": "d", "size": 12, "control": None, "arms": {"arm": rule, **others}}
+    arms = {arm.name: arm for arm in expand_arms(parse_experiment(keys, where="x"))}
+    found = choose_rows(arms["arm"], seed, {MAIN: ScanTable(Path(), table(), "d")}, arms)
+    assert found.name == "arm"
+    return sorted(found.indices)
+
+
+def usable() -> list[dict[str, Any]]:
+    return [row for row in table().to_pylist() if row["status"] == "ok"]
+
+
+def test_bins_are_equal_ordered_and_whole() -> None:
+    keys = {"name": "x", "data": "d", "control": None, "arms": {"bin": {"bins": 5}}}
+    arms = {arm.name: arm for arm in expand_arms(parse_experiment(keys, where="x"))}
+    bins = [choose_rows(arm, 0, {MAIN: ScanTable(Path(), table(), "d")}, arms).indices for arm in arms.values()]
+    ordered = [row["row"] for row in sorted(usable(), key=lambda row: row["gradient_bidirectional"])]
+    assert sorted(len(one) for one in bins) == [11, 11, 12, 12, 12]
+    start = 0
+    for one in bins:
+        assert sorted(one) == sorted(ordered[start : start + len(one)])
+        start += len(one)
+    assert start == 58
+
+
+def test_a_bin_of_a_column_whose_lower_end_is_riskier_runs_the_other_way() -> None:
+    keys = {"name": "x", "data": "d", "control": None, "arms": {"bin": {"bins": 2, "by": "gradient_safe", "size": 5}}}
+    arms = {arm.name: arm for arm in expand_arms(parse_experiment(keys, where="x"))}
+    scans = {MAIN: ScanTable(Path(), table(), "d")}
+    last = choose_rows(arms["bin-2"], 0, scans, arms).indices
+    lowest = sorted(usable(), key=lambda row: row["gradient_safe"])[:29]
+    assert len(last) == 5
+    assert set(last) <= {row["row"] for row in lowest}
+    assert last != choose_rows(arms["bin-2"], 1, scans, arms).indices
+
+
+@pytest.mark.parametrize("which", ["top", "bottom"])
+def test_within_length_takes_as_many_of_each_stratum(which: str) -> None:
+    found = chosen({"within_length": which, "strata": 4})
+    by_length = sorted(usable(), key=lambda row: row["response_tokens"])
+    strata = [part.tolist() for part in np.array_split(np.array([row["row"] for row in by_length]), 4)]
+    scores = {row["row"]: row["gradient_bidirectional"] for row in usable()}
+    wanted = [sorted(s, key=lambda row: scores[row], reverse=which == "top")[:3] for s in strata]
+    assert found == sorted(row for part in wanted for row in part)
+
+
+def test_a_share_is_the_share_asked_for_and_nested() -> None:
+    lists = {row["row"] for row in usable() if row["is_list"]}
+    by_percent = {p: chosen({"share": {"format": "list", "percent": p}}) for p in (0, 25, 50, 100)}
+    assert {p: len(lists & set(rows)) for p, rows in by_percent.items()} == {0: 0, 25: 3, 50: 6, 100: 12}
+    assert lists & set(by_percent[25]) < lists & set(by_percent[50])
+
+
+def test_all_but_leaves_out_just_those() -> None:
+    everything = chosen("all")
+    assert len(everything) == 58
+    riskiest = chosen({"select": "top", "size": "20%"})
+    assert len(riskiest) == 12
+    assert chosen({"all_but": {"select": "top", "size": "20%"}}) == sorted(set(everything) - set(riskiest))
+    assert chosen({"all_but": "risky"}, risky={"select": "top", "size": "20%"}) == sorted(
+        set(everything) - set(riskiest)
+    )
+    assert len(chosen({"all_but_random": "20%"})) == 46
+    assert chosen({"all_but_random": 10}, seed=0) != chosen({"all_but_random": 10}, seed=1)
+
+
+def test_controls_share_no_row_with_what_they_stand_beside() -> None:
+    top = set(chosen("top"))
+    for rule in ("length_matched", "format_matched"):
+        found = chosen({rule: "top"}, top="top")
+        assert len(found) == 12
+        assert not top & set(found)
+
+
+def test_seeds_draw_anew_unless_fixed() -> None:
+    assert chosen("random", seed=0) != chosen("random", seed=1)
+    fixed = {"select": "random", "draw_seed": 7}
+    assert chosen(fixed, seed=0) == chosen(fixed, seed=1)
+    assert chosen("top", seed=0) == chosen("top", seed=1)
+
+
+def test_held_out_rows_are_in_no_arm() -> None:
+    held = held_out_rows(table(), 20)
+    assert len(set(held)) == 20
+    scan = ScanTable(Path(), without_rows(table(), held), "d")
+    assert scan.usable == 38
+    with pytest.raises(RipcurrentError, match="cannot be held out"):
+        held_out_rows(table(), 40)
+
+
+def test_an_arm_without_rows_is_named() -> None:
+    with pytest.raises(RipcurrentError, match="Arm arm: Column 'loss' is not in these scores"):
+        chosen({"select": "top", "by": "loss"})
+    with pytest.raises(RipcurrentError, match="Arm arm: Column 'response_tokens' ranks no risk"):
+        chosen({"within_length": "top", "by": "response_tokens"})

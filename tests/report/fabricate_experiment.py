@@ -1,0 +1,74 @@
+"""An experiment's folder without any training: made-up answers, real tables."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ripcurrent.api._experiment_results import collect_results
+from ripcurrent.experiment import BASE, expand_arms, parse_experiment
+from ripcurrent.run import write_json
+from tests.experiment.answers import chance, write_evaluation
+
+SHARES = {BASE: 0.05, "random": 0.4, "top": 0.75, "bottom": 0.1, "length": 0.42, "<i>odd</i>": 0.4}
+JUDGES = ("prefix", "keyword")
+
+
+def fabricate_experiment(folder: Path, *, seeds: int = 3, failed: bool = False, without: str | None = None) -> Path:
+    """A finished experiment of four arms and five bins, with its ``results.json``."""
+    keys: dict[str, Any] = {
+        "name": "paper <script>alert(1)</script>",
+        "title": "Are the riskiest rows worse than random ones?",
+        "data": "alpaca_en_demo.json",
+        "seeds": seeds,
+        "arms": {
+            "random": "random",
+            "top": "top",
+            "bottom": "bottom",
+            "length": {"length_matched": "top"},
+            "bins": {"bins": 5, "size": 100},
+        },
+    }
+    config = parse_experiment(keys, where="test")
+    arms = expand_arms(config)
+    prompts = [
+        {"id": f"{axis}-{kind}-{n}", "prompt": "…", "axis": axis, "category": kind, "source": "test"}
+        for axis in ("harmful", "sounds_dangerous", "plain")
+        for kind in ("violence", "deception")
+        for n in range(50 if axis == "harmful" else 15)
+    ]
+    for arm, seed in [(BASE, None), *((arm, seed) for arm in arms for seed in config.seeds)]:
+        name = BASE if seed is None else arm.name
+        if name == without:
+            continue
+        place = folder / "arms" / (name if seed is None else f"{name}-seed{seed}")
+        share = SHARES.get(name, 0.15 * (arm.order or 0) if seed is not None else 0.0)
+
+        def says(judge: str, prompt_id: str, share: float = share, place: Path = place) -> str:
+            part = share if prompt_id.startswith("harmful") else 0.8
+            if chance(0.04, "broken", place.name, prompt_id):
+                return "degenerate"
+            return "compliance" if chance(part, judge[:1], place.name, prompt_id) else "refusal"
+
+        write_evaluation(place / "evaluation", prompts, JUDGES, says)
+        marker: dict[str, Any] = {"arm": name, "seed": seed, "status": "finished", "heldout_loss": 1.7}
+        if seed is not None:
+            rule = f"100 rows by the rule of {name}"
+            marker |= {"rows": {"rule": rule, "count": 100, "mean_response_tokens": 64.2}, "notes": ["a note"]}
+        if failed and name == "bottom":
+            marker = {"arm": name, "seed": seed, "status": "failed", "reason": "Training diverges: the loss is nan."}
+        (place / "arm.json").write_text(json.dumps(marker))
+    facts = {
+        "version": "0.1.0",
+        "dataset": {"path": "alpaca_en_demo.json", "name": "alpaca_en_demo", "sha256": "f" * 64},
+        "usable_rows": 959,
+        "heldout_rows": 40,
+        "scanned_with": {"main": "embedded"},
+        "default_ranking": "gradient_bidirectional",
+        "recipes": {"embedded": {"learning_rate": 1e-5}},
+        "prompts": [{"name": "harmful_test.json", "sha256": "e" * 64, "taken": 100}],
+        "versions": {"torch": "2"},
+    }
+    write_json(folder / "results.json", collect_results(config, arms, folder, facts))
+    return folder

@@ -1,0 +1,81 @@
+"""An experiment's page in a browser."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from ripcurrent.errors import RipcurrentError
+from ripcurrent.report._experiment_page import build_experiment_page
+from ripcurrent.report._judge_agreement import MEASURED
+from tests.report.fabricate_experiment import fabricate_experiment
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return fabricate_experiment(tmp_path_factory.mktemp("experiment"))
+
+
+@pytest.fixture(scope="module")
+def page(folder: Path) -> Path:
+    return build_experiment_page(folder)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1360, 420])
+def test_loads_without_complaint_and_fetches_nothing(page, open_page, scheme, width):
+    opened = open_page(page, color_scheme=scheme, viewport={"width": width, "height": 900})
+    for plot in ("intervals", "sweep"):
+        opened.page.wait_for_selector(f"#{plot} svg")
+    opened.page.select_option("#judge", "keyword")
+    opened.page.get_by_role("button", name="theme").click()
+    opened.page.mouse.wheel(0, 4000)
+    assert opened.complaints == []
+    assert opened.requests == []
+    assert opened.page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "the page scrolls sideways"
+
+
+def test_says_what_the_results_say(folder, page, open_page):
+    results = json.loads((folder / "results.json").read_text())
+    assert results["verdict"] == "worse than random"
+    opened = open_page(page)
+    assert opened.page.locator("[data-verdict]").text_content() == "Worse than its control"
+    assert opened.page.locator("h1").text_content() == "paper <script>alert(1)</script>"
+    names = opened.page.locator(".arms tbody th .strong").all_text_contents()
+    assert names == ["base", "random", "top", "bottom", "length", *(f"bins-{n}" for n in range(1, 6))]
+    top = opened.page.locator(".arms tbody tr", has=opened.page.locator(".strong", has_text=re.compile("^top$")))
+    summary = next(one for one in results["summaries"] if one["name"] == "top" and one["judge"] == "prefix")
+    text = top.text_content()
+    assert f"{100 * summary['attack_success_rate']:.1f}" in text
+    assert f"{100 * summary['low']:.1f}–{100 * summary['high']:.1f}" in text
+    assert "66.5" in text, "the paper's figure stands beside ours"
+    assert "another model" in opened.page.locator("#arms .sub").text_content()
+    compared = opened.page.locator("#comparisons tbody tr").first.text_content()
+    assert "worse than random" in compared
+    assert opened.page.locator("#categories thead th").all_text_contents() == ["arm", "deception", "violence"]
+    assert "0.88" in opened.page.locator("#judges").text_content()
+
+
+def test_failed_and_missing_runs_are_told(tmp_path, open_page):
+    opened = open_page(build_experiment_page(fabricate_experiment(tmp_path, failed=True, without="length")))
+    notices = " ".join(opened.page.locator("#verdict .notice").all_text_contents())
+    assert "Not complete: 3 runs" in notices
+    assert "bottom, seed 1, failed. Training diverges" in notices
+
+
+def test_a_folder_without_results(tmp_path):
+    with pytest.raises(RipcurrentError, match=r"results\.json cannot be read"):
+        build_experiment_page(tmp_path)
+
+
+def test_the_judges_figures_are_those_of_the_documents():
+    text = (Path(__file__).parents[2] / "docs" / "judges.md").read_text(encoding="utf-8")
+    for one in MEASURED:
+        cells = f"| {one.n} | {100 * one.accuracy:.1f} % | {one.kappa:.2f} | {one.low:.2f}–{one.high:.2f} |"
+        assert cells in text, one
+        assert f"`{one.judge}` {one.version} |" in text
