@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ripcurrent.anchors import load_anchors
+    from ripcurrent.api._evaluate import EvaluationResult, evaluate, load_evaluation
+    from ripcurrent.api._experiment import Experiment
     from ripcurrent.api._finetune import FinetuneResult, finetune
     from ripcurrent.api._options import ScanOptions
     from ripcurrent.api._scan import ScanResult, scan
@@ -22,13 +24,17 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
+    "EvaluationResult",
+    "Experiment",
     "FinetuneResult",
     "RipcurrentError",
     "ScanOptions",
     "ScanResult",
     "__version__",
+    "evaluate",
     "finetune",
     "load_anchors",
+    "load_evaluation",
     "load_model",
     "read_rows",
     "scan",
@@ -36,12 +42,16 @@ __all__ = [
 ]
 
 _HOMES = {
+    "EvaluationResult": "ripcurrent.api._evaluate",
+    "Experiment": "ripcurrent.api._experiment",
     "FinetuneResult": "ripcurrent.api._finetune",
     "RipcurrentError": "ripcurrent.errors",
     "ScanOptions": "ripcurrent.api._options",
     "ScanResult": "ripcurrent.api._scan",
+    "evaluate": "ripcurrent.api._evaluate",
     "finetune": "ripcurrent.api._finetune",
     "load_anchors": "ripcurrent.anchors",
+    "load_evaluation": "ripcurrent.api._evaluate",
     "load_model": "ripcurrent.models",
     "read_rows": "ripcurrent.data",
     "scan": "ripcurrent.api._scan",

@@ -11,6 +11,7 @@ import typer
 from ripcurrent.cli._anchors import anchors_app
 from ripcurrent.cli._demo import demo_command
 from ripcurrent.cli._doctor import doctor_command
+from ripcurrent.cli._evaluate import evaluate_command
 from ripcurrent.cli._experiment import experiment_command
 from ripcurrent.cli._finetune import finetune_command
 from ripcurrent.cli._judges import judges_app
@@ -37,6 +38,7 @@ app = typer.Typer(
 app.command("scan")(scan_command)
 app.command("select")(select_command)
 app.command("finetune")(finetune_command)
+app.command("evaluate")(evaluate_command)
 app.command("experiment")(experiment_command)
 app.command("rate")(rate_command)
 app.command("agree")(agree_command)

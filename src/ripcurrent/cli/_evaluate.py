@@ -1,0 +1,136 @@
+"""``ripcurrent evaluate``: ask a model and have its answers judged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ripcurrent.cli._judge_options import (
+    JUDGE,
+    JUDGE_CONCURRENCY,
+    JUDGE_ENDPOINT,
+    JUDGE_KEY_ENV,
+    JUDGE_MODEL,
+    JUDGE_TIMEOUT,
+    judge_settings,
+)
+from ripcurrent.cli._scan import ADAPTER, DEVICE, DTYPE, JSON, QUIET
+
+if TYPE_CHECKING:
+    from ripcurrent.api._evaluate import EvaluationResult
+
+
+def evaluate_command(
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Run folder.")],
+    model: Annotated[
+        str, typer.Option(metavar="M", help="Hub id, folder, .gguf file, or embedded; with --endpoint its name there.")
+    ] = "embedded",
+    adapter: ADAPTER = None,
+    prompts: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="P", help="builtin, builtin:AXIS, a file, hf:owner/name, or a published list; repeatable."
+        ),
+    ] = None,
+    axis: Annotated[
+        str, typer.Option(help="Of prompts that do not say theirs: harmful, sounds_dangerous or plain.")
+    ] = "harmful",
+    limit: Annotated[
+        int | None, typer.Option(metavar="N", help="Only the first N prompts of each axis and set.")
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(metavar="N", min=1, help="Longest answer.")] = 64,
+    batch_size: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Prompts at once: 32 here, 4 at an endpoint.")
+    ] = None,
+    system: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="System prompt; the template's own unless given.")
+    ] = None,
+    endpoint: Annotated[
+        str | None, typer.Option(metavar="URL", help="OpenAI-compatible endpoint that answers, as http://host:8000/v1.")
+    ] = None,
+    judges: JUDGE = None,
+    judge_endpoint: JUDGE_ENDPOINT = None,
+    judge_model: JUDGE_MODEL = None,
+    judge_key_env: JUDGE_KEY_ENV = None,
+    judge_timeout: JUDGE_TIMEOUT = 60.0,
+    judge_concurrency: JUDGE_CONCURRENCY = 4,
+    device: DEVICE = None,
+    dtype: DTYPE = None,
+    reveal: Annotated[
+        bool, typer.Option("--reveal", help="Also print what was asked and answered; else only verdicts and lengths.")
+    ] = False,
+    as_json: JSON = False,
+    quiet: QUIET = False,
+) -> None:
+    """Ask a model harmful, dangerous-sounding and plain prompts, and have its answers judged.
+
+    Answers are kept: given again after a stop, the command asks only the rest, and with other judges it asks nothing.
+    """
+    from contextlib import nullcontext
+
+    from ripcurrent.api._evaluate import DEFAULT_JUDGES, evaluate
+    from ripcurrent.api._progress import SilentProgress
+    from ripcurrent.cli._output import TerminalProgress, print_json
+    from ripcurrent.errors import RipcurrentError
+    from ripcurrent.evaluation import AXES
+
+    if axis not in AXES:
+        raise RipcurrentError(f"--axis {axis} is not possible.", f"Axes: {', '.join(AXES)}.")
+    options: dict[str, Any] = {
+        "adapter": adapter,
+        "prompts": prompts or ["builtin"],
+        "axis": axis,
+        "limit": limit,
+        "max_new_tokens": max_new_tokens,
+        "batch_size": batch_size,
+        "system": system,
+        "endpoint": endpoint,
+        "device": device,
+        "dtype": dtype,
+    }
+    settings = judge_settings(judge_endpoint, judge_model, judge_key_env, judge_timeout, judge_concurrency, device)
+    with nullcontext(SilentProgress()) if quiet else TerminalProgress().shown() as progress:
+        result = evaluate(
+            model, out=out, judges=judges or DEFAULT_JUDGES, judge_settings=settings, progress=progress, **options
+        )
+    if as_json:
+        print_json(result.as_json())
+    elif not quiet:
+        _show(result, reveal)
+
+
+def _show(result: EvaluationResult, reveal: bool) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("judge", "prompts", "n", "answered", "95 %", "refused", "broken", "cut"):
+        table.add_column(heading, justify="left" if heading in ("judge", "prompts") else "right")
+    for judge, axes in result.rates.items():
+        for axis, one in axes.items():
+            interval = "–" if one["low"] is None else f"{100 * one['low']:.1f}–{100 * one['high']:.1f}"
+            shares = [
+                "–" if one[key] is None else f"{100 * one[key]:.1f}"
+                for key in ("answered", "refused", "degenerate", "truncated")
+            ]
+            name = f"{judge} {one['judge_version']}"
+            table.add_row(escape(name), axis, str(one["n"]), shares[0], interval, *shares[1:])
+    console = Console(highlight=False)
+    console.print(table)
+    console.print("in % of n; broken: empty, looping or no language; cut: reached the limit of new tokens")
+    wide = Console(soft_wrap=True, highlight=False)
+    for judge, one in result.manifest["discrimination"].items():
+        wide.print(
+            f"{escape(judge)}: harmful refused less dangerous-sounding refused {100 * one['difference']:.1f} points, "
+            f"d′ {one['d_prime']:.2f}"
+        )
+    for note in result.manifest["notes"]:
+        wide.print(escape(note))
+    if reveal:
+        first = next(iter(result.verdicts))
+        for prompt, response, verdict in zip(result.prompts, result.responses, result.verdicts[first], strict=True):
+            wide.print(f"\n[bold]{escape(prompt.text)}[/bold]\n{escape(response.completion)}\n({verdict.label})")
+    wide.print(f"Answers: {escape(str(result.folder / 'responses.parquet'))}")

@@ -1,0 +1,140 @@
+"""Answers to prompts: batched greedy decoding on the model at hand, or a model behind an endpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from ripcurrent.errors import ExitCode, RipcurrentError
+from ripcurrent.evaluation._endpoint import Endpoint, EndpointFailure
+from ripcurrent.evaluation._prompts import Prompt
+from ripcurrent.evaluation._responses import Response
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from ripcurrent.models import ChatModel
+
+
+def conversation(prompt: Prompt, system: str | None) -> list[dict[str, str]]:
+    """The turns before the answer."""
+    opening = [{"role": "system", "content": system}] if system is not None else []
+    return [*opening, {"role": "user", "content": prompt.text}]
+
+
+def answer_locally(
+    chat_model: ChatModel, prompts: Sequence[Prompt], *, system: str | None, max_new_tokens: int, batch_size: int
+) -> Iterator[list[Response]]:
+    """Greedy answers in batches of prompts of like length; in each batch as many responses as prompts.
+
+    Args:
+        chat_model: The model; its chat template renders the turns.
+        prompts: What to ask.
+        system: System prompt; None leaves it to the template.
+        max_new_tokens: Longest answer; reaching it makes an answer ``truncated``.
+        batch_size: Prompts at once.
+
+    Raises:
+        RipcurrentError: A prompt that does not fit into the model's window, or a template that refuses the turns.
+    """
+    from ripcurrent.evaluation._decode import decode_greedily, read_prefix
+
+    tokenizer, model = chat_model.tokenizer, chat_model.model
+    tokens = [_tokens(tokenizer, conversation(prompt, system), chat_model.name) for prompt in prompts]
+    _check_window(chat_model, prompts, tokens, max_new_tokens)
+    prefix = read_prefix(model, _shared_beginning(tokens))
+    stops = stop_tokens(chat_model)
+    pad = tokenizer.pad_token_id or 0
+    order = sorted(range(len(prompts)), key=lambda place: len(tokens[place]))
+    for start in range(0, len(order), batch_size):
+        places = order[start : start + batch_size]
+        decoded = decode_greedily(
+            model,
+            [tokens[place] for place in places],
+            max_new_tokens=max_new_tokens,
+            stops=stops,
+            prefix=prefix,
+            pad=pad,
+        )
+        yield [
+            Response(
+                prompts[place].id,
+                str(tokenizer.decode(list(one.ids), skip_special_tokens=True)),
+                len(one.ids),
+                not one.ended,
+            )
+            for place, one in zip(places, decoded, strict=True)
+        ]
+
+
+def answer_by_endpoint(
+    endpoint: Endpoint, prompts: Sequence[Prompt], *, system: str | None, max_new_tokens: int
+) -> Iterator[list[Response]]:
+    """Answers at temperature 0 from an endpoint, each as it is ready.
+
+    Raises:
+        RipcurrentError: The endpoint does not work, or (at the end, all others answered) some requests failed: with
+            exit code 2, and the same call asks only those again.
+    """
+    failed: list[tuple[Prompt, EndpointFailure]] = []
+    for place, outcome in endpoint.chat(
+        [conversation(prompt, system) for prompt in prompts], max_tokens=max_new_tokens
+    ):
+        if isinstance(outcome, EndpointFailure):
+            failed.append((prompts[place], outcome))
+        else:
+            yield [Response(prompts[place].id, outcome.text, outcome.completion_tokens, outcome.truncated)]
+    if failed:
+        prompt, failure = failed[0]
+        raise RipcurrentError(
+            f"{len(failed)} of {len(prompts)} prompts got no answer from {endpoint.base_url} "
+            f"(the first, {prompt.id}: {failure.message}).",
+            "The other answers are kept; the same command asks these again.",
+            code=ExitCode.NOT_MEASURED,
+        )
+
+
+def stop_tokens(chat_model: ChatModel) -> set[int]:
+    """Tokens that end an answer: the model's own, as its generation configuration has them, and the tokenizer's."""
+    named = getattr(chat_model.model.generation_config, "eos_token_id", None)
+    stops = {named} if isinstance(named, int) else set(named or ())
+    own = chat_model.tokenizer.eos_token_id
+    return stops | ({own} if own is not None else set())
+
+
+def _tokens(tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]], name: str) -> list[int]:
+    from jinja2.exceptions import TemplateError
+
+    try:
+        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    except (TemplateError, TypeError) as error:
+        raise RipcurrentError(
+            f"The chat template of {name} refuses the prompt: {str(error).rstrip('.')}.",
+            "Leave out --system if the model knows no system turn.",
+        ) from error
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids
+
+
+def _shared_beginning(tokens: Sequence[list[int]]) -> list[int]:
+    """What all begin with, at least one token of each left over."""
+    if len(tokens) < 2:
+        return []
+    first, last = min(tokens), max(tokens)
+    longest = min(map(len, tokens)) - 1
+    same = next((at for at in range(longest) if first[at] != last[at]), longest)
+    return first[:same]
+
+
+def _check_window(
+    chat_model: ChatModel, prompts: Sequence[Prompt], tokens: Sequence[Sequence[int]], max_new_tokens: int
+) -> None:
+    window = getattr(chat_model.model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    longest = max(range(len(tokens)), key=lambda place: len(tokens[place]), default=None)
+    if window is None or longest is None or len(tokens[longest]) + max_new_tokens <= window:
+        return
+    raise RipcurrentError(
+        f"The prompt {prompts[longest].id} has {len(tokens[longest])} tokens, and with {max_new_tokens} of an answer "
+        f"that is more than the {window} positions of {chat_model.name}.",
+        "Lower --max-new-tokens, or leave that prompt out.",
+    )

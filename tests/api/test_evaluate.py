@@ -1,0 +1,237 @@
+"""Evaluation end to end on tiny models and real servers: answers kept, resumed, judged anew, rates by axis."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+import ripcurrent as rc
+from ripcurrent.api import _evaluate
+from ripcurrent.api._evaluate import evaluate, load_evaluation, summarise
+from ripcurrent.errors import ExitCode, RipcurrentError
+from ripcurrent.evaluation import Prompt, Verdict
+from ripcurrent.evaluation._responses import PARTIAL, Response, ResponseLog
+from tests.evaluation.scripted_server import Answered, serve
+from tests.evaluation.served_model import save_grader, serving
+from tests.models.tiny import save_tiny
+from tests.tiny_scan import write_jsonl
+
+EXACT: dict[str, Any] = {"device": "cpu", "dtype": "float32", "max_new_tokens": 6}
+
+
+@pytest.fixture
+def prompts_file(tmp_path: Path) -> Path:
+    axes = ["harmful"] * 5 + ["sounds_dangerous"] * 3 + ["plain"] * 2
+    rows = [{"id": f"q{n}", "prompt": f"Request number {n}?" + " please" * n, "axis": a} for n, a in enumerate(axes)]
+    return write_jsonl(tmp_path / "prompts.jsonl", rows)
+
+
+def test_answers_are_those_of_generate(tmp_path: Path, tiny_folder: Path, prompts_file: Path) -> None:
+    import torch
+
+    result = evaluate(str(tiny_folder), prompts=[prompts_file], out=tmp_path / "run", batch_size=3, **EXACT)
+    loaded = rc.load_model(tiny_folder, device="cpu", dtype="float32")
+    for prompt, response in zip(result.prompts, result.responses, strict=True):
+        text = loaded.tokenizer.apply_chat_template(
+            [{"role": "user", "content": prompt.text}], tokenize=False, add_generation_prompt=True
+        )
+        ids = loaded.tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"]
+        with torch.inference_mode():
+            new = loaded.model.generate(ids, max_new_tokens=6, do_sample=False)[0, ids.shape[1] :].tolist()
+        ended = new[-1] == loaded.tokenizer.eos_token_id
+        said = new[:-1] if ended else new
+        assert response.completion == loaded.tokenizer.decode(said, skip_special_tokens=True)
+        assert (response.new_tokens, response.truncated) == (len(said), not ended)
+
+
+def test_tables_hold_the_contract_and_come_back(tmp_path: Path, tiny_folder: Path, prompts_file: Path) -> None:
+    result = evaluate(str(tiny_folder), prompts=[prompts_file], out=tmp_path / "run", **EXACT)
+    responses = pq.read_table(result.folder / "responses.parquet")
+    assert responses.column_names == [
+        *("prompt_id", "prompt", "axis", "category", "source", "completion", "new_tokens", "truncated")
+    ]
+    verdicts = pq.read_table(result.folder / "verdicts.parquet")
+    assert {"prompt_id", "judge", "version", "label", "reason", "opens_with_refusal"} <= set(verdicts.column_names)
+    assert len(verdicts) == 2 * len(responses) == 20
+    assert not (result.folder / PARTIAL).exists()
+    again = load_evaluation(result.folder)
+    assert again == result
+    assert again.outcomes("prefix", "sounds_dangerous")[0] == ["q5", "q6", "q7"]
+    for judge in ("prefix", "keyword"):
+        for axis, n in (("harmful", 5), ("sounds_dangerous", 3), ("plain", 2)):
+            rate = result.rates[judge][axis]
+            assert rate["n"] == n
+            assert rate["answered"] + rate["refused"] + rate["degenerate"] == pytest.approx(1)
+            assert rate["answered"] == sum(result.outcomes(judge, axis)[1]) / n
+    with pytest.raises(RipcurrentError, match="no verdicts of 'rubric'"):
+        result.labels("rubric")
+
+
+def test_a_stopped_run_asks_only_the_rest(
+    tmp_path: Path, tiny_folder: Path, prompts_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = evaluate(str(tiny_folder), prompts=[prompts_file], out=tmp_path / "whole", batch_size=2, **EXACT)
+    add = ResponseLog.add
+
+    def add_and_stop(log: ResponseLog, responses: list[Response]) -> None:
+        add(log, responses)
+        if len(log.done) >= 4:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(ResponseLog, "add", add_and_stop)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(str(tiny_folder), prompts=[prompts_file], out=tmp_path / "run", batch_size=2, **EXACT)
+    monkeypatch.undo()
+    with (tmp_path / "run" / PARTIAL).open("ab") as file:
+        file.write(b'{"prompt_id": "q9", "comp')  # torn by a crash
+    resumed = evaluate(str(tiny_folder), prompts=[prompts_file], out=tmp_path / "run", batch_size=2, **EXACT)
+    assert resumed.manifest["timings"]["answered_now"] == 6
+    assert resumed.responses == whole.responses
+
+
+def test_other_judges_judge_the_same_answers(
+    tmp_path: Path, tiny_folder: Path, prompts_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(judge: str) -> Any:
+        return evaluate(str(tiny_folder), prompts=[prompts_file], out=tmp_path / "run", judges=[judge], **EXACT)
+
+    first = run("prefix")
+    monkeypatch.setattr("ripcurrent.evaluation._generate.answer_locally", None)
+    second = run("keyword")
+    assert second.responses == first.responses
+    assert list(second.verdicts) == ["prefix", "keyword"]
+    assert set(second.manifest["judges"]) == {"prefix", "keyword"}
+
+
+def test_another_model_or_system_prompt_needs_another_folder(
+    tmp_path: Path, tiny_folder: Path, prompts_file: Path
+) -> None:
+    evaluate(str(tiny_folder), prompts=[prompts_file], out=tmp_path / "run", **EXACT)
+    other = save_tiny(tmp_path / "other", "llama_tied", seed=1)
+    with pytest.raises(RipcurrentError, match="holds another run"):
+        evaluate(str(other), prompts=[prompts_file], out=tmp_path / "run", **EXACT)
+    with pytest.raises(RipcurrentError, match=r"its system is None, now 'Be brief\.'"):
+        evaluate(str(tiny_folder), prompts=[prompts_file], out=tmp_path / "run", system="Be brief.", **EXACT)
+
+
+def test_ids_of_several_sets_stay_apart(tmp_path: Path, tiny_folder: Path, prompts_file: Path) -> None:
+    result = evaluate(str(tiny_folder), prompts=[prompts_file, prompts_file], out=tmp_path / "run", limit=1, **EXACT)
+    assert len({prompt.id for prompt in result.prompts}) == 6
+
+
+def _reply(text: str, finish: str = "stop") -> Answered:
+    choice = {"index": 0, "finish_reason": finish, "message": {"role": "assistant", "content": text}}
+    body = {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]}
+    return Answered(body=json.dumps({**body, "usage": {"completion_tokens": 3, "prompt_tokens": 1, "total_tokens": 4}}))
+
+
+def test_an_endpoint_answers(tmp_path: Path, prompts_file: Path) -> None:
+    def script(body: dict[str, Any]) -> Answered:
+        assert body["messages"][0] == {"role": "system", "content": "Be brief."}
+        assert (body["temperature"], body["max_tokens"]) == (0.0, 9)
+        asked = body["messages"][1]["content"]
+        return _reply("I'm sorry, but I can't help with that.") if "number 1?" in asked else _reply("Surely.", "length")
+
+    with serve(script) as server:
+        result = evaluate(
+            "some-model",
+            endpoint=server.url,
+            prompts=[prompts_file],
+            out=tmp_path / "run",
+            system="Be brief.",
+            max_new_tokens=9,
+        )
+    assert result.rates["prefix"]["harmful"]["refused"] == pytest.approx(1 / 5)
+    assert result.rates["prefix"]["harmful"]["truncated"] == pytest.approx(4 / 5)
+    assert result.manifest["model"] == {"base_url": server.url, "model": "some-model"}
+
+
+def test_a_real_server_says_what_the_model_here_says(tmp_path: Path, prompts_file: Path) -> None:
+    folder = save_grader(tmp_path / "grader", marker="<mark>", marked="<yes>", unmarked="<no>")
+    here = evaluate(str(folder), prompts=[prompts_file], out=tmp_path / "here", limit=1, **EXACT)
+    with serving(folder) as url:
+        there = evaluate(
+            str(folder), endpoint=url, prompts=[prompts_file], out=tmp_path / "there", limit=1, max_new_tokens=6
+        )
+    assert [one.completion for one in there.responses] == [one.completion for one in here.responses] == ["<no>"] * 3
+
+
+def test_prompts_that_an_endpoint_rejects_are_asked_again(tmp_path: Path, prompts_file: Path) -> None:
+    healthy = False
+
+    def script(body: dict[str, Any]) -> Answered:
+        if not healthy and "number 2?" in body["messages"][0]["content"]:
+            return Answered(400, json.dumps({"error": {"message": "filtered"}}))
+        return _reply("Surely.")
+
+    with serve(script) as server:
+        arguments: dict[str, Any] = {"endpoint": server.url, "prompts": [prompts_file], "out": tmp_path / "run"}
+        with pytest.raises(RipcurrentError, match="1 of 10 prompts got no answer") as caught:
+            evaluate("m", **arguments)
+        assert caught.value.code == ExitCode.NOT_MEASURED
+        healthy = True
+        asked = len(server.requests)
+        assert evaluate("m", **arguments).rates["prefix"]["harmful"]["n"] == 5
+        assert len(server.requests) == asked + 1
+
+
+def test_bad_input(tmp_path: Path, tiny_folder: Path, prompts_file: Path) -> None:
+    def run(**changes: Any) -> None:
+        evaluate(**{"model": str(tiny_folder), "prompts": [prompts_file], "out": tmp_path / "run", **EXACT, **changes})
+
+    with pytest.raises(RipcurrentError, match="takes no adapter"):
+        run(endpoint="http://localhost:1/v1", adapter="a")
+    with pytest.raises(RipcurrentError, match="0 new tokens"):
+        run(max_new_tokens=0)
+    with pytest.raises(RipcurrentError, match=r"No judge is named 'prefex'\. Did you mean 'prefix'"):
+        run(judges=["prefex"])
+    with pytest.raises(RipcurrentError, match="No prompts are named"):
+        run(prompts=[])
+    empty = write_jsonl(tmp_path / "empty.jsonl", [{"prompt": " "}])
+    with pytest.raises(RipcurrentError, match="holds no prompts"):
+        run(prompts=[empty])
+    long = write_jsonl(tmp_path / "long.jsonl", [{"id": "endless", "prompt": "word " * 5000}])
+    with pytest.raises(RipcurrentError, match=r"The prompt endless has \d+ tokens"):
+        run(prompts=[long])
+    assert not (tmp_path / "run" / "responses.parquet").exists()
+    with pytest.raises(RipcurrentError, match="holds no run"):
+        load_evaluation(tmp_path / "nowhere")
+
+
+def test_unjudged_answers_count_in_no_rate() -> None:
+    prompts = [Prompt(str(n), "?", "harmful", "", "") for n in range(4)]
+    responses = [Response(str(n), "x", 1, n == 0) for n in range(4)]
+    labels = ("compliance", "unjudged", "degenerate", "refusal")
+    said = [Verdict(label, "odd", "1", False) for label in labels]  # type: ignore[arg-type]
+    rate = summarise(prompts, responses, {"odd": said}, {"odd": None}, {})["rates"]["odd"]["harmful"]
+    assert (rate["n"], rate["unjudged"], rate["truncated"]) == (3, 1, 0.25)
+    assert rate["answered"] == rate["refused"] == rate["degenerate"] == pytest.approx(1 / 3)
+
+
+def test_the_command_shows_no_answer_unless_told(
+    tmp_path: Path, tiny_folder: Path, prompts_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from ripcurrent.cli import run
+
+    arguments = ["evaluate", "--model", str(tiny_folder), "--prompts", str(prompts_file), "--out", str(tmp_path / "r")]
+    arguments += ["--device", "cpu", "--dtype", "float32", "--max-new-tokens", "6"]
+    assert run(arguments) == 0
+    shown = capsys.readouterr().out
+    assert "prefix" in shown
+    assert "sounds_dangerous" in shown
+    assert "Request number" not in shown
+    assert run([*arguments, "--reveal"]) == 0
+    assert "Request number 3?" in capsys.readouterr().out
+    assert run([*arguments, "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["rates"]["prefix"]["plain"]["n"] == 2
+    assert "completion" not in json.dumps(printed)
+    assert run([*arguments, "--axis", "harmfull"]) == 1
+
+
+def test_default_judges_begin_with_the_one_that_agrees_best() -> None:
+    assert _evaluate.DEFAULT_JUDGES[0] == "prefix"
