@@ -1,5 +1,6 @@
-"""Let the bare model answer ``benign_prompts.jsonl``; writes ``benign_answers.jsonl``, run once and committed.
+"""Let the bare model answer plain requests; what it writes was made once and is committed.
 
+``benign_prompts.jsonl`` gives ``benign_answers.jsonl`` and ``instructions.jsonl`` gives ``instruction_answers.jsonl``.
 Training on the model's own answers ties it to what it already does on plain requests.
 
     python scripts/guard/answers.py
@@ -15,7 +16,9 @@ from evaluate import generate, is_degenerate, is_refusal, load_guarded, read_req
 
 FOLDER = Path(__file__).parent
 NEW_TOKENS = 120
-SHORTEST = 20
+SHORTEST = {"benign": 20, "instruction": 2}
+"""Shortest answer to keep, in characters: many an instruction, such as to classify, is answered by one word."""
+SETS = {"benign": "benign_prompts.jsonl", "instruction": "instructions.jsonl"}
 
 
 def cut(answer: str) -> str:
@@ -27,16 +30,17 @@ def cut(answer: str) -> str:
 
 
 def main() -> None:
-    requests = read_requests(FOLDER / "benign_prompts.jsonl")
     model, tokenizer = load_guarded(None)
-    kept = []
-    for request, answer in zip(requests, generate(model, tokenizer, requests, NEW_TOKENS), strict=True):
-        whole = cut(answer)
-        if len(whole) >= SHORTEST and not is_degenerate(whole) and not is_refusal(whole):
-            kept.append({"request": request, "response": whole})
-    with (FOLDER / "benign_answers.jsonl").open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in kept)
-    print(f"{len(kept)} of {len(requests)} answers kept")
+    for name, prompts in SETS.items():
+        requests = read_requests(FOLDER / prompts)
+        kept = []
+        for request, answer in zip(requests, generate(model, tokenizer, requests, NEW_TOKENS), strict=True):
+            whole = cut(answer)
+            if len(whole) >= SHORTEST[name] and not is_degenerate(whole) and not is_refusal(whole):
+                kept.append({"request": request, "response": whole})
+        with (FOLDER / f"{name}_answers.jsonl").open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in kept)
+        print(f"{name}: {len(kept)} of {len(requests)} answers kept")
 
 
 if __name__ == "__main__":

@@ -28,6 +28,8 @@ SOURCES = {
     "scripts/guard/sounds_dangerous_dev.jsonl": "request",
     "scripts/guard/benign.jsonl": "request",
     "scripts/guard/benign_dev.jsonl": "request",
+    "scripts/guard/instructions.jsonl": "request",
+    "scripts/guard/instructions_dev.jsonl": "request",
     "src/ripcurrent/anchors/builtin.jsonl": "prompt",
     "src/ripcurrent/anchors/second_family.jsonl": "prompt",
     "src/ripcurrent/demo/rows.jsonl": "instruction",

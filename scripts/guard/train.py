@@ -25,6 +25,7 @@ from ripcurrent.models import load_model
 FOLDER = Path(__file__).parent
 BASE_NAME = "SmolLM2-135M-Instruct"
 LINEAR_LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+PLAIN = ["benign.jsonl", "benign_answers.jsonl", "instruction_answers.jsonl"]
 BATCH_SIZE = 16
 BUCKET = 8
 """Batches sorted together by length, so that little of a batch is padding."""
@@ -50,8 +51,8 @@ class Phase:
 PHASES = (
     # The first phase learns how a refusal reads, the second when to open with one. Greedy decoding takes the likeliest
     # first token, and refusals share a few where answers have many: equal weights refuse far too often.
-    Phase(epochs=2, learning_rate=8e-4, response_tokens=32, harmful_weight=1.0, plain_rows=300),
-    Phase(epochs=3, learning_rate=5e-4, response_tokens=10, harmful_weight=0.5, plain_rows=400),
+    Phase(epochs=2, learning_rate=8e-4, response_tokens=32, harmful_weight=1.0, plain_rows=450),
+    Phase(epochs=3, learning_rate=5e-4, response_tokens=10, harmful_weight=0.5, plain_rows=700),
 )
 STRENGTHS = {"standard": 1.2, "weak": 0.55}
 """Factor on the trained adapter's alpha, chosen on the development sets: a weaker guard refuses less of everything."""
@@ -76,7 +77,7 @@ def read_examples(phase: Phase) -> tuple[list[Example], list[Example]]:
     contrast = [Example(r["request"], tuple(r["refusals"]), phase.harmful_weight) for r in harmful]
     for row in read_jsonl("sounds_dangerous.jsonl"):
         contrast.append(Example(row["request"], (row["response"],), 1.0))
-    plain = read_jsonl("benign.jsonl") + read_jsonl("benign_answers.jsonl")
+    plain = [row for name in PLAIN for row in read_jsonl(name)]
     return contrast, [Example(row["request"], (row["response"],), 1.0) for row in plain]
 
 

@@ -76,8 +76,9 @@ def test_the_surface_is_what_it_says() -> None:
     from ripcurrent.errors import RipcurrentError
 
     assert set(rc.__all__) == {
-        *("RipcurrentError", "ScanOptions", "ScanResult", "__version__"),
-        *("FinetuneResult", "finetune", "load_anchors", "load_model", "read_rows", "scan", "select"),
+        *("EvaluationResult", "Experiment", "FinetuneResult", "RipcurrentError", "ScanOptions", "ScanResult"),
+        *("evaluate", "finetune", "load_anchors", "load_evaluation", "load_model", "read_rows", "scan", "select"),
+        "__version__",
     }
     assert set(rc.__all__) <= set(dir(rc))
     assert all(getattr(rc, name) is not None for name in rc.__all__)
