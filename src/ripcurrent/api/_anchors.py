@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from ripcurrent.anchors import AnchorSet
+from ripcurrent.api._memory import require_room_for_directions
 from ripcurrent.api._options import ScanOptions
 from ripcurrent.data import EncodedRow, Row, encode, encode_anchor
 from ripcurrent.engine import plan_batches
@@ -178,6 +179,7 @@ def _compute_directions(
     folder: Path,
     on_step: Callable[[str], None],
 ) -> None:
+    require_room_for_directions(gradient_pass.catalogue.parameter_shapes(), chat_model, options)
     rows = encode_for_gradient(anchor_set, chat_model, options)
     norms = np.zeros(len(rows))
     for name in anchor_set.sets:
@@ -192,8 +194,9 @@ def _compute_directions(
         del direction
     on_step("similarities of the anchors")
     similar: dict[str, list[float]] = {}
-    for start in range(0, len(anchor_set.sets), SETS_AT_ONCE):
-        names = anchor_set.sets[start : start + SETS_AT_ONCE]
+    at_once = SETS_AT_ONCE if options.memory is None else 1
+    for start in range(0, len(anchor_set.sets), at_once):
+        names = anchor_set.sets[start : start + at_once]
         stored = [StoredDirection(folder / f"{name}.safetensors") for name in names]
         found = similarities(gradient_pass, rows, stored)
         similar |= {name: found[:, number].tolist() for number, name in enumerate(names)}

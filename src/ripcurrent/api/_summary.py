@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ripcurrent.api._prefilter import recall_sentence
 from ripcurrent.data import read_rows
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.run import read_manifest
@@ -90,6 +91,11 @@ class ScanSummary:
     """Trait to its share among the riskiest and among all scored rows."""
     mean_tokens: tuple[float, float]
     """Mean response tokens of the riskiest and of all scored rows."""
+    prefilter: str | None = None
+    """What a prefilter let through and what it missed, where there was one."""
+
+    prefilter_record: dict[str, Any] | None = None
+    """The same as the manifest has it."""
 
     def as_json(self) -> dict[str, Any]:
         """One JSON-ready object."""
@@ -110,6 +116,7 @@ class ScanSummary:
             "format_shares": {
                 name: {f"top_{self.top}": share[0], "all": share[1]} for name, share in self.format_shares.items()
             },
+            "prefilter": self.prefilter_record,
         }
 
 
@@ -145,6 +152,8 @@ def summarise_scan(folder: Path) -> ScanSummary:
         top=len(chosen),
         riskiest=_ranked_rows(group.slice(0, 10), ranking, manifest),
         format_shares={name: (_share(group, name), _share(ok, name)) for name in TRAIT_COLUMNS},
+        prefilter=recall_sentence(manifest["prefilter"]) if manifest.get("prefilter") else None,
+        prefilter_record=manifest.get("prefilter"),
         mean_tokens=(float(group["response_tokens"].to_numpy().mean()), float(tokens.mean())),
     )
 

@@ -31,7 +31,8 @@ def files_of_pattern(pattern: str) -> list[Path]:
     Raises:
         RipcurrentError: it fits none.
     """
-    files = [Path(found) for found in sorted(glob.glob(pattern, recursive=True)) if Path(found).is_file()]
+    found = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 - a pattern may be absolute
+    files = [Path(name) for name in found if Path(name).is_file()]
     if not files:
         raise RipcurrentError(f"No file fits {pattern}.", "Check the pattern, and that it stands in quotation marks.")
     return files

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -45,7 +46,7 @@ def encode_windows(
         # each window predicts all its tokens but the first
         count = -(-(len(tokens.ids) - 1) // (max_tokens - 1))
         edges = np.linspace(0, len(tokens.ids) - 1, count + 1).round().astype(int)
-        yield [_window(row.index, tokens.ids[first : last + 1]) for first, last in zip(edges, edges[1:], strict=False)]
+        yield [_window(row.index, tokens.ids[first : last + 1]) for first, last in pairwise(edges)]
 
 
 def window_starts(windows: Iterable[EncodedRow]) -> list[int]:

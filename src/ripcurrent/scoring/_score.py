@@ -16,6 +16,10 @@ import pyarrow.parquet as pq
 from ripcurrent.run import written_whole
 from ripcurrent.scoring._anchors import AnchorMeasurements
 from ripcurrent.scoring._columns import COLUMNS, DIRECTION_OF_RISK, TRAIT_COLUMNS
+from ripcurrent.scoring._windows import LARGEST, has_windows, largest_windows
+
+PREFILTER = "prefilter"
+"""Column that says of each row whether the representation pass let it through to the gradient pass."""
 
 Floats = npt.NDArray[np.float64]
 _TYPES = {"int": pa.int64(), "text": pa.string(), "float": pa.float64(), "bool": pa.bool_()}
@@ -52,6 +56,10 @@ class Scorer:
             arrays[column.name] = pa.nulls(rows, kind) if value is None else _as_array(value, kind)
         if dot_column(0) in signals.column_names:
             arrays |= self._per_anchor_columns(signals)
+        if has_windows(signals):
+            arrays |= largest_windows(signals, self)
+        if PREFILTER in signals.column_names:
+            arrays[PREFILTER] = signals[PREFILTER]
         return pa.table(arrays)
 
     def _gradient_columns(self, signals: pa.Table) -> dict[str, Floats]:
@@ -145,6 +153,10 @@ def describe_table(columns: Iterable[str], metadata: Mapping[str, Any]) -> dict[
             direction[name] = "higher"
         elif name.startswith("gradient_to_safe"):
             direction[name] = "lower"
+        elif name.endswith(LARGEST):
+            direction[name] = DIRECTION_OF_RISK[name.removesuffix(LARGEST)]
+        elif name == "windows":
+            direction[name] = "none"
     sign = "higher = more erosion of safety, except where direction_of_risk says lower"
     return {"sign": sign, "direction_of_risk": direction, **metadata}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -21,19 +21,26 @@ class Directions:
 
     count: int
     """How many."""
-    linear: dict[int, Tensor]
+    linear: Mapping[int, Tensor]
     """Group number to the joined weights' directions, shape ``(directions, out, in)``, in the compute dtype."""
-    other: dict[str, Tensor]
+    other: Mapping[str, Tensor]
     """Parameter name to directions of vectors and tables, shape ``(directions, *shape)``."""
 
 
 def stack_directions(
-    catalogue: Catalogue, gradients: Iterable[Mapping[str, Tensor]], dtype: torch.dtype, *, count: int | None = None
+    catalogue: Catalogue,
+    gradients: Iterable[Mapping[str, Tensor]],
+    dtype: torch.dtype,
+    *,
+    count: int | None = None,
+    empty: Callable[..., Tensor] = torch.empty,
+    written: Callable[[], None] = lambda: None,
 ) -> Directions:
     """Stack directions for the recorder: matrices and tables in the compute type, vectors in float32, on its device.
 
     ``gradients`` may be mappings that read from disk tensor by tensor, or an iterator of ``count`` gradients that are
-    formed one after another, so that nothing is held twice.
+    formed one after another, so that nothing is held twice. ``empty`` makes the tensors, as ``torch.empty`` does;
+    ``written`` is told after each parameter.
     """
     if count is None:
         gradients = list(gradients)
@@ -47,20 +54,21 @@ def stack_directions(
         if not names:
             continue
         out = sum(shapes[name][0] for name in names)
-        linear[number] = torch.empty(count, out, shapes[names[0]][1], dtype=_product_dtype(group, dtype), device=device)
+        linear[number] = empty(count, out, shapes[names[0]][1], dtype=_product_dtype(group, dtype), device=device)
         start = 0
         for name in names:
             slots[name] = linear[number][:, start : start + shapes[name][0]]
             start += shapes[name][0]
     other = {
-        name: torch.empty(count, *shape, dtype=dtype if len(shape) == 2 else torch.float32, device=device)
+        name: empty(count, *shape, dtype=dtype if len(shape) == 2 else torch.float32, device=device)
         for name, shape in shapes.items()
         if name not in slots
     }
     slots |= other
     for number, gradient in enumerate(gradients):
         for name, slot in slots.items():
-            slot[number] = gradient[name].to(device)
+            slot[number] = gradient[name].to(slot.device)
+            written()
     return Directions(count, linear, other)
 
 

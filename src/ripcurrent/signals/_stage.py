@@ -107,7 +107,7 @@ class SignalStage:
         left = Counter(item for item, length in zip(item_of, lengths, strict=True) if length)
         self.on_rows(len(set(item_of) - left.keys()))
         batches: list[int | None] = [None] * len(rows)
-        groups = chain.from_iterable(self.halving(rows, places, self._measure) for places in self._plan(lengths))
+        groups = chain.from_iterable(self.halving(rows, places, self.measure) for places in self._plan(lengths))
         for number, (places, signals) in enumerate(groups):
             self._fill(columns, statuses, places, signals)
             finished = 0
@@ -125,7 +125,8 @@ class SignalStage:
             return plan
         return [places[start : start + most] for places in plan for start in range(0, len(places), most)]
 
-    def _measure(self, rows: Sequence[EncodedRow]) -> BatchSignals:
+    def measure(self, rows: Sequence[EncodedRow]) -> BatchSignals:
+        """The signals of one batch."""
         batch = make_batch(rows, self.chat_model.device, row_tokens=self.row_tokens, pad_to=self.pad_to)
         if self.gradient_pass is not None and self.directions is not None:
             return self.gradient_pass.measure(batch, self.directions, self.features)

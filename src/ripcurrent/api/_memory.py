@@ -1,0 +1,326 @@
+"""A scan within a memory budget: batches small enough, then directions kept in files, else an error that says what."""
+
+from __future__ import annotations
+
+import math
+import re
+import resource
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from ripcurrent.api._environment import size
+from ripcurrent.api._options import ScanOptions
+from ripcurrent.data import EncodedRow, Row, encode_rows, encode_windows
+from ripcurrent.errors import ExitCode, RipcurrentError
+from ripcurrent.models import ChatModel
+from ripcurrent.run import write_json
+from ripcurrent.signals import Directions, GradientPass, MappedStore, SignalStage, stack_directions
+from ripcurrent.signals._out_of_memory import is_out_of_memory
+
+if TYPE_CHECKING:
+    from ripcurrent.api._anchors import StoredDirection
+
+PLAN = "memory.json"
+"""File of a run folder that keeps what was decided, so that a resumed scan batches as before."""
+
+SMALLEST_PROBE = 64
+"""Tokens of the first batch that is tried."""
+
+MARGIN = 0.95
+"""Share of the budget that batches may fill: tables, tokens and the allocator's own waste take the rest."""
+
+_HIGHEST: list[int] = []
+"""The process's peak before the last reset, which the system forgets; one entry at most."""
+
+_UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPlan:
+    """How a scan keeps to its budget."""
+
+    memory: int
+    """The budget in bytes."""
+    token_budget: int
+    """Padded tokens per batch."""
+    mapped_directions: bool
+    """Directions lie in files and are read layer by layer."""
+    longest_row: int
+    """Tokens of the longest row, at most ``max_tokens``; a batch of its own if it exceeds the token budget."""
+    expected_peak: int
+    """Peak memory in bytes that the largest batch is expected to reach, by the probes."""
+
+
+def parse_size(text: str) -> int:
+    """Bytes of a size such as ``8GB`` (powers of a thousand), ``8GiB`` (of 1,024) or a plain number.
+
+    Raises:
+        ValueError: it is none.
+    """
+    found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([a-zA-Z]*)\s*", text)
+    unit = found[2].upper() or "B" if found else ""
+    if found is None or unit not in _UNITS or float(found[1]) <= 0:
+        raise ValueError("write a size such as 8GB, 500MB or 6GiB")
+    return int(float(found[1]) * _UNITS[unit])
+
+
+def peak_bytes(device: torch.device) -> int:
+    """Peak memory since `reset_peak`: of the process, or on CUDA of the device's allocations."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    held = _status("VmHWM")
+    return process_peak() if held is None else held
+
+
+def reset_peak(device: torch.device) -> None:
+    """Begin a new measurement of the peak; where the system cannot, the process's peak so far stays."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    _HIGHEST.append(max(process_peak(), *_HIGHEST, 0))
+    del _HIGHEST[:-1]
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    except OSError:
+        return
+
+
+def process_peak() -> int:
+    """Peak memory of the process in bytes since it began, whatever `reset_peak` did in between."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return max(peak if sys.platform == "darwin" else peak * 1024, *_HIGHEST, 0)
+
+
+def memory_in_use(device: torch.device) -> int:
+    """Bytes that the process holds now, or on CUDA the device's allocations."""
+    if device.type == "cuda":
+        return int(torch.cuda.memory_allocated(device))
+    held = _status("VmRSS")
+    return process_peak() if held is None else held
+
+
+def longest_row(rows: Iterable[Row], chat_model: ChatModel, options: ScanOptions) -> int:
+    """Tokens of the longest row as it will be scored; stops at the first that reaches ``max_tokens``."""
+    encoded: Iterable[Sequence[EncodedRow]]
+    if options.windows:
+        encoded = encode_windows(rows, chat_model.tokenizer, max_tokens=options.max_tokens)
+    else:
+        kept = encode_rows(rows, chat_model.tokenizer, max_tokens=options.max_tokens, loss_on=options.loss_on)
+        encoded = ([row] for row in kept)
+    longest = 0
+    for pieces in encoded:
+        longest = max(longest, *(len(piece.tokens) for piece in pieces))
+        # windows of a cut document are a little shorter than they might be
+        if longest >= options.max_tokens or len(pieces) > 1:
+            return options.max_tokens
+    return longest
+
+
+def within_memory(
+    folder: Path,
+    rows: Callable[[], Iterable[Row]],
+    options: ScanOptions,
+    chat_model: ChatModel,
+    make_stage: Callable[[bool], SignalStage],
+    on_step: Callable[[str], None],
+) -> tuple[SignalStage, MemoryPlan]:
+    """The stage with a token budget, and if need be with mapped directions, that keeps to ``options.memory``.
+
+    Batches of one row, the worst shape for so many tokens, are run at doubling lengths and their peak is read. A plan
+    that the run folder holds for the same budget is taken as it is.
+
+    Args:
+        folder: The run folder.
+        rows: Streams the dataset.
+        options: The scan's, with ``memory``.
+        chat_model: The model.
+        make_stage: Builds the stage, with directions in memory or mapped.
+        on_step: Told of steps.
+
+    Raises:
+        RipcurrentError: the longest row does not fit, even with mapped directions; says what would.
+    """
+    assert options.memory is not None
+    kept = read_plan(folder)
+    if kept is not None and kept.memory == options.memory:
+        return replace(make_stage(kept.mapped_directions), token_budget=kept.token_budget), kept
+    on_step("finding the longest row")
+    longest = longest_row(rows(), chat_model, options)
+    limit = options.memory * MARGIN
+    tried: list[tuple[int, float]] = []
+    for mapped in (False, True):
+        on_step("measuring memory" + (" with directions in files" if mapped else ""))
+        stage = make_stage(mapped)
+        wanted = longest if stage.batch_rows == 1 else max(longest, options.token_budget)
+        tried = probe_peaks(stage, wanted, limit)
+        fits = largest_within(tried, limit, wanted)
+        if fits >= longest:
+            plan = MemoryPlan(
+                memory=options.memory,
+                token_budget=max(1, min(options.token_budget, fits)),
+                mapped_directions=mapped,
+                longest_row=longest,
+                expected_peak=int(peak_at(tried, max(longest, min(options.token_budget, fits)))),
+            )
+            write_json(folder / PLAN, asdict(plan))
+            return replace(stage, token_budget=plan.token_budget), plan
+        if stage.gradient_pass is None:
+            break
+        del stage
+    raise _too_little(options, longest, tried, fits)
+
+
+def scan_directions(
+    gradient_pass: GradientPass, stored: list[StoredDirection], chat_model: ChatModel, mapped_in: Path | None
+) -> Directions:
+    """Directions as the stage reads them: in memory, or in files without a name in a run folder."""
+    if mapped_in is None:
+        return stack_directions(gradient_pass.catalogue, stored, chat_model.dtype)
+    store = MappedStore(mapped_in)
+    stacked = stack_directions(
+        gradient_pass.catalogue, stored, chat_model.dtype, empty=store.empty, written=store.let_go
+    )
+    return store.directions(stacked, chat_model.device)
+
+
+def memory_record(
+    options: ScanOptions, device: torch.device, plan: MemoryPlan | None, batches_halved: int
+) -> dict[str, Any]:
+    """What the manifest keeps of memory: the budget with its plan and whether it was kept, and what ran out."""
+    peak = peak_bytes(device) if device.type == "cuda" else process_peak()
+    record: dict[str, Any] = {"batches_halved": batches_halved}
+    if device.type == "cuda":
+        record["device_peak_bytes"] = peak
+    if plan is not None and options.memory is not None:
+        record |= {**asdict(plan), "kept": peak <= options.memory}
+    return record
+
+
+def read_plan(folder: Path) -> MemoryPlan | None:
+    """The plan that a run folder holds; None where it has none."""
+    import json
+
+    path = folder / PLAN
+    return MemoryPlan(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
+
+
+def probe_peaks(stage: SignalStage, wanted: int, limit: float) -> list[tuple[int, float]]:
+    """Tokens and peak bytes of batches of doubling length up to ``wanted``; none that is expected to pass ``limit``."""
+    tried: list[tuple[int, float]] = []
+    tokens = min(SMALLEST_PROBE, wanted)
+    while True:
+        tried.append((tokens, _peak_of(stage, tokens)))
+        if tokens >= wanted or tried[-1][1] > limit:
+            return tried
+        following = min(2 * tokens, wanted)
+        if len(tried) > 1 and peak_at(tried, following) > limit:
+            # as far as is expected to fit, so that the edge is measured and not only guessed
+            following = largest_within(tried, limit, following)
+            if following <= tokens * 1.1:
+                return tried
+        tokens = following
+
+
+def _peak_of(stage: SignalStage, tokens: int) -> float:
+    device = stage.chat_model.device
+    generator = np.random.default_rng(tokens)
+    vocabulary = int(stage.chat_model.model.get_input_embeddings().weight.shape[0])
+    bearing = np.ones(tokens, dtype=np.bool_)
+    bearing[0] = False
+    row = EncodedRow(
+        index=0,
+        status="ok",
+        tokens=generator.integers(0, vocabulary, tokens).astype(np.int32),
+        loss_mask=bearing,
+        truncated=False,
+        prompt_tokens=1,
+        response_tokens=tokens - 1,
+        last_prompt=0,
+        last_content=tokens - 1,
+    )
+    reset_peak(device)
+    try:
+        stage.measure([row])
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return math.inf
+    return float(peak_bytes(device))
+
+
+def peak_at(tried: Sequence[tuple[int, float]], tokens: float) -> float:
+    """Peak bytes at a length: between measured ones on a line, beyond the last on the curve that the last ones bend."""
+    sizes, peaks = [n for n, _ in tried], [peak for _, peak in tried]
+    if tokens <= sizes[-1]:
+        return float(np.interp(tokens, sizes, peaks))
+    if len(tried) == 1:
+        return peaks[0] * (tokens / sizes[0]) ** 2
+    slope = max(0.0, (peaks[-1] - peaks[-2]) / (sizes[-1] - sizes[-2]))
+    # attention grows with the square, so the slope at most doubles when the length does
+    further = tokens - sizes[-1]
+    return peaks[-1] + slope * further * (1 + further / (2 * sizes[-1]))
+
+
+def largest_within(tried: Sequence[tuple[int, float]], limit: float, most: int) -> int:
+    """The largest number of tokens, up to ``most``, whose expected peak is within ``limit``; 0 when none is."""
+    low, high = 0, most
+    while low < high:
+        middle = (low + high + 1) // 2
+        if peak_at(tried, middle) <= limit:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def require_room_for_directions(
+    shapes: Mapping[str, tuple[int, ...]], chat_model: ChatModel, options: ScanOptions
+) -> None:
+    """Refuse to sum an anchor set's gradients where the sum and the copy that is stored pass the budget.
+
+    Raises:
+        RipcurrentError: they do; says how much is needed.
+    """
+    if options.memory is None:
+        return
+    parameters = sum(int(np.prod(shape)) for shape in shapes.values())
+    needed = memory_in_use(chat_model.device) + parameters * (4 + chat_model.dtype.itemsize)
+    if needed > options.memory:
+        raise RipcurrentError(
+            f"Computing the anchors' directions takes {size(needed)}, more than --memory {size(options.memory)}.",
+            "Compute them once where there is more memory (any scan or `ripcurrent anchors check` with this model and "
+            "anchors) and bring RIPCURRENT_CACHE here; or use --scope linear or lora, or --signals representation.",
+            code=ExitCode.NOT_MEASURED,
+        )
+
+
+def _too_little(options: ScanOptions, longest: int, tried: Sequence[tuple[int, float]], fits: int) -> RipcurrentError:
+    assert options.memory is not None
+    if tried[0][1] > options.memory * MARGIN:
+        least = f"even a batch of {tried[0][0]} tokens takes {size(tried[0][1])}"
+        hint = "Use --signals representation, --scope linear or lora, --dtype bfloat16, or a smaller model."
+    else:
+        least = f"the longest row has {longest} tokens and takes about {size(peak_at(tried, longest))}"
+        hint = f"--max-tokens {fits} fits; or use --scope linear or lora, or --signals representation."
+    return RipcurrentError(
+        f"--memory {size(options.memory)} cannot be kept: {least}"
+        + (", with directions in files" if options.wants_gradient else "")
+        + ".",
+        hint + " The model's own weights are not moved out of memory.",
+        code=ExitCode.NOT_MEASURED,
+    )
+
+
+def _status(name: str) -> int | None:
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    found = next((line for line in lines if line.startswith(f"{name}:")), None)
+    return None if found is None else int(found.split()[1]) * 1024

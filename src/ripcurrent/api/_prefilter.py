@@ -1,0 +1,208 @@
+"""The prefilter: a representation pass over all rows picks the share that the gradient pass then sees.
+
+What that loses is measured in the same run, never assumed: rows drawn at random from all of them go through the
+gradient pass whether they were picked or not, and the share of their riskiest hundredth that was picked is reported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from ripcurrent.data import Dataset, Row
+from ripcurrent.scoring import PREFILTER, Scorer, spearman
+
+PICKED_BY = "representation_bidirectional"
+"""The score of the representation pass whose largest values are picked."""
+
+PASSED, SAMPLED, LEFT_OUT = "passed", "sampled", "left_out"
+"""Values of the column ``prefilter``: picked; not picked, but scored to measure the recall; without gradient scores."""
+
+SHARES = (0.01, 0.05, 0.10)
+"""Riskiest shares of the sample whose recall is measured; the first is the one that counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recall:
+    """How much of the sample's riskiest rows the prefilter picked."""
+
+    share: float
+    """The riskiest share of the sample, 0 to 1."""
+    rows: int
+    """Rows in it."""
+    picked: int
+    """How many of them were picked."""
+    low: float
+    """Lower end of the Wilson interval of their share, at 95 %."""
+    high: float
+    """Its upper end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Picked:
+    """What the representation pass let through."""
+
+    usable: int
+    """Rows that the representation pass scored."""
+    passed: npt.NDArray[np.int64]
+    """Row numbers picked, ascending."""
+    sampled: npt.NDArray[np.int64]
+    """Row numbers of the random sample, ascending; picked ones among them."""
+
+    @property
+    def rows(self) -> npt.NDArray[np.int64]:
+        """Row numbers that the gradient pass sees, ascending."""
+        return np.union1d(self.passed, self.sampled)
+
+
+class PickedRows:
+    """Some of a dataset's rows, in order, as a stream that can be started anywhere."""
+
+    def __init__(self, rows: Dataset, chosen: npt.NDArray[np.int64]) -> None:
+        self._rows = rows
+        self._chosen = chosen
+
+    def iter_from(self, start: int) -> Iterator[Row]:
+        """The chosen rows from the ``start``-th on."""
+        wanted = self._chosen[start:]
+        if not len(wanted):
+            return
+        place = 0
+        for row in self._rows.iter_from(int(wanted[0])):
+            if row.index == wanted[place]:
+                yield row
+                place += 1
+                if place == len(wanted):
+                    return
+
+
+def pick_rows(tables: Iterable[pa.Table], scorer: Scorer, share: float, sample: int, seed: int) -> Picked:
+    """The rows that the representation pass picks, and the sample; from its shards, some bytes a row in memory.
+
+    The ``share`` of the usable rows with the largest ``representation_bidirectional`` is picked, at least one; ties go
+    to the lower row number.
+    """
+    numbers: list[npt.NDArray[np.int64]] = []
+    values: list[npt.NDArray[np.float64]] = []
+    for signals in tables:
+        scored = scorer.score(signals)
+        fine = np.asarray(scored["status"].to_pylist()) == "ok"
+        numbers.append(scored["row"].to_numpy()[fine])
+        values.append(scored[PICKED_BY].to_numpy()[fine])
+    rows = np.concatenate(numbers) if numbers else np.zeros(0, np.int64)
+    if not len(rows):
+        return Picked(0, rows, rows)
+    count = max(1, int(np.ceil(share * len(rows) - 1e-9)))
+    order = np.argsort(-np.concatenate(values), kind="stable")
+    drawn = np.random.default_rng(seed).choice(rows, min(sample, len(rows)), replace=False)
+    return Picked(len(rows), np.sort(rows[order[:count]]), np.sort(drawn))
+
+
+def join_gradients(tables: Iterable[pa.Table], gradients: Iterable[pa.Table], picked: Picked) -> Iterator[pa.Table]:
+    """The representation pass's shards with the columns of the gradient pass, null for rows that it did not see."""
+    waiting = iter(gradients)
+    held: pa.Table | None = None
+    passed = set(picked.passed.tolist())
+    for table in tables:
+        last = table["row"][-1].as_py()
+        while held is None or not held.num_rows or held["row"][-1].as_py() < last:
+            following = next(waiting, None)
+            if following is None:
+                break
+            held = following if held is None else pa.concat_tables([held, following])
+        if held is None:
+            # nothing was usable, so there are no gradients to join
+            yield table.append_column(PREFILTER, pa.nulls(table.num_rows, pa.string()))
+            continue
+        yield _joined(table, held, passed)
+        rows = held["row"].to_numpy()
+        held = held.slice(int(np.searchsorted(rows, last, side="right")))
+
+
+def _joined(table: pa.Table, gradients: pa.Table, passed: set[int]) -> pa.Table:
+    place = {row: number for number, row in enumerate(gradients["row"].to_pylist())}
+    rows = table["row"].to_pylist()
+    places = pa.array([place.get(row) for row in rows], pa.int64())
+    for name in gradients.column_names:
+        if name not in table.column_names:
+            table = table.append_column(name, gradients[name].take(places))
+    after = gradients["status"].take(places).to_pylist()
+    before = table["status"].to_pylist()
+    statuses = [was if was != "ok" or now is None else now for was, now in zip(before, after, strict=True)]
+    ways = [
+        None if was != "ok" else PASSED if row in passed else SAMPLED if row in place else LEFT_OUT
+        for row, was in zip(rows, before, strict=True)
+    ]
+    table = table.set_column(table.column_names.index("status"), "status", pa.array(statuses, pa.string()))
+    return table.append_column(PREFILTER, pa.array(ways, pa.string()))
+
+
+def prefilter_record(scores: Iterable[pa.Table], picked: Picked, share: float, ranking: str) -> dict[str, Any]:
+    """What the manifest keeps of a prefilter: how many rows passed, and the recall on the sample.
+
+    Args:
+        scores: Tables of scores in which the sample's rows are found.
+        picked: What was picked.
+        share: The share asked for.
+        ranking: The score of the gradient pass that says which rows are truly riskiest.
+    """
+    numbers: list[int] = []
+    true: list[float] = []
+    cheap: list[float] = []
+    sampled = set(picked.sampled.tolist())
+    for table in scores:
+        columns = (table[name].to_pylist() for name in ("row", "status", ranking, PICKED_BY))
+        for row, status, value, by in zip(*columns, strict=True):
+            if row in sampled and status == "ok" and value is not None and value == value:
+                numbers.append(row)
+                true.append(value)
+                cheap.append(by)
+    return {
+        "share": share,
+        "usable_rows": picked.usable,
+        "passed": len(picked.passed),
+        "picked_by": PICKED_BY,
+        "ranking": ranking,
+        "sample": len(numbers),
+        "spearman_on_sample": spearman(true, cheap),
+        "recall": [asdict(found) for found in recalls(np.asarray(numbers), np.asarray(true), picked.passed)],
+    }
+
+
+def recalls(rows: npt.NDArray[Any], values: npt.NDArray[Any], passed: npt.NDArray[np.int64]) -> list[Recall]:
+    """Recall of the sample's riskiest shares; ties go to the lower row number. None for a share below one row."""
+    from ripcurrent.evaluation import wilson_interval
+
+    order = np.argsort(-values, kind="stable") if len(values) else np.zeros(0, dtype=int)
+    found = []
+    for share in SHARES:
+        count = int(share * len(order) + 1e-9)
+        if count:
+            hits = int(np.isin(rows[order[:count]], passed).sum())
+            interval = wilson_interval(hits, count)
+            found.append(Recall(share, count, hits, interval.low, interval.high))
+    return found
+
+
+def recall_sentence(record: Mapping[str, Any]) -> str:
+    """One sentence on what a prefilter let through and what it lost, for the terminal and the page."""
+    passed = f"{record['passed']} of {record['usable_rows']} rows ({record['share']:.3g} asked for)"
+    if not record["recall"]:
+        return (
+            f"Prefilter: {passed} had gradients. Recall UNKNOWN: the sample has {record['sample']} rows, and its "
+            "riskiest hundredth is less than one; give a larger --prefilter-sample."
+        )
+    parts = [
+        f"{found['picked']} of the riskiest {found['rows']} ({found['share']:.0%}; "
+        f"{found['picked'] / found['rows']:.0%}, interval {found['low']:.0%} to {found['high']:.0%})"
+        for found in record["recall"]
+    ]
+    return (
+        f"Prefilter: {passed} had gradients. Of a random sample of {record['sample']} rows, which all had them, it let "
+        f"through {'; '.join(parts)} by {record['ranking']}. The rest of the riskiest rows is missed at that rate."
+    )
