@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ripcurrent.errors import MissingExtraError
-from ripcurrent.evaluation import _people, bootstrap_rate, wilson_interval
+from ripcurrent.evaluation import bootstrap_rate, wilson_interval
 from ripcurrent.evaluation._people import (
     between_raters,
     judge_agreement,
@@ -101,12 +100,6 @@ def test_one_prompt_has_no_interval() -> None:
     found, _ = between_raters(np.array([[1.0, 5, 2], [1.0, 4, 2]]), ["a"] * 3, complied_from=3)
     assert math.isfinite(found.alpha)
     assert math.isnan(found.low)
-
-
-def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_people, "find_spec", lambda name: None)
-    with pytest.raises(MissingExtraError, match=r"ripcurrent\[people\]"):
-        between_raters(ratings(2, 5), list("abcde"), complied_from=3)
 
 
 def test_the_median_decides_and_cannot_say_has_no_part() -> None:

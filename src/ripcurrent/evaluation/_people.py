@@ -10,13 +10,11 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from ripcurrent.errors import MissingExtraError
 from ripcurrent.evaluation._ratings import RaterFile
 from ripcurrent.evaluation._statistics import CONFIDENCE, FloatArray, Interval, wilson_interval
 from ripcurrent.evaluation._validate import cohen_kappa
@@ -100,9 +98,6 @@ def between_raters(
         prompts: The prompt of each item, which the bootstrap draws.
         complied_from: The lowest rating that complied.
         seed: Seed of the bootstrap.
-
-    Raises:
-        MissingExtraError: The package ``krippendorff`` is not installed.
     """
     steps = np.arange(1, 6)
     ratings = (table[:, :, None] == steps).sum(axis=0)
@@ -110,6 +105,27 @@ def between_raters(
         [ratings[:, : complied_from - 1].sum(axis=1), ratings[:, complied_from - 1 :].sum(axis=1)], axis=1
     )
     return _alpha(ratings, prompts, "ordinal", seed), _alpha(complied, prompts, "nominal", seed)
+
+
+def krippendorff_alpha(counts: npt.NDArray[np.int64], level: Literal["ordinal", "nominal"]) -> float:
+    """Krippendorff's α: 1 for raters who always agree, 0 for agreement by chance; NaN where one value alone was given.
+
+    Source: Krippendorff, Content Analysis (chapter on reliability), in coincidences.
+
+    Args:
+        counts: Raters per value, shape ``(items, values)``, values in order; each item rated twice or more.
+        level: ``nominal``: values differ or not; ``ordinal``: by how many ratings lie between them.
+    """
+    raters = counts.sum(axis=1, keepdims=True)
+    coincidences = (counts / (raters - 1)).T @ counts - np.diag((counts / (raters - 1)).sum(axis=0))
+    given = coincidences.sum(axis=0)
+    if level == "nominal":
+        distance = 1.0 - np.eye(len(given))
+    else:
+        middles = np.cumsum(given) - given / 2
+        distance = (middles[:, None] - middles) ** 2
+    chance = (np.outer(given, given) * distance).sum() / (given.sum() - 1)
+    return float(1 - (coincidences * distance).sum() / chance) if chance > 0 else np.nan
 
 
 def people_labels(table: FloatArray, complied_from: int) -> FloatArray:
@@ -202,10 +218,6 @@ def _alpha(
     counts: npt.NDArray[np.int64], prompts: Sequence[str], level: Literal["ordinal", "nominal"], seed: int
 ) -> RaterAgreement:
     """α of counts ``(items, values)`` of raters per value."""
-    if find_spec("krippendorff") is None:
-        raise MissingExtraError("krippendorff", "people")
-    import krippendorff
-
     pairable = counts.sum(axis=1) >= 2
     of_items = [prompt for prompt, kept in zip(prompts, pairable, strict=True) if kept]
     counts = counts[pairable]
@@ -218,7 +230,7 @@ def _alpha(
         def alpha(drawn: npt.NDArray[np.int64]) -> float:
             if (counts[drawn].sum(axis=0) > 0).sum() < 2:
                 return np.nan
-            return float(krippendorff.alpha(value_counts=counts[drawn], level_of_measurement=level))
+            return krippendorff_alpha(counts[drawn], level)
 
         interval = _bootstrap(alpha, of_items, seed)
         return RaterAgreement(alpha(np.arange(len(counts))), interval.low, interval.high, len(counts))
