@@ -191,7 +191,7 @@ def recalls(rows: npt.NDArray[Any], values: npt.NDArray[Any], passed: npt.NDArra
 
 def recall_sentence(record: Mapping[str, Any]) -> str:
     """One sentence on what a prefilter let through and what it lost, for the terminal and the page."""
-    passed = f"{record['passed']} of {record['usable_rows']} rows ({record['share']:.3g} asked for)"
+    passed = f"{record['passed']} of {record['usable_rows']} rows ({100 * record['share']:.3g} % asked for)"
     if not record["recall"]:
         return (
             f"Prefilter: {passed} had gradients. Recall UNKNOWN: the sample has {record['sample']} rows, and its "

@@ -93,7 +93,6 @@ class ScanSummary:
     """Mean response tokens of the riskiest and of all scored rows."""
     prefilter: str | None = None
     """What a prefilter let through and what it missed, where there was one."""
-
     prefilter_record: dict[str, Any] | None = None
     """The same as the manifest has it."""
 
@@ -152,9 +151,9 @@ def summarise_scan(folder: Path) -> ScanSummary:
         top=len(chosen),
         riskiest=_ranked_rows(group.slice(0, 10), ranking, manifest),
         format_shares={name: (_share(group, name), _share(ok, name)) for name in TRAIT_COLUMNS},
+        mean_tokens=(float(group["response_tokens"].to_numpy().mean()), float(tokens.mean())),
         prefilter=recall_sentence(manifest["prefilter"]) if manifest.get("prefilter") else None,
         prefilter_record=manifest.get("prefilter"),
-        mean_tokens=(float(group["response_tokens"].to_numpy().mean()), float(tokens.mean())),
     )
 
 

@@ -1,0 +1,128 @@
+"""Folders and patterns of files read as one dataset, started anywhere, and written back."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from itertools import islice
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from ripcurrent.data import read_rows
+from ripcurrent.errors import RipcurrentError
+
+SIZES = (3, 0, 5, 1)
+
+
+def document(number: int) -> dict[str, object]:
+    return {"text": f"document {number}", "url": f"u{number}"}
+
+
+@pytest.fixture(params=["jsonl", "jsonl.gz", "parquet"])
+def corpus(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """Nine documents in four files, one of them empty, beside files that are no data."""
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    (folder / "_metadata.jsonl").write_text("not data")
+    (folder / "README.md").write_text("not data")
+    number = 0
+    for part, size in enumerate(SIZES):
+        records = [document(number + place) for place in range(size)]
+        number += size
+        path = folder / f"part-{part:02d}.{request.param}"
+        if request.param == "parquet":
+            schema = pa.schema({"text": pa.string(), "url": pa.string()})
+            pq.write_table(pa.Table.from_pylist(records, schema), path, row_group_size=2, compression="zstd")
+        else:
+            data = "".join(json.dumps(record) + "\n" for record in records).encode()
+            path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+    return folder
+
+
+def texts(rows: object) -> list[str]:
+    return [row.text for row in rows]  # type: ignore[attr-defined]
+
+
+def test_a_folder_is_one_dataset_in_the_order_of_its_names(corpus: Path) -> None:
+    rows = read_rows(corpus)
+    assert texts(rows) == [f"document {number}" for number in range(9)]
+    assert [row.index for row in rows] == list(range(9))
+    assert (rows.container, rows.format, rows.name, rows.count_and_hash()[0]) == ("files", "text", "corpus", 9)
+
+
+def test_a_pattern_is_the_same_dataset(corpus: Path) -> None:
+    rows = read_rows(f"{corpus}/part-*")
+    assert (rows.name, rows.count_and_hash()) == ("corpus", read_rows(corpus).count_and_hash())
+    deep = read_rows(f"{corpus.parent}/**/part-0[02]*")
+    assert texts(deep) == [f"document {number}" for number in (0, 1, 2, 3, 4, 5, 6, 7)]
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_a_stream_may_be_started_anywhere(corpus: Path, known: bool) -> None:
+    rows = read_rows(corpus)
+    if known:
+        rows.count_and_hash()
+    for start in range(11):
+        assert texts(rows.iter_from(start)) == [f"document {number}" for number in range(start, 9)]
+    assert texts(islice(rows.iter_from(4), 2)) == ["document 4", "document 5"]
+    assert texts(read_rows(corpus, limit=6).iter_from(4)) == ["document 4", "document 5"]
+
+
+def test_the_hash_is_of_the_content_in_order(corpus: Path) -> None:
+    before = read_rows(corpus).count_and_hash()[1]
+    moved = corpus.rename(corpus.parent / "moved")
+    assert read_rows(moved).count_and_hash()[1] == before
+    files = sorted(moved.glob("part-*"))
+    files[0].rename(moved / f"zz-{files[0].name}")
+    assert read_rows(moved).count_and_hash()[1] != before
+
+
+def test_a_selection_is_one_file_of_the_same_kind(corpus: Path, tmp_path: Path) -> None:
+    rows = read_rows(corpus)
+    for indices in ([1, 4, 8], [8, 0, 4]):
+        out = tmp_path / f"chosen{rows.suffix}"
+        rows.write(indices, out)
+        assert [dict(row.record) for row in read_rows(out)] == [document(number) for number in indices]
+    if rows.suffix == ".parquet":
+        assert pq.read_schema(out).names == ["text", "url"]
+        assert pq.ParquetFile(out).metadata.row_group(0).column(0).compression == "ZSTD"
+    with pytest.raises(RipcurrentError, match="no row 9"):
+        rows.write([9], out)
+
+
+def test_a_broken_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}\n')
+    (tmp_path / "b.jsonl").write_text('{"text": "b"}\n{"text": \n')
+    with pytest.raises(RipcurrentError, match=r"b\.jsonl, line 2: broken JSON"):
+        read_rows(tmp_path).count_and_hash()
+
+
+@pytest.mark.parametrize(
+    ("names", "pattern", "said"),
+    [
+        (("a.jsonl", "b.parquet"), "*", "two kinds"),
+        (("a.jsonl", "b.csv"), "*", "neither JSON lines nor Parquet"),
+        (("a.jsonl",), "*.parquet", "No file fits"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(tmp_path: Path, names: tuple[str, ...], pattern: str, said: str) -> None:
+    for name in names:
+        if name.endswith("parquet"):
+            pq.write_table(pa.table({"text": ["a"]}), tmp_path / name)
+        else:
+            (tmp_path / name).write_text('{"text": "a"}\n')
+    with pytest.raises(RipcurrentError, match=said):
+        read_rows(f"{tmp_path}/{pattern}")
+
+
+def test_files_with_other_columns_cannot_be_written_together(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": ["a"], "url": ["u"]}), tmp_path / "a.parquet")
+    pq.write_table(pa.table({"text": ["b"], "score": [1]}), tmp_path / "b.parquet")
+    rows = read_rows(tmp_path)
+    assert texts(rows) == ["a", "b"]
+    with pytest.raises(RipcurrentError, match=r"b\.parquet has other columns than .*a\.parquet"):
+        rows.write([0, 1], tmp_path / "chosen.parquet")
+    assert not (tmp_path / "chosen.parquet").exists()
