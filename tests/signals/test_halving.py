@@ -33,8 +33,8 @@ ERRORS: dict[str, Callable[[], BaseException]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def stage() -> SignalStage:
+def make_stage() -> SignalStage:
+    """A stage of a tiny model with two random directions and three anchors' features."""
     model = tiny_model("llama_tied")
     found = dataclasses.replace(chat_model(model), tokenizer=tiny_tokenizer())
     gradient_pass = GradientPass(found)
@@ -50,6 +50,11 @@ def stage() -> SignalStage:
         features=FeatureReader(found),
         anchor_features=features / np.linalg.norm(features, axis=1, keepdims=True),
     )
+
+
+@pytest.fixture(scope="module")
+def stage() -> SignalStage:
+    return make_stage()
 
 
 def rows(count: int = 13) -> list[Row]:
@@ -172,7 +177,7 @@ import resource, torch
 from tests.signals.test_halving import fresh, rows
 import tests.signals.test_halving as here
 torch.set_num_threads(1)
-stage = here.stage.__wrapped__() if hasattr(here.stage, "__wrapped__") else here.stage.__pytest_wrapped__.obj()
+stage = here.make_stage()
 many = rows(1200)
 usual = fresh(stage, token_budget=512)(many)
 held = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()

@@ -1,0 +1,254 @@
+"""The prefilter: which rows it lets through, what the rest keeps, and the recall that it must own up to."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from ripcurrent.api._prefilter import (
+    LEFT_OUT,
+    PASSED,
+    SAMPLED,
+    Picked,
+    PickedRows,
+    join_gradients,
+    pick_rows,
+    prefilter_record,
+    recall_sentence,
+    recalls,
+)
+from ripcurrent.api._scan import ScanResult, scan
+from ripcurrent.api._select import select
+from ripcurrent.api._summary import summarise_scan
+from ripcurrent.cli import run
+from ripcurrent.data import read_rows
+from ripcurrent.errors import RipcurrentError
+from tests.api.test_scan_resume import Counting
+from tests.tiny_scan import EXACT, good_rows, write_jsonl
+
+ROWS = 130
+
+
+class Given:
+    """Stands for the scorer: the representation score is in the table already."""
+
+    def score(self, signals: pa.Table) -> pa.Table:
+        return signals
+
+
+def shards(scores: list[float], size: int = 4, bad: tuple[int, ...] = ()) -> list[pa.Table]:
+    numbers = list(range(len(scores)))
+    status = ["no_response" if number in bad else "ok" for number in numbers]
+    whole = pa.table({"row": numbers, "status": status, "representation_bidirectional": scores})
+    return [whole.slice(start, size) for start in range(0, len(scores), size)]
+
+
+@pytest.mark.parametrize("share", [0.05, 0.1, 0.31, 0.9])
+def test_the_largest_share_of_the_usable_rows_is_picked(share: float) -> None:
+    scores = np.random.default_rng(2).standard_normal(41).round(1).tolist()
+    bad = (3, 17, 40)
+    picked = pick_rows(shards(scores, bad=bad), Given(), share, 100, 0)  # type: ignore[arg-type]
+    usable = [number for number in range(41) if number not in bad]
+    ranked = sorted(usable, key=lambda number: (-scores[number], number))
+    count = next(k for k in range(1, 42) if k >= share * len(usable) - 1e-9)
+    assert picked.passed.tolist() == sorted(ranked[:count])
+    assert picked.sampled.tolist() == usable
+    assert picked.usable == 38
+
+
+def test_the_sample_is_drawn_by_seed_from_usable_rows_whatever_was_picked() -> None:
+    scores = np.arange(500.0).tolist()
+    drawn = [pick_rows(shards(scores, 50, bad=(7,)), Given(), 0.1, 100, seed) for seed in (0, 0, 1)]  # type: ignore[arg-type]
+    first, same, other = (picked.sampled.tolist() for picked in drawn)
+    assert first == same != other
+    assert len(set(first)) == 100
+    assert 7 not in first
+    assert 2 < len(set(first) & set(drawn[0].passed.tolist())) < 25
+    assert drawn[0].rows.tolist() == sorted(set(first) | set(drawn[0].passed.tolist()))
+
+
+def test_nothing_usable_picks_nothing() -> None:
+    picked = pick_rows(shards([1.0, 2.0], bad=(0, 1)), Given(), 0.5, 100, 0)  # type: ignore[arg-type]
+    assert (picked.usable, len(picked.rows)) == (0, 0)
+    (joined,) = join_gradients(shards([1.0, 2.0], bad=(0, 1)), [], picked)
+    assert joined["prefilter"].to_pylist() == [None, None]
+
+
+def test_picked_rows_stream_from_anywhere(tmp_path: Path) -> None:
+    rows = read_rows(write_jsonl(tmp_path / "rows.jsonl", good_rows(20)))
+    chosen = PickedRows(rows, np.asarray([2, 3, 11, 19]))
+    for start in range(5):
+        assert [row.index for row in chosen.iter_from(start)] == [2, 3, 11, 19][start:]
+
+
+@pytest.mark.parametrize("size", [1, 3, 4, 50])
+def test_gradients_join_their_rows_whatever_the_shards(size: int) -> None:
+    tables = shards([0.5] * 23, bad=(5,))
+    picked = Picked(22, np.asarray([1, 6, 7, 8, 21]), np.asarray([2, 7, 22]))
+    rows = picked.rows
+    status = ["not_finite" if row == 8 else "ok" for row in rows]
+    whole = pa.table({"row": rows, "status": status, "dot_harmful": rows * 10.0})
+    gradients = [whole.slice(start, size) for start in range(0, len(rows), size)]
+    joined = pa.concat_tables(join_gradients(tables, gradients, picked)).to_pylist()
+    assert [row["row"] for row in joined] == list(range(23))
+    for row in joined:
+        number = row["row"]
+        assert row["dot_harmful"] == (number * 10.0 if number in rows else None)
+        expected = PASSED if number in picked.passed else SAMPLED if number in rows else LEFT_OUT
+        assert row["prefilter"] == (None if number == 5 else expected)
+        assert row["status"] == {5: "no_response", 8: "not_finite"}.get(number, "ok")
+
+
+def test_recall_is_the_share_of_the_samples_riskiest_rows_that_passed() -> None:
+    generator = np.random.default_rng(5)
+    rows = np.sort(generator.choice(5000, 400, replace=False))
+    values = generator.standard_normal(400).round(2)
+    passed = np.sort(generator.choice(5000, 1500, replace=False))
+    for found in recalls(rows, values, passed):
+        riskiest = sorted(range(400), key=lambda place: (-values[place], rows[place]))[: int(400 * found.share)]
+        assert found.rows == len(riskiest)
+        assert found.picked == sum(rows[place] in passed for place in riskiest)
+        assert 0 <= found.low < found.picked / found.rows < found.high <= 1
+    assert [found.rows for found in recalls(rows, values, passed)] == [4, 20, 40]
+
+
+def test_a_sample_too_small_for_its_hundredth_says_unknown_and_not_one_hundred_per_cent() -> None:
+    scores = pa.table(
+        {
+            "row": [0, 1],
+            "status": ["ok", "ok"],
+            "gradient_bidirectional": [0.5, 0.1],
+            "representation_bidirectional": [0.5, 0.1],
+        }
+    )
+    picked = Picked(2, np.asarray([0]), np.asarray([0, 1]))
+    record = prefilter_record([scores], picked, 0.5, "gradient_bidirectional")
+    assert record["recall"] == []
+    assert "Recall UNKNOWN" in recall_sentence(record)
+
+
+@pytest.fixture(scope="module")
+def options(tiny_folder: Path, anchors_file: Path) -> dict[str, Any]:
+    return {"model": str(tiny_folder), "anchors": str(anchors_file), **EXACT}
+
+
+@pytest.fixture(scope="module")
+def scanned(tmp_path_factory: pytest.TempPathFactory, options: dict[str, Any]) -> tuple[ScanResult, ScanResult]:
+    """A scan with a prefilter, its page included, and one without, of the same rows."""
+    folder = tmp_path_factory.mktemp("prefilter")
+    records: list[Any] = [*good_rows(ROWS), {"prompt": "empty", "response": ""}]
+    dataset = write_jsonl(folder / "rows.jsonl", records)
+    few = scan(dataset, folder / "few", prefilter="20%", prefilter_sample=100, shard_rows=32, **options)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ripcurrent.api._scan.build_report", lambda run_folder: run_folder)
+        whole = scan(dataset, folder / "whole", shard_rows=32, **options)
+    return few, whole
+
+
+def test_rows_that_saw_the_gradient_pass_have_the_usual_scores_and_the_rest_none(
+    scanned: tuple[ScanResult, ScanResult],
+) -> None:
+    few, whole = (result.scores().to_pylist() for result in scanned)
+    cut = sorted(range(ROWS), key=lambda n: (-whole[n]["representation_bidirectional"], n))[: ROWS // 5]
+    seen = 0
+    for row, usual in zip(few, whole, strict=True):
+        assert row["status"] == usual["status"]
+        if row["row"] == ROWS:
+            assert row["prefilter"] is None
+            continue
+        assert (row["prefilter"] == PASSED) == (row["row"] in cut)
+        assert row["representation_bidirectional"] == pytest.approx(usual["representation_bidirectional"], abs=2e-5)
+        if row["prefilter"] == LEFT_OUT:
+            assert np.isnan(row["gradient_bidirectional"])
+            assert np.isnan(row["loss"])
+        else:
+            seen += 1
+            assert row["gradient_bidirectional"] == pytest.approx(usual["gradient_bidirectional"], abs=2e-5)
+            assert row["loss"] == pytest.approx(usual["loss"], rel=1e-4)
+    assert 100 < seen < ROWS
+
+
+def test_the_manifest_and_the_scores_file_carry_the_recall(scanned: tuple[ScanResult, ScanResult]) -> None:
+    few, whole = scanned
+    record = few.manifest["prefilter"]
+    assert (record["usable_rows"], record["passed"], record["sample"]) == (ROWS, ROWS // 5, 100)
+    (first, *_) = record["recall"]
+    assert (first["share"], first["rows"]) == (0.01, 1)
+    assert json.loads(few.scores().schema.metadata[b"ripcurrent"])["prefilter"] == record
+    table = few.scores().to_pylist()
+    # the same by the scan without a prefilter, over the sample's rows
+    true = whole.scores()["gradient_bidirectional"].to_pylist()
+    sampled = pick_of_sample(few)
+    best = max(sampled, key=lambda number: true[number])
+    assert first["picked"] == int(table[best]["prefilter"] == PASSED)
+
+
+def pick_of_sample(result: ScanResult) -> list[int]:
+    usable = np.asarray([row["row"] for row in result.scores().to_pylist() if row["status"] == "ok"])
+    return np.random.default_rng(0).choice(usable, 100, replace=False).tolist()  # type: ignore[no-any-return]
+
+
+def test_the_terminal_the_summary_and_selections_know_of_it(
+    scanned: tuple[ScanResult, ScanResult], capsys: pytest.CaptureFixture[str]
+) -> None:
+    few, _ = scanned
+    summary = summarise_scan(few.folder)
+    assert summary.scored == ROWS
+    assert summary.prefilter is not None
+    assert "Of a random sample of 100 rows" in summary.prefilter
+    assert summary.as_json()["prefilter"] == few.manifest["prefilter"]
+    chosen = select(few.folder, top=5)
+    table = few.scores()["prefilter"].to_pylist()
+    assert all(table[row] != LEFT_OUT for row in chosen[0].selection.indices)
+    random_rows = {row for record in chosen[1:] for row in record.selection.indices}
+    assert random_rows
+    from ripcurrent.cli._scan import show_summary
+
+    show_summary(summary)
+    assert "Prefilter:" in capsys.readouterr().out
+
+
+def test_it_resumes_and_repeats_nothing(
+    scanned: tuple[ScanResult, ScanResult], options: dict[str, Any], tmp_path: Path, no_page: None
+) -> None:
+    few, _ = scanned
+    dataset = few.folder.parent / "rows.jsonl"
+    how = {"prefilter": 0.2, "prefilter_sample": 100, "shard_rows": 32, **options}
+    told = Counting()
+    again = scan(dataset, few.folder, progress=told, **how)
+    assert told.computed == 0
+    assert again.manifest["prefilter"] == few.manifest["prefilter"]
+    with pytest.raises(KeyboardInterrupt):
+        scan(dataset, tmp_path / "stopped", progress=Counting(stop_after=ROWS + 50), **how)
+    resumed = scan(dataset, tmp_path / "stopped", **how)
+    assert resumed.scores_path.read_bytes() == few.scores_path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--prefilter", "ten"), "--prefilter ten is not possible"),
+        (("--prefilter", "0%"), "--prefilter 0"),
+        (("--prefilter", "10%", "--signals", "gradient"), "--prefilter needs both signals"),
+        (("--prefilter", "10%", "--per-anchor"), "is not built"),
+        (("--prefilter", "10%", "--prefilter-sample", "5"), "--prefilter-sample 5"),
+    ],
+)
+def test_what_it_does_not_do_is_said(
+    arguments: tuple[str, ...], said: str, rows_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["scan", str(rows_file), "--out", str(tmp_path / "out"), *arguments]) == 1
+    assert said in " ".join(capsys.readouterr().err.split())
+
+
+def test_shards_of_a_prefiltered_scan_are_refused(rows_file: Path, tmp_path: Path, options: dict[str, Any]) -> None:
+    from ripcurrent.api._scan import scan_part
+    from ripcurrent.engine import Part
+
+    with pytest.raises(RipcurrentError, match="prefilter"):
+        scan_part(rows_file, Part(0, 2), tmp_path / "out", prefilter=0.2, **options)
