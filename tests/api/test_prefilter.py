@@ -202,6 +202,7 @@ def test_the_terminal_the_summary_and_selections_know_of_it(
     assert summary.prefilter is not None
     assert "Of a random sample of 100 rows" in summary.prefilter
     assert summary.as_json()["prefilter"] == few.manifest["prefilter"]
+    assert summary.prefilter in few.report_path.read_text(encoding="utf-8")
     chosen = select(few.folder, top=5)
     table = few.scores()["prefilter"].to_pylist()
     assert all(table[row] != LEFT_OUT for row in chosen[0].selection.indices)

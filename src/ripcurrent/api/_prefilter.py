@@ -162,7 +162,7 @@ def prefilter_record(scores: Iterable[pa.Table], picked: Picked, share: float, r
                 numbers.append(row)
                 true.append(value)
                 cheap.append(by)
-    return {
+    record = {
         "share": share,
         "usable_rows": picked.usable,
         "passed": len(picked.passed),
@@ -172,6 +172,7 @@ def prefilter_record(scores: Iterable[pa.Table], picked: Picked, share: float, r
         "spearman_on_sample": spearman(true, cheap),
         "recall": [asdict(found) for found in recalls(np.asarray(numbers), np.asarray(true), picked.passed)],
     }
+    return {**record, "in_words": recall_sentence(record)}
 
 
 def recalls(rows: npt.NDArray[Any], values: npt.NDArray[Any], passed: npt.NDArray[np.int64]) -> list[Recall]:

@@ -10,7 +10,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ripcurrent.api._prefilter import recall_sentence
 from ripcurrent.data import read_rows
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.run import read_manifest
@@ -152,7 +151,7 @@ def summarise_scan(folder: Path) -> ScanSummary:
         riskiest=_ranked_rows(group.slice(0, 10), ranking, manifest),
         format_shares={name: (_share(group, name), _share(ok, name)) for name in TRAIT_COLUMNS},
         mean_tokens=(float(group["response_tokens"].to_numpy().mean()), float(tokens.mean())),
-        prefilter=recall_sentence(manifest["prefilter"]) if manifest.get("prefilter") else None,
+        prefilter=(manifest.get("prefilter") or {}).get("in_words"),
         prefilter_record=manifest.get("prefilter"),
     )
 
