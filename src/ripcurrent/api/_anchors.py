@@ -171,6 +171,11 @@ def anchor_gradient(gradient_pass: GradientPass, row: EncodedRow) -> Gradient:
     return {name: tensor / length for name, tensor in gradient.items()}
 
 
+def directions_are_cached(anchor_set: AnchorSet, chat_model: ChatModel, options: ScanOptions) -> bool:
+    """Whether a scan would find its directions in the cache."""
+    return (cache_folder() / "directions" / _key(anchor_set, chat_model, options) / MEASURED).exists()
+
+
 def _compute_directions(
     anchor_set: AnchorSet,
     chat_model: ChatModel,

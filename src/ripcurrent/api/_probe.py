@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import resource
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,13 +11,23 @@ import numpy as np
 import torch
 
 from ripcurrent.anchors import load_anchors
-from ripcurrent.api._anchors import SETS_AT_ONCE, encode_for_gradient
+from ripcurrent.api._anchors import SETS_AT_ONCE, directions_are_cached, encode_for_gradient
+from ripcurrent.api._memory import peak_bytes, process_peak, reset_peak
 from ripcurrent.api._options import ScanOptions
 from ripcurrent.api._progress import Progress
-from ripcurrent.data import Row
+from ripcurrent.data import EncodedRow, Row
 from ripcurrent.engine import plan_batches
 from ripcurrent.models import ChatModel
-from ripcurrent.signals import FeatureReader, GradientPass, SignalKind, SignalStage, stack_directions
+from ripcurrent.signals import (
+    FeatureReader,
+    GradientPass,
+    SignalKind,
+    SignalStage,
+    make_batch,
+    stack_directions,
+    zero_gradient,
+)
+from ripcurrent.signals._anchor_gradients import ANCHOR_TOKEN_BUDGET
 
 PROBE_ROWS = 24
 """About so many rows are measured."""
@@ -86,7 +94,8 @@ def probe(chat_model: ChatModel, load: Load, options: ScanOptions, told: Progres
     """
     batches = _chosen_batches(load, options)
     anchor_set = load_anchors(options.anchors)
-    anchor_tokens = sum(len(row.tokens) for row in encode_for_gradient(anchor_set, chat_model, options))
+    anchor_rows = encode_for_gradient(anchor_set, chat_model, options)
+    anchor_tokens = sum(len(row.tokens) for row in anchor_rows)
     features = FeatureReader(chat_model, layer=options.layer, position=options.position)
     width = int(chat_model.model.config.get_text_config().hidden_size)
     plain = SignalStage(
@@ -105,7 +114,7 @@ def probe(chat_model: ChatModel, load: Load, options: ScanOptions, told: Progres
     if options.wants_representation:
         told.step("probing representations")
         alone = _estimate("representation", plain, batches, load)
-        alone = _with_anchors(alone, anchor_tokens / alone.tokens_per_second, 0)
+        alone = _with_anchors(alone, anchor_tokens / alone.tokens_per_second)
         estimates.append(alone)
     if options.wants_gradient:
         told.step("probing gradients")
@@ -122,8 +131,12 @@ def probe(chat_model: ChatModel, load: Load, options: ScanOptions, told: Progres
         )
         both = _estimate(options.signals, stage, batches, load)
         passes = ANCHOR_PASSES * anchor_tokens / both.tokens_per_second + (alone.anchor_seconds if alone else 0.0)
-        extra = _anchor_memory(shapes, chat_model.dtype, len(anchor_set.sets))
-        estimates.append(_with_anchors(both, passes, extra))
+        if not directions_are_cached(anchor_set, chat_model, options):
+            told.step("probing the anchors' directions")
+            del stage
+            _compute_like_directions(gradient_pass, anchor_rows, len(anchor_set.sets))
+            both = replace(both, peak_memory_bytes=_peak(chat_model.device))
+        estimates.append(_with_anchors(both, passes))
     return estimates
 
 
@@ -190,32 +203,31 @@ def _estimate(
     )
 
 
-def _with_anchors(estimate: Estimate, seconds: float, memory: int) -> Estimate:
-    return replace(
-        estimate,
-        seconds=estimate.seconds + seconds,
-        anchor_seconds=seconds,
-        peak_memory_bytes=estimate.peak_memory_bytes + memory,
-    )
+def _with_anchors(estimate: Estimate, seconds: float) -> Estimate:
+    return replace(estimate, seconds=estimate.seconds + seconds, anchor_seconds=seconds)
 
 
-def _anchor_memory(shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype, sets: int) -> int:
-    """Bytes that computing the directions holds beyond the two directions of the rows' stage.
+def _compute_like_directions(gradient_pass: GradientPass, rows: Sequence[EncodedRow], sets: int) -> None:
+    """Take the memory that computing directions takes, on the largest batch of anchors, and give it back.
 
-    It sums a set's gradients in float32 beside the copy it stores, and compares the anchors with several sets at once.
+    A set's gradients are summed in float32, stored in a copy, and the anchors are compared with several sets at once.
     """
-    parameters = sum(math.prod(shape) for shape in shapes.values())
-    held = max(4 + dtype.itemsize, min(sets, SETS_AT_ONCE) * dtype.itemsize)
-    return parameters * max(0, held - DIRECTIONS * dtype.itemsize)
+    places, *_ = plan_batches([len(row.tokens) for row in rows], ANCHOR_TOKEN_BUDGET)
+    batch = make_batch([rows[place] for place in places], gradient_pass.device)
+    total = zero_gradient(gradient_pass.catalogue)
+    gradient_pass.accumulate(batch, torch.ones(batch.rows), total)
+    copies = {name: tensor.to(gradient_pass.dtype) for name, tensor in total.items()}
+    del total, copies
+    shapes = gradient_pass.catalogue.parameter_shapes()
+    random = [RandomDirection(shapes, seed) for seed in range(min(sets, SETS_AT_ONCE))]
+    gradient_pass.measure(batch, stack_directions(gradient_pass.catalogue, list(random), gradient_pass.dtype))
 
 
 def _reset_peak(device: torch.device) -> None:
+    # of the process the whole peak counts, loading included
     if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
+        reset_peak(device)
 
 
 def _peak(device: torch.device) -> int:
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    return peak_bytes(device) if device.type == "cuda" else process_peak()

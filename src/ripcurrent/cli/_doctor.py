@@ -43,7 +43,7 @@ SIGNAL_NAMES = {
 
 def doctor_command(
     dataset: Annotated[
-        str | None, typer.Argument(metavar="DATASET", help="File, datasets folder, or hf:owner/name[:split].")
+        str | None, typer.Argument(metavar="DATASET", help="File, folder, 'pattern*', or hf:owner/name[:split].")
     ] = None,
     model: Annotated[
         str | None,
@@ -57,7 +57,7 @@ def doctor_command(
     scope: SCOPE = "all",
     signals: SIGNALS = "all",
     anchors: ANCHORS = "builtin",
-    token_budget: TOKEN_BUDGET = 1024,
+    token_budget: TOKEN_BUDGET = 512,
     device: DEVICE = None,
     dtype: DTYPE = None,
     limit: LIMIT = None,
