@@ -2,7 +2,7 @@
 
 PYTHON ?= python3## Python that .venv is made with, 3.11 or newer
 TORCH_INDEX ?=## PyTorch's CPU wheel index (see pytorch.org's install page), where your package index lacks it
-ARGS ?=## Further arguments of demo, test, test-slow and bench
+ARGS ?=## Further arguments of demo, test, test-slow, bench, bench-peers and bench-scale
 
 # Tests that need real data read it from the folder that RIPCURRENT_DATA names, and skip where there is none.
 ifneq ($(wildcard ../shared/data/.),)
@@ -16,10 +16,10 @@ STAMP := .venv/.set-up
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check bench clean
+.PHONY: help setup demo test test-slow check bench bench-peers bench-scale clean
 
 help: ## List the targets and variables
-	@awk -F ':[^#]*## ' '/^[a-z-]+:[^#]*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':[^#]*## ' '/^[a-z-]+:[^#]*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 	@echo
 	@awk -F ' \\?=[^#]*## ' '/^[A-Z_]+ \?=[^#]*## / {printf "  %-15s %s\n", $$1, $$2}' Makefile
 
@@ -61,6 +61,12 @@ check: $(STAMP) ## Format, lint, types, and the import contract of the rooms
 bench: $(STAMP) ## Measure exactness and speed, as docs/benchmarks.md has them
 	$(BIN)/python -m bench $(ARGS)
 
+bench-peers: $(STAMP) ## Other packages on the same rows, threads and scope, as docs/benchmarks.md has them
+	$(BIN)/python -m bench.peers $(ARGS)
+
+bench-scale: $(STAMP) ## Memory and time from 1,000 to 100,000 rows (an afternoon), or ARGS="--rows 1000,10000"
+	$(BIN)/python -m bench.scale $(ARGS)
+
 clean: ## Remove .venv, caches and build products; runs/ stays
-	rm -rf .venv build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .bench-peers build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find src tests scripts bench -name __pycache__ -type d -prune -exec rm -rf {} +

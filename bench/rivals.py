@@ -15,6 +15,7 @@ from ripcurrent.models import ChatModel
 class BatchOneLoop:
     """One row at a time, unpadded, head at loss positions only; every parameter's gradient formed, read once, dropped.
 
+    Gradients are taken over the parameters that the directions have.
     Dots with both directions are one matrix product per parameter and norms one fused reduction, the fastest that plain
     PyTorch has here. It runs on the same loaded model as the scan, with the attention that transformers gives it
     (``sdpa``), or with the scan's.
@@ -22,7 +23,7 @@ class BatchOneLoop:
 
     def __init__(self, chat_model: ChatModel, directions: Sequence[Mapping[str, Tensor]]) -> None:
         self.model: Any = chat_model.model
-        self.named = dict(self.model.named_parameters())
+        self.named = {name: each for name, each in self.model.named_parameters() if name in directions[0]}
         self.stacked = {
             name: torch.stack([direction[name].to(parameter.dtype).flatten() for direction in directions])
             for name, parameter in self.named.items()

@@ -1,0 +1,124 @@
+"""A virtual environment for each peer, made once in the bench's folder."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+CONSTRAINTS = ROOT / "constraints.txt"
+
+
+class PeerError(Exception):
+    """Why a peer could not be installed or run, in one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A package to measure."""
+
+    name: str
+    """As the table has it."""
+    requirements: tuple[str, ...]
+    """What pip is asked for, its own version exact."""
+    script: str
+    """Its script beside this file."""
+    scopes: tuple[str, ...]
+    """Scopes that it can take."""
+    rows: Mapping[str, int] | None = None
+    """At most so many rows of each set, where it is too slow for all."""
+    environ: Mapping[str, str] = field(default_factory=dict)
+    """Settings of the process that it runs faster with."""
+    without: tuple[str, ...] = ()
+    """Declared dependencies that are not needed on this path and whose wheels do not load beside torch's CPU build."""
+
+
+PEERS = (
+    Peer(
+        "bergson 2.5.1",
+        ("bergson==2.5.1",),
+        "run_bergson.py",
+        ("linear",),
+        without=("torchvision", "torchaudio", "bitsandbytes"),
+    ),
+    Peer(
+        "kronfluence 1.0.1",
+        ("kronfluence==1.0.1", "transformers"),
+        "run_kronfluence.py",
+        ("linear",),
+        without=("torchvision",),
+    ),
+    Peer(
+        "dattri 0.3.0",
+        ("dattri==0.3.0", "transformers"),
+        "run_dattri.py",
+        ("linear", "all"),
+        rows={"short": 2, "long": 2},
+        # It allocates and frees vectors of all parameters hundreds of times a row; returned to the system each time,
+        # they make it about seven times slower.
+        environ={"MALLOC_MMAP_THRESHOLD_": str(1 << 33), "MALLOC_TRIM_THRESHOLD_": str(1 << 34)},
+    ),
+    Peer(
+        "dattri-llm 0.1.0",
+        ("dattri-llm[attribution,transformers]==0.1.0",),
+        "run_dattri_llm.py",
+        ("linear", "all"),
+    ),
+)
+
+
+def environment(peer: Peer, folder: Path) -> Path:
+    """The Python of a peer's environment, made now if it is not there.
+
+    It reads torch, transformers and whatever else the peer shares with this project (pip too) from the project's own
+    environment, so that all run on the very same versions and little is installed; the peer and the rest of its
+    dependencies are its own. Raises :class:`PeerError` with pip's own words when it cannot be made.
+    """
+    home = folder / re.sub(r"[^a-z]+", "-", peer.name.split()[0])
+    python = home / "bin" / "python"
+    wanted = repr((peer.requirements, peer.without, hashlib.sha256(CONSTRAINTS.read_bytes()).hexdigest(), sys.version))
+    stamp = home / "made.txt"
+    if stamp.exists() and stamp.read_text(encoding="utf-8") == wanted:
+        return python
+    print(f"installing {peer.name}", file=sys.stderr, flush=True)
+    _run([sys.executable, "-m", "venv", "--clear", "--without-pip", str(home)])
+    packages = Path(sysconfig.get_path("purelib", vars={"base": str(home), "platbase": str(home)}))
+    (packages / "project.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
+    pip = [str(python), "-m", "pip", "install", "--quiet", "--constraint", str(CONSTRAINTS)]
+    if peer.without:
+        _run([*pip, "--no-deps", peer.requirements[0]])
+        _run([*pip, *_dependencies(python, peer), *peer.requirements[1:]])
+    else:
+        _run([*pip, *peer.requirements])
+    stamp.write_text(wanted, encoding="utf-8")
+    return python
+
+
+def _dependencies(python: Path, peer: Peer) -> list[str]:
+    """What the installed package declares, less what it is run without."""
+    package = peer.requirements[0].split("==")[0]
+    code = f"import importlib.metadata as m; print('\\n'.join(m.requires({package!r}) or ()))"
+    declared = subprocess.run([str(python), "-c", code], check=True, capture_output=True, text=True).stdout
+    wanted = [line for line in declared.splitlines() if "extra ==" not in line]
+    return [line for line in wanted if re.split(r"[^\w.-]", line)[0].lower() not in peer.without]
+
+
+def _run(command: Sequence[str]) -> None:
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode:
+        raise PeerError(last_line(done.stderr or done.stdout))
+
+
+def last_line(text: str) -> str:
+    """The line that says what went wrong, short and without this machine's folders."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    errors = [line for line in lines if re.match(r"(ERROR: |[\w.]*(Error|Exception|Interrupt)\b)", line)]
+    said = (errors or lines or ["no message"])[-1].removeprefix("ERROR: ")
+    said = re.sub(r"(?:/[\w.+-]+){2,}/", "…/", said)
+    return said if len(said) <= 200 else said[:197] + "…"

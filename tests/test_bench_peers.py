@@ -1,0 +1,122 @@
+"""What the bench of the peers says of its figures: goals, errors, losses, and the dots of its oracle."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from bench.peers.environments import last_line
+from bench.peers.exchange import Task, collate, sum_of_row_means
+from bench.peers.prepare import _dot
+from bench.peers.table import goals, markdown
+
+
+def entry(peer: str, rate: float, **changed: Any) -> dict[str, Any]:
+    """A result of one set of ten rows."""
+    return {
+        "peer": peer,
+        "scope": "linear",
+        "dtype": "float32",
+        "measure": "cosine",
+        "spearman": 1.0,
+        "largest_difference": 1e-6,
+        "rows": 10,
+        "seconds": {"short": 10 / rate},
+        "rows_per_second": {"short": rate},
+        "peak_bytes": 2e9,
+        "left_out": "",
+        "settings": "",
+        **changed,
+    }
+
+
+def figures(*results: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "date": "2026-11-25",
+        "machine": "a machine",
+        "threads": 1,
+        "torch": "2",
+        "anchors": 4,
+        "repeat": 1,
+        "counts": {"short": 10},
+        "files": {"short": "rows/a.json"},
+        "mean_tokens": {"short": 57.0},
+        "dtypes": ["float32"],
+        "results": list(results),
+    }
+
+
+def test_the_goal_is_to_be_faster_than_every_accurate_other() -> None:
+    (goal,) = goals([entry("ripcurrent", 4.0), entry("one", 2.0), entry("two", 3.2)], ["short"])
+    assert goal == {"rows": "short", "fastest_other": "two", "ratio": pytest.approx(1.25), "verdict": "pass"}
+    (goal,) = goals([entry("ripcurrent", 4.0), entry("one", 4.1)], ["short"])
+    assert goal["verdict"] == "FALL SHORT"
+
+
+@pytest.mark.parametrize("changed", [{"spearman": 0.9}, {"measure": "dot"}])
+def test_inaccurate_results_and_mere_dots_are_no_rivals(changed: dict[str, Any]) -> None:
+    (goal,) = goals([entry("ripcurrent", 4.0), entry("one", 9.0, **changed)], ["short"])
+    assert goal["ratio"] is None
+
+
+def test_an_inaccurate_ripcurrent_falls_short_however_fast() -> None:
+    (goal,) = goals([entry("ripcurrent", 40.0, spearman=0.9), entry("one", 1.0)], ["short"])
+    assert goal["verdict"] == "FALL SHORT"
+
+
+def test_a_peer_that_failed_is_listed_with_its_error() -> None:
+    failed = {"peer": "one", "scope": "linear", "dtype": "float32", "stage": "install", "error": "No such version"}
+    table = markdown(figures(entry("ripcurrent", 4.0), failed))
+    rows = [line for line in table.splitlines() if line.startswith("| ")]
+    assert len({row.count("|") for row in rows}) == 1
+    assert "did not install**: No such version" in table
+
+
+def test_an_error_is_its_own_line_without_folders() -> None:
+    text = "Traceback (most recent call last):\n  File x\nValueError: no file in /a/b/c/d.json\n\nwarning: bye\n"
+    assert last_line(text) == "ValueError: no file in …/d.json"
+    assert last_line("ERROR: No matching distribution found for x==1\n") == "No matching distribution found for x==1"
+
+
+def test_a_padded_batch_has_the_sum_of_its_rows_mean_losses() -> None:
+    rows = [{"ids": [1, 2, 3, 4], "labels": [-100, -100, 3, 4]}, {"ids": [5, 6], "labels": [-100, 6]}]
+    batch = collate(rows)
+    logits = torch.randn(2, 4, 8, generator=torch.Generator().manual_seed(0))
+    expected = 0.0
+    for place, row in enumerate(rows):
+        chosen = [position for position, label in enumerate(row["labels"]) if label != -100]
+        losses = [-logits[place, position - 1].log_softmax(0)[row["ids"][position]] for position in chosen]
+        expected += float(sum(losses)) / len(losses)
+    assert float(sum_of_row_means(logits, batch["labels"])) == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_oracles_dot_is_that_of_double_precision() -> None:
+    generator = torch.Generator().manual_seed(0)
+    one, other = torch.randn(300, 500, generator=generator), torch.randn(300, 500, generator=generator)
+    assert _dot(one, other) == pytest.approx(float((one.double() * other.double()).sum()), rel=1e-6)
+
+
+def test_a_task_is_read_and_its_result_written(tmp_path: Path) -> None:
+    given = {
+        "model": "m",
+        "dtype": "bfloat16",
+        "scope": "all",
+        "threads": torch.get_num_threads(),
+        "sets": {"short": [{"ids": [1, 2], "labels": [-100, 2]}]},
+        "anchors": {},
+        "directions": "d",
+        "out": str(tmp_path / "result.json"),
+    }
+    (tmp_path / "task.json").write_text(json.dumps(given))
+    task = Task(tmp_path / "task.json")
+    assert task.torch_dtype == torch.bfloat16
+    task.keep("short", task.time("short", lambda rows: torch.zeros(len(rows), 2)))
+    task.write("no-such-package")
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["scores"] == {"short": [[0.0, 0.0]]}
+    assert result["seconds"]["short"] >= 0.0
+    assert result["peak_bytes"] > 1e7
+    assert result["versions"]["no-such-package"] is None
