@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from bench.peers.__main__ import MARKS, put_table
 from bench.peers.environments import last_line
 from bench.peers.exchange import Task, collate, sum_of_row_means
 from bench.peers.prepare import _dot
@@ -120,3 +121,13 @@ def test_a_task_is_read_and_its_result_written(tmp_path: Path) -> None:
     assert result["seconds"]["short"] >= 0.0
     assert result["peak_bytes"] > 1e7
     assert result["versions"]["no-such-package"] is None
+
+
+def test_the_table_goes_between_its_marks_and_touches_nothing_else(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{MARKS[0]}\nold\n{MARKS[1]}\nafter\n")
+    put_table(page, "new\n")
+    put_table(page, "newer\n")
+    assert page.read_text() == f"before\n{MARKS[0]}\n\nnewer\n\n{MARKS[1]}\nafter\n"
+    put_table(tmp_path / "other.md", "new\n")
+    assert (tmp_path / "other.md").read_text() == "new\n"

@@ -25,6 +25,7 @@ from ripcurrent.scoring import spearman
 FOLDER = ROOT / ".bench-peers"
 OWN = {"ripcurrent": ("linear", "all"), "batch-1 loop": ("linear", "all"), "the reference's way": ("all",)}
 BY_NAME = {peer.name: peer for peer in PEERS}
+MARKS = ("<!-- peers: begin -->", "<!-- peers: end -->")
 REFERENCE = "the reference's way"
 REFERENCE_ROWS = {"short": 3, "long": 3}
 """Rows of each set that the reference's way is given, since it is slow."""
@@ -42,7 +43,12 @@ def main() -> int:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="only this type")
     parser.add_argument("--timeout", type=int, default=300, help="seconds that one run may take")
     parser.add_argument("--json", type=Path, default=FOLDER / "peers.json", help="where the figures go")
-    parser.add_argument("--markdown", type=Path, default=FOLDER / "peers.md", help="where the table goes")
+    parser.add_argument(
+        "--markdown",
+        type=Path,
+        default=FOLDER / "peers.md",
+        help="where the table goes; in a page that has its marks, between them",
+    )
     given = parser.parse_args()
     work = FOLDER / "work"
     shutil.rmtree(work, ignore_errors=True)
@@ -76,9 +82,18 @@ def main() -> int:
     shutil.rmtree(work)
     table = markdown(figures)
     given.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    given.markdown.write_text(table, encoding="utf-8")
+    put_table(given.markdown, table)
     print(table)
     return 0
+
+
+def put_table(path: Path, table: str) -> None:
+    """Write the table: between its marks where the file has them, as the whole file otherwise."""
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    if MARKS[0] in text and MARKS[1] in text:
+        before, rest = text.split(MARKS[0], 1)
+        table = f"{before}{MARKS[0]}\n\n{table}\n{MARKS[1]}{rest.split(MARKS[1], 1)[1]}"
+    path.write_text(table, encoding="utf-8")
 
 
 def _environments(only: str | None) -> tuple[dict[str, Path], dict[str, PeerError]]:
