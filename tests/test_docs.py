@@ -35,7 +35,7 @@ def options_by_command() -> dict[str, set[str]]:
 def bench_options() -> set[str]:
     """Options of the measurements, which are no part of the command line."""
     scripts = (path.read_text(encoding="utf-8") for path in (ROOT / "bench").rglob("*.py"))
-    return {name for text in scripts for name in re.findall(r'add_argument\("(--[a-z-]+)"', text)}
+    return {name for text in scripts for name in re.findall(r'add_argument\(\s*"(--[a-z-]+)"', text)}
 
 
 def page(name: str) -> str:
