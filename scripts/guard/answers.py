@@ -30,11 +30,11 @@ def cut(answer: str) -> str:
 
 
 def main() -> None:
-    model, tokenizer = load_guarded(None)
+    guarded = load_guarded(None)
     for name, prompts in SETS.items():
         requests = read_requests(FOLDER / prompts)
         kept = []
-        for request, answer in zip(requests, generate(model, tokenizer, requests, NEW_TOKENS), strict=True):
+        for request, answer in zip(requests, generate(guarded, requests, NEW_TOKENS), strict=True):
             whole = cut(answer)
             if len(whole) >= SHORTEST[name] and not is_degenerate(whole) and not is_refusal(whole):
                 kept.append({"request": request, "response": whole})

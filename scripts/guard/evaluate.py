@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from ripcurrent.models import load_model
+from ripcurrent.evaluation import Prompt
+from ripcurrent.evaluation._generate import answer_locally
+from ripcurrent.models import ChatModel, load_model
 
 GUARD_FOLDER = Path(__file__).parents[2] / "src" / "ripcurrent" / "models" / "guard"
 BATCH_SIZE = 64
@@ -98,7 +98,7 @@ def count(answers: Sequence[str]) -> Counts:
     return Counts(len(answers), refused, degenerate, len(answers) - refused - degenerate)
 
 
-def read_requests(path: Path, limit: int | None = None) -> list[str]:
+def read_requests(path: Path, limit: int | None = None, seed: int = 0) -> list[str]:
     """Requests of a JSON array, JSON lines or XSTest's CSV (its safe prompts); ``limit`` draws a fixed sample."""
     if path.suffix == ".csv":
         with path.open(encoding="utf-8", newline="") as file:
@@ -108,7 +108,7 @@ def read_requests(path: Path, limit: int | None = None) -> list[str]:
         records = json.loads(text) if path.suffix == ".json" else [json.loads(x) for x in text.splitlines() if x]
         requests = [_request(record) for record in records]
     if limit is not None and limit < len(requests):
-        requests = random.Random(0).sample(requests, limit)
+        requests = random.Random(seed).sample(requests, limit)
     return requests
 
 
@@ -118,29 +118,19 @@ def _request(record: dict[str, Any]) -> str:
     return "\n\n".join(part for part in (record["instruction"], record.get("input")) if part)
 
 
-@torch.inference_mode()
-def generate(model: Any, tokenizer: Any, requests: Sequence[str], new_tokens: int) -> list[str]:
-    """Greedy answers, in the order of the requests; batches of similar lengths, padded on the left."""
-    prompts = [
-        tokenizer.apply_chat_template([{"role": "user", "content": r}], tokenize=False, add_generation_prompt=True)
-        for r in requests
-    ]
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    answers = [""] * len(prompts)
-    tokenizer.padding_side = "left"
-    for start in range(0, len(order), BATCH_SIZE):
-        chosen = order[start : start + BATCH_SIZE]
-        batch = tokenizer([prompts[i] for i in chosen], return_tensors="pt", padding=True, add_special_tokens=False)
-        output = model.generate(**batch, max_new_tokens=new_tokens, do_sample=False)
-        for i, tokens in zip(chosen, output[:, batch["input_ids"].shape[1] :], strict=True):
-            answers[i] = tokenizer.decode(tokens, skip_special_tokens=True).strip()
-    return answers
+def generate(guarded: ChatModel, requests: Sequence[str], new_tokens: int) -> list[str]:
+    """Greedy answers, in the order of the requests."""
+    prompts = [Prompt(str(place), request, "harmful", "", "") for place, request in enumerate(requests)]
+    answers: dict[str, str] = {}
+    batches = answer_locally(guarded, prompts, system=None, max_new_tokens=new_tokens, batch_size=BATCH_SIZE)
+    for batch in batches:
+        answers |= {response.prompt_id: response.completion.strip() for response in batch}
+    return [answers[prompt.id] for prompt in prompts]
 
 
-def load_guarded(adapter: Path | None) -> tuple[Any, Any]:
-    """The embedded model in bfloat16 with an adapter merged into it, or without one, and its tokenizer."""
-    loaded = load_model("embedded-bare", adapter=adapter, device="cpu", dtype="bfloat16")
-    return loaded.model, loaded.tokenizer
+def load_guarded(adapter: Path | None) -> ChatModel:
+    """The embedded model in bfloat16 with an adapter merged into it, or without one."""
+    return load_model("embedded-bare", adapter=adapter, device="cpu", dtype="bfloat16")
 
 
 def main() -> None:
@@ -153,6 +143,7 @@ def main() -> None:
     parser.add_argument("--safe", type=Path, required=True, help="requests that only sound dangerous")
     parser.add_argument("--plain", type=Path, required=True, help="plain benign requests or rows")
     parser.add_argument("--plain-limit", type=int, help="a fixed sample of them")
+    parser.add_argument("--plain-seed", type=int, default=0, help="seed of that sample (default: 0)")
     parser.add_argument("--new-tokens", type=int, default=48, help="length of an answer (default: 48)")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     options = parser.parse_args()
@@ -162,12 +153,12 @@ def main() -> None:
     sets = {
         "harmful": harmful,
         "safe": read_requests(options.safe),
-        "plain": read_requests(options.plain, options.plain_limit),
+        "plain": read_requests(options.plain, options.plain_limit, options.plain_seed),
     }
-    model, tokenizer = load_guarded(None if options.bare else options.adapter)
+    guarded = load_guarded(None if options.bare else options.adapter)
     rates = {}
     for name, requests in sets.items():
-        rates[name] = count(generate(model, tokenizer, requests, options.new_tokens)).rates()
+        rates[name] = count(generate(guarded, requests, options.new_tokens)).rates()
     if options.json:
         print(json.dumps(rates))
         return
