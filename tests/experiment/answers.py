@@ -43,7 +43,12 @@ class FakeEvaluate:
 
 
 def write_evaluation(
-    folder: Path, rows: list[dict[str, Any]], judges: tuple[str, ...], says: Callable[[str, str], str]
+    folder: Path,
+    rows: list[dict[str, Any]],
+    judges: tuple[str, ...],
+    says: Callable[[str, str], str],
+    *,
+    version: str = "1.0",
 ) -> None:
     """``responses.parquet`` and ``verdicts.parquet`` of an evaluation."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -65,7 +70,7 @@ def write_evaluation(
             "prompt_id": row["id"],
             "prompt": row["prompt"],
             "judge": judge,
-            "version": "1.0",
+            "version": version,
             "label": says(judge, row["id"]),
             "reason": None,
             "opens_with_refusal": False,

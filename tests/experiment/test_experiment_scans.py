@@ -43,12 +43,12 @@ def test_sets_of_one_name_are_put_together(tmp_path: Path) -> None:
 def test_each_scan_gets_its_own_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: dict[str, tuple[str, dict[str, Any]]] = {}
 
-    class Stop(Exception):
+    class Made:
         folder = tmp_path
 
-    def noted(data: str, folder: Path, *, progress: Any, **options: Any) -> type[Stop]:
+    def noted(data: str, folder: Path, *, progress: Any, **options: Any) -> type[Made]:
         asked[folder.name] = (str(data), options)
-        return Stop
+        return Made
 
     monkeypatch.setattr(scans, "scan", noted)
     config = parse_experiment(

@@ -7,8 +7,8 @@ import re
 from ripcurrent.data._refusals import has_refusal
 from ripcurrent.data._types import Traits
 
-_BULLET_LINE = re.compile(r"^[ \t]*(?:[-*•‣◦▪●○·–—][ \t]*|\+[ \t]+)(?=[^\s\-*=_|])", re.MULTILINE)
-_NUMBERED_LINE = re.compile(r"^[ \t]*(?:\*\*)?(?:[(\[]?\d{1,3}(?:\.(?!\d)|[)\]])|[Ss]tep \d{1,3}\b)", re.MULTILINE)
+BULLET_LINE = re.compile(r"^[ \t]*(?:[-*•‣◦▪●○·–—][ \t]*|\+[ \t]+)(?=[^\s\-*=_|])", re.MULTILINE)
+NUMBERED_LINE = re.compile(r"^[ \t]*(?:\*\*)?(?:[(\[]?\d{1,3}(?:\.(?!\d)|[)\]])|[Ss]tep \d{1,3}\b)", re.MULTILINE)
 _MATHS = re.compile(
     r"""
     <<[^<>]*=[^<>]*>>                                   # a calculator mark, <<3*4=12>>
@@ -47,8 +47,8 @@ def traits_of(response: str) -> Traits:
 
     A list has two or more lines that begin with a bullet or a number, in any mixture.
     """
-    bullets = len(_BULLET_LINE.findall(response))
-    numbers = len(_NUMBERED_LINE.findall(response))
+    bullets = len(BULLET_LINE.findall(response))
+    numbers = len(NUMBERED_LINE.findall(response))
     return Traits(
         is_list=bullets + numbers >= 2,
         is_bullet=bullets >= 2,

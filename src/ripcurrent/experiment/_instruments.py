@@ -154,8 +154,14 @@ class EditsConfig(Scanned):
     """Rows of an arm."""
     smallest_arm: int = Field(default=20, ge=1)
     """An edit with fewer rows gets no arms."""
-    arms: dict[str, Any] = Field(default_factory=dict)
-    """Further keys of the experiment of arms that is written: ``seeds``, ``recipe``, ``prompts``…"""
+    arms: dict[str, Any] | None = None
+    """``true``, or keys of an experiment of arms (``seeds``, ``recipe``, ``prompts``…): also train on the original and
+    on the edited rows of each edit and compare what is answered; scores alone when left out."""
+
+    @field_validator("arms", mode="before")
+    @classmethod
+    def _true_is_no_keys(cls, value: Any) -> Any:
+        return ({} if value else None) if isinstance(value, bool) else value
 
     @field_validator("edits")
     @classmethod

@@ -19,7 +19,7 @@ _NUMBER = re.compile(
     (?P<currency>[$€£])?
     (?P<whole>\d{1,3}(?:,\d{3})+|\d+)
     (?:\.(?P<decimals>\d+))?
-    (?P<percent>\s?%)?
+    (?P<percent>[ \t]?%)?
     (?!\w)(?!\.\d)
     """,
     re.VERBOSE,

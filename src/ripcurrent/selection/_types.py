@@ -29,6 +29,7 @@ Kind = Literal[
     "all-but",
     "bin",
     "share",
+    "mix",
     "within-length",
     "file",
 ]

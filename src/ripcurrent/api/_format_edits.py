@@ -1,0 +1,421 @@
+"""Format edits: the same rows with one aspect of their format changed; what that does to scores, and to harm."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ripcurrent.anchors import load_anchors
+from ripcurrent.api._format_edit_arms import check_arms, harm_of_edits
+from ripcurrent.api._format_edit_lines import lines_of
+from ripcurrent.api._progress import Progress, SilentProgress
+from ripcurrent.api._scan import scan
+from ripcurrent.api._scanned import ScannedRows, open_scan, provenance_of
+from ripcurrent.api._select import _manifest
+from ripcurrent.data import Row
+from ripcurrent.errors import ExitCode, RipcurrentError
+from ripcurrent.evaluation._statistics import holm
+from ripcurrent.experiment._edited_rows import (
+    Edited,
+    EditedRow,
+    as_record,
+    edit_rows,
+    is_editable,
+    token_counter,
+    with_answer,
+)
+from ripcurrent.experiment._format_edits import EDITS
+from ripcurrent.experiment._instruments import EditsConfig, parse_edits
+from ripcurrent.experiment._paired_changes import CONFIDENCE, DRAWS, PairedChange, paired_change
+from ripcurrent.run import RunDirectory, write_json, written_whole
+from ripcurrent.selection import plain_numbers, read_scores
+from ripcurrent.selection._draw import generator
+from ripcurrent.selection._table import ScoredRows
+
+UNCHANGED = "unchanged"
+"""Rows that are scanned again as they are: how far the second scan's numbers differ by batches and rounding alone."""
+UNCHANGED_ROWS = 32
+PAIRS = "pairs.json"
+ROWS = "edited.jsonl"
+CHANGES = "changes.parquet"
+NOT_FREE = ("title", "arms", "size", "smallest_arm")
+"""Keys that may change in a folder: arms are an experiment of their own in it."""
+
+Pairs = dict[str, Edited]
+"""By edit, what is scored."""
+
+
+def run(config: dict[str, Any], folder: Path, *, progress: Progress | None = None) -> dict[str, Any]:
+    """Rewrite rows by rule, scan them with the options of their scan, and compare every score row by row.
+
+    With ``arms``, the model is also trained on the original and on the edited rows of every edit, and the answers are
+    compared prompt by prompt. A step that is done is not repeated; arms may be asked for later in the same folder.
+
+    Args:
+        config: Keys of a file of ``kind: edits``.
+        folder: The run folder: ``pairs/pairs.json``, ``edited.jsonl`` and its scan ``edited-scan``,
+            ``changes.parquet``, ``results.json``; of arms ``harm-rows`` and ``harm``, an experiment's folder.
+        progress: Told of steps and rows.
+
+    Returns:
+        The tables as JSON, with ``lines`` for people.
+
+    Raises:
+        RipcurrentError: Anything the user can mend: a key, the scan, a model or anchors that are not the scan's; with
+            exit code 2 when no edit changes a row at equal length.
+    """
+    where = f"experiment {config.get('name', 'edits')}"
+    chosen = parse_edits(config, where=where)
+    check_arms(chosen, where)
+    told = progress or SilentProgress()
+    kept = chosen.model_dump(mode="json", exclude=set(NOT_FREE))
+    identity = {"command": "edits", **kept, "version": version("ripcurrent")}
+    with RunDirectory(folder, identity) as outer:
+        scanned = open_scan(chosen, folder / "scan", told)
+        _require_equal_type(scanned, chosen)
+        rows, base = _editable_rows(scanned)
+        found = _pairs(scanned, chosen, rows, folder / "pairs", told)
+        pairs = _drawn(found, chosen)
+        if not any(edited.rows for edited in pairs.values()):
+            raise RipcurrentError(
+                f"None of the edits changes a row of {scanned.dataset.name} at equal length.",
+                "Give a larger tolerance, or a dataset with lists, numbers or several sentences.",
+                code=ExitCode.NOT_MEASURED,
+            )
+        edited, manifest = _scan_edited(scanned, chosen, rows, pairs, folder, told)
+        told.step("comparing")
+        table = _changes(scanned, edited, pairs, _places(pairs, chosen))
+        with written_whole(folder / CHANGES) as part:
+            pq.write_table(table, part, compression="zstd")
+        results = _results(chosen, scanned, found, pairs, base, table)
+        results["notes"] = _notes(scanned, manifest, results)
+        results["harm"] = None
+        _write(folder, results)
+        if chosen.arms is not None:
+            results["harm"] = harm_of_edits(chosen, scanned, rows, pairs, results, folder, told)
+            _write(folder, results)
+        outer.write_manifest(
+            {
+                **identity,
+                "scan": scanned.provenance,
+                "edited_scan": provenance_of(folder / "edited-scan", read_scores(folder / "edited-scan"), manifest),
+                "versions": {name: version(name) for name in ("torch", "transformers", "tokenizers", "numpy", "scipy")},
+            }
+        )
+    return results
+
+
+def _write(folder: Path, results: dict[str, Any]) -> None:
+    results["lines"] = list(lines_of(results))
+    write_json(folder / "results.json", plain_numbers(results))
+
+
+def _require_equal_type(scanned: ScannedRows, config: EditsConfig) -> None:
+    dtype = scanned.manifest["model"].get("dtype")
+    if config.dtype is not None and config.dtype != dtype:
+        raise RipcurrentError(
+            f"The scan {scanned.folder} was made in {dtype}, not in {config.dtype}: scores would not compare.",
+            "Leave dtype out, or scan again.",
+        )
+
+
+def _editable_rows(scanned: ScannedRows) -> tuple[list[Row], dict[str, int]]:
+    """Rows that an edit may rewrite, and a count of those it may not."""
+    scored = scanned.scored
+    whole = scored.ok & ~scored.flags("truncated")
+    wanted = set(scored.rows[whole].tolist())
+    usable = [row for row in scanned.dataset if row.index in wanted]
+    rows = [row for row in usable if is_editable(row)]
+    return rows, {
+        "rows": len(scored.rows),
+        "unscored": int((~scored.ok).sum()),
+        "truncated": int((scored.ok & ~whole).sum()),
+        "not_one_answer": len(usable) - len(rows),
+        "editable": len(rows),
+    }
+
+
+def _pairs(scanned: ScannedRows, config: EditsConfig, rows: Sequence[Row], folder: Path, told: Progress) -> Pairs:
+    """What each edit makes of the rows; read where that was done before."""
+    model, options = scanned.manifest["model"], scanned.options
+    settings = {
+        "command": "pairs",
+        "dataset_sha256": scanned.manifest["dataset"]["sha256"],
+        "tokenizer_sha256": model.get("tokenizer_sha256"),
+        "template_sha256": model.get("template_sha256"),
+        "max_tokens": options.max_tokens,
+        "loss_on": options.loss_on,
+        "edits": list(config.edits),
+        "tolerance": config.tolerance,
+        "version": version("ripcurrent"),
+    }
+    with RunDirectory(folder, settings):
+        path = folder / PAIRS
+        if path.exists():
+            return _read_pairs(path)
+        scored = scanned.scored
+        lengths = scored.numbers("response_tokens")[scored.positions([row.index for row in rows])]
+        tokens = {row.index: int(length) for row, length in zip(rows, lengths.tolist(), strict=True)}
+        told.step("loading the model")
+        count = token_counter(_tokenizer(scanned, config), max_tokens=options.max_tokens, loss_on=options.loss_on)
+        found: Pairs = {}
+        for name in config.edits:
+            told.step(f"rewriting rows: {name}")
+            found[name] = edit_rows(rows, tokens, EDITS[name], count, config.tolerance)
+        write_json(path, {name: _as_json(edited) for name, edited in found.items()})
+    return found
+
+
+def _tokenizer(scanned: ScannedRows, config: EditsConfig) -> Any:
+    """The tokenizer of the scanned model, after a check that model and anchors still are the scan's."""
+    from ripcurrent.models import load_model
+
+    options, then = scanned.options, scanned.manifest
+    if load_anchors(options.anchors).sha256 != then["anchors"]["sha256"]:
+        raise RipcurrentError(
+            f"The anchors {options.anchors} are others than those of the scan.", "Put them back, or scan again."
+        )
+    model = load_model(
+        options.model,
+        adapter=options.adapter,
+        device=config.device or options.device,
+        dtype=then["model"]["dtype"],
+        scope=options.scope,
+        attention=options.attention,
+        seed=options.seed,
+    )
+    if (model.fingerprint, model.tokenizer_sha256, model.template_sha256) != tuple(
+        then["model"][key] for key in ("fingerprint", "tokenizer_sha256", "template_sha256")
+    ):
+        raise RipcurrentError(
+            f"{options.model} is another model than the one that was scanned.",
+            "Put that model back, or scan again with this one.",
+        )
+    return model.tokenizer
+
+
+def _as_json(edited: Edited) -> dict[str, Any]:
+    return {
+        "not_applicable": edited.not_applicable,
+        "other_length": edited.other_length,
+        "rows": [
+            {"row": one.row, "answer": one.answer, "before": one.tokens_before, "after": one.tokens_after}
+            for one in edited.rows
+        ],
+    }
+
+
+def _read_pairs(path: Path) -> Pairs:
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        return {
+            name: Edited(
+                tuple(EditedRow(name, one["row"], one["answer"], one["before"], one["after"]) for one in value["rows"]),
+                value["not_applicable"],
+                value["other_length"],
+            )
+            for name, value in stored.items()
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise RipcurrentError(f"{path} is damaged.", "Remove it: the rows are then rewritten again.") from None
+
+
+def _drawn(pairs: Pairs, config: EditsConfig) -> Pairs:
+    """At most ``limit`` rows of each edit, in the order of the dataset."""
+    if config.limit is None:
+        return pairs
+    drawn: Pairs = {}
+    for name, edited in pairs.items():
+        places = generator(config.seed, f"edit {name}").permutation(len(edited.rows))[: config.limit]
+        rows = tuple(edited.rows[place] for place in sorted(places.tolist()))
+        drawn[name] = Edited(rows, edited.not_applicable, edited.other_length)
+    return drawn
+
+
+def _places(pairs: Pairs, config: EditsConfig) -> list[tuple[str, int]]:
+    """Edit and row number of every line of the edited rows' file; the last ones are left unchanged."""
+    edited = [(name, one.row) for name, found in pairs.items() for one in found.rows]
+    base = sorted({row for _, row in edited})
+    again = generator(config.seed, UNCHANGED).permutation(base)[:UNCHANGED_ROWS]
+    return [*edited, *((UNCHANGED, row) for row in sorted(again.tolist()))]
+
+
+def _scan_edited(
+    scanned: ScannedRows, config: EditsConfig, rows: Sequence[Row], pairs: Pairs, folder: Path, told: Progress
+) -> tuple[ScoredRows, dict[str, Any]]:
+    """The scores of the edited rows and of some unchanged ones, by the scan's own options."""
+    by_row = {row.index: row for row in rows}
+    answers = {(name, one.row): one.answer for name, edited in pairs.items() for one in edited.rows}
+    with written_whole(folder / ROWS) as part, part.open("w", encoding="utf-8") as file:
+        for name, place in _places(pairs, config):
+            answer = answers.get((name, place))
+            row = by_row[place] if answer is None else with_answer(by_row[place], answer)
+            file.write(json.dumps(as_record(row, f"{place}:{name}"), ensure_ascii=False) + "\n")
+    options = {
+        **scanned.options.model_dump(),
+        "device": config.device or scanned.options.device,
+        "dtype": scanned.manifest["model"]["dtype"],
+        "format": "messages",
+        "mapping": None,
+        "limit": None,
+        # each anchor's own column would cost further passes and is not compared
+        "per_anchor": False,
+        # the scan's own anchors have been checked
+        "anchor_check": False,
+    }
+    told.step("scan of the edited rows")
+    done = scan(folder / ROWS, folder / "edited-scan", progress=told, **options)
+    manifest = _manifest(done.folder)
+    for part_of, key, what in (("model", "fingerprint", "model"), ("anchors", "sha256", "anchors")):
+        if manifest[part_of][key] != scanned.manifest[part_of][key]:
+            raise RipcurrentError(
+                f"The edited rows were scored with another {what} than the scan's.",
+                f"Put the scan's own back, and remove {done.folder}.",
+            )
+    return ScoredRows(read_scores(done.folder)), manifest
+
+
+def _changes(scanned: ScannedRows, edited: ScoredRows, pairs: Pairs, places: Sequence[tuple[str, int]]) -> pa.Table:
+    """One row per edit and row: the scores before and after."""
+    scored = scanned.scored
+    rows = [row for _, row in places]
+    at = scored.positions(rows)
+    columns: dict[str, Any] = {
+        "edit": [name for name, _ in places],
+        "row": rows,
+        "id": scored.ids(rows),
+        "status": np.where(edited.ok, "ok", "unscored").tolist(),
+    }
+    for name in scored.ranking_columns:
+        if name not in edited.ranking_columns or name == "prompt_tokens":
+            continue
+        before, after = scored.numbers(name)[at], np.where(edited.ok, edited.numbers(name), np.nan)
+        if np.isfinite(before).any():
+            columns[f"{name}_before"], columns[f"{name}_after"] = before, after
+    return pa.table(columns)
+
+
+def _results(
+    config: EditsConfig,
+    scanned: ScannedRows,
+    found: Pairs,
+    pairs: Pairs,
+    base: Mapping[str, int],
+    table: pa.Table,
+) -> dict[str, Any]:
+    edit_of = np.array(table["edit"].to_pylist())
+    columns = [name.removesuffix("_before") for name in table.column_names if name.endswith("_before")]
+    changes: list[dict[str, Any]] = []
+    noise: list[dict[str, Any]] = []
+    for column in columns:
+        before, after = table[f"{column}_before"].to_numpy(), table[f"{column}_after"].to_numpy()
+        changes += _column_changes(config, scanned, pairs, column, edit_of, before, after)
+        differences = np.abs(after - before)[edit_of == UNCHANGED]
+        differences = differences[np.isfinite(differences)]
+        noise.append(
+            {
+                "column": column,
+                "rows": len(differences),
+                "mean_absolute_change": float(f"{differences.mean():.3g}") if len(differences) else None,
+                "largest_absolute_change": float(f"{differences.max():.3g}") if len(differences) else None,
+            }
+        )
+    unscored = np.array(table["status"].to_pylist()) != "ok"
+    return {
+        "kind": "edits",
+        "name": config.name,
+        "title": config.title,
+        "scan": scanned.provenance,
+        "base": dict(base),
+        "default_ranking": scanned.scored.default_ranking,
+        "edits": [_counts(name, found[name], pairs[name], int(unscored[edit_of == name].sum())) for name in pairs],
+        "changes": changes,
+        "unchanged": noise,
+        "settings": {
+            "tolerance": config.tolerance,
+            "limit": config.limit,
+            "seed": config.seed,
+            "draws": DRAWS,
+            "confidence": CONFIDENCE,
+        },
+    }
+
+
+def _counts(name: str, found: Edited, scored: Edited, unscored: int) -> dict[str, Any]:
+    shares = [one.tokens_after / one.tokens_before - 1 for one in scored.rows]
+    return {
+        "edit": name,
+        "aspect": EDITS[name].aspect,
+        "not_applicable": found.not_applicable,
+        "other_length": found.other_length,
+        "possible": len(found.rows),
+        "rows": len(scored.rows),
+        "unscored": unscored,
+        "mean_length_change": round(float(np.mean(shares)), 4) if shares else None,
+        "largest_length_change": round(float(np.max(np.abs(shares))), 4) if shares else None,
+    }
+
+
+def _column_changes(
+    config: EditsConfig,
+    scanned: ScannedRows,
+    pairs: Pairs,
+    column: str,
+    edit_of: npt.NDArray[Any],
+    before: npt.NDArray[np.float64],
+    after: npt.NDArray[np.float64],
+) -> list[dict[str, Any]]:
+    """The change of one column by every edit, p adjusted over the edits."""
+    spread = _spread(scanned, column)
+    found: dict[str, PairedChange] = {
+        name: paired_change(before[edit_of == name], after[edit_of == name], seed=config.seed) for name in pairs
+    }
+    tested = [name for name, change in found.items() if change.rows]
+    signs = dict(zip(tested, holm([found[name].sign_p for name in tested]), strict=True))
+    ranks = dict(zip(tested, holm([found[name].wilcoxon_p for name in tested]), strict=True))
+    return [
+        {
+            "edit": name,
+            "column": column,
+            "direction_of_risk": scanned.scored.direction(column),
+            **change.as_json(),
+            "change_in_deviations": round(change.mean / spread, 4) if change.rows and spread > 0 else None,
+            "adjusted_sign_p": float(f"{signs[name]:.6g}") if name in signs else None,
+            "adjusted_wilcoxon_p": float(f"{ranks[name]:.6g}") if name in ranks else None,
+        }
+        for name, change in found.items()
+    ]
+
+
+def _spread(scanned: ScannedRows, column: str) -> float:
+    """Standard deviation of a column over the usable rows of the scan."""
+    values = scanned.scored.numbers(column)[scanned.scored.ok]
+    values = values[np.isfinite(values)]
+    return float(values.std(ddof=1)) if len(values) > 1 else 0.0
+
+
+def _notes(scanned: ScannedRows, manifest: Mapping[str, Any], results: Mapping[str, Any]) -> list[str]:
+    notes = []
+    then, now = scanned.manifest["model"].get("device"), manifest["model"].get("device")
+    if then != now:
+        notes.append(f"The rows were scanned on {then}, the edited ones on {now}: see unchanged for what that does.")
+    noise = {one["column"]: one for one in results["unchanged"]}[results["default_ranking"]]
+    ranked = [one for one in results["changes"] if one["column"] == results["default_ranking"] and one["rows"]]
+    smallest = min((abs(one["mean_change"]) for one in ranked), default=0.0)
+    if noise["mean_absolute_change"] is not None and noise["mean_absolute_change"] > smallest:
+        notes.append(
+            f"Rows scanned again unchanged differ by {noise['mean_absolute_change']:.2g} on average in "
+            f"{noise['column']}: an edit that changes it by less on average did nothing that this can see."
+        )
+    empty = [one["edit"] for one in results["edits"] if not one["rows"]]
+    if empty:
+        notes.append(f"No row could be edited at equal length by {', '.join(empty)}.")
+    return notes
