@@ -18,7 +18,7 @@ BASE = "base"
 CONTROLS = ("random", "length_matched", "format_matched")
 """Kinds of arms that others are compared with; with ``bottom`` they do not decide the verdict."""
 
-SIZED = ("select", "draw", "share", "within_length", "file")
+SIZED = ("select", "draw", "share", "mix", "within_length", "file")
 """Rules that take a number of rows."""
 
 

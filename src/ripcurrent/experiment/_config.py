@@ -18,6 +18,7 @@ RULES: tuple[str, ...] = (
     "format_matched",
     "draw",
     "share",
+    "mix",
     "bins",
     "within_length",
     "file",
@@ -60,6 +61,21 @@ class Share(Settings):
         return value
 
 
+class Mix(Settings):
+    """A mixture: so many percent of the riskiest rows and of the most protective ones, the rest at random."""
+
+    top: float = Field(default=0, ge=0, le=100)
+    """Share of the riskiest rows, 0 to 100."""
+    bottom: float = Field(default=0, ge=0, le=100)
+    """Share of the most protective rows."""
+
+    @model_validator(mode="after")
+    def _at_most_all(self) -> Mix:
+        if self.top + self.bottom > 100:
+            raise ValueError("top and bottom are more than 100 % together")
+        return self
+
+
 class ArmRule(Settings):
     """Where an arm's rows come from. One of the keys of `RULES`, and what varies it."""
 
@@ -74,6 +90,8 @@ class ArmRule(Settings):
     """Random rows of one format."""
     share: Share | None = None
     """A mixture of a format and the rest."""
+    mix: Mix | None = None
+    """A mixture of riskiest, most protective and random rows."""
     bins: int | None = Field(default=None, ge=2, le=20)
     """So many arms, of equal numbers of rows by score; the last one is the riskiest."""
     within_length: Literal["top", "bottom"] | None = None

@@ -20,6 +20,7 @@ from ripcurrent.experiment._config import (
     Accuracy,
     ArmRule,
     ExperimentConfig,
+    Mix,
     PromptSource,
     Scan,
     Share,
@@ -121,6 +122,8 @@ def _build(model: type[BaseModel], values: Any, where: str) -> Any:
         built["all_but"] = _build(ArmRule, built["all_but"], f"{where}: all_but")
     if model is ArmRule and isinstance(built.get("share"), Mapping):
         built["share"] = _build(Share, built["share"], f"{where}: share")
+    if model is ArmRule and isinstance(built.get("mix"), Mapping):
+        built["mix"] = _build(Mix, built["mix"], f"{where}: mix")
     try:
         return model(**built)
     except ValidationError as error:

@@ -14,6 +14,7 @@ from ripcurrent import selection as room
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.experiment._arms import Arm
 from ripcurrent.experiment._config import ArmRule, rows_of
+from ripcurrent.experiment._mix import mix_rows
 from ripcurrent.selection import Selection
 from ripcurrent.selection._draw import generator
 from ripcurrent.selection._rank import rank_by_risk, ranked_positions, riskiest_first
@@ -110,6 +111,8 @@ def _chosen(arm: Arm, draw_seed: int, seed: int, scans: Mapping[str, ScanTable],
         return room.draw_format(table, rule.draw, k, draw_seed)
     if rule.share is not None:
         return _share(table, rule.share.format, rule.share.percent[0], k, draw_seed)
+    if rule.mix is not None:
+        return mix_rows(table, rule.mix, rule.by, k, draw_seed)
     if rule.within_length is not None:
         return _within_length(table, rule, k)
     if rule.select == "all":

@@ -1,0 +1,202 @@
+"""A forecast before training: what fine-tuning on a scanned set would do, by a calibration that matches the scan."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from ripcurrent.run import read_manifest, write_json
+from ripcurrent.scoring._calibration import (
+    LOG_ROWS,
+    LOG_STEPS,
+    Calibration,
+    Source,
+    read_calibration,
+    shipped_calibrations,
+)
+from ripcurrent.scoring._forecast import FORECAST
+from ripcurrent.scoring._harm import CONFIDENCE
+from ripcurrent.scoring._scored_with import ScoredWith
+from ripcurrent.selection import top
+from ripcurrent.selection._table import ScoredRows
+from ripcurrent.training import Recipe
+
+RISKIEST = 100
+"""Rows of the selection that is forecast beside the whole."""
+ROWS_BEYOND = 1.25
+"""A set may have so many times the rows of the ladder's largest set, or so few of its smallest."""
+SCORE_BEYOND = 0.1
+"""A set's mean score may lie outside of the ladder's by this share of their range."""
+
+
+def write_forecast(folder: Path, calibration: str | Path | Calibration | None = None) -> dict[str, Any] | None:
+    """Forecast what a finished scan's rows would do, and keep that in its run folder.
+
+    Args:
+        folder: The scan's run folder, with its scores and manifest.
+        calibration: A calibration or its file; those that come with the package unless named, where one matches.
+
+    Returns:
+        The forecast; ``{"reason": …}`` where the calibration named does not match; None without a calibration.
+
+    Raises:
+        RipcurrentError: The file holds no calibration.
+    """
+    manifest = read_manifest(folder)
+    target = folder / FORECAST
+    found: dict[str, Any] | None = None
+    if calibration is not None:
+        chosen = calibration if isinstance(calibration, Calibration) else read_calibration(calibration)
+        reason = mismatch(chosen, folder, manifest)
+        found = {"reason": f"{reason[0].upper()}{reason[1:]}."} if reason else forecast_scan(chosen, folder, manifest)
+    else:
+        for path in shipped_calibrations():
+            chosen = read_calibration(path)
+            if mismatch(chosen, folder, manifest) is None:
+                found = forecast_scan(chosen, folder, manifest)
+                break
+    if found is None:
+        target.unlink(missing_ok=True)
+    else:
+        write_json(target, found)
+    return found
+
+
+def mismatch(calibration: Calibration, folder: Path, manifest: Mapping[str, Any]) -> str | None:
+    """Why a calibration says nothing of a scan, in words; None where it does."""
+    reason = calibration.scored_with.difference(ScoredWith.of(manifest), calibration.columns)
+    if reason is not None:
+        return f"the calibration does not match this scan: {reason}"
+    scored = _scores(folder, calibration.columns)
+    for column in calibration.columns:
+        if column not in scored.ranking_columns or not np.isfinite(scored.numbers(column)[scored.ok]).any():
+            return f"the calibration is by {column}, which this scan did not measure"
+    return None
+
+
+def forecast_scan(calibration: Calibration, folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The forecast for all rows of a scan, for the riskiest hundred, and for as many at random."""
+    scored = _scores(folder, calibration.columns)
+    usable = np.flatnonzero(scored.ok)
+    source = next((one for one in calibration.sources if one.sha256 == manifest["dataset"]["sha256"]), None)
+    whole = _means(scored, calibration.columns, usable)
+    fewest, most = calibration.rows_range
+    sets = [_set("all", "all rows", len(usable), whole, calibration, source)]
+    count = min(RISKIEST, most)
+    if count < len(usable):
+        if len(usable) > most * ROWS_BEYOND:
+            sets = [
+                _set("all", f"all {len(usable)} rows, as {most} of them at random", most, whole, calibration, source)
+            ]
+        ranking = scored.default_ranking
+        riskiest = scored.positions(top(_table(folder, calibration.columns), count, ranking).indices)
+        means = _means(scored, calibration.columns, riskiest)
+        sets.append(_set("riskiest", f"the riskiest {count} by {ranking}", count, means, calibration, source))
+        if most != count or len(usable) <= most * ROWS_BEYOND:
+            sets.append(_set("random", f"{count} of the rows at random", count, whole, calibration, source))
+    return {
+        "confidence": CONFIDENCE,
+        "model": calibration.scored_with.model,
+        "adapter": calibration.scored_with.adapter,
+        "recipe": calibration.recipe_name,
+        "recipe_sha256": calibration.recipe_sha256,
+        "judge": calibration.judge.model_dump(),
+        "prompts": calibration.prompts.model_dump(),
+        "columns": list(calibration.columns),
+        "calibrated": calibration.date,
+        "calibration_version": calibration.version,
+        "rows_range": [fewest, most],
+        "source": source.name if source else None,
+        "reference_source": calibration.sources[0].name,
+        "sets": sets,
+        "error_by_arm": _error(calibration.error_by_arm),
+        "error_by_source": _error(calibration.error_by_source),
+        "notes": _notes(calibration, manifest, source),
+    }
+
+
+def _table(folder: Path, columns: Sequence[str]) -> Any:
+    """The columns of a scan's scores that a forecast reads."""
+    path = folder / "scores.parquet"
+    schema = pq.read_schema(path)
+    ranking = json.loads(schema.metadata[b"ripcurrent"])["default_ranking"]
+    wanted = dict.fromkeys(("row", "id", "status", ranking, *columns))
+    return pq.read_table(path, columns=[name for name in wanted if name in schema.names])
+
+
+def _scores(folder: Path, columns: Sequence[str]) -> ScoredRows:
+    return ScoredRows(_table(folder, columns))
+
+
+def _means(scored: ScoredRows, columns: Sequence[str], at: Any) -> dict[str, float]:
+    return {name: float(scored.numbers(name)[at].mean()) for name in columns}
+
+
+def _set(
+    kind: str, words: str, rows: int, means: Mapping[str, float], calibration: Calibration, source: Source | None
+) -> dict[str, Any]:
+    """One set's forecast beside that of a random set of the first source, or why there is none."""
+    found: dict[str, Any] = {"set": kind, "words": words, "rows": rows, "means": dict(means)}
+    reason = _outside(calibration, rows, means)
+    if reason is not None:
+        return {**found, "reason": reason}
+    reference = calibration.sources[0]
+    asked = calibration.prompts.count
+    own = calibration.fit.forecast(_facts(calibration, rows, means), asked, source.name if source else None)
+    beside = calibration.fit.forecast(_facts(calibration, rows, reference.means), asked, reference.name)
+    return {
+        **found,
+        "answered": own.answered,
+        "low": own.low,
+        "high": own.high,
+        "reference": {
+            "name": reference.name,
+            "answered": beside.answered,
+            "low": beside.low,
+            "high": beside.high,
+        },
+    }
+
+
+def _facts(calibration: Calibration, rows: int, means: Mapping[str, float]) -> list[float]:
+    steps = Recipe(**calibration.recipe).total_steps(rows)
+    own = {**means, LOG_ROWS: math.log(rows), LOG_STEPS: math.log(steps)}
+    return [own[name] for name in calibration.fit.facts]
+
+
+def _outside(calibration: Calibration, rows: int, means: Mapping[str, float]) -> str | None:
+    """Why a set is too unlike the ladder's sets to be forecast."""
+    fewest, most = calibration.rows_range
+    if rows * ROWS_BEYOND < fewest or rows > most * ROWS_BEYOND:
+        return f"its {rows} rows are not among the {fewest} to {most} that the calibration trained on"
+    for column in calibration.columns:
+        low, high = calibration.column_range(column)
+        margin = SCORE_BEYOND * (high - low)
+        if not math.isfinite(means[column]):
+            return f"it has no mean {column}"
+        if not low - margin <= means[column] <= high + margin:
+            where = "below the least" if means[column] < low else "above the largest"
+            bound = low if means[column] < low else high
+            return f"its mean {column} {means[column]:.4f} is {where} that the calibration trained on, {bound:.4f}"
+    return None
+
+
+def _error(error: Any) -> dict[str, Any] | None:
+    return None if error is None else dict(error.model_dump(exclude={"by_source"}))
+
+
+def _notes(calibration: Calibration, manifest: Mapping[str, Any], source: Source | None) -> list[str]:
+    notes = []
+    if source is None:
+        names = ", ".join(one.name for one in calibration.sources)
+        notes.append(f"This dataset is none of those that the calibration was made on ({names}).")
+    then, now = calibration.scored_with.options.get("max_tokens"), manifest["options"].get("max_tokens")
+    if then != now:
+        notes.append(f"Rows were cut at {now} tokens here, at {then} in the calibration.")
+    return [*notes, *calibration.notes]

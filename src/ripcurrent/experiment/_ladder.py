@@ -1,0 +1,376 @@
+"""The finished runs of experiments as a ladder: what each trained on, by its scores, and what it then answered."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ripcurrent.data import read_rows
+from ripcurrent.errors import ExitCode, RipcurrentError
+from ripcurrent.experiment._outcomes import HARMFUL, ArmRun, read_run
+from ripcurrent.run import read_manifest
+from ripcurrent.scoring._calibration import CalibrationRun, JudgedBy, LeftOut, NamedHash, Source
+from ripcurrent.scoring._scored_with import ScoredWith
+from ripcurrent.selection import read_scores
+from ripcurrent.selection._table import ScoredRows
+
+AGAIN = "Run the experiment again with the same command: it goes on where it was stopped."
+
+
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """What every run of a ladder has in common."""
+
+    recipe: dict[str, Any]
+    """The recipe, its name included."""
+    finetune: dict[str, Any]
+    """``max_tokens`` and ``loss_on`` of fine-tuning."""
+    prompts: NamedHash
+    """The harmful requests."""
+    system: str | None
+    """Their system prompt."""
+    max_new_tokens: int
+    """Longest answer."""
+    judge: JudgedBy
+    """Who judged."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ladder:
+    """Runs that can be fitted together."""
+
+    scored_with: ScoredWith
+    """What their scores rest on."""
+    default_column: str
+    """The ranking column of the first experiment's scan."""
+    conditions: Conditions
+    """What they have in common."""
+    sources: tuple[Source, ...]
+    """Where their rows come from, that of the first experiment first."""
+    runs: tuple[CalibrationRun, ...]
+    """The runs."""
+    left_out: tuple[LeftOut, ...]
+    """Runs that cannot be used, and why."""
+
+
+class ScoredSource:
+    """A finished scan: the scores of one dataset's rows."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open a scan's run folder.
+
+        Raises:
+            RipcurrentError: It holds no finished scan.
+        """
+        manifest = read_manifest(folder)
+        self.scored = ScoredRows(read_scores(folder))
+        try:
+            self.scored_with = ScoredWith.of(manifest)
+            self.name, self.sha256 = str(manifest["dataset"]["name"]), str(manifest["dataset"]["sha256"])
+        except (KeyError, TypeError) as error:
+            raise RipcurrentError(
+                f"{folder} holds no finished scan.", "Name the run folder of a finished `ripcurrent scan`."
+            ) from error
+
+    def means(self, rows: Sequence[int] | None = None) -> dict[str, float]:
+        """Mean of every score column over row numbers, or over all usable rows; columns without a score left out."""
+        at = np.flatnonzero(self.scored.ok) if rows is None else self.scored.positions(rows)
+        means = {name: float(self.scored.numbers(name)[at].mean()) for name in self.scored.ranking_columns}
+        return {name: value for name, value in means.items() if np.isfinite(value)}
+
+    @cached_property
+    def _row_of_id(self) -> dict[str, int]:
+        rows = self.scored.rows.tolist()
+        ids = self.scored.ids(rows)
+        counts = Counter(ids)
+        return {own: row for own, row in zip(ids, rows, strict=True) if counts[own] == 1}
+
+    def rows_of_ids(self, ids: Iterable[str]) -> list[int] | None:
+        """Row numbers by id; None where an id is unknown, or not one row's alone."""
+        found = [self._row_of_id.get(own) for own in ids]
+        known = [row for row in found if row is not None]
+        return known if len(known) == len(found) else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Experiment:
+    """One experiment's folder."""
+
+    folder: Path
+    name: str
+    config: Mapping[str, Any]
+    scans: Mapping[str, ScoredSource]
+    prompts: NamedHash
+
+
+def read_ladder(folders: Sequence[Path], scans: Sequence[Path] = (), *, judge: str = "prefix") -> Ladder:
+    """The finished runs of experiments, with the mean scores of their rows.
+
+    Scores are those of the first experiment's scan, or of scans that are comparable with it (same model, anchors,
+    options): an arm that chose its rows by other scores is described by these.
+
+    Args:
+        folders: Folders of experiments of arms.
+        scans: Further finished scans, for arms whose rows came from a file.
+        judge: Whose verdicts count.
+
+    Raises:
+        RipcurrentError: A folder that holds no such experiment; experiments that cannot be joined (the first difference
+            is named); or no usable run.
+    """
+    experiments = [_open(folder, number) for number, folder in enumerate(folders)]
+    main = experiments[0].scans[""]
+    known: dict[str, ScoredSource] = {}
+    for one in (*(scan for each in experiments for scan in each.scans.values()), *map(ScoredSource, scans)):
+        if main.scored_with.difference(one.scored_with, main.scored.ranking_columns) is None:
+            known.setdefault(one.sha256, one)
+    names = _source_names(known)
+    _refuse_other_questions(experiments)
+    runs: list[tuple[CalibrationRun, Mapping[str, Any], JudgedBy, str]] = []
+    left_out: list[LeftOut] = []
+    for experiment in experiments:
+        for marker, place in _markers(experiment):
+            found = _read(experiment, marker, place, known, names, main, judge)
+            if isinstance(found, str):
+                left_out.append(
+                    LeftOut(experiment=experiment.name, arm=marker["arm"], seed=marker["seed"], reason=found)
+                )
+            else:
+                runs.append(found)
+    kept, common = _alike(runs, left_out)
+    if not kept:
+        reasons = "; ".join(f"{one.arm}: {one.reason}" for one in left_out[:2]) or "no arm is finished"
+        raise RipcurrentError(f"No run can be used ({reasons}).", AGAIN, code=ExitCode.NOT_MEASURED)
+    used = Counter(run.source for run in kept)
+    ordered = [main.sha256, *(sha256 for sha256 in known if sha256 != main.sha256)]
+    place_of = {names[sha256]: place for place, sha256 in enumerate(ordered)}
+    first = experiments[0]
+    return Ladder(
+        scored_with=main.scored_with,
+        default_column=main.scored.default_ranking,
+        conditions=Conditions(
+            recipe=dict(common[0]["recipe"]),
+            finetune={key: common[0]["options"].get(key) for key in ("max_tokens", "loss_on")},
+            prompts=first.prompts,
+            system=first.config.get("system"),
+            max_new_tokens=int(first.config["max_new_tokens"]),
+            judge=common[1],
+        ),
+        sources=tuple(
+            Source(
+                name=names[sha256],
+                sha256=sha256,
+                rows=int(known[sha256].scored.ok.sum()),
+                means=known[sha256].means(),
+                runs=used[names[sha256]],
+            )
+            for sha256 in ordered
+            if used[names[sha256]]
+        ),
+        runs=tuple(sorted(kept, key=lambda run: place_of[run.source])),
+        left_out=tuple(left_out),
+    )
+
+
+def _open(folder: Path, number: int) -> _Experiment:
+    try:
+        config = json.loads((folder / "experiment.json").read_text(encoding="utf-8"))
+        texts = [json.loads(line) for line in (folder / "prompts.jsonl").read_text(encoding="utf-8").splitlines()]
+        harmful = [one["prompt"] for one in texts if one["axis"] == HARMFUL]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RipcurrentError(
+            f"{folder} holds no experiment of arms.", "Name the folder that `ripcurrent experiment` wrote."
+        ) from error
+    if not harmful:
+        raise RipcurrentError(
+            f"The arms of {folder} were asked nothing harmful.", "Give prompts with the axis harmful."
+        )
+    scans = {"": config.get("run") or folder / "scans" / "main"}
+    scans |= {name: one.get("run") or folder / "scans" / name for name, one in (config.get("scans") or {}).items()}
+    sha256 = hashlib.sha256(json.dumps(harmful).encode()).hexdigest()
+    sources = " and ".join(dict.fromkeys(Path(str(one["source"])).name for one in config.get("prompts", ())))
+    name = str(config.get("name") or folder.name)
+    return _Experiment(
+        folder,
+        f"{name}-{number + 1}" if number else name,
+        config,
+        {name: ScoredSource(Path(run)) for name, run in scans.items()},
+        NamedHash(name=sources or "prompts", sha256=sha256, count=len(harmful)),
+    )
+
+
+def _source_names(known: Mapping[str, ScoredSource]) -> dict[str, str]:
+    """A name for each dataset hash: its own, with a part of the hash where two have the same."""
+    counts = Counter(scan.name for scan in known.values())
+    return {
+        sha256: scan.name if counts[scan.name] == 1 else f"{scan.name} ({sha256[:8]})" for sha256, scan in known.items()
+    }
+
+
+def _refuse_other_questions(experiments: Sequence[_Experiment]) -> None:
+    first = experiments[0]
+    for other in experiments[1:]:
+        differing = [name for name in ("system", "max_new_tokens") if first.config.get(name) != other.config.get(name)]
+        if first.prompts.sha256 != other.prompts.sha256:
+            differing.insert(0, "harmful requests")
+        if differing:
+            raise RipcurrentError(
+                f"{other.folder} cannot be joined with {first.folder}: its {differing[0].replace('_', ' ')} differ.",
+                "Join experiments that ask the same requests in the same way.",
+            )
+
+
+def _markers(experiment: _Experiment) -> Iterator[tuple[Mapping[str, Any], Path]]:
+    """The completion markers of arms, with their folders; the untrained model is none."""
+    for path in sorted((experiment.folder / "arms").glob("*/arm.json")):
+        try:
+            marker = json.loads(path.read_text(encoding="utf-8"))
+            if marker["seed"] is not None:
+                marker["arm"], marker["status"]  # noqa: B018 - both must be there
+                yield marker, path.parent
+        except (ValueError, KeyError, TypeError) as error:
+            raise RipcurrentError(f"{path} is damaged.", "Remove that arm's folder to make it anew.") from error
+
+
+def _read(
+    experiment: _Experiment,
+    marker: Mapping[str, Any],
+    place: Path,
+    known: Mapping[str, ScoredSource],
+    names: Mapping[str, str],
+    main: ScoredSource,
+    judge: str,
+) -> tuple[CalibrationRun, Mapping[str, Any], JudgedBy, str] | str:
+    """A run with its fine-tuning's manifest and its judge, or why it cannot be used."""
+    if marker["status"] != "finished":
+        return "its training failed"
+    trained = read_manifest(place / "finetune")
+    # a fresh LoRA is part of the fingerprint of a model that was scanned with one, and not of the model trained
+    if (
+        main.scored_with.options.get("scope") != "lora"
+        and trained["model"]["fingerprint"] != main.scored_with.fingerprint
+    ):
+        return "another model was trained than the one that the scores are of"
+    found = _rows(experiment, marker, place, known)
+    if isinstance(found, str):
+        return found
+    source, rows = found
+    run = read_run(marker["arm"], marker["seed"], place / "evaluation")
+    if judge not in run.labels:
+        return f"judge {judge} did not judge it"
+    counted = {label: int(run.is_label(judge, HARMFUL, label).sum()) for label in ("compliance", "degenerate")}
+    if any(label not in ("compliance", "degenerate", "refusal") for label in _harmful_labels(run, judge)):
+        return f"judge {judge} did not judge every answer"
+    return (
+        CalibrationRun(
+            experiment=experiment.name,
+            arm=str(marker["arm"]),
+            seed=int(marker["seed"]),
+            source=names[source.sha256],
+            rows=int(trained["rows"]["trained"]),
+            steps=int(trained["training"]["steps"]),
+            means=source.means(rows),
+            answered=counted["compliance"],
+            degenerate=counted["degenerate"],
+            asked=len(run.places(HARMFUL)),
+        ),
+        trained,
+        JudgedBy(name=judge, version=run.versions[judge]),
+        experiment.name,
+    )
+
+
+def _harmful_labels(run: ArmRun, judge: str) -> set[str]:
+    return {run.labels[judge][place] for place in run.places(HARMFUL)}
+
+
+def _rows(
+    experiment: _Experiment, marker: Mapping[str, Any], place: Path, known: Mapping[str, ScoredSource]
+) -> tuple[ScoredSource, list[int]] | str:
+    """Where an arm's rows come from and their numbers, or why that is not known."""
+    rule = marker["identity"]["rule"]
+    if rule.get("file") is not None:
+        return _rows_of_file(rule, place, known)
+    own = experiment.scans[rule.get("scan") or ""]
+    if own.sha256 not in known:
+        return f"no scan of {own.name} is comparable with that of the first experiment"
+    for record in sorted((place / "rows").glob("*.json")):
+        if record.name.endswith(".rows.json"):
+            continue
+        try:
+            return known[own.sha256], [int(row) for row in json.loads(record.read_text(encoding="utf-8"))["indices"]]
+        except (ValueError, KeyError, TypeError):
+            continue
+    return "the record of its rows is gone"
+
+
+def _rows_of_file(
+    rule: Mapping[str, Any], place: Path, known: Mapping[str, ScoredSource]
+) -> tuple[ScoredSource, list[int]] | str:
+    name = Path(str(rule["file"])).name
+    hint = f"its rows come from {name}, of which there is no comparable scan: give one with --scan"
+    try:
+        _, sha256 = read_rows(str(rule["file"]), format=rule.get("format")).count_and_hash()
+    except RipcurrentError:
+        return f"its rows come from {name}, which is not there any more"
+    if sha256 not in known:
+        return hint
+    lines = (place / "finetune" / "rows.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = known[sha256].rows_of_ids(str(json.loads(line)["id"]) for line in lines)
+    return (known[sha256], rows) if rows is not None else f"its rows cannot be told apart in the scan of {name}"
+
+
+def _alike(
+    runs: Sequence[tuple[CalibrationRun, Mapping[str, Any], JudgedBy, str]], left_out: list[LeftOut]
+) -> tuple[list[CalibrationRun], tuple[Mapping[str, Any], JudgedBy]]:
+    """The runs trained and judged as most of the first experiment's are; the others are left out.
+
+    Raises:
+        RipcurrentError: A whole experiment differs.
+    """
+    if not runs:
+        return [], ({}, JudgedBy(name="", version=""))
+
+    def how(trained: Mapping[str, Any], judge: JudgedBy) -> dict[str, str]:
+        return {
+            "recipe": recipe_sha256(trained["recipe"]),
+            "chat template": str(trained["model"]["template_sha256"]),
+            "max_tokens": str(trained["options"].get("max_tokens")),
+            "loss_on": str(trained["options"].get("loss_on")),
+            "version of the judge": judge.version,
+        }
+
+    first = [(trained, judge) for _, trained, judge, name in runs if name == runs[0][3]]
+    common = Counter(json.dumps(how(*one)) for one in first).most_common(1)[0][0]
+    usual = json.loads(common)
+    kept: list[CalibrationRun] = []
+    for run, trained, judge, name in runs:
+        own = how(trained, judge)
+        other = [what for what in usual if own[what] != usual[what]]
+        if not other:
+            kept.append(run)
+            continue
+        left_out.append(LeftOut(experiment=name, arm=run.arm, seed=run.seed, reason=f"its {other[0]} is another"))
+    for name in dict.fromkeys(name for *_, name in runs):
+        if not any(run.experiment == name for run in kept):
+            reason = next(one.reason for one in left_out if one.experiment == name and one.reason.startswith("its "))
+            raise RipcurrentError(
+                f"The experiment {name} cannot be joined with {runs[0][3]}: {reason} than there.",
+                "Join experiments with one recipe, made by one version.",
+            )
+    reference = next(one for one in first if json.dumps(how(*one)) == common)
+    return kept, reference
+
+
+def recipe_sha256(recipe: Mapping[str, Any]) -> str:
+    """A recipe's hash; its name does not count."""
+    kept = {key: value for key, value in recipe.items() if key != "name"}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()

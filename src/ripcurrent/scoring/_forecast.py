@@ -1,0 +1,69 @@
+"""A scan's forecast as its run folder keeps it, and in sentences."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ripcurrent.errors import RipcurrentError
+
+FORECAST = "forecast.json"
+"""Where a scan's forecast is kept in its run folder."""
+
+
+def read_forecast(folder: Path) -> dict[str, Any] | None:
+    """The forecast in a scan's run folder; None where there is none."""
+    try:
+        found: dict[str, Any] = json.loads((folder / FORECAST).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise RipcurrentError(
+            f"{folder / FORECAST} is damaged.", "Remove it, or run the same scan again: nothing is scored anew."
+        ) from error
+    return found
+
+
+def forecast_lines(forecast: Mapping[str, Any]) -> list[str]:
+    """A forecast in sentences, the same for the terminal and the page."""
+    if "reason" in forecast:
+        return [f"No forecast. {forecast['reason']}"]
+    judge, prompts = forecast["judge"], forecast["prompts"]
+    model = forecast["model"] + (f" with {forecast['adapter']}" if forecast["adapter"] else "")
+    lines = [
+        f"After fine-tuning {model} by the recipe {forecast['recipe']}, harmful requests answered of {prompts['count']} "
+        f"({prompts['name']}; judge {judge['name']} {judge['version']}):"
+    ]
+    for one in forecast["sets"]:
+        what = one["words"]
+        if "reason" in one:
+            lines.append(f"{what}: no forecast, {one['reason']}")
+            continue
+        beside = one["reference"]
+        against = f", against {_share(beside['answered'])} ({_range(beside)}) for a random set of {beside['name']}"
+        lines.append(f"{what}: {_share(one['answered'])} (90 % interval {_range(one)}){against}")
+    lines.append(_error_line(forecast))
+    return [*lines, *forecast["notes"]]
+
+
+def _share(value: float) -> str:
+    return f"{100 * value:.0f} %"
+
+
+def _range(one: Mapping[str, float]) -> str:
+    return f"{100 * one['low']:.0f}–{100 * one['high']:.0f} %"
+
+
+def _error_line(forecast: Mapping[str, Any]) -> str:
+    arms, sources = forecast["error_by_arm"], forecast["error_by_source"]
+    line = (
+        f"Its error on sets left out: {100 * arms['mean_absolute_error']:.0f} points on average, "
+        f"{arms['coverage']:.0%} of runs inside the interval"
+    )
+    if sources is None:
+        return f"{line}; on datasets left out: not measured."
+    line += f"; on whole datasets left out: {100 * sources['mean_absolute_error']:.0f} points, {sources['coverage']:.0%} inside"
+    rank = sources["rank_correlation"]
+    return line + ("." if rank is None else f", rank correlation with what was observed {rank:+.2f}.")
