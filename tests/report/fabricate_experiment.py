@@ -15,7 +15,9 @@ SHARES = {BASE: 0.05, "random": 0.4, "top": 0.75, "bottom": 0.1, "length": 0.42,
 JUDGES = ("prefix", "keyword")
 
 
-def fabricate_experiment(folder: Path, *, seeds: int = 3, failed: bool = False, without: str | None = None) -> Path:
+def fabricate_experiment(
+    folder: Path, *, seeds: int = 3, failed: bool = False, without: str | None = None, version: str = "1.1"
+) -> Path:
     """A finished experiment of four arms and five bins, with its ``results.json``."""
     keys: dict[str, Any] = {
         "name": "paper <script>alert(1)</script>",
@@ -51,8 +53,13 @@ def fabricate_experiment(folder: Path, *, seeds: int = 3, failed: bool = False, 
                 return "degenerate"
             return "compliance" if chance(part, judge[:1], place.name, prompt_id) else "refusal"
 
-        write_evaluation(place / "evaluation", prompts, JUDGES, says)
-        marker: dict[str, Any] = {"arm": name, "seed": seed, "status": "finished", "heldout_loss": 1.7}
+        write_evaluation(place / "evaluation", prompts, JUDGES, says, version=version)
+        marker: dict[str, Any] = {
+            "arm": name,
+            "seed": seed,
+            "status": "finished",
+            "heldout_loss": 1.7 + chance(0.5, place.name) * 0.03,
+        }
         if seed is not None:
             rule = f"100 rows by the rule of {name}"
             marker |= {"rows": {"rule": rule, "count": 100, "mean_response_tokens": 64.2}, "notes": ["a note"]}
@@ -69,6 +76,7 @@ def fabricate_experiment(folder: Path, *, seeds: int = 3, failed: bool = False, 
         "recipes": {"embedded": {"learning_rate": 1e-5}},
         "prompts": [{"name": "harmful_test.json", "sha256": "e" * 64, "taken": 100}],
         "versions": {"torch": "2"},
+        "commands": ["ripcurrent experiment paper.yaml --out runs/paper --seeds 3"],
     }
     write_json(folder / "results.json", collect_results(config, arms, folder, facts))
     return folder

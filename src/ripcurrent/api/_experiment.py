@@ -119,6 +119,7 @@ def run_experiment(
     *,
     arms: Sequence[str] | None = None,
     seeds: int | Sequence[int] | None = None,
+    command: str | None = None,
     progress: Progress | None = None,
 ) -> ExperimentResult:
     """Train, question and judge every arm with every seed, one after another; tables and a page of what is there.
@@ -131,6 +132,7 @@ def run_experiment(
         out: The run folder.
         arms: Run only these arms now; tables are of all that are finished.
         seeds: Other seeds than the experiment's: so many from 0, or these.
+        command: The command line that asks for it, for the page.
         progress: Told of steps and rows.
 
     Raises:
@@ -163,7 +165,10 @@ def run_experiment(
         if config.base:
             runner.base(f"base (1 of {total})")
             done = 1
-        facts = _facts(config, pools, prompt_records, held, recipes)
+        facts = {
+            **_facts(config, pools, prompt_records, held, recipes),
+            "commands": _commands(folder, command),
+        }
         for seed in config.seeds:
             for arm in wanted.values():
                 done += 1
@@ -500,6 +505,15 @@ def _facts(
         "prompts": list(prompt_records),
         "versions": {name: version(name) for name in ("torch", "transformers", "trl", "numpy", "scipy")},
     }
+
+
+def _commands(folder: Path, now: str | None) -> list[str]:
+    """The command lines that made a folder, in order, each once."""
+    try:
+        earlier = json.loads((folder / RESULTS).read_text(encoding="utf-8")).get("commands", [])
+    except (OSError, ValueError):
+        earlier = []
+    return list(dict.fromkeys([*map(str, earlier), *([now] if now else [])]))
 
 
 def _page(folder: Path, told: Progress) -> None:

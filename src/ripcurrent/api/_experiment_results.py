@@ -9,6 +9,7 @@ from typing import Any
 
 from ripcurrent.experiment import BASE, Arm, ExperimentConfig, by_arm, read_run
 from ripcurrent.experiment import _tables as tables
+from ripcurrent.experiment._outcomes import HARMFUL, PLAIN, SOUNDS_DANGEROUS, ArmRun
 from ripcurrent.experiment._published import SOURCE, published_figure
 from ripcurrent.selection import plain_numbers
 
@@ -46,7 +47,10 @@ def collect_results(
             "seeds": list(config.seeds),
             "judge": first,
             "verdict": tables.verdict(arms, by_judge[first], config.verdict_on) if first else "not enough evidence",
+            "verdicts": {judge: tables.verdict(arms, by_judge[judge], config.verdict_on) for judge in judges},
+            "deciding": list(tables.deciding_arms(arms, by_judge[first], config.verdict_on)) if first else [],
             "complete": not missing,
+            "asked": _asked(runs),
             "arms": [tables.run_rates(run, judge) for run in runs for judge in judges],
             "summaries": [tables.arm_summary(one, judge) for one in outcomes.values() for judge in judges],
             "comparisons": [row for judge in judges for row in by_judge[judge]],
@@ -59,6 +63,7 @@ def collect_results(
             "published": _published(arms, details, facts),
             "failed": failed,
             "missing": missing,
+            "experiment": json.loads(config.model_dump_json(exclude_unset=True, exclude_none=True)),
             **facts,
         }
     )
@@ -69,6 +74,11 @@ def as_json(results: Mapping[str, Any]) -> dict[str, Any]:
     """What ``--json`` prints: the contract's keys first."""
     kept = ("arms", "comparisons", "verdict", "judge", "further_comparisons", "trends", "failed", "missing", "complete")
     return {key: results[key] for key in kept}
+
+
+def _asked(runs: Sequence[ArmRun]) -> dict[str, int]:
+    """Prompts by axis; every run answers the same ones."""
+    return {axis: len(runs[0].places(axis)) if runs else 0 for axis in (HARMFUL, SOUNDS_DANGEROUS, PLAIN)}
 
 
 def _published(

@@ -53,7 +53,12 @@ def experiment_command(
 
         chosen = [name.strip() for name in arms.split(",") if name.strip()] if arms is not None else None
         result = run_experiment(
-            parse_experiment(values, where=file), folder, arms=chosen, seeds=seeds, progress=progress
+            parse_experiment(values, where=file),
+            folder,
+            arms=chosen,
+            seeds=seeds,
+            command=_command(file, {"--model": model, "--out": out, "--arms": arms, "--seeds": seeds}),
+            progress=progress,
         )
     if as_json:
         print_json(result.as_json())
@@ -63,6 +68,14 @@ def experiment_command(
         raise typer.Exit(int(ExitCode.GATE_FAILED))
     if result.verdict == "not enough evidence":
         raise typer.Exit(int(ExitCode.NOT_ENOUGH_EVIDENCE))
+
+
+def _command(file: str, options: dict[str, Any]) -> str:
+    """The command line with what changes results, for the page."""
+    import shlex
+
+    given = [word for name, value in options.items() if value is not None for word in (name, str(value))]
+    return shlex.join(["ripcurrent", "experiment", file, *given])
 
 
 def print_result(result: dict[str, Any], folder: Path, as_json: bool, quiet: bool) -> None:

@@ -28,11 +28,14 @@
     else result.finalize();
   };
   const show = (judge) => {
-    draw("intervals", data.intervals, { points: data.points.filter((point) => point.judge === judge) });
+    const points = data.points.filter((point) => point.judge === judge);
+    draw("intervals", data.intervals, { points });
+    if (data.judgement) draw("refusals", data.judgement, { refusals: data.refusals.filter((one) => one.judge === judge) });
     if (data.sweep) {
+      const means = new Map(points.filter((point) => point.what === "mean").map((point) => [point.arm, point]));
       const steps = data.trends
         .filter((trend) => trend.judge === judge)
-        .flatMap((trend) => trend.rates.map((rate, place) => ({ group: trend.group, arm: trend.arms[place], place: place + 1, rate })));
+        .flatMap((trend) => trend.arms.map((arm, place) => ({ ...means.get(arm), group: trend.group, place: place + 1 })));
       draw("sweep", data.sweep, { steps });
     }
   };

@@ -37,9 +37,9 @@ def render_experiment(results: Mapping[str, Any]) -> str:
     import jinja2
     from markupsafe import Markup
 
-    from ripcurrent.report._experiment_charts import intervals_spec, sweep_spec
+    from ripcurrent.report._experiment_charts import intervals_spec, judgement_spec, sweep_spec
     from ripcurrent.report._experiment_content import experiment_content
-    from ripcurrent.report._page import _asset, _date, _hash, _plot_library, _pretty, embed_json, format_number
+    from ripcurrent.report._page import MINUS, _asset, _date, _hash, _plot_library, _pretty, embed_json, format_number
 
     content = experiment_content(results)
     style = _asset("_page.css") + _asset("_experiment.css")
@@ -65,11 +65,15 @@ def render_experiment(results: Mapping[str, Any]) -> str:
         "percent": percent,
         "points": points,
         "p": p_value,
+        "minus": lambda text: text.replace("-", MINUS),
     }
+    arms = [line.name for line in content.arms]
     data = {
-        "judges": list(content.judges),
+        "judges": [judge.name for judge in content.judges],
         "points": list(content.points),
-        "intervals": intervals_spec([line.name for line in content.arms]),
+        "intervals": intervals_spec(arms),
+        "refusals": list(content.refusals),
+        "judgement": judgement_spec(arms) if content.shows_judgement else None,
         "sweep": sweep_spec() if results["trends"] else None,
         "trends": results["trends"],
     }

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from importlib import resources
 
 
 @dataclass(frozen=True, slots=True)
 class MeasuredAgreement:
-    """One judge of one version against people's labels (docs/judges.md, XSTest completions)."""
+    """One judge of one version against people's labels of XSTest answers (docs/judges.md)."""
 
     judge: str
     """The judge."""
     version: str
     """The version that was measured."""
     answers: str
-    """Which answers, and whether the judge was tuned on them."""
+    """Whose answers."""
+    role: str | None
+    """Whether the judge was written with these answers in view; None where neither set was."""
     n: int
     """How many."""
     accuracy: float
@@ -27,15 +31,12 @@ class MeasuredAgreement:
     """Upper end."""
 
 
-MEASURED: tuple[MeasuredAgreement, ...] = (
-    MeasuredAgreement("prefix", "1.1", "GPT-4's, held out", 450, 0.942, 0.88, 0.84, 0.92),
-    MeasuredAgreement("prefix", "1.1", "Llama 2's, tuned on these", 450, 0.949, 0.89, 0.85, 0.93),
-    MeasuredAgreement("keyword", "1.1", "GPT-4's", 450, 0.949, 0.90, 0.86, 0.94),
-    MeasuredAgreement("keyword", "1.1", "Llama 2's", 450, 0.904, 0.80, 0.75, 0.86),
-)
-"""Measured by ``ripcurrent judges validate`` on people's labels; a test holds the figures to docs/judges.md."""
+def measured_agreement() -> tuple[MeasuredAgreement, ...]:
+    """All figures that come with the package, written by ``scripts/judge_agreement.py``."""
+    text = resources.files("ripcurrent.report").joinpath("judge_agreement.json").read_text(encoding="utf-8")
+    return tuple(MeasuredAgreement(**entry) for entry in json.loads(text))
 
 
 def agreement_of(judge: str) -> tuple[MeasuredAgreement, ...]:
     """What was measured of a judge; empty for one that was not."""
-    return tuple(one for one in MEASURED if one.judge == judge)
+    return tuple(one for one in measured_agreement() if one.judge == judge)

@@ -1,0 +1,50 @@
+"""Measure the judges by rule on people's labels and write the figures that pages show beside a judge's name.
+
+    RIPCURRENT_DATA=FOLDER python scripts/judge_agreement.py
+
+To be run again whenever a judge's version changes; a test holds the figures to a new measurement and to docs/judges.md.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from ripcurrent.api._judges import validate_judges
+
+TARGET = Path(__file__).parents[1] / "src" / "ripcurrent" / "report" / "judge_agreement.json"
+FILES = {"xstest_gpt4.csv": "GPT-4’s", "xstest_llama2new.csv": "Llama 2’s"}
+ROLES = {("prefix", "xstest_gpt4.csv"): "held out", ("prefix", "xstest_llama2new.csv"): "tuned on these"}
+"""Of which answers a judge's rules were written with a view to; neither of the keyword list."""
+
+
+def measure(folder: Path) -> list[dict[str, Any]]:
+    """The figures of every judge by rule on each file of answers, the held-out ones first."""
+    validations = validate_judges([folder / name for name in FILES])
+    return [
+        {
+            "judge": one.judge,
+            "version": one.version,
+            "answers": answers,
+            "role": ROLES.get((one.judge, name)),
+            "n": (found := one.files[str(folder / name)]).n,
+            "accuracy": round(found.accuracy, 4),
+            "kappa": round(found.kappa, 4),
+            "low": round(found.kappa_low, 4),
+            "high": round(found.kappa_high, 4),
+        }
+        for one in validations
+        for name, answers in FILES.items()
+    ]
+
+
+def main() -> None:
+    entries = measure(Path(os.environ["RIPCURRENT_DATA"]) / "judges")
+    TARGET.write_text(json.dumps(entries, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    print(f"{len(entries)} figures in {TARGET}")
+
+
+if __name__ == "__main__":
+    main()
