@@ -9,6 +9,7 @@ from ripcurrent.data._near_duplicates import (
     similarity,
     word_set,
 )
+from ripcurrent.data._places import TokenKind, TokenPart, TokenPlace, token_places
 from ripcurrent.data._read import Dataset, canonical_json, open_container, read_rows
 from ripcurrent.data._refusals import REFUSAL_PHRASES, has_refusal
 from ripcurrent.data._render import render
@@ -31,6 +32,9 @@ __all__ = [
     "Message",
     "Row",
     "RowStatus",
+    "TokenKind",
+    "TokenPart",
+    "TokenPlace",
     "Traits",
     "canonical_json",
     "count_near_duplicates",
@@ -45,6 +49,7 @@ __all__ = [
     "read_rows",
     "render",
     "similarity",
+    "token_places",
     "traits_of",
     "window_starts",
     "word_set",

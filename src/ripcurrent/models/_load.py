@@ -200,8 +200,10 @@ def _load_base(
 
 def _cast_parameters(model: PreTrainedModel, dtype: torch.dtype) -> None:
     # Parameters only: a model's own .to(dtype) would also round its buffers, the rotary frequencies among them.
+    # Packed weights of a quantised model are whole numbers and stay what they are.
     for parameter in model.parameters():
-        parameter.data = parameter.data.to(dtype)
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.to(dtype)
 
 
 def _check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
