@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ripcurrent.data import read_rows
     from ripcurrent.errors import RipcurrentError
     from ripcurrent.models import load_model
+    from ripcurrent.scoring import load_tokens
 
     __version__: str
 
@@ -36,6 +37,7 @@ __all__ = [
     "load_anchors",
     "load_evaluation",
     "load_model",
+    "load_tokens",
     "read_rows",
     "scan",
     "select",
@@ -53,6 +55,7 @@ _HOMES = {
     "load_anchors": "ripcurrent.anchors",
     "load_evaluation": "ripcurrent.api._evaluate",
     "load_model": "ripcurrent.models",
+    "load_tokens": "ripcurrent.scoring._tokens",
     "read_rows": "ripcurrent.data",
     "scan": "ripcurrent.api._scan",
     "select": "ripcurrent.api._select",

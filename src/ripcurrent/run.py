@@ -1,6 +1,7 @@
 """The run directory: one folder that holds everything a run made, and says how.
 
-Files appear whole or not at all: each is written as ``NAME.part`` and renamed. A lock keeps two runs out of one folder.
+Files appear whole or not at all: each is written as ``NAME.part`` and renamed. A lock keeps two runs out of one folder;
+the parts of one run work in it together, each with a lock of its own.
 """
 
 from __future__ import annotations
@@ -20,6 +21,10 @@ from ripcurrent.errors import RipcurrentError
 
 CONFIG = "config.yaml"
 MANIFEST = "manifest.json"
+PARTS = "parts"
+"""Folder of the locks and records of a run's parts."""
+PATIENCE = 60.0
+"""Seconds that a part waits while others open the folder."""
 
 _HASHES = ("_sha256", "_fingerprint")
 
@@ -57,17 +62,19 @@ def write_json(path: Path, value: Any) -> None:
 
 
 class RunDirectory:
-    """A run's folder, locked while entered.
+    """A run's folder, locked while entered; by a part of the run only against the run as a whole and the same part.
 
     A folder that holds the same run (equal resolved options) is resumed; one whose run stopped before it left any
     result is taken over. Raises :class:`RipcurrentError` when the folder holds another run or anything else, is in use,
     or cannot be written.
     """
 
-    def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, config: Mapping[str, Any], *, part: str | None = None) -> None:
         self.folder = folder
         self.config = dict(config)
-        self._lock = FileLock(folder / ".lock", timeout=0)
+        self._lock = FileLock(folder / ".lock", timeout=0 if part is None else PATIENCE)
+        self._part = part
+        self._part_lock = None if part is None else FileLock(_part_lock(folder, part), timeout=0)
 
     def __enter__(self) -> RunDirectory:
         if self.folder.exists() and not self.folder.is_dir():
@@ -84,15 +91,41 @@ class RunDirectory:
             raise self._unwritable(error) from error
         try:
             self._check_config()
+            self._enter_part()
         except BaseException:
             self._lock.release()
             raise
         return self
 
+    def _enter_part(self) -> None:
+        """Lock the part instead of the folder; or, for the run as a whole, refuse while parts are at work."""
+        working = parts_at_work(self.folder)
+        if self._part is None or self._part_lock is None:
+            if working:
+                raise RipcurrentError(
+                    f"Part {working[0]} of this run is still at work in {self.folder}.",
+                    "Wait for it to end, or name another folder with --out.",
+                )
+            return
+        if self._part in working:
+            raise RipcurrentError(
+                f"Part {self._part} is already at work in {self.folder}.",
+                "Wait for it to end; every process takes a part of its own.",
+            )
+        other = [name for name in working if name.partition("/")[2] != self._part.partition("/")[2]]
+        if other:
+            raise RipcurrentError(
+                f"Part {other[0]} is at work in {self.folder}, and {self._part} cuts the rows differently.",
+                "Wait for it to end, or cut the rows into as many parts.",
+            )
+        (self.folder / PARTS).mkdir(exist_ok=True)
+        self._part_lock.acquire()
+        self._lock.release()
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._lock.release()
+        (self._part_lock or self._lock).release()
 
     def _unwritable(self, error: OSError) -> RipcurrentError:
         return RipcurrentError(
@@ -110,29 +143,20 @@ class RunDirectory:
 
     def _check_config(self) -> None:
         path = self.folder / CONFIG
-        if not path.exists() or self._has_no_result():
+        if not path.exists() or (self._has_no_result() and not parts_at_work(self.folder)):
             with written_whole(path) as part:
                 part.write_text(yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True), encoding="utf-8")
             return
-        try:
-            stored = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError):
-            stored = None
-        if not isinstance(stored, dict):
-            raise RipcurrentError(f"{path} is damaged.", "Name another folder with --out.")
-        other = sorted(key for key in {*stored, *self.config} if stored.get(key) != self.config.get(key))
-        if other:
-            first = _difference(other[0], stored.get(other[0]), self.config.get(other[0]))
-            more = sorted({_plain(key) for key in other} - {_plain(other[0])})
+        found = difference(read_config(self.folder), self.config)
+        if found is not None:
             raise RipcurrentError(
-                f"{self.folder} holds another run: {first}"
-                + (f" (these differ too: {', '.join(more)})." if more else "."),
+                f"{self.folder} holds another run: {found}.",
                 "Name another folder with --out, or repeat the old options to resume.",
             )
 
     def _has_no_result(self) -> bool:
         files = (entry for entry in self.folder.rglob("*") if entry.is_file())
-        return all(entry.name in (CONFIG, ".lock") or entry.suffix == ".part" for entry in files)
+        return all(entry.name in (CONFIG, ".lock") or entry.suffix in (".part", ".lock") for entry in files)
 
     def read_manifest(self) -> dict[str, Any]:
         """The manifest so far; empty before the first write."""
@@ -141,6 +165,53 @@ class RunDirectory:
     def write_manifest(self, manifest: Mapping[str, Any]) -> None:
         """Replace the manifest."""
         write_json(self.folder / MANIFEST, manifest)
+
+
+def parts_at_work(folder: Path) -> list[str]:
+    """The parts whose processes hold their locks, such as ``0/4``."""
+    working = []
+    for path in sorted((folder / PARTS).glob("*.lock")):
+        lock = FileLock(path, timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            working.append(path.stem.replace("-of-", "/"))
+        else:
+            lock.release()
+    return working
+
+
+def _part_lock(folder: Path, part: str) -> Path:
+    return folder / PARTS / f"{part.replace('/', '-of-')}.lock"
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """A run's resolved options and hashes.
+
+    Raises:
+        RipcurrentError: ``folder`` holds no run, or its configuration is damaged.
+    """
+    path = folder / CONFIG
+    if not path.exists():
+        hint = "Name the folder given to scan as --out." if folder.is_dir() else "Check the path."
+        raise RipcurrentError(f"{folder} holds no run (there is no {CONFIG}).", hint)
+    try:
+        stored = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        stored = None
+    if not isinstance(stored, dict):
+        raise RipcurrentError(f"{path} is damaged.", "Name another folder with --out.")
+    return stored
+
+
+def difference(then: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+    """What differs between two runs' configurations, in words; None if nothing does."""
+    other = sorted(key for key in {*then, *now} if then.get(key) != now.get(key))
+    if not other:
+        return None
+    first = _difference(other[0], then.get(other[0]), now.get(other[0]))
+    more = sorted({_plain(key) for key in other} - {_plain(other[0])})
+    return first + (f" (these differ too: {', '.join(more)})" if more else "")
 
 
 def _difference(key: str, then: Any, now: Any) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -206,11 +206,20 @@ def _compute_directions(
         found = similarities(gradient_pass, rows, stored)
         similar |= {name: found[:, number].tolist() for number, name in enumerate(names)}
     safe = [StoredDirection(folder / f"{name}.safetensors") for name in anchor_set.safe_sets]
-    mean = {key: torch.stack([each[key].float() for each in safe]).mean(dim=0) for key in safe[0]}
+    mean = {key: _mean([each[key] for each in safe], gradient_pass.dtype) for key in safe[0]}
     _save(folder / "safe.safetensors", mean, gradient_pass.dtype)
     for name in anchor_set.safe_sets:
         (folder / f"{name}.safetensors").unlink()
     write_json(folder / MEASURED, {"norms": norms.tolist(), "similarities": similar})
+
+
+def _mean(tensors: Sequence[torch.Tensor], dtype: torch.dtype) -> torch.Tensor:
+    """The mean in float32, then in the type that it is stored in: a whole direction in float32 need not be held."""
+    total = tensors[0].to(torch.float32, copy=True)
+    for tensor in tensors[1:]:
+        total += tensor
+    total /= len(tensors)
+    return total.to(dtype) if total.dim() == 2 else total
 
 
 @contextmanager

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from ripcurrent.api._token_choice import parse_token_choice
 from ripcurrent.errors import RipcurrentError
 
 if TYPE_CHECKING:
@@ -55,18 +56,49 @@ class ScanOptions(BaseModel):
     """Leave rows with a refusal or ethics phrase unscored (the reference's pre-filter)."""
     per_anchor: bool = False
     """Add each anchor's own gradient column; costs extra passes."""
+    tokens: str | None = None
+    """Rows whose positions' shares are kept: ``top:500`` for both ends, or ``top:500,bottom:100``; part of no score."""
     limit: int | None = Field(default=None, ge=1)
     """Read only the first so many rows."""
     format: str | None = None
     """Row format; sniffed when left out."""
     mapping: dict[str, str] | None = None
     """Dataset columns for a format's fields."""
+    windows: bool = False
+    """Cut plain documents longer than ``max_tokens`` into windows, scored each and together, instead of at the head."""
+    prefilter: float | None = Field(default=None, gt=0.0, lt=1.0)
+    """Share of the rows that the gradient pass sees, picked by a representation pass over all; all when left out."""
+    prefilter_sample: int = Field(default=1000, ge=100)
+    """Rows drawn at random that see the gradient pass too, to measure what the prefilter misses."""
+    memory: int | None = Field(default=None, ge=1)
+    """Bytes, or a size such as ``8GB``, that the scan keeps to; part of no result beyond rounding."""
     seed: int = 0
-    """Seed of what is drawn (a fresh LoRA)."""
+    """Seed of what is drawn (a fresh LoRA, a prefilter's sample)."""
     token_budget: int = Field(default=512, ge=16)
     """Padded tokens per batch; changes speed and memory, not results beyond rounding."""
     shard_rows: int = Field(default=256, ge=1)
     """Rows per shard: what an interruption can cost."""
+
+    @field_validator("memory", mode="before")
+    @classmethod
+    def _bytes(cls, value: Any) -> Any:
+        from ripcurrent.api._memory import parse_size
+
+        return parse_size(value) if isinstance(value, str) else value
+
+    @field_validator("prefilter", mode="before")
+    @classmethod
+    def _share(cls, value: Any) -> Any:
+        if isinstance(value, str) and value.strip().endswith("%"):
+            return float(value.strip()[:-1]) / 100
+        return value
+
+    @field_validator("tokens")
+    @classmethod
+    def _token_choice(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_token_choice(value)
+        return value
 
     @property
     def quirks(self) -> dict[str, Any]:
@@ -107,6 +139,54 @@ def resolve_options(options: ScanOptions | None, changes: dict[str, Any]) -> Sca
                 f"There is no option {name}.", f"Options: {', '.join(ScanOptions.model_fields)}."
             ) from None
         raise RipcurrentError(f"{name} {first.get('input')} is not possible.", f"{first['msg']}.") from None
+
+
+def require_combination(options: ScanOptions, row_format: str) -> None:
+    """Refuse options that do not go together, or not with the dataset.
+
+    Raises:
+        RipcurrentError: names both, and what to do.
+    """
+    reasons = (
+        (
+            options.tokens is not None and not options.wants_gradient,
+            "--tokens needs gradients, and --signals representation computes none.",
+            "Leave one of the two out.",
+        ),
+        (
+            options.tokens is not None and options.windows,
+            "--tokens with --windows is not built: a document's score is not the sum over one pass.",
+            "Leave one of the two out.",
+        ),
+        (
+            options.windows and row_format != "text",
+            f"--windows is for plain documents, and these rows are of format {row_format}.",
+            "Leave --windows out: conversations keep their head at --max-tokens.",
+        ),
+        (
+            options.windows and options.row_tokens is not None,
+            "--windows scores whole documents, --row-tokens their first tokens alone.",
+            "Leave one of the two out.",
+        ),
+        (
+            options.prefilter is not None and options.signals != "all",
+            f"--prefilter needs both signals, and --signals is {options.signals}.",
+            "Leave --signals out.",
+        ),
+        (
+            options.per_anchor and options.prefilter is not None,
+            "--per-anchor with --prefilter is not built.",
+            "Leave one of the two out.",
+        ),
+        (
+            options.per_anchor and options.memory is not None,
+            "--per-anchor holds a direction for each anchor of a group, which --memory does not bound yet.",
+            "Leave one of the two out.",
+        ),
+    )
+    for wrong, message, hint in reasons:
+        if wrong:
+            raise RipcurrentError(message, hint)
 
 
 def require_positions(chat_model: ChatModel, options: ScanOptions) -> None:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
-import resource
-import sys
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -24,15 +22,36 @@ from ripcurrent.api._anchors import (
     encode_for_gradient,
     prepare_anchors,
 )
-from ripcurrent.api._options import ScanOptions, require_positions, resolve_options
+from ripcurrent.api._execution import Execution, RunStage, absolute, model_options, running
+from ripcurrent.api._memory import MemoryPlan, memory_record, process_peak, scan_directions, within_memory
+from ripcurrent.api._options import ScanOptions, require_combination, require_positions, resolve_options
+from ripcurrent.api._parts import (
+    PartResult,
+    read_parts,
+    require_divisible,
+    rows_of,
+    shards_of,
+    short_record,
+    write_part,
+)
+from ripcurrent.api._prefilter import Picked, PickedRows, join_gradients, pick_rows, prefilter_record
 from ripcurrent.api._progress import Progress, SilentProgress
+from ripcurrent.api._tokens import add_token_shares
 from ripcurrent.data import Dataset, read_rows
-from ripcurrent.engine import LocalExecutor, ShardFolder
+from ripcurrent.engine import LocalExecutor, Part, Shard, ShardFolder
 from ripcurrent.errors import ExitCode, RipcurrentError
 from ripcurrent.models import ChatModel, count_parameters, describe, load_model, require_chat_template
 from ripcurrent.report import build_report
 from ripcurrent.run import RunDirectory, write_json
-from ripcurrent.scoring import Scorer, dot_column, require_separation, separation, write_scores
+from ripcurrent.scoring import (
+    AnchorMeasurements,
+    Scorer,
+    dot_column,
+    require_separation,
+    separation,
+    write_scores,
+    write_windows,
+)
 from ripcurrent.signals import FeatureReader, GradientPass, SignalStage, stack_directions
 
 PER_ANCHOR_BYTES = 2 * 2**30
@@ -72,6 +91,7 @@ def scan(
     out: str | Path | None = None,
     options: ScanOptions | None = None,
     *,
+    execution: Execution | None = None,
     progress: Progress | None = None,
     **changes: Any,
 ) -> ScanResult:
@@ -81,34 +101,75 @@ def scan(
         dataset: Anything that :func:`ripcurrent.read_rows` reads.
         out: The run folder; ``runs/<dataset name>`` unless named. One that holds the same scan is resumed.
         options: What to compute; :class:`ScanOptions`' defaults unless given.
+        execution: Who computes: this process unless given.
         progress: Told of steps and rows.
         **changes: Single options by name, such as ``signals="representation"``.
 
     Raises:
         RipcurrentError: Anything the user can mend: the dataset, the model, the anchors, the folder; or no usable row.
     """
-    chosen = resolve_options(options, changes)
+    result = _scan(dataset, out, resolve_options(options, changes), None, execution or Execution(), progress)
+    assert isinstance(result, ScanResult)
+    return result
+
+
+def scan_part(
+    dataset: str | Path,
+    part: Part,
+    out: str | Path | None = None,
+    options: ScanOptions | None = None,
+    *,
+    execution: Execution | None = None,
+    progress: Progress | None = None,
+    **changes: Any,
+) -> PartResult:
+    """Score one part of a dataset's rows into a run folder, beside other processes that take the other parts.
+
+    :func:`ripcurrent.api._merge.merge_parts` makes the parts one run; so does :func:`scan` given the same.
+
+    Args:
+        dataset: As :func:`scan` takes it; every part reads and hashes all of it.
+        part: Which of how many.
+        out: The run folder, shared with the other parts or this part's own.
+        options: What to compute, the same in every part.
+        execution: Who computes: this process unless given.
+        progress: Told of steps and rows.
+        **changes: Single options by name.
+
+    Raises:
+        RipcurrentError: As :func:`scan`; the part is at work already; or an option that needs to see all rows.
+    """
+    result = _scan(dataset, out, resolve_options(options, changes), part, execution or Execution(), progress)
+    assert isinstance(result, PartResult)
+    return result
+
+
+def _scan(
+    dataset: str | Path,
+    out: str | Path | None,
+    chosen: ScanOptions,
+    part: Part | None,
+    execution: Execution,
+    progress: Progress | None,
+) -> ScanResult | PartResult:
+    if part is not None:
+        require_divisible(chosen, "--shard")
+    if execution.executor != "local":
+        require_divisible(chosen, "--executor ray")
     told = progress or SilentProgress()
     started, clock = datetime.now(UTC), time.perf_counter()
     rows = read_rows(dataset, format=chosen.format, mapping=chosen.mapping, limit=chosen.limit)
+    require_combination(chosen, rows.format)
     told.step("reading")
     count, sha256 = rows.count_and_hash()
     anchor_set = load_anchors(chosen.anchors)
     told.step("loading the model")
-    chat_model = load_model(
-        chosen.model,
-        adapter=chosen.adapter,
-        device=chosen.device,
-        dtype=chosen.dtype,
-        scope=chosen.scope,
-        attention=chosen.attention,
-        seed=chosen.seed,
-    )
+    chat_model = load_model(**model_options(chosen))
     require_chat_template(chat_model)
     require_positions(chat_model, chosen)
     folder = Path(out) if out is not None else Path("runs") / rows.name.replace("/", "--")
     identity = {
-        **chosen.model_dump(),
+        **chosen.model_dump(exclude={"memory", "tokens"}),
         "dataset_sha256": sha256,
         "anchors_sha256": anchor_set.sha256,
         "model_fingerprint": chat_model.fingerprint,
@@ -119,7 +180,13 @@ def scan(
         "resolved_dtype": str(chat_model.dtype).removeprefix("torch."),
     }
     loaded = time.perf_counter()
-    with RunDirectory(folder, identity) as run:
+    numbers = shards_of(part, count, chosen)
+    with (
+        RunDirectory(folder, identity, part=None if part is None else str(part)) as run,
+        running(
+            execution, rows, chosen, count=count, within=numbers, on_gpu=chat_model.device.type == "cuda"
+        ) as run_stage,
+    ):
         gradient_pass = GradientPass(chat_model) if chosen.wants_gradient else None
         features = (
             FeatureReader(chat_model, layer=chosen.layer, position=chosen.position)
@@ -131,17 +198,21 @@ def scan(
         if chosen.anchor_check:
             require_separation(anchor_set.name, separations)
         prepared = time.perf_counter()
-        shards, fresh_rows = _run_signals(run, rows, chosen, chat_model, gradient_pass, features, anchors, told, count)
+        own_rows = rows_of(numbers, count, chosen)
+        signals = _run_signals(
+            run, rows, chosen, chat_model, gradient_pass, features, anchors, told, own_rows, run_stage
+        )
+        fresh_rows = signals.fresh_rows
         scored = time.perf_counter()
         record = run.folder / "anchors" / "directions.json"
-        if anchors.folder is not None and (fresh_rows or not record.exists()):
-            write_json(record, directions_record(anchors, chat_model, chosen))
-        told.step("writing scores")
+        used = None if anchors.folder is None else directions_record(anchors, chat_model, chosen)
+        if used is not None and part is None and (fresh_rows or not record.exists()):
+            write_json(record, used)
         manifest: dict[str, Any] = {
             "version": version("ripcurrent"),
             "command": "scan",
             "dataset": {
-                "path": _absolute(rows.path),
+                "path": absolute(rows.path),
                 "name": rows.name,
                 "sha256": sha256,
                 "format": rows.format,
@@ -157,7 +228,7 @@ def scan(
                 "separation": separations,
                 "measurements": anchors.measurements.as_json(),
             },
-            "options": chosen.model_dump(),
+            "options": chosen.model_dump(exclude={"tokens"}),
             "quirks": chosen.quirks,
             "left_out": list(gradient_pass.catalogue.left_out) if gradient_pass is not None else [],
             "seeds": {"seed": chosen.seed},
@@ -165,7 +236,6 @@ def scan(
             "machine": {"platform": platform.platform(), "python": platform.python_version(), "cpus": os.cpu_count()},
             "started": started.isoformat(timespec="seconds"),
         }
-        counts = _write_scores(run, shards, chosen, anchors, manifest)
         measured: dict[str, Any] = {
             "timings": {
                 "load": round(loaded - clock, 3),
@@ -173,27 +243,74 @@ def scan(
                 "signals": round(scored - prepared, 3),
                 "rows_scored_in_this_call": fresh_rows,
             },
-            "peak_memory_bytes": _peak_memory(),
+            "peak_memory_bytes": process_peak(),
+            "memory": memory_record(chosen, chat_model.device, signals.memory_plan, signals.batches_halved),
         }
+        if part is not None:
+            write_part(run.folder, part, manifest, measured, used)
+            return PartResult(folder, part, own_rows, fresh_rows)
+        told.step("writing scores")
+        counts = _write_scores(run, signals, chosen, anchors.measurements, manifest)
+        if parts := read_parts(run.folder):
+            measured["parts"] = [short_record(record) for record in parts]
         previous = run.read_manifest()
         if previous and not fresh_rows:
-            measured = {key: previous[key] for key in measured}
+            measured = {key: previous.get(key) for key in measured}
         manifest |= {
             **measured,
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             "status_counts": counts,
         }
-        run.write_manifest(manifest)
-        if not counts.get("ok"):
-            reasons = ", ".join(f"{number} {status}" for status, number in sorted(counts.items()))
-            raise RipcurrentError(
-                f"No row of {rows.path} could be scored ({reasons}).",
-                f"See the status column of {run.folder / 'scores.parquet'}, or `ripcurrent doctor {rows.path}`.",
-                code=ExitCode.NOT_MEASURED,
-            )
+        keep_manifest(run, manifest)
+        shares = add_token_shares(run, rows, chosen, chat_model, gradient_pass, anchors, told)
+        if shares is not None:
+            manifest["tokens"] = shares
+            run.write_manifest(manifest)
         told.step("writing the page")
         build_report(run.folder)
     return ScanResult(folder, counts, manifest)
+
+
+def keep_manifest(run: RunDirectory, manifest: dict[str, Any]) -> None:
+    """Write a finished scan's manifest.
+
+    Raises:
+        RipcurrentError: No row could be scored.
+    """
+    run.write_manifest(manifest)
+    counts, path = manifest["status_counts"], manifest["dataset"]["path"]
+    if not counts.get("ok"):
+        reasons = ", ".join(f"{number} {status}" for status, number in sorted(counts.items()))
+        raise RipcurrentError(
+            f"No row of {path} could be scored ({reasons}).",
+            f"See the status column of {run.folder / 'scores.parquet'}, or `ripcurrent doctor {path}`.",
+            code=ExitCode.NOT_MEASURED,
+        )
+
+
+def write_scan_scores(
+    run: RunDirectory, shards: int, options: ScanOptions, anchors: AnchorMeasurements, manifest: dict[str, Any]
+) -> dict[str, int]:
+    """Write the scores table of a scan whose shards are all there; returns the number of rows of each status."""
+    return _write_scores(run, _Signals(shards, 0, None, 0), options, anchors, manifest)
+
+
+@dataclass(frozen=True, slots=True)
+class _Signals:
+    """What the passes left in the run folder."""
+
+    shards: int
+    """Shards of the pass over all rows."""
+    fresh_rows: int
+    """Rows computed in this call."""
+    memory_plan: MemoryPlan | None
+    """How the budget was kept."""
+    batches_halved: int
+    """Batches that ran out of memory and were measured in halves."""
+    picked: Picked | None = None
+    """What a prefilter let through."""
+    gradient_shards: int = 0
+    """Shards of the gradient pass over these rows."""
 
 
 def _run_signals(
@@ -206,12 +323,9 @@ def _run_signals(
     anchors: PreparedAnchors,
     told: Progress,
     count: int,
-) -> tuple[int, int]:
-    """Run the signal stage over every shard that is not done; the number of shards and of rows computed now."""
-    directions = None
-    if gradient_pass is not None:
-        stored = [anchors.direction("harmful"), anchors.direction("safe")]
-        directions = stack_directions(gradient_pass.catalogue, list(stored), chat_model.dtype)
+    run_stage: RunStage,
+) -> _Signals:
+    """Run the signal stage over every shard that is not done."""
     common: dict[str, Any] = {
         "chat_model": chat_model,
         "token_budget": options.token_budget,
@@ -221,47 +335,80 @@ def _run_signals(
         "pad_to": options.quirks.get("pad_to"),
         "batch_rows": options.quirks.get("batch_rows"),
         "drop_refusals": options.drop_refusals,
+        "windows": options.windows,
         "on_rows": told.rows,
     }
-    stage = SignalStage(
-        gradient_pass=gradient_pass,
-        directions=directions,
-        direction_columns=("dot_harmful", "dot_safe") if gradient_pass is not None else (),
-        features=features,
-        anchor_features=anchors.features,
-        **common,
-    )
+
+    def make_stage(mapped: bool) -> SignalStage:
+        directions = None
+        if gradient_pass is not None:
+            stored = [anchors.direction("harmful"), anchors.direction("safe")]
+            directions = scan_directions(gradient_pass, stored, chat_model, run.folder if mapped else None)
+        return SignalStage(
+            gradient_pass=gradient_pass,
+            directions=directions,
+            direction_columns=("dot_harmful", "dot_safe") if gradient_pass is not None else (),
+            features=features,
+            anchor_features=anchors.features,
+            **common,
+        )
+
+    plan = None
+    if options.memory is None:
+        stage = make_stage(False)
+    else:
+        stage, plan = within_memory(run.folder, lambda: rows, options, chat_model, make_stage, told.step)
+    halving = stage.halving
+    signals = run.folder / "signals"
+    if options.prefilter is not None:
+        cheap = replace(stage, gradient_pass=None, directions=None, direction_columns=())
+        shards, fresh = _run_stage(signals, cheap, told, "representation pass", count, run_stage)
+        tables = ShardFolder(signals).tables(shards)
+        scorer = _scorer(anchors.measurements, options)
+        picked = pick_rows(tables, scorer, options.prefilter, options.prefilter_sample, options.seed)
+        deep = replace(stage, features=None, anchor_features=None)
+        chosen = PickedRows(rows, picked.rows)
+
+        def run_picked(stage: SignalStage, folder: ShardFolder, on_shard: Callable[[Shard, bool], None]) -> int:
+            return LocalExecutor().run(
+                chosen.iter_from, stage, folder, shard_rows=options.shard_rows, on_shard=on_shard
+            )
+
+        label = "gradient pass over picked rows"
+        gradient_shards, more = _run_stage(signals / "gradient", deep, told, label, len(picked.rows), run_picked)
+        return _Signals(shards, fresh + more, plan, halving.batches_halved, picked, gradient_shards)
     group = max(1, PER_ANCHOR_BYTES // (count_parameters(chat_model) * chat_model.dtype.itemsize))
     if options.per_anchor and gradient_pass is not None:
         number_of_anchors = len(anchors.anchor_set.anchors)
         passes = -(-number_of_anchors // group)
         told.step(f"{number_of_anchors} anchors with a direction each: {passes} further passes over all rows")
-    shards, fresh = _run_stage(run.folder / "signals", rows, stage, options, told, "scoring rows", count)
+    shards, fresh = _run_stage(signals, stage, told, "scoring rows", count, run_stage)
     if options.per_anchor and gradient_pass is not None:
-        del stage, directions
+        del stage
         encoded = encode_for_gradient(anchors.anchor_set, chat_model, options)
         for number, start in enumerate(range(0, len(encoded), group)):
             places = range(start, min(start + group, len(encoded)))
-            target = run.folder / "signals" / f"per_anchor_{number:02d}"
             gradients = (anchor_gradient(gradient_pass, encoded[place]) for place in places)
             stage = SignalStage(
                 gradient_pass=gradient_pass,
                 directions=stack_directions(gradient_pass.catalogue, gradients, chat_model.dtype, count=len(places)),
                 direction_columns=tuple(dot_column(place) for place in places),
+                halving=halving,
                 **common,
             )
             label = f"anchors {start} to {places[-1]} of {len(encoded)}"
-            fresh += _run_stage(target, rows, stage, options, told, label, count)[1]
+            fresh += _run_stage(signals / f"per_anchor_{number:02d}", stage, told, label, count, run_stage)[1]
             del stage
-    return shards, fresh
+    return _Signals(shards, fresh, plan, halving.batches_halved)
 
 
 def _run_stage(
-    folder: Path, rows: Dataset, stage: SignalStage, options: ScanOptions, told: Progress, label: str, count: int
+    folder: Path, stage: SignalStage, told: Progress, label: str, count: int, run_stage: RunStage
 ) -> tuple[int, int]:
+    """Run a stage over a stream of rows; the number after the last shard's and how many rows were computed now."""
     fresh_rows = 0
 
-    def on_shard(shard: Any, fresh: bool) -> None:
+    def on_shard(shard: Shard, fresh: bool) -> None:
         nonlocal fresh_rows
         if fresh:
             fresh_rows += shard.rows
@@ -269,28 +416,43 @@ def _run_stage(
             told.skipped(shard.rows)
 
     told.start(label, count)
-    shards = LocalExecutor().run(
-        rows.iter_from, stage, ShardFolder(folder), shard_rows=options.shard_rows, on_shard=on_shard
-    )
+    shards = run_stage(stage, ShardFolder(folder), on_shard)
     told.finish()
     return shards, fresh_rows
 
 
 def _write_scores(
-    run: RunDirectory, shards: int, options: ScanOptions, anchors: PreparedAnchors, manifest: dict[str, Any]
+    run: RunDirectory, found: _Signals, options: ScanOptions, anchors: AnchorMeasurements, manifest: dict[str, Any]
 ) -> dict[str, int]:
-    signals = run.folder / "signals"
-    tables: Iterable[pa.Table] = ShardFolder(signals).tables(shards)
-    extra = sorted(signals.glob("per_anchor_*"))
-    if extra:
-        tables = _joined(shards, [signals, *extra])
-    scorer = Scorer(anchors.measurements, options.avg_n, bool(options.quirks.get("round_to_bf16")))
+    scorer = _scorer(anchors, options)
     metadata = {
         "default_ranking": options.default_ranking,
         **{key: manifest[key] for key in ("version", "model", "dataset", "options", "quirks")},
         "anchors": {key: manifest["anchors"][key] for key in ("name", "sha256", "order", "separation")},
     }
-    return write_scores(run.folder / "scores.parquet", tables, scorer, metadata)
+    if found.picked is not None:
+        assert options.prefilter is not None
+        scores = (scorer.score(table) for table in _tables(run, found))
+        manifest["prefilter"] = prefilter_record(scores, found.picked, options.prefilter, options.default_ranking)
+        metadata["prefilter"] = manifest["prefilter"]
+    if options.windows:
+        about = {"sign": "as in scores.parquet", "default_ranking": options.default_ranking}
+        manifest["windows"] = write_windows(run.folder / "windows.parquet", _tables(run, found), scorer, about)
+    return write_scores(run.folder / "scores.parquet", _tables(run, found), scorer, metadata)
+
+
+def _scorer(anchors: AnchorMeasurements, options: ScanOptions) -> Scorer:
+    return Scorer(anchors, options.avg_n, bool(options.quirks.get("round_to_bf16")))
+
+
+def _tables(run: RunDirectory, found: _Signals) -> Iterable[pa.Table]:
+    """The shards' tables, in order, joined with those of further passes."""
+    signals = run.folder / "signals"
+    tables = ShardFolder(signals).tables(found.shards)
+    if found.picked is not None:
+        return join_gradients(tables, ShardFolder(signals / "gradient").tables(found.gradient_shards), found.picked)
+    extra = sorted(signals.glob("per_anchor_*"))
+    return _joined(found.shards, [signals, *extra]) if extra else tables
 
 
 def _joined(shards: int, folders: list[Path]) -> Iterable[pa.Table]:
@@ -299,19 +461,10 @@ def _joined(shards: int, folders: list[Path]) -> Iterable[pa.Table]:
         table = parts[0]
         for part in parts[1:]:
             for name in part.column_names:
-                if name.startswith("dot_anchor_"):
+                if name.removeprefix("window_").startswith("dot_anchor_"):
                     table = table.append_column(name, part[name])
         yield table
 
 
-def _absolute(path: str) -> str:
-    return path if path.startswith("hf:") else str(Path(path).resolve())
-
-
 def _versions() -> dict[str, str]:
     return {name: version(name) for name in ("torch", "transformers", "peft", "tokenizers", "pyarrow", "numpy")}
-
-
-def _peak_memory() -> int:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

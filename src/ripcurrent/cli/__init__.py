@@ -15,6 +15,7 @@ from ripcurrent.cli._evaluate import evaluate_command
 from ripcurrent.cli._experiment import experiment_command
 from ripcurrent.cli._finetune import finetune_command
 from ripcurrent.cli._judges import judges_app
+from ripcurrent.cli._merge import merge_command
 from ripcurrent.cli._people import agree_command, rate_command
 from ripcurrent.cli._report import report_command
 from ripcurrent.cli._scan import scan_command
@@ -36,6 +37,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("scan")(scan_command)
+app.command("merge")(merge_command)
 app.command("select")(select_command)
 app.command("finetune")(finetune_command)
 app.command("evaluate")(evaluate_command)

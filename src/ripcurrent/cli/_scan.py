@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from ripcurrent.api._execution import Execution
     from ripcurrent.api._summary import ScanSummary
 
 MODEL = Annotated[str, typer.Option(metavar="M", help="Hub id, folder, .gguf file, or embedded.")]
@@ -29,14 +30,23 @@ POSITION = Annotated[
 LAYER = Annotated[
     int | None, typer.Option(metavar="N", help="Block whose output is read; the last hidden state unless named.")
 ]
+WINDOWS = Annotated[
+    bool, typer.Option("--windows", help="Cut plain documents longer than --max-tokens into windows, each scored.")
+]
 TOKEN_BUDGET = Annotated[int, typer.Option(metavar="N", help="Padded tokens per batch.")]
+TOKENS = Annotated[
+    str | None,
+    typer.Option(metavar="top:N", help="Which tokens carry the score, for the N riskiest and N most protective rows."),
+]
 SEED = Annotated[int, typer.Option(metavar="N", help="Seed of a fresh LoRA.")]
 JSON = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 QUIET = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
 
 
 def scan_command(
-    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="File, datasets folder, or hf:owner/name[:split].")],
+    dataset: Annotated[
+        str, typer.Argument(metavar="DATASET", help="File, folder, 'pattern*', or hf:owner/name[:split].")
+    ],
     model: MODEL = "embedded",
     adapter: ADAPTER = None,
     out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Run folder; runs/<dataset> unless named.")] = None,
@@ -60,6 +70,18 @@ def scan_command(
     per_anchor: Annotated[
         bool, typer.Option("--per-anchor", help="A gradient column for each anchor; costs extra passes.")
     ] = False,
+    tokens: TOKENS = None,
+    windows: WINDOWS = False,
+    prefilter: Annotated[
+        str | None,
+        typer.Option(metavar="SHARE", help="Gradients only for this share of the rows, such as 10%, by a cheap pass."),
+    ] = None,
+    prefilter_sample: Annotated[
+        int, typer.Option(metavar="N", help="Random rows with gradients too: they measure what a prefilter misses.")
+    ] = 1000,
+    memory: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Keep to this much memory, such as 8GB (on CUDA: of the GPU's).")
+    ] = None,
     format: FORMAT = None,
     mapping: MAP = None,
     limit: LIMIT = None,
@@ -68,6 +90,15 @@ def scan_command(
     attention: Annotated[str, typer.Option(help="sdpa, or eager: least sensitive to batch shape.")] = "sdpa",
     token_budget: TOKEN_BUDGET = 512,
     seed: SEED = 0,
+    shard: Annotated[
+        str | None,
+        typer.Option(metavar="i/n", help="Score only part i of n, from 0; auto: as SLURM's array or torchrun says."),
+    ] = None,
+    executor: Annotated[str, typer.Option(help="local, or ray: worker processes, here or on a cluster.")] = "local",
+    workers: Annotated[int | None, typer.Option(metavar="N", help="Ray's worker processes.")] = None,
+    ray_address: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="A running Ray cluster, or auto; else a Ray of this machine.")
+    ] = None,
     as_json: JSON = False,
     quiet: QUIET = False,
 ) -> None:
@@ -75,6 +106,7 @@ def scan_command(
 
     A scan that was stopped goes on where it was when the same command is given again.
     """
+    from ripcurrent.api._execution import choose_execution
     from ripcurrent.api._scan import scan
     from ripcurrent.api._summary import summarise_scan
     from ripcurrent.cli._output import TerminalProgress, print_json
@@ -97,6 +129,11 @@ def scan_command(
         "max_tokens": max_tokens,
         "drop_refusals": drop_refusals,
         "per_anchor": per_anchor,
+        "windows": windows,
+        "prefilter": prefilter,
+        "prefilter_sample": prefilter_sample,
+        "memory": memory,
+        "tokens": tokens,
         "format": format,
         "mapping": parse_mapping(mapping) if mapping else None,
         "limit": limit,
@@ -106,15 +143,52 @@ def scan_command(
         "token_budget": token_budget,
         "seed": seed,
     }
+    execution = choose_execution(executor, workers, ray_address)
+    if shard is not None:
+        _scan_part(dataset, shard, out, execution, changes, as_json=as_json, quiet=quiet)
+        return
     if quiet:
-        result = scan(dataset, out, **changes)
+        result = scan(dataset, out, execution=execution, **changes)
     else:
         with TerminalProgress().shown() as progress:
-            result = scan(dataset, out, progress=progress, **changes)
+            result = scan(dataset, out, execution=execution, progress=progress, **changes)
     if as_json:
         print_json(summarise_scan(result.folder).as_json())
     elif not quiet:
         show_summary(summarise_scan(result.folder))
+
+
+def _scan_part(
+    dataset: str,
+    shard: str,
+    out: Path | None,
+    execution: Execution,
+    changes: dict[str, Any],
+    *,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    import os
+
+    from ripcurrent.api._scan import scan_part
+    from ripcurrent.cli._output import TerminalProgress, print_json
+    from ripcurrent.engine import bind_local_gpu, parse_part
+
+    part = parse_part(shard, os.environ)
+    if shard == "auto":
+        bind_local_gpu(os.environ)
+    if quiet:
+        result = scan_part(dataset, part, out, execution=execution, **changes)
+    else:
+        with TerminalProgress().shown() as progress:
+            result = scan_part(dataset, part, out, execution=execution, progress=progress, **changes)
+    fresh = result.rows_scored_in_this_call
+    if as_json:
+        folder = str(result.folder)
+        print_json({"run": folder, "part": str(part), "rows": result.rows, "rows_scored_in_this_call": fresh})
+    elif not quiet:
+        typer.echo(f"Part {part}: {result.rows} rows, {fresh} of them scored now.")
+        typer.echo(f"When all {part.of} parts are done: ripcurrent merge {result.folder}")
 
 
 def parse_row_tokens(text: str) -> int | None:
@@ -189,6 +263,8 @@ def show_summary(summary: ScanSummary) -> None:
         shares.add_row(name, f"{top:.0%}", f"{whole:.0%}")
     shares.add_row("mean response tokens", f"{summary.mean_tokens[0]:.0f}", f"{summary.mean_tokens[1]:.0f}")
     console.print(shares)
+    if summary.prefilter is not None:
+        console.print(f"[bold]{summary.prefilter}[/bold]", soft_wrap=True, highlight=False)
     console.print(
         "A score is a claim, not proof: compare any selection with its length-matched controls (ripcurrent select).",
         soft_wrap=True,

@@ -2,6 +2,20 @@
 
 from ripcurrent.engine._batches import plan_batches
 from ripcurrent.engine._executor import LocalExecutor, Stage
+from ripcurrent.engine._parts import Part, bind_local_gpu, count_shards, parse_part
+from ripcurrent.engine._ray import RayExecutor, StoredArray
 from ripcurrent.engine._shards import Shard, ShardFolder
 
-__all__ = ["LocalExecutor", "Shard", "ShardFolder", "Stage", "plan_batches"]
+__all__ = [
+    "LocalExecutor",
+    "Part",
+    "RayExecutor",
+    "Shard",
+    "ShardFolder",
+    "Stage",
+    "StoredArray",
+    "bind_local_gpu",
+    "count_shards",
+    "parse_part",
+    "plan_batches",
+]

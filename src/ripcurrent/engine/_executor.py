@@ -31,19 +31,23 @@ class LocalExecutor:
         folder: ShardFolder,
         *,
         shard_rows: int,
+        within: range | None = None,
         on_shard: Callable[[Shard, bool], None] = lambda shard, fresh: None,
     ) -> int:
-        """Run ``stage`` on every shard that is not done; returns the number of shards.
+        """Run ``stage`` on every shard that is not done; returns the number after the last shard's.
 
-        ``items(start)`` streams the dataset from a row on. ``on_shard`` is told of each shard and whether it was
-        computed now.
+        ``items(start)`` streams the dataset from a row on. ``within`` limits the shards to some consecutive numbers.
+        ``on_shard`` is told of each shard and whether it was computed now.
         """
         done = {shard.number: shard for shard in folder.completed()}
-        number = 0
-        while number in done and done[number].rows == shard_rows:
+        number, stop = (0, None) if within is None else (within.start, within.stop)
+        while number != stop and number in done and done[number].rows == shard_rows:
             on_shard(done[number], False)
             number += 1
-        for chunk in _chunks(items(number * shard_rows), shard_rows):
+        if number == stop:
+            return number
+        ahead = None if stop is None else stop - number
+        for chunk in islice(_chunks(items(number * shard_rows), shard_rows), ahead):
             shard = Shard(number, number * shard_rows, len(chunk))
             fresh = not folder.is_done(number)
             if fresh:

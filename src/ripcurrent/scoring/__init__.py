@@ -8,13 +8,25 @@ from ripcurrent.scoring._anchors import (
     separation,
 )
 from ripcurrent.scoring._columns import COLUMNS, DIRECTION_OF_RISK, TRAIT_COLUMNS, Column, Direction
-from ripcurrent.scoring._score import Scorer, cosine_matrix, describe_table, dot_column, per_anchor_column, write_scores
+from ripcurrent.scoring._score import (
+    PREFILTER,
+    Scorer,
+    cosine_matrix,
+    describe_table,
+    dot_column,
+    per_anchor_column,
+    write_scores,
+)
 from ripcurrent.scoring._statistics import auroc, partial_spearman, quantiles, spearman
+from ripcurrent.scoring._tokens import TOKEN_SCHEMA, load_tokens, read_token_record, summarise_tokens, write_tokens
+from ripcurrent.scoring._windows import write_windows
 
 __all__ = [
     "COLUMNS",
     "DIRECTION_OF_RISK",
     "MINIMUM_SEPARATION",
+    "PREFILTER",
+    "TOKEN_SCHEMA",
     "TRAIT_COLUMNS",
     "AnchorMeasurements",
     "Column",
@@ -25,11 +37,16 @@ __all__ = [
     "describe_table",
     "dot_column",
     "leave_one_out_scores",
+    "load_tokens",
     "partial_spearman",
     "per_anchor_column",
     "quantiles",
+    "read_token_record",
     "require_separation",
     "separation",
     "spearman",
+    "summarise_tokens",
     "write_scores",
+    "write_tokens",
+    "write_windows",
 ]

@@ -4,6 +4,8 @@ from ripcurrent.signals._anchor_gradients import SetDirection, set_direction, si
 from ripcurrent.signals._batch import Batch, make_batch
 from ripcurrent.signals._directions import Directions, Gradient, norm_of, stack_directions, zero_gradient
 from ripcurrent.signals._gradient import GradientPass
+from ripcurrent.signals._mapped import MappedStore
+from ripcurrent.signals._remote import RemoteStage, release_stage, share_stage
 from ripcurrent.signals._representation import FeatureReader
 from ripcurrent.signals._stage import SignalStage
 from ripcurrent.signals._types import BatchSignals, Position, SignalKind
@@ -15,13 +17,17 @@ __all__ = [
     "FeatureReader",
     "Gradient",
     "GradientPass",
+    "MappedStore",
     "Position",
+    "RemoteStage",
     "SetDirection",
     "SignalKind",
     "SignalStage",
     "make_batch",
     "norm_of",
+    "release_stage",
     "set_direction",
+    "share_stage",
     "similarities",
     "stack_directions",
     "zero_gradient",

@@ -197,6 +197,11 @@ def _is_linear_module(module: nn.Module) -> bool:
 
 
 def _classify(name: str, module: nn.Module, in_scope: dict[str, str], probe: _Probe) -> Site:
+    if any(not getattr(module, key).is_floating_point() for key in in_scope):
+        raise RipcurrentError(
+            f"The layer {name} ({type(module).__name__}) holds its weight packed in a few bits, which is not trained.",
+            "Use --scope lora, which is how such models are fine-tuned, or load the model unquantised.",
+        )
     weight, bias = in_scope.get("weight"), in_scope.get("bias")
     strange = set(in_scope) - {"weight", "bias"}
     kind: SiteKind | None = None

@@ -1,0 +1,133 @@
+"""Who computes a scan's shards: this process, or workers of a Ray cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from ripcurrent.api._options import ScanOptions
+from ripcurrent.data import Dataset, Row, read_rows
+from ripcurrent.engine import LocalExecutor, RayExecutor, Shard, ShardFolder
+from ripcurrent.errors import RipcurrentError
+from ripcurrent.signals import RemoteStage, SignalStage, release_stage, share_stage
+
+RunStage = Callable[[SignalStage, ShardFolder, Callable[[Shard, bool], None]], int]
+"""Runs a stage on the shards that are not done; returns the number after the last shard's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """Where a scan is computed. No part of the result: another choice goes on in the same run folder."""
+
+    executor: Literal["local", "ray"] = "local"
+    """This process, or Ray's workers."""
+    workers: int | None = None
+    """Ray's worker processes; one for each GPU, without GPUs one for each machine, unless named."""
+    ray_address: str | None = None
+    """A running Ray cluster; a Ray of this machine alone unless named."""
+
+
+def choose_execution(executor: str, workers: int | None, ray_address: str | None) -> Execution:
+    """The user's choice, checked.
+
+    Raises:
+        RipcurrentError: there is no such executor, or options of Ray's are given without it.
+    """
+    if executor == "ray":
+        return Execution("ray", workers, ray_address)
+    if executor != "local":
+        raise RipcurrentError(f"There is no executor {executor!r}.", "Choices: local, ray.")
+    if workers is not None or ray_address is not None:
+        given = "--workers" if workers is not None else "--ray-address"
+        raise RipcurrentError(f"{given} is an option of --executor ray.", "Add --executor ray, or leave it out.")
+    return Execution()
+
+
+@dataclass(frozen=True, slots=True)
+class OpenRows:
+    """Opens a dataset again, in another process."""
+
+    path: str
+    """Absolute, or a hub address."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments of :func:`ripcurrent.read_rows`."""
+
+    def __call__(self, start: int) -> Iterator[Row]:
+        """The rows from ``start`` on."""
+        return read_rows(self.path, **self.options).iter_from(start)
+
+
+def model_options(options: ScanOptions) -> dict[str, Any]:
+    """The arguments of :func:`ripcurrent.load_model` that a scan uses."""
+    names = ("adapter", "device", "dtype", "scope", "attention", "seed")
+    return {"name": options.model, **{name: getattr(options, name) for name in names}}
+
+
+@contextmanager
+def running(
+    execution: Execution, rows: Dataset, options: ScanOptions, *, count: int, within: range, on_gpu: bool
+) -> Iterator[RunStage]:
+    """How stages are run, while entered.
+
+    Args:
+        execution: The user's choice.
+        rows: The dataset.
+        options: The scan's.
+        count: Rows of the dataset.
+        within: Numbers of the shards to run.
+        on_gpu: Whether the model computes on a GPU.
+    """
+    if execution.executor == "local":
+
+        def run_here(stage: SignalStage, folder: ShardFolder, on_shard: Callable[[Shard, bool], None]) -> int:
+            return LocalExecutor().run(
+                rows.iter_from, stage, folder, shard_rows=options.shard_rows, within=within, on_shard=on_shard
+            )
+
+        yield run_here
+        return
+    opened = OpenRows(
+        absolute(rows.path), {"format": options.format, "mapping": options.mapping, "limit": options.limit}
+    )
+    with RayExecutor(workers=execution.workers, address=execution.ray_address, use_gpu=on_gpu) as ray:
+
+        def run_there(stage: SignalStage, folder: ShardFolder, on_shard: Callable[[Shard, bool], None]) -> int:
+            def share() -> RemoteStage:
+                shared = share_stage(
+                    stage,
+                    ray.put,
+                    model=_absolute_paths(model_options(options)),
+                    layer=options.layer,
+                    position=options.position,
+                )
+                if not options.per_anchor:
+                    # a worker may need this very GPU; only further directions would need the model here
+                    release_stage(stage)
+                return shared
+
+            def told(shard: Shard, fresh: bool) -> None:
+                if fresh:
+                    stage.on_rows(shard.rows)
+                on_shard(shard, fresh)
+
+            return ray.run(
+                opened, share, folder, rows=count, shard_rows=options.shard_rows, within=within, on_shard=told
+            )
+
+        yield run_there
+
+
+def absolute(path: str) -> str:
+    """A dataset's path from anywhere on this machine."""
+    return path if path.startswith("hf:") else str(Path(path).resolve())
+
+
+def _absolute_paths(model: dict[str, Any]) -> dict[str, Any]:
+    """Model and adapter by absolute path where they are files here: workers stand in other folders."""
+    return {
+        key: str(Path(value).resolve()) if key in ("name", "adapter") and value and Path(value).exists() else value
+        for key, value in model.items()
+    }

@@ -1,0 +1,186 @@
+"""Parts of a scan: what each process leaves of its share, and what is missing before they make a whole."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ripcurrent.api._options import ScanOptions
+from ripcurrent.engine import Part, ShardFolder, count_shards
+from ripcurrent.errors import RipcurrentError
+from ripcurrent.run import PARTS, write_json
+
+SINGLE = ("memory", "prefilter", "tokens")
+"""Options of a scan that looks at all rows at once, in one process."""
+
+
+@dataclass(frozen=True, slots=True)
+class PartResult:
+    """A finished part of a scan."""
+
+    folder: Path
+    """The run folder."""
+    part: Part
+    """Which part."""
+    rows: int
+    """Its rows."""
+    rows_scored_in_this_call: int
+    """How many of them were not there before."""
+
+
+@dataclass(frozen=True, slots=True)
+class PartRecord:
+    """What a finished part left beside its shards."""
+
+    part: Part
+    """Which part."""
+    manifest: dict[str, Any]
+    """The scan's manifest so far: what depends on no row."""
+    measured: dict[str, Any]
+    """Timings and peak memory of this part."""
+    directions: dict[str, Any] | None
+    """Which directions it used; None without gradients."""
+    host: str
+    """Name of the machine."""
+
+    def as_json(self) -> dict[str, Any]:
+        """A JSON-ready dictionary."""
+        return {
+            "part": str(self.part),
+            "manifest": self.manifest,
+            "measured": self.measured,
+            "directions": self.directions,
+            "host": self.host,
+        }
+
+
+def require_divisible(options: ScanOptions, how: str) -> None:
+    """Refuse options that need one process to see all rows.
+
+    Raises:
+        RipcurrentError: such an option is given; says what to do instead.
+    """
+    for name in SINGLE:
+        if getattr(options, name, None) is not None:
+            hint = {
+                "memory": "Leave it out, and name a smaller --token-budget if a process has too little memory.",
+                "prefilter": "Scan with --signals representation in parts, or leave --prefilter out.",
+                "tokens": f"Leave it out, and give the whole scan again with --tokens, without {how}, at the end.",
+            }
+            raise RipcurrentError(f"--{name} does not go with {how}: it needs one process to see all rows.", hint[name])
+
+
+def shards_of(part: Part | None, rows: int, options: ScanOptions) -> range:
+    """Numbers of a part's shards; of all of them without a part."""
+    shards = count_shards(rows, options.shard_rows)
+    return range(shards) if part is None else part.shards(shards)
+
+
+def rows_of(numbers: range, rows: int, options: ScanOptions) -> int:
+    """How many of the dataset's rows those shards hold."""
+    return min(rows, numbers.stop * options.shard_rows) - min(rows, numbers.start * options.shard_rows)
+
+
+def write_part(
+    folder: Path, part: Part, manifest: dict[str, Any], measured: dict[str, Any], directions: dict[str, Any] | None
+) -> None:
+    """Record that a part is finished; if it computed nothing this time, what was measured before stays."""
+    path = _record_path(folder, part)
+    if path.exists() and not measured["timings"]["rows_scored_in_this_call"]:
+        return
+    write_json(path, PartRecord(part, manifest, measured, directions, socket.gethostname()).as_json())
+
+
+def read_parts(folder: Path) -> list[PartRecord]:
+    """The records of a run folder's finished parts, in order; empty where there are none."""
+    records = []
+    for path in (folder / PARTS).glob("*.json"):
+        try:
+            value = json.loads(path.read_text(encoding="utf-8"))
+            index, of = value.pop("part").split("/")
+            records.append(PartRecord(part=Part(int(index), int(of)), **value))
+        except (ValueError, KeyError, TypeError) as error:
+            raise RipcurrentError(f"{path} is damaged: {error}.", "Delete it and run that part again.") from None
+    return sorted(records, key=lambda record: (record.part.of, record.part.index))
+
+
+def require_all_shards(folder: Path, records: Sequence[PartRecord], rows: int, options: ScanOptions) -> int:
+    """The number of shards, every one of them there.
+
+    Raises:
+        RipcurrentError: some are missing; names their parts where all records cut the rows alike, else their rows.
+    """
+    signals = folder / "signals"
+    total = count_shards(rows, options.shard_rows)
+    folders = [signals, *sorted(signals.glob("per_anchor_*"))]
+    missing = sorted({n for each in folders for n in range(total) if not ShardFolder(each).is_done(n)})
+    if not missing:
+        return total
+    there = f"{total - len(missing)} of {total} shards are there"
+    cuts = {record.part.of for record in records}
+    if len(cuts) == 1:
+        (of,) = cuts
+        names = [str(part) for part in (Part(index, of) for index in range(of)) if _lacks(part, total, missing)]
+        what = f"part {names[0]} is" if len(names) == 1 else f"parts {', '.join(names[:-1])} and {names[-1]} are"
+        raise RipcurrentError(
+            f"{folder} is not whole: {what} missing ({there}).",
+            f"Run the same scan with --shard {names[0]}, then merge again.",
+        )
+    first, last = missing[0] * options.shard_rows, min(rows, (missing[-1] + 1) * options.shard_rows) - 1
+    raise RipcurrentError(
+        f"{folder} is not whole: rows between {first} and {last} are missing ({there}).",
+        "Run the same scan without --shard: it computes only what is missing.",
+    )
+
+
+def gather_shards(source: Path, target: Path) -> None:
+    """Put one run folder's finished shards and part records into another; what is there stays."""
+    for found in sorted([*(source / "signals").rglob("shard-*"), *(source / PARTS).glob("*.json")]):
+        if found.suffix not in (".parquet", ".done", ".json"):
+            continue
+        place = target / found.relative_to(source)
+        if place.exists():
+            continue
+        place.parent.mkdir(parents=True, exist_ok=True)
+        part = place.with_name(place.name + ".part")
+        part.unlink(missing_ok=True)
+        try:
+            os.link(found, part)
+        except OSError:
+            # another disk, or one without hard links
+            shutil.copyfile(found, part)
+        part.replace(place)
+
+
+def merged_measurements(records: Sequence[PartRecord]) -> dict[str, Any]:
+    """Timings and peak memory of a scan in parts: the longest of each step, as they ran side by side, and each part."""
+    timings = [record.measured["timings"] for record in records]
+    scored = "rows_scored_in_this_call"
+    longest = {key: max(each[key] for each in timings) for key in timings[0] if key != scored}
+    return {
+        **records[0].measured,
+        "timings": {**longest, scored: sum(each[scored] for each in timings)},
+        "peak_memory_bytes": max(record.measured["peak_memory_bytes"] for record in records),
+        "parts": [short_record(record) for record in records],
+    }
+
+
+def short_record(record: PartRecord) -> dict[str, Any]:
+    """What the whole run's manifest keeps of a part: where, how long, how much memory."""
+    kept: Mapping[str, Any] = {key: record.measured[key] for key in ("timings", "peak_memory_bytes")}
+    return {"part": str(record.part), "host": record.host, **kept}
+
+
+def _lacks(part: Part, total: int, missing: Sequence[int]) -> bool:
+    numbers = part.shards(total)
+    return any(number in numbers for number in missing)
+
+
+def _record_path(folder: Path, part: Part) -> Path:
+    return folder / PARTS / f"{part.index}-of-{part.of}.json"

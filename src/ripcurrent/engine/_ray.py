@@ -1,0 +1,336 @@
+"""Runs a stage over shards in Ray Data's actor pool: on this machine, or on a cluster by its address."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import socket
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import pyarrow as pa
+
+from ripcurrent.engine._executor import Stage
+from ripcurrent.engine._parts import count_shards
+from ripcurrent.engine._shards import Shard, ShardFolder
+from ripcurrent.errors import ExitCode, MissingExtraError, RipcurrentError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+Item = TypeVar("Item")
+
+TASKS = 10_000
+"""Ray tasks of one run at most; a larger run gives several shards to a task."""
+
+ATTEMPTS = 4
+"""How many workers may die over one shard before the run stops."""
+
+SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+    "RAY_worker_niceness": "0",
+}
+"""Ray's settings unless the environment has others; it reads them when first imported.
+
+Nothing is reported to its makers, its own warnings stay out of the terminal, and workers are as nice as this process.
+"""
+
+PASSED_ON = ("RIPCURRENT_CACHE", "HF_HOME", "HF_HUB_OFFLINE", "TOKENIZERS_PARALLELISM")
+"""Environment variables that workers take over from the driver."""
+
+
+class RayExecutor:
+    """Runs shards in worker processes, each of which makes the stage once.
+
+    Enter it to use it; Ray is started or joined when first needed, and left at the end. The driver alone writes shards,
+    so workers need the dataset and the model at the paths that the driver names, but not the run folder.
+    """
+
+    def __init__(self, *, workers: int | None = None, address: str | None = None, use_gpu: bool = False) -> None:
+        """Choose the cluster and the pool.
+
+        Args:
+            workers: Worker processes; one for each GPU with ``use_gpu``, else one for each machine, unless named.
+            address: A running cluster's address, or ``auto``; a Ray of this machine alone unless named.
+            use_gpu: Give each worker a GPU of its own.
+
+        Raises:
+            RipcurrentError: fewer than one worker.
+        """
+        if workers is not None and workers < 1:
+            raise RipcurrentError(f"--workers {workers} leaves nobody to work.", "Name 1 or more.")
+        self._workers = workers
+        self._address = address
+        self._use_gpu = use_gpu
+        self._started = False
+
+    def __enter__(self) -> RayExecutor:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._started:
+            _ray().shutdown()
+            self._started = False
+
+    def put(self, array: npt.NDArray[np.generic]) -> StoredArray:
+        """An array in the cluster's object store, once; workers on one machine share it without copying."""
+        self._connect()
+        return StoredArray(_ray().put(array))
+
+    def run(
+        self,
+        open_items: Callable[[int], Iterable[Item]],
+        share: Callable[[], Callable[[], Stage[Item]]],
+        folder: ShardFolder,
+        *,
+        rows: int,
+        shard_rows: int,
+        within: range | None = None,
+        on_shard: Callable[[Shard, bool], None] = lambda shard, fresh: None,
+    ) -> int:
+        """Run a stage on every shard that is not done; returns the number after the last shard's.
+
+        A shard comes back when any worker has it and is written under its number, so the order of rows does not depend
+        on who was faster. A worker that dies is replaced and its shard given out again.
+
+        Args:
+            open_items: Called in a worker with a row's number: the items from there on. It is pickled.
+            share: Called here, once, when there is work; what it returns is pickled and makes the stage in each worker.
+            folder: Where shards are.
+            rows: Rows of the dataset.
+            shard_rows: Rows per shard.
+            within: Consecutive numbers of the shards to run; all of them unless named.
+            on_shard: Told of each shard and whether it was computed now.
+
+        Raises:
+            RipcurrentError: Ray is not installed or cannot be reached, what the stage raised, or a shard whose workers
+                died again and again.
+        """
+        numbers = within if within is not None else range(count_shards(rows, shard_rows))
+        todo: list[Shard] = []
+        for number in numbers:
+            shard = Shard(number, number * shard_rows, min(shard_rows, rows - number * shard_rows))
+            if folder.is_done(number):
+                on_shard(shard, False)
+            else:
+                todo.append(shard)
+        if not todo:
+            return numbers.stop
+        self._connect()
+        for shard, table in self._results(todo, open_items, share()):
+            fresh = not folder.is_done(shard.number)
+            if fresh:
+                folder.write(shard, table)
+            on_shard(shard, fresh)
+        missing = [shard.number for shard in todo if not folder.is_done(shard.number)]
+        if missing:
+            raise RipcurrentError(
+                f"Ray ended without shard {missing[0]} and {len(missing) - 1} others.", "Run the same scan again."
+            )
+        return numbers.stop
+
+    def _results(
+        self, todo: Sequence[Shard], open_items: Callable[[int], Iterable[Item]], make_stage: Callable[[], Stage[Item]]
+    ) -> Iterator[tuple[Shard, pa.Table]]:
+        ray, data = _ray(), _ray_data()
+        workers, cpus = self._pool(len(todo))
+        attempts = ray.remote(num_cpus=0)(Attempts).remote()
+        context = data.DataContext.get_current()
+        context.enable_progress_bars = False
+        # a worker's every shard comes back by itself, not when its task has a large block together
+        context.target_max_block_size = 1
+        pending = {shard.number: shard for shard in todo}
+        described = [{"number": shard.number, "start": shard.start, "rows": shard.rows} for shard in todo]
+        tasks = data.from_items(described, override_num_blocks=min(len(todo), TASKS))
+        results = tasks.map_batches(
+            Worker,
+            batch_size=None,
+            batch_format="pyarrow",
+            fn_constructor_args=(open_items, make_stage, attempts, cpus),
+            compute=data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=2),
+            num_cpus=cpus,
+            num_gpus=1 if self._use_gpu else None,
+        )
+        for batch in results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+            for number, table, error in zip(*(batch[name].to_pylist() for name in RESULT), strict=True):
+                if error is not None:
+                    raise pickle.loads(error)
+                # a shard that two workers computed, one of them taken for dead, counts once
+                if number in pending:
+                    yield pending.pop(number), pa.ipc.open_stream(table).read_all()
+
+    def _pool(self, shards: int) -> tuple[int, int]:
+        """How many workers, and processor cores for each."""
+        ray = _ray()
+        total = ray.cluster_resources()
+        cores, gpus = int(total.get("CPU", 1)), int(total.get("GPU", 0))
+        if self._use_gpu and gpus < (self._workers or 1):
+            raise RipcurrentError(
+                f"The cluster has {gpus} GPUs for {self._workers or 1} workers.",
+                "Name fewer --workers, or --device cpu.",
+            )
+        machines = sum(bool(node["Alive"]) for node in ray.nodes())
+        workers = self._workers or (gpus if self._use_gpu else machines)
+        if workers > cores:
+            raise RipcurrentError(
+                f"The cluster has {cores} processor cores for {workers} workers.", "Name fewer --workers."
+            )
+        return min(workers, shards), max(1, cores // workers)
+
+    def _connect(self) -> None:
+        ray = _ray()
+        if ray.is_initialized():
+            return
+        passed = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+        options: dict[str, Any] = {"runtime_env": {"env_vars": passed}} if passed else {}
+        if self._address is None:
+            options["include_dashboard"] = False
+        try:
+            ray.init(
+                address=self._address or "local",
+                log_to_driver=False,
+                configure_logging=False,
+                **options,
+            )
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            where = "started" if self._address is None else f"reached at {self._address}"
+            raise RipcurrentError(
+                f"Ray cannot be {where}: {str(error).splitlines()[0]}.",
+                "Check the address with `ray status`, or leave --ray-address out for this machine alone.",
+            ) from error
+        self._started = True
+
+
+class StoredArray:
+    """An array in Ray's object store."""
+
+    def __init__(self, reference: Any) -> None:
+        self._reference = reference
+
+    def get(self) -> npt.NDArray[Any]:
+        """The array, read-only and shared with the other workers of this machine."""
+        array: npt.NDArray[Any] = _ray().get(self._reference)
+        return array
+
+
+class Attempts:
+    """Counts how often each shard was begun, in a process of its own, so that the count outlives workers."""
+
+    def __init__(self) -> None:
+        self._begun: dict[int, int] = {}
+
+    def begin(self, number: int) -> int:
+        """Count one more beginning; returns how many there were with it."""
+        self._begun[number] = self._begun.get(number, 0) + 1
+        return self._begun[number]
+
+
+RESULT = ("number", "table", "error")
+"""Columns of what a worker gives back: the shard's number, its table as an Arrow stream, or an error pickled."""
+
+
+class Worker(Generic[Item]):
+    """One of the pool's processes: holds the stage, reads shards' rows and runs it."""
+
+    def __init__(
+        self,
+        open_items: Callable[[int], Iterable[Item]],
+        make_stage: Callable[[], Stage[Item]],
+        attempts: Any,
+        threads: int,
+    ) -> None:
+        self._open_items = open_items
+        self._attempts = attempts
+        self._items: Iterator[Item] = iter(())
+        self._at: int | None = None
+        self._stage: Stage[Item] | None = None
+        self._error: RipcurrentError | None = None
+        _use_threads(threads)
+        try:
+            self._stage = make_stage()
+        except RipcurrentError as error:
+            self._error = error
+
+    def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
+        """The results of some shards, one after another."""
+        for described in batch.to_pylist():
+            yield self._one(**described)
+
+    def _one(self, number: int, start: int, rows: int) -> pa.Table:
+        table, error = None, self._error
+        if self._stage is not None:
+            try:
+                self._count(number, start, rows)
+                table = _as_stream(self._stage(self._read(start, rows)))
+            except RipcurrentError as raised:
+                error = raised
+        pickled = None if error is None else pickle.dumps(error)
+        types = (pa.int64(), pa.large_binary(), pa.large_binary())
+        values = (number, table, pickled)
+        return pa.table({n: pa.array([v], t) for n, v, t in zip(RESULT, values, types, strict=True)})
+
+    def _count(self, number: int, start: int, rows: int) -> None:
+        begun = _ray().get(self._attempts.begin.remote(number))
+        if begun > ATTEMPTS:
+            raise RipcurrentError(
+                f"{ATTEMPTS} workers died one after another over rows {start} to {start + rows - 1}.",
+                "Most often they lack memory: name fewer --workers, or a smaller --token-budget or --max-tokens.",
+                code=ExitCode.NOT_MEASURED,
+            )
+
+    def _read(self, start: int, rows: int) -> list[Item]:
+        # shards come in rising order as a rule: reading on is cheaper than opening the dataset anew
+        if self._at is None or not self._at <= start:
+            self._items, self._at = iter(self._open_items(start)), start
+        for _ in islice(self._items, start - self._at):
+            pass
+        items = list(islice(self._items, rows))
+        self._at = start + rows
+        if len(items) != rows:
+            raise RipcurrentError(
+                f"On {socket.gethostname()} the dataset has {len(items)} rows from row {start} on, not {rows}.",
+                "Every machine must read the same file: put it on a shared disk.",
+            )
+        return items
+
+
+def _as_stream(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    stream: bytes = sink.getvalue().to_pybytes()
+    return stream
+
+
+def _use_threads(threads: int) -> None:
+    import torch
+
+    torch.set_num_threads(threads)
+
+
+def _ray() -> Any:
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    try:
+        import ray
+    except ImportError as error:
+        raise MissingExtraError("ray", "ray") from error
+    return ray
+
+
+def _ray_data() -> Any:
+    try:
+        import ray.data
+    except ImportError as error:
+        raise MissingExtraError("ray[data]", "ray") from error
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    return ray.data

@@ -1,0 +1,146 @@
+"""A signal stage for another process: what it takes to make it again there, small enough to send."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ripcurrent.errors import RipcurrentError
+from ripcurrent.models import load_model
+from ripcurrent.signals._directions import Directions
+from ripcurrent.signals._gradient import GradientPass
+from ripcurrent.signals._representation import FeatureReader
+from ripcurrent.signals._stage import SignalStage
+from ripcurrent.signals._types import Position
+
+_MADE_ANEW = ("chat_model", "gradient_pass", "directions", "features", "halving", "on_rows")
+"""The stage's fields that hold the model or belong to a process; the others are sent as they are."""
+
+_AS_BITS = {torch.bfloat16: torch.int16, torch.float16: torch.int16}
+"""NumPy has no bfloat16: such tensors travel as integers of the same bits."""
+
+
+class Stored(Protocol):
+    """An array kept where other processes can get it."""
+
+    def get(self) -> npt.NDArray[Any]:
+        """The array, read-only."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """A tensor kept where other processes can get it."""
+
+    array: Stored
+    """Its numbers, or their bits."""
+    dtype: torch.dtype
+    """Its type."""
+
+    def get(self, device: torch.device) -> Tensor:
+        """The tensor on a device; on the processor it shares the stored memory."""
+        with warnings.catch_warnings():
+            # directions are only read
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+            return torch.from_numpy(self.array.get()).view(self.dtype).to(device)
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteStage:
+    """Makes a signal stage like another one; calling it loads the model."""
+
+    model: Mapping[str, Any]
+    """Arguments of :func:`ripcurrent.load_model`."""
+    fingerprint: str
+    """The weights' identity in the process that measured the anchors."""
+    dtype: torch.dtype
+    """The compute type there."""
+    count: int
+    """Number of directions; 0 without gradients."""
+    linear: Mapping[int, StoredTensor]
+    """Directions of linear groups."""
+    other: Mapping[str, StoredTensor]
+    """Directions of vectors and tables."""
+    reader: tuple[int | None, Position] | None
+    """Layer and position of the features; None without them."""
+    settings: Mapping[str, Any]
+    """The stage's other fields."""
+
+    def __call__(self) -> SignalStage:
+        """Load the model and make the stage.
+
+        Raises:
+            RipcurrentError: The model cannot be loaded here, or is not the one whose anchors were measured.
+        """
+        chat_model = load_model(**self.model)
+        if chat_model.fingerprint != self.fingerprint:
+            raise RipcurrentError(
+                f"{chat_model.name} on one of the machines is not the model that measured the anchors.",
+                "Every machine must load the same files: put the model on a shared disk, or the same revision on each.",
+            )
+        if chat_model.dtype != self.dtype:
+            raise RipcurrentError(
+                f"The machines compute in different types: {self.dtype} and {chat_model.dtype}.", "Name one by --dtype."
+            )
+        directions = None
+        if self.count:
+            device = chat_model.device
+            directions = Directions(
+                self.count,
+                {number: tensor.get(device) for number, tensor in self.linear.items()},
+                {name: tensor.get(device) for name, tensor in self.other.items()},
+            )
+        features = None
+        if self.reader is not None:
+            layer, position = self.reader
+            features = FeatureReader(chat_model, layer=layer, position=position)
+        return SignalStage(
+            chat_model=chat_model,
+            gradient_pass=GradientPass(chat_model) if self.count else None,
+            directions=directions,
+            features=features,
+            **self.settings,
+        )
+
+
+def share_stage(
+    stage: SignalStage,
+    put: Callable[[npt.NDArray[Any]], Stored],
+    *,
+    model: Mapping[str, Any],
+    layer: int | None,
+    position: Position,
+) -> RemoteStage:
+    """What another process needs to make a stage like this one; the directions are ``put`` once, tensor by tensor."""
+    found = stage.directions
+
+    def stored(tensor: Tensor) -> StoredTensor:
+        bits = tensor.contiguous().view(_AS_BITS.get(tensor.dtype, tensor.dtype))
+        return StoredTensor(put(np.asarray(bits.cpu().numpy())), tensor.dtype)
+
+    return RemoteStage(
+        model=model,
+        fingerprint=stage.chat_model.fingerprint,
+        dtype=stage.chat_model.dtype,
+        count=0 if found is None else found.count,
+        linear={} if found is None else {number: stored(tensor) for number, tensor in found.linear.items()},
+        other={} if found is None else {name: stored(tensor) for name, tensor in found.other.items()},
+        reader=None if stage.features is None else (layer, position),
+        settings={field.name: getattr(stage, field.name) for field in fields(stage) if field.name not in _MADE_ANEW},
+    )
+
+
+def release_stage(stage: SignalStage) -> None:
+    """Give back the memory of a stage's model and directions, which cannot be used after this."""
+    stage.chat_model.model.to("meta")
+    if stage.directions is not None:
+        for tensor in (*stage.directions.linear.values(), *stage.directions.other.values()):
+            tensor.untyped_storage().resize_(0)
+    if stage.chat_model.device.type == "cuda":
+        torch.cuda.empty_cache()

@@ -1,0 +1,123 @@
+"""Parts: every shard in exactly one, whatever names them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ripcurrent.engine import LocalExecutor, Part, ShardFolder, bind_local_gpu, count_shards, parse_part
+from ripcurrent.errors import RipcurrentError
+
+
+@given(st.integers(0, 500), st.integers(1, 60))
+def test_parts_take_every_shard_once_in_order_and_evenly(shards: int, of: int) -> None:
+    ranges = [Part(index, of).shards(shards) for index in range(of)]
+    assert [number for numbers in ranges for number in numbers] == list(range(shards))
+    assert max(map(len, ranges)) - min(map(len, ranges)) <= 1
+
+
+@pytest.mark.parametrize(("rows", "size", "shards"), [(0, 4, 0), (1, 4, 1), (4, 4, 1), (5, 4, 2)])
+def test_the_last_shard_may_be_short(rows: int, size: int, shards: int) -> None:
+    assert count_shards(rows, size) == shards
+
+
+def array_of(task: int, count: int, first: int, last: int) -> dict[str, str]:
+    values = {"ID": task, "COUNT": count, "MIN": first, "MAX": last}
+    return {f"SLURM_ARRAY_TASK_{name}": str(value) for name, value in values.items()}
+
+
+@pytest.mark.parametrize(
+    ("text", "environment", "part"),
+    [
+        ("0/1", {}, Part(0, 1)),
+        ("3/4", {"RANK": "1", "WORLD_SIZE": "2"}, Part(3, 4)),
+        ("auto", array_of(0, 8, 0, 7), Part(0, 8)),
+        ("auto", array_of(3, 8, 1, 8), Part(2, 8)),
+        ("auto", {"RANK": "5", "WORLD_SIZE": "6"}, Part(5, 6)),
+        ("auto", {**array_of(2, 3, 1, 3), "RANK": "3", "WORLD_SIZE": "4"}, Part(7, 12)),
+    ],
+    ids=str,
+)
+def test_a_part_by_number_or_from_the_scheduler(text: str, environment: dict[str, str], part: Part) -> None:
+    assert parse_part(text, environment) == part
+
+
+@pytest.mark.parametrize(
+    ("text", "environment", "said"),
+    [
+        ("4/4", {}, r"no part 4 of 4: parts are counted from 0\.\nWrite 0/4 to 3/4"),
+        ("0/0", {}, "no part 0 of 0"),
+        ("half", {}, "--shard half is not of the form i/n"),
+        ("-1/4", {}, "not of the form"),
+        ("auto", {}, "neither a SLURM array nor torchrun"),
+        ("auto", {"RANK": "0"}, "neither a SLURM array nor torchrun"),
+        ("auto", array_of(5, 2, 2, 5), "2 tasks with ids from 2 to 5: auto needs ids without gaps"),
+        ("auto", {"SLURM_ARRAY_TASK_ID": "1"}, "SLURM_ARRAY_TASK_COUNT"),
+        ("auto", {"RANK": "4", "WORLD_SIZE": "4"}, "part 4 of 4"),
+    ],
+    ids=str,
+)
+def test_what_names_no_part_is_refused(text: str, environment: dict[str, str], said: str) -> None:
+    with pytest.raises(RipcurrentError, match=said):
+        parse_part(text, environment)
+
+
+@pytest.mark.parametrize(
+    ("environment", "visible"),
+    [
+        ({}, None),
+        ({"LOCAL_RANK": "2"}, "2"),
+        ({"LOCAL_RANK": "1", "CUDA_VISIBLE_DEVICES": "4,5"}, "5"),
+        ({"LOCAL_RANK": "1", "CUDA_VISIBLE_DEVICES": "7"}, "7"),
+        ({"CUDA_VISIBLE_DEVICES": "4,5"}, "4,5"),
+    ],
+    ids=str,
+)
+def test_each_of_torchruns_processes_sees_its_own_gpu(environment: dict[str, str], visible: str | None) -> None:
+    found = dict(environment)
+    bind_local_gpu(found)
+    assert found.get("CUDA_VISIBLE_DEVICES") == visible
+
+
+def numbers(start: int) -> Iterator[int]:
+    return iter(range(start, 23))
+
+
+def double(items: Sequence[int]) -> pa.Table:
+    return pa.table({"double": [2 * item for item in items]})
+
+
+@pytest.mark.parametrize("of", [1, 2, 3, 7, 8, 9, 12])
+def test_the_parts_of_a_stage_make_the_whole(tmp_path: Path, of: int) -> None:
+    folder = ShardFolder(tmp_path)
+    total = count_shards(23, 3)
+    # last first: parts do not wait for one another
+    for index in reversed(range(of)):
+        within = Part(index, of).shards(total)
+        told: list[tuple[int, bool]] = []
+        LocalExecutor().run(
+            numbers,
+            double,
+            folder,
+            shard_rows=3,
+            within=within,
+            on_shard=lambda s, fresh: told.append((s.number, fresh)),
+        )
+        assert told == [(number, True) for number in within]
+    assert [v for table in folder.tables(total) for v in table["double"].to_pylist()] == [2 * n for n in range(23)]
+
+
+def test_a_part_resumes_within_its_own_range(tmp_path: Path) -> None:
+    folder = ShardFolder(tmp_path)
+    for _ in range(2):
+        told: list[tuple[int, bool]] = []
+        LocalExecutor().run(
+            numbers, double, folder, shard_rows=3, within=range(2, 5), on_shard=lambda s, f: told.append((s.number, f))
+        )
+    assert told == [(2, False), (3, False), (4, False)]
+    assert [shard.number for shard in folder.completed()] == [2, 3, 4]
