@@ -20,7 +20,7 @@ class TokenChoice:
     """Most protective rows."""
 
     def within(self, ranked: int) -> TokenChoice:
-        """No row at both ends: where more are asked for than there are, each end gets its half, or what the other leaves."""
+        """No row at both ends: of too few rows each end gets its half, or what the other leaves."""
         if self.top + self.bottom <= ranked:
             return self
         top = min(self.top, max(ranked - self.bottom, (ranked + 1) // 2))
@@ -38,8 +38,8 @@ def parse_token_choice(text: str) -> TokenChoice:
     if None in entries or len(found) < len(entries) or not any(found.values()):
         raise RipcurrentError(
             f"--tokens {text!r} names no rows.",
-            "Write top:500 for the 500 riskiest and the 500 most protective rows, or each with its own number: "
-            "top:500,bottom:100.",
+            "Write top:500 for the 500 riskiest and the 500 most protective rows, top:500,bottom:100 for each its own "
+            "number, or bottom:100 for the protective ones alone.",
         )
     top = found.get("top", 0)
     return TokenChoice(top, found.get("bottom", top))

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 TokenPart = Literal["prompt", "response", "template"]
-"""``prompt``: a user turn's text; ``response``: an assistant turn's; ``template``: all else, such as headers, end-of-turn
-tokens, system and tool turns."""
+"""``prompt``: a user turn's text; ``response``: an assistant turn's; ``template``: all else, such as headers,
+end-of-turn tokens, system and tool turns."""
 
 TokenKind = Literal["special", "list_marker", "line_break", "digit", "punctuation", "space", "word"]
 """What a token is: the first of these that fits."""

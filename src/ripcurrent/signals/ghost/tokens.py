@@ -33,7 +33,7 @@ def bias_token_dots(
 ) -> Float[Tensor, "rows tokens directions"]:
     """``<b_t, v>`` of an additive bias; where a layer is applied to parts of a token, such as its heads, their sum."""
     dots = output_grads.float() @ directions.float().mT
-    return dots.flatten(1, -2).unflatten(1, (output_grads.shape[1], -1)).sum(dim=2)
+    return dots.reshape(*dots.shape[:2], -1, dots.shape[-1]).sum(dim=2)
 
 
 def rms_scale_token_dots(
