@@ -240,7 +240,7 @@ def test_scans_that_need_the_same_directions_at_once_compute_them_once(
         with loading:
             return load_model(*names, **options)
 
-    monkeypatch.setattr("ripcurrent.api._scan.load_model", load_alone)
+    monkeypatch.setattr("ripcurrent.api._scan_model.load_model", load_alone)
 
     def one(number: int) -> None:
         try:

@@ -197,7 +197,7 @@ def test_unreadable_file(tmp_path: Path) -> None:
         read_rows(path)
 
 
-@pytest.mark.parametrize("address", ["hf:name", "hf:", "hf:/x", "hf:a/b/c"])
+@pytest.mark.parametrize("address", ["hf:name", "hf:", "hf:/x", "hf:a/b/c/d"])
 def test_hub_address(address: str) -> None:
     fails(address, "hf:owner/name")
 
@@ -205,11 +205,11 @@ def test_hub_address(address: str) -> None:
 def test_hub_failure_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
 
-    def load(name: str, **options: object) -> object:
+    def load(path: str, **options: object) -> object:
         raise ConnectionError("Couldn't reach 'owner/name' on the Hub")
 
     monkeypatch.setattr(datasets, "load_dataset", load)
-    fails("hf:owner/name", "hf:owner/name:train", "Couldn't reach", "network")
+    fails("hf:owner/name", "Couldn't reach", "network")
 
 
 def test_limit_of_nothing(tmp_path: Path) -> None:

@@ -167,13 +167,17 @@ def test_a_hub_stream_reads_resumes_and_is_written_as_parquet(tmp_path: Path, mo
     records = [{"prompt": str(n), "response": "b", "tags": [n]} for n in range(9)]
     asked = []
 
-    def load(name: str, **options: Any) -> Any:
-        asked.append((name, options))
+    def load(path: str, **options: Any) -> Any:
+        asked.append((path, options))
         return datasets.Dataset.from_list(records).to_iterable_dataset()
 
     monkeypatch.setattr(datasets, "load_dataset", load)
+    read_rows("hf:owner/name/main:test")
     dataset = read_rows("hf:owner/name:test")
-    assert asked == [("owner/name", {"split": "test", "streaming": True})]
+    assert asked == [
+        ("owner/name", {"name": "main", "split": "test", "streaming": True}),
+        ("owner/name", {"name": None, "split": "test", "streaming": True}),
+    ]
     assert (dataset.name, dataset.container, dataset.suffix) == ("owner/name", "hub", ".parquet")
     assert [row.record for row in dataset.iter_from(4)] == records[4:]
     assert dataset.count_and_hash()[0] == 9

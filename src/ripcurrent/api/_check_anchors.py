@@ -7,9 +7,9 @@ from typing import Any
 
 from ripcurrent.anchors import load_anchors
 from ripcurrent.api._anchors import prepare_anchors
-from ripcurrent.api._options import require_positions, resolve_options
+from ripcurrent.api._options import resolve_options
 from ripcurrent.api._progress import Progress, SilentProgress
-from ripcurrent.models import load_model, require_chat_template
+from ripcurrent.api._scan_model import load_scan_model
 from ripcurrent.scoring import leave_one_out_scores, separation
 from ripcurrent.signals import FeatureReader, GradientPass
 
@@ -56,17 +56,7 @@ def check_anchors(anchors: str = "builtin", *, progress: Progress | None = None,
     told = progress or SilentProgress()
     anchor_set = load_anchors(anchors)
     told.step("loading the model")
-    chat_model = load_model(
-        options.model,
-        adapter=options.adapter,
-        device=options.device,
-        dtype=options.dtype,
-        scope=options.scope,
-        attention=options.attention,
-        seed=options.seed,
-    )
-    require_chat_template(chat_model)
-    require_positions(chat_model, options)
+    chat_model = load_scan_model(options)
     gradient_pass = GradientPass(chat_model) if options.wants_gradient else None
     features = (
         FeatureReader(chat_model, layer=options.layer, position=options.position)

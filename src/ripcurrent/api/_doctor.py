@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 
 from ripcurrent.api._environment import Finding, environment, free_memory, size
-from ripcurrent.api._options import ScanOptions, require_positions, resolve_options
+from ripcurrent.api._options import ScanOptions, resolve_options
 from ripcurrent.api._probe import Estimate, Load, probe
 from ripcurrent.api._progress import Progress, SilentProgress
+from ripcurrent.api._scan_model import load_scan_model
 from ripcurrent.data import Dataset, EncodedRow, Row, encode_rows, read_rows, render
-from ripcurrent.models import ChatModel, describe, load_model, require_chat_template
+from ripcurrent.models import ChatModel, describe
 from ripcurrent.models._device import choose_device
 from ripcurrent.signals import GradientPass
 
@@ -154,7 +155,6 @@ def diagnose(
     sample, unreadable, count = _spread_sample(rows)
     began = time.perf_counter()
     chat_model = _load(options, told)
-    require_positions(chat_model, options)
     loading = time.perf_counter() - began
     told.step("encoding a sample")
     encoded = list(encode_rows(sample, chat_model.tokenizer, max_tokens=options.max_tokens, loss_on=options.loss_on))
@@ -171,16 +171,7 @@ def diagnose(
 
 def _load(options: ScanOptions, told: Progress) -> ChatModel:
     told.step("loading the model")
-    chat_model = load_model(
-        options.model,
-        adapter=options.adapter,
-        device=options.device,
-        dtype=options.dtype,
-        scope=options.scope,
-        attention=options.attention,
-        seed=options.seed,
-    )
-    require_chat_template(chat_model)
+    chat_model = load_scan_model(options)
     if options.wants_gradient:
         # a layer that is not covered is found here
         GradientPass(chat_model)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ripcurrent.api._options import ScanOptions
+from ripcurrent.api._scan_model import model_options
 from ripcurrent.data import Dataset, Row, read_rows
 from ripcurrent.engine import LocalExecutor, RayExecutor, Shard, ShardFolder
 from ripcurrent.errors import RipcurrentError
@@ -58,12 +59,6 @@ class OpenRows:
     def __call__(self, start: int) -> Iterator[Row]:
         """The rows from ``start`` on."""
         return read_rows(self.path, **self.options).iter_from(start)
-
-
-def model_options(options: ScanOptions) -> dict[str, Any]:
-    """The arguments of :func:`ripcurrent.load_model` that a scan uses."""
-    names = ("adapter", "device", "dtype", "scope", "attention", "seed")
-    return {"name": options.model, **{name: getattr(options, name) for name in names}}
 
 
 @contextmanager

@@ -22,9 +22,9 @@ from ripcurrent.api._anchors import (
     encode_for_gradient,
     prepare_anchors,
 )
-from ripcurrent.api._execution import Execution, RunStage, absolute, model_options, running
+from ripcurrent.api._execution import Execution, RunStage, absolute, running
 from ripcurrent.api._memory import MemoryPlan, memory_record, process_peak, scan_directions, within_memory
-from ripcurrent.api._options import ScanOptions, require_combination, require_positions, resolve_options
+from ripcurrent.api._options import ScanOptions, require_combination, resolve_options
 from ripcurrent.api._parts import (
     PartResult,
     read_parts,
@@ -36,11 +36,12 @@ from ripcurrent.api._parts import (
 )
 from ripcurrent.api._prefilter import Picked, PickedRows, join_gradients, pick_rows, prefilter_record
 from ripcurrent.api._progress import Progress, SilentProgress
+from ripcurrent.api._scan_model import load_scan_model
 from ripcurrent.api._tokens import add_token_shares
 from ripcurrent.data import Dataset, read_rows
 from ripcurrent.engine import LocalExecutor, Part, Shard, ShardFolder
 from ripcurrent.errors import ExitCode, RipcurrentError
-from ripcurrent.models import ChatModel, count_parameters, describe, load_model, require_chat_template
+from ripcurrent.models import ChatModel, count_parameters, describe
 from ripcurrent.report import build_report
 from ripcurrent.run import RunDirectory, write_json
 from ripcurrent.scoring import (
@@ -164,9 +165,7 @@ def _scan(
     count, sha256 = rows.count_and_hash()
     anchor_set = load_anchors(chosen.anchors)
     told.step("loading the model")
-    chat_model = load_model(**model_options(chosen))
-    require_chat_template(chat_model)
-    require_positions(chat_model, chosen)
+    chat_model = load_scan_model(chosen)
     folder = Path(out) if out is not None else Path("runs") / rows.name.replace("/", "--")
     identity = {
         **chosen.model_dump(exclude={"memory", "tokens"}),
@@ -262,7 +261,8 @@ def _scan(
             "status_counts": counts,
         }
         keep_manifest(run, manifest)
-        shares = add_token_shares(run, rows, chosen, chat_model, gradient_pass, anchors, told)
+        mapped = signals.memory_plan is not None and signals.memory_plan.mapped_directions
+        shares = add_token_shares(run, rows, chosen, chat_model, gradient_pass, anchors, told, mapped=mapped)
         if shares is not None:
             manifest["tokens"] = shares
             run.write_manifest(manifest)

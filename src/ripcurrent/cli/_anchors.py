@@ -8,6 +8,7 @@ import typer
 
 from ripcurrent.cli._scan import (
     ADAPTER,
+    ATTENTION,
     DEVICE,
     DTYPE,
     JSON,
@@ -15,6 +16,7 @@ from ripcurrent.cli._scan import (
     MAX_TOKENS,
     MODEL,
     POSITION,
+    PRESET,
     QUIET,
     SCOPE,
     SEED,
@@ -46,9 +48,11 @@ def check_command(
     avg_n: Annotated[int, typer.Option(metavar="N", help="How many largest cosines are averaged.")] = 1,
     anchor_tokens: Annotated[int, typer.Option(metavar="T", help="First tokens of an anchor's response used.")] = 10,
     max_tokens: MAX_TOKENS = 1024,
+    preset: PRESET = "intended",
     seed: SEED = 0,
     device: DEVICE = None,
     dtype: DTYPE = None,
+    attention: ATTENTION = "sdpa",
     as_json: JSON = False,
     quiet: QUIET = False,
 ) -> None:
@@ -70,9 +74,11 @@ def check_command(
         "avg_n": avg_n,
         "anchor_tokens": anchor_tokens,
         "max_tokens": max_tokens,
+        "preset": preset,
         "seed": seed,
         "device": device,
         "dtype": dtype,
+        "attention": attention,
     }
     if quiet or as_json:
         check = check_anchors(file, **options)

@@ -30,6 +30,8 @@ POSITION = Annotated[
 LAYER = Annotated[
     int | None, typer.Option(metavar="N", help="Block whose output is read; the last hidden state unless named.")
 ]
+PRESET = Annotated[str, typer.Option(help="intended, or released: the reference code's quirks.")]
+ATTENTION = Annotated[str, typer.Option(help="sdpa, or eager: least sensitive to batch shape.")]
 WINDOWS = Annotated[
     bool, typer.Option("--windows", help="Cut plain documents longer than --max-tokens into windows, each scored.")
 ]
@@ -56,7 +58,7 @@ def scan_command(
         bool, typer.Option("--no-anchor-check", help="Go on with anchors that do not separate harm from safety.")
     ] = False,
     scope: SCOPE = "all",
-    preset: Annotated[str, typer.Option(help="intended, or released: the reference code's quirks.")] = "intended",
+    preset: PRESET = "intended",
     position: POSITION = "last",
     layer: LAYER = None,
     avg_n: Annotated[int, typer.Option(metavar="N", help="How many largest cosines are averaged.")] = 1,
@@ -87,7 +89,7 @@ def scan_command(
     limit: LIMIT = None,
     device: DEVICE = None,
     dtype: DTYPE = None,
-    attention: Annotated[str, typer.Option(help="sdpa, or eager: least sensitive to batch shape.")] = "sdpa",
+    attention: ATTENTION = "sdpa",
     token_budget: TOKEN_BUDGET = 512,
     seed: SEED = 0,
     shard: Annotated[

@@ -96,10 +96,16 @@ class HubDataset:
     kind = "hub"
 
     def __init__(self, address: str) -> None:
-        name, _, split = address.removeprefix(HUB_PREFIX).partition(":")
-        if name.count("/") != 1 or not all(name.split("/")):
-            raise RipcurrentError(f"{address} names no hub dataset.", "Write hf:owner/name or hf:owner/name:split.")
-        self._name, self._split = name, split or "train"
+        self._address = address
+        path, _, split = address.removeprefix(HUB_PREFIX).partition(":")
+        owner, *rest = path.split("/")
+        if len(rest) not in (1, 2) or not all((owner, *rest)):
+            raise RipcurrentError(
+                f"{address} names no hub dataset.",
+                "Write hf:owner/name, with /configuration or :split where it needs them.",
+            )
+        self._name, self._split = f"{owner}/{rest[0]}", split or "train"
+        self._config = rest[1] if len(rest) == 2 else None
         self._stream = self._load()
         names = self._stream.column_names
         self.columns: tuple[str, ...] | None = tuple(names) if names else None
@@ -129,7 +135,7 @@ class HubDataset:
         import datasets
 
         with self._fetching():
-            return datasets.load_dataset(self._name, split=self._split, streaming=True)
+            return datasets.load_dataset(self._name, name=self._config, split=self._split, streaming=True)
 
     @contextmanager
     def _fetching(self) -> Iterator[None]:
@@ -140,8 +146,8 @@ class HubDataset:
         except (OSError, ValueError, DatasetsError) as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise RipcurrentError(
-                f"hf:{self._name}:{self._split} cannot be read from the hub: {reason}",
-                "Check the name, the split and the network, or download a file of it and give its path.",
+                f"{self._address} cannot be read from the hub: {reason}",
+                "Check the name, configuration, split and the network, or download a file of it and give its path.",
             ) from error
 
 

@@ -178,7 +178,8 @@ def read_rows(
     Args:
         path: a ``.json`` (array), ``.jsonl``, ``.csv`` or ``.parquet`` file, each also with ``.gz``; a folder saved by
             ``datasets``; a folder of ``.jsonl`` or of ``.parquet`` files, or a pattern such as ``corpus/*.parquet``,
-            read as one dataset in the order of their paths; or ``hf:owner/name[:split]`` (``train`` unless named).
+            read as one dataset in the order of their paths; or ``hf:owner/name[/configuration][:split]``, by
+            default its ``train`` split.
         format: a row format's name; by default it is told from the first records' fields.
         mapping: from a format's field to this dataset's column, for datasets in no known format.
         limit: read only the first so many rows.

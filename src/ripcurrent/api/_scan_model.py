@@ -1,0 +1,26 @@
+"""The model of a scan's options, loaded the same way by every command that scores with it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ripcurrent.api._options import ScanOptions, require_positions
+from ripcurrent.models import ChatModel, load_model, require_chat_template
+
+
+def model_options(options: ScanOptions) -> dict[str, Any]:
+    """The arguments of :func:`ripcurrent.load_model` that a scan uses."""
+    names = ("adapter", "device", "dtype", "scope", "attention", "seed")
+    return {"name": options.model, **{name: getattr(options, name) for name in names}}
+
+
+def load_scan_model(options: ScanOptions) -> ChatModel:
+    """The model to score with.
+
+    Raises:
+        RipcurrentError: it cannot be loaded, has no chat template, or fewer positions than ``max_tokens``.
+    """
+    chat_model = load_model(**model_options(options))
+    require_chat_template(chat_model)
+    require_positions(chat_model, options)
+    return chat_model
