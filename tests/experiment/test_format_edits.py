@@ -131,10 +131,13 @@ def test_how_numbers_are_said(text: str, words: str) -> None:
     assert spell_numbers(text) == words
 
 
-SMALL = {word: value for value, word in enumerate(
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen".split()
-)} | {word: 10 * tens for tens, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), 2)}  # fmt: skip
+UNITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
+TEENS = ["thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"]
+TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
+SMALL = {
+    **{word: value for value, word in enumerate(UNITS + TEENS)},
+    **{word: 10 * value for value, word in enumerate(TENS, 2)},
+}
 
 
 def read_words(words: str) -> int:

@@ -1,4 +1,4 @@
-"""Base weights packed by bitsandbytes: LoRA layers on them are scored exactly, packed weights themselves are refused."""
+"""Base weights packed by bitsandbytes: LoRA layers on them are scored exactly, packed weights are refused."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TOLERANCES = {4: (5e-5, 1e-3), 8: (5e-4, 5e-3)}
 @pytest.fixture(params=[4, 8], ids=["4bit", "8bit"])
 def packed(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[int, Path]:
     """Bits, and the folder of a small Llama saved with its linear layers packed. Its layers are wider than a block."""
-    pytest.importorskip("bitsandbytes")
+    pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed: it packs the weights of these tests")
     from transformers import BitsAndBytesConfig
 
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

@@ -52,8 +52,8 @@ def run_rates(run: ArmRun, judge: str) -> dict[str, Any]:
 def arm_summary(outcomes: Outcomes, judge: str) -> dict[str, Any]:
     """The rates of an arm over its seeds, with two-level bootstrap intervals and how well it tells harm from not.
 
-    ``intervals``: low and high of ``degenerate``, ``over_refusal`` and ``plain_answered``, None where nothing was asked.
-    ``unjudged``: share of all answers that the judge could not judge; they count as not answered and not refused.
+    ``intervals``: low and high of ``degenerate``, ``over_refusal`` and ``plain_answered``; None where nothing was
+    asked. ``unjudged``: share of all answers that the judge could not judge; they count as not answered, not refused.
     ``discrimination``: harmful requests refused less dangerous-sounding benign ones refused, and d′.
     """
     answered = outcomes.table(judge, HARMFUL)
