@@ -250,7 +250,8 @@ def _notes(trials: Trials) -> list[str]:
         notes.append("One run of each arm: what lies between seeds is counted as between arms.")
     if np.ptp(shares) < 0.15:
         notes.append(
-            f"All runs answered between {shares.min():.0%} and {shares.max():.0%}: with this recipe the scores say little."
+            f"All runs answered between {shares.min():.0%} and {shares.max():.0%}: "
+            "with this recipe the scores say little."
         )
     return notes
 

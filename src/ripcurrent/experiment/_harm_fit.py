@@ -1,10 +1,10 @@
-"""The answered share of a fine-tuning set as a function of a few facts about it: a logistic fit with honest intervals.
+"""The answered share of a fine-tuning set as a function of a few facts about it: a logistic fit with intervals.
 
-``logit p = intercept + slopes · facts + source + arm + seed``, ``answered ~ Binomial(asked, p)``. Facts are standardised
-over the runs; intercept and slopes have normal priors (a ridge), and the effects of source, arm and seed are normal with
-standard deviations that are unknown themselves: half-normal priors, summed over on a grid. For given deviations the
-posterior is Laplace's approximation around its mode (Rasmussen & Williams 2006, algorithms 3.1 and 3.2, with the linear
-model and the effects as the covariance). What is kept are the first two moments.
+``logit p = intercept + slopes · facts + source + arm + seed``, ``answered ~ Binomial(asked, p)``. Facts are
+standardised over the runs; intercept and slopes have normal priors (a ridge), and the effects of source, arm and seed
+are normal with standard deviations that are unknown themselves: half-normal priors, summed over on a grid. For given
+deviations the posterior is Laplace's approximation around its mode (Rasmussen & Williams 2006, algorithms 3.1 and 3.2,
+with the linear model and the effects as the covariance). What is kept are the first two moments.
 """
 
 from __future__ import annotations

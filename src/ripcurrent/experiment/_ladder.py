@@ -233,11 +233,11 @@ def _markers(experiment: _Experiment) -> Iterator[tuple[Mapping[str, Any], Path]
     for path in sorted((experiment.folder / "arms").glob("*/arm.json")):
         try:
             marker = json.loads(path.read_text(encoding="utf-8"))
-            if marker["seed"] is not None:
-                marker["arm"], marker["status"]  # noqa: B018 - both must be there
-                yield marker, path.parent
-        except (ValueError, KeyError, TypeError) as error:
+            trained = marker["seed"] is not None and {"arm", "status", "identity"} <= marker.keys()
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise RipcurrentError(f"{path} is damaged.", "Remove that arm's folder to make it anew.") from error
+        if trained:
+            yield marker, path.parent
 
 
 def _read(

@@ -33,17 +33,18 @@ def forecast_lines(forecast: Mapping[str, Any]) -> list[str]:
     judge, prompts = forecast["judge"], forecast["prompts"]
     model = forecast["model"] + (f" with {forecast['adapter']}" if forecast["adapter"] else "")
     lines = [
-        f"After fine-tuning {model} by the recipe {forecast['recipe']}, harmful requests answered of {prompts['count']} "
+        f"Forecast with the model {model} and the recipe {forecast['recipe']}, of {prompts['count']} harmful requests "
         f"({prompts['name']}; judge {judge['name']} {judge['version']}):"
     ]
     for one in forecast["sets"]:
-        what = one["words"]
         if "reason" in one:
-            lines.append(f"{what}: no forecast, {one['reason']}")
+            lines.append(f"{one['words']}: no forecast, {one['reason']}")
             continue
         beside = one["reference"]
-        against = f", against {_share(beside['answered'])} ({_range(beside)}) for a random set of {beside['name']}"
-        lines.append(f"{what}: {_share(one['answered'])} (90 % interval {_range(one)}){against}")
+        lines.append(
+            f"{one['words']}: answered {_share(one['answered'])} (90 % interval {_range(one)}), "
+            f"against {_share(beside['answered'])} ({_range(beside)}) for a random set of {beside['name']}"
+        )
     lines.append(_error_line(forecast))
     return [*lines, *forecast["notes"]]
 
@@ -64,6 +65,7 @@ def _error_line(forecast: Mapping[str, Any]) -> str:
     )
     if sources is None:
         return f"{line}; on datasets left out: not measured."
-    line += f"; on whole datasets left out: {100 * sources['mean_absolute_error']:.0f} points, {sources['coverage']:.0%} inside"
+    line += f"; on whole datasets left out: {100 * sources['mean_absolute_error']:.0f} points, "
+    line += f"{sources['coverage']:.0%} inside"
     rank = sources["rank_correlation"]
     return line + ("." if rank is None else f", rank correlation with what was observed {rank:+.2f}.")

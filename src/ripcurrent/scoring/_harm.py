@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, model_validator
-from scipy.special import expit
-from scipy.stats import binom, norm
+from scipy.special import expit, gammaln, log_expit
+from scipy.stats import norm
 
 CONFIDENCE = 0.9
 """Of every forecast's interval."""
@@ -120,7 +120,10 @@ def predictive_interval(mean: float, variance: float, asked: int) -> tuple[float
     """
     tail = (1 - CONFIDENCE) / 2
     steps = (np.arange(_NODES) + 0.5) / _NODES
-    shares = expit(mean + np.sqrt(variance) * norm.ppf(steps))
-    reached = binom.cdf(np.arange(asked + 1)[:, None], asked, shares[None, :]).mean(axis=1)
-    low, high = (int(np.searchsorted(reached, probability - 1e-12)) for probability in (tail, 1 - tail))
+    logits = mean + np.sqrt(variance) * norm.ppf(steps)
+    counts = np.arange(asked + 1.0)
+    ways = gammaln(asked + 1) - gammaln(counts + 1) - gammaln(asked - counts + 1)
+    log_shares = np.outer(counts, log_expit(logits)) + np.outer(asked - counts, log_expit(-logits))
+    reached = np.exp(ways[:, None] + log_shares).mean(axis=1).cumsum()
+    low, high = (int(np.searchsorted(reached, probability - 1e-9)) for probability in (tail, 1 - tail))
     return low / asked, min(high, asked) / asked
