@@ -67,8 +67,9 @@ def facts_of_the_page(result: ScanResult) -> str:
 def same_selection(one: ScanResult, two: ScanResult) -> None:
     from ripcurrent.api._select import select
 
-    selections = [select(result.folder, top=5, name="top") for result in (one, two)]
-    assert selections[0].rows == selections[1].rows
+    chosen = [select(result.folder, top=5, name="top")[0].selection.rows for result in (one, two)]
+    assert len(chosen[0]) == 5
+    assert chosen[0] == chosen[1]
 
 
 def test_processes_side_by_side_in_one_folder_merge_to_the_same_bytes(
@@ -105,7 +106,7 @@ def test_folders_of_their_own_merge_to_the_same_bytes(
     folders = [tmp_path / f"part{index}" for index in range(OF)]
     for index, folder in enumerate(folders):
         scan_part(dataset, Part(index, OF), folder, **options)
-    with pytest.raises(RipcurrentError, match="3 run folders are to become one.\nName the folder .* --out"):
+    with pytest.raises(RipcurrentError, match=r"3 run folders are to become one\.\nName the folder .* --out"):
         merge_parts(folders)
     with pytest.raises(RipcurrentError, match=r"is not whole: part 1/3 is missing \(4 of 6 shards are there\)"):
         merge_parts([folders[0], folders[2]], tmp_path / "merged")
@@ -172,7 +173,7 @@ def test_what_is_at_work_in_the_folder_is_not_stepped_on(
     with RunDirectory(out, config, part="0/3"):
         with pytest.raises(RipcurrentError, match="Part 0/3 is already at work"):
             scan_part(dataset, Part(0, 3), out, **options)
-        with pytest.raises(RipcurrentError, match="Part 0/3 is at work in .*, and 1/4 cuts the rows differently"):
+        with pytest.raises(RipcurrentError, match=r"Part 0/3 is at work in .*, and 1/4 cuts the rows differently"):
             scan_part(dataset, Part(1, 4), out, **options)
         for whole_run in (lambda: merge_parts([out]), lambda: scan(dataset, out, **options)):
             with pytest.raises(RipcurrentError, match="Part 0/3 of this run is still at work"):

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ripcurrent.engine import LocalExecutor, Part, ShardFolder, bind_local_gpu, count_shards, parse_part
+from ripcurrent.engine import LocalExecutor, Part, Shard, ShardFolder, bind_local_gpu, count_shards, parse_part
 from ripcurrent.errors import RipcurrentError
 
 
@@ -92,6 +92,17 @@ def double(items: Sequence[int]) -> pa.Table:
     return pa.table({"double": [2 * item for item in items]})
 
 
+def run_within(folder: ShardFolder, within: range) -> list[tuple[int, bool]]:
+    """Which shards were reported, and whether they were computed now."""
+    told: list[tuple[int, bool]] = []
+
+    def on_shard(shard: Shard, fresh: bool) -> None:
+        told.append((shard.number, fresh))
+
+    LocalExecutor().run(numbers, double, folder, shard_rows=3, within=within, on_shard=on_shard)
+    return told
+
+
 @pytest.mark.parametrize("of", [1, 2, 3, 7, 8, 9, 12])
 def test_the_parts_of_a_stage_make_the_whole(tmp_path: Path, of: int) -> None:
     folder = ShardFolder(tmp_path)
@@ -99,25 +110,13 @@ def test_the_parts_of_a_stage_make_the_whole(tmp_path: Path, of: int) -> None:
     # last first: parts do not wait for one another
     for index in reversed(range(of)):
         within = Part(index, of).shards(total)
-        told: list[tuple[int, bool]] = []
-        LocalExecutor().run(
-            numbers,
-            double,
-            folder,
-            shard_rows=3,
-            within=within,
-            on_shard=lambda s, fresh: told.append((s.number, fresh)),
-        )
-        assert told == [(number, True) for number in within]
+        assert run_within(folder, within) == [(number, True) for number in within]
     assert [v for table in folder.tables(total) for v in table["double"].to_pylist()] == [2 * n for n in range(23)]
 
 
 def test_a_part_resumes_within_its_own_range(tmp_path: Path) -> None:
     folder = ShardFolder(tmp_path)
-    for _ in range(2):
-        told: list[tuple[int, bool]] = []
-        LocalExecutor().run(
-            numbers, double, folder, shard_rows=3, within=range(2, 5), on_shard=lambda s, f: told.append((s.number, f))
-        )
-    assert told == [(2, False), (3, False), (4, False)]
+    run_within(folder, range(2, 4))
+    assert run_within(folder, range(2, 5)) == [(2, False), (3, False), (4, True)]
+    assert run_within(folder, range(2, 5)) == [(2, False), (3, False), (4, False)]
     assert [shard.number for shard in folder.completed()] == [2, 3, 4]
