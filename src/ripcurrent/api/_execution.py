@@ -94,7 +94,8 @@ def running(
                 shared = share_stage(
                     stage,
                     ray.put,
-                    model=_absolute_paths(model_options(options)),
+                    # all workers compute on the kind of device that measured the anchors
+                    model=_absolute_paths(model_options(options) | {"device": stage.chat_model.device.type}),
                     layer=options.layer,
                     position=options.position,
                 )

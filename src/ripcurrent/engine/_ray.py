@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
-import pickle
 import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
@@ -30,15 +30,20 @@ TASKS = 10_000
 ATTEMPTS = 4
 """How many workers may die over one shard before the run stops."""
 
+NO_REPORTS = {"RAY_USAGE_STATS_ENABLED": "0"}
+"""Nothing is reported to Ray's makers, whatever the environment says."""
+
+LOOPBACK = "127.0.0.1"
+"""Where a Ray of this machine alone listens: no other machine reaches it."""
+
 SETTINGS = {
-    "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_BACKEND_LOG_LEVEL": "fatal",
     "RAY_worker_niceness": "0",
 }
 """Ray's settings unless the environment has others; it reads them when first imported.
 
-Nothing is reported to its makers, its own warnings stay out of the terminal, and workers are as nice as this process.
+Its own warnings stay out of the terminal, and workers are as nice as this process.
 """
 
 PASSED_ON = ("RIPCURRENT_CACHE", "HF_HOME", "HF_HUB_OFFLINE", "TOKENIZERS_PARALLELISM")
@@ -143,26 +148,27 @@ class RayExecutor:
         ray, data = _ray(), _ray_data()
         workers, cpus = self._pool(len(todo))
         attempts = ray.remote(num_cpus=0)(Attempts).remote()
-        context = data.DataContext.get_current()
+        context = data.DataContext.get_current().copy()
         context.enable_progress_bars = False
         # a worker's every shard comes back by itself, not when its task has a large block together
         context.target_max_block_size = 1
         pending = {shard.number: shard for shard in todo}
         described = [{"number": shard.number, "start": shard.start, "rows": shard.rows} for shard in todo]
-        tasks = data.from_items(described, override_num_blocks=min(len(todo), TASKS))
-        results = tasks.map_batches(
-            Worker,
-            batch_size=None,
-            batch_format="pyarrow",
-            fn_constructor_args=(open_items, make_stage, attempts, cpus),
-            compute=data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=2),
-            num_cpus=cpus,
-            num_gpus=1 if self._use_gpu else None,
-        )
+        with data.DataContext.current(context):
+            tasks = data.from_items(described, override_num_blocks=min(len(todo), TASKS))
+            results = tasks.map_batches(
+                Worker,
+                batch_size=None,
+                batch_format="pyarrow",
+                fn_constructor_args=(open_items, make_stage, attempts, cpus, workers),
+                compute=data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=2),
+                num_cpus=cpus,
+                num_gpus=1 if self._use_gpu else None,
+            )
         for batch in results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             for number, table, error in zip(*(batch[name].to_pylist() for name in RESULT), strict=True):
                 if error is not None:
-                    raise pickle.loads(error)
+                    raise _error_from(error)
                 # a shard that two workers computed, one of them taken for dead, counts once
                 if number in pending:
                     yield pending.pop(number), pa.ipc.open_stream(table).read_all()
@@ -192,7 +198,7 @@ class RayExecutor:
         passed = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
         options: dict[str, Any] = {"runtime_env": {"env_vars": passed}} if passed else {}
         if self._address is None:
-            options["include_dashboard"] = False
+            options |= {"include_dashboard": False, "_node_ip_address": LOOPBACK}
         try:
             ray.init(
                 address=self._address or "local",
@@ -222,19 +228,26 @@ class StoredArray:
 
 
 class Attempts:
-    """Counts how often each shard was begun, in a process of its own, so that the count outlives workers."""
+    """Counts how often each thing was begun, in a process of its own, so that the count outlives workers."""
 
     def __init__(self) -> None:
         self._begun: dict[int, int] = {}
 
     def begin(self, number: int) -> int:
-        """Count one more beginning; returns how many there were with it."""
+        """Count one more beginning; returns how many there were with it since the last success."""
         self._begun[number] = self._begun.get(number, 0) + 1
         return self._begun[number]
 
+    def succeed(self, number: int) -> None:
+        """Forget the beginnings so far."""
+        self._begun.pop(number, None)
+
+
+MAKING = -1
+"""In place of a shard's number: making the stage, which loads the model."""
 
 RESULT = ("number", "table", "error")
-"""Columns of what a worker gives back: the shard's number, its table as an Arrow stream, or an error pickled."""
+"""Columns of what a worker gives back: the shard's number, its table as an Arrow stream, or an error as JSON."""
 
 
 class Worker(Generic[Item]):
@@ -246,6 +259,7 @@ class Worker(Generic[Item]):
         make_stage: Callable[[], Stage[Item]],
         attempts: Any,
         threads: int,
+        workers: int,
     ) -> None:
         self._open_items = open_items
         self._attempts = attempts
@@ -255,7 +269,10 @@ class Worker(Generic[Item]):
         self._error: RipcurrentError | None = None
         _use_threads(threads)
         try:
+            # every worker of the pool may be making its stage at once
+            self._count(MAKING, ATTEMPTS * workers, "before they had loaded the model")
             self._stage = make_stage()
+            _ray().get(attempts.succeed.remote(MAKING))
         except RipcurrentError as error:
             self._error = error
 
@@ -268,20 +285,20 @@ class Worker(Generic[Item]):
         table, error = None, self._error
         if self._stage is not None:
             try:
-                self._count(number, start, rows)
+                self._count(number, ATTEMPTS, f"over rows {start} to {start + rows - 1}")
                 table = _as_stream(self._stage(self._read(start, rows)))
             except RipcurrentError as raised:
                 error = raised
-        pickled = None if error is None else pickle.dumps(error)
-        types = (pa.int64(), pa.large_binary(), pa.large_binary())
-        values = (number, table, pickled)
+        types = (pa.int64(), pa.large_binary(), pa.large_string())
+        values = (number, table, None if error is None else _error_as_text(error))
         return pa.table({n: pa.array([v], t) for n, v, t in zip(RESULT, values, types, strict=True)})
 
-    def _count(self, number: int, start: int, rows: int) -> None:
+    def _count(self, number: int, most: int, where: str) -> None:
+        """Refuse to begin what has killed as many workers as may die of it."""
         begun = _ray().get(self._attempts.begin.remote(number))
-        if begun > ATTEMPTS:
+        if begun > most:
             raise RipcurrentError(
-                f"{ATTEMPTS} workers died one after another over rows {start} to {start + rows - 1}.",
+                f"{most} workers died one after another {where}.",
                 "Most often they lack memory: name fewer --workers, or a smaller --token-budget or --max-tokens.",
                 code=ExitCode.NOT_MEASURED,
             )
@@ -302,6 +319,15 @@ class Worker(Generic[Item]):
         return items
 
 
+def _error_as_text(error: RipcurrentError) -> str:
+    return json.dumps({"message": error.message, "hint": error.hint, "code": int(error.code)})
+
+
+def _error_from(text: str) -> RipcurrentError:
+    found = json.loads(text)
+    return RipcurrentError(found["message"], found["hint"], code=ExitCode(found["code"]))
+
+
 def _as_stream(table: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
@@ -317,6 +343,7 @@ def _use_threads(threads: int) -> None:
 
 
 def _ray() -> Any:
+    os.environ.update(NO_REPORTS)
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     logging.getLogger("ray").setLevel(logging.ERROR)
