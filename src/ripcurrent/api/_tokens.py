@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ripcurrent.api._anchors import PreparedAnchors
+from ripcurrent.api._memory import scan_directions
 from ripcurrent.api._options import ScanOptions
 from ripcurrent.api._progress import Progress
 from ripcurrent.api._token_choice import parse_token_choice
@@ -22,7 +23,7 @@ from ripcurrent.models import ChatModel
 from ripcurrent.run import RunDirectory, written_whole
 from ripcurrent.scoring import TOKEN_SCHEMA, read_token_record, summarise_tokens, write_tokens
 from ripcurrent.selection import bottom, read_scores, top
-from ripcurrent.signals import Directions, GradientPass, make_batch, stack_directions
+from ripcurrent.signals import Directions, GradientPass, make_batch
 
 SHARD_ROWS = 16
 """Rows per file of finished shares: what an interruption can cost."""
@@ -39,11 +40,14 @@ def add_token_shares(
     gradient_pass: GradientPass | None,
     anchors: PreparedAnchors,
     told: Progress,
+    *,
+    mapped: bool,
 ) -> dict[str, Any] | None:
     """Compute the shares that ``options.tokens`` asks for and that are not yet there, and write ``tokens.parquet``.
 
     Rows go through the model one by one, so that a row's shares depend on nothing else; those that an earlier call
-    finished, also for another choice of rows, are taken as they are.
+    finished, also for another choice of rows, are taken as they are. Directions lie in files where ``mapped``, as a
+    memory budget may have it.
 
     Returns:
         What a run's manifest keeps of them: of those of an earlier call when none are asked for now, None without any.
@@ -60,7 +64,7 @@ def add_token_shares(
     told.skipped(len(groups) - len(missing))
     if missing:
         stored = [anchors.direction("harmful"), anchors.direction("safe")]
-        directions = stack_directions(gradient_pass.catalogue, list(stored), chat_model.dtype)
+        directions = scan_directions(gradient_pass, stored, chat_model, run.folder if mapped else None)
         parts: list[pa.Table] = []
         for row in _picked(rows, missing):
             parts.append(_shares(row, options, chat_model, gradient_pass, directions))
