@@ -13,6 +13,7 @@ from ripcurrent.report._row_texts import RowTexts, read_row_texts
 from ripcurrent.report._scan_run import Bools, Floats, Indices, ScanRun
 from ripcurrent.report._shown_rows import SAMPLE_SEED, ShownRows, choose_shown_rows, nearest_anchors, take_columns
 from ripcurrent.report._summary import ScoreSummary, read_traits, risk_order, summarise_score
+from ripcurrent.report._token_shares import PageShares, read_page_shares
 from ripcurrent.scoring._columns import Column
 
 
@@ -36,6 +37,8 @@ class PageContent:
     """Why some texts are absent; empty if none is."""
     points_note: str
     """How the points of the length plot were drawn."""
+    token_shares: PageShares | None
+    """Token shares of the rows that have them; None where the run kept none."""
     data: Mapping[str, Any]
     """What the script reads, as JSON values."""
 
@@ -58,6 +61,7 @@ def page_content(run: ScanRun) -> PageContent:
         run, shown.indices, ["row", "id", "status", "truncated", *(c.name for c in columns), *traits]
     )
     texts = read_row_texts(run, shown.indices, shown_columns["id"])
+    token_shares = read_page_shares(run, shown.indices, shown_columns["gradient_norm"], texts.texts)
     drawn = f"All {len(points):,} scored rows are drawn."
     if len(points) < len(order):
         drawn = (
@@ -75,9 +79,10 @@ def page_content(run: ScanRun) -> PageContent:
         "anchors": [[str(name), int(number)] for name, number in run.manifest.get("anchors", {}).get("order") or []],
         "charts": _chart_data(run, summaries, lengths, traits, points),
         "rows": _row_data(run, shown, shown_columns, [c.name for c in columns], list(traits), texts),
+        "shares": token_shares and {"safe_sets": token_shares.safe_sets, "rows": token_shares.data},
     }
     return PageContent(
-        run, run.status_counts(), ranking, summaries, columns, shown, texts.note, drawn, data,
+        run, run.status_counts(), ranking, summaries, columns, shown, texts.note, drawn, token_shares, data,
     )  # fmt: skip
 
 

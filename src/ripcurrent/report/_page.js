@@ -162,9 +162,9 @@
     return cell;
   };
 
-  const clipped = (name, text, length) => [
+  const clipped = (name, text, length, shares) => [
     make("h4", { text: text.length < length ? `${name}, the first ${whole.format(text.length)} of ${whole.format(length)} characters` : name }),
-    make("div", { class: "body", "data-part": name.toLowerCase(), text: text || "(empty)" }),
+    (text && shares?.body(name, text)) || make("div", { class: "body", "data-part": name.toLowerCase(), text: text || "(empty)" }),
   ];
 
   const nearest = (i) => {
@@ -177,9 +177,11 @@
   };
 
   const detail = (i, id, columns) => {
+    const shares = data.shares?.rows[i] ? window.tokenShares(data.shares.rows[i], id, { make, number, data }) : null;
     const texts = rows.response[i] === null
       ? [make("p", { class: "sub", text: "The text of this row is not available." })]
-      : [...clipped("Prompt", rows.prompt[i], rows.whole[i][0]), ...clipped("Response", rows.response[i], rows.whole[i][1])];
+      : [...clipped("Prompt", rows.prompt[i], rows.whole[i][0], shares), ...clipped("Response", rows.response[i], rows.whole[i][1], shares)];
+    const [controls, sums] = shares?.panels() ?? [];
     const facts = make("dl", { class: "numbers" });
     for (const name of Object.keys(data.columns)) {
       facts.append(make("dt", { text: name, title: data.columns[name].meaning }), make("dd", { text: number(rows.values[name][i], name) }));
@@ -188,8 +190,8 @@
       make("dt", { text: "id" }), make("dd", { class: "id", text: rows.id[i] }));
     return make("tr", { class: "detail", id }, make("td", { colspan: columns },
       make("div", { class: "parts" },
-        make("div", {}, ...texts),
-        make("div", {}, make("h4", { text: "Parts" }), facts, make("h4", { text: "Nearest anchors, by number" }), ...nearest(i)))));
+        make("div", {}, controls, ...texts),
+        make("div", {}, ...(sums ?? []), make("h4", { text: "Parts" }), facts, make("h4", { text: "Nearest anchors, by number" }), ...nearest(i)))));
   };
 
   const drawRow = (i, scores) => {
@@ -228,7 +230,7 @@
     for (let i = 0; i < count; i += 1) {
       if (status && rows.status[i] !== status) continue;
       if (group && rows.group[i] !== group) continue;
-      if (!traits.every((trait) => rows.traits[i].includes(trait))) continue;
+      if (!traits.every((trait) => trait === "shares" ? data.shares.rows[i] : rows.traits[i].includes(trait))) continue;
       if (words && String(rows.row[i]) !== words && ![rows.prompt[i], rows.response[i], rows.id[i]].some((text) => text?.toLowerCase().includes(words))) continue;
       found.push(i);
     }
@@ -275,8 +277,8 @@
   // Controls.
   const refilter = () => { state.page = 0; drawTable(); };
   byId("status").append(...[...new Set(rows.status)].map((status) => make("option", { value: status, text: status })));
-  byId("traits").append(...data.traits.map((trait) => make("button", {
-    type: "button", class: "chip", "aria-pressed": "false", "data-trait": trait, text: traitName(trait),
+  byId("traits").append(...[...data.traits, ...(data.shares ? ["shares"] : [])].map((trait) => make("button", {
+    type: "button", class: "chip", "aria-pressed": "false", "data-trait": trait, text: trait === "shares" ? "token shares" : traitName(trait),
     on: { click: ({ currentTarget }) => { currentTarget.setAttribute("aria-pressed", String(currentTarget.getAttribute("aria-pressed") !== "true")); refilter(); } },
   })));
   byId("sort").append(...["rank", "row", "status", ...Object.keys(data.columns), "traits", "text"].map((name) => make("option", { value: name, text: name })));

@@ -28,7 +28,7 @@ def render_page(content: PageContent) -> str:
     the hashes of the page's own style and scripts: anything else that might slip in neither runs nor loads.
     """
     style = _asset("_page.css")
-    scripts = [_plot_library(), _asset("_page.js")]
+    scripts = [_plot_library(), _asset("_page_tokens.js"), _asset("_page.js")]
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
