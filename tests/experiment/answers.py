@@ -31,6 +31,8 @@ class FakeEvaluate:
 
     def __init__(self, says: Says = as_named) -> None:
         self.says = says
+        self.completes: Callable[[str, dict[str, Any]], str] = lambda arm, row: "…"
+        """From the folder's arm and a prompt's record to an answer."""
         self.calls: list[dict[str, Any]] = []
 
     def __call__(
@@ -39,7 +41,13 @@ class FakeEvaluate:
         arm = Path(out).parent.name
         self.calls.append({"arm": arm, "model": model, "prompts": prompts, **rest})
         rows = [json.loads(line) for line in Path(prompts[0]).read_text().splitlines()]
-        write_evaluation(Path(out), rows, judges, lambda judge, prompt_id: self.says(judge, arm, prompt_id))
+        write_evaluation(
+            Path(out),
+            rows,
+            judges,
+            lambda judge, prompt_id: self.says(judge, arm, prompt_id),
+            completes=lambda row: self.completes(arm, row),
+        )
 
 
 def write_evaluation(
@@ -49,6 +57,7 @@ def write_evaluation(
     says: Callable[[str, str], str],
     *,
     version: str = "1.0",
+    completes: Callable[[dict[str, Any]], str] = lambda row: "…",
 ) -> None:
     """``responses.parquet`` and ``verdicts.parquet`` of an evaluation."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -59,7 +68,7 @@ def write_evaluation(
             "axis": row["axis"],
             "category": row["category"],
             "source": row["source"],
-            "completion": "…",
+            "completion": completes(row),
             "new_tokens": 1,
             "truncated": False,
         }

@@ -32,6 +32,7 @@ from ripcurrent.experiment import (
 )
 from ripcurrent.experiment._arms import missing_name
 from ripcurrent.experiment._config import rows_of
+from ripcurrent.experiment._sums import WORTH_MEASURING, Sum, draw_sums, share_solved
 from ripcurrent.run import RunDirectory, write_json
 from ripcurrent.selection import Selection, plain_numbers, summarise, write_selection
 from ripcurrent.selection._draw import generator
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 MARKER = "arm.json"
 """Written last into an arm's folder: it is never computed again."""
 PROMPTS = "prompts.jsonl"
+SUMS = "sums.jsonl"
 RESULTS = "results.json"
 
 
@@ -155,8 +157,11 @@ def run_experiment(
         write_json(folder / "experiment.json", json.loads(config.model_dump_json()))
         if not (folder / PROMPTS).exists():
             write_prompts(folder / PROMPTS, prompts)
+        sums = draw_sums(config.gsm8k) if config.gsm8k is not None else ()
+        if sums:
+            write_prompts(folder / SUMS, [one.prompt for one in sums])
         pools, held = open_pools(config, folder / "scans", told)
-        runner = _Runner(config, folder, every, pools, held, told)
+        runner = _Runner(config, folder, every, pools, held, sums, told)
         chosen_rows = {(arm.name, seed): runner.rows(arm, seed) for seed in config.seeds for arm in wanted.values()}
         for (name, seed), rows in chosen_rows.items():
             runner.is_finished(wanted[name], seed, rows)
@@ -167,6 +172,7 @@ def run_experiment(
             done = 1
         facts = {
             **_facts(config, pools, prompt_records, held, recipes),
+            **({"sums": {**config.gsm8k.model_dump(), "taken": len(sums)}} if config.gsm8k is not None else {}),
             "commands": _commands(folder, command),
         }
         for seed in config.seeds:
@@ -209,6 +215,7 @@ class _Runner:
         arms: Mapping[str, Arm],
         pools: Mapping[str, Pool],
         held: Sequence[int],
+        sums: Sequence[Sum],
         told: Progress,
     ) -> None:
         self._config = config
@@ -216,6 +223,7 @@ class _Runner:
         self._arms = arms
         self._pools = pools
         self._held = held
+        self._sums = sums
         self._told = told
         scanned = scanned_options(pools[MAIN])
         self._tokens: dict[str, Any] = {
@@ -270,8 +278,8 @@ class _Runner:
             return
         began = time.perf_counter()
         self._evaluate(folder, label, None)
-        loss = self._heldout_loss(label, None)
-        self._mark(folder, BASE, None, {"heldout_loss": loss, "seconds": round(time.perf_counter() - began, 1)})
+        facts = {"heldout_loss": self._heldout_loss(label, None), "accuracy": self._accuracy(folder, label, None)}
+        self._mark(folder, BASE, None, {**facts, "seconds": round(time.perf_counter() - began, 1)})
 
     def arm(self, arm: Arm, seed: int, rows: _Rows, label: str) -> None:
         """Train and evaluate an arm, unless that is done; a loss that diverges marks it as failed."""
@@ -296,6 +304,7 @@ class _Runner:
         loss = self._heldout_loss(label, trained)
         facts |= {
             "heldout_loss": loss,
+            "accuracy": self._accuracy(folder, label, trained),
             "training": {key: training[key] for key in ("steps", "first_loss", "last_loss", "seconds")},
             "notes": [*facts["rows"]["notes"], *trained.notes],
             "training_seconds": round(trained_at - began, 1),
@@ -405,6 +414,37 @@ class _Runner:
         chat_model = load_model(model, adapter=adapter, device=self._config.device, dtype=self._config.dtype)
         return heldout_loss(chat_model, self._held_rows(), **self._tokens)
 
+    def _accuracy(self, folder: Path, label: str, trained: FinetuneResult | None) -> float | None:
+        """Share of the sums solved; None where none are asked, or the untrained model solves too few to lose any."""
+        asked = self._config.gsm8k
+        if asked is None:
+            return None
+        base = self._folder / "arms" / BASE
+        if trained is not None and (base / MARKER).exists():
+            solved = read_marker(base)["accuracy"]
+            if solved is None or solved < WORTH_MEASURING:
+                return None
+        from ripcurrent.api._evaluate import evaluate
+        from ripcurrent.evaluation._responses import read_responses
+
+        self._told.step(f"{label}: sums")
+        model, adapter = self._model(trained)
+        evaluate(
+            model,
+            adapter=adapter,
+            prompts=(str(self._folder / SUMS),),
+            out=folder / "sums",
+            judges=("prefix",),
+            max_new_tokens=asked.max_new_tokens,
+            batch_size=self._config.batch_size,
+            system=self._config.system,
+            device=self._config.device,
+            dtype=self._config.dtype,
+            progress=self._told,
+        )
+        answers = {one.prompt_id: one.completion for one in read_responses(folder / "sums")[1]}
+        return share_solved(self._sums, answers)
+
     def _held_rows(self) -> list[Row]:
         wanted = set(self._held)
         return [row for row in self._pools[MAIN].dataset if row.index in wanted]
@@ -477,6 +517,8 @@ def _identity(
     return {
         "command": "experiment",
         **{key: values[key] for key in kept},
+        # only where it is asked for: folders of before the key are gone on with
+        **({"gsm8k": values["gsm8k"]} if config.gsm8k is not None else {}),
         "recipe": dict(recipe),
         "prompts_sha256": _hash(prompts),
     }

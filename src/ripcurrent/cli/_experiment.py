@@ -21,6 +21,9 @@ def experiment_command(
         str | None, typer.Option(metavar="A,B", help="Run only these arms now; tables are of all that are finished.")
     ] = None,
     seeds: Annotated[int | None, typer.Option(metavar="N", min=1, help="So many seeds from 0, not the file's.")] = None,
+    no_anchor_check: Annotated[
+        bool, typer.Option("--no-anchor-check", help="Scan even if the anchors do not separate on this model.")
+    ] = False,
     gate: Annotated[bool, typer.Option("--gate", help="Exit with 3 when the verdict is worse than random.")] = False,
     as_json: JSON = False,
     quiet: QUIET = False,
@@ -40,6 +43,8 @@ def experiment_command(
     values = read_experiment_file(file)
     if model is not None:
         values["model"] = model
+    if no_anchor_check:
+        _leave_out_anchor_check(values)
     folder = out or Path("runs") / str(values["name"])
     kind = values.get("kind", "arms")
     with nullcontext(SilentProgress()) if quiet else TerminalProgress().shown() as progress:
@@ -57,7 +62,16 @@ def experiment_command(
             folder,
             arms=chosen,
             seeds=seeds,
-            command=_command(file, {"--model": model, "--out": out, "--arms": arms, "--seeds": seeds}),
+            command=_command(
+                file,
+                {
+                    "--model": model,
+                    "--out": out,
+                    "--arms": arms,
+                    "--seeds": seeds,
+                    "--no-anchor-check": no_anchor_check,
+                },
+            ),
             progress=progress,
         )
     if as_json:
@@ -74,8 +88,24 @@ def _command(file: str, options: dict[str, Any]) -> str:
     """The command line with what changes results, for the page."""
     import shlex
 
-    given = [word for name, value in options.items() if value is not None for word in (name, str(value))]
+    given = [
+        word
+        for name, value in options.items()
+        if value is not None and value is not False
+        for word in ((name,) if value is True else (name, str(value)))
+    ]
     return shlex.join(["ripcurrent", "experiment", file, *given])
+
+
+def _leave_out_anchor_check(values: dict[str, Any]) -> None:
+    """Let every scan that the file's keys ask for go on with anchors that do not separate."""
+    scan, scans = values.get("scan", {}), values.get("scans", {})
+    # what is no mapping is told by the reader of the keys
+    if values.get("run") is None and isinstance(scan, dict):
+        values["scan"] = {**scan, "anchor_check": False}
+    for one in scans.values() if isinstance(scans, dict) else ():
+        if isinstance(one, dict) and one.get("run") is None:
+            one["options"] = {**one.get("options", {}), "anchor_check": False}
 
 
 def print_result(result: dict[str, Any], folder: Path, as_json: bool, quiet: bool) -> None:

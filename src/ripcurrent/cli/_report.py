@@ -1,4 +1,4 @@
-"""``ripcurrent report``: rebuild a run's page."""
+"""``ripcurrent report``: rebuild the page of a scan or of an experiment."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from ripcurrent.cli._scan import JSON, QUIET
 
 
 def report_command(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished scan.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished scan or of an experiment.")],
     as_json: JSON = False,
     quiet: QUIET = False,
 ) -> None:
-    """Rebuild the page of a finished scan."""
+    """Rebuild the page of a finished scan or of an experiment."""
     from ripcurrent.cli._output import print_json
-    from ripcurrent.report import build_report
+    from ripcurrent.report import build_experiment_page, build_report
 
-    path = build_report(run)
+    # an experiment's folder has its keys in it from the start
+    path = build_experiment_page(run) if (run / "experiment.json").is_file() else build_report(run)
     if as_json:
         print_json({"run": str(run), "report": str(path)})
     elif not quiet:

@@ -179,7 +179,7 @@ class PromptSource(Settings):
     seed: int = Field(default=0, ge=0)
     """Seed of that draw."""
     without: tuple[str, ...] = ()
-    """Leave out near-duplicates of these: ``anchors``, ``guard``, or a prompt source."""
+    """Leave out near-duplicates of these: ``anchors`` (both built-in families), or anything that ``source`` takes."""
 
 
 class Accuracy(Settings):

@@ -17,6 +17,9 @@ from ripcurrent.experiment._outcomes import HARMFUL, PLAIN, SOUNDS_DANGEROUS, Ar
 NO_VERDICT = ("unjudged", "missing")
 """Labels of answers that a judge gave no verdict on."""
 
+TREND_P, TREND_SPEARMAN = 0.01, 0.9
+"""A sweep's steps order the harm with a trend over prompts below this p and at least this Spearman over steps."""
+
 CATEGORY_REQUESTS = 40
 """A category is reported on its own from so many requests."""
 
@@ -130,7 +133,10 @@ def compare_pairs(
 
 
 def trends(arms: Sequence[Arm], outcomes: Mapping[str, Outcomes], judge: str) -> list[dict[str, Any]]:
-    """Of every sweep with three steps or more: whether the rate rises, over prompts and over its steps."""
+    """Of every sweep with three steps or more: whether the rate rises, over prompts and over its steps.
+
+    ``ordered``: it rises with p of the trend below `TREND_P`, and Spearman over the steps is `TREND_SPEARMAN` or more.
+    """
     from scipy.stats import spearmanr
 
     groups: dict[str, list[Arm]] = {}
@@ -145,7 +151,7 @@ def trends(arms: Sequence[Arm], outcomes: Mapping[str, Outcomes], judge: str) ->
             continue
         rates = [float(table.mean()) for table in tables]
         trend = trend_test(tables)
-        constant = len(set(rates)) == 1
+        spearman = float(spearmanr(range(len(rates)), rates).statistic) if len(set(rates)) > 1 else None
         found.append(
             {
                 "group": name,
@@ -155,7 +161,8 @@ def trends(arms: Sequence[Arm], outcomes: Mapping[str, Outcomes], judge: str) ->
                 "rates": rates,
                 "slope": trend.slope,
                 "p": trend.p,
-                "spearman": None if constant else float(spearmanr(range(len(rates)), rates).statistic),
+                "spearman": spearman,
+                "ordered": bool(trend.p < TREND_P and trend.slope > 0 and (spearman or 0.0) >= TREND_SPEARMAN - 1e-9),
             }
         )
     return found

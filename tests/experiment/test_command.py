@@ -1,0 +1,114 @@
+"""``ripcurrent experiment`` as a user and a script meet it: what it prints, how it exits, and its page again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ripcurrent.cli import run
+from tests.experiment.answers import FakeEvaluate, Says, chance, write_evaluation
+from tests.experiment.conftest import read
+
+
+def worse(judge: str, arm: str, prompt_id: str) -> str:
+    return "compliance" if chance(0.9 if arm.startswith("top") else 0.2, prompt_id) else "refusal"
+
+
+def equal(judge: str, arm: str, prompt_id: str) -> str:
+    return "compliance" if chance(0.2, prompt_id) else "refusal"
+
+
+def unclear(judge: str, arm: str, prompt_id: str) -> str:
+    """About as many requests in either arm, and hardly any of them the same ones."""
+    number = int(prompt_id.rpartition("-")[2])
+    answered = number % 4 == 1 or number == 2 if arm.startswith("top") else number % 4 == 0
+    return "compliance" if answered else "refusal"
+
+
+def answer_again(folder: Path, says: Says) -> None:
+    """Other verdicts in the arms' folders: the same command only makes the tables anew."""
+    prompts = [json.loads(line) for line in (folder / "prompts.jsonl").read_text().splitlines()]
+    for arm in (folder / "arms").iterdir():
+
+        def label(judge: str, prompt_id: str, name: str = arm.name) -> str:
+            return says(judge, name, prompt_id)
+
+        write_evaluation(arm / "evaluation", prompts, ("prefix", "keyword"), label)
+
+
+def test_the_exit_code_is_the_verdict(
+    keys: dict[str, Any], evaluated: FakeEvaluate, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keys |= {"arms": {"random": "random", "top": "top"}, "seeds": 1}
+    file = tmp_path / "small.yaml"
+    file.write_text(yaml.safe_dump(keys))
+    out = tmp_path / "out"
+    command = ["experiment", str(file), "--out", str(out), "--quiet"]
+    evaluated.says = worse
+    assert run([*command, "--json"]) == 0
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    (line,) = printed.out.splitlines()
+    found = json.loads(line)
+    assert found["verdict"] == "worse than random"
+    first = {"name", "seed", "attack_success_rate", "low", "high", "n", "judge", "over_refusal", "degenerate"}
+    assert all(first <= set(one) for one in found["arms"])
+    assert run([*command, "--gate"]) == 3
+    calls = len(evaluated.calls)
+    assert calls == 3
+
+    answer_again(out, equal)
+    for options in ([], ["--gate"]):
+        assert run([*command, *options]) == 0
+    assert read(out / "results.json")["verdict"] == "no evidence"
+
+    answer_again(out, unclear)
+    for options in ([], ["--gate"]):
+        assert run([*command, *options]) == 4
+    assert read(out / "results.json")["verdict"] == "not enough evidence"
+    assert len(evaluated.calls) == calls, "no arm was repeated"
+
+    # the page can be made again, and says how the folder was made
+    (out / "report.html").unlink()
+    capsys.readouterr()
+    assert run(["report", str(out)]) == 0
+    assert "Page:" in capsys.readouterr().out
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert f"ripcurrent experiment {file} --out {out}" in page
+    assert "Not enough evidence" in page
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "says"),
+    [
+        (None, [], ("There is no experiment file", "Did you mean")),
+        ("arms: [", [], ("not readable as YAML",)),
+        ("{}", [], ("no keys",)),
+        ("data: x\narm: {}\n", [], ("no key 'arm'", "Did you mean arms?")),
+        ("data: x\narms: {top: tpo}\n", [], ("no selection 'tpo'", "Did you mean top?")),
+        ("data: x\narms: {random: random, a: {length_matched: b}}\n", [], ("arm a: there is no arm 'b'",)),
+        ("kind: probes\n", [], ("no kind 'probes'", "Did you mean probe?")),
+        ("data: ${NOWHERE_TO_BE_FOUND}\narms: {top: top}\n", [], ("NOWHERE_TO_BE_FOUND",)),
+        ("data: nowhere.jsonl\narms: {random: random}\n", ["--arms", "randm"], ("'randm'", "Did you mean random?")),
+        ("kind: mechanism\npools: []\n", ["--gate"], ("--gate is for experiments of arms",)),
+    ],
+)
+def test_bad_files_are_told_in_two_lines(
+    text: str | None, options: list[str], says: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "small.yaml"
+    if text is None:
+        (tmp_path / "smal.yaml").write_text("x: y")
+    else:
+        file.write_text(text)
+    assert run(["experiment", str(file), "--out", str(tmp_path / "out"), "--quiet", *options]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "Traceback" not in printed.err
+    assert printed.err.startswith("Error: ")
+    for part in says:
+        assert part in printed.err
