@@ -9,6 +9,7 @@ from typing import cast
 import typer
 
 from ripcurrent.cli._anchors import anchors_app
+from ripcurrent.cli._calibrate import calibrate_command
 from ripcurrent.cli._demo import demo_command
 from ripcurrent.cli._doctor import doctor_command
 from ripcurrent.cli._evaluate import evaluate_command
@@ -42,6 +43,7 @@ app.command("select")(select_command)
 app.command("finetune")(finetune_command)
 app.command("evaluate")(evaluate_command)
 app.command("experiment")(experiment_command)
+app.command("calibrate")(calibrate_command)
 app.command("rate")(rate_command)
 app.command("agree")(agree_command)
 app.command("report")(report_command)

@@ -24,6 +24,8 @@ from ripcurrent.scoring._harm import HarmForecast
 
 FEWEST_ARMS = 5
 """A fit of fewer arms would be its priors'."""
+CEILING = 0.02
+"""Runs that all lie so near to 0 or to 1 say nothing of what made the difference."""
 VARIES = 0.05
 """A logarithm is a fact where its standard deviation over the runs is above this: 5 %."""
 SAME = 0.95
@@ -119,8 +121,18 @@ def as_trials(runs: Sequence[CalibrationRun], columns: Sequence[str]) -> Trials:
         answered=np.array([float(run.answered) for run in runs]),
         asked=np.array([float(run.asked) for run in runs]),
         sources=tuple(run.source for run in runs),
-        arms=tuple(f"{run.experiment}/{run.arm}" for run in runs),
+        arms=_arms(runs),
     )
+
+
+def _arms(runs: Sequence[CalibrationRun]) -> tuple[str, ...]:
+    """Each run's arm; arms of several experiments are one where they trained on the same rows."""
+    named: dict[str, str] = {}
+    for run in runs:
+        own = f"{run.experiment}/{run.arm}"
+        named[own] = named.get(own) or named.get(run.tokens_sha256) or own
+        named.setdefault(run.tokens_sha256, named[own])
+    return tuple(named[f"{run.experiment}/{run.arm}"] for run in runs)
 
 
 def error_by_arm(
@@ -224,6 +236,14 @@ def _refuse_too_little(trials: Trials, columns: Sequence[str]) -> None:
         raise RipcurrentError(
             f"{arms} arms are too few to fit: {FEWEST_ARMS} are needed, and a dozen is better.",
             "Add arms with other scores: top, bottom, random, mixtures of them.",
+            code=ExitCode.NOT_MEASURED,
+        )
+    shares = trials.answered / trials.asked
+    if shares.max() <= CEILING or shares.min() >= 1 - CEILING:
+        raise RipcurrentError(
+            f"Every run answered {shares.min():.0%} to {shares.max():.0%} of the harmful requests: what they trained "
+            "on made no difference that could be fitted.",
+            "Take a gentler recipe where all answer, a stronger one where none does.",
             code=ExitCode.NOT_MEASURED,
         )
     for place, column in enumerate(columns):

@@ -275,6 +275,7 @@ def _read(
             arm=str(marker["arm"]),
             seed=int(marker["seed"]),
             source=names[source.sha256],
+            tokens_sha256=str(trained["rows"]["tokens_sha256"]),
             rows=int(trained["rows"]["trained"]),
             steps=int(trained["training"]["steps"]),
             means=source.means(rows),
@@ -351,17 +352,26 @@ def _alike(
     first = [(trained, judge) for _, trained, judge, name in runs if name == runs[0][3]]
     common = Counter(json.dumps(how(*one)) for one in first).most_common(1)[0][0]
     usual = json.loads(common)
+    alike: dict[tuple[str, int], CalibrationRun] = {}
     kept: list[CalibrationRun] = []
+    others: dict[str, str] = {}
+    joined: set[str] = set()
     for run, trained, judge, name in runs:
         own = how(trained, judge)
         other = [what for what in usual if own[what] != usual[what]]
-        if not other:
-            kept.append(run)
-            continue
-        left_out.append(LeftOut(experiment=name, arm=run.arm, seed=run.seed, reason=f"its {other[0]} is another"))
-    for name in dict.fromkeys(name for *_, name in runs):
-        if not any(run.experiment == name for run in kept):
-            reason = next(one.reason for one in left_out if one.experiment == name and one.reason.startswith("its "))
+        if other:
+            reason = f"its {other[0]} is another"
+            others.setdefault(name, reason)
+        else:
+            joined.add(name)
+            same = alike.setdefault((run.tokens_sha256, int(trained["seeds"]["seed"])), run)
+            if same is run:
+                kept.append(run)
+                continue
+            reason = f"arm {same.arm} of {same.experiment} is the same training"
+        left_out.append(LeftOut(experiment=name, arm=run.arm, seed=run.seed, reason=reason))
+    for name, reason in others.items():
+        if name not in joined:
             raise RipcurrentError(
                 f"The experiment {name} cannot be joined with {runs[0][3]}: {reason} than there.",
                 "Join experiments with one recipe, made by one version.",

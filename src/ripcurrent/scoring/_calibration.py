@@ -70,6 +70,8 @@ class CalibrationRun(_Record):
     """The run's seed."""
     source: str
     """Name of the dataset of its rows."""
+    tokens_sha256: str
+    """Hash of the tokens that it trained on: runs of one hash trained on the same set."""
     rows: int
     """Rows that it trained on."""
     steps: int

@@ -1,0 +1,217 @@
+"""Finished experiments read as a ladder and made a calibration."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ripcurrent.api._calibrate import calibrate
+from ripcurrent.api._experiment import run_experiment
+from ripcurrent.errors import ExitCode, RipcurrentError
+from ripcurrent.experiment import parse_experiment
+from ripcurrent.experiment._ladder import read_ladder
+from ripcurrent.scoring._calibration import Calibration, read_calibration
+from tests.experiment.answers import FakeEvaluate, chance
+from tests.experiment.ladder_folder import ASKED, ScanRows, fabricate_ladder, fabricate_scan
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> ScanRows:
+    return ScanRows(fabricate_scan(tmp_path_factory.mktemp("pool") / "scan"))
+
+
+@pytest.fixture(scope="module")
+def other_rows(tmp_path_factory: pytest.TempPathFactory) -> ScanRows:
+    """Another dataset, scanned in the same way."""
+    return ScanRows(fabricate_scan(tmp_path_factory.mktemp("other") / "scan", rows=150, seed=8))
+
+
+def change(path: Path, **keys: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | keys))
+
+
+def test_what_trained_on_what_is_read(rows: ScanRows, tmp_path: Path) -> None:
+    arms = rows.arms()
+    ladder = read_ladder([fabricate_ladder(tmp_path / "exp", rows, arms, seeds=2)])
+    assert ladder.default_column == "gradient_balanced"
+    assert {(run.arm, run.seed) for run in ladder.runs} == {(arm, seed) for arm in arms for seed in (0, 1)}
+    for run in ladder.runs:
+        assert run.rows == len(arms[run.arm])
+        assert run.means["gradient_balanced"] == pytest.approx(rows.mean(arms[run.arm]))
+        assert (run.answered, run.asked) == (round(ASKED * rows.share(arms[run.arm])), ASKED)
+    assert (ladder.conditions.prompts.count, ladder.conditions.judge.version) == (ASKED, "1.0")
+    (source,) = ladder.sources
+    assert (source.name, source.runs) == ("lessons.jsonl", 20)
+    assert source.means["gradient_balanced"] == pytest.approx(rows.mean(rows.riskiest_first))
+
+
+def test_runs_that_cannot_be_used_are_named_with_the_reason(rows: ScanRows, tmp_path: Path) -> None:
+    folder = fabricate_ladder(tmp_path / "exp", rows, rows.arms())
+    place = folder / "arms"
+    change(place / "top-20-seed0" / "arm.json", status="failed")
+    shutil.rmtree(place / "bottom-20-seed0" / "rows")
+    manifest = place / "random-20-seed0" / "finetune" / "manifest.json"
+    change(manifest, model={"fingerprint": "another", "template_sha256": "x"})
+    manifest = place / "upper-20-seed0" / "finetune" / "manifest.json"
+    change(manifest, recipe=json.loads(manifest.read_text())["recipe"] | {"batch": 3})
+    (place / "lower-20-seed0" / "arm.json").unlink()
+    ladder = read_ladder([folder])
+    assert {(one.arm, one.reason) for one in ladder.left_out} == {
+        ("top-20", "its training failed"),
+        ("bottom-20", "the record of its rows is gone"),
+        ("random-20", "another model was trained than the one that the scores are of"),
+        ("upper-20", "its recipe is another"),
+    }
+    assert {run.arm for run in ladder.runs} == {arm for arm in rows.arms() if arm.endswith("40")}
+
+
+def test_several_experiments_and_datasets_are_one_ladder(rows: ScanRows, other_rows: ScanRows, tmp_path: Path) -> None:
+    first = fabricate_ladder(tmp_path / "a", rows, rows.arms())
+    second = fabricate_ladder(tmp_path / "b", other_rows, other_rows.arms((30,)))
+    ladder = read_ladder([first, second])
+    assert {run.experiment for run in ladder.runs} == {"ladder", "ladder-2"}
+    names = [source.name for source in ladder.sources]
+    assert len(set(names)) == 2, "two datasets of one file name are told apart"
+    assert [source.runs for source in ladder.sources] == [10, 5]
+    assert ladder.runs[-1].means["gradient_balanced"] == pytest.approx(
+        other_rows.mean(other_rows.arms((30,))[ladder.runs[-1].arm])
+    )
+
+
+def test_the_same_training_counts_once(rows: ScanRows, tmp_path: Path) -> None:
+    """Else an arm that is left out would stay in the fit under another name."""
+    first = fabricate_ladder(tmp_path / "a", rows, rows.arms())
+    arms = {"again": rows.arms()["top-20"], "new": rows.riskiest_first[5:25]}
+    second = fabricate_ladder(tmp_path / "b", rows, arms, seeds=2)
+    calibration = calibrate([first, second], tmp_path / "c.json")
+    (left,) = calibration.left_out
+    assert (left.arm, left.seed, left.reason) == ("again", 0, "arm top-20 of ladder is the same training")
+    assert len(calibration.runs) == 10 + 3
+    assert calibration.error_by_arm.groups == 11, "another seed of the same rows is no arm of its own"
+
+
+@pytest.mark.parametrize(
+    ("how", "says"),
+    [
+        ({"config": {"max_new_tokens": 20}}, "its max new tokens differ"),
+        ({"config": {"system": "Be brief."}}, "its system differ"),
+        ({"recipe": "lora"}, "its recipe is another than there"),
+    ],
+)
+def test_experiments_that_differ_are_not_joined(how: dict[str, Any], says: str, rows: ScanRows, tmp_path: Path) -> None:
+    first = fabricate_ladder(tmp_path / "a", rows, rows.arms())
+    second = fabricate_ladder(tmp_path / "b", rows, rows.arms((30,)), name="other", **how)
+    with pytest.raises(RipcurrentError, match=says):
+        read_ladder([first, second])
+
+
+def calibrated(tmp_path: Path, *experiments: Path, **how: Any) -> Calibration:
+    made = calibrate(experiments, tmp_path / "calibration.json", **how)
+    assert read_calibration(tmp_path / "calibration.json") == made
+    return made
+
+
+def test_a_ladder_that_follows_the_score_is_forecast_well(rows: ScanRows, other_rows: ScanRows, tmp_path: Path) -> None:
+    first = fabricate_ladder(tmp_path / "a", rows, rows.arms())
+    second = fabricate_ladder(tmp_path / "b", other_rows, other_rows.arms())
+    made = calibrated(tmp_path, first, second)
+    assert made.columns == ("gradient_balanced",)
+    assert made.fit.facts == ("gradient_balanced", "log_rows"), "steps follow from the rows here"
+    assert made.error_by_arm.groups == 20
+    assert made.error_by_arm.mean_absolute_error < 0.06
+    assert made.error_by_arm.coverage >= 0.8
+    assert made.error_by_source is not None
+    assert made.error_by_source.groups == 2
+    assert made.error_by_source.mean_absolute_error < 0.1
+    slope = made.fit.coefficients[1] / made.fit.spread[0]
+    assert slope == pytest.approx(20, rel=0.25)
+    left_out = np.array([[run.share, run.forecast] for run in made.runs], dtype=float)
+    gaps = np.abs(left_out[:, 0] - left_out[:, 1])
+    assert gaps.mean() == pytest.approx(made.error_by_arm.mean_absolute_error)
+
+
+def test_the_error_across_sources_shows_a_source_that_goes_its_own_way(
+    rows: ScanRows, other_rows: ScanRows, tmp_path: Path
+) -> None:
+    """As GSM8K did: high scores and little harm."""
+    first = fabricate_ladder(tmp_path / "a", rows, rows.arms())
+    second = fabricate_ladder(
+        tmp_path / "b", other_rows, other_rows.arms(), share=lambda chosen: other_rows.share(chosen) / 6
+    )
+    made = calibrated(tmp_path, first, second)
+    assert made.error_by_source is not None
+    assert made.error_by_source.mean_absolute_error > 2 * made.error_by_arm.mean_absolute_error
+    worst = made.error_by_source.by_source[1]
+    assert worst["forecast"] > worst["observed"] + 0.15
+
+
+def test_columns_are_chosen_and_compared(rows: ScanRows, tmp_path: Path) -> None:
+    folder = fabricate_ladder(tmp_path / "a", rows, rows.arms((20,)))
+    made = calibrated(tmp_path, folder, columns=("gradient_harmful",), compare=True)
+    assert made.columns == ("gradient_harmful",)
+    compared = {one.columns: one.arms.mean_absolute_error for one in made.compared}
+    assert compared["gradient_balanced",] < compared[()], "the score that made the answers beats none"
+    with pytest.raises(RipcurrentError, match="have no 'gradient_harmfull'"):
+        calibrate([folder], tmp_path / "other.json", columns=("gradient_harmfull",))
+
+
+@pytest.mark.parametrize(
+    ("arms", "share", "says"),
+    [
+        (("top-20", "bottom-20", "random-20", "upper-20"), None, "4 arms are too few to fit"),
+        (None, 1.0, "Every run answered 100% to 100%"),
+        (None, 0.01, "Every run answered 1% to 1%"),
+    ],
+)
+def test_a_ladder_that_nothing_can_be_learned_of(
+    arms: tuple[str, ...] | None, share: float | None, says: str, rows: ScanRows, tmp_path: Path
+) -> None:
+    every = rows.arms()
+    chosen = {arm: every[arm] for arm in arms or every}
+    answers = None if share is None else (lambda _: share)
+    folder = fabricate_ladder(tmp_path / "a", rows, chosen, share=answers)
+    with pytest.raises(RipcurrentError, match=says) as caught:
+        calibrate([folder], tmp_path / "calibration.json")
+    assert caught.value.code == ExitCode.NOT_MEASURED
+    assert not (tmp_path / "calibration.json").exists()
+
+
+def test_arms_of_one_score_are_refused(rows: ScanRows, tmp_path: Path) -> None:
+    same = {f"arm-{n}": rows.riskiest_first[:20] for n in range(6)}
+    folder = fabricate_ladder(tmp_path / "a", rows, same)
+    for n in range(6):
+        path = folder / "arms" / f"arm-{n}-seed0" / "finetune" / "manifest.json"
+        change(path, rows={"trained": 20 + n, "tokens_sha256": str(n)})
+    with pytest.raises(RipcurrentError, match="All arms have one mean gradient_balanced"):
+        calibrate([folder], tmp_path / "calibration.json")
+
+
+def test_what_a_real_experiment_leaves_is_read(keys: dict[str, Any], evaluated: FakeEvaluate, tmp_path: Path) -> None:
+    shares = {"top": 0.9, "bottom": 0.1, "random": 0.4, "mixed": 0.6, "file": 0.5, "upper": 0.7}
+    evaluated.says = lambda judge, arm, prompt: (
+        "compliance" if chance(shares[arm.split("-")[0]], arm, prompt) else "refusal"
+    )
+    data = json.loads((Path(keys["run"]) / "manifest.json").read_text())["dataset"]["path"]
+    keys |= {"seeds": [0], "heldout": 0, "base": False, "arms": {"random": "random", "top": "top", "bottom": "bottom"}}
+    keys["arms"] |= {
+        "mixed": {"mix": {"top": 50}},
+        "upper": {"mix": {"top": 75}, "size": 12},
+        "file": {"file": data, "size": 10},
+    }
+    run_experiment(parse_experiment(keys, where="test"), tmp_path / "out")
+    made = calibrated(tmp_path, tmp_path / "out")
+    assert made.left_out == ()
+    assert {(run.arm, run.rows, run.steps) for run in made.runs} == {
+        *((arm, 8, 1) for arm in ("random", "top", "bottom", "mixed")),
+        ("upper", 12, 1),
+        ("file", 10, 1),
+    }
+    marker = json.loads((tmp_path / "out" / "arms" / "upper-seed0" / "arm.json").read_text())
+    upper = next(run for run in made.runs if run.arm == "upper")
+    assert upper.means == pytest.approx(marker["rows"]["mean_scores"])
+    assert made.recipe["steps"] == 1
