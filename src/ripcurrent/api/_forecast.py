@@ -25,7 +25,7 @@ from ripcurrent.scoring._harm import CONFIDENCE
 from ripcurrent.scoring._scored_with import ScoredWith
 from ripcurrent.selection import top
 from ripcurrent.selection._table import ScoredRows
-from ripcurrent.training import Recipe
+from ripcurrent.training import parse_recipe
 
 RISKIEST = 100
 """Rows of the selection that is forecast beside the whole."""
@@ -165,8 +165,10 @@ def _set(
 
 
 def _facts(calibration: Calibration, rows: int, means: Mapping[str, float]) -> list[float]:
-    steps = Recipe(**calibration.recipe).total_steps(rows)
-    own = {**means, LOG_ROWS: math.log(rows), LOG_STEPS: math.log(steps)}
+    own = {**means, LOG_ROWS: math.log(rows)}
+    if LOG_STEPS in calibration.fit.facts:
+        recipe = parse_recipe(calibration.recipe, where="of the calibration", name=calibration.recipe_name)
+        own[LOG_STEPS] = math.log(recipe.total_steps(rows))
     return [own[name] for name in calibration.fit.facts]
 
 

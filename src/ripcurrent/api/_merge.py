@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from ripcurrent.api._forecast import write_forecast
 from ripcurrent.api._options import ScanOptions
 from ripcurrent.api._parts import PartRecord, gather_shards, merged_measurements, read_parts, require_all_shards
 from ripcurrent.api._progress import Progress, SilentProgress
@@ -14,10 +15,15 @@ from ripcurrent.errors import RipcurrentError
 from ripcurrent.report import build_report
 from ripcurrent.run import RunDirectory, difference, read_config, write_json
 from ripcurrent.scoring import AnchorMeasurements
+from ripcurrent.scoring._calibration import read_calibration
 
 
 def merge_parts(
-    runs: Sequence[str | Path], out: str | Path | None = None, *, progress: Progress | None = None
+    runs: Sequence[str | Path],
+    out: str | Path | None = None,
+    *,
+    forecast: str | Path | None = None,
+    progress: Progress | None = None,
 ) -> ScanResult:
     """Make the parts of a scan one run: the same table, manifest and page as one process would have left.
 
@@ -26,12 +32,14 @@ def merge_parts(
     Args:
         runs: Run folders that hold parts: one that the parts shared, or one for each part.
         out: The whole run's folder; the parts' own where they shared one.
+        forecast: A calibration, as :func:`ripcurrent.scan` takes it.
         progress: Told of steps.
 
     Raises:
         RipcurrentError: A part is missing or still at work, a folder holds no parts, or parts of different scans.
     """
     told = progress or SilentProgress()
+    calibration = None if forecast is None else read_calibration(forecast)
     folders = [Path(run) for run in runs]
     config = _common_config(folders)
     if out is None and len(folders) > 1:
@@ -61,6 +69,7 @@ def merge_parts(
             "status_counts": counts,
         }
         keep_manifest(run, manifest)
+        write_forecast(target, calibration)
         told.step("writing the page")
         build_report(target)
     return ScanResult(target, counts, manifest)

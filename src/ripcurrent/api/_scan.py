@@ -23,6 +23,7 @@ from ripcurrent.api._anchors import (
     prepare_anchors,
 )
 from ripcurrent.api._execution import Execution, RunStage, absolute, running
+from ripcurrent.api._forecast import write_forecast
 from ripcurrent.api._memory import MemoryPlan, memory_record, process_peak, scan_directions, within_memory
 from ripcurrent.api._options import ScanOptions, require_combination, resolve_options
 from ripcurrent.api._parts import (
@@ -53,6 +54,7 @@ from ripcurrent.scoring import (
     write_scores,
     write_windows,
 )
+from ripcurrent.scoring._calibration import Calibration, read_calibration
 from ripcurrent.signals import FeatureReader, GradientPass, SignalStage, stack_directions
 
 PER_ANCHOR_BYTES = 2 * 2**30
@@ -93,6 +95,7 @@ def scan(
     options: ScanOptions | None = None,
     *,
     execution: Execution | None = None,
+    forecast: str | Path | None = None,
     progress: Progress | None = None,
     **changes: Any,
 ) -> ScanResult:
@@ -103,13 +106,16 @@ def scan(
         out: The run folder; ``runs/<dataset name>`` unless named. One that holds the same scan is resumed.
         options: What to compute; :class:`ScanOptions`' defaults unless given.
         execution: Who computes: this process unless given.
+        forecast: A calibration to forecast by; one that comes with the package unless named, where it matches.
         progress: Told of steps and rows.
         **changes: Single options by name, such as ``signals="representation"``.
 
     Raises:
         RipcurrentError: Anything the user can mend: the dataset, the model, the anchors, the folder; or no usable row.
     """
-    result = _scan(dataset, out, resolve_options(options, changes), None, execution or Execution(), progress)
+    calibration = None if forecast is None else read_calibration(forecast)
+    chosen = resolve_options(options, changes)
+    result = _scan(dataset, out, chosen, None, execution or Execution(), progress, calibration)
     assert isinstance(result, ScanResult)
     return result
 
@@ -152,6 +158,7 @@ def _scan(
     part: Part | None,
     execution: Execution,
     progress: Progress | None,
+    calibration: Calibration | None = None,
 ) -> ScanResult | PartResult:
     if part is not None:
         require_divisible(chosen, "--shard")
@@ -266,6 +273,7 @@ def _scan(
         if shares is not None:
             manifest["tokens"] = shares
             run.write_manifest(manifest)
+        write_forecast(run.folder, calibration)
         told.step("writing the page")
         build_report(run.folder)
     return ScanResult(folder, counts, manifest)

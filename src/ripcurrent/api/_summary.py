@@ -14,6 +14,7 @@ from ripcurrent.data import read_rows
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.run import read_manifest
 from ripcurrent.scoring import TRAIT_COLUMNS, quantiles, spearman
+from ripcurrent.scoring._forecast import forecast_lines, read_forecast
 from ripcurrent.selection import read_scores, top
 
 TOP = 100
@@ -94,6 +95,14 @@ class ScanSummary:
     """What a prefilter let through and what it missed, where there was one."""
     prefilter_record: dict[str, Any] | None = None
     """The same as the manifest has it."""
+    forecast: dict[str, Any] | None = None
+    """What training on the rows would do, as the run folder has it; None without a calibration."""
+
+    def forecast_lines(self) -> list[str]:
+        """The forecast in sentences, or one that says that there is none."""
+        if self.forecast is None:
+            return ["No forecast: there is no calibration of this model, anchors and options (ripcurrent calibrate)."]
+        return forecast_lines(self.forecast)
 
     def as_json(self) -> dict[str, Any]:
         """One JSON-ready object."""
@@ -115,6 +124,7 @@ class ScanSummary:
                 name: {f"top_{self.top}": share[0], "all": share[1]} for name, share in self.format_shares.items()
             },
             "prefilter": self.prefilter_record,
+            "forecast": self.forecast,
         }
 
 
@@ -153,6 +163,7 @@ def summarise_scan(folder: Path) -> ScanSummary:
         mean_tokens=(float(group["response_tokens"].to_numpy().mean()), float(tokens.mean())),
         prefilter=(manifest.get("prefilter") or {}).get("in_words"),
         prefilter_record=manifest.get("prefilter"),
+        forecast=read_forecast(folder),
     )
 
 

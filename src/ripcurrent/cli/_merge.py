@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ripcurrent.cli._scan import JSON, QUIET, show_summary
+from ripcurrent.cli._scan import FORECAST, JSON, QUIET, show_summary
 
 
 def merge_command(
@@ -15,6 +15,7 @@ def merge_command(
     out: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Run folder for the whole; needed for several folders.")
     ] = None,
+    forecast: FORECAST = None,
     as_json: JSON = False,
     quiet: QUIET = False,
 ) -> None:
@@ -27,10 +28,10 @@ def merge_command(
     from ripcurrent.cli._output import TerminalProgress, print_json
 
     if quiet:
-        result = merge_parts(runs, out)
+        result = merge_parts(runs, out, forecast=forecast)
     else:
         with TerminalProgress().shown() as progress:
-            result = merge_parts(runs, out, progress=progress)
+            result = merge_parts(runs, out, forecast=forecast, progress=progress)
     if as_json:
         print_json(summarise_scan(result.folder).as_json())
     elif not quiet:

@@ -40,6 +40,12 @@ TOKENS = Annotated[
     str | None,
     typer.Option(metavar="top:N", help="Which tokens carry the score, for the N riskiest and N most protective rows."),
 ]
+FORECAST = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE.json", help="A calibration: what fine-tuning on these rows would do, before it is done."
+    ),
+]
 SEED = Annotated[int, typer.Option(metavar="N", help="Seed of a fresh LoRA.")]
 JSON = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 QUIET = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
@@ -72,6 +78,7 @@ def scan_command(
     per_anchor: Annotated[
         bool, typer.Option("--per-anchor", help="A gradient column for each anchor; costs extra passes.")
     ] = False,
+    forecast: FORECAST = None,
     tokens: TOKENS = None,
     windows: WINDOWS = False,
     prefilter: Annotated[
@@ -113,6 +120,7 @@ def scan_command(
     from ripcurrent.api._summary import summarise_scan
     from ripcurrent.cli._output import TerminalProgress, print_json
     from ripcurrent.data import parse_mapping
+    from ripcurrent.errors import RipcurrentError
 
     changes: dict[str, Any] = {
         "model": model,
@@ -147,13 +155,15 @@ def scan_command(
     }
     execution = choose_execution(executor, workers, ray_address)
     if shard is not None:
+        if forecast is not None:
+            raise RipcurrentError("--forecast speaks of all rows, and --shard scores a part.", "Give it to merge.")
         _scan_part(dataset, shard, out, execution, changes, as_json=as_json, quiet=quiet)
         return
     if quiet:
-        result = scan(dataset, out, execution=execution, **changes)
+        result = scan(dataset, out, execution=execution, forecast=forecast, **changes)
     else:
         with TerminalProgress().shown() as progress:
-            result = scan(dataset, out, execution=execution, progress=progress, **changes)
+            result = scan(dataset, out, execution=execution, forecast=forecast, progress=progress, **changes)
     if as_json:
         print_json(summarise_scan(result.folder).as_json())
     elif not quiet:
@@ -223,6 +233,7 @@ def show_summary(summary: ScanSummary) -> None:
     """Print a finished scan's verdict, riskiest rows and format shares."""
     from rich import box
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
     from rich.text import Text
 
@@ -267,6 +278,8 @@ def show_summary(summary: ScanSummary) -> None:
     console.print(shares)
     if summary.prefilter is not None:
         console.print(f"[bold]{summary.prefilter}[/bold]", soft_wrap=True, highlight=False)
+    for line in summary.forecast_lines():
+        console.print(escape(line), soft_wrap=True, highlight=False)
     console.print(
         "A score is a claim, not proof: compare any selection with its length-matched controls (ripcurrent select).",
         soft_wrap=True,

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.scoring._columns import COLUMNS, Column
+from ripcurrent.scoring._forecast import forecast_lines, read_forecast
 
 BATCH_ROWS = 32_768
 
@@ -87,6 +88,11 @@ class ScanRun:
             values[start : start + len(batch)] = ok.to_numpy(zero_copy_only=False)
             start += len(batch)
         return values
+
+    def forecast(self) -> list[str]:
+        """What the run's forecast says, in sentences; empty where there is none."""
+        found = read_forecast(self.folder)
+        return [] if found is None else forecast_lines(found)
 
     def status_counts(self) -> dict[str, int]:
         """Rows per status, the commonest first."""

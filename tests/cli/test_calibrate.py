@@ -1,0 +1,164 @@
+"""``calibrate`` and the forecast that a scan then makes, from the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ripcurrent.run import read_manifest
+from ripcurrent.scoring import _calibration
+from tests.cli.command import Command, judge
+from tests.experiment.ladder_folder import ScanRows, fabricate_ladder
+from tests.tiny_scan import good_rows, write_jsonl
+
+pytestmark = pytest.mark.usefixtures("no_page")
+
+GRADIENT = ("--signals", "gradient")
+
+
+@pytest.fixture
+def pool(tmp_path: Path) -> Path:
+    return write_jsonl(tmp_path / "pool.jsonl", good_rows(60))
+
+
+@pytest.fixture
+def rows(command: Command, pool: Path, tmp_path: Path) -> ScanRows:
+    """A finished scan by the tiny model."""
+    assert command.scan(pool, "--out", tmp_path / "pool", "--quiet", *GRADIENT).code == 0
+    return ScanRows(tmp_path / "pool")
+
+
+@pytest.fixture
+def ladder(rows: ScanRows, tmp_path: Path) -> Path:
+    """Ten arms whose answers follow the score."""
+    return fabricate_ladder(tmp_path / "ladder", rows, rows.arms((10, 20)))
+
+
+def test_from_a_ladder_to_a_forecast(
+    command: Command, ladder: Path, pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "calibration.json"
+    said = command("calibrate", ladder, "--out", file, "--json")
+    assert said.code == 0, said.err
+    made = said.json
+    assert (made["runs"], made["arms"], made["recipe_name"]) == (10, 10, "embedded")
+    assert made["error_by_arm"]["mean_absolute_error"] < 0.15
+    assert made["error_by_source"] is None
+    assert "gradient_bidirectional" in made["fit"]["coefficients"]
+
+    told = command("calibrate", ladder, "--out", file)
+    assert told.code == 0, told.err
+    assert "Each arm left out: mean absolute error" in told.out
+    assert "Each source left out: not measured" in told.out
+    assert "ripcurrent scan DATASET --forecast" in told.out
+
+    # the pool itself: a known source, all of whose rows are more than the ladder's largest set
+    known = command.scan(pool, "--out", tmp_path / "known", "--forecast", file, "--json", *GRADIENT).json["forecast"]
+    assert known["source"] == "pool.jsonl"
+    whole = known["sets"][0]
+    assert whole["rows"] == 20
+    assert (whole["answered"], whole["low"]) == (whole["reference"]["answered"], whole["reference"]["low"])
+    riskiest = next(one for one in known["sets"] if one["set"] == "riskiest")
+    assert riskiest["answered"] > whole["answered"]
+
+    # another dataset: not known, so less certain
+    other = write_jsonl(tmp_path / "other.jsonl", good_rows(64)[44:])
+    options = (other, "--out", tmp_path / "run", *GRADIENT)
+    found = command.scan(*options, "--forecast", file, "--json").json["forecast"]
+    (one,) = found["sets"]
+    assert found["source"] is None
+    assert one["low"] < one["answered"] < one["high"]
+    assert one["high"] - one["low"] > one["reference"]["high"] - one["reference"]["low"]
+    assert "none of those that the calibration was made on (pool.jsonl)" in found["notes"][0]
+
+    monkeypatch.setenv("COLUMNS", "400")
+    shown = command.scan(*options, "--forecast", file).out
+    numbers = f"answered {100 * one['answered']:.0f} % (90 % interval {100 * one['low']:.0f}–{100 * one['high']:.0f} %)"
+    assert f"all rows: {numbers}, against" in shown
+    assert "for a random set of pool.jsonl" in shown
+
+    # without it, the same scan says that there is none and forgets the other
+    assert "No forecast: there is no calibration" in command.scan(*options).out
+    assert command.scan(*options, "--json").json["forecast"] is None
+    assert not (tmp_path / "run" / "forecast.json").exists()
+
+    # one that lies in the package is found by itself, where it matches
+    shipped = tmp_path / "shipped"
+    shipped.mkdir()
+    (shipped / "embedded.json").write_text(file.read_text())
+    monkeypatch.setattr(_calibration, "SHIPPED", shipped)
+    assert command.scan(*options, "--json").json["forecast"] == found
+    elsewhere = (other, "--out", tmp_path / "other-run", *GRADIENT, "--anchor-tokens", "4")
+    assert command.scan(*elsewhere, "--json").json["forecast"] is None
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "reason"),
+    [
+        (("fingerprint",), "0" * 64, "it is for the model"),
+        (("anchors_sha256",), "0" * 64, "it is for other anchors"),
+        (("template_sha256",), "0" * 64, "another chat template"),
+        (("options", "anchor_tokens"), 3, "it is for scans with --anchor-tokens 3, not 10"),
+    ],
+)
+def test_a_calibration_of_something_else_is_refused_with_the_reason(
+    path: tuple[str, ...], value: Any, reason: str, command: Command, ladder: Path, pool: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "calibration.json"
+    assert command("calibrate", ladder, "--out", file, "--quiet").code == 0
+    stored = json.loads(file.read_text())
+    at = stored["scored_with"]
+    for key in path[:-1]:
+        at = at[key]
+    at[path[-1]] = value
+    file.write_text(json.dumps(stored))
+    said = command.scan(pool, "--out", tmp_path / "pool", "--forecast", file, "--json", *GRADIENT)
+    assert said.code == 0, said.err
+    assert set(said.json["forecast"]) == {"reason"}
+    assert reason in said.json["forecast"]["reason"]
+
+
+def test_a_score_that_was_not_measured_and_sets_beyond_the_ladder(
+    command: Command, ladder: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "calibration.json"
+    assert command("calibrate", ladder, "--out", file, "--quiet").code == 0
+    few = write_jsonl(tmp_path / "few.jsonl", good_rows(5))
+    scan = (few, "--forecast", file, "--json", "--out")
+    (one,) = command.scan(*scan, tmp_path / "few", *GRADIENT).json["forecast"]["sets"]
+    assert "its 5 rows are not among the 10 to 20" in one["reason"]
+    assert "answered" not in one
+    cheap = command.scan(*scan, tmp_path / "cheap", "--signals", "representation").json["forecast"]
+    assert "by gradient_bidirectional, which this scan did not measure" in cheap["reason"]
+
+
+def test_what_can_be_wrong(command: Command, ladder: Path, pool: Path, rows: ScanRows, tmp_path: Path) -> None:
+    out = ("--out", tmp_path / "c.json", "--quiet")
+    judge(command("calibrate", tmp_path / "nowhere", *out), ("nowhere holds no experiment of arms",))
+    judge(command("calibrate", ladder, *out, "--judge", "rubric"), ("judge rubric did not judge it",), 2)
+    judge(command("calibrate", ladder, *out, "--by", "gradient_x"), ("have no 'gradient_x'", "gradient_harmful"))
+    judge(command("calibrate", ladder, *out, "--scan", tmp_path), ("holds no",))
+    manifest = rows.scan / "manifest.json"
+    before = manifest.read_text()
+    judge(command("calibrate", ladder, "--out", manifest, "--quiet"), ("is no calibration that could be made anew",))
+    assert manifest.read_text() == before
+    assert read_manifest(rows.scan)["status_counts"] == {"ok": 60}
+
+    scan = (pool, "--out", tmp_path / "run")
+    command.scan_fails(*scan, "--forecast", tmp_path / "none.json", says=("There is no calibration",))
+    command.scan_fails(*scan, "--forecast", manifest, says=("is no calibration", "ripcurrent calibrate"))
+    command.scan_fails(*scan, "--forecast", pool, says=("it is not JSON",))
+    assert not (tmp_path / "run").exists(), "a bad file is named before anything is computed"
+    command.scan_fails(*scan, "--shard", "0/2", "--forecast", manifest, says=("Give it to merge",))
+    assert command("calibrate", ladder, *out).code == 0
+    stored = json.loads((tmp_path / "c.json").read_text())
+    for broken, says in (
+        (stored | {"format": 9}, "layout 9, which this version does not read"),
+        (stored | {"columns": ["loss"]}, "other score columns"),
+        (stored | {"fit": stored["fit"] | {"spread": [0.0, 1.0]}}, "spread is above 0"),
+    ):
+        (tmp_path / "broken.json").write_text(json.dumps(broken))
+        command.scan_fails(*scan, "--forecast", tmp_path / "broken.json", says=(says,))

@@ -1,0 +1,58 @@
+"""A scan's forecast on its page."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from ripcurrent.api._calibrate import calibrate
+from ripcurrent.api._forecast import write_forecast
+from ripcurrent.errors import RipcurrentError
+from ripcurrent.report import build_report
+from ripcurrent.scoring._forecast import forecast_lines, read_forecast
+from tests.experiment.ladder_folder import ScanRows, fabricate_ladder, fabricate_scan
+
+
+def paragraphs(run: Path) -> list[str] | None:
+    """The forecast's sentences on the run's page, as a reader sees them; None where it has none."""
+    page = build_report(run).read_text(encoding="utf-8")
+    found = re.search(r'<div class="notice" id="forecast">(.*?)</div>', page, re.DOTALL)
+    return None if found is None else [html.unescape(text) for text in re.findall(r"<p>(.*?)</p>", found[1])]
+
+
+def test_the_page_says_what_the_terminal_says(tmp_path: Path) -> None:
+    scan = fabricate_scan(tmp_path / "scan")
+    rows = ScanRows(scan)
+    ladder = fabricate_ladder(tmp_path / "ladder", rows, rows.arms(), seeds=2)
+    calibrate([ladder], tmp_path / "calibration.json")
+    stored = json.loads((tmp_path / "calibration.json").read_text())
+    stored["recipe_name"] = "<b>mine</b>"
+    (tmp_path / "calibration.json").write_text(json.dumps(stored))
+
+    assert paragraphs(scan) is None
+    forecast = write_forecast(scan, tmp_path / "calibration.json")
+    assert forecast == read_forecast(scan)
+    assert forecast is not None
+    lines = paragraphs(scan)
+    assert lines == forecast_lines(forecast)
+    assert "the recipe <b>mine</b>, of 100 harmful requests" in lines[0]
+    assert re.fullmatch(
+        r"all \d+ rows, as 40 of them at random: answered \d+ % \(90 % interval \d+–\d+ %\), "
+        r"against \d+ % \(\d+–\d+ %\) for a random set of lessons.jsonl",
+        lines[1],
+    )
+    assert lines[2].startswith("the riskiest 40 by gradient_balanced: answered")
+    assert "on datasets left out: not measured" in lines[3]
+
+    stored["scored_with"]["fingerprint"] = "another"
+    (tmp_path / "calibration.json").write_text(json.dumps(stored))
+    write_forecast(scan, tmp_path / "calibration.json")
+    (reason,) = paragraphs(scan) or []
+    assert reason.startswith("No forecast. The calibration does not match this scan: it is for the model embedded")
+    (scan / "forecast.json").write_text("{")
+    with pytest.raises(RipcurrentError, match="is damaged"):
+        build_report(scan)
