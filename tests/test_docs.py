@@ -17,8 +17,8 @@ from ripcurrent.scoring import COLUMNS
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
-FOREIGN = {"--no-deps", "--strict", "--strength"}
-"""Options of pip, of mypy, and of the guard's training script."""
+FOREIGN = {"--no-deps", "--strict", "--strength", "--array", "--gpus", "--nproc-per-node", "--no-python"}
+"""Options of pip, of mypy, of the guard's training script, of SLURM and of torchrun."""
 
 
 def options_by_command() -> dict[str, set[str]]:

@@ -251,7 +251,11 @@ def _scan(
             },
             "peak_memory_bytes": process_peak(),
             "memory": memory_record(chosen, chat_model.device, signals.memory_plan, signals.batches_halved),
+            "execution": {"executor": execution.executor, "workers": execution.workers},
         }
+        if execution.executor == "ray":
+            # workers do not tell; the peaks are of this process, which measured the anchors
+            measured["memory"]["batches_halved"] = None
         if part is not None:
             write_part(run.folder, part, manifest, measured, used)
             return PartResult(folder, part, own_rows, fresh_rows)

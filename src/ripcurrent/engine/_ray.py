@@ -33,8 +33,12 @@ ATTEMPTS = 4
 NO_REPORTS = {"RAY_USAGE_STATS_ENABLED": "0"}
 """Nothing is reported to Ray's makers, whatever the environment says."""
 
+ALONE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+"""A Ray of this machine alone listens on 127.0.0.1: no other machine reaches it.
+
+Linux's default is the machine's own address, and Ray replaces a loopback address that it is given by that.
+"""
 LOOPBACK = "127.0.0.1"
-"""Where a Ray of this machine alone listens: no other machine reaches it."""
 
 SETTINGS = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -192,13 +196,16 @@ class RayExecutor:
         return min(workers, shards), max(1, cores // workers)
 
     def _connect(self) -> None:
+        if self._address is None:
+            # read when Ray is first imported
+            os.environ.update(ALONE)
         ray = _ray()
         if ray.is_initialized():
             return
         passed = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
         options: dict[str, Any] = {"runtime_env": {"env_vars": passed}} if passed else {}
         if self._address is None:
-            options |= {"include_dashboard": False, "_node_ip_address": LOOPBACK}
+            options["include_dashboard"] = False
         try:
             ray.init(
                 address=self._address or "local",
@@ -206,13 +213,25 @@ class RayExecutor:
                 configure_logging=False,
                 **options,
             )
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            where = "started" if self._address is None else f"reached at {self._address}"
+        # Ray raises a bare Exception when a node does not start in time
+        except Exception as error:
+            reason = (str(error) or repr(error)).splitlines()[0].rstrip(".")
+            if self._address is None:
+                raise RipcurrentError(
+                    f"Ray cannot be started: {reason}.",
+                    "A machine that is too busy to start it within 30 seconds is the usual cause. Leave --executor ray "
+                    "out, or try again.",
+                ) from error
             raise RipcurrentError(
-                f"Ray cannot be {where}: {str(error).splitlines()[0]}.",
+                f"Ray cannot be reached at {self._address}: {reason}.",
                 "Check the address with `ray status`, or leave --ray-address out for this machine alone.",
             ) from error
         self._started = True
+        if self._address is None and (found := ray.nodes()[0]["NodeManagerAddress"]) != LOOPBACK:
+            raise RipcurrentError(
+                f"Ray would listen on {found}, where other machines reach it.",
+                "It was imported before ripcurrent could say otherwise: start Ray yourself and name its address.",
+            )
 
 
 class StoredArray:

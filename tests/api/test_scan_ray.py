@@ -1,0 +1,130 @@
+"""A scan by Ray's workers on this machine: what one process leaves, also when a worker is killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pyarrow.parquet as pq
+import pytest
+
+from ripcurrent.api._execution import Execution
+from ripcurrent.api._progress import SilentProgress
+from ripcurrent.api._scan import ScanResult, scan
+from ripcurrent.engine import RayExecutor
+from ripcurrent.errors import RipcurrentError
+from tests.tiny_scan import EXACT, good_rows, write_jsonl
+
+pytest.importorskip("ray")
+pytestmark = pytest.mark.usefixtures("no_page")
+
+ROWS = 40
+TWO = Execution("ray", workers=2)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_ray(shared_cache: Path) -> Iterator[None]:
+    """One Ray for the module's scans, which leave a Ray alone that they did not start."""
+    with RayExecutor(workers=2) as executor:
+        executor.put(np.zeros(1))
+        yield
+
+
+@pytest.fixture(scope="module")
+def options(tiny_folder: Path, anchors_file: Path) -> dict[str, Any]:
+    return {"model": str(tiny_folder), "anchors": str(anchors_file), "shard_rows": 4, **EXACT}
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    rows: list[Any] = good_rows(ROWS)
+    rows[7] = {"prompt": "no answer", "response": ""}
+    return write_jsonl(tmp_path_factory.mktemp("rows") / "rows.jsonl", rows)
+
+
+@pytest.fixture
+def alone(tmp_path: Path, dataset: Path, options: dict[str, Any]) -> ScanResult:
+    """The scan by this process."""
+    return scan(dataset, tmp_path / "alone", **options)
+
+
+def workers() -> list[psutil.Process]:
+    """Ray's processes that hold a stage, below this process."""
+    below = psutil.Process().children(recursive=True)
+    return [process for process in below if any("MapWorker" in word for word in process.cmdline()[:1])]
+
+
+class KillAtFirstRows(SilentProgress):
+    """Kill -9 one of two workers when the first rows are reported."""
+
+    def __init__(self) -> None:
+        self.killed: list[int] = []
+        self.reported = 0
+
+    def rows(self, rows: int) -> None:
+        """Rows were done."""
+        self.reported += rows
+        if not self.killed:
+            victim = workers()[0]
+            os.kill(victim.pid, signal.SIGKILL)
+            self.killed.append(victim.pid)
+
+
+def same_scores(one: ScanResult, other: ScanResult) -> None:
+    """The same rows, ids, order and statuses; numbers to float32's rounding."""
+    first, second = pq.read_table(one.scores_path), pq.read_table(other.scores_path)
+    assert first.schema.equals(second.schema)
+    for name in first.column_names:
+        left, right = first[name], second[name]
+        if str(left.type) in ("double", "float"):
+            assert np.allclose(left.to_numpy(), right.to_numpy(), rtol=1e-4, atol=2e-5, equal_nan=True), name
+        else:
+            assert left.equals(right), name
+
+
+def test_two_workers_leave_what_one_process_leaves_though_one_is_killed(
+    tmp_path: Path, dataset: Path, options: dict[str, Any], alone: ScanResult
+) -> None:
+    progress = KillAtFirstRows()
+    result = scan(dataset, tmp_path / "ray", execution=TWO, progress=progress, **options)
+    assert progress.killed
+    assert progress.reported == ROWS
+    assert result.status_counts == alone.status_counts == {"ok": ROWS - 1, "no_response": 1}
+    assert result.manifest["timings"]["rows_scored_in_this_call"] == ROWS
+    same_scores(result, alone)
+    again = scan(dataset, tmp_path / "ray", **options)
+    assert again.manifest["timings"]["rows_scored_in_this_call"] == ROWS, "resumed without computing"
+    # and the other way round: Ray goes on where one process stopped
+    for number in (3, 8):
+        (alone.folder / "signals" / f"shard-{number:05d}.done").unlink()
+    resumed = scan(dataset, alone.folder, execution=TWO, **options)
+    assert resumed.manifest["timings"]["rows_scored_in_this_call"] == 8
+    same_scores(resumed, result)
+
+
+def test_a_column_for_each_anchor_comes_from_workers_too(
+    tmp_path: Path, dataset: Path, options: dict[str, Any]
+) -> None:
+    each = {**options, "per_anchor": True, "limit": 10, "dtype": "bfloat16"}
+    here, there = (
+        scan(dataset, tmp_path / name, execution=execution, **each)
+        for name, execution in (("here", None), ("there", TWO))
+    )
+    first, second = here.scores(), there.scores()
+    assert "gradient_to_harmful_00" in first.column_names
+    assert first.column_names == second.column_names
+    for name in (name for name in first.column_names if name.startswith("gradient_to_")):
+        assert np.allclose(first[name].to_numpy(), second[name].to_numpy(), atol=2e-2, equal_nan=True), name
+
+
+@pytest.mark.parametrize("change", [{"prefilter": "10%"}, {"memory": "8GB"}], ids=["prefilter", "memory"])
+def test_what_needs_one_process_is_refused(
+    tmp_path: Path, dataset: Path, options: dict[str, Any], change: dict[str, Any]
+) -> None:
+    with pytest.raises(RipcurrentError, match="does not go with --executor ray"):
+        scan(dataset, tmp_path / "out", execution=TWO, **options, **change)

@@ -1,0 +1,140 @@
+"""Ray's workers on this machine: every shard once and in order, whoever dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ripcurrent.engine import RayExecutor, Shard, ShardFolder
+from ripcurrent.errors import ExitCode, RipcurrentError
+from tests.engine.ray_stage import ROWS, MakeStage, open_numbers, open_too_few
+
+ray = pytest.importorskip("ray")
+
+SHARD_ROWS = 3
+SHARDS = 8
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[RayExecutor]:
+    """Two workers of a Ray of this machine alone."""
+    with RayExecutor(workers=2) as executor:
+        yield executor
+    assert not ray.is_initialized()
+
+
+@pytest.fixture
+def notes(tmp_path: Path) -> Path:
+    folder = tmp_path / "notes"
+    folder.mkdir()
+    return folder
+
+
+def run(
+    pool: RayExecutor, folder: Path, notes: Path, rows: Any = open_numbers, within: range | None = None, **changes: Any
+) -> list[tuple[int, bool]]:
+    """Which shards were reported, and whether they were computed now, by number."""
+    told: list[tuple[int, bool]] = []
+
+    def on_shard(shard: Shard, fresh: bool) -> None:
+        told.append((shard.number, fresh))
+
+    def share() -> MakeStage:
+        return MakeStage(pool.put(np.array([7])), notes, **changes)
+
+    pool.run(rows, share, ShardFolder(folder), rows=ROWS, shard_rows=SHARD_ROWS, within=within, on_shard=on_shard)
+    return sorted(told)
+
+
+def values(folder: Path) -> list[int]:
+    return [value for table in ShardFolder(folder).tables(SHARDS) for value in table["value"].to_pylist()]
+
+
+def begun(notes: Path) -> dict[int, list[int]]:
+    """Rows that each process began."""
+    return {int(path.name): [int(line) for line in path.read_text().split()] for path in notes.iterdir()}
+
+
+def test_rows_come_in_order_from_two_workers_and_what_is_done_is_not_done_again(
+    pool: RayExecutor, tmp_path: Path, notes: Path
+) -> None:
+    assert run(pool, tmp_path / "shards", notes, within=range(2, 4)) == [(2, True), (3, True)]
+    told = run(pool, tmp_path / "shards", notes, wait=0.3)
+    assert told == [(number, number not in (2, 3)) for number in range(SHARDS)]
+    assert values(tmp_path / "shards") == [7 * number for number in range(ROWS)]
+    assert sorted(row for rows in begun(notes).values() for row in rows) == list(range(ROWS))
+    assert run(pool, tmp_path / "shards", notes) == [(number, False) for number in range(SHARDS)]
+
+
+def test_it_listens_to_this_machine_only_and_reports_nothing(pool: RayExecutor) -> None:
+    pool.put(np.zeros(1))
+    (node,) = ray.nodes()
+    assert node["NodeManagerAddress"] == "127.0.0.1"
+    assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
+
+
+def kill_first_at_work(notes: Path, killed: list[int]) -> None:
+    """Kill -9 the first worker that has begun a second shard."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not killed:
+        for pid, rows in begun(notes).items():
+            if len(rows) > SHARD_ROWS:
+                os.kill(pid, signal.SIGKILL)
+                killed.append(pid)
+                return
+        time.sleep(0.05)
+
+
+def test_a_worker_killed_midway_loses_and_doubles_nothing(pool: RayExecutor, tmp_path: Path, notes: Path) -> None:
+    killed: list[int] = []
+    killer = Thread(target=kill_first_at_work, args=(notes, killed))
+    killer.start()
+    told = run(pool, tmp_path / "shards", notes, wait=1.0)
+    killer.join()
+    assert len(killed) == 1
+    assert told == [(number, True) for number in range(SHARDS)]
+    assert values(tmp_path / "shards") == [7 * number for number in range(ROWS)]
+    # what the dead worker had begun and not finished was begun again, by another process
+    rows = begun(notes)
+    again = rows[killed[0]][-SHARD_ROWS:]
+    assert set(again) <= {row for pid, found in rows.items() if pid != killed[0] for row in found}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"die_on": 10}, r"4 workers died one after another over rows 9 to 11\.\n.*fewer --workers"),
+        ({"die_making": True}, r"8 workers died one after another before they had loaded the model"),
+        ({"refuse": 10}, r"Item 10 is not wanted\.\nLeave it out"),
+    ],
+    ids=["dies over one shard", "dies loading", "refuses"],
+)
+def test_what_cannot_be_computed_ends_the_run_in_words(
+    pool: RayExecutor, tmp_path: Path, notes: Path, changes: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(RipcurrentError, match=said) as caught:
+        run(pool, tmp_path / "shards", notes, **changes)
+    assert caught.value.code == ExitCode.NOT_MEASURED
+
+
+def test_a_machine_with_another_file_is_named(pool: RayExecutor, tmp_path: Path, notes: Path) -> None:
+    with pytest.raises(RipcurrentError, match=r"the dataset has 1 rows from row 9 on, not 3\.\nEvery machine must"):
+        run(pool, tmp_path / "shards", notes, rows=open_too_few)
+
+
+def test_a_pool_of_nobody_is_refused() -> None:
+    with pytest.raises(RipcurrentError, match="--workers 0 leaves nobody to work"):
+        RayExecutor(workers=0)
+
+
+def test_a_pool_larger_than_the_machine_is_refused(tmp_path: Path, notes: Path, pool: RayExecutor) -> None:
+    with pytest.raises(RipcurrentError, match=r"processor cores for 9999 workers\.\nName fewer --workers"):
+        run(RayExecutor(workers=9999), tmp_path / "shards", notes)
