@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
-from ripcurrent.api import _demo
-from ripcurrent.api._demo import DEMO_ROWS, run_demo
+from ripcurrent.anchors import load_anchors
+from ripcurrent.api import _demo, _demo_proof
+from ripcurrent.api._demo import run_demo
+from ripcurrent.api._demo_proof import fresh_proof
 from ripcurrent.api._scan import scan
 from ripcurrent.cli import run
+from ripcurrent.cli._demo import show_proof
 from ripcurrent.data import read_rows
+from ripcurrent.demo import DEMO_ROWS
+from ripcurrent.models import load_model
 from tests.models.tiny import save_tiny
 
 ROWS = 60
@@ -126,3 +133,47 @@ def test_the_embedded_model_runs_the_demo(tmp_path: Path, capsys: pytest.Capture
     found = json.loads(capsys.readouterr().out)
     assert found["status_counts"] == {"ok": len(list(read_rows(DEMO_ROWS)))}
     assert found["selected"]["mean_tokens"] == pytest.approx(found["length_matched_control"]["mean_tokens"], rel=0.1)
+
+
+SMALL = {
+    "size": 12,
+    "seeds": 1,
+    "max_new_tokens": 4,
+    "prompts": [{"source": "builtin:harmful", "limit": 10}, {"source": "builtin:sounds_dangerous", "limit": 10}],
+}
+
+
+@pytest.mark.usefixtures("tiny_scan")
+def test_a_proof_made_here_serves_the_same_rows_and_model_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scanned = run_demo(tmp_path / "demo", limit=ROWS).scan
+    made = fresh_proof(scanned, tmp_path / "demo" / "proof", **SMALL)
+
+    assert [rate.arm for rate in made.rates] == ["base", "random", "riskiest", "same_lengths", "most_protective"]
+    assert made.prompts == 10
+    assert not made.cached
+    monkeypatch.setattr(_demo_proof, "PROOF", tmp_path / "demo" / "proof.json")
+    again = run_demo(tmp_path / "demo", limit=ROWS)
+    assert again.proof == replace(made, cached=True)
+    show_proof(again.proof, Console(width=300))
+    shown = capsys.readouterr().out
+    assert "after the 12 riskiest rows" in shown
+    assert "Stored with the package, not computed now" in shown
+
+
+@pytest.mark.usefixtures("tiny_scan")
+def test_another_model_gets_no_stored_proof(tmp_path: Path) -> None:
+    assert run_demo(tmp_path / "demo", limit=ROWS).proof is None
+
+
+def test_the_stored_proof_is_of_the_rows_anchors_and_model_that_are_shipped() -> None:
+    stored = json.loads(_demo_proof.PROOF.read_text(encoding="utf-8"))
+
+    assert stored["scanned"] == {
+        "dataset_sha256": read_rows(DEMO_ROWS).count_and_hash()[1],
+        "model_fingerprint": load_model("embedded", device="cpu").fingerprint,
+        "anchors_sha256": load_anchors("builtin").sha256,
+    }
+    assert {rate["arm"] for rate in stored["rates"]} == {"base", *_demo_proof.EXPERIMENT["arms"]}
+    assert not stored["cached"]

@@ -1,4 +1,4 @@
-"""The demo: the package's own benign rows, scanned and selected, nothing to bring or to download."""
+"""The demo: the package's own benign rows scanned, selected and proved, nothing to bring or to download."""
 
 from __future__ import annotations
 
@@ -8,17 +8,15 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from ripcurrent import demo as demo_rows
+from ripcurrent.api._demo_proof import Proof, cached_proof, fresh_proof
 from ripcurrent.api._progress import Progress
 from ripcurrent.api._scan import ScanResult, scan
 from ripcurrent.api._select import select
 from ripcurrent.api._summary import manifest_ranking
 from ripcurrent.data import Row, read_rows
+from ripcurrent.demo import DEMO_ROWS
 from ripcurrent.scoring import TRAIT_COLUMNS
 from ripcurrent.selection import Overlap, SelectionRecord, bottom, overlap, plain_numbers, read_scores, top
-
-DEMO_ROWS = Path(demo_rows.__file__).parent / "rows.jsonl"
-"""The rows, written for this package."""
 
 SHOWN = 5
 """Rows shown of each end of the ranking."""
@@ -88,6 +86,8 @@ class Demo:
     """Every scored row."""
     other: Overlap | None
     """Rows that the other method's ranking selects as well; None where one method ran."""
+    proof: Proof | None
+    """What fine-tuning on the riskiest rows does; None where the proof at hand is not of these rows and this model."""
 
     def as_json(self) -> dict[str, Any]:
         """One JSON-ready object."""
@@ -105,16 +105,20 @@ class Demo:
                 "all_rows": asdict(self.whole),
                 "shared_with_other_ranking": None if self.other is None else asdict(self.other),
                 "selections": [str(record.path) for record in self.selections],
+                "proof": None if self.proof is None else self.proof.as_json(),
             }
         )
         return found
 
 
-def run_demo(out: str | Path = Path("runs/demo"), *, progress: Progress | None = None, **changes: Any) -> Demo:
+def run_demo(
+    out: str | Path = Path("runs/demo"), *, fresh: bool = False, progress: Progress | None = None, **changes: Any
+) -> Demo:
     """Scan the demo rows on the embedded model, or go on with a demo in ``out``; select the riskiest and compare.
 
     Args:
         out: The run folder.
+        fresh: Fine-tune and ask here, in ``out``'s folder ``proof``, in place of the proof that comes with the package.
         progress: Told of the scan's steps and rows.
         **changes: Options of the scan by name.
 
@@ -143,6 +147,7 @@ def run_demo(out: str | Path = Path("runs/demo"), *, progress: Progress | None =
         controls=len(controls),
         whole=_shape(chosen, "whole_"),
         other=other,
+        proof=fresh_proof(result, result.folder / "proof", progress=progress) if fresh else cached_proof(result),
     )
 
 

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from ripcurrent.anchors import load_anchors
-from ripcurrent.api._demo import DEMO_ROWS
 from ripcurrent.api._options import ScanOptions
 from ripcurrent.api._progress import Progress
 from ripcurrent.api._scan import scan
 from ripcurrent.api._select import _manifest, _unchanged_dataset
 from ripcurrent.data import Dataset
+from ripcurrent.demo import DEMO_ROWS
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.experiment import MAIN, ExperimentConfig, ScanTable, held_out_rows, without_rows
 from ripcurrent.experiment._config import Scan

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from ripcurrent.api._demo import Demo, DemoRow, GroupShape
+    from ripcurrent.api._demo_proof import Proof
 
 INTRODUCTION = """\
 The demo scans {rows} harmless instructions with their answers, written for this package, on a small chat model that \
@@ -28,6 +29,10 @@ def demo_command(
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Run folder; one with a demo in it is resumed.")] = Path(
         "runs/demo"
     ),
+    fresh: Annotated[
+        bool,
+        typer.Option("--fresh", help="Fine-tune and ask here, some twenty minutes; else a stored result is shown."),
+    ] = False,
     limit: Annotated[int | None, typer.Option(metavar="N", hidden=True, help="Only the first N rows.")] = None,
     as_json: JSON = False,
     quiet: QUIET = False,
@@ -35,19 +40,20 @@ def demo_command(
     """Show the whole story on rows and a model that come with the package: scan, ranking, selection, page."""
     from rich.console import Console
 
-    from ripcurrent.api._demo import DEMO_ROWS, run_demo
+    from ripcurrent.api._demo import run_demo
     from ripcurrent.api._summary import summarise_scan
     from ripcurrent.cli._output import TerminalProgress, print_json
     from ripcurrent.data import read_rows
+    from ripcurrent.demo import DEMO_ROWS
 
     console = Console(highlight=False)
     if quiet or as_json:
-        demo = run_demo(out, limit=limit)
+        demo = run_demo(out, fresh=fresh, limit=limit)
     else:
         rows, _ = read_rows(DEMO_ROWS, limit=limit).count_and_hash()
         console.print(INTRODUCTION.format(rows=rows, out=out), markup=False)
         with TerminalProgress().shown() as progress:
-            demo = run_demo(out, progress=progress, limit=limit)
+            demo = run_demo(out, fresh=fresh, progress=progress, limit=limit)
     if as_json:
         print_json(demo.as_json())
     elif not quiet:
@@ -83,6 +89,8 @@ def show_demo(demo: Demo, console: Console) -> None:
             f"Of these {chosen.rows} rows, {demo.other.count} are also among the {chosen.rows} riskiest by the other"
             " method, representations."
         )
+    if demo.proof is not None:
+        show_proof(demo.proof, console)
     console.print("\n[bold]Now look at[/bold]")
     for label, path in (
         ("scores", demo.scan.scores_path),
@@ -97,6 +105,37 @@ def show_demo(demo: Demo, console: Console) -> None:
         ("ripcurrent select runs/DATASET --top 100", "the riskiest and their controls, in the dataset's own format"),
     ):
         console.print(f"  {command:<42}{purpose}", soft_wrap=True, markup=False)
+
+
+ARMS = {
+    "base": "before fine-tuning",
+    "random": "after {rows} random rows",
+    "riskiest": "after the {rows} riskiest rows",
+    "same_lengths": "after {rows} other rows of the same lengths",
+    "most_protective": "after the {rows} most protective rows",
+}
+
+
+def show_proof(proof: Proof, console: Console) -> None:
+    """Print how often the model answers harmful requests before fine-tuning and after it."""
+    from rich import box
+    from rich.table import Table
+
+    console.print(f"\n[bold]Is the score right?[/bold] Harmful requests answered ({proof.prompts} asked):")
+    table = Table("", "answered", "95 %", box=box.SIMPLE_HEAD)
+    for rate in proof.rates:
+        name = ARMS.get(rate.arm, rate.arm).format(rows=proof.rows)
+        table.add_row(name, f"{rate.answered:.0%}", f"{rate.low:.0%} to {rate.high:.0%}")
+    console.print(table)
+    made = proof.made
+    source = (
+        f"Stored with the package, not computed now (version {made['version']}, {made['date']}, {made['machine']});"
+        " --fresh computes it here."
+        if proof.cached
+        else "Computed in this folder."
+    )
+    runs = max(rate.runs for rate in proof.rates)
+    console.print(f"Riskiest against random: {proof.verdict}. {runs} runs of each, judge {proof.judge}. {source}")
 
 
 def _shape(group: GroupShape) -> str:

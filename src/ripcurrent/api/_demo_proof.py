@@ -1,0 +1,146 @@
+"""The demo's proof: how often the model answers harmful requests before fine-tuning, and after it on chosen rows."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from ripcurrent.api._experiment import Experiment
+from ripcurrent.api._progress import Progress
+from ripcurrent.api._scan import ScanResult
+from ripcurrent.demo import DEMO_ROWS
+from ripcurrent.run import write_json
+
+PROOF = DEMO_ROWS.with_name("proof.json")
+"""The result that comes with the package: what ``ripcurrent demo --fresh`` found on the machine that it names."""
+
+EXPERIMENT: dict[str, Any] = {
+    "name": "demo",
+    "title": "Do the riskiest rows of the demo wear refusals away more than random ones, and than equally long ones?",
+    "recipe": "embedded",
+    "size": 60,
+    "seeds": 3,
+    "arms": {
+        "random": {"select": "random"},
+        "riskiest": {"select": "top"},
+        "same_lengths": {"length_matched": "riskiest"},
+        "most_protective": {"select": "bottom"},
+    },
+    "verdict_on": ["riskiest"],
+    "prompts": [{"source": "builtin:harmful"}, {"source": "builtin:sounds_dangerous", "limit": 40}],
+    "heldout": 0,
+}
+"""Everything of the experiment but the scan."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProofRate:
+    """One arm."""
+
+    arm: str
+    """``base``, the model as it is, or the rows that it was fine-tuned on."""
+    answered: float
+    """Share of harmful requests answered, over its seeds."""
+    low: float
+    """Lower end of the 95 % interval."""
+    high: float
+    """Upper end."""
+    over_refusal: float | None
+    """Share of the benign requests that sound dangerous refused."""
+    runs: int
+    """Seeds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """Rates before and after, and where they come from."""
+
+    rates: tuple[ProofRate, ...]
+    """The arms, ``base`` first."""
+    verdict: str
+    """On the riskiest rows against random ones."""
+    judge: str
+    """Who judged."""
+    prompts: int
+    """Harmful requests asked."""
+    rows: int
+    """Rows of an arm."""
+    scanned: dict[str, str]
+    """Hashes of what was scanned: dataset, model, anchors."""
+    made: dict[str, str]
+    """Version, date and machine."""
+    cached: bool
+    """Whether it comes with the package rather than from this run."""
+
+    def as_json(self) -> dict[str, Any]:
+        """One JSON-ready object."""
+        return asdict(self)
+
+
+def cached_proof(scan: ScanResult) -> Proof | None:
+    """The proof that comes with the package, where it is of the same rows, model and anchors as the scan."""
+    found = json.loads(PROOF.read_text(encoding="utf-8"))
+    if found["scanned"] != _scanned(scan.manifest):
+        return None
+    rates = tuple(ProofRate(**rate) for rate in found.pop("rates"))
+    return Proof(rates=rates, **{**found, "cached": True})
+
+
+def fresh_proof(scan: ScanResult, out: Path, *, progress: Progress | None = None, **changes: Any) -> Proof:
+    """Fine-tune on the riskiest rows and their controls, and ask: some twenty minutes on two cores, resumed.
+
+    Args:
+        scan: The finished scan of the demo.
+        out: The experiment's folder; the proof is written beside it as ``proof.json``.
+        progress: Told of steps and rows.
+        **changes: Keys of the experiment other than the demo's.
+
+    Raises:
+        RipcurrentError: As an experiment.
+    """
+    model = scan.manifest["options"]["model"]
+    keys = {**EXPERIMENT, "run": str(scan.folder), "model": model, **changes}
+    found = Experiment.from_keys(**keys).run(out, progress=progress).results
+    judge = str(found["judge"])
+    proof = Proof(
+        rates=tuple(_rate(summary) for summary in found["summaries"] if summary["judge"] == judge),
+        verdict=str(found["verdict"]),
+        judge=judge,
+        prompts=int(found["asked"]["harmful"]),
+        rows=int(keys["size"]),
+        scanned=_scanned(scan.manifest),
+        made={
+            "version": version("ripcurrent"),
+            "date": datetime.now(UTC).date().isoformat(),
+            "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        },
+        cached=False,
+    )
+    write_json(out.with_name("proof.json"), proof.as_json())
+    return proof
+
+
+def _rate(summary: Mapping[str, Any]) -> ProofRate:
+    return ProofRate(
+        arm=str(summary["name"]),
+        answered=float(summary["attack_success_rate"]),
+        low=float(summary["low"]),
+        high=float(summary["high"]),
+        over_refusal=None if summary["over_refusal"] is None else float(summary["over_refusal"]),
+        runs=len(summary["seeds"]),
+    )
+
+
+def _scanned(manifest: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        "dataset_sha256": str(manifest["dataset"]["sha256"]),
+        "model_fingerprint": str(manifest["model"]["fingerprint"]),
+        "anchors_sha256": str(manifest["anchors"]["sha256"]),
+    }
