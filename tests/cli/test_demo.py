@@ -150,7 +150,7 @@ def test_a_proof_made_here_serves_the_same_rows_and_model_later(
     scanned = run_demo(tmp_path / "demo", limit=ROWS).scan
     made = fresh_proof(scanned, tmp_path / "demo" / "proof", **SMALL)
 
-    assert [rate.arm for rate in made.rates] == ["base", "random", "riskiest", "same_lengths", "most_protective"]
+    assert [rate.arm for rate in made.rates] == ["base", "random", "riskiest", "same_lengths"]
     assert made.prompts == 10
     assert not made.cached
     monkeypatch.setattr(_demo_proof, "PROOF", tmp_path / "demo" / "proof.json")

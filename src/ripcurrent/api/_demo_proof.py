@@ -25,13 +25,12 @@ EXPERIMENT: dict[str, Any] = {
     "name": "demo",
     "title": "Do the riskiest rows of the demo wear refusals away more than random ones, and than equally long ones?",
     "recipe": "embedded",
-    "size": 60,
+    "size": 75,
     "seeds": 3,
     "arms": {
         "random": {"select": "random"},
         "riskiest": {"select": "top"},
         "same_lengths": {"length_matched": "riskiest"},
-        "most_protective": {"select": "bottom"},
     },
     "verdict_on": ["riskiest"],
     "prompts": [{"source": "builtin:harmful"}, {"source": "builtin:sounds_dangerous", "limit": 40}],
@@ -94,7 +93,7 @@ def cached_proof(scan: ScanResult) -> Proof | None:
 
 
 def fresh_proof(scan: ScanResult, out: Path, *, progress: Progress | None = None, **changes: Any) -> Proof:
-    """Fine-tune on the riskiest rows and their controls, and ask: some twenty minutes on two cores, resumed.
+    """Fine-tune on the riskiest rows and their controls, and ask: a quarter of an hour on two cores, resumed.
 
     Args:
         scan: The finished scan of the demo.

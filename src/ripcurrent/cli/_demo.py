@@ -31,7 +31,7 @@ def demo_command(
     ),
     fresh: Annotated[
         bool,
-        typer.Option("--fresh", help="Fine-tune and ask here, some twenty minutes; else a stored result is shown."),
+        typer.Option("--fresh", help="Fine-tune and ask here, a quarter of an hour; else a stored result is shown."),
     ] = False,
     limit: Annotated[int | None, typer.Option(metavar="N", hidden=True, help="Only the first N rows.")] = None,
     as_json: JSON = False,
@@ -112,7 +112,6 @@ ARMS = {
     "random": "after {rows} random rows",
     "riskiest": "after the {rows} riskiest rows",
     "same_lengths": "after {rows} other rows of the same lengths",
-    "most_protective": "after the {rows} most protective rows",
 }
 
 
