@@ -67,7 +67,7 @@ def facts_of_the_page(result: ScanResult) -> str:
 def same_selection(one: ScanResult, two: ScanResult) -> None:
     from ripcurrent.api._select import select
 
-    chosen = [select(result.folder, top=5, name="top")[0].selection.rows for result in (one, two)]
+    chosen = [select(result.folder, top=5, name="top")[0].selection.indices for result in (one, two)]
     assert len(chosen[0]) == 5
     assert chosen[0] == chosen[1]
 
