@@ -8,33 +8,39 @@ from typing import Any
 
 import pytest
 
+from ripcurrent.api._calibrate import calibrate
+from ripcurrent.api._forecast import write_forecast
+from ripcurrent.api._scan import scan
+from ripcurrent.api._summary import summarise_scan
 from ripcurrent.run import read_manifest
 from ripcurrent.scoring import _calibration
 from tests.cli.command import Command, judge
 from tests.experiment.ladder_folder import ScanRows, fabricate_ladder
-from tests.tiny_scan import good_rows, write_jsonl
+from tests.tiny_scan import EXACT, good_rows, write_jsonl
 
 pytestmark = pytest.mark.usefixtures("no_page")
 
 GRADIENT = ("--signals", "gradient")
 
 
-@pytest.fixture
-def pool(tmp_path: Path) -> Path:
-    return write_jsonl(tmp_path / "pool.jsonl", good_rows(60))
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_jsonl(tmp_path_factory.mktemp("pool") / "pool.jsonl", good_rows(60))
 
 
-@pytest.fixture
-def rows(command: Command, pool: Path, tmp_path: Path) -> ScanRows:
-    """A finished scan by the tiny model."""
-    assert command.scan(pool, "--out", tmp_path / "pool", "--quiet", *GRADIENT).code == 0
-    return ScanRows(tmp_path / "pool")
+@pytest.fixture(scope="module")
+def rows(pool: Path, tiny_folder: Path, anchors_file: Path) -> ScanRows:
+    """A finished scan by the tiny model, as the command line makes it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ripcurrent.api._scan.build_report", lambda folder: folder)
+        options = {"model": str(tiny_folder), "anchors": str(anchors_file), "signals": "gradient", **EXACT}
+        return ScanRows(scan(pool, pool.parent / "run", **options).folder)
 
 
-@pytest.fixture
-def ladder(rows: ScanRows, tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def ladder(rows: ScanRows, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Ten arms whose answers follow the score."""
-    return fabricate_ladder(tmp_path / "ladder", rows, rows.arms((10, 20)))
+    return fabricate_ladder(tmp_path_factory.mktemp("ladder") / "out", rows, rows.arms((10, 20)))
 
 
 def test_from_a_ladder_to_a_forecast(
@@ -105,20 +111,23 @@ def test_from_a_ladder_to_a_forecast(
     ],
 )
 def test_a_calibration_of_something_else_is_refused_with_the_reason(
-    path: tuple[str, ...], value: Any, reason: str, command: Command, ladder: Path, pool: Path, tmp_path: Path
+    path: tuple[str, ...], value: Any, reason: str, ladder: Path, rows: ScanRows, tmp_path: Path
 ) -> None:
     file = tmp_path / "calibration.json"
-    assert command("calibrate", ladder, "--out", file, "--quiet").code == 0
+    calibrate([ladder], file)
+    assert "sets" in (write_forecast(rows.scan, file) or {})
     stored = json.loads(file.read_text())
     at = stored["scored_with"]
     for key in path[:-1]:
         at = at[key]
     at[path[-1]] = value
     file.write_text(json.dumps(stored))
-    said = command.scan(pool, "--out", tmp_path / "pool", "--forecast", file, "--json", *GRADIENT)
-    assert said.code == 0, said.err
-    assert set(said.json["forecast"]) == {"reason"}
-    assert reason in said.json["forecast"]["reason"]
+    found = write_forecast(rows.scan, file)
+    assert found is not None
+    assert set(found) == {"reason"}
+    assert reason in found["reason"]
+    (line,) = summarise_scan(rows.scan).forecast_lines()
+    assert line == f"No forecast. {found['reason']}"
 
 
 def test_a_score_that_was_not_measured_and_sets_beyond_the_ladder(
@@ -127,11 +136,11 @@ def test_a_score_that_was_not_measured_and_sets_beyond_the_ladder(
     file = tmp_path / "calibration.json"
     assert command("calibrate", ladder, "--out", file, "--quiet").code == 0
     few = write_jsonl(tmp_path / "few.jsonl", good_rows(5))
-    scan = (few, "--forecast", file, "--json", "--out")
-    (one,) = command.scan(*scan, tmp_path / "few", *GRADIENT).json["forecast"]["sets"]
+    asked = (few, "--forecast", file, "--json", "--out")
+    (one,) = command.scan(*asked, tmp_path / "few", *GRADIENT).json["forecast"]["sets"]
     assert "its 5 rows are not among the 10 to 20" in one["reason"]
     assert "answered" not in one
-    cheap = command.scan(*scan, tmp_path / "cheap", "--signals", "representation").json["forecast"]
+    cheap = command.scan(*asked, tmp_path / "cheap", "--signals", "representation").json["forecast"]
     assert "by gradient_bidirectional, which this scan did not measure" in cheap["reason"]
 
 
@@ -147,12 +156,12 @@ def test_what_can_be_wrong(command: Command, ladder: Path, pool: Path, rows: Sca
     assert manifest.read_text() == before
     assert read_manifest(rows.scan)["status_counts"] == {"ok": 60}
 
-    scan = (pool, "--out", tmp_path / "run")
-    command.scan_fails(*scan, "--forecast", tmp_path / "none.json", says=("There is no calibration",))
-    command.scan_fails(*scan, "--forecast", manifest, says=("is no calibration", "ripcurrent calibrate"))
-    command.scan_fails(*scan, "--forecast", pool, says=("it is not JSON",))
+    asked = (pool, "--out", tmp_path / "run")
+    command.scan_fails(*asked, "--forecast", tmp_path / "none.json", says=("There is no calibration",))
+    command.scan_fails(*asked, "--forecast", manifest, says=("is no calibration", "ripcurrent calibrate"))
+    command.scan_fails(*asked, "--forecast", pool, says=("it is not JSON",))
     assert not (tmp_path / "run").exists(), "a bad file is named before anything is computed"
-    command.scan_fails(*scan, "--shard", "0/2", "--forecast", manifest, says=("Give it to merge",))
+    command.scan_fails(*asked, "--shard", "0/2", "--forecast", manifest, says=("Give it to merge",))
     assert command("calibrate", ladder, *out).code == 0
     stored = json.loads((tmp_path / "c.json").read_text())
     for broken, says in (
@@ -161,4 +170,4 @@ def test_what_can_be_wrong(command: Command, ladder: Path, pool: Path, rows: Sca
         (stored | {"fit": stored["fit"] | {"spread": [0.0, 1.0]}}, "spread is above 0"),
     ):
         (tmp_path / "broken.json").write_text(json.dumps(broken))
-        command.scan_fails(*scan, "--forecast", tmp_path / "broken.json", says=(says,))
+        command.scan_fails(*asked, "--forecast", tmp_path / "broken.json", says=(says,))
