@@ -4,7 +4,9 @@ window.tokenShares = (() => {
   const ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
   const LEVELS = 2048;
   const STRONGEST = 8;
+  // One choice of score for all open rows: each colours itself again when it changes.
   let measure = null;
+  const open = new Set();
 
   const two = (text, at) => ALPHABET.indexOf(text[at]) * 64 + ALPHABET.indexOf(text[at + 1]);
   const unpack = (packed, unit) => {
@@ -75,6 +77,15 @@ window.tokenShares = (() => {
       if (cursor.at >= 0) tell(cursor.body.tokens[cursor.at]); else rest();
     };
 
+    const choose = (name) => {
+      measure = name;
+      for (const view of open) {
+        if (!view.element.isConnected) { open.delete(view); continue; }
+        view.element.querySelector(`[value=${name}]`).checked = true;
+        view.colour();
+      }
+    };
+
     const step = (body, event) => {
       const last = body.tokens.length - 1;
       const at = cursor.body === body ? cursor.at : -1;
@@ -116,7 +127,8 @@ window.tokenShares = (() => {
       // What stands above the texts, and beside them; made after the texts, and coloured then.
       panels: () => {
         const choices = make("fieldset", {}, make("legend", { text: "Token shares of" }), ...Object.entries(measures).map(([name, { label }]) =>
-          make("label", {}, make("input", { type: "radio", name: `${id}-shares`, value: name, checked: name === measure, on: { change: () => { measure = name; colour(); } } }), label)));
+          make("label", {}, make("input", { type: "radio", name: `${id}-shares`, value: name, checked: name === measure, on: { change: () => choose(name) } }), label)));
+        open.add({ element: choices, colour });
         colour();
         return [
           bodies.length ? make("div", { class: "shares" }, choices, readout, strongest) : null,

@@ -92,7 +92,8 @@ def _pack(table: pa.Table, norm: float, texts: tuple[Clip, Clip] | None, limit: 
     }
     if texts is None:
         return packed
-    segments, cut = {}, False
+    segments: dict[str, tuple[list[int], Floats]] = {}
+    cut = False
     spans = np.stack([table[f"text_{end}"].to_numpy() for end in ("start", "end")])
     for part, clip in zip(("prompt", "response"), texts, strict=True):
         lengths, values, all_taken = _segments(spans, shares, np.flatnonzero(parts == part), len(clip.text), limit)

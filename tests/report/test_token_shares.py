@@ -1,0 +1,260 @@
+"""The page of a run with token shares: a row's text coloured by them, by pointer and by keyboard."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from ripcurrent.data import read_rows
+from ripcurrent.errors import RipcurrentError
+from ripcurrent.report import build_report
+from ripcurrent.scoring import TOKEN_SCHEMA, write_tokens
+from tests.report.fabricate import fabricate_run
+
+HOSTILE = "</script><script>alert(1)</script> <img src=x onerror=alert(2)> &lt;b&gt; \U0001f9ed\U0001f9ed tail\nend"
+LONG = "A walk " + "over the hill and down again, " * 400
+
+
+def add_token_shares(run: Path, rows: list[int], *, safe_sets: int = 2) -> pa.Table:
+    """Token shares as a scan leaves them, made up: a token a word, half an emoji a token; they add up to the scores."""
+    random = np.random.default_rng(4)
+    scores = pq.read_table(run / "scores.parquet")
+    texts = {row.index: row for row in read_rows(run.parent / "lessons.jsonl")}
+    columns: dict[str, list[Any]] = {name: [] for name in TOKEN_SCHEMA.names}
+    for row in sorted(rows):
+        places = [("template", -1, -1)]
+        for part, text in (("prompt", texts[row].prompt), ("response", texts[row].response)):
+            for found in re.finditer(r"\s*[^\s\U0001f9ed]+|\s*\U0001f9ed", text):
+                places += [(part, *found.span())] * (1 + found.group().endswith("\U0001f9ed"))
+            places.append(("template", -1, -1))
+        shares = random.normal(0, 0.01, (2, len(places)))
+        shares[:, -1] = 0
+        for at, side in enumerate(("harmful", "safe")):
+            shares[at, 0] += scores[f"gradient_{side}"][row].as_py() - shares[at].sum()
+        shares *= scores["gradient_norm"][row].as_py()
+        columns["row"] += [row] * len(places)
+        columns["id"] += [texts[row].id] * len(places)
+        columns["group"] += ["riskiest"] * len(places)
+        columns["position"] += range(len(places))
+        columns["token_id"] += [7] * len(places)
+        columns["kind"] += ["word"] * len(places)
+        for name, values in zip(("part", "text_start", "text_end"), zip(*places, strict=True), strict=True):
+            columns[name] += values
+        columns["is_prompt"] += [place[0] != "response" for place in places]
+        columns["in_loss"] += [place[0] == "response" for place in places]
+        columns["share_harmful"] += shares[0].tolist()
+        columns["share_safe"] += shares[1].tolist()
+    table = pa.table(columns, TOKEN_SCHEMA)
+    write_tokens(run, table, {"safe_sets": safe_sets})
+    return table
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    run = fabricate_run(
+        tmp_path_factory.mktemp("shares") / "run", rows=60, texts=[(HOSTILE, HOSTILE), ("Walk?", LONG), ("Hi", "Yes.")]
+    )
+    add_token_shares(run, KEPT)
+    build_report(run)
+    return run
+
+
+KEPT = [0, 1, 2, 5]
+
+
+@pytest.fixture(scope="module")
+def report(run) -> Path:
+    return run / "report.html"
+
+
+def shares_of(run: Path, row: int) -> list[dict[str, Any]]:
+    """A row's tokens with their text, and shares divided by the gradient norm."""
+    norm = pq.read_table(run / "scores.parquet")["gradient_norm"][row].as_py()
+    texts = next(t for t in read_rows(run.parent / "lessons.jsonl") if t.index == row)
+    tokens = [token for token in pq.read_table(run / "tokens.parquet").to_pylist() if token["row"] == row]
+    for token in tokens:
+        if token["part"] != "template":
+            token["text"] = getattr(texts, token["part"])[token["text_start"] : token["text_end"]]
+        token["harmful"], token["safe"] = token["share_harmful"] / norm, token["share_safe"] / norm
+    return tokens
+
+
+def open_row(open_page, report: Path, row: int, **context: object):
+    opened = open_page(report, **context)
+    opened.page.fill("#search", f"lesson-{row:05d}")
+    opened.page.click(f'button.open[data-row="{row}"]')
+    return opened
+
+
+def number(text: str) -> float:
+    return float(text.replace("−", "-").replace(",", ""))
+
+
+@pytest.mark.browser
+def test_texts_stay_texts_and_nothing_is_fetched(run, report, open_page):
+    opened = open_row(open_page, report, 0)
+    for part in ("prompt", "response"):
+        assert opened.page.locator(f'.body[data-part="{part}"]').evaluate("body => body.textContent") == HOSTILE
+        assert opened.page.locator(f'.body[data-part="{part}"] :not(span.token)').count() == 0
+        spans = opened.page.locator(f'.body[data-part="{part}"] .token').all_text_contents()
+        # the two halves of an emoji are one stretch of text
+        assert "".join(spans) == HOSTILE
+        assert [s.strip() for s in spans if "\U0001f9ed" in s] == ["\U0001f9ed"] * 2
+    opened.page.locator("[data-row='0'] ~ .detail input[value=gradient_safe]").check()
+    assert opened.complaints == []
+    assert opened.requests == []
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_colours_are_the_shares_of_the_chosen_score(run, report, open_page, scheme):
+    opened = open_row(open_page, report, 5, color_scheme=scheme)
+    tokens = [token for token in shares_of(run, 5) if token["part"] == "response"]
+    ways = {
+        "gradient_balanced": lambda t: t["harmful"] - t["safe"],
+        "gradient_bidirectional": lambda t: t["harmful"] - 2 * t["safe"],
+        "gradient_harmful": lambda t: t["harmful"],
+        # what lies along the safe direction makes a row safer
+        "gradient_safe": lambda t: -t["safe"],
+    }
+    assert opened.page.locator(".shares input:checked").get_attribute("value") == "gradient_balanced"
+    backgrounds = {}
+    for name, of in ways.items():
+        opened.page.locator(f".shares input[value={name}]").check()
+        spans = opened.page.locator('.body[data-part="response"] .token')
+        drawn = spans.evaluate_all(
+            """spans => spans.map(s => [
+                s.textContent, s.classList.contains("up"),
+                Number(s.style.getPropertyValue("--depth")), getComputedStyle(s).backgroundColor])"""
+        )
+        assert [text for text, *_ in drawn] == [token["text"] for token in tokens]
+        assert [up for _, up, *_ in drawn] == [of(token) > 0 for token in tokens]
+        sizes = np.abs([of(token) for token in tokens])
+        depths = np.array([depth for _, _, depth, _ in drawn])
+        pale = depths < 1
+        assert depths.max() == 1
+        np.testing.assert_allclose(depths[pale] / depths[pale].max(), sizes[pale] / sizes[pale].max(), atol=0.01)
+        backgrounds[name] = [colour for *_, colour in drawn]
+        assert len(set(backgrounds[name])) > 3
+    assert len({tuple(colours) for colours in backgrounds.values()}) == 4
+
+
+@pytest.mark.browser
+def test_the_keyboard_reads_token_after_token(run, report, open_page):
+    opened = open_row(open_page, report, 0)
+    tokens = [token for token in shares_of(run, 0) if token["part"] == "response"]
+    page = opened.page
+    for _ in range(30):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.dataset.part === 'response'"):
+            break
+    assert page.evaluate("document.activeElement.dataset.part") == "response"
+    for key, place in (("ArrowRight", 0), ("ArrowRight", 1), ("ArrowLeft", 0), ("ArrowLeft", 0), ("End", -1)):
+        page.keyboard.press(key)
+        read = page.locator(".readout").text_content()
+        found = re.search(r"adds ([+−\d.e]+) to gradient_balanced \(harmful ([+−\d.e]+), safe ([+−\d.e]+)\)", read)
+        token = tokens[place]
+        assert f"“{token['text'].replace(chr(10), '⏎')}”" in read
+        expected = [token["harmful"] - token["safe"], token["harmful"], token["safe"]]
+        assert [number(value) for value in found.groups()] == pytest.approx(expected, abs=6e-4)
+        assert page.locator(".token.at").count() == 1
+    page.keyboard.press("Escape")
+    assert page.locator(".token.at").count() == 0
+    # the strongest tokens are buttons that lead to their place
+    page.locator(".strongest button").first.focus()
+    page.keyboard.press("Enter")
+    assert page.locator(".token.at").count() == 1
+    assert page.evaluate("document.activeElement.classList.contains('body')")
+
+
+@pytest.mark.browser
+def test_only_rows_that_were_kept_are_coloured_and_the_filter_finds_them(report, open_page):
+    opened = open_row(open_page, report, 7)
+    assert opened.page.locator(".token").count() == 0
+    assert opened.page.locator(".shares").count() == 0
+    opened.page.fill("#search", "")
+    opened.page.click("[data-trait=shares]")
+    assert sorted(opened.shown_rows()) == KEPT
+
+
+@pytest.mark.browser
+def test_rows_that_are_open_together_show_the_same_score(report, open_page):
+    opened = open_row(open_page, report, 2)
+    opened.page.fill("#search", "")
+    opened.page.click("[data-trait=shares]")
+    opened.page.click('button.open[data-row="5"]')
+    opened.page.locator("#detail-5 input[value=gradient_safe]").check()
+    assert opened.page.locator("#detail-2 input:checked").get_attribute("value") == "gradient_safe"
+    assert "by gradient_safe" in opened.page.locator("#detail-2 .readout").text_content()
+
+
+@pytest.mark.browser
+def test_parts_add_up_and_a_long_row_says_what_lies_beyond_its_text(run, report, open_page):
+    opened = open_row(open_page, report, 1)
+    names = opened.page.locator("[data-shares=sums] dt").all_text_contents()
+    values = [number(text) for text in opened.page.locator("[data-shares=sums] dd").all_text_contents()]
+    found = dict(zip(names, values, strict=True))
+    score = pq.read_table(run / "scores.parquet")["gradient_balanced"][1].as_py()
+    assert found["sum"] == pytest.approx(score, abs=6e-4)
+    assert sum(found[part] for part in ("prompt", "template", "response")) == pytest.approx(score, abs=2e-3)
+    shown = opened.page.locator('.body[data-part="response"]').evaluate("body => body.textContent")
+    assert len(shown) < len(LONG)
+    beyond = [t for t in shares_of(run, 1) if t["part"] == "response" and t["text_start"] >= len(shown)]
+    expected = sum(token["harmful"] - token["safe"] for token in beyond)
+    assert found["of it, tokens beyond the text shown"] == pytest.approx(expected, abs=1e-3)
+    box = opened.page.locator('.body[data-part="response"]').bounding_box()
+    assert box["height"] <= 440
+    opened.page.keyboard.press("Escape")
+    opened.page.locator('.body[data-part="response"]').focus()
+    opened.page.keyboard.press("End")
+    # the text scrolls to the token that the keyboard went to
+    assert opened.page.locator('.body[data-part="response"]').evaluate("body => body.scrollTop") > 0
+    at = opened.page.locator(".token.at").bounding_box()
+    box = opened.page.locator('.body[data-part="response"]').bounding_box()
+    assert box["y"] <= at["y"] and at["y"] + at["height"] <= box["y"] + box["height"] + 1
+
+
+@pytest.mark.browser
+def test_one_safe_set_has_one_difference(tmp_path, open_page):
+    run = fabricate_run(tmp_path / "run", rows=12)
+    add_token_shares(run, [3], safe_sets=1)
+    opened = open_row(open_page, build_report(run), 3)
+    values = opened.page.locator(".shares input").evaluate_all("inputs => inputs.map(input => input.value)")
+    assert values == ["gradient_balanced", "gradient_harmful", "gradient_safe"]
+
+
+@pytest.mark.browser
+def test_without_the_dataset_the_sums_remain(tmp_path, open_page):
+    run = fabricate_run(tmp_path / "run", rows=60)
+    add_token_shares(run, [3])
+    (tmp_path / "lessons.jsonl").unlink()
+    opened = open_row(open_page, build_report(run), 3)
+    assert opened.page.locator("[data-shares=sums] dt").count() == 4
+    assert opened.page.locator(".token").count() == 0
+    assert opened.complaints == []
+
+
+def test_a_run_without_shares_has_no_word_of_them(tmp_path):
+    page = build_report(fabricate_run(tmp_path / "run", rows=12)).read_text()
+    assert 'id="shares-note"' not in page
+
+
+def test_a_thousand_rows_with_shares_add_less_than_a_megabyte_and_a_half(tmp_path):
+    run = fabricate_run(tmp_path / "run", rows=1400)
+    bare = build_report(run).stat().st_size
+    scores = pq.read_table(run / "scores.parquet").to_pylist()
+    add_token_shares(run, [row["row"] for row in scores if row["status"] == "ok"][:1000])
+    assert bare + 200_000 < build_report(run).stat().st_size < bare + 1_500_000
+
+
+def test_damaged_shares_name_the_file(tmp_path):
+    run = fabricate_run(tmp_path / "run", rows=12)
+    (run / "tokens.parquet").write_bytes(b"PAR1 torn")
+    with pytest.raises(RipcurrentError, match=r"tokens\.parquet is damaged"):
+        build_report(run)
