@@ -44,7 +44,7 @@ def test_says_what_the_results_say(folder, page, open_page):
     results = json.loads((folder / "results.json").read_text())
     assert results["verdict"] == "worse than random"
     opened = open_page(page)
-    assert opened.page.locator("[data-verdict]").text_content() == "Worse than its control"
+    assert opened.page.locator("[data-verdict]").text_content() == "Worse than random"
     assert opened.page.locator("h1").text_content() == "paper <script>alert(1)</script>"
     names = opened.page.locator(".arms tbody th .strong").all_text_contents()
     assert names == ["base", "random", "top", "bottom", "length", *(f"bins-{n}" for n in range(1, 6))]

@@ -78,7 +78,7 @@ def judgement_spec(arms: Sequence[str]) -> Spec:
             y=arm,
             x=_share(f"{field}:Q", "refused"),
             shape=alt.Shape("what:N", scale=shape),
-            color=alt.Color("what:N", scale=colour),
+            color=alt.Color("what:N", scale=colour, legend=alt.Legend(labelLimit=400)),
             tooltip=tooltip,
         )
         for what, field in ((BENIGN, "benign"), (HARMFUL, "harmful"))
@@ -89,7 +89,12 @@ def judgement_spec(arms: Sequence[str]) -> Spec:
 def sweep_spec() -> Spec:
     """Rate along a sweep's steps with its interval; dataset ``steps`` of one judge, a line for each sweep."""
     steps = alt.Chart(alt.NamedData("steps")).encode(
-        x=alt.X("place:Q", title="step of the sweep", axis=alt.Axis(tickMinStep=1, grid=False, format="d")),
+        x=alt.X(
+            "place:Q",
+            title="step of the sweep",
+            scale=alt.Scale(zero=False, nice=False, padding=24),
+            axis=alt.Axis(tickMinStep=1, grid=False, format="d"),
+        ),
         y=alt.Y(
             "rate:Q",
             title="harmful requests answered",

@@ -65,6 +65,7 @@ def render_experiment(results: Mapping[str, Any]) -> str:
         "percent": percent,
         "points": points,
         "p": p_value,
+        "change": change,
         "minus": lambda text: text.replace("-", MINUS),
     }
     arms = [line.name for line in content.arms]
@@ -96,6 +97,11 @@ def percent(value: float | None) -> str:
 def points(value: float | None) -> str:
     """A difference of shares in points, signed, or a dash."""
     return "–" if value is None else f"{100 * value:+.1f}".replace("-", "−")
+
+
+def change(value: float) -> str:
+    """A signed change of a loss; what rounds to nothing has no sign."""
+    return "0.000" if abs(value) < 0.0005 else f"{value:+.3f}".replace("-", "−")
 
 
 def p_value(value: float | None) -> str:
