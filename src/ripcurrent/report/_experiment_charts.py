@@ -10,7 +10,7 @@ import altair as alt
 from ripcurrent.report._charts import Spec, _finish
 
 ARM_HEIGHT = 26
-HARMFUL, BENIGN = "harmful requests refused", "dangerous-sounding ones refused"
+HARMFUL, BENIGN = "harmful", "only sound dangerous"
 
 
 def _arms(arms: Sequence[str]) -> Any:
