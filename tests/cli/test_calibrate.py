@@ -63,7 +63,7 @@ def test_from_a_ladder_to_a_forecast(
 
     # the pool itself: a known source, all of whose rows are more than the ladder's largest set
     known = command.scan(pool, "--out", tmp_path / "known", "--forecast", file, "--json", *GRADIENT).json["forecast"]
-    assert known["source"] == "pool.jsonl"
+    assert known["source"] == "pool"
     whole = known["sets"][0]
     assert whole["rows"] == 20
     assert (whole["answered"], whole["low"]) == (whole["reference"]["answered"], whole["reference"]["low"])
@@ -78,13 +78,13 @@ def test_from_a_ladder_to_a_forecast(
     assert found["source"] is None
     assert one["low"] < one["answered"] < one["high"]
     assert one["high"] - one["low"] > one["reference"]["high"] - one["reference"]["low"]
-    assert "none of those that the calibration was made on (pool.jsonl)" in found["notes"][0]
+    assert "none of those that the calibration was made on (pool)" in found["notes"][0]
 
     monkeypatch.setenv("COLUMNS", "400")
     shown = command.scan(*options, "--forecast", file).out
     numbers = f"answered {100 * one['answered']:.0f} % (90 % interval {100 * one['low']:.0f}–{100 * one['high']:.0f} %)"
     assert f"all rows: {numbers}, against" in shown
-    assert "for a random set of pool.jsonl" in shown
+    assert "for a random set of pool" in shown
 
     # without it, the same scan says that there is none and forgets the other
     assert "No forecast: there is no calibration" in command.scan(*options).out
