@@ -52,7 +52,7 @@ window.tokenShares = (() => {
       const token = body?.tokens[at];
       if (!token) { rest(); return; }
       token.element.classList.add("at");
-      if (scroll) token.element.scrollIntoView({ block: "nearest" });
+      if (scroll) token.element.scrollIntoView({ block: "nearest", behavior: "instant" });
       tell(token);
     };
 
