@@ -17,9 +17,12 @@ from ripcurrent.api._execution import Execution
 from ripcurrent.api._progress import SilentProgress
 from ripcurrent.api._scan import ScanResult, scan
 from ripcurrent.engine import RayExecutor
+from ripcurrent.engine._ray import ALONE
 from ripcurrent.errors import RipcurrentError
 from tests.tiny_scan import EXACT, good_rows, write_jsonl
 
+# read when Ray is first imported, which is here
+os.environ.update(ALONE)
 pytest.importorskip("ray")
 pytestmark = pytest.mark.usefixtures("no_page")
 

@@ -14,9 +14,12 @@ import numpy as np
 import pytest
 
 from ripcurrent.engine import RayExecutor, Shard, ShardFolder
+from ripcurrent.engine._ray import ALONE
 from ripcurrent.errors import ExitCode, RipcurrentError
 from tests.engine.ray_stage import ROWS, MakeStage, open_numbers, open_too_few
 
+# read when Ray is first imported, which is here
+os.environ.update(ALONE)
 ray = pytest.importorskip("ray")
 
 SHARD_ROWS = 3
