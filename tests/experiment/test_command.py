@@ -24,18 +24,19 @@ def equal(judge: str, arm: str, prompt_id: str) -> str:
 
 def unclear(judge: str, arm: str, prompt_id: str) -> str:
     """About as many requests in either arm, and hardly any of them the same ones."""
-    number = int(prompt_id.rpartition("-")[2])
+    number = int(prompt_id)
     answered = number % 4 == 1 or number == 2 if arm.startswith("top") else number % 4 == 0
     return "compliance" if answered else "refusal"
 
 
 def answer_again(folder: Path, says: Says) -> None:
-    """Other verdicts in the arms' folders: the same command only makes the tables anew."""
+    """Other verdicts in the arms' folders, by a prompt's place: the same command only makes the tables anew."""
     prompts = [json.loads(line) for line in (folder / "prompts.jsonl").read_text().splitlines()]
+    places = {prompt["id"]: str(place) for place, prompt in enumerate(prompts)}
     for arm in (folder / "arms").iterdir():
 
         def label(judge: str, prompt_id: str, name: str = arm.name) -> str:
-            return says(judge, name, prompt_id)
+            return says(judge, name, places[prompt_id])
 
         write_evaluation(arm / "evaluation", prompts, ("prefix", "keyword"), label)
 

@@ -67,10 +67,12 @@ def test_arms_are_asked_where_the_untrained_model_solves_some(
     monkeypatch.setattr("ripcurrent.api._experiment._page", lambda *given: None)
 
     def completes(arm: str, row: dict[str, Any]) -> str:
+        if row["source"] != "sums":
+            return "…"
         solved = {"base": solved_by_base, "top-seed0": 2}.get(arm, 0)
         right = 2 * int(row["id"])
         place = [one.id for one in drawn].index(row["id"])
-        return f"It comes to {right if place < solved else right + 1}." if row["source"] == "sums" else "…"
+        return f"It comes to {right if place < solved else right + 1}."
 
     evaluated.completes = completes
     keys |= {"arms": {"top": "top"}, "control": None, "seeds": [0], "gsm8k": {"file": str(sums), "limit": 8}}

@@ -65,7 +65,7 @@ def test_failed_and_missing_runs_are_told(tmp_path, open_page):
     opened = open_page(build_experiment_page(fabricate_experiment(tmp_path, failed=True, without="length")))
     notices = " ".join(opened.page.locator("#verdict .notice").all_text_contents())
     assert "Not complete: 3 runs" in notices
-    assert "bottom, seed 1, failed. Training diverges" in notices
+    assert "bottom, seed 1, failed and is in no table. Training diverges" in notices
 
 
 def test_a_folder_without_results(tmp_path):
