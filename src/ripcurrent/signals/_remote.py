@@ -141,6 +141,9 @@ def release_stage(stage: SignalStage) -> None:
     stage.chat_model.model.to("meta")
     if stage.directions is not None:
         for tensor in (*stage.directions.linear.values(), *stage.directions.other.values()):
-            tensor.untyped_storage().resize_(0)
+            storage = tensor.untyped_storage()
+            # one that is a file's memory is not, and takes none of this process's
+            if storage.resizable():
+                storage.resize_(0)
     if stage.chat_model.device.type == "cuda":
         torch.cuda.empty_cache()
