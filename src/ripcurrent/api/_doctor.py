@@ -147,14 +147,14 @@ def diagnose(
     told.step("looking at the environment")
     findings = environment(options.device, options.dtype)
     if dataset is None:
-        about = describe(_load(options, told)) if model is not None else None
+        about = describe(_load(options, told, for_rows=False)) if model is not None else None
         return Diagnosis(tuple(findings), about, None, ())
     free = free_memory(choose_device(options.device))
     rows = read_rows(dataset, format=options.format, mapping=options.mapping, limit=options.limit)
     told.step("reading the dataset")
     sample, unreadable, count = _spread_sample(rows)
     began = time.perf_counter()
-    chat_model = _load(options, told)
+    chat_model = _load(options, told, for_rows=True)
     loading = time.perf_counter() - began
     told.step("encoding a sample")
     encoded = list(encode_rows(sample, chat_model.tokenizer, max_tokens=options.max_tokens, loss_on=options.loss_on))
@@ -169,9 +169,9 @@ def diagnose(
     return Diagnosis(tuple(findings), describe(chat_model), report, tuple(estimates))
 
 
-def _load(options: ScanOptions, told: Progress) -> ChatModel:
+def _load(options: ScanOptions, told: Progress, *, for_rows: bool) -> ChatModel:
     told.step("loading the model")
-    chat_model = load_scan_model(options)
+    chat_model = load_scan_model(options, for_rows=for_rows)
     if options.wants_gradient:
         # a layer that is not covered is found here
         GradientPass(chat_model)

@@ -14,13 +14,14 @@ def model_options(options: ScanOptions) -> dict[str, Any]:
     return {"name": options.model, **{name: getattr(options, name) for name in names}}
 
 
-def load_scan_model(options: ScanOptions) -> ChatModel:
-    """The model to score with.
+def load_scan_model(options: ScanOptions, *, for_rows: bool = True) -> ChatModel:
+    """The model to score with, or without ``for_rows`` only to look at.
 
     Raises:
-        RipcurrentError: it cannot be loaded, has no chat template, or fewer positions than ``max_tokens``.
+        RipcurrentError: it cannot be loaded, has no chat template, or for rows fewer positions than ``max_tokens``.
     """
     chat_model = load_model(**model_options(options))
     require_chat_template(chat_model)
-    require_positions(chat_model, options)
+    if for_rows:
+        require_positions(chat_model, options)
     return chat_model
