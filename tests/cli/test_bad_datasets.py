@@ -121,7 +121,7 @@ def test_a_row_of_100_000_tokens_is_scored_on_its_head(command: Command, tmp_pat
     assert table["prompt_tokens"][2].as_py() + table["response_tokens"][2].as_py() == 1024
 
 
-@pytest.mark.parametrize("address", ["hf:name", "hf:a/b/c"])
+@pytest.mark.parametrize("address", ["hf:name", "hf:a/b/c/d"])
 def test_hub_address_that_is_none(command: Command, out: Path, address: str) -> None:
     command.scan_fails(address, "--out", out, says=("hf:owner/name",))
 
