@@ -173,8 +173,8 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
 
     calls = []
 
-    def load(name: str, *, split: str, streaming: bool) -> Any:
-        calls.append((name, split))
+    def load(path: str, *, name: str | None, split: str, streaming: bool) -> Any:
+        calls.append((path, split))
         assert streaming
         return datasets.Dataset.from_dict({"prompt": TEXTS, "frage": ["Ja?"] * 3}).to_iterable_dataset()
 

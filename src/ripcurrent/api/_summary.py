@@ -101,7 +101,7 @@ class ScanSummary:
     def forecast_lines(self) -> list[str]:
         """The forecast in sentences, or one that says that there is none."""
         if self.forecast is None:
-            return ["No forecast: there is no calibration of this model, anchors and options (ripcurrent calibrate)."]
+            return ["No forecast: there is no calibration for this model (ripcurrent calibrate)."]
         return forecast_lines(self.forecast)
 
     def as_json(self) -> dict[str, Any]:
