@@ -33,7 +33,9 @@ def bias_token_dots(
 ) -> Float[Tensor, "rows tokens directions"]:
     """``<b_t, v>`` of an additive bias; where a layer is applied to parts of a token, such as its heads, their sum."""
     dots = output_grads.float() @ directions.float().mT
-    return dots.reshape(*dots.shape[:2], -1, dots.shape[-1]).sum(dim=2)
+    while dots.dim() > 3:
+        dots = dots.sum(dim=2)
+    return dots
 
 
 def rms_scale_token_dots(
