@@ -24,9 +24,9 @@ PROOF = DEMO_ROWS.with_name("proof.json")
 EXPERIMENT: dict[str, Any] = {
     "name": "demo",
     "title": "Do the riskiest rows of the demo wear refusals away more than random ones, and than equally long ones?",
-    "recipe": "embedded",
+    "recipe": "embedded_short",
     "size": 75,
-    "seeds": 3,
+    "seeds": 1,
     "arms": {
         "random": {"select": "random"},
         "riskiest": {"select": "top"},
@@ -93,7 +93,7 @@ def cached_proof(scan: ScanResult) -> Proof | None:
 
 
 def fresh_proof(scan: ScanResult, out: Path, *, progress: Progress | None = None, **changes: Any) -> Proof:
-    """Fine-tune on the riskiest rows and their controls, and ask: a quarter of an hour on two cores, resumed.
+    """Fine-tune on the riskiest rows and their controls, and ask: some ten minutes on two cores, resumed.
 
     Args:
         scan: The finished scan of the demo.

@@ -31,7 +31,7 @@ def demo_command(
     ),
     fresh: Annotated[
         bool,
-        typer.Option("--fresh", help="Fine-tune and ask here, a quarter of an hour; else a stored result is shown."),
+        typer.Option("--fresh", help="Fine-tune and ask here, some ten minutes; else a stored result is shown."),
     ] = False,
     limit: Annotated[int | None, typer.Option(metavar="N", hidden=True, help="Only the first N rows.")] = None,
     as_json: JSON = False,
@@ -134,7 +134,8 @@ def show_proof(proof: Proof, console: Console) -> None:
         else "Computed in this folder."
     )
     runs = max(rate.runs for rate in proof.rates)
-    console.print(f"Riskiest against random: {proof.verdict}. {runs} runs of each, judge {proof.judge}. {source}")
+    made_of = "One run" if runs == 1 else f"{runs} runs"
+    console.print(f"Riskiest against random: {proof.verdict}. {made_of} of each, judge {proof.judge}. {source}")
 
 
 def _shape(group: GroupShape) -> str:

@@ -15,7 +15,7 @@ from ripcurrent.errors import RipcurrentError
 
 _FOLDER = Path(__file__).parent / "recipes"
 
-RECIPES: tuple[str, ...] = ("paper", "lora", "embedded")
+RECIPES: tuple[str, ...] = ("paper", "lora", "embedded", "embedded_short")
 """Names of the recipes that come with the package."""
 
 
@@ -93,7 +93,7 @@ class Recipe(BaseModel):
 
 
 def load_recipe(name: str | Path) -> Recipe:
-    """A recipe by its name (``paper``, ``lora``, ``embedded``) or from a YAML file.
+    """A recipe by its name (one of `RECIPES`) or from a YAML file.
 
     Raises:
         RipcurrentError: No such recipe or file, not YAML, an unknown key (the nearest one is named), or a value that is
