@@ -18,6 +18,7 @@ from ripcurrent.api._format_edit_arms import check_arms, harm_of_edits
 from ripcurrent.api._format_edit_lines import lines_of
 from ripcurrent.api._progress import Progress, SilentProgress
 from ripcurrent.api._scan import scan
+from ripcurrent.api._scan_model import load_scan_model
 from ripcurrent.api._scanned import ScannedRows, open_scan, provenance_of
 from ripcurrent.api._select import _manifest
 from ripcurrent.data import Row
@@ -176,22 +177,13 @@ def _pairs(scanned: ScannedRows, config: EditsConfig, rows: Sequence[Row], folde
 
 def _tokenizer(scanned: ScannedRows, config: EditsConfig) -> Any:
     """The tokenizer of the scanned model, after a check that model and anchors still are the scan's."""
-    from ripcurrent.models import load_model
-
     options, then = scanned.options, scanned.manifest
     if load_anchors(options.anchors).sha256 != then["anchors"]["sha256"]:
         raise RipcurrentError(
             f"The anchors {options.anchors} are others than those of the scan.", "Put them back, or scan again."
         )
-    model = load_model(
-        options.model,
-        adapter=options.adapter,
-        device=config.device or options.device,
-        dtype=then["model"]["dtype"],
-        scope=options.scope,
-        attention=options.attention,
-        seed=options.seed,
-    )
+    here = options.model_copy(update={"device": config.device or options.device, "dtype": then["model"]["dtype"]})
+    model = load_scan_model(here, for_rows=False)
     if (model.fingerprint, model.tokenizer_sha256, model.template_sha256) != tuple(
         then["model"][key] for key in ("fingerprint", "tokenizer_sha256", "template_sha256")
     ):
