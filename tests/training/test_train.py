@@ -130,7 +130,9 @@ def test_bfloat16_computes_products_and_leaves_float32_masters(tmp_path: Path) -
     model = chat_model()
     seen = set()
     layer = model.model.model.layers[0].mlp.up_proj
-    layer.register_forward_hook(lambda module, _, output: seen.add((module.weight.dtype, output.dtype)))
+    layer.register_forward_hook(
+        lambda module, _, output: seen.add((module.weight.dtype, output.dtype)) if module.training else None
+    )
     how = recipe(learning_rate=1e-2)
     done = run(tmp_path, how, model=model, compute=torch.bfloat16)
     assert seen == {(torch.float32, torch.bfloat16)}

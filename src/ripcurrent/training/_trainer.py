@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from peft import PeftModel
 from transformers import PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.models import ChatModel
 from ripcurrent.training._checkpoints import keep_only, seal
+from ripcurrent.training._head_loss import add_head_loss
 from ripcurrent.training._recipe import Recipe
 from ripcurrent.training._rows import RightPadding, TrainingSet
 from ripcurrent.training._schedule import make_schedule
@@ -34,6 +36,28 @@ class RowTrainer(SFTTrainer):  # type: ignore[misc]  # TRL has no types
         self._recipe = recipe
         self._steps_per_epoch = recipe.steps_per_epoch(rows)
         super().__init__(**arguments)
+        self._own_loss = self._add_own_loss()
+
+    def _add_own_loss(self) -> bool:
+        """Take over the loss where TRL's is slow (see ``_head_loss``) and the model's head is understood."""
+        if self.accelerator.device.type in ("cuda", "xpu") or self.accelerator.num_processes > 1:
+            return False
+        if self.aux_loss_enabled:
+            return False
+        causal = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+        try:
+            add_head_loss(causal)
+        except RipcurrentError:
+            return False
+        return True
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Cross-entropy in nats, the mean over the batch's loss-bearing tokens."""
+        if not self._own_loss or return_outputs or num_items_in_batch is None:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        return model(**inputs, loss_sum=True) / torch.as_tensor(num_items_in_batch).clamp(min=1)
 
     def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> LambdaLR:
         """The recipe's schedule in place of the named one of the arguments."""
