@@ -44,16 +44,19 @@ def grouped_attention(
     """Attention of queries ``(rows, heads, tokens, width)`` over keys and values with as many or fewer heads.
 
     All query heads of one key head are stacked as further tokens of one matrix product. Scores and softmax are float32.
+    Keys may begin before the queries, as after a shared prefix; the mask then says which are seen.
     Returns ``(rows, tokens, heads, width)`` and no weights, as transformers expects.
     """
     rows, heads, tokens, width = query.shape
+    reach = key.shape[2]
+    continued = tokens < reach and attention_mask is not None and attention_mask.dtype == torch.bool
     plain = (
-        attention_mask is None
+        ((attention_mask is None and tokens == reach) or continued)
         and dropout == 0.0
         and is_causal is not False
         and getattr(module, "is_causal", True)
-        and tokens == key.shape[2]
-        and 1 < tokens <= LONGEST
+        and tokens > 1
+        and reach <= LONGEST
         and kwargs.get("position_bias") is None
         and kwargs.get("softcap") is None
     )
@@ -66,11 +69,15 @@ def grouped_attention(
     group = heads // key_heads
     scaled = query.float() * (width**-0.5 if scaling is None else scaling)
     stacked = scaled.reshape(rows * key_heads, group * tokens, width)
-    keys = key.reshape(rows * key_heads, tokens, width)
-    values = value.reshape(rows * key_heads, tokens, value.shape[-1])
-    mask = _causal_mask(tokens, group, query.device)
+    keys = key.reshape(rows * key_heads, reach, width)
+    values = value.reshape(rows * key_heads, reach, value.shape[-1])
+    if attention_mask is None:
+        mask = _causal_mask(tokens, group, query.device).expand(rows * key_heads, -1, -1)
+    else:
+        hidden = torch.zeros(attention_mask.shape, device=query.device).masked_fill_(~attention_mask, float("-inf"))
+        mask = hidden.unsqueeze(2).expand(rows, key_heads, group, tokens, reach).reshape(-1, group * tokens, reach)
     # scores rounded to bfloat16 would be several per cent off where they are large
-    scores = torch.baddbmm(mask.expand(rows * key_heads, -1, -1), stacked, keys.float().mT)
+    scores = torch.baddbmm(mask, stacked, keys.float().mT)
     output = torch.bmm(torch.softmax(scores, dim=-1).to(values.dtype), values)
     return output.view(rows, heads, tokens, value.shape[-1]).transpose(1, 2), None
 

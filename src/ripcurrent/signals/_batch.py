@@ -33,6 +33,16 @@ class Batch:
         """Number of rows."""
         return self.ids.shape[0]
 
+    def after(self, tokens: int) -> Batch:
+        """The batch without its first so many tokens; every row is longer, and no state before is asked for."""
+        return Batch(
+            ids=self.ids[:, tokens:],
+            loss_mask=self.loss_mask[:, tokens:],
+            lengths=self.lengths - tokens,
+            last_prompt=self.last_prompt - tokens,
+            last_content=self.last_content - tokens,
+        )
+
     def row_weights(self) -> Float[Tensor, " rows"]:
         """One over each row's number of loss-bearing tokens: the mean over its response."""
         return 1.0 / self.loss_mask.sum(dim=1).clamp_min(1).float()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.models import ChatModel
 from ripcurrent.signals._batch import Batch
+from ripcurrent.signals._shared_prefix import SharedPrefix
 from ripcurrent.signals._types import BatchSignals, Position
 
 
@@ -27,6 +28,7 @@ class FeatureReader:
         causal: Any = model.get_base_model() if hasattr(model, "peft_config") else model
         self._base: nn.Module = getattr(causal, causal.base_model_prefix)
         self._position = position
+        self._prefixes = SharedPrefix(self._base, causal.config.get_text_config())
         self._block: nn.Module | None = None
         if layer is not None:
             blocks = _blocks(self._base, causal.config.get_text_config().num_hidden_layers)
@@ -42,10 +44,12 @@ class FeatureReader:
         return Reading(batch, self._position, self._block)
 
     def forward(self, batch: Batch) -> BatchSignals:
-        """Features alone, from a forward pass without the output head."""
-        with torch.inference_mode(), self.reading(batch) as reading:
-            hidden = self._base(input_ids=batch.ids, use_cache=False).last_hidden_state
-            return BatchSignals(features=reading.features(hidden))
+        """Features alone, from a forward pass without the output head, over what the rows do not share."""
+        with torch.inference_mode():
+            begun, rest = self._prefixes.split(batch)
+            with self.reading(rest) as reading:
+                output = self._base(input_ids=rest.ids, **{"use_cache": False, **begun})
+                return BatchSignals(features=reading.features(output.last_hidden_state))
 
 
 class Reading:
