@@ -2,7 +2,7 @@
 
 PYTHON ?= python3## Python that .venv is made with, 3.11 or newer
 TORCH_INDEX ?=## PyTorch's CPU wheel index (see pytorch.org's install page), where your package index lacks it
-ARGS ?=## Further arguments of demo, test, test-slow, bench, bench-peers and bench-scale
+ARGS ?=## Further arguments of demo, test, test-slow, bench and bench-…
 
 # Tests that need real data read it from the folder that RIPCURRENT_DATA names, and skip where there is none.
 ifneq ($(wildcard ../shared/data/.),)
@@ -16,7 +16,7 @@ STAMP := .venv/.set-up
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check bench bench-peers bench-scale clean
+.PHONY: help setup demo test test-slow check bench bench-peers bench-scale bench-gpu clean
 
 help: ## List the targets and variables
 	@awk -F ':[^#]*## ' '/^[a-z-]+:[^#]*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -66,6 +66,9 @@ bench-peers: $(STAMP) ## Other packages on the same rows, threads and scope, as 
 
 bench-scale: $(STAMP) ## Memory and time from 1,000 to 100,000 rows (an afternoon), or ARGS="--rows 1000,10000"
 	$(BIN)/python -m bench.scale $(ARGS)
+
+bench-gpu: $(STAMP) ## Speed and memory on a GPU with randomly initialised models, or ARGS="--device cpu --shapes tiny"
+	$(BIN)/python -m bench.gpu $(ARGS)
 
 clean: ## Remove .venv, caches and build products; runs/ stays
 	rm -rf .venv .bench-peers build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -35,15 +35,15 @@ class BatchOneLoop:
         self.model.set_attn_implementation(attention)
         for parameter in self.named.values():
             parameter.requires_grad_(True)
-        dots, norms = [], []
+        dots, norms, device = [], [], self.model.device
         for row in rows:
-            ids = torch.from_numpy(row.tokens.astype("int64")).unsqueeze(0)
+            ids = torch.from_numpy(row.tokens.astype("int64")).unsqueeze(0).to(device)
             hidden = self.model.model(input_ids=ids, use_cache=False).last_hidden_state[0]
-            places = torch.from_numpy(row.loss_mask[1:]).nonzero().flatten()
+            places = torch.from_numpy(row.loss_mask[1:]).nonzero().flatten().to(device)
             logits = torch.nn.functional.linear(hidden[places], self.model.lm_head.weight)
             loss = torch.nn.functional.cross_entropy(logits.float(), ids[0, places + 1])
             gradients = torch.autograd.grad(loss, list(self.named.values()))
-            dot, norm = torch.zeros(2), torch.zeros(())
+            dot, norm = torch.zeros(2, device=device), torch.zeros((), device=device)
             for name, gradient in zip(self.named, gradients, strict=True):
                 flat = gradient.reshape(1, -1)
                 dot += (flat @ self.stacked[name].mT).float().flatten()

@@ -54,9 +54,9 @@ def main() -> None:
         batches = [make_batch([rows[place] for place in places], chat_model.device) for places in plan]
 
         timed: dict[str, Callable[[], object]] = {
-            "forward": partial(_forward, gradient_pass, batches),
-            "scan": partial(_each, partial(gradient_pass.measure, directions=directions), batches),
-            "representation": partial(_each, features.forward, batches),
+            "forward": partial(plain_forward, gradient_pass, batches),
+            "scan": partial(each, partial(gradient_pass.measure, directions=directions), batches),
+            "representation": partial(each, features.forward, batches),
             "loop": partial(loop.run, rows, "sdpa"),
             "loop, our attention": partial(loop.run, rows, chat_model.model.config._attn_implementation),
         }
@@ -73,7 +73,7 @@ def main() -> None:
         arguments.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
 
 
-def _forward(gradient_pass: GradientPass, batches: list[Batch]) -> None:
+def plain_forward(gradient_pass: GradientPass, batches: list[Batch]) -> None:
     """A plain forward pass in our batches, with the head at loss-bearing positions only."""
     catalogue = gradient_pass.catalogue
     with torch.inference_mode():
@@ -83,7 +83,8 @@ def _forward(gradient_pass: GradientPass, batches: list[Batch]) -> None:
             torch.nn.functional.linear(hidden[row, token], catalogue.head.weight)
 
 
-def _each(function: Callable[[Batch], object], batches: list[Batch]) -> None:
+def each(function: Callable[[Batch], object], batches: list[Batch]) -> None:
+    """Call ``function`` on every batch."""
     for batch in batches:
         function(batch)
 

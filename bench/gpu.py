@@ -1,0 +1,226 @@
+"""Speed and memory of gradient scoring on a GPU: ``python -m bench.gpu [--shapes 1B,8B] [--json FILE]``.
+
+Randomly initialised Llama models in bfloat16 and rows of random tokens: nothing is downloaded, and no time depends on
+what the weights are. ``--device cpu --shapes tiny`` tries the program without a GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from bench.rivals import BatchOneLoop
+from bench.speed import each, plain_forward
+from ripcurrent.data import EncodedRow
+from ripcurrent.engine import plan_batches
+from ripcurrent.models import ChatModel
+from ripcurrent.signals import FeatureReader, GradientPass, make_batch, stack_directions
+
+SHAPES: dict[str, dict[str, Any]] = {
+    "tiny": {
+        "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "vocab_size": 512, "tie_word_embeddings": True,
+    },
+    "1B": {
+        "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32,
+        "num_key_value_heads": 8, "head_dim": 64, "vocab_size": 128256, "tie_word_embeddings": True,
+    },
+    "8B": {
+        "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32,
+        "num_key_value_heads": 8, "vocab_size": 128256, "tie_word_embeddings": False,
+    },
+}  # fmt: skip
+ROWS = {180: 384, 57: 1024}
+"""Mean tokens of a row, and how many rows of that kind."""
+LOOP_SHARE = 8
+"""The loop gets every so manieth row."""
+GOALS = {"loop": {180: 2.0, 57: 5.0}, "peak": 0.35, "memory": 3.4}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--shapes", default="1B,8B", help=f"of {', '.join(SHAPES)}, with commas between")
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--budget", type=int, default=8192, help="padded tokens a batch (default %(default)s)")
+    parser.add_argument("--json", type=Path, help="also write the figures here")
+    arguments = parser.parse_args()
+    if arguments.device.startswith("cuda") and not torch.cuda.is_available():
+        print("No GPU that PyTorch can use is here. Without one: --device cpu --shapes tiny", file=sys.stderr)
+        return 2
+    device = torch.device(arguments.device)
+    peak = _matmul_peak(device)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    print(f"{name}, torch {torch.__version__}, bf16, budget {arguments.budget} tokens")
+    print(f"matmul peak measured: {peak / 1e12:.1f} TFLOP/s", flush=True)
+    found = {"device": name, "torch": torch.__version__, "matmul_flops": peak}
+    for shape in arguments.shapes.split(","):
+        found[shape] = _measured(shape, device, arguments.budget, peak)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    return 0
+
+
+def _measured(shape: str, device: torch.device, budget: int, peak: float) -> dict[str, Any]:
+    _reset_memory(device)
+    chat_model = _random_model(shape, device)
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in chat_model.model.parameters())
+    gradient_pass, features = GradientPass(chat_model), FeatureReader(chat_model)
+    shapes = gradient_pass.catalogue.parameter_shapes()
+    # formed twice from the same seeds, so that no more than the scan's and the loop's own copies ever exist
+    directions = stack_directions(gradient_pass.catalogue, _random_directions(shapes, device), torch.bfloat16, count=2)
+    print(f"\n{shape}: {weights / 2e9:.2f} B parameters, {weights / 1e9:.2f} GB of weights", flush=True)
+    found: dict[str, Any] = {"weights_bytes": weights}
+    measured: dict[int, dict[str, Any]] = {}
+    for tokens, count in ROWS.items():
+        rows = list(_random_rows(tokens, count, chat_model.model.config.vocab_size))
+        plan = plan_batches([len(row.tokens) for row in rows], budget)
+        batches = [make_batch([rows[place] for place in places], device) for places in plan]
+        scan = partial(gradient_pass.measure, directions=directions)
+        times = {
+            "scan": _timed(device, partial(each, scan, batches)),
+            "forward": _timed(device, partial(plain_forward, gradient_pass, batches)),
+            "representation": _timed(device, partial(each, features.forward, batches)),
+        }
+        measured[tokens] = {"rows": len(rows), "seconds": times, "flops": _useful_flops(chat_model.model, rows)}
+    found["peak_bytes"] = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+    del directions
+    loop = BatchOneLoop(chat_model, list(_random_directions(shapes, device)))
+    for tokens, figures in measured.items():
+        rows = list(_random_rows(tokens, ROWS[tokens], chat_model.model.config.vocab_size))[::LOOP_SHARE]
+        seconds = _timed(device, partial(loop.run, rows, "sdpa"))
+        figures["loop_rows_per_second"] = len(rows) / seconds
+        _report(tokens, figures, peak)
+    if found["peak_bytes"] is not None:
+        _line("peak memory, times the weights", found["peak_bytes"] / weights, GOALS["memory"], more=False)
+    return found | {str(tokens): figures for tokens, figures in measured.items()}
+
+
+def _report(tokens: int, figures: dict[str, Any], peak: float) -> None:
+    times = figures["seconds"]
+    rate = figures["rows"] / times["scan"]
+    bound = figures["flops"] / peak
+    print(
+        f"  rows of {tokens} tokens: {rate:.1f} rows/s; {times['scan']:.2f} s, arithmetic alone {bound:.2f} s",
+        flush=True,
+    )
+    _line("times the batch-1 loop", rate / figures["loop_rows_per_second"], GOALS["loop"][tokens], more=True)
+    _line("of the matmul peak, useful FLOPs", bound / times["scan"], GOALS["peak"], more=True)
+    _line("plain forward passes", times["scan"] / times["forward"], None, more=False)
+    _line("plain forward passes, representation only", times["representation"] / times["forward"], None, more=False)
+
+
+def _line(label: str, value: float, goal: float | None, *, more: bool) -> None:
+    if goal is None:
+        print(f"    {label:<44} {value:6.2f}", flush=True)
+        return
+    verdict = "pass" if (value >= goal if more else value <= goal) else "FALL SHORT"
+    print(f"    {label:<44} {value:6.2f}   goal {'≥' if more else '≤'} {goal:<5} {verdict}", flush=True)
+
+
+def _useful_flops(model: LlamaForCausalLM, rows: list[EncodedRow]) -> float:
+    """What no exact method avoids: forward, backward to the inputs, and each weight's gradient or as much.
+
+    Two FLOPs a multiply-add, three such products for every weight of a linear layer and token, the head's for
+    loss-bearing tokens alone. Attention's own products are left out.
+    """
+    tokens = sum(len(row.tokens) for row in rows)
+    bearing = sum(int(row.loss_mask.sum()) for row in rows)
+    linear = sum(module.weight.numel() for module in model.model.modules() if isinstance(module, torch.nn.Linear))
+    return 6.0 * (linear * tokens + model.lm_head.weight.numel() * bearing)
+
+
+def _random_model(shape: str, device: torch.device) -> ChatModel:
+    torch.manual_seed(0)
+    kept = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        with device:
+            model = LlamaForCausalLM(LlamaConfig(**SHAPES[shape], max_position_embeddings=4096)).eval()
+    finally:
+        torch.set_default_dtype(kept)
+    return ChatModel(
+        name=shape, model=model.requires_grad_(False), tokenizer=None, device=device, dtype=torch.bfloat16, scope="all",
+        adapter=None, fingerprint=shape, template_sha256=None, revision=None,
+    )  # fmt: skip
+
+
+class _RandomDirection(Mapping[str, Tensor]):
+    """A direction of which each parameter is made when it is asked for."""
+
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]], device: torch.device, seed: int) -> None:
+        self._shapes, self._device, self._seed = shapes, device, seed
+
+    def __getitem__(self, name: str) -> Tensor:
+        torch.manual_seed(self._seed)
+        return torch.randn(self._shapes[name], dtype=torch.bfloat16, device=self._device)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._shapes)
+
+    def __len__(self) -> int:
+        return len(self._shapes)
+
+
+def _random_directions(shapes: Mapping[str, tuple[int, ...]], device: torch.device) -> Iterator[Mapping[str, Tensor]]:
+    return (_RandomDirection(shapes, device, seed) for seed in (1, 2))
+
+
+def _random_rows(mean: int, count: int, vocabulary: int) -> Iterator[EncodedRow]:
+    """Rows of random tokens, lengths log-normal around ``mean``, the last two thirds bearing loss."""
+    generator = np.random.default_rng(mean)
+    for index in range(count):
+        length = int(np.clip(mean * generator.lognormal(-0.18, 0.6), 12, 1024))
+        prompt = max(4, length // 3)
+        mask = np.arange(length) >= prompt
+        yield EncodedRow(
+            index=index, status="ok", tokens=generator.integers(0, vocabulary, length).astype(np.int32), loss_mask=mask,
+            truncated=False, prompt_tokens=prompt, response_tokens=length - prompt, last_prompt=prompt - 1,
+            last_content=length - 2,
+        )  # fmt: skip
+
+
+def _timed(device: torch.device, function: Callable[[], object]) -> float:
+    """The best of two, after one unmeasured."""
+    best = float("inf")
+    for repetition in range(3):
+        _wait(device)
+        began = time.perf_counter()
+        function()
+        _wait(device)
+        if repetition:
+            best = min(best, time.perf_counter() - began)
+    return best
+
+
+def _matmul_peak(device: torch.device) -> float:
+    """FLOP/s of a large product in bfloat16."""
+    size = 8192 if device.type == "cuda" else 1024
+    one, other = (torch.randn(size, size, device=device).to(torch.bfloat16) for _ in range(2))
+    product = torch.empty_like(one)
+    return 2 * size**3 / _timed(device, partial(torch.mm, one, other, out=product))
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _reset_memory(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
