@@ -19,8 +19,8 @@ from transformers.masking_utils import sdpa_mask
 GROUPED = "ripcurrent_grouped"
 """Name under which transformers knows this attention."""
 
-LONGEST = 768
-"""Beyond so many tokens the scores outgrow the cache and the fused kernel is as fast."""
+LONGEST = 448
+"""Beyond so many tokens the fused kernel is as fast, and scores kept for the backward pass would weigh a gigabyte."""
 
 
 def use_grouped_attention(model: PreTrainedModel) -> None:
