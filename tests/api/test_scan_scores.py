@@ -117,7 +117,7 @@ def test_per_anchor_columns_are_the_cosines_to_each_anchors_gradient(
     few: Path, tiny_folder: Path, anchors_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # room for five directions at a time, so that several passes are joined
-    monkeypatch.setattr("ripcurrent.api._scan.PER_ANCHOR_BYTES", 5 * 4 * count(tiny_folder))
+    monkeypatch.setattr("ripcurrent.api._scan_passes.PER_ANCHOR_BYTES", 5 * 4 * count(tiny_folder))
     result = run(few, tiny_folder, anchors_file, per_anchor=True)
     oracle = explicit(few, tiny_folder, anchors_file)
     folders = sorted(path.name for path in (result.folder / "signals").glob("per_anchor_*"))

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -16,15 +15,12 @@ import pyarrow as pa
 
 from ripcurrent.anchors import load_anchors
 from ripcurrent.api._anchors import (
-    PreparedAnchors,
-    anchor_gradient,
     directions_record,
-    encode_for_gradient,
     prepare_anchors,
 )
-from ripcurrent.api._execution import Execution, RunStage, absolute, running
+from ripcurrent.api._execution import Execution, absolute, running
 from ripcurrent.api._forecast import write_forecast
-from ripcurrent.api._memory import MemoryPlan, memory_record, process_peak, scan_directions, within_memory
+from ripcurrent.api._memory import memory_record, process_peak
 from ripcurrent.api._options import ScanOptions, require_combination, resolve_options
 from ripcurrent.api._parts import (
     PartResult,
@@ -35,30 +31,26 @@ from ripcurrent.api._parts import (
     short_record,
     write_part,
 )
-from ripcurrent.api._prefilter import Picked, PickedRows, join_gradients, pick_rows, prefilter_record
+from ripcurrent.api._prefilter import prefilter_record
 from ripcurrent.api._progress import Progress, SilentProgress
 from ripcurrent.api._scan_model import load_scan_model
+from ripcurrent.api._scan_passes import Signals, run_signals, scorer_of, signal_tables
 from ripcurrent.api._tokens import add_token_shares
-from ripcurrent.data import Dataset, read_rows
-from ripcurrent.engine import LocalExecutor, Part, Shard, ShardFolder
+from ripcurrent.data import read_rows
+from ripcurrent.engine import Part
 from ripcurrent.errors import ExitCode, RipcurrentError
-from ripcurrent.models import ChatModel, count_parameters, describe
+from ripcurrent.models import describe
 from ripcurrent.report import build_report
 from ripcurrent.run import RunDirectory, write_json
 from ripcurrent.scoring import (
     AnchorMeasurements,
-    Scorer,
-    dot_column,
     require_separation,
     separation,
     write_scores,
     write_windows,
 )
 from ripcurrent.scoring._calibration import Calibration, read_calibration
-from ripcurrent.signals import FeatureReader, GradientPass, SignalStage, stack_directions
-
-PER_ANCHOR_BYTES = 2 * 2**30
-"""Directions held at once when every anchor has its own."""
+from ripcurrent.signals import FeatureReader, GradientPass
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +197,7 @@ def _scan(
             require_separation(anchor_set.name, separations)
         prepared = time.perf_counter()
         own_rows = rows_of(numbers, count, chosen)
-        signals = _run_signals(
+        signals = run_signals(
             run, rows, chosen, chat_model, gradient_pass, features, anchors, told, own_rows, run_stage
         )
         fresh_rows = signals.fresh_rows
@@ -304,139 +296,13 @@ def write_scan_scores(
     run: RunDirectory, shards: int, options: ScanOptions, anchors: AnchorMeasurements, manifest: dict[str, Any]
 ) -> dict[str, int]:
     """Write the scores table of a scan whose shards are all there; returns the number of rows of each status."""
-    return _write_scores(run, _Signals(shards, 0, None, 0), options, anchors, manifest)
-
-
-@dataclass(frozen=True, slots=True)
-class _Signals:
-    """What the passes left in the run folder."""
-
-    shards: int
-    """Shards of the pass over all rows."""
-    fresh_rows: int
-    """Rows computed in this call."""
-    memory_plan: MemoryPlan | None
-    """How the budget was kept."""
-    batches_halved: int
-    """Batches that ran out of memory and were measured in halves."""
-    picked: Picked | None = None
-    """What a prefilter let through."""
-    gradient_shards: int = 0
-    """Shards of the gradient pass over these rows."""
-
-
-def _run_signals(
-    run: RunDirectory,
-    rows: Dataset,
-    options: ScanOptions,
-    chat_model: ChatModel,
-    gradient_pass: GradientPass | None,
-    features: FeatureReader | None,
-    anchors: PreparedAnchors,
-    told: Progress,
-    count: int,
-    run_stage: RunStage,
-) -> _Signals:
-    """Run the signal stage over every shard that is not done."""
-    common: dict[str, Any] = {
-        "chat_model": chat_model,
-        "token_budget": options.token_budget,
-        "max_tokens": options.max_tokens,
-        "loss_on": options.loss_on,
-        "row_tokens": options.row_tokens,
-        "pad_to": options.quirks.get("pad_to"),
-        "batch_rows": options.quirks.get("batch_rows"),
-        "drop_refusals": options.drop_refusals,
-        "windows": options.windows,
-        "on_rows": told.rows,
-    }
-
-    def make_stage(mapped: bool) -> SignalStage:
-        directions = None
-        if gradient_pass is not None:
-            stored = [anchors.direction("harmful"), anchors.direction("safe")]
-            directions = scan_directions(gradient_pass, stored, chat_model, run.folder if mapped else None)
-        return SignalStage(
-            gradient_pass=gradient_pass,
-            directions=directions,
-            direction_columns=("dot_harmful", "dot_safe") if gradient_pass is not None else (),
-            features=features,
-            anchor_features=anchors.features,
-            **common,
-        )
-
-    plan = None
-    if options.memory is None:
-        stage = make_stage(False)
-    else:
-        stage, plan = within_memory(run.folder, lambda: rows, options, chat_model, make_stage, told.step)
-    halving = stage.halving
-    signals = run.folder / "signals"
-    if options.prefilter is not None:
-        cheap = replace(stage, gradient_pass=None, directions=None, direction_columns=())
-        shards, fresh = _run_stage(signals, cheap, told, "representation pass", count, run_stage)
-        tables = ShardFolder(signals).tables(shards)
-        scorer = _scorer(anchors.measurements, options)
-        picked = pick_rows(tables, scorer, options.prefilter, options.prefilter_sample, options.seed)
-        deep = replace(stage, features=None, anchor_features=None)
-        chosen = PickedRows(rows, picked.rows)
-
-        def run_picked(stage: SignalStage, folder: ShardFolder, on_shard: Callable[[Shard, bool], None]) -> int:
-            return LocalExecutor().run(
-                chosen.iter_from, stage, folder, shard_rows=options.shard_rows, on_shard=on_shard
-            )
-
-        label = "gradient pass over picked rows"
-        gradient_shards, more = _run_stage(signals / "gradient", deep, told, label, len(picked.rows), run_picked)
-        return _Signals(shards, fresh + more, plan, halving.batches_halved, picked, gradient_shards)
-    group = max(1, PER_ANCHOR_BYTES // (count_parameters(chat_model) * chat_model.dtype.itemsize))
-    if options.per_anchor and gradient_pass is not None:
-        number_of_anchors = len(anchors.anchor_set.anchors)
-        passes = -(-number_of_anchors // group)
-        told.step(f"{number_of_anchors} anchors with a direction each: {passes} further passes over all rows")
-    shards, fresh = _run_stage(signals, stage, told, "scoring rows", count, run_stage)
-    if options.per_anchor and gradient_pass is not None:
-        del stage
-        encoded = encode_for_gradient(anchors.anchor_set, chat_model, options)
-        for number, start in enumerate(range(0, len(encoded), group)):
-            places = range(start, min(start + group, len(encoded)))
-            gradients = (anchor_gradient(gradient_pass, encoded[place]) for place in places)
-            stage = SignalStage(
-                gradient_pass=gradient_pass,
-                directions=stack_directions(gradient_pass.catalogue, gradients, chat_model.dtype, count=len(places)),
-                direction_columns=tuple(dot_column(place) for place in places),
-                halving=halving,
-                **common,
-            )
-            label = f"anchors {start} to {places[-1]} of {len(encoded)}"
-            fresh += _run_stage(signals / f"per_anchor_{number:02d}", stage, told, label, count, run_stage)[1]
-            del stage
-    return _Signals(shards, fresh, plan, halving.batches_halved)
-
-
-def _run_stage(
-    folder: Path, stage: SignalStage, told: Progress, label: str, count: int, run_stage: RunStage
-) -> tuple[int, int]:
-    """Run a stage over a stream of rows; the number after the last shard's and how many rows were computed now."""
-    fresh_rows = 0
-
-    def on_shard(shard: Shard, fresh: bool) -> None:
-        nonlocal fresh_rows
-        if fresh:
-            fresh_rows += shard.rows
-        else:
-            told.skipped(shard.rows)
-
-    told.start(label, count)
-    shards = run_stage(stage, ShardFolder(folder), on_shard)
-    told.finish()
-    return shards, fresh_rows
+    return _write_scores(run, Signals(shards, 0, None, 0), options, anchors, manifest)
 
 
 def _write_scores(
-    run: RunDirectory, found: _Signals, options: ScanOptions, anchors: AnchorMeasurements, manifest: dict[str, Any]
+    run: RunDirectory, found: Signals, options: ScanOptions, anchors: AnchorMeasurements, manifest: dict[str, Any]
 ) -> dict[str, int]:
-    scorer = _scorer(anchors, options)
+    scorer = scorer_of(anchors, options)
     metadata = {
         "default_ranking": options.default_ranking,
         **{key: manifest[key] for key in ("version", "model", "dataset", "options", "quirks")},
@@ -444,38 +310,13 @@ def _write_scores(
     }
     if found.picked is not None:
         assert options.prefilter is not None
-        scores = (scorer.score(table) for table in _tables(run, found))
+        scores = (scorer.score(table) for table in signal_tables(run, found))
         manifest["prefilter"] = prefilter_record(scores, found.picked, options.prefilter, options.default_ranking)
         metadata["prefilter"] = manifest["prefilter"]
     if options.windows:
         about = {"sign": "as in scores.parquet", "default_ranking": options.default_ranking}
-        manifest["windows"] = write_windows(run.folder / "windows.parquet", _tables(run, found), scorer, about)
-    return write_scores(run.folder / "scores.parquet", _tables(run, found), scorer, metadata)
-
-
-def _scorer(anchors: AnchorMeasurements, options: ScanOptions) -> Scorer:
-    return Scorer(anchors, options.avg_n, bool(options.quirks.get("round_to_bf16")))
-
-
-def _tables(run: RunDirectory, found: _Signals) -> Iterable[pa.Table]:
-    """The shards' tables, in order, joined with those of further passes."""
-    signals = run.folder / "signals"
-    tables = ShardFolder(signals).tables(found.shards)
-    if found.picked is not None:
-        return join_gradients(tables, ShardFolder(signals / "gradient").tables(found.gradient_shards), found.picked)
-    extra = sorted(signals.glob("per_anchor_*"))
-    return _joined(found.shards, [signals, *extra]) if extra else tables
-
-
-def _joined(shards: int, folders: list[Path]) -> Iterable[pa.Table]:
-    streams: list[Iterable[pa.Table]] = [ShardFolder(folder).tables(shards) for folder in folders]
-    for parts in zip(*streams, strict=True):
-        table = parts[0]
-        for part in parts[1:]:
-            for name in part.column_names:
-                if name.removeprefix("window_").startswith("dot_anchor_"):
-                    table = table.append_column(name, part[name])
-        yield table
+        manifest["windows"] = write_windows(run.folder / "windows.parquet", signal_tables(run, found), scorer, about)
+    return write_scores(run.folder / "scores.parquet", signal_tables(run, found), scorer, metadata)
 
 
 def _versions() -> dict[str, str]:

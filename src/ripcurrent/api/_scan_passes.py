@@ -1,0 +1,178 @@
+"""The passes of a scan over its rows: one over all, and where asked a gradient pass over some, or one per few anchors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from ripcurrent.api._anchors import PreparedAnchors, anchor_gradient, encode_for_gradient
+from ripcurrent.api._execution import RunStage
+from ripcurrent.api._memory import MemoryPlan, scan_directions, within_memory
+from ripcurrent.api._options import ScanOptions
+from ripcurrent.api._prefilter import Picked, PickedRows, join_gradients, pick_rows
+from ripcurrent.api._progress import Progress
+from ripcurrent.data import Dataset
+from ripcurrent.engine import LocalExecutor, Shard, ShardFolder
+from ripcurrent.models import ChatModel, count_parameters
+from ripcurrent.run import RunDirectory
+from ripcurrent.scoring import AnchorMeasurements, Scorer, dot_column
+from ripcurrent.signals import FeatureReader, GradientPass, SignalStage, stack_directions
+
+PER_ANCHOR_BYTES = 2 * 2**30
+"""Directions held at once when every anchor has its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Signals:
+    """What the passes left in the run folder."""
+
+    shards: int
+    """Shards of the pass over all rows."""
+    fresh_rows: int
+    """Rows computed in this call."""
+    memory_plan: MemoryPlan | None
+    """How the budget was kept."""
+    batches_halved: int
+    """Batches that ran out of memory and were measured in halves."""
+    picked: Picked | None = None
+    """What a prefilter let through."""
+    gradient_shards: int = 0
+    """Shards of the gradient pass over these rows."""
+
+
+def run_signals(
+    run: RunDirectory,
+    rows: Dataset,
+    options: ScanOptions,
+    chat_model: ChatModel,
+    gradient_pass: GradientPass | None,
+    features: FeatureReader | None,
+    anchors: PreparedAnchors,
+    told: Progress,
+    count: int,
+    run_stage: RunStage,
+) -> Signals:
+    """Run the signal stage over every shard that is not done."""
+    common: dict[str, Any] = {
+        "chat_model": chat_model,
+        "token_budget": options.token_budget,
+        "max_tokens": options.max_tokens,
+        "loss_on": options.loss_on,
+        "row_tokens": options.row_tokens,
+        "pad_to": options.quirks.get("pad_to"),
+        "batch_rows": options.quirks.get("batch_rows"),
+        "drop_refusals": options.drop_refusals,
+        "windows": options.windows,
+        "on_rows": told.rows,
+    }
+
+    def make_stage(mapped: bool) -> SignalStage:
+        directions = None
+        if gradient_pass is not None:
+            stored = [anchors.direction("harmful"), anchors.direction("safe")]
+            directions = scan_directions(gradient_pass, stored, chat_model, run.folder if mapped else None)
+        return SignalStage(
+            gradient_pass=gradient_pass,
+            directions=directions,
+            direction_columns=("dot_harmful", "dot_safe") if gradient_pass is not None else (),
+            features=features,
+            anchor_features=anchors.features,
+            **common,
+        )
+
+    plan = None
+    if options.memory is None:
+        stage = make_stage(False)
+    else:
+        stage, plan = within_memory(run.folder, lambda: rows, options, chat_model, make_stage, told.step)
+    halving = stage.halving
+    signals = run.folder / "signals"
+    if options.prefilter is not None:
+        cheap = replace(stage, gradient_pass=None, directions=None, direction_columns=())
+        shards, fresh = _run_stage(signals, cheap, told, "representation pass", count, run_stage)
+        tables = ShardFolder(signals).tables(shards)
+        scorer = scorer_of(anchors.measurements, options)
+        picked = pick_rows(tables, scorer, options.prefilter, options.prefilter_sample, options.seed)
+        deep = replace(stage, features=None, anchor_features=None)
+        chosen = PickedRows(rows, picked.rows)
+
+        def run_picked(stage: SignalStage, folder: ShardFolder, on_shard: Callable[[Shard, bool], None]) -> int:
+            return LocalExecutor().run(
+                chosen.iter_from, stage, folder, shard_rows=options.shard_rows, on_shard=on_shard
+            )
+
+        label = "gradient pass over picked rows"
+        gradient_shards, more = _run_stage(signals / "gradient", deep, told, label, len(picked.rows), run_picked)
+        return Signals(shards, fresh + more, plan, halving.batches_halved, picked, gradient_shards)
+    group = max(1, PER_ANCHOR_BYTES // (count_parameters(chat_model) * chat_model.dtype.itemsize))
+    if options.per_anchor and gradient_pass is not None:
+        number_of_anchors = len(anchors.anchor_set.anchors)
+        passes = -(-number_of_anchors // group)
+        told.step(f"{number_of_anchors} anchors with a direction each: {passes} further passes over all rows")
+    shards, fresh = _run_stage(signals, stage, told, "scoring rows", count, run_stage)
+    if options.per_anchor and gradient_pass is not None:
+        del stage
+        encoded = encode_for_gradient(anchors.anchor_set, chat_model, options)
+        for number, start in enumerate(range(0, len(encoded), group)):
+            places = range(start, min(start + group, len(encoded)))
+            gradients = (anchor_gradient(gradient_pass, encoded[place]) for place in places)
+            stage = SignalStage(
+                gradient_pass=gradient_pass,
+                directions=stack_directions(gradient_pass.catalogue, gradients, chat_model.dtype, count=len(places)),
+                direction_columns=tuple(dot_column(place) for place in places),
+                halving=halving,
+                **common,
+            )
+            label = f"anchors {start} to {places[-1]} of {len(encoded)}"
+            fresh += _run_stage(signals / f"per_anchor_{number:02d}", stage, told, label, count, run_stage)[1]
+            del stage
+    return Signals(shards, fresh, plan, halving.batches_halved)
+
+
+def _run_stage(
+    folder: Path, stage: SignalStage, told: Progress, label: str, count: int, run_stage: RunStage
+) -> tuple[int, int]:
+    """Run a stage over a stream of rows; the number after the last shard's and how many rows were computed now."""
+    fresh_rows = 0
+
+    def on_shard(shard: Shard, fresh: bool) -> None:
+        nonlocal fresh_rows
+        if fresh:
+            fresh_rows += shard.rows
+        else:
+            told.skipped(shard.rows)
+
+    told.start(label, count)
+    shards = run_stage(stage, ShardFolder(folder), on_shard)
+    told.finish()
+    return shards, fresh_rows
+
+
+def scorer_of(anchors: AnchorMeasurements, options: ScanOptions) -> Scorer:
+    """What turns signals into scores."""
+    return Scorer(anchors, options.avg_n, bool(options.quirks.get("round_to_bf16")))
+
+
+def signal_tables(run: RunDirectory, found: Signals) -> Iterable[pa.Table]:
+    """The shards' tables, in order, joined with those of further passes."""
+    signals = run.folder / "signals"
+    tables = ShardFolder(signals).tables(found.shards)
+    if found.picked is not None:
+        return join_gradients(tables, ShardFolder(signals / "gradient").tables(found.gradient_shards), found.picked)
+    extra = sorted(signals.glob("per_anchor_*"))
+    return _joined(found.shards, [signals, *extra]) if extra else tables
+
+
+def _joined(shards: int, folders: list[Path]) -> Iterable[pa.Table]:
+    streams: list[Iterable[pa.Table]] = [ShardFolder(folder).tables(shards) for folder in folders]
+    for parts in zip(*streams, strict=True):
+        table = parts[0]
+        for part in parts[1:]:
+            for name in part.column_names:
+                if name.removeprefix("window_").startswith("dot_anchor_"):
+                    table = table.append_column(name, part[name])
+        yield table
