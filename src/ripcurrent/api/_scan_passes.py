@@ -1,4 +1,4 @@
-"""The passes of a scan over its rows: one over all, and where asked a gradient pass over some, or one per few anchors."""
+"""The passes of a scan over its rows: one over all, and where asked one more over some rows, or one per few anchors."""
 
 from __future__ import annotations
 
