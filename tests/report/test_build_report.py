@@ -12,7 +12,8 @@ import pytest
 
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.report import build_report
-from ripcurrent.report._page import embed_json, format_number
+from ripcurrent.report._offline_page import embed_json
+from ripcurrent.report._page import format_number
 from tests.report.fabricate import fabricate_run
 
 

@@ -34,40 +34,12 @@ def build_experiment_page(folder: Path) -> Path:
 
 def render_experiment(results: Mapping[str, Any]) -> str:
     """The page as text. Names reach it escaped; the policy stops what might slip in, as on a scan's page."""
-    import jinja2
-    from markupsafe import Markup
-
     from ripcurrent.report._experiment_charts import intervals_spec, judgement_spec, sweep_spec
     from ripcurrent.report._experiment_content import experiment_content
-    from ripcurrent.report._page import MINUS, _asset, _date, _hash, _plot_library, _pretty, embed_json, format_number
+    from ripcurrent.report._offline_page import asset, plot_library, render_offline
+    from ripcurrent.report._page import MINUS, date, format_number, pretty
 
     content = experiment_content(results)
-    style = _asset("_page.css") + _asset("_experiment.css")
-    scripts = [_plot_library(), _asset("_experiment.js")]
-    policy = "; ".join(
-        [
-            "default-src 'none'",
-            "script-src " + " ".join(map(_hash, scripts)),
-            "style-src " + _hash(style),
-            "img-src data:",
-            "base-uri 'none'",
-            "form-action 'none'",
-        ]
-    )
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {
-        "number": format_number,
-        "count": lambda n: f"{n:,}",
-        "pretty": _pretty,
-        "date": _date,
-        "percent": percent,
-        "points": points,
-        "p": p_value,
-        "change": change,
-        "minus": lambda text: text.replace("-", MINUS),
-    }
     arms = [line.name for line in content.arms]
     data = {
         "judges": [judge.name for judge in content.judges],
@@ -78,11 +50,22 @@ def render_experiment(results: Mapping[str, Any]) -> str:
         "sweep": sweep_spec() if results["trends"] else None,
         "trends": results["trends"],
     }
-    return environment.from_string(_asset("_experiment.html.j2")).render(
-        policy=policy,
-        style=Markup(style),
-        scripts=[Markup(script) for script in scripts],
-        data=Markup(embed_json(data)),
+    return render_offline(
+        "_experiment.html.j2",
+        style=asset("_page.css") + asset("_experiment.css"),
+        scripts=[plot_library(), asset("_common.js"), asset("_experiment.js")],
+        data=data,
+        filters={
+            "number": format_number,
+            "count": lambda n: f"{n:,}",
+            "pretty": pretty,
+            "date": date,
+            "percent": percent,
+            "points": points,
+            "p": p_value,
+            "change": change,
+            "minus": lambda text: text.replace("-", MINUS),
+        },
         page=content,
         results=results,
         provenance=_provenance(results),

@@ -3,7 +3,7 @@
   const data = JSON.parse(document.getElementById("data").textContent);
   const rows = data.rows;
   const count = rows.row.length;
-  const byId = (id) => document.getElementById(id);
+  const { byId, draw } = window.ripcurrentPage;
   const whole = new Intl.NumberFormat("en");
 
   // Every text enters the page through textContent: row texts are data, never markup.
@@ -30,32 +30,8 @@
   const percent = (share) => `${(100 * share).toFixed(1)} %`;
   const traitName = (trait) => trait.replace(/^(is|has)_/, "");
 
-  // Theme: the system's until the reader chooses.
-  const systemDark = matchMedia("(prefers-color-scheme: dark)");
-  const themeButton = byId("theme");
-  const isDark = () => (document.documentElement.dataset.theme ?? (systemDark.matches ? "dark" : "light")) === "dark";
-  const nameTheme = () => { themeButton.textContent = isDark() ? "Light theme" : "Dark theme"; };
-  themeButton.hidden = false;
-  themeButton.addEventListener("click", () => {
-    document.documentElement.dataset.theme = isDark() ? "light" : "dark";
-    nameTheme();
-  });
-  systemDark.addEventListener("change", nameTheme);
-  nameTheme();
-
   // Plots.
-  const drawn = {};
   const riskier = (score) => data.columns[score].direction;
-  const draw = async (id, spec, datasets) => {
-    const turn = (drawn[id]?.turn ?? 0) + 1;
-    drawn[id]?.result?.finalize();
-    drawn[id] = { turn };
-    // "ast" interprets expressions instead of compiling them, which the page's policy does not allow.
-    const options = { mode: "vega-lite", renderer: "svg", actions: false, ast: true, defaultStyle: false, tooltip: { disableDefaultStyle: true } };
-    const result = await window.vegaEmbed(byId(id), { ...spec, datasets }, options);
-    if (drawn[id].turn === turn) drawn[id].result = result;
-    else result.finalize();
-  };
 
   const drawScore = (score) => {
     const chart = data.charts.scores[score];

@@ -1,54 +1,28 @@
-"""The page's markup: template, style, scripts and data in one file that may fetch nothing."""
+"""A scan's page from its content, and how its values read."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 import math
 from datetime import datetime
-from importlib import resources
 from typing import Any
 
-import altair as alt
-import jinja2
-import vl_convert
-from markupsafe import Markup
-
 from ripcurrent.report._content import PageContent
+from ripcurrent.report._offline_page import asset, plot_library, render_offline
 from ripcurrent.report._summary import QUANTILES
 
 MINUS = "\N{MINUS SIGN}"
 
 
 def render_page(content: PageContent) -> str:
-    """The whole page as text.
-
-    Row texts reach it only as JSON in a data block and are set by ``textContent``. The content security policy names
-    the hashes of the page's own style and scripts: anything else that might slip in neither runs nor loads.
-    """
-    style = _asset("_page.css")
-    scripts = [_plot_library(), _asset("_page_tokens.js"), _asset("_page.js")]
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"number": format_number, "count": lambda n: f"{n:,}", "pretty": _pretty, "date": _date}
-    policy = "; ".join(
-        [
-            "default-src 'none'",
-            "script-src " + " ".join(map(_hash, scripts)),
-            "style-src " + _hash(style),
-            "img-src data:",
-            "base-uri 'none'",
-            "form-action 'none'",
-        ]
-    )
+    """The whole page as text."""
     run = content.run
-    return environment.from_string(_asset("_page.html.j2")).render(
-        policy=policy,
-        style=Markup(style),
-        scripts=[Markup(script) for script in scripts],
-        data=Markup(embed_json(content.data)),
+    return render_offline(
+        "_page.html.j2",
+        style=asset("_page.css"),
+        scripts=[plot_library(), asset("_common.js"), asset("_page_tokens.js"), asset("_page.js")],
+        data=content.data,
+        filters={"number": format_number, "count": lambda n: f"{n:,}", "pretty": pretty, "date": date},
         page=content,
         manifest=run.manifest,
         metadata=run.metadata,
@@ -57,11 +31,6 @@ def render_page(content: PageContent) -> str:
         quantiles=[f"{round(q * 100)} %" for q in QUANTILES],
         provenance=_provenance(content),
     )
-
-
-def embed_json(value: Any) -> str:
-    """JSON that cannot end the script element it stands in, nor open a comment there: no ``<`` is left in it."""
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
 
 
 def format_number(value: float | None, *, whole: bool = False) -> str:
@@ -79,33 +48,18 @@ def format_number(value: float | None, *, whole: bool = False) -> str:
     return text.replace("-", MINUS)
 
 
-def _asset(name: str) -> str:
-    return resources.files("ripcurrent.report").joinpath(name).read_text(encoding="utf-8")
-
-
-def _plot_library() -> str:
-    """Vega, Vega-Lite and vega-embed in one script, of the version that Altair writes for."""
-    version = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
-    library: str = vl_convert.javascript_bundle(vl_version=version)  # type: ignore[call-arg]  # its stub lacks a default
-    return library.replace("</script", "<\\/script")
-
-
-def _hash(source: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()}'"
-
-
-def _pretty(value: Any) -> str:
+def pretty(value: Any) -> str:
     """A manifest's value for reading."""
     if value is None:
         return "–"
     if isinstance(value, dict):
-        return ", ".join(f"{key} {_pretty(part)}" for key, part in value.items()) or "–"
+        return ", ".join(f"{key} {pretty(part)}" for key, part in value.items()) or "–"
     if isinstance(value, list):
-        return ", ".join(map(_pretty, value)) or "–"
+        return ", ".join(map(pretty, value)) or "–"
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _date(value: Any) -> str:
+def date(value: Any) -> str:
     """A manifest's time for reading; as it stands if it is not one."""
     try:
         return datetime.fromisoformat(str(value)).strftime("%d %B %Y, %H:%M %Z").lstrip("0").strip()

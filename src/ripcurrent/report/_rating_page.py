@@ -8,11 +8,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 
-import jinja2
-from markupsafe import Markup
-
 from ripcurrent.evaluation._ratings import CANNOT_SAY, GUIDANCE, RUBRIC_VERSION, SCALE
-from ripcurrent.report._page import _asset, _hash, embed_json
+from ripcurrent.report._offline_page import asset, render_offline
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,30 +33,18 @@ def rating_page_hash(items: Sequence[PageItem]) -> str:
 
 
 def render_rating_page(items: Sequence[PageItem]) -> str:
-    """The whole page as text.
-
-    Texts reach it only as JSON in a data block and are set by ``textContent``. The content security policy names the
-    hashes of the page's own style and script: nothing else runs or loads, and nothing can be sent.
-    """
-    style, script = _asset("_rating.css"), _asset("_rating.js")
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    policy = (
-        f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; img-src data:; "
-        "base-uri 'none'; form-action 'none'"
-    )
+    """The whole page as text."""
     data = {
         "page": rating_page_hash(items),
         "rubric": RUBRIC_VERSION,
         "cannotSay": CANNOT_SAY,
         "items": [asdict(item) for item in items],
     }
-    return environment.from_string(_asset("_rating.html.j2")).render(
-        policy=policy,
-        style=Markup(style),
-        script=Markup(script),
-        data=Markup(embed_json(data)),
+    return render_offline(
+        "_rating.html.j2",
+        style=asset("_rating.css"),
+        scripts=[asset("_rating.js")],
+        data=data,
         count=len(items),
         scale=SCALE,
         guidance=GUIDANCE,

@@ -1,0 +1,32 @@
+"use strict";
+// What the pages with plots share: elements by id, the theme button, and plots that may be drawn again at any time.
+window.ripcurrentPage = (() => {
+  const byId = (id) => document.getElementById(id);
+
+  // Theme: the system's until the reader chooses.
+  const systemDark = matchMedia("(prefers-color-scheme: dark)");
+  const themeButton = byId("theme");
+  const isDark = () => (document.documentElement.dataset.theme ?? (systemDark.matches ? "dark" : "light")) === "dark";
+  const nameTheme = () => { themeButton.textContent = isDark() ? "Light theme" : "Dark theme"; };
+  themeButton.hidden = false;
+  themeButton.addEventListener("click", () => {
+    document.documentElement.dataset.theme = isDark() ? "light" : "dark";
+    nameTheme();
+  });
+  systemDark.addEventListener("change", nameTheme);
+  nameTheme();
+
+  const drawn = {};
+  const draw = async (id, spec, datasets) => {
+    const turn = (drawn[id]?.turn ?? 0) + 1;
+    drawn[id]?.result?.finalize();
+    drawn[id] = { turn };
+    // "ast" interprets expressions instead of compiling them, which the page's policy does not allow.
+    const options = { mode: "vega-lite", renderer: "svg", actions: false, ast: true, defaultStyle: false, tooltip: { disableDefaultStyle: true } };
+    const result = await window.vegaEmbed(byId(id), { ...spec, datasets }, options);
+    if (drawn[id].turn === turn) drawn[id].result = result;
+    else result.finalize();
+  };
+
+  return { byId, draw };
+})();
