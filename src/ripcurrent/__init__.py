@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ripcurrent.anchors import load_anchors
+    from ripcurrent.api._anchor_stability import anchor_stability
     from ripcurrent.api._evaluate import EvaluationResult, evaluate, load_evaluation
     from ripcurrent.api._experiment import Experiment
     from ripcurrent.api._finetune import FinetuneResult, finetune
@@ -32,6 +33,7 @@ __all__ = [
     "ScanOptions",
     "ScanResult",
     "__version__",
+    "anchor_stability",
     "evaluate",
     "finetune",
     "load_anchors",
@@ -50,6 +52,7 @@ _HOMES = {
     "RipcurrentError": "ripcurrent.errors",
     "ScanOptions": "ripcurrent.api._options",
     "ScanResult": "ripcurrent.api._scan",
+    "anchor_stability": "ripcurrent.api._anchor_stability",
     "evaluate": "ripcurrent.api._evaluate",
     "finetune": "ripcurrent.api._finetune",
     "load_anchors": "ripcurrent.anchors",

@@ -59,6 +59,7 @@ def test_a_head_that_is_not_understood_is_trained_by_the_models_own_way(
         raise RipcurrentError("not understood", "")
 
     monkeypatch.setattr(_head_loss, "find_logit_transform", refuse)
+    monkeypatch.setattr("ripcurrent.training._trainer.PART_TOKENS", 10**6)
     done = run(tmp_path, recipe(batch=10, epochs=1), model=chat_model("gemma2"))
     ids, labels = done.fed[0]
     expected = token_losses(tiny_model("gemma2"), ids, labels).mean().item()

@@ -21,6 +21,12 @@ from tests.models.tiny import save_tiny, tiny_model, tiny_tokenizer
 from tests.training.runs import Run, chat_model, encoded_rows, recipe, rows, run, same
 
 
+@pytest.fixture(autouse=True)
+def whole_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Feed batches as they are, so that a loop can be given the same ones; what splitting changes has its own test."""
+    monkeypatch.setattr("ripcurrent.training._trainer.PART_TOKENS", 10**6)
+
+
 def token_losses(model: torch.nn.Module, ids: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy of every loss-bearing token, from whole logits and with an attention mask."""
     last = [max(place for place, label in enumerate(line) if label != -100) for line in labels.tolist()]
@@ -99,6 +105,28 @@ def test_training_is_the_plain_loop(tmp_path: Path, changes: dict[str, Any]) -> 
     for name, value in oracle.state_dict().items():
         # Adam moves a weight by the rate even where its gradient is rounding alone, so some differ by more than that
         assert torch.quantile((done.weights[name] - value).abs().flatten(), 0.99) < 1e-4, name
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_rows_computed_by_length_train_as_a_whole_batch(
+    tmp_path: Path, accumulation: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    how = recipe(batch=8, accumulation=accumulation)
+    whole = run(tmp_path / "whole", how, count=16)
+    monkeypatch.setattr("ripcurrent.training._trainer.PART_TOKENS", 300)
+    parted = run(tmp_path / "parted", how, count=16)
+    assert len(parted.fed) > len(whole.fed)
+    assert sum(ids.numel() for ids, _ in parted.fed) < sum(ids.numel() for ids, _ in whole.fed)
+    assert sum(int((labels != -100).sum()) for _, labels in parted.fed) == sum(
+        int((labels != -100).sum()) for _, labels in whole.fed
+    )
+    curves = [
+        [json.loads(line)["loss"] for line in (tmp_path / name / "loss.jsonl").read_text().splitlines()]
+        for name in ("whole", "parted")
+    ]
+    assert curves[0] == pytest.approx(curves[1], rel=1e-4)
+    for name, value in whole.weights.items():
+        assert torch.quantile((parted.weights[name] - value).abs().flatten(), 0.99) < 1e-4, name
 
 
 @pytest.mark.parametrize("kind", ["llama_untied", "qwen3", "gemma2", "gemma3", "mistral", "phi3"])

@@ -104,3 +104,50 @@ def check_command(
         for name, value in check.separation.items():
             console.print(f"{name}: leave-one-out AUROC {value:.3f}", highlight=False)
     require_separation(check.name, check.separation)
+
+
+@anchors_app.command("stability")
+def stability_command(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Folder of a finished scan.")],
+    draws: Annotated[int, typer.Option(metavar="N", help="How often the anchors are drawn.")] = 200,
+    top: Annotated[int, typer.Option(metavar="N", help="How many of the riskiest rows to follow.")] = 100,
+    seed: SEED = 0,
+    as_json: JSON = False,
+    quiet: QUIET = False,
+) -> None:
+    """Draw a finished scan's anchors anew: how far do scores and ranking rest on which anchors there are?
+
+    Writes anchor_intervals.parquet into the run. Gradient scores need a scan with --per-anchor.
+    """
+    from ripcurrent.api._anchor_stability import anchor_stability
+    from ripcurrent.cli._output import print_json
+
+    found = anchor_stability(run, draws=draws, top=top, seed=seed)
+    if as_json:
+        print_json(found.as_json())
+        return
+    if quiet:
+        return
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    title = f"{draws} draws of the anchors, with replacement"
+    table = Table(
+        "score", "rank correlation", f"of the {top} riskiest stay", "interval", box=box.SIMPLE_HEAD, title=title
+    )
+    for one in found.scores:
+        table.add_row(
+            one.column,
+            f"{one.spearman:.2f} (5 %: {one.spearman_low:.2f})",
+            f"{one.overlap:.0%} (5 %: {one.overlap_low:.0%})",
+            f"{one.width:.2f} sd",
+        )
+    console = Console()
+    console.print(table)
+    console.print(
+        "interval: median width of a row's 95 % interval, in standard deviations of the score", highlight=False
+    )
+    for note in found.notes:
+        console.print(note, highlight=False)
+    console.print(f"Intervals: {found.path}", highlight=False, soft_wrap=True)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -24,12 +25,12 @@ BATCH_ROWS = 16_384
 
 @dataclass(frozen=True, slots=True)
 class CosineBatch:
-    """Representation cosines of some rows to the harmful anchors."""
+    """Representation cosines of some rows to anchors, the harmful ones or all."""
 
     rows: IntArray
     """Row numbers, shape ``(rows,)``."""
     cosines: npt.NDArray[np.float32]
-    """Shape ``(rows, harmful anchors)``; NaN for a row without a representation."""
+    """Shape ``(rows, anchors)``; NaN for a row without a representation."""
 
 
 def union_per_anchor(table: pa.Table, cosines: Iterable[CosineBatch], k: int) -> Selection:
@@ -92,8 +93,8 @@ def union_per_anchor(table: pa.Table, cosines: Iterable[CosineBatch], k: int) ->
     )
 
 
-def read_cosines(run_folder: Path) -> Iterator[CosineBatch]:
-    """Stream the cosines to the harmful anchors from a run's signal shards.
+def read_cosines(run_folder: Path, anchors: Literal["harmful", "all"] = "harmful") -> Iterator[CosineBatch]:
+    """Stream the cosines to the harmful anchors, or to all in their order, from a run's signal shards.
 
     Raises:
         RipcurrentError: The run has no shards, no representation signals, or no order of anchors in its manifest.
@@ -105,10 +106,10 @@ def read_cosines(run_folder: Path) -> Iterator[CosineBatch]:
     if not order or not shards:
         raise RipcurrentError(
             f"{run_folder} has no {'anchor order in its manifest' if shards else 'signal shards'}: "
-            "a union needs every row's cosine to every anchor.",
+            "every row's cosine to every anchor is needed.",
             "Scan again into this folder, or select with --top.",
         )
-    harmful = [place for place, (anchor_set, _) in enumerate(order) if anchor_set == "harmful"]
+    wanted = [place for place, (anchor_set, _) in enumerate(order) if anchors == "all" or anchor_set == "harmful"]
     for shard in shards:
         with pq.ParquetFile(shard) as file:
             if "representation_cosines" not in file.schema_arrow.names:
@@ -118,10 +119,10 @@ def read_cosines(run_folder: Path) -> Iterator[CosineBatch]:
                     code=ExitCode.NOT_MEASURED,
                 )
             for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=["row", "representation_cosines"]):
-                yield _harmful_part(batch, harmful, len(order), shard)
+                yield _wanted_part(batch, wanted, len(order), shard)
 
 
-def _harmful_part(batch: pa.RecordBatch, harmful: list[int], anchors: int, shard: Path) -> CosineBatch:
+def _wanted_part(batch: pa.RecordBatch, wanted: list[int], anchors: int, shard: Path) -> CosineBatch:
     lists = batch.column("representation_cosines")
     lengths = np.asarray(lists.value_lengths().fill_null(0))
     present = lengths > 0
@@ -130,6 +131,6 @@ def _harmful_part(batch: pa.RecordBatch, harmful: list[int], anchors: int, shard
             f"{shard} has rows with {lengths[present].max()} cosines where the manifest names {anchors} anchors.",
             "The shard and the manifest belong to different scans; scan again into a new folder.",
         )
-    cosines = np.full((len(lists), len(harmful)), np.nan, dtype=np.float32)
-    cosines[present] = np.asarray(lists.flatten(), dtype=np.float32).reshape(-1, anchors)[:, harmful]
+    cosines = np.full((len(lists), len(wanted)), np.nan, dtype=np.float32)
+    cosines[present] = np.asarray(lists.flatten(), dtype=np.float32).reshape(-1, anchors)[:, wanted]
     return CosineBatch(np.asarray(batch.column("row"), dtype=np.int64), cosines)

@@ -48,6 +48,11 @@ class Batch:
         return 1.0 / self.loss_mask.sum(dim=1).clamp_min(1).float()
 
 
+WIDTH_MULTIPLE = {"cpu": 2, "cuda": 8}
+"""By device type, what a batch's width is a multiple of: products that sum over an odd number of tokens are up to a
+third slower."""
+
+
 def make_batch(
     rows: Sequence[EncodedRow], device: torch.device, *, row_tokens: int | None = None, pad_to: int | None = None
 ) -> Batch:
@@ -57,6 +62,7 @@ def make_batch(
     """
     longest = max(len(row.tokens) for row in rows)
     width = max(longest, pad_to or 0)
+    width += -width % WIDTH_MULTIPLE.get(device.type, 1)
     ids = np.zeros((len(rows), width), dtype=np.int64)
     mask = np.zeros((len(rows), width), dtype=np.bool_)
     for place, row in enumerate(rows):

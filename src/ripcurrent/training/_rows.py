@@ -14,6 +14,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from ripcurrent.data import EncodedRow
+from ripcurrent.engine import plan_batches
 from ripcurrent.errors import ExitCode, RipcurrentError
 
 if TYPE_CHECKING:
@@ -105,3 +106,14 @@ class RightPadding:
             labels[place, :length] = torch.tensor(row["labels"])
             attention[place, :length] = 1
         return {"input_ids": ids, "labels": labels, "attention_mask": attention}
+
+
+def split_by_length(batch: Mapping[str, Tensor], token_budget: int) -> list[dict[str, Tensor]]:
+    """A batch of :class:`RightPadding` as parts of rows of like length, each padded to its own longest row."""
+    lengths = batch["attention_mask"].sum(dim=1)
+    parts = []
+    for places in plan_batches(lengths.tolist(), token_budget):
+        rows = torch.tensor(places, device=lengths.device)
+        width = int(lengths[rows].max())
+        parts.append({name: values[rows, :width] for name, values in batch.items()})
+    return parts

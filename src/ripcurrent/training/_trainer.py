@@ -17,12 +17,16 @@ from ripcurrent.models import ChatModel
 from ripcurrent.training._checkpoints import keep_only, seal
 from ripcurrent.training._head_loss import add_head_loss
 from ripcurrent.training._recipe import Recipe
-from ripcurrent.training._rows import RightPadding, TrainingSet
+from ripcurrent.training._rows import RightPadding, TrainingSet, split_by_length
 from ripcurrent.training._schedule import make_schedule
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
     from torch.optim.lr_scheduler import LambdaLR
+
+
+PART_TOKENS = 1024
+"""Padded tokens that a processor computes at once: more rows at a time are no faster there, and take more memory."""
 
 
 class RowTrainer(SFTTrainer):  # type: ignore[misc]  # TRL has no types
@@ -58,6 +62,14 @@ class RowTrainer(SFTTrainer):  # type: ignore[misc]  # TRL has no types
         if not self._own_loss or return_outputs or num_items_in_batch is None:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         return model(**inputs, loss_sum=True) / torch.as_tensor(num_items_in_batch).clamp(min=1)
+
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Any:
+        """The loss of a batch, whose gradient it leaves; on processors row by like row, so that little is padding."""
+        parts = [inputs]
+        if num_items_in_batch is not None and self.accelerator.device.type == "cpu":
+            parts = split_by_length(inputs, PART_TOKENS)
+        # one mean over the whole batch's tokens: the parts' losses, and so their gradients, add up to it
+        return sum(super(RowTrainer, self).training_step(model, part, num_items_in_batch) for part in parts)
 
     def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> LambdaLR:
         """The recipe's schedule in place of the named one of the arguments."""

@@ -28,9 +28,9 @@ class PassCosts:
     """Reading it once for its norm."""
 
 
-COSTS = {"cpu": PassCosts(dot=50.0, norm=35.0), "cuda": PassCosts(dot=400.0, norm=200.0)}
-"""By device type. The processor's come from single-thread timings (two threads: ``docs/benchmarks.md``), the others
-from data sheets."""
+COSTS = {"cpu": PassCosts(dot=130.0, norm=50.0), "cuda": PassCosts(dot=400.0, norm=200.0)}
+"""By device type. The processor's come from the timings on two threads in ``docs/benchmarks.md``, the others from data
+sheets."""
 
 
 @dataclass(frozen=True, slots=True)
