@@ -15,7 +15,6 @@ from ripcurrent.evaluation._statistics import (
     DRAWS,
     bootstrap_difference,
     bootstrap_rate,
-    cochran_armitage,
     d_prime,
     discrimination,
     holm,
@@ -159,15 +158,6 @@ def test_exact_mcnemar_equals_the_sign_flip_test_of_two_runs():
     generator = np.random.default_rng(2)
     first, second = (generator.random((2, 12)) < 0.5) * 1
     assert mcnemar(first, second).p == pytest.approx(sign_flip_test(second, first))
-
-
-def test_cochran_armitage_of_a_textbook_table():
-    """Alcohol and malformation: M² = (n - 1) r² = 6.57 = z² (n - 1) / n (Agresti, Categorical Data Analysis)."""
-    malformed, absent = np.array([48, 38, 5, 1, 1]), np.array([17066, 14464, 788, 126, 37])
-    z, p = cochran_armitage(malformed, malformed + absent, [0, 0.5, 1.5, 4, 7])
-    assert z**2 == pytest.approx(6.57, abs=0.01)
-    assert p == pytest.approx(0.0104, abs=2e-4)
-    assert cochran_armitage([0, 0], [5, 5], [0, 1]) == (0.0, 1.0)
 
 
 def test_trend_over_bins_is_exact_in_the_limit():

@@ -102,6 +102,18 @@ def test_more_seeds_and_arms_are_added_to_a_folder(
         run(keys, tmp_path / "out")
 
 
+def test_two_single_runs_are_also_compared_by_their_flips(
+    keys: dict[str, Any], evaluated: FakeEvaluate, tmp_path: Path
+) -> None:
+    found = run(keys, tmp_path / "one", seeds=1).results["comparisons"]
+    top = next(one for one in found if one["arm"] == "top" and one["judge"] == "prefix")
+    flips = top["flips"]
+    assert flips["gained"] > flips["lost"]
+    assert flips["gained"] - flips["lost"] == pytest.approx(top["difference"] * 80)
+    assert flips["p"] < 0.01
+    assert all(one["flips"] is None for one in run(keys, tmp_path / "two").results["comparisons"])
+
+
 def test_a_diverging_arm_fails_alone(keys: dict[str, Any], evaluated: FakeEvaluate, tmp_path: Path) -> None:
     (tmp_path / "wild.yaml").write_text("method: full\nlearning_rate: 9.0\nbatch: 4\nsteps: 12\n")
     keys["arms"]["wild"] = {"select": "top", "recipe": str(tmp_path / "wild.yaml")}

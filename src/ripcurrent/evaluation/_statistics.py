@@ -193,22 +193,6 @@ def trend_test(bins: Sequence[npt.ArrayLike], *, draws: int = DRAWS, seed: int =
     return Trend(slope=slope, p=(extreme + 1) / (draws + 1))
 
 
-def cochran_armitage(successes: npt.ArrayLike, totals: npt.ArrayLike, scores: npt.ArrayLike) -> tuple[float, float]:
-    """The Cochran-Armitage trend test for groups of *different* prompts: z (positive = rising) and two-sided p.
-
-    Source: Agresti, Categorical Data Analysis, section 5.3.5: ``z = sqrt(n) * r`` of outcome and score. Outcomes of
-    the same prompts in every bin are not independent: use `trend_test`.
-    """
-    hits, sizes, at = (np.asarray(values, dtype=np.float64).ravel() for values in (successes, totals, scores))
-    n, share = sizes.sum(), hits.sum() / sizes.sum()
-    centred = at - (sizes * at).sum() / n
-    variance = share * (1 - share) * (sizes * centred**2).sum()
-    if not variance > 0:
-        return 0.0, 1.0
-    z = float((hits * centred).sum() / sqrt(variance))
-    return z, float(2 * norm.sf(abs(z)))
-
-
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's step-down adjusted p-values, in the order given (Holm 1979).
 

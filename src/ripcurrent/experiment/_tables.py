@@ -10,7 +10,7 @@ import numpy as np
 
 from ripcurrent.evaluation import bootstrap_rate, compare_arms, discrimination, trend_test, wilson_interval
 from ripcurrent.evaluation._comparison import Comparison, in_words
-from ripcurrent.evaluation._statistics import holm
+from ripcurrent.evaluation._statistics import Flips, holm, mcnemar
 from ripcurrent.experiment._arms import BASE, CONTROLS, Arm
 from ripcurrent.experiment._outcomes import HARMFUL, PLAIN, SOUNDS_DANGEROUS, ArmRun, Outcomes
 
@@ -109,14 +109,16 @@ def compare_pairs(
     pairs: Sequence[tuple[str, str]], outcomes: Mapping[str, Outcomes], judge: str
 ) -> list[dict[str, Any]]:
     """Arms against arms; pairs of which one has no run, or the same run twice, are left out."""
-    found: list[tuple[str, str, Comparison]] = []
+    found: list[tuple[str, str, Comparison, Flips | None]] = []
     for name, control in pairs:
         if name == control or name not in outcomes or control not in outcomes:
             continue
         arm_table, control_table = outcomes[name].table(judge, HARMFUL), outcomes[control].table(judge, HARMFUL)
         if arm_table.size:
-            found.append((name, control, compare_arms({name: arm_table}, control_table)[name]))
-    adjusted = holm([comparison.p for _, _, comparison in found])
+            comparison = compare_arms({name: arm_table}, control_table)[name]
+            single = arm_table.shape[1] == control_table.shape[1] == 1
+            found.append((name, control, comparison, mcnemar(control_table, arm_table) if single else None))
+    adjusted = holm([comparison.p for _, _, comparison, _ in found])
     return [
         {
             "arm": name,
@@ -127,8 +129,10 @@ def compare_pairs(
             "high": one.interval.high,
             "adjusted_p": p,
             "finding": in_words(one.difference, p, one.interval.high),
+            # of two single runs: requests answered in the arm alone, in the control alone, and McNemar's exact p
+            "flips": None if flips is None else asdict(flips),
         }
-        for (name, control, one), p in zip(found, adjusted, strict=True)
+        for (name, control, one, flips), p in zip(found, adjusted, strict=True)
     ]
 
 
