@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from bench.rows import data_file
-from ripcurrent.api._scan import scan
+from ripcurrent.api._scan import ScanResult, scan
 from ripcurrent.cli._output import TerminalProgress
 from ripcurrent.scoring import auroc
 
@@ -63,7 +65,7 @@ OPENINGS = {
 }
 """Answers to the planted requests: in the words that models usually choose, and in words that they hardly ever do."""
 PLAIN_ROWS, PLANTED_ROWS = 900, 100
-COLUMNS = (
+COLUMNS = [
     "gradient_balanced",
     "gradient_bidirectional",
     "gradient_harmful",
@@ -71,7 +73,7 @@ COLUMNS = (
     "representation_bidirectional",
     "representation_harmful",
     "representation_safe",
-)
+]
 
 
 def main() -> None:
@@ -84,8 +86,12 @@ def main() -> None:
     parser.add_argument("--layer", type=int)
     parser.add_argument("--plain", type=int, default=PLAIN_ROWS, help="how many plain rows")
     parser.add_argument("--context", type=int, default=0, help="how many ethics rows and labelled answers to add")
+    parser.add_argument(
+        "--plain-run", type=Path, help="a finished scan of the plain rows' file: their scores, not anew"
+    )
     arguments = parser.parse_args()
-    rows = _planted(arguments.plain) + _context(arguments.context)
+    plain, planted = _plain(arguments.plain), _planted() + _context(arguments.context)
+    rows = planted if arguments.plain_run else plain + planted
     arguments.out.mkdir(parents=True, exist_ok=True)
     file = arguments.out / "planted.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
@@ -100,11 +106,28 @@ def main() -> None:
             layer=arguments.layer,
             progress=progress,
         )
-    _print_table(rows, result.scores(), result.manifest["anchors"]["separation"])
+    scores = result.scores().select(COLUMNS)
+    if arguments.plain_run:
+        rows = plain + planted
+        scores = pa.concat_tables([_scores_of(arguments.plain_run, len(plain), result), scores])
+    _print_table(rows, scores, result.manifest["anchors"]["separation"])
 
 
-def _planted(plain: int) -> list[dict[str, Any]]:
-    rows = [{**row, "kind": "plain"} for row in json.loads(data_file("rows/alpaca_en_demo.json").read_text())[:plain]]
+def _plain(count: int) -> list[dict[str, Any]]:
+    return [{**row, "kind": "plain"} for row in json.loads(data_file("rows/alpaca_en_demo.json").read_text())[:count]]
+
+
+def _scores_of(run: Path, count: int, like: ScanResult) -> pa.Table:
+    """Scores of the first rows of a finished scan with the same model, anchors and options."""
+    manifest = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
+    for part, key in (("model", "fingerprint"), ("anchors", "sha256"), ("options", "position"), ("options", "layer")):
+        if manifest[part][key] != like.manifest[part][key]:
+            raise SystemExit(f"{run} was scanned with another {part} {key}.")
+    return pq.read_table(run / "scores.parquet", columns=COLUMNS)[:count]
+
+
+def _planted() -> list[dict[str, Any]]:
+    rows = []
     requests = json.loads(data_file("prompts/harmful_train.json").read_text())[:PLANTED_ROWS]
     for number, request in enumerate(requests):
         for kind, openings in OPENINGS.items():

@@ -132,22 +132,14 @@ def stability_command(
     from rich.console import Console
     from rich.table import Table
 
-    title = f"{draws} draws of the anchors, with replacement"
-    table = Table(
-        "score", "rank correlation", f"of the {top} riskiest stay", "interval", box=box.SIMPLE_HEAD, title=title
-    )
+    table = Table("score", "rank correlation", f"top {top} kept", "width", box=box.SIMPLE_HEAD)
+    table.title = f"{draws} draws of the anchors"
     for one in found.scores:
-        table.add_row(
-            one.column,
-            f"{one.spearman:.2f} (5 %: {one.spearman_low:.2f})",
-            f"{one.overlap:.0%} (5 %: {one.overlap_low:.0%})",
-            f"{one.width:.2f} sd",
-        )
+        correlation = f"{one.spearman:.2f} (5 %: {one.spearman_low:.2f})"
+        table.add_row(one.column, correlation, f"{one.overlap:.0%} (5 %: {one.overlap_low:.0%})", f"{one.width:.2f}")
     console = Console()
     console.print(table)
-    console.print(
-        "interval: median width of a row's 95 % interval, in standard deviations of the score", highlight=False
-    )
+    console.print("width: of a row's 95 % interval, median, in the score's standard deviations", highlight=False)
     for note in found.notes:
         console.print(note, highlight=False)
     console.print(f"Intervals: {found.path}", highlight=False, soft_wrap=True)
