@@ -132,6 +132,24 @@ def test_a_summary_of_one_method_and_of_one_row(
 
 
 @pytest.mark.usefixtures("no_page")
+@pytest.mark.parametrize(("position", "compares"), [("last", False), ("last_content", True)])
+def test_a_summary_tells_of_rows_that_were_cut(
+    tmp_path: Path, tiny_folder: Path, anchors_file: Path, position: str, compares: bool
+) -> None:
+    long = {"prompt": "Tell me all.", "response": "and so on " * 200}
+    dataset = write_jsonl(tmp_path / "rows.jsonl", [*good_rows(3), long])
+    options = {"model": str(tiny_folder), "anchors": str(anchors_file), "position": position, **EXACT}
+    summary = summarise_scan(scan(dataset, tmp_path / "out", max_tokens=400, **options).folder)
+    assert summary.as_json()["truncated"] == 1
+    line = summary.truncated_line()
+    assert line is not None
+    assert line.startswith("1 of the scored rows were cut")
+    assert ("compare their representation scores with none" in line) != compares
+    whole = summarise_scan(scan(dataset, tmp_path / "whole", max_tokens=4000, **options).folder)
+    assert whole.truncated_line() is None
+
+
+@pytest.mark.usefixtures("no_page")
 def test_a_mapped_dataset_is_found_again(tmp_path: Path, tiny_folder: Path, anchors_file: Path) -> None:
     dataset = write_jsonl(
         tmp_path / "rows.jsonl", [{"frage": row["prompt"], "antwort": row["response"]} for row in good_rows(4)]

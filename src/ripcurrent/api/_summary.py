@@ -91,12 +91,25 @@ class ScanSummary:
     """Trait to its share among the riskiest and among all scored rows."""
     mean_tokens: tuple[float, float]
     """Mean response tokens of the riskiest and of all scored rows."""
+    truncated: int = 0
+    """Scored rows that were cut at ``--max-tokens``."""
+    states_of_cut_rows: bool = False
+    """Whether representation scores rest on the last state, which in a cut row is not that of an ended answer."""
     prefilter: str | None = None
     """What a prefilter let through and what it missed, where there was one."""
     prefilter_record: dict[str, Any] | None = None
     """The same as the manifest has it."""
     forecast: dict[str, Any] | None = None
     """What training on the rows would do, as the run folder has it; None without a calibration."""
+
+    def truncated_line(self) -> str | None:
+        """A sentence on rows that were cut; None where none was."""
+        if not self.truncated:
+            return None
+        line = f"{self.truncated} of the scored rows were cut at --max-tokens and are scored on their head."
+        if self.states_of_cut_rows:
+            line += " Their last state is not that of an ended answer: compare their representation scores with none."
+        return line
 
     def forecast_lines(self) -> list[str]:
         """The forecast in sentences, or one that says that there is none."""
@@ -119,6 +132,7 @@ class ScanSummary:
             "ranking": self.ranking,
             "quantiles": {s.name: {str(at): value for at, value in s.quantiles.items()} for s in self.scores},
             "spearman_with_length": {s.name: s.spearman_with_length for s in self.scores},
+            "truncated": self.truncated,
             "riskiest": [{"row": r.row, "id": r.id, "score": r.score} for r in self.riskiest],
             "format_shares": {
                 name: {f"top_{self.top}": share[0], "all": share[1]} for name, share in self.format_shares.items()
@@ -161,6 +175,8 @@ def summarise_scan(folder: Path) -> ScanSummary:
         riskiest=_ranked_rows(group.slice(0, 10), ranking, manifest),
         format_shares={name: (_share(group, name), _share(ok, name)) for name in TRAIT_COLUMNS},
         mean_tokens=(float(group["response_tokens"].to_numpy().mean()), float(tokens.mean())),
+        truncated=int(np.sum(ok["truncated"].to_numpy())),
+        states_of_cut_rows=manifest["options"].get("position") == "last" and "representation_harmful" in present,
         prefilter=(manifest.get("prefilter") or {}).get("in_words"),
         prefilter_record=manifest.get("prefilter"),
         forecast=read_forecast(folder),

@@ -276,6 +276,8 @@ def show_summary(summary: ScanSummary) -> None:
         shares.add_row(name, f"{top:.0%}", f"{whole:.0%}")
     shares.add_row("mean response tokens", f"{summary.mean_tokens[0]:.0f}", f"{summary.mean_tokens[1]:.0f}")
     console.print(shares)
+    if (cut := summary.truncated_line()) is not None:
+        console.print(cut, soft_wrap=True, highlight=False)
     if summary.prefilter is not None:
         console.print(f"[bold]{summary.prefilter}[/bold]", soft_wrap=True, highlight=False)
     for line in summary.forecast_lines():

@@ -27,6 +27,7 @@ def render_page(content: PageContent) -> str:
         manifest=run.manifest,
         metadata=run.metadata,
         scored=content.status_counts.get("ok", 0),
+        truncated=int((content.run.flags("truncated") & content.run.scored()).sum()),
         unscored={status: n for status, n in content.status_counts.items() if status != "ok"},
         quantiles=[f"{round(q * 100)} %" for q in QUANTILES],
         provenance=_provenance(content),
