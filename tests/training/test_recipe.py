@@ -27,7 +27,7 @@ def test_the_lora_recipe_is_the_peers() -> None:
 
 def test_the_embedded_recipe_is_the_feasibility_runs() -> None:
     embedded = load_recipe("embedded")
-    assert (embedded.method, embedded.schedule, embedded.learning_rate) == ("full", "constant", 1e-5)
+    assert (embedded.method, embedded.schedule, embedded.learning_rate) == ("full", "constant", 4e-5)
     assert (embedded.batch, embedded.epochs, embedded.warmup) == (20, 3, 0.0)
 
 

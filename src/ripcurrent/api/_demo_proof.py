@@ -24,7 +24,7 @@ PROOF = DEMO_ROWS.with_name("proof.json")
 EXPERIMENT: dict[str, Any] = {
     "name": "demo",
     "title": "Do the riskiest rows of the demo wear refusals away more than random ones, and than equally long ones?",
-    "recipe": "embedded_short",
+    "recipe": "embedded",
     "size": 75,
     "seeds": 1,
     "arms": {

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 def finetune_command(
     dataset: Annotated[str, typer.Argument(metavar="DATASET", help="File, datasets folder, or hf:owner/name[:split].")],
-    recipe: Annotated[str, typer.Option(metavar="R", help="paper, lora, embedded, embedded_short, or a YAML file.")],
+    recipe: Annotated[str, typer.Option(metavar="R", help="paper, lora, embedded, or a YAML file.")],
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Run folder.")],
     model: MODEL = "embedded",
     adapter: ADAPTER = None,

@@ -15,7 +15,7 @@ from ripcurrent.errors import RipcurrentError
 
 _FOLDER = Path(__file__).parent / "recipes"
 
-RECIPES: tuple[str, ...] = ("paper", "lora", "embedded", "embedded_short")
+RECIPES: tuple[str, ...] = ("paper", "lora", "embedded")
 """Names of the recipes that come with the package."""
 
 
