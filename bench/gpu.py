@@ -52,7 +52,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shapes", default="1B,8B", help=f"of {', '.join(SHAPES)}, with commas between")
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--budget", type=int, default=8192, help="padded tokens a batch (default %(default)s)")
+    parser.add_argument("--budget", type=int, default=4096, help="padded tokens a batch (default %(default)s)")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     arguments = parser.parse_args()
     if arguments.device.startswith("cuda") and not torch.cuda.is_available():

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from ripcurrent.api._options import ScanOptions
 from ripcurrent.api._scan import ScanResult, scan
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.scoring import per_anchor_column
@@ -278,6 +279,12 @@ def test_the_batch_plan_stays_with_the_signals(tmp_path: Path, tiny_folder: Path
     for batch in set(batches[:9]):
         own = [tokens[place] for place in range(9) if batches[place] == batch]
         assert len(own) == 1 or len(own) * max(own) <= 256
+
+
+def test_the_token_budget_is_the_devices_unless_named(few: Path, tiny_folder: Path, anchors_file: Path) -> None:
+    assert run(few, tiny_folder, anchors_file).manifest["options"]["token_budget"] == 512
+    assert ScanOptions().decided("cuda").token_budget == 4096
+    assert ScanOptions(token_budget=64).decided("cuda").token_budget == 64
 
 
 def test_more_tokens_than_the_model_has_positions_is_refused(few: Path, tmp_path: Path, anchors_file: Path) -> None:

@@ -155,6 +155,7 @@ def diagnose(
     sample, unreadable, count = _spread_sample(rows)
     began = time.perf_counter()
     chat_model = _load(options, told, for_rows=True)
+    options = options.decided(chat_model.device.type)
     loading = time.perf_counter() - began
     told.step("encoding a sample")
     encoded = list(encode_rows(sample, chat_model.tokenizer, max_tokens=options.max_tokens, loss_on=options.loss_on))

@@ -157,16 +157,16 @@ def within_memory(
     for mapped in (False, True):
         on_step("measuring memory" + (" with directions in files" if mapped else ""))
         stage = make_stage(mapped)
-        wanted = longest if stage.batch_rows == 1 else max(longest, options.token_budget)
+        wanted = longest if stage.batch_rows == 1 else max(longest, options.batch_tokens)
         tried = probe_peaks(stage, wanted, limit)
         fits = largest_within(tried, limit, wanted)
         if fits >= longest:
             plan = MemoryPlan(
                 memory=options.memory,
-                token_budget=max(1, min(options.token_budget, fits)),
+                token_budget=max(1, min(options.batch_tokens, fits)),
                 mapped_directions=mapped,
                 longest_row=longest,
-                expected_peak=int(peak_at(tried, max(longest, min(options.token_budget, fits)))),
+                expected_peak=int(peak_at(tried, max(longest, min(options.batch_tokens, fits)))),
             )
             write_json(folder / PLAN, asdict(plan))
             return replace(stage, token_budget=plan.token_budget), plan

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from ripcurrent.models import ChatModel
 
 
+TOKEN_BUDGETS = {"cpu": 512, "mps": 2048, "cuda": 4096}
+"""Padded tokens per batch by device type: a processor's cache is small, a GPU wants large products."""
+
+
 class ScanOptions(BaseModel):
     """What a scan computes. Every field is part of the result; changing one makes another run."""
 
@@ -74,8 +78,8 @@ class ScanOptions(BaseModel):
     """Bytes, or a size such as ``8GB``, that the scan keeps to; part of no result beyond rounding."""
     seed: int = 0
     """Seed of what is drawn (a fresh LoRA, a prefilter's sample)."""
-    token_budget: int = Field(default=512, ge=16)
-    """Padded tokens per batch; changes speed and memory, not results beyond rounding."""
+    token_budget: int | None = Field(default=None, ge=16)
+    """Padded tokens per batch, by device when left out; changes speed and memory, not results beyond rounding."""
     shard_rows: int = Field(default=256, ge=1)
     """Rows per shard: what an interruption can cost."""
 
@@ -116,6 +120,17 @@ class ScanOptions(BaseModel):
     def wants_representation(self) -> bool:
         """Whether features are read."""
         return self.signals != "gradient"
+
+    @property
+    def batch_tokens(self) -> int:
+        """The token budget, a processor's where none is decided."""
+        return TOKEN_BUDGETS["cpu"] if self.token_budget is None else self.token_budget
+
+    def decided(self, device_type: str) -> ScanOptions:
+        """The same with a token budget, the device's where none is named."""
+        if self.token_budget is not None:
+            return self
+        return self.model_copy(update={"token_budget": TOKEN_BUDGETS.get(device_type, TOKEN_BUDGETS["cuda"])})
 
     @property
     def default_ranking(self) -> str:

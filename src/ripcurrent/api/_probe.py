@@ -100,7 +100,7 @@ def probe(chat_model: ChatModel, load: Load, options: ScanOptions, told: Progres
     width = int(chat_model.model.config.get_text_config().hidden_size)
     plain = SignalStage(
         chat_model=chat_model,
-        token_budget=options.token_budget,
+        token_budget=options.batch_tokens,
         features=features,
         anchor_features=np.full((len(anchor_set.anchors), width), 1 / math.sqrt(width), dtype=np.float32),
         max_tokens=options.max_tokens,
@@ -164,7 +164,7 @@ class RandomDirection(Mapping[str, torch.Tensor]):
 def _chosen_batches(load: Load, options: ScanOptions) -> list[list[Row]]:
     """Batches as a scan makes them of a shard: the longest one to warm up with, then some spread over the lengths."""
     shard = min(len(load.rows), options.shard_rows)
-    plan = plan_batches(load.lengths[:shard], options.token_budget)
+    plan = plan_batches(load.lengths[:shard], options.batch_tokens)
     count = min(len(plan), max(PROBE_BATCHES, round(PROBE_ROWS * len(plan) / shard)))
     places = [int((number + 0.5) * len(plan) / count) for number in range(count)]
     # a slow machine stops early, so the middle of the lengths comes first

@@ -165,6 +165,7 @@ def _scan(
     anchor_set = load_anchors(chosen.anchors)
     told.step("loading the model")
     chat_model = load_scan_model(chosen)
+    chosen = chosen.decided(chat_model.device.type)
     folder = Path(out) if out is not None else Path("runs") / rows.name.replace("/", "--")
     identity = {
         **chosen.model_dump(exclude={"memory", "tokens"}),

@@ -59,7 +59,7 @@ def run_signals(
     """Run the signal stage over every shard that is not done."""
     common: dict[str, Any] = {
         "chat_model": chat_model,
-        "token_budget": options.token_budget,
+        "token_budget": options.batch_tokens,
         "max_tokens": options.max_tokens,
         "loss_on": options.loss_on,
         "row_tokens": options.row_tokens,

@@ -57,7 +57,7 @@ def doctor_command(
     scope: SCOPE = "all",
     signals: SIGNALS = "all",
     anchors: ANCHORS = "builtin",
-    token_budget: TOKEN_BUDGET = 512,
+    token_budget: TOKEN_BUDGET = None,
     device: DEVICE = None,
     dtype: DTYPE = None,
     limit: LIMIT = None,

@@ -35,7 +35,9 @@ ATTENTION = Annotated[str, typer.Option(help="sdpa, or eager: least sensitive to
 WINDOWS = Annotated[
     bool, typer.Option("--windows", help="Cut plain documents longer than --max-tokens into windows, each scored.")
 ]
-TOKEN_BUDGET = Annotated[int, typer.Option(metavar="N", help="Padded tokens per batch.")]
+TOKEN_BUDGET = Annotated[
+    int | None, typer.Option(metavar="N", help="Padded tokens per batch: 512 on a processor, 4096 on a GPU.")
+]
 TOKENS = Annotated[
     str | None,
     typer.Option(metavar="top:N", help="Which tokens carry the score, for the N riskiest and N most protective rows."),
@@ -97,7 +99,7 @@ def scan_command(
     device: DEVICE = None,
     dtype: DTYPE = None,
     attention: ATTENTION = "sdpa",
-    token_budget: TOKEN_BUDGET = 512,
+    token_budget: TOKEN_BUDGET = None,
     seed: SEED = 0,
     shard: Annotated[
         str | None,
