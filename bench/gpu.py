@@ -124,7 +124,7 @@ def _line(label: str, value: float, goal: float | None, *, more: bool) -> None:
     if goal is None:
         print(f"    {label:<44} {value:6.2f}", flush=True)
         return
-    verdict = "pass" if (value >= goal if more else value <= goal) else "FALL SHORT"
+    verdict = "pass" if (value >= goal if more else value <= goal) else "FALLS SHORT"
     print(f"    {label:<44} {value:6.2f}   goal {'≥' if more else '≤'} {goal:<5} {verdict}", flush=True)
 
 

@@ -22,10 +22,21 @@ from ripcurrent.signals import Batch, FeatureReader, GradientPass, make_batch, s
 
 TOKEN_BUDGET = 512
 SETS = {"rows/alpaca_en_demo.json": 96, "rows/instruction-data.json": 240}
-GOALS = {
-    "rows/alpaca_en_demo.json": {"loop": 1.8, "forwards": 4.6, "reference": 15.0, "representation": 1.1},
-    "rows/instruction-data.json": {"loop": 4.0, "forwards": 5.5, "reference": None, "representation": 1.1},
+GOALS: dict[str, dict[str, tuple[float, float] | None]] = {
+    "rows/alpaca_en_demo.json": {
+        "loop": (1.8, 2.0),
+        "forwards": (4.6, 4.0),
+        "reference": (15.0, 20.0),
+        "representation": (1.1, 1.05),
+    },
+    "rows/instruction-data.json": {
+        "loop": (4.0, 5.0),
+        "forwards": (5.5, 5.5),
+        "reference": None,
+        "representation": (1.1, 1.05),
+    },
 }
+"""For each ratio a first goal, and the one after it."""
 REFERENCE_ROWS = 50
 
 
@@ -131,8 +142,10 @@ def _report(name: str, rows: list[EncodedRow], best: dict[str, float], reference
         if goal is None:
             print(f"  {label:<44} {value:6.2f}")
             continue
-        verdict = "pass" if (value >= goal if more else value <= goal) else "FALL SHORT"
-        print(f"  {label:<44} {value:6.2f}   goal {'≥' if more else '≤'} {goal:<5} {verdict}")
+        met = [value >= one if more else value <= one for one in goal]
+        verdict = "pass" if all(met) else "first goal passed, FALLS SHORT of the second" if met[0] else "FALLS SHORT"
+        sign = "≥" if more else "≤"
+        print(f"  {label:<44} {value:6.2f}   goals {sign} {goal[0]:g} and {sign} {goal[1]:g}: {verdict}")
     return {"rows": len(rows), "mean_tokens": tokens / len(rows), "seconds": best, "rows_per_second": rate, **found}
 
 
