@@ -34,6 +34,18 @@ def good_rows(count: int) -> list[dict[str, str]]:
     ]
 
 
+def rows_with_a_gap(count: int) -> list[dict[str, str]]:
+    """The same, of which the eighth has no answer."""
+    rows = good_rows(count)
+    rows[7] = {"prompt": "no answer", "response": ""}
+    return rows
+
+
+def small_shards(model: Path, anchors: Path) -> dict[str, Any]:
+    """Options of an exact scan in shards of four rows."""
+    return {"model": str(model), "anchors": str(anchors), "shard_rows": 4, **EXACT}
+
+
 def write_jsonl(path: Path, records: Iterable[Any]) -> Path:
     """Write records as JSON lines; returns ``path``."""
     path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")

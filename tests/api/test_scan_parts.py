@@ -17,7 +17,7 @@ from ripcurrent.api._scan import ScanResult, scan, scan_part
 from ripcurrent.engine import Part
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.run import RunDirectory, read_config, read_manifest
-from tests.tiny_scan import EXACT, good_rows, write_jsonl
+from tests.tiny_scan import rows_with_a_gap, small_shards, write_jsonl
 
 OF = 3
 ROWS = 22
@@ -34,14 +34,12 @@ scan_part(dataset, Part(int(index), int(of)), out, **json.loads(options))
 
 @pytest.fixture(scope="module")
 def options(tiny_folder: Path, anchors_file: Path) -> dict[str, Any]:
-    return {"model": str(tiny_folder), "anchors": str(anchors_file), "shard_rows": 4, **EXACT}
+    return small_shards(tiny_folder, anchors_file)
 
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    rows: list[Any] = good_rows(ROWS)
-    rows[7] = {"prompt": "no answer", "response": ""}
-    return write_jsonl(tmp_path_factory.mktemp("rows") / "rows.jsonl", rows)
+    return write_jsonl(tmp_path_factory.mktemp("rows") / "rows.jsonl", rows_with_a_gap(ROWS))
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from ripcurrent.api._scan import ScanResult, scan
 from ripcurrent.engine import RayExecutor
 from ripcurrent.engine._ray import ALONE
 from ripcurrent.errors import RipcurrentError
-from tests.tiny_scan import EXACT, good_rows, write_jsonl
+from tests.tiny_scan import rows_with_a_gap, small_shards, write_jsonl
 
 # read when Ray is first imported, which is here
 os.environ.update(ALONE)
@@ -40,14 +40,12 @@ def one_ray(shared_cache: Path) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def options(tiny_folder: Path, anchors_file: Path) -> dict[str, Any]:
-    return {"model": str(tiny_folder), "anchors": str(anchors_file), "shard_rows": 4, **EXACT}
+    return small_shards(tiny_folder, anchors_file)
 
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    rows: list[Any] = good_rows(ROWS)
-    rows[7] = {"prompt": "no answer", "response": ""}
-    return write_jsonl(tmp_path_factory.mktemp("rows") / "rows.jsonl", rows)
+    return write_jsonl(tmp_path_factory.mktemp("rows") / "rows.jsonl", rows_with_a_gap(ROWS))
 
 
 @pytest.fixture

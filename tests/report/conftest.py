@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, Route, sync_playwright
 
 
 @dataclass
@@ -31,6 +31,36 @@ class OpenedPage:
         return [cell.strip() for cell in self.page.locator(f'#table td[data-name="{name}"]').all_text_contents()]
 
 
+def watch(page: Page, own: str, complaints: list[str], requests: list[str]) -> None:
+    """Note what a page complains of and asks for; everything but its own file and data: addresses is blocked."""
+
+    def decide(route: Route) -> None:
+        if route.request.url.split("#")[0] == own:
+            route.continue_()
+            return
+        if not route.request.url.startswith("data:"):
+            requests.append(route.request.url)
+        route.abort()
+
+    page.route("**/*", decide)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("console", lambda message: message.type in ("error", "warning") and complaints.append(message.text))
+
+
+def slip_in(page: Page) -> None:
+    """Try what a page's policy must stop: a script, an image and a request that are not its own."""
+    page.evaluate(
+        """() => {
+            const script = document.createElement("script"); script.textContent = "window.slipped = true";
+            const image = document.createElement("img"); image.src = "https://example.invalid/a.png";
+            document.body.append(script, image);
+            fetch("https://example.invalid/b").catch(() => {});
+        }"""
+    )
+    page.wait_for_timeout(200)
+    assert page.evaluate("window.slipped") is None
+
+
 class Opener:
     """Opens report pages with everything but their own file blocked."""
 
@@ -42,20 +72,7 @@ class Opener:
         opened = OpenedPage(page)
         own = report.resolve().as_uri()
 
-        def watch(route) -> None:
-            if route.request.url.split("#")[0] == own:
-                route.continue_()
-                return
-            if not route.request.url.startswith("data:"):
-                opened.requests.append(route.request.url)
-            route.abort()
-
-        page.route("**/*", watch)
-        page.on("pageerror", lambda error: opened.complaints.append(str(error)))
-        page.on(
-            "console",
-            lambda message: message.type in ("error", "warning") and opened.complaints.append(message.text),
-        )
+        watch(page, own, opened.complaints, opened.requests)
         page.on("dialog", lambda dialog: (opened.complaints.append(dialog.message), dialog.dismiss()))
         page.goto(own)
         page.wait_for_selector("#table tbody tr, .arms tbody tr")

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ripcurrent.report import build_report
+from tests.report.conftest import slip_in
 from tests.report.fabricate import fabricate_run
 
 pytestmark = pytest.mark.browser
@@ -54,16 +55,7 @@ def test_loads_without_complaint_and_fetches_nothing(report, open_page, scheme):
 
 def test_policy_stops_what_might_slip_in(report, open_page):
     opened = open_page(report)
-    opened.page.evaluate(
-        """() => {
-            const script = document.createElement("script"); script.textContent = "window.slipped = true";
-            const image = document.createElement("img"); image.src = "https://example.invalid/a.png";
-            document.body.append(script, image);
-            fetch("https://example.invalid/b").catch(() => {});
-        }"""
-    )
-    opened.page.wait_for_timeout(200)
-    assert opened.page.evaluate("window.slipped") is None
+    slip_in(opened.page)
     assert opened.requests == []
 
 

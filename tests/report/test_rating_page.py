@@ -14,6 +14,7 @@ from ripcurrent.api._people import agree
 from ripcurrent.api._rate import RatingPage, rate
 from ripcurrent.report._rating_page import PageItem, render_rating_page
 from tests.rated_run import owners, write_experiment
+from tests.report.conftest import slip_in, watch
 
 pytestmark = pytest.mark.browser
 
@@ -62,20 +63,7 @@ class Opener:
         opened = Rating(page)
         own = path.resolve().as_uri()
 
-        def watch(route) -> None:
-            if route.request.url.split("#")[0] == own:
-                route.continue_()
-                return
-            if not route.request.url.startswith("data:"):
-                opened.requests.append(route.request.url)
-            route.abort()
-
-        page.route("**/*", watch)
-        page.on("pageerror", lambda error: opened.complaints.append(str(error)))
-        page.on(
-            "console",
-            lambda message: message.type in ("error", "warning") and opened.complaints.append(message.text),
-        )
+        watch(page, own, opened.complaints, opened.requests)
         page.goto(own)
         return opened
 
@@ -235,16 +223,7 @@ def test_hostile_text_is_shown_as_text(tmp_path: Path, open_rating: Opener) -> N
     assert opened.page.locator("#answer").text_content() == HOSTILE
     assert opened.page.locator("#cut").is_visible()
     assert opened.page.locator("main img, main script").count() == 0
-    opened.page.evaluate(
-        """() => {
-            const script = document.createElement("script"); script.textContent = "window.slipped = true";
-            const image = document.createElement("img"); image.src = "https://example.invalid/a.png";
-            document.body.append(script, image);
-            fetch("https://example.invalid/b").catch(() => {});
-        }"""
-    )
-    opened.page.wait_for_timeout(200)
-    assert opened.page.evaluate("window.slipped") is None
+    slip_in(opened.page)
     assert opened.requests == []
 
 
