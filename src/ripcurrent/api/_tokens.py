@@ -128,9 +128,9 @@ def _shares(
 ) -> pa.Table:
     encoded = encode(row, chat_model.tokenizer, max_tokens=options.max_tokens, loss_on=options.loss_on)
     batch = make_batch([encoded], chat_model.device, row_tokens=options.row_tokens)
-    shares = gradient_pass.token_shares(batch, directions)[0]
     places = token_places(row, encoded, chat_model.tokenizer)
-    count = len(encoded.tokens)
+    count = len(encoded.tokens)  # a batch may be wider
+    shares = gradient_pass.token_shares(batch, directions)[0, :count]
     columns = {
         "row": np.full(count, row.index),
         "id": [row.id] * count,
@@ -141,7 +141,7 @@ def _shares(
         "text_end": [place.end for place in places],
         "kind": [place.kind for place in places],
         "is_prompt": ~encoded.loss_mask,
-        "in_loss": batch.loss_mask[0].cpu().numpy(),
+        "in_loss": batch.loss_mask[0, :count].cpu().numpy(),
         "share_harmful": shares[:, 0],
         "share_safe": shares[:, 1],
     }
