@@ -79,9 +79,10 @@ def main() -> int:
                 else:
                     entry |= _measure(work, prepared, name, command, scope, dtype, given)
                 figures["results"].append(entry)
+                # a bench that is stopped leaves what it has
+                given.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     shutil.rmtree(work)
     table = markdown(figures)
-    given.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     put_table(given.markdown, table)
     print(table)
     return 0
