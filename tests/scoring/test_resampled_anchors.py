@@ -7,14 +7,15 @@ from functools import partial
 import numpy as np
 import pytest
 
+from ripcurrent.scoring import AnchorMeasurements
 from ripcurrent.scoring._resampled_anchors import (
     gradient_scores,
-    representation_scores,
     resample_anchors,
-    sets_of,
 )
+from ripcurrent.scoring._score import representation_scores
 
 ORDER = [(name, number) for name in ("harmful", "safe_1", "safe_2") for number in range(4)]
+OWN = AnchorMeasurements(ORDER).by_set()
 
 
 def cosines(rows: int, seed: int = 0) -> np.ndarray:
@@ -24,7 +25,7 @@ def cosines(rows: int, seed: int = 0) -> np.ndarray:
 @pytest.mark.parametrize("avg_n", [1, 3])
 def test_scores_are_the_plain_loops(avg_n: int) -> None:
     values = cosines(7)
-    places = {"harmful": np.array([0, 0, 3, 2]), "safe_1": np.array([4, 5, 5, 5]), "safe_2": np.array([8, 9, 10, 11])}
+    places = {"harmful": [0, 0, 3, 2], "safe_1": [4, 5, 5, 5], "safe_2": [8, 9, 10, 11]}
     gradient = gradient_scores(values, places)
     representation = representation_scores(values, places, avg_n)
     for row in range(7):
@@ -46,18 +47,18 @@ def test_scores_are_the_plain_loops(avg_n: int) -> None:
 def test_anchors_that_are_all_alike_leave_every_row_where_it_was() -> None:
     one = cosines(300)
     values = np.repeat(one[:, [0, 4, 8]], 4, axis=1)
-    stabilities, bounds = resample_anchors(gradient_scores, values, sets_of(ORDER), draws=20, top=30, seed=0)
+    stabilities, bounds = resample_anchors(gradient_scores, values, OWN, draws=20, top=30, seed=0)
     for stability in stabilities:
         assert (stability.spearman, stability.overlap) == (pytest.approx(1.0), 1.0)
         assert stability.width == pytest.approx(0.0, abs=1e-12)
     low, high = bounds["gradient_bidirectional"]
-    np.testing.assert_allclose(low, gradient_scores(values, sets_of(ORDER))["gradient_bidirectional"])
+    np.testing.assert_allclose(low, gradient_scores(values, OWN)["gradient_bidirectional"])
     np.testing.assert_allclose(high, low)
 
 
 def test_anchors_that_disagree_move_the_ranking_and_the_intervals_hold_the_score() -> None:
     values = cosines(400)
-    own = sets_of(ORDER)
+    own = OWN
     stabilities, bounds = resample_anchors(gradient_scores, values, own, draws=200, top=40, seed=1)
     by_column = {one.column: one for one in stabilities}
     assert by_column["gradient_bidirectional"].spearman < 0.9
@@ -70,7 +71,7 @@ def test_anchors_that_disagree_move_the_ranking_and_the_intervals_hold_the_score
 
 
 def test_a_seed_gives_the_same_draws_and_rows_do_not_depend_on_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    values, own = cosines(50), sets_of(ORDER)
+    values, own = cosines(50), OWN
     score_of = partial(representation_scores, avg_n=2)
     first, bounds = resample_anchors(score_of, values, own, draws=30, top=5, seed=3)
     monkeypatch.setattr("ripcurrent.scoring._resampled_anchors.CHUNK_ROWS", 7)
@@ -86,5 +87,5 @@ def test_a_seed_gives_the_same_draws_and_rows_do_not_depend_on_each_other(monkey
 def test_the_riskiest_of_a_safe_score_are_its_lowest() -> None:
     values = np.zeros((10, len(ORDER)))
     values[:, 4:] = np.arange(10)[:, None] / 10
-    stabilities, _ = resample_anchors(gradient_scores, values, sets_of(ORDER), draws=5, top=3, seed=0)
+    stabilities, _ = resample_anchors(gradient_scores, values, OWN, draws=5, top=3, seed=0)
     assert {one.column: one.overlap for one in stabilities}["gradient_safe"] == 1.0

@@ -16,15 +16,14 @@ import pyarrow.parquet as pq
 from ripcurrent.api._select import _manifest
 from ripcurrent.errors import ExitCode, RipcurrentError
 from ripcurrent.run import written_whole
-from ripcurrent.scoring import per_anchor_column
+from ripcurrent.scoring import AnchorMeasurements, per_anchor_column
 from ripcurrent.scoring._resampled_anchors import (
     AnchorStability,
     ScoreOf,
     gradient_scores,
-    representation_scores,
     resample_anchors,
-    sets_of,
 )
+from ripcurrent.scoring._score import representation_scores
 from ripcurrent.selection import read_cosines, read_scores
 from ripcurrent.selection._table import ScoredRows
 
@@ -71,17 +70,17 @@ def anchor_stability(run: str | Path, *, draws: int = 200, top: int = 100, seed:
     folder = Path(run)
     manifest = _manifest(folder)
     scored = ScoredRows(read_scores(folder))
-    order = [(str(name), int(number)) for name, number in manifest["anchors"]["order"]]
+    measurements = AnchorMeasurements.from_json(manifest["anchors"]["measurements"])
+    own = measurements.by_set()
     options = manifest["options"]
     notes: list[str] = []
     found: list[AnchorStability] = []
     columns: dict[str, pa.Array] = {"row": pa.array(scored.rows)}
-    for kind, cosines, score_of in _kinds(folder, scored, order, int(options.get("avg_n", 1)), notes):
+    for kind, cosines, score_of in _kinds(folder, scored, measurements.order, int(options.get("avg_n", 1)), notes):
         usable = scored.ok & np.isfinite(cosines).all(axis=1)
         if not usable.any():
             notes.append(f"no row has {kind} scores")
             continue
-        own = sets_of(order)
         differing = _differing(scored, usable, score_of(cosines[usable], own))
         if differing:
             notes.append(f"{kind} scores are not looked at: {differing} is not made of single anchors in this scan")

@@ -227,17 +227,23 @@ class ArmRunner:
         return found
 
     def _evaluate(self, folder: Path, label: str, trained: FinetuneResult | None) -> None:
+        self._told.step(f"{label}: asking")
+        self._ask(folder / "evaluation", PROMPTS, self._config.judges, self._config.max_new_tokens, trained)
+
+    def _ask(
+        self, out: Path, prompts: str, judges: Sequence[str], max_new_tokens: int, trained: FinetuneResult | None
+    ) -> None:
+        """Ask the trained model, or the one as it is, what a file of the experiment's folder holds."""
         from ripcurrent.api._evaluate import evaluate
 
-        self._told.step(f"{label}: asking")
         model, adapter = self._model(trained)
         evaluate(
             model,
             adapter=adapter,
-            prompts=(str(self._folder / PROMPTS),),
-            out=folder / "evaluation",
-            judges=self._config.judges,
-            max_new_tokens=self._config.max_new_tokens,
+            prompts=(str(self._folder / prompts),),
+            out=out,
+            judges=judges,
+            max_new_tokens=max_new_tokens,
             batch_size=self._config.batch_size,
             system=self._config.system,
             device=self._config.device,
@@ -266,24 +272,10 @@ class ArmRunner:
             solved = read_marker(base)["accuracy"]
             if solved is None or solved < WORTH_MEASURING:
                 return None
-        from ripcurrent.api._evaluate import evaluate
         from ripcurrent.evaluation._responses import read_responses
 
         self._told.step(f"{label}: sums")
-        model, adapter = self._model(trained)
-        evaluate(
-            model,
-            adapter=adapter,
-            prompts=(str(self._folder / SUMS),),
-            out=folder / "sums",
-            judges=("prefix",),
-            max_new_tokens=asked.max_new_tokens,
-            batch_size=self._config.batch_size,
-            system=self._config.system,
-            device=self._config.device,
-            dtype=self._config.dtype,
-            progress=self._told,
-        )
+        self._ask(folder / "sums", SUMS, ("prefix",), asked.max_new_tokens, trained)
         answers = {one.prompt_id: one.completion for one in read_responses(folder / "sums")[1]}
         return share_solved(self._sums, answers)
 

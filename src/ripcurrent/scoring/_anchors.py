@@ -45,6 +45,10 @@ class AnchorMeasurements:
         """Positions of a set's anchors."""
         return [place for place, (other, _) in enumerate(self.order) if other == name]
 
+    def by_set(self) -> dict[str, list[int]]:
+        """Every set's positions, harmful first."""
+        return {name: self.places(name) for name in self.sets}
+
     def mean_harmful_norm(self) -> float:
         """n̄: mean gradient norm of the harmful anchors."""
         assert self.norms is not None

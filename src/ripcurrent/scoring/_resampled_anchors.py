@@ -12,7 +12,7 @@ from ripcurrent.scoring._columns import DIRECTION_OF_RISK
 from ripcurrent.scoring._statistics import spearman
 
 Floats = npt.NDArray[np.float64]
-Places = Mapping[str, npt.NDArray[np.int64]]
+Places = Mapping[str, Sequence[int]]
 """Set name to positions among all anchors, of the anchors that stand in for the set."""
 ScoreOf = Callable[[Floats, Places], dict[str, Floats]]
 """Cosines ``(rows, anchors)`` and the sets' anchors to columns ``(rows,)``."""
@@ -46,33 +46,13 @@ class AnchorStability:
 
 def gradient_scores(cosines: Floats, places: Places) -> dict[str, Floats]:
     """The gradient columns from each row's cosines to single anchors' gradients (``docs/methods.md``, 2)."""
-    means = {name: cosines[:, of].mean(axis=1) for name, of in places.items()}
+    means = {name: cosines[:, list(of)].mean(axis=1) for name, of in places.items()}
     harmful, safe = means["harmful"], np.mean([means[name] for name in places if name != "harmful"], axis=0)
     return {
         "gradient_harmful": harmful,
         "gradient_safe": safe,
         "gradient_bidirectional": harmful - (len(places) - 1) * safe,
         "gradient_balanced": harmful - safe,
-    }
-
-
-def representation_scores(cosines: Floats, places: Places, avg_n: int = 1) -> dict[str, Floats]:
-    """The representation columns from each row's cosines to single anchors' states (``docs/methods.md``, 3)."""
-    largest = {name: np.sort(cosines[:, of], axis=1)[:, ::-1][:, :avg_n].mean(axis=1) for name, of in places.items()}
-    harmful, safe = largest["harmful"], np.mean([largest[name] for name in places if name != "harmful"], axis=0)
-    return {
-        "representation_harmful": harmful,
-        "representation_safe": safe,
-        "representation_bidirectional": harmful - safe,
-    }
-
-
-def sets_of(order: Sequence[tuple[str, int]]) -> dict[str, npt.NDArray[np.int64]]:
-    """The sets' own anchors, harmful first."""
-    names = dict.fromkeys(name for name, _ in order)
-    return {
-        name: np.array([place for place, (other, _) in enumerate(order) if other == name], dtype=np.int64)
-        for name in names
     }
 
 
@@ -93,7 +73,7 @@ def resample_anchors(
         For each column its stability; and by column the rows' 95 % percentile interval, low and high ``(rows,)``.
     """
     generator = np.random.default_rng(seed)
-    drawn = [{name: generator.choice(of, len(of)) for name, of in own.items()} for _ in range(draws)]
+    drawn = [{name: generator.choice(of, len(of)).tolist() for name, of in own.items()} for _ in range(draws)]
     original = score_of(cosines, own)
     top = min(top, len(cosines))
     riskiest = {name: set(_riskiest(name, values, top)) for name, values in original.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,16 +79,7 @@ class Scorer:
         }
 
     def _representation_columns(self, signals: pa.Table) -> dict[str, Floats]:
-        cosines = cosine_matrix(signals, len(self.anchors.order))
-        by_set = {
-            name: _mean_of_largest(cosines[:, self.anchors.places(name)], self.avg_n) for name in self.anchors.sets
-        }
-        safe = np.mean([by_set[name] for name in self.anchors.sets[1:]], axis=0)
-        return {
-            "representation_harmful": by_set["harmful"],
-            "representation_safe": safe,
-            "representation_bidirectional": by_set["harmful"] - safe,
-        }
+        return representation_scores(cosine_matrix(signals, len(self.anchors.order)), self.anchors.by_set(), self.avg_n)
 
     def _per_anchor_columns(self, signals: pa.Table) -> dict[str, pa.Array]:
         norm = np.sqrt(_floats(signals["squared_norm"]))
@@ -104,6 +95,23 @@ class Scorer:
         bits = values.astype(np.float32).view(np.uint32)
         rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32)
         return np.where(np.isnan(values), values, rounded).astype(np.float64)
+
+
+def representation_scores(cosines: Floats, places: Mapping[str, Sequence[int]], avg_n: int = 1) -> dict[str, Floats]:
+    """The representation columns from cosines to single anchors' states (``docs/methods.md``, 3).
+
+    Args:
+        cosines: Shape ``(rows, anchors)``; a row of NaN has NaN scores.
+        places: Set name to the positions of its anchors, each as often as it counts; ``harmful`` and the safe sets.
+        avg_n: How many of the largest cosines to a set are averaged.
+    """
+    largest = {name: _mean_of_largest(cosines[:, list(of)], avg_n) for name, of in places.items()}
+    harmful, safe = largest["harmful"], np.mean([largest[name] for name in places if name != "harmful"], axis=0)
+    return {
+        "representation_harmful": harmful,
+        "representation_safe": safe,
+        "representation_bidirectional": harmful - safe,
+    }
 
 
 def per_anchor_column(name: str, number: int) -> str:

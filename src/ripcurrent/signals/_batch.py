@@ -49,8 +49,8 @@ class Batch:
 
 
 WIDTH_MULTIPLE = {"cpu": 2, "cuda": 8}
-"""By device type, what a batch's width is a multiple of: products that sum over an odd number of tokens are up to a
-third slower."""
+"""By device type, what a batch's width is a multiple of: products that sum over an odd number of tokens are slower in
+some shapes."""
 
 
 def make_batch(

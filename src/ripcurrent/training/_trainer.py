@@ -44,9 +44,8 @@ class RowTrainer(SFTTrainer):  # type: ignore[misc]  # TRL has no types
 
     def _add_own_loss(self) -> bool:
         """Take over the loss where TRL's is slow (see ``_head_loss``) and the model's head is understood."""
-        if self.accelerator.device.type in ("cuda", "xpu") or self.accelerator.num_processes > 1:
-            return False
-        if self.aux_loss_enabled:
+        fast_already = self.accelerator.device.type in ("cuda", "xpu")
+        if fast_already or self.accelerator.num_processes > 1 or self.aux_loss_enabled:
             return False
         causal = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
         try:
