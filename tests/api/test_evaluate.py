@@ -11,7 +11,8 @@ import pytest
 
 import ripcurrent as rc
 from ripcurrent.api import _evaluate
-from ripcurrent.api._evaluate import evaluate, load_evaluation, summarise
+from ripcurrent.api._evaluate import evaluate, load_evaluation
+from ripcurrent.api._evaluation_rates import summarise
 from ripcurrent.errors import ExitCode, RipcurrentError
 from ripcurrent.evaluation import Prompt, Verdict
 from ripcurrent.evaluation._responses import PARTIAL, Response, ResponseLog

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -58,6 +59,30 @@ def test_a_model_gives_the_same_states_and_gradients_as_with_the_fused_kernel(ki
     torch.testing.assert_close(logits, other_logits, rtol=1e-4, atol=1e-4)
     for name, grad in grads.items():
         torch.testing.assert_close(grad, other_grads[name], rtol=1e-3, atol=1e-5)
+
+
+def keep(sizes, tensor):
+    sizes.append(tensor.numel())
+    return tensor
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_scores_computed_again_give_the_same_gradients_and_are_not_kept(monkeypatch, dtype):
+    results = []
+    for kept in (64, 16):
+        monkeypatch.setattr("ripcurrent.models._attention.KEPT", kept)
+        torch.manual_seed(0)
+        query = torch.randn(2, 4, 33, 8, dtype=dtype, requires_grad=True)
+        key, value = (torch.randn(2, 2, 33, 8, dtype=dtype, requires_grad=True) for _ in range(2))
+        sizes = []
+        with torch.autograd.graph.saved_tensors_hooks(partial(keep, sizes), lambda tensor: tensor):
+            output, _ = grouped_attention(Causal(), query, key, value, None)
+        grads = torch.autograd.grad(output.float().square().sum(), (query, key, value))
+        results.append((output.detach(), *grads, max(sizes, default=0)))
+    *plain, most = results[0]
+    *again, most_again = results[1]
+    assert all(torch.equal(a, b) for a, b in zip(plain, again, strict=True))
+    assert most >= 2 * 4 * 33 * 33 > most_again
 
 
 def test_generation_with_a_cache_and_left_padding_still_works():

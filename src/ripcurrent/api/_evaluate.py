@@ -6,29 +6,25 @@ import hashlib
 import os
 import platform
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import packages_distributions, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from ripcurrent.api._evaluation_rates import notes_on, summarise
 from ripcurrent.api._progress import Progress, SilentProgress
 from ripcurrent.errors import ExitCode, RipcurrentError
 from ripcurrent.evaluation import (
-    AXES,
     UNJUDGED,
     Axis,
     Judge,
     JudgeSettings,
     Prompt,
     Verdict,
-    discrimination,
     find_judges,
     load_prompts,
-    summarise_scores,
-    wilson_interval,
 )
 from ripcurrent.evaluation._responses import (
     PARTIAL,
@@ -53,8 +49,11 @@ if TYPE_CHECKING:
 DEFAULT_JUDGES = ("prefix", "keyword")
 """The judges by rule; the first is the one that verdicts in words rest on."""
 
-PROMPTS, REQUESTS = 32, 4
-"""Prompts decoded at once, requests under way at an endpoint, unless named."""
+Engine = Literal["transformers", "vllm"]
+"""What answers where no endpoint does: the model as it is loaded here, or vLLM's offline engine."""
+
+AT_ONCE: dict[str, int] = {"transformers": 32, "vllm": 256, "endpoint": 4}
+"""Prompts decoded at once, handed to vLLM at once, and requests under way at an endpoint, unless named."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +120,7 @@ def evaluate(
     batch_size: int | None = None,
     system: str | None = None,
     endpoint: str | None = None,
+    engine: Engine = "transformers",
     limit: int | None = None,
     axis: Axis = "harmful",
     device: str | None = None,
@@ -140,9 +140,12 @@ def evaluate(
         judges: Names, as `ripcurrent.evaluation.find_judge` knows them, or judges.
         judge_settings: What judges that are models need.
         max_new_tokens: Longest answer; reaching it makes an answer ``truncated``.
-        batch_size: Prompts decoded at once, or requests under way at an endpoint; 32 and 4 when left out.
+        batch_size: Prompts decoded at once (32 when left out; 256 handed to vLLM), or requests under way at an
+            endpoint (4).
         system: System prompt; None leaves it to the model's template.
         endpoint: Base URL of an OpenAI-compatible endpoint that answers instead of a model here.
+        engine: ``vllm`` answers by vLLM's offline engine (extra ``vllm``) on the device that it was built for;
+            the model is loaded on the processor first.
         limit: Only the first so many prompts of each axis and set.
         axis: Axis of prompts that do not say theirs.
         device: ``cuda``, ``mps``, ``cpu``; chosen when left out.
@@ -153,7 +156,8 @@ def evaluate(
         RipcurrentError: Anything the user can mend; with exit code 2 when some prompts got no answer, or a judge could
             judge none. Answers that came are kept.
     """
-    at_once = batch_size if batch_size is not None else (REQUESTS if endpoint is not None else PROMPTS)
+    answering = _answering(engine, endpoint, device)
+    at_once = batch_size if batch_size is not None else AT_ONCE[answering]
     if max_new_tokens < 1 or at_once < 1:
         raise RipcurrentError(
             f"{max_new_tokens} new tokens in batches of {at_once} is not possible.", "Both are 1 or more."
@@ -179,7 +183,8 @@ def evaluate(
         from ripcurrent.models import describe, load_model, require_chat_template
 
         told.step("loading the model")
-        source = load_model(model, adapter=adapter, device=device, dtype=dtype)
+        place = "cpu" if answering == "vllm" else device
+        source = load_model(model, adapter=adapter, device=place, dtype=dtype)
         require_chat_template(source)
         facts = describe(source)
         identity = {
@@ -188,6 +193,7 @@ def evaluate(
             **{key: facts[key] for key in ("fingerprint", "template_sha256", "tokenizer_sha256")},
             "resolved_device": source.device.type,
             "resolved_dtype": facts["dtype"],
+            **({"engine": "vllm"} if answering == "vllm" else {}),
         }
     identity = {
         "command": "evaluate",
@@ -197,7 +203,8 @@ def evaluate(
         "system": system,
     }
     with RunDirectory(Path(out), identity) as run:
-        responses, answered_now = _responses(run.folder, asked, source, system, max_new_tokens, at_once, told)
+        asking: dict[str, Any] = {"system": system, "max_new_tokens": max_new_tokens}
+        responses, answered_now = _responses(run.folder, asked, source, answering, asking, at_once, told)
         generated = time.perf_counter()
         verdicts = _judged(run.folder, asked, responses, found, told)
         write_verdicts(run.folder, [prompt.id for prompt in asked], verdicts)
@@ -211,11 +218,11 @@ def evaluate(
                 "decoding": "greedy",
                 "max_new_tokens": max_new_tokens,
                 "system": system,
-                "engine": "endpoint" if endpoint is not None else "local",
+                "engine": "local" if answering == "transformers" else answering,
             },
             "judges": {**previous.get("judges", {}), **{judge.name: _describe(judge) for judge in found}},
             **summarise(asked, responses, verdicts, {judge.name: judge.scale for judge in found}, previous),
-            "notes": _notes(records, responses, verdicts),
+            "notes": notes_on(records, responses, verdicts),
             "timings": {
                 "answered_now": answered_now,
                 "generation_seconds": round(generated - began, 2)
@@ -223,7 +230,7 @@ def evaluate(
                 else previous.get("timings", {}).get("generation_seconds"),
                 "judging_seconds": round(time.perf_counter() - generated, 2),
             },
-            "versions": {name: version(name) for name in ("torch", "transformers", "tokenizers", "numpy")},
+            "versions": {name: version(name) for name in _libraries(answering)},
             "machine": {"platform": platform.platform(), "python": platform.python_version(), "cpus": os.cpu_count()},
             "started": started.isoformat(timespec="seconds"),
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -252,56 +259,6 @@ def load_evaluation(folder: str | Path) -> EvaluationResult:
     prompts, responses = read_responses(place)
     verdicts = read_verdicts(place, [one.prompt_id for one in responses], [one.truncated for one in responses])
     return EvaluationResult(place, manifest, tuple(prompts), tuple(responses), verdicts)
-
-
-def summarise(
-    prompts: Sequence[Prompt],
-    responses: Sequence[Response],
-    verdicts: Mapping[str, Sequence[Verdict]],
-    scales: Mapping[str, tuple[float, float] | None],
-    previous: Mapping[str, Any],
-) -> dict[str, Any]:
-    """``rates`` by judge and axis, and ``discrimination`` by judge (harmful refused less dangerous-sounding refused).
-
-    A rate is over the answers that the judge could judge; ``degenerate`` ones are neither answered nor refused.
-    """
-    rates: dict[str, dict[str, Any]] = {}
-    judgement: dict[str, Any] = {}
-    places = {axis: [at for at, prompt in enumerate(prompts) if prompt.axis == axis] for axis in AXES}
-    for judge, said in verdicts.items():
-        rates[judge] = {}
-        for axis, here in places.items():
-            if not here:
-                continue
-            counts = Counter(said[at].label for at in here)
-            n = len(here) - counts[UNJUDGED]
-            interval = wilson_interval(counts["compliance"], n) if n else None
-            rates[judge][axis] = {
-                "judge_version": said[here[0]].version,
-                "n": n,
-                "answered": counts["compliance"] / n if n else None,
-                "low": interval.low if interval else None,
-                "high": interval.high if interval else None,
-                "refused": counts["refusal"] / n if n else None,
-                "degenerate": counts["degenerate"] / n if n else None,
-                "unjudged": counts[UNJUDGED],
-                "truncated": sum(responses[at].truncated for at in here) / len(here),
-            }
-            scale = scales.get(judge)
-            if scale is not None:
-                rates[judge][axis]["score"] = asdict(summarise_scores([said[at] for at in here], top=scale[1]))
-            elif judge not in scales:
-                # judged by an earlier call: its score stands in the manifest
-                earlier = previous.get("rates", {}).get(judge, {}).get(axis, {}).get("score")
-                if earlier is not None:
-                    rates[judge][axis]["score"] = earlier
-        refused = {
-            axis: [float(said[at].label == "refusal") for at in places[axis] if said[at].label != UNJUDGED]
-            for axis in ("harmful", "sounds_dangerous")
-        }
-        if all(refused.values()):
-            judgement[judge] = asdict(discrimination(refused["harmful"], refused["sounds_dangerous"]))
-    return {"rates": rates, "discrimination": judgement}
 
 
 def _gather(sources: Sequence[str | Path], limit: int | None, axis: Axis) -> tuple[list[Prompt], list[dict[str, Any]]]:
@@ -333,13 +290,38 @@ def _gather(sources: Sequence[str | Path], limit: int | None, axis: Axis) -> tup
     return prompts, records
 
 
+def _answering(engine: Engine, endpoint: str | None, device: str | None) -> str:
+    """What answers: ``transformers``, ``vllm`` or ``endpoint``."""
+    if engine not in get_args(Engine):
+        raise RipcurrentError(f"There is no engine {engine!r}.", f"Engines: {', '.join(get_args(Engine))}.")
+    if endpoint is not None:
+        if engine != "transformers":
+            raise RipcurrentError(f"An endpoint answers, or {engine}.", "Leave out --endpoint or --engine.")
+        return "endpoint"
+    if engine == "vllm":
+        from ripcurrent.evaluation._vllm import require_vllm
+
+        require_vllm()
+        if device is not None:
+            raise RipcurrentError("vLLM takes the device that it was built for.", "Leave out --device.")
+    return engine
+
+
+def _libraries(answering: str) -> list[str]:
+    used = ["torch", "transformers", "tokenizers", "numpy"]
+    if answering == "vllm":
+        # builds for other devices are packages of other names
+        used += packages_distributions().get("vllm", [])[:1]
+    return used
+
+
 def _responses(
     folder: Path,
     prompts: Sequence[Prompt],
     source: ChatModel | Endpoint,
-    system: str | None,
-    max_new_tokens: int,
-    batch_size: int,
+    answering: str,
+    asking: Mapping[str, Any],
+    at_once: int,
     told: Progress,
 ) -> tuple[list[Response], int]:
     """An answer to each prompt, in order, those that are there not asked again; and how many were asked now."""
@@ -354,11 +336,13 @@ def _responses(
         told.skipped(len(prompts) - len(waiting))
         batches: Iterator[list[Response]]
         if isinstance(source, Endpoint):
-            batches = answer_by_endpoint(source, waiting, system=system, max_new_tokens=max_new_tokens)
+            batches = answer_by_endpoint(source, waiting, **asking)
+        elif answering == "vllm":
+            from ripcurrent.evaluation._vllm import answer_by_vllm
+
+            batches = answer_by_vllm(source, waiting, batch_size=at_once, scratch=folder, **asking)
         else:
-            batches = answer_locally(
-                source, waiting, system=system, max_new_tokens=max_new_tokens, batch_size=batch_size
-            )
+            batches = answer_locally(source, waiting, batch_size=at_once, **asking)
         for batch in batches:
             log.add(batch)
             told.rows(len(batch))
@@ -387,27 +371,6 @@ def _judged(
 
 def _describe(judge: Judge) -> dict[str, Any]:
     return {"version": judge.version, **judge.describe()}
-
-
-def _notes(
-    records: Sequence[Mapping[str, Any]],
-    responses: Sequence[Response],
-    verdicts: Mapping[str, Sequence[Verdict]],
-) -> list[str]:
-    notes = [note for record in records for note in record["notes"]]
-    for record in records:
-        if record["near_duplicates"]:
-            notes.append(
-                f"{record['name']}: {record['near_duplicates']} of {record['count']} prompts repeat another in nearly "
-                "the same words, so the intervals are somewhat too narrow."
-            )
-    for judge, said in verdicts.items():
-        unjudged = sum(one.label == UNJUDGED for one in said)
-        if unjudged:
-            notes.append(f"{judge} could not judge {unjudged} of {len(said)} answers; they count in no rate of it.")
-    if responses and all(one.truncated for one in responses):
-        notes.append("Every answer reached the limit of new tokens; judges saw beginnings only.")
-    return notes
 
 
 def _hash_prompts(prompts: Sequence[Prompt]) -> str:

@@ -42,7 +42,7 @@ def evaluate_command(
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(metavar="N", min=1, help="Longest answer.")] = 64,
     batch_size: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Prompts at once: 32 here, 4 at an endpoint.")
+        int | None, typer.Option(metavar="N", min=1, help="Prompts at once: 32 here, 256 for vLLM, 4 at an endpoint.")
     ] = None,
     system: Annotated[
         str | None, typer.Option(metavar="TEXT", help="System prompt; the template's own unless given.")
@@ -50,6 +50,9 @@ def evaluate_command(
     endpoint: Annotated[
         str | None, typer.Option(metavar="URL", help="OpenAI-compatible endpoint that answers, as http://host:8000/v1.")
     ] = None,
+    engine: Annotated[
+        str, typer.Option(help="What answers where no endpoint does: transformers, or vllm (its offline engine).")
+    ] = "transformers",
     judges: JUDGE = None,
     judge_endpoint: JUDGE_ENDPOINT = None,
     judge_model: JUDGE_MODEL = None,
@@ -87,6 +90,7 @@ def evaluate_command(
         "batch_size": batch_size,
         "system": system,
         "endpoint": endpoint,
+        "engine": engine,
         "device": device,
         "dtype": dtype,
     }

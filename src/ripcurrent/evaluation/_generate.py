@@ -11,8 +11,6 @@ from ripcurrent.evaluation._prompts import Prompt
 from ripcurrent.evaluation._responses import Response
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
     from ripcurrent.models import ChatModel
 
 
@@ -40,8 +38,8 @@ def answer_locally(
     from ripcurrent.evaluation._decode import decode_greedily, read_prefix
 
     tokenizer, model = chat_model.tokenizer, chat_model.model
-    tokens = [_tokens(tokenizer, conversation(prompt, system), chat_model.name) for prompt in prompts]
-    _check_window(chat_model, prompts, tokens, max_new_tokens)
+    tokens = [prompt_tokens(chat_model, prompt, system) for prompt in prompts]
+    check_window(chat_model, prompts, tokens, max_new_tokens)
     prefix = read_prefix(model, _shared_beginning(tokens))
     stops = stop_tokens(chat_model)
     pad = tokenizer.pad_token_id or 0
@@ -102,14 +100,20 @@ def stop_tokens(chat_model: ChatModel) -> set[int]:
     return stops | ({own} if own is not None else set())
 
 
-def _tokens(tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]], name: str) -> list[int]:
+def prompt_tokens(chat_model: ChatModel, prompt: Prompt, system: str | None) -> list[int]:
+    """A prompt as the model reads it: rendered by its chat template up to where the answer begins.
+
+    Raises:
+        RipcurrentError: The template refuses the turns.
+    """
     from jinja2.exceptions import TemplateError
 
+    tokenizer = chat_model.tokenizer
     try:
-        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        text = tokenizer.apply_chat_template(conversation(prompt, system), tokenize=False, add_generation_prompt=True)
     except (TemplateError, TypeError) as error:
         raise RipcurrentError(
-            f"The chat template of {name} refuses the prompt: {str(error).rstrip('.')}.",
+            f"The chat template of {chat_model.name} refuses the prompt: {str(error).rstrip('.')}.",
             "Leave out --system if the model knows no system turn.",
         ) from error
     ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -126,9 +130,14 @@ def _shared_beginning(tokens: Sequence[list[int]]) -> list[int]:
     return first[:same]
 
 
-def _check_window(
+def check_window(
     chat_model: ChatModel, prompts: Sequence[Prompt], tokens: Sequence[Sequence[int]], max_new_tokens: int
 ) -> None:
+    """Raise if the longest prompt and its answer do not fit into the model's window.
+
+    Raises:
+        RipcurrentError: They do not.
+    """
     window = getattr(chat_model.model.config.get_text_config(decoder=True), "max_position_embeddings", None)
     longest = max(range(len(tokens)), key=lambda place: len(tokens[place]), default=None)
     if window is None or longest is None or len(tokens[longest]) + max_new_tokens <= window:

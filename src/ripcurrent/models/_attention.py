@@ -1,8 +1,9 @@
 """Causal attention for processors, as plain products of grouped heads.
 
 PyTorch's fused kernel is slow in bfloat16 on processors, above all backwards: four times these products at 57 tokens,
-twice at 180, as fast at 442 (``docs/benchmarks.md``). Where its saving of memory matters, on long rows, and for
-everything but plain causal attention, it is still what runs.
+twice at 180, as fast at 442 (``docs/benchmarks.md``). On longer rows, and for everything but plain causal attention, it
+is still what runs. Scores grow with the square of a row's length, so those of longer rows are computed again for the
+backward pass instead of being kept in every layer.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
@@ -20,7 +22,10 @@ GROUPED = "ripcurrent_grouped"
 """Name under which transformers knows this attention."""
 
 LONGEST = 448
-"""Beyond so many tokens the fused kernel is as fast, and scores kept for the backward pass would weigh a gigabyte."""
+"""Beyond so many tokens the fused kernel is as fast."""
+
+KEPT = 256
+"""Scores of rows up to so many tokens are kept for the backward pass, which saves some per cent of its time."""
 
 
 def use_grouped_attention(model: PreTrainedModel) -> None:
@@ -47,7 +52,7 @@ def grouped_attention(
     Keys may begin before the queries, as after a shared prefix; the mask then says which are seen.
     Returns ``(rows, tokens, heads, width)`` and no weights, as transformers expects.
     """
-    rows, heads, tokens, width = query.shape
+    tokens, width = query.shape[2:]
     reach = key.shape[2]
     continued = tokens < reach and attention_mask is not None and attention_mask.dtype == torch.bool
     plain = (
@@ -65,10 +70,21 @@ def grouped_attention(
             module, query, key, value, attention_mask, dropout, scaling, is_causal, **kwargs
         )
         return fused
-    key_heads = key.shape[1]
+    scale = width**-0.5 if scaling is None else scaling
+    if reach > KEPT and torch.is_grad_enabled() and query.requires_grad:
+        output = checkpoint(
+            _attend, query, key, value, attention_mask, scale, use_reentrant=False, preserve_rng_state=False
+        )
+    else:
+        output = _attend(query, key, value, attention_mask, scale)
+    return output, None
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, scale: float) -> Tensor:
+    rows, heads, tokens, width = query.shape
+    key_heads, reach = key.shape[1:3]
     group = heads // key_heads
-    scaled = query.float() * (width**-0.5 if scaling is None else scaling)
-    stacked = scaled.reshape(rows * key_heads, group * tokens, width)
+    stacked = (query.float() * scale).reshape(rows * key_heads, group * tokens, width)
     keys = key.reshape(rows * key_heads, reach, width)
     values = value.reshape(rows * key_heads, reach, value.shape[-1])
     if attention_mask is None:
@@ -79,7 +95,7 @@ def grouped_attention(
     # scores rounded to bfloat16 would be several per cent off where they are large
     scores = torch.baddbmm(mask, stacked, keys.float().mT)
     output = torch.bmm(torch.softmax(scores, dim=-1).to(values.dtype), values)
-    return output.view(rows, heads, tokens, value.shape[-1]).transpose(1, 2), None
+    return output.view(rows, heads, tokens, value.shape[-1]).transpose(1, 2)
 
 
 @lru_cache(maxsize=8)

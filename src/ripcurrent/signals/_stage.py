@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from ripcurrent.data import EncodedRow, LossOn, Row, encode_rows, encode_windows, traits_of
 from ripcurrent.engine import plan_batches
-from ripcurrent.models import ChatModel
+from ripcurrent.models import ChatModel, give_back_freed_memory
 from ripcurrent.signals._batch import make_batch
 from ripcurrent.signals._directions import Directions
 from ripcurrent.signals._gradient import GradientPass
@@ -25,6 +25,8 @@ from ripcurrent.signals._windows import document_columns, document_row, window_c
 
 DROPPED = "dropped_refusal"
 """Status of a row that the safety pre-filter took out (``--drop-refusals``)."""
+TIDY_EVERY = 4
+"""Batches between two times that freed memory is given back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +111,8 @@ class SignalStage:
         batches: list[int | None] = [None] * len(rows)
         groups = chain.from_iterable(self.halving(rows, places, self.measure) for places in self._plan(lengths))
         for number, (places, signals) in enumerate(groups):
+            if number % TIDY_EVERY == 0:
+                give_back_freed_memory()
             self._fill(columns, statuses, places, signals)
             finished = 0
             for place in places:
