@@ -64,6 +64,9 @@ def main() -> int:
     print(f"{name}, torch {torch.__version__}, bf16, budget {arguments.budget} tokens")
     print(f"matmul peak measured: {peak / 1e12:.1f} TFLOP/s", flush=True)
     found = {"device": name, "torch": torch.__version__, "matmul_flops": peak}
+    unknown = set(arguments.shapes.split(",")) - set(SHAPES)
+    if unknown:
+        parser.error(f"no shape {', '.join(sorted(unknown))}; shapes: {', '.join(SHAPES)}")
     for shape in arguments.shapes.split(","):
         found[shape] = _measured(shape, device, arguments.budget, peak)
     if arguments.json:

@@ -61,6 +61,25 @@ def write_json(path: Path, value: Any) -> None:
         part.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+def require_run_folder(folder: Path) -> None:
+    """Refuse early what :class:`RunDirectory` would refuse for good: a file, a folder of other things.
+
+    Raises:
+        RipcurrentError: It is one.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise RipcurrentError(f"{folder} is a file, not a folder.", "Name another folder with --out.")
+    try:
+        names = {path.name for path in folder.iterdir()} - {".lock"} if folder.is_dir() else set()
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+    if names and CONFIG not in names and f"{CONFIG}.part" not in names:
+        raise RipcurrentError(
+            f"{folder} holds other files ({', '.join(sorted(names)[:3])}) and no run of ripcurrent.",
+            "Name a new or empty folder with --out.",
+        )
+
+
 class RunDirectory:
     """A run's folder, locked while entered; by a part of the run only against the run as a whole and the same part.
 
@@ -77,18 +96,16 @@ class RunDirectory:
         self._part_lock = None if part is None else FileLock(_part_lock(folder, part), timeout=0)
 
     def __enter__(self) -> RunDirectory:
-        if self.folder.exists() and not self.folder.is_dir():
-            raise RipcurrentError(f"{self.folder} is a file, not a folder.", "Name another folder with --out.")
         try:
+            require_run_folder(self.folder)
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._refuse_strangers()
             self._lock.acquire()
         except Timeout:
             raise RipcurrentError(
                 f"Another run is at work in {self.folder}.", "Wait for it to end, or name another folder with --out."
             ) from None
         except OSError as error:
-            raise self._unwritable(error) from error
+            raise _unwritable(self.folder, error) from error
         try:
             self._check_config()
             self._enter_part()
@@ -127,20 +144,6 @@ class RunDirectory:
     ) -> None:
         (self._part_lock or self._lock).release()
 
-    def _unwritable(self, error: OSError) -> RipcurrentError:
-        return RipcurrentError(
-            f"The run folder {self.folder} cannot be written: {error.strerror or error}.",
-            "Make room or permission there, or name another folder with --out.",
-        )
-
-    def _refuse_strangers(self) -> None:
-        names = {path.name for path in self.folder.iterdir()} - {".lock"}
-        if names and CONFIG not in names and f"{CONFIG}.part" not in names:
-            raise RipcurrentError(
-                f"{self.folder} holds other files ({', '.join(sorted(names)[:3])}) and no run of ripcurrent.",
-                "Name a new or empty folder with --out.",
-            )
-
     def _check_config(self) -> None:
         path = self.folder / CONFIG
         if not path.exists() or (self._has_no_result() and not parts_at_work(self.folder)):
@@ -165,6 +168,13 @@ class RunDirectory:
     def write_manifest(self, manifest: Mapping[str, Any]) -> None:
         """Replace the manifest."""
         write_json(self.folder / MANIFEST, manifest)
+
+
+def _unwritable(folder: Path, error: OSError) -> RipcurrentError:
+    return RipcurrentError(
+        f"The run folder {folder} cannot be written: {error.strerror or error}.",
+        "Make room or permission there, or name another folder with --out.",
+    )
 
 
 def parts_at_work(folder: Path) -> list[str]:

@@ -13,6 +13,7 @@ import torch
 
 from ripcurrent.api import _environment, _probe
 from ripcurrent.api._doctor import SAMPLE_ROWS, _spread_sample, diagnose, rendered_row
+from ripcurrent.api._options import ScanOptions
 from ripcurrent.cli import run
 from ripcurrent.data import LossOn, Message, Row, encode
 from ripcurrent.errors import RipcurrentError
@@ -178,6 +179,15 @@ def test_the_rate_counts_measured_batches_alone(lessons: Path, model: Path, monk
     # every batch takes one tick of that clock; the first one only warms up
     assert estimate.probed_rows == sum(batches[1:])
     assert estimate.tokens_per_second == pytest.approx(estimate.probed_tokens / (len(batches) - 1))
+
+
+def test_batches_are_probed_over_the_whole_sample_and_hold_its_longest_row() -> None:
+    lengths = [20] * 300 + [100] * 211 + [400]
+    load = _probe.Load(list(range(512)), lengths, 512.0, 0.0)  # type: ignore[arg-type]
+    batches = _probe._chosen_batches(load, ScanOptions())
+    assert batches[0] == [511]
+    probed = [lengths[row] for batch in batches[1:] for row in batch]  # type: ignore[call-overload]
+    assert {20, 100} <= set(probed)
 
 
 def test_a_slow_machine_ends_the_probe_early(lessons: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -130,6 +130,9 @@ def test_a_finished_scan_given_again_computes_nothing(
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "signals").iterdir()} == times
     assert again.manifest["timings"] == first.manifest["timings"]
     assert again.manifest["peak_memory_bytes"] == first.manifest["peak_memory_bytes"]
+    assert [again.manifest[key] for key in ("started", "finished", "versions", "machine")] == [
+        first.manifest[key] for key in ("started", "finished", "versions", "machine")
+    ]
 
 
 def test_per_anchor_columns_resume_too(tmp_path: Path, tiny_folder: Path, anchors_file: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from ripcurrent.cli._output import TerminalProgress
 from tests.cli.command import Command, judge
 from tests.models.tiny import save_tiny
 from tests.tiny_scan import good_rows, write_jsonl
@@ -184,3 +186,34 @@ def test_a_whole_command_as_a_script_meets_it(rows_file: Path, tmp_path: Path, c
     assert len(done.stdout.splitlines()) == 1
     assert "Warning" not in done.stderr
     assert (tmp_path / "here" / "report.html").exists()
+
+
+def test_a_pipe_that_knows_only_ascii_gets_marks_and_no_traceback(
+    rows_file: Path, tmp_path: Path, tiny_folder: Path, anchors_file: Path
+) -> None:
+    scan = [sys.executable, "-m", "ripcurrent", "scan", str(rows_file), "--out", str(tmp_path / "o")]
+    scan += ["--model", str(tiny_folder), "--anchors", str(anchors_file), "--no-anchor-check"]
+    done = subprocess.run(scan, capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii"}, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    assert b"12 of 12 rows scored ? " in done.stdout
+
+
+def test_without_a_terminal_progress_is_told_now_and_then(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("ripcurrent.cli._output.SAY_EVERY", 0.0)
+    progress = TerminalProgress()
+    progress.start("scoring rows", 8)
+    progress.skipped(4)
+    progress.rows(2)
+    progress.rows(2)
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "scoring rows: 8 rows …"
+    assert re.fullmatch(r"scoring rows: 6 of 8 rows, \d+\.\d rows/s, about 0 min left", said[1])
+    assert len(said) == 2
+
+
+def test_a_scope_says_what_it_leaves_out(command: Command, rows_file: Path, tmp_path: Path) -> None:
+    said = command.scan(rows_file, "--out", tmp_path / "out", "--scope", "linear")
+    assert "Left out of the gradients:" in said.out
+    assert "embed_tokens.weight" in said.out

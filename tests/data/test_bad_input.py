@@ -216,3 +216,19 @@ def test_limit_of_nothing(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text(GOOD)
     with pytest.raises(RipcurrentError, match="limit"):
         read_rows(tmp_path / "rows.jsonl", limit=0)
+
+
+@pytest.mark.parametrize("text", ['[{"prompt": "a", "response": "b"}]', '[\n {"prompt": "a", "response": "b"}\n]\n'])
+def test_an_array_in_a_file_of_lines_is_told_apart_from_broken_json(tmp_path, text):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(RipcurrentError, match="JSON array") as caught:
+        list(read_rows(path))
+    assert "Name the file .json" in caught.value.hint
+
+
+def test_two_csv_columns_of_one_name_are_an_error(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("prompt,prompt,response\na,b,c\n", encoding="utf-8")
+    with pytest.raises(RipcurrentError, match="two columns named 'prompt'"):
+        list(read_rows(path))

@@ -81,6 +81,8 @@ def anchor_stability(run: str | Path, *, draws: int = 200, top: int = 100, seed:
         if not usable.any():
             notes.append(f"no row has {kind} scores")
             continue
+        if usable.sum() <= top:
+            notes.append(f"all {usable.sum()} rows are among the {top} riskiest by {kind}: lower --top")
         differing = _differing(scored, usable, score_of(cosines[usable], own))
         if differing:
             notes.append(f"{kind} scores are not looked at: {differing} is not made of single anchors in this scan")

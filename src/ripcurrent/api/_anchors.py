@@ -288,7 +288,9 @@ def _require_ok(rows: list[EncodedRow], anchor_set: AnchorSet, chat_model: ChatM
             raise RipcurrentError(
                 f"Anchor {number} of {name} in {anchor_set.name} cannot be rendered for {chat_model.name}: "
                 f"{row.status}.",
-                "Shorten or mend that anchor, or use a model whose chat template takes it.",
+                "Raise --max-tokens, or shorten that anchor."
+                if row.status == "too_long"
+                else "Mend that anchor, or use a model whose chat template takes it.",
             )
 
 

@@ -294,8 +294,9 @@ def require_room_for_directions(
     if needed > options.memory:
         raise RipcurrentError(
             f"Computing the anchors' directions takes {size(needed)}, more than --memory {size(options.memory)}.",
-            "Compute them once where there is more memory (any scan or `ripcurrent anchors check` with this model and "
-            "anchors) and bring RIPCURRENT_CACHE here; or use --scope linear or lora, or --signals representation.",
+            "Compute them once where there is more memory (a scan with the same model, anchors and options on the same "
+            "kind of device) and bring RIPCURRENT_CACHE here; or use --scope linear or lora, or --signals "
+            "representation.",
             code=ExitCode.NOT_MEASURED,
         )
 

@@ -68,6 +68,9 @@ def merge_parts(
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             "status_counts": counts,
         }
+        if (tokens := run.read_manifest().get("tokens")) is not None:
+            # added to an earlier merge of these parts
+            manifest["tokens"] = tokens
         keep_manifest(run, manifest)
         write_forecast(target, calibration)
         told.step("writing the page")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -153,7 +156,17 @@ def resolve_options(options: ScanOptions | None, changes: dict[str, Any]) -> Sca
             raise RipcurrentError(
                 f"There is no option {name}.", f"Options: {', '.join(ScanOptions.model_fields)}."
             ) from None
-        raise RipcurrentError(f"{name} {first.get('input')} is not possible.", f"{first['msg']}.") from None
+        raise RipcurrentError(f"{name} {first.get('input')} is not possible.", _wanted(first)) from None
+
+
+def _wanted(error: Mapping[str, Any]) -> str:
+    """What an option takes, and of its words the one that was meant."""
+    message = str(error["msg"]).removeprefix("Value error, ").removeprefix("Input should be ")
+    near = get_close_matches(str(error.get("input")), re.findall(r"'([^']+)'", message), n=1, cutoff=0.5)
+    meant = f" Did you mean {near[0]}?" if error["type"] == "literal_error" and near else ""
+    if error["type"] == "value_error":
+        return f"{message[0].upper()}{message[1:]}."
+    return f"It must be {message.partition(', unable')[0]}.{meant}"
 
 
 def require_combination(options: ScanOptions, row_format: str) -> None:

@@ -164,7 +164,14 @@ class RandomDirection(Mapping[str, torch.Tensor]):
 def _chosen_batches(load: Load, options: ScanOptions) -> list[list[Row]]:
     """Batches as a scan makes them of a shard: the longest one to warm up with, then some spread over the lengths."""
     shard = min(len(load.rows), options.shard_rows)
-    plan = plan_batches(load.lengths[:shard], options.batch_tokens)
+    # spread over the sample, as a file may be sorted; its longest row is among them, since it makes the peak
+    spread = {int((number + 0.5) * len(load.rows) / shard) for number in range(shard)}
+    longest = max(range(len(load.rows)), key=load.lengths.__getitem__)
+    sample = sorted(spread | {longest})
+    plan = [
+        [sample[place] for place in places]
+        for places in plan_batches([load.lengths[row] for row in sample], options.batch_tokens)
+    ]
     count = min(len(plan), max(PROBE_BATCHES, round(PROBE_ROWS * len(plan) / shard)))
     places = [int((number + 0.5) * len(plan) / count) for number in range(count)]
     # a slow machine stops early, so the middle of the lengths comes first

@@ -41,7 +41,7 @@ from ripcurrent.engine import Part
 from ripcurrent.errors import ExitCode, RipcurrentError
 from ripcurrent.models import describe
 from ripcurrent.report import build_report
-from ripcurrent.run import RunDirectory, write_json
+from ripcurrent.run import RunDirectory, require_run_folder, write_json
 from ripcurrent.scoring import (
     AnchorMeasurements,
     require_separation,
@@ -160,13 +160,14 @@ def _scan(
     started, clock = datetime.now(UTC), time.perf_counter()
     rows = read_rows(dataset, format=chosen.format, mapping=chosen.mapping, limit=chosen.limit)
     require_combination(chosen, rows.format)
+    folder = Path(out) if out is not None else Path("runs") / rows.name.replace("/", "--")
+    require_run_folder(folder)
     told.step("reading")
     count, sha256 = rows.count_and_hash()
     anchor_set = load_anchors(chosen.anchors)
     told.step("loading the model")
     chat_model = load_scan_model(chosen)
     chosen = chosen.decided(chat_model.device.type)
-    folder = Path(out) if out is not None else Path("runs") / rows.name.replace("/", "--")
     identity = {
         **chosen.model_dump(exclude={"memory", "tokens"}),
         "dataset_sha256": sha256,
@@ -256,14 +257,16 @@ def _scan(
         counts = _write_scores(run, signals, chosen, anchors.measurements, manifest)
         if parts := read_parts(run.folder):
             measured["parts"] = [short_record(record) for record in parts]
-        previous = run.read_manifest()
-        if previous and not fresh_rows:
-            measured = {key: previous.get(key) for key in measured}
         manifest |= {
             **measured,
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             "status_counts": counts,
         }
+        previous = run.read_manifest()
+        if previous and not fresh_rows:
+            # nothing was computed: when, by what and on what the scores were made stays
+            kept = ("versions", "machine", "started", "finished", *measured)
+            manifest |= {key: previous.get(key) for key in kept}
         keep_manifest(run, manifest)
         mapped = signals.memory_plan is not None and signals.memory_plan.mapped_directions
         shares = add_token_shares(run, rows, chosen, chat_model, gradient_pass, anchors, told, mapped=mapped)

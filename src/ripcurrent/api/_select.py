@@ -82,6 +82,10 @@ def select(
                 "Ask for one selection at a time when you name it.",
             )
         chosen = [replace(chosen[0], name=name)]
+    limit = (manifest.get("options") or {}).get("limit")
+    if drop and limit is not None:
+        short = f"the scan read the first {table.num_rows} rows alone (--limit), and what is left holds no others"
+        chosen = [replace(selection, notes=(*selection.notes, short)) for selection in chosen]
     every: list[Selection] = []
     for selection in chosen:
         own_seeds = seeds if selection.seed is None else (selection.seed,)

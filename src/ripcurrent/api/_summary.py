@@ -95,6 +95,8 @@ class ScanSummary:
     """Scored rows that were cut at ``--max-tokens``."""
     states_of_cut_rows: bool = False
     """Whether representation scores rest on the last state, which in a cut row is not that of an ended answer."""
+    left_out: tuple[str, ...] = ()
+    """Parameters that no gradient is taken over: what the scope leaves out, and what the forward pass never uses."""
     prefilter: str | None = None
     """What a prefilter let through and what it missed, where there was one."""
     prefilter_record: dict[str, Any] | None = None
@@ -106,10 +108,18 @@ class ScanSummary:
         """A sentence on rows that were cut; None where none was."""
         if not self.truncated:
             return None
-        line = f"{self.truncated} of the scored rows were cut at --max-tokens and are scored on their head."
+        were = "was" if self.truncated == 1 else "were"
+        line = f"{self.truncated} of the scored rows {were} cut at --max-tokens and scored on the head."
         if self.states_of_cut_rows:
             line += " Their last state is not that of an ended answer: compare their representation scores with none."
         return line
+
+    def left_out_line(self) -> str | None:
+        """A sentence on parameters outside the gradients; None where there are none."""
+        if not self.left_out:
+            return None
+        named = ", ".join(self.left_out[:3]) + (", …" if len(self.left_out) > 3 else "")
+        return f"Left out of the gradients: {len(self.left_out)} parameters ({named}); the manifest names all."
 
     def forecast_lines(self) -> list[str]:
         """The forecast in sentences, or one that says that there is none."""
@@ -133,6 +143,7 @@ class ScanSummary:
             "quantiles": {s.name: {str(at): value for at, value in s.quantiles.items()} for s in self.scores},
             "spearman_with_length": {s.name: s.spearman_with_length for s in self.scores},
             "truncated": self.truncated,
+            "left_out": list(self.left_out),
             "riskiest": [{"row": r.row, "id": r.id, "score": r.score} for r in self.riskiest],
             "format_shares": {
                 name: {f"top_{self.top}": share[0], "all": share[1]} for name, share in self.format_shares.items()
@@ -177,6 +188,7 @@ def summarise_scan(folder: Path) -> ScanSummary:
         mean_tokens=(float(group["response_tokens"].to_numpy().mean()), float(tokens.mean())),
         truncated=int(np.sum(ok["truncated"].to_numpy())),
         states_of_cut_rows=manifest["options"].get("position") == "last" and "representation_harmful" in present,
+        left_out=tuple(manifest["left_out"]),
         prefilter=(manifest.get("prefilter") or {}).get("in_words"),
         prefilter_record=manifest.get("prefilter"),
         forecast=read_forecast(folder),

@@ -92,9 +92,15 @@ def check_command(
         from rich.console import Console
         from rich.table import Table
 
-        table = Table(
-            "set", "number", "category", *check.scores, "norm", box=box.SIMPLE_HEAD, title=f"Anchors {check.name}"
-        )
+        # headings of several words wrap, where narrow terminals would cut one long one
+        headings = [name.replace("_", " ") for name in check.scores]
+        table = Table(box=box.SIMPLE_HEAD, title=f"Anchors {check.name}", padding=(0, 1, 0, 0))
+        for heading in ("set", "#"):
+            table.add_column(heading)
+        table.add_column("category", max_width=12)
+        for heading in headings:
+            table.add_column(heading, min_width=max(map(len, heading.split())))
+        table.add_column("norm", min_width=5)
         for anchor in check.anchors:
             norm = "" if anchor.norm is None else f"{anchor.norm:.2f}"
             cells = [f"{anchor.scores[name]:+.3f}" for name in check.scores]

@@ -35,7 +35,7 @@ def calibrate_command(
 ) -> None:
     """Fit what finished experiments answered to the mean scores of their rows; say how a forecast by it errs.
 
-    The file is for ``ripcurrent scan --forecast FILE.json``. Nothing is trained here.
+    The file is for `ripcurrent scan --forecast FILE.json`. Nothing is trained here.
     """
     from contextlib import nullcontext
 

@@ -110,7 +110,7 @@ def show_diagnosis(found: Diagnosis) -> None:
         facts = found.model
         console.print("\n[bold]Model[/bold]")
         console.print(
-            f"  {facts['name']}: {facts['architecture']}, {int(facts['parameters'] or 0) / 1e6:,.0f} million"
+            f"  {facts['name']}: {facts['architecture']}, {int(facts['parameters'] or 0) / 1e6:,.4g} million"
             f" parameters, {facts['dtype']} on {facts['device']}, gradients over scope {facts['scope']}",
             soft_wrap=True,
             markup=False,

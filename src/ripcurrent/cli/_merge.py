@@ -19,7 +19,7 @@ def merge_command(
     as_json: JSON = False,
     quiet: QUIET = False,
 ) -> None:
-    """Make the parts that ``scan --shard`` left one run: table, manifest and page, as one process would have.
+    """Make the parts that `scan --shard` left one run: table, manifest and page, as one process would have.
 
     Needs neither the model nor the dataset. A part that is missing is named.
     """

@@ -41,8 +41,12 @@ def print_error(error: RipcurrentError) -> None:
         console.print(Text(error.hint))
 
 
+SAY_EVERY = 30.0
+"""Seconds between two lines of progress where there is no terminal."""
+
+
 class TerminalProgress:
-    """Progress on stderr: a bar with rate and time left where there is a terminal, plain lines elsewhere."""
+    """Progress on stderr: a bar with rate and time left where there is a terminal, now and then a line elsewhere."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -68,8 +72,9 @@ class TerminalProgress:
             disable=not self._console.is_terminal,
         )
         self._task: Any = None
+        self._name, self._total, self._done = "", 0, 0
         self._computed = 0
-        self._began = 0.0
+        self._began = self._said = 0.0
 
     @contextmanager
     def shown(self) -> Iterator[TerminalProgress]:
@@ -90,7 +95,9 @@ class TerminalProgress:
         import time
 
         self._end_task()
+        self._name, self._total, self._done = name, total, 0
         self._computed, self._began = 0, time.perf_counter()
+        self._said = self._began
         if self._console.is_terminal:
             self._task = self._bar.add_task(name, total=total, rate="")
         else:
@@ -100,13 +107,22 @@ class TerminalProgress:
         """So many rows were computed."""
         import time
 
+        now = time.perf_counter()
         self._computed += count
-        if self._task is not None:
-            rate = self._computed / max(time.perf_counter() - self._began, 1e-9)
+        self._done += count
+        rate = self._computed / max(now - self._began, 1e-9)
+        if not self._console.is_terminal:
+            if now - self._said >= SAY_EVERY and self._done < self._total:
+                self._said = now
+                left = (self._total - self._done) / rate / 60
+                line = f"{self._name}: {self._done} of {self._total} rows, {rate:.1f} rows/s, about {left:.0f} min left"
+                print(line, file=sys.stderr, flush=True)
+        elif self._task is not None:
             self._bar.update(self._task, advance=count, rate=f"{rate:.1f} rows/s")
 
     def skipped(self, count: int) -> None:
         """So many rows were already there."""
+        self._done += count
         if self._task is not None:
             self._bar.update(self._task, advance=count, rate="resumed")
 

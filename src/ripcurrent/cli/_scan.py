@@ -100,6 +100,9 @@ def scan_command(
     dtype: DTYPE = None,
     attention: ATTENTION = "sdpa",
     token_budget: TOKEN_BUDGET = None,
+    shard_rows: Annotated[
+        int, typer.Option(metavar="N", help="Rows per shard on disk: what an interruption can cost.")
+    ] = 256,
     seed: SEED = 0,
     shard: Annotated[
         str | None,
@@ -153,6 +156,7 @@ def scan_command(
         "dtype": dtype,
         "attention": attention,
         "token_budget": token_budget,
+        "shard_rows": shard_rows,
         "seed": seed,
     }
     execution = choose_execution(executor, workers, ray_address)
@@ -280,6 +284,8 @@ def show_summary(summary: ScanSummary) -> None:
     console.print(shares)
     if (cut := summary.truncated_line()) is not None:
         console.print(cut, soft_wrap=True, highlight=False)
+    if (left_out := summary.left_out_line()) is not None:
+        console.print(escape(left_out), soft_wrap=True, highlight=False)
     if summary.prefilter is not None:
         console.print(f"[bold]{summary.prefilter}[/bold]", soft_wrap=True, highlight=False)
     for line in summary.forecast_lines():

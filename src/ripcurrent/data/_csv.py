@@ -24,6 +24,9 @@ class CsvFile:
     def __init__(self, path: Path) -> None:
         self._path = path
         header = next(self._rows(), ([], b""))[0]
+        twice = next((name for place, name in enumerate(header) if name in header[:place]), None)
+        if twice is not None:
+            raise RipcurrentError(f"{path} has two columns named {twice!r}.", "Rename one of them in its first line.")
         self.columns: tuple[str, ...] | None = tuple(header)
 
     def records(self, start: int = 0) -> Iterator[object]:

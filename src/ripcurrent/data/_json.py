@@ -149,6 +149,10 @@ class JsonArray:
                 raise window.broken("Extra data after the array")
 
 
+ARRAY_HINT = "Name the file .json, or write one record a line."
+"""What to do about an array in a file of lines."""
+
+
 class JsonLines:
     """A file with one JSON record a line; empty lines are no rows."""
 
@@ -165,6 +169,10 @@ class JsonLines:
             try:
                 value: object = json.loads(text)
             except json.JSONDecodeError as error:
+                if text.startswith("["):
+                    raise RipcurrentError(
+                        f"{self._path}, line {number}: this is the beginning of a JSON array, not a record.", ARRAY_HINT
+                    ) from error
                 raise broken_json(self._path, number, f"{error.msg} (column {error.colno})") from error
             except (ValueError, RecursionError) as error:
                 raise broken_json(self._path, number, str(error)) from error

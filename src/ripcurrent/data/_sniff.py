@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Iterable, Mapping, Sequence
 
 from ripcurrent.data._formats import FIELDS, FORMATS, Format, lookup, view
+from ripcurrent.data._json import ARRAY_HINT
 from ripcurrent.errors import RipcurrentError
 
 SAMPLE = 20
@@ -60,6 +61,8 @@ def sniff(
     records = [record for record in sample if isinstance(record, Mapping)]
     seen = list(dict.fromkeys(columns or [str(key) for record in records for key in record]))
     if not records:
+        if len(sample) == 1 and isinstance(sample[0], list) and path.endswith((".jsonl", ".jsonl.gz")):
+            raise RipcurrentError(f"{path} holds one JSON array, not a record a line.", ARRAY_HINT)
         raise RipcurrentError(
             f"None of the first {len(sample)} rows of {path} is a record with named fields.",
             'Each row is an object such as {"prompt": …, "response": …}; in CSV it has the header\'s number of cells.',

@@ -113,7 +113,7 @@ def require_separation(name: str, separations: Mapping[str, float]) -> None:
             raise RipcurrentError(
                 f"The anchors {name} do not separate harm from safety on this model: leave-one-out AUROC of {column} "
                 f"is {value:.2f}, below {MINIMUM_SEPARATION}.",
-                "Look at `ripcurrent anchors check`, use other anchors or more of them, another --position or "
-                "--signals, or go on at your own risk with --no-anchor-check.",
+                "`ripcurrent anchors check` shows every anchor's part. Use other anchors or more of them, another "
+                "--position or --signals; a scan goes on at your own risk with --no-anchor-check.",
                 code=ExitCode.NOT_MEASURED,
             )

@@ -44,7 +44,9 @@ class Scorer:
             for name in ("row", "id", "status", "prompt_tokens", "response_tokens", "truncated", *TRAIT_COLUMNS)
             if name in signals.column_names
         }
-        columns["is_short"] = pa.array(signals["response_tokens"].to_numpy() < 10)
+        # a row whose answer was never counted has no tokens, and no length to be short by
+        tokens = signals["response_tokens"].to_numpy()
+        columns["is_short"] = pa.array((tokens > 0) & (tokens < 10))
         if "dot_harmful" in signals.column_names:
             columns |= self._gradient_columns(signals)
         if "representation_cosines" in signals.column_names:

@@ -94,7 +94,8 @@ def largest_windows(signals: pa.Table, scorer: Scorer) -> dict[str, pa.Array]:
         if windows[name].null_count == windows.num_rows:
             continue
         largest = np.full(signals.num_rows, -np.inf)
-        np.maximum.at(largest, of, windows[name].to_numpy())
+        # a window without the score takes no part
+        np.fmax.at(largest, of, windows[name].to_numpy())
         largest[np.isneginf(largest)] = np.nan
         arrays[name + LARGEST] = pa.array(largest, pa.float64())
     return arrays
