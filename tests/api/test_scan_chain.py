@@ -143,7 +143,7 @@ def test_a_summary_tells_of_rows_that_were_cut(
     assert summary.as_json()["truncated"] == 1
     line = summary.truncated_line()
     assert line is not None
-    assert line.startswith("1 of the scored rows were cut")
+    assert line.startswith("1 of the scored rows was cut")
     assert ("compare their representation scores with none" in line) != compares
     whole = summarise_scan(scan(dataset, tmp_path / "whole", max_tokens=4000, **options).folder)
     assert whole.truncated_line() is None

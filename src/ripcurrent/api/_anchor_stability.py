@@ -81,14 +81,14 @@ def anchor_stability(run: str | Path, *, draws: int = 200, top: int = 100, seed:
         if not usable.any():
             notes.append(f"no row has {kind} scores")
             continue
-        if usable.sum() <= top:
-            notes.append(f"all {usable.sum()} rows are among the {top} riskiest by {kind}: lower --top")
         differing = _differing(scored, usable, score_of(cosines[usable], own))
         if differing:
             notes.append(f"{kind} scores are not looked at: {differing} is not made of single anchors in this scan")
             continue
         stabilities, bounds = resample_anchors(score_of, cosines[usable], own, draws=draws, top=top, seed=seed)
         found += stabilities
+        if usable.sum() <= top:
+            notes.append(f"all {usable.sum()} rows with {kind} scores are among the {top} riskiest: lower --top")
         for name, pair in bounds.items():
             for end, values in zip(("low", "high"), pair, strict=True):
                 whole = np.full(len(usable), np.nan)
