@@ -55,6 +55,9 @@ def main() -> int:
     parser.add_argument("--budget", type=int, default=4096, help="padded tokens a batch (default %(default)s)")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     arguments = parser.parse_args()
+    unknown = set(arguments.shapes.split(",")) - set(SHAPES)
+    if unknown:
+        parser.error(f"no shape {', '.join(sorted(unknown))}; shapes: {', '.join(SHAPES)}")
     if arguments.device.startswith("cuda") and not torch.cuda.is_available():
         print("No GPU that PyTorch can use is here. Without one: --device cpu --shapes tiny", file=sys.stderr)
         return 2
@@ -64,9 +67,6 @@ def main() -> int:
     print(f"{name}, torch {torch.__version__}, bf16, budget {arguments.budget} tokens")
     print(f"matmul peak measured: {peak / 1e12:.1f} TFLOP/s", flush=True)
     found = {"device": name, "torch": torch.__version__, "matmul_flops": peak}
-    unknown = set(arguments.shapes.split(",")) - set(SHAPES)
-    if unknown:
-        parser.error(f"no shape {', '.join(sorted(unknown))}; shapes: {', '.join(SHAPES)}")
     for shape in arguments.shapes.split(","):
         found[shape] = _measured(shape, device, arguments.budget, peak)
     if arguments.json:

@@ -83,7 +83,8 @@ def select(
             )
         chosen = [replace(chosen[0], name=name)]
     limit = (manifest.get("options") or {}).get("limit")
-    if drop and limit is not None:
+    # with fewer rows than the limit all were read
+    if drop and limit is not None and limit <= table.num_rows:
         short = f"the scan read the first {table.num_rows} rows alone (--limit), and what is left holds no others"
         chosen = [replace(selection, notes=(*selection.notes, short)) for selection in chosen]
     every: list[Selection] = []

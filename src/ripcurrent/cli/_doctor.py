@@ -109,8 +109,9 @@ def show_diagnosis(found: Diagnosis) -> None:
     if found.model is not None:
         facts = found.model
         console.print("\n[bold]Model[/bold]")
+        millions = int(facts["parameters"] or 0) / 1e6
         console.print(
-            f"  {facts['name']}: {facts['architecture']}, {int(facts['parameters'] or 0) / 1e6:,.4g} million"
+            f"  {facts['name']}: {facts['architecture']}, {millions:,.{0 if millions >= 10 else 2}f} million"
             f" parameters, {facts['dtype']} on {facts['device']}, gradients over scope {facts['scope']}",
             soft_wrap=True,
             markup=False,

@@ -14,6 +14,7 @@ from ripcurrent.evaluation._generate import check_window, prompt_tokens, stop_to
 from ripcurrent.evaluation._prompts import Prompt
 from ripcurrent.evaluation._responses import Response
 from ripcurrent.models import ChatModel
+from ripcurrent.models._messages import first_line
 
 
 def require_vllm() -> None:
@@ -84,9 +85,9 @@ def _start(chat_model: ChatModel, folder: str, longest: int, max_new_tokens: int
         engine = LLM(
             model=folder, dtype=str(chat_model.dtype).removeprefix("torch."), max_model_len=longest, **settings
         )
-    except (ValueError, RuntimeError, OSError, NotImplementedError) as error:
+    except (ValueError, RuntimeError, OSError) as error:
         raise RipcurrentError(
-            f"vLLM cannot run {chat_model.name}: {str(error).strip().splitlines()[0].rstrip('.')}.",
+            f"vLLM cannot run {chat_model.name}: {first_line(error)}.",
             "What it printed above says more; without --engine vllm transformers answers.",
         ) from error
     return engine, SamplingParams(
