@@ -1,7 +1,9 @@
 """Speed and memory of gradient scoring on a GPU: ``python -m bench.gpu [--shapes 1B,8B] [--json FILE]``.
 
 Randomly initialised Llama models in bfloat16 and rows of random tokens: nothing is downloaded, and no time depends on
-what the weights are. ``--device cpu --shapes tiny`` tries the program without a GPU.
+what the weights are. Directions are dense, then factored into as many terms as the package's anchors have.
+``--device cpu --shapes tiny`` tries the program without a GPU; ``--device cpu --shapes 1B-layers --rows 24`` shows what
+layers of that size gain there.
 """
 
 from __future__ import annotations
@@ -25,12 +27,25 @@ from bench.speed import each, plain_forward
 from ripcurrent.data import EncodedRow
 from ripcurrent.engine import plan_batches
 from ripcurrent.models import ChatModel
-from ripcurrent.signals import FeatureReader, GradientPass, make_batch, stack_directions
+from ripcurrent.signals import (
+    FeatureReader,
+    GradientPass,
+    groups_to_factor,
+    make_batch,
+    stack_directions,
+    zero_gradient,
+)
+from ripcurrent.signals._directions import group_shape, term_keys
+from ripcurrent.signals._sites import Catalogue
 
 SHAPES: dict[str, dict[str, Any]] = {
     "tiny": {
         "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 2, "num_attention_heads": 4,
         "num_key_value_heads": 2, "vocab_size": 512, "tie_word_embeddings": True,
+    },
+    "1B-layers": {
+        "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 2, "num_attention_heads": 32,
+        "num_key_value_heads": 8, "head_dim": 64, "vocab_size": 4096, "tie_word_embeddings": True,
     },
     "1B": {
         "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32,
@@ -45,7 +60,9 @@ ROWS = {180: 384, 57: 1024}
 """Mean tokens of a row, and how many rows of that kind."""
 LOOP_SHARE = 8
 """The loop gets every so manieth row."""
-GOALS = {"loop": {180: 2.0, 57: 5.0}, "peak": 0.35, "memory": 3.4}
+TERMS = 2000
+"""Terms of two directions together: about the tokens of the package's 60 anchors, a shared beginning counted once."""
+GOALS = {"loop": {180: 2.0, 57: 5.0}, "peak": 0.35, "memory": {"dense": 3.4, "factored": 2.6}}
 
 
 def main() -> int:
@@ -53,6 +70,7 @@ def main() -> int:
     parser.add_argument("--shapes", default="1B,8B", help=f"of {', '.join(SHAPES)}, with commas between")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--budget", type=int, default=4096, help="padded tokens a batch (default %(default)s)")
+    parser.add_argument("--rows", type=int, help="at most so many rows of each length")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     arguments = parser.parse_args()
     unknown = set(arguments.shapes.split(",")) - set(SHAPES)
@@ -68,58 +86,72 @@ def main() -> int:
     print(f"matmul peak measured: {peak / 1e12:.1f} TFLOP/s", flush=True)
     found = {"device": name, "torch": torch.__version__, "matmul_flops": peak}
     for shape in arguments.shapes.split(","):
-        found[shape] = _measured(shape, device, arguments.budget, peak)
+        found[shape] = _measured(shape, device, arguments.budget, peak, arguments.rows)
     if arguments.json:
         arguments.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     return 0
 
 
-def _measured(shape: str, device: torch.device, budget: int, peak: float) -> dict[str, Any]:
-    _reset_memory(device)
+def _measured(shape: str, device: torch.device, budget: int, peak: float, most: int | None) -> dict[str, Any]:
     chat_model = _random_model(shape, device)
     weights = sum(parameter.numel() * parameter.element_size() for parameter in chat_model.model.parameters())
     gradient_pass, features = GradientPass(chat_model), FeatureReader(chat_model)
-    shapes = gradient_pass.catalogue.parameter_shapes()
-    # formed twice from the same seeds, so that no more than the scan's and the loop's own copies ever exist
-    directions = stack_directions(gradient_pass.catalogue, _random_directions(shapes, device), torch.bfloat16, count=2)
+    catalogue = gradient_pass.catalogue
+    shapes = catalogue.parameter_shapes()
     print(f"\n{shape}: {weights / 2e9:.2f} B parameters, {weights / 1e9:.2f} GB of weights", flush=True)
-    found: dict[str, Any] = {"weights_bytes": weights}
+    found: dict[str, Any] = {"weights_bytes": weights, "peak_bytes": {}}
     measured: dict[int, dict[str, Any]] = {}
-    for tokens, count in ROWS.items():
-        rows = list(_random_rows(tokens, count, chat_model.model.config.vocab_size))
-        plan = plan_batches([len(row.tokens) for row in rows], budget)
-        batches = [make_batch([rows[place] for place in places], device) for places in plan]
-        scan = partial(gradient_pass.measure, directions=directions)
-        times = {
-            "scan": _timed(device, partial(each, scan, batches)),
-            "forward": _timed(device, partial(plain_forward, gradient_pass, batches)),
-            "representation": _timed(device, partial(each, features.forward, batches)),
-        }
-        measured[tokens] = {"rows": len(rows), "seconds": times, "flops": _useful_flops(chat_model.model, rows)}
-    found["peak_bytes"] = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
-    del directions
+    rows_of = {
+        tokens: list(_random_rows(tokens, min(count, most or count), chat_model.model.config.vocab_size))
+        for tokens, count in ROWS.items()
+    }
+    for kind in ("dense", "factored"):
+        _reset_memory(device)
+        # formed twice from the same seeds, so that no more than the scan's and the loop's own copies ever exist
+        made = _random_directions(shapes, device)
+        if kind == "factored":
+            made = _random_terms(catalogue, device)
+        directions = stack_directions(catalogue, list(made) if kind == "factored" else made, torch.bfloat16, count=2)
+        held = sum(t.numel() * t.element_size() for t in (*directions.linear.values(), *directions.other.values()))
+        print(f"  {kind} directions: {held / weights:.2f} times the weights", flush=True)
+        for tokens, rows in rows_of.items():
+            plan = plan_batches([len(row.tokens) for row in rows], budget)
+            batches = [make_batch([rows[place] for place in places], device) for places in plan]
+            figures = measured.setdefault(
+                tokens, {"rows": len(rows), "seconds": {}, "flops": _useful_flops(chat_model.model, rows)}
+            )
+            scan = partial(gradient_pass.measure, directions=directions)
+            figures["seconds"][kind] = _timed(device, partial(each, scan, batches))
+            if kind == "dense":
+                figures["seconds"]["forward"] = _timed(device, partial(plain_forward, gradient_pass, batches))
+                figures["seconds"]["representation"] = _timed(device, partial(each, features.forward, batches))
+        if device.type == "cuda":
+            found["peak_bytes"][kind] = torch.cuda.max_memory_allocated(device)
+        del directions, made
     loop = BatchOneLoop(chat_model, list(_random_directions(shapes, device)))
     for tokens, figures in measured.items():
-        rows = list(_random_rows(tokens, ROWS[tokens], chat_model.model.config.vocab_size))[::LOOP_SHARE]
+        rows = rows_of[tokens][::LOOP_SHARE]
         seconds = _timed(device, partial(loop.run, rows, "sdpa"))
         figures["loop_rows_per_second"] = len(rows) / seconds
         _report(tokens, figures, peak)
-    if found["peak_bytes"] is not None:
-        _line("peak memory, times the weights", found["peak_bytes"] / weights, GOALS["memory"], more=False)
+    for kind, bytes_held in found["peak_bytes"].items():
+        _line(f"peak memory, times the weights, {kind}", bytes_held / weights, GOALS["memory"][kind], more=False)
     return found | {str(tokens): figures for tokens, figures in measured.items()}
 
 
 def _report(tokens: int, figures: dict[str, Any], peak: float) -> None:
     times = figures["seconds"]
-    rate = figures["rows"] / times["scan"]
     bound = figures["flops"] / peak
-    print(
-        f"  rows of {tokens} tokens: {rate:.1f} rows/s; {times['scan']:.2f} s, arithmetic alone {bound:.2f} s",
-        flush=True,
-    )
-    _line("times the batch-1 loop", rate / figures["loop_rows_per_second"], GOALS["loop"][tokens], more=True)
-    _line("of the matmul peak, useful FLOPs", bound / times["scan"], GOALS["peak"], more=True)
-    _line("plain forward passes", times["scan"] / times["forward"], None, more=False)
+    for kind in ("dense", "factored"):
+        rate = figures["rows"] / times[kind]
+        print(
+            f"  rows of {tokens} tokens, {kind} directions: {rate:.1f} rows/s; {times[kind]:.2f} s, "
+            f"arithmetic alone {bound:.2f} s",
+            flush=True,
+        )
+        _line("times the batch-1 loop", rate / figures["loop_rows_per_second"], GOALS["loop"][tokens], more=True)
+        _line("of the matmul peak, useful FLOPs", bound / times[kind], GOALS["peak"], more=True)
+        _line("plain forward passes", times[kind] / times["forward"], None, more=False)
     _line("plain forward passes, representation only", times["representation"] / times["forward"], None, more=False)
 
 
@@ -177,6 +209,21 @@ class _RandomDirection(Mapping[str, Tensor]):
 
 def _random_directions(shapes: Mapping[str, tuple[int, ...]], device: torch.device) -> Iterator[Mapping[str, Tensor]]:
     return (_RandomDirection(shapes, device, seed) for seed in (1, 2))
+
+
+def _random_terms(catalogue: Catalogue, device: torch.device) -> list[dict[str, Tensor]]:
+    """Two directions, every linear group of them that shrinks by it as random terms."""
+    factored = groups_to_factor(catalogue, TERMS)
+    made = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        direction = {name: tensor.to(torch.bfloat16) for name, tensor in zero_gradient(catalogue, factored).items()}
+        for number in factored:
+            out, fan_in = group_shape(catalogue.groups[number])
+            of_terms = (torch.randn(TERMS // 2, width, dtype=torch.bfloat16, device=device) for width in (fan_in, out))
+            direction |= dict(zip(term_keys(number), (*of_terms, torch.ones(TERMS // 2, device=device)), strict=True))
+        made.append(direction)
+    return made
 
 
 def _random_rows(mean: int, count: int, vocabulary: int) -> Iterator[EncodedRow]:

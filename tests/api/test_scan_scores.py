@@ -16,6 +16,8 @@ from ripcurrent.api._options import ScanOptions
 from ripcurrent.api._scan import ScanResult, scan
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.scoring import per_anchor_column
+from ripcurrent.signals import groups_to_factor
+from ripcurrent.signals._sites import Catalogue
 from tests.api.explicit_scan import Explicit, cosine_to_unit, explicit, scaled
 from tests.models.test_adapter import save_adapter
 from tests.models.tiny import save_tiny
@@ -74,6 +76,28 @@ def test_all_parameters(kind: str, few: Path, tmp_path: Path, shared_cache: Path
     check_gradient_columns(result.scores(), oracle)
     check_representation_columns(result.scores(), oracle, avg_n=2)
     assert result.manifest["left_out"] == []
+
+
+@pytest.mark.parametrize("kind", ["llama_tied", "gpt2"])
+def test_factored_directions(
+    kind: str, few: Path, tmp_path: Path, anchors_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RIPCURRENT_CACHE", str(tmp_path / "cache"))
+    seen: list[frozenset[int]] = []
+
+    def every_group(catalogue: Catalogue, terms: int) -> frozenset[int]:
+        seen.append(groups_to_factor(catalogue, terms, directions=10**6))
+        return seen[-1]
+
+    monkeypatch.setattr("ripcurrent.api._anchors.groups_to_factor", every_group)
+    model = save_tiny(tmp_path / "model", kind)
+    result = run(few, model, anchors_file, avg_n=2, max_tokens=400, tokens="top:2")
+    assert len(seen[0]) >= 8
+    check_gradient_columns(result.scores(), explicit(few, model, anchors_file))
+    assert result.manifest["tokens"]["largest_difference"] < 1e-5
+    again = run(few, model, anchors_file, "again", avg_n=2, max_tokens=400)
+    assert len(seen) == 1
+    assert again.scores().equals(result.scores())
 
 
 def test_scope_linear_leaves_the_rest_out_and_says_so(few: Path, tiny_folder: Path, anchors_file: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,7 +31,11 @@ from ripcurrent.signals import (
     Gradient,
     GradientPass,
     SetDirection,
+    count_terms,
+    direction_elements,
+    groups_to_factor,
     make_batch,
+    mean_gradient,
     norm_of,
     set_direction,
     similarities,
@@ -86,6 +90,9 @@ class StoredDirection(Mapping[str, torch.Tensor]):
         with safe_open(self.path, framework="pt") as file:
             tensor: torch.Tensor = file.get_tensor(name)
         return tensor
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.names
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names)
@@ -184,15 +191,17 @@ def _compute_directions(
     folder: Path,
     on_step: Callable[[str], None],
 ) -> None:
-    require_room_for_directions(gradient_pass.catalogue.parameter_shapes(), chat_model, options)
     rows = encode_for_gradient(anchor_set, chat_model, options)
+    running_sum = options.quirks.get("anchors_running_sum", False)
+    terms = count_terms([[rows[place] for place in anchor_set.places(name)] for name in anchor_set.sets])
+    factored = groups_to_factor(gradient_pass.catalogue, terms) if not running_sum else frozenset()
+    require_room_for_directions(direction_elements(gradient_pass.catalogue, terms, factored), chat_model, options)
     norms = np.zeros(len(rows))
     for name in anchor_set.sets:
         on_step(f"direction of {name}")
         places = anchor_set.places(name)
-        direction = set_direction(
-            gradient_pass, [rows[p] for p in places], running_sum=options.quirks.get("anchors_running_sum", False)
-        )
+        chosen = [rows[place] for place in places]
+        direction = set_direction(gradient_pass, chosen, factored=factored, running_sum=running_sum)
         _require_direction(direction, anchor_set, name)
         norms[places] = direction.norms
         _save(folder / f"{name}.safetensors", direction.gradient, gradient_pass.dtype)
@@ -206,20 +215,12 @@ def _compute_directions(
         found = similarities(gradient_pass, rows, stored)
         similar |= {name: found[:, number].tolist() for number, name in enumerate(names)}
     safe = [StoredDirection(folder / f"{name}.safetensors") for name in anchor_set.safe_sets]
-    mean = {key: _mean([each[key] for each in safe], gradient_pass.dtype) for key in safe[0]}
-    _save(folder / "safe.safetensors", mean, gradient_pass.dtype)
+    _save(folder / "safe.safetensors", mean_gradient(safe, gradient_pass.dtype), gradient_pass.dtype)
     for name in anchor_set.safe_sets:
         (folder / f"{name}.safetensors").unlink()
-    write_json(folder / MEASURED, {"norms": norms.tolist(), "similarities": similar})
-
-
-def _mean(tensors: Sequence[torch.Tensor], dtype: torch.dtype) -> torch.Tensor:
-    """The mean in float32, then in the type that it is stored in: a whole direction in float32 need not be held."""
-    total = tensors[0].to(torch.float32, copy=True)
-    for tensor in tensors[1:]:
-        total += tensor
-    total /= len(tensors)
-    return total.to(dtype) if total.dim() == 2 else total
+    write_json(
+        folder / MEASURED, {"norms": norms.tolist(), "similarities": similar, "factored_groups": sorted(factored)}
+    )
 
 
 @contextmanager

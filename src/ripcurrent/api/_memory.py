@@ -6,7 +6,7 @@ import math
 import re
 import resource
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -279,18 +279,15 @@ def largest_within(tried: Sequence[tuple[int, float]], limit: float, most: int) 
     return low
 
 
-def require_room_for_directions(
-    shapes: Mapping[str, tuple[int, ...]], chat_model: ChatModel, options: ScanOptions
-) -> None:
-    """Refuse to sum an anchor set's gradients where the sum and the copy that is stored pass the budget.
+def require_room_for_directions(elements: int, chat_model: ChatModel, options: ScanOptions) -> None:
+    """Refuse to form a direction of so many numbers where it and the copy that is stored pass the budget.
 
     Raises:
         RipcurrentError: they do; says how much is needed.
     """
     if options.memory is None:
         return
-    parameters = sum(int(np.prod(shape)) for shape in shapes.values())
-    needed = memory_in_use(chat_model.device) + parameters * (4 + chat_model.dtype.itemsize)
+    needed = memory_in_use(chat_model.device) + elements * (4 + chat_model.dtype.itemsize)
     if needed > options.memory:
         raise RipcurrentError(
             f"Computing the anchors' directions takes {size(needed)}, more than --memory {size(options.memory)}.",

@@ -1,8 +1,17 @@
 """What one forward and one backward pass yield per row: states, losses, and exact gradient products and norms."""
 
-from ripcurrent.signals._anchor_gradients import SetDirection, set_direction, similarities
+from ripcurrent.signals._anchor_gradients import SetDirection, count_terms, set_direction, similarities
 from ripcurrent.signals._batch import Batch, make_batch
-from ripcurrent.signals._directions import Directions, Gradient, norm_of, stack_directions, zero_gradient
+from ripcurrent.signals._directions import (
+    Directions,
+    Gradient,
+    direction_elements,
+    groups_to_factor,
+    mean_gradient,
+    norm_of,
+    stack_directions,
+    zero_gradient,
+)
 from ripcurrent.signals._gradient import GradientPass
 from ripcurrent.signals._mapped import MappedStore
 from ripcurrent.signals._remote import RemoteStage, release_stage, share_stage
@@ -23,7 +32,11 @@ __all__ = [
     "SetDirection",
     "SignalKind",
     "SignalStage",
+    "count_terms",
+    "direction_elements",
+    "groups_to_factor",
     "make_batch",
+    "mean_gradient",
     "norm_of",
     "release_stage",
     "set_direction",

@@ -1,12 +1,13 @@
 """From anchors to directions: each set's mean of normalised gradients, and every anchor's similarity to it.
 
 Two passes over a set, no anchor's gradient ever formed: the first yields the norms, the second sums the gradients
-weighted by one over count and norm, which is the mean of the normalised gradients.
+weighted by one over count and norm, which is the mean of the normalised gradients. Where the anchors' tokens are few
+for a layer's size, what would be summed is kept as it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,7 @@ from ripcurrent.engine import plan_batches
 from ripcurrent.signals._batch import Batch, make_batch
 from ripcurrent.signals._directions import Gradient, norm_of, stack_directions, zero_gradient
 from ripcurrent.signals._gradient import GradientPass
+from ripcurrent.signals._terms import Terms, gather_terms
 
 ANCHOR_TOKEN_BUDGET = 512
 """Padded tokens per batch of anchors."""
@@ -34,16 +36,21 @@ class SetDirection:
 
 
 def set_direction(
-    gradient_pass: GradientPass, rows: Sequence[EncodedRow], *, running_sum: bool = False
+    gradient_pass: GradientPass,
+    rows: Sequence[EncodedRow],
+    *,
+    factored: Collection[int] = (),
+    running_sum: bool = False,
 ) -> SetDirection:
-    """The direction of one anchor set: ``(1/n) Σ g_i / ‖g_i‖`` over its rows.
+    """The direction of one anchor set: ``(1/n) Σ g_i / ‖g_i‖`` over its rows; linear groups in ``factored`` as terms.
 
     ``running_sum`` repeats a quirk of the released code: anchor gradients were never zeroed between anchors, so that
     each saved one is the sum of those before it and itself.
     """
-    total = zero_gradient(gradient_pass.catalogue)
+    total = zero_gradient(gradient_pass.catalogue, factored)
     if running_sum:
         return _running_sum_direction(gradient_pass, rows, total)
+    terms: dict[int, list[Terms]] = {number: [] for number in factored}
     norms = np.zeros(len(rows))
     nothing = stack_directions(gradient_pass.catalogue, [], gradient_pass.dtype)
     for places, batch in _batches(gradient_pass, rows):
@@ -52,8 +59,28 @@ def set_direction(
         norms[places] = np.sqrt(squared)
     for places, batch in _batches(gradient_pass, rows):
         factors = torch.tensor(1.0 / (len(rows) * norms[places]), dtype=torch.float32)
-        gradient_pass.accumulate(batch, factors, total)
-    return SetDirection(total, norms)
+        gradient_pass.accumulate(batch, factors, total, terms)
+    return SetDirection(total | gather_terms(terms, shared_tokens(rows)), norms)
+
+
+def count_terms(sets: Sequence[Sequence[EncodedRow]]) -> int:
+    """At most so many terms have factored directions of these anchor sets together."""
+    total = 0
+    for rows in sets:
+        shared = shared_tokens(rows)
+        # the last token that bears loss is predicted from the one before it
+        total += shared + sum(int(np.flatnonzero(row.loss_mask)[-1]) - shared for row in rows)
+    return total
+
+
+def shared_tokens(rows: Sequence[EncodedRow]) -> int:
+    """How many first tokens are the same in all rows, none of them bearing loss or predicting a token that does."""
+    shared = min(int(np.flatnonzero(row.loss_mask)[0]) - 1 for row in rows)
+    first = rows[0].tokens[:shared]
+    for row in rows[1:]:
+        differing = np.flatnonzero(row.tokens[: len(first)] != first)
+        first = first[: differing[0]] if len(differing) else first
+    return len(first)
 
 
 def _running_sum_direction(gradient_pass: GradientPass, rows: Sequence[EncodedRow], total: Gradient) -> SetDirection:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,7 @@ from ripcurrent.signals._head import HeadChunk, find_logit_transform, head_chunk
 from ripcurrent.signals._recorder import Accumulate, Consumer, Measure, Recorder
 from ripcurrent.signals._representation import FeatureReader
 from ripcurrent.signals._sites import Catalogue, build_catalogue
+from ripcurrent.signals._terms import Terms
 from ripcurrent.signals._token_shares import TokenShares, find_token_axes
 from ripcurrent.signals._types import BatchSignals
 from ripcurrent.signals.ghost import embedding, vector
@@ -101,8 +103,17 @@ class GradientPass:
         self._run(batch, batch.row_weights(), consumer, on_chunk, None)
         return consumer.shares.numpy() / self._loss_scale
 
-    def accumulate(self, batch: Batch, row_factors: Tensor, into: Gradient) -> None:
-        """Add ``Σ_i factor_i · g_i`` over the batch's rows to a float32 vector of the parameters' shape."""
+    def accumulate(
+        self,
+        batch: Batch,
+        row_factors: Tensor,
+        into: Gradient,
+        terms: Mapping[int, list[Terms]] = MappingProxyType({}),
+    ) -> None:
+        """Add ``Σ_i factor_i · g_i`` over the batch's rows to a float32 vector of the parameters' shape.
+
+        Groups that ``terms`` has get the outer products that would be summed appended to their list instead.
+        """
         catalogue = self.catalogue
 
         def on_chunk(chunk: HeadChunk) -> None:
@@ -112,7 +123,7 @@ class GradientPass:
                 into[catalogue.head_bias] += chunk.logit_grads.float().sum(dim=0)
 
         weights = batch.row_weights() * row_factors.to(batch.ids.device) / self._loss_scale
-        self._run(batch, weights, Accumulate(into), on_chunk, None)
+        self._run(batch, weights, Accumulate(into, terms), on_chunk, None)
 
     def _run(
         self,

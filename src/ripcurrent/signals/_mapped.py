@@ -59,6 +59,7 @@ class MappedStore:
             directions.count,
             OneAtATime(directions.linear, self._maps, device),
             OneAtATime(directions.other, self._maps, device),
+            directions.term_weights,
         )
 
 

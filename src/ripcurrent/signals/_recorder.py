@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from types import TracebackType
 from typing import Any, Protocol
@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from ripcurrent.signals._directions import Directions, Gradient, group_weights
 from ripcurrent.signals._sites import Catalogue, Site, SiteGroup, is_linear
-from ripcurrent.signals.ghost import embedding, linear, vector
+from ripcurrent.signals._terms import Terms
+from ripcurrent.signals.ghost import embedding, factored, linear, vector
 
 
 class Consumer(Protocol):
@@ -148,7 +149,11 @@ class Measure(RowVectors):
         """Products of the group's joined weight."""
         with_weight = [grad for grad, site in zip(grads, group.sites, strict=True) if site.weight is not None]
         joined = with_weight[0] if len(with_weight) == 1 else torch.cat(with_weight, dim=-1)
-        self.add(*linear.linear_products(inputs, joined, self.directions.linear[number]))
+        directions = self.directions.linear[number]
+        if number in self.directions.term_weights:
+            self.add(*factored.factored_products(inputs, joined, directions, self.directions.term_weights[number]))
+        else:
+            self.add(*linear.linear_products(inputs, joined, directions))
 
     def take_vector(self, name: str, gradients: Tensor) -> None:
         """Products of a vector parameter."""
@@ -164,15 +169,22 @@ class Measure(RowVectors):
 
 
 class Accumulate(RowVectors):
-    """Adds the gradient summed over rows to a float32 vector of the parameters' shape."""
+    """Adds the gradient summed over rows to a float32 vector of the parameters' shape.
 
-    def __init__(self, into: Gradient) -> None:
+    Of the groups in ``terms`` it keeps the pairs of input and output gradient that would be multiplied.
+    """
+
+    def __init__(self, into: Gradient, terms: Mapping[int, list[Terms]]) -> None:
         self.into = into
+        self.terms = terms
 
     def take_linear(self, number: int, group: SiteGroup, inputs: Tensor, grads: list[Tensor]) -> None:
-        """Sum of ``bᵀa`` for every member."""
+        """Sum of ``bᵀa`` for every member, or its terms."""
         names = group_weights(group)
         weighted = [grad for grad, site in zip(grads, group.sites, strict=True) if site.weight is not None]
+        if number in self.terms:
+            self.terms[number].append(Terms.of(inputs, torch.cat(weighted, dim=-1)))
+            return
         for name, grad in zip(names, weighted, strict=True):
             self.into[name] += linear.linear_gradient(inputs, grad)
 

@@ -67,6 +67,8 @@ class RemoteStage:
     """Directions of linear groups."""
     other: Mapping[str, StoredTensor]
     """Directions of vectors and tables."""
+    term_weights: Mapping[int, StoredTensor]
+    """Weights of factored groups' terms."""
     reader: tuple[int | None, Position] | None
     """Layer and position of the features; None without them."""
     settings: Mapping[str, Any]
@@ -95,6 +97,7 @@ class RemoteStage:
                 self.count,
                 {number: tensor.get(device) for number, tensor in self.linear.items()},
                 {name: tensor.get(device) for name, tensor in self.other.items()},
+                {number: tensor.get(device) for number, tensor in self.term_weights.items()},
             )
         features = None
         if self.reader is not None:
@@ -131,6 +134,7 @@ def share_stage(
         count=0 if found is None else found.count,
         linear={} if found is None else {number: stored(tensor) for number, tensor in found.linear.items()},
         other={} if found is None else {name: stored(tensor) for name, tensor in found.other.items()},
+        term_weights={} if found is None else {number: stored(tensor) for number, tensor in found.term_weights.items()},
         reader=None if stage.features is None else (layer, position),
         settings={field.name: getattr(stage, field.name) for field in fields(stage) if field.name not in _MADE_ANEW},
     )

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, tee
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from ripcurrent.data import EncodedRow, LossOn, Row, encode_rows, encode_windows, traits_of
+from ripcurrent.data import EncodedRow, LossOn, Row, Traits, encode_rows, encode_windows, traits_of
 from ripcurrent.engine import plan_batches
 from ripcurrent.models import ChatModel, give_back_freed_memory
 from ripcurrent.signals._batch import make_batch
@@ -27,6 +27,18 @@ DROPPED = "dropped_refusal"
 """Status of a row that the safety pre-filter took out (``--drop-refusals``)."""
 TIDY_EVERY = 4
 """Batches between two times that freed memory is given back."""
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedRow:
+    """A row with all that can be made of it without the model."""
+
+    row: Row
+    """The row."""
+    pieces: list[EncodedRow]
+    """Its sequences: one, or with ``windows`` one for each window."""
+    traits: Traits
+    """Format traits of its response."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +80,20 @@ class SignalStage:
 
     def __call__(self, items: Sequence[Row]) -> pa.Table:
         """The signals of a shard's rows, in their order; ``batch`` keeps which of them were computed together."""
-        pieces = [[row] for row in self._encoded(items)] if not self.windows else self._windows(items)
+        return self.compute(list(self.prepare(items)))
+
+    def prepare(self, items: Iterable[Row]) -> Iterator[PreparedRow]:
+        """The rows tokenised, in order: processor's work, which may be done while another shard is computed."""
+        rows, again = tee(items)
+        for row, pieces in zip(rows, self._encoded(again), strict=True):
+            yield PreparedRow(row, pieces, traits_of(row.response))
+
+    def compute(self, prepared: Sequence[PreparedRow]) -> pa.Table:
+        """The signals of a shard whose rows were prepared."""
+        items = [found.row for found in prepared]
+        pieces = [found.pieces for found in prepared]
+        traits = [found.traits for found in prepared]
         flat = [piece for row in pieces for piece in row]
-        traits = [traits_of(row.response) for row in items]
         statuses: list[str] = [piece.status for piece in flat]
         item_of = [place for place, row in enumerate(pieces) for _ in row]
         for place, item in enumerate(item_of):
@@ -91,11 +114,11 @@ class SignalStage:
             table = table.append_column(name, array)
         return table
 
-    def _encoded(self, items: Sequence[Row]) -> Iterator[EncodedRow]:
-        return encode_rows(items, self.chat_model.tokenizer, max_tokens=self.max_tokens, loss_on=self.loss_on)
-
-    def _windows(self, items: Sequence[Row]) -> list[list[EncodedRow]]:
-        return list(encode_windows(items, self.chat_model.tokenizer, max_tokens=self.max_tokens))
+    def _encoded(self, items: Iterable[Row]) -> Iterator[list[EncodedRow]]:
+        tokenizer = self.chat_model.tokenizer
+        if self.windows:
+            return encode_windows(items, tokenizer, max_tokens=self.max_tokens)
+        return ([row] for row in encode_rows(items, tokenizer, max_tokens=self.max_tokens, loss_on=self.loss_on))
 
     def _measure_all(
         self,
@@ -189,7 +212,7 @@ def _table(
     rows: Sequence[Row],
     encoded: Sequence[EncodedRow],
     statuses: Sequence[str],
-    traits: Sequence[Any],
+    traits: Sequence[Traits],
     batches: Sequence[int | None],
     columns: dict[str, npt.NDArray[Any]],
 ) -> pa.Table:

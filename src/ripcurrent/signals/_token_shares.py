@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.signals._directions import Directions
 from ripcurrent.signals._sites import Catalogue, Site, SiteGroup
-from ripcurrent.signals.ghost import tokens
+from ripcurrent.signals.ghost import factored, tokens
 
 PROBED_LENGTHS = (5, 7)
 """Two token counts; the dimension of a layer's input that follows them is the one of tokens."""
@@ -39,7 +39,11 @@ class TokenShares:
         """Terms of the group's joined weight."""
         with_weight = [grad for grad, site in zip(grads, group.sites, strict=True) if site.weight is not None]
         joined = with_weight[0] if len(with_weight) == 1 else torch.cat(with_weight, dim=-1)
-        self.add(tokens.linear_token_dots(inputs, joined, self._directions.linear[number]))
+        directions, weights = self._directions.linear[number], self._directions.term_weights.get(number)
+        if weights is None:
+            self.add(tokens.linear_token_dots(inputs, joined, directions))
+        else:
+            self.add(factored.factored_token_dots(inputs, joined, directions, weights))
 
     def take_bias(self, site: Site, grads: Tensor) -> None:
         """Terms of an additive bias."""

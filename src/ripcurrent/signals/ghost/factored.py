@@ -1,0 +1,37 @@
+"""Linear layers against directions that are kept as terms: sums of few outer products, never formed.
+
+A direction ``V = Σ_p w_p B_p ⊗ A_p`` has ``<bᵀa, V> = Σ_t Σ_p w_p (a_t·A_p)(b_t·B_p)``, exactly: two products against
+all terms at once, of whatever directions, instead of one against each direction's matrix.
+"""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor
+
+from ripcurrent.signals.ghost.linear import linear_products
+
+
+def factored_token_dots(
+    inputs: Float[Tensor, "rows tokens in"],
+    output_grads: Float[Tensor, "rows tokens out"],
+    terms: Float[Tensor, "terms in_and_out"],
+    weights: Float[Tensor, "terms directions"],
+) -> Float[Tensor, "rows tokens directions"]:
+    """``b_tᵀ V a_t`` of every token. Products in the inputs' dtype, sums over terms in float32."""
+    fan_in = inputs.shape[-1]
+    of_terms = (inputs @ terms[:, :fan_in].mT) * (output_grads @ terms[:, fan_in:].mT)
+    return of_terms.float() @ weights
+
+
+def factored_products(
+    inputs: Float[Tensor, "rows tokens in"],
+    output_grads: Float[Tensor, "rows tokens out"],
+    terms: Float[Tensor, "terms in_and_out"],
+    weights: Float[Tensor, "terms directions"],
+) -> tuple[Float[Tensor, "rows directions"], Float[Tensor, " rows"]]:
+    """Each row's dots with the directions and squared norm of its weight gradient."""
+    fan_in, fan_out = inputs.shape[-1], output_grads.shape[-1]
+    of_terms = (inputs @ terms[:, :fan_in].mT) * (output_grads @ terms[:, fan_in:].mT)
+    _, norms = linear_products(inputs, output_grads, inputs.new_empty(0, fan_out, fan_in))
+    return of_terms.sum(dim=1, dtype=weights.dtype) @ weights, norms

@@ -1,0 +1,142 @@
+"""Factored directions: the same numbers as dense ones, from the anchors' tokens."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from ripcurrent.signals._anchor_gradients import count_terms, set_direction, shared_tokens, similarities
+from ripcurrent.signals._batch import make_batch
+from ripcurrent.signals._directions import group_weights, groups_to_factor, mean_gradient, norm_of, stack_directions
+from ripcurrent.signals._gradient import GradientPass
+from ripcurrent.signals._mapped import MappedStore
+from ripcurrent.signals.ghost import factored
+from tests.models.tiny import KINDS, tiny_model
+from tests.signals.oracle import chat_model, encoded_row, inner, random_rows, row_gradient
+
+CPU = torch.device("cpu")
+
+
+def every_group(gradient_pass):
+    return [number for number, group in enumerate(gradient_pass.catalogue.groups) if group_weights(group)]
+
+
+def with_prefix(rows, prefix):
+    """The same rows after a prefix that all of them share."""
+    return [encoded_row([*prefix, *row.tokens], [*[False] * len(prefix), *row.loss_mask], row.index) for row in rows]
+
+
+def anchors(shared=3):
+    generator = np.random.default_rng(5)
+    return with_prefix(random_rows(generator, 6), list(range(20, 20 + shared)))
+
+
+def plain_loop(inputs, grads, terms, weights):
+    fan_in = inputs.shape[-1]
+    dots = torch.zeros(*inputs.shape[:2], weights.shape[1], dtype=torch.float64)
+    for row in range(inputs.shape[0]):
+        for token in range(inputs.shape[1]):
+            gradient = torch.outer(grads[row, token], inputs[row, token]).double()
+            for direction in range(weights.shape[1]):
+                for term in range(len(terms)):
+                    of_term = torch.outer(terms[term, fan_in:], terms[term, :fan_in]).double()
+                    dots[row, token, direction] += weights[term, direction] * (gradient * of_term).sum()
+    return dots
+
+
+def test_products_with_terms_equal_a_plain_loop():
+    torch.manual_seed(1)
+    inputs, grads = torch.randn(3, 4, 5), torch.randn(3, 4, 7)
+    terms, weights = torch.randn(6, 12), torch.randn(6, 2)
+    expected = plain_loop(inputs, grads, terms, weights)
+    shares = factored.factored_token_dots(inputs, grads, terms, weights)
+    torch.testing.assert_close(shares.double(), expected, rtol=1e-4, atol=1e-4)
+    dots, squared = factored.factored_products(inputs, grads, terms, weights)
+    torch.testing.assert_close(dots.double(), expected.sum(dim=1), rtol=1e-4, atol=1e-4)
+    formed = torch.einsum("rto,rti->roi", grads, inputs)
+    torch.testing.assert_close(squared, formed.square().sum(dim=(1, 2)))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_scores_by_factored_directions_equal_a_one_row_autograd_loop(kind):
+    model = tiny_model(kind)
+    gradient_pass = GradientPass(chat_model(model))
+    sets = [anchors()[:3], anchors()[3:]]
+    found = [set_direction(gradient_pass, rows, factored=every_group(gradient_pass)) for rows in sets]
+    directions = stack_directions(gradient_pass.catalogue, [one.gradient for one in found], torch.float32)
+    assert set(directions.term_weights) == set(every_group(gradient_pass))
+    oracle = []
+    for rows in sets:
+        gradients = [row_gradient(model, row) for row in rows]
+        norms = [inner(one, one) ** 0.5 for one in gradients]
+        oracle.append({
+            name: sum(one[name] / norm for one, norm in zip(gradients, norms, strict=True)) / len(rows)
+            for name in gradients[0]
+        })  # fmt: skip
+    for one, direction in zip(found, oracle, strict=True):
+        assert norm_of(one.gradient) == pytest.approx(inner(direction, direction) ** 0.5, rel=1e-4)
+    rows = random_rows(np.random.default_rng(3), 7)
+    signals = gradient_pass.measure(make_batch(rows, CPU), directions)
+    shares = gradient_pass.token_shares(make_batch(rows, CPU), directions)
+    for place, row in enumerate(rows):
+        gradient = row_gradient(model, row)
+        norm = inner(gradient, gradient) ** 0.5
+        assert signals.squared_norm[place] ** 0.5 == pytest.approx(norm, rel=1e-4)
+        for number, direction in enumerate(oracle):
+            assert signals.dots[place, number] / norm == pytest.approx(inner(gradient, direction) / norm, abs=2e-5)
+            assert shares[place, :, number].sum() == pytest.approx(signals.dots[place, number], abs=1e-4 * norm)
+
+
+@pytest.mark.parametrize("kind", ["llama_tied", "gpt2"])
+def test_a_factored_direction_is_the_dense_one(kind):
+    model = tiny_model(kind)
+    gradient_pass = GradientPass(chat_model(model))
+    groups = every_group(gradient_pass)
+    dense = set_direction(gradient_pass, anchors()).gradient
+    terms = set_direction(gradient_pass, anchors(), factored=groups).gradient
+    for number in groups:
+        inputs, grads, weights = (terms[f"{part}.{number}"] for part in ("inputs", "output_grads", "weights"))
+        joined = torch.cat([dense[name] for name in group_weights(gradient_pass.catalogue.groups[number])])
+        torch.testing.assert_close((grads * weights[:, None]).mT @ inputs, joined, rtol=1e-4, atol=1e-6)
+
+
+def test_tokens_that_all_anchors_share_become_one_term():
+    gradient_pass = GradientPass(chat_model(tiny_model("llama_tied")))
+    rows = anchors(shared=4)
+    assert shared_tokens(rows) >= 4
+    gradient = set_direction(gradient_pass, rows, factored=every_group(gradient_pass)).gradient
+    counts = {len(tensor) for name, tensor in gradient.items() if name.startswith("inputs.")}
+    assert max(counts) == count_terms([rows]) < sum(len(row.tokens) for row in rows) - 3 * 4
+
+
+def test_the_mean_of_factored_directions_scores_as_the_mean_of_scores():
+    gradient_pass = GradientPass(chat_model(tiny_model("llama_untied")))
+    groups = every_group(gradient_pass)
+    two = [set_direction(gradient_pass, rows, factored=groups).gradient for rows in (anchors()[:2], anchors()[2:])]
+    rows = random_rows(np.random.default_rng(9), 5)
+    found = similarities(gradient_pass, rows, [*two, mean_gradient(two, torch.float32)])
+    np.testing.assert_allclose(found[:, 2], found[:, :2].mean(axis=1), atol=1e-6)
+
+
+def test_only_groups_that_shrink_are_factored():
+    catalogue = GradientPass(chat_model(tiny_model("llama_tied"))).catalogue
+    assert groups_to_factor(catalogue, 10**6) == frozenset()
+    assert groups_to_factor(catalogue, 1) == frozenset(
+        number for number, group in enumerate(catalogue.groups) if group_weights(group)
+    )
+
+
+def test_terms_that_lie_in_files_give_the_same_scores(tmp_path):
+    gradient_pass = GradientPass(chat_model(tiny_model("llama_tied")))
+    gradient = set_direction(gradient_pass, anchors(), factored=every_group(gradient_pass)).gradient
+    in_memory = stack_directions(gradient_pass.catalogue, [gradient], torch.float32)
+    store = MappedStore(tmp_path)
+    in_files = store.directions(
+        stack_directions(gradient_pass.catalogue, [gradient], torch.float32, empty=store.empty, written=store.let_go),
+        CPU,
+    )
+    batch = make_batch(random_rows(np.random.default_rng(2), 4), CPU)
+    np.testing.assert_array_equal(
+        gradient_pass.measure(batch, in_files).dots, gradient_pass.measure(batch, in_memory).dots
+    )
