@@ -2,8 +2,8 @@
 
 Randomly initialised Llama models in bfloat16 and rows of random tokens: nothing is downloaded, and no time depends on
 what the weights are. Directions are dense, then factored into as many terms as the package's anchors have.
-``--device cpu --shapes tiny`` tries the program without a GPU; ``--device cpu --shapes 1B-layers --rows 24`` shows what
-layers of that size gain there.
+``--device cpu --shapes tiny`` tries the program without a GPU; ``--device cpu --shapes 1B-layers,8B-layer --rows 12
+--budget 1024`` shows what layers of that size gain there.
 """
 
 from __future__ import annotations
@@ -46,6 +46,10 @@ SHAPES: dict[str, dict[str, Any]] = {
     "1B-layers": {
         "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 2, "num_attention_heads": 32,
         "num_key_value_heads": 8, "head_dim": 64, "vocab_size": 4096, "tie_word_embeddings": True,
+    },
+    "8B-layer": {
+        "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 1, "num_attention_heads": 32,
+        "num_key_value_heads": 8, "vocab_size": 4096, "tie_word_embeddings": True,
     },
     "1B": {
         "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32,
