@@ -64,7 +64,7 @@ bench: $(STAMP) ## Measure exactness and speed, as docs/benchmarks.md has them
 bench-peers: $(STAMP) ## Other packages on the same rows, threads and scope, as docs/benchmarks.md has them
 	$(BIN)/python -m bench.peers $(ARGS)
 
-bench-scale: $(STAMP) ## Memory and time from 1,000 to 100,000 rows (an afternoon), or ARGS="--rows 1000,10000"
+bench-scale: $(STAMP) ## Memory and time to 100,000 rows (an afternoon); ARGS="--rows 3000 --interrupt 2": killed, resumed, compared
 	$(BIN)/python -m bench.scale $(ARGS)
 
 bench-gpu: $(STAMP) ## Speed and memory on a GPU with randomly initialised models, or ARGS="--device cpu --shapes tiny"

@@ -1,26 +1,30 @@
 """Memory and time by number of rows: ``python -m bench.scale [--rows 1000,10000,100000] [--out FOLDER]``.
 
-Generated rows of realistic lengths, scanned end to end by representation alone on the embedded model, each number of
-rows in a process of its own. What was finished in the folder is not run again, and a scan that was stopped goes on.
+Generated rows of realistic lengths, scanned end to end on the embedded model, by representation alone unless
+``--signals`` says otherwise, each number of rows in a process of its own. What was finished in the folder is not run
+again, and a scan that was stopped goes on. ``--rows 3000 --interrupt 2`` asks something else: whether a scan that is
+killed twice and resumed comes to the scores of one that is not.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from bench import interrupted
+
 SIZES = "1000,10000,100000"
+SIGNALS = ("representation", "gradient", "all")
 MEAN_TOKENS = 60
+SHARD_ROWS = 256
 SPREAD = 0.6
 """Standard deviation of the logarithm of a response's length, about that of instruction sets."""
 FLAT = 1.10
@@ -39,15 +43,59 @@ WORDS = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A scan to measure."""
+
+    rows: int
+    signals: str
+    mean_tokens: int
+    shard_rows: int
+
+    @property
+    def shards(self) -> int:
+        """Shards that its rows make."""
+        return -(-self.rows // self.shard_rows)
+
+    @property
+    def text(self) -> str:
+        """Names its dataset's file."""
+        return f"rows-{self.rows}" + (f"-tokens-{self.mean_tokens}" if self.mean_tokens != MEAN_TOKENS else "")
+
+    @property
+    def name(self) -> str:
+        """Tells its folder and figures from those of other scans: what is as usual goes without saying."""
+        named = {"signals": (self.signals, SIGNALS[0]), "shards": (self.shard_rows, SHARD_ROWS)}
+        return self.text + "".join(f"-{key}-{value}" for key, (value, usual) in named.items() if value != usual)
+
+    def command(self, dataset: Path, run: Path) -> list[str]:
+        """The scan as a command line."""
+        scan = [sys.executable, "-m", "ripcurrent", "scan", str(dataset), "--out", str(run)]
+        return [*scan, "--signals", self.signals, "--shard-rows", str(self.shard_rows)]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", default=SIZES, help="numbers of rows, smallest first, with commas between")
+    parser.add_argument("--signals", choices=SIGNALS, default=SIGNALS[0], help="which method runs (%(default)s)")
+    parser.add_argument(
+        "--mean-tokens", type=int, default=MEAN_TOKENS, help="of a row, template included (%(default)s)"
+    )
+    parser.add_argument("--shard-rows", type=int, default=SHARD_ROWS, help="rows per shard on disk (%(default)s)")
+    parser.add_argument("--interrupt", type=int, metavar="K", help="kill each scan K times, resume it, compare scores")
     parser.add_argument("--out", type=Path, default=Path("runs/bench-scale"), help="where rows, runs and figures go")
     arguments = parser.parse_args()
     sizes = sorted({int(part) for part in arguments.rows.split(",")})
+    kinds = [Kind(rows, arguments.signals, arguments.mean_tokens, arguments.shard_rows) for rows in sizes]
+    if arguments.interrupt is not None and not 1 <= arguments.interrupt < kinds[0].shards:
+        parser.error(
+            f"{kinds[0].rows} rows make {kinds[0].shards} shards of {kinds[0].shard_rows}: --interrupt takes 1 to "
+            f"{kinds[0].shards - 1}, or give a smaller --shard-rows"
+        )
     arguments.out.mkdir(parents=True, exist_ok=True)
-    found = [_measured(rows, arguments.out) for rows in sizes]
-    return _report(found)
+    if arguments.interrupt is None:
+        return _report([_measured(kind, arguments.out) for kind in kinds], arguments.signals)
+    return max([_interrupted(kind, arguments.out, arguments.interrupt) for kind in kinds])
 
 
 def generated_rows(count: int, words_a_row: float, seed: int = 0) -> Iterator[dict[str, str]]:
@@ -79,40 +127,50 @@ def _words_for(mean_tokens: float) -> float:
     return max(3.0, 8 + (mean_tokens - low) * 16 / (high - low))
 
 
-def _measured(rows: int, folder: Path) -> dict[str, Any]:
-    """The figures of a scan of so many rows: those that are there, or those of a scan made or completed now."""
-    figures = folder / f"rows-{rows}.json"
-    if figures.exists():
-        print(f"{rows} rows: as measured before ({figures})", flush=True)
-        return dict(json.loads(figures.read_text(encoding="utf-8")))
-    dataset = folder / f"rows-{rows}.jsonl"
+def _dataset(kind: Kind, folder: Path) -> Path:
+    """The file of generated rows, written where it is not there yet."""
+    dataset = folder / f"{kind.text}.jsonl"
     if not dataset.exists():
         with tempfile.NamedTemporaryFile("w", dir=folder, delete=False, encoding="utf-8") as file:
-            for row in generated_rows(rows, _words_for(MEAN_TOKENS)):
+            for row in generated_rows(kind.rows, _words_for(kind.mean_tokens)):
                 file.write(json.dumps(row) + "\n")
         Path(file.name).replace(dataset)
-    run = folder / f"run-{rows}"
+    return dataset
+
+
+def _interrupted(kind: Kind, folder: Path, kills: int) -> int:
+    """Scan undisturbed and interrupted, print both and the verdict; 0 where the scores are the same."""
+    dataset, place = _dataset(kind, folder), folder / f"interrupted-{kind.name}"
+    place.mkdir(exist_ok=True)
+    found = interrupted.compare(lambda run: kind.command(dataset, run), place, kind.rows, kind.shards, kills)
+    figures = place / "figures.json"
+    figures.write_text(json.dumps(found.as_json(), indent=2) + "\n", encoding="utf-8")
+    print(f"\nsignals {kind.signals}, embedded model, {kind.shards} shards of {kind.shard_rows} rows")
+    print("\n".join(interrupted.lines_of(found)))
+    return 0 if found.passed else 1
+
+
+def _measured(kind: Kind, folder: Path) -> dict[str, Any]:
+    """The figures of a scan: those that are there, or those of a scan made or completed now."""
+    figures = folder / f"{kind.name}.json"
+    if figures.exists():
+        print(f"{kind.rows} rows: as measured before ({figures})", flush=True)
+        return dict(json.loads(figures.read_text(encoding="utf-8")))
+    dataset = _dataset(kind, folder)
+    run = folder / kind.name.replace("rows-", "run-", 1)
     resumed = (run / "signals").exists()
-    print(f"{rows} rows: scanning{', going on where it stopped' if resumed else ''}", flush=True)
-    command = [sys.executable, "-m", "ripcurrent", "scan", str(dataset), "--out", str(run)]
-    command += ["--signals", "representation", "--quiet"]
-    began = time.perf_counter()
-    process = subprocess.Popen(command)
-    _, status, usage = os.wait4(process.pid, 0)
-    seconds = time.perf_counter() - began
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        sys.exit(f"The scan of {rows} rows ended with {process.returncode}; give the same command again to go on.")
+    print(f"{kind.rows} rows: scanning{', going on where it stopped' if resumed else ''}", flush=True)
+    process = interrupted.run_to(kind.command(dataset, run), run, kind.shards, None)
     manifest = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
     timings = manifest["timings"]
     measured = {
-        "rows": rows,
+        "rows": kind.rows,
         "mean_tokens": _mean_tokens(run / "scores.parquet"),
-        "seconds": None if resumed else seconds,
+        "seconds": None if resumed else process.seconds,
         "rows_in_this_call": timings["rows_scored_in_this_call"],
         "rows_per_second": timings["rows_scored_in_this_call"] / timings["signals"] if timings["signals"] else None,
-        "seconds_besides_rows": seconds - timings["signals"],
-        "peak_bytes": usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+        "seconds_besides_rows": process.seconds - timings["signals"],
+        "peak_bytes": process.peak_bytes,
         "bytes_on_disk": sum(file.stat().st_size for file in run.rglob("*") if file.is_file()),
         "dtype": manifest["model"]["dtype"],
         "versions": manifest["versions"],
@@ -128,8 +186,8 @@ def _mean_tokens(scores: Path) -> float:
     return float(np.mean(table["prompt_tokens"].to_numpy() + table["response_tokens"].to_numpy()))
 
 
-def _report(found: list[dict[str, Any]]) -> int:
-    print(f"\nrepresentation only, embedded model, {found[0]['dtype']}, a process each, peak of the whole scan")
+def _report(found: list[dict[str, Any]], signals: str) -> int:
+    print(f"\nsignals {signals}, embedded model, {found[0]['dtype']}, a process each, peak of the whole scan")
     print(f"{'rows':>8} {'tokens':>7} {'minutes':>8} {'rows/s':>7} {'peak MB':>8} {'disk MB':>8}")
     for one in found:
         minutes = "resumed" if one["seconds"] is None else f"{one['seconds'] / 60:.1f}"
