@@ -41,10 +41,20 @@ class Given:
         return signals
 
 
+def columns(scores: list[float]) -> dict[str, list[float]]:
+    """Made-up representation scores that rank rows in three ways, by each column's direction of risk."""
+    harmful = [abs(score) for score in scores]
+    return {
+        "representation_bidirectional": scores,
+        "representation_harmful": harmful,
+        "representation_safe": [one - score for one, score in zip(harmful, scores, strict=True)],
+    }
+
+
 def shards(scores: list[float], size: int = 4, bad: tuple[int, ...] = ()) -> list[pa.Table]:
     numbers = list(range(len(scores)))
     status = ["no_response" if number in bad else "ok" for number in numbers]
-    whole = pa.table({"row": numbers, "status": status, "representation_bidirectional": scores})
+    whole = pa.table({"row": numbers, "status": status, **columns(scores)})
     return [whole.slice(start, size) for start in range(0, len(scores), size)]
 
 
@@ -59,6 +69,41 @@ def test_the_largest_share_of_the_usable_rows_is_picked(share: float) -> None:
     assert picked.passed.tolist() == sorted(ranked[:count])
     assert picked.sampled.tolist() == usable
     assert picked.usable == 38
+
+
+@pytest.mark.parametrize(
+    ("by", "riskier"),
+    [("representation_bidirectional", 1), ("representation_harmful", 1), ("representation_safe", -1)],
+)
+def test_the_riskier_end_of_the_named_column_is_picked_and_the_others_told(by: str, riskier: int) -> None:
+    scores = np.random.default_rng(3).standard_normal(60).round(1).tolist()
+    by_column = columns(scores)
+    picked = pick_rows(shards(scores, 7), Given(), 0.2, 100, 0, by)  # type: ignore[arg-type]
+    ranked = sorted(range(60), key=lambda number: (-riskier * by_column[by][number], number))
+    assert picked.passed.tolist() == sorted(ranked[:12])
+    assert picked.by == by
+    assert set(picked.otherwise) == set(by_column) - {by}
+    for name, rows in picked.otherwise.items():
+        other = pick_rows(shards(scores, 7), Given(), 0.2, 100, 0, name)  # type: ignore[arg-type]
+        assert rows.tolist() == other.passed.tolist() != picked.passed.tolist()
+
+
+def test_what_other_columns_would_have_found_is_what_they_find() -> None:
+    scores = np.random.default_rng(4).standard_normal(300).round(2).tolist()
+    true = np.random.default_rng(5).standard_normal(300) + 0.5 * np.abs(scores)
+    table = pa.table({"row": range(300), "status": ["ok"] * 300, "gradient_bidirectional": true, **columns(scores)})
+    records = {}
+    for by in columns(scores):
+        picked = pick_rows([table], Given(), 0.3, 200, 0, by)  # type: ignore[arg-type]
+        records[by] = prefilter_record([table], picked, 0.3, "gradient_bidirectional")
+    found = [[one["picked"] for one in record["recall"]] for record in records.values()]
+    assert found[0] != found[1] != found[2]
+    for record in records.values():
+        assert record["picked_by"] not in record["otherwise"]
+        for name, other in record["otherwise"].items():
+            assert other == {key: records[name][key] for key in ("spearman_on_sample", "recall")}
+            counts = ", ".join(str(one["picked"]) for one in other["recall"])
+            assert f"by {name} {counts}" in record["in_words"]
 
 
 def test_the_sample_is_drawn_by_seed_from_usable_rows_whatever_was_picked() -> None:
@@ -123,7 +168,7 @@ def test_a_sample_too_small_for_its_hundredth_says_unknown_and_not_one_hundred_p
             "row": [0, 1],
             "status": ["ok", "ok"],
             "gradient_bidirectional": [0.5, 0.1],
-            "representation_bidirectional": [0.5, 0.1],
+            **columns([0.5, 0.1]),
         }
     )
     picked = Picked(2, np.asarray([0]), np.asarray([0, 1]))
@@ -230,6 +275,43 @@ def test_it_resumes_and_repeats_nothing(
     assert resumed.scores_path.read_bytes() == few.scores_path.read_bytes()
 
 
+def test_another_column_picks_other_rows_and_is_another_run(
+    scanned: tuple[ScanResult, ScanResult], options: dict[str, Any], tmp_path: Path, no_page: None
+) -> None:
+    few, whole = scanned
+    dataset = few.folder.parent / "rows.jsonl"
+    how = {"prefilter": 0.2, "prefilter_sample": 100, "shard_rows": 32, **options}
+    safe = scan(dataset, tmp_path / "safe", prefilter_by="representation_safe", **how)
+    values = whole.scores()["representation_safe"].to_pylist()
+    cut = sorted(range(ROWS), key=lambda number: (values[number], number))[: ROWS // 5]
+    passed = [number for number, way in enumerate(safe.scores()["prefilter"].to_pylist()) if way == PASSED]
+    assert passed == sorted(cut)
+    record = safe.manifest["prefilter"]
+    assert (record["picked_by"], safe.manifest["options"]["prefilter_by"]) == ("representation_safe",) * 2
+    usual = few.manifest["prefilter"]
+    assert (usual["picked_by"], few.manifest["options"]["prefilter_by"]) == ("representation_bidirectional", None)
+    # each is told what the other found
+    assert record["otherwise"]["representation_bidirectional"]["recall"] == usual["recall"]
+    assert usual["otherwise"]["representation_safe"]["recall"] == record["recall"]
+    with pytest.raises(RipcurrentError, match="prefilter_by is 'representation_safe', now None"):
+        scan(dataset, safe.folder, **how)
+
+
+def test_a_folder_from_before_there_was_a_choice_resumes(
+    scanned: tuple[ScanResult, ScanResult], options: dict[str, Any], no_page: None
+) -> None:
+    few, _ = scanned
+    config = few.folder / "config.yaml"
+    before = config.read_text(encoding="utf-8")
+    assert "prefilter_by: null\n" in before
+    config.write_text(before.replace("prefilter_by: null\n", ""), encoding="utf-8")
+    how = {"prefilter": 0.2, "prefilter_sample": 100, "shard_rows": 32, **options}
+    for by in (None, "representation_bidirectional"):
+        told = Counting()
+        scan(few.folder.parent / "rows.jsonl", few.folder, progress=told, prefilter_by=by, **how)
+        assert told.computed == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -238,6 +320,12 @@ def test_it_resumes_and_repeats_nothing(
         (("--prefilter", "10%", "--signals", "gradient"), "--prefilter needs both signals"),
         (("--prefilter", "10%", "--per-anchor"), "is not built"),
         (("--prefilter", "10%", "--prefilter-sample", "5"), "--prefilter-sample 5"),
+        (
+            ("--prefilter", "10%", "--prefilter-by", "representation_safety"),
+            "--prefilter-by representation_safety is not possible. It must be 'representation_bidirectional', "
+            "'representation_harmful' or 'representation_safe'. Did you mean representation_safe?",
+        ),
+        (("--prefilter-by", "representation_safe"), "--prefilter, which is not given"),
     ],
 )
 def test_what_it_does_not_do_is_said(

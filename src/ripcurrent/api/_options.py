@@ -75,6 +75,8 @@ class ScanOptions(BaseModel):
     """Cut plain documents longer than ``max_tokens`` into windows, scored each and together, instead of at the head."""
     prefilter: float | None = Field(default=None, gt=0.0, lt=1.0)
     """Share of the rows that the gradient pass sees, picked by a representation pass over all; all when left out."""
+    prefilter_by: Literal["representation_bidirectional", "representation_harmful", "representation_safe"] | None = None
+    """Score of the representation pass whose riskiest rows are picked; the bidirectional one when left out or named."""
     prefilter_sample: int = Field(default=1000, ge=100)
     """Rows drawn at random that see the gradient pass too, to measure what the prefilter misses."""
     memory: int | None = Field(default=None, ge=1)
@@ -99,6 +101,12 @@ class ScanOptions(BaseModel):
         if isinstance(value, str) and value.strip().endswith("%"):
             return float(value.strip()[:-1]) / 100
         return value
+
+    @field_validator("prefilter_by")
+    @classmethod
+    def _picked_by(cls, value: str | None) -> str | None:
+        # named or left out, it is the same run, also as one from before there was a choice
+        return None if value == "representation_bidirectional" else value
 
     @field_validator("tokens")
     @classmethod
@@ -200,6 +208,11 @@ def require_combination(options: ScanOptions, row_format: str) -> None:
             options.prefilter is not None and options.signals != "all",
             f"--prefilter needs both signals, and --signals is {options.signals}.",
             "Leave --signals out.",
+        ),
+        (
+            options.prefilter_by is not None and options.prefilter is None,
+            "--prefilter-by picks rows for --prefilter, which is not given.",
+            "Give a share too, such as --prefilter 10%, or leave it out.",
         ),
         (
             options.per_anchor and options.prefilter is not None,

@@ -7,7 +7,7 @@ gradient pass whether they were picked or not, and the share of their riskiest h
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,10 +15,11 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from ripcurrent.data import Dataset, Row
-from ripcurrent.scoring import PREFILTER, Scorer, spearman
+from ripcurrent.scoring import DIRECTION_OF_RISK, PREFILTER, Scorer, spearman
+from ripcurrent.scoring._columns import REPRESENTATION_COLUMNS
 
 PICKED_BY = "representation_bidirectional"
-"""The score of the representation pass whose largest values are picked."""
+"""The score of the representation pass whose riskiest rows are picked, unless another is named."""
 
 PASSED, SAMPLED, LEFT_OUT = "passed", "sampled", "left_out"
 """Values of the column ``prefilter``: picked; not picked, but scored to measure the recall; without gradient scores."""
@@ -53,6 +54,10 @@ class Picked:
     """Row numbers picked, ascending."""
     sampled: npt.NDArray[np.int64]
     """Row numbers of the random sample, ascending; picked ones among them."""
+    by: str = PICKED_BY
+    """The score that they were picked by."""
+    otherwise: Mapping[str, npt.NDArray[np.int64]] = field(default_factory=dict)
+    """The row numbers, ascending, that each other score of the representation pass would have picked."""
 
     @property
     def rows(self) -> npt.NDArray[np.int64]:
@@ -81,26 +86,37 @@ class PickedRows:
                     return
 
 
-def pick_rows(tables: Iterable[pa.Table], scorer: Scorer, share: float, sample: int, seed: int) -> Picked:
+def pick_rows(
+    tables: Iterable[pa.Table], scorer: Scorer, share: float, sample: int, seed: int, by: str = PICKED_BY
+) -> Picked:
     """The rows that the representation pass picks, and the sample; from its shards, some bytes a row in memory.
 
-    The ``share`` of the usable rows with the largest ``representation_bidirectional`` is picked, at least one; ties go
-    to the lower row number.
+    The ``share`` of the usable rows that is riskiest by the column ``by`` is picked, at least one row; ties go to the
+    lower row number. Which end of a column is riskier, its direction of risk says.
     """
     numbers: list[npt.NDArray[np.int64]] = []
-    values: list[npt.NDArray[np.float64]] = []
+    risks: dict[str, list[npt.NDArray[np.float64]]] = {name: [] for name in REPRESENTATION_COLUMNS}
     for signals in tables:
         scored = scorer.score(signals)
         fine = np.asarray(scored["status"].to_pylist()) == "ok"
         numbers.append(scored["row"].to_numpy()[fine])
-        values.append(scored[PICKED_BY].to_numpy()[fine])
+        for name, values in risks.items():
+            values.append(risk(name, scored[name].to_numpy()[fine]))
     rows = np.concatenate(numbers) if numbers else np.zeros(0, np.int64)
     if not len(rows):
-        return Picked(0, rows, rows)
+        return Picked(0, rows, rows, by)
     count = max(1, int(np.ceil(share * len(rows) - 1e-9)))
-    order = np.argsort(-np.concatenate(values), kind="stable")
+    picks = {
+        name: np.sort(rows[np.argsort(-np.concatenate(values), kind="stable")[:count]])
+        for name, values in risks.items()
+    }
     drawn = np.random.default_rng(seed).choice(rows, min(sample, len(rows)), replace=False)
-    return Picked(len(rows), np.sort(rows[order[:count]]), np.sort(drawn))
+    return Picked(len(rows), picks.pop(by), np.sort(drawn), by, picks)
+
+
+def risk(column: str, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """A column's values turned so that higher is riskier."""
+    return -values if DIRECTION_OF_RISK[column] == "lower" else values
 
 
 def join_gradients(tables: Iterable[pa.Table], gradients: Iterable[pa.Table], picked: Picked) -> Iterator[pa.Table]:
@@ -153,24 +169,33 @@ def prefilter_record(scores: Iterable[pa.Table], picked: Picked, share: float, r
     """
     numbers: list[int] = []
     true: list[float] = []
-    cheap: list[float] = []
+    cheap: dict[str, list[float]] = {name: [] for name in (picked.by, *picked.otherwise)}
     sampled = set(picked.sampled.tolist())
     for table in scores:
-        columns = (table[name].to_pylist() for name in ("row", "status", ranking, PICKED_BY))
-        for row, status, value, by in zip(*columns, strict=True):
+        columns = (table[name].to_pylist() for name in ("row", "status", ranking, *cheap))
+        for row, status, value, *others in zip(*columns, strict=True):
             if row in sampled and status == "ok" and value is not None and value == value:
                 numbers.append(row)
                 true.append(value)
-                cheap.append(by)
+                for values, other in zip(cheap.values(), others, strict=True):
+                    values.append(other)
+
+    def found(column: str, passed: npt.NDArray[np.int64]) -> dict[str, Any]:
+        risks = risk(column, np.asarray(cheap[column], dtype=np.float64))
+        return {
+            "spearman_on_sample": spearman(true, risks),
+            "recall": [asdict(one) for one in recalls(np.asarray(numbers), np.asarray(true), passed)],
+        }
+
     record = {
         "share": share,
         "usable_rows": picked.usable,
         "passed": len(picked.passed),
-        "picked_by": PICKED_BY,
+        "picked_by": picked.by,
         "ranking": ranking,
         "sample": len(numbers),
-        "spearman_on_sample": spearman(true, cheap),
-        "recall": [asdict(found) for found in recalls(np.asarray(numbers), np.asarray(true), picked.passed)],
+        **found(picked.by, picked.passed),
+        "otherwise": {name: found(name, passed) for name, passed in picked.otherwise.items()},
     }
     return {**record, "in_words": recall_sentence(record)}
 
@@ -191,8 +216,11 @@ def recalls(rows: npt.NDArray[Any], values: npt.NDArray[Any], passed: npt.NDArra
 
 
 def recall_sentence(record: Mapping[str, Any]) -> str:
-    """One sentence on what a prefilter let through and what it lost, for the terminal and the page."""
-    passed = f"{record['passed']} of {record['usable_rows']} rows ({100 * record['share']:.3g} % asked for)"
+    """A few sentences on what a prefilter let through and what it lost, for the terminal and the page."""
+    passed = (
+        f"{record['passed']} of {record['usable_rows']} rows ({100 * record['share']:.3g} % asked for), picked by "
+        f"{record['picked_by']},"
+    )
     if not record["recall"]:
         return (
             f"Prefilter: {passed} had gradients. Recall UNKNOWN: the sample has {record['sample']} rows, and its "
@@ -203,7 +231,12 @@ def recall_sentence(record: Mapping[str, Any]) -> str:
         f"{found['picked'] / found['rows']:.0%}, interval {found['low']:.0%} to {found['high']:.0%})"
         for found in record["recall"]
     ]
+    others = [
+        f"by {name} {', '.join(str(found['picked']) for found in other['recall'])}"
+        for name, other in record["otherwise"].items()
+    ]
     return (
         f"Prefilter: {passed} had gradients. Of a random sample of {record['sample']} rows, which all had them, it let "
-        f"through {'; '.join(parts)} by {record['ranking']}. The rest of the riskiest rows is missed at that rate."
+        f"through {'; '.join(parts)} by {record['ranking']}. The rest of the riskiest rows is missed at that rate. "
+        f"Of the same rows --prefilter-by would have let through: {'; '.join(others)}."
     )

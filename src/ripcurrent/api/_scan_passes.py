@@ -13,7 +13,7 @@ from ripcurrent.api._anchors import PreparedAnchors, anchor_gradient, encode_for
 from ripcurrent.api._execution import RunStage
 from ripcurrent.api._memory import MemoryPlan, scan_directions, within_memory
 from ripcurrent.api._options import ScanOptions
-from ripcurrent.api._prefilter import Picked, PickedRows, join_gradients, pick_rows
+from ripcurrent.api._prefilter import PICKED_BY, Picked, PickedRows, join_gradients, pick_rows
 from ripcurrent.api._progress import Progress
 from ripcurrent.data import Dataset
 from ripcurrent.engine import LocalExecutor, Shard, ShardFolder
@@ -96,7 +96,8 @@ def run_signals(
         shards, fresh = _run_stage(signals, cheap, told, "representation pass", count, run_stage)
         tables = ShardFolder(signals).tables(shards)
         scorer = scorer_of(anchors.measurements, options)
-        picked = pick_rows(tables, scorer, options.prefilter, options.prefilter_sample, options.seed)
+        by = options.prefilter_by or PICKED_BY
+        picked = pick_rows(tables, scorer, options.prefilter, options.prefilter_sample, options.seed, by)
         deep = replace(stage, features=None, anchor_features=None)
         chosen = PickedRows(rows, picked.rows)
 

@@ -87,6 +87,13 @@ def scan_command(
         str | None,
         typer.Option(metavar="SHARE", help="Gradients only for this share of the rows, such as 10%, by a cheap pass."),
     ] = None,
+    prefilter_by: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN",
+            help="Which score picks them: representation_bidirectional unless it is _harmful or _safe.",
+        ),
+    ] = None,
     prefilter_sample: Annotated[
         int, typer.Option(metavar="N", help="Random rows with gradients too: they measure what a prefilter misses.")
     ] = 1000,
@@ -146,6 +153,7 @@ def scan_command(
         "per_anchor": per_anchor,
         "windows": windows,
         "prefilter": prefilter,
+        "prefilter_by": prefilter_by,
         "prefilter_sample": prefilter_sample,
         "memory": memory,
         "tokens": tokens,
