@@ -30,12 +30,12 @@ from ripcurrent.models import ChatModel
 from ripcurrent.signals import (
     FeatureReader,
     GradientPass,
-    groups_to_factor,
+    choose_factoring,
     make_batch,
     stack_directions,
     zero_gradient,
 )
-from ripcurrent.signals._directions import group_shape, term_keys
+from ripcurrent.signals._directions import entry_keys, group_shape, term_keys
 from ripcurrent.signals._sites import Catalogue
 
 SHAPES: dict[str, dict[str, Any]] = {
@@ -66,6 +66,10 @@ LOOP_SHARE = 8
 """The loop gets every so manieth row."""
 TERMS = 2000
 """Terms of two directions together: about the tokens of the package's 60 anchors, a shared beginning counted once."""
+HEAD_TERMS = 600
+"""At the head: ten tokens of each anchor."""
+ENTRIES = 400
+"""Entries of an embedding table that occur in a direction."""
 GOALS = {"loop": {180: 2.0, 57: 5.0}, "peak": 0.35, "memory": {"dense": 3.4, "factored": 2.6}}
 
 
@@ -217,15 +221,23 @@ def _random_directions(shapes: Mapping[str, tuple[int, ...]], device: torch.devi
 
 def _random_terms(catalogue: Catalogue, device: torch.device) -> list[dict[str, Tensor]]:
     """Two directions, every linear group of them that shrinks by it as random terms."""
-    factored = groups_to_factor(catalogue, TERMS)
+    factoring = choose_factoring(catalogue, TERMS, HEAD_TERMS)
+    shapes = catalogue.parameter_shapes()
     made = []
     for seed in (1, 2):
         torch.manual_seed(seed)
-        direction = {name: tensor.to(torch.bfloat16) for name, tensor in zero_gradient(catalogue, factored).items()}
-        for number in factored:
-            out, fan_in = group_shape(catalogue.groups[number])
-            of_terms = (torch.randn(TERMS // 2, width, dtype=torch.bfloat16, device=device) for width in (fan_in, out))
-            direction |= dict(zip(term_keys(number), (*of_terms, torch.ones(TERMS // 2, device=device)), strict=True))
+        direction = {name: tensor.to(torch.bfloat16) for name, tensor in zero_gradient(catalogue, factoring).items()}
+        for key in factoring.groups:
+            many, shape = (
+                (HEAD_TERMS, shapes[key]) if isinstance(key, str) else (TERMS, group_shape(catalogue.groups[key]))
+            )
+            out, fan_in = shape
+            of_terms = (torch.randn(many // 2, w, dtype=torch.bfloat16, device=device) for w in (fan_in, out))
+            direction |= dict(zip(term_keys(key), (*of_terms, torch.ones(many // 2, device=device)), strict=True))
+        for name in factoring.tables:
+            ids = torch.randint(0, shapes[name][0], (ENTRIES,), device=device)
+            entries = torch.randn(ENTRIES, shapes[name][1], dtype=torch.bfloat16, device=device)
+            direction |= dict(zip(entry_keys(name), (ids, entries), strict=True))
         made.append(direction)
     return made
 

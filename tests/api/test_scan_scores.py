@@ -16,7 +16,7 @@ from ripcurrent.api._options import ScanOptions
 from ripcurrent.api._scan import ScanResult, scan
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.scoring import per_anchor_column
-from ripcurrent.signals import groups_to_factor
+from ripcurrent.signals import Factoring, choose_factoring
 from ripcurrent.signals._sites import Catalogue
 from tests.api.explicit_scan import Explicit, cosine_to_unit, explicit, scaled
 from tests.models.test_adapter import save_adapter
@@ -83,16 +83,17 @@ def test_factored_directions(
     kind: str, few: Path, tmp_path: Path, anchors_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RIPCURRENT_CACHE", str(tmp_path / "cache"))
-    seen: list[frozenset[int]] = []
+    seen: list[Factoring] = []
 
-    def every_group(catalogue: Catalogue, terms: int) -> frozenset[int]:
-        seen.append(groups_to_factor(catalogue, terms, directions=10**6))
+    def everything(catalogue: Catalogue, terms: int, head_terms: int) -> Factoring:
+        seen.append(choose_factoring(catalogue, terms, head_terms, directions=10**6))
         return seen[-1]
 
-    monkeypatch.setattr("ripcurrent.api._anchors.groups_to_factor", every_group)
+    monkeypatch.setattr("ripcurrent.api._anchors.choose_factoring", everything)
     model = save_tiny(tmp_path / "model", kind)
     result = run(few, model, anchors_file, avg_n=2, max_tokens=400, tokens="top:2")
-    assert len(seen[0]) >= 8
+    assert len(seen[0].groups) >= 8
+    assert seen[0].tables
     check_gradient_columns(result.scores(), explicit(few, model, anchors_file))
     assert result.manifest["tokens"]["largest_difference"] < 1e-5
     again = run(few, model, anchors_file, "again", avg_n=2, max_tokens=400)

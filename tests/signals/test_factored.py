@@ -8,7 +8,17 @@ import torch
 
 from ripcurrent.signals._anchor_gradients import count_terms, set_direction, shared_tokens, similarities
 from ripcurrent.signals._batch import make_batch
-from ripcurrent.signals._directions import group_weights, groups_to_factor, mean_gradient, norm_of, stack_directions
+from ripcurrent.signals._directions import (
+    Factoring,
+    choose_factoring,
+    dense_shapes,
+    entry_keys,
+    group_weights,
+    mean_gradient,
+    norm_of,
+    stack_directions,
+    term_keys,
+)  # fmt: skip
 from ripcurrent.signals._gradient import GradientPass
 from ripcurrent.signals._mapped import MappedStore
 from ripcurrent.signals.ghost import factored
@@ -18,8 +28,8 @@ from tests.signals.oracle import chat_model, encoded_row, inner, random_rows, ro
 CPU = torch.device("cpu")
 
 
-def every_group(gradient_pass):
-    return [number for number, group in enumerate(gradient_pass.catalogue.groups) if group_weights(group)]
+def everything(gradient_pass):
+    return choose_factoring(gradient_pass.catalogue, 1, 1, directions=10**6)
 
 
 def with_prefix(rows, prefix):
@@ -63,9 +73,12 @@ def test_scores_by_factored_directions_equal_a_one_row_autograd_loop(kind):
     model = tiny_model(kind)
     gradient_pass = GradientPass(chat_model(model))
     sets = [anchors()[:3], anchors()[3:]]
-    found = [set_direction(gradient_pass, rows, factored=every_group(gradient_pass)) for rows in sets]
+    found = [set_direction(gradient_pass, rows, factoring=everything(gradient_pass)) for rows in sets]
     directions = stack_directions(gradient_pass.catalogue, [one.gradient for one in found], torch.float32)
-    assert set(directions.term_weights) == set(every_group(gradient_pass))
+    catalogue = gradient_pass.catalogue
+    linear = {number for number, group in enumerate(catalogue.groups) if group_weights(group)}
+    assert set(directions.term_weights) == {*linear, catalogue.head_weight}
+    assert all(len(shape) == 1 for shape in dense_shapes(catalogue, everything(gradient_pass)).values())
     oracle = []
     for rows in sets:
         gradients = [row_gradient(model, row) for row in rows]
@@ -88,48 +101,64 @@ def test_scores_by_factored_directions_equal_a_one_row_autograd_loop(kind):
             assert shares[place, :, number].sum() == pytest.approx(signals.dots[place, number], abs=1e-4 * norm)
 
 
-@pytest.mark.parametrize("kind", ["llama_tied", "gpt2"])
+@pytest.mark.parametrize("kind", ["llama_tied", "llama_untied", "gpt2"])
 def test_a_factored_direction_is_the_dense_one(kind):
-    model = tiny_model(kind)
-    gradient_pass = GradientPass(chat_model(model))
-    groups = every_group(gradient_pass)
+    gradient_pass = GradientPass(chat_model(tiny_model(kind)))
+    catalogue = gradient_pass.catalogue
     dense = set_direction(gradient_pass, anchors()).gradient
-    terms = set_direction(gradient_pass, anchors(), factored=groups).gradient
-    for number in groups:
-        inputs, grads, weights = (terms[f"{part}.{number}"] for part in ("inputs", "output_grads", "weights"))
-        joined = torch.cat([dense[name] for name in group_weights(gradient_pass.catalogue.groups[number])])
-        torch.testing.assert_close((grads * weights[:, None]).mT @ inputs, joined, rtol=1e-4, atol=1e-6)
+    terms = set_direction(gradient_pass, anchors(), factoring=everything(gradient_pass)).gradient
+    assert norm_of(terms) == pytest.approx(norm_of(dense), rel=1e-5)
+    formed = {name: terms[name] for name in dense if name in terms}
+    for number, group in enumerate(catalogue.groups):
+        if group_weights(group):
+            inputs, grads, weights = (terms[key] for key in term_keys(number))
+            joined = torch.cat([dense[name] for name in group_weights(group)])
+            torch.testing.assert_close((grads * weights[:, None]).mT @ inputs, joined, rtol=1e-4, atol=1e-6)
+    for name in everything(gradient_pass).tables:
+        ids, entries = (terms[key] for key in entry_keys(name))
+        formed[name] = torch.zeros_like(dense[name]).index_add_(0, ids, entries)
+    inputs, grads, weights = (terms[key] for key in term_keys(catalogue.head_weight))
+    formed[catalogue.head_weight] = formed.get(catalogue.head_weight, 0) + (grads * weights[:, None]).mT @ inputs
+    for name, tensor in formed.items():
+        torch.testing.assert_close(tensor, dense[name], rtol=1e-4, atol=1e-6)
 
 
 def test_tokens_that_all_anchors_share_become_one_term():
     gradient_pass = GradientPass(chat_model(tiny_model("llama_tied")))
     rows = anchors(shared=4)
     assert shared_tokens(rows) >= 4
-    gradient = set_direction(gradient_pass, rows, factored=every_group(gradient_pass)).gradient
-    counts = {len(tensor) for name, tensor in gradient.items() if name.startswith("inputs.")}
-    assert max(counts) == count_terms([rows]) < sum(len(row.tokens) for row in rows) - 3 * 4
+    gradient = set_direction(gradient_pass, rows, factoring=everything(gradient_pass)).gradient
+    counts = {name: len(tensor) for name, tensor in gradient.items() if name.startswith("inputs of ")}
+    in_layers, at_head = count_terms([rows])
+    assert counts.pop(term_keys(gradient_pass.catalogue.head_weight)[0]) == at_head
+    assert max(counts.values()) == in_layers < sum(len(row.tokens) for row in rows) - 3 * 4
 
 
 def test_the_mean_of_factored_directions_scores_as_the_mean_of_scores():
     gradient_pass = GradientPass(chat_model(tiny_model("llama_untied")))
-    groups = every_group(gradient_pass)
-    two = [set_direction(gradient_pass, rows, factored=groups).gradient for rows in (anchors()[:2], anchors()[2:])]
+    two = [
+        set_direction(gradient_pass, rows, factoring=everything(gradient_pass)).gradient
+        for rows in (anchors()[:2], anchors()[2:])
+    ]
     rows = random_rows(np.random.default_rng(9), 5)
     found = similarities(gradient_pass, rows, [*two, mean_gradient(two, torch.float32)])
     np.testing.assert_allclose(found[:, 2], found[:, :2].mean(axis=1), atol=1e-6)
 
 
-def test_only_groups_that_shrink_are_factored():
-    catalogue = GradientPass(chat_model(tiny_model("llama_tied"))).catalogue
-    assert groups_to_factor(catalogue, 10**6) == frozenset()
-    assert groups_to_factor(catalogue, 1) == frozenset(
-        number for number, group in enumerate(catalogue.groups) if group_weights(group)
-    )
+@pytest.mark.parametrize("kind", ["llama_tied", "llama_untied", "gpt2"])
+def test_only_what_shrinks_is_factored(kind):
+    catalogue = GradientPass(chat_model(tiny_model(kind))).catalogue
+    assert choose_factoring(catalogue, 10**6, 10**6) == Factoring()
+    found = choose_factoring(catalogue, 10**6, 1)
+    assert found.groups == (frozenset() if catalogue.tied else {catalogue.head_weight})
+    assert found.tables == frozenset()
+    # one term in each layer: all of it shrinks
+    assert not any(len(shape) == 2 for shape in dense_shapes(catalogue, choose_factoring(catalogue, 1, 1)).values())
 
 
 def test_terms_that_lie_in_files_give_the_same_scores(tmp_path):
     gradient_pass = GradientPass(chat_model(tiny_model("llama_tied")))
-    gradient = set_direction(gradient_pass, anchors(), factored=every_group(gradient_pass)).gradient
+    gradient = set_direction(gradient_pass, anchors(), factoring=everything(gradient_pass)).gradient
     in_memory = stack_directions(gradient_pass.catalogue, [gradient], torch.float32)
     store = MappedStore(tmp_path)
     in_files = store.directions(

@@ -27,13 +27,14 @@ from ripcurrent.models import ChatModel, cache_folder, file_sha256
 from ripcurrent.run import write_json, written_whole
 from ripcurrent.scoring import AnchorMeasurements
 from ripcurrent.signals import (
+    DENSE,
     FeatureReader,
     Gradient,
     GradientPass,
     SetDirection,
+    choose_factoring,
     count_terms,
     direction_elements,
-    groups_to_factor,
     make_batch,
     mean_gradient,
     norm_of,
@@ -193,15 +194,16 @@ def _compute_directions(
 ) -> None:
     rows = encode_for_gradient(anchor_set, chat_model, options)
     running_sum = options.quirks.get("anchors_running_sum", False)
+    catalogue = gradient_pass.catalogue
     terms = count_terms([[rows[place] for place in anchor_set.places(name)] for name in anchor_set.sets])
-    factored = groups_to_factor(gradient_pass.catalogue, terms) if not running_sum else frozenset()
-    require_room_for_directions(direction_elements(gradient_pass.catalogue, terms, factored), chat_model, options)
+    factoring = DENSE if running_sum else choose_factoring(catalogue, *terms)
+    require_room_for_directions(direction_elements(catalogue, *terms, factoring), chat_model, options)
     norms = np.zeros(len(rows))
     for name in anchor_set.sets:
         on_step(f"direction of {name}")
         places = anchor_set.places(name)
         chosen = [rows[place] for place in places]
-        direction = set_direction(gradient_pass, chosen, factored=factored, running_sum=running_sum)
+        direction = set_direction(gradient_pass, chosen, factoring=factoring, running_sum=running_sum)
         _require_direction(direction, anchor_set, name)
         norms[places] = direction.norms
         _save(folder / f"{name}.safetensors", direction.gradient, gradient_pass.dtype)
@@ -218,9 +220,7 @@ def _compute_directions(
     _save(folder / "safe.safetensors", mean_gradient(safe, gradient_pass.dtype), gradient_pass.dtype)
     for name in anchor_set.safe_sets:
         (folder / f"{name}.safetensors").unlink()
-    write_json(
-        folder / MEASURED, {"norms": norms.tolist(), "similarities": similar, "factored_groups": sorted(factored)}
-    )
+    write_json(folder / MEASURED, {"norms": norms.tolist(), "similarities": similar})
 
 
 @contextmanager

@@ -3,10 +3,12 @@
 from ripcurrent.signals._anchor_gradients import SetDirection, count_terms, set_direction, similarities
 from ripcurrent.signals._batch import Batch, make_batch
 from ripcurrent.signals._directions import (
+    DENSE,
     Directions,
+    Factoring,
     Gradient,
+    choose_factoring,
     direction_elements,
-    groups_to_factor,
     mean_gradient,
     norm_of,
     stack_directions,
@@ -20,9 +22,11 @@ from ripcurrent.signals._stage import SignalStage
 from ripcurrent.signals._types import BatchSignals, Position, SignalKind
 
 __all__ = [
+    "DENSE",
     "Batch",
     "BatchSignals",
     "Directions",
+    "Factoring",
     "FeatureReader",
     "Gradient",
     "GradientPass",
@@ -32,9 +36,9 @@ __all__ = [
     "SetDirection",
     "SignalKind",
     "SignalStage",
+    "choose_factoring",
     "count_terms",
     "direction_elements",
-    "groups_to_factor",
     "make_batch",
     "mean_gradient",
     "norm_of",

@@ -7,7 +7,7 @@ for a layer's size, what would be summed is kept as it is.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,9 +17,9 @@ import torch
 from ripcurrent.data import EncodedRow
 from ripcurrent.engine import plan_batches
 from ripcurrent.signals._batch import Batch, make_batch
-from ripcurrent.signals._directions import Gradient, norm_of, stack_directions, zero_gradient
+from ripcurrent.signals._directions import DENSE, Factoring, Gradient, norm_of, stack_directions, zero_gradient
 from ripcurrent.signals._gradient import GradientPass
-from ripcurrent.signals._terms import Terms, gather_terms
+from ripcurrent.signals._terms import Kept
 
 ANCHOR_TOKEN_BUDGET = 512
 """Padded tokens per batch of anchors."""
@@ -39,18 +39,18 @@ def set_direction(
     gradient_pass: GradientPass,
     rows: Sequence[EncodedRow],
     *,
-    factored: Collection[int] = (),
+    factoring: Factoring = DENSE,
     running_sum: bool = False,
 ) -> SetDirection:
-    """The direction of one anchor set: ``(1/n) Σ g_i / ‖g_i‖`` over its rows; linear groups in ``factored`` as terms.
+    """The direction of one anchor set: ``(1/n) Σ g_i / ‖g_i‖`` over its rows; what is in ``factoring`` as terms.
 
     ``running_sum`` repeats a quirk of the released code: anchor gradients were never zeroed between anchors, so that
     each saved one is the sum of those before it and itself.
     """
-    total = zero_gradient(gradient_pass.catalogue, factored)
+    total = zero_gradient(gradient_pass.catalogue, factoring)
     if running_sum:
         return _running_sum_direction(gradient_pass, rows, total)
-    terms: dict[int, list[Terms]] = {number: [] for number in factored}
+    kept = Kept(factoring)
     norms = np.zeros(len(rows))
     nothing = stack_directions(gradient_pass.catalogue, [], gradient_pass.dtype)
     for places, batch in _batches(gradient_pass, rows):
@@ -59,18 +59,18 @@ def set_direction(
         norms[places] = np.sqrt(squared)
     for places, batch in _batches(gradient_pass, rows):
         factors = torch.tensor(1.0 / (len(rows) * norms[places]), dtype=torch.float32)
-        gradient_pass.accumulate(batch, factors, total, terms)
-    return SetDirection(total | gather_terms(terms, shared_tokens(rows)), norms)
+        gradient_pass.accumulate(batch, factors, total, kept)
+    return SetDirection(total | kept.gradient(shared_tokens(rows)), norms)
 
 
-def count_terms(sets: Sequence[Sequence[EncodedRow]]) -> int:
-    """At most so many terms have factored directions of these anchor sets together."""
+def count_terms(sets: Sequence[Sequence[EncodedRow]]) -> tuple[int, int]:
+    """At most so many terms have factored directions of these anchor sets together, in a layer and at the head."""
     total = 0
     for rows in sets:
         shared = shared_tokens(rows)
         # the last token that bears loss is predicted from the one before it
         total += shared + sum(int(np.flatnonzero(row.loss_mask)[-1]) - shared for row in rows)
-    return total
+    return total, sum(int(row.loss_mask.sum()) for rows in sets for row in rows)
 
 
 def shared_tokens(rows: Sequence[EncodedRow]) -> int:

@@ -1,13 +1,15 @@
 """Directions: fixed vectors of the parameters' shape, held stacked and grouped as the recorder reads them.
 
 A linear group's directions are held dense, or factored: a mean of anchors' gradients is a sum of outer products, one
-for each of their tokens, and where these are few for the layer's size they take less memory and fewer products.
+for each of their tokens, and where these are few for the layer's size they take less memory and fewer products. The
+output head's are such a sum over the anchors' loss-bearing tokens; an embedding table's have entries for the tokens
+that occur in them alone; those of a table that is both are the sum of the two.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -16,9 +18,29 @@ from torch import Tensor
 from ripcurrent.signals._sites import Catalogue, SiteGroup, is_linear, linear_shape
 
 Gradient = dict[str, Tensor]
-"""One vector of the parameters' shape: parameter name to tensor (``(out, in)`` for linear kinds). In place of the
-weights of a factored group it has :func:`term_keys`: inputs ``(terms, in)``, output gradients ``(terms, out)`` and the
-terms' weights ``(terms,)``."""
+"""One vector of the parameters' shape: parameter name to tensor (``(out, in)`` for linear kinds).
+
+A factored group's weights, or the head's, are replaced by those of :func:`term_keys`: inputs ``(terms, in)``, output
+gradients ``(terms, out)`` and the terms' weights ``(terms,)``. A table's are replaced by those of :func:`entry_keys`:
+token ids ``(entries,)``, in which one may come twice, and entries ``(entries, width)``, which are added up.
+"""
+
+GroupKey = int | str
+"""A linear group's number, or the name of the head's weight."""
+
+
+@dataclass(frozen=True, slots=True)
+class Factoring:
+    """Which directions are not held as matrices."""
+
+    groups: frozenset[GroupKey] = frozenset()
+    """Linear groups, and the head, that are kept as terms."""
+    tables: frozenset[str] = frozenset()
+    """Embedding tables of which the entries that occur are kept."""
+
+
+DENSE = Factoring()
+"""Every direction a matrix."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +49,16 @@ class Directions:
 
     count: int
     """How many."""
-    linear: Mapping[int, Tensor]
-    """Group number to the joined weights' directions in the compute dtype: dense, shape ``(directions, out, in)``, or
-    factored, shape ``(terms, in + out)``, each term an input and an output gradient."""
+    linear: Mapping[GroupKey, Tensor]
+    """A group's directions in the compute dtype: dense, shape ``(directions, out, in)``, or factored, shape ``(terms,
+    in + out)``, each term an input and an output gradient. The head's are here where they are factored."""
     other: Mapping[str, Tensor]
-    """Parameter name to directions of vectors and tables, shape ``(directions, *shape)``."""
-    term_weights: Mapping[int, Tensor] = field(default_factory=dict)
-    """Number of each factored group to its terms' weight in each direction, shape ``(terms, directions)``, float32."""
+    """Parameter name to directions of vectors and tables, shape ``(directions, *shape)``; of a table in ``places``
+    ``(directions, entries + 1, width)``, the last entry zero."""
+    term_weights: Mapping[GroupKey, Tensor] = field(default_factory=dict)
+    """Each factored group to its terms' weight in each direction, shape ``(terms, directions)``, float32."""
+    places: Mapping[str, Tensor] = field(default_factory=dict)
+    """Name of each table with few entries to the place of every token's entry, shape ``(vocabulary,)``."""
 
 
 def stack_directions(
@@ -48,39 +73,23 @@ def stack_directions(
     """Stack directions for the recorder: matrices and tables in the compute type, vectors in float32, on its device.
 
     ``gradients`` may be mappings that read from disk tensor by tensor, or an iterator of ``count`` gradients that are
-    formed one after another, so that nothing is held twice. ``empty`` makes the tensors, as ``torch.empty`` does;
-    ``written`` is told after each parameter.
+    formed one after another, so that nothing is held twice; these are dense. ``empty`` makes the tensors, as
+    ``torch.empty`` does; ``written`` is told after each parameter.
     """
     if count is None:
         gradients = list(gradients)
         count = len(gradients)
     device = catalogue.input_embedding.weight.device
-    shapes = catalogue.parameter_shapes()
-    linear: dict[int, Tensor] = {}
-    term_weights: dict[int, Tensor] = {}
+    factoring = _factoring_of(gradients) if isinstance(gradients, list) else DENSE
+    shapes = dense_shapes(catalogue, factoring)
+    linear: dict[GroupKey, Tensor] = {}
     slots: dict[str, Tensor] = {}
     for number, group in enumerate(catalogue.groups):
         names = group_weights(group)
-        if not names:
+        if not names or number in factoring.groups:
             continue
-        kind = _product_dtype(group, dtype)
         out, fan_in = group_shape(group)
-        inputs, grads, weights = term_keys(number)
-        if isinstance(gradients, list) and gradients and inputs in gradients[0]:
-            found = [gradient[weights].to(device) for gradient in gradients]
-            total = sum(len(one) for one in found)
-            linear[number] = empty(total, fan_in + out, dtype=kind, device=device)
-            term_weights[number] = torch.zeros(total, count, device=device)
-            start = 0
-            for direction, (gradient, own) in enumerate(zip(gradients, found, strict=True)):
-                part = slice(start, start := start + len(own))
-                linear[number][part, :fan_in] = gradient[inputs].to(device)
-                linear[number][part, fan_in:] = gradient[grads].to(device)
-                term_weights[number][part, direction] = own
-                written()
-            shapes = {name: shape for name, shape in shapes.items() if name not in names}
-            continue
-        linear[number] = empty(count, out, fan_in, dtype=kind, device=device)
+        linear[number] = empty(count, out, fan_in, dtype=_product_dtype(group, dtype), device=device)
         start = 0
         for name in names:
             slots[name] = linear[number][:, start : start + shapes[name][0]]
@@ -95,7 +104,69 @@ def stack_directions(
         for name, slot in slots.items():
             slot[number] = gradient[name].to(slot.device)
             written()
-    return Directions(count, linear, other, term_weights)
+    found = list(gradients) if factoring != DENSE else []
+    term_weights: dict[GroupKey, Tensor] = {}
+    for key in sorted(factoring.groups, key=str):
+        kind = dtype if isinstance(key, str) else _product_dtype(catalogue.groups[key], dtype)
+        linear[key], term_weights[key] = _stack_terms(found, key, kind, device, empty)
+        written()
+    places: dict[str, Tensor] = {}
+    for name in sorted(factoring.tables):
+        other[name], places[name] = _stack_entries(found, name, catalogue.parameter_shapes()[name], dtype, device)
+    return Directions(count, linear, other, term_weights, places)
+
+
+def _stack_terms(
+    gradients: Sequence[Mapping[str, Tensor]],
+    key: GroupKey,
+    dtype: torch.dtype,
+    device: torch.device,
+    empty: Callable[..., Tensor],
+) -> tuple[Tensor, Tensor]:
+    """The terms of all directions one after another, and their weights."""
+    inputs, output_grads, weights = term_keys(key)
+    found = [gradient[weights].to(device) for gradient in gradients]
+    total = sum(len(one) for one in found)
+    stacked = torch.zeros(total, len(gradients), device=device)
+    terms = empty(
+        total, gradients[0][inputs].shape[1] + gradients[0][output_grads].shape[1], dtype=dtype, device=device
+    )
+    start = 0
+    for direction, (gradient, own) in enumerate(zip(gradients, found, strict=True)):
+        part = slice(start, start := start + len(own))
+        fan_in = gradient[inputs].shape[1]
+        terms[part, :fan_in] = gradient[inputs].to(terms.device)
+        terms[part, fan_in:] = gradient[output_grads].to(terms.device)
+        stacked[part, direction] = own
+    return terms, stacked
+
+
+def _stack_entries(
+    gradients: Sequence[Mapping[str, Tensor]],
+    name: str,
+    shape: tuple[int, ...],
+    dtype: torch.dtype,
+    device: torch.device,
+) -> tuple[Tensor, Tensor]:
+    """A table's entries that occur in any direction, with one of zeros behind them, and where each token's is."""
+    ids, rows = entry_keys(name)
+    occurring = torch.unique(torch.cat([gradient[ids] for gradient in gradients])).to(device)
+    places = torch.full((shape[0],), len(occurring), dtype=torch.long, device=device)
+    places[occurring] = torch.arange(len(occurring), device=device)
+    stacked = torch.zeros(len(gradients), len(occurring) + 1, shape[1], device=device)
+    for direction, gradient in enumerate(gradients):
+        stacked[direction].index_add_(0, places[gradient[ids].to(device)], gradient[rows].to(device).float())
+    return stacked.to(dtype), places
+
+
+def _factoring_of(gradients: Sequence[Mapping[str, Tensor]]) -> Factoring:
+    """What these gradients, all alike, have as terms and entries."""
+    keys = list(gradients[0]) if gradients else []
+    named = [key.removeprefix(TERMS) for key in keys if key.startswith(TERMS)]
+    return Factoring(
+        frozenset(int(name) if name.isdigit() else name for name in named),
+        frozenset(key.removeprefix(ENTRIES) for key in keys if key.startswith(ENTRIES)),
+    )
 
 
 def _product_dtype(group: SiteGroup, dtype: torch.dtype) -> torch.dtype:
@@ -115,65 +186,119 @@ def group_shape(group: SiteGroup) -> tuple[int, int]:
     return sum(out for out, _ in shapes), shapes[0][1]
 
 
-def term_keys(number: int) -> tuple[str, str, str]:
+TERMS = "inputs of "
+ENTRIES = "ids of "
+
+
+def term_keys(key: GroupKey) -> tuple[str, str, str]:
     """Where a gradient has a factored group's inputs, output gradients and weights."""
-    return f"inputs.{number}", f"output_grads.{number}", f"weights.{number}"
+    return f"{TERMS}{key}", f"output gradients of {key}", f"weights of {key}"
 
 
-def groups_to_factor(catalogue: Catalogue, terms: int, directions: int = 2) -> frozenset[int]:
-    """Numbers of the linear groups whose directions are smaller as so many terms than dense; products shrink alike."""
-    found = []
+def entry_keys(name: str) -> tuple[str, str]:
+    """Where a gradient has a table's token ids and entries."""
+    return f"{ENTRIES}{name}", f"entries of {name}"
+
+
+def choose_factoring(catalogue: Catalogue, terms: int, head_terms: int, directions: int = 2) -> Factoring:
+    """What is smaller as so many terms, at the head ``head_terms``, than dense; products shrink alike.
+
+    A table that is also the head is kept as terms and entries, or as neither.
+    """
+    groups: set[GroupKey] = set()
     for number, group in enumerate(catalogue.groups):
         if group_weights(group):
             out, fan_in = group_shape(group)
             if terms * (out + fan_in) < directions * out * fan_in:
-                found.append(number)
-    return frozenset(found)
-
-
-def direction_elements(catalogue: Catalogue, terms: int, factored: Collection[int]) -> int:
-    """Numbers that one direction is made of, with so many terms in each factored group."""
-    dense = sum(math.prod(shape) for shape in catalogue.parameter_shapes().values())
-    for number in factored:
-        out, fan_in = group_shape(catalogue.groups[number])
-        dense += terms * (out + fan_in) - out * fan_in
-    return dense
-
-
-def zero_gradient(catalogue: Catalogue, factored: Collection[int] = ()) -> Gradient:
-    """A vector of zeros over all parameters in scope but factored groups', in float32 on the model's device."""
-    device = catalogue.input_embedding.weight.device
-    left = {name for number in factored for name in group_weights(catalogue.groups[number])}
+                groups.add(number)
     shapes = catalogue.parameter_shapes()
-    return {name: torch.zeros(shape, device=device) for name, shape in shapes.items() if name not in left}
+    tables = {
+        site.weight: shapes[site.weight][0]
+        for group in catalogue.groups
+        for site in group.sites
+        if site.kind == "embedding" and site.weight is not None
+    }
+    few = {name for name, entries in tables.items() if terms < entries}
+    head = catalogue.head_weight
+    if head is not None:
+        out, fan_in = shapes[head]
+        entries = terms * fan_in * directions if catalogue.tied else 0
+        if head_terms * (out + fan_in) + entries < directions * out * fan_in:
+            groups.add(head)
+            few |= {head} if catalogue.tied else set()
+        elif catalogue.tied:
+            few.discard(head)
+    return Factoring(frozenset(groups), frozenset(few))
+
+
+def dense_shapes(catalogue: Catalogue, factoring: Factoring) -> dict[str, tuple[int, ...]]:
+    """Shapes of the parameters in scope whose directions are dense."""
+    left = set(factoring.tables)
+    for key in factoring.groups:
+        left |= {key} if isinstance(key, str) else set(group_weights(catalogue.groups[key]))
+    return {name: shape for name, shape in catalogue.parameter_shapes().items() if name not in left}
+
+
+def direction_elements(catalogue: Catalogue, terms: int, head_terms: int, factoring: Factoring) -> int:
+    """Numbers that one direction is made of at most, with so many terms in each factored group and at the head."""
+    shapes = catalogue.parameter_shapes()
+    total = sum(math.prod(shape) for shape in dense_shapes(catalogue, factoring).values())
+    for key in factoring.groups:
+        many, shape = (head_terms, shapes[key]) if isinstance(key, str) else (terms, group_shape(catalogue.groups[key]))
+        total += many * sum(shape)
+    return total + sum(terms * shapes[name][1] for name in factoring.tables)
+
+
+def zero_gradient(catalogue: Catalogue, factoring: Factoring = DENSE) -> Gradient:
+    """A vector of zeros over the parameters in scope that are dense, in float32 on the model's device."""
+    device = catalogue.input_embedding.weight.device
+    return {name: torch.zeros(shape, device=device) for name, shape in dense_shapes(catalogue, factoring).items()}
 
 
 def mean_gradient(gradients: Sequence[Mapping[str, Tensor]], dtype: torch.dtype) -> Gradient:
-    """The mean, formed tensor by tensor in float32; matrices then in ``dtype``. Factored groups' terms are joined."""
+    """The mean, formed tensor by tensor in float32; matrices then in ``dtype``. Terms and entries are put together."""
+    factoring = _factoring_of(gradients)
+    joined = {name for key in factoring.groups for name in term_keys(key)}
+    joined |= {name for table in factoring.tables for name in entry_keys(table)}
+    scaled = {term_keys(key)[2] for key in factoring.groups} | {entry_keys(table)[1] for table in factoring.tables}
     mean: Gradient = {}
     for key in gradients[0]:
         parts = [gradient[key] for gradient in gradients]
-        if key.startswith(("inputs.", "output_grads.")):
-            mean[key] = torch.cat(parts)
-        elif key.startswith("weights."):
-            mean[key] = torch.cat(parts) / len(parts)
-        else:
-            total = parts[0].to(torch.float32, copy=True)
-            for part in parts[1:]:
-                total += part
-            total /= len(parts)
-            mean[key] = total.to(dtype) if total.dim() == 2 else total
+        if key in joined:
+            mean[key] = torch.cat(parts) / len(parts) if key in scaled else torch.cat(parts)
+            continue
+        total = parts[0].to(torch.float32, copy=True)
+        for part in parts[1:]:
+            total += part
+        total /= len(parts)
+        mean[key] = total.to(dtype) if total.dim() == 2 else total
     return mean
 
 
 def norm_of(gradient: Mapping[str, Tensor]) -> float:
     """Euclidean norm over all parameters."""
-    total = 0.0
-    for key in gradient:
-        if key.startswith("inputs."):
-            inputs, grads, weights = (gradient[part].float() for part in term_keys(int(key.partition(".")[2])))
-            scaled = grads * weights.unsqueeze(1)
-            total += float(((inputs @ inputs.mT) * (scaled @ scaled.mT)).sum(dtype=torch.float64))
-        elif not key.startswith(("output_grads.", "weights.")):
-            total += float(torch.linalg.vector_norm(gradient[key], dtype=torch.float32)) ** 2
+    factoring = _factoring_of([gradient])
+    kept = {name for key in factoring.groups for name in term_keys(key)}
+    kept |= {name for table in factoring.tables for name in entry_keys(table)}
+    total = sum(
+        float(torch.linalg.vector_norm(gradient[name], dtype=torch.float32)) ** 2
+        for name in gradient
+        if name not in kept
+    )
+    for key in factoring.groups:
+        inputs, grads = _scaled_terms(gradient, key)
+        total += float(((inputs @ inputs.mT) * (grads @ grads.mT)).sum(dtype=torch.float64))
+    for name in factoring.tables:
+        ids, rows = (gradient[part] for part in entry_keys(name))
+        occurring, places = torch.unique(ids, return_inverse=True)
+        entries = torch.zeros(len(occurring), rows.shape[1], device=rows.device).index_add_(0, places, rows.float())
+        total += float(entries.square().sum(dtype=torch.float64))
+        if name in factoring.groups:
+            inputs, grads = _scaled_terms(gradient, name)
+            total += 2.0 * float(((grads[:, occurring].mT @ inputs) * entries).sum(dtype=torch.float64))
     return math.sqrt(total)
+
+
+def _scaled_terms(gradient: Mapping[str, Tensor], key: GroupKey) -> tuple[Tensor, Tensor]:
+    inputs, grads, weights = (gradient[part].float() for part in term_keys(key))
+    return inputs, grads * weights.unsqueeze(1)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import nullcontext
-from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +17,8 @@ from ripcurrent.signals._head import HeadChunk, find_logit_transform, head_chunk
 from ripcurrent.signals._recorder import Accumulate, Consumer, Measure, Recorder
 from ripcurrent.signals._representation import FeatureReader
 from ripcurrent.signals._sites import Catalogue, build_catalogue
-from ripcurrent.signals._terms import Terms
+from ripcurrent.signals._tables import head_token_dots
+from ripcurrent.signals._terms import Kept, Terms
 from ripcurrent.signals._token_shares import TokenShares, find_token_axes
 from ripcurrent.signals._types import BatchSignals
 from ripcurrent.signals.ghost import embedding, vector
@@ -93,8 +93,7 @@ class GradientPass:
         def on_chunk(chunk: HeadChunk) -> None:
             places = tuple(place.cpu() for place in chunk.positions)
             if catalogue.head_weight is not None:
-                stacked = directions.other[catalogue.head_weight]
-                found = head_products.head_dots(chunk.inputs, chunk.logit_grads, stacked)
+                found = head_token_dots(chunk.inputs, chunk.logit_grads, directions, catalogue.head_weight)
                 consumer.shares[places] += found.double().cpu()
             if catalogue.head_bias is not None:
                 found = chunk.logit_grads.float() @ directions.other[catalogue.head_bias].float().mT
@@ -108,22 +107,25 @@ class GradientPass:
         batch: Batch,
         row_factors: Tensor,
         into: Gradient,
-        terms: Mapping[int, list[Terms]] = MappingProxyType({}),
+        kept: Kept | None = None,
     ) -> None:
         """Add ``Σ_i factor_i · g_i`` over the batch's rows to a float32 vector of the parameters' shape.
 
-        Groups that ``terms`` has get the outer products that would be summed appended to their list instead.
+        What ``kept`` asks for goes there, as the terms that would be summed.
         """
+        kept = kept or Kept()
         catalogue = self.catalogue
 
         def on_chunk(chunk: HeadChunk) -> None:
-            if catalogue.head_weight is not None:
+            if catalogue.head_weight is not None and (terms := kept.terms_of(catalogue.head_weight)) is not None:
+                terms.append(Terms(chunk.inputs, chunk.logit_grads, chunk.positions[1]))
+            elif catalogue.head_weight is not None:
                 into[catalogue.head_weight] += chunk.logit_grads.float().mT @ chunk.inputs.float()
             if catalogue.head_bias is not None:
                 into[catalogue.head_bias] += chunk.logit_grads.float().sum(dim=0)
 
         weights = batch.row_weights() * row_factors.to(batch.ids.device) / self._loss_scale
-        self._run(batch, weights, Accumulate(into, terms), on_chunk, None)
+        self._run(batch, weights, Accumulate(into, kept), on_chunk, None)
 
     def _run(
         self,
@@ -161,8 +163,8 @@ class GradientPass:
         squared = torch.zeros(batch.rows, device=device)
         rows = chunk.positions[0]
         if catalogue.head_weight is not None:
-            stacked = consumer.directions.other[catalogue.head_weight]
-            dots.index_add_(0, rows, head_products.head_dots(chunk.inputs, chunk.logit_grads, stacked))
+            found = head_token_dots(chunk.inputs, chunk.logit_grads, consumer.directions, catalogue.head_weight)
+            dots.index_add_(0, rows, found)
             for row, start, stop in zip(chunk.rows, chunk.bounds, chunk.bounds[1:], strict=False):
                 squared[row] += head_products.head_squared_norm(chunk.inputs[start:stop], chunk.logit_grads[start:stop])
         if catalogue.head_bias is not None:

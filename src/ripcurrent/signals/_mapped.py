@@ -60,6 +60,7 @@ class MappedStore:
             OneAtATime(directions.linear, self._maps, device),
             OneAtATime(directions.other, self._maps, device),
             directions.term_weights,
+            directions.places,
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from types import TracebackType
 from typing import Any, Protocol
@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from ripcurrent.signals._directions import Directions, Gradient, group_weights
 from ripcurrent.signals._sites import Catalogue, Site, SiteGroup, is_linear
-from ripcurrent.signals._terms import Terms
+from ripcurrent.signals._tables import table_token_dots
+from ripcurrent.signals._terms import Kept
 from ripcurrent.signals.ghost import embedding, factored, linear, vector
 
 
@@ -161,29 +162,27 @@ class Measure(RowVectors):
 
     def take_table(self, name: str, ids: Tensor, grads: Tensor) -> None:
         """Products of a table; its gradient is kept for a tied head's cross term."""
-        self.add(
-            embedding.embedding_dots(ids, grads, self.directions.other[name]),
-            embedding.embedding_squared_norm(ids, grads),
-        )
+        dots = table_token_dots(ids, grads, self.directions, name).sum(dim=1)
+        self.add(dots, embedding.embedding_squared_norm(ids, grads))
         self.table_grads[name] = grads
 
 
 class Accumulate(RowVectors):
     """Adds the gradient summed over rows to a float32 vector of the parameters' shape.
 
-    Of the groups in ``terms`` it keeps the pairs of input and output gradient that would be multiplied.
+    What is factored goes to ``kept`` instead.
     """
 
-    def __init__(self, into: Gradient, terms: Mapping[int, list[Terms]]) -> None:
+    def __init__(self, into: Gradient, kept: Kept) -> None:
         self.into = into
-        self.terms = terms
+        self.kept = kept
 
     def take_linear(self, number: int, group: SiteGroup, inputs: Tensor, grads: list[Tensor]) -> None:
         """Sum of ``bᵀa`` for every member, or its terms."""
         names = group_weights(group)
         weighted = [grad for grad, site in zip(grads, group.sites, strict=True) if site.weight is not None]
-        if number in self.terms:
-            self.terms[number].append(Terms.of(inputs, torch.cat(weighted, dim=-1)))
+        if self.kept.terms_of(number) is not None:
+            self.kept.take_layer(number, inputs, torch.cat(weighted, dim=-1))
             return
         for name, grad in zip(names, weighted, strict=True):
             self.into[name] += linear.linear_gradient(inputs, grad)
@@ -194,4 +193,5 @@ class Accumulate(RowVectors):
 
     def take_table(self, name: str, ids: Tensor, grads: Tensor) -> None:
         """Sum into the looked-up entries."""
-        self.into[name] += embedding.embedding_gradient(ids, grads, self.into[name].shape[0])
+        if not self.kept.take_table(name, ids, grads):
+            self.into[name] += embedding.embedding_gradient(ids, grads, self.into[name].shape[0])

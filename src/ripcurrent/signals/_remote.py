@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.models import load_model
-from ripcurrent.signals._directions import Directions
+from ripcurrent.signals._directions import Directions, GroupKey
 from ripcurrent.signals._gradient import GradientPass
 from ripcurrent.signals._representation import FeatureReader
 from ripcurrent.signals._stage import SignalStage
@@ -63,12 +63,14 @@ class RemoteStage:
     """The compute type there."""
     count: int
     """Number of directions; 0 without gradients."""
-    linear: Mapping[int, StoredTensor]
+    linear: Mapping[GroupKey, StoredTensor]
     """Directions of linear groups."""
     other: Mapping[str, StoredTensor]
     """Directions of vectors and tables."""
-    term_weights: Mapping[int, StoredTensor]
+    term_weights: Mapping[GroupKey, StoredTensor]
     """Weights of factored groups' terms."""
+    places: Mapping[str, StoredTensor]
+    """Places of the entries that tables with few have."""
     reader: tuple[int | None, Position] | None
     """Layer and position of the features; None without them."""
     settings: Mapping[str, Any]
@@ -98,6 +100,7 @@ class RemoteStage:
                 {number: tensor.get(device) for number, tensor in self.linear.items()},
                 {name: tensor.get(device) for name, tensor in self.other.items()},
                 {number: tensor.get(device) for number, tensor in self.term_weights.items()},
+                {name: tensor.get(device) for name, tensor in self.places.items()},
             )
         features = None
         if self.reader is not None:
@@ -135,6 +138,7 @@ def share_stage(
         linear={} if found is None else {number: stored(tensor) for number, tensor in found.linear.items()},
         other={} if found is None else {name: stored(tensor) for name, tensor in found.other.items()},
         term_weights={} if found is None else {number: stored(tensor) for number, tensor in found.term_weights.items()},
+        places={} if found is None else {name: stored(tensor) for name, tensor in found.places.items()},
         reader=None if stage.features is None else (layer, position),
         settings={field.name: getattr(stage, field.name) for field in fields(stage) if field.name not in _MADE_ANEW},
     )

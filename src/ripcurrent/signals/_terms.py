@@ -1,14 +1,13 @@
-"""What a factored direction is made of: each token's input to a layer and the gradient at its output."""
+"""What factored directions are made of, as a backward pass meets it: terms of layers and of the head, table entries."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ripcurrent.signals._directions import Gradient, term_keys
+from ripcurrent.signals._directions import DENSE, Factoring, Gradient, GroupKey, entry_keys, term_keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,33 +21,60 @@ class Terms:
     places: Tensor
     """Each term's token index in its row, shape ``(terms,)``."""
 
-    @classmethod
-    def of(cls, inputs: Tensor, output_grads: Tensor) -> Terms:
-        """The terms of a batch, ``(rows, tokens, …)`` each, without tokens that have no gradient."""
+
+class Kept:
+    """Collects, over batches, what a factoring keeps instead of sums."""
+
+    def __init__(self, factoring: Factoring = DENSE) -> None:
+        self._terms: dict[GroupKey, list[Terms]] = {key: [] for key in factoring.groups}
+        self._entries: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in factoring.tables}
+
+    def terms_of(self, key: GroupKey) -> list[Terms] | None:
+        """Where terms of a group go; None where it is not factored."""
+        return self._terms.get(key)
+
+    def take_layer(self, key: GroupKey, inputs: Tensor, output_grads: Tensor) -> None:
+        """A layer's terms of a batch, ``(rows, tokens, …)`` each; tokens that have no gradient are left out."""
         row, token = output_grads.any(dim=-1).nonzero(as_tuple=True)
-        return cls(inputs[row, token], output_grads[row, token], token)
+        self._terms[key].append(Terms(inputs[row, token], output_grads[row, token], token))
+
+    def take_table(self, name: str, ids: Tensor, grads: Tensor) -> bool:
+        """A table's looked-up ids and gradients of a batch; False where it is dense."""
+        if name not in self._entries:
+            return False
+        found = grads.any(dim=-1)
+        self._entries[name].append((ids[found], grads[found]))
+        return True
+
+    def gradient(self, shared: int) -> Gradient:
+        """Everything as a gradient has it.
+
+        Where the rows share their first ``shared`` tokens these have equal inputs, since a token's state depends on
+        those before it alone: their output gradients are added, and one term is left for each.
+        """
+        gathered: Gradient = {}
+        for key, parts in self._terms.items():
+            inputs, grads = _joined(parts, shared)
+            weights = torch.ones(len(inputs), device=inputs.device)
+            gathered |= dict(zip(term_keys(key), (inputs, grads, weights), strict=True))
+        for name, pairs in self._entries.items():
+            ids, places = torch.unique(torch.cat([ids for ids, _ in pairs]), return_inverse=True)
+            rows = torch.cat([grads for _, grads in pairs]).float()
+            entries = torch.zeros(len(ids), rows.shape[1], device=rows.device).index_add_(0, places, rows)
+            gathered |= dict(zip(entry_keys(name), (ids, entries), strict=True))
+        return gathered
 
 
-def gather_terms(terms: Mapping[int, Sequence[Terms]], shared: int) -> Gradient:
-    """Every group's terms as a gradient has them.
-
-    Where the rows share their first ``shared`` tokens these have equal inputs, since a token's state depends on those
-    before it alone: their output gradients are added, and one term is left for each.
-    """
-    gathered: Gradient = {}
-    for number, parts in terms.items():
-        places = torch.cat([part.places for part in parts])
-        inputs = torch.cat([part.inputs for part in parts])
-        grads = torch.cat([part.output_grads for part in parts])
-        if shared:
-            first, own = places < shared, places >= shared
-            of_first = torch.zeros(shared, grads.shape[1], dtype=torch.float32, device=grads.device)
-            of_first.index_add_(0, places[first], grads[first].float())
-            seen = torch.zeros(shared, inputs.shape[1], dtype=inputs.dtype, device=inputs.device)
-            seen[places[first]] = inputs[first]
-            met = of_first.any(dim=-1)
-            inputs = torch.cat([seen[met], inputs[own]])
-            grads = torch.cat([of_first[met].to(grads.dtype), grads[own]])
-        keys = term_keys(number)
-        gathered |= dict(zip(keys, (inputs, grads, torch.ones(len(inputs), device=inputs.device)), strict=True))
-    return gathered
+def _joined(parts: list[Terms], shared: int) -> tuple[Tensor, Tensor]:
+    places = torch.cat([part.places for part in parts])
+    inputs = torch.cat([part.inputs for part in parts])
+    grads = torch.cat([part.output_grads for part in parts])
+    first, own = places < shared, places >= shared
+    if not first.any():
+        return inputs, grads
+    sums = torch.zeros(shared, grads.shape[1], dtype=torch.float32, device=grads.device)
+    sums.index_add_(0, places[first], grads[first].float())
+    seen = torch.zeros(shared, inputs.shape[1], dtype=inputs.dtype, device=inputs.device)
+    seen[places[first]] = inputs[first]
+    met = sums.any(dim=-1)
+    return torch.cat([seen[met], inputs[own]]), torch.cat([sums[met].to(grads.dtype), grads[own]])

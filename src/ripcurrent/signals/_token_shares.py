@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.signals._directions import Directions
 from ripcurrent.signals._sites import Catalogue, Site, SiteGroup
+from ripcurrent.signals._tables import table_token_dots
 from ripcurrent.signals.ghost import factored, tokens
 
 PROBED_LENGTHS = (5, 7)
@@ -59,7 +60,7 @@ class TokenShares:
 
     def take_table(self, name: str, ids: Tensor, grads: Tensor) -> None:
         """Terms of an embedding table; of a tied one, its part below the head."""
-        self.add(tokens.embedding_token_dots(ids, grads, self._directions.other[name]))
+        self.add(table_token_dots(ids, grads, self._directions, name))
 
     def _tokens_second(self, site: Site, values: Tensor) -> Tensor:
         return values.movedim(self._axes[site.name], 1)
