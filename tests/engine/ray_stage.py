@@ -21,6 +21,26 @@ def open_numbers(start: int) -> Iterator[int]:
     return iter(range(start, ROWS))
 
 
+class SkippableNumbers(Iterator[int]):
+    """The same dataset as a stream that notes which process made which of its items."""
+
+    def __init__(self, start: int, notes: Path) -> None:
+        self._at = start
+        self._notes = notes
+
+    def __next__(self) -> int:
+        if self._at >= ROWS:
+            raise StopIteration
+        self._at += 1
+        with (self._notes / str(os.getpid())).open("a", encoding="utf-8") as file:
+            file.write(f"{self._at - 1}\n")
+        return self._at - 1
+
+    def skip(self, count: int) -> None:
+        """Step over so many."""
+        self._at += count
+
+
 def open_too_few(start: int) -> Iterator[int]:
     """The same dataset on a machine whose file is shorter."""
     return iter(range(start, 10))

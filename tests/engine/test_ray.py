@@ -6,17 +6,19 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from threading import Thread
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from ripcurrent.engine import RayExecutor, Shard, ShardFolder
 from ripcurrent.engine._ray import ALONE
 from ripcurrent.errors import ExitCode, RipcurrentError
-from tests.engine.ray_stage import ROWS, MakeStage, open_numbers, open_too_few
+from tests.engine.ray_stage import ROWS, MakeStage, SkippableNumbers, open_numbers, open_too_few
 
 # read when Ray is first imported, which is here
 os.environ.update(ALONE)
@@ -75,6 +77,18 @@ def test_rows_come_in_order_from_two_workers_and_what_is_done_is_not_done_again(
     assert values(tmp_path / "shards") == [7 * number for number in range(ROWS)]
     assert sorted(row for rows in begun(notes).values() for row in rows) == list(range(ROWS))
     assert run(pool, tmp_path / "shards", notes) == [(number, False) for number in range(SHARDS)]
+
+
+def test_a_worker_makes_no_rows_of_others(pool: RayExecutor, tmp_path: Path, notes: Path) -> None:
+    made = tmp_path / "made"
+    made.mkdir()
+    # whichever worker does shards 1 and 4, there is one between them that nobody does
+    there = pa.table({"value": [7 * number for number in range(6, 9)]})
+    ShardFolder(tmp_path / "shards").write(Shard(2, 6, 3), there)
+    run(pool, tmp_path / "shards", notes, rows=partial(SkippableNumbers, notes=made), wait=0.3)
+    assert begun(made) == begun(notes)
+    assert sorted(row for rows in begun(made).values() for row in rows) == [*range(6), *range(9, ROWS)]
+    assert values(tmp_path / "shards") == [7 * number for number in range(ROWS)]
 
 
 def test_it_listens_to_this_machine_only_and_reports_nothing(pool: RayExecutor) -> None:

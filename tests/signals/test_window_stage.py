@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 
 from ripcurrent.data import Row, encode_windows
+from ripcurrent.engine import LocalExecutor, ShardFolder
 from ripcurrent.signals import SignalStage
 from tests.signals.oracle import inner, row_gradient, row_loss
 from tests.signals.test_gradient import random_directions
@@ -107,3 +111,20 @@ def test_refusals_are_dropped_with_all_their_windows(stage: SignalStage) -> None
     table = dropping([refusal, DOCUMENTS[0]]).to_pylist()
     assert [row["status"] for row in table] == ["dropped_refusal", "ok"]
     assert sum(told) == 2
+
+
+@pytest.mark.parametrize("changes", [{}, {"windows": True, "max_tokens": 40}, {"drop_refusals": True}])
+def test_shards_prepared_while_another_is_computed_have_the_same_signals(
+    stage: SignalStage, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    refusal = Row(4, "r", (), "I'm sorry, but I can't help with that.", {})
+    dataset = [*DOCUMENTS, refusal, *rows(6)]
+    told: list[int] = []
+    folder, given = ShardFolder(tmp_path), fresh(stage, on_rows=told.append, **changes)
+    assert LocalExecutor().run(lambda start: dataset[start:], given, folder, shard_rows=4) == 3
+    assert sum(told) == len(dataset)
+    for number, table in enumerate(folder.tables(3)):
+        expected = fresh(stage, **changes)(dataset[4 * number : 4 * number + 4])
+        assert table.schema.equals(expected.schema)
+        # as text, since NaN equals nothing
+        assert str(table.to_pylist()) == str(expected.to_pylist())

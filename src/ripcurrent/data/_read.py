@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Protocol
@@ -38,6 +38,21 @@ class Container(Protocol):
 
     def write(self, indices: Sequence[int], destination: Path) -> None:
         """Write those records, in that order."""
+
+
+class RowStream(Iterator[Row]):
+    """Rows in order, which may be stepped over without being made."""
+
+    def __init__(self, records: Iterator[tuple[int, object]], row_of: Callable[[int, object], Row]) -> None:
+        self._records = records
+        self._row_of = row_of
+
+    def __next__(self) -> Row:
+        return self._row_of(*next(self._records))
+
+    def skip(self, count: int) -> None:
+        """Step over so many rows, or as many as are left: their records are read, and no more."""
+        next(islice(self._records, count, count), None)
 
 
 class Dataset:
@@ -96,11 +111,10 @@ class Dataset:
         """Every row, in order."""
         return self.iter_from(0)
 
-    def iter_from(self, start: int) -> Iterator[Row]:
+    def iter_from(self, start: int) -> RowStream:
         """The rows from ``start`` on; those before are skipped without being parsed into rows."""
         stop = None if self._limit is None else max(0, self._limit - start)
-        for index, record in enumerate(islice(self._container.records(start), stop), start):
-            yield self._row(index, record)
+        return RowStream(enumerate(islice(self._container.records(start), stop), start), self._row)
 
     def count_and_hash(self) -> tuple[int, str]:
         """Number of rows, and SHA-256: of the file as it lies on disk, or of the rows where there is no one file.

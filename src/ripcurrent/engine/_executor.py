@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
-from typing import Protocol, TypeVar
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice, takewhile
+from threading import Event
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import pyarrow as pa
 
@@ -21,8 +23,23 @@ class Stage(Protocol[Consumed]):
         """The shard's table, one row per item, in order."""
 
 
+@runtime_checkable
+class PreparingStage(Protocol[Consumed]):
+    """A stage in two steps: ``stage(items)`` is ``stage.compute(list(stage.prepare(items)))``."""
+
+    def prepare(self, items: Iterable[Consumed]) -> Iterable[Any]:
+        """Each item as the second step wants it, in order. Called in another thread, while a shard is computed."""
+
+    def compute(self, prepared: Sequence[Any]) -> pa.Table:
+        """The shard's table, one row per item, in order."""
+
+
 class LocalExecutor:
-    """Runs shards one after another in this process."""
+    """Runs shards one after another in this process.
+
+    While one is computed, the next is read and prepared in a thread and the one before is written in another: one shard
+    ahead, so that memory stays flat. Neither thread outlives `run`.
+    """
 
     def run(
         self,
@@ -37,7 +54,9 @@ class LocalExecutor:
         """Run ``stage`` on every shard that is not done; returns the number after the last shard's.
 
         ``items(start)`` streams the dataset from a row on. ``within`` limits the shards to some consecutive numbers.
-        ``on_shard`` is told of each shard and whether it was computed now.
+        ``on_shard`` is told of each shard, once it is written, and whether it was computed now. What reading, preparing
+        or writing raises is raised here: shards before the one that failed are written, and a shard whose writing fails
+        costs the one that is being computed.
         """
         done = {shard.number: shard for shard in folder.completed()}
         number, stop = (0, None) if within is None else (within.start, within.stop)
@@ -46,18 +65,49 @@ class LocalExecutor:
             number += 1
         if number == stop:
             return number
-        ahead = None if stop is None else stop - number
-        for chunk in islice(_chunks(items(number * shard_rows), shard_rows), ahead):
-            shard = Shard(number, number * shard_rows, len(chunk))
-            fresh = not folder.is_done(number)
-            if fresh:
-                folder.write(shard, stage(chunk))
-            on_shard(shard, fresh)
-            number += 1
+        stopped = Event()
+        prepare: Callable[[Iterable[Item]], Iterable[Any]] = iter
+        compute: Callable[[Sequence[Any]], pa.Table] = stage
+        if isinstance(stage, PreparingStage):
+            prepare, compute = stage.prepare, stage.compute
+
+        def prepared(first: int) -> Iterator[tuple[Shard, list[Any] | None]]:
+            """Each shard with its prepared items, or with None where it is done."""
+            chunks = _chunks(items(first * shard_rows), shard_rows, stopped)
+            for place, chunk in enumerate(islice(chunks, None if stop is None else stop - first), first):
+                shard = Shard(place, place * shard_rows, len(chunk))
+                yield shard, None if folder.is_done(place) else list(prepare(_until(stopped, chunk)))
+
+        def tell(shard: Shard, written: Future[None] | None) -> None:
+            if written is not None:
+                written.result()
+            on_shard(shard, written is not None)
+
+        with ThreadPoolExecutor(1, "next-shard") as ahead, ThreadPoolExecutor(1, "last-shard") as behind:
+            try:
+                shards = prepared(number)
+                coming = ahead.submit(next, shards, None)
+                before: tuple[Shard, Future[None] | None] | None = None
+                while (found := coming.result()) is not None:
+                    coming = ahead.submit(next, shards, None)
+                    shard, waiting = found
+                    table = None if waiting is None else compute(waiting)
+                    if before is not None:
+                        tell(*before)
+                    before = shard, None if table is None else behind.submit(folder.write, shard, table)
+                    number += 1
+                if before is not None:
+                    tell(*before)
+            finally:
+                stopped.set()
         return number
 
 
-def _chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    stream = iter(items)
+def _chunks(items: Iterable[Item], size: int, stopped: Event) -> Iterator[list[Item]]:
+    stream = iter(_until(stopped, items))
     while chunk := list(islice(stream, size)):
         yield chunk
+
+
+def _until(stopped: Event, items: Iterable[Item]) -> Iterator[Item]:
+    return takewhile(lambda _: not stopped.is_set(), items)

@@ -9,7 +9,7 @@ import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import pyarrow as pa
 
@@ -269,6 +269,14 @@ RESULT = ("number", "table", "error")
 """Columns of what a worker gives back: the shard's number, its table as an Arrow stream, or an error as JSON."""
 
 
+@runtime_checkable
+class Skipping(Protocol):
+    """A stream that steps over items more cheaply than by giving them."""
+
+    def skip(self, count: int) -> None:
+        """Step over so many items, or as many as are left."""
+
+
 class Worker(Generic[Item]):
     """One of the pool's processes: holds the stage, reads shards' rows and runs it."""
 
@@ -326,8 +334,12 @@ class Worker(Generic[Item]):
         # shards come in rising order as a rule: reading on is cheaper than opening the dataset anew
         if self._at is None or not self._at <= start:
             self._items, self._at = iter(self._open_items(start)), start
-        for _ in islice(self._items, start - self._at):
-            pass
+        others = start - self._at
+        if isinstance(self._items, Skipping):
+            self._items.skip(others)
+        else:
+            for _ in islice(self._items, others):
+                pass
         items = list(islice(self._items, rows))
         self._at = start + rows
         if len(items) != rows:
