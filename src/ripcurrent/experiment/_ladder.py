@@ -184,7 +184,8 @@ def _open(folder: Path, number: int) -> _Experiment:
     try:
         config = json.loads((folder / "experiment.json").read_text(encoding="utf-8"))
         texts = [json.loads(line) for line in (folder / "prompts.jsonl").read_text(encoding="utf-8").splitlines()]
-        harmful = [one["prompt"] for one in texts if one["axis"] == HARMFUL]
+        asked = [one for one in texts if one["axis"] == HARMFUL]
+        harmful = [one["prompt"] for one in asked]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RipcurrentError(
             f"{folder} holds no experiment of arms.", "Name the folder that `ripcurrent experiment` wrote."
@@ -196,7 +197,7 @@ def _open(folder: Path, number: int) -> _Experiment:
     scans = {"": config.get("run") or folder / "scans" / "main"}
     scans |= {name: one.get("run") or folder / "scans" / name for name, one in (config.get("scans") or {}).items()}
     sha256 = hashlib.sha256(json.dumps(harmful).encode()).hexdigest()
-    sources = " and ".join(dict.fromkeys(Path(str(one["source"])).name for one in config.get("prompts", ())))
+    sources = " and ".join(dict.fromkeys(Path(str(one["source"])).name for one in asked if one.get("source")))
     name = str(config.get("name") or folder.name)
     return _Experiment(
         folder,

@@ -1,0 +1,41 @@
+"""The calibration that comes with the package is of the model, anchors and recipe that come with it."""
+
+from __future__ import annotations
+
+import pytest
+
+from ripcurrent.anchors import load_anchors
+from ripcurrent.models import load_model
+from ripcurrent.scoring._calibration import read_calibration, shipped_calibrations
+from ripcurrent.training import load_recipe
+
+
+@pytest.mark.embedded
+def test_it_holds_for_the_embedded_model_and_recipe() -> None:
+    (path,) = shipped_calibrations()
+    calibration = read_calibration(path)
+    model = load_model("embedded")
+    scored = calibration.scored_with
+    assert (scored.fingerprint, scored.template_sha256) == (model.fingerprint, model.template_sha256)
+    assert scored.tokenizer_sha256 == model.tokenizer_sha256
+    assert scored.anchors_sha256 == load_anchors("builtin").sha256
+    assert calibration.recipe == load_recipe("embedded").model_dump(mode="json")
+    assert calibration.recipe_name == "embedded"
+
+
+def test_its_coverage_is_that_of_its_runs() -> None:
+    (path,) = shipped_calibrations()
+    calibration = read_calibration(path)
+    error = calibration.error_by_arm
+    assert error is not None
+    seen = [run for run in calibration.runs if run.forecast is not None]
+    assert error.runs == len(seen)
+    inside = [run.low <= run.share <= run.high for run in seen]
+    assert error.coverage == pytest.approx(sum(inside) / len(inside), abs=1e-6)
+    assert len({run.source for run in calibration.runs}) >= 2
+
+
+def test_it_holds_no_text_of_rows_and_no_place_on_a_machine() -> None:
+    (path,) = shipped_calibrations()
+    written = path.read_text(encoding="utf-8")
+    assert not any(mark in written for mark in ("/tmp", "/home", "/work"))
