@@ -7,19 +7,23 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
 from ripcurrent.api._environment import Finding, environment, free_memory, size
-from ripcurrent.api._options import ScanOptions, resolve_options
-from ripcurrent.api._probe import Estimate, Load, probe
+from ripcurrent.api._options import ScanOptions, require_combination, resolve_options
+from ripcurrent.api._probe import Estimate, Load, Probe
 from ripcurrent.api._progress import Progress, SilentProgress
 from ripcurrent.api._scan_model import load_scan_model
-from ripcurrent.data import Dataset, EncodedRow, Row, encode_rows, read_rows, render
+from ripcurrent.data import Dataset, EncodedRow, Row, encode_rows, encode_windows, read_rows, render, traits_of
 from ripcurrent.models import ChatModel, describe
 from ripcurrent.models._device import choose_device
 from ripcurrent.signals import GradientPass
+from ripcurrent.signals._stage import PreparedRow
+from ripcurrent.signals._windows import document_row
+
+Item = TypeVar("Item")
 
 SAMPLE_ROWS = 512
 """Rows that are encoded, spread over the whole dataset."""
@@ -88,17 +92,18 @@ class DatasetReport:
     sample_unusable: dict[str, int]
     """Reason to number of sampled rows that cannot be scored, the unreadable ones among them."""
     mean_tokens: float | None
-    """Mean tokens of the sample's usable rows; None when there is none, as with the others below."""
+    """Mean tokens of the sample's usable rows, with ``windows`` of whole documents; None when there is none, as with
+    the others below."""
     median_tokens: float | None
     """Their median."""
     longest_tokens: int | None
-    """Their longest, after cutting at ``--max-tokens``."""
+    """Their longest, after cutting at ``--max-tokens``, with ``windows`` the longest window."""
     mean_response_tokens: float | None
     """Mean of the tokens that bear loss."""
     truncated_share: float | None
     """Share of the usable rows that are cut at ``--max-tokens``, 0 to 1."""
     sample_row: RenderedRow | None
-    """A row of typical length."""
+    """A row of typical length, or its first window."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +133,43 @@ class Diagnosis:
         }
 
 
+class Spread(Generic[Item]):
+    """Keeps up to ``SAMPLE_ROWS`` of a stream's items at even distances, however many come."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        """Items that came."""
+        self._kept: list[Item] = []
+        self._stride = 1
+
+    def take(self, item: Item) -> None:
+        """Keep an item, or pass it over."""
+        if self.count % self._stride == 0:
+            self._kept.append(item)
+            if len(self._kept) == 2 * SAMPLE_ROWS:
+                self._kept = self._kept[::2]
+                self._stride *= 2
+        self.count += 1
+
+    def kept(self) -> list[Item]:
+        """What is kept, in order."""
+        last = len(self._kept) - 1
+        places = np.unique(np.linspace(0, last, min(SAMPLE_ROWS, len(self._kept))).round().astype(int))
+        return [self._kept[place] for place in places]
+
+
+@dataclass(frozen=True, slots=True)
+class SampledRow:
+    """A row of the sample as it is encoded."""
+
+    first: EncodedRow
+    """The row, or its first window, of which none is longer than by rounding."""
+    tokens: int
+    """Tokens of all of it."""
+    response_tokens: int
+    """Those that bear loss."""
+
+
 def diagnose(
     dataset: str | Path | None = None, *, model: str | None = None, progress: Progress | None = None, **changes: Any
 ) -> Diagnosis:
@@ -151,6 +193,7 @@ def diagnose(
         return Diagnosis(tuple(findings), about, None, ())
     free = free_memory(choose_device(options.device))
     rows = read_rows(dataset, format=options.format, mapping=options.mapping, limit=options.limit)
+    require_combination(options, rows.format)
     told.step("reading the dataset")
     sample, unreadable, count = _spread_sample(rows)
     began = time.perf_counter()
@@ -158,15 +201,22 @@ def diagnose(
     options = options.decided(chat_model.device.type)
     loading = time.perf_counter() - began
     told.step("encoding a sample")
-    encoded = list(encode_rows(sample, chat_model.tokenizer, max_tokens=options.max_tokens, loss_on=options.loss_on))
+    encoded, pieces = _encoded(sample, chat_model, options)
     report = _report(rows, count, unreadable, sample, encoded, chat_model)
-    usable = [place for place, row in enumerate(encoded) if row.status == "ok"]
+    tokens = [row.tokens for row in encoded if row.first.status == "ok"]
     estimates: list[Estimate] = []
-    if usable:
-        lengths = [len(encoded[place].tokens) for place in usable]
-        load = Load([sample[place] for place in usable], lengths, count * sum(lengths) / len(sample), loading)
-        estimates = probe(chat_model, load, options, told)
-        findings.append(_fits(estimates[-1], free))
+    if tokens:
+        load = Load(
+            rows=pieces,
+            lengths=[len(piece.tokens) for row in pieces for piece in row.pieces],
+            count=count * len(tokens) / len(sample),
+            tokens=count * sum(tokens) / len(sample),
+            loading_seconds=loading,
+            shard_rows=options.shard_rows,
+            stream=lambda: rows,
+        )
+        estimates = Probe(chat_model, load, options, told).estimates()
+        findings.append(_fits(estimates[-1], free, options))
     return Diagnosis(tuple(findings), describe(chat_model), report, tuple(estimates))
 
 
@@ -181,20 +231,33 @@ def _load(options: ScanOptions, told: Progress, *, for_rows: bool) -> ChatModel:
 
 def _spread_sample(rows: Iterable[Row]) -> tuple[list[Row], Counter[str], int]:
     """Up to ``SAMPLE_ROWS`` rows at even distances, reasons of the unusable ones, and their number, in one reading."""
-    kept: list[Row] = []
-    stride, count = 1, 0
     unreadable: Counter[str] = Counter()
+    spread: Spread[Row] = Spread()
     for row in rows:
         if row.problem is not None:
             unreadable[row.problem] += 1
-        if count % stride == 0:
-            kept.append(row)
-            if len(kept) == 2 * SAMPLE_ROWS:
-                kept = kept[::2]
-                stride *= 2
-        count += 1
-    places = np.unique(np.linspace(0, len(kept) - 1, min(SAMPLE_ROWS, len(kept))).round().astype(int))
-    return [kept[place] for place in places], unreadable, count
+        spread.take(row)
+    return spread.kept(), unreadable, spread.count
+
+
+def _encoded(
+    sample: Sequence[Row], chat_model: ChatModel, options: ScanOptions
+) -> tuple[list[SampledRow], list[PreparedRow]]:
+    """The sample encoded, and the usable rows, or up to ``SAMPLE_ROWS`` windows of them, as they are scored."""
+    tokenizer, most = chat_model.tokenizer, options.max_tokens
+    encoded: Iterable[Sequence[EncodedRow]]
+    if options.windows:
+        encoded = encode_windows(sample, tokenizer, max_tokens=most)
+    else:
+        encoded = ([row] for row in encode_rows(sample, tokenizer, max_tokens=most, loss_on=options.loss_on))
+    sampled: list[SampledRow] = []
+    spread: Spread[PreparedRow] = Spread()
+    for row, pieces in zip(sample, encoded, strict=True):
+        counts = document_row(pieces)
+        sampled.append(SampledRow(pieces[0], counts.prompt_tokens + counts.response_tokens, counts.response_tokens))
+        for piece in pieces if pieces[0].status == "ok" else ():
+            spread.take(PreparedRow(row, [piece], traits_of(row.response)))
+    return sampled, spread.kept()
 
 
 def _report(
@@ -202,11 +265,11 @@ def _report(
     count: int,
     unreadable: Counter[str],
     sample: Sequence[Row],
-    encoded: Sequence[EncodedRow],
+    encoded: Sequence[SampledRow],
     chat_model: ChatModel,
 ) -> DatasetReport:
-    usable = [place for place, row in enumerate(encoded) if row.status == "ok"]
-    lengths = np.asarray([len(encoded[place].tokens) for place in usable])
+    usable = [place for place, row in enumerate(encoded) if row.first.status == "ok"]
+    lengths = np.asarray([encoded[place].tokens for place in usable])
     report = DatasetReport(
         path=rows.path,
         container=rows.container,
@@ -214,7 +277,7 @@ def _report(
         rows=count,
         unreadable=dict(unreadable),
         sampled=len(sample),
-        sample_unusable=dict(Counter(row.status for row in encoded if row.status != "ok")),
+        sample_unusable=dict(Counter(row.first.status for row in encoded if row.first.status != "ok")),
         mean_tokens=None,
         median_tokens=None,
         longest_tokens=None,
@@ -229,10 +292,10 @@ def _report(
         report,
         mean_tokens=float(lengths.mean()),
         median_tokens=float(np.median(lengths)),
-        longest_tokens=int(lengths.max()),
+        longest_tokens=max(len(encoded[place].first.tokens) for place in usable),
         mean_response_tokens=float(np.mean([encoded[place].response_tokens for place in usable])),
-        truncated_share=float(np.mean([encoded[place].truncated for place in usable])),
-        sample_row=rendered_row(sample[typical], encoded[typical], chat_model.tokenizer),
+        truncated_share=float(np.mean([encoded[place].first.truncated for place in usable])),
+        sample_row=rendered_row(sample[typical], encoded[typical].first, chat_model.tokenizer),
     )
 
 
@@ -268,8 +331,14 @@ def _clipped(text: str) -> str:
     return f"{text[: SHOWN_CHARACTERS - tail]} […] {text[-tail:]}"
 
 
-def _fits(estimate: Estimate, free: int | None) -> Finding:
+def _fits(estimate: Estimate, free: int | None, options: ScanOptions) -> Finding:
     value = f"the scan needs about {size(estimate.peak_memory_bytes)}"
+    if options.memory is not None and estimate.peak_memory_bytes > options.memory:
+        return Finding(
+            "memory for the scan",
+            f"{value}, more than --memory {size(options.memory)}: rows would keep to it, the anchors' directions not",
+            "Compute these once where there is more memory and bring RIPCURRENT_CACHE, or use --scope linear or lora.",
+        )
     if free is None or estimate.peak_memory_bytes <= free:
         return Finding("memory for the scan", value)
     return Finding(

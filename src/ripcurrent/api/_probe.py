@@ -3,31 +3,30 @@
 from __future__ import annotations
 
 import math
+import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from ripcurrent.anchors import load_anchors
-from ripcurrent.api._anchors import SETS_AT_ONCE, directions_are_cached, encode_for_gradient
-from ripcurrent.api._memory import peak_bytes, process_peak, reset_peak
+from ripcurrent.api._anchors import SETS_AT_ONCE, anchor_gradient, directions_are_cached, encode_for_gradient
+from ripcurrent.api._memory import peak_bytes, process_peak, reset_peak, scan_directions, within_memory
 from ripcurrent.api._options import ScanOptions
+from ripcurrent.api._probe_directions import LikeDirections
 from ripcurrent.api._progress import Progress
-from ripcurrent.data import EncodedRow, Row
+from ripcurrent.api._scan_passes import anchors_at_once
+from ripcurrent.data import Row
 from ripcurrent.engine import plan_batches
-from ripcurrent.models import ChatModel
-from ripcurrent.signals import (
-    FeatureReader,
-    GradientPass,
-    SignalKind,
-    SignalStage,
-    make_batch,
-    stack_directions,
-    zero_gradient,
-)
-from ripcurrent.signals._anchor_gradients import ANCHOR_TOKEN_BUDGET
+from ripcurrent.models import ChatModel, cache_folder
+from ripcurrent.models._attention import KEPT
+from ripcurrent.scoring import dot_column
+from ripcurrent.signals import FeatureReader, GradientPass, SignalKind, SignalStage, stack_directions
+from ripcurrent.signals._stage import PreparedRow
 
 PROBE_ROWS = 24
 """About so many rows are measured."""
@@ -36,10 +35,11 @@ PROBE_BATCHES = 4
 """At least so many batches are measured, where there are so many: a rate from one or two is mostly chance."""
 
 PROBE_SECONDS = 20.0
-"""No further batch is begun after so long."""
+"""No further batch is measured after so long."""
 
-DIRECTIONS = 2
-"""Directions of a scan: harmful and safe."""
+LARGEST_BATCHES = 2
+"""So many of each kind of batch that may make the peak run first, unmeasured, however slow the machine; as one shard,
+since what freed tensors of other shapes leave between two times that it is given back is part of the peak."""
 
 ANCHOR_PASSES = 3
 """Passes over every anchor while directions are computed: norms, their sum, similarities."""
@@ -52,15 +52,17 @@ class Estimate:
     signals: SignalKind
     """Which methods the scan runs."""
     seconds: float
-    """The whole scan: loading, anchors and rows. Directions that are in the cache already cost nothing."""
+    """The whole scan: loading, planning, anchors and rows. Directions that are in the cache already cost nothing."""
     loading_seconds: float
     """Loading the model, as measured."""
+    planning_seconds: float
+    """Measuring what a budget holds (``--memory``); 0 without one."""
     anchor_seconds: float
     """Measuring the anchors, predicted from their tokens."""
     row_seconds: float
-    """Scoring the rows, predicted from their tokens."""
+    """Scoring the rows in all passes, predicted from their tokens."""
     tokens_per_second: float
-    """Tokens scored in a second, padding not counted."""
+    """Tokens scored in a second, padding not counted; all passes counted as one."""
     peak_memory_bytes: int
     """Peak memory of the process, or on CUDA of the device's allocations."""
     probed_rows: int
@@ -73,124 +75,215 @@ class Estimate:
 class Load:
     """What a scan has to do."""
 
-    rows: Sequence[Row]
-    """A sample of the usable rows."""
+    rows: Sequence[PreparedRow]
+    """A sample of the usable rows, or with ``windows`` of single windows of them."""
     lengths: Sequence[int]
     """Their tokens."""
+    count: float
+    """Usable rows, extrapolated."""
     tokens: float
-    """Tokens of all usable rows, extrapolated."""
+    """Their tokens, extrapolated."""
     loading_seconds: float
     """How long the model took to load."""
-
-
-def probe(chat_model: ChatModel, load: Load, options: ScanOptions, told: Progress) -> list[Estimate]:
-    """Predict a scan from a few batches, run by the very stage that a scan runs.
-
-    The directions are random ones of the right shapes, so no anchor has to be measured first. With
-    ``signals="all"`` two estimates come back: of representations alone and of both.
-
-    Raises:
-        RipcurrentError: The model has a layer whose gradient is not covered.
-    """
-    batches = _chosen_batches(load, options)
-    anchor_set = load_anchors(options.anchors)
-    anchor_rows = encode_for_gradient(anchor_set, chat_model, options)
-    anchor_tokens = sum(len(row.tokens) for row in anchor_rows)
-    features = FeatureReader(chat_model, layer=options.layer, position=options.position)
-    width = int(chat_model.model.config.get_text_config().hidden_size)
-    plain = SignalStage(
-        chat_model=chat_model,
-        token_budget=options.batch_tokens,
-        features=features,
-        anchor_features=np.full((len(anchor_set.anchors), width), 1 / math.sqrt(width), dtype=np.float32),
-        max_tokens=options.max_tokens,
-        loss_on=options.loss_on,
-        row_tokens=options.row_tokens,
-    )
-    _reset_peak(chat_model.device)
-    estimates = []
-    alone = None
-    # representations first: the process's peak only ever rises
-    if options.wants_representation:
-        told.step("probing representations")
-        alone = _estimate("representation", plain, batches, load)
-        alone = _with_anchors(alone, anchor_tokens / alone.tokens_per_second)
-        estimates.append(alone)
-    if options.wants_gradient:
-        told.step("probing gradients")
-        gradient_pass = GradientPass(chat_model)
-        shapes = gradient_pass.catalogue.parameter_shapes()
-        directions = [RandomDirection(shapes, seed) for seed in range(DIRECTIONS)]
-        stage = replace(
-            plain,
-            gradient_pass=gradient_pass,
-            directions=stack_directions(gradient_pass.catalogue, list(directions), chat_model.dtype),
-            direction_columns=("dot_harmful", "dot_safe"),
-            features=features if options.wants_representation else None,
-            anchor_features=plain.anchor_features if options.wants_representation else None,
-        )
-        both = _estimate(options.signals, stage, batches, load)
-        passes = ANCHOR_PASSES * anchor_tokens / both.tokens_per_second + (alone.anchor_seconds if alone else 0.0)
-        if not directions_are_cached(anchor_set, chat_model, options):
-            told.step("probing the anchors' directions")
-            del stage
-            _compute_like_directions(gradient_pass, anchor_rows, len(anchor_set.sets))
-            both = replace(both, peak_memory_bytes=_peak(chat_model.device))
-        estimates.append(_with_anchors(both, passes))
-    return estimates
+    shard_rows: int
+    """Rows of a shard: batches are made of these."""
+    stream: Callable[[], Iterable[Row]]
+    """Reads the dataset."""
 
 
 @dataclass(frozen=True, slots=True)
-class RandomDirection(Mapping[str, torch.Tensor]):
-    """A direction of random numbers that holds none of its matrices: each repeats one random row."""
+class _Planned:
+    """A stage, and how it came about."""
 
-    shapes: Mapping[str, tuple[int, ...]]
-    """Parameter name to shape."""
-    seed: int
-    """Seed of the numbers."""
-
-    def __getitem__(self, name: str) -> torch.Tensor:
-        shape = self.shapes[name]
-        generator = torch.Generator().manual_seed(self.seed)
-        return torch.randn(shape[-1], generator=generator).expand(shape)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.shapes)
-
-    def __len__(self) -> int:
-        return len(self.shapes)
+    stage: SignalStage
+    """What scores rows."""
+    seconds: float
+    """Finding what the budget holds."""
+    expected_peak: int
+    """Peak memory that its plan expects; 0 without a budget."""
 
 
-def _chosen_batches(load: Load, options: ScanOptions) -> list[list[Row]]:
-    """Batches as a scan makes them of a shard: the longest one to warm up with, then some spread over the lengths."""
-    shard = min(len(load.rows), options.shard_rows)
-    # spread over the sample, as a file may be sorted; its longest row is among them, since it makes the peak
+def _unplanned(stage: SignalStage) -> _Planned:
+    return _Planned(stage, 0.0, 0)
+
+
+class Probe:
+    """A few batches of a scan, run by the very stage that a scan runs, and what they say of all of it.
+
+    The directions are random ones of the right shapes, so that no anchor has to be measured first.
+    """
+
+    def __init__(self, chat_model: ChatModel, load: Load, options: ScanOptions, told: Progress) -> None:
+        """Prepare, and measure nothing yet."""
+        self._chat_model, self._load, self._options, self._told = chat_model, load, options, told
+        self._anchor_set = load_anchors(options.anchors)
+        self._anchor_rows = encode_for_gradient(self._anchor_set, chat_model, options)
+        self._anchor_tokens = sum(len(row.tokens) for row in self._anchor_rows)
+        width = int(chat_model.model.config.get_text_config().hidden_size)
+        anchors = len(self._anchor_set.anchors)
+        self._plain = SignalStage(
+            chat_model=chat_model,
+            token_budget=options.batch_tokens,
+            features=FeatureReader(chat_model, layer=options.layer, position=options.position),
+            anchor_features=np.full((anchors, width), 1 / math.sqrt(width), dtype=np.float32),
+            max_tokens=options.max_tokens,
+            loss_on=options.loss_on,
+            row_tokens=options.row_tokens,
+            windows=options.windows,
+        )
+
+    def estimates(self) -> list[Estimate]:
+        """The scan's; with ``signals="all"`` one of representations alone before it, and so with a prefilter."""
+        _reset_peak(self._chat_model.device)
+        found = []
+        alone = None
+        # representations first: the process's peak only ever rises
+        if self._options.wants_representation:
+            self._told.step("probing representations")
+            # with gradients it is they that a budget is planned for
+            planned = _unplanned(self._plain) if self._options.wants_gradient else self._planned(lambda _: self._plain)
+            alone = _estimate("representation", planned.stage, self._load)
+            alone = _adding(alone, planned, anchors=self._anchor_tokens / alone.tokens_per_second)
+            if self._options.memory is None or not self._options.wants_gradient:
+                found.append(alone)
+        if self._options.wants_gradient:
+            found.append(self._with_gradients(alone))
+        return found
+
+    def _with_gradients(self, alone: Estimate | None) -> Estimate:
+        options, load = self._options, self._load
+        self._told.step("probing gradients")
+        gradient_pass = GradientPass(self._chat_model)
+        like = LikeDirections(gradient_pass, self._anchor_set, self._anchor_rows)
+
+        def make_stage(mapped_in: Path | None) -> SignalStage:
+            directions: list[Any] = list(like.of_scan())
+            return replace(
+                self._plain,
+                gradient_pass=gradient_pass,
+                directions=scan_directions(gradient_pass, directions, self._chat_model, mapped_in),
+                direction_columns=("dot_harmful", "dot_safe"),
+                features=self._plain.features if options.wants_representation else None,
+                anchor_features=self._plain.anchor_features if options.wants_representation else None,
+            )
+
+        planned = self._planned(make_stage)
+        stage = planned.stage
+        if options.prefilter is not None:
+            stage = replace(stage, features=None, anchor_features=None)
+        found = _estimate(options.signals, stage, load)
+        rate = found.tokens_per_second
+        planned = replace(planned, stage=self._plain)
+        del stage
+        if options.prefilter is not None and alone is not None:
+            found = _of_two_passes(found, alone, load, options)
+        if options.per_anchor:
+            found = self._with_anchor_passes(found, gradient_pass)
+        anchors = ANCHOR_PASSES * self._anchor_tokens / rate + (alone.anchor_seconds if alone is not None else 0.0)
+        if not directions_are_cached(self._anchor_set, self._chat_model, options):
+            self._told.step("probing the anchors' directions")
+            like.compute(SETS_AT_ONCE if options.memory is None else 1)
+        found = replace(found, peak_memory_bytes=_peak(self._chat_model.device))
+        return _adding(found, planned, anchors=anchors)
+
+    def _planned(self, make_stage: Callable[[Path | None], SignalStage]) -> _Planned:
+        """The stage as a scan has it: with a budget, what that budget holds, measured as the scan does it."""
+        if self._options.memory is None:
+            return _unplanned(make_stage(None))
+        began = time.perf_counter()
+        cache_folder().mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cache_folder()) as name:
+            folder = Path(name)
+            stage, plan = within_memory(
+                folder,
+                self._load.stream,
+                self._options,
+                self._chat_model,
+                lambda mapped: make_stage(folder if mapped else None),
+                self._told.step,
+            )
+        return _Planned(stage, time.perf_counter() - began, plan.expected_peak)
+
+    def _with_anchor_passes(self, found: Estimate, gradient_pass: GradientPass) -> Estimate:
+        """The same with the further passes of ``--per-anchor``, the first of which is probed."""
+        self._told.step("probing a pass for some anchors")
+        group = anchors_at_once(self._chat_model)
+        chosen = self._anchor_rows[:group]
+        began = time.perf_counter()
+        gradients = (anchor_gradient(gradient_pass, row) for row in chosen)
+        catalogue, dtype = gradient_pass.catalogue, self._chat_model.dtype
+        stage = replace(
+            self._plain,
+            gradient_pass=gradient_pass,
+            directions=stack_directions(catalogue, gradients, dtype, count=len(chosen)),
+            direction_columns=tuple(dot_column(place) for place in range(len(chosen))),
+            features=None,
+            anchor_features=None,
+        )
+        stacking = time.perf_counter() - began
+        seconds = stacking + self._load.tokens / _estimate("gradient", stage, self._load).tokens_per_second
+        further = seconds * -(-len(self._anchor_rows) // group)
+        rows = found.row_seconds + further
+        return replace(
+            found, seconds=found.seconds + further, row_seconds=rows, tokens_per_second=self._load.tokens / rows
+        )
+
+
+def _of_two_passes(deep: Estimate, cheap: Estimate, load: Load, options: ScanOptions) -> Estimate:
+    """A prefilter's two passes as one: of representations over all rows, of gradients over those picked and drawn.
+
+    Picked rows are taken to be as long as the others.
+    """
+    assert options.prefilter is not None
+    drawn = min(1.0, options.prefilter_sample / load.count)
+    share = options.prefilter + (1 - options.prefilter) * drawn
+    rows = load.tokens / cheap.tokens_per_second + share * load.tokens / deep.tokens_per_second
+    return replace(
+        deep,
+        seconds=deep.seconds - deep.row_seconds + rows,
+        row_seconds=rows,
+        tokens_per_second=load.tokens / rows,
+    )
+
+
+def chosen_batches(load: Load, token_budget: int, shard_rows: int) -> tuple[list[PreparedRow], list[list[PreparedRow]]]:
+    """Rows to warm up with, those of the largest batches, and batches to measure, spread over the lengths."""
+    shard = min(len(load.rows), shard_rows)
+    # spread over the sample, as a file may be sorted; its longest row is among them, since it may make the peak
     spread = {int((number + 0.5) * len(load.rows) / shard) for number in range(shard)}
     longest = max(range(len(load.rows)), key=load.lengths.__getitem__)
     sample = sorted(spread | {longest})
     plan = [
         [sample[place] for place in places]
-        for places in plan_batches([load.lengths[row] for row in sample], options.batch_tokens)
+        for places in plan_batches([load.lengths[row] for row in sample], token_budget)
     ]
     count = min(len(plan), max(PROBE_BATCHES, round(PROBE_ROWS * len(plan) / shard)))
     places = [int((number + 0.5) * len(plan) / count) for number in range(count)]
     # a slow machine stops early, so the middle of the lengths comes first
     places.sort(key=lambda place: abs(place - len(plan) / 2))
-    return [[load.rows[row] for row in plan[place]] for place in (0, *places)]
+    scores = [_kept_scores(len(batch), load.lengths[batch[0]]) for batch in plan]
+    most = sorted(range(len(plan)), key=lambda place: -scores[place])[:LARGEST_BATCHES]
+    largest = sorted({*range(min(LARGEST_BATCHES, len(plan))), *most})
+    first = [load.rows[row] for place in largest for row in plan[place]]
+    return first, [[load.rows[row] for row in plan[place]] for place in places]
 
 
-def _estimate(
-    signals: SignalKind,
-    stage: SignalStage,
-    batches: Sequence[Sequence[Row]],
-    load: Load,
-) -> Estimate:
-    """The estimate of a stage, anchors left out."""
-    stage(batches[0])
+def _kept_scores(rows: int, tokens: int) -> int:
+    """Attention scores of a batch and head that a processor's backward pass keeps in every layer: none of long rows.
+
+    So a batch of two rows of 256 tokens takes more than one of 512.
+    """
+    return rows * tokens**2 if tokens <= KEPT else 0
+
+
+def _estimate(signals: SignalKind, stage: SignalStage, load: Load) -> Estimate:
+    """The estimate of a stage, anchors left out. Rows are prepared already, as a scan does that beside the batches."""
+    first, batches = chosen_batches(load, stage.token_budget, load.shard_rows)
+    stage.compute(first)
     seconds, tokens, rows = 0.0, 0, 0
-    for batch in batches[1:]:
+    for batch in batches:
         began = time.perf_counter()
-        table = stage(batch)
+        table = stage.compute(batch)
         seconds += time.perf_counter() - began
         tokens += sum(table["prompt_tokens"].to_pylist()) + sum(table["response_tokens"].to_pylist())
         rows += len(batch)
@@ -201,6 +294,7 @@ def _estimate(
         signals=signals,
         seconds=load.loading_seconds + load.tokens / rate,
         loading_seconds=load.loading_seconds,
+        planning_seconds=0.0,
         anchor_seconds=0.0,
         row_seconds=load.tokens / rate,
         tokens_per_second=rate,
@@ -210,24 +304,15 @@ def _estimate(
     )
 
 
-def _with_anchors(estimate: Estimate, seconds: float) -> Estimate:
-    return replace(estimate, seconds=estimate.seconds + seconds, anchor_seconds=seconds)
-
-
-def _compute_like_directions(gradient_pass: GradientPass, rows: Sequence[EncodedRow], sets: int) -> None:
-    """Take the memory that computing directions takes, on the largest batch of anchors, and give it back.
-
-    A set's gradients are summed in float32, stored in a copy, and the anchors are compared with several sets at once.
-    """
-    places, *_ = plan_batches([len(row.tokens) for row in rows], ANCHOR_TOKEN_BUDGET)
-    batch = make_batch([rows[place] for place in places], gradient_pass.device)
-    total = zero_gradient(gradient_pass.catalogue)
-    gradient_pass.accumulate(batch, torch.ones(batch.rows), total)
-    copies = {name: tensor.to(gradient_pass.dtype) for name, tensor in total.items()}
-    del total, copies
-    shapes = gradient_pass.catalogue.parameter_shapes()
-    random = [RandomDirection(shapes, seed) for seed in range(min(sets, SETS_AT_ONCE))]
-    gradient_pass.measure(batch, stack_directions(gradient_pass.catalogue, list(random), gradient_pass.dtype))
+def _adding(estimate: Estimate, planned: _Planned, *, anchors: float) -> Estimate:
+    """The estimate with what comes before the rows."""
+    return replace(
+        estimate,
+        seconds=estimate.seconds + anchors + planned.seconds,
+        anchor_seconds=anchors,
+        planning_seconds=planned.seconds,
+        peak_memory_bytes=max(estimate.peak_memory_bytes, planned.expected_peak),
+    )
 
 
 def _reset_peak(device: torch.device) -> None:

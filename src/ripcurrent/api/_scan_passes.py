@@ -109,7 +109,7 @@ def run_signals(
         label = "gradient pass over picked rows"
         gradient_shards, more = _run_stage(signals / "gradient", deep, told, label, len(picked.rows), run_picked)
         return Signals(shards, fresh + more, plan, halving.batches_halved, picked, gradient_shards)
-    group = max(1, PER_ANCHOR_BYTES // (count_parameters(chat_model) * chat_model.dtype.itemsize))
+    group = anchors_at_once(chat_model)
     if options.per_anchor and gradient_pass is not None:
         number_of_anchors = len(anchors.anchor_set.anchors)
         passes = -(-number_of_anchors // group)
@@ -132,6 +132,11 @@ def run_signals(
             fresh += _run_stage(signals / f"per_anchor_{number:02d}", stage, told, label, count, run_stage)[1]
             del stage
     return Signals(shards, fresh, plan, halving.batches_halved)
+
+
+def anchors_at_once(chat_model: ChatModel) -> int:
+    """Anchors of one of the passes in which every anchor has a direction of its own."""
+    return max(1, PER_ANCHOR_BYTES // (count_parameters(chat_model) * chat_model.dtype.itemsize))
 
 
 def _run_stage(

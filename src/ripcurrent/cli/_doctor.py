@@ -9,6 +9,7 @@ import typer
 from ripcurrent.cli._scan import (
     ADAPTER,
     ANCHORS,
+    ATTENTION,
     DEVICE,
     DTYPE,
     FORMAT,
@@ -17,10 +18,17 @@ from ripcurrent.cli._scan import (
     LOSS_ON,
     MAP,
     MAX_TOKENS,
+    MEMORY,
+    PER_ANCHOR,
+    PREFILTER,
+    PREFILTER_SAMPLE,
     QUIET,
+    ROW_TOKENS,
     SCOPE,
     SIGNALS,
     TOKEN_BUDGET,
+    WINDOWS,
+    parse_row_tokens,
 )
 
 if TYPE_CHECKING:
@@ -57,9 +65,16 @@ def doctor_command(
     scope: SCOPE = "all",
     signals: SIGNALS = "all",
     anchors: ANCHORS = "builtin",
+    row_tokens: ROW_TOKENS = "all",
+    per_anchor: PER_ANCHOR = False,
+    windows: WINDOWS = False,
+    prefilter: PREFILTER = None,
+    prefilter_sample: PREFILTER_SAMPLE = 1000,
+    memory: MEMORY = None,
     token_budget: TOKEN_BUDGET = None,
     device: DEVICE = None,
     dtype: DTYPE = None,
+    attention: ATTENTION = "sdpa",
     limit: LIMIT = None,
     as_json: JSON = False,
     quiet: QUIET = False,
@@ -82,9 +97,16 @@ def doctor_command(
         "scope": scope,
         "signals": signals,
         "anchors": anchors,
+        "row_tokens": parse_row_tokens(row_tokens),
+        "per_anchor": per_anchor,
+        "windows": windows,
+        "prefilter": prefilter,
+        "prefilter_sample": prefilter_sample,
+        "memory": memory,
         "token_budget": token_budget,
         "device": device,
         "dtype": dtype,
+        "attention": attention,
         "limit": limit,
     }
     if quiet or as_json:
@@ -196,6 +218,7 @@ def _forecast(estimate: Estimate) -> str:
 
     parts = (
         f"loading {duration(estimate.loading_seconds)}",
+        *([f"finding what --memory holds {duration(estimate.planning_seconds)}"] if estimate.planning_seconds else []),
         f"anchors {duration(estimate.anchor_seconds)} unless they are cached",
         f"rows {duration(estimate.row_seconds)} at {estimate.tokens_per_second:.0f} tokens/s",
     )

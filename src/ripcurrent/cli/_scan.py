@@ -38,6 +38,20 @@ WINDOWS = Annotated[
 TOKEN_BUDGET = Annotated[
     int | None, typer.Option(metavar="N", help="Padded tokens per batch: 512 on a processor, 4096 on a GPU.")
 ]
+ROW_TOKENS = Annotated[str, typer.Option(metavar="all|N", help="First tokens of a row's response used.")]
+PER_ANCHOR = Annotated[
+    bool, typer.Option("--per-anchor", help="A gradient column for each anchor; costs extra passes.")
+]
+PREFILTER = Annotated[
+    str | None,
+    typer.Option(metavar="SHARE", help="Gradients only for this share of the rows, such as 10%, by a cheap pass."),
+]
+PREFILTER_SAMPLE = Annotated[
+    int, typer.Option(metavar="N", help="Random rows with gradients too: they measure what a prefilter misses.")
+]
+MEMORY = Annotated[
+    str | None, typer.Option(metavar="SIZE", help="Keep to this much memory, such as 8GB (on CUDA: of the GPU's).")
+]
 TOKENS = Annotated[
     str | None,
     typer.Option(metavar="top:N", help="Which tokens carry the score, for the N riskiest and N most protective rows."),
@@ -71,22 +85,17 @@ def scan_command(
     layer: LAYER = None,
     avg_n: Annotated[int, typer.Option(metavar="N", help="How many largest cosines are averaged.")] = 1,
     anchor_tokens: Annotated[int, typer.Option(metavar="T", help="First tokens of an anchor's response used.")] = 10,
-    row_tokens: Annotated[str, typer.Option(metavar="all|N", help="First tokens of a row's response used.")] = "all",
+    row_tokens: ROW_TOKENS = "all",
     loss_on: LOSS_ON = "all",
     max_tokens: MAX_TOKENS = 1024,
     drop_refusals: Annotated[
         bool, typer.Option("--drop-refusals", help="Leave rows with a refusal phrase unscored.")
     ] = False,
-    per_anchor: Annotated[
-        bool, typer.Option("--per-anchor", help="A gradient column for each anchor; costs extra passes.")
-    ] = False,
+    per_anchor: PER_ANCHOR = False,
     forecast: FORECAST = None,
     tokens: TOKENS = None,
     windows: WINDOWS = False,
-    prefilter: Annotated[
-        str | None,
-        typer.Option(metavar="SHARE", help="Gradients only for this share of the rows, such as 10%, by a cheap pass."),
-    ] = None,
+    prefilter: PREFILTER = None,
     prefilter_by: Annotated[
         str | None,
         typer.Option(
@@ -94,12 +103,8 @@ def scan_command(
             help="Which score picks them: representation_bidirectional unless it is _harmful or _safe.",
         ),
     ] = None,
-    prefilter_sample: Annotated[
-        int, typer.Option(metavar="N", help="Random rows with gradients too: they measure what a prefilter misses.")
-    ] = 1000,
-    memory: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="Keep to this much memory, such as 8GB (on CUDA: of the GPU's).")
-    ] = None,
+    prefilter_sample: PREFILTER_SAMPLE = 1000,
+    memory: MEMORY = None,
     format: FORMAT = None,
     mapping: MAP = None,
     limit: LIMIT = None,
