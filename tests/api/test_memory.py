@@ -88,11 +88,13 @@ class Costs:
     slope: float
     bend: float
     directions: float
+    several: float = 0.0
     asked: list[tuple[bool, int]] = dataclasses.field(default_factory=list)
 
-    def __call__(self, mapped: bool, tokens: int) -> float:
-        self.asked.append((mapped, tokens))
-        return self.base + (0 if mapped else self.directions) + self.slope * tokens + self.bend * tokens**2
+    def __call__(self, mapped: bool, tokens: int, rows: int = 1) -> float:
+        self.asked.append((mapped, tokens * rows))
+        of_rows = rows * (self.slope * tokens + self.bend * tokens**2) + (rows - 1) * self.several
+        return self.base + (0 if mapped else self.directions) + of_rows
 
 
 @pytest.fixture
@@ -108,7 +110,7 @@ def planned(
             now[0] = mapped
             return fresh(stage)
 
-        monkeypatch.setattr(_memory, "_peak_of", lambda stage, tokens: costs(now[0], tokens))
+        monkeypatch.setattr(_memory, "_peak_of", lambda stage, tokens, rows=1: costs(now[0], tokens, rows))
         monkeypatch.setattr(_memory, "longest_row", lambda *rest: longest)
         return within_memory(tmp_path, lambda: [], ScanOptions(**options), stage.chat_model, make, lambda step: None)
 
@@ -132,6 +134,17 @@ def test_smaller_batches_come_first(planned: Any) -> None:
     assert costs(False, plan.token_budget) <= 4000 * MARGIN
     # and no smaller than need be
     assert costs(False, int(plan.token_budget * 1.2)) > 4000 * MARGIN
+
+
+def test_several_rows_must_fit_too(planned: Any) -> None:
+    costs = Costs(1000, 1, 0.001, 0, several=5000)
+    _, plan = planned(costs, 100, memory=3000)
+    # one row of 512 tokens would fit, two of 256 do not
+    assert costs(False, 512) <= 3000 * MARGIN < costs(False, 256, 2)
+    assert plan.token_budget == 511
+    _, plan = planned(costs, 100, memory=10_000)
+    assert plan.token_budget == 512
+    assert plan.expected_peak == int(costs(False, 256, 2))
 
 
 def test_then_directions_go_to_files(planned: Any) -> None:

@@ -19,6 +19,7 @@ from ripcurrent.api._options import ScanOptions
 from ripcurrent.data import EncodedRow, Row, encode_rows, encode_windows
 from ripcurrent.errors import ExitCode, RipcurrentError
 from ripcurrent.models import ChatModel
+from ripcurrent.models._attention import KEPT
 from ripcurrent.run import write_json
 from ripcurrent.signals import Directions, GradientPass, MappedStore, SignalStage, stack_directions
 from ripcurrent.signals._out_of_memory import is_out_of_memory
@@ -132,8 +133,8 @@ def within_memory(
 ) -> tuple[SignalStage, MemoryPlan]:
     """The stage with a token budget, and if need be with mapped directions, that keeps to ``options.memory``.
 
-    Batches of one row, the worst shape for so many tokens, are run at doubling lengths and their peak is read. A plan
-    that the run folder holds for the same budget is taken as it is.
+    Batches of one row are run at doubling lengths and their peak is read, then batches of several rows of the length
+    that keeps most attention scores. A plan that the run folder holds for the same budget is taken as it is.
 
     Args:
         folder: The run folder.
@@ -161,12 +162,15 @@ def within_memory(
         tried = probe_peaks(stage, wanted, limit)
         fits = largest_within(tried, limit, wanted)
         if fits >= longest:
+            budget, of_several = max(1, min(options.batch_tokens, fits)), 0.0
+            if stage.batch_rows is None:
+                budget, of_several = _for_several_rows(stage, budget, limit, tried)
             plan = MemoryPlan(
                 memory=options.memory,
-                token_budget=max(1, min(options.batch_tokens, fits)),
+                token_budget=budget,
                 mapped_directions=mapped,
                 longest_row=longest,
-                expected_peak=int(peak_at(tried, max(longest, min(options.batch_tokens, fits)))),
+                expected_peak=int(max(peak_at(tried, max(longest, budget)), of_several)),
             )
             write_json(folder / PLAN, asdict(plan))
             return replace(stage, token_budget=plan.token_budget), plan
@@ -227,7 +231,30 @@ def probe_peaks(stage: SignalStage, wanted: int, limit: float) -> list[tuple[int
         tokens = following
 
 
-def _peak_of(stage: SignalStage, tokens: int) -> float:
+def _for_several_rows(
+    stage: SignalStage, budget: int, limit: float, tried: Sequence[tuple[int, float]]
+) -> tuple[int, float]:
+    """The token budget at which several rows of ``KEPT`` tokens fit too, at most ``budget``, and their peak.
+
+    The backward pass keeps the attention scores of rows up to that length, and computes those of longer ones again, so
+    two rows of it may take more than one of twice the length. None is run that is expected to pass the limit.
+    """
+    rows, most = 1, budget // KEPT
+    if most < 2:
+        return budget, 0.0
+    peak = peak_at(tried, KEPT)
+    a_row = (peak - tried[0][1]) * KEPT / max(1, KEPT - tried[0][0])
+    while rows < most:
+        following = min(2 * rows, most)
+        expected = peak + a_row * (following - rows)
+        found = _peak_of(stage, KEPT, following) if expected <= limit else expected
+        if found > limit:
+            return (rows + 1) * KEPT - 1, peak
+        rows, peak = following, found
+    return budget, peak
+
+
+def _peak_of(stage: SignalStage, tokens: int, rows: int = 1) -> float:
     device = stage.chat_model.device
     generator = np.random.default_rng(tokens)
     vocabulary = int(stage.chat_model.model.get_input_embeddings().weight.shape[0])
@@ -246,7 +273,7 @@ def _peak_of(stage: SignalStage, tokens: int) -> float:
     )
     reset_peak(device)
     try:
-        stage.measure([row])
+        stage.measure([row] * rows)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
