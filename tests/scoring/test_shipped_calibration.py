@@ -38,4 +38,4 @@ def test_its_coverage_is_that_of_its_runs() -> None:
 def test_it_holds_no_text_of_rows_and_no_place_on_a_machine() -> None:
     (path,) = shipped_calibrations()
     written = path.read_text(encoding="utf-8")
-    assert not any(mark in written for mark in ("/tmp", "/home", "/work"))
+    assert '"/' not in written
