@@ -24,6 +24,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from bench.rivals import BatchOneLoop
 from bench.speed import each, plain_forward
+from ripcurrent.api._probe_directions import RandomDirection
 from ripcurrent.data import EncodedRow
 from ripcurrent.engine import plan_batches
 from ripcurrent.models import ChatModel
@@ -31,12 +32,10 @@ from ripcurrent.signals import (
     FeatureReader,
     GradientPass,
     choose_factoring,
+    direction_shapes,
     make_batch,
     stack_directions,
-    zero_gradient,
 )
-from ripcurrent.signals._directions import entry_keys, group_shape, term_keys
-from ripcurrent.signals._sites import Catalogue
 
 SHAPES: dict[str, dict[str, Any]] = {
     "tiny": {
@@ -116,10 +115,13 @@ def _measured(shape: str, device: torch.device, budget: int, peak: float, most: 
     for kind in ("dense", "factored"):
         _reset_memory(device)
         # formed twice from the same seeds, so that no more than the scan's and the loop's own copies ever exist
-        made = _random_directions(shapes, device)
-        if kind == "factored":
-            made = _random_terms(catalogue, device)
-        directions = stack_directions(catalogue, list(made) if kind == "factored" else made, torch.bfloat16, count=2)
+        if kind == "dense":
+            directions = stack_directions(catalogue, _random_directions(shapes, device), torch.bfloat16, count=2)
+        else:
+            factoring = choose_factoring(catalogue, TERMS, HEAD_TERMS)
+            of_one = direction_shapes(catalogue, factoring, TERMS // 2, HEAD_TERMS // 2, ENTRIES)
+            made = [RandomDirection(of_one, seed) for seed in (1, 2)]
+            directions = stack_directions(catalogue, made, torch.bfloat16)
         held = sum(t.numel() * t.element_size() for t in (*directions.linear.values(), *directions.other.values()))
         print(f"  {kind} directions: {held / weights:.2f} times the weights", flush=True)
         for tokens, rows in rows_of.items():
@@ -135,7 +137,7 @@ def _measured(shape: str, device: torch.device, budget: int, peak: float, most: 
                 figures["seconds"]["representation"] = _timed(device, partial(each, features.forward, batches))
         if device.type == "cuda":
             found["peak_bytes"][kind] = torch.cuda.max_memory_allocated(device)
-        del directions, made
+        del directions
     loop = BatchOneLoop(chat_model, list(_random_directions(shapes, device)))
     for tokens, figures in measured.items():
         rows = rows_of[tokens][::LOOP_SHARE]
@@ -217,29 +219,6 @@ class _RandomDirection(Mapping[str, Tensor]):
 
 def _random_directions(shapes: Mapping[str, tuple[int, ...]], device: torch.device) -> Iterator[Mapping[str, Tensor]]:
     return (_RandomDirection(shapes, device, seed) for seed in (1, 2))
-
-
-def _random_terms(catalogue: Catalogue, device: torch.device) -> list[dict[str, Tensor]]:
-    """Two directions, every linear group of them that shrinks by it as random terms."""
-    factoring = choose_factoring(catalogue, TERMS, HEAD_TERMS)
-    shapes = catalogue.parameter_shapes()
-    made = []
-    for seed in (1, 2):
-        torch.manual_seed(seed)
-        direction = {name: tensor.to(torch.bfloat16) for name, tensor in zero_gradient(catalogue, factoring).items()}
-        for key in factoring.groups:
-            many, shape = (
-                (HEAD_TERMS, shapes[key]) if isinstance(key, str) else (TERMS, group_shape(catalogue.groups[key]))
-            )
-            out, fan_in = shape
-            of_terms = (torch.randn(many // 2, w, dtype=torch.bfloat16, device=device) for w in (fan_in, out))
-            direction |= dict(zip(term_keys(key), (*of_terms, torch.ones(many // 2, device=device)), strict=True))
-        for name in factoring.tables:
-            ids = torch.randint(0, shapes[name][0], (ENTRIES,), device=device)
-            entries = torch.randn(ENTRIES, shapes[name][1], dtype=torch.bfloat16, device=device)
-            direction |= dict(zip(entry_keys(name), (ids, entries), strict=True))
-        made.append(direction)
-    return made
 
 
 def _random_rows(mean: int, count: int, vocabulary: int) -> Iterator[EncodedRow]:

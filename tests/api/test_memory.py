@@ -257,10 +257,10 @@ def test_the_peak_is_of_what_ran_since_the_reset_and_the_process_keeps_its_own()
 
 
 def test_directions_that_cannot_be_summed_are_refused_before(stage: SignalStage) -> None:
-    require_room_for_directions(100, stage.chat_model, ScanOptions())
-    require_room_for_directions(100, stage.chat_model, ScanOptions(memory=10**12))
+    require_room_for_directions({"w": (10, 10)}, stage.chat_model, ScanOptions())
+    require_room_for_directions({"w": (10, 10)}, stage.chat_model, ScanOptions(memory=10**12))
     with pytest.raises(RipcurrentError, match=r"directions takes 8\d\.\d GB, more than --memory 50\.0 GB") as caught:
-        require_room_for_directions(10**10, stage.chat_model, ScanOptions(memory="50GB"))  # type: ignore[arg-type]
+        require_room_for_directions({"w": (10**5, 10**5)}, stage.chat_model, ScanOptions(memory="50GB"))  # type: ignore[arg-type]
     assert "RIPCURRENT_CACHE" in caught.value.hint
 
 

@@ -34,7 +34,7 @@ from ripcurrent.signals import (
     SetDirection,
     choose_factoring,
     count_terms,
-    direction_elements,
+    direction_shapes,
     make_batch,
     mean_gradient,
     norm_of,
@@ -91,9 +91,6 @@ class StoredDirection(Mapping[str, torch.Tensor]):
         with safe_open(self.path, framework="pt") as file:
             tensor: torch.Tensor = file.get_tensor(name)
         return tensor
-
-    def __contains__(self, name: object) -> bool:
-        return name in self.names
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names)
@@ -197,7 +194,9 @@ def _compute_directions(
     catalogue = gradient_pass.catalogue
     terms = count_terms([[rows[place] for place in anchor_set.places(name)] for name in anchor_set.sets])
     factoring = DENSE if running_sum else choose_factoring(catalogue, *terms)
-    require_room_for_directions(direction_elements(catalogue, *terms, factoring), chat_model, options)
+    # a table has no more entries than the anchors have tokens
+    shapes = direction_shapes(catalogue, factoring, *terms, entries=terms[0])
+    require_room_for_directions(shapes, chat_model, options)
     norms = np.zeros(len(rows))
     for name in anchor_set.sets:
         on_step(f"direction of {name}")

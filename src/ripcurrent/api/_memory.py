@@ -6,7 +6,7 @@ import math
 import re
 import resource
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -243,7 +243,7 @@ def _for_several_rows(
     if most < 2:
         return budget, 0.0
     peak = peak_at(tried, KEPT)
-    a_row = (peak - tried[0][1]) * KEPT / max(1, KEPT - tried[0][0])
+    a_row = (peak - tried[0][1]) * KEPT / (KEPT - tried[0][0])
     while rows < most:
         following = min(2 * rows, most)
         expected = peak + a_row * (following - rows)
@@ -306,14 +306,17 @@ def largest_within(tried: Sequence[tuple[int, float]], limit: float, most: int) 
     return low
 
 
-def require_room_for_directions(elements: int, chat_model: ChatModel, options: ScanOptions) -> None:
-    """Refuse to form a direction of so many numbers where it and the copy that is stored pass the budget.
+def require_room_for_directions(
+    shapes: Mapping[str, tuple[int, ...]], chat_model: ChatModel, options: ScanOptions
+) -> None:
+    """Refuse to form an anchor set's direction where it and the copy that is stored pass the budget.
 
     Raises:
         RipcurrentError: they do; says how much is needed.
     """
     if options.memory is None:
         return
+    elements = sum(math.prod(shape) for shape in shapes.values())
     needed = memory_in_use(chat_model.device) + elements * (4 + chat_model.dtype.itemsize)
     if needed > options.memory:
         raise RipcurrentError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,12 +16,13 @@ from ripcurrent.signals import (
     GradientPass,
     choose_factoring,
     count_terms,
+    direction_shapes,
     make_batch,
     set_direction,
     stack_directions,
 )
 from ripcurrent.signals._anchor_gradients import ANCHOR_TOKEN_BUDGET
-from ripcurrent.signals._directions import dense_shapes, entry_keys, group_shape, term_keys
+from ripcurrent.signals._directions import ENTRIES
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +33,10 @@ class RandomDirection(Mapping[str, torch.Tensor]):
     """Name to shape: of dense parameters, of factored groups' terms, of tables' entries."""
     seed: int
     """Seed of the numbers."""
-    ids: frozenset[str] = field(default_factory=frozenset)
-    """Names of what are token ids: from 0 on, each once."""
 
     def __getitem__(self, name: str) -> torch.Tensor:
         shape = self.shapes[name]
-        if name in self.ids:
+        if name.startswith(ENTRIES):
             return torch.arange(*shape)
         generator = torch.Generator().manual_seed(self.seed)
         return torch.randn(shape[-1], generator=generator).expand(shape)
@@ -82,20 +81,6 @@ class LikeDirections:
         self._gradient_pass.measure(batch, stack_directions(self._gradient_pass.catalogue, list(random), dtype))
 
     def _of(self, sets: Sequence[Sequence[EncodedRow]], seed: int) -> RandomDirection:
-        catalogue = self._gradient_pass.catalogue
-        terms, head_terms = count_terms(sets)
         occurring = len(np.unique(np.concatenate([row.tokens for rows in sets for row in rows])))
-        whole = catalogue.parameter_shapes()
-        shapes = dense_shapes(catalogue, self.factoring)
-        ids = set()
-        for key in self.factoring.groups:
-            many, (out, fan_in) = (
-                (head_terms, whole[key]) if isinstance(key, str) else (terms, group_shape(catalogue.groups[key]))
-            )
-            inputs, output_grads, weights = term_keys(key)
-            shapes |= {inputs: (many, fan_in), output_grads: (many, out), weights: (many,)}
-        for name in self.factoring.tables:
-            tokens, entries = entry_keys(name)
-            shapes |= {tokens: (occurring,), entries: (occurring, whole[name][1])}
-            ids.add(tokens)
-        return RandomDirection(shapes, seed, frozenset(ids))
+        catalogue = self._gradient_pass.catalogue
+        return RandomDirection(direction_shapes(catalogue, self.factoring, *count_terms(sets), occurring), seed)

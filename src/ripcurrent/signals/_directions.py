@@ -239,14 +239,20 @@ def dense_shapes(catalogue: Catalogue, factoring: Factoring) -> dict[str, tuple[
     return {name: shape for name, shape in catalogue.parameter_shapes().items() if name not in left}
 
 
-def direction_elements(catalogue: Catalogue, terms: int, head_terms: int, factoring: Factoring) -> int:
-    """Numbers that one direction is made of at most, with so many terms in each factored group and at the head."""
-    shapes = catalogue.parameter_shapes()
-    total = sum(math.prod(shape) for shape in dense_shapes(catalogue, factoring).values())
+def direction_shapes(
+    catalogue: Catalogue, factoring: Factoring, terms: int, head_terms: int, entries: int
+) -> dict[str, tuple[int, ...]]:
+    """Shapes of all that a gradient has, with so many terms in a factored group and at the head, entries in a table."""
+    whole = catalogue.parameter_shapes()
+    shapes = dense_shapes(catalogue, factoring)
     for key in factoring.groups:
-        many, shape = (head_terms, shapes[key]) if isinstance(key, str) else (terms, group_shape(catalogue.groups[key]))
-        total += many * sum(shape)
-    return total + sum(terms * shapes[name][1] for name in factoring.tables)
+        many, shape = (head_terms, whole[key]) if isinstance(key, str) else (terms, group_shape(catalogue.groups[key]))
+        inputs, output_grads, weights = term_keys(key)
+        shapes |= {inputs: (many, shape[1]), output_grads: (many, shape[0]), weights: (many,)}
+    for name in factoring.tables:
+        ids, rows = entry_keys(name)
+        shapes |= {ids: (entries,), rows: (entries, whole[name][1])}
+    return shapes
 
 
 def zero_gradient(catalogue: Catalogue, factoring: Factoring = DENSE) -> Gradient:

@@ -117,10 +117,10 @@ class GradientPass:
         catalogue = self.catalogue
 
         def on_chunk(chunk: HeadChunk) -> None:
-            if catalogue.head_weight is not None and (terms := kept.terms_of(catalogue.head_weight)) is not None:
-                terms.append(Terms(chunk.inputs, chunk.logit_grads, chunk.positions[1]))
-            elif catalogue.head_weight is not None:
-                into[catalogue.head_weight] += chunk.logit_grads.float().mT @ chunk.inputs.float()
+            name = catalogue.head_weight
+            terms = Terms(chunk.inputs, chunk.logit_grads, chunk.positions[1])
+            if name is not None and not kept.take_head(name, terms):
+                into[name] += chunk.logit_grads.float().mT @ chunk.inputs.float()
             if catalogue.head_bias is not None:
                 into[catalogue.head_bias] += chunk.logit_grads.float().sum(dim=0)
 

@@ -181,8 +181,7 @@ class Accumulate(RowVectors):
         """Sum of ``bᵀa`` for every member, or its terms."""
         names = group_weights(group)
         weighted = [grad for grad, site in zip(grads, group.sites, strict=True) if site.weight is not None]
-        if self.kept.terms_of(number) is not None:
-            self.kept.take_layer(number, inputs, torch.cat(weighted, dim=-1))
+        if self.kept.take_layer(number, inputs, weighted):
             return
         for name, grad in zip(names, weighted, strict=True):
             self.into[name] += linear.linear_gradient(inputs, grad)

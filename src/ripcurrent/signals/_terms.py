@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -29,14 +30,24 @@ class Kept:
         self._terms: dict[GroupKey, list[Terms]] = {key: [] for key in factoring.groups}
         self._entries: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in factoring.tables}
 
-    def terms_of(self, key: GroupKey) -> list[Terms] | None:
-        """Where terms of a group go; None where it is not factored."""
-        return self._terms.get(key)
+    def take_layer(self, number: int, inputs: Tensor, output_grads: Sequence[Tensor]) -> bool:
+        """A group's inputs and output gradients of a batch, ``(rows, tokens, …)`` each; False where it is dense.
 
-    def take_layer(self, key: GroupKey, inputs: Tensor, output_grads: Tensor) -> None:
-        """A layer's terms of a batch, ``(rows, tokens, …)`` each; tokens that have no gradient are left out."""
-        row, token = output_grads.any(dim=-1).nonzero(as_tuple=True)
-        self._terms[key].append(Terms(inputs[row, token], output_grads[row, token], token))
+        Tokens that have no gradient are left out.
+        """
+        if number not in self._terms:
+            return False
+        joined = torch.cat(list(output_grads), dim=-1)
+        row, token = joined.any(dim=-1).nonzero(as_tuple=True)
+        self._terms[number].append(Terms(inputs[row, token], joined[row, token], token))
+        return True
+
+    def take_head(self, name: str, terms: Terms) -> bool:
+        """The head's terms of some rows; False where it is dense."""
+        if name not in self._terms:
+            return False
+        self._terms[name].append(terms)
+        return True
 
     def take_table(self, name: str, ids: Tensor, grads: Tensor) -> bool:
         """A table's looked-up ids and gradients of a batch; False where it is dense."""

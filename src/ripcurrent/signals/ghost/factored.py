@@ -19,9 +19,7 @@ def factored_token_dots(
     weights: Float[Tensor, "terms directions"],
 ) -> Float[Tensor, "*tokens directions"]:
     """``b_tᵀ V a_t`` of every token. Products in the inputs' dtype, sums over terms in float32."""
-    fan_in = inputs.shape[-1]
-    of_terms = (inputs @ terms[:, :fan_in].mT) * (output_grads @ terms[:, fan_in:].mT)
-    return of_terms.float() @ weights
+    return _products_with_terms(inputs, output_grads, terms).float() @ weights
 
 
 def factored_products(
@@ -32,7 +30,7 @@ def factored_products(
 ) -> tuple[Float[Tensor, "rows directions"], Float[Tensor, " rows"]]:
     """Each row's dots with the directions and squared norm of its weight gradient."""
     fan_in, fan_out = inputs.shape[-1], output_grads.shape[-1]
-    of_terms = (inputs @ terms[:, :fan_in].mT) * (output_grads @ terms[:, fan_in:].mT)
+    of_terms = _products_with_terms(inputs, output_grads, terms)
     _, norms = linear_products(inputs, output_grads, inputs.new_empty(0, fan_out, fan_in))
     return of_terms.sum(dim=1, dtype=weights.dtype) @ weights, norms
 
@@ -48,3 +46,14 @@ def looked_up_token_dots(
     at_ids = terms[:, width:].index_select(1, ids.flatten()).mT.reshape(*ids.shape, len(terms))
     of_terms: Tensor = (grads @ terms[:, :width].mT) * at_ids
     return of_terms.float() @ weights
+
+
+def _products_with_terms(
+    inputs: Float[Tensor, "*tokens in"],
+    output_grads: Float[Tensor, "*tokens out"],
+    terms: Float[Tensor, "terms in_and_out"],
+) -> Float[Tensor, "*tokens terms"]:
+    """``(a_t·A_p)(b_t·B_p)`` of every token and term."""
+    fan_in = inputs.shape[-1]
+    products: Tensor = (inputs @ terms[:, :fan_in].mT) * (output_grads @ terms[:, fan_in:].mT)
+    return products
