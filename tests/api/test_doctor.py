@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from ripcurrent.anchors import load_anchors
-from ripcurrent.api import _environment, _probe
+from ripcurrent.api import _anchor_passes, _environment, _probe
 from ripcurrent.api._anchors import encode_for_gradient
 from ripcurrent.api._doctor import SAMPLE_ROWS, _spread_sample, diagnose, rendered_row
 from ripcurrent.api._options import ScanOptions
@@ -26,7 +26,7 @@ from ripcurrent.cli import run
 from ripcurrent.data import LossOn, Message, Row, encode
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.models import cache_folder, load_model
-from ripcurrent.signals import GradientPass, mean_gradient, set_direction, stack_directions
+from ripcurrent.signals import DENSE, GradientPass, mean_gradient, set_direction, stack_directions
 from tests.models.tiny import save_tiny, tiny_tokenizer
 
 WORDS = ["the", "old", "mill", "turned", "slowly", "while", "children", "counted", "boats", "and", "bread", "baked"]
@@ -277,15 +277,17 @@ def test_a_prefilter_takes_a_cheap_pass_and_a_share_of_the_other(
 def test_anchors_of_their_own_take_further_passes(lessons: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = itertools.count()
     monkeypatch.setattr(_probe.time, "perf_counter", lambda: float(next(seconds)))
-    monkeypatch.setattr(_probe, "anchors_at_once", lambda chat_model: 7)
+    passes = [_anchor_passes.AnchorPass(range(start, min(start + 7, 60)), DENSE) for start in range(0, 60, 7)]
+    monkeypatch.setattr(_probe, "anchor_passes", lambda gradient_pass, rows: passes)
     held: list[int] = []
-    stack = _probe.stack_directions
+    form = _probe.own_directions
 
-    def counted(*arguments: Any, count: int) -> Any:
-        held.append(count)
-        return stack(*arguments, count=count)
+    def counted(*arguments: Any) -> Any:
+        found = form(*arguments)
+        held.append(found.count)
+        return found
 
-    monkeypatch.setattr(_probe, "stack_directions", counted)
+    monkeypatch.setattr(_probe, "own_directions", counted)
 
     (usual,) = diagnose(lessons, model=str(model), signals="gradient").estimates
     (further,) = diagnose(lessons, model=str(model), signals="gradient", per_anchor=True).estimates

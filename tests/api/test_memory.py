@@ -20,6 +20,7 @@ from ripcurrent.api._memory import (
     parse_size,
     peak_at,
     peak_bytes,
+    plan_path,
     probe_peaks,
     process_peak,
     read_plan,
@@ -112,9 +113,25 @@ def planned(
 
         monkeypatch.setattr(_memory, "_peak_of", lambda stage, tokens, rows=1: costs(now[0], tokens, rows))
         monkeypatch.setattr(_memory, "longest_row", lambda *rest: longest)
-        return within_memory(tmp_path, lambda: [], ScanOptions(**options), stage.chat_model, make, lambda step: None)
+        return within_memory(
+            plan_path(tmp_path), lambda: [], ScanOptions(**options), stage.chat_model, make, lambda step: None
+        )
 
     return plan
+
+
+def test_no_row_that_is_tried_is_longer_than_the_scans_longest(stage: SignalStage) -> None:
+    tried: list[tuple[int, int]] = []
+
+    class Counted(SignalStage):
+        def measure(self, rows: Any) -> Any:
+            tried.append((len(rows), len(rows[0].tokens)))
+
+    fields = {field.name: getattr(stage, field.name) for field in dataclasses.fields(stage) if field.init}
+    counted = Counted(**{**fields, "max_tokens": 100})
+    for tokens, many in ((64, 1), (100, 1), (350, 1), (256, 2)):
+        _memory._peak_of(counted, tokens, many)
+    assert tried == [(1, 64), (1, 100), (4, 100), (6, 100)]
 
 
 def test_enough_memory_changes_nothing(planned: Any) -> None:
@@ -173,7 +190,7 @@ def test_a_longest_row_above_the_token_budget_is_what_counts(planned: Any) -> No
 
 def test_the_same_budget_takes_the_plan_that_is_there_and_another_does_not(planned: Any, tmp_path: Path) -> None:
     _, first = planned(Costs(1000, 10, 0.0, 500), 100, memory=4000)
-    assert read_plan(tmp_path) == first
+    assert read_plan(plan_path(tmp_path)) == first
     unasked = Costs(1, 1, 1, 1)
     stage, again = planned(unasked, 100, memory=4000)
     assert again == first

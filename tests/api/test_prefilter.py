@@ -326,6 +326,9 @@ def test_a_folder_from_before_there_was_a_choice_resumes(
             "'representation_harmful' or 'representation_safe'. Did you mean representation_safe?",
         ),
         (("--prefilter-by", "representation_safe"), "--prefilter, which is not given"),
+        (("--prefilter-sample", "500"), "--prefilter misses, which is not given"),
+        (("--per-anchor", "--signals", "representation"), "--per-anchor compares gradients"),
+        (("--dtype", "float16"), "Gradients leave the range of float16"),
     ],
 )
 def test_what_it_does_not_do_is_said(

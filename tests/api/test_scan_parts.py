@@ -10,8 +10,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from ripcurrent.api._memory import parse_size, plan_path, read_plan
 from ripcurrent.api._merge import merge_parts
 from ripcurrent.api._scan import ScanResult, scan, scan_part
 from ripcurrent.engine import Part
@@ -207,16 +209,29 @@ def test_parts_of_different_scans_are_not_merged(tmp_path: Path, dataset: Path, 
         merge_parts([tmp_path / "nowhere"])
 
 
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [({"prefilter": "10%"}, "--prefilter does not go with --shard"), ({"memory": "8GB"}, "--memory does not go with")],
-)
-def test_what_needs_all_rows_is_refused(
-    tmp_path: Path, dataset: Path, options: dict[str, Any], change: dict[str, Any], said: str
-) -> None:
-    with pytest.raises(RipcurrentError, match=said):
-        scan_part(dataset, Part(0, 2), tmp_path / "out", **options, **change)
+def test_what_needs_all_rows_is_refused(tmp_path: Path, dataset: Path, options: dict[str, Any]) -> None:
+    with pytest.raises(RipcurrentError, match="--prefilter does not go with --shard"):
+        scan_part(dataset, Part(0, 2), tmp_path / "out", prefilter="10%", **options)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("no_page", "no_merged_page")
+def test_each_part_keeps_a_budget_of_its_own(
+    tmp_path: Path, dataset: Path, options: dict[str, Any], whole: ScanResult
+) -> None:
+    out = tmp_path / "rows"
+    for index, memory in enumerate(("64GB", "65GB")):
+        scan_part(dataset, Part(index, 2), out, **options, memory=memory)
+        plan = read_plan(plan_path(out, Part(index, 2)))
+        assert plan is not None
+        assert plan.memory == parse_size(memory)
+    merged = merge_parts([out])
+    ours, theirs = merged.scores(), whole.scores()
+    assert ours["status"] == theirs["status"]
+    for name in ("gradient_bidirectional", "representation_harmful"):
+        np.testing.assert_allclose(ours[name].to_numpy(), theirs[name].to_numpy(), atol=2e-5, equal_nan=True)
+    assert merged.manifest["memory"]["kept"]
+    assert [part["memory"]["memory"] for part in merged.manifest["parts"]] == [64 * 10**9, 65 * 10**9]
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from ripcurrent.api._scan import scan
 from ripcurrent.errors import ExitCode, RipcurrentError
 from tests.models.tiny import CHAT_TEMPLATE, save_tiny, tiny_tokenizer
-from tests.tiny_scan import EXACT, GRADIENT_COSINES, REPRESENTATION_COSINES, good_rows, write_jsonl
+from tests.tiny_scan import ANSWERS, EXACT, GRADIENT_COSINES, REPRESENTATION_COSINES, good_rows, write_jsonl
 
 pytestmark = pytest.mark.usefixtures("no_page")
 
@@ -217,3 +217,56 @@ def test_a_limit_reads_the_first_rows(rows_file: Path, tmp_path: Path, tiny_fold
     five = scores(rows_file, tmp_path / "five", tiny_folder, anchors_file, limit=5)
     assert five["id"].to_pylist() == whole["id"].to_pylist()[:5]
     assert differences(whole.slice(0, 5), five, (*GRADIENT_COSINES, *REPRESENTATION_COSINES)) < 2e-5
+
+
+def test_a_shard_without_a_scored_document_has_no_largest_window(
+    tmp_path: Path, tiny_folder: Path, anchors_file: Path
+) -> None:
+    documents = [{"text": text} for text in ("", "", ANSWERS[4] * 6, ANSWERS[1], "", "")]
+    dataset = write_jsonl(tmp_path / "documents.jsonl", documents)
+    options: dict[str, Any] = {"windows": True, "max_tokens": 40}
+    whole = scores(dataset, tmp_path / "whole", tiny_folder, anchors_file, **options)
+    table = scores(dataset, tmp_path / "shards", tiny_folder, anchors_file, shard_rows=2, **options)
+    assert table["status"].to_pylist() == ["ok" if 2 <= row <= 3 else "no_response" for row in range(6)]
+    assert table.schema.equals(whole.schema, check_metadata=False)
+    largest = table["gradient_bidirectional_window_max"].to_numpy()
+    assert np.isfinite(largest).tolist() == [False, False, True, True, False, False]
+    assert differences(table, whole, ("gradient_bidirectional_window_max", "representation_bidirectional")) < 1e-5
+
+
+def test_what_is_read_of_an_answer_does_not_follow_row_tokens(
+    rows_file: Path, tmp_path: Path, tiny_folder: Path, anchors_file: Path
+) -> None:
+    options: dict[str, Any] = {"position": "mean_response", "limit": 6}
+    whole = scores(rows_file, tmp_path / "whole", tiny_folder, anchors_file, **options)
+    first = scores(rows_file, tmp_path / "first", tiny_folder, anchors_file, row_tokens=2, **options)
+    assert differences(whole, first, ("representation_harmful", "representation_safe")) < 1e-6
+    assert differences(whole, first, ("gradient_norm",)) > 1e-3
+
+
+def test_a_dataset_behind_a_link_keeps_its_name(
+    tmp_path: Path, rows_file: Path, tiny_folder: Path, anchors_file: Path
+) -> None:
+    from ripcurrent.api._select import select
+
+    blob = tmp_path / "blobs" / "0123abcd"
+    blob.parent.mkdir()
+    blob.write_bytes(rows_file.read_bytes())
+    link = tmp_path / "train.jsonl"
+    link.symlink_to(blob)
+    done = scan(link, tmp_path / "out", model=str(tiny_folder), anchors=str(anchors_file), limit=6, **EXACT)
+    assert done.manifest["dataset"]["path"] == str(link)
+    assert len(select(done.folder, top=2, seeds=(0,))[0].selection.indices) == 2
+
+
+def test_directions_that_do_not_fit_are_one_error(
+    tmp_path: Path, rows_file: Path, tiny_folder: Path, anchors_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def runs_out(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 512 GiB.\nMore of it")
+
+    monkeypatch.setattr("ripcurrent.api._scan.prepare_anchors", runs_out)
+    with pytest.raises(RipcurrentError, match=r"The anchors' directions do not fit .* allocate 512 GiB\.") as caught:
+        scores(rows_file, tmp_path / "out", tiny_folder, anchors_file, limit=6)
+    assert caught.value.code == 2
+    assert "--memory" in caught.value.hint

@@ -142,12 +142,12 @@ def test_a_merged_adapter_is_part_of_the_model(
 def test_per_anchor_columns_are_the_cosines_to_each_anchors_gradient(
     few: Path, tiny_folder: Path, anchors_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # room for five directions at a time, so that several passes are joined
-    monkeypatch.setattr("ripcurrent.api._scan_passes.PER_ANCHOR_BYTES", 5 * 4 * count(tiny_folder))
+    # room for few directions at a time, so that several passes are joined
+    monkeypatch.setattr("ripcurrent.api._anchor_passes.PER_ANCHOR_BYTES", 2 * 4 * count(tiny_folder))
     result = run(few, tiny_folder, anchors_file, per_anchor=True)
     oracle = explicit(few, tiny_folder, anchors_file)
     folders = sorted(path.name for path in (result.folder / "signals").glob("per_anchor_*"))
-    assert folders == ["per_anchor_00", "per_anchor_01", "per_anchor_02"]
+    assert folders == [f"per_anchor_{first:03d}_to_{first + 1:03d}" for first in range(0, 12, 2)]
     seen: dict[str, int] = {}
     for anchor, name in zip(oracle.anchor_gradients, oracle.sets, strict=True):
         column = per_anchor_column(name, seen.setdefault(name, 0))

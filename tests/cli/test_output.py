@@ -217,3 +217,14 @@ def test_a_scope_says_what_it_leaves_out(command: Command, rows_file: Path, tmp_
     said = command.scan(rows_file, "--out", tmp_path / "out", "--scope", "linear")
     assert "Left out of the gradients:" in said.out
     assert "embed_tokens.weight" in said.out
+
+
+def test_memory_that_runs_out_anywhere_is_one_error(
+    command: Command, rows_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def runs_out(*_: object, **__: object) -> None:
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory\nmore")
+
+    monkeypatch.setattr("ripcurrent.api._scan.load_scan_model", runs_out)
+    says = ("Memory ran out", "is kept", "--token-budget")
+    command.scan_fails(rows_file, "--out", tmp_path / "out", code=2, says=says)

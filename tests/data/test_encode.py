@@ -307,6 +307,22 @@ def test_a_model_without_a_chat_template_is_one_error_for_all() -> None:
         encode_anchor(row_of("a", "b").messages, build("none"))
 
 
+def test_a_template_that_prints_the_day_prints_the_same_one_every_day() -> None:
+    from tests.data.chat_tokenizers import CHATML, byte_level
+
+    when = "{% macro head() %}{{ strftime_now('%d %b %Y, %-d.%-m.') }}{% endmacro %}"
+    tokenizer = byte_level("\n " + when + "{{ head() }}\n" + CHATML, [])
+    row = row_of("a", "b")
+    assert render(row, tokenizer).startswith("\n26 Jul 2024, 26.7.\n<|im_start|>user")
+    assert check(encode(row, tokenizer)) is None
+    opening = Row(0, "", (Message("assistant", "b"),), None, {})
+    assert render(opening, tokenizer).startswith("\n26 Jul 2024")
+    # others are rendered as transformers renders them
+    plain = byte_level(CHATML, [])
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    assert render(row, plain) == plain.apply_chat_template(turns, tokenize=False)
+
+
 def test_a_broken_chat_template_is_one_error_for_all() -> None:
     from tests.data.chat_tokenizers import byte_level
 

@@ -119,6 +119,17 @@ def test_mapping_names_columns_also_nested_ones(tmp_path: Path) -> None:
     assert (row.prompt, row.response, row.id, row.record) == ("Hi", "Ho", "7", record)
 
 
+def test_a_mapping_decides_the_format_where_others_fit_too(tmp_path: Path) -> None:
+    record = {"instruction": "Ask.", "input": "", "output": "old", "output_new": "new"}
+    path = lines(tmp_path / "rows.jsonl", record)
+    assert only(path).response == "old"
+    row = only(path, mapping=parse_mapping(["prompt=instruction", "response=output_new"]))
+    assert (row.prompt, row.response) == ("Ask.", "new")
+    for options in ({}, {"format": "alpaca"}):
+        with pytest.raises(RipcurrentError, match="--map names prompt, which rows of format alpaca do not have"):
+            read_rows(path, mapping={"prompt": "output_new"}, **options)
+
+
 @pytest.mark.parametrize(
     ("pair", "part"), [("prompt", "field=column"), ("promt=x", "Did you mean 'prompt'?"), ("prompt=", "field=column")]
 )

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from ripcurrent.api import _format_edit_arms, _format_edits
+from ripcurrent.api import _format_edit_arms, _format_edit_pairs, _format_edits
 from ripcurrent.api._format_edits import run
 from ripcurrent.api._scan import scan
 from ripcurrent.cli import run as command
@@ -142,8 +142,8 @@ def test_a_limit_draws_the_same_rows_and_the_folder_keeps_what_is_done(
     edits: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loads: list[int] = []
-    real = _format_edits._tokenizer
-    monkeypatch.setattr(_format_edits, "_tokenizer", lambda *given: loads.append(1) or real(*given))
+    real = _format_edit_pairs._tokenizer
+    monkeypatch.setattr(_format_edit_pairs, "_tokenizer", lambda *given: loads.append(1) or real(*given))
     limited = {**edits, "limit": 3}
 
     def stopped(*_: Any, **__: Any) -> None:

@@ -10,6 +10,8 @@ import torch
 from safetensors.torch import save_file
 
 from ripcurrent.models._identity import config_sha256, file_sha256
+from ripcurrent.models._template import tokenizer_sha256
+from tests.models.tiny import tiny_tokenizer
 
 
 def tensors() -> dict[str, torch.Tensor]:
@@ -61,6 +63,14 @@ def test_a_sampled_hash_of_another_format_sees_any_long_change(tmp_path: Path) -
     content[30 << 20 : 31 << 20] = b"\x01" * (1 << 20)
     file.write_bytes(content)
     assert file_sha256(file, whole_bytes=1000) != before
+
+
+def test_a_tokenizer_counts_with_the_roles_of_its_special_tokens() -> None:
+    tokenizer = tiny_tokenizer()
+    before = tokenizer_sha256(tokenizer)
+    assert tokenizer_sha256(tiny_tokenizer()) == before
+    tokenizer.eos_token = tokenizer.bos_token or "<another>"
+    assert tokenizer_sha256(tokenizer) != before
 
 
 def test_a_configuration_counts_apart_from_where_it_was_saved(tmp_path: Path) -> None:

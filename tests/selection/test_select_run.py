@@ -66,6 +66,28 @@ def test_the_record_tells_what_was_selected_and_why(run):
     assert length_control["seed"] == 1
 
 
+def test_a_file_that_is_no_selections_is_not_overwritten(run, tmp_path):
+    dataset = tmp_path / "rows.jsonl"
+    before = dataset.read_bytes()
+    with pytest.raises(RipcurrentError, match=r"rows\.jsonl is there and is no selection's"):
+        select(run, top=10, out=tmp_path, name="rows")
+    (tmp_path / "without-mine.jsonl").write_text("precious")
+    with pytest.raises(RipcurrentError, match=r"without-mine\.jsonl is there"):
+        select(run, top=10, out=tmp_path, name="mine", drop=True, seeds=(0,))
+    assert dataset.read_bytes() == before
+    assert not (tmp_path / "mine.jsonl").exists()
+
+
+def test_a_selection_of_other_rows_keeps_its_name(run, tmp_path):
+    select(run, top=10, out=tmp_path / "chosen", name="mine", seeds=(0,))
+    record_path = tmp_path / "chosen" / "mine.json"
+    record = json.loads(record_path.read_text())
+    record["provenance"]["dataset"] |= {"sha256": "another", "path": "other.jsonl"}
+    record_path.write_text(json.dumps(record))
+    with pytest.raises(RipcurrentError, match=r"already holds another selection \(of other\.jsonl\)"):
+        select(run, top=10, out=tmp_path / "chosen", name="mine", seeds=(0,))
+
+
 def test_a_json_data_set_keeps_rows_and_record_apart(tmp_path):
     run = fabricate_run(tmp_path, fabricate_table(40), suffix=".json")
     record = select(run, bottom=4)[0]

@@ -40,7 +40,6 @@ from ripcurrent.signals import (
     norm_of,
     set_direction,
     similarities,
-    zero_gradient,
 )
 
 DIRECTION_FORMAT = 2
@@ -166,14 +165,6 @@ def encode_for_gradient(anchor_set: AnchorSet, chat_model: ChatModel, options: S
     ]
     _require_ok(rows, anchor_set, chat_model)
     return rows
-
-
-def anchor_gradient(gradient_pass: GradientPass, row: EncodedRow) -> Gradient:
-    """One anchor's normalised gradient, formed."""
-    gradient = zero_gradient(gradient_pass.catalogue)
-    gradient_pass.accumulate(make_batch([row], gradient_pass.device), torch.ones(1), gradient)
-    length = norm_of(gradient)
-    return {name: tensor / length for name, tensor in gradient.items()}
 
 
 def directions_are_cached(anchor_set: AnchorSet, chat_model: ChatModel, options: ScanOptions) -> bool:

@@ -117,13 +117,16 @@ def running(
 
 
 def absolute(path: str) -> str:
-    """A dataset's path from anywhere on this machine."""
-    return path if path.startswith("hf:") else str(Path(path).resolve())
+    """A dataset's path from anywhere on this machine.
+
+    Links are not followed: what they lead to, in the hub's cache for one, may have another name and no suffix.
+    """
+    return path if path.startswith("hf:") else str(Path(path).absolute())
 
 
 def _absolute_paths(model: dict[str, Any]) -> dict[str, Any]:
     """Model and adapter by absolute path where they are files here: workers stand in other folders."""
     return {
-        key: str(Path(value).resolve()) if key in ("name", "adapter") and value and Path(value).exists() else value
+        key: str(Path(value).absolute()) if key in ("name", "adapter") and value and Path(value).exists() else value
         for key, value in model.items()
     }

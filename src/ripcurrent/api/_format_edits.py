@@ -13,45 +13,28 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ripcurrent.anchors import load_anchors
 from ripcurrent.api._format_edit_arms import check_arms, harm_of_edits
 from ripcurrent.api._format_edit_lines import lines_of
+from ripcurrent.api._format_edit_pairs import UNCHANGED, Pairs, drawn_pairs, found_pairs, places_of
 from ripcurrent.api._progress import Progress, SilentProgress
 from ripcurrent.api._scan import scan
-from ripcurrent.api._scan_model import load_scan_model
 from ripcurrent.api._scanned import ScannedRows, open_scan, provenance_of
 from ripcurrent.api._select import _manifest
 from ripcurrent.data import Row
 from ripcurrent.errors import ExitCode, RipcurrentError
 from ripcurrent.evaluation._statistics import holm
-from ripcurrent.experiment._edited_rows import (
-    Edited,
-    EditedRow,
-    as_record,
-    edit_rows,
-    is_editable,
-    token_counter,
-    with_answer,
-)
+from ripcurrent.experiment._edited_rows import Edited, as_record, is_editable, with_answer
 from ripcurrent.experiment._format_edits import EDITS
 from ripcurrent.experiment._instruments import EditsConfig, parse_edits
 from ripcurrent.experiment._paired_changes import CONFIDENCE, DRAWS, PairedChange, paired_change
 from ripcurrent.run import RunDirectory, write_json, written_whole
 from ripcurrent.selection import plain_numbers, read_scores
-from ripcurrent.selection._draw import generator
 from ripcurrent.selection._table import ScoredRows
 
-UNCHANGED = "unchanged"
-"""Rows that are scanned again as they are: how far the second scan's numbers differ by batches and rounding alone."""
-UNCHANGED_ROWS = 32
-PAIRS = "pairs.json"
 ROWS = "edited.jsonl"
 CHANGES = "changes.parquet"
 NOT_FREE = ("title", "arms", "size", "smallest_arm")
 """Keys that may change in a folder: arms are an experiment of their own in it."""
-
-Pairs = dict[str, Edited]
-"""By edit, what is scored."""
 
 
 def run(config: dict[str, Any], folder: Path, *, progress: Progress | None = None) -> dict[str, Any]:
@@ -83,8 +66,8 @@ def run(config: dict[str, Any], folder: Path, *, progress: Progress | None = Non
         scanned = open_scan(chosen, folder / "scan", told)
         _require_equal_type(scanned, chosen)
         rows, base = _editable_rows(scanned)
-        found = _pairs(scanned, chosen, rows, folder / "pairs", told)
-        pairs = _drawn(found, chosen)
+        found = found_pairs(scanned, chosen, rows, folder / "pairs", told)
+        pairs = drawn_pairs(found, chosen)
         if not any(edited.rows for edited in pairs.values()):
             raise RipcurrentError(
                 f"None of the edits changes a row of {scanned.dataset.name} at equal length.",
@@ -93,7 +76,7 @@ def run(config: dict[str, Any], folder: Path, *, progress: Progress | None = Non
             )
         edited, manifest = _scan_edited(scanned, chosen, rows, pairs, folder, told)
         told.step("comparing")
-        table = _changes(scanned, edited, pairs, _places(pairs, chosen))
+        table = _changes(scanned, edited, pairs, places_of(pairs, chosen))
         with written_whole(folder / CHANGES) as part:
             pq.write_table(table, part, compression="zstd")
         results = _results(chosen, scanned, found, pairs, base, table)
@@ -144,102 +127,6 @@ def _editable_rows(scanned: ScannedRows) -> tuple[list[Row], dict[str, int]]:
     }
 
 
-def _pairs(scanned: ScannedRows, config: EditsConfig, rows: Sequence[Row], folder: Path, told: Progress) -> Pairs:
-    """What each edit makes of the rows; read where that was done before."""
-    model, options = scanned.manifest["model"], scanned.options
-    settings = {
-        "command": "pairs",
-        "dataset_sha256": scanned.manifest["dataset"]["sha256"],
-        "tokenizer_sha256": model.get("tokenizer_sha256"),
-        "template_sha256": model.get("template_sha256"),
-        "max_tokens": options.max_tokens,
-        "loss_on": options.loss_on,
-        "edits": list(config.edits),
-        "tolerance": config.tolerance,
-        "version": version("ripcurrent"),
-    }
-    with RunDirectory(folder, settings):
-        path = folder / PAIRS
-        if path.exists():
-            return _read_pairs(path)
-        scored = scanned.scored
-        lengths = scored.numbers("response_tokens")[scored.positions([row.index for row in rows])]
-        tokens = {row.index: int(length) for row, length in zip(rows, lengths.tolist(), strict=True)}
-        told.step("loading the model")
-        count = token_counter(_tokenizer(scanned, config), max_tokens=options.max_tokens, loss_on=options.loss_on)
-        found: Pairs = {}
-        for name in config.edits:
-            told.step(f"rewriting rows: {name}")
-            found[name] = edit_rows(rows, tokens, EDITS[name], count, config.tolerance)
-        write_json(path, {name: _as_json(edited) for name, edited in found.items()})
-    return found
-
-
-def _tokenizer(scanned: ScannedRows, config: EditsConfig) -> Any:
-    """The tokenizer of the scanned model, after a check that model and anchors still are the scan's."""
-    options, then = scanned.options, scanned.manifest
-    if load_anchors(options.anchors).sha256 != then["anchors"]["sha256"]:
-        raise RipcurrentError(
-            f"The anchors {options.anchors} are others than those of the scan.", "Put them back, or scan again."
-        )
-    here = options.model_copy(update={"device": config.device or options.device, "dtype": then["model"]["dtype"]})
-    model = load_scan_model(here, for_rows=False)
-    if (model.fingerprint, model.tokenizer_sha256, model.template_sha256) != tuple(
-        then["model"][key] for key in ("fingerprint", "tokenizer_sha256", "template_sha256")
-    ):
-        raise RipcurrentError(
-            f"{options.model} is another model than the one that was scanned.",
-            "Put that model back, or scan again with this one.",
-        )
-    return model.tokenizer
-
-
-def _as_json(edited: Edited) -> dict[str, Any]:
-    return {
-        "not_applicable": edited.not_applicable,
-        "other_length": edited.other_length,
-        "rows": [
-            {"row": one.row, "answer": one.answer, "before": one.tokens_before, "after": one.tokens_after}
-            for one in edited.rows
-        ],
-    }
-
-
-def _read_pairs(path: Path) -> Pairs:
-    try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        return {
-            name: Edited(
-                tuple(EditedRow(name, one["row"], one["answer"], one["before"], one["after"]) for one in value["rows"]),
-                value["not_applicable"],
-                value["other_length"],
-            )
-            for name, value in stored.items()
-        }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise RipcurrentError(f"{path} is damaged.", "Remove it: the rows are then rewritten again.") from None
-
-
-def _drawn(pairs: Pairs, config: EditsConfig) -> Pairs:
-    """At most ``limit`` rows of each edit, in the order of the dataset."""
-    if config.limit is None:
-        return pairs
-    drawn: Pairs = {}
-    for name, edited in pairs.items():
-        places = generator(config.seed, f"edit {name}").permutation(len(edited.rows))[: config.limit]
-        rows = tuple(edited.rows[place] for place in sorted(places.tolist()))
-        drawn[name] = Edited(rows, edited.not_applicable, edited.other_length)
-    return drawn
-
-
-def _places(pairs: Pairs, config: EditsConfig) -> list[tuple[str, int]]:
-    """Edit and row number of every line of the edited rows' file; the last ones are left unchanged."""
-    edited = [(name, one.row) for name, found in pairs.items() for one in found.rows]
-    base = sorted({row for _, row in edited})
-    again = generator(config.seed, UNCHANGED).permutation(base)[:UNCHANGED_ROWS]
-    return [*edited, *((UNCHANGED, row) for row in sorted(again.tolist()))]
-
-
 def _scan_edited(
     scanned: ScannedRows, config: EditsConfig, rows: Sequence[Row], pairs: Pairs, folder: Path, told: Progress
 ) -> tuple[ScoredRows, dict[str, Any]]:
@@ -247,7 +134,7 @@ def _scan_edited(
     by_row = {row.index: row for row in rows}
     answers = {(name, one.row): one.answer for name, edited in pairs.items() for one in edited.rows}
     with written_whole(folder / ROWS) as part, part.open("w", encoding="utf-8") as file:
-        for name, place in _places(pairs, config):
+        for name, place in places_of(pairs, config):
             answer = answers.get((name, place))
             row = by_row[place] if answer is None else with_answer(by_row[place], answer)
             file.write(json.dumps(as_record(row, f"{place}:{name}"), ensure_ascii=False) + "\n")

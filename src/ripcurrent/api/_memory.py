@@ -26,6 +26,7 @@ from ripcurrent.signals._out_of_memory import is_out_of_memory
 
 if TYPE_CHECKING:
     from ripcurrent.api._anchors import StoredDirection
+    from ripcurrent.engine import Part
 
 PLAN = "memory.json"
 """File of a run folder that keeps what was decided, so that a resumed scan batches as before."""
@@ -124,7 +125,7 @@ def longest_row(rows: Iterable[Row], chat_model: ChatModel, options: ScanOptions
 
 
 def within_memory(
-    folder: Path,
+    plan_file: Path,
     rows: Callable[[], Iterable[Row]],
     options: ScanOptions,
     chat_model: ChatModel,
@@ -134,10 +135,10 @@ def within_memory(
     """The stage with a token budget, and if need be with mapped directions, that keeps to ``options.memory``.
 
     Batches of one row are run at doubling lengths and their peak is read, then batches of several rows of the length
-    that keeps most attention scores. A plan that the run folder holds for the same budget is taken as it is.
+    that keeps most attention scores. A plan that is there for the same budget is taken as it is.
 
     Args:
-        folder: The run folder.
+        plan_file: Where the plan is kept, as :func:`plan_path` names it.
         rows: Streams the dataset.
         options: The scan's, with ``memory``.
         chat_model: The model.
@@ -148,7 +149,7 @@ def within_memory(
         RipcurrentError: the longest row does not fit, even with mapped directions; says what would.
     """
     assert options.memory is not None
-    kept = read_plan(folder)
+    kept = read_plan(plan_file)
     if kept is not None and kept.memory == options.memory:
         return replace(make_stage(kept.mapped_directions), token_budget=kept.token_budget), kept
     on_step("finding the longest row")
@@ -172,7 +173,7 @@ def within_memory(
                 longest_row=longest,
                 expected_peak=int(max(peak_at(tried, max(longest, budget)), of_several)),
             )
-            write_json(folder / PLAN, asdict(plan))
+            write_json(plan_file, asdict(plan))
             return replace(stage, token_budget=plan.token_budget), plan
         if stage.gradient_pass is None:
             break
@@ -206,11 +207,15 @@ def memory_record(
     return record
 
 
-def read_plan(folder: Path) -> MemoryPlan | None:
-    """The plan that a run folder holds; None where it has none."""
+def plan_path(folder: Path, part: Part | None = None) -> Path:
+    """Where a run folder has the plan of a scan, or of one of its parts, whose machine may be another."""
+    return folder / (PLAN if part is None else f"memory-{part.index}-of-{part.of}.json")
+
+
+def read_plan(path: Path) -> MemoryPlan | None:
+    """The plan in a file; None where there is none."""
     import json
 
-    path = folder / PLAN
     return MemoryPlan(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
 
 
@@ -255,6 +260,8 @@ def _for_several_rows(
 
 
 def _peak_of(stage: SignalStage, tokens: int, rows: int = 1) -> float:
+    # no row is longer than the scan's longest, for which the model has positions
+    rows, tokens = rows * -(-tokens // stage.max_tokens), min(tokens, stage.max_tokens)
     device = stage.chat_model.device
     generator = np.random.default_rng(tokens)
     vocabulary = int(stage.chat_model.model.get_input_embeddings().weight.shape[0])

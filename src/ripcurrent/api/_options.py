@@ -215,6 +215,26 @@ def require_combination(options: ScanOptions, row_format: str) -> None:
             "Give a share too, such as --prefilter 10%, or leave it out.",
         ),
         (
+            options.prefilter is None and options.prefilter_sample != ScanOptions().prefilter_sample,
+            "--prefilter-sample measures what --prefilter misses, which is not given.",
+            "Give a share too, such as --prefilter 10%, or leave it out.",
+        ),
+        (
+            options.dtype == "float16" and options.wants_gradient,
+            "Gradients leave the range of float16: their products overflow and underflow.",
+            "Use --dtype bfloat16 or float32, or --signals representation.",
+        ),
+        (
+            options.per_anchor and not options.wants_gradient,
+            "--per-anchor compares gradients, and --signals representation computes none.",
+            "Leave one of the two out: a scan keeps the cosine to every anchor's representation anyhow.",
+        ),
+        (
+            options.position == "last_prompt" and row_format == "text",
+            "--position last_prompt is for conversations: a plain document has no prompt.",
+            "Leave --position out.",
+        ),
+        (
             options.per_anchor and options.prefilter is not None,
             "--per-anchor with --prefilter is not built.",
             "Leave one of the two out.",

@@ -16,7 +16,7 @@ from ripcurrent.engine import Part, ShardFolder, count_shards
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.run import PARTS, write_json
 
-SINGLE = ("memory", "prefilter", "tokens")
+SINGLE = ("prefilter", "tokens")
 """Options of a scan that looks at all rows at once, in one process."""
 
 
@@ -69,7 +69,6 @@ def require_divisible(options: ScanOptions, how: str) -> None:
     for name in SINGLE:
         if getattr(options, name, None) is not None:
             hint = {
-                "memory": "Leave it out, and name a smaller --token-budget if a process has too little memory.",
                 "prefilter": "Scan with --signals representation in parts, or leave --prefilter out.",
                 "tokens": f"Leave it out, and give the whole scan again with --tokens, without {how}, at the end.",
             }
@@ -167,13 +166,23 @@ def merged_measurements(records: Sequence[PartRecord]) -> dict[str, Any]:
         **records[0].measured,
         "timings": {**longest, scored: sum(each[scored] for each in timings)},
         "peak_memory_bytes": max(record.measured["peak_memory_bytes"] for record in records),
+        "memory": _merged_memory([record.measured["memory"] for record in records]),
         "parts": [short_record(record) for record in records],
     }
 
 
+def _merged_memory(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Batches halved in all parts, and whether all kept their budgets; the plan is the first's."""
+    halved = [record["batches_halved"] for record in records]
+    merged = {**records[0], "batches_halved": None if None in halved else sum(halved)}
+    if "kept" in merged:
+        merged["kept"] = all(record.get("kept", True) for record in records)
+    return merged
+
+
 def short_record(record: PartRecord) -> dict[str, Any]:
     """What the whole run's manifest keeps of a part: where, how long, how much memory."""
-    kept: Mapping[str, Any] = {key: record.measured[key] for key in ("timings", "peak_memory_bytes")}
+    kept: Mapping[str, Any] = {key: record.measured[key] for key in ("timings", "peak_memory_bytes", "memory")}
     return {"part": str(record.part), "host": record.host, **kept}
 
 

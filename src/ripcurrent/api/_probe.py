@@ -14,18 +14,18 @@ import numpy as np
 import torch
 
 from ripcurrent.anchors import load_anchors
-from ripcurrent.api._anchors import SETS_AT_ONCE, anchor_gradient, directions_are_cached, encode_for_gradient
-from ripcurrent.api._memory import peak_bytes, process_peak, reset_peak, scan_directions, within_memory
+from ripcurrent.api._anchor_passes import anchor_passes, own_directions
+from ripcurrent.api._anchors import SETS_AT_ONCE, directions_are_cached, encode_for_gradient
+from ripcurrent.api._memory import peak_bytes, plan_path, process_peak, reset_peak, scan_directions, within_memory
 from ripcurrent.api._options import ScanOptions
 from ripcurrent.api._probe_directions import LikeDirections
 from ripcurrent.api._progress import Progress
-from ripcurrent.api._scan_passes import anchors_at_once
 from ripcurrent.data import Row
 from ripcurrent.engine import plan_batches
 from ripcurrent.models import ChatModel, cache_folder
 from ripcurrent.models._attention import KEPT
 from ripcurrent.scoring import dot_column
-from ripcurrent.signals import FeatureReader, GradientPass, SignalKind, SignalStage, stack_directions
+from ripcurrent.signals import FeatureReader, GradientPass, SignalKind, SignalStage
 from ripcurrent.signals._stage import PreparedRow
 
 PROBE_ROWS = 24
@@ -195,7 +195,7 @@ class Probe:
         with tempfile.TemporaryDirectory(dir=cache_folder()) as name:
             folder = Path(name)
             stage, plan = within_memory(
-                folder,
+                plan_path(folder),
                 self._load.stream,
                 self._options,
                 self._chat_model,
@@ -207,22 +207,19 @@ class Probe:
     def _with_anchor_passes(self, found: Estimate, gradient_pass: GradientPass) -> Estimate:
         """The same with the further passes of ``--per-anchor``, the first of which is probed."""
         self._told.step("probing a pass for some anchors")
-        group = anchors_at_once(self._chat_model)
-        chosen = self._anchor_rows[:group]
+        first, *others = anchor_passes(gradient_pass, self._anchor_rows)
         began = time.perf_counter()
-        gradients = (anchor_gradient(gradient_pass, row) for row in chosen)
-        catalogue, dtype = gradient_pass.catalogue, self._chat_model.dtype
         stage = replace(
             self._plain,
             gradient_pass=gradient_pass,
-            directions=stack_directions(catalogue, gradients, dtype, count=len(chosen)),
-            direction_columns=tuple(dot_column(place) for place in range(len(chosen))),
+            directions=own_directions(gradient_pass, self._anchor_rows, first),
+            direction_columns=tuple(dot_column(place) for place in first.places),
             features=None,
             anchor_features=None,
         )
         stacking = time.perf_counter() - began
         seconds = stacking + self._load.tokens / _estimate("gradient", stage, self._load).tokens_per_second
-        further = seconds * -(-len(self._anchor_rows) // group)
+        further = seconds * (1 + len(others))
         rows = found.row_seconds + further
         return replace(
             found, seconds=found.seconds + further, row_seconds=rows, tokens_per_second=self._load.tokens / rows

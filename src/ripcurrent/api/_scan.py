@@ -50,7 +50,7 @@ from ripcurrent.scoring import (
     write_windows,
 )
 from ripcurrent.scoring._calibration import Calibration, read_calibration
-from ripcurrent.signals import FeatureReader, GradientPass
+from ripcurrent.signals import FeatureReader, GradientPass, in_memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +156,11 @@ def _scan(
         require_divisible(chosen, "--shard")
     if execution.executor != "local":
         require_divisible(chosen, "--executor ray")
+        if chosen.memory is not None:
+            raise RipcurrentError(
+                "--memory does not go with --executor ray: a budget is measured in the process that keeps it.",
+                "Use --shard, or leave it out and name a smaller --token-budget if a worker has too little memory.",
+            )
     told = progress or SilentProgress()
     started, clock = datetime.now(UTC), time.perf_counter()
     rows = read_rows(dataset, format=chosen.format, mapping=chosen.mapping, limit=chosen.limit)
@@ -193,14 +198,15 @@ def _scan(
             if chosen.wants_representation
             else None
         )
-        anchors = prepare_anchors(anchor_set, chat_model, chosen, gradient_pass, features, on_step=told.step)
+        with in_memory("The anchors' directions"):
+            anchors = prepare_anchors(anchor_set, chat_model, chosen, gradient_pass, features, on_step=told.step)
         separations = separation(anchors.measurements, chosen.avg_n)
         if chosen.anchor_check:
             require_separation(anchor_set.name, separations)
         prepared = time.perf_counter()
         own_rows = rows_of(numbers, count, chosen)
         signals = run_signals(
-            run, rows, chosen, chat_model, gradient_pass, features, anchors, told, own_rows, run_stage
+            run, rows, chosen, chat_model, gradient_pass, features, anchors, told, own_rows, run_stage, part
         )
         fresh_rows = signals.fresh_rows
         scored = time.perf_counter()

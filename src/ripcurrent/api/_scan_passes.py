@@ -9,21 +9,19 @@ from typing import Any
 
 import pyarrow as pa
 
-from ripcurrent.api._anchors import PreparedAnchors, anchor_gradient, encode_for_gradient
+from ripcurrent.api._anchor_passes import anchor_passes, own_directions
+from ripcurrent.api._anchors import PreparedAnchors, encode_for_gradient
 from ripcurrent.api._execution import RunStage
-from ripcurrent.api._memory import MemoryPlan, scan_directions, within_memory
+from ripcurrent.api._memory import MemoryPlan, plan_path, scan_directions, within_memory
 from ripcurrent.api._options import ScanOptions
 from ripcurrent.api._prefilter import PICKED_BY, Picked, PickedRows, join_gradients, pick_rows
 from ripcurrent.api._progress import Progress
 from ripcurrent.data import Dataset
-from ripcurrent.engine import LocalExecutor, Shard, ShardFolder
-from ripcurrent.models import ChatModel, count_parameters
+from ripcurrent.engine import LocalExecutor, Part, Shard, ShardFolder
+from ripcurrent.models import ChatModel
 from ripcurrent.run import RunDirectory
 from ripcurrent.scoring import AnchorMeasurements, Scorer, dot_column
-from ripcurrent.signals import FeatureReader, GradientPass, SignalStage, stack_directions
-
-PER_ANCHOR_BYTES = 2 * 2**30
-"""Directions held at once when every anchor has its own."""
+from ripcurrent.signals import FeatureReader, GradientPass, SignalStage, in_memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +53,9 @@ def run_signals(
     told: Progress,
     count: int,
     run_stage: RunStage,
+    part: Part | None = None,
 ) -> Signals:
-    """Run the signal stage over every shard that is not done."""
+    """Run the signal stage over every shard, or every one of a part, that is not done."""
     common: dict[str, Any] = {
         "chat_model": chat_model,
         "token_budget": options.batch_tokens,
@@ -74,7 +73,8 @@ def run_signals(
         directions = None
         if gradient_pass is not None:
             stored = [anchors.direction("harmful"), anchors.direction("safe")]
-            directions = scan_directions(gradient_pass, stored, chat_model, run.folder if mapped else None)
+            with in_memory("The directions"):
+                directions = scan_directions(gradient_pass, stored, chat_model, run.folder if mapped else None)
         return SignalStage(
             gradient_pass=gradient_pass,
             directions=directions,
@@ -88,7 +88,8 @@ def run_signals(
     if options.memory is None:
         stage = make_stage(False)
     else:
-        stage, plan = within_memory(run.folder, lambda: rows, options, chat_model, make_stage, told.step)
+        plan_file = plan_path(run.folder, part)
+        stage, plan = within_memory(plan_file, lambda: rows, options, chat_model, make_stage, told.step)
     halving = stage.halving
     signals = run.folder / "signals"
     if options.prefilter is not None:
@@ -109,34 +110,32 @@ def run_signals(
         label = "gradient pass over picked rows"
         gradient_shards, more = _run_stage(signals / "gradient", deep, told, label, len(picked.rows), run_picked)
         return Signals(shards, fresh + more, plan, halving.batches_halved, picked, gradient_shards)
-    group = anchors_at_once(chat_model)
-    if options.per_anchor and gradient_pass is not None:
-        number_of_anchors = len(anchors.anchor_set.anchors)
-        passes = -(-number_of_anchors // group)
-        told.step(f"{number_of_anchors} anchors with a direction each: {passes} further passes over all rows")
-    shards, fresh = _run_stage(signals, stage, told, "scoring rows", count, run_stage)
-    if options.per_anchor and gradient_pass is not None:
-        del stage
+    if not options.per_anchor or gradient_pass is None:
+        shards, fresh = _run_stage(signals, stage, told, "scoring rows", count, run_stage)
+    else:
         encoded = encode_for_gradient(anchors.anchor_set, chat_model, options)
-        for number, start in enumerate(range(0, len(encoded), group)):
-            places = range(start, min(start + group, len(encoded)))
-            gradients = (anchor_gradient(gradient_pass, encoded[place]) for place in places)
+        further = anchor_passes(gradient_pass, encoded)
+        passes = "one further pass" if len(further) == 1 else f"{len(further)} further passes"
+        told.step(f"{len(encoded)} anchors with a direction each: {passes} over all rows")
+        shards, fresh = _run_stage(signals, stage, told, "scoring rows", count, run_stage)
+        del stage
+        for one in further:
+            with in_memory("The directions of single anchors"):
+                directions = own_directions(gradient_pass, encoded, one)
             stage = SignalStage(
                 gradient_pass=gradient_pass,
-                directions=stack_directions(gradient_pass.catalogue, gradients, chat_model.dtype, count=len(places)),
-                direction_columns=tuple(dot_column(place) for place in places),
+                directions=directions,
+                direction_columns=tuple(dot_column(place) for place in one.places),
                 halving=halving,
                 **common,
             )
-            label = f"anchors {start} to {places[-1]} of {len(encoded)}"
-            fresh += _run_stage(signals / f"per_anchor_{number:02d}", stage, told, label, count, run_stage)[1]
-            del stage
+            first, last = one.places[0], one.places[-1]
+            label = f"anchors {first} to {last} of {len(encoded)}"
+            fresh += _run_stage(
+                signals / f"per_anchor_{first:03d}_to_{last:03d}", stage, told, label, count, run_stage
+            )[1]
+            del stage, directions
     return Signals(shards, fresh, plan, halving.batches_halved)
-
-
-def anchors_at_once(chat_model: ChatModel) -> int:
-    """Anchors of one of the passes in which every anchor has a direction of its own."""
-    return max(1, PER_ANCHOR_BYTES // (count_parameters(chat_model) * chat_model.dtype.itemsize))
 
 
 def _run_stage(

@@ -75,6 +75,12 @@ def main() -> None:
     sys.exit(run(sys.argv[1:]))
 
 
+def _ran_out_of_memory(error: BaseException) -> bool:
+    from ripcurrent.signals._out_of_memory import is_out_of_memory
+
+    return is_out_of_memory(error)
+
+
 def run(arguments: list[str]) -> int:
     """Run one command; returns its exit code: 0 ok, 1 usage or input, 2 not measured, 3 gate failed, 4 no evidence."""
     from ripcurrent.cli._output import print_error
@@ -101,6 +107,17 @@ def run(arguments: list[str]) -> int:
             RipcurrentError(f"{where}{error.strerror or error}.", "Check the path, its permissions and the space left.")
         )
         return int(ExitCode.USAGE)
+    except (RuntimeError, MemoryError) as error:
+        if not _ran_out_of_memory(error):
+            raise
+        print_error(
+            RipcurrentError(
+                f"Memory ran out: {(str(error).strip() or 'no more is given').splitlines()[0][:120]}.",
+                "What was finished is kept. Try a smaller --token-budget or --batch-size, --dtype bfloat16, or "
+                "--device cpu; docs/memory.md says what takes how much.",
+            )
+        )
+        return int(ExitCode.NOT_MEASURED)
     if code == INTERRUPTED:
         print_error(RipcurrentError("Stopped.", "What was finished is kept: give the same command again to go on."))
     return code if isinstance(code, int) else int(ExitCode.OK)

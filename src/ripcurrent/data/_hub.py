@@ -143,7 +143,7 @@ class HubDataset:
 
         try:
             yield
-        except (OSError, ValueError, DatasetsError) as error:
+        except (OSError, ValueError, RuntimeError, DatasetsError) as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise RipcurrentError(
                 f"{self._address} cannot be read from the hub: {reason}",

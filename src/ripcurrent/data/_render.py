@@ -4,15 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from ripcurrent.data._types import LossOn, Message, Row
 from ripcurrent.errors import RipcurrentError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
     from transformers import PreTrainedTokenizerBase
 
 _PROBE = "ripcurrentprobe"
+
+DATE = datetime(2024, 7, 26, 12)
+"""What a chat template that prints the date is told, so that no result depends on when it was made: the day that Llama
+3's templates fall back to themselves."""
+
+_CODES = ("%-d", "%-m", "%-H", "%-I", *(f"%{letter}" for letter in "AaBbdeHIjMmpSYy"))
+_ON_THAT_DAY = (
+    "{%- macro strftime_now(layout) -%}{{ layout"
+    + "".join(f' | replace("{code}", "{DATE.strftime(code)}")' for code in _CODES)
+    + ' }}{%- endmacro %}{{ "" }}'
+)
+"""Defines, before a template, the function of the date that transformers gives it; no function can be handed in."""
 
 
 class TemplateMismatch(Exception):  # noqa: N818 - a row's reason, not a failure
@@ -56,10 +72,7 @@ def chat_text(
 
     turns = [{"role": message.role, "content": message.content} for message in messages]
     try:
-        if turns:
-            text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=generation_prompt)
-        else:
-            text = _empty_chat(tokenizer)
+        text = rendered(tokenizer, turns, generation_prompt=generation_prompt) if turns else _empty_chat(tokenizer)
     except TemplateSyntaxError as error:
         raise RipcurrentError(
             f"The chat template of {tokenizer.name_or_path} is broken: {error.message}.",
@@ -72,13 +85,27 @@ def chat_text(
     return text
 
 
+def rendered(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Mapping[str, Any]], *, generation_prompt: bool) -> str:
+    """Turns in the tokenizer's chat template, on :data:`DATE` whenever it is."""
+    return str(
+        tokenizer.apply_chat_template(
+            turns, chat_template=_template(tokenizer), tokenize=False, add_generation_prompt=generation_prompt
+        )
+    )
+
+
+def _template(tokenizer: PreTrainedTokenizerBase) -> str:
+    template = str(tokenizer.get_chat_template())
+    return _ON_THAT_DAY + template if "strftime_now" in template else template
+
+
 def _empty_chat(tokenizer: PreTrainedTokenizerBase) -> str:
     """What stands before an assistant turn that opens the conversation; `apply_chat_template` refuses to say."""
     from transformers.utils.chat_template_utils import render_jinja_template
 
     texts, _ = render_jinja_template(
         conversations=[[]],
-        chat_template=tokenizer.get_chat_template(),
+        chat_template=_template(tokenizer),
         add_generation_prompt=True,
         **tokenizer.special_tokens_map,
     )

@@ -52,8 +52,9 @@ def sniff(
 ) -> Format:
     """The row format, named by the user or told from the first records.
 
-    The format that most records fit wins, so one odd first record decides nothing. Raises `RipcurrentError` when none
-    fits, or when the one named does not, with the fields that are there and those that are needed.
+    The format that most records fit wins, so one odd first record decides nothing; one that reads every mapped field
+    comes first. Raises `RipcurrentError` when none fits, or when the one named does not, with the fields that are there
+    and those that are needed; and when a field is mapped that the format does not read.
     """
     wanted = find_format(name) if name is not None else None
     if not sample:
@@ -76,6 +77,7 @@ def sniff(
     fits = {form.name: sum(set(form.needed) <= names for names in fields) for form in FORMATS.values()}
     if wanted is not None:
         if fits[wanted.name]:
+            _require_read(mapping, wanted)
             return wanted
         present = set().union(*fields)
         lacking = [field for field in wanted.needed if field not in present] or list(wanted.needed)
@@ -83,14 +85,29 @@ def sniff(
             f"{path} is not {wanted.name}: it has the fields {', '.join(seen)} and lacks {', '.join(lacking)}.",
             f"Choose another --format, or say which column it is: --map {lacking[0]}=COLUMN",
         )
-    best = max(FORMATS, key=lambda form: fits[form])
+    best = max(FORMATS, key=lambda form: (fits[form] > 0 and not _unread(mapping, FORMATS[form]), fits[form]))
     if fits[best] == 0:
         raise RipcurrentError(
             f"No row format fits {path}: it has the fields {', '.join(seen) or '(none)'}.{_almost(fields)}",
             "Say which columns hold the prompt and the response: --map prompt=COLUMN --map response=COLUMN; or name "
             f"the --format: {', '.join(FORMATS)}",
         )
+    _require_read(mapping, FORMATS[best])
     return FORMATS[best]
+
+
+def _unread(mapping: Mapping[str, str], form: Format) -> list[str]:
+    """Mapped fields that the format does not read; every format reads an id."""
+    return [field for field in mapping if field not in ("id", *form.needed, *form.optional)]
+
+
+def _require_read(mapping: Mapping[str, str], form: Format) -> None:
+    if unread := _unread(mapping, form):
+        raise RipcurrentError(
+            f"--map names {', '.join(unread)}, which rows of format {form.name} do not have.",
+            f"That format reads {', '.join((*form.needed, *form.optional))}; name another with --format, or map all "
+            "the fields of one.",
+        )
 
 
 def _almost(fields: Iterable[set[str]]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ from ripcurrent.models._identity import combine, config_sha256, file_sha256
 from ripcurrent.models._messages import first_line
 from ripcurrent.models._quiet import quiet_libraries
 from ripcurrent.models._source import Source, find_adapter, find_model, weight_files
-from ripcurrent.models._template import template_sha256
+from ripcurrent.models._template import template_sha256, tokenizer_sha256
 from ripcurrent.models._types import ATTENTIONS, SCOPES, Attention, ChatModel, Scope
 
 
@@ -113,7 +112,7 @@ def load_model(
         adapter=adapter,
         fingerprint=_fingerprint(source, adapters, fresh_lora),
         template_sha256=template_sha256(tokenizer),
-        tokenizer_sha256=hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest(),
+        tokenizer_sha256=tokenizer_sha256(tokenizer),
         revision=source.revision,
         fresh_lora=fresh_lora,
     )

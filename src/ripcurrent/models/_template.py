@@ -1,6 +1,8 @@
-"""The chat template that a model's tokenizer brings."""
+"""A model's tokenizer and the chat template that it brings."""
 
 from __future__ import annotations
+
+import json
 
 from transformers import PreTrainedTokenizerBase
 
@@ -13,6 +15,12 @@ def template_sha256(tokenizer: PreTrainedTokenizerBase) -> str | None:
     """SHA-256 in hex of the default chat template; None without one."""
     template = _default_template(tokenizer)
     return None if template is None else text_sha256(template)
+
+
+def tokenizer_sha256(tokenizer: PreTrainedTokenizerBase) -> str:
+    """SHA-256 in hex of a fast tokenizer's definition and of its special tokens, which templates print by role."""
+    roles = {role: str(token) for role, token in tokenizer.special_tokens_map.items()}
+    return text_sha256(tokenizer.backend_tokenizer.to_str() + json.dumps(roles, sort_keys=True))
 
 
 def require_chat_template(chat_model: ChatModel) -> None:

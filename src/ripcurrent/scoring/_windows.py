@@ -91,11 +91,12 @@ def largest_windows(signals: pa.Table, scorer: Scorer) -> dict[str, pa.Array]:
     of = np.asarray([place[row] for row in windows["row"].to_pylist()], dtype=np.int64)
     arrays = {"windows": counts}
     for name in LARGEST_OF:
-        if windows[name].null_count == windows.num_rows:
+        signal = "representation_cosines" if name.startswith("representation") else "dot_harmful"
+        if f"{PREFIX}{signal}" not in signals.column_names:
             continue
         largest = np.full(signals.num_rows, -np.inf)
         # a window without the score takes no part
-        np.fmax.at(largest, of, windows[name].to_numpy())
+        np.fmax.at(largest, of, windows[name].cast(pa.float64()).to_numpy())
         largest[np.isneginf(largest)] = np.nan
         arrays[name + LARGEST] = pa.array(largest, pa.float64())
     return arrays

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ripcurrent.errors import RipcurrentError
+from ripcurrent.run import CONFIG
 from ripcurrent.selection._table import ScoredRows
 from ripcurrent.selection._types import Selection, SelectionRecord, Summary
 
@@ -82,9 +83,9 @@ def write_selection(
         RipcurrentError: The name is not a file name, a record of another rule has it, or the folder cannot be written.
     """
     record_path = folder / f"{selection.name}.json"
-    _check_name(selection, record_path)
     rows_path = _rows_path(folder, selection.name, dataset.suffix)
     remaining_path = _rows_path(folder, f"without-{selection.name}", dataset.suffix) if drop else None
+    _check_name(selection, record_path, provenance, rows_path, remaining_path)
     scored = ScoredRows(table)
     record = _record(scored, selection, summary, provenance, rows_path, remaining_path)
     try:
@@ -104,18 +105,30 @@ def write_selection(
     return SelectionRecord(selection, summary, rows_path, record_path, remaining_path)
 
 
-def _check_name(selection: Selection, record_path: Path) -> None:
+def _check_name(
+    selection: Selection, record_path: Path, provenance: Mapping[str, Any], *rows_paths: Path | None
+) -> None:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", selection.name):
         raise RipcurrentError(
             f"{selection.name!r} cannot be the name of a selection.",
             "Use letters, digits, dots, hyphens and underscores, a letter or digit first: it becomes a file name.",
         )
     if not record_path.is_file():
+        taken = [path for path in rows_paths if path is not None and path.exists()]
+        # in a run's own folder they are what a stopped command left
+        if taken and not (record_path.parent.parent / CONFIG).is_file():
+            raise RipcurrentError(
+                f"{taken[0]} is there and is no selection's: it is not overwritten.",
+                "Give this selection another --name or --out, or move that file.",
+            )
         return
     try:
-        earlier = json.loads(record_path.read_text(encoding="utf-8")).get("rule")
+        record = json.loads(record_path.read_text(encoding="utf-8"))
+        earlier, of = record.get("rule"), record.get("provenance", {}).get("dataset")
     except (ValueError, AttributeError):
-        earlier = "unknown: the file is not a selection's record"
+        earlier, of = "unknown: the file is not a selection's record", None
+    if earlier == selection.rule and of is not None and of["sha256"] != provenance["dataset"]["sha256"]:
+        earlier = f"of {of['path']}"
     if earlier != selection.rule:
         raise RipcurrentError(
             f"{record_path} already holds another selection ({earlier}).",

@@ -12,10 +12,12 @@ from ripcurrent.signals._directions import (
     mean_gradient,
     norm_of,
     stack_directions,
+    stacked_bytes,
     zero_gradient,
 )
 from ripcurrent.signals._gradient import GradientPass
 from ripcurrent.signals._mapped import MappedStore
+from ripcurrent.signals._out_of_memory import in_memory
 from ripcurrent.signals._remote import RemoteStage, release_stage, share_stage
 from ripcurrent.signals._representation import FeatureReader
 from ripcurrent.signals._stage import SignalStage
@@ -39,6 +41,7 @@ __all__ = [
     "choose_factoring",
     "count_terms",
     "direction_shapes",
+    "in_memory",
     "make_batch",
     "mean_gradient",
     "norm_of",
@@ -47,5 +50,6 @@ __all__ = [
     "share_stage",
     "similarities",
     "stack_directions",
+    "stacked_bytes",
     "zero_gradient",
 ]

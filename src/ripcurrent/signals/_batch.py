@@ -21,6 +21,8 @@ class Batch:
     """Token ids; padding repeats id 0."""
     loss_mask: Bool[Tensor, "rows tokens"]
     """True where a token bears loss."""
+    answers: Bool[Tensor, "rows tokens"]
+    """True at every token of an answer, whatever of it bears loss."""
     lengths: Int[Tensor, " rows"]
     """Tokens of each row."""
     last_prompt: Int[Tensor, " rows"]
@@ -38,6 +40,7 @@ class Batch:
         return Batch(
             ids=self.ids[:, tokens:],
             loss_mask=self.loss_mask[:, tokens:],
+            answers=self.answers[:, tokens:],
             lengths=self.lengths - tokens,
             last_prompt=self.last_prompt - tokens,
             last_content=self.last_content - tokens,
@@ -64,14 +67,15 @@ def make_batch(
     width = max(longest, pad_to or 0)
     width += -width % WIDTH_MULTIPLE.get(device.type, 1)
     ids = np.zeros((len(rows), width), dtype=np.int64)
-    mask = np.zeros((len(rows), width), dtype=np.bool_)
+    answers = np.zeros((len(rows), width), dtype=np.bool_)
     for place, row in enumerate(rows):
         ids[place, : len(row.tokens)] = row.tokens
-        bearing = row.loss_mask if row_tokens is None else row.loss_mask & (np.cumsum(row.loss_mask) <= row_tokens)
-        mask[place, : len(row.tokens)] = bearing
+        answers[place, : len(row.tokens)] = row.loss_mask
+    mask = answers if row_tokens is None else answers & (np.cumsum(answers, axis=1) <= row_tokens)
     return Batch(
         ids=torch.from_numpy(ids).to(device),
         loss_mask=torch.from_numpy(mask).to(device),
+        answers=torch.from_numpy(answers).to(device),
         lengths=torch.tensor([len(row.tokens) for row in rows], device=device),
         last_prompt=torch.tensor([row.last_prompt for row in rows], device=device),
         last_content=torch.tensor([row.last_content for row in rows], device=device),

@@ -67,20 +67,21 @@ def stack_directions(
     dtype: torch.dtype,
     *,
     count: int | None = None,
+    factoring: Factoring = DENSE,
     empty: Callable[..., Tensor] = torch.empty,
     written: Callable[[], None] = lambda: None,
 ) -> Directions:
     """Stack directions for the recorder: matrices and tables in the compute type, vectors in float32, on its device.
 
-    ``gradients`` may be mappings that read from disk tensor by tensor, or an iterator of ``count`` gradients that are
-    formed one after another, so that nothing is held twice; these are dense. ``empty`` makes the tensors, as
+    ``gradients`` may be mappings that read from disk tensor by tensor, or an iterator of ``count`` gradients with that
+    ``factoring`` that are formed one after another, so that no matrix is held twice. ``empty`` makes the tensors, as
     ``torch.empty`` does; ``written`` is told after each parameter.
     """
+    given = None
     if count is None:
-        gradients = list(gradients)
-        count = len(gradients)
+        gradients = given = list(gradients)
+        count, factoring = len(given), _factoring_of(given)
     device = catalogue.input_embedding.weight.device
-    factoring = _factoring_of(gradients) if isinstance(gradients, list) else DENSE
     shapes = dense_shapes(catalogue, factoring)
     linear: dict[GroupKey, Tensor] = {}
     slots: dict[str, Tensor] = {}
@@ -100,11 +101,14 @@ def stack_directions(
         if name not in slots
     }
     slots |= other
+    rest: list[Mapping[str, Tensor]] = []
     for number, gradient in enumerate(gradients):
         for name, slot in slots.items():
             slot[number] = gradient[name].to(slot.device)
             written()
-    found = list(gradients) if factoring != DENSE else []
+        if given is None:
+            rest.append({name: gradient[name] for name in gradient if name not in slots})
+    found = rest if given is None else given
     term_weights: dict[GroupKey, Tensor] = {}
     for key in sorted(factoring.groups, key=str):
         kind = dtype if isinstance(key, str) else _product_dtype(catalogue.groups[key], dtype)
@@ -255,6 +259,21 @@ def direction_shapes(
     return shapes
 
 
+def stacked_bytes(
+    catalogue: Catalogue, factoring: Factoring, terms: int, head_terms: int, *, entries: int, count: int, itemsize: int
+) -> int:
+    """What ``count`` directions take when stacked, that have so many terms in all and entries in a table."""
+    dense = dense_shapes(catalogue, factoring)
+    terms_and_rows = direction_shapes(catalogue, factoring, terms, head_terms, entries + 1)
+    total = sum(count * math.prod(shape) * (itemsize if len(shape) == 2 else 4) for shape in dense.values())
+    for key in factoring.groups:
+        inputs, output_grads, weights = (math.prod(terms_and_rows[part]) for part in term_keys(key))
+        total += (inputs + output_grads) * itemsize + count * weights * 4
+    for name in factoring.tables:
+        total += count * math.prod(terms_and_rows[entry_keys(name)[1]]) * itemsize
+    return total
+
+
 def zero_gradient(catalogue: Catalogue, factoring: Factoring = DENSE) -> Gradient:
     """A vector of zeros over the parameters in scope that are dense, in float32 on the model's device."""
     device = catalogue.input_embedding.weight.device
@@ -293,16 +312,21 @@ def norm_of(gradient: Mapping[str, Tensor]) -> float:
     )
     for key in factoring.groups:
         inputs, grads = _scaled_terms(gradient, key)
-        total += float(((inputs @ inputs.mT) * (grads @ grads.mT)).sum(dtype=torch.float64))
+        total += _sum((inputs @ inputs.mT) * (grads @ grads.mT))
     for name in factoring.tables:
         ids, rows = (gradient[part] for part in entry_keys(name))
         occurring, places = torch.unique(ids, return_inverse=True)
         entries = torch.zeros(len(occurring), rows.shape[1], device=rows.device).index_add_(0, places, rows.float())
-        total += float(entries.square().sum(dtype=torch.float64))
+        total += _sum(entries.square())
         if name in factoring.groups:
             inputs, grads = _scaled_terms(gradient, name)
-            total += 2.0 * float(((grads[:, occurring].mT @ inputs) * entries).sum(dtype=torch.float64))
+            total += 2.0 * _sum((grads[:, occurring].mT @ inputs) * entries)
     return math.sqrt(total)
+
+
+def _sum(values: Tensor) -> float:
+    """In float64, which not every device has."""
+    return float(values.cpu().sum(dtype=torch.float64))
 
 
 def _scaled_terms(gradient: Mapping[str, Tensor], key: GroupKey) -> tuple[Tensor, Tensor]:

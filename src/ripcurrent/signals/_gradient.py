@@ -39,8 +39,6 @@ class GradientPass:
         self.dtype = chat_model.dtype
         self.catalogue: Catalogue = build_catalogue(chat_model.model, chat_model.scope)
         self._transform = find_logit_transform(self.catalogue.causal)
-        # half precision underflows on gradients of a mean over many tokens; a power of two costs no accuracy
-        self._loss_scale = 1024.0 if self.catalogue.head.weight.dtype == torch.float16 else 1.0
         self._token_axes: dict[str, int] | None = None
 
     def measure(self, batch: Batch, directions: Directions, features: FeatureReader | None = None) -> BatchSignals:
@@ -68,14 +66,13 @@ class GradientPass:
                 for row, (at, inputs) in enumerate(zip(at_ids, head_inputs, strict=True))
             ]
             consumer.squared_norms.append(torch.cat(cross))
-        scale = self._loss_scale
-        dots = np.sum([part.double().cpu().numpy() for part in consumer.dots], axis=0) / scale
-        squared = np.sum([part.double().cpu().numpy() for part in consumer.squared_norms], axis=0) / scale**2
+        dots = np.sum([part.cpu().double().numpy() for part in consumer.dots], axis=0)
+        squared = np.sum([part.cpu().double().numpy() for part in consumer.squared_norms], axis=0)
         return BatchSignals(
             dots=dots,
             squared_norm=squared,
-            loss=row_losses.double().cpu().numpy(),
-            loss_first_10=first_losses.double().cpu().numpy(),
+            loss=row_losses.cpu().double().numpy(),
+            loss_first_10=first_losses.cpu().double().numpy(),
             features=read,
         )
 
@@ -94,13 +91,13 @@ class GradientPass:
             places = tuple(place.cpu() for place in chunk.positions)
             if catalogue.head_weight is not None:
                 found = head_token_dots(chunk.inputs, chunk.logit_grads, directions, catalogue.head_weight)
-                consumer.shares[places] += found.double().cpu()
+                consumer.shares[places] += found.cpu().double()
             if catalogue.head_bias is not None:
                 found = chunk.logit_grads.float() @ directions.other[catalogue.head_bias].float().mT
-                consumer.shares[places] += found.double().cpu()
+                consumer.shares[places] += found.cpu().double()
 
         self._run(batch, batch.row_weights(), consumer, on_chunk, None)
-        return consumer.shares.numpy() / self._loss_scale
+        return consumer.shares.numpy()
 
     def accumulate(
         self,
@@ -124,7 +121,7 @@ class GradientPass:
             if catalogue.head_bias is not None:
                 into[catalogue.head_bias] += chunk.logit_grads.float().sum(dim=0)
 
-        weights = batch.row_weights() * row_factors.to(batch.ids.device) / self._loss_scale
+        weights = batch.row_weights() * row_factors.to(batch.ids.device)
         self._run(batch, weights, Accumulate(into, kept), on_chunk, None)
 
     def _run(
@@ -150,7 +147,7 @@ class GradientPass:
                 if reading is not None:
                     read = reading.features(states)
             hidden_grad = torch.zeros_like(states)
-            for chunk in head_chunks(catalogue, self._transform, batch, states, row_weights * self._loss_scale):
+            for chunk in head_chunks(catalogue, self._transform, batch, states, row_weights):
                 hidden_grad[chunk.positions] = chunk.logit_grads @ catalogue.head.weight
                 on_chunk(chunk)
             torch.autograd.backward([hidden], [hidden_grad])

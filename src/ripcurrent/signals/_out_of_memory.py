@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -28,6 +29,30 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(part in str(error).lower() for part in _SAID)
+
+
+@contextmanager
+def in_memory(what: str) -> Iterator[None]:
+    """Do something that cannot be done in halves.
+
+    Raises:
+        RipcurrentError: memory runs out; names ``what``.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise RipcurrentError(
+            f"{what} do not fit into memory ({_first_line(error)}).",
+            "Use --signals representation, --scope linear or lora, --dtype bfloat16, --memory, or --device cpu; "
+            "docs/memory.md says what takes how much.",
+            code=ExitCode.NOT_MEASURED,
+        ) from None
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n")[0][:120] or "out of memory"
 
 
 class Halving:
@@ -78,7 +103,7 @@ class Halving:
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            return None, str(error).strip().split("\n")[0][:120]
+            return None, _first_line(error)
 
 
 def _halves(places: list[int]) -> list[list[int]]:
@@ -94,7 +119,7 @@ def _give_back() -> None:
 
 def _does_not_fit(row: EncodedRow, said: str) -> RipcurrentError:
     return RipcurrentError(
-        f"Row {row.index}, {len(row.tokens)} tokens on its own, does not fit into memory ({said or 'out of memory'}).",
+        f"Row {row.index}, {len(row.tokens)} tokens on its own, does not fit into memory ({said}).",
         f"Give a --max-tokens below {len(row.tokens)} (with --windows documents are cut, not shortened), --memory to "
         "keep directions out of memory, or --scope linear or lora; docs/memory.md says what takes how much.",
         code=ExitCode.NOT_MEASURED,

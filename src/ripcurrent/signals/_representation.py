@@ -89,7 +89,7 @@ def at_position(states: Tensor, batch: Batch, position: Position) -> Tensor:
         return states[rows, batch.last_content]
     if position == "last_prompt":
         return states[rows, batch.last_prompt]
-    mask = batch.loss_mask.float()
+    mask = batch.answers.float()
     return torch.bmm(mask.unsqueeze(1), states.float()).squeeze(1) / mask.sum(dim=1, keepdim=True).clamp_min(1.0)
 
 

@@ -74,7 +74,7 @@ def _joined(
 def common_length(batch: Batch) -> int:
     """Tokens that all rows begin with and of which no state is asked for."""
     differs = (batch.ids != batch.ids[:1]).any(dim=0)
-    needed = batch.loss_mask.any(dim=0)
+    needed = batch.answers.any(dim=0)
     stops = torch.nonzero(differs | needed)
     first = int(stops[0]) if len(stops) else batch.ids.shape[1]
     asked = torch.stack([batch.lengths - 1, batch.last_prompt, batch.last_content]).min()

@@ -34,7 +34,7 @@ class TokenShares:
     def add(self, dots: Tensor) -> None:
         """Add one layer's terms, shape ``(rows, tokens, directions)``."""
         assert dots.shape == self._shape
-        self.shares += dots.double().cpu()
+        self.shares += dots.cpu().double()
 
     def take_linear(self, number: int, group: SiteGroup, inputs: Tensor, grads: list[Tensor]) -> None:
         """Terms of the group's joined weight."""
