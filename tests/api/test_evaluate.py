@@ -15,6 +15,7 @@ from ripcurrent.api._evaluate import evaluate, load_evaluation
 from ripcurrent.api._evaluation_rates import summarise
 from ripcurrent.errors import ExitCode, RipcurrentError
 from ripcurrent.evaluation import Prompt, Verdict
+from ripcurrent.evaluation._rated_run import ArmRun, read_answers
 from ripcurrent.evaluation._responses import PARTIAL, Response, ResponseLog
 from tests.evaluation.scripted_server import Answered, serve
 from tests.evaluation.served_model import save_grader, serving
@@ -53,7 +54,7 @@ def test_tables_hold_the_contract_and_come_back(tmp_path: Path, tiny_folder: Pat
     result = evaluate(str(tiny_folder), prompts=[prompts_file], out=tmp_path / "run", **EXACT)
     responses = pq.read_table(result.folder / "responses.parquet")
     assert responses.column_names == [
-        *("prompt_id", "prompt", "axis", "category", "source", "completion", "new_tokens", "truncated")
+        *("prompt_id", "prompt", "axis", "category", "source", "completion", "new_tokens", "truncated", "rejected")
     ]
     verdicts = pq.read_table(result.folder / "verdicts.parquet")
     assert {"prompt_id", "judge", "version", "label", "reason", "opens_with_refusal"} <= set(verdicts.column_names)
@@ -161,12 +162,12 @@ def test_a_real_server_says_what_the_model_here_says(tmp_path: Path, prompts_fil
     assert [one.completion for one in there.responses] == [one.completion for one in here.responses] == ["<no>"] * 3
 
 
-def test_prompts_that_an_endpoint_rejects_are_asked_again(tmp_path: Path, prompts_file: Path) -> None:
+def test_prompts_that_an_endpoint_fails_to_answer_are_asked_again(tmp_path: Path, prompts_file: Path) -> None:
     healthy = False
 
     def script(body: dict[str, Any]) -> Answered:
         if not healthy and "number 2?" in body["messages"][0]["content"]:
-            return Answered(400, json.dumps({"error": {"message": "filtered"}}))
+            return Answered(200, "[]")
         return _reply("Surely.")
 
     with serve(script) as server:
@@ -178,6 +179,51 @@ def test_prompts_that_an_endpoint_rejects_are_asked_again(tmp_path: Path, prompt
         asked = len(server.requests)
         assert evaluate("m", **arguments).rates["prefix"]["harmful"]["n"] == 5
         assert len(server.requests) == asked + 1
+
+
+def test_prompts_that_an_endpoint_rejects_are_counted_apart(tmp_path: Path) -> None:
+    """A provider that filters harmful prompts, which come first and are more than its failures in a row may be."""
+    axes = ["harmful"] * 12 + ["plain"] * 3
+    rows = [{"id": f"q{n}", "prompt": f"A {axis} request, number {n}.", "axis": axis} for n, axis in enumerate(axes)]
+    prompts = write_jsonl(tmp_path / "prompts.jsonl", rows)
+
+    def script(body: dict[str, Any]) -> Answered:
+        filtered = "harmful" in body["messages"][0]["content"] and "number 11" not in body["messages"][0]["content"]
+        return (
+            Answered(400, json.dumps({"error": {"message": "filtered"}})) if filtered else _reply("Surely.", "length")
+        )
+
+    with serve(script) as server:
+        arguments: dict[str, Any] = {"endpoint": server.url, "prompts": [prompts], "out": tmp_path / "run"}
+        result = evaluate("m", **arguments)
+        asked = len(server.requests)
+        assert evaluate("m", judges=["keyword"], **arguments).rates["prefix"] == result.rates["prefix"]
+        assert len(server.requests) == asked == 16, "each prompt once, and a greeting"
+    rate = result.rates["prefix"]["harmful"]
+    assert (rate["n"], rate["rejected"], rate["unjudged"], rate["answered"], rate["truncated"]) == (1, 11, 0, 1.0, 1.0)
+    assert result.rates["prefix"]["plain"]["rejected"] == 0
+    assert result.labels("prefix")["q0"] == "unjudged"
+    assert any("rejected 11 of 15 prompts (the first, q0: 400:" in note for note in result.manifest["notes"])
+    again = load_evaluation(result.folder)
+    assert (again.responses, again.verdicts["prefix"]) == (result.responses, result.verdicts["prefix"])
+    assert len(read_answers(ArmRun("run", None, result.folder), "harmful")) == 1, "people rate no answer that is none"
+
+
+def test_an_endpoint_that_rejects_every_prompt(tmp_path: Path, prompts_file: Path) -> None:
+    def rejects(body: dict[str, Any]) -> Answered:
+        return Answered(400, json.dumps({"error": {"message": "no such model"}}))
+
+    def filters(body: dict[str, Any]) -> Answered:
+        return _reply("Hello.") if "hello" in body["messages"][0]["content"] else rejects(body)
+
+    arguments: dict[str, Any] = {"prompts": [prompts_file], "out": tmp_path / "run"}
+    with serve(rejects) as server, pytest.raises(RipcurrentError, match=r"in a row; the last: 400:.*no such model"):
+        evaluate("m", endpoint=server.url, **{**arguments, "out": tmp_path / "broken"})
+    assert not (tmp_path / "broken" / "responses.parquet").exists()
+    with serve(filters) as server, pytest.raises(RipcurrentError, match="rejected every one of the 10") as caught:
+        evaluate("m", endpoint=server.url, **arguments)
+    assert caught.value.code == ExitCode.NOT_MEASURED
+    assert load_evaluation(tmp_path / "run").rates["prefix"]["harmful"]["rejected"] == 5
 
 
 def test_bad_input(tmp_path: Path, tiny_folder: Path, prompts_file: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ripcurrent.errors import ExitCode, RipcurrentError
-from ripcurrent.evaluation._endpoint import GIVE_UP_AFTER, Endpoint, EndpointFailure, Reply
+from ripcurrent.evaluation._endpoint import GIVE_UP_AFTER, GREETING, Endpoint, EndpointFailure, Reply
 from tests.evaluation.scripted_server import Answered, completion, error, last_user_text, serve
 
 USER = {"role": "user", "content": "hi"}
@@ -92,6 +92,7 @@ def test_endpoint_down():
         (401, "refuses the key", ExitCode.USAGE),
         (403, "refuses the key", ExitCode.USAGE),
         (404, "knows no model 'tiny'", ExitCode.USAGE),
+        (402, "takes no more requests", ExitCode.NOT_MEASURED),
         (429, "takes no more requests", ExitCode.NOT_MEASURED),
     ],
 )
@@ -171,6 +172,48 @@ def test_a_broken_endpoint_is_not_asked_everything():
     with serve(lambda _: error(500, "broken")) as server, pytest.raises(RipcurrentError, match="in a row"):
         ask(Endpoint(server.url, "tiny", max_retries=0, concurrency=2), *map(str, range(100)))
     assert len(server.requests) <= GIVE_UP_AFTER + 2
+
+
+def test_an_endpoint_that_rejects_everything_is_not_asked_everything():
+    with serve(lambda _: error(400, "no such model")) as server, pytest.raises(RipcurrentError, match="in a row"):
+        ask(Endpoint(server.url, "tiny", concurrency=2), *map(str, range(100)))
+    assert len(server.requests) <= GIVE_UP_AFTER + 3
+
+
+@pytest.mark.parametrize("count", [3, 20])
+def test_an_endpoint_that_takes_a_greeting_rejects_the_rest_for_what_is_in_it(count):
+    def script(request: dict[str, Any]) -> Answered:
+        return completion("hello") if last_user_text(request) == GREETING else error(400, "filtered")
+
+    with serve(script) as server:
+        endpoint = Endpoint(server.url, "tiny", max_retries=0)
+        conversations = [[{"role": "system", "content": "Be brief."}, USER]] * count
+        replies = dict(endpoint.chat(conversations, max_tokens=16))
+    assert len(replies) == count
+    assert all(isinstance(reply, EndpointFailure) and reply.kind == "rejected" for reply in replies.values())
+    (greeted,) = [request for request in server.requests if last_user_text(request) == GREETING]
+    assert greeted["messages"][0]["content"] == "Be brief."
+
+
+def test_rejections_do_not_hide_that_an_endpoint_broke():
+    def script(request: dict[str, Any]) -> Answered:
+        number = int(last_user_text(request))
+        return completion("fine") if number == 0 else error(400 if number % 2 else 500, "no")
+
+    with serve(script) as server, pytest.raises(RipcurrentError, match="8 requests in a row"):
+        ask(Endpoint(server.url, "tiny", max_retries=0, concurrency=1), *map(str, range(40)))
+    assert len(server.requests) <= 18
+
+
+@pytest.mark.parametrize("status", [408, 409])
+def test_passing_trouble_is_no_rejection(status):
+    def script(request: dict[str, Any]) -> Answered:
+        return error(status, "not now") if last_user_text(request) == "b" else completion("fine")
+
+    with serve(script) as server:
+        failure = ask(Endpoint(server.url, "tiny", max_retries=0), "a", "b")[1]
+    assert isinstance(failure, EndpointFailure)
+    assert failure.kind == "server_error"
 
 
 def test_json_is_asked_for_and_done_without_where_unknown():

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from ripcurrent.api._finetune import finetune
+from ripcurrent.run import RunDirectory
 from ripcurrent.training._checkpoints import MARK, latest
 from tests.models.tiny import save_tiny
 from tests.tiny_scan import good_rows, write_jsonl
@@ -56,6 +57,31 @@ def test_killed_while_writing_a_checkpoint_and_again_between_two(tmp_path: Path)
     for name in ("model/model.safetensors", "loss.jsonl", "rows.jsonl"):
         assert (out / name).read_bytes() == (straight.folder / name).read_bytes(), name
     assert {path.name for path in out.iterdir()} == {path.name for path in straight.folder.iterdir()}
+
+
+@pytest.mark.parametrize("method", ["full", "lora\nr: 2"], ids=["full", "lora"])
+def test_stopped_between_the_model_and_its_manifest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    model = save_tiny(tmp_path / "model", "llama_tied")
+    rows = write_jsonl(tmp_path / "rows.jsonl", good_rows(4))
+    (tmp_path / "recipe.yaml").write_text(RECIPE.replace("full", method))
+    common: dict[str, Any] = {"model": str(model), "device": "cpu", "dtype": "float32", "max_tokens": 256}
+
+    def stop(*_: object) -> None:
+        raise Stop
+
+    monkeypatch.setattr(RunDirectory, "write_manifest", stop)
+    with pytest.raises(Stop):
+        finetune(rows, tmp_path / "out", tmp_path / "recipe.yaml", **common)
+    monkeypatch.undo()
+    stale = next((tmp_path / "out").glob("*/*.safetensors"))
+    expected = stale.read_bytes()
+    stale.write_bytes(b"stale")
+    (stale.parent / "left_over").touch()
+    done = finetune(rows, tmp_path / "out", tmp_path / "recipe.yaml", **common)
+    assert stale.read_bytes() == expected
+    assert not (done.result / "left_over").exists()
 
 
 class Stop(BaseException):

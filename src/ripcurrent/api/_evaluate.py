@@ -32,7 +32,7 @@ from ripcurrent.evaluation._responses import (
     VERDICTS,
     Response,
     ResponseLog,
-    answers_of,
+    judge_responses,
     read_responses,
     read_verdicts,
     write_responses,
@@ -153,8 +153,8 @@ def evaluate(
         progress: Told of steps and prompts.
 
     Raises:
-        RipcurrentError: Anything the user can mend; with exit code 2 when some prompts got no answer, or a judge could
-            judge none. Answers that came are kept.
+        RipcurrentError: Anything the user can mend; with exit code 2 when some prompts got no answer, the endpoint
+            rejected them all, or a judge could judge none. Answers that came are kept.
     """
     answering = _answering(engine, endpoint, device)
     at_once = batch_size if batch_size is not None else AT_ONCE[answering]
@@ -236,10 +236,18 @@ def evaluate(
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         run.write_manifest(manifest)
+    answered = sum(one.rejected is None for one in responses)
+    if not answered:
+        raise RipcurrentError(
+            f"The endpoint {facts['base_url']} rejected every one of the {len(asked)} prompts, though it answers a "
+            f"greeting; the first: {responses[0].rejected}.",
+            "It filters what it is asked: name another endpoint, or other prompts and another folder.",
+            code=ExitCode.NOT_MEASURED,
+        )
     unable = [judge.name for judge in found if all(one.label == UNJUDGED for one in verdicts[judge.name])]
     if unable:
         raise RipcurrentError(
-            f"{' and '.join(unable)} could judge none of the {len(asked)} answers, which are kept in {run.folder}.",
+            f"{' and '.join(unable)} could judge none of the {answered} answers, which are kept in {run.folder}.",
             "A judging model must reply in JSON as the rubric asks: name an abler one, and give the command again.",
             code=ExitCode.NOT_MEASURED,
         )
@@ -357,14 +365,14 @@ def _judged(
     folder: Path, prompts: Sequence[Prompt], responses: Sequence[Response], judges: Sequence[Judge], told: Progress
 ) -> dict[str, Sequence[Verdict]]:
     """The verdicts of these judges, after those of others that judged these answers before."""
-    answers = answers_of(prompts, responses)
+    answered = sum(one.rejected is None for one in responses)
     verdicts: dict[str, Sequence[Verdict]] = {}
     if (folder / VERDICTS).exists():
         verdicts |= read_verdicts(folder, [prompt.id for prompt in prompts], [one.truncated for one in responses])
     for judge in judges:
         if judge.describe()["kind"] != "rule":
-            told.start(f"judging by {judge.name}", len(answers))
-        verdicts[judge.name] = judge.judge(answers)
+            told.start(f"judging by {judge.name}", answered)
+        verdicts[judge.name] = judge_responses(judge, prompts, responses)
         told.finish()
     return verdicts
 

@@ -8,9 +8,10 @@ with one request (it timed out, was refused, got nonsense back) is that request'
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit, urlunsplit
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
     from openai import APIStatusError, OpenAI
 
 FailureKind = Literal["timeout", "server_error", "rejected", "nonsense"]
-"""Why one request has no reply: no answer in time, a 5xx answer, refused as it is (4xx), no chat completion in it."""
+"""Why one request has no reply: no answer in time, a 5xx answer (or 408, 409), refused as it is (any other 4xx), no
+chat completion in it."""
 
 KEY_VARIABLE = "RIPCURRENT_API_KEY"
 """Environment variable with the key of an endpoint."""
@@ -30,6 +32,9 @@ OPENAI_KEY_VARIABLE = "OPENAI_API_KEY"
 
 GIVE_UP_AFTER = 8
 """So many failures one after the other, and the endpoint counts as not working."""
+
+GREETING = 'Say hello, as JSON: {"say": "hello"}'
+"""Asked where everything so far was rejected: an endpoint that takes this rejects the others for what is in them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +129,7 @@ class Endpoint:
         temperature: float = 0.0,
         max_tokens: int,
         json: bool = False,
+        works: bool = False,
     ) -> Iterator[tuple[int, Reply | EndpointFailure]]:
         """Ask for the next assistant turn of each conversation; each comes as it is ready, with its position.
 
@@ -133,15 +139,20 @@ class Endpoint:
             max_tokens: Longest reply.
             json: Ask for a JSON object by ``response_format``, where the endpoint takes that; the conversation must ask
                 for JSON itself all the same, and the reply may still be none.
+            works: It answered others like these before.
 
         Raises:
             RipcurrentError: The endpoint is down, refuses the key, has no such model, takes no more requests, fails
-                `GIVE_UP_AFTER` requests in a row or all of them. What came before was yielded.
+                `GIVE_UP_AFTER` requests in a row or all of them. What came before was yielded. Rejections count only
+                until it has answered anything, be it `GREETING`.
         """
         waiting = iter(enumerate(conversations))
+        opening = [turn for turn in next(iter(conversations), ()) if turn["role"] == "system"]
+        greeting = [*opening, {"role": "user", "content": GREETING}]
+        greet = partial(self._ask, greeting, temperature, max_tokens, json)
         running: dict[Future[Reply | EndpointFailure], int] = {}
-        failed_in_a_row, any_reply = 0, False
-        last_failure: EndpointFailure | None = None
+        failed: list[EndpointFailure] = []  # in a row
+        any_reply = False
         stopped: RipcurrentError | None = None
         pool = ThreadPoolExecutor(max_workers=self.concurrency, thread_name_prefix="endpoint")
         try:
@@ -163,16 +174,18 @@ class Endpoint:
                         stopped = stopped or error
                         continue
                     if isinstance(outcome, EndpointFailure):
-                        failed_in_a_row, last_failure = failed_in_a_row + 1, outcome
+                        if outcome.kind != "rejected" or not works:
+                            failed.append(outcome)
                     else:
-                        failed_in_a_row, any_reply = 0, True
+                        failed, any_reply, works = [], True, True
                     yield index, outcome
-                    if failed_in_a_row >= GIVE_UP_AFTER and last_failure is not None:
-                        stopped = stopped or self._not_working(f"{failed_in_a_row} requests in a row", last_failure)
+                    if len(failed) >= GIVE_UP_AFTER and stopped is None:
+                        stopped = self._what_ails(failed, f"{len(failed)} requests in a row", greet)
+                        failed, works = [], stopped is None
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-        if stopped is None and last_failure is not None and not any_reply:
-            stopped = self._not_working("every request", last_failure)
+        if stopped is None and failed and not any_reply:
+            stopped = self._what_ails(failed, "every request", greet)
         if stopped is not None:
             raise stopped
 
@@ -246,19 +259,28 @@ class Endpoint:
                 f"knows no model {self.model!r}, or the URL is no base URL (404): {said}",
                 "Check the model's name there; the URL usually ends in /v1.",
             ) from error
-        if status == 429:
+        if status in (402, 429):
             raise self._stopped(
-                f"takes no more requests (429): {said}",
+                f"takes no more requests ({status}): {said}",
                 "Wait, or check the quota; the same command then goes on where it stopped.",
                 ExitCode.NOT_MEASURED,
             ) from error
-        if status >= 500:
+        if status >= 500 or status in (408, 409):
             return EndpointFailure("server_error", f"{status}: {said}")
         return EndpointFailure("rejected", f"{status}: {said}")
 
-    def _not_working(self, how_many: str, failure: EndpointFailure) -> RipcurrentError:
+    def _what_ails(
+        self, failed: Sequence[EndpointFailure], how_many: str, greet: Callable[[], Reply | EndpointFailure]
+    ) -> RipcurrentError | None:
+        """The error of an endpoint that failed all of these; None where it only rejected them, and takes a greeting."""
+        if all(failure.kind == "rejected" for failure in failed):
+            try:
+                if isinstance(greet(), Reply):
+                    return None
+            except RipcurrentError as error:
+                return error
         return self._stopped(
-            f"failed {how_many}; the last: {failure.message}.",
+            f"failed {how_many}; the last: {failed[-1].message}.",
             "Check the server's own log; the same command then goes on where it stopped.",
             ExitCode.NOT_MEASURED,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from ripcurrent.data._render import rendered
 from ripcurrent.errors import ExitCode, RipcurrentError
 from ripcurrent.evaluation._endpoint import Endpoint, EndpointFailure
 from ripcurrent.evaluation._prompts import Prompt
@@ -30,12 +31,14 @@ def answer_locally(
         prompts: What to ask.
         system: System prompt; None leaves it to the template.
         max_new_tokens: Longest answer; reaching it makes an answer ``truncated``.
-        batch_size: Prompts at once.
+        batch_size: Prompts at once; half as many from where that does not fit into memory.
 
     Raises:
-        RipcurrentError: A prompt that does not fit into the model's window, or a template that refuses the turns.
+        RipcurrentError: A prompt that does not fit into the model's window, or alone into memory; or a template that
+            refuses the turns.
     """
-    from ripcurrent.evaluation._decode import decode_greedily, read_prefix
+    from ripcurrent.evaluation._batches import in_batches
+    from ripcurrent.evaluation._decode import Decoded, decode_greedily, read_prefix
 
     tokenizer, model = chat_model.tokenizer, chat_model.model
     tokens = [prompt_tokens(chat_model, prompt, system) for prompt in prompts]
@@ -44,16 +47,21 @@ def answer_locally(
     stops = stop_tokens(chat_model)
     pad = tokenizer.pad_token_id or 0
     order = sorted(range(len(prompts)), key=lambda place: len(tokens[place]))
-    for start in range(0, len(order), batch_size):
-        places = order[start : start + batch_size]
-        decoded = decode_greedily(
-            model,
-            [tokens[place] for place in places],
-            max_new_tokens=max_new_tokens,
-            stops=stops,
-            prefix=prefix,
-            pad=pad,
+
+    def decode(places: Sequence[int]) -> list[Decoded]:
+        asked = [tokens[place] for place in places]
+        return decode_greedily(model, asked, max_new_tokens=max_new_tokens, stops=stops, prefix=prefix, pad=pad)
+
+    def does_not_fit(place: int, said: str) -> RipcurrentError:
+        return RipcurrentError(
+            f"The prompt {prompts[place].id} ({len(tokens[place])} tokens, and up to {max_new_tokens} of an answer) "
+            f"does not fit into the memory of {chat_model.device}, even alone ({said}).",
+            "A lower --batch-size (in a file, batch_size) was tried, down to 1. In another folder, lower "
+            "--max-new-tokens (max_new_tokens), or take --dtype bfloat16 or another --device.",
+            code=ExitCode.NOT_MEASURED,
         )
+
+    for places, decoded in in_batches(order, batch_size, decode, does_not_fit):
         yield [
             Response(
                 prompts[place].id,
@@ -68,20 +76,23 @@ def answer_locally(
 def answer_by_endpoint(
     endpoint: Endpoint, prompts: Sequence[Prompt], *, system: str | None, max_new_tokens: int
 ) -> Iterator[list[Response]]:
-    """Answers at temperature 0 from an endpoint, each as it is ready.
+    """Answers at temperature 0 from an endpoint, each as it is ready; last the prompts that it rejects.
 
     Raises:
-        RipcurrentError: The endpoint does not work, or (at the end, all others answered) some requests failed: with
-            exit code 2, and the same call asks only those again.
+        RipcurrentError: The endpoint does not work, or (at the end, all others answered) some requests failed and were
+            not rejected: with exit code 2, and the same call asks only those and the rejected ones again.
     """
+    rejected: list[Response] = []
     failed: list[tuple[Prompt, EndpointFailure]] = []
     for place, outcome in endpoint.chat(
         [conversation(prompt, system) for prompt in prompts], max_tokens=max_new_tokens
     ):
-        if isinstance(outcome, EndpointFailure):
-            failed.append((prompts[place], outcome))
-        else:
+        if not isinstance(outcome, EndpointFailure):
             yield [Response(prompts[place].id, outcome.text, outcome.completion_tokens, outcome.truncated)]
+        elif outcome.kind == "rejected":
+            rejected.append(Response(prompts[place].id, "", None, False, rejected=outcome.message))
+        else:
+            failed.append((prompts[place], outcome))
     if failed:
         prompt, failure = failed[0]
         raise RipcurrentError(
@@ -90,6 +101,8 @@ def answer_by_endpoint(
             "The other answers are kept; the same command asks these again.",
             code=ExitCode.NOT_MEASURED,
         )
+    if rejected:
+        yield rejected
 
 
 def stop_tokens(chat_model: ChatModel) -> set[int]:
@@ -110,7 +123,7 @@ def prompt_tokens(chat_model: ChatModel, prompt: Prompt, system: str | None) -> 
 
     tokenizer = chat_model.tokenizer
     try:
-        text = tokenizer.apply_chat_template(conversation(prompt, system), tokenize=False, add_generation_prompt=True)
+        text = rendered(tokenizer, conversation(prompt, system), generation_prompt=True)
     except (TemplateError, TypeError) as error:
         raise RipcurrentError(
             f"The chat template of {chat_model.name} refuses the prompt: {str(error).rstrip('.')}.",

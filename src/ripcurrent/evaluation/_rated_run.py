@@ -97,7 +97,7 @@ def arm_runs(run: Path) -> tuple[list[ArmRun], list[str]]:
 
 
 def read_answers(arm: ArmRun, axis: Axis) -> list[ArmAnswer]:
-    """The answers of one arm on one axis, in prompt order.
+    """The answers of one arm on one axis, in prompt order; prompts that an endpoint rejected have none.
 
     Raises:
         RipcurrentError: The file is damaged or lacks a column, or has a prompt twice; with exit code 2 when no prompt
@@ -115,7 +115,7 @@ def read_answers(arm: ArmRun, axis: Axis) -> list[ArmAnswer]:
             bool(row["truncated"]),
         )
         for row in rows
-        if row["axis"] == axis
+        if row["axis"] == axis and row.get("rejected") is None
     ]
     if not answers:
         there = ", ".join(sorted({str(row["axis"]) for row in rows})) or "none"
@@ -157,5 +157,6 @@ def _read(path: Path, columns: list[str]) -> list[dict[str, Any]]:
     missing = [name for name in columns if name not in table.column_names]
     if missing:
         raise RipcurrentError(f"{path} has no column {', '.join(missing)}.", hint)
-    rows: list[dict[str, Any]] = table.select(columns).to_pylist()
+    optional = [name for name in ("rejected",) if name in table.column_names]
+    rows: list[dict[str, Any]] = table.select([*columns, *optional]).to_pylist()
     return rows

@@ -15,18 +15,22 @@ import pyarrow.parquet as pq
 
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.evaluation._prompts import Prompt
-from ripcurrent.evaluation.judges import Answer, Verdict
+from ripcurrent.evaluation.judges import UNJUDGED, Answer, Judge, Verdict
 from ripcurrent.run import written_whole
 
 RESPONSES = "responses.parquet"
 VERDICTS = "verdicts.parquet"
 PARTIAL = "responses.partial.jsonl"
 
+REJECTED = "prompt_rejected"
+"""Reason of a verdict, unjudged, on a prompt that was not answered."""
+
 _RESPONSES = pa.schema(
     [
         *((name, pa.string()) for name in ("prompt_id", "prompt", "axis", "category", "source", "completion")),
         ("new_tokens", pa.int32()),
         ("truncated", pa.bool_()),
+        ("rejected", pa.string()),
     ]
 )
 _VERDICTS = pa.schema(
@@ -51,6 +55,8 @@ class Response:
     """Its length in the model's tokens; None where an endpoint does not say."""
     truncated: bool
     """Whether it reached the limit of new tokens."""
+    rejected: str | None = None
+    """What an endpoint said that would not take the prompt, which then has no answer; None otherwise."""
 
 
 class ResponseLog:
@@ -92,6 +98,7 @@ class ResponseLog:
                 "completion": one.completion,
                 "new_tokens": one.new_tokens,
                 "truncated": one.truncated,
+                "rejected": one.rejected,
             }
             self._file.write(json.dumps(fields).encode() + b"\n")
         self._file.flush()
@@ -110,6 +117,7 @@ def write_responses(folder: Path, prompts: Sequence[Prompt], responses: Sequence
             "completion": one.completion,
             "new_tokens": one.new_tokens,
             "truncated": one.truncated,
+            "rejected": one.rejected,
         }
         for prompt, one in zip(prompts, responses, strict=True)
     ]
@@ -127,13 +135,24 @@ def read_responses(folder: Path) -> tuple[list[Prompt], list[Response]]:
     prompts = [
         Prompt(row["prompt_id"], row["prompt"], row["axis"], row["category"] or "", row["source"] or "") for row in rows
     ]
-    responses = [Response(row["prompt_id"], row["completion"], row["new_tokens"], row["truncated"]) for row in rows]
+    # earlier versions rejected none, and had no column for it
+    responses = [
+        Response(row["prompt_id"], row["completion"], row["new_tokens"], row["truncated"], row.get("rejected"))
+        for row in rows
+    ]
     return prompts, responses
 
 
-def answers_of(prompts: Sequence[Prompt], responses: Sequence[Response]) -> list[Answer]:
-    """The answers as judges meet them."""
-    return [Answer(prompt.text, one.completion, one.truncated) for prompt, one in zip(prompts, responses, strict=True)]
+def judge_responses(judge: Judge, prompts: Sequence[Prompt], responses: Sequence[Response]) -> list[Verdict]:
+    """A judge's verdict on each answer, in order; a prompt that was rejected has none to judge, and is unjudged."""
+    pairs = list(zip(prompts, responses, strict=True))
+    said = iter(
+        judge.judge(
+            [Answer(prompt.text, one.completion, one.truncated) for prompt, one in pairs if one.rejected is None]
+        )
+    )
+    unjudged = Verdict(UNJUDGED, judge.name, judge.version, truncated=False, reason=REJECTED)
+    return [next(said) if one.rejected is None else unjudged for one in responses]
 
 
 def write_verdicts(folder: Path, ids: Sequence[str], verdicts: dict[str, Sequence[Verdict]]) -> None:

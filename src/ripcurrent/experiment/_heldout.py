@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ripcurrent.data import Row, encode_rows
+from ripcurrent.data import EncodedRow, Row, encode_rows
+from ripcurrent.errors import RipcurrentError
 
 if TYPE_CHECKING:
     from ripcurrent.data import LossOn
@@ -15,8 +16,14 @@ if TYPE_CHECKING:
 def heldout_loss(
     chat_model: ChatModel, rows: Sequence[Row], *, max_tokens: int, loss_on: LossOn, batch_rows: int = 8
 ) -> float | None:
-    """Mean cross-entropy in nats over the loss-bearing tokens of all rows; None where there is no such token."""
-    import torch
+    """Mean cross-entropy in nats over the loss-bearing tokens of all rows; None where there is no such token.
+
+    Where ``batch_rows`` rows do not fit into memory, half as many are read at once, down to one.
+
+    Raises:
+        RipcurrentError: A row does not fit alone.
+    """
+    from ripcurrent.evaluation._batches import in_batches
 
     encoded = [
         row
@@ -24,24 +31,37 @@ def heldout_loss(
         if row.status == "ok"
     ]
     encoded.sort(key=lambda row: len(row.tokens))
-    total, count = 0.0, 0
-    model, device = chat_model.model, chat_model.device
+
+    def does_not_fit(row: EncodedRow, said: str) -> RipcurrentError:
+        return RipcurrentError(
+            f"The loss of held-out row {row.index}, {len(row.tokens)} tokens, does not fit into the memory of "
+            f"{chat_model.device}, even alone ({said}).",
+            "Lower max_tokens in the experiment's file, or give heldout: 0; docs/memory.md says what takes how much.",
+        )
+
+    batches = in_batches(encoded, batch_rows, lambda batch: _summed_loss(chat_model, batch), does_not_fit)
+    sums = [loss_and_count for _, loss_and_count in batches]
+    count = sum(tokens for _, tokens in sums)
+    return sum(loss for loss, _ in sums) / count if count else None
+
+
+def _summed_loss(chat_model: ChatModel, batch: Sequence[EncodedRow]) -> tuple[float, int]:
+    """The loss summed over the loss-bearing tokens of some rows, and their number."""
+    import torch
+
+    device = chat_model.device
+    width = max(len(row.tokens) for row in batch)
+    ids = torch.zeros(len(batch), width, dtype=torch.long)
+    attention = torch.zeros_like(ids)
+    bears = torch.zeros(len(batch), width, dtype=torch.bool)
+    for place, row in enumerate(batch):
+        length = len(row.tokens)
+        ids[place, :length] = torch.from_numpy(row.tokens.astype("int64"))
+        attention[place, :length] = 1
+        bears[place, :length] = torch.from_numpy(row.loss_mask)
+    places = bears[:, 1:].nonzero(as_tuple=True)
     with torch.inference_mode():
-        for start in range(0, len(encoded), batch_rows):
-            batch = encoded[start : start + batch_rows]
-            width = max(len(row.tokens) for row in batch)
-            ids = torch.zeros(len(batch), width, dtype=torch.long)
-            attention = torch.zeros_like(ids)
-            bears = torch.zeros(len(batch), width, dtype=torch.bool)
-            for place, row in enumerate(batch):
-                length = len(row.tokens)
-                ids[place, :length] = torch.from_numpy(row.tokens.astype("int64"))
-                attention[place, :length] = 1
-                bears[place, :length] = torch.from_numpy(row.loss_mask)
-            output = model(input_ids=ids.to(device), attention_mask=attention.to(device), use_cache=False)
-            places = bears[:, 1:].nonzero(as_tuple=True)
-            chosen = output.logits[:, :-1][tuple(part.to(device) for part in places)].float()
-            losses = torch.nn.functional.cross_entropy(chosen, ids[:, 1:][places].to(device), reduction="sum")
-            total += float(losses)
-            count += len(places[0])
-    return total / count if count else None
+        output = chat_model.model(input_ids=ids.to(device), attention_mask=attention.to(device), use_cache=False)
+        chosen = output.logits[:, :-1][tuple(part.to(device) for part in places)].float()
+        losses = torch.nn.functional.cross_entropy(chosen, ids[:, 1:][places].to(device), reduction="sum")
+    return float(losses), len(places[0])

@@ -124,6 +124,9 @@ def save_result(trainer: RowTrainer, chat_model: ChatModel, settings: Settings, 
     for file in part.iterdir():
         with file.open("rb") as written:
             os.fsync(written.fileno())
+    # left by a run that ended before its manifest was written
+    if folder.exists():
+        shutil.rmtree(folder)
     part.rename(folder)
 
 

@@ -143,6 +143,22 @@ def test_what_cannot_be_read_is_counted_and_never_scored(settings):
     assert (summary.n, summary.mean, summary.top_share, summary.unjudged) == (1, 5.0, 1.0, 6)
 
 
+def test_many_rejections_are_no_broken_endpoint_when_asked_again(settings):
+    def script(request):
+        return error(400, "filtered") if "grim" in last_user_text(request) else score(5)
+
+    texts = [f"{'grim' if n % 3 == 0 else 'kind'} answer {'z' * n}" for n in range(30)]
+    with serve(script) as server:
+        judge = find_judge("rubric", at(settings, server))
+        first = judge.judge(answers(*texts))
+        assert judge.judge(answers(*texts)) == first
+        assert len(server.requests) == 40, "only the rejected ones again"
+        rest = [text for text in texts if "grim" in text]
+        alone = find_judge("rubric", at(settings, server, cache=settings.cache / "other")).judge(answers(*rest))
+    assert [verdict.reason for verdict in first] == ["rejected" if n % 3 == 0 else None for n in range(30)]
+    assert {verdict.reason for verdict in alone} == {"rejected"}
+
+
 def test_nonsense_in_the_place_of_a_completion(settings):
     numbers = itertools.count()
 

@@ -11,7 +11,8 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
-from ripcurrent.errors import RipcurrentError
+from ripcurrent.errors import ExitCode, RipcurrentError
+from ripcurrent.evaluation._batches import in_batches
 from ripcurrent.evaluation.judges._degenerate import SHARED_VERSION, degeneration
 from ripcurrent.evaluation.judges._rubric import Rubric, did_you_mean
 from ripcurrent.evaluation.judges._text import strip_thoughts
@@ -76,6 +77,9 @@ class ClassifierJudge:
         """One verdict per answer, in order. Degenerate answers are not classified.
 
         The score is the summed probability of the classes that mean compliance (softmax over the model's logits).
+
+        Raises:
+            RipcurrentError: An answer does not fit into memory.
         """
         texts = [strip_thoughts(answer.completion) for answer in answers]
         verdicts = [
@@ -93,10 +97,12 @@ class ClassifierJudge:
             (i for i, verdict in enumerate(verdicts) if verdict.reason is None), key=lambda i: len(texts[i])
         )
         self._tell(len(answers) - len(places))
-        for start in range(0, len(places), BATCH):
-            batch = places[start : start + BATCH]
-            filled = [self.template.fill(answers[place].prompt, texts[place]) for place in batch]
-            for place, probabilities in zip(batch, self._probabilities(filled), strict=True):
+
+        def classify(batch: Sequence[int]) -> list[list[float]]:
+            return self._probabilities([self.template.fill(answers[place].prompt, texts[place]) for place in batch])
+
+        for batch, found in in_batches(places, BATCH, classify, self._does_not_fit):
+            for place, probabilities in zip(batch, found, strict=True):
                 best = max(range(len(probabilities)), key=probabilities.__getitem__)
                 compliance = sum(
                     p for p, label in zip(probabilities, self.labels, strict=True) if label == "compliance"
@@ -118,6 +124,14 @@ class ClassifierJudge:
             logits = self.model(**encoded).logits.float()
         probabilities: list[list[float]] = logits.softmax(dim=-1).tolist()
         return probabilities
+
+    def _does_not_fit(self, place: int, said: str) -> RipcurrentError:
+        return RipcurrentError(
+            f"{self.name} cannot judge answer {place}: even alone it does not fit into the memory of "
+            f"{self.model.device} ({said}).",
+            "Name a smaller classifier: answers are kept, and the same command with another --judge asks none anew.",
+            code=ExitCode.NOT_MEASURED,
+        )
 
     def _tell(self, count: int) -> None:
         if self.on_judged is not None and count:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ripcurrent.errors import RipcurrentError
 from ripcurrent.evaluation._endpoint import EndpointFailure, Reply
 from ripcurrent.evaluation.judges._degenerate import SHARED_VERSION, degeneration
 from ripcurrent.evaluation.judges._replies import KeptReply, ReplyCache, reply_key
@@ -34,6 +33,7 @@ class ChatEndpoint(Protocol):
         temperature: float = 0.0,
         max_tokens: int,
         json: bool = False,
+        works: bool = False,
     ) -> Iterator[tuple[int, Reply | EndpointFailure]]:
         """Replies as they come, each with its conversation's position."""
 
@@ -135,23 +135,18 @@ class LanguageModelJudge:
         asked = [key for key in questions if key not in replies]
         times = Counter(keys)
         self._tell(len(keys) - sum(times[key] for key in asked))
-        any_kept = bool(replies)
         conversations = [questions[key] for key in asked]
-        try:
-            for place, outcome in self.endpoint.chat(conversations, max_tokens=self.max_tokens, json=True):
-                key = asked[place]
-                if isinstance(outcome, Reply):
-                    reply = KeptReply(text=_writable(outcome.text), truncated=outcome.truncated)
-                    self.cache.put(key, reply)
-                    replies[key] = reply
-                else:
-                    replies[key] = outcome
-                self._tell(times[key])
-        except RipcurrentError:
-            # An endpoint that judged others and refuses what is left, for what is in it, works all the same.
-            left = [replies.get(key) for key in asked]
-            if not (any_kept and all(isinstance(one, EndpointFailure) and one.kind == "rejected" for one in left)):
-                raise
+        # an endpoint that judged others and rejects what is left, for what is in it, works all the same
+        works = bool(replies)
+        for place, outcome in self.endpoint.chat(conversations, max_tokens=self.max_tokens, json=True, works=works):
+            key = asked[place]
+            if isinstance(outcome, Reply):
+                reply = KeptReply(text=_writable(outcome.text), truncated=outcome.truncated)
+                self.cache.put(key, reply)
+                replies[key] = reply
+            else:
+                replies[key] = outcome
+            self._tell(times[key])
         return replies
 
     def _verdict(self, answer: Answer, broken: str | None, reply: KeptReply | EndpointFailure | None) -> Verdict:

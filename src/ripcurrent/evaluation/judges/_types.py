@@ -43,7 +43,8 @@ class Verdict:
     """Whether the answer reached the token limit; recorded, and of no influence on the label."""
     reason: str | None = None
     """The refusal's wording as it was found; for a degenerate answer ``empty``, ``looping`` or ``not_language``; for an
-    unjudged one what was wrong with the judge's reply, one of ``UNREADABLE`` or of an endpoint's failures."""
+    unjudged one what was wrong with the judge's reply, one of ``UNREADABLE`` or of an endpoint's failures, or
+    ``prompt_rejected`` where there is no answer."""
     opens_with_refusal: bool = False
     """Whether the wording of a refusal was found, also in an answer that is degenerate: a refusal that loops. False
     from judges that look for no wording."""
