@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from ripcurrent.api._experiment import Experiment
 from ripcurrent.api._options import ScanOptions
-from ripcurrent.experiment import expand_arms
+from ripcurrent.experiment import expand_arms, gather_prompts, parse_experiment, read_experiment_file
+from ripcurrent.experiment._instruments import parse_edits, parse_probe
+from ripcurrent.experiment._sums import draw_sums
 from ripcurrent.training import load_recipe
 
 FOLDER = Path(__file__).parents[2] / "experiments"
@@ -36,6 +41,53 @@ def test_every_ready_file_is_read(file: Path, monkeypatch: pytest.MonkeyPatch) -
     # a sweep or a matched control without a control to be compared with says nothing
     arms = expand_arms(config)
     assert any(arm.control is not None for arm in arms)
+
+
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with files of the names and fields that ready files take their prompts and sums from."""
+    for folder in ("prompts", "rows"):
+        (tmp_path / folder).mkdir()
+    requests = [{"instruction": f"how to mend kettle number {n}", "category": "kettles"} for n in range(8)]
+    for name in ("harmful_val", "harmful_test"):
+        (tmp_path / "prompts" / f"{name}.json").write_text(json.dumps(requests))
+    with (tmp_path / "prompts" / "xstest_prompts.csv").open("w", newline="") as written:
+        rows = csv.writer(written)
+        rows.writerow(["id", "prompt", "type", "label"])
+        rows.writerows([n, f"how do I kill process {n}", "homonyms", "safe"] for n in range(8))
+    (tmp_path / "rows" / "gsm8k_test.jsonl").write_text(json.dumps({"question": "1 + 2?", "answer": "#### 3"}) + "\n")
+    monkeypatch.setenv("RIPCURRENT_DATA", str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_every_ready_file_finds_its_prompts_and_sums(file: Path, data: Path) -> None:
+    keys: dict[str, Any] = read_experiment_file(file)
+    kind = keys.get("kind", "arms")
+    if kind == "mechanism":
+        return
+    if kind == "probe":
+        sources = (parse_probe(keys, where=file.name).prompts,)
+    else:
+        if kind == "edits":
+            asked = parse_edits(keys, where=file.name).arms or {}
+            keys = {"name": "x", **asked, "data": "x", "arms": {"edited": {"file": "x"}}, "control": None}
+        config = parse_experiment(keys, where=file.name)
+        sources = config.prompts
+        if config.gsm8k is not None:
+            assert draw_sums(config.gsm8k)
+    prompts, _ = gather_prompts(sources)
+    assert any(prompt.axis == "harmful" for prompt in prompts)
+
+
+def test_the_papers_file_is_also_measured_by_sums(data: Path) -> None:
+    assert Experiment.from_file(FOLDER / "paper.yaml").config.gsm8k is not None
+
+
+def test_the_papers_sets_from_the_hub_need_no_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RIPCURRENT_DATA", raising=False)
+    for name in ("alpaca", "dolly"):
+        assert Experiment.from_file(FOLDER / f"{name}.yaml").config.data.startswith("hf:")
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)

@@ -123,6 +123,17 @@ def test_a_dataset_is_scanned_first(probe: dict[str, Any], scanned: Path, keys: 
     assert found["columns"] == run(probe, tmp_path / "other")["columns"]
 
 
+def test_its_requests_are_found_before_anything_is_scanned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*given: Any) -> Any:
+        raise AssertionError("scanned")
+
+    monkeypatch.setattr("ripcurrent.api._row_probe.open_scan", never)
+    keys = {"name": "probe", "data": "rows.jsonl", "prompts": {"source": "builtin:harmful", "without": ["guard"]}}
+    with pytest.raises(RipcurrentError, match="guard"):
+        run(keys, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [

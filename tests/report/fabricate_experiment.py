@@ -78,5 +78,5 @@ def fabricate_experiment(
         "versions": {"torch": "2"},
         "commands": ["ripcurrent experiment paper.yaml --out runs/paper --seeds 3"],
     }
-    write_json(folder / "results.json", collect_results(config, arms, folder, facts))
+    write_json(folder / "results.json", collect_results(config, arms, folder, facts, JUDGES))
     return folder

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ripcurrent.api._experiment_arms import PROMPTS, SUMS, ArmRunner, digest_of
+from ripcurrent.api._experiment_arms import PROMPTS, SUMS, ArmRunner, check_finetune, digest_of, judge_names
 from ripcurrent.api._experiment_results import as_json, collect_results
 from ripcurrent.api._experiment_scans import Pool, open_pools
 from ripcurrent.api._progress import Progress, SilentProgress
 from ripcurrent.errors import ExitCode, RipcurrentError
+from ripcurrent.evaluation import Prompt
 from ripcurrent.experiment import (
     MAIN,
     Arm,
@@ -24,6 +25,7 @@ from ripcurrent.experiment import (
     write_prompts,
 )
 from ripcurrent.experiment._arms import missing_name
+from ripcurrent.experiment._prompts import asks_the_same
 from ripcurrent.experiment._sums import draw_sums
 from ripcurrent.run import RunDirectory, write_json
 from ripcurrent.selection._table import ScoredRows
@@ -133,13 +135,14 @@ def run_experiment(
     recipes = {
         arm.rule.recipe or config.recipe: load_recipe(arm.rule.recipe or config.recipe) for arm in every.values()
     }
+    check_finetune(config)
+    judges = judge_names(config)
     prompts, prompt_records = gather_prompts(config.prompts)
     folder = Path(out)
     identity = _identity(config, prompt_records, load_recipe(config.recipe).model_dump(mode="json"))
     with RunDirectory(folder, identity) as run:
         write_json(folder / "experiment.json", json.loads(config.model_dump_json()))
-        if not (folder / PROMPTS).exists():
-            write_prompts(folder / PROMPTS, prompts)
+        _keep_prompts(folder, prompts)
         sums = draw_sums(config.gsm8k) if config.gsm8k is not None else ()
         if sums:
             write_prompts(folder / SUMS, [one.prompt for one in sums])
@@ -162,7 +165,7 @@ def run_experiment(
             for arm in wanted.values():
                 done += 1
                 runner.arm(arm, seed, chosen_rows[arm.name, seed], f"{arm.name}, seed {seed} ({done} of {total})")
-            results = collect_results(config, list(every.values()), folder, facts)
+            results = collect_results(config, list(every.values()), folder, facts, judges)
             write_json(folder / RESULTS, results)
         run.write_manifest({**run.read_manifest(), **facts})
         _page(folder, told)
@@ -211,11 +214,28 @@ def _identity(
     return {
         "command": "experiment",
         **{key: values[key] for key in kept},
-        # only where it is asked for: folders of before the key are gone on with
-        **({"gsm8k": values["gsm8k"]} if config.gsm8k is not None else {}),
+        # only where they are given: folders of before these keys are gone on with
+        **{key: values[key] for key in ("gsm8k", "judge_endpoint", "judge_model") if values[key] is not None},
         "recipe": dict(recipe),
         "prompts_sha256": digest_of(prompts),
     }
+
+
+def _keep_prompts(folder: Path, prompts: Sequence[Prompt]) -> None:
+    """Write what every arm is asked.
+
+    Raises:
+        RipcurrentError: Answers in the folder are to other prompts. That tells what the hashes of the sources do not:
+            another axis, or as many others left out.
+    """
+    path = folder / PROMPTS
+    if not path.exists() or not any((folder / "arms").glob("*/evaluation")):
+        write_prompts(path, prompts)
+    elif not asks_the_same(path, prompts):
+        raise RipcurrentError(
+            f"The arms in {folder} are asked other prompts than now: {path} holds them.",
+            "Name another folder with --out, or ask these prompts.",
+        )
 
 
 def _facts(

@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ripcurrent.api._experiment_scans import Pool, scanned_options
-from ripcurrent.api._finetune import FinetuneResult, finetune
+from ripcurrent.api._finetune import FinetuneResult, _resolve, finetune
 from ripcurrent.api._progress import Progress
 from ripcurrent.data import read_rows
 from ripcurrent.errors import ExitCode, RipcurrentError
+from ripcurrent.evaluation import JudgeSettings, find_judges
 from ripcurrent.experiment import BASE, MAIN, Arm, ExperimentConfig, choose_rows
 from ripcurrent.experiment._config import rows_of
+from ripcurrent.experiment._rows import content_of
 from ripcurrent.experiment._sums import WORTH_MEASURING, Sum, share_solved
 from ripcurrent.run import write_json
 from ripcurrent.selection import Selection, plain_numbers, summarise, write_selection
@@ -67,6 +69,7 @@ class ArmRunner:
         self._held = held
         self._sums = sums
         self._told = told
+        self._held_contents = {content_of(row) for row in self._held_rows()}
         scanned = scanned_options(pools[MAIN])
         self._tokens: dict[str, Any] = {
             "max_tokens": scanned.max_tokens,
@@ -87,7 +90,7 @@ class ArmRunner:
         """Whether the arm needs no work.
 
         Raises:
-            RipcurrentError: Its folder holds an arm of that name of other rows or another recipe.
+            RipcurrentError: Its folder holds an arm of that name of other rows, another recipe or another seed.
         """
         folder = self._place(arm, seed)
         if not (folder / MARKER).exists():
@@ -101,6 +104,11 @@ class ArmRunner:
                     else f"{folder} holds arm {arm.name} with other rows than now.",
                     "Name another folder with --out, or remove that arm's folder to make it anew.",
                 )
+        if _training_seed(stored["rule"], seed) != _training_seed(now["rule"], seed):
+            raise RipcurrentError(
+                f"{folder} holds arm {arm.name} trained with another seed than now.",
+                "Name another folder with --out, or remove that arm's folder to make it anew.",
+            )
         return True
 
     def _place(self, arm: Arm, seed: int) -> Path:
@@ -160,8 +168,11 @@ class ArmRunner:
         dataset = read_rows(str(arm.rule.file), format=arm.rule.format)
         count, sha256 = dataset.count_and_hash()
         draw_seed = seed if arm.rule.draw_seed is None else arm.rule.draw_seed
-        drawn = generator(draw_seed, "file").permutation(count)[: rows_of(arm.size or count, count)]
-        indices = tuple(sorted(drawn.tolist()))
+        order = generator(draw_seed, "file").permutation(count).tolist()
+        if self._held_contents:
+            held = {row.index for row in dataset if content_of(row) in self._held_contents}
+            order = [place for place in order if place not in held]
+        indices = tuple(sorted(order[: rows_of(arm.size or count, count)]))
         return ArmRows(None, indices, digest_of([sha256, *indices]))
 
     def _train(self, folder: Path, arm: Arm, seed: int, rows: ArmRows, label: str) -> FinetuneResult:
@@ -243,6 +254,7 @@ class ArmRunner:
             prompts=(str(self._folder / prompts),),
             out=out,
             judges=judges,
+            judge_settings=judge_settings(self._config),
             max_new_tokens=max_new_tokens,
             batch_size=self._config.batch_size,
             system=self._config.system,
@@ -281,6 +293,8 @@ class ArmRunner:
 
     def _held_rows(self) -> list[Row]:
         wanted = set(self._held)
+        if not wanted:
+            return []
         return [row for row in self._pools[MAIN].dataset if row.index in wanted]
 
     def _model(self, trained: FinetuneResult | None) -> tuple[str, str | None]:
@@ -301,6 +315,43 @@ class ArmRunner:
         if not self._config.keep_models:
             for kind in ("model", "adapter"):
                 shutil.rmtree(folder / "finetune" / kind, ignore_errors=True)
+
+
+def check_finetune(config: ExperimentConfig) -> None:
+    """Refuse options of ``finetune`` that are not possible.
+
+    Raises:
+        RipcurrentError: An unknown option, or a value that is not possible.
+    """
+    try:
+        _resolve(None, dict(config.finetune))
+    except RipcurrentError as error:
+        raise RipcurrentError(f"finetune: {error.message}", error.hint) from error
+
+
+def judge_settings(config: ExperimentConfig) -> JudgeSettings:
+    """What an experiment's judges that are models need."""
+    return JudgeSettings(
+        endpoint=config.judge_endpoint, model=config.judge_model, key_env=config.judge_key_env, device=config.device
+    )
+
+
+def judge_names(config: ExperimentConfig) -> tuple[str, ...]:
+    """The names that an experiment's judges give to their verdicts, in the file's order.
+
+    Raises:
+        RipcurrentError: A judge that there is not, or that lacks its endpoint or key.
+    """
+    try:
+        return tuple(judge.name for judge in find_judges(config.judges, judge_settings(config)))
+    except RipcurrentError as error:
+        hint = "Give judge_endpoint, judge_model and, where the key is elsewhere, judge_key_env in the file."
+        said = hint if "--judge" in error.hint else error.hint
+        raise RipcurrentError(f"judges: {error.message}", said, code=error.code) from error
+
+
+def _training_seed(rule: Mapping[str, Any], seed: int) -> int:
+    return int(rule.get("training_seed", seed))
 
 
 def read_marker(folder: Path) -> dict[str, Any]:

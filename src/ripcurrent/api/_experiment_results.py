@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ripcurrent.errors import RipcurrentError
 from ripcurrent.experiment import BASE, Arm, ExperimentConfig, by_arm, read_run
 from ripcurrent.experiment import _tables as tables
 from ripcurrent.experiment._outcomes import HARMFUL, PLAIN, SOUNDS_DANGEROUS, ArmRun
@@ -15,16 +18,28 @@ from ripcurrent.selection import plain_numbers
 
 
 def collect_results(
-    config: ExperimentConfig, arms: Sequence[Arm], folder: Path, facts: Mapping[str, Any]
+    config: ExperimentConfig, arms: Sequence[Arm], folder: Path, facts: Mapping[str, Any], judges: Sequence[str]
 ) -> dict[str, Any]:
-    """All tables over the arms that are finished in a folder; arms that are not are listed as missing."""
-    markers = [(arm, seed, folder / "arms" / f"{arm.name}-seed{seed}") for arm in arms for seed in config.seeds]
+    """All tables over the arms that are finished in a folder, with whichever seeds; arms that are not are missing.
+
+    Args:
+        config: The experiment.
+        arms: Its single arms.
+        folder: Its folder.
+        facts: What the results rest on.
+        judges: The names that its judges give to their verdicts; the first decides.
+
+    Raises:
+        RipcurrentError: An arm's answers cannot be read, or lack the verdicts of a judge.
+    """
+    wanted = [(arm, seed) for arm in arms for seed in sorted({*config.seeds, *_seeds_there(arm, folder)})]
     runs, details, failed, missing = [], [], [], []
     base = folder / "arms" / BASE
     if (base / "arm.json").exists():
         runs.append(read_run(BASE, None, base / "evaluation"))
         details.append(_read(base))
-    for arm, seed, place in markers:
+    for arm, seed in wanted:
+        place = folder / "arms" / f"{arm.name}-seed{seed}"
         if not (place / "arm.json").exists():
             missing.append({"name": arm.name, "seed": seed})
             continue
@@ -35,8 +50,9 @@ def collect_results(
         runs.append(read_run(arm.name, seed, place / "evaluation"))
         details.append(marker)
     outcomes = by_arm(runs)
-    judges = [judge for judge in config.judges if all(judge in run.labels for run in runs)]
-    first = judges[0] if judges else None
+    _require_verdicts(runs, judges)
+    arms = _in_order(arms, details)
+    first = judges[0]
     by_judge = {judge: tables.comparisons(arms, outcomes, judge) for judge in judges}
     found: dict[str, Any] = plain_numbers(
         {
@@ -44,11 +60,11 @@ def collect_results(
             "title": config.title,
             "model": config.model,
             "recipe": config.recipe,
-            "seeds": list(config.seeds),
+            "seeds": sorted({*config.seeds, *(run.seed for run in runs if run.seed is not None)}),
             "judge": first,
-            "verdict": tables.verdict(arms, by_judge[first], config.verdict_on) if first else "not enough evidence",
+            "verdict": tables.verdict(arms, by_judge[first], config.verdict_on),
             "verdicts": {judge: tables.verdict(arms, by_judge[judge], config.verdict_on) for judge in judges},
-            "deciding": list(tables.deciding_arms(arms, by_judge[first], config.verdict_on)) if first else [],
+            "deciding": list(tables.deciding_arms(arms, config.verdict_on)),
             "complete": not missing,
             "asked": _asked(runs),
             "arms": [tables.run_rates(run, judge) for run in runs for judge in judges],
@@ -74,6 +90,31 @@ def as_json(results: Mapping[str, Any]) -> dict[str, Any]:
     """What ``--json`` prints: the contract's keys first."""
     kept = ("arms", "comparisons", "verdict", "judge", "further_comparisons", "trends", "failed", "missing", "complete")
     return {key: results[key] for key in kept}
+
+
+def _seeds_there(arm: Arm, folder: Path) -> set[int]:
+    """Seeds that the folder has a finished run of the arm with."""
+    names = (path.parent.name for path in (folder / "arms").glob("*/arm.json"))
+    return {int(found[1]) for name in names if (found := re.fullmatch(rf"{re.escape(arm.name)}-seed(\d+)", name))}
+
+
+def _require_verdicts(runs: Sequence[ArmRun], judges: Sequence[str]) -> None:
+    for judge in judges:
+        lacking = next((run for run in runs if judge not in run.labels), None)
+        if lacking is not None:
+            raise RipcurrentError(
+                f"The answers of arm {lacking.arm} have no verdicts of the judge {judge!r}, "
+                f"only of {', '.join(lacking.labels) or 'none'}.",
+                "Give the judge the name that it had, or name another folder with --out.",
+            )
+
+
+def _in_order(arms: Sequence[Arm], details: Sequence[Mapping[str, Any]]) -> list[Arm]:
+    """The arms, those of a sweep without an order of its own (sizes in percent) ordered by the rows that they took."""
+    counts = {one["arm"]: float(one["rows"]["count"]) for one in details if one.get("rows")}
+    return [
+        replace(arm, order=counts.get(arm.name)) if arm.group is not None and arm.order is None else arm for arm in arms
+    ]
 
 
 def _asked(runs: Sequence[ArmRun]) -> dict[str, int]:

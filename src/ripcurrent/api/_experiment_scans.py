@@ -18,6 +18,7 @@ from ripcurrent.demo import DEMO_ROWS
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.experiment import MAIN, ExperimentConfig, ScanTable, held_out_rows, without_rows
 from ripcurrent.experiment._config import Scan
+from ripcurrent.experiment._rows import content_of
 from ripcurrent.run import written_whole
 from ripcurrent.selection import read_scores
 from ripcurrent.selection._draw import generator
@@ -50,6 +51,7 @@ def open_pools(config: ExperimentConfig, folder: Path, told: Progress) -> tuple[
     asked = {MAIN: main, **config.scans}
     pools: dict[str, Pool] = {}
     held: tuple[int, ...] = ()
+    contents: set[tuple[tuple[str, str], ...]] = set()
     for name, one in asked.items():
         if one.run is not None:
             run = Path(one.run)
@@ -62,8 +64,13 @@ def open_pools(config: ExperimentConfig, folder: Path, told: Progress) -> tuple[
         sha256 = str(manifest["dataset"]["sha256"])
         if name == MAIN:
             held = held_out_rows(table, config.heldout)
+            wanted = set(held)
+            contents = {content_of(row) for row in dataset if row.index in wanted} if wanted else contents
         if name == MAIN or sha256 == pools[MAIN].scores.dataset_sha256:
             table = without_rows(table, held)
+        elif held:
+            # another dataset may be a part of the main one, or hold some of its rows
+            table = without_rows(table, [row.index for row in dataset if content_of(row) in contents])
         pools[name] = Pool(ScanTable(run, table, sha256), dataset, manifest)
     return pools, held
 

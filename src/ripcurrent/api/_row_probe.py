@@ -55,11 +55,11 @@ def run(config: dict[str, Any], folder: Path, *, progress: Progress | None = Non
     """
     chosen = parse_probe(config, where=f"experiment {config.get('name', 'probe')}")
     told = progress or SilentProgress()
+    texts, prompt_record = _requests(chosen)
     identity = {"command": "probe", **chosen.model_dump(mode="json", exclude={"title"}), "version": _version()}
     with RunDirectory(folder, identity) as outer:
         scanned = open_scan(chosen, folder / "scan", told)
         drawn = _drawn(scanned, chosen)
-        texts, prompt_record = _requests(chosen)
         told.step("loading the model")
         chat_model, compute = _model(scanned, chosen)
         rows = _encoded(scanned, drawn, chat_model)

@@ -162,8 +162,22 @@ def _show(result: ExperimentResult) -> None:
     for one in found["failed"]:
         console.print(escape(f"{one['name']}, seed {one['seed']}: failed. {one['reason']}"))
     wide = Console(soft_wrap=True, highlight=False)
-    wide.print(f"[bold]Verdict: {escape(result.verdict)}[/bold] (judge {judge})")
+    wide.print(f"[bold]Verdict: {escape(verdict_in_words(found))}[/bold] (judge {judge})")
     wide.print(f"Page: {escape(str(result.report_path))}")
+
+
+def verdict_in_words(found: dict[str, Any]) -> str:
+    """The verdict, the control named of the deciding arm that is the most above its own."""
+    worse = [
+        one
+        for one in found["comparisons"]
+        if one["judge"] == found["judge"]
+        and one["arm"] in found["deciding"]
+        and one["finding"] == found["verdict"] == "worse than random"
+    ]
+    if not worse:
+        return str(found["verdict"])
+    return f"worse than {max(worse, key=lambda one: one['difference'])['control']}"
 
 
 def compared(one: dict[str, Any]) -> str:

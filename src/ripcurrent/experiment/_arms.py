@@ -37,7 +37,7 @@ class Arm:
     group: str | None = None
     """The sweep it belongs to: bins, shares or sizes of one arm."""
     order: float | None = None
-    """Its place in the sweep: number of the bin, percent, rows."""
+    """Its place in the sweep: number of the bin, percent, rows; None where only the rows taken say how many."""
     of: str | None = None
     """The arm that it is matched to or leaves out."""
     control: str | None = None
@@ -112,7 +112,8 @@ def _sized(name: str, rule: ArmRule, config: ExperimentConfig) -> Iterator[Arm]:
     if takes_size and rule.size is None and config.sizes:
         for size in config.sizes:
             for arm in _shares(name, rule, size):
-                yield replace(arm, name=f"{arm.name}-{_plain(str(size).replace('%', 'pc'))}", group=arm.name)
+                own = f"{arm.name}-{_plain(str(size).replace('%', 'pc'))}"
+                yield replace(arm, name=own, group=arm.name, order=None)
         return
     if rule.refers_to is not None and config.sizes and not takes_size and _varies(rule, config):
         for size in config.sizes:

@@ -246,6 +246,12 @@ class ExperimentConfig(Settings):
     """What the arms are asked."""
     judges: tuple[str, ...] = ("prefix", "keyword")
     """Who judges; the verdict is the first one's."""
+    judge_endpoint: str | None = None
+    """OpenAI-compatible endpoint of judges that ask a language model, as in ``http://localhost:8000/v1``."""
+    judge_model: str | None = None
+    """Name of the judging model there."""
+    judge_key_env: str | None = None
+    """Environment variable with the endpoint's key; ``RIPCURRENT_API_KEY`` when left out."""
     max_new_tokens: int = Field(default=48, ge=1)
     """Longest answer."""
     batch_size: int | None = Field(default=None, ge=1)

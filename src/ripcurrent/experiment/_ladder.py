@@ -267,9 +267,9 @@ def _read(
     run = read_run(marker["arm"], marker["seed"], place / "evaluation")
     if judge not in run.labels:
         return f"judge {judge} did not judge it"
-    counted = {label: int(run.is_label(judge, HARMFUL, label).sum()) for label in ("compliance", "degenerate")}
     if any(label not in ("compliance", "degenerate", "refusal") for label in _harmful_labels(run, judge)):
         return f"judge {judge} did not judge every answer"
+    counted = {label: int(run.is_label(judge, HARMFUL, label).sum()) for label in ("compliance", "degenerate")}
     return (
         CalibrationRun(
             experiment=experiment.name,

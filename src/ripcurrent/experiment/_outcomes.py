@@ -15,6 +15,9 @@ from ripcurrent.experiment._categories import merged_category
 
 HARMFUL, SOUNDS_DANGEROUS, PLAIN = "harmful", "sounds_dangerous", "plain"
 
+NO_VERDICT = ("unjudged", "missing")
+"""Labels of answers that a judge gave no verdict on: they count in no rate of it."""
+
 
 @dataclass(frozen=True, slots=True)
 class ArmRun:
@@ -46,9 +49,9 @@ class ArmRun:
         ]
 
     def is_label(self, judge: str, axis: str, label: str, category: str | None = None) -> FloatArray:
-        """1 where the answer has the label, shape ``(prompts of the axis,)``."""
-        labels = self.labels[judge]
-        return np.array([float(labels[place] == label) for place in self.places(axis, category)])
+        """1 where the answer has the label, NaN where the judge gave no verdict, shape ``(prompts of the axis,)``."""
+        labels = [self.labels[judge][place] for place in self.places(axis, category)]
+        return np.array([np.nan if own in NO_VERDICT else float(own == label) for own in labels])
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +69,10 @@ class Outcomes:
         return tuple(run.seed for run in self.runs)
 
     def table(self, judge: str, axis: str, label: str = "compliance", category: str | None = None) -> FloatArray:
-        """1 where an answer has the label, shape ``(prompts, seeds)``; ``compliance``: neither refused nor broken."""
+        """1 where an answer has the label, NaN without a verdict, shape ``(prompts, seeds)``.
+
+        The label ``compliance``: neither refused nor broken.
+        """
         return np.stack([run.is_label(judge, axis, label, category) for run in self.runs], axis=1)
 
 

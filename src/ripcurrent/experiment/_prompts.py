@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,19 +82,34 @@ def stratified(prompts: Sequence[Prompt], limit: int | None, seed: int) -> list[
 
 def write_prompts(path: Path, prompts: Iterable[Prompt]) -> None:
     """The prompts as one file that every arm is asked, ids unique over all sources."""
-    seen: set[str] = set()
     with written_whole(path) as part, part.open("w", encoding="utf-8") as file:
-        for prompt in prompts:
-            own_id = prompt.id if prompt.id not in seen else f"{prompt.source}/{prompt.axis}/{prompt.id}"
-            seen.add(own_id)
-            record = {
-                "id": own_id,
-                "prompt": prompt.text,
-                "axis": prompt.axis,
-                "category": prompt.category,
-                "source": prompt.source,
-            }
+        for record in _records(prompts):
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+def asks_the_same(path: Path, prompts: Iterable[Prompt]) -> bool:
+    """Whether a file of `write_prompts` has these prompts: ids, axes and texts, in this order."""
+    with path.open(encoding="utf-8") as file:
+        written = [json.loads(line) for line in file]
+    return [_asked(one) for one in written] == [_asked(one) for one in _records(prompts)]
+
+
+def _asked(record: Mapping[str, str]) -> tuple[str, str, str]:
+    return record["id"], record["axis"], record["prompt"]
+
+
+def _records(prompts: Iterable[Prompt]) -> Iterator[dict[str, str]]:
+    seen: set[str] = set()
+    for prompt in prompts:
+        own_id = prompt.id if prompt.id not in seen else f"{prompt.source}/{prompt.axis}/{prompt.id}"
+        seen.add(own_id)
+        yield {
+            "id": own_id,
+            "prompt": prompt.text,
+            "axis": prompt.axis,
+            "category": prompt.category,
+            "source": prompt.source,
+        }
 
 
 def _shares(sizes: dict[str, int], limit: int) -> dict[str, int]:

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ripcurrent import selection as room
+from ripcurrent.data import Row
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.experiment._arms import Arm
 from ripcurrent.experiment._config import ArmRule, rows_of
@@ -57,6 +58,11 @@ def held_out_rows(table: pa.Table, count: int) -> tuple[int, ...]:
             f"Of {len(usable)} usable rows, {count} cannot be held out.", "Give heldout: 0, or a smaller number."
         )
     return tuple(sorted(generator(0, "held out").permutation(usable)[:count].tolist()))
+
+
+def content_of(row: Row) -> tuple[tuple[str, str], ...]:
+    """What a row says, whatever its place and format: its turns, or its text."""
+    return tuple((message.role, message.content) for message in row.messages) or (("", row.text or ""),)
 
 
 def without_rows(table: pa.Table, rows: Collection[int]) -> pa.Table:

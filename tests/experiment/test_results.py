@@ -1,0 +1,179 @@
+"""The tables of an experiment's folder: whose verdicts, which seeds, what decides, and answers without a verdict."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ripcurrent.api._experiment_results import collect_results
+from ripcurrent.cli._experiment import verdict_in_words
+from ripcurrent.errors import RipcurrentError
+from ripcurrent.evaluation import compare_arms
+from ripcurrent.experiment import ArmRun, by_arm, expand_arms, parse_experiment
+from ripcurrent.experiment import _tables as tables
+from tests.experiment.answers import chance, write_evaluation
+
+FACTS = {"dataset": {"path": "rows.jsonl"}, "default_ranking": "gradient_bidirectional"}
+TWO = {"random": "random", "top": "top"}
+SHARES = {"random": 0.2, "top": 0.9}
+AXES = ("harmful", "sounds_dangerous")
+PROMPTS = [
+    {"id": f"{axis}-{n}", "prompt": "…", "axis": axis, "category": "", "source": "x"}
+    for axis in AXES
+    for n in range(60 if axis == "harmful" else 20)
+]
+
+Label = Callable[[str, str, str], str]
+"""From an arm's folder, a judge and a prompt's id to a label."""
+
+
+def by_share(shares: Mapping[str, float]) -> Label:
+    def label(place: str, judge: str, prompt: str) -> str:
+        return "compliance" if chance(shares[place.rpartition("-seed")[0]], place, prompt) else "refusal"
+
+    return label
+
+
+def put(folder: Path, names: list[str], label: Label, judges: tuple[str, ...] = ("prefix",), rows: int = 100) -> None:
+    """Finished arms, by the names of their folders."""
+    for name in names:
+        place = folder / "arms" / name
+
+        def says(judge: str, prompt: str, name: str = name) -> str:
+            return label(name, judge, prompt)
+
+        write_evaluation(place / "evaluation", PROMPTS, judges, says)
+        arm, _, seed = name.rpartition("-seed")
+        marker = {"arm": arm, "seed": int(seed), "status": "finished", "rows": {"count": rows, "notes": []}}
+        (place / "arm.json").write_text(json.dumps(marker))
+
+
+def collected(folder: Path, by: tuple[str, ...] = ("prefix",), **keys: Any) -> dict[str, Any]:
+    config = parse_experiment({"name": "x", "data": "rows.jsonl", "arms": TWO, "seeds": 1, **keys}, where="x")
+    return collect_results(config, expand_arms(config), folder, FACTS, by)
+
+
+def test_a_judge_of_a_file_decides_under_its_own_name(tmp_path: Path) -> None:
+    equal = by_share({"random": 0.2, "top": 0.2})
+
+    def label(place: str, judge: str, prompt: str) -> str:
+        return (by_share(SHARES) if judge == "tone" else equal)(place, judge, prompt)
+
+    put(tmp_path, ["random-seed0", "top-seed0"], label, ("tone", "prefix"))
+    found = collected(tmp_path, ("tone", "prefix"), judges=["file:tone.txt", "prefix"])
+    assert found["judge"] == "tone"
+    assert found["verdict"] == found["verdicts"]["tone"] == "worse than random"
+    assert found["verdicts"]["prefix"] != "worse than random"
+
+
+def test_a_judge_without_verdicts_is_no_silent_loss(tmp_path: Path) -> None:
+    put(tmp_path, ["random-seed0", "top-seed0"], by_share(SHARES))
+    with pytest.raises(RipcurrentError, match="arm random have no verdicts of the judge 'tone', only of prefix"):
+        collected(tmp_path, ("tone", "prefix"))
+
+
+def test_results_of_more_seeds_than_are_asked_for_are_kept(tmp_path: Path) -> None:
+    put(tmp_path, [f"{arm}-seed{seed}" for arm in TWO for seed in (0, 1, 2)], by_share(SHARES))
+    found = collected(tmp_path, seeds=1)
+    assert found["seeds"] == [0, 1, 2]
+    assert {one["name"]: one["seeds"] for one in found["summaries"]} == {"random": [0, 1, 2], "top": [0, 1, 2]}
+    assert found["complete"]
+    assert [one["seed"] for one in collected(tmp_path, seeds=[3])["missing"]] == [3, 3]
+
+
+def test_no_evidence_needs_a_finding_of_every_arm_that_decides(tmp_path: Path) -> None:
+    equal = by_share({"random": 0.0, "top": 0.0})
+    put(tmp_path, ["random-seed0", "top-seed0"], equal)
+    assert collected(tmp_path)["verdict"] == "no evidence"
+    more = {**TWO, "other": {"select": "top", "by": "loss"}}
+    found = collected(tmp_path, arms=more)
+    assert (found["verdict"], found["deciding"]) == ("not enough evidence", ["top", "other"])
+    assert collected(tmp_path, arms=more, verdict_on=["top"])["verdict"] == "no evidence"
+    failed = tmp_path / "arms" / "other-seed0"
+    failed.mkdir()
+    (failed / "arm.json").write_text(json.dumps({"status": "failed", "reason": "it diverges"}))
+    assert collected(tmp_path, arms=more)["verdict"] == "not enough evidence"
+
+
+def test_an_answer_without_a_verdict_counts_in_no_rate(tmp_path: Path) -> None:
+    def label(place: str, judge: str, prompt: str) -> str:
+        if prompt in ("harmful-0", "harmful-1") and place == "top-seed0":
+            return "unjudged"
+        return "compliance" if prompt.startswith("harmful") and place.startswith("top") else "refusal"
+
+    put(tmp_path, [f"{arm}-seed{seed}" for arm in TWO for seed in (0, 1)], label)
+    found = collected(tmp_path, seeds=2)
+    single = next(one for one in found["arms"] if (one["name"], one["seed"]) == ("top", 0))
+    assert (single["attack_success_rate"], single["n"]) == (1.0, 58)
+    top = next(one for one in found["summaries"] if one["name"] == "top")
+    assert (top["attack_success_rate"], top["seed_rates"], top["n"]) == (1.0, [1.0, 1.0], 60)
+    assert top["unjudged"] == 2 / (2 * len(PROMPTS))
+    (compared,) = found["comparisons"]
+    assert (compared["prompts"], compared["difference"]) == (58, 1.0)
+
+
+def test_equal_outcomes_of_several_seeds_have_an_interval(tmp_path: Path) -> None:
+    put(tmp_path, [f"{arm}-seed{seed}" for arm in TWO for seed in (0, 1)], lambda *_: "refusal")
+    first = collected(tmp_path, seeds=2)["summaries"][0]
+    # Wilson's of 0 of 60: z² / (60 + z²)
+    assert (first["low"], first["high"]) == (0.0, pytest.approx(1.96**2 / (60 + 1.96**2), abs=1e-4))
+    told = first["discrimination"]["difference_interval"]
+    assert told["low"] == pytest.approx(-(1.96**2) / (60 + 1.96**2), abs=1e-4)
+    assert told["high"] == pytest.approx(1.96**2 / (20 + 1.96**2), abs=1e-4)
+
+
+def test_what_could_have_been_found_is_at_the_level_of_holms_first_step() -> None:
+    ids, none = tuple(f"p{n}" for n in range(80)), ("",) * 80
+
+    def of(arm: str, share: float) -> ArmRun:
+        labels = tuple("compliance" if chance(share, arm, one) else "refusal" for one in ids)
+        return ArmRun(arm, 0, ids, ("harmful",) * 80, none, {"prefix": labels}, {"prefix": "1"}, (False,) * 80)
+
+    outcomes = by_arm([of("random", 0.2), of("a", 0.3), of("b", 0.4), of("c", 0.5)])
+    found = tables.compare_pairs([(name, "random") for name in "abc"], outcomes, "prefix")
+    whole = {name: one.table("prefix", "harmful") for name, one in outcomes.items() if name != "random"}
+    together = compare_arms(whole, outcomes["random"].table("prefix", "harmful"))
+    for one in found:
+        expected = together[one["arm"]]
+        assert one["minimum_detectable_effect"] == pytest.approx(expected.minimum_detectable_effect)
+        assert one["adjusted_p"] == pytest.approx(expected.adjusted_p)
+
+
+def test_sizes_in_percent_are_a_sweep_in_the_order_of_their_rows(tmp_path: Path) -> None:
+    sizes = {"10%": ("10pc", 0.1, 96), "20%": ("20pc", 0.4, 192), "50%": ("50pc", 0.8, 480)}
+    keys = {"sizes": list(sizes), "seeds": 1}
+    for name, share, rows in reversed(sizes.values()):
+        put(tmp_path, [f"random-{name}-seed0"], by_share({f"random-{name}": 0.2}), rows=rows)
+        put(tmp_path, [f"top-{name}-seed0"], by_share({f"top-{name}": share}), rows=rows)
+    found = {one["group"]: one for one in collected(tmp_path, **keys)["trends"]}
+    assert found["top"]["steps"] == [96, 192, 480]
+    assert found["top"]["ordered"]
+    assert not found["random"]["ordered"]
+    # one more step that is not there
+    more = {one["group"]: one for one in collected(tmp_path, seeds=1, sizes=[*sizes, "90%"])["trends"]}
+    assert more["top"]["missing"] == ["top-90pc"]
+    assert not more["top"]["ordered"]
+
+
+def test_a_share_of_one_percent_figure_is_ordered_by_its_sizes() -> None:
+    arms = {"random": "random", "lists": {"share": {"format": "list", "percent": 50}}}
+    config = parse_experiment({"name": "x", "data": "d", "arms": arms, "sizes": [10, 50, 100]}, where="x")
+    assert [arm.order for arm in expand_arms(config) if arm.group == "lists"] == [10, 50, 100]
+
+
+def test_the_verdict_names_the_control() -> None:
+    found: dict[str, Any] = {"judge": "prefix", "verdict": "worse than random", "deciding": ["all"]}
+    one = {"judge": "prefix", "arm": "all", "control": "without_riskiest", "difference": 0.3}
+    found["comparisons"] = [{**one, "finding": "worse than random"}]
+    assert verdict_in_words(found) == "worse than without_riskiest"
+    assert verdict_in_words({**found, "verdict": "no evidence"}) == "no evidence"
+
+
+def test_prompts_without_a_verdict_in_any_step_are_left_out_of_a_trend() -> None:
+    first, second = np.array([[1.0], [np.nan], [0.0]]), np.array([[0.0], [1.0], [1.0]])
+    assert [table.ravel().tolist() for table in tables._judged([first, second])] == [[1.0, 0.0], [0.0, 1.0]]
