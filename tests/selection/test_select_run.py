@@ -76,6 +76,10 @@ def test_a_file_that_is_no_selections_is_not_overwritten(run, tmp_path):
         select(run, top=10, out=tmp_path, name="mine", drop=True, seeds=(0,))
     assert dataset.read_bytes() == before
     assert not (tmp_path / "mine.jsonl").exists()
+    # in the run's own folder it is what a stopped command left
+    record = select(run, top=10, seeds=(0,))[0]
+    record.record_path.unlink()
+    assert select(run, top=10, seeds=(0,))[0].path == record.path
 
 
 def test_a_selection_of_other_rows_keeps_its_name(run, tmp_path):

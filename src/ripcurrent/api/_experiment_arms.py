@@ -207,7 +207,13 @@ class ArmRunner:
         table = pool.scores.table
         provenance = {"scan": str(pool.scores.folder), "dataset": pool.manifest["dataset"]}
         record = write_selection(
-            target, pool.dataset, table, rows.selection, summarise(table, rows.selection), provenance
+            target,
+            pool.dataset,
+            table,
+            rows.selection,
+            summarise(table, rows.selection),
+            provenance,
+            own_folder=True,
         )
         return record.path, pool.dataset.format, dict(pool.manifest["dataset"].get("mapping") or {}) or None
 

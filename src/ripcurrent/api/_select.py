@@ -102,6 +102,7 @@ def select(
             summarise(table, selection, every),
             manifest,
             drop=drop and selection.control_of is None,
+            own_folder=out is None,
         )
         for selection in every
     ]

@@ -16,7 +16,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.run import CONFIG
 from ripcurrent.selection._table import ScoredRows
 from ripcurrent.selection._types import Selection, SelectionRecord, Summary
 
@@ -62,6 +61,7 @@ def write_selection(
     provenance: Mapping[str, Any],
     *,
     drop: bool = False,
+    own_folder: bool = False,
 ) -> SelectionRecord:
     """Write ``<name><suffix>`` with the rows and ``<name>.json`` with the record, each whole or not at all.
 
@@ -78,14 +78,19 @@ def write_selection(
         provenance: The run's manifest, goes into the record.
         drop: Also write ``without-<name><suffix>``: every other row that was scanned, unscored ones included, in the
             order of the input.
+        own_folder: Only selections of this run are written there, so that rows without a record are what a stopped
+            command left. Elsewhere they may be anything, and are not overwritten.
 
     Raises:
-        RipcurrentError: The name is not a file name, a record of another rule has it, or the folder cannot be written.
+        RipcurrentError: The name is not a file name, a record of another rule or a file of another kind has it, or the
+            folder cannot be written.
     """
     record_path = folder / f"{selection.name}.json"
     rows_path = _rows_path(folder, selection.name, dataset.suffix)
     remaining_path = _rows_path(folder, f"without-{selection.name}", dataset.suffix) if drop else None
-    _check_name(selection, record_path, provenance, rows_path, remaining_path)
+    _check_name(selection, record_path, provenance)
+    if not own_folder and not record_path.is_file():
+        _require_free(rows_path, remaining_path)
     scored = ScoredRows(table)
     record = _record(scored, selection, summary, provenance, rows_path, remaining_path)
     try:
@@ -105,22 +110,22 @@ def write_selection(
     return SelectionRecord(selection, summary, rows_path, record_path, remaining_path)
 
 
-def _check_name(
-    selection: Selection, record_path: Path, provenance: Mapping[str, Any], *rows_paths: Path | None
-) -> None:
+def _require_free(*paths: Path | None) -> None:
+    for path in paths:
+        if path is not None and path.exists():
+            raise RipcurrentError(
+                f"{path} is there and is no selection's: it is not overwritten.",
+                "Give this selection another --name or --out, or move that file.",
+            )
+
+
+def _check_name(selection: Selection, record_path: Path, provenance: Mapping[str, Any]) -> None:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", selection.name):
         raise RipcurrentError(
             f"{selection.name!r} cannot be the name of a selection.",
             "Use letters, digits, dots, hyphens and underscores, a letter or digit first: it becomes a file name.",
         )
     if not record_path.is_file():
-        taken = [path for path in rows_paths if path is not None and path.exists()]
-        # in a run's own folder they are what a stopped command left
-        if taken and not (record_path.parent.parent / CONFIG).is_file():
-            raise RipcurrentError(
-                f"{taken[0]} is there and is no selection's: it is not overwritten.",
-                "Give this selection another --name or --out, or move that file.",
-            )
         return
     try:
         record = json.loads(record_path.read_text(encoding="utf-8"))
