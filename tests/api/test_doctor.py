@@ -106,11 +106,12 @@ def test_the_sample_is_spread_over_the_whole_dataset(count: int) -> None:
     problem = {3: "no_response"}
     rows = (Row(number, str(number), (), "text", {}, problem.get(number % 10)) for number in range(count))  # type: ignore[arg-type]
 
-    sample, unreadable, found = _spread_sample(rows)
+    sample, unreadable, first, found = _spread_sample(rows)
 
     places = [row.index for row in sample]
     assert found == count
     assert unreadable == ({"no_response": (count + 6) // 10} if count > 3 else {})
+    assert first == ({"no_response": 3} if count > 3 else {})
     assert len(places) == min(count, SAMPLE_ROWS)
     assert places == sorted(set(places))
     gaps = np.diff([0, *places, count])
@@ -160,6 +161,8 @@ def test_a_dataset_with_bad_rows_is_counted_and_forecast(lessons: Path, model: P
     assert (dataset.rows, dataset.sampled, dataset.container, dataset.format) == (60, 60, "jsonl", "prompt-response")
     assert sum(dataset.unreadable.values()) == 2
     assert dataset.sample_unusable == dataset.unreadable
+    assert dataset.first_unusable == {"no_response": 7}
+    assert dataset.sample_unread == 0
     assert dataset.sample_row is not None
     assert [estimate.signals for estimate in found.estimates] == ["representation", "all"]
     for estimate in found.estimates:
@@ -388,8 +391,19 @@ def test_a_dataset_without_a_usable_row_has_no_forecast(
     assert run(["doctor", str(path), "--model", str(model)]) == 0
 
     shown = capsys.readouterr().out
-    assert "5 no_response" in shown
+    assert "5 no_response (first: row 0)" in shown
     assert "No row of these could be scored" in shown
+
+
+def test_tool_calls_and_reasoning_that_are_not_read_are_counted(
+    tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [lesson(number) | {"tools": [{"name": "times"}] if number < 3 else []} for number in range(8)]
+    path = write_rows(tmp_path / "tools.jsonl", rows)
+
+    assert run(["doctor", str(path), "--model", str(model), "--signals", "representation"]) == 0
+
+    assert "3 of the sampled rows have tool calls or reasoning, which are not read" in capsys.readouterr().out
 
 
 def test_the_terminal_marks_the_loss_where_there_is_no_colour(

@@ -317,6 +317,8 @@ def test_a_folder_from_before_there_was_a_choice_resumes(
     [
         (("--prefilter", "ten"), "--prefilter ten is not possible"),
         (("--prefilter", "0%"), "--prefilter 0"),
+        (("--prefilter", "10"), "write 10% or 0.1"),
+        (("--prefilter", "abc%"), "Write a share of the rows, such as 10% or 0.1"),
         (("--prefilter", "10%", "--signals", "gradient"), "--prefilter needs both signals"),
         (("--prefilter", "10%", "--per-anchor"), "is not built"),
         (("--prefilter", "10%", "--prefilter-sample", "5"), "--prefilter-sample 5"),

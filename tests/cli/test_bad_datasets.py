@@ -91,7 +91,7 @@ def test_bad_rows_among_good_ones_get_their_reason_and_the_rest_is_scored(
         {"prompt": "a", "response": ""},
         {"prompt": "a", "response": None},
         {"prompt": "a"},
-        {"prompt": 7, "response": "b"},
+        {"prompt": True, "response": "b"},
         {"prompt": "a", "response": ["b"]},
         {"prompt": "a", "response": {"text": "b"}},
         {"prompt": None, "response": "b"},
@@ -110,6 +110,13 @@ def test_bad_rows_among_good_ones_get_their_reason_and_the_rest_is_scored(
     assert set(found[3:-1]) <= {"no_response", "invalid_conversation"}
     assert found[4:7] == ["invalid_conversation"] * 3
     assert sum(said.json["unscored"].values()) == 11
+
+
+def test_an_id_that_is_no_text_does_not_end_a_scan(command: Command, tmp_path: Path, out: Path) -> None:
+    rows: list[Any] = [good_rows(1)[0], {"id": "\ud83d", **good_rows(2)[1]}]
+    said = command.scan(write_jsonl(tmp_path / "rows.jsonl", rows), "--out", out, "--json")
+    assert (said.code, said.json["scored"]) == (0, 2)
+    assert len(pq.read_table(out / "scores.parquet")["id"][1].as_py()) == 16
 
 
 def test_a_row_of_100_000_tokens_is_scored_on_its_head(command: Command, tmp_path: Path, out: Path) -> None:

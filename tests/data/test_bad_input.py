@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,12 +15,12 @@ from ripcurrent.errors import RipcurrentError
 GOOD = '{"prompt": "a", "response": "b"}'
 
 
-def fails(path: Path | str, *parts: str, **options: str) -> None:
+def fails(path: Path | str, *parts: str, **options: Any) -> None:
     """Reading raises one error, at once or on validation and on iteration alike, whose text has all parts."""
     with pytest.raises(RipcurrentError) as caught:
-        read_rows(path, **options).count_and_hash()  # type: ignore[arg-type]
+        read_rows(path, **options).count_and_hash()
     with pytest.raises(RipcurrentError) as again:
-        list(read_rows(path, **options))  # type: ignore[arg-type]
+        list(read_rows(path, **options))
     for text in (str(caught.value), str(again.value)):
         for part in parts:
             assert part in text
@@ -70,6 +71,17 @@ def test_broken_json_line(tmp_path: Path, bad: str) -> None:
     fails(tmp_path / "rows.jsonl", "rows.jsonl, line 4", "broken JSON")
 
 
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.json"])
+@pytest.mark.parametrize(("bad", "why"), [("9" * 5_000, "too many digits"), ("[" * 100_000, "nested too deeply")])
+def test_numbers_and_nesting_without_end_are_told_in_plain_words(tmp_path: Path, name: str, bad: str, why: str) -> None:
+    row = f'{{"prompt": "a", "response": {bad}'
+    (tmp_path / name).write_text(f"{GOOD}\n{row}}}" if name.endswith("l") else f"[{GOOD},\n{row}}}]")
+    with pytest.raises(RipcurrentError, match=f"line 2: broken JSON: .*{why}") as caught:
+        list(read_rows(tmp_path / name))
+    assert "sys." not in str(caught.value)
+    assert "recursion" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("text", "line"),
     [
@@ -105,6 +117,35 @@ def test_a_broken_record_with_all_the_rest_of_a_large_file_in_one_line(tmp_path:
 def test_json_that_is_no_array_of_rows(tmp_path: Path, text: str) -> None:
     (tmp_path / "rows.json").write_text(text)
     fails(tmp_path / "rows.json", "rows.json")
+
+
+@pytest.mark.parametrize("mapping", [{}, {"prompt": "ask"}, {"prompt": "data.ask"}])
+def test_rows_inside_an_object_are_to_be_taken_out(tmp_path: Path, mapping: dict[str, str]) -> None:
+    (tmp_path / "rows.json").write_text('{"data": [{"ask": "a", "reply": "b"}]}')
+    fails(tmp_path / "rows.json", "whose only field, data, holds a list", "jq '.[\"data\"]' FILE", mapping=mapping)
+    (tmp_path / "rows.json").write_text('{\n  "data": [\n    {"ask": "a", "reply": "b"}]}')
+    fails(tmp_path / "rows.json", "no array of rows", "write the list alone", mapping=mapping)
+
+
+def test_one_conversation_under_another_name_is_no_list_of_rows(tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"chat": turns}))
+    fails(tmp_path / "rows.jsonl", "No row format fits", "fields chat", "--map")
+    (row,) = read_rows(tmp_path / "rows.jsonl", mapping={"messages": "chat"})
+    assert row.response == "b"
+
+
+@pytest.mark.parametrize(("separator", "name"), [("\t", "tabs"), (";", "semicolons")])
+def test_csv_with_another_separator(tmp_path: Path, separator: str, name: str) -> None:
+    (tmp_path / "rows.csv").write_text(f"instruction{separator}output\na{separator}b, or c\n")
+    fails(tmp_path / "rows.csv", f"separated by {name}", "commas between the cells")
+    fails(tmp_path / "rows.csv", f"separated by {name}", mapping={"prompt": "instruction"})
+
+
+@pytest.mark.parametrize(("name", "does"), [("rows.tsv", "commas between the cells"), ("rows.txt", '{"text": "…"}')])
+def test_a_file_that_a_new_name_does_not_mend(tmp_path: Path, name: str, does: str) -> None:
+    (tmp_path / name).write_text("prompt\tresponse\na\tb\n")
+    fails(tmp_path / name, name, does)
 
 
 def test_array_of_no_records(tmp_path: Path) -> None:

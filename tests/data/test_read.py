@@ -119,6 +119,14 @@ def test_mapping_names_columns_also_nested_ones(tmp_path: Path) -> None:
     assert (row.prompt, row.response, row.id, row.record) == ("Hi", "Ho", "7", record)
 
 
+def test_an_optional_field_mapped_to_another_is_not_read_twice(tmp_path: Path) -> None:
+    path = lines(tmp_path / "rows.jsonl", {"input": "P", "output": "R"})
+    assert only(path, mapping={"instruction": "input"}).prompt == "P"
+    assert only(path, mapping={"instruction": "input", "input": "input"}).prompt == "P\n\nP"
+    path = lines(tmp_path / "nested.jsonl", {"input": {"ask": "P"}, "output": "R"})
+    assert only(path, mapping={"instruction": "input.ask"}).prompt == "P"
+
+
 def test_a_mapping_decides_the_format_where_others_fit_too(tmp_path: Path) -> None:
     record = {"instruction": "Ask.", "input": "", "output": "old", "output_new": "new"}
     path = lines(tmp_path / "rows.jsonl", record)
@@ -153,6 +161,9 @@ def test_ids_are_the_rows_own_or_a_hash_of_what_is_said(tmp_path: Path) -> None:
     assert (own.id, number.id) == ("r-1", "0")
     assert unusable_id.id == bare.id
     assert len(bare.id) == 16
+    half = tmp_path / "half.jsonl"
+    half.write_text('{"id": "\\ud83d", "prompt": "Hi", "response": "Ho"}')
+    assert only(half).id == bare.id
     # The same conversation has the same id in any format.
     assert only(lines(tmp_path / "pairs.jsonl", {"prompt": "Hi", "response": "Ho"})).id == bare.id
 
@@ -164,11 +175,11 @@ def test_ids_are_the_rows_own_or_a_hash_of_what_is_said(tmp_path: Path) -> None:
         ({"instruction": "a", "output": " \n"}, "no_response"),
         ({"instruction": "a", "output": None}, "no_response"),
         ({"instruction": "a"}, "no_response"),
-        ({"instruction": "a", "output": 5}, "invalid_conversation"),
+        ({"instruction": "a", "output": True}, "invalid_conversation"),
+        ({"instruction": "a", "output": float("nan")}, "invalid_conversation"),
         ({"instruction": "a", "output": {"x": 1}}, "invalid_conversation"),
         ({"instruction": None, "output": "b"}, "invalid_conversation"),
-        ({"instruction": 5, "output": "b"}, "invalid_conversation"),
-        ({"instruction": "a", "input": 5, "output": "b"}, "invalid_conversation"),
+        ({"instruction": "a", "input": ["c"], "output": "b"}, "invalid_conversation"),
         ({"instruction": "a", "output": "\ud800"}, "invalid_conversation"),
         ({}, "invalid_conversation"),
         ([1, 2], "invalid_conversation"),
@@ -210,6 +221,14 @@ def test_a_conversation_in_a_csv_cell_is_json(tmp_path: Path) -> None:
     cell = json.dumps([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]).replace('"', '""')
     path.write_text(f'messages\n"{cell}"\n')
     assert only(path).messages == (Message("user", "a"), Message("assistant", "b"))
+
+
+def test_a_number_is_text_as_in_csv(tmp_path: Path) -> None:
+    row = only(lines(tmp_path / "rows.jsonl", {"instruction": 2, "input": 0.5, "output": -4}))
+    assert (row.prompt, row.response) == ("2\n\n0.5", "-4")
+    (tmp_path / "rows.csv").write_text("instruction,input,output\n2,0.5,-4\n")
+    assert only(tmp_path / "rows.csv").id == row.id
+    assert only(lines(tmp_path / "long.jsonl", {"instruction": "a", "output": 10**400})).response == str(10**400)
 
 
 def test_limit_bounds_rows_count_and_resumed_iteration(tmp_path: Path) -> None:

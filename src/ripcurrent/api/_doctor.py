@@ -16,7 +16,17 @@ from ripcurrent.api._options import ScanOptions, require_combination, resolve_op
 from ripcurrent.api._probe import Estimate, Load, Probe
 from ripcurrent.api._progress import Progress, SilentProgress
 from ripcurrent.api._scan_model import load_scan_model
-from ripcurrent.data import Dataset, EncodedRow, Row, encode_rows, encode_windows, read_rows, render, traits_of
+from ripcurrent.data import (
+    Dataset,
+    EncodedRow,
+    Row,
+    encode_rows,
+    encode_windows,
+    has_unread,
+    read_rows,
+    render,
+    traits_of,
+)
 from ripcurrent.models import ChatModel, describe
 from ripcurrent.models._device import choose_device
 from ripcurrent.signals import GradientPass
@@ -91,6 +101,10 @@ class DatasetReport:
     """Rows that were encoded, spread over the dataset."""
     sample_unusable: dict[str, int]
     """Reason to number of sampled rows that cannot be scored, the unreadable ones among them."""
+    first_unusable: dict[str, int]
+    """Reason to the first row that has it, 0-based: of all rows where reading alone finds it, else of the sampled."""
+    sample_unread: int
+    """Sampled rows with tool calls or reasoning, which are not read."""
     mean_tokens: float | None
     """Mean tokens of the sample's usable rows, with ``windows`` of whole documents; None when there is none, as with
     the others below."""
@@ -195,14 +209,18 @@ def diagnose(
     rows = read_rows(dataset, format=options.format, mapping=options.mapping, limit=options.limit)
     require_combination(options, rows.format)
     told.step("reading the dataset")
-    sample, unreadable, count = _spread_sample(rows)
+    sample, unreadable, first, count = _spread_sample(rows)
     began = time.perf_counter()
     chat_model = _load(options, told, for_rows=True)
     options = options.decided(chat_model.device.type)
     loading = time.perf_counter() - began
     told.step("encoding a sample")
     encoded, pieces = _encoded(sample, chat_model, options)
-    report = _report(rows, count, unreadable, sample, encoded, chat_model)
+    report = replace(
+        _report(rows, count, unreadable, sample, encoded, chat_model),
+        first_unusable=_first_unusable(first, encoded),
+        sample_unread=sum(has_unread(row.record, options.mapping or {}) for row in sample),
+    )
     tokens = [row.tokens for row in encoded if row.first.status == "ok"]
     estimates: list[Estimate] = []
     if tokens:
@@ -229,15 +247,29 @@ def _load(options: ScanOptions, told: Progress, *, for_rows: bool) -> ChatModel:
     return chat_model
 
 
-def _spread_sample(rows: Iterable[Row]) -> tuple[list[Row], Counter[str], int]:
-    """Up to ``SAMPLE_ROWS`` rows at even distances, reasons of the unusable ones, and their number, in one reading."""
+def _spread_sample(rows: Iterable[Row]) -> tuple[list[Row], Counter[str], dict[str, int], int]:
+    """Up to ``SAMPLE_ROWS`` rows at even distances, why rows are unusable, the first of each reason, and their number.
+
+    All in one reading.
+    """
     unreadable: Counter[str] = Counter()
+    first: dict[str, int] = {}
     spread: Spread[Row] = Spread()
     for row in rows:
         if row.problem is not None:
             unreadable[row.problem] += 1
+            first.setdefault(row.problem, row.index)
         spread.take(row)
-    return spread.kept(), unreadable, spread.count
+    return spread.kept(), unreadable, first, spread.count
+
+
+def _first_unusable(first: dict[str, int], encoded: Sequence[SampledRow]) -> dict[str, int]:
+    """The first row of each reason: as reading alone found it, else of the encoded rows."""
+    found = dict(first)
+    for row in encoded:
+        if row.first.status != "ok":
+            found.setdefault(row.first.status, row.first.index)
+    return found
 
 
 def _encoded(
@@ -278,6 +310,8 @@ def _report(
         unreadable=dict(unreadable),
         sampled=len(sample),
         sample_unusable=dict(Counter(row.first.status for row in encoded if row.first.status != "ok")),
+        first_unusable={},
+        sample_unread=0,
         mean_tokens=None,
         median_tokens=None,
         longest_tokens=None,

@@ -98,9 +98,18 @@ class ScanOptions(BaseModel):
     @field_validator("prefilter", mode="before")
     @classmethod
     def _share(cls, value: Any) -> Any:
-        if isinstance(value, str) and value.strip().endswith("%"):
-            return float(value.strip()[:-1]) / 100
-        return value
+        if not isinstance(value, str):
+            return value
+        value = value.strip()
+        number = value.removesuffix("%")
+        try:
+            share = float(number) / (100 if value.endswith("%") else 1)
+        except ValueError:
+            raise ValueError("write a share of the rows, such as 10% or 0.1") from None
+        if not 0 < share < 1:
+            instead = f"{value}% or {share / 100:g}" if value == number and 1 < share < 100 else "such as 10% or 0.1"
+            raise ValueError(f"a share lies between 0 and 1: write {instead}")
+        return share
 
     @field_validator("prefilter_by")
     @classmethod

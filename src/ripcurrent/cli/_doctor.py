@@ -172,9 +172,11 @@ def _show_dataset(console: Console, dataset: DatasetReport) -> None:
 
     line(f"{dataset.path}: {dataset.rows} rows of format {dataset.format} in a container of kind {dataset.container}")
     if dataset.unreadable:
-        line(f"Unusable as read, of all rows: {_counts(dataset.unreadable)}")
-    unusable = _counts(dataset.sample_unusable) or "none"
+        line(f"Unusable as read, of all rows: {_counts(dataset.unreadable, dataset.first_unusable)}")
+    unusable = _counts(dataset.sample_unusable, dataset.first_unusable) or "none"
     line(f"Of {dataset.sampled} rows spread over it, rendered and tokenised, unusable: {unusable}")
+    if dataset.sample_unread:
+        line(f"{dataset.sample_unread} of the sampled rows have tool calls or reasoning, which are not read")
     if dataset.mean_tokens is None or dataset.sample_row is None:
         line("No row of these could be scored: check --format and --map.")
         return
@@ -228,5 +230,6 @@ def _forecast(estimate: Estimate) -> str:
     )
 
 
-def _counts(reasons: dict[str, int]) -> str:
-    return ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
+def _counts(reasons: dict[str, int], first: dict[str, int]) -> str:
+    """Reasons with their numbers of rows and the first row of each."""
+    return ", ".join(f"{count} {reason} (first: row {first[reason]})" for reason, count in sorted(reasons.items()))

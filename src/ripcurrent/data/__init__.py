@@ -16,6 +16,7 @@ from ripcurrent.data._render import render
 from ripcurrent.data._sniff import parse_mapping
 from ripcurrent.data._traits import traits_of
 from ripcurrent.data._types import EncodedRow, LossOn, Message, Row, RowStatus, Traits
+from ripcurrent.data._unread import has_unread
 from ripcurrent.data._windows import encode_windows, window_starts
 
 FORMAT_NAMES: tuple[str, ...] = tuple(FORMATS)
@@ -43,6 +44,7 @@ __all__ = [
     "encode_rows",
     "encode_windows",
     "has_refusal",
+    "has_unread",
     "hash_of_texts",
     "open_container",
     "parse_mapping",

@@ -27,6 +27,12 @@ class CsvFile:
         twice = next((name for place, name in enumerate(header) if name in header[:place]), None)
         if twice is not None:
             raise RipcurrentError(f"{path} has two columns named {twice!r}.", "Rename one of them in its first line.")
+        for separator, name in (("\t", "tabs"), (";", "semicolons")):
+            if len(header) == 1 and separator in header[0]:
+                raise RipcurrentError(
+                    f"{path} is separated by {name}, not commas: its first line is one column, {header[0]!r}.",
+                    "Save it again with commas between the cells.",
+                )
         self.columns: tuple[str, ...] | None = tuple(header)
 
     def records(self, start: int = 0) -> Iterator[object]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -27,7 +28,8 @@ _ROLES = {
     "observation": "tool",
     "ipython": "tool",
 }
-_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+"""Half of a pair: text that cannot be written as UTF-8."""
 
 
 class Unusable(Exception):  # noqa: N818 - a reason, not a failure
@@ -57,7 +59,10 @@ class Format:
 
 
 def _text(value: object) -> str:
-    if not isinstance(value, str) or _LONE_SURROGATE.search(value):
+    """Text as it stands; a number as it is written, as in CSV."""
+    if type(value) is int or (type(value) is float and math.isfinite(value)):
+        return str(value)
+    if not isinstance(value, str) or LONE_SURROGATE.search(value):
         raise Unusable("invalid_conversation")
     return value
 
@@ -74,17 +79,24 @@ def _content(value: object, role: str) -> str:
     return _text(value)
 
 
-def _turns(value: object, role_key: str, content_key: str) -> list[Message]:
+def _list(value: object) -> list[Any]:
     if isinstance(value, str):
         # CSV has no lists: a conversation in a cell is JSON.
         try:
             value = json.loads(value)
         except (ValueError, RecursionError) as error:
             raise Unusable("invalid_conversation") from error
-    if not isinstance(value, list) or not value:
+    if not isinstance(value, list):
+        raise Unusable("invalid_conversation")
+    return value
+
+
+def _turns(value: object, role_key: str, content_key: str) -> list[Message]:
+    given = _list(value)
+    if not given:
         raise Unusable("invalid_conversation")
     turns = []
-    for turn in value:
+    for turn in given:
         if not isinstance(turn, Mapping):
             raise Unusable("invalid_conversation")
         name = turn.get(role_key)
@@ -95,45 +107,72 @@ def _turns(value: object, role_key: str, content_key: str) -> list[Message]:
     return turns
 
 
-def _complete(turns: list[Message]) -> Conversation:
+def _history(value: object) -> list[Message]:
+    """Earlier turns as pairs of a question and its answer; none where the field is no list, or none as JSON."""
+    if not (isinstance(value, list) or (isinstance(value, str) and value.lstrip().startswith("["))):
+        return []
+    turns = []
+    for pair in _list(value):
+        if not isinstance(pair, list) or len(pair) != 2:
+            raise Unusable("invalid_conversation")
+        turns += [Message("user", _text(pair[0])), Message("assistant", _text(pair[1]))]
+    return turns
+
+
+def _system(fields: Fields, turns: list[Message]) -> list[Message]:
+    """The field ``system`` as a first turn, where it is text and the turns do not begin with one of their own."""
+    value = fields.get("system")
+    if not isinstance(value, str | list) or (turns and turns[0].role == "system"):
+        return []
+    text = _content(value, "system")
+    return [Message("system", text)] if text.strip() else []
+
+
+def _complete(fields: Fields, turns: list[Message]) -> Conversation:
     answers = [turn for turn in turns if turn.role == "assistant" and turn.content.strip()]
     if not answers:
         raise Unusable("no_response")
     if not any(turn.bears_loss for turn in answers):
         raise Unusable("no_loss_tokens")
-    return tuple(turns)
+    return (*_system(fields, turns), *turns)
 
 
 def _parse_messages(fields: Fields) -> Conversation:
-    return _complete(_turns(fields.get("messages"), "role", "content"))
+    return _complete(fields, _turns(fields.get("messages"), "role", "content"))
 
 
 def _parse_sharegpt(fields: Fields) -> Conversation:
     turns = fields.get("conversations")
     by_role = isinstance(turns, list) and any(isinstance(turn, Mapping) and "role" in turn for turn in turns)
-    return _complete(_turns(turns, "role", "content") if by_role else _turns(turns, "from", "value"))
+    return _complete(fields, _turns(turns, "role", "content") if by_role else _turns(turns, "from", "value"))
 
 
-def _pair(prompt_field: str, response_field: str, input_field: str | None = None) -> Callable[[Fields], Conversation]:
+def _pair(
+    prompt_field: str, response_field: str, input_field: str | None = None, history_field: str | None = None
+) -> Callable[[Fields], Conversation]:
     def parse(fields: Fields) -> Conversation:
         prompt, response = fields.get(prompt_field), fields.get(response_field)
+        earlier = _history(fields.get(history_field)) if history_field else []
         if isinstance(prompt, list) or isinstance(response, list):
             # The conversational prompt-completion form: both sides are lists of turns.
             before = _turns(prompt, "role", "content") if isinstance(prompt, list) else [Message("user", _text(prompt))]
             if response is None or response == []:
                 raise Unusable("no_response")
             answer = (
-                [Message("assistant", response)] if isinstance(response, str) else _turns(response, "role", "content")
+                _turns(response, "role", "content")
+                if isinstance(response, list)
+                else [Message("assistant", _text(response))]
             )
             # Only the completion is trained.
-            return _complete([Message(turn.role, turn.content, bears_loss=False) for turn in before] + answer)
+            asked_before = [Message(turn.role, turn.content, bears_loss=False) for turn in (*earlier, *before)]
+            return _complete(fields, [*asked_before, *answer])
         asked = _text(prompt)
         given = fields.get(input_field) if input_field else None
         if given is not None and _text(given).strip():
             asked = f"{asked}\n\n{given}" if asked else given
         if response is None:
             raise Unusable("no_response")
-        return _complete([Message("user", asked), Message("assistant", _text(response))])
+        return _complete(fields, [*earlier, Message("user", asked), Message("assistant", _text(response))])
 
     return parse
 
@@ -149,14 +188,21 @@ FORMATS: dict[str, Format] = {
     form.name: form
     for form in (
         # In order of precedence: where several fit a file, the first is taken.
-        Format("messages", ("messages",), (), _parse_messages),
-        Format("openai", ("messages",), (), _parse_messages),
-        Format("sharegpt", ("conversations",), (), _parse_sharegpt),
-        Format("alpaca", ("instruction", "output"), ("input",), _pair("instruction", "output", "input")),
-        Format("dolly", ("instruction", "response"), ("context",), _pair("instruction", "response", "context")),
-        Format("prompt-completion", ("prompt", "completion"), (), _pair("prompt", "completion")),
-        Format("prompt-response", ("prompt", "response"), (), _pair("prompt", "response")),
-        Format("question-answer", ("question", "answer"), (), _pair("question", "answer")),
+        Format("messages", ("messages",), ("system",), _parse_messages),
+        Format("openai", ("messages",), ("system",), _parse_messages),
+        Format("sharegpt", ("conversations",), ("system",), _parse_sharegpt),
+        Format(
+            "alpaca",
+            ("instruction", "output"),
+            ("input", "system", "history"),
+            _pair("instruction", "output", "input", "history"),
+        ),
+        Format(
+            "dolly", ("instruction", "response"), ("context", "system"), _pair("instruction", "response", "context")
+        ),
+        Format("prompt-completion", ("prompt", "completion"), ("system",), _pair("prompt", "completion")),
+        Format("prompt-response", ("prompt", "response"), ("system",), _pair("prompt", "response")),
+        Format("question-answer", ("question", "answer"), ("system",), _pair("question", "answer")),
         Format("text", ("text",), (), _parse_text),
     )
 }
@@ -169,9 +215,19 @@ FIELDS: tuple[str, ...] = (
 """Every field that a format reads, which are the names ``--map`` may give to columns."""
 
 
+_OPTIONAL = frozenset(name for form in FORMATS.values() for name in form.optional)
+
+
 def view(record: Fields, mapping: Mapping[str, str]) -> Fields:
-    """The record with the mapped columns under the field names that formats read."""
-    return {**record, **{field: lookup(record, column) for field, column in mapping.items()}} if mapping else record
+    """The record with the mapped columns under the field names that formats read.
+
+    An optional field whose column is mapped to another field is not there: it would be read twice.
+    """
+    if not mapping:
+        return record
+    taken = {column if column in record else column.partition(".")[0] for column in mapping.values()} & _OPTIONAL
+    own = {name: value for name, value in record.items() if name not in taken}
+    return {**own, **{field: lookup(record, column) for field, column in mapping.items()}}
 
 
 def lookup(record: Fields, column: str) -> Any:

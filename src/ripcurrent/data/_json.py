@@ -58,7 +58,7 @@ class _Window:
                 if not (at_the_edge and self._grow()):
                     raise self.broken(error.msg, error.pos) from error
             except (ValueError, RecursionError) as error:
-                raise self.broken(str(error), self._position) from error
+                raise self.broken(_too_much(error), self._position) from error
             else:
                 # A number at the edge may go on in the next chunk.
                 if end < len(self._text) or not self._grow():
@@ -128,9 +128,10 @@ class JsonArray:
             if first == "":
                 return
             if first != "[":
+                inside = " Of rows inside an object write the list alone: jq .FIELD FILE > ROWS.json" * (first == "{")
                 raise RipcurrentError(
                     f"{self._path} is no array of rows: it begins with {first!r}.",
-                    "A .json file holds one array, [{…}, {…}]; a file with one record a line is named .jsonl.",
+                    "A .json file holds one array, [{…}, {…}]; a file with one record a line is named .jsonl." + inside,
                 )
             window.skip()
             if window.peek() == "]":
@@ -175,7 +176,7 @@ class JsonLines:
                     ) from error
                 raise broken_json(self._path, number, f"{error.msg} (column {error.colno})") from error
             except (ValueError, RecursionError) as error:
-                raise broken_json(self._path, number, str(error)) from error
+                raise broken_json(self._path, number, _too_much(error)) from error
             yield value
 
     def content_hash(self) -> str:
@@ -219,6 +220,11 @@ def holds_lines(path: Path) -> bool:
         # An indented object, or a first line that is broken in either reading: a complete one ends with a brace.
         return first.endswith(b"}")
     return True
+
+
+def _too_much(error: ValueError | RecursionError) -> str:
+    """Why JSON that is well formed does not parse."""
+    return "it is nested too deeply" if isinstance(error, RecursionError) else "a number has too many digits"
 
 
 def broken_json(path: Path, line: int, what: str) -> RipcurrentError:

@@ -10,13 +10,18 @@ from pathlib import Path
 from typing import Protocol
 
 from ripcurrent.data._files import is_gzipped, no_such_row, plain_suffix
-from ripcurrent.data._formats import Format, Unusable, view
+from ripcurrent.data._formats import LONE_SURROGATE, Format, Unusable, view
 from ripcurrent.data._parts import FileParts, files_of_folder, files_of_pattern, is_pattern
 from ripcurrent.data._sniff import SAMPLE, check_mapping, find_format, sniff
 from ripcurrent.data._types import Message, Row, RowStatus
 from ripcurrent.errors import RipcurrentError
 
 _SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")
+_CONVERTED = {
+    ".tsv": "Save it with commas between the cells, as .csv; under another name its tabs are still not read.",
+    ".txt": 'Write its texts one a line as {"text": "…"}, as .jsonl; rename it only if it holds such lines already.',
+}
+"""Suffixes of files that a new name does not mend, with what does."""
 
 
 class Container(Protocol):
@@ -175,7 +180,9 @@ class Dataset:
         else:
             problem = "invalid_conversation"
         own = read.get("id")
-        named = (isinstance(own, str) and own != "") or (isinstance(own, int) and not isinstance(own, bool))
+        named = (isinstance(own, int) and not isinstance(own, bool)) or (
+            isinstance(own, str) and own != "" and not LONE_SURROGATE.search(own)
+        )
         row_id = str(own) if named else hashlib.sha256(canonical_json(content)).hexdigest()[:16]
         return Row(index=index, id=row_id, messages=messages, text=text, record=fields, problem=problem)
 
@@ -250,7 +257,9 @@ def _open_file(file: Path) -> Container:
         return CsvFile(file)
     if suffix == ".parquet":
         return ParquetFile(file)
+    if suffix in _CONVERTED:
+        raise RipcurrentError(f"{file} is not read: it is no {', '.join(_SUFFIXES)} file.", _CONVERTED[suffix])
     raise RipcurrentError(
         f"{file} has no suffix that names a container.",
-        f"Rename it: {', '.join(_SUFFIXES)}, each also with .gz.",
+        f"Rename it if it is one of these: {', '.join(_SUFFIXES)}, each also with .gz; else convert it to one.",
     )

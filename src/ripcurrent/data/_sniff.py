@@ -68,6 +68,7 @@ def sniff(
             f"None of the first {len(sample)} rows of {path} is a record with named fields.",
             'Each row is an object such as {"prompt": …, "response": …}; in CSV it has the header\'s number of cells.',
         )
+    _refuse_wrapped(path, sample, mapping)
     for column in mapping.values():
         if column not in seen and all(lookup(record, column) is None for record in records):
             raise RipcurrentError(
@@ -94,6 +95,20 @@ def sniff(
         )
     _require_read(mapping, FORMATS[best])
     return FORMATS[best]
+
+
+def _refuse_wrapped(path: str, sample: Sequence[object], mapping: Mapping[str, str]) -> None:
+    """Raise `RipcurrentError` where the only record is ``{"data": [rows]}``."""
+    record = sample[0] if len(sample) == 1 else None
+    if not isinstance(record, Mapping) or len(record) != 1:
+        return
+    ((name, rows),) = record.items()
+    turns = isinstance(rows, list) and any(isinstance(row, Mapping) and {"role", "from"} & set(row) for row in rows)
+    if isinstance(rows, list) and not turns and name not in (*FIELDS, *mapping.values()):
+        raise RipcurrentError(
+            f"{path} is one record whose only field, {name}, holds a list: its rows seem to be in that list.",
+            f"Write the list alone as a .json file, for example: jq '.[\"{name}\"]' FILE > ROWS.json",
+        )
 
 
 def _unread(mapping: Mapping[str, str], form: Format) -> list[str]:
