@@ -79,6 +79,11 @@ def test_another_run_is_refused_naming_what_differs(tmp_path: Path, changed: dic
     assert (tmp_path / "config.yaml").read_bytes() == before
 
 
+def test_a_folder_of_another_command_is_named_by_it(tmp_path: Path) -> None:
+    started(tmp_path)
+    refused(tmp_path, {"command": "evaluate", "model": "tiny"}, "holds a run of scan, not of evaluate.", "--out")
+
+
 def test_hashes_are_not_shown(tmp_path: Path) -> None:
     with RunDirectory(tmp_path, {"anchors_sha256": "abc", "model_fingerprint": "def"}) as run:
         run.write_manifest({})
@@ -91,6 +96,8 @@ def test_a_run_that_left_nothing_gives_way_to_other_options(tmp_path: Path) -> N
         raise ValueError("anchors do not separate")
     (tmp_path / "signals").mkdir()
     (tmp_path / "signals" / "shard-00000.parquet.part").write_bytes(b"torn")
+    # opened and never written
+    (tmp_path / "responses.partial.jsonl").touch()
     with RunDirectory(tmp_path, {**CONFIG, "seed": 1}):
         pass
     assert yaml.safe_load((tmp_path / "config.yaml").read_text(encoding="utf-8"))["seed"] == 1

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -85,12 +86,15 @@ class RunDirectory:
 
     A folder that holds the same run (equal resolved options) is resumed; one whose run stopped before it left any
     result is taken over. Raises :class:`RipcurrentError` when the folder holds another run or anything else, is in use,
-    or cannot be written.
+    or cannot be written. ``no_results`` are patterns of files that a run writes before any result.
     """
 
-    def __init__(self, folder: Path, config: Mapping[str, Any], *, part: str | None = None) -> None:
+    def __init__(
+        self, folder: Path, config: Mapping[str, Any], *, part: str | None = None, no_results: Sequence[str] = ()
+    ) -> None:
         self.folder = folder
         self.config = dict(config)
+        self._no_results = (CONFIG, f"*/{CONFIG}", "*.lock", "*.part", *no_results)
         self._lock = FileLock(folder / ".lock", timeout=0 if part is None else PATIENCE)
         self._part = part
         self._part_lock = None if part is None else FileLock(_part_lock(folder, part), timeout=0)
@@ -150,7 +154,13 @@ class RunDirectory:
             with written_whole(path) as part:
                 part.write_text(yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True), encoding="utf-8")
             return
-        found = difference(read_config(self.folder), self.config)
+        stored = read_config(self.folder)
+        then, now = command_of(stored), command_of(self.config)
+        if then != now:
+            raise RipcurrentError(
+                f"{self.folder} holds a run of {then}, not of {now}.", "Name another folder with --out."
+            )
+        found = difference(stored, self.config)
         if found is not None:
             raise RipcurrentError(
                 f"{self.folder} holds another run: {found}.",
@@ -158,8 +168,12 @@ class RunDirectory:
             )
 
     def _has_no_result(self) -> bool:
-        files = (entry for entry in self.folder.rglob("*") if entry.is_file())
-        return all(entry.name in (CONFIG, ".lock") or entry.suffix in (".part", ".lock") for entry in files)
+        for entry in self.folder.rglob("*"):
+            name = entry.relative_to(self.folder).as_posix()
+            # an empty file was opened and never written
+            if entry.is_file() and not any(fnmatchcase(name, one) for one in self._no_results) and entry.stat().st_size:
+                return False
+        return True
 
     def read_manifest(self) -> dict[str, Any]:
         """The manifest so far; empty before the first write."""
@@ -212,6 +226,24 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(stored, dict):
         raise RipcurrentError(f"{path} is damaged.", "Name another folder with --out.")
     return stored
+
+
+def command_of(config: Mapping[str, Any]) -> str:
+    """The command whose run has this configuration; a scan's does not name it."""
+    return str(config.get("command", "scan"))
+
+
+def require_scan_folder(folder: Path) -> None:
+    """Refuse a folder that is not there or that holds the run of another command than scan.
+
+    Raises:
+        RipcurrentError: It is one.
+    """
+    hint = "Name the folder that `ripcurrent scan --out` wrote."
+    if not folder.is_dir():
+        raise RipcurrentError(f"There is no run folder {folder}.", hint)
+    if (folder / CONFIG).exists() and (found := command_of(read_config(folder))) != "scan":
+        raise RipcurrentError(f"{folder} holds a run of {found}, not of scan.", hint)
 
 
 def difference(then: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:

@@ -84,3 +84,5 @@ def test_no_draws_and_no_run_are_errors(scanned: Path, tmp_path: Path) -> None:
         rc.anchor_stability(scanned, draws=1)
     with pytest.raises(RipcurrentError):
         rc.anchor_stability(tmp_path)
+    with pytest.raises(RipcurrentError, match=r"There is no run folder .*nowhere"):
+        rc.anchor_stability(tmp_path / "nowhere")

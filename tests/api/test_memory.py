@@ -28,7 +28,7 @@ from ripcurrent.api._memory import (
     reset_peak,
     within_memory,
 )
-from ripcurrent.api._options import ScanOptions
+from ripcurrent.api._options import ScanOptions, resolve_options
 from ripcurrent.api._scan import scan
 from ripcurrent.data import Row
 from ripcurrent.errors import RipcurrentError
@@ -53,7 +53,8 @@ def stage() -> SignalStage:
         ("6GiB", 6 * 2**30),
         ("500 mb", 5 * 10**8),
         ("1.5GB", 15 * 10**8),
-        ("123", 123),
+        ("123 B", 123),
+        ("2000000", 2 * 10**6),
         ("7kb", 7000),
     ],
 )
@@ -66,6 +67,28 @@ def test_sizes(text: str, expected: int) -> None:
 def test_what_is_no_size(text: str) -> None:
     with pytest.raises(ValueError, match="8GB"):
         parse_size(text)
+
+
+def test_a_small_number_without_a_unit_is_no_size() -> None:
+    with pytest.raises(RipcurrentError, match=r"--memory 8 is not possible\.\nIt has no unit: write 8GB or 8MB\."):
+        resolve_options(None, {"memory": "8"})
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({}, "--signals representation, --scope linear or lora, --dtype bfloat16, or a smaller model"),
+        ({"scope": "linear"}, "--signals representation, --scope lora, --dtype bfloat16, or a smaller model"),
+        ({"signals": "representation"}, "--dtype bfloat16, or a smaller model"),
+        ({"signals": "representation", "dtype": "bfloat16"}, "Use a smaller model"),
+    ],
+)
+def test_what_is_given_already_is_not_advised(given: dict[str, Any], named: str) -> None:
+    options = ScanOptions(memory=10**6, **given)
+    smallest, longest = (_memory._too_little(options, 200, [(64, peak)], 100).hint for peak in (10.0**9, 10.0))
+    assert named in smallest
+    assert ("--signals representation" in longest) == options.wants_gradient
+    assert ("--scope" in longest) == ("scope" not in given and options.wants_gradient) or "lora" in longest
 
 
 def test_curves_are_read_between_what_was_measured_and_bent_beyond() -> None:

@@ -44,7 +44,12 @@ def ladder(rows: ScanRows, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_from_a_ladder_to_a_forecast(
-    command: Command, ladder: Path, pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    command: Command,
+    ladder: Path,
+    pool: Path,
+    tiny_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     file = tmp_path / "calibration.json"
     said = command("calibrate", ladder, "--out", file, "--json")
@@ -59,7 +64,7 @@ def test_from_a_ladder_to_a_forecast(
     assert told.code == 0, told.err
     assert "Each arm left out: mean absolute error" in told.out
     assert "Each source left out: not measured" in told.out
-    assert "ripcurrent scan DATASET --forecast" in told.out
+    assert f"ripcurrent scan DATASET --model {tiny_folder.name} --forecast" in told.out
 
     # the pool itself: a known source, all of whose rows are more than the ladder's largest set
     known = command.scan(pool, "--out", tmp_path / "known", "--forecast", file, "--json", *GRADIENT).json["forecast"]
@@ -99,6 +104,11 @@ def test_from_a_ladder_to_a_forecast(
     assert command.scan(*options, "--json").json["forecast"] == found
     elsewhere = (other, "--out", tmp_path / "other-run", *GRADIENT, "--anchor-tokens", "4")
     assert command.scan(*elsewhere, "--json").json["forecast"] is None
+    assert "it is for scans with --anchor-tokens 10, not 4." in command.scan(*elsewhere).out
+    # one for this model, by a score that the scan did not measure
+    unmeasured = command.scan(other, "--out", tmp_path / "states", "--signals", "representation").out
+    assert "No forecast: the calibration for this model does not match this scan: the calibration is by" in unmeasured
+    assert "which this scan did not measure." in unmeasured
 
 
 @pytest.mark.parametrize(

@@ -137,6 +137,9 @@ def test_an_occupied_folder_is_left_alone(finetune: Finetune, rows_file: Path, t
     judge(finetune(rows_file, "--quiet", out="full"), ("thesis.txt", "--out"))
     (tmp_path / "file").write_text("mine")
     judge(finetune(rows_file, "--quiet", out="file"), ("is a file",))
+    # told before the model is loaded
+    finetune.options[1] = tmp_path / "no-model"
+    judge(finetune(rows_file, "--quiet", out="full"), ("thesis.txt", "--out"))
     assert (tmp_path / "full" / "thesis.txt").read_text() == "mine"
 
 

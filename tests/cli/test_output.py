@@ -228,3 +228,40 @@ def test_memory_that_runs_out_anywhere_is_one_error(
     monkeypatch.setattr("ripcurrent.api._scan.load_scan_model", runs_out)
     says = ("Memory ran out", "is kept", "--token-budget")
     command.scan_fails(rows_file, "--out", tmp_path / "out", code=2, says=says)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("scan", "nowhere.jsonl"),
+        ("finetune", "nowhere.jsonl", "--recipe", "paper", "--out", "no-run"),
+        ("evaluate", "--prompts", "nowhere.jsonl", "--out", "no-run"),
+    ],
+    ids=lambda words: words[0],
+)
+def test_the_demos_model_is_told_where_none_was_named(command: Command, words: tuple[str, ...]) -> None:
+    line = "The model is embedded, the demo's: name yours with --model.\n"
+    assert command(*words).err.startswith(line)
+    assert command(*words, "--json").out == ""
+    assert line not in command(*words, "--quiet").err
+    assert line not in command(*words, "--model", "embedded").err
+
+
+def test_the_name_at_an_endpoint_is_no_model_of_ours(command: Command) -> None:
+    said = command("evaluate", "--prompts", "nowhere.jsonl", "--out", "no-run", "--endpoint", "http://localhost:9/v1")
+    assert "the demo's" not in said.err
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("anchors", "stability"), "Seed of the draws."),
+        (("anchors", "check"), "gradient_balanced, gradient_bidirectional or representation_bidirectional"),
+        (("scan",), "Seed of a fresh LoRA and of the prefilter's random rows."),
+    ],
+)
+def test_help_says_what_it_is_about(
+    command: Command, words: tuple[str, ...], says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
+    assert says in " ".join(command(*words, "--help").out.split())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,50 @@ def test_judges_and_options_are_checked_before_the_folder_is_made(
         run_experiment(parse_experiment({**KEYS, **change}, where="x"), tmp_path / "out")
     assert all(part in str(caught.value) for part in says), str(caught.value)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"scan": {"signal": "gradient"}}, ("my.yaml: scan: there is no option 'signal'", "Did you mean signals?")),
+        ({"scan": {"signals": "gradients"}}, ("my.yaml: scan: --signals gradients is not possible", "gradient?")),
+        ({"scans": {"b": {"options": {"laier": 3}}}}, ("my.yaml: scans: b: there is no option 'laier'", "layer?")),
+    ],
+)
+def test_options_of_scans_are_checked_before_the_folder_is_made(
+    change: dict[str, Any], says: tuple[str, ...], tmp_path: Path
+) -> None:
+    config = parse_experiment({**KEYS, "run": None, "data": "demo", **change}, where="my.yaml")
+    with pytest.raises(RipcurrentError) as caught:
+        run_experiment(config, tmp_path / "out", where="my.yaml")
+    assert all(part in str(caught.value) for part in says), str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_trl_the_install_line_is_shown_and_nothing_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr("ripcurrent.api._experiment.find_spec", lambda name: None if name == "trl" else found(name))
+    with pytest.raises(RipcurrentError, match=r"trl is not installed.*\n.*ripcurrent\[train\]"):
+        run_experiment(parse_experiment(KEYS, where="x"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_experiment_that_stopped_before_any_result_gives_way_to_its_mended_file(tmp_path: Path) -> None:
+    broken = {**KEYS, "run": None, "data": str(tmp_path / "nothing.jsonl")}
+    with pytest.raises(RipcurrentError, match=r"nothing\.jsonl does not exist"):
+        run_experiment(parse_experiment(broken, where="x"), tmp_path / "out")
+    assert (tmp_path / "out" / "prompts.jsonl").exists()
+    (tmp_path / "out" / "scans").mkdir()
+    (tmp_path / "out" / "scans" / "main-anchors.jsonl").write_text("{}")
+    mended = {**broken, "data": str(tmp_path / "other.jsonl")}
+    with pytest.raises(RipcurrentError, match=r"other\.jsonl does not exist"):
+        run_experiment(parse_experiment(mended, where="x"), tmp_path / "out")
+    (tmp_path / "out" / "arms" / "base").mkdir(parents=True)
+    (tmp_path / "out" / "arms" / "base" / "arm.json").write_text("{}")
+    with pytest.raises(RipcurrentError, match="holds another run: its data is"):
+        run_experiment(parse_experiment(broken, where="x"), tmp_path / "out")
 
 
 def test_judges_may_ask_an_endpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

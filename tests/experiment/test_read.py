@@ -96,7 +96,13 @@ def test_what_is_unknown_is_named_with_the_nearest() -> None:
     refused("kind 'probe'", kind="probe")
 
 
+def test_one_judge_may_be_a_bare_word() -> None:
+    assert parse_experiment({**FIRST, "judges": "prefix"}, where="x.yaml").judges == ("prefix",)
+
+
 def test_what_cannot_be_is_refused() -> None:
+    refused("x.yaml: arms ['top', 'random'] is not possible", "needs a name", "random: random", arms=["top", "random"])
+    refused("x.yaml: scans 'runs/a' is not possible", "needs a name", "second: runs/second", scans="runs/a")
     refused("exactly one of select", "it has select and draw", arms={"a": {"select": "top", "draw": "list"}})
     refused("it has none", arms={"a": {"by": "loss"}})
     refused("size", "no number of rows", arms={"a": {"select": "top", "size": "many"}})

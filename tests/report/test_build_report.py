@@ -66,6 +66,10 @@ def test_unfinished_or_damaged_run_names_the_file(tmp_path, name):
 def test_missing_folder_and_foreign_table_are_told_apart(tmp_path):
     with pytest.raises(RipcurrentError, match="no run folder"):
         build_report(tmp_path / "nowhere")
+    (tmp_path / "answers").mkdir()
+    (tmp_path / "answers" / "config.yaml").write_text("command: evaluate\n")
+    with pytest.raises(RipcurrentError, match="answers holds a run of evaluate, not of scan"):
+        build_report(tmp_path / "answers")
     run = fabricate_run(tmp_path / "run", rows=20)
     table = pq.read_table(run / "scores.parquet").replace_schema_metadata(None)
     pq.write_table(table, run / "scores.parquet")

@@ -208,6 +208,8 @@ def test_the_command_prints_one_json_object(run):
     assert told["selections"][0]["overlap_with_first"] == 10
     assert told["selections"][1]["overlap_with_first"] == 0
     assert told["selections"][0]["remaining_file"].endswith("without-top-10.jsonl")
+    drawn = command(run, "--format-draw", "list", "--seed", 0, "--json")
+    assert json.loads(drawn.stdout)["selections"][0]["shortfall"] > 0, "a hundred unless named, of eighty rows"
 
 
 def test_the_command_prints_a_table_of_selections_and_controls(run):
@@ -223,6 +225,12 @@ def test_the_command_draws_formats_and_ranges(run):
     assert json.loads(result.stdout)["selections"][0]["maths_share"] == 1.0
     result = command(run, "--between", "-0.1:0.2", "--by", "loss", "--json")
     assert json.loads(result.stdout)["selections"][0]["rule"] == "rows whose loss lies in [-0.1, 0.2]"
+
+
+def test_the_command_refuses_a_number_of_rows_for_another_rule(run):
+    error = command(run, "--top", 1, "--rows", 5).exception
+    assert isinstance(error, RipcurrentError)
+    assert "--rows 5 is for --format-draw" in str(error)
 
 
 @pytest.mark.parametrize(

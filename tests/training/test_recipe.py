@@ -111,5 +111,8 @@ def test_what_cannot_be_is_named(changes: dict[str, Any], says: tuple[str, ...])
 
 
 def test_a_missing_key_is_named() -> None:
+    without = {"method": "full", "batch": 1, "epochs": 1}
     with pytest.raises(RipcurrentError, match="learning_rate is missing"):
-        parse_recipe({"method": "full", "batch": 1, "epochs": 1}, where="mine.yaml", name="mine")
+        parse_recipe(without, where="mine.yaml", name="mine")
+    with pytest.raises(RipcurrentError, match=r"no key 'learning_rte'\. Did you mean learning_rate\?"):
+        parse_recipe({**without, "learning_rte": 1e-4}, where="mine.yaml", name="mine")

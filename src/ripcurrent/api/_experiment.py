@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from ripcurrent.api._experiment_arms import PROMPTS, SUMS, ArmRunner, check_finetune, digest_of, judge_names
 from ripcurrent.api._experiment_results import as_json, collect_results
-from ripcurrent.api._experiment_scans import Pool, open_pools
+from ripcurrent.api._experiment_scans import Pool, check_scans, open_pools
 from ripcurrent.api._progress import Progress, SilentProgress
-from ripcurrent.errors import ExitCode, RipcurrentError
+from ripcurrent.errors import ExitCode, MissingExtraError, RipcurrentError
 from ripcurrent.evaluation import Prompt
 from ripcurrent.experiment import (
     MAIN,
@@ -32,6 +33,9 @@ from ripcurrent.selection._table import ScoredRows
 from ripcurrent.training import load_recipe
 
 RESULTS = "results.json"
+KEYS = "experiment.json"
+NO_RESULTS = (KEYS, PROMPTS, SUMS, "scans/*-anchors.jsonl")
+"""What an experiment writes before anything is computed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +111,7 @@ def run_experiment(
     arms: Sequence[str] | None = None,
     seeds: int | Sequence[int] | None = None,
     command: str | None = None,
+    where: str = "the experiment",
     progress: Progress | None = None,
 ) -> ExperimentResult:
     """Train, question and judge every arm with every seed, one after another; tables and a page of what is there.
@@ -120,28 +125,32 @@ def run_experiment(
         arms: Run only these arms now; tables are of all that are finished.
         seeds: Other seeds than the experiment's: so many from 0, or these.
         command: The command line that asks for it, for the page.
+        where: What errors call the source of its keys, such as its file.
         progress: Told of steps and rows.
 
     Raises:
         RipcurrentError: Anything the user can mend. An arm whose loss diverges is marked as failed, and the rest goes
             on; with exit code 2 when every arm fails.
     """
+    if find_spec("trl") is None:
+        raise MissingExtraError("trl", "train")
     if seeds is not None:
         chosen = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
-        config = parse_experiment({**config.model_dump(exclude_unset=True), "seeds": chosen}, where="the experiment")
+        config = parse_experiment({**config.model_dump(exclude_unset=True), "seeds": chosen}, where=where)
     every = {arm.name: arm for arm in expand_arms(config)}
     wanted = _wanted(every, arms)
     told = progress or SilentProgress()
     recipes = {
         arm.rule.recipe or config.recipe: load_recipe(arm.rule.recipe or config.recipe) for arm in every.values()
     }
+    check_scans(config, where)
     check_finetune(config)
     judges = judge_names(config)
     prompts, prompt_records = gather_prompts(config.prompts)
     folder = Path(out)
     identity = _identity(config, prompt_records, load_recipe(config.recipe).model_dump(mode="json"))
-    with RunDirectory(folder, identity) as run:
-        write_json(folder / "experiment.json", json.loads(config.model_dump_json()))
+    with RunDirectory(folder, identity, no_results=NO_RESULTS) as run:
+        write_json(folder / KEYS, json.loads(config.model_dump_json()))
         _keep_prompts(folder, prompts)
         sums = draw_sums(config.gsm8k) if config.gsm8k is not None else ()
         if sums:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ripcurrent.anchors import load_anchors
-from ripcurrent.api._options import ScanOptions
+from ripcurrent.api._options import ScanOptions, resolve_options
 from ripcurrent.api._progress import Progress
 from ripcurrent.api._scan import scan
 from ripcurrent.api._select import _manifest, _unchanged_dataset
@@ -17,6 +17,7 @@ from ripcurrent.data import Dataset
 from ripcurrent.demo import DEMO_ROWS
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.experiment import MAIN, ExperimentConfig, ScanTable, held_out_rows, without_rows
+from ripcurrent.experiment._arms import missing_name
 from ripcurrent.experiment._config import Scan
 from ripcurrent.experiment._rows import content_of
 from ripcurrent.run import written_whole
@@ -37,6 +38,24 @@ class Pool:
     """Its rows."""
     manifest: Mapping[str, Any]
     """The scan's manifest."""
+
+
+def check_scans(config: ExperimentConfig, where: str) -> None:
+    """Refuse options of scans that are not possible; ``where`` names the source of the keys in errors.
+
+    Raises:
+        RipcurrentError: An unknown option (the nearest one is named), or a value that is not possible.
+    """
+    asked = {"scan": config.scan, **{f"scans: {name}": one.options for name, one in config.scans.items()}}
+    for key, options in asked.items():
+        for name in options:
+            if name not in ScanOptions.model_fields:
+                known = list(ScanOptions.model_fields)
+                raise missing_name(f"{where}: {key}: there is no option", name, known, "Options")
+        try:
+            resolve_options(None, dict(options))
+        except RipcurrentError as error:
+            raise RipcurrentError(f"{where}: {key}: {error.message}", error.hint) from error
 
 
 def open_pools(config: ExperimentConfig, folder: Path, told: Progress) -> tuple[dict[str, Pool], tuple[int, ...]]:

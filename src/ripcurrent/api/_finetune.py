@@ -21,7 +21,7 @@ from ripcurrent.api._progress import Progress, SilentProgress
 from ripcurrent.data import Dataset, Row, canonical_json, encode_rows, read_rows
 from ripcurrent.errors import MissingExtraError, RipcurrentError
 from ripcurrent.models import ChatModel, describe
-from ripcurrent.run import RunDirectory, written_whole
+from ripcurrent.run import RunDirectory, require_run_folder, written_whole
 from ripcurrent.training import Recipe, TrainingSet, load_recipe
 
 ROWS = "rows.jsonl"
@@ -134,6 +134,7 @@ def finetune(
     told = progress or SilentProgress()
     compute = compute_dtype(chosen_recipe, chosen.device, chosen.dtype)
     rows = read_rows(dataset, format=chosen.format, mapping=chosen.mapping, limit=chosen.limit)
+    require_run_folder(Path(out))
     told.step("reading")
     count, sha256 = rows.count_and_hash()
     told.step("loading the model")

@@ -68,6 +68,16 @@ def write_forecast(folder: Path, calibration: str | Path | Calibration | None = 
     return found
 
 
+def why_none(folder: Path) -> str | None:
+    """Why no calibration that comes with the package speaks of a scan by a model that one is for; None without one."""
+    manifest = read_manifest(folder)
+    for path in shipped_calibrations():
+        chosen = read_calibration(path)
+        if chosen.scored_with.fingerprint == manifest["model"].get("fingerprint"):
+            return mismatch(chosen, folder, manifest)
+    return None
+
+
 def mismatch(calibration: Calibration, folder: Path, manifest: Mapping[str, Any]) -> str | None:
     """Why a calibration says nothing of a scan, in words; None where it does."""
     reason = calibration.scored_with.difference(ScoredWith.of(manifest), calibration.columns)

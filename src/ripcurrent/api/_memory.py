@@ -60,7 +60,7 @@ class MemoryPlan:
 
 
 def parse_size(text: str) -> int:
-    """Bytes of a size such as ``8GB`` (powers of a thousand), ``8GiB`` (of 1,024) or a plain number.
+    """Bytes of a size such as ``8GB`` (powers of a thousand), ``8GiB`` (of 1,024) or a plain number from 1 MB up.
 
     Raises:
         ValueError: it is none.
@@ -69,6 +69,8 @@ def parse_size(text: str) -> int:
     unit = found[2].upper() or "B" if found else ""
     if found is None or unit not in _UNITS or float(found[1]) <= 0:
         raise ValueError("write a size such as 8GB, 500MB or 6GiB")
+    if not found[2] and float(found[1]) < _UNITS["MB"]:
+        raise ValueError(f"it has no unit: write {found[1]}GB or {found[1]}MB")
     return int(float(found[1]) * _UNITS[unit])
 
 
@@ -329,8 +331,7 @@ def require_room_for_directions(
         raise RipcurrentError(
             f"Computing the anchors' directions takes {size(needed)}, more than --memory {size(options.memory)}.",
             "Compute them once where there is more memory (a scan with the same model, anchors and options on the same "
-            "kind of device) and bring RIPCURRENT_CACHE here; or use --scope linear or lora, or --signals "
-            "representation.",
+            f"kind of device) and bring RIPCURRENT_CACHE here; or use {' or '.join(_cheaper(options))}.",
             code=ExitCode.NOT_MEASURED,
         )
 
@@ -339,10 +340,12 @@ def _too_little(options: ScanOptions, longest: int, tried: Sequence[tuple[int, f
     assert options.memory is not None
     if tried[0][1] > options.memory * MARGIN:
         least = f"even a batch of {tried[0][0]} tokens takes {size(tried[0][1])}"
-        hint = "Use --signals representation, --scope linear or lora, --dtype bfloat16, or a smaller model."
+        ways = _cheaper(options) + (["--dtype bfloat16"] if options.dtype in (None, "float32") else [])
+        hint = f"Use {', '.join([*ways, 'or a smaller model'] if ways else ['a smaller model'])}."
     else:
         least = f"the longest row has {longest} tokens and takes about {size(peak_at(tried, longest))}"
-        hint = f"--max-tokens {fits} fits; or use --scope linear or lora, or --signals representation."
+        ways = _cheaper(options)
+        hint = f"--max-tokens {fits} fits" + (f"; or use {' or '.join(ways)}." if ways else ".")
     return RipcurrentError(
         f"--memory {size(options.memory)} cannot be kept: {least}"
         + (", with directions in files" if options.wants_gradient else "")
@@ -350,6 +353,14 @@ def _too_little(options: ScanOptions, longest: int, tried: Sequence[tuple[int, f
         hint + " The model's own weights are not moved out of memory.",
         code=ExitCode.NOT_MEASURED,
     )
+
+
+def _cheaper(options: ScanOptions) -> list[str]:
+    """Options that take less memory and are not given already."""
+    if not options.wants_gradient:
+        return []
+    smaller = {"all": ["--scope linear or lora"], "linear": ["--scope lora"]}
+    return ["--signals representation", *smaller.get(options.scope, [])]
 
 
 def _status(name: str) -> int | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ripcurrent.errors import RipcurrentError
+from ripcurrent.run import require_scan_folder
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -136,6 +137,7 @@ def _chosen(
 
 
 def _manifest(run: Path) -> dict[str, Any]:
+    require_scan_folder(run)
     path = run / "manifest.json"
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))

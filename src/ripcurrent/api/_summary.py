@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ripcurrent.api._forecast import why_none
 from ripcurrent.data import read_rows
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.run import read_manifest
@@ -103,6 +104,8 @@ class ScanSummary:
     """The same as the manifest has it."""
     forecast: dict[str, Any] | None = None
     """What training on the rows would do, as the run folder has it; None without a calibration."""
+    no_forecast: str | None = None
+    """Why the calibration for this model that comes with the package does not match this scan; None without one."""
 
     def truncated_line(self) -> str | None:
         """A sentence on rows that were cut; None where none was."""
@@ -123,6 +126,9 @@ class ScanSummary:
 
     def forecast_lines(self) -> list[str]:
         """The forecast in sentences, or one that says that there is none."""
+        if self.forecast is None and self.no_forecast is not None:
+            reason = self.no_forecast.removeprefix("the calibration does not match this scan: ")
+            return [f"No forecast: the calibration for this model does not match this scan: {reason}."]
         if self.forecast is None:
             return ["No forecast: there is no calibration for this model (ripcurrent calibrate)."]
         return forecast_lines(self.forecast)
@@ -172,6 +178,7 @@ def summarise_scan(folder: Path) -> ScanSummary:
     of_row = {row: place for place, row in enumerate(table["row"].to_pylist())}
     group = table.take(pa.array([of_row[int(row)] for row in chosen]))
     counts = manifest["status_counts"]
+    forecast = read_forecast(folder)
     return ScanSummary(
         folder=folder,
         rows=table.num_rows,
@@ -191,7 +198,8 @@ def summarise_scan(folder: Path) -> ScanSummary:
         left_out=tuple(manifest["left_out"]),
         prefilter=(manifest.get("prefilter") or {}).get("in_words"),
         prefilter_record=manifest.get("prefilter"),
-        forecast=read_forecast(folder),
+        forecast=forecast,
+        no_forecast=why_none(folder) if forecast is None else None,
     )
 
 

@@ -58,7 +58,8 @@ def check_command(
 ) -> None:
     """Check an anchor set on a model: does each signal tell harmful from safe anchors, each left out in turn?
 
-    Exits with 2 when gradient_balanced or representation_bidirectional is below an AUROC of 0.7.
+    Exits with 2 when gradient_balanced, gradient_bidirectional or representation_bidirectional is below an AUROC of
+    0.7.
     """
     from ripcurrent.api._check_anchors import check_anchors
     from ripcurrent.cli._output import TerminalProgress, print_json
@@ -117,7 +118,7 @@ def stability_command(
     run: Annotated[str, typer.Argument(metavar="RUN", help="Folder of a finished scan.")],
     draws: Annotated[int, typer.Option(metavar="N", help="How often the anchors are drawn.")] = 200,
     top: Annotated[int, typer.Option(metavar="N", help="How many of the riskiest rows to follow.")] = 100,
-    seed: SEED = 0,
+    seed: Annotated[int, typer.Option(metavar="N", help="Seed of the draws.")] = 0,
     as_json: JSON = False,
     quiet: QUIET = False,
 ) -> None:

@@ -104,7 +104,9 @@ def _show(calibration: Calibration, path: Path) -> None:
     for note in calibration.notes:
         say(note)
     say(f"Calibration: {path}")
-    say(f"Use it:      ripcurrent scan DATASET --forecast {path}")
+    scored = calibration.scored_with
+    adapter = "" if scored.adapter is None else f" --adapter {scored.adapter}"
+    say(f"Use it:      ripcurrent scan DATASET --model {scored.model}{adapter} --forecast {path}")
 
 
 def _show_compared(calibration: Calibration) -> None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 
 def evaluate_command(
+    context: typer.Context,
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Run folder.")],
     model: Annotated[
         str, typer.Option(metavar="M", help="Hub id, folder, .gguf file, or embedded; with --endpoint its name there.")
@@ -75,7 +76,7 @@ def evaluate_command(
 
     from ripcurrent.api._evaluate import DEFAULT_JUDGES, evaluate
     from ripcurrent.api._progress import SilentProgress
-    from ripcurrent.cli._output import TerminalProgress, print_json
+    from ripcurrent.cli._output import TerminalProgress, print_json, say_default_model
     from ripcurrent.errors import RipcurrentError
     from ripcurrent.evaluation import AXES
 
@@ -95,6 +96,8 @@ def evaluate_command(
         "dtype": dtype,
     }
     settings = judge_settings(judge_endpoint, judge_model, judge_key_env, judge_timeout, judge_concurrency, device)
+    if endpoint is None:
+        say_default_model(context, quiet)
     with nullcontext(SilentProgress()) if quiet else TerminalProgress().shown() as progress:
         result = evaluate(
             model, out=out, judges=judges or DEFAULT_JUDGES, judge_settings=settings, progress=progress, **options

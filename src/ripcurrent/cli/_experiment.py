@@ -62,6 +62,7 @@ def experiment_command(
             folder,
             arms=chosen,
             seeds=seeds,
+            where=file,
             command=_command(
                 file,
                 {

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 
 def finetune_command(
+    context: typer.Context,
     dataset: Annotated[str, typer.Argument(metavar="DATASET", help="File, datasets folder, or hf:owner/name[:split].")],
     recipe: Annotated[str, typer.Option(metavar="R", help="paper, lora, embedded, or a YAML file.")],
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Run folder.")],
@@ -55,7 +56,7 @@ def finetune_command(
     from its last checkpoint when the same command is given again.
     """
     from ripcurrent.api._finetune import finetune
-    from ripcurrent.cli._output import TerminalProgress, print_json
+    from ripcurrent.cli._output import TerminalProgress, print_json, say_default_model
     from ripcurrent.data import parse_mapping
 
     named: dict[str, Any] = {
@@ -72,6 +73,7 @@ def finetune_command(
         "report_to": [tracker for tracker in report_to or [] if tracker != "none"],
         "checkpoint_minutes": checkpoint_minutes,
     }
+    say_default_model(context, quiet)
     if quiet:
         result = finetune(dataset, out, recipe, **named)
     else:

@@ -41,6 +41,13 @@ def print_error(error: RipcurrentError) -> None:
         console.print(Text(error.hint))
 
 
+def say_default_model(context: typer.Context, quiet: bool) -> None:
+    """Say on stderr that the model is the demo's, where none was named."""
+    source = context.get_parameter_source("model")
+    if not quiet and source is not None and source.name == "DEFAULT":
+        typer.echo("The model is embedded, the demo's: name yours with --model.", err=True)
+
+
 SAY_EVERY = 30.0
 """Seconds between two lines of progress where there is no terminal."""
 

@@ -68,6 +68,7 @@ QUIET = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors."
 
 
 def scan_command(
+    context: typer.Context,
     dataset: Annotated[
         str, typer.Argument(metavar="DATASET", help="File, folder, 'pattern*', or hf:owner/name[:split].")
     ],
@@ -115,7 +116,9 @@ def scan_command(
     shard_rows: Annotated[
         int, typer.Option(metavar="N", help="Rows per shard on disk: what an interruption can cost.")
     ] = 256,
-    seed: SEED = 0,
+    seed: Annotated[
+        int, typer.Option(metavar="N", help="Seed of a fresh LoRA and of the prefilter's random rows.")
+    ] = 0,
     shard: Annotated[
         str | None,
         typer.Option(metavar="i/n", help="Score only part i of n, from 0; auto: as SLURM's array or torchrun says."),
@@ -135,7 +138,7 @@ def scan_command(
     from ripcurrent.api._execution import choose_execution
     from ripcurrent.api._scan import scan
     from ripcurrent.api._summary import summarise_scan
-    from ripcurrent.cli._output import TerminalProgress, print_json
+    from ripcurrent.cli._output import TerminalProgress, print_json, say_default_model
     from ripcurrent.data import parse_mapping
     from ripcurrent.errors import RipcurrentError
 
@@ -173,6 +176,7 @@ def scan_command(
         "seed": seed,
     }
     execution = choose_execution(executor, workers, ray_address)
+    say_default_model(context, quiet)
     if shard is not None:
         if forecast is not None:
             raise RipcurrentError("--forecast speaks of all rows, and --shard scores a part.", "Give it to merge.")

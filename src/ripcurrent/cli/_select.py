@@ -37,7 +37,9 @@ def select_command(
         str | None,
         typer.Option(metavar="FORMAT", help="Random rows of one format: list, bullet, numbered, maths or code."),
     ] = None,
-    rows: Annotated[int, typer.Option(metavar="K", help="How many rows --format-draw takes.")] = 100,
+    rows: Annotated[
+        int | None, typer.Option(metavar="K", help="How many rows --format-draw takes; 100 unless named.")
+    ] = None,
     by: Annotated[str | None, typer.Option(metavar="COLUMN", help="Score column; the run's default ranking.")] = None,
     seed: Annotated[
         list[int] | None, typer.Option(metavar="N", help="Seed of the draws, may be repeated; 0, 1 and 2 by default.")
@@ -58,6 +60,11 @@ def select_command(
 
     from ripcurrent.api._select import select
 
+    if rows is not None and format_draw is None:
+        raise RipcurrentError(
+            f"--rows {rows} is for --format-draw, which is not given.",
+            f"The other rules take their number themselves, such as --top {rows}.",
+        )
     low_high, probabilities = parse_range(between) if between is not None else (None, None)
     with Console(stderr=True, quiet=quiet or as_json).status("Selecting rows and drawing their controls"):
         records = select(
@@ -69,7 +76,7 @@ def select_command(
             union=union,
             between=low_high,
             quantiles=probabilities,
-            formats={format_draw: rows} if format_draw is not None else None,
+            formats={format_draw: 100 if rows is None else rows} if format_draw is not None else None,
             by=by,
             seeds=seed or (0, 1, 2),
             losses=match_loss,

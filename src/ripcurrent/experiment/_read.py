@@ -86,6 +86,15 @@ def parse_experiment(values: Mapping[str, Any], *, where: str) -> ExperimentConf
         if isinstance(built.get(key), Mapping):
             items = {str(name): value for name, value in built[key].items()}
             built[key] = {name: _build(model, value, f"{where}: {key}: {name}") for name, value in items.items()}
+        elif key in built:
+            raise RipcurrentError(
+                f"{where}: {key} {built[key]!r} is not possible: each of them needs a name.",
+                "Write `arms: {NAME: RULE}`, such as `arms: {random: random, riskiest: top}`."
+                if key == "arms"
+                else "Write `scans: {NAME: SCAN}`, such as `scans: {second: runs/second}`.",
+            )
+    if isinstance(built.get("judges"), str):
+        built["judges"] = [built["judges"]]
     if isinstance(built.get("prompts"), str | Mapping):
         built["prompts"] = [built["prompts"]]
     if isinstance(built.get("prompts"), list):

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ripcurrent.errors import RipcurrentError
+from ripcurrent.run import require_scan_folder
 from ripcurrent.scoring._columns import COLUMNS, Column
 from ripcurrent.scoring._forecast import forecast_lines, read_forecast
 
@@ -107,12 +108,9 @@ def open_scan_run(folder: Path) -> ScanRun:
     """Open the run folder of a finished scan; reads the manifest and the table's footer only.
 
     Raises:
-        RipcurrentError: no such folder, no manifest or scores in it, or one that cannot be read.
+        RipcurrentError: no such folder, another command's, no manifest or scores in it, or one that cannot be read.
     """
-    if not folder.is_dir():
-        raise RipcurrentError(
-            f"There is no run folder {folder}.", "Name the folder that `ripcurrent scan --out` wrote."
-        )
+    require_scan_folder(folder)
     manifest_path, scores_path = folder / "manifest.json", folder / "scores.parquet"
     for path in (manifest_path, scores_path):
         if not path.is_file():

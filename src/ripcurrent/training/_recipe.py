@@ -122,7 +122,8 @@ def parse_recipe(values: Mapping[str, Any], *, where: str, name: str) -> Recipe:
     try:
         return Recipe(**{"name": name, **values})
     except ValidationError as error:
-        first = error.errors()[0]
+        # a key that is misspelt is missing too: the unknown one says more
+        first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
         key = str(first["loc"][0]) if first["loc"] else None
         keys = tuple(Recipe.model_fields)
         if first["type"] == "extra_forbidden" and key is not None:
