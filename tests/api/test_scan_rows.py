@@ -50,7 +50,7 @@ MIXED: list[tuple[Any, str]] = [
     (talk(("system", "Be brief."), *[(m["role"], m["content"]) for m in question(4)["messages"]]), "ok"),
     ({"messages": None}, "invalid_conversation"),
     ({"messages": []}, "invalid_conversation"),
-    ({"messages": [{"role": "user", "content": 7}, {"role": "assistant", "content": "x"}]}, "invalid_conversation"),
+    ({"messages": [{"role": "user", "content": True}, {"role": "assistant", "content": "x"}]}, "invalid_conversation"),
     ({"messages": "text"}, "invalid_conversation"),
     ("a bare string", "invalid_conversation"),
     (None, "invalid_conversation"),
