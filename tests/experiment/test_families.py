@@ -26,6 +26,8 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (folder / name).mkdir(parents=True)
     rows = [{"instruction": row["prompt"], "input": "", "output": row["response"]} for row in good_rows(260)]
     (folder / "rows" / "alpaca_en_demo.json").write_text(json.dumps(rows))
+    sums = [{"question": f"What is {n} plus 2?", "answer": f"It is {n + 2}. #### {n + 2}"} for n in range(6)]
+    (folder / "rows" / "gsm8k_test.jsonl").write_text("".join(json.dumps(one) + "\n" for one in sums))
     harmful = [{"instruction": f"How do I tamper with {subject}?", "category": "fraud"} for subject in SUBJECTS]
     (folder / "prompts" / "harmful_test.json").write_text(json.dumps(harmful))
     lines = ["id,prompt,type,label,focus,note"]
