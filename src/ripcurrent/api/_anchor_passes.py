@@ -36,13 +36,13 @@ class AnchorPass:
 def anchor_passes(gradient_pass: GradientPass, rows: Sequence[EncodedRow]) -> list[AnchorPass]:
     """As few passes over all anchors, in order, as :data:`PER_ANCHOR_BYTES` allows; at least one anchor in each."""
     found: list[AnchorPass] = []
-    start = 0
-    while start < len(rows):
-        stop = start + 1
-        while stop < len(rows) and _bytes(gradient_pass, rows[start : stop + 1]) <= PER_ANCHOR_BYTES:
-            stop += 1
-        found.append(AnchorPass(range(start, stop), _factoring(gradient_pass, rows[start:stop])))
-        start = stop
+    for place in range(len(rows)):
+        if found:
+            wider, size = _one_pass(gradient_pass, rows, range(found[-1].places.start, place + 1))
+            if size <= PER_ANCHOR_BYTES:
+                found[-1] = wider
+                continue
+        found.append(_one_pass(gradient_pass, rows, range(place, place + 1))[0])
     return found
 
 
@@ -54,16 +54,17 @@ def own_directions(gradient_pass: GradientPass, rows: Sequence[EncodedRow], one:
     )
 
 
-def _factoring(gradient_pass: GradientPass, rows: Sequence[EncodedRow]) -> Factoring:
-    return choose_factoring(gradient_pass.catalogue, *count_terms([[row] for row in rows]), directions=len(rows))
-
-
-def _bytes(gradient_pass: GradientPass, rows: Sequence[EncodedRow]) -> int:
-    return stacked_bytes(
+def _one_pass(gradient_pass: GradientPass, rows: Sequence[EncodedRow], places: range) -> tuple[AnchorPass, int]:
+    """A pass for these anchors, and the bytes of its directions."""
+    own = rows[places.start : places.stop]
+    terms = count_terms([[row] for row in own])
+    factoring = choose_factoring(gradient_pass.catalogue, *terms, directions=len(own))
+    size = stacked_bytes(
         gradient_pass.catalogue,
-        _factoring(gradient_pass, rows),
-        *count_terms([[row] for row in rows]),
-        entries=len(np.unique(np.concatenate([row.tokens for row in rows]))),
-        count=len(rows),
+        factoring,
+        *terms,
+        entries=len(np.unique(np.concatenate([row.tokens for row in own]))),
+        count=len(own),
         itemsize=gradient_pass.dtype.itemsize,
     )
+    return AnchorPass(places, factoring), size

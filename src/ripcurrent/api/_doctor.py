@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -216,11 +216,7 @@ def diagnose(
     loading = time.perf_counter() - began
     told.step("encoding a sample")
     encoded, pieces = _encoded(sample, chat_model, options)
-    report = replace(
-        _report(rows, count, unreadable, sample, encoded, chat_model),
-        first_unusable=_first_unusable(first, encoded),
-        sample_unread=sum(has_unread(row.record, options.mapping or {}) for row in sample),
-    )
+    report = _report(rows, count, unreadable, first, sample, encoded, chat_model, options.mapping or {})
     tokens = [row.tokens for row in encoded if row.first.status == "ok"]
     estimates: list[Estimate] = []
     if tokens:
@@ -296,9 +292,11 @@ def _report(
     rows: Dataset,
     count: int,
     unreadable: Counter[str],
+    first: dict[str, int],
     sample: Sequence[Row],
     encoded: Sequence[SampledRow],
     chat_model: ChatModel,
+    mapping: Mapping[str, str],
 ) -> DatasetReport:
     usable = [place for place, row in enumerate(encoded) if row.first.status == "ok"]
     lengths = np.asarray([encoded[place].tokens for place in usable])
@@ -310,8 +308,8 @@ def _report(
         unreadable=dict(unreadable),
         sampled=len(sample),
         sample_unusable=dict(Counter(row.first.status for row in encoded if row.first.status != "ok")),
-        first_unusable={},
-        sample_unread=0,
+        first_unusable=_first_unusable(first, encoded),
+        sample_unread=sum(has_unread(row.record, mapping) for row in sample),
         mean_tokens=None,
         median_tokens=None,
         longest_tokens=None,

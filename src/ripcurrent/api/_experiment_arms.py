@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ripcurrent.api._experiment_scans import Pool, scanned_options
-from ripcurrent.api._finetune import FinetuneResult, _resolve, finetune
+from ripcurrent.api._finetune import FinetuneResult, finetune, resolve_finetune
 from ripcurrent.api._progress import Progress
 from ripcurrent.data import read_rows
 from ripcurrent.errors import ExitCode, RipcurrentError
@@ -330,7 +330,7 @@ def check_finetune(config: ExperimentConfig) -> None:
         RipcurrentError: An unknown option, or a value that is not possible.
     """
     try:
-        _resolve(None, dict(config.finetune))
+        resolve_finetune(None, dict(config.finetune))
     except RipcurrentError as error:
         raise RipcurrentError(f"finetune: {error.message}", error.hint) from error
 

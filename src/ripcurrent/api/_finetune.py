@@ -129,7 +129,7 @@ def finetune(
         raise MissingExtraError("trl", "train")
     from ripcurrent.training import build_training_set, compute_dtype, load_for_training, result_kind, train
 
-    chosen = _resolve(options, changes)
+    chosen = resolve_finetune(options, changes)
     chosen_recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     told = progress or SilentProgress()
     compute = compute_dtype(chosen_recipe, chosen.device, chosen.dtype)
@@ -240,7 +240,7 @@ def finetune(
     return FinetuneResult(run.folder, record.result, kind, notes, manifest)
 
 
-def _resolve(options: FinetuneOptions | None, changes: dict[str, Any]) -> FinetuneOptions:
+def resolve_finetune(options: FinetuneOptions | None, changes: dict[str, Any]) -> FinetuneOptions:
     try:
         return FinetuneOptions(**{**(options.model_dump() if options else {}), **changes})
     except ValidationError as error:

@@ -75,12 +75,6 @@ def main() -> None:
     sys.exit(run(sys.argv[1:]))
 
 
-def _ran_out_of_memory(error: BaseException) -> bool:
-    from ripcurrent.signals._out_of_memory import is_out_of_memory
-
-    return is_out_of_memory(error)
-
-
 def run(arguments: list[str]) -> int:
     """Run one command; returns its exit code: 0 ok, 1 usage or input, 2 not measured, 3 gate failed, 4 no evidence."""
     from ripcurrent.cli._output import print_error
@@ -108,11 +102,13 @@ def run(arguments: list[str]) -> int:
         )
         return int(ExitCode.USAGE)
     except (RuntimeError, MemoryError) as error:
-        if not _ran_out_of_memory(error):
+        from ripcurrent.signals._out_of_memory import is_out_of_memory, said_of
+
+        if not is_out_of_memory(error):
             raise
         print_error(
             RipcurrentError(
-                f"Memory ran out: {(str(error).strip() or 'no more is given').splitlines()[0][:120]}.",
+                f"Memory ran out: {said_of(error)}.",
                 "What was finished is kept. Try a smaller --token-budget or --batch-size, --dtype bfloat16, or "
                 "--device cpu; docs/memory.md says what takes how much.",
             )

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TypeVar
 
-import torch
-
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.signals._out_of_memory import is_out_of_memory
+from ripcurrent.signals._out_of_memory import RanOut, attempt
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -37,21 +35,11 @@ def in_batches(
     at = 0
     while at < len(items):
         batch = items[at : at + size]
-        ran_out: str | None = None
-        try:
-            result = compute(batch)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            ran_out = str(error).strip().split("\n")[0][:120] or "out of memory"
-        if ran_out is None:
+        result = attempt(partial(compute, batch))
+        if not isinstance(result, RanOut):
             yield batch, result
             at += len(batch)
             continue
-        # outside the handler, whose traceback holds the failed pass's tensors
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
         if len(batch) == 1:
-            raise does_not_fit(batch[0], ran_out)
+            raise does_not_fit(batch[0], result.said)
         size = (len(batch) + 1) // 2

@@ -140,13 +140,6 @@ def fit_harm(trials: Trials) -> HarmModel:
     )
 
 
-def fit_given(trials: Trials, deviations: Deviations) -> Mode:
-    """The fit for known deviations, facts standardised over the runs."""
-    spread = trials.facts.std(axis=0)
-    standardised = (trials.facts - trials.facts.mean(axis=0)) / np.where(spread > 0, spread, 1.0)
-    return _Problem(trials, tuple(dict.fromkeys(trials.sources)), standardised).mode(deviations, None)
-
-
 class _Problem:
     """What does not depend on the deviations."""
 

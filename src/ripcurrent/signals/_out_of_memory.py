@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -44,14 +46,38 @@ def in_memory(what: str) -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         raise RipcurrentError(
-            f"{what} do not fit into memory ({_first_line(error)}).",
+            f"{what} do not fit into memory ({said_of(error)}).",
             "Use --signals representation, --scope linear or lora, --dtype bfloat16, --memory, or --device cpu; "
             "docs/memory.md says what takes how much.",
             code=ExitCode.NOT_MEASURED,
         ) from None
 
 
-def _first_line(error: BaseException) -> str:
+@dataclass(frozen=True, slots=True)
+class RanOut:
+    """Stands for the result of what ran out of memory."""
+
+    said: str
+    """What the library said."""
+
+
+def attempt(compute: Callable[[], Result]) -> Result | RanOut:
+    """What is computed, or that memory ran out on the way; what was taken is then given back."""
+    try:
+        return compute()
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        said = said_of(error)
+    # outside the handler, whose traceback holds the failed pass's tensors
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return RanOut(said)
+
+
+def said_of(error: BaseException) -> str:
+    """The beginning of what a library says where memory runs out."""
     return str(error).strip().split("\n")[0][:120] or "out of memory"
 
 
@@ -83,38 +109,20 @@ class Halving:
             if len(group) > 1 and self.too_large is not None and padded >= self.too_large:
                 waiting[:0] = _halves(group)
                 continue
-            result, ran_out = self._attempt([rows[place] for place in group], measure)
-            if result is not None:
+            result = attempt(partial(measure, [rows[place] for place in group]))
+            if not isinstance(result, RanOut):
                 yield group, result
                 continue
-            # outside the handler, whose traceback holds the failed pass's tensors
-            _give_back()
             if len(group) == 1:
-                raise _does_not_fit(rows[group[0]], ran_out)
+                raise _does_not_fit(rows[group[0]], result.said)
             self.too_large = padded if self.too_large is None else min(self.too_large, padded)
             self.batches_halved += 1
             waiting[:0] = _halves(group)
-
-    def _attempt(
-        self, rows: Sequence[EncodedRow], measure: Callable[[Sequence[EncodedRow]], Result]
-    ) -> tuple[Result | None, str]:
-        try:
-            return measure(rows), ""
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            return None, _first_line(error)
 
 
 def _halves(places: list[int]) -> list[list[int]]:
     middle = (len(places) + 1) // 2
     return [places[:middle], places[middle:]]
-
-
-def _give_back() -> None:
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def _does_not_fit(row: EncodedRow, said: str) -> RipcurrentError:
