@@ -338,11 +338,3 @@ def test_what_it_does_not_do_is_said(
 ) -> None:
     assert run(["scan", str(rows_file), "--out", str(tmp_path / "out"), *arguments]) == 1
     assert said in " ".join(capsys.readouterr().err.split())
-
-
-def test_shards_of_a_prefiltered_scan_are_refused(rows_file: Path, tmp_path: Path, options: dict[str, Any]) -> None:
-    from ripcurrent.api._scan import scan_part
-    from ripcurrent.engine import Part
-
-    with pytest.raises(RipcurrentError, match="prefilter"):
-        scan_part(rows_file, Part(0, 2), tmp_path / "out", prefilter=0.2, **options)

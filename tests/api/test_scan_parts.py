@@ -210,9 +210,54 @@ def test_parts_of_different_scans_are_not_merged(tmp_path: Path, dataset: Path, 
 
 
 def test_what_needs_all_rows_is_refused(tmp_path: Path, dataset: Path, options: dict[str, Any]) -> None:
-    with pytest.raises(RipcurrentError, match="--prefilter does not go with --shard"):
-        scan_part(dataset, Part(0, 2), tmp_path / "out", prefilter="10%", **options)
+    with pytest.raises(RipcurrentError, match="--tokens does not go with --shard"):
+        scan_part(dataset, Part(0, 2), tmp_path / "out", tokens="top:5", **options)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def many(tmp_path: Path) -> Path:
+    return write_jsonl(tmp_path / "rows.jsonl", rows_with_a_gap(150))
+
+
+PICKING = {"prefilter": "20%", "prefilter_sample": 100, "shard_rows": 16}
+
+
+def test_a_prefilter_picks_from_all_parts_rows(tmp_path: Path, many: Path, options: dict[str, Any]) -> None:
+    dataset, how = many, {**options, **PICKING}
+    whole = scan(dataset, tmp_path / "whole", **how)
+    out = tmp_path / "parts"
+    first = [scan_part(dataset, Part(index, OF), out, **how) for index in range(OF)]
+    assert [part.waits for part in first] == [True, True, False]
+    # nobody but the last part could know what is picked, so the others' gradients are missing
+    with pytest.raises(RipcurrentError, match=r"parts 0/3 and 1/3 are missing \(\d of \d shards of the gradient pass"):
+        merge_parts([out])
+    again = [scan_part(dataset, Part(index, OF), out, **how) for index in range(OF)]
+    assert not any(part.waits for part in again)
+    assert [part.rows for part in again] == [part.rows for part in first]
+    assert all(part.rows_scored_in_this_call for part in again[:2])
+    assert again[2].rows_scored_in_this_call == 0
+    merged = merge_parts([out])
+    assert merged.scores_path.read_bytes() == whole.scores_path.read_bytes()
+    assert merged.manifest["prefilter"] == whole.manifest["prefilter"]
+    assert facts_of_the_page(merged) == facts_of_the_page(whole)
+    # the whole scan over the parts' folder computes nothing
+    assert scan(dataset, out, **how).manifest["prefilter"] == whole.manifest["prefilter"]
+
+
+@pytest.mark.usefixtures("no_merged_page")
+def test_a_prefilter_in_folders_of_their_own_never_sees_all_rows(
+    tmp_path: Path, many: Path, options: dict[str, Any]
+) -> None:
+    dataset, how = many, {**options, **PICKING}
+    for index in range(2):
+        assert scan_part(dataset, Part(index, 2), tmp_path / f"part{index}", **how).waits
+    with pytest.raises(RipcurrentError, match=r"parts 0/2 and 1/2 are missing \(0 of \d shards of the gradient pass"):
+        merge_parts([tmp_path / "part0", tmp_path / "part1"], tmp_path / "merged")
+    # what they have in common goes on from there
+    again = [scan_part(dataset, Part(index, 2), tmp_path / "merged", **how) for index in range(2)]
+    assert not any(part.waits for part in again)
+    assert merge_parts([tmp_path / "merged"]).status_counts
 
 
 @pytest.mark.usefixtures("no_page", "no_merged_page")

@@ -123,9 +123,17 @@ def test_a_column_for_each_anchor_comes_from_workers_too(
         assert np.allclose(first[name].to_numpy(), second[name].to_numpy(), atol=2e-2, equal_nan=True), name
 
 
-@pytest.mark.parametrize("change", [{"prefilter": "10%"}, {"memory": "8GB"}], ids=["prefilter", "memory"])
-def test_what_needs_one_process_is_refused(
-    tmp_path: Path, dataset: Path, options: dict[str, Any], change: dict[str, Any]
-) -> None:
-    with pytest.raises(RipcurrentError, match="does not go with --executor ray"):
-        scan(dataset, tmp_path / "out", execution=TWO, **options, **change)
+def test_a_prefilter_runs_both_of_its_passes_in_workers(tmp_path: Path, options: dict[str, Any]) -> None:
+    dataset = write_jsonl(tmp_path / "rows.jsonl", rows_with_a_gap(150))
+    how = {**options, "prefilter": "20%", "shard_rows": 16, "prefilter_sample": 100}
+    here, there = (
+        scan(dataset, tmp_path / name, execution=execution, **how)
+        for name, execution in (("here", None), ("there", TWO))
+    )
+    same_scores(there, here)
+    assert there.manifest["prefilter"]["passed"] == here.manifest["prefilter"]["passed"] == 30
+
+
+def test_what_needs_one_process_is_refused(tmp_path: Path, dataset: Path, options: dict[str, Any]) -> None:
+    with pytest.raises(RipcurrentError, match="--memory does not go with --executor ray"):
+        scan(dataset, tmp_path / "out", execution=TWO, memory="8GB", **options)

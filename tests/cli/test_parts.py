@@ -51,6 +51,16 @@ def test_what_a_part_is_told_next(command: Command, rows_file: Path, tmp_path: P
     assert f"When all 2 parts are done: ripcurrent merge {tmp_path / 'out'}" in said.out
 
 
+def test_a_part_with_a_prefilter_is_told_to_come_again(command: Command, rows_file: Path, tmp_path: Path) -> None:
+    how = ("--out", tmp_path / "out", "--prefilter", "50%", "--shard-rows", "4")
+    said = command.scan(rows_file, *how, "--shard", "0/2")
+    assert said.code == 0
+    assert "give this command once more when every part has come so far" in said.out
+    waits = [command.scan(rows_file, *how, "--shard", part, "--json").json["waits"] for part in ("1/2", "0/2")]
+    assert waits == [False, False]
+    assert "Prefilter:" in command("merge", tmp_path / "out").out
+
+
 def test_options_that_make_no_sense(command: Command, rows_file: Path, tmp_path: Path) -> None:
     out = ("--out", tmp_path / "out")
     command.scan_fails(rows_file, *out, "--shard", "2/2", says=("no part 2 of 2", "0/2 to 1/2"))

@@ -4,19 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
 
 from ripcurrent.api._options import ScanOptions
+from ripcurrent.api._parts import shards_of
+from ripcurrent.api._prefilter import PickedRows
 from ripcurrent.api._scan_model import model_options
 from ripcurrent.data import Dataset, Row, read_rows
-from ripcurrent.engine import LocalExecutor, RayExecutor, Shard, ShardFolder
+from ripcurrent.engine import LocalExecutor, Part, RayExecutor, Shard, ShardFolder
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.signals import RemoteStage, SignalStage, release_stage, share_stage
 
-RunStage = Callable[[SignalStage, ShardFolder, Callable[[Shard, bool], None]], int]
-"""Runs a stage on the shards that are not done; returns the number after the last shard's."""
+
+class RunStage(Protocol):
+    """Runs a stage on a scan's shards, or on those of its part, that are not done."""
+
+    def __call__(
+        self,
+        stage: SignalStage,
+        folder: ShardFolder,
+        on_shard: Callable[[Shard, bool], None],
+        picked: npt.NDArray[np.int64] | None = None,
+    ) -> int:
+        """Returns the number after the last shard's; shards are of all rows, or of the ones ``picked`` by number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,15 +70,18 @@ class OpenRows:
     """Absolute, or a hub address."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Arguments of :func:`ripcurrent.read_rows`."""
+    picked: npt.NDArray[np.int64] | None = None
+    """Numbers of the rows meant, ascending; all of them unless named."""
 
     def __call__(self, start: int) -> Iterator[Row]:
-        """The rows from ``start`` on."""
-        return read_rows(self.path, **self.options).iter_from(start)
+        """The rows from the ``start``-th on."""
+        rows = read_rows(self.path, **self.options)
+        return (rows if self.picked is None else PickedRows(rows, self.picked)).iter_from(start)
 
 
 @contextmanager
 def running(
-    execution: Execution, rows: Dataset, options: ScanOptions, *, count: int, within: range, on_gpu: bool
+    execution: Execution, rows: Dataset, options: ScanOptions, *, count: int, part: Part | None, on_gpu: bool
 ) -> Iterator[RunStage]:
     """How stages are run, while entered.
 
@@ -72,14 +90,24 @@ def running(
         rows: The dataset.
         options: The scan's.
         count: Rows of the dataset.
-        within: Numbers of the shards to run.
+        part: The part whose shards are run; all of them without one.
         on_gpu: Whether the model computes on a GPU.
     """
     if execution.executor == "local":
 
-        def run_here(stage: SignalStage, folder: ShardFolder, on_shard: Callable[[Shard, bool], None]) -> int:
+        def run_here(
+            stage: SignalStage,
+            folder: ShardFolder,
+            on_shard: Callable[[Shard, bool], None],
+            picked: npt.NDArray[np.int64] | None = None,
+        ) -> int:
             return LocalExecutor().run(
-                rows.iter_from, stage, folder, shard_rows=options.shard_rows, within=within, on_shard=on_shard
+                (rows if picked is None else PickedRows(rows, picked)).iter_from,
+                stage,
+                folder,
+                shard_rows=options.shard_rows,
+                within=shards_of(part, count if picked is None else len(picked), options),
+                on_shard=on_shard,
             )
 
         yield run_here
@@ -89,7 +117,12 @@ def running(
     )
     with RayExecutor(workers=execution.workers, address=execution.ray_address, use_gpu=on_gpu) as ray:
 
-        def run_there(stage: SignalStage, folder: ShardFolder, on_shard: Callable[[Shard, bool], None]) -> int:
+        def run_there(
+            stage: SignalStage,
+            folder: ShardFolder,
+            on_shard: Callable[[Shard, bool], None],
+            picked: npt.NDArray[np.int64] | None = None,
+        ) -> int:
             def share() -> RemoteStage:
                 shared = share_stage(
                     stage,
@@ -109,8 +142,15 @@ def running(
                     stage.on_rows(shard.rows)
                 on_shard(shard, fresh)
 
+            number = count if picked is None else len(picked)
             return ray.run(
-                opened, share, folder, rows=count, shard_rows=options.shard_rows, within=within, on_shard=told
+                replace(opened, picked=picked),
+                share,
+                folder,
+                rows=number,
+                shard_rows=options.shard_rows,
+                within=shards_of(part, number, options),
+                on_shard=told,
             )
 
         yield run_there

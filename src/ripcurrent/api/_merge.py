@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from ripcurrent.api._forecast import write_forecast
 from ripcurrent.api._options import ScanOptions
-from ripcurrent.api._parts import PartRecord, gather_shards, merged_measurements, read_parts, require_all_shards
+from ripcurrent.api._parts import (
+    GRADIENT,
+    PartRecord,
+    gather_shards,
+    merged_measurements,
+    read_parts,
+    require_all_shards,
+)
 from ripcurrent.api._progress import Progress, SilentProgress
 from ripcurrent.api._scan import ScanResult, keep_manifest, write_scan_scores
+from ripcurrent.api._scan_passes import Signals, picked_of
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.report import build_report
 from ripcurrent.run import RunDirectory, difference, read_config, write_json
@@ -57,11 +66,16 @@ def merge_parts(
         manifest = records[0].manifest
         options = ScanOptions(**manifest["options"])
         shards = require_all_shards(target, records, manifest["dataset"]["rows"], options)
+        measurements = AnchorMeasurements.from_json(manifest["anchors"]["measurements"])
+        found = Signals(shards, 0, None, 0)
+        if options.prefilter is not None:
+            picked = picked_of(run, shards, options, measurements)
+            further = require_all_shards(target, records, len(picked.rows), options, GRADIENT)
+            found = replace(found, picked=picked, gradient_shards=further)
         if records[0].directions is not None:
             write_json(target / "anchors" / "directions.json", records[0].directions)
         told.step("writing scores")
-        measurements = AnchorMeasurements.from_json(manifest["anchors"]["measurements"])
-        counts = write_scan_scores(run, shards, options, measurements, manifest)
+        counts = write_scan_scores(run, found, options, measurements, manifest)
         manifest |= {
             "started": min(record.manifest["started"] for record in records),
             **merged_measurements(records),

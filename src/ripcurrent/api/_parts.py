@@ -16,8 +16,8 @@ from ripcurrent.engine import Part, ShardFolder, count_shards
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.run import PARTS, write_json
 
-SINGLE = ("prefilter", "tokens")
-"""Options of a scan that looks at all rows at once, in one process."""
+GRADIENT = "gradient"
+"""Folder, among the signals, of a prefilter's gradient pass."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,9 @@ class PartResult:
     rows: int
     """Its rows."""
     rows_scored_in_this_call: int
-    """How many of them were not there before."""
+    """How many of them were not there before; with a prefilter, rows of either pass."""
+    waits: bool = False
+    """Its prefilter waits for the representation pass of other parts: give the part again when all are there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +68,11 @@ def require_divisible(options: ScanOptions, how: str) -> None:
     Raises:
         RipcurrentError: such an option is given; says what to do instead.
     """
-    for name in SINGLE:
-        if getattr(options, name, None) is not None:
-            hint = {
-                "prefilter": "Scan with --signals representation in parts, or leave --prefilter out.",
-                "tokens": f"Leave it out, and give the whole scan again with --tokens, without {how}, at the end.",
-            }
-            raise RipcurrentError(f"--{name} does not go with {how}: it needs one process to see all rows.", hint[name])
+    if options.tokens is not None:
+        raise RipcurrentError(
+            f"--tokens does not go with {how}: it needs one process to see all rows.",
+            f"Leave it out, and give the whole scan again with --tokens, without {how}, at the end.",
+        )
 
 
 def shards_of(part: Part | None, rows: int, options: ScanOptions) -> range:
@@ -109,19 +109,21 @@ def read_parts(folder: Path) -> list[PartRecord]:
     return sorted(records, key=lambda record: (record.part.of, record.part.index))
 
 
-def require_all_shards(folder: Path, records: Sequence[PartRecord], rows: int, options: ScanOptions) -> int:
-    """The number of shards, every one of them there.
+def require_all_shards(
+    folder: Path, records: Sequence[PartRecord], rows: int, options: ScanOptions, within: str | None = None
+) -> int:
+    """The number of shards over so many rows, every one of them there; in the signals, or in a folder ``within``.
 
     Raises:
         RipcurrentError: some are missing; names their parts where all records cut the rows alike, else their rows.
     """
     signals = folder / "signals"
     total = count_shards(rows, options.shard_rows)
-    folders = [signals, *sorted(signals.glob("per_anchor_*"))]
+    folders = [signals, *sorted(signals.glob("per_anchor_*"))] if within is None else [signals / within]
     missing = sorted({n for each in folders for n in range(total) if not ShardFolder(each).is_done(n)})
     if not missing:
         return total
-    there = f"{total - len(missing)} of {total} shards are there"
+    there = f"{total - len(missing)} of {total} shards{f' of the {within} pass' if within else ''} are there"
     cuts = {record.part.of for record in records}
     if len(cuts) == 1:
         (of,) = cuts
@@ -132,8 +134,9 @@ def require_all_shards(folder: Path, records: Sequence[PartRecord], rows: int, o
             f"Run the same scan with --shard {names[0]}, then merge again.",
         )
     first, last = missing[0] * options.shard_rows, min(rows, (missing[-1] + 1) * options.shard_rows) - 1
+    kind = "rows" if within is None else "picked rows"
     raise RipcurrentError(
-        f"{folder} is not whole: rows between {first} and {last} are missing ({there}).",
+        f"{folder} is not whole: {kind} between {first} and {last} are missing ({there}).",
         "Run the same scan without --shard: it computes only what is missing.",
     )
 

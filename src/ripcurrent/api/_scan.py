@@ -137,6 +137,9 @@ def scan_part(
 
     Raises:
         RipcurrentError: As :func:`scan`; the part is at work already; or an option that needs to see all rows.
+
+    With a prefilter a part is given twice: rows are picked from all parts' representation passes, so the gradient pass
+    over them begins when all of these are in the shared folder (:attr:`PartResult.waits`).
     """
     result = _scan(dataset, out, resolve_options(options, changes), part, execution or Execution(), progress)
     assert isinstance(result, PartResult)
@@ -185,12 +188,9 @@ def _scan(
         "resolved_dtype": str(chat_model.dtype).removeprefix("torch."),
     }
     loaded = time.perf_counter()
-    numbers = shards_of(part, count, chosen)
     with (
         RunDirectory(folder, identity, part=None if part is None else str(part)) as run,
-        running(
-            execution, rows, chosen, count=count, within=numbers, on_gpu=chat_model.device.type == "cuda"
-        ) as run_stage,
+        running(execution, rows, chosen, count=count, part=part, on_gpu=chat_model.device.type == "cuda") as run_stage,
     ):
         gradient_pass = GradientPass(chat_model) if chosen.wants_gradient else None
         features = (
@@ -204,9 +204,8 @@ def _scan(
         if chosen.anchor_check:
             require_separation(anchor_set.name, separations)
         prepared = time.perf_counter()
-        own_rows = rows_of(numbers, count, chosen)
         signals = run_signals(
-            run, rows, chosen, chat_model, gradient_pass, features, anchors, told, own_rows, run_stage, part
+            run, rows, chosen, chat_model, gradient_pass, features, anchors, told, count, run_stage, part
         )
         fresh_rows = signals.fresh_rows
         scored = time.perf_counter()
@@ -258,9 +257,10 @@ def _scan(
             measured["memory"]["batches_halved"] = None
         if part is not None:
             write_part(run.folder, part, manifest, measured, used)
-            return PartResult(folder, part, own_rows, fresh_rows)
+            own_rows = rows_of(shards_of(part, count, chosen), count, chosen)
+            return PartResult(folder, part, own_rows, fresh_rows, signals.waits)
         told.step("writing scores")
-        counts = _write_scores(run, signals, chosen, anchors.measurements, manifest)
+        counts = write_scan_scores(run, signals, chosen, anchors.measurements, manifest)
         if parts := read_parts(run.folder):
             measured["parts"] = [short_record(record) for record in parts]
         manifest |= {
@@ -303,15 +303,9 @@ def keep_manifest(run: RunDirectory, manifest: dict[str, Any]) -> None:
 
 
 def write_scan_scores(
-    run: RunDirectory, shards: int, options: ScanOptions, anchors: AnchorMeasurements, manifest: dict[str, Any]
-) -> dict[str, int]:
-    """Write the scores table of a scan whose shards are all there; returns the number of rows of each status."""
-    return _write_scores(run, Signals(shards, 0, None, 0), options, anchors, manifest)
-
-
-def _write_scores(
     run: RunDirectory, found: Signals, options: ScanOptions, anchors: AnchorMeasurements, manifest: dict[str, Any]
 ) -> dict[str, int]:
+    """Write the scores table of a scan whose shards are all there; returns the number of rows of each status."""
     scorer = scorer_of(anchors, options)
     metadata = {
         "default_ranking": options.default_ranking,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ from ripcurrent.api._anchors import PreparedAnchors, encode_for_gradient
 from ripcurrent.api._execution import RunStage
 from ripcurrent.api._memory import MemoryPlan, plan_path, scan_directions, within_memory
 from ripcurrent.api._options import ScanOptions
-from ripcurrent.api._prefilter import PICKED_BY, Picked, PickedRows, join_gradients, pick_rows
+from ripcurrent.api._parts import GRADIENT, rows_of, shards_of
+from ripcurrent.api._prefilter import PICKED_BY, Picked, join_gradients, pick_rows
 from ripcurrent.api._progress import Progress
 from ripcurrent.data import Dataset
-from ripcurrent.engine import LocalExecutor, Part, Shard, ShardFolder
+from ripcurrent.engine import Part, Shard, ShardFolder, count_shards
 from ripcurrent.models import ChatModel
 from ripcurrent.run import RunDirectory
 from ripcurrent.scoring import AnchorMeasurements, Scorer, dot_column
@@ -40,6 +42,8 @@ class Signals:
     """What a prefilter let through."""
     gradient_shards: int = 0
     """Shards of the gradient pass over these rows."""
+    waits: bool = False
+    """A part's prefilter waits for the representation pass of other parts: nothing is picked before all are there."""
 
 
 def run_signals(
@@ -55,7 +59,8 @@ def run_signals(
     run_stage: RunStage,
     part: Part | None = None,
 ) -> Signals:
-    """Run the signal stage over every shard, or every one of a part, that is not done."""
+    """Run the signal stage over every shard, or every one of a part, that is not done; ``count`` is of all rows."""
+    own_rows = rows_of(shards_of(part, count, options), count, options)
     common: dict[str, Any] = {
         "chat_model": chat_model,
         "token_budget": options.batch_tokens,
@@ -94,30 +99,30 @@ def run_signals(
     signals = run.folder / "signals"
     if options.prefilter is not None:
         cheap = replace(stage, gradient_pass=None, directions=None, direction_columns=())
-        shards, fresh = _run_stage(signals, cheap, told, "representation pass", count, run_stage)
-        tables = ShardFolder(signals).tables(shards)
-        scorer = scorer_of(anchors.measurements, options)
-        by = options.prefilter_by or PICKED_BY
-        picked = pick_rows(tables, scorer, options.prefilter, options.prefilter_sample, options.seed, by)
+        shards, fresh = _run_stage(signals, cheap, told, "representation pass", own_rows, run_stage)
+        every = count_shards(count, options.shard_rows)
+        if part is not None and not all(ShardFolder(signals).is_done(number) for number in range(every)):
+            return Signals(shards, fresh, plan, halving.batches_halved, waits=True)
+        picked = picked_of(run, every, options, anchors.measurements)
         deep = replace(stage, features=None, anchor_features=None)
-        chosen = PickedRows(rows, picked.rows)
-
-        def run_picked(stage: SignalStage, folder: ShardFolder, on_shard: Callable[[Shard, bool], None]) -> int:
-            return LocalExecutor().run(
-                chosen.iter_from, stage, folder, shard_rows=options.shard_rows, on_shard=on_shard
-            )
-
-        label = "gradient pass over picked rows"
-        gradient_shards, more = _run_stage(signals / "gradient", deep, told, label, len(picked.rows), run_picked)
-        return Signals(shards, fresh + more, plan, halving.batches_halved, picked, gradient_shards)
+        number = len(picked.rows)
+        gradient_shards, more = _run_stage(
+            signals / GRADIENT,
+            deep,
+            told,
+            "gradient pass over picked rows",
+            rows_of(shards_of(part, number, options), number, options),
+            partial(run_stage, picked=picked.rows),
+        )
+        return Signals(every, fresh + more, plan, halving.batches_halved, picked, gradient_shards)
     if not options.per_anchor or gradient_pass is None:
-        shards, fresh = _run_stage(signals, stage, told, "scoring rows", count, run_stage)
+        shards, fresh = _run_stage(signals, stage, told, "scoring rows", own_rows, run_stage)
     else:
         encoded = encode_for_gradient(anchors.anchor_set, chat_model, options)
         further = anchor_passes(gradient_pass, encoded)
         passes = "one further pass" if len(further) == 1 else f"{len(further)} further passes"
         told.step(f"{len(encoded)} anchors with a direction each: {passes} over all rows")
-        shards, fresh = _run_stage(signals, stage, told, "scoring rows", count, run_stage)
+        shards, fresh = _run_stage(signals, stage, told, "scoring rows", own_rows, run_stage)
         del stage
         for one in further:
             with in_memory("The directions of single anchors"):
@@ -132,14 +137,19 @@ def run_signals(
             first, last = one.places[0], one.places[-1]
             label = f"anchors {first} to {last} of {len(encoded)}"
             fresh += _run_stage(
-                signals / f"per_anchor_{first:03d}_to_{last:03d}", stage, told, label, count, run_stage
+                signals / f"per_anchor_{first:03d}_to_{last:03d}", stage, told, label, own_rows, run_stage
             )[1]
             del stage, directions
     return Signals(shards, fresh, plan, halving.batches_halved)
 
 
 def _run_stage(
-    folder: Path, stage: SignalStage, told: Progress, label: str, count: int, run_stage: RunStage
+    folder: Path,
+    stage: SignalStage,
+    told: Progress,
+    label: str,
+    count: int,
+    run_stage: Callable[[SignalStage, ShardFolder, Callable[[Shard, bool], None]], int],
 ) -> tuple[int, int]:
     """Run a stage over a stream of rows; the number after the last shard's and how many rows were computed now."""
     fresh_rows = 0
@@ -157,6 +167,19 @@ def _run_stage(
     return shards, fresh_rows
 
 
+def picked_of(run: RunDirectory, shards: int, options: ScanOptions, anchors: AnchorMeasurements) -> Picked:
+    """What a prefilter lets through, from the finished shards of its representation pass."""
+    assert options.prefilter is not None
+    return pick_rows(
+        ShardFolder(run.folder / "signals").tables(shards),
+        scorer_of(anchors, options),
+        options.prefilter,
+        options.prefilter_sample,
+        options.seed,
+        options.prefilter_by or PICKED_BY,
+    )
+
+
 def scorer_of(anchors: AnchorMeasurements, options: ScanOptions) -> Scorer:
     """What turns signals into scores."""
     return Scorer(anchors, options.avg_n, bool(options.quirks.get("round_to_bf16")))
@@ -167,7 +190,7 @@ def signal_tables(run: RunDirectory, found: Signals) -> Iterable[pa.Table]:
     signals = run.folder / "signals"
     tables = ShardFolder(signals).tables(found.shards)
     if found.picked is not None:
-        return join_gradients(tables, ShardFolder(signals / "gradient").tables(found.gradient_shards), found.picked)
+        return join_gradients(tables, ShardFolder(signals / GRADIENT).tables(found.gradient_shards), found.picked)
     extra = sorted(signals.glob("per_anchor_*"))
     return _joined(found.shards, [signals, *extra]) if extra else tables
 

@@ -220,7 +220,11 @@ def _scan_part(
     fresh = result.rows_scored_in_this_call
     if as_json:
         folder = str(result.folder)
-        print_json({"run": folder, "part": str(part), "rows": result.rows, "rows_scored_in_this_call": fresh})
+        about = {"rows": result.rows, "rows_scored_in_this_call": fresh, "waits": result.waits}
+        print_json({"run": folder, "part": str(part), **about})
+    elif not quiet and result.waits:
+        typer.echo(f"Part {part}: the representation pass over its {result.rows} rows is done, other parts' is not.")
+        typer.echo("Rows are picked from all of them: give this command once more when every part has come so far.")
     elif not quiet:
         typer.echo(f"Part {part}: {result.rows} rows, {fresh} of them scored now.")
         typer.echo(f"When all {part.of} parts are done: ripcurrent merge {result.folder}")
