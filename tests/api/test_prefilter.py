@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +21,16 @@ from ripcurrent.api._prefilter import (
     join_gradients,
     pick_rows,
     prefilter_record,
+    read_picked,
     recall_sentence,
     recalls,
+    write_picked,
 )
 from ripcurrent.api._scan import ScanResult, scan
 from ripcurrent.api._select import select
 from ripcurrent.api._summary import summarise_scan
 from ripcurrent.cli import run
-from ripcurrent.data import read_rows
+from ripcurrent.data import Dataset, read_rows
 from ripcurrent.errors import RipcurrentError
 from tests.api.test_scan_resume import Counting
 from tests.tiny_scan import EXACT, good_rows, write_jsonl
@@ -338,3 +342,57 @@ def test_what_it_does_not_do_is_said(
 ) -> None:
     assert run(["scan", str(rows_file), "--out", str(tmp_path / "out"), *arguments]) == 1
     assert said in " ".join(capsys.readouterr().err.split())
+
+
+def test_what_was_picked_stays_though_a_shard_of_the_first_pass_is_computed_anew(
+    scanned: tuple[ScanResult, ScanResult], options: dict[str, Any], tmp_path: Path, no_page: None
+) -> None:
+    few, _ = scanned
+    folder = tmp_path / "copy"
+    shutil.copytree(few.folder, folder)
+    how = {"prefilter": 0.2, "prefilter_sample": 100, "shard_rows": 32, **options}
+    kept = folder / "signals" / "gradient" / "picked.npz"
+    picked = read_picked(kept)
+    assert len(picked.passed) == ROWS // 5
+    first = folder / "signals" / "shard-00000.parquet"
+    first.unlink()
+    again = scan(few.folder.parent / "rows.jsonl", folder, **how)
+    assert again.manifest["timings"]["rows_scored_in_this_call"] == 32
+    assert again.scores_path.read_bytes() == few.scores_path.read_bytes()
+    # gradients of other rows than the picked ones are never taken for theirs
+    other = replace(picked, passed=np.setdiff1d(np.arange(ROWS), picked.rows)[: ROWS // 5])
+    write_picked(kept, other)
+    with pytest.raises(RipcurrentError, match=r"Row \d+ was picked, and the gradient pass has no such row"):
+        scan(few.folder.parent / "rows.jsonl", folder, **how)
+    kept.write_bytes(b"PK half a file")
+    with pytest.raises(RipcurrentError, match=r"picked.npz is damaged.*"):
+        scan(few.folder.parent / "rows.jsonl", folder, **how)
+
+
+def test_rows_between_the_picked_ones_are_not_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = read_rows(write_jsonl(tmp_path / "rows.jsonl", good_rows(40)))
+    made: list[int] = []
+    row_of = type(rows)._row
+
+    def counted(self: Any, index: int, record: object) -> Any:
+        made.append(index)
+        return row_of(self, index, record)
+
+    monkeypatch.setattr(type(rows), "_row", counted)
+    stream = PickedRows(rows, np.array([3, 4, 17, 30, 39])).iter_from(1)
+    assert next(stream).index == 4
+    stream.skip(1)
+    assert [row.index for row in stream] == [30, 39]
+    assert made == [4, 30, 39]
+    stream = PickedRows(rows, np.array([3])).iter_from(0)
+    stream.skip(2)
+    assert list(stream) == []
+
+
+def test_a_dataset_that_changes_while_it_is_scanned_is_refused(
+    rows_file: Path, tmp_path: Path, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch, no_page: None
+) -> None:
+    counted = Dataset.count_and_hash
+    monkeypatch.setattr(Dataset, "count_and_hash", lambda self: (counted(self)[0] + 3, counted(self)[1]))
+    with pytest.raises(RipcurrentError, match="The dataset gave 12 rows where 15 had been counted"):
+        scan(rows_file, tmp_path / "out", **options)

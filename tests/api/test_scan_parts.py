@@ -15,6 +15,7 @@ import pytest
 
 from ripcurrent.api._memory import parse_size, plan_path, read_plan
 from ripcurrent.api._merge import merge_parts
+from ripcurrent.api._prefilter import read_picked
 from ripcurrent.api._scan import ScanResult, scan, scan_part
 from ripcurrent.engine import Part
 from ripcurrent.errors import RipcurrentError
@@ -223,8 +224,11 @@ def many(tmp_path: Path) -> Path:
 PICKING = {"prefilter": "20%", "prefilter_sample": 100, "shard_rows": 16}
 
 
-def test_a_prefilter_picks_from_all_parts_rows(tmp_path: Path, many: Path, options: dict[str, Any]) -> None:
-    dataset, how = many, {**options, **PICKING}
+@pytest.mark.parametrize("change", [{}, {"limit": 130}, {"prefilter_sample": 120, "shard_rows": 64}], ids=str)
+def test_a_prefilter_picks_from_all_parts_rows(
+    tmp_path: Path, many: Path, options: dict[str, Any], change: dict[str, Any]
+) -> None:
+    dataset, how = many, {**options, **PICKING, **change}
     whole = scan(dataset, tmp_path / "whole", **how)
     out = tmp_path / "parts"
     first = [scan_part(dataset, Part(index, OF), out, **how) for index in range(OF)]
@@ -235,9 +239,12 @@ def test_a_prefilter_picks_from_all_parts_rows(tmp_path: Path, many: Path, optio
     again = [scan_part(dataset, Part(index, OF), out, **how) for index in range(OF)]
     assert not any(part.waits for part in again)
     assert [part.rows for part in again] == [part.rows for part in first]
-    assert all(part.rows_scored_in_this_call for part in again[:2])
     assert again[2].rows_scored_in_this_call == 0
     merged = merge_parts([out])
+    # a part's record is of both its rounds: every row once in the first pass, every picked one in the second
+    picked = read_picked(out / "signals" / "gradient" / "picked.npz")
+    rows = whole.manifest["dataset"]["rows"]
+    assert merged.manifest["timings"]["rows_scored_in_this_call"] == rows + len(picked.rows)
     assert merged.scores_path.read_bytes() == whole.scores_path.read_bytes()
     assert merged.manifest["prefilter"] == whole.manifest["prefilter"]
     assert facts_of_the_page(merged) == facts_of_the_page(whole)
@@ -254,7 +261,7 @@ def test_a_prefilter_in_folders_of_their_own_never_sees_all_rows(
         assert scan_part(dataset, Part(index, 2), tmp_path / f"part{index}", **how).waits
     with pytest.raises(RipcurrentError, match=r"parts 0/2 and 1/2 are missing \(0 of \d shards of the gradient pass"):
         merge_parts([tmp_path / "part0", tmp_path / "part1"], tmp_path / "merged")
-    # what they have in common goes on from there
+    # as the error says, what they have in common goes on from there
     again = [scan_part(dataset, Part(index, 2), tmp_path / "merged", **how) for index in range(2)]
     assert not any(part.waits for part in again)
     assert merge_parts([tmp_path / "merged"]).status_counts

@@ -205,6 +205,8 @@ def test_without_a_terminal_progress_is_told_now_and_then(
     progress = TerminalProgress()
     progress.start("scoring rows", 8)
     progress.skipped(4)
+    # a shard that begins says so; nothing is computed yet
+    progress.rows(0)
     progress.rows(2)
     progress.rows(2)
     said = capsys.readouterr().err.splitlines()

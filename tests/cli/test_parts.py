@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -55,9 +56,11 @@ def test_a_part_with_a_prefilter_is_told_to_come_again(command: Command, rows_fi
     how = ("--out", tmp_path / "out", "--prefilter", "50%", "--shard-rows", "4")
     said = command.scan(rows_file, *how, "--shard", "0/2")
     assert said.code == 0
-    assert "give this command once more when every part has come so far" in said.out
+    assert f"when every part has come so far\nin {tmp_path / 'out'}, which all parts must share." in said.out
     waits = [command.scan(rows_file, *how, "--shard", part, "--json").json["waits"] for part in ("1/2", "0/2")]
     assert waits == [False, False]
+    again = command.scan(rows_file, *how, "--shard", "1/2").out
+    assert re.search(r"Part 1/2: \d+ rows, both passes are done, 0 rows of either computed now", again)
     assert "Prefilter:" in command("merge", tmp_path / "out").out
 
 

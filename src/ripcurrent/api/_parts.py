@@ -18,6 +18,8 @@ from ripcurrent.run import PARTS, write_json
 
 GRADIENT = "gradient"
 """Folder, among the signals, of a prefilter's gradient pass."""
+PICKED = "picked.npz"
+"""File in it: the rows that were picked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +91,16 @@ def rows_of(numbers: range, rows: int, options: ScanOptions) -> int:
 def write_part(
     folder: Path, part: Part, manifest: dict[str, Any], measured: dict[str, Any], directions: dict[str, Any] | None
 ) -> None:
-    """Record that a part is finished; if it computed nothing this time, what was measured before stays."""
+    """Record that a part is finished; if it computed nothing this time, what was measured before stays.
+
+    A part with a prefilter is given twice, and the record is of both rounds.
+    """
     path = _record_path(folder, part)
     if path.exists() and not measured["timings"]["rows_scored_in_this_call"]:
         return
+    if path.exists() and manifest["options"]["prefilter"] is not None:
+        (before,) = (record.measured for record in read_parts(folder) if record.part == part)
+        measured = _both_rounds(before, measured)
     write_json(path, PartRecord(part, manifest, measured, directions, socket.gethostname()).as_json())
 
 
@@ -131,7 +139,7 @@ def require_all_shards(
         what = f"part {names[0]} is" if len(names) == 1 else f"parts {', '.join(names[:-1])} and {names[-1]} are"
         raise RipcurrentError(
             f"{folder} is not whole: {what} missing ({there}).",
-            f"Run the same scan with --shard {names[0]}, then merge again.",
+            f"Run the same scan with --shard {names[0]} and --out {folder}, then merge again.",
         )
     first, last = missing[0] * options.shard_rows, min(rows, (missing[-1] + 1) * options.shard_rows) - 1
     kind = "rows" if within is None else "picked rows"
@@ -143,8 +151,9 @@ def require_all_shards(
 
 def gather_shards(source: Path, target: Path) -> None:
     """Put one run folder's finished shards and part records into another; what is there stays."""
-    for found in sorted([*(source / "signals").rglob("shard-*"), *(source / PARTS).glob("*.json")]):
-        if found.suffix not in (".parquet", ".done", ".json"):
+    files = [*(source / "signals").rglob("shard-*"), source / "signals" / GRADIENT / PICKED]
+    for found in sorted([*files, *(source / PARTS).glob("*.json")]):
+        if found.suffix not in (".parquet", ".done", ".json", ".npz") or not found.exists():
             continue
         place = target / found.relative_to(source)
         if place.exists():
@@ -171,6 +180,17 @@ def merged_measurements(records: Sequence[PartRecord]) -> dict[str, Any]:
         "peak_memory_bytes": max(record.measured["peak_memory_bytes"] for record in records),
         "memory": _merged_memory([record.measured["memory"] for record in records]),
         "parts": [short_record(record) for record in records],
+    }
+
+
+def _both_rounds(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """What two rounds of one part took together."""
+    timings = {key: before["timings"][key] + value for key, value in now["timings"].items()}
+    return {
+        **now,
+        "timings": timings,
+        "peak_memory_bytes": max(before["peak_memory_bytes"], now["peak_memory_bytes"]),
+        "memory": _merged_memory([now["memory"], before["memory"]]),
     }
 
 

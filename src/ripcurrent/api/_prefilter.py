@@ -8,13 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from ripcurrent.data import Dataset, Row
+from ripcurrent.data import Dataset, Row, RowStream
+from ripcurrent.errors import RipcurrentError
+from ripcurrent.run import written_whole
 from ripcurrent.scoring import DIRECTION_OF_RISK, PREFILTER, Scorer, spearman
 from ripcurrent.scoring._columns import REPRESENTATION_COLUMNS
 
@@ -72,18 +76,34 @@ class PickedRows:
         self._rows = rows
         self._chosen = chosen
 
-    def iter_from(self, start: int) -> Iterator[Row]:
+    def iter_from(self, start: int) -> PickedStream:
         """The chosen rows from the ``start``-th on."""
-        wanted = self._chosen[start:]
-        if not len(wanted):
-            return
-        place = 0
-        for row in self._rows.iter_from(int(wanted[0])):
-            if row.index == wanted[place]:
-                yield row
-                place += 1
-                if place == len(wanted):
-                    return
+        return PickedStream(self._rows, self._chosen[start:])
+
+
+class PickedStream(Iterator[Row]):
+    """Chosen rows in order; rows between them are stepped over and never made."""
+
+    def __init__(self, rows: Dataset, chosen: npt.NDArray[np.int64]) -> None:
+        self._rows = rows
+        self._chosen = chosen
+        self._place = 0
+        self._stream: RowStream | None = None
+        self._at = 0
+
+    def __next__(self) -> Row:
+        if self._place >= len(self._chosen):
+            raise StopIteration
+        wanted = int(self._chosen[self._place])
+        if self._stream is None:
+            self._stream, self._at = self._rows.iter_from(wanted), wanted
+        self._stream.skip(wanted - self._at)
+        self._place, self._at = self._place + 1, wanted + 1
+        return next(self._stream)
+
+    def skip(self, count: int) -> None:
+        """Step over so many of the chosen rows, or as many as are left."""
+        self._place += count
 
 
 def pick_rows(
@@ -114,6 +134,36 @@ def pick_rows(
     return Picked(len(rows), picks.pop(by), np.sort(drawn), by, picks)
 
 
+def write_picked(path: Path, picked: Picked) -> None:
+    """Keep what was picked, whole."""
+    arrays: dict[str, Any] = {name: getattr(picked, name) for name in ("usable", "passed", "sampled", "by")}
+    arrays |= {f"otherwise/{name}": rows for name, rows in picked.otherwise.items()}
+    with written_whole(path) as part, part.open("wb") as file:
+        np.savez(file, **arrays)
+
+
+def read_picked(path: Path) -> Picked:
+    """The reverse of :func:`write_picked`.
+
+    Raises:
+        RipcurrentError: The file is damaged.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as kept:
+            return Picked(
+                int(kept["usable"]),
+                kept["passed"],
+                kept["sampled"],
+                str(kept["by"]),
+                {name.partition("/")[2]: kept[name] for name in kept.files if name.startswith("otherwise/")},
+            )
+    except (OSError, ValueError, KeyError, BadZipFile) as error:
+        raise RipcurrentError(
+            f"{path} is damaged: {error}.",
+            f"Delete the folder {path.parent} and run the same scan again: its gradient pass is computed anew.",
+        ) from error
+
+
 def risk(column: str, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """A column's values turned so that higher is riskier."""
     return -values if DIRECTION_OF_RISK[column] == "lower" else values
@@ -123,7 +173,7 @@ def join_gradients(tables: Iterable[pa.Table], gradients: Iterable[pa.Table], pi
     """The representation pass's shards with the columns of the gradient pass, null for rows that it did not see."""
     waiting = iter(gradients)
     held: pa.Table | None = None
-    passed = set(picked.passed.tolist())
+    passed, wanted = set(picked.passed.tolist()), picked.rows
     for table in tables:
         last = table["row"][-1].as_py()
         while held is None or not held.num_rows or held["row"][-1].as_py() < last:
@@ -135,9 +185,22 @@ def join_gradients(tables: Iterable[pa.Table], gradients: Iterable[pa.Table], pi
             # nothing was usable, so there are no gradients to join
             yield table.append_column(PREFILTER, pa.nulls(table.num_rows, pa.string()))
             continue
-        yield _joined(table, held, passed)
         rows = held["row"].to_numpy()
+        _require_gradients(table["row"].to_numpy(), wanted, rows)
+        yield _joined(table, held, passed)
         held = held.slice(int(np.searchsorted(rows, last, side="right")))
+
+
+def _require_gradients(
+    rows: npt.NDArray[np.int64], wanted: npt.NDArray[np.int64], there: npt.NDArray[np.int64]
+) -> None:
+    first, last = np.searchsorted(wanted, (rows[0], rows[-1] + 1))
+    lost = np.setdiff1d(wanted[first:last], there)
+    if len(lost):
+        raise RipcurrentError(
+            f"Row {lost[0]} was picked, and the gradient pass has no such row ({len(lost)} in this shard).",
+            "Delete the folder signals/gradient of the run and run the same scan again: that pass is computed anew.",
+        )
 
 
 def _joined(table: pa.Table, gradients: pa.Table, passed: set[int]) -> pa.Table:

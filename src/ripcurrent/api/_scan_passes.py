@@ -9,17 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+from filelock import FileLock
 
 from ripcurrent.api._anchor_passes import anchor_passes, own_directions
 from ripcurrent.api._anchors import PreparedAnchors, encode_for_gradient
 from ripcurrent.api._execution import RunStage
 from ripcurrent.api._memory import MemoryPlan, plan_path, scan_directions, within_memory
 from ripcurrent.api._options import ScanOptions
-from ripcurrent.api._parts import GRADIENT, rows_of, shards_of
-from ripcurrent.api._prefilter import PICKED_BY, Picked, join_gradients, pick_rows
+from ripcurrent.api._parts import GRADIENT, PICKED, rows_of, shards_of
+from ripcurrent.api._prefilter import PICKED_BY, Picked, join_gradients, pick_rows, read_picked, write_picked
 from ripcurrent.api._progress import Progress
 from ripcurrent.data import Dataset
 from ripcurrent.engine import Part, Shard, ShardFolder, count_shards
+from ripcurrent.errors import RipcurrentError
 from ripcurrent.models import ChatModel
 from ripcurrent.run import RunDirectory
 from ripcurrent.scoring import AnchorMeasurements, Scorer, dot_column
@@ -74,16 +76,17 @@ def run_signals(
         "on_rows": told.rows,
     }
 
-    def make_stage(mapped: bool) -> SignalStage:
+    def make_stage(mapped: bool, *, gradients: bool = True) -> SignalStage:
         directions = None
-        if gradient_pass is not None:
+        multiplied = gradient_pass if gradients else None
+        if multiplied is not None:
             stored = [anchors.direction("harmful"), anchors.direction("safe")]
             with in_memory("The directions"):
-                directions = scan_directions(gradient_pass, stored, chat_model, run.folder if mapped else None)
+                directions = scan_directions(multiplied, stored, chat_model, run.folder if mapped else None)
         return SignalStage(
-            gradient_pass=gradient_pass,
+            gradient_pass=multiplied,
             directions=directions,
-            direction_columns=("dot_harmful", "dot_safe") if gradient_pass is not None else (),
+            direction_columns=("dot_harmful", "dot_safe") if multiplied is not None else (),
             features=features,
             anchor_features=anchors.features,
             **common,
@@ -91,7 +94,7 @@ def run_signals(
 
     plan = None
     if options.memory is None:
-        stage = make_stage(False)
+        stage = make_stage(False, gradients=options.prefilter is None)
     else:
         plan_file = plan_path(run.folder, part)
         stage, plan = within_memory(plan_file, lambda: rows, options, chat_model, make_stage, told.step)
@@ -104,6 +107,9 @@ def run_signals(
         if part is not None and not all(ShardFolder(signals).is_done(number) for number in range(every)):
             return Signals(shards, fresh, plan, halving.batches_halved, waits=True)
         picked = picked_of(run, every, options, anchors.measurements)
+        if stage.directions is None:
+            # not before they are needed: other parts, or workers on this very GPU, had the first pass
+            stage = replace(make_stage(False), halving=halving)
         deep = replace(stage, features=None, anchor_features=None)
         number = len(picked.rows)
         gradient_shards, more = _run_stage(
@@ -152,10 +158,11 @@ def _run_stage(
     run_stage: Callable[[SignalStage, ShardFolder, Callable[[Shard, bool], None]], int],
 ) -> tuple[int, int]:
     """Run a stage over a stream of rows; the number after the last shard's and how many rows were computed now."""
-    fresh_rows = 0
+    fresh_rows = seen = 0
 
     def on_shard(shard: Shard, fresh: bool) -> None:
-        nonlocal fresh_rows
+        nonlocal fresh_rows, seen
+        seen += shard.rows
         if fresh:
             fresh_rows += shard.rows
         else:
@@ -164,20 +171,35 @@ def _run_stage(
     told.start(label, count)
     shards = run_stage(stage, ShardFolder(folder), on_shard)
     told.finish()
+    if seen != count:
+        raise RipcurrentError(
+            f"The dataset gave {seen} rows where {count} had been counted.",
+            "It changed while it was scanned: leave it alone, and scan it into another --out.",
+        )
     return shards, fresh_rows
 
 
 def picked_of(run: RunDirectory, shards: int, options: ScanOptions, anchors: AnchorMeasurements) -> Picked:
-    """What a prefilter lets through, from the finished shards of its representation pass."""
+    """What a prefilter lets through: from the finished shards of its representation pass, once in a run's life.
+
+    The gradient pass's shards are cut from these rows, so they stay the same whatever becomes of a shard of the first.
+    """
     assert options.prefilter is not None
-    return pick_rows(
-        ShardFolder(run.folder / "signals").tables(shards),
-        scorer_of(anchors, options),
-        options.prefilter,
-        options.prefilter_sample,
-        options.seed,
-        options.prefilter_by or PICKED_BY,
-    )
+    folder = run.folder / "signals" / GRADIENT
+    folder.mkdir(parents=True, exist_ok=True)
+    # parts wait for the first of them, which picks
+    with FileLock(folder / "picked.lock"):
+        if not (folder / PICKED).exists():
+            picked = pick_rows(
+                ShardFolder(run.folder / "signals").tables(shards),
+                scorer_of(anchors, options),
+                options.prefilter,
+                options.prefilter_sample,
+                options.seed,
+                options.prefilter_by or PICKED_BY,
+            )
+            write_picked(folder / PICKED, picked)
+    return read_picked(folder / PICKED)
 
 
 def scorer_of(anchors: AnchorMeasurements, options: ScanOptions) -> Scorer:

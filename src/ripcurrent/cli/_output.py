@@ -119,7 +119,8 @@ class TerminalProgress:
         self._done += count
         rate = self._computed / max(now - self._began, 1e-9)
         if not self._console.is_terminal:
-            if now - self._said >= SAY_EVERY and self._done < self._total:
+            # a shard begins by telling of no row; nothing can be said of what is left before there is one
+            if self._computed and now - self._said >= SAY_EVERY and self._done < self._total:
                 self._said = now
                 left = (self._total - self._done) / rate / 60
                 line = f"{self._name}: {self._done} of {self._total} rows, {rate:.1f} rows/s, about {left:.0f} min left"

@@ -224,9 +224,13 @@ def _scan_part(
         print_json({"run": folder, "part": str(part), **about})
     elif not quiet and result.waits:
         typer.echo(f"Part {part}: the representation pass over its {result.rows} rows is done, other parts' is not.")
-        typer.echo("Rows are picked from all of them: give this command once more when every part has come so far.")
+        typer.echo("Rows are picked from all of them: give this command once more when every part has come so far")
+        typer.echo(f"in {result.folder}, which all parts must share.")
     elif not quiet:
-        typer.echo(f"Part {part}: {result.rows} rows, {fresh} of them scored now.")
+        done = f"{fresh} of them scored now"
+        if changes["prefilter"] is not None:
+            done = f"both passes are done, {fresh} rows of either computed now"
+        typer.echo(f"Part {part}: {result.rows} rows, {done}.")
         typer.echo(f"When all {part.of} parts are done: ripcurrent merge {result.folder}")
 
 

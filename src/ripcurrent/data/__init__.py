@@ -10,7 +10,7 @@ from ripcurrent.data._near_duplicates import (
     word_set,
 )
 from ripcurrent.data._places import TokenKind, TokenPart, TokenPlace, token_places
-from ripcurrent.data._read import Dataset, canonical_json, open_container, read_rows
+from ripcurrent.data._read import Dataset, RowStream, canonical_json, open_container, read_rows
 from ripcurrent.data._refusals import REFUSAL_PHRASES, has_refusal
 from ripcurrent.data._render import render
 from ripcurrent.data._sniff import parse_mapping
@@ -33,6 +33,7 @@ __all__ = [
     "Message",
     "Row",
     "RowStatus",
+    "RowStream",
     "TokenKind",
     "TokenPart",
     "TokenPlace",

@@ -82,6 +82,9 @@ def stack_directions(
         gradients = given = list(gradients)
         count, factoring = len(given), _factoring_of(given)
     device = catalogue.input_embedding.weight.device
+    if device.type == "meta":
+        # a model that was given back: the directions are only to be sent on
+        device = torch.device("cpu")
     shapes = dense_shapes(catalogue, factoring)
     linear: dict[GroupKey, Tensor] = {}
     slots: dict[str, Tensor] = {}
