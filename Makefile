@@ -58,7 +58,7 @@ check: $(STAMP) ## Format, lint, types, and the import contract of the rooms
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-bench: $(STAMP) ## Measure exactness and speed, as docs/benchmarks.md has them
+bench: $(STAMP) ## Exactness and speed with their goals, within 20 minutes on two cores; ARGS=--full: more rows, an hour
 	$(BIN)/python -m bench $(ARGS)
 
 bench-peers: $(STAMP) ## Other packages on the same rows, threads and scope, as docs/benchmarks.md has them

@@ -1,13 +1,18 @@
-"""Exactness against one-row autograd on the embedded model: ``python -m bench.exactness [--rows N]``."""
+"""Exactness against one-row autograd on the embedded model: ``python -m bench.exactness [--full | --rows N]``.
+
+As it is, 16 rows in five batch budgets, with directions from 16 others; ``--full`` takes 48 rows.
+"""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from bench.goals import judged
 from bench.rows import sample
 from ripcurrent.data import EncodedRow
 from ripcurrent.engine import plan_batches
@@ -15,23 +20,30 @@ from ripcurrent.models import load_model
 from ripcurrent.scoring import spearman
 from ripcurrent.signals import GradientPass, make_batch, norm_of, set_direction, stack_directions
 
+ROWS, FULL_ROWS, DIRECTION_ROWS = 16, 48, 16
+BUDGETS = {"float32": (512, 1024, 4096), "bfloat16": (512, 1024)}
+COSINE, NORM, SPEARMAN = 2e-5, 1e-4, 0.999
+"""Goals: the first two are the largest differences in float32, the last is bfloat16's rank correlation with it."""
+
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=48)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--rows", type=int, default=ROWS, help="rows to compare (%(default)s)")
+    size.add_argument("--full", action="store_true", help=f"{FULL_ROWS} rows")
     parser.add_argument("--file", default="rows/alpaca_en_demo.json")
     arguments = parser.parse_args()
     exact = load_model("embedded", dtype="float32")
     gradient_pass = GradientPass(exact)
-    rows = sample(exact, arguments.file, arguments.rows + 16)
-    directions = [set_direction(gradient_pass, rows[start : start + 8]).gradient for start in (0, 8)]
-    rows = rows[16:]
+    count = FULL_ROWS if arguments.full else arguments.rows
+    rows, sets = split(sample(exact, arguments.file, count + DIRECTION_ROWS))
+    directions = [set_direction(gradient_pass, chosen).gradient for chosen in sets]
     oracle, norms = _oracle(exact.model, rows, directions)
     lengths = np.array([norm_of(direction) for direction in directions])
     print(
         f"{len(rows)} rows of {arguments.file}, directions of 8 rows each, cosines against one-row autograd in float32"
     )
-    for dtype, budgets in (("float32", (512, 1024, 4096)), ("bfloat16", (512, 1024))):
+    for dtype, budgets in BUDGETS.items():
         chat_model = exact if dtype == "float32" else load_model("embedded", dtype=dtype)
         measured = gradient_pass if dtype == "float32" else GradientPass(chat_model)
         stacked = stack_directions(measured.catalogue, list(directions), chat_model.dtype)
@@ -42,11 +54,27 @@ def main() -> None:
                 dots[places], squared[places] = signals.dots, signals.squared_norm
             found = dots / np.sqrt(squared)[:, None] / lengths
             expected = oracle / norms[:, None] / lengths
-            print(
-                f"  {dtype:<9} budget {budget:>5}: largest cosine difference {np.abs(found - expected).max():.1e}, "
-                f"largest relative norm difference {np.abs(np.sqrt(squared) / norms - 1).max():.1e}, "
-                f"Spearman {min(spearman(found[:, n], expected[:, n]) for n in (0, 1)):.6f}"
-            )
+            cosine, norm = np.abs(found - expected).max(), np.abs(np.sqrt(squared) / norms - 1).max()
+            correlation = min(spearman(found[:, n], expected[:, n]) for n in (0, 1))
+            print(f"  {dtype:<9} budget {budget:>5}: {said(dtype, cosine, norm, correlation)}", flush=True)
+
+
+def split(sampled: Sequence[EncodedRow]) -> tuple[list[EncodedRow], list[list[EncodedRow]]]:
+    """Rows to compare, and those of the two directions, spread among them."""
+    apart = np.linspace(0, len(sampled) - 1, DIRECTION_ROWS).round().astype(int)
+    rows = [row for place, row in enumerate(sampled) if place not in apart]
+    return rows, [[sampled[place] for place in chosen] for chosen in (apart[::2], apart[1::2])]
+
+
+def said(dtype: str, cosine: float, norm: float, correlation: float) -> str:
+    """The three figures, each with its goal where it has one in this type."""
+    exact = dtype == "float32"
+    figures = [
+        (f"largest cosine difference {cosine:.1e}", judged(cosine, (COSINE,), more=False) if exact else ""),
+        (f"largest relative norm difference {norm:.1e}", judged(norm, (NORM,), more=False) if exact else ""),
+        (f"Spearman {correlation:.6f}", "" if exact else judged(correlation, (SPEARMAN,), more=True)),
+    ]
+    return ", ".join(f"{text} ({goal})" if goal else text for text, goal in figures)
 
 
 def _oracle(model: torch.nn.Module, rows: list[EncodedRow], directions: list[dict[str, Tensor]]):  # type: ignore[no-untyped-def]

@@ -1,19 +1,21 @@
 """Memory and time by number of rows: ``python -m bench.scale [--rows 1000,10000,100000] [--out FOLDER]``.
 
 Generated rows of realistic lengths, scanned end to end on the embedded model, by representation alone unless
-``--signals`` says otherwise, each number of rows in a process of its own. What was finished in the folder is not run
-again, and a scan that was stopped goes on. ``--rows 3000 --interrupt 2`` asks something else: whether a scan that is
-killed twice and resumed comes to the scores of one that is not.
+``--signals`` says otherwise, each number of rows in a process of its own. What was finished in the folder with the
+versions of now is not run again, and a scan that was stopped goes on. ``--rows 3000 --interrupt 2`` asks something
+else: whether a scan that is killed twice and resumed comes to the scores of one that is not.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -151,13 +153,20 @@ def _interrupted(kind: Kind, folder: Path, kills: int) -> int:
 
 
 def _measured(kind: Kind, folder: Path) -> dict[str, Any]:
-    """The figures of a scan: those that are there, or those of a scan made or completed now."""
+    """The figures of a scan: those that are there, of the versions of now, or those of a scan made or completed now."""
     figures = folder / f"{kind.name}.json"
-    if figures.exists():
-        print(f"{kind.rows} rows: as measured before ({figures})", flush=True)
-        return dict(json.loads(figures.read_text(encoding="utf-8")))
-    dataset = _dataset(kind, folder)
     run = folder / kind.name.replace("rows-", "run-", 1)
+    if figures.exists():
+        before = dict(json.loads(figures.read_text(encoding="utf-8")))
+        changed = _changed(before.get("versions", {}))
+        if not changed:
+            print(f"{kind.rows} rows: as measured before ({figures})", flush=True)
+            return before
+        kept = figures.with_suffix(".json.old")
+        print(f"{kind.rows} rows: measured before with {', '.join(changed)}: again ({kept} keeps them)", flush=True)
+        shutil.rmtree(run, ignore_errors=True)
+        figures.replace(kept)
+    dataset = _dataset(kind, folder)
     resumed = (run / "signals").exists()
     print(f"{kind.rows} rows: scanning{', going on where it stopped' if resumed else ''}", flush=True)
     process = interrupted.run_to(kind.command(dataset, run), run, kind.shards, None)
@@ -173,10 +182,23 @@ def _measured(kind: Kind, folder: Path) -> dict[str, Any]:
         "peak_bytes": process.peak_bytes,
         "bytes_on_disk": sum(file.stat().st_size for file in run.rglob("*") if file.is_file()),
         "dtype": manifest["model"]["dtype"],
-        "versions": manifest["versions"],
+        "versions": {"ripcurrent": manifest["version"], **manifest["versions"]},
     }
     figures.write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")
     return measured
+
+
+def _changed(versions: Mapping[str, str]) -> list[str]:
+    """What of the packages, ripcurrent among them, has another version now than in these figures, in words."""
+    found = []
+    for name in ("ripcurrent", *(name for name in versions if name != "ripcurrent")):
+        try:
+            now = version(name)
+        except PackageNotFoundError:
+            now = "none"
+        if (then := versions.get(name, "unknown")) != now:
+            found.append(f"{name} {then}, now {now}")
+    return found
 
 
 def _mean_tokens(scores: Path) -> float:

@@ -1,4 +1,8 @@
-"""Speed of gradient scoring on the embedded model: ``python -m bench.speed [--quick] [--json FILE]``."""
+"""Speed of gradient scoring on the embedded model: ``python -m bench.speed [--full | --quick] [--json FILE]``.
+
+As it is, 24 long and 60 short rows, the best of two repetitions, and 10 of the long ones once for the reference's way.
+``--full`` takes 96, 240 and 50 rows and three repetitions, ``--quick`` one repetition.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,7 @@ from typing import Any
 
 import torch
 
+from bench.goals import line
 from bench.rivals import BatchOneLoop, ReferenceWay
 from bench.rows import sample
 from ripcurrent.data import EncodedRow
@@ -21,7 +26,8 @@ from ripcurrent.models import load_model
 from ripcurrent.signals import Batch, FeatureReader, GradientPass, make_batch, stack_directions
 
 TOKEN_BUDGET = 512
-SETS = {"rows/alpaca_en_demo.json": 96, "rows/instruction-data.json": 240}
+SETS = {"rows/alpaca_en_demo.json": 24, "rows/instruction-data.json": 60}
+FULL_SETS = {"rows/alpaca_en_demo.json": 96, "rows/instruction-data.json": 240}
 GOALS: dict[str, dict[str, tuple[float, float] | None]] = {
     "rows/alpaca_en_demo.json": {
         "loop": (1.8, 2.0),
@@ -37,12 +43,14 @@ GOALS: dict[str, dict[str, tuple[float, float] | None]] = {
     },
 }
 """For each ratio a first goal, and the one after it."""
-REFERENCE_ROWS = 50
+REFERENCE_ROWS, FULL_REFERENCE_ROWS = 10, 50
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a quarter of the rows, one repetition")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--full", action="store_true", help="four times the rows, three repetitions")
+    size.add_argument("--quick", action="store_true", help="one repetition")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     arguments = parser.parse_args()
     chat_model = load_model("embedded", dtype="bfloat16")
@@ -59,8 +67,9 @@ def main() -> None:
         "threads": torch.get_num_threads(),
     }
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, bf16, budget {TOKEN_BUDGET} tokens")
-    for name, count in SETS.items():
-        rows = sample(chat_model, name, count // 4 if arguments.quick else count)
+    repetitions = 3 if arguments.full else 1 if arguments.quick else 2
+    for name, count in (FULL_SETS if arguments.full else SETS).items():
+        rows = sample(chat_model, name, count)
         plan = plan_batches([len(row.tokens) for row in rows], TOKEN_BUDGET)
         batches = [make_batch([rows[place] for place in places], chat_model.device) for places in plan]
 
@@ -71,11 +80,11 @@ def main() -> None:
             "loop": partial(loop.run, rows, "sdpa"),
             "loop, our attention": partial(loop.run, rows, chat_model.model.config._attn_implementation),
         }
-        best = _interleaved(timed, 1 if arguments.quick else 3)
+        best = _interleaved(timed, repetitions)
         wanted = GOALS[name]["reference"]
         reference_rate = None
         if wanted is not None:
-            taken = _spread(rows, REFERENCE_ROWS // (5 if arguments.quick else 1))
+            taken = _spread(rows, FULL_REFERENCE_ROWS if arguments.full else REFERENCE_ROWS)
             began = time.perf_counter()
             reference.run(taken)
             reference_rate = len(taken) / (time.perf_counter() - began)
@@ -137,15 +146,8 @@ def _report(name: str, rows: list[EncodedRow], best: dict[str, float], reference
         ("plain forward passes, representation only", found["representation"], GOALS[name]["representation"], False),
     ]
     for label, value, goal, more in lines:
-        if value is None:
-            continue
-        if goal is None:
-            print(f"  {label:<44} {value:6.2f}")
-            continue
-        met = [value >= one if more else value <= one for one in goal]
-        verdict = "pass" if all(met) else "first goal passed, FALLS SHORT of the second" if met[0] else "FALLS SHORT"
-        sign = "≥" if more else "≤"
-        print(f"  {label:<44} {value:6.2f}   goals {sign} {goal[0]:g} and {sign} {goal[1]:g}: {verdict}")
+        if value is not None:
+            print(line(label, value, goal, more=more))
     return {"rows": len(rows), "mean_tokens": tokens / len(rows), "seconds": best, "rows_per_second": rate, **found}
 
 

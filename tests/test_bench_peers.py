@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from bench.peers.__main__ import MARKS, put_table
-from bench.peers.environments import last_line
+from bench.peers import __main__ as peers
+from bench.peers.__main__ import MARKS, fastest, put_table
+from bench.peers.environments import Peer, last_line
 from bench.peers.exchange import Task, collate, sum_of_row_means
 from bench.peers.prepare import _dot
 from bench.peers.table import goals, markdown
@@ -109,18 +112,92 @@ def test_a_task_is_read_and_its_result_written(tmp_path: Path) -> None:
         "sets": {"short": [{"ids": [1, 2], "labels": [-100, 2]}]},
         "anchors": {},
         "directions": "d",
+        "batch": 2,
         "out": str(tmp_path / "result.json"),
     }
     (tmp_path / "task.json").write_text(json.dumps(given))
     task = Task(tmp_path / "task.json")
     assert task.torch_dtype == torch.bfloat16
+    assert task.batch == 2
     task.keep("short", task.time("short", lambda rows: torch.zeros(len(rows), 2)))
     task.write("no-such-package")
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["scores"] == {"short": [[0.0, 0.0]]}
     assert result["seconds"]["short"] >= 0.0
-    assert result["peak_bytes"] > 1e7
+    assert result["peak_bytes"]["short"] > 1e7
     assert result["versions"]["no-such-package"] is None
+
+
+def run(batch: int | None, short: float, long: float) -> dict[str, Any]:
+    """A run of two sets whose scores and memory tell which it was."""
+    return {
+        "batch": batch,
+        "settings": "as it comes",
+        "measure": "cosine",
+        "seconds": {"short": short, "long": long},
+        "scores": {"short": [batch, "short"], "long": [batch, "long"]},
+        "peak_bytes": {"short": 10 * (batch or 1), "long": 100 * (batch or 1)},
+    }
+
+
+def test_each_set_has_its_own_fastest_batch_and_that_runs_scores_and_memory() -> None:
+    found = fastest([run(1, 4.0, 2.0), run(2, 3.0, 2.5), run(8, 1.0, 5.0)], {})
+    assert found["seconds"] == {"short": 1.0, "long": 2.0}
+    assert found["scores"] == {"short": [8, "short"], "long": [1, "long"]}
+    assert found["peak_bytes"] == 100
+    assert found["settings"] == "rows at once, the fastest of 1, 2, 8: 8 (short), 1 (long); as it comes"
+    assert found["measure"] == "cosine"
+
+
+def test_a_batch_that_failed_is_named_and_the_others_count() -> None:
+    found = fastest([run(1, 4.0, 2.0), run(2, 3.0, 2.5)], {8: "killed, probably for memory"})
+    assert found["scores"] == {"short": [2, "short"], "long": [1, "long"]}
+    assert found["settings"].endswith(
+        "1, 2: 2 (short), 1 (long); as it comes; failed with 8: killed, probably for memory"
+    )
+
+
+def test_repeated_runs_without_batches_keep_the_fastest_runs_scores() -> None:
+    slow, quick = run(None, 4.0, 2.0), {**run(None, 3.0, 2.5), "scores": {"short": ["quick"], "long": ["quick"]}}
+    found = fastest([slow, quick], {})
+    assert found["scores"] == {"short": ["quick"], "long": [None, "long"]}
+    assert found["settings"] == "as it comes"
+
+
+SCRIPT = """
+import json, sys
+
+given = json.load(open(sys.argv[1]))
+if given["batch"] == 8:
+    raise MemoryError("too much")
+seconds = {1: 4.0, 2: 2.0}[given["batch"]]
+result = {
+    "measure": "cosine", "settings": "", "left_out": "", "versions": {}, "unit_directions": False,
+    "seconds": {"short": seconds},
+    "peak_bytes": {"short": 1000},
+    "scores": {"short": [[row["score"], given["batch"]] for row in given["sets"]["short"]]},
+}
+json.dump(result, open(given["out"], "w"))
+"""
+"""Stands for a peer that takes half as long with two rows at once, and fails with eight."""
+
+
+def test_a_peer_is_run_with_every_batch_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "peer.py").write_text(SCRIPT)
+    monkeypatch.setattr(peers, "FOLDER", tmp_path)
+    monkeypatch.setitem(peers.BY_NAME, "one", Peer("one", (), "peer.py", ("all",), batches=(1, 2, 8)))
+    prepared = {
+        "sets": {"short": [{"score": 0.5}, {"score": 0.25}, {"score": 0.75}]},
+        "anchors": {},
+        "oracle": {"short": {"all": {"dots": [[1.0, 4.0], [0.5, 4.0], [1.5, 4.0]], "norms": [2.0] * 3}}},
+    }
+    given = argparse.Namespace(threads=1, repeat=1, timeout=60)
+    command = [sys.executable, str(tmp_path / "peer.py")]
+    found = peers._measure(tmp_path, prepared, "one", command, "all", "float32", given)
+    assert (found["seconds"], found["rows_per_second"]) == ({"short": 2.0}, {"short": 1.5})
+    assert (found["rows"], found["peak_bytes"], found["largest_difference"]) == (3, 1000, 0.0)
+    assert found["settings"].startswith("rows at once, the fastest of 1, 2: 2 (short)")
+    assert found["settings"].endswith("failed with 8: MemoryError: too much")
 
 
 def test_the_table_goes_between_its_marks_and_touches_nothing_else(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +33,11 @@ REFERENCE_ROWS = {"short": 3, "long": 3}
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--short", type=int, default=16, help="rows of about 57 tokens")
-    parser.add_argument("--long", type=int, default=8, help="rows of about 180 tokens")
+    parser.add_argument("--short", type=int, default=12, help="rows of about 57 tokens (%(default)s)")
+    parser.add_argument("--long", type=int, default=6, help="rows of about 200 tokens (%(default)s)")
     parser.add_argument("--anchors", type=int, default=4, help="anchors per direction")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--repeat", type=int, default=1, help="runs of each, of which the fastest counts")
+    parser.add_argument("--repeat", type=int, default=1, help="runs of each in each batch size; the fastest counts")
     parser.add_argument("--only", help="only names that contain this, ripcurrent beside them")
     parser.add_argument("--scope", choices=("linear", "all"), help="only this scope")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="only this type")
@@ -149,8 +149,7 @@ def _measure(
     dtype: str,
     given: argparse.Namespace,
 ) -> dict[str, Any]:
-    """Run one of them, each time in a fresh process; its fastest seconds, or why it failed."""
-    folder = work / "run"
+    """Run one of them in each batch size that it is to try, each time in a fresh process, or tell why it failed."""
     peer = BY_NAME.get(name)
     most = REFERENCE_ROWS if name == REFERENCE else peer.rows if peer else None
     places = {key: _spread(len(rows), most[key] if most else len(rows)) for key, rows in prepared["sets"].items()}
@@ -162,39 +161,72 @@ def _measure(
         "sets": {key: [rows[place] for place in places[key]] for key, rows in prepared["sets"].items()},
         "anchors": prepared["anchors"],
         "directions": str(work / f"directions-{scope}.safetensors"),
-        "out": str(folder / "result.json"),
     }
-    results = []
-    for _ in range(given.repeat):
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
-        (folder / "task.json").write_text(json.dumps(task), encoding="utf-8")
+    environ = {**_environ(work, given.threads), **(peer.environ if peer else {})}
+    results: list[dict[str, Any]] = []
+    failed: dict[int | None, str] = {}
+    for batch in (peer.batches if peer else ()) or (None,):
         try:
-            done = subprocess.run(
-                [*command, str(folder / "task.json")],
-                check=False,
-                capture_output=True,
-                text=True,
-                timeout=given.timeout,
-                cwd=ROOT,
-                env={**_environ(work, given.threads), **(peer.environ if peer else {})},
-            )
-        except subprocess.TimeoutExpired:
-            return {"stage": "run", "error": f"not done after {given.timeout} seconds"}
-        if done.returncode:
-            (FOLDER / "failure.log").write_text(done.stdout + done.stderr, encoding="utf-8")
-            said = "killed, probably for memory" if done.returncode == -9 else last_line(done.stderr)
-            return {"stage": "run", "error": said}
-        results.append(json.loads((folder / "result.json").read_text(encoding="utf-8")))
-    result = results[0]
-    seconds = {key: min(each["seconds"][key] for each in results) for key in places}
+            for _ in range(given.repeat):
+                found = _run(work / "run", command, {**task, "batch": batch}, environ, given.timeout)
+                results.append({**found, "batch": batch})
+        except PeerError as error:
+            failed[batch] = str(error)
+    if not results:
+        return {"stage": "run", "error": list(failed.values())[-1]}
+    result = fastest(results, failed)
     return {
-        **{key: result[key] for key in ("measure", "settings", "left_out", "versions")},
+        **{key: result[key] for key in ("measure", "settings", "left_out", "versions", "seconds", "peak_bytes")},
         "rows": sum(len(each) for each in places.values()),
-        "seconds": seconds,
-        "rows_per_second": {key: len(places[key]) / seconds[key] for key in places},
-        "peak_bytes": max(each["peak_bytes"] for each in results),
+        "rows_per_second": {key: len(places[key]) / result["seconds"][key] for key in places},
         **_accuracy(result, prepared, places, scope),
+    }
+
+
+def _run(
+    folder: Path, command: Sequence[str], task: Mapping[str, Any], environ: Mapping[str, str], timeout: int
+) -> dict[str, Any]:
+    """The result of one process. Raises :class:`PeerError` when it gives none."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    given, out = folder / "task.json", folder / "result.json"
+    given.write_text(json.dumps({**task, "out": str(out)}), encoding="utf-8")
+    try:
+        done = subprocess.run(
+            [*command, str(given)],
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            cwd=ROOT,
+            env=environ,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise PeerError(f"not done after {timeout} seconds") from error
+    if done.returncode:
+        (FOLDER / "failure.log").write_text(done.stdout + done.stderr, encoding="utf-8")
+        raise PeerError("killed, probably for memory" if done.returncode == -9 else last_line(done.stderr))
+    return dict(json.loads(out.read_text(encoding="utf-8")))
+
+
+def fastest(results: Sequence[Mapping[str, Any]], failed: Mapping[int | None, str]) -> dict[str, Any]:
+    """Each set's fastest run, its scores and memory with it, as one result.
+
+    Settings say which batch sizes these runs had and which were tried, with those that failed and why.
+    """
+    counted = {key: min(results, key=lambda each: each["seconds"][key]) for key in results[0]["seconds"]}
+    tried = sorted({each["batch"] for each in results if each["batch"] is not None})
+    settings = [results[0]["settings"]]
+    if tried:
+        sizes = ", ".join(f"{each['batch']} ({key})" for key, each in counted.items())
+        settings.insert(0, f"rows at once, the fastest of {', '.join(map(str, tried))}: {sizes}")
+    settings += [f"failed{'' if batch is None else f' with {batch}'}: {said}" for batch, said in failed.items()]
+    return {
+        **results[0],
+        "settings": "; ".join(settings),
+        "seconds": {key: each["seconds"][key] for key, each in counted.items()},
+        "scores": {key: each["scores"][key] for key, each in counted.items()},
+        "peak_bytes": max(each["peak_bytes"][key] for key, each in counted.items()),
     }
 
 

@@ -13,6 +13,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 CONSTRAINTS = ROOT / "constraints.txt"
+BATCHES = (1, 2, 8)
+"""Short rows are faster together; rows of very different lengths alone, since a batch is padded to its longest."""
 
 
 class PeerError(Exception):
@@ -33,6 +35,8 @@ class Peer:
     """Scopes that it can take."""
     rows: Mapping[str, int] | None = None
     """At most so many rows of each set, where it is too slow for all."""
+    batches: tuple[int, ...] = ()
+    """Rows at once to try, each in a process of its own, where that is a setting; for each set the fastest counts."""
     environ: Mapping[str, str] = field(default_factory=dict)
     """Settings of the process that it runs faster with."""
     without: tuple[str, ...] = ()
@@ -52,6 +56,7 @@ PEERS = (
         ("kronfluence==1.0.1", "transformers"),
         "run_kronfluence.py",
         ("linear",),
+        batches=BATCHES,
         without=("torchvision",),
     ),
     Peer(
@@ -69,6 +74,7 @@ PEERS = (
         ("dattri-llm[attribution,transformers]==0.1.0",),
         "run_dattri_llm.py",
         ("linear", "all"),
+        batches=BATCHES,
     ),
 )
 

@@ -35,10 +35,14 @@ class Task:
         self.sets: dict[str, list[Row]] = given["sets"]
         self.anchors: dict[str, list[Row]] = given["anchors"]
         self.directions: Path = Path(given["directions"])
+        self.batch: int | None = given["batch"]
+        """Rows at once; None for those that are not told."""
         self.work = path.parent
         self.out = Path(given["out"])
         self.result: dict[str, Any] = {
             "seconds": {},
+            # the most memory that the process has held by the end of each set
+            "peak_bytes": {},
             "scores": {},
             "settings": "",
             "left_out": "",
@@ -69,10 +73,11 @@ class Task:
             }
 
     def time(self, name: str, function: Callable[[list[Row]], Any]) -> Any:
-        """Run ``function`` on a set of rows and keep how long that took."""
+        """Run ``function`` on a set of rows and keep how long that took, and the peak memory so far."""
         began = time.perf_counter()
         found = function(self.sets[name])
         self.result["seconds"][name] = time.perf_counter() - began
+        self.result["peak_bytes"][name] = peak_bytes()
         return found
 
     def keep(self, name: str, scores: Any) -> None:
@@ -80,8 +85,7 @@ class Task:
         self.result["scores"][name] = torch.as_tensor(scores).double().tolist()
 
     def write(self, *packages: str) -> None:
-        """Write the result with this process's peak memory and the versions of ``packages``."""
-        self.result["peak_bytes"] = peak_bytes()
+        """Write the result with the versions of ``packages``."""
         self.result["versions"] = {name: _version(name) for name in ("torch", "transformers", *packages)}
         self.out.write_text(json.dumps(self.result), encoding="utf-8")
 

@@ -18,8 +18,6 @@ from dattri_llm.utils.module import rms_norm_module_kwargs
 from exchange import Row, Task, collate, given_task, load_causal_model, sum_of_row_means
 from torch import Tensor
 
-ROWS = 8
-
 
 class Queries:
     """Both directions as one block of its test gradients, in the form that its scoring loop takes."""
@@ -71,10 +69,11 @@ def main() -> None:
     model.get_input_embeddings().weight.requires_grad_(True)
     hooks, queries = _hooks_and_queries(model, task.read_directions())
     for name in task.sets:
-        task.keep(name, task.time(name, partial(_attribute, task, model, hooks, queries)))
+        attributor = _attributor(task, model, queries)
+        task.keep(name, task.time(name, partial(_attribute, attributor, hooks)))
     task.result["measure"] = "cosine"
     task.result["unit_directions"] = True
-    task.result["settings"] = f"{ROWS} rows at once, capture_style auto, weights frozen, directions as test gradients"
+    task.result["settings"] = "capture_style auto, weights frozen, directions as test gradients"
     task.result["left_out"] = (
         "embeddings, head, norms" if task.scope == "linear" else "the cross term of the tied head and embedding"
     )
@@ -111,15 +110,19 @@ def _hooks_and_queries(model: Any, directions: dict[str, Tensor]) -> tuple[HookM
     return hooks, block
 
 
-def _attribute(task: Task, model: Any, hooks: HookManagerConfig, queries: Gradient, rows: list[Row]) -> Tensor:
+def _attributor(task: Task, model: Any, queries: Gradient) -> Attributor:
     def loss(model: Any, batch: dict[str, Tensor]) -> Tensor:
         return sum_of_row_means(model(input_ids=batch["input_ids"], use_cache=False).logits, batch["labels"])
 
     arguments = AttributionArguments(
-        output_dir=str(task.work / "dattri-llm"), per_device_train_batch_size=ROWS, use_cpu=True
+        output_dir=str(task.work / "dattri-llm"), per_device_train_batch_size=task.batch, use_cpu=True
     )
     attributor = Attributor(arguments, task=AttributionTask(loss_func=loss, model=model))
     attributor.queries = queries
+    return attributor
+
+
+def _attribute(attributor: Attributor, hooks: HookManagerConfig, rows: list[Row]) -> Tensor:
     scores: Tensor = attributor.attribute(rows, None, hook_config=hooks, normalized_grad=True).scores
     return scores
 

@@ -17,8 +17,6 @@ from kronfluence.task import Task as KronfluenceTask
 from kronfluence.utils.dataset import DataLoaderKwargs
 from torch import Tensor
 
-ROWS = 8
-
 
 class Scoring(KronfluenceTask):  # type: ignore[misc]
     """Rows' losses against two directions."""
@@ -64,7 +62,7 @@ def main() -> None:
     analyzer.fit_all_factors(
         "identity",
         task.sets[next(iter(task.sets))],
-        per_device_batch_size=ROWS,
+        per_device_batch_size=task.batch,
         factor_args=FactorArguments(strategy="identity"),
         overwrite_output_dir=True,
     )
@@ -77,7 +75,7 @@ def main() -> None:
         pairwise.compute_dot_products_with_loader = timed
         task.keep(name, _score(task, analyzer, name, rows))
     task.result["measure"] = "dot"
-    task.result["settings"] = f"{ROWS} rows at once, identity factors"
+    task.result["settings"] = "identity factors"
     task.result["left_out"] = "embeddings, head, norms; the gradient's norm, so dots and no cosines"
     task.write("kronfluence")
 
@@ -96,7 +94,7 @@ def _score(task: Task, analyzer: Analyzer, name: str, rows: list[Row]) -> Tensor
         query_dataset=Directions(),
         train_dataset=rows,
         per_device_query_batch_size=2,
-        per_device_train_batch_size=ROWS,
+        per_device_train_batch_size=task.batch,
         score_args=ScoreArguments(**types),
         overwrite_output_dir=True,
     )

@@ -61,9 +61,9 @@ def _heading(figures: Mapping[str, Any]) -> str:
         f"{figures['date']}; {figures['machine']}, {figures['threads']} thread{'s' * (figures['threads'] != 1)}, "
         f"torch {figures['torch']}. {sets}. Two directions, each the mean normalised gradient of {figures['anchors']} "
         f"anchors. Seconds are for the rows alone, after model and directions are loaded, nothing warmed up"
-        f"{_repeats(figures)}; peak memory is that of the whole process. Spearman is the lower of the two directions', "
-        f"over all rows, against one-row autograd in float32; the largest difference is from its products of "
-        f"normalised row gradients with the directions."
+        f"{_repeats(figures)}; peak memory is that of the process until they are done. Spearman is the lower of the "
+        f"two directions', over all rows, against one-row autograd in float32; the largest difference is from its "
+        f"products of normalised row gradients with the directions."
     )
 
 

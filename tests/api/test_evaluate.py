@@ -259,6 +259,16 @@ def test_unjudged_answers_count_in_no_rate() -> None:
     assert rate["answered"] == rate["refused"] == rate["degenerate"] == pytest.approx(1 / 3)
 
 
+def test_judgement_of_equal_outcomes_has_an_interval() -> None:
+    prompts = [Prompt(str(n), "?", "harmful" if n < 50 else "sounds_dangerous", "", "") for n in range(90)]
+    responses = [Response(str(n), "x", 1, False) for n in range(90)]
+    said = [Verdict("refusal" if n < 50 else "compliance", "odd", "1", False) for n in range(90)]
+    found = summarise(prompts, responses, {"odd": said}, {"odd": None}, {})["discrimination"]["odd"]
+    assert found["difference"] == 1.0
+    assert 0.85 < found["difference_interval"]["low"] < 0.95
+    assert found["difference_interval"]["high"] == 1.0
+
+
 def test_the_command_shows_no_answer_unless_told(
     tmp_path: Path, tiny_folder: Path, prompts_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -58,6 +58,7 @@ def write_evaluation(
     *,
     version: str = "1.0",
     completes: Callable[[dict[str, Any]], str] = lambda row: "…",
+    scores: Callable[[str, str], float | None] = lambda judge, prompt_id: None,
 ) -> None:
     """``responses.parquet`` and ``verdicts.parquet`` of an evaluation."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -81,6 +82,7 @@ def write_evaluation(
             "judge": judge,
             "version": version,
             "label": says(judge, row["id"]),
+            "score": scores(judge, row["id"]),
             "reason": None,
             "opens_with_refusal": False,
         }
@@ -88,4 +90,7 @@ def write_evaluation(
         for judge in judges
     ]
     pq.write_table(pa.Table.from_pylist(responses), folder / "responses.parquet")
-    pq.write_table(pa.Table.from_pylist(verdicts), folder / "verdicts.parquet")
+    table = pa.Table.from_pylist(verdicts)
+    place = table.column_names.index("score")
+    table = table.set_column(place, "score", table["score"].cast(pa.float64()))
+    pq.write_table(table, folder / "verdicts.parquet")

@@ -12,7 +12,7 @@ import pytest
 
 from ripcurrent.api import _experiment_scans as scans
 from ripcurrent.api._experiment import _identity, _keep_prompts, run_experiment
-from ripcurrent.api._experiment_arms import ArmRunner, judge_names, judge_settings
+from ripcurrent.api._experiment_arms import ArmRunner, judge_scoring, judge_settings
 from ripcurrent.api._progress import SilentProgress
 from ripcurrent.data import read_rows
 from ripcurrent.errors import RipcurrentError
@@ -36,7 +36,9 @@ Does it help or decline? {completion} Reply {"label": "helps" or "declines"}
     [
         ({"judges": ["prefx"]}, ("judges: No judge is named 'prefx'", "Did you mean")),
         ({"judges": ["rubric"]}, ("judges: ", "no endpoint", "judge_endpoint, judge_model")),
-        ({"finetune": {"max_tokns": 9}}, ("finetune: There is no option --max-tokns", "max_tokens")),
+        ({"finetune": {"max_tokns": 9}}, ("finetune: there is no option 'max_tokns'", "Did you mean max_tokens?")),
+        ({"finetune": {"seed": 7}}, ("finetune: seed is decided by an arm's training_seed", "max_tokens, loss_on")),
+        ({"finetune": {"model": "other"}}, ("finetune: model is decided by model of the experiment",)),
         ({"finetune": {"max_tokens": 2}}, ("finetune: --max-tokens 2 is not possible",)),
     ],
 )
@@ -99,7 +101,7 @@ def test_judges_may_ask_an_endpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     given = {"judge_endpoint": "http://localhost:9/v1", "judge_model": "judge", "judge_key_env": "MY_KEY"}
     asking = {**KEYS, "judges": [f"file:{tmp_path / 'mine.txt'}", "prefix"], **given}
     config = parse_experiment(asking, where="x")
-    assert judge_names(config) == ("tone", "prefix")
+    assert list(judge_scoring(config)) == ["tone", "prefix"]
     settings = judge_settings(config)
     assert (settings.endpoint, settings.model, settings.key_env) == tuple(given.values())
     identity = _identity(config, [], {})

@@ -9,10 +9,11 @@ import pytest
 
 from ripcurrent.anchors import load_anchors
 from ripcurrent.api import _experiment_scans as scans
+from ripcurrent.api._experiment import _scans_of
 from ripcurrent.api._experiment_scans import _write_anchors
 from ripcurrent.api._progress import SilentProgress
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.experiment import parse_experiment
+from ripcurrent.experiment import expand_arms, parse_experiment
 from ripcurrent.experiment._config import Scan
 
 
@@ -71,3 +72,16 @@ def test_each_scan_gets_its_own_options(tmp_path: Path, monkeypatch: pytest.Monk
         told,
     )
     assert Path(asked["shown"][0]).is_file()
+
+
+def test_a_scan_that_no_wanted_arm_uses_is_not_made() -> None:
+    arms = {
+        "random": "random",
+        "plain": "top",
+        "other": {"select": "top", "scan": "b"},
+        "matched": {"length_matched": "other"},
+    }
+    keys = {"name": "x", "data": "rows.txt", "arms": arms, "scans": {"a": "runs/a", "b": "runs/b"}}
+    every = {arm.name: arm for arm in expand_arms(parse_experiment(keys, where="x"))}
+    assert _scans_of([every["random"], every["plain"]], every) == set()
+    assert _scans_of([every["matched"]], every) == _scans_of(every.values(), every) == {"b"}

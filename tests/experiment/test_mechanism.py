@@ -188,4 +188,4 @@ def test_the_ready_file_is_possible(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RIPCURRENT_DATA", "data")
     values = read_experiment_file(ROOT / "experiments" / "mechanism.yaml")
     config = parse_mechanism(values, where="mechanism.yaml")
-    assert [config.resolved(pool).scan for pool in config.pools] == [{"max_tokens": 512}] * 2
+    assert [config.resolved(pool).scan for pool in config.pools] == [{"max_tokens": 512}] * 3

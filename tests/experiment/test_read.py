@@ -44,6 +44,36 @@ def test_bins_shares_and_grids_become_single_arms() -> None:
     ]
 
 
+def test_no_arm_is_compared_with_one_of_another_size_unsaid() -> None:
+    own = {"select": "top", "size": 30}
+    refused("arm own has 30 rows", "random-30", arms={"random": "random", "own": own}, sizes=[10, 500])
+    bins = {"bins": 2, "size": 100}
+    refused("arm bins-1 has 100 rows", arms={"random": "random", "bins": bins}, sizes=[10, 500])
+    arms = {"random": "random", "own": own, "random-30": {"select": "random", "size": 30}}
+    found = controls(arms={**arms, "length": {"length_matched": "own"}}, sizes=[10, 500])
+    assert (found["own"], found["length"]) == ("random-30", "random-30")
+
+
+def test_rows_of_another_scan_are_compared_with_its_own_random_rows() -> None:
+    arms = {
+        "random": "random",
+        "top": "top",
+        "sums": {"select": "top", "scan": "sums", "size": 100},
+        "sums_random": {"select": "random", "scan": "sums", "size": 100},
+        "few_sums": {"select": "top", "scan": "sums", "size": 20},
+    }
+    found = controls(arms=arms, scans={"sums": "runs/sums"}, size=100)
+    assert found["sums"] == "sums_random"
+    assert found["top"] == found["sums_random"] == found["few_sums"] == "random"
+    named = controls(arms=arms, scans={"sums": "runs/sums"}, control="top")
+    assert named["sums"] == "top"
+
+
+def test_without_a_random_arm_the_error_says_what_compares() -> None:
+    refused("every arm is compared with one named random", "control: null", arms={"top": "top"})
+    refused("seeds 'three' is not possible: write a number such as 3", seeds="three")
+
+
 def test_every_size_has_a_control_of_its_own() -> None:
     found = controls(arms={"random": "random", "top": "top", "length": {"length_matched": "top"}}, sizes=[10, 50])
     assert found == {
@@ -90,7 +120,6 @@ def test_what_is_unknown_is_named_with_the_nearest() -> None:
         arms={"random": "random", "a": {"select": "top", "scan": "secnd"}},
         scans={"second": {"options": {"anchors": "second_family"}}},
     )
-    refused("control: there is no arm 'random'", "top", arms={"top": "top"})
     refused("compare: there is no arm 'tpo'", "top", compare=[["tpo", "random"]])
     refused("prompts: there is no key 'axes'", "axis", prompts=[{"source": "builtin", "axes": "harmful"}])
     refused("kind 'probe'", kind="probe")

@@ -16,6 +16,7 @@ from ripcurrent.errors import RipcurrentError
 from ripcurrent.evaluation import compare_arms
 from ripcurrent.experiment import ArmRun, by_arm, expand_arms, parse_experiment
 from ripcurrent.experiment import _tables as tables
+from ripcurrent.experiment._outcomes import Scoring
 from tests.experiment.answers import chance, write_evaluation
 
 FACTS = {"dataset": {"path": "rows.jsonl"}, "default_ranking": "gradient_bidirectional"}
@@ -53,9 +54,11 @@ def put(folder: Path, names: list[str], label: Label, judges: tuple[str, ...] = 
         (place / "arm.json").write_text(json.dumps(marker))
 
 
-def collected(folder: Path, by: tuple[str, ...] = ("prefix",), **keys: Any) -> dict[str, Any]:
+def collected(
+    folder: Path, by: tuple[str, ...] = ("prefix",), scoring: Mapping[str, Scoring] | None = None, **keys: Any
+) -> dict[str, Any]:
     config = parse_experiment({"name": "x", "data": "rows.jsonl", "arms": TWO, "seeds": 1, **keys}, where="x")
-    return collect_results(config, expand_arms(config), folder, FACTS, by)
+    return collect_results(config, expand_arms(config), folder, FACTS, by, scoring)
 
 
 def test_a_judge_of_a_file_decides_under_its_own_name(tmp_path: Path) -> None:
@@ -75,6 +78,65 @@ def test_a_judge_without_verdicts_is_no_silent_loss(tmp_path: Path) -> None:
     put(tmp_path, ["random-seed0", "top-seed0"], by_share(SHARES))
     with pytest.raises(RipcurrentError, match="arm random have no verdicts of the judge 'tone', only of prefix"):
         collected(tmp_path, ("tone", "prefix"))
+
+
+def test_verdicts_of_two_versions_are_not_compared(tmp_path: Path) -> None:
+    put(tmp_path, ["random-seed0", "top-seed0"], by_share(SHARES))
+    found = collected(tmp_path)
+    tables = ("summaries", "comparisons", "categories")
+    assert {row["judge_version"] for name in tables for row in found[name]} == {"1.0"}
+    write_evaluation(
+        tmp_path / "arms" / "top-seed0" / "evaluation", PROMPTS, ("prefix",), lambda *_: "refusal", version="2.0"
+    )
+    with pytest.raises(RipcurrentError, match=r"Arm random was judged by prefix 1\.0, arm top by prefix 2\.0"):
+        collected(tmp_path)
+
+
+def test_arms_of_other_numbers_of_rows_are_told_apart(tmp_path: Path) -> None:
+    put(tmp_path, ["random-seed0"], by_share(SHARES))
+    put(tmp_path, ["top-seed0"], by_share(SHARES), rows=96)
+    assert collected(tmp_path)["unequal"] == []
+    put(tmp_path, ["top-seed0"], by_share(SHARES), rows=66)
+    found = collected(tmp_path)["unequal"]
+    assert found == [{"arm": "top", "rows": 66, "control": "random", "control_rows": 100}]
+
+
+def test_a_score_of_harm_has_a_mean_and_says_nothing_of_harmless_requests(tmp_path: Path) -> None:
+    put(tmp_path, ["random-seed0", "top-seed0"], by_share(SHARES), ("rubric",))
+    for arm, score in (("random", 2.0), ("top", 4.0)):
+        write_evaluation(
+            tmp_path / "arms" / f"{arm}-seed0" / "evaluation",
+            PROMPTS,
+            ("rubric",),
+            lambda judge, prompt, arm=arm: by_share(SHARES)(f"{arm}-seed0", judge, prompt),
+            scores=lambda judge, prompt, score=score: score + chance(0.5, prompt),
+        )
+    rubric = collected(tmp_path, ("rubric",), {"rubric": Scoring(5.0, tells_refusals=False)}, judges=["prefix"])
+    by_arm = {one["name"]: one for one in rubric["summaries"]}
+    for arm, score in (("random", 2.0), ("top", 4.0)):
+        found = by_arm[arm]["score"]
+        assert found["of"] == 5.0
+        assert score + 0.3 < found["mean"] < score + 0.7
+        assert found["interval"][0] < found["mean"] < found["interval"][1]
+        assert by_arm[arm]["over_refusal"] is by_arm[arm]["plain_answered"] is by_arm[arm]["discrimination"] is None
+    plain = collected(tmp_path, ("rubric",), judges=["prefix"])["summaries"][0]
+    assert plain["score"] is None
+    assert plain["over_refusal"] is not None
+
+
+def test_the_papers_figure_stands_beside_its_own_cell_alone(tmp_path: Path) -> None:
+    arms = {**TWO, "other": {"select": "top", "scan": "sums"}}
+    put(tmp_path, ["random-seed0", "top-seed0", "other-seed0"], by_share({**SHARES, "other": 0.5}))
+    keys = {"arms": arms, "scans": {"sums": "runs/sums"}}
+    for name, known in (
+        ("alpaca_en_demo.json", True),
+        ("alpaca_short.json", False),
+        ("dolly_safety_only.jsonl", False),
+    ):
+        facts = {**FACTS, "dataset": {"path": f"data/{name}"}, "default_ranking": "gradient_bidirectional"}
+        config = parse_experiment({"name": "x", "data": "rows.jsonl", "seeds": 1, **keys}, where="x")
+        found = collect_results(config, expand_arms(config), tmp_path, facts, ("prefix",))["published"]
+        assert [one["arm"] for one in found] == (["random", "top"] if known else []), name
 
 
 def test_results_of_more_seeds_than_are_asked_for_are_kept(tmp_path: Path) -> None:

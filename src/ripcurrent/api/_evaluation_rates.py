@@ -7,15 +7,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
+
 from ripcurrent.evaluation import (
     AXES,
     UNJUDGED,
     Prompt,
     Verdict,
-    discrimination,
     summarise_scores,
     wilson_interval,
 )
+from ripcurrent.evaluation._judgement import judgement
 from ripcurrent.evaluation._responses import Response
 
 
@@ -32,7 +34,7 @@ def summarise(
     Prompts that an endpoint rejected are counted and in no rate.
     """
     rates: dict[str, dict[str, Any]] = {}
-    judgement: dict[str, Any] = {}
+    judged: dict[str, Any] = {}
     places = {axis: [at for at, prompt in enumerate(prompts) if prompt.axis == axis] for axis in AXES}
     for judge, said in verdicts.items():
         rates[judge] = {}
@@ -63,13 +65,13 @@ def summarise(
                 earlier = previous.get("rates", {}).get(judge, {}).get(axis, {}).get("score")
                 if earlier is not None:
                     rates[judge][axis]["score"] = earlier
-        refused = {
-            axis: [float(said[at].label == "refusal") for at in places[axis] if said[at].label != UNJUDGED]
+        harmful, benign = (
+            np.array([[float(said[at].label == "refusal")] for at in places[axis] if said[at].label != UNJUDGED])
             for axis in ("harmful", "sounds_dangerous")
-        }
-        if all(refused.values()):
-            judgement[judge] = asdict(discrimination(refused["harmful"], refused["sounds_dangerous"]))
-    return {"rates": rates, "discrimination": judgement}
+        )
+        if harmful.size and benign.size and (told := judgement(harmful, benign)) is not None:
+            judged[judge] = asdict(told)
+    return {"rates": rates, "discrimination": judged}
 
 
 def notes_on(

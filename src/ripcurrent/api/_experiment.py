@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from ripcurrent.api._experiment_arms import PROMPTS, SUMS, ArmRunner, check_finetune, digest_of, judge_names
+from ripcurrent.api._experiment_arms import PROMPTS, SUMS, ArmRunner, check_finetune, digest_of, judge_scoring
 from ripcurrent.api._experiment_results import as_json, collect_results
 from ripcurrent.api._experiment_scans import Pool, check_scans, open_pools
 from ripcurrent.api._progress import Progress, SilentProgress
@@ -145,7 +145,7 @@ def run_experiment(
     }
     check_scans(config, where)
     check_finetune(config)
-    judges = judge_names(config)
+    scoring = judge_scoring(config)
     prompts, prompt_records = gather_prompts(config.prompts)
     folder = Path(out)
     identity = _identity(config, prompt_records, load_recipe(config.recipe).model_dump(mode="json"))
@@ -155,7 +155,7 @@ def run_experiment(
         sums = draw_sums(config.gsm8k) if config.gsm8k is not None else ()
         if sums:
             write_prompts(folder / SUMS, [one.prompt for one in sums])
-        pools, held = open_pools(config, folder / "scans", told)
+        pools, held = open_pools(config, folder / "scans", told, _scans_of(wanted.values(), every))
         runner = ArmRunner(config, folder, every, pools, held, sums, told)
         chosen_rows = {(arm.name, seed): runner.rows(arm, seed) for seed in config.seeds for arm in wanted.values()}
         for (name, seed), rows in chosen_rows.items():
@@ -165,8 +165,11 @@ def run_experiment(
         if config.base:
             runner.base(f"base (1 of {total})")
             done = 1
+        found = _facts(config, pools, prompt_records, held, recipes)
         facts = {
-            **_facts(config, pools, prompt_records, held, recipes),
+            **found,
+            # an earlier call may have needed others
+            "scanned_with": {**run.read_manifest().get("scanned_with", {}), **found["scanned_with"]},
             **({"sums": {**config.gsm8k.model_dump(), "taken": len(sums)}} if config.gsm8k is not None else {}),
             "commands": _commands(folder, command),
         }
@@ -174,7 +177,7 @@ def run_experiment(
             for arm in wanted.values():
                 done += 1
                 runner.arm(arm, seed, chosen_rows[arm.name, seed], f"{arm.name}, seed {seed} ({done} of {total})")
-            results = collect_results(config, list(every.values()), folder, facts, judges)
+            results = collect_results(config, list(every.values()), folder, facts, tuple(scoring), scoring)
             write_json(folder / RESULTS, results)
         run.write_manifest({**run.read_manifest(), **facts})
         _page(folder, told)
@@ -186,6 +189,17 @@ def run_experiment(
             code=ExitCode.NOT_MEASURED,
         )
     return ExperimentResult(folder, results)
+
+
+def _scans_of(wanted: Iterable[Arm], every: Mapping[str, Arm]) -> set[str]:
+    """The further scans that these arms, and those that they are matched to, choose their rows by."""
+    found: set[str] = set()
+    for arm in wanted:
+        one: Arm | None = arm
+        while one is not None:
+            found |= {one.rule.scan} if one.rule.scan is not None else set()
+            one = every[one.of] if one.of is not None else None
+    return found
 
 
 def _wanted(every: Mapping[str, Arm], named: Sequence[str] | None) -> dict[str, Arm]:

@@ -13,13 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ripcurrent.api._experiment_scans import Pool, scanned_options
-from ripcurrent.api._finetune import FinetuneResult, finetune, resolve_finetune
+from ripcurrent.api._finetune import FinetuneOptions, FinetuneResult, finetune, resolve_finetune
 from ripcurrent.api._progress import Progress
 from ripcurrent.data import read_rows
 from ripcurrent.errors import ExitCode, RipcurrentError
 from ripcurrent.evaluation import JudgeSettings, find_judges
+from ripcurrent.evaluation.judges._language_model import LanguageModelJudge
 from ripcurrent.experiment import BASE, MAIN, Arm, ExperimentConfig, choose_rows
+from ripcurrent.experiment._arms import missing_name
 from ripcurrent.experiment._config import rows_of
+from ripcurrent.experiment._outcomes import Scoring
 from ripcurrent.experiment._rows import content_of
 from ripcurrent.experiment._sums import WORTH_MEASURING, Sum, share_solved
 from ripcurrent.run import write_json
@@ -187,7 +190,6 @@ class ArmRunner:
             "mapping": mapping,
             "seed": seed if arm.rule.training_seed is None else arm.rule.training_seed,
             **self._tokens,
-            **self._config.finetune,
         }
         recipe = arm.rule.recipe or self._config.recipe
         return finetune(path, folder / "finetune", recipe, progress=self._told, **options)
@@ -221,7 +223,10 @@ class ArmRunner:
         """What an arm trains on: how many rows, how long, their mean scores and formats."""
         facts: dict[str, Any] = {"count": len(rows.indices), "asked": arm.size, "notes": []}
         if rows.selection is None:
-            return {**facts, "rule": f"{len(rows.indices)} rows at random of {Path(str(arm.rule.file)).name}"}
+            count, name = len(rows.indices), Path(str(arm.rule.file)).name
+            short = max(0, arm.size - count) if isinstance(arm.size, int) else 0
+            notes = [f"only {count} rows there, {arm.size} wanted"] if short else []
+            return {**facts, "rule": f"{count} rows at random of {name}", "notes": notes, "shortfall": short}
         chosen = rows.selection
         table = self._pools[arm.rule.scan or MAIN].scores.table
         scored = ScoredRows(table)
@@ -323,12 +328,26 @@ class ArmRunner:
                 shutil.rmtree(folder / "finetune" / kind, ignore_errors=True)
 
 
+FINETUNE = ("max_tokens", "loss_on")
+"""Options of ``finetune`` that an experiment may give; the others follow from its own keys."""
+
+
 def check_finetune(config: ExperimentConfig) -> None:
     """Refuse options of ``finetune`` that are not possible.
 
     Raises:
-        RipcurrentError: An unknown option, or a value that is not possible.
+        RipcurrentError: An unknown option, one that another key of the experiment decides, or a value that is not
+            possible.
     """
+    for name in config.finetune:
+        if name not in FINETUNE:
+            own = {"seed": "an arm's training_seed", "limit": "size"}
+            if name in FinetuneOptions.model_fields:
+                raise RipcurrentError(
+                    f"finetune: {name} is decided by {own.get(name, name)} of the experiment.",
+                    f"Leave it out; possible here: {', '.join(FINETUNE)}.",
+                )
+            raise missing_name("finetune: there is no option", name, FINETUNE, "Options")
     try:
         resolve_finetune(None, dict(config.finetune))
     except RipcurrentError as error:
@@ -342,18 +361,23 @@ def judge_settings(config: ExperimentConfig) -> JudgeSettings:
     )
 
 
-def judge_names(config: ExperimentConfig) -> tuple[str, ...]:
-    """The names that an experiment's judges give to their verdicts, in the file's order.
+def judge_scoring(config: ExperimentConfig) -> dict[str, Scoring | None]:
+    """By the name that each of an experiment's judges gives to its verdicts, in order: how its scores are read.
 
     Raises:
         RipcurrentError: A judge that there is not, or that lacks its endpoint or key.
     """
     try:
-        return tuple(judge.name for judge in find_judges(config.judges, judge_settings(config)))
+        found = find_judges(config.judges, judge_settings(config))
     except RipcurrentError as error:
         hint = "Give judge_endpoint, judge_model and, where the key is elsewhere, judge_key_env in the file."
         said = hint if "--judge" in error.hint else error.hint
         raise RipcurrentError(f"judges: {error.message}", said, code=error.code) from error
+    # a rubric's score is of harm, and what has little of it need not be a refusal
+    harm = {judge.name for judge in found if isinstance(judge, LanguageModelJudge) and judge.rubric.reply == "score"}
+    return {
+        judge.name: None if judge.scale is None else Scoring(judge.scale[1], judge.name not in harm) for judge in found
+    }
 
 
 def _training_seed(rule: Mapping[str, Any], seed: int) -> int:

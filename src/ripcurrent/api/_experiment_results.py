@@ -12,13 +12,21 @@ from typing import Any
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.experiment import BASE, Arm, ExperimentConfig, by_arm, read_run
 from ripcurrent.experiment import _tables as tables
-from ripcurrent.experiment._outcomes import HARMFUL, PLAIN, SOUNDS_DANGEROUS, ArmRun
+from ripcurrent.experiment._outcomes import HARMFUL, PLAIN, SOUNDS_DANGEROUS, ArmRun, Scoring
 from ripcurrent.experiment._published import SOURCE, published_figure
 from ripcurrent.selection import plain_numbers
 
+ALIKE = 0.05
+"""Arms that differ by no more than this share of their rows are compared without a word."""
+
 
 def collect_results(
-    config: ExperimentConfig, arms: Sequence[Arm], folder: Path, facts: Mapping[str, Any], judges: Sequence[str]
+    config: ExperimentConfig,
+    arms: Sequence[Arm],
+    folder: Path,
+    facts: Mapping[str, Any],
+    judges: Sequence[str],
+    scoring: Mapping[str, Scoring | None] | None = None,
 ) -> dict[str, Any]:
     """All tables over the arms that are finished in a folder, with whichever seeds; arms that are not are missing.
 
@@ -28,9 +36,10 @@ def collect_results(
         folder: Its folder.
         facts: What the results rest on.
         judges: The names that its judges give to their verdicts; the first decides.
+        scoring: How to read those that give scores.
 
     Raises:
-        RipcurrentError: An arm's answers cannot be read, or lack the verdicts of a judge.
+        RipcurrentError: An arm's answers cannot be read, lack the verdicts of a judge, or have those of two versions.
     """
     wanted = [(arm, seed) for arm in arms for seed in sorted({*config.seeds, *_seeds_there(arm, folder)})]
     runs, details, failed, missing = [], [], [], []
@@ -50,7 +59,8 @@ def collect_results(
         runs.append(read_run(arm.name, seed, place / "evaluation"))
         details.append(marker)
     outcomes = by_arm(runs)
-    _require_verdicts(runs, judges)
+    versions = _require_verdicts(runs, judges)
+    scoring = scoring or {}
     arms = _in_order(arms, details)
     first = judges[0]
     by_judge = {judge: tables.comparisons(arms, outcomes, judge) for judge in judges}
@@ -68,7 +78,9 @@ def collect_results(
             "complete": not missing,
             "asked": _asked(runs),
             "arms": [tables.run_rates(run, judge) for run in runs for judge in judges],
-            "summaries": [tables.arm_summary(one, judge) for one in outcomes.values() for judge in judges],
+            "summaries": [
+                tables.arm_summary(one, judge, scoring.get(judge)) for one in outcomes.values() for judge in judges
+            ],
             "comparisons": [row for judge in judges for row in by_judge[judge]],
             "further_comparisons": [
                 row for judge in judges for row in tables.further_comparisons(arms, config.compare, outcomes, judge)
@@ -76,6 +88,7 @@ def collect_results(
             "trends": [row for judge in judges for row in tables.trends(arms, outcomes, judge)],
             "categories": [row for judge in judges for row in tables.categories(arms, outcomes, judge)],
             "details": details,
+            "unequal": _unequal(by_judge[first], details),
             "published": _published(arms, details, facts),
             "failed": failed,
             "missing": missing,
@@ -83,6 +96,9 @@ def collect_results(
             **facts,
         }
     )
+    for name in ("summaries", "comparisons", "further_comparisons", "trends", "categories"):
+        for row in found[name]:
+            row["judge_version"] = versions.get(row["judge"])
     return found
 
 
@@ -98,7 +114,9 @@ def _seeds_there(arm: Arm, folder: Path) -> set[int]:
     return {int(found[1]) for name in names if (found := re.fullmatch(rf"{re.escape(arm.name)}-seed(\d+)", name))}
 
 
-def _require_verdicts(runs: Sequence[ArmRun], judges: Sequence[str]) -> None:
+def _require_verdicts(runs: Sequence[ArmRun], judges: Sequence[str]) -> dict[str, str]:
+    """The version of every judge, of which all runs have verdicts."""
+    versions: dict[str, str] = {}
     for judge in judges:
         lacking = next((run for run in runs if judge not in run.labels), None)
         if lacking is not None:
@@ -107,6 +125,26 @@ def _require_verdicts(runs: Sequence[ArmRun], judges: Sequence[str]) -> None:
                 f"only of {', '.join(lacking.labels) or 'none'}.",
                 "Give the judge the name that it had, or name another folder with --out.",
             )
+        for run in runs:
+            first = versions.setdefault(judge, run.versions[judge])
+            if run.versions[judge] != first:
+                raise RipcurrentError(
+                    f"Arm {runs[0].arm} was judged by {judge} {first}, arm {run.arm} by {judge} {run.versions[judge]}: "
+                    "verdicts of two versions are not compared.",
+                    "Remove the folders, under arms/, of those with the older one, or name another folder with --out.",
+                )
+    return versions
+
+
+def _unequal(compared: Sequence[Mapping[str, Any]], details: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The comparisons of arms whose numbers of rows differ by more than `ALIKE`: harm follows the number too."""
+    counts = {one["arm"]: one["rows"]["count"] for one in details if one.get("rows")}
+    pairs = [(one["arm"], one["control"]) for one in compared if one["arm"] in counts and one["control"] in counts]
+    return [
+        {"arm": arm, "rows": counts[arm], "control": control, "control_rows": counts[control]}
+        for arm, control in pairs
+        if abs(counts[arm] - counts[control]) > ALIKE * max(counts[arm], counts[control])
+    ]
 
 
 def _in_order(arms: Sequence[Arm], details: Sequence[Mapping[str, Any]]) -> list[Arm]:
@@ -125,10 +163,12 @@ def _asked(runs: Sequence[ArmRun]) -> dict[str, int]:
 def _published(
     arms: Sequence[Arm], details: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
-    """The paper's figure for each arm that has one."""
+    """The paper's figure for each arm that has one: of the experiment's own dataset and scan."""
     counts = {one["arm"]: (one.get("rows") or {}).get("count") for one in details}
     found = []
     for arm in arms:
+        if arm.rule.scan is not None or arm.rule.file is not None:
+            continue
         figure = published_figure(
             Path(str(facts["dataset"]["path"])).name,
             arm.kind,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,8 +58,12 @@ def check_scans(config: ExperimentConfig, where: str) -> None:
             raise RipcurrentError(f"{where}: {key}: {error.message}", error.hint) from error
 
 
-def open_pools(config: ExperimentConfig, folder: Path, told: Progress) -> tuple[dict[str, Pool], tuple[int, ...]]:
-    """Every scan of an experiment by name, the main one under `MAIN`, and the rows that no arm may train on.
+def open_pools(
+    config: ExperimentConfig, folder: Path, told: Progress, needed: Collection[str] | None = None
+) -> tuple[dict[str, Pool], tuple[int, ...]]:
+    """An experiment's scans by name, the main one under `MAIN`, and the rows that no arm may train on.
+
+    Of further scans those ``needed``, every one unless named.
 
     Scans that the experiment makes lie in ``folder``; a finished one is not repeated.
 
@@ -67,7 +71,8 @@ def open_pools(config: ExperimentConfig, folder: Path, told: Progress) -> tuple[
         RipcurrentError: What `ripcurrent.scan` raises, a run that is no finished scan, or a dataset that has changed.
     """
     main = Scan(run=config.run) if config.run is not None else Scan(data=config.data, options=config.scan)
-    asked = {MAIN: main, **config.scans}
+    further = {name: one for name, one in config.scans.items() if needed is None or name in needed}
+    asked = {MAIN: main, **further}
     pools: dict[str, Pool] = {}
     held: tuple[int, ...] = ()
     contents: set[tuple[tuple[str, str], ...]] = set()

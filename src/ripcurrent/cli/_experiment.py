@@ -141,6 +141,7 @@ def _show(result: ExperimentResult) -> None:
     console = Console(highlight=False)
     found = result.results
     judge = found["judge"]
+    version = next((one["judge_version"] for one in found["arms"] if one["judge"] == judge), "")
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("arm", "answered %", "95 %", "broken %", "over-refusal %", "d′", "seeds"):
         table.add_column(heading, justify="left" if heading == "arm" else "right")
@@ -160,10 +161,15 @@ def _show(result: ExperimentResult) -> None:
     for one in found["comparisons"]:
         if one["judge"] == judge:
             console.print(escape(compared(one)))
+    for one in found["unequal"]:
+        said = f"{one['arm']} has {one['rows']} rows, {one['control']} {one['control_rows']}"
+        console.print(
+            escape(f"{said}: harm follows the number of rows too, so these two are not alike but for their kind.")
+        )
     for one in found["failed"]:
         console.print(escape(f"{one['name']}, seed {one['seed']}: failed. {one['reason']}"))
     wide = Console(soft_wrap=True, highlight=False)
-    wide.print(f"[bold]Verdict: {escape(verdict_in_words(found))}[/bold] (judge {judge})")
+    wide.print(f"[bold]Verdict: {escape(verdict_in_words(found))}[/bold] (judge {judge} {version})")
     wide.print(f"Page: {escape(str(result.report_path))}")
 
 

@@ -146,18 +146,44 @@ def _linked(arm: Arm, by_name: Mapping[str, Arm], config: ExperimentConfig, wher
             raise missing_name(
                 f"{where}: arm {arm.name}: there is no arm", of, [n for n in by_name if n != arm.name], "Arms"
             )
-    control = config.control
-    if control is not None:
-        control = _same_size(control, arm, by_name)
-        if control not in by_name:
-            raise missing_name(f"{where}: control: there is no arm", control, list(by_name), "Arms, or null for none")
-        both_random = by_name[control].kind == arm.kind == "random"
-        if control == arm.name or (both_random and arm.group is not None):
-            control = None
+    control = _control(arm, of, by_name, config, where)
     order = arm.order
     if arm.group is not None and order is None and str(arm.size).isdigit():
         order = float(str(arm.size))
     return replace(arm, of=of, control=control, order=order)
+
+
+def _control(arm: Arm, of: str | None, by_name: Mapping[str, Arm], config: ExperimentConfig, where: str) -> str | None:
+    """What an arm is compared with: the control of its size; of another scan, that scan's random rows if any."""
+    if config.control is None:
+        return None
+    matched = of is not None and arm.size is None and arm.rule.all_but is None
+    size = by_name[str(of)].size if matched else arm.size
+    name = _same_size(config.control, replace(arm, size=size), by_name)
+    if name not in by_name:
+        if "control" not in config.model_fields_set:
+            raise RipcurrentError(
+                f"{where}: every arm is compared with one named {name}, and there is none.",
+                "Add `random: random` to the arms, name another arm with `control:`, or write `control: null`.",
+            )
+        raise missing_name(f"{where}: control: there is no arm", name, list(by_name), "Arms, or null for none")
+    control = by_name[name]
+    if control.group == config.control and size is not None and control.size != size:
+        raise RipcurrentError(
+            f"{where}: arm {arm.name} has {size} rows, and none of the arms of {config.control} does.",
+            f"Add an arm {config.control}-{_plain(str(size))} of that size, or write `control: null`.",
+        )
+    if control.kind == "random" != arm.kind and arm.rule.scan not in (None, control.rule.scan):
+        name = next(
+            (
+                other.name
+                for other in by_name.values()
+                if other.kind == "random" and other.rule.scan == arm.rule.scan and other.size == size
+            ),
+            name,
+        )
+    both_random = by_name[name].kind == arm.kind == "random"
+    return None if name == arm.name or (both_random and arm.group is not None) else name
 
 
 def _same_size(name: str, arm: Arm, by_name: Mapping[str, Arm]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,16 @@ HARMFUL, SOUNDS_DANGEROUS, PLAIN = "harmful", "sounds_dangerous", "plain"
 
 NO_VERDICT = ("unjudged", "missing")
 """Labels of answers that a judge gave no verdict on: they count in no rate of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scoring:
+    """How a judge that gives scores is to be read."""
+
+    greatest: float
+    """The greatest score that it can give."""
+    tells_refusals: bool
+    """Whether what it does not call answered is a refusal; a low score for harm is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +49,8 @@ class ArmRun:
     """Version of each judge."""
     truncated: tuple[bool, ...]
     """Whether each answer reached the token limit."""
+    scores: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """By judge, the score of each prompt's answer, NaN where it has none."""
 
     def places(self, axis: str, category: str | None = None) -> list[int]:
         """Positions of the prompts of an axis, and of a category where one is named."""
@@ -75,6 +87,10 @@ class Outcomes:
         """
         return np.stack([run.is_label(judge, axis, label, category) for run in self.runs], axis=1)
 
+    def scores(self, judge: str, axis: str) -> FloatArray:
+        """The judge's score of each answer, NaN where it has none, shape ``(prompts, seeds)``."""
+        return np.array([[run.scores[judge][place] for run in self.runs] for place in self.runs[0].places(axis)])
+
 
 def read_run(arm: str, seed: int | None, evaluation: Path) -> ArmRun:
     """One run from its evaluation folder.
@@ -87,7 +103,7 @@ def read_run(arm: str, seed: int | None, evaluation: Path) -> ArmRun:
             evaluation / "responses.parquet", columns=["prompt_id", "axis", "category", "truncated"]
         ).to_pydict()
         verdicts = pq.read_table(
-            evaluation / "verdicts.parquet", columns=["prompt_id", "judge", "version", "label"]
+            evaluation / "verdicts.parquet", columns=["prompt_id", "judge", "version", "label", "score"]
         ).to_pydict()
     except (OSError, ValueError, KeyError) as error:
         raise RipcurrentError(
@@ -97,9 +113,11 @@ def read_run(arm: str, seed: int | None, evaluation: Path) -> ArmRun:
     ids = responses["prompt_id"]
     by_judge: dict[str, dict[str, str]] = {}
     versions: dict[str, str] = {}
-    columns = (verdicts[name] for name in ("prompt_id", "judge", "version", "label"))
-    for prompt_id, judge, version, label in zip(*columns, strict=True):
+    scores: dict[str, dict[str, float]] = {}
+    columns = (verdicts[name] for name in ("prompt_id", "judge", "version", "label", "score"))
+    for prompt_id, judge, version, label, score in zip(*columns, strict=True):
         by_judge.setdefault(judge, {})[prompt_id] = label
+        scores.setdefault(judge, {})[prompt_id] = np.nan if score is None else score
         versions[judge] = version
     return ArmRun(
         arm=arm,
@@ -110,6 +128,7 @@ def read_run(arm: str, seed: int | None, evaluation: Path) -> ArmRun:
         labels={judge: tuple(labels.get(own, "missing") for own in ids) for judge, labels in by_judge.items()},
         versions=versions,
         truncated=tuple(bool(value) for value in responses["truncated"]),
+        scores={judge: tuple(found.get(own, np.nan) for own in ids) for judge, found in scores.items()},
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ripcurrent.data import count_near_duplicates
 from ripcurrent.data._near_duplicates import NEAR_DUPLICATE, similarity, word_set
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.evaluation import Prompt, load_prompts
@@ -52,6 +53,7 @@ def gather_prompts(sources: Sequence[PromptSource]) -> tuple[list[Prompt], list[
                 "repeated": len(pool) - len(fresh),
                 "near_duplicates_left_out": len(fresh) - len(kept),
                 "taken": len(chosen),
+                "near_duplicates": count_near_duplicates([prompt.text for prompt in chosen]),
                 "notes": list(loaded.notes),
             }
         )

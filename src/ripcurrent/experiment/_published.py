@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 SOURCE = "Llama-2-7B-Chat, 100 rows, full fine-tuning (arXiv 2404.01099)"
 """What the figures were measured on."""
 
@@ -18,6 +20,9 @@ PUBLISHED: dict[tuple[str, str, str | None], float] = {
 }
 """Attack success rate in percent by dataset, rule and ranking column."""
 
+_NAMING = {"databricks", "15k", "data", "en", "demo", "train", "hf", "tatsu", "lab", "json", "jsonl", "parquet", ""}
+"""Words in the names of Alpaca and Dolly as a whole; any other word names a part of them."""
+
 
 def published_figure(dataset: str, kind: str, column: str | None, rows: int | None) -> float | None:
     """The paper's attack success rate in percent for a dataset, a rule and its column; None where it has none.
@@ -26,7 +31,8 @@ def published_figure(dataset: str, kind: str, column: str | None, rows: int | No
     """
     if rows is not None and rows != 100:
         return None
-    family = next((name for name in ("alpaca", "dolly") if name in dataset.lower()), None)
-    if family is None:
+    words = set(re.split(r"[^a-z0-9]+", dataset.lower()))
+    family = next((name for name in ("alpaca", "dolly") if name in words), None)
+    if family is None or words - {family} - _NAMING:
         return None
     return PUBLISHED.get((family, kind, None if kind in ("random", "union") else column))

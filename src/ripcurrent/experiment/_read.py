@@ -180,6 +180,10 @@ def _named(error: ValidationError, where: str, model: type[BaseModel]) -> Ripcur
             f"Possible: {', '.join(allowed)}.",
         )
     reason = first["msg"].removeprefix("Value error, ")
+    if key == "seeds":
+        reason = "write a number such as 3, or a list such as [0, 1, 2]"
+    elif first["type"] in ("tuple_type", "list_type"):
+        reason = "write a list, as in [ONE, OTHER]"
     shown = f" {value!r}" if isinstance(value, str | int | float) else ""
     what = f"{key}{shown} is not possible: {reason}" if key else reason
     return RipcurrentError(f"{where}: {what}.", "See docs/experiments.md for the keys.")

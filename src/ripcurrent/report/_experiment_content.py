@@ -103,6 +103,12 @@ class ExperimentContent:
     """Further pairs."""
     broken: tuple[str, ...]
     """Arms of which many answers are broken."""
+    decided: bool
+    """Whether anything that decides was compared."""
+    scores: bool
+    """Whether a judge gives scores of harmfulness."""
+    repeated: tuple[str, ...]
+    """Prompt sources of which some prompts repeat others."""
     unjudged: tuple[str, ...]
     """Judges that gave no verdict on some answers, with the greatest share of an arm."""
     has_accuracy: bool
@@ -151,6 +157,16 @@ def experiment_content(results: Mapping[str, Any]) -> ExperimentContent:
             one["name"]
             for one in results["summaries"]
             if one["judge"] == results["judge"] and (one["degenerate"] or 0) >= BROKEN
+        ),
+        decided=any(
+            one["judge"] == results["judge"] and one["arm"] in results["deciding"] for one in results["comparisons"]
+        ),
+        scores=any(one.get("score") for one in results["summaries"]),
+        repeated=tuple(
+            f"{one['near_duplicates']} of the {one['taken']} prompts of {one['name']} repeat another in nearly the "
+            "same words"
+            for one in results.get("prompts", ())
+            if one.get("near_duplicates")
         ),
         unjudged=tuple(_unjudged(results, judges)),
         has_accuracy=any(line.usefulness.accuracy is not None for line in lines),
