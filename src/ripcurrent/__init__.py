@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ripcurrent.anchors import load_anchors
     from ripcurrent.api._anchor_stability import anchor_stability
+    from ripcurrent.api._calibrate_data import calibrate_data
     from ripcurrent.api._evaluate import EvaluationResult, evaluate, load_evaluation
     from ripcurrent.api._experiment import Experiment
     from ripcurrent.api._finetune import FinetuneResult, finetune
@@ -34,6 +35,7 @@ __all__ = [
     "ScanResult",
     "__version__",
     "anchor_stability",
+    "calibrate_data",
     "evaluate",
     "finetune",
     "load_anchors",
@@ -53,6 +55,7 @@ _HOMES = {
     "ScanOptions": "ripcurrent.api._options",
     "ScanResult": "ripcurrent.api._scan",
     "anchor_stability": "ripcurrent.api._anchor_stability",
+    "calibrate_data": "ripcurrent.api._calibrate_data",
     "evaluate": "ripcurrent.api._evaluate",
     "finetune": "ripcurrent.api._finetune",
     "load_anchors": "ripcurrent.anchors",

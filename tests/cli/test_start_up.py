@@ -78,7 +78,7 @@ def test_the_surface_is_what_it_says() -> None:
     assert set(rc.__all__) == {
         *("EvaluationResult", "Experiment", "FinetuneResult", "RipcurrentError", "ScanOptions", "ScanResult"),
         *("load_anchors", "load_evaluation", "load_model", "load_tokens", "read_rows"),
-        *("anchor_stability", "evaluate", "finetune", "scan", "select"),
+        *("anchor_stability", "calibrate_data", "evaluate", "finetune", "scan", "select"),
         "__version__",
     }
     assert set(rc.__all__) <= set(dir(rc))

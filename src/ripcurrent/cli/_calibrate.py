@@ -1,21 +1,51 @@
-"""``ripcurrent calibrate``: finished experiments fitted, for a forecast before training."""
+"""``ripcurrent calibrate``: a ladder trained, finished experiments fitted, for a forecast before training."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ripcurrent.cli._scan import JSON, QUIET
+from ripcurrent.cli._scan import ADAPTER, ANCHORS, DEVICE, DTYPE, FORMAT, JSON, LIMIT, MAP, MODEL, QUIET
 
 if TYPE_CHECKING:
     from ripcurrent.scoring._calibration import Calibration, ForecastError
 
+FIT = ("experiments", "out", "scans", "by", "judge", "compare", "as_json", "quiet")
+"""Parameters that finished experiments are fitted by; all others are for training a ladder."""
+
 
 def calibrate_command(
-    experiments: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of finished experiments.")],
+    context: typer.Context,
     out: Annotated[Path, typer.Option(metavar="FILE.json", help="The calibration.")],
+    experiments: Annotated[
+        list[Path] | None, typer.Argument(metavar="RUN", help="Folders of finished experiments.")
+    ] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(metavar="DATASET", help="Train a ladder on its rows; repeatable, the first is the main one."),
+    ] = None,
+    model: MODEL = "embedded",
+    adapter: ADAPTER = None,
+    recipe: Annotated[
+        str | None, typer.Option(metavar="R", help="paper, lora, embedded, or a YAML file; needed with --data.")
+    ] = None,
+    work: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="The ladder's run folder; runs/calibrate-FILE unless named.")
+    ] = None,
+    sizes: Annotated[str, typer.Option(metavar="N,N", help="Rows of the ladder's sets.")] = "20,50,100",
+    seeds: Annotated[int, typer.Option(metavar="N", min=1, help="Runs of every set.")] = 1,
+    anchors: ANCHORS = "builtin",
+    no_anchor_check: Annotated[
+        bool, typer.Option("--no-anchor-check", help="Scan even if the anchors do not separate on this model.")
+    ] = False,
+    format: FORMAT = None,
+    mapping: MAP = None,
+    limit: LIMIT = None,
+    device: DEVICE = None,
+    dtype: DTYPE = None,
     scans: Annotated[
         list[Path] | None,
         typer.Option("--scan", metavar="SCAN", help="A finished scan of rows that arms took from a file; repeatable."),
@@ -33,31 +63,97 @@ def calibrate_command(
     as_json: JSON = False,
     quiet: QUIET = False,
 ) -> None:
-    """Fit what finished experiments answered to the mean scores of their rows; say how a forecast by it errs.
+    """Fit what models answered to the mean scores of the rows that they were trained on; say how a forecast by it errs.
 
-    The file is for `ripcurrent scan --forecast FILE.json`. Nothing is trained here.
+    With --data, models are trained here, on random, risky and protective sets of its rows; given again, the command
+    goes on where it was stopped. With RUN alone nothing is trained. The file is for `ripcurrent scan --forecast FILE`.
     """
     from contextlib import nullcontext
 
     from ripcurrent.api._calibrate import as_json as json_of
     from ripcurrent.api._calibrate import calibrate
     from ripcurrent.api._progress import SilentProgress
-    from ripcurrent.cli._output import TerminalProgress, print_json
+    from ripcurrent.cli._output import TerminalProgress, print_json, say_default_model
+    from ripcurrent.data import parse_mapping
+    from ripcurrent.errors import RipcurrentError
 
-    with nullcontext(SilentProgress()) if quiet else TerminalProgress().shown() as progress:
-        calibration = calibrate(
-            experiments,
-            out,
-            scans=scans or (),
-            judge=judge,
-            columns=by or (),
-            compare=compare,
-            progress=progress,
+    given = dict(_given(context))
+    if not data and not experiments:
+        raise RipcurrentError(
+            "There is nothing to fit.",
+            "Name folders of finished experiments, or data to train on: --data DATASET --model M --recipe R.",
         )
+    if not data and given:
+        raise RipcurrentError(f"{next(iter(given))} is for training a ladder.", "Give --data, or leave it out.")
+    if data and recipe is None:
+        raise RipcurrentError("No recipe is named to train by.", "Give --recipe paper, lora, embedded or a YAML file.")
+    fit: dict[str, Any] = {"scans": scans or (), "judge": judge, "columns": by or (), "compare": compare}
+    folder = work or Path("runs") / f"calibrate-{out.stem}"
+    if data:
+        say_default_model(context, quiet)
+    with nullcontext(SilentProgress()) if quiet else TerminalProgress().shown() as progress:
+        if data and recipe is not None:
+            from ripcurrent.api._calibrate_data import calibrate_data
+
+            calibration = calibrate_data(
+                data,
+                folder,
+                out,
+                recipe=recipe,
+                model=model,
+                adapter=adapter,
+                device=device,
+                dtype=dtype,
+                sizes=_parse_sizes(sizes),
+                seeds=seeds,
+                scan={
+                    "anchors": anchors,
+                    "anchor_check": not no_anchor_check,
+                    "format": format,
+                    "mapping": parse_mapping(mapping) if mapping else None,
+                    "limit": limit,
+                },
+                experiments=experiments or (),
+                command=_command(out, experiments or (), given),
+                progress=progress,
+                **fit,
+            )
+        else:
+            calibration = calibrate(experiments or (), out, progress=progress, **fit)
     if as_json:
         print_json(json_of(calibration, out))
     elif not quiet:
         _show(calibration, out)
+        if data:
+            typer.echo(f"The ladder:  {folder / 'report.html'}")
+
+
+def _given(context: typer.Context) -> Iterator[tuple[str, Any]]:
+    """Options of training a ladder that the command line has, with their values."""
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        if parameter.name not in FIT and source is not None and source.name == "COMMANDLINE":
+            yield parameter.opts[0], context.params[parameter.name or ""]
+
+
+def _command(out: Path, experiments: Sequence[Path], given: Mapping[str, Any]) -> str:
+    """The command line with what changes the ladder, for its page."""
+    import shlex
+
+    words = ["ripcurrent", "calibrate", *map(str, experiments), "--out", str(out)]
+    for name, value in given.items():
+        for one in value if isinstance(value, list) else (value,):
+            words += [name] if one is True else [name, str(one)]
+    return shlex.join(words)
+
+
+def _parse_sizes(text: str) -> tuple[int, ...]:
+    from ripcurrent.errors import RipcurrentError
+
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdigit() and int(part) for part in parts):
+        raise RipcurrentError(f"--sizes {text} are not numbers of rows.", "Write numbers from 1, such as 20,50,100.")
+    return tuple(map(int, parts))
 
 
 def _show(calibration: Calibration, path: Path) -> None:

@@ -301,7 +301,9 @@ def _rows(
     rule = marker["identity"]["rule"]
     if rule.get("file") is not None:
         return _rows_of_file(rule, place, known)
-    own = experiment.scans[rule.get("scan") or ""]
+    own = experiment.scans.get(rule.get("scan") or "")
+    if own is None:
+        return f"the experiment has no scan {rule['scan']} any more"
     if own.sha256 not in known:
         return f"no scan of {own.name} is comparable with that of the first experiment"
     for record in sorted((place / "rows").glob("*.json")):
