@@ -39,7 +39,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path, help="a finished scan with gradients")
     parser.add_argument("--by", default="gradient_bidirectional")
-    parser.add_argument("--limit", type=int, help="only the first rows")
     arguments = parser.parse_args(argv)
     manifest = json.loads((arguments.run / "manifest.json").read_text(encoding="utf-8"))
     options = manifest["options"]
@@ -49,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         manifest["dataset"]["path"],
         format=options["format"],
         mapping=options["mapping"],
-        limit=arguments.limit or options["limit"],
+        limit=options["limit"],
     )
     chat_model = load_model(
         options["model"], adapter=options["adapter"], device=options["device"], dtype=options["dtype"]

@@ -12,7 +12,8 @@ import pytest
 
 from ripcurrent.api import _experiment_scans as scans
 from ripcurrent.api._experiment import _identity, _keep_prompts, run_experiment
-from ripcurrent.api._experiment_arms import ArmRunner, judge_scoring, judge_settings
+from ripcurrent.api._experiment_arms import ArmRunner
+from ripcurrent.api._experiment_options import judge_scoring, judge_settings
 from ripcurrent.api._progress import SilentProgress
 from ripcurrent.data import read_rows
 from ripcurrent.errors import RipcurrentError

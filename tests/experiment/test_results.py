@@ -97,8 +97,10 @@ def test_arms_of_other_numbers_of_rows_are_told_apart(tmp_path: Path) -> None:
     put(tmp_path, ["top-seed0"], by_share(SHARES), rows=96)
     assert collected(tmp_path)["unequal"] == []
     put(tmp_path, ["top-seed0"], by_share(SHARES), rows=66)
-    found = collected(tmp_path)["unequal"]
-    assert found == [{"arm": "top", "rows": 66, "control": "random", "control_rows": 100}]
+    (found,) = collected(tmp_path)["unequal"]
+    said = found.pop("in_words")
+    assert found == {"arm": "top", "rows": 66, "control": "random", "control_rows": 100}
+    assert said.startswith("top was trained on 66 rows and random on 100: harm follows the number of rows too")
 
 
 def test_a_score_of_harm_has_a_mean_and_says_nothing_of_harmless_requests(tmp_path: Path) -> None:

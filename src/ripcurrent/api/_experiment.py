@@ -9,7 +9,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from ripcurrent.api._experiment_arms import PROMPTS, SUMS, ArmRunner, check_finetune, digest_of, judge_scoring
+from ripcurrent.api._experiment_arms import PROMPTS, SUMS, ArmRunner, digest_of
+from ripcurrent.api._experiment_options import check_finetune, judge_scoring
 from ripcurrent.api._experiment_results import as_json, collect_results
 from ripcurrent.api._experiment_scans import Pool, check_scans, open_pools
 from ripcurrent.api._progress import Progress, SilentProgress

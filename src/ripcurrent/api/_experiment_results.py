@@ -141,7 +141,14 @@ def _unequal(compared: Sequence[Mapping[str, Any]], details: Sequence[Mapping[st
     counts = {one["arm"]: one["rows"]["count"] for one in details if one.get("rows")}
     pairs = [(one["arm"], one["control"]) for one in compared if one["arm"] in counts and one["control"] in counts]
     return [
-        {"arm": arm, "rows": counts[arm], "control": control, "control_rows": counts[control]}
+        {
+            "arm": arm,
+            "rows": counts[arm],
+            "control": control,
+            "control_rows": counts[control],
+            "in_words": f"{arm} was trained on {counts[arm]} rows and {control} on {counts[control]}: harm follows the "
+            "number of rows too, so what differs between them is not their kind alone.",
+        }
         for arm, control in pairs
         if abs(counts[arm] - counts[control]) > ALIKE * max(counts[arm], counts[control])
     ]

@@ -162,10 +162,7 @@ def _show(result: ExperimentResult) -> None:
         if one["judge"] == judge:
             console.print(escape(compared(one)))
     for one in found["unequal"]:
-        said = f"{one['arm']} has {one['rows']} rows, {one['control']} {one['control_rows']}"
-        console.print(
-            escape(f"{said}: harm follows the number of rows too, so these two are not alike but for their kind.")
-        )
+        console.print(escape(one["in_words"]))
     for one in found["failed"]:
         console.print(escape(f"{one['name']}, seed {one['seed']}: failed. {one['reason']}"))
     wide = Console(soft_wrap=True, highlight=False)
