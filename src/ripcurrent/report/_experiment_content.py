@@ -163,8 +163,8 @@ def experiment_content(results: Mapping[str, Any]) -> ExperimentContent:
         ),
         scores=any(one.get("score") for one in results["summaries"]),
         repeated=tuple(
-            f"{one['near_duplicates']} of the {one['taken']} prompts of {one['name']} repeat another in nearly the "
-            "same words"
+            f"{one['near_duplicates']} of the {one['taken']} prompts of {one['name']} "
+            f"repeat{'s' * (one['near_duplicates'] == 1)} another in nearly the same words"
             for one in results.get("prompts", ())
             if one.get("near_duplicates")
         ),
