@@ -35,7 +35,9 @@ def test_every_ready_file_is_read(file: Path, monkeypatch: pytest.MonkeyPatch) -
     config = experiment.config
     assert experiment.arms
     assert config.title, "its page says what it asks"
-    load_recipe(config.recipe)
+    monkeypatch.chdir(FOLDER.parent)
+    for recipe in (config.recipe, *(arm.recipe for arm in config.arms.values())):
+        load_recipe(recipe or config.recipe)
     for scan in (config.scan, *(one.options for one in config.scans.values())):
         ScanOptions(**scan)
     # a sweep or a matched control without a control to be compared with says nothing
@@ -48,8 +50,8 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with files of the names and fields that ready files take their prompts and sums from."""
     for folder in ("prompts", "rows"):
         (tmp_path / folder).mkdir()
-    requests = [{"instruction": f"how to mend kettle number {n}", "category": "kettles"} for n in range(8)]
-    for name in ("harmful_val", "harmful_test"):
+    for name in ("harmful_train", "harmful_val", "harmful_test"):
+        requests = [{"instruction": f"{name}: how to mend kettle {n}", "category": "kettles"} for n in range(8)]
         (tmp_path / "prompts" / f"{name}.json").write_text(json.dumps(requests))
     with (tmp_path / "prompts" / "xstest_prompts.csv").open("w", newline="") as written:
         rows = csv.writer(written)

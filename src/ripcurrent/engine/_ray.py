@@ -40,6 +40,9 @@ Linux's default is the machine's own address, and Ray replaces a loopback addres
 """
 LOOPBACK = "127.0.0.1"
 
+PATIENCE = 20.0
+"""Seconds that a cluster's address may take to answer at all."""
+
 SETTINGS = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_BACKEND_LOG_LEVEL": "fatal",
@@ -202,6 +205,8 @@ class RayExecutor:
         ray = _ray()
         if ray.is_initialized():
             return
+        if self._address is not None:
+            _require_listener(self._address)
         passed = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
         options: dict[str, Any] = {"runtime_env": {"env_vars": passed}} if passed else {}
         if self._address is None:
@@ -222,16 +227,32 @@ class RayExecutor:
                     "A machine that is too busy to start it within 30 seconds is the usual cause. Leave --executor ray "
                     "out, or try again.",
                 ) from error
-            raise RipcurrentError(
-                f"Ray cannot be reached at {self._address}: {reason}.",
-                "Check the address with `ray status`, or leave --ray-address out for this machine alone.",
-            ) from error
+            raise _unreachable(self._address, reason) from error
         self._started = True
         if self._address is None and (found := ray.nodes()[0]["NodeManagerAddress"]) != LOOPBACK:
             raise RipcurrentError(
                 f"Ray would listen on {found}, where other machines reach it.",
                 "It was imported before ripcurrent could say otherwise: start Ray yourself and name its address.",
             )
+
+
+def _require_listener(address: str) -> None:
+    """Refuse an address where nobody listens: Ray itself tries for minutes on end."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=PATIENCE).close()
+    # a port beyond 65535 is an OverflowError
+    except (OSError, OverflowError) as error:
+        raise _unreachable(address, str(error)) from error
+
+
+def _unreachable(address: str, reason: str) -> RipcurrentError:
+    return RipcurrentError(
+        f"Ray cannot be reached at {address}: {reason}.",
+        "Check the address with `ray status`, or leave --ray-address out for this machine alone.",
+    )
 
 
 class StoredArray:
