@@ -48,7 +48,8 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         )
     deadline = time.monotonic() + 120
     while b"Ray runtime started" not in log.read_bytes():
-        assert started.poll() is None and time.monotonic() < deadline, log.read_text()
+        assert started.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
         time.sleep(0.2)
     yield f"127.0.0.1:{port}"
     assert started.poll() is None, "the cluster ended before its owner ended it"
