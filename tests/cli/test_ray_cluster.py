@@ -18,6 +18,8 @@ import pytest
 from ripcurrent.engine._ray import ALONE, NO_REPORTS
 from tests.tiny_scan import REPRESENTATION_COSINES, rows_with_a_gap, write_jsonl
 
+# read when Ray is first imported, which is here
+os.environ.update(ALONE)
 pytest.importorskip("ray")
 ROWS = 20
 ON_LOOPBACK = {**ALONE, **NO_REPORTS, "RAY_worker_niceness": "0"}
