@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import socket
 import subprocess
 import sys
@@ -22,8 +23,16 @@ from tests.tiny_scan import REPRESENTATION_COSINES, rows_with_a_gap, write_jsonl
 os.environ.update(ALONE)
 pytest.importorskip("ray")
 ROWS = 20
-ON_LOOPBACK = {**ALONE, **NO_REPORTS, "RAY_worker_niceness": "0"}
-"""Without the first Ray replaces 127.0.0.1 by an address that other machines reach, at both ends."""
+ENVIRONMENT = {
+    # without it Ray replaces 127.0.0.1 by an address that other machines reach, at both ends
+    **ALONE,
+    **NO_REPORTS,
+    "RAY_worker_niceness": "0",
+    # whether a token lies in the home directory must not matter
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": secrets.token_hex(32),
+}
+"""Both ends': a cluster on loopback that asks for a token."""
 
 
 def free_port() -> int:
@@ -44,7 +53,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
                 *(str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--port", str(port)),
                 *("--node-ip-address", "127.0.0.1", "--num-cpus", "2", "--include-dashboard", "false"),
             ],
-            env={**os.environ, **ON_LOOPBACK},
+            env={**os.environ, **ENVIRONMENT},
             stdout=file,
             stderr=subprocess.STDOUT,
         )
@@ -72,7 +81,7 @@ def scan_by_cluster(
             *("--device", "cpu", "--dtype", "float32", "--shard-rows", "4"),
             *(() if not address else ("--executor", "ray", "--workers", "2", "--ray-address", address)),
         ],
-        env={**os.environ, **ON_LOOPBACK},
+        env={**os.environ, **ENVIRONMENT},
         capture_output=True,
         text=True,
         timeout=300,
@@ -102,5 +111,5 @@ def test_an_address_where_nobody_listens_is_one_clear_error(
     done = scan_by_cluster(rows, tmp_path / "out", tiny_folder, anchors_file, address)
     assert done.returncode == 1, done.stderr
     assert f"Ray cannot be reached at {address}" in done.stderr
-    assert "leave --ray-address out" in done.stderr
+    assert "RAY_AUTH_MODE=token" in done.stderr
     assert "Traceback" not in done.stderr

@@ -251,7 +251,8 @@ def _require_listener(address: str) -> None:
 def _unreachable(address: str, reason: str) -> RipcurrentError:
     return RipcurrentError(
         f"Ray cannot be reached at {address}: {reason}.",
-        "Check the address with `ray status`, or leave --ray-address out for this machine alone.",
+        "Check the address with `ray status` (a cluster with tokens: with RAY_AUTH_MODE=token), or leave --ray-address "
+        "out for this machine alone.",
     )
 
 
