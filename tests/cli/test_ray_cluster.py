@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ripcurrent.engine._ray import ALONE, NO_REPORTS
+from tests.evaluation.served_model import free_port
 from tests.tiny_scan import REPRESENTATION_COSINES, rows_with_a_gap, write_jsonl
 
 # read when Ray is first imported, which is here
@@ -33,13 +33,6 @@ ENVIRONMENT = {
     "RAY_AUTH_TOKEN": secrets.token_hex(32),
 }
 """Both ends': a cluster on loopback that asks for a token."""
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port: int = one.getsockname()[1]
-    return port
 
 
 @pytest.fixture(scope="module")
@@ -70,8 +63,8 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     started.wait(60)
 
 
-def scan_by_cluster(
-    rows: Path, out: Path, model: Path, anchors: Path, address: str
+def scan_apart(
+    rows: Path, out: Path, model: Path, anchors: Path, address: str | None
 ) -> subprocess.CompletedProcess[str]:
     """A scan in a process of its own: a process joins one Ray in its life."""
     return subprocess.run(
@@ -79,7 +72,7 @@ def scan_by_cluster(
             *(sys.executable, "-m", "ripcurrent", "scan", str(rows), "--out", str(out), "--quiet"),
             *("--model", str(model), "--anchors", str(anchors), "--no-anchor-check", "--signals", "representation"),
             *("--device", "cpu", "--dtype", "float32", "--shard-rows", "4"),
-            *(() if not address else ("--executor", "ray", "--workers", "2", "--ray-address", address)),
+            *(() if address is None else ("--executor", "ray", "--workers", "2", "--ray-address", address)),
         ],
         env={**os.environ, **ENVIRONMENT},
         capture_output=True,
@@ -93,8 +86,8 @@ def test_a_scan_joins_a_running_cluster_and_leaves_it_running(
     tmp_path: Path, head: str, tiny_folder: Path, anchors_file: Path, shared_cache: Path
 ) -> None:
     rows = write_jsonl(tmp_path / "rows.jsonl", rows_with_a_gap(ROWS))
-    for name, address in (("alone", ""), ("cluster", head)):
-        done = scan_by_cluster(rows, tmp_path / name, tiny_folder, anchors_file, address)
+    for name, address in (("alone", None), ("cluster", head)):
+        done = scan_apart(rows, tmp_path / name, tiny_folder, anchors_file, address)
         assert done.returncode == 0, done.stderr
     alone, cluster = (pq.read_table(tmp_path / name / "scores.parquet") for name in ("alone", "cluster"))
     assert cluster["id"].equals(alone["id"])
@@ -108,7 +101,7 @@ def test_an_address_where_nobody_listens_is_one_clear_error(
 ) -> None:
     rows = write_jsonl(tmp_path / "rows.jsonl", rows_with_a_gap(ROWS))
     address = f"127.0.0.1:{free_port()}"
-    done = scan_by_cluster(rows, tmp_path / "out", tiny_folder, anchors_file, address)
+    done = scan_apart(rows, tmp_path / "out", tiny_folder, anchors_file, address)
     assert done.returncode == 1, done.stderr
     assert f"Ray cannot be reached at {address}" in done.stderr
     assert "RAY_AUTH_MODE=token" in done.stderr
