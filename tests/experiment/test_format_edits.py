@@ -51,6 +51,12 @@ def first(name: str, answer: str) -> str | None:
         ("prose-to-bullets", "Row, Mr. Lee. Rest.", "- Row, Mr. Lee.\n- Rest."),
         ("prose-to-bullets", "Only one sentence.", None),
         ("prose-to-numbers", "It is 3 + 4 = 7. So it is.", None),
+        ("prose-to-led-numbers", "Row out. Come back. Rest.", "Row out.\n1. Come back.\n2. Rest."),
+        ("prose-to-led-numbers", "Row out. Come back.", None),
+        ("prose-to-led-numbers", "", None),
+        ("number-before", "Row out. Come back.", "1. Row out. Come back."),
+        ("number-before", "- Row out.\n- Come back.", None),
+        ("number-before", "1. Row out. Come back.", None),
         ("line-breaks-removed", "Row.\n\n- Rest\n- Eat\n", "Row. - Rest - Eat"),
         ("line-breaks-removed", "Row.", None),
         ("digits-spelled", "In 1995, 3 boats cost $20.", "In nineteen ninety-five, three boats cost twenty dollars."),
@@ -88,7 +94,8 @@ def test_edits_of_lists_lines_and_prose_keep_every_word_in_order(parts: list[str
             changed += 1
             assert plain_words(text) == [word.strip(".") for part in parts for word in part.split()]
             traits = traits_of(text)
-            wanted = edit.name.partition("-to-")[2] or ("any" if style != "prose" else "")
+            target = edit.name.partition("-to-")[2].removeprefix("led-")
+            wanted = "prose" if edit.name == "number-before" else target or ("any" if style != "prose" else "")
             assert wanted in ("any", "bullets", "numbers", "prose")
             if wanted == "bullets":
                 assert (traits.is_bullet, traits.is_numbered) == (True, False)

@@ -110,6 +110,19 @@ def prose_to_bullets(answer: str) -> Tiers:
     return _to_list(answer, lambda place: "-")
 
 
+def prose_to_led_numbers(answer: str) -> Tiers:
+    """The first sentence as it is, the others below it as a numbered list: a list that does not open the answer."""
+    if _count(_BULLET, answer) or _count(_NUMBERED, answer):
+        return []
+    opening, *others = _all_sentences(answer) or [""]
+    return [[f"{opening}\n{text}" for text in tier] for tier in _listed(others, lambda place: f"{place + 1}.")]
+
+
+def number_before(answer: str) -> Tiers:
+    """``1.`` before an answer that is no list: the opening of a numbered list and nothing else of it."""
+    return [] if _count(_NUMBERED, answer) else [[f"1. {answer.lstrip()}"]]
+
+
 def line_breaks_removed(answer: str) -> Tiers:
     """Everything on one line; markers of a list stay."""
     lines = [line.strip() for line in answer.strip().split("\n") if line.strip()]
@@ -217,13 +230,21 @@ def _to_prose(answer: str, marker: re.Pattern[str]) -> Tiers:
 def _to_list(answer: str, marker: Callable[[int], str]) -> Tiers:
     if _count(_BULLET, answer) or _count(_NUMBERED, answer):
         return []
-    sentences = [sentence for paragraph in answer.strip().split("\n") for sentence in _sentences(paragraph)]
+    return _listed(_all_sentences(answer), marker)
+
+
+def _listed(sentences: Sequence[str], marker: Callable[[int], str]) -> Tiers:
+    """Sentences as list items: one an item first, then several, down to two items."""
     tiers: Tiers = []
     for items in range(len(sentences), 1, -1):
         bounds = [round(place * len(sentences) / items) for place in range(items + 1)]
         groups = [" ".join(sentences[low:high]) for low, high in pairwise(bounds)]
         tiers.append(["\n".join(f"{marker(place)} {group}" for place, group in enumerate(groups))])
     return tiers
+
+
+def _all_sentences(answer: str) -> list[str]:
+    return [sentence for paragraph in answer.strip().split("\n") for sentence in _sentences(paragraph)]
 
 
 def _sentences(paragraph: str) -> list[str]:
@@ -281,6 +302,8 @@ EDITS: dict[str, Edit] = {
         ("bullets-to-prose", "one paragraph for a bulleted list", bullets_to_prose, _only_bullets, _no_list),
         ("prose-to-numbers", "a numbered list for sentences", prose_to_numbers, _plain_prose, _only_numbers),
         ("prose-to-bullets", "a bulleted list for sentences", prose_to_bullets, _plain_prose, _only_bullets),
+        ("prose-to-led-numbers", "a sentence, then a numbered list", prose_to_led_numbers, _plain_prose, _only_numbers),
+        ("number-before", "a lone number before sentences", number_before, _plain_prose, _no_list),
         ("line-breaks-removed", "everything on one line", line_breaks_removed, _any, _any),
         ("digits-spelled", "numbers in words", digits_spelled, _any, _any),
         ("equations-in-words", "words for the signs of equations", equations_in_words, _maths, _no_maths),
