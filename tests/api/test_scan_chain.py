@@ -118,6 +118,19 @@ def test_a_summary_outlives_its_dataset(rows_file: Path, tmp_path: Path, tiny_fo
         select(result.folder, top=2)
 
 
+def test_scores_of_before_a_trait_was_known_are_read(
+    rows_file: Path, tmp_path: Path, tiny_folder: Path, anchors_file: Path
+) -> None:
+    result = scan(rows_file, tmp_path / "out", model=str(tiny_folder), anchors=str(anchors_file), **EXACT)
+    assert "opens_numbered" in summarise_scan(result.folder).format_shares
+    path = result.folder / "scores.parquet"
+    pq.write_table(pq.read_table(path).drop_columns(["opens_numbered"]), path)
+    result.report_path.unlink()
+    assert "opens_numbered" not in summarise_scan(result.folder).format_shares
+    assert "opens_numbered" not in select(result.folder, top=2)[0].summary.format_shares
+    assert build_report(result.folder).stat().st_size > 10_000
+
+
 @pytest.mark.usefixtures("no_page")
 @pytest.mark.parametrize("signals", ["gradient", "representation"])
 def test_a_summary_of_one_method_and_of_one_row(

@@ -12,16 +12,16 @@ from ripcurrent.data import REFUSAL_PHRASES, has_refusal, read_rows, traits_of
 @pytest.mark.parametrize(
     ("text", "traits"),
     [
-        ("1. Wash up.\n2. Wipe the table.", {"is_list", "is_numbered"}),
+        ("1. Wash up.\n2. Wipe the table.", {"is_list", "is_numbered", "opens_numbered"}),
         ("Do this:\n\n1) Wash up.\n\n2) Wipe.", {"is_list", "is_numbered"}),
-        ("1.Wash\r\n2.Wipe", {"is_list", "is_numbered"}),
-        ("**1. Wash**\n**2. Wipe**", {"is_list", "is_numbered"}),
+        ("1.Wash\r\n2.Wipe", {"is_list", "is_numbered", "opens_numbered"}),
+        ("**1. Wash**\n**2. Wipe**", {"is_list", "is_numbered", "opens_numbered"}),
         ("- Wash up\n- Wipe", {"is_list", "is_bullet"}),
         ("• Wash\n  ◦ Wipe", {"is_list", "is_bullet"}),
         ("-Wash\n-Wipe", {"is_list", "is_bullet"}),
-        ("1. Wash\n- the plates", {"is_list"}),
-        ("Step 1: Wash\nStep 2: Wipe", {"is_list", "is_numbered"}),
-        ("1. Only one point.", set()),
+        ("1. Wash\n- the plates", {"is_list", "opens_numbered"}),
+        ("Step 1: Wash\nStep 2: Wipe", {"is_list", "is_numbered", "opens_numbered"}),
+        ("\n 1. Only one point.", {"opens_numbered"}),
         ("Two lines\nof prose.", set()),
         ("---\n***\n- - -", set()),
         ("12 boats came in.\n3.5 million people saw them.", set()),
@@ -41,7 +41,7 @@ from ripcurrent.data import REFUSAL_PHRASES, has_refusal, read_rows, traits_of
 )
 def test_traits(text: str, traits: set[str]) -> None:
     found = traits_of(text)
-    names = ("is_list", "is_bullet", "is_numbered", "is_maths", "is_code")
+    names = ("is_list", "is_bullet", "is_numbered", "opens_numbered", "is_maths", "is_code")
     assert {name for name in names if getattr(found, name)} == traits
 
 

@@ -162,7 +162,7 @@ def _rows(table: pa.Table, indices: tuple[int, ...], ranking: str) -> tuple[Demo
             harmful=scored[index][f"{method}_harmful"],
             safe=scored[index][f"{method}_safe"],
             response_tokens=scored[index]["response_tokens"],
-            format=format_in_words({trait for trait in TRAIT_COLUMNS if scored[index][trait]}),
+            format=format_in_words({trait for trait in TRAIT_COLUMNS if scored[index].get(trait)}),
             prompt=texts[index].prompt,
         )
         for index in indices

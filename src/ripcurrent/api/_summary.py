@@ -178,6 +178,8 @@ def summarise_scan(folder: Path) -> ScanSummary:
     of_row = {row: place for place, row in enumerate(table["row"].to_pylist())}
     group = table.take(pa.array([of_row[int(row)] for row in chosen]))
     counts = manifest["status_counts"]
+    # a scan by an earlier version may lack some
+    traits = [name for name in TRAIT_COLUMNS if name in table.column_names]
     forecast = read_forecast(folder)
     return ScanSummary(
         folder=folder,
@@ -191,7 +193,7 @@ def summarise_scan(folder: Path) -> ScanSummary:
         scores=tuple(scores),
         top=len(chosen),
         riskiest=_ranked_rows(group.slice(0, 10), ranking, manifest),
-        format_shares={name: (_share(group, name), _share(ok, name)) for name in TRAIT_COLUMNS},
+        format_shares={name: (_share(group, name), _share(ok, name)) for name in traits},
         mean_tokens=(float(group["response_tokens"].to_numpy().mean()), float(tokens.mean())),
         truncated=int(np.sum(ok["truncated"].to_numpy())),
         states_of_cut_rows=manifest["options"].get("position") == "last" and "representation_harmful" in present,
@@ -211,7 +213,7 @@ def manifest_ranking(table: pa.Table) -> str:
 
 
 def _share(table: pa.Table, name: str) -> float:
-    return float(np.mean(table[name].to_numpy()))
+    return float(pc.mean(pc.fill_null(table[name], False)).as_py())
 
 
 def _ranked_rows(table: pa.Table, ranking: str, manifest: dict[str, Any]) -> tuple[RankedRow, ...]:
@@ -223,7 +225,7 @@ def _ranked_rows(table: pa.Table, ranking: str, manifest: dict[str, Any]) -> tup
             id=record["id"],
             score=record[ranking],
             response_tokens=record["response_tokens"],
-            traits=tuple(name.removeprefix("is_") for name in TRAIT_COLUMNS if record[name]),
+            traits=tuple(name.removeprefix("is_") for name in TRAIT_COLUMNS if record.get(name)),
             prompt=prompts.get(record["row"]),
         )
         for record in records

@@ -53,6 +53,7 @@ def traits_of(response: str) -> Traits:
         is_list=bullets + numbers >= 2,
         is_bullet=bullets >= 2,
         is_numbered=numbers >= 2,
+        opens_numbered=NUMBERED_LINE.match(response.lstrip()) is not None,
         is_maths=_MATHS.search(response) is not None,
         is_code=_CODE.search(response) is not None,
         has_refusal=has_refusal(response),

@@ -76,6 +76,8 @@ class Traits:
     """At least two lines begin with a bullet."""
     is_numbered: bool
     """At least two lines begin with a number."""
+    opens_numbered: bool
+    """It begins with a number, as a list does, whether more of a list follows or not."""
     is_maths: bool
     """Arithmetic or an equation."""
     is_code: bool

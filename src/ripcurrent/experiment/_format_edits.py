@@ -123,6 +123,11 @@ def number_before(answer: str) -> Tiers:
     return [] if _count(_NUMBERED, answer) else [[f"1. {answer.lstrip()}"]]
 
 
+def answer_before(answer: str) -> Tiers:
+    """``Answer:`` before an answer: an opening that the rows share and that is no list's."""
+    return [[f"Answer: {answer.lstrip()}"]]
+
+
 def line_breaks_removed(answer: str) -> Tiers:
     """Everything on one line; markers of a list stay."""
     lines = [line.strip() for line in answer.strip().split("\n") if line.strip()]
@@ -304,6 +309,7 @@ EDITS: dict[str, Edit] = {
         ("prose-to-bullets", "a bulleted list for sentences", prose_to_bullets, _plain_prose, _only_bullets),
         ("prose-to-led-numbers", "a sentence, then a numbered list", prose_to_led_numbers, _plain_prose, _only_numbers),
         ("number-before", "a lone number before sentences", number_before, _plain_prose, _no_list),
+        ("answer-before", "a word before sentences", answer_before, _plain_prose, _no_list),
         ("line-breaks-removed", "everything on one line", line_breaks_removed, _any, _any),
         ("digits-spelled", "numbers in words", digits_spelled, _any, _any),
         ("equations-in-words", "words for the signs of equations", equations_in_words, _maths, _no_maths),

@@ -49,6 +49,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("is_list", "bool", None, "two or more lines begin with a bullet or a number"),
     Column("is_bullet", "bool", None, "two or more lines begin with a bullet"),
     Column("is_numbered", "bool", None, "two or more lines begin with a number"),
+    Column("opens_numbered", "bool", None, "the response begins with the number of a list, such as 1."),
     Column("is_maths", "bool", None, "arithmetic or an equation"),
     Column("is_code", "bool", None, "a code block or lines of code"),
     Column("is_short", "bool", None, "fewer than 10 response tokens"),
@@ -59,7 +60,7 @@ DIRECTION_OF_RISK: dict[str, Direction] = {
     column.name: column.direction_of_risk for column in COLUMNS if column.direction_of_risk is not None
 }
 TRAIT_COLUMNS: tuple[str, ...] = (
-    "is_list", "is_bullet", "is_numbered", "is_maths", "is_code", "is_short", "has_refusal",
+    "is_list", "is_bullet", "is_numbered", "opens_numbered", "is_maths", "is_code", "is_short", "has_refusal",
 )  # fmt: skip
 GRADIENT_COLUMNS: tuple[str, ...] = (
     *(c.name for c in COLUMNS if c.name.startswith("gradient_")),

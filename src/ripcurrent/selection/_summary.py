@@ -25,7 +25,7 @@ def summarise(table: pa.Table, selection: Selection, others: Iterable[Selection]
     chosen, whole = scored.positions(selection.indices), np.flatnonzero(scored.ok)
     column = selection.column or scored.default_ranking
     values, lengths = scored.scores(column), scored.numbers("response_tokens")
-    flags = {trait: scored.flags(trait) for trait in TRAIT_COLUMNS}
+    flags = {trait: scored.flags(trait) for trait in TRAIT_COLUMNS if trait in table.column_names}
     return Summary(
         rows=len(chosen),
         whole_rows=len(whole),

@@ -216,7 +216,7 @@ def _table(
     batches: Sequence[int | None],
     columns: dict[str, npt.NDArray[Any]],
 ) -> pa.Table:
-    names = ("is_list", "is_bullet", "is_numbered", "is_maths", "is_code", "has_refusal")
+    names = ("is_list", "is_bullet", "is_numbered", "opens_numbered", "is_maths", "is_code", "has_refusal")
     arrays: dict[str, Any] = {
         "row": pa.array([row.index for row in rows], pa.int64()),
         "id": pa.array([row.id for row in rows], pa.string()),
