@@ -219,13 +219,15 @@ def _share(table: pa.Table, name: str) -> float:
 def _ranked_rows(table: pa.Table, ranking: str, manifest: dict[str, Any]) -> tuple[RankedRow, ...]:
     records = table.to_pylist()
     prompts = _prompts(manifest, {record["row"] for record in records})
+    # nearly every numbered list opens so: told by its share, not row by row
+    formats = [name for name in TRAIT_COLUMNS if name != "opens_numbered"]
     return tuple(
         RankedRow(
             row=record["row"],
             id=record["id"],
             score=record[ranking],
             response_tokens=record["response_tokens"],
-            traits=tuple(name.removeprefix("is_") for name in TRAIT_COLUMNS if record.get(name)),
+            traits=tuple(name.removeprefix("is_") for name in formats if record.get(name)),
             prompt=prompts.get(record["row"]),
         )
         for record in records
