@@ -1,0 +1,98 @@
+"""How alike the gradients of a set's rows are, and what a set's score is for that. ``python -m bench.coherence RUN``.
+
+For the riskiest, random and the most protective rows of a finished scan with gradients: the norm of the mean of their
+unit gradients, the mean cosine between two rows' gradients, and the set's own cosine: the mean ``gradient_balanced``
+over that norm, which is how the mean of the unit gradients, not each of them, lies to the anchors. One pass over each
+set's rows and the float32 memory of one gradient.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ripcurrent.api._options import ScanOptions
+from ripcurrent.api._scan_model import load_scan_model
+from ripcurrent.data import EncodedRow, encode_rows, read_rows
+from ripcurrent.engine import plan_batches
+from ripcurrent.selection import draw_random, read_scores
+from ripcurrent.selection._table import ScoredRows
+from ripcurrent.signals import GradientPass, make_batch, norm_of, zero_gradient
+
+BATCH_TOKENS = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Coherence:
+    """What the unit gradients of a set's rows have in common."""
+
+    rows: int
+    """Rows of the set."""
+    norm: float
+    """Norm of the mean of their unit gradients, 0 to 1."""
+
+    @property
+    def pairwise(self) -> float:
+        """Mean cosine between the gradients of two different rows; NaN of one row."""
+        return (self.rows * self.norm**2 - 1) / (self.rows - 1) if self.rows > 1 else float("nan")
+
+
+def measure(gradient_pass: GradientPass, rows: Sequence[EncodedRow], norms: npt.NDArray[np.float64]) -> Coherence:
+    """The coherence of rows whose gradient norms are known, shape ``(rows,)``."""
+    total = zero_gradient(gradient_pass.catalogue)
+    for places in plan_batches([len(row.tokens) for row in rows], BATCH_TOKENS):
+        batch = make_batch([rows[place] for place in places], gradient_pass.device)
+        factors = torch.tensor(1.0 / (len(rows) * norms[places]), dtype=torch.float32)
+        gradient_pass.accumulate(batch, factors, total)
+    return Coherence(len(rows), norm_of(total))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path, help="a finished scan with gradients")
+    parser.add_argument("--size", type=int, default=100)
+    parser.add_argument("--by", default="gradient_bidirectional")
+    parser.add_argument("--seed", type=int, default=0, help="of the random rows")
+    arguments = parser.parse_args(argv)
+    manifest = json.loads((arguments.run / "manifest.json").read_text(encoding="utf-8"))
+    options = ScanOptions(**manifest["options"])
+    table = read_scores(arguments.run)
+    scored = ScoredRows(table)
+    values = scored.scores(arguments.by)
+    order = np.flatnonzero(np.isfinite(values))
+    order = order[np.argsort(-values[order], kind="stable")]
+    size = min(arguments.size, len(order))
+    random = scored.positions(draw_random(table, size, arguments.seed).indices)
+    chat_model = load_scan_model(options)
+    gradient_pass = GradientPass(chat_model)
+    dataset = read_rows(
+        manifest["dataset"]["path"], format=options.format, mapping=options.mapping, limit=options.limit
+    )
+    sets = {"riskiest": order[:size], "random": random, "protective": order[-size:]}
+    wanted = {int(row) for places in sets.values() for row in scored.rows[places]}
+    chosen = (row for row in dataset if row.index in wanted)
+    encoded = {
+        row.index: row
+        for row in encode_rows(chosen, chat_model.tokenizer, max_tokens=options.max_tokens, loss_on=options.loss_on)
+    }
+    print("set           rows  norm of mean  mean cosine of two rows  mean gradient_balanced  the set's cosine")
+    for name, places in sets.items():
+        rows = [encoded[int(row)] for row in scored.rows[places]]
+        found = measure(gradient_pass, rows, scored.numbers("gradient_norm")[places])
+        balanced = float(scored.numbers("gradient_balanced")[places].mean())
+        print(
+            f"{name:<12}  {found.rows:>4}  {found.norm:>12.3f}  {found.pairwise:>23.3f}  {balanced:>+22.4f}  "
+            f"{balanced / found.norm:>+16.4f}",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
