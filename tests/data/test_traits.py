@@ -22,6 +22,8 @@ from ripcurrent.data import REFUSAL_PHRASES, has_refusal, read_rows, traits_of
         ("1. Wash\n- the plates", {"is_list", "opens_numbered"}),
         ("Step 1: Wash\nStep 2: Wipe", {"is_list", "is_numbered", "opens_numbered"}),
         ("\n 1. Only one point.", {"opens_numbered"}),
+        ("(555) 123-4567, or 2. if that is taken.", set()),
+        ("1.5 litres of milk.", set()),
         ("Two lines\nof prose.", set()),
         ("---\n***\n- - -", set()),
         ("12 boats came in.\n3.5 million people saw them.", set()),

@@ -9,6 +9,7 @@ from ripcurrent.data._types import Traits
 
 BULLET_LINE = re.compile(r"^[ \t]*(?:[-*•‣◦▪●○·–—][ \t]*|\+[ \t]+)(?=[^\s\-*=_|])", re.MULTILINE)
 NUMBERED_LINE = re.compile(r"^[ \t]*(?:\*\*)?(?:[(\[]?\d{1,3}(?:\.(?!\d)|[)\]])|[Ss]tep \d{1,3}\b)", re.MULTILINE)
+_FIRST_NUMBER = re.compile(r"\s*(?:\*\*)?(?:[(\[]?1(?:\.(?!\d)|[)\]])|[Ss]tep 1\b)")
 _MATHS = re.compile(
     r"""
     <<[^<>]*=[^<>]*>>                                   # a calculator mark, <<3*4=12>>
@@ -53,7 +54,7 @@ def traits_of(response: str) -> Traits:
         is_list=bullets + numbers >= 2,
         is_bullet=bullets >= 2,
         is_numbered=numbers >= 2,
-        opens_numbered=NUMBERED_LINE.match(response.lstrip()) is not None,
+        opens_numbered=_FIRST_NUMBER.match(response) is not None,
         is_maths=_MATHS.search(response) is not None,
         is_code=_CODE.search(response) is not None,
         has_refusal=has_refusal(response),

@@ -77,7 +77,7 @@ class Traits:
     is_numbered: bool
     """At least two lines begin with a number."""
     opens_numbered: bool
-    """It begins with a number, as a list does, whether more of a list follows or not."""
+    """It begins with the first number of a list, whether more of a list follows or not."""
     is_maths: bool
     """Arithmetic or an equation."""
     is_code: bool

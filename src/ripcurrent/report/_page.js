@@ -28,7 +28,7 @@
     return text.replaceAll("-", "−");
   };
   const percent = (share) => `${(100 * share).toFixed(1)} %`;
-  const traitName = (trait) => trait.replace(/^(is|has)_/, "");
+  const traitName = (trait) => trait.replace(/^(is|has)_/, "").replaceAll("_", " ");
 
   // Plots.
   const riskier = (score) => data.columns[score].direction;

@@ -49,7 +49,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("is_list", "bool", None, "two or more lines begin with a bullet or a number"),
     Column("is_bullet", "bool", None, "two or more lines begin with a bullet"),
     Column("is_numbered", "bool", None, "two or more lines begin with a number"),
-    Column("opens_numbered", "bool", None, "the response begins with the number of a list, such as 1."),
+    Column("opens_numbered", "bool", None, "the response begins with the first number of a list, 1."),
     Column("is_maths", "bool", None, "arithmetic or an equation"),
     Column("is_code", "bool", None, "a code block or lines of code"),
     Column("is_short", "bool", None, "fewer than 10 response tokens"),
