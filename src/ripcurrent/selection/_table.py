@@ -107,8 +107,6 @@ class ScoredRows:
 
     def flags(self, trait: str) -> BoolArray:
         """A boolean column, False where it is missing, shape ``(rows,)``."""
-        if trait not in self._table.column_names:
-            return np.zeros(len(self._order), dtype=bool)
         return cast("BoolArray", pc.fill_null(self._table[trait], False).to_numpy()[self._order].astype(bool))
 
     def positions(self, rows: Collection[int]) -> IntArray:
