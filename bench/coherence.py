@@ -2,8 +2,8 @@
 
 For the riskiest, random and the most protective rows of a finished scan with gradients: the norm of the mean of their
 unit gradients, the mean cosine between two rows' gradients, and the set's own cosine: the mean ``gradient_balanced``
-over that norm, which is how the mean of the unit gradients, not each of them, lies to the anchors. One pass over each
-set's rows and the float32 memory of one gradient.
+over that norm, which is how the mean of the unit gradients, not each of them, lies to the anchors. Two passes over
+each set's rows and the float32 memory of one gradient.
 """
 
 from __future__ import annotations
@@ -15,18 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
-import torch
 
 from ripcurrent.api._options import ScanOptions
 from ripcurrent.api._scan_model import load_scan_model
 from ripcurrent.data import EncodedRow, encode_rows, read_rows
-from ripcurrent.engine import plan_batches
 from ripcurrent.selection import draw_random, read_scores
 from ripcurrent.selection._table import ScoredRows
-from ripcurrent.signals import GradientPass, make_batch, norm_of, zero_gradient
-
-BATCH_TOKENS = 512
+from ripcurrent.signals import GradientPass, norm_of, set_direction
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +39,9 @@ class Coherence:
         return (self.rows * self.norm**2 - 1) / (self.rows - 1) if self.rows > 1 else float("nan")
 
 
-def measure(gradient_pass: GradientPass, rows: Sequence[EncodedRow], norms: npt.NDArray[np.float64]) -> Coherence:
-    """The coherence of rows whose gradient norms are known, shape ``(rows,)``."""
-    total = zero_gradient(gradient_pass.catalogue)
-    for places in plan_batches([len(row.tokens) for row in rows], BATCH_TOKENS):
-        batch = make_batch([rows[place] for place in places], gradient_pass.device)
-        factors = torch.tensor(1.0 / (len(rows) * norms[places]), dtype=torch.float32)
-        gradient_pass.accumulate(batch, factors, total)
-    return Coherence(len(rows), norm_of(total))
+def measure(gradient_pass: GradientPass, rows: Sequence[EncodedRow]) -> Coherence:
+    """The coherence of rows."""
+    return Coherence(len(rows), norm_of(set_direction(gradient_pass, rows).gradient))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -63,6 +53,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     manifest = json.loads((arguments.run / "manifest.json").read_text(encoding="utf-8"))
     options = ScanOptions(**manifest["options"])
+    if options.row_tokens is not None or options.windows:
+        parser.error("the scan must be of whole rows, without --row-tokens and --windows")
     table = read_scores(arguments.run)
     scored = ScoredRows(table)
     values = scored.scores(arguments.by)
@@ -85,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print("set           rows  norm of mean  mean cosine of two rows  mean gradient_balanced  the set's cosine")
     for name, places in sets.items():
         rows = [encoded[int(row)] for row in scored.rows[places]]
-        found = measure(gradient_pass, rows, scored.numbers("gradient_norm")[places])
+        found = measure(gradient_pass, rows)
         balanced = float(scored.numbers("gradient_balanced")[places].mean())
         print(
             f"{name:<12}  {found.rows:>4}  {found.norm:>12.3f}  {found.pairwise:>23.3f}  {balanced:>+22.4f}  "
