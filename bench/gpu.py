@@ -69,6 +69,9 @@ HEAD_TERMS = 600
 """At the head: ten tokens of each anchor."""
 ENTRIES = 400
 """Entries of an embedding table that occur in a direction."""
+MEMORY_BUDGET = 512
+"""Padded tokens of the batches whose peak the goals are about; what a batch keeps grows with its tokens, and no longer
+row is among them."""
 GOALS = {"loop": {180: 2.0, 57: 5.0}, "peak": 0.35, "memory": {"dense": 3.4, "factored": 2.6}}
 
 
@@ -92,11 +95,17 @@ def main() -> int:
     print(f"{name}, torch {torch.__version__}, bf16, budget {arguments.budget} tokens")
     print(f"matmul peak measured: {peak / 1e12:.1f} TFLOP/s", flush=True)
     found = {"device": name, "torch": torch.__version__, "matmul_flops": peak}
+    failed = False
     for shape in arguments.shapes.split(","):
-        found[shape] = _measured(shape, device, arguments.budget, peak, arguments.rows)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    return 0
+        try:
+            found[shape] = _measured(shape, device, arguments.budget, peak, arguments.rows)
+        except torch.OutOfMemoryError as error:
+            failed = True
+            found[shape] = {"error": str(error)}
+            print(f"  {shape} ran out of memory: {error}\n  A smaller --budget takes less.", flush=True)
+        if arguments.json:
+            arguments.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    return int(failed)
 
 
 def _measured(shape: str, device: torch.device, budget: int, peak: float, most: int | None) -> dict[str, Any]:
@@ -106,7 +115,7 @@ def _measured(shape: str, device: torch.device, budget: int, peak: float, most: 
     catalogue = gradient_pass.catalogue
     shapes = catalogue.parameter_shapes()
     print(f"\n{shape}: {weights / 2e9:.2f} B parameters, {weights / 1e9:.2f} GB of weights", flush=True)
-    found: dict[str, Any] = {"weights_bytes": weights, "peak_bytes": {}}
+    found: dict[str, Any] = {"weights_bytes": weights, "peak_bytes": {}, "peak_bytes_at_budget": {}}
     measured: dict[int, dict[str, Any]] = {}
     rows_of = {
         tokens: list(_random_rows(tokens, min(count, most or count), chat_model.model.config.vocab_size))
@@ -136,8 +145,11 @@ def _measured(shape: str, device: torch.device, budget: int, peak: float, most: 
                 figures["seconds"]["forward"] = _timed(device, partial(plain_forward, gradient_pass, batches))
                 figures["seconds"]["representation"] = _timed(device, partial(each, features.forward, batches))
         if device.type == "cuda":
-            found["peak_bytes"][kind] = torch.cuda.max_memory_allocated(device)
-        del directions
+            found["peak_bytes_at_budget"][kind] = torch.cuda.max_memory_allocated(device)
+            found["peak_bytes"][kind] = _peak_of(scan, rows_of[180], device)
+        # the next kind's peak must not count these
+        del directions, scan
+    _reset_memory(device)
     loop = BatchOneLoop(chat_model, list(_random_directions(shapes, device)))
     for tokens, figures in measured.items():
         rows = rows_of[tokens][::LOOP_SHARE]
@@ -145,8 +157,19 @@ def _measured(shape: str, device: torch.device, budget: int, peak: float, most: 
         figures["loop_rows_per_second"] = len(rows) / seconds
         _report(tokens, figures, peak)
     for kind, bytes_held in found["peak_bytes"].items():
+        at_budget = found["peak_bytes_at_budget"][kind]
         _line(f"peak memory, times the weights, {kind}", bytes_held / weights, GOALS["memory"][kind], more=False)
+        _line(f"the same with batches of {budget} tokens", at_budget / weights, None, more=False)
     return found | {str(tokens): figures for tokens, figures in measured.items()}
+
+
+def _peak_of(scan: Callable[..., object], rows: list[EncodedRow], device: torch.device) -> int:
+    """Peak bytes of batches of ``MEMORY_BUDGET`` tokens."""
+    short = [row for row in rows if len(row.tokens) <= MEMORY_BUDGET]
+    plan = plan_batches([len(row.tokens) for row in short], MEMORY_BUDGET)
+    _reset_memory(device)
+    each(scan, [make_batch([short[place] for place in places], device) for places in plan])
+    return int(torch.cuda.max_memory_allocated(device))
 
 
 def _report(tokens: int, figures: dict[str, Any], peak: float) -> None:

@@ -16,8 +16,8 @@ from typing import Literal
 
 import numpy as np
 
-PASSES = 4.07
-"""Plain forward passes that a row's gradient signals cost (docs/benchmarks.md, mean 231 tokens)."""
+PASSES = 4.40
+"""Plain forward passes that a row's gradient signals cost (docs/benchmarks.md, mean 201 tokens, dense directions)."""
 TOKENS = 180
 """Mean tokens of a row, as in an Alpaca-like set."""
 FLOPS = 280e12

@@ -113,6 +113,8 @@ class Costs:
     bend: float
     directions: float
     several: float = 0.0
+    refused: bool = False
+    """Directions in memory are refused at once, as a GPU does."""
     asked: list[tuple[bool, int]] = dataclasses.field(default_factory=list)
 
     def __call__(self, mapped: bool, tokens: int, rows: int = 1) -> float:
@@ -132,6 +134,8 @@ def planned(
 
         def make(mapped: bool) -> SignalStage:
             now[0] = mapped
+            if not mapped and costs.refused:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
             return fresh(stage)
 
         monkeypatch.setattr(_memory, "_peak_of", lambda stage, tokens, rows=1: costs(now[0], tokens, rows))
@@ -193,6 +197,13 @@ def test_then_directions_go_to_files(planned: Any) -> None:
     assert plan.mapped_directions
     assert 200 <= stage.token_budget < 512
     assert costs(True, plan.token_budget) <= 4000 * MARGIN
+
+
+def test_directions_that_a_gpu_refuses_go_to_files_too(planned: Any) -> None:
+    costs = Costs(1000, 10, 0.0, 0, refused=True)
+    _, plan = planned(costs, 200, memory=4000)
+    assert plan.mapped_directions
+    assert all(mapped for mapped, _ in costs.asked)
 
 
 def test_then_the_error_says_what_would_fit(planned: Any) -> None:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from ripcurrent.api._calibrate import calibrate
@@ -152,6 +153,66 @@ def test_a_score_that_was_not_measured_and_sets_beyond_the_ladder(
     assert "answered" not in one
     cheap = command.scan(*asked, tmp_path / "cheap", "--signals", "representation").json["forecast"]
     assert "by gradient_bidirectional, which this scan did not measure" in cheap["reason"]
+
+
+def test_a_calibration_is_held_against_runs_that_it_has_not_seen(
+    command: Command, ladder: Path, rows: ScanRows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "calibration.json"
+    made = calibrate([ladder], file)
+    order = rows.riskiest_first
+    others = {"every_third": order[::3][:12], "upper": order[3:18], "few": order[:5], "top10": order[:10]}
+    fresh = fabricate_ladder(tmp_path / "fresh", rows, others)
+    said = command("calibrate", fresh, "--check", file, "--json")
+    assert said.code == 0, said.err
+    found = said.json
+    runs = {one["arm"]: one for one in found["runs"]}
+    reasons = {name: one["reason"] for name, one in runs.items()}
+    assert reasons["every_third"] is None
+    assert reasons["upper"] is None
+    assert reasons["top10"] == "the calibration was made of its rows"
+    assert reasons["few"].startswith("its 5 rows are not among the 10 to 20")
+    assert (runs["few"]["forecast"], runs["few"]["inside"]) == (None, None)
+    # as by hand: the fit of the mean score and of the rows, for a known source
+    for name in ("every_third", "upper"):
+        one = runs[name]
+        facts = [
+            rows.mean(others[name]) if fact not in ("log_rows",) else np.log(len(others[name]))
+            for fact in made.fit.facts
+        ]
+        assert one["forecast"] == pytest.approx(made.fit.forecast(facts, one["asked"], "pool").answered)
+        assert one["inside"] == (one["low"] <= one["share"] <= one["high"])
+        assert one["known_source"]
+    counted = [runs["every_third"], runs["upper"]]
+    gaps = [abs(one["forecast"] - one["share"]) for one in counted]
+    assert found["error"]["mean_absolute_error"] == pytest.approx(np.mean(gaps))
+    assert found["error"]["coverage"] == np.mean([one["inside"] for one in counted])
+
+    monkeypatch.setenv("COLUMNS", "200")
+    told = command("calibrate", fresh, "--check", file).out
+    assert "2 of 4 runs count: mean absolute error" in told
+    assert "Not counted: top10, seed 0" in told
+    # nothing else that it was made of counts either
+    judge(command("calibrate", ladder, "--check", file, "--quiet"), ("No run can be held against the calibration",), 2)
+
+
+def test_a_calibration_of_something_else_is_not_held_against_runs(
+    command: Command, ladder: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "calibration.json"
+    calibrate([ladder], file)
+    stored = json.loads(file.read_text())
+    for change, reason in (
+        ({"recipe_sha256": "0" * 64}, "recipe (embedded) has other settings than the calibration's"),
+        ({"scored_with": {**stored["scored_with"], "fingerprint": "0" * 64}}, "it is for the model"),
+    ):
+        file.write_text(json.dumps({**stored, **change}))
+        judge(command("calibrate", ladder, "--check", file, "--quiet"), (reason,))
+    judge(command("calibrate", ladder, "--check", tmp_path / "gone.json"), ("There is no calibration",))
+    judge(command("calibrate", "--check", file), ("nothing to hold the calibration against",))
+    judge(command("calibrate", ladder), ("The calibration has no file", "--out FILE.json"))
+    for option in (("--out", tmp_path / "c.json"), ("--by", "loss"), ("--judge", "keyword"), ("--data", "x")):
+        judge(command("calibrate", ladder, "--check", file, *option), (f"{option[0]} is for making a calibration",))
 
 
 def test_what_can_be_wrong(command: Command, ladder: Path, pool: Path, rows: ScanRows, tmp_path: Path) -> None:

@@ -83,6 +83,25 @@ def test_the_exit_code_is_the_verdict(
     assert "Not enough evidence" in page
 
 
+def test_a_files_scan_and_recipe_are_replaced_by_the_command_line(
+    keys: dict[str, Any], evaluated: FakeEvaluate, tmp_path: Path
+) -> None:
+    evaluated.says = equal
+    scan, recipe = keys.pop("run"), keys.pop("recipe")
+    keys |= {"data": "nowhere.jsonl", "scan": {"limit": 5}, "recipe": "paper", "seeds": 1}
+    keys["arms"] = {"random": "random", "top": "top"}
+    file = tmp_path / "small.yaml"
+    file.write_text(yaml.safe_dump(keys))
+    out = tmp_path / "out"
+    command = ["experiment", str(file), "--run", scan, "--recipe", recipe, "--out", str(out), "--quiet"]
+    assert run(command) in (0, 4)
+    trained = read(out / "arms" / "top-seed0" / "finetune" / "manifest.json")
+    assert trained["recipe"]["learning_rate"] == 1e-3
+    assert f"--recipe {recipe} --run {scan}" in read(out / "results.json")["commands"][0]
+    # without them it is another experiment, and the folder is kept from it
+    assert run(["experiment", str(file), "--out", str(out), "--quiet"]) == 1
+
+
 @pytest.mark.parametrize(
     ("text", "options", "says"),
     [
@@ -96,6 +115,10 @@ def test_the_exit_code_is_the_verdict(
         ("data: ${NOWHERE_TO_BE_FOUND}\narms: {top: top}\n", [], ("NOWHERE_TO_BE_FOUND",)),
         ("data: nowhere.jsonl\narms: {random: random}\n", ["--arms", "randm"], ("'randm'", "Did you mean random?")),
         ("kind: mechanism\npools: []\n", ["--gate"], ("--gate is for experiments of arms",)),
+        ("kind: mechanism\npools: []\n", ["--run", "x"], ("--run is for experiments of arms", "in its pools")),
+        ("kind: probe\ndata: x\n", ["--recipe", "lora"], ("--recipe is for experiments of arms",)),
+        ("data: x\narms: {random: random}\n", ["--recipe", "papper"], ("papper",)),
+        ("data: x\nscan: {limit: 5}\narms: {random: random}\n", ["--run", "gone"], ("gone",)),
     ],
 )
 def test_bad_files_are_told_in_two_lines(

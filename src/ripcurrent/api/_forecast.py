@@ -153,13 +153,13 @@ def _set(
 ) -> dict[str, Any]:
     """One set's forecast beside that of a random set of the first source, or why there is none."""
     found: dict[str, Any] = {"set": kind, "words": words, "rows": rows, "means": dict(means)}
-    reason = _outside(calibration, rows, means)
+    reason = outside(calibration, rows, means)
     if reason is not None:
         return {**found, "reason": reason}
     reference = calibration.sources[0]
     asked = calibration.prompts.count
-    own = calibration.fit.forecast(_facts(calibration, rows, means), asked, source.name if source else None)
-    beside = calibration.fit.forecast(_facts(calibration, rows, reference.means), asked, reference.name)
+    own = calibration.fit.forecast(facts_of(calibration, rows, means), asked, source.name if source else None)
+    beside = calibration.fit.forecast(facts_of(calibration, rows, reference.means), asked, reference.name)
     return {
         **found,
         "answered": own.answered,
@@ -174,15 +174,16 @@ def _set(
     }
 
 
-def _facts(calibration: Calibration, rows: int, means: Mapping[str, float]) -> list[float]:
+def facts_of(calibration: Calibration, rows: int, means: Mapping[str, float], steps: int | None = None) -> list[float]:
+    """What the calibration's fit takes of a set, in its order; steps are the recipe's for so many rows unless named."""
     own = {**means, LOG_ROWS: math.log(rows)}
     if LOG_STEPS in calibration.fit.facts:
         recipe = parse_recipe(calibration.recipe, where="of the calibration", name=calibration.recipe_name)
-        own[LOG_STEPS] = math.log(recipe.total_steps(rows))
+        own[LOG_STEPS] = math.log(steps or recipe.total_steps(rows))
     return [own[name] for name in calibration.fit.facts]
 
 
-def _outside(calibration: Calibration, rows: int, means: Mapping[str, float]) -> str | None:
+def outside(calibration: Calibration, rows: int, means: Mapping[str, float]) -> str | None:
     """Why a set is too unlike the ladder's sets to be forecast."""
     fewest, most = calibration.rows_range
     if rows * ROWS_BEYOND < fewest or rows > most * ROWS_BEYOND:

@@ -8,6 +8,7 @@ import resource
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +22,8 @@ from ripcurrent.errors import ExitCode, RipcurrentError
 from ripcurrent.models import ChatModel
 from ripcurrent.models._attention import KEPT
 from ripcurrent.run import write_json
-from ripcurrent.signals import Directions, GradientPass, MappedStore, SignalStage, stack_directions
-from ripcurrent.signals._out_of_memory import is_out_of_memory
+from ripcurrent.signals import Directions, GradientPass, MappedStore, SignalStage, in_memory, stack_directions
+from ripcurrent.signals._out_of_memory import RanOut, attempt, does_not_fit, is_out_of_memory
 
 if TYPE_CHECKING:
     from ripcurrent.api._anchors import StoredDirection
@@ -153,14 +154,21 @@ def within_memory(
     assert options.memory is not None
     kept = read_plan(plan_file)
     if kept is not None and kept.memory == options.memory:
-        return replace(make_stage(kept.mapped_directions), token_budget=kept.token_budget), kept
+        with in_memory("The directions"):
+            return replace(make_stage(kept.mapped_directions), token_budget=kept.token_budget), kept
     on_step("finding the longest row")
     longest = longest_row(rows(), chat_model, options)
     limit = options.memory * MARGIN
     tried: list[tuple[int, float]] = []
     for mapped in (False, True):
         on_step("measuring memory" + (" with directions in files" if mapped else ""))
-        stage = make_stage(mapped)
+        made = attempt(partial(make_stage, mapped))
+        if isinstance(made, RanOut):
+            if not mapped:
+                # a GPU refuses at once what a processor's memory refuses when it is used
+                continue
+            raise does_not_fit("The directions", made.said)
+        stage = made
         wanted = longest if stage.batch_rows == 1 else max(longest, options.batch_tokens)
         tried = probe_peaks(stage, wanted, limit)
         fits = largest_within(tried, limit, wanted)
@@ -179,7 +187,7 @@ def within_memory(
             return replace(stage, token_budget=plan.token_budget), plan
         if stage.gradient_pass is None:
             break
-        del stage
+        del stage, made
     raise _too_little(options, longest, tried, fits)
 
 

@@ -25,7 +25,7 @@ from ripcurrent.engine import plan_batches
 from ripcurrent.models import ChatModel, cache_folder
 from ripcurrent.models._attention import KEPT
 from ripcurrent.scoring import dot_column
-from ripcurrent.signals import FeatureReader, GradientPass, SignalKind, SignalStage
+from ripcurrent.signals import FeatureReader, GradientPass, SignalKind, SignalStage, in_memory
 from ripcurrent.signals._stage import PreparedRow
 
 PROBE_ROWS = 24
@@ -189,7 +189,8 @@ class Probe:
     def _planned(self, make_stage: Callable[[Path | None], SignalStage]) -> _Planned:
         """The stage as a scan has it: with a budget, what that budget holds, measured as the scan does it."""
         if self._options.memory is None:
-            return _unplanned(make_stage(None))
+            with in_memory("The directions"):
+                return _unplanned(make_stage(None))
         began = time.perf_counter()
         cache_folder().mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache_folder()) as name:

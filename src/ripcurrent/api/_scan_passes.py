@@ -81,8 +81,7 @@ def run_signals(
         multiplied = gradient_pass if gradients else None
         if multiplied is not None:
             stored = [anchors.direction("harmful"), anchors.direction("safe")]
-            with in_memory("The directions"):
-                directions = scan_directions(multiplied, stored, chat_model, run.folder if mapped else None)
+            directions = scan_directions(multiplied, stored, chat_model, run.folder if mapped else None)
         return SignalStage(
             gradient_pass=multiplied,
             directions=directions,
@@ -94,7 +93,8 @@ def run_signals(
 
     plan = None
     if options.memory is None:
-        stage = make_stage(False, gradients=options.prefilter is None)
+        with in_memory("The directions"):
+            stage = make_stage(False, gradients=options.prefilter is None)
     else:
         plan_file = plan_path(run.folder, part)
         stage, plan = within_memory(plan_file, lambda: rows, options, chat_model, make_stage, told.step)
@@ -109,7 +109,8 @@ def run_signals(
         picked = picked_of(run, every, options, anchors.measurements)
         if stage.directions is None:
             # not before they are needed: other parts, or workers on this very GPU, had the first pass
-            stage = replace(make_stage(False), halving=halving)
+            with in_memory("The directions"):
+                stage = replace(make_stage(False), halving=halving)
         deep = replace(stage, features=None, anchor_features=None)
         number = len(picked.rows)
         gradient_shards, more = _run_stage(

@@ -13,15 +13,22 @@ from ripcurrent.cli._scan import ADAPTER, ANCHORS, DEVICE, DTYPE, FORMAT, JSON, 
 if TYPE_CHECKING:
     from ripcurrent.scoring._calibration import Calibration, ForecastError
 
-FIT = ("experiments", "out", "scans", "by", "judge", "compare", "as_json", "quiet")
+FIT = ("experiments", "out", "check", "scans", "by", "judge", "compare", "as_json", "quiet")
 """Parameters that finished experiments are fitted by; all others are for training a ladder."""
 
 
 def calibrate_command(
     context: typer.Context,
-    out: Annotated[Path, typer.Option(metavar="FILE.json", help="The calibration.")],
     experiments: Annotated[
         list[Path] | None, typer.Argument(metavar="RUN", help="Folders of finished experiments.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE.json", help="The calibration to write.")] = None,
+    check: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE.json",
+            help="Fit nothing: forecast the runs by this calibration (or embedded, the package's); show the error.",
+        ),
     ] = None,
     data: Annotated[
         list[str] | None,
@@ -67,6 +74,7 @@ def calibrate_command(
 
     With --data, models are trained here, on random, risky and protective sets of its rows; given again, the command
     goes on where it was stopped. With RUN alone nothing is trained. The file is for `ripcurrent scan --forecast FILE`.
+    With --check a calibration is held against runs that it has not seen.
     """
     from contextlib import nullcontext
 
@@ -78,6 +86,15 @@ def calibrate_command(
     from ripcurrent.errors import RipcurrentError
 
     given = dict(_given(context))
+    if check is not None:
+        from ripcurrent.cli._calibration_check import show_check
+
+        other = {"--by": by, "--compare": compare, "--judge": None if judge == "prefix" else judge}
+        _refuse_beside_check({"--out": out, "--data": data, **given, **other})
+        show_check(experiments or (), check, scans or (), as_json=as_json, quiet=quiet)
+        return
+    if out is None:
+        raise RipcurrentError("The calibration has no file.", "Name it: --out FILE.json.")
     if not data and not experiments:
         raise RipcurrentError(
             "There is nothing to fit.",
@@ -126,6 +143,14 @@ def calibrate_command(
         _show(calibration, out)
         if data:
             typer.echo(f"The ladder:  {folder / 'report.html'}")
+
+
+def _refuse_beside_check(options: Mapping[str, Any]) -> None:
+    from ripcurrent.errors import RipcurrentError
+
+    for name, value in options.items():
+        if value:
+            raise RipcurrentError(f"{name} is for making a calibration, --check for trying one.", "Leave one out.")
 
 
 def _given(context: typer.Context) -> Iterator[tuple[str, Any]]:
@@ -184,13 +209,13 @@ def _show(calibration: Calibration, path: Path) -> None:
             escape(run.arm), str(run.seed), str(run.rows), *means, f"{100 * run.share:.0f}", middle, f"{low}–{high}"
         )
     Console(highlight=False).print(table)
-    say(f"Each arm left out: {_error(calibration.error_by_arm)}")
+    say(f"Each arm left out: {error_in_words(calibration.error_by_arm)}")
     if calibration.error_by_source is None:
         say("Each source left out: not measured, it takes two sources with five arms beside each.")
     else:
-        say(f"Each source left out: {_error(calibration.error_by_source)}")
+        say(f"Each source left out: {error_in_words(calibration.error_by_source)}")
         for one in calibration.error_by_source.by_source:
-            say(_of_source(one))
+            say(of_source(one))
     for name, one in calibration.fit.describe()["coefficients"].items():
         say(f"  {name}: {one['logits']:+.2f} ± {one['standard_error']:.2f} logits")
     if calibration.compared:
@@ -229,7 +254,8 @@ def _runs(count: int) -> str:
     return f"{count} run" if count == 1 else f"{count} runs"
 
 
-def _error(error: ForecastError) -> str:
+def error_in_words(error: ForecastError) -> str:
+    """A forecast error in a line."""
     rank = "" if error.rank_correlation is None else f", rank correlation {error.rank_correlation:+.2f}"
     return (
         f"mean absolute error {100 * error.mean_absolute_error:.1f} points (bias {100 * error.bias:+.1f}), "
@@ -237,7 +263,8 @@ def _error(error: ForecastError) -> str:
     )
 
 
-def _of_source(one: dict[str, Any]) -> str:
+def of_source(one: dict[str, Any]) -> str:
+    """A source's part of it."""
     return (
         f"  {one['name']}, {one['arms']} arms: answered {100 * one['observed']:.0f} %, "
         f"forecast {100 * one['forecast']:.0f} %, error {100 * one['mean_absolute_error']:.1f} points, "

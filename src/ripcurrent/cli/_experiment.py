@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 def experiment_command(
     file: Annotated[str, typer.Argument(metavar="FILE.yaml", help="What to train, ask and compare.")],
     model: Annotated[str | None, typer.Option(metavar="M", help="Another model than the file's.")] = None,
+    recipe: Annotated[str | None, typer.Option(metavar="R", help="Another recipe than the file's.")] = None,
+    run: Annotated[
+        Path | None, typer.Option(metavar="SCAN", help="Rows and scores of this finished scan, not the file's data.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Run folder; runs/NAME unless named.")] = None,
     arms: Annotated[
         str | None, typer.Option(metavar="A,B", help="Run only these arms now; tables are of all that are finished.")
@@ -41,12 +45,16 @@ def experiment_command(
     from ripcurrent.experiment import parse_experiment, read_experiment_file
 
     values = read_experiment_file(file)
+    kind = values.get("kind", "arms")
+    if run is not None:
+        _take_scan(values, kind, run)
     if model is not None:
         values["model"] = model
+    if recipe is not None:
+        _take_recipe(values, kind, recipe)
     if no_anchor_check:
         _leave_out_anchor_check(values)
     folder = out or Path("runs") / str(values["name"])
-    kind = values.get("kind", "arms")
     with nullcontext(SilentProgress()) if quiet else TerminalProgress().shown() as progress:
         if kind != "arms":
             from ripcurrent.api._experiment_kinds import run_other_kind
@@ -67,6 +75,8 @@ def experiment_command(
                 file,
                 {
                     "--model": model,
+                    "--recipe": recipe,
+                    "--run": run,
                     "--out": out,
                     "--arms": arms,
                     "--seeds": seeds,
@@ -98,6 +108,26 @@ def _command(file: str, options: dict[str, Any]) -> str:
     return shlex.join(["ripcurrent", "experiment", file, *given])
 
 
+def _take_scan(values: dict[str, Any], kind: str, run: Path) -> None:
+    """Let the file's rows and scores be a finished scan's."""
+    if kind == "mechanism":
+        _refuse_for(kind, {"--run": run}, "Name finished scans in its pools: - {name: NAME, run: FOLDER}.")
+    # other kinds take the model from the scan
+    for key in ("data", "format", "scan") if kind == "arms" else ("data", "format", "scan", "model", "adapter"):
+        values.pop(key, None)
+    values["run"] = str(run)
+
+
+def _take_recipe(values: dict[str, Any], kind: str, recipe: str) -> None:
+    """Let arms without a recipe of their own be trained by another than the file's."""
+    if kind == "arms":
+        values["recipe"] = recipe
+    elif kind == "edits" and isinstance(values.get("arms"), dict):
+        values["arms"] = {**values["arms"], "recipe": recipe}
+    else:
+        _refuse_for(kind, {"--recipe": recipe})
+
+
 def _leave_out_anchor_check(values: dict[str, Any]) -> None:
     """Let every scan that the file's keys ask for go on with anchors that do not separate."""
     scan, scans = values.get("scan", {}), values.get("scans", {})
@@ -125,12 +155,12 @@ def print_result(result: dict[str, Any], folder: Path, as_json: bool, quiet: boo
         console.print(f"Results: {escape(str(folder))}")
 
 
-def _refuse_for(kind: str, options: dict[str, Any]) -> None:
+def _refuse_for(kind: str, options: dict[str, Any], hint: str = "Leave it out.") -> None:
     from ripcurrent.errors import RipcurrentError
 
     for name, value in options.items():
         if value:
-            raise RipcurrentError(f"{name} is for experiments of arms; this file's kind is {kind}.", "Leave it out.")
+            raise RipcurrentError(f"{name} is for experiments of arms; this file's kind is {kind}.", hint)
 
 
 def _show(result: ExperimentResult) -> None:

@@ -9,7 +9,7 @@ import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import pyarrow as pa
 
@@ -165,7 +165,8 @@ class RayExecutor:
             tasks = data.from_items(described, override_num_blocks=min(len(todo), TASKS))
             results = tasks.map_batches(
                 Worker,
-                batch_size=None,
+                # with GPUs Ray Data asks for a size; a batch is a task's shards, each of which comes back by itself
+                batch_size=1,
                 batch_format="pyarrow",
                 fn_constructor_args=(open_items, make_stage, attempts, cpus, workers),
                 compute=data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=2),
@@ -182,21 +183,23 @@ class RayExecutor:
 
     def _pool(self, shards: int) -> tuple[int, int]:
         """How many workers, and processor cores for each."""
-        ray = _ray()
-        total = ray.cluster_resources()
-        cores, gpus = int(total.get("CPU", 1)), int(total.get("GPU", 0))
+        nodes = [node["Resources"] for node in _ray().nodes() if node["Alive"]]
+        machines = [Machine(int(node.get("CPU", 0)), int(node.get("GPU", 0))) for node in nodes]
+        cores, gpus = sum(one.cores for one in machines), sum(one.gpus for one in machines)
         if self._use_gpu and gpus < (self._workers or 1):
             raise RipcurrentError(
                 f"The cluster has {gpus} GPUs for {self._workers or 1} workers.",
                 "Name fewer --workers, or --device cpu.",
             )
-        machines = sum(bool(node["Alive"]) for node in ray.nodes())
-        workers = self._workers or (gpus if self._use_gpu else machines)
-        if workers > cores:
+        workers = self._workers or (gpus if self._use_gpu else len(machines))
+        each = cores_each(machines, workers, with_gpu=self._use_gpu)
+        if each < 1:
+            where = " beside its GPUs" if self._use_gpu else ""
             raise RipcurrentError(
-                f"The cluster has {cores} processor cores for {workers} workers.", "Name fewer --workers."
+                f"The cluster has {cores} processor cores, too few{where} for {workers} workers.",
+                "Name fewer --workers.",
             )
-        return min(workers, shards), max(1, cores // workers)
+        return min(workers, shards), each
 
     def _connect(self) -> None:
         if self._address is None:
@@ -234,6 +237,28 @@ class RayExecutor:
                 f"Ray would listen on {found}, where other machines reach it.",
                 "It was imported before ripcurrent could say otherwise: start Ray yourself and name its address.",
             )
+
+
+class Machine(NamedTuple):
+    """A machine of the cluster."""
+
+    cores: int
+    """Processor cores that Ray may give out."""
+    gpus: int
+    """GPUs that Ray may give out."""
+
+
+def cores_each(machines: Sequence[Machine], workers: int, *, with_gpu: bool) -> int:
+    """The most cores that every worker can have so that all find a place; 0 where they do not.
+
+    A worker lies on one machine. With equal shares of all cores those of a small machine would wait for ever.
+    """
+
+    def places(cores: int) -> int:
+        return sum(min(one.cores // cores, one.gpus) if with_gpu else one.cores // cores for one in machines)
+
+    most = max((one.cores for one in machines), default=0)
+    return next((cores for cores in range(most, 0, -1) if places(cores) >= workers), 0)
 
 
 def _require_listener(address: str) -> None:

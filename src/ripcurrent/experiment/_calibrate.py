@@ -141,7 +141,7 @@ def error_by_arm(
     """The error on each arm with all its seeds left out, and every run's forecast so made."""
     found = _left_out(trials, trials.arms, told)
     forecasts = [one for one in found if one is not None]
-    return _error("arm", trials, forecasts, np.ones(len(trials), dtype=bool)), forecasts
+    return forecast_error("arm", trials, forecasts, np.ones(len(trials), dtype=bool)), forecasts
 
 
 def error_by_source(trials: Trials, told: Callable[[int], None] = lambda count: None) -> ForecastError | None:
@@ -155,7 +155,7 @@ def error_by_source(trials: Trials, told: Callable[[int], None] = lambda count: 
     done = np.array([one is not None for one in found])
     if not done.any():
         return None
-    return _error("source", trials, [one for one in found if one is not None], done)
+    return forecast_error("source", trials, [one for one in found if one is not None], done)
 
 
 def _left_out(trials: Trials, groups: Sequence[str], told: Callable[[int], None]) -> list[HarmForecast | None]:
@@ -173,9 +173,10 @@ def _left_out(trials: Trials, groups: Sequence[str], told: Callable[[int], None]
     return found
 
 
-def _error(
+def forecast_error(
     held_out: str, trials: Trials, forecasts: Sequence[HarmForecast], done: npt.NDArray[np.bool_]
 ) -> ForecastError:
+    """How forecasts of the runs marked in ``done`` differ from what they answered, over arms and for each source."""
     used = trials.where(done)
     observed = used.answered / used.asked
     middle = np.array([one.answered for one in forecasts])

@@ -76,6 +76,15 @@ def bound_kernel_cache() -> None:
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
 
 
+def sum_in_float32() -> None:
+    """Let no product on a GPU add up partial sums in its own 16-bit type, which PyTorch allows unless told.
+
+    Dots and norms are sums over millions of entries.
+    """
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+    torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
+
+
 def give_back_freed_memory() -> None:
     """Return to the system what glibc keeps of freed tensors; elsewhere nothing.
 

@@ -22,7 +22,7 @@ from ripcurrent.errors import RipcurrentError
 from ripcurrent.models._adapter import adapter_sha256, attach_adapter, attach_fresh_lora, merge_adapter
 from ripcurrent.models._attention import use_grouped_attention
 from ripcurrent.models._coverage import check_config, check_modules
-from ripcurrent.models._device import bound_kernel_cache, choose_device, choose_dtype
+from ripcurrent.models._device import bound_kernel_cache, choose_device, choose_dtype, sum_in_float32
 from ripcurrent.models._embedded import EMBEDDED, EMBEDDED_BARE, embedded_gguf, guard_adapter
 from ripcurrent.models._gguf import converted_gguf
 from ripcurrent.models._identity import combine, config_sha256, file_sha256
@@ -67,6 +67,7 @@ def load_model(
     _check_choice("scope", scope, SCOPES)
     _check_choice("attention", attention, ATTENTIONS)
     bound_kernel_cache()
+    sum_in_float32()
     torch_device = choose_device(device)
     torch_dtype = choose_dtype(dtype, torch_device)
 

@@ -253,6 +253,16 @@ def read_calibration(path: str | Path) -> Calibration:
         raise RipcurrentError(f"The calibration {path} is damaged: {where}.", hint) from None
 
 
+def find_calibration(name: str | Path) -> Calibration:
+    """A calibration by its file, or by the name of one that comes with the package.
+
+    Raises:
+        RipcurrentError: There is none.
+    """
+    shipped = {path.stem: path for path in shipped_calibrations()}
+    return read_calibration(shipped[str(name)] if str(name) in shipped and not Path(name).is_file() else name)
+
+
 def shipped_calibrations() -> tuple[Path, ...]:
     """The files of the calibrations that come with the package."""
     return tuple(sorted(SHIPPED.glob("*.json"))) if SHIPPED.is_dir() else ()

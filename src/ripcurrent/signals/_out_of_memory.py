@@ -45,12 +45,17 @@ def in_memory(what: str) -> Iterator[None]:
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        raise RipcurrentError(
-            f"{what} do not fit into memory ({said_of(error)}).",
-            "Use --signals representation, --scope linear or lora, --dtype bfloat16, --memory, or --device cpu; "
-            "docs/memory.md says what takes how much.",
-            code=ExitCode.NOT_MEASURED,
-        ) from None
+        raise does_not_fit(what, said_of(error)) from None
+
+
+def does_not_fit(what: str, said: str) -> RipcurrentError:
+    """The error of something that cannot be done in halves."""
+    return RipcurrentError(
+        f"{what} do not fit into memory ({said}).",
+        "Use --signals representation, --scope linear or lora, --dtype bfloat16, --memory, or --device cpu; "
+        "docs/memory.md says what takes how much.",
+        code=ExitCode.NOT_MEASURED,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +119,7 @@ class Halving:
                 yield group, result
                 continue
             if len(group) == 1:
-                raise _does_not_fit(rows[group[0]], result.said)
+                raise _row_does_not_fit(rows[group[0]], result.said)
             self.too_large = padded if self.too_large is None else min(self.too_large, padded)
             self.batches_halved += 1
             waiting[:0] = _halves(group)
@@ -125,7 +130,7 @@ def _halves(places: list[int]) -> list[list[int]]:
     return [places[:middle], places[middle:]]
 
 
-def _does_not_fit(row: EncodedRow, said: str) -> RipcurrentError:
+def _row_does_not_fit(row: EncodedRow, said: str) -> RipcurrentError:
     return RipcurrentError(
         f"Row {row.index}, {len(row.tokens)} tokens on its own, does not fit into memory ({said}).",
         f"Give a --max-tokens below {len(row.tokens)} (with --windows documents are cut, not shortened), --memory to "
