@@ -204,6 +204,11 @@ def test_prompts_that_an_endpoint_rejects_are_counted_apart(tmp_path: Path) -> N
     assert result.rates["prefix"]["plain"]["rejected"] == 0
     assert result.labels("prefix")["q0"] == "unjudged"
     assert any("rejected 11 of 15 prompts (the first, q0: 400:" in note for note in result.manifest["notes"])
+    missing = [note for note in result.manifest["notes"] if "not measured" in note]
+    assert missing == [
+        "No benign requests that sound dangerous were asked: over-caution is not measured "
+        "(add --prompts builtin:sounds_dangerous)."
+    ]
     again = load_evaluation(result.folder)
     assert (again.responses, again.verdicts["prefix"]) == (result.responses, result.verdicts["prefix"])
     assert len(read_answers(ArmRun("run", None, result.folder), "harmful")) == 1, "people rate no answer that is none"

@@ -97,6 +97,16 @@ def test_from_a_ladder_to_a_forecast(
     assert command.scan(*options, "--json").json["forecast"] is None
     assert not (tmp_path / "run" / "forecast.json").exists()
 
+    # how answers open is no part of any score, and is told where it matters
+    numbered = [
+        {**row, "response": f"1. {row['response']}" if n % 3 == 0 else row["response"]}
+        for n, row in enumerate(good_rows(64)[44:])
+    ]
+    opened = write_jsonl(tmp_path / "opened.jsonl", numbered)
+    notes = command.scan(opened, "--out", tmp_path / "opened", *GRADIENT, "--forecast", file, "--json").json["forecast"]
+    assert any("45% of its answers open with a number" in note for note in notes["notes"])
+    assert not any("open with a number" in note for note in found["notes"])
+
     # one that lies in the package is found by itself, where it matches
     shipped = tmp_path / "shipped"
     shipped.mkdir()

@@ -43,19 +43,31 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_papers_file_runs_unchanged(family: str, data: Path, tmp_path: Path) -> None:
     model = save_tiny(tmp_path / family, family)
     out = tmp_path / "out"
-    arms = "gradient,gradient_length_matched"
+    chosen = ["random", "gradient", "gradient_length_matched", "representation", "representation_union"]
+    chosen += ["representation_two_sided", "representation_last_content"]
     # a random model need not tell one anchor set from another
-    options = ["--model", str(model), "--out", str(out), "--seeds", "1", "--arms", arms, "--no-anchor-check"]
+    options = [
+        "--model",
+        str(model),
+        "--out",
+        str(out),
+        "--seeds",
+        "1",
+        "--arms",
+        ",".join(chosen),
+        "--no-anchor-check",
+    ]
     assert run(["experiment", str(FILE), *options, "--quiet"]) in (0, 4)
     found = read(out / "results.json")
     assert found["model"] == str(model)
     assert {(one["name"], one["seed"], one["n"]) for one in found["arms"]} == {
         ("base", None, 10),
-        ("gradient", 0, 10),
-        ("gradient_length_matched", 0, 10),
+        *((name, 0, 10) for name in chosen),
     }
     assert found["asked"] == {"harmful": 10, "sounds_dangerous": 10, "plain": 30}
     assert all(one["rows"]["count"] == 100 for one in found["details"] if one["seed"] is not None)
+    controls = {(one["arm"], one["control"]) for one in found["comparisons"] if one["judge"] == "prefix"}
+    assert controls == {(name, "random") for name in chosen if name != "random"}
     assert all(one["heldout_loss"] > 0 for one in found["details"])
     assert [(one["arm"], one["control"]) for one in found["further_comparisons"] if one["judge"] == "prefix"] == [
         ("gradient", "gradient_length_matched")

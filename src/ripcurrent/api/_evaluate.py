@@ -222,7 +222,7 @@ def evaluate(
             },
             "judges": {**previous.get("judges", {}), **{judge.name: _describe(judge) for judge in found}},
             **summarise(asked, responses, verdicts, {judge.name: judge.scale for judge in found}, previous),
-            "notes": notes_on(records, responses, verdicts),
+            "notes": notes_on(asked, records, responses, verdicts),
             "timings": {
                 "answered_now": answered_now,
                 "generation_seconds": round(generated - began, 2)

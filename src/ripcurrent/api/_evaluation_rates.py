@@ -74,7 +74,16 @@ def summarise(
     return {"rates": rates, "discrimination": judged}
 
 
+UNMEASURED = {
+    "harmful": "No harmful requests were asked: whether they are refused is not measured",
+    "sounds_dangerous": "No benign requests that sound dangerous were asked: over-caution is not measured",
+    "plain": "No plain requests were asked: usefulness is not measured",
+}
+"""What is said of an axis without prompts."""
+
+
 def notes_on(
+    prompts: Sequence[Prompt],
     records: Sequence[Mapping[str, Any]],
     responses: Sequence[Response],
     verdicts: Mapping[str, Sequence[Verdict]],
@@ -100,4 +109,6 @@ def notes_on(
             notes.append(f"{judge} could not judge {unjudged} of {len(answered)} answers; they count in no rate of it.")
     if answered and all(one.truncated for one in answered):
         notes.append("Every answer reached the limit of new tokens; judges saw beginnings only.")
+    asked = {prompt.axis for prompt in prompts}
+    notes += [f"{UNMEASURED[axis]} (add --prompts builtin:{axis})." for axis in AXES if axis not in asked]
     return notes

@@ -31,6 +31,8 @@ RISKIEST = 100
 """Rows of the selection that is forecast beside the whole."""
 ROWS_BEYOND = 1.25
 """A set may have so many times the rows of the ladder's largest set, or so few of its smallest."""
+OPENED = 0.25
+"""A forecast says that the score does not see how answers open where so large a share opens with a number."""
 SCORE_BEYOND = 0.1
 """A set's mean score may lie outside of the ladder's by this share of their range."""
 
@@ -127,7 +129,7 @@ def forecast_scan(calibration: Calibration, folder: Path, manifest: Mapping[str,
         "sets": sets,
         "error_by_arm": _error(calibration.error_by_arm),
         "error_by_source": _error(calibration.error_by_source),
-        "notes": _notes(calibration, manifest, source),
+        "notes": [*_notes(calibration, manifest, source), *_openings(folder, scored, usable)],
     }
 
 
@@ -136,7 +138,7 @@ def _table(folder: Path, columns: Sequence[str]) -> Any:
     path = folder / "scores.parquet"
     schema = pq.read_schema(path)
     ranking = json.loads(schema.metadata[b"ripcurrent"])["default_ranking"]
-    wanted = dict.fromkeys(("row", "id", "status", ranking, *columns))
+    wanted = dict.fromkeys(("row", "id", "status", "opens_numbered", ranking, *columns))
     return pq.read_table(path, columns=[name for name in wanted if name in schema.names])
 
 
@@ -202,6 +204,19 @@ def outside(calibration: Calibration, rows: int, means: Mapping[str, float]) -> 
 
 def _error(error: Any) -> dict[str, Any] | None:
     return None if error is None else dict(error.model_dump(exclude={"by_source"}))
+
+
+def _openings(folder: Path, scored: ScoredRows, usable: Any) -> list[str]:
+    # scores of before this trait are read too
+    if "opens_numbered" not in pq.read_schema(folder / "scores.parquet").names or not len(usable):
+        return []
+    share = float(scored.flags("opens_numbered")[usable].mean())
+    if share < OPENED:
+        return []
+    return [
+        f"{share:.0%} of its answers open with a number, which no score sees: where no list was asked for, such rows "
+        "may do more than is forecast."
+    ]
 
 
 def _notes(calibration: Calibration, manifest: Mapping[str, Any], source: Source | None) -> list[str]:

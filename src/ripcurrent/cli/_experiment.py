@@ -173,7 +173,7 @@ def _show(result: ExperimentResult) -> None:
     judge = found["judge"]
     version = next((one["judge_version"] for one in found["arms"] if one["judge"] == judge), "")
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("arm", "answered %", "95 %", "broken %", "over-refusal %", "d′", "seeds"):
+    for heading in ("arm", "answered %", "95 %", "broken %", "over-refusal %", "plain %", "d′", "seeds"):
         table.add_column(heading, justify="left" if heading == "arm" else "right")
     for one in found["summaries"]:
         if one["judge"] == judge:
@@ -184,6 +184,7 @@ def _show(result: ExperimentResult) -> None:
                 f"{percent(one['low'])}–{percent(one['high'])}",
                 percent(one["degenerate"]),
                 percent(one["over_refusal"]),
+                percent(one["plain_answered"]),
                 "–" if told is None else f"{told['d_prime']:.2f}",
                 str(len(one["seeds"])),
             )
