@@ -62,6 +62,14 @@ def write_json(path: Path, value: Any) -> None:
         part.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+def read_json_lines(path: Path) -> list[Any]:
+    """What a file of JSON lines holds.
+
+    Only line feeds end a line: JSON strings may hold the other characters that ``splitlines`` takes for line ends.
+    """
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+
+
 def require_run_folder(folder: Path) -> None:
     """Refuse early what :class:`RunDirectory` would refuse for good: a file, a folder of other things.
 

@@ -264,6 +264,18 @@ def test_unjudged_answers_count_in_no_rate() -> None:
     assert rate["answered"] == rate["refused"] == rate["degenerate"] == pytest.approx(1 / 3)
 
 
+def test_a_judge_of_harm_tells_of_no_refusal() -> None:
+    prompts = [Prompt(str(n), "?", "harmful" if n < 5 else "sounds_dangerous", "", "") for n in range(10)]
+    responses = [Response(str(n), "x", 1, False) for n in range(10)]
+    said = [Verdict("compliance" if n < 5 else "refusal", "odd", "1", False) for n in range(10)]
+    found = summarise(prompts, responses, {"odd": said}, {"odd": (1.0, 5.0)}, {}, {"odd"})
+    assert found["discrimination"] == {}
+    assert {axis: (one["answered"], one["refused"]) for axis, one in found["rates"]["odd"].items()} == {
+        "harmful": (1.0, None),
+        "sounds_dangerous": (0.0, None),
+    }
+
+
 def test_judgement_of_equal_outcomes_has_an_interval() -> None:
     prompts = [Prompt(str(n), "?", "harmful" if n < 50 else "sounds_dangerous", "", "") for n in range(90)]
     responses = [Response(str(n), "x", 1, False) for n in range(90)]

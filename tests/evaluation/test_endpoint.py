@@ -107,6 +107,33 @@ def test_what_every_request_would_meet_stops_at_once(status, says, code):
     assert len(server.requests) <= 3
 
 
+def test_a_filter_that_forbids_is_no_bad_key():
+    def script(request: dict[str, Any]) -> Answered:
+        return error(403, "no") if last_user_text(request) in "bdg" else completion("fine")
+
+    with serve(script) as server:
+        got = ask(Endpoint(server.url, "tiny", max_retries=0, concurrency=1), *"abcdefgh")
+        assert {n for n, one in got.items() if isinstance(one, EndpointFailure)} == {1, 3, 6}
+        assert all(got[n].kind == "rejected" for n in (1, 3, 6))
+        # another call: what it answered before says that the key is good
+        again = ask(Endpoint(server.url, "tiny", max_retries=0), *"bdg", works=True)
+        assert [one.kind for one in again.values()] == ["rejected"] * 3
+    # and without any answer before, where the filter says so itself
+    with serve(lambda r: completion("hi") if last_user_text(r) == GREETING else error(403, "flagged")) as server:
+        got = ask(Endpoint(server.url, "tiny", max_retries=0), *"abc")
+        assert [one.kind for one in got.values()] == ["rejected"] * 3
+
+
+def test_a_key_that_is_withdrawn_midway_stops_the_run():
+    attempt = count()
+    with (
+        serve(lambda _: completion("fine") if next(attempt) < 2 else error(403, "revoked")) as server,
+        pytest.raises(RipcurrentError, match=r"refuses the key \(403\): .*revoked"),
+    ):
+        ask(Endpoint(server.url, "tiny", max_retries=0, concurrency=1), *("q" * 40))
+    assert len(server.requests) == 2 + GIVE_UP_AFTER + 1
+
+
 def test_replies_before_the_end_of_the_quota_are_kept():
     attempt = count()
 

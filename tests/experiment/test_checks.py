@@ -18,7 +18,7 @@ from ripcurrent.api._progress import SilentProgress
 from ripcurrent.data import read_rows
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.evaluation import Prompt
-from ripcurrent.experiment import Arm, expand_arms, gather_prompts, parse_experiment
+from ripcurrent.experiment import MAIN, Arm, expand_arms, gather_prompts, parse_experiment
 from tests.experiment.test_rows import ROWS, table
 from tests.tiny_scan import write_jsonl
 
@@ -178,6 +178,45 @@ def test_held_out_rows_are_in_no_other_scan_or_file(
     usable = {row["row"] for row in table().to_pylist() if row["status"] == "ok" and row["row"] < ROWS // 2}
     assert set(run.rows(arms["everything"], 0).indices) == usable - set(held)
     assert set(run.rows(arms["file"], 0).indices) == set(range(ROWS)) - set(held)
+
+
+def test_rows_that_repeat_a_held_out_one_are_held_out_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"prompt": f"question {n % 30}", "response": f"answer {n % 30}"} for n in range(ROWS)]
+    path = write_jsonl(tmp_path / "twice.jsonl", rows)
+    said = {"dataset": {"sha256": "d", "path": str(path)}, "options": {}}
+    monkeypatch.setattr(scans, "read_scores", lambda run: table())
+    monkeypatch.setattr(scans, "_manifest", lambda run: said)
+    monkeypatch.setattr(scans, "_unchanged_dataset", lambda found, count: read_rows(path))
+    config = parse_experiment({**KEYS, "arms": {"random": "random"}, "heldout": 10}, where="x")
+    pools, held = scans.open_pools(config, tmp_path / "scans", SilentProgress())
+    assert len(held) == 10
+    usable = {row["row"] for row in pools[MAIN].scores.table.to_pylist() if row["status"] == "ok"}
+    assert not {row % 30 for row in held} & {row % 30 for row in usable}
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"dtype": "float16"}, "Nothing is fine-tuned in float16"),
+        ({"device": "cuda:1"}, r"first GPU only, not on cuda:1|no CUDA|is not here|There is no"),
+    ],
+)
+def test_what_cannot_train_is_refused_before_anything_is_scanned(
+    keys: dict[str, Any], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = parse_experiment({**KEYS, "arms": {"random": "random"}, **keys}, where="x")
+    monkeypatch.setattr("ripcurrent.api._experiment.open_pools", lambda *rest: pytest.fail("it was scanned"))
+    with pytest.raises(RipcurrentError, match=said):
+        run_experiment(config, tmp_path / "out")
+
+
+def test_the_model_of_a_finished_scan_is_trained_unless_another_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scans, "_manifest", lambda run: {"options": {"model": "their/model", "adapter": "runs/a"}})
+    keys = {"name": "x", "run": "runs/scan", "arms": {"random": "random"}}
+    found = scans.with_model_of_run(parse_experiment(keys, where="x"))
+    assert (found.model, found.adapter) == ("their/model", "runs/a")
+    named = scans.with_model_of_run(parse_experiment({**keys, "model": "mine"}, where="x"))
+    assert (named.model, named.adapter) == ("mine", None)
 
 
 def test_an_arm_trained_with_another_seed_is_not_taken_for_the_same(

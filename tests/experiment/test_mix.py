@@ -71,3 +71,13 @@ def test_what_cannot_be_mixed_is_named(mix: dict[str, Any], says: str) -> None:
 def test_more_rows_than_there_are_is_an_error() -> None:
     with pytest.raises(RipcurrentError, match="41 rows cannot be mixed of 40 usable ones"):
         chosen({"top": 50}, 41)
+
+
+def test_ends_that_would_overlap_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = SCORES.copy()
+    scores[8:] = np.nan
+    monkeypatch.setattr("tests.experiment.test_mix.SCORES", scores)
+    with pytest.raises(
+        RipcurrentError, match="6 riskiest and 4 most protective rows cannot be taken of the 8 that have"
+    ):
+        chosen({"top": 60, "bottom": 40}, 10)

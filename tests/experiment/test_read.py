@@ -134,6 +134,12 @@ def test_what_cannot_be_is_refused() -> None:
     refused("x.yaml: scans 'runs/a' is not possible", "needs a name", "second: runs/second", scans="runs/a")
     refused("exactly one of select", "it has select and draw", arms={"a": {"select": "top", "draw": "list"}})
     refused("it has none", arms={"a": {"by": "loss"}})
+    refused("format means nothing beside select", arms={"a": {"select": "top", "format": "list"}})
+    refused("size means nothing beside length_matched", arms={"b": "top", "a": {"length_matched": "b", "size": 5}})
+    refused("by means nothing beside draw", arms={"a": {"draw": "list", "by": "loss"}})
+    refused("strata means nothing beside select", arms={"a": {"select": "top", "strata": 5}})
+    refused("all_but takes the name of an arm, or", arms={"b": "top", "a": {"all_but": {"length_matched": "b"}}})
+    refused("there is no scan 'x'", arms={"random": "random", "a": {"all_but": {"select": "top", "scan": "x"}}})
     refused("size", "no number of rows", arms={"a": {"select": "top", "size": "many"}})
     refused("size 0", size=0)
     refused("there are no arms", arms={})
@@ -155,6 +161,9 @@ def test_a_file_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "empty.yaml").write_text("")
     with pytest.raises(RipcurrentError, match="no keys"):
         load_experiment(tmp_path / "empty.yaml")
+    (tmp_path / "twice.yaml").write_text("data: d\narms:\n  top: random\n  top: bottom\n")
+    with pytest.raises(RipcurrentError, match="line 4: 'top' stands there twice"):
+        load_experiment(tmp_path / "twice.yaml")
     (tmp_path / "kind.yaml").write_text("kind: prob\n")
     with pytest.raises(RipcurrentError, match="Did you mean probe"):
         load_experiment(tmp_path / "kind.yaml")

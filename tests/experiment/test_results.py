@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from ripcurrent.errors import RipcurrentError
 from ripcurrent.evaluation import compare_arms
 from ripcurrent.experiment import ArmRun, by_arm, expand_arms, parse_experiment
 from ripcurrent.experiment import _tables as tables
-from ripcurrent.experiment._outcomes import Scoring
+from ripcurrent.experiment._outcomes import Outcomes, Scoring, read_run
 from tests.experiment.answers import chance, write_evaluation
 
 FACTS = {"dataset": {"path": "rows.jsonl"}, "default_ranking": "gradient_bidirectional"}
@@ -124,6 +125,9 @@ def test_a_score_of_harm_has_a_mean_and_says_nothing_of_harmless_requests(tmp_pa
     plain = collected(tmp_path, ("rubric",), judges=["prefix"])["summaries"][0]
     assert plain["score"] is None
     assert plain["over_refusal"] is not None
+    # of requests that nobody asked there is no score, and no error
+    run = read_run("top", 0, tmp_path / "arms" / "top-seed0" / "evaluation")
+    assert Outcomes("top", (replace(run, axes=("plain",) * len(run.axes)),)).scores("rubric", "harmful").shape == (0, 1)
 
 
 def test_the_papers_figure_stands_beside_its_own_cell_alone(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from ripcurrent.api._row_probe import SEPARATES, run
+from ripcurrent.api._row_probe import SEPARATES, append_line, read_lines, run
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.experiment._probe import RowProbe
 from ripcurrent.scoring import partial_spearman, spearman
@@ -109,6 +109,14 @@ def test_it_goes_on_row_by_row_and_ends_the_same(
     assert len(asked) == 6 + 8
     with pytest.raises(RipcurrentError, match="another run"):
         run({**probe, "steps": 2}, tmp_path / "cut")
+
+
+def test_a_row_whose_id_holds_another_line_end_is_read_back(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    lines = [{"id": f"a{end}b", "drop": 1.0} for end in ("\u2028", "\u2029", "\x85", "\n")]
+    for line in lines:
+        append_line(path, line)
+    assert list(read_lines(path)) == lines
 
 
 def test_a_dataset_is_scanned_first(probe: dict[str, Any], scanned: Path, keys: dict[str, Any], tmp_path: Path,

@@ -139,3 +139,48 @@ def test_an_arm_without_rows_is_named() -> None:
         chosen({"select": "top", "by": "loss"})
     with pytest.raises(RipcurrentError, match="Arm arm: Column 'response_tokens' ranks no risk"):
         chosen({"within_length": "top", "by": "response_tokens"})
+
+
+def of_another_dataset() -> pa.Table:
+    """Thirty rows that are all much longer than those of the main table."""
+    other = table().slice(0, 30)
+    lengths = pa.array([1000 + 10 * n for n in range(30)])
+    return other.set_column(other.column_names.index("response_tokens"), "response_tokens", lengths)
+
+
+def test_what_is_made_from_an_arm_of_another_scan_is_made_of_that_scans_rows() -> None:
+    arms = {
+        "random": "random",
+        "top": {"select": "top", "scan": "second"},
+        "same": {"length_matched": "top"},
+        "again": {"format_matched": "same"},
+        "rest": {"all_but": "top"},
+        "inner": {"all_but": {"select": "top", "scan": "second", "size": 3}},
+        "mixed_up": {"length_matched": "top", "scan": "third"},
+    }
+    scans = {"second": {"data": "e"}, "third": {"data": "f"}}
+    keys = {"name": "x", "data": "d", "size": 6, "control": None, "arms": arms, "scans": scans}
+    found = {arm.name: arm for arm in expand_arms(parse_experiment(keys, where="x"))}
+    tables = {
+        MAIN: ScanTable(Path(), table(), "d"),
+        "second": ScanTable(Path(), of_another_dataset(), "e"),
+        "third": ScanTable(Path(), table(), "d"),
+    }
+    lengths = {row["row"]: row["response_tokens"] for row in of_another_dataset().to_pylist()}
+    ok = {row["row"] for row in of_another_dataset().to_pylist() if row["status"] == "ok"}
+    top = choose_rows(found["top"], 0, tables, found)
+    same = choose_rows(found["same"], 0, tables, found)
+    assert not set(same.indices) & set(top.indices)
+    assert abs(np.mean([lengths[n] for n in same.indices]) - np.mean([lengths[n] for n in top.indices])) < 100
+    assert set(choose_rows(found["again"], 0, tables, found).indices) <= ok
+    assert set(choose_rows(found["rest"], 0, tables, found).indices) == ok - set(top.indices)
+    assert len(choose_rows(found["inner"], 0, tables, found).indices) == len(ok) - 3
+    with pytest.raises(RipcurrentError, match="its scan is of another dataset than that of top"):
+        choose_rows(found["mixed_up"], 0, tables, found)
+
+
+def test_all_but_a_rule_without_a_size_leaves_out_as_many_rows_as_an_arm_has() -> None:
+    riskiest = sorted(usable(), key=lambda row: -row["gradient_bidirectional"])[:12]
+    assert chosen({"all_but": {"select": "top"}}) == sorted(
+        {row["row"] for row in usable()} - {r["row"] for r in riskiest}
+    )

@@ -264,6 +264,21 @@ def test_a_trained_model_is_its_base_but_for_the_weights(tmp_path: Path) -> None
     assert not (tmp_path / "checkpoints").exists()
 
 
+def test_a_tokenizer_with_several_templates_is_saved_with_them(tmp_path: Path) -> None:
+    tokenizer = tiny_tokenizer()
+    template = tokenizer.chat_template
+    tokenizer.chat_template = {"default": template, "tool_use": template, "rag": template}
+    record = train(
+        chat_model(tokenizer=tokenizer),
+        build_training_set(encoded_rows(4)),
+        recipe(),
+        tmp_path,
+        seed=0,
+        compute=torch.float32,
+    )
+    assert set(load_model(record.result, device="cpu").tokenizer.chat_template) == {"default", "tool_use", "rag"}
+
+
 def test_one_row_and_a_set_smaller_than_a_batch_train_on_what_is_there(tmp_path: Path) -> None:
     assert [len(ids) for ids, _ in run(tmp_path / "one", recipe(batch=20), count=1).fed] == [1, 1]
     assert [len(ids) for ids, _ in run(tmp_path / "few", recipe(batch=20), count=3).fed] == [3, 3]

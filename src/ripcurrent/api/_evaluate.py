@@ -209,6 +209,8 @@ def evaluate(
         verdicts = _judged(run.folder, asked, responses, found, told)
         write_verdicts(run.folder, [prompt.id for prompt in asked], verdicts)
         previous = run.read_manifest()
+        judged_by = {**previous.get("judges", {}), **{judge.name: _describe(judge) for judge in found}}
+        of_harm = {name for name, facts in judged_by.items() if facts.get("reply") == "score"}
         manifest = {
             "version": version("ripcurrent"),
             "command": "evaluate",
@@ -220,8 +222,8 @@ def evaluate(
                 "system": system,
                 "engine": "local" if answering == "transformers" else answering,
             },
-            "judges": {**previous.get("judges", {}), **{judge.name: _describe(judge) for judge in found}},
-            **summarise(asked, responses, verdicts, {judge.name: judge.scale for judge in found}, previous),
+            "judges": judged_by,
+            **summarise(asked, responses, verdicts, {judge.name: judge.scale for judge in found}, previous, of_harm),
             "notes": notes_on(asked, records, responses, verdicts),
             "timings": {
                 "answered_now": answered_now,
@@ -344,7 +346,7 @@ def _responses(
         told.skipped(len(prompts) - len(waiting))
         batches: Iterator[list[Response]]
         if isinstance(source, Endpoint):
-            batches = answer_by_endpoint(source, waiting, **asking)
+            batches = answer_by_endpoint(source, waiting, works=len(waiting) < len(prompts), **asking)
         elif answering == "vllm":
             from ripcurrent.evaluation._vllm import answer_by_vllm
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ripcurrent.api._experiment_arms import PROMPTS, SUMS, ArmRunner, digest_of
-from ripcurrent.api._experiment_options import check_finetune, judge_scoring
+from ripcurrent.api._experiment_options import check_finetune, check_training, judge_scoring
 from ripcurrent.api._experiment_results import as_json, collect_results
-from ripcurrent.api._experiment_scans import Pool, check_scans, open_pools
+from ripcurrent.api._experiment_scans import Pool, check_scans, open_pools, with_model_of_run
 from ripcurrent.api._progress import Progress, SilentProgress
 from ripcurrent.errors import ExitCode, MissingExtraError, RipcurrentError
 from ripcurrent.evaluation import Prompt
@@ -26,7 +26,7 @@ from ripcurrent.experiment import (
     parse_experiment,
     write_prompts,
 )
-from ripcurrent.experiment._arms import missing_name
+from ripcurrent.experiment._arms import missing_name, scans_of
 from ripcurrent.experiment._prompts import asks_the_same
 from ripcurrent.experiment._sums import draw_sums
 from ripcurrent.run import RunDirectory, write_json
@@ -146,7 +146,9 @@ def run_experiment(
     }
     check_scans(config, where)
     check_finetune(config)
+    check_training(config, recipes.values())
     scoring = judge_scoring(config)
+    config = with_model_of_run(config)
     prompts, prompt_records = gather_prompts(config.prompts)
     folder = Path(out)
     identity = _identity(config, prompt_records, load_recipe(config.recipe).model_dump(mode="json"))
@@ -198,7 +200,7 @@ def _scans_of(wanted: Iterable[Arm], every: Mapping[str, Arm]) -> set[str]:
     for arm in wanted:
         one: Arm | None = arm
         while one is not None:
-            found |= {one.rule.scan} if one.rule.scan is not None else set()
+            found |= set(scans_of(one.rule))
             one = every[one.of] if one.of is not None else None
     return found
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from ripcurrent.api._finetune import FinetuneOptions, resolve_finetune
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.evaluation import JudgeSettings, find_judges
@@ -9,6 +11,8 @@ from ripcurrent.evaluation.judges._language_model import LanguageModelJudge
 from ripcurrent.experiment import ExperimentConfig
 from ripcurrent.experiment._arms import missing_name
 from ripcurrent.experiment._outcomes import Scoring
+from ripcurrent.training import Recipe
+from ripcurrent.training._model import compute_dtype
 
 FINETUNE = ("max_tokens", "loss_on")
 """Options of ``finetune`` that an experiment may give; the others follow from its own keys."""
@@ -34,6 +38,16 @@ def check_finetune(config: ExperimentConfig) -> None:
         resolve_finetune(None, dict(config.finetune))
     except RipcurrentError as error:
         raise RipcurrentError(f"finetune: {error.message}", error.hint) from error
+
+
+def check_training(config: ExperimentConfig, recipes: Iterable[Recipe]) -> None:
+    """Refuse a device or type that arms cannot be trained with, before anything is scanned.
+
+    Raises:
+        RipcurrentError: It is one.
+    """
+    for recipe in recipes:
+        compute_dtype(recipe, config.device, config.dtype)
 
 
 def judge_settings(config: ExperimentConfig) -> JudgeSettings:

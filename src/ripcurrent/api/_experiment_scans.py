@@ -58,6 +58,18 @@ def check_scans(config: ExperimentConfig, where: str) -> None:
             raise RipcurrentError(f"{where}: {key}: {error.message}", error.hint) from error
 
 
+def with_model_of_run(config: ExperimentConfig) -> ExperimentConfig:
+    """The experiment with the model that its finished scan ranked by, where it has a ``run`` and names no model.
+
+    Raises:
+        RipcurrentError: The run is no finished scan.
+    """
+    if config.run is None or config.model_fields_set & {"model", "adapter"}:
+        return config
+    options = dict(_manifest(Path(config.run))["options"])
+    return config.model_copy(update={"model": options["model"], "adapter": options.get("adapter")})
+
+
 def open_pools(
     config: ExperimentConfig, folder: Path, told: Progress, needed: Collection[str] | None = None
 ) -> tuple[dict[str, Pool], tuple[int, ...]]:
@@ -90,10 +102,8 @@ def open_pools(
             held = held_out_rows(table, config.heldout)
             wanted = set(held)
             contents = {content_of(row) for row in dataset if row.index in wanted} if wanted else contents
-        if name == MAIN or sha256 == pools[MAIN].scores.dataset_sha256:
-            table = without_rows(table, held)
-        elif held:
-            # another dataset may be a part of the main one, or hold some of its rows
+        if held:
+            # the set may repeat a row, and another one may be a part of it, or hold some of its rows
             table = without_rows(table, [row.index for row in dataset if content_of(row) in contents])
         pools[name] = Pool(ScanTable(run, table, sha256), dataset, manifest)
     return pools, held

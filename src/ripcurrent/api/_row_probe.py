@@ -216,7 +216,8 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
     whole = content[: content.rfind(b"\n") + 1]
     if len(whole) < len(content):
         os.truncate(path, len(whole))
-    for number, line in enumerate(whole.decode("utf-8").splitlines(), start=1):
+    # only line feeds end a line: an id may hold the other characters that splitlines() takes for line ends
+    for number, line in enumerate(whole.decode("utf-8").split("\n")[:-1], start=1):
         try:
             value = json.loads(line)
         except ValueError:

@@ -18,7 +18,7 @@ def experiment_command(
     model: Annotated[str | None, typer.Option(metavar="M", help="Another model than the file's.")] = None,
     recipe: Annotated[str | None, typer.Option(metavar="R", help="Another recipe than the file's.")] = None,
     run: Annotated[
-        Path | None, typer.Option(metavar="SCAN", help="Rows and scores of this finished scan, not the file's data.")
+        Path | None, typer.Option(metavar="SCAN", help="Rows, scores and model of this finished scan, not the file's.")
     ] = None,
     out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Run folder; runs/NAME unless named.")] = None,
     arms: Annotated[
@@ -109,11 +109,10 @@ def _command(file: str, options: dict[str, Any]) -> str:
 
 
 def _take_scan(values: dict[str, Any], kind: str, run: Path) -> None:
-    """Let the file's rows and scores be a finished scan's."""
+    """Let the file's rows, scores and model be a finished scan's."""
     if kind == "mechanism":
         _refuse_for(kind, {"--run": run}, "Name finished scans in its pools: - {name: NAME, run: FOLDER}.")
-    # other kinds take the model from the scan
-    for key in ("data", "format", "scan") if kind == "arms" else ("data", "format", "scan", "model", "adapter"):
+    for key in ("data", "format", "scan", "model", "adapter"):
         values.pop(key, None)
     values["run"] = str(run)
 

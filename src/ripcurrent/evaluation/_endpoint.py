@@ -33,6 +33,11 @@ OPENAI_KEY_VARIABLE = "OPENAI_API_KEY"
 GIVE_UP_AFTER = 8
 """So many failures one after the other, and the endpoint counts as not working."""
 
+FORBIDDEN = 403
+"""A key that may not, or at some providers a filter of what is asked."""
+MODERATION = ("moderation", "flagged", "content_filter", "content filter", "content_policy", "content policy")
+"""Parts of what such a filter says, lower case."""
+
 GREETING = 'Say hello, as JSON: {"say": "hello"}'
 """Asked where everything so far was rejected: an endpoint that takes this rejects the others for what is in them."""
 
@@ -119,6 +124,7 @@ class Endpoint:
         self._key_variable = key_variable
         self._key = api_key or _key_for(parts.hostname) or "none"
         self._takes_json_format = True
+        self._works = False
         self._limit_field = "max_tokens"
         self._client: OpenAI | None = None
 
@@ -146,6 +152,7 @@ class Endpoint:
                 `GIVE_UP_AFTER` requests in a row or all of them. What came before was yielded. Rejections count only
                 until it has answered anything, be it `GREETING`.
         """
+        self._works = self._works or works
         waiting = iter(enumerate(conversations))
         opening = [turn for turn in next(iter(conversations), ()) if turn["role"] == "system"]
         greeting = [*opening, {"role": "user", "content": GREETING}]
@@ -174,10 +181,11 @@ class Endpoint:
                         stopped = stopped or error
                         continue
                     if isinstance(outcome, EndpointFailure):
-                        if outcome.kind != "rejected" or not works:
+                        # a key may be withdrawn midway
+                        if outcome.kind != "rejected" or not works or outcome.message.startswith(str(FORBIDDEN)):
                             failed.append(outcome)
                     else:
-                        failed, any_reply, works = [], True, True
+                        failed, any_reply, works, self._works = [], True, True, True
                     yield index, outcome
                     if len(failed) >= GIVE_UP_AFTER and stopped is None:
                         stopped = self._what_ails(failed, f"{len(failed)} requests in a row", greet)
@@ -247,13 +255,11 @@ class Endpoint:
     def _refused(self, error: APIStatusError) -> EndpointFailure:
         """The failure of one request that got an error's status; raises for what every request would meet."""
         status, said = error.status_code, _first_line(error)
-        if status in (401, 403):
-            raise self._stopped(
-                f"refuses the key ({status}): {said}",
-                f"Put a valid key into {self._key_variable}."
-                if self._key_variable
-                else f"Put a valid key into {KEY_VARIABLE} (for OpenAI's own host, {OPENAI_KEY_VARIABLE}).",
-            ) from error
+        if status == FORBIDDEN and (self._works or any(word in said.lower() for word in MODERATION)):
+            # a filter of what is asked, unless a greeting meets it too
+            return EndpointFailure("rejected", f"{status}: {said}")
+        if status in (401, FORBIDDEN):
+            raise self._key_refused(status, said) from error
         if status == 404:
             raise self._stopped(
                 f"knows no model {self.model!r}, or the URL is no base URL (404): {said}",
@@ -269,14 +275,25 @@ class Endpoint:
             return EndpointFailure("server_error", f"{status}: {said}")
         return EndpointFailure("rejected", f"{status}: {said}")
 
+    def _key_refused(self, status: int, said: str) -> RipcurrentError:
+        return self._stopped(
+            f"refuses the key ({status}): {said}",
+            f"Put a valid key into {self._key_variable}."
+            if self._key_variable
+            else f"Put a valid key into {KEY_VARIABLE} (for OpenAI's own host, {OPENAI_KEY_VARIABLE}).",
+        )
+
     def _what_ails(
         self, failed: Sequence[EndpointFailure], how_many: str, greet: Callable[[], Reply | EndpointFailure]
     ) -> RipcurrentError | None:
         """The error of an endpoint that failed all of these; None where it only rejected them, and takes a greeting."""
         if all(failure.kind == "rejected" for failure in failed):
             try:
-                if isinstance(greet(), Reply):
+                greeted = greet()
+                if isinstance(greeted, Reply):
                     return None
+                if greeted.message.startswith(str(FORBIDDEN)):
+                    return self._key_refused(FORBIDDEN, greeted.message.partition(": ")[2])
             except RipcurrentError as error:
                 return error
         return self._stopped(

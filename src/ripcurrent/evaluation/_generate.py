@@ -74,9 +74,11 @@ def answer_locally(
 
 
 def answer_by_endpoint(
-    endpoint: Endpoint, prompts: Sequence[Prompt], *, system: str | None, max_new_tokens: int
+    endpoint: Endpoint, prompts: Sequence[Prompt], *, system: str | None, max_new_tokens: int, works: bool = False
 ) -> Iterator[list[Response]]:
     """Answers at temperature 0 from an endpoint, each as it is ready; last the prompts that it rejects.
+
+    With ``works`` it answered others before, so that one it rejects says nothing of the endpoint.
 
     Raises:
         RipcurrentError: The endpoint does not work, or (at the end, all others answered) some requests failed and were
@@ -85,7 +87,7 @@ def answer_by_endpoint(
     rejected: list[Response] = []
     failed: list[tuple[Prompt, EndpointFailure]] = []
     for place, outcome in endpoint.chat(
-        [conversation(prompt, system) for prompt in prompts], max_tokens=max_new_tokens
+        [conversation(prompt, system) for prompt in prompts], max_tokens=max_new_tokens, works=works
     ):
         if not isinstance(outcome, EndpointFailure):
             yield [Response(prompts[place].id, outcome.text, outcome.completion_tokens, outcome.truncated)]

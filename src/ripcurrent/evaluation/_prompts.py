@@ -196,7 +196,7 @@ def _builtin(name: str) -> list[Prompt]:
             f"There is no prompt set {name!r}.{nearest(name, _BUILTIN_NAMES)}", f"Sets: {', '.join(_BUILTIN_NAMES)}"
         )
     text = resources.files("ripcurrent.evaluation").joinpath("prompts", "builtin.jsonl").read_text(encoding="utf-8")
-    rows = [json.loads(line) for line in text.splitlines()]
+    rows = [json.loads(line) for line in text.split("\n") if line]
     wanted = name.partition(":")[2]
     chosen = [_Draft("", row["prompt"], row["axis"], row["category"]) for row in rows if wanted in ("", row["axis"])]
     return _identified(chosen, BUILTIN)

@@ -69,9 +69,12 @@ def expand_arms(config: ExperimentConfig, *, where: str = "the experiment") -> t
         if names.count(name) > 1:
             raise RipcurrentError(f"{where}: two arms are named {name!r}.", "Give one of them another name.")
     for arm in arms:
-        if arm.rule.scan is not None and arm.rule.scan not in config.scans:
-            raise missing_name(f"{where}: arm {arm.name}: there is no scan", arm.rule.scan, list(config.scans), "Scans")
+        for scan in scans_of(arm.rule):
+            if scan not in config.scans:
+                raise missing_name(f"{where}: arm {arm.name}: there is no scan", scan, list(config.scans), "Scans")
     by_name = {arm.name: arm for arm in arms}
+    by_name = {arm.name: _completed(arm, by_name, config) for arm in arms}
+    arms = list(by_name.values())
     linked = [_linked(arm, by_name, config, where) for arm in arms]
     for pair in config.compare:
         for name in pair:
@@ -82,6 +85,34 @@ def expand_arms(config: ExperimentConfig, *, where: str = "the experiment") -> t
             raise missing_name(f"{where}: verdict_on: there is no arm", name, names, "Arms")
     _refuse_circles(linked, where)
     return tuple(linked)
+
+
+def scans_of(rule: ArmRule) -> list[str]:
+    """Further scans that a rule names."""
+    inner = [rule.all_but] if isinstance(rule.all_but, ArmRule) else []
+    return [one.scan for one in (rule, *inner) if one.scan is not None]
+
+
+def _completed(arm: Arm, by_name: Mapping[str, Arm], config: ExperimentConfig) -> Arm:
+    """The arm with what its rule leaves to others: the scan of the arm or rule that it is made from, and rows of it."""
+    rule = arm.rule
+    changes: dict[str, Any] = {}
+    if isinstance(rule.all_but, ArmRule):
+        inner = rule.all_but
+        scan = inner.scan or rule.scan
+        size = inner.size or (None if inner.select == "all" else config.size)
+        changes = {"all_but": inner.model_copy(update={"scan": scan, "size": size})}
+        if scan is not None and rule.scan is None:
+            changes["scan"] = scan
+    elif rule.refers_to is not None and rule.scan is None:
+        # an arm's rows are numbers of its own dataset
+        seen, other = {arm.name}, by_name.get(_same_size(rule.refers_to, arm, by_name))
+        while other is not None and other.rule.scan is None and other.rule.refers_to and other.name not in seen:
+            seen.add(other.name)
+            other = by_name.get(_same_size(other.rule.refers_to, other, by_name))
+        if other is not None and (scans := scans_of(other.rule)):
+            changes["scan"] = scans[0]
+    return replace(arm, rule=rule.model_copy(update=changes)) if changes else arm
 
 
 def _grid(config: ExperimentConfig, where: str) -> Iterator[tuple[str, ArmRule]]:

@@ -27,6 +27,17 @@ RULES: tuple[str, ...] = (
 )
 """Keys of an arm that say where its rows come from: each arm has exactly one of them."""
 
+INNER: tuple[str, ...] = ("select", "draw", "share", "mix", "within_length")
+"""Rules that ``all_but`` takes in place of an arm's name."""
+
+BESIDE: dict[str, tuple[str, ...]] = {
+    "by": ("select", "mix", "bins", "within_length"),
+    "format": ("file",),
+    "size": (*INNER, "file", "bins"),
+    "strata": ("within_length",),
+}
+"""Keys that vary a rule, and the rules that they mean something to."""
+
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 """What an arm may be called: its name becomes a folder's."""
 
@@ -125,6 +136,12 @@ class ArmRule(Settings):
         if len(named) != 1:
             found = f"it has {' and '.join(named)}" if named else "it has none"
             raise ValueError(f"an arm needs exactly one of {', '.join(RULES)}; {found}")
+        rule = named[0]
+        for key, rules in BESIDE.items():
+            if key in self.model_fields_set and getattr(self, key) is not None and rule not in rules:
+                raise ValueError(f"{key} means nothing beside {rule}; it goes with {', '.join(rules)}")
+        if isinstance(self.all_but, ArmRule) and self.all_but.rule not in INNER:
+            raise ValueError(f"all_but takes the name of an arm, or one of {', '.join(INNER)}")
         return self
 
     @field_validator("size", "all_but_random")
@@ -207,7 +224,7 @@ class ExperimentConfig(Settings):
     format: str | None = None
     """Row format of ``data``; sniffed when left out."""
     model: str = "embedded"
-    """Hub id, folder, ``.gguf`` file, or ``embedded``."""
+    """Hub id, folder, ``.gguf`` file, or ``embedded``; the model of ``run`` when left out."""
     adapter: str | None = None
     """PEFT adapter that belongs to the model."""
     device: str | None = None

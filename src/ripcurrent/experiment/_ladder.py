@@ -16,7 +16,7 @@ import numpy as np
 from ripcurrent.data import read_rows
 from ripcurrent.errors import ExitCode, RipcurrentError
 from ripcurrent.experiment._outcomes import HARMFUL, ArmRun, read_run
-from ripcurrent.run import read_manifest
+from ripcurrent.run import read_json_lines, read_manifest
 from ripcurrent.scoring._calibration import CalibrationRun, JudgedBy, LeftOut, NamedHash, Source
 from ripcurrent.scoring._scored_with import ScoredWith
 from ripcurrent.selection import read_scores
@@ -183,7 +183,7 @@ def read_ladder(folders: Sequence[Path], scans: Sequence[Path] = (), *, judge: s
 def _open(folder: Path, number: int) -> _Experiment:
     try:
         config = json.loads((folder / "experiment.json").read_text(encoding="utf-8"))
-        texts = [json.loads(line) for line in (folder / "prompts.jsonl").read_text(encoding="utf-8").splitlines()]
+        texts = read_json_lines(folder / "prompts.jsonl")
         asked = [one for one in texts if one["axis"] == HARMFUL]
         harmful = [one["prompt"] for one in asked]
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -327,8 +327,8 @@ def _rows_of_file(
         return f"its rows come from {name}, which is not there any more"
     if sha256 not in known:
         return hint
-    lines = (place / "finetune" / "rows.jsonl").read_text(encoding="utf-8").splitlines()
-    rows = known[sha256].rows_of_ids(str(json.loads(line)["id"]) for line in lines)
+    lines = read_json_lines(place / "finetune" / "rows.jsonl")
+    rows = known[sha256].rows_of_ids(str(line["id"]) for line in lines)
     return (known[sha256], rows) if rows is not None else f"its rows cannot be told apart in the scan of {name}"
 
 

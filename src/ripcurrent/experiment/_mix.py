@@ -24,7 +24,7 @@ def mix_rows(table: pa.Table, mix: Mix, by: str | None, k: int, seed: int) -> Se
         seed: Decides the random rows.
 
     Raises:
-        RipcurrentError: A column that cannot rank, or fewer usable rows than ``k``.
+        RipcurrentError: A column that cannot rank, fewer usable rows than ``k``, or ends that would overlap.
     """
     scored = ScoredRows(table)
     usable = scored.rows[scored.ok]
@@ -35,9 +35,15 @@ def mix_rows(table: pa.Table, mix: Mix, by: str | None, k: int, seed: int) -> Se
     ends = {"top": room.top, "bottom": room.bottom}
     chosen = [ends[end](table, count, by) for end, count in counts.items() if count]
     fixed = [row for one in chosen for row in one.indices]
+    column = by or scored.default_ranking
+    if len(set(fixed)) < sum(counts.values()):
+        raise RipcurrentError(
+            f"{counts['top']} riskiest and {counts['bottom']} most protective rows cannot be taken of the "
+            f"{len(set(fixed))} that have a {column}.",
+            "Give a smaller size, or a column that every row has.",
+        )
     left = np.setdiff1d(usable, fixed)
     drawn = generator(seed, "mix").permutation(left)[: k - len(fixed)].tolist()
-    column = by or scored.default_ranking
     rows = sorted([*fixed, *drawn])
     return Selection(
         "mix",

@@ -89,7 +89,8 @@ class Outcomes:
 
     def scores(self, judge: str, axis: str) -> FloatArray:
         """The judge's score of each answer, NaN where it has none, shape ``(prompts, seeds)``."""
-        return np.array([[run.scores[judge][place] for run in self.runs] for place in self.runs[0].places(axis)])
+        found = [[run.scores[judge][place] for run in self.runs] for place in self.runs[0].places(axis)]
+        return np.array(found, dtype=np.float64).reshape(-1, len(self.runs))
 
 
 def read_run(arm: str, seed: int | None, evaluation: Path) -> ArmRun:

@@ -32,6 +32,19 @@ KINDS: tuple[str, ...] = ("arms", "probe", "mechanism", "edits")
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
+class _EachKeyOnce(yaml.SafeLoader):
+    """PyYAML keeps the last of keys that are alike, and says nothing of the others."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen and key.tag != "tag:yaml.org,2002:merge":
+                raise yaml.MarkedYAMLError(problem=f"{key.value!r} stands there twice", problem_mark=key.start_mark)
+            seen.add(key.value)
+        found: dict[Any, Any] = super().construct_mapping(node, deep=deep)
+        return found
+
+
 def read_experiment_file(path: str | Path) -> dict[str, Any]:
     """The keys of an experiment's file, of any kind, with environment variables filled in.
 
@@ -46,7 +59,7 @@ def read_experiment_file(path: str | Path) -> dict[str, Any]:
             f"There is no experiment file {path}.{_did_you_mean(near)}", "Ready ones are in the folder experiments."
         )
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_EachKeyOnce)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         first = str(error).splitlines()[0]
         mark = getattr(error, "problem_mark", None)

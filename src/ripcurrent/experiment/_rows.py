@@ -96,7 +96,9 @@ def _chosen(arm: Arm, draw_seed: int, seed: int, scans: Mapping[str, ScanTable],
     rule, scan = arm.rule, scans[arm.rule.scan or MAIN]
     table = scan.table
     if arm.of is not None:
-        other = choose_rows(arms[arm.of], seed, scans, arms)
+        of = arms[arm.of]
+        _refuse_other_dataset(scan, scans[of.rule.scan or MAIN], of.name)
+        other = choose_rows(of, seed, scans, arms)
         if rule.length_matched is not None:
             return room.match_length(table, other, draw_seed)
         if rule.format_matched is not None:
@@ -104,6 +106,7 @@ def _chosen(arm: Arm, draw_seed: int, seed: int, scans: Mapping[str, ScanTable],
         return _all_but(table, other, f"all usable rows but those of arm {other.name}: {other.rule}")
     if isinstance(rule.all_but, ArmRule):
         inner = Arm(arm.name, rule.all_but, rule.all_but.size)
+        _refuse_other_dataset(scan, scans[rule.all_but.scan or MAIN], "all_but")
         other = _chosen(inner, draw_seed, seed, scans, arms)
         return _all_but(table, other, f"all usable rows but these: {other.rule}")
     if rule.all_but_random is not None:
@@ -129,6 +132,14 @@ def _chosen(arm: Arm, draw_seed: int, seed: int, scans: Mapping[str, ScanTable],
         return _union(scan, k)
     ranked = {"top": room.top, "bottom": room.bottom, "highest": room.highest, "lowest": room.lowest}
     return ranked[str(rule.select)](table, k, rule.by)
+
+
+def _refuse_other_dataset(scan: ScanTable, other: ScanTable, name: str) -> None:
+    if scan.dataset_sha256 != other.dataset_sha256:
+        raise RipcurrentError(
+            f"its scan is of another dataset than that of {name}, whose rows it is made from.",
+            "Leave scan out here: it is then that one's.",
+        )
 
 
 def _union(scan: ScanTable, k: int) -> Selection:

@@ -57,14 +57,29 @@ def compute_dtype(recipe: Recipe, device: str | None, dtype: str | None) -> torc
     """The type of the products: ``dtype`` where given, else the recipe's, else bfloat16 where native.
 
     Raises:
-        RipcurrentError: No such device or type, or float16, whose range gradients leave.
+        RipcurrentError: No such device or type, a second GPU by number, or float16, whose range gradients leave.
     """
     named = dtype or (None if recipe.compute == "auto" else recipe.compute)
     if named == "float16":
         raise RipcurrentError(
             "Nothing is fine-tuned in float16: gradients leave its range.", "Use bfloat16 or float32."
         )
-    return choose_dtype(named, choose_device(device))
+    return choose_dtype(named, training_device(device))
+
+
+def training_device(device: str | None) -> torch.device:
+    """The device to train on.
+
+    Raises:
+        RipcurrentError: No such device, or a second GPU by number.
+    """
+    chosen = choose_device(device)
+    if chosen.index:
+        raise RipcurrentError(
+            f"Training runs on the first GPU only, not on {device}.",
+            f"Make the one that you mean the first: CUDA_VISIBLE_DEVICES={chosen.index}",
+        )
+    return chosen
 
 
 def load_for_training(
@@ -75,12 +90,7 @@ def load_for_training(
     Raises:
         RipcurrentError: What keeps the model from being loaded, or a second GPU by number.
     """
-    chosen = choose_device(device)
-    if chosen.index:
-        raise RipcurrentError(
-            f"Training runs on the first GPU only, not on {device}.",
-            f"Make the one that you mean the first: CUDA_VISIBLE_DEVICES={chosen.index}",
-        )
+    chosen = training_device(device)
     # a LoRA's frozen base may lie in the compute type, which is half the memory
     frozen = recipe.method == "lora" and adapter is None
     kept = compute if frozen else torch.float32
@@ -121,9 +131,11 @@ def save_result(trainer: RowTrainer, chat_model: ChatModel, settings: Settings, 
             settings.restore(whole)
             whole.save_pretrained(part)
         chat_model.tokenizer.save_pretrained(part)
-    for file in part.iterdir():
-        with file.open("rb") as written:
-            os.fsync(written.fileno())
+    # a tokenizer with several chat templates has a folder of them
+    for file in part.rglob("*"):
+        if file.is_file():
+            with file.open("rb") as written:
+                os.fsync(written.fileno())
     # left by a run that ended before its manifest was written
     if folder.exists():
         shutil.rmtree(folder)
