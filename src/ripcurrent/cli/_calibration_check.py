@@ -46,9 +46,11 @@ def _show(found: CalibrationCheck) -> None:
     def say(line: str) -> None:
         wide.print(escape(line))
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=f"Runs beside the forecast by {escape(found.calibration)}")
-    for heading in ("arm", "seed", "rows", *found.columns, "answered %", "forecast %", "90 %", "inside"):
-        table.add_column(heading, justify="left" if heading == "arm" else "right")
+    title = f"Runs beside the forecast by {found.calibration}, from the mean {' and '.join(found.columns)}"
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=escape(title), title_justify="left")
+    scores = ["score"] if len(found.columns) == 1 else list(found.columns)
+    for heading in ("arm", "seed", "rows", *scores, "answered %", "forecast %", "90 %", "inside"):
+        table.add_column(heading, justify="left" if heading == "arm" else "right", overflow="fold")
     marks = {True: "yes", False: "no", None: "–"}
     for one in sorted(found.runs, key=lambda one: one.run.share):
         run = one.run
