@@ -46,10 +46,10 @@ def _show(found: CalibrationCheck) -> None:
     def say(line: str) -> None:
         wide.print(escape(line))
 
-    title = f"Runs beside the forecast by {found.calibration}, from the mean {' and '.join(found.columns)}"
+    title = f"In %, runs beside the forecast by {found.calibration} from the mean {' and '.join(found.columns)}"
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=escape(title), title_justify="left")
     scores = ["score"] if len(found.columns) == 1 else list(found.columns)
-    for heading in ("arm", "seed", "rows", *scores, "answered %", "forecast %", "90 %", "inside"):
+    for heading in ("arm", "seed", "rows", *scores, "answered", "forecast", "90 %", "inside"):
         table.add_column(heading, justify="left" if heading == "arm" else "right", overflow="fold")
     marks = {True: "yes", False: "no", None: "–"}
     for one in sorted(found.runs, key=lambda one: one.run.share):
