@@ -59,7 +59,11 @@ def written_whole(path: Path) -> Iterator[Path]:
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file whole."""
     with written_whole(path) as part:
-        part.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = json.dumps(value, indent=2, ensure_ascii=False)
+        if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+            # a file name that is no UTF-8
+            text = json.dumps(value, indent=2)
+        part.write_text(text + "\n", encoding="utf-8")
 
 
 def read_json_lines(path: Path) -> list[Any]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import random
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from ripcurrent.api._scan import scan
 from ripcurrent.errors import ExitCode, RipcurrentError
+from ripcurrent.run import read_manifest
 from tests.models.tiny import CHAT_TEMPLATE, save_tiny, tiny_tokenizer
 from tests.tiny_scan import ANSWERS, EXACT, GRADIENT_COSINES, REPRESENTATION_COSINES, good_rows, write_jsonl
 
@@ -140,6 +143,29 @@ def test_traits_and_refusals(mixed: tuple[Path, pa.Table]) -> None:
     rows = mixed[1].to_pylist()
     assert [row["row"] for row in rows if row["has_refusal"]] == [17]
     assert [row["row"] for row in rows if row["is_bullet"]] == [18]
+
+
+def test_a_token_that_the_model_does_not_embed_is_the_rows_reason(tmp_path: Path, anchors_file: Path) -> None:
+    model = save_tiny(tmp_path / "model", "llama_tied")
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_tokens(["<image>"], special_tokens=True)
+    tokenizer.save_pretrained(model)
+    rows = good_rows(6)
+    rows[2]["response"] += " <image>"
+    table = scores(write_jsonl(tmp_path / "rows.jsonl", rows), tmp_path / "out", model, anchors_file)
+    assert table["status"].to_pylist() == ["ok", "ok", "token_not_embedded", "ok", "ok", "ok"]
+    assert math.isnan(table["gradient_harmful"][2].as_py())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems' file names are Unicode")
+def test_a_file_name_that_is_no_utf_8(tmp_path: Path, tiny_folder: Path, anchors_file: Path) -> None:
+    path = write_jsonl(tmp_path / "rows.jsonl", good_rows(4))
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/donn\xe9es.jsonl"))
+    path.rename(odd)
+    found = scan(odd, tmp_path / "out", model=str(tiny_folder), anchors=str(anchors_file), **EXACT)
+    assert found.scores()["status"].to_pylist() == ["ok"] * 4
+    assert Path(read_manifest(tmp_path / "out")["dataset"]["path"]) == odd
+    assert (tmp_path / "out" / "report.html").stat().st_size > 100_000
 
 
 def test_refusals_are_dropped_when_asked_and_only_they(

@@ -42,6 +42,10 @@ GEMMA = (
     "{{ '<start_of_turn>' + role + '\\n' + (m['content'] | trim) + '<end_of_turn>\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<start_of_turn>model\\n' }}{% endif %}"
 )
+PHI = (
+    "{% for m in messages %}{{ '<|' + m['role'] + '|>\\n' + m['content'] + '<|end|>\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% else %}{{ eos_token }}{% endif %}"
+)
 PLAIN = (
     "{% for m in messages %}{{ 'User: ' if m['role'] == 'user' else 'Assistant: ' }}{{ m['content'] + '\\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ 'Assistant: ' }}{% endif %}"
@@ -97,10 +101,11 @@ _BUILDERS: dict[str, Any] = {
     "llama2": lambda: sentence_piece(LLAMA2, [], prepend=True),
     "mistral": lambda: sentence_piece(MISTRAL, [], prepend=True),
     "gemma": lambda: sentence_piece(GEMMA, ["<start_of_turn>", "<end_of_turn>"], prepend=False),
+    "phi": lambda: byte_level(PHI, ["<|system|>", "<|user|>", "<|assistant|>", "<|end|>"]),
     "plain": lambda: byte_level(PLAIN, []),
     "none": lambda: byte_level(None, []),
 }
-FAMILIES = ("chatml", "chatml-trimmed", "llama2", "mistral", "gemma")
+FAMILIES = ("chatml", "chatml-trimmed", "llama2", "mistral", "gemma", "phi")
 """Families whose turns are set apart by special tokens or brackets."""
 
 

@@ -46,6 +46,9 @@ def pieces(family: str, turns: list[tuple[str, str]]) -> list[tuple[str, bool]]:
             head = f"{'<s>' if first else ''}<start_of_turn>user\n{asked.strip()}<end_of_turn>\n"
             built.append((f"{head}<start_of_turn>model\n", False))
             built.append((f"{answer.strip()}<end_of_turn>\n", True))
+        elif family == "phi":
+            built.append((f"<|user|>\n{asked}<|end|>\n<|assistant|>\n", False))
+            built.append((f"{answer}<|end|>\n{'</s>' if number + 1 == len(turns) else ''}", True))
     return built
 
 

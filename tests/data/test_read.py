@@ -221,6 +221,8 @@ def test_a_conversation_in_a_csv_cell_is_json(tmp_path: Path) -> None:
     cell = json.dumps([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]).replace('"', '""')
     path.write_text(f'messages\n"{cell}"\n')
     assert only(path).messages == (Message("user", "a"), Message("assistant", "b"))
+    path.write_text(f'conversations\n"{cell}"\n')
+    assert only(path).messages == (Message("user", "a"), Message("assistant", "b"))
 
 
 def test_a_number_is_text_as_in_csv(tmp_path: Path) -> None:
@@ -228,6 +230,8 @@ def test_a_number_is_text_as_in_csv(tmp_path: Path) -> None:
     assert (row.prompt, row.response) == ("2\n\n0.5", "-4")
     (tmp_path / "rows.csv").write_text("instruction,input,output\n2,0.5,-4\n")
     assert only(tmp_path / "rows.csv").id == row.id
+    alone = only(lines(tmp_path / "alone.jsonl", {"instruction": "", "input": 5, "output": "five"}))
+    assert (alone.prompt, alone.response) == ("5", "five")
     assert only(lines(tmp_path / "long.jsonl", {"instruction": "a", "output": 10**400})).response == str(10**400)
 
 

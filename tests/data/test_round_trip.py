@@ -10,12 +10,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import given as given_by
 from hypothesis import strategies as st
 
 from ripcurrent.data import Dataset, read_rows
+from ripcurrent.data._files import pick
+from ripcurrent.data._parquet import ParquetFile, copied
 from ripcurrent.errors import RipcurrentError
 
 TEXT = st.text(alphabet=st.characters(exclude_categories=("Cs",)), max_size=30)
@@ -122,6 +126,14 @@ def test_parquet(tmp_path: Path, suffix: str, records: list[dict[str, Any]], dat
     path = save(records, tmp_path / f"in{suffix}")
     indices = data.draw(st.lists(st.integers(0, len(records) - 1), min_size=1))
     check_everything(read_rows(path), tmp_path / f"out{suffix}", indices)
+
+
+def test_picked_rows_hold_no_more_than_themselves(tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({"text": ["x" * 10_000] * 2_000}), path)
+    for indices in ([5, 300, 900], [900, 5, 300]):
+        picked = list(pick(ParquetFile(path).slices(), indices, copied))
+        assert sum(batch.get_total_buffer_size() for batch in picked) < 40_000
 
 
 def test_parquet_keeps_schema_metadata_and_compression(tmp_path: Path) -> None:

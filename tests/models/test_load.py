@@ -154,6 +154,7 @@ def no_tokenizer(folder: Path) -> None:
 def tokenizer_of_a_larger_model(folder: Path) -> None:
     tokenizer = tiny_tokenizer()
     tokenizer.add_tokens(["<one more>"])
+    tokenizer.chat_template = "{{ '<one more>' }}" + str(tokenizer.chat_template)
     tokenizer.save_pretrained(folder)
 
 
@@ -200,6 +201,24 @@ def test_a_spoiled_folder_is_one_clear_error(spoil: Callable[[Path], None], says
     assert caught.value.hint
     assert str(folder) in caught.value.message
     assert "\n" not in caught.value.message
+
+
+def test_a_spare_added_token_does_no_harm(tmp_path: Path) -> None:
+    """Gemma 3's text models come with a token for images, one beyond what they embed."""
+    folder = save_tiny(tmp_path / "model", "llama_tied")
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_tokens(["<image>"], special_tokens=True)
+    tokenizer.save_pretrained(folder)
+    assert load_model(folder, device="cpu").tokenizer.get_vocab()["<image>"] == 300
+
+
+def test_a_tokenizer_with_a_larger_vocabulary_of_its_own_is_refused(tmp_path: Path) -> None:
+    folder = save_tiny(tmp_path / "model", "llama_tied")
+    data = json.loads((folder / "tokenizer.json").read_text())
+    data["model"]["vocab"]["zzzz"] = 300
+    (folder / "tokenizer.json").write_text(json.dumps(data))
+    with pytest.raises(RipcurrentError, match="token 300, but the model embeds only 300"):
+        load_model(folder, device="cpu")
 
 
 def test_sharded_weights_are_read(tmp_path: Path) -> None:

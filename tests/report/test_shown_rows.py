@@ -81,6 +81,18 @@ def test_changed_dataset_shows_no_text_beside_its_scores(tmp_path):
     assert "has changed since the scan" in changed.note
 
 
+def test_a_dataset_of_several_files_has_its_texts(tmp_path):
+    folder = fabricate_run(tmp_path / "run", rows=20)
+    lines = (tmp_path / "lessons.jsonl").read_text().splitlines(keepends=True)
+    for number in range(2):
+        (tmp_path / f"part-{number}.jsonl").write_text("".join(lines[10 * number : 10 * number + 10]))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["dataset"]["path"] = str(tmp_path / "part-*.jsonl")
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    texts = read_row_texts(open_scan_run(folder), np.arange(20), [f"lesson-{n:05d}" for n in range(20)])
+    assert (len(texts.texts), texts.note) == (20, "")
+
+
 def test_rows_whose_id_moved_are_left_without_text(tmp_path):
     run = open_scan_run(fabricate_run(tmp_path / "run", rows=5))
     texts = read_row_texts(run, np.arange(2), ["lesson-00000", "someone else"])

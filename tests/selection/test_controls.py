@@ -23,6 +23,7 @@ from ripcurrent.selection import (
     match_loss,
     top,
 )
+from ripcurrent.selection._draw import generator
 from ripcurrent.selection._line_match import match_on_line
 from tests.selection.fabricate import fabricate_table
 
@@ -242,3 +243,25 @@ def test_the_distance_is_that_of_the_distributions():
     assert (apart.selection_mean, apart.control_mean) == (2.0, 5.0)
     same = distance("response_tokens", np.array([1.0, 2.0]), np.array([2.0, 1.0]))
     assert same.mean_absolute_difference == same.ks_statistic == 0.0
+
+
+def test_the_loss_match_is_the_nearest_free_row_of_a_plain_search():
+    table = fabricate_table(200, unscored=0.0)
+    # many equal losses, so that ties are common
+    for name in ("loss", "loss_first_10"):
+        values = np.round(np.array(table[name].to_pylist()), 1)
+        table = table.set_column(table.column_names.index(name), name, [values.tolist()])
+    selection = top(table, 60)
+    matched = match_loss(table, selection, 3)
+    losses = np.stack([np.array(table[name].to_pylist()) for name in ("loss", "loss_first_10")], axis=1)
+    losses /= losses.std(axis=0)
+    random = generator(3, "loss")
+    pool = random.permutation([n for n in range(200) if n not in selection.indices]).tolist()
+    expected = {}
+    for place in random.permutation(np.arange(60)).tolist():
+        apart = [((losses[n] - losses[selection.indices[place]]) ** 2).sum() for n in pool]
+        expected[place] = pool.pop(int(np.argmin(apart)))
+    found = losses[list(matched.indices)] - losses[list(selection.indices)]
+    by_hand = losses[[expected[place] for place in range(60)]] - losses[list(selection.indices)]
+    assert (found**2).sum(axis=1).tolist() == pytest.approx((by_hand**2).sum(axis=1).tolist())
+    assert matched.indices == tuple(expected[place] for place in range(60))

@@ -125,6 +125,15 @@ def test_a_layer_kind_that_is_not_covered_is_named_and_other_scopes_go_on():
     assert "model.layers.1.mlp.scale" in GradientPass(chat_model(model, "linear")).catalogue.left_out
 
 
+def test_what_text_never_meets_is_left_out_whatever_its_kind():
+    model = tiny_model("llama_untied")
+    model.model.vision_tower = torch.nn.Sequential(OwnScale(torch.nn.Conv2d(3, 4, 2)), torch.nn.Linear(4, 4))
+    tower = {name for name, _ in model.named_parameters() if "vision_tower" in name}
+    catalogue = GradientPass(chat_model(model)).catalogue
+    assert set(catalogue.left_out) == tower
+    assert len(tower) == 5
+
+
 def test_a_norm_with_a_formula_of_its_own_is_refused():
     model = tiny_model("llama_tied")
     norm = model.model.layers[0].input_layernorm

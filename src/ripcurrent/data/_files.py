@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, TypeVar, cast
@@ -96,8 +96,10 @@ def not_utf8(path: Path, line: int) -> RipcurrentError:
     return RipcurrentError(f"{path}, line {line}: not UTF-8 text.", "Save the file as UTF-8.")
 
 
-def pick(items: Iterator[_Item], indices: Sequence[int]) -> Iterator[_Item]:
-    """The items at ``indices``, in that order.
+def pick(
+    items: Iterator[_Item], indices: Sequence[int], keep: Callable[[_Item], _Item] = lambda item: item
+) -> Iterator[_Item]:
+    """The items at ``indices``, in that order, each as ``keep`` makes it.
 
     Strictly rising indices stream in flat memory; any other order holds the chosen items, as a repeated or
     re-ordered row has to wait for its turn. Raises `RipcurrentError` for an index past the end.
@@ -112,9 +114,9 @@ def pick(items: Iterator[_Item], indices: Sequence[int]) -> Iterator[_Item]:
         if index == wanted[position]:
             position += 1
             if rising:
-                yield item
+                yield keep(item)
             else:
-                held[index] = item
+                held[index] = keep(item)
     if position < len(wanted):
         raise no_such_row(wanted[position])
     if not rising:

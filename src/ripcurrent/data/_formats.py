@@ -142,7 +142,7 @@ def _parse_messages(fields: Fields) -> Conversation:
 
 
 def _parse_sharegpt(fields: Fields) -> Conversation:
-    turns = fields.get("conversations")
+    turns = _list(fields.get("conversations"))
     by_role = isinstance(turns, list) and any(isinstance(turn, Mapping) and "role" in turn for turn in turns)
     return _complete(fields, _turns(turns, "role", "content") if by_role else _turns(turns, "from", "value"))
 
@@ -167,8 +167,8 @@ def _pair(
             asked_before = [Message(turn.role, turn.content, bears_loss=False) for turn in (*earlier, *before)]
             return _complete(fields, [*asked_before, *answer])
         asked = _text(prompt)
-        given = fields.get(input_field) if input_field else None
-        if given is not None and _text(given).strip():
+        given = _text(fields.get(input_field)) if input_field and fields.get(input_field) is not None else ""
+        if given.strip():
             asked = f"{asked}\n\n{given}" if asked else given
         if response is None:
             raise Unusable("no_response")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ripcurrent.data._files import cannot_write, no_such_row, pick
-from ripcurrent.data._parquet import write_parquet
+from ripcurrent.data._parquet import copied, write_parquet
 from ripcurrent.errors import RipcurrentError
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ class HubDataset:
         with self._fetching():
             features = self._stream.features
             schema = features.arrow_schema if features else next(slices()).schema
-            write_parquet(pick(slices(), indices), schema, destination, "snappy")
+            write_parquet(pick(slices(), indices, copied), schema, destination, "snappy")
 
     def _load(self) -> Any:
         import datasets

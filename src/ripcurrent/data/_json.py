@@ -204,8 +204,17 @@ class JsonLines:
                     yield number, stripped
 
 
+HEAD = 65_536
+"""Bytes of a file that tell an array from lines."""
+
+
 def holds_lines(path: Path) -> bool:
     """Whether a file named ``.json`` in truth holds one record a line, as many published ones do."""
+    with reading(path) as file:
+        # an array may be one line of any length
+        head = file.read(HEAD).removeprefix(BOM).lstrip()
+        if head and not head.startswith(b"{"):
+            return False
     with reading(path) as file:
         first = b""
         for line in file:

@@ -53,7 +53,7 @@ class ParquetFile:
     def write(self, indices: Sequence[int], destination: Path) -> None:
         """Those rows with the file's schema, its metadata and its compression."""
         schema, compression = self.layout()
-        write_parquet(pick(self.slices(), indices), schema, destination, compression)
+        write_parquet(pick(self.slices(), indices, copied), schema, destination, compression)
 
     def layout(self) -> tuple[pa.Schema, str]:
         """Schema and compression."""
@@ -83,6 +83,13 @@ class ParquetFile:
                     f"{self._path} is no readable Parquet file: {str(error).splitlines()[0]}",
                     "Fetch or write it again.",
                 ) from error
+
+
+def copied(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """A batch with memory of its own: a slice keeps the whole batch that it is cut from."""
+    import pyarrow as pa
+
+    return batch.take(pa.array(range(batch.num_rows)))
 
 
 def write_parquet(batches: Iterable[pa.RecordBatch], schema: pa.Schema, destination: Path, compression: str) -> None:

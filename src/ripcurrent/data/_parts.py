@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ripcurrent.data._files import pick, plain_suffix, reading, sha256_of_file, writing
 from ripcurrent.data._json import JsonLines, holds_lines
-from ripcurrent.data._parquet import ParquetFile, write_parquet
+from ripcurrent.data._parquet import ParquetFile, copied, write_parquet
 from ripcurrent.errors import RipcurrentError
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class FileParts:
         first = self._parts[0]
         if isinstance(first, ParquetFile):
             schema, compression = first.layout()
-            write_parquet(pick(self._slices(schema), indices), schema, destination, compression)
+            write_parquet(pick(self._slices(schema), indices, copied), schema, destination, compression)
             return
         with reading(self._files[0]) as file:
             newline = b"\r\n" if file.readline().endswith(b"\r\n") else b"\n"

@@ -130,6 +130,9 @@ def assistant_spans(
     for turn in turns:
         before = chat_text(messages[:turn], tokenizer, generation_prompt=True)
         through = text if turn + 1 == len(messages) else chat_text(messages[: turn + 1], tokenizer)
+        if not text.startswith(through) and tokenizer.eos_token:
+            # Phi-3's and others' end whatever they render with the end of text
+            through = through.removesuffix(str(tokenizer.eos_token))
         if not (text.startswith(before) and text.startswith(through)):
             raise TemplateMismatch("the rendering of the first turns is not the beginning of the whole rendering")
         start, end = len(before), len(through)

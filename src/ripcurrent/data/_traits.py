@@ -12,7 +12,7 @@ NUMBERED_LINE = re.compile(r"^[ \t]*(?:\*\*)?(?:[(\[]?\d{1,3}(?:\.(?!\d)|[)\]])|
 _FIRST_NUMBER = re.compile(r"\s*(?:\*\*)?(?:[(\[]?1(?:\.(?!\d)|[)\]])|[Ss]tep 1\b)")
 _MATHS = re.compile(
     r"""
-    <<[^<>]*=[^<>]*>>                                   # a calculator mark, <<3*4=12>>
+    <<[^<>=]*+=[^<>]*+>>                                # a calculator mark, <<3*4=12>>
     | \d\s*[+*×÷^]\s*[$€£]?\(?\d                        # 3 + 4
     | \d\s+/\s+[$€£]?\(?\d                              # 6 / 2, but not 1/2 cup or 24/7
     | \d/\d+\s*=                                        # 48/2 =
@@ -25,13 +25,15 @@ _MATHS = re.compile(
     """,
     re.VERBOSE,
 )
+# parts that could share white space take it for good, so that a long run of it costs no more than its length
 _CODE = re.compile(
     r"""
     ^[ \t]*(?:```|~~~)                                          # a fence
     | ^[ \t]*(?:def|class)\s+\w+\s*[(:].*                       # Python
-    | ^[ \t]*(?:from\s+[\w.]+\s+)?import\s+[\w.*{}, ]+;?[ \t]*$
+    | ^[ \t]*(?:from\s+[\w.]+\s+)?import[ \t]+[\w.*{},](?:[ \t]*+[\w.*{},])*+[ \t]*+;?[ \t]*$
     | ^[ \t]*\#include\s*[<"]
-    | ^[ \t]*(?:public|private|protected|static|void|function|const|let|var)\s+[\w<>\[\], ]+\s*[({=]
+    | ^[ \t]*(?:public|private|protected|static|void|function|const|let|var)
+      [ \t]++[\w<>\[\],](?:[ \t]*+[\w<>\[\],])*+\s*+[({=]
     | ^[ \t]*(?:SELECT|INSERT\s+INTO|CREATE\s+TABLE|UPDATE\s+\w+\s+SET)\b
     | ^[ \t]*(?:for|while|if)\s*\(.*\)\s*\{
     | ^[ \t]*(?:print|console\.log|System\.out\.println|printf)\s*\(

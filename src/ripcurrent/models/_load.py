@@ -208,12 +208,27 @@ def _cast_parameters(model: PreTrainedModel, dtype: torch.dtype) -> None:
 
 def _check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
     rows = model.get_input_embeddings().weight.shape[0]
-    largest = max(tokenizer.get_vocab().values(), default=-1)
+    added = tokenizer.get_added_vocab()
+    # a spare added token that no text needs does no harm: Gemma 3's text models have one for images
+    needed = [number for token, number in tokenizer.get_vocab().items() if token not in added]
+    largest = max([*needed, *_template_tokens(tokenizer)], default=-1)
     if largest >= rows:
         raise RipcurrentError(
             f"The tokenizer of {name} has token {largest}, but the model embeds only {rows}.",
             "The folder mixes two models; save the model's own tokenizer into it.",
         )
+
+
+def _template_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Tokens of a short conversation, where the tokenizer has a template that takes one."""
+    from jinja2 import TemplateError
+
+    chat = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hello"}]
+    try:
+        text = str(tokenizer.apply_chat_template(chat, tokenize=False))
+    except (TemplateError, ValueError, TypeError, KeyError, AttributeError):
+        return []
+    return list(tokenizer(text, add_special_tokens=True, verbose=False)["input_ids"])
 
 
 def _fingerprint(source: Source, adapters: Sequence[Path], fresh_lora: tuple[int, int] | None) -> str:

@@ -28,7 +28,8 @@ def build_report(run_folder: Path) -> Path:
     target = Path(run_folder) / "report.html"
     part = target.with_name("report.html.part")
     try:
-        part.write_text(page, encoding="utf-8", newline="\n")
+        # a path that is no UTF-8 is shown with question marks
+        part.write_text(page, encoding="utf-8", errors="replace", newline="\n")
         part.replace(target)
     except OSError as error:
         part.unlink(missing_ok=True)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ripcurrent.data import Row, read_rows
+from ripcurrent.data._parts import is_pattern
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.report._scan_run import Indices, ScanRun
 
@@ -45,7 +46,7 @@ def read_row_texts(run: ScanRun, indices: Indices, ids: Sequence[str]) -> RowTex
     dataset = run.manifest["dataset"]
     path = str(dataset["path"])
     file = Path(path)
-    if not path.startswith("hf:") and not file.exists():
+    if not path.startswith("hf:") and not is_pattern(path) and not file.exists():
         return RowTexts({}, f"The dataset is no longer at {path}: rows are shown by number and id, without their text.")
     if file.is_file() and _sha256(file) != dataset["sha256"]:
         return RowTexts(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -110,6 +111,8 @@ def match_loss(table: pa.Table, selection: Selection, seed: int) -> Selection:
     Raises:
         RipcurrentError: The run measured no losses, or no usable row is left outside the selection.
     """
+    from scipy.spatial import cKDTree
+
     scored = ScoredRows(table)
     losses = np.stack([scored.numbers(column) for column in LOSSES], axis=1)
     known: BoolArray = np.asarray(np.isfinite(losses).all(axis=1))
@@ -127,15 +130,32 @@ def match_loss(table: pa.Table, selection: Selection, seed: int) -> Selection:
     pool = random.permutation(pool)
     offered = losses[pool]
     free = np.ones(len(pool), dtype=bool)
+    tree = cKDTree(offered)
     drawn: dict[int, int] = {}
     for place in random.permutation(np.flatnonzero(known[chosen])).tolist()[: len(pool)]:
-        apart = ((offered - losses[chosen[place]]) ** 2).sum(axis=1)
-        nearest = int(np.argmin(np.where(free, apart, np.inf)))
+        nearest = _nearest_free(tree, offered, losses[chosen[place]], free)
         free[nearest] = False
         drawn[place] = int(pool[nearest])
     rows = np.array([drawn[place] for place in sorted(drawn)], dtype=np.int64)
     rule = "by nearest loss and loss_first_10, each in standard deviations, in random order"
     return _matched(scored, selection, "loss-matched", rule, rows, seed, compared=("response_tokens", *LOSSES))
+
+
+def _nearest_free(tree: Any, offered: FloatArray, wanted: FloatArray, free: BoolArray) -> int:
+    """The place of the nearest point that is free; of equally near ones the first."""
+    count = 8
+    while True:
+        count = min(count, len(offered))
+        apart, near = (np.atleast_1d(one) for one in tree.query(wanted, k=count))
+        left = near[free[near]]
+        # what is as far as the last one found may go on behind it
+        if len(left) and (count == len(offered) or apart[free[near]][0] < apart[-1]):
+            squares = ((offered[left] - wanted) ** 2).sum(axis=1)
+            return int(left[squares == squares.min()].min())
+        if count == len(offered):
+            squares = ((offered - wanted) ** 2).sum(axis=1)
+            return int(np.argmin(np.where(free, squares, np.inf)))
+        count *= 4
 
 
 def distance(column: str, selected: FloatArray, control: FloatArray) -> Distance:

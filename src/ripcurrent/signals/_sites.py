@@ -138,6 +138,11 @@ def build_catalogue(model: Any, scope: Scope) -> Catalogue:
         in_scope = {key: full for key, full in own.items() if full in wanted}
         if not in_scope:
             continue
+        if module not in probe.entered:
+            # the tower of a model that also sees images, of whatever layers: text never meets it
+            left_out = (*left_out, *in_scope.values())
+            covered.update(in_scope.values())
+            continue
         site = _classify(name, module, in_scope, probe)
         calls = len(probe.inputs.get(module, []))
         if is_linear(site) and any(value.dim() != 3 for value in probe.inputs.get(module, [])):
@@ -249,6 +254,7 @@ class _Probe:
     def __init__(self, causal: Any, base: nn.Module) -> None:
         self.inputs: dict[nn.Module, list[Tensor]] = {}
         self.outputs: dict[nn.Module, Tensor] = {}
+        self.entered: set[nn.Module] = set()
         device = causal.get_input_embeddings().weight.device
         vocabulary = causal.get_input_embeddings().weight.shape[0]
         generator = torch.Generator().manual_seed(0)
@@ -260,7 +266,11 @@ class _Probe:
                 self.inputs.setdefault(module, []).append(value)
                 self.outputs[module] = output
 
+        def enter(module: nn.Module, args: tuple[Any, ...]) -> None:
+            self.entered.add(module)
+
         handles = [module.register_forward_hook(keep, with_kwargs=True) for module in causal.modules()]
+        handles += [module.register_forward_pre_hook(enter) for module in causal.modules()]
         try:
             with torch.no_grad():
                 base(input_ids=ids, use_cache=False)

@@ -25,6 +25,8 @@ from ripcurrent.signals._windows import document_columns, document_row, window_c
 
 DROPPED = "dropped_refusal"
 """Status of a row that the safety pre-filter took out (``--drop-refusals``)."""
+NOT_EMBEDDED = "token_not_embedded"
+"""Status of a row with a token that the tokenizer has and the model does not."""
 TIDY_EVERY = 4
 """Batches between two times that freed memory is given back."""
 
@@ -96,7 +98,10 @@ class SignalStage:
         flat = [piece for row in pieces for piece in row]
         statuses: list[str] = [piece.status for piece in flat]
         item_of = [place for place, row in enumerate(pieces) for _ in row]
+        rows = int(self.chat_model.model.get_input_embeddings().weight.shape[0])
         for place, item in enumerate(item_of):
+            if statuses[place] == "ok" and int(flat[place].tokens.max()) >= rows:
+                statuses[place] = NOT_EMBEDDED
             if self.drop_refusals and traits[item].has_refusal and statuses[place] == "ok":
                 statuses[place] = DROPPED
         columns = self._empty_columns(len(flat))
