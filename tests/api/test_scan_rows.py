@@ -165,7 +165,6 @@ def test_a_file_name_that_is_no_utf_8(tmp_path: Path, tiny_folder: Path, anchors
     found = scan(odd, tmp_path / "out", model=str(tiny_folder), anchors=str(anchors_file), **EXACT)
     assert found.scores()["status"].to_pylist() == ["ok"] * 4
     assert Path(read_manifest(tmp_path / "out")["dataset"]["path"]) == odd
-    assert (tmp_path / "out" / "report.html").stat().st_size > 100_000
 
 
 def test_refusals_are_dropped_when_asked_and_only_they(
