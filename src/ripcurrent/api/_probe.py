@@ -38,8 +38,7 @@ PROBE_SECONDS = 20.0
 """No further batch is measured after so long."""
 
 LARGEST_BATCHES = 2
-"""So many of each kind of batch that may make the peak run first, unmeasured, however slow the machine; as one shard,
-since what freed tensors of other shapes leave between two times that it is given back is part of the peak."""
+"""So many of each kind of batch that may make the peak run first, unmeasured, however slow the machine."""
 
 ANCHOR_PASSES = 3
 """Passes over every anchor while directions are computed: norms, their sum, similarities."""
@@ -279,14 +278,19 @@ def _estimate(signals: SignalKind, stage: SignalStage, load: Load) -> Estimate:
     first, batches = chosen_batches(load, stage.token_budget, load.shard_rows)
     stage.compute(first)
     seconds, tokens, rows = 0.0, 0, 0
+    done: list[PreparedRow] = []
     for batch in batches:
         began = time.perf_counter()
         table = stage.compute(batch)
         seconds += time.perf_counter() - began
         tokens += sum(table["prompt_tokens"].to_pylist()) + sum(table["response_tokens"].to_pylist())
         rows += len(batch)
+        done += batch
         if seconds > PROBE_SECONDS:
             break
+    if stage.chat_model.device.type == "cpu":
+        # as one shard too: what batches of many shapes leave between two times that it is given back is part of the peak
+        stage.compute([*first, *done])
     rate = tokens / seconds
     return Estimate(
         signals=signals,
