@@ -289,7 +289,7 @@ def _estimate(signals: SignalKind, stage: SignalStage, load: Load) -> Estimate:
         if seconds > PROBE_SECONDS:
             break
     if stage.chat_model.device.type == "cpu":
-        # as one shard too: what batches of many shapes leave between two times that it is given back is part of the peak
+        # as one shard too: what batches of many shapes leave before it is given back is part of the peak
         stage.compute([*first, *done])
     rate = tokens / seconds
     return Estimate(
