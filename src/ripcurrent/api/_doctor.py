@@ -27,6 +27,7 @@ from ripcurrent.data import (
     render,
     traits_of,
 )
+from ripcurrent.errors import RipcurrentError
 from ripcurrent.models import ChatModel, describe
 from ripcurrent.models._device import choose_device
 from ripcurrent.signals import GradientPass
@@ -199,6 +200,11 @@ def diagnose(
         RipcurrentError: A dataset or model that a scan would refuse, or an option that it does not take.
     """
     options = resolve_options(None, changes if model is None else {**changes, "model": model})
+    if options.device == "auto":
+        raise RipcurrentError(
+            "doctor measures on one device, and does not know whether a model spread over several GPUs fits on each.",
+            "One GPU is needed: leave --device auto out, or scan a few rows with it (--limit 100).",
+        )
     told = progress or SilentProgress()
     told.step("looking at the environment")
     findings = environment(options.device, options.dtype)

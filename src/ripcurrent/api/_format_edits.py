@@ -30,6 +30,7 @@ from ripcurrent.experiment._paired_changes import CONFIDENCE, DRAWS, PairedChang
 from ripcurrent.run import RunDirectory, write_json, written_whole
 from ripcurrent.selection import plain_numbers, read_scores
 from ripcurrent.selection._table import ScoredRows
+from ripcurrent.training._model import training_device
 
 ROWS = "edited.jsonl"
 CHANGES = "changes.parquet"
@@ -65,6 +66,8 @@ def run(config: dict[str, Any], folder: Path, *, progress: Progress | None = Non
     with RunDirectory(folder, identity) as outer:
         scanned = open_scan(chosen, folder / "scan", told)
         _require_equal_type(scanned, chosen)
+        if chosen.arms is not None:
+            training_device(chosen.device or scanned.options.device)
         rows, base = _editable_rows(scanned)
         found = found_pairs(scanned, chosen, rows, folder / "pairs", told)
         pairs = drawn_pairs(found, chosen)

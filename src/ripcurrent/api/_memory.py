@@ -205,12 +205,14 @@ def scan_directions(
 
 
 def memory_record(
-    options: ScanOptions, device: torch.device, plan: MemoryPlan | None, batches_halved: int
+    options: ScanOptions, devices: Sequence[torch.device], plan: MemoryPlan | None, batches_halved: int
 ) -> dict[str, Any]:
     """What the manifest keeps of memory: the budget with its plan and whether it was kept, and what ran out."""
-    peak = peak_bytes(device) if device.type == "cuda" else process_peak()
+    on_gpu = devices[0].type == "cuda"
+    # of several, the fullest one's
+    peak = max(map(peak_bytes, devices)) if on_gpu else process_peak()
     record: dict[str, Any] = {"batches_halved": batches_halved}
-    if device.type == "cuda":
+    if on_gpu:
         record["device_peak_bytes"] = peak
     if plan is not None and options.memory is not None:
         record |= {**asdict(plan), "kept": peak <= options.memory}

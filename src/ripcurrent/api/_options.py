@@ -253,6 +253,11 @@ def require_combination(options: ScanOptions, row_format: str) -> None:
             "--per-anchor holds a direction for each anchor of a group, which --memory does not bound yet.",
             "Leave one of the two out.",
         ),
+        (
+            options.device == "auto" and options.memory is not None,
+            "--memory is a budget of one GPU, and --device auto spreads the model over several.",
+            "One GPU is needed: leave one of the two out. A batch that runs out of memory is measured in halves.",
+        ),
     )
     for wrong, message, hint in reasons:
         if wrong:

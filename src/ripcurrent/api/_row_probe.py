@@ -53,8 +53,11 @@ def run(config: dict[str, Any], folder: Path, *, progress: Progress | None = Non
     Raises:
         RipcurrentError: Anything the user can mend: a key, the scan, the model, the prompts.
     """
+    from ripcurrent.training._model import training_device
+
     chosen = parse_probe(config, where=f"experiment {config.get('name', 'probe')}")
     told = progress or SilentProgress()
+    training_device(chosen.device)
     texts, prompt_record = _requests(chosen)
     identity = {"command": "probe", **chosen.model_dump(mode="json", exclude={"title"}), "version": _version()}
     with RunDirectory(folder, identity) as outer:

@@ -159,6 +159,11 @@ def _scan(
         require_divisible(chosen, "--shard")
     if execution.executor != "local":
         require_divisible(chosen, "--executor ray")
+        if chosen.device == "auto":
+            raise RipcurrentError(
+                "--device auto does not go with --executor ray: one GPU is needed for each worker.",
+                "Leave one of the two out; without Ray, --shard gives each machine its part.",
+            )
         if chosen.memory is not None:
             raise RipcurrentError(
                 "--memory does not go with --executor ray: a budget is measured in the process that keeps it.",
@@ -249,7 +254,7 @@ def _scan(
                 "rows_scored_in_this_call": fresh_rows,
             },
             "peak_memory_bytes": process_peak(),
-            "memory": memory_record(chosen, chat_model.device, signals.memory_plan, signals.batches_halved),
+            "memory": memory_record(chosen, chat_model.devices, signals.memory_plan, signals.batches_halved),
             "execution": {"executor": execution.executor, "workers": execution.workers},
         }
         if execution.executor == "ray":

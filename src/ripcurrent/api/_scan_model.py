@@ -6,6 +6,7 @@ from typing import Any
 
 from ripcurrent.api._options import ScanOptions, require_positions
 from ripcurrent.models import ChatModel, load_model, require_chat_template
+from ripcurrent.models._device import WEIGHTS_SHARE, WEIGHTS_SHARE_WITH_DIRECTIONS
 
 
 def model_options(options: ScanOptions) -> dict[str, Any]:
@@ -20,7 +21,8 @@ def load_scan_model(options: ScanOptions, *, for_rows: bool = True) -> ChatModel
     Raises:
         RipcurrentError: it cannot be loaded, has no chat template, or for rows fewer positions than ``max_tokens``.
     """
-    chat_model = load_model(**model_options(options))
+    share = WEIGHTS_SHARE_WITH_DIRECTIONS if options.wants_gradient else WEIGHTS_SHARE
+    chat_model = load_model(**model_options(options), weights_share=share)
     require_chat_template(chat_model)
     if for_rows:
         require_positions(chat_model, options)

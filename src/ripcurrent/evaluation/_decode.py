@@ -106,7 +106,9 @@ def decode_greedily(
             break
         if can_drop and len(rows) - len(going) >= max(1, len(rows) // FEWEST_DROPPED):
             kept = torch.tensor(going, device=device)
-            cache.batch_select_indices(kept)
+            for layer in cache.layers:
+                if isinstance(layer.keys, Tensor):
+                    layer.batch_select_indices(kept.to(layer.keys.device))
             mask, position, chosen = mask[kept], position[kept], chosen[kept]
             rows = [rows[place] for place in going]
         mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
@@ -123,7 +125,9 @@ def _forward(
     cache_name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
     # An index where a number would do: the slice that a number makes is not contiguous, and on processors its product
     # with the head copies the head's matrix for every row (four fifths of the time of reading a batch).
-    last = torch.tensor([-1], device=tokens.device)
+    # Where layers are spread over GPUs the index would lie on the first and the states on the last.
+    spread = len(set(getattr(model, "hf_device_map", {}).values())) > 1
+    last = 1 if spread else torch.tensor([-1], device=tokens.device)
     output = model(
         input_ids=tokens,
         attention_mask=mask,

@@ -19,7 +19,7 @@ def describe(chat_model: ChatModel) -> dict[str, str | int | None]:
         "revision": chat_model.revision,
         "architecture": config.model_type,
         "parameters": count_parameters(chat_model),
-        "device": str(chat_model.device),
+        "device": ", ".join(map(str, chat_model.devices)),
         "dtype": str(chat_model.dtype).removeprefix("torch."),
         "attention": config._attn_implementation,
         "scope": chat_model.scope,

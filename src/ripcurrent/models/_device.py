@@ -16,15 +16,24 @@ DTYPES: dict[str, torch.dtype] = {
     "float16": torch.float16,
 }
 
+AUTO = "auto"
+"""As a device: a model's layers on all GPUs of this machine, whole layers on each."""
+
+WEIGHTS_SHARE = 0.9
+"""Share of each GPU's free memory that the weights of a model spread over them may take."""
+
+WEIGHTS_SHARE_WITH_DIRECTIONS = 0.5
+"""The same where directions come on top. Two take half of what the weights do at 8B, less where layers are wider."""
+
 
 def choose_device(name: str | None) -> torch.device:
-    """The named device (``cpu``, ``cuda``, ``cuda:1``, ``mps``), or for None the best one here: cuda, mps, cpu.
+    """The named device (``cpu``, ``cuda``, ``cuda:1``, ``mps``), or for None or ``auto`` the best: cuda, mps, cpu.
 
     Raises:
         RipcurrentError: The name is unknown or this machine has no such device; the hint lists what it has.
     """
     available = _available_devices()
-    if name is None:
+    if name is None or name == AUTO:
         return torch.device(available[0])
     try:
         device = torch.device(name)
@@ -34,6 +43,13 @@ def choose_device(name: str | None) -> torch.device:
     if device is None or device.type not in available or (device.index or 0) >= count:
         raise RipcurrentError(f"There is no device {name!r} here.", f"Devices on this machine: {', '.join(available)}.")
     return device
+
+
+def room_on_gpus(name: str | None, share: float) -> dict[int, int] | None:
+    """Bytes of weights that each GPU may take, by number, where ``auto`` finds several; else None: one device."""
+    if name != AUTO or not torch.cuda.is_available() or torch.cuda.device_count() < 2:
+        return None
+    return {number: int(share * torch.cuda.mem_get_info(number)[0]) for number in range(torch.cuda.device_count())}
 
 
 def choose_dtype(name: str | None, device: torch.device) -> torch.dtype:

@@ -22,7 +22,14 @@ from ripcurrent.errors import RipcurrentError
 from ripcurrent.models._adapter import adapter_sha256, attach_adapter, attach_fresh_lora, merge_adapter
 from ripcurrent.models._attention import use_grouped_attention
 from ripcurrent.models._coverage import check_config, check_modules
-from ripcurrent.models._device import bound_kernel_cache, choose_device, choose_dtype, sum_in_float32
+from ripcurrent.models._device import (
+    WEIGHTS_SHARE,
+    bound_kernel_cache,
+    choose_device,
+    choose_dtype,
+    room_on_gpus,
+    sum_in_float32,
+)
 from ripcurrent.models._embedded import EMBEDDED, EMBEDDED_BARE, embedded_gguf, guard_adapter
 from ripcurrent.models._gguf import converted_gguf
 from ripcurrent.models._identity import combine, config_sha256, file_sha256
@@ -43,6 +50,7 @@ def load_model(
     attention: Attention = "sdpa",
     lora_rank: int = 8,
     seed: int = 0,
+    weights_share: float = WEIGHTS_SHARE,
 ) -> ChatModel:
     """Load a chat model for scoring. Never runs code of a model's repository; only a hub id touches the network.
 
@@ -52,13 +60,15 @@ def load_model(
             The first load of a GGUF file leaves a float32 safetensors copy in the user's cache.
         adapter: A PEFT LoRA adapter, folder or hub id. Scopes ``all`` and ``linear`` merge it in float32; ``lora``
             keeps it unmerged.
-        device: ``cuda``, ``cuda:1``, ``mps`` or ``cpu``; None takes the best there is.
+        device: ``cuda``, ``cuda:1``, ``mps`` or ``cpu``; None takes the best there is. ``auto`` puts whole layers on
+            each of this machine's GPUs, and with one or none is as None.
         dtype: ``float32``, ``bfloat16`` or ``float16``; None takes bfloat16 where the device computes in it natively.
         scope: What gradients will be taken over; ``lora`` without an adapter takes a fresh LoRA (B = 0).
         attention: ``sdpa`` (as grouped products on a processor in bfloat16) or ``eager``. Architectures without a fused
             kernel (Gemma 2) always run ``eager``.
         lora_rank: Rank of the fresh LoRA.
         seed: Seed of the fresh LoRA's A.
+        weights_share: Share of each GPU's free memory that weights may take with ``auto``.
 
     Raises:
         RipcurrentError: Anything that keeps the model from being loaded whole and as meant.
@@ -70,6 +80,7 @@ def load_model(
     sum_in_float32()
     torch_device = choose_device(device)
     torch_dtype = choose_dtype(dtype, torch_device)
+    room = room_on_gpus(device, weights_share)
 
     is_embedded = name in (EMBEDDED, EMBEDDED_BARE)
     source = Source(embedded_gguf(), None) if is_embedded else find_model(name)
@@ -89,7 +100,8 @@ def load_model(
         tokenizer = _load_tokenizer(folder, name)
         # Before a merge the weights stay as they are stored, so that they are rounded once, after it.
         stored = bool(merged) and torch_dtype != torch.float32
-        model = _load_base(folder, name, config, torch_device, "auto" if stored else torch_dtype, attention)
+        stored_dtype = "auto" if stored else torch_dtype
+        model = _load_base(folder, name, config, torch_device, stored_dtype, attention, room)
         _check_vocabulary(model, tokenizer, name)
         for number, (adapter_name, adapter_folder) in enumerate(merged, start=1):
             kept = torch_dtype if number == len(merged) else torch.float32
@@ -107,7 +119,7 @@ def load_model(
         name=name,
         model=model,
         tokenizer=tokenizer,
-        device=torch_device,
+        device=torch_device if room is None else model.get_input_embeddings().weight.device,
         dtype=torch_dtype,
         scope=scope,
         adapter=adapter,
@@ -159,9 +171,12 @@ def _load_base(
     device: torch.device,
     dtype: torch.dtype | str,
     attention: Attention,
+    room: dict[int, int] | None,
 ) -> PreTrainedModel:
     has_fused = getattr(MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], "_supports_sdpa", True)
     options: dict[str, Any] = {"device_map": {"": str(device)}} if device.type != "cpu" else {}
+    if room is not None:
+        options = {"device_map": "auto", "max_memory": room}
     try:
         model, loading = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -178,10 +193,15 @@ def _load_base(
         )
     except torch.OutOfMemoryError as error:
         raise RipcurrentError(
-            f"{name} does not fit into the memory of {device}.", "Try --dtype bfloat16 or another --device."
+            f"{name} does not fit into the memory of {device if room is None else 'these GPUs'}.",
+            "Try --dtype bfloat16 or another --device.",
         ) from error
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError, SafetensorError) as error:
+        if room is not None and "offload" in str(error):
+            raise _too_large_for_gpus(name, room) from error
         raise _unreadable(name, error) from error
+    if room is not None:
+        _check_placement(model, name, room)
     if loading["mismatched_keys"]:
         tensor, found, expected = sorted(loading["mismatched_keys"])[0]
         raise RipcurrentError(
@@ -196,6 +216,30 @@ def _load_base(
         )
     check_modules(model, name)
     return model
+
+
+def _check_placement(model: PreTrainedModel, name: str, room: dict[int, int]) -> None:
+    """Refuse layers that found no GPU, and a matrix that embeds and predicts but became two."""
+    places: dict[str, Any] = getattr(model, "hf_device_map", {})
+    if outside := [part for part, place in places.items() if str(place) in ("cpu", "disk")]:
+        raise _too_large_for_gpus(name, room, outside)
+    embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+    if getattr(model.config.get_text_config(decoder=True), "tie_word_embeddings", False) and embedding is not head:
+        raise RipcurrentError(
+            f"The embedding and the head of {name} are one matrix, and became two on {embedding.device} and "
+            f"{head.device}.",
+            "Leave --device auto out: its gradient is only that of one matrix on one GPU.",
+        )
+
+
+def _too_large_for_gpus(name: str, room: dict[int, int], outside: Sequence[str] = ()) -> RipcurrentError:
+    left = f": {len(outside)} of its parts, the first {outside[0]}, found no place" if outside else ""
+    share = " + ".join(f"{size / 1e9:.1f}" for size in room.values())
+    return RipcurrentError(
+        f"{name} does not fit on the {len(room)} GPUs here{left}. Of their free memory {share} GB are for weights.",
+        "Use --dtype bfloat16, --signals representation (whose weights may take more, as there are no directions), "
+        "more or emptier GPUs, or --device cpu.",
+    )
 
 
 def _cast_parameters(model: PreTrainedModel, dtype: torch.dtype) -> None:

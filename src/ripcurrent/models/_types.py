@@ -29,7 +29,7 @@ class ChatModel:
     tokenizer: PreTrainedTokenizerBase
     """Its fast tokenizer, which pads on the right; pad = eos where the model names no pad token."""
     device: torch.device
-    """Where the parameters are."""
+    """Where the parameters are, and batches go; of a model spread over GPUs the embedding's."""
     dtype: torch.dtype
     """Compute type, that of the parameters; an unmerged LoRA's A and B stay in float32."""
     scope: Scope
@@ -46,3 +46,9 @@ class ChatModel:
     """SHA-256 in hex of the tokenizer's own definition: vocabulary, merges, normalisation."""
     fresh_lora: tuple[int, int] | None = None
     """Rank and seed of the fresh LoRA that scope ``lora`` takes without an adapter; else None."""
+
+    @property
+    def devices(self) -> tuple[torch.device, ...]:
+        """Every device that parameters are on: several where layers are spread over GPUs, else ``device`` alone."""
+        found = {parameter.device for parameter in self.model.parameters()}
+        return tuple(sorted(found, key=lambda one: (one.type, one.index or 0))) if len(found) > 1 else (self.device,)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -45,6 +45,10 @@ class Batch:
             last_prompt=self.last_prompt - tokens,
             last_content=self.last_content - tokens,
         )
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on another device."""
+        return Batch(*(getattr(self, field.name).to(device) for field in fields(self)))
 
     def row_weights(self) -> Float[Tensor, " rows"]:
         """One over each row's number of loss-bearing tokens: the mean over its response."""

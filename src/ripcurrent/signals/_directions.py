@@ -71,7 +71,7 @@ def stack_directions(
     empty: Callable[..., Tensor] = torch.empty,
     written: Callable[[], None] = lambda: None,
 ) -> Directions:
-    """Stack directions for the recorder: matrices and tables in the compute type, vectors in float32, on its device.
+    """Stack directions for the recorder: matrices and tables in the compute type, vectors in float32, by its weights.
 
     ``gradients`` may be mappings that read from disk tensor by tensor, or an iterator of ``count`` gradients with that
     ``factoring`` that are formed one after another, so that no matrix is held twice. ``empty`` makes the tensors, as
@@ -81,10 +81,6 @@ def stack_directions(
     if count is None:
         gradients = given = list(gradients)
         count, factoring = len(given), _factoring_of(given)
-    device = catalogue.input_embedding.weight.device
-    if device.type == "meta":
-        # a model that was given back: the directions are only to be sent on
-        device = torch.device("cpu")
     shapes = dense_shapes(catalogue, factoring)
     linear: dict[GroupKey, Tensor] = {}
     slots: dict[str, Tensor] = {}
@@ -93,13 +89,13 @@ def stack_directions(
         if not names or number in factoring.groups:
             continue
         out, fan_in = group_shape(group)
-        linear[number] = empty(count, out, fan_in, dtype=_product_dtype(group, dtype), device=device)
+        linear[number] = empty(count, out, fan_in, dtype=_product_dtype(group, dtype), device=home(catalogue, number))
         start = 0
         for name in names:
             slots[name] = linear[number][:, start : start + shapes[name][0]]
             start += shapes[name][0]
     other = {
-        name: empty(count, *shape, dtype=dtype if len(shape) == 2 else torch.float32, device=device)
+        name: empty(count, *shape, dtype=dtype if len(shape) == 2 else torch.float32, device=home(catalogue, name))
         for name, shape in shapes.items()
         if name not in slots
     }
@@ -115,11 +111,12 @@ def stack_directions(
     term_weights: dict[GroupKey, Tensor] = {}
     for key in sorted(factoring.groups, key=str):
         kind = dtype if isinstance(key, str) else _product_dtype(catalogue.groups[key], dtype)
-        linear[key], term_weights[key] = _stack_terms(found, key, kind, device, empty)
+        linear[key], term_weights[key] = _stack_terms(found, key, kind, home(catalogue, key), empty)
         written()
     places: dict[str, Tensor] = {}
     for name in sorted(factoring.tables):
-        other[name], places[name] = _stack_entries(found, name, catalogue.parameter_shapes()[name], dtype, device)
+        shape = catalogue.parameter_shapes()[name]
+        other[name], places[name] = _stack_entries(found, name, shape, dtype, home(catalogue, name))
     return Directions(count, linear, other, term_weights, places)
 
 
@@ -174,6 +171,13 @@ def _factoring_of(gradients: Sequence[Mapping[str, Tensor]]) -> Factoring:
         frozenset(int(name) if name.isdigit() else name for name in named),
         frozenset(key.removeprefix(ENTRIES) for key in keys if key.startswith(ENTRIES)),
     )
+
+
+def home(catalogue: Catalogue, key: GroupKey) -> torch.device:
+    """Where a group's or a parameter's directions are wanted: beside its weights."""
+    device = catalogue.device_of(key if isinstance(key, str) else group_weights(catalogue.groups[key])[0])
+    # a model that was given back: the directions are only to be sent on
+    return torch.device("cpu") if device.type == "meta" else device
 
 
 def _product_dtype(group: SiteGroup, dtype: torch.dtype) -> torch.dtype:
@@ -278,9 +282,9 @@ def stacked_bytes(
 
 
 def zero_gradient(catalogue: Catalogue, factoring: Factoring = DENSE) -> Gradient:
-    """A vector of zeros over the parameters in scope that are dense, in float32 on the model's device."""
-    device = catalogue.input_embedding.weight.device
-    return {name: torch.zeros(shape, device=device) for name, shape in dense_shapes(catalogue, factoring).items()}
+    """A vector of zeros over the parameters in scope that are dense, in float32 beside the weights."""
+    shapes = dense_shapes(catalogue, factoring)
+    return {name: torch.zeros(shape, device=home(catalogue, name)) for name, shape in shapes.items()}
 
 
 def mean_gradient(gradients: Sequence[Mapping[str, Tensor]], dtype: torch.dtype) -> Gradient:

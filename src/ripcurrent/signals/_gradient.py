@@ -40,12 +40,13 @@ class GradientPass:
         self.catalogue: Catalogue = build_catalogue(chat_model.model, chat_model.scope)
         self._transform = find_logit_transform(self.catalogue.causal)
         self._token_axes: dict[str, int] | None = None
+        self._spread = len(chat_model.devices) > 1
 
     def measure(self, batch: Batch, directions: Directions, features: FeatureReader | None = None) -> BatchSignals:
         """Each row's dots with the directions, squared gradient norm and losses; its features too when asked."""
         consumer = Measure(directions)
-        row_losses = torch.zeros(batch.rows, device=batch.ids.device)
-        first_losses = torch.zeros(batch.rows, device=batch.ids.device)
+        row_losses = torch.zeros(batch.rows, device=self.catalogue.head.weight.device)
+        first_losses = torch.zeros_like(row_losses)
         at_ids: list[Tensor] = []
         head_inputs: list[Tensor] = []
 
@@ -143,14 +144,17 @@ class GradientPass:
         with Recorder(catalogue, consumer), torch.enable_grad():
             with features.reading(batch) if features is not None else nullcontext() as reading:
                 hidden = catalogue.base(input_ids=batch.ids, use_cache=False, **extra).last_hidden_state
-                states = hidden.detach()
                 if reading is not None:
-                    read = reading.features(states)
+                    read = reading.features(hidden.detach())
+            at = catalogue.head.weight.device
+            states = hidden.detach().to(at)
             hidden_grad = torch.zeros_like(states)
-            for chunk in head_chunks(catalogue, self._transform, batch, states, row_weights):
+            for chunk in head_chunks(catalogue, self._transform, batch.to(at), states, row_weights.to(at)):
                 hidden_grad[chunk.positions] = chunk.logit_grads @ catalogue.head.weight
                 on_chunk(chunk)
-            torch.autograd.backward([hidden], [hidden_grad])
+            # each device has a thread of its own otherwise, and consumers are written for one
+            with torch.autograd.set_multithreading_enabled(not self._spread):
+                torch.autograd.backward([hidden], [hidden_grad.to(hidden.device)])
         return read
 
     def _measure_head(self, chunk: HeadChunk, batch: Batch, consumer: Measure) -> None:

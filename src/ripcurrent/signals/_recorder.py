@@ -99,7 +99,7 @@ class Recorder:
             return
         del self._grads[number]
         grads = [arrived[index] for index in range(len(group.sites))]
-        self._consumer.take_linear(number, group, self._inputs.pop(number), grads)
+        self._consumer.take_linear(number, group, self._inputs.pop(number).to(grad.device), grads)
         for site, site_grad in zip(group.sites, grads, strict=True):
             if site.bias is not None:
                 self._consumer.take_bias(site, site_grad)
@@ -108,6 +108,8 @@ class Recorder:
         _on_gradient(output, partial(self._other_grad, site, args[0].detach()))
 
     def _other_grad(self, site: Site, inputs: Tensor, grad: Tensor) -> None:
+        # where layers are spread over devices their hooks move what comes in, after it is seen here
+        inputs = inputs.to(grad.device)
         if site.kind == "embedding":
             assert site.weight is not None
             raw = grad if site.factor == 1.0 else grad * site.factor

@@ -77,7 +77,7 @@ class Reading:
     def features(self, hidden: Tensor) -> npt.NDArray[np.float32]:
         """The rows' features, shape ``(rows, width)``, float32."""
         states = hidden if self._states is None else self._states
-        return at_position(states, self._batch, self._position).float().cpu().numpy()
+        return at_position(states, self._batch.to(states.device), self._position).float().cpu().numpy()
 
 
 def at_position(states: Tensor, batch: Batch, position: Position) -> Tensor:

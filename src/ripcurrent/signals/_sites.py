@@ -73,6 +73,11 @@ class Catalogue:
     positions_needed: bool = False
     """Position ids must be given per row, since a position table is in scope."""
 
+    def device_of(self, name: str) -> torch.device:
+        """Where a parameter is, and so what is multiplied with it."""
+        device: torch.device = self.causal.get_parameter(name).device
+        return device
+
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of every parameter in scope, as ``(out, in)`` for linear kinds whatever the module stores."""
         shapes: dict[str, tuple[int, ...]] = {}
@@ -282,7 +287,7 @@ class _Probe:
         """The constant by which the module's output exceeds its raw lookup; None when there is no such constant."""
         if module not in self.inputs:
             return 1.0
-        ids, output = self.inputs[module][0], self.outputs[module].float()
+        ids, output = self.inputs[module][0].to(module.weight.device), self.outputs[module].float()
         if ids.is_floating_point() or ids.numel() * module.weight.shape[1] != output.numel():
             return None
         raw = module.weight[ids].float()
@@ -297,7 +302,7 @@ class _Probe:
             return None
         if module not in self.inputs:
             return epsilon
-        x = self.inputs[module][0].float()
+        x = self.inputs[module][0].to(weight.device).float()
         if x.shape[-1:] != weight.shape:
             return None
         normalised = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + epsilon)

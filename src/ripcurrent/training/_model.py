@@ -15,7 +15,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.models import ChatModel, load_model, quiet_libraries
 from ripcurrent.models._attention import use_grouped_attention
-from ripcurrent.models._device import choose_device, choose_dtype
+from ripcurrent.models._device import AUTO, choose_device, choose_dtype
 from ripcurrent.training._recipe import Recipe
 from ripcurrent.training._trainer import RowTrainer
 
@@ -71,8 +71,13 @@ def training_device(device: str | None) -> torch.device:
     """The device to train on.
 
     Raises:
-        RipcurrentError: No such device, or a second GPU by number.
+        RipcurrentError: No such device, a second GPU by number, or ``auto``.
     """
+    if device == AUTO:
+        raise RipcurrentError(
+            "Training runs on one GPU, and --device auto spreads a model over several.",
+            "One GPU is needed: leave --device out, or give cuda (in a file device: cuda).",
+        )
     chosen = choose_device(device)
     if chosen.index:
         raise RipcurrentError(
