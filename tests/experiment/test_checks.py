@@ -198,6 +198,7 @@ def test_rows_that_repeat_a_held_out_one_are_held_out_too(tmp_path: Path, monkey
     ("keys", "said"),
     [
         ({"dtype": "float16"}, "Nothing is fine-tuned in float16"),
+        ({"device": "auto"}, "Training runs on one GPU"),
         ({"device": "cuda:1"}, r"first GPU only, not on cuda:1|no CUDA|is not here|There is no"),
     ],
 )

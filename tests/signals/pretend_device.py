@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_flatten, tree_map
-from torch.utils.backend_registration import (  # type: ignore[attr-defined]
+from torch.utils.backend_registration import (
     _DummyBackendModule,
     _setup_privateuseone_for_python_backend,
 )
@@ -26,7 +26,7 @@ LOOKUPS = ("aten::index", "aten::_index_put", "aten::_unsafe_index")
 """What may, as on CUDA, have indices on the processor."""
 
 
-class _Backend(_DummyBackendModule):  # type: ignore[misc]
+class _Backend(_DummyBackendModule):
     def device_count(self) -> int:
         return 1
 
@@ -41,7 +41,7 @@ class Placed(Tensor):
     def __new__(cls, held: Tensor, device: torch.device | None = None, requires_grad: bool = False) -> Placed:
         if isinstance(held, Placed):
             held, device = held.held, held.device
-        return Tensor._make_wrapper_subclass(  # type: ignore[attr-defined,no-any-return]
+        return Tensor._make_wrapper_subclass(
             cls, held.size(), strides=held.stride(), storage_offset=held.storage_offset(), dtype=held.dtype,
             layout=held.layout, device=device, requires_grad=False,
         )  # fmt: skip
@@ -118,6 +118,6 @@ PRETEND = torch.device("pretend:0")
 _LIBRARY = torch.library.Library("_", "IMPL")
 _LIBRARY.fallback(lambda func, *args, **kwargs: compute(func, args, kwargs), dispatch_key="PrivateUse1")
 _PLAIN_TENSOR = torch.tensor
-torch.tensor = _tensor  # type: ignore[assignment]
+torch.tensor = _tensor
 # its tensors keep no version, which wrappers need
-torch.inference_mode = torch.no_grad  # type: ignore[assignment,misc]
+torch.inference_mode = torch.no_grad

@@ -1,6 +1,6 @@
 """Tiny models on one device and on two, the second a pretend one: prints how far all that is computed lies apart.
 
-Run by test_spread_models.py in a process of its own: ``python -m tests.signals.spread_models llama_tied "llama_tied lora"``.
+Run by test_spread_models.py in a process of its own: ``python -m tests.signals.spread_models llama_tied gpt2``.
 """
 
 from __future__ import annotations

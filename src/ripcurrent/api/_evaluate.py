@@ -148,7 +148,7 @@ def evaluate(
             the model is loaded on the processor first.
         limit: Only the first so many prompts of each axis and set.
         axis: Axis of prompts that do not say theirs.
-        device: ``cuda``, ``mps``, ``cpu``; chosen when left out.
+        device: ``cuda``, ``mps``, ``cpu``; chosen when left out. ``auto`` puts layers on all GPUs.
         dtype: Type of the products.
         progress: Told of steps and prompts.
 

@@ -30,7 +30,7 @@ class ScanOptions(BaseModel):
     adapter: str | None = None
     """PEFT adapter, merged for scoring; with scope ``lora`` kept apart and scored itself."""
     device: str | None = None
-    """``cuda``, ``mps``, ``cpu``; chosen when left out."""
+    """``cuda``, ``mps``, ``cpu``; chosen when left out. ``auto`` puts layers on all GPUs."""
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     """Compute type; bfloat16 where the device computes in it natively."""
     attention: Literal["sdpa", "eager"] = "sdpa"

@@ -9,7 +9,6 @@ import typer
 from ripcurrent.cli._scan import (
     ADAPTER,
     ATTENTION,
-    DEVICE,
     DTYPE,
     JSON,
     LAYER,
@@ -21,6 +20,7 @@ from ripcurrent.cli._scan import (
     SCOPE,
     SEED,
     SIGNALS,
+    SPREAD_DEVICE,
 )
 
 anchors_app = typer.Typer(help="Look at anchor sets.")
@@ -50,7 +50,7 @@ def check_command(
     max_tokens: MAX_TOKENS = 1024,
     preset: PRESET = "intended",
     seed: SEED = 0,
-    device: DEVICE = None,
+    device: SPREAD_DEVICE = None,
     dtype: DTYPE = None,
     attention: ATTENTION = "sdpa",
     as_json: JSON = False,

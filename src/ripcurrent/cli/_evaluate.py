@@ -16,7 +16,7 @@ from ripcurrent.cli._judge_options import (
     JUDGE_TIMEOUT,
     judge_settings,
 )
-from ripcurrent.cli._scan import ADAPTER, DEVICE, DTYPE, JSON, QUIET
+from ripcurrent.cli._scan import ADAPTER, DTYPE, JSON, QUIET, SPREAD_DEVICE
 
 if TYPE_CHECKING:
     from ripcurrent.api._evaluate import EvaluationResult
@@ -60,7 +60,7 @@ def evaluate_command(
     judge_key_env: JUDGE_KEY_ENV = None,
     judge_timeout: JUDGE_TIMEOUT = 60.0,
     judge_concurrency: JUDGE_CONCURRENCY = 4,
-    device: DEVICE = None,
+    device: SPREAD_DEVICE = None,
     dtype: DTYPE = None,
     reveal: Annotated[
         bool, typer.Option("--reveal", help="Also print what was asked and answered; else only verdicts and lengths.")

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 MODEL = Annotated[str, typer.Option(metavar="M", help="Hub id, folder, .gguf file, or embedded.")]
 ADAPTER = Annotated[str | None, typer.Option(metavar="A", help="PEFT adapter: folder or hub id.")]
 DEVICE = Annotated[str | None, typer.Option(help="cuda, mps or cpu; the best there is unless named.")]
+SPREAD_DEVICE = Annotated[
+    str | None, typer.Option(help="cuda, mps, cpu, or auto: layers on all GPUs; the best one there is unless named.")
+]
 DTYPE = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")]
 ANCHORS = Annotated[str, typer.Option(metavar="FILE", help="builtin, second_family, or a JSON-lines file.")]
 FORMAT = Annotated[str | None, typer.Option(help="Row format, when it is not recognised.")]
@@ -109,7 +112,7 @@ def scan_command(
     format: FORMAT = None,
     mapping: MAP = None,
     limit: LIMIT = None,
-    device: DEVICE = None,
+    device: SPREAD_DEVICE = None,
     dtype: DTYPE = None,
     attention: ATTENTION = "sdpa",
     token_budget: TOKEN_BUDGET = None,
