@@ -82,10 +82,10 @@ def test_the_table_of_columns_is_the_codes() -> None:
 
 
 def test_the_table_of_statuses_is_the_codes() -> None:
-    # The room's constant is imported here, as it loads torch.
-    from ripcurrent.signals._stage import DROPPED
+    # The room's constants are imported here, as it loads torch.
+    from ripcurrent.signals._stage import DROPPED, NOT_EMBEDDED
 
-    assert first_cells(page("docs/methods.md"), "### Statuses") == [*get_args(RowStatus), DROPPED]
+    assert first_cells(page("docs/methods.md"), "### Statuses") == [*get_args(RowStatus), NOT_EMBEDDED, DROPPED]
 
 
 def test_the_table_of_formats_is_the_codes_and_in_its_order() -> None:
