@@ -32,7 +32,10 @@ __all__ = ["lessons", "model"]
 """Fixtures."""
 
 
-def test_the_rate_counts_measured_batches_alone(lessons: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("signals", ["representation", "gradient"])
+def test_the_rate_counts_measured_batches_alone(
+    signals: str, lessons: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seconds = itertools.count()
     monkeypatch.setattr(_probe.time, "perf_counter", lambda: float(next(seconds)))
     batches: list[int] = []
@@ -44,8 +47,11 @@ def test_the_rate_counts_measured_batches_alone(lessons: Path, model: Path, monk
 
     monkeypatch.setattr(_probe.SignalStage, "compute", counted)
 
-    (estimate,) = diagnose(lessons, model=str(model), signals="representation").estimates
+    (estimate,) = diagnose(lessons, model=str(model), signals=signals).estimates
 
+    if signals == "gradient":
+        # the same rows once more as one shard, for the peak alone
+        assert batches.pop() == sum(batches)
     # every batch takes one tick of that clock; the first rows only warm up
     assert estimate.probed_rows == sum(batches[1:])
     assert estimate.tokens_per_second == pytest.approx(estimate.probed_tokens / (len(batches) - 1))

@@ -153,5 +153,5 @@ def test_a_pool_of_nobody_is_refused() -> None:
 
 
 def test_a_pool_larger_than_the_machine_is_refused(tmp_path: Path, notes: Path, pool: RayExecutor) -> None:
-    with pytest.raises(RipcurrentError, match=r"processor cores for 9999 workers\.\nName fewer --workers"):
+    with pytest.raises(RipcurrentError, match=r"processor cores, too few for 9999 workers\.\nName fewer --workers"):
         run(RayExecutor(workers=9999), tmp_path / "shards", notes)

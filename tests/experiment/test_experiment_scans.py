@@ -74,6 +74,35 @@ def test_each_scan_gets_its_own_options(tmp_path: Path, monkeypatch: pytest.Monk
     assert Path(asked["shown"][0]).is_file()
 
 
+def test_a_scan_to_be_made_beside_a_finished_one_reads_its_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, Any] = {}
+
+    class Made:
+        folder = tmp_path
+
+    def noted(data: str, folder: Path, *, progress: Any, **options: Any) -> type[Made]:
+        asked.update(options, data=str(data))
+        return Made
+
+    monkeypatch.setattr(scans, "scan", noted)
+    keys = {"name": "x", "run": "runs/first", "model": "m", "scans": {"other": {"options": {"anchors": "mine"}}}}
+    config = parse_experiment({**keys, "arms": {"a": {"select": "top", "scan": "other"}}, "control": None}, where="x")
+    dataset = {"path": "/data/rows.jsonl", "format": "alpaca", "mapping": {"output": "reply"}, "sha256": "d"}
+    manifest = {"dataset": dataset, "options": {"limit": 50}}
+    main: Any = scans.Pool(None, None, manifest)  # type: ignore[arg-type]
+    scans._scanned(config, config.scans["other"], tmp_path / "other", SilentProgress(), main)
+    wanted = {"data": "/data/rows.jsonl", "format": "alpaca", "mapping": {"output": "reply"}, "limit": 50}
+    assert wanted.items() <= asked.items()
+    assert asked["anchors"] == "mine"
+    # a scan of another dataset takes nothing from it
+    asked.clear()
+    scans._scanned(config, Scan(data="other.csv"), tmp_path / "third", SilentProgress(), main)
+    assert asked["data"] == "other.csv"
+    assert not {"format", "mapping", "limit"} & set(asked)
+
+
 def test_a_scan_that_no_wanted_arm_uses_is_not_made() -> None:
     arms = {
         "random": "random",

@@ -93,7 +93,7 @@ def open_pools(
             run = Path(one.run)
         else:
             told.step(f"scan {name or 'main'}")
-            run = _scanned(config, one, folder / (name or "main"), told)
+            run = _scanned(config, one, folder / (name or "main"), told, pools.get(MAIN))
         table = read_scores(run)
         manifest = _manifest(run)
         dataset = _unchanged_dataset(manifest, table.num_rows)
@@ -115,15 +115,21 @@ def scanned_options(pool: Pool) -> ScanOptions:
     return ScanOptions(**known)
 
 
-def _scanned(config: ExperimentConfig, one: Scan, folder: Path, told: Progress) -> Path:
+def _scanned(config: ExperimentConfig, one: Scan, folder: Path, told: Progress, main: Pool | None = None) -> Path:
     data = one.data or config.data
+    rows: dict[str, Any] = {"format": config.format} if one.data in (None, config.data) else {}
+    if data is None and main is not None:
+        # the rows of the finished scan
+        dataset = main.manifest["dataset"]
+        data = str(dataset["path"])
+        kept = {"format": dataset["format"], "mapping": dataset.get("mapping")}
+        rows = {**kept, "limit": dict(main.manifest["options"]).get("limit")}
     if data is None:
         raise RipcurrentError(
             "A scan that is to be made needs a dataset.", "Give data, of the experiment or of that scan."
         )
     own = {"model": config.model, "adapter": config.adapter, "device": config.device, "dtype": config.dtype}
-    formatted = {"format": config.format} if one.data in (None, config.data) else {}
-    options = {**own, **formatted, **one.options}
+    options = {**own, **rows, **one.options}
     if one.anchors or one.anchors_per_set is not None:
         options["anchors"] = str(_write_anchors(one, folder.with_name(f"{folder.name}-anchors.jsonl")))
     return scan(DEMO_ROWS if data == DEMO else data, folder, progress=told, **options).folder

@@ -288,7 +288,7 @@ def _estimate(signals: SignalKind, stage: SignalStage, load: Load) -> Estimate:
         done += batch
         if seconds > PROBE_SECONDS:
             break
-    if stage.chat_model.device.type == "cpu":
+    if stage.gradient_pass is not None and stage.chat_model.device.type == "cpu":
         # as one shard too: what batches of many shapes leave before it is given back is part of the peak
         stage.compute([*first, *done])
     rate = tokens / seconds
