@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from ripcurrent.engine import RayExecutor
-from ripcurrent.engine._ray import ALONE, Machine, cores_each
+from ripcurrent.engine._machines import Machine, cores_each
+from ripcurrent.engine._ray import ALONE
 from ripcurrent.errors import RipcurrentError
 from tests.engine.ray_stage import ROWS
 from tests.engine.test_ray import SHARDS, notes, run, values

@@ -9,11 +9,12 @@ import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import pyarrow as pa
 
 from ripcurrent.engine._executor import Stage
+from ripcurrent.engine._machines import Machine, cores_each
 from ripcurrent.engine._parts import count_shards
 from ripcurrent.engine._shards import Shard, ShardFolder
 from ripcurrent.errors import ExitCode, MissingExtraError, RipcurrentError
@@ -237,28 +238,6 @@ class RayExecutor:
                 f"Ray would listen on {found}, where other machines reach it.",
                 "It was imported before ripcurrent could say otherwise: start Ray yourself and name its address.",
             )
-
-
-class Machine(NamedTuple):
-    """A machine of the cluster."""
-
-    cores: int
-    """Processor cores that Ray may give out."""
-    gpus: int
-    """GPUs that Ray may give out."""
-
-
-def cores_each(machines: Sequence[Machine], workers: int, *, with_gpu: bool) -> int:
-    """The most cores that every worker can have so that all find a place; 0 where they do not.
-
-    A worker lies on one machine. With equal shares of all cores those of a small machine would wait for ever.
-    """
-
-    def places(cores: int) -> int:
-        return sum(min(one.cores // cores, one.gpus) if with_gpu else one.cores // cores for one in machines)
-
-    most = max((one.cores for one in machines), default=0)
-    return next((cores for cores in range(most, 0, -1) if places(cores) >= workers), 0)
 
 
 def _require_listener(address: str) -> None:

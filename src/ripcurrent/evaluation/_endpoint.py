@@ -67,6 +67,8 @@ class EndpointFailure:
     """The kind of failure."""
     message: str
     """What happened, for people."""
+    forbidden: bool = False
+    """Rejected with the status that a key without rights gets too."""
 
 
 class Endpoint:
@@ -182,7 +184,7 @@ class Endpoint:
                         continue
                     if isinstance(outcome, EndpointFailure):
                         # a key may be withdrawn midway
-                        if outcome.kind != "rejected" or not works or outcome.message.startswith(str(FORBIDDEN)):
+                        if outcome.kind != "rejected" or not works or outcome.forbidden:
                             failed.append(outcome)
                     else:
                         failed, any_reply, works, self._works = [], True, True, True
@@ -257,7 +259,7 @@ class Endpoint:
         status, said = error.status_code, _first_line(error)
         if status == FORBIDDEN and (self._works or any(word in said.lower() for word in MODERATION)):
             # a filter of what is asked, unless a greeting meets it too
-            return EndpointFailure("rejected", f"{status}: {said}")
+            return EndpointFailure("rejected", f"{status}: {said}", forbidden=True)
         if status in (401, FORBIDDEN):
             raise self._key_refused(status, said) from error
         if status == 404:
@@ -292,7 +294,7 @@ class Endpoint:
                 greeted = greet()
                 if isinstance(greeted, Reply):
                     return None
-                if greeted.message.startswith(str(FORBIDDEN)):
+                if greeted.forbidden:
                     return self._key_refused(FORBIDDEN, greeted.message.partition(": ")[2])
             except RipcurrentError as error:
                 return error
