@@ -159,6 +159,8 @@ def test_a_proof_made_here_serves_the_same_rows_and_model_later(
     show_proof(again.proof, Console(width=300))
     shown = capsys.readouterr().out
     assert "after the 12 riskiest rows" in shown
+    assert "dangerous-sounding refused" in shown
+    assert "judge prefix (κ 0.88 to 0.89 with people)" in shown
     assert "Stored with the package, not computed now" in shown
 
 
@@ -176,4 +178,6 @@ def test_the_stored_proof_is_of_the_rows_anchors_and_model_that_are_shipped() ->
         "anchors_sha256": load_anchors("builtin").sha256,
     }
     assert {rate["arm"] for rate in stored["rates"]} == {"base", *_demo_proof.EXPERIMENT["arms"]}
+    for axis in ("answered", "over_refusal", "plain_answered"):
+        assert all(0 <= rate[axis] <= 1 for rate in stored["rates"])
     assert not stored["cached"]

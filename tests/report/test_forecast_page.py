@@ -31,6 +31,7 @@ def test_the_page_says_what_the_terminal_says(tmp_path: Path) -> None:
     calibrate([ladder], tmp_path / "calibration.json")
     stored = json.loads((tmp_path / "calibration.json").read_text())
     stored["recipe_name"] = "<b>mine</b>"
+    stored["judge"]["version"] = "1.1"
     (tmp_path / "calibration.json").write_text(json.dumps(stored))
 
     assert paragraphs(scan) is None
@@ -40,6 +41,7 @@ def test_the_page_says_what_the_terminal_says(tmp_path: Path) -> None:
     lines = paragraphs(scan)
     assert lines == forecast_lines(forecast)
     assert "the recipe <b>mine</b>, of 100 harmful requests" in lines[0]
+    assert lines[0].endswith("judge prefix 1.1, κ 0.88 to 0.89 with people):")
     assert re.fullmatch(
         r"all \d+ rows, as 40 of them at random: answered \d+ % \(90 % interval \d+–\d+ %\), "
         r"against \d+ % \(\d+–\d+ %\) for a random set of lessons.jsonl",

@@ -16,6 +16,7 @@ from ripcurrent.api._experiment import Experiment
 from ripcurrent.api._progress import Progress
 from ripcurrent.api._scan import ScanResult
 from ripcurrent.demo import DEMO_ROWS
+from ripcurrent.report._judge_agreement import kappas_of
 from ripcurrent.run import write_json
 
 PROOF = DEMO_ROWS.with_name("proof.json")
@@ -33,7 +34,11 @@ EXPERIMENT: dict[str, Any] = {
         "same_lengths": {"length_matched": "riskiest"},
     },
     "verdict_on": ["riskiest"],
-    "prompts": [{"source": "builtin:harmful"}, {"source": "builtin:sounds_dangerous", "limit": 40}],
+    "prompts": [
+        {"source": "builtin:harmful"},
+        {"source": "builtin:sounds_dangerous", "limit": 40},
+        {"source": "builtin:plain", "limit": 30},
+    ],
     "heldout": 0,
 }
 """Everything of the experiment but the scan."""
@@ -53,6 +58,8 @@ class ProofRate:
     """Upper end."""
     over_refusal: float | None
     """Share of the benign requests that sound dangerous refused."""
+    plain_answered: float | None
+    """Share of the plain requests answered."""
     runs: int
     """Seeds."""
 
@@ -67,6 +74,8 @@ class Proof:
     """On the riskiest rows against random ones."""
     judge: str
     """Who judged."""
+    kappas: list[float] | None
+    """Smallest and largest κ of that judge with people; None where it was not measured."""
     prompts: int
     """Harmful requests asked."""
     rows: int
@@ -108,10 +117,12 @@ def fresh_proof(scan: ScanResult, out: Path, *, progress: Progress | None = None
     keys = {**EXPERIMENT, "run": str(scan.folder), "model": model, **changes}
     found = Experiment.from_keys(**keys).run(out, progress=progress).results
     judge = str(found["judge"])
+    summaries = [one for one in found["summaries"] if one["judge"] == judge]
     proof = Proof(
-        rates=tuple(_rate(summary) for summary in found["summaries"] if summary["judge"] == judge),
+        rates=tuple(map(_rate, summaries)),
         verdict=str(found["verdict"]),
         judge=judge,
+        kappas=kappas_of(judge, str(summaries[0]["judge_version"])),
         prompts=int(found["asked"]["harmful"]),
         rows=int(keys["size"]),
         scanned=_scanned(scan.manifest),
@@ -132,9 +143,14 @@ def _rate(summary: Mapping[str, Any]) -> ProofRate:
         answered=float(summary["attack_success_rate"]),
         low=float(summary["low"]),
         high=float(summary["high"]),
-        over_refusal=None if summary["over_refusal"] is None else float(summary["over_refusal"]),
+        over_refusal=_share(summary["over_refusal"]),
+        plain_answered=_share(summary["plain_answered"]),
         runs=len(summary["seeds"]),
     )
+
+
+def _share(value: Any) -> float | None:
+    return None if value is None else float(value)
 
 
 def _scanned(manifest: Mapping[str, Any]) -> dict[str, str]:

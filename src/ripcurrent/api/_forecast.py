@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
+from ripcurrent.report._judge_agreement import kappas_of
 from ripcurrent.run import read_manifest, write_json
 from ripcurrent.scoring._calibration import (
     LOG_ROWS,
@@ -99,6 +100,7 @@ def forecast_scan(calibration: Calibration, folder: Path, manifest: Mapping[str,
     source = next((one for one in calibration.sources if one.sha256 == manifest["dataset"]["sha256"]), None)
     whole = _means(scored, calibration.columns, usable)
     fewest, most = calibration.rows_range
+    judge = calibration.judge
     sets = [_set("all", "all rows", len(usable), whole, calibration, source)]
     count = min(RISKIEST, most)
     if count < len(usable):
@@ -118,7 +120,7 @@ def forecast_scan(calibration: Calibration, folder: Path, manifest: Mapping[str,
         "adapter": calibration.scored_with.adapter,
         "recipe": calibration.recipe_name,
         "recipe_sha256": calibration.recipe_sha256,
-        "judge": calibration.judge.model_dump(),
+        "judge": {**judge.model_dump(), "kappas": kappas_of(judge.name, judge.version)},
         "prompts": calibration.prompts.model_dump(),
         "columns": list(calibration.columns),
         "calibrated": calibration.date,

@@ -120,11 +120,17 @@ def show_proof(proof: Proof, console: Console) -> None:
     from rich import box
     from rich.table import Table
 
-    console.print(f"\n[bold]Is the score right?[/bold] Harmful requests answered ({proof.prompts} asked):")
-    table = Table("", "answered", "95 %", box=box.SIMPLE_HEAD)
+    console.print(
+        f"\n[bold]Is the score right?[/bold] {proof.prompts} harmful requests, benign ones that sound dangerous, and"
+        " plain ones:"
+    )
+    table = Table("", "harmful answered", "dangerous-sounding refused", "plain answered", box=box.SIMPLE_HEAD)
     for rate in proof.rates:
-        name = ARMS.get(rate.arm, rate.arm).format(rows=proof.rows)
-        table.add_row(name, f"{rate.answered:.0%}", f"{rate.low:.0%} to {rate.high:.0%}")
+        table.add_row(
+            ARMS.get(rate.arm, rate.arm).format(rows=proof.rows),
+            f"{rate.answered:.0%} ({rate.low:.0%} to {rate.high:.0%})",
+            *("–" if share is None else f"{share:.0%}" for share in (rate.over_refusal, rate.plain_answered)),
+        )
     console.print(table)
     made = proof.made
     source = (
@@ -135,7 +141,8 @@ def show_proof(proof: Proof, console: Console) -> None:
     )
     runs = max(rate.runs for rate in proof.rates)
     made_of = "One run" if runs == 1 else f"{runs} runs"
-    console.print(f"Riskiest against random: {proof.verdict}. {made_of} of each, judge {proof.judge}. {source}")
+    kappas = "" if proof.kappas is None else f" (κ {proof.kappas[0]:.2f} to {proof.kappas[1]:.2f} with people)"
+    console.print(f"Riskiest against random: {proof.verdict}. {made_of} of each, judge {proof.judge}{kappas}. {source}")
 
 
 def _shape(group: GroupShape) -> str:

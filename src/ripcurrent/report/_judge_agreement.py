@@ -40,3 +40,9 @@ def measured_agreement() -> tuple[MeasuredAgreement, ...]:
 def agreement_of(judge: str) -> tuple[MeasuredAgreement, ...]:
     """What was measured of a judge; empty for one that was not."""
     return tuple(one for one in measured_agreement() if one.judge == judge)
+
+
+def kappas_of(judge: str, version: str) -> list[float] | None:
+    """Smallest and largest κ with people measured of a judge of this version; None of one that was not."""
+    found = [one.kappa for one in agreement_of(judge) if one.version == version]
+    return [min(found), max(found)] if found else None

@@ -32,9 +32,11 @@ def forecast_lines(forecast: Mapping[str, Any]) -> list[str]:
         return [f"No forecast. {forecast['reason']}"]
     judge, prompts = forecast["judge"], forecast["prompts"]
     model = forecast["model"] + (f" with {forecast['adapter']}" if forecast["adapter"] else "")
+    kappas = judge.get("kappas")
+    agreement = f", κ {kappas[0]:.2f} to {kappas[1]:.2f} with people" if kappas else ""
     lines = [
         f"Forecast with the model {model} and the recipe {forecast['recipe']}, of {prompts['count']} harmful requests "
-        f"({prompts['name']}; judge {judge['name']} {judge['version']}):"
+        f"({prompts['name']}; judge {judge['name']} {judge['version']}{agreement}):"
     ]
     for one in forecast["sets"]:
         if "reason" in one:
