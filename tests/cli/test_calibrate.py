@@ -221,8 +221,31 @@ def test_a_calibration_of_something_else_is_not_held_against_runs(
     judge(command("calibrate", ladder, "--check", tmp_path / "gone.json"), ("There is no calibration",))
     judge(command("calibrate", "--check", file), ("nothing to hold the calibration against",))
     judge(command("calibrate", ladder), ("The calibration has no file", "--out FILE.json"))
-    for option in (("--out", tmp_path / "c.json"), ("--by", "loss"), ("--judge", "keyword"), ("--data", "x")):
+    for option in (
+        ("--out", tmp_path / "c.json"),
+        ("--with", file),
+        ("--by", "loss"),
+        ("--judge", "keyword"),
+        ("--data", "x"),
+    ):
         judge(command("calibrate", ladder, "--check", file, *option), (f"{option[0]} is for making a calibration",))
+
+
+def test_a_calibration_grows(command: Command, ladder: Path, rows: ScanRows, pool: Path, tmp_path: Path) -> None:
+    file, grown = tmp_path / "calibration.json", tmp_path / "grown.json"
+    calibrate([ladder], file)
+    more = fabricate_ladder(tmp_path / "more", rows, {"upper": rows.riskiest_first[3:18]})
+    said = command("calibrate", more, "--with", file, "--out", grown, "--json")
+    assert said.code == 0, said.err
+    assert (said.json["runs"], said.json["arms"]) == (11, 11)
+    judge(command("calibrate", more, "--with", tmp_path / "none.json", "--out", grown), ("There is no calibration",))
+    # a ladder of one's own rows is asked other requests than this one was
+    asked = ("--data", pool, "--recipe", "embedded", "--work", tmp_path / "work")
+    judge(
+        command("calibrate", *asked, "--with", file, "--out", grown, "--quiet"),
+        ("of other harmful requests (asked.jsonl, 100) than the ladder is asked", "as RUN"),
+    )
+    assert not (tmp_path / "work").exists()
 
 
 def test_what_can_be_wrong(command: Command, ladder: Path, pool: Path, rows: ScanRows, tmp_path: Path) -> None:

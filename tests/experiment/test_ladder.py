@@ -135,6 +135,54 @@ def test_a_ladder_that_follows_the_score_is_forecast_well(rows: ScanRows, other_
     assert gaps.mean() == pytest.approx(made.error_by_arm.mean_absolute_error)
 
 
+def test_a_calibration_grows_as_if_all_had_been_fitted_at_once(
+    rows: ScanRows, other_rows: ScanRows, tmp_path: Path
+) -> None:
+    first = fabricate_ladder(tmp_path / "a", rows, rows.arms())
+    arms = {"again": rows.arms()["top-20"], "new": rows.riskiest_first[5:25]}
+    second = fabricate_ladder(tmp_path / "b", rows, arms)
+    third = fabricate_ladder(tmp_path / "c", other_rows, other_rows.arms((30,)))
+    whole = calibrate([first, second, third], tmp_path / "whole.json")
+    calibrate([first], tmp_path / "part.json")
+    shutil.rmtree(first)
+    grown = calibrated(tmp_path, second, third, joined=tmp_path / "part.json")
+    assert grown.fit.coefficients == pytest.approx(whole.fit.coefficients, abs=1e-6)
+    assert grown.error_by_arm.mean_absolute_error == pytest.approx(whole.error_by_arm.mean_absolute_error)
+    assert grown.error_by_arm.groups == whole.error_by_arm.groups
+    assert [run.arm for run in grown.runs] == [run.arm for run in whole.runs]
+    assert {run.experiment for run in grown.runs} == {"ladder", "ladder-2", "ladder-2-2"}
+    assert [(one.sha256, one.runs) for one in grown.sources] == [(one.sha256, one.runs) for one in whole.sources]
+    assert len({one.name for one in grown.sources}) == 2, "two datasets of one file name are told apart"
+    (left,) = grown.left_out
+    assert (left.arm, left.reason) == ("again", "arm top-20 of ladder in the calibration is the same training")
+
+
+@pytest.mark.parametrize(
+    ("how", "says"),
+    [
+        ({"config": {"max_new_tokens": 20}}, "their longest answer differs"),
+        ({"config": {"system": "Be brief."}}, "their system prompt differs"),
+        ({"recipe": "lora"}, "their recipe differs"),
+    ],
+)
+def test_a_calibration_does_not_grow_by_runs_that_differ(
+    how: dict[str, Any], says: str, rows: ScanRows, tmp_path: Path
+) -> None:
+    calibrate([fabricate_ladder(tmp_path / "a", rows, rows.arms())], tmp_path / "part.json")
+    other = fabricate_ladder(tmp_path / "b", rows, rows.arms((30,)), **how)
+    with pytest.raises(RipcurrentError, match=says):
+        calibrate([other], tmp_path / "grown.json", joined=tmp_path / "part.json")
+    assert not (tmp_path / "grown.json").exists()
+
+
+def test_a_calibration_does_not_grow_by_scores_of_another_model(rows: ScanRows, tmp_path: Path) -> None:
+    calibrate([fabricate_ladder(tmp_path / "a", rows, rows.arms())], tmp_path / "part.json")
+    scanned = ScanRows(fabricate_scan(tmp_path / "scan", seed=9, fingerprint="ab" * 32))
+    other = fabricate_ladder(tmp_path / "b", scanned, scanned.arms())
+    with pytest.raises(RipcurrentError, match="it is for the model"):
+        calibrate([other], tmp_path / "grown.json", joined=tmp_path / "part.json")
+
+
 def test_the_error_across_sources_shows_a_source_that_goes_its_own_way(
     rows: ScanRows, other_rows: ScanRows, tmp_path: Path
 ) -> None:

@@ -11,8 +11,9 @@ from typing import Any
 from ripcurrent.api._progress import Progress, SilentProgress
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.experiment._calibrate import make_calibration
+from ripcurrent.experiment._join_calibration import join_calibration
 from ripcurrent.experiment._ladder import read_ladder
-from ripcurrent.scoring._calibration import Calibration, read_calibration, write_calibration
+from ripcurrent.scoring._calibration import Calibration, find_calibration, read_calibration, write_calibration
 
 
 def calibrate(
@@ -23,6 +24,7 @@ def calibrate(
     judge: str = "prefix",
     columns: Sequence[str] = (),
     compare: bool = False,
+    joined: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Calibration:
     """Fit what finished experiments answered against the mean scores of what they trained on, and keep the fit.
@@ -32,8 +34,10 @@ def calibrate(
         out: The calibration's file.
         scans: Further finished scans, for arms whose rows came from a file.
         judge: Whose verdicts count.
-        columns: Score columns that the forecast rests on; the scan's default ranking when left out.
+        columns: Score columns that the forecast rests on; those of ``joined`` or the scan's default ranking when left
+            out.
         compare: Also measure the error of other columns on the same runs; takes some twenty times as long.
+        joined: A calibration, or the name of one that comes with the package, whose runs are fitted with these.
         progress: Told of steps.
 
     Raises:
@@ -43,8 +47,12 @@ def calibrate(
     told = progress or SilentProgress()
     target = Path(out)
     _refuse_other_file(target)
+    earlier = None if joined is None else find_calibration(joined)
     told.step("reading the experiments")
     ladder = read_ladder([Path(one) for one in experiments], [Path(one) for one in scans], judge=judge)
+    if earlier is not None:
+        ladder = join_calibration(ladder, earlier)
+        columns = columns or earlier.columns
     told.step(f"fitting {len(ladder.runs)} runs, and again with each arm left out")
     calibration = make_calibration(
         ladder,

@@ -15,10 +15,12 @@ from ripcurrent.api._progress import Progress
 from ripcurrent.data import read_rows
 from ripcurrent.demo import DEMO_ROWS
 from ripcurrent.errors import RipcurrentError
+from ripcurrent.evaluation import load_prompts
 from ripcurrent.experiment import expand_arms, parse_experiment
 from ripcurrent.experiment._calibrate import FEWEST_ARMS
-from ripcurrent.experiment._ladder import read_ladder
-from ripcurrent.scoring._calibration import Calibration
+from ripcurrent.experiment._join_calibration import join_calibration
+from ripcurrent.experiment._ladder import harmful_sha256, read_ladder
+from ripcurrent.scoring._calibration import Calibration, find_calibration
 
 SIZES = (20, 50, 100)
 """Rows of the arms, unless others are named."""
@@ -53,6 +55,7 @@ def calibrate_data(
     scan: Mapping[str, Any] | None = None,
     experiments: Sequence[str | Path] = (),
     judge: str = "prefix",
+    joined: str | Path | None = None,
     command: str | None = None,
     progress: Progress | None = None,
     **fit: Any,
@@ -77,6 +80,7 @@ def calibrate_data(
         scan: Options of every dataset's scan, by name.
         experiments: Finished experiments that are fitted with the ladder, which is then asked what the first one was.
         judge: Whose verdicts count: ``prefix`` or ``keyword``.
+        joined: A calibration whose runs are fitted with these; it must be of the requests that the ladder is asked.
         command: The command line that asks for it, for the page.
         progress: Told of steps and rows.
         **fit: Further options of `calibrate`: ``scans``, ``columns``, ``compare``.
@@ -113,12 +117,16 @@ def calibrate_data(
         **_arms(sources, sizes, options),
     }
     if experiments:
-        read_ladder([Path(one) for one in experiments], judge=judge)
+        finished = read_ladder([Path(one) for one in experiments], judge=judge)
+        if joined is not None:
+            join_calibration(finished, find_calibration(joined))
         stored = json.loads((Path(experiments[0]) / KEYS).read_text(encoding="utf-8"))
         keys |= {key: stored[key] for key in ("prompts", "system", "max_new_tokens") if key in stored}
+    elif joined is not None:
+        _refuse_other_requests(joined)
     config = parse_experiment(keys, where=WHERE)
     arms = len(expand_arms(config))
-    if arms < FEWEST_ARMS and not experiments:
+    if arms < FEWEST_ARMS and not experiments and joined is None:
         raise RipcurrentError(
             f"One size of one dataset makes {arms} arms, and a fit takes {FEWEST_ARMS}.", "Give a second size."
         )
@@ -129,7 +137,19 @@ def calibrate_data(
     except RipcurrentError as error:
         # there, --out is the run folder
         raise RipcurrentError(error.message, error.hint.replace("--out", "--work"), code=error.code) from error
-    return calibrate([*experiments, work], out, judge=judge, progress=progress, **fit)
+    return calibrate([*experiments, work], out, judge=judge, joined=joined, progress=progress, **fit)
+
+
+def _refuse_other_requests(joined: str | Path) -> None:
+    """Refuse a calibration of other requests than a ladder is asked, before anything is trained."""
+    made = find_calibration(joined)
+    asked = load_prompts(PROMPTS[0]["source"]).prompts
+    if harmful_sha256([one.text for one in asked]) != made.prompts.sha256:
+        raise RipcurrentError(
+            f"The calibration {joined} is of other harmful requests ({made.prompts.name}, {made.prompts.count}) than "
+            "the ladder is asked.",
+            "Give a finished experiment that asked them as RUN: the ladder is then asked the same.",
+        )
 
 
 def _arms(sources: Sequence[str], sizes: Sequence[int], scan: dict[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from ripcurrent.cli._scan import ADAPTER, ANCHORS, DEVICE, DTYPE, FORMAT, JSON, 
 if TYPE_CHECKING:
     from ripcurrent.scoring._calibration import Calibration, ForecastError
 
-FIT = ("experiments", "out", "check", "scans", "by", "judge", "compare", "as_json", "quiet")
+FIT = ("experiments", "out", "check", "joined", "scans", "by", "judge", "compare", "as_json", "quiet")
 """Parameters that finished experiments are fitted by; all others are for training a ladder."""
 
 
@@ -28,6 +28,14 @@ def calibrate_command(
         typer.Option(
             metavar="FILE.json",
             help="Fit nothing: forecast the runs by this calibration (or embedded, the package's); show the error.",
+        ),
+    ] = None,
+    joined: Annotated[
+        str | None,
+        typer.Option(
+            "--with",
+            metavar="FILE.json",
+            help="Also fit the runs that this calibration keeps (or embedded, the package's).",
         ),
     ] = None,
     data: Annotated[
@@ -89,7 +97,7 @@ def calibrate_command(
     if check is not None:
         from ripcurrent.cli._calibration_check import show_check
 
-        other = {"--by": by, "--compare": compare, "--judge": None if judge == "prefix" else judge}
+        other = {"--with": joined, "--by": by, "--compare": compare, "--judge": None if judge == "prefix" else judge}
         _refuse_beside_check({"--out": out, "--data": data, **given, **other})
         show_check(experiments or (), check, scans or (), as_json=as_json, quiet=quiet)
         return
@@ -104,7 +112,13 @@ def calibrate_command(
         raise RipcurrentError(f"{next(iter(given))} is for training a ladder.", "Give --data, or leave it out.")
     if data and recipe is None:
         raise RipcurrentError("No recipe is named to train by.", "Give --recipe paper, lora, embedded or a YAML file.")
-    fit: dict[str, Any] = {"scans": scans or (), "judge": judge, "columns": by or (), "compare": compare}
+    fit: dict[str, Any] = {
+        "scans": scans or (),
+        "judge": judge,
+        "columns": by or (),
+        "compare": compare,
+        "joined": joined,
+    }
     folder = work or Path("runs") / f"calibrate-{out.stem}"
     if data:
         say_default_model(context, quiet)

@@ -196,7 +196,7 @@ def _open(folder: Path, number: int) -> _Experiment:
         )
     scans = {"": config.get("run") or folder / "scans" / "main"}
     scans |= {name: one.get("run") or folder / "scans" / name for name, one in (config.get("scans") or {}).items()}
-    sha256 = hashlib.sha256(json.dumps(harmful).encode()).hexdigest()
+    sha256 = harmful_sha256(harmful)
     sources = " and ".join(dict.fromkeys(Path(str(one["source"])).name for one in asked if one.get("source")))
     name = str(config.get("name") or folder.name)
     return _Experiment(
@@ -381,6 +381,11 @@ def _alike(
             )
     reference = next(one for one in first if json.dumps(how(*one)) == common)
     return kept, reference
+
+
+def harmful_sha256(prompts: Sequence[str]) -> str:
+    """Hash of harmful requests, by which a calibration knows its own."""
+    return hashlib.sha256(json.dumps(list(prompts)).encode()).hexdigest()
 
 
 def recipe_sha256(recipe: Mapping[str, Any]) -> str:
