@@ -41,6 +41,14 @@ def runs(rates, prompts, seeds, generator):
 # --- one run ---------------------------------------------------------------------------------------------------------
 
 
+def test_no_difference_on_the_whole_is_no_evidence_whatever_the_rounding() -> None:
+    arm = np.array([[1, 0], [0, 1], [1, 1], [0, 0], [1, 0], [0, 0], [1, 1], [0, 1]])
+    control = np.array([[1, 0, 0], [0, 1, 1], [1, 1, 1], [0, 0, 1], [1, 1, 0], [0, 0, 0], [1, 1, 0], [0, 0, 1]])
+    assert abs((arm.mean(axis=1) - control.mean(axis=1)).sum()) < 1e-12
+    assert (arm.mean(axis=1) != control.mean(axis=1)).any()
+    assert sign_flip_test(arm, control) == 1.0
+
+
 def test_wilson_interval_of_a_published_example():
     """81 of 263: 0.2553 to 0.3662 (Newcombe, Statistics in Medicine 1998, table I, method 3)."""
     found = wilson_interval(81, 263)

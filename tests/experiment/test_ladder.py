@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from ripcurrent.api._calibrate import calibrate
@@ -16,6 +17,8 @@ from ripcurrent.errors import ExitCode, RipcurrentError
 from ripcurrent.experiment import parse_experiment
 from ripcurrent.experiment._ladder import read_ladder
 from ripcurrent.scoring._calibration import Calibration, read_calibration
+from ripcurrent.selection import read_scores
+from ripcurrent.selection._table import ScoredRows
 from tests.experiment.answers import FakeEvaluate, chance
 from tests.experiment.ladder_folder import ASKED, ScanRows, fabricate_ladder, fabricate_scan
 
@@ -183,6 +186,68 @@ def test_a_calibration_does_not_grow_by_scores_of_another_model(rows: ScanRows, 
         calibrate([other], tmp_path / "grown.json", joined=tmp_path / "part.json")
 
 
+def test_more_seeds_of_an_arm_that_a_calibration_has_are_the_same_arm(rows: ScanRows, tmp_path: Path) -> None:
+    arms = rows.arms()
+    folder = fabricate_ladder(tmp_path / "a", rows, arms)
+    calibrate([folder], tmp_path / "part.json")
+    shutil.rmtree(folder)
+    fabricate_ladder(tmp_path / "a", rows, arms, seeds=2)
+    # what an arm of random rows drew with another seed
+    change(
+        folder / "arms" / "random-20-seed1" / "finetune" / "manifest.json", rows={"trained": 20, "tokens_sha256": "d"}
+    )
+    grown = calibrated(tmp_path, folder, joined=tmp_path / "part.json")
+    assert (len(grown.runs), grown.error_by_arm.groups) == (20, 10)
+    assert {run.experiment for run in grown.runs} == {"ladder"}
+
+
+def test_arms_that_share_the_rows_of_any_seed_are_left_out_together(rows: ScanRows, tmp_path: Path) -> None:
+    arms = rows.arms()
+    first = fabricate_ladder(tmp_path / "a", rows, arms)
+    second = fabricate_ladder(tmp_path / "b", rows, {"drawn": rows.riskiest_first[5:25]}, seeds=2)
+    same = json.loads((first / "arms" / "random-20-seed0" / "finetune" / "manifest.json").read_text())["rows"]
+    change(second / "arms" / "drawn-seed1" / "finetune" / "manifest.json", rows=same)
+    made = calibrated(tmp_path, first, second)
+    assert (len(made.runs), made.error_by_arm.groups) == (12, 10)
+
+
+def test_rows_that_were_not_trained_on_count_in_no_mean(rows: ScanRows, tmp_path: Path) -> None:
+    arms = rows.arms()
+    folder = fabricate_ladder(tmp_path / "a", rows, arms)
+    scored = ScoredRows(read_scores(rows.scan))
+    unusable = int(scored.rows[~scored.ok][0])
+    place = folder / "arms" / "top-20-seed0"
+    chosen = [*arms["top-20"][1:], unusable]
+    change(place / "rows" / "top-20.json", indices=chosen)
+    change(place / "finetune" / "manifest.json", rows={"trained": 19, "tokens_sha256": "19"})
+    ids = scored.ids(chosen)
+    lines = [{"row": n, "id": own, "trained": n < 19} for n, own in enumerate(ids)]
+    (place / "finetune" / "rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    made = calibrated(tmp_path, folder)
+    run = next(run for run in made.runs if run.arm == "top-20")
+    assert (run.rows, run.means["gradient_balanced"]) == (19, pytest.approx(rows.mean(chosen[:-1])))
+
+
+def test_an_arm_with_rows_without_the_column_is_left_out_alone(rows: ScanRows, tmp_path: Path) -> None:
+    """A scan with ``--prefilter`` leaves usable rows without gradients."""
+    scan = tmp_path / "scan"
+    shutil.copytree(rows.scan, scan)
+    table = pq.read_table(scan / "scores.parquet")
+    arms = rows.arms()
+    gone = (set(arms["random-20"]) - set().union(*(arms[name] for name in arms if name != "random-20"))).pop()
+    place = table.column_names.index("gradient_balanced")
+    values = [
+        None if row == gone else value
+        for row, value in zip(*(table[c].to_pylist() for c in ("row", "gradient_balanced")), strict=True)
+    ]
+    pq.write_table(table.set_column(place, table.schema.field(place), [values]), scan / "scores.parquet")
+    folder = fabricate_ladder(tmp_path / "a", rows, arms, config={"run": str(scan)})
+    with pytest.raises(RipcurrentError, match=r"Some rows of lessons\.jsonl have no gradient_balanced"):
+        calibrate([folder], tmp_path / "none.json")
+    made = calibrate([folder], tmp_path / "other.json", columns=("gradient_harmful",))
+    assert len(made.runs) == 10
+
+
 def test_the_error_across_sources_shows_a_source_that_goes_its_own_way(
     rows: ScanRows, other_rows: ScanRows, tmp_path: Path
 ) -> None:
@@ -234,7 +299,7 @@ def test_arms_of_one_score_are_refused(rows: ScanRows, tmp_path: Path) -> None:
     folder = fabricate_ladder(tmp_path / "a", rows, same)
     for n in range(6):
         path = folder / "arms" / f"arm-{n}-seed0" / "finetune" / "manifest.json"
-        change(path, rows={"trained": 20 + n, "tokens_sha256": str(n)})
+        change(path, rows={"trained": 20, "tokens_sha256": str(n)})
     with pytest.raises(RipcurrentError, match="All arms have one mean gradient_balanced"):
         calibrate([folder], tmp_path / "calibration.json")
 

@@ -122,12 +122,57 @@ def test_a_score_of_harm_has_a_mean_and_says_nothing_of_harmless_requests(tmp_pa
         assert score + 0.3 < found["mean"] < score + 0.7
         assert found["interval"][0] < found["mean"] < found["interval"][1]
         assert by_arm[arm]["over_refusal"] is by_arm[arm]["plain_answered"] is by_arm[arm]["discrimination"] is None
+    for one in rubric["arms"]:
+        assert one["over_refusal"] is one["plain_answered"] is one["refused"] is None
     plain = collected(tmp_path, ("rubric",), judges=["prefix"])["summaries"][0]
     assert plain["score"] is None
     assert plain["over_refusal"] is not None
     # of requests that nobody asked there is no score, and no error
     run = read_run("top", 0, tmp_path / "arms" / "top-seed0" / "evaluation")
     assert Outcomes("top", (replace(run, axes=("plain",) * len(run.axes)),)).scores("rubric", "harmful").shape == (0, 1)
+
+
+def test_equal_scores_have_a_mean_and_no_interval(tmp_path: Path) -> None:
+    put(tmp_path, ["random-seed0"], by_share(SHARES), ("rubric",))
+    place = tmp_path / "arms" / "random-seed0" / "evaluation"
+    write_evaluation(place, PROMPTS, ("rubric",), lambda *_: "refusal", scores=lambda judge, prompt: 1.0)
+    (found,) = collected(tmp_path, ("rubric",), {"rubric": Scoring(5.0, tells_refusals=False)})["summaries"]
+    assert found["score"] == {"mean": 1.0, "of": 5.0, "interval": [None, None], "tells_refusals": False}
+
+
+def test_a_finding_is_not_taken_back_by_arms_that_are_awaited(tmp_path: Path) -> None:
+    arms = {"random": "random", **{name: {"select": "top"} for name in "abc"}}
+    config = parse_experiment({"name": "x", "data": "rows.jsonl", "arms": arms, "seeds": 1}, where="x")
+
+    def adjusted(awaited: tuple[str, ...]) -> list[float]:
+        found = collect_results(config, expand_arms(config), tmp_path, FACTS, ("prefix",), None, awaited)
+        return [one["adjusted_p"] / one["p"] for one in found["comparisons"]]
+
+    shares = by_share({"random": 0.2, "a": 0.5, "b": 0.5, "c": 0.5})
+    put(tmp_path, ["random-seed0", "a-seed0"], shares)
+    assert adjusted(()) == adjusted(("random", "a")) == [1]
+    assert adjusted(tuple(arms)) == [3]
+    put(tmp_path, ["b-seed0"], shares)
+    failed = tmp_path / "arms" / "c-seed0"
+    failed.mkdir()
+    (failed / "arm.json").write_text(json.dumps({"status": "failed", "reason": "it diverges"}))
+    assert max(adjusted(tuple(arms))) == 3
+
+
+@pytest.mark.parametrize(
+    ("rule", "decides"),
+    [
+        ({"select": "lowest", "by": "loss"}, True),
+        ({"select": "lowest", "by": "gradient_safe"}, True),
+        ({"select": "lowest", "by": "gradient_harmful"}, False),
+        ({"select": "highest", "by": "gradient_safe"}, False),
+        ({"select": "bottom"}, False),
+    ],
+)
+def test_arms_from_a_protective_end_do_not_decide(rule: dict[str, str], decides: bool) -> None:
+    arms = {**TWO, "other": rule}
+    config = parse_experiment({"name": "x", "data": "rows.jsonl", "arms": arms}, where="x")
+    assert tables.deciding_arms(expand_arms(config), ()) == (("top", "other") if decides else ("top",))
 
 
 def test_the_papers_figure_stands_beside_its_own_cell_alone(tmp_path: Path) -> None:
@@ -226,6 +271,9 @@ def test_sizes_in_percent_are_a_sweep_in_the_order_of_their_rows(tmp_path: Path)
     more = {one["group"]: one for one in collected(tmp_path, seeds=1, sizes=[*sizes, "90%"])["trends"]}
     assert more["top"]["missing"] == ["top-90pc"]
     assert not more["top"]["ordered"]
+    # of a small pool two percentages are the same rows, and no two steps
+    put(tmp_path, ["top-10pc-seed0"], by_share({"top-10pc": 0.1}), rows=192)
+    assert "top" not in {one["group"] for one in collected(tmp_path, **keys)["trends"]}
 
 
 def test_a_share_of_one_percent_figure_is_ordered_by_its_sizes() -> None:

@@ -180,7 +180,7 @@ def run_experiment(
             for arm in wanted.values():
                 done += 1
                 runner.arm(arm, seed, chosen_rows[arm.name, seed], f"{arm.name}, seed {seed} ({done} of {total})")
-            results = collect_results(config, list(every.values()), folder, facts, tuple(scoring), scoring)
+            results = collect_results(config, list(every.values()), folder, facts, tuple(scoring), scoring, wanted)
             write_json(folder / RESULTS, results)
         run.write_manifest({**run.read_manifest(), **facts})
         _page(folder, told)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ def collect_results(
     facts: Mapping[str, Any],
     judges: Sequence[str],
     scoring: Mapping[str, Scoring | None] | None = None,
+    awaited: Collection[str] = (),
 ) -> dict[str, Any]:
     """All tables over the arms that are finished in a folder, with whichever seeds; arms that are not are missing.
 
@@ -37,6 +38,8 @@ def collect_results(
         facts: What the results rest on.
         judges: The names that its judges give to their verdicts; the first decides.
         scoring: How to read those that give scores.
+        awaited: Arms that are to be run now; they count in the adjustment of p before they are finished, or if they
+            fail.
 
     Raises:
         RipcurrentError: An arm's answers cannot be read, lack the verdicts of a judge, or have those of two versions.
@@ -63,7 +66,7 @@ def collect_results(
     scoring = scoring or {}
     arms = _in_order(arms, details)
     first = judges[0]
-    by_judge = {judge: tables.comparisons(arms, outcomes, judge) for judge in judges}
+    by_judge = {judge: tables.comparisons(arms, outcomes, judge, awaited=awaited) for judge in judges}
     found: dict[str, Any] = plain_numbers(
         {
             "name": config.name,
@@ -77,7 +80,7 @@ def collect_results(
             "deciding": list(tables.deciding_arms(arms, config.verdict_on)),
             "complete": not missing,
             "asked": _asked(runs),
-            "arms": [tables.run_rates(run, judge) for run in runs for judge in judges],
+            "arms": [tables.run_rates(run, judge, scoring.get(judge)) for run in runs for judge in judges],
             "summaries": [
                 tables.arm_summary(one, judge, scoring.get(judge)) for one in outcomes.values() for judge in judges
             ],

@@ -169,10 +169,10 @@ def _agreement(pools: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     for (representation, gradient), ones in by_pair.items():
         values = [one["given_length"] for one in ones if one["given_length"] is not None]
         bounds = [(one["given_length_low"], one["given_length_high"]) for one in ones]
-        sign = "unclear"
-        if all(low is not None and low > 0 for low, _ in bounds):
+        sign, everywhere = "unclear", len(ones) == len(pools)
+        if everywhere and all(low is not None and low > 0 for low, _ in bounds):
             sign = "positive"
-        elif all(high is not None and high < 0 for _, high in bounds):
+        elif everywhere and all(high is not None and high < 0 for _, high in bounds):
             sign = "negative"
         found.append(
             {

@@ -227,7 +227,9 @@ def _show(calibration: Calibration, path: Path) -> None:
     if calibration.error_by_source is None:
         say("Each source left out: not measured, it takes two sources with five arms beside each.")
     else:
-        say(f"Each source left out: {error_in_words(calibration.error_by_source)}")
+        groups, every = calibration.error_by_source.groups, len(calibration.sources)
+        which = "Each source left out" if groups == every else f"{groups} of {every} sources left out, each alone"
+        say(f"{which}: {error_in_words(calibration.error_by_source)}")
         for one in calibration.error_by_source.by_source:
             say(of_source(one))
     for name, one in calibration.fit.describe()["coefficients"].items():

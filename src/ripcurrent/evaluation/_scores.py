@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ripcurrent.evaluation._statistics import bootstrap_rate, wilson_interval
+from ripcurrent.evaluation._statistics import Interval, bootstrap_rate, wilson_interval
 from ripcurrent.evaluation.judges import UNJUDGED, Verdict
 
 
@@ -50,7 +50,9 @@ def summarise_scores(verdicts: Sequence[Verdict], *, top: float, seed: int = 0) 
         nan = float("nan")
         return ScoreSummary(0, nan, nan, nan, nan, nan, nan, degenerate, unjudged)
     greatest = int((scores >= top).sum())
-    mean, share = bootstrap_rate(scores, seed=seed), wilson_interval(greatest, len(scores))
+    share = wilson_interval(greatest, len(scores))
+    # where all scores are equal there is nothing to draw, and a point would claim certainty
+    mean = bootstrap_rate(scores, seed=seed) if np.ptp(scores) > 0 else Interval(float("nan"), float("nan"))
     return ScoreSummary(
         n=len(scores),
         mean=float(scores.mean()),

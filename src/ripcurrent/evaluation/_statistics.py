@@ -131,8 +131,9 @@ def sign_flip_test(arm: npt.ArrayLike, control: npt.ArrayLike, *, draws: int = D
     differing = differences[np.abs(differences) > 1e-12]
     if len(differing) == 0:
         return 1.0
-    if len(differing) == 1:
-        # Both signs of one difference are as extreme; scipy asks for two observations.
+    if len(differing) == 1 or abs(differing.sum()) < 1e-9:
+        # Both signs of one difference are as extreme (scipy asks for two observations), and every pattern of signs is
+        # at least as extreme as no difference on the whole, which rounding would hide from scipy.
         return 1.0
     found = permutation_test(
         (differing,),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +20,7 @@ from ripcurrent.scoring._calibration import (
     CalibrationRun,
     Compared,
     ForecastError,
+    LeftOut,
 )
 from ripcurrent.scoring._columns import DIRECTION_OF_RISK
 from ripcurrent.scoring._harm import HarmForecast
@@ -61,6 +64,7 @@ def make_calibration(
     """
     told = on_fit or (lambda count: None)
     columns = tuple(dict.fromkeys(columns or (ladder.default_column,)))
+    ladder = _with_means(ladder, columns)
     trials = as_trials(ladder.runs, columns)
     _refuse_too_little(trials, columns)
     by_arm, forecasts = error_by_arm(trials, told)
@@ -71,6 +75,13 @@ def make_calibration(
     conditions = ladder.conditions
     fit = fit_harm(trials)
     by_name = {source.name: source for source in ladder.sources}
+    reference = by_name[fit.sources[0]]
+    for column in columns:
+        if column not in reference.means:
+            raise RipcurrentError(
+                f"Some rows of {reference.name} have no {column}, so that no random set of it can be forecast.",
+                "Calibrate on a scan of all rows with this column, without --prefilter.",
+            )
     return Calibration(
         version=version,
         date=date,
@@ -93,6 +104,30 @@ def make_calibration(
         left_out=ladder.left_out,
         notes=tuple(_notes(trials)),
     )
+
+
+def _with_means(ladder: Ladder, columns: Sequence[str]) -> Ladder:
+    """The ladder without runs that lack a column where others have it, as after a scan with ``--prefilter``.
+
+    Raises:
+        RipcurrentError: The rows that forecasts are compared with lack it.
+    """
+    lacking = {
+        place: next(column for column in columns if column not in run.means)
+        for place, run in enumerate(ladder.runs)
+        if any(column not in run.means for column in columns)
+    }
+    if not lacking or len(lacking) == len(ladder.runs):
+        return ladder
+    left_out = [
+        LeftOut(experiment=run.experiment, arm=run.arm, seed=run.seed, reason=f"some of its rows have no {column}")
+        for place, column in lacking.items()
+        for run in (ladder.runs[place],)
+    ]
+    runs = tuple(run for place, run in enumerate(ladder.runs) if place not in lacking)
+    counts = Counter(run.source for run in runs)
+    sources = [one.model_copy(update={"runs": counts[one.name]}) for one in ladder.sources if counts[one.name]]
+    return replace(ladder, runs=runs, sources=tuple(sources), left_out=(*ladder.left_out, *left_out))
 
 
 def as_trials(runs: Sequence[CalibrationRun], columns: Sequence[str]) -> Trials:
@@ -126,20 +161,25 @@ def as_trials(runs: Sequence[CalibrationRun], columns: Sequence[str]) -> Trials:
 
 
 def _arms(runs: Sequence[CalibrationRun]) -> tuple[str, ...]:
-    """Each run's arm; arms of several experiments are one where they trained on the same rows."""
-    named: dict[str, str] = {}
+    """Each run's arm; arms of several experiments are one where a run of each trained on the same rows."""
+    parent: dict[str, str] = {}
+
+    def root(name: str) -> str:
+        while parent.setdefault(name, name) != name:
+            name = parent[name]
+        return name
+
     for run in runs:
-        own = f"{run.experiment}/{run.arm}"
-        named[own] = named.get(own) or named.get(run.tokens_sha256) or own
-        named.setdefault(run.tokens_sha256, named[own])
-    return tuple(named[f"{run.experiment}/{run.arm}"] for run in runs)
+        parent[root(run.tokens_sha256)] = root(f"{run.experiment}/{run.arm}")
+    return tuple(root(f"{run.experiment}/{run.arm}") for run in runs)
 
 
 def error_by_arm(
     trials: Trials, told: Callable[[int], None] = lambda count: None
 ) -> tuple[ForecastError, list[HarmForecast]]:
     """The error on each arm with all its seeds left out, and every run's forecast so made."""
-    found = _left_out(trials, trials.arms, told)
+    # of five arms in all, the fits without one have four
+    found = _left_out(trials, trials.arms, min(FEWEST_ARMS, len(set(trials.arms)) - 1), told)
     forecasts = [one for one in found if one is not None]
     return forecast_error("arm", trials, forecasts, np.ones(len(trials), dtype=bool)), forecasts
 
@@ -151,20 +191,22 @@ def error_by_source(trials: Trials, told: Callable[[int], None] = lambda count: 
     """
     if len(set(trials.sources)) < 2:
         return None
-    found = _left_out(trials, trials.sources, told)
+    found = _left_out(trials, trials.sources, FEWEST_ARMS, told)
     done = np.array([one is not None for one in found])
     if not done.any():
         return None
     return forecast_error("source", trials, [one for one in found if one is not None], done)
 
 
-def _left_out(trials: Trials, groups: Sequence[str], told: Callable[[int], None]) -> list[HarmForecast | None]:
-    """Each run's forecast by a fit without its group; None where the rest is too little to fit."""
+def _left_out(
+    trials: Trials, groups: Sequence[str], fewest: int, told: Callable[[int], None]
+) -> list[HarmForecast | None]:
+    """Each run's forecast by a fit without its group; None where the rest has fewer arms than ``fewest``."""
     found: list[HarmForecast | None] = [None] * len(trials)
     for group in dict.fromkeys(groups):
         held = np.array([own == group for own in groups])
         rest = trials.where(~held)
-        if len(set(rest.arms)) < min(FEWEST_ARMS, len(set(trials.arms)) - 1):
+        if len(set(rest.arms)) < fewest:
             continue
         model = fit_harm(rest)
         told(1)

@@ -99,13 +99,18 @@ def _sources(ladder: Ladder, calibration: Calibration, names: dict[str, str], ad
 
 
 def _experiments(ladder: Ladder, calibration: Calibration) -> dict[str, str]:
-    """The ladder's names of experiments to those in the join, with a number where the calibration has that name."""
+    """The ladder's names of experiments to those in the join, with a number where the calibration has that name.
+
+    An experiment that a run of the calibration comes from keeps its name, so that an arm's seeds stay together.
+    """
+    there = {(run.experiment, run.arm, run.seed, run.tokens_sha256) for run in calibration.runs}
+    known = {run.experiment for run in ladder.runs if (run.experiment, run.arm, run.seed, run.tokens_sha256) in there}
     taken = {run.experiment for run in calibration.runs} | {left.experiment for left in calibration.left_out}
     found: dict[str, str] = {}
     own = [*(run.experiment for run in ladder.runs), *(left.experiment for left in ladder.left_out)]
     for name in dict.fromkeys(own):
         number, free = 2, name
-        while free in taken:
+        while free in taken and free not in known:
             free, number = f"{name}-{number}", number + 1
         taken.add(free)
         found[name] = free

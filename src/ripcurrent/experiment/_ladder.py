@@ -310,10 +310,23 @@ def _rows(
         if record.name.endswith(".rows.json"):
             continue
         try:
-            return known[own.sha256], [int(row) for row in json.loads(record.read_text(encoding="utf-8"))["indices"]]
+            rows = [int(row) for row in json.loads(record.read_text(encoding="utf-8"))["indices"]]
         except (ValueError, KeyError, TypeError):
             continue
+        return known[own.sha256], _trained(place, known[own.sha256], rows)
     return "the record of its rows is gone"
+
+
+def _trained(place: Path, source: ScoredSource, rows: list[int]) -> list[int]:
+    """The rows of a selection without those that fine-tuning left out, such as one without a response."""
+    if read_manifest(place / "finetune")["rows"]["trained"] == len(rows):
+        return rows
+    trained = set(_trained_ids(place))
+    return [row for row, own in zip(rows, source.scored.ids(rows), strict=True) if own in trained]
+
+
+def _trained_ids(place: Path) -> Iterator[str]:
+    return (str(line["id"]) for line in read_json_lines(place / "finetune" / "rows.jsonl") if line["trained"])
 
 
 def _rows_of_file(
@@ -327,8 +340,7 @@ def _rows_of_file(
         return f"its rows come from {name}, which is not there any more"
     if sha256 not in known:
         return hint
-    lines = read_json_lines(place / "finetune" / "rows.jsonl")
-    rows = known[sha256].rows_of_ids(str(line["id"]) for line in lines)
+    rows = known[sha256].rows_of_ids(_trained_ids(place))
     return (known[sha256], rows) if rows is not None else f"its rows cannot be told apart in the scan of {name}"
 
 

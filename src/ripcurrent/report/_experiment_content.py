@@ -105,8 +105,8 @@ class ExperimentContent:
     """Arms of which many answers are broken."""
     decided: bool
     """Whether anything that decides was compared."""
-    scores: bool
-    """Whether a judge gives scores of harmfulness."""
+    silent_on_benign: tuple[str, ...]
+    """Judges whose low scores are no refusals, so that they say nothing of benign requests."""
     repeated: tuple[str, ...]
     """Prompt sources of which some prompts repeat others."""
     unjudged: tuple[str, ...]
@@ -161,7 +161,13 @@ def experiment_content(results: Mapping[str, Any]) -> ExperimentContent:
         decided=any(
             one["judge"] == results["judge"] and one["arm"] in results["deciding"] for one in results["comparisons"]
         ),
-        scores=any(one.get("score") for one in results["summaries"]),
+        silent_on_benign=tuple(
+            dict.fromkeys(
+                one["judge"]
+                for one in results["summaries"]
+                if one.get("score") and not one["score"].get("tells_refusals", False)
+            )
+        ),
         repeated=tuple(
             f"{one['near_duplicates']} of the {one['taken']} prompts of {one['name']} "
             f"repeat{'s' * (one['near_duplicates'] == 1)} another in nearly the same words"

@@ -67,7 +67,9 @@ def _error_line(forecast: Mapping[str, Any]) -> str:
     )
     if sources is None:
         return f"{line}; on datasets left out: not measured."
-    line += f"; on whole datasets left out: {100 * sources['mean_absolute_error']:.0f} points, "
-    line += f"{sources['coverage']:.0%} inside"
+    which = f"{sources['groups']} whole datasets" if sources["groups"] > 1 else "one whole dataset"
+    line += (
+        f"; on {which} left out: {100 * sources['mean_absolute_error']:.0f} points, {sources['coverage']:.0%} inside"
+    )
     rank = sources["rank_correlation"]
     return line + ("." if rank is None else f", rank correlation with what was observed {rank:+.2f}.")
