@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -211,6 +212,28 @@ def test_rows_longer_than_the_model_has_positions_are_refused_as_a_scan_does(tmp
 
     assert "--max-tokens 512" in caught.value.hint
     assert diagnose(model=str(short)).model is not None
+
+
+@pytest.mark.parametrize(
+    ("kind", "rope"),
+    [
+        ("phi3", {"rope_type": "longrope", "long_factor": [8.0] * 4, "short_factor": [1.0] * 4}),
+        ("llama_tied", {"rope_type": "dynamic", "factor": 4.0}),
+    ],
+)
+def test_positions_that_depend_on_the_longest_row_of_a_batch_are_refused(
+    kind: str, rope: dict[str, Any], tmp_path: Path, lessons: Path
+) -> None:
+    model = save_tiny(tmp_path / "model", kind)
+    config = json.loads((model / "config.json").read_text())
+    config["rope_parameters"] = {**rope, "rope_theta": 10000.0, "original_max_position_embeddings": 300}
+    (model / "config.json").write_text(json.dumps({**config, "original_max_position_embeddings": 300}))
+
+    with pytest.raises(RipcurrentError, match=r"Past 300 tokens .* would depend on the rows beside it") as caught:
+        diagnose(lessons, model=str(model))
+
+    assert "--max-tokens 300" in caught.value.hint
+    assert diagnose(lessons, model=str(model), max_tokens=300).model is not None
 
 
 @pytest.mark.parametrize("arguments", [["missing.jsonl"], ["--model", "missing-folder/model"], ["--signals", "louder"]])

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import BertConfig, MixtralConfig, T5Config
+from transformers import BertConfig, GraniteMoeHybridConfig, MixtralConfig, T5Config
 from transformers.models.auto.modeling_auto import AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from ripcurrent.errors import RipcurrentError
@@ -274,6 +274,26 @@ def test_models_that_the_method_does_not_cover_are_refused(
     with pytest.raises(RipcurrentError, match=says) as caught:
         load_model(tmp_path, device="cpu")
     assert "dense decoder-only" in caught.value.hint
+
+
+@pytest.mark.parametrize("method", ["fp8", "gptq", "awq", "bitnet"])
+def test_packed_weights_that_are_not_read_are_refused(method: str, tmp_path: Path) -> None:
+    save_tiny(tmp_path, "llama_tied")
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "quantization_config": {"quant_method": method}}))
+    with pytest.raises(RipcurrentError, match=rf"stored in a packed form \({method}\)"):
+        load_model(tmp_path, device="cpu")
+
+
+def test_a_dense_model_of_a_family_with_experts_is_no_mixture(tmp_path: Path) -> None:
+    config = GraniteMoeHybridConfig(
+        vocab_size=300, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, num_local_experts=0, shared_intermediate_size=48, layer_types=["attention"] * 2,
+        mamba_n_heads=4, bos_token_id=None, eos_token_id=2, pad_token_id=2,
+    )  # fmt: skip
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    assert load_model(tmp_path, device="cpu").model.config.num_local_experts == 0
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
+from transformers import CohereConfig
+from transformers.models.cohere.modeling_cohere import CohereForCausalLM
 
 from ripcurrent.engine import plan_batches
 from ripcurrent.errors import RipcurrentError
@@ -36,7 +38,24 @@ def random_directions(model, names, count=2, seed=1):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_cosines_and_norms_equal_a_one_row_autograd_loop(kind):
-    model = tiny_model(kind)
+    compare_with_autograd(tiny_model(kind))
+
+
+def test_layer_norms_of_a_class_of_their_own_are_covered():
+    config = CohereConfig(
+        vocab_size=300, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, initializer_range=0.15, logit_scale=0.25, bos_token_id=None, eos_token_id=2,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = CohereForCausalLM(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 1:
+                parameter.add_(0.3 * torch.randn_like(parameter))
+    compare_with_autograd(model)
+
+
+def compare_with_autograd(model):
     gradient_pass = GradientPass(chat_model(model))
     names = set(gradient_pass.catalogue.parameter_shapes())
     assert names == {name for name, _ in model.named_parameters()}
@@ -123,6 +142,92 @@ def test_a_layer_kind_that_is_not_covered_is_named_and_other_scopes_go_on():
     with pytest.raises(RipcurrentError, match=r"model\.layers\.1\.mlp \(OwnScale\)"):
         GradientPass(chat_model(model))
     assert "model.layers.1.mlp.scale" in GradientPass(chat_model(model, "linear")).catalogue.left_out
+
+
+class Scaled(torch.nn.Linear):
+    """As layers of quantised models are: a product, and then something else."""
+
+    def forward(self, x):
+        return super().forward(x) * 3
+
+
+@pytest.mark.parametrize("scope", ["all", "linear"])
+def test_a_linear_layer_that_does_more_than_a_product_is_refused(scope):
+    model = tiny_model("llama_untied")
+    plain = model.model.layers[1].mlp.up_proj
+    model.model.layers[1].mlp.up_proj = Scaled(plain.in_features, plain.out_features)
+    with pytest.raises(RipcurrentError, match=r"model\.layers\.1\.mlp\.up_proj \(Scaled\)"):
+        GradientPass(chat_model(model, scope))
+
+
+class Packed(torch.nn.Module):
+    """A layer whose weight is a buffer, so that it is no parameter."""
+
+    def __init__(self, linear):
+        super().__init__()
+        self.register_buffer("packed", linear.weight.data.clone())
+
+    def forward(self, x):
+        return torch.nn.functional.linear(x, self.packed)
+
+
+@pytest.mark.parametrize("scope", ["all", "linear"])
+def test_a_model_without_weights_to_read_is_refused(scope):
+    model = tiny_model("llama_tied")
+    for name, module in list(model.model.named_modules()):
+        if type(module) is torch.nn.Linear:
+            parent, _, own = name.rpartition(".")
+            setattr(model.model.get_submodule(parent), own, Packed(module))
+    with pytest.raises(RipcurrentError, match="No linear layer of LlamaForCausalLM holds a weight that can be read"):
+        GradientPass(chat_model(model, scope))
+
+
+def test_a_weight_of_two_layers_is_refused():
+    model = tiny_model("llama_untied")
+    first, second = (model.model.layers[place].mlp.gate_proj for place in (1, 2))
+    second.weight, second.bias = first.weight, first.bias
+    with pytest.raises(RipcurrentError, match=r"model\.layers\.2\.mlp\.gate_proj shares its weight"):
+        GradientPass(chat_model(model))
+
+
+def test_tokens_that_see_those_after_them_are_refused():
+    model = tiny_model("llama_tied")
+    plain = model.model.norm.forward
+    model.model.norm.forward = lambda x: plain(x + 0.1 * x.mean(dim=1, keepdim=True))
+    with pytest.raises(RipcurrentError, match="see the tokens after them"):
+        GradientPass(chat_model(model))
+
+
+def test_a_layer_that_is_not_given_a_tensor_is_refused():
+    model = tiny_model("llama_untied")
+
+    class ByShape(torch.nn.Embedding):
+        def forward(self, shape):
+            return super().forward(torch.arange(shape[1]))
+
+    model.model.places = ByShape(64, 32)
+    layer = model.model.layers[0]
+    plain = layer.forward
+    layer.forward = lambda x, *rest, **named: plain(x + model.model.places(tuple(x.shape)), *rest, **named)
+    with pytest.raises(RipcurrentError, match=r"model\.places \(ByShape\)"):
+        GradientPass(chat_model(model))
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"modules_to_save": ["norm"]}, "whole layers"),
+        ({"target_modules": ["embed_tokens", "q_proj"]}, "the embedding"),
+        ({"target_modules": ["lm_head", "q_proj"]}, "the head"),
+        ({"trainable_token_indices": [3, 4]}, "single tokens"),
+        ({"bias": "lora_only"}, "biases"),
+    ],
+)
+def test_what_an_adapter_trains_beside_a_and_b_is_not_left_out_in_silence(options, says):
+    model = get_peft_model(tiny_model("llama_untied"), LoraConfig(r=2, **{"target_modules": ["q_proj"], **options}))
+    with pytest.raises(RipcurrentError, match=says) as caught:
+        GradientPass(chat_model(model.eval(), "lora"))
+    assert "--scope all" in caught.value.hint
 
 
 def test_what_text_never_meets_is_left_out_whatever_its_kind():

@@ -264,13 +264,36 @@ def require_combination(options: ScanOptions, row_format: str) -> None:
             raise RipcurrentError(message, hint)
 
 
+def _length_of_other_positions(config: Any) -> int | None:
+    """Tokens from which a model's rotary frequencies depend on the batch's width (LongRoPE, dynamic); None: none."""
+    given = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    # some models have one set of parameters for each kind of layer
+    kinds = [given, *(value for value in given.values() if isinstance(value, Mapping))]
+    lengths = [
+        one.get("original_max_position_embeddings")
+        or getattr(config, "original_max_position_embeddings", None)
+        or getattr(config, "max_position_embeddings", None)
+        for one in kinds
+        if one.get("rope_type", one.get("type")) in ("longrope", "dynamic")
+    ]
+    return min((int(length) for length in lengths if length), default=None)
+
+
 def require_positions(chat_model: ChatModel, options: ScanOptions) -> None:
     """Refuse rows longer than the model has positions for.
 
     Raises:
-        RipcurrentError: ``max_tokens``, or what a preset pads to, is more than the model's configuration gives.
+        RipcurrentError: ``max_tokens``, or what a preset pads to, is more than the model's configuration gives, or
+            than the length from which its rotary positions depend on the longest row of a batch.
     """
-    positions = getattr(chat_model.model.config.get_text_config(), "max_position_embeddings", None)
+    config = chat_model.model.config.get_text_config()
+    positions = getattr(config, "max_position_embeddings", None)
+    if (switch := _length_of_other_positions(config)) is not None and options.max_tokens > switch:
+        raise RipcurrentError(
+            f"Past {switch} tokens {chat_model.name} turns all positions of a batch otherwise, so that a row's scores "
+            "would depend on the rows beside it.",
+            f"Longer rows keep their head: give --max-tokens {switch} or less.",
+        )
     if positions is None:
         return
     if options.max_tokens > positions:

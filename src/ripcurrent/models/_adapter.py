@@ -26,15 +26,21 @@ def merge_adapter(
     Only the layers that the adapter touches change their type. One layer at a time is held in float32.
 
     Raises:
-        RipcurrentError: The adapter does not fit ``model`` (see ``attach_adapter``), or it updates an embedding that
-            the head shares, which no single merged matrix can express.
+        RipcurrentError: The adapter does not fit ``model`` (see ``attach_adapter``), it cannot be merged, or it
+            updates one of several layers that share a weight, which no single merged matrix can express.
     """
     wrapped = _wrap(model, folder, _read_config(folder, name), name=name, model_name=model_name)
     layers = [module for module in wrapped.modules() if isinstance(module, BaseTunerLayer)]
     _check_not_shared(wrapped, layers, name)
     for layer in layers:
         layer.to(torch.float32)
-        layer.merge()
+        try:
+            layer.merge()
+        except RuntimeError as error:
+            raise RipcurrentError(
+                f"The adapter {name} cannot be merged: {first_line(error)}.",
+                "Load it with --scope lora, which keeps adapters unmerged.",
+            ) from error
         layer.get_base_layer().to(dtype)
     # The layers are merged already: unloading only takes PEFT's wrappers off.
     return wrapped.unload()
@@ -119,12 +125,22 @@ def _read_config(folder: Path, name: str) -> PeftConfig:
 
 def _check_not_shared(wrapped: PeftModel, layers: list[BaseTunerLayer], name: str) -> None:
     owners = Counter(id(weight) for weight in _weights(wrapped))
-    if any(owners[id(layer.get_base_layer().weight)] > 1 for layer in layers):
+    shared = [layer for layer in layers if owners[id(layer.get_base_layer().weight)] > 1]
+    if not shared:
+        return
+    embedding = wrapped.get_base_model().get_input_embeddings()
+    tied = getattr(embedding, "get_base_layer", lambda: embedding)().weight
+    if any(layer.get_base_layer().weight is tied for layer in shared):
         raise RipcurrentError(
             f"The adapter {name} updates the embedding or the head of a model in which they are one matrix: merging it "
             "would change both.",
-            "Load it with --scope lora, which keeps adapters unmerged.",
+            "Load it with --scope lora, which keeps adapters unmerged: for answers and representation scores; no scope "
+            "has gradients of it.",
         )
+    raise RipcurrentError(
+        f"The adapter {name} updates layers that share one weight: merging it would change all of them.",
+        "Load it with --scope lora, which keeps adapters unmerged.",
+    )
 
 
 def _weights(model: torch.nn.Module) -> Iterator[torch.Tensor]:

@@ -19,11 +19,16 @@ _HINT = "Use a dense decoder-only chat model, such as a Llama, Qwen, Gemma, Mist
 
 
 def check_config(config: PretrainedConfig, name: str) -> None:
-    """Raise a RipcurrentError unless ``config`` is that of a dense decoder-only language model."""
+    """Raise a RipcurrentError unless ``config`` is that of a dense decoder-only language model with weights to read."""
     if getattr(config, "is_encoder_decoder", False):
         raise RipcurrentError(f"{name} is an encoder-decoder model ({config.model_type}), which is not covered.", _HINT)
     if any(value > 1 for value in _expert_counts(config.to_dict())):
         _refuse_experts(name, config.model_type)
+    if (method := _quantisation(config)) not in (None, "bitsandbytes"):
+        raise RipcurrentError(
+            f"The weights of {name} are stored in a packed form ({method}), which is not covered.",
+            "Use the model's own weights in bfloat16, or with bitsandbytes.",
+        )
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise RipcurrentError(f"{name} is a {config.model_type} model, which does not generate text.", _HINT)
     if type(config) in MODEL_FOR_MASKED_LM_MAPPING:
@@ -32,6 +37,9 @@ def check_config(config: PretrainedConfig, name: str) -> None:
 
 def check_modules(model: PreTrainedModel, name: str) -> None:
     """Raise a RipcurrentError when ``model`` has experts that its configuration did not tell of."""
+    counts = list(_expert_counts(model.config.to_dict()))
+    if counts and max(counts) <= 1:
+        return  # a dense model of a family that also has experts, such as Granite 4.0's small ones
     if any(_EXPERT_MODULE.search(type(module).__name__) for module in model.modules()):
         _refuse_experts(name, model.config.model_type)
 
@@ -42,6 +50,15 @@ def _refuse_experts(name: str, model_type: str) -> None:
         "so a row has no gradient of its own.",
         _HINT,
     )
+
+
+def _quantisation(config: PretrainedConfig) -> str | None:
+    """How the weights are packed, by the name of the method; None where they are not."""
+    found = getattr(config, "quantization_config", None)
+    if found is None:
+        return None
+    method = found.get("quant_method") if isinstance(found, Mapping) else getattr(found, "quant_method", None)
+    return str(getattr(method, "value", method or "unnamed"))
 
 
 def _expert_counts(config: Mapping[str, Any]) -> Iterator[int]:

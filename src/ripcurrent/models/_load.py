@@ -244,9 +244,9 @@ def _too_large_for_gpus(name: str, room: dict[int, int], outside: Sequence[str] 
 
 def _cast_parameters(model: PreTrainedModel, dtype: torch.dtype) -> None:
     # Parameters only: a model's own .to(dtype) would also round its buffers, the rotary frequencies among them.
-    # Packed weights of a quantised model are whole numbers and stay what they are.
+    # Packed weights of a quantised model are whole numbers, or of a byte, and stay what they are.
     for parameter in model.parameters():
-        if parameter.is_floating_point():
+        if parameter.is_floating_point() and parameter.element_size() > 1:
             parameter.data = parameter.data.to(dtype)
 
 

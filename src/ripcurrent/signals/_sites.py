@@ -115,6 +115,8 @@ def build_catalogue(model: Any, scope: Scope) -> Catalogue:
     Raises :class:`RipcurrentError` naming the module when a parameter in scope sits in a layer kind that is not
     covered, when a layer is called more than once per pass, or when the head's arithmetic is not understood.
     """
+    if scope == "lora" and hasattr(model, "peft_config"):
+        _refuse_trained_beside(model)
     causal = model.get_base_model() if hasattr(model, "peft_config") else model
     base = getattr(causal, causal.base_model_prefix)
     head = causal.get_output_embeddings()
@@ -148,26 +150,33 @@ def build_catalogue(model: Any, scope: Scope) -> Catalogue:
             left_out = (*left_out, *in_scope.values())
             covered.update(in_scope.values())
             continue
-        site = _classify(name, module, in_scope, probe)
-        calls = len(probe.inputs.get(module, []))
-        if is_linear(site) and any(value.dim() != 3 for value in probe.inputs.get(module, [])):
+        twice = covered.intersection(in_scope.values()) - ({head_weight} if module is embedding else set())
+        if twice:
             raise RipcurrentError(
-                f"{name} mixes tokens of different rows in one list, as mixture-of-experts layers do.",
-                "Rows cannot be told apart there; use another model.",
+                f"{name} shares its weight with another layer ({min(twice)}); its gradient is not a single product.",
+                "Use another model.",
             )
-        if calls == 0:
-            left_out = (*left_out, *in_scope.values())
-        elif calls > 1:
+        calls = len(probe.inputs.get(module, []))
+        if calls > 1:
             raise RipcurrentError(
                 f"{name} is used {calls} times in one pass; its gradient is not a single product.",
                 "Use --scope linear or lora if that leaves it out, or another model.",
             )
-        else:
-            sites.append(site)
+        if _is_linear_module(module) and any(value.dim() != 3 for value in probe.inputs.get(module, [])):
+            raise RipcurrentError(
+                f"{name} is given the tokens of all rows in one list, as by mixture-of-experts layers.",
+                "Rows cannot be told apart there; use another model.",
+            )
+        sites.append(_classify(name, module, in_scope, probe))
         covered.update(in_scope.values())
     missing = sorted(wanted - covered)
     if missing:
         raise RipcurrentError(f"These parameters belong to no layer that is covered: {', '.join(missing[:5])}.")
+    if not any(is_linear(site) for site in sites):
+        raise RipcurrentError(
+            f"No linear layer of {type(causal).__name__} holds a weight that can be read.",
+            "Use the model's own weights, not packed ones.",
+        )
 
     groups = _group(sites, probe)
     tables = [site for site in sites if site.kind == "embedding"]
@@ -202,6 +211,28 @@ def _parameters_in_scope(causal: Any, scope: Scope, base: nn.Module) -> tuple[se
     return wanted, tuple(name for name in everything if name not in wanted)
 
 
+def _refuse_trained_beside(model: Any) -> None:
+    """Refuse an adapter that trains more than the A and B of linear layers inside the model."""
+    (config,) = model.peft_config.values()
+    causal = model.get_base_model()
+    beside = [
+        what
+        for what, there in (
+            ("whole layers (modules_to_save)", config.modules_to_save),
+            ("single tokens (trainable_token_indices)", config.trainable_token_indices),
+            ("biases", config.bias != "none" or config.lora_bias),
+            ("the embedding", any(".lora_embedding_" in name for name, _ in causal.named_parameters())),
+            ("the head", hasattr(causal.get_output_embeddings(), "base_layer")),
+        )
+        if there
+    ]
+    if beside:
+        raise RipcurrentError(
+            f"The adapter trains {beside[0]} beside linear layers' A and B, which are all that scope lora covers.",
+            "Merge it: --scope all or linear.",
+        )
+
+
 def _is_linear_module(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
 
@@ -216,17 +247,16 @@ def _classify(name: str, module: nn.Module, in_scope: dict[str, str], probe: _Pr
     strange = set(in_scope) - {"weight", "bias"}
     kind: SiteKind | None = None
     factor = 1.0
-    if strange:
+    if strange or module not in probe.inputs:
         pass
-    elif isinstance(module, nn.Linear):
-        kind = "linear"
-    elif type(module).__name__ == "Conv1D":
-        kind = "conv1d"
+    elif _is_linear_module(module):
+        if probe.is_product(module):
+            kind = "linear" if isinstance(module, nn.Linear) else "conv1d"
     elif isinstance(module, nn.Embedding):
         found = probe.embedding_scale(module)
         kind, factor = ("embedding", found) if found is not None else (None, 1.0)
-    elif isinstance(module, nn.LayerNorm):
-        kind, factor = "layer_norm", module.eps
+    elif (epsilon := probe.layer_norm_epsilon(module)) is not None:
+        kind, factor = "layer_norm", epsilon
     elif bias is None and (epsilon := probe.rms_epsilon(module)) is not None:
         kind, factor = "rms_norm", epsilon
     if kind is None:
@@ -278,15 +308,33 @@ class _Probe:
         handles += [module.register_forward_pre_hook(enter) for module in causal.modules()]
         try:
             with torch.no_grad():
-                base(input_ids=ids, use_cache=False)
+                states = base(input_ids=ids, use_cache=False)[0]
         finally:
             for handle in handles:
                 handle.remove()
+        ids = torch.cat([ids[:, :-1], (ids[:, -1:] + 1) % vocabulary], dim=1)
+        with torch.no_grad():
+            others = base(input_ids=ids, use_cache=False)[0]
+        before, again = states[:, :-1].float(), others[:, :-1].float()
+        if (again - before).norm() > 1e-3 * before.norm():  # of one shape, so rounded alike
+            raise RipcurrentError(
+                f"The tokens of {type(causal).__name__} see the tokens after them.", "Use a decoder-only model."
+            )
+
+    def is_product(self, module: Any) -> bool:
+        """Whether a linear layer's output is its input times its weight, plus its bias, and nothing else."""
+        x, output = self.inputs[module][0], self.outputs[module].float()
+        weight, bias = module.weight, getattr(module, "bias", None)
+        matrix = (weight if isinstance(module, nn.Linear) else weight.mT).float()
+        if x.shape[-1:] != matrix.shape[1:]:
+            return False
+        offset = None if bias is None else bias.float()
+        expected = nn.functional.linear(x.to(weight.device).float(), matrix, offset)
+        coarser: torch.dtype = min(weight.dtype, x.dtype, key=lambda kind: kind.itemsize)
+        return _close(output.to(weight.device), expected, coarser)
 
     def embedding_scale(self, module: nn.Embedding) -> float | None:
         """The constant by which the module's output exceeds its raw lookup; None when there is no such constant."""
-        if module not in self.inputs:
-            return 1.0
         ids, output = self.inputs[module][0].to(module.weight.device), self.outputs[module].float()
         if ids.is_floating_point() or ids.numel() * module.weight.shape[1] != output.numel():
             return None
@@ -294,21 +342,37 @@ class _Probe:
         scale = float((output * raw).sum() / raw.square().sum().clamp_min(1e-30))
         return _clean(scale) if _close(output, raw * scale, module.weight.dtype) else None
 
-    def rms_epsilon(self, module: nn.Module) -> float | None:
+    def rms_epsilon(self, module: Any) -> float | None:
         """The epsilon of an RMSNorm (weight applied as ``w`` or ``1 + w``); None when the formula does not fit."""
+        found = self._normalisation(module)
+        if found is None:
+            return None
+        x, weight, output, epsilon = found
+        normalised = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + epsilon)
+        fits = any(_close(output, normalised * scale, module.weight.dtype) for scale in (weight, 1 + weight))
+        return epsilon if fits else None
+
+    def layer_norm_epsilon(self, module: Any) -> float | None:
+        """The epsilon of a normalisation to mean 0 and variance 1; None when that formula does not fit."""
+        found = self._normalisation(module)
+        if found is None:
+            return None
+        x, weight, output, epsilon = found
+        bias = getattr(module, "bias", None)
+        expected = nn.functional.layer_norm(x, x.shape[-1:], eps=epsilon) * weight
+        expected = expected if bias is None else expected + bias.float()
+        return epsilon if _close(output, expected, module.weight.dtype) else None
+
+    def _normalisation(self, module: nn.Module) -> tuple[Tensor, Tensor, Tensor, float] | None:
+        """Input, weight, output and epsilon of what may be a normalisation over the last axis, in float32."""
         weight = getattr(module, "weight", None)
         epsilon = getattr(module, "variance_epsilon", getattr(module, "eps", None))
         if not isinstance(weight, Tensor) or not isinstance(epsilon, float):
             return None
-        if module not in self.inputs:
-            return epsilon
         x = self.inputs[module][0].to(weight.device).float()
         if x.shape[-1:] != weight.shape:
             return None
-        normalised = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + epsilon)
-        output = self.outputs[module].float()
-        fits = any(_close(output, normalised * scale, weight.dtype) for scale in (weight.float(), 1 + weight.float()))
-        return epsilon if fits else None
+        return x, weight.float(), self.outputs[module].to(weight.device).float(), epsilon
 
 
 def _close(one: Tensor, other: Tensor, dtype: torch.dtype) -> bool:
