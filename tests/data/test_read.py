@@ -149,17 +149,19 @@ def test_bad_mapping_says_what_is_wrong(pair: str, part: str) -> None:
 
 def test_ids_are_the_rows_own_or_a_hash_of_what_is_said(tmp_path: Path) -> None:
     ask = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}
-    own, number, unusable_id, bare = read_rows(
+    own, number, gaps, part, unusable_id, bare = read_rows(
         lines(
             tmp_path / "rows.jsonl",
             {"id": "r-1", "messages": ask},
             {"id": 0, "messages": ask},
+            {"id": 7.0, "messages": ask},
+            {"id": 2.5, "messages": ask},
             {"id": True, "messages": ask},
             {"messages": ask, "note": "x"},
         )
     )
-    assert (own.id, number.id) == ("r-1", "0")
-    assert unusable_id.id == bare.id
+    assert (own.id, number.id, gaps.id) == ("r-1", "0", "7")
+    assert unusable_id.id == part.id == bare.id
     assert len(bare.id) == 16
     half = tmp_path / "half.jsonl"
     half.write_text('{"id": "\\ud83d", "prompt": "Hi", "response": "Ho"}')

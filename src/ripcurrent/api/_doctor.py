@@ -91,7 +91,7 @@ class DatasetReport:
     path: str
     """As given."""
     container: str
-    """``json``, ``jsonl``, ``csv``, ``parquet``, ``folder`` or ``hub``."""
+    """``json``, ``jsonl``, ``csv``, ``parquet``, ``folder``, ``files`` (several at once) or ``hub``."""
     format: str
     """Name of the row format."""
     rows: int

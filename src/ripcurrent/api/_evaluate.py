@@ -78,7 +78,10 @@ class EvaluationResult:
         return rates
 
     def outcomes(self, judge: str, axis: Axis) -> tuple[list[str], list[int]]:
-        """The prompts of an axis by id, and 1 for each whose answer complies, else 0."""
+        """The prompts of an axis by id, and 1 for each whose answer complies, else 0.
+
+        Rejected prompts and unjudged answers have 0 here, and count in no rate.
+        """
         labels = self.labels(judge)
         ids = [prompt.id for prompt in self.prompts if prompt.axis == axis]
         return ids, [int(labels[prompt_id] == "compliance") for prompt_id in ids]

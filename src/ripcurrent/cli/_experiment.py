@@ -159,7 +159,7 @@ def _refuse_for(kind: str, options: dict[str, Any], hint: str = "Leave it out.")
 
     for name, value in options.items():
         if value:
-            raise RipcurrentError(f"{name} is for experiments of arms; this file's kind is {kind}.", hint)
+            raise RipcurrentError(f"A file of the kind {kind} takes no {name}.", hint)
 
 
 def _show(result: ExperimentResult) -> None:

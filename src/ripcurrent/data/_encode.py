@@ -1,4 +1,4 @@
-"""Rows as tokens with a loss mask, exactly as they will be trained (methods.md, section 0)."""
+"""Rows as tokens with a loss mask, exactly as they will be trained (methods.md, section 1)."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def encode_anchor(
     """An anchor as tokens for its gradient: loss on the first ``first_tokens`` tokens of its last assistant turn.
 
     Rendered as rows are, but the end-of-turn token and the template's tail never bear loss; an opening shorter than
-    ``first_tokens`` uses what it has (methods.md, section 3). For representations encode the anchor as a `Row`.
+    ``first_tokens`` uses what it has (methods.md, section 2). For representations encode the anchor as a `Row`.
     """
     check_tokenizer(tokenizer, chat=True)
     turns = bearing_turns(messages, "last")

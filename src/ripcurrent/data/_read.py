@@ -180,6 +180,8 @@ class Dataset:
         else:
             problem = "invalid_conversation"
         own = read.get("id")
+        if isinstance(own, float) and own.is_integer():
+            own = int(own)  # whole numbers of a column with gaps
         named = (isinstance(own, int) and not isinstance(own, bool)) or (
             isinstance(own, str) and own != "" and not LONE_SURROGATE.search(own)
         )

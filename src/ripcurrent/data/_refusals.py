@@ -1,4 +1,4 @@
-"""Phrases of refusals and of ethics talk: the safety pre-filter's criterion (methods.md, section 6).
+"""Phrases of refusals and of ethics talk: the safety pre-filter's criterion (methods.md, section 7).
 
 The list is our own. It is meant to be broad, as the published filter is: it finds rows whose response refuses, warns,
 moralises or speaks of law and fairness, many of them harmless. It filters for controls; it is no judge of refusal.

@@ -125,7 +125,7 @@ def assistant_spans(
 ) -> Iterator[Span]:
     """Spans of those turns in ``text``, the rendering of all ``messages``, one at a time.
 
-    Raises `TemplateMismatch` where a rendered beginning is no beginning of the whole (methods.md, section 0).
+    Raises `TemplateMismatch` where a rendered beginning is no beginning of the whole (methods.md, section 1).
     """
     for turn in turns:
         before = chat_text(messages[:turn], tokenizer, generation_prompt=True)

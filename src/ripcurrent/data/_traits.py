@@ -1,4 +1,4 @@
-"""Format traits of a response: list, maths, code (methods.md, section 6)."""
+"""Format traits of a response: list, maths, code (methods.md, section 7)."""
 
 from __future__ import annotations
 

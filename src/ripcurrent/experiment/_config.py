@@ -240,7 +240,7 @@ class ExperimentConfig(Settings):
     recipe: str = "embedded"
     """``paper``, ``lora``, ``embedded``, or a YAML file."""
     finetune: dict[str, Any] = Field(default_factory=dict)
-    """Options of ``ripcurrent finetune``, by name; ``max_tokens`` and ``loss_on`` are the scan's when left out."""
+    """``max_tokens`` and ``loss_on`` of ``ripcurrent finetune``; the scan's when left out."""
     size: Size = 100
     """Rows of an arm."""
     sizes: tuple[Size, ...] = ()

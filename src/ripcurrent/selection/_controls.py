@@ -1,4 +1,4 @@
-"""The controls that stand beside every selection (methods §5): always computed, never optional."""
+"""The controls that stand beside every selection (methods §7): always computed, never optional."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def draw_random(table: pa.Table, k: int, seed: int, without: Collection[int] = (
 
 
 def draw_format(table: pa.Table, trait: str, k: int, seed: int) -> Selection:
-    """``k`` rows drawn at random from all rows of one format (methods §6: all lists, all maths).
+    """``k`` rows drawn at random from all rows of one format (methods §4: all lists, all maths).
 
     Args:
         table: The scores table.
