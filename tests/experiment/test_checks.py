@@ -218,6 +218,8 @@ def test_the_model_of_a_finished_scan_is_trained_unless_another_is_named(monkeyp
     assert (found.model, found.adapter) == ("their/model", "runs/a")
     named = scans.with_model_of_run(parse_experiment({**keys, "model": "mine"}, where="x"))
     assert (named.model, named.adapter) == ("mine", None)
+    adapted = scans.with_model_of_run(parse_experiment({**keys, "adapter": "runs/b"}, where="x"))
+    assert (adapted.model, adapted.adapter) == ("their/model", "runs/b")
 
 
 def test_an_arm_trained_with_another_seed_is_not_taken_for_the_same(

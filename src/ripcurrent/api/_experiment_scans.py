@@ -61,13 +61,16 @@ def check_scans(config: ExperimentConfig, where: str) -> None:
 def with_model_of_run(config: ExperimentConfig) -> ExperimentConfig:
     """The experiment with the model that its finished scan ranked by, where it has a ``run`` and names no model.
 
+    An adapter that it names stands for the scan's.
+
     Raises:
         RipcurrentError: The run is no finished scan.
     """
-    if config.run is None or config.model_fields_set & {"model", "adapter"}:
+    if config.run is None or "model" in config.model_fields_set:
         return config
     options = dict(_manifest(Path(config.run))["options"])
-    return config.model_copy(update={"model": options["model"], "adapter": options.get("adapter")})
+    own = config.adapter if "adapter" in config.model_fields_set else options.get("adapter")
+    return config.model_copy(update={"model": options["model"], "adapter": own})
 
 
 def open_pools(
