@@ -14,7 +14,7 @@ from ripcurrent.api import _evaluate
 from ripcurrent.api._evaluate import evaluate, load_evaluation
 from ripcurrent.api._evaluation_rates import summarise
 from ripcurrent.errors import ExitCode, RipcurrentError
-from ripcurrent.evaluation import Prompt, Verdict
+from ripcurrent.evaluation import JudgeSettings, Prompt, Verdict
 from ripcurrent.evaluation._rated_run import ArmRun, read_answers
 from ripcurrent.evaluation._responses import PARTIAL, Response, ResponseLog
 from tests.evaluation.scripted_server import Answered, serve
@@ -212,6 +212,48 @@ def test_prompts_that_an_endpoint_rejects_are_counted_apart(tmp_path: Path) -> N
     again = load_evaluation(result.folder)
     assert (again.responses, again.verdicts["prefix"]) == (result.responses, result.verdicts["prefix"])
     assert len(read_answers(ArmRun("run", None, result.folder), "harmful")) == 1, "people rate no answer that is none"
+
+
+def test_a_log_with_half_a_character_is_gone_on_with(tmp_path: Path, prompts_file: Path) -> None:
+    """Versions before kept such answers, and could write no table of them."""
+    with serve(lambda _: _reply("Surely.")) as server:
+        first = evaluate("m", endpoint=server.url, prompts=[prompts_file], out=tmp_path / "run")
+        log = [
+            {
+                "prompt_id": one.prompt_id,
+                "completion": "half \ud83d",
+                "new_tokens": 2,
+                "truncated": False,
+                "rejected": None,
+            }
+            for one in first.responses[:-1]
+        ]
+        (tmp_path / "run" / "responses.parquet").unlink()
+        partial = tmp_path / "run" / "responses.partial.jsonl"
+        partial.write_text("".join(json.dumps(line) + "\n" for line in log))
+        again = evaluate("m", endpoint=server.url, prompts=[prompts_file], out=tmp_path / "run")
+    assert [one.completion for one in again.responses] == ["half ?"] * 9 + ["Surely."]
+
+
+def test_empty_answers_are_told(tmp_path: Path, prompts_file: Path) -> None:
+    with serve(lambda _: _reply("")) as server:
+        found = evaluate("m", endpoint=server.url, prompts=[prompts_file], out=tmp_path / "run")
+    assert any(note.startswith("10 of 10 answers are empty and count as broken") for note in found.manifest["notes"])
+
+
+def test_verdicts_of_the_judges_before_one_that_fails_are_kept(tmp_path: Path, prompts_file: Path) -> None:
+    def script(body: dict[str, Any]) -> Answered:
+        return _reply("Surely.") if body["model"] == "m" else Answered(404, "{}")
+
+    with serve(script) as server:
+        settings = JudgeSettings(endpoint=server.url, model="judge")
+        with pytest.raises(RipcurrentError, match="knows no model 'judge'"):
+            evaluate(
+                "m", endpoint=server.url, prompts=[prompts_file], out=tmp_path / "run",
+                judges=["prefix", "rubric"], judge_settings=settings,
+            )  # fmt: skip
+    said = pq.read_table(tmp_path / "run" / "verdicts.parquet")
+    assert set(said["judge"].to_pylist()) == {"prefix"}
 
 
 def test_an_endpoint_that_rejects_every_prompt(tmp_path: Path, prompts_file: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from ripcurrent.cli._output import TerminalProgress
+from ripcurrent.run import read_manifest
 from tests.cli.command import Command, judge
 from tests.models.tiny import save_tiny
 from tests.tiny_scan import good_rows, write_jsonl
@@ -76,6 +77,28 @@ def test_prompts_with_markup_and_line_ends_are_shown_as_they_are(command: Comman
     assert said.code == 0
     assert "[bold] [/x] {y} 100%" in said.out
     assert "\x1b[31m" not in said.out
+
+
+def test_paths_and_names_with_markup_are_shown_as_they_are(command: Command, rows_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "a [/b] c [dim]"
+    said = command.scan(rows_file, "--out", out)
+    assert said.code == 0, said.err
+    assert str(out / "scores.parquet") in said.out
+    chosen = command("select", out, "--top", "2", "--drop")
+    assert chosen.code == 0, chosen.err
+    assert str(out / "selections") in chosen.out
+
+
+def test_anchors_that_do_not_separate_are_told(command: Command, rows_file: Path, tmp_path: Path) -> None:
+    said = command.scan(rows_file, "--out", tmp_path / "out")
+    separation = read_manifest(tmp_path / "out")["anchors"]["separation"]
+    weak = sorted(name for name, value in separation.items() if value < 0.7)
+    assert weak, "the tiny random model tells nothing apart"
+    assert "These anchors do not separate harm from safety" in said.out
+    assert command.scan(rows_file, "--out", tmp_path / "out", "--json").json["weak_anchors"] == weak
+    assert command("report", tmp_path / "out").code == 0
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "These do not separate harm from safety on this model" in page
 
 
 def test_the_page_is_rebuilt_and_named(command: Command, rows_file: Path, tmp_path: Path) -> None:

@@ -207,6 +207,13 @@ def test_what_can_be_wrong_with_ratings(command: Command, run: Path, key: Path, 
     says("nameless.json names no rater", files=(nameless,))
     twice = rater_file(tmp_path / "twice.json", key, "Ann ", exact)
     says("good.json", "twice.json", "same rater", files=(good, twice))
+    louder = rater_file(tmp_path / "louder.json", key, "ANN", exact)
+    says("good.json", "louder.json", "same rater", files=(good, louder))
+    yes = rater_file(tmp_path / "yes.json", key, "Bo", {**exact, next(iter(exact)): True})
+    says("yes.json", f"ratings.{next(iter(exact))}", files=(good, yes))
+    marked = tmp_path / "marked.json"
+    marked.write_text("\ufeff" + good.read_text())
+    says("good.json", "marked.json", "same rater", files=(good, marked))
     nothing = rater_file(tmp_path / "nothing.json", key, "Bo", dict.fromkeys(exact, "cannot_say"))
     says("Nothing was rated", files=(nothing,), code=2)
     judge(command("agree", good), ("--key",))

@@ -52,6 +52,23 @@ def test_no_content_is_an_empty_reply():
         assert ask(Endpoint(server.url, "tiny"), "hi")[0] == Reply("", "stop", None)
 
 
+def test_halves_of_characters_are_replaced():
+    with serve(lambda _: completion("half \ud83d pair")) as server:
+        reply = ask(Endpoint(server.url, "tiny"), "hi")[0]
+    assert isinstance(reply, Reply)
+    assert reply.text == "half ? pair"
+
+
+def test_an_answer_that_a_filter_withheld_is_a_rejection():
+    with serve(lambda _: completion("", finish_reason="content_filter")) as server:
+        withheld = ask(Endpoint(server.url, "tiny"), "hi", works=True)[0]
+    assert isinstance(withheld, EndpointFailure)
+    assert (withheld.kind, withheld.message) == ("rejected", "its filter withheld the answer")
+    with serve(lambda _: completion("Take the", finish_reason="content_filter")) as server:
+        begun = ask(Endpoint(server.url, "tiny"), "hi")[0]
+    assert isinstance(begun, Reply), "what was answered before the filter came in is an answer"
+
+
 def test_server_errors_are_tried_again():
     attempt = count()
 

@@ -11,7 +11,7 @@ import torch
 from peft import IA3Config, LoraConfig, PeftModel, get_peft_model
 
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.models import describe, load_model
+from ripcurrent.models import describe, load_model, other_base
 from tests.models.tiny import save_tiny, tiny_model
 
 IDS = torch.tensor([[1, 9, 40, 77, 120, 2]])
@@ -189,6 +189,18 @@ def test_an_update_of_an_embedding_of_its_own_is_merged(tmp_path: Path) -> None:
     folder = save_tiny(tmp_path / "model", "mistral")
     merged = load_model(folder, adapter=adapter, device="cpu", dtype="float32")
     assert torch.allclose(merged.model(IDS).logits, peft_logits("mistral", adapter), atol=2e-5)
+
+
+def test_an_adapter_that_names_another_base_is_told(tmp_path: Path) -> None:
+    adapter = save_adapter(tmp_path / "adapter")
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    folder = save_tiny(tmp_path / "model", "llama_tied")
+    for named, told in ((None, False), ("their/Model", False), ("their/model-base", True)):
+        (adapter / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": named}))
+        found = other_base(describe(load_model(folder, adapter=adapter, device="cpu")))
+        assert (found is not None) == told
+        if found is not None:
+            assert "names the base model their/model-base" in found
 
 
 def test_only_safetensors_are_read(tmp_path: Path) -> None:

@@ -166,6 +166,19 @@ def test_a_data_set_changed_since_the_scan_is_not_selected_from(run, tmp_path):
         select(run, top=5)
 
 
+def test_a_dataset_that_was_moved_is_named(run, tmp_path):
+    here, there = tmp_path / "rows.jsonl", tmp_path / "elsewhere.jsonl"
+    there.write_bytes(here.read_bytes())
+    here.unlink()
+    with pytest.raises(RipcurrentError, match="does not exist") as caught:
+        select(run, top=5)
+    assert "--data" in caught.value.hint
+    assert select(run, top=5, data=there)[0].path.exists()
+    there.write_text(there.read_text().replace("Question 7?", "Question seven?"))
+    with pytest.raises(RipcurrentError, match="has other rows than the dataset that was scanned"):
+        select(run, top=5, data=there)
+
+
 def test_a_run_that_is_none_or_damaged_is_told(run, tmp_path):
     with pytest.raises(RipcurrentError, match=r"no scores\.parquet"):
         select(tmp_path / "nowhere", top=5)

@@ -123,6 +123,7 @@ def evaluate(
     batch_size: int | None = None,
     system: str | None = None,
     endpoint: str | None = None,
+    timeout: float = 60.0,
     engine: Engine = "transformers",
     limit: int | None = None,
     axis: Axis = "harmful",
@@ -147,6 +148,7 @@ def evaluate(
             endpoint (4).
         system: System prompt; None leaves it to the model's template.
         endpoint: Base URL of an OpenAI-compatible endpoint that answers instead of a model here.
+        timeout: Seconds that the endpoint may be silent in one attempt of five.
         engine: ``vllm`` answers by vLLM's offline engine (extra ``vllm``) on the device that it was built for;
             the model is loaded on the processor first.
         limit: Only the first so many prompts of each axis and set.
@@ -176,20 +178,22 @@ def evaluate(
     began = time.perf_counter()
     started = datetime.now(UTC)
     source: ChatModel | Endpoint
+    strange: str | None = None
     if endpoint is not None:
         from ripcurrent.evaluation._endpoint import Endpoint
 
-        source = Endpoint(endpoint, model, concurrency=at_once)
+        source = Endpoint(endpoint, model, concurrency=at_once, timeout=timeout)
         facts = source.describe()
         identity: dict[str, Any] = {"endpoint": facts["base_url"], "model": model}
     else:
-        from ripcurrent.models import describe, load_model, require_chat_template
+        from ripcurrent.models import describe, load_model, other_base, require_chat_template
 
         told.step("loading the model")
         place = "cpu" if answering == "vllm" else device
         source = load_model(model, adapter=adapter, device=place, dtype=dtype)
         require_chat_template(source)
         facts = describe(source)
+        strange = other_base(facts)
         identity = {
             "model": model,
             "adapter": adapter,
@@ -227,7 +231,7 @@ def evaluate(
             },
             "judges": judged_by,
             **summarise(asked, responses, verdicts, {judge.name: judge.scale for judge in found}, previous, of_harm),
-            "notes": notes_on(asked, records, responses, verdicts),
+            "notes": [*notes_on(asked, records, responses, verdicts), *([strange] if strange else [])],
             "timings": {
                 "answered_now": answered_now,
                 "generation_seconds": round(generated - began, 2)
@@ -377,7 +381,12 @@ def _judged(
     for judge in judges:
         if judge.describe()["kind"] != "rule":
             told.start(f"judging by {judge.name}", answered)
-        verdicts[judge.name] = judge_responses(judge, prompts, responses)
+        try:
+            verdicts[judge.name] = judge_responses(judge, prompts, responses)
+        except RipcurrentError:
+            # what the judges before it found is kept
+            write_verdicts(folder, [prompt.id for prompt in prompts], verdicts)
+            raise
         told.finish()
     return verdicts
 

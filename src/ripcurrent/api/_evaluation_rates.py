@@ -109,6 +109,12 @@ def notes_on(
         unjudged = sum(one.label == UNJUDGED for one in said) - len(rejected)
         if unjudged:
             notes.append(f"{judge} could not judge {unjudged} of {len(answered)} answers; they count in no rate of it.")
+    empty = sum(not one.completion.strip() for one in answered)
+    if empty * 2 >= len(answered) > 0:
+        notes.append(
+            f"{empty} of {len(answered)} answers are empty and count as broken: a server that filters answers, or a "
+            "wrong template, gives such."
+        )
     if answered and all(one.truncated for one in answered):
         notes.append("Every answer reached the limit of new tokens; judges saw beginnings only.")
     asked = {prompt.axis for prompt in prompts}

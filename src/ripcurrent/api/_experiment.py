@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ripcurrent.api._experiment_arms import PROMPTS, SUMS, ArmRunner, digest_of
+from ripcurrent.api._experiment_checks import check_arms, refuse_equal_rows
 from ripcurrent.api._experiment_options import check_finetune, check_training, judge_scoring
 from ripcurrent.api._experiment_results import as_json, collect_results
 from ripcurrent.api._experiment_scans import Pool, check_scans, open_pools, with_model_of_run
@@ -147,6 +148,7 @@ def run_experiment(
     check_scans(config, where)
     check_finetune(config)
     check_training(config, recipes.values())
+    check_arms(config, wanted.values())
     scoring = judge_scoring(config)
     config = with_model_of_run(config)
     prompts, prompt_records = gather_prompts(config.prompts)
@@ -161,6 +163,7 @@ def run_experiment(
         pools, held = open_pools(config, folder / "scans", told, _scans_of(wanted.values(), every))
         runner = ArmRunner(config, folder, every, pools, held, sums, told)
         chosen_rows = {(arm.name, seed): runner.rows(arm, seed) for seed in config.seeds for arm in wanted.values()}
+        refuse_equal_rows(wanted, chosen_rows)
         for (name, seed), rows in chosen_rows.items():
             runner.is_finished(wanted[name], seed, rows)
         total = len(chosen_rows) + config.base

@@ -49,7 +49,7 @@ from ripcurrent.scoring import (
     write_scores,
     write_windows,
 )
-from ripcurrent.scoring._calibration import Calibration, read_calibration
+from ripcurrent.scoring._calibration import Calibration, find_calibration
 from ripcurrent.signals import FeatureReader, GradientPass, in_memory
 
 
@@ -105,7 +105,7 @@ def scan(
     Raises:
         RipcurrentError: Anything the user can mend: the dataset, the model, the anchors, the folder; or no usable row.
     """
-    calibration = None if forecast is None else read_calibration(forecast)
+    calibration = None if forecast is None else find_calibration(forecast)
     chosen = resolve_options(options, changes)
     result = _scan(dataset, out, chosen, None, execution or Execution(), progress, calibration)
     assert isinstance(result, ScanResult)

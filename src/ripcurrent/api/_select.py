@@ -35,6 +35,7 @@ def select(
     drop: bool = False,
     out: str | Path | None = None,
     name: str | None = None,
+    data: str | Path | None = None,
 ) -> list[SelectionRecord]:
     """Select rows of a scanned dataset and write them with their controls, in the dataset's own format.
 
@@ -58,6 +59,7 @@ def select(
         drop: Also write, for each selection, the dataset without it.
         out: Where to write; ``selections`` in the run folder unless named.
         name: Name of the selection, when exactly one is asked for.
+        data: Where the scanned dataset is now, if it was moved; its rows must be the same.
 
     Returns:
         What was written, each selection before its controls.
@@ -92,7 +94,7 @@ def select(
     for selection in chosen:
         own_seeds = seeds if selection.seed is None else (selection.seed,)
         every += [selection, *controls_for(table, selection, own_seeds, losses=losses)]
-    dataset = _unchanged_dataset(manifest, table.num_rows)
+    dataset = _unchanged_dataset(manifest, table.num_rows, data)
     folder = run / "selections" if out is None else Path(out)
     return [
         write_selection(
@@ -152,18 +154,24 @@ def _manifest(run: Path) -> dict[str, Any]:
     return dict(manifest)
 
 
-def _unchanged_dataset(manifest: Mapping[str, Any], rows: int) -> Dataset:
+def _unchanged_dataset(manifest: Mapping[str, Any], rows: int, data: str | Path | None = None) -> Dataset:
     """The dataset of a run, provided that its row numbers still mean the same rows."""
     from ripcurrent.data import read_rows
 
     scanned = manifest["dataset"]
-    dataset = read_rows(
-        scanned["path"], format=scanned.get("format"), mapping=scanned.get("mapping") or None, limit=rows
-    )
+    path = str(data or scanned["path"])
+    try:
+        dataset = read_rows(path, format=scanned.get("format"), mapping=scanned.get("mapping") or None, limit=rows)
+    except RipcurrentError as error:
+        if data is None:
+            raise RipcurrentError(error.message, "Where the scanned dataset is now, say with --data.") from error
+        raise
     count, sha256 = dataset.count_and_hash()
     if (count, sha256) != (rows, scanned["sha256"]):
         raise RipcurrentError(
-            f"{scanned['path']} has changed since it was scanned: its scores belong to other rows.",
+            f"{path} has other rows than the dataset that was scanned: its scores belong to those."
+            if data is not None
+            else f"{path} has changed since it was scanned: its scores belong to other rows.",
             "Put the scanned file back, or scan this one into a new folder.",
         )
     return dataset

@@ -15,6 +15,7 @@ from ripcurrent.data import read_rows
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.run import read_manifest
 from ripcurrent.scoring import TRAIT_COLUMNS, quantiles, spearman
+from ripcurrent.scoring._anchors import MINIMUM_SEPARATION, weakly_separated
 from ripcurrent.scoring._forecast import forecast_lines, read_forecast
 from ripcurrent.selection import read_scores, top
 
@@ -98,6 +99,8 @@ class ScanSummary:
     """Whether representation scores rest on the last state, which in a cut row is not that of an ended answer."""
     left_out: tuple[str, ...] = ()
     """Parameters that no gradient is taken over: what the scope leaves out, and what the forward pass never uses."""
+    other_base: str | None = None
+    """A sentence on an adapter that names another base model; None without one."""
     prefilter: str | None = None
     """What a prefilter let through and what it missed, where there was one."""
     prefilter_record: dict[str, Any] | None = None
@@ -106,6 +109,17 @@ class ScanSummary:
     """What training on the rows would do, as the run folder has it; None without a calibration."""
     no_forecast: str | None = None
     """Why the calibration for this model that comes with the package does not match this scan; None without one."""
+
+    def weak_anchors_line(self) -> str | None:
+        """A sentence on anchors that this model does not tell apart; None where it does."""
+        weak = weakly_separated(self.separation)
+        if not weak:
+            return None
+        found = ", ".join(f"{name} {value:.2f}" for name, value in weak.items())
+        return (
+            f"These anchors do not separate harm from safety on this model ({found}; below {MINIMUM_SEPARATION}): "
+            "the ranking means little."
+        )
 
     def truncated_line(self) -> str | None:
         """A sentence on rows that were cut; None where none was."""
@@ -137,6 +151,7 @@ class ScanSummary:
         """One JSON-ready object."""
         return {
             "run": str(self.folder),
+            "weak_anchors": sorted(weakly_separated(self.separation)),
             "scores": str(self.folder / "scores.parquet"),
             "report": str(self.folder / "report.html"),
             "rows": self.rows,
@@ -161,6 +176,8 @@ class ScanSummary:
 
 def summarise_scan(folder: Path) -> ScanSummary:
     """Summarise a finished scan's run folder."""
+    from ripcurrent.models import other_base
+
     manifest = read_manifest(folder)
     table = read_scores(folder)
     ok = table.filter(pc.equal(table["status"], "ok"))
@@ -198,6 +215,7 @@ def summarise_scan(folder: Path) -> ScanSummary:
         truncated=int(np.sum(ok["truncated"].to_numpy())),
         states_of_cut_rows=manifest["options"].get("position") == "last" and "representation_harmful" in present,
         left_out=tuple(manifest["left_out"]),
+        other_base=other_base(manifest["model"]),
         prefilter=(manifest.get("prefilter") or {}).get("in_words"),
         prefilter_record=manifest.get("prefilter"),
         forecast=forecast,

@@ -91,11 +91,12 @@ def check_command(
     elif not quiet:
         from rich import box
         from rich.console import Console
+        from rich.markup import escape
         from rich.table import Table
 
         # headings of several words wrap, where narrow terminals would cut one long one
         headings = [name.replace("_", " ") for name in check.scores]
-        table = Table(box=box.SIMPLE_HEAD, title=f"Anchors {check.name}", padding=(0, 1, 0, 0))
+        table = Table(box=box.SIMPLE_HEAD, title=f"Anchors {escape(check.name)}", padding=(0, 1, 0, 0))
         for heading in ("set", "#"):
             table.add_column(heading)
         table.add_column("category", max_width=12)
@@ -105,7 +106,7 @@ def check_command(
         for anchor in check.anchors:
             norm = "" if anchor.norm is None else f"{anchor.norm:.2f}"
             cells = [f"{anchor.scores[name]:+.3f}" for name in check.scores]
-            table.add_row(anchor.set, str(anchor.number), anchor.category or "", *cells, norm)
+            table.add_row(escape(anchor.set), str(anchor.number), escape(anchor.category or ""), *cells, norm)
         console = Console()
         console.print(table)
         for name, value in check.separation.items():
@@ -148,5 +149,5 @@ def stability_command(
     console.print(table)
     console.print("width: of a row's 95 % interval, median, in the score's standard deviations", highlight=False)
     for note in found.notes:
-        console.print(note, highlight=False)
-    console.print(f"Intervals: {found.path}", highlight=False, soft_wrap=True)
+        console.print(note, highlight=False, markup=False)
+    console.print(f"Intervals: {found.path}", highlight=False, soft_wrap=True, markup=False)

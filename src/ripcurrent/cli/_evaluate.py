@@ -51,6 +51,9 @@ def evaluate_command(
     endpoint: Annotated[
         str | None, typer.Option(metavar="URL", help="OpenAI-compatible endpoint that answers, as http://host:8000/v1.")
     ] = None,
+    timeout: Annotated[
+        float, typer.Option(metavar="S", help="Seconds that the endpoint may be silent in one attempt of five.")
+    ] = 60.0,
     engine: Annotated[
         str, typer.Option(help="What answers where no endpoint does: transformers, or vllm (its offline engine).")
     ] = "transformers",
@@ -91,6 +94,7 @@ def evaluate_command(
         "batch_size": batch_size,
         "system": system,
         "endpoint": endpoint,
+        "timeout": timeout,
         "engine": engine,
         "device": device,
         "dtype": dtype,

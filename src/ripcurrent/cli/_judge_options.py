@@ -27,7 +27,8 @@ JUDGE_KEY_ENV = Annotated[
     typer.Option(metavar="VAR", help="Environment variable with the endpoint's key; RIPCURRENT_API_KEY unless named."),
 ]
 JUDGE_TIMEOUT = Annotated[
-    float, typer.Option(metavar="S", min=0.1, help="Seconds that the judging model may take for one answer.")
+    float,
+    typer.Option(metavar="S", min=0.1, help="Seconds that the judging model may be silent, in one attempt of five."),
 ]
 JUDGE_CONCURRENCY = Annotated[
     int, typer.Option(metavar="N", min=1, help="Requests to the judging model under way at once.")

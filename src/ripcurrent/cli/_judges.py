@@ -75,6 +75,7 @@ def _print_table(validations: list[JudgeValidation]) -> None:
 
     from rich import box
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(
@@ -90,10 +91,10 @@ def _print_table(validations: list[JudgeValidation]) -> None:
         table.add_column("un-\njudged", justify="right", no_wrap=True)
     for validation in validations:
         table.add_section()
-        table.add_row(f"{validation.judge} {validation.version}")
+        table.add_row(escape(f"{validation.judge} {validation.version}"))
         for file, agreement in _rows(validation):
             cells = _cells(agreement)
-            table.add_row(f"  {Path(file).name}", *cells, *([str(agreement.unjudged)] if any_unjudged else []))
+            table.add_row(escape(f"  {Path(file).name}"), *cells, *([str(agreement.unjudged)] if any_unjudged else []))
     console = Console()
     console.print(table)
     for validation in validations:
@@ -101,7 +102,8 @@ def _print_table(validations: list[JudgeValidation]) -> None:
             means = (
                 f"{label} {score:.2f}" for label, score in validation.pooled.mean_score.items() if not isnan(score)
             )
-            console.print(f"{validation.judge}, mean score by people's label: {', '.join(means)}", soft_wrap=True)
+            line = f"{validation.judge}, mean score by people's label: {', '.join(means)}"
+            console.print(line, soft_wrap=True, markup=False)
 
 
 def _rows(validation: JudgeValidation) -> Iterator[tuple[str, Agreement]]:

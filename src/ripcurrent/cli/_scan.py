@@ -276,12 +276,14 @@ def show_summary(summary: ScanSummary) -> None:
     console.print(
         f"[bold]{summary.scored}[/bold] of {summary.rows} rows scored"
         + (f" ({unscored})" if unscored else "")
-        + f" · {summary.model} · anchors {summary.anchors}",
+        + f" · {escape(summary.model)} · anchors {escape(summary.anchors)}",
         highlight=False,
     )
     if summary.separation:
         parts = ", ".join(f"{name} {value:.2f}" for name, value in summary.separation.items())
         console.print(f"The anchors' separation (leave-one-out AUROC): {parts}", highlight=False)
+    if (weak := summary.weak_anchors_line()) is not None:
+        console.print(f"[bold red]{escape(weak)}[/bold red]", highlight=False)
 
     scores = Table(
         "score", "5 %", "50 %", "95 %", "99 %", "length", box=box.SIMPLE_HEAD, title="Scores", pad_edge=False
@@ -312,6 +314,8 @@ def show_summary(summary: ScanSummary) -> None:
     console.print(shares)
     if (cut := summary.truncated_line()) is not None:
         console.print(cut, soft_wrap=True, highlight=False)
+    if summary.other_base is not None:
+        console.print(escape(summary.other_base), soft_wrap=True, highlight=False)
     if (left_out := summary.left_out_line()) is not None:
         console.print(escape(left_out), soft_wrap=True, highlight=False)
     if summary.prefilter is not None:
@@ -322,5 +326,5 @@ def show_summary(summary: ScanSummary) -> None:
         "A score is a claim, not proof: compare any selection with its length-matched controls (ripcurrent select).",
         soft_wrap=True,
     )
-    console.print(f"Scores: {summary.folder / 'scores.parquet'}", soft_wrap=True, highlight=False)
-    console.print(f"Page:   {summary.folder / 'report.html'}", soft_wrap=True, highlight=False)
+    console.print(f"Scores: {escape(str(summary.folder / 'scores.parquet'))}", soft_wrap=True, highlight=False)
+    console.print(f"Page:   {escape(str(summary.folder / 'report.html'))}", soft_wrap=True, highlight=False)

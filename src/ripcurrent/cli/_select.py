@@ -48,6 +48,9 @@ def select_command(
     drop: Annotated[bool, typer.Option("--drop", help="Also write the dataset without the selection.")] = False,
     name: Annotated[str | None, typer.Option(help="Name of the selection's files, when it is the only one.")] = None,
     out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Where to write; RUN/selections.")] = None,
+    data: Annotated[
+        str | None, typer.Option(metavar="DATASET", help="Where the scanned dataset is, if it was moved.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
 ) -> None:
@@ -83,6 +86,7 @@ def select_command(
             drop=drop,
             out=out,
             name=name,
+            data=data,
         )
     if as_json:
         import json
@@ -94,10 +98,12 @@ def select_command(
         for record in records:
             for note in record.selection.notes:
                 console.print(f"{record.selection.name}: {note}", soft_wrap=True, markup=False)
-        console.print(f"{len(records)} selections and their records are in {records[0].path.parent}", soft_wrap=True)
+        where = records[0].path.parent
+        console.print(f"{len(records)} selections and their records are in {where}", soft_wrap=True, markup=False)
         for record in records:
             if record.remaining_path is not None:
-                console.print(f"Without {record.selection.name}: {record.remaining_path}", soft_wrap=True)
+                line = f"Without {record.selection.name}: {record.remaining_path}"
+                console.print(line, soft_wrap=True, markup=False)
 
 
 def parse_range(text: str) -> tuple[tuple[float | None, float | None] | None, tuple[float, float] | None]:

@@ -93,7 +93,7 @@ class Endpoint:
             api_key: The key; else that of ``RIPCURRENT_API_KEY``, or of ``OPENAI_API_KEY`` for OpenAI's own host.
                 Endpoints that ask for none get a placeholder.
             key_variable: Environment variable that holds ``api_key``, named when the key is refused.
-            timeout: Seconds that one attempt may take.
+            timeout: Seconds that the endpoint may be silent in one attempt: before it answers, or between two parts.
             max_retries: Further attempts after a lost connection, a timeout, 408, 409, 429 and 5xx, each after a longer
                 pause or the one that the endpoint asks for.
             concurrency: Requests under way at once.
@@ -222,7 +222,8 @@ class Endpoint:
             completion: Any = client.chat.completions.create(**request)
         except openai.APITimeoutError:
             attempts = self._max_retries + 1
-            return EndpointFailure("timeout", f"no answer within {self._timeout:g} s in {attempts} attempts")
+            tried = f" in {attempts} attempts" if attempts > 1 else ""
+            return EndpointFailure("timeout", f"no answer within {self._timeout:g} s{tried}")
         except openai.APIConnectionError as error:
             raise self._stopped(
                 f"cannot be reached: {_reason(error)}.",
@@ -322,12 +323,19 @@ def _read(completion: Any) -> Reply | EndpointFailure:
     if text is not None and not isinstance(text, str):
         return EndpointFailure("nonsense", "its answer's content is no text")
     finish_reason = getattr(first, "finish_reason", None)
+    if finish_reason == "content_filter" and not text:
+        return EndpointFailure("rejected", "its filter withheld the answer")
     tokens = getattr(getattr(completion, "usage", None), "completion_tokens", None)
     return Reply(
-        text=text or "",
+        text=writable(text or ""),
         finish_reason=finish_reason if isinstance(finish_reason, str) else None,
         completion_tokens=tokens if isinstance(tokens, int) else None,
     )
+
+
+def writable(text: str) -> str:
+    """The text with halves of surrogate pairs, which no file and no request can carry, as question marks."""
+    return text.encode("utf-8", errors="replace").decode("utf-8")
 
 
 def _excerpt(completion: Any) -> str:

@@ -73,9 +73,10 @@ def read_records(source: str) -> Records:
     columns = tuple(dict.fromkeys(name for names, _ in opened for name in names))
     if not columns:
         raise RipcurrentError(f"{place} holds no prompts.", "Check that it is the file you mean.")
-    return Records(
-        place, _choose_field(place, field, columns), columns, chain.from_iterable(rows for _, rows in opened)
-    )
+    rows = chain.from_iterable(rows for _, rows in opened)
+    head = list(islice(rows, _SAMPLE))
+    texts = [name for name in columns if any(isinstance(row.get(name), str) for row in head)]
+    return Records(place, _choose_field(place, field, columns, texts), columns, chain(head, rows))
 
 
 def _open(part: str) -> tuple[tuple[str, ...], Iterator[Mapping[str, object]]]:
@@ -100,7 +101,7 @@ def _named(record: object) -> Mapping[str, object]:
     return {str(name): value for name, value in record.items()} if isinstance(record, Mapping) else {}
 
 
-def _choose_field(place: str, named: str | None, columns: Sequence[str]) -> str:
+def _choose_field(place: str, named: str | None, columns: Sequence[str], texts: Sequence[str]) -> str:
     listing = ", ".join(columns)
     if named is not None:
         if named in columns:
@@ -112,7 +113,9 @@ def _choose_field(place: str, named: str | None, columns: Sequence[str]) -> str:
             return by_lower[candidate]
     raise RipcurrentError(
         f"{place} has no field that is known to hold prompts; its fields: {listing}.",
-        f"Name it after the source, as in {place}:{columns[0]}, or rename it to one of: {', '.join(PROMPT_FIELDS)}.",
+        f"Name it after the source, as in {place}:{texts[0]}, or rename it to one of: {', '.join(PROMPT_FIELDS)}."
+        if texts
+        else "None of them is a text: write one request a row into a field prompt; of a chat its last user turn.",
     )
 
 

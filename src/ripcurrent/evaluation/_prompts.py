@@ -155,7 +155,7 @@ def _drafts(
 
 def _axis(fields: Mapping[str, object], otherwise: Axis, where: str) -> Axis:
     own = fields.get("axis")
-    if own is not None:
+    if own is not None and own != "":  # a CSV has no other way to say none
         if own not in AXES:
             raise RipcurrentError(f"{where} has the axis {own!r}.{nearest(str(own), AXES)}", f"Axes: {', '.join(AXES)}")
         return own

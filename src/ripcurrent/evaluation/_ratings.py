@@ -10,9 +10,9 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.evaluation._prompts import Axis
@@ -62,6 +62,12 @@ class KeyItem(BaseModel):
     """Hash of the answer that was shown."""
 
 
+def _no_truth_value(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError(f"{value} is no rating")  # noqa: TRY004  # pydantic tells of these
+    return value
+
+
 class RatingKey(BaseModel):
     """The private file beside a rating page."""
 
@@ -100,7 +106,7 @@ class RaterFile(BaseModel):
     """When, by the rater's clock, ISO 8601."""
     items: int
     """How many items the page has."""
-    ratings: dict[str, Rating]
+    ratings: dict[str, Annotated[Rating, BeforeValidator(_no_truth_value)]]
     """Ratings by item id; an item that is absent was not rated."""
 
 
@@ -143,8 +149,8 @@ def read_ratings(paths: Sequence[str | Path], key: RatingKey) -> list[RaterFile]
                 f"{path} names no rater.", "Write a name into its field rater: agreement is between raters."
             )
         files.append(file)
-    names = Counter(file.rater.strip() for file in files)
-    twice = [str(path) for path, file in zip(paths, files, strict=True) if names[file.rater.strip()] > 1]
+    names = Counter(file.rater.strip().casefold() for file in files)
+    twice = [str(path) for path, file in zip(paths, files, strict=True) if names[file.rater.strip().casefold()] > 1]
     if twice:
         raise RipcurrentError(
             f"{' and '.join(twice[:2])} are of the same rater, whose ratings would agree with themselves.",
@@ -157,7 +163,7 @@ def _read(path: Path, model: type[File], what: str, hint: str) -> File:
     if not path.is_file():
         raise RipcurrentError(f"{path} {'is a folder' if path.is_dir() else 'does not exist'}.", hint)
     try:
-        value: Any = json.loads(path.read_text(encoding="utf-8"))
+        value: Any = json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise RipcurrentError(f"{path} is no JSON: {error}.", hint) from None
     try:

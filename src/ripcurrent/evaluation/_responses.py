@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ripcurrent.errors import RipcurrentError
+from ripcurrent.evaluation._endpoint import writable
 from ripcurrent.evaluation._prompts import Prompt
 from ripcurrent.evaluation.judges import UNJUDGED, Answer, Judge, Verdict
 from ripcurrent.run import written_whole
@@ -73,7 +74,9 @@ class ResponseLog:
                     fields = json.loads(line)
                     if not line.endswith(b"\n"):
                         break
-                    self.done[fields["prompt_id"]] = Response(**fields)
+                    kept = Response(**fields)
+                    # versions before kept what no table can hold
+                    self.done[kept.prompt_id] = replace(kept, completion=writable(kept.completion))
                 except (ValueError, TypeError, KeyError):
                     break
                 whole += line

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 Selecting = Literal["top", "bottom", "highest", "lowest", "union", "random", "all"]
 """Rules that need nothing but the scores."""
@@ -41,7 +41,16 @@ BESIDE: dict[str, tuple[str, ...]] = {
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 """What an arm may be called: its name becomes a folder's."""
 
-Size = int | str
+
+def _one_of_these(value: Any) -> Any:
+    if isinstance(value, bool | float):
+        raise ValueError(  # noqa: TRY004  # pydantic tells of these
+            f"{value!r} is no number of rows: give 1 or more, or a share such as '20%'"
+        )
+    return value
+
+
+Size = Annotated[int | str, BeforeValidator(_one_of_these)]
 """A number of rows, or a share of the usable rows such as ``20%``."""
 
 

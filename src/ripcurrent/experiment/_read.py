@@ -60,7 +60,7 @@ def read_experiment_file(path: str | Path) -> dict[str, Any]:
         )
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), Loader=_EachKeyOnce)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, TypeError) as error:  # such as a date that is none, or a key that is a mapping
         first = str(error).splitlines()[0]
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}: {getattr(error, 'problem', first)}" if mark else first

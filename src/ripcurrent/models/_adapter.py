@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -73,6 +74,16 @@ def attach_fresh_lora(model: PreTrainedModel, *, rank: int, seed: int) -> PeftMo
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return get_peft_model(model, config)
+
+
+def named_base(folder: Path) -> str | None:
+    """The base model that an adapter's configuration names; None where it names none."""
+    try:
+        config = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    named = config.get("base_model_name_or_path") if isinstance(config, dict) else None
+    return named if isinstance(named, str) and named else None
 
 
 def adapter_sha256(folder: Path) -> str:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from ripcurrent.models._types import ChatModel
 
 
@@ -24,9 +27,28 @@ def describe(chat_model: ChatModel) -> dict[str, str | int | None]:
         "attention": config._attn_implementation,
         "scope": chat_model.scope,
         "adapter": chat_model.adapter,
+        "adapter_base": chat_model.adapter_base,
         "fresh_lora_rank": rank,
         "fresh_lora_seed": seed,
         "fingerprint": chat_model.fingerprint,
         "template_sha256": chat_model.template_sha256,
         "tokenizer_sha256": chat_model.tokenizer_sha256,
     }
+
+
+def other_base(facts: Mapping[str, Any]) -> str | None:
+    """A sentence on an adapter whose configuration names another base model than it was put on; None without one.
+
+    Args:
+        facts: What `describe` gave.
+    """
+    named, name = facts.get("adapter_base"), str(facts["name"])
+    if named is None or _last(named) == _last(name):
+        return None
+    return (
+        f"The adapter {facts['adapter']} names the base model {named} and was put on {name}: see that it belongs there."
+    )
+
+
+def _last(name: str) -> str:
+    return name.replace("\\", "/").rstrip("/").rpartition("/")[2].lower()

@@ -19,7 +19,7 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.models._adapter import adapter_sha256, attach_adapter, attach_fresh_lora, merge_adapter
+from ripcurrent.models._adapter import adapter_sha256, attach_adapter, attach_fresh_lora, merge_adapter, named_base
 from ripcurrent.models._attention import use_grouped_attention
 from ripcurrent.models._coverage import check_config, check_modules
 from ripcurrent.models._device import (
@@ -86,8 +86,10 @@ def load_model(
     source = Source(embedded_gguf(), None) if is_embedded else find_model(name)
     merged = [("guard", guard_adapter())] if name == EMBEDDED else []
     attached: Path | None = None
+    adapter_base: str | None = None
     if adapter is not None:
         folder = find_adapter(adapter).path
+        adapter_base = named_base(folder)
         if scope == "lora":
             attached = folder
         else:
@@ -128,6 +130,7 @@ def load_model(
         tokenizer_sha256=tokenizer_sha256(tokenizer),
         revision=source.revision,
         fresh_lora=fresh_lora,
+        adapter_base=adapter_base,
     )
 
 

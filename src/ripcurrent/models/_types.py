@@ -44,6 +44,8 @@ class ChatModel:
     """Commit of the hub repository; None for local weights."""
     tokenizer_sha256: str | None = None
     """SHA-256 in hex of the tokenizer's own definition: vocabulary, merges, normalisation."""
+    adapter_base: str | None = None
+    """The base model that the user's adapter names, which need not be this one."""
     fresh_lora: tuple[int, int] | None = None
     """Rank and seed of the fresh LoRA that scope ``lora`` takes without an adapter; else None."""
 

@@ -10,6 +10,7 @@ from typing import Any
 from ripcurrent.report._content import PageContent
 from ripcurrent.report._offline_page import asset, plot_library, render_offline
 from ripcurrent.report._summary import QUANTILES
+from ripcurrent.scoring._anchors import weakly_separated
 
 MINUS = "\N{MINUS SIGN}"
 
@@ -29,6 +30,7 @@ def render_page(content: PageContent) -> str:
         scored=content.status_counts.get("ok", 0),
         truncated=int((content.run.flags("truncated") & content.run.scored()).sum()),
         unscored={status: n for status, n in content.status_counts.items() if status != "ok"},
+        weak_anchors=list(weakly_separated(run.manifest["anchors"].get("separation") or {})),
         quantiles=[f"{round(q * 100)} %" for q in QUANTILES],
         provenance=_provenance(content),
     )

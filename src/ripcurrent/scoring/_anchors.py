@@ -106,14 +106,18 @@ def separation(measurements: AnchorMeasurements, avg_n: int = 1) -> dict[str, fl
     }
 
 
+def weakly_separated(separations: Mapping[str, float]) -> dict[str, float]:
+    """The signals that do not tell harmful from safe anchors, with their AUROC."""
+    return {column: value for column, value in separations.items() if not value >= MINIMUM_SEPARATION}
+
+
 def require_separation(name: str, separations: Mapping[str, float]) -> None:
     """Refuse anchors whose harmful and safe examples a signal in use does not tell apart."""
-    for column, value in separations.items():
-        if not value >= MINIMUM_SEPARATION:
-            raise RipcurrentError(
-                f"The anchors {name} do not separate harm from safety on this model: leave-one-out AUROC of {column} "
-                f"is {value:.2f}, below {MINIMUM_SEPARATION}.",
-                "`ripcurrent anchors check` shows every anchor's part. Use other anchors or more of them, another "
-                "--position or --signals; a scan goes on at your own risk with --no-anchor-check.",
-                code=ExitCode.NOT_MEASURED,
-            )
+    for column, value in weakly_separated(separations).items():
+        raise RipcurrentError(
+            f"The anchors {name} do not separate harm from safety on this model: leave-one-out AUROC of {column} "
+            f"is {value:.2f}, below {MINIMUM_SEPARATION}.",
+            "`ripcurrent anchors check` shows every anchor's part. Use other anchors or more of them, another "
+            "--position or --signals; a scan goes on at your own risk with --no-anchor-check.",
+            code=ExitCode.NOT_MEASURED,
+        )

@@ -144,7 +144,7 @@ def _read(path: Path) -> Mapping[str, Any]:
     hint = "A recipe is a list of `key: value` lines, such as `learning_rate: 1.0e-5`."
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark is not None else ""
         raise RipcurrentError(f"The recipe {path} is not YAML{line}.", hint) from error

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 
 from ripcurrent.errors import ExitCode, RipcurrentError
 from ripcurrent.models import ChatModel, quiet_libraries
@@ -80,6 +81,8 @@ def train(
         )
         try:
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        except SafetensorError as error:
+            raise cannot_be_written(folder, error) from error
         except torch.OutOfMemoryError as error:
             raise RipcurrentError(
                 f"A batch of {recipe.part} rows does not fit into the memory of {chat_model.device}.",
@@ -94,7 +97,10 @@ def train(
         )
     kind = result_kind(recipe, chat_model.adapter)
     seconds = time.perf_counter() - began
-    save_result(trainer, chat_model, settings, folder / kind, kind)
+    try:
+        save_result(trainer, chat_model, settings, folder / kind, kind)
+    except SafetensorError as error:
+        raise cannot_be_written(folder, error) from error
     shutil.rmtree(checkpoints, ignore_errors=True)
     return TrainingRecord(
         result=folder / kind,
@@ -104,4 +110,12 @@ def train(
         last_loss=curve.losses[-1],
         seconds=round(seconds, 3),
         trained_parameters=sum(parameter.numel() for parameter in trained),
+    )
+
+
+def cannot_be_written(folder: Path, error: SafetensorError) -> RipcurrentError:
+    """The error of weights that found no place on the disk."""
+    return RipcurrentError(
+        f"The weights cannot be written to {folder}: {str(error).strip()}.",
+        "Free some space; the same command then goes on from the last checkpoint (--checkpoint-minutes), if any.",
     )

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ripcurrent.evaluation._endpoint import EndpointFailure, Reply
+from ripcurrent.evaluation._endpoint import EndpointFailure, Reply, writable
 from ripcurrent.evaluation.judges._degenerate import SHARED_VERSION, degeneration
 from ripcurrent.evaluation.judges._replies import KeptReply, ReplyCache, reply_key
 from ripcurrent.evaluation.judges._reply import REPLY_VERSION, read_reply
@@ -141,7 +141,7 @@ class LanguageModelJudge:
         for place, outcome in self.endpoint.chat(conversations, max_tokens=self.max_tokens, json=True, works=works):
             key = asked[place]
             if isinstance(outcome, Reply):
-                reply = KeptReply(text=_writable(outcome.text), truncated=outcome.truncated)
+                reply = KeptReply(text=writable(outcome.text), truncated=outcome.truncated)
                 self.cache.put(key, reply)
                 replies[key] = reply
             else:
@@ -175,7 +175,7 @@ class LanguageModelJudge:
 
     def _question(self, prompt: str, completion: str) -> list[dict[str, str]]:
         # One user message: some chat templates take no system message.
-        return [{"role": "user", "content": self.rubric.fill(_writable(prompt), _writable(completion))}]
+        return [{"role": "user", "content": self.rubric.fill(writable(prompt), writable(completion))}]
 
     def _settings(self) -> dict[str, Any]:
         return {
@@ -189,8 +189,3 @@ class LanguageModelJudge:
     def _tell(self, count: int) -> None:
         if self.on_judged is not None and count:
             self.on_judged(count)
-
-
-def _writable(text: str) -> str:
-    """The text with halves of surrogate pairs, which no request can carry, as question marks."""
-    return text.encode("utf-8", errors="replace").decode("utf-8")

@@ -135,7 +135,7 @@ def _split(content: str, where: str) -> tuple[Mapping[str, Any], str]:
         raise RipcurrentError(f"The judge file {where} has a head without an end.", hint)
     try:
         head = yaml.safe_load("\n".join(lines[1:end])) or {}
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f" (line {mark.line + 2})" if mark is not None else ""
         raise RipcurrentError(f"The head of the judge file {where} is not YAML{line}.", hint) from error
