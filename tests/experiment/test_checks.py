@@ -12,7 +12,8 @@ import pytest
 
 from ripcurrent.api import _experiment_scans as scans
 from ripcurrent.api._experiment import _identity, _keep_prompts, run_experiment
-from ripcurrent.api._experiment_arms import ArmRunner
+from ripcurrent.api._experiment_arms import ArmRows, ArmRunner
+from ripcurrent.api._experiment_checks import refuse_equal_rows
 from ripcurrent.api._experiment_options import judge_scoring, judge_settings
 from ripcurrent.api._progress import SilentProgress
 from ripcurrent.data import read_rows
@@ -220,6 +221,34 @@ def test_the_model_of_a_finished_scan_is_trained_unless_another_is_named(monkeyp
     assert (named.model, named.adapter) == ("mine", None)
     adapted = scans.with_model_of_run(parse_experiment({**keys, "adapter": "runs/b"}, where="x"))
     assert (adapted.model, adapted.adapter) == ("their/model", "runs/b")
+
+
+@pytest.mark.parametrize(
+    ("rule", "rows", "refused"),
+    [
+        ({"select": "top"}, range(20), True),
+        ({"select": "top"}, range(1, 20), True),
+        ({"select": "top"}, range(5, 25), False),
+        # leaving out little is what these are for
+        ({"all_but_random": "5%"}, range(19), False),
+        ({"select": "all"}, range(20), False),
+        # rows of the same numbers of another dataset
+        ({"file": "other.jsonl"}, range(20), False),
+    ],
+)
+def test_an_arm_of_its_controls_rows_is_refused(rule: dict[str, Any], rows: range, refused: bool) -> None:
+    keys = {**KEYS, "arms": {"random": "random", "other": rule}}
+    arms = {arm.name: arm for arm in expand_arms(parse_experiment(keys, where="x"))}
+    chosen = {
+        ("random", 0): ArmRows(None, tuple(range(20)), "a"),
+        ("other", 0): ArmRows(None, tuple(rows), "b"),
+    }
+    if not refused:
+        refuse_equal_rows(arms, chosen)
+        return
+    with pytest.raises(RipcurrentError, match=r"Arms other and random have \d+ of \d+ rows in common") as caught:
+        refuse_equal_rows(arms, chosen)
+    assert "smaller size" in caught.value.hint
 
 
 def test_an_arm_trained_with_another_seed_is_not_taken_for_the_same(

@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from ripcurrent.data import encode_rows
 from ripcurrent.errors import ExitCode, RipcurrentError
 from ripcurrent.models import load_model
-from ripcurrent.training import Recipe, build_training_set, compute_dtype, load_for_training, train
+from ripcurrent.training import Recipe, _train, build_training_set, compute_dtype, load_for_training, train
 from ripcurrent.training._schedule import rate_factor
 from ripcurrent.training._watch import require_converging
 from tests.models.tiny import save_tiny, tiny_model, tiny_tokenizer
@@ -379,3 +380,13 @@ def test_longer_rows_are_cut_as_scoring_cuts_them(tmp_path: Path) -> None:
     assert data.truncated > 0
     done = run(tmp_path, recipe(batch=6, epochs=1), data=data)
     assert done.fed[0][0].shape[1] <= 40
+
+
+def test_a_full_disk_is_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise SafetensorError("Error while serializing: No space left on device (os error 28)")
+
+    monkeypatch.setattr(_train, "save_result", full)
+    with pytest.raises(RipcurrentError, match=r"cannot be written to .*No space left") as caught:
+        run(tmp_path, recipe(epochs=1))
+    assert "last checkpoint" in caught.value.hint
