@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
-from transformers import CohereConfig
-from transformers.models.cohere.modeling_cohere import CohereForCausalLM
+from transformers import CohereConfig, GraniteConfig
+from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
 from ripcurrent.engine import plan_batches
 from ripcurrent.errors import RipcurrentError
@@ -41,13 +41,21 @@ def test_cosines_and_norms_equal_a_one_row_autograd_loop(kind):
     compare_with_autograd(tiny_model(kind))
 
 
-def test_layer_norms_of_a_class_of_their_own_are_covered():
-    config = CohereConfig(
-        vocab_size=300, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, initializer_range=0.15, logit_scale=0.25, bos_token_id=None, eos_token_id=2,
-    )  # fmt: skip
+SMALL = {
+    "vocab_size": 300, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "initializer_range": 0.15, "bos_token_id": None, "eos_token_id": 2,
+}  # fmt: skip
+GRANITE = {"embedding_multiplier": 2.0, "residual_multiplier": 0.5, "attention_multiplier": 0.2, "logits_scaling": 3.0}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [CohereConfig(**SMALL, logit_scale=0.25), GraniteConfig(**SMALL, **GRANITE, pad_token_id=2)],
+    ids=["layer norms of a class of their own", "multipliers everywhere"],
+)
+def test_further_families_equal_a_one_row_autograd_loop(config):
     torch.manual_seed(0)
-    model = CohereForCausalLM(config).eval()
+    model = AutoModelForCausalLM.from_config(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim == 1:
