@@ -172,8 +172,9 @@ def _show(result: ExperimentResult) -> None:
     judge = found["judge"]
     version = next((one["judge_version"] for one in found["arms"] if one["judge"] == judge), "")
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("arm", "answered %", "95 %", "broken %", "over-refusal %", "plain %", "d′", "seeds"):
-        table.add_column(heading, justify="left" if heading == "arm" else "right")
+    table.add_column("arm", overflow="fold")
+    for heading in ("answered %", "95 %", "broken %", "over-\nrefusal %", "plain %", "d′", "seeds"):
+        table.add_column(heading, justify="right")
     for one in found["summaries"]:
         if one["judge"] == judge:
             told = one["discrimination"]
