@@ -18,8 +18,9 @@ from ripcurrent.errors import RipcurrentError
 from ripcurrent.evaluation import load_prompts
 from ripcurrent.experiment import expand_arms, parse_experiment
 from ripcurrent.experiment._calibrate import FEWEST_ARMS
+from ripcurrent.experiment._conditions import harmful_sha256
 from ripcurrent.experiment._join_calibration import join_calibration
-from ripcurrent.experiment._ladder import harmful_sha256, read_ladder
+from ripcurrent.experiment._ladder import read_ladder
 from ripcurrent.scoring._calibration import Calibration, find_calibration
 
 SIZES = (20, 50, 100)
@@ -119,6 +120,7 @@ def calibrate_data(
     if experiments:
         finished = read_ladder([Path(one) for one in experiments], judge=judge)
         if joined is not None:
+            # only whether they can be: they are joined when the ladder is trained
             join_calibration(finished, find_calibration(joined))
         stored = json.loads((Path(experiments[0]) / KEYS).read_text(encoding="utf-8"))
         keys |= {key: stored[key] for key in ("prompts", "system", "max_new_tokens") if key in stored}

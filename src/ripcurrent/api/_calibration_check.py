@@ -13,7 +13,8 @@ from ripcurrent.api._forecast import facts_of, outside
 from ripcurrent.api._progress import Progress, SilentProgress
 from ripcurrent.errors import ExitCode, RipcurrentError
 from ripcurrent.experiment._calibrate import as_trials, forecast_error
-from ripcurrent.experiment._ladder import Ladder, read_ladder, recipe_sha256
+from ripcurrent.experiment._conditions import differences, recipe_sha256
+from ripcurrent.experiment._ladder import Ladder, read_ladder
 from ripcurrent.scoring._calibration import Calibration, CalibrationRun, ForecastError, LeftOut, find_calibration
 from ripcurrent.scoring._harm import HarmForecast
 
@@ -152,13 +153,6 @@ def _notes(made: Calibration, ladder: Ladder) -> list[str]:
             f"Other harmful requests were asked ({now.prompts.name}, {now.prompts.count}) than the calibration is of "
             f"({made.prompts.name}, {made.prompts.count}): part of the error may be theirs."
         )
-    for what, then, here in (
-        ("judge", made.judge.version, now.judge.version),
-        ("system prompt", made.system, now.system),
-        ("longest answer", made.max_new_tokens, now.max_new_tokens),
-        ("max_tokens", made.finetune.get("max_tokens"), now.finetune.get("max_tokens")),
-        ("loss_on", made.finetune.get("loss_on"), now.finetune.get("loss_on")),
-    ):
-        if then != here:
-            notes.append(f"The {what} is another: {here} here, {then} in the calibration.")
+    for what, then, here in differences(now, made):
+        notes.append(f"The {what} is another: {here} here, {then} in the calibration.")
     return notes

@@ -13,6 +13,7 @@ from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from ripcurrent.api._adapter_base import other_base
 from ripcurrent.api._evaluation_rates import notes_on, summarise
 from ripcurrent.api._progress import Progress, SilentProgress
 from ripcurrent.errors import ExitCode, RipcurrentError
@@ -178,7 +179,6 @@ def evaluate(
     began = time.perf_counter()
     started = datetime.now(UTC)
     source: ChatModel | Endpoint
-    strange: str | None = None
     if endpoint is not None:
         from ripcurrent.evaluation._endpoint import Endpoint
 
@@ -186,14 +186,13 @@ def evaluate(
         facts = source.describe()
         identity: dict[str, Any] = {"endpoint": facts["base_url"], "model": model}
     else:
-        from ripcurrent.models import describe, load_model, other_base, require_chat_template
+        from ripcurrent.models import describe, load_model, require_chat_template
 
         told.step("loading the model")
         place = "cpu" if answering == "vllm" else device
         source = load_model(model, adapter=adapter, device=place, dtype=dtype)
         require_chat_template(source)
         facts = describe(source)
-        strange = other_base(facts)
         identity = {
             "model": model,
             "adapter": adapter,
@@ -231,7 +230,7 @@ def evaluate(
             },
             "judges": judged_by,
             **summarise(asked, responses, verdicts, {judge.name: judge.scale for judge in found}, previous, of_harm),
-            "notes": [*notes_on(asked, records, responses, verdicts), *([strange] if strange else [])],
+            "notes": [*notes_on(asked, records, responses, verdicts), *filter(None, [other_base(facts)])],
             "timings": {
                 "answered_now": answered_now,
                 "generation_seconds": round(generated - began, 2)

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ripcurrent.api._adapter_base import other_base
 from ripcurrent.api._forecast import why_none
 from ripcurrent.data import read_rows
 from ripcurrent.errors import RipcurrentError
@@ -176,8 +177,6 @@ class ScanSummary:
 
 def summarise_scan(folder: Path) -> ScanSummary:
     """Summarise a finished scan's run folder."""
-    from ripcurrent.models import other_base
-
     manifest = read_manifest(folder)
     table = read_scores(folder)
     ok = table.filter(pc.equal(table["status"], "ok"))

@@ -222,8 +222,7 @@ class Endpoint:
             completion: Any = client.chat.completions.create(**request)
         except openai.APITimeoutError:
             attempts = self._max_retries + 1
-            tried = f" in {attempts} attempts" if attempts > 1 else ""
-            return EndpointFailure("timeout", f"no answer within {self._timeout:g} s{tried}")
+            return EndpointFailure("timeout", f"no answer within {self._timeout:g} s in {attempts} attempts")
         except openai.APIConnectionError as error:
             raise self._stopped(
                 f"cannot be reached: {_reason(error)}.",

@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ripcurrent.errors import ExitCode, RipcurrentError
+from ripcurrent.experiment._conditions import recipe_sha256
 from ripcurrent.experiment._harm_fit import FloatArray, Trials, fit_harm
-from ripcurrent.experiment._ladder import Ladder, recipe_sha256
+from ripcurrent.experiment._ladder import Ladder
 from ripcurrent.scoring import spearman
 from ripcurrent.scoring._calibration import (
     LOG_ROWS,
@@ -65,6 +66,7 @@ def make_calibration(
     told = on_fit or (lambda count: None)
     columns = tuple(dict.fromkeys(columns or (ladder.default_column,)))
     ladder = _with_means(ladder, columns)
+    _refuse_reference_without(ladder, columns)
     trials = as_trials(ladder.runs, columns)
     _refuse_too_little(trials, columns)
     by_arm, forecasts = error_by_arm(trials, told)
@@ -75,13 +77,6 @@ def make_calibration(
     conditions = ladder.conditions
     fit = fit_harm(trials)
     by_name = {source.name: source for source in ladder.sources}
-    reference = by_name[fit.sources[0]]
-    for column in columns:
-        if column not in reference.means:
-            raise RipcurrentError(
-                f"Some rows of {reference.name} have no {column}, so that no random set of it can be forecast.",
-                "Calibrate on a scan of all rows with this column, without --prefilter.",
-            )
     return Calibration(
         version=version,
         date=date,
@@ -107,11 +102,7 @@ def make_calibration(
 
 
 def _with_means(ladder: Ladder, columns: Sequence[str]) -> Ladder:
-    """The ladder without runs that lack a column where others have it, as after a scan with ``--prefilter``.
-
-    Raises:
-        RipcurrentError: The rows that forecasts are compared with lack it.
-    """
+    """The ladder without runs that lack a column where others have it, as after a scan with ``--prefilter``."""
     lacking = {
         place: next(column for column in columns if column not in run.means)
         for place, run in enumerate(ladder.runs)
@@ -128,6 +119,17 @@ def _with_means(ladder: Ladder, columns: Sequence[str]) -> Ladder:
     counts = Counter(run.source for run in runs)
     sources = [one.model_copy(update={"runs": counts[one.name]}) for one in ladder.sources if counts[one.name]]
     return replace(ladder, runs=runs, sources=tuple(sources), left_out=(*ladder.left_out, *left_out))
+
+
+def _refuse_reference_without(ladder: Ladder, columns: Sequence[str]) -> None:
+    """Refuse rows without a score where others have it, if they are of the source that forecasts stand beside."""
+    reference = next(one for one in ladder.sources if one.name == ladder.runs[0].source)
+    for column in columns:
+        if column in ladder.runs[0].means and column not in reference.means:
+            raise RipcurrentError(
+                f"Some rows of {reference.name} have no {column}, so that no random set of it can be forecast.",
+                "Calibrate on a scan of all rows with this column, without --prefilter.",
+            )
 
 
 def as_trials(runs: Sequence[CalibrationRun], columns: Sequence[str]) -> Trials:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections import Counter
 
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.experiment._ladder import Conditions, Ladder, recipe_sha256
+from ripcurrent.experiment._conditions import Conditions, differences, recipe_sha256
+from ripcurrent.experiment._ladder import Ladder
 from ripcurrent.scoring._calibration import Calibration, CalibrationRun, LeftOut, Source
+
+_HINT = "A calibration grows by runs of one model, recipe, judge and list of requests, scored with the same anchors."
 
 
 def join_calibration(ladder: Ladder, calibration: Calibration) -> Ladder:
@@ -18,7 +21,7 @@ def join_calibration(ladder: Ladder, calibration: Calibration) -> Ladder:
         RipcurrentError: The two differ in model, anchors, options of the scan, recipe, requests or judge; the first
             difference is named.
     """
-    refuse_others(ladder.conditions, calibration)
+    _refuse_others(ladder.conditions, calibration)
     columns = sorted(set(calibration.runs[0].means) & set(ladder.runs[0].means))
     reason = calibration.scored_with.difference(ladder.scored_with, columns)
     if reason is not None:
@@ -51,30 +54,19 @@ def join_calibration(ladder: Ladder, calibration: Calibration) -> Ladder:
     )
 
 
-_HINT = "A calibration grows by runs of one model, recipe, judge and list of requests, scored with the same anchors."
-
-
-def refuse_others(conditions: Conditions, calibration: Calibration) -> None:
-    """Refuse runs trained, asked or judged in another way than a calibration's.
-
-    Raises:
-        RipcurrentError: The first difference.
-    """
-    for what, then, here in (
-        ("recipe", calibration.recipe_sha256, recipe_sha256(conditions.recipe)),
-        ("harmful requests", calibration.prompts.sha256, conditions.prompts.sha256),
-        ("system prompt", calibration.system, conditions.system),
-        ("longest answer", calibration.max_new_tokens, conditions.max_new_tokens),
-        ("judge", calibration.judge, conditions.judge),
-        ("max_tokens", calibration.finetune.get("max_tokens"), conditions.finetune.get("max_tokens")),
-        ("loss_on", calibration.finetune.get("loss_on"), conditions.finetune.get("loss_on")),
-    ):
-        if then != here:
-            raise RipcurrentError(
-                f"The runs cannot be joined with the calibration: their {what} "
-                f"{'differ' if what.endswith('s') else 'differs'} from its own.",
-                _HINT,
-            )
+def _refuse_others(conditions: Conditions, calibration: Calibration) -> None:
+    """Refuse runs trained, asked or judged in another way than a calibration's; the first difference is named."""
+    differing = [what for what, _, _ in differences(conditions, calibration)]
+    if calibration.prompts.sha256 != conditions.prompts.sha256:
+        differing.insert(0, "harmful requests")
+    if calibration.recipe_sha256 != recipe_sha256(conditions.recipe):
+        differing.insert(0, "recipe")
+    if differing:
+        raise RipcurrentError(
+            f"The runs cannot be joined with the calibration: their {differing[0]} "
+            f"{'differ' if differing[0].endswith('s') else 'differs'} from its own.",
+            _HINT,
+        )
 
 
 def _names(ladder: Ladder, calibration: Calibration) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,6 +14,7 @@ import numpy as np
 
 from ripcurrent.data import read_rows
 from ripcurrent.errors import ExitCode, RipcurrentError
+from ripcurrent.experiment._conditions import Conditions, harmful_sha256, recipe_sha256
 from ripcurrent.experiment._outcomes import HARMFUL, ArmRun, read_run
 from ripcurrent.run import read_json_lines, read_manifest
 from ripcurrent.scoring._calibration import CalibrationRun, JudgedBy, LeftOut, NamedHash, Source
@@ -23,24 +23,6 @@ from ripcurrent.selection import read_scores
 from ripcurrent.selection._table import ScoredRows
 
 AGAIN = "Run the experiment again with the same command: it goes on where it was stopped."
-
-
-@dataclass(frozen=True, slots=True)
-class Conditions:
-    """What every run of a ladder has in common."""
-
-    recipe: dict[str, Any]
-    """The recipe, its name included."""
-    finetune: dict[str, Any]
-    """``max_tokens`` and ``loss_on`` of fine-tuning."""
-    prompts: NamedHash
-    """The harmful requests."""
-    system: str | None
-    """Their system prompt."""
-    max_new_tokens: int
-    """Longest answer."""
-    judge: JudgedBy
-    """Who judged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -393,14 +375,3 @@ def _alike(
             )
     reference = next(one for one in first if json.dumps(how(*one)) == common)
     return kept, reference
-
-
-def harmful_sha256(prompts: Sequence[str]) -> str:
-    """Hash of harmful requests, by which a calibration knows its own."""
-    return hashlib.sha256(json.dumps(list(prompts)).encode()).hexdigest()
-
-
-def recipe_sha256(recipe: Mapping[str, Any]) -> str:
-    """A recipe's hash; its name does not count."""
-    kept = {key: value for key, value in recipe.items() if key != "name"}
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()

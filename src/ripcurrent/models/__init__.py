@@ -3,7 +3,7 @@
 Importing this room imports torch and transformers.
 """
 
-from ripcurrent.models._describe import count_parameters, describe, other_base
+from ripcurrent.models._describe import count_parameters, describe
 from ripcurrent.models._device import give_back_freed_memory
 from ripcurrent.models._gguf import cache_folder
 from ripcurrent.models._identity import file_sha256
@@ -22,7 +22,6 @@ __all__ = [
     "file_sha256",
     "give_back_freed_memory",
     "load_model",
-    "other_base",
     "quiet_libraries",
     "require_chat_template",
 ]

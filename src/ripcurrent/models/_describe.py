@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from ripcurrent.models._types import ChatModel
 
 
@@ -34,21 +31,3 @@ def describe(chat_model: ChatModel) -> dict[str, str | int | None]:
         "template_sha256": chat_model.template_sha256,
         "tokenizer_sha256": chat_model.tokenizer_sha256,
     }
-
-
-def other_base(facts: Mapping[str, Any]) -> str | None:
-    """A sentence on an adapter whose configuration names another base model than it was put on; None without one.
-
-    Args:
-        facts: What `describe` gave.
-    """
-    named, name = facts.get("adapter_base"), str(facts["name"])
-    if named is None or _last(named) == _last(name):
-        return None
-    return (
-        f"The adapter {facts['adapter']} names the base model {named} and was put on {name}: see that it belongs there."
-    )
-
-
-def _last(name: str) -> str:
-    return name.replace("\\", "/").rstrip("/").rpartition("/")[2].lower()
