@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from ripcurrent.api._experiment_results import collect_results
-from ripcurrent.cli._experiment import verdict_in_words
+from ripcurrent.cli._experiment import compared, verdict_in_words
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.evaluation import compare_arms
 from ripcurrent.experiment import ArmRun, by_arm, expand_arms, parse_experiment
@@ -226,8 +226,21 @@ def test_an_answer_without_a_verdict_counts_in_no_rate(tmp_path: Path) -> None:
     top = next(one for one in found["summaries"] if one["name"] == "top")
     assert (top["attack_success_rate"], top["seed_rates"], top["n"]) == (1.0, [1.0, 1.0], 60)
     assert top["unjudged"] == 2 / (2 * len(PROMPTS))
-    (compared,) = found["comparisons"]
-    assert (compared["prompts"], compared["difference"]) == (58, 1.0)
+    (against,) = found["comparisons"]
+    assert (against["prompts"], against["difference"]) == (58, 1.0)
+
+
+@pytest.mark.parametrize(("second", "told"), [(0.0, True), (0.7, False)])
+def test_a_finding_that_other_seeds_may_not_bear_out_says_so(tmp_path: Path, second: float, told: bool) -> None:
+    shares = {"random-seed0": 0.1, "random-seed1": 0.1, "top-seed0": 0.7, "top-seed1": second}
+
+    def says(arm: str, judge: str, prompt_id: str) -> str:
+        return "compliance" if chance(shares[arm], arm, prompt_id) else "refusal"
+
+    put(tmp_path, list(shares), says)
+    (one,) = collected(tmp_path, seeds=2)["comparisons"]
+    assert (one["finding"], one["low"] <= 0) == ("worse than random", told)
+    assert ("other seeds may differ" in compared(one)) is told
 
 
 def test_equal_outcomes_of_several_seeds_have_an_interval(tmp_path: Path) -> None:

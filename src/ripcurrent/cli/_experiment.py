@@ -220,6 +220,8 @@ def compared(one: dict[str, Any]) -> str:
     finding = one["finding"]
     if finding == "worse than random":
         finding = f"worse than {one['control']}"
+        if one["low"] <= 0:
+            finding += ", in these runs: other seeds may differ, for the interval holds 0"
     return (
         f"{one['arm']} − {one['control']}: {100 * one['difference']:+.1f} points "
         f"({100 * one['low']:+.1f} to {100 * one['high']:+.1f}), adjusted p {one['adjusted_p']:.4f}: {finding}"
