@@ -140,6 +140,27 @@ def test_one_command_from_rows_to_a_forecast(
     assert [(one["name"], one["runs"]) for one in joined.json["sources"]] == [("mine", 8), ("third", 4)]
     assert (tmp_path / "runs" / "calibrate-both" / "report.html").exists()
 
+    # what cannot be fitted with the finished runs is refused before it is trained
+    other_recipe = tmp_path / "other.yaml"
+    other_recipe.write_text(RECIPE.replace("1.0e-3", "2.0e-3"))
+    new = ("--data", third, "--sizes", 6, "--quiet", "--recipe", other_recipe)
+    wasted = tmp_path / "c.json"
+    judge(calibrate(calibrate.work, *new, out=wasted), ("cannot be fitted with", "another recipe", "leave that"))
+    judge(calibrate(*new, "--with", calibrate.file, out=wasted), ("cannot be joined", "their recipe differs"))
+    with pytest.raises(rc.RipcurrentError, match="cannot be fitted with .* another max_tokens"):
+        rc.calibrate_data(
+            third,
+            tmp_path / "runs" / "calibrate-c",
+            wasted,
+            recipe=calibrate.recipe,
+            scan=scan | {"max_tokens": 64},
+            experiments=[calibrate.work],
+            **(options | {"sizes": (6,)}),
+        )
+    by_keyword = ("--data", third, "--quiet", "--with", calibrate.file, "--judge", "keyword")
+    judge(calibrate(*by_keyword, out=wasted), ("cannot be joined", "their judge differs"))
+    assert not (tmp_path / "runs" / "calibrate-c").exists()
+
     # another model is another ladder, and the hint names the option of this command
     elsewhere = calibrate(*asked, "--dtype", "bfloat16", "--quiet")
     judge(elsewhere, ("holds another run", "dtype", "--work"))

@@ -15,13 +15,14 @@ from ripcurrent.api._progress import Progress
 from ripcurrent.data import read_rows
 from ripcurrent.demo import DEMO_ROWS
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.evaluation import load_prompts
-from ripcurrent.experiment import expand_arms, parse_experiment
+from ripcurrent.evaluation import find_judge, load_prompts
+from ripcurrent.experiment import ExperimentConfig, expand_arms, parse_experiment
 from ripcurrent.experiment._calibrate import FEWEST_ARMS
-from ripcurrent.experiment._conditions import harmful_sha256
-from ripcurrent.experiment._join_calibration import join_calibration
+from ripcurrent.experiment._conditions import Conditions, harmful_sha256, recipe_sha256
+from ripcurrent.experiment._join_calibration import join_calibration, refuse_other_conditions
 from ripcurrent.experiment._ladder import read_ladder
-from ripcurrent.scoring._calibration import Calibration, find_calibration
+from ripcurrent.scoring._calibration import Calibration, JudgedBy, NamedHash, find_calibration
+from ripcurrent.training import load_recipe
 
 SIZES = (20, 50, 100)
 """Rows of the arms, unless others are named."""
@@ -117,6 +118,7 @@ def calibrate_data(
         "heldout": 0,
         **_arms(sources, sizes, options),
     }
+    finished = None
     if experiments:
         finished = read_ladder([Path(one) for one in experiments], judge=judge)
         if joined is not None:
@@ -124,9 +126,11 @@ def calibrate_data(
             join_calibration(finished, find_calibration(joined))
         stored = json.loads((Path(experiments[0]) / KEYS).read_text(encoding="utf-8"))
         keys |= {key: stored[key] for key in ("prompts", "system", "max_new_tokens") if key in stored}
-    elif joined is not None:
-        _refuse_other_requests(joined)
     config = parse_experiment(keys, where=WHERE)
+    if finished is not None:
+        _refuse_other_training(config, options, finished.conditions, experiments[0])
+    elif joined is not None:
+        _refuse_other_ladder(config, options, judge, joined)
     arms = len(expand_arms(config))
     if arms < FEWEST_ARMS and not experiments and joined is None:
         raise RipcurrentError(
@@ -142,16 +146,47 @@ def calibrate_data(
     return calibrate([*experiments, work], out, judge=judge, joined=joined, progress=progress, **fit)
 
 
-def _refuse_other_requests(joined: str | Path) -> None:
-    """Refuse a calibration of other requests than a ladder is asked, before anything is trained."""
+def _refuse_other_training(
+    config: ExperimentConfig, scan: Mapping[str, Any], finished: Conditions, folder: str | Path
+) -> None:
+    """Refuse another recipe, or rows cut otherwise, than a finished experiment's, before anything is trained."""
+    recipe, finetune = _training(config, scan)
+    what = "recipe" if recipe_sha256(recipe) != recipe_sha256(finished.recipe) else None
+    what = what or next((key for key in finetune if finetune[key] != finished.finetune.get(key)), None)
+    if what:
+        raise RipcurrentError(
+            f"The ladder cannot be fitted with {folder}, which was trained with another {what}.",
+            "Give the one that it was trained with, or leave that experiment out.",
+        )
+
+
+def _refuse_other_ladder(config: ExperimentConfig, scan: Mapping[str, Any], judge: str, joined: str | Path) -> None:
+    """Refuse a calibration of other requests, recipe or judge than the ladder's, before anything is trained."""
     made = find_calibration(joined)
-    asked = load_prompts(PROMPTS[0]["source"]).prompts
-    if harmful_sha256([one.text for one in asked]) != made.prompts.sha256:
+    asked = [one.text for one in load_prompts(PROMPTS[0]["source"]).prompts]
+    if harmful_sha256(asked) != made.prompts.sha256:
         raise RipcurrentError(
             f"The calibration {joined} is of other harmful requests ({made.prompts.name}, {made.prompts.count}) than "
             "the ladder is asked.",
             "Give a finished experiment that asked them as RUN: the ladder is then asked the same.",
         )
+    recipe, finetune = _training(config, scan)
+    planned = Conditions(
+        recipe=recipe,
+        finetune=finetune,
+        prompts=NamedHash(name="builtin", sha256=harmful_sha256(asked), count=len(asked)),
+        system=config.system,
+        max_new_tokens=config.max_new_tokens,
+        judge=JudgedBy(name=judge, version=find_judge(judge).version),
+    )
+    refuse_other_conditions(planned, made)
+
+
+def _training(config: ExperimentConfig, scan: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The recipe of a ladder's arms, and how their rows are cut."""
+    known = ScanOptions.model_fields
+    cut = {key: scan.get(key, known[key].default) for key in ("max_tokens", "loss_on")}
+    return load_recipe(config.recipe).model_dump(mode="json"), cut
 
 
 def _arms(sources: Sequence[str], sizes: Sequence[int], scan: dict[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ def join_calibration(ladder: Ladder, calibration: Calibration) -> Ladder:
         RipcurrentError: The two differ in model, anchors, options of the scan, recipe, requests or judge; the first
             difference is named.
     """
-    _refuse_others(ladder.conditions, calibration)
+    refuse_other_conditions(ladder.conditions, calibration)
     columns = sorted(set(calibration.runs[0].means) & set(ladder.runs[0].means))
     reason = calibration.scored_with.difference(ladder.scored_with, columns)
     if reason is not None:
@@ -54,8 +54,12 @@ def join_calibration(ladder: Ladder, calibration: Calibration) -> Ladder:
     )
 
 
-def _refuse_others(conditions: Conditions, calibration: Calibration) -> None:
-    """Refuse runs trained, asked or judged in another way than a calibration's; the first difference is named."""
+def refuse_other_conditions(conditions: Conditions, calibration: Calibration) -> None:
+    """Refuse runs trained, asked or judged in another way than a calibration's.
+
+    Raises:
+        RipcurrentError: They differ; the first difference is named.
+    """
     differing = [what for what, _, _ in differences(conditions, calibration)]
     if calibration.prompts.sha256 != conditions.prompts.sha256:
         differing.insert(0, "harmful requests")
