@@ -129,7 +129,9 @@ def planned(
 ) -> Callable[..., tuple[SignalStage, _memory.MemoryPlan]]:
     """Plan for made-up costs, the longest row and the options given."""
 
-    def plan(costs: Costs, longest: int, **options: Any) -> tuple[SignalStage, _memory.MemoryPlan]:
+    def plan(
+        costs: Costs, longest: int, *, directions_bytes: int = 0, **options: Any
+    ) -> tuple[SignalStage, _memory.MemoryPlan]:
         now = [False]
 
         def make(mapped: bool) -> SignalStage:
@@ -140,8 +142,15 @@ def planned(
 
         monkeypatch.setattr(_memory, "_peak_of", lambda stage, tokens, rows=1: costs(now[0], tokens, rows))
         monkeypatch.setattr(_memory, "longest_row", lambda *rest: longest)
+        monkeypatch.setattr(_memory, "memory_in_use", lambda device: int(costs.base))
         return within_memory(
-            plan_path(tmp_path), lambda: [], ScanOptions(**options), stage.chat_model, make, lambda step: None
+            plan_path(tmp_path),
+            lambda: [],
+            ScanOptions(**options),
+            stage.chat_model,
+            make,
+            lambda step: None,
+            directions_bytes,
         )
 
     return plan
@@ -204,6 +213,15 @@ def test_directions_that_a_gpu_refuses_go_to_files_too(planned: Any) -> None:
     _, plan = planned(costs, 200, memory=4000)
     assert plan.mapped_directions
     assert all(mapped for mapped, _ in costs.asked)
+
+
+def test_directions_that_alone_pass_the_budget_are_never_in_memory(planned: Any) -> None:
+    costs = Costs(1000, 1, 0.0, 3000)
+    _, plan = planned(costs, 200, memory=4000, directions_bytes=3000)
+    assert plan.mapped_directions
+    assert all(mapped for mapped, _ in costs.asked)
+    with pytest.raises(RipcurrentError, match="the longest row has 4000 tokens"):
+        planned(costs, 4000, memory=4001, directions_bytes=3000)
 
 
 def test_then_the_error_says_what_would_fit(planned: Any) -> None:
@@ -339,6 +357,19 @@ def test_a_scan_within_its_budget_says_so_and_a_resumed_one_may_have_another(
     for name in ("gradient_bidirectional", "representation_bidirectional"):
         difference = np.abs(usual.scores()[name].to_numpy() - kept.scores()[name].to_numpy())
         assert difference.max() < 2e-5
+
+
+def test_a_scan_whose_directions_are_in_files_scores_the_same(
+    tmp_path: Path, options: dict[str, Any], no_page: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = write_jsonl(tmp_path / "rows.jsonl", good_rows(20))
+    usual = scan(dataset, tmp_path / "usual", **options)
+    monkeypatch.setattr(_memory, "memory_in_use", lambda device: 64 * 10**9)
+    mapped = scan(dataset, tmp_path / "mapped", memory="64GB", **options)
+    assert mapped.manifest["memory"]["mapped_directions"]
+    assert {path.suffix for path in mapped.folder.iterdir()} <= {".json", ".parquet", ".yaml", ".html", ""}
+    for name in ("gradient_bidirectional", "gradient_norm"):
+        np.testing.assert_allclose(usual.scores()[name], mapped.scores()[name], rtol=1e-5, atol=2e-5)
 
 
 def test_a_budget_that_cannot_be_kept_ends_before_any_row(

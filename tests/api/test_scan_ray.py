@@ -13,13 +13,14 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from ripcurrent.api._execution import Execution
+from ripcurrent.api._execution import Execution, OpenRows
 from ripcurrent.api._progress import SilentProgress
 from ripcurrent.api._scan import ScanResult, scan
+from ripcurrent.data import read_rows
 from ripcurrent.engine import RayExecutor
 from ripcurrent.engine._ray import ALONE
 from ripcurrent.errors import RipcurrentError
-from tests.tiny_scan import rows_with_a_gap, small_shards, write_jsonl
+from tests.tiny_scan import good_rows, rows_with_a_gap, small_shards, write_jsonl
 
 # read when Ray is first imported, which is here
 os.environ.update(ALONE)
@@ -137,3 +138,14 @@ def test_a_prefilter_runs_both_of_its_passes_in_workers(tmp_path: Path, options:
 def test_what_needs_one_process_is_refused(tmp_path: Path, dataset: Path, options: dict[str, Any]) -> None:
     with pytest.raises(RipcurrentError, match="--memory does not go with --executor ray"):
         scan(dataset, tmp_path / "out", execution=TWO, memory="8GB", **options)
+
+
+def test_another_file_elsewhere_is_no_row(tmp_path: Path) -> None:
+    """A worker's own machine may have other rows under the same path."""
+    dataset = write_jsonl(tmp_path / "rows.jsonl", good_rows(6))
+    rows = read_rows(dataset)
+    opened = OpenRows(str(dataset), sampled=rows.sampled_hash())
+    assert [row.index for row in opened(2)] == [2, 3, 4, 5]
+    write_jsonl(dataset, good_rows(7)[1:])
+    with pytest.raises(RipcurrentError, match=r"rows\.jsonl is another file than where the scan was started"):
+        opened(2)

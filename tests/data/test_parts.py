@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ripcurrent.data import read_rows
+from ripcurrent.data._files import sampled_sha256
 from ripcurrent.errors import RipcurrentError
 
 SIZES = (3, 0, 5, 1)
@@ -126,3 +127,30 @@ def test_files_with_other_columns_cannot_be_written_together(tmp_path: Path) -> 
     with pytest.raises(RipcurrentError, match=r"b\.parquet has other columns than .*a\.parquet"):
         rows.write([0, 1], tmp_path / "chosen.parquet")
     assert not (tmp_path / "chosen.parquet").exists()
+
+
+def test_other_files_are_told_from_these_by_a_few_reads(tmp_path: Path) -> None:
+    row = '{"instruction": "a", "output": "b"}\n'
+    here, there = tmp_path / "here", tmp_path / "there"
+    for folder in (here, there):
+        folder.mkdir()
+        for name in ("1.jsonl", "2.jsonl"):
+            (folder / name).write_text(row * 3)
+    same = read_rows(here).sampled_hash()
+    assert read_rows(there).sampled_hash() == same, "where they lie does not count"
+    (there / "2.jsonl").write_text(row * 2 + row.replace("b", "c"))
+    assert read_rows(there).sampled_hash() != same
+    one = here / "1.jsonl"
+    assert read_rows(one).sampled_hash() == sampled_sha256([here / "2.jsonl"]) != same
+
+    # a file too large to be read whole: both ends count, and what lies between in places
+    large = tmp_path / "large"
+    with large.open("wb") as file:
+        file.truncate(200 * 2**20)
+    found = {sampled_sha256([large])}
+    for place in (0, 200 * 2**20 - 1, (200 - 1) * 2**20 * 31 // 63):
+        with large.open("r+b") as file:
+            file.seek(place)
+            file.write(b"x")
+        found.add(sampled_sha256([large]))
+    assert len(found) == 4

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,12 @@ import numpy.typing as npt
 import pytest
 import torch
 
+from ripcurrent.errors import RipcurrentError
 from ripcurrent.models import load_model
 from ripcurrent.signals import (
     GradientPass,
     SignalStage,
+    _remote,
     choose_factoring,
     set_direction,
     share_stage,
@@ -54,9 +56,30 @@ def test_factored_directions_travel(kind: str, dtype: str, tmp_path: Path) -> No
         directions=directions,
         direction_columns=("dot_harmful", "dot_safe"),
     )
-    sent = pickle.dumps(share_stage(stage, Sent, model=arguments, layer=None, position="last"))
+    shared = share_stage(stage, Sent, model=arguments, layer=None, position="last")
+    sent = pickle.dumps(shared)
     rows = random_rows(np.random.default_rng(2), 5)
     here, there = stage.measure(rows), pickle.loads(sent)().measure(rows)
     assert torch.isfinite(torch.as_tensor(here.dots)).all()
     np.testing.assert_array_equal(there.dots, here.dots)
     np.testing.assert_array_equal(there.squared_norm, here.squared_norm)
+
+    for what in ("fingerprint", "chat template", "tokenizer"):
+        other = replace(shared, identity={**shared.identity, what: "another"})
+        with pytest.raises(RipcurrentError, match=f"is not the model that measured the anchors: it has another {what}"):
+            other()
+
+
+def test_a_stage_that_does_not_fit_elsewhere_is_an_error_in_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = {"name": str(save_tiny(tmp_path / "model", "gpt2")), "device": "cpu", "dtype": "float32"}
+    stage = SignalStage(chat_model=load_model(**arguments), token_budget=64)
+    shared = share_stage(stage, Sent, model=arguments, layer=None, position="last")
+
+    def full(**_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(_remote, "load_model", full)
+    with pytest.raises(RipcurrentError, match=r"The model and the directions on \S+ do not fit into memory"):
+        shared()

@@ -72,6 +72,12 @@ class PreparedAnchors:
         assert self.folder is not None
         return StoredDirection(self.folder / f"{name}.safetensors")
 
+    def directions_bytes(self) -> int:
+        """What both directions take, on disk and so in memory; 0 without gradients."""
+        if self.folder is None:
+            return 0
+        return sum((self.folder / f"{name}.safetensors").stat().st_size for name in ("harmful", "safe"))
+
 
 @dataclass(frozen=True)
 class StoredDirection(Mapping[str, torch.Tensor]):

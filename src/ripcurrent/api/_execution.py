@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -72,10 +73,21 @@ class OpenRows:
     """Arguments of :func:`ripcurrent.read_rows`."""
     picked: npt.NDArray[np.int64] | None = None
     """Numbers of the rows meant, ascending; all of them unless named."""
+    sampled: str | None = None
+    """The dataset's `sampled_hash` where the scan was started."""
 
     def __call__(self, start: int) -> Iterator[Row]:
-        """The rows from the ``start``-th on."""
+        """The rows from the ``start``-th on.
+
+        Raises:
+            RipcurrentError: It cannot be read here, or is another dataset here.
+        """
         rows = read_rows(self.path, **self.options)
+        if rows.sampled_hash() != self.sampled:
+            raise RipcurrentError(
+                f"On {socket.gethostname()} {self.path} is another file than where the scan was started.",
+                "Every machine must read the same file: put it on a shared disk.",
+            )
         return (rows if self.picked is None else PickedRows(rows, self.picked)).iter_from(start)
 
 
@@ -113,7 +125,9 @@ def running(
         yield run_here
         return
     opened = OpenRows(
-        absolute(rows.path), {"format": options.format, "mapping": options.mapping, "limit": options.limit}
+        absolute(rows.path),
+        {"format": options.format, "mapping": options.mapping, "limit": options.limit},
+        sampled=rows.sampled_hash(),
     )
     with RayExecutor(workers=execution.workers, address=execution.ray_address, use_gpu=on_gpu) as ray:
 

@@ -134,6 +134,7 @@ def within_memory(
     chat_model: ChatModel,
     make_stage: Callable[[bool], SignalStage],
     on_step: Callable[[str], None],
+    directions_bytes: int = 0,
 ) -> tuple[SignalStage, MemoryPlan]:
     """The stage with a token budget, and if need be with mapped directions, that keeps to ``options.memory``.
 
@@ -147,6 +148,8 @@ def within_memory(
         chat_model: The model.
         make_stage: Builds the stage, with directions in memory or mapped.
         on_step: Told of steps.
+        directions_bytes: What the directions take. Where they alone pass the budget they are never put in memory,
+            whose limit may be the machine's own.
 
     Raises:
         RipcurrentError: the longest row does not fit, even with mapped directions; says what would.
@@ -161,6 +164,8 @@ def within_memory(
     limit = options.memory * MARGIN
     tried: list[tuple[int, float]] = []
     for mapped in (False, True):
+        if not mapped and directions_bytes and memory_in_use(chat_model.device) + directions_bytes > limit:
+            continue
         on_step("measuring memory" + (" with directions in files" if mapped else ""))
         made = attempt(partial(make_stage, mapped))
         if isinstance(made, RanOut):

@@ -97,7 +97,9 @@ def run_signals(
             stage = make_stage(False, gradients=options.prefilter is None)
     else:
         plan_file = plan_path(run.folder, part)
-        stage, plan = within_memory(plan_file, lambda: rows, options, chat_model, make_stage, told.step)
+        stage, plan = within_memory(
+            plan_file, lambda: rows, options, chat_model, make_stage, told.step, anchors.directions_bytes()
+        )
     halving = stage.halving
     signals = run.folder / "signals"
     if options.prefilter is not None:

@@ -60,7 +60,7 @@ class FileParts:
                 f"{files[0]} and {files[odd]} are of two kinds.",
                 "Name the files of one kind, as in 'FOLDER/*.parquet'.",
             )
-        self._files = list(files)
+        self.files = list(files)
         self._parts = opened
         self._rows: list[int | None] = [part.rows if isinstance(part, ParquetFile) else None for part in opened]
         self.columns: tuple[str, ...] | None = opened[0].columns
@@ -91,7 +91,7 @@ class FileParts:
 
     def content_hash(self) -> str:
         """SHA-256 over the files' own hashes, in order; their names and where they lie do not count."""
-        return hashlib.sha256("".join(sha256_of_file(file) for file in self._files).encode()).hexdigest()
+        return hashlib.sha256("".join(sha256_of_file(file) for file in self.files).encode()).hexdigest()
 
     def write(self, indices: Sequence[int], destination: Path) -> None:
         """Those rows in one file of the same kind; Parquet rows with the first file's schema."""
@@ -100,7 +100,7 @@ class FileParts:
             schema, compression = first.layout()
             write_parquet(pick(self._slices(schema), indices, copied), schema, destination, compression)
             return
-        with reading(self._files[0]) as file:
+        with reading(self.files[0]) as file:
             newline = b"\r\n" if file.readline().endswith(b"\r\n") else b"\n"
         lines = chain.from_iterable(part.lines() for part in self._parts if isinstance(part, JsonLines))
         with writing(destination) as out:
@@ -110,14 +110,14 @@ class FileParts:
     def _slices(self, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
         import pyarrow as pa
 
-        for file, part in zip(self._files, self._parts, strict=True):
+        for file, part in zip(self.files, self._parts, strict=True):
             assert isinstance(part, ParquetFile)
             for batch in part.slices():
                 try:
                     yield batch if batch.schema.equals(schema) else batch.select(schema.names).cast(schema)
                 except (KeyError, pa.ArrowException) as error:
                     raise RipcurrentError(
-                        f"{file} has other columns than {self._files[0]}: {str(error).splitlines()[0]}",
+                        f"{file} has other columns than {self.files[0]}: {str(error).splitlines()[0]}",
                         "Write all files with one schema, or score them one by one.",
                     ) from error
 

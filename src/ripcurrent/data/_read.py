@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
-from ripcurrent.data._files import is_gzipped, no_such_row, plain_suffix
+from ripcurrent.data._files import is_gzipped, no_such_row, plain_suffix, sampled_sha256
 from ripcurrent.data._formats import LONE_SURROGATE, Format, Unusable, view
 from ripcurrent.data._parts import FileParts, files_of_folder, files_of_pattern, is_pattern
 from ripcurrent.data._sniff import SAMPLE, check_mapping, find_format, sniff
@@ -134,6 +134,18 @@ class Dataset:
             if own is None:
                 digest.update(canonical_json(record) + b"\n")
         return count, own or digest.hexdigest()
+
+    def sampled_hash(self) -> str | None:
+        """Hash by which another machine can see that it reads the same files; None for a hub dataset, which has none.
+
+        Of large files it covers the sizes and parts of the content; `count_and_hash` covers all of it.
+        """
+        if self.container == "hub":
+            return None
+        if isinstance(self._container, FileParts):
+            return sampled_sha256(self._container.files)
+        path = Path(self._path)
+        return sampled_sha256(sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path])
 
     def write(self, indices: Sequence[int], destination: str | Path) -> None:
         """Write the rows at ``indices``, in that order, in this dataset's own container, fields and field order.

@@ -340,6 +340,8 @@ class Worker(Generic[Item]):
             try:
                 self._count(number, ATTEMPTS, f"over rows {start} to {start + rows - 1}")
                 table = _as_stream(self._stage(self._read(start, rows)))
+                # a task of several shards is redone whole when its worker dies: those that were done are no cause
+                self._attempts.succeed.remote(number)
             except RipcurrentError as raised:
                 error = raised
         types = (pa.int64(), pa.large_binary(), pa.large_string())

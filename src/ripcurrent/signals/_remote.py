@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
@@ -13,9 +14,10 @@ import torch
 from torch import Tensor
 
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.models import load_model
+from ripcurrent.models import ChatModel, load_model
 from ripcurrent.signals._directions import Directions, GroupKey
 from ripcurrent.signals._gradient import GradientPass
+from ripcurrent.signals._out_of_memory import in_memory
 from ripcurrent.signals._representation import FeatureReader
 from ripcurrent.signals._stage import SignalStage
 from ripcurrent.signals._types import Position
@@ -57,8 +59,8 @@ class RemoteStage:
 
     model: Mapping[str, Any]
     """Arguments of :func:`ripcurrent.load_model`."""
-    fingerprint: str
-    """The weights' identity in the process that measured the anchors."""
+    identity: Mapping[str, str | None]
+    """What `identity_of` says of the model in the process that measured the anchors."""
     dtype: torch.dtype
     """The compute type there."""
     count: int
@@ -80,14 +82,22 @@ class RemoteStage:
         """Load the model and make the stage.
 
         Raises:
-            RipcurrentError: The model cannot be loaded here, or is not the one whose anchors were measured.
+            RipcurrentError: The model cannot be loaded here, it or the directions do not fit, or it is not the one
+                whose anchors were measured.
         """
+        with in_memory(f"The model and the directions on {socket.gethostname()}"):
+            return self._make()
+
+    def _make(self) -> SignalStage:
         chat_model = load_model(**self.model)
-        if chat_model.fingerprint != self.fingerprint:
-            raise RipcurrentError(
-                f"{chat_model.name} on one of the machines is not the model that measured the anchors.",
-                "Every machine must load the same files: put the model on a shared disk, or the same revision on each.",
-            )
+        for what, found in identity_of(chat_model).items():
+            if found != self.identity[what]:
+                raise RipcurrentError(
+                    f"{chat_model.name} on {socket.gethostname()} is not the model that measured the anchors: it has "
+                    f"another {what}.",
+                    "Every machine must load the same files: put the model on a shared disk, or the same revision on "
+                    "each.",
+                )
         if chat_model.dtype != self.dtype:
             raise RipcurrentError(
                 f"The machines compute in different types: {self.dtype} and {chat_model.dtype}.", "Name one by --dtype."
@@ -115,6 +125,15 @@ class RemoteStage:
         )
 
 
+def identity_of(chat_model: ChatModel) -> dict[str, str | None]:
+    """Hashes of all that a row's scores hang on, by what they are of."""
+    return {
+        "fingerprint": chat_model.fingerprint,
+        "chat template": chat_model.template_sha256,
+        "tokenizer": chat_model.tokenizer_sha256,
+    }
+
+
 def share_stage(
     stage: SignalStage,
     put: Callable[[npt.NDArray[Any]], Stored],
@@ -132,7 +151,7 @@ def share_stage(
 
     return RemoteStage(
         model=model,
-        fingerprint=stage.chat_model.fingerprint,
+        identity=identity_of(stage.chat_model),
         dtype=stage.chat_model.dtype,
         count=0 if found is None else found.count,
         linear={} if found is None else {number: stored(tensor) for number, tensor in found.linear.items()},
