@@ -230,6 +230,15 @@ def test_an_answer_without_a_verdict_counts_in_no_rate(tmp_path: Path) -> None:
     assert (against["prompts"], against["difference"]) == (58, 1.0)
 
 
+def test_what_one_run_cannot_tell_is_said(tmp_path: Path) -> None:
+    put(tmp_path, ["random-seed0", "top-seed0"], by_share(SHARES))
+    assert collected(tmp_path)["one_run"].startswith("One run of each arm: interval and p are over requests")
+    put(tmp_path, ["random-seed1"], by_share(SHARES))
+    assert collected(tmp_path, seeds=2)["one_run"].startswith("One run of top:")
+    put(tmp_path, ["top-seed1"], by_share(SHARES))
+    assert collected(tmp_path, seeds=2)["one_run"] is None
+
+
 @pytest.mark.parametrize(("second", "told"), [(0.0, True), (0.7, False)])
 def test_a_finding_that_other_seeds_may_not_bear_out_says_so(tmp_path: Path, second: float, told: bool) -> None:
     shares = {"random-seed0": 0.1, "random-seed1": 0.1, "top-seed0": 0.7, "top-seed1": second}

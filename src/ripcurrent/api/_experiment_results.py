@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +94,7 @@ def collect_results(
             "categories": [row for judge in judges for row in tables.categories(arms, outcomes, judge)],
             "details": details,
             "unequal": _unequal(by_judge[first], details),
+            "one_run": _one_run(by_judge[first], details),
             "published": _published(arms, details, facts),
             "failed": failed,
             "missing": missing,
@@ -155,6 +158,20 @@ def _unequal(compared: Sequence[Mapping[str, Any]], details: Sequence[Mapping[st
         for arm, control in pairs
         if abs(counts[arm] - counts[control]) > ALIKE * max(counts[arm], counts[control])
     ]
+
+
+def _one_run(compared: Sequence[Mapping[str, Any]], details: Sequence[Mapping[str, Any]]) -> str | None:
+    """What is to be said where an arm or a control was run once: then nothing tells how much runs differ."""
+    names = dict.fromkeys(chain.from_iterable((one["arm"], one["control"]) for one in compared))
+    runs = Counter(one["arm"] for one in details)
+    once = [name for name in names if runs[name] == 1]
+    if not once:
+        return None
+    of = "each arm" if len(once) == len(names) else ", ".join(once)
+    return (
+        f"One run of {of}: interval and p are over requests, not over other draws of rows or orders of training, and "
+        "two runs of one arm often differ by several points. --seeds tells a small difference from luck."
+    )
 
 
 def _in_order(arms: Sequence[Arm], details: Sequence[Mapping[str, Any]]) -> list[Arm]:

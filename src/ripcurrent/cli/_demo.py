@@ -140,9 +140,9 @@ def show_proof(proof: Proof, console: Console) -> None:
         else "Computed in this folder."
     )
     runs = max(rate.runs for rate in proof.rates)
-    made_of = "One run" if runs == 1 else f"{runs} runs"
+    made_of = "One run of each (two of one arm often differ by several points)" if runs == 1 else f"{runs} runs of each"
     kappas = "" if proof.kappas is None else f" (κ {proof.kappas[0]:.2f} to {proof.kappas[1]:.2f} with people)"
-    console.print(f"Riskiest against random: {proof.verdict}. {made_of} of each, judge {proof.judge}{kappas}. {source}")
+    console.print(f"Riskiest against random: {proof.verdict}. {made_of}, judge {proof.judge}{kappas}. {source}")
 
 
 def _shape(group: GroupShape) -> str:

@@ -194,6 +194,8 @@ def _show(result: ExperimentResult) -> None:
             console.print(escape(compared(one)))
     for one in found["unequal"]:
         console.print(escape(one["in_words"]))
+    if found["one_run"]:
+        console.print(escape(found["one_run"]))
     for one in found["failed"]:
         console.print(escape(f"{one['name']}, seed {one['seed']}: failed. {one['reason']}"))
     wide = Console(soft_wrap=True, highlight=False)
