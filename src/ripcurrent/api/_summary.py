@@ -191,8 +191,9 @@ def summarise_scan(folder: Path) -> ScanSummary:
     ranking = manifest_ranking(table)
     riskiest = top(table, min(TOP, ok.num_rows), ranking).indices
     chosen = np.asarray(riskiest)
-    of_row = {row: place for place, row in enumerate(table["row"].to_pylist())}
-    group = table.take(pa.array([of_row[int(row)] for row in chosen]))
+    numbers = table["row"].to_numpy()
+    ascending = np.argsort(numbers, kind="stable")
+    group = table.take(pa.array(ascending[np.searchsorted(numbers, chosen, sorter=ascending)]))
     counts = manifest["status_counts"]
     # a scan by an earlier version may lack some
     traits = [name for name in TRAIT_COLUMNS if name in table.column_names]
