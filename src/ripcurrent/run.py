@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -98,14 +98,22 @@ class RunDirectory:
 
     A folder that holds the same run (equal resolved options) is resumed; one whose run stopped before it left any
     result is taken over. Raises :class:`RipcurrentError` when the folder holds another run or anything else, is in use,
-    or cannot be written. ``no_results`` are patterns of files that a run writes before any result.
+    or cannot be written. ``no_results`` are patterns of files that a run writes before any result, ``may_change`` keys
+    of the configuration that may be others when it is resumed.
     """
 
     def __init__(
-        self, folder: Path, config: Mapping[str, Any], *, part: str | None = None, no_results: Sequence[str] = ()
+        self,
+        folder: Path,
+        config: Mapping[str, Any],
+        *,
+        part: str | None = None,
+        no_results: Sequence[str] = (),
+        may_change: Collection[str] = (),
     ) -> None:
         self.folder = folder
         self.config = dict(config)
+        self._may_change = may_change
         self._no_results = (CONFIG, f"*/{CONFIG}", "*.lock", "*.part", *no_results)
         self._lock = FileLock(folder / ".lock", timeout=0 if part is None else PATIENCE)
         self._part = part
@@ -172,7 +180,7 @@ class RunDirectory:
             raise RipcurrentError(
                 f"{self.folder} holds a run of {then}, not of {now}.", "Name another folder with --out."
             )
-        found = difference(stored, self.config)
+        found = difference(*({k: one[k] for k in one if k not in self._may_change} for one in (stored, self.config)))
         if found is not None:
             raise RipcurrentError(
                 f"{self.folder} holds another run: {found}.",

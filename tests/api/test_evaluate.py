@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ import ripcurrent as rc
 from ripcurrent.api import _evaluate
 from ripcurrent.api._evaluate import evaluate, load_evaluation
 from ripcurrent.api._evaluation_rates import summarise
+from ripcurrent.api._judging import judge_again
 from ripcurrent.errors import ExitCode, RipcurrentError
-from ripcurrent.evaluation import JudgeSettings, Prompt, Verdict
+from ripcurrent.evaluation import JudgeSettings, Prompt, Verdict, find_judges
 from ripcurrent.evaluation._rated_run import ArmRun, read_answers
 from ripcurrent.evaluation._responses import PARTIAL, Response, ResponseLog
 from tests.evaluation.scripted_server import Answered, serve
@@ -107,6 +109,21 @@ def test_other_judges_judge_the_same_answers(
     assert second.responses == first.responses
     assert list(second.verdicts) == ["prefix", "keyword"]
     assert set(second.manifest["judges"]) == {"prefix", "keyword"}
+
+
+def test_a_judge_comes_later_without_the_model(tmp_path: Path, prompts_file: Path) -> None:
+    model = save_tiny(tmp_path / "model", "gpt2")
+    both = evaluate(str(model), prompts=[prompts_file], out=tmp_path / "both", **EXACT)
+    first = evaluate(str(model), prompts=[prompts_file], out=tmp_path / "run", judges=("prefix",), **EXACT)
+    shutil.rmtree(model)
+    judge_again(first.folder, find_judges(("keyword",)))
+    later = load_evaluation(first.folder)
+    assert dict(later.verdicts) == dict(both.verdicts)
+    for key in ("rates", "discrimination", "judges", "notes"):
+        assert later.manifest[key] == both.manifest[key]
+    assert later.manifest["model"] == first.manifest["model"]
+    with pytest.raises(RipcurrentError, match="holds no run"):
+        judge_again(tmp_path, find_judges(("keyword",)))
 
 
 def test_another_model_or_system_prompt_needs_another_folder(

@@ -11,6 +11,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ripcurrent.evaluation import find_judge
+
 Says = Callable[[str, str, str], str]
 """From a judge, the folder's arm (``top-seed0``) and a prompt's id to a label."""
 
@@ -46,6 +48,7 @@ class FakeEvaluate:
             rows,
             judges,
             lambda judge, prompt_id: self.says(judge, arm, prompt_id),
+            version=find_judge("prefix").version,
             completes=lambda row: self.completes(arm, row),
         )
 

@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
+from ripcurrent.api import _experiment_judges
 from ripcurrent.api._experiment import ExperimentResult, run_experiment
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.experiment import parse_experiment
-from tests.experiment.answers import FakeEvaluate
+from ripcurrent.run import read_json_lines
+from tests.experiment.answers import FakeEvaluate, as_named, write_evaluation
 from tests.experiment.conftest import read
 
 
@@ -100,6 +102,37 @@ def test_more_seeds_and_arms_are_added_to_a_folder(
     keys["max_new_tokens"] = 12
     with pytest.raises(RipcurrentError, match="max_new_tokens is 48, now 12"):
         run(keys, tmp_path / "out")
+
+
+def test_a_judge_may_come_later(
+    keys: dict[str, Any], evaluated: FakeEvaluate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys |= {"judges": ["prefix"], "seeds": [0], "arms": {"random": "random", "top": "top"}}
+    out = tmp_path / "out"
+    run(keys, out)
+    evaluated.calls.clear()
+    judged = []
+
+    def again(place: Path, judges: Any, told: Any) -> None:
+        arm = place.parent.name
+        judged.append((arm, [judge.name for judge in judges]))
+        rows = read_json_lines(out / "prompts.jsonl")
+        write_evaluation(
+            place, rows, ("prefix", "keyword"), lambda judge, n: as_named(judge, arm, n), version=judges[0].version
+        )
+
+    monkeypatch.setattr(_experiment_judges, "judge_again", again)
+    found = run({**keys, "judges": ["keyword", "prefix"]}, out).results
+    assert evaluated.calls == []
+    assert judged == [(arm, ["keyword"]) for arm in ("base", "random-seed0", "top-seed0")]
+    assert (found["judge"], set(found["verdicts"])) == ("keyword", {"keyword", "prefix"})
+    # another version of a judge judges them all again
+    for arm in ("base", "random-seed0", "top-seed0"):
+        rows = read_json_lines(out / "prompts.jsonl")
+        write_evaluation(out / "arms" / arm / "evaluation", rows, ("prefix",), lambda *_: "refusal", version="0.9")
+    judged.clear()
+    run(keys, out)
+    assert judged == [(arm, ["prefix"]) for arm in ("base", "random-seed0", "top-seed0")]
 
 
 def test_two_single_runs_are_also_compared_by_their_flips(

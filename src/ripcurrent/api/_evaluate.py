@@ -13,8 +13,7 @@ from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from ripcurrent.api._adapter_base import other_base
-from ripcurrent.api._evaluation_rates import notes_on, summarise
+from ripcurrent.api._judging import judged, verdicts_record
 from ripcurrent.api._progress import Progress, SilentProgress
 from ripcurrent.errors import ExitCode, RipcurrentError
 from ripcurrent.evaluation import (
@@ -30,10 +29,8 @@ from ripcurrent.evaluation import (
 from ripcurrent.evaluation._responses import (
     PARTIAL,
     RESPONSES,
-    VERDICTS,
     Response,
     ResponseLog,
-    judge_responses,
     read_responses,
     read_verdicts,
     write_responses,
@@ -212,11 +209,9 @@ def evaluate(
         asking: dict[str, Any] = {"system": system, "max_new_tokens": max_new_tokens}
         responses, answered_now = _responses(run.folder, asked, source, answering, asking, at_once, told)
         generated = time.perf_counter()
-        verdicts = _judged(run.folder, asked, responses, found, told)
+        verdicts = judged(run.folder, asked, responses, found, told)
         write_verdicts(run.folder, [prompt.id for prompt in asked], verdicts)
         previous = run.read_manifest()
-        judged_by = {**previous.get("judges", {}), **{judge.name: _describe(judge) for judge in found}}
-        of_harm = {name for name, facts in judged_by.items() if facts.get("reply") == "score"}
         manifest = {
             "version": version("ripcurrent"),
             "command": "evaluate",
@@ -228,9 +223,7 @@ def evaluate(
                 "system": system,
                 "engine": "local" if answering == "transformers" else answering,
             },
-            "judges": judged_by,
-            **summarise(asked, responses, verdicts, {judge.name: judge.scale for judge in found}, previous, of_harm),
-            "notes": [*notes_on(asked, records, responses, verdicts), *filter(None, [other_base(facts)])],
+            **verdicts_record(asked, responses, verdicts, found, {**previous, "model": facts, "prompts": records}),
             "timings": {
                 "answered_now": answered_now,
                 "generation_seconds": round(generated - began, 2)
@@ -367,31 +360,6 @@ def _responses(
     write_responses(folder, prompts, responses)
     (folder / PARTIAL).unlink(missing_ok=True)
     return responses, len(waiting)
-
-
-def _judged(
-    folder: Path, prompts: Sequence[Prompt], responses: Sequence[Response], judges: Sequence[Judge], told: Progress
-) -> dict[str, Sequence[Verdict]]:
-    """The verdicts of these judges, after those of others that judged these answers before."""
-    answered = sum(one.rejected is None for one in responses)
-    verdicts: dict[str, Sequence[Verdict]] = {}
-    if (folder / VERDICTS).exists():
-        verdicts |= read_verdicts(folder, [prompt.id for prompt in prompts], [one.truncated for one in responses])
-    for judge in judges:
-        if judge.describe()["kind"] != "rule":
-            told.start(f"judging by {judge.name}", answered)
-        try:
-            verdicts[judge.name] = judge_responses(judge, prompts, responses)
-        except RipcurrentError:
-            # what the judges before it found is kept
-            write_verdicts(folder, [prompt.id for prompt in prompts], verdicts)
-            raise
-        told.finish()
-    return verdicts
-
-
-def _describe(judge: Judge) -> dict[str, Any]:
-    return {"version": judge.version, **judge.describe()}
 
 
 def _hash_prompts(prompts: Sequence[Prompt]) -> str:

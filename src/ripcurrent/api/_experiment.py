@@ -11,6 +11,7 @@ from typing import Any
 
 from ripcurrent.api._experiment_arms import PROMPTS, SUMS, ArmRunner, digest_of
 from ripcurrent.api._experiment_checks import check_arms, refuse_equal_rows
+from ripcurrent.api._experiment_judges import JUDGING, judge_alike
 from ripcurrent.api._experiment_options import check_finetune, check_training, judge_scoring
 from ripcurrent.api._experiment_results import as_json, collect_results
 from ripcurrent.api._experiment_scans import Pool, check_scans, open_pools, with_model_of_run
@@ -154,7 +155,7 @@ def run_experiment(
     prompts, prompt_records = gather_prompts(config.prompts)
     folder = Path(out)
     identity = _identity(config, prompt_records, load_recipe(config.recipe).model_dump(mode="json"))
-    with RunDirectory(folder, identity, no_results=NO_RESULTS) as run:
+    with RunDirectory(folder, identity, no_results=NO_RESULTS, may_change=JUDGING) as run:
         write_json(folder / KEYS, json.loads(config.model_dump_json()))
         _keep_prompts(folder, prompts)
         sums = draw_sums(config.gsm8k) if config.gsm8k is not None else ()
@@ -183,6 +184,7 @@ def run_experiment(
             for arm in wanted.values():
                 done += 1
                 runner.arm(arm, seed, chosen_rows[arm.name, seed], f"{arm.name}, seed {seed} ({done} of {total})")
+            judge_alike(folder, config, told)
             results = collect_results(config, list(every.values()), folder, facts, tuple(scoring), scoring, wanted)
             write_json(folder / RESULTS, results)
         run.write_manifest({**run.read_manifest(), **facts})
@@ -222,7 +224,7 @@ def _wanted(every: Mapping[str, Arm], named: Sequence[str] | None) -> dict[str, 
 def _identity(
     config: ExperimentConfig, prompt_records: Sequence[Mapping[str, Any]], recipe: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What may not change in a folder: all but arms, seeds and what is shown."""
+    """What may not change in a folder, but for who judges: all but arms, seeds and what is shown."""
     kept = (
         "data",
         "format",

@@ -1,0 +1,37 @@
+"""An experiment's judges: every finished run is judged by all of them, also by one that came later."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from ripcurrent.api._experiment_arms import MARKER
+from ripcurrent.api._experiment_options import judge_settings
+from ripcurrent.api._judging import judge_again
+from ripcurrent.api._progress import Progress
+from ripcurrent.evaluation import find_judges
+from ripcurrent.experiment import ExperimentConfig, read_run
+
+JUDGING = ("judges", "judge_endpoint", "judge_model")
+"""Keys of an experiment that may change in its folder: answers that are there are judged anew."""
+
+
+def judge_alike(folder: Path, config: ExperimentConfig, told: Progress) -> None:
+    """Judge the answers of finished runs that lack the verdicts of a judge, or have those of another version of it.
+
+    Answers are kept and models are not, so nothing is trained or asked again.
+
+    Raises:
+        RipcurrentError: Answers that cannot be read, or a judge's endpoint that fails; what is done is kept.
+    """
+    judges = find_judges(config.judges, replace(judge_settings(config), on_judged=told.rows))
+    for marker in sorted((folder / "arms").glob(f"*/{MARKER}")):
+        place = marker.parent / "evaluation"
+        if not place.is_dir():
+            # its training failed
+            continue
+        versions = read_run(marker.parent.name, None, place).versions
+        lacking = [judge for judge in judges if versions.get(judge.name) != judge.version]
+        if lacking:
+            told.step(f"{marker.parent.name}: judging by {', '.join(judge.name for judge in lacking)}")
+            judge_again(place, lacking, told)
