@@ -137,7 +137,7 @@ def _require_verdicts(runs: Sequence[ArmRun], judges: Sequence[str]) -> dict[str
                 raise RipcurrentError(
                     f"Arm {runs[0].arm} was judged by {judge} {first}, arm {run.arm} by {judge} {run.versions[judge]}: "
                     "verdicts of two versions are not compared.",
-                    "Remove the folders, under arms/, of those with the older one, or name another folder with --out.",
+                    "Give the experiment's command again: answers of finished arms are judged by the present version.",
                 )
     return versions
 
