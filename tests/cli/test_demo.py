@@ -177,6 +177,7 @@ def test_the_stored_proof_is_of_the_rows_anchors_and_model_that_are_shipped() ->
         "model_fingerprint": load_model("embedded", device="cpu").fingerprint,
         "anchors_sha256": load_anchors("builtin").sha256,
     }
+    assert stored["made"]["conditions_sha256"] == _demo_proof.conditions_sha256(), "run demo --fresh and store it anew"
     assert {rate["arm"] for rate in stored["rates"]} == {"base", *_demo_proof.EXPERIMENT["arms"]}
     for axis in ("answered", "over_refusal", "plain_answered"):
         assert all(0 <= rate[axis] <= 1 for rate in stored["rates"])

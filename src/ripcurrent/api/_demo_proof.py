@@ -13,11 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from ripcurrent.api._experiment import Experiment
+from ripcurrent.api._experiment_arms import digest_of
 from ripcurrent.api._progress import Progress
 from ripcurrent.api._scan import ScanResult
 from ripcurrent.demo import DEMO_ROWS
+from ripcurrent.evaluation import find_judges
+from ripcurrent.experiment import gather_prompts
 from ripcurrent.report._judge_agreement import kappas_of
 from ripcurrent.run import write_json
+from ripcurrent.training import load_recipe
 
 PROOF = DEMO_ROWS.with_name("proof.json")
 """The result that comes with the package: what ``ripcurrent demo --fresh`` found on the machine that it names."""
@@ -83,7 +87,7 @@ class Proof:
     scanned: dict[str, str]
     """Hashes of what was scanned: dataset, model, anchors."""
     made: dict[str, str]
-    """Version, date and machine."""
+    """Version, date, machine, and the hash of the conditions."""
     cached: bool
     """Whether it comes with the package rather than from this run."""
 
@@ -130,11 +134,25 @@ def fresh_proof(scan: ScanResult, out: Path, *, progress: Progress | None = None
             "version": version("ripcurrent"),
             "date": datetime.now(UTC).date().isoformat(),
             "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+            "conditions_sha256": conditions_sha256(),
         },
         cached=False,
     )
     write_json(out.with_name("proof.json"), proof.as_json())
     return proof
+
+
+def conditions_sha256() -> str:
+    """Hash of the experiment, its recipe, what is asked and who judges: another one makes a stored proof stale."""
+    config = Experiment.from_keys(**EXPERIMENT, run="scan").config
+    prompts, _ = gather_prompts(config.prompts)
+    conditions = {
+        "experiment": EXPERIMENT,
+        "recipe": load_recipe(config.recipe).model_dump(mode="json"),
+        "prompts": [[one.id, one.axis, one.text] for one in prompts],
+        "judges": {judge.name: judge.version for judge in find_judges(config.judges)},
+    }
+    return digest_of([conditions])
 
 
 def _rate(summary: Mapping[str, Any]) -> ProofRate:
