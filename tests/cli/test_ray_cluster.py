@@ -15,7 +15,8 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from ripcurrent.engine._ray import ALONE, NO_REPORTS
+from ripcurrent.engine._ray import ALONE
+from ripcurrent.engine._ray_library import NO_REPORTS
 from tests.evaluation.served_model import free_port
 from tests.tiny_scan import REPRESENTATION_COSINES, rows_with_a_gap, write_jsonl
 

@@ -3,7 +3,8 @@
 from ripcurrent.engine._batches import plan_batches
 from ripcurrent.engine._executor import LocalExecutor, Stage
 from ripcurrent.engine._parts import Part, bind_local_gpu, count_shards, parse_part
-from ripcurrent.engine._ray import RayExecutor, StoredArray
+from ripcurrent.engine._ray import RayExecutor
+from ripcurrent.engine._ray_worker import StoredArray
 from ripcurrent.engine._shards import Shard, ShardFolder
 
 __all__ = [

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import json
-import logging
 import os
 import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 
 from ripcurrent.engine._executor import Stage
 from ripcurrent.engine._machines import Machine, cores_each
 from ripcurrent.engine._parts import count_shards
+from ripcurrent.engine._ray_library import ray_data_library, ray_library
+from ripcurrent.engine._ray_worker import RESULT, Attempts, StoredArray, Worker, error_from
 from ripcurrent.engine._shards import Shard, ShardFolder
-from ripcurrent.errors import ExitCode, MissingExtraError, RipcurrentError
+from ripcurrent.errors import RipcurrentError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,12 +27,6 @@ Item = TypeVar("Item")
 TASKS = 10_000
 """Ray tasks of one run at most; a larger run gives several shards to a task."""
 
-ATTEMPTS = 4
-"""How many workers may die over one shard before the run stops."""
-
-NO_REPORTS = {"RAY_USAGE_STATS_ENABLED": "0"}
-"""Nothing is reported to Ray's makers, whatever the environment says."""
-
 ALONE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 """A Ray of this machine alone listens on 127.0.0.1: no other machine reaches it.
 
@@ -43,16 +36,6 @@ LOOPBACK = "127.0.0.1"
 
 PATIENCE = 20.0
 """Seconds that a cluster's address may take to answer at all."""
-
-SETTINGS = {
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_BACKEND_LOG_LEVEL": "fatal",
-    "RAY_worker_niceness": "0",
-}
-"""Ray's settings unless the environment has others; it reads them when first imported.
-
-Its own warnings stay out of the terminal, and workers are as nice as this process.
-"""
 
 PASSED_ON = ("RIPCURRENT_CACHE", "HF_HOME", "HF_HUB_OFFLINE", "TOKENIZERS_PARALLELISM")
 """Environment variables that workers take over from the driver."""
@@ -90,13 +73,13 @@ class RayExecutor:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._started:
-            _ray().shutdown()
+            ray_library().shutdown()
             self._started = False
 
     def put(self, array: npt.NDArray[np.generic]) -> StoredArray:
         """An array in the cluster's object store, once; workers on one machine share it without copying."""
         self._connect()
-        return StoredArray(_ray().put(array))
+        return StoredArray(ray_library().put(array))
 
     def run(
         self,
@@ -153,7 +136,7 @@ class RayExecutor:
     def _results(
         self, todo: Sequence[Shard], open_items: Callable[[int], Iterable[Item]], make_stage: Callable[[], Stage[Item]]
     ) -> Iterator[tuple[Shard, pa.Table]]:
-        ray, data = _ray(), _ray_data()
+        ray, data = ray_library(), ray_data_library()
         workers, cpus = self._pool(len(todo))
         attempts = ray.remote(num_cpus=0)(Attempts).remote()
         context = data.DataContext.get_current().copy()
@@ -177,14 +160,14 @@ class RayExecutor:
         for batch in results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             for number, table, error in zip(*(batch[name].to_pylist() for name in RESULT), strict=True):
                 if error is not None:
-                    raise _error_from(error)
+                    raise error_from(error)
                 # a shard that two workers computed, one of them taken for dead, counts once
                 if number in pending:
                     yield pending.pop(number), pa.ipc.open_stream(table).read_all()
 
     def _pool(self, shards: int) -> tuple[int, int]:
         """How many workers, and processor cores for each."""
-        nodes = [node["Resources"] for node in _ray().nodes() if node["Alive"]]
+        nodes = [node["Resources"] for node in ray_library().nodes() if node["Alive"]]
         machines = [Machine(int(node.get("CPU", 0)), int(node.get("GPU", 0))) for node in nodes]
         cores, gpus = sum(one.cores for one in machines), sum(one.gpus for one in machines)
         if self._use_gpu and gpus < (self._workers or 1):
@@ -206,7 +189,7 @@ class RayExecutor:
         if self._address is None:
             # read when Ray is first imported
             os.environ.update(ALONE)
-        ray = _ray()
+        ray = ray_library()
         if ray.is_initialized():
             return
         if self._address is not None:
@@ -258,165 +241,3 @@ def _unreachable(address: str, reason: str) -> RipcurrentError:
         "Check the address with `ray status` (a cluster with tokens: with RAY_AUTH_MODE=token), or leave --ray-address "
         "out for this machine alone.",
     )
-
-
-class StoredArray:
-    """An array in Ray's object store."""
-
-    def __init__(self, reference: Any) -> None:
-        self._reference = reference
-
-    def get(self) -> npt.NDArray[Any]:
-        """The array, read-only and shared with the other workers of this machine."""
-        array: npt.NDArray[Any] = _ray().get(self._reference)
-        return array
-
-
-class Attempts:
-    """Counts how often each thing was begun, in a process of its own, so that the count outlives workers."""
-
-    def __init__(self) -> None:
-        self._begun: dict[int, int] = {}
-
-    def begin(self, number: int) -> int:
-        """Count one more beginning; returns how many there were with it since the last success."""
-        self._begun[number] = self._begun.get(number, 0) + 1
-        return self._begun[number]
-
-    def succeed(self, number: int) -> None:
-        """Forget the beginnings so far."""
-        self._begun.pop(number, None)
-
-
-MAKING = -1
-"""In place of a shard's number: making the stage, which loads the model."""
-
-RESULT = ("number", "table", "error")
-"""Columns of what a worker gives back: the shard's number, its table as an Arrow stream, or an error as JSON."""
-
-
-@runtime_checkable
-class Skipping(Protocol):
-    """A stream that steps over items more cheaply than by giving them."""
-
-    def skip(self, count: int) -> None:
-        """Step over so many items, or as many as are left."""
-
-
-class Worker(Generic[Item]):
-    """One of the pool's processes: holds the stage, reads shards' rows and runs it."""
-
-    def __init__(
-        self,
-        open_items: Callable[[int], Iterable[Item]],
-        make_stage: Callable[[], Stage[Item]],
-        attempts: Any,
-        threads: int,
-        workers: int,
-    ) -> None:
-        self._open_items = open_items
-        self._attempts = attempts
-        self._items: Iterator[Item] = iter(())
-        self._at: int | None = None
-        self._stage: Stage[Item] | None = None
-        self._error: RipcurrentError | None = None
-        _use_threads(threads)
-        try:
-            # every worker of the pool may be making its stage at once
-            self._count(MAKING, ATTEMPTS * workers, "before they had loaded the model")
-            self._stage = make_stage()
-            _ray().get(attempts.succeed.remote(MAKING))
-        except RipcurrentError as error:
-            self._error = error
-
-    def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
-        """The results of some shards, one after another."""
-        for described in batch.to_pylist():
-            yield self._one(**described)
-
-    def _one(self, number: int, start: int, rows: int) -> pa.Table:
-        table, error = None, self._error
-        if self._stage is not None:
-            try:
-                self._count(number, ATTEMPTS, f"over rows {start} to {start + rows - 1}")
-                table = _as_stream(self._stage(self._read(start, rows)))
-                # a task of several shards is redone whole when its worker dies: those that were done are no cause
-                self._attempts.succeed.remote(number)
-            except RipcurrentError as raised:
-                error = raised
-        types = (pa.int64(), pa.large_binary(), pa.large_string())
-        values = (number, table, None if error is None else _error_as_text(error))
-        return pa.table({n: pa.array([v], t) for n, v, t in zip(RESULT, values, types, strict=True)})
-
-    def _count(self, number: int, most: int, where: str) -> None:
-        """Refuse to begin what has killed as many workers as may die of it."""
-        begun = _ray().get(self._attempts.begin.remote(number))
-        if begun > most:
-            raise RipcurrentError(
-                f"{most} workers died one after another {where}.",
-                "Most often they lack memory: name fewer --workers, or a smaller --token-budget or --max-tokens.",
-                code=ExitCode.NOT_MEASURED,
-            )
-
-    def _read(self, start: int, rows: int) -> list[Item]:
-        # shards come in rising order as a rule: reading on is cheaper than opening the dataset anew
-        if self._at is None or not self._at <= start:
-            self._items, self._at = iter(self._open_items(start)), start
-        others = start - self._at
-        if isinstance(self._items, Skipping):
-            self._items.skip(others)
-        else:
-            for _ in islice(self._items, others):
-                pass
-        items = list(islice(self._items, rows))
-        self._at = start + rows
-        if len(items) != rows:
-            raise RipcurrentError(
-                f"On {socket.gethostname()} the dataset has {len(items)} rows from row {start} on, not {rows}.",
-                "Every machine must read the same file: put it on a shared disk.",
-            )
-        return items
-
-
-def _error_as_text(error: RipcurrentError) -> str:
-    return json.dumps({"message": error.message, "hint": error.hint, "code": int(error.code)})
-
-
-def _error_from(text: str) -> RipcurrentError:
-    found = json.loads(text)
-    return RipcurrentError(found["message"], found["hint"], code=ExitCode(found["code"]))
-
-
-def _as_stream(table: pa.Table) -> bytes:
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    stream: bytes = sink.getvalue().to_pybytes()
-    return stream
-
-
-def _use_threads(threads: int) -> None:
-    import torch
-
-    torch.set_num_threads(threads)
-
-
-def _ray() -> Any:
-    os.environ.update(NO_REPORTS)
-    for name, value in SETTINGS.items():
-        os.environ.setdefault(name, value)
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    try:
-        import ray
-    except ImportError as error:
-        raise MissingExtraError("ray", "ray") from error
-    return ray
-
-
-def _ray_data() -> Any:
-    try:
-        import ray.data
-    except ImportError as error:
-        raise MissingExtraError("ray[data]", "ray") from error
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    return ray.data
