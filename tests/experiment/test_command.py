@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from ripcurrent.cli import run
+from ripcurrent.evaluation import find_judge
 from tests.experiment.answers import FakeEvaluate, Says, chance, write_evaluation
 from tests.experiment.conftest import read
 
@@ -38,7 +39,8 @@ def answer_again(folder: Path, says: Says) -> None:
         def label(judge: str, prompt_id: str, name: str = arm.name) -> str:
             return says(judge, name, places[prompt_id])
 
-        write_evaluation(arm / "evaluation", prompts, ("prefix", "keyword"), label)
+        version = find_judge("prefix").version
+        write_evaluation(arm / "evaluation", prompts, ("prefix", "keyword"), label, version=version)
 
 
 def test_the_exit_code_is_the_verdict(
