@@ -4,7 +4,7 @@ Importing this room imports torch and transformers.
 """
 
 from ripcurrent.models._describe import count_parameters, describe
-from ripcurrent.models._device import freed_memory_kept, give_back_freed_memory
+from ripcurrent.models._device import give_back_freed_memory
 from ripcurrent.models._gguf import cache_folder
 from ripcurrent.models._identity import file_sha256
 from ripcurrent.models._load import load_model
@@ -20,7 +20,6 @@ __all__ = [
     "count_parameters",
     "describe",
     "file_sha256",
-    "freed_memory_kept",
     "give_back_freed_memory",
     "load_model",
     "quiet_libraries",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-from collections.abc import Callable, Iterator
 
 import torch
 
@@ -25,10 +24,6 @@ WEIGHTS_SHARE = 0.9
 
 WEIGHTS_SHARE_WITH_DIRECTIONS = 0.5
 """The same where directions come on top. Two take half of what the weights do at 8B, less where layers are wider."""
-
-
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-"""``M_TRIM_THRESHOLD`` and ``M_MMAP_THRESHOLD`` of glibc's ``mallopt``."""
 
 
 def choose_device(name: str | None) -> torch.device:
@@ -114,40 +109,3 @@ def give_back_freed_memory() -> None:
     """
     with contextlib.suppress(OSError, AttributeError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)
-
-
-@contextlib.contextmanager
-def freed_memory_kept() -> Iterator[None]:
-    """Keep freed tensors' memory for the next ones, on glibc and until the block ends; elsewhere nothing.
-
-    glibc gives large blocks back to the system at once, and the system then hands them out again a page of zeros at a
-    time: a fifth of the time of a training step whose weights are cast and whose gradients are made anew for every
-    part. What the environment says (``MALLOC_MMAP_THRESHOLD_`` and the like) stands.
-    """
-    mallopt = None if _says_how_to_allocate() else _mallopt()
-    if mallopt is None:
-        yield
-        return
-    mallopt(_MMAP_THRESHOLD, 2**31 - 1)
-    mallopt(_TRIM_THRESHOLD, -1)
-    try:
-        yield
-    finally:
-        # what glibc comes to by itself once it has seen large blocks freed
-        mallopt(_MMAP_THRESHOLD, 32 * 2**20)
-        mallopt(_TRIM_THRESHOLD, 64 * 2**20)
-        give_back_freed_memory()
-
-
-def _says_how_to_allocate() -> bool:
-    return "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "") or any(
-        name in os.environ for name in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")
-    )
-
-
-def _mallopt() -> Callable[[int, int], int] | None:
-    with contextlib.suppress(OSError, AttributeError, TypeError):
-        libc = ctypes.CDLL(None)
-        # only glibc has malloc_trim; musl's and macOS's mallopt, if any, mean other things
-        return libc.mallopt if libc.malloc_trim else None
-    return None

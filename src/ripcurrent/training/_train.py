@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError
 
 from ripcurrent.errors import ExitCode, RipcurrentError
-from ripcurrent.models import ChatModel, freed_memory_kept, quiet_libraries
+from ripcurrent.models import ChatModel, quiet_libraries
 from ripcurrent.training._checkpoints import latest, steps_of
 from ripcurrent.training._model import Settings, result_kind, save_result
 from ripcurrent.training._recipe import Recipe
@@ -68,7 +68,7 @@ def train(
     curve = LossCurve(folder / LOSSES, on_step or (lambda step: None))
     settings = Settings.of(chat_model.model)
     began = time.perf_counter()
-    with quiet_libraries(), freed_memory_kept():
+    with quiet_libraries():
         trainer = make_trainer(
             chat_model,
             training_set,
