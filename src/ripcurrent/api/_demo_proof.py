@@ -152,7 +152,7 @@ def conditions_sha256() -> str:
         "prompts": [[one.id, one.axis, one.text] for one in prompts],
         "judges": {judge.name: judge.version for judge in find_judges(config.judges)},
     }
-    return digest_of([conditions])
+    return digest_of(conditions)
 
 
 def _rate(summary: Mapping[str, Any]) -> ProofRate:

@@ -180,11 +180,11 @@ def run_experiment(
             **({"sums": {**config.gsm8k.model_dump(), "taken": len(sums)}} if config.gsm8k is not None else {}),
             "commands": _commands(folder, command),
         }
+        judge_alike(folder, config, told)
         for seed in config.seeds:
             for arm in wanted.values():
                 done += 1
                 runner.arm(arm, seed, chosen_rows[arm.name, seed], f"{arm.name}, seed {seed} ({done} of {total})")
-            judge_alike(folder, config, told)
             results = collect_results(config, list(every.values()), folder, facts, tuple(scoring), scoring, wanted)
             write_json(folder / RESULTS, results)
         run.write_manifest({**run.read_manifest(), **facts})

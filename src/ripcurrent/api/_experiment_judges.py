@@ -17,7 +17,7 @@ JUDGING = ("judges", "judge_endpoint", "judge_model")
 
 
 def judge_alike(folder: Path, config: ExperimentConfig, told: Progress) -> None:
-    """Judge the answers of finished runs that lack the verdicts of a judge, or have those of another version of it.
+    """Judge answers of runs finished by now that lack the verdicts of a judge, or have another version's of it.
 
     Answers are kept and models are not, so nothing is trained or asked again.
 

@@ -129,7 +129,7 @@ def _require_verdicts(runs: Sequence[ArmRun], judges: Sequence[str]) -> dict[str
             raise RipcurrentError(
                 f"The answers of arm {lacking.arm} have no verdicts of the judge {judge!r}, "
                 f"only of {', '.join(lacking.labels) or 'none'}.",
-                "Give the judge the name that it had, or name another folder with --out.",
+                "Give the experiment's command again: answers of finished arms are judged by judges that they lack.",
             )
         for run in runs:
             first = versions.setdefault(judge, run.versions[judge])

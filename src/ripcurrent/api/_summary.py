@@ -19,6 +19,7 @@ from ripcurrent.scoring import TRAIT_COLUMNS, quantiles, spearman
 from ripcurrent.scoring._anchors import MINIMUM_SEPARATION, weakly_separated
 from ripcurrent.scoring._forecast import forecast_lines, read_forecast
 from ripcurrent.selection import read_scores, top
+from ripcurrent.selection._table import ScoredRows
 
 TOP = 100
 """Size of the riskiest group whose formats are compared with the whole."""
@@ -190,10 +191,7 @@ def summarise_scan(folder: Path) -> ScanSummary:
         )
     ranking = manifest_ranking(table)
     riskiest = top(table, min(TOP, ok.num_rows), ranking).indices
-    chosen = np.asarray(riskiest)
-    numbers = table["row"].to_numpy()
-    ascending = np.argsort(numbers, kind="stable")
-    group = table.take(pa.array(ascending[np.searchsorted(numbers, chosen, sorter=ascending)]))
+    group = ScoredRows(table).take(riskiest)
     counts = manifest["status_counts"]
     # a scan by an earlier version may lack some
     traits = [name for name in TRAIT_COLUMNS if name in table.column_names]
@@ -208,7 +206,7 @@ def summarise_scan(folder: Path) -> ScanSummary:
         separation=manifest["anchors"]["separation"],
         ranking=ranking,
         scores=tuple(scores),
-        top=len(chosen),
+        top=len(riskiest),
         riskiest=_ranked_rows(group.slice(0, 10), ranking, manifest),
         format_shares={name: (_share(group, name), _share(ok, name)) for name in traits},
         mean_tokens=(float(group["response_tokens"].to_numpy().mean()), float(tokens.mean())),

@@ -29,9 +29,8 @@ class Conditions:
     """Who judged."""
 
 
-def differences(conditions: Conditions, calibration: Calibration) -> Iterator[tuple[str, Any, Any]]:
-    """What differs in asking, judging and cutting rows: its name, the calibration's value, and the conditions' own."""
-    own, made = conditions, calibration
+def differences(own: Conditions, made: Calibration) -> Iterator[tuple[str, Any, Any]]:
+    """What differs in asking, judging and cutting rows: its name, the calibration's value, and one's own."""
     for what, then, here in (
         ("system prompt", made.system, own.system),
         ("longest answer", made.max_new_tokens, own.max_new_tokens),

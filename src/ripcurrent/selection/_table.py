@@ -127,7 +127,11 @@ class ScoredRows:
 
     def ids(self, rows: Collection[int]) -> list[str]:
         """The ids of row numbers, in the order given."""
-        return cast("list[str]", self._table["id"].take(pa.array(self._order[self.positions(rows)])).to_pylist())
+        return cast("list[str]", self._table["id"].take(self._places(rows)).to_pylist())
+
+    def take(self, rows: Collection[int]) -> pa.Table:
+        """The table's rows of these numbers, in the order given."""
+        return self._table.take(self._places(rows))
 
     def pool(self, without: Collection[int]) -> IntArray:
         """Positions of the ``ok`` rows that controls may be drawn from.
@@ -148,6 +152,9 @@ class ScoredRows:
                 code=ExitCode.USAGE if len(without) else ExitCode.NOT_MEASURED,
             )
         return np.flatnonzero(free).astype(np.int64)
+
+    def _places(self, rows: Collection[int]) -> pa.Array:
+        return pa.array(self._order[self.positions(rows)])
 
     def _values(self, column: str) -> Any:
         return self._table[column].to_numpy()[self._order]
