@@ -75,7 +75,7 @@ class Opener:
         watch(page, own, opened.complaints, opened.requests)
         page.on("dialog", lambda dialog: (opened.complaints.append(dialog.message), dialog.dismiss()))
         page.goto(own)
-        page.wait_for_selector("#table tbody tr, .arms tbody tr")
+        page.wait_for_selector("#table tbody tr, .arms tbody tr, [data-kind] tbody tr")
         return opened
 
 

@@ -14,10 +14,18 @@ OTHER_KINDS: dict[str, str] = {
     "mechanism": "ripcurrent.api._mechanism",
     "edits": "ripcurrent.api._format_edits",
 }
-"""By ``kind``, the module whose ``run(config, folder, *, progress)`` does it and returns a JSON-ready result."""
+"""By ``kind``, the module whose ``run(config, folder, *, progress)`` does it and keeps and returns ``results.json``."""
 
 
 def run_other_kind(kind: str, config: dict[str, Any], folder: Path, *, progress: Progress) -> dict[str, Any]:
-    """Run an experiment of another kind than arms from its file's keys; the result as ``--json`` prints it."""
+    """Run an experiment of another kind than arms from its file's keys, and write its page.
+
+    Returns:
+        The result as ``--json`` prints it.
+    """
+    from ripcurrent.report import build_instrument_page
+
     run: Callable[..., dict[str, Any]] = import_module(OTHER_KINDS[kind]).run
-    return run(config, folder, progress=progress)
+    result = run(config, folder, progress=progress)
+    build_instrument_page(folder)
+    return result

@@ -83,6 +83,7 @@ def run(config: dict[str, Any], folder: Path, *, progress: Progress | None = Non
         with written_whole(folder / CHANGES) as part:
             pq.write_table(table, part, compression="zstd")
         results = _results(chosen, scanned, found, pairs, base, table)
+        results["experiment"] = dict(config)
         results["notes"] = _notes(scanned, manifest, results)
         results["harm"] = None
         _write(folder, results)
@@ -215,6 +216,7 @@ def _results(
         "kind": "edits",
         "name": config.name,
         "title": config.title,
+        "version": version("ripcurrent"),
         "scan": scanned.provenance,
         "base": dict(base),
         "default_ranking": scanned.scored.default_ranking,

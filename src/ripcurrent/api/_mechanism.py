@@ -56,6 +56,8 @@ def run(config: dict[str, Any], folder: Path, *, progress: Progress | None = Non
             "kind": "mechanism",
             "name": chosen.name,
             "title": chosen.title,
+            "version": identity["version"],
+            "experiment": dict(config),
             "pools": pools,
             "agreement": _agreement(pools),
             "settings": {"seed": chosen.seed, "draws": DRAWS, "confidence": CONFIDENCE},

@@ -81,7 +81,9 @@ def run(config: dict[str, Any], folder: Path, *, progress: Progress | None = Non
             probe, openings, instrument = _probe(chat_model, compute, texts, scanned, chosen)
             found = _run_rows(probe, rows, scanned, inner.folder / LINES, told)
             inner.write_manifest({**settings, "openings": openings})
-        results = _results(chosen, scanned, found, prompt_record, instrument, openings, settings["resolved_dtype"])
+        results = _results(
+            chosen, config, scanned, found, prompt_record, instrument, openings, settings["resolved_dtype"]
+        )
         write_json(folder / "results.json", results)
         outer.write_manifest(
             {**identity, "scan": scanned.provenance, "prompts": prompt_record, "versions": _versions()}
@@ -240,6 +242,7 @@ def append_line(path: Path, line: Mapping[str, Any]) -> None:
 
 def _results(
     config: ProbeConfig,
+    keys: Mapping[str, Any],
     scanned: ScannedRows,
     found: _Found,
     prompt_record: Mapping[str, Any],
@@ -274,12 +277,16 @@ def _results(
         }
         for one in correlations
     ]
+    by, drawn = config.by or scored.default_ranking, scored.positions(rows)
+    ranked, lengths = scored.numbers(by)[drawn], scored.numbers("response_tokens")[drawn]
     seconds = [float(line["seconds"]) for line in found.lines]
     notes = list(_notes(config, rows, measured, instrument))
     results: dict[str, Any] = {
         "kind": "probe",
         "name": config.name,
         "title": config.title,
+        "version": _version(),
+        "experiment": dict(keys),
         "scan": scanned.provenance,
         "rows": len(rows),
         "measured": len(measured),
@@ -292,12 +299,16 @@ def _results(
         },
         "instrument": {**instrument, "requests": prompt_record["requests"], "openings": list(openings)},
         "columns": table,
+        "by_row": [
+            {"row": int(row), "id": line["id"], "drop": line["drop"], "score": score, "tokens": int(tokens)}
+            for row, line, score, tokens in zip(rows, found.lines, ranked, lengths, strict=True)
+        ],
         "settings": {
             "steps": config.steps,
             "learning_rate": config.learning_rate,
             "optimizer": "adam",
             "strata": config.strata,
-            "by": config.by or scored.default_ranking,
+            "by": by,
             "seed": config.seed,
             "dtype": dtype,
             "prompts": dict(prompt_record),

@@ -151,7 +151,7 @@ def print_result(result: dict[str, Any], folder: Path, as_json: bool, quiet: boo
         console = Console(soft_wrap=True, highlight=False)
         for line in result.get("lines", ()):
             console.print(escape(str(line)))
-        console.print(f"Results: {escape(str(folder))}")
+        console.print(f"Page: {escape(str(folder / 'report.html'))}")
 
 
 def _refuse_for(kind: str, options: dict[str, Any], hint: str = "Leave it out.") -> None:

@@ -23,7 +23,7 @@ window.ripcurrentPage = (() => {
     drawn[id] = { turn };
     // "ast" interprets expressions instead of compiling them, which the page's policy does not allow.
     const options = { mode: "vega-lite", renderer: "svg", actions: false, ast: true, defaultStyle: false, tooltip: { disableDefaultStyle: true } };
-    const result = await window.vegaEmbed(byId(id), { ...spec, datasets }, options);
+    const result = await window.vegaEmbed(byId(id), { ...spec, datasets: { ...spec.datasets, ...datasets } }, options);
     if (drawn[id].turn === turn) drawn[id].result = result;
     else result.finalize();
   };
