@@ -43,6 +43,7 @@ class ScanRows:
         self.riskiest_first: list[int] = usable[np.argsort(-values)].tolist()
         self._score = dict(zip(usable.tolist(), values.tolist(), strict=True))
         self._middle = float(values.mean())
+        self.ids: dict[int, str] = dict(zip(usable.tolist(), scored.ids(usable.tolist()), strict=True))
 
     def mean(self, rows: Sequence[int]) -> float:
         """Mean default score."""
@@ -68,6 +69,11 @@ class ScanRows:
         return found
 
 
+def row_hash(rows: ScanRows, row: int) -> str:
+    """A row's hash: that of its dataset and number, which stand for its text."""
+    return hashlib.sha256(f"{rows.scan} {row}".encode()).hexdigest()
+
+
 def fabricate_ladder(
     folder: Path,
     rows: ScanRows,
@@ -79,8 +85,9 @@ def fabricate_ladder(
     recipe: str = "embedded",
     config: Mapping[str, Any] | None = None,
     fingerprint: str | None = None,
+    further: int = 0,
 ) -> Path:
-    """An experiment's folder whose arms trained on rows of one scan."""
+    """An experiment's folder whose arms trained on rows of one scan; ``further`` requests are answered by none."""
     folder.mkdir(parents=True)
     manifest = read_manifest(rows.scan)
     keys = {"name": name, "run": str(rows.scan), "scans": {}, "system": None, "max_new_tokens": 48}
@@ -88,7 +95,7 @@ def fabricate_ladder(
     write_json(folder / "experiment.json", keys)
     prompts = [
         {"id": f"{axis}-{n}", "prompt": f"{axis} {n}", "axis": axis, "category": "fraud", "source": "asked.jsonl"}
-        for axis, count in (("harmful", ASKED), ("plain", 5))
+        for axis, count in (("harmful", ASKED + further), ("plain", 5))
         for n in range(count)
     ]
     (folder / "prompts.jsonl").write_text("".join(json.dumps(one) + "\n" for one in prompts), encoding="utf-8")
@@ -124,4 +131,6 @@ def fabricate_ladder(
                     "seeds": {"seed": seed},
                 },
             )
+            lines = [{"id": rows.ids[row], "sha256": row_hash(rows, row), "trained": True} for row in indices]
+            (place / "finetune" / "rows.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))
     return folder

@@ -15,6 +15,8 @@ from ripcurrent.api._calibrate import calibrate
 from ripcurrent.api._experiment import run_experiment
 from ripcurrent.errors import ExitCode, RipcurrentError
 from ripcurrent.experiment import parse_experiment
+from ripcurrent.experiment._calibrate import as_trials
+from ripcurrent.experiment._harm_fit import fit_harm
 from ripcurrent.experiment._ladder import read_ladder
 from ripcurrent.scoring._calibration import Calibration, read_calibration
 from ripcurrent.selection import read_scores
@@ -51,6 +53,66 @@ def test_what_trained_on_what_is_read(rows: ScanRows, tmp_path: Path) -> None:
     (source,) = ladder.sources
     assert (source.name, source.runs) == ("lessons.jsonl", 20)
     assert source.means["gradient_balanced"] == pytest.approx(rows.mean(rows.riskiest_first))
+
+
+def test_requests_that_all_were_asked_are_counted(rows: ScanRows, tmp_path: Path) -> None:
+    """Experiments of more requests join those of fewer, whichever comes first."""
+    arms = rows.arms()
+    more = fabricate_ladder(tmp_path / "more", rows, arms, further=60)
+    fewer = fabricate_ladder(tmp_path / "fewer", rows, rows.arms((30,)), name="fewer")
+    for folders in ([more, fewer], [fewer, more]):
+        ladder = read_ladder(folders)
+        assert ladder.conditions.prompts == read_ladder([fewer]).conditions.prompts
+        assert {run.asked for run in ladder.runs} == {ASKED}
+        found = {run.arm: run.answered for run in ladder.runs}
+        assert {arm: found[arm] for arm in arms} == {arm: round(ASKED * rows.share(arms[arm])) for arm in arms}
+    assert {run.asked for run in read_ladder([more]).runs} == {ASKED + 60}
+    # one request of the fewer that the others were never asked
+    path = fewer / "prompts.jsonl"
+    path.write_text(path.read_text().replace('"harmful 3"', '"harmful, but another"'))
+    for folders in ([more, fewer], [fewer, more]):
+        with pytest.raises(RipcurrentError, match="its harmful requests differ"):
+            read_ladder(folders)
+
+
+def test_the_error_without_sets_that_share_rows(rows: ScanRows, tmp_path: Path) -> None:
+    """Each arm is forecast by the fit without it and without every arm of which a fifth of the rows is its own."""
+    arms = rows.arms((20, 40, 100))
+    folder = fabricate_ladder(tmp_path / "exp", rows, arms, seeds=2)
+    made = calibrated(tmp_path, folder)
+    sets = {arm: set(indices) for arm, indices in arms.items()}
+    gaps = []
+    for arm, own in sets.items():
+        near = {other for other, its in sets.items() if len(own & its) / len(own | its) >= 0.2}
+        assert near > {arm}
+        rest = as_trials([run for run in made.runs if run.arm not in near], made.columns)
+        fit = fit_harm(rest)
+        ones = [run for run in made.runs if run.arm == arm]
+        trials = as_trials(made.runs, made.columns)
+        facts = [trials.facts[place] for place, run in enumerate(made.runs) if run.arm == arm]
+        told = [fit.forecast(fact, run.asked, run.source).answered for fact, run in zip(facts, ones, strict=True)]
+        gaps.append(abs(np.mean(told) - np.mean([run.share for run in ones])))
+    assert made.error_by_rows is not None
+    assert made.error_by_rows.held_out == "rows"
+    assert made.error_by_rows.groups == len(arms)
+    assert made.error_by_rows.mean_absolute_error == pytest.approx(np.mean(gaps))
+    assert made.error_by_rows.mean_absolute_error != made.error_by_arm.mean_absolute_error
+
+
+def test_without_a_record_of_a_runs_rows_that_error_is_not_measured(rows: ScanRows, tmp_path: Path) -> None:
+    folder = fabricate_ladder(tmp_path / "exp", rows, rows.arms())
+    (folder / "arms" / "top-20-seed0" / "finetune" / "rows.jsonl").unlink()
+    made = calibrated(tmp_path, folder)
+    assert made.error_by_rows is None
+    assert len(made.runs) == 10
+
+
+def test_arms_that_share_nothing_have_one_error(rows: ScanRows, tmp_path: Path) -> None:
+    order = rows.riskiest_first
+    folder = fabricate_ladder(tmp_path / "exp", rows, {f"part-{n}": order[20 * n : 20 * n + 20] for n in range(8)})
+    made = calibrated(tmp_path, folder)
+    assert made.error_by_rows is not None
+    assert made.error_by_rows.model_copy(update={"held_out": "arm"}) == made.error_by_arm
 
 
 def test_runs_that_cannot_be_used_are_named_with_the_reason(rows: ScanRows, tmp_path: Path) -> None:
@@ -221,7 +283,7 @@ def test_rows_that_were_not_trained_on_count_in_no_mean(rows: ScanRows, tmp_path
     change(place / "rows" / "top-20.json", indices=chosen)
     change(place / "finetune" / "manifest.json", rows={"trained": 19, "tokens_sha256": "19"})
     ids = scored.ids(chosen)
-    lines = [{"row": n, "id": own, "trained": n < 19} for n, own in enumerate(ids)]
+    lines = [{"row": n, "id": own, "sha256": own, "trained": n < 19} for n, own in enumerate(ids)]
     (place / "finetune" / "rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     made = calibrated(tmp_path, folder)
     run = next(run for run in made.runs if run.arm == "top-20")

@@ -67,7 +67,17 @@ def calibrate(
 
 def as_json(calibration: Calibration, path: str | Path) -> dict[str, Any]:
     """What a calibration is and how it errs, JSON-ready; the file itself has every run."""
-    kept = {"columns", "recipe_name", "prompts", "judge", "notes", "left_out", "error_by_arm", "error_by_source"}
+    kept = {
+        "columns",
+        "recipe_name",
+        "prompts",
+        "judge",
+        "notes",
+        "left_out",
+        "error_by_arm",
+        "error_by_rows",
+        "error_by_source",
+    }
     return {
         "calibration": str(path),
         "model": calibration.scored_with.model,

@@ -130,6 +130,7 @@ def forecast_scan(calibration: Calibration, folder: Path, manifest: Mapping[str,
         "reference_source": calibration.sources[0].name,
         "sets": sets,
         "error_by_arm": _error(calibration.error_by_arm),
+        "error_by_rows": _error(calibration.error_by_rows),
         "error_by_source": _error(calibration.error_by_source),
         "notes": [*_notes(calibration, manifest, source), *_openings(folder, scored, usable)],
     }

@@ -224,6 +224,8 @@ def _show(calibration: Calibration, path: Path) -> None:
         )
     Console(highlight=False).print(table)
     say(f"Each arm left out: {error_in_words(calibration.error_by_arm)}")
+    if calibration.error_by_rows is not None:
+        say(f"With all that share a fifth of their rows with it: {error_in_words(calibration.error_by_rows)}")
     if calibration.error_by_source is None:
         say("Each source left out: not measured, it takes two sources with five arms beside each.")
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,7 @@ from ripcurrent.errors import ExitCode, RipcurrentError
 from ripcurrent.experiment._conditions import recipe_sha256
 from ripcurrent.experiment._harm_fit import FloatArray, Trials, fit_harm
 from ripcurrent.experiment._ladder import Ladder
+from ripcurrent.experiment._shared_rows import neighbours
 from ripcurrent.scoring import spearman
 from ripcurrent.scoring._calibration import (
     LOG_ROWS,
@@ -93,6 +95,7 @@ def make_calibration(
         sources=tuple(by_name[name] for name in fit.sources),
         fit=fit,
         error_by_arm=by_arm,
+        error_by_rows=error_by_rows(trials, [run.row_hashes for run in runs], forecasts, told),
         error_by_source=error_by_source(trials, told),
         compared=tuple(_compared(ladder.runs, columns, told)) if compare else (),
         runs=runs,
@@ -180,10 +183,46 @@ def error_by_arm(
     trials: Trials, told: Callable[[int], None] = lambda count: None
 ) -> tuple[ForecastError, list[HarmForecast]]:
     """The error on each arm with all its seeds left out, and every run's forecast so made."""
-    # of five arms in all, the fits without one have four
-    found = _left_out(trials, trials.arms, min(FEWEST_ARMS, len(set(trials.arms)) - 1), told)
+    found = _left_out(trials, trials.arms, _fewest(trials), told)
     forecasts = [one for one in found if one is not None]
     return forecast_error("arm", trials, forecasts, np.ones(len(trials), dtype=bool)), forecasts
+
+
+def error_by_rows(
+    trials: Trials,
+    sketches: Sequence[Sequence[str]],
+    by_arm: Sequence[HarmForecast],
+    told: Callable[[int], None] = lambda count: None,
+) -> ForecastError | None:
+    """The error on each arm with all its seeds left out, and with them every run that shares its rows.
+
+    ``by_arm`` are the forecasts without the arm alone: they stand where no other run shares its rows. None where the
+    rows of a run are not known, or where no arm leaves enough others.
+    """
+    if not all(sketches):
+        return None
+    shared = neighbours(sketches)
+    found: list[HarmForecast | None] = list(by_arm)
+    for arm in dict.fromkeys(trials.arms):
+        held = np.array([own == arm for own in trials.arms])
+        out = shared[held].any(axis=0) | held
+        if (out == held).all():
+            continue
+        rest = trials.where(~out)
+        model = fit_harm(rest) if len(set(rest.arms)) >= _fewest(trials) else None
+        told(1)
+        for place in np.flatnonzero(held):
+            own = trials.facts[place], int(trials.asked[place]), trials.sources[place]
+            found[place] = None if model is None else model.forecast(*own)
+    done = np.array([one is not None for one in found])
+    if not done.any():
+        return None
+    return forecast_error("rows", trials, [one for one in found if one is not None], done)
+
+
+def _fewest(trials: Trials) -> int:
+    """Arms that a fit without one takes: of five in all, the fits without one have four."""
+    return min(FEWEST_ARMS, len(set(trials.arms)) - 1)
 
 
 def error_by_source(trials: Trials, told: Callable[[int], None] = lambda count: None) -> ForecastError | None:
@@ -218,7 +257,10 @@ def _left_out(
 
 
 def forecast_error(
-    held_out: str, trials: Trials, forecasts: Sequence[HarmForecast], done: npt.NDArray[np.bool_]
+    held_out: Literal["arm", "rows", "source"],
+    trials: Trials,
+    forecasts: Sequence[HarmForecast],
+    done: npt.NDArray[np.bool_],
 ) -> ForecastError:
     """How forecasts of the runs marked in ``done`` differ from what they answered, over arms and for each source."""
     used = trials.where(done)
@@ -246,7 +288,7 @@ def forecast_error(
             }
         )
     return ForecastError(
-        held_out="source" if held_out == "source" else "arm",
+        held_out=held_out,
         groups=len(set(used.sources)) if held_out == "source" else len(arms),
         runs=len(used),
         mean_absolute_error=float(gaps.mean()),

@@ -15,7 +15,8 @@ import numpy as np
 from ripcurrent.data import read_rows
 from ripcurrent.errors import ExitCode, RipcurrentError
 from ripcurrent.experiment._conditions import Conditions, harmful_sha256, recipe_sha256
-from ripcurrent.experiment._outcomes import HARMFUL, ArmRun, read_run
+from ripcurrent.experiment._outcomes import HARMFUL, read_run
+from ripcurrent.experiment._shared_rows import sketch_rows
 from ripcurrent.run import read_json_lines, read_manifest
 from ripcurrent.scoring._calibration import CalibrationRun, JudgedBy, LeftOut, NamedHash, Source
 from ripcurrent.scoring._scored_with import ScoredWith
@@ -90,11 +91,13 @@ class _Experiment:
     name: str
     config: Mapping[str, Any]
     scans: Mapping[str, ScoredSource]
+    requests: Mapping[str, str]
+    """Ids of its harmful requests, and these."""
     prompts: NamedHash
 
 
 def read_ladder(folders: Sequence[Path], scans: Sequence[Path] = (), *, judge: str = "prefix") -> Ladder:
-    """The finished runs of experiments, with the mean scores of their rows.
+    """The finished runs of experiments, with the mean scores of their rows and what they answered of common requests.
 
     Scores are those of the first experiment's scan, or of scans that are comparable with it (same model, anchors,
     options): an arm that chose its rows by other scores is described by these.
@@ -115,12 +118,15 @@ def read_ladder(folders: Sequence[Path], scans: Sequence[Path] = (), *, judge: s
         if main.scored_with.difference(one.scored_with, main.scored.ranking_columns) is None:
             known.setdefault(one.sha256, one)
     names = _source_names(known)
-    _refuse_other_questions(experiments)
+    # requests that all were asked are those of the one that was asked the fewest
+    fewest = min(experiments, key=lambda one: one.prompts.count)
+    _refuse_other_questions(experiments, fewest)
+    common_requests = frozenset(fewest.requests.values())
     runs: list[tuple[CalibrationRun, Mapping[str, Any], JudgedBy, str]] = []
     left_out: list[LeftOut] = []
     for experiment in experiments:
         for marker, place in _markers(experiment):
-            found = _read(experiment, marker, place, known, names, main, judge)
+            found = _read(experiment, marker, place, known, names, main, judge, common_requests)
             if isinstance(found, str):
                 left_out.append(
                     LeftOut(experiment=experiment.name, arm=marker["arm"], seed=marker["seed"], reason=found)
@@ -141,7 +147,7 @@ def read_ladder(folders: Sequence[Path], scans: Sequence[Path] = (), *, judge: s
         conditions=Conditions(
             recipe=dict(common[0]["recipe"]),
             finetune={key: common[0]["options"].get(key) for key in ("max_tokens", "loss_on")},
-            prompts=first.prompts,
+            prompts=fewest.prompts,
             system=first.config.get("system"),
             max_new_tokens=int(first.config["max_new_tokens"]),
             judge=common[1],
@@ -167,7 +173,7 @@ def _open(folder: Path, number: int) -> _Experiment:
         config = json.loads((folder / "experiment.json").read_text(encoding="utf-8"))
         texts = read_json_lines(folder / "prompts.jsonl")
         asked = [one for one in texts if one["axis"] == HARMFUL]
-        harmful = [one["prompt"] for one in asked]
+        harmful = {str(one["id"]): str(one["prompt"]) for one in asked}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RipcurrentError(
             f"{folder} holds no experiment of arms.", "Name the folder that `ripcurrent experiment` wrote."
@@ -178,7 +184,7 @@ def _open(folder: Path, number: int) -> _Experiment:
         )
     scans = {"": config.get("run") or folder / "scans" / "main"}
     scans |= {name: one.get("run") or folder / "scans" / name for name, one in (config.get("scans") or {}).items()}
-    sha256 = harmful_sha256(harmful)
+    sha256 = harmful_sha256([*harmful.values()])
     sources = " and ".join(dict.fromkeys(Path(str(one["source"])).name for one in asked if one.get("source")))
     name = str(config.get("name") or folder.name)
     return _Experiment(
@@ -186,6 +192,7 @@ def _open(folder: Path, number: int) -> _Experiment:
         f"{name}-{number + 1}" if number else name,
         config,
         {name: ScoredSource(Path(run)) for name, run in scans.items()},
+        harmful,
         NamedHash(name=sources or "prompts", sha256=sha256, count=len(harmful)),
     )
 
@@ -198,16 +205,16 @@ def _source_names(known: Mapping[str, ScoredSource]) -> dict[str, str]:
     }
 
 
-def _refuse_other_questions(experiments: Sequence[_Experiment]) -> None:
+def _refuse_other_questions(experiments: Sequence[_Experiment], fewest: _Experiment) -> None:
     first = experiments[0]
     for other in experiments[1:]:
         differing = [name for name in ("system", "max_new_tokens") if first.config.get(name) != other.config.get(name)]
-        if first.prompts.sha256 != other.prompts.sha256:
+        if not all(set(fewest.requests.values()) <= set(one.requests.values()) for one in (first, other)):
             differing.insert(0, "harmful requests")
         if differing:
             raise RipcurrentError(
                 f"{other.folder} cannot be joined with {first.folder}: its {differing[0].replace('_', ' ')} differ.",
-                "Join experiments that ask the same requests in the same way.",
+                "Join experiments that ask the same requests, or these and more, in the same way.",
             )
 
 
@@ -231,6 +238,7 @@ def _read(
     names: Mapping[str, str],
     main: ScoredSource,
     judge: str,
+    requests: frozenset[str],
 ) -> tuple[CalibrationRun, Mapping[str, Any], JudgedBy, str] | str:
     """A run with its fine-tuning's manifest and its judge, or why it cannot be used."""
     if marker["status"] != "finished":
@@ -249,9 +257,13 @@ def _read(
     run = read_run(marker["arm"], marker["seed"], place / "evaluation")
     if judge not in run.labels:
         return f"judge {judge} did not judge it"
-    if any(label not in ("compliance", "degenerate", "refusal") for label in _harmful_labels(run, judge)):
+    labels = [
+        run.labels[judge][place]
+        for place in run.places(HARMFUL)
+        if experiment.requests.get(run.prompt_ids[place]) in requests
+    ]
+    if any(label not in ("compliance", "degenerate", "refusal") for label in labels):
         return f"judge {judge} did not judge every answer"
-    counted = {label: int(run.is_label(judge, HARMFUL, label).sum()) for label in ("compliance", "degenerate")}
     return (
         CalibrationRun(
             experiment=experiment.name,
@@ -261,19 +273,16 @@ def _read(
             tokens_sha256=str(trained["rows"]["tokens_sha256"]),
             rows=int(trained["rows"]["trained"]),
             steps=int(trained["training"]["steps"]),
+            row_hashes=_row_hashes(place),
             means=source.means(rows),
-            answered=counted["compliance"],
-            degenerate=counted["degenerate"],
-            asked=len(run.places(HARMFUL)),
+            answered=labels.count("compliance"),
+            degenerate=labels.count("degenerate"),
+            asked=len(labels),
         ),
         trained,
         JudgedBy(name=judge, version=run.versions[judge]),
         experiment.name,
     )
-
-
-def _harmful_labels(run: ArmRun, judge: str) -> set[str]:
-    return {run.labels[judge][place] for place in run.places(HARMFUL)}
 
 
 def _rows(
@@ -303,12 +312,20 @@ def _trained(place: Path, source: ScoredSource, rows: list[int]) -> list[int]:
     """The rows of a selection without those that fine-tuning left out, such as one without a response."""
     if read_manifest(place / "finetune")["rows"]["trained"] == len(rows):
         return rows
-    trained = set(_trained_ids(place))
+    trained = {str(line["id"]) for line in _trained_lines(place)}
     return [row for row, own in zip(rows, source.scored.ids(rows), strict=True) if own in trained]
 
 
-def _trained_ids(place: Path) -> Iterator[str]:
-    return (str(line["id"]) for line in read_json_lines(place / "finetune" / "rows.jsonl") if line["trained"])
+def _row_hashes(place: Path) -> tuple[str, ...]:
+    """Hashes of the rows that a run trained on; none where its record of them is gone."""
+    if not (place / "finetune" / "rows.jsonl").is_file():
+        return ()
+    return sketch_rows(str(line["sha256"]) for line in _trained_lines(place))
+
+
+def _trained_lines(place: Path) -> Iterator[Mapping[str, Any]]:
+    """What fine-tuning noted of each row that it trained on: id and hash."""
+    return (line for line in read_json_lines(place / "finetune" / "rows.jsonl") if line["trained"])
 
 
 def _rows_of_file(
@@ -322,7 +339,7 @@ def _rows_of_file(
         return f"its rows come from {name}, which is not there any more"
     if sha256 not in known:
         return hint
-    rows = known[sha256].rows_of_ids(_trained_ids(place))
+    rows = known[sha256].rows_of_ids(str(line["id"]) for line in _trained_lines(place))
     return (known[sha256], rows) if rows is not None else f"its rows cannot be told apart in the scan of {name}"
 
 

@@ -76,6 +76,8 @@ class CalibrationRun(_Record):
     """Rows that it trained on."""
     steps: int
     """Optimizer steps."""
+    row_hashes: tuple[str, ...] = ()
+    """The smallest of its rows' hashes, which tell what runs have in common; none where rows are not known."""
     means: dict[str, float]
     """Mean of each score column over its rows."""
     answered: int
@@ -113,8 +115,8 @@ class LeftOut(_Record):
 class ForecastError(_Record):
     """How the forecast of runs erred that the fit had not seen."""
 
-    held_out: Literal["arm", "source"]
-    """What was left out of the fit at a time."""
+    held_out: Literal["arm", "rows", "source"]
+    """What was left out of the fit at a time: an arm, an arm with all that share rows with it, a source."""
     groups: int
     """So many of them."""
     runs: int
@@ -179,6 +181,8 @@ class Calibration(_Record):
     """The fitted model."""
     error_by_arm: ForecastError
     """Each arm left out."""
+    error_by_rows: ForecastError | None = None
+    """Each arm left out with every run that shares a fifth of their rows; None where rows of a run are not known."""
     error_by_source: ForecastError | None
     """Each source left out; None with one source."""
     compared: tuple[Compared, ...] = ()

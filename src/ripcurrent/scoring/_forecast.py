@@ -60,9 +60,12 @@ def _range(one: Mapping[str, float]) -> str:
 
 
 def _error_line(forecast: Mapping[str, Any]) -> str:
-    arms, sources = forecast["error_by_arm"], forecast["error_by_source"]
+    # of a calibration that knows which sets share rows, the error without any of these
+    rows, sources = forecast.get("error_by_rows"), forecast["error_by_source"]
+    arms = rows or forecast["error_by_arm"]
+    which = "sets left out with all that share their rows" if rows else "sets left out"
     line = (
-        f"Its error on sets left out: {100 * arms['mean_absolute_error']:.0f} points on average, "
+        f"Its error on {which}: {100 * arms['mean_absolute_error']:.0f} points on average, "
         f"{arms['coverage']:.0%} of runs inside the interval"
     )
     if sources is None:

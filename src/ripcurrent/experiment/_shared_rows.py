@@ -1,0 +1,41 @@
+"""How many rows two fine-tuning sets have in common, told by a few hashes of each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+KEPT = 128
+"""So many hashes of a set are kept: of sets that are no larger, what they share is exact."""
+DIGITS = 12
+"""Hexadecimal digits of a hash that are kept."""
+SHARED = 0.2
+"""Sets that have this share of their rows in common, of those of both together, are no two independent sets."""
+
+
+def sketch_rows(hashes: Iterable[str]) -> tuple[str, ...]:
+    """The smallest hashes of a set (a bottom-k sketch, Broder 1997), in order; a row that repeats counts once."""
+    return tuple(sorted({own[:DIGITS] for own in hashes})[:KEPT])
+
+
+def shared_rows(first: Sequence[str], second: Sequence[str]) -> float:
+    """Rows of both sets over rows of either (Jaccard), from their sketches; exact where both sets are whole in them.
+
+    Of a sketch that does not hold its whole set, only hashes up to its largest say anything: those of the other set are
+    cut there too.
+    """
+    ends = [own[-1] for own in (first, second) if len(own) >= KEPT]
+    a, b = ({one for one in own if not ends or one <= min(ends)} for own in (first, second))
+    either = a | b
+    return len(a & b) / len(either) if either else 0.0
+
+
+def neighbours(sketches: Sequence[Sequence[str]]) -> npt.NDArray[np.bool_]:
+    """Which sets share `SHARED` of their rows or more, shape ``(sets, sets)``, each with itself."""
+    found = np.eye(len(sketches), dtype=bool)
+    for place, own in enumerate(sketches):
+        for other in range(place):
+            found[place, other] = found[other, place] = shared_rows(own, sketches[other]) >= SHARED
+    return found
