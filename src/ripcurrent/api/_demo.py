@@ -12,11 +12,11 @@ from ripcurrent.api._demo_proof import Proof, cached_proof, fresh_proof
 from ripcurrent.api._progress import Progress
 from ripcurrent.api._scan import ScanResult, scan
 from ripcurrent.api._select import select
-from ripcurrent.api._summary import manifest_ranking
 from ripcurrent.data import Row, read_rows
 from ripcurrent.demo import DEMO_ROWS
 from ripcurrent.scoring import TRAIT_COLUMNS
 from ripcurrent.selection import Overlap, SelectionRecord, bottom, overlap, plain_numbers, read_scores, top
+from ripcurrent.selection._table import ScoredRows
 
 SHOWN = 5
 """Rows shown of each end of the ranking."""
@@ -127,7 +127,7 @@ def run_demo(
     """
     result = scan(DEMO_ROWS, out, progress=progress, **changes)
     table = read_scores(result.folder)
-    ranking = manifest_ranking(table)
+    ranking = ScoredRows(table).default_ranking
     count = max(1, min(SELECTED, result.status_counts["ok"] // 4))
     shown = min(SHOWN, count)
     records = select(result.folder, top=count)

@@ -141,7 +141,7 @@ def _table(folder: Path, columns: Sequence[str]) -> Any:
     path = folder / "scores.parquet"
     schema = pq.read_schema(path)
     ranking = json.loads(schema.metadata[b"ripcurrent"])["default_ranking"]
-    wanted = dict.fromkeys(("row", "id", "status", "opens_numbered", ranking, *columns))
+    wanted = dict.fromkeys(("row", "status", "opens_numbered", ranking, *columns))
     return pq.read_table(path, columns=[name for name in wanted if name in schema.names])
 
 

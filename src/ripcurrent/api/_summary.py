@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from ripcurrent.api._adapter_base import other_base
 from ripcurrent.api._forecast import why_none
 from ripcurrent.data import read_rows
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.run import read_manifest
+from ripcurrent.report._scan_run import Bools, Indices, ScanRun, open_scan_run
+from ripcurrent.report._shown_rows import take_columns
+from ripcurrent.report._summary import risk_order
 from ripcurrent.scoring import TRAIT_COLUMNS, quantiles, spearman
 from ripcurrent.scoring._anchors import MINIMUM_SEPARATION, weakly_separated
 from ripcurrent.scoring._forecast import forecast_lines, read_forecast
-from ripcurrent.selection import read_scores, top
-from ripcurrent.selection._table import ScoredRows
 
 TOP = 100
 """Size of the riskiest group whose formats are compared with the whole."""
+SHOWN = 10
+"""So many of them are shown."""
 
 SUMMARY_SCORES = (
     "gradient_bidirectional",
@@ -177,41 +178,45 @@ class ScanSummary:
 
 
 def summarise_scan(folder: Path) -> ScanSummary:
-    """Summarise a finished scan's run folder."""
-    manifest = read_manifest(folder)
-    table = read_scores(folder)
-    ok = table.filter(pc.equal(table["status"], "ok"))
-    present = [name for name in SUMMARY_SCORES if ok[name].null_count < ok.num_rows]
-    tokens = ok["response_tokens"].to_numpy().astype(float)
+    """Summarise a finished scan's run folder; its scores are read one column at a time."""
+    run = open_scan_run(folder)
+    manifest = run.manifest
+    scored = run.scored()
+    measured = [name for name in SUMMARY_SCORES if name in run.present]
+    tokens = run.floats("response_tokens")[scored]
     scores = []
-    for name in present:
-        values = ok[name].to_numpy()
-        scores.append(
-            ScoreSummary(name, quantiles(values, (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)), spearman(values, tokens))
-        )
-    ranking = manifest_ranking(table)
-    riskiest = top(table, min(TOP, ok.num_rows), ranking).indices
-    group = ScoredRows(table).take(riskiest)
-    counts = manifest["status_counts"]
+    for name in measured:
+        values = run.floats(name)[scored]
+        if np.isfinite(values).any():
+            at = quantiles(values, (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99))
+            scores.append(ScoreSummary(name, at, spearman(values, tokens)))
+    ranking = str(run.metadata["default_ranking"])
+    riskiest = _riskiest(run, ranking, scored)
     # a scan by an earlier version may lack some
-    traits = [name for name in TRAIT_COLUMNS if name in table.column_names]
+    traits = [name for name in TRAIT_COLUMNS if name in run.present]
+    group = _columns_of(run, riskiest, ["row", "id", "response_tokens", ranking, *traits])
+    lengths = group["response_tokens"]
     forecast = read_forecast(folder)
     return ScanSummary(
         folder=folder,
-        rows=table.num_rows,
-        scored=ok.num_rows,
-        unscored={status: count for status, count in counts.items() if status != "ok"},
+        rows=run.rows,
+        scored=int(scored.sum()),
+        unscored={status: count for status, count in manifest["status_counts"].items() if status != "ok"},
         model=manifest["model"]["name"],
         anchors=manifest["anchors"]["name"],
         separation=manifest["anchors"]["separation"],
         ranking=ranking,
         scores=tuple(scores),
         top=len(riskiest),
-        riskiest=_ranked_rows(group.slice(0, 10), ranking, manifest),
-        format_shares={name: (_share(group, name), _share(ok, name)) for name in traits},
-        mean_tokens=(float(group["response_tokens"].to_numpy().mean()), float(tokens.mean())),
-        truncated=int(np.sum(ok["truncated"].to_numpy())),
-        states_of_cut_rows=manifest["options"].get("position") == "last" and "representation_harmful" in present,
+        riskiest=_ranked_rows(group, ranking, manifest),
+        format_shares={
+            name: (float(np.mean([bool(has) for has in group[name]])), float(run.flags(name)[scored].mean()))
+            for name in traits
+        },
+        mean_tokens=(float(np.mean(lengths)), float(tokens.mean())),
+        truncated=int(run.flags("truncated")[scored].sum()),
+        states_of_cut_rows=manifest["options"].get("position") == "last"
+        and any(score.name == "representation_harmful" for score in scores),
         left_out=tuple(manifest["left_out"]),
         other_base=other_base(manifest["model"]),
         prefilter=(manifest.get("prefilter") or {}).get("in_words"),
@@ -221,36 +226,39 @@ def summarise_scan(folder: Path) -> ScanSummary:
     )
 
 
-def manifest_ranking(table: pa.Table) -> str:
-    """The scores table's default ranking column."""
-    import json
-
-    return str(json.loads(table.schema.metadata[b"ripcurrent"])["default_ranking"])
-
-
-def _share(table: pa.Table, name: str) -> float:
-    return float(pc.mean(pc.fill_null(table[name], False)).as_py())
+def _riskiest(run: ScanRun, ranking: str, scored: Bools) -> Indices:
+    """Positions of the riskiest rows, riskiest first; equal scores by row number."""
+    values = run.floats(ranking)
+    values[~scored] = np.nan
+    return risk_order(values, run.direction(ranking))[:TOP]
 
 
-def _ranked_rows(table: pa.Table, ranking: str, manifest: dict[str, Any]) -> tuple[RankedRow, ...]:
-    records = table.to_pylist()
-    prompts = _prompts(manifest, {record["row"] for record in records})
+def _columns_of(run: ScanRun, positions: Indices, columns: Sequence[str]) -> dict[str, list[Any]]:
+    """Values of the named columns at positions, in the order given."""
+    order = np.argsort(positions)
+    back = np.argsort(order).tolist()
+    found = take_columns(run, positions[order], columns)
+    return {name: [values[place] for place in back] for name, values in found.items()}
+
+
+def _ranked_rows(group: Mapping[str, list[Any]], ranking: str, manifest: Mapping[str, Any]) -> tuple[RankedRow, ...]:
+    prompts = _prompts(manifest, set(group["row"][:SHOWN]))
     # nearly every numbered list opens so: told by its share, not row by row
-    formats = [name for name in TRAIT_COLUMNS if name != "opens_numbered"]
+    formats = [name for name in TRAIT_COLUMNS if name != "opens_numbered" and name in group]
     return tuple(
         RankedRow(
-            row=record["row"],
-            id=record["id"],
-            score=record[ranking],
-            response_tokens=record["response_tokens"],
-            traits=tuple(name.removeprefix("is_") for name in formats if record.get(name)),
-            prompt=prompts.get(record["row"]),
+            row=row,
+            id=group["id"][place],
+            score=group[ranking][place],
+            response_tokens=group["response_tokens"][place],
+            traits=tuple(name.removeprefix("is_") for name in formats if group[name][place]),
+            prompt=prompts.get(row),
         )
-        for record in records
+        for place, row in enumerate(group["row"][:SHOWN])
     )
 
 
-def _prompts(manifest: dict[str, Any], wanted: set[int]) -> dict[int, str]:
+def _prompts(manifest: Mapping[str, Any], wanted: set[int]) -> dict[int, str]:
     """The wanted rows' prompts; empty when the dataset cannot be read any more."""
     about = manifest["dataset"]
     found: dict[int, str] = {}

@@ -23,8 +23,11 @@ from ripcurrent.models import ChatModel
 from ripcurrent.run import RunDirectory, written_whole
 from ripcurrent.scoring import TOKEN_SCHEMA, read_token_record, summarise_tokens, write_tokens
 from ripcurrent.selection import bottom, read_scores, top
+from ripcurrent.selection._table import ScoredRows
 from ripcurrent.signals import Directions, GradientPass, make_batch
 
+CHECKED = ("gradient_norm", "gradient_harmful", "gradient_safe")
+"""Columns that a row's shares add up to."""
 SHARD_ROWS = 16
 """Rows per file of finished shares: what an interruption can cost."""
 
@@ -55,7 +58,8 @@ def add_token_shares(
     if options.tokens is None or gradient_pass is None:
         return _brief(read_token_record(run.folder))
     started = time.perf_counter()
-    scores = read_scores(run.folder)
+    # of a hundred million rows, the columns that are needed and no more
+    scores = read_scores(run.folder, ("row", "status", options.default_ranking, *CHECKED))
     groups = _choose(scores, options.tokens)
     folder = run.folder / "tokens"
     finished = _finished(folder)
@@ -77,7 +81,8 @@ def add_token_shares(
         finished = _finished(folder)
     told.finish()
     table = _collect(finished, groups)
-    norms = dict(zip(scores["row"].to_pylist(), scores["gradient_norm"].to_pylist(), strict=True))
+    chosen = ScoredRows(scores).take(groups)
+    norms = dict(zip(groups, chosen["gradient_norm"].to_pylist(), strict=True))
     safe_sets = len(anchors.anchor_set.safe_sets)
     earlier = read_token_record(run.folder) or {}
     seconds = round(time.perf_counter() - started, 3) if missing else earlier.get("seconds", 0.0)
@@ -88,7 +93,7 @@ def add_token_shares(
         "safe_sets": safe_sets,
         "opening_tokens": options.anchor_tokens,
         "unit": "inner product of the row's gradient with the direction; divided by gradient_norm it adds to the score",
-        "largest_difference": _largest_difference(table, scores),
+        "largest_difference": _largest_difference(table, chosen),
         "seconds": seconds,
         "groups": summarise_tokens(table, norms, safe_sets=safe_sets, opening_tokens=options.anchor_tokens),
     }
@@ -186,9 +191,9 @@ def _collect(finished: Mapping[int, Path], groups: Mapping[int, str]) -> pa.Tabl
     return whole.sort_by([("row", "ascending"), ("position", "ascending")])
 
 
-def _largest_difference(table: pa.Table, scores: pa.Table) -> float:
+def _largest_difference(table: pa.Table, chosen: pa.Table) -> float:
     """How far a row's shares are from adding up to its cosines, at most: rounding alone."""
-    named = {name: scores[name].to_numpy() for name in ("row", "gradient_norm", "gradient_harmful", "gradient_safe")}
+    named = {name: chosen[name].to_numpy() for name in ("row", *CHECKED)}
     place = {int(row): index for index, row in enumerate(named["row"])}
     sums = table.group_by("row").aggregate([("share_harmful", "sum"), ("share_safe", "sum")])
     at = [place[row] for row in sums["row"].to_pylist()]

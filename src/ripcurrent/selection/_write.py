@@ -31,8 +31,8 @@ class RowSource(Protocol):
         """Write rows in the input's own format and fields, in the order of ``indices``, whole or not at all."""
 
 
-def read_scores(run_folder: Path) -> pa.Table:
-    """The scores table of a run.
+def read_scores(run_folder: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """The scores table of a run, or of these columns those that it has.
 
     Raises:
         RipcurrentError: The folder is no run, its scan has not finished, or the file is damaged.
@@ -44,7 +44,10 @@ def read_scores(run_folder: Path) -> pa.Table:
             "Name the folder that `ripcurrent scan … --out FOLDER` wrote; the same command resumes an unfinished scan.",
         )
     try:
-        return pq.read_table(path)
+        present = None if columns is None else set(pq.read_schema(path).names)
+        return pq.read_table(
+            path, columns=present and [name for name in dict.fromkeys(columns or ()) if name in present]
+        )
     except pa.ArrowException as error:
         raise RipcurrentError(
             f"{path} cannot be read: {str(error).splitlines()[0]}",
