@@ -92,7 +92,9 @@ def test_a_stopped_run_asks_only_the_rest(
     monkeypatch.undo()
     with (tmp_path / "run" / PARTIAL).open("ab") as file:
         file.write(b'{"prompt_id": "q9", "comp')  # torn by a crash
-    resumed = evaluate(str(tiny_folder), prompts=[prompts_file], out=tmp_path / "run", batch_size=2, **EXACT)
+    # the same weights, wherever they lie now
+    moved = shutil.copytree(tiny_folder, tmp_path / "moved")
+    resumed = evaluate(str(moved), prompts=[prompts_file], out=tmp_path / "run", batch_size=2, **EXACT)
     assert resumed.manifest["timings"]["answered_now"] == 6
     assert resumed.responses == whole.responses
 

@@ -234,20 +234,25 @@ def test_the_model_of_a_finished_scan_is_trained_unless_another_is_named(monkeyp
         ({"select": "all"}, range(20), False),
         # rows of the same numbers of another dataset
         ({"file": "other.jsonl"}, range(20), False),
+        # the same rows trained in another way, which is what is asked there
+        ({"select": "random", "recipe": "lora"}, range(20), False),
+        ({"select": "random", "recipe": "embedded"}, range(20), True),
+        ({"select": "random", "training_seed": 7}, range(20), False),
     ],
 )
 def test_an_arm_of_its_controls_rows_is_refused(rule: dict[str, Any], rows: range, refused: bool) -> None:
     keys = {**KEYS, "arms": {"random": "random", "other": rule}}
-    arms = {arm.name: arm for arm in expand_arms(parse_experiment(keys, where="x"))}
+    config = parse_experiment(keys, where="x")
+    arms = {arm.name: arm for arm in expand_arms(config)}
     chosen = {
         ("random", 0): ArmRows(None, tuple(range(20)), "a"),
         ("other", 0): ArmRows(None, tuple(rows), "b"),
     }
     if not refused:
-        refuse_equal_rows(arms, chosen)
+        refuse_equal_rows(config, arms, chosen)
         return
     with pytest.raises(RipcurrentError, match=r"Arms other and random have \d+ of \d+ rows in common") as caught:
-        refuse_equal_rows(arms, chosen)
+        refuse_equal_rows(config, arms, chosen)
     assert "smaller size" in caught.value.hint
 
 

@@ -134,6 +134,8 @@ def test_a_files_scan_and_recipe_are_replaced_by_the_command_line(
         ("kind: mechanism\npools: []\n", ["--gate"], ("takes no --gate",)),
         ("kind: mechanism\npools: []\n", ["--run", "x"], ("takes no --run", "in its pools")),
         ("kind: probe\ndata: x\n", ["--recipe", "lora"], ("takes no --recipe",)),
+        ("kind: edits\ndata: x\n", ["--recipe", "lora"], ("takes no --recipe",)),
+        ("kind: edits\ndata: x\narms: true\n", ["--recipe", "papper"], ("papper",)),
         ("data: x\narms: {random: random}\n", ["--recipe", "papper"], ("papper",)),
         ("data: x\nscan: {limit: 5}\narms: {random: random}\n", ["--run", "gone"], ("gone",)),
     ],

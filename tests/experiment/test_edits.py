@@ -138,6 +138,23 @@ def test_what_is_left_out_is_counted_and_said(
     assert said == ([f"No row could be edited at equal length by {empty}."] if empty else [])
 
 
+def test_edited_rows_of_a_prefiltered_scan_are_all_scored(
+    tiny_folder: Path, anchors_file: Path, edits: dict[str, Any], tmp_path: Path
+) -> None:
+    """A prefilter would pick among them by the scores that the edits change."""
+    data = write_jsonl(tmp_path / "rows.jsonl", good_rows(220))
+    how = {"model": str(tiny_folder), "anchors": str(anchors_file), "prefilter": 0.1, "prefilter_sample": 100, **EXACT}
+    first = scan(data, tmp_path / "scan", **how)
+    ranked = np.isfinite(pq.read_table(first.folder / "scores.parquet")["gradient_bidirectional"].to_numpy()).sum()
+    assert 100 <= ranked < 220
+    found = run({**edits, "run": str(first.folder), "edits": ["digits-spelled"]}, tmp_path / "out")
+    assert (found["base"]["unscored"], found["base"]["editable"]) == (220 - ranked, ranked)
+    edited = pq.read_table(tmp_path / "out" / "edited-scan" / "scores.parquet")
+    assert np.isfinite(edited["gradient_bidirectional"].to_numpy()).all()
+    (one,) = (one for one in found["changes"] if one["column"] == "gradient_bidirectional")
+    assert one["rows"] == found["edits"][0]["rows"] > 0
+
+
 def test_a_limit_draws_the_same_rows_and_the_folder_keeps_what_is_done(
     edits: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -75,6 +75,17 @@ def test_requests_that_all_were_asked_are_counted(rows: ScanRows, tmp_path: Path
             read_ladder(folders)
 
 
+def test_a_scan_that_no_finished_arm_needs_may_be_missing(rows: ScanRows, tmp_path: Path) -> None:
+    """As after ``experiment --arms``, which makes only the scans of these arms."""
+    folder = fabricate_ladder(tmp_path / "exp", rows, rows.arms(), config={"scans": {"content": {"options": {}}}})
+    assert len(read_ladder([folder]).runs) == 10
+    change(folder / "arms" / "top-20-seed0" / "arm.json", identity={"rule": {"select": "top", "scan": "content"}})
+    ladder = read_ladder([folder])
+    assert [(one.arm, one.reason) for one in ladder.left_out] == [
+        ("top-20", "the scan content of its rows is not there")
+    ]
+
+
 def test_the_error_without_sets_that_share_rows(rows: ScanRows, tmp_path: Path) -> None:
     """Each arm is forecast by the fit without it and without every arm of which a fifth of the rows is its own."""
     arms = rows.arms((20, 40, 100))

@@ -146,6 +146,9 @@ def test_what_cannot_be_is_refused() -> None:
     refused("seeds", seeds=[0, 0])
     refused("either run", run="runs/x", scan={"anchors": "builtin"})
     refused("give data", data=None)
+    for rule in ("length_matched", "format_matched", "all_but"):
+        arms = {"random": "random", "f": {"file": "f.jsonl"}, "a": {rule: "f"}}
+        refused("arm a is made from arm f, whose rows are of a file", "`scans:`", arms=arms)
     refused("refers to itself", arms={"random": "random", "a": {"length_matched": "b"}, "b": {"length_matched": "a"}})
     refused("cannot be the name", arms={"random": "random", "a/b": "top"})
     refused("'base' cannot be the name", arms={"random": "random", "base": "top"})

@@ -199,6 +199,19 @@ def test_results_of_more_seeds_than_are_asked_for_are_kept(tmp_path: Path) -> No
     assert [one["seed"] for one in collected(tmp_path, seeds=[3])["missing"]] == [3, 3]
 
 
+def test_the_keys_on_the_page_make_the_same_experiment(tmp_path: Path) -> None:
+    put(tmp_path, ["random-seed0", "top-seed0"], by_share(SHARES))
+    for control in ("top", None):
+        found = collected(tmp_path, control=control)
+        again = parse_experiment({"name": "x", **found["experiment"]}, where="page")
+        assert again.control == control
+        assert [(arm.name, arm.control) for arm in expand_arms(again)] == [
+            ("random", control), ("top", None)
+        ]  # fmt: skip
+        assert bool(found["comparisons"]) == (control is not None)
+    assert "control" not in collected(tmp_path)["experiment"]
+
+
 def test_no_evidence_needs_a_finding_of_every_arm_that_decides(tmp_path: Path) -> None:
     equal = by_share({"random": 0.0, "top": 0.0})
     put(tmp_path, ["random-seed0", "top-seed0"], equal)

@@ -14,6 +14,7 @@ from ripcurrent.api._progress import SilentProgress
 from ripcurrent.cli import run as command
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.report import build_instrument_page
+from ripcurrent.report._edits_content import edits_content
 from ripcurrent.report._instrument_content import signed, span
 from tests.experiment.conftest import read, scanned
 from tests.report.conftest import Opener
@@ -153,6 +154,18 @@ def test_results_of_something_else(tmp_path: Path, content: str, told: str) -> N
     (tmp_path / "results.json").write_text(content)
     with pytest.raises(RipcurrentError, match=told):
         build_instrument_page(tmp_path)
+
+
+def test_a_p_of_nothing_is_the_surest(folders: dict[str, Path]) -> None:
+    """Of some thousand rows that all move one way the test's p is 0."""
+    results = read(folders["edits"] / "results.json")
+    for one in results["changes"]:
+        one["adjusted_wilcoxon_p"] = 0.0
+    content = edits_content(results)
+    assert content.lead.startswith(f"{len(results['edits'])} of {len(results['edits'])} edits change")
+    marked = [cell for row in content.sections[0].tables[1].rows for cell in row[1:] if cell.text != "–"]
+    assert marked
+    assert all(cell.text.endswith("*") for cell in marked)
 
 
 def test_numbers_have_a_true_minus_sign_and_nothing_has_none() -> None:

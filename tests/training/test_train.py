@@ -212,6 +212,16 @@ def test_a_lora_trains_its_own_matrices_only_and_loads_on_its_base(tmp_path: Pat
         assert not torch.allclose(whole, loaded, atol=1e-3)
 
 
+def test_a_lora_on_the_head_is_refused(tmp_path: Path) -> None:
+    """The loss takes the head's own weight: its matrices would never be trained."""
+    folder = save_tiny(tmp_path / "base", "llama_untied")
+    how = recipe(method="lora", r=4, target=["q_proj", "lm_head"])
+    start = load_for_training(str(folder), adapter=None, device="cpu", compute=torch.float32, recipe=how)
+    data = build_training_set(encoded_rows(10))
+    with pytest.raises(RipcurrentError, match="lm_head"):
+        train(start, data, how, tmp_path / "run", seed=0, compute=torch.float32)
+
+
 def test_a_loras_frozen_base_lies_in_the_compute_type_and_what_is_trained_never(tmp_path: Path) -> None:
     folder = save_tiny(tmp_path / "base", "qwen2")
     lora = recipe(method="lora", r=4)

@@ -205,7 +205,9 @@ def evaluate(
         "max_new_tokens": max_new_tokens,
         "system": system,
     }
-    with RunDirectory(Path(out), identity) as run:
+    # a model here is known by its weights: where it lies may change, as when a folder of arms has been moved
+    moved = () if endpoint is not None else ("model", "adapter")
+    with RunDirectory(Path(out), identity, may_change=moved) as run:
         asking: dict[str, Any] = {"system": system, "max_new_tokens": max_new_tokens}
         responses, answered_now = _responses(run.folder, asked, source, answering, asking, at_once, told)
         generated = time.perf_counter()

@@ -164,7 +164,7 @@ def run_experiment(
         pools, held = open_pools(config, folder / "scans", told, _scans_of(wanted.values(), every))
         runner = ArmRunner(config, folder, every, pools, held, sums, told)
         chosen_rows = {(arm.name, seed): runner.rows(arm, seed) for seed in config.seeds for arm in wanted.values()}
-        refuse_equal_rows(wanted, chosen_rows)
+        refuse_equal_rows(config, wanted, chosen_rows)
         for (name, seed), rows in chosen_rows.items():
             runner.is_finished(wanted[name], seed, rows)
         total = len(chosen_rows) + config.base

@@ -37,8 +37,10 @@ def check_arms(config: ExperimentConfig, arms: Iterable[Arm]) -> None:
             raise missing_name(f"arms: {arm.name}: the scan will have no column", by, columns, "Columns")
 
 
-def refuse_equal_rows(arms: Mapping[str, Arm], chosen: Mapping[tuple[str, int], ArmRows]) -> None:
-    """Refuse an arm that trains on (nearly) the rows of its control: the two cannot differ, whatever the rows do.
+def refuse_equal_rows(
+    config: ExperimentConfig, arms: Mapping[str, Arm], chosen: Mapping[tuple[str, int], ArmRows]
+) -> None:
+    """Refuse an arm that trains on (nearly) the rows of its control in the same way: the two cannot differ.
 
     Raises:
         RipcurrentError: The pool is too small for the size asked for.
@@ -50,7 +52,10 @@ def refuse_equal_rows(arms: Mapping[str, Arm], chosen: Mapping[tuple[str, int], 
         if beside is None or arm.control in (None, name) or whole:
             continue
         control = arms[str(arm.control)].rule
-        if (arm.rule.file, arm.rule.scan) != (control.file, control.scan):
+        own, its = (
+            (one.file, one.scan, str(one.recipe or config.recipe), one.training_seed) for one in (arm.rule, control)
+        )
+        if own != its:
             continue
         common = len({*rows.indices} & {*beside.indices})
         if common >= SAME * max(len(rows.indices), len(beside.indices)):

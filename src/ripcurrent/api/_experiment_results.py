@@ -98,7 +98,7 @@ def collect_results(
             "published": _published(arms, details, facts),
             "failed": failed,
             "missing": missing,
-            "experiment": json.loads(config.model_dump_json(exclude_unset=True, exclude_none=True)),
+            "experiment": _keys(config),
             **facts,
         }
     )
@@ -106,6 +106,13 @@ def collect_results(
         for row in found[name]:
             row["judge_version"] = versions.get(row["judge"])
     return found
+
+
+def _keys(config: ExperimentConfig) -> dict[str, Any]:
+    """The keys that make the same experiment again."""
+    keys: dict[str, Any] = json.loads(config.model_dump_json(exclude_unset=True, exclude_none=True))
+    # left out, it would be the arm named random
+    return keys | ({"control": None} if config.control is None else {})
 
 
 def as_json(results: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from ripcurrent.api._format_edit_arms import check_arms, harm_of_edits
 from ripcurrent.api._format_edit_lines import lines_of
 from ripcurrent.api._format_edit_pairs import UNCHANGED, Pairs, drawn_pairs, found_pairs, places_of
+from ripcurrent.api._options import ScanOptions
 from ripcurrent.api._progress import Progress, SilentProgress
 from ripcurrent.api._scan import scan
 from ripcurrent.api._scanned import ScannedRows, open_scan, provenance_of
@@ -118,15 +119,16 @@ def _require_equal_type(scanned: ScannedRows, config: EditsConfig) -> None:
 def _editable_rows(scanned: ScannedRows) -> tuple[list[Row], dict[str, int]]:
     """Rows that an edit may rewrite, and a count of those it may not."""
     scored = scanned.scored
-    whole = scored.ok & ~scored.flags("truncated")
+    usable = scored.ok & np.isfinite(scored.numbers(scored.default_ranking))
+    whole = usable & ~scored.flags("truncated")
     wanted = set(scored.rows[whole].tolist())
-    usable = [row for row in scanned.dataset if row.index in wanted]
-    rows = [row for row in usable if is_editable(row)]
+    found = [row for row in scanned.dataset if row.index in wanted]
+    rows = [row for row in found if is_editable(row)]
     return rows, {
         "rows": len(scored.rows),
-        "unscored": int((~scored.ok).sum()),
-        "truncated": int((scored.ok & ~whole).sum()),
-        "not_one_answer": len(usable) - len(rows),
+        "unscored": int((~usable).sum()),
+        "truncated": int((usable & ~whole).sum()),
+        "not_one_answer": len(found) - len(rows),
         "editable": len(rows),
     }
 
@@ -149,6 +151,10 @@ def _scan_edited(
         "format": "messages",
         "mapping": None,
         "limit": None,
+        # which rows a prefilter picks hangs on the very scores that an edit may change
+        "prefilter": None,
+        "prefilter_by": None,
+        "prefilter_sample": ScanOptions.model_fields["prefilter_sample"].default,
         # each anchor's own column would cost further passes and is not compared
         "per_anchor": False,
         # the scan's own anchors have been checked

@@ -121,8 +121,9 @@ def _take_recipe(values: dict[str, Any], kind: str, recipe: str) -> None:
     """Let arms without a recipe of their own be trained by another than the file's."""
     if kind == "arms":
         values["recipe"] = recipe
-    elif kind == "edits" and isinstance(values.get("arms"), dict):
-        values["arms"] = {**values["arms"], "recipe": recipe}
+    elif kind == "edits" and (values.get("arms") is True or isinstance(values.get("arms"), dict)):
+        own = {} if values["arms"] is True else values["arms"]
+        values["arms"] = {**own, "recipe": recipe}
     else:
         _refuse_for(kind, {"--recipe": recipe})
 

@@ -177,6 +177,12 @@ def _linked(arm: Arm, by_name: Mapping[str, Arm], config: ExperimentConfig, wher
             raise missing_name(
                 f"{where}: arm {arm.name}: there is no arm", of, [n for n in by_name if n != arm.name], "Arms"
             )
+        if by_name[of].rule.file is not None:
+            raise RipcurrentError(
+                f"{where}: arm {arm.name} is made from arm {of}, whose rows are of a file: they have no scores, nor "
+                "others beside them.",
+                "Scan that file under `scans:`, and choose rows of it with `scan:`.",
+            )
     control = _control(arm, of, by_name, config, where)
     order = arm.order
     if arm.group is not None and order is None and str(arm.size).isdigit():

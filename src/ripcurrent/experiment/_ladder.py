@@ -183,7 +183,11 @@ def _open(folder: Path, number: int) -> _Experiment:
             f"The arms of {folder} were asked nothing harmful.", "Give prompts with the axis harmful."
         )
     scans = {"": config.get("run") or folder / "scans" / "main"}
-    scans |= {name: one.get("run") or folder / "scans" / name for name, one in (config.get("scans") or {}).items()}
+    further = {
+        name: Path(one.get("run") or folder / "scans" / name) for name, one in (config.get("scans") or {}).items()
+    }
+    # one that no arm was run for yet may not have been made
+    scans |= {name: run for name, run in further.items() if (run / "scores.parquet").is_file()}
     sha256 = harmful_sha256([*harmful.values()])
     sources = " and ".join(dict.fromkeys(Path(str(one["source"])).name for one in asked if one.get("source")))
     name = str(config.get("name") or folder.name)
@@ -294,7 +298,7 @@ def _rows(
         return _rows_of_file(rule, place, known)
     own = experiment.scans.get(rule.get("scan") or "")
     if own is None:
-        return f"the experiment has no scan {rule['scan']} any more"
+        return f"the scan {rule['scan']} of its rows is not there"
     if own.sha256 not in known:
         return f"no scan of {own.name} is comparable with that of the first experiment"
     for record in sorted((place / "rows").glob("*.json")):
