@@ -103,6 +103,24 @@ def test_a_run_that_left_nothing_gives_way_to_other_options(tmp_path: Path) -> N
     assert yaml.safe_load((tmp_path / "config.yaml").read_text(encoding="utf-8"))["seed"] == 1
 
 
+def test_what_another_run_decided_for_its_options_goes_with_them(tmp_path: Path) -> None:
+    def enter(**changed: Any) -> None:
+        with RunDirectory(tmp_path, {**CONFIG, **changed}, no_results=("plan*.json",)):
+            pass
+
+    enter()
+    (tmp_path / "plan-1.json").write_text("{}")
+    enter()
+    assert (tmp_path / "plan-1.json").exists(), "the same run goes on with its plan"
+    enter(seed=1)
+    assert not (tmp_path / "plan-1.json").exists()
+    (tmp_path / "plan-1.json").write_text("{}")
+    (tmp_path / "shard.parquet").write_bytes(b"1")
+    with pytest.raises(RipcurrentError, match="holds another run"):
+        enter(seed=2)
+    assert (tmp_path / "plan-1.json").exists()
+
+
 def test_a_run_that_died_while_writing_its_options_can_be_repeated(tmp_path: Path) -> None:
     (tmp_path / ".lock").touch()
     (tmp_path / "config.yaml.part").write_text("model: ti")

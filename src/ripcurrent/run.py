@@ -98,8 +98,8 @@ class RunDirectory:
 
     A folder that holds the same run (equal resolved options) is resumed; one whose run stopped before it left any
     result is taken over. Raises :class:`RipcurrentError` when the folder holds another run or anything else, is in use,
-    or cannot be written. ``no_results`` are patterns of files that a run writes before any result, ``may_change`` keys
-    of the configuration that may be others when it is resumed.
+    or cannot be written. ``no_results`` are patterns of files that a run writes before any result, and that are removed
+    where another takes its folder over; ``may_change`` keys of the configuration that may be others when it is resumed.
     """
 
     def __init__(
@@ -114,6 +114,7 @@ class RunDirectory:
         self.folder = folder
         self.config = dict(config)
         self._may_change = may_change
+        self._forgotten = no_results
         self._no_results = (CONFIG, f"*/{CONFIG}", "*.lock", "*.part", *no_results)
         self._lock = FileLock(folder / ".lock", timeout=0 if part is None else PATIENCE)
         self._part = part
@@ -171,6 +172,7 @@ class RunDirectory:
     def _check_config(self) -> None:
         path = self.folder / CONFIG
         if not path.exists() or (self._has_no_result() and not parts_at_work(self.folder)):
+            self._forget_another()
             with written_whole(path) as part:
                 part.write_text(yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True), encoding="utf-8")
             return
@@ -186,6 +188,18 @@ class RunDirectory:
                 f"{self.folder} holds another run: {found}.",
                 "Name another folder with --out, or repeat the old options to resume.",
             )
+
+    def _forget_another(self) -> None:
+        """Remove what another run wrote before it had any result: it was decided for that one's options."""
+        try:
+            if read_config(self.folder) == self.config:
+                return
+        except RipcurrentError:
+            # none, or a damaged one
+            pass
+        for pattern in self._forgotten:
+            for found in self.folder.glob(pattern):
+                found.unlink()
 
     def _has_no_result(self) -> bool:
         for entry in self.folder.rglob("*"):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
 
 from ripcurrent.api import _environment
 from ripcurrent.api._doctor import SAMPLE_ROWS, _spread_sample, diagnose, rendered_row
@@ -105,6 +106,29 @@ def test_the_shown_row_marks_exactly_the_text_that_bears_loss(loss_on: LossOn, s
     assert marked == [f"{span}<|im_end|>\n" for span in spans]
     assert "".join(marked) == tokenizer.decode(encoded.tokens[encoded.loss_mask])
     assert shown["text"] == tokenizer.decode(encoded.tokens)
+
+
+def test_a_document_is_shown_whole_where_the_tokenizer_appends_an_end() -> None:
+    tokenizer = tiny_tokenizer()
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="$A <|im_end|>", special_tokens=[("<|im_end|>", end)]
+    )
+    row = Row(0, "a", (), "Boats lie at the pier.", {})
+    encoded = encode(row, tokenizer)
+    assert encoded.tokens[-1] == end
+    shown = rendered_row(row, encoded, tokenizer).as_json()
+    assert shown["text"] == "Boats lie at the pier."
+
+
+def test_the_cache_of_files_is_no_used_memory_of_a_container(tmp_path: Path) -> None:
+    assert _environment._container_memory(tmp_path) is None
+    (tmp_path / "memory.max").write_text("16000\n")
+    (tmp_path / "memory.current").write_text("13000\n")
+    (tmp_path / "memory.stat").write_text("anon 1000\nfile 12000\ninactive_file 9000\n")
+    assert _environment._container_memory(tmp_path) == 12000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert _environment._container_memory(tmp_path) is None
 
 
 def test_a_cut_row_is_shown_up_to_its_last_token_and_long_text_is_clipped() -> None:

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from ripcurrent.anchors import load_anchors
-from ripcurrent.api import _anchor_passes, _probe
+from ripcurrent.api import _anchor_passes, _memory, _probe
 from ripcurrent.api._anchors import encode_for_gradient
 from ripcurrent.api._doctor import diagnose
 from ripcurrent.api._options import ScanOptions
@@ -104,7 +104,34 @@ def test_a_budget_too_small_ends_as_a_scan_does_and_leaves_nothing(
         diagnose(lessons, model=str(model), memory="50MB")
 
     assert caught.value.code == 2
-    assert not list((tmp_path / "cache").iterdir())
+    assert not list((tmp_path / "cache").glob("*"))
+
+
+def test_directions_that_cannot_be_computed_within_a_budget_end_as_a_scan_does(
+    lessons: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RIPCURRENT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(_memory, "memory_in_use", lambda device: 64 * 10**9)
+    with pytest.raises(RipcurrentError, match="Computing the anchors' directions takes"):
+        diagnose(lessons, model=str(model), memory="64GB")
+
+
+def test_directions_that_alone_pass_a_budget_are_probed_in_files(
+    lessons: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_memory, "memory_in_use", lambda device: 64 * 10**9)
+    monkeypatch.setattr(_probe, "directions_are_cached", lambda *_: True)
+    places: list[Any] = []
+    real = _probe.scan_directions
+
+    def noting(gradient_pass: Any, stored: Any, chat_model: Any, mapped_in: Path | None) -> Any:
+        places.append(mapped_in)
+        return real(gradient_pass, stored, chat_model, mapped_in)
+
+    monkeypatch.setattr(_probe, "scan_directions", noting)
+    diagnose(lessons, model=str(model), memory="64GB")
+    assert places
+    assert None not in places, "never in memory"
 
 
 def test_directions_above_a_budget_are_a_warning(lessons: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

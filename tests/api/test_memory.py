@@ -359,6 +359,18 @@ def test_a_scan_within_its_budget_says_so_and_a_resumed_one_may_have_another(
         assert difference.max() < 2e-5
 
 
+def test_a_scan_that_only_planned_gives_way_to_other_options(
+    tmp_path: Path, options: dict[str, Any], no_page: None
+) -> None:
+    dataset = write_jsonl(tmp_path / "rows.jsonl", good_rows(10))
+    with pytest.raises(KeyboardInterrupt):
+        scan(dataset, tmp_path / "out", memory="64GB", progress=Counting(stop_after=1), **options)
+    assert (tmp_path / "out" / "memory.json").exists()
+    assert not list((tmp_path / "out").rglob("shard-*.parquet"))
+    shorter = scan(dataset, tmp_path / "out", memory="64GB", max_tokens=40, **options)
+    assert shorter.manifest["memory"]["longest_row"] <= 40, "planned anew"
+
+
 def test_a_scan_whose_directions_are_in_files_scores_the_same(
     tmp_path: Path, options: dict[str, Any], no_page: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -110,6 +110,21 @@ def test_scan_select_report(tmp_path: Path, tiny_folder: Path, anchors_file: Pat
 
 
 @pytest.mark.usefixtures("no_page")
+def test_a_summary_shows_no_other_rows_prompts(
+    rows_file: Path, tmp_path: Path, tiny_folder: Path, anchors_file: Path
+) -> None:
+    """As when the file was sorted anew before the parts of its scan were merged."""
+    result = scan(rows_file, tmp_path / "out", model=str(tiny_folder), anchors=str(anchors_file), **EXACT)
+    lines = rows_file.read_text().splitlines()
+    changed = summarise_scan(result.folder).riskiest[0].row
+    lines[changed] = json.dumps({"prompt": "Another question?", "response": "Another answer."})
+    rows_file.write_text("\n".join(lines) + "\n")
+    shown = [row.prompt for row in summarise_scan(result.folder).riskiest]
+    assert shown[0] is None
+    assert None not in shown[1:]
+
+
+@pytest.mark.usefixtures("no_page")
 def test_a_summary_outlives_its_dataset(rows_file: Path, tmp_path: Path, tiny_folder: Path, anchors_file: Path) -> None:
     result = scan(rows_file, tmp_path / "out", model=str(tiny_folder), anchors=str(anchors_file), **EXACT)
     rows_file.unlink()

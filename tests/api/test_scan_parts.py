@@ -210,6 +210,11 @@ def test_parts_of_different_scans_are_not_merged(tmp_path: Path, dataset: Path, 
         merge_parts([tmp_path / "nowhere"])
 
 
+def test_a_calibration_of_the_package_is_known_by_name(tmp_path: Path) -> None:
+    with pytest.raises(RipcurrentError, match="holds no run"):
+        merge_parts([tmp_path], forecast="embedded")
+
+
 def test_what_needs_all_rows_is_refused(tmp_path: Path, dataset: Path, options: dict[str, Any]) -> None:
     with pytest.raises(RipcurrentError, match="--tokens does not go with --shard"):
         scan_part(dataset, Part(0, 2), tmp_path / "out", tokens="top:5", **options)

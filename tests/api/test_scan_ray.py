@@ -13,7 +13,7 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from ripcurrent.api._execution import Execution, OpenRows
+from ripcurrent.api._execution import Execution, OpenRows, _absolute_paths
 from ripcurrent.api._progress import SilentProgress
 from ripcurrent.api._scan import ScanResult, scan
 from ripcurrent.data import read_rows
@@ -138,6 +138,16 @@ def test_a_prefilter_runs_both_of_its_passes_in_workers(tmp_path: Path, options:
 def test_what_needs_one_process_is_refused(tmp_path: Path, dataset: Path, options: dict[str, Any]) -> None:
     with pytest.raises(RipcurrentError, match="--memory does not go with --executor ray"):
         scan(dataset, tmp_path / "out", execution=TWO, memory="8GB", **options)
+
+
+def test_the_embedded_models_name_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("embedded", "mine"):
+        (tmp_path / name).mkdir()
+    assert _absolute_paths({"name": "embedded", "adapter": "mine"}) == {
+        "name": "embedded", "adapter": str(tmp_path / "mine")
+    }  # fmt: skip
+    assert _absolute_paths({"name": "mine", "adapter": None}) == {"name": str(tmp_path / "mine"), "adapter": None}
 
 
 def test_another_file_elsewhere_is_no_row(tmp_path: Path) -> None:

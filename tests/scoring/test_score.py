@@ -23,6 +23,7 @@ from ripcurrent.scoring import (
     per_anchor_column,
     write_scores,
 )
+from ripcurrent.scoring._row_groups import row_groups
 
 ORDER = [("harmful", n) for n in range(4)] + [("safe_1", n) for n in range(4)] + [("safe_2", n) for n in range(5)]
 NORMS = [2.0, 3.0, 4.0, 7.0] + [1.0] * 9
@@ -201,6 +202,18 @@ def test_shards_make_no_difference_to_the_numbers(tmp_path: Path) -> None:
     write_scores(tmp_path / "many.parquet", [given.slice(n, 2) for n in range(0, 9, 2)], scorer(), {})
     one, many = pq.read_table(tmp_path / "one.parquet"), pq.read_table(tmp_path / "many.parquet")
     assert repr(one.to_pydict()) == repr(many.to_pydict())
+
+
+def test_many_shards_make_few_row_groups(tmp_path: Path) -> None:
+    """Each costs its writer and every reader of the file memory, whatever the number of its rows."""
+    given = signals(9)
+    path = tmp_path / "scores.parquet"
+    write_scores(path, [given.slice(n, 2) for n in range(0, 9, 2)], scorer(), {})
+    assert pq.ParquetFile(path).num_row_groups == 1
+    joined = list(row_groups([given.slice(n, 2) for n in range(0, 9, 2)], rows=4))
+    assert [table.num_rows for table in joined] == [4, 4, 1]
+    assert [row for table in joined for row in table["row"].to_pylist()] == given["row"].to_pylist()
+    assert list(row_groups([])) == []
 
 
 def test_an_error_midway_leaves_no_scores_file(tmp_path: Path) -> None:

@@ -349,7 +349,8 @@ def rendered_row(row: Row, encoded: EncodedRow, tokenizer: Any) -> RenderedRow:
     parts, start = [], 0
     for first, after in zip([0, *edges], [*edges, len(mask)], strict=True):
         # up to where the next part begins, as offsets may leave out the white space between tokens
-        end = offsets[after][0] if after < len(mask) else offsets[-1][1]
+        # a token that is not in the text, such as an appended end, has the offset 0
+        end = offsets[after][0] if after < len(mask) else max(end for _, end in offsets)
         parts.append(Part(_clipped(text[start:end]), bool(mask[first])))
         start = end
     return RenderedRow(

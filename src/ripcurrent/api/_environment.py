@@ -149,12 +149,13 @@ def _embedded(name: str, find: Callable[[], Path]) -> Finding:
     return Finding(name, path.name if path.is_file() else "installed")
 
 
-def _container_memory() -> int | None:
+def _container_memory(folder: Path = Path("/sys/fs/cgroup")) -> int | None:
     """What a container's own limit (cgroup 2) leaves; None without one."""
-    folder = Path("/sys/fs/cgroup")
     try:
         limit = (folder / "memory.max").read_text(encoding="ascii").strip()
-        used = (folder / "memory.current").read_text(encoding="ascii")
+        used = int((folder / "memory.current").read_text(encoding="ascii"))
+        facts = dict(line.split() for line in (folder / "memory.stat").read_text(encoding="ascii").splitlines())
     except OSError:
         return None
-    return None if limit == "max" else max(0, int(limit) - int(used))
+    # the cache of files that were read is counted as used, and given up when it is needed
+    return None if limit == "max" else max(0, int(limit) - used + int(facts.get("inactive_file", 0)))

@@ -19,6 +19,7 @@ from ripcurrent.api._scan_model import model_options
 from ripcurrent.data import Dataset, Row, read_rows
 from ripcurrent.engine import LocalExecutor, Part, RayExecutor, Shard, ShardFolder
 from ripcurrent.errors import RipcurrentError
+from ripcurrent.models._embedded import EMBEDDED, EMBEDDED_BARE
 from ripcurrent.signals import RemoteStage, SignalStage, release_stage, share_stage
 
 
@@ -179,8 +180,14 @@ def absolute(path: str) -> str:
 
 
 def _absolute_paths(model: dict[str, Any]) -> dict[str, Any]:
-    """Model and adapter by absolute path where they are files here: workers stand in other folders."""
-    return {
-        key: str(Path(value).absolute()) if key in ("name", "adapter") and value and Path(value).exists() else value
-        for key, value in model.items()
-    }
+    """Model and adapter by absolute path where they are files here: workers stand in other folders.
+
+    The names of the embedded model are no files, whatever lies here.
+    """
+
+    def of(key: str, value: Any) -> Any:
+        if key not in ("name", "adapter") or not value or (key == "name" and value in (EMBEDDED, EMBEDDED_BARE)):
+            return value
+        return str(Path(value).absolute()) if Path(value).exists() else value
+
+    return {key: of(key, value) for key, value in model.items()}

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 PLAN = "memory.json"
 """File of a run folder that keeps what was decided, so that a resumed scan batches as before."""
+PLANS = (PLAN, "memory-*-of-*.json")
+"""The same of the run as a whole and of its parts: a plan is no result yet."""
 
 SMALLEST_PROBE = 64
 """Tokens of the first batch that is tried."""

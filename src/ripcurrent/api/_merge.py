@@ -24,7 +24,7 @@ from ripcurrent.errors import RipcurrentError
 from ripcurrent.report import build_report
 from ripcurrent.run import RunDirectory, difference, read_config, write_json
 from ripcurrent.scoring import AnchorMeasurements
-from ripcurrent.scoring._calibration import read_calibration
+from ripcurrent.scoring._calibration import find_calibration
 
 
 def merge_parts(
@@ -48,7 +48,7 @@ def merge_parts(
         RipcurrentError: A part is missing or still at work, a folder holds no parts, or parts of different scans.
     """
     told = progress or SilentProgress()
-    calibration = None if forecast is None else read_calibration(forecast)
+    calibration = None if forecast is None else find_calibration(forecast)
     folders = [Path(run) for run in runs]
     config = _common_config(folders)
     if out is None and len(folders) > 1:

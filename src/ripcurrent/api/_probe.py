@@ -16,7 +16,15 @@ import torch
 from ripcurrent.anchors import load_anchors
 from ripcurrent.api._anchor_passes import anchor_passes, own_directions
 from ripcurrent.api._anchors import SETS_AT_ONCE, directions_are_cached, encode_for_gradient
-from ripcurrent.api._memory import peak_bytes, plan_path, process_peak, reset_peak, scan_directions, within_memory
+from ripcurrent.api._memory import (
+    peak_bytes,
+    plan_path,
+    process_peak,
+    require_room_for_directions,
+    reset_peak,
+    scan_directions,
+    within_memory,
+)
 from ripcurrent.api._options import ScanOptions
 from ripcurrent.api._probe_directions import LikeDirections
 from ripcurrent.api._progress import Progress
@@ -154,6 +162,9 @@ class Probe:
         self._told.step("probing gradients")
         gradient_pass = GradientPass(self._chat_model)
         like = LikeDirections(gradient_pass, self._anchor_set, self._anchor_rows)
+        cached = directions_are_cached(self._anchor_set, self._chat_model, options)
+        if not cached:
+            require_room_for_directions(like.shapes_of_a_set(), self._chat_model, options)
 
         def make_stage(mapped_in: Path | None) -> SignalStage:
             directions: list[Any] = list(like.of_scan())
@@ -166,7 +177,7 @@ class Probe:
                 anchor_features=self._plain.anchor_features if options.wants_representation else None,
             )
 
-        planned = self._planned(make_stage)
+        planned = self._planned(make_stage, like.bytes_of_scan())
         stage = planned.stage
         if options.prefilter is not None:
             stage = replace(stage, features=None, anchor_features=None)
@@ -179,13 +190,13 @@ class Probe:
         if options.per_anchor:
             found = self._with_anchor_passes(found, gradient_pass)
         anchors = ANCHOR_PASSES * self._anchor_tokens / rate + (alone.anchor_seconds if alone is not None else 0.0)
-        if not directions_are_cached(self._anchor_set, self._chat_model, options):
+        if not cached:
             self._told.step("probing the anchors' directions")
             like.compute(SETS_AT_ONCE if options.memory is None else 1)
         found = replace(found, peak_memory_bytes=_peak(self._chat_model.device))
         return _adding(found, planned, anchors=anchors)
 
-    def _planned(self, make_stage: Callable[[Path | None], SignalStage]) -> _Planned:
+    def _planned(self, make_stage: Callable[[Path | None], SignalStage], directions_bytes: int = 0) -> _Planned:
         """The stage as a scan has it: with a budget, what that budget holds, measured as the scan does it."""
         if self._options.memory is None:
             with in_memory("The directions"):
@@ -201,6 +212,7 @@ class Probe:
                 self._chat_model,
                 lambda mapped: make_stage(folder if mapped else None),
                 self._told.step,
+                directions_bytes,
             )
         return _Planned(stage, time.perf_counter() - began, plan.expected_peak)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -62,6 +63,16 @@ class LikeDirections:
         """Stands for those that rows are multiplied with: of the harmful set, and of all safe ones together."""
         first, *others = self._sets
         return [self._of([first], 0), self._of(others, 1)]
+
+    def bytes_of_scan(self) -> int:
+        """What these take, in the type in which they are multiplied."""
+        elements = sum(math.prod(shape) for one in self.of_scan() for shape in one.shapes.values())
+        return elements * self._gradient_pass.dtype.itemsize
+
+    def shapes_of_a_set(self) -> Mapping[str, tuple[int, ...]]:
+        """Shapes of what is held while an anchor set's direction is computed, at most."""
+        terms = count_terms(self._sets)
+        return direction_shapes(self._gradient_pass.catalogue, self.factoring, *terms, entries=terms[0])
 
     def compute(self, at_once: int) -> None:
         """Take the memory that computing directions takes, and give it back.

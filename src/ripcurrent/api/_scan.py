@@ -20,7 +20,7 @@ from ripcurrent.api._anchors import (
 )
 from ripcurrent.api._execution import Execution, absolute, running
 from ripcurrent.api._forecast import write_forecast
-from ripcurrent.api._memory import memory_record, process_peak
+from ripcurrent.api._memory import PLANS, memory_record, process_peak
 from ripcurrent.api._options import ScanOptions, require_combination, resolve_options
 from ripcurrent.api._parts import (
     PartResult,
@@ -194,7 +194,7 @@ def _scan(
     }
     loaded = time.perf_counter()
     with (
-        RunDirectory(folder, identity, part=None if part is None else str(part)) as run,
+        RunDirectory(folder, identity, part=None if part is None else str(part), no_results=PLANS) as run,
         running(execution, rows, chosen, count=count, part=part, on_gpu=chat_model.device.type == "cuda") as run_stage,
     ):
         gradient_pass = GradientPass(chat_model) if chosen.wants_gradient else None

@@ -242,7 +242,7 @@ def _columns_of(run: ScanRun, positions: Indices, columns: Sequence[str]) -> dic
 
 
 def _ranked_rows(group: Mapping[str, list[Any]], ranking: str, manifest: Mapping[str, Any]) -> tuple[RankedRow, ...]:
-    prompts = _prompts(manifest, set(group["row"][:SHOWN]))
+    prompts = _prompts(manifest, dict(zip(group["row"][:SHOWN], group["id"], strict=False)))
     # nearly every numbered list opens so: told by its share, not row by row
     formats = [name for name in TRAIT_COLUMNS if name != "opens_numbered" and name in group]
     return tuple(
@@ -258,17 +258,18 @@ def _ranked_rows(group: Mapping[str, list[Any]], ranking: str, manifest: Mapping
     )
 
 
-def _prompts(manifest: Mapping[str, Any], wanted: set[int]) -> dict[int, str]:
-    """The wanted rows' prompts; empty when the dataset cannot be read any more."""
+def _prompts(manifest: Mapping[str, Any], wanted: Mapping[int, str]) -> dict[int, str]:
+    """Prompts by row number, wanted with their ids; none of a dataset that cannot be read, or of other rows now."""
     about = manifest["dataset"]
     found: dict[int, str] = {}
+    last = max(wanted, default=-1)
     try:
         rows = read_rows(about["path"], format=about["format"], mapping=about.get("mapping") or None)
         for row in rows:
-            if row.index in wanted:
+            if row.index in wanted and row.id == wanted[row.index]:
                 found[row.index] = row.prompt or row.response[:200]
-                if len(found) == len(wanted):
-                    break
+            if row.index >= last:
+                break
     except RipcurrentError:
         return {}
     return found

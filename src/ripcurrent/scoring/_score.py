@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from ripcurrent.run import written_whole
 from ripcurrent.scoring._anchors import AnchorMeasurements
 from ripcurrent.scoring._columns import COLUMNS, DIRECTION_OF_RISK, TRAIT_COLUMNS
+from ripcurrent.scoring._row_groups import write_row_groups
 from ripcurrent.scoring._windows import LARGEST, has_windows, largest_windows
 
 PREFILTER = "prefilter"
@@ -138,20 +137,18 @@ def cosine_matrix(signals: pa.Table, anchors: int) -> Floats:
 def write_scores(path: Path, shards: Iterable[pa.Table], scorer: Scorer, metadata: Mapping[str, Any]) -> dict[str, int]:
     """Score shard after shard into one Parquet file, flat in memory; returns the number of rows of each status."""
     counts: dict[str, int] = {}
-    with written_whole(path) as part:
-        writer: pq.ParquetWriter | None = None
-        try:
-            for signals in shards:
-                table = scorer.score(signals)
-                for status in table["status"].to_pylist():
-                    counts[status] = counts.get(status, 0) + 1
-                if writer is None:
-                    described = describe_table(table.column_names, metadata)
-                    writer = pq.ParquetWriter(part, _described_schema(table.schema, described), compression="zstd")
-                writer.write_table(table.cast(writer.schema))
-        finally:
-            if writer is not None:
-                writer.close()
+
+    def scored() -> Iterator[pa.Table]:
+        schema: pa.Schema | None = None
+        for signals in shards:
+            table = scorer.score(signals)
+            for status in table["status"].to_pylist():
+                counts[status] = counts.get(status, 0) + 1
+            if schema is None:
+                schema = _described_schema(table.schema, describe_table(table.column_names, metadata))
+            yield table.cast(schema)
+
+    write_row_groups(path, scored())
     return counts
 
 

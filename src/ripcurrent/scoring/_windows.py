@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from ripcurrent.run import written_whole
+from ripcurrent.scoring._row_groups import write_row_groups
 
 if TYPE_CHECKING:
     from ripcurrent.scoring._score import Scorer
@@ -105,17 +104,15 @@ def largest_windows(signals: pa.Table, scorer: Scorer) -> dict[str, pa.Array]:
 def write_windows(path: Path, shards: Iterable[pa.Table], scorer: Scorer, metadata: Mapping[str, Any]) -> int:
     """Write every window's scores, shard after shard; returns the number of windows."""
     count = 0
-    with written_whole(path) as part:
-        writer: pq.ParquetWriter | None = None
-        try:
-            for signals in shards:
-                table = score_windows(signals, scorer)
-                count += table.num_rows
-                if writer is None:
-                    schema = table.schema.with_metadata({"ripcurrent": json.dumps(metadata)})
-                    writer = pq.ParquetWriter(part, schema, compression="zstd")
-                writer.write_table(table.cast(writer.schema))
-        finally:
-            if writer is not None:
-                writer.close()
+
+    def scored() -> Iterator[pa.Table]:
+        nonlocal count
+        schema: pa.Schema | None = None
+        for signals in shards:
+            table = score_windows(signals, scorer)
+            count += table.num_rows
+            schema = schema or table.schema.with_metadata({"ripcurrent": json.dumps(metadata)})
+            yield table.cast(schema)
+
+    write_row_groups(path, scored())
     return count
