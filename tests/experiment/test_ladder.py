@@ -110,12 +110,30 @@ def test_the_error_without_sets_that_share_rows(rows: ScanRows, tmp_path: Path) 
     assert made.error_by_rows.mean_absolute_error != made.error_by_arm.mean_absolute_error
 
 
-def test_without_a_record_of_a_runs_rows_that_error_is_not_measured(rows: ScanRows, tmp_path: Path) -> None:
-    folder = fabricate_ladder(tmp_path / "exp", rows, rows.arms())
-    (folder / "arms" / "top-20-seed0" / "finetune" / "rows.jsonl").unlink()
-    made = calibrated(tmp_path, folder)
-    assert made.error_by_rows is None
-    assert len(made.runs) == 10
+def test_a_run_of_unknown_rows_may_share_any_of_its_source(
+    rows: ScanRows, other_rows: ScanRows, tmp_path: Path
+) -> None:
+    order, others = rows.riskiest_first, other_rows.riskiest_first
+    arms = {f"part-{n}": order[20 * n : 20 * n + 20] for n in range(6)}
+    first = fabricate_ladder(tmp_path / "a", rows, arms)
+    second = fabricate_ladder(tmp_path / "b", other_rows, {"other-1": others[:20], "other-2": others[-20:]})
+    (first / "arms" / "part-0-seed0" / "finetune" / "rows.jsonl").unlink()
+    made = calibrated(tmp_path, first, second)
+    assert made.error_by_rows is not None
+    assert (made.error_by_rows.groups, made.error_by_rows.runs, len(made.runs)) == (7, 7, 8)
+    gaps = []
+    for run in made.runs:
+        if run.arm == "part-0":
+            continue
+        left = {run.arm} | ({"part-0"} if run.arm.startswith("part") else set())
+        fit = fit_harm(as_trials([one for one in made.runs if one.arm not in left], made.columns))
+        told = fit.forecast(as_trials([run], made.columns).facts[0], run.asked, run.source).answered
+        gaps.append(abs(told - run.share))
+    assert made.error_by_rows.mean_absolute_error == pytest.approx(np.mean(gaps))
+    for place in (first / "arms").glob("*/finetune/rows.jsonl"):
+        place.unlink()
+    alone = calibrate([first], tmp_path / "alone.json")
+    assert alone.error_by_rows is None
 
 
 def test_arms_that_share_nothing_have_one_error(rows: ScanRows, tmp_path: Path) -> None:

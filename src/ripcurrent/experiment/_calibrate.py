@@ -196,16 +196,21 @@ def error_by_rows(
 ) -> ForecastError | None:
     """The error on each arm with all its seeds left out, and with them every run that shares its rows.
 
-    ``by_arm`` are the forecasts without the arm alone: they stand where no other run shares its rows. None where the
-    rows of a run are not known, or where no arm leaves enough others.
+    A run whose rows are not known may share those of any of its source: it is left out with each of them, and is not
+    forecast itself. ``by_arm`` are the forecasts without the arm alone: they stand where no other run is left out. None
+    where no arm can be forecast so.
     """
-    if not all(sketches):
-        return None
     shared = neighbours(sketches)
+    unknown = np.array([not own for own in sketches])
     found: list[HarmForecast | None] = list(by_arm)
     for arm in dict.fromkeys(trials.arms):
         held = np.array([own == arm for own in trials.arms])
-        out = shared[held].any(axis=0) | held
+        if unknown[held].any():
+            for place in np.flatnonzero(held):
+                found[place] = None
+            continue
+        of_source = np.isin(trials.sources, [trials.sources[place] for place in np.flatnonzero(held)])
+        out = shared[held].any(axis=0) | held | (unknown & of_source)
         if (out == held).all():
             continue
         rest = trials.where(~out)

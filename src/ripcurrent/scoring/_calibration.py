@@ -182,7 +182,8 @@ class Calibration(_Record):
     error_by_arm: ForecastError
     """Each arm left out."""
     error_by_rows: ForecastError | None = None
-    """Each arm left out with every run that shares a fifth of their rows; None where rows of a run are not known."""
+    """Each arm left out with every run that shares a fifth of their rows, or whose rows are not known; None where no
+    arm can be forecast so."""
     error_by_source: ForecastError | None
     """Each source left out; None with one source."""
     compared: tuple[Compared, ...] = ()
