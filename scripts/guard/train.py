@@ -210,6 +210,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=GUARD_FOLDER, help="adapter folder (default: the committed one)")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    if options.strength != "standard" and options.out.resolve() == GUARD_FOLDER.resolve():
+        parser.error("the committed guard is the standard one: name another folder with --out")
     save(train(options.seed), STRENGTHS[options.strength], options.out)
     print(f"{options.strength} guard written to {options.out}")
 

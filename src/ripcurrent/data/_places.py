@@ -18,8 +18,8 @@ TokenPart = Literal["prompt", "response", "template"]
 """``prompt``: a user turn's text; ``response``: an assistant turn's; ``template``: all else, such as headers,
 end-of-turn tokens, system and tool turns."""
 
-TokenKind = Literal["special", "list_marker", "line_break", "digit", "punctuation", "space", "word"]
-"""What a token is: the first of these that fits."""
+TokenKind = Literal["special", "list_marker", "line_break", "space", "word", "digit", "punctuation"]
+"""What a token is: the first of these that fits; a line break or space is white space alone, a word has a letter."""
 
 _PROBE = "ripcurrentprobe"
 _BETWEEN_TURNS = 2
