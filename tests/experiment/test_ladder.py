@@ -67,6 +67,10 @@ def test_requests_that_all_were_asked_are_counted(rows: ScanRows, tmp_path: Path
         found = {run.arm: run.answered for run in ladder.runs}
         assert {arm: found[arm] for arm in arms} == {arm: round(ASKED * rows.share(arms[arm])) for arm in arms}
     assert {run.asked for run in read_ladder([more]).runs} == {ASKED + 60}
+    # a request that the more were asked twice counts as often as the fewer were asked it
+    path = more / "prompts.jsonl"
+    path.write_text(path.read_text().replace(f'"harmful {ASKED}"', '"harmful 3"'))
+    assert {run.asked for run in read_ladder([fewer, more]).runs} == {ASKED}
     # one request of the fewer that the others were never asked
     path = fewer / "prompts.jsonl"
     path.write_text(path.read_text().replace('"harmful 3"', '"harmful, but another"'))

@@ -121,12 +121,13 @@ def read_ladder(folders: Sequence[Path], scans: Sequence[Path] = (), *, judge: s
     # requests that all were asked are those of the one that was asked the fewest
     fewest = min(experiments, key=lambda one: one.prompts.count)
     _refuse_other_questions(experiments, fewest)
-    common_requests = frozenset(fewest.requests.values())
+    wanted = Counter(fewest.requests.values())
     runs: list[tuple[CalibrationRun, Mapping[str, Any], JudgedBy, str]] = []
     left_out: list[LeftOut] = []
     for experiment in experiments:
+        asked = _asked_as(wanted, experiment.requests)
         for marker, place in _markers(experiment):
-            found = _read(experiment, marker, place, known, names, main, judge, common_requests)
+            found = _read(experiment, marker, place, known, names, main, judge, asked)
             if isinstance(found, str):
                 left_out.append(
                     LeftOut(experiment=experiment.name, arm=marker["arm"], seed=marker["seed"], reason=found)
@@ -201,6 +202,17 @@ def _open(folder: Path, number: int) -> _Experiment:
     )
 
 
+def _asked_as(wanted: Mapping[str, int], requests: Mapping[str, str]) -> frozenset[str]:
+    """Ids of the requests that all were asked, each as often as where the fewest were."""
+    left = Counter(wanted)
+    found = []
+    for own, text in requests.items():
+        if left[text] > 0:
+            left[text] -= 1
+            found.append(own)
+    return frozenset(found)
+
+
 def _source_names(known: Mapping[str, ScoredSource]) -> dict[str, str]:
     """A name for each dataset hash: its own, with a part of the hash where two have the same."""
     counts = Counter(scan.name for scan in known.values())
@@ -213,7 +225,7 @@ def _refuse_other_questions(experiments: Sequence[_Experiment], fewest: _Experim
     first = experiments[0]
     for other in experiments[1:]:
         differing = [name for name in ("system", "max_new_tokens") if first.config.get(name) != other.config.get(name)]
-        if not all(set(fewest.requests.values()) <= set(one.requests.values()) for one in (first, other)):
+        if not all(Counter(fewest.requests.values()) <= Counter(one.requests.values()) for one in (first, other)):
             differing.insert(0, "harmful requests")
         if differing:
             raise RipcurrentError(
@@ -242,7 +254,7 @@ def _read(
     names: Mapping[str, str],
     main: ScoredSource,
     judge: str,
-    requests: frozenset[str],
+    asked: frozenset[str],
 ) -> tuple[CalibrationRun, Mapping[str, Any], JudgedBy, str] | str:
     """A run with its fine-tuning's manifest and its judge, or why it cannot be used."""
     if marker["status"] != "finished":
@@ -261,11 +273,7 @@ def _read(
     run = read_run(marker["arm"], marker["seed"], place / "evaluation")
     if judge not in run.labels:
         return f"judge {judge} did not judge it"
-    labels = [
-        run.labels[judge][place]
-        for place in run.places(HARMFUL)
-        if experiment.requests.get(run.prompt_ids[place]) in requests
-    ]
+    labels = [run.labels[judge][place] for place in run.places(HARMFUL) if run.prompt_ids[place] in asked]
     if any(label not in ("compliance", "degenerate", "refusal") for label in labels):
         return f"judge {judge} did not judge every answer"
     return (
