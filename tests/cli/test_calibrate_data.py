@@ -131,7 +131,7 @@ def test_one_command_from_rows_to_a_forecast(
     scan = {"anchors": str(calibrate.options[9]), "anchor_check": False, "limit": 40}
     alone = rc.calibrate_data(mine, calibrate.work, calibrate.file, recipe=calibrate.recipe, scan=scan, **options)
     assert len(alone.runs) == 8
-    assert {one.reason for one in alone.left_out} == {"the experiment has no scan source2 any more"}
+    assert {one.reason for one in alone.left_out} == {"the scan source2 of its rows is not there"}
     assert (stamps(calibrate.work), len(evaluated.calls)) == (before, calls)
 
     # a further dataset joins the finished ladder, whose scores and questions stay the first

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.report._instrument_content import InstrumentContent
 from ripcurrent.run import written_whole
+
+if TYPE_CHECKING:
+    from ripcurrent.report._instrument_content import InstrumentContent
 
 RESULTS = "results.json"
 KINDS = ("probe", "mechanism", "edits")
