@@ -114,8 +114,7 @@ class RunDirectory:
         self.folder = folder
         self.config = dict(config)
         self._may_change = may_change
-        self._forgotten = no_results
-        self._no_results = (CONFIG, f"*/{CONFIG}", "*.lock", "*.part", *no_results)
+        self._no_results = no_results
         self._lock = FileLock(folder / ".lock", timeout=0 if part is None else PATIENCE)
         self._part = part
         self._part_lock = None if part is None else FileLock(_part_lock(folder, part), timeout=0)
@@ -197,15 +196,16 @@ class RunDirectory:
         except RipcurrentError:
             # none, or a damaged one
             pass
-        for pattern in self._forgotten:
+        for pattern in self._no_results:
             for found in self.folder.glob(pattern):
                 found.unlink()
 
     def _has_no_result(self) -> bool:
+        patterns = (CONFIG, f"*/{CONFIG}", "*.lock", "*.part", *self._no_results)
         for entry in self.folder.rglob("*"):
             name = entry.relative_to(self.folder).as_posix()
             # an empty file was opened and never written
-            if entry.is_file() and not any(fnmatchcase(name, one) for one in self._no_results) and entry.stat().st_size:
+            if entry.is_file() and not any(fnmatchcase(name, one) for one in patterns) and entry.stat().st_size:
                 return False
         return True
 

@@ -1,15 +1,23 @@
-"""What two sets of rows have in common, told by sketches."""
+"""What two sets of rows have in common, told by sketches, and the forecast's error without such sets."""
 
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ripcurrent.api._calibrate import calibrate
+from ripcurrent.experiment._calibrate import as_trials
+from ripcurrent.experiment._harm_fit import fit_harm
 from ripcurrent.experiment._shared_rows import DIGITS, KEPT, neighbours, shared_rows, sketch_rows
+from tests.experiment.ladder_folder import ScanRows, fabricate_ladder
+from tests.experiment.test_ladder import calibrated, other_rows, rows
+
+__all__ = ["other_rows", "rows"]
 
 
 def hashes(rows: object) -> list[str]:
@@ -51,3 +59,61 @@ def test_neighbours_are_those_with_a_fifth_in_common() -> None:
     by_hand = np.array([[len({*a} & {*b}) / len({*a, *b}) >= 0.2 for b in sets] for a in sets])
     assert np.array_equal(found, by_hand)
     assert found[0].tolist() == [True, True, False, False, False]
+
+
+def test_the_error_without_sets_that_share_rows(rows: ScanRows, tmp_path: Path) -> None:
+    """Each arm is forecast by the fit without it and without every arm of which a fifth of the rows is its own."""
+    arms = rows.arms((20, 40, 100))
+    folder = fabricate_ladder(tmp_path / "exp", rows, arms, seeds=2)
+    made = calibrated(tmp_path, folder)
+    sets = {arm: set(indices) for arm, indices in arms.items()}
+    gaps = []
+    for arm, own in sets.items():
+        near = {other for other, its in sets.items() if len(own & its) / len(own | its) >= 0.2}
+        assert near > {arm}
+        rest = as_trials([run for run in made.runs if run.arm not in near], made.columns)
+        fit = fit_harm(rest)
+        ones = [run for run in made.runs if run.arm == arm]
+        trials = as_trials(made.runs, made.columns)
+        facts = [trials.facts[place] for place, run in enumerate(made.runs) if run.arm == arm]
+        told = [fit.forecast(fact, run.asked, run.source).answered for fact, run in zip(facts, ones, strict=True)]
+        gaps.append(abs(np.mean(told) - np.mean([run.share for run in ones])))
+    assert made.error_by_rows is not None
+    assert made.error_by_rows.held_out == "rows"
+    assert made.error_by_rows.groups == len(arms)
+    assert made.error_by_rows.mean_absolute_error == pytest.approx(np.mean(gaps))
+    assert made.error_by_rows.mean_absolute_error != made.error_by_arm.mean_absolute_error
+
+
+def test_a_run_of_unknown_rows_may_share_any_of_its_source(
+    rows: ScanRows, other_rows: ScanRows, tmp_path: Path
+) -> None:
+    order, others = rows.riskiest_first, other_rows.riskiest_first
+    arms = {f"part-{n}": order[20 * n : 20 * n + 20] for n in range(6)}
+    first = fabricate_ladder(tmp_path / "a", rows, arms)
+    second = fabricate_ladder(tmp_path / "b", other_rows, {"other-1": others[:20], "other-2": others[-20:]})
+    (first / "arms" / "part-0-seed0" / "finetune" / "rows.jsonl").unlink()
+    made = calibrated(tmp_path, first, second)
+    assert made.error_by_rows is not None
+    assert (made.error_by_rows.groups, made.error_by_rows.runs, len(made.runs)) == (7, 7, 8)
+    gaps = []
+    for run in made.runs:
+        if run.arm == "part-0":
+            continue
+        left = {run.arm} | ({"part-0"} if run.arm.startswith("part") else set())
+        fit = fit_harm(as_trials([one for one in made.runs if one.arm not in left], made.columns))
+        told = fit.forecast(as_trials([run], made.columns).facts[0], run.asked, run.source).answered
+        gaps.append(abs(told - run.share))
+    assert made.error_by_rows.mean_absolute_error == pytest.approx(np.mean(gaps))
+    for place in (first / "arms").glob("*/finetune/rows.jsonl"):
+        place.unlink()
+    alone = calibrate([first], tmp_path / "alone.json")
+    assert alone.error_by_rows is None
+
+
+def test_arms_that_share_nothing_have_one_error(rows: ScanRows, tmp_path: Path) -> None:
+    order = rows.riskiest_first
+    folder = fabricate_ladder(tmp_path / "exp", rows, {f"part-{n}": order[20 * n : 20 * n + 20] for n in range(8)})
+    made = calibrated(tmp_path, folder)
+    assert made.error_by_rows is not None
+    assert made.error_by_rows.model_copy(update={"held_out": "arm"}) == made.error_by_arm

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-ALPHA = 0.05
-"""Adjusted p below this is marked."""
+from ripcurrent.experiment._paired_changes import beyond_chance
 
 
 def lines_of(results: Mapping[str, Any]) -> Iterator[str]:
@@ -36,7 +35,7 @@ def lines_of(results: Mapping[str, Any]) -> Iterator[str]:
         ones = [one for one in results["changes"] if one["column"] == column and one["rows"]]
         marked = ", ".join(
             f"{one['edit']} {_number(one['change_in_deviations'])}"
-            + ("*" if (one["adjusted_wilcoxon_p"] or 0) < ALPHA else "")
+            + ("*" if beyond_chance(one["adjusted_wilcoxon_p"]) else "")
             for one in ones
         )
         yield f"  {column}: {marked}"

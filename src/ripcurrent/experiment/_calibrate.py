@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -183,7 +183,7 @@ def error_by_arm(
     trials: Trials, told: Callable[[int], None] = lambda count: None
 ) -> tuple[ForecastError, list[HarmForecast]]:
     """The error on each arm with all its seeds left out, and every run's forecast so made."""
-    found = _left_out(trials, trials.arms, _fewest(trials), told)
+    found = _left_out(trials, ((held, held) for held in _groups(trials.arms)), _fewest(trials), told)
     forecasts = [one for one in found if one is not None]
     return forecast_error("arm", trials, forecasts, np.ones(len(trials), dtype=bool)), forecasts
 
@@ -200,29 +200,22 @@ def error_by_rows(
     forecast itself. ``by_arm`` are the forecasts without the arm alone: they stand where no other run is left out. None
     where no arm can be forecast so.
     """
-    shared = neighbours(sketches)
+    shared, sources = neighbours(sketches), np.array(trials.sources)
     unknown = np.array([not own for own in sketches])
-    found: list[HarmForecast | None] = list(by_arm)
-    for arm in dict.fromkeys(trials.arms):
-        held = np.array([own == arm for own in trials.arms])
+    alone = np.zeros(len(trials), dtype=bool)
+    folds = []
+    for held in _groups(trials.arms):
         if unknown[held].any():
-            for place in np.flatnonzero(held):
-                found[place] = None
             continue
-        of_source = np.isin(trials.sources, [trials.sources[place] for place in np.flatnonzero(held)])
-        out = shared[held].any(axis=0) | held | (unknown & of_source)
+        out = held | shared[held].any(axis=0) | (unknown & np.isin(sources, sources[held]))
         if (out == held).all():
-            continue
-        rest = trials.where(~out)
-        model = fit_harm(rest) if len(set(rest.arms)) >= _fewest(trials) else None
-        told(1)
-        for place in np.flatnonzero(held):
-            own = trials.facts[place], int(trials.asked[place]), trials.sources[place]
-            found[place] = None if model is None else model.forecast(*own)
-    done = np.array([one is not None for one in found])
-    if not done.any():
-        return None
-    return forecast_error("rows", trials, [one for one in found if one is not None], done)
+            alone |= held
+        else:
+            folds.append((held, out))
+    fitted = _left_out(trials, folds, _fewest(trials), told)
+    return _error_where_done(
+        "rows", trials, [one if own else found for own, one, found in zip(alone, by_arm, fitted, strict=True)]
+    )
 
 
 def _fewest(trials: Trials) -> int:
@@ -237,21 +230,29 @@ def error_by_source(trials: Trials, told: Callable[[int], None] = lambda count: 
     """
     if len(set(trials.sources)) < 2:
         return None
-    found = _left_out(trials, trials.sources, FEWEST_ARMS, told)
-    done = np.array([one is not None for one in found])
-    if not done.any():
-        return None
-    return forecast_error("source", trials, [one for one in found if one is not None], done)
+    folds = ((held, held) for held in _groups(trials.sources))
+    return _error_where_done("source", trials, _left_out(trials, folds, FEWEST_ARMS, told))
+
+
+def _groups(names: Sequence[str]) -> Iterator[npt.NDArray[np.bool_]]:
+    """The runs of each name, shape ``(runs,)`` each."""
+    own = np.array(names)
+    yield from (own == name for name in dict.fromkeys(names))
 
 
 def _left_out(
-    trials: Trials, groups: Sequence[str], fewest: int, told: Callable[[int], None]
+    trials: Trials,
+    folds: Iterable[tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]],
+    fewest: int,
+    told: Callable[[int], None],
 ) -> list[HarmForecast | None]:
-    """Each run's forecast by a fit without its group; None where the rest has fewer arms than ``fewest``."""
+    """Forecasts of each fold's first runs by a fit without its second ones.
+
+    None for a run of no fold, and where the rest has fewer arms than ``fewest``.
+    """
     found: list[HarmForecast | None] = [None] * len(trials)
-    for group in dict.fromkeys(groups):
-        held = np.array([own == group for own in groups])
-        rest = trials.where(~held)
+    for held, out in folds:
+        rest = trials.where(~out)
         if len(set(rest.arms)) < fewest:
             continue
         model = fit_harm(rest)
@@ -259,6 +260,16 @@ def _left_out(
         for place in np.flatnonzero(held):
             found[place] = model.forecast(trials.facts[place], int(trials.asked[place]), trials.sources[place])
     return found
+
+
+def _error_where_done(
+    held_out: Literal["rows", "source"], trials: Trials, found: Sequence[HarmForecast | None]
+) -> ForecastError | None:
+    """The error over runs that were forecast; None without any."""
+    done = np.array([one is not None for one in found])
+    if not done.any():
+        return None
+    return forecast_error(held_out, trials, [one for one in found if one is not None], done)
 
 
 def forecast_error(

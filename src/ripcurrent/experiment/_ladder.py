@@ -4,24 +4,18 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from ripcurrent.data import read_rows
 from ripcurrent.errors import ExitCode, RipcurrentError
 from ripcurrent.experiment._conditions import Conditions, harmful_sha256, recipe_sha256
 from ripcurrent.experiment._outcomes import HARMFUL, read_run
-from ripcurrent.experiment._shared_rows import sketch_rows
+from ripcurrent.experiment._trained_rows import ScoredSource, row_hashes, trained_rows
 from ripcurrent.run import read_json_lines, read_manifest
 from ripcurrent.scoring._calibration import CalibrationRun, JudgedBy, LeftOut, NamedHash, Source
 from ripcurrent.scoring._scored_with import ScoredWith
-from ripcurrent.selection import read_scores
-from ripcurrent.selection._table import ScoredRows
 
 AGAIN = "Run the experiment again with the same command: it goes on where it was stopped."
 
@@ -42,45 +36,6 @@ class Ladder:
     """The runs."""
     left_out: tuple[LeftOut, ...]
     """Runs that cannot be used, and why."""
-
-
-class ScoredSource:
-    """A finished scan: the scores of one dataset's rows."""
-
-    def __init__(self, folder: Path) -> None:
-        """Open a scan's run folder.
-
-        Raises:
-            RipcurrentError: It holds no finished scan.
-        """
-        manifest = read_manifest(folder)
-        self.scored = ScoredRows(read_scores(folder))
-        try:
-            self.scored_with = ScoredWith.of(manifest)
-            self.name, self.sha256 = str(manifest["dataset"]["name"]), str(manifest["dataset"]["sha256"])
-        except (KeyError, TypeError) as error:
-            raise RipcurrentError(
-                f"{folder} holds no finished scan.", "Name the run folder of a finished `ripcurrent scan`."
-            ) from error
-
-    def means(self, rows: Sequence[int] | None = None) -> dict[str, float]:
-        """Mean of every score column over row numbers, or over all usable rows; columns without a score left out."""
-        at = np.flatnonzero(self.scored.ok) if rows is None else self.scored.positions(rows)
-        means = {name: float(self.scored.numbers(name)[at].mean()) for name in self.scored.ranking_columns}
-        return {name: value for name, value in means.items() if np.isfinite(value)}
-
-    @cached_property
-    def _row_of_id(self) -> dict[str, int]:
-        rows = self.scored.rows.tolist()
-        ids = self.scored.ids(rows)
-        counts = Counter(ids)
-        return {own: row for own, row in zip(ids, rows, strict=True) if counts[own] == 1}
-
-    def rows_of_ids(self, ids: Iterable[str]) -> list[int] | None:
-        """Row numbers by id; None where an id is unknown, or not one row's alone."""
-        found = [self._row_of_id.get(own) for own in ids]
-        known = [row for row in found if row is not None]
-        return known if len(known) == len(found) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +75,8 @@ def read_ladder(folders: Sequence[Path], scans: Sequence[Path] = (), *, judge: s
     names = _source_names(known)
     # requests that all were asked are those of the one that was asked the fewest
     fewest = min(experiments, key=lambda one: one.prompts.count)
-    _refuse_other_questions(experiments, fewest)
     wanted = Counter(fewest.requests.values())
+    _refuse_other_questions(experiments, wanted)
     runs: list[tuple[CalibrationRun, Mapping[str, Any], JudgedBy, str]] = []
     left_out: list[LeftOut] = []
     for experiment in experiments:
@@ -221,11 +176,11 @@ def _source_names(known: Mapping[str, ScoredSource]) -> dict[str, str]:
     }
 
 
-def _refuse_other_questions(experiments: Sequence[_Experiment], fewest: _Experiment) -> None:
+def _refuse_other_questions(experiments: Sequence[_Experiment], wanted: Counter[str]) -> None:
     first = experiments[0]
     for other in experiments[1:]:
         differing = [name for name in ("system", "max_new_tokens") if first.config.get(name) != other.config.get(name)]
-        if not all(Counter(fewest.requests.values()) <= Counter(one.requests.values()) for one in (first, other)):
+        if not all(wanted <= Counter(one.requests.values()) for one in (first, other)):
             differing.insert(0, "harmful requests")
         if differing:
             raise RipcurrentError(
@@ -266,7 +221,7 @@ def _read(
         and trained["model"]["fingerprint"] != main.scored_with.fingerprint
     ):
         return "another model was trained than the one that the scores are of"
-    found = _rows(experiment, marker, place, known)
+    found = trained_rows(marker["identity"]["rule"], place, experiment.scans, known)
     if isinstance(found, str):
         return found
     source, rows = found
@@ -285,7 +240,7 @@ def _read(
             tokens_sha256=str(trained["rows"]["tokens_sha256"]),
             rows=int(trained["rows"]["trained"]),
             steps=int(trained["training"]["steps"]),
-            row_hashes=_row_hashes(place),
+            row_hashes=row_hashes(place),
             means=source.means(rows),
             answered=labels.count("compliance"),
             degenerate=labels.count("degenerate"),
@@ -295,64 +250,6 @@ def _read(
         JudgedBy(name=judge, version=run.versions[judge]),
         experiment.name,
     )
-
-
-def _rows(
-    experiment: _Experiment, marker: Mapping[str, Any], place: Path, known: Mapping[str, ScoredSource]
-) -> tuple[ScoredSource, list[int]] | str:
-    """Where an arm's rows come from and their numbers, or why that is not known."""
-    rule = marker["identity"]["rule"]
-    if rule.get("file") is not None:
-        return _rows_of_file(rule, place, known)
-    own = experiment.scans.get(rule.get("scan") or "")
-    if own is None:
-        return f"the scan {rule['scan']} of its rows is not there"
-    if own.sha256 not in known:
-        return f"no scan of {own.name} is comparable with that of the first experiment"
-    for record in sorted((place / "rows").glob("*.json")):
-        if record.name.endswith(".rows.json"):
-            continue
-        try:
-            rows = [int(row) for row in json.loads(record.read_text(encoding="utf-8"))["indices"]]
-        except (ValueError, KeyError, TypeError):
-            continue
-        return known[own.sha256], _trained(place, known[own.sha256], rows)
-    return "the record of its rows is gone"
-
-
-def _trained(place: Path, source: ScoredSource, rows: list[int]) -> list[int]:
-    """The rows of a selection without those that fine-tuning left out, such as one without a response."""
-    if read_manifest(place / "finetune")["rows"]["trained"] == len(rows):
-        return rows
-    trained = {str(line["id"]) for line in _trained_lines(place)}
-    return [row for row, own in zip(rows, source.scored.ids(rows), strict=True) if own in trained]
-
-
-def _row_hashes(place: Path) -> tuple[str, ...]:
-    """Hashes of the rows that a run trained on; none where its record of them is gone."""
-    if not (place / "finetune" / "rows.jsonl").is_file():
-        return ()
-    return sketch_rows(str(line["sha256"]) for line in _trained_lines(place))
-
-
-def _trained_lines(place: Path) -> Iterator[Mapping[str, Any]]:
-    """What fine-tuning noted of each row that it trained on: id and hash."""
-    return (line for line in read_json_lines(place / "finetune" / "rows.jsonl") if line["trained"])
-
-
-def _rows_of_file(
-    rule: Mapping[str, Any], place: Path, known: Mapping[str, ScoredSource]
-) -> tuple[ScoredSource, list[int]] | str:
-    name = Path(str(rule["file"])).name
-    hint = f"its rows come from {name}, of which there is no comparable scan: give one with --scan"
-    try:
-        _, sha256 = read_rows(str(rule["file"]), format=rule.get("format")).count_and_hash()
-    except RipcurrentError:
-        return f"its rows come from {name}, which is not there any more"
-    if sha256 not in known:
-        return hint
-    rows = known[sha256].rows_of_ids(str(line["id"]) for line in _trained_lines(place))
-    return (known[sha256], rows) if rows is not None else f"its rows cannot be told apart in the scan of {name}"
 
 
 def _alike(

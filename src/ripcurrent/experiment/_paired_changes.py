@@ -16,8 +16,15 @@ DRAWS = 10_000
 """Bootstrap draws of rows."""
 CONFIDENCE = 0.95
 """Of the interval."""
+ALPHA = 0.05
+"""An adjusted p below this is told as a change beyond chance."""
 CELLS = 2_000_000
 """Values that are drawn at once."""
+
+
+def beyond_chance(p: float | None) -> bool:
+    """Whether an adjusted p says so; of very many rows that all move one way it is 0, of none there is no p."""
+    return p is not None and p < ALPHA
 
 
 @dataclass(frozen=True, slots=True)

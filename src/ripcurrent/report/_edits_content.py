@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ripcurrent.experiment._paired_changes import ALPHA, beyond_chance
 from ripcurrent.report._instrument_charts import forest_spec
 from ripcurrent.report._instrument_content import (
     Cell,
@@ -19,8 +20,6 @@ from ripcurrent.report._instrument_content import (
     span,
 )
 
-ALPHA = 0.05
-"""Adjusted p below this is marked."""
 _POINTS = 100
 
 
@@ -70,18 +69,12 @@ def _trained(harm: Mapping[str, Any] | None) -> str:
 def _lead(results: Mapping[str, Any]) -> str:
     ranking = results["default_ranking"]
     ranked = [one for one in results["changes"] if one["column"] == ranking and one["rows"]]
-    sure = [one for one in ranked if _is_sure(one) and one["change_in_deviations"]]
+    sure = [one for one in ranked if beyond_chance(one["adjusted_wilcoxon_p"]) and one["change_in_deviations"]]
     if not sure:
         return f"No edit changes {ranking} beyond what chance would (adjusted p below {ALPHA:g})."
     ordered = sorted(sure, key=lambda one: -abs(one["change_in_deviations"]))
     told = [f"{one['edit']} by {signed(one['change_in_deviations'])} deviations" for one in ordered[:3]]
     return f"{len(sure)} of {len(ranked)} edits change {ranking} (adjusted p below {ALPHA:g}), most {listed(told)}."
-
-
-def _is_sure(change: Mapping[str, Any]) -> bool:
-    """Whether a change is beyond chance; of very many rows its p is 0."""
-    p = change["adjusted_wilcoxon_p"]
-    return p is not None and p < ALPHA
 
 
 def _figure(changes: Sequence[Mapping[str, Any]], names: Sequence[str], ranking: str) -> Figure:
@@ -147,7 +140,7 @@ def _all_columns(changes: Sequence[Mapping[str, Any]], names: Sequence[str]) -> 
         cells = []
         for name in names:
             one = found.get((name, column))
-            sure = one is not None and _is_sure(one)
+            sure = one is not None and beyond_chance(one["adjusted_wilcoxon_p"])
             text = "–" if one is None else signed(one["change_in_deviations"])
             cells.append(Cell(f"{text}{'*' * sure}", strong=sure))
         rows.append((Cell(column), *cells))

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ripcurrent.report._charts import Spec
-
-MINUS = "−"
+from ripcurrent.report._page import MINUS
 
 Entry = Mapping[str, Any]
 """One row of a table in ``results.json``."""

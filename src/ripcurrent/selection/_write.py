@@ -44,10 +44,10 @@ def read_scores(run_folder: Path, columns: Sequence[str] | None = None) -> pa.Ta
             "Name the folder that `ripcurrent scan … --out FOLDER` wrote; the same command resumes an unfinished scan.",
         )
     try:
-        present = None if columns is None else set(pq.read_schema(path).names)
-        return pq.read_table(
-            path, columns=present and [name for name in dict.fromkeys(columns or ()) if name in present]
-        )
+        if columns is not None:
+            present = pq.read_schema(path).names
+            columns = [name for name in dict.fromkeys(columns) if name in present]
+        return pq.read_table(path, columns=columns)
     except pa.ArrowException as error:
         raise RipcurrentError(
             f"{path} cannot be read: {str(error).splitlines()[0]}",
