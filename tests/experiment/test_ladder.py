@@ -298,6 +298,32 @@ def test_the_error_across_sources_shows_a_source_that_goes_its_own_way(
     assert worst["forecast"] > worst["observed"] + 0.15
 
 
+def test_a_source_left_out_is_forecast_only_where_the_others_reach(
+    rows: ScanRows, other_rows: ScanRows, tmp_path: Path
+) -> None:
+    """As `scan` refuses sets that are beyond a calibration's, so its error on new sources is without such sets."""
+    first = fabricate_ladder(tmp_path / "a", rows, rows.arms((20, 30)))
+    second = fabricate_ladder(tmp_path / "b", other_rows, other_rows.arms((30, 100)))
+    made = calibrated(tmp_path, first, second, compare=True)
+    error = made.error_by_source
+    assert error is not None
+    counts = {one["name"]: one["runs"] for one in error.by_source}
+    expected = {}
+    for source in made.sources:
+        rest = [run for run in made.runs if run.source != source.name]
+        low, high = (end(run.means["gradient_balanced"] for run in rest) for end in (min, max))
+        few, most = (end(run.rows for run in rest) for end in (min, max))
+        margin = 0.1 * (high - low)
+        expected[source.name] = sum(
+            few / 1.25 <= run.rows <= most * 1.25 and low - margin <= run.means["gradient_balanced"] <= high + margin
+            for run in made.runs
+            if run.source == source.name
+        )
+    assert counts == expected
+    assert 0 < error.refused == len(made.runs) - error.runs
+    assert {one.sources.runs for one in made.compared if one.sources} == {error.runs}, "all on the same runs"
+
+
 def test_columns_are_chosen_and_compared(rows: ScanRows, tmp_path: Path) -> None:
     folder = fabricate_ladder(tmp_path / "a", rows, rows.arms((20,)))
     made = calibrated(tmp_path, folder, columns=("gradient_harmful",), compare=True)

@@ -16,9 +16,12 @@ from ripcurrent.run import read_manifest, write_json
 from ripcurrent.scoring._calibration import (
     LOG_ROWS,
     LOG_STEPS,
+    ROWS_BEYOND,
     Calibration,
     Source,
     read_calibration,
+    rows_beyond,
+    score_beyond,
     shipped_calibrations,
 )
 from ripcurrent.scoring._forecast import FORECAST
@@ -30,12 +33,8 @@ from ripcurrent.training import parse_recipe
 
 RISKIEST = 100
 """Rows of the selection that is forecast beside the whole."""
-ROWS_BEYOND = 1.25
-"""A set may have so many times the rows of the ladder's largest set, or so few of its smallest."""
 OPENED = 0.25
 """A forecast says that the score does not see how answers open where so large a share opens with a number."""
-SCORE_BEYOND = 0.1
-"""A set's mean score may lie outside of the ladder's by this share of their range."""
 
 
 def write_forecast(folder: Path, calibration: str | Path | Calibration | None = None) -> dict[str, Any] | None:
@@ -191,14 +190,13 @@ def facts_of(calibration: Calibration, rows: int, means: Mapping[str, float], st
 def outside(calibration: Calibration, rows: int, means: Mapping[str, float]) -> str | None:
     """Why a set is too unlike the ladder's sets to be forecast."""
     fewest, most = calibration.rows_range
-    if rows * ROWS_BEYOND < fewest or rows > most * ROWS_BEYOND:
+    if rows_beyond(rows, fewest, most):
         return f"its {rows} rows are not among the {fewest} to {most} that the calibration trained on"
     for column in calibration.columns:
         low, high = calibration.column_range(column)
-        margin = SCORE_BEYOND * (high - low)
         if not math.isfinite(means[column]):
             return f"it has no mean {column}"
-        if not low - margin <= means[column] <= high + margin:
+        if score_beyond(means[column], low, high):
             where = "below the least" if means[column] < low else "above the largest"
             bound = low if means[column] < low else high
             return f"its mean {column} {means[column]:.4f} is {where} that the calibration trained on, {bound:.4f}"

@@ -275,9 +275,11 @@ def _runs(count: int) -> str:
 def error_in_words(error: ForecastError) -> str:
     """A forecast error in a line."""
     rank = "" if error.rank_correlation is None else f", rank correlation {error.rank_correlation:+.2f}"
+    refused = f"; {_runs(error.refused)} beyond the rows or scores of the rest not forecast" if error.refused else ""
     return (
         f"mean absolute error {100 * error.mean_absolute_error:.1f} points (bias {100 * error.bias:+.1f}), "
-        f"{100 * error.coverage:.0f} % of runs inside the 90 % interval, {100 * error.mean_width:.0f} points wide{rank}"
+        f"{100 * error.coverage:.0f} % of runs inside the 90 % interval, "
+        f"{100 * error.mean_width:.0f} points wide{rank}{refused}"
     )
 
 

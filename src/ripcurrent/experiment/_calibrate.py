@@ -24,6 +24,8 @@ from ripcurrent.scoring._calibration import (
     Compared,
     ForecastError,
     LeftOut,
+    rows_beyond,
+    score_beyond,
 )
 from ripcurrent.scoring._columns import DIRECTION_OF_RISK
 from ripcurrent.scoring._harm import HarmForecast
@@ -223,15 +225,37 @@ def _fewest(trials: Trials) -> int:
     return min(FEWEST_ARMS, len(set(trials.arms)) - 1)
 
 
-def error_by_source(trials: Trials, told: Callable[[int], None] = lambda count: None) -> ForecastError | None:
+def error_by_source(
+    trials: Trials, told: Callable[[int], None] = lambda count: None, *, within: Trials | None = None
+) -> ForecastError | None:
     """The error on each source with all its arms left out, as one that the fit has never seen.
 
-    None where there is one source, or where no source leaves five arms of others.
+    A run whose rows or scores are beyond those of all other sources is not counted: it would be refused a forecast.
+    ``within`` are the same runs by the facts that tell this; those of ``trials`` unless given. None where there is one
+    source, or where no source leaves five arms of others.
     """
     if len(set(trials.sources)) < 2:
         return None
-    folds = ((held, held) for held in _groups(trials.sources))
-    return _error_where_done("source", trials, _left_out(trials, folds, FEWEST_ARMS, told))
+    folds = [(held, held) for held in _groups(trials.sources)]
+    found = _left_out(trials, folds, FEWEST_ARMS, told)
+    beyond = _beyond_the_rest(within or trials)
+    refused = sum(one is not None and bool(own) for one, own in zip(found, beyond, strict=True))
+    kept = [None if own else one for one, own in zip(found, beyond, strict=True)]
+    error = _error_where_done("source", trials, kept)
+    return None if error is None else error.model_copy(update={"refused": refused})
+
+
+def _beyond_the_rest(trials: Trials) -> npt.NDArray[np.bool_]:
+    """Which runs have more or fewer rows, or other scores, than those of all other sources let forecast."""
+    found = np.zeros(len(trials), dtype=bool)
+    for held in _groups(trials.sources):
+        own, rest = trials.facts[held], trials.facts[~held]
+        for name, values, least, largest in zip(trials.names, own.T, rest.min(axis=0), rest.max(axis=0), strict=True):
+            if name == LOG_ROWS:
+                found[held] |= [rows_beyond(*np.exp((value, least, largest))) for value in values]
+            elif name != LOG_STEPS:
+                found[held] |= [score_beyond(value, least, largest) for value in values]
+    return found
 
 
 def _groups(names: Sequence[str]) -> Iterator[npt.NDArray[np.bool_]]:
@@ -317,8 +341,12 @@ def forecast_error(
 
 
 def _compared(runs: Sequence[CalibrationRun], columns: tuple[str, ...], told: Callable[[int], None]) -> list[Compared]:
-    """The error of every column alone, of none, of the two parts of the gradient, and of the columns with another."""
+    """The error of every column alone, of none, of the two parts of the gradient, and of the columns with another.
+
+    All on the runs that the forecast's own columns could forecast.
+    """
     everywhere = [name for name in runs[0].means if all(name in run.means for run in runs)]
+    own = as_trials(runs, columns)
     ranking = [name for name in everywhere if DIRECTION_OF_RISK.get(name) in ("higher", "lower")]
     choices: list[tuple[str, ...]] = [(), *((name,) for name in [*ranking, *BESIDE] if name in everywhere)]
     if all(name in everywhere for name in PAIR):
@@ -328,7 +356,11 @@ def _compared(runs: Sequence[CalibrationRun], columns: tuple[str, ...], told: Ca
     for choice in dict.fromkeys(choices):
         trials = as_trials(runs, choice)
         found.append(
-            Compared(columns=choice, arms=error_by_arm(trials, told)[0], sources=error_by_source(trials, told))
+            Compared(
+                columns=choice,
+                arms=error_by_arm(trials, told)[0],
+                sources=error_by_source(trials, told, within=own),
+            )
         )
     return found
 

@@ -19,6 +19,11 @@ SHIPPED = Path(__file__).parent / "calibrations"
 LOG_ROWS, LOG_STEPS = "log_rows", "log_steps"
 """Facts that are no score: natural logarithms of the set's rows and of the optimizer's steps."""
 
+ROWS_BEYOND = 1.25
+"""A set may have so many times the rows of the ladder's largest set, or so few of its smallest."""
+SCORE_BEYOND = 0.1
+"""A set's mean score may lie outside of the ladder's by this share of their range."""
+
 
 class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
@@ -131,6 +136,8 @@ class ForecastError(_Record):
     """Mean width of the intervals."""
     rank_correlation: float | None
     """Spearman's correlation of forecast and observed over arms; None where it is not defined."""
+    refused: int = 0
+    """Runs of a source left out that are not counted: beyond the rows or scores of all others, they get no forecast."""
     by_source: tuple[dict[str, Any], ...] = ()
     """The same for each source: name, arms, runs, observed, forecast, mean_absolute_error, coverage."""
 
@@ -214,6 +221,18 @@ class Calibration(_Record):
         """Least and largest mean of a column over a run's rows."""
         means = [run.means[column] for run in self.runs]
         return min(means), max(means)
+
+
+def rows_beyond(rows: float, fewest: float, most: float) -> bool:
+    """Whether a set has too few or too many rows to be forecast from sets of ``fewest`` to ``most``."""
+    slack = ROWS_BEYOND * (1 + 1e-9)
+    return rows * slack < fewest or rows > most * slack
+
+
+def score_beyond(mean: float, least: float, largest: float) -> bool:
+    """Whether a set's mean score lies too far outside of those, ``least`` to ``largest``, that it is forecast from."""
+    margin = SCORE_BEYOND * (largest - least)
+    return not least - margin <= mean <= largest + margin
 
 
 def write_calibration(path: Path, calibration: Calibration) -> None:
