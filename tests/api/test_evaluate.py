@@ -320,7 +320,7 @@ def test_unjudged_answers_count_in_no_rate() -> None:
     responses = [Response(str(n), "x", 1, n == 0) for n in range(4)]
     labels = ("compliance", "unjudged", "degenerate", "refusal")
     said = [Verdict(label, "odd", "1", False) for label in labels]  # type: ignore[arg-type]
-    rate = summarise(prompts, responses, {"odd": said}, {"odd": None}, {})["rates"]["odd"]["harmful"]
+    rate = summarise(prompts, responses, {"odd": said}, {"odd": {}})["rates"]["odd"]["harmful"]
     assert (rate["n"], rate["unjudged"], rate["truncated"]) == (3, 1, 0.25)
     assert rate["answered"] == rate["refused"] == rate["degenerate"] == pytest.approx(1 / 3)
 
@@ -329,7 +329,7 @@ def test_a_judge_of_harm_tells_of_no_refusal() -> None:
     prompts = [Prompt(str(n), "?", "harmful" if n < 5 else "sounds_dangerous", "", "") for n in range(10)]
     responses = [Response(str(n), "x", 1, False) for n in range(10)]
     said = [Verdict("compliance" if n < 5 else "refusal", "odd", "1", False) for n in range(10)]
-    found = summarise(prompts, responses, {"odd": said}, {"odd": (1.0, 5.0)}, {}, {"odd"})
+    found = summarise(prompts, responses, {"odd": said}, {"odd": {"scale": [1.0, 5.0], "reply": "score"}})
     assert found["discrimination"] == {}
     assert {axis: (one["answered"], one["refused"]) for axis, one in found["rates"]["odd"].items()} == {
         "harmful": (1.0, None),
@@ -341,7 +341,7 @@ def test_judgement_of_equal_outcomes_has_an_interval() -> None:
     prompts = [Prompt(str(n), "?", "harmful" if n < 50 else "sounds_dangerous", "", "") for n in range(90)]
     responses = [Response(str(n), "x", 1, False) for n in range(90)]
     said = [Verdict("refusal" if n < 50 else "compliance", "odd", "1", False) for n in range(90)]
-    found = summarise(prompts, responses, {"odd": said}, {"odd": None}, {})["discrimination"]["odd"]
+    found = summarise(prompts, responses, {"odd": said}, {"odd": {}})["discrimination"]["odd"]
     assert found["difference"] == 1.0
     assert 0.85 < found["difference_interval"]["low"] < 0.95
     assert found["difference_interval"]["high"] == 1.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +23,10 @@ class Answered:
     headers: dict[str, str] = field(default_factory=dict)
     delay: float = 0.0
     """Seconds before it is sent."""
+    drip: bool = False
+    """Whether blanks come in its place, a few a second, for a minute."""
+    drop: bool = False
+    """Whether the connection is closed without it."""
 
 
 Script = Callable[[dict[str, Any]], Answered]
@@ -56,6 +61,10 @@ class ScriptedServer:
                     with outer._lock:
                         outer._under_way -= 1
                 raw = answered.body.encode()
+                if answered.drop:
+                    self.close_connection = True
+                    self.connection.shutdown(socket.SHUT_RDWR)
+                    return
                 try:
                     self.send_response(answered.status)
                     self.send_header("Content-Type", answered.content_type)
@@ -63,6 +72,9 @@ class ScriptedServer:
                     for name, value in answered.headers.items():
                         self.send_header(name, value)
                     self.end_headers()
+                    for _ in range(min(len(raw) - 1, 600) if answered.drip else 0):
+                        self.wfile.write(b" ")
+                        time.sleep(0.1)
                     self.wfile.write(raw)
                 except (BrokenPipeError, ConnectionResetError):
                     pass  # the client gave up waiting

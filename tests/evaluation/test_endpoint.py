@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
+import sys
 from itertools import count
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -60,7 +63,11 @@ def test_halves_of_characters_are_replaced():
 
 
 def test_an_answer_that_a_filter_withheld_is_a_rejection():
-    with serve(lambda _: completion("", finish_reason="content_filter")) as server:
+    def script(request: dict[str, Any]) -> Answered:
+        greeted = last_user_text(request) == GREETING
+        return completion("hello") if greeted else completion("", finish_reason="content_filter")
+
+    with serve(script) as server:
         withheld = ask(Endpoint(server.url, "tiny"), "hi", works=True)[0]
     assert isinstance(withheld, EndpointFailure)
     assert (withheld.kind, withheld.message) == ("rejected", "its filter withheld the answer")
@@ -235,8 +242,9 @@ def test_an_endpoint_that_takes_a_greeting_rejects_the_rest_for_what_is_in_it(co
         replies = dict(endpoint.chat(conversations, max_tokens=16))
     assert len(replies) == count
     assert all(isinstance(reply, EndpointFailure) and reply.kind == "rejected" for reply in replies.values())
-    (greeted,) = [request for request in server.requests if last_user_text(request) == GREETING]
-    assert greeted["messages"][0]["content"] == "Be brief."
+    greeted = [request for request in server.requests if last_user_text(request) == GREETING]
+    assert len(greeted) == 1 + count // GIVE_UP_AFTER, "once for so many in a row"
+    assert {request["messages"][0]["content"] for request in greeted} == {"Be brief."}
 
 
 def test_rejections_do_not_hide_that_an_endpoint_broke():
@@ -298,11 +306,109 @@ def test_keys(monkeypatch):
 
 
 def test_description_has_no_secrets():
-    endpoint = Endpoint("http://me:secret@localhost:1/v1/?token=secret", "tiny", api_key="secret")
+    endpoint = Endpoint("http://me:secret@localhost:1/v1/", "tiny", api_key="secret")
     assert endpoint.describe() == {"base_url": "http://localhost:1/v1", "model": "tiny"}
 
 
-@pytest.mark.parametrize("url", ["localhost:8000/v1", "ftp://host/v1", "", "http://"])
+@pytest.mark.parametrize(
+    "url", ["localhost:8000/v1", "ftp://host/v1", "", "http://", "http://localhost:80a/v1", "http://[::1/v1"]
+)
 def test_no_url(url):
     with pytest.raises(RipcurrentError, match="is no endpoint"):
         Endpoint(url, "tiny")
+
+
+def test_a_url_with_a_query_takes_no_path():
+    with pytest.raises(RipcurrentError, match=r"localhost:1/v1 has a part behind \? or #") as caught:
+        Endpoint("http://localhost:1/v1?token=secret", "tiny")
+    assert "secret" not in caught.value.message
+
+
+def test_a_key_with_white_space_is_sent_without_it_and_an_empty_one_is_none(monkeypatch):
+    with serve(lambda _: completion("fine")) as server:
+        ask(Endpoint(server.url, "tiny", api_key="padded\r\n"), "a")
+        monkeypatch.setenv("RIPCURRENT_API_KEY", "")
+        ask(Endpoint(server.url, "tiny"), "a")
+    assert [headers["authorization"] for headers in server.headers] == ["Bearer padded", "Bearer none"]
+    monkeypatch.setenv("OPENAI_API_KEY", "of-openai")
+    with pytest.raises(RipcurrentError, match="MY_KEY holds a key with characters") as caught:
+        Endpoint("https://api.openai.com/v1", "tiny", api_key="sk-\u201csecret\u201d", key_variable="MY_KEY")
+    assert "secret" not in caught.value.message
+
+
+def test_what_belongs_to_openai_goes_to_no_other_host(monkeypatch):
+    monkeypatch.setenv("OPENAI_ORG_ID", "org-mine")
+    monkeypatch.setenv("OPENAI_PROJECT_ID", "proj-mine")
+    with serve(lambda _: completion("fine")) as server:
+        ask(Endpoint(server.url, "tiny"), "a")
+    assert not [name for name in server.headers[0] if name.startswith(("openai-org", "openai-proj"))]
+
+
+@pytest.mark.parametrize("works", [False, True])
+def test_an_account_that_is_used_up_is_no_filter_of_prompts(works):
+    """Some answer 400 then: else all that is left would be recorded as rejected for good."""
+    attempt = count()
+
+    def script(request: dict[str, Any]) -> Answered:
+        return completion("fine") if not works and next(attempt) < 2 else error(400, "balance is too low")
+
+    got: list[int] = []
+    with serve(script) as server:
+        replies = Endpoint(server.url, "tiny", max_retries=0, concurrency=1).chat(
+            [[USER]] * 40, max_tokens=16, works=works
+        )
+        with pytest.raises(RipcurrentError, match="balance is too low"):
+            got.extend(index for index, _ in replies)
+    assert len(got) == GIVE_UP_AFTER + (0 if works else 2)
+    with serve(lambda _: error(400, "balance is too low")) as server:
+        replies = Endpoint(server.url, "tiny", max_retries=0).chat([[USER]] * 3, max_tokens=16, works=True)
+        with pytest.raises(RipcurrentError, match="balance is too low"):
+            list(replies)
+
+
+def test_an_answer_that_never_ends_is_a_timeout():
+    """Blanks that keep a connection open are no silence."""
+
+    def script(request: dict[str, Any]) -> Answered:
+        answered = completion("fine")
+        answered.drip = last_user_text(request) == "slow"
+        return answered
+
+    with serve(script) as server:
+        began = monotonic()
+        replies = ask(Endpoint(server.url, "tiny", timeout=0.5, max_retries=0), "slow", "fast")
+        assert monotonic() - began < 10
+    assert isinstance(replies[0], EndpointFailure)
+    assert (replies[0].kind, replies[0].message) == ("timeout", "no whole answer within 1 s")
+    assert isinstance(replies[1], Reply)
+
+
+def test_a_connection_that_is_dropped_is_one_requests_failure():
+    def script(request: dict[str, Any]) -> Answered:
+        answered = completion("fine")
+        answered.drop = last_user_text(request) == "bad"
+        return answered
+
+    with serve(script) as server:
+        endpoint = Endpoint(server.url, "tiny", max_retries=0, concurrency=1)
+        replies = ask(endpoint, "a", "bad", "c")
+    assert isinstance(replies[1], EndpointFailure)
+    assert replies[1].kind == "server_error"
+    assert isinstance(replies[2], Reply)
+
+
+def test_a_stopped_run_does_not_wait_for_what_is_under_way():
+    code = (
+        "import sys\n"
+        "from ripcurrent.evaluation._endpoint import Endpoint\n"
+        "turns = [[{'role': 'user', 'content': text}] for text in ('fast', 'slow', 'slow')]\n"
+        "next(Endpoint(sys.argv[1], 'tiny', max_retries=0, concurrency=3).chat(turns, max_tokens=16))\n"
+    )
+
+    def script(request: dict[str, Any]) -> Answered:
+        answered = completion("fine")
+        answered.delay = 0.0 if last_user_text(request) == "fast" else 40.0
+        return answered
+
+    with serve(script) as server:
+        subprocess.run([sys.executable, "-c", code, server.url], check=True, timeout=30)

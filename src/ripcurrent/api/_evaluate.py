@@ -6,6 +6,7 @@ import hashlib
 import os
 import platform
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -26,15 +27,16 @@ from ripcurrent.evaluation import (
     find_judges,
     load_prompts,
 )
+from ripcurrent.evaluation._endpoint import FailureKind
 from ripcurrent.evaluation._responses import (
     PARTIAL,
+    REJECTED,
     RESPONSES,
     Response,
     ResponseLog,
     read_responses,
     read_verdicts,
     write_responses,
-    write_verdicts,
 )
 from ripcurrent.run import RunDirectory, read_manifest
 
@@ -212,7 +214,6 @@ def evaluate(
         responses, answered_now = _responses(run.folder, asked, source, answering, asking, at_once, told)
         generated = time.perf_counter()
         verdicts = judged(run.folder, asked, responses, found, told)
-        write_verdicts(run.folder, [prompt.id for prompt in asked], verdicts)
         previous = run.read_manifest()
         manifest = {
             "version": version("ripcurrent"),
@@ -225,7 +226,7 @@ def evaluate(
                 "system": system,
                 "engine": "local" if answering == "transformers" else answering,
             },
-            **verdicts_record(asked, responses, verdicts, found, {**previous, "model": facts, "prompts": records}),
+            **verdicts_record(run.folder, asked, responses, verdicts, {**previous, "model": facts, "prompts": records}),
             "timings": {
                 "answered_now": answered_now,
                 "generation_seconds": round(generated - began, 2)
@@ -249,9 +250,14 @@ def evaluate(
         )
     unable = [judge.name for judge in found if all(one.label == UNJUDGED for one in verdicts[judge.name])]
     if unable:
+        reasons = Counter(one.reason for name in unable for one in verdicts[name] if one.reason != REJECTED)
+        why, count = reasons.most_common(1)[0]
         raise RipcurrentError(
-            f"{' and '.join(unable)} could judge none of the {answered} answers, which are kept in {run.folder}.",
-            "A judging model must reply in JSON as the rubric asks: name an abler one, and give the command again.",
+            f"{' and '.join(unable)} could judge none of the {answered} answers, which are kept in {run.folder} "
+            f"(most often, {count} times: {why}).",
+            "Look after the judge's endpoint, and give the command again."
+            if why in get_args(FailureKind)
+            else "A judging model must reply in JSON as the rubric asks: name an abler one, and run this again.",
             code=ExitCode.NOT_MEASURED,
         )
     return EvaluationResult(run.folder, manifest, tuple(asked), tuple(responses), verdicts)

@@ -10,7 +10,8 @@ from ripcurrent.api._experiment_options import judge_settings
 from ripcurrent.api._judging import judge_again
 from ripcurrent.api._progress import Progress
 from ripcurrent.evaluation import find_judges
-from ripcurrent.experiment import ExperimentConfig, read_run
+from ripcurrent.evaluation._responses import lacks_verdicts
+from ripcurrent.experiment import ExperimentConfig
 
 JUDGING = ("judges", "judge_endpoint", "judge_model")
 """Keys of an experiment that may change in its folder: answers that are there are judged anew."""
@@ -19,7 +20,8 @@ JUDGING = ("judges", "judge_endpoint", "judge_model")
 def judge_alike(folder: Path, config: ExperimentConfig, told: Progress) -> None:
     """Judge answers of runs finished by now that lack the verdicts of a judge, or have another version's of it.
 
-    Answers are kept and models are not, so nothing is trained or asked again.
+    So are answers that a judge's endpoint failed on; what it replied to others is kept. Answers are kept and models
+    are not, so nothing is trained or asked again.
 
     Raises:
         RipcurrentError: Answers that cannot be read, or a judge's endpoint that fails; what is done is kept.
@@ -30,8 +32,7 @@ def judge_alike(folder: Path, config: ExperimentConfig, told: Progress) -> None:
         if not place.is_dir():
             # its training failed
             continue
-        versions = read_run(marker.parent.name, None, place).versions
-        lacking = [judge for judge in judges if versions.get(judge.name) != judge.version]
+        lacking = [judge for judge in judges if lacks_verdicts(place, judge)]
         if lacking:
             told.step(f"{marker.parent.name}: judging by {', '.join(judge.name for judge in lacking)}")
             judge_again(place, lacking, told)

@@ -54,7 +54,7 @@ def validate_judges(
     total = sum(len(file.answers) for file in labelled)
     validations = []
     for judge in found:
-        if judge.describe()["kind"] != "rule":
+        if judge.describe().get("kind") != "rule":
             told.start(f"judging by {judge.name}", total)
         validations += validate(labelled, [judge], seed=seed)
         told.finish()

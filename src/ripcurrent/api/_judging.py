@@ -15,6 +15,7 @@ from ripcurrent.evaluation._responses import (
     VERDICTS,
     Response,
     judge_responses,
+    read_judges,
     read_responses,
     read_verdicts,
     write_verdicts,
@@ -34,49 +35,55 @@ def judge_again(folder: Path, judges: Sequence[Judge], progress: Progress | None
     with RunDirectory(folder, read_config(folder)) as run:
         asked, responses = read_responses(folder)
         verdicts = judged(folder, asked, responses, judges, progress or SilentProgress())
-        write_verdicts(folder, [prompt.id for prompt in asked], verdicts)
         previous = run.read_manifest()
-        run.write_manifest({**previous, **verdicts_record(asked, responses, verdicts, judges, previous)})
+        run.write_manifest({**previous, **verdicts_record(folder, asked, responses, verdicts, previous)})
 
 
 def judged(
     folder: Path, prompts: Sequence[Prompt], responses: Sequence[Response], judges: Sequence[Judge], told: Progress
 ) -> dict[str, Sequence[Verdict]]:
-    """The verdicts of these judges, after those of others that judged these answers before."""
+    """The verdicts of these judges, after those of others that judged these answers before; kept in the folder."""
     answered = sum(one.rejected is None for one in responses)
     verdicts: dict[str, Sequence[Verdict]] = {}
     if (folder / VERDICTS).exists():
         verdicts |= read_verdicts(folder, [prompt.id for prompt in prompts], [one.truncated for one in responses])
+    judged_by = read_judges(folder)
+    ids = [prompt.id for prompt in prompts]
     for judge in judges:
-        if judge.describe()["kind"] != "rule":
+        if judge.describe().get("kind") != "rule":
             told.start(f"judging by {judge.name}", answered)
         try:
             verdicts[judge.name] = judge_responses(judge, prompts, responses)
         except RipcurrentError:
             # what the judges before it found is kept
-            write_verdicts(folder, [prompt.id for prompt in prompts], verdicts)
+            write_verdicts(folder, ids, verdicts, judged_by)
             raise
+        judged_by[judge.name] = _record(judge)
         told.finish()
+    write_verdicts(folder, ids, verdicts, judged_by)
     return verdicts
 
 
+def _record(judge: Judge) -> dict[str, Any]:
+    scale = {} if judge.scale is None else {"scale": list(judge.scale)}
+    return {"version": judge.version, **scale, **judge.describe()}
+
+
 def verdicts_record(
+    folder: Path,
     prompts: Sequence[Prompt],
     responses: Sequence[Response],
     verdicts: Mapping[str, Sequence[Verdict]],
-    judges: Sequence[Judge],
     manifest: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """What a manifest says of the verdicts: by whom, rates, notes. ``judges`` judged now; earlier ones are in it."""
-    judged_by = {**manifest.get("judges", {}), **{judge.name: _describe(judge) for judge in judges}}
-    of_harm = {name for name, facts in judged_by.items() if facts.get("reply") == "score"}
+    """What a manifest says of the verdicts kept in a folder: by whom, rates, notes.
+
+    Verdicts of an earlier version have their judges' records in its ``manifest`` alone.
+    """
+    judged_by = {**manifest.get("judges", {}), **read_judges(folder)}
     notes = [*notes_on(prompts, manifest["prompts"], responses, verdicts), other_base(manifest["model"])]
     return {
         "judges": judged_by,
-        **summarise(prompts, responses, verdicts, {judge.name: judge.scale for judge in judges}, manifest, of_harm),
+        **summarise(prompts, responses, verdicts, judged_by),
         "notes": [one for one in notes if one is not None],
     }
-
-
-def _describe(judge: Judge) -> dict[str, Any]:
-    return {"version": judge.version, **judge.describe()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -66,7 +67,7 @@ def evaluate_command(
     device: SPREAD_DEVICE = None,
     dtype: DTYPE = None,
     reveal: Annotated[
-        bool, typer.Option("--reveal", help="Also print what was asked and answered; else only verdicts and lengths.")
+        bool, typer.Option("--reveal", help="Also print what was asked and answered; else rates only.")
     ] = False,
     as_json: JSON = False,
     quiet: QUIET = False,
@@ -117,6 +118,8 @@ def _show(result: EvaluationResult, reveal: bool) -> None:
     from rich.markup import escape
     from rich.table import Table
 
+    from ripcurrent.report._judge_agreement import kappas_of
+
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("judge", "prompts", "n", "answered", "95 %", "refused", "broken", "cut"):
         table.add_column(heading, justify="left" if heading in ("judge", "prompts") else "right")
@@ -133,6 +136,14 @@ def _show(result: EvaluationResult, reveal: bool) -> None:
     console.print(table)
     console.print("in % of n; broken: empty, looping or no language; cut: reached the limit of new tokens")
     wide = Console(soft_wrap=True, highlight=False)
+    for judge, axes in result.rates.items():
+        for line in _scores(judge, axes, result.manifest["judges"].get(judge, {}).get("scale")):
+            wide.print(escape(line))
+    for judge, axes in result.rates.items():
+        told = kappas_of(judge, next(iter(axes.values()))["judge_version"])
+        if told is not None:
+            low, high = (f"{value:.2f}" for value in told)
+            wide.print(f"{escape(judge)}: κ {low if low == high else f'{low} to {high}'} with people (docs/judges.md)")
     for judge, one in result.manifest["discrimination"].items():
         wide.print(
             f"{escape(judge)}: harmful refused less dangerous-sounding refused {100 * one['difference']:.1f} points, "
@@ -145,3 +156,18 @@ def _show(result: EvaluationResult, reveal: bool) -> None:
         for prompt, response, verdict in zip(result.prompts, result.responses, result.verdicts[first], strict=True):
             wide.print(f"\n[bold]{escape(prompt.text)}[/bold]\n{escape(response.completion)}\n({verdict.label})")
     wide.print(f"Answers: {escape(str(result.folder / 'responses.parquet'))}")
+
+
+def _scores(judge: str, axes: Mapping[str, Any], scale: Sequence[float] | None) -> Iterator[str]:
+    """A line on the scores of each axis, from judges that give any."""
+    for axis, one in axes.items():
+        score = one.get("score")
+        if score is None or not score["n"] or scale is None:
+            continue
+        mean = f"{score['mean']:.2f}"
+        if score["mean_low"] is not None:
+            mean += f" ({score['mean_low']:.2f} to {score['mean_high']:.2f})"
+        yield (
+            f"{judge}, {axis}: mean score {mean} of {scale[0]:g} to {scale[1]:g}, {100 * score['top_share']:.1f} % "
+            f"with the greatest, over {score['n']} answers"
+        )

@@ -8,11 +8,14 @@ with one request (it timed out, was refused, got nonsense back) is that request'
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
+from json import JSONDecodeError
+from threading import Thread
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit, urlunsplit
 
@@ -37,6 +40,9 @@ FORBIDDEN = 403
 """A key that may not, or at some providers a filter of what is asked."""
 MODERATION = ("moderation", "flagged", "content_filter", "content filter", "content_policy", "content policy")
 """Parts of what such a filter says, lower case."""
+
+WHOLE = 2.0
+"""A request may take so many times all its attempts' timeouts: a server that sends blanks is never silent."""
 
 GREETING = 'Say hello, as JSON: {"say": "hello"}'
 """Asked where everything so far was rejected: an endpoint that takes this rejects the others for what is in them."""
@@ -99,14 +105,10 @@ class Endpoint:
             concurrency: Requests under way at once.
 
         Raises:
-            RipcurrentError: The URL is none, or a number is out of range.
+            RipcurrentError: The URL or the key is none, or a number is out of range.
             MissingExtraError: The ``openai`` client is not installed.
         """
-        parts = urlsplit(base_url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise RipcurrentError(
-                f"{base_url!r} is no endpoint.", "Name its base URL, such as http://localhost:8000/v1."
-            )
+        host = _host(base_url)
         if not model:
             raise RipcurrentError("An endpoint needs the name of a model there.", "Name it with --model.")
         if timeout <= 0 or max_retries < 0 or concurrency < 1:
@@ -124,7 +126,7 @@ class Endpoint:
         """Requests under way at once."""
         self._url, self._timeout, self._max_retries = base_url, timeout, max_retries
         self._key_variable = key_variable
-        self._key = api_key or _key_for(parts.hostname) or "none"
+        self._key, self._own_host = _key(api_key, key_variable, host), _of_openai(host)
         self._takes_json_format = True
         self._works = False
         self._limit_field = "max_tokens"
@@ -147,53 +149,56 @@ class Endpoint:
             max_tokens: Longest reply.
             json: Ask for a JSON object by ``response_format``, where the endpoint takes that; the conversation must ask
                 for JSON itself all the same, and the reply may still be none.
-            works: It answered others like these before.
+            works: It answered others like these before: a 403 is then no refused key unless the greeting meets it too.
 
         Raises:
             RipcurrentError: The endpoint is down, refuses the key, has no such model, takes no more requests, fails
-                `GIVE_UP_AFTER` requests in a row or all of them. What came before was yielded. Rejections count only
-                until it has answered anything, be it `GREETING`.
+                `GIVE_UP_AFTER` requests in a row or all of them. What came before was yielded. Rejections alone are no
+                failure where it then takes `GREETING`.
         """
         self._works = self._works or works
         waiting = iter(enumerate(conversations))
         opening = [turn for turn in next(iter(conversations), ()) if turn["role"] == "system"]
         greeting = [*opening, {"role": "user", "content": GREETING}]
         greet = partial(self._ask, greeting, temperature, max_tokens, json)
-        running: dict[Future[Reply | EndpointFailure], int] = {}
+        running: dict[Future[Reply | EndpointFailure], tuple[int, float]] = {}
+        whole = WHOLE * self._timeout * (self._max_retries + 1)
         failed: list[EndpointFailure] = []  # in a row
         any_reply = False
         stopped: RipcurrentError | None = None
-        pool = ThreadPoolExecutor(max_workers=self.concurrency, thread_name_prefix="endpoint")
-        try:
-            while True:
-                # no more is asked than is under way, so that little is lost or paid for when the caller stops
-                while stopped is None and len(running) < self.concurrency:
-                    index, messages = next(waiting, (-1, ()))
-                    if index < 0:
-                        break
-                    running[pool.submit(self._ask, messages, temperature, max_tokens, json)] = index
-                if not running:
+        while True:
+            # no more is asked than is under way, so that little is lost or paid for when the caller stops
+            while stopped is None and len(running) < self.concurrency:
+                index, messages = next(waiting, (-1, ()))
+                if index < 0:
                     break
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    index = running.pop(future)
+                future = _started(partial(self._ask, messages, temperature, max_tokens, json))
+                running[future] = index, time.monotonic() + whole
+            if not running:
+                break
+            ends = min(end for _, end in running.values())
+            wait(running, timeout=max(0.0, ends - time.monotonic()), return_when=FIRST_COMPLETED)
+            now = time.monotonic()
+            for future in [one for one, (_, end) in running.items() if one.done() or end <= now]:
+                index, _ = running.pop(future)
+                outcome: Reply | EndpointFailure
+                if not future.done():
+                    outcome = EndpointFailure("timeout", f"no whole answer within {whole:g} s")
+                else:
                     try:
                         outcome = future.result()
                     except RipcurrentError as error:
                         # the others under way may still bring what was paid for
                         stopped = stopped or error
                         continue
-                    if isinstance(outcome, EndpointFailure):
-                        # a key may be withdrawn midway
-                        if outcome.kind != "rejected" or not works or outcome.forbidden:
-                            failed.append(outcome)
-                    else:
-                        failed, any_reply, works, self._works = [], True, True, True
-                    yield index, outcome
-                    if len(failed) >= GIVE_UP_AFTER and stopped is None:
-                        stopped = self._what_ails(failed, f"{len(failed)} requests in a row", greet)
-                        failed, works = [], stopped is None
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+                if isinstance(outcome, EndpointFailure):
+                    failed.append(outcome)
+                else:
+                    failed, any_reply, self._works = [], True, True
+                yield index, outcome
+                if len(failed) >= GIVE_UP_AFTER and stopped is None:
+                    stopped = self._what_ails(failed, f"{len(failed)} requests in a row", greet)
+                    failed = []
         if stopped is None and failed and not any_reply:
             stopped = self._what_ails(failed, "every request", greet)
         if stopped is not None:
@@ -224,8 +229,11 @@ class Endpoint:
             attempts = self._max_retries + 1
             return EndpointFailure("timeout", f"no answer within {self._timeout:g} s in {attempts} attempts")
         except openai.APIConnectionError as error:
+            if self._works and not _cannot_connect(error):
+                # a server that is there and let this request go: another may fare better
+                return EndpointFailure("server_error", f"the connection was lost: {self._reason(error)}")
             raise self._stopped(
-                f"cannot be reached: {_reason(error)}.",
+                f"cannot be reached: {self._reason(error)}.",
                 "Check the URL and that the server runs.",
                 ExitCode.NOT_MEASURED,
             ) from error
@@ -241,7 +249,7 @@ class Endpoint:
             return self._refused(error)
         except openai.OpenAIError as error:
             return EndpointFailure("nonsense", f"its answer could not be read: {_first_line(error)}")
-        except ValueError as error:
+        except (JSONDecodeError, UnicodeDecodeError) as error:
             return EndpointFailure("nonsense", f"its answer is broken JSON: {_first_line(error)}")
         return _read(completion)
 
@@ -252,7 +260,16 @@ class Endpoint:
             self._client = OpenAI(
                 base_url=self._url, api_key=self._key, timeout=self._timeout, max_retries=self._max_retries
             )
+            if not self._own_host:
+                # read from the environment, as OpenAI's key would be
+                self._client.organization = self._client.project = None
         return self._client
+
+    def _reason(self, error: BaseException) -> str:
+        """What the system said beneath the client's "Connection error.", without the key."""
+        while error.__cause__ is not None:
+            error = error.__cause__
+        return _first_line(error).replace(self._key, "…")
 
     def _refused(self, error: APIStatusError) -> EndpointFailure:
         """The failure of one request that got an error's status; raises for what every request would meet."""
@@ -345,23 +362,77 @@ def _excerpt(completion: Any) -> str:
     return f"it has the fields {', '.join(map(str, fields[:5]))}" if fields else "it has no choices"
 
 
-def _key_for(host: str) -> str | None:
-    key = os.environ.get(KEY_VARIABLE)
-    if key is None and (host == "openai.com" or host.endswith(".openai.com")):
-        key = os.environ.get(OPENAI_KEY_VARIABLE)
-    return key
+def _started(ask: Callable[[], Reply | EndpointFailure]) -> Future[Reply | EndpointFailure]:
+    """A request under way in a thread that nobody waits for at exit, as one of an executor would be."""
+    future: Future[Reply | EndpointFailure] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(ask())
+        except BaseException as error:  # noqa: BLE001, it is raised where the result is asked for
+            future.set_exception(error)
+
+    Thread(target=run, name="endpoint", daemon=True).start()
+    return future
+
+
+def _host(url: str) -> str:
+    """The host of a base URL.
+
+    Raises:
+        RipcurrentError: It is no URL, or one to which no path can be added.
+    """
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError as error:
+        raise RipcurrentError(
+            f"{url!r} is no endpoint: {_first_line(error)}.", "Name its base URL, such as http://localhost:8000/v1."
+        ) from None
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise RipcurrentError(f"{url!r} is no endpoint.", "Name its base URL, such as http://localhost:8000/v1.")
+    if parts.query or parts.fragment:
+        raise RipcurrentError(
+            f"The endpoint {_without_secrets(url)} has a part behind ? or #, to which no path can be added.",
+            "Leave that out; a key goes into the environment.",
+        )
+    return parts.hostname
+
+
+def _of_openai(host: str) -> bool:
+    return host == "openai.com" or host.endswith(".openai.com")
+
+
+def _key(given: str | None, variable: str | None, host: str) -> str:
+    """The key to send: the one given, else the environment's, else a placeholder.
+
+    Raises:
+        RipcurrentError: It has characters that no header can carry.
+    """
+    names = [KEY_VARIABLE, *([OPENAI_KEY_VARIABLE] if _of_openai(host) else [])]
+    found = [(variable or "The key", given), *((name, os.environ.get(name)) for name in names)]
+    for name, value in found:
+        key = (value or "").strip()
+        if not key:
+            continue
+        if not (key.isascii() and key.isprintable()):
+            raise RipcurrentError(
+                f"{name} holds a key with characters that no key has, such as a curly quote or a line break.",
+                "Set it anew, to the key alone.",
+            )
+        return key
+    return "none"
+
+
+def _cannot_connect(error: BaseException) -> bool:
+    """Whether there was no connection at all, by the cause that the client's HTTP library names."""
+    cause = error.__cause__
+    return cause is None or type(cause).__name__ in ("ConnectError", "UnsupportedProtocol", "ProxyError")
 
 
 def _without_secrets(url: str) -> str:
     parts = urlsplit(url)
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path.rstrip("/"), "", ""))
-
-
-def _reason(error: BaseException) -> str:
-    """What the system said beneath the client's "Connection error."."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return _first_line(error)
 
 
 def _first_line(error: BaseException) -> str:

@@ -15,6 +15,7 @@ from typing import Literal, get_args
 
 from ripcurrent.data import count_near_duplicates, hash_of_texts
 from ripcurrent.errors import RipcurrentError
+from ripcurrent.evaluation._endpoint import writable
 from ripcurrent.evaluation._prompt_records import HUB_PREFIX, PACKAGE_PREFIX, Records, read_records, split_field
 from ripcurrent.evaluation._published import PUBLISHED, PublishedList, find_published, nearest
 
@@ -91,6 +92,8 @@ def load_prompts(source: str | Path, *, limit: int | None = None, axis: Axis = "
     """
     if limit is not None and limit < 1:
         raise RipcurrentError(f"A limit of {limit} prompts leaves nothing.", "Give a limit of 1 or more.")
+    if axis not in AXES:
+        raise RipcurrentError(f"There is no axis {axis!r}.{nearest(str(axis), AXES)}", f"Axes: {', '.join(AXES)}.")
     name = str(source)
     if name.partition(":")[0] == BUILTIN and not Path(name).exists():
         return _prompt_set(name, _builtin(name), limit, [])
@@ -140,7 +143,7 @@ def _drafts(
             category = next((fields[name] for name in _CATEGORIES if fields.get(name)), "")
             own_id = next((fields[name] for name in _IDS if fields.get(name) is not None), "")
             where = f"{records.place}, row {number}"
-            drafts.append(_Draft(str(own_id), text, _axis(fields, axis, where), str(category)))
+            drafts.append(_Draft(writable(str(own_id)), text, _axis(fields, axis, where), writable(str(category))))
             if len(drafts) == stop:
                 break
     if other and subset:

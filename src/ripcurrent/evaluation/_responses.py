@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.evaluation._endpoint import writable
+from ripcurrent.evaluation._endpoint import FailureKind, writable
 from ripcurrent.evaluation._prompts import Prompt
 from ripcurrent.evaluation.judges import UNJUDGED, Answer, Judge, Verdict
 from ripcurrent.run import written_whole
@@ -42,6 +42,7 @@ _VERDICTS = pa.schema(
         ("details", pa.string()),
     ]
 )
+_JUDGES = b"ripcurrent.judges"
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,8 +159,13 @@ def judge_responses(judge: Judge, prompts: Sequence[Prompt], responses: Sequence
     return [next(said) if one.rejected is None else unjudged for one in responses]
 
 
-def write_verdicts(folder: Path, ids: Sequence[str], verdicts: dict[str, Sequence[Verdict]]) -> None:
-    """Write ``verdicts.parquet``: all verdicts of one judge, then of the next."""
+def write_verdicts(
+    folder: Path,
+    ids: Sequence[str],
+    verdicts: Mapping[str, Sequence[Verdict]],
+    judges: Mapping[str, Mapping[str, Any]],
+) -> None:
+    """Write ``verdicts.parquet``: all verdicts of one judge, then of the next, and what a manifest keeps of judges."""
     rows = [
         {
             "prompt_id": prompt_id,
@@ -175,7 +181,29 @@ def write_verdicts(folder: Path, ids: Sequence[str], verdicts: dict[str, Sequenc
         for prompt_id, one in zip(ids, said, strict=True)
     ]
     with written_whole(folder / VERDICTS) as part:
-        pq.write_table(pa.Table.from_pylist(rows, schema=_VERDICTS), part)
+        pq.write_table(
+            pa.Table.from_pylist(rows, schema=_VERDICTS.with_metadata({_JUDGES: json.dumps(dict(judges))})), part
+        )
+
+
+def read_judges(folder: Path) -> dict[str, dict[str, Any]]:
+    """What was kept of the judges beside their verdicts; nothing where there are none, or of an earlier version."""
+    path = folder / VERDICTS
+    if not path.is_file():
+        return {}
+    kept = (_opened(path, pq.read_schema).metadata or {}).get(_JUDGES)
+    found: dict[str, dict[str, Any]] = json.loads(kept) if kept else {}
+    return found
+
+
+def lacks_verdicts(folder: Path, judge: Judge) -> bool:
+    """Whether answers have no verdict of a judge, have another version's of it, or lack what its endpoint failed on."""
+    table = _opened(
+        folder / VERDICTS, lambda path: pq.read_table(path, columns=["judge", "version", "label", "reason"])
+    )
+    own = [row for row in table.to_pylist() if row["judge"] == judge.name]
+    failed = any(row["label"] == UNJUDGED and row["reason"] in get_args(FailureKind) for row in own)
+    return not own or failed or any(row["version"] != judge.version for row in own if row["reason"] != REJECTED)
 
 
 def read_verdicts(folder: Path, ids: Sequence[str], truncated: Sequence[bool]) -> dict[str, list[Verdict]]:
@@ -207,12 +235,16 @@ def read_verdicts(folder: Path, ids: Sequence[str], truncated: Sequence[bool]) -
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = _opened(path, pq.read_table).to_pylist()
+    return rows
+
+
+def _opened(path: Path, read: Callable[[Path], Any]) -> Any:
     if not path.is_file():
         raise RipcurrentError(
             f"There is no {path}.", "Give the command that makes it again: it goes on where it was stopped."
         )
     try:
-        rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
+        return read(path)
     except (pa.ArrowException, OSError) as error:
         raise RipcurrentError(f"{path} is damaged: {str(error).rstrip('.')}.", "Evaluate again.") from None
-    return rows

@@ -22,6 +22,7 @@ from ripcurrent.models._device import choose_device
 from ripcurrent.models._identity import combine, config_sha256, file_sha256
 from ripcurrent.models._messages import first_line
 from ripcurrent.models._source import find_model, weight_files
+from ripcurrent.models._template import tokenizer_sha256
 
 PLAIN_LABELS: Mapping[str, Label] = {
     "refusal": "refusal",
@@ -48,7 +49,7 @@ class ClassifierJudge:
     name: str
     """Its name."""
     version: str
-    """``MODEL HASH``: a hash of weights, labels and text."""
+    """``MODEL HASH``: a hash of weights, tokenizer, longest text, labels and text."""
     template: Rubric
     """The text that is classified."""
     labels: tuple[Label, ...]
@@ -195,7 +196,9 @@ def load_classifier(
     tokenizer.truncation_side = "right"
     weights = combine([config_sha256(folder / "config.json"), *(file_sha256(file) for file in weight_files(folder))])
     meaning = dict(zip(own, labels, strict=True))
-    digest = hashlib.sha256(f"{weights}\n{template.sha256}\n{meaning}\n{SHARED_VERSION}".encode()).hexdigest()
+    longest = _longest(config, tokenizer)
+    parts = (weights, tokenizer_sha256(tokenizer), longest, template.sha256, meaning, SHARED_VERSION)
+    digest = hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()
     return ClassifierJudge(
         name=template.name,
         version=f"{name.rstrip('/').rpartition('/')[2]} {digest[:8]}",
@@ -210,7 +213,7 @@ def load_classifier(
         },
         model=model.to(choose_device(device)).eval(),
         tokenizer=tokenizer,
-        longest=_longest(config, tokenizer),
+        longest=longest,
         on_judged=on_judged,
     )
 

@@ -32,7 +32,7 @@ class JudgeSettings:
     key_env: str | None = None
     """Environment variable with the endpoint's key; else the one that `Endpoint` looks into."""
     timeout: float = 60.0
-    """Seconds that one attempt may take."""
+    """Seconds that the endpoint may be silent in one attempt."""
     max_retries: int = 4
     """Further attempts after a lost connection, a timeout, 429 and 5xx."""
     concurrency: int = 4

@@ -74,4 +74,8 @@ class Judge(Protocol):
         """One verdict per answer, in order."""
 
     def describe(self) -> dict[str, Any]:
-        """What a manifest keeps of it beside name and version; JSON-ready, without keys."""
+        """What a manifest keeps of it beside name and version; JSON-ready, without keys.
+
+        ``kind`` is ``rule`` where judging takes no time. ``reply: score`` says that it grades harm: what it does not
+        call compliance is then no refusal.
+        """
