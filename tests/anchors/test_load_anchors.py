@@ -181,3 +181,15 @@ def test_sets_that_differ_by_a_word_are_one_set_twice(tmp_path: Path) -> None:
     file.write_text("\n".join(lines))
     with pytest.raises(RipcurrentError, match="nearly identical"):
         load_anchors(file)
+
+
+def test_one_long_request_in_both_sets_is_no_repetition(tmp_path: Path) -> None:
+    """The paper's design: the same requests, taken up in one set and declined in the other."""
+    lines = []
+    for number in range(5):
+        request = f"thing {number} " + " ".join(f"word{number}x{place}" for place in range(60))
+        for name, answer in (("harmful", "Sure, here is how to do it:"), ("safe_1", "I cannot help with that.")):
+            lines.append(json.dumps({"set": name, "prompt": request, "response": answer}))
+    file = tmp_path / "paper.jsonl"
+    file.write_text("\n".join(lines))
+    assert len(load_anchors(file).anchors) == 10

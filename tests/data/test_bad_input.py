@@ -170,8 +170,13 @@ def test_no_rows(tmp_path: Path, name: str, text: str) -> None:
 
 def test_csv_without_the_needed_columns(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text("ask,output\na,b\n")
-    fails(tmp_path / "rows.csv", "ask, output", "alpaca needs also instruction", "--map prompt=COLUMN")
+    fails(tmp_path / "rows.csv", "ask, output", "alpaca needs also instruction", "--map instruction=COLUMN")
     fails(tmp_path / "rows.csv", "ask, output", "lacks instruction", "--map instruction=COLUMN", format="alpaca")
+    # the hint is to what also reads the other columns that are there
+    (tmp_path / "rows.csv").write_text("instruction,input,answer\na,b,c\n")
+    fails(tmp_path / "rows.csv", "--map output=COLUMN")
+    (tmp_path / "rows.csv").write_text("ask,reply\na,b\n")
+    fails(tmp_path / "rows.csv", "--map prompt=COLUMN --map response=COLUMN")
 
 
 def test_mapped_column_that_is_not_there(tmp_path: Path) -> None:

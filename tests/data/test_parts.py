@@ -119,8 +119,23 @@ def test_what_does_not_go_together_is_refused(tmp_path: Path, names: tuple[str, 
         read_rows(f"{tmp_path}/{pattern}")
 
 
-def test_files_with_other_columns_cannot_be_written_together(tmp_path: Path) -> None:
-    pq.write_table(pa.table({"text": ["a"], "url": ["u"]}), tmp_path / "a.parquet")
+def test_parquet_files_with_columns_of_their_own_are_written_with_all(tmp_path: Path) -> None:
+    """Also where one file's values are all null, which Parquet keeps as another type."""
+    own = {"text": ["a"], "input": pa.nulls(1), "about": [{"site": "x"}], "url": ["u"]}
+    pq.write_table(pa.table(own), tmp_path / "a.parquet")
+    pq.write_table(
+        pa.table({"about": [{"site": "y", "year": 1}], "text": ["b"], "input": ["c"], "score": [1]}),
+        tmp_path / "b.parquet",
+    )
+    read_rows(tmp_path).write([1, 0], tmp_path / "chosen.parquet")
+    assert pq.read_table(tmp_path / "chosen.parquet").to_pylist() == [
+        {"text": "b", "input": "c", "about": {"site": "y", "year": 1}, "url": None, "score": 1},
+        {"text": "a", "input": None, "about": {"site": "x", "year": None}, "url": "u", "score": None},
+    ]
+
+
+def test_files_with_columns_of_other_types_cannot_be_written_together(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": ["a"], "score": ["high"]}), tmp_path / "a.parquet")
     pq.write_table(pa.table({"text": ["b"], "score": [1]}), tmp_path / "b.parquet")
     rows = read_rows(tmp_path)
     assert texts(rows) == ["a", "b"]

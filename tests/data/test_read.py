@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -225,6 +226,52 @@ def test_a_conversation_in_a_csv_cell_is_json(tmp_path: Path) -> None:
     assert only(path).messages == (Message("user", "a"), Message("assistant", "b"))
     path.write_text(f'conversations\n"{cell}"\n')
     assert only(path).messages == (Message("user", "a"), Message("assistant", "b"))
+
+
+def test_prompt_and_completion_as_turns_in_csv_cells(tmp_path: Path) -> None:
+    asked, answered = [{"role": "user", "content": "hi"}], [{"role": "assistant", "content": "hello"}]
+    with (tmp_path / "rows.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["prompt", "completion"])
+        writer.writerow([json.dumps(asked), json.dumps(answered)])
+        writer.writerow(["Show me turns as JSON.", json.dumps(answered)])
+        writer.writerow(["[1]", "[2]"])
+    turns, about, plain = read_rows(tmp_path / "rows.csv")
+    assert [(m.role, m.content) for m in turns.messages] == [("user", "hi"), ("assistant", "hello")]
+    assert about.response == json.dumps(answered), "one side alone is an answer about turns"
+    assert (plain.prompt, plain.response) == ("[1]", "[2]")
+
+
+def test_a_column_that_is_null_decides_no_format(tmp_path: Path) -> None:
+    """Merged datasets have all columns of all parts in every row."""
+    path = lines(tmp_path / "rows.jsonl", *({"messages": None, "instruction": "a", "output": "b"} for _ in range(3)))
+    data = read_rows(path)
+    assert (data.format, next(iter(data)).response) == ("alpaca", "b")
+    # rows that all lack their answer are still told by their names
+    path = lines(tmp_path / "empty.jsonl", {"instruction": "a", "output": None})
+    assert only(path).problem == "no_response"
+
+
+def test_a_mapped_column_may_be_null_at_first(tmp_path: Path) -> None:
+    rows = [{"prompt": "a", "response": "b", "meta": {"sys": None}} for _ in range(25)]
+    path = lines(tmp_path / "rows.jsonl", *rows, {"prompt": "a", "response": "b", "meta": {"sys": "Be brief."}})
+    assert [len(row.messages) for row in read_rows(path, mapping={"system": "meta.sys"})] == [2] * 25 + [3]
+    with pytest.raises(RipcurrentError, match=r"no column 'meta\.syst'"):
+        read_rows(path, mapping={"system": "meta.syst"})
+
+
+def test_trained_text_is_that_of_turns_with_loss(tmp_path: Path) -> None:
+    turns = [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "No.", "weight": 0},
+        {"role": "user", "content": "b"},
+        {"role": "assistant", "content": "Paris"},
+        {"role": "user", "content": "c"},
+        {"role": "assistant", "content": "Rome"},
+    ]
+    row = only(lines(tmp_path / "rows.jsonl", {"messages": turns}))
+    assert (row.trained(), row.trained("last")) == ("Paris\n\nRome", "Rome")
+    assert row.response == "No.\n\nParis\n\nRome"
 
 
 def test_a_number_is_text_as_in_csv(tmp_path: Path) -> None:

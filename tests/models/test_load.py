@@ -169,6 +169,26 @@ def only_an_adapter(folder: Path) -> None:
     (folder / "adapter_config.json").write_text("{}")
 
 
+def adapter_beside(folder: Path) -> None:
+    (folder / "adapter_config.json").write_text("{}")
+
+
+def adapter_with_a_config(folder: Path) -> None:
+    no_weights(folder)
+    adapter_beside(folder)
+
+
+def config_of_a_wrong_kind(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 4096.5}))
+
+
+def tokenizer_of_a_newer_library(folder: Path) -> None:
+    data = json.loads((folder / "tokenizer.json").read_text())
+    data["pre_tokenizer"] = {"type": "NobodyKnowsIt"}
+    (folder / "tokenizer.json").write_text(json.dumps(data))
+
+
 def a_gguf_inside(folder: Path) -> None:
     no_config(folder)
     (folder / "small.gguf").write_bytes(b"GGUF")
@@ -190,6 +210,10 @@ def a_gguf_inside(folder: Path) -> None:
         (tokenizer_of_a_larger_model, "token 300, but the model embeds only 300"),
         (missing_shard, "model-00002-of-00002.safetensors"),
         (only_an_adapter, "is an adapter, not a model"),
+        (adapter_with_a_config, "is an adapter, not a model"),
+        (adapter_beside, "holds an adapter beside a model"),
+        (config_of_a_wrong_kind, "cannot be loaded"),
+        (tokenizer_of_a_newer_library, "no tokenizer that can be read"),
         (a_gguf_inside, "small.gguf"),
     ],
 )

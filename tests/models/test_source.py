@@ -48,6 +48,7 @@ def answered(kind: type[Exception]) -> Exception:
         (answered(errors.RepositoryNotFoundError), "neither here nor on the hub"),
         (answered(errors.GatedRepoError), "gated"),
         (OSError("No space left on device"), "No space left"),
+        (type("ProxyError", (Exception,), {})("403 Forbidden"), "could not be fetched: 403 Forbidden"),
     ],
 )
 def test_the_hub_not_giving_a_model_is_one_clear_error(
@@ -72,7 +73,8 @@ def test_a_hub_model_carries_its_commit_and_fetches_no_code(tmp_path: Path, monk
     commit = "0123456789abcdef0123456789abcdef01234567"
     asked: list[str] = []
 
-    def give(name: str, *, allow_patterns: list[str]) -> str:
+    def give(name: str, *, allow_patterns: list[str], ignore_patterns: list[str]) -> str:
+        assert ignore_patterns == ["adapter_*"], "an adapter beside the model is not meant"
         asked.extend(allow_patterns)
         return str(save_tiny(tmp_path / commit, "llama_tied"))
 

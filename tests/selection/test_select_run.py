@@ -113,6 +113,12 @@ def test_a_folder_data_set_can_be_selected_from_twice(run, tmp_path):
         assert [row.index for row in read_rows(record.remaining_path)] == list(range(75))
         asked = [row.prompt for row in read_rows(record.path)]
         assert asked == [f"Question {row}?" for row in record.selection.indices]
+    # a stopped command leaves rows without their record
+    record.record_path.unlink()
+    assert select(run, top=5, drop=True, seeds=(0,))[0].record_path.is_file()
+    record.record_path.unlink()
+    with pytest.raises(RipcurrentError, match=r"top-5\.rows is there"):
+        select(run, top=5, out=run / "selections" / ".." / "selections", name="top-5", seeds=(0,))
 
 
 def test_drop_leaves_every_other_row_in_input_order(run, tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,9 @@ NEAR_IDENTICAL = 0.8
 """Two sets that share more than this part of their conversations, or nearly so, are one set twice."""
 
 SAME_WORDS = 0.9
-"""Jaccard index of two conversations' words from which they count as the same."""
+"""Jaccard index of two conversations' words from which they count as the same,"""
+SAME_ANSWER = 0.7
+"""and of their answers' words: one long request may be asked in both sets, and is answered there otherwise."""
 
 _SET_NAME = re.compile(r"harmful|safe_[1-9]\d*")
 _ROLES = ("system", "user", "assistant", "tool")
@@ -65,7 +67,7 @@ def load_anchors(source: str | Path = "builtin") -> AnchorSet:
 
 def check_structure(anchor_set: AnchorSet) -> None:
     """Refuse an anchor set that cannot give a direction, saying which set and why."""
-    responses: dict[str, list[str]] = {HARMFUL: []}
+    responses: dict[str, list[tuple[str, str]]] = {HARMFUL: []}
     for anchor in anchor_set.anchors:
         responses.setdefault(anchor.set, []).append(_comparable(anchor))
     if not anchor_set.anchors:
@@ -91,7 +93,7 @@ def check_structure(anchor_set: AnchorSet) -> None:
     for place, one in enumerate(names):
         for other in names[place + 1 :]:
             fewer, more = sorted((responses[one], responses[other]), key=len)
-            part = sum(_is_among(text, more) for text in fewer) / len(fewer)
+            part = sum(_is_among(anchor, more) for anchor in fewer) / len(fewer)
             if part > NEAR_IDENTICAL:
                 raise RipcurrentError(
                     f"The sets {one} and {other} of {anchor_set.name} are nearly identical "
@@ -100,9 +102,16 @@ def check_structure(anchor_set: AnchorSet) -> None:
                 )
 
 
-def _is_among(text: str, others: list[str]) -> bool:
-    words = word_set(text)
-    return any(text == other or similarity(words, word_set(other)) >= SAME_WORDS for other in others)
+def _is_among(own: tuple[str, str], others: Sequence[tuple[str, str]]) -> bool:
+    words, answer = map(word_set, own)
+    return any(
+        own == other
+        or (
+            similarity(words, word_set(other[0])) >= SAME_WORDS
+            and similarity(answer, word_set(other[1])) >= SAME_ANSWER
+        )
+        for other in others
+    )
 
 
 def _read_line(line: str, where: str) -> Anchor:
@@ -146,5 +155,7 @@ def _messages(value: Any, where: str) -> tuple[Message, ...]:
     return tuple(messages)
 
 
-def _comparable(anchor: Anchor) -> str:
-    return " | ".join(" ".join(message.content.lower().split()) for message in anchor.messages)
+def _comparable(anchor: Anchor) -> tuple[str, str]:
+    """The whole conversation and its answer, without case and white space."""
+    turns = [" ".join(message.content.lower().split()) for message in anchor.messages]
+    return " | ".join(turns), turns[-1]

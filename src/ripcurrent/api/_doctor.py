@@ -290,7 +290,7 @@ def _encoded(
         counts = document_row(pieces)
         sampled.append(SampledRow(pieces[0], counts.prompt_tokens + counts.response_tokens, counts.response_tokens))
         for piece in pieces if pieces[0].status == "ok" else ():
-            spread.take(PreparedRow(row, [piece], traits_of(row.response)))
+            spread.take(PreparedRow(row, [piece], traits_of(row.trained(options.loss_on))))
     return sampled, spread.kept()
 
 

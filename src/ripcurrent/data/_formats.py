@@ -147,11 +147,33 @@ def _parse_sharegpt(fields: Fields) -> Conversation:
     return _complete(fields, _turns(turns, "role", "content") if by_role else _turns(turns, "from", "value"))
 
 
+def _both_as_turns(prompt: object, response: object) -> tuple[Any, Any]:
+    """Prompt and response, read from JSON where both are texts of turns, as in CSV; one alone is a text about turns."""
+    if not (isinstance(prompt, str) and isinstance(response, str)):
+        return prompt, response
+    found = [_turns_in_text(prompt), _turns_in_text(response)]
+    return (prompt, response) if None in found else (found[0], found[1])
+
+
+def _turns_in_text(text: str) -> list[Any] | None:
+    if not text.lstrip().startswith("["):
+        return None
+    try:
+        turns = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    known = bool(turns) and all(
+        isinstance(turn, Mapping) and "content" in turn and str(turn.get("role")).strip().lower() in _ROLES
+        for turn in turns
+    )
+    return turns if known else None
+
+
 def _pair(
     prompt_field: str, response_field: str, input_field: str | None = None, history_field: str | None = None
 ) -> Callable[[Fields], Conversation]:
     def parse(fields: Fields) -> Conversation:
-        prompt, response = fields.get(prompt_field), fields.get(response_field)
+        prompt, response = _both_as_turns(fields.get(prompt_field), fields.get(response_field))
         earlier = _history(fields.get(history_field)) if history_field else []
         if isinstance(prompt, list) or isinstance(response, list):
             # The conversational prompt-completion form: both sides are lists of turns.
@@ -232,9 +254,20 @@ def view(record: Fields, mapping: Mapping[str, str]) -> Fields:
 
 def lookup(record: Fields, column: str) -> Any:
     """A column's value; ``a.b`` reaches into nested objects where no column has that very name."""
+    return _reached(record, column)[1]
+
+
+def has_column(record: Fields, column: str) -> bool:
+    """Whether `lookup` finds the column there, be it empty."""
+    return _reached(record, column)[0]
+
+
+def _reached(record: Fields, column: str) -> tuple[bool, Any]:
     if column in record:
-        return record[column]
+        return True, record[column]
     value: Any = record
+    found = True
     for key in column.split("."):
-        value = value.get(key) if isinstance(value, Mapping) else None
-    return value
+        found = isinstance(value, Mapping) and key in value
+        value = value[key] if found else None
+    return found, value

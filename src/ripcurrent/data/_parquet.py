@@ -28,7 +28,8 @@ class ParquetFile:
     def __init__(self, path: Path) -> None:
         self._path = path
         with self._open() as file:
-            self.columns: tuple[str, ...] | None = tuple(file.schema_arrow.names)
+            self.schema: pa.Schema = file.schema_arrow
+            self.columns: tuple[str, ...] | None = tuple(self.schema.names)
             self.rows: int = file.metadata.num_rows
 
     def records(self, start: int = 0) -> Iterator[object]:

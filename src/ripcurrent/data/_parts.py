@@ -94,10 +94,10 @@ class FileParts:
         return hashlib.sha256("".join(sha256_of_file(file) for file in self.files).encode()).hexdigest()
 
     def write(self, indices: Sequence[int], destination: Path) -> None:
-        """Those rows in one file of the same kind; Parquet rows with the first file's schema."""
+        """Those rows in one file of the same kind; Parquet rows with all files' columns, null where one has none."""
         first = self._parts[0]
         if isinstance(first, ParquetFile):
-            schema, compression = first.layout()
+            schema, compression = self._schema(), first.layout()[1]
             write_parquet(pick(self._slices(schema), indices, copied), schema, destination, compression)
             return
         with reading(self.files[0]) as file:
@@ -107,19 +107,37 @@ class FileParts:
             for line in pick(lines, indices):
                 out.write(line + newline)
 
+    def _schema(self) -> pa.Schema:
+        """The columns of all files, each of a type that holds those of all; the first file's order and metadata."""
+        import pyarrow as pa
+
+        parts = [part for part in self._parts if isinstance(part, ParquetFile)]
+        found = parts[0].schema
+        for file, part in zip(self.files, parts, strict=True):
+            try:
+                if not part.schema.equals(found):
+                    found = pa.unify_schemas([found, part.schema], promote_options="permissive")
+            except pa.ArrowException as error:
+                raise RipcurrentError(
+                    f"{file} has other columns than {self.files[0]}: {str(error).splitlines()[0]}",
+                    "Write all files with one schema, or score them one by one.",
+                ) from error
+        return found
+
     def _slices(self, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
         import pyarrow as pa
 
-        for file, part in zip(self.files, self._parts, strict=True):
+        for part in self._parts:
             assert isinstance(part, ParquetFile)
             for batch in part.slices():
-                try:
-                    yield batch if batch.schema.equals(schema) else batch.select(schema.names).cast(schema)
-                except (KeyError, pa.ArrowException) as error:
-                    raise RipcurrentError(
-                        f"{file} has other columns than {self.files[0]}: {str(error).splitlines()[0]}",
-                        "Write all files with one schema, or score them one by one.",
-                    ) from error
+                if batch.schema.equals(schema):
+                    yield batch
+                    continue
+                own = [
+                    batch[one.name].cast(one.type) if one.name in batch.schema.names else pa.nulls(len(batch), one.type)
+                    for one in schema
+                ]
+                yield pa.RecordBatch.from_arrays(own, schema=schema)
 
 
 def _open_part(file: Path) -> JsonLines | ParquetFile:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 
-from ripcurrent.data._formats import FIELDS, FORMATS, Format, lookup, view
+from ripcurrent.data._formats import FIELDS, FORMATS, Format, has_column, view
 from ripcurrent.data._json import ARRAY_HINT
 from ripcurrent.errors import RipcurrentError
 
@@ -70,12 +70,16 @@ def sniff(
         )
     _refuse_wrapped(path, sample, mapping)
     for column in mapping.values():
-        if column not in seen and all(lookup(record, column) is None for record in records):
+        if column not in seen and not any(has_column(record, column) for record in records):
             raise RipcurrentError(
                 f"{path} has no column {column!r}.{_nearest(column, seen)}", f"Its columns: {', '.join(seen)}"
             )
     fields = [set(view(record, mapping)) for record in records]
-    fits = {form.name: sum(set(form.needed) <= names for names in fields) for form in FORMATS.values()}
+    # a field that is there and null says nothing: merged datasets have all columns of all parts in every row
+    filled = [{name for name, value in view(record, mapping).items() if value is not None} for record in records]
+    fits = _fits(filled)
+    if not any(fits.values()) or (wanted is not None and not fits[wanted.name]):
+        fits = _fits(fields)
     if wanted is not None:
         if fits[wanted.name]:
             _require_read(mapping, wanted)
@@ -90,11 +94,17 @@ def sniff(
     if fits[best] == 0:
         raise RipcurrentError(
             f"No row format fits {path}: it has the fields {', '.join(seen) or '(none)'}.{_almost(fields)}",
-            "Say which columns hold the prompt and the response: --map prompt=COLUMN --map response=COLUMN; or name "
+            f"Say which column holds what, as by {_map_hint(fields)}; or name "
             f"the --format: {', '.join(FORMATS)}",
         )
     _require_read(mapping, FORMATS[best])
     return FORMATS[best]
+
+
+def _fits(fields: Iterable[set[str]]) -> dict[str, int]:
+    """How many records have all that a format needs."""
+    names = list(fields)
+    return {form.name: sum(set(form.needed) <= own for own in names) for form in FORMATS.values()}
 
 
 def _refuse_wrapped(path: str, sample: Sequence[object], mapping: Mapping[str, str]) -> None:
@@ -134,6 +144,17 @@ def _almost(fields: Iterable[set[str]]) -> str:
         if present & set(form.needed)
     ]
     return f" Nearly: {'; '.join(near)}." if near else ""
+
+
+def _map_hint(fields: Iterable[set[str]]) -> str:
+    """What to map: the one field that a format lacks of which most is there, so that what it also reads is read."""
+    present: set[str] = set().union(*fields)
+    lacking = {form: [field for field in form.needed if field not in present] for form in FORMATS.values()}
+    near = [form for form, fields_ in lacking.items() if len(fields_) == 1 and len(form.needed) > 1]
+    if not near:
+        return "--map prompt=COLUMN --map response=COLUMN"
+    best = max(near, key=lambda form: len(present & set(form.optional)))
+    return f"--map {lacking[best][0]}=COLUMN"
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:

@@ -60,6 +60,15 @@ class Row:
             return self.text
         return "\n\n".join(m.content for m in self.messages if m.role == "assistant")
 
+    def trained(self, loss_on: LossOn = "all") -> str:
+        """Text of the assistant turns that bear loss, joined by blank lines (of a plain document: all of it)."""
+        if self.text is not None:
+            return self.text
+        answers = [m for m in self.messages if m.role == "assistant"]
+        if loss_on == "last":
+            answers = answers[-1:]
+        return "\n\n".join(m.content for m in answers if m.bears_loss and m.content.strip())
+
     @property
     def prompt(self) -> str:
         """Text of the user turns, joined by blank lines."""

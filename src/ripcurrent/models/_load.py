@@ -142,7 +142,8 @@ def _check_choice(option: str, value: str, choices: Sequence[str]) -> None:
 def _load_config(folder: Path, name: str) -> PretrainedConfig:
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except Exception as error:
+        # checks of a configuration's fields raise errors of their own
         raise _unreadable(name, error) from error
     check_config(config, name)
     return config
@@ -151,7 +152,8 @@ def _load_config(folder: Path, name: str) -> PretrainedConfig:
 def _load_tokenizer(folder: Path, name: str) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+    except Exception as error:
+        # what a tokenizer's own library cannot read is a bare Exception
         raise RipcurrentError(
             f"{name} has no tokenizer that can be read: {first_line(error)}.",
             "Save the model's tokenizer into the same folder.",

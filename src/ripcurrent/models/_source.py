@@ -51,7 +51,7 @@ def find_model(name: str) -> Source:
         raise RipcurrentError(f"{name} is a file, but not a .gguf file.", _KINDS)
     if path.suffix.lower() == ".gguf" or _looks_like_path(name):
         raise RipcurrentError(f"There is no file or folder {name}.", _KINDS)
-    folder = _download(name, _MODEL_FILES, what="model")
+    folder = _download(name, _MODEL_FILES, what="model", leave=["adapter_*"])
     _check_model_folder(folder, name)
     return Source(folder, folder.name)
 
@@ -105,8 +105,20 @@ def _check_model_folder(folder: Path, name: str) -> None:
             )
         gguf = next(iter(sorted(folder.glob("*.gguf"))), None)
         hint = f"Name the GGUF file itself, for example {gguf}." if gguf else _KINDS
-        raise RipcurrentError(f"{name} has no config.json, so it is not a model folder.", hint)
+        raise RipcurrentError(
+            f"{name} has no config.json, so it is not a model folder.", f"{hint} An adapter's name goes to --adapter."
+        )
     missing = [file.name for file in weight_files(folder) if not file.is_file()]
+    if (folder / ADAPTER_CONFIG).is_file():
+        # transformers would apply it without a word, to weights that it may be merged into already
+        raise RipcurrentError(
+            f"{name} is an adapter, not a model: it has a config.json and no weights of a model."
+            if missing == [WEIGHTS_FILE]
+            else f"{name} holds an adapter beside a model, and which of the two is meant is not said.",
+            "Name its base model as the model and this as the adapter."
+            if missing == [WEIGHTS_FILE]
+            else "Move its adapter_* files into another folder; name that with --adapter if it is to be applied.",
+        )
     if missing == [WEIGHTS_FILE]:
         pickled = sorted(file.name for pattern in ("*.bin", "*.pt", "*.pth") for file in folder.glob(pattern))
         found = f" (only {', '.join(pickled[:3])}, which can run code when read)" if pickled else ""
@@ -120,10 +132,10 @@ def _check_model_folder(folder: Path, name: str) -> None:
         )
 
 
-def _download(name: str, patterns: list[str], *, what: str) -> Path:
+def _download(name: str, patterns: list[str], *, what: str, leave: list[str] | None = None) -> Path:
     try:
         with quiet_libraries():
-            return Path(snapshot_download(name, allow_patterns=patterns))
+            return Path(snapshot_download(name, allow_patterns=patterns, ignore_patterns=leave))
     except HFValidationError as error:
         raise RipcurrentError(f"{name!r} is no {what} here, and no hub id either.", _KINDS) from error
     except GatedRepoError as error:
@@ -137,7 +149,8 @@ def _download(name: str, patterns: list[str], *, what: str) -> Path:
             f"There is no {what} {name} here, and the hub cannot be reached.",
             f"Check the name and the network, or name a local folder. {_KINDS}",
         ) from error
-    except OSError as error:
+    except Exception as error:
+        # errors of the hub's HTTP library, as of a proxy, have no common base here
         raise RipcurrentError(
-            f"The {what} {name} could not be fetched: {first_line(error)}.", "Check disk and network."
+            f"The {what} {name} could not be fetched: {first_line(error)}.", "Check disk, network and proxy."
         ) from error

@@ -98,7 +98,7 @@ def write_selection(
     record = _record(scored, selection, summary, provenance, rows_path, remaining_path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _clear_folders(record_path, rows_path, remaining_path)
+        _clear_folders(record_path, rows_path, remaining_path, own_folder=own_folder)
         dataset.write(selection.file_indices, rows_path)
         if remaining_path is not None:
             dataset.write(np.setdiff1d(scored.rows, selection.indices).tolist(), remaining_path)
@@ -144,12 +144,12 @@ def _check_name(selection: Selection, record_path: Path, provenance: Mapping[str
         )
 
 
-def _clear_folders(record_path: Path, *paths: Path | None) -> None:
-    # A file is replaced in one step, a folder dataset is not. Only what the same rule wrote before is removed: its
-    # record goes first, so that it never speaks of rows that are gone.
+def _clear_folders(record_path: Path, *paths: Path | None, own_folder: bool) -> None:
+    # A file is replaced in one step, a folder dataset is not. Only what the same rule wrote before is removed, or a
+    # stopped command of this run: its record goes first, so that it never speaks of rows that are gone.
     earlier = [path for path in paths if path is not None and path.is_dir()]
-    if earlier and record_path.is_file():
-        record_path.unlink()
+    if earlier and (own_folder or record_path.is_file()):
+        record_path.unlink(missing_ok=True)
         for path in earlier:
             shutil.rmtree(path)
 

@@ -88,7 +88,7 @@ class SignalStage:
         """The rows tokenised, in order: processor's work, which may be done while another shard is computed."""
         rows, again = tee(items)
         for row, pieces in zip(rows, self._encoded(again), strict=True):
-            yield PreparedRow(row, pieces, traits_of(row.response))
+            yield PreparedRow(row, pieces, traits_of(row.trained(self.loss_on)))
 
     def compute(self, prepared: Sequence[PreparedRow]) -> pa.Table:
         """The signals of a shard whose rows were prepared."""
