@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.run import RunDirectory, read_manifest, write_json, written_whole
+from ripcurrent.run import RunDirectory, read_manifest, refuse_other_cut, write_json, written_whole
 
 CONFIG: dict[str, Any] = {"model": "tiny", "layer": None, "mapping": {"prompt": "frage"}, "seed": 0, "note": "größer"}
 
@@ -210,3 +210,17 @@ def test_a_file_that_cannot_be_written_is_named_with_the_systems_reason(tmp_path
 def test_json_is_readable_text(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", {"name": "größer", "values": [1.5, None]})
     assert (tmp_path / "a.json").read_text(encoding="utf-8").startswith('{\n  "name": "größer",')
+
+
+def test_one_task_of_an_array_that_is_given_again_alone_is_not_the_whole(tmp_path: Path) -> None:
+    """Its scheduler then says that it is the only one, and it would score every row."""
+    refuse_other_cut(None, "0/1")
+    refuse_other_cut(tmp_path, "0/1")
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts" / "0-of-1.json").write_text("{}")
+    refuse_other_cut(tmp_path, "0/1")
+    (tmp_path / "parts" / "2-of-8.json").write_text("{}")
+    refuse_other_cut(tmp_path, "3/8")
+    with pytest.raises(RipcurrentError, match="holds part 2 of 8") as caught:
+        refuse_other_cut(tmp_path, "0/1")
+    assert "--shard i/8" in caught.value.hint

@@ -225,6 +225,25 @@ def _unwritable(folder: Path, error: OSError) -> RipcurrentError:
     )
 
 
+def refuse_other_cut(folder: Path | None, part: object) -> None:
+    """Refuse the only part of one in a folder that holds records of a part of several.
+
+    A scheduler that is given one task of an array again tells it that it is the only one.
+
+    Raises:
+        RipcurrentError: So it is; names the part to give by number.
+    """
+    if folder is None or str(part) != "0/1":
+        return
+    others = sorted(path.stem for path in (folder / PARTS).glob("*-of-*.json") if path.stem != "0-of-1")
+    if others:
+        index, _, of = others[0].partition("-of-")
+        raise RipcurrentError(
+            f"By the environment this is the only part, and {folder} holds part {index} of {of}.",
+            f"Give the part that is missing by number, --shard i/{of}; auto needs the whole array.",
+        )
+
+
 def parts_at_work(folder: Path) -> list[str]:
     """The parts whose processes hold their locks, such as ``0/4``."""
     working = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 from ripcurrent.api import _memory
 from ripcurrent.api._memory import (
     MARGIN,
+    _too_little,
     largest_within,
     longest_row,
     parse_size,
@@ -259,8 +261,12 @@ def test_a_probe_that_runs_out_is_no_more_than_too_large(stage: SignalStage, mon
 
     monkeypatch.setattr(SignalStage, "measure", measure)
     tried = probe_peaks(fresh(stage), 512, 1e12)
-    assert [tokens for tokens, _ in tried] == [64, 128]
-    assert largest_within(tried, 1e12, 512) < 128
+    # the edge is looked for between what fitted and what did not
+    assert [(tokens, peak == math.inf) for tokens, peak in tried] == [(64, False), (96, False), (104, True)]
+    assert largest_within(tried, 1e12, 512) == 96
+    said = _too_little(ScanOptions(memory=10**9), 512, tried, 96)
+    assert "104 tokens run out of memory" in said.message
+    assert "inf" not in str(_too_little(ScanOptions(memory=10**9), 512, [(64, math.inf)], 0))
 
 
 def test_the_longest_row_is_found_and_not_further_than_need_be(stage: SignalStage) -> None:

@@ -137,7 +137,10 @@ def test_picked_rows_stream_from_anywhere(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", [1, 3, 4, 50])
 def test_gradients_join_their_rows_whatever_the_shards(size: int) -> None:
-    tables = shards([0.5] * 23, bad=(5,))
+    tables = [
+        table.append_column("representation_cosines", pa.array([[0.1, 0.2]] * len(table)))
+        for table in shards([0.5] * 23, bad=(5,))
+    ]
     picked = Picked(22, np.asarray([1, 6, 7, 8, 21]), np.asarray([2, 7, 22]))
     rows = picked.rows
     status = ["not_finite" if row == 8 else "ok" for row in rows]
@@ -151,6 +154,8 @@ def test_gradients_join_their_rows_whatever_the_shards(size: int) -> None:
         expected = PASSED if number in picked.passed else SAMPLED if number in rows else LEFT_OUT
         assert row["prefilter"] == (None if number == 5 else expected)
         assert row["status"] == {5: "no_response", 8: "not_finite"}.get(number, "ok")
+        # a row that the gradient pass could not score has no score of the other pass either
+        assert row["representation_cosines"] == (None if number == 8 else [0.1, 0.2])
 
 
 def test_recall_is_the_share_of_the_samples_riskiest_rows_that_passed() -> None:

@@ -240,6 +240,10 @@ def test_the_released_preset_repeats_the_quirks(few: Path, tiny_folder: Path, an
         assert row["gradient_safe"] == pytest.approx(np.mean(safe), rel=2**-7, abs=1e-4)
         assert row["gradient_harmful"] == bf16(row["gradient_harmful"])
         assert row["gradient_bidirectional"] == bf16(row["gradient_harmful"] - 2 * row["gradient_safe"])
+        # such a direction is no mean gradient, along which a loss would change
+        assert row["predicted_harmful_loss_change"] is None
+    norms = [inner(gradient, gradient) ** 0.5 for gradient in oracle.anchor_gradients]
+    assert result.manifest["anchors"]["measurements"]["norms"] == pytest.approx(norms, rel=1e-4), "the anchors' own"
     assert result.manifest["quirks"] == {
         "anchors_running_sum": True, "round_to_bf16": True, "pad_to": 512, "batch_rows": 1,
     }  # fmt: skip

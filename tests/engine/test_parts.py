@@ -75,6 +75,7 @@ def test_what_names_no_part_is_refused(text: str, environment: dict[str, str], s
         ({"LOCAL_RANK": "1", "CUDA_VISIBLE_DEVICES": "4,5"}, "5"),
         ({"LOCAL_RANK": "1", "CUDA_VISIBLE_DEVICES": "7"}, "7"),
         ({"CUDA_VISIBLE_DEVICES": "4,5"}, "4,5"),
+        ({"LOCAL_RANK": "1", "CUDA_VISIBLE_DEVICES": ""}, ""),
     ],
     ids=str,
 )

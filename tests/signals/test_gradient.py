@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
-from transformers import CohereConfig, GraniteConfig
+from transformers import CohereConfig, GraniteConfig, LlamaConfig
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
 from ripcurrent.engine import plan_batches
@@ -340,3 +340,15 @@ def test_the_running_sum_quirk_normalises_each_sum_of_anchors_so_far():
         expected = part if expected is None else {n: expected[n] + part[n] for n in part}
     for name, tensor in direction.gradient.items():
         torch.testing.assert_close(tensor.double(), expected[name], rtol=1e-3, atol=1e-6)
+
+
+def test_wide_norms_in_bfloat16_are_what_they_are() -> None:
+    """Of wide states the mean is near 0, and with it and without it a coarse type rounds nearly alike."""
+    config = LlamaConfig(
+        vocab_size=50, hidden_size=2048, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=1, tie_word_embeddings=True,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config).to(torch.bfloat16).eval()
+    catalogue = GradientPass(chat_model(model)).catalogue
+    assert {site.kind for group in catalogue.groups for site in group.sites if "norm" in site.name} == {"rms_norm"}

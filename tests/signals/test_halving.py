@@ -136,6 +136,28 @@ def test_a_size_that_ran_out_is_not_tried_again(stage: SignalStage, monkeypatch:
     assert not [size for size in sizes if size > 100]
 
 
+def test_what_is_kept_for_later_batches_is_given_back_where_one_runs_out(
+    stage: SignalStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keys and values of a shared system prompt could be what a single row lacks room for."""
+    reader = FeatureReader(stage.chat_model)
+    kept: Any = reader._prefixes._kept
+    kept[b"an earlier prompt"] = None
+    real, ran_out = FeatureReader.forward, False
+
+    def forward(self: FeatureReader, batch: Any) -> Any:
+        nonlocal ran_out
+        if not ran_out:
+            ran_out = True
+            raise ERRORS["cuda"]()
+        assert not kept
+        return real(self, batch)
+
+    monkeypatch.setattr(FeatureReader, "forward", forward)
+    fresh(stage, gradient_pass=None, directions=None, direction_columns=(), features=reader)(rows())
+    assert ran_out
+
+
 def test_one_row_that_does_not_fit_is_named(stage: SignalStage, monkeypatch: pytest.MonkeyPatch) -> None:
     def measure(self: Any, batch: Any, *rest: Any) -> Any:
         raise ERRORS["cpu"]()

@@ -243,7 +243,15 @@ def probe_peaks(stage: SignalStage, wanted: int, limit: float) -> list[tuple[int
     tried: list[tuple[int, float]] = []
     tokens = min(SMALLEST_PROBE, wanted)
     while True:
-        tried.append((tokens, _peak_of(stage, tokens)))
+        peak = _peak_of(stage, tokens)
+        # ran out though it was expected to fit, as on a card that others use: the edge is between it and the last
+        while tried and peak == math.inf and tokens > tried[-1][0] * 1.1:
+            middle = (tried[-1][0] + tokens) // 2
+            found = _peak_of(stage, middle)
+            tokens, peak = (middle, found) if found == math.inf else (tokens, peak)
+            if found < math.inf:
+                tried.append((middle, found))
+        tried.append((tokens, peak))
         if tokens >= wanted or tried[-1][1] > limit:
             return tried
         following = min(2 * tokens, wanted)
@@ -343,7 +351,9 @@ def require_room_for_directions(
     if options.memory is None:
         return
     elements = sum(math.prod(shape) for shape in shapes.values())
-    needed = memory_in_use(chat_model.device) + elements * (4 + chat_model.dtype.itemsize)
+    # running sums are held beside their own sum
+    held = max(8 if options.quirks.get("anchors_running_sum") else 4, 4 + chat_model.dtype.itemsize)
+    needed = memory_in_use(chat_model.device) + elements * held
     if needed > options.memory:
         raise RipcurrentError(
             f"Computing the anchors' directions takes {size(needed)}, more than --memory {size(options.memory)}.",
@@ -355,12 +365,19 @@ def require_room_for_directions(
 
 def _too_little(options: ScanOptions, longest: int, tried: Sequence[tuple[int, float]], fits: int) -> RipcurrentError:
     assert options.memory is not None
+    ran_out = next((tokens for tokens, peak in tried if peak == math.inf), None)
     if tried[0][1] > options.memory * MARGIN:
-        least = f"even a batch of {tried[0][0]} tokens takes {size(tried[0][1])}"
+        least = f"even a batch of {tried[0][0]} tokens " + (
+            f"takes {size(tried[0][1])}" if ran_out is None else "runs out of memory"
+        )
         ways = _cheaper(options) + (["--dtype bfloat16"] if options.dtype in (None, "float32") else [])
         hint = f"Use {', '.join([*ways, 'or a smaller model'] if ways else ['a smaller model'])}."
     else:
-        least = f"the longest row has {longest} tokens and takes about {size(peak_at(tried, longest))}"
+        least = f"the longest row has {longest} tokens and " + (
+            f"takes about {size(peak_at(tried, longest))}"
+            if ran_out is None
+            else f"{ran_out} tokens run out of memory: less is free than the budget"
+        )
         ways = _cheaper(options)
         hint = f"--max-tokens {fits} fits" + (f"; or use {' or '.join(ways)}." if ways else ".")
     return RipcurrentError(

@@ -15,6 +15,7 @@ from zipfile import BadZipFile
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ripcurrent.data import Dataset, Row, RowStream
 from ripcurrent.errors import RipcurrentError
@@ -218,6 +219,13 @@ def _joined(table: pa.Table, gradients: pa.Table, passed: set[int]) -> pa.Table:
         for row, was in zip(rows, before, strict=True)
     ]
     table = table.set_column(table.column_names.index("status"), "status", pa.array(statuses, pa.string()))
+    spoilt = pa.array([was == "ok" and now != "ok" for was, now in zip(before, statuses, strict=True)])
+    if spoilt.true_count:
+        # a row without a score has none of either pass
+        for name in ("representation_cosines", "window_representation_cosines"):
+            if name in table.column_names:
+                values = pc.if_else(spoilt, pa.scalar(None, table[name].type), table[name])
+                table = table.set_column(table.column_names.index(name), name, values)
     return table.append_column(PREFILTER, pa.array(ways, pa.string()))
 
 

@@ -192,6 +192,8 @@ def _scan(
         "resolved_device": chat_model.device.type,
         "resolved_dtype": str(chat_model.dtype).removeprefix("torch."),
     }
+    # before Ray's workers are sent the model, of which nothing but the shapes is left here then
+    about = describe(chat_model)
     loaded = time.perf_counter()
     with (
         RunDirectory(folder, identity, part=None if part is None else str(part), no_results=PLANS) as run,
@@ -230,7 +232,7 @@ def _scan(
                 "container": rows.container,
                 "rows": count,
             },
-            "model": describe(chat_model),
+            "model": about,
             "anchors": {
                 "name": anchor_set.name,
                 "sha256": anchor_set.sha256,

@@ -207,7 +207,9 @@ def picked_of(run: RunDirectory, shards: int, options: ScanOptions, anchors: Anc
 
 def scorer_of(anchors: AnchorMeasurements, options: ScanOptions) -> Scorer:
     """What turns signals into scores."""
-    return Scorer(anchors, options.avg_n, bool(options.quirks.get("round_to_bf16")))
+    quirks = options.quirks
+    rounded, summed = (bool(quirks.get(name)) for name in ("round_to_bf16", "anchors_running_sum"))
+    return Scorer(anchors, options.avg_n, rounded, summed)
 
 
 def signal_tables(run: RunDirectory, found: Signals) -> Iterable[pa.Table]:

@@ -212,10 +212,13 @@ def _scan_part(
     from ripcurrent.api._scan import scan_part
     from ripcurrent.cli._output import TerminalProgress, print_json
     from ripcurrent.engine import bind_local_gpu, parse_part
+    from ripcurrent.run import refuse_other_cut
 
     part = parse_part(shard, os.environ)
     if shard == "auto":
-        bind_local_gpu(os.environ)
+        refuse_other_cut(out, part)
+        if changes["device"] != "auto":
+            bind_local_gpu(os.environ)
     if quiet:
         result = scan_part(dataset, part, out, execution=execution, **changes)
     else:

@@ -94,8 +94,7 @@ def sniff(
     if fits[best] == 0:
         raise RipcurrentError(
             f"No row format fits {path}: it has the fields {', '.join(seen) or '(none)'}.{_almost(fields)}",
-            f"Say which column holds what, as by {_map_hint(fields)}; or name "
-            f"the --format: {', '.join(FORMATS)}",
+            f"Say which column holds what, as by {_map_hint(fields)}; or name the --format: {', '.join(FORMATS)}",
         )
     _require_read(mapping, FORMATS[best])
     return FORMATS[best]

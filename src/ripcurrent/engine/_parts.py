@@ -59,12 +59,15 @@ def parse_part(text: str, environment: Mapping[str, str]) -> Part:
 
 
 def bind_local_gpu(environment: MutableMapping[str, str]) -> None:
-    """Let each of torchrun's processes on a machine see the GPU of its own local rank, unless it sees only one.
+    """Let each of torchrun's processes on a machine see the GPU of its own local rank, unless it sees only one or none.
 
     Takes effect if called before CUDA is first used.
     """
     rank = environment.get("LOCAL_RANK", "")
     if not rank.isdigit():
+        return
+    if environment.get("CUDA_VISIBLE_DEVICES") == "":
+        # GPUs were switched off
         return
     visible = [name.strip() for name in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
     if len(visible) == 1:

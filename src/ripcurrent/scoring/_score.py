@@ -34,6 +34,8 @@ class Scorer:
     """How many of the largest cosines to a set are averaged."""
     round_to_bf16: bool = False
     """Round set similarities and their sums to bfloat16, as the released code's sums were."""
+    running_sums: bool = False
+    """The directions are of running sums (another quirk), from which no change of loss follows."""
 
     def score(self, signals: pa.Table) -> pa.Table:
         """A shard's scores, one row per row, columns by the contract; what has no signal is null."""
@@ -74,10 +76,15 @@ class Scorer:
             "gradient_bidirectional": self._rounded(harmful - self.anchors.safe_sets * safe),
             "gradient_balanced": self._rounded(harmful - safe),
             "gradient_norm": norm,
-            "predicted_harmful_loss_change": -norm * harmful * self.anchors.mean_harmful_norm(),
+            **self._loss_change(norm, harmful),
             "loss": _floats(signals["loss"]),
             "loss_first_10": _floats(signals["loss_first_10"]),
         }
+
+    def _loss_change(self, norm: Floats, harmful: Floats) -> dict[str, Floats]:
+        if self.running_sums:
+            return {}
+        return {"predicted_harmful_loss_change": -norm * harmful * self.anchors.mean_harmful_norm()}
 
     def _representation_columns(self, signals: pa.Table) -> dict[str, Floats]:
         return representation_scores(cosine_matrix(signals, len(self.anchors.order)), self.anchors.by_set(), self.avg_n)

@@ -86,11 +86,16 @@ def shared_tokens(rows: Sequence[EncodedRow]) -> int:
 def _running_sum_direction(gradient_pass: GradientPass, rows: Sequence[EncodedRow], total: Gradient) -> SetDirection:
     running = zero_gradient(gradient_pass.catalogue)
     norms = np.zeros(len(rows))
+    nothing = stack_directions(gradient_pass.catalogue, [], gradient_pass.dtype)
     for place, row in enumerate(rows):
-        gradient_pass.accumulate(make_batch([row], gradient_pass.device), torch.ones(1), running)
-        norms[place] = norm_of(running)
+        batch = make_batch([row], gradient_pass.device)
+        squared = gradient_pass.measure(batch, nothing).squared_norm
+        assert squared is not None
+        norms[place] = np.sqrt(squared[0])
+        gradient_pass.accumulate(batch, torch.ones(1), running)
+        summed = norm_of(running)
         for name, tensor in total.items():
-            tensor.add_(running[name], alpha=1.0 / (len(rows) * norms[place]))
+            tensor.add_(running[name], alpha=1.0 / (len(rows) * summed))
     return SetDirection(total, norms)
 
 

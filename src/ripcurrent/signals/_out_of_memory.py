@@ -100,9 +100,15 @@ class Halving:
         """Batches that ran out of memory."""
 
     def __call__(
-        self, rows: Sequence[EncodedRow], places: Sequence[int], measure: Callable[[Sequence[EncodedRow]], Result]
+        self,
+        rows: Sequence[EncodedRow],
+        places: Sequence[int],
+        measure: Callable[[Sequence[EncodedRow]], Result],
+        forget: Callable[[], None] = lambda: None,
     ) -> Iterator[tuple[list[int], Result]]:
         """The places that were measured together, with what was measured, until every place had its turn.
+
+        ``forget`` gives back what is kept for later batches, and is called where one runs out.
 
         Raises:
             RipcurrentError: a single row does not fit.
@@ -118,6 +124,7 @@ class Halving:
             if not isinstance(result, RanOut):
                 yield group, result
                 continue
+            forget()
             if len(group) == 1:
                 raise _row_does_not_fit(rows[group[0]], result.said)
             self.too_large = padded if self.too_large is None else min(self.too_large, padded)

@@ -43,6 +43,10 @@ class FeatureReader:
         """A context to run the forward pass in; then ask it for the ``features`` of the last hidden state."""
         return Reading(batch, self._position, self._block)
 
+    def forget(self) -> None:
+        """Give back what is kept for further batches."""
+        self._prefixes.forget()
+
     def forward(self, batch: Batch) -> BatchSignals:
         """Features alone, from a forward pass without the output head, over what the rows do not share."""
         with torch.inference_mode():

@@ -21,8 +21,8 @@ from ripcurrent.signals._batch import Batch
 SHORTEST = 8
 """Tokens below which sharing is not worth a second forward pass."""
 
-KEPT = 8
-"""Prefixes whose keys and values are kept for the next batches."""
+KEPT = 2
+"""Prefixes whose keys and values are kept for the next batches: a dataset's system prompt, and what differs from it."""
 
 
 class SharedPrefix:
@@ -36,6 +36,10 @@ class SharedPrefix:
         plain = (DynamicLayer, DynamicSlidingWindowLayer)
         self._possible = bool(layers) and all(type(layer) in plain for layer in layers)
         self._kept: OrderedDict[bytes, Cache] = OrderedDict()
+
+    def forget(self) -> None:
+        """Give back what is kept, as where memory ran out."""
+        self._kept.clear()
 
     def split(self, batch: Batch) -> tuple[dict[str, Any], Batch]:
         """What continues a forward pass after the batch's common prefix, and the batch that is left.

@@ -255,10 +255,8 @@ def _classify(name: str, module: nn.Module, in_scope: dict[str, str], probe: _Pr
     elif isinstance(module, nn.Embedding):
         found = probe.embedding_scale(module)
         kind, factor = ("embedding", found) if found is not None else (None, 1.0)
-    elif (epsilon := probe.layer_norm_epsilon(module)) is not None:
-        kind, factor = "layer_norm", epsilon
-    elif bias is None and (epsilon := probe.rms_epsilon(module)) is not None:
-        kind, factor = "rms_norm", epsilon
+    elif (norm := probe.normalisation(module)) is not None:
+        kind, factor = norm
     if kind is None:
         raise RipcurrentError(
             f"The layer {name} ({type(module).__name__}) is of a kind whose gradient is not covered.",
@@ -342,26 +340,24 @@ class _Probe:
         scale = float((output * raw).sum() / raw.square().sum().clamp_min(1e-30))
         return _clean(scale) if _close(output, raw * scale, module.weight.dtype) else None
 
-    def rms_epsilon(self, module: Any) -> float | None:
-        """The epsilon of an RMSNorm (weight applied as ``w`` or ``1 + w``); None when the formula does not fit."""
-        found = self._normalisation(module)
-        if found is None:
-            return None
-        x, weight, output, epsilon = found
-        normalised = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + epsilon)
-        fits = any(_close(output, normalised * scale, module.weight.dtype) for scale in (weight, 1 + weight))
-        return epsilon if fits else None
+    def normalisation(self, module: Any) -> tuple[SiteKind, float] | None:
+        """Which normalisation a module is, with its epsilon; None when neither formula fits.
 
-    def layer_norm_epsilon(self, module: Any) -> float | None:
-        """The epsilon of a normalisation to mean 0 and variance 1; None when that formula does not fit."""
+        An RMSNorm applies its weight as ``w`` or ``1 + w`` and has no bias; a LayerNorm takes the mean off. In a coarse
+        type both may fit wide states whose mean is near 0: the nearer one is it.
+        """
         found = self._normalisation(module)
         if found is None:
             return None
         x, weight, output, epsilon = found
         bias = getattr(module, "bias", None)
-        expected = nn.functional.layer_norm(x, x.shape[-1:], eps=epsilon) * weight
-        expected = expected if bias is None else expected + bias.float()
-        return epsilon if _close(output, expected, module.weight.dtype) else None
+        centred = nn.functional.layer_norm(x, x.shape[-1:], eps=epsilon) * weight
+        expected: list[tuple[SiteKind, Tensor]] = [("layer_norm", centred if bias is None else centred + bias.float())]
+        if bias is None:
+            scaled = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + epsilon)
+            expected += [("rms_norm", scaled * weight), ("rms_norm", scaled * (1 + weight))]
+        kind, nearest = min(expected, key=lambda one: float((output - one[1]).norm()))
+        return (kind, epsilon) if _close(output, nearest, module.weight.dtype) else None
 
     def _normalisation(self, module: nn.Module) -> tuple[Tensor, Tensor, Tensor, float] | None:
         """Input, weight, output and epsilon of what may be a normalisation over the last axis, in float32."""

@@ -137,7 +137,8 @@ class SignalStage:
         left = Counter(item for item, length in zip(item_of, lengths, strict=True) if length)
         self.on_rows(len(set(item_of) - left.keys()))
         batches: list[int | None] = [None] * len(rows)
-        groups = chain.from_iterable(self.halving(rows, places, self.measure) for places in self._plan(lengths))
+        forget = self.features.forget if self.features is not None else lambda: None
+        groups = chain.from_iterable(self.halving(rows, places, self.measure, forget) for places in self._plan(lengths))
         for number, (places, signals) in enumerate(groups):
             if number % TIDY_EVERY == 0:
                 give_back_freed_memory()
