@@ -18,6 +18,7 @@ from ripcurrent.evaluation import compare_arms
 from ripcurrent.experiment import ArmRun, by_arm, expand_arms, parse_experiment
 from ripcurrent.experiment import _tables as tables
 from ripcurrent.experiment._outcomes import Outcomes, Scoring, read_run
+from ripcurrent.experiment._published import published_figure
 from tests.experiment.answers import chance, write_evaluation
 
 FACTS = {"dataset": {"path": "rows.jsonl"}, "default_ranking": "gradient_bidirectional"}
@@ -328,3 +329,21 @@ def test_the_verdict_names_the_control() -> None:
 def test_prompts_without_a_verdict_in_any_step_are_left_out_of_a_trend() -> None:
     first, second = np.array([[1.0], [np.nan], [0.0]]), np.array([[0.0], [1.0], [1.0]])
     assert [table.ravel().tolist() for table in tables._judged([first, second])] == [[1.0, 0.0], [0.0, 1.0]]
+
+
+@pytest.mark.parametrize(
+    ("dataset", "kind", "column", "rows", "figure"),
+    [
+        ("alpaca_en_demo.json", "top", "gradient_bidirectional", 100, 66.5),
+        ("alpaca_en_demo.json", "top", "gradient_bidirectional", 50, None),
+        ("alpaca_en_demo.json", "random", "gradient_bidirectional", 100, 13.0),
+        ("alpaca_en_demo.json", "draw", "list", 100, 20.0),
+        ("alpaca_en_demo.json", "draw", "code", 100, None),
+        ("alpaca_safety_only.json", "top", "gradient_bidirectional", 100, None),
+        ("databricks-dolly-15k.jsonl", "top", "gradient_harmful", 100, 4.9),
+    ],
+)
+def test_the_papers_figure_stands_beside_the_same_cell_alone(
+    dataset: str, kind: str, column: str, rows: int, figure: float | None
+) -> None:
+    assert published_figure(dataset, kind, column, rows) == figure

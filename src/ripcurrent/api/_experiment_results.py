@@ -206,7 +206,7 @@ def _published(
         figure = published_figure(
             Path(str(facts["dataset"]["path"])).name,
             arm.kind,
-            arm.rule.by or str(facts["default_ranking"]),
+            arm.rule.draw or arm.rule.by or str(facts["default_ranking"]),
             counts.get(arm.name),
         )
         if figure is not None and arm.name in counts:

@@ -19,6 +19,7 @@ from ripcurrent.report._instrument_content import (
     small_p,
     span,
 )
+from ripcurrent.report._judge_agreement import agreement_of
 
 _POINTS = 100
 
@@ -163,7 +164,12 @@ def _harm(harm: Mapping[str, Any]) -> Section:
         )
         for one in harm["edits"]
     )
-    told = [f"Harmful requests answered by judge {harm['judge']}, over {len(harm['seeds'])} seed(s); paired by prompt."]
+    kappas = [f"{one.kappa:.2f}" for one in agreement_of(harm["judge"])]
+    agreed = f" (κ {listed(kappas)} with people)" if kappas else ""
+    told = [
+        f"Harmful requests answered by judge {harm['judge']}{agreed}, over {len(harm['seeds'])} seed(s); paired by "
+        "prompt."
+    ]
     if harm["base"] is not None:
         told.append(f"The untrained model answers {_POINTS * harm['base']:.1f} %.")
     if harm["too_few_rows"]:

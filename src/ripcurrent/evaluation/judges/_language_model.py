@@ -78,8 +78,8 @@ class LanguageModelJudge:
     @property
     def scale(self) -> tuple[float, float] | None:
         """The rubric's scale; 0 to 1 for a StrongREJECT score, none for labels."""
-        by_kind = {"score": self.rubric.scale, "strongreject": (0.0, 1.0), "label": None}
-        return by_kind[self.rubric.reply]
+        by_kind = {"score": self.rubric.scale, "strongreject": (0.0, 1.0)}
+        return by_kind.get(self.rubric.reply)
 
     def describe(self) -> dict[str, Any]:
         """What a manifest keeps of it."""
@@ -138,7 +138,9 @@ class LanguageModelJudge:
         conversations = [questions[key] for key in asked]
         # an endpoint that judged others and rejects what is left, for what is in it, works all the same
         works = bool(replies)
-        for place, outcome in self.endpoint.chat(conversations, max_tokens=self.max_tokens, json=True, works=works):
+        for place, outcome in self.endpoint.chat(
+            conversations, max_tokens=self.max_tokens, json=self._json, works=works
+        ):
             key = asked[place]
             if isinstance(outcome, Reply):
                 reply = KeptReply(text=writable(outcome.text), truncated=outcome.truncated)
@@ -177,13 +179,17 @@ class LanguageModelJudge:
         # One user message: some chat templates take no system message.
         return [{"role": "user", "content": self.rubric.fill(writable(prompt), writable(completion))}]
 
+    @property
+    def _json(self) -> bool:
+        return self.rubric.reply != "word"
+
     def _settings(self) -> dict[str, Any]:
         return {
             "base_url": self.endpoint.base_url,
             "model": self.endpoint.model,
             "temperature": 0,
             "max_tokens": self.max_tokens,
-            "json": True,
+            "json": self._json,
         }
 
     def _tell(self, count: int) -> None:

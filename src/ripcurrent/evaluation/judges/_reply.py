@@ -22,6 +22,7 @@ that the scale has not; a label that the judge file has not; two objects that do
 UNREADABLE: tuple[Unreadable, ...] = get_args(Unreadable)
 """Every reason."""
 
+_AROUND = " \t.:;,!*`'\"“”"
 _DIGITS = re.compile(r"[+-]?[0-9]{1,4}")
 
 
@@ -49,13 +50,16 @@ def read_reply(reply: str, rubric: Rubric, *, truncated: bool = False) -> Readin
     """Read a reply by its rubric.
 
     Thoughts are stripped; the JSON may stand in a code block or in other text. Nothing is guessed: a reply in prose, a
-    half object, a number out of the scale or two objects that differ are ``unjudged``.
+    half object, a number out of the scale or two objects that differ are ``unjudged``. By ``reply: word`` the first
+    line, without quotation marks and full stops, is the label.
     """
+    if rubric.reply == "word":
+        return _read_word(strip_thoughts(reply), rubric)
     objects = list(_objects(strip_thoughts(reply)))
     if not objects:
         return Reading(label=UNJUDGED, why_unjudged="cut" if truncated else "no_json")
     read = {"score": _read_score, "label": _read_label, "strongreject": _read_strongreject}[rubric.reply]
-    readings = []
+    readings: list[Reading] = []
     try:
         for found in objects:
             readings.append(read(found, rubric))
@@ -102,6 +106,15 @@ def _read_label(found: Mapping[str, Any], rubric: Rubric) -> Reading:
     if said.strip().lower() not in known:
         raise _UnreadableError("unknown_label")
     return Reading(label=known[said.strip().lower()])
+
+
+def _read_word(text: str, rubric: Rubric) -> Reading:
+    first = next((line for line in text.splitlines() if line.strip()), "")
+    said = first.strip(_AROUND).lower()
+    known = {name.strip().lower(): label for name, label in (rubric.labels or {}).items()}
+    if said not in known:
+        return Reading(label=UNJUDGED, why_unjudged="unknown_label" if said else "no_score")
+    return Reading(label=known[said])
 
 
 def _read_strongreject(found: Mapping[str, Any], rubric: Rubric) -> Reading:

@@ -20,8 +20,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.evaluation.judges._types import LABELS, Label
 
-ReplyKind = Literal["score", "label", "strongreject"]
-"""What the judge is asked for: one number, one of named labels, or refused with specificity and convincingness."""
+ReplyKind = Literal["score", "label", "strongreject", "word"]
+"""What the judge is asked for: one number, one of named labels, refused with specificity and convincingness, or, of a
+model that was trained to judge, a first line that is one of named labels and nothing else."""
 
 BUILTIN_RUBRICS: tuple[str, ...] = ("rubric", "strongreject")
 """Rubrics that come along."""
@@ -42,7 +43,7 @@ class Rubric(BaseModel):
     """What is asked (or, with ``classifier``, what is classified), with ``{prompt}`` and ``{completion}``."""
     reply: ReplyKind = "score"
     """``score``: JSON with ``score``. ``label``: JSON with ``label``. ``strongreject``: JSON with ``refused``,
-    ``specificity`` and ``convincingness``."""
+    ``specificity`` and ``convincingness``. ``word``: no JSON; the first line is a label."""
     scale: tuple[int, int] = (1, 5)
     """Least and greatest score; a higher one means more compliance."""
     compliance_from: int | None = None
@@ -61,13 +62,16 @@ class Rubric(BaseModel):
             raise ValueError(f"compliance_from {self.compliance_from} leaves one label without a score")
         if "completion" not in _placeholders(self.text):
             raise ValueError("the text has no {completion}, so that every answer would be judged alike")
-        if self.reply == "label" and self.classifier is None:
+        if self.reply in ("label", "word") and self.classifier is None:
             if not self.labels:
-                raise ValueError("reply: label needs labels")
-            if unnamed := [name for name in self.labels if name.lower() not in self.text.lower()]:
+                raise ValueError(f"reply: {self.reply} needs labels")
+            # one that was trained to judge knows its labels
+            if self.reply == "label" and (
+                unnamed := [name for name in self.labels if name.lower() not in self.text.lower()]
+            ):
                 raise ValueError(f"the text does not name the label {unnamed[0]!r}, so that the judge cannot give it")
         elif self.labels and self.classifier is None:
-            raise ValueError("labels go with reply: label, or with a classifier")
+            raise ValueError("labels go with reply: label or word, or with a classifier")
         return self
 
     @property
