@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -75,3 +77,19 @@ def test_options_that_make_no_sense(command: Command, rows_file: Path, tmp_path:
     )
     judge(command("merge", tmp_path / "out"), ("holds no run",))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_parts_by_torchrun(command: Command, tmp_path: Path, tiny_folder: Path, anchors_file: Path) -> None:
+    """The documented command line, with two processes that torchrun really starts."""
+    dataset = write_jsonl(tmp_path / "rows.jsonl", good_rows(300))
+    tiny = ["--model", tiny_folder, "--device", "cpu", "--dtype", "float32", "--anchors", anchors_file]
+    options = [*tiny, "--no-anchor-check", "--signals", "representation", "--out", tmp_path / "out", "--shard", "auto"]
+    ripcurrent = Path(sys.executable).with_name("ripcurrent")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", 2, "--no-python", "--"]
+    words = [str(word) for word in [*torchrun, ripcurrent, "scan", dataset, *options, "--quiet"]]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert {path.stem for path in (tmp_path / "out" / "parts").glob("*.json")} == {"0-of-2", "1-of-2"}
+    merged = command("merge", tmp_path / "out", "--json")
+    assert (merged.code, merged.json["scored"]) == (0, 300)

@@ -45,6 +45,9 @@ PROBE_BATCHES = 4
 PROBE_SECONDS = 20.0
 """No further batch is measured after so long."""
 
+SHARDS_AGAIN = 3
+"""What was measured is computed again as so many shards, or as many as the scan has: each adds a little to the peak."""
+
 LARGEST_BATCHES = 2
 """So many of each kind of batch that may make the peak run first, unmeasured, however slow the machine."""
 
@@ -301,8 +304,9 @@ def _estimate(signals: SignalKind, stage: SignalStage, load: Load) -> Estimate:
         if seconds > PROBE_SECONDS:
             break
     if stage.gradient_pass is not None and stage.chat_model.device.type == "cpu":
-        # as one shard too: what batches of many shapes leave before it is given back is part of the peak
-        stage.compute([*first, *done])
+        # as shards too: what batches of many shapes leave before it is given back is part of the peak
+        for _ in range(min(SHARDS_AGAIN, math.ceil(load.count / load.shard_rows))):
+            stage.compute([*first, *done])
     rate = tokens / seconds
     return Estimate(
         signals=signals,

@@ -168,6 +168,11 @@ def test_what_is_no_classifier(tmp_path: Path) -> None:
     one = save_classifier(tmp_path / "one", ["refusal"])
     with pytest.raises(RipcurrentError, match="does not choose one of several labels"):
         find_judge(f"classifier:{one}", CPU)
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
+    with pytest.raises(RipcurrentError, match="is an adapter of a classifier") as caught:
+        find_judge(f"classifier:{tmp_path / 'adapter'}", CPU)
+    assert "merge_and_unload" in caught.value.hint
     several = save_classifier(
         tmp_path / "several", ["refusal", "compliance"], problem_type="multi_label_classification"
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from ripcurrent.models import quiet_libraries
 from ripcurrent.models._device import choose_device
 from ripcurrent.models._identity import combine, config_sha256, file_sha256
 from ripcurrent.models._messages import first_line
-from ripcurrent.models._source import find_model, weight_files
+from ripcurrent.models._source import ADAPTER_CONFIG, find_model, weight_files
 from ripcurrent.models._template import tokenizer_sha256
 
 PLAIN_LABELS: Mapping[str, Label] = {
@@ -150,6 +151,12 @@ def load_classifier(
     name = template.classifier
     if name is None:
         raise ValueError("the template names no classifier")
+    place = Path(name).expanduser()
+    if (place / ADAPTER_CONFIG).is_file() and not (place / "config.json").is_file():
+        raise RipcurrentError(
+            f"{name} is an adapter of a classifier, and judges are whole models.",
+            "Merge it into its base (peft's merge_and_unload), save that with its tokenizer, and name that folder.",
+        )
     source = find_model(name)
     if source.is_gguf:
         raise RipcurrentError(f"{name} is a GGUF file, which holds no classifier.", "Name a folder or a hub id.")
