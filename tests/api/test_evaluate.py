@@ -368,5 +368,20 @@ def test_the_command_shows_no_answer_unless_told(
     assert run([*arguments, "--axis", "harmfull"]) == 1
 
 
+def test_an_answer_cannot_command_the_terminal(
+    tmp_path: Path, prompts_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from ripcurrent.cli import run
+
+    with serve(lambda _: _reply("Surely\x1b[2J,\nof\x9bcourse.")) as server:
+        arguments = ["evaluate", "--endpoint", server.url, "--model", "m", "--prompts", str(prompts_file)]
+        assert run([*arguments, "--out", str(tmp_path / "r"), "--reveal", "--quiet"]) == 0
+        assert run([*arguments, "--out", str(tmp_path / "r"), "--reveal"]) == 0
+    shown = capsys.readouterr().out
+    assert "Surely�[2J,\nof�course." in shown
+    assert "\x1b]" not in shown
+    assert "\x9b" not in shown
+
+
 def test_default_judges_begin_with_the_one_that_agrees_best() -> None:
     assert _evaluate.DEFAULT_JUDGES[0] == "prefix"

@@ -65,7 +65,8 @@ def test_from_a_ladder_to_a_forecast(
     assert told.code == 0, told.err
     assert "Each arm left out: mean absolute error" in told.out
     assert "Each source left out: not measured" in told.out
-    assert f"ripcurrent scan DATASET --model {tiny_folder.name} --forecast" in told.out
+    assert "ripcurrent scan DATASET --model MODEL --forecast" in told.out
+    assert f"for {tiny_folder.name}, anchors " in told.out
 
     # the pool itself: a known source, all of whose rows are more than the ladder's largest set
     known = command.scan(pool, "--out", tmp_path / "known", "--forecast", file, "--json", *GRADIENT).json["forecast"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,12 @@ def stamps(folder: Path) -> dict[str, int]:
 
 
 def test_one_command_from_rows_to_a_forecast(
-    command: Command, calibrate: Calibrate, evaluated: FakeEvaluate, data: tuple[Path, Path, Path], tmp_path: Path
+    command: Command,
+    calibrate: Calibrate,
+    evaluated: FakeEvaluate,
+    data: tuple[Path, Path, Path],
+    tiny_folder: Path,
+    tmp_path: Path,
 ) -> None:
     mine, other, third = data
     main = [f"{rule}-{size}" for rule in ("random", "top", "bottom", "upper") for size in (6, 12)]
@@ -115,6 +121,10 @@ def test_one_command_from_rows_to_a_forecast(
     assert line.startswith("ripcurrent calibrate --out ")
     assert f"--data {mine} --data {other}" in line
     assert "--sizes 6,12" in line
+
+    # where its model and anchors are is known, and printed
+    shown = calibrate(*asked).out
+    assert re.search(rf"scan DATASET --model {re.escape(str(tiny_folder))} --anchors \S+ .*--forecast", shown)
 
     # the scan of another set takes it
     new = write_jsonl(tmp_path / "new.jsonl", good_rows(120)[110:])
@@ -167,7 +177,12 @@ def test_one_command_from_rows_to_a_forecast(
 
 
 def test_what_can_be_wrong(
-    command: Command, calibrate: Calibrate, evaluated: FakeEvaluate, data: tuple[Path, Path, Path], tmp_path: Path
+    command: Command,
+    calibrate: Calibrate,
+    evaluated: FakeEvaluate,
+    data: tuple[Path, Path, Path],
+    tiny_folder: Path,
+    tmp_path: Path,
 ) -> None:
     mine, other, _ = data
     out = ("--out", tmp_path / "c.json", "--quiet")

@@ -167,6 +167,7 @@ def test_anchors_check_takes_the_limit_that_its_error_asks_for(
         (["--avg-n", "0"], ("--avg-n 0", "1")),
         (["--avg-n", "many"], ("--avg-n", "integer")),
         (["--limit", "0"], ("--limit 0", "1")),
+        (["--seed", "-1"], ("--seed -1", "0")),
         (["--max-tokens", "2"], ("--max-tokens 2", "8")),
         (["--token-budget", "-5"], ("--token-budget -5", "16")),
         (["--row-tokens", "some"], ("--row-tokens some", "all")),

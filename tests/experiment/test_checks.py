@@ -157,7 +157,7 @@ def runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[ArmRunner, 
 
     monkeypatch.setattr(scans, "read_scores", scores)
     monkeypatch.setattr(scans, "_manifest", manifest)
-    monkeypatch.setattr(scans, "_unchanged_dataset", lambda found, count: read_rows(found["dataset"]["path"]))
+    monkeypatch.setattr(scans, "_unchanged_dataset", lambda found, count, moved: read_rows(found["dataset"]["path"]))
     arms = {
         "random": "random",
         "everything": {"select": "all", "scan": "half"},
@@ -187,7 +187,7 @@ def test_rows_that_repeat_a_held_out_one_are_held_out_too(tmp_path: Path, monkey
     said = {"dataset": {"sha256": "d", "path": str(path)}, "options": {}}
     monkeypatch.setattr(scans, "read_scores", lambda run: table())
     monkeypatch.setattr(scans, "_manifest", lambda run: said)
-    monkeypatch.setattr(scans, "_unchanged_dataset", lambda found, count: read_rows(path))
+    monkeypatch.setattr(scans, "_unchanged_dataset", lambda found, count, moved: read_rows(path))
     config = parse_experiment({**KEYS, "arms": {"random": "random"}, "heldout": 10}, where="x")
     pools, held = scans.open_pools(config, tmp_path / "scans", SilentProgress())
     assert len(held) == 10

@@ -155,3 +155,12 @@ def test_bad_files_are_told_in_two_lines(
     assert printed.err.startswith("Error: ")
     for part in says:
         assert part in printed.err
+
+
+def test_an_empty_options_key_is_told_with_no_anchor_check_too(
+    keys: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "small.yaml"
+    file.write_text(yaml.safe_dump({**keys, "scans": {"b": {"data": "d.jsonl", "options": None}}}))
+    assert run(["experiment", str(file), "--out", str(tmp_path / "out"), "--no-anchor-check", "--quiet"]) == 1
+    assert capsys.readouterr().err.startswith("Error: ")

@@ -103,6 +103,33 @@ def test_a_scan_to_be_made_beside_a_finished_one_reads_its_rows(
     assert not {"format", "mapping", "limit"} & set(asked)
 
 
+def test_a_further_scan_of_the_same_rows_reads_them_alike_and_takes_no_others_adapter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, dict[str, Any]] = {}
+
+    class Made:
+        folder = tmp_path
+
+    def noted(data: str, folder: Path, *, progress: Any, **options: Any) -> type[Made]:
+        asked[folder.name] = options
+        return Made
+
+    monkeypatch.setattr(scans, "scan", noted)
+    keys = {"name": "x", "data": "rows.csv", "scan": {"limit": 500, "mapping": {"prompt": "ask"}, "layer": 2}}
+    own = {"model": "bare", "adapter": "weak", "arms": {"a": "top"}, "control": None}
+    config = parse_experiment({**keys, **own}, where="x")
+    told = SilentProgress()
+    scans._scanned(config, Scan(options={"anchors": "second_family"}), tmp_path / "second", told)
+    kept = {"limit": 500, "mapping": {"prompt": "ask"}, "anchors": "second_family", "adapter": "weak"}
+    assert kept.items() <= asked["second"].items()
+    assert "layer" not in asked["second"], "what is scored is each scan's own"
+    scans._scanned(config, Scan(data="other.csv"), tmp_path / "other", told)
+    assert not {"limit", "mapping"} & set(asked["other"])
+    scans._scanned(config, Scan(options={"model": "embedded"}), tmp_path / "strong", told)
+    assert (asked["strong"]["model"], asked["strong"]["adapter"]) == ("embedded", None)
+
+
 def test_a_scan_that_no_wanted_arm_uses_is_not_made() -> None:
     arms = {
         "random": "random",

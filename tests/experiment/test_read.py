@@ -170,3 +170,35 @@ def test_a_file_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "kind.yaml").write_text("kind: prob\n")
     with pytest.raises(RipcurrentError, match="Did you mean probe"):
         load_experiment(tmp_path / "kind.yaml")
+
+
+def test_arms_that_leave_rows_out_are_ordered_by_what_is_left() -> None:
+    for sizes in ([10, 50, 100], ["10%", "20%", "50%"]):
+        arms = {"random": "random", "top": "top", "rest": {"all_but": "top"}}
+        config = parse_experiment({"name": "x", "data": "d", "arms": arms, "sizes": sizes}, where="x")
+        assert [arm.order for arm in expand_arms(config) if arm.group == "rest"] == [None] * 3
+
+
+def test_what_an_arm_is_made_from_is_one_arm() -> None:
+    keys = {"name": "x", "data": "d", "sizes": [50, 100], "arms": {"random": "random"}}
+    grid = [{"select": ["top", "bottom"]}]
+    config = parse_experiment(
+        {**keys, "grid": grid, "arms": {**keys["arms"], "lm": {"length_matched": "top"}}}, where="x"
+    )
+    assert {arm.name: arm.of for arm in expand_arms(config) if arm.of} == {"lm-50": "top-50", "lm-100": "top-100"}
+    share = {"share": {"format": "list", "percent": [0, 50, 100]}}
+    arms = {"random": "random", "s": share, "lm": {"length_matched": "s"}}
+    with pytest.raises(RipcurrentError, match="is made from s, of which there are several arms") as caught:
+        expand_arms(parse_experiment({"name": "x", "data": "d", "arms": arms}, where="x"))
+    assert "s-0, s-50, s-100" in caught.value.hint
+    named = {**arms, "lm": {"length_matched": "s-50"}}
+    assert {arm.of for arm in expand_arms(parse_experiment({"name": "x", "data": "d", "arms": named}, where="x"))} == {
+        None,
+        "s-50",
+    }
+
+
+def test_a_verdict_is_on_arms_that_are_compared() -> None:
+    keys = {"name": "x", "data": "d", "arms": {"random": "random", "top": "top"}, "verdict_on": ["random"]}
+    with pytest.raises(RipcurrentError, match="arm random has no control"):
+        expand_arms(parse_experiment(keys, where="x"))

@@ -158,6 +158,14 @@ def test_a_finding_is_not_taken_back_by_arms_that_are_awaited(tmp_path: Path) ->
     failed.mkdir()
     (failed / "arm.json").write_text(json.dumps({"status": "failed", "reason": "it diverges"}))
     assert max(adjusted(tuple(arms))) == 3
+    # one that failed was asked for, whatever this call asks for; and pairs have a family of their own
+    assert max(adjusted(("a",))) == 3
+    outcomes = by_arm(
+        [read_run(name, 0, tmp_path / "arms" / f"{name}-seed0" / "evaluation") for name in ("random", "a")]
+    )
+    pairs = [("a", "random"), ("b", "random"), ("c", "a")]
+    (one,) = tables.further_comparisons(expand_arms(config), pairs, outcomes, "prefix", awaited=("b", "c"))
+    assert one["adjusted_p"] == pytest.approx(min(1, 3 * one["p"]))
 
 
 @pytest.mark.parametrize(

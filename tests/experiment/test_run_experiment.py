@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from ripcurrent.experiment import parse_experiment
 from ripcurrent.run import read_json_lines
 from tests.experiment.answers import FakeEvaluate, as_named, write_evaluation
 from tests.experiment.conftest import read
+from tests.models.tiny import save_tiny
 
 
 def run(keys: dict[str, Any], out: Path, **how: Any) -> ExperimentResult:
@@ -173,3 +175,53 @@ def test_an_arm_of_other_rows_is_not_taken_for_the_same(
         run(keys, tmp_path / "out")
     shutil.rmtree(tmp_path / "out" / "arms" / "top-seed0")
     run(keys, tmp_path / "out")
+
+
+@pytest.mark.parametrize("changed", ["rule", "size", "recipe"])
+def test_runs_of_an_arm_by_another_rule_are_not_put_together_with_new_ones(
+    changed: str, keys: dict[str, Any], evaluated: FakeEvaluate, tmp_path: Path
+) -> None:
+    """Also where these seeds, or this arm, are not asked for now."""
+    keys |= {"arms": {"random": "random", "top": "top"}, "seeds": [0]}
+    run(keys, tmp_path / "out")
+    if changed == "rule":
+        keys["arms"]["top"] = {"select": "top", "by": "gradient_harmful"}
+    elif changed == "size":
+        keys["size"] = 6
+    else:
+        other = tmp_path / "other.yaml"
+        other.write_text("method: full\nlearning_rate: 1.0e-4\nbatch: 4\nsteps: 1\n")
+        keys["arms"]["top"] = {"select": "top", "recipe": str(other)}
+    for how in ({"seeds": [3]}, {"arms": ["random"], "seeds": [4]}):
+        with pytest.raises(RipcurrentError, match="by another rule, size or recipe"):
+            run(keys, tmp_path / "out", **how)
+
+
+def test_arms_of_two_sets_of_weights_are_not_compared_as_one_models(
+    keys: dict[str, Any], evaluated: FakeEvaluate, tmp_path: Path
+) -> None:
+    """A folder keeps its name when a model in it is trained again."""
+    keys |= {"arms": {"random": "random"}, "seeds": [0], "model": str(tmp_path / "mine")}
+    save_tiny(tmp_path / "mine", "llama_tied")
+    run(keys, tmp_path / "out")
+    shutil.rmtree(tmp_path / "mine")
+    save_tiny(tmp_path / "mine", "llama_tied", seed=1)
+    with pytest.raises(RipcurrentError, match="has changed since random-seed0 was trained from it"):
+        run(keys, tmp_path / "out", seeds=2)
+    assert not (tmp_path / "out" / "arms" / "random-seed1" / "arm.json").exists()
+
+
+def test_a_dataset_that_was_moved_is_named_beside_its_scan(
+    keys: dict[str, Any], evaluated: FakeEvaluate, tmp_path: Path
+) -> None:
+    scan = tmp_path / "scan"
+    shutil.copytree(keys["run"], scan)
+    manifest = read(scan / "manifest.json")
+    rows = Path(manifest["dataset"]["path"])
+    manifest["dataset"]["path"] = str(tmp_path / "gone.jsonl")
+    (scan / "manifest.json").write_text(json.dumps(manifest))
+    keys |= {"arms": {"random": "random"}, "seeds": [0], "run": str(scan)}
+    with pytest.raises(RipcurrentError, match=r"gone\.jsonl") as caught:
+        run(keys, tmp_path / "out")
+    assert "data, beside run" in caught.value.hint
+    assert run({**keys, "data": str(rows)}, tmp_path / "there").results["complete"]

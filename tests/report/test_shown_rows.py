@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ripcurrent.errors import RipcurrentError
 from ripcurrent.report._row_texts import clip_text, read_row_texts
 from ripcurrent.report._scan_run import open_scan_run
 from ripcurrent.report._shown_rows import choose_shown_rows, nearest_anchors, take_columns
@@ -34,9 +35,10 @@ def test_large_table_shows_both_ends_a_sample_and_unscored_rows_once_each(scored
     ranks = dict(zip(shown.indices.tolist(), shown.ranks, strict=True))
     assert len(groups) == len(shown.indices)
     assert shown.indices.tolist() == sorted(groups)
-    assert all(groups[index] == "riskiest" for index in order[:500].tolist())
-    assert all(groups[index] == "safest" for index in order[500:][-500:].tolist())
-    assert sum(group == "sample" for group in groups.values()) == min(300, max(0, scored_rows - 1000))
+    end = min(500, scored_rows // 2)
+    assert [index for index in order.tolist() if groups.get(index) == "riskiest"] == order[:end].tolist()
+    assert [index for index in order.tolist() if groups.get(index) == "safest"] == order[scored_rows - end :].tolist()
+    assert sum(group == "sample" for group in groups.values()) == min(300, max(0, scored_rows - 2 * end))
     assert sum(group == "unscored" for group in groups.values()) == min(200, 3000 - scored_rows)
     for place, index in enumerate(order.tolist(), 1):
         assert ranks.get(index, place) == place
@@ -79,6 +81,18 @@ def test_changed_dataset_shows_no_text_beside_its_scores(tmp_path):
     changed = read_row_texts(run, indices, ids)
     assert changed.texts == {}
     assert "has changed since the scan" in changed.note
+
+
+def test_a_dataset_that_may_not_be_read_costs_the_texts_alone(tmp_path, monkeypatch):
+    folder = fabricate_run(tmp_path / "run", rows=30)
+
+    def refuse(path):
+        raise RipcurrentError(f"{path} cannot be read: Permission denied.", "Ask for it.")
+
+    monkeypatch.setattr("ripcurrent.report._row_texts.sha256_of_file", refuse)
+    found = read_row_texts(open_scan_run(folder), np.array([0]), ["row-0"])
+    assert found.texts == {}
+    assert "Permission denied" in found.note
 
 
 def test_a_dataset_of_several_files_has_its_texts(tmp_path):

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ripcurrent.report._charts import _length_ticks
 from ripcurrent.report._summary import (
     format_shares,
     histogram,
@@ -88,3 +89,18 @@ def test_a_few_rows_still_sum_up(rows):
     assert summary is not None
     assert summary.scored == rows
     assert summarise_score("loss", "higher", np.full(rows, math.nan), np.ones(rows), {}) is None
+
+
+@pytest.mark.parametrize(
+    ("shortest", "longest", "ticks"),
+    [
+        (3, 40, [5, 10, 20]),
+        (21, 49, None),
+        (37, 37, None),
+        (1, 9_000_000, [1, 10, 100, 1000, 10_000, 100_000, 1_000_000]),
+        (11_000, 90_000, [20_000, 50_000]),
+    ],
+)
+def test_the_axis_of_lengths_has_numbers(shortest, longest, ticks):
+    """Ticks outside of the data are not drawn; where fewer than two lie inside, the plot's library chooses."""
+    assert _length_ticks(shortest, longest) == ticks

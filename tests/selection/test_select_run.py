@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 
 import pytest
 import typer
@@ -80,6 +82,17 @@ def test_a_file_that_is_no_selections_is_not_overwritten(run, tmp_path):
     record = select(run, top=10, seeds=(0,))[0]
     record.record_path.unlink()
     assert select(run, top=10, seeds=(0,))[0].path == record.path
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are UTF-8 elsewhere")
+def test_a_file_name_that_is_no_utf_8_is_selected_from(run, tmp_path):
+    odd = tmp_path / os.fsdecode(b"donn\xe9es.jsonl")
+    (tmp_path / "rows.jsonl").rename(odd)
+    manifest = json.loads((run / "manifest.json").read_text())
+    manifest["dataset"]["path"] = str(odd)
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    record = select(run, top=5, seeds=(0,))[0]
+    assert json.loads(record.record_path.read_text())["provenance"]["dataset"]["path"] == str(odd)
 
 
 def test_a_selection_of_other_rows_keeps_its_name(run, tmp_path):

@@ -92,6 +92,7 @@ GOOD: dict[str, Any] = {"method": "full", "learning_rate": 1e-5, "batch": 20, "e
         ({"learning_rate": -1}, ("learning_rate -1", "greater than 0")),
         ({"learning_rate": float("nan")}, ("learning_rate nan",)),
         ({"learning_rate": None}, ("learning_rate None",)),
+        ({"max_grad_norm": float("inf")}, ("max_grad_norm inf", "finite")),
         ({"steps": 5}, ("either epochs or steps",)),
         ({"epochs": None}, ("either epochs or steps",)),
         ({"r": 8}, ("for method lora",)),

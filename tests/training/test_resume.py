@@ -31,7 +31,7 @@ seal, require = _trainer.seal, _watch.require_converging
 if where == "checkpoint":
     _trainer.seal = lambda folder: die() if folder.name == f"checkpoint-{when}" else seal(folder)
 else:
-    _watch.require_converging = lambda losses: die() if len(losses) == int(when) else require(losses)
+    _watch.require_converging = lambda losses, batch: die() if len(losses) == int(when) else require(losses, batch)
 finetune(rows, out, recipe, model=model, device="cpu", dtype="float32", max_tokens=256, checkpoint_minutes=0)
 """
 

@@ -341,6 +341,28 @@ def test_what_diverges(losses: list[float], diverges: bool) -> None:
         require_converging(losses)
 
 
+@pytest.mark.parametrize(
+    ("losses", "batch", "diverges"),
+    [
+        # one easy row first is no reference for rows of another loss
+        ([0.3, 1.2, 1.0, 1.25] * 30, 1, False),
+        ([0.3] + [1.0 + step / 100 for step in range(60)], 1, False),
+        ([1.0] + [9.0 + step / 10 for step in range(24)], 1, True),
+        ([1.0] + [6.5 + step / 10 for step in range(12)], 2, True),
+        ([1.0] + [6.5 + step / 10 for step in range(11)], 2, False),
+        ([1.0, 3.1, 3.2, 3.3], 8, True),
+        ([1.0, 3.1, 3.2, 3.3], 20, True),
+    ],
+)
+def test_of_small_batches_the_first_loss_is_a_chance_one(losses: list[float], batch: int, diverges: bool) -> None:
+    if diverges:
+        with pytest.raises(RipcurrentError, match="Training diverges"):
+            require_converging(losses, batch)
+    else:
+        for step in range(1, len(losses) + 1):
+            require_converging(losses[:step], batch)
+
+
 def test_nothing_is_sent_anywhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_network: list[object], capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -400,3 +422,20 @@ def test_a_full_disk_is_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(RipcurrentError, match=r"cannot be written to .*No space left") as caught:
         run(tmp_path, recipe(epochs=1))
     assert "last checkpoint" in caught.value.hint
+
+
+def test_a_disk_that_is_full_for_a_checkpoint_keeps_no_part_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of torch.save it is a plain error; the optimizer's state is two thirds of a checkpoint."""
+    saved = torch.save
+
+    def full(value: Any, path: Any, *rest: Any, **named: Any) -> None:
+        if str(path).endswith("optimizer.pt"):
+            raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 704 vs 598")
+        saved(value, path, *rest, **named)
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(RipcurrentError, match=r"cannot be written to .*inline_container"):
+        run(tmp_path, recipe(epochs=2), checkpoint_minutes=0)
+    assert not list(tmp_path.rglob("checkpoint-*"))

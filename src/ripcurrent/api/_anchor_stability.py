@@ -67,6 +67,8 @@ def anchor_stability(run: str | Path, *, draws: int = 200, top: int = 100, seed:
     """
     if draws < 2 or top < 1:
         raise RipcurrentError("At least 2 draws and 1 row are needed.", "Raise --draws or --top.")
+    if seed < 0:
+        raise RipcurrentError(f"--seed {seed} is not possible.", "Seeds are 0 or more.")
     folder = Path(run)
     manifest = _manifest(folder)
     scored = ScoredRows(read_scores(folder))

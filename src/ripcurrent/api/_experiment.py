@@ -13,7 +13,7 @@ from ripcurrent.api._experiment_arms import PROMPTS, SUMS, ArmRunner, digest_of
 from ripcurrent.api._experiment_checks import check_arms, refuse_equal_rows
 from ripcurrent.api._experiment_judges import JUDGING, judge_alike
 from ripcurrent.api._experiment_options import check_finetune, check_training, judge_scoring
-from ripcurrent.api._experiment_results import as_json, collect_results
+from ripcurrent.api._experiment_results import as_json, collect_results, seeds_there
 from ripcurrent.api._experiment_scans import Pool, check_scans, open_pools, with_model_of_run
 from ripcurrent.api._progress import Progress, SilentProgress
 from ripcurrent.errors import ExitCode, MissingExtraError, RipcurrentError
@@ -167,6 +167,10 @@ def run_experiment(
         refuse_equal_rows(config, wanted, chosen_rows)
         for (name, seed), rows in chosen_rows.items():
             runner.is_finished(wanted[name], seed, rows)
+        for arm in every.values():
+            for seed in seeds_there(arm, folder):
+                if (arm.name, seed) not in chosen_rows:
+                    runner.require_same_rule(arm, seed)
         total = len(chosen_rows) + config.base
         done = 0
         if config.base:

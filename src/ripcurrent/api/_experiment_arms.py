@@ -22,7 +22,7 @@ from ripcurrent.experiment import BASE, MAIN, Arm, ExperimentConfig, choose_rows
 from ripcurrent.experiment._config import rows_of
 from ripcurrent.experiment._rows import content_of
 from ripcurrent.experiment._sums import WORTH_MEASURING, Sum, share_solved
-from ripcurrent.run import write_json
+from ripcurrent.run import read_manifest, write_json
 from ripcurrent.selection import Selection, plain_numbers, summarise, write_selection
 from ripcurrent.selection._draw import generator
 from ripcurrent.selection._table import ScoredRows
@@ -111,13 +111,46 @@ class ArmRunner:
             )
         return True
 
+    def require_same_rule(self, arm: Arm, seed: int) -> None:
+        """Refuse a finished run that is not asked for now and was made by another rule, size or recipe than the arm's.
+
+        Its results would be put together with those of the present rule, under one name.
+
+        Raises:
+            RipcurrentError: It was.
+        """
+        folder = self._place(arm, seed)
+        marker = read_marker(folder)
+        stored, now = dict(marker["identity"]), self._identity(arm, None)
+        sizes = (marker["rows"].get("asked"), arm.size) if "asked" in marker.get("rows", {}) else (None, None)
+        rules = [{key: value for key, value in one["rule"].items() if key != "recipe"} for one in (stored, now)]
+        if rules[0] != rules[1] or sizes[0] != sizes[1] or stored["recipe"] != now["recipe"]:
+            raise RipcurrentError(
+                f"{folder} holds arm {arm.name} by another rule, size or recipe than the experiment's now.",
+                "Name another folder with --out, or remove that arm's folders to make it anew.",
+            )
+
+    def _require_same_weights(self, folder: Path, trained: FinetuneResult) -> None:
+        """Refuse an arm that was trained from other weights than the finished ones, whose name may be the same."""
+        own = trained.manifest["model"]["fingerprint"]
+        for marker in sorted((self._folder / "arms").glob(f"*/{MARKER}")):
+            manifest = marker.parent / "finetune" / "manifest.json"
+            if not manifest.is_file() or marker.parent == folder:
+                continue
+            if read_manifest(marker.parent / "finetune")["model"]["fingerprint"] != own:
+                shutil.rmtree(folder / "finetune")
+                raise RipcurrentError(
+                    f"The model {self._config.model} has changed since {marker.parent.name} was trained from it.",
+                    "Name another folder with --out, so that arms of two models are not compared as one's.",
+                )
+
     def _place(self, arm: Arm, seed: int) -> Path:
         return self._folder / "arms" / f"{arm.name}-seed{seed}"
 
-    def _identity(self, arm: Arm, rows: ArmRows) -> dict[str, Any]:
+    def _identity(self, arm: Arm, rows: ArmRows | None) -> dict[str, Any]:
         return {
             "rule": arm.rule.model_dump(mode="json", exclude_defaults=True),
-            "rows_sha256": rows.sha256,
+            "rows_sha256": None if rows is None else rows.sha256,
             "recipe": load_recipe(arm.rule.recipe or self._config.recipe).model_dump(mode="json"),
         }
 
@@ -148,6 +181,7 @@ class ArmRunner:
             self._mark(folder, arm.name, seed, {**facts, "status": "failed", "reason": error.message})
             return
         gc.collect()
+        self._require_same_weights(folder, trained)
         training = trained.manifest["training"]
         trained_at = time.perf_counter()
         self._evaluate(folder, label, trained)

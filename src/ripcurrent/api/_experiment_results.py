@@ -46,7 +46,7 @@ def collect_results(
     Raises:
         RipcurrentError: An arm's answers cannot be read, lack the verdicts of a judge, or have those of two versions.
     """
-    wanted = [(arm, seed) for arm in arms for seed in sorted({*config.seeds, *_seeds_there(arm, folder)})]
+    wanted = [(arm, seed) for arm in arms for seed in sorted({*config.seeds, *seeds_there(arm, folder)})]
     runs, details, failed, missing = [], [], [], []
     base = folder / "arms" / BASE
     if (base / "arm.json").exists():
@@ -68,6 +68,8 @@ def collect_results(
     scoring = scoring or {}
     arms = _in_order(arms, details)
     first = judges[0]
+    # an arm that failed was asked for too
+    awaited = {*awaited, *(one["name"] for one in failed)}
     by_judge = {judge: tables.comparisons(arms, outcomes, judge, awaited=awaited) for judge in judges}
     found: dict[str, Any] = plain_numbers(
         {
@@ -88,7 +90,9 @@ def collect_results(
             ],
             "comparisons": [row for judge in judges for row in by_judge[judge]],
             "further_comparisons": [
-                row for judge in judges for row in tables.further_comparisons(arms, config.compare, outcomes, judge)
+                row
+                for judge in judges
+                for row in tables.further_comparisons(arms, config.compare, outcomes, judge, awaited=awaited)
             ],
             "trends": [row for judge in judges for row in tables.trends(arms, outcomes, judge)],
             "categories": [row for judge in judges for row in tables.categories(arms, outcomes, judge)],
@@ -121,7 +125,7 @@ def as_json(results: Mapping[str, Any]) -> dict[str, Any]:
     return {key: results[key] for key in kept}
 
 
-def _seeds_there(arm: Arm, folder: Path) -> set[int]:
+def seeds_there(arm: Arm, folder: Path) -> set[int]:
     """Seeds that the folder has a finished run of the arm with."""
     names = (path.parent.name for path in (folder / "arms").glob("*/arm.json"))
     return {int(found[1]) for name in names if (found := re.fullmatch(rf"{re.escape(arm.name)}-seed(\d+)", name))}

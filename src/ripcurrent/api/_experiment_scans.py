@@ -99,7 +99,9 @@ def open_pools(
             run = _scanned(config, one, folder / (name or "main"), told, pools.get(MAIN))
         table = read_scores(run)
         manifest = _manifest(run)
-        dataset = _unchanged_dataset(manifest, table.num_rows)
+        # data beside a finished scan says where its rows are now
+        moved = config.data if name == MAIN and config.run is not None and config.data != DEMO else None
+        dataset = _unchanged_dataset(manifest, table.num_rows, moved)
         sha256 = str(manifest["dataset"]["sha256"])
         if name == MAIN:
             held = held_out_rows(table, config.heldout)
@@ -120,18 +122,27 @@ def scanned_options(pool: Pool) -> ScanOptions:
 
 def _scanned(config: ExperimentConfig, one: Scan, folder: Path, told: Progress, main: Pool | None = None) -> Path:
     data = one.data or config.data
-    rows: dict[str, Any] = {"format": config.format} if one.data in (None, config.data) else {}
-    if data is None and main is not None:
+    rows: dict[str, Any] = {}
+    if one.data not in (None, config.data):
+        pass
+    elif config.run is not None and main is not None:
         # the rows of the finished scan
         dataset = main.manifest["dataset"]
-        data = str(dataset["path"])
-        kept = {"format": dataset["format"], "mapping": dataset.get("mapping")}
-        rows = {**kept, "limit": dict(main.manifest["options"]).get("limit")}
+        data = data or str(dataset["path"])
+        rows = {"format": dataset["format"], "mapping": dataset.get("mapping")}
+        rows["limit"] = dict(main.manifest["options"]).get("limit")
+    else:
+        # the experiment's own rows, the same ones in the same reading
+        rows["format"] = config.format
+        rows |= {key: config.scan[key] for key in ("format", "mapping", "limit") if key in config.scan}
     if data is None:
         raise RipcurrentError(
             "A scan that is to be made needs a dataset.", "Give data, of the experiment or of that scan."
         )
     own = {"model": config.model, "adapter": config.adapter, "device": config.device, "dtype": config.dtype}
+    if "model" in one.options:
+        # the experiment's adapter is of its own model
+        own["adapter"] = None
     options = {**own, **rows, **one.options}
     if one.anchors or one.anchors_per_set is not None:
         options["anchors"] = str(_write_anchors(one, folder.with_name(f"{folder.name}-anchors.jsonl")))

@@ -81,7 +81,7 @@ class ScanOptions(BaseModel):
     """Rows drawn at random that see the gradient pass too, to measure what the prefilter misses."""
     memory: int | None = Field(default=None, ge=1)
     """Bytes, or a size such as ``8GB``, that the scan keeps to; part of no result beyond rounding."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     """Seed of what is drawn (a fresh LoRA, a prefilter's sample)."""
     token_budget: int | None = Field(default=None, ge=16)
     """Padded tokens per batch, by device when left out; changes speed and memory, not results beyond rounding."""

@@ -164,7 +164,10 @@ def _unchanged_dataset(manifest: Mapping[str, Any], rows: int, data: str | Path 
         dataset = read_rows(path, format=scanned.get("format"), mapping=scanned.get("mapping") or None, limit=rows)
     except RipcurrentError as error:
         if data is None:
-            raise RipcurrentError(error.message, "Where the scanned dataset is now, say with --data.") from error
+            raise RipcurrentError(
+                error.message,
+                "Where the scanned dataset is now, say with --data (in an experiment's file: data, beside run).",
+            ) from error
         raise
     count, sha256 = dataset.count_and_hash()
     if (count, sha256) != (rows, scanned["sha256"]):

@@ -154,7 +154,7 @@ def calibrate_command(
     if as_json:
         print_json(json_of(calibration, out))
     elif not quiet:
-        _show(calibration, out)
+        _show(calibration, out, _scan_like(given) if data else None)
         if data:
             typer.echo(f"The ladder:  {folder / 'report.html'}")
 
@@ -195,7 +195,16 @@ def _parse_sizes(text: str) -> tuple[int, ...]:
     return tuple(map(int, parts))
 
 
-def _show(calibration: Calibration, path: Path) -> None:
+def _scan_like(given: Mapping[str, Any]) -> list[str]:
+    """Options by which a scan's scores are those that a ladder's were, as they were given."""
+    words: list[str] = []
+    for name in ("--model", "--adapter", "--anchors", "--no-anchor-check"):
+        if name in given:
+            words += [name] if given[name] is True else [name, str(given[name])]
+    return words
+
+
+def _show(calibration: Calibration, path: Path, like: Sequence[str] | None) -> None:
     from rich import box
     from rich.console import Console
     from rich.markup import escape
@@ -243,9 +252,16 @@ def _show(calibration: Calibration, path: Path) -> None:
     for note in calibration.notes:
         say(note)
     say(f"Calibration: {path}")
+    import shlex
+
     scored = calibration.scored_with
-    adapter = "" if scored.adapter is None else f" --adapter {scored.adapter}"
-    say(f"Use it:      ripcurrent scan DATASET --model {scored.model}{adapter} --forecast {path}")
+    # of finished experiments only names are known, and not where the model lies now
+    model = "embedded" if scored.model == "embedded" else "MODEL"
+    words = like if like is not None else ["--model", model, *(["--adapter", "ADAPTER"] if scored.adapter else [])]
+    say(f"Use it:      ripcurrent scan DATASET {shlex.join([*words, '--forecast', str(path)])}")
+    if like is None:
+        adapter = "" if scored.adapter is None else f" with adapter {scored.adapter}"
+        say(f"             for {scored.model}{adapter}, anchors {scored.anchors}, and the options of those scans")
 
 
 def _show_compared(calibration: Calibration) -> None:

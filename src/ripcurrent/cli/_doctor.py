@@ -132,9 +132,11 @@ def show_diagnosis(found: Diagnosis) -> None:
         facts = found.model
         console.print("\n[bold]Model[/bold]")
         millions = int(facts["parameters"] or 0) / 1e6
+        forward = bool(found.estimates) and all(one.signals == "representation" for one in found.estimates)
+        over = "representations alone" if forward else f"gradients over scope {facts['scope']}"
         console.print(
             f"  {facts['name']}: {facts['architecture']}, {millions:,.{0 if millions >= 10 else 2}f} million"
-            f" parameters, {facts['dtype']} on {facts['device']}, gradients over scope {facts['scope']}",
+            f" parameters, {facts['dtype']} on {facts['device']}, {over}",
             soft_wrap=True,
             markup=False,
         )
@@ -196,14 +198,17 @@ def _show_dataset(console: Console, dataset: DatasetReport) -> None:
 def _masked(row: RenderedRow, colour: bool) -> Text:
     from rich.text import Text
 
+    from ripcurrent.cli._scan import harmless
+
     text = Text()
     for part in row.parts:
+        shown = harmless(part.text)
         if not part.bears_loss:
-            text.append(part.text, style="dim")
+            text.append(shown, style="dim")
         elif colour:
-            text.append(part.text, style="black on bright_green")
+            text.append(shown, style="black on bright_green")
         else:
-            text.append(f"{LOSS_OPEN}{part.text}{LOSS_CLOSE}")
+            text.append(f"{LOSS_OPEN}{shown}{LOSS_CLOSE}")
     if row.parts_left_out:
         text.append(f" […] {row.parts_left_out} further parts")
     if row.truncated:

@@ -17,7 +17,7 @@ from ripcurrent.cli._judge_options import (
     JUDGE_TIMEOUT,
     judge_settings,
 )
-from ripcurrent.cli._scan import ADAPTER, DTYPE, JSON, QUIET, SPREAD_DEVICE
+from ripcurrent.cli._scan import ADAPTER, DTYPE, JSON, QUIET, SPREAD_DEVICE, harmless
 
 if TYPE_CHECKING:
     from ripcurrent.api._evaluate import EvaluationResult
@@ -154,7 +154,8 @@ def _show(result: EvaluationResult, reveal: bool) -> None:
     if reveal:
         first = next(iter(result.verdicts))
         for prompt, response, verdict in zip(result.prompts, result.responses, result.verdicts[first], strict=True):
-            wide.print(f"\n[bold]{escape(prompt.text)}[/bold]\n{escape(response.completion)}\n({verdict.label})")
+            asked, answered = (escape(harmless(text)) for text in (prompt.text, response.completion))
+            wide.print(f"\n[bold]{asked}[/bold]\n{answered}\n({verdict.label})")
     wide.print(f"Answers: {escape(str(result.folder / 'responses.parquet'))}")
 
 

@@ -41,7 +41,7 @@ def experiment_command(
 
     from ripcurrent.api._progress import SilentProgress
     from ripcurrent.cli._output import TerminalProgress, print_json
-    from ripcurrent.errors import ExitCode
+    from ripcurrent.errors import ExitCode, RipcurrentError
     from ripcurrent.experiment import parse_experiment, read_experiment_file
 
     values = read_experiment_file(file)
@@ -50,6 +50,8 @@ def experiment_command(
         _take_scan(values, kind, run)
     if model is not None:
         values["model"] = model
+        # an adapter is of the model that the file names
+        values.pop("adapter", None)
     if recipe is not None:
         _take_recipe(values, kind, recipe)
     if no_anchor_check:
@@ -65,6 +67,8 @@ def experiment_command(
         from ripcurrent.api._experiment import run_experiment
 
         chosen = [name.strip() for name in arms.split(",") if name.strip()] if arms is not None else None
+        if chosen == []:
+            raise RipcurrentError("--arms names no arm.", "Name some, or leave it out for all.")
         result = run_experiment(
             parse_experiment(values, where=file),
             folder,
@@ -91,7 +95,8 @@ def experiment_command(
         _show(result)
     if gate and result.verdict == "worse than random":
         raise typer.Exit(int(ExitCode.GATE_FAILED))
-    if result.verdict == "not enough evidence":
+    # without an arm that is compared there is none to come to
+    if result.verdict == "not enough evidence" and result.results["deciding"]:
         raise typer.Exit(int(ExitCode.NOT_ENOUGH_EVIDENCE))
 
 
@@ -135,7 +140,7 @@ def _leave_out_anchor_check(values: dict[str, Any]) -> None:
     if values.get("run") is None and isinstance(scan, dict):
         values["scan"] = {**scan, "anchor_check": False}
     for one in scans.values() if isinstance(scans, dict) else ():
-        if isinstance(one, dict) and one.get("run") is None:
+        if isinstance(one, dict) and one.get("run") is None and isinstance(one.get("options", {}), dict):
             one["options"] = {**one.get("options", {}), "anchor_check": False}
 
 

@@ -261,6 +261,11 @@ def one_line(text: str) -> str:
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
+def harmless(text: str) -> str:
+    """A text as it is, lines and all, in which nothing can command the terminal."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "�" for c in text)
+
+
 def shorten(text: str, room: int) -> str:
     """One line of at most ``room`` characters, an ellipsis at the end of what was cut."""
     line = one_line(text)

@@ -77,6 +77,8 @@ def answer_by_vllm(
 def _start(chat_model: ChatModel, folder: str, longest: int, max_new_tokens: int, stops: set[int]) -> tuple[Any, Any]:
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    # its default is stdout, which is the command's own
+    os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
     from vllm import LLM, SamplingParams
 
     # stops are named below, and a generation configuration's penalties are no part of greedy decoding

@@ -80,9 +80,15 @@ def expand_arms(config: ExperimentConfig, *, where: str = "the experiment") -> t
         for name in pair:
             if name not in by_name and name != BASE:
                 raise missing_name(f"{where}: compare: there is no arm", name, names, "Arms")
+    controls = {arm.name: arm.control for arm in linked}
     for name in config.verdict_on:
         if name not in by_name:
             raise missing_name(f"{where}: verdict_on: there is no arm", name, names, "Arms")
+        if controls[name] is None:
+            raise RipcurrentError(
+                f"{where}: verdict_on: arm {name} has no control, so nothing is decided by it.",
+                "Name arms that are compared with one.",
+            )
     _refuse_circles(linked, where)
     return tuple(linked)
 
@@ -155,7 +161,7 @@ def _sized(name: str, rule: ArmRule, config: ExperimentConfig) -> Iterator[Arm]:
 
 def _varies(rule: ArmRule, config: ExperimentConfig) -> bool:
     """Whether the arm that a rule refers to comes in the experiment's sizes."""
-    other = config.arms.get(rule.refers_to or "")
+    other = config.arms.get(rule.refers_to or "") or dict(_grid(config, "grid")).get(rule.refers_to or "")
     return other is not None and other.size is None and other.rule in SIZED and other.select != "all"
 
 
@@ -172,7 +178,14 @@ def _linked(arm: Arm, by_name: Mapping[str, Arm], config: ExperimentConfig, wher
     """The arm with what it refers to and what it is compared with, of its own size where there is one."""
     of = arm.rule.refers_to
     if of is not None:
-        of = _same_size(of, arm, by_name)
+        variants = [other.name for other in by_name.values() if other.group == of]
+        one = _same_size(of, arm, by_name)
+        if of not in by_name and len(variants) > 1 and not one.startswith(f"{of}-{_plain_size(arm)}"):
+            raise RipcurrentError(
+                f"{where}: arm {arm.name} is made from {of}, of which there are several arms, and none of its size.",
+                f"Name one of them: {', '.join(variants)}.",
+            )
+        of = one
         if of not in by_name:
             raise missing_name(
                 f"{where}: arm {arm.name}: there is no arm", of, [n for n in by_name if n != arm.name], "Arms"
@@ -185,7 +198,8 @@ def _linked(arm: Arm, by_name: Mapping[str, Arm], config: ExperimentConfig, wher
             )
     control = _control(arm, of, by_name, config, where)
     order = arm.order
-    if arm.group is not None and order is None and str(arm.size).isdigit():
+    # what an arm that leaves rows out trains on grows the other way: it is ordered by the rows taken
+    if arm.group is not None and order is None and arm.rule.all_but is None and str(arm.size).isdigit():
         order = float(str(arm.size))
     return replace(arm, of=of, control=control, order=order)
 
@@ -223,9 +237,13 @@ def _control(arm: Arm, of: str | None, by_name: Mapping[str, Arm], config: Exper
     return None if name == arm.name or (both_random and arm.group is not None) else name
 
 
+def _plain_size(arm: Arm) -> str:
+    return _plain(str(arm.size).replace("%", "pc"))
+
+
 def _same_size(name: str, arm: Arm, by_name: Mapping[str, Arm]) -> str:
     """The arm of that name, or its variant of this arm's size."""
-    sized = f"{name}-{_plain(str(arm.size).replace('%', 'pc'))}"
+    sized = f"{name}-{_plain_size(arm)}"
     if sized in by_name:
         return sized
     if name in by_name:

@@ -130,6 +130,9 @@ class MechanismConfig(Settings):
         if pool.run is not None:
             return pool
         own = {key: getattr(pool, key) or getattr(self, key) for key in ("model", "adapter", "device", "dtype")}
+        if pool.model is not None:
+            # the file's adapter is of the file's model
+            own["adapter"] = pool.adapter
         return pool.model_copy(update={**own, "scan": {**self.scan, **pool.scan}})
 
 

@@ -127,12 +127,22 @@ def comparisons(
 
 
 def further_comparisons(
-    arms: Sequence[Arm], pairs: Sequence[tuple[str, str]], outcomes: Mapping[str, Outcomes], judge: str
+    arms: Sequence[Arm],
+    pairs: Sequence[tuple[str, str]],
+    outcomes: Mapping[str, Outcomes],
+    judge: str,
+    *,
+    awaited: Collection[str] = (),
 ) -> list[dict[str, Any]]:
-    """The pairs asked for, and each arm against those matched to it; a family of their own for Holm."""
+    """The pairs asked for, and each arm against those matched to it; a family of their own for Holm.
+
+    Pairs of which an arm is ``awaited`` and has no answers count in it.
+    """
     matched = [(arm.of, arm.name) for arm in arms if arm.of is not None and arm.rule.all_but is None]
     asked = [pair for pair in (*pairs, *matched) if pair[0] is not None]
-    return compare_pairs(list(dict.fromkeys((str(one), str(other)) for one, other in asked)), outcomes, judge)
+    named = list(dict.fromkeys((str(one), str(other)) for one, other in asked))
+    absent = sum(bool(set(awaited) & {*pair} - outcomes.keys()) for pair in named if pair[0] != pair[1])
+    return compare_pairs(named, outcomes, judge, absent=absent)
 
 
 def compare_pairs(

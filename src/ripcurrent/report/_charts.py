@@ -90,18 +90,24 @@ def distribution_spec(summary: ScoreSummary) -> Spec:
     return _finish(alt.layer(bars, cuts), 262)
 
 
-def length_spec(summary: ScoreSummary, longest: float) -> Spec:
+def _length_ticks(shortest: float, longest: float) -> list[float] | None:
+    """Ticks of the lengths between two; None where fewer than two lie there, and the axis chooses its own."""
+    ticks = [tick for tick in LENGTH_TICKS if shortest <= tick <= longest]
+    if len(ticks) > 12:
+        ticks = [tick for tick in ticks if str(tick)[0] == "1"]
+    return ticks if len(ticks) > 1 else None
+
+
+def length_spec(summary: ScoreSummary, shortest: float, longest: float) -> Spec:
     """One score against response length with its median by length; datasets ``points`` and ``bands``."""
     riskiest, safest = _ends(summary)
     names = [safest, "between", riskiest]
-    ticks = [tick for tick in LENGTH_TICKS if tick <= longest]
-    if len(ticks) > 12:
-        ticks = [tick for tick in ticks if str(tick)[0] == "1"]
+    ticks = _length_ticks(shortest, longest)
     length = alt.X(
         "length:Q",
         scale=alt.Scale(type="log", nice=False, padding=12),
         title="response length, tokens (log scale)",
-        axis=alt.Axis(values=ticks, grid=False, format="~s"),
+        axis=alt.Axis(grid=False, format="~s", **({"values": ticks} if ticks else {})),
     )
     points = (
         alt.Chart(alt.NamedData("points"))

@@ -111,7 +111,7 @@ def _chart_data(
     traits: Mapping[str, Bools],
     points: Indices,
 ) -> dict[str, Any]:
-    longest = float(lengths[points].max()) if len(points) else 1.0
+    shortest, longest = (float(lengths[points].min()), float(lengths[points].max())) if len(points) else (1.0, 1.0)
     return {
         "points": {
             "row": points.tolist(),
@@ -121,7 +121,7 @@ def _chart_data(
         "scores": {
             summary.name: {
                 "distribution": distribution_spec(summary),
-                "length": length_spec(summary, longest),
+                "length": length_spec(summary, shortest, longest),
                 "formats": formats_spec(summary, list(traits)),
                 "ends": summary.end_rows,
                 "cuts": [summary.safest_cut, summary.quantiles[3], summary.riskiest_cut],

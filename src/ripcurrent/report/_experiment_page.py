@@ -28,7 +28,8 @@ def build_experiment_page(folder: Path) -> Path:
         ) from error
     target = folder / "report.html"
     with written_whole(target) as part:
-        part.write_text(render_experiment(results), encoding="utf-8", newline="\n")
+        # a file name may be no UTF-8
+        part.write_text(render_experiment(results), encoding="utf-8", errors="replace", newline="\n")
     return target
 
 

@@ -36,7 +36,8 @@ def build_instrument_page(folder: Path) -> Path:
         raise RipcurrentError(f"{path} was made by a version that kept no keys for the page.", hint)
     target = folder / "report.html"
     with written_whole(target) as part:
-        part.write_text(render_instrument(results), encoding="utf-8", newline="\n")
+        # a file name may be no UTF-8
+        part.write_text(render_instrument(results), encoding="utf-8", errors="replace", newline="\n")
     return target
 
 

@@ -138,8 +138,13 @@
     return cell;
   };
 
+  // characters, of which some take two of JavaScript's
+  const size = (text) => Array.from(text).length;
+
+  const cut = rows.whole.some((lengths, i) => rows.response[i] !== null && (size(rows.prompt[i]) < lengths[0] || size(rows.response[i]) < lengths[1]));
+
   const clipped = (name, text, length, shares) => [
-    make("h4", { text: text.length < length ? `${name}, the first ${whole.format(text.length)} of ${whole.format(length)} characters` : name }),
+    make("h4", { text: size(text) < length ? `${name}, the first ${whole.format(size(text))} of ${whole.format(length)} characters` : name }),
     (text && shares?.body(name, text)) || make("div", { class: "body", "data-part": name.toLowerCase(), text: text || "(empty)" }),
   ];
 
@@ -235,7 +240,7 @@
     byId("table").tBodies[0].replaceChildren(...(page.length
       ? page.flatMap((i) => drawRow(i, scores))
       : [make("tr", {}, make("td", { class: "empty", colspan: scores.length + 5, text: "No row matches. Loosen the search or a filter." }))]));
-    byId("found").textContent = `${whole.format(found.length)} of ${whole.format(count)} rows on this page match, sorted by ${state.sort}, ${state.ascending ? "ascending" : "descending"}.`;
+    byId("found").textContent = `${whole.format(found.length)} of ${whole.format(count)} rows on this page match, sorted by ${state.sort}, ${state.ascending ? "ascending" : "descending"}.${cut && byId("search").value.trim() ? " Of long texts only the beginnings, which this page holds, are searched." : ""}`;
     byId("where").textContent = `Page ${state.page + 1} of ${last + 1}`;
     byId("previous").disabled = state.page === 0;
     byId("next").disabled = state.page === last;

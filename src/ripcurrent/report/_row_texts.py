@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ripcurrent.data import Row, read_rows
+from ripcurrent.data._files import sha256_of_file
 from ripcurrent.data._parts import is_pattern
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.report._scan_run import Indices, ScanRun
@@ -48,16 +48,17 @@ def read_row_texts(run: ScanRun, indices: Indices, ids: Sequence[str]) -> RowTex
     file = Path(path)
     if not path.startswith("hf:") and not is_pattern(path) and not file.exists():
         return RowTexts({}, f"The dataset is no longer at {path}: rows are shown by number and id, without their text.")
-    if file.is_file() and _sha256(file) != dataset["sha256"]:
-        return RowTexts(
-            {},
-            f"The dataset at {path} has changed since the scan: rows are shown by number and id, without their text.",
-        )
     wanted = dict(zip(indices.tolist(), ids, strict=True))
     budget = min(ROW_BUDGET_BYTES, TEXT_BUDGET_BYTES // max(1, len(wanted)))
     last = max(wanted, default=-1)
     texts: dict[int, tuple[Clip, Clip]] = {}
     try:
+        if file.is_file() and sha256_of_file(file) != dataset["sha256"]:
+            return RowTexts(
+                {},
+                f"The dataset at {path} has changed since the scan: rows are shown by number and id, without their "
+                "text.",
+            )
         for row in read_rows(path, format=dataset["format"], mapping=dataset.get("mapping")):
             if row.index > last:
                 break
@@ -73,11 +74,6 @@ def read_row_texts(run: ScanRun, indices: Indices, ids: Sequence[str]) -> RowTex
             "were and are shown without their text."
         )
     return RowTexts(texts, note)
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _clip_row(row: Row, budget: int) -> tuple[Clip, Clip]:

@@ -45,12 +45,13 @@ def choose_shown_rows(order: Indices, scored: Bools) -> ShownRows:
         chosen = dict.fromkeys(range(len(scored)), "all")
     else:
         random = np.random.default_rng(SAMPLE_SEED)
-        middle = order[END_GROUP_ROWS : max(END_GROUP_ROWS, len(order) - END_GROUP_ROWS)]
+        end = min(END_GROUP_ROWS, len(order) // 2)
+        middle = order[end : len(order) - end]
         sample = random.choice(middle, min(SAMPLE_ROWS, len(middle)), replace=False)
         chosen = dict.fromkeys(np.flatnonzero(~scored)[:UNSCORED_ROWS].tolist(), "unscored")
         chosen |= dict.fromkeys(sample.tolist(), "sample")
-        chosen |= dict.fromkeys(order[-END_GROUP_ROWS:].tolist(), "safest")
-        chosen |= dict.fromkeys(order[:END_GROUP_ROWS].tolist(), "riskiest")
+        chosen |= dict.fromkeys(order[len(order) - end :].tolist(), "safest")
+        chosen |= dict.fromkeys(order[:end].tolist(), "riskiest")
     indices = np.array(sorted(chosen), dtype=np.int64)
     return ShownRows(
         indices,

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ripcurrent.errors import RipcurrentError
+from ripcurrent.run import write_json
 from ripcurrent.selection._table import ScoredRows
 from ripcurrent.selection._types import Selection, SelectionRecord, Summary
 
@@ -102,9 +103,7 @@ def write_selection(
         dataset.write(selection.file_indices, rows_path)
         if remaining_path is not None:
             dataset.write(np.setdiff1d(scored.rows, selection.indices).tolist(), remaining_path)
-        part = record_path.with_name(record_path.name + ".part")
-        part.write_text(json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-        part.replace(record_path)
+        write_json(record_path, record)
     except OSError as error:
         raise RipcurrentError(
             f"The selection {selection.name} cannot be written to {folder}: {error.strerror or error}.",

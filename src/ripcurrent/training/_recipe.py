@@ -30,7 +30,7 @@ class Recipe(BaseModel):
     """Every parameter, or the A and B of a fresh LoRA."""
     r: int | None = Field(default=None, ge=1)
     """Rank of the LoRA."""
-    alpha: float | None = Field(default=None, gt=0)
+    alpha: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """The LoRA's update is scaled by alpha / r; twice the rank when left out."""
     target: Literal["all-linear"] | tuple[str, ...] | None = None
     """Modules with a LoRA: every linear layer but the head (when left out), or module names."""
@@ -54,7 +54,7 @@ class Recipe(BaseModel):
     """The factor of ``step``."""
     weight_decay: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     """AdamW's decay, on all but biases and norm weights."""
-    max_grad_norm: float | None = Field(default=None, gt=0)
+    max_grad_norm: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Gradients are clipped to this norm; null for no clipping."""
     compute: Literal["auto", "bfloat16", "float32"] = "auto"
     """Type of the products: ``auto`` is bfloat16 where the device computes in it natively. Trained weights and the

@@ -65,7 +65,7 @@ def train(
     """
     checkpoints = folder / "checkpoints"
     checkpoint = latest(checkpoints)
-    curve = LossCurve(folder / LOSSES, on_step or (lambda step: None))
+    curve = LossCurve(folder / LOSSES, on_step or (lambda step: None), recipe.batch)
     settings = Settings.of(chat_model.model)
     began = time.perf_counter()
     with quiet_libraries():
@@ -81,13 +81,16 @@ def train(
         )
         try:
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-        except SafetensorError as error:
-            raise cannot_be_written(folder, error) from error
         except torch.OutOfMemoryError as error:
             raise RipcurrentError(
                 f"A batch of {recipe.part} rows does not fit into the memory of {chat_model.device}.",
                 "Raise accumulation in the recipe, or set gradient_checkpointing: true.",
             ) from error
+        except (SafetensorError, OSError, RuntimeError) as error:
+            _require_unwritten(error)
+            # what was cut short would fill the disk until the next call
+            latest(checkpoints)
+            raise cannot_be_written(folder, error) from error
     trained = [parameter for parameter in trainer.model.parameters() if parameter.requires_grad]
     if not all(bool(torch.isfinite(parameter).all()) for parameter in trained):
         raise RipcurrentError(
@@ -99,7 +102,10 @@ def train(
     seconds = time.perf_counter() - began
     try:
         save_result(trainer, chat_model, settings, folder / kind, kind)
-    except SafetensorError as error:
+    except (SafetensorError, OSError, RuntimeError) as error:
+        _require_unwritten(error)
+        for part in folder.glob("*.part"):
+            shutil.rmtree(part, ignore_errors=True)
         raise cannot_be_written(folder, error) from error
     shutil.rmtree(checkpoints, ignore_errors=True)
     return TrainingRecord(
@@ -113,7 +119,15 @@ def train(
     )
 
 
-def cannot_be_written(folder: Path, error: SafetensorError) -> RipcurrentError:
+def _require_unwritten(error: Exception) -> None:
+    """Let an error pass that is not one of a disk that takes no more: torch's own of that kind are plain ones."""
+    if isinstance(error, RuntimeError) and not any(
+        part in str(error) for part in ("inline_container", "PytorchStream")
+    ):
+        raise error
+
+
+def cannot_be_written(folder: Path, error: Exception) -> RipcurrentError:
     """The error of weights that found no place on the disk."""
     return RipcurrentError(
         f"The weights cannot be written to {folder}: {str(error).strip()}.",

@@ -16,6 +16,9 @@ from ripcurrent.run import written_whole
 
 TIMES, IN_A_ROW = 3.0, 3
 """A loss diverges when it is over so many times the first for so many steps, and rising."""
+FEW, ROWS = 8, 24
+"""Of a few rows the first loss is a chance one: below so many a batch it must be passed by more, and for as many steps
+as have so many rows."""
 
 _CURVE = ("step", "epoch", "loss", "learning_rate", "grad_norm")
 
@@ -23,11 +26,12 @@ StepSeen = Callable[[int], None]
 """Told of every optimizer step's number, counted from 1."""
 
 
-def require_converging(losses: Sequence[float]) -> None:
+def require_converging(losses: Sequence[float], batch: int = FEW) -> None:
     """Raise when the losses so far, one a step, diverge.
 
     That is: the last one is not finite; or the last three are all over three times the first, and the last of them is
-    the highest (one bad batch alone is no divergence).
+    the highest (one bad batch alone is no divergence). Of batches under 8 rows more of them, and further over it: an
+    easy first row is soon passed three times without any training.
 
     Raises:
         RipcurrentError: They do; exit code 2.
@@ -35,9 +39,11 @@ def require_converging(losses: Sequence[float]) -> None:
     last = losses[-1]
     if not math.isfinite(last):
         _stop(len(losses), f"the loss of step {len(losses)} is {last}")
-    recent = losses[-IN_A_ROW:]
-    # the first loss cannot be among the last three: it is no multiple of itself
-    if len(losses) > IN_A_ROW and min(recent) > TIMES * losses[0] and last == max(recent):
+    steps = max(IN_A_ROW, -(-ROWS // batch))
+    times = TIMES * max(1.0, math.sqrt(FEW / batch))
+    recent = losses[-steps:]
+    # the first loss cannot be among the last ones: it is no multiple of itself
+    if len(losses) > steps and min(recent) > times * losses[0] and last == max(recent):
         _stop(len(losses), f"the loss rose from {losses[0]:.3g} to {last:.3g} by step {len(losses)}")
 
 
@@ -52,8 +58,9 @@ def _stop(step: int, what: str) -> None:
 class LossCurve(TrainerCallback):  # type: ignore[misc]  # transformers has no types
     """Keeps the loss of every step as JSON lines, and stops a run that diverges."""
 
-    def __init__(self, path: Path, on_step: StepSeen) -> None:
+    def __init__(self, path: Path, on_step: StepSeen, batch: int) -> None:
         self._path = path
+        self._batch = batch
         self._on_step = on_step
         self.losses: list[float] = []
 
@@ -81,7 +88,7 @@ class LossCurve(TrainerCallback):  # type: ignore[misc]  # transformers has no t
         with self._path.open("a", encoding="utf-8") as file:
             file.write(_line(point))
         self.losses.append(point["loss"])
-        require_converging(self.losses)
+        require_converging(self.losses, self._batch)
         self._on_step(point["step"])
 
 
