@@ -177,12 +177,7 @@ def test_one_command_from_rows_to_a_forecast(
 
 
 def test_what_can_be_wrong(
-    command: Command,
-    calibrate: Calibrate,
-    evaluated: FakeEvaluate,
-    data: tuple[Path, Path, Path],
-    tiny_folder: Path,
-    tmp_path: Path,
+    command: Command, calibrate: Calibrate, evaluated: FakeEvaluate, data: tuple[Path, Path, Path], tmp_path: Path
 ) -> None:
     mine, other, _ = data
     out = ("--out", tmp_path / "c.json", "--quiet")
