@@ -264,7 +264,7 @@ def test_a_probe_that_runs_out_is_no_more_than_too_large(stage: SignalStage, mon
     # the edge is looked for between what fitted and what did not
     assert [(tokens, peak == math.inf) for tokens, peak in tried] == [(64, False), (96, False), (104, True)]
     assert largest_within(tried, 1e12, 512) == 96
-    said = _too_little(ScanOptions(memory=10**9), 512, tried, 96)
+    said = _too_little(ScanOptions(memory=10**12), 512, tried, 96)
     assert "104 tokens run out of memory" in said.message
     assert "inf" not in str(_too_little(ScanOptions(memory=10**9), 512, [(64, math.inf)], 0))
 

@@ -127,7 +127,7 @@ def test_what_can_be_wrong(finetune: Finetune, rows_file: Path, tmp_path: Path) 
     judge(finetune(rows_file, "--quiet", "--dtype", "float16"), ("float16", "bfloat16"))
     judge(finetune(rows_file, "--quiet", "--max-tokens", 5000), ("--max-tokens 5000", "4096 positions"))
     judge(finetune(rows_file, "--quiet", "--report-to", "wandbb", out="tracker"), ("wandbb is not supported",))
-    (tmp_path / "fast.yaml").write_text(RECIPE.replace("1.0e-3", "9.0"))
+    (tmp_path / "fast.yaml").write_text(RECIPE.replace("1.0e-3", "9.0").replace("epochs: 2", "steps: 20"))
     judge(finetune(rows_file, "--quiet", recipe=tmp_path / "fast.yaml", out="fast"), ("diverges", "lower"), code=2)
 
 

@@ -368,7 +368,7 @@ def _too_little(options: ScanOptions, longest: int, tried: Sequence[tuple[int, f
     ran_out = next((tokens for tokens, peak in tried if peak == math.inf), None)
     if tried[0][1] > options.memory * MARGIN:
         least = f"even a batch of {tried[0][0]} tokens " + (
-            f"takes {size(tried[0][1])}" if ran_out is None else "runs out of memory"
+            "runs out of memory" if tried[0][1] == math.inf else f"takes {size(tried[0][1])}"
         )
         ways = _cheaper(options) + (["--dtype bfloat16"] if options.dtype in (None, "float32") else [])
         hint = f"Use {', '.join([*ways, 'or a smaller model'] if ways else ['a smaller model'])}."
