@@ -6,6 +6,7 @@ import json
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import count
 from time import monotonic
 from typing import Any
@@ -14,13 +15,18 @@ import pytest
 
 from ripcurrent.errors import ExitCode, RipcurrentError
 from ripcurrent.evaluation._endpoint import GIVE_UP_AFTER, GREETING, Endpoint, EndpointFailure, Reply
-from tests.evaluation.scripted_server import Answered, completion, error, last_user_text, serve
+from tests.evaluation.scripted_server import Answered, Script, completion, error, last_user_text, serve
 
 USER = {"role": "user", "content": "hi"}
 
 
 def ask(endpoint: Endpoint, *texts: str, **options: Any) -> dict[int, Reply | EndpointFailure]:
     return dict(endpoint.chat([[{"role": "user", "content": text}] for text in texts], max_tokens=16, **options))
+
+
+def all_but(text: str, **how: Any) -> Script:
+    """A script that answers at once, but to this text in some other way."""
+    return lambda request: replace(completion("fine"), **(how if last_user_text(request) == text else {}))
 
 
 def test_each_conversation_gets_its_own_reply():
@@ -173,12 +179,7 @@ def test_replies_before_the_end_of_the_quota_are_kept():
 
 
 def test_timeout():
-    def script(request: dict[str, Any]) -> Answered:
-        answered = completion("late")
-        answered.delay = 0.6 if last_user_text(request) == "slow" else 0.0
-        return answered
-
-    with serve(script) as server:
+    with serve(all_but("slow", delay=0.6)) as server:
         replies = ask(Endpoint(server.url, "tiny", timeout=0.2, max_retries=0), "slow", "fast")
     assert isinstance(replies[0], EndpointFailure)
     assert replies[0].kind == "timeout"
@@ -369,12 +370,7 @@ def test_an_account_that_is_used_up_is_no_filter_of_prompts(works):
 def test_an_answer_that_never_ends_is_a_timeout():
     """Blanks that keep a connection open are no silence."""
 
-    def script(request: dict[str, Any]) -> Answered:
-        answered = completion("fine")
-        answered.drip = last_user_text(request) == "slow"
-        return answered
-
-    with serve(script) as server:
+    with serve(all_but("slow", drip=True)) as server:
         began = monotonic()
         replies = ask(Endpoint(server.url, "tiny", timeout=0.5, max_retries=0), "slow", "fast")
         assert monotonic() - began < 10
@@ -384,12 +380,7 @@ def test_an_answer_that_never_ends_is_a_timeout():
 
 
 def test_a_connection_that_is_dropped_is_one_requests_failure():
-    def script(request: dict[str, Any]) -> Answered:
-        answered = completion("fine")
-        answered.drop = last_user_text(request) == "bad"
-        return answered
-
-    with serve(script) as server:
+    with serve(all_but("bad", drop=True)) as server:
         endpoint = Endpoint(server.url, "tiny", max_retries=0, concurrency=1)
         replies = ask(endpoint, "a", "bad", "c")
     assert isinstance(replies[1], EndpointFailure)
@@ -405,10 +396,5 @@ def test_a_stopped_run_does_not_wait_for_what_is_under_way():
         "next(Endpoint(sys.argv[1], 'tiny', max_retries=0, concurrency=3).chat(turns, max_tokens=16))\n"
     )
 
-    def script(request: dict[str, Any]) -> Answered:
-        answered = completion("fine")
-        answered.delay = 0.0 if last_user_text(request) == "fast" else 40.0
-        return answered
-
-    with serve(script) as server:
+    with serve(all_but("slow", delay=40.0)) as server:
         subprocess.run([sys.executable, "-c", code, server.url], check=True, timeout=30)

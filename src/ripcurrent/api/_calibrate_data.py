@@ -17,7 +17,7 @@ from ripcurrent.demo import DEMO_ROWS
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.evaluation import find_judge, load_prompts
 from ripcurrent.experiment import ExperimentConfig, expand_arms, parse_experiment
-from ripcurrent.experiment._calibrate import FEWEST_ARMS
+from ripcurrent.experiment._calibration_errors import FEWEST_ARMS
 from ripcurrent.experiment._conditions import Conditions, harmful_sha256, recipe_sha256
 from ripcurrent.experiment._join_calibration import join_calibration, refuse_other_conditions
 from ripcurrent.experiment._ladder import read_ladder

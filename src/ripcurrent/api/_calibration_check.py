@@ -12,7 +12,8 @@ import numpy as np
 from ripcurrent.api._forecast import facts_of, outside
 from ripcurrent.api._progress import Progress, SilentProgress
 from ripcurrent.errors import ExitCode, RipcurrentError
-from ripcurrent.experiment._calibrate import as_trials, forecast_error
+from ripcurrent.experiment._calibrate import as_trials
+from ripcurrent.experiment._calibration_errors import forecast_error
 from ripcurrent.experiment._conditions import differences, recipe_sha256
 from ripcurrent.experiment._ladder import Ladder, read_ladder
 from ripcurrent.scoring._calibration import Calibration, CalibrationRun, ForecastError, LeftOut, find_calibration

@@ -121,10 +121,11 @@ class ArmRunner:
         """
         folder = self._place(arm, seed)
         marker = read_marker(folder)
-        stored, now = dict(marker["identity"]), self._identity(arm, None)
-        sizes = (marker["rows"].get("asked"), arm.size) if "asked" in marker.get("rows", {}) else (None, None)
+        stored, now = marker["identity"], self._made_by(arm)
+        # a recipe's settings count, and not how its file is called
         rules = [{key: value for key, value in one["rule"].items() if key != "recipe"} for one in (stored, now)]
-        if rules[0] != rules[1] or sizes[0] != sizes[1] or stored["recipe"] != now["recipe"]:
+        asked = marker["rows"].get("asked", arm.size)
+        if rules[0] != rules[1] or asked != arm.size or stored["recipe"] != now["recipe"]:
             raise RipcurrentError(
                 f"{folder} holds arm {arm.name} by another rule, size or recipe than the experiment's now.",
                 "Name another folder with --out, or remove that arm's folders to make it anew.",
@@ -147,10 +148,13 @@ class ArmRunner:
     def _place(self, arm: Arm, seed: int) -> Path:
         return self._folder / "arms" / f"{arm.name}-seed{seed}"
 
-    def _identity(self, arm: Arm, rows: ArmRows | None) -> dict[str, Any]:
+    def _identity(self, arm: Arm, rows: ArmRows) -> dict[str, Any]:
+        return {**self._made_by(arm), "rows_sha256": rows.sha256}
+
+    def _made_by(self, arm: Arm) -> dict[str, Any]:
+        """What an arm's identity has that its file says; the rows take its scan."""
         return {
             "rule": arm.rule.model_dump(mode="json", exclude_defaults=True),
-            "rows_sha256": None if rows is None else rows.sha256,
             "recipe": load_recipe(arm.rule.recipe or self._config.recipe).model_dump(mode="json"),
         }
 

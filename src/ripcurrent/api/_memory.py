@@ -248,8 +248,9 @@ def probe_peaks(stage: SignalStage, wanted: int, limit: float) -> list[tuple[int
         while tried and peak == math.inf and tokens > tried[-1][0] * 1.1:
             middle = (tried[-1][0] + tokens) // 2
             found = _peak_of(stage, middle)
-            tokens, peak = (middle, found) if found == math.inf else (tokens, peak)
-            if found < math.inf:
+            if found == math.inf:
+                tokens = middle
+            else:
                 tried.append((middle, found))
         tried.append((tokens, peak))
         if tokens >= wanted or tried[-1][1] > limit:

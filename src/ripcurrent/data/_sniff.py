@@ -100,10 +100,9 @@ def sniff(
     return FORMATS[best]
 
 
-def _fits(fields: Iterable[set[str]]) -> dict[str, int]:
+def _fits(fields: Sequence[set[str]]) -> dict[str, int]:
     """How many records have all that a format needs."""
-    names = list(fields)
-    return {form.name: sum(set(form.needed) <= own for own in names) for form in FORMATS.values()}
+    return {form.name: sum(set(form.needed) <= own for own in fields) for form in FORMATS.values()}
 
 
 def _refuse_wrapped(path: str, sample: Sequence[object], mapping: Mapping[str, str]) -> None:
@@ -148,12 +147,11 @@ def _almost(fields: Iterable[set[str]]) -> str:
 def _map_hint(fields: Iterable[set[str]]) -> str:
     """What to map: the one field that a format lacks of which most is there, so that what it also reads is read."""
     present: set[str] = set().union(*fields)
-    lacking = {form: [field for field in form.needed if field not in present] for form in FORMATS.values()}
-    near = [form for form, fields_ in lacking.items() if len(fields_) == 1 and len(form.needed) > 1]
+    near = [form for form in FORMATS.values() if len(form.needed) == 1 + len(present & set(form.needed)) > 1]
     if not near:
         return "--map prompt=COLUMN --map response=COLUMN"
     best = max(near, key=lambda form: len(present & set(form.optional)))
-    return f"--map {lacking[best][0]}=COLUMN"
+    return f"--map {next(field for field in best.needed if field not in present)}=COLUMN"
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:

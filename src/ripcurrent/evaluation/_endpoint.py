@@ -7,7 +7,6 @@ with one request (it timed out, was refused, got nonsense back) is that request'
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -17,9 +16,17 @@ from importlib.util import find_spec
 from json import JSONDecodeError
 from threading import Thread
 from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import urlsplit, urlunsplit
 
 from ripcurrent.errors import ExitCode, MissingExtraError, RipcurrentError
+from ripcurrent.evaluation._address import (
+    KEY_VARIABLE,
+    OPENAI_KEY_VARIABLE,
+    host_of,
+    is_openai,
+    key_for,
+    without_secrets,
+)
+from ripcurrent.evaluation._writable import writable
 
 if TYPE_CHECKING:
     from openai import APIStatusError, OpenAI
@@ -27,11 +34,6 @@ if TYPE_CHECKING:
 FailureKind = Literal["timeout", "server_error", "rejected", "nonsense"]
 """Why one request has no reply: no answer in time, a 5xx answer (or 408, 409), refused as it is (any other 4xx), no
 chat completion in it."""
-
-KEY_VARIABLE = "RIPCURRENT_API_KEY"
-"""Environment variable with the key of an endpoint."""
-OPENAI_KEY_VARIABLE = "OPENAI_API_KEY"
-"""The key of OpenAI's own endpoint; sent to no other host."""
 
 GIVE_UP_AFTER = 8
 """So many failures one after the other, and the endpoint counts as not working."""
@@ -108,7 +110,7 @@ class Endpoint:
             RipcurrentError: The URL or the key is none, or a number is out of range.
             MissingExtraError: The ``openai`` client is not installed.
         """
-        host = _host(base_url)
+        host = host_of(base_url)
         if not model:
             raise RipcurrentError("An endpoint needs the name of a model there.", "Name it with --model.")
         if timeout <= 0 or max_retries < 0 or concurrency < 1:
@@ -118,7 +120,7 @@ class Endpoint:
             )
         if find_spec("openai") is None:
             raise MissingExtraError("openai", "endpoint")
-        self.base_url = _without_secrets(base_url)
+        self.base_url = without_secrets(base_url)
         """The base URL as it may be shown: without user, password and query."""
         self.model = model
         """The model's name there."""
@@ -126,7 +128,7 @@ class Endpoint:
         """Requests under way at once."""
         self._url, self._timeout, self._max_retries = base_url, timeout, max_retries
         self._key_variable = key_variable
-        self._key, self._own_host = _key(api_key, key_variable, host), _of_openai(host)
+        self._key, self._own_host = key_for(api_key, key_variable, host), is_openai(host)
         self._takes_json_format = True
         self._works = False
         self._limit_field = "max_tokens"
@@ -349,11 +351,6 @@ def _read(completion: Any) -> Reply | EndpointFailure:
     )
 
 
-def writable(text: str) -> str:
-    """The text with halves of surrogate pairs, which no file and no request can carry, as question marks."""
-    return text.encode("utf-8", errors="replace").decode("utf-8")
-
-
 def _excerpt(completion: Any) -> str:
     """The beginning of an answer that is no completion: a web page, say, or an error in a 200; never a model's text."""
     if isinstance(completion, str):
@@ -376,63 +373,10 @@ def _started(ask: Callable[[], Reply | EndpointFailure]) -> Future[Reply | Endpo
     return future
 
 
-def _host(url: str) -> str:
-    """The host of a base URL.
-
-    Raises:
-        RipcurrentError: It is no URL, or one to which no path can be added.
-    """
-    try:
-        parts = urlsplit(url)
-        _ = parts.port
-    except ValueError as error:
-        raise RipcurrentError(
-            f"{url!r} is no endpoint: {_first_line(error)}.", "Name its base URL, such as http://localhost:8000/v1."
-        ) from None
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise RipcurrentError(f"{url!r} is no endpoint.", "Name its base URL, such as http://localhost:8000/v1.")
-    if parts.query or parts.fragment:
-        raise RipcurrentError(
-            f"The endpoint {_without_secrets(url)} has a part behind ? or #, to which no path can be added.",
-            "Leave that out; a key goes into the environment.",
-        )
-    return parts.hostname
-
-
-def _of_openai(host: str) -> bool:
-    return host == "openai.com" or host.endswith(".openai.com")
-
-
-def _key(given: str | None, variable: str | None, host: str) -> str:
-    """The key to send: the one given, else the environment's, else a placeholder.
-
-    Raises:
-        RipcurrentError: It has characters that no header can carry.
-    """
-    names = [KEY_VARIABLE, *([OPENAI_KEY_VARIABLE] if _of_openai(host) else [])]
-    found = [(variable or "The key", given), *((name, os.environ.get(name)) for name in names)]
-    for name, value in found:
-        key = (value or "").strip()
-        if not key:
-            continue
-        if not (key.isascii() and key.isprintable()):
-            raise RipcurrentError(
-                f"{name} holds a key with characters that no key has, such as a curly quote or a line break.",
-                "Set it anew, to the key alone.",
-            )
-        return key
-    return "none"
-
-
 def _cannot_connect(error: BaseException) -> bool:
     """Whether there was no connection at all, by the cause that the client's HTTP library names."""
     cause = error.__cause__
     return cause is None or type(cause).__name__ in ("ConnectError", "UnsupportedProtocol", "ProxyError")
-
-
-def _without_secrets(url: str) -> str:
-    parts = urlsplit(url)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path.rstrip("/"), "", ""))
 
 
 def _first_line(error: BaseException) -> str:

@@ -15,9 +15,9 @@ from typing import Literal, get_args
 
 from ripcurrent.data import count_near_duplicates, hash_of_texts
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.evaluation._endpoint import writable
 from ripcurrent.evaluation._prompt_records import HUB_PREFIX, PACKAGE_PREFIX, Records, read_records, split_field
 from ripcurrent.evaluation._published import PUBLISHED, PublishedList, find_published, nearest
+from ripcurrent.evaluation._writable import writable
 
 Axis = Literal["harmful", "sounds_dangerous", "plain"]
 """What a prompt measures: refusing harm, over-caution, or plain usefulness."""

@@ -14,8 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.evaluation._endpoint import FailureKind, writable
+from ripcurrent.evaluation._endpoint import FailureKind
 from ripcurrent.evaluation._prompts import Prompt
+from ripcurrent.evaluation._writable import writable
 from ripcurrent.evaluation.judges import UNJUDGED, Answer, Judge, Verdict
 from ripcurrent.run import written_whole
 
