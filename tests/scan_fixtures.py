@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -43,7 +44,16 @@ def rows_file(tmp_path: Path) -> Path:
     return write_jsonl(tmp_path / "rows.jsonl", good_rows(12))
 
 
-@pytest.fixture
-def no_page(monkeypatch: pytest.MonkeyPatch) -> None:
+@contextmanager
+def without_page() -> Iterator[None]:
     """Scans leave out the page, which takes longer than all the rest on a tiny model."""
-    monkeypatch.setattr("ripcurrent.api._scan.build_report", lambda folder: folder / "report.html")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ripcurrent.api._scan.build_report", lambda folder: folder / "report.html")
+        yield
+
+
+@pytest.fixture
+def no_page() -> Iterator[None]:
+    """Scans leave out the page."""
+    with without_page():
+        yield

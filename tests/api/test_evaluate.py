@@ -140,8 +140,30 @@ def test_another_model_or_system_prompt_needs_another_folder(
 
 
 def test_ids_of_several_sets_stay_apart(tmp_path: Path, tiny_folder: Path, prompts_file: Path) -> None:
-    result = evaluate(str(tiny_folder), prompts=[prompts_file, prompts_file], out=tmp_path / "run", limit=1, **EXACT)
+    other = write_jsonl(
+        tmp_path / "other.jsonl",
+        [{**json.loads(line), "prompt": f"Other {n}"} for n, line in enumerate(prompts_file.open())],
+    )
+    result = evaluate(str(tiny_folder), prompts=[prompts_file, other], out=tmp_path / "run", limit=1, **EXACT)
     assert len({prompt.id for prompt in result.prompts}) == 6
+
+
+def test_what_two_lists_ask_is_asked_once(tmp_path: Path, tiny_folder: Path, prompts_file: Path) -> None:
+    once = evaluate(str(tiny_folder), prompts=str(prompts_file), judges="prefix", out=tmp_path / "once", **EXACT)
+    twice = evaluate(str(tiny_folder), prompts=[prompts_file, prompts_file], out=tmp_path / "twice", **EXACT)
+    assert len(twice.prompts) == len(once.prompts) == 10
+    assert twice.rates["prefix"] == once.rates["prefix"]
+    assert any("10 prompts that an earlier list has are asked once" in note for note in twice.manifest["notes"])
+
+
+def test_judging_again_leaves_how_the_answers_were_made(
+    tmp_path: Path, tiny_folder: Path, prompts_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = evaluate(str(tiny_folder), prompts=[prompts_file], out=tmp_path / "run", judges=("prefix",), **EXACT)
+    monkeypatch.setattr("platform.platform", lambda: "another machine")
+    later = evaluate(str(tiny_folder), prompts=[prompts_file], out=tmp_path / "run", judges=("keyword",), **EXACT)
+    assert later.manifest["machine"] == first.manifest["machine"]
+    assert later.manifest["started"] == first.manifest["started"]
 
 
 def _reply(text: str, finish: str = "stop") -> Answered:

@@ -77,20 +77,21 @@ def test_a_small_number_without_a_unit_is_no_size() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "named"),
+    ("given", "named", "ways"),
     [
-        ({}, "--signals representation, --scope linear or lora, --dtype bfloat16, or a smaller model"),
-        ({"scope": "linear"}, "--signals representation, --scope lora, --dtype bfloat16, or a smaller model"),
-        ({"signals": "representation"}, "--dtype bfloat16, or a smaller model"),
-        ({"signals": "representation", "dtype": "bfloat16"}, "Use a smaller model"),
+        ({}, "--signals representation, --scope linear or lora, --dtype bfloat16, or a", "--scope linear or lora"),
+        ({"scope": "linear"}, "--signals representation, --scope lora, --dtype bfloat16, or a", "--scope lora"),
+        ({"scope": "lora"}, "--signals representation, --dtype bfloat16, or a", ""),
+        ({"signals": "representation"}, "--dtype bfloat16, or a", None),
+        ({"signals": "representation", "dtype": "bfloat16"}, "a", None),
     ],
 )
-def test_what_is_given_already_is_not_advised(given: dict[str, Any], named: str) -> None:
+def test_what_is_given_already_is_not_advised(given: dict[str, Any], named: str, ways: str | None) -> None:
     options = ScanOptions(memory=10**6, **given)
     smallest, longest = (_memory._too_little(options, 200, [(64, peak)], 100).hint for peak in (10.0**9, 10.0))
-    assert named in smallest
-    assert ("--signals representation" in longest) == options.wants_gradient
-    assert ("--scope" in longest) == ("scope" not in given and options.wants_gradient) or "lora" in longest
+    assert smallest.startswith(f"Use {named} smaller model. ")
+    cheaper = "" if ways is None else " or ".join(filter(None, ["; or use --signals representation", ways]))
+    assert longest.startswith(f"--max-tokens 100 fits{cheaper}. ")
 
 
 def test_curves_are_read_between_what_was_measured_and_bent_beyond() -> None:

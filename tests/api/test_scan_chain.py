@@ -19,7 +19,8 @@ from ripcurrent.api._summary import summarise_scan
 from ripcurrent.data import read_rows
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.report import build_report
-from tests.tiny_scan import EXACT, good_rows, write_jsonl
+from tests.scan_fixtures import without_page
+from tests.tiny_scan import EXACT, good_rows, small_shards, write_jsonl
 
 CONTAINERS = ("json", "jsonl", "csv", "parquet", "json.gz", "jsonl.gz", "csv.gz", "parquet.gz", "folder")
 
@@ -53,21 +54,28 @@ def save(records: list[dict[str, str]], folder: Path, kind: str) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def plain(tiny_folder: Path, anchors_file: Path, tmp_path_factory: pytest.TempPathFactory) -> pa.Table:
+    """Scores of nine rows from plain lines of JSON."""
+    folder = tmp_path_factory.mktemp("plain")
+    rows = write_jsonl(folder / "plain.jsonl", good_rows(9))
+    with without_page():
+        return scan(rows, folder / "out", **small_shards(tiny_folder, anchors_file)).scores()
+
+
 @pytest.mark.usefixtures("no_page")
 @pytest.mark.parametrize("kind", CONTAINERS)
 def test_every_container_gives_the_same_scores_and_its_own_kind_of_selection(
-    kind: str, tmp_path: Path, tiny_folder: Path, anchors_file: Path
+    kind: str, plain: pa.Table, tmp_path: Path, tiny_folder: Path, anchors_file: Path
 ) -> None:
     records = good_rows(9)
-    options: dict[str, Any] = {"model": str(tiny_folder), "anchors": str(anchors_file), **EXACT}
     dataset = save(records, tmp_path, kind)
-    result = scan(dataset, tmp_path / "out", **options, shard_rows=4)
+    result = scan(dataset, tmp_path / "out", **small_shards(tiny_folder, anchors_file))
     about = result.manifest["dataset"]
     assert (about["rows"], about["format"], about["name"]) == (9, "prompt-response", "rows")
     assert about["container"] == kind.removesuffix(".gz")
     assert about["path"] == str(dataset.resolve())
-    plain = scan(write_jsonl(tmp_path / "plain.jsonl", records), tmp_path / "plain", **options, shard_rows=4)
-    assert repr(result.scores().to_pydict()) == repr(plain.scores().to_pydict())
+    assert repr(result.scores().to_pydict()) == repr(plain.to_pydict())
 
     chosen = select(result.folder, top=2)[0]
     ranked = np.argsort(-result.scores()["gradient_bidirectional"].to_numpy())[:2]

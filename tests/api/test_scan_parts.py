@@ -229,7 +229,7 @@ def many(tmp_path: Path) -> Path:
 PICKING = {"prefilter": "20%", "prefilter_sample": 100, "shard_rows": 16}
 
 
-@pytest.mark.parametrize("change", [{}, {"limit": 130}, {"prefilter_sample": 120, "shard_rows": 64}], ids=str)
+@pytest.mark.parametrize("change", [{}, {"limit": 130, "prefilter_sample": 120, "shard_rows": 64}], ids=str)
 def test_a_prefilter_picks_from_all_parts_rows(
     tmp_path: Path, many: Path, options: dict[str, Any], change: dict[str, Any]
 ) -> None:

@@ -28,7 +28,7 @@ pytest.importorskip("ray")
 pytestmark = pytest.mark.usefixtures("no_page")
 
 ROWS = 40
-TWO = Execution("ray", workers=2)
+ONE, TWO = (Execution("ray", workers=workers) for workers in (1, 2))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -115,7 +115,7 @@ def test_a_column_for_each_anchor_comes_from_workers_too(
     each = {**options, "per_anchor": True, "limit": 10, "dtype": "bfloat16"}
     here, there = (
         scan(dataset, tmp_path / name, execution=execution, **each)
-        for name, execution in (("here", None), ("there", TWO))
+        for name, execution in (("here", None), ("there", ONE))
     )
     first, second = here.scores(), there.scores()
     assert "gradient_to_harmful_00" in first.column_names
@@ -129,7 +129,7 @@ def test_a_prefilter_runs_both_of_its_passes_in_workers(tmp_path: Path, options:
     how = {**options, "prefilter": "20%", "shard_rows": 16, "prefilter_sample": 100}
     here, there = (
         scan(dataset, tmp_path / name, execution=execution, **how)
-        for name, execution in (("here", None), ("there", TWO))
+        for name, execution in (("here", None), ("there", ONE))
     )
     same_scores(there, here)
     assert there.manifest["prefilter"]["passed"] == here.manifest["prefilter"]["passed"] == 30

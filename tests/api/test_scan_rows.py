@@ -20,6 +20,7 @@ from ripcurrent.api._scan import scan
 from ripcurrent.errors import ExitCode, RipcurrentError
 from ripcurrent.run import read_manifest
 from tests.models.tiny import CHAT_TEMPLATE, save_tiny, tiny_tokenizer
+from tests.scan_fixtures import without_page
 from tests.tiny_scan import ANSWERS, EXACT, GRADIENT_COSINES, REPRESENTATION_COSINES, good_rows, write_jsonl
 
 pytestmark = pytest.mark.usefixtures("no_page")
@@ -180,16 +181,23 @@ def test_refusals_are_dropped_when_asked_and_only_they(
     assert differences(table.take(kept), dropped.take(kept), SCORES[:7]) < 2e-5
 
 
+@pytest.fixture(scope="module")
+def usual(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, anchors_file: Path) -> pa.Table:
+    """Scores of 23 good rows."""
+    folder = tmp_path_factory.mktemp("usual")
+    with without_page():
+        return scores(write_jsonl(folder / "rows.jsonl", good_rows(23)), folder / "out", tiny_folder, anchors_file)
+
+
 @pytest.mark.parametrize(
     "options",
     [{"token_budget": 16}, {"token_budget": 4000}, {"shard_rows": 1}, {"shard_rows": 7}, {"attention": "eager"}],
     ids=str,
 )
 def test_how_rows_are_batched_and_sharded_changes_no_score(
-    tmp_path: Path, tiny_folder: Path, anchors_file: Path, options: dict[str, Any]
+    usual: pa.Table, tmp_path: Path, tiny_folder: Path, anchors_file: Path, options: dict[str, Any]
 ) -> None:
     dataset = write_jsonl(tmp_path / "rows.jsonl", good_rows(23))
-    usual = scores(dataset, tmp_path / "usual", tiny_folder, anchors_file)
     other = scores(dataset, tmp_path / "other", tiny_folder, anchors_file, **options)
     assert differences(usual, other, (*GRADIENT_COSINES, *REPRESENTATION_COSINES)) < 2e-5
     for name in ("gradient_norm", "loss", "loss_first_10", "predicted_harmful_loss_change"):
@@ -198,15 +206,14 @@ def test_how_rows_are_batched_and_sharded_changes_no_score(
     assert usual.select(exact).equals(other.select(exact))
 
 
-def test_the_rows_order_changes_no_score(tmp_path: Path, tiny_folder: Path, anchors_file: Path) -> None:
+def test_the_rows_order_changes_no_score(
+    usual: pa.Table, tmp_path: Path, tiny_folder: Path, anchors_file: Path
+) -> None:
     rows = good_rows(23)
     order = list(range(len(rows)))
     random.Random(4).shuffle(order)
-    usual = scores(write_jsonl(tmp_path / "a.jsonl", rows), tmp_path / "a", tiny_folder, anchors_file)
-    shuffled = scores(
-        write_jsonl(tmp_path / "b.jsonl", [rows[n] for n in order]), tmp_path / "b", tiny_folder, anchors_file,
-        shard_rows=5,
-    )  # fmt: skip
+    dataset = write_jsonl(tmp_path / "rows.jsonl", [rows[n] for n in order])
+    shuffled = scores(dataset, tmp_path / "out", tiny_folder, anchors_file, shard_rows=5)
     assert usual.take(order)["id"].to_pylist() == shuffled["id"].to_pylist()
     assert differences(usual.take(order), shuffled, (*GRADIENT_COSINES, *REPRESENTATION_COSINES)) < 2e-5
 
@@ -237,11 +244,12 @@ def test_no_usable_row_is_not_a_success_but_leaves_the_reasons(
     assert json.loads((tmp_path / "out" / "manifest.json").read_text())["status_counts"] == {"no_response": 3}
 
 
-def test_a_limit_reads_the_first_rows(rows_file: Path, tmp_path: Path, tiny_folder: Path, anchors_file: Path) -> None:
-    whole = scores(rows_file, tmp_path / "whole", tiny_folder, anchors_file)
+def test_a_limit_reads_the_first_rows(
+    usual: pa.Table, rows_file: Path, tmp_path: Path, tiny_folder: Path, anchors_file: Path
+) -> None:
     five = scores(rows_file, tmp_path / "five", tiny_folder, anchors_file, limit=5)
-    assert five["id"].to_pylist() == whole["id"].to_pylist()[:5]
-    assert differences(whole.slice(0, 5), five, (*GRADIENT_COSINES, *REPRESENTATION_COSINES)) < 2e-5
+    assert five["id"].to_pylist() == usual["id"].to_pylist()[:5]
+    assert differences(usual.slice(0, 5), five, (*GRADIENT_COSINES, *REPRESENTATION_COSINES)) < 2e-5
 
 
 def test_a_shard_without_a_scored_document_has_no_largest_window(

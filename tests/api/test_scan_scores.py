@@ -21,6 +21,7 @@ from ripcurrent.signals._sites import Catalogue
 from tests.api.explicit_scan import Explicit, cosine_to_unit, explicit, scaled
 from tests.models.test_adapter import save_adapter
 from tests.models.tiny import save_tiny
+from tests.scan_fixtures import without_page
 from tests.signals.oracle import inner
 from tests.tiny_scan import EXACT, good_rows, write_jsonl
 
@@ -36,6 +37,25 @@ def few(tmp_path: Path) -> Path:
 
 def run(dataset: Path, model: Path, anchors: Path, out: str = "out", **options: Any) -> ScanResult:
     return scan(dataset, dataset.parent / out, model=str(model), anchors=str(anchors), **{**EXACT, **options})
+
+
+@pytest.fixture(scope="module")
+def same_few(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same rows in a file of the module's."""
+    return write_jsonl(tmp_path_factory.mktemp("few") / "few.jsonl", good_rows(ROWS))
+
+
+@pytest.fixture(scope="module")
+def usual(same_few: Path, tiny_folder: Path, anchors_file: Path) -> ScanResult:
+    """Their scan without further options."""
+    with without_page():
+        return run(same_few, tiny_folder, anchors_file)
+
+
+@pytest.fixture(scope="module")
+def oracle(same_few: Path, tiny_folder: Path, anchors_file: Path) -> Explicit:
+    """Their oracle."""
+    return explicit(same_few, tiny_folder, anchors_file)
 
 
 def check_gradient_columns(table: pa.Table, oracle: Explicit) -> None:
@@ -140,12 +160,11 @@ def test_a_merged_adapter_is_part_of_the_model(
 
 
 def test_per_anchor_columns_are_the_cosines_to_each_anchors_gradient(
-    few: Path, tiny_folder: Path, anchors_file: Path, monkeypatch: pytest.MonkeyPatch
+    few: Path, oracle: Explicit, tiny_folder: Path, anchors_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # room for few directions at a time, so that several passes are joined
     monkeypatch.setattr("ripcurrent.api._anchor_passes.PER_ANCHOR_BYTES", 2 * 4 * count(tiny_folder))
     result = run(few, tiny_folder, anchors_file, per_anchor=True)
-    oracle = explicit(few, tiny_folder, anchors_file)
     folders = sorted(path.name for path in (result.folder / "signals").glob("per_anchor_*"))
     assert folders == [f"per_anchor_{first:03d}_to_{first + 1:03d}" for first in range(0, 12, 2)]
     seen: dict[str, int] = {}
@@ -175,9 +194,15 @@ def count(folder: Path) -> int:
     ],
 )
 def test_one_method_alone_leaves_the_others_columns_null(
-    few: Path, tiny_folder: Path, anchors_file: Path, signals: str, null: tuple[str, ...], default: str
+    few: Path,
+    usual: ScanResult,
+    tiny_folder: Path,
+    anchors_file: Path,
+    signals: str,
+    null: tuple[str, ...],
+    default: str,
 ) -> None:
-    both = run(few, tiny_folder, anchors_file, "both").scores()
+    both = usual.scores()
     table = run(few, tiny_folder, anchors_file, signals=signals).scores()
     assert table.schema.equals(both.schema)
     for name in table.column_names:
@@ -188,12 +213,12 @@ def test_one_method_alone_leaves_the_others_columns_null(
     assert json.loads(table.schema.metadata[b"ripcurrent"])["default_ranking"] == default
 
 
-def test_row_tokens_and_anchor_tokens(few: Path, tiny_folder: Path, anchors_file: Path) -> None:
+def test_row_tokens_and_anchor_tokens(few: Path, usual: ScanResult, tiny_folder: Path, anchors_file: Path) -> None:
     table = run(few, tiny_folder, anchors_file, row_tokens=10, anchor_tokens=3).scores()
     np.testing.assert_allclose(table["loss"].to_numpy(), table["loss_first_10"].to_numpy(), rtol=1e-5)
-    usual = run(few, tiny_folder, anchors_file, "usual").scores()
-    assert not np.allclose(table["gradient_harmful"].to_numpy(), usual["gradient_harmful"].to_numpy(), atol=1e-3)
-    assert table["response_tokens"].equals(usual["response_tokens"])
+    every = usual.scores()
+    assert not np.allclose(table["gradient_harmful"].to_numpy(), every["gradient_harmful"].to_numpy(), atol=1e-3)
+    assert table["response_tokens"].equals(every["response_tokens"])
 
 
 def test_loss_on_the_last_turn_alone(tmp_path: Path, tiny_folder: Path, anchors_file: Path) -> None:
@@ -214,10 +239,11 @@ def test_plain_documents_are_scored(tmp_path: Path, tiny_folder: Path, anchors_f
     assert result.scores()["prompt_tokens"].to_pylist() == [1] * 4
 
 
-def test_the_released_preset_repeats_the_quirks(few: Path, tiny_folder: Path, anchors_file: Path) -> None:
+def test_the_released_preset_repeats_the_quirks(
+    few: Path, oracle: Explicit, tiny_folder: Path, anchors_file: Path
+) -> None:
     """Anchor gradients that were never zeroed: each is the sum of those before it and itself, then normalised."""
     result = run(few, tiny_folder, anchors_file, preset="released")
-    oracle = explicit(few, tiny_folder, anchors_file)
 
     def direction(name: str) -> dict[str, torch.Tensor]:
         own = [g for g, of in zip(oracle.anchor_gradients, oracle.sets, strict=True) if of == name]
@@ -249,12 +275,13 @@ def test_the_released_preset_repeats_the_quirks(few: Path, tiny_folder: Path, an
     }  # fmt: skip
 
 
-def test_everything_that_made_the_numbers_is_on_record(few: Path, tiny_folder: Path, anchors_file: Path) -> None:
+def test_everything_that_made_the_numbers_is_on_record(
+    few: Path, usual: ScanResult, tiny_folder: Path, anchors_file: Path
+) -> None:
     import hashlib
 
-    result = run(few, tiny_folder, anchors_file)
-    manifest = json.loads((result.folder / "manifest.json").read_text(encoding="utf-8"))
-    about = json.loads(pq.read_schema(result.scores_path).metadata[b"ripcurrent"])
+    manifest = json.loads((usual.folder / "manifest.json").read_text(encoding="utf-8"))
+    about = json.loads(pq.read_schema(usual.scores_path).metadata[b"ripcurrent"])
     for record in (manifest, about):
         assert record["dataset"]["sha256"] == hashlib.sha256(few.read_bytes()).hexdigest()
         assert record["anchors"]["sha256"] == hashlib.sha256(anchors_file.read_bytes()).hexdigest()
@@ -310,8 +337,8 @@ def test_the_batch_plan_stays_with_the_signals(tmp_path: Path, tiny_folder: Path
         assert len(own) == 1 or len(own) * max(own) <= 256
 
 
-def test_the_token_budget_is_the_devices_unless_named(few: Path, tiny_folder: Path, anchors_file: Path) -> None:
-    assert run(few, tiny_folder, anchors_file).manifest["options"]["token_budget"] == 512
+def test_the_token_budget_is_the_devices_unless_named(usual: ScanResult) -> None:
+    assert usual.manifest["options"]["token_budget"] == 512
     assert ScanOptions().decided("cuda").token_budget == 4096
     assert ScanOptions(token_budget=64).decided("cuda").token_budget == 64
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,42 @@ from ripcurrent.errors import ExitCode, RipcurrentError
 from tests.api.test_scan_resume import Counting, options_for
 from tests.models.test_adapter import save_adapter
 from tests.models.tiny import save_tiny
+from tests.scan_fixtures import without_page
 from tests.tiny_scan import good_rows, write_jsonl
 
 pytestmark = pytest.mark.usefixtures("no_page")
+
+
+@pytest.fixture(scope="module")
+def rows_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve good rows."""
+    return write_jsonl(tmp_path_factory.mktemp("rows") / "rows.jsonl", good_rows(12))
+
+
+@pytest.fixture(scope="module")
+def scored(
+    rows_file: Path, tiny_folder: Path, anchors_file: Path, tmp_path_factory: pytest.TempPathFactory
+) -> ScanResult:
+    """Their finished scan, without shares."""
+    with without_page():
+        return scan(rows_file, tmp_path_factory.mktemp("scored") / "out", **options_for(tiny_folder, anchors_file))
+
+
+@pytest.fixture
+def out(scored: ScanResult, tmp_path: Path) -> Path:
+    """A copy of its folder."""
+    return shutil.copytree(scored.folder, tmp_path / "out")
+
+
+@pytest.fixture(scope="module")
+def in_one_go(
+    rows_file: Path, tiny_folder: Path, anchors_file: Path, tmp_path_factory: pytest.TempPathFactory
+) -> pa.Table:
+    """The shares of their four riskiest and four most protective rows, two rows a shard."""
+    options = options_for(tiny_folder, anchors_file, tokens="top:4")
+    with without_page(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ripcurrent.api._tokens.SHARD_ROWS", 2)
+        return check_sums(scan(rows_file, tmp_path_factory.mktemp("whole") / "out", **options))
 
 
 def check_sums(result: ScanResult) -> pa.Table:
@@ -72,43 +106,39 @@ def test_shares_add_up_to_the_scores(
 
 
 def test_a_finished_scan_gains_shares_without_scoring_again(
-    rows_file: Path, tmp_path: Path, tiny_folder: Path, anchors_file: Path
+    rows_file: Path, scored: ScanResult, out: Path, tiny_folder: Path, anchors_file: Path
 ) -> None:
     options = options_for(tiny_folder, anchors_file)
-    first = scan(rows_file, tmp_path / "out", **options)
     with pytest.raises(RipcurrentError, match="holds no token shares"):
-        rc.load_tokens(first.folder)
-    scores = first.scores_path.read_bytes()
-    kept = {path: path.stat().st_mtime_ns for path in (first.folder / "signals").iterdir()}
+        rc.load_tokens(out)
+    kept = {path: path.stat().st_mtime_ns for path in (out / "signals").iterdir()}
     expected = ((2, 12, 4), (3, 12 + 4, 2), (2, 12 + 4, 0))
     for number, found, computed in expected:
         told = Counting()
-        result = scan(rows_file, tmp_path / "out", progress=told, tokens=f"top:{number}", **options)
+        result = scan(rows_file, out, progress=told, tokens=f"top:{number}", **options)
         assert (told.found, told.computed) == (found, computed)
         assert len(check_sums(result)["row"].unique()) == 2 * number
-    assert result.scores_path.read_bytes() == scores
-    assert {path: path.stat().st_mtime_ns for path in (first.folder / "signals").iterdir()} == kept
-    assert result.manifest["timings"] == first.manifest["timings"]
+    assert result.scores_path.read_bytes() == scored.scores_path.read_bytes()
+    assert {path: path.stat().st_mtime_ns for path in (out / "signals").iterdir()} == kept
+    assert result.manifest["timings"] == scored.manifest["timings"]
 
-    without = scan(rows_file, tmp_path / "out", **options)
+    without = scan(rows_file, out, **options)
     assert without.manifest["tokens"] == result.manifest["tokens"]
-    assert len(rc.load_tokens(first.folder)["row"].unique()) == 4
+    assert len(rc.load_tokens(out)["row"].unique()) == 4
 
 
 @pytest.mark.parametrize("stop_after", [1, 5, 8])
 def test_a_stopped_second_pass_goes_on_to_the_same_table(
     stop_after: int,
     rows_file: Path,
-    tmp_path: Path,
+    out: Path,
+    in_one_go: pa.Table,
     tiny_folder: Path,
     anchors_file: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("ripcurrent.api._tokens.SHARD_ROWS", 2)
-    options = options_for(tiny_folder, anchors_file)
-    out = tmp_path / "out"
-    scan(rows_file, out, **options)
-    options["tokens"] = "top:4"
+    options = options_for(tiny_folder, anchors_file, tokens="top:4")
     with pytest.raises(KeyboardInterrupt):
         scan(rows_file, out, progress=Counting(stop_after), **options)
     assert not (out / "tokens.parquet").exists()
@@ -119,8 +149,7 @@ def test_a_stopped_second_pass_goes_on_to_the_same_table(
     told = Counting()
     resumed = scan(rows_file, out, progress=told, **options)
     assert told.computed == 8 - stop_after // 2 * 2
-    whole = scan(rows_file, tmp_path / "whole", **options)
-    assert check_sums(resumed).equals(check_sums(whole))
+    assert check_sums(resumed).equals(in_one_go)
 
 
 def test_shares_of_parts_made_one_run(rows_file: Path, tmp_path: Path, tiny_folder: Path, anchors_file: Path) -> None:
@@ -153,8 +182,8 @@ def test_the_command_says_it_before_reading_anything(tmp_path: Path, capsys: pyt
 
 
 def test_more_rows_than_there_are_gives_each_end_its_half(
-    rows_file: Path, tmp_path: Path, tiny_folder: Path, anchors_file: Path
+    rows_file: Path, out: Path, tiny_folder: Path, anchors_file: Path
 ) -> None:
-    result = scan(rows_file, tmp_path / "out", tokens="top:500", **options_for(tiny_folder, anchors_file))
+    result = scan(rows_file, out, tokens="top:500", **options_for(tiny_folder, anchors_file))
     assert result.manifest["tokens"]["rows"] == {"protective": 6, "riskiest": 6}
     assert len(rc.load_tokens(result.folder)["row"].unique()) == 12

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +16,9 @@ from rich.console import Console
 
 from ripcurrent.anchors import load_anchors
 from ripcurrent.api import _demo, _demo_proof
-from ripcurrent.api._demo import run_demo
+from ripcurrent.api._demo import Demo, run_demo
 from ripcurrent.api._demo_proof import fresh_proof
+from ripcurrent.api._options import ScanOptions
 from ripcurrent.api._scan import scan
 from ripcurrent.cli import run
 from ripcurrent.cli._demo import show_proof
@@ -22,6 +26,7 @@ from ripcurrent.data import read_rows
 from ripcurrent.demo import DEMO_ROWS
 from ripcurrent.models import load_model
 from tests.models.tiny import save_tiny
+from tests.scan_fixtures import without_page
 
 ROWS = 60
 
@@ -31,16 +36,42 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny(tmp_path_factory.mktemp("models") / "tiny", "llama_tied")
 
 
-@pytest.fixture
-def tiny_scan(model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Any]:
-    """The demo's scan runs a tiny random model, in which no anchors separate."""
-    monkeypatch.setenv("RIPCURRENT_CACHE", str(tmp_path / "cache"))
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@contextmanager
+def tiny_scans(model: Path, cache: Path) -> Iterator[None]:
+    """The demo's scan runs a tiny random model, in which no anchors separate; the proof is for as many rows."""
 
     def scanned(*arguments: Any, **options: Any) -> Any:
         return scan(*arguments, **{"model": str(model), "anchor_check": False, **options})
 
-    monkeypatch.setattr(_demo, "scan", scanned)
-    return scanned
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RIPCURRENT_CACHE", str(cache))
+        patch.setattr(_demo, "scan", scanned)
+        patch.setattr(_demo_proof, "ScanOptions", partial(ScanOptions, limit=ROWS))
+        yield
+
+
+@pytest.fixture
+def tiny_scan(model: Path, cache: Path) -> Iterator[None]:
+    with tiny_scans(model, cache):
+        yield
+
+
+@pytest.fixture(scope="module")
+def whole(model: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Demo:
+    """A demo on the tiny model, without its page."""
+    with tiny_scans(model, cache), without_page():
+        return run_demo(tmp_path_factory.mktemp("whole") / "demo", limit=ROWS)
+
+
+@pytest.fixture
+def folder(whole: Demo, tiny_scan: None, tmp_path: Path) -> Path:
+    """A copy of its folder, to go on with."""
+    return shutil.copytree(whole.scan.folder, tmp_path / "demo")
 
 
 def test_the_demo_rows_are_three_hundred_usable_alpaca_rows() -> None:
@@ -50,37 +81,33 @@ def test_the_demo_rows_are_three_hundred_usable_alpaca_rows() -> None:
     assert len([row for row in rows if row.problem is None]) >= 300
 
 
-@pytest.mark.usefixtures("tiny_scan")
-def test_the_demo_shows_both_ends_and_compares_the_selection(tmp_path: Path) -> None:
-    demo = run_demo(tmp_path / "demo", limit=ROWS)
-
-    scores = {record["row"]: record for record in demo.scan.scores().to_pylist()}
-    ranked = sorted(scores, key=lambda row: scores[row][demo.ranking])
-    assert [row.row for row in demo.riskiest] == ranked[: -1 - len(demo.riskiest) : -1]
-    assert [row.row for row in demo.protective] == ranked[: len(demo.protective)]
-    assert demo.riskiest[0].score == scores[ranked[-1]][demo.ranking]
-    assert demo.riskiest[0].prompt.startswith(list(read_rows(DEMO_ROWS))[ranked[-1]].record["instruction"])
-    chosen = demo.selections[0].selection
+def test_the_demo_shows_both_ends_and_compares_the_selection(whole: Demo) -> None:
+    scores = {record["row"]: record for record in whole.scan.scores().to_pylist()}
+    ranked = sorted(scores, key=lambda row: scores[row][whole.ranking])
+    assert [row.row for row in whole.riskiest] == ranked[: -1 - len(whole.riskiest) : -1]
+    assert [row.row for row in whole.protective] == ranked[: len(whole.protective)]
+    assert whole.riskiest[0].score == scores[ranked[-1]][whole.ranking]
+    assert whole.riskiest[0].prompt.startswith(list(read_rows(DEMO_ROWS))[ranked[-1]].record["instruction"])
+    chosen = whole.selections[0].selection
     assert set(chosen.indices) == set(ranked[-(ROWS // 4) :])
     tokens = [scores[row]["response_tokens"] for row in chosen.indices]
-    assert demo.selected.mean_tokens == pytest.approx(sum(tokens) / len(tokens))
-    controls = [r.selection for r in demo.selections if r.selection.kind == "length-matched"]
-    assert demo.controls == len(controls) == 3
+    assert whole.selected.mean_tokens == pytest.approx(sum(tokens) / len(tokens))
+    controls = [r.selection for r in whole.selections if r.selection.kind == "length-matched"]
+    assert whole.controls == len(controls) == 3
     tokens = [scores[row]["response_tokens"] for control in controls for row in control.indices]
-    assert demo.control.mean_tokens == pytest.approx(sum(tokens) / len(tokens))
-    assert demo.other is not None
+    assert whole.control.mean_tokens == pytest.approx(sum(tokens) / len(tokens))
+    assert whole.other is not None
 
 
-@pytest.mark.usefixtures("tiny_scan")
-def test_a_second_demo_resumes_the_first(tmp_path: Path) -> None:
-    first = run_demo(tmp_path / "demo", limit=ROWS)
-    second = run_demo(tmp_path / "demo", limit=ROWS)
+@pytest.mark.usefixtures("no_page")
+def test_a_second_demo_resumes_the_first(whole: Demo, folder: Path) -> None:
+    second = run_demo(folder, limit=ROWS)
 
-    assert second.scan.manifest["timings"] == first.scan.manifest["timings"]
-    assert second.riskiest == first.riskiest
+    assert second.scan.manifest["timings"] == whole.scan.manifest["timings"]
+    assert second.riskiest == whole.riskiest
 
 
-@pytest.mark.usefixtures("tiny_scan")
+@pytest.mark.usefixtures("tiny_scan", "no_page")
 def test_representations_alone_have_no_other_ranking(tmp_path: Path) -> None:
     demo = run_demo(tmp_path / "demo", limit=ROWS, signals="representation")
 
@@ -101,13 +128,13 @@ def test_the_command_tells_the_story_and_names_what_it_left(tmp_path: Path, caps
     assert "ripcurrent doctor DATASET" in shown
 
 
-@pytest.mark.usefixtures("tiny_scan")
-def test_json_is_one_object_and_quiet_is_silent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["demo", "--out", str(tmp_path / "demo"), "--limit", str(ROWS)]
+@pytest.mark.usefixtures("no_page")
+def test_json_is_one_object_and_quiet_is_silent(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["demo", "--out", str(folder), "--limit", str(ROWS)]
     assert run([*arguments, "--json"]) == 0
 
     found = json.loads(capsys.readouterr().out)
-    assert Path(found["report"]).exists()
+    assert found["report"] == str(folder / "report.html")
     assert found["status_counts"] == {"ok": ROWS}
     assert all(Path(path).exists() for path in found["selections"])
 
@@ -115,9 +142,8 @@ def test_json_is_one_object_and_quiet_is_silent(tmp_path: Path, capsys: pytest.C
     assert capsys.readouterr().out == ""
 
 
-def test_a_folder_with_something_else_is_refused(
-    tiny_scan: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.usefixtures("tiny_scan")
+def test_a_folder_with_something_else_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "letters.txt").write_text("dear")
 
     assert run(["demo", "--out", str(tmp_path), "--limit", "12", "--quiet"]) == 1
@@ -143,18 +169,18 @@ SMALL = {
 }
 
 
-@pytest.mark.usefixtures("tiny_scan")
+@pytest.mark.usefixtures("no_page")
 def test_a_proof_made_here_serves_the_same_rows_and_model_later(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    scanned = run_demo(tmp_path / "demo", limit=ROWS).scan
-    made = fresh_proof(scanned, tmp_path / "demo" / "proof", **SMALL)
+    monkeypatch.setattr("ripcurrent.api._experiment._page", lambda *given: None)
+    made = fresh_proof(run_demo(folder, limit=ROWS).scan, folder / "proof", **SMALL)
 
     assert [rate.arm for rate in made.rates] == ["base", "random", "riskiest", "same_lengths"]
     assert made.prompts == 10
     assert not made.cached
-    monkeypatch.setattr(_demo_proof, "PROOF", tmp_path / "demo" / "proof.json")
-    again = run_demo(tmp_path / "demo", limit=ROWS)
+    monkeypatch.setattr(_demo_proof, "PROOF", folder / "proof.json")
+    again = run_demo(folder, limit=ROWS)
     assert again.proof == replace(made, cached=True)
     show_proof(again.proof, Console(width=300))
     shown = capsys.readouterr().out
@@ -164,9 +190,8 @@ def test_a_proof_made_here_serves_the_same_rows_and_model_later(
     assert "Stored with the package, not computed now" in shown
 
 
-@pytest.mark.usefixtures("tiny_scan")
-def test_another_model_gets_no_stored_proof(tmp_path: Path) -> None:
-    assert run_demo(tmp_path / "demo", limit=ROWS).proof is None
+def test_another_model_gets_no_stored_proof(whole: Demo) -> None:
+    assert whole.proof is None
 
 
 def test_the_stored_proof_is_of_the_rows_anchors_and_model_that_are_shipped() -> None:

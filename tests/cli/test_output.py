@@ -2,22 +2,40 @@
 
 from __future__ import annotations
 
+import io
 import json
-import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from ripcurrent.api._scan import scan
 from ripcurrent.cli._output import TerminalProgress
 from ripcurrent.run import read_manifest
 from tests.cli.command import Command, judge
 from tests.models.tiny import save_tiny
-from tests.tiny_scan import good_rows, write_jsonl
+from tests.scan_fixtures import without_page
+from tests.tiny_scan import EXACT, good_rows, write_jsonl
 
 pytestmark = pytest.mark.usefixtures("no_page")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, anchors_file: Path) -> Path:
+    """The folder of a finished scan of twelve rows."""
+    folder = tmp_path_factory.mktemp("finished")
+    rows = write_jsonl(folder / "rows.jsonl", good_rows(12))
+    with without_page():
+        return scan(rows, folder / "out", model=str(tiny_folder), anchors=str(anchors_file), **EXACT).folder
+
+
+@pytest.fixture
+def out(finished: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return shutil.copytree(finished, tmp_path / "out")
 
 
 def test_json_is_one_object_on_stdout_and_progress_goes_to_stderr(
@@ -101,21 +119,19 @@ def test_anchors_that_do_not_separate_are_told(command: Command, rows_file: Path
     assert "These do not separate harm from safety on this model" in page
 
 
-def test_the_page_is_rebuilt_and_named(command: Command, rows_file: Path, tmp_path: Path) -> None:
-    assert command.scan(rows_file, "--out", tmp_path / "out", "--quiet").code == 0
-    said = command("report", tmp_path / "out", "--json")
-    assert said.json == {"run": str(tmp_path / "out"), "report": str(tmp_path / "out" / "report.html")}
-    assert (tmp_path / "out" / "report.html").stat().st_size > 10_000
-    assert command("report", tmp_path / "out").out == f"Page: {tmp_path / 'out' / 'report.html'}\n"
-    assert command("report", tmp_path / "out", "--quiet").out == ""
+def test_the_page_is_rebuilt_and_named(command: Command, out: Path) -> None:
+    said = command("report", out, "--json")
+    assert said.json == {"run": str(out), "report": str(out / "report.html")}
+    assert (out / "report.html").stat().st_size > 10_000
+    assert command("report", out).out == f"Page: {out / 'report.html'}\n"
+    assert command("report", out, "--quiet").out == ""
 
 
-def test_select_after_scan(command: Command, rows_file: Path, tmp_path: Path) -> None:
-    assert command.scan(rows_file, "--out", tmp_path / "out", "--quiet").code == 0
-    said = command("select", tmp_path / "out", "--top", "2", "--json")
+def test_select_after_scan(command: Command, out: Path) -> None:
+    said = command("select", out, "--top", "2", "--json")
     assert said.code == 0
     assert said.json["selections"][0]["rows"] == 2
-    judge(command("select", tmp_path / "out", "--quiet"), ("--top",))
+    judge(command("select", out, "--quiet"), ("--top",))
 
 
 @pytest.mark.parametrize("name", ["report", "select"])
@@ -213,13 +229,13 @@ def test_a_whole_command_as_a_script_meets_it(rows_file: Path, tmp_path: Path, c
 
 
 def test_a_pipe_that_knows_only_ascii_gets_marks_and_no_traceback(
-    rows_file: Path, tmp_path: Path, tiny_folder: Path, anchors_file: Path
+    command: Command, rows_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scan = [sys.executable, "-m", "ripcurrent", "scan", str(rows_file), "--out", str(tmp_path / "o")]
-    scan += ["--model", str(tiny_folder), "--anchors", str(anchors_file), "--no-anchor-check"]
-    done = subprocess.run(scan, capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii"}, check=False)
-    assert done.returncode == 0, done.stderr.decode()
-    assert b"12 of 12 rows scored ? " in done.stdout
+    pipe = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", pipe)
+    assert command.scan(rows_file, "--out", tmp_path / "out").code == 0
+    pipe.seek(0)
+    assert "12 of 12 rows scored ? " in pipe.read()
 
 
 def test_without_a_terminal_progress_is_told_now_and_then(

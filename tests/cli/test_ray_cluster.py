@@ -15,10 +15,11 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
+from ripcurrent.api._scan import scan
 from ripcurrent.engine._ray import ALONE
 from ripcurrent.engine._ray_library import NO_REPORTS
 from tests.evaluation.served_model import free_port
-from tests.tiny_scan import REPRESENTATION_COSINES, rows_with_a_gap, write_jsonl
+from tests.tiny_scan import REPRESENTATION_COSINES, rows_with_a_gap, small_shards, write_jsonl
 
 # read when Ray is first imported, which is here
 os.environ.update(ALONE)
@@ -64,16 +65,14 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     started.wait(60)
 
 
-def scan_apart(
-    rows: Path, out: Path, model: Path, anchors: Path, address: str | None
-) -> subprocess.CompletedProcess[str]:
+def scan_there(rows: Path, out: Path, model: Path, anchors: Path, address: str) -> subprocess.CompletedProcess[str]:
     """A scan in a process of its own: a process joins one Ray in its life."""
     return subprocess.run(
         [
             *(sys.executable, "-m", "ripcurrent", "scan", str(rows), "--out", str(out), "--quiet"),
             *("--model", str(model), "--anchors", str(anchors), "--no-anchor-check", "--signals", "representation"),
             *("--device", "cpu", "--dtype", "float32", "--shard-rows", "4"),
-            *(() if address is None else ("--executor", "ray", "--workers", "2", "--ray-address", address)),
+            *("--executor", "ray", "--workers", "1", "--ray-address", address),
         ],
         env={**os.environ, **ENVIRONMENT},
         capture_output=True,
@@ -83,14 +82,16 @@ def scan_apart(
     )
 
 
+@pytest.mark.usefixtures("no_page")
 def test_a_scan_joins_a_running_cluster_and_leaves_it_running(
     tmp_path: Path, head: str, tiny_folder: Path, anchors_file: Path, shared_cache: Path
 ) -> None:
     rows = write_jsonl(tmp_path / "rows.jsonl", rows_with_a_gap(ROWS))
-    for name, address in (("alone", None), ("cluster", head)):
-        done = scan_apart(rows, tmp_path / name, tiny_folder, anchors_file, address)
-        assert done.returncode == 0, done.stderr
-    alone, cluster = (pq.read_table(tmp_path / name / "scores.parquet") for name in ("alone", "cluster"))
+    done = scan_there(rows, tmp_path / "cluster", tiny_folder, anchors_file, head)
+    assert done.returncode == 0, done.stderr
+    cluster = pq.read_table(tmp_path / "cluster" / "scores.parquet")
+    options = small_shards(tiny_folder, anchors_file)
+    alone = scan(rows, tmp_path / "alone", signals="representation", **options).scores()
     assert cluster["id"].equals(alone["id"])
     assert cluster["status"].equals(alone["status"])
     for column in REPRESENTATION_COSINES:
@@ -102,7 +103,7 @@ def test_an_address_where_nobody_listens_is_one_clear_error(
 ) -> None:
     rows = write_jsonl(tmp_path / "rows.jsonl", rows_with_a_gap(ROWS))
     address = f"127.0.0.1:{free_port()}"
-    done = scan_apart(rows, tmp_path / "out", tiny_folder, anchors_file, address)
+    done = scan_there(rows, tmp_path / "out", tiny_folder, anchors_file, address)
     assert done.returncode == 1, done.stderr
     assert f"Ray cannot be reached at {address}" in done.stderr
     assert "RAY_AUTH_MODE=token" in done.stderr

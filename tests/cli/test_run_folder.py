@@ -25,7 +25,7 @@ from ripcurrent.cli._output import TerminalProgress
 class Slow(TerminalProgress):
     def rows(self, count):
         super().rows(count)
-        time.sleep(0.1)
+        time.sleep(0.3)
 
 # a process started in the background of a script inherits that Ctrl-C is ignored
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -111,9 +111,9 @@ def test_no_room_for_the_directions(
 
 @pytest.mark.usefixtures("no_page")
 def test_ctrl_c_stops_with_130_and_the_same_command_goes_on(command: Command, tmp_path: Path) -> None:
-    dataset = write_jsonl(tmp_path / "rows.jsonl", good_rows(600))
+    dataset = write_jsonl(tmp_path / "rows.jsonl", good_rows(40))
     out = tmp_path / "out"
-    arguments = ["scan", str(dataset), "--out", str(out), *command._tiny, *command._anchors]
+    arguments = ["scan", str(dataset), "--out", str(out), "--shard-rows", "8", *command._tiny, *command._anchors]
     process = subprocess.Popen(
         [sys.executable, "-c", SLOW, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -133,5 +133,5 @@ def test_ctrl_c_stops_with_130_and_the_same_command_goes_on(command: Command, tm
     assert not (out / "scores.parquet").exists()
     first = (out / "signals" / "shard-00000.parquet").stat().st_mtime_ns
     said = command(*arguments, "--json")
-    assert (said.code, said.json["scored"]) == (0, 600)
+    assert (said.code, said.json["scored"]) == (0, 40)
     assert (out / "signals" / "shard-00000.parquet").stat().st_mtime_ns == first

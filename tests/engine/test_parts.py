@@ -85,6 +85,11 @@ def test_each_of_torchruns_processes_sees_its_own_gpu(environment: dict[str, str
     assert found.get("CUDA_VISIBLE_DEVICES") == visible
 
 
+def test_more_processes_than_gpus_are_refused() -> None:
+    with pytest.raises(RipcurrentError, match="Process 2 of this machine has no GPU: CUDA_VISIBLE_DEVICES names 2"):
+        bind_local_gpu({"LOCAL_RANK": "2", "CUDA_VISIBLE_DEVICES": "4,5"})
+
+
 def numbers(start: int) -> Iterator[int]:
     return iter(range(start, 23))
 

@@ -147,6 +147,48 @@ def test_a_machine_with_another_file_is_named(pool: RayExecutor, tmp_path: Path,
         run(pool, tmp_path / "shards", notes, rows=open_too_few)
 
 
+def kill_the_count(notes: Path, killed: list[int]) -> None:
+    """Kill the process that counts attempts, once a worker is at work."""
+    until = time.monotonic() + 60
+    while time.monotonic() < until and not killed:
+        time.sleep(0.05)
+        if not any(notes.iterdir()):
+            continue
+        for entry in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                counts = b"ray::Attempts" in entry.read_bytes()
+            except OSError:
+                continue
+            if counts:
+                os.kill(int(entry.parent.name), signal.SIGKILL)
+                killed.append(int(entry.parent.name))
+
+
+def test_cores_that_other_work_holds_are_not_waited_for(
+    pool: RayExecutor, tmp_path: Path, notes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool._connect()
+    free = {"CPU": 3.0}
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 16.0}}] * 2)
+    monkeypatch.setattr(ray, "available_resources", lambda: free)
+    assert pool._pool(8) == (2, 1)
+    free["CPU"] = 30.0
+    assert pool._pool(8) == (2, 15)
+    free.clear()
+    assert pool._pool(8) == (2, 1)
+
+
+def test_the_count_of_attempts_may_die_too(pool: RayExecutor, tmp_path: Path, notes: Path) -> None:
+    """It is a process beside the workers, and begins anew."""
+    killed: list[int] = []
+    stopped = Thread(target=kill_the_count, args=(notes, killed))
+    stopped.start()
+    told = run(pool, tmp_path / "shards", notes, wait=0.3)
+    stopped.join()
+    assert killed
+    assert told == [(number, True) for number in range(SHARDS)]
+
+
 def test_a_pool_of_nobody_is_refused() -> None:
     with pytest.raises(RipcurrentError, match="--workers 0 leaves nobody to work"):
         RayExecutor(workers=0)

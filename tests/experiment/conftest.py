@@ -28,8 +28,7 @@ def scanned(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, anchors
     return folder / "run"
 
 
-@pytest.fixture
-def asked(tmp_path: Path) -> Path:
+def write_prompts(folder: Path) -> Path:
     """A prompt file with requests on all three axes."""
     rows = [
         {"id": f"{axis}-{n}", "prompt": f"{axis} request {n} on {kind}", "axis": axis, "category": kind}
@@ -37,13 +36,12 @@ def asked(tmp_path: Path) -> Path:
         for kind in ("violence", "deception")
         for n in range(40 if axis == "harmful" else 5)
     ]
-    return write_jsonl(tmp_path / "prompts.jsonl", rows)
+    return write_jsonl(folder / "prompts.jsonl", rows)
 
 
-@pytest.fixture
-def keys(scanned: Path, asked: Path, tiny_folder: Path, tmp_path: Path) -> dict[str, Any]:
-    """Keys of a small experiment on the tiny model."""
-    recipe = tmp_path / "short.yaml"
+def small_keys(scanned: Path, asked: Path, tiny_folder: Path, folder: Path) -> dict[str, Any]:
+    """Keys of a small experiment on the tiny model, its recipe in a folder."""
+    recipe = folder / "short.yaml"
     recipe.write_text(RECIPE)
     return {
         "name": "small",
@@ -63,6 +61,18 @@ def keys(scanned: Path, asked: Path, tiny_folder: Path, tmp_path: Path) -> dict[
             "length": {"length_matched": "top"},
         },
     }
+
+
+@pytest.fixture
+def asked(tmp_path: Path) -> Path:
+    """A prompt file with requests on all three axes."""
+    return write_prompts(tmp_path)
+
+
+@pytest.fixture
+def keys(scanned: Path, asked: Path, tiny_folder: Path, tmp_path: Path) -> dict[str, Any]:
+    """Keys of a small experiment on the tiny model."""
+    return small_keys(scanned, asked, tiny_folder, tmp_path)
 
 
 @pytest.fixture

@@ -93,8 +93,8 @@ def test_an_experiment_that_stopped_before_any_result_gives_way_to_its_mended_fi
         run_experiment(parse_experiment(mended, where="x"), tmp_path / "out")
     (tmp_path / "out" / "arms" / "base").mkdir(parents=True)
     (tmp_path / "out" / "arms" / "base" / "arm.json").write_text("{}")
-    with pytest.raises(RipcurrentError, match="holds another run: its data is"):
-        run_experiment(parse_experiment(broken, where="x"), tmp_path / "out")
+    with pytest.raises(RipcurrentError, match="holds another run: its heldout is"):
+        run_experiment(parse_experiment({**mended, "heldout": 3}, where="x"), tmp_path / "out")
 
 
 def test_judges_may_ask_an_endpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -389,3 +389,18 @@ def test_what_a_real_experiment_leaves_is_read(keys: dict[str, Any], evaluated: 
     upper = next(run for run in made.runs if run.arm == "upper")
     assert upper.means == pytest.approx(marker["rows"]["mean_scores"])
     assert made.recipe["steps"] == 1
+
+
+def test_scans_of_one_file_with_other_limits_are_joined(rows: ScanRows, tmp_path: Path) -> None:
+    """Rows beyond the first experiment's limit are found in the scan that has them."""
+    few = tmp_path / "few"
+    shutil.copytree(rows.scan, few)
+    table = pq.read_table(few / "scores.parquet")
+    pq.write_table(table.slice(0, 120), few / "scores.parquet")
+    limited = ScanRows(few)
+    first = fabricate_ladder(tmp_path / "first", limited, limited.arms((20,)))
+    beyond = {"beyond-20": [row for row in rows.riskiest_first if row >= 120][:20]}
+    second = fabricate_ladder(tmp_path / "second", rows, beyond, name="second")
+    for folders in ([first, second], [second, first]):
+        found = {run.arm: run for run in read_ladder(folders).runs}
+        assert found["beyond-20"].means["gradient_balanced"] == pytest.approx(rows.mean(beyond["beyond-20"]))

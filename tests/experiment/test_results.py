@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from ripcurrent.api._experiment_results import collect_results
-from ripcurrent.cli._experiment import compared, verdict_in_words
+from ripcurrent.cli._experiment import compared
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.evaluation import compare_arms
 from ripcurrent.experiment import ArmRun, by_arm, expand_arms, parse_experiment
@@ -327,11 +327,12 @@ def test_a_share_of_one_percent_figure_is_ordered_by_its_sizes() -> None:
 
 
 def test_the_verdict_names_the_control() -> None:
-    found: dict[str, Any] = {"judge": "prefix", "verdict": "worse than random", "deciding": ["all"]}
+    found: dict[str, Any] = {"verdicts": {"prefix": "worse than random"}, "deciding": ["all"]}
     one = {"judge": "prefix", "arm": "all", "control": "without_riskiest", "difference": 0.3}
     found["comparisons"] = [{**one, "finding": "worse than random"}]
-    assert verdict_in_words(found) == "worse than without_riskiest"
-    assert verdict_in_words({**found, "verdict": "no evidence"}) == "no evidence"
+    assert tables.verdict_in_words(found, "prefix") == "worse than without_riskiest"
+    assert tables.verdict_in_words({**found, "verdicts": {"prefix": "no evidence"}}, "prefix") == "no evidence"
+    assert "no arm is compared" in tables.verdict_in_words({**found, "deciding": []}, "prefix")
 
 
 def test_prompts_without_a_verdict_in_any_step_are_left_out_of_a_trend() -> None:

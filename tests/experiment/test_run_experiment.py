@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,8 @@ from ripcurrent.errors import RipcurrentError
 from ripcurrent.experiment import parse_experiment
 from ripcurrent.run import read_json_lines
 from tests.experiment.answers import FakeEvaluate, as_named, write_evaluation
-from tests.experiment.conftest import read
+from tests.experiment.conftest import read, small_keys, write_prompts
+from tests.experiment.test_results import SHARES, by_share, collected, put
 from tests.models.tiny import save_tiny
 
 
@@ -23,12 +26,44 @@ def run(keys: dict[str, Any], out: Path, **how: Any) -> ExperimentResult:
     return run_experiment(parse_experiment(keys, where="test"), out, **how)
 
 
-def test_arms_are_trained_asked_and_compared(keys: dict[str, Any], evaluated: FakeEvaluate, tmp_path: Path) -> None:
-    result = run(keys, tmp_path / "out")
-    assert result.verdict == "worse than random"
-    folders = {path.name for path in (tmp_path / "out" / "arms").iterdir()}
+@pytest.fixture(scope="module", autouse=True)
+def few_draws() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ripcurrent.evaluation._statistics.DRAWS", 100)
+        yield
+
+
+@pytest.fixture(scope="module")
+def whole(scanned: Path, tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> ExperimentResult:
+    """The experiment of the keys, with its page."""
+    folder = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(importlib.import_module("ripcurrent.api._evaluate"), "evaluate", FakeEvaluate())
+        return run(small_keys(scanned, write_prompts(folder), tiny_folder, folder), folder / "out")
+
+
+@pytest.fixture(autouse=True)
+def no_further_page(whole: ExperimentResult, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All others leave the page out, which takes longer than their arms."""
+    monkeypatch.setattr("ripcurrent.api._experiment._page", lambda *given: None)
+
+
+@pytest.fixture
+def pair(whole: ExperimentResult, tmp_path: Path) -> Path:
+    """A folder in which arms ``random`` and ``top`` are finished with one seed."""
+    out = shutil.copytree(whole.folder, tmp_path / "out")
+    for arm in (out / "arms").iterdir():
+        if arm.name not in ("base", "random-seed0", "top-seed0"):
+            shutil.rmtree(arm)
+    return out
+
+
+def test_arms_are_trained_asked_and_compared(keys: dict[str, Any], whole: ExperimentResult) -> None:
+    assert whole.verdict == "worse than random"
+    assert whole.report_path.exists()
+    folders = {path.name for path in (whole.folder / "arms").iterdir()}
     assert folders == {"base"} | {f"{arm}-seed{k}" for arm in keys["arms"] for k in (0, 1)}
-    found = result.as_json()
+    found = whole.as_json()
     assert {(one["name"], one["seed"]) for one in found["arms"]} == {
         ("base", None),
         *((arm, k) for arm in keys["arms"] for k in (0, 1)),
@@ -44,27 +79,27 @@ def test_arms_are_trained_asked_and_compared(keys: dict[str, Any], evaluated: Fa
     assert matched == [("top", "length")]
     assert found["complete"]
     # the models are gone, what they were trained on is kept
-    assert not list((tmp_path / "out" / "arms").glob("*/finetune/model"))
-    marker = read(tmp_path / "out" / "arms" / "top-seed1" / "arm.json")
+    assert not list((whole.folder / "arms").glob("*/finetune/model"))
+    marker = read(whole.folder / "arms" / "top-seed1" / "arm.json")
     assert marker["status"] == "finished"
     assert marker["rows"]["count"] == 8
     assert marker["heldout_loss"] > 0
     assert marker["training"]["steps"] == 1
 
 
-def test_no_arm_trains_on_held_out_rows(keys: dict[str, Any], evaluated: FakeEvaluate, tmp_path: Path) -> None:
+def test_no_arm_trains_on_held_out_rows(keys: dict[str, Any], evaluated: FakeEvaluate, pair: Path) -> None:
     keys["arms"] = {"random": "random", "everything": "all"}
-    keys["seeds"] = [0]
-    run(keys, tmp_path / "out")
-    record = read(tmp_path / "out" / "arms" / "everything-seed0" / "rows" / "everything.json")
+    run(keys, pair, seeds=1)
+    record = read(pair / "arms" / "everything-seed0" / "rows" / "everything.json")
     assert len(record["indices"]) == 40 - 6
 
 
 def test_a_finished_arm_is_never_repeated(
-    keys: dict[str, Any], evaluated: FakeEvaluate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    keys: dict[str, Any], evaluated: FakeEvaluate, whole: ExperimentResult, tmp_path: Path
 ) -> None:
-    out = tmp_path / "out"
-    whole = run(keys, tmp_path / "whole").results
+    out = shutil.copytree(whole.folder, tmp_path / "out")
+    for name in ("top-seed0", "bottom-seed0", "length-seed1"):
+        shutil.rmtree(out / "arms" / name)
 
     def killed(judge: str, arm: str, prompt_id: str) -> str:
         raise KeyboardInterrupt
@@ -80,30 +115,26 @@ def test_a_finished_arm_is_never_repeated(
     evaluated.says = says
     evaluated.calls.clear()
     again = run(keys, out).results
-    assert [call["arm"] for call in evaluated.calls] == [
-        "bottom-seed0",
-        "length-seed0",
-        *(f"{arm}-seed1" for arm in keys["arms"]),
-    ]
-    assert again["arms"] == whole["arms"]
-    assert again["comparisons"] == whole["comparisons"]
+    assert [call["arm"] for call in evaluated.calls] == ["bottom-seed0", "length-seed1"]
+    assert again["arms"] == whole.results["arms"]
+    assert again["comparisons"] == whole.results["comparisons"]
     evaluated.calls.clear()
-    assert run(keys, out).results["comparisons"] == whole["comparisons"]
+    assert run(keys, out).results["comparisons"] == whole.results["comparisons"]
     assert evaluated.calls == []
 
 
-def test_more_seeds_and_arms_are_added_to_a_folder(
-    keys: dict[str, Any], evaluated: FakeEvaluate, tmp_path: Path
-) -> None:
-    run(keys, tmp_path / "out", seeds=1, arms=["random", "top"])
-    keys["arms"]["lists"] = {"draw": "list"}
-    evaluated.calls.clear()
-    found = run(keys, tmp_path / "out", seeds=1).results
-    assert [call["arm"] for call in evaluated.calls] == ["bottom-seed0", "length-seed0", "lists-seed0"]
+def test_more_seeds_and_arms_are_added_to_a_folder(keys: dict[str, Any], evaluated: FakeEvaluate, pair: Path) -> None:
+    keys["arms"] = {"random": "random", "top": "top", "lists": {"draw": "list"}}
+    found = run(keys, pair, seeds=1).results
+    assert [call["arm"] for call in evaluated.calls] == ["lists-seed0"]
     assert found["complete"]
+    evaluated.calls.clear()
+    found = run(keys, pair, seeds=2, arms=["top"]).results
+    assert [call["arm"] for call in evaluated.calls] == ["top-seed1"]
+    assert found["missing"] == [{"name": arm, "seed": 1} for arm in ("random", "lists")]
     keys["max_new_tokens"] = 12
     with pytest.raises(RipcurrentError, match="max_new_tokens is 48, now 12"):
-        run(keys, tmp_path / "out")
+        run(keys, pair)
 
 
 def test_a_judge_may_come_later(
@@ -137,53 +168,52 @@ def test_a_judge_may_come_later(
     assert judged == [(arm, ["prefix"]) for arm in ("base", "random-seed0", "top-seed0")]
 
 
-def test_two_single_runs_are_also_compared_by_their_flips(
-    keys: dict[str, Any], evaluated: FakeEvaluate, tmp_path: Path
-) -> None:
-    found = run(keys, tmp_path / "one", seeds=1).results["comparisons"]
-    top = next(one for one in found if one["arm"] == "top" and one["judge"] == "prefix")
+def test_two_single_runs_are_also_compared_by_their_flips(tmp_path: Path) -> None:
+    put(tmp_path, ["random-seed0", "top-seed0"], by_share(SHARES))
+    (top,) = collected(tmp_path)["comparisons"]
     flips = top["flips"]
     assert flips["gained"] > flips["lost"]
-    assert flips["gained"] - flips["lost"] == pytest.approx(top["difference"] * 80)
+    assert flips["gained"] - flips["lost"] == pytest.approx(top["difference"] * 60)
     assert flips["p"] < 0.01
-    assert all(one["flips"] is None for one in run(keys, tmp_path / "two").results["comparisons"])
+    put(tmp_path, ["random-seed1", "top-seed1"], by_share(SHARES))
+    (top,) = collected(tmp_path)["comparisons"]
+    assert top["flips"] is None
 
 
-def test_a_diverging_arm_fails_alone(keys: dict[str, Any], evaluated: FakeEvaluate, tmp_path: Path) -> None:
+def test_a_diverging_arm_fails_alone(keys: dict[str, Any], evaluated: FakeEvaluate, pair: Path, tmp_path: Path) -> None:
     (tmp_path / "wild.yaml").write_text("method: full\nlearning_rate: 9.0\nbatch: 4\nsteps: 12\n")
-    keys["arms"]["wild"] = {"select": "top", "recipe": str(tmp_path / "wild.yaml")}
-    keys["seeds"] = [0]
-    found = run(keys, tmp_path / "out").results
+    wild = {"select": "top", "recipe": str(tmp_path / "wild.yaml")}
+    keys |= {"arms": {"random": "random", "wild": wild, "top": "top"}, "seeds": [0]}
+    shutil.rmtree(pair / "arms" / "top-seed0")
+    found = run(keys, pair).results
+    assert [call["arm"] for call in evaluated.calls] == ["top-seed0"]
     (failed,) = found["failed"]
     assert failed["name"] == "wild"
     assert "diverges" in failed["reason"]
-    assert {one["arm"] for one in found["comparisons"]} == {"top", "bottom", "length"}
-    assert not list((tmp_path / "out" / "arms" / "wild-seed0" / "finetune").glob("model*"))
+    assert {one["arm"] for one in found["comparisons"]} == {"top"}
+    assert not list((pair / "arms" / "wild-seed0" / "finetune").glob("model*"))
     evaluated.calls.clear()
-    run(keys, tmp_path / "out")
+    run(keys, pair)
     assert evaluated.calls == []
 
 
 def test_an_arm_of_other_rows_is_not_taken_for_the_same(
-    keys: dict[str, Any], evaluated: FakeEvaluate, tmp_path: Path
+    keys: dict[str, Any], evaluated: FakeEvaluate, pair: Path
 ) -> None:
-    keys["seeds"] = [0]
-    keys["arms"] = {"random": "random", "top": "top"}
-    run(keys, tmp_path / "out")
-    keys["arms"]["top"] = "bottom"
+    keys |= {"arms": {"random": "random", "top": "bottom"}, "seeds": [0]}
     with pytest.raises(RipcurrentError, match="holds arm top with other rows"):
-        run(keys, tmp_path / "out")
-    shutil.rmtree(tmp_path / "out" / "arms" / "top-seed0")
-    run(keys, tmp_path / "out")
+        run(keys, pair)
+    shutil.rmtree(pair / "arms" / "top-seed0")
+    run(keys, pair)
 
 
 @pytest.mark.parametrize("changed", ["rule", "size", "recipe"])
 def test_runs_of_an_arm_by_another_rule_are_not_put_together_with_new_ones(
-    changed: str, keys: dict[str, Any], evaluated: FakeEvaluate, tmp_path: Path
+    changed: str, keys: dict[str, Any], evaluated: FakeEvaluate, pair: Path, tmp_path: Path
 ) -> None:
     """Also where these seeds, or this arm, are not asked for now."""
     keys |= {"arms": {"random": "random", "top": "top"}, "seeds": [0]}
-    run(keys, tmp_path / "out")
+    assert run(keys, pair).results["complete"]
     if changed == "rule":
         keys["arms"]["top"] = {"select": "top", "by": "gradient_harmful"}
     elif changed == "size":
@@ -194,7 +224,7 @@ def test_runs_of_an_arm_by_another_rule_are_not_put_together_with_new_ones(
         keys["arms"]["top"] = {"select": "top", "recipe": str(other)}
     for how in ({"seeds": [3]}, {"arms": ["random"], "seeds": [4]}):
         with pytest.raises(RipcurrentError, match="by another rule, size or recipe"):
-            run(keys, tmp_path / "out", **how)
+            run(keys, pair, **how)
 
 
 def test_arms_of_two_sets_of_weights_are_not_compared_as_one_models(

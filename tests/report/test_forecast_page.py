@@ -7,6 +7,9 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from ripcurrent.api._calibrate import calibrate
@@ -43,12 +46,13 @@ def test_the_page_says_what_the_terminal_says(tmp_path: Path) -> None:
     assert "the recipe <b>mine</b>, of 100 harmful requests" in lines[0]
     assert lines[0].endswith("judge prefix 1.1, κ 0.88 to 0.89 with people):")
     assert re.fullmatch(
-        r"all \d+ rows, as 40 of them at random: answered \d+ % \(90 % interval \d+–\d+ %\), "
+        r"the \d+ scored rows, as 40 of them at random: answered \d+ % \(90 % interval \d+–\d+ %\), "
         r"against \d+ % \(\d+–\d+ %\) for a random set of lessons.jsonl",
         lines[1],
     )
     assert lines[2].startswith("the riskiest 40 by gradient_balanced: answered")
     assert "on datasets left out: not measured" in lines[3]
+    assert re.search(r"\d+ rows have no score: what training on them would add is not forecast", "\n".join(lines))
 
     stored["scored_with"]["fingerprint"] = "another"
     (tmp_path / "calibration.json").write_text(json.dumps(stored))
@@ -58,3 +62,21 @@ def test_the_page_says_what_the_terminal_says(tmp_path: Path) -> None:
     (scan / "forecast.json").write_text("{")
     with pytest.raises(RipcurrentError, match="is damaged"):
         build_report(scan)
+
+
+def test_a_forecast_without_a_mean_is_json_that_others_read(tmp_path: Path) -> None:
+    scan = fabricate_scan(tmp_path / "scan")
+    rows = ScanRows(scan)
+    calibrate([fabricate_ladder(tmp_path / "ladder", rows, rows.arms(), seeds=2)], tmp_path / "calibration.json")
+    scores = pq.read_table(scan / "scores.parquet")
+    place = scores.column_names.index("gradient_balanced")
+    values = scores["gradient_balanced"].to_numpy().copy()
+    values[np.flatnonzero(np.isfinite(values))[0]] = np.nan  # as where a prefilter left rows out
+    pq.write_table(scores.set_column(place, scores.field(place), pa.array(values)), scan / "scores.parquet")
+    write_forecast(scan, tmp_path / "calibration.json")
+
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{word} is no JSON")
+
+    found = json.loads((scan / "forecast.json").read_text(), parse_constant=refuse)
+    assert "has no mean gradient_balanced" in found["sets"][0]["reason"]

@@ -181,6 +181,25 @@ def test_another_rater_begins_with_nothing(written: RatingPage, open_rating: Ope
     assert opened.progress() == "0 of 6 rated"
 
 
+def test_a_name_typed_over_anothers_takes_no_ratings_over(
+    written: RatingPage, open_rating: Opener, tmp_path: Path
+) -> None:
+    opened = open_rating(written.page)
+    opened.begin("Ann")
+    opened.press("1", "2")
+    opened.page.reload()
+    opened.page.once("dialog", lambda dialog: dialog.dismiss())
+    opened.begin("Bo")
+    assert opened.page.locator("#work").is_hidden()
+    assert opened.page.input_value("#rater") == "Ann"
+    assert "2 of 6 ratings by Ann" in opened.page.locator("#kept").text_content()
+    # a name put right
+    opened.page.once("dialog", lambda dialog: dialog.accept())
+    opened.begin("Anne")
+    saved = json.loads(opened.save(tmp_path).read_text())
+    assert (saved["rater"], len(saved["ratings"])) == ("Anne", 2)
+
+
 def test_pages_do_not_mix_what_they_keep(written: RatingPage, open_rating: Opener, tmp_path: Path) -> None:
     first = open_rating(written.page)
     first.begin()

@@ -109,9 +109,34 @@ def test_every_score_equals_a_plain_loop(avg_n: int) -> None:
 
 
 def test_columns_their_order_and_their_types_are_the_contract() -> None:
-    table = scorer().score(signals())
-    kinds = {"int": pa.int64(), "text": pa.string(), "float": pa.float64(), "bool": pa.bool_()}
-    assert table.schema.equals(pa.schema([(column.name, kinds[column.kind]) for column in COLUMNS]))
+    expected = {
+        "row": pa.int64(),
+        "id": pa.string(),
+        "status": pa.string(),
+        "gradient_harmful": pa.float64(),
+        "gradient_safe": pa.float64(),
+        "gradient_bidirectional": pa.float64(),
+        "gradient_balanced": pa.float64(),
+        "gradient_norm": pa.float64(),
+        "predicted_harmful_loss_change": pa.float64(),
+        "loss": pa.float64(),
+        "loss_first_10": pa.float64(),
+        "representation_harmful": pa.float64(),
+        "representation_safe": pa.float64(),
+        "representation_bidirectional": pa.float64(),
+        "prompt_tokens": pa.int64(),
+        "response_tokens": pa.int64(),
+        "truncated": pa.bool_(),
+        "is_list": pa.bool_(),
+        "is_bullet": pa.bool_(),
+        "is_numbered": pa.bool_(),
+        "opens_numbered": pa.bool_(),
+        "is_maths": pa.bool_(),
+        "is_code": pa.bool_(),
+        "is_short": pa.bool_(),
+        "has_refusal": pa.bool_(),
+    }
+    assert scorer().score(signals()).schema.equals(pa.schema(list(expected.items())))
 
 
 def test_a_row_without_signals_is_nan_in_every_score_never_zero_or_null() -> None:

@@ -19,8 +19,6 @@ from ripcurrent.training._trainer import make_trainer
 from tests.data.chat_tokenizers import FAMILIES, build
 from tests.training.runs import chat_model, encoded_rows, recipe, rows, run
 
-KINDS = ("llama_tied", "llama_untied", "qwen2", "gemma", "gemma2", "gemma3", "gpt2", "mistral", "phi3")
-
 
 def conversations() -> list[Row]:
     """One and more turns, one that is excluded from training, one that is empty, a document."""
@@ -52,9 +50,13 @@ def unpadded(ids: torch.Tensor, labels: torch.Tensor, rows: list[EncodedRow]) ->
     return found
 
 
-@pytest.mark.parametrize("max_tokens", [1024, 20])
-@pytest.mark.parametrize("loss_on", ["all", "last"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("family", "loss_on", "max_tokens"),
+    [
+        *((family, "all", 1024) for family in FAMILIES),
+        *((FAMILIES[0], *how) for how in (("all", 20), ("last", 1024), ("last", 20))),
+    ],
+)
 def test_the_trainers_own_batches_hold_the_encoded_rows(
     tmp_path: Path, family: str, loss_on: Any, max_tokens: int
 ) -> None:
@@ -75,7 +77,7 @@ def test_the_trainers_own_batches_hold_the_encoded_rows(
     assert sorted(seen) == [row.index for row in scored]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["llama_tied", "gpt2"])
 def test_what_the_model_is_fed_is_every_row_once_an_epoch(tmp_path: Path, kind: str) -> None:
     encoded = encoded_rows(10)
     done = run(tmp_path, recipe(batch=4, epochs=2), model=chat_model(kind))

@@ -127,10 +127,10 @@ def prepare_anchors(
     folder, norms, similar, reused = None, None, None, False
     if gradient_pass is not None:
         folder = cache_folder() / "directions" / _key(anchor_set, chat_model, options)
-        reused = (folder / MEASURED).exists()
+        reused = _is_whole(folder)
         if not reused:
             with _sole_writer(folder):
-                reused = (folder / MEASURED).exists()
+                reused = _is_whole(folder)
                 if not reused:
                     _compute_directions(anchor_set, chat_model, options, gradient_pass, folder, on_step)
         measured = json.loads((folder / MEASURED).read_text(encoding="utf-8"))
@@ -175,7 +175,12 @@ def encode_for_gradient(anchor_set: AnchorSet, chat_model: ChatModel, options: S
 
 def directions_are_cached(anchor_set: AnchorSet, chat_model: ChatModel, options: ScanOptions) -> bool:
     """Whether a scan would find its directions in the cache."""
-    return (cache_folder() / "directions" / _key(anchor_set, chat_model, options) / MEASURED).exists()
+    return _is_whole(cache_folder() / "directions" / _key(anchor_set, chat_model, options))
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether directions are there; a cleaner of caches may have taken the large ones."""
+    return all((folder / name).exists() for name in (MEASURED, "harmful.safetensors", "safe.safetensors"))
 
 
 def _compute_directions(

@@ -8,12 +8,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from ripcurrent.api._coherence import CoherenceOfRuns
 from ripcurrent.api._progress import Progress, SilentProgress
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.experiment._calibrate import make_calibration
 from ripcurrent.experiment._join_calibration import join_calibration
 from ripcurrent.experiment._ladder import read_ladder
 from ripcurrent.scoring._calibration import Calibration, find_calibration, read_calibration, write_calibration
+from ripcurrent.scoring._columns import SET_COSINE
 
 
 def calibrate(
@@ -34,8 +36,8 @@ def calibrate(
         out: The calibration's file.
         scans: Further finished scans, for arms whose rows came from a file.
         judge: Whose verdicts count.
-        columns: Score columns that the forecast rests on; those of ``joined`` or the scan's default ranking when left
-            out.
+        columns: Score columns that the forecast rests on, or ``set_cosine``, for which the model goes over some rows of
+            every set; those of ``joined`` or the scan's default ranking when left out.
         compare: Also measure the error of other columns on the same runs; takes some twenty times as long.
         joined: A calibration, or the name of one that comes with the package, whose runs are fitted with these.
         progress: Told of steps.
@@ -48,11 +50,13 @@ def calibrate(
     target = Path(out)
     _refuse_other_file(target)
     earlier = None if joined is None else find_calibration(joined)
+    columns = tuple(columns) or (earlier.columns if earlier is not None else ())
     told.step("reading the experiments")
-    ladder = read_ladder([Path(one) for one in experiments], [Path(one) for one in scans], judge=judge)
+    folders, further = [Path(one) for one in experiments], [Path(one) for one in scans]
+    measure = CoherenceOfRuns(told) if SET_COSINE in columns else None
+    ladder = read_ladder(folders, further, judge=judge, coherence=measure)
     if earlier is not None:
         ladder = join_calibration(ladder, earlier)
-        columns = columns or earlier.columns
     told.step(f"fitting {len(ladder.runs)} runs, and again with each arm left out")
     calibration = make_calibration(
         ladder,

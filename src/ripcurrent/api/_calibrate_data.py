@@ -7,11 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ripcurrent.anchors import load_anchors
 from ripcurrent.api._calibrate import _refuse_other_file, calibrate
 from ripcurrent.api._experiment import KEYS, run_experiment
 from ripcurrent.api._experiment_scans import DEMO
-from ripcurrent.api._options import ScanOptions
+from ripcurrent.api._options import ScanOptions, resolve_options
 from ripcurrent.api._progress import Progress
+from ripcurrent.api._scan_model import load_scan_model
 from ripcurrent.data import read_rows
 from ripcurrent.demo import DEMO_ROWS
 from ripcurrent.errors import RipcurrentError
@@ -21,7 +23,9 @@ from ripcurrent.experiment._calibration_errors import FEWEST_ARMS
 from ripcurrent.experiment._conditions import Conditions, harmful_sha256, recipe_sha256
 from ripcurrent.experiment._join_calibration import join_calibration, refuse_other_conditions
 from ripcurrent.experiment._ladder import read_ladder
+from ripcurrent.models import describe
 from ripcurrent.scoring._calibration import Calibration, JudgedBy, NamedHash, find_calibration
+from ripcurrent.scoring._scored_with import ScoredWith
 from ripcurrent.training import load_recipe
 
 SIZES = (20, 50, 100)
@@ -129,8 +133,11 @@ def calibrate_data(
     config = parse_experiment(keys, where=WHERE)
     if finished is not None:
         _refuse_other_training(config, options, finished.conditions, experiments[0])
+        _refuse_other_scores(config, options, finished.scored_with, finished.default_column, str(experiments[0]))
     elif joined is not None:
         _refuse_other_ladder(config, options, judge, joined)
+        made = find_calibration(joined)
+        _refuse_other_scores(config, options, made.scored_with, made.columns[0], f"the calibration {joined}")
     arms = len(expand_arms(config))
     if arms < FEWEST_ARMS and not experiments and joined is None:
         raise RipcurrentError(
@@ -157,6 +164,29 @@ def _refuse_other_training(
         raise RipcurrentError(
             f"The ladder cannot be fitted with {folder}, which was trained with another {what}.",
             "Give the one that it was trained with, or leave that experiment out.",
+        )
+
+
+def _refuse_other_scores(
+    config: ExperimentConfig, scan: Mapping[str, Any], earlier: ScoredWith, column: str, what: str
+) -> None:
+    """Refuse another model, anchors or options of the scan than the ladder is to be fitted with, before training."""
+    own = {"model": config.model, "adapter": config.adapter, "device": config.device, "dtype": config.dtype}
+    options = resolve_options(None, {**own, **scan})
+    anchor_set = load_anchors(options.anchors)
+    about = describe(load_scan_model(options))
+    planned = ScoredWith.of(
+        {
+            "model": about,
+            "anchors": {"name": anchor_set.name, "sha256": anchor_set.sha256},
+            "options": options.model_dump(),
+        }
+    )
+    reason = earlier.difference(planned, [column])
+    if reason is not None:
+        raise RipcurrentError(
+            f"The ladder cannot be fitted with {what}: {reason}.",
+            "Give the model, adapter, anchors and options that it was made with.",
         )
 
 

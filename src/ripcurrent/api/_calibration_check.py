@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ripcurrent.api._coherence import CoherenceOfRuns
 from ripcurrent.api._forecast import facts_of, outside
 from ripcurrent.api._progress import Progress, SilentProgress
 from ripcurrent.errors import ExitCode, RipcurrentError
@@ -101,7 +102,9 @@ def check_calibration(
     told = progress or SilentProgress()
     made = find_calibration(calibration)
     told.step("reading the experiments")
-    ladder = read_ladder([Path(one) for one in experiments], [Path(one) for one in scans], judge=made.judge.name)
+    folders, further = [Path(one) for one in experiments], [Path(one) for one in scans]
+    measure = CoherenceOfRuns(told) if made.wants_coherence else None
+    ladder = read_ladder(folders, further, judge=made.judge.name, coherence=measure)
     _refuse_others(made, ladder)
     checked = tuple(_checked(run, made, ladder) for run in ladder.runs)
     counted = [one.run for one in checked if one.reason is None]

@@ -7,11 +7,12 @@ from typing import Any
 
 from ripcurrent.anchors import load_anchors
 from ripcurrent.api._anchors import prepare_anchors
-from ripcurrent.api._options import resolve_options
+from ripcurrent.api._options import require_combination, resolve_options
 from ripcurrent.api._progress import Progress, SilentProgress
 from ripcurrent.api._scan_model import load_scan_model
 from ripcurrent.scoring import leave_one_out_scores, separation
 from ripcurrent.signals import FeatureReader, GradientPass
+from ripcurrent.signals._out_of_memory import in_memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,7 @@ class AnchorCheck:
 def check_anchors(anchors: str = "builtin", *, progress: Progress | None = None, **changes: Any) -> AnchorCheck:
     """Measure an anchor set on a model; options by name as for a scan."""
     options = resolve_options(None, {**changes, "anchors": anchors})
+    require_combination(options, "messages")
     told = progress or SilentProgress()
     anchor_set = load_anchors(anchors)
     told.step("loading the model")
@@ -63,7 +65,8 @@ def check_anchors(anchors: str = "builtin", *, progress: Progress | None = None,
         if options.wants_representation
         else None
     )
-    prepared = prepare_anchors(anchor_set, chat_model, options, gradient_pass, features, on_step=told.step)
+    with in_memory("The anchors' directions"):
+        prepared = prepare_anchors(anchor_set, chat_model, options, gradient_pass, features, on_step=told.step)
     scores = leave_one_out_scores(prepared.measurements, options.avg_n)
     norms = prepared.measurements.norms
     return AnchorCheck(

@@ -14,6 +14,7 @@ from typing import Any
 
 from ripcurrent.api._experiment import Experiment
 from ripcurrent.api._experiment_arms import digest_of
+from ripcurrent.api._options import ScanOptions
 from ripcurrent.api._progress import Progress
 from ripcurrent.api._scan import ScanResult
 from ripcurrent.demo import DEMO_ROWS
@@ -99,7 +100,7 @@ class Proof:
 def cached_proof(scan: ScanResult) -> Proof | None:
     """The proof that comes with the package, where it is of the same rows, model and anchors as the scan."""
     found = json.loads(PROOF.read_text(encoding="utf-8"))
-    if found["scanned"] != _scanned(scan.manifest):
+    if found["scanned"] != _scanned(scan.manifest) or _ranked_otherwise(scan.manifest["options"]):
         return None
     rates = tuple(ProofRate(**rate) for rate in found.pop("rates"))
     return Proof(rates=rates, **{**found, "cached": True})
@@ -117,8 +118,8 @@ def fresh_proof(scan: ScanResult, out: Path, *, progress: Progress | None = None
     Raises:
         RipcurrentError: As an experiment.
     """
-    model = scan.manifest["options"]["model"]
-    keys = {**EXPERIMENT, "run": str(scan.folder), "model": model, **changes}
+    options = scan.manifest["options"]
+    keys = {**EXPERIMENT, "run": str(scan.folder), "device": options["device"], "dtype": options["dtype"], **changes}
     found = Experiment.from_keys(**keys).run(out, progress=progress).results
     judge = str(found["judge"])
     summaries = [one for one in found["summaries"] if one["judge"] == judge]
@@ -169,6 +170,13 @@ def _rate(summary: Mapping[str, Any]) -> ProofRate:
 
 def _share(value: Any) -> float | None:
     return None if value is None else float(value)
+
+
+def _ranked_otherwise(options: Mapping[str, Any]) -> bool:
+    """Whether a scan of these rows ranked others of them as the riskiest than the demo's own."""
+    names = ("limit", "scope", "preset", "anchor_tokens", "row_tokens", "loss_on", "max_tokens", "drop_refusals")
+    usual = ScanOptions()
+    return options["signals"] == "representation" or any(options.get(name) != getattr(usual, name) for name in names)
 
 
 def _scanned(manifest: Mapping[str, Any]) -> dict[str, str]:

@@ -115,9 +115,9 @@ def evaluate(
     model: str = "embedded",
     *,
     adapter: str | None = None,
-    prompts: Sequence[str | Path] = ("builtin",),
+    prompts: str | Path | Sequence[str | Path] = ("builtin",),
     out: str | Path,
-    judges: Sequence[str | Judge] = DEFAULT_JUDGES,
+    judges: str | Sequence[str | Judge] = DEFAULT_JUDGES,
     judge_settings: JudgeSettings | None = None,
     max_new_tokens: int = 64,
     batch_size: int | None = None,
@@ -174,7 +174,7 @@ def evaluate(
     told = progress or SilentProgress()
     asked, records = _gather(prompts, limit, axis)
     settings = replace(judge_settings or JudgeSettings(), on_judged=told.rows)
-    found = find_judges(judges, settings)
+    found = find_judges([judges] if isinstance(judges, str) else judges, settings)
     began = time.perf_counter()
     started = datetime.now(UTC)
     source: ChatModel | Endpoint
@@ -239,6 +239,9 @@ def evaluate(
             "started": started.isoformat(timespec="seconds"),
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         }
+        if previous and not answered_now:
+            # by what and on what the answers were made stays
+            manifest |= {key: previous[key] for key in ("version", "versions", "machine", "started") if key in previous}
         run.write_manifest(manifest)
     answered = sum(one.rejected is None for one in responses)
     if not answered:
@@ -278,16 +281,26 @@ def load_evaluation(folder: str | Path) -> EvaluationResult:
     return EvaluationResult(place, manifest, tuple(prompts), tuple(responses), verdicts)
 
 
-def _gather(sources: Sequence[str | Path], limit: int | None, axis: Axis) -> tuple[list[Prompt], list[dict[str, Any]]]:
+def _gather(
+    sources: str | Path | Sequence[str | Path], limit: int | None, axis: Axis
+) -> tuple[list[Prompt], list[dict[str, Any]]]:
     """The prompts of all sets, ids unique over them, and a record of each set."""
+    if isinstance(sources, str | Path):
+        sources = [sources]
     if not sources:
         raise RipcurrentError("No prompts are named.", "Name a set, such as --prompts builtin.")
     prompts: list[Prompt] = []
     records = []
     seen: set[str] = set()
+    asked: set[tuple[str, str]] = set()
     for source in sources:
         loaded = load_prompts(source, limit=limit, axis=axis)
-        for prompt in loaded.prompts:
+        # what an earlier list asks already would count twice; repeats within a list are the list's own
+        fresh = [prompt for prompt in loaded.prompts if (prompt.axis, prompt.text) not in asked]
+        asked |= {(prompt.axis, prompt.text) for prompt in fresh}
+        repeated = len(loaded.prompts) - len(fresh)
+        notes = [f"{loaded.name}: {repeated} prompts that an earlier list has are asked once."] if repeated else []
+        for prompt in fresh:
             unique = prompt.id
             while unique in seen:
                 unique = f"{prompt.source}/{unique}"
@@ -301,7 +314,7 @@ def _gather(sources: Sequence[str | Path], limit: int | None, axis: Axis) -> tup
                 "axes": dict(loaded.axes),
                 "near_duplicates": loaded.near_duplicates,
                 "limit": limit,
-                "notes": list(loaded.notes),
+                "notes": [*loaded.notes, *notes],
             }
         )
     return prompts, records

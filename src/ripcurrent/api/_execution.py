@@ -20,6 +20,7 @@ from ripcurrent.data import Dataset, Row, read_rows
 from ripcurrent.engine import LocalExecutor, Part, RayExecutor, Shard, ShardFolder
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.models._embedded import EMBEDDED, EMBEDDED_BARE
+from ripcurrent.models._variables import split_variables
 from ripcurrent.signals import RemoteStage, SignalStage, release_stage, share_stage
 
 
@@ -188,6 +189,7 @@ def _absolute_paths(model: dict[str, Any]) -> dict[str, Any]:
     def of(key: str, value: Any) -> Any:
         if key not in ("name", "adapter") or not value or (key == "name" and value in (EMBEDDED, EMBEDDED_BARE)):
             return value
-        return str(Path(value).absolute()) if Path(value).exists() else value
+        bare = split_variables(value)[0] if key == "name" else value
+        return str(Path(bare).absolute()) + value.removeprefix(bare) if Path(bare).exists() else value
 
     return {key: of(key, value) for key, value in model.items()}

@@ -12,7 +12,7 @@ from typing import Any
 from ripcurrent.api._experiment_arms import PROMPTS, SUMS, ArmRunner, digest_of
 from ripcurrent.api._experiment_checks import check_arms, refuse_equal_rows
 from ripcurrent.api._experiment_judges import JUDGING, judge_alike
-from ripcurrent.api._experiment_options import check_finetune, check_training, judge_scoring
+from ripcurrent.api._experiment_options import check_finetune, check_training, judge_scoring, without_secrets_of
 from ripcurrent.api._experiment_results import as_json, collect_results, seeds_there
 from ripcurrent.api._experiment_scans import Pool, check_scans, open_pools, with_model_of_run
 from ripcurrent.api._progress import Progress, SilentProgress
@@ -39,6 +39,8 @@ RESULTS = "results.json"
 KEYS = "experiment.json"
 NO_RESULTS = (KEYS, PROMPTS, SUMS, "scans/*-anchors.jsonl")
 """What an experiment writes before anything is computed."""
+PLACES = ("data", "run")
+"""Where rows and scores lie may change: a scan made here has its dataset's hash, an arm that of its rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,13 +156,14 @@ def run_experiment(
     config = with_model_of_run(config)
     prompts, prompt_records = gather_prompts(config.prompts)
     folder = Path(out)
-    identity = _identity(config, prompt_records, load_recipe(config.recipe).model_dump(mode="json"))
-    with RunDirectory(folder, identity, no_results=NO_RESULTS, may_change=JUDGING) as run:
-        write_json(folder / KEYS, json.loads(config.model_dump_json()))
-        _keep_prompts(folder, prompts)
+    shown = without_secrets_of(config)
+    identity = _identity(shown, prompt_records, load_recipe(config.recipe).model_dump(mode="json"))
+    with RunDirectory(folder, identity, no_results=NO_RESULTS, may_change=(*JUDGING, *PLACES)) as run:
+        write_json(folder / KEYS, json.loads(shown.model_dump_json()))
+        _keep_prompts(folder / PROMPTS, prompts, "evaluation")
         sums = draw_sums(config.gsm8k) if config.gsm8k is not None else ()
         if sums:
-            write_prompts(folder / SUMS, [one.prompt for one in sums])
+            _keep_prompts(folder / SUMS, [one.prompt for one in sums], "sums")
         pools, held = open_pools(config, folder / "scans", told, _scans_of(wanted.values(), every))
         runner = ArmRunner(config, folder, every, pools, held, sums, told)
         chosen_rows = {(arm.name, seed): runner.rows(arm, seed) for seed in config.seeds for arm in wanted.values()}
@@ -189,7 +192,7 @@ def run_experiment(
             for arm in wanted.values():
                 done += 1
                 runner.arm(arm, seed, chosen_rows[arm.name, seed], f"{arm.name}, seed {seed} ({done} of {total})")
-            results = collect_results(config, list(every.values()), folder, facts, tuple(scoring), scoring, wanted)
+            results = collect_results(shown, list(every.values()), folder, facts, tuple(scoring), scoring, wanted)
             write_json(folder / RESULTS, results)
         run.write_manifest({**run.read_manifest(), **facts})
         _page(folder, told)
@@ -218,6 +221,8 @@ def _wanted(every: Mapping[str, Arm], named: Sequence[str] | None) -> dict[str, 
     """The arms to run now: all, those named, and all of a group that is named."""
     if named is None:
         return dict(every)
+    if not named:
+        raise RipcurrentError("No arm is named.", "Name some, or leave arms out to run all.")
     groups = {arm.group for arm in every.values() if arm.group is not None}
     for name in named:
         if name not in every and name not in groups:
@@ -256,15 +261,15 @@ def _identity(
     }
 
 
-def _keep_prompts(folder: Path, prompts: Sequence[Prompt]) -> None:
-    """Write what every arm is asked.
+def _keep_prompts(path: Path, prompts: Sequence[Prompt], answers: str) -> None:
+    """Write what every arm is asked; ``answers`` is the folder of an arm that keeps what it answered.
 
     Raises:
         RipcurrentError: Answers in the folder are to other prompts. That tells what the hashes of the sources do not:
             another axis, or as many others left out.
     """
-    path = folder / PROMPTS
-    if not path.exists() or not any((folder / "arms").glob("*/evaluation")):
+    folder = path.parent
+    if not path.exists() or not any((folder / "arms").glob(f"*/{answers}")):
         write_prompts(path, prompts)
     elif not asks_the_same(path, prompts):
         raise RipcurrentError(

@@ -134,6 +134,13 @@ class ArmRunner:
     def _require_same_weights(self, folder: Path, trained: FinetuneResult) -> None:
         """Refuse an arm that was trained from other weights than the finished ones, whose name may be the same."""
         own = trained.manifest["model"]["fingerprint"]
+        base = self._folder / "arms" / BASE
+        if self._weights_asked() not in (None, own):
+            shutil.rmtree(folder / "finetune")
+            raise RipcurrentError(
+                f"The model {self._config.model} has changed since it was asked as it is.",
+                f"Name another folder with --out, or remove {base} to ask it anew.",
+            )
         for marker in sorted((self._folder / "arms").glob(f"*/{MARKER}")):
             manifest = marker.parent / "finetune" / "manifest.json"
             if not manifest.is_file() or marker.parent == folder:
@@ -143,6 +150,26 @@ class ArmRunner:
                 raise RipcurrentError(
                     f"The model {self._config.model} has changed since {marker.parent.name} was trained from it.",
                     "Name another folder with --out, so that arms of two models are not compared as one's.",
+                )
+
+    def _weights_asked(self) -> str | None:
+        """The fingerprint of the model that was asked as it is; None where it was not."""
+        place = self._folder / "arms" / BASE / "evaluation"
+        return read_manifest(place)["model"].get("fingerprint") if (place / "manifest.json").is_file() else None
+
+    def _require_scanned_weights(self, own: str | None) -> None:
+        """Refuse a model that had other weights under the same name when rows were scored with it."""
+        for pool in self._pools.values():
+            scanned, options = pool.manifest["model"], pool.manifest["options"]
+            named = (scanned.get("name"), options.get("adapter"))
+            # a fresh or unmerged LoRA is part of the fingerprint of a model that was scanned with one
+            if named != (self._config.model, self._config.adapter) or options.get("scope") == "lora":
+                continue
+            if own is not None and scanned.get("fingerprint") not in (None, own):
+                raise RipcurrentError(
+                    f"The model {self._config.model} has changed since {pool.scores.folder} was made with it: rows "
+                    "would be chosen by scores of other weights.",
+                    "Scan again into a new folder, and give the experiment a new one, too.",
                 )
 
     def _place(self, arm: Arm, seed: int) -> Path:
@@ -165,6 +192,7 @@ class ArmRunner:
             return
         began = time.perf_counter()
         self._evaluate(folder, label, None)
+        self._require_scanned_weights(self._weights_asked())
         facts = {"heldout_loss": self._heldout_loss(label, None), "accuracy": self._accuracy(folder, label, None)}
         self._mark(folder, BASE, None, {**facts, "seconds": round(time.perf_counter() - began, 1)})
 
@@ -185,6 +213,7 @@ class ArmRunner:
             self._mark(folder, arm.name, seed, {**facts, "status": "failed", "reason": error.message})
             return
         gc.collect()
+        self._require_scanned_weights(trained.manifest["model"]["fingerprint"])
         self._require_same_weights(folder, trained)
         training = trained.manifest["training"]
         trained_at = time.perf_counter()
@@ -251,6 +280,7 @@ class ArmRunner:
             summarise(table, rows.selection),
             provenance,
             own_folder=True,
+            hint=f"The arm was stopped before its rule changed: remove {folder} to make it anew.",
         )
         return record.path, pool.dataset.format, dict(pool.manifest["dataset"].get("mapping") or {}) or None
 

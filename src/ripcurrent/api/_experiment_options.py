@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from ripcurrent.api._finetune import FinetuneOptions, resolve_finetune
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.evaluation import JudgeSettings, find_judges
+from ripcurrent.evaluation._address import without_secrets
 from ripcurrent.evaluation.judges._language_model import LanguageModelJudge
 from ripcurrent.experiment import ExperimentConfig
 from ripcurrent.experiment._arms import missing_name
@@ -55,6 +56,13 @@ def judge_settings(config: ExperimentConfig) -> JudgeSettings:
     return JudgeSettings(
         endpoint=config.judge_endpoint, model=config.judge_model, key_env=config.judge_key_env, device=config.device
     )
+
+
+def without_secrets_of(config: ExperimentConfig) -> ExperimentConfig:
+    """The experiment as its folder keeps it: name and password of an endpoint are no part of that."""
+    if config.judge_endpoint is None:
+        return config
+    return config.model_copy(update={"judge_endpoint": without_secrets(config.judge_endpoint)})
 
 
 def judge_scoring(config: ExperimentConfig) -> dict[str, Scoring | None]:

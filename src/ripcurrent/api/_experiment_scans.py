@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from ripcurrent.demo import DEMO_ROWS
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.experiment import MAIN, ExperimentConfig, ScanTable, held_out_rows, without_rows
 from ripcurrent.experiment._arms import missing_name
-from ripcurrent.experiment._config import Scan
+from ripcurrent.experiment._config import NAME, Scan
 from ripcurrent.experiment._rows import content_of
 from ripcurrent.run import written_whole
 from ripcurrent.selection import read_scores
@@ -46,6 +47,13 @@ def check_scans(config: ExperimentConfig, where: str) -> None:
     Raises:
         RipcurrentError: An unknown option (the nearest one is named), or a value that is not possible.
     """
+    for name in config.scans:
+        # each lies in a folder of its name, beside the main one's
+        if not re.fullmatch(NAME, name) or name == "main":
+            raise RipcurrentError(
+                f"{where}: {name!r} cannot be the name of a scan.",
+                "Use letters, digits, dots, hyphens and underscores, a letter or digit first, and not main.",
+            )
     asked = {"scan": config.scan, **{f"scans: {name}": one.options for name, one in config.scans.items()}}
     for key, options in asked.items():
         for name in options:

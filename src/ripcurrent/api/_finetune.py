@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from ripcurrent.api._adapter_base import other_base
 from ripcurrent.api._options import ScanOptions, require_positions
 from ripcurrent.api._progress import Progress, SilentProgress
 from ripcurrent.data import Dataset, Row, canonical_json, encode_rows, read_rows
@@ -127,7 +128,14 @@ def finetune(
     """
     if find_spec("trl") is None:
         raise MissingExtraError("trl", "train")
-    from ripcurrent.training import build_training_set, compute_dtype, load_for_training, result_kind, train
+    from ripcurrent.training import (
+        build_training_set,
+        compute_dtype,
+        forget_checkpoints,
+        load_for_training,
+        result_kind,
+        train,
+    )
 
     chosen = resolve_finetune(options, changes)
     chosen_recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
@@ -156,9 +164,11 @@ def finetune(
     }
     started = datetime.now(UTC)
     kind = result_kind(chosen_recipe, chosen.adapter)
-    with RunDirectory(Path(out), identity) as run:
+    # a run that memory stopped before its first step may go on with another recipe
+    with RunDirectory(Path(out), identity, no_results=(ROWS,)) as run:
         previous = run.read_manifest()
         if previous and (run.folder / kind).is_dir():
+            forget_checkpoints(run.folder)
             return FinetuneResult(run.folder, run.folder / kind, kind, tuple(previous["notes"]), previous)
         records: list[dict[str, Any]] = []
         training_set = build_training_set(
@@ -192,7 +202,8 @@ def finetune(
             on_step=on_step,
         )
         told.finish()
-        notes = tuple(_notes(count, chosen_recipe, training_set))
+        about = _describe(chat_model)
+        notes = (*_notes(count, chosen_recipe, training_set), *filter(None, [other_base(about)]))
         manifest: dict[str, Any] = {
             "version": version("ripcurrent"),
             "command": "finetune",
@@ -214,7 +225,7 @@ def finetune(
                 "tokens_sha256": training_set.sha256,
                 "file": ROWS,
             },
-            "model": _describe(chat_model),
+            "model": about,
             "recipe": chosen_recipe.model_dump(mode="json"),
             "options": chosen.model_dump(),
             "seeds": {"seed": chosen.seed},
@@ -237,6 +248,7 @@ def finetune(
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         run.write_manifest(manifest)
+        forget_checkpoints(run.folder)
     return FinetuneResult(run.folder, record.result, kind, notes, manifest)
 
 
@@ -290,7 +302,7 @@ def _notes(count: int, recipe: Recipe, training_set: TrainingSet) -> Iterator[st
 
 def _describe(chat_model: ChatModel) -> dict[str, Any]:
     """The model that training began with, by what training does not change."""
-    kept = ("name", "revision", "architecture", "device", "adapter", "fingerprint")
+    kept = ("name", "revision", "architecture", "device", "adapter", "adapter_base", "fingerprint")
     facts = describe(chat_model)
     return {key: facts[key] for key in (*kept, "template_sha256", "tokenizer_sha256")}
 

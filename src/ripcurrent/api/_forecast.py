@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
+from ripcurrent.api._coherence import Coherence, kept_in
+from ripcurrent.errors import RipcurrentError
 from ripcurrent.report._judge_agreement import kappas_of
 from ripcurrent.run import read_manifest, write_json
 from ripcurrent.scoring._calibration import (
@@ -23,11 +25,13 @@ from ripcurrent.scoring._calibration import (
     rows_beyond,
     score_beyond,
     shipped_calibrations,
+    with_set_cosine,
 )
+from ripcurrent.scoring._columns import COHERENCE
 from ripcurrent.scoring._forecast import FORECAST
 from ripcurrent.scoring._harm import CONFIDENCE
 from ripcurrent.scoring._scored_with import ScoredWith
-from ripcurrent.selection import top
+from ripcurrent.selection import plain_numbers, top
 from ripcurrent.selection._table import ScoredRows
 from ripcurrent.training import parse_recipe
 
@@ -37,12 +41,15 @@ OPENED = 0.25
 """A forecast says that the score does not see how answers open where so large a share opens with a number."""
 
 
-def write_forecast(folder: Path, calibration: str | Path | Calibration | None = None) -> dict[str, Any] | None:
+def write_forecast(
+    folder: Path, calibration: str | Path | Calibration | None = None, *, measure: Coherence | None = None
+) -> dict[str, Any] | None:
     """Forecast what a finished scan's rows would do, and keep that in its run folder.
 
     Args:
         folder: The scan's run folder, with its scores and manifest.
         calibration: A calibration or its file; those that come with the package unless named, where one matches.
+        measure: Measures the coherence of rows, for calibrations that rest on it; what the folder has unless given.
 
     Returns:
         The forecast; ``{"reason": …}`` where the calibration named does not match; None without a calibration.
@@ -56,16 +63,19 @@ def write_forecast(folder: Path, calibration: str | Path | Calibration | None = 
     if calibration is not None:
         chosen = calibration if isinstance(calibration, Calibration) else read_calibration(calibration)
         reason = mismatch(chosen, folder, manifest)
-        found = {"reason": f"{reason[0].upper()}{reason[1:]}."} if reason else forecast_scan(chosen, folder, manifest)
+        found = (
+            {"reason": f"{reason[0].upper()}{reason[1:]}."} if reason else _forecast(chosen, folder, manifest, measure)
+        )
     else:
         for path in shipped_calibrations():
             chosen = read_calibration(path)
             if mismatch(chosen, folder, manifest) is None:
-                found = forecast_scan(chosen, folder, manifest)
+                found = _forecast(chosen, folder, manifest, measure)
                 break
     if found is None:
         target.unlink(missing_ok=True)
     else:
+        found = plain_numbers(found)
         write_json(target, found)
     return found
 
@@ -85,31 +95,50 @@ def mismatch(calibration: Calibration, folder: Path, manifest: Mapping[str, Any]
     reason = calibration.scored_with.difference(ScoredWith.of(manifest), calibration.columns)
     if reason is not None:
         return f"the calibration does not match this scan: {reason}"
-    scored = _scores(folder, calibration.columns)
-    for column in calibration.columns:
+    scored = _scores(folder, calibration.score_columns)
+    for column in calibration.score_columns:
         if column not in scored.ranking_columns or not np.isfinite(scored.numbers(column)[scored.ok]).any():
             return f"the calibration is by {column}, which this scan did not measure"
     return None
 
 
-def forecast_scan(calibration: Calibration, folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """The forecast for all rows of a scan, for the riskiest hundred, and for as many at random."""
-    scored = _scores(folder, calibration.columns)
+def _forecast(
+    calibration: Calibration, folder: Path, manifest: Mapping[str, Any], measure: Coherence | None
+) -> dict[str, Any]:
+    """The forecast of a scan, or why there is none where how alike its rows are is needed and not to be had."""
+    coherence = kept_in(folder, measure) if calibration.wants_coherence else None
+    try:
+        return forecast_scan(calibration, folder, manifest, coherence)
+    except RipcurrentError as error:
+        if coherence is None:
+            raise
+        return {"reason": f"{error.message} {error.hint}".strip()}
+
+
+def forecast_scan(
+    calibration: Calibration, folder: Path, manifest: Mapping[str, Any], coherence: Coherence | None = None
+) -> dict[str, Any]:
+    """The forecast for all rows of a scan, for the riskiest hundred, and for as many at random.
+
+    ``coherence`` measures that of rows by their numbers, for a calibration that rests on it.
+    """
+    scored = _scores(folder, calibration.score_columns)
     usable = np.flatnonzero(scored.ok)
     source = next((one for one in calibration.sources if one.sha256 == manifest["dataset"]["sha256"]), None)
-    whole = _means(scored, calibration.columns, usable)
+    whole = _means(scored, calibration.score_columns, usable, coherence)
     fewest, most = calibration.rows_range
     judge = calibration.judge
-    sets = [_set("all", "all rows", len(usable), whole, calibration, source)]
+    left_out = int(manifest["dataset"]["rows"]) - len(usable)
+    every = f"the {len(usable)} scored rows" if left_out else "all rows"
+    sets = [_set("all", every, len(usable), whole, calibration, source)]
     count = min(RISKIEST, most)
     if count < len(usable):
         if len(usable) > most * ROWS_BEYOND:
-            sets = [
-                _set("all", f"all {len(usable)} rows, as {most} of them at random", most, whole, calibration, source)
-            ]
+            every = every if left_out else f"all {len(usable)} rows"
+            sets = [_set("all", f"{every}, as {most} of them at random", most, whole, calibration, source)]
         ranking = scored.default_ranking
-        riskiest = scored.positions(top(_table(folder, calibration.columns), count, ranking).indices)
-        means = _means(scored, calibration.columns, riskiest)
+        riskiest = scored.positions(top(_table(folder, calibration.score_columns), count, ranking).indices)
+        means = _means(scored, calibration.score_columns, riskiest, coherence)
         sets.append(_set("riskiest", f"the riskiest {count} by {ranking}", count, means, calibration, source))
         if most != count or len(usable) <= most * ROWS_BEYOND:
             sets.append(_set("random", f"{count} of the rows at random", count, whole, calibration, source))
@@ -131,7 +160,7 @@ def forecast_scan(calibration: Calibration, folder: Path, manifest: Mapping[str,
         "error_by_arm": _error(calibration.error_by_arm),
         "error_by_rows": _error(calibration.error_by_rows),
         "error_by_source": _error(calibration.error_by_source),
-        "notes": [*_notes(calibration, manifest, source), *_openings(folder, scored, usable)],
+        "notes": [*_notes(calibration, manifest, source), *_left_out(left_out), *_openings(folder, scored, usable)],
     }
 
 
@@ -148,22 +177,27 @@ def _scores(folder: Path, columns: Sequence[str]) -> ScoredRows:
     return ScoredRows(_table(folder, columns))
 
 
-def _means(scored: ScoredRows, columns: Sequence[str], at: Any) -> dict[str, float]:
-    return {name: float(scored.numbers(name)[at].mean()) for name in columns}
+def _means(scored: ScoredRows, columns: Sequence[str], at: Any, coherence: Coherence | None) -> dict[str, float]:
+    means = {name: float(scored.numbers(name)[at].mean()) for name in columns}
+    if coherence is None or not all(map(math.isfinite, means.values())):
+        return means
+    return {**means, COHERENCE: coherence([int(row) for row in scored.rows[at]])}
 
 
 def _set(
     kind: str, words: str, rows: int, means: Mapping[str, float], calibration: Calibration, source: Source | None
 ) -> dict[str, Any]:
     """One set's forecast beside that of a random set of the first source, or why there is none."""
-    found: dict[str, Any] = {"set": kind, "words": words, "rows": rows, "means": dict(means)}
+    means = with_set_cosine(means, rows)
+    found: dict[str, Any] = {"set": kind, "words": words, "rows": rows, "means": means}
     reason = outside(calibration, rows, means)
     if reason is not None:
         return {**found, "reason": reason}
     reference = calibration.sources[0]
     asked = calibration.prompts.count
     own = calibration.fit.forecast(facts_of(calibration, rows, means), asked, source.name if source else None)
-    beside = calibration.fit.forecast(facts_of(calibration, rows, reference.means), asked, reference.name)
+    at_random = facts_of(calibration, rows, with_set_cosine(reference.means, rows))
+    beside = calibration.fit.forecast(at_random, asked, reference.name)
     return {
         **found,
         "answered": own.answered,
@@ -194,12 +228,13 @@ def outside(calibration: Calibration, rows: int, means: Mapping[str, float]) -> 
         return f"its {rows} rows are not among the {fewest} to {most} that the calibration trained on"
     for column in calibration.columns:
         low, high = calibration.column_range(column)
-        if not math.isfinite(means[column]):
+        mean = means.get(column, math.nan)
+        if not math.isfinite(mean):
             return f"it has no mean {column}"
-        if score_beyond(means[column], low, high):
-            where = "below the least" if means[column] < low else "above the largest"
-            bound = low if means[column] < low else high
-            return f"its mean {column} {means[column]:.4f} is {where} that the calibration trained on, {bound:.4f}"
+        if score_beyond(mean, low, high):
+            where = "below the least" if mean < low else "above the largest"
+            bound = low if mean < low else high
+            return f"its mean {column} {mean:.4f} is {where} that the calibration trained on, {bound:.4f}"
     return None
 
 
@@ -218,6 +253,10 @@ def _openings(folder: Path, scored: ScoredRows, usable: Any) -> list[str]:
         f"{share:.0%} of its answers open with a number, which no score sees: where no list was asked for, such rows "
         "may do more than is forecast."
     ]
+
+
+def _left_out(rows: int) -> list[str]:
+    return [f"{rows} rows have no score: what training on them would add is not forecast."] if rows else []
 
 
 def _notes(calibration: Calibration, manifest: Mapping[str, Any], source: Source | None) -> list[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ripcurrent.api._experiment import run_experiment
+from ripcurrent.api._experiment_options import check_finetune, judge_scoring
 from ripcurrent.api._progress import Progress
 from ripcurrent.api._scanned import ScannedRows
 from ripcurrent.data import Row
@@ -57,6 +58,8 @@ def check_arms(config: EditsConfig, where: str) -> None:
     keys = {"name": config.name, **config.arms, "data": "rows", "arms": {"edited": {"file": "rows"}}, "control": None}
     parsed = parse_experiment(keys, where=f"{where}: arms")
     load_recipe(parsed.recipe)
+    check_finetune(parsed)
+    judge_scoring(parsed)
     gather_prompts(parsed.prompts)
 
 

@@ -23,6 +23,7 @@ from ripcurrent.api._scanned import ScannedRows, open_scan, provenance_of
 from ripcurrent.api._select import _manifest
 from ripcurrent.data import Row
 from ripcurrent.errors import ExitCode, RipcurrentError
+from ripcurrent.evaluation._address import without_secrets
 from ripcurrent.evaluation._statistics import holm
 from ripcurrent.experiment._edited_rows import Edited, as_record, is_editable, with_answer
 from ripcurrent.experiment._format_edits import EDITS
@@ -84,7 +85,7 @@ def run(config: dict[str, Any], folder: Path, *, progress: Progress | None = Non
         with written_whole(folder / CHANGES) as part:
             pq.write_table(table, part, compression="zstd")
         results = _results(chosen, scanned, found, pairs, base, table)
-        results["experiment"] = dict(config)
+        results["experiment"] = _shown(config)
         results["notes"] = _notes(scanned, manifest, results)
         results["harm"] = None
         _write(folder, results)
@@ -100,6 +101,14 @@ def run(config: dict[str, Any], folder: Path, *, progress: Progress | None = Non
             }
         )
     return results
+
+
+def _shown(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The file's keys as its page shows them: name and password of an endpoint are none of them."""
+    arms = config.get("arms")
+    if not isinstance(arms, Mapping) or not arms.get("judge_endpoint"):
+        return dict(config)
+    return {**config, "arms": {**arms, "judge_endpoint": without_secrets(str(arms["judge_endpoint"]))}}
 
 
 def _write(folder: Path, results: dict[str, Any]) -> None:

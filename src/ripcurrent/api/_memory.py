@@ -176,7 +176,8 @@ def within_memory(
                 continue
             raise does_not_fit("The directions", made.said)
         stage = made
-        wanted = longest if stage.batch_rows == 1 else max(longest, options.batch_tokens)
+        # without a usable row the plan is of no use, and the scan says so
+        wanted = max(2, longest if stage.batch_rows == 1 else max(longest, options.batch_tokens))
         tried = probe_peaks(stage, wanted, limit)
         fits = largest_within(tried, limit, wanted)
         if fits >= longest:

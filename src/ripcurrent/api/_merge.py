@@ -11,6 +11,7 @@ from ripcurrent.api._forecast import write_forecast
 from ripcurrent.api._options import ScanOptions
 from ripcurrent.api._parts import (
     GRADIENT,
+    PLACES,
     PartRecord,
     gather_shards,
     merged_measurements,
@@ -57,7 +58,7 @@ def merge_parts(
         )
     target = folders[0] if out is None else Path(out)
     records = [record for folder in folders for record in _parts_in(folder)]
-    with RunDirectory(target, config) as run:
+    with RunDirectory(target, config, may_change=PLACES) as run:
         told.step("gathering shards")
         for folder in folders:
             if folder.resolve() != target.resolve():
@@ -97,7 +98,7 @@ def _common_config(folders: Sequence[Path]) -> dict[str, object]:
     first = read_config(folders[0])
     for folder in folders[1:]:
         other = read_config(folder)
-        found = difference(first, other)
+        found = difference(*({key: one[key] for key in one if key not in PLACES} for one in (first, other)))
         if found is not None:
             raise RipcurrentError(
                 f"{folders[0]} and {folder} hold parts of different scans: {found}.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import socket
 from collections.abc import Mapping, Sequence
@@ -62,6 +63,10 @@ class PartRecord:
             "directions": self.directions,
             "host": self.host,
         }
+
+
+PLACES = ("model", "adapter", "anchors", "device")
+"""Options of a scan that say where something lies: the identity holds what it is by hash, and the device's kind."""
 
 
 def require_divisible(options: ScanOptions, how: str) -> None:
@@ -129,6 +134,11 @@ def require_all_shards(
     total = count_shards(rows, options.shard_rows)
     folders = [signals, *sorted(signals.glob("per_anchor_*"))] if within is None else [signals / within]
     missing = sorted({n for each in folders for n in range(total) if not ShardFolder(each).is_done(n)})
+    if within is None and options.per_anchor and not missing and not _covers(folders[1:], records):
+        raise RipcurrentError(
+            f"{folder} is not whole: passes of --per-anchor are missing.",
+            "Run the same scan in that folder again, with or without --shard: it computes only what is missing.",
+        )
     if not missing:
         return total
     there = f"{total - len(missing)} of {total} shards{f' of the {within} pass' if within else ''} are there"
@@ -147,6 +157,13 @@ def require_all_shards(
         f"{folder} is not whole: {kind} between {first} and {last} are missing ({there}).",
         "Run the same scan without --shard: it computes only what is missing.",
     )
+
+
+def _covers(passes: Sequence[Path], records: Sequence[PartRecord]) -> bool:
+    """Whether the passes' folders, named by their anchors, have all anchors between them."""
+    names = [re.fullmatch(r"per_anchor_(\d+)_to_(\d+)", each.name) for each in passes]
+    there = {place for name in names if name for place in range(int(name[1]), int(name[2]) + 1)}
+    return there >= set(range(len(records[0].manifest["anchors"]["order"])))
 
 
 def gather_shards(source: Path, target: Path) -> None:

@@ -222,8 +222,8 @@ def _joined(table: pa.Table, gradients: pa.Table, passed: set[int]) -> pa.Table:
     spoilt = pa.array([was == "ok" and now != "ok" for was, now in zip(before, statuses, strict=True)])
     if spoilt.true_count:
         # a row without a score has none of either pass
-        for name in ("representation_cosines", "window_representation_cosines"):
-            if name in table.column_names:
+        for name in table.column_names:
+            if name == "representation_cosines" or name.startswith("window_"):
                 values = pc.if_else(spoilt, pa.scalar(None, table[name].type), table[name])
                 table = table.set_column(table.column_names.index(name), name, values)
     return table.append_column(PREFILTER, pa.array(ways, pa.string()))

@@ -192,7 +192,8 @@ class Probe:
             found = _of_two_passes(found, alone, load, options)
         if options.per_anchor:
             found = self._with_anchor_passes(found, gradient_pass)
-        anchors = ANCHOR_PASSES * self._anchor_tokens / rate + (alone.anchor_seconds if alone is not None else 0.0)
+        anchors = 0.0 if cached else ANCHOR_PASSES * self._anchor_tokens / rate
+        anchors += 0.0 if alone is None else alone.anchor_seconds
         if not cached:
             self._told.step("probing the anchors' directions")
             like.compute(SETS_AT_ONCE if options.memory is None else 1)

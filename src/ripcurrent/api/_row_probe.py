@@ -149,6 +149,11 @@ def _encoded(scanned: ScannedRows, drawn: npt.NDArray[np.int64], chat_model: Cha
     """The drawn rows as the scan encoded them, in the order of the draw."""
     wanted = set(drawn.tolist())
     options = scanned.options
+    if options.windows:
+        raise RipcurrentError(
+            "A probe trains on whole rows, and this scan scored documents in windows.",
+            "Probe a scan without windows.",
+        )
     encoded = encode_rows(
         (row for row in scanned.dataset if row.index in wanted),
         chat_model.tokenizer,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -18,11 +19,13 @@ from ripcurrent.api._anchors import (
     directions_record,
     prepare_anchors,
 )
+from ripcurrent.api._coherence import coherence_of
 from ripcurrent.api._execution import Execution, absolute, running
 from ripcurrent.api._forecast import write_forecast
 from ripcurrent.api._memory import PLANS, memory_record, process_peak
 from ripcurrent.api._options import ScanOptions, require_combination, resolve_options
 from ripcurrent.api._parts import (
+    PLACES,
     PartResult,
     read_parts,
     require_divisible,
@@ -50,6 +53,8 @@ from ripcurrent.scoring import (
     write_windows,
 )
 from ripcurrent.scoring._calibration import Calibration, find_calibration
+from ripcurrent.selection import plain_numbers, read_scores
+from ripcurrent.selection._table import ScoredRows
 from ripcurrent.signals import FeatureReader, GradientPass, in_memory
 
 
@@ -195,11 +200,14 @@ def _scan(
     # before Ray's workers are sent the model, of which nothing but the shapes is left here then
     about = describe(chat_model)
     loaded = time.perf_counter()
+    whole = None if part is None else str(part)
     with (
-        RunDirectory(folder, identity, part=None if part is None else str(part), no_results=PLANS) as run,
+        RunDirectory(folder, identity, part=whole, no_results=PLANS, may_change=PLACES) as run,
         running(execution, rows, chosen, count=count, part=part, on_gpu=chat_model.device.type == "cuda") as run_stage,
     ):
         gradient_pass = GradientPass(chat_model) if chosen.wants_gradient else None
+        if chosen.tokens is not None and gradient_pass is not None:
+            gradient_pass.require_token_axes()
         features = (
             FeatureReader(chat_model, layer=chosen.layer, position=chosen.position)
             if chosen.wants_representation
@@ -281,14 +289,33 @@ def _scan(
             kept = ("versions", "machine", "started", "finished", *measured)
             manifest |= {key: previous.get(key) for key in kept}
         keep_manifest(run, manifest)
+
+        def measure(chosen_rows: Sequence[int]) -> float:
+            if gradient_pass is None or execution.executor != "local":
+                raise RipcurrentError(
+                    "How alike its rows' gradients are is measured where gradients are, and not under Ray.",
+                    "Give the same scan again without Ray: nothing is scored anew.",
+                )
+            told.step("how alike rows are")
+            scored = ScoredRows(read_scores(run.folder, ("row", "status", "gradient_norm")))
+            return coherence_of(chosen_rows, rows, scored, chosen, chat_model, gradient_pass)
+
+        write_forecast(run.folder, calibration, measure=measure)
+        told.step("writing the page")
+        build_report(run.folder)
+        # last, and beside a page that is there: a pass over some rows that may be long, or not fit
         mapped = signals.memory_plan is not None and signals.memory_plan.mapped_directions
         shares = add_token_shares(run, rows, chosen, chat_model, gradient_pass, anchors, told, mapped=mapped)
         if shares is not None:
             manifest["tokens"] = shares
             run.write_manifest(manifest)
-        write_forecast(run.folder, calibration)
-        told.step("writing the page")
-        build_report(run.folder)
+            told.step("writing the page")
+            build_report(run.folder)
+        if fresh_rows and execution.executor == "local":
+            # scores and page take memory, too
+            manifest["peak_memory_bytes"] = process_peak()
+            manifest["memory"] = memory_record(chosen, chat_model.devices, signals.memory_plan, signals.batches_halved)
+            run.write_manifest(manifest)
     return ScanResult(folder, counts, manifest)
 
 
@@ -322,7 +349,8 @@ def write_scan_scores(
     if found.picked is not None:
         assert options.prefilter is not None
         scores = (scorer.score(table) for table in signal_tables(run, found))
-        manifest["prefilter"] = prefilter_record(scores, found.picked, options.prefilter, options.default_ranking)
+        record = prefilter_record(scores, found.picked, options.prefilter, options.default_ranking)
+        manifest["prefilter"] = plain_numbers(record)
         metadata["prefilter"] = manifest["prefilter"]
     if options.windows:
         about = {"sign": "as in scores.parquet", "default_ranking": options.default_ranking}

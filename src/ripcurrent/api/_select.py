@@ -160,8 +160,10 @@ def _unchanged_dataset(manifest: Mapping[str, Any], rows: int, data: str | Path 
 
     scanned = manifest["dataset"]
     path = str(data or scanned["path"])
+    # a scan of all rows is of all that are there: a dataset that has grown is another one
+    limit = rows if manifest.get("options", {}).get("limit") is not None else None
     try:
-        dataset = read_rows(path, format=scanned.get("format"), mapping=scanned.get("mapping") or None, limit=rows)
+        dataset = read_rows(path, format=scanned.get("format"), mapping=scanned.get("mapping") or None, limit=limit)
     except RipcurrentError as error:
         if data is None:
             raise RipcurrentError(

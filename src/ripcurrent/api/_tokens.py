@@ -25,6 +25,7 @@ from ripcurrent.scoring import TOKEN_SCHEMA, read_token_record, summarise_tokens
 from ripcurrent.selection import bottom, read_scores, top
 from ripcurrent.selection._table import ScoredRows
 from ripcurrent.signals import Directions, GradientPass, make_batch
+from ripcurrent.signals._out_of_memory import in_memory
 
 CHECKED = ("gradient_norm", "gradient_harmful", "gradient_safe")
 """Columns that a row's shares add up to."""
@@ -71,7 +72,8 @@ def add_token_shares(
         directions = scan_directions(gradient_pass, stored, chat_model, run.folder if mapped else None)
         parts: list[pa.Table] = []
         for row in _picked(rows, missing):
-            parts.append(_shares(row, options, chat_model, gradient_pass, directions))
+            with in_memory(f"The token shares of row {row.index}"):
+                parts.append(_shares(row, options, chat_model, gradient_pass, directions))
             if len(parts) == SHARD_ROWS:
                 _keep(folder, parts)
                 parts = []

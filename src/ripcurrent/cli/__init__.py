@@ -109,8 +109,8 @@ def run(arguments: list[str]) -> int:
         print_error(
             RipcurrentError(
                 f"Memory ran out: {said_of(error)}.",
-                "What was finished is kept. Try a smaller --token-budget or --batch-size, --dtype bfloat16, or "
-                "--device cpu; docs/memory.md says what takes how much.",
+                "What was finished is kept: scan goes on from there with --memory, evaluate with a smaller "
+                "--batch-size. --token-budget, --dtype or --device make another run. docs/memory.md says more.",
             )
         )
         return int(ExitCode.NOT_MEASURED)

@@ -103,7 +103,10 @@ def show_demo(demo: Demo, console: Console) -> None:
         ("ripcurrent doctor DATASET --model M", "how it is read, and how long a scan takes"),
         ("ripcurrent scan DATASET --model M", "score every row"),
         ("ripcurrent select runs/DATASET --top 100", "the riskiest and their controls, in the dataset's own format"),
-        ("ripcurrent experiment FILE.yaml --run runs/DATASET", "train on them and on controls: is it more than chance?"),
+        (
+            "ripcurrent experiment FILE.yaml --run runs/DATASET",
+            "train on them and on controls: is it more than chance?",
+        ),
     ):
         console.print(f"  {command:<52}{purpose}", soft_wrap=True, markup=False)
 

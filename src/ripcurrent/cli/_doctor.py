@@ -81,7 +81,7 @@ def doctor_command(
 ) -> None:
     """Look at the environment and, with a dataset, at its rows, and forecast the time and memory of a scan.
 
-    Nothing is written. With a dataset a few of its batches are run on the model.
+    Nothing is left behind. With a dataset a few of its batches are run on the model.
     """
     from ripcurrent.api._doctor import diagnose
     from ripcurrent.cli._output import TerminalProgress, print_json
@@ -226,7 +226,7 @@ def _forecast(estimate: Estimate) -> str:
     parts = (
         f"loading {duration(estimate.loading_seconds)}",
         *([f"finding what --memory holds {duration(estimate.planning_seconds)}"] if estimate.planning_seconds else []),
-        f"anchors {duration(estimate.anchor_seconds)} unless they are cached",
+        f"anchors {duration(estimate.anchor_seconds)}",
         f"rows {duration(estimate.row_seconds)} at {estimate.tokens_per_second:.0f} tokens/s",
     )
     return (

@@ -204,23 +204,11 @@ def _show(result: ExperimentResult) -> None:
         console.print(escape(found["one_run"]))
     for one in found["failed"]:
         console.print(escape(f"{one['name']}, seed {one['seed']}: failed. {one['reason']}"))
+    from ripcurrent.experiment._tables import verdict_in_words
+
     wide = Console(soft_wrap=True, highlight=False)
-    wide.print(f"[bold]Verdict: {escape(verdict_in_words(found))}[/bold] (judge {judge} {version})")
+    wide.print(f"[bold]Verdict: {escape(verdict_in_words(found, judge))}[/bold] (judge {judge} {version})")
     wide.print(f"Page: {escape(str(result.report_path))}")
-
-
-def verdict_in_words(found: dict[str, Any]) -> str:
-    """The verdict, the control named of the deciding arm that is the most above its own."""
-    worse = [
-        one
-        for one in found["comparisons"]
-        if one["judge"] == found["judge"]
-        and one["arm"] in found["deciding"]
-        and one["finding"] == found["verdict"] == "worse than random"
-    ]
-    if not worse:
-        return str(found["verdict"])
-    return f"worse than {max(worse, key=lambda one: one['difference'])['control']}"
 
 
 def compared(one: dict[str, Any]) -> str:

@@ -12,7 +12,13 @@ if TYPE_CHECKING:
     from ripcurrent.api._execution import Execution
     from ripcurrent.api._summary import ScanSummary
 
-MODEL = Annotated[str, typer.Option(metavar="M", help="Hub id, folder, .gguf file, or embedded.")]
+MODEL = Annotated[
+    str,
+    typer.Option(
+        metavar="M",
+        help="Hub id, folder, .gguf file, or embedded; M,enable_thinking=false sets a variable of its chat template.",
+    ),
+]
 ADAPTER = Annotated[str | None, typer.Option(metavar="A", help="PEFT adapter: folder or hub id.")]
 DEVICE = Annotated[str | None, typer.Option(help="cuda, mps or cpu; the best there is unless named.")]
 SPREAD_DEVICE = Annotated[

@@ -62,6 +62,9 @@ def bind_local_gpu(environment: MutableMapping[str, str]) -> None:
     """Let each of torchrun's processes on a machine see the GPU of its own local rank, unless it sees only one or none.
 
     Takes effect if called before CUDA is first used.
+
+    Raises:
+        RipcurrentError: There are more processes than visible GPUs.
     """
     rank = environment.get("LOCAL_RANK", "")
     if not rank.isdigit():
@@ -76,6 +79,11 @@ def bind_local_gpu(environment: MutableMapping[str, str]) -> None:
         environment["CUDA_VISIBLE_DEVICES"] = rank
     elif int(rank) < len(visible):
         environment["CUDA_VISIBLE_DEVICES"] = visible[int(rank)]
+    else:
+        raise RipcurrentError(
+            f"Process {rank} of this machine has no GPU: CUDA_VISIBLE_DEVICES names {len(visible)}.",
+            "Start as many processes as GPUs, or leave --shard auto out and name each one's --device.",
+        )
 
 
 def _part_from(environment: Mapping[str, str]) -> Part:

@@ -138,7 +138,12 @@ class RayExecutor:
     ) -> Iterator[tuple[Shard, pa.Table]]:
         ray, data = ray_library(), ray_data_library()
         workers, cpus = self._pool(len(todo))
-        attempts = ray.remote(num_cpus=0)(Attempts).remote()
+        # beside this process: a machine that is lost must not take the count with it
+        here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
+            node_id=ray.get_runtime_context().get_node_id(), soft=True
+        )
+        lasting = {"max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": here}
+        attempts = ray.remote(num_cpus=0, **lasting)(Attempts).remote()
         context = data.DataContext.get_current().copy()
         context.enable_progress_bars = False
         # a worker's every shard comes back by itself, not when its task has a large block together
@@ -183,7 +188,9 @@ class RayExecutor:
                 f"The cluster has {cores} processor cores, too few{where} for {workers} workers.",
                 "Name fewer --workers.",
             )
-        return min(workers, shards), each
+        # what other work holds now would be waited for without end
+        free = int(ray_library().available_resources().get("CPU", 0))
+        return min(workers, shards), max(1, min(each, free // workers))
 
     def _connect(self) -> None:
         if self._address is None:

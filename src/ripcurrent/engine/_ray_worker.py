@@ -117,7 +117,8 @@ class Worker(Generic[Item]):
         if begun > most:
             raise RipcurrentError(
                 f"{most} workers died one after another {where}.",
-                "Most often they lack memory: name fewer --workers, or a smaller --token-budget or --max-tokens.",
+                "Most often they lack memory: name fewer --workers, and the scan goes on; a smaller --token-budget or "
+                "--max-tokens makes another scan, with another --out.",
                 code=ExitCode.NOT_MEASURED,
             )
 

@@ -20,8 +20,9 @@ from ripcurrent.scoring._calibration import (
     CalibrationRun,
     Compared,
     LeftOut,
+    with_set_cosine,
 )
-from ripcurrent.scoring._columns import DIRECTION_OF_RISK
+from ripcurrent.scoring._columns import DIRECTION_OF_RISK, SET_COSINE
 
 CEILING = 0.02
 """Runs that all lie so near to 0 or to 1 say nothing of what made the difference."""
@@ -121,7 +122,7 @@ def _refuse_reference_without(ladder: Ladder, columns: Sequence[str]) -> None:
     """Refuse rows without a score where others have it, if they are of the source that forecasts stand beside."""
     reference = next(one for one in ladder.sources if one.name == ladder.runs[0].source)
     for column in columns:
-        if column in ladder.runs[0].means and column not in reference.means:
+        if column in ladder.runs[0].means and column not in with_set_cosine(reference.means, 1):
             raise RipcurrentError(
                 f"Some rows of {reference.name} have no {column}, so that no random set of it can be forecast.",
                 "Calibrate on a scan of all rows with this column, without --prefilter.",
@@ -180,7 +181,8 @@ def _compared(runs: Sequence[CalibrationRun], columns: tuple[str, ...], told: Ca
     everywhere = [name for name in runs[0].means if all(name in run.means for run in runs)]
     own = as_trials(runs, columns)
     ranking = [name for name in everywhere if DIRECTION_OF_RISK.get(name) in ("higher", "lower")]
-    choices: list[tuple[str, ...]] = [(), *((name,) for name in [*ranking, *BESIDE] if name in everywhere)]
+    alone = [SET_COSINE, *ranking, *BESIDE]
+    choices: list[tuple[str, ...]] = [(), *((name,) for name in alone if name in everywhere)]
     if all(name in everywhere for name in PAIR):
         choices.append(PAIR)
     choices += [(*columns, name) for name in BESIDE if name in everywhere and name not in columns]

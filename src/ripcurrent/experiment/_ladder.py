@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ from ripcurrent.experiment._conditions import Conditions, harmful_sha256, recipe
 from ripcurrent.experiment._outcomes import HARMFUL, read_run
 from ripcurrent.experiment._trained_rows import ScoredSource, row_hashes, trained_rows
 from ripcurrent.run import read_json_lines, read_manifest
-from ripcurrent.scoring._calibration import CalibrationRun, JudgedBy, LeftOut, NamedHash, Source
+from ripcurrent.scoring._calibration import CalibrationRun, JudgedBy, LeftOut, NamedHash, Source, with_set_cosine
+from ripcurrent.scoring._columns import COHERENCE, SUMMED
 from ripcurrent.scoring._scored_with import ScoredWith
 
 AGAIN = "Run the experiment again with the same command: it goes on where it was stopped."
@@ -51,7 +52,13 @@ class _Experiment:
     prompts: NamedHash
 
 
-def read_ladder(folders: Sequence[Path], scans: Sequence[Path] = (), *, judge: str = "prefix") -> Ladder:
+def read_ladder(
+    folders: Sequence[Path],
+    scans: Sequence[Path] = (),
+    *,
+    judge: str = "prefix",
+    coherence: Callable[[ScoredSource, Sequence[int], Path], float] | None = None,
+) -> Ladder:
     """The finished runs of experiments, with the mean scores of their rows and what they answered of common requests.
 
     Scores are those of the first experiment's scan, or of scans that are comparable with it (same model, anchors,
@@ -61,6 +68,7 @@ def read_ladder(folders: Sequence[Path], scans: Sequence[Path] = (), *, judge: s
         folders: Folders of experiments of arms.
         scans: Further finished scans, for arms whose rows came from a file.
         judge: Whose verdicts count.
+        coherence: Measures how alike rows of a source are; given the source, their numbers, and a folder to keep it in.
 
     Raises:
         RipcurrentError: A folder that holds no such experiment; experiments that cannot be joined (the first difference
@@ -71,7 +79,8 @@ def read_ladder(folders: Sequence[Path], scans: Sequence[Path] = (), *, judge: s
     known: dict[str, ScoredSource] = {}
     for one in (*(scan for each in experiments for scan in each.scans.values()), *map(ScoredSource, scans)):
         if main.scored_with.difference(one.scored_with, main.scored.ranking_columns) is None:
-            known.setdefault(one.sha256, one)
+            # of scans of one file, with limits perhaps, the one of the most rows
+            known[one.sha256] = max(known.get(one.sha256, one), one, key=lambda scan: len(scan.scored.rows))
     names = _source_names(known)
     # requests that all were asked are those of the one that was asked the fewest
     fewest = min(experiments, key=lambda one: one.prompts.count)
@@ -82,7 +91,7 @@ def read_ladder(folders: Sequence[Path], scans: Sequence[Path] = (), *, judge: s
     for experiment in experiments:
         asked = _asked_as(wanted, experiment.requests)
         for marker, place in _markers(experiment):
-            found = _read(experiment, marker, place, known, names, main, judge, asked)
+            found = _read(experiment, marker, place, known, names, main, judge, asked, coherence)
             if isinstance(found, str):
                 left_out.append(
                     LeftOut(experiment=experiment.name, arm=marker["arm"], seed=marker["seed"], reason=found)
@@ -113,7 +122,7 @@ def read_ladder(folders: Sequence[Path], scans: Sequence[Path] = (), *, judge: s
                 name=names[sha256],
                 sha256=sha256,
                 rows=int(known[sha256].scored.ok.sum()),
-                means=known[sha256].means(),
+                means=known[sha256].means() | _alikeness(known[sha256], None, known[sha256].folder, coherence),
                 runs=used[names[sha256]],
             )
             for sha256 in ordered
@@ -210,6 +219,7 @@ def _read(
     main: ScoredSource,
     judge: str,
     asked: frozenset[str],
+    coherence: Callable[[ScoredSource, Sequence[int], Path], float] | None,
 ) -> tuple[CalibrationRun, Mapping[str, Any], JudgedBy, str] | str:
     """A run with its fine-tuning's manifest and its judge, or why it cannot be used."""
     if marker["status"] != "finished":
@@ -241,7 +251,9 @@ def _read(
             rows=int(trained["rows"]["trained"]),
             steps=int(trained["training"]["steps"]),
             row_hashes=row_hashes(place),
-            means=source.means(rows),
+            means=with_set_cosine(
+                source.means(rows) | _alikeness(source, rows, place, coherence), int(trained["rows"]["trained"])
+            ),
             answered=labels.count("compliance"),
             degenerate=labels.count("degenerate"),
             asked=len(labels),
@@ -250,6 +262,21 @@ def _read(
         JudgedBy(name=judge, version=run.versions[judge]),
         experiment.name,
     )
+
+
+def _alikeness(
+    source: ScoredSource,
+    rows: Sequence[int] | None,
+    place: Path,
+    coherence: Callable[[ScoredSource, Sequence[int], Path], float] | None,
+) -> dict[str, float]:
+    """The coherence of rows, all usable ones unless named, where it is measured and they have the scores for it."""
+    if coherence is None:
+        return {}
+    at = source.scored.rows[source.scored.ok].tolist() if rows is None else rows
+    if SUMMED not in source.means(at):
+        return {}
+    return {COHERENCE: coherence(source, at, place)}
 
 
 def _alike(

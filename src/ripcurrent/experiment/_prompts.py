@@ -23,7 +23,7 @@ def gather_prompts(sources: Sequence[PromptSource]) -> tuple[list[Prompt], list[
     """All prompts of an experiment, and a record of each source: its hash, how many were taken and left out.
 
     Raises:
-        RipcurrentError: A source that cannot be read, or has nothing left.
+        RipcurrentError: A source that cannot be read, or has nothing left; or none of them asks anything harmful.
     """
     prompts: list[Prompt] = []
     records = []
@@ -56,6 +56,11 @@ def gather_prompts(sources: Sequence[PromptSource]) -> tuple[list[Prompt], list[
                 "near_duplicates": count_near_duplicates([prompt.text for prompt in chosen]),
                 "notes": list(loaded.notes),
             }
+        )
+    if not any(prompt.axis == "harmful" for prompt in prompts):
+        raise RipcurrentError(
+            "None of the prompts is on the axis harmful, and it is on harmful requests that arms are compared.",
+            "Add a source to prompts, such as builtin:harmful, or say of a file of yours: axis: harmful.",
         )
     return prompts, records
 

@@ -294,6 +294,21 @@ def verdict(arms: Sequence[Arm], found: Sequence[Mapping[str, Any]], verdict_on:
     return "not enough evidence"
 
 
+def verdict_in_words(results: Mapping[str, Any], judge: str) -> str:
+    """The verdict by a judge, the control named of the deciding arm that is the most above its own."""
+    found = str(results["verdicts"][judge])
+    if not results["deciding"]:
+        return "none, as no arm is compared with a control"
+    worse = [
+        one
+        for one in results["comparisons"]
+        if one["judge"] == judge
+        and one["arm"] in results["deciding"]
+        and one["finding"] == found == "worse than random"
+    ]
+    return f"worse than {max(worse, key=lambda one: one['difference'])['control']}" if worse else found
+
+
 def _judged(tables: Sequence[FloatArray]) -> list[FloatArray]:
     """Tables of the same prompts without those that any of them has no verdict on."""
     there = [np.isfinite(table).all(axis=1) for table in tables]

@@ -30,6 +30,7 @@ class ScoredSource:
             RipcurrentError: It holds no finished scan.
         """
         manifest = read_manifest(folder)
+        self.folder = folder
         self.scored = ScoredRows(read_scores(folder))
         try:
             self.scored_with = ScoredWith.of(manifest)

@@ -38,6 +38,7 @@ from ripcurrent.models._quiet import quiet_libraries
 from ripcurrent.models._source import Source, find_adapter, find_model, weight_files
 from ripcurrent.models._template import template_sha256, tokenizer_sha256
 from ripcurrent.models._types import ATTENTIONS, SCOPES, Attention, ChatModel, Scope
+from ripcurrent.models._variables import set_variables, split_variables
 
 
 def load_model(
@@ -57,7 +58,8 @@ def load_model(
     Args:
         name: A hub id, a folder with safetensors, a ``.gguf`` file, ``embedded`` (SmolLM2-135M-Instruct with this
             package's guard adapter) or ``embedded-bare`` (without it). These two names win over a folder so called.
-            The first load of a GGUF file leaves a float32 safetensors copy in the user's cache.
+            The first load of a GGUF file leaves a float32 safetensors copy in the user's cache. Variables of the chat
+            template may stand behind it: ``owner/name,enable_thinking=false``.
         adapter: A PEFT LoRA adapter, folder or hub id. Scopes ``all`` and ``linear`` merge it in float32; ``lora``
             keeps it unmerged.
         device: ``cuda``, ``cuda:1``, ``mps`` or ``cpu``; None takes the best there is. ``auto`` puts whole layers on
@@ -73,7 +75,8 @@ def load_model(
     Raises:
         RipcurrentError: Anything that keeps the model from being loaded whole and as meant.
     """
-    name, adapter = str(name), None if adapter is None else str(adapter)
+    called, adapter = str(name), None if adapter is None else str(adapter)
+    name, variables = split_variables(called)
     _check_choice("scope", scope, SCOPES)
     _check_choice("attention", attention, ATTENTIONS)
     bound_kernel_cache()
@@ -100,6 +103,7 @@ def load_model(
     with quiet_libraries():
         config = _load_config(folder, name)
         tokenizer = _load_tokenizer(folder, name)
+        set_variables(tokenizer, variables, name)
         # Before a merge the weights stay as they are stored, so that they are rounded once, after it.
         stored = bool(merged) and torch_dtype != torch.float32
         stored_dtype = "auto" if stored else torch_dtype
@@ -118,7 +122,7 @@ def load_model(
     model.eval().requires_grad_(False)
     adapters = [folder for _, folder in merged] + ([attached] if attached is not None else [])
     return ChatModel(
-        name=name,
+        name=called,
         model=model,
         tokenizer=tokenizer,
         device=torch_device if room is None else model.get_input_embeddings().weight.device,

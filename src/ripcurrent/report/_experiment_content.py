@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from ripcurrent.experiment._tables import verdict_in_words
 from ripcurrent.report._judge_agreement import MeasuredAgreement, agreement_of
 
 BROKEN = 0.2
@@ -29,6 +30,8 @@ class JudgeColumn:
     """Whether the verdict is by it."""
     verdict: str
     """What the experiment's verdict is by it."""
+    in_words: str
+    """The same, with the control's name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +197,8 @@ def _judges(results: Mapping[str, Any]) -> Iterator[JudgeColumn]:
         if one["judge_version"] not in known:
             known.append(one["judge_version"])
     for name, found in versions.items():
-        yield JudgeColumn(name, ", ".join(found), name == results["judge"], results["verdicts"][name])
+        words = verdict_in_words(results, name)
+        yield JudgeColumn(name, ", ".join(found), name == results["judge"], results["verdicts"][name], words)
 
 
 def _reasons(results: Mapping[str, Any]) -> Iterator[Entry]:

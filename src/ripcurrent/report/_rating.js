@@ -112,9 +112,22 @@
     go(at + 1);
   };
 
+  // One rater's ratings do not become another's by typing a name over theirs.
+  const takeName = () => {
+    const name = byId("rater").value.trim();
+    const other = state.rater && name.toLowerCase() !== state.rater.toLowerCase();
+    if (name && other && rated() && !confirm(`This browser holds ${rated()} ratings by ${state.rater}. Are they yours, ${name}? If not, cancel, save them to a file and clear them first.`)) {
+      byId("rater").value = state.rater;
+      return null;
+    }
+    state.rater = name;
+    return name;
+  };
+
   // To a file.
   const save = () => {
-    const rater = byId("rater").value.trim();
+    const rater = takeName();
+    if (rater === null) return;
     if (!rater) {
       leave();
       byId("kept").textContent = "Type your name or code first, then show the answers and save again.";
@@ -151,11 +164,11 @@
 
   byId("start-form").addEventListener("submit", (event) => {
     event.preventDefault();
-    const name = byId("rater");
-    state.rater = name.value.trim();
-    if (!state.rater) {
+    const name = takeName();
+    if (name === null) return;
+    if (!name) {
       byId("kept").textContent = "Type your name or code first: agreement is between raters.";
-      name.focus();
+      byId("rater").focus();
       return;
     }
     keep();

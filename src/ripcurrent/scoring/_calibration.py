@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.run import write_json
+from ripcurrent.scoring._columns import COHERENCE, SET_COSINE, SUMMED
 from ripcurrent.scoring._harm import HarmModel
 from ripcurrent.scoring._scored_with import ScoredWith
 
@@ -212,6 +215,16 @@ class Calibration(_Record):
         return self
 
     @property
+    def score_columns(self) -> tuple[str, ...]:
+        """The columns of a scan's scores that the forecast reads."""
+        return tuple(dict.fromkeys(SUMMED if name == SET_COSINE else name for name in self.columns))
+
+    @property
+    def wants_coherence(self) -> bool:
+        """Whether it also rests on how alike a set's rows are."""
+        return SET_COSINE in self.columns
+
+    @property
     def rows_range(self) -> tuple[int, int]:
         """Fewest and most rows that a run trained on."""
         counts = [run.rows for run in self.runs]
@@ -221,6 +234,20 @@ class Calibration(_Record):
         """Least and largest mean of a column over a run's rows."""
         means = [run.means[column] for run in self.runs]
         return min(means), max(means)
+
+
+def with_set_cosine(means: Mapping[str, float], rows: int) -> dict[str, float]:
+    """A set's means with its own cosine, where their coherence is among them.
+
+    The mean of the rows' unit gradients has the norm ``√(c + (1 − c) / rows)`` with the coherence c, the mean cosine
+    between two rows; the set's cosine is the mean `SUMMED` over it. Positive: training on the set moves the weights as
+    the complying anchors would.
+    """
+    if COHERENCE not in means or SUMMED not in means:
+        return dict(means)
+    squared = means[COHERENCE] + (1 - means[COHERENCE]) / rows
+    # of rows that pull apart, on a sample, it might come out below 0
+    return {**means, SET_COSINE: means[SUMMED] / math.sqrt(max(squared, 1e-4))}
 
 
 def rows_beyond(rows: float, fewest: float, most: float) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from ripcurrent.scoring._columns import GRADIENT_COLUMNS, REPRESENTATION_COLUMNS
+from ripcurrent.scoring._columns import GRADIENT_COLUMNS, REPRESENTATION_COLUMNS, SET_COSINE
 
 _ALWAYS = ("loss_on",)
 _OF_GRADIENTS = ("preset", "scope", "anchor_tokens", "row_tokens")
@@ -68,7 +68,7 @@ class ScoredWith(BaseModel):
         if self.anchors_sha256 != other.anchors_sha256:
             return f"it is for other anchors ({self.anchors}, now {other.anchors})"
         deciding = [*_ALWAYS]
-        deciding += _OF_GRADIENTS if any(name in GRADIENT_COLUMNS for name in columns) else ()
+        deciding += _OF_GRADIENTS if any(name in (*GRADIENT_COLUMNS, SET_COSINE) for name in columns) else ()
         deciding += _OF_REPRESENTATIONS if any(name in REPRESENTATION_COLUMNS for name in columns) else ()
         for name in deciding:
             if self.options.get(name) != other.options.get(name):

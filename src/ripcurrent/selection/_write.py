@@ -66,6 +66,7 @@ def write_selection(
     *,
     drop: bool = False,
     own_folder: bool = False,
+    hint: str = "Give this one another --name, or remove that file.",
 ) -> SelectionRecord:
     """Write ``<name><suffix>`` with the rows and ``<name>.json`` with the record, each whole or not at all.
 
@@ -84,6 +85,7 @@ def write_selection(
             order of the input.
         own_folder: Only selections of this run are written there, so that rows without a record are what a stopped
             command left. Elsewhere they may be anything, and are not overwritten.
+        hint: What to do where another selection's record has the name.
 
     Raises:
         RipcurrentError: The name is not a file name, a record of another rule or a file of another kind has it, or the
@@ -92,7 +94,7 @@ def write_selection(
     record_path = folder / f"{selection.name}.json"
     rows_path = _rows_path(folder, selection.name, dataset.suffix)
     remaining_path = _rows_path(folder, f"without-{selection.name}", dataset.suffix) if drop else None
-    _check_name(selection, record_path, provenance)
+    _check_name(selection, record_path, provenance, hint)
     if not own_folder and not record_path.is_file():
         _require_free(rows_path, remaining_path)
     scored = ScoredRows(table)
@@ -121,7 +123,7 @@ def _require_free(*paths: Path | None) -> None:
             )
 
 
-def _check_name(selection: Selection, record_path: Path, provenance: Mapping[str, Any]) -> None:
+def _check_name(selection: Selection, record_path: Path, provenance: Mapping[str, Any], hint: str) -> None:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", selection.name):
         raise RipcurrentError(
             f"{selection.name!r} cannot be the name of a selection.",
@@ -139,7 +141,7 @@ def _check_name(selection: Selection, record_path: Path, provenance: Mapping[str
     if earlier != selection.rule:
         raise RipcurrentError(
             f"{record_path} already holds another selection ({earlier}).",
-            "Give this one another --name, or remove that file.",
+            hint,
         )
 
 

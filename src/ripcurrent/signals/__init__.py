@@ -1,6 +1,6 @@
 """What one forward and one backward pass yield per row: states, losses, and exact gradient products and norms."""
 
-from ripcurrent.signals._anchor_gradients import SetDirection, count_terms, set_direction, similarities
+from ripcurrent.signals._anchor_gradients import SetDirection, count_terms, norm_of_mean, set_direction, similarities
 from ripcurrent.signals._batch import Batch, make_batch
 from ripcurrent.signals._directions import (
     DENSE,
@@ -45,6 +45,7 @@ __all__ = [
     "make_batch",
     "mean_gradient",
     "norm_of",
+    "norm_of_mean",
     "release_stage",
     "set_direction",
     "share_stage",

@@ -116,3 +116,15 @@ def similarities(
 def _batches(gradient_pass: GradientPass, rows: Sequence[EncodedRow]) -> list[tuple[list[int], Batch]]:
     plan = plan_batches([len(row.tokens) for row in rows], ANCHOR_TOKEN_BUDGET)
     return [(places, make_batch([rows[place] for place in places], gradient_pass.device)) for places in plan]
+
+
+def norm_of_mean(gradient_pass: GradientPass, rows: Sequence[EncodedRow], norms: npt.NDArray[np.float64]) -> float:
+    """The norm of the mean of rows' unit gradients, 0 to 1; one pass, in the float32 memory of one gradient.
+
+    ``norms`` are the rows' gradient norms, shape ``(rows,)``, as a scan measured them.
+    """
+    total = zero_gradient(gradient_pass.catalogue)
+    for places, batch in _batches(gradient_pass, rows):
+        factors = torch.tensor(1.0 / (len(rows) * norms[places]), dtype=torch.float32)
+        gradient_pass.accumulate(batch, factors, total)
+    return norm_of(total)

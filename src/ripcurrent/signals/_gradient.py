@@ -77,14 +77,23 @@ class GradientPass:
             features=read,
         )
 
+    def require_token_axes(self) -> None:
+        """Refuse, before any row, a model whose positions :meth:`token_shares` could not tell apart.
+
+        Raises:
+            RipcurrentError: It is one.
+        """
+        if self._token_axes is None:
+            self._token_axes = find_token_axes(self.catalogue)
+
     def token_shares(self, batch: Batch, directions: Directions) -> npt.NDArray[np.float64]:
         """Each position's share of its row's dots with the directions, shape ``(rows, tokens, directions)``.
 
         Position t's share is ``b_tᵀ V a_t`` summed over every parameter in scope; the head's part at t is that of the
         prediction of token t + 1. Shares sum over a row's positions to its dot of :meth:`measure`; padding has none.
         """
-        if self._token_axes is None:
-            self._token_axes = find_token_axes(self.catalogue)
+        self.require_token_axes()
+        assert self._token_axes is not None
         catalogue = self.catalogue
         consumer = TokenShares(directions, self._token_axes, *batch.ids.shape)
 

@@ -52,8 +52,8 @@ def does_not_fit(what: str, said: str) -> RipcurrentError:
     """The error of something that cannot be done in halves."""
     return RipcurrentError(
         f"{what} do not fit into memory ({said}).",
-        "Use --signals representation, --scope linear or lora, --dtype bfloat16, --memory, or --device cpu; "
-        "docs/memory.md says what takes how much.",
+        "Add --memory, with which the same run goes on. Others make another run: --dtype bfloat16, --scope linear or "
+        "lora, --signals representation, --device cpu; docs/memory.md says what takes how much.",
         code=ExitCode.NOT_MEASURED,
     )
 
@@ -140,7 +140,8 @@ def _halves(places: list[int]) -> list[list[int]]:
 def _row_does_not_fit(row: EncodedRow, said: str) -> RipcurrentError:
     return RipcurrentError(
         f"Row {row.index}, {len(row.tokens)} tokens on its own, does not fit into memory ({said}).",
-        f"Give a --max-tokens below {len(row.tokens)} (with --windows documents are cut, not shortened), --memory to "
-        "keep directions out of memory, or --scope linear or lora; docs/memory.md says what takes how much.",
+        "Add --memory, which keeps directions out of memory and goes on with the same run. Others make another run: a "
+        f"--max-tokens below {len(row.tokens)} (with --windows documents are cut, not shortened), --scope linear or "
+        "lora; docs/memory.md says what takes how much.",
         code=ExitCode.NOT_MEASURED,
     )

@@ -13,7 +13,7 @@ from ripcurrent.training._recipe import RECIPES, Recipe, load_recipe, parse_reci
 if TYPE_CHECKING:
     from ripcurrent.training._model import ResultKind, compute_dtype, load_for_training, result_kind
     from ripcurrent.training._rows import TrainingSet, build_training_set
-    from ripcurrent.training._train import LOSSES, TrainingRecord, train
+    from ripcurrent.training._train import LOSSES, TrainingRecord, forget_checkpoints, train
 
 __all__ = [
     "LOSSES",
@@ -24,6 +24,7 @@ __all__ = [
     "TrainingSet",
     "build_training_set",
     "compute_dtype",
+    "forget_checkpoints",
     "load_for_training",
     "load_recipe",
     "parse_recipe",
@@ -38,6 +39,7 @@ _HOMES = {
     "TrainingSet": "_rows",
     "build_training_set": "_rows",
     "compute_dtype": "_model",
+    "forget_checkpoints": "_train",
     "load_for_training": "_model",
     "result_kind": "_model",
     "train": "_train",

@@ -16,6 +16,7 @@ from ripcurrent.errors import RipcurrentError
 from ripcurrent.models import ChatModel, load_model, quiet_libraries
 from ripcurrent.models._attention import use_grouped_attention
 from ripcurrent.models._device import AUTO, choose_device, choose_dtype
+from ripcurrent.models._variables import split_variables
 from ripcurrent.training._recipe import Recipe
 from ripcurrent.training._trainer import RowTrainer
 
@@ -123,7 +124,7 @@ def save_result(trainer: RowTrainer, chat_model: ChatModel, settings: Settings, 
     with quiet_libraries():
         if kind == "adapter":
             config = model.peft_config["default"]
-            config.base_model_name_or_path = chat_model.name
+            config.base_model_name_or_path, _ = split_variables(chat_model.name)
             config.revision = chat_model.revision
             # PEFT lists them in the order of a set, which changes from run to run
             if isinstance(config.target_modules, set):

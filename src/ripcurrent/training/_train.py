@@ -57,8 +57,8 @@ def train(
 ) -> TrainingRecord:
     """Fine-tune ``chat_model``, whose weights change; leave ``model`` or ``adapter`` and ``loss.jsonl`` in ``folder``.
 
-    Goes on from the last whole checkpoint in ``folder``; on the same machine and number of threads, processors end
-    with the same weights to the bit as without the interruption.
+    Goes on from the last whole checkpoint in ``folder``, which :func:`forget_checkpoints` removes; on the same machine
+    and number of threads, processors end with the same weights to the bit as without the interruption.
 
     Raises:
         RipcurrentError: The loss diverges or weights are not finite (exit code 2), or the run cannot be set up.
@@ -84,7 +84,8 @@ def train(
         except torch.OutOfMemoryError as error:
             raise RipcurrentError(
                 f"A batch of {recipe.part} rows does not fit into the memory of {chat_model.device}.",
-                "Raise accumulation in the recipe, or set gradient_checkpointing: true.",
+                "Raise accumulation in the recipe, or set gradient_checkpointing: true; with checkpoints there name "
+                "another with --out.",
             ) from error
         except (SafetensorError, OSError, RuntimeError) as error:
             _require_unwritten(error)
@@ -95,7 +96,7 @@ def train(
     if not all(bool(torch.isfinite(parameter).all()) for parameter in trained):
         raise RipcurrentError(
             "Training diverges: weights are not finite after the last step, and no model was written.",
-            "Use a recipe with a lower learning_rate, or with max_grad_norm.",
+            "Use a recipe with a lower learning_rate, or with max_grad_norm, in another folder (--out).",
             code=ExitCode.NOT_MEASURED,
         )
     kind = result_kind(recipe, chat_model.adapter)
@@ -107,7 +108,6 @@ def train(
         for part in folder.glob("*.part"):
             shutil.rmtree(part, ignore_errors=True)
         raise cannot_be_written(folder, error) from error
-    shutil.rmtree(checkpoints, ignore_errors=True)
     return TrainingRecord(
         result=folder / kind,
         steps=int(trainer.state.global_step),
@@ -117,6 +117,11 @@ def train(
         seconds=round(seconds, 3),
         trained_parameters=sum(parameter.numel() for parameter in trained),
     )
+
+
+def forget_checkpoints(folder: Path) -> None:
+    """Remove a run's checkpoints, once its result and all that is said of it are there."""
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
 
 def _require_unwritten(error: Exception) -> None:

@@ -50,7 +50,7 @@ def require_converging(losses: Sequence[float], batch: int = FEW) -> None:
 def _stop(step: int, what: str) -> None:
     raise RipcurrentError(
         f"Training diverges: {what}. It was stopped, and no model was written.",
-        "Use a recipe with a lower learning_rate, or with max_grad_norm.",
+        "Use a recipe with a lower learning_rate, or with max_grad_norm, in another folder (--out).",
         code=ExitCode.NOT_MEASURED,
     )
 

@@ -1,0 +1,161 @@
+"""How alike the gradients of a set's rows are: what turns the mean of its rows' scores into the score of the set.
+
+A step follows the mean of the rows' gradients. Rows that are alike add up in it where others cancel, so that a set's
+own cosine is the mean of its rows' over the norm of the mean of their unit gradients. That norm follows from the mean
+cosine between two rows, the *coherence*, and from how many they are; it is measured on a few of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ripcurrent.api._options import ScanOptions
+from ripcurrent.api._progress import Progress
+from ripcurrent.api._scan_model import load_scan_model
+from ripcurrent.api._select import _unchanged_dataset
+from ripcurrent.data import Dataset, Row, encode_rows
+from ripcurrent.errors import RipcurrentError
+from ripcurrent.experiment._trained_rows import ScoredSource
+from ripcurrent.models import ChatModel
+from ripcurrent.run import read_manifest, write_json
+from ripcurrent.selection._draw import generator
+from ripcurrent.selection._table import ScoredRows
+from ripcurrent.signals import GradientPass, in_memory, norm_of_mean
+
+FILE = "coherence.json"
+"""In a run's folder: the coherence of sets by the hash of their rows."""
+SAMPLE = 40
+"""Rows of a set that it is measured on."""
+
+Coherence = Callable[[Sequence[int]], float]
+"""From the numbers of a set's rows to their mean cosine."""
+
+
+def coherence_of(
+    rows: Sequence[int],
+    dataset: Dataset,
+    scored: ScoredRows,
+    options: ScanOptions,
+    chat_model: ChatModel,
+    gradient_pass: GradientPass,
+) -> float:
+    """The mean cosine between the gradients of two of a set's rows, on at most `SAMPLE` of them; 1 of one row.
+
+    Args:
+        rows: Row numbers of the set.
+        dataset: The rows that were scanned.
+        scored: Their scores, with the gradients' norms.
+        options: What they were scored with.
+        chat_model: The model that scored them.
+        gradient_pass: Its gradients.
+
+    Raises:
+        RipcurrentError: They were scored in windows, or by their first tokens alone; or memory runs out.
+    """
+    if options.windows or options.row_tokens is not None:
+        raise RipcurrentError(
+            "How alike rows are is measured on whole rows, and these were scored in parts.",
+            "Scan without --windows and --row-tokens, or forecast by another column.",
+        )
+    drawn = sample_of(rows)
+    if len(drawn) < 2:
+        return 1.0
+    wanted = set(drawn)
+    found = {
+        row.index: row
+        for row in encode_rows(
+            _picked(dataset, wanted),
+            chat_model.tokenizer,
+            max_tokens=options.max_tokens,
+            loss_on=options.loss_on,
+        )
+    }
+    norms = scored.numbers("gradient_norm")[scored.positions(drawn)].astype(np.float64)
+    with in_memory("The gradient of a set's rows"):
+        norm = norm_of_mean(gradient_pass, [found[row] for row in drawn], norms)
+    return float((len(drawn) * norm**2 - 1) / (len(drawn) - 1))
+
+
+def sample_of(rows: Sequence[int]) -> list[int]:
+    """At most `SAMPLE` of a set's rows, always the same ones, in the dataset's order."""
+    ordered = sorted(rows)
+    places = generator(0, "coherence").permutation(len(ordered))[:SAMPLE]
+    return [ordered[place] for place in sorted(places.tolist())]
+
+
+def kept_in(folder: Path, measure: Coherence | None) -> Coherence:
+    """The same, with what was measured before taken from a run's folder and what is new kept there.
+
+    Raises (when called):
+        RipcurrentError: A set is new, and there is nothing to measure it with.
+    """
+
+    def known(rows: Sequence[int]) -> float:
+        path = folder / FILE
+        values: dict[str, float] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        key = hashlib.sha256(json.dumps(sorted(rows)).encode()).hexdigest()[:16]
+        if key not in values:
+            if measure is None:
+                raise RipcurrentError(
+                    "How alike its rows' gradients are was not measured.",
+                    "Give the whole scan again in its folder, without --shard and Ray: nothing is scored anew.",
+                )
+            values[key] = measure(rows)
+            write_json(path, values)
+        return values[key]
+
+    return known
+
+
+class CoherenceOfRuns:
+    """Measures the rows of finished runs with the model that their scan was made with, which is loaded when needed."""
+
+    def __init__(self, progress: Progress) -> None:
+        """Nothing is loaded yet."""
+        self._told = progress
+        self._model: tuple[ChatModel, GradientPass] | None = None
+
+    def __call__(self, source: ScoredSource, rows: Sequence[int], place: Path) -> float:
+        """The coherence of rows of a source, kept in ``place``.
+
+        Raises:
+            RipcurrentError: Its rows or the model cannot be read any more, or are others now.
+        """
+
+        def measure(rows: Sequence[int]) -> float:
+            manifest = read_manifest(source.folder)
+            options = ScanOptions(**manifest["options"])
+            chat_model, gradient_pass = self._loaded(options, manifest)
+            self._told.step(f"how alike rows are: {place.name}")
+            dataset = _unchanged_dataset(manifest, len(source.scored.rows))
+            return coherence_of(rows, dataset, source.scored, options, chat_model, gradient_pass)
+
+        return kept_in(place, measure)(rows)
+
+    def _loaded(self, options: ScanOptions, manifest: Mapping[str, Any]) -> tuple[ChatModel, GradientPass]:
+        # scans that are fitted together are of one model
+        if self._model is None:
+            self._told.step("loading the model")
+            chat_model = load_scan_model(options)
+            if chat_model.fingerprint != manifest["model"]["fingerprint"]:
+                raise RipcurrentError(
+                    f"The model {options.model} has changed since {manifest['dataset']['name']} was scanned with it.",
+                    "Put it back, or forecast by a score column (--by), which needs no model.",
+                )
+            self._model = chat_model, GradientPass(chat_model)
+        return self._model
+
+
+def _picked(dataset: Dataset, wanted: set[int]) -> Iterator[Row]:
+    last = max(wanted)
+    for row in dataset.iter_from(min(wanted)):
+        if row.index in wanted:
+            yield row
+        if row.index >= last:
+            return

@@ -1,0 +1,145 @@
+"""What an experiment's folder takes for the same thing in another place, and for another thing in the same place."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ripcurrent.api._experiment import ExperimentResult, run_experiment
+from ripcurrent.errors import RipcurrentError
+from ripcurrent.experiment import parse_experiment
+from ripcurrent.run import write_json
+from tests.experiment.answers import FakeEvaluate
+from tests.experiment.conftest import read
+from tests.models.tiny import save_tiny
+from tests.tiny_scan import write_jsonl
+
+
+@pytest.fixture
+def small(keys: dict[str, Any], evaluated: FakeEvaluate, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """An experiment of one arm and seed; without a page."""
+    monkeypatch.setattr("ripcurrent.api._experiment._page", lambda folder, told: None)
+    return {**keys, "arms": {"random": "random"}, "seeds": [0]}
+
+
+def run(keys: dict[str, Any], out: Path, **how: Any) -> ExperimentResult:
+    return run_experiment(parse_experiment(keys, where="test"), out, **how)
+
+
+def trained(out: Path) -> int:
+    return sum(1 for _ in out.glob("arms/*/finetune/manifest.json"))
+
+
+def test_finished_arms_stay_when_scan_and_rows_have_moved(small: dict[str, Any], tmp_path: Path) -> None:
+    out, moved = tmp_path / "out", tmp_path / "moved"
+    run(small, out)
+    before = read(out / "arms" / "random-seed0" / "arm.json")
+    shutil.copytree(small["run"], moved)
+    manifest = read(moved / "manifest.json")
+    rows = shutil.copyfile(manifest["dataset"]["path"], tmp_path / "rows.jsonl")
+    manifest["dataset"]["path"] = str(tmp_path / "gone.jsonl")
+    write_json(moved / "manifest.json", manifest)
+    run({**small, "run": str(moved), "data": str(rows)}, out)
+    assert read(out / "arms" / "random-seed0" / "arm.json") == before
+
+
+def test_another_scan_in_its_place_chooses_other_rows_and_is_refused(small: dict[str, Any], tmp_path: Path) -> None:
+    out, other = tmp_path / "out", tmp_path / "other"
+    run(small, out)
+    shutil.copytree(small["run"], other)
+    manifest = read(other / "manifest.json")
+    rows = Path(manifest["dataset"]["path"]).read_text().splitlines()
+    changed = write_jsonl(tmp_path / "changed.jsonl", [json.loads(line) for line in reversed(rows)])
+    manifest["dataset"] |= {"path": str(changed)}
+    write_json(other / "manifest.json", manifest)
+    with pytest.raises(RipcurrentError, match="has changed since it was scanned"):
+        run({**small, "run": str(other)}, out)
+
+
+def test_a_model_that_changed_since_it_was_scanned_with_is_refused(small: dict[str, Any], tmp_path: Path) -> None:
+    model = save_tiny(tmp_path / "mine", "llama_tied", seed=3)
+    scan = tmp_path / "scan"
+    shutil.copytree(small["run"], scan)
+    manifest = read(scan / "manifest.json")
+    manifest["model"]["name"] = manifest["options"]["model"] = str(model)
+    write_json(scan / "manifest.json", manifest)
+    keys = {**small, "run": str(scan), "model": str(model)}
+    with pytest.raises(RipcurrentError, match=r"has changed since .* was made with it"):
+        run(keys, tmp_path / "out")
+    assert not (tmp_path / "out" / "arms" / "random-seed0" / "arm.json").exists()
+    # rows chosen with one model may be held against another one
+    assert run({**keys, "model": small["model"]}, tmp_path / "other").results["complete"]
+
+
+def test_arms_of_other_weights_than_those_asked_before_are_refused(small: dict[str, Any], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    base = out / "arms" / "base" / "evaluation"
+    run({**small, "arms": {"random": "random"}}, out)
+    shutil.rmtree(out / "arms" / "random-seed0")
+    write_json(base / "manifest.json", {"model": {"fingerprint": "another"}})
+    with pytest.raises(RipcurrentError, match="has changed since it was asked as it is"):
+        run(small, out)
+    assert not trained(out)
+
+
+def test_an_arm_stopped_before_its_size_changed_says_what_to_remove(
+    small: dict[str, Any], evaluated: FakeEvaluate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    keys = {**small, "arms": {"top": "top"}, "control": None}
+    with monkeypatch.context() as patch:
+        patch.setattr("ripcurrent.api._experiment_arms.finetune", _interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(keys, out)
+    with pytest.raises(RipcurrentError, match="already holds another selection") as caught:
+        run({**keys, "size": 9}, out)
+    assert str(out / "arms" / "top-seed0") in (caught.value.hint or "")
+    assert "--name" not in (caught.value.hint or "")
+
+
+def _interrupted(*arguments: Any, **named: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_password_in_a_judges_address_stands_in_no_file(small: dict[str, Any], tmp_path: Path) -> None:
+    secret = {"judge_endpoint": "https://me:hunter2@localhost:9/v1", "judge_model": "judge"}
+    run({**small, **secret}, tmp_path / "out")
+    files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert not [path for path in files if b"hunter2" in path.read_bytes()]
+    assert read(tmp_path / "out" / "experiment.json")["judge_endpoint"] == "https://localhost:9/v1"
+
+
+@pytest.mark.parametrize("prompts", [[{"source": "builtin:plain"}], []])
+def test_an_experiment_that_asks_nothing_harmful_is_refused_at_once(
+    small: dict[str, Any], prompts: list[Any], tmp_path: Path
+) -> None:
+    with pytest.raises(RipcurrentError, match="None of the prompts is on the axis harmful"):
+        run({**small, "prompts": prompts}, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["main", "../main", "a/b"])
+def test_a_scan_that_would_lie_in_anothers_folder_is_refused(small: dict[str, Any], name: str, tmp_path: Path) -> None:
+    with pytest.raises(RipcurrentError, match="cannot be the name of a scan"):
+        run({**small, "scans": {name: {"run": small["run"]}}}, tmp_path / "out")
+
+
+def test_no_arm_named_is_an_error_and_no_failure_of_all(small: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(RipcurrentError, match="No arm is named"):
+        run(small, tmp_path / "out", arms=[])
+
+
+def test_other_sums_under_the_same_name_are_refused(small: dict[str, Any], tmp_path: Path) -> None:
+    def sums(first: int) -> str:
+        rows = [{"question": f"What is {n} + 1?", "answer": f"#### {n + 1}"} for n in range(first, first + 4)]
+        return str(write_jsonl(tmp_path / "sums.jsonl", rows))
+
+    keys = {**small, "gsm8k": {"file": sums(0), "limit": 3, "max_new_tokens": 4}}
+    run(keys, tmp_path / "out")
+    sums(50)
+    with pytest.raises(RipcurrentError, match="are asked other prompts than now"):
+        run({**keys, "seeds": [0, 1]}, tmp_path / "out")

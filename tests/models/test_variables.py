@@ -1,0 +1,98 @@
+"""Variables of a chat template behind a model's name: what is rendered, trained on, kept, and refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ripcurrent.api._adapter_base import other_base
+from ripcurrent.api._execution import _absolute_paths
+from ripcurrent.data import Message, encode_rows, read_rows
+from ripcurrent.data._render import chat_text
+from ripcurrent.errors import RipcurrentError
+from ripcurrent.models import load_model
+from ripcurrent.models._variables import split_variables
+from tests.models.tiny import save_tiny
+
+THINKING = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message.role + '\n' }}"
+    "{% if message.role == 'assistant' %}{{ '<think>\n\n</think>\n\n' }}{% endif %}"
+    "{{ message.content + '<|im_end|>\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}"
+    "{% if enable_thinking is defined and enable_thinking is false %}{{ '<think>\n\n</think>\n\n' }}{% endif %}"
+    "{% endif %}"
+)
+"""As Qwen3's: an answer has an empty thought, and a question lets the model think unless it is told not to."""
+
+
+@pytest.fixture
+def thinking(tmp_path: Path) -> Path:
+    folder = save_tiny(tmp_path / "thinking", "llama_tied")
+    (folder / "chat_template.jinja").write_text(THINKING)
+    return folder
+
+
+def test_a_model_is_asked_without_thoughts(thinking: Path) -> None:
+    question = [Message(role="user", content="Hi")]
+    plain, told = load_model(thinking), load_model(f"{thinking},enable_thinking=false")
+    assert not chat_text(question, plain.tokenizer, generation_prompt=True).endswith("</think>\n\n")
+    assert chat_text(question, told.tokenizer, generation_prompt=True).endswith("</think>\n\n")
+    assert told.name == f"{thinking},enable_thinking=false"
+    assert told.fingerprint == plain.fingerprint
+    assert told.template_sha256 != plain.template_sha256
+
+
+def test_the_empty_thought_bears_loss_only_where_it_is_part_of_the_answer(thinking: Path, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt": "Hi", "completion": "Good day"}\n')
+    shown = []
+    for name in (str(thinking), f"{thinking},enable_thinking=false"):
+        tokenizer = load_model(name).tokenizer
+        (row,) = encode_rows(read_rows(rows), tokenizer)
+        shown.append(tokenizer.decode(row.tokens[row.loss_mask]))
+    assert "</think>" in shown[0]
+    assert "think" not in shown[1]
+    assert shown[1].startswith("Good day")
+
+
+def test_what_is_saved_keeps_the_variable(thinking: Path, tmp_path: Path) -> None:
+    told = load_model(f"{thinking},enable_thinking=false")
+    told.model.save_pretrained(tmp_path / "saved")
+    told.tokenizer.save_pretrained(tmp_path / "saved")
+    again = load_model(tmp_path / "saved")
+    assert again.template_sha256 == told.template_sha256
+
+
+def test_names_are_cut_where_variables_begin(tmp_path: Path) -> None:
+    assert split_variables("owner/name") == ("owner/name", {})
+    assert split_variables("a/b,x=false,y=2, z=low") == ("a/b", {"x": False, "y": 2, "z": "low"})
+    odd = tmp_path / "model,v=2"
+    odd.mkdir()
+    assert split_variables(str(odd)) == (str(odd), {})
+
+
+@pytest.mark.parametrize("name", ["a/b,x=", "a/b,=1", "a/b,x=1,y", "a/b,2x=1", "a/b,x=[1]"])
+def test_what_sets_no_variable_is_refused(name: str) -> None:
+    with pytest.raises(RipcurrentError, match="sets no variable of a chat template"):
+        split_variables(name)
+
+
+def test_a_variable_that_the_template_does_not_have_is_refused(thinking: Path) -> None:
+    with pytest.raises(RipcurrentError, match="has no variable enable_thoughts"):
+        load_model(f"{thinking},enable_thoughts=false")
+
+
+def test_a_model_without_a_template_has_no_variables(tmp_path: Path) -> None:
+    folder = save_tiny(tmp_path / "bare", "llama_tied", chat_template=False)
+    with pytest.raises(RipcurrentError, match="has no chat template: no variable"):
+        load_model(f"{folder},enable_thinking=false")
+
+
+def test_the_variables_are_no_part_of_where_a_model_lies(thinking: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(thinking.parent)
+    assert _absolute_paths({"name": "thinking,x=1", "adapter": None})["name"] == f"{thinking},x=1"
+    facts = {"adapter": "a", "adapter_base": "owner/Name", "name": "/here/name,enable_thinking=false"}
+    assert other_base(facts) is None
