@@ -23,14 +23,15 @@ from tests.tiny_scan import EXACT
 pytestmark = pytest.mark.usefixtures("no_page")
 
 
-LAST_NORM, LAST_LAYER = "model.norm.weight", "model.layers.1.mlp.down_proj.weight"
+FINAL_NORM, LAST_LAYER = "model.norm.weight", "model.layers.1.mlp.down_proj.weight"
+TIED_HEAD = "model.embed_tokens.weight"
 
 
 def filled(tiny_folder: Path, folder: Path, name: str, value: float) -> Path:
-    """The tiny model with one value in all of one of its weights."""
+    """The tiny model with one value in all of one of its weights; in its tied head for one token alone."""
     shutil.copytree(tiny_folder, folder)
     tensors = load_file(folder / "model.safetensors")
-    tensors[name] = torch.full_like(tensors[name], value)
+    tensors[name][slice(-1, None) if name == TIED_HEAD else slice(None)] = value
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     return folder
 
@@ -38,9 +39,9 @@ def filled(tiny_folder: Path, folder: Path, name: str, value: float) -> Path:
 @pytest.mark.parametrize(
     ("signals", "weight", "value", "said"),
     [
-        ("gradient", LAST_LAYER, math.nan, "direction of harmful in anchors.jsonl is not finite"),
+        ("gradient", TIED_HEAD, math.nan, "direction of harmful in anchors.jsonl is not finite"),
         ("representation", LAST_LAYER, math.nan, "representations of anchors.jsonl are not finite or zero"),
-        ("representation", LAST_NORM, 0.0, "representations of anchors.jsonl are not finite or zero"),
+        ("representation", FINAL_NORM, 0.0, "representations of anchors.jsonl are not finite or zero"),
     ],
     ids=["gradient-nan", "representation-nan", "representation-zero"],
 )
@@ -73,9 +74,14 @@ def one_anchor_not_finite(direction: SetDirection) -> SetDirection:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "what"), [(zero, "zero"), (infinite, "not finite"), (one_anchor_not_finite, "not finite")]
+    ("spoil", "what", "place"),
+    [
+        (zero, "zero", 0),
+        (zero, "zero", 2),
+        (infinite, "not finite", 0),
+        (one_anchor_not_finite, "not finite", 2),
+    ],
 )
-@pytest.mark.parametrize("place", [0, 2], ids=["harmful", "safe_2"])
 def test_a_direction_of_either_kind_is_refused(
     spoil: Callable[[SetDirection], SetDirection], what: str, place: int, tmp_path: Path, tiny_folder: Path,
     anchors_file: Path, rows_file: Path, monkeypatch: pytest.MonkeyPatch,
@@ -98,3 +104,13 @@ def test_a_direction_of_either_kind_is_refused(
     assert not list((tmp_path / "cache").rglob("measured.json")), "the next scan would take it for whole"
     monkeypatch.setattr(_anchors, "set_direction", real)
     assert scan(rows_file, tmp_path / "out", **options).status_counts == {"ok": 2}
+
+
+@pytest.mark.parametrize("weight", [FINAL_NORM, LAST_LAYER])
+def test_weights_that_are_not_finite_are_named_and_not_taken_for_an_unknown_kind_of_layer(
+    weight: str, tmp_path: Path, tiny_folder: Path, anchors_file: Path, rows_file: Path
+) -> None:
+    model = filled(tiny_folder, tmp_path / "model", weight, math.nan)
+    options: dict[str, Any] = {**EXACT, "model": str(model), "anchors": str(anchors_file), "signals": "gradient"}
+    with pytest.raises(RipcurrentError, match=f"The layer {weight.removesuffix('.weight')} has weights that are not"):
+        scan(rows_file, tmp_path / "out", **options)

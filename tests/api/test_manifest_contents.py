@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 
 from ripcurrent.api._evaluate import evaluate
 from ripcurrent.api._scan import scan
-from ripcurrent.evaluation import find_judge
+from ripcurrent.evaluation import Answer, Verdict, find_judge
 from ripcurrent.models import load_model
 from tests.tiny_scan import EXACT, write_jsonl
 
@@ -48,12 +50,25 @@ def test_a_scan_of_a_hubs_model_says_its_commit(
     assert (manifest["model"]["name"], manifest["model"]["revision"]) == ("owner/name", commit)
 
 
+class OwnJudge:
+    """A judge whose own description does not repeat its version."""
+
+    name, version, scale = "own", "7.1", None
+
+    def judge(self, answers: Sequence[Answer]) -> list[Verdict]:
+        return [Verdict("compliance", self.name, self.version, answer.truncated) for answer in answers]
+
+    def describe(self) -> dict[str, Any]:
+        return {"kind": "rule"}
+
+
 def test_an_evaluation_says_each_judges_version(tmp_path: Path, tiny_folder: Path) -> None:
     prompts = write_jsonl(tmp_path / "prompts.jsonl", [{"prompt": "How many boats?"}, {"prompt": "And now?"}])
-    options = {"device": "cpu", "dtype": "float32", "max_new_tokens": 4}
+    judges = ("prefix", "keyword", OwnJudge())
+    options: dict[str, Any] = {"device": "cpu", "dtype": "float32", "max_new_tokens": 4, "judges": judges}
     folder = evaluate(str(tiny_folder), prompts=[prompts], out=tmp_path / "out", **options).folder
     manifest = json.loads((folder / "manifest.json").read_text())
-    versions = {name: find_judge(name).version for name in ("prefix", "keyword")}
+    versions = {**{name: find_judge(name).version for name in judges[:2]}, "own": "7.1"}
     assert all(versions.values())
     assert {name: one["version"] for name, one in manifest["judges"].items()} == versions
     rates = {name: {axis["judge_version"] for axis in axes.values()} for name, axes in manifest["rates"].items()}

@@ -119,10 +119,11 @@ def test_anchors_that_do_not_separate_are_told(command: Command, rows_file: Path
     assert "These do not separate harm from safety on this model" in page
 
 
-def test_the_page_is_rebuilt_and_named(command: Command, out: Path) -> None:
+def test_the_page_is_rebuilt_and_named(command: Command, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said = command("report", out, "--json")
     assert said.json == {"run": str(out), "report": str(out / "report.html")}
     assert (out / "report.html").stat().st_size > 10_000
+    monkeypatch.setattr("ripcurrent.report.build_report", lambda folder: folder / "report.html")
     assert command("report", out).out == f"Page: {out / 'report.html'}\n"
     assert command("report", out, "--quiet").out == ""
 
@@ -231,11 +232,10 @@ def test_a_whole_command_as_a_script_meets_it(rows_file: Path, tmp_path: Path, c
 def test_a_pipe_that_knows_only_ascii_gets_marks_and_no_traceback(
     command: Command, rows_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pipe = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
-    monkeypatch.setattr(sys, "stdout", pipe)
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii", write_through=True))
     assert command.scan(rows_file, "--out", tmp_path / "out").code == 0
-    pipe.seek(0)
-    assert "12 of 12 rows scored ? " in pipe.read()
+    assert b"12 of 12 rows scored ? " in written.getvalue()
 
 
 def test_without_a_terminal_progress_is_told_now_and_then(

@@ -128,6 +128,19 @@ def test_a_scan_that_would_lie_in_anothers_folder_is_refused(small: dict[str, An
         run({**small, "scans": {name: {"run": small["run"]}}}, tmp_path / "out")
 
 
+def test_runs_trained_on_other_kinds_of_devices_are_told(
+    small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    assert run(small, out).results["trained_otherwise"] is None
+    manifest = read(out / "arms" / "random-seed0" / "finetune" / "manifest.json")
+    manifest["model"]["device"], manifest["training"]["compute"] = "cuda:0", "bfloat16"
+    write_json(out / "arms" / "random-seed0" / "finetune" / "manifest.json", manifest)
+    told = run({**small, "seeds": [0, 1]}, out).results["trained_otherwise"]
+    assert "cuda, bfloat16" in told
+    assert "cpu, float32" in told
+
+
 def test_no_arm_named_is_an_error_and_no_failure_of_all(small: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(RipcurrentError, match="No arm is named"):
         run(small, tmp_path / "out", arms=[])

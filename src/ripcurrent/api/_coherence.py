@@ -30,8 +30,8 @@ from ripcurrent.signals import GradientPass, in_memory, norm_of_mean
 
 FILE = "coherence.json"
 """In a run's folder: the coherence of sets by the hash of their rows."""
-SAMPLE = 40
-"""Rows of a set that it is measured on."""
+FEWEST, MOST = 40, 120
+"""Rows of a set that it is measured on: an eighth of them, at least and at most so many."""
 
 Coherence = Callable[[Sequence[int]], float]
 """From the numbers of a set's rows to their mean cosine."""
@@ -45,7 +45,7 @@ def coherence_of(
     chat_model: ChatModel,
     gradient_pass: GradientPass,
 ) -> float:
-    """The mean cosine between the gradients of two of a set's rows, on at most `SAMPLE` of them; 1 of one row.
+    """The mean cosine between the gradients of two of a set's rows, on some of them; 1 of one row.
 
     Args:
         rows: Row numbers of the set.
@@ -83,9 +83,10 @@ def coherence_of(
 
 
 def sample_of(rows: Sequence[int]) -> list[int]:
-    """At most `SAMPLE` of a set's rows, always the same ones, in the dataset's order."""
+    """The rows of a set that stand for it, always the same ones, in the dataset's order."""
     ordered = sorted(rows)
-    places = generator(0, "coherence").permutation(len(ordered))[:SAMPLE]
+    count = min(max(len(ordered) // 8, FEWEST), MOST)
+    places = generator(0, "coherence").permutation(len(ordered))[:count]
     return [ordered[place] for place in sorted(places.tolist())]
 
 

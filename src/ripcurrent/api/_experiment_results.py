@@ -99,6 +99,7 @@ def collect_results(
             "details": details,
             "unequal": _unequal(by_judge[first], details),
             "one_run": _one_run(by_judge[first], details),
+            "trained_otherwise": _trained_otherwise(folder, details),
             "published": _published(arms, details, facts),
             "failed": failed,
             "missing": missing,
@@ -183,6 +184,23 @@ def _one_run(compared: Sequence[Mapping[str, Any]], details: Sequence[Mapping[st
         f"One run of {of}: interval and p are over requests, not over other draws of rows or orders of training, and "
         "two runs of one arm often differ by several points. --seeds tells a small difference from luck."
     )
+
+
+def _trained_otherwise(folder: Path, details: Sequence[Mapping[str, Any]]) -> str | None:
+    """What is to be said where runs were trained on other kinds of devices, in other types or by other versions."""
+    how: dict[str, list[str]] = {}
+    for one in details:
+        path = folder / "arms" / f"{one['arm']}-seed{one['seed']}" / "finetune" / "manifest.json"
+        if not path.is_file():
+            continue
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        device = str(manifest["model"]["device"]).partition(":")[0]
+        words = f"{device}, {manifest['training'].get('compute')}, version {manifest.get('version')}"
+        how.setdefault(words, []).append(f"{one['arm']} (seed {one['seed']})")
+    if len(how) < 2:
+        return None
+    told = "; ".join(f"{words}: {', '.join(names)}" for words, names in how.items())
+    return f"Runs were not trained alike, so that what differs between them may be that: {told}."
 
 
 def _in_order(arms: Sequence[Arm], details: Sequence[Mapping[str, Any]]) -> list[Arm]:

@@ -69,8 +69,8 @@ def calibrate_command(
         list[str] | None,
         typer.Option(
             metavar="COLUMN",
-            help="Score column to forecast by, or set_cosine (nearer for other datasets; the model goes over 40 rows "
-            "of every set); repeatable; the scan's ranking unless named.",
+            help="Score column to forecast by, or set_cosine (nearer for other datasets; the model goes over some "
+            "rows of every set); repeatable; the scan's ranking unless named.",
         ),
     ] = None,
     judge: Annotated[str, typer.Option(metavar="J", help="The judge whose verdicts are fitted.")] = "prefix",

@@ -200,6 +200,8 @@ def _show(result: ExperimentResult) -> None:
             console.print(escape(compared(one)))
     for one in found["unequal"]:
         console.print(escape(one["in_words"]))
+    if found["trained_otherwise"]:
+        console.print(escape(found["trained_otherwise"]))
     if found["one_run"]:
         console.print(escape(found["one_run"]))
     for one in found["failed"]:

@@ -257,6 +257,11 @@ def _classify(name: str, module: nn.Module, in_scope: dict[str, str], probe: _Pr
         kind, factor = ("embedding", found) if found is not None else (None, 1.0)
     elif (norm := probe.normalisation(module)) is not None:
         kind, factor = norm
+    if kind is None and not all(torch.isfinite(getattr(module, key)).all() for key in in_scope):
+        raise RipcurrentError(
+            f"The layer {name} has weights that are not finite.",
+            "A training that diverged leaves such; use a model from before it.",
+        )
     if kind is None:
         raise RipcurrentError(
             f"The layer {name} ({type(module).__name__}) is of a kind whose gradient is not covered.",

@@ -57,13 +57,14 @@ def test_transient_rows_are_taken_a_few_at_a_time_without_changing_the_result(mo
 
 
 def test_bf16_products_stay_close_to_float32_ones():
+    """As close as their products' rounding allows; that their sums add nothing to it: ``test_low_precision``."""
     inputs, grads, directions = tensors((6, 40, 64, 48, 2), dtype=torch.bfloat16)
     expected_dots, expected_norms = loop_linear(inputs, grads, directions)
     for dots_way, norm_way in itertools.product((False, True), repeat=2):
         dots, norms = linear.linear_products(inputs, grads, directions, linear.Ways(dots_way, norm_way))
         scale = expected_norms.sqrt().unsqueeze(1) * directions.float().flatten(1).norm(dim=1)
-        assert ((dots - expected_dots) / scale).abs().max() < 1e-3
-        torch.testing.assert_close(norms, expected_norms, rtol=5e-3, atol=0)
+        assert ((dots - expected_dots) / scale).abs().max() < 2e-4
+        torch.testing.assert_close(norms, expected_norms, rtol=2e-3, atol=0)
 
 
 def test_long_rows_are_read_off_the_gradient_and_short_rows_norms_off_gram_matrices():
