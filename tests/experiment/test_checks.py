@@ -12,7 +12,7 @@ import pytest
 
 from ripcurrent.api import _experiment_scans as scans
 from ripcurrent.api._experiment import _identity, _keep_prompts, run_experiment
-from ripcurrent.api._experiment_arms import ArmRows, ArmRunner
+from ripcurrent.api._experiment_arms import PROMPTS, ArmRows, ArmRunner
 from ripcurrent.api._experiment_checks import refuse_equal_rows
 from ripcurrent.api._experiment_options import judge_scoring, judge_settings
 from ripcurrent.api._progress import SilentProgress
@@ -113,32 +113,32 @@ def test_judges_may_ask_an_endpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_other_prompts_are_noticed_in_a_folder_with_answers(tmp_path: Path) -> None:
     asked = [Prompt(str(n), f"request {n}", "harmful", "", "x") for n in range(3)]
-    _keep_prompts(tmp_path, asked)
+    _keep_prompts(tmp_path / PROMPTS, asked, "evaluation")
     # nothing is answered yet
-    _keep_prompts(tmp_path, asked[:2])
-    _keep_prompts(tmp_path, asked)
+    _keep_prompts(tmp_path / PROMPTS, asked[:2], "evaluation")
+    _keep_prompts(tmp_path / PROMPTS, asked, "evaluation")
     (tmp_path / "arms" / "base" / "evaluation").mkdir(parents=True)
-    _keep_prompts(tmp_path, asked)
+    _keep_prompts(tmp_path / PROMPTS, asked, "evaluation")
     on_another_axis = [Prompt(one.id, one.text, "sounds_dangerous", "", "x") for one in asked]
     for changed in (asked[:2], on_another_axis, [*asked[:2], Prompt("2", "another", "harmful", "", "x")]):
         with pytest.raises(RipcurrentError, match="asked other prompts than now"):
-            _keep_prompts(tmp_path, changed)
+            _keep_prompts(tmp_path / PROMPTS, changed, "evaluation")
 
 
 def test_the_axis_of_a_source_changes_what_is_asked_and_not_its_hash(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "p.jsonl", [{"id": str(n), "prompt": f"request {n}"} for n in range(3)])
     found = []
     for axis in ("harmful", "plain"):
-        keys = {**KEYS, "prompts": [{"source": str(path), "axis": axis}]}
-        config = parse_experiment(keys, where="x")
+        asked = [{"source": "builtin:harmful", "limit": 1}, {"source": str(path), "axis": axis}]
+        config = parse_experiment({**KEYS, "prompts": asked}, where="x")
         prompts, records = gather_prompts(config.prompts)
         found.append(_identity(config, records, {}))
         (tmp_path / "arms" / "base" / "evaluation").mkdir(parents=True, exist_ok=True)
         if axis == "harmful":
-            _keep_prompts(tmp_path, prompts)
+            _keep_prompts(tmp_path / PROMPTS, prompts, "evaluation")
     assert found[0] == found[1]
     with pytest.raises(RipcurrentError, match="asked other prompts than now"):
-        _keep_prompts(tmp_path, prompts)
+        _keep_prompts(tmp_path / PROMPTS, prompts, "evaluation")
 
 
 @pytest.fixture
