@@ -301,6 +301,11 @@ def _scan(
             return coherence_of(chosen_rows, rows, scored, chosen, chat_model, gradient_pass)
 
         write_forecast(run.folder, calibration, measure=measure)
+        if fresh_rows and execution.executor == "local":
+            # scores and a forecast take memory, too; the page, which shows this, is still to come
+            manifest["peak_memory_bytes"] = process_peak()
+            manifest["memory"] = memory_record(chosen, chat_model.devices, signals.memory_plan, signals.batches_halved)
+            run.write_manifest(manifest)
         told.step("writing the page")
         build_report(run.folder)
         # last, and beside a page that is there: a pass over some rows that may be long, or not fit
@@ -311,11 +316,6 @@ def _scan(
             run.write_manifest(manifest)
             told.step("writing the page")
             build_report(run.folder)
-        if fresh_rows and execution.executor == "local":
-            # scores and page take memory, too
-            manifest["peak_memory_bytes"] = process_peak()
-            manifest["memory"] = memory_record(chosen, chat_model.devices, signals.memory_plan, signals.batches_halved)
-            run.write_manifest(manifest)
     return ScanResult(folder, counts, manifest)
 
 
