@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ripcurrent.api._options import ScanOptions
 from ripcurrent.api._progress import Progress
@@ -33,12 +34,12 @@ FILE = "coherence.json"
 FEWEST, MOST = 40, 120
 """Rows of a set that it is measured on: an eighth of them, at least and at most so many."""
 
-Coherence = Callable[[Sequence[int]], float]
+Coherence = Callable[[Sequence[int] | npt.NDArray[np.int64]], float]
 """From the numbers of a set's rows to their mean cosine."""
 
 
 def coherence_of(
-    rows: Sequence[int],
+    rows: Sequence[int] | npt.NDArray[np.int64],
     dataset: Dataset,
     scored: ScoredRows,
     options: ScanOptions,
@@ -82,12 +83,13 @@ def coherence_of(
     return float((len(drawn) * norm**2 - 1) / (len(drawn) - 1))
 
 
-def sample_of(rows: Sequence[int]) -> list[int]:
+def sample_of(rows: Sequence[int] | npt.NDArray[np.int64]) -> list[int]:
     """The rows of a set that stand for it, always the same ones, in the dataset's order."""
-    ordered = sorted(rows)
+    ordered = np.sort(np.asarray(rows, dtype=np.int64))
     count = min(max(len(ordered) // 8, FEWEST), MOST)
     places = generator(0, "coherence").permutation(len(ordered))[:count]
-    return [ordered[place] for place in sorted(places.tolist())]
+    found: list[int] = ordered[np.sort(places)].tolist()
+    return found
 
 
 def kept_in(folder: Path, measure: Coherence | None) -> Coherence:
@@ -97,10 +99,10 @@ def kept_in(folder: Path, measure: Coherence | None) -> Coherence:
         RipcurrentError: A set is new, and there is nothing to measure it with.
     """
 
-    def known(rows: Sequence[int]) -> float:
+    def known(rows: Sequence[int] | npt.NDArray[np.int64]) -> float:
         path = folder / FILE
         values: dict[str, float] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        key = hashlib.sha256(json.dumps(sorted(rows)).encode()).hexdigest()[:16]
+        key = hashlib.sha256(np.sort(np.asarray(rows, dtype="<i8")).tobytes()).hexdigest()[:16]
         if key not in values:
             if measure is None:
                 raise RipcurrentError(
@@ -129,7 +131,7 @@ class CoherenceOfRuns:
             RipcurrentError: Its rows or the model cannot be read any more, or are others now.
         """
 
-        def measure(rows: Sequence[int]) -> float:
+        def measure(rows: Sequence[int] | npt.NDArray[np.int64]) -> float:
             manifest = read_manifest(source.folder)
             options = ScanOptions(**manifest["options"])
             chat_model, gradient_pass = self._loaded(options, manifest)

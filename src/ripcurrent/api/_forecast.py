@@ -181,7 +181,7 @@ def _means(scored: ScoredRows, columns: Sequence[str], at: Any, coherence: Coher
     means = {name: float(scored.numbers(name)[at].mean()) for name in columns}
     if coherence is None or not all(map(math.isfinite, means.values())):
         return means
-    return {**means, COHERENCE: coherence([int(row) for row in scored.rows[at]])}
+    return {**means, COHERENCE: coherence(scored.rows[at])}
 
 
 def _set(

@@ -12,6 +12,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from ripcurrent.anchors import load_anchors
@@ -290,7 +292,7 @@ def _scan(
             manifest |= {key: previous.get(key) for key in kept}
         keep_manifest(run, manifest)
 
-        def measure(chosen_rows: Sequence[int]) -> float:
+        def measure(chosen_rows: Sequence[int] | npt.NDArray[np.int64]) -> float:
             if gradient_pass is None or execution.executor != "local":
                 raise RipcurrentError(
                     "How alike its rows' gradients are is measured where gradients are, and not under Ray.",
