@@ -15,7 +15,15 @@ from torch import Tensor
 from ripcurrent.data import encode_rows
 from ripcurrent.errors import ExitCode, RipcurrentError
 from ripcurrent.models import load_model
-from ripcurrent.training import Recipe, _train, build_training_set, compute_dtype, load_for_training, train
+from ripcurrent.training import (
+    Recipe,
+    _train,
+    build_training_set,
+    compute_dtype,
+    forget_checkpoints,
+    load_for_training,
+    train,
+)
 from ripcurrent.training._schedule import rate_factor
 from ripcurrent.training._watch import require_converging
 from tests.models.tiny import save_tiny, tiny_model, tiny_tokenizer
@@ -272,6 +280,7 @@ def test_a_trained_model_is_its_base_but_for_the_weights(tmp_path: Path) -> None
     assert kept.get("pad_token_id") is None
     loaded = load_model(record.result, device="cpu", dtype="float32")
     assert all(torch.equal(value, start.model.state_dict()[name]) for name, value in loaded.model.state_dict().items())
+    forget_checkpoints(tmp_path)
     assert not (tmp_path / "checkpoints").exists()
 
 
