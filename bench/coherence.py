@@ -2,8 +2,8 @@
 
 For the riskiest, random and the most protective rows of a finished scan with gradients: the norm of the mean of their
 unit gradients, the mean cosine between two rows' gradients, and the set's own cosine: the mean ``gradient_balanced``
-over that norm, which is how the mean of the unit gradients, not each of them, lies to the anchors. Two passes over
-each set's rows and the float32 memory of one gradient.
+over that norm, which is how the mean of the unit gradients, not each of them, lies to the anchors. All of a set's rows
+are measured, where `calibrate --by set_cosine` takes some. One pass over them and the float32 memory of one gradient.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from ripcurrent.api._options import ScanOptions
 from ripcurrent.api._scan_model import load_scan_model
 from ripcurrent.data import EncodedRow, encode_rows, read_rows
 from ripcurrent.selection import draw_random, read_scores
 from ripcurrent.selection._table import ScoredRows
-from ripcurrent.signals import GradientPass, norm_of, set_direction
+from ripcurrent.signals import GradientPass, mean_cosine, norm_of_mean
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +37,12 @@ class Coherence:
     @property
     def pairwise(self) -> float:
         """Mean cosine between the gradients of two different rows; NaN of one row."""
-        return (self.rows * self.norm**2 - 1) / (self.rows - 1) if self.rows > 1 else float("nan")
+        return mean_cosine(self.norm, self.rows)
 
 
-def measure(gradient_pass: GradientPass, rows: Sequence[EncodedRow]) -> Coherence:
-    """The coherence of rows."""
-    return Coherence(len(rows), norm_of(set_direction(gradient_pass, rows).gradient))
+def measure(gradient_pass: GradientPass, rows: Sequence[EncodedRow], norms: npt.NDArray[np.float64]) -> Coherence:
+    """The coherence of rows whose gradients have these norms."""
+    return Coherence(len(rows), norm_of_mean(gradient_pass, rows, norms))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -69,15 +70,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     sets = {"riskiest": order[:size], "random": random, "protective": order[-size:]}
     wanted = {int(row) for places in sets.values() for row in scored.rows[places]}
-    chosen = (row for row in dataset if row.index in wanted)
     encoded = {
         row.index: row
-        for row in encode_rows(chosen, chat_model.tokenizer, max_tokens=options.max_tokens, loss_on=options.loss_on)
+        for row in encode_rows(
+            dataset.at(wanted), chat_model.tokenizer, max_tokens=options.max_tokens, loss_on=options.loss_on
+        )
     }
     print("set           rows  norm of mean  mean cosine of two rows  mean gradient_balanced  the set's cosine")
     for name, places in sets.items():
         rows = [encoded[int(row)] for row in scored.rows[places]]
-        found = measure(gradient_pass, rows)
+        found = measure(gradient_pass, rows, scored.numbers("gradient_norm")[places].astype(np.float64))
         balanced = float(scored.numbers("gradient_balanced")[places].mean())
         print(
             f"{name:<12}  {found.rows:>4}  {found.norm:>12.3f}  {found.pairwise:>23.3f}  {balanced:>+22.4f}  "

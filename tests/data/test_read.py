@@ -341,3 +341,12 @@ def test_published_files_read_whole(data_folder: Path, name: str, form: str, row
     assert dataset.format == form
     assert dataset.count_and_hash()[0] == rows
     assert all(row.problem is None for row in dataset)
+
+
+def test_rows_by_their_numbers_come_in_order(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(f'{{"prompt": "p{n}", "completion": "c{n}"}}\n' for n in range(6)))
+    dataset = read_rows(path)
+    assert [row.index for row in dataset.at({4, 1})] == [1, 4]
+    assert [row.prompt for row in dataset.at([5, 0, 9])] == ["p0", "p5"]
+    assert list(dataset.at(())) == []

@@ -11,8 +11,7 @@ from ripcurrent.api._options import require_combination, resolve_options
 from ripcurrent.api._progress import Progress, SilentProgress
 from ripcurrent.api._scan_model import load_scan_model
 from ripcurrent.scoring import leave_one_out_scores, separation
-from ripcurrent.signals import FeatureReader, GradientPass
-from ripcurrent.signals._out_of_memory import in_memory
+from ripcurrent.signals import FeatureReader, GradientPass, in_memory
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,26 +20,28 @@ from ripcurrent.api._options import ScanOptions
 from ripcurrent.api._progress import Progress
 from ripcurrent.api._scan_model import load_scan_model
 from ripcurrent.api._select import _unchanged_dataset
-from ripcurrent.data import Dataset, Row, encode_rows
+from ripcurrent.data import Dataset, encode_rows
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.experiment._trained_rows import ScoredSource
 from ripcurrent.models import ChatModel
 from ripcurrent.run import read_manifest, write_json
 from ripcurrent.selection._draw import generator
 from ripcurrent.selection._table import ScoredRows
-from ripcurrent.signals import GradientPass, in_memory, norm_of_mean
+from ripcurrent.signals import GradientPass, in_memory, mean_cosine, norm_of_mean
 
 FILE = "coherence.json"
 """In a run's folder: the coherence of sets by the hash of their rows."""
 FEWEST, MOST = 40, 120
 """Rows of a set that it is measured on: an eighth of them, at least and at most so many."""
 
-Coherence = Callable[[Sequence[int] | npt.NDArray[np.int64]], float]
+Rows = Sequence[int] | npt.NDArray[np.int64]
+"""Numbers of rows."""
+Coherence = Callable[[Rows], float]
 """From the numbers of a set's rows to their mean cosine."""
 
 
 def coherence_of(
-    rows: Sequence[int] | npt.NDArray[np.int64],
+    rows: Rows,
     dataset: Dataset,
     scored: ScoredRows,
     options: ScanOptions,
@@ -67,11 +69,10 @@ def coherence_of(
     drawn = sample_of(rows)
     if len(drawn) < 2:
         return 1.0
-    wanted = set(drawn)
     found = {
         row.index: row
         for row in encode_rows(
-            _picked(dataset, wanted),
+            dataset.at(drawn),
             chat_model.tokenizer,
             max_tokens=options.max_tokens,
             loss_on=options.loss_on,
@@ -80,10 +81,10 @@ def coherence_of(
     norms = scored.numbers("gradient_norm")[scored.positions(drawn)].astype(np.float64)
     with in_memory("The gradient of a set's rows"):
         norm = norm_of_mean(gradient_pass, [found[row] for row in drawn], norms)
-    return float((len(drawn) * norm**2 - 1) / (len(drawn) - 1))
+    return mean_cosine(norm, len(drawn))
 
 
-def sample_of(rows: Sequence[int] | npt.NDArray[np.int64]) -> list[int]:
+def sample_of(rows: Rows) -> list[int]:
     """The rows of a set that stand for it, always the same ones, in the dataset's order."""
     ordered = np.sort(np.asarray(rows, dtype=np.int64))
     count = min(max(len(ordered) // 8, FEWEST), MOST)
@@ -93,13 +94,13 @@ def sample_of(rows: Sequence[int] | npt.NDArray[np.int64]) -> list[int]:
 
 
 def kept_in(folder: Path, measure: Coherence | None) -> Coherence:
-    """The same, with what was measured before taken from a run's folder and what is new kept there.
+    """The coherence of rows as a run's folder has it; what is new there is measured, and kept.
 
     Raises (when called):
         RipcurrentError: A set is new, and there is nothing to measure it with.
     """
 
-    def known(rows: Sequence[int] | npt.NDArray[np.int64]) -> float:
+    def known(rows: Rows) -> float:
         path = folder / FILE
         values: dict[str, float] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         key = hashlib.sha256(np.sort(np.asarray(rows, dtype="<i8")).tobytes()).hexdigest()[:16]
@@ -131,7 +132,7 @@ class CoherenceOfRuns:
             RipcurrentError: Its rows or the model cannot be read any more, or are others now.
         """
 
-        def measure(rows: Sequence[int] | npt.NDArray[np.int64]) -> float:
+        def measure(rows: Rows) -> float:
             manifest = read_manifest(source.folder)
             options = ScanOptions(**manifest["options"])
             chat_model, gradient_pass = self._loaded(options, manifest)
@@ -153,12 +154,3 @@ class CoherenceOfRuns:
                 )
             self._model = chat_model, GradientPass(chat_model)
         return self._model
-
-
-def _picked(dataset: Dataset, wanted: set[int]) -> Iterator[Row]:
-    last = max(wanted)
-    for row in dataset.iter_from(min(wanted)):
-        if row.index in wanted:
-            yield row
-        if row.index >= last:
-            return

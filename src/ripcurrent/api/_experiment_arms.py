@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ripcurrent.api._experiment_options import judge_settings
 from ripcurrent.api._experiment_scans import Pool, scanned_options
+from ripcurrent.api._experiment_weights import require_same_weights, require_scanned_weights, weights_asked
 from ripcurrent.api._finetune import FinetuneResult, finetune
 from ripcurrent.api._progress import Progress
 from ripcurrent.data import read_rows
@@ -22,7 +23,7 @@ from ripcurrent.experiment import BASE, MAIN, Arm, ExperimentConfig, choose_rows
 from ripcurrent.experiment._config import rows_of
 from ripcurrent.experiment._rows import content_of
 from ripcurrent.experiment._sums import WORTH_MEASURING, Sum, share_solved
-from ripcurrent.run import read_manifest, write_json
+from ripcurrent.run import write_json
 from ripcurrent.selection import Selection, plain_numbers, summarise, write_selection
 from ripcurrent.selection._draw import generator
 from ripcurrent.selection._table import ScoredRows
@@ -131,47 +132,6 @@ class ArmRunner:
                 "Name another folder with --out, or remove that arm's folders to make it anew.",
             )
 
-    def _require_same_weights(self, folder: Path, trained: FinetuneResult) -> None:
-        """Refuse an arm that was trained from other weights than the finished ones, whose name may be the same."""
-        own = trained.manifest["model"]["fingerprint"]
-        base = self._folder / "arms" / BASE
-        if self._weights_asked() not in (None, own):
-            shutil.rmtree(folder / "finetune")
-            raise RipcurrentError(
-                f"The model {self._config.model} has changed since it was asked as it is.",
-                f"Name another folder with --out, or remove {base} to ask it anew.",
-            )
-        for marker in sorted((self._folder / "arms").glob(f"*/{MARKER}")):
-            manifest = marker.parent / "finetune" / "manifest.json"
-            if not manifest.is_file() or marker.parent == folder:
-                continue
-            if read_manifest(marker.parent / "finetune")["model"]["fingerprint"] != own:
-                shutil.rmtree(folder / "finetune")
-                raise RipcurrentError(
-                    f"The model {self._config.model} has changed since {marker.parent.name} was trained from it.",
-                    "Name another folder with --out, so that arms of two models are not compared as one's.",
-                )
-
-    def _weights_asked(self) -> str | None:
-        """The fingerprint of the model that was asked as it is; None where it was not."""
-        place = self._folder / "arms" / BASE / "evaluation"
-        return read_manifest(place)["model"].get("fingerprint") if (place / "manifest.json").is_file() else None
-
-    def _require_scanned_weights(self, own: str | None) -> None:
-        """Refuse a model that had other weights under the same name when rows were scored with it."""
-        for pool in self._pools.values():
-            scanned, options = pool.manifest["model"], pool.manifest["options"]
-            named = (scanned.get("name"), options.get("adapter"))
-            # a fresh or unmerged LoRA is part of the fingerprint of a model that was scanned with one
-            if named != (self._config.model, self._config.adapter) or options.get("scope") == "lora":
-                continue
-            if own is not None and scanned.get("fingerprint") not in (None, own):
-                raise RipcurrentError(
-                    f"The model {self._config.model} has changed since {pool.scores.folder} was made with it: rows "
-                    "would be chosen by scores of other weights.",
-                    "Scan again into a new folder, and give the experiment a new one, too.",
-                )
-
     def _place(self, arm: Arm, seed: int) -> Path:
         return self._folder / "arms" / f"{arm.name}-seed{seed}"
 
@@ -192,7 +152,7 @@ class ArmRunner:
             return
         began = time.perf_counter()
         self._evaluate(folder, label, None)
-        self._require_scanned_weights(self._weights_asked())
+        require_scanned_weights(self._config, self._pools.values(), weights_asked(self._folder))
         facts = {"heldout_loss": self._heldout_loss(label, None), "accuracy": self._accuracy(folder, label, None)}
         self._mark(folder, BASE, None, {**facts, "seconds": round(time.perf_counter() - began, 1)})
 
@@ -213,8 +173,9 @@ class ArmRunner:
             self._mark(folder, arm.name, seed, {**facts, "status": "failed", "reason": error.message})
             return
         gc.collect()
-        self._require_scanned_weights(trained.manifest["model"]["fingerprint"])
-        self._require_same_weights(folder, trained)
+        weights = trained.manifest["model"]["fingerprint"]
+        require_scanned_weights(self._config, self._pools.values(), weights)
+        require_same_weights(self._config, self._folder, folder, weights)
         training = trained.manifest["training"]
         trained_at = time.perf_counter()
         self._evaluate(folder, label, trained)
@@ -368,10 +329,7 @@ class ArmRunner:
         return share_solved(self._sums, answers)
 
     def _held_rows(self) -> list[Row]:
-        wanted = set(self._held)
-        if not wanted:
-            return []
-        return [row for row in self._pools[MAIN].dataset if row.index in wanted]
+        return list(self._pools[MAIN].dataset.at(self._held))
 
     def _model(self, trained: FinetuneResult | None) -> tuple[str, str | None]:
         """What to load: name and adapter."""

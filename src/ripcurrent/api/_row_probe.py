@@ -147,7 +147,6 @@ def _model(scanned: ScannedRows, config: ProbeConfig) -> tuple[ChatModel, torch.
 
 def _encoded(scanned: ScannedRows, drawn: npt.NDArray[np.int64], chat_model: ChatModel) -> list[EncodedRow]:
     """The drawn rows as the scan encoded them, in the order of the draw."""
-    wanted = set(drawn.tolist())
     options = scanned.options
     if options.windows:
         raise RipcurrentError(
@@ -155,7 +154,7 @@ def _encoded(scanned: ScannedRows, drawn: npt.NDArray[np.int64], chat_model: Cha
             "Probe a scan without windows.",
         )
     encoded = encode_rows(
-        (row for row in scanned.dataset if row.index in wanted),
+        scanned.dataset.at(drawn.tolist()),
         chat_model.tokenizer,
         max_tokens=options.max_tokens,
         loss_on=options.loss_on,

@@ -5,15 +5,12 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from ripcurrent.anchors import load_anchors
@@ -21,7 +18,7 @@ from ripcurrent.api._anchors import (
     directions_record,
     prepare_anchors,
 )
-from ripcurrent.api._coherence import coherence_of
+from ripcurrent.api._coherence import Rows, coherence_of
 from ripcurrent.api._execution import Execution, absolute, running
 from ripcurrent.api._forecast import write_forecast
 from ripcurrent.api._memory import PLANS, memory_record, process_peak
@@ -202,9 +199,9 @@ def _scan(
     # before Ray's workers are sent the model, of which nothing but the shapes is left here then
     about = describe(chat_model)
     loaded = time.perf_counter()
-    whole = None if part is None else str(part)
+    part_name = None if part is None else str(part)
     with (
-        RunDirectory(folder, identity, part=whole, no_results=PLANS, may_change=PLACES) as run,
+        RunDirectory(folder, identity, part=part_name, no_results=PLANS, may_change=PLACES) as run,
         running(execution, rows, chosen, count=count, part=part, on_gpu=chat_model.device.type == "cuda") as run_stage,
     ):
         gradient_pass = GradientPass(chat_model) if chosen.wants_gradient else None
@@ -292,17 +289,15 @@ def _scan(
             manifest |= {key: previous.get(key) for key in kept}
         keep_manifest(run, manifest)
 
-        def measure(chosen_rows: Sequence[int] | npt.NDArray[np.int64]) -> float:
-            if gradient_pass is None or execution.executor != "local":
-                raise RipcurrentError(
-                    "How alike its rows' gradients are is measured where gradients are, and not under Ray.",
-                    "Give the same scan again without Ray: nothing is scored anew.",
-                )
+        def measure(chosen_rows: Rows) -> float:
+            assert gradient_pass is not None
             told.step("how alike rows are")
             scored = ScoredRows(read_scores(run.folder, ("row", "status", "gradient_norm")))
             return coherence_of(chosen_rows, rows, scored, chosen, chat_model, gradient_pass)
 
-        write_forecast(run.folder, calibration, measure=measure)
+        # under Ray the model is no longer here
+        can_measure = gradient_pass is not None and execution.executor == "local"
+        write_forecast(run.folder, calibration, measure=measure if can_measure else None)
         if fresh_rows and execution.executor == "local":
             # scores and a forecast take memory, too; the page, which shows this, is still to come
             manifest["peak_memory_bytes"] = process_peak()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,7 @@ from ripcurrent.run import RunDirectory, written_whole
 from ripcurrent.scoring import TOKEN_SCHEMA, read_token_record, summarise_tokens, write_tokens
 from ripcurrent.selection import bottom, read_scores, top
 from ripcurrent.selection._table import ScoredRows
-from ripcurrent.signals import Directions, GradientPass, make_batch
-from ripcurrent.signals._out_of_memory import in_memory
+from ripcurrent.signals import Directions, GradientPass, in_memory, make_batch
 
 CHECKED = ("gradient_norm", "gradient_harmful", "gradient_safe")
 """Columns that a row's shares add up to."""
@@ -71,7 +70,7 @@ def add_token_shares(
         stored = [anchors.direction("harmful"), anchors.direction("safe")]
         directions = scan_directions(gradient_pass, stored, chat_model, run.folder if mapped else None)
         parts: list[pa.Table] = []
-        for row in _picked(rows, missing):
+        for row in rows.at(missing):
             with in_memory(f"The token shares of row {row.index}"):
                 parts.append(_shares(row, options, chat_model, gradient_pass, directions))
             if len(parts) == SHARD_ROWS:
@@ -118,16 +117,6 @@ def _choose(scores: pa.Table, asked: str) -> dict[int, str]:
     if choice.top:
         groups |= dict.fromkeys(map(int, top(scores, choice.top).indices), "riskiest")
     return groups
-
-
-def _picked(rows: Dataset, wanted: list[int]) -> Iterator[Row]:
-    """The rows at rising numbers, read in a stream."""
-    numbers = set(wanted)
-    for row in rows.iter_from(wanted[0]):
-        if row.index in numbers:
-            yield row
-        if row.index >= wanted[-1]:
-            return
 
 
 def _shares(

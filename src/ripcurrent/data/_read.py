@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Protocol
@@ -120,6 +120,18 @@ class Dataset:
         """The rows from ``start`` on; those before are skipped without being parsed into rows."""
         stop = None if self._limit is None else max(0, self._limit - start)
         return RowStream(enumerate(islice(self._container.records(start), stop), start), self._row)
+
+    def at(self, numbers: Collection[int]) -> Iterator[Row]:
+        """The rows of these numbers, in order, read in a stream up to the last of them."""
+        wanted = set(numbers)
+        if not wanted:
+            return
+        last = max(wanted)
+        for row in self.iter_from(min(wanted)):
+            if row.index in wanted:
+                yield row
+            if row.index >= last:
+                return
 
     def count_and_hash(self) -> tuple[int, str]:
         """Number of rows, and SHA-256: of the file as it lies on disk, or of the rows where there is no one file.

@@ -18,6 +18,9 @@ from ripcurrent.scoring._calibration import CalibrationRun, JudgedBy, LeftOut, N
 from ripcurrent.scoring._columns import COHERENCE, SUMMED
 from ripcurrent.scoring._scored_with import ScoredWith
 
+CoherenceOfSource = Callable[[ScoredSource, Sequence[int], Path], float]
+"""How alike rows of a source are: of the source, their numbers, and a folder to keep it in."""
+
 AGAIN = "Run the experiment again with the same command: it goes on where it was stopped."
 
 
@@ -57,7 +60,7 @@ def read_ladder(
     scans: Sequence[Path] = (),
     *,
     judge: str = "prefix",
-    coherence: Callable[[ScoredSource, Sequence[int], Path], float] | None = None,
+    coherence: CoherenceOfSource | None = None,
 ) -> Ladder:
     """The finished runs of experiments, with the mean scores of their rows and what they answered of common requests.
 
@@ -68,7 +71,7 @@ def read_ladder(
         folders: Folders of experiments of arms.
         scans: Further finished scans, for arms whose rows came from a file.
         judge: Whose verdicts count.
-        coherence: Measures how alike rows of a source are; given the source, their numbers, and a folder to keep it in.
+        coherence: Measures how alike the rows of each run are; left out of the means unless given.
 
     Raises:
         RipcurrentError: A folder that holds no such experiment; experiments that cannot be joined (the first difference
@@ -219,7 +222,7 @@ def _read(
     main: ScoredSource,
     judge: str,
     asked: frozenset[str],
-    coherence: Callable[[ScoredSource, Sequence[int], Path], float] | None,
+    coherence: CoherenceOfSource | None,
 ) -> tuple[CalibrationRun, Mapping[str, Any], JudgedBy, str] | str:
     """A run with its fine-tuning's manifest and its judge, or why it cannot be used."""
     if marker["status"] != "finished":
@@ -268,7 +271,7 @@ def _alikeness(
     source: ScoredSource,
     rows: Sequence[int] | None,
     place: Path,
-    coherence: Callable[[ScoredSource, Sequence[int], Path], float] | None,
+    coherence: CoherenceOfSource | None,
 ) -> dict[str, float]:
     """The coherence of rows, all usable ones unless named, where it is measured and they have the scores for it."""
     if coherence is None:

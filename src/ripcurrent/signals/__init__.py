@@ -1,6 +1,13 @@
 """What one forward and one backward pass yield per row: states, losses, and exact gradient products and norms."""
 
-from ripcurrent.signals._anchor_gradients import SetDirection, count_terms, norm_of_mean, set_direction, similarities
+from ripcurrent.signals._anchor_gradients import (
+    SetDirection,
+    count_terms,
+    mean_cosine,
+    norm_of_mean,
+    set_direction,
+    similarities,
+)
 from ripcurrent.signals._batch import Batch, make_batch
 from ripcurrent.signals._directions import (
     DENSE,
@@ -43,6 +50,7 @@ __all__ = [
     "direction_shapes",
     "in_memory",
     "make_batch",
+    "mean_cosine",
     "mean_gradient",
     "norm_of",
     "norm_of_mean",

@@ -57,9 +57,7 @@ def set_direction(
         squared = gradient_pass.measure(batch, nothing).squared_norm
         assert squared is not None
         norms[places] = np.sqrt(squared)
-    for places, batch in _batches(gradient_pass, rows):
-        factors = torch.tensor(1.0 / (len(rows) * norms[places]), dtype=torch.float32)
-        gradient_pass.accumulate(batch, factors, total, kept)
+    _add_units(gradient_pass, rows, norms, total, kept)
     return SetDirection(total | kept.gradient(shared_tokens(rows)), norms)
 
 
@@ -124,7 +122,23 @@ def norm_of_mean(gradient_pass: GradientPass, rows: Sequence[EncodedRow], norms:
     ``norms`` are the rows' gradient norms, shape ``(rows,)``, as a scan measured them.
     """
     total = zero_gradient(gradient_pass.catalogue)
+    _add_units(gradient_pass, rows, norms, total)
+    return norm_of(total)
+
+
+def mean_cosine(norm: float, rows: int) -> float:
+    """The mean cosine between two different ones of so many unit vectors, from the norm of their mean; NaN of one."""
+    return (rows * norm**2 - 1) / (rows - 1) if rows > 1 else float("nan")
+
+
+def _add_units(
+    gradient_pass: GradientPass,
+    rows: Sequence[EncodedRow],
+    norms: npt.NDArray[np.float64],
+    total: Gradient,
+    kept: Kept | None = None,
+) -> None:
+    """Add the mean of the rows' unit gradients to ``total``, and to ``kept`` what that factors."""
     for places, batch in _batches(gradient_pass, rows):
         factors = torch.tensor(1.0 / (len(rows) * norms[places]), dtype=torch.float32)
-        gradient_pass.accumulate(batch, factors, total)
-    return norm_of(total)
+        gradient_pass.accumulate(batch, factors, total, kept)
