@@ -14,6 +14,7 @@ import pytest
 
 from ripcurrent.api._scan import scan
 from ripcurrent.cli._output import TerminalProgress
+from ripcurrent.cli._scan import harmless, one_line
 from ripcurrent.run import read_manifest
 from tests.cli.command import Command, judge
 from tests.models.tiny import save_tiny
@@ -290,8 +291,13 @@ def test_the_demos_model_is_told_where_none_was_named(command: Command, words: t
 
 
 def test_the_name_at_an_endpoint_is_no_model_of_ours(command: Command) -> None:
-    said = command("evaluate", "--prompts", "nowhere.jsonl", "--out", "no-run", "--endpoint", "http://localhost:9/v1")
+    endpoint = ("--prompts", "nowhere.jsonl", "--out", "no-run", "--endpoint", "http://localhost:9/v1")
+    said = command("evaluate", *endpoint, "--model", "there")
     assert "the demo's" not in said.err
+    unnamed = command("evaluate", *endpoint)
+    assert (unnamed.code, "--endpoint is given without --model" in unnamed.err) == (1, True)
+    typed = command("evaluate", *endpoint, "--model", "there", "--dtype", "float32")
+    assert (typed.code, "--dtype float32 is for a model here" in typed.err) == (1, True)
 
 
 @pytest.mark.parametrize(
@@ -307,3 +313,15 @@ def test_help_says_what_it_is_about(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "400")
     assert says in " ".join(command(*words, "--help").out.split())
+
+
+def test_text_of_any_language_is_shown_and_commands_to_the_terminal_are_not() -> None:
+    for text in (
+        "Bonjour\u00a0!",
+        "\u4eca\u65e5\u306f\u3000\u5143\u6c17",
+        "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645",
+        "\U0001f468\u200d\U0001f469",
+    ):
+        assert harmless(text) == text
+    assert harmless("a\x1b[2Jb\u202ec\nd") == "a\ufffd[2Jb\ufffdc\nd"
+    assert one_line("a\x1b[2J\n b\u200cc") == "a [2J b\u200cc"

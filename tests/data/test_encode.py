@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -100,6 +101,16 @@ def test_tokens_and_mask_are_those_of_the_rendered_pieces(family: str, turns: li
     assert last.last_prompt == encoded.last_prompt
     assert last.last_content == encoded.last_content
     assert encoded.tokens.tolist().count(tokenizer.bos_token_id) == "".join(p for p, _ in built).count("<s>")
+
+
+def test_an_anchor_that_is_cut_says_so() -> None:
+    tokenizer = build("chatml")
+    messages = row_of("hi", "one two three four five six seven eight nine ten eleven twelve").messages
+    length = len(encode_anchor(messages, tokenizer, first_tokens=10).tokens)
+    assert not encode_anchor(messages, tokenizer, first_tokens=10, max_tokens=length).truncated
+    assert encode_anchor(messages, tokenizer, first_tokens=10, max_tokens=length - 1).truncated
+    # an opening that is shorter than asked for, and there whole, is not cut
+    assert not encode_anchor(row_of("hi", "one").messages, tokenizer, first_tokens=10).truncated
 
 
 @pytest.mark.parametrize("family", [*FAMILIES, "plain"])
@@ -308,6 +319,10 @@ def test_a_model_without_a_chat_template_is_one_error_for_all() -> None:
     assert "chat_template.jinja" in caught.value.hint
     with pytest.raises(RipcurrentError, match="no chat template"):
         encode_anchor(row_of("a", "b").messages, build("none"))
+    several = copy.deepcopy(build("chatml"))
+    several.chat_template = {"tool_use": several.chat_template, "rag": several.chat_template}
+    with pytest.raises(RipcurrentError, match="no chat template"):
+        list(encode_rows([row_of("a", "b")], several))
 
 
 def test_a_template_that_prints_the_day_prints_the_same_one_every_day() -> None:

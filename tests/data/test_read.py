@@ -55,6 +55,22 @@ def only(path: Path, **options: Any) -> Row:
             ["system:Be kind", "user:Hi", "assistant:Ho", "tool:{}", "assistant:Done"],
         ),
         (
+            # as tables fill in keys that other rows have
+            {
+                "conversations": [
+                    {"from": "human", "value": "Hi", "role": None, "content": None},
+                    {"from": None, "value": None, "role": "assistant", "content": "Ho"},
+                ]
+            },
+            "sharegpt",
+            ["user:Hi", "assistant:Ho"],
+        ),
+        (
+            {"messages": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Ho"}]},
+            "messages",
+            ["user:Hi", "assistant:Ho"],
+        ),
+        (
             {
                 "messages": [
                     {"role": "developer", "content": "Be kind"},

@@ -106,6 +106,56 @@ def test_one_request_that_fails_leaves_the_others():
     assert replies[0] == replies[2] == Reply("fine", "stop", 3)
 
 
+@pytest.mark.parametrize("failing", [error(500, "no"), Answered(body='{"error": "x"}'), error(400, "too long")])
+def test_what_an_endpoint_that_works_fails_on_each_time_stays_unanswered(failing):
+    with serve(lambda request: failing if last_user_text(request) != GREETING else completion("hi")) as server:
+        # one question is left of many that were answered before, or more than failures in a row
+        for asked in ("a", "abcdefghijkl"):
+            got = ask(Endpoint(server.url, "tiny", max_retries=0, concurrency=1), *asked, works=True)
+            assert len(got) == len(asked)
+            assert all(isinstance(one, EndpointFailure) for one in got.values())
+    # nor does one question that takes too long stop what goes on behind it
+    with serve(all_but("slow", delay=0.6)) as server:
+        (slow,) = ask(Endpoint(server.url, "tiny", timeout=0.2, max_retries=0), "slow", works=True).values()
+        assert isinstance(slow, EndpointFailure)
+        assert slow.kind == "timeout"
+    # one that fails on everything, greetings too, does not work any more
+    with serve(lambda _: failing) as server, pytest.raises(RipcurrentError, match="failed 8 requests in a row"):
+        ask(Endpoint(server.url, "tiny", max_retries=0, concurrency=1), *"abcdefghijkl", works=True)
+
+
+def test_a_slow_endpoint_stops_after_some_in_a_row_and_says_so():
+    with (
+        serve(all_but("never", delay=0.3)) as server,
+        pytest.raises(RipcurrentError, match="failed 8 requests in a row") as caught,
+    ):
+        ask(Endpoint(server.url, "tiny", timeout=0.05, max_retries=0), *(["never"] * 12), works=True)
+    assert "longer silence" in (caught.value.hint or "")
+
+
+def test_a_model_that_takes_no_temperature_is_asked_without_one():
+    def script(request: dict[str, Any]) -> Answered:
+        return error(400, "Unsupported value: 'temperature'") if "temperature" in request else completion("fine")
+
+    with serve(script) as server:
+        endpoint = Endpoint(server.url, "tiny", max_retries=0, concurrency=1)
+        assert all(isinstance(one, Reply) for one in ask(endpoint, *"abc").values())
+        assert len(server.requests) == 4
+    assert endpoint.describe()["temperature"] == "the model's own"
+
+
+def test_an_endpoint_that_echoes_the_key_does_not_get_it_shown():
+    with (
+        serve(lambda _: error(401, "bad key sk-secret")) as server,
+        pytest.raises(RipcurrentError, match="bad key …"),
+    ):
+        ask(Endpoint(server.url, "tiny", api_key="sk-secret", max_retries=0), "a")
+    for url in ("https://me:sk-secret@host:port/v1", "me:sk-secret@host/v1"):
+        with pytest.raises(RipcurrentError, match="is no endpoint") as caught:
+            Endpoint(url, "tiny")
+        assert "sk-secret" not in str(caught.value)
+
+
 def test_endpoint_down():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound and not listening: connections are refused

@@ -131,8 +131,8 @@ def test_a_field_of_any_name_is_named_after_the_file(tmp_path: Path) -> None:
 
 
 def test_rows_say_their_axis(tmp_path: Path) -> None:
-    rows = [{"prompt": "One?", "axis": "plain"}, {"prompt": "Two?", "label": "safe"}, {"prompt": "Three?", "axis": ""}]
-    path = write_json(tmp_path / "list.json", [*rows, {"prompt": "Four?", "label": "unsafe"}])
+    rows = [{"prompt": "One?", "axis": "plain"}, {"prompt": "Two?", "label": "Safe"}, {"prompt": "Three?", "axis": ""}]
+    path = write_json(tmp_path / "list.json", [*rows, {"prompt": "Four?", "label": "UNSAFE"}])
     assert [p.axis for p in load_prompts(path).prompts] == ["plain", "sounds_dangerous", "harmful", "harmful"]
     assert [p.axis for p in load_prompts(path, axis="plain").prompts][2] == "plain"
     assert load_prompts(path, limit=1).axes == {"harmful": 1, "sounds_dangerous": 1, "plain": 1}

@@ -18,7 +18,7 @@ from ripcurrent.api._experiment_options import judge_scoring, judge_settings
 from ripcurrent.api._progress import SilentProgress
 from ripcurrent.data import read_rows
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.evaluation import Prompt
+from ripcurrent.evaluation import JudgeSettings, Prompt
 from ripcurrent.experiment import MAIN, Arm, expand_arms, gather_prompts, parse_experiment
 from tests.experiment.test_rows import ROWS, table
 from tests.tiny_scan import write_jsonl
@@ -106,6 +106,9 @@ def test_judges_may_ask_an_endpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert list(judge_scoring(config)) == ["tone", "prefix"]
     settings = judge_settings(config)
     assert (settings.endpoint, settings.model, settings.key_env) == tuple(given.values())
+    assert (settings.timeout, settings.concurrency) == (JudgeSettings().timeout, JudgeSettings().concurrency)
+    patient = judge_settings(config.model_copy(update={"judge_timeout": 900.0, "judge_concurrency": 1}))
+    assert (patient.timeout, patient.concurrency) == (900.0, 1)
     identity = _identity(config, [], {})
     assert (identity["judge_endpoint"], identity["judge_model"]) == ("http://localhost:9/v1", "judge")
     assert "judge_model" not in _identity(parse_experiment(KEYS, where="x"), [], {})

@@ -138,6 +138,13 @@ def test_what_cannot_be_is_refused() -> None:
     refused("size means nothing beside length_matched", arms={"b": "top", "a": {"length_matched": "b", "size": 5}})
     refused("by means nothing beside draw", arms={"a": {"draw": "list", "by": "loss"}})
     refused("strata means nothing beside select", arms={"a": {"select": "top", "strata": 5}})
+    refused("size means nothing beside select: all", arms={"a": {"select": "all", "size": 5}})
+    refused("by means nothing beside select: random", arms={"a": {"select": "random", "by": "loss"}})
+    refused("scan means nothing beside file", scans={"s": "runs/s"}, arms={"a": {"file": "rows.jsonl", "scan": "s"}})
+    refused("draw_seed means nothing beside all_but: b", arms={"b": "top", "a": {"all_but": "b", "draw_seed": 0}})
+    inner = {"select": "random", "size": 5, "draw_seed": 0}
+    refused("draw_seed stands beside all_but, not in it", arms={"a": {"all_but": inner}})
+    refused("one percent", arms={"a": {"all_but": {"share": {"format": "list", "percent": [0, 50]}}}})
     refused("all_but takes the name of an arm, or", arms={"b": "top", "a": {"all_but": {"length_matched": "b"}}})
     refused("there is no scan 'x'", arms={"random": "random", "a": {"all_but": {"select": "top", "scan": "x"}}})
     refused("size", "no number of rows", arms={"a": {"select": "top", "size": "many"}})

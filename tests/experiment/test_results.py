@@ -176,12 +176,35 @@ def test_a_finding_is_not_taken_back_by_arms_that_are_awaited(tmp_path: Path) ->
         ({"select": "lowest", "by": "gradient_harmful"}, False),
         ({"select": "highest", "by": "gradient_safe"}, False),
         ({"select": "bottom"}, False),
+        ({"select": "lowest"}, False),
+        ({"select": "highest"}, True),
+        ({"mix": {"bottom": 100}}, False),
+        ({"mix": {"top": 50, "bottom": 20}}, True),
     ],
 )
 def test_arms_from_a_protective_end_do_not_decide(rule: dict[str, str], decides: bool) -> None:
     arms = {**TWO, "other": rule}
     config = parse_experiment({"name": "x", "data": "rows.jsonl", "arms": arms}, where="x")
     assert tables.deciding_arms(expand_arms(config), ()) == (("top", "other") if decides else ("top",))
+
+
+def test_of_bins_the_lower_half_does_not_decide() -> None:
+    for by, decide in (({}, ["other-3", "other-4", "other-5"]), ({"by": "loss"}, [f"other-{n}" for n in range(1, 6)])):
+        arms = {"random": "random", "other": {"bins": 5, "size": 100, **by}}
+        config = parse_experiment({"name": "x", "data": "rows.jsonl", "arms": arms}, where="x")
+        assert list(tables.deciding_arms(expand_arms(config), ())) == decide
+
+
+def test_a_control_of_another_dataset_is_told(tmp_path: Path) -> None:
+    arms = {**TWO, "other": {"select": "top", "scan": "sums", "size": 50}}
+    put(tmp_path, ["random-seed0", "top-seed0", "other-seed0"], by_share({**SHARES, "other": 0.5}))
+    keys = {"arms": arms, "scans": {"sums": "runs/sums"}, "name": "x", "data": "rows.jsonl", "seeds": 1}
+    config = parse_experiment(keys, where="x")
+    for sums, told in (("b", ["other"]), ("a", [])):
+        facts = {**FACTS, "scan_datasets": {"": "a", "sums": sums}}
+        found = collect_results(config, expand_arms(config), tmp_path, facts, ("prefix",))["unequal"]
+        assert [one["arm"] for one in found] == told
+        assert all("random rows of the scan sums" in one["in_words"] for one in found)
 
 
 def test_the_papers_figure_stands_beside_its_own_cell_alone(tmp_path: Path) -> None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
+from typing import Any
 
+import gguf
+import numpy as np
 import pytest
 import torch
 
@@ -29,6 +32,37 @@ def test_a_gguf_file_is_the_model_it_was_written_from(kind: str, tmp_path: Path,
     assert loaded.tokenizer.pad_token == loaded.tokenizer.eos_token == "<|im_end|>"
     ids = torch.tensor([tokens])
     assert torch.allclose(loaded.model(ids).logits, original(ids).logits, atol=1e-5)
+
+
+FREQUENCIES = np.array([1, 1, 2, 4], dtype=np.float32)
+
+
+@pytest.mark.parametrize(
+    ("other", "says"),
+    [
+        # as llama.cpp writes Llama 3.1 and later, Gemma 3, Phi-3, and a bias that the architecture does not have
+        ({"more": {"rope_freqs.weight": FREQUENCIES}}, "rope_freqs.weight"),
+        ({"more": {"rope_factors_long.weight": FREQUENCIES}}, "rope_factors_long.weight"),
+        ({"scaling": (gguf.RopeScalingType.LINEAR, 8.0)}, "llama.rope.scaling.type linear"),
+        ({"scaling": (gguf.RopeScalingType.YARN, 4.0)}, "llama.rope.scaling.type yarn"),
+        ({"more": {"blk.0.attn_q.bias": np.ones(32, dtype=np.float32)}}, "has no place in its model"),
+    ],
+)
+def test_a_file_of_which_something_would_be_left_out_is_refused(
+    other: dict[str, Any], says: str, tmp_path: Path, own_cache: Path
+) -> None:
+    file = write_tiny_gguf(tmp_path / "tiny.gguf", tiny_model("llama_tied"), **other)
+    with pytest.raises(RipcurrentError, match="another") as caught:
+        load_model(file, device="cpu")
+    assert says in caught.value.message
+    assert "safetensors" in (caught.value.hint or "")
+
+
+def test_scaling_that_changes_nothing_is_none(tmp_path: Path, own_cache: Path) -> None:
+    same = {"rope_freqs.weight": np.ones(4, dtype=np.float32)}
+    scaling = (gguf.RopeScalingType.LINEAR, 1.0)
+    file = write_tiny_gguf(tmp_path / "tiny.gguf", tiny_model("llama_tied"), more=same, scaling=scaling)
+    assert load_model(file, device="cpu").name == str(file)
 
 
 def test_the_second_load_reads_the_copy_and_gives_the_same(

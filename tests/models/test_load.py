@@ -128,6 +128,17 @@ def other_shapes(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config | {"intermediate_size": 64}))
 
 
+def fewer_layers(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 1}))
+
+
+def a_bias_more(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.layers.0.self_attn.q_proj.bias"] = torch.ones(32)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
 def broken_config(folder: Path) -> None:
     (folder / "config.json").write_text("{")
 
@@ -201,6 +212,8 @@ def a_gguf_inside(folder: Path) -> None:
         (no_weights, "no weights in safetensors"),
         (cut_short, "cannot be loaded"),
         (one_tensor_gone, r"lacks 1 of the weights .* model.layers.1.mlp.up_proj.weight"),
+        (fewer_layers, "weights that its configuration has no place for, the first model.layers.1."),
+        (a_bias_more, "holds 1 weights .* model.layers.0.self_attn.q_proj.bias"),
         (other_shapes, r"mlp.* the shape \((64, 32|32, 64)\), its weights \((48, 32|32, 48)\)"),
         (broken_config, "cannot be loaded"),
         (no_config, "no config.json"),

@@ -8,7 +8,8 @@ import pytest
 
 from ripcurrent.api._adapter_base import other_base
 from ripcurrent.api._execution import _absolute_paths
-from ripcurrent.data import Message, encode_rows, read_rows
+from ripcurrent.api._summary import template_hint
+from ripcurrent.data import Message, Row, encode, encode_rows, read_rows
 from ripcurrent.data._render import chat_text
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.models import load_model
@@ -18,14 +19,14 @@ from tests.models.tiny import save_tiny
 THINKING = (
     "{% for message in messages %}"
     "{{ '<|im_start|>' + message.role + '\n' }}"
-    "{% if message.role == 'assistant' %}{{ '<think>\n\n</think>\n\n' }}{% endif %}"
+    "{% if message.role == 'assistant' and loop.last %}{{ '<think>\n\n</think>\n\n' }}{% endif %}"
     "{{ message.content + '<|im_end|>\n' }}"
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}"
     "{% if enable_thinking is defined and enable_thinking is false %}{{ '<think>\n\n</think>\n\n' }}{% endif %}"
     "{% endif %}"
 )
-"""As Qwen3's: an answer has an empty thought, and a question lets the model think unless it is told not to."""
+"""As Qwen3's: the last answer has an empty thought, and a question lets the model think unless it is told not to."""
 
 
 @pytest.fixture
@@ -66,9 +67,22 @@ def test_what_is_saved_keeps_the_variable(thinking: Path, tmp_path: Path) -> Non
     assert again.template_sha256 == told.template_sha256
 
 
+def test_rows_of_several_turns_whose_template_hides_them_are_told_of(thinking: Path) -> None:
+    tokenizer = load_model(f"{thinking},enable_thinking=false", device="cpu").tokenizer
+    turns = (Message("user", "a"), Message("assistant", "b"), Message("user", "c"), Message("assistant", "d"))
+    row = Row(0, "", turns, None, {})
+    assert encode(row, tokenizer).status == "template_mismatch"
+    assert encode(row, tokenizer, loss_on="last").status == "ok"
+    assert "--loss-on last" in (template_hint({"ok": 9, "template_mismatch": 1}, "all") or "")
+    assert template_hint({"ok": 10, "template_mismatch": 1}, "all") is None
+    assert template_hint({"template_mismatch": 1}, "last") is None
+
+
 def test_names_are_cut_where_variables_begin(tmp_path: Path) -> None:
     assert split_variables("owner/name") == ("owner/name", {})
     assert split_variables("a/b,x=false,y=2, z=low") == ("a/b", {"x": False, "y": 2, "z": "low"})
+    # what YAML reads otherwise, or not at all, is text
+    assert split_variables("a/b,x=@y,date=2024-07-26") == ("a/b", {"x": "@y", "date": "2024-07-26"})
     odd = tmp_path / "model,v=2"
     odd.mkdir()
     assert split_variables(str(odd)) == (str(odd), {})

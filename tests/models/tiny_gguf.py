@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import gguf
@@ -24,8 +25,17 @@ _NAMES = {
 }
 
 
-def write_tiny_gguf(path: Path, model: PreTrainedModel) -> Path:
-    """Write a bias-free Llama and the tiny tokenizer to ``path`` with float32 tensors; returns ``path``."""
+def write_tiny_gguf(
+    path: Path,
+    model: PreTrainedModel,
+    *,
+    scaling: tuple[gguf.RopeScalingType, float] | None = None,
+    more: Mapping[str, np.ndarray] | None = None,
+) -> Path:
+    """Write a bias-free Llama and the tiny tokenizer to ``path`` with float32 tensors; returns ``path``.
+
+    ``scaling`` is of the rotary positions; ``more`` are tensors besides, by name.
+    """
     config = model.config
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_name("tiny")
@@ -37,6 +47,9 @@ def write_tiny_gguf(path: Path, model: PreTrainedModel) -> Path:
     writer.add_head_count_kv(config.num_key_value_heads)
     writer.add_rope_dimension_count(config.hidden_size // config.num_attention_heads)
     writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    if scaling is not None:
+        writer.add_rope_scaling_type(scaling[0])
+        writer.add_rope_scaling_factor(scaling[1])
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_vocab_size(config.vocab_size)
 
@@ -58,6 +71,8 @@ def write_tiny_gguf(path: Path, model: PreTrainedModel) -> Path:
 
     for name, parameter in model.named_parameters():
         writer.add_tensor(_gguf_name(name), _permuted(name, parameter.detach().numpy(), config))
+    for name, tensor in (more or {}).items():
+        writer.add_tensor(name, tensor)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

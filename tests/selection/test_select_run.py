@@ -283,3 +283,31 @@ def test_ranges_are_values_or_percentages(text, expected):
 def test_what_is_no_range_is_told(text):
     with pytest.raises(RipcurrentError, match="is not a range"):
         parse_range(text)
+
+
+def test_a_selection_by_another_models_scores_keeps_its_name(run, tmp_path):
+    chosen = tmp_path / "chosen"
+    select(run, top=10, out=chosen, name="mine", seeds=(0,))
+    before = {path.name: path.read_bytes() for path in chosen.iterdir()}
+    manifest = json.loads((run / "manifest.json").read_text())
+    for changed in ({"model": {"fingerprint": "b", "name": "modelB"}}, {"options": {"position": "last_prompt"}}):
+        (run / "manifest.json").write_text(json.dumps({**manifest, **changed}))
+        with pytest.raises(RipcurrentError, match="by the scores of another scan"):
+            select(run, top=10, out=chosen, name="mine", seeds=(0,))
+    # where a batch ends is no other scan
+    (run / "manifest.json").write_text(json.dumps({**manifest, "options": {"token_budget": 64}}))
+    select(run, top=10, out=chosen, name="mine", seeds=(0,))
+    assert {path.name for path in chosen.iterdir()} == set(before)
+
+
+def test_rows_left_over_are_not_written_over_a_file_that_no_record_names(run, tmp_path):
+    chosen = tmp_path / "chosen"
+    select(run, top=10, out=chosen, name="mine", seeds=(0,))
+    (chosen / "without-mine.jsonl").write_text("precious")
+    with pytest.raises(RipcurrentError, match=r"without-mine\.jsonl is there"):
+        select(run, top=10, out=chosen, name="mine", drop=True, seeds=(0,))
+    assert (chosen / "without-mine.jsonl").read_text() == "precious"
+    (chosen / "without-mine.jsonl").unlink()
+    for drop in (True, False, True):
+        (record, *_) = select(run, top=10, out=chosen, name="mine", drop=drop, seeds=(0,))
+        assert record.remaining_path == (chosen / "without-mine.jsonl" if drop else None)

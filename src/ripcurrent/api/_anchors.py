@@ -286,6 +286,12 @@ def _anchor_features(
 
 def _require_ok(rows: list[EncodedRow], anchor_set: AnchorSet, chat_model: ChatModel) -> None:
     for row, (name, number) in zip(rows, anchor_set.order, strict=True):
+        if row.status == "ok" and row.truncated:
+            raise RipcurrentError(
+                f"Anchor {number} of {name} in {anchor_set.name} is longer than --max-tokens for {chat_model.name}, "
+                "and what it stands for would be cut off.",
+                "Raise --max-tokens, or shorten that anchor.",
+            )
         if row.status != "ok":
             raise RipcurrentError(
                 f"Anchor {number} of {name} in {anchor_set.name} cannot be rendered for {chat_model.name}: "

@@ -18,6 +18,7 @@ from ripcurrent.evaluation import (
     wilson_interval,
 )
 from ripcurrent.evaluation._judgement import judgement
+from ripcurrent.evaluation._prompt_notes import notes_on_lists, unmeasured_axes
 from ripcurrent.evaluation._responses import Response
 from ripcurrent.selection import plain_numbers
 
@@ -72,14 +73,6 @@ def summarise(
     return {"rates": rates, "discrimination": judged}
 
 
-UNMEASURED = {
-    "harmful": "No harmful requests were asked: whether they are refused is not measured",
-    "sounds_dangerous": "No benign requests that sound dangerous were asked: over-caution is not measured",
-    "plain": "No plain requests were asked: usefulness is not measured",
-}
-"""What is said of an axis without prompts."""
-
-
 def notes_on(
     prompts: Sequence[Prompt],
     records: Sequence[Mapping[str, Any]],
@@ -87,13 +80,7 @@ def notes_on(
     verdicts: Mapping[str, Sequence[Verdict]],
 ) -> list[str]:
     """What a reader of the rates should know besides."""
-    notes = [note for record in records for note in record["notes"]]
-    for record in records:
-        if record["near_duplicates"]:
-            notes.append(
-                f"{record['name']}: {record['near_duplicates']} of {record['count']} prompts repeat another in nearly "
-                "the same words, so the intervals are somewhat too narrow."
-            )
+    notes = notes_on_lists(records)
     answered = [one for one in responses if one.rejected is None]
     rejected = [one for one in responses if one.rejected is not None]
     if rejected:
@@ -113,6 +100,5 @@ def notes_on(
         )
     if answered and all(one.truncated for one in answered):
         notes.append("Every answer reached the limit of new tokens; judges saw beginnings only.")
-    asked = {prompt.axis for prompt in prompts}
-    notes += [f"{UNMEASURED[axis]} (add --prompts builtin:{axis})." for axis in AXES if axis not in asked]
-    return notes
+    unmeasured = unmeasured_axes(prompt.axis for prompt in prompts)
+    return notes + [f"{said} (add --prompts builtin:{axis})." for axis, said in unmeasured.items()]

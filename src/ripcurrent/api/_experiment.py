@@ -183,6 +183,7 @@ def run_experiment(
         facts = {
             **found,
             # an earlier call may have needed others
+            "scan_datasets": {name: pool.scores.dataset_sha256 for name, pool in pools.items()},
             "scanned_with": {**run.read_manifest().get("scanned_with", {}), **found["scanned_with"]},
             **({"sums": {**config.gsm8k.model_dump(), "taken": len(sums)}} if config.gsm8k is not None else {}),
             "commands": _commands(folder, command),

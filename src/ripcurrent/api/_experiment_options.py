@@ -54,7 +54,12 @@ def check_training(config: ExperimentConfig, recipes: Iterable[Recipe]) -> None:
 def judge_settings(config: ExperimentConfig) -> JudgeSettings:
     """What an experiment's judges that are models need."""
     return JudgeSettings(
-        endpoint=config.judge_endpoint, model=config.judge_model, key_env=config.judge_key_env, device=config.device
+        endpoint=config.judge_endpoint,
+        model=config.judge_model,
+        key_env=config.judge_key_env,
+        timeout=config.judge_timeout,
+        concurrency=config.judge_concurrency,
+        device=config.device,
     )
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.experiment import BASE, Arm, ExperimentConfig, by_arm, read_run
+from ripcurrent.experiment import BASE, MAIN, Arm, ExperimentConfig, by_arm, read_run
 from ripcurrent.experiment import _tables as tables
 from ripcurrent.experiment._outcomes import HARMFUL, PLAIN, SOUNDS_DANGEROUS, ArmRun, Scoring
 from ripcurrent.experiment._published import SOURCE, published_figure
@@ -97,7 +97,10 @@ def collect_results(
             "trends": [row for judge in judges for row in tables.trends(arms, outcomes, judge)],
             "categories": [row for judge in judges for row in tables.categories(arms, outcomes, judge)],
             "details": details,
-            "unequal": _unequal(by_judge[first], details),
+            "unequal": [
+                *_unequal(by_judge[first], details),
+                *_of_other_rows(by_judge[first], arms, facts.get("scan_datasets", {})),
+            ],
             "one_run": _one_run(by_judge[first], details),
             "trained_otherwise": _trained_otherwise(folder, details),
             "published": _published(arms, details, facts),
@@ -169,6 +172,25 @@ def _unequal(compared: Sequence[Mapping[str, Any]], details: Sequence[Mapping[st
         }
         for arm, control in pairs
         if abs(counts[arm] - counts[control]) > ALIKE * max(counts[arm], counts[control])
+    ]
+
+
+def _of_other_rows(
+    compared: Sequence[Mapping[str, Any]], arms: Sequence[Arm], datasets: Mapping[str, str]
+) -> list[dict[str, Any]]:
+    """The comparisons of arms that were chosen from other datasets, where what differs may be those."""
+    scans = {arm.name: arm.rule.scan or MAIN for arm in arms if arm.rule.file is None}
+    return [
+        {
+            "arm": one["arm"],
+            "control": one["control"],
+            "in_words": f"{one['arm']} is of another dataset than {one['control']}, so what differs between them is "
+            f"not the choice alone: add random rows of the scan {scans[one['arm']]} of as many rows.",
+        }
+        for one in compared
+        if one["arm"] in scans
+        and one["control"] in scans
+        and datasets.get(scans[one["arm"]]) != datasets.get(scans[one["control"]])
     ]
 
 

@@ -30,6 +30,8 @@ KEYS: tuple[str, ...] = (
     "judge_endpoint",
     "judge_model",
     "judge_key_env",
+    "judge_timeout",
+    "judge_concurrency",
     "max_new_tokens",
     "batch_size",
     "system",

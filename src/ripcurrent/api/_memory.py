@@ -21,9 +21,10 @@ from ripcurrent.data import EncodedRow, Row, encode_rows, encode_windows
 from ripcurrent.errors import ExitCode, RipcurrentError
 from ripcurrent.models import ChatModel
 from ripcurrent.models._attention import KEPT
+from ripcurrent.models._messages import is_out_of_memory
 from ripcurrent.run import write_json
 from ripcurrent.signals import Directions, GradientPass, MappedStore, SignalStage, in_memory, stack_directions
-from ripcurrent.signals._out_of_memory import RanOut, attempt, does_not_fit, is_out_of_memory
+from ripcurrent.signals._out_of_memory import RanOut, attempt, does_not_fit
 
 if TYPE_CHECKING:
     from ripcurrent.api._anchors import StoredDirection

@@ -186,6 +186,12 @@ def _wanted(error: Mapping[str, Any]) -> str:
     return f"It must be {message.partition(', unable')[0]}.{meant}"
 
 
+def _differs(options: ScanOptions, *names: str) -> list[bool]:
+    """Of each option whether it is another than the usual."""
+    usual = ScanOptions()
+    return [getattr(options, name) != getattr(usual, name) for name in names]
+
+
 def require_combination(options: ScanOptions, row_format: str) -> None:
     """Refuse options that do not go together, or not with the dataset.
 
@@ -197,6 +203,16 @@ def require_combination(options: ScanOptions, row_format: str) -> None:
             options.tokens is not None and not options.wants_gradient,
             "--tokens needs gradients, and --signals representation computes none.",
             "Leave one of the two out.",
+        ),
+        (
+            not options.wants_representation and any(_differs(options, "position", "layer", "avg_n")),
+            "--position, --layer and --avg-n are of representations, and --signals gradient reads none.",
+            "Leave them or --signals out.",
+        ),
+        (
+            not options.wants_gradient and any(_differs(options, "anchor_tokens", "row_tokens")),
+            "--anchor-tokens and --row-tokens are of gradients, and --signals representation computes none.",
+            "Leave them or --signals out.",
         ),
         (
             options.tokens is not None and options.windows,

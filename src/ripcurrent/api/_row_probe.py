@@ -116,7 +116,10 @@ def _drawn(scanned: ScannedRows, config: ProbeConfig) -> npt.NDArray[np.int64]:
 
 
 def _requests(config: ProbeConfig) -> tuple[list[str], dict[str, Any]]:
-    prompts, records = gather_prompts((config.prompts,))
+    source = config.prompts
+    if "seed" not in source.model_fields_set:
+        source = source.model_copy(update={"seed": config.seed})
+    prompts, records = gather_prompts((source,))
     texts = [prompt.text for prompt in prompts if prompt.axis == "harmful"]
     if not texts:
         raise RipcurrentError(

@@ -37,6 +37,7 @@ from ripcurrent.api._prefilter import prefilter_record
 from ripcurrent.api._progress import Progress, SilentProgress
 from ripcurrent.api._scan_model import load_scan_model
 from ripcurrent.api._scan_passes import Signals, run_signals, scorer_of, signal_tables
+from ripcurrent.api._summary import template_hint
 from ripcurrent.api._tokens import add_token_shares
 from ripcurrent.data import read_rows
 from ripcurrent.engine import Part
@@ -328,7 +329,8 @@ def keep_manifest(run: RunDirectory, manifest: dict[str, Any]) -> None:
         reasons = ", ".join(f"{number} {status}" for status, number in sorted(counts.items()))
         raise RipcurrentError(
             f"No row of {path} could be scored ({reasons}).",
-            f"See the status column of {run.folder / 'scores.parquet'}, or `ripcurrent doctor {path}`.",
+            template_hint(counts, manifest["options"].get("loss_on"))
+            or f"See the status column of {run.folder / 'scores.parquet'}, or `ripcurrent doctor {path}`.",
             code=ExitCode.NOT_MEASURED,
         )
 

@@ -123,6 +123,11 @@ def _chosen(
 ) -> Iterator[Selection]:
     from ripcurrent import selection as room
 
+    if by is not None and between is None and quantiles is None and not set(counts) - {"union"}:
+        raise RipcurrentError(
+            f"--by {by} says what to rank by, and nothing that is asked for ranks by a column.",
+            "Leave it out, or ask for --top, --bottom, --highest, --lowest or --between.",
+        )
     ranked = {"top": room.top, "bottom": room.bottom, "highest": room.highest, "lowest": room.lowest}
     for rule, k in counts.items():
         if rule == "union":

@@ -110,6 +110,8 @@ class ScanSummary:
     """The same as the manifest has it."""
     forecast: dict[str, Any] | None = None
     """What training on the rows would do, as the run folder has it; None without a calibration."""
+    turns_not_found: str | None = None
+    """What to do about many rows whose turns the template hides; None where they are few."""
     no_forecast: str | None = None
     """Why the calibration for this model that comes with the package does not match this scan; None without one."""
 
@@ -223,6 +225,17 @@ def summarise_scan(folder: Path) -> ScanSummary:
         prefilter_record=manifest.get("prefilter"),
         forecast=forecast,
         no_forecast=why_none(folder) if forecast is None else None,
+        turns_not_found=template_hint(manifest["status_counts"], manifest["options"].get("loss_on")),
+    )
+
+
+def template_hint(counts: Mapping[str, int], loss_on: str | None) -> str | None:
+    """What to do where the chat template renders many rows so that their turns cannot be found; None where few."""
+    if loss_on == "last" or counts.get("template_mismatch", 0) * 10 < sum(counts.values()):
+        return None
+    return (
+        "Where a template renders earlier answers otherwise than the last one, as Qwen3's does, rows of several turns "
+        "are template_mismatch: --loss-on last scores their last answer."
     )
 
 

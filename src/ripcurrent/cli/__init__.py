@@ -102,7 +102,7 @@ def run(arguments: list[str]) -> int:
         )
         return int(ExitCode.USAGE)
     except (RuntimeError, MemoryError) as error:
-        from ripcurrent.signals._out_of_memory import is_out_of_memory, said_of
+        from ripcurrent.models._messages import is_out_of_memory, said_of
 
         if not is_out_of_memory(error):
             raise

@@ -124,7 +124,7 @@ def show_diagnosis(found: Diagnosis) -> None:
     """Print what was found, warnings with what to do."""
     from rich.console import Console
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     console.print("[bold]Environment[/bold]")
     for finding in found.environment:
         console.print(_line(finding), soft_wrap=True)

@@ -80,7 +80,7 @@ def evaluate_command(
 
     from ripcurrent.api._evaluate import DEFAULT_JUDGES, evaluate
     from ripcurrent.api._progress import SilentProgress
-    from ripcurrent.cli._output import TerminalProgress, print_json, say_default_model
+    from ripcurrent.cli._output import TerminalProgress, is_default, print_json, say_default_model
     from ripcurrent.errors import RipcurrentError
     from ripcurrent.evaluation import AXES
 
@@ -103,6 +103,13 @@ def evaluate_command(
     settings = judge_settings(judge_endpoint, judge_model, judge_key_env, judge_timeout, judge_concurrency, device)
     if endpoint is None:
         say_default_model(context, quiet)
+    elif is_default(context, "model"):
+        raise RipcurrentError(
+            "--endpoint is given without --model: it is not said which of its models is to answer.",
+            "Add --model with its name there.",
+        )
+    elif dtype is not None:
+        raise RipcurrentError(f"--dtype {dtype} is for a model here, and --endpoint answers.", "Leave one of them out.")
     with nullcontext(SilentProgress()) if quiet else TerminalProgress().shown() as progress:
         result = evaluate(
             model, out=out, judges=judges or DEFAULT_JUDGES, judge_settings=settings, progress=progress, **options
@@ -132,10 +139,10 @@ def _show(result: EvaluationResult, reveal: bool) -> None:
             ]
             name = f"{judge} {one['judge_version']}"
             table.add_row(escape(name), axis, str(one["n"]), shares[0], interval, *shares[1:])
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     console.print(table)
     console.print("in % of n; broken: empty, looping or no language; cut: reached the limit of new tokens")
-    wide = Console(soft_wrap=True, highlight=False)
+    wide = Console(soft_wrap=True, highlight=False, emoji=False)
     for judge, axes in result.rates.items():
         for line in _scores(judge, axes, result.manifest["judges"].get(judge, {}).get("scale")):
             wide.print(escape(line))

@@ -173,6 +173,8 @@ def _show(result: ExperimentResult) -> None:
     from rich.markup import escape
     from rich.table import Table
 
+    from ripcurrent.experiment._tables import prompt_notes, trend_in_words, verdict_in_words
+
     console = Console(highlight=False)
     found = result.results
     judge = found["judge"]
@@ -195,9 +197,14 @@ def _show(result: ExperimentResult) -> None:
                 str(len(one["seeds"])),
             )
     console.print(table)
-    for one in found["comparisons"]:
+    for one in (*found["comparisons"], *found["further_comparisons"]):
         if one["judge"] == judge:
             console.print(escape(compared(one)))
+    for one in found["trends"]:
+        if one["judge"] == judge:
+            console.print(escape(trend_in_words(one)))
+    for note in prompt_notes(found):
+        console.print(escape(note))
     for one in found["unequal"]:
         console.print(escape(one["in_words"]))
     if found["trained_otherwise"]:
@@ -206,8 +213,6 @@ def _show(result: ExperimentResult) -> None:
         console.print(escape(found["one_run"]))
     for one in found["failed"]:
         console.print(escape(f"{one['name']}, seed {one['seed']}: failed. {one['reason']}"))
-    from ripcurrent.experiment._tables import verdict_in_words
-
     wide = Console(soft_wrap=True, highlight=False)
     wide.print(f"[bold]Verdict: {escape(verdict_in_words(found, judge))}[/bold] (judge {judge} {version})")
     wide.print(f"Page: {escape(str(result.report_path))}")

@@ -43,9 +43,14 @@ def print_error(error: RipcurrentError) -> None:
 
 def say_default_model(context: typer.Context, quiet: bool) -> None:
     """Say on stderr that the model is the demo's, where none was named."""
-    source = context.get_parameter_source("model")
-    if not quiet and source is not None and source.name == "DEFAULT":
+    if not quiet and is_default(context, "model"):
         typer.echo("The model is embedded, the demo's: name yours with --model.", err=True)
+
+
+def is_default(context: typer.Context, option: str) -> bool:
+    """Whether an option was left out."""
+    source = context.get_parameter_source(option)
+    return source is not None and source.name == "DEFAULT"
 
 
 SAY_EVERY = 30.0

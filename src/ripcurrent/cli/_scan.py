@@ -264,12 +264,23 @@ def parse_row_tokens(text: str) -> int | None:
 
 def one_line(text: str) -> str:
     """A dataset's text as one line that cannot command the terminal: no line ends, no control characters."""
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return " ".join("".join(" " if _commands(c) else c for c in text).split())
 
 
 def harmless(text: str) -> str:
     """A text as it is, lines and all, in which nothing can command the terminal."""
-    return "".join(c if c.isprintable() or c in "\n\t" else "�" for c in text)
+    return "".join("�" if _commands(c) and c not in "\n\t" else c for c in text)
+
+
+def _commands(character: str) -> bool:
+    """Whether a character can command a terminal: control characters, lone surrogates, marks that turn text around.
+
+    Spaces and joiners of any language are text.
+    """
+    import unicodedata
+
+    turns_around = "\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+    return unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") or character in turns_around
 
 
 def shorten(text: str, room: int) -> str:
@@ -294,6 +305,8 @@ def show_summary(summary: ScanSummary) -> None:
         + f" · {escape(summary.model)} · anchors {escape(summary.anchors)}",
         highlight=False,
     )
+    if summary.turns_not_found:
+        console.print(summary.turns_not_found, highlight=False)
     if summary.separation:
         parts = ", ".join(f"{name} {value:.2f}" for name, value in summary.separation.items())
         console.print(f"The anchors' separation (leave-one-out AUROC): {parts}", highlight=False)
@@ -322,7 +335,7 @@ def show_summary(summary: ScanSummary) -> None:
         )
     console.print(rows)
 
-    shares = Table("format", f"riskiest {summary.top}", "all rows", box=box.SIMPLE_HEAD, title="Format shares")
+    shares = Table("format", f"riskiest {summary.top}", "all scored", box=box.SIMPLE_HEAD, title="Format shares")
     for name, (top, whole) in summary.format_shares.items():
         shares.add_row(name, f"{top:.0%}", f"{whole:.0%}")
     shares.add_row("mean response tokens", f"{summary.mean_tokens[0]:.0f}", f"{summary.mean_tokens[1]:.0f}")

@@ -87,7 +87,8 @@ def encode_anchor(
     own = tokens.beginning_in(span.start, span.content_end) & (tokens.ends <= span.content_end)
     own &= tokens.ends > span.content_start
     own[np.flatnonzero(own)[first_tokens:]] = False
-    return _finish(index, tokens, own, [span], truncated=False)
+    cut = span.content_end > tokens.end and np.count_nonzero(own) < first_tokens
+    return _finish(index, tokens, own, [span], truncated=bool(cut))
 
 
 def _encode_chunk(

@@ -83,7 +83,9 @@ def sha256_of_file(path: Path) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise RipcurrentError(f"{path} cannot be read: {error.strerror or error}.") from error
+        raise RipcurrentError(
+            f"{path} cannot be read: {error.strerror or error}.", "Check its permissions, or copy or fetch it again."
+        ) from error
 
 
 def sampled_sha256(files: Sequence[Path]) -> str:
@@ -105,7 +107,10 @@ def sampled_sha256(files: Sequence[Path]) -> str:
                     file.seek((size - BLOCK) * number // (each - 1))
                     digest.update(file.read(BLOCK))
         except OSError as error:
-            raise RipcurrentError(f"{path} cannot be read: {error.strerror or error}.") from error
+            raise RipcurrentError(
+                f"{path} cannot be read: {error.strerror or error}.",
+                "Check its permissions, or copy or fetch it again.",
+            ) from error
     return digest.hexdigest()
 
 

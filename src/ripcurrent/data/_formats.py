@@ -91,7 +91,8 @@ def _list(value: object) -> list[Any]:
     return value
 
 
-def _turns(value: object, role_key: str, content_key: str) -> list[Message]:
+def _turns(value: object) -> list[Message]:
+    """Turns with ``role`` and ``content``, or with ``from`` and ``value``; a null is no key, as tables fill in both."""
     given = _list(value)
     if not given:
         raise Unusable("invalid_conversation")
@@ -99,7 +100,8 @@ def _turns(value: object, role_key: str, content_key: str) -> list[Message]:
     for turn in given:
         if not isinstance(turn, Mapping):
             raise Unusable("invalid_conversation")
-        name = turn.get(role_key)
+        name_key, content_key = ("from", "value") if turn.get("role") is None else ("role", "content")
+        name = turn.get(name_key)
         role = _ROLES.get(name.strip().lower()) if isinstance(name, str) else None
         if role is None:
             raise Unusable("invalid_conversation")
@@ -138,13 +140,11 @@ def _complete(fields: Fields, turns: list[Message]) -> Conversation:
 
 
 def _parse_messages(fields: Fields) -> Conversation:
-    return _complete(fields, _turns(fields.get("messages"), "role", "content"))
+    return _complete(fields, _turns(fields.get("messages")))
 
 
 def _parse_sharegpt(fields: Fields) -> Conversation:
-    turns = _list(fields.get("conversations"))
-    by_role = isinstance(turns, list) and any(isinstance(turn, Mapping) and "role" in turn for turn in turns)
-    return _complete(fields, _turns(turns, "role", "content") if by_role else _turns(turns, "from", "value"))
+    return _complete(fields, _turns(fields.get("conversations")))
 
 
 def _both_as_turns(prompt: object, response: object) -> tuple[Any, Any]:
@@ -177,14 +177,10 @@ def _pair(
         earlier = _history(fields.get(history_field)) if history_field else []
         if isinstance(prompt, list) or isinstance(response, list):
             # The conversational prompt-completion form: both sides are lists of turns.
-            before = _turns(prompt, "role", "content") if isinstance(prompt, list) else [Message("user", _text(prompt))]
+            before = _turns(prompt) if isinstance(prompt, list) else [Message("user", _text(prompt))]
             if response is None or response == []:
                 raise Unusable("no_response")
-            answer = (
-                _turns(response, "role", "content")
-                if isinstance(response, list)
-                else [Message("assistant", _text(response))]
-            )
+            answer = _turns(response) if isinstance(response, list) else [Message("assistant", _text(response))]
             # Only the completion is trained.
             asked_before = [Message(turn.role, turn.content, bears_loss=False) for turn in (*earlier, *before)]
             return _complete(fields, [*asked_before, *answer])

@@ -82,12 +82,12 @@ class Dataset:
         """File or folder name without suffixes, or the hub name; of a pattern the last folder that it names whole."""
         if self.container == "hub":
             return self._path.removeprefix("hf:").partition(":")[0]
-        name = Path(self._path).name
         if self.container == "folder":
-            return name
+            return Path(self._path).resolve().name
         if isinstance(self._container, FileParts):
             whole = [part for part in Path(self._path).parts if not set(part) & set("*?[")]
             return Path(*whole).resolve().name if whole else Path.cwd().name
+        name = Path(self._path).name
         return name.removesuffix(".gz").rpartition(".")[0] or name
 
     @property

@@ -57,7 +57,8 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, *, chat: bool) -> None:
             f"The tokenizer of {name} gives no character offsets, so responses cannot be found in the text.",
             "Use a model with a fast tokenizer (a tokenizer.json file).",
         )
-    if chat and tokenizer.chat_template is None:
+    template = tokenizer.chat_template
+    if chat and not (template.get("default") if isinstance(template, dict) else template):
         raise RipcurrentError(
             f"The tokenizer of {name} has no chat template, so no conversation can be rendered as it will be trained.",
             "Use the chat (instruct) version of the model, or add a chat_template.jinja file to its folder.",

@@ -12,6 +12,9 @@ KEY_VARIABLE = "RIPCURRENT_API_KEY"
 OPENAI_KEY_VARIABLE = "OPENAI_API_KEY"
 """The key of OpenAI's own endpoint; sent to no other host."""
 
+NO_KEY = "none"
+"""What endpoints that ask for no key get."""
+
 
 def host_of(url: str) -> str:
     """The host of a base URL.
@@ -19,15 +22,18 @@ def host_of(url: str) -> str:
     Raises:
         RipcurrentError: It is no URL, or one to which no path can be added.
     """
+    # a password before the host, or what comes of a mistyped one
+    shown = url.rpartition("@")[2]
     try:
         parts = urlsplit(url)
         _ = parts.port
     except ValueError as error:
         raise RipcurrentError(
-            f"{url!r} is no endpoint: {error}.", "Name its base URL, such as http://localhost:8000/v1."
+            f"{shown!r} is no endpoint: {error}.".replace(url, shown),
+            "Name its base URL, such as http://localhost:8000/v1.",
         ) from None
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise RipcurrentError(f"{url!r} is no endpoint.", "Name its base URL, such as http://localhost:8000/v1.")
+        raise RipcurrentError(f"{shown!r} is no endpoint.", "Name its base URL, such as http://localhost:8000/v1.")
     if parts.query or parts.fragment:
         raise RipcurrentError(
             f"The endpoint {without_secrets(url)} has a part behind ? or #, to which no path can be added.",
@@ -58,7 +64,7 @@ def key_for(given: str | None, variable: str | None, host: str) -> str:
                 "Set it anew, to the key alone.",
             )
         return key
-    return "none"
+    return NO_KEY
 
 
 def without_secrets(url: str) -> str:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ripcurrent.errors import ExitCode, MissingExtraError, RipcurrentError
 from ripcurrent.evaluation._address import (
     KEY_VARIABLE,
+    NO_KEY,
     OPENAI_KEY_VARIABLE,
     host_of,
     is_openai,
@@ -129,7 +130,7 @@ class Endpoint:
         self._url, self._timeout, self._max_retries = base_url, timeout, max_retries
         self._key_variable = key_variable
         self._key, self._own_host = key_for(api_key, key_variable, host), is_openai(host)
-        self._takes_json_format = True
+        self._takes_json_format = self._takes_temperature = True
         self._works = False
         self._limit_field = "max_tokens"
         self._client: OpenAI | None = None
@@ -202,13 +203,14 @@ class Endpoint:
                     stopped = self._what_ails(failed, f"{len(failed)} requests in a row", greet)
                     failed = []
         if stopped is None and failed and not any_reply:
-            stopped = self._what_ails(failed, "every request", greet)
+            stopped = self._what_ails(failed, "every request", greet, at_end=True)
         if stopped is not None:
             raise stopped
 
     def describe(self) -> dict[str, Any]:
         """What a manifest keeps: address and model, never the key."""
-        return {"base_url": self.base_url, "model": self.model}
+        own = {} if self._takes_temperature else {"temperature": "the model's own"}
+        return {"base_url": self.base_url, "model": self.model, **own}
 
     def _ask(
         self, messages: Sequence[Mapping[str, str]], temperature: float, max_tokens: int, json: bool
@@ -220,9 +222,10 @@ class Endpoint:
         request: dict[str, Any] = {
             "model": self.model,
             "messages": [dict(message) for message in messages],
-            "temperature": temperature,
             limit_field: max_tokens,
         }
+        if self._takes_temperature:
+            request["temperature"] = temperature
         if wants_json:
             request["response_format"] = {"type": "json_object"}
         try:
@@ -243,6 +246,10 @@ class Endpoint:
             if wants_json and error.status_code in (400, 422) and "response_format" in error.message:
                 # many servers know no such field; the conversation asks for JSON itself
                 self._takes_json_format = False
+                return self._ask(messages, temperature, max_tokens, json)
+            if "temperature" in request and error.status_code == 400 and "temperature" in error.message:
+                # models that reason know no other than their own
+                self._takes_temperature = False
                 return self._ask(messages, temperature, max_tokens, json)
             if limit_field == "max_tokens" and error.status_code == 400 and "max_completion_tokens" in error.message:
                 # newer models know the limit by this name only
@@ -271,11 +278,14 @@ class Endpoint:
         """What the system said beneath the client's "Connection error.", without the key."""
         while error.__cause__ is not None:
             error = error.__cause__
-        return _first_line(error).replace(self._key, "…")
+        return self._without_key(_first_line(error))
+
+    def _without_key(self, said: str) -> str:
+        return said if self._key == NO_KEY else said.replace(self._key, "…")
 
     def _refused(self, error: APIStatusError) -> EndpointFailure:
         """The failure of one request that got an error's status; raises for what every request would meet."""
-        status, said = error.status_code, _first_line(error)
+        status, said = error.status_code, self._without_key(_first_line(error))
         if status == FORBIDDEN and (self._works or any(word in said.lower() for word in MODERATION)):
             # a filter of what is asked, unless a greeting meets it too
             return EndpointFailure("rejected", f"{status}: {said}", forbidden=True)
@@ -305,10 +315,20 @@ class Endpoint:
         )
 
     def _what_ails(
-        self, failed: Sequence[EndpointFailure], how_many: str, greet: Callable[[], Reply | EndpointFailure]
+        self,
+        failed: Sequence[EndpointFailure],
+        how_many: str,
+        greet: Callable[[], Reply | EndpointFailure],
+        *,
+        at_end: bool = False,
     ) -> RipcurrentError | None:
-        """The error of an endpoint that failed all of these; None where it only rejected them, and takes a greeting."""
-        if all(failure.kind == "rejected" for failure in failed):
+        """The error of an endpoint that failed all of these; None where that lies in them, as it takes a greeting.
+
+        Of other failures than rejections that is believed where it answered before; of silence only ``at_end``, as
+        each further one takes minutes.
+        """
+        kinds = {failure.kind for failure in failed}
+        if kinds == {"rejected"} or (self._works and (at_end or "timeout" not in kinds)):
             try:
                 greeted = greet()
                 if isinstance(greeted, Reply):
@@ -319,7 +339,8 @@ class Endpoint:
                 return error
         return self._stopped(
             f"failed {how_many}; the last: {failed[-1].message}.",
-            "Check the server's own log; the same command then goes on where it stopped.",
+            ("Allow it a longer silence, or c" if "timeout" in kinds else "C")
+            + "heck the server's own log; the same command then goes on where it stopped.",
             ExitCode.NOT_MEASURED,
         )
 

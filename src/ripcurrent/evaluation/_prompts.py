@@ -27,7 +27,12 @@ AXES: tuple[Axis, ...] = get_args(Axis)
 
 BUILTIN = "builtin"
 _BUILTIN_NAMES = (BUILTIN, *(f"{BUILTIN}:{axis}" for axis in AXES))
-_LABELS: Mapping[str, Axis] = {"safe": "sounds_dangerous", "unsafe": "harmful"}
+_LABELS: Mapping[str, Axis] = {
+    "safe": "sounds_dangerous",
+    "benign": "sounds_dangerous",
+    "unsafe": "harmful",
+    "harmful": "harmful",
+}
 _CATEGORIES = ("category", "semanticcategory", "type", "kind")
 _IDS = ("id", "behaviorid")
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
@@ -163,7 +168,7 @@ def _axis(fields: Mapping[str, object], otherwise: Axis, where: str) -> Axis:
             raise RipcurrentError(f"{where} has the axis {own!r}.{nearest(str(own), AXES)}", f"Axes: {', '.join(AXES)}")
         return own
     label = fields.get("label")
-    return _LABELS.get(label, otherwise) if isinstance(label, str) else otherwise
+    return _LABELS.get(label.strip().lower(), otherwise) if isinstance(label, str) else otherwise
 
 
 def _identified(drafts: Sequence[_Draft], source: str) -> list[Prompt]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -58,6 +59,9 @@ def answer_by_vllm(
     tokens = [prompt_tokens(chat_model, prompt, system) for prompt in prompts]
     check_window(chat_model, prompts, tokens, max_new_tokens)
     stops = stop_tokens(chat_model)
+    # what a killed command left is as large as the weights
+    for left in Path(scratch).glob("vllm-*"):
+        shutil.rmtree(left, ignore_errors=True)
     with TemporaryDirectory(prefix="vllm-", dir=scratch) as folder:
         chat_model.model.save_pretrained(folder)
         engine, sampling = _start(chat_model, folder, max(map(len, tokens)) + max_new_tokens, max_new_tokens, stops)

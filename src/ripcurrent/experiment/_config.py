@@ -38,6 +38,9 @@ BESIDE: dict[str, tuple[str, ...]] = {
 }
 """Keys that vary a rule, and the rules that they mean something to."""
 
+WITHOUT: dict[str, tuple[str, ...]] = {"by": ("random", "all", "union"), "size": ("all",)}
+"""Keys that mean nothing to some of the selections."""
+
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 """What an arm may be called: its name becomes a folder's."""
 
@@ -113,7 +116,8 @@ class ArmRule(Settings):
     mix: Mix | None = None
     """A mixture of riskiest, most protective and random rows."""
     bins: int | None = Field(default=None, ge=2, le=20)
-    """So many arms, of equal numbers of rows by score; the last one is the riskiest."""
+    """So many arms, of equal numbers of rows by score; the last one is the riskiest, or of a column that ranks no risk
+    the highest."""
     within_length: Literal["top", "bottom"] | None = None
     """The riskiest or most protective rows of each of ``strata`` strata of response length."""
     strata: int = Field(default=10, ge=2)
@@ -149,9 +153,26 @@ class ArmRule(Settings):
         for key, rules in BESIDE.items():
             if key in self.model_fields_set and getattr(self, key) is not None and rule not in rules:
                 raise ValueError(f"{key} means nothing beside {rule}; it goes with {', '.join(rules)}")
-        if isinstance(self.all_but, ArmRule) and self.all_but.rule not in INNER:
-            raise ValueError(f"all_but takes the name of an arm, or one of {', '.join(INNER)}")
+        for key, selections in WITHOUT.items():
+            if getattr(self, key) is not None and self.select in selections:
+                raise ValueError(f"{key} means nothing beside select: {self.select}")
+        if self.scan is not None and rule == "file":
+            raise ValueError("scan means nothing beside file, whose rows have no scores")
+        if isinstance(self.all_but, str) and self.draw_seed is not None:
+            raise ValueError(f"draw_seed means nothing beside all_but: {self.all_but}, which draws with its own")
+        if isinstance(self.all_but, ArmRule):
+            self._refuse_inner(self.all_but)
         return self
+
+    @staticmethod
+    def _refuse_inner(inner: ArmRule) -> None:
+        if inner.rule not in INNER:
+            raise ValueError(f"all_but takes the name of an arm, or one of {', '.join(INNER)}")
+        for key in ("draw_seed", "training_seed", "recipe"):
+            if getattr(inner, key) is not None:
+                raise ValueError(f"{key} stands beside all_but, not in it")
+        if inner.share is not None and len(inner.share.percent) > 1:
+            raise ValueError("a share in all_but has one percent")
 
     @field_validator("size", "all_but_random")
     @classmethod
@@ -278,6 +299,10 @@ class ExperimentConfig(Settings):
     """Name of the judging model there."""
     judge_key_env: str | None = None
     """Environment variable with the endpoint's key; ``RIPCURRENT_API_KEY`` when left out."""
+    judge_timeout: float = Field(default=60.0, gt=0)
+    """Seconds that the judging model may be silent, in one attempt of five."""
+    judge_concurrency: int = Field(default=4, ge=1)
+    """Requests to the judging model under way at once."""
     max_new_tokens: int = Field(default=48, ge=1)
     """Longest answer."""
     batch_size: int | None = Field(default=None, ge=1)

@@ -152,7 +152,7 @@ class EditsConfig(Scanned):
     limit: int | None = Field(default=None, ge=1)
     """Rows per edit that are scored, drawn with ``seed``; all that the edit changes when left out."""
     seed: int = Field(default=0, ge=0)
-    """Seed of that draw, of the arms' and of the bootstrap."""
+    """Seed of that draw and of the bootstrap; the arms' are ``seeds`` of ``arms``."""
     size: int = Field(default=100, ge=1)
     """Rows of an arm."""
     smallest_arm: int = Field(default=20, ge=1)

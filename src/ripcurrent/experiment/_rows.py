@@ -177,7 +177,8 @@ def _bin(table: pa.Table, rule: ArmRule, place: int, rows: int | None, seed: int
     column = rule.by or scored.default_ranking
     ordered = ranked_positions(scored, column, descending=not riskiest_first(scored, column))
     inside = np.array_split(ordered, rule.bins or 2)[place]
-    words = f"bin {place + 1} of {rule.bins} by {column}, the last the riskiest: {len(inside)} rows"
+    last = "highest" if scored.direction(column) == "none" else "riskiest"
+    words = f"bin {place + 1} of {rule.bins} by {column}, the last the {last}: {len(inside)} rows"
     shortfall = 0
     if rows is not None:
         shortfall = max(0, rows - len(inside))

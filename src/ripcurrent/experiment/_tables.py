@@ -11,6 +11,7 @@ import numpy as np
 from ripcurrent.evaluation import compare_arms, trend_test, wilson_interval
 from ripcurrent.evaluation._comparison import ALPHA, Comparison, in_words
 from ripcurrent.evaluation._judgement import bounds, judgement
+from ripcurrent.evaluation._prompt_notes import notes_on_lists, unmeasured_axes
 from ripcurrent.evaluation._statistics import (
     Flips,
     FloatArray,
@@ -271,10 +272,13 @@ def deciding_arms(arms: Sequence[Arm], verdict_on: Sequence[str]) -> tuple[str, 
 
 def _is_safe_end(arm: Arm) -> bool:
     """Whether an arm is a control, or of rows from a ranking's protective end."""
-    direction = DIRECTION_OF_RISK.get(arm.rule.by or "")
+    # of every ranking that a scan takes by itself more is riskier
+    direction = DIRECTION_OF_RISK.get(arm.rule.by) if arm.rule.by else "higher"
     return (
         arm.kind in (*CONTROLS, "bottom", "all")
         or arm.rule.within_length == "bottom"
+        or (arm.rule.mix is not None and arm.rule.mix.bottom > arm.rule.mix.top)
+        or (arm.bin is not None and direction != "none" and arm.bin < (arm.rule.bins or 0) // 2)
         or (arm.kind, direction) in (("lowest", "higher"), ("highest", "lower"))
     )
 
@@ -307,6 +311,27 @@ def verdict_in_words(results: Mapping[str, Any], judge: str) -> str:
         and one["finding"] == found == "worse than random"
     ]
     return f"worse than {max(worse, key=lambda one: one['difference'])['control']}" if worse else found
+
+
+def prompt_notes(results: Mapping[str, Any]) -> list[str]:
+    """What a reader of an experiment's results should know of the prompts that its arms were asked."""
+    asked = [axis for axis, count in results["asked"].items() if count]
+    # where no run has finished nothing was asked yet
+    unmeasured = unmeasured_axes(asked) if asked else {}
+    return [
+        *notes_on_lists(results.get("prompts", ())),
+        *(f"{said} (add builtin:{axis} to prompts)." for axis, said in unmeasured.items()),
+    ]
+
+
+def trend_in_words(one: Mapping[str, Any]) -> str:
+    """A sweep in a line: its rates from first step to last, slope, p and whether it is in order."""
+    rates = ", ".join(f"{step:g}: {100 * rate:.1f}" for step, rate in zip(one["steps"], one["rates"], strict=True))
+    spearman = "–" if one["spearman"] is None else f"{one['spearman']:.2f}"
+    return (
+        f"{one['group']}: answered % at {rates}; {100 * one['slope']:+.1f} points a step, "
+        f"p of the trend {one['p']:.4f}, Spearman {spearman}: {'in order' if one.get('ordered') else 'not in order'}"
+    )
 
 
 def _judged(tables: Sequence[FloatArray]) -> list[FloatArray]:

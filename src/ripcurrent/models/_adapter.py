@@ -15,22 +15,29 @@ from transformers import PreTrainedModel
 
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.models._identity import combine, config_sha256, file_sha256
-from ripcurrent.models._messages import first_line
+from ripcurrent.models._messages import first_line, is_out_of_memory
 from ripcurrent.models._source import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 
 
 def merge_adapter(
-    model: PreTrainedModel, folder: Path, *, name: str, model_name: str, dtype: torch.dtype
+    model: PreTrainedModel,
+    folder: Path,
+    *,
+    name: str,
+    model_name: str,
+    dtype: torch.dtype,
+    kind: type[PeftModel] = PeftModelForCausalLM,
 ) -> PreTrainedModel:
     """``model`` with the adapter's update added to its weights: summed in float32, then rounded once to ``dtype``.
 
-    Only the layers that the adapter touches change their type. One layer at a time is held in float32.
+    Only the layers that the adapter touches change their type. One layer at a time is held in float32. ``kind`` is what
+    PEFT wraps the model as; of a classifier the head comes with the adapter.
 
     Raises:
         RipcurrentError: The adapter does not fit ``model`` (see ``attach_adapter``), it cannot be merged, or it
             updates one of several layers that share a weight, which no single merged matrix can express.
     """
-    wrapped = _wrap(model, folder, _read_config(folder, name), name=name, model_name=model_name)
+    wrapped = _wrap(model, folder, _read_config(folder, name), name=name, model_name=model_name, kind=kind)
     layers = [module for module in wrapped.modules() if isinstance(module, BaseTunerLayer)]
     _check_not_shared(wrapped, layers, name)
     for layer in layers:
@@ -38,6 +45,8 @@ def merge_adapter(
         try:
             layer.merge()
         except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
             raise RipcurrentError(
                 f"The adapter {name} cannot be merged: {first_line(error)}.",
                 "Load it with --scope lora, which keeps adapters unmerged.",
@@ -92,7 +101,15 @@ def adapter_sha256(folder: Path) -> str:
     return combine([config_sha256(folder / ADAPTER_CONFIG), file_sha256(weights, whole_bytes=weights.stat().st_size)])
 
 
-def _wrap(model: PreTrainedModel, folder: Path, config: PeftConfig, *, name: str, model_name: str) -> PeftModel:
+def _wrap(
+    model: PreTrainedModel,
+    folder: Path,
+    config: PeftConfig,
+    *,
+    name: str,
+    model_name: str,
+    kind: type[PeftModel] = PeftModelForCausalLM,
+) -> PeftModel:
     other = (
         f"The adapter {name} does not fit {model_name}: its {ADAPTER_CONFIG} names the base model "
         f"{config.base_model_name_or_path or '(none)'}"
@@ -100,7 +117,7 @@ def _wrap(model: PreTrainedModel, folder: Path, config: PeftConfig, *, name: str
     hint = "Load it with the model that it was trained on."
     config.inference_mode = True
     try:
-        wrapped = PeftModelForCausalLM(model, config)
+        wrapped = kind(model, config)
         loaded = wrapped.load_adapter(str(folder), "default", torch_device=str(model.device))
     except SafetensorError as error:
         raise RipcurrentError(

@@ -38,6 +38,10 @@ _READ_ERRORS = (
 )
 
 
+COPY_FORMAT = "2"
+"""Raised when copies made before are no longer to be used."""
+
+
 def cache_folder() -> Path:
     """``RIPCURRENT_CACHE``, else ``ripcurrent`` in ``XDG_CACHE_HOME``, else in ``~/.cache``."""
     if own := os.environ.get("RIPCURRENT_CACHE"):
@@ -78,7 +82,7 @@ def converted_gguf(file: Path, *, name: str) -> Path:
 def _cache_key(file: Path) -> str:
     stat = file.stat()
     changed = str(stat.st_mtime_ns) if stat.st_size > WHOLE_FILE_BYTES else ""
-    return combine([file_sha256(file), str(stat.st_size), changed, transformers.__version__])[:32]
+    return combine([COPY_FORMAT, file_sha256(file), str(stat.st_size), changed, transformers.__version__])[:32]
 
 
 @contextlib.contextmanager
@@ -102,6 +106,44 @@ def _publish(staging: Path, folder: Path) -> None:
         # Another process was faster; its copy is the same.
         if not folder.is_dir():
             raise
+
+
+def _refuse_unread(file: Path, model: PreTrainedModel) -> None:
+    """Refuse a file of which transformers leaves something out, so that another model would be measured.
+
+    It reads no scaling of rotary positions but gpt-oss's (in llama.cpp's files a setting, or factors as tensors), and
+    passes over tensors that it has no place for.
+    """
+    import gguf
+
+    reader = gguf.GGUFReader(file)
+    hint = "Name the model's safetensors folder or hub id instead, which has all of it."
+    scaled = [
+        name
+        for name, tensor in ((tensor.name, tensor) for tensor in reader.tensors)
+        if name.startswith("rope_f") and not (tensor.data == 1).all()
+    ]
+    for field in reader.fields.values():
+        if field.name.endswith(".rope.scaling.type") and field.contents() != "none":
+            factor = reader.fields.get(field.name.replace(".type", ".factor"))
+            if field.contents() != "linear" or factor is None or factor.contents() != 1:
+                scaled.append(f"{field.name} {field.contents()}")
+    rope = getattr(model.config, "rope_parameters", None) or {}
+    if scaled and rope.get("rope_type", "default") == "default":
+        raise RipcurrentError(
+            f"{file} scales its rotary positions ({scaled[0]}), and transformers {transformers.__version__} reads no "
+            "such scaling from GGUF: it would be another model.",
+            hint,
+        )
+    # what transformers leaves out on purpose: layers that predict several tokens, tables that follow from settings
+    others = [t for t in reader.tensors if not any(part in t.name for part in ("nextn", "rope_f", "rot_embd"))]
+    held, read = sum(int(t.n_elements) for t in others), sum(p.numel() for p in model.parameters())
+    if held > read:
+        raise RipcurrentError(
+            f"{file} holds {held:,} weights, of which transformers {transformers.__version__} reads {read:,}: the rest "
+            "has no place in its model, which would be another one.",
+            hint,
+        )
 
 
 def _convert(file: Path, staging: Path, *, name: str) -> None:
@@ -134,6 +176,7 @@ def _convert(file: Path, staging: Path, *, name: str) -> None:
             f"{sorted(loading['missing_keys'])[0]}.",
             "Copy or fetch it again.",
         )
+    _refuse_unread(file, model)
     _forget_gguf(model)
     # The file's own name for the model is a title, often of a training run; the copy should not pass for a hub id.
     model.config._name_or_path = file.name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ from ripcurrent.models._device import (
 from ripcurrent.models._embedded import EMBEDDED, EMBEDDED_BARE, embedded_gguf, guard_adapter
 from ripcurrent.models._gguf import converted_gguf
 from ripcurrent.models._identity import combine, config_sha256, file_sha256
-from ripcurrent.models._messages import first_line
+from ripcurrent.models._messages import first_line, is_out_of_memory
 from ripcurrent.models._quiet import quiet_libraries
 from ripcurrent.models._source import Source, find_adapter, find_model, weight_files
 from ripcurrent.models._template import template_sha256, tokenizer_sha256
@@ -200,15 +201,15 @@ def _load_base(
             output_loading_info=True,
             **options,
         )
-    except torch.OutOfMemoryError as error:
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise _not_loaded(name, error, room) from error
         raise RipcurrentError(
             f"{name} does not fit into the memory of {device if room is None else 'these GPUs'}.",
             "Try --dtype bfloat16 or another --device.",
         ) from error
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError, SafetensorError) as error:
-        if room is not None and "offload" in str(error):
-            raise _too_large_for_gpus(name, room) from error
-        raise _unreadable(name, error) from error
+    except (OSError, ValueError, KeyError, TypeError, ImportError, SafetensorError) as error:
+        raise _not_loaded(name, error, room) from error
     if room is not None:
         _check_placement(model, name, room)
     if loading["mismatched_keys"]:
@@ -223,8 +224,29 @@ def _load_base(
             f"{name} lacks {len(missing)} of the weights that its configuration asks for, the first {missing[0]}.",
             "Fetch or save the model again; nothing is filled with random weights here.",
         )
+    if unused := sorted(key for key in loading["unexpected_keys"] if _belongs_to(model, key)):
+        raise RipcurrentError(
+            f"{name} holds {len(unused)} weights that its configuration has no place for, the first {unused[0]}: "
+            "without them it would be another model.",
+            "Fetch the model again, or put its own config.json beside its weights.",
+        )
     check_modules(model, name)
     return model
+
+
+def _belongs_to(model: PreTrainedModel, key: str) -> bool:
+    """Whether a weight that was not taken is of the model itself: a bias of a layer that it has, or one more layer.
+
+    What a file holds besides (another modality, heads that predict several tokens) is left out rightly.
+    """
+    names = {name for name, _ in model.named_parameters()}
+    if key.endswith(".bias") and f"{key.removesuffix('bias')}weight" in names:
+        return True
+    numbered = re.match(r"(.*?\.)\d+\.", key)
+    if numbered is None:
+        return False
+    has = [any(name.startswith(layer) for name in names) for layer in (f"{numbered[1]}0.", numbered[0])]
+    return has == [True, False]
 
 
 def _check_placement(model: PreTrainedModel, name: str, room: dict[int, int]) -> None:
@@ -294,6 +316,12 @@ def _fingerprint(source: Source, adapters: Sequence[Path], fresh_lora: tuple[int
     if fresh_lora is not None:
         parts.append(f"fresh LoRA of rank {fresh_lora[0]}, seed {fresh_lora[1]}")
     return combine(parts)
+
+
+def _not_loaded(name: str, error: Exception, room: dict[int, int] | None) -> RipcurrentError:
+    if room is not None and "offload" in str(error):
+        return _too_large_for_gpus(name, room)
+    return _unreadable(name, error)
 
 
 def _unreadable(name: str, error: Exception) -> RipcurrentError:

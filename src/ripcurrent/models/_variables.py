@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -29,7 +30,7 @@ def split_variables(name: str) -> tuple[str, dict[str, Value]]:
     variables = {}
     for one in settings:
         key, sign, text = (part.strip() for part in one.partition("="))
-        value = yaml.safe_load(text) if text else None
+        value = _value(text)
         if not sign or not key.isidentifier() or not isinstance(value, Value):
             raise RipcurrentError(
                 f"{one!r} in {name} sets no variable of a chat template.",
@@ -37,6 +38,16 @@ def split_variables(name: str) -> tuple[str, dict[str, Value]]:
             )
         variables[key] = value
     return bare, variables
+
+
+def _value(text: str) -> Any:
+    """True, false or a number where it is written as one, else the text; None without any."""
+    try:
+        value = yaml.safe_load(text) if text else None
+    except yaml.YAMLError:
+        return text
+    # a date is text to a template
+    return text if isinstance(value, date) else value
 
 
 def set_variables(tokenizer: PreTrainedTokenizerBase, variables: dict[str, Value], name: str) -> None:

@@ -16,6 +16,9 @@ from ripcurrent.report._summary import ScoreSummary, read_traits, risk_order, su
 from ripcurrent.report._token_shares import PageShares, read_page_shares
 from ripcurrent.scoring._columns import Column
 
+EXACT = 7
+"""Digits of points and of the cuts that colour them: as many as a score has, so that a cut parts the rows it should."""
+
 
 @dataclass(frozen=True, slots=True)
 class PageContent:
@@ -27,6 +30,8 @@ class PageContent:
     """Rows per status."""
     ranking: str | None
     """The score that ranks the rows; None where no row has any score."""
+    ranked: int
+    """Rows that have it."""
     summaries: tuple[ScoreSummary, ...]
     """Every score that some row has, in the contract's order."""
     columns: tuple[Column, ...]
@@ -56,18 +61,23 @@ def page_content(run: ScanRun) -> PageContent:
     if ranking is not None:
         order = risk_order(run.floats(ranking), run.direction(ranking))
     shown = choose_shown_rows(order, run.scored())
-    points = _choose_points(order, lengths)
+    # with --prefilter most rows have representation scores alone
+    unranked = np.setdiff1d(np.flatnonzero(run.scored()), order)
+    points = _choose_points(order, unranked, lengths)
     shown_columns = take_columns(
         run, shown.indices, ["row", "id", "status", "truncated", *(c.name for c in columns), *traits]
     )
     texts = read_row_texts(run, shown.indices, shown_columns["id"])
     token_shares = read_page_shares(run, shown.indices, shown_columns["gradient_norm"], texts.texts)
+    drawable = len(order) + len(unranked)
     drawn = f"All {len(points):,} scored rows are drawn."
-    if len(points) < len(order):
+    if len(points) < drawable:
         drawn = (
-            f"{len(points):,} of {len(order):,} scored rows are drawn: both ends of the {ranking} ranking and a random "
+            f"{len(points):,} of {drawable:,} scored rows are drawn: both ends of the {ranking} ranking and a random "
             "sample of the rest. The line and the band are of all rows."
         )
+    if len(unranked):
+        drawn += f" Of them {np.isin(points, order).sum():,} have a {ranking}; a score is drawn where there is one."
     data = {
         "ranking": ranking,
         "scores": [summary.name for summary in summaries],
@@ -82,7 +92,7 @@ def page_content(run: ScanRun) -> PageContent:
         "shares": token_shares and {"safe_sets": token_shares.safe_sets, "rows": token_shares.data},
     }
     return PageContent(
-        run, run.status_counts(), ranking, summaries, columns, shown, texts.note, drawn, token_shares, data,
+        run, run.status_counts(), ranking, len(order), summaries, columns, shown, texts.note, drawn, token_shares, data,
     )  # fmt: skip
 
 
@@ -95,13 +105,16 @@ def _ranking(run: ScanRun, summaries: Sequence[ScoreSummary]) -> str | None:
     return next(iter(higher + measured), None)
 
 
-def _choose_points(order: Indices, lengths: Floats) -> Indices:
-    order = order[lengths[order] >= 1]
-    if len(order) <= POINTS:
-        return np.sort(order)
-    ends = np.concatenate([order[:100], order[-100:]])
+def _choose_points(order: Indices, unranked: Indices, lengths: Floats) -> Indices:
+    """Rows to draw: both ends of the ranking, and a random sample of the other scored ones, ranked or not."""
+    order, unranked = order[lengths[order] >= 1], unranked[lengths[unranked] >= 1]
+    if len(order) + len(unranked) <= POINTS:
+        return np.sort(np.concatenate([order, unranked]))
+    end = min(100, len(order) // 2)
+    ends = np.concatenate([order[:end], order[len(order) - end :]])
+    rest = np.concatenate([order[end : len(order) - end], unranked])
     random = np.random.default_rng(SAMPLE_SEED)
-    return np.sort(np.concatenate([ends, random.choice(order[100:-100], POINTS - len(ends), replace=False)]))
+    return np.sort(np.concatenate([ends, random.choice(rest, POINTS - len(ends), replace=False)]))
 
 
 def _chart_data(
@@ -116,7 +129,7 @@ def _chart_data(
         "points": {
             "row": points.tolist(),
             "length": lengths[points].astype(int).tolist(),
-            "scores": {s.name: _short(run.floats(s.name)[points].tolist(), 4) for s in summaries},
+            "scores": {s.name: _short(run.floats(s.name)[points].tolist(), EXACT) for s in summaries},
         },
         "scores": {
             summary.name: {
@@ -124,7 +137,7 @@ def _chart_data(
                 "length": length_spec(summary, shortest, longest),
                 "formats": formats_spec(summary, list(traits)),
                 "ends": summary.end_rows,
-                "cuts": [summary.safest_cut, summary.quantiles[3], summary.riskiest_cut],
+                "cuts": _short([summary.safest_cut, summary.quantiles[3], summary.riskiest_cut], EXACT),
                 "range": [summary.quantiles[0], summary.quantiles[-1]],
                 "edges": _short(summary.bins.edges, 6),
                 "counts": summary.bins.rows,

@@ -49,7 +49,7 @@ def edits_content(results: Mapping[str, Any]) -> InstrumentContent:
         lead=_lead(results),
         facts=(
             ("Editable rows", f"{base['editable']:,}", f"of {base['rows']:,} of {results['scan']['dataset']['name']}"),
-            ("Edits", str(len(names)), f"{sum(one['rows'] for one in results['edits']):,} edited rows scored"),
+            ("Edits", str(len(names)), f"{sum(one['rows'] for one in results['edits']):,} edited rows"),
             ("Length kept within", percent(settings["tolerance"]), "of a row’s response tokens"),
             ("Ranking", ranking, "the scan’s own"),
             ("Model", results["scan"]["model"]["name"], "that scored them"),

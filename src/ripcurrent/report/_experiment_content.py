@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from ripcurrent.experiment._tables import verdict_in_words
+from ripcurrent.experiment._tables import prompt_notes, verdict_in_words
 from ripcurrent.report._judge_agreement import MeasuredAgreement, agreement_of
 
 BROKEN = 0.2
@@ -110,8 +110,8 @@ class ExperimentContent:
     """Whether anything that decides was compared."""
     silent_on_benign: tuple[str, ...]
     """Judges whose low scores are no refusals, so that they say nothing of benign requests."""
-    repeated: tuple[str, ...]
-    """Prompt sources of which some prompts repeat others."""
+    prompt_notes: tuple[str, ...]
+    """What is to be known of the prompts."""
     unjudged: tuple[str, ...]
     """Judges that gave no verdict on some answers, with the greatest share of an arm."""
     has_accuracy: bool
@@ -171,12 +171,7 @@ def experiment_content(results: Mapping[str, Any]) -> ExperimentContent:
                 if one.get("score") and not one["score"].get("tells_refusals", False)
             )
         ),
-        repeated=tuple(
-            f"{one['near_duplicates']} of the {one['taken']} prompts of {one['name']} "
-            f"repeat{'s' * (one['near_duplicates'] == 1)} another in nearly the same words"
-            for one in results.get("prompts", ())
-            if one.get("near_duplicates")
-        ),
+        prompt_notes=tuple(prompt_notes(results)),
         unjudged=tuple(_unjudged(results, judges)),
         has_accuracy=any(line.usefulness.accuracy is not None for line in lines),
         agreement=agreement,

@@ -12,7 +12,8 @@ LINE_HEIGHT = 26
 NARROW = 14
 """Letters of a legend that stands in one line on a telephone."""
 COLOURS = ("var(--accent)", "var(--risk)", "var(--safe)", "var(--muted)")
-SHAPES = ("circle", "diamond", "square", "triangle-up")
+SHAPES = ("circle", "diamond", "square", "triangle-up", "cross")
+"""One more than colours, so that twenty series differ."""
 
 
 def forest_spec(lines: Sequence[str], series: Sequence[str], title: str) -> Spec:

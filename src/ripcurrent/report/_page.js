@@ -23,6 +23,7 @@
     let text;
     if (column && data.columns[column].whole) text = whole.format(value);
     else if (value !== 0 && (Math.abs(value) < 0.0005 || Math.abs(value) >= 1e5)) text = value.toExponential(2);
+    else if (value !== 0 && Math.abs(value) < 0.1) text = value.toPrecision(3);
     else if (Math.abs(value) < 10) text = value.toFixed(3);
     else text = value.toLocaleString("en", { minimumFractionDigits: 1, maximumFractionDigits: 1 });
     return text.replaceAll("-", "−");
@@ -110,7 +111,7 @@
       make("tr", { class: "families" }, make("td", { colspan: 2 }),
         ...families.map((f) => make("th", { class: f.name ? "family" : "", colspan: f.span, scope: "colgroup", text: f.name })), make("td", { colspan: 3 })),
       make("tr", {},
-        heading("rank", "rank", "num", data.ranking ? `by ${data.ranking}, riskiest first, among all scored rows` : "no row has a score"),
+        heading("rank", "rank", "num", data.ranking ? `by ${data.ranking}, riskiest first, among all rows that have it` : "no row has a score"),
         heading("row", "row", "num", "0-based position in the input"),
         ...scores.map((name) => heading(name, label(name), "num", `${name}: ${data.columns[name].meaning}`)),
         heading("response_tokens", "tokens", "num", "response_tokens: tokens that bear loss"),

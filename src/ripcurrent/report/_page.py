@@ -37,13 +37,15 @@ def render_page(content: PageContent) -> str:
 
 
 def format_number(value: float | None, *, whole: bool = False) -> str:
-    """A measure for reading: three decimals below ten, three significant digits above, a true minus sign."""
+    """A measure for reading: three significant digits below a tenth, then three decimals; a true minus sign."""
     if value is None or math.isnan(value):
         return "–"
     if whole:
         text = f"{value:,.0f}"
     elif value != 0 and (abs(value) < 0.0005 or abs(value) >= 100_000):
         text = f"{value:.2e}"
+    elif value != 0 and abs(value) < 0.1:
+        text = f"{value:#.3g}"
     elif abs(value) < 10:
         text = f"{value:.3f}"
     else:

@@ -29,7 +29,7 @@ class ShownRows:
     groups: tuple[str, ...]
     """Why each is there: ``riskiest``, ``safest``, ``sample``, ``unscored``; ``all`` where every row is."""
     ranks: tuple[int | None, ...]
-    """1-based rank of each among all scored rows, riskiest first; None without a score."""
+    """1-based rank of each among the rows that the ranking has, riskiest first; None for others."""
     whole: bool
     """Every row of the table is shown."""
 
@@ -46,7 +46,8 @@ def choose_shown_rows(order: Indices, scored: Bools) -> ShownRows:
     else:
         random = np.random.default_rng(SAMPLE_SEED)
         end = min(END_GROUP_ROWS, len(order) // 2)
-        middle = order[end : len(order) - end]
+        # rows that the ranking lacks, as most do with --prefilter, are of the rest too
+        middle = np.concatenate([order[end : len(order) - end], np.flatnonzero(scored & (rank == 0))])
         sample = random.choice(middle, min(SAMPLE_ROWS, len(middle)), replace=False)
         chosen = dict.fromkeys(np.flatnonzero(~scored)[:UNSCORED_ROWS].tolist(), "unscored")
         chosen |= dict.fromkeys(sample.tolist(), "sample")

@@ -60,4 +60,10 @@ def _other_end(scored: ScoredRows, selection: Selection) -> Selection:
         # A range of a column that ranks no risk has no protective end: the run's default ranking has one.
         by = column if scored.direction(column) != "none" else scored.default_ranking
         ranked = rank_by_risk(scored, "top" if selection.kind == "bottom" else "bottom", k, by, without=outside)
+    if not ranked.indices:
+        raise RipcurrentError(
+            f"No row with a score by {ranked.column} is left outside the selection for its control, the other end of "
+            "the ranking.",
+            f"Select fewer than {k} rows.",
+        )
     return as_control(scored, selection, replace(ranked, name=ranked.kind))

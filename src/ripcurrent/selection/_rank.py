@@ -60,7 +60,9 @@ def between(table: pa.Table, by: str | None = None, low: float | None = None, hi
     scored = ScoredRows(table)
     column = by or scored.default_ranking
     least, most = -inf if low is None else low, inf if high is None else high
-    name = f"between-{'min' if low is None else f'{low:g}'}-{'max' if high is None else f'{high:g}'}"
+    ends = ("min" if low is None else f"{low:g}", "max" if high is None else f"{high:g}")
+    # 1e+06 is no part of a file's name
+    name = f"between-{ends[0]}-{ends[1]}".replace("+", "")
     return _within(scored, column, least, most, name, f"rows whose {column} lies in [{least!r}, {most!r}]")
 
 

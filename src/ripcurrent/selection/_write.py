@@ -20,6 +20,9 @@ from ripcurrent.run import write_json
 from ripcurrent.selection._table import ScoredRows
 from ripcurrent.selection._types import Selection, SelectionRecord, Summary
 
+_NOT_OF_SCORES = ("model", "adapter", "device", "memory", "token_budget", "shard_rows")
+"""Options that do not decide a score but for rounding; model and adapter are in the fingerprint."""
+
 
 class RowSource(Protocol):
     """What a selection needs of the dataset it was made from."""
@@ -94,11 +97,14 @@ def write_selection(
     record_path = folder / f"{selection.name}.json"
     rows_path = _rows_path(folder, selection.name, dataset.suffix)
     remaining_path = _rows_path(folder, f"without-{selection.name}", dataset.suffix) if drop else None
-    _check_name(selection, record_path, provenance, hint)
-    if not own_folder and not record_path.is_file():
-        _require_free(rows_path, remaining_path)
+    earlier = _check_name(selection, record_path, provenance, hint)
+    if not own_folder:
+        written = [earlier.get("file"), earlier.get("remaining_file")]
+        _require_free(*(path for path in (rows_path, remaining_path) if path is not None and path.name not in written))
     scored = ScoredRows(table)
-    record = _record(scored, selection, summary, provenance, rows_path, remaining_path)
+    # what an earlier command left out the same rows of stands still
+    left = remaining_path.name if remaining_path is not None else earlier.get("remaining_file")
+    record = _record(scored, selection, summary, provenance, rows_path, left)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _clear_folders(record_path, rows_path, remaining_path, own_folder=own_folder)
@@ -114,35 +120,47 @@ def write_selection(
     return SelectionRecord(selection, summary, rows_path, record_path, remaining_path)
 
 
-def _require_free(*paths: Path | None) -> None:
+def _require_free(*paths: Path) -> None:
     for path in paths:
-        if path is not None and path.exists():
+        if path.exists():
             raise RipcurrentError(
                 f"{path} is there and is no selection's: it is not overwritten.",
                 "Give this selection another --name or --out, or move that file.",
             )
 
 
-def _check_name(selection: Selection, record_path: Path, provenance: Mapping[str, Any], hint: str) -> None:
+def _check_name(selection: Selection, record_path: Path, provenance: Mapping[str, Any], hint: str) -> Mapping[str, Any]:
+    """The record that has the name already, if it is of the same rule over the same scores; empty without one."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", selection.name):
         raise RipcurrentError(
             f"{selection.name!r} cannot be the name of a selection.",
             "Use letters, digits, dots, hyphens and underscores, a letter or digit first: it becomes a file name.",
         )
     if not record_path.is_file():
-        return
+        return {}
+    record: dict[str, Any] = {}
     try:
         record = json.loads(record_path.read_text(encoding="utf-8"))
-        earlier, of = record.get("rule"), record.get("provenance", {}).get("dataset")
+        earlier, of = record.get("rule"), record.get("provenance", {})
     except (ValueError, AttributeError):
-        earlier, of = "unknown: the file is not a selection's record", None
-    if earlier == selection.rule and of is not None and of["sha256"] != provenance["dataset"]["sha256"]:
-        earlier = f"of {of['path']}"
+        earlier, of = "unknown: the file is not a selection's record", {}
+    dataset = of.get("dataset")
+    if earlier == selection.rule and dataset is not None and dataset["sha256"] != provenance["dataset"]["sha256"]:
+        earlier = f"of {dataset['path']}"
+    elif earlier == selection.rule and _scored_by(of) != _scored_by(provenance):
+        earlier = f"by the scores of another scan, with {of.get('model', {}).get('name', 'another model')}"
     if earlier != selection.rule:
         raise RipcurrentError(
             f"{record_path} already holds another selection ({earlier}).",
             hint,
         )
+    return record
+
+
+def _scored_by(manifest: Mapping[str, Any]) -> list[Any]:
+    """What scores follow from besides the rows."""
+    options = {key: value for key, value in manifest.get("options", {}).items() if key not in _NOT_OF_SCORES}
+    return [manifest.get("model", {}).get("fingerprint"), manifest.get("anchors", {}).get("sha256"), options]
 
 
 def _clear_folders(record_path: Path, *paths: Path | None, own_folder: bool) -> None:
@@ -166,7 +184,7 @@ def _record(
     summary: Summary,
     provenance: Mapping[str, Any],
     rows_path: Path,
-    remaining_path: Path | None,
+    remaining: str | None,
 ) -> dict[str, Any]:
     fields = asdict(selection)
     for name in ("indices", "scores", "distances", "notes"):
@@ -178,7 +196,7 @@ def _record(
         "rows": len(selection.indices),
         "file": rows_path.name,
         "file_order": selection.order,
-        "remaining_file": None if remaining_path is None else remaining_path.name,
+        "remaining_file": remaining,
         "notes": selection.notes,
         "distances": [asdict(distance) for distance in selection.distances],
         "summary": asdict(summary),

@@ -13,24 +13,9 @@ import torch
 
 from ripcurrent.data import EncodedRow
 from ripcurrent.errors import ExitCode, RipcurrentError
+from ripcurrent.models._messages import is_out_of_memory, said_of
 
 Result = TypeVar("Result")
-
-_SAID = (
-    "can't allocate memory",
-    "not enough memory",
-    "out of memory",
-    "alloc_failed",
-    "bad_alloc",
-)
-"""Parts of what libraries say when memory runs out, where they raise a plain RuntimeError; lower case."""
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, on a GPU or on the processor's side."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and any(part in str(error).lower() for part in _SAID)
 
 
 @contextmanager
@@ -79,11 +64,6 @@ def attempt(compute: Callable[[], Result]) -> Result | RanOut:
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     return RanOut(said)
-
-
-def said_of(error: BaseException) -> str:
-    """The beginning of what a library says where memory runs out."""
-    return str(error).strip().split("\n")[0][:120] or "out of memory"
 
 
 class Halving:

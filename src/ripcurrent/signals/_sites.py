@@ -171,7 +171,10 @@ def build_catalogue(model: Any, scope: Scope) -> Catalogue:
         covered.update(in_scope.values())
     missing = sorted(wanted - covered)
     if missing:
-        raise RipcurrentError(f"These parameters belong to no layer that is covered: {', '.join(missing[:5])}.")
+        raise RipcurrentError(
+            f"These parameters belong to no layer that is covered: {', '.join(missing[:5])}.",
+            "Use another model, or --scope linear, which is over linear layers alone.",
+        )
     if not any(is_linear(site) for site in sites):
         raise RipcurrentError(
             f"No linear layer of {type(causal).__name__} holds a weight that can be read.",

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForSequenceClassification, RobertaConfig, RobertaForSequenceClassification
 
 from ripcurrent.errors import RipcurrentError
@@ -159,6 +162,74 @@ def test_labels_without_a_meaning(tmp_path: Path, labels: list[str], stated: str
     assert ", ".join(labels) in caught.value.hint
 
 
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A chat model, and a LoRA that makes a classifier of three labels of it; its matrices and head are random."""
+    folder = tmp_path_factory.mktemp("tuned")
+    chat = save_tiny(folder / "chat", "llama_untied")
+    base = LlamaForSequenceClassification.from_pretrained(chat, num_labels=3)
+    targets = ["q_proj", "v_proj", "down_proj"]
+    wrapped = get_peft_model(base, LoraConfig(r=4, lora_alpha=8, target_modules=targets, task_type="SEQ_CLS"))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        for name, value in wrapped.named_parameters():
+            if "lora_" in name or "modules_to_save" in name:
+                torch.nn.init.normal_(value.data, std=0.3)
+    wrapped.save_pretrained(folder / "adapter")
+    merged = wrapped.merge_and_unload()
+    merged.save_pretrained(folder / "merged")
+    tiny_tokenizer().save_pretrained(folder / "merged")
+    return chat, folder
+
+
+def test_an_adapter_judges_as_the_model_that_it_is_merged_into(tuned: tuple[Path, Path], tmp_path: Path) -> None:
+    chat, folder = tuned
+    stated = "labels: {LABEL_0: refusal, LABEL_1: compliance, LABEL_2: degenerate}\n---\n{completion}"
+    file, whole = tmp_path / "tuned.txt", tmp_path / "whole.txt"
+    file.write_text(f"---\nclassifier: {chat}\nadapter: {folder / 'adapter'}\n{stated}")
+    whole.write_text(f"---\nclassifier: {folder / 'merged'}\n{stated}")
+    judge, merged = find_judge(f"file:{file}", CPU), find_judge(f"file:{whole}", CPU)
+    answers = [Answer("a request", text) for text in TEXTS]
+    for one, other in zip(judge.judge(answers), merged.judge(answers), strict=True):
+        assert one.label == other.label
+        assert one.score == pytest.approx(other.score, abs=1e-5)
+    assert judge.version.startswith("adapter ")
+    described = judge.describe()
+    assert (described["model"], described["adapter"]) == (str(chat), str(folder / "adapter"))
+    # another adapter of the same base is another judge
+    copied = tmp_path / "adapter"
+    shutil.copytree(folder / "adapter", copied)
+    weights = load_file(copied / "adapter_model.safetensors")
+    save_file({key: -value for key, value in weights.items()}, copied / "adapter_model.safetensors", {"format": "pt"})
+    file.write_text(f"---\nclassifier: {chat}\nadapter: {copied}\n{stated}")
+    assert find_judge(f"file:{file}", CPU).version != judge.version
+
+
+def test_an_adapter_that_makes_no_classifier_of_the_model(tuned: tuple[Path, Path], tmp_path: Path) -> None:
+    chat, folder = tuned
+    file = tmp_path / "judge.txt"
+    stated = "labels: {LABEL_0: refusal, LABEL_1: compliance, LABEL_2: degenerate}\n---\n{completion}"
+    headless = tmp_path / "headless"
+    shutil.copytree(folder / "adapter", headless)
+    weights = load_file(headless / "adapter_model.safetensors")
+    kept = {key: value for key, value in weights.items() if "lora_" in key}
+    save_file(kept, headless / "adapter_model.safetensors", {"format": "pt"})
+    file.write_text(f"---\nclassifier: {chat}\nadapter: {headless}\n{stated}")
+    with pytest.raises(RipcurrentError, match=r"is no trained classifier: it has no weights for score\.weight"):
+        find_judge(f"file:{file}", CPU)
+    other = save_tiny(tmp_path / "other", "gpt2")
+    file.write_text(f"---\nclassifier: {other}\nadapter: {folder / 'adapter'}\n{stated}")
+    with pytest.raises(RipcurrentError, match="does not fit"):
+        find_judge(f"file:{file}", CPU)
+    file.write_text(f"---\nadapter: {folder / 'adapter'}\nreply: label\n{stated}")
+    with pytest.raises(RipcurrentError, match=r"adapter needs its base model|does not name the label"):
+        find_judge(f"file:{file}", CPU)
+    (headless / "adapter_model.safetensors").write_bytes(b"cut")
+    file.write_text(f"---\nclassifier: {chat}\nadapter: {headless}\n{stated}")
+    with pytest.raises(RipcurrentError, match="cannot be read"):
+        find_judge(f"file:{file}", CPU)
+
+
 def test_what_is_no_classifier(tmp_path: Path) -> None:
     with pytest.raises(RipcurrentError, match="no file or folder"):
         find_judge(f"classifier:{tmp_path / 'none'}")
@@ -172,7 +243,7 @@ def test_what_is_no_classifier(tmp_path: Path) -> None:
     (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
     with pytest.raises(RipcurrentError, match="is an adapter of a classifier") as caught:
         find_judge(f"classifier:{tmp_path / 'adapter'}", CPU)
-    assert "merge_and_unload" in caught.value.hint
+    assert f"adapter: {tmp_path / 'adapter'}" in caught.value.hint
     several = save_classifier(
         tmp_path / "several", ["refusal", "compliance"], problem_type="multi_label_classification"
     )

@@ -82,6 +82,10 @@ def test_what_cannot_be_read_is_never_scored(reply, why):
 
 def test_a_reply_that_the_limit_cut_says_so_unless_it_is_whole():
     assert read_reply('{"reason": "it', RUBRIC, truncated=True).why_unjudged == "cut"
+    # what stands in the half that came is no score of the reply's own
+    for half in ('{"reason": "x", "details": {"score": 5}, "score":', '{"reason": "it says {\\"score\\": 1} and'):
+        for truncated, why in ((True, "cut"), (False, "no_json")):
+            assert read_reply(half, RUBRIC, truncated=truncated).why_unjudged == why
     assert read_reply('{"score": 5}\n\nNow', RUBRIC, truncated=True).score == 5
 
 

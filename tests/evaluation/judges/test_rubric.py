@@ -77,6 +77,12 @@ def test_a_change_of_the_text_or_the_reading_is_another_version(tmp_path):
         ("---\nscale: [5, 1]\n---\nRate {completion}.", "scale 5 to 1", ""),
         ("---\nscale: 5\n---\nRate {completion}.", "scale 5 is not possible", ""),
         ("---\ncompliance_from: 1\n---\nRate {completion}.", "compliance_from 1", ""),
+        ("---\nreply: strongreject\nscale: [0, 10]\n---\nRate {completion}.", "scale goes with reply: score", ""),
+        (
+            "---\nclassifier: m\ncompliance_from: 3\nlabels: {a: refusal}\n---\n{completion}",
+            "compliance_from goes with reply: score",
+            "",
+        ),
         ("---\ncompliance_from: 9\n---\nRate {completion}.", "compliance_from 9", ""),
         ("---\nreply: label\n---\nRate {completion}.", "needs labels", ""),
         ("---\nlabels: {a: refusal}\n---\na {completion}.", "reply: label", ""),

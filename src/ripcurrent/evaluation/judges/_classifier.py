@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from peft import PeftModelForSequenceClassification
+from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from ripcurrent.errors import ExitCode, RipcurrentError
@@ -19,10 +20,11 @@ from ripcurrent.evaluation.judges._rubric import Rubric, did_you_mean
 from ripcurrent.evaluation.judges._text import strip_thoughts
 from ripcurrent.evaluation.judges._types import Answer, Label, Verdict
 from ripcurrent.models import quiet_libraries
+from ripcurrent.models._adapter import adapter_sha256, merge_adapter, named_base
 from ripcurrent.models._device import choose_device
 from ripcurrent.models._identity import combine, config_sha256, file_sha256
 from ripcurrent.models._messages import first_line
-from ripcurrent.models._source import ADAPTER_CONFIG, find_model, weight_files
+from ripcurrent.models._source import ADAPTER_CONFIG, ADAPTER_WEIGHTS, find_adapter, find_model, weight_files
 from ripcurrent.models._template import tokenizer_sha256
 
 PLAIN_LABELS: Mapping[str, Label] = {
@@ -39,6 +41,8 @@ not among them, as an answer can be safe and no refusal."""
 
 BATCH = 16
 """Answers in a forward pass."""
+_IN_ADAPTER = "base_model.model."
+"""What PEFT puts before the names of weights."""
 LONGEST = 4096
 """Tokens of an answer that are read where the model has no limit of its own."""
 
@@ -145,6 +149,8 @@ def load_classifier(
 ) -> ClassifierJudge:
     """Load the model that ``template.classifier`` names. Safetensors only; no code of its repository is run.
 
+    With ``template.adapter`` the classifier is that LoRA's base: merged in float32, the head is the adapter's.
+
     Raises:
         RipcurrentError: There is no such model, it is no classifier of one label per text, or a label has no meaning.
     """
@@ -154,16 +160,21 @@ def load_classifier(
     place = Path(name).expanduser()
     if (place / ADAPTER_CONFIG).is_file() and not (place / "config.json").is_file():
         raise RipcurrentError(
-            f"{name} is an adapter of a classifier, and judges are whole models.",
-            "Merge it into its base (peft's merge_and_unload), save that with its tokenizer, and name that folder.",
+            f"{name} is an adapter of a classifier, not a whole model.",
+            f"Write a judge file with classifier: {named_base(place) or 'its base model'} and adapter: {name}, and "
+            "say under labels what its labels mean (docs/judges.md).",
         )
     source = find_model(name)
+    adapter = None if template.adapter is None else find_adapter(template.adapter)
+    head = {} if adapter is None else _head_of(adapter.path, str(template.adapter))
     if source.is_gguf:
         raise RipcurrentError(f"{name} is a GGUF file, which holds no classifier.", "Name a folder or a hub id.")
     folder = source.path
     with quiet_libraries():
         try:
-            config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            config = AutoConfig.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False, **_labels_of(head)
+            )
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
             model, loading = AutoModelForSequenceClassification.from_pretrained(
                 folder,
@@ -180,10 +191,20 @@ def load_classifier(
                 f"{name} cannot be loaded as a classifier: {first_line(error)}.",
                 "A judge is a sequence-classification model of an architecture that transformers itself has.",
             ) from error
-    if lacking := sorted(loading["missing_keys"]) + sorted(key for key, *_ in loading["mismatched_keys"]):
+    unset = [*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])]
+    if lacking := sorted(key for key in unset if key not in head):
         raise RipcurrentError(
             f"{name} is no trained classifier: it has no weights for {lacking[0]}.",
             "Name a model that was trained for sequence classification; nothing is filled with random weights here.",
+        )
+    if adapter is not None:
+        model = merge_adapter(
+            model,
+            adapter.path,
+            name=str(template.adapter),
+            model_name=name,
+            dtype=torch.float32,
+            kind=PeftModelForSequenceClassification,
         )
     own = [str(config.id2label[number]) for number in range(config.num_labels)]
     if len(own) < 2 or config.problem_type in ("regression", "multi_label_classification"):
@@ -201,19 +222,26 @@ def load_classifier(
     if model.config.pad_token_id is None:
         model.config.pad_token_id = tokenizer.pad_token_id
     tokenizer.truncation_side = "right"
-    weights = combine([config_sha256(folder / "config.json"), *(file_sha256(file) for file in weight_files(folder))])
+    hashes = [config_sha256(folder / "config.json"), *(file_sha256(file) for file in weight_files(folder))]
+    applied: dict[str, Any] = {}
+    if adapter is not None:
+        hashes.append(adapter_sha256(adapter.path))
+        applied = {"adapter": template.adapter, "adapter_revision": adapter.revision}
+    weights = combine(hashes)
+    shown = (template.adapter or name).rstrip("/").rpartition("/")[2]
     meaning = dict(zip(own, labels, strict=True))
     longest = _longest(config, tokenizer)
     parts = (weights, tokenizer_sha256(tokenizer), longest, template.sha256, meaning, SHARED_VERSION)
     digest = hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()
     return ClassifierJudge(
         name=template.name,
-        version=f"{name.rstrip('/').rpartition('/')[2]} {digest[:8]}",
+        version=f"{shown} {digest[:8]}",
         template=template,
         labels=labels,
         facts={
             "model": name,
             "revision": source.revision,
+            **applied,
             "fingerprint": weights,
             "text_sha256": template.sha256,
             "labels": meaning,
@@ -223,6 +251,28 @@ def load_classifier(
         longest=longest,
         on_judged=on_judged,
     )
+
+
+def _head_of(folder: Path, name: str) -> dict[str, list[int]]:
+    """By the base model's names, shapes of the weights that an adapter holds whole: the classifier's head."""
+    try:
+        with safe_open(folder / ADAPTER_WEIGHTS, framework="pt") as file:
+            shapes = {key: list(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise RipcurrentError(
+            f"The weights of the adapter {name} cannot be read: {first_line(error)}.",
+            "Copy or fetch the adapter again.",
+        ) from error
+    return {key.removeprefix(_IN_ADAPTER): shape for key, shape in shapes.items() if ".lora_" not in key}
+
+
+def _labels_of(head: Mapping[str, Sequence[int]]) -> dict[str, int]:
+    """How many labels a head has, as a setting of the model; none where the adapter holds no head.
+
+    Its last matrix has a row for each, and those before, where there are some, a row for each of many features.
+    """
+    rows = [shape[0] for shape in head.values() if len(shape) == 2]
+    return {"num_labels": min(rows)} if rows else {}
 
 
 def _meanings(own: Sequence[str], stated: Mapping[str, Label] | None, name: str) -> tuple[Label, ...]:

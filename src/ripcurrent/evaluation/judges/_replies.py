@@ -36,10 +36,10 @@ class ReplyCache:
     """Where they lie."""
 
     def get(self, key: str) -> KeptReply | None:
-        """The reply under a key; None where there is none, or a damaged file, which is then written anew."""
+        """The reply under a key; None where there is none, or one that cannot be read, which is then written anew."""
         try:
             stored = json.loads(self._path(key).read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):
+        except (OSError, ValueError):
             return None
         if not isinstance(stored, dict) or not isinstance(stored.get("text"), str):
             return None

@@ -12,7 +12,7 @@ from ripcurrent.evaluation.judges._rubric import Rubric
 from ripcurrent.evaluation.judges._text import strip_thoughts
 from ripcurrent.evaluation.judges._types import UNJUDGED, Label
 
-REPLY_VERSION = 1
+REPLY_VERSION = 2
 """Raised with any change to how replies are read that may change a label or a score."""
 
 Unreadable = Literal["no_json", "cut", "no_score", "out_of_scale", "unknown_label", "contradiction"]
@@ -79,13 +79,21 @@ def strongreject_score(refused: bool, specificity: float, convincingness: float)
 
 
 def _objects(text: str) -> Iterator[dict[str, Any]]:
-    """The outermost JSON objects in a text, in order; what is none is passed over."""
+    """The outermost JSON objects in a text, in order; what is none is passed over.
+
+    Nothing is taken out of one that the text ends in the middle of.
+    """
     decoder = json.JSONDecoder()
     place = text.find("{")
     while place >= 0:
         try:
             value, end = decoder.raw_decode(text, place)
+        except json.JSONDecodeError as error:
+            if error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated string"):
+                return
+            end = place + 1
         except (ValueError, RecursionError):
+            # a number of thousands of digits, say
             end = place + 1
         else:
             if isinstance(value, dict):

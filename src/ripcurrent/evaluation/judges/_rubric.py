@@ -52,6 +52,8 @@ class Rubric(BaseModel):
     """What each label of the judge's own means."""
     classifier: str | None = None
     """A sequence-classification model (folder or hub id) that judges in the place of a language model."""
+    adapter: str | None = None
+    """A LoRA (folder or hub id) that makes a classifier of ``classifier``, its base, and has the head."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Rubric:
@@ -72,6 +74,12 @@ class Rubric(BaseModel):
                 raise ValueError(f"the text does not name the label {unnamed[0]!r}, so that the judge cannot give it")
         elif self.labels and self.classifier is None:
             raise ValueError("labels go with reply: label or word, or with a classifier")
+        scored = self.reply == "score" and self.classifier is None
+        for key in ("scale", "compliance_from"):
+            if key in self.model_fields_set and not scored:
+                raise ValueError(f"{key} goes with reply: score, and this judge gives none")
+        if self.adapter is not None and self.classifier is None:
+            raise ValueError("adapter needs its base model as classifier")
         return self
 
     @property
@@ -82,7 +90,7 @@ class Rubric(BaseModel):
     @property
     def sha256(self) -> str:
         """Hash of all that decides a label apart from the model."""
-        return hashlib.sha256(self.model_dump_json(exclude={"name", "classifier"}).encode()).hexdigest()
+        return hashlib.sha256(self.model_dump_json(exclude={"name", "classifier", "adapter"}).encode()).hexdigest()
 
     def fill(self, prompt: str, completion: str) -> str:
         """The text with the two in their places; braces inside them stay as they are."""
