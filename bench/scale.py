@@ -9,6 +9,7 @@ else: whether a scan that is killed twice and resumed comes to the scores of one
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import shutil
 import sys
@@ -29,6 +30,8 @@ MEAN_TOKENS = 60
 SHARD_ROWS = 256
 SPREAD = 0.6
 """Standard deviation of the logarithm of a response's length, about that of instruction sets."""
+SOURCE = "source"
+"""What the hash of the code is called among versions."""
 FLAT = 1.10
 """The largest scan may take so many times the smallest's peak memory."""
 WORDS = (
@@ -179,21 +182,30 @@ def _measured(kind: Kind, folder: Path) -> dict[str, Any]:
         "rows_in_this_call": timings["rows_scored_in_this_call"],
         "rows_per_second": timings["rows_scored_in_this_call"] / timings["signals"] if timings["signals"] else None,
         "seconds_besides_rows": process.seconds - timings["signals"],
-        "peak_bytes": process.peak_bytes,
+        # of a scan that went on it is the last process's alone
+        "peak_bytes": None if resumed else process.peak_bytes,
         "bytes_on_disk": sum(file.stat().st_size for file in run.rglob("*") if file.is_file()),
         "dtype": manifest["model"]["dtype"],
-        "versions": {"ripcurrent": manifest["version"], **manifest["versions"]},
+        "versions": {"ripcurrent": manifest["version"], SOURCE: _source(), **manifest["versions"]},
     }
     figures.write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")
     return measured
 
 
+def _source() -> str:
+    """A hash of the package's code: its version stays the same while it is worked on."""
+    import ripcurrent
+
+    files = sorted(Path(ripcurrent.__file__).parent.rglob("*.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
+
+
 def _changed(versions: Mapping[str, str]) -> list[str]:
     """What of the packages, ripcurrent among them, has another version now than in these figures, in words."""
     found = []
-    for name in ("ripcurrent", *(name for name in versions if name != "ripcurrent")):
+    for name in dict.fromkeys(("ripcurrent", SOURCE, *versions)):
         try:
-            now = version(name)
+            now = _source() if name == SOURCE else version(name)
         except PackageNotFoundError:
             now = "none"
         if (then := versions.get(name, "unknown")) != now:
@@ -215,9 +227,10 @@ def _report(found: list[dict[str, Any]], signals: str) -> int:
         minutes = "resumed" if one["seconds"] is None else f"{one['seconds'] / 60:.1f}"
         print(
             f"{one['rows']:>8} {one['mean_tokens']:>7.1f} {minutes:>8} {one['rows_per_second'] or 0:>7.1f} "
-            f"{one['peak_bytes'] / 1e6:>8.0f} {one['bytes_on_disk'] / 1e6:>8.1f}"
+            f"{'–' if one['peak_bytes'] is None else format(one['peak_bytes'] / 1e6, '.0f'):>8} "
+            f"{one['bytes_on_disk'] / 1e6:>8.1f}"
         )
-    if len(found) > 1:
+    if len(found) > 1 and found[0]["peak_bytes"] and found[-1]["peak_bytes"]:
         ratio = found[-1]["peak_bytes"] / found[0]["peak_bytes"]
         verdict = "pass" if ratio <= FLAT else "FALL SHORT"
         print(f"peak memory, most rows over fewest: {ratio:.2f}   goal ≤ {FLAT}  {verdict}")

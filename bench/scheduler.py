@@ -90,9 +90,9 @@ def plan_seconds(job: Job) -> float:
     return job.start_seconds + job.shards * job.shard_seconds / speed
 
 
-def tasks_of(job: Job) -> list[int]:
-    """Shards of each task."""
-    tasks = min(job.shards, TASKS)
+def tasks_of(job: Job, mode: Mode) -> list[int]:
+    """Shards of each task: those of a pool are handed out several at once, a range goes shard by shard."""
+    tasks = min(job.shards, TASKS) if mode == "pool" else job.shards
     return [job.shards * (n + 1) // tasks - job.shards * n // tasks for n in range(tasks)]
 
 
@@ -103,7 +103,7 @@ def simulate(job: Job, mode: Mode) -> Outcome:
     with a range of its own goes on behind its last finished shard.
     """
     random = np.random.default_rng(job.seed)
-    shards = tasks_of(job)
+    shards = tasks_of(job, mode)
     tasks = len(shards)
     # log-normal, of mean one
     size = random.lognormal(-(job.spread**2) / 2, job.spread, tasks) * job.shard_seconds
@@ -191,7 +191,8 @@ def main() -> int:
     whole = True
     for what, job in cases(seed):
         pool, ranges = simulate(job, "pool"), simulate(job, "ranges")
-        whole &= all(outcome.done == Counter(range(len(tasks_of(job)))) for outcome in (pool, ranges))
+        for mode, outcome in (("pool", pool), ("ranges", ranges)):
+            whole &= outcome.done == Counter(range(len(tasks_of(job, mode))))
         planned = plan_seconds(job)
         lost = pool.lost_seconds / (pool.lost_seconds + pool.busy_seconds)
         times = " | ".join(f"{o.seconds / 3600:.2f} h ({o.seconds / planned - 1:+.1%})" for o in (pool, ranges))

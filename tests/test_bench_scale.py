@@ -15,7 +15,7 @@ from bench.interrupted import Process
 from bench.scale import Kind
 
 KIND = Kind(1000, "representation", 60, 256)
-NOW = {name: version(name) for name in ("ripcurrent", "torch", "numpy")}
+NOW = {"source": scale._source(), **{name: version(name) for name in ("ripcurrent", "torch", "numpy")}}
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def scans(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
             "timings": {"rows_scored_in_this_call": 1000, "signals": 20.0},
             "model": {"dtype": "bfloat16"},
             "version": NOW["ripcurrent"],
-            "versions": {name: found for name, found in NOW.items() if name != "ripcurrent"},
+            "versions": {name: found for name, found in NOW.items() if name not in ("ripcurrent", "source")},
         }
         (run / "manifest.json").write_text(json.dumps(manifest))
         return Process("finished", 25.0, 10**9)
@@ -54,10 +54,14 @@ def test_figures_of_the_same_versions_are_taken_as_they_are(
 @pytest.mark.parametrize(
     ("versions", "said"),
     [
+        ({**NOW, "source": "another"}, f"source another, now {NOW['source']}"),
         ({**NOW, "torch": "0.1"}, f"torch 0.1, now {NOW['torch']}"),
         ({**NOW, "ripcurrent": "0.0.1"}, f"ripcurrent 0.0.1, now {NOW['ripcurrent']}"),
         ({**NOW, "no-such-package": "1"}, "no-such-package 1, now none"),
-        ({"torch": NOW["torch"]}, f"ripcurrent unknown, now {NOW['ripcurrent']}"),
+        (
+            {"torch": NOW["torch"]},
+            f"ripcurrent unknown, now {NOW['ripcurrent']}, source unknown, now {NOW['source']}",
+        ),
     ],
 )
 def test_figures_of_other_versions_are_measured_again_from_the_start(

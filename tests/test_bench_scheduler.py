@@ -37,8 +37,8 @@ def test_every_shard_is_done_exactly_once(monkeypatch: pytest.MonkeyPatch, mode:
     @given(jobs)
     def holds(job: Job) -> None:
         outcome = simulate(job, mode)
-        assert outcome.done == Counter(range(len(tasks_of(job))))
-        assert sum(tasks_of(job)) == job.shards
+        assert outcome.done == Counter(range(len(tasks_of(job, mode))))
+        assert sum(tasks_of(job, mode)) == job.shards
         # what was begun and not finished is what deaths interrupted
         assert outcome.begun.total() - outcome.done.total() == outcome.failures
         assert outcome.seconds * job.workers >= outcome.busy_seconds - 1e-6

@@ -83,7 +83,7 @@ def require_run_folder(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise RipcurrentError(f"{folder} is a file, not a folder.", "Name another folder with --out.")
     try:
-        names = {path.name for path in folder.iterdir()} - {".lock"} if folder.is_dir() else set()
+        names = {path.name for path in folder.iterdir()} - {".lock", ".DS_Store"} if folder.is_dir() else set()
     except OSError as error:
         raise _unwritable(folder, error) from error
     if names and CONFIG not in names and f"{CONFIG}.part" not in names:

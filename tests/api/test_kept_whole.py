@@ -105,6 +105,29 @@ def test_directions_that_a_cleaner_took_are_computed_again(
     assert again.scores()["gradient_harmful"] == first.scores()["gradient_harmful"]
 
 
+def test_a_cache_that_is_cleaned_while_rows_are_scored_loses_none(
+    rows_file: Path, anchors_file: Path, tmp_path: Path, no_page: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RIPCURRENT_CACHE", str(tmp_path / "cache"))
+    how = {"model": str(save_tiny(tmp_path / "model", "llama_tied", seed=5)), "anchors": str(anchors_file), **EXACT}
+    run_signals = _scan.run_signals
+
+    def cleaned(*arguments: Any) -> Any:
+        found = run_signals(*arguments)
+        shutil.rmtree(tmp_path / "cache" / "directions")
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_scan, "run_signals", cleaned)
+        run = rc.scan(rows_file, tmp_path / "run", **how)
+        assert run.status_counts["ok"]
+        # what needs them once more says what to do
+        with pytest.raises(RipcurrentError, match="the cache was cleaned while it was needed"):
+            rc.scan(rows_file, tmp_path / "run", **how, tokens="top:2")
+    assert (tmp_path / "run" / "anchors" / "directions.json").is_file()
+    assert rc.scan(rows_file, tmp_path / "run", **how, tokens="top:2").manifest["tokens"]["rows"]
+
+
 def test_a_training_killed_before_its_manifest_goes_on_from_its_last_checkpoint(
     rows_file: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

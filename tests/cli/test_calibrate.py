@@ -93,7 +93,10 @@ def test_from_a_ladder_to_a_forecast(
     assert f"all rows: {numbers}, against" in shown
     assert "for a random set of pool" in shown
 
-    # without it, the same scan says that there is none and forgets the other
+    # given again without it, as for token shares, it stands
+    assert f"all rows: {numbers}, against" in command.scan(*options).out
+    assert command.scan(*options, "--json").json["forecast"] == found
+    (tmp_path / "run" / "forecast.json").unlink()
     assert "No forecast: there is no calibration" in command.scan(*options).out
     assert command.scan(*options, "--json").json["forecast"] is None
     assert not (tmp_path / "run" / "forecast.json").exists()
@@ -113,7 +116,7 @@ def test_from_a_ladder_to_a_forecast(
     shipped.mkdir()
     (shipped / "embedded.json").write_text(file.read_text())
     monkeypatch.setattr(_calibration, "SHIPPED", shipped)
-    assert command.scan(*options, "--json").json["forecast"] == found
+    assert command.scan(*options, "--json").json["forecast"] == {key: found[key] for key in found if key != "by_name"}
     elsewhere = (other, "--out", tmp_path / "other-run", *GRADIENT, "--anchor-tokens", "4")
     assert command.scan(*elsewhere, "--json").json["forecast"] is None
     assert "it is for scans with --anchor-tokens 10, not 4." in command.scan(*elsewhere).out
@@ -130,6 +133,7 @@ def test_from_a_ladder_to_a_forecast(
         (("anchors_sha256",), "0" * 64, "it is for other anchors"),
         (("template_sha256",), "0" * 64, "another chat template"),
         (("options", "anchor_tokens"), 3, "it is for scans with --anchor-tokens 3, not 10"),
+        (("options", "windows"), True, "it is for scans with --windows"),
     ],
 )
 def test_a_calibration_of_something_else_is_refused_with_the_reason(

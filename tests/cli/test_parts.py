@@ -47,6 +47,19 @@ def test_parts_by_a_slurm_array_and_their_merge(
     assert one.equals(other)
 
 
+def test_one_task_given_again_alone_is_noticed_in_the_usual_folder_too(
+    command: Command, rows_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    parts = tmp_path / "runs" / rows_file.stem / "parts"
+    parts.mkdir(parents=True)
+    (parts / "2-of-8.json").write_text("{}")
+    for name in ("ID", "MIN", "MAX"):
+        monkeypatch.setenv(f"SLURM_ARRAY_TASK_{name}", "3")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_COUNT", "1")
+    judge(command.scan(rows_file, "--shard", "auto"), ("holds part 2 of 8", "--shard i/8"))
+
+
 def test_what_a_part_is_told_next(command: Command, rows_file: Path, tmp_path: Path) -> None:
     said = command.scan(rows_file, "--out", tmp_path / "out", "--shard", "0/2", "--signals", "representation")
     assert said.code == 0

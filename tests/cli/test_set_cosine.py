@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from ripcurrent.api import _coherence
-from ripcurrent.api._coherence import FILE, coherence_of, sample_of
+from ripcurrent.api._coherence import FILE, coherence_of, kept_in, sample_of
 from ripcurrent.api._options import ScanOptions
 from ripcurrent.data import encode_rows, read_rows
 from ripcurrent.errors import RipcurrentError
@@ -88,6 +88,11 @@ def test_a_ladder_is_measured_once_and_a_scan_forecast_by_it(
     assert "Give the whole scan again in its folder" in merged["reason"]
     again = command.scan(new, *model, *anchors, "--out", "parts", "--forecast", "mine.json", "--json").json["forecast"]
     assert again["sets"][0]["answered"] == pytest.approx(whole["answered"], abs=1e-6)
+
+
+def test_what_is_kept_of_other_gradients_or_rows_is_not_taken(tmp_path: Path) -> None:
+    found = [kept_in(tmp_path, lambda rows, n=n: n, of=of)([1, 2]) for n, of in enumerate(("", "all", "linear", "all"))]
+    assert found == [0, 1, 2, 1]
 
 
 def test_coherence_is_the_mean_cosine_between_two_rows(tiny_folder: Path, anchors_file: Path, tmp_path: Path) -> None:

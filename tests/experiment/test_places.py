@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from ripcurrent.api._experiment import ExperimentResult, run_experiment
+from ripcurrent.data import read_rows
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.experiment import parse_experiment
 from ripcurrent.run import write_json
@@ -58,6 +59,25 @@ def test_another_scan_in_its_place_chooses_other_rows_and_is_refused(small: dict
     write_json(other / "manifest.json", manifest)
     with pytest.raises(RipcurrentError, match="has changed since it was scanned"):
         run({**small, "run": str(other)}, out)
+
+
+def test_arms_of_two_datasets_do_not_meet_in_one_folder(small: dict[str, Any], tmp_path: Path) -> None:
+    out, other = tmp_path / "out", tmp_path / "other"
+    run(small, out)
+    shutil.copytree(small["run"], other)
+    manifest = read(other / "manifest.json")
+    rows = Path(manifest["dataset"]["path"]).read_text().splitlines()
+    changed = write_jsonl(tmp_path / "changed.jsonl", [json.loads(line) for line in reversed(rows)])
+    manifest["dataset"] |= {"path": str(changed), "sha256": read_rows(changed).count_and_hash()[1]}
+    write_json(other / "manifest.json", manifest)
+    keys = {**small, "run": str(other), "arms": {"random": "random", "top": "top"}}
+    # also where the arm that is there is not asked for now
+    for named in (None, ["top"]):
+        with pytest.raises(RipcurrentError, match="holds arm random with other rows than now"):
+            run(keys, out, arms=named)
+    assert trained(out) == 1
+    # and what reads the folder later is not told that its arms are of the other scan
+    assert read(out / "experiment.json")["run"] == small["run"]
 
 
 def test_a_model_that_changed_since_it_was_scanned_with_is_refused(small: dict[str, Any], tmp_path: Path) -> None:

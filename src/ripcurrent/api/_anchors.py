@@ -89,13 +89,22 @@ class StoredDirection(Mapping[str, torch.Tensor]):
     """Parameters it covers."""
 
     def __post_init__(self) -> None:
-        with safe_open(self.path, framework="pt") as file:
+        with self._opened() as file:
             object.__setattr__(self, "names", tuple(file.keys()))
 
     def __getitem__(self, name: str) -> torch.Tensor:
-        with safe_open(self.path, framework="pt") as file:
+        with self._opened() as file:
             tensor: torch.Tensor = file.get_tensor(name)
         return tensor
+
+    def _opened(self) -> Any:
+        try:
+            return safe_open(self.path, framework="pt")
+        except OSError as error:
+            raise RipcurrentError(
+                f"The direction {self.path} is gone: the cache was cleaned while it was needed.",
+                "Give the same command again: rows that are scored are kept, and directions are computed anew.",
+            ) from error
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names)

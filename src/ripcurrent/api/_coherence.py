@@ -31,6 +31,8 @@ from ripcurrent.signals import GradientPass, in_memory, mean_cosine, norm_of_mea
 
 FILE = "coherence.json"
 """In a run's folder: the coherence of sets by the hash of their rows."""
+MOVED = "Put it back where it was scanned, or forecast by a score column (--by), which needs no rows."
+"""What to do where the rows of a finished run are not there any more."""
 FEWEST, MOST = 40, 120
 """Rows of a set that it is measured on: an eighth of them, at least and at most so many."""
 
@@ -93,8 +95,10 @@ def sample_of(rows: Rows) -> list[int]:
     return found
 
 
-def kept_in(folder: Path, measure: Coherence | None) -> Coherence:
+def kept_in(folder: Path, measure: Coherence | None, *, of: str = "") -> Coherence:
     """The coherence of rows as a run's folder has it; what is new there is measured, and kept.
+
+    ``of`` tells apart what may be kept in one folder besides the rows' numbers: another dataset or other gradients.
 
     Raises (when called):
         RipcurrentError: A set is new, and there is nothing to measure it with.
@@ -103,12 +107,14 @@ def kept_in(folder: Path, measure: Coherence | None) -> Coherence:
     def known(rows: Rows) -> float:
         path = folder / FILE
         values: dict[str, float] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        key = hashlib.sha256(np.sort(np.asarray(rows, dtype="<i8")).tobytes()).hexdigest()[:16]
+        numbers = np.sort(np.asarray(rows, dtype="<i8")).tobytes()
+        key = hashlib.sha256(of.encode() + numbers).hexdigest()[:16]
         if key not in values:
             if measure is None:
                 raise RipcurrentError(
                     "How alike its rows' gradients are was not measured.",
-                    "Give the whole scan again in its folder, without --shard and Ray: nothing is scored anew.",
+                    "Give the whole scan again in its folder, with the same --forecast and without --shard and Ray: "
+                    "nothing is scored anew.",
                 )
             values[key] = measure(rows)
             write_json(path, values)
@@ -131,16 +137,18 @@ class CoherenceOfRuns:
         Raises:
             RipcurrentError: Its rows or the model cannot be read any more, or are others now.
         """
+        manifest = read_manifest(source.folder)
 
         def measure(rows: Rows) -> float:
-            manifest = read_manifest(source.folder)
             options = ScanOptions(**manifest["options"])
             chat_model, gradient_pass = self._loaded(options, manifest)
             self._told.step(f"how alike rows are: {place.name}")
-            dataset = _unchanged_dataset(manifest, len(source.scored.rows))
+            dataset = _unchanged_dataset(manifest, len(source.scored.rows), moved=MOVED)
             return coherence_of(rows, dataset, source.scored, options, chat_model, gradient_pass)
 
-        return kept_in(place, measure)(rows)
+        gradients = {key: manifest["options"].get(key) for key in ("scope", "max_tokens", "loss_on")}
+        of = [manifest["model"]["fingerprint"], manifest["dataset"]["sha256"], gradients]
+        return kept_in(place, measure, of=json.dumps(of, sort_keys=True))(rows)
 
     def _loaded(self, options: ScanOptions, manifest: Mapping[str, Any]) -> tuple[ChatModel, GradientPass]:
         # scans that are fitted together are of one model

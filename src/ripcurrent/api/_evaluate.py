@@ -175,7 +175,6 @@ def evaluate(
     asked, records = _gather(prompts, limit, axis)
     settings = replace(judge_settings or JudgeSettings(), on_judged=told.rows)
     found = find_judges([judges] if isinstance(judges, str) else judges, settings)
-    began = time.perf_counter()
     started = datetime.now(UTC)
     source: ChatModel | Endpoint
     if endpoint is not None:
@@ -210,6 +209,7 @@ def evaluate(
     # a model here is known by its weights: where it lies may change, as when a folder of arms has been moved
     moved = () if endpoint is not None else ("model", "adapter")
     with RunDirectory(Path(out), identity, may_change=moved) as run:
+        began = time.perf_counter()
         asking: dict[str, Any] = {"system": system, "max_new_tokens": max_new_tokens}
         responses, answered_now = _responses(run.folder, asked, source, answering, asking, at_once, told)
         generated = time.perf_counter()

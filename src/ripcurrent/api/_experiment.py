@@ -159,7 +159,6 @@ def run_experiment(
     shown = without_secrets_of(config)
     identity = _identity(shown, prompt_records, load_recipe(config.recipe).model_dump(mode="json"))
     with RunDirectory(folder, identity, no_results=NO_RESULTS, may_change=(*JUDGING, *PLACES)) as run:
-        write_json(folder / KEYS, json.loads(shown.model_dump_json()))
         _keep_prompts(folder / PROMPTS, prompts, "evaluation")
         sums = draw_sums(config.gsm8k) if config.gsm8k is not None else ()
         if sums:
@@ -174,6 +173,11 @@ def run_experiment(
             for seed in seeds_there(arm, folder):
                 if (arm.name, seed) not in chosen_rows:
                     runner.require_same_rule(arm, seed)
+                    # of a scan that is not opened now nothing tells its rows
+                    if arm.rule.file is None and _scans_of([arm], every) <= pools.keys():
+                        runner.is_finished(arm, seed, runner.rows(arm, seed))
+        # not before: it says which scan the folder's arms are of
+        write_json(folder / KEYS, json.loads(shown.model_dump_json()))
         total = len(chosen_rows) + config.base
         done = 0
         if config.base:
@@ -183,8 +187,7 @@ def run_experiment(
         facts = {
             **found,
             # an earlier call may have needed others
-            "scan_datasets": {name: pool.scores.dataset_sha256 for name, pool in pools.items()},
-            "scanned_with": {**run.read_manifest().get("scanned_with", {}), **found["scanned_with"]},
+            **{key: {**run.read_manifest().get(key, {}), **found[key]} for key in ("scan_datasets", "scanned_with")},
             **({"sums": {**config.gsm8k.model_dump(), "taken": len(sums)}} if config.gsm8k is not None else {}),
             "commands": _commands(folder, command),
         }
@@ -294,6 +297,7 @@ def _facts(
         "version": version("ripcurrent"),
         "command": "experiment",
         "dataset": main.manifest["dataset"],
+        "scan_datasets": {name: pool.scores.dataset_sha256 for name, pool in pools.items()},
         "usable_rows": main.scores.usable,
         "heldout_rows": len(held),
         "scanned_with": {name or "main": pool.manifest["model"]["name"] for name, pool in pools.items()},

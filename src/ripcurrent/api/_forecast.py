@@ -28,7 +28,7 @@ from ripcurrent.scoring._calibration import (
     with_set_cosine,
 )
 from ripcurrent.scoring._columns import COHERENCE
-from ripcurrent.scoring._forecast import FORECAST
+from ripcurrent.scoring._forecast import FORECAST, read_forecast
 from ripcurrent.scoring._harm import CONFIDENCE
 from ripcurrent.scoring._scored_with import ScoredWith
 from ripcurrent.selection import plain_numbers, top
@@ -72,10 +72,15 @@ def write_forecast(
             if mismatch(chosen, folder, manifest) is None:
                 found = _forecast(chosen, folder, manifest, measure)
                 break
+    earlier = read_forecast(folder)
+    if calibration is None and earlier is not None and earlier.get("by_name"):
+        # the scan was given again, for its page or token shares: what was asked for by name stands
+        return earlier
     if found is None:
         target.unlink(missing_ok=True)
     else:
-        found = plain_numbers(found)
+        named = {} if calibration is None or "reason" in found else {"by_name": True}
+        found = plain_numbers({**found, **named})
         write_json(target, found)
     return found
 

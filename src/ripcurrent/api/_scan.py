@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -39,7 +40,7 @@ from ripcurrent.api._scan_model import load_scan_model
 from ripcurrent.api._scan_passes import Signals, run_signals, scorer_of, signal_tables
 from ripcurrent.api._summary import template_hint
 from ripcurrent.api._tokens import add_token_shares
-from ripcurrent.data import read_rows
+from ripcurrent.data import Dataset, read_rows
 from ripcurrent.engine import Part
 from ripcurrent.errors import ExitCode, RipcurrentError
 from ripcurrent.models import describe
@@ -178,7 +179,7 @@ def _scan(
     started, clock = datetime.now(UTC), time.perf_counter()
     rows = read_rows(dataset, format=chosen.format, mapping=chosen.mapping, limit=chosen.limit)
     require_combination(chosen, rows.format)
-    folder = Path(out) if out is not None else Path("runs") / rows.name.replace("/", "--")
+    folder = Path(out) if out is not None else folder_of(rows)
     require_run_folder(folder)
     told.step("reading")
     count, sha256 = rows.count_and_hash()
@@ -218,6 +219,8 @@ def _scan(
         separations = separation(anchors.measurements, chosen.avg_n)
         if chosen.anchor_check:
             require_separation(anchor_set.name, separations)
+        # now, as the cache that they lie in may be cleaned at any time
+        used = None if anchors.folder is None else directions_record(anchors, chat_model, chosen)
         prepared = time.perf_counter()
         signals = run_signals(
             run, rows, chosen, chat_model, gradient_pass, features, anchors, told, count, run_stage, part
@@ -225,7 +228,6 @@ def _scan(
         fresh_rows = signals.fresh_rows
         scored = time.perf_counter()
         record = run.folder / "anchors" / "directions.json"
-        used = None if anchors.folder is None else directions_record(anchors, chat_model, chosen)
         if used is not None and part is None and (fresh_rows or not record.exists()):
             write_json(record, used)
         manifest: dict[str, Any] = {
@@ -315,6 +317,16 @@ def _scan(
             told.step("writing the page")
             build_report(run.folder)
     return ScanResult(folder, counts, manifest)
+
+
+def folder_of(rows: Dataset) -> Path:
+    """The run folder of a dataset where none is named."""
+    return Path("runs") / rows.name.replace("/", "--")
+
+
+def default_folder(dataset: str | Path, options: Mapping[str, Any]) -> Path:
+    """The same, from what names a dataset and the scan's options for reading it."""
+    return folder_of(read_rows(dataset, format=options.get("format"), mapping=options.get("mapping")))
 
 
 def keep_manifest(run: RunDirectory, manifest: dict[str, Any]) -> None:

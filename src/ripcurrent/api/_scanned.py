@@ -50,7 +50,7 @@ def open_scan(config: Scanned, folder: Path, told: Progress) -> ScannedRows:
     """
     run, table, manifest = open_scores(config, folder, told)
     known = {key: value for key, value in dict(manifest["options"]).items() if key in ScanOptions.model_fields}
-    dataset = _unchanged_dataset(manifest, table.num_rows)
+    dataset = _unchanged_dataset(manifest, table.num_rows, moved="Put it back where it was scanned, or scan it anew.")
     return ScannedRows(run, table, ScoredRows(table), dataset, manifest, ScanOptions(**known))
 
 

@@ -159,8 +159,14 @@ def _manifest(run: Path) -> dict[str, Any]:
     return dict(manifest)
 
 
-def _unchanged_dataset(manifest: Mapping[str, Any], rows: int, data: str | Path | None = None) -> Dataset:
-    """The dataset of a run, provided that its row numbers still mean the same rows."""
+def _unchanged_dataset(
+    manifest: Mapping[str, Any],
+    rows: int,
+    data: str | Path | None = None,
+    *,
+    moved: str = "Where the scanned dataset is now, say with --data (in an experiment's file: data, beside run).",
+) -> Dataset:
+    """The dataset of a run, provided that its row numbers still mean the same rows; ``moved`` says what to do else."""
     from ripcurrent.data import read_rows
 
     scanned = manifest["dataset"]
@@ -171,10 +177,7 @@ def _unchanged_dataset(manifest: Mapping[str, Any], rows: int, data: str | Path 
         dataset = read_rows(path, format=scanned.get("format"), mapping=scanned.get("mapping") or None, limit=limit)
     except RipcurrentError as error:
         if data is None:
-            raise RipcurrentError(
-                error.message,
-                "Where the scanned dataset is now, say with --data (in an experiment's file: data, beside run).",
-            ) from error
+            raise RipcurrentError(error.message, moved) from error
         raise
     count, sha256 = dataset.count_and_hash()
     if (count, sha256) != (rows, scanned["sha256"]):

@@ -215,14 +215,14 @@ def _scan_part(
 ) -> None:
     import os
 
-    from ripcurrent.api._scan import scan_part
+    from ripcurrent.api._scan import default_folder, scan_part
     from ripcurrent.cli._output import TerminalProgress, print_json
     from ripcurrent.engine import bind_local_gpu, parse_part
     from ripcurrent.run import refuse_other_cut
 
     part = parse_part(shard, os.environ)
     if shard == "auto":
-        refuse_other_cut(out, part)
+        refuse_other_cut(out or default_folder(dataset, changes), part)
         if changes["device"] != "auto":
             bind_local_gpu(os.environ)
     if quiet:

@@ -82,9 +82,12 @@ def trained_rows(
         if record.name.endswith(".rows.json"):
             continue
         try:
-            rows = [int(row) for row in json.loads(record.read_text(encoding="utf-8"))["indices"]]
-        except (ValueError, KeyError, TypeError):
+            kept = json.loads(record.read_text(encoding="utf-8"))
+            rows, of = [int(row) for row in kept["indices"]], kept.get("provenance", {}).get("dataset", {})
+        except (ValueError, KeyError, TypeError, AttributeError):
             continue
+        if of.get("sha256") not in (None, own.sha256):
+            return f"its rows were chosen from another dataset than {own.name}"
         return known[own.sha256], _trained(place, known[own.sha256], rows)
     return "the record of its rows is gone"
 

@@ -44,7 +44,7 @@ class ScoredWith(BaseModel):
             KeyError: It is no scan's.
         """
         model, anchors, options = manifest["model"], manifest["anchors"], manifest["options"]
-        kept = dict.fromkeys((*_ALWAYS, *_OF_GRADIENTS, *_OF_REPRESENTATIONS, "max_tokens"))
+        kept = dict.fromkeys((*_ALWAYS, *_OF_GRADIENTS, *_OF_REPRESENTATIONS, "max_tokens", "windows"))
         return cls(
             model=_name(model["name"]),
             adapter=_name(model["adapter"]) if model["adapter"] else None,
@@ -74,6 +74,10 @@ class ScoredWith(BaseModel):
             if self.options.get(name) != other.options.get(name):
                 then, now = self.options.get(name), other.options.get(name)
                 return f"it is for scans with --{name.replace('_', '-')} {then}, not {now}"
+        # one of before there were windows says nothing of them
+        cut = [bool(one.options.get("windows")) for one in (self, other)]
+        if cut[0] != cut[1]:
+            return f"it is for scans with{'' if cut[0] else 'out'} --windows"
         return None
 
 
