@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -79,3 +80,37 @@ class MakeStage:
             return pa.table({"value": [factor * item for item in items]})
 
         return stage
+
+
+@dataclass(frozen=True)
+class MakePreparingStage:
+    """Makes a stage in two steps, each of which notes when it began and ended."""
+
+    notes: Path
+    """Folder of one file per process: ``step item seconds`` lines."""
+
+    def __call__(self) -> Any:
+        """The stage."""
+        return _Preparing(self.notes)
+
+
+class _Preparing:
+    def __init__(self, notes: Path) -> None:
+        self._notes = notes
+
+    def __call__(self, items: Sequence[int]) -> pa.Table:
+        return self.compute(list(self.prepare(items)))
+
+    def prepare(self, items: Iterable[int]) -> Iterator[int]:
+        for item in items:
+            self._note("prepare", item)
+            yield 7 * item
+
+    def compute(self, prepared: Sequence[int]) -> pa.Table:
+        time.sleep(0.5)
+        self._note("computed", prepared[0] // 7)
+        return pa.table({"value": list(prepared)})
+
+    def _note(self, step: str, item: int) -> None:
+        with (self._notes / str(os.getpid())).open("a", encoding="utf-8") as file:
+            file.write(f"{step} {item} {time.time()}\n")

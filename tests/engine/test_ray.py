@@ -18,7 +18,7 @@ import pytest
 from ripcurrent.engine import RayExecutor, Shard, ShardFolder
 from ripcurrent.engine._ray import ALONE
 from ripcurrent.errors import ExitCode, RipcurrentError
-from tests.engine.ray_stage import ROWS, MakeStage, SkippableNumbers, open_numbers, open_too_few
+from tests.engine.ray_stage import ROWS, MakePreparingStage, MakeStage, SkippableNumbers, open_numbers, open_too_few
 
 # read when Ray is first imported, which is here
 os.environ.update(ALONE)
@@ -89,6 +89,24 @@ def test_a_worker_makes_no_rows_of_others(pool: RayExecutor, tmp_path: Path, not
     assert begun(made) == begun(notes)
     assert sorted(row for rows in begun(made).values() for row in rows) == [*range(6), *range(9, ROWS)]
     assert values(tmp_path / "shards") == [7 * number for number in range(ROWS)]
+
+
+def test_of_several_shards_a_task_the_next_is_prepared_beside_the_one_that_is_computed(
+    pool: RayExecutor, tmp_path: Path, notes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ripcurrent.engine._ray.TASKS", 2)
+    folder = ShardFolder(tmp_path / "shards")
+    pool.run(open_numbers, lambda: MakePreparingStage(notes), folder, rows=ROWS, shard_rows=SHARD_ROWS)
+    assert values(tmp_path / "shards") == [7 * number for number in range(ROWS)]
+    at: dict[str, float] = {}
+    for path in notes.iterdir():
+        for line in path.read_text().splitlines():
+            step, item, seconds = line.split()
+            assert f"{step} {item}" not in at, "done twice"
+            at[f"{step} {item}"] = float(seconds)
+    # two tasks of four shards each, of three rows but the last
+    for first in (0, 3, 6, 12, 15, 18):
+        assert at[f"prepare {first + SHARD_ROWS}"] < at[f"computed {first}"]
 
 
 def test_it_listens_to_this_machine_only_and_reports_nothing(pool: RayExecutor) -> None:

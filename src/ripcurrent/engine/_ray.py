@@ -154,8 +154,8 @@ class RayExecutor:
             tasks = data.from_items(described, override_num_blocks=min(len(todo), TASKS))
             results = tasks.map_batches(
                 Worker,
-                # with GPUs Ray Data asks for a size; a batch is a task's shards, each of which comes back by itself
-                batch_size=1,
+                # a batch is a task's shards, each of which comes back by itself
+                batch_size=-(-len(todo) // TASKS),
                 batch_format="pyarrow",
                 fn_constructor_args=(open_items, make_stage, attempts, cpus, workers),
                 compute=data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=2),

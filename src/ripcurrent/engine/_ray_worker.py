@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import pyarrow as pa
 
-from ripcurrent.engine._executor import Stage
+from ripcurrent.engine._executor import PreparingStage, Stage
 from ripcurrent.engine._ray_library import ray_library
 from ripcurrent.errors import ExitCode, RipcurrentError
 
@@ -93,16 +94,30 @@ class Worker(Generic[Item]):
             self._error = error
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
-        """The results of some shards, one after another."""
-        for described in batch.to_pylist():
-            yield self._one(**described)
+        """The results of a task's shards, one after another; while one is computed, the next is read and prepared."""
+        shards = batch.to_pylist()
+        with ThreadPoolExecutor(1, "next-shard") as ahead:
+            coming = ahead.submit(self._prepared, **shards[0])
+            for place, described in enumerate(shards):
+                waiting = coming
+                if place + 1 < len(shards):
+                    coming = ahead.submit(self._prepared, **shards[place + 1])
+                yield self._one(**described, waiting=waiting)
 
-    def _one(self, number: int, start: int, rows: int) -> pa.Table:
+    def _prepared(self, number: int, start: int, rows: int) -> list[Any]:
+        """A shard's items as the stage's second step wants them; nothing where there is no stage."""
+        if self._stage is None:
+            return []
+        items = self._read(start, rows)
+        return list(self._stage.prepare(items)) if isinstance(self._stage, PreparingStage) else items
+
+    def _one(self, number: int, start: int, rows: int, waiting: Future[list[Any]]) -> pa.Table:
         table, error = None, self._error
         if self._stage is not None:
+            compute = self._stage.compute if isinstance(self._stage, PreparingStage) else self._stage
             try:
                 self._count(number, ATTEMPTS, f"over rows {start} to {start + rows - 1}")
-                table = _as_stream(self._stage(self._read(start, rows)))
+                table = _as_stream(compute(waiting.result()))
                 # a task of several shards is redone whole when its worker dies: those that were done are no cause
                 self._attempts.succeed.remote(number)
             except RipcurrentError as raised:
