@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
@@ -221,3 +222,18 @@ def test_directions_are_found_from_another_place_and_for_what_they_do_not_depend
     monkeypatch.setenv("RIPCURRENT_CACHE", str(cached))
     assert prepared({**moved.options, "device": "cpu:0"}) is True
     assert prepared({**moved.options, "seed": 7, "avg_n": 2, "row_tokens": 3, "position": "last_content"}) is True
+
+
+def test_anchors_are_whole_where_rows_are_cut(
+    rows_file: Path, tiny_folder: Path, anchors_file: Path, tmp_path: Path
+) -> None:
+    how: dict[str, Any] = {"model": str(tiny_folder), "anchors": str(anchors_file), **EXACT}
+    whole, cut = (scan(rows_file, tmp_path / str(most), max_tokens=most, **how) for most in (1024, 48))
+    said = [run.manifest["anchors"]["measurements"] for run in (whole, cut)]
+    assert said[0]["norms"] == pytest.approx(said[1]["norms"], rel=1e-5)
+    assert np.allclose(said[0]["cosines"], said[1]["cosines"], atol=1e-6)
+    # one that is longer than any row and than a batch of anchors is no anchor
+    long = [json.loads(line) for line in anchors_file.read_text().splitlines()]
+    long[0]["response"] += " and so on" * 600
+    with pytest.raises(RipcurrentError, match=r"Anchor 0 of .* is longer than --max-tokens"):
+        scan(rows_file, tmp_path / "long", **{**how, "anchors": str(write_jsonl(tmp_path / "a.jsonl", long))})

@@ -195,12 +195,15 @@ def test_smaller_batches_come_first(planned: Any) -> None:
 def test_several_rows_must_fit_too(planned: Any) -> None:
     costs = Costs(1000, 1, 0.001, 0, several=5000)
     _, plan = planned(costs, 100, memory=3000)
-    # one row of 512 tokens would fit, two of 256 do not
-    assert costs(False, 512) <= 3000 * MARGIN < costs(False, 256, 2)
-    assert plan.token_budget == 511
+    # one row of 512 tokens would fit, two of 256 do not, nor two of 255, of 128 or of 64
+    assert costs(False, 512) <= 3000 * MARGIN < costs(False, 64, 2)
+    assert plan.token_budget == 64
     _, plan = planned(costs, 100, memory=10_000)
+    assert plan.token_budget == 128
+    assert costs(False, 64, 2) <= plan.expected_peak <= 10_000 * MARGIN < costs(False, 64, 4)
+    _, plan = planned(costs, 100, memory=60_000)
     assert plan.token_budget == 512
-    assert plan.expected_peak == int(costs(False, 256, 2))
+    assert plan.expected_peak == int(costs(False, 64, 8))
 
 
 def test_then_directions_go_to_files(planned: Any) -> None:

@@ -41,6 +41,7 @@ from ripcurrent.signals import (
     set_direction,
     similarities,
 )
+from ripcurrent.signals._anchor_gradients import ANCHOR_TOKEN_BUDGET
 
 DIRECTION_FORMAT = 2
 """Raised when directions are computed differently, so that older ones in a cache are not taken."""
@@ -131,7 +132,7 @@ def prepare_anchors(
     cosines = None
     if features is not None:
         on_step("anchor representations")
-        found = _anchor_features(anchor_set, chat_model, features, options.max_tokens)
+        found = _anchor_features(anchor_set, chat_model, features, _longest_anchor(chat_model, options))
         cosines = (found @ found.T).astype(float).tolist()
     folder, norms, similar, reused = None, None, None, False
     if gradient_pass is not None:
@@ -166,13 +167,20 @@ def directions_record(anchors: PreparedAnchors, chat_model: ChatModel, options: 
     }
 
 
+def _longest_anchor(chat_model: ChatModel, options: ScanOptions) -> int:
+    """Tokens that an anchor may have: as a row, and where rows are cut shorter, as many as anchors at once."""
+    config = chat_model.model.config.get_text_config(decoder=True)
+    positions = getattr(config, "max_position_embeddings", None) or ANCHOR_TOKEN_BUDGET
+    return max(options.max_tokens, min(ANCHOR_TOKEN_BUDGET, positions))
+
+
 def encode_for_gradient(anchor_set: AnchorSet, chat_model: ChatModel, options: ScanOptions) -> list[EncodedRow]:
     """The anchors with loss on their first response tokens alone."""
     rows = [
         encode_anchor(
             anchor.messages,
             chat_model.tokenizer,
-            max_tokens=options.max_tokens,
+            max_tokens=_longest_anchor(chat_model, options),
             first_tokens=options.anchor_tokens,
             index=place,
         )
@@ -277,7 +285,7 @@ def _anchor_features(
     ]
     _require_ok(rows, anchor_set, chat_model)
     found: list[npt.NDArray[np.float32] | None] = [None] * len(rows)
-    for places in plan_batches([len(row.tokens) for row in rows], 512):
+    for places in plan_batches([len(row.tokens) for row in rows], ANCHOR_TOKEN_BUDGET):
         batch = features.forward(make_batch([rows[place] for place in places], chat_model.device)).features
         assert batch is not None
         for place, feature in zip(places, batch, strict=True):
@@ -297,8 +305,8 @@ def _require_ok(rows: list[EncodedRow], anchor_set: AnchorSet, chat_model: ChatM
     for row, (name, number) in zip(rows, anchor_set.order, strict=True):
         if row.status == "ok" and row.truncated:
             raise RipcurrentError(
-                f"Anchor {number} of {name} in {anchor_set.name} is longer than --max-tokens for {chat_model.name}, "
-                "and what it stands for would be cut off.",
+                f"Anchor {number} of {name} in {anchor_set.name} is longer than --max-tokens and than "
+                f"{ANCHOR_TOKEN_BUDGET} tokens for {chat_model.name}: what it stands for would be cut off.",
                 "Raise --max-tokens, or shorten that anchor.",
             )
         if row.status != "ok":
@@ -337,6 +345,6 @@ def _key_parts(anchor_set: AnchorSet, chat_model: ChatModel, options: ScanOption
         "device": chat_model.device.type,
         "attention": options.attention,
         "anchor_tokens": options.anchor_tokens,
-        "max_tokens": options.max_tokens,
+        "max_tokens": _longest_anchor(chat_model, options),
         "running_sum": options.quirks.get("anchors_running_sum", False),
     }

@@ -113,8 +113,8 @@ def kept_in(folder: Path, measure: Coherence | None, *, of: str = "") -> Coheren
             if measure is None:
                 raise RipcurrentError(
                     "How alike its rows' gradients are was not measured.",
-                    "Give the whole scan again in its folder, with the same --forecast and without --shard and Ray: "
-                    "nothing is scored anew.",
+                    "Give the whole scan again in its folder, with the same --forecast and without --shard, Ray and "
+                    "--memory: nothing is scored anew.",
                 )
             values[key] = measure(rows)
             write_json(path, values)

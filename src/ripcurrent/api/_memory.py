@@ -19,16 +19,27 @@ from ripcurrent.api._environment import size
 from ripcurrent.api._options import ScanOptions
 from ripcurrent.data import EncodedRow, Row, encode_rows, encode_windows
 from ripcurrent.errors import ExitCode, RipcurrentError
-from ripcurrent.models import ChatModel
+from ripcurrent.models import ChatModel, give_back_freed_memory
 from ripcurrent.models._attention import KEPT
 from ripcurrent.models._messages import is_out_of_memory
 from ripcurrent.run import write_json
-from ripcurrent.signals import Directions, GradientPass, MappedStore, SignalStage, in_memory, stack_directions
+from ripcurrent.signals import (
+    DENSE,
+    Directions,
+    GradientPass,
+    MappedStore,
+    SignalStage,
+    in_memory,
+    stack_directions,
+)
+from ripcurrent.signals._anchor_gradients import ANCHOR_TOKEN_BUDGET
+from ripcurrent.signals._directions import dense_shapes
 from ripcurrent.signals._out_of_memory import RanOut, attempt, does_not_fit
 
 if TYPE_CHECKING:
     from ripcurrent.api._anchors import StoredDirection
     from ripcurrent.engine import Part
+    from ripcurrent.signals._sites import Catalogue
 
 PLAN = "memory.json"
 """File of a run folder that keeps what was decided, so that a resumed scan batches as before."""
@@ -161,7 +172,7 @@ def within_memory(
     kept = read_plan(plan_file)
     if kept is not None and kept.memory == options.memory:
         with in_memory("The directions"):
-            return replace(make_stage(kept.mapped_directions), token_budget=kept.token_budget), kept
+            return _within(make_stage(kept.mapped_directions), kept), kept
     on_step("finding the longest row")
     longest = longest_row(rows(), chat_model, options)
     limit = options.memory * MARGIN
@@ -193,11 +204,25 @@ def within_memory(
                 expected_peak=int(max(peak_at(tried, max(longest, budget)), of_several)),
             )
             write_json(plan_file, asdict(plan))
-            return replace(stage, token_budget=plan.token_budget), plan
+            return _within(stage, plan), plan
         if stage.gradient_pass is None:
             break
         del stage, made
     raise _too_little(options, longest, tried, fits)
+
+
+def _within(stage: SignalStage, plan: MemoryPlan) -> SignalStage:
+    # the holes that batches of other shapes leave were no part of what was measured
+    return replace(stage, token_budget=plan.token_budget, tidy_every=1)
+
+
+def leaves_room_for_gradient(plan: MemoryPlan | None, catalogue: Catalogue) -> bool:
+    """Whether a float32 gradient over the scope, beside a batch, keeps to the budget too; so it is without one."""
+    if plan is None:
+        return True
+    needed = 4 * sum(math.prod(shape) for shape in dense_shapes(catalogue, DENSE).values())
+    widest = max(plan.longest_row, plan.token_budget)
+    return widest >= ANCHOR_TOKEN_BUDGET and plan.expected_peak + needed <= plan.memory * MARGIN
 
 
 def scan_directions(
@@ -269,24 +294,30 @@ def probe_peaks(stage: SignalStage, wanted: int, limit: float) -> list[tuple[int
 def _for_several_rows(
     stage: SignalStage, budget: int, limit: float, tried: Sequence[tuple[int, float]]
 ) -> tuple[int, float]:
-    """The token budget at which several rows of ``KEPT`` tokens fit too, at most ``budget``, and their peak.
+    """The token budget at which several rows fit too, at most ``budget``, and the most that was found to fit.
 
-    The backward pass keeps the attention scores of rows up to that length, and computes those of longer ones again, so
-    two rows of it may take more than one of twice the length. None is run that is expected to pass the limit.
+    The backward pass keeps the attention scores of rows of up to ``KEPT`` tokens, and computes those of longer ones
+    again, so two rows of that length may take more than one of twice the length; and several shorter ones have norms
+    and sums of their own each. So batches of rows of this length, half and a quarter of it are run, twice as many each
+    time. None is run that is expected to pass the limit.
     """
-    rows, most = 1, budget // KEPT
-    if most < 2:
-        return budget, 0.0
-    peak = peak_at(tried, KEPT)
-    a_row = (peak - tried[0][1]) * KEPT / (KEPT - tried[0][0])
-    while rows < most:
-        following = min(2 * rows, most)
-        expected = peak + a_row * (following - rows)
-        found = _peak_of(stage, KEPT, following) if expected <= limit else expected
-        if found > limit:
-            return (rows + 1) * KEPT - 1, peak
-        rows, peak = following, found
-    return budget, peak
+    most = 0.0
+    for tokens in (KEPT, KEPT // 2, KEPT // 4):
+        rows, wanted = 1, budget // tokens
+        peak = peak_at(tried, tokens)
+        a_row = max(0.0, (peak - tried[0][1]) * tokens / max(1, tokens - tried[0][0]))
+        while rows < wanted:
+            following = min(2 * rows, wanted)
+            expected = peak + a_row * (following - rows)
+            found = _peak_of(stage, tokens, following) if expected <= limit else expected
+            if found > limit:
+                # rows a little shorter come to as many tokens, and take as much
+                budget = rows * tokens
+                break
+            a_row = max(a_row, (found - peak) / (following - rows))
+            rows, peak = following, found
+        most = max(most, peak)
+    return budget, most
 
 
 def _peak_of(stage: SignalStage, tokens: int, rows: int = 1) -> float:
@@ -308,6 +339,8 @@ def _peak_of(stage: SignalStage, tokens: int, rows: int = 1) -> float:
         last_prompt=0,
         last_content=tokens - 1,
     )
+    # what earlier batches left would be counted with this one's, as it is not between two batches of the scan
+    give_back_freed_memory()
     reset_peak(device)
     try:
         stage.measure([row] * rows)

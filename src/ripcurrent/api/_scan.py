@@ -22,7 +22,7 @@ from ripcurrent.api._anchors import (
 from ripcurrent.api._coherence import Rows, coherence_of
 from ripcurrent.api._execution import Execution, absolute, running
 from ripcurrent.api._forecast import write_forecast
-from ripcurrent.api._memory import PLANS, memory_record, process_peak
+from ripcurrent.api._memory import PLANS, leaves_room_for_gradient, memory_record, process_peak
 from ripcurrent.api._options import ScanOptions, require_combination, resolve_options
 from ripcurrent.api._parts import (
     PLACES,
@@ -299,7 +299,11 @@ def _scan(
             return coherence_of(chosen_rows, rows, scored, chosen, chat_model, gradient_pass)
 
         # under Ray the model is no longer here
-        can_measure = gradient_pass is not None and execution.executor == "local"
+        can_measure = (
+            gradient_pass is not None
+            and execution.executor == "local"
+            and leaves_room_for_gradient(signals.memory_plan, gradient_pass.catalogue)
+        )
         write_forecast(run.folder, calibration, measure=measure if can_measure else None)
         if fresh_rows and execution.executor == "local":
             # scores and a forecast take memory, too; the page, which shows this, is still to come

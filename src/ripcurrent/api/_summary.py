@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ripcurrent.api._adapter_base import other_base
+from ripcurrent.api._environment import size
 from ripcurrent.api._forecast import why_none
 from ripcurrent.data import read_rows
 from ripcurrent.errors import RipcurrentError
@@ -110,6 +111,10 @@ class ScanSummary:
     """The same as the manifest has it."""
     forecast: dict[str, Any] | None = None
     """What training on the rows would do, as the run folder has it; None without a calibration."""
+    memory: Mapping[str, Any] = field(default_factory=dict)
+    """What the manifest keeps of memory."""
+    peak_memory: int = 0
+    """Most bytes that the process held, but for the page."""
     turns_not_found: str | None = None
     """What to do about many rows whose turns the template hides; None where they are few."""
     no_forecast: str | None = None
@@ -135,6 +140,13 @@ class ScanSummary:
         if self.states_of_cut_rows:
             line += " Their last state is not that of an ended answer: compare their representation scores with none."
         return line
+
+    def memory_line(self) -> str | None:
+        """A sentence on a budget that was passed; None where there was none or it was kept."""
+        if self.memory.get("kept", True):
+            return None
+        peak = self.memory.get("device_peak_bytes", self.peak_memory)
+        return f"The budget of --memory {size(self.memory['memory'])} was passed: the peak was {size(peak)}."
 
     def left_out_line(self) -> str | None:
         """A sentence on parameters outside the gradients; None where there are none."""
@@ -170,6 +182,7 @@ class ScanSummary:
             "spearman_with_length": {s.name: s.spearman_with_length for s in self.scores},
             "truncated": self.truncated,
             "left_out": list(self.left_out),
+            "memory": dict(self.memory),
             "riskiest": [{"row": r.row, "id": r.id, "score": r.score} for r in self.riskiest],
             "format_shares": {
                 name: {f"top_{self.top}": share[0], "all": share[1]} for name, share in self.format_shares.items()
@@ -225,6 +238,8 @@ def summarise_scan(folder: Path) -> ScanSummary:
         prefilter_record=manifest.get("prefilter"),
         forecast=forecast,
         no_forecast=why_none(folder) if forecast is None else None,
+        memory=manifest.get("memory") or {},
+        peak_memory=manifest.get("peak_memory_bytes") or 0,
         turns_not_found=template_hint(manifest["status_counts"], manifest["options"].get("loss_on")),
     )
 

@@ -344,6 +344,8 @@ def show_summary(summary: ScanSummary) -> None:
         console.print(cut, soft_wrap=True, highlight=False)
     if summary.other_base is not None:
         console.print(escape(summary.other_base), soft_wrap=True, highlight=False)
+    if (passed := summary.memory_line()) is not None:
+        console.print(passed, highlight=False)
     if (left_out := summary.left_out_line()) is not None:
         console.print(escape(left_out), soft_wrap=True, highlight=False)
     if summary.prefilter is not None:

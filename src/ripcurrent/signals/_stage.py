@@ -51,6 +51,8 @@ class SignalStage:
     """The model."""
     token_budget: int
     """Padded tokens per batch."""
+    tidy_every: int = TIDY_EVERY
+    """Batches between two times that freed memory is given back, which closes holes and costs a twentieth of them."""
     gradient_pass: GradientPass | None = None
     """Present when gradients are wanted."""
     directions: Directions | None = None
@@ -140,7 +142,7 @@ class SignalStage:
         forget = self.features.forget if self.features is not None else lambda: None
         groups = chain.from_iterable(self.halving(rows, places, self.measure, forget) for places in self._plan(lengths))
         for number, (places, signals) in enumerate(groups):
-            if number % TIDY_EVERY == 0:
+            if number % self.tidy_every == 0:
                 give_back_freed_memory()
             self._fill(columns, statuses, places, signals)
             finished = 0
