@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from ripcurrent.api._prefilter import (
@@ -202,6 +203,25 @@ def scanned(tmp_path_factory: pytest.TempPathFactory, options: dict[str, Any]) -
         patch.setattr("ripcurrent.api._scan.build_report", lambda run_folder: run_folder)
         whole = scan(dataset, folder / "whole", shard_rows=32, **options)
     return few, whole
+
+
+def test_documents_in_windows_are_picked_whole(tmp_path: Path, options: dict[str, Any], no_page: None) -> None:
+    rows = good_rows(ROWS)
+    texts = [f"{row['prompt']} {row['response']} " * (1 + number % 3) for number, row in enumerate(rows)]
+    dataset = write_jsonl(tmp_path / "documents.jsonl", [{"text": text} for text in texts])
+    how = {**options, "windows": True, "max_tokens": 48, "shard_rows": 32}
+    few = scan(dataset, tmp_path / "few", prefilter="20%", prefilter_sample=100, **how)
+    whole = scan(dataset, tmp_path / "whole", **how).scores().to_pylist()
+    measured = 0
+    for row, usual in zip(few.scores().to_pylist(), whole, strict=True):
+        assert row["representation_bidirectional"] == pytest.approx(usual["representation_bidirectional"], abs=2e-5)
+        assert (row["gradient_bidirectional"] is None) == (row["prefilter"] == LEFT_OUT)
+        if row["prefilter"] != LEFT_OUT:
+            measured += 1
+            assert row["gradient_bidirectional"] == pytest.approx(usual["gradient_bidirectional"], abs=2e-5)
+    assert ROWS // 5 <= measured < ROWS
+    windows = [pq.read_table(tmp_path / name / "windows.parquet") for name in ("few", "whole")]
+    assert len(windows[0]) == len(windows[1]) > 2 * ROWS
 
 
 def test_rows_that_saw_the_gradient_pass_have_the_usual_scores_and_the_rest_none(

@@ -1,0 +1,67 @@
+"""Where a scan's time goes, operation by operation: ``python -m bench.profile``.
+
+One batch of each set under PyTorch's profiler, as a scan measures it: gradients with both directions and norms, and
+representations. Shares are of the processor time that operations take themselves.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from bench.rows import sample
+from ripcurrent.engine import plan_batches
+from ripcurrent.models import load_model
+from ripcurrent.signals import FeatureReader, GradientPass, make_batch, stack_directions
+
+TOKEN_BUDGET = 512
+SETS = {"rows/alpaca_en_demo.json": 24, "rows/instruction-data.json": 60}
+KINDS = {
+    "matrix products": ("mm", "addmm", "bmm", "baddbmm", "linear", "matmul", "einsum", "_weight_int8pack_mm"),
+    "softmax and attention": ("softmax", "attention", "masked_fill"),
+    "copies": ("copy", "_to_copy", "contiguous", "clone", "cat", "index_select", "gather", "embedding"),
+    "sums": ("sum", "norm", "mean", "dot", "var", "cumsum"),
+}
+"""Words in the names of operations, the first kind that fits counts; what fits none is elementwise or other."""
+SHOWN = 6
+
+
+def main() -> None:
+    chat_model = load_model("embedded", dtype="bfloat16")
+    gradient_pass, features = GradientPass(chat_model), FeatureReader(chat_model)
+    shapes = gradient_pass.catalogue.parameter_shapes()
+    generator = torch.Generator().manual_seed(0)
+    plain = [{name: torch.randn(shape, generator=generator) for name, shape in shapes.items()} for _ in range(2)]
+    directions = stack_directions(gradient_pass.catalogue, plain, chat_model.dtype)
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, bfloat16, one batch of {TOKEN_BUDGET} tokens")
+    for name, count in SETS.items():
+        rows = sample(chat_model, name, count)
+        places = max(plan_batches([len(row.tokens) for row in rows], TOKEN_BUDGET), key=len)
+        batch = make_batch([rows[place] for place in places], chat_model.device)
+        print(f"\n{name}: {len(places)} rows of {batch.ids.shape[1]} tokens")
+        gradient_pass.measure(batch, directions, features)
+        with profile(activities=[ProfilerActivity.CPU]) as recorded:
+            gradient_pass.measure(batch, directions, features)
+        spent = {one.key: one.self_cpu_time_total for one in recorded.key_averages()}
+        whole = sum(spent.values())
+        kinds: Counter[str] = Counter()
+        for operation, microseconds in spent.items():
+            kinds[_kind(operation)] += microseconds
+        for kind, microseconds in kinds.most_common():
+            print(f"  {kind:<24}{microseconds / whole:6.1%}")
+        dearest = sorted(spent.items(), key=lambda one: -one[1])[:SHOWN]
+        print("  dearest: " + ", ".join(f"{name} {time / whole:.1%}" for name, time in dearest))
+
+
+def _kind(operation: str) -> str:
+    bare = operation.removeprefix("aten::")
+    for kind, words in KINDS.items():
+        if any(word == bare or (len(word) > 3 and word in bare) for word in words):
+            return kind
+    return "elementwise and other"
+
+
+if __name__ == "__main__":
+    main()
