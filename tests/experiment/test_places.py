@@ -31,6 +31,20 @@ def run(keys: dict[str, Any], out: Path, **how: Any) -> ExperimentResult:
     return run_experiment(parse_experiment(keys, where="test"), out, **how)
 
 
+def reversed_scan(keys: dict[str, Any], tmp_path: Path, *, scanned_anew: bool) -> Path:
+    """The experiment's scan with its rows the other way round; ``scanned_anew`` it knows of that."""
+    other = tmp_path / "other"
+    shutil.copytree(keys["run"], other)
+    manifest = read(other / "manifest.json")
+    rows = Path(manifest["dataset"]["path"]).read_text().splitlines()
+    changed = write_jsonl(tmp_path / "changed.jsonl", [json.loads(line) for line in reversed(rows)])
+    manifest["dataset"]["path"] = str(changed)
+    if scanned_anew:
+        manifest["dataset"]["sha256"] = read_rows(changed).count_and_hash()[1]
+    write_json(other / "manifest.json", manifest)
+    return other
+
+
 def trained(out: Path) -> int:
     return sum(1 for _ in out.glob("arms/*/finetune/manifest.json"))
 
@@ -49,27 +63,17 @@ def test_finished_arms_stay_when_scan_and_rows_have_moved(small: dict[str, Any],
 
 
 def test_another_scan_in_its_place_chooses_other_rows_and_is_refused(small: dict[str, Any], tmp_path: Path) -> None:
-    out, other = tmp_path / "out", tmp_path / "other"
+    out = tmp_path / "out"
     run(small, out)
-    shutil.copytree(small["run"], other)
-    manifest = read(other / "manifest.json")
-    rows = Path(manifest["dataset"]["path"]).read_text().splitlines()
-    changed = write_jsonl(tmp_path / "changed.jsonl", [json.loads(line) for line in reversed(rows)])
-    manifest["dataset"] |= {"path": str(changed)}
-    write_json(other / "manifest.json", manifest)
+    other = reversed_scan(small, tmp_path, scanned_anew=False)
     with pytest.raises(RipcurrentError, match="has changed since it was scanned"):
         run({**small, "run": str(other)}, out)
 
 
 def test_arms_of_two_datasets_do_not_meet_in_one_folder(small: dict[str, Any], tmp_path: Path) -> None:
-    out, other = tmp_path / "out", tmp_path / "other"
+    out = tmp_path / "out"
     run(small, out)
-    shutil.copytree(small["run"], other)
-    manifest = read(other / "manifest.json")
-    rows = Path(manifest["dataset"]["path"]).read_text().splitlines()
-    changed = write_jsonl(tmp_path / "changed.jsonl", [json.loads(line) for line in reversed(rows)])
-    manifest["dataset"] |= {"path": str(changed), "sha256": read_rows(changed).count_and_hash()[1]}
-    write_json(other / "manifest.json", manifest)
+    other = reversed_scan(small, tmp_path, scanned_anew=True)
     keys = {**small, "run": str(other), "arms": {"random": "random", "top": "top"}}
     # also where the arm that is there is not asked for now
     for named in (None, ["top"]):
