@@ -38,7 +38,8 @@ def main() -> None:
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, bfloat16, one batch of {TOKEN_BUDGET} tokens")
     for name, count in SETS.items():
         rows = sample(chat_model, name, count)
-        places = max(plan_batches([len(row.tokens) for row in rows], TOKEN_BUDGET), key=len)
+        plan = plan_batches([len(row.tokens) for row in rows], TOKEN_BUDGET)
+        places = plan[len(plan) // 2]
         batch = make_batch([rows[place] for place in places], chat_model.device)
         print(f"\n{name}: {len(places)} rows of {batch.ids.shape[1]} tokens")
         gradient_pass.measure(batch, directions, features)
