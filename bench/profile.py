@@ -1,7 +1,8 @@
 """Where a scan's time goes, operation by operation: ``python -m bench.profile``.
 
 One batch of each set under PyTorch's profiler, as a scan measures it: gradients with both directions and norms, and
-representations. Shares are of the processor time that operations take themselves.
+representations; the batch is from the middle of the sample by length. Shares are of the processor time that operations
+take themselves.
 """
 
 from __future__ import annotations
@@ -12,14 +13,13 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from bench.rows import sample
+from bench.speed import SETS, TOKEN_BUDGET
 from ripcurrent.engine import plan_batches
 from ripcurrent.models import load_model
 from ripcurrent.signals import FeatureReader, GradientPass, make_batch, stack_directions
 
-TOKEN_BUDGET = 512
-SETS = {"rows/alpaca_en_demo.json": 24, "rows/instruction-data.json": 60}
 KINDS = {
-    "matrix products": ("mm", "addmm", "bmm", "baddbmm", "linear", "matmul", "einsum", "_weight_int8pack_mm"),
+    "matrix products": ("mm", "addmm", "bmm", "baddbmm", "linear", "matmul", "einsum"),
     "softmax and attention": ("softmax", "attention", "masked_fill"),
     "copies": ("copy", "_to_copy", "contiguous", "clone", "cat", "index_select", "gather", "embedding"),
     "sums": ("sum", "norm", "mean", "dot", "var", "cumsum"),

@@ -13,22 +13,24 @@ import numpy as np
 import pytest
 import torch
 
-from ripcurrent.api import _memory
+from ripcurrent.api import _memory, _memory_probe
 from ripcurrent.api._memory import (
     MARGIN,
     _too_little,
-    largest_within,
     longest_row,
     parse_size,
-    peak_at,
-    peak_bytes,
     plan_path,
-    probe_peaks,
-    process_peak,
     read_plan,
     require_room_for_directions,
-    reset_peak,
     within_memory,
+)
+from ripcurrent.api._memory_probe import (
+    largest_within,
+    peak_at,
+    peak_bytes,
+    probe_peaks,
+    process_peak,
+    reset_peak,
 )
 from ripcurrent.api._options import ScanOptions, resolve_options
 from ripcurrent.api._scan import scan
@@ -143,7 +145,7 @@ def planned(
                 raise torch.OutOfMemoryError("CUDA out of memory.")
             return fresh(stage)
 
-        monkeypatch.setattr(_memory, "_peak_of", lambda stage, tokens, rows=1: costs(now[0], tokens, rows))
+        monkeypatch.setattr(_memory_probe, "_peak_of", lambda stage, tokens, rows=1: costs(now[0], tokens, rows))
         monkeypatch.setattr(_memory, "longest_row", lambda *rest: longest)
         monkeypatch.setattr(_memory, "memory_in_use", lambda device: int(costs.base))
         return within_memory(
@@ -169,7 +171,7 @@ def test_no_row_that_is_tried_is_longer_than_the_scans_longest(stage: SignalStag
     fields = {field.name: getattr(stage, field.name) for field in dataclasses.fields(stage) if field.init}
     counted = Counted(**{**fields, "max_tokens": 100})
     for tokens, many in ((64, 1), (100, 1), (350, 1), (256, 2)):
-        _memory._peak_of(counted, tokens, many)
+        _memory_probe._peak_of(counted, tokens, many)
     assert tried == [(1, 64), (1, 100), (4, 100), (6, 100)]
 
 

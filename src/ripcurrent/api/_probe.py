@@ -16,15 +16,8 @@ import torch
 from ripcurrent.anchors import load_anchors
 from ripcurrent.api._anchor_passes import anchor_passes, own_directions
 from ripcurrent.api._anchors import SETS_AT_ONCE, directions_are_cached, encode_for_gradient
-from ripcurrent.api._memory import (
-    peak_bytes,
-    plan_path,
-    process_peak,
-    require_room_for_directions,
-    reset_peak,
-    scan_directions,
-    within_memory,
-)
+from ripcurrent.api._memory import plan_path, require_room_for_directions, scan_directions, within_memory
+from ripcurrent.api._memory_probe import peak_bytes, process_peak, reset_peak
 from ripcurrent.api._options import ScanOptions
 from ripcurrent.api._probe_directions import LikeDirections
 from ripcurrent.api._progress import Progress

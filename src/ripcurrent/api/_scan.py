@@ -22,7 +22,8 @@ from ripcurrent.api._anchors import (
 from ripcurrent.api._coherence import Rows, coherence_of
 from ripcurrent.api._execution import Execution, absolute, running
 from ripcurrent.api._forecast import write_forecast
-from ripcurrent.api._memory import PLANS, leaves_room_for_gradient, memory_record, process_peak
+from ripcurrent.api._memory import PLANS, leaves_room_for_gradient, memory_record
+from ripcurrent.api._memory_probe import process_peak
 from ripcurrent.api._options import ScanOptions, require_combination, resolve_options
 from ripcurrent.api._parts import (
     PLACES,

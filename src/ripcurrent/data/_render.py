@@ -57,12 +57,19 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, *, chat: bool) -> None:
             f"The tokenizer of {name} gives no character offsets, so responses cannot be found in the text.",
             "Use a model with a fast tokenizer (a tokenizer.json file).",
         )
-    template = tokenizer.chat_template
-    if chat and not (template.get("default") if isinstance(template, dict) else template):
+    if chat and default_template(tokenizer) is None:
         raise RipcurrentError(
             f"The tokenizer of {name} has no chat template, so no conversation can be rendered as it will be trained.",
             "Use the chat (instruct) version of the model, or add a chat_template.jinja file to its folder.",
         )
+
+
+def default_template(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """The chat template, of several the one by that name; None without one."""
+    template = tokenizer.chat_template
+    if isinstance(template, dict):
+        template = template.get("default")
+    return template or None
 
 
 def chat_text(

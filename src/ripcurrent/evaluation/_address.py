@@ -12,6 +12,8 @@ KEY_VARIABLE = "RIPCURRENT_API_KEY"
 OPENAI_KEY_VARIABLE = "OPENAI_API_KEY"
 """The key of OpenAI's own endpoint; sent to no other host."""
 
+BASE_URL = "Name its base URL, such as http://localhost:8000/v1."
+"""What to do about an address that is none."""
 NO_KEY = "none"
 """What endpoints that ask for no key get."""
 
@@ -27,13 +29,11 @@ def host_of(url: str) -> str:
     try:
         parts = urlsplit(url)
         _ = parts.port
-    except ValueError as error:
-        raise RipcurrentError(
-            f"{shown!r} is no endpoint: {error}.".replace(url, shown),
-            "Name its base URL, such as http://localhost:8000/v1.",
-        ) from None
+    except ValueError:
+        # what it says may quote the password
+        raise RipcurrentError(f"{shown!r} is no endpoint.", BASE_URL) from None
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise RipcurrentError(f"{shown!r} is no endpoint.", "Name its base URL, such as http://localhost:8000/v1.")
+        raise RipcurrentError(f"{shown!r} is no endpoint.", BASE_URL)
     if parts.query or parts.fragment:
         raise RipcurrentError(
             f"The endpoint {without_secrets(url)} has a part behind ? or #, to which no path can be added.",

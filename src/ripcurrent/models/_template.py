@@ -6,6 +6,7 @@ import json
 
 from transformers import PreTrainedTokenizerBase
 
+from ripcurrent.data._render import default_template
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.models._identity import text_sha256
 from ripcurrent.models._types import ChatModel
@@ -13,7 +14,7 @@ from ripcurrent.models._types import ChatModel
 
 def template_sha256(tokenizer: PreTrainedTokenizerBase) -> str | None:
     """SHA-256 in hex of the default chat template; None without one."""
-    template = _default_template(tokenizer)
+    template = default_template(tokenizer)
     return None if template is None else text_sha256(template)
 
 
@@ -25,16 +26,9 @@ def tokenizer_sha256(tokenizer: PreTrainedTokenizerBase) -> str:
 
 def require_chat_template(chat_model: ChatModel) -> None:
     """Raise a RipcurrentError when the model has no chat template to render conversations with."""
-    if _default_template(chat_model.tokenizer) is None:
+    if default_template(chat_model.tokenizer) is None:
         raise RipcurrentError(
             f"{chat_model.name} has no chat template, so a conversation cannot be rendered for it.",
             "Use the chat (instruct) version of the model, or add a chat_template to its tokenizer; the anchors are "
             "conversations, so a scan of plain text needs one too.",
         )
-
-
-def _default_template(tokenizer: PreTrainedTokenizerBase) -> str | None:
-    template = tokenizer.chat_template
-    if isinstance(template, dict):
-        template = template.get("default")
-    return template or None

@@ -221,8 +221,8 @@ def test_an_adapter_that_makes_no_classifier_of_the_model(tuned: tuple[Path, Pat
     file.write_text(f"---\nclassifier: {other}\nadapter: {folder / 'adapter'}\n{stated}")
     with pytest.raises(RipcurrentError, match="does not fit"):
         find_judge(f"file:{file}", CPU)
-    file.write_text(f"---\nadapter: {folder / 'adapter'}\nreply: label\n{stated}")
-    with pytest.raises(RipcurrentError, match=r"adapter needs its base model|does not name the label"):
+    file.write_text(f"---\nadapter: {folder / 'adapter'}\n---\nRate {{completion}}.")
+    with pytest.raises(RipcurrentError, match="adapter needs its base model as classifier"):
         find_judge(f"file:{file}", CPU)
     (headless / "adapter_model.safetensors").write_bytes(b"cut")
     file.write_text(f"---\nclassifier: {chat}\nadapter: {headless}\n{stated}")

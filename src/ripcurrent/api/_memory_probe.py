@@ -1,0 +1,179 @@
+"""What the process holds, and what batches of made-up rows take at their peak."""
+
+from __future__ import annotations
+
+import math
+import resource
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ripcurrent.data import EncodedRow
+from ripcurrent.models import give_back_freed_memory
+from ripcurrent.models._attention import KEPT
+from ripcurrent.models._messages import is_out_of_memory
+from ripcurrent.signals import SignalStage
+
+SMALLEST_PROBE = 64
+"""Tokens of the first batch that is tried."""
+
+_HIGHEST: list[int] = []
+"""The process's peak before the last reset, which the system forgets; one entry at most."""
+
+
+def peak_bytes(device: torch.device) -> int:
+    """Peak memory since `reset_peak`: of the process, or on CUDA of the device's allocations."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    held = _status("VmHWM")
+    return process_peak() if held is None else held
+
+
+def reset_peak(device: torch.device) -> None:
+    """Begin a new measurement of the peak; where the system cannot, the process's peak so far stays."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    _HIGHEST.append(max(process_peak(), *_HIGHEST, 0))
+    del _HIGHEST[:-1]
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    except OSError:
+        return
+
+
+def process_peak() -> int:
+    """Peak memory of the process in bytes since it began, whatever `reset_peak` did in between."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return max(peak if sys.platform == "darwin" else peak * 1024, *_HIGHEST, 0)
+
+
+def memory_in_use(device: torch.device) -> int:
+    """Bytes that the process holds now, or on CUDA the device's allocations."""
+    if device.type == "cuda":
+        return int(torch.cuda.memory_allocated(device))
+    held = _status("VmRSS")
+    return process_peak() if held is None else held
+
+
+def probe_peaks(stage: SignalStage, wanted: int, limit: float) -> list[tuple[int, float]]:
+    """Tokens and peak bytes of batches of doubling length up to ``wanted``; none that is expected to pass ``limit``."""
+    tried: list[tuple[int, float]] = []
+    tokens = min(SMALLEST_PROBE, wanted)
+    while True:
+        peak = _peak_of(stage, tokens)
+        # ran out though it was expected to fit, as on a card that others use: the edge is between it and the last
+        while tried and peak == math.inf and tokens > tried[-1][0] * 1.1:
+            middle = (tried[-1][0] + tokens) // 2
+            found = _peak_of(stage, middle)
+            if found == math.inf:
+                tokens = middle
+            else:
+                tried.append((middle, found))
+        tried.append((tokens, peak))
+        if tokens >= wanted or tried[-1][1] > limit:
+            return tried
+        following = min(2 * tokens, wanted)
+        if len(tried) > 1 and peak_at(tried, following) > limit:
+            # as far as is expected to fit, so that the edge is measured and not only guessed
+            following = largest_within(tried, limit, following)
+            if following <= tokens * 1.1:
+                return tried
+        tokens = following
+
+
+def for_several_rows(
+    stage: SignalStage, budget: int, limit: float, tried: Sequence[tuple[int, float]]
+) -> tuple[int, float]:
+    """The token budget at which several rows fit too, at most ``budget``, and the most that was found to fit.
+
+    The backward pass keeps the attention scores of rows of up to ``KEPT`` tokens, and computes those of longer ones
+    again, so two rows of that length may take more than one of twice the length; and several shorter ones have norms
+    and sums of their own each. So batches of rows of this length, half and a quarter of it are run, twice as many each
+    time. None is run that is expected to pass the limit.
+    """
+    most = 0.0
+    for tokens in (KEPT, KEPT // 2, KEPT // 4):
+        rows, wanted = 1, budget // tokens
+        peak = peak_at(tried, tokens)
+        a_row = max(0.0, (peak - tried[0][1]) * tokens / max(1, tokens - tried[0][0]))
+        while rows < wanted:
+            following = min(2 * rows, wanted)
+            expected = peak + a_row * (following - rows)
+            found = _peak_of(stage, tokens, following) if expected <= limit else expected
+            if found > limit:
+                # rows a little shorter come to as many tokens, and take as much
+                budget = rows * tokens
+                break
+            a_row = max(a_row, (found - peak) / (following - rows))
+            rows, peak = following, found
+        most = max(most, peak)
+    return budget, most
+
+
+def _peak_of(stage: SignalStage, tokens: int, rows: int = 1) -> float:
+    # no row is longer than the scan's longest, for which the model has positions
+    rows, tokens = rows * -(-tokens // stage.max_tokens), min(tokens, stage.max_tokens)
+    device = stage.chat_model.device
+    generator = np.random.default_rng(tokens)
+    vocabulary = int(stage.chat_model.model.get_input_embeddings().weight.shape[0])
+    bearing = np.ones(tokens, dtype=np.bool_)
+    bearing[0] = False
+    row = EncodedRow(
+        index=0,
+        status="ok",
+        tokens=generator.integers(0, vocabulary, tokens).astype(np.int32),
+        loss_mask=bearing,
+        truncated=False,
+        prompt_tokens=1,
+        response_tokens=tokens - 1,
+        last_prompt=0,
+        last_content=tokens - 1,
+    )
+    # what earlier batches left would be counted with this one's, as it is not between two batches of the scan
+    give_back_freed_memory()
+    reset_peak(device)
+    try:
+        stage.measure([row] * rows)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return math.inf
+    return float(peak_bytes(device))
+
+
+def peak_at(tried: Sequence[tuple[int, float]], tokens: float) -> float:
+    """Peak bytes at a length: between measured ones on a line, beyond the last on the curve that the last ones bend."""
+    sizes, peaks = [n for n, _ in tried], [peak for _, peak in tried]
+    if tokens <= sizes[-1]:
+        return float(np.interp(tokens, sizes, peaks))
+    if len(tried) == 1:
+        return peaks[0] * (tokens / sizes[0]) ** 2
+    slope = max(0.0, (peaks[-1] - peaks[-2]) / (sizes[-1] - sizes[-2]))
+    # attention grows with the square, so the slope at most doubles when the length does
+    further = tokens - sizes[-1]
+    return peaks[-1] + slope * further * (1 + further / (2 * sizes[-1]))
+
+
+def largest_within(tried: Sequence[tuple[int, float]], limit: float, most: int) -> int:
+    """The largest number of tokens, up to ``most``, whose expected peak is within ``limit``; 0 when none is."""
+    low, high = 0, most
+    while low < high:
+        middle = (low + high + 1) // 2
+        if peak_at(tried, middle) <= limit:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def _status(name: str) -> int | None:
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    found = next((line for line in lines if line.startswith(f"{name}:")), None)
+    return None if found is None else int(found.split()[1]) * 1024
