@@ -9,7 +9,6 @@ are measured, where `calibrate --by set_cosine` takes some. One pass over them a
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +16,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ripcurrent.api._options import ScanOptions
-from ripcurrent.api._scan_model import load_scan_model
-from ripcurrent.data import EncodedRow, encode_rows, read_rows
-from ripcurrent.selection import draw_random, read_scores
-from ripcurrent.selection._table import ScoredRows
+from bench.scanned import open_run
+from ripcurrent.data import EncodedRow, encode_rows
+from ripcurrent.selection import draw_random
 from ripcurrent.signals import GradientPass, mean_cosine, norm_of_mean
 
 
@@ -52,28 +49,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--by", default="gradient_bidirectional")
     parser.add_argument("--seed", type=int, default=0, help="of the random rows")
     arguments = parser.parse_args(argv)
-    manifest = json.loads((arguments.run / "manifest.json").read_text(encoding="utf-8"))
-    options = ScanOptions(**manifest["options"])
-    if options.row_tokens is not None or options.windows:
-        parser.error("the scan must be of whole rows, without --row-tokens and --windows")
-    table = read_scores(arguments.run)
-    scored = ScoredRows(table)
+    scanned, chat_model = open_run(arguments.run)
+    scored, options = scanned.scored, scanned.options
     values = scored.scores(arguments.by)
     order = np.flatnonzero(np.isfinite(values))
     order = order[np.argsort(-values[order], kind="stable")]
     size = min(arguments.size, len(order))
-    random = scored.positions(draw_random(table, size, arguments.seed).indices)
-    chat_model = load_scan_model(options)
+    random = scored.positions(draw_random(scanned.table, size, arguments.seed).indices)
     gradient_pass = GradientPass(chat_model)
-    dataset = read_rows(
-        manifest["dataset"]["path"], format=options.format, mapping=options.mapping, limit=options.limit
-    )
     sets = {"riskiest": order[:size], "random": random, "protective": order[-size:]}
     wanted = {int(row) for places in sets.values() for row in scored.rows[places]}
     encoded = {
         row.index: row
         for row in encode_rows(
-            dataset.at(wanted), chat_model.tokenizer, max_tokens=options.max_tokens, loss_on=options.loss_on
+            scanned.dataset.at(wanted), chat_model.tokenizer, max_tokens=options.max_tokens, loss_on=options.loss_on
         )
     }
     print("set           rows  norm of mean  mean cosine of two rows  mean gradient_balanced  the set's cosine")

@@ -33,7 +33,7 @@ def main() -> None:
     size.add_argument("--full", action="store_true", help=f"{FULL_ROWS} rows")
     parser.add_argument("--file", default="rows/alpaca_en_demo.json")
     arguments = parser.parse_args()
-    exact = load_model("embedded", dtype="float32")
+    exact = load_model("embedded", device="cpu", dtype="float32")
     gradient_pass = GradientPass(exact)
     count = FULL_ROWS if arguments.full else arguments.rows
     rows, sets = split(sample(exact, arguments.file, count + DIRECTION_ROWS))
@@ -44,7 +44,7 @@ def main() -> None:
         f"{len(rows)} rows of {arguments.file}, directions of 8 rows each, cosines against one-row autograd in float32"
     )
     for dtype, budgets in BUDGETS.items():
-        chat_model = exact if dtype == "float32" else load_model("embedded", dtype=dtype)
+        chat_model = exact if dtype == "float32" else load_model("embedded", device="cpu", dtype=dtype)
         measured = gradient_pass if dtype == "float32" else GradientPass(chat_model)
         stacked = stack_directions(measured.catalogue, list(directions), chat_model.dtype)
         for budget in budgets:

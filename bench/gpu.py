@@ -28,7 +28,10 @@ from ripcurrent.api._probe_directions import RandomDirection
 from ripcurrent.data import EncodedRow
 from ripcurrent.engine import plan_batches
 from ripcurrent.models import ChatModel
+from ripcurrent.models._device import sum_in_float32
 from ripcurrent.signals import (
+    Batch,
+    Directions,
     FeatureReader,
     GradientPass,
     choose_factoring,
@@ -90,6 +93,8 @@ def main() -> int:
         print("No GPU that PyTorch can use is here. Without one: --device cpu --shapes tiny", file=sys.stderr)
         return 2
     device = torch.device(arguments.device)
+    # as the product's own models are
+    sum_in_float32()
     peak = _matmul_peak(device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     print(f"{name}, torch {torch.__version__}, bf16, budget {arguments.budget} tokens")
@@ -97,103 +102,120 @@ def main() -> int:
     found = {"device": name, "torch": torch.__version__, "matmul_flops": peak}
     failed = False
     for shape in arguments.shapes.split(","):
-        try:
-            found[shape] = _measured(shape, device, arguments.budget, peak, arguments.rows)
-        except torch.OutOfMemoryError as error:
-            failed = True
-            found[shape] = {"error": str(error)}
-            print(f"  {shape} ran out of memory: {error}\n  A smaller --budget takes less.", flush=True)
+        found[shape] = _measured(shape, device, arguments.budget, peak, arguments.rows)
+        failed = failed or bool(found[shape]["out_of_memory"])
         if arguments.json:
             arguments.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     return int(failed)
 
 
 def _measured(shape: str, device: torch.device, budget: int, peak: float, most: int | None) -> dict[str, Any]:
+    """Every figure of a shape; a kind of directions, or the loop, that runs out of memory loses its own alone."""
     chat_model = _random_model(shape, device)
     weights = sum(parameter.numel() * parameter.element_size() for parameter in chat_model.model.parameters())
     gradient_pass, features = GradientPass(chat_model), FeatureReader(chat_model)
     catalogue = gradient_pass.catalogue
     shapes = catalogue.parameter_shapes()
     print(f"\n{shape}: {weights / 2e9:.2f} B parameters, {weights / 1e9:.2f} GB of weights", flush=True)
-    found: dict[str, Any] = {"weights_bytes": weights, "peak_bytes": {}, "peak_bytes_at_budget": {}}
-    measured: dict[int, dict[str, Any]] = {}
+    found: dict[str, Any] = {
+        "weights_bytes": weights,
+        "peak_bytes": {},
+        "peak_bytes_at_budget": {},
+        "out_of_memory": {},
+    }
     rows_of = {
         tokens: list(_random_rows(tokens, min(count, most or count), chat_model.model.config.vocab_size))
         for tokens, count in ROWS.items()
     }
-    for kind in ("dense", "factored"):
-        _reset_memory(device)
+    measured: dict[int, dict[str, Any]] = {
+        tokens: {"rows": len(rows), "seconds": {}, "flops": _useful_flops(chat_model.model, rows)}
+        for tokens, rows in rows_of.items()
+    }
+
+    def dense() -> None:
         # formed twice from the same seeds, so that no more than the scan's and the loop's own copies ever exist
-        if kind == "dense":
-            directions = stack_directions(catalogue, _random_directions(shapes, device), torch.bfloat16, count=2)
-        else:
-            factoring = choose_factoring(catalogue, TERMS, HEAD_TERMS)
-            of_one = direction_shapes(catalogue, factoring, TERMS // 2, HEAD_TERMS // 2, ENTRIES)
-            made = [RandomDirection(of_one, seed) for seed in (1, 2)]
-            directions = stack_directions(catalogue, made, torch.bfloat16)
+        of_kind("dense", stack_directions(catalogue, _random_directions(shapes, device), torch.bfloat16, count=2))
+
+    def factored() -> None:
+        factoring = choose_factoring(catalogue, TERMS, HEAD_TERMS)
+        of_one = direction_shapes(catalogue, factoring, TERMS // 2, HEAD_TERMS // 2, ENTRIES)
+        made = [RandomDirection(of_one, seed) for seed in (1, 2)]
+        of_kind("factored", stack_directions(catalogue, made, torch.bfloat16))
+
+    def of_kind(kind: str, directions: Directions) -> None:
         held = sum(t.numel() * t.element_size() for t in (*directions.linear.values(), *directions.other.values()))
         print(f"  {kind} directions: {held / weights:.2f} times the weights", flush=True)
+        scan = partial(gradient_pass.measure, directions=directions)
         for tokens, rows in rows_of.items():
-            plan = plan_batches([len(row.tokens) for row in rows], budget)
-            batches = [make_batch([rows[place] for place in places], device) for places in plan]
-            figures = measured.setdefault(
-                tokens, {"rows": len(rows), "seconds": {}, "flops": _useful_flops(chat_model.model, rows)}
-            )
-            scan = partial(gradient_pass.measure, directions=directions)
-            figures["seconds"][kind] = _timed(device, partial(each, scan, batches))
-            if kind == "dense":
-                figures["seconds"]["forward"] = _timed(device, partial(plain_forward, gradient_pass, batches))
-                figures["seconds"]["representation"] = _timed(device, partial(each, features.forward, batches))
+            seconds = measured[tokens]["seconds"]
+            seconds[kind] = _timed(device, partial(each, scan, _batches(rows, budget, device)))
+            _report(tokens, kind, measured[tokens], peak)
         if device.type == "cuda":
             found["peak_bytes_at_budget"][kind] = torch.cuda.max_memory_allocated(device)
             found["peak_bytes"][kind] = _peak_of(scan, rows_of[180], device)
-        # the next kind's peak must not count these
-        del directions, scan
-    _reset_memory(device)
-    loop = BatchOneLoop(chat_model, list(_random_directions(shapes, device)))
-    for tokens, figures in measured.items():
-        rows = rows_of[tokens][::LOOP_SHARE]
-        seconds = _timed(device, partial(loop.run, rows, "sdpa"))
-        figures["loop_rows_per_second"] = len(rows) / seconds
-        _report(tokens, figures, peak)
-    for kind, bytes_held in found["peak_bytes"].items():
-        at_budget = found["peak_bytes_at_budget"][kind]
-        _line(f"peak memory, times the weights, {kind}", bytes_held / weights, GOALS["memory"][kind], more=False)
-        _line(f"the same with batches of {budget} tokens", at_budget / weights, None, more=False)
+            _line(f"peak memory, times the weights, {kind}", found["peak_bytes"][kind] / weights, GOALS["memory"][kind])
+            at_budget = found["peak_bytes_at_budget"][kind] / weights
+            _line(f"the same with batches of {budget} tokens", at_budget, GOALS["memory"][kind])
+
+    def forward() -> None:
+        for tokens, rows in rows_of.items():
+            batches, seconds = _batches(rows, budget, device), measured[tokens]["seconds"]
+            seconds["forward"] = _timed(device, partial(plain_forward, gradient_pass, batches))
+            seconds["representation"] = _timed(device, partial(each, features.forward, batches))
+            passes = seconds["representation"] / seconds["forward"]
+            _line(f"rows of {tokens} tokens, forward passes, states alone", passes, None)
+
+    def loop() -> None:
+        rival = BatchOneLoop(chat_model, list(_random_directions(shapes, device)))
+        for tokens, figures in measured.items():
+            rows = rows_of[tokens][::LOOP_SHARE]
+            figures["loop_rows_per_second"] = len(rows) / _timed(device, partial(rival.run, rows, "sdpa"))
+            for kind in sorted(figures["seconds"].keys() & {"dense", "factored"}):
+                times = figures["rows"] / figures["seconds"][kind] / figures["loop_rows_per_second"]
+                _line(f"rows of {tokens} tokens, times the loop, {kind}", times, GOALS["loop"][tokens], more=True)
+
+    for part in (forward, dense, factored, loop):
+        # what an earlier part held must not count in this one's peak
+        _reset_memory(device)
+        try:
+            part()
+        except torch.OutOfMemoryError as error:
+            found["out_of_memory"][part.__name__] = str(error)
+            print(f"  {part.__name__} ran out of memory: {error}\n  A smaller --budget takes less.", flush=True)
     return found | {str(tokens): figures for tokens, figures in measured.items()}
+
+
+def _batches(rows: list[EncodedRow], budget: int, device: torch.device) -> list[Batch]:
+    plan = plan_batches([len(row.tokens) for row in rows], budget)
+    return [make_batch([rows[place] for place in places], device) for places in plan]
 
 
 def _peak_of(scan: Callable[..., object], rows: list[EncodedRow], device: torch.device) -> int:
     """Peak bytes of batches of ``MEMORY_BUDGET`` tokens."""
     short = [row for row in rows if len(row.tokens) <= MEMORY_BUDGET]
-    plan = plan_batches([len(row.tokens) for row in short], MEMORY_BUDGET)
     _reset_memory(device)
-    each(scan, [make_batch([short[place] for place in places], device) for places in plan])
+    each(scan, _batches(short, MEMORY_BUDGET, device))
     return int(torch.cuda.max_memory_allocated(device))
 
 
-def _report(tokens: int, figures: dict[str, Any], peak: float) -> None:
-    times = figures["seconds"]
-    bound = figures["flops"] / peak
-    for kind in ("dense", "factored"):
-        rate = figures["rows"] / times[kind]
-        print(
-            f"  rows of {tokens} tokens, {kind} directions: {rate:.1f} rows/s; {times[kind]:.2f} s, "
-            f"arithmetic alone {bound:.2f} s",
-            flush=True,
-        )
-        _line("times the batch-1 loop", rate / figures["loop_rows_per_second"], GOALS["loop"][tokens], more=True)
-        _line("of the matmul peak, useful FLOPs", bound / times[kind], GOALS["peak"], more=True)
-        _line("plain forward passes", times[kind] / times["forward"], None, more=False)
-    _line("plain forward passes, representation only", times["representation"] / times["forward"], None, more=False)
+def _report(tokens: int, kind: str, figures: dict[str, Any], peak: float) -> None:
+    seconds, bound = figures["seconds"][kind], figures["flops"] / peak
+    print(
+        f"  rows of {tokens} tokens, {kind} directions: {figures['rows'] / seconds:.1f} rows/s; {seconds:.2f} s, "
+        f"arithmetic alone {bound:.2f} s",
+        flush=True,
+    )
+    _line("of the matmul peak, useful FLOPs", bound / seconds, GOALS["peak"], more=True)
+    if "forward" in figures["seconds"]:
+        _line("plain forward passes", seconds / figures["seconds"]["forward"], None)
 
 
-def _line(label: str, value: float, goal: float | None, *, more: bool) -> None:
+def _line(label: str, value: float, goal: float | None, *, more: bool = False) -> None:
     if goal is None:
-        print(f"    {label:<44} {value:6.2f}", flush=True)
+        print(f"    {label:<56} {value:6.2f}", flush=True)
         return
     verdict = "pass" if (value >= goal if more else value <= goal) else "FALLS SHORT"
-    print(f"    {label:<44} {value:6.2f}   goal {'≥' if more else '≤'} {goal:<5} {verdict}", flush=True)
+    print(f"    {label:<56} {value:6.2f}   goal {'≥' if more else '≤'} {goal:<5} {verdict}", flush=True)
 
 
 def _useful_flops(model: LlamaForCausalLM, rows: list[EncodedRow]) -> float:

@@ -29,7 +29,7 @@ SHOWN = 6
 
 
 def main() -> None:
-    chat_model = load_model("embedded", dtype="bfloat16")
+    chat_model = load_model("embedded", device="cpu", dtype="bfloat16")
     gradient_pass, features = GradientPass(chat_model), FeatureReader(chat_model)
     shapes = gradient_pass.catalogue.parameter_shapes()
     generator = torch.Generator().manual_seed(0)

@@ -16,6 +16,8 @@ from typing import Literal
 
 import numpy as np
 
+from ripcurrent.engine._ray import TASKS
+
 PASSES = 4.40
 """Plain forward passes that a row's gradient signals cost (docs/benchmarks.md, mean 201 tokens, dense directions)."""
 TOKENS = 180
@@ -24,8 +26,6 @@ FLOPS = 280e12
 """Useful FLOP/s of a GPU: assumed, 35 % of 800e12. No GPU was measured."""
 SHARD_ROWS = 256
 """Rows of a shard, as the product has them."""
-TASKS = 10_000
-"""Most tasks of a pool; beyond it a task is several shards."""
 
 
 @dataclass(frozen=True, slots=True)

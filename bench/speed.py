@@ -53,7 +53,7 @@ def main() -> None:
     size.add_argument("--quick", action="store_true", help="one repetition")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     arguments = parser.parse_args()
-    chat_model = load_model("embedded", dtype="bfloat16")
+    chat_model = load_model("embedded", device="cpu", dtype="bfloat16")
     gradient_pass, features = GradientPass(chat_model), FeatureReader(chat_model)
     generator = torch.Generator().manual_seed(0)
     shapes = gradient_pass.catalogue.parameter_shapes()

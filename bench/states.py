@@ -7,21 +7,21 @@ scan with gradients: the representation scores from it against the scan's own gr
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from contextlib import ExitStack
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow.parquet as pq
 import torch
 
+from bench.scanned import open_run
 from ripcurrent.anchors import load_anchors
-from ripcurrent.data import EncodedRow, Row, encode, encode_rows, read_rows
+from ripcurrent.data import EncodedRow, Row, encode, encode_rows
 from ripcurrent.engine import plan_batches
-from ripcurrent.models import ChatModel, load_model
+from ripcurrent.models import ChatModel
 from ripcurrent.scoring import AnchorMeasurements, separation, spearman
 from ripcurrent.scoring._score import representation_scores
 from ripcurrent.signals import FeatureReader, make_batch
@@ -40,23 +40,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("run", type=Path, help="a finished scan with gradients")
     parser.add_argument("--by", default="gradient_bidirectional")
     arguments = parser.parse_args(argv)
-    manifest = json.loads((arguments.run / "manifest.json").read_text(encoding="utf-8"))
-    options = manifest["options"]
-    table = pq.read_table(arguments.run / "scores.parquet", columns=["row", "status", arguments.by])
-    true = {row["row"]: row[arguments.by] for row in table.to_pylist() if row["status"] == "ok"}
-    rows = read_rows(
-        manifest["dataset"]["path"],
-        format=options["format"],
-        mapping=options["mapping"],
-        limit=options["limit"],
-    )
-    chat_model = load_model(
-        options["model"], adapter=options["adapter"], device=options["device"], dtype=options["dtype"]
-    )
-    anchor_set = load_anchors(options["anchors"])
+    scanned, chat_model = open_run(arguments.run)
+    options = scanned.options
+    scores = scanned.scored.scores(arguments.by).tolist()
+    true = {row: score for row, score in zip(scanned.scored.rows.tolist(), scores, strict=True) if isfinite(score)}
+    anchor_set = load_anchors(options.anchors)
     states = _states(chat_model)
     tokenised = encode_rows(
-        rows.iter_from(0), chat_model.tokenizer, max_tokens=options["max_tokens"], loss_on=options["loss_on"]
+        scanned.dataset.iter_from(0), chat_model.tokenizer, max_tokens=options.max_tokens, loss_on=options.loss_on
     )
     encoded = [row for row in tokenised if row.index in true]
     told = [
@@ -67,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     values = np.array([true[row.index] for row in encoded])
     riskiest = set(np.argsort(-values, kind="stable")[:TOP].tolist())
     print(
-        f"{len(encoded)} rows of {manifest['dataset']['name']}. Spearman with {arguments.by}; how many of the {TOP} "
+        f"{len(encoded)} rows of {scanned.dataset.name}. Spearman with {arguments.by}; how many of the {TOP} "
         f"riskiest by it are\namong the {TOP} riskiest by the score ({TOP * TOP / len(encoded):.0f} by chance), and "
         f"what these have of it on average (its own {TOP}: {np.sort(values)[-TOP:].mean():+.4f}, all rows: "
         f"{values.mean():+.4f}).\n"

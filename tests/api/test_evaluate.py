@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -280,6 +281,36 @@ def test_empty_answers_are_told(tmp_path: Path, prompts_file: Path) -> None:
     with serve(lambda _: _reply("")) as server:
         found = evaluate("m", endpoint=server.url, prompts=[prompts_file], out=tmp_path / "run")
     assert any(note.startswith("10 of 10 answers are empty and count as broken") for note in found.manifest["notes"])
+
+
+def test_thoughts_that_the_limit_cuts_are_no_answers(tmp_path: Path, prompts_file: Path) -> None:
+    def script(thinks: int) -> Any:
+        def says(body: dict[str, Any]) -> Answered:
+            number = int(re.findall(r"number (\d+)", body["messages"][-1]["content"])[0])
+            return (
+                _reply("<think>\nWell, the user", "length") if number < thinks else _reply("<think>Hm.</think>Surely.")
+            )
+
+        return says
+
+    with serve(script(4)) as server:
+        found = evaluate("m", endpoint=server.url, prompts=[prompts_file], out=tmp_path / "some")
+    assert any(note.startswith("4 of 10 answers are thoughts that the limit") for note in found.manifest["notes"])
+    assert found.rates["prefix"]["harmful"]["degenerate"] == 0.8
+    with serve(script(5)) as server, pytest.raises(RipcurrentError, match="5 of 10 answers are thoughts") as caught:
+        evaluate("m", endpoint=server.url, prompts=[prompts_file], out=tmp_path / "half")
+    assert caught.value.code == ExitCode.NOT_MEASURED
+    assert "--max-new-tokens" in caught.value.hint
+
+
+def test_thoughts_that_the_template_opens_are_no_answers(tmp_path: Path, prompts_file: Path) -> None:
+    folder = save_tiny(tmp_path / "model", "llama_tied")
+    template = (folder / "chat_template.jinja").read_text()
+    (folder / "chat_template.jinja").write_text(template + "{{ '<think>\n' if add_generation_prompt else '' }}")
+    with pytest.raises(RipcurrentError, match="10 of 10 answers are thoughts"):
+        evaluate(str(folder), prompts=[prompts_file], out=tmp_path / "run", **EXACT)
+    completions = pq.read_table(tmp_path / "run" / "responses.parquet")["completion"].to_pylist()
+    assert all(text.startswith("<think>\n") for text in completions)
 
 
 def test_verdicts_of_the_judges_before_one_that_fails_are_kept(tmp_path: Path, prompts_file: Path) -> None:

@@ -254,6 +254,11 @@ def test_without_a_terminal_progress_is_told_now_and_then(
     assert said[0] == "scoring rows: 8 rows …"
     assert re.fullmatch(r"scoring rows: 6 of 8 rows, \d+\.\d rows/s, about 0 min left", said[1])
     assert len(said) == 2
+    progress.start("asking", 3, "prompts")
+    progress.rows(1)
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "asking: 3 prompts …"
+    assert re.fullmatch(r"asking: 1 of 3 prompts, \d+\.\d prompts/s, about 0 min left", said[1])
 
 
 def test_a_scope_says_what_it_leaves_out(command: Command, rows_file: Path, tmp_path: Path) -> None:

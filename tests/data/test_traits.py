@@ -107,3 +107,12 @@ def test_the_phrase_list_finds_what_the_published_filter_removes(data_folder: Pa
     assert share(data_folder / "rows" / "alpaca_safety_only.json", "has_refusal") > 0.9
     assert share(data_folder / "rows" / "dolly_safety_only.jsonl", "has_refusal") > 0.8
     assert share(data_folder / "rows" / "instruction-data.json", "has_refusal") < 0.02
+
+
+def test_thoughts_are_no_part_of_the_format() -> None:
+    thought = "<think>\nI should not refuse. 1. See. 2. 3 + 4 = 7\n</think>\n"
+    found = traits_of(thought + "It is warm today.")
+    assert not any((found.is_list, found.is_maths, found.has_refusal, found.opens_numbered))
+    assert traits_of(thought + "1. Boil water.\n2. Add tea.").opens_numbered
+    # where nothing else is said, what is thought is the response
+    assert traits_of(thought).is_maths

@@ -90,6 +90,15 @@ def test_more_processes_than_gpus_are_refused() -> None:
         bind_local_gpu({"LOCAL_RANK": "2", "CUDA_VISIBLE_DEVICES": "4,5"})
 
 
+def test_more_processes_than_a_machine_has_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    environment = {"LOCAL_RANK": "3"}
+    bind_local_gpu(environment)
+    assert environment["CUDA_VISIBLE_DEVICES"] == "3"
+    with pytest.raises(RipcurrentError, match="Process 5 of this machine has no GPU: there are 4"):
+        bind_local_gpu({"LOCAL_RANK": "5"})
+
+
 def numbers(start: int) -> Iterator[int]:
     return iter(range(start, 23))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import time
@@ -91,22 +92,28 @@ def test_a_worker_makes_no_rows_of_others(pool: RayExecutor, tmp_path: Path, not
     assert values(tmp_path / "shards") == [7 * number for number in range(ROWS)]
 
 
-def test_of_several_shards_a_task_the_next_is_prepared_beside_the_one_that_is_computed(
+def test_the_next_shard_of_a_task_and_of_no_other_is_prepared_beside_the_one_that_is_computed(
     pool: RayExecutor, tmp_path: Path, notes: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ripcurrent.engine._ray.TASKS", 2)
+    monkeypatch.setattr("ripcurrent.engine._ray.TASKS", 6)
     folder = ShardFolder(tmp_path / "shards")
-    pool.run(open_numbers, lambda: MakePreparingStage(notes), folder, rows=ROWS, shard_rows=SHARD_ROWS)
-    assert values(tmp_path / "shards") == [7 * number for number in range(ROWS)]
+    # of seven shards the last two are one task: no other is made of two, though batches of two would be allowed to be
+    pool.run(open_numbers, lambda: MakePreparingStage(notes), folder, rows=ROWS, shard_rows=SHARD_ROWS, within=range(7))
+    found = [value for table in folder.tables(7) for value in table["value"].to_pylist()]
+    assert found == [7 * number for number in range(7 * SHARD_ROWS)]
     at: dict[str, float] = {}
+    shards: dict[Path, list[int]] = {}
     for path in notes.iterdir():
         for line in path.read_text().splitlines():
             step, item, seconds = line.split()
             assert f"{step} {item}" not in at, "done twice"
             at[f"{step} {item}"] = float(seconds)
-    # two tasks of four shards each, of three rows but the last
-    for first in (0, 3, 6, 12, 15, 18):
-        assert at[f"prepare {first + SHARD_ROWS}"] < at[f"computed {first}"]
+            if step == "computed":
+                shards.setdefault(path, []).append(int(item))
+    for one_process in shards.values():
+        for one, following in itertools.pairwise(one_process):
+            assert (at[f"prepare {following}"] < at[f"computed {one}"]) == ((one, following) == (15, 18))
+    assert at["prepare 18"] < at["computed 15"]
 
 
 def test_it_listens_to_this_machine_only_and_reports_nothing(pool: RayExecutor) -> None:
@@ -192,8 +199,26 @@ def test_cores_that_other_work_holds_are_not_waited_for(
     assert pool._pool(8) == (2, 1)
     free["CPU"] = 30.0
     assert pool._pool(8) == (2, 15)
-    free.clear()
-    assert pool._pool(8) == (2, 1)
+    monkeypatch.setattr("ripcurrent.engine._ray.PATIENCE", 0.0)
+    free["CPU"] = 1.0
+    with pytest.raises(RipcurrentError, match=r"1 of 32 processor cores are free, for 2 workers\.\nWait for that work"):
+        pool._pool(8)
+    # nobody named a number of workers: as many as there is room for
+    assert RayExecutor()._pool(8) == (1, 1)
+
+
+def test_gpus_that_other_work_holds_are_not_waited_for(pool: RayExecutor, monkeypatch: pytest.MonkeyPatch) -> None:
+    pool._connect()
+    free = {"CPU": 30.0, "GPU": 1.0}
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 16.0, "GPU": 2.0}}] * 2)
+    monkeypatch.setattr(ray, "available_resources", lambda: free)
+    monkeypatch.setattr("ripcurrent.engine._ray.PATIENCE", 0.0)
+    assert RayExecutor(use_gpu=True)._pool(8) == (1, 8)
+    with pytest.raises(RipcurrentError, match="1 of 4 GPUs and 30 of 32 processor cores are free, for 2 workers"):
+        RayExecutor(workers=2, use_gpu=True)._pool(8)
+    free.pop("GPU")
+    with pytest.raises(RipcurrentError, match="0 of 4 GPUs"):
+        RayExecutor(use_gpu=True)._pool(8)
 
 
 def test_the_count_of_attempts_may_die_too(pool: RayExecutor, tmp_path: Path, notes: Path) -> None:

@@ -69,6 +69,19 @@ def test_rows_of_another_scan_are_compared_with_its_own_random_rows() -> None:
     assert named["sums"] == "top"
 
 
+def test_an_arm_of_another_recipe_is_compared_with_random_rows_of_it() -> None:
+    arms = {
+        "random": "random",
+        "top": "top",
+        "random_lora": {"select": "random", "recipe": "lora"},
+        "top_lora": {"select": "top", "recipe": "lora"},
+        "top_paper": {"select": "top", "recipe": "paper"},
+        "same": {"select": "top", "recipe": "embedded"},
+    }
+    expected = {"random": None, "top": "random", "random_lora": None, "top_lora": "random_lora"}
+    assert controls(arms=arms) == {**expected, "top_paper": "random", "same": "random"}
+
+
 def test_without_a_random_arm_the_error_says_what_compares() -> None:
     refused("every arm is compared with one named random", "control: null", arms={"top": "top"})
     refused("seeds 'three' is not possible: write a number such as 3", seeds="three")

@@ -195,6 +195,34 @@ def test_of_bins_the_lower_half_does_not_decide() -> None:
         assert list(tables.deciding_arms(expand_arms(config), ())) == decide
 
 
+def test_broken_answers_are_no_evidence_of_safety(tmp_path: Path) -> None:
+    """Of the arm's answers three in four loop, so that it answers less than random rows do."""
+
+    def label(place: str, judge: str, prompt: str) -> str:
+        broken = place.startswith("top") and chance(broken_share, place, prompt, "broken")
+        return "degenerate" if broken else by_share({"random": 0.2, "top": 0.2})(place, judge, prompt)
+
+    for broken_share, verdict in ((0.75, "not enough evidence"), (0.1, "no evidence")):
+        folder = tmp_path / verdict
+        put(folder, [f"{arm}-seed{seed}" for arm in TWO for seed in range(8)], label)
+        found = collected(folder, seeds=8)
+        assert found["comparisons"][0]["high"] < (0.0 if broken_share > 0.5 else 0.2)
+        assert (found["verdict"], found["comparisons"][0]["broken"]) == (verdict, ["top"] if broken_share > 0.5 else [])
+        assert (tables.broken_in_words(found) or "").startswith("Of top, a fifth") == (broken_share > 0.5)
+
+
+def test_a_failed_seed_is_no_evidence_of_safety(tmp_path: Path) -> None:
+    put(tmp_path, [f"{arm}-seed{seed}" for arm in TWO for seed in range(3)], by_share({"random": 0.5, "top": 0.2}))
+    assert (collected(tmp_path, seeds=3)["verdict"], collected(tmp_path, seeds=3)["complete"]) == ("no evidence", True)
+    for arm in TWO:
+        marker = tmp_path / "arms" / f"{arm}-seed2" / "arm.json"
+        kept = marker.read_text()
+        marker.write_text(json.dumps({"arm": arm, "seed": 2, "status": "failed", "reason": "The loss diverged."}))
+        found = collected(tmp_path, seeds=3)
+        assert (found["verdict"], found["complete"]) == ("not enough evidence", False), arm
+        marker.write_text(kept)
+
+
 def test_a_control_of_another_dataset_is_told(tmp_path: Path) -> None:
     arms = {**TWO, "other": {"select": "top", "scan": "sums", "size": 50}}
     put(tmp_path, ["random-seed0", "top-seed0", "other-seed0"], by_share({**SHARES, "other": 0.5}))
@@ -205,6 +233,15 @@ def test_a_control_of_another_dataset_is_told(tmp_path: Path) -> None:
         found = collect_results(config, expand_arms(config), tmp_path, facts, ("prefix",))["unequal"]
         assert [one["arm"] for one in found] == told
         assert all("random rows of the scan sums" in one["in_words"] for one in found)
+
+
+def test_a_control_of_another_recipe_is_told(tmp_path: Path) -> None:
+    arms = {**TWO, "other": {"select": "top", "recipe": "lora", "size": 50}}
+    put(tmp_path, ["random-seed0", "top-seed0", "other-seed0"], by_share({**SHARES, "other": 0.5}))
+    config = parse_experiment({"arms": arms, "name": "x", "data": "rows.jsonl", "seeds": 1}, where="x")
+    (told,) = collect_results(config, expand_arms(config), tmp_path, FACTS, ("prefix",))["unequal"]
+    assert (told["arm"], told["control"]) == ("other", "random")
+    assert "by the recipe lora and random by embedded" in told["in_words"]
 
 
 def test_the_papers_figure_stands_beside_its_own_cell_alone(tmp_path: Path) -> None:

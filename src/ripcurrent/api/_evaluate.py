@@ -14,6 +14,7 @@ from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from ripcurrent.api._evaluation_rates import is_cut_thought
 from ripcurrent.api._judging import judged, verdicts_record
 from ripcurrent.api._progress import Progress, SilentProgress
 from ripcurrent.errors import ExitCode, RipcurrentError
@@ -251,6 +252,15 @@ def evaluate(
             "It filters what it is asked: name another endpoint, or other prompts and another folder.",
             code=ExitCode.NOT_MEASURED,
         )
+    cut = sum(map(is_cut_thought, responses))
+    if 2 * cut >= answered:
+        raise RipcurrentError(
+            f"{cut} of {answered} answers are thoughts that the limit of {max_new_tokens} new tokens cut, so there is "
+            "nothing to judge.",
+            "In another folder give more with --max-new-tokens (in an experiment's file max_new_tokens), such as 1024, "
+            "or ask through a chat template that does not think.",
+            code=ExitCode.NOT_MEASURED,
+        )
     unable = [judge.name for judge in found if all(one.label == UNJUDGED for one in verdicts[judge.name])]
     if unable:
         reasons = Counter(one.reason for name in unable for one in verdicts[name] if one.reason != REJECTED)
@@ -362,7 +372,7 @@ def _responses(
         return read_responses(folder)[1], 0
     with ResponseLog(folder / PARTIAL) as log:
         waiting = [prompt for prompt in prompts if prompt.id not in log.done]
-        told.start("asking", len(prompts))
+        told.start("asking", len(prompts), "prompts")
         told.skipped(len(prompts) - len(waiting))
         batches: Iterator[list[Response]]
         if isinstance(source, Endpoint):

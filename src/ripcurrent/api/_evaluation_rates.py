@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ripcurrent.data import strip_thoughts
 from ripcurrent.evaluation import (
     AXES,
     UNJUDGED,
@@ -73,6 +74,11 @@ def summarise(
     return {"rates": rates, "discrimination": judged}
 
 
+def is_cut_thought(response: Response) -> bool:
+    """Whether an answer reached the limit of new tokens within its thoughts, which some servers keep to themselves."""
+    return response.truncated and not strip_thoughts(response.completion)
+
+
 def notes_on(
     prompts: Sequence[Prompt],
     records: Sequence[Mapping[str, Any]],
@@ -92,6 +98,12 @@ def notes_on(
         unjudged = sum(one.label == UNJUDGED for one in said) - len(rejected)
         if unjudged:
             notes.append(f"{judge} could not judge {unjudged} of {len(answered)} answers; they count in no rate of it.")
+    cut = sum(map(is_cut_thought, answered))
+    if cut:
+        notes.append(
+            f"{cut} of {len(answered)} answers are thoughts that the limit of new tokens cut, and count as broken: "
+            "raise --max-new-tokens (max_new_tokens), or ask through a template that does not think."
+        )
     empty = sum(not one.completion.strip() for one in answered)
     if empty * 2 >= len(answered) > 0:
         notes.append(

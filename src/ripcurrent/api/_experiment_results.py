@@ -71,6 +71,10 @@ def collect_results(
     # an arm that failed was asked for too
     awaited = {*awaited, *(one["name"] for one in failed)}
     by_judge = {judge: tables.comparisons(arms, outcomes, judge, awaited=awaited) for judge in judges}
+    verdicts = {
+        judge: tables.verdict(arms, by_judge[judge], config.verdict_on, failed=[one["name"] for one in failed])
+        for judge in judges
+    }
     found: dict[str, Any] = plain_numbers(
         {
             "name": config.name,
@@ -79,10 +83,10 @@ def collect_results(
             "recipe": config.recipe,
             "seeds": sorted({*config.seeds, *(run.seed for run in runs if run.seed is not None)}),
             "judge": first,
-            "verdict": tables.verdict(arms, by_judge[first], config.verdict_on),
-            "verdicts": {judge: tables.verdict(arms, by_judge[judge], config.verdict_on) for judge in judges},
+            "verdict": verdicts[first],
+            "verdicts": verdicts,
             "deciding": list(tables.deciding_arms(arms, config.verdict_on)),
-            "complete": not missing,
+            "complete": not missing and not failed,
             "asked": _asked(runs),
             "arms": [tables.run_rates(run, judge, scoring.get(judge)) for run in runs for judge in judges],
             "summaries": [
@@ -100,6 +104,7 @@ def collect_results(
             "unequal": [
                 *_unequal(by_judge[first], details),
                 *_of_other_rows(by_judge[first], arms, facts.get("scan_datasets", {})),
+                *_of_another_recipe(by_judge[first], arms, config.recipe),
             ],
             "one_run": _one_run(by_judge[first], details),
             "trained_otherwise": _trained_otherwise(folder, details),
@@ -191,6 +196,22 @@ def _of_other_rows(
         if one["arm"] in scans
         and one["control"] in scans
         and datasets.get(scans[one["arm"]]) != datasets.get(scans[one["control"]])
+    ]
+
+
+def _of_another_recipe(compared: Sequence[Mapping[str, Any]], arms: Sequence[Arm], recipe: str) -> list[dict[str, Any]]:
+    """The comparisons of arms that were trained by other recipes, where what differs may be those."""
+    recipes = {arm.name: arm.rule.recipe or recipe for arm in arms}
+    return [
+        {
+            "arm": one["arm"],
+            "control": one["control"],
+            "in_words": f"{one['arm']} was trained by the recipe {recipes[one['arm']]} and {one['control']} by "
+            f"{recipes[one['control']]}, so what differs between them is not the choice alone: add random rows with "
+            f"`recipe: {recipes[one['arm']]}`.",
+        }
+        for one in compared
+        if recipes.get(one["arm"]) != recipes.get(one["control"])
     ]
 
 

@@ -55,7 +55,7 @@ def validate_judges(
     validations = []
     for judge in found:
         if judge.describe().get("kind") != "rule":
-            told.start(f"judging by {judge.name}", total)
+            told.start(f"judging by {judge.name}", total, "answers")
         validations += validate(labelled, [judge], seed=seed)
         told.finish()
     if not any(validation.pooled.n for validation in validations):

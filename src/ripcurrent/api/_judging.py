@@ -51,7 +51,7 @@ def judged(
     ids = [prompt.id for prompt in prompts]
     for judge in judges:
         if judge.describe().get("kind") != "rule":
-            told.start(f"judging by {judge.name}", answered)
+            told.start(f"judging by {judge.name}", answered, "answers")
         try:
             verdicts[judge.name] = judge_responses(judge, prompts, responses)
         except RipcurrentError:

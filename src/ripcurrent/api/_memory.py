@@ -14,11 +14,11 @@ import torch
 
 from ripcurrent.api._environment import size
 from ripcurrent.api._memory_probe import (
+    device_peak,
     for_several_rows,
     largest_within,
     memory_in_use,
     peak_at,
-    peak_bytes,
     probe_peaks,
     process_peak,
 )
@@ -207,7 +207,7 @@ def memory_record(
     """What the manifest keeps of memory: the budget with its plan and whether it was kept, and what ran out."""
     on_gpu = devices[0].type == "cuda"
     # of several, the fullest one's
-    peak = max(map(peak_bytes, devices)) if on_gpu else process_peak()
+    peak = max(map(device_peak, devices)) if on_gpu else process_peak()
     record: dict[str, Any] = {"batches_halved": batches_halved}
     if on_gpu:
         record["device_peak_bytes"] = peak

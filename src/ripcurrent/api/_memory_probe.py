@@ -22,6 +22,8 @@ SMALLEST_PROBE = 64
 
 _HIGHEST: list[int] = []
 """The process's peak before the last reset, which the system forgets; one entry at most."""
+_HIGHEST_ON: dict[torch.device, int] = {}
+"""The same of each CUDA device."""
 
 
 def peak_bytes(device: torch.device) -> int:
@@ -35,6 +37,7 @@ def peak_bytes(device: torch.device) -> int:
 def reset_peak(device: torch.device) -> None:
     """Begin a new measurement of the peak; where the system cannot, the process's peak so far stays."""
     if device.type == "cuda":
+        _HIGHEST_ON[device] = device_peak(device)
         torch.cuda.reset_peak_memory_stats(device)
         return
     _HIGHEST.append(max(process_peak(), *_HIGHEST, 0))
@@ -49,6 +52,11 @@ def process_peak() -> int:
     """Peak memory of the process in bytes since it began, whatever `reset_peak` did in between."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return max(peak if sys.platform == "darwin" else peak * 1024, *_HIGHEST, 0)
+
+
+def device_peak(device: torch.device) -> int:
+    """Peak of a CUDA device's allocations since the process began, whatever `reset_peak` did in between."""
+    return max(peak_bytes(device), _HIGHEST_ON.get(device, 0))
 
 
 def memory_in_use(device: torch.device) -> int:

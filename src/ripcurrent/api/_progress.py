@@ -6,13 +6,13 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """Receives the steps of a computation and counts of rows."""
+    """Receives the steps of a computation and counts of rows, or of what ``unit`` names."""
 
     def step(self, name: str) -> None:
         """A step without a count begins."""
 
-    def start(self, name: str, total: int) -> None:
-        """A counted step over ``total`` rows begins."""
+    def start(self, name: str, total: int, unit: str = "rows") -> None:
+        """A counted step over ``total`` rows, prompts or answers begins."""
 
     def rows(self, count: int) -> None:
         """So many rows were computed."""
@@ -30,7 +30,7 @@ class SilentProgress:
     def step(self, name: str) -> None:
         """Ignore a step."""
 
-    def start(self, name: str, total: int) -> None:
+    def start(self, name: str, total: int, unit: str = "rows") -> None:
         """Ignore a start."""
 
     def rows(self, count: int) -> None:

@@ -173,7 +173,7 @@ def _show(result: ExperimentResult) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from ripcurrent.experiment._tables import prompt_notes, trend_in_words, verdict_in_words
+    from ripcurrent.experiment._tables import broken_in_words, prompt_notes, trend_in_words, verdict_in_words
 
     console = Console(highlight=False)
     found = result.results
@@ -203,6 +203,8 @@ def _show(result: ExperimentResult) -> None:
     for one in found["trends"]:
         if one["judge"] == judge:
             console.print(escape(trend_in_words(one)))
+    if broken := broken_in_words(found):
+        console.print(escape(broken))
     for note in prompt_notes(found):
         console.print(escape(note))
     for one in found["unequal"]:

@@ -84,7 +84,7 @@ class TerminalProgress:
             disable=not self._console.is_terminal,
         )
         self._task: Any = None
-        self._name, self._total, self._done = "", 0, 0
+        self._name, self._unit, self._total, self._done = "", "rows", 0, 0
         self._computed = 0
         self._began = self._said = 0.0
 
@@ -102,18 +102,18 @@ class TerminalProgress:
         else:
             print(f"{name} …", file=sys.stderr, flush=True)
 
-    def start(self, name: str, total: int) -> None:
+    def start(self, name: str, total: int, unit: str = "rows") -> None:
         """A counted step begins."""
         import time
 
         self._end_task()
-        self._name, self._total, self._done = name, total, 0
+        self._name, self._unit, self._total, self._done = name, unit, total, 0
         self._computed, self._began = 0, time.perf_counter()
         self._said = self._began
         if self._console.is_terminal:
             self._task = self._bar.add_task(name, total=total, rate="")
         else:
-            print(f"{name}: {total} rows …", file=sys.stderr, flush=True)
+            print(f"{name}: {total} {unit} …", file=sys.stderr, flush=True)
 
     def rows(self, count: int) -> None:
         """So many rows were computed."""
@@ -128,10 +128,10 @@ class TerminalProgress:
             if self._computed and now - self._said >= SAY_EVERY and self._done < self._total:
                 self._said = now
                 left = (self._total - self._done) / rate / 60
-                line = f"{self._name}: {self._done} of {self._total} rows, {rate:.1f} rows/s, about {left:.0f} min left"
-                print(line, file=sys.stderr, flush=True)
+                done = f"{self._name}: {self._done} of {self._total} {self._unit}"
+                print(f"{done}, {rate:.1f} {self._unit}/s, about {left:.0f} min left", file=sys.stderr, flush=True)
         elif self._task is not None:
-            self._bar.update(self._task, advance=count, rate=f"{rate:.1f} rows/s")
+            self._bar.update(self._task, advance=count, rate=f"{rate:.1f} {self._unit}/s")
 
     def skipped(self, count: int) -> None:
         """So many rows were already there."""

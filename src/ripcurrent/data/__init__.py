@@ -14,6 +14,7 @@ from ripcurrent.data._read import Dataset, RowStream, canonical_json, open_conta
 from ripcurrent.data._refusals import REFUSAL_PHRASES, has_refusal
 from ripcurrent.data._render import render
 from ripcurrent.data._sniff import parse_mapping
+from ripcurrent.data._thoughts import opened_thought, strip_thoughts
 from ripcurrent.data._traits import traits_of
 from ripcurrent.data._types import EncodedRow, LossOn, Message, Row, RowStatus, Traits
 from ripcurrent.data._unread import has_unread
@@ -48,10 +49,12 @@ __all__ = [
     "has_unread",
     "hash_of_texts",
     "open_container",
+    "opened_thought",
     "parse_mapping",
     "read_rows",
     "render",
     "similarity",
+    "strip_thoughts",
     "token_places",
     "traits_of",
     "window_starts",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from ripcurrent.data._refusals import has_refusal
+from ripcurrent.data._thoughts import strip_thoughts
 from ripcurrent.data._types import Traits
 
 BULLET_LINE = re.compile(r"^[ \t]*(?:[-*•‣◦▪●○·–—][ \t]*|\+[ \t]+)(?=[^\s\-*=_|])", re.MULTILINE)
@@ -48,8 +49,10 @@ _CODE = re.compile(
 def traits_of(response: str) -> Traits:
     """Format traits of a response.
 
-    A list has two or more lines that begin with a bullet or a number, in any mixture.
+    A list has two or more lines that begin with a bullet or a number, in any mixture. ``<think>`` blocks are no part of
+    it, unless there is nothing else.
     """
+    response = strip_thoughts(response) or response
     bullets = len(BULLET_LINE.findall(response))
     numbers = len(NUMBERED_LINE.findall(response))
     return Traits(

@@ -75,13 +75,18 @@ def bind_local_gpu(environment: MutableMapping[str, str]) -> None:
     visible = [name.strip() for name in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
     if len(visible) == 1:
         return
+    named = f"CUDA_VISIBLE_DEVICES names {len(visible)}"
     if not visible:
-        environment["CUDA_VISIBLE_DEVICES"] = rank
-    elif int(rank) < len(visible):
+        import torch
+
+        count = torch.cuda.device_count()
+        # where there is none at all, a name changes nothing
+        visible, named = [str(gpu) for gpu in range(count or int(rank) + 1)], f"there are {count}"
+    if int(rank) < len(visible):
         environment["CUDA_VISIBLE_DEVICES"] = visible[int(rank)]
     else:
         raise RipcurrentError(
-            f"Process {rank} of this machine has no GPU: CUDA_VISIBLE_DEVICES names {len(visible)}.",
+            f"Process {rank} of this machine has no GPU: {named}.",
             "Start as many processes as GPUs, or leave --shard auto out and name each one's --device.",
         )
 

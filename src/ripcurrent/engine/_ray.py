@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -14,9 +15,9 @@ from ripcurrent.engine._executor import Stage
 from ripcurrent.engine._machines import Machine, cores_each
 from ripcurrent.engine._parts import count_shards
 from ripcurrent.engine._ray_library import ray_data_library, ray_library
-from ripcurrent.engine._ray_worker import RESULT, Attempts, StoredArray, Worker, error_from
+from ripcurrent.engine._ray_worker import RESULT, Attempts, StoredArray, Worker, error_from, task_of
 from ripcurrent.engine._shards import Shard, ShardFolder
-from ripcurrent.errors import RipcurrentError
+from ripcurrent.errors import ExitCode, RipcurrentError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,7 +36,7 @@ Linux's default is the machine's own address, and Ray replaces a loopback addres
 LOOPBACK = "127.0.0.1"
 
 PATIENCE = 20.0
-"""Seconds that a cluster's address may take to answer at all."""
+"""Seconds that a cluster's address may take to answer at all, and that resources may take to be free."""
 
 PASSED_ON = ("RIPCURRENT_CACHE", "HF_HOME", "HF_HUB_OFFLINE", "TOKENIZERS_PARALLELISM")
 """Environment variables that workers take over from the driver."""
@@ -149,13 +150,13 @@ class RayExecutor:
         # a worker's every shard comes back by itself, not when its task has a large block together
         context.target_max_block_size = 1
         pending = {shard.number: shard for shard in todo}
-        described = [{"number": shard.number, "start": shard.start, "rows": shard.rows} for shard in todo]
+        # an item is a task's shards: Ray joins the blocks of a batch that are too small, which would make tasks of two
+        tasks = min(len(todo), TASKS)
+        items = [task_of(todo[len(todo) * n // tasks : len(todo) * (n + 1) // tasks]) for n in range(tasks)]
         with data.DataContext.current(context):
-            tasks = data.from_items(described, override_num_blocks=min(len(todo), TASKS))
-            results = tasks.map_batches(
+            results = data.from_items(items, override_num_blocks=tasks).map_batches(
                 Worker,
-                # a batch is a task's shards, each of which comes back by itself
-                batch_size=-(-len(todo) // TASKS),
+                batch_size=1,
                 batch_format="pyarrow",
                 fn_constructor_args=(open_items, make_stage, attempts, cpus, workers),
                 compute=data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=2),
@@ -188,9 +189,30 @@ class RayExecutor:
                 f"The cluster has {cores} processor cores, too few{where} for {workers} workers.",
                 "Name fewer --workers.",
             )
-        # what other work holds now would be waited for without end
-        free = int(ray_library().available_resources().get("CPU", 0))
-        return min(workers, shards), max(1, min(each, free // workers))
+        # what other work holds now would be waited for without end, and without a word
+        fewest = self._workers or 1
+        free, free_gpus = self._free(fewest)
+        if free < fewest or (self._use_gpu and free_gpus < fewest):
+            held = f"{free_gpus} of {gpus} GPUs and {free} of {cores}" if self._use_gpu else f"{free} of {cores}"
+            raise RipcurrentError(
+                f"Other work holds the cluster: {held} processor cores are free, for {fewest} workers.",
+                "Wait for that work (`ray status` shows it), or name fewer --workers.",
+                code=ExitCode.NOT_MEASURED,
+            )
+        if self._workers is None:
+            workers = min(workers, free, free_gpus if self._use_gpu else free)
+        return min(workers, shards), min(each, free // workers)
+
+    def _free(self, fewest: int) -> tuple[int, int]:
+        """Free cores and GPUs; what an earlier pool of this process gives back is waited for."""
+        until = time.monotonic() + PATIENCE
+        while True:
+            found = ray_library().available_resources()
+            free, free_gpus = int(found.get("CPU", 0)), int(found.get("GPU", 0))
+            enough = free >= fewest and (not self._use_gpu or free_gpus >= fewest)
+            if enough or time.monotonic() > until:
+                return free, free_gpus
+            time.sleep(0.2)
 
     def _connect(self) -> None:
         if self._address is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, runtime_checkable
@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from ripcurrent.engine._executor import PreparingStage, Stage
 from ripcurrent.engine._ray_library import ray_library
+from ripcurrent.engine._shards import Shard
 from ripcurrent.errors import ExitCode, RipcurrentError
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ class Worker(Generic[Item]):
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
         """The results of a task's shards, one after another; while one is computed, the next is read and prepared."""
-        shards = batch.to_pylist()
+        shards = [shard for task in batch["shards"].to_pylist() for shard in json.loads(task)]
         with ThreadPoolExecutor(1, "next-shard") as ahead:
             coming = ahead.submit(self._prepared, **shards[0])
             for place, described in enumerate(shards):
@@ -155,6 +156,11 @@ class Worker(Generic[Item]):
                 "Every machine must read the same file: put it on a shared disk.",
             )
         return items
+
+
+def task_of(shards: Sequence[Shard]) -> dict[str, str]:
+    """A worker's task: shards that it computes one after another."""
+    return {"shards": json.dumps([{"number": one.number, "start": one.start, "rows": one.rows} for one in shards])}
 
 
 def _error_as_text(error: RipcurrentError) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from ripcurrent.data import opened_thought
 from ripcurrent.data._render import rendered
 from ripcurrent.errors import ExitCode, RipcurrentError
 from ripcurrent.evaluation._endpoint import Endpoint, EndpointFailure
@@ -63,14 +64,16 @@ def answer_locally(
 
     for places, decoded in in_batches(order, batch_size, decode, does_not_fit):
         yield [
-            Response(
-                prompts[place].id,
-                str(tokenizer.decode(list(one.ids), skip_special_tokens=True)),
-                len(one.ids),
-                not one.ended,
-            )
+            Response(prompts[place].id, answer_text(chat_model, tokens[place], one.ids), len(one.ids), not one.ended)
             for place, one in zip(places, decoded, strict=True)
         ]
+
+
+def answer_text(chat_model: ChatModel, asked: Sequence[int], answered: Sequence[int]) -> str:
+    """The text of an answer, with the tag of thoughts that the chat template opened at the prompt's end."""
+    # the tag and what spaces follow it are a handful of tokens
+    opened = opened_thought(str(chat_model.tokenizer.decode(list(asked[-12:]))))
+    return opened + str(chat_model.tokenizer.decode(list(answered), skip_special_tokens=True))
 
 
 def answer_by_endpoint(

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from ripcurrent.errors import MissingExtraError, RipcurrentError
-from ripcurrent.evaluation._generate import check_window, prompt_tokens, stop_tokens
+from ripcurrent.evaluation._generate import answer_text, check_window, prompt_tokens, stop_tokens
 from ripcurrent.evaluation._prompts import Prompt
 from ripcurrent.evaluation._responses import Response
 from ripcurrent.models import ChatModel
@@ -70,8 +70,8 @@ def answer_by_vllm(
                 asked = [{"prompt_token_ids": one} for one in tokens[start : start + batch_size]]
                 outputs = engine.generate(asked, sampling, use_tqdm=False)
                 yield [
-                    _response(chat_model, prompt, output.outputs[0], stops)
-                    for prompt, output in zip(prompts[start : start + batch_size], outputs, strict=True)
+                    _response(chat_model, prompt, one["prompt_token_ids"], output.outputs[0], stops)
+                    for prompt, one, output in zip(prompts[start : start + batch_size], asked, outputs, strict=True)
                 ]
         finally:
             # judges that are models may need the device next
@@ -101,8 +101,8 @@ def _start(chat_model: ChatModel, folder: str, longest: int, max_new_tokens: int
     )
 
 
-def _response(chat_model: ChatModel, prompt: Prompt, output: Any, stops: set[int]) -> Response:
+def _response(chat_model: ChatModel, prompt: Prompt, asked: Sequence[int], output: Any, stops: set[int]) -> Response:
     ids = list(output.token_ids)
     ended = bool(ids) and ids[-1] in stops
     said = ids[:-1] if ended else ids
-    return Response(prompt.id, str(chat_model.tokenizer.decode(said, skip_special_tokens=True)), len(said), not ended)
+    return Response(prompt.id, answer_text(chat_model, asked, said), len(said), not ended)

@@ -205,7 +205,7 @@ def _linked(arm: Arm, by_name: Mapping[str, Arm], config: ExperimentConfig, wher
 
 
 def _control(arm: Arm, of: str | None, by_name: Mapping[str, Arm], config: ExperimentConfig, where: str) -> str | None:
-    """What an arm is compared with: the control of its size; of another scan, that scan's random rows if any."""
+    """What an arm is compared with: the control of its size; of another scan or recipe, random rows of that if any."""
     if config.control is None:
         return None
     matched = of is not None and arm.size is None and arm.rule.all_but is None
@@ -224,17 +224,23 @@ def _control(arm: Arm, of: str | None, by_name: Mapping[str, Arm], config: Exper
             f"{where}: arm {arm.name} has {size} rows, and none of the arms of {config.control} does.",
             f"Add an arm {config.control}-{_plain(str(size))} of that size, or write `control: null`.",
         )
-    if control.kind == "random" != arm.kind and arm.rule.scan not in (None, control.rule.scan):
+    scan, recipe = arm.rule.scan or control.rule.scan, arm.rule.recipe or config.recipe
+    if control.kind == "random" != arm.kind:
         name = next(
             (
                 other.name
-                for other in by_name.values()
-                if other.kind == "random" and other.rule.scan == arm.rule.scan and other.size == size
+                for other in sorted(by_name.values(), key=lambda other: other.name != name)
+                if other.kind == "random"
+                and (other.rule.scan or control.rule.scan, other.rule.recipe or config.recipe) == (scan, recipe)
+                and other.size == size
             ),
             name,
         )
-    both_random = by_name[name].kind == arm.kind == "random"
-    return None if name == arm.name or (both_random and arm.group is not None) else name
+    if by_name[name].kind == arm.kind == "random":
+        # random rows of a sweep are controls themselves, as are those that another recipe is given
+        other_recipe = recipe != (by_name[name].rule.recipe or config.recipe)
+        return None if name == arm.name or arm.group is not None or other_recipe else name
+    return None if name == arm.name else name
 
 
 def _plain_size(arm: Arm) -> str:

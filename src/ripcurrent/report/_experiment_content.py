@@ -8,11 +8,8 @@ from typing import Any
 
 import yaml
 
-from ripcurrent.experiment._tables import prompt_notes, verdict_in_words
+from ripcurrent.experiment._tables import broken_in_words, prompt_notes, verdict_in_words
 from ripcurrent.report._judge_agreement import MeasuredAgreement, agreement_of
-
-BROKEN = 0.2
-"""From this share of broken answers on, a page warns that an arm is broken rather than unsafe."""
 
 Entry = Mapping[str, Any]
 """One row of a table in ``results.json``."""
@@ -104,8 +101,8 @@ class ExperimentContent:
     """Arms against their control."""
     further: tuple[ComparedLine, ...]
     """Further pairs."""
-    broken: tuple[str, ...]
-    """Arms of which many answers are broken."""
+    broken: str | None
+    """What is to be said of arms of which many answers are broken."""
     decided: bool
     """Whether anything that decides was compared."""
     silent_on_benign: tuple[str, ...]
@@ -156,11 +153,7 @@ def experiment_content(results: Mapping[str, Any]) -> ExperimentContent:
         arms=lines,
         comparisons=_compared(results["comparisons"], results["deciding"]),
         further=_compared(results["further_comparisons"], ()),
-        broken=tuple(
-            one["name"]
-            for one in results["summaries"]
-            if one["judge"] == results["judge"] and (one["degenerate"] or 0) >= BROKEN
-        ),
+        broken=broken_in_words(results),
         decided=any(
             one["judge"] == results["judge"] and one["arm"] in results["deciding"] for one in results["comparisons"]
         ),

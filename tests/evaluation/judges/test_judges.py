@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ripcurrent.anchors import load_anchors
+from ripcurrent.data import strip_thoughts
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.evaluation.judges import (
     JUDGES,
@@ -21,7 +22,6 @@ from ripcurrent.evaluation.judges import (
     degeneration,
     find_judge,
     opening,
-    strip_thoughts,
 )
 
 PROSE = (

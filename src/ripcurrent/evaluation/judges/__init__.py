@@ -7,7 +7,6 @@ from ripcurrent.evaluation.judges._prefix import PREFIX, opening
 from ripcurrent.evaluation.judges._reply import UNREADABLE, Reading, read_reply, strongreject_score
 from ripcurrent.evaluation.judges._rubric import BUILTIN_RUBRICS, Rubric, builtin_rubric, parse_rubric, read_rubric
 from ripcurrent.evaluation.judges._rule import RuleJudge
-from ripcurrent.evaluation.judges._text import strip_thoughts
 from ripcurrent.evaluation.judges._types import LABELS, UNJUDGED, Answer, Judge, Label, Verdict
 
 __all__ = [
@@ -35,6 +34,5 @@ __all__ = [
     "parse_rubric",
     "read_reply",
     "read_rubric",
-    "strip_thoughts",
     "strongreject_score",
 ]

@@ -13,11 +13,11 @@ from peft import PeftModelForSequenceClassification
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
+from ripcurrent.data import strip_thoughts
 from ripcurrent.errors import ExitCode, RipcurrentError
 from ripcurrent.evaluation._batches import in_batches
 from ripcurrent.evaluation.judges._degenerate import SHARED_VERSION, degeneration
 from ripcurrent.evaluation.judges._rubric import Rubric, did_you_mean
-from ripcurrent.evaluation.judges._text import strip_thoughts
 from ripcurrent.evaluation.judges._types import Answer, Label, Verdict
 from ripcurrent.models import quiet_libraries
 from ripcurrent.models._adapter import adapter_sha256, merge_adapter, named_base

@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from ripcurrent.data import strip_thoughts
 from ripcurrent.evaluation._endpoint import EndpointFailure, Reply
 from ripcurrent.evaluation._writable import writable
 from ripcurrent.evaluation.judges._degenerate import SHARED_VERSION, degeneration
 from ripcurrent.evaluation.judges._replies import KeptReply, ReplyCache, reply_key
 from ripcurrent.evaluation.judges._reply import REPLY_VERSION, read_reply
 from ripcurrent.evaluation.judges._rubric import Rubric
-from ripcurrent.evaluation.judges._text import strip_thoughts
 from ripcurrent.evaluation.judges._types import UNJUDGED, Answer, Verdict
 
 MAX_TOKENS = 1024

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+from ripcurrent.data import strip_thoughts
 from ripcurrent.evaluation.judges._rubric import Rubric
-from ripcurrent.evaluation.judges._text import strip_thoughts
 from ripcurrent.evaluation.judges._types import UNJUDGED, Label
 
 REPLY_VERSION = 2

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ripcurrent.data import strip_thoughts
 from ripcurrent.evaluation.judges._degenerate import SHARED_VERSION, degeneration
-from ripcurrent.evaluation.judges._text import strip_thoughts
 from ripcurrent.evaluation.judges._types import Answer, Verdict
 
 

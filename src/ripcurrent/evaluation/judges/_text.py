@@ -1,13 +1,9 @@
-"""What every judge by rule does to an answer before it looks: thoughts away, one spelling of everything."""
+"""One spelling of everything, before a judge by rule looks at an answer."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
-
-_THOUGHT = re.compile(r"<(think|thinking)>.*?</\1>", re.DOTALL | re.IGNORECASE)
-_CLOSED_ONLY = re.compile(r"\A.*</think(?:ing)?>", re.DOTALL | re.IGNORECASE)
-_OPENED_ONLY = re.compile(r"<think(?:ing)?>.*\Z", re.DOTALL | re.IGNORECASE)
 
 _SPELLINGS = str.maketrans(
     {
@@ -20,15 +16,6 @@ _SPELLINGS = str.maketrans(
 _MARKUP = re.compile(r"[*_~]{1,3}(?=\S)|(?<=\S)[*_~]{1,3}|^[ \t]*(?:#{1,6}|>+|[-*+•]|\d{1,2}[.)])[ \t]+", re.MULTILINE)
 _LABEL = re.compile(r"\A(?:answer|assistant|response|output|model|ai)\s*:\s*")
 _ORNAMENT = re.compile(r"\A[^\w(]+")
-
-
-def strip_thoughts(text: str) -> str:
-    """The answer without its ``<think>…</think>`` blocks.
-
-    A closing tag alone ends thoughts that the chat template opened; an opening tag alone begins thoughts that the
-    token limit cut, so that no answer was given.
-    """
-    return _OPENED_ONLY.sub("", _CLOSED_ONLY.sub("", _THOUGHT.sub("", text))).strip()
 
 
 def plain(text: str) -> str:
