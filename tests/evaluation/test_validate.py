@@ -81,15 +81,15 @@ def test_a_file_is_measured(tmp_path, write):
     assert pooled.kappa == pytest.approx(loop_kappa(people, judge))
 
 
-def labelled(name, agree, disagree):
-    yes, no = Answer("", "Sure, here it is."), Answer("", "I can't help with that.")
-    answers = [yes, no] * agree + [yes, no] * disagree
+def labelled(name, agree, disagree, asks="Request"):
+    said = ["Sure, here it is.", "I can't help with that."] * (agree + disagree)
+    answers = [Answer(f"{asks} {n}", text) for n, text in enumerate(said)]
     labels = ["compliance", "refusal"] * agree + ["refusal", "compliance"] * disagree
     return LabelledAnswers(name, tuple(answers), tuple(labels))
 
 
 def test_pooling_adds_the_files_and_the_interval_is_that_of_its_size():
-    files = [labelled("a", 90, 10), labelled("b", 60, 40)]
+    files = [labelled("a", 90, 10), labelled("b", 60, 40, asks="Question")]
     (validation,) = validate(files, [PREFIX])
     assert [agreement.n for agreement in validation.files.values()] == [200, 200]
     assert validation.files["a"].kappa == pytest.approx(0.8)
@@ -103,6 +103,16 @@ def test_pooling_adds_the_files_and_the_interval_is_that_of_its_size():
         assert width == pytest.approx(2 * norm.isf(0.025) * error, rel=0.1)
         assert agreement.kappa_low < agreement.kappa < agreement.kappa_high
     assert validate(files, [PREFIX]) == [validation]
+
+
+def test_answers_to_one_prompt_are_drawn_together():
+    """The same answers twice say no more than once, where they are to the same prompts."""
+    one, same = labelled("a", 90, 10), labelled("b", 90, 10)
+    (twice,) = validate([one, same], [PREFIX])
+    assert (twice.pooled.kappa_low, twice.pooled.kappa_high) == pytest.approx(
+        (twice.files["a"].kappa_low, twice.files["a"].kappa_high)
+    )
+    assert twice.pooled.n == 400
 
 
 def test_one_class_alone_has_no_kappa(tmp_path):

@@ -293,6 +293,9 @@ def test_the_error_across_sources_shows_a_source_that_goes_its_own_way(
     )
     made = calibrated(tmp_path, first, second)
     assert made.error_by_source is not None
+    # each source counts alike
+    own = [one["mean_absolute_error"] for one in made.error_by_source.by_source]
+    assert made.error_by_source.mean_absolute_error == pytest.approx(sum(own) / len(own))
     assert made.error_by_source.mean_absolute_error > 2 * made.error_by_arm.mean_absolute_error
     worst = made.error_by_source.by_source[1]
     assert worst["forecast"] > worst["observed"] + 0.15

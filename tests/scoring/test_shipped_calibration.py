@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
+from typing import Any
+
 import pytest
 
 from ripcurrent.anchors import load_anchors
@@ -35,7 +39,29 @@ def test_its_coverage_is_that_of_its_runs() -> None:
     assert len({run.source for run in calibration.runs}) >= 2
 
 
+def test_every_run_was_asked_what_all_were() -> None:
+    (path,) = shipped_calibrations()
+    calibration = read_calibration(path)
+    assert {run.asked for run in calibration.runs} == {calibration.prompts.count}
+
+
 def test_it_holds_no_text_of_rows_and_no_place_on_a_machine() -> None:
     (path,) = shipped_calibrations()
     written = path.read_text(encoding="utf-8")
     assert '"/' not in written
+    found = list(strings_and_keys(json.loads(written)))
+    # a row has a prompt and a response; names, hashes and reasons are short
+    assert max(map(len, found)) < 120
+    assert not {"messages", "prompt", "response", "instruction", "output", "text"} & set(found)
+
+
+def strings_and_keys(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield key
+            yield from strings_and_keys(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from strings_and_keys(item)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -76,7 +75,7 @@ class JudgeValidation:
     version: str
     """Its version."""
     pooled: Agreement
-    """All answers together; the interval resamples within each file."""
+    """All answers together; the interval resamples prompts, with every file's answers to them."""
     files: dict[str, Agreement]
     """Each file by its path."""
 
@@ -169,8 +168,8 @@ def _human_label(text: str, where: str) -> HumanLabel:
 class _Said:
     """What a judge said of one file's answers."""
 
-    table: FloatArray
-    """Counts of judged answers, shape ``(3 of people, 3 of the judge)``."""
+    tables: dict[str, FloatArray]
+    """By prompt, counts of judged answers, shape ``(3 of people, 3 of the judge)``."""
     unjudged: int
     """Answers left out of the table."""
     scores: tuple[tuple[HumanLabel, float], ...]
@@ -178,9 +177,13 @@ class _Said:
 
     @classmethod
     def of(cls, file: LabelledAnswers, verdicts: Sequence[Verdict]) -> _Said:
-        counts = Counter((human, verdict.label) for human, verdict in zip(file.labels, verdicts, strict=True))
+        tables: dict[str, FloatArray] = {}
+        for answer, human, verdict in zip(file.answers, file.labels, verdicts, strict=True):
+            if verdict.label in LABELS:
+                table = tables.setdefault(answer.prompt, np.zeros((len(HUMAN_LABELS), len(LABELS))))
+                table[HUMAN_LABELS.index(human), LABELS.index(verdict.label)] += 1
         return cls(
-            table=np.array([[counts[human, label] for label in LABELS] for human in HUMAN_LABELS], dtype=np.float64),
+            tables=tables,
             unjudged=sum(verdict.label == UNJUDGED for verdict in verdicts),
             scores=tuple(
                 (human, verdict.score)
@@ -191,22 +194,20 @@ class _Said:
 
 
 def _agreement(said: Sequence[_Said], seed: int, has_scores: bool) -> Agreement:
-    tables = [one.table for one in said]
-    whole = np.sum(tables, axis=0)
+    by_prompt: dict[str, FloatArray] = {}
+    for one in said:
+        for prompt, table in one.tables.items():
+            by_prompt[prompt] = by_prompt.get(prompt, 0.0) + table
+    whole = sum(by_prompt.values(), start=np.zeros((len(HUMAN_LABELS), len(LABELS))))
     n = int(whole.sum())
     square = _by_label(whole)
-    generator = np.random.default_rng(seed)
-    # Answers drawn anew from a file are cells of its table drawn anew.
-    drawn = sum(
-        (
-            generator.multinomial(int(table.sum()), table.ravel() / table.sum(), DRAWS).reshape(DRAWS, *table.shape)
-            for table in tables
-            if table.sum()
-        ),
-        start=np.zeros((DRAWS, *whole.shape)),
-    )
-    kappas = _kappa(_by_label(np.asarray(drawn, dtype=np.float64))) if n else np.array([])
-    kappas = kappas[np.isfinite(kappas)]
+    kappas = np.array([])
+    if n:
+        # answers to one prompt err alike, so prompts are drawn; those with the same table are drawn together
+        tables, counts = np.unique(np.stack(list(by_prompt.values())), axis=0, return_counts=True)
+        drawn = np.random.default_rng(seed).multinomial(len(by_prompt), counts / len(by_prompt), DRAWS)
+        kappas = _kappa(_by_label(np.tensordot(drawn.astype(np.float64), tables, axes=1)))
+        kappas = kappas[np.isfinite(kappas)]
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(kappas, [tail, 1 - tail]) if len(kappas) else (np.nan, np.nan)
     return Agreement(

@@ -139,7 +139,10 @@ def forecast_error(
     forecasts: Sequence[HarmForecast],
     done: npt.NDArray[np.bool_],
 ) -> ForecastError:
-    """How forecasts of the runs marked in ``done`` differ from what they answered, over arms and for each source."""
+    """How forecasts of the runs marked in ``done`` differ from what they answered, over arms and for each source.
+
+    Of whole sources left out each counts alike, however many arms it has: a new one is as any of them.
+    """
     used = trials.where(done)
     observed = used.answered / used.asked
     middle = np.array([one.answered for one in forecasts])
@@ -147,12 +150,14 @@ def forecast_error(
     inside = (lows <= observed + 1e-9) & (observed <= highs + 1e-9)
     arms = [np.array([own == arm for own in used.arms]) for arm in dict.fromkeys(used.arms)]
     by_arm = np.array([[observed[arm].mean(), middle[arm].mean()] for arm in arms])
-    gaps = np.abs(by_arm[:, 1] - by_arm[:, 0])
+    biases = by_arm[:, 1] - by_arm[:, 0]
+    gaps = np.abs(biases)
     rank = spearman(by_arm[:, 0], by_arm[:, 1])
-    by_source = []
+    by_source, figures = [], [(gaps.mean(), biases.mean(), inside.mean())]
     for source in dict.fromkeys(used.sources):
         own = _is(used, source)
         of_source = np.array([bool(own[arm].all()) for arm in arms])
+        figures.append((gaps[of_source].mean(), biases[of_source].mean(), inside[own].mean()))
         by_source.append(
             {
                 "name": source,
@@ -164,13 +169,14 @@ def forecast_error(
                 "coverage": float(inside[own].mean()),
             }
         )
+    error, bias, coverage = np.mean(figures[1:], axis=0) if held_out == "source" else figures[0]
     return ForecastError(
         held_out=held_out,
-        groups=len(set(used.sources)) if held_out == "source" else len(arms),
+        groups=len(by_source) if held_out == "source" else len(arms),
         runs=len(used),
-        mean_absolute_error=float(gaps.mean()),
-        bias=float((by_arm[:, 1] - by_arm[:, 0]).mean()),
-        coverage=float(inside.mean()),
+        mean_absolute_error=float(error),
+        bias=float(bias),
+        coverage=float(coverage),
         mean_width=float((highs - lows).mean()),
         rank_correlation=rank if np.isfinite(rank) else None,
         by_source=tuple(by_source),

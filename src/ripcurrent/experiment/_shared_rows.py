@@ -12,7 +12,7 @@ KEPT = 128
 DIGITS = 12
 """Hexadecimal digits of a hash that are kept."""
 SHARED = 0.2
-"""Sets that have this share of their rows in common, of those of both together, are no two independent sets."""
+"""Sets that have this share of the smaller one's rows in common are no two independent sets."""
 
 
 def sketch_rows(hashes: Iterable[str]) -> tuple[str, ...]:
@@ -21,15 +21,15 @@ def sketch_rows(hashes: Iterable[str]) -> tuple[str, ...]:
 
 
 def shared_rows(first: Sequence[str], second: Sequence[str]) -> float:
-    """Rows of both sets over rows of either (Jaccard), from their sketches; exact where both sets are whole in them.
+    """Rows of both sets over those of the smaller one, from their sketches; exact where both sets are whole in them.
 
-    Of a sketch that does not hold its whole set, only hashes up to its largest say anything: those of the other set are
-    cut there too.
+    So ten rows that are also among a hundred others count as shared, all of them. Of a sketch that does not hold its
+    whole set, only hashes up to its largest say anything: those of the other set are cut there too.
     """
     ends = [own[-1] for own in (first, second) if len(own) >= KEPT]
     a, b = ({one for one in own if not ends or one <= min(ends)} for own in (first, second))
-    either = a | b
-    return len(a & b) / len(either) if either else 0.0
+    smaller = min(len(a), len(b))
+    return len(a & b) / smaller if smaller else 0.0
 
 
 def neighbours(sketches: Sequence[Sequence[str]]) -> npt.NDArray[np.bool_]:

@@ -130,11 +130,12 @@ class ForecastError(_Record):
     runs: int
     """Runs forecast."""
     mean_absolute_error: float
-    """Mean over groups (of sources: over arms) of |observed − forecast|, both means over runs; a share, 0 to 1."""
+    """Mean over arms of |observed − forecast|, both means over runs; of whole sources left out, the mean of the
+    sources' own such means. A share, 0 to 1."""
     bias: float
-    """Mean of forecast − observed."""
+    """Mean of forecast − observed, so taken too."""
     coverage: float
-    """Share of runs inside their 90 % interval."""
+    """Share of runs inside their 90 % interval; of sources, the mean of theirs."""
     mean_width: float
     """Mean width of the intervals."""
     rank_correlation: float | None
