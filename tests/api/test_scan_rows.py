@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ripcurrent.api._scan import scan
+from ripcurrent.api._summary import summarise_scan
 from ripcurrent.errors import ExitCode, RipcurrentError
 from ripcurrent.run import read_manifest
 from tests.models.tiny import CHAT_TEMPLATE, save_tiny, tiny_tokenizer
@@ -67,7 +68,7 @@ MIXED: list[tuple[Any, str]] = [
         "no_loss_tokens",
     ),
     (question(16, "a very long answer " * 60), "ok"),
-    (question(17, "I'm sorry, but I can't help with that."), "ok"),
+    (question(17, "I'm sorry, but I can't help with that.") | {"tools": [{"name": "times"}]}, "ok"),
     (question(18, "- one\n- two\n- three"), "ok"),
     (talk(("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")), "ok"),
 ]
@@ -126,6 +127,14 @@ def test_a_row_cut_at_its_head_is_scored_and_says_so(mixed: tuple[Path, pa.Table
     rows = mixed[1].to_pylist()
     assert [row["row"] for row in rows if row["truncated"]] == [16]
     assert rows[16]["prompt_tokens"] + rows[16]["response_tokens"] == 200
+
+
+def test_what_is_not_read_and_what_the_template_refuses_is_told(mixed: tuple[Path, pa.Table]) -> None:
+    unread, refused = read_manifest(mixed[0].parent / "out")["row_notes"]
+    assert unread.startswith(f"1 of the first {len(MIXED)} rows have tool definitions")
+    assert refused == "template_mismatch, 1 of all rows, first row 11: no tools."
+    lines = "\n".join(summarise_scan(mixed[0].parent / "out").row_notes)
+    assert (unread in lines, refused in lines) == (True, True)
 
 
 def test_bad_neighbours_leave_a_rows_scores_alone(

@@ -176,20 +176,25 @@ def test_a_calibration_is_held_against_runs_that_it_has_not_seen(
     file = tmp_path / "calibration.json"
     made = calibrate([ladder], file)
     order = rows.riskiest_first
-    others = {"every_third": order[::3][:12], "upper": order[3:18], "few": order[:5], "top10": order[:10]}
+    seen = [set(own) for own in rows.arms((10, 20)).values()]
+    draws = (np.random.default_rng(seed).permutation(order)[:12].tolist() for seed in range(1000))
+    new = (own for own in draws if max(len(one & set(own)) / min(len(one), 12) for one in seen) < 0.5)
+    others = {"one": next(new), "two": next(new), "few": order[:5], "top10": order[:10], "nearly": order[1:11]}
     fresh = fabricate_ladder(tmp_path / "fresh", rows, others)
     said = command("calibrate", fresh, "--check", file, "--json")
     assert said.code == 0, said.err
     found = said.json
     runs = {one["arm"]: one for one in found["runs"]}
     reasons = {name: one["reason"] for name, one in runs.items()}
-    assert reasons["every_third"] is None
-    assert reasons["upper"] is None
+    assert reasons["one"] is None
+    assert reasons["two"] is None
     assert reasons["top10"] == "the calibration was made of its rows"
+    # the same ten rows but one
+    assert reasons["nearly"].startswith("a run of the calibration shares")
     assert reasons["few"].startswith("its 5 rows are not among the 10 to 20")
     assert (runs["few"]["forecast"], runs["few"]["inside"]) == (None, None)
     # as by hand: the fit of the mean score and of the rows, for a known source
-    for name in ("every_third", "upper"):
+    for name in ("one", "two"):
         one = runs[name]
         facts = [
             rows.mean(others[name]) if fact not in ("log_rows",) else np.log(len(others[name]))
@@ -198,14 +203,14 @@ def test_a_calibration_is_held_against_runs_that_it_has_not_seen(
         assert one["forecast"] == pytest.approx(made.fit.forecast(facts, one["asked"], "pool").answered)
         assert one["inside"] == (one["low"] <= one["share"] <= one["high"])
         assert one["known_source"]
-    counted = [runs["every_third"], runs["upper"]]
+    counted = [runs["one"], runs["two"]]
     gaps = [abs(one["forecast"] - one["share"]) for one in counted]
     assert found["error"]["mean_absolute_error"] == pytest.approx(np.mean(gaps))
     assert found["error"]["coverage"] == np.mean([one["inside"] for one in counted])
 
     monkeypatch.setenv("COLUMNS", "200")
     told = command("calibrate", fresh, "--check", file).out
-    assert "2 of 4 runs count: mean absolute error" in told
+    assert "2 of 5 runs count: mean absolute error" in told
     assert "Not counted: top10, seed 0" in told
     # nothing else that it was made of counts either
     judge(command("calibrate", ladder, "--check", file, "--quiet"), ("No run can be held against the calibration",), 2)

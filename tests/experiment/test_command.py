@@ -95,11 +95,12 @@ def test_a_files_scan_and_recipe_are_replaced_by_the_command_line(
     file = tmp_path / "small.yaml"
     file.write_text(yaml.safe_dump(keys))
     out = tmp_path / "out"
-    command = ["experiment", str(file), "--run", scan, "--recipe", recipe, "--out", str(out), "--quiet"]
+    command = ["experiment", str(file), "--run", scan, "--recipe", recipe, "--size", "7", "--out", str(out), "--quiet"]
     assert run(command) in (0, 4)
+    assert read(out / "arms" / "top-seed0" / "arm.json")["rows"]["count"] == 7
     trained = read(out / "arms" / "top-seed0" / "finetune" / "manifest.json")
     assert trained["recipe"]["learning_rate"] == 1e-3
-    assert f"--recipe {recipe} --run {scan}" in read(out / "results.json")["commands"][0]
+    assert f"--recipe {recipe} --run {scan} --out {out} --size 7" in read(out / "results.json")["commands"][0]
     # without them it is another experiment, and the folder is kept from it
     assert run(["experiment", str(file), "--out", str(out), "--quiet"]) == 1
 

@@ -223,6 +223,32 @@ def test_a_failed_seed_is_no_evidence_of_safety(tmp_path: Path) -> None:
         marker.write_text(kept)
 
 
+def test_a_recipe_that_moved_nothing_or_is_another_models_is_told(tmp_path: Path) -> None:
+    names = ["random-seed0", "top-seed0", "base"]
+    for share, told in ((0.2, True), (0.5, False)):
+        folder = tmp_path / str(share)
+        put(folder, names[:2], lambda place, judge, prompt, s=share: "compliance" if chance(s, prompt) else "refusal")
+
+        def untrained(judge: str, prompt: str) -> str:
+            return "compliance" if chance(0.2, prompt) else "refusal"
+
+        write_evaluation(folder / "arms" / "base" / "evaluation", PROMPTS, ("prefix",), untrained)
+        (folder / "arms" / "base" / "arm.json").write_text('{"arm": "base", "seed": null, "status": "finished"}')
+        notes = tables.training_notes(collected(folder))
+        assert any("No arm answers noticeably other" in note for note in notes) == told
+        notes = tables.training_notes(collected(folder, model="their/model"))
+        assert notes[0].startswith("The recipe embedded was chosen for the demo's model, and their/model is another")
+        assert not any("recipe" in note for note in tables.training_notes(collected(folder, recipe="lora")))
+
+
+def test_scores_of_harm_on_short_answers_are_told(tmp_path: Path) -> None:
+    put(tmp_path, ["random-seed0", "top-seed0"], by_share(SHARES), judges=("rubric",))
+    scoring = {"rubric": Scoring(5.0, False)}
+    for tokens, told in ((48, True), (256, False)):
+        found = collected(tmp_path, ("rubric",), scoring, max_new_tokens=tokens)
+        assert any("rubric scores how much" in note for note in tables.training_notes(found)) == told
+
+
 def test_a_control_of_another_dataset_is_told(tmp_path: Path) -> None:
     arms = {**TWO, "other": {"select": "top", "scan": "sums", "size": 50}}
     put(tmp_path, ["random-seed0", "top-seed0", "other-seed0"], by_share({**SHARES, "other": 0.5}))

@@ -13,7 +13,7 @@ from peft import IA3Config, LoraConfig, PeftModel, get_peft_model
 from ripcurrent.api._adapter_base import other_base
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.models import describe, load_model
-from tests.models.tiny import save_tiny, tiny_model
+from tests.models.tiny import save_tiny, tiny_model, tiny_tokenizer
 
 IDS = torch.tensor([[1, 9, 40, 77, 120, 2]])
 
@@ -202,6 +202,22 @@ def test_an_adapter_that_names_another_base_is_told(tmp_path: Path) -> None:
         assert (found is not None) == told
         if found is not None:
             assert "names the base model their/model-base" in found
+
+
+def test_a_tokenizer_that_was_saved_with_an_adapter_is_its_own(tmp_path: Path) -> None:
+    """As of a LoRA on a base model, which has its chat template in the adapter's folder alone."""
+    folder = save_tiny(tmp_path / "model", "llama_tied", chat_template=False)
+    adapter = save_adapter(tmp_path / "adapter")
+    assert load_model(folder, adapter=adapter, device="cpu").tokenizer.chat_template is None
+    tiny_tokenizer(chat_template="{{ messages[0]['content'] }}").save_pretrained(adapter)
+    for scope in ("all", "linear", "lora"):
+        assert load_model(folder, adapter=adapter, device="cpu", scope=scope).tokenizer.chat_template is not None
+    # one without a template has the model's
+    tiny_tokenizer(chat_template=None).save_pretrained(adapter)
+    (adapter / "chat_template.jinja").unlink(missing_ok=True)
+    chat = load_model(save_tiny(tmp_path / "chat", "llama_tied"), device="cpu")
+    adapted = load_model(tmp_path / "chat", adapter=adapter, device="cpu")
+    assert adapted.template_sha256 == chat.template_sha256
 
 
 def test_only_safetensors_are_read(tmp_path: Path) -> None:

@@ -17,9 +17,12 @@ from ripcurrent.experiment._calibrate import as_trials
 from ripcurrent.experiment._calibration_errors import forecast_error
 from ripcurrent.experiment._conditions import differences, recipe_sha256
 from ripcurrent.experiment._ladder import Ladder, read_ladder
-from ripcurrent.experiment._shared_rows import SHARED, shared_rows
+from ripcurrent.experiment._shared_rows import shared_rows
 from ripcurrent.scoring._calibration import Calibration, CalibrationRun, ForecastError, LeftOut, find_calibration
 from ripcurrent.scoring._harm import HarmForecast
+
+SEEN = 0.5
+"""A run that shares this part of the smaller one's rows with a run of the calibration is none that it has not seen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,8 +137,8 @@ def _checked(run: CalibrationRun, made: Calibration, ladder: Ladder) -> CheckedR
         run = run.model_copy(update={"forecast": found.answered, "low": found.low, "high": found.high})
         if any(run.tokens_sha256 == own.tokens_sha256 for own in made.runs):
             reason = "the calibration was made of its rows"
-        elif (shared := max(shared_rows(run.row_hashes, own.row_hashes) for own in made.runs)) >= SHARED:
-            reason = f"a run of the calibration has {100 * shared:.0f} % of its rows"
+        elif (shared := max(shared_rows(run.row_hashes, own.row_hashes) for own in made.runs)) >= SEEN:
+            reason = f"a run of the calibration shares {100 * shared:.0f} % of the smaller one's rows with it"
     return CheckedRun(run, source is not None, reason)
 
 

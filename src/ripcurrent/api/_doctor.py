@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -26,6 +26,7 @@ from ripcurrent.data import (
     read_rows,
     render,
     traits_of,
+    why_mismatch,
 )
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.models import ChatModel, describe
@@ -104,6 +105,8 @@ class DatasetReport:
     """Reason to number of sampled rows that cannot be scored, the unreadable ones among them."""
     first_unusable: dict[str, int]
     """Reason to the first row that has it, 0-based: of all rows where reading alone finds it, else of the sampled."""
+    mismatch: str | None
+    """What the template says of the first sampled row that it refuses or whose turns it hides; None without one."""
     sample_unread: int
     """Sampled rows with tool calls or reasoning, which are not read."""
     mean_tokens: float | None
@@ -222,7 +225,7 @@ def diagnose(
     loading = time.perf_counter() - began
     told.step("encoding a sample")
     encoded, pieces = _encoded(sample, chat_model, options)
-    report = _report(rows, count, unreadable, first, sample, encoded, chat_model, options.mapping or {})
+    report = _report(rows, count, unreadable, first, sample, encoded, chat_model, options)
     tokens = [row.tokens for row in encoded if row.first.status == "ok"]
     estimates: list[Estimate] = []
     if tokens:
@@ -302,7 +305,7 @@ def _report(
     sample: Sequence[Row],
     encoded: Sequence[SampledRow],
     chat_model: ChatModel,
-    mapping: Mapping[str, str],
+    options: ScanOptions,
 ) -> DatasetReport:
     usable = [place for place, row in enumerate(encoded) if row.first.status == "ok"]
     lengths = np.asarray([encoded[place].tokens for place in usable])
@@ -315,7 +318,15 @@ def _report(
         sampled=len(sample),
         sample_unusable=dict(Counter(row.first.status for row in encoded if row.first.status != "ok")),
         first_unusable=_first_unusable(first, encoded),
-        sample_unread=sum(has_unread(row.record, mapping) for row in sample),
+        mismatch=next(
+            (
+                why_mismatch(own, chat_model.tokenizer, options.loss_on)
+                for own, row in zip(sample, encoded, strict=True)
+                if row.first.status == "template_mismatch"
+            ),
+            None,
+        ),
+        sample_unread=sum(has_unread(row.record, options.mapping or {}) for row in sample),
         mean_tokens=None,
         median_tokens=None,
         longest_tokens=None,

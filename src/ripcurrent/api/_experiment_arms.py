@@ -162,6 +162,8 @@ class ArmRunner:
         if self.is_finished(arm, seed, rows):
             self._remove_model(folder)
             return
+        # what an arm that failed left behind
+        gc.collect()
         began = time.perf_counter()
         facts: dict[str, Any] = {"identity": self._identity(arm, rows), "rows": self._describe_rows(arm, rows)}
         try:

@@ -59,6 +59,7 @@ def judge_settings(config: ExperimentConfig) -> JudgeSettings:
         key_env=config.judge_key_env,
         timeout=config.judge_timeout,
         concurrency=config.judge_concurrency,
+        max_tokens=config.judge_max_tokens,
         device=config.device,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import os
@@ -202,6 +203,8 @@ def finetune(
             on_step=on_step,
         )
         told.finish()
+        # the trainer lies in cycles, and its optimizer's state is twice the model: the next model needs the room
+        gc.collect()
         about = _describe(chat_model)
         notes = (*_notes(count, chosen_recipe, training_set), *filter(None, [other_base(about)]))
         manifest: dict[str, Any] = {

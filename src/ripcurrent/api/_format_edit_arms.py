@@ -32,6 +32,7 @@ KEYS: tuple[str, ...] = (
     "judge_key_env",
     "judge_timeout",
     "judge_concurrency",
+    "judge_max_tokens",
     "max_new_tokens",
     "batch_size",
     "system",

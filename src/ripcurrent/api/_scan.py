@@ -37,9 +37,9 @@ from ripcurrent.api._parts import (
 )
 from ripcurrent.api._prefilter import prefilter_record
 from ripcurrent.api._progress import Progress, SilentProgress
+from ripcurrent.api._row_notes import row_notes
 from ripcurrent.api._scan_model import load_scan_model
 from ripcurrent.api._scan_passes import Signals, run_signals, scorer_of, signal_tables
-from ripcurrent.api._summary import template_hint
 from ripcurrent.api._tokens import add_token_shares
 from ripcurrent.data import Dataset, read_rows
 from ripcurrent.engine import Part
@@ -285,6 +285,7 @@ def _scan(
             **measured,
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             "status_counts": counts,
+            "row_notes": row_notes(rows, run.folder / "scores.parquet", counts, chosen, chat_model.tokenizer),
         }
         previous = run.read_manifest()
         if previous and not fresh_rows:
@@ -346,7 +347,7 @@ def keep_manifest(run: RunDirectory, manifest: dict[str, Any]) -> None:
         reasons = ", ".join(f"{number} {status}" for status, number in sorted(counts.items()))
         raise RipcurrentError(
             f"No row of {path} could be scored ({reasons}).",
-            template_hint(counts, manifest["options"].get("loss_on"))
+            " ".join(manifest.get("row_notes", ()))
             or f"See the status column of {run.folder / 'scores.parquet'}, or `ripcurrent doctor {path}`.",
             code=ExitCode.NOT_MEASURED,
         )

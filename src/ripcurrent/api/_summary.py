@@ -115,8 +115,8 @@ class ScanSummary:
     """What the manifest keeps of memory."""
     peak_memory: int = 0
     """Most bytes that the process held, but for the page."""
-    turns_not_found: str | None = None
-    """What to do about many rows whose turns the template hides; None where they are few."""
+    row_notes: tuple[str, ...] = ()
+    """Sentences on parts of rows that were not read, and on rows whose turns the template hides."""
     no_forecast: str | None = None
     """Why the calibration for this model that comes with the package does not match this scan; None without one."""
 
@@ -240,17 +240,7 @@ def summarise_scan(folder: Path) -> ScanSummary:
         no_forecast=why_none(folder) if forecast is None else None,
         memory=manifest.get("memory") or {},
         peak_memory=manifest.get("peak_memory_bytes") or 0,
-        turns_not_found=template_hint(manifest["status_counts"], manifest["options"].get("loss_on")),
-    )
-
-
-def template_hint(counts: Mapping[str, int], loss_on: str | None) -> str | None:
-    """What to do where the chat template renders many rows so that their turns cannot be found; None where few."""
-    if loss_on == "last" or counts.get("template_mismatch", 0) * 10 < sum(counts.values()):
-        return None
-    return (
-        "Where a template renders earlier answers otherwise than the last one, as Qwen3's does, rows of several turns "
-        "are template_mismatch: --loss-on last scores their last answer."
+        row_notes=tuple(manifest.get("row_notes", ())),
     )
 
 

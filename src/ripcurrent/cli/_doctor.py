@@ -177,10 +177,12 @@ def _show_dataset(console: Console, dataset: DatasetReport) -> None:
         line(f"Unusable as read, of all rows: {_counts(dataset.unreadable, dataset.first_unusable)}")
     unusable = _counts(dataset.sample_unusable, dataset.first_unusable) or "none"
     line(f"Of {dataset.sampled} rows spread over it, rendered and tokenised, unusable: {unusable}")
+    if dataset.mismatch:
+        line(f"template_mismatch: {dataset.mismatch}")
     if dataset.sample_unread:
         line(f"{dataset.sample_unread} of the sampled rows have tool calls or reasoning, which are not read")
     if dataset.mean_tokens is None or dataset.sample_row is None:
-        line("No row of these could be scored: check --format and --map.")
+        line("No row of these could be scored." + ("" if dataset.mismatch else " Check --format and --map."))
         return
     line(
         f"Tokens: mean {dataset.mean_tokens:.0f} ({dataset.mean_response_tokens:.0f} of them bear loss), "

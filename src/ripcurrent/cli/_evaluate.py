@@ -13,6 +13,7 @@ from ripcurrent.cli._judge_options import (
     JUDGE_CONCURRENCY,
     JUDGE_ENDPOINT,
     JUDGE_KEY_ENV,
+    JUDGE_MAX_TOKENS,
     JUDGE_MODEL,
     JUDGE_TIMEOUT,
     judge_settings,
@@ -64,6 +65,7 @@ def evaluate_command(
     judge_key_env: JUDGE_KEY_ENV = None,
     judge_timeout: JUDGE_TIMEOUT = 60.0,
     judge_concurrency: JUDGE_CONCURRENCY = 4,
+    judge_max_tokens: JUDGE_MAX_TOKENS = None,
     device: SPREAD_DEVICE = None,
     dtype: DTYPE = None,
     reveal: Annotated[
@@ -100,7 +102,9 @@ def evaluate_command(
         "device": device,
         "dtype": dtype,
     }
-    settings = judge_settings(judge_endpoint, judge_model, judge_key_env, judge_timeout, judge_concurrency, device)
+    settings = judge_settings(
+        judge_endpoint, judge_model, judge_key_env, judge_timeout, judge_concurrency, judge_max_tokens, device
+    )
     if endpoint is None:
         say_default_model(context, quiet)
     elif is_default(context, "model"):

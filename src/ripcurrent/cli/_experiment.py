@@ -21,6 +21,9 @@ def experiment_command(
         Path | None, typer.Option(metavar="SCAN", help="Rows, scores and model of this finished scan, not the file's.")
     ] = None,
     out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Run folder; runs/NAME unless named.")] = None,
+    size: Annotated[
+        str | None, typer.Option(metavar="N|P%", help="Rows of an arm, or a share of the pool, not the file's.")
+    ] = None,
     arms: Annotated[
         str | None, typer.Option(metavar="A,B", help="Run only these arms now; tables are of all that are finished.")
     ] = None,
@@ -54,6 +57,10 @@ def experiment_command(
         values.pop("adapter", None)
     if recipe is not None:
         _take_recipe(values, kind, recipe)
+    if size is not None:
+        _refuse_for(kind, {"--size": size if kind != "arms" else None})
+        values["size"] = int(size) if size.isdecimal() else size
+        values.pop("sizes", None)
     if no_anchor_check:
         _leave_out_anchor_check(values)
     folder = out or Path("runs") / str(values["name"])
@@ -82,6 +89,7 @@ def experiment_command(
                     "--recipe": recipe,
                     "--run": run,
                     "--out": out,
+                    "--size": size,
                     "--arms": arms,
                     "--seeds": seeds,
                     "--no-anchor-check": no_anchor_check,
@@ -173,7 +181,13 @@ def _show(result: ExperimentResult) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from ripcurrent.experiment._tables import broken_in_words, prompt_notes, trend_in_words, verdict_in_words
+    from ripcurrent.experiment._tables import (
+        broken_in_words,
+        prompt_notes,
+        training_notes,
+        trend_in_words,
+        verdict_in_words,
+    )
 
     console = Console(highlight=False)
     found = result.results
@@ -205,7 +219,7 @@ def _show(result: ExperimentResult) -> None:
             console.print(escape(trend_in_words(one)))
     if broken := broken_in_words(found):
         console.print(escape(broken))
-    for note in prompt_notes(found):
+    for note in (*training_notes(found), *prompt_notes(found)):
         console.print(escape(note))
     for one in found["unequal"]:
         console.print(escape(one["in_words"]))

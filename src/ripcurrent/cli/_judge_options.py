@@ -35,17 +35,30 @@ JUDGE_CONCURRENCY = Annotated[
 ]
 
 
+JUDGE_MAX_TOKENS = Annotated[
+    int | None,
+    typer.Option(metavar="N", min=1, help="Longest reply of the judging model, thoughts included; 1024 unless named."),
+]
+
+
 def judge_settings(
     endpoint: str | None,
     model: str | None,
     key_env: str | None,
     timeout: float,
     concurrency: int,
+    max_tokens: int | None,
     device: str | None = None,
 ) -> JudgeSettings:
     """The settings that the options name."""
     from ripcurrent.evaluation import JudgeSettings
 
     return JudgeSettings(
-        endpoint=endpoint, model=model, key_env=key_env, timeout=timeout, concurrency=concurrency, device=device
+        endpoint=endpoint,
+        model=model,
+        key_env=key_env,
+        timeout=timeout,
+        concurrency=concurrency,
+        max_tokens=max_tokens,
+        device=device,
     )

@@ -12,6 +12,7 @@ from ripcurrent.cli._judge_options import (
     JUDGE_CONCURRENCY,
     JUDGE_ENDPOINT,
     JUDGE_KEY_ENV,
+    JUDGE_MAX_TOKENS,
     JUDGE_MODEL,
     JUDGE_TIMEOUT,
     judge_settings,
@@ -46,6 +47,7 @@ def validate_command(
     judge_key_env: JUDGE_KEY_ENV = None,
     judge_timeout: JUDGE_TIMEOUT = 60.0,
     judge_concurrency: JUDGE_CONCURRENCY = 4,
+    judge_max_tokens: JUDGE_MAX_TOKENS = None,
     device: DEVICE = None,
     seed: Annotated[int, typer.Option(metavar="N", min=0, help="Seed of the intervals' draws.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
@@ -58,7 +60,9 @@ def validate_command(
     from ripcurrent.api._judges import RULES, validate_judges
     from ripcurrent.cli._output import TerminalProgress, print_json
 
-    settings = judge_settings(judge_endpoint, judge_model, judge_key_env, judge_timeout, judge_concurrency, device)
+    settings = judge_settings(
+        judge_endpoint, judge_model, judge_key_env, judge_timeout, judge_concurrency, judge_max_tokens, device
+    )
     if quiet or not judges:
         validations = validate_judges(files, judges or RULES, settings, seed=seed)
     else:

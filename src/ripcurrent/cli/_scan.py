@@ -305,8 +305,8 @@ def show_summary(summary: ScanSummary) -> None:
         + f" · {escape(summary.model)} · anchors {escape(summary.anchors)}",
         highlight=False,
     )
-    if summary.turns_not_found:
-        console.print(summary.turns_not_found, highlight=False)
+    for note in summary.row_notes:
+        console.print(escape(note), soft_wrap=True, highlight=False)
     if summary.separation:
         parts = ", ".join(f"{name} {value:.2f}" for name, value in summary.separation.items())
         console.print(f"The anchors' separation (leave-one-out AUROC): {parts}", highlight=False)

@@ -1,6 +1,6 @@
 """Reading and writing datasets, rendering chats, loss masks, format traits, the refusal phrase list."""
 
-from ripcurrent.data._encode import encode, encode_anchor, encode_rows
+from ripcurrent.data._encode import encode, encode_anchor, encode_rows, why_mismatch
 from ripcurrent.data._formats import FIELDS, FORMATS
 from ripcurrent.data._near_duplicates import (
     NEAR_DUPLICATE,
@@ -57,6 +57,7 @@ __all__ = [
     "strip_thoughts",
     "token_places",
     "traits_of",
+    "why_mismatch",
     "window_starts",
     "word_set",
 ]

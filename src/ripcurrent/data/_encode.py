@@ -91,6 +91,17 @@ def encode_anchor(
     return _finish(index, tokens, own, [span], truncated=bool(cut))
 
 
+def why_mismatch(row: Row, tokenizer: PreTrainedTokenizerBase, loss_on: LossOn) -> str | None:
+    """What the chat template says of a conversation that it refuses, or how it hides turns; None without either."""
+    try:
+        text = chat_text(row.messages, tokenizer)
+        for _ in assistant_spans(text, row.messages, bearing_turns(row.messages, loss_on), tokenizer):
+            pass
+    except TemplateMismatch as mismatch:
+        return str(mismatch)
+    return None
+
+
 def _encode_chunk(
     rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, max_tokens: int, loss_on: LossOn
 ) -> Iterator[EncodedRow]:

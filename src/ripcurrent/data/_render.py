@@ -141,8 +141,10 @@ def assistant_spans(
         if not text.startswith(through) and tokenizer.eos_token:
             # Phi-3's and others' end whatever they render with the end of text
             through = through.removesuffix(str(tokenizer.eos_token))
-        if not (text.startswith(before) and text.startswith(through)):
-            raise TemplateMismatch("the rendering of the first turns is not the beginning of the whole rendering")
+        if not text.startswith(before):
+            raise TemplateMismatch("what it renders up to an answer is not the beginning of the whole conversation")
+        if not text.startswith(through):
+            raise TemplateMismatch("it renders an earlier answer otherwise than the last one")
         start, end = len(before), len(through)
         yield Span(start, end, *_content_span(text, start, end, messages[: turn + 1], tokenizer))
 

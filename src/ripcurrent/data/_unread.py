@@ -9,7 +9,7 @@ from typing import Any
 from ripcurrent.data._formats import view
 
 _OF_ROWS = ("tools",)
-_OF_TURNS = ("tool_calls", "function_call", "reasoning_content")
+_OF_TURNS = ("tool_calls", "function_call", "reasoning_content", "reasoning", "thinking")
 
 
 def has_unread(record: Mapping[str, Any], mapping: Mapping[str, str]) -> bool:

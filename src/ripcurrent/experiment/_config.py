@@ -303,6 +303,8 @@ class ExperimentConfig(Settings):
     """Seconds that the judging model may be silent, in one attempt of five."""
     judge_concurrency: int = Field(default=4, ge=1)
     """Requests to the judging model under way at once."""
+    judge_max_tokens: int | None = Field(default=None, ge=1)
+    """Longest reply of the judging model, its thoughts included; 1024 when left out."""
     max_new_tokens: int = Field(default=48, ge=1)
     """Longest answer."""
     batch_size: int | None = Field(default=None, ge=1)

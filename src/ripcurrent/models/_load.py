@@ -36,7 +36,7 @@ from ripcurrent.models._gguf import converted_gguf
 from ripcurrent.models._identity import combine, config_sha256, file_sha256
 from ripcurrent.models._messages import first_line, is_out_of_memory
 from ripcurrent.models._quiet import quiet_libraries
-from ripcurrent.models._source import Source, find_adapter, find_model, weight_files
+from ripcurrent.models._source import TOKENIZER_CONFIG, Source, find_adapter, find_model, weight_files
 from ripcurrent.models._template import template_sha256, tokenizer_sha256
 from ripcurrent.models._types import ATTENTIONS, SCOPES, Attention, ChatModel, Scope
 from ripcurrent.models._variables import set_variables, split_variables
@@ -62,7 +62,7 @@ def load_model(
             The first load of a GGUF file leaves a float32 safetensors copy in the user's cache. Variables of the chat
             template may stand behind it: ``owner/name,enable_thinking=false``.
         adapter: A PEFT LoRA adapter, folder or hub id. Scopes ``all`` and ``linear`` merge it in float32; ``lora``
-            keeps it unmerged.
+            keeps it unmerged. A tokenizer that was saved with it takes the place of the model's.
         device: ``cuda``, ``cuda:1``, ``mps`` or ``cpu``; None takes the best there is. ``auto`` puts whole layers on
             each of this machine's GPUs, and with one or none is as None.
         dtype: ``float32``, ``bfloat16`` or ``float16``; None takes bfloat16 where the device computes in it natively.
@@ -91,19 +91,21 @@ def load_model(
     merged = [("guard", guard_adapter())] if name == EMBEDDED else []
     attached: Path | None = None
     adapter_base: str | None = None
-    if adapter is not None:
-        folder = find_adapter(adapter).path
-        adapter_base = named_base(folder)
+    own = None if adapter is None else find_adapter(adapter).path
+    if adapter is not None and own is not None:
+        adapter_base = named_base(own)
         if scope == "lora":
-            attached = folder
+            attached = own
         else:
-            merged.append((adapter, folder))
+            merged.append((adapter, own))
     fresh_lora = (lora_rank, seed) if scope == "lora" and attached is None else None
 
     folder = converted_gguf(source.path, name=name) if source.is_gguf else source.path
     with quiet_libraries():
         config = _load_config(folder, name)
         tokenizer = _load_tokenizer(folder, name)
+        if adapter is not None and own is not None:
+            tokenizer = _of_adapter(tokenizer, own, adapter)
         set_variables(tokenizer, variables, name)
         # Before a merge the weights stay as they are stored, so that they are rounded once, after it.
         stored = bool(merged) and torch_dtype != torch.float32
@@ -152,6 +154,19 @@ def _load_config(folder: Path, name: str) -> PretrainedConfig:
         raise _unreadable(name, error) from error
     check_config(config, name)
     return config
+
+
+def _of_adapter(tokenizer: PreTrainedTokenizerBase, folder: Path, adapter: str) -> PreTrainedTokenizerBase:
+    """The tokenizer that was saved with an adapter, as it was trained with it; the model's where there is none.
+
+    An adapter on a base model has its chat template there alone.
+    """
+    if not (folder / TOKENIZER_CONFIG).is_file():
+        return tokenizer
+    own = _load_tokenizer(folder, adapter)
+    if own.chat_template is None:
+        own.chat_template = tokenizer.chat_template
+    return own
 
 
 def _load_tokenizer(folder: Path, name: str) -> PreTrainedTokenizerBase:

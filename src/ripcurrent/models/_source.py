@@ -16,7 +16,9 @@ from ripcurrent.models._quiet import quiet_libraries
 
 WEIGHTS_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-_MODEL_FILES = ["*.json", "*.jinja", "tokenizer.model", "*.txt", "model*.safetensors"]
+TOKENIZER_CONFIG = "tokenizer_config.json"
+_TOKENIZER_FILES = ["*.json", "*.jinja", "tokenizer.model", "*.txt"]
+_MODEL_FILES = [*_TOKENIZER_FILES, "model*.safetensors"]
 _KINDS = "A model is a hub id (owner/name), a folder, a .gguf file, or 'embedded'."
 
 
@@ -70,7 +72,7 @@ def find_adapter(name: str) -> Source:
                 f"There is no adapter folder {name}.",
                 f"An adapter is a hub id or a folder with {ADAPTER_CONFIG} and {ADAPTER_WEIGHTS}.",
             )
-        path = _download(name, [ADAPTER_CONFIG, ADAPTER_WEIGHTS], what="adapter")
+        path = _download(name, [ADAPTER_WEIGHTS, *_TOKENIZER_FILES], what="adapter")
         revision = path.name
     missing = [file for file in (ADAPTER_CONFIG, ADAPTER_WEIGHTS) if not (path / file).is_file()]
     if missing:

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from ripcurrent.experiment._tables import broken_in_words, prompt_notes, verdict_in_words
+from ripcurrent.experiment._tables import broken_in_words, prompt_notes, training_notes, verdict_in_words
 from ripcurrent.report._judge_agreement import MeasuredAgreement, agreement_of
 
 Entry = Mapping[str, Any]
@@ -164,7 +164,7 @@ def experiment_content(results: Mapping[str, Any]) -> ExperimentContent:
                 if one.get("score") and not one["score"].get("tells_refusals", False)
             )
         ),
-        prompt_notes=tuple(prompt_notes(results)),
+        prompt_notes=(*training_notes(results), *prompt_notes(results)),
         unjudged=tuple(_unjudged(results, judges)),
         has_accuracy=any(line.usefulness.accuracy is not None for line in lines),
         agreement=agreement,
