@@ -2,6 +2,7 @@
 
 PYTHON ?= python3## Python that .venv is made with, 3.11 or newer
 TORCH_INDEX ?=## PyTorch's CPU wheel index (see pytorch.org's install page), where your package index lacks it
+WORKERS ?= 2## Processes that tests run in, each with models of its own
 ARGS ?=## Further arguments of demo, test, test-slow, bench and bench-…
 
 # Tests that need real data read it from the folder that RIPCURRENT_DATA names, and skip where there is none.
@@ -46,8 +47,8 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP) ## The whole story on rows and a model that come with the package
 	$(BIN)/ripcurrent demo $(ARGS)
 
-test: $(STAMP) ## Every test that takes seconds
-	$(BIN)/pytest $(ARGS)
+test: $(STAMP) ## Every test that takes seconds, in WORKERS processes
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadgroup $(ARGS)
 
 test-slow: $(STAMP) ## The tests that take minutes
 	$(BIN)/pytest -m slow $(ARGS)

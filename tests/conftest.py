@@ -9,6 +9,17 @@ from typing import Any
 
 import pytest
 
+RAY = ("test_ray", "test_ray_gpu", "test_scan_ray", "test_ray_cluster")
+"""Files whose tests start a Ray that takes the machine's cores: one after another."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where tests run in several processes, a file's stay in one, as its fixtures are made there."""
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("ray" if item.path.stem in RAY else str(item.path)))
+
+
 EMBEDDED_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from ripcurrent.models._gguf import cache_folder
 from tests.models.tiny import save_tiny
 from tests.tiny_scan import anchor_lines, good_rows, write_jsonl
 
@@ -17,6 +18,10 @@ from tests.tiny_scan import anchor_lines, good_rows, write_jsonl
 def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """RIPCURRENT_CACHE for the session, so that a model's directions are computed once."""
     folder = tmp_path_factory.mktemp("cache")
+    # but for the embedded model's copy, which takes half a minute and is the user's own
+    copies = cache_folder() / "gguf"
+    copies.mkdir(parents=True, exist_ok=True)
+    (folder / "gguf").symlink_to(copies, target_is_directory=True)
     before = os.environ.get("RIPCURRENT_CACHE")
     os.environ["RIPCURRENT_CACHE"] = str(folder)
     yield folder

@@ -9,6 +9,7 @@ import pytest
 
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.training import RECIPES, Recipe, load_recipe, parse_recipe
+from ripcurrent.training._trainer import _lora
 
 
 def test_the_paper_recipe_is_the_papers() -> None:
@@ -117,3 +118,15 @@ def test_a_missing_key_is_named() -> None:
         parse_recipe(without, where="mine.yaml", name="mine")
     with pytest.raises(RipcurrentError, match=r"no key 'learning_rte'\. Did you mean learning_rate\?"):
         parse_recipe({**without, "learning_rte": 1e-4}, where="mine.yaml", name="mine")
+
+
+def test_keys_of_memory_alone_are_no_other_training_and_dropout_is() -> None:
+    keys = {"method": "lora", "r": 4, "learning_rate": 1e-3, "batch": 4, "epochs": 1}
+    plain = Recipe(**keys)
+    assert Recipe(**keys, accumulation=2, gradient_checkpointing=True).as_trained() == plain.as_trained()
+    assert Recipe(**keys, dropout=0.1).as_trained() != plain.as_trained()
+    # recipes that were kept before the key was there are the same without it
+    assert "dropout" not in plain.model_dump(mode="json")
+    assert _lora(Recipe(**keys, dropout=0.1)).lora_dropout == 0.1
+    with pytest.raises(ValueError, match="dropout and target are for method lora"):
+        Recipe(**{**keys, "method": "full", "r": None}, dropout=0.1)

@@ -5,7 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from torch.optim.lr_scheduler import StepLR
-from transformers import get_constant_schedule_with_warmup, get_linear_schedule_with_warmup
+from transformers import (
+    get_constant_schedule_with_warmup,
+    get_cosine_schedule_with_warmup,
+    get_linear_schedule_with_warmup,
+)
 
 from ripcurrent.training._schedule import make_schedule
 from tests.training.runs import recipe
@@ -40,12 +44,16 @@ def test_step_is_steplr_stepped_once_an_epoch() -> None:
 
 
 @pytest.mark.parametrize("warmup", [0.0, 0.1, 0.34, 0.99])
-def test_linear_and_constant_are_those_of_transformers(warmup: float) -> None:
+def test_linear_cosine_and_constant_are_those_of_transformers(warmup: float) -> None:
     steps = 12
     warm = -(-int(warmup * 100) * steps // 100)
     linear = make_schedule(recipe(schedule="linear", warmup=warmup), optimizer(), total_steps=steps, steps_per_epoch=3)
+    cosine = make_schedule(recipe(schedule="cosine", warmup=warmup), optimizer(), total_steps=steps, steps_per_epoch=3)
     constant = make_schedule(recipe(warmup=warmup), optimizer(), total_steps=steps, steps_per_epoch=3)
     assert rates(linear, steps) == pytest.approx(
         rates(get_linear_schedule_with_warmup(optimizer(), warm, steps), steps)
+    )
+    assert rates(cosine, steps) == pytest.approx(
+        rates(get_cosine_schedule_with_warmup(optimizer(), warm, steps), steps)
     )
     assert rates(constant, steps) == pytest.approx(rates(get_constant_schedule_with_warmup(optimizer(), warm), steps))

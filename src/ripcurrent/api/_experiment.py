@@ -157,7 +157,7 @@ def run_experiment(
     prompts, prompt_records = gather_prompts(config.prompts)
     folder = Path(out)
     shown = without_secrets_of(config)
-    identity = _identity(shown, prompt_records, load_recipe(config.recipe).model_dump(mode="json"))
+    identity = _identity(shown, prompt_records, load_recipe(config.recipe).as_trained())
     with RunDirectory(folder, identity, no_results=NO_RESULTS, may_change=(*JUDGING, *PLACES)) as run:
         _keep_prompts(folder / PROMPTS, prompts, "evaluation")
         sums = draw_sums(config.gsm8k) if config.gsm8k is not None else ()

@@ -142,7 +142,7 @@ class ArmRunner:
         """What an arm's identity has that its file says; the rows take its scan."""
         return {
             "rule": arm.rule.model_dump(mode="json", exclude_defaults=True),
-            "recipe": load_recipe(arm.rule.recipe or self._config.recipe).model_dump(mode="json"),
+            "recipe": load_recipe(arm.rule.recipe or self._config.recipe).as_trained(),
         }
 
     def base(self, label: str) -> None:

@@ -254,6 +254,7 @@ def _scan(
             "options": chosen.model_dump(exclude={"tokens"}),
             "quirks": chosen.quirks,
             "left_out": list(gradient_pass.catalogue.left_out) if gradient_pass is not None else [],
+            "row_notes": row_notes(rows, chosen, chat_model.tokenizer),
             "seeds": {"seed": chosen.seed},
             "versions": _versions(),
             "machine": {"platform": platform.platform(), "python": platform.python_version(), "cpus": os.cpu_count()},
@@ -285,7 +286,6 @@ def _scan(
             **measured,
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             "status_counts": counts,
-            "row_notes": row_notes(rows, run.folder / "scores.parquet", counts, chosen, chat_model.tokenizer),
         }
         previous = run.read_manifest()
         if previous and not fresh_rows:

@@ -171,7 +171,10 @@ def _of_adapter(tokenizer: PreTrainedTokenizerBase, folder: Path, adapter: str) 
 
 def _load_tokenizer(folder: Path, name: str) -> PreTrainedTokenizerBase:
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        # Mistral's own library, where it is installed, would give a tokenizer without offsets
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False, mistral_format=False
+        )
     except Exception as error:
         # what a tokenizer's own library cannot read is a bare Exception
         raise RipcurrentError(

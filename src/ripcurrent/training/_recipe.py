@@ -32,6 +32,9 @@ class Recipe(BaseModel):
     """Rank of the LoRA."""
     alpha: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """The LoRA's update is scaled by alpha / r; twice the rank when left out."""
+    dropout: float = Field(default=0.0, ge=0, lt=1, exclude_if=lambda value: value == 0.0)
+    """Dropout before the LoRA's A. Not among the keys of a recipe without it, so that those before this key stay the
+    same."""
     target: Literal["all-linear"] | tuple[str, ...] | None = None
     """Modules with a LoRA: every linear layer but the head (when left out), or module names."""
     optimizer: Literal["adamw"] = "adamw"
@@ -46,10 +49,11 @@ class Recipe(BaseModel):
     """Passes over the rows; or give ``steps``."""
     steps: int | None = Field(default=None, ge=1)
     """Optimizer steps; or give ``epochs``."""
-    schedule: Literal["constant", "linear", "step"] = "constant"
-    """The rate stays, falls to zero over all steps, or is multiplied by ``gamma`` after every epoch."""
+    schedule: Literal["constant", "linear", "cosine", "step"] = "constant"
+    """The rate stays, falls to zero over all steps on a line or half a cosine, or is multiplied by ``gamma`` after
+    every epoch."""
     warmup: float = Field(default=0.0, ge=0, lt=1)
-    """Share of all steps in which the rate rises from zero; for ``constant`` and ``linear``."""
+    """Share of all steps in which the rate rises from zero; not for ``step``."""
     gamma: float | None = Field(default=None, gt=0, le=1)
     """The factor of ``step``."""
     weight_decay: float = Field(default=0.0, ge=0, allow_inf_nan=False)
@@ -68,15 +72,19 @@ class Recipe(BaseModel):
             raise ValueError("give either epochs or steps")
         if self.method == "lora" and self.r is None:
             raise ValueError("method lora needs r, the rank")
-        if self.method == "full" and (self.r, self.alpha, self.target) != (None, None, None):
-            raise ValueError("r, alpha and target are for method lora")
+        if self.method == "full" and (self.r, self.alpha, self.target, self.dropout) != (None, None, None, 0.0):
+            raise ValueError("r, alpha, dropout and target are for method lora")
         if (self.schedule == "step") != (self.gamma is not None):
             raise ValueError("gamma and schedule step need each other")
         if self.schedule == "step" and self.warmup:
-            raise ValueError("warmup is for the schedules constant and linear")
+            raise ValueError("warmup is for the schedules constant, linear and cosine")
         if self.batch % self.accumulation:
             raise ValueError(f"a batch of {self.batch} cannot be computed in {self.accumulation} equal parts")
         return self
+
+    def as_trained(self) -> dict[str, Any]:
+        """Its keys, those that change what is held in memory and not what is trained at their defaults."""
+        return self.model_copy(update={"accumulation": 1, "gradient_checkpointing": False}).model_dump(mode="json")
 
     @property
     def part(self) -> int:

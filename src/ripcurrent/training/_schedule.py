@@ -13,7 +13,7 @@ from ripcurrent.training._recipe import Recipe
 def rate_factor(recipe: Recipe, step: int, *, total_steps: int, steps_per_epoch: int) -> float:
     """What the recipe's rate is multiplied by at optimizer step ``step``, counted from 0; within [0, 1].
 
-    Warm-up and ``linear`` are transformers' ``get_linear_schedule_with_warmup`` (so the very first step of a warm-up
+    Warm-up, ``linear`` and ``cosine`` are transformers' schedules of these names (so the very first step of a warm-up
     has rate 0), ``step`` is PyTorch's ``StepLR`` stepped once an epoch.
     """
     if recipe.schedule == "step":
@@ -24,7 +24,8 @@ def rate_factor(recipe: Recipe, step: int, *, total_steps: int, steps_per_epoch:
         return step / warmup
     if recipe.schedule == "constant":
         return 1.0
-    return max(0.0, (total_steps - step) / max(1, total_steps - warmup))
+    left = max(0.0, (total_steps - step) / max(1, total_steps - warmup))
+    return left if recipe.schedule == "linear" else 0.5 * (1.0 - math.cos(math.pi * left))
 
 
 def make_schedule(recipe: Recipe, optimizer: Optimizer, *, total_steps: int, steps_per_epoch: int) -> LambdaLR:

@@ -149,7 +149,7 @@ def _lora(recipe: Recipe) -> Any:
         r=recipe.r,
         lora_alpha=recipe.alpha or 2 * (recipe.r or 0),
         target_modules=target if isinstance(target, str) else list(target),
-        lora_dropout=0.0,
+        lora_dropout=recipe.dropout,
         bias="none",
         task_type="CAUSAL_LM",
     )
