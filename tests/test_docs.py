@@ -59,9 +59,12 @@ def test_every_option_that_is_named_exists(path: Path) -> None:
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_command_line_that_is_shown_has_its_options(path: Path) -> None:
     options = options_by_command()
-    for line in re.findall(r"\bripcurrent ((?:[a-z]+ )+[^\n`#]*)", path.read_text(encoding="utf-8")):
+    text = path.read_text(encoding="utf-8").replace("\\\n", " ")
+    for prompt, line in re.findall(r"(\$ |`)ripcurrent ([^\n`#|]*)", text):
         words = line.split()
         command = next((" ".join(words[:n]) for n in (2, 1) if " ".join(words[:n]) in options), None)
+        # in a sentence the name may stand alone, or before a word that is no command
+        assert command is not None or prompt == "`" or words[:1] in ([], ["--version"], ["--help"]), line
         if command is not None:
             assert set(re.findall(r"--[a-z-]+", line)) <= options[command] | {"--help"}, line
 

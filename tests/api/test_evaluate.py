@@ -20,6 +20,7 @@ from ripcurrent.errors import ExitCode, RipcurrentError
 from ripcurrent.evaluation import JudgeSettings, Prompt, Verdict, find_judges
 from ripcurrent.evaluation._rated_run import ArmRun, read_answers
 from ripcurrent.evaluation._responses import PARTIAL, Response, ResponseLog
+from ripcurrent.report._judge_agreement import measured_agreement
 from tests.evaluation.scripted_server import Answered, serve
 from tests.evaluation.served_model import save_grader, serving
 from tests.models.tiny import save_tiny
@@ -437,4 +438,9 @@ def test_an_answer_cannot_command_the_terminal(
 
 
 def test_default_judges_begin_with_the_one_that_agrees_best() -> None:
-    assert _evaluate.DEFAULT_JUDGES[0] == "prefix"
+    """Of the files that a judge was not written on, on the worse one."""
+    held_out: dict[str, float] = {}
+    for one in measured_agreement():
+        if one.role != "tuned on these":
+            held_out[one.judge] = min(one.kappa, held_out.get(one.judge, 1.0))
+    assert _evaluate.DEFAULT_JUDGES[0] == max(held_out, key=lambda judge: held_out[judge])

@@ -68,7 +68,7 @@ def test_a_map_that_is_none(command: Command, tmp_path: Path, out: Path) -> None
 @pytest.mark.parametrize(("name", "text"), [("rows.jsonl", ""), ("rows.json", "[]"), ("rows.csv", "prompt,response\n")])
 def test_empty_file(command: Command, tmp_path: Path, out: Path, name: str, text: str) -> None:
     (tmp_path / name).write_text(text)
-    command.scan_fails(tmp_path / name, "--out", out, says=(name, "empty" if not text else "no rows"))
+    command.scan_fails(tmp_path / name, "--out", out, says=(name, " is empty." if not text else "no rows"))
     assert not out.exists()
 
 

@@ -156,7 +156,7 @@ def test_array_of_no_records(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["rows.json", "rows.jsonl", "rows.csv", "rows.parquet", "rows.json.gz"])
 def test_empty_file(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("")
-    fails(tmp_path / name, name, "empty")
+    fails(tmp_path / name, name, " is empty.")
 
 
 @pytest.mark.parametrize(
@@ -267,7 +267,7 @@ def test_hub_failure_is_told(monkeypatch: pytest.MonkeyPatch, error: Exception) 
 
 def test_limit_of_nothing(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text(GOOD)
-    with pytest.raises(RipcurrentError, match="limit"):
+    with pytest.raises(RipcurrentError, match="limit of 0 rows"):
         read_rows(tmp_path / "rows.jsonl", limit=0)
 
 

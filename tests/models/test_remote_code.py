@@ -12,7 +12,7 @@ import pytest
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.models import load_model
 from tests.models.test_adapter import save_adapter
-from tests.models.tiny import save_tiny
+from tests.models.tiny import save_tiny, tiny_tokenizer
 
 CODE = """
 from pathlib import Path
@@ -66,6 +66,9 @@ def test_code_that_a_known_architecture_names_is_not_run(tmp_path: Path) -> None
 
 def test_code_that_an_adapter_names_is_not_run(tmp_path: Path) -> None:
     folder, adapter = save_tiny(tmp_path / "model", "llama_tied"), save_adapter(tmp_path / "adapter")
+    # a tokenizer of its own beside it, which is what the adapter is loaded with
+    tiny_tokenizer().save_pretrained(adapter)
+    with_code(adapter, "tokenizer_config.json", {"auto_map": {"AutoTokenizer": [None, "own.OwnTokenizerFast"]}})
     named = {"base_model_class": "OwnTokenizer", "parent_library": "own"}
     with_code(adapter, "adapter_config.json", {"auto_mapping": named})
     load(folder, adapter=adapter)

@@ -55,7 +55,7 @@ def test_a_failed_write_leaves_the_earlier_page(tmp_path, monkeypatch):
 def test_unfinished_or_damaged_run_names_the_file(tmp_path, name):
     run = fabricate_run(tmp_path / "run", rows=20)
     (run / name).write_bytes(b"{ not whole")
-    with pytest.raises(RipcurrentError, match="damaged") as damaged:
+    with pytest.raises(RipcurrentError, match="is damaged: ") as damaged:
         build_report(run)
     assert damaged.value.hint
     (run / name).unlink()
