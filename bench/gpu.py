@@ -102,7 +102,11 @@ def main() -> int:
     found = {"device": name, "torch": torch.__version__, "matmul_flops": peak}
     failed = False
     for shape in arguments.shapes.split(","):
-        found[shape] = _measured(shape, device, arguments.budget, peak, arguments.rows)
+        try:
+            found[shape] = _measured(shape, device, arguments.budget, peak, arguments.rows)
+        except torch.OutOfMemoryError as error:
+            found[shape] = {"out_of_memory": {"model": str(error)}}
+            print(f"  {shape} ran out of memory: {error}", flush=True)
         failed = failed or bool(found[shape]["out_of_memory"])
         if arguments.json:
             arguments.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")

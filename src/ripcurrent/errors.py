@@ -36,6 +36,13 @@ class RipcurrentError(Exception):
         return f"{self.message}\n{self.hint}" if self.hint else self.message
 
 
+class NothingToJudgeError(RipcurrentError):
+    """A model's answers are none: thoughts that the limit of new tokens cut."""
+
+    def __init__(self, message: str, hint: str) -> None:
+        super().__init__(message, hint, code=ExitCode.NOT_MEASURED)
+
+
 class MissingExtraError(RipcurrentError):
     """An optional dependency is not installed; the hint is the line that installs it."""
 

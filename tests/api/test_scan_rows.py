@@ -131,8 +131,8 @@ def test_a_row_cut_at_its_head_is_scored_and_says_so(mixed: tuple[Path, pa.Table
 
 def test_what_is_not_read_and_what_the_template_refuses_is_told(mixed: tuple[Path, pa.Table]) -> None:
     unread, refused = read_manifest(mixed[0].parent / "out")["row_notes"]
-    assert unread.startswith(f"1 of the first {len(MIXED)} rows have tool definitions")
-    assert refused == f"template_mismatch, 1 of the first {len(MIXED)} rows, first row 11: no tools."
+    assert unread.startswith(f"1 of {len(MIXED)} rows have tool definitions")
+    assert refused == f"template_mismatch, 1 of {len(MIXED)} rows, first row 11: no tools."
     lines = "\n".join(summarise_scan(mixed[0].parent / "out").row_notes)
     assert (unread in lines, refused in lines) == (True, True)
 

@@ -205,6 +205,16 @@ def test_cores_that_other_work_holds_are_not_waited_for(
         pool._pool(8)
     # nobody named a number of workers: as many as there is room for
     assert RayExecutor()._pool(8) == (1, 1)
+    # one shard needs one worker
+    assert pool._pool(1) == (1, 1)
+
+
+def test_what_an_earlier_pool_gives_back_is_waited_for(pool: RayExecutor, monkeypatch: pytest.MonkeyPatch) -> None:
+    pool._connect()
+    free = iter([{"CPU": 1.0}, {"CPU": 1.0}, {"CPU": 32.0}])
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 16.0}}] * 2)
+    monkeypatch.setattr(ray, "available_resources", lambda: next(free))
+    assert RayExecutor()._pool(8) == (2, 16)
 
 
 def test_gpus_that_other_work_holds_are_not_waited_for(pool: RayExecutor, monkeypatch: pytest.MonkeyPatch) -> None:

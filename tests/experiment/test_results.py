@@ -211,6 +211,18 @@ def test_broken_answers_are_no_evidence_of_safety(tmp_path: Path) -> None:
         assert (tables.broken_in_words(found) or "").startswith("Of top, a fifth") == (broken_share > 0.5)
 
 
+def test_nothing_is_worse_than_a_broken_control(tmp_path: Path) -> None:
+    def label(place: str, judge: str, prompt: str) -> str:
+        broken = place.startswith("random") and chance(0.7, place, prompt, "broken")
+        return "degenerate" if broken else by_share({"random": 0.5, "top": 0.5})(place, judge, prompt)
+
+    put(tmp_path, [f"{arm}-seed{seed}" for arm in TWO for seed in range(3)], label)
+    found = collected(tmp_path, seeds=3)
+    (one,) = found["comparisons"]
+    assert (one["low"] > 0.1, one["adjusted_p"] < 0.01, one["broken"]) == (True, True, ["random"])
+    assert found["verdict"] == one["finding"] == "not enough evidence"
+
+
 def test_a_failed_seed_is_no_evidence_of_safety(tmp_path: Path) -> None:
     put(tmp_path, [f"{arm}-seed{seed}" for arm in TWO for seed in range(3)], by_share({"random": 0.5, "top": 0.2}))
     assert (collected(tmp_path, seeds=3)["verdict"], collected(tmp_path, seeds=3)["complete"]) == ("no evidence", True)

@@ -64,6 +64,11 @@ def test_what_is_saved_keeps_the_variable(thinking: Path, tmp_path: Path) -> Non
     told.tokenizer.save_pretrained(tmp_path / "saved")
     again = load_model(tmp_path / "saved")
     assert again.template_sha256 == told.template_sha256
+    # and what is said now stands above it, and is not said twice
+    same = load_model(f"{tmp_path / 'saved'},enable_thinking=false")
+    assert same.template_sha256 == told.template_sha256
+    other = load_model(f"{tmp_path / 'saved'},enable_thinking=true")
+    assert other.template_sha256 == load_model(f"{thinking},enable_thinking=true").template_sha256
 
 
 def test_rows_of_several_turns_whose_template_hides_them_are_told_of(thinking: Path) -> None:

@@ -137,7 +137,7 @@ def _checked(run: CalibrationRun, made: Calibration, ladder: Ladder) -> CheckedR
         run = run.model_copy(update={"forecast": found.answered, "low": found.low, "high": found.high})
         if any(run.tokens_sha256 == own.tokens_sha256 for own in made.runs):
             reason = "the calibration was made of its rows"
-        elif (shared := max(shared_rows(run.row_hashes, own.row_hashes) for own in made.runs)) >= SEEN:
+        elif (shared := np.nanmax([0.0, *(shared_rows(run.row_hashes, own.row_hashes) for own in made.runs)])) >= SEEN:
             reason = f"a run of the calibration shares {100 * shared:.0f} % of the smaller one's rows with it"
     return CheckedRun(run, source is not None, reason)
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from ripcurrent.api._evaluation_rates import is_cut_thought
 from ripcurrent.api._judging import judged, verdicts_record
 from ripcurrent.api._progress import Progress, SilentProgress
-from ripcurrent.errors import ExitCode, RipcurrentError
+from ripcurrent.errors import ExitCode, NothingToJudgeError, RipcurrentError
 from ripcurrent.evaluation import (
     UNJUDGED,
     Axis,
@@ -254,12 +254,11 @@ def evaluate(
         )
     cut = sum(map(is_cut_thought, responses))
     if 2 * cut >= answered:
-        raise RipcurrentError(
+        raise NothingToJudgeError(
             f"{cut} of {answered} answers are thoughts that the limit of {max_new_tokens} new tokens cut, so there is "
             "nothing to judge.",
             "In another folder give more with --max-new-tokens (in an experiment's file max_new_tokens), such as 1024, "
             "or ask through a chat template that does not think.",
-            code=ExitCode.NOT_MEASURED,
         )
     unable = [judge.name for judge in found if all(one.label == UNJUDGED for one in verdicts[judge.name])]
     if unable:

@@ -75,8 +75,9 @@ def summarise(
 
 
 def is_cut_thought(response: Response) -> bool:
-    """Whether an answer reached the limit of new tokens within its thoughts, which some servers keep to themselves."""
-    return response.truncated and not strip_thoughts(response.completion)
+    """Whether an answer reached the limit of new tokens within its ``<think>`` block."""
+    said = response.completion
+    return response.truncated and "<think" in said.lower() and not strip_thoughts(said)
 
 
 def notes_on(
@@ -107,8 +108,8 @@ def notes_on(
     empty = sum(not one.completion.strip() for one in answered)
     if empty * 2 >= len(answered) > 0:
         notes.append(
-            f"{empty} of {len(answered)} answers are empty and count as broken: a server that filters answers, or a "
-            "wrong template, gives such."
+            f"{empty} of {len(answered)} answers are empty and count as broken: a server that filters answers or keeps "
+            "thoughts to itself, or a wrong template, gives such."
         )
     if answered and all(one.truncated for one in answered):
         notes.append("Every answer reached the limit of new tokens; judges saw beginnings only.")

@@ -33,7 +33,7 @@ from ripcurrent.experiment._prompts import asks_the_same
 from ripcurrent.experiment._sums import draw_sums
 from ripcurrent.run import RunDirectory, write_json
 from ripcurrent.selection._table import ScoredRows
-from ripcurrent.training import load_recipe
+from ripcurrent.training import as_trained, load_recipe
 
 RESULTS = "results.json"
 KEYS = "experiment.json"
@@ -157,7 +157,7 @@ def run_experiment(
     prompts, prompt_records = gather_prompts(config.prompts)
     folder = Path(out)
     shown = without_secrets_of(config)
-    identity = _identity(shown, prompt_records, load_recipe(config.recipe).as_trained())
+    identity = _identity(shown, prompt_records, as_trained(load_recipe(config.recipe).model_dump(mode="json")))
     with RunDirectory(folder, identity, no_results=NO_RESULTS, may_change=(*JUDGING, *PLACES)) as run:
         _keep_prompts(folder / PROMPTS, prompts, "evaluation")
         sums = draw_sums(config.gsm8k) if config.gsm8k is not None else ()

@@ -18,7 +18,7 @@ from ripcurrent.api._experiment_weights import require_same_weights, require_sca
 from ripcurrent.api._finetune import FinetuneResult, finetune
 from ripcurrent.api._progress import Progress
 from ripcurrent.data import read_rows
-from ripcurrent.errors import ExitCode, RipcurrentError
+from ripcurrent.errors import ExitCode, NothingToJudgeError, RipcurrentError
 from ripcurrent.experiment import BASE, MAIN, Arm, ExperimentConfig, choose_rows
 from ripcurrent.experiment._config import rows_of
 from ripcurrent.experiment._rows import content_of
@@ -27,7 +27,7 @@ from ripcurrent.run import write_json
 from ripcurrent.selection import Selection, plain_numbers, summarise, write_selection
 from ripcurrent.selection._draw import generator
 from ripcurrent.selection._table import ScoredRows
-from ripcurrent.training import load_recipe
+from ripcurrent.training import as_trained, load_recipe
 
 if TYPE_CHECKING:
     from ripcurrent.data import Row
@@ -96,7 +96,7 @@ class ArmRunner:
         folder = self._place(arm, seed)
         if not (folder / MARKER).exists():
             return False
-        stored, now = read_marker(folder)["identity"], self._identity(arm, rows)
+        stored, now = _comparable(read_marker(folder)["identity"]), self._identity(arm, rows)
         for key, what in (("rows_sha256", "rows"), ("recipe", "recipe")):
             if stored[key] != now[key]:
                 raise RipcurrentError(
@@ -122,7 +122,7 @@ class ArmRunner:
         """
         folder = self._place(arm, seed)
         marker = read_marker(folder)
-        stored, now = marker["identity"], self._made_by(arm)
+        stored, now = _comparable(marker["identity"]), self._made_by(arm)
         # a recipe's settings count, and not how its file is called
         rules = [{key: value for key, value in one["rule"].items() if key != "recipe"} for one in (stored, now)]
         asked = marker["rows"].get("asked", arm.size)
@@ -142,7 +142,7 @@ class ArmRunner:
         """What an arm's identity has that its file says; the rows take its scan."""
         return {
             "rule": arm.rule.model_dump(mode="json", exclude_defaults=True),
-            "recipe": load_recipe(arm.rule.recipe or self._config.recipe).as_trained(),
+            "recipe": as_trained(load_recipe(arm.rule.recipe or self._config.recipe).model_dump(mode="json")),
         }
 
     def base(self, label: str) -> None:
@@ -180,7 +180,13 @@ class ArmRunner:
         require_same_weights(self._config, self._folder, folder, weights)
         training = trained.manifest["training"]
         trained_at = time.perf_counter()
-        self._evaluate(folder, label, trained)
+        try:
+            self._evaluate(folder, label, trained)
+        except NothingToJudgeError as error:
+            # this arm's answers alone: the others' may be whole
+            self._mark(folder, arm.name, seed, {**facts, "status": "failed", "reason": error.message})
+            self._remove_model(folder)
+            return
         loss = self._heldout_loss(label, trained)
         facts |= {
             "heldout_loss": loss,
@@ -373,3 +379,7 @@ def read_marker(folder: Path) -> dict[str, Any]:
 def digest_of(value: Any) -> str:
     """SHA-256 in hex of a value as JSON."""
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()
+
+
+def _comparable(identity: Mapping[str, Any]) -> dict[str, Any]:
+    return {**identity, "recipe": as_trained(identity["recipe"])}

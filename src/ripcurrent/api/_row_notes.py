@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
-from itertools import islice
 from typing import Any
 
 from ripcurrent.api._options import ScanOptions
 from ripcurrent.data import Dataset, has_unread, why_mismatch
 
 LOOKED_AT = 300
-"""Rows from the beginning that are looked through."""
+"""Rows, spread over the set, that are looked through."""
 
 
-def row_notes(rows: Dataset, options: ScanOptions, tokenizer: Any) -> list[str]:
+def row_notes(rows: Dataset, count: int, options: ScanOptions, tokenizer: Any) -> list[str]:
     """Sentences on rows with parts that no format reads, and on those whose turns the chat template hides."""
     notes = []
-    first = list(islice(rows.iter_from(0), LOOKED_AT))
-    unread = sum(has_unread(row.record, options.mapping or {}) for row in first)
+    looked_at = min(count, LOOKED_AT)
+    sample = list(rows.at([count * place // looked_at for place in range(looked_at)]))
+    of = f"{looked_at} rows" if looked_at == count else f"{looked_at} rows spread over the set"
+    unread = sum(has_unread(row.record, options.mapping or {}) for row in sample)
     if unread:
         notes.append(
-            f"{unread} of the first {len(first)} rows have tool definitions, tool calls or reasoning of their own, "
+            f"{unread} of {of} have tool definitions, tool calls or reasoning of their own, "
             "which are not read: what is scored, and would be trained here, is the rest of them."
         )
-    asked = [row for row in first if row.problem is None and row.text is None]
+    asked = [row for row in sample if row.problem is None and row.text is None]
     hidden = [(row, why) for row in asked if (why := why_mismatch(row, tokenizer, options.loss_on)) is not None]
     if hidden:
         row, why = hidden[0]
-        told = (
-            f"template_mismatch, {len(hidden)} of the first {len(first)} rows, first row {row.index}: {why.rstrip('.')}"
-        )
+        told = f"template_mismatch, {len(hidden)} of {of}, first row {row.index}: {why.rstrip('.')}"
         # as Qwen3's does, which leaves thoughts out of all but the last
         last = options.loss_on != "last" and why_mismatch(row, tokenizer, "last") is None
         notes.append(f"{told}; --loss-on last scores its last answer." if last else f"{told}.")

@@ -254,7 +254,7 @@ def _scan(
             "options": chosen.model_dump(exclude={"tokens"}),
             "quirks": chosen.quirks,
             "left_out": list(gradient_pass.catalogue.left_out) if gradient_pass is not None else [],
-            "row_notes": row_notes(rows, chosen, chat_model.tokenizer),
+            "row_notes": row_notes(rows, count, chosen, chat_model.tokenizer),
             "seeds": {"seed": chosen.seed},
             "versions": _versions(),
             "machine": {"platform": platform.platform(), "python": platform.python_version(), "cpus": os.cpu_count()},
@@ -347,8 +347,12 @@ def keep_manifest(run: RunDirectory, manifest: dict[str, Any]) -> None:
         reasons = ", ".join(f"{number} {status}" for status, number in sorted(counts.items()))
         raise RipcurrentError(
             f"No row of {path} could be scored ({reasons}).",
-            " ".join(manifest.get("row_notes", ()))
-            or f"See the status column of {run.folder / 'scores.parquet'}, or `ripcurrent doctor {path}`.",
+            " ".join(
+                [
+                    *manifest.get("row_notes", ()),
+                    f"See the status column of {run.folder / 'scores.parquet'}, or `ripcurrent doctor {path}`.",
+                ]
+            ),
             code=ExitCode.NOT_MEASURED,
         )
 

@@ -190,8 +190,8 @@ class RayExecutor:
                 "Name fewer --workers.",
             )
         # what other work holds now would be waited for without end, and without a word
-        fewest = self._workers or 1
-        free, free_gpus = self._free(fewest)
+        fewest = min(self._workers or 1, shards)
+        free, free_gpus = self._free(min(workers, shards))
         if free < fewest or (self._use_gpu and free_gpus < fewest):
             held = f"{free_gpus} of {gpus} GPUs and {free} of {cores}" if self._use_gpu else f"{free} of {cores}"
             raise RipcurrentError(
@@ -199,17 +199,16 @@ class RayExecutor:
                 "Wait for that work (`ray status` shows it), or name fewer --workers.",
                 code=ExitCode.NOT_MEASURED,
             )
-        if self._workers is None:
-            workers = min(workers, free, free_gpus if self._use_gpu else free)
-        return min(workers, shards), min(each, free // workers)
+        workers = min(workers, shards, free, free_gpus if self._use_gpu else free)
+        return workers, min(each, free // workers)
 
-    def _free(self, fewest: int) -> tuple[int, int]:
+    def _free(self, wanted: int) -> tuple[int, int]:
         """Free cores and GPUs; what an earlier pool of this process gives back is waited for."""
         until = time.monotonic() + PATIENCE
         while True:
             found = ray_library().available_resources()
             free, free_gpus = int(found.get("CPU", 0)), int(found.get("GPU", 0))
-            enough = free >= fewest and (not self._use_gpu or free_gpus >= fewest)
+            enough = free >= wanted and (not self._use_gpu or free_gpus >= wanted)
             if enough or time.monotonic() > until:
                 return free, free_gpus
             time.sleep(0.2)

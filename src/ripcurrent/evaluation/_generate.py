@@ -71,9 +71,12 @@ def answer_locally(
 
 def answer_text(chat_model: ChatModel, asked: Sequence[int], answered: Sequence[int]) -> str:
     """The text of an answer, with the tag of thoughts that the chat template opened at the prompt's end."""
+    text = str(chat_model.tokenizer.decode(list(answered), skip_special_tokens=True))
+    if "</think" not in text.lower() and "</think" in str(chat_model.tokenizer.decode(list(answered))).lower():
+        # tags that are special tokens are left out, and where the thoughts end cannot be told
+        return text
     # the tag and what spaces follow it are a handful of tokens
-    opened = opened_thought(str(chat_model.tokenizer.decode(list(asked[-12:]))))
-    return opened + str(chat_model.tokenizer.decode(list(answered), skip_special_tokens=True))
+    return opened_thought(str(chat_model.tokenizer.decode(list(asked[-12:])))) + text
 
 
 def answer_by_endpoint(

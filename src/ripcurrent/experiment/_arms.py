@@ -225,11 +225,12 @@ def _control(arm: Arm, of: str | None, by_name: Mapping[str, Arm], config: Exper
             f"Add an arm {config.control}-{_plain(str(size))} of that size, or write `control: null`.",
         )
     scan, recipe = arm.rule.scan or control.rule.scan, arm.rule.recipe or config.recipe
-    if control.kind == "random" != arm.kind:
+    of_control = control.rule.scan, control.rule.recipe or config.recipe
+    if control.kind == "random" != arm.kind and (arm.rule.scan or control.rule.scan, recipe) != of_control:
         name = next(
             (
                 other.name
-                for other in sorted(by_name.values(), key=lambda other: other.name != name)
+                for other in by_name.values()
                 if other.kind == "random"
                 and (other.rule.scan or control.rule.scan, other.rule.recipe or config.recipe) == (scan, recipe)
                 and other.size == size

@@ -39,7 +39,7 @@ def error_by_rows(
     forecast itself. ``by_arm`` are the forecasts without the arm alone: they stand where no other run is left out. None
     where no arm can be forecast so.
     """
-    shared, sources = neighbours(sketches), np.array(trials.sources)
+    shared, sources = neighbours(sketches, trials.sources), np.array(trials.sources)
     unknown = np.array([not own for own in sketches])
     alone = np.zeros(len(trials), dtype=bool)
     folds = []

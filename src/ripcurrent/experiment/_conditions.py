@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ripcurrent.scoring._calibration import Calibration, JudgedBy, NamedHash
+from ripcurrent.training import as_trained
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,6 @@ def harmful_sha256(prompts: Sequence[str]) -> str:
 
 
 def recipe_sha256(recipe: Mapping[str, Any]) -> str:
-    """A recipe's hash; its name does not count."""
-    kept = {key: value for key, value in recipe.items() if key != "name"}
+    """A recipe's hash; neither its name counts nor what changes memory alone."""
+    kept = {key: value for key, value in as_trained(recipe).items() if key != "name"}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()

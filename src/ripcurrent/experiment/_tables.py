@@ -163,8 +163,8 @@ def compare_pairs(
 ) -> list[dict[str, Any]]:
     """Arms against arms, over the requests that all runs of both have a verdict on.
 
-    Pairs of which one has no run, or the same run twice, are left out; ``absent`` of them count in Holm's family. Where
-    an arm of the two is ``broken``, which looks safe, a difference that is not there is no evidence of none.
+    Pairs of which one has no run, or the same run twice, are left out; ``absent`` of them count in Holm's family. A
+    ``broken`` arm looks safe: no difference from it is evidence of none, and none from a broken control of anything.
     """
     found: list[tuple[str, str, Comparison, Flips | None]] = []
     for name, control in pairs:
@@ -191,7 +191,9 @@ def compare_pairs(
             "low": one.interval.low,
             "high": one.interval.high,
             "adjusted_p": p,
-            "finding": _finding(in_words(one.difference, p, one.interval.high), bool(broken & {name, control})),
+            "finding": "not enough evidence"
+            if control in broken
+            else _finding(in_words(one.difference, p, one.interval.high), name in broken),
             "broken": sorted(broken & {name, control}),
             # of two single runs: requests answered in the arm alone, in the control alone, and McNemar's exact p
             "flips": None if flips is None else asdict(flips),
@@ -200,8 +202,8 @@ def compare_pairs(
     ]
 
 
-def _finding(found: Finding, broken: bool) -> Finding:
-    return "not enough evidence" if broken and found == "no evidence" else found
+def _finding(found: Finding, doubtful: bool) -> Finding:
+    return "not enough evidence" if doubtful and found == "no evidence" else found
 
 
 def _is_broken(outcomes: Outcomes, judge: str) -> bool:

@@ -36,7 +36,7 @@ from ripcurrent.models._gguf import converted_gguf
 from ripcurrent.models._identity import combine, config_sha256, file_sha256
 from ripcurrent.models._messages import first_line, is_out_of_memory
 from ripcurrent.models._quiet import quiet_libraries
-from ripcurrent.models._source import TOKENIZER_CONFIG, Source, find_adapter, find_model, weight_files
+from ripcurrent.models._source import TOKENIZER_CONFIG, VOCABULARIES, Source, find_adapter, find_model, weight_files
 from ripcurrent.models._template import template_sha256, tokenizer_sha256
 from ripcurrent.models._types import ATTENTIONS, SCOPES, Attention, ChatModel, Scope
 from ripcurrent.models._variables import set_variables, split_variables
@@ -111,7 +111,7 @@ def load_model(
         stored = bool(merged) and torch_dtype != torch.float32
         stored_dtype = "auto" if stored else torch_dtype
         model = _load_base(folder, name, config, torch_device, stored_dtype, attention, room)
-        _check_vocabulary(model, tokenizer, name)
+        _check_vocabulary(model, tokenizer, tokenizer.name_or_path if own is not None else name)
         for number, (adapter_name, adapter_folder) in enumerate(merged, start=1):
             kept = torch_dtype if number == len(merged) else torch.float32
             model = merge_adapter(model, adapter_folder, name=adapter_name, model_name=name, dtype=kept)
@@ -161,7 +161,7 @@ def _of_adapter(tokenizer: PreTrainedTokenizerBase, folder: Path, adapter: str) 
 
     An adapter on a base model has its chat template there alone.
     """
-    if not (folder / TOKENIZER_CONFIG).is_file():
+    if not (folder / TOKENIZER_CONFIG).is_file() or not any((folder / file).is_file() for file in VOCABULARIES):
         return tokenizer
     own = _load_tokenizer(folder, adapter)
     if own.chat_template is None:

@@ -17,6 +17,7 @@ from ripcurrent.models._quiet import quiet_libraries
 WEIGHTS_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 TOKENIZER_CONFIG = "tokenizer_config.json"
+VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 _TOKENIZER_FILES = ["*.json", "*.jinja", "tokenizer.model", "*.txt"]
 _MODEL_FILES = [*_TOKENIZER_FILES, "model*.safetensors"]
 _KINDS = "A model is a hub id (owner/name), a folder, a .gguf file, or 'embedded'."

@@ -71,4 +71,7 @@ def set_variables(tokenizer: PreTrainedTokenizerBase, variables: dict[str, Value
                 "See the model's card for what its template takes, such as enable_thinking.",
             )
     lines = [f"{{% set {key} = {json.dumps(value, ensure_ascii=False)} %}}" for key, value in variables.items()]
+    # a template that was saved with a variable sets it at its beginning
+    for key in variables:
+        template = re.sub(rf"\A((?:\{{% set \w+ = [^\n]*? %\}})*?)\{{% set {key} = [^\n]*? %\}}", r"\1", template)
     tokenizer.chat_template = "".join(lines) + template

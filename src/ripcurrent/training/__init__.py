@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from ripcurrent.training._recipe import RECIPES, Recipe, load_recipe, parse_recipe
+from ripcurrent.training._recipe import RECIPES, Recipe, as_trained, load_recipe, parse_recipe
 
 if TYPE_CHECKING:
     from ripcurrent.training._model import ResultKind, compute_dtype, load_for_training, result_kind
@@ -22,6 +22,7 @@ __all__ = [
     "ResultKind",
     "TrainingRecord",
     "TrainingSet",
+    "as_trained",
     "build_training_set",
     "compute_dtype",
     "forget_checkpoints",

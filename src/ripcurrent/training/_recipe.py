@@ -82,10 +82,6 @@ class Recipe(BaseModel):
             raise ValueError(f"a batch of {self.batch} cannot be computed in {self.accumulation} equal parts")
         return self
 
-    def as_trained(self) -> dict[str, Any]:
-        """Its keys, those that change what is held in memory and not what is trained at their defaults."""
-        return self.model_copy(update={"accumulation": 1, "gradient_checkpointing": False}).model_dump(mode="json")
-
     @property
     def part(self) -> int:
         """Rows computed at once."""
@@ -98,6 +94,11 @@ class Recipe(BaseModel):
     def total_steps(self, rows: int) -> int:
         """Optimizer steps on so many rows."""
         return self.steps if self.steps is not None else (self.epochs or 0) * self.steps_per_epoch(rows)
+
+
+def as_trained(keys: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe's keys, those at their defaults that change what is held in memory and, but for rounding, no result."""
+    return {**keys, "accumulation": 1, "gradient_checkpointing": False}
 
 
 def load_recipe(name: str | Path) -> Recipe:
