@@ -252,6 +252,24 @@ def test_the_command_prints_a_table_of_selections_and_controls(run):
     assert command(run, "--top", 10, "--seed", 3, "--quiet").output == ""
 
 
+def test_a_share_is_of_the_rows_that_have_a_score(run):
+    usable = sum(row["status"] == "ok" for row in read_scores(run).to_pylist())
+    assert usable < 80
+    for rule in ("top", "bottom"):
+        told = json.loads(command(run, f"--{rule}", "25%", "--json").stdout)["selections"][0]
+        assert told["name"] == f"{rule}-{round(usable / 4)}"
+    for wrong in ("some", "0%", "101%"):
+        error = command(run, "--top", wrong).exception
+        assert isinstance(error, RipcurrentError)
+        assert "Write --top 100 or --top 20%" in str(error)
+
+
+def test_rows_without_a_score_that_stay_are_told(run):
+    unscored = sum(row["status"] != "ok" for row in read_scores(run).to_pylist())
+    assert f"{unscored} rows have no score" in command(run, "--top", 10, "--drop").stdout
+    assert "have no score" not in command(run, "--top", 10).stdout
+
+
 def test_the_command_draws_formats_and_ranges(run):
     result = command(run, "--format-draw", "maths", "--rows", 5, "--seed", 1, "--json")
     assert json.loads(result.stdout)["selections"][0]["maths_share"] == 1.0

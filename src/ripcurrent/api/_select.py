@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 def select(
     run_folder: str | Path,
     *,
-    top: int | None = None,
-    bottom: int | None = None,
-    highest: int | None = None,
-    lowest: int | None = None,
+    top: int | str | None = None,
+    bottom: int | str | None = None,
+    highest: int | str | None = None,
+    lowest: int | str | None = None,
     union: int | None = None,
     between: tuple[float | None, float | None] | None = None,
     quantiles: tuple[float, float] | None = None,
@@ -44,7 +44,7 @@ def select(
 
     Args:
         run_folder: The folder of a finished scan.
-        top: This many riskiest rows.
+        top: This many riskiest rows, or a share of the rows that have a score, such as ``"20%"``; so the next three.
         bottom: This many most protective rows.
         highest: This many rows of largest value, whichever way risk runs.
         lowest: This many rows of smallest value, whichever way risk runs.
@@ -69,12 +69,14 @@ def select(
             changed since the scan, or a place that cannot be written. Nothing is written before all rows are chosen.
     """
     from ripcurrent.selection import controls_for, read_scores, summarise, write_selection
+    from ripcurrent.selection._table import ScoredRows
 
     run = Path(run_folder)
     table = read_scores(run)
     manifest = _manifest(run)
-    asked = {"top": top, "bottom": bottom, "highest": highest, "lowest": lowest, "union": union}
-    counts = {rule: k for rule, k in asked.items() if k is not None}
+    sizes = {"top": top, "bottom": bottom, "highest": highest, "lowest": lowest}
+    counts = {rule: _rows_of(rule, size, table, by) for rule, size in sizes.items() if size is not None}
+    counts |= {} if union is None else {"union": union}
     chosen = list(_chosen(run, table, counts, between, quantiles, formats or {}, by, seeds))
     if not chosen:
         raise RipcurrentError("Nothing to select was asked for.", "For example: ripcurrent select RUN --top 100")
@@ -90,6 +92,10 @@ def select(
     if drop and limit is not None and limit <= table.num_rows:
         short = f"the scan read the first {table.num_rows} rows alone (--limit), and what is left holds no others"
         chosen = [replace(selection, notes=(*selection.notes, short)) for selection in chosen]
+    unscored = table.num_rows - int(ScoredRows(table).ok.sum())
+    if drop and unscored:
+        kept = f"of what is left {unscored} rows have no score, so that nothing is known of them (see their status)"
+        chosen = [replace(selection, notes=(*selection.notes, kept)) for selection in chosen]
     every: list[Selection] = []
     for selection in chosen:
         own_seeds = seeds if selection.seed is None else (selection.seed,)
@@ -109,6 +115,25 @@ def select(
         )
         for selection in every
     ]
+
+
+def _rows_of(rule: str, size: int | str, table: pa.Table, by: str | None) -> int:
+    """How many rows a number or a share is, of those that have a score."""
+    if isinstance(size, int):
+        return size
+    if size.strip().lstrip("-").isdigit():
+        return int(size)
+    import numpy as np
+
+    from ripcurrent.experiment._config import rows_of
+    from ripcurrent.selection._table import ScoredRows
+
+    scored = ScoredRows(table)
+    usable = int(np.isfinite(scored.scores(by or scored.default_ranking)).sum())
+    try:
+        return rows_of(size, usable)
+    except ValueError as error:
+        raise RipcurrentError(f"--{rule} {error}.", f"Write --{rule} 100 or --{rule} 20%.") from None
 
 
 def _chosen(

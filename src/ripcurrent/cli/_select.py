@@ -19,10 +19,14 @@ if TYPE_CHECKING:
 
 def select_command(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished scan.")],
-    top: Annotated[int | None, typer.Option(metavar="K", help="The K riskiest rows.")] = None,
-    bottom: Annotated[int | None, typer.Option(metavar="K", help="The K most protective rows.")] = None,
-    highest: Annotated[int | None, typer.Option(metavar="K", help="The K rows of largest value of --by.")] = None,
-    lowest: Annotated[int | None, typer.Option(metavar="K", help="The K rows of smallest value of --by.")] = None,
+    top: Annotated[
+        str | None, typer.Option(metavar="K|P%", help="The K riskiest rows, or a share of all scored ones.")
+    ] = None,
+    bottom: Annotated[
+        str | None, typer.Option(metavar="K|P%", help="The K most protective rows, or a share of all scored ones.")
+    ] = None,
+    highest: Annotated[str | None, typer.Option(metavar="K|P%", help="The K rows of largest value of --by.")] = None,
+    lowest: Annotated[str | None, typer.Option(metavar="K|P%", help="The K rows of smallest value of --by.")] = None,
     union: Annotated[
         int | None, typer.Option(metavar="K", help="The K nearest rows of each harmful anchor, by representation.")
     ] = None,
