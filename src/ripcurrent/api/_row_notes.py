@@ -13,7 +13,10 @@ LOOKED_AT = 300
 
 def row_notes(rows: Dataset, count: int, options: ScanOptions, tokenizer: Any) -> list[str]:
     """Sentences on rows with parts that no format reads, and on those whose turns the chat template hides."""
-    notes = []
+    notes: list[str] = []
+    if rows.format == "text":
+        # documents, which a corpus has too many of to be read once more for a note
+        return notes
     looked_at = min(count, LOOKED_AT)
     sample = list(rows.at([count * place // looked_at for place in range(looked_at)]))
     of = f"{looked_at} rows" if looked_at == count else f"{looked_at} rows spread over the set"
