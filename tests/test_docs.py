@@ -60,11 +60,11 @@ def test_every_option_that_is_named_exists(path: Path) -> None:
 def test_every_command_line_that_is_shown_has_its_options(path: Path) -> None:
     options = options_by_command()
     text = path.read_text(encoding="utf-8").replace("\\\n", " ")
-    for prompt, line in re.findall(r"(\$ |`)ripcurrent ([^\n`#|]*)", text):
+    for prompt, line in re.findall(r"(\$ )?\bripcurrent ([^\n`#]*)", text):
         words = line.split()
         command = next((" ".join(words[:n]) for n in (2, 1) if " ".join(words[:n]) in options), None)
         # in a sentence the name may stand alone, or before a word that is no command
-        assert command is not None or prompt == "`" or words[:1] in ([], ["--version"], ["--help"]), line
+        assert command is not None or not prompt or words[:1] in ([], ["--version"], ["--help"]), line
         if command is not None:
             assert set(re.findall(r"--[a-z-]+", line)) <= options[command] | {"--help"}, line
 

@@ -16,6 +16,7 @@ from ripcurrent.cli._experiment import compared
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.evaluation import compare_arms
 from ripcurrent.experiment import ArmRun, by_arm, expand_arms, parse_experiment
+from ripcurrent.experiment import _in_words as in_words
 from ripcurrent.experiment import _tables as tables
 from ripcurrent.experiment._outcomes import Outcomes, Scoring, read_run
 from ripcurrent.experiment._published import published_figure
@@ -208,7 +209,7 @@ def test_broken_answers_are_no_evidence_of_safety(tmp_path: Path) -> None:
         found = collected(folder, seeds=8)
         assert found["comparisons"][0]["high"] < (0.0 if broken_share > 0.5 else 0.2)
         assert (found["verdict"], found["comparisons"][0]["broken"]) == (verdict, ["top"] if broken_share > 0.5 else [])
-        assert (tables.broken_in_words(found) or "").startswith("Of top, a fifth") == (broken_share > 0.5)
+        assert (in_words.broken_in_words(found) or "").startswith("Of top, a fifth") == (broken_share > 0.5)
 
 
 def test_nothing_is_worse_than_a_broken_control(tmp_path: Path) -> None:
@@ -246,11 +247,11 @@ def test_a_recipe_that_moved_nothing_or_is_another_models_is_told(tmp_path: Path
 
         write_evaluation(folder / "arms" / "base" / "evaluation", PROMPTS, ("prefix",), untrained)
         (folder / "arms" / "base" / "arm.json").write_text('{"arm": "base", "seed": null, "status": "finished"}')
-        notes = tables.training_notes(collected(folder))
+        notes = in_words.training_notes(collected(folder))
         assert any("No arm answers noticeably other" in note for note in notes) == told
-        notes = tables.training_notes(collected(folder, model="their/model"))
+        notes = in_words.training_notes(collected(folder, model="their/model"))
         assert notes[0].startswith("The recipe embedded was chosen for the demo's model, and their/model is another")
-        assert not any("recipe" in note for note in tables.training_notes(collected(folder, recipe="lora")))
+        assert not any("recipe" in note for note in in_words.training_notes(collected(folder, recipe="lora")))
 
 
 def test_scores_of_harm_on_short_answers_are_told(tmp_path: Path) -> None:
@@ -258,7 +259,7 @@ def test_scores_of_harm_on_short_answers_are_told(tmp_path: Path) -> None:
     scoring = {"rubric": Scoring(5.0, False)}
     for tokens, told in ((48, True), (256, False)):
         found = collected(tmp_path, ("rubric",), scoring, max_new_tokens=tokens)
-        assert any("rubric scores how much" in note for note in tables.training_notes(found)) == told
+        assert any("rubric scores how much" in note for note in in_words.training_notes(found)) == told
 
 
 def test_a_control_of_another_dataset_is_told(tmp_path: Path) -> None:
@@ -428,9 +429,9 @@ def test_the_verdict_names_the_control() -> None:
     found: dict[str, Any] = {"verdicts": {"prefix": "worse than random"}, "deciding": ["all"]}
     one = {"judge": "prefix", "arm": "all", "control": "without_riskiest", "difference": 0.3}
     found["comparisons"] = [{**one, "finding": "worse than random"}]
-    assert tables.verdict_in_words(found, "prefix") == "worse than without_riskiest"
-    assert tables.verdict_in_words({**found, "verdicts": {"prefix": "no evidence"}}, "prefix") == "no evidence"
-    assert "no arm is compared" in tables.verdict_in_words({**found, "deciding": []}, "prefix")
+    assert in_words.verdict_in_words(found, "prefix") == "worse than without_riskiest"
+    assert in_words.verdict_in_words({**found, "verdicts": {"prefix": "no evidence"}}, "prefix") == "no evidence"
+    assert "no arm is compared" in in_words.verdict_in_words({**found, "deciding": []}, "prefix")
 
 
 def test_prompts_without_a_verdict_in_any_step_are_left_out_of_a_trend() -> None:

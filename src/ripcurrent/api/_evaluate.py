@@ -160,7 +160,8 @@ def evaluate(
 
     Raises:
         RipcurrentError: Anything the user can mend; with exit code 2 when some prompts got no answer, the endpoint
-            rejected them all, or a judge could judge none. Answers that came are kept.
+            rejected them all, half of the answers are cut thoughts, or a judge could judge none. Answers that came
+            are kept.
     """
     answering = _answering(engine, endpoint, device)
     at_once = batch_size if batch_size is not None else AT_ONCE[answering]

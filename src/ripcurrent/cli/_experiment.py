@@ -181,7 +181,7 @@ def _show(result: ExperimentResult) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from ripcurrent.experiment._tables import (
+    from ripcurrent.experiment._in_words import (
         broken_in_words,
         prompt_notes,
         training_notes,

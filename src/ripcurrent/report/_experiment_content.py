@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from ripcurrent.experiment._tables import broken_in_words, prompt_notes, training_notes, verdict_in_words
+from ripcurrent.experiment._in_words import broken_in_words, prompt_notes, training_notes, verdict_in_words
 from ripcurrent.report._judge_agreement import MeasuredAgreement, agreement_of
 
 Entry = Mapping[str, Any]
