@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
+import pytest
 import torch
 
 from ripcurrent.data import EncodedRow
 from ripcurrent.models import ChatModel
+from ripcurrent.signals import GradientPass, make_batch, stack_directions
+from ripcurrent.signals._directions import norm_of
+
+PREFIX = 20
 
 
 def chat_model(model, scope="all") -> ChatModel:
@@ -44,6 +51,21 @@ def random_rows(
     return rows
 
 
+def rows_behind_a_prefix(count: int, seed: int, prefix: int = PREFIX) -> list[EncodedRow]:
+    """Random rows behind one system prompt of so many tokens."""
+    begin = np.random.default_rng(99).integers(3, 60, prefix).astype(np.int32)
+    return [
+        replace(
+            row,
+            tokens=np.concatenate([begin, row.tokens]),
+            loss_mask=np.concatenate([np.zeros(prefix, dtype=bool), row.loss_mask]),
+            last_prompt=row.last_prompt + prefix,
+            last_content=row.last_content + prefix,
+        )
+        for row in random_rows(np.random.default_rng(seed), count)
+    ]
+
+
 def row_loss(model, row: EncodedRow, row_tokens: int | None = None) -> torch.Tensor:
     """Mean cross-entropy over the row's (first) loss-bearing tokens, written as a loop."""
     ids = torch.tensor(row.tokens.astype(np.int64)).unsqueeze(0)
@@ -72,3 +94,36 @@ def row_gradient(model, row: EncodedRow, names: set[str] | None = None, row_toke
 def inner(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
     """Inner product over all parameters."""
     return sum(float((one[name] * other[name].double()).sum()) for name in one)
+
+
+def stored(name: str, model, tensor):
+    """A direction as the package stores it: out×in, also for layers that keep their weight in×out."""
+    module = model.get_submodule(name.rpartition(".")[0])
+    return tensor.T if type(module).__name__ == "Conv1D" and name.endswith("weight") else tensor
+
+
+def random_directions(model, names, count=2, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    shapes = {name: parameter.shape for name, parameter in model.named_parameters() if name in names}
+    return [{name: torch.randn(shape, generator=generator) for name, shape in shapes.items()} for _ in range(count)]
+
+
+def compare_with_autograd(model, rows: list[EncodedRow]) -> None:
+    """Norms and cosines with random directions of rows in one batch, against the loop."""
+    gradient_pass = GradientPass(chat_model(model))
+    names = set(gradient_pass.catalogue.parameter_shapes())
+    assert names == {name for name, _ in model.named_parameters()}
+    plain = random_directions(model, names)
+    directions = stack_directions(
+        gradient_pass.catalogue, [{n: stored(n, model, t) for n, t in d.items()} for d in plain], torch.float32
+    )
+    signals = gradient_pass.measure(make_batch(rows, torch.device("cpu")), directions)
+    for place, row in enumerate(rows):
+        gradient = row_gradient(model, row)
+        norm = inner(gradient, gradient) ** 0.5
+        assert signals.squared_norm[place] ** 0.5 == pytest.approx(norm, rel=1e-4)
+        for number, direction in enumerate(plain):
+            length = norm_of(direction)
+            expected = inner(gradient, direction) / (norm * length)
+            found = signals.dots[place, number] / (signals.squared_norm[place] ** 0.5 * length)
+            assert found == pytest.approx(expected, abs=2e-5)

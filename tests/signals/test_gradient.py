@@ -19,26 +19,23 @@ from ripcurrent.signals._batch import make_batch
 from ripcurrent.signals._directions import norm_of, stack_directions, zero_gradient
 from ripcurrent.signals._gradient import GradientPass
 from tests.models.tiny import KINDS, tiny_model
-from tests.signals.oracle import chat_model, inner, random_rows, row_gradient
+from tests.signals.oracle import (
+    chat_model,
+    compare_with_autograd,
+    inner,
+    random_directions,
+    random_rows,
+    row_gradient,
+    rows_behind_a_prefix,
+    stored,
+)
 
 CPU = torch.device("cpu")
 
 
-def stored(name: str, model, tensor):
-    """A direction as the package stores it: out×in, also for layers that keep their weight in×out."""
-    module = model.get_submodule(name.rpartition(".")[0])
-    return tensor.T if type(module).__name__ == "Conv1D" and name.endswith("weight") else tensor
-
-
-def random_directions(model, names, count=2, seed=1):
-    generator = torch.Generator().manual_seed(seed)
-    shapes = {name: parameter.shape for name, parameter in model.named_parameters() if name in names}
-    return [{name: torch.randn(shape, generator=generator) for name, shape in shapes.items()} for _ in range(count)]
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_cosines_and_norms_equal_a_one_row_autograd_loop(kind):
-    compare_with_autograd(tiny_model(kind))
+    compare_with_autograd(tiny_model(kind), random_rows(np.random.default_rng(3), 7))
 
 
 SMALL = {
@@ -60,28 +57,8 @@ def test_further_families_equal_a_one_row_autograd_loop(config):
         for parameter in model.parameters():
             if parameter.ndim == 1:
                 parameter.add_(0.3 * torch.randn_like(parameter))
-    compare_with_autograd(model)
-
-
-def compare_with_autograd(model):
-    gradient_pass = GradientPass(chat_model(model))
-    names = set(gradient_pass.catalogue.parameter_shapes())
-    assert names == {name for name, _ in model.named_parameters()}
-    plain = random_directions(model, names)
-    directions = stack_directions(
-        gradient_pass.catalogue, [{n: stored(n, model, t) for n, t in d.items()} for d in plain], torch.float32
-    )
-    rows = random_rows(np.random.default_rng(3), 7)
-    signals = gradient_pass.measure(make_batch(rows, CPU), directions)
-    for place, row in enumerate(rows):
-        gradient = row_gradient(model, row)
-        norm = inner(gradient, gradient) ** 0.5
-        assert signals.squared_norm[place] ** 0.5 == pytest.approx(norm, rel=1e-4)
-        for number, direction in enumerate(plain):
-            length = norm_of(direction)
-            expected = inner(gradient, direction) / (norm * length)
-            found = signals.dots[place, number] / (signals.squared_norm[place] ** 0.5 * length)
-            assert found == pytest.approx(expected, abs=2e-5)
+    compare_with_autograd(model, random_rows(np.random.default_rng(3), 7))
+    compare_with_autograd(model, rows_behind_a_prefix(5, seed=1))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -107,10 +107,10 @@ def test_running_out_inside_the_backward_pass_leaves_nothing_behind(
     real = Measure.take_linear
     calls = iter(range(10**6))
 
-    def take_linear(self: Any, number: int, group: Any, inputs: Any, grads: Any) -> None:
+    def take_linear(self: Any, number: int, group: Any, inputs: Any, grads: Any, shared: int) -> None:
         if inputs.shape[0] > 4 and next(calls) % 3 == 2:
             raise ERRORS["cpu"]()
-        real(self, number, group, inputs, grads)
+        real(self, number, group, inputs, grads, shared)
 
     monkeypatch.setattr(Measure, "take_linear", take_linear)
     assert_same(whole, fresh(stage)(rows()))

@@ -9,31 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from ripcurrent.data import EncodedRow
 from ripcurrent.models._attention import use_grouped_attention
 from ripcurrent.signals import FeatureReader, Position, make_batch
 from ripcurrent.signals._shared_prefix import SharedPrefix, common_length
 from tests.models.tiny import tiny_model
-from tests.signals.oracle import chat_model, random_rows
+from tests.signals.oracle import PREFIX, chat_model, rows_behind_a_prefix
 
 CPU = torch.device("cpu")
-PREFIX = 20
-
-
-def rows(count: int, seed: int, prefix: int = PREFIX) -> list[EncodedRow]:
-    """Random rows behind one system prompt."""
-    generator = np.random.default_rng(seed)
-    begin = np.random.default_rng(99).integers(3, 60, prefix).astype(np.int32)
-    return [
-        replace(
-            row,
-            tokens=np.concatenate([begin, row.tokens]),
-            loss_mask=np.concatenate([np.zeros(prefix, dtype=bool), row.loss_mask]),
-            last_prompt=row.last_prompt + prefix,
-            last_content=row.last_content + prefix,
-        )
-        for row in random_rows(generator, count)
-    ]
 
 
 def counted(model: Any) -> list[int]:
@@ -55,7 +37,7 @@ def test_features_are_those_of_rows_alone(kind: str, grouped: bool, position: Po
     model = chat_model(tiny_model(kind))
     if grouped:
         use_grouped_attention(model.model)
-    batch = rows(5, seed=1)
+    batch = rows_behind_a_prefix(5, seed=1)
     for layer in (None, 0):
         reader = FeatureReader(model, layer=layer, position=position)
         alone = np.concatenate([reader.forward(make_batch([row], CPU)).features for row in batch])
@@ -71,7 +53,7 @@ def test_features_are_those_of_rows_alone(kind: str, grouped: bool, position: Po
 def test_rows_with_other_prefixes_come_between() -> None:
     model = chat_model(tiny_model("llama_tied"))
     reader = FeatureReader(model)
-    first, second = rows(4, seed=1), [*rows(3, seed=2, prefix=13)]
+    first, second = rows_behind_a_prefix(4, seed=1), [*rows_behind_a_prefix(3, seed=2, prefix=13)]
     alone = [
         np.concatenate([reader.forward(make_batch([row], CPU)).features for row in part]) for part in (first, second)
     ]
@@ -85,13 +67,13 @@ def test_the_same_batch_gives_the_same_bits_whatever_was_seen_before() -> None:
     model = chat_model(tiny_model("qwen2"))
     fresh, used = FeatureReader(model), FeatureReader(model)
     for seed in range(12):
-        used.forward(make_batch(rows(3, seed=seed, prefix=8 + seed), CPU))
-    batch = make_batch(rows(4, seed=50), CPU)
+        used.forward(make_batch(rows_behind_a_prefix(3, seed=seed, prefix=8 + seed), CPU))
+    batch = make_batch(rows_behind_a_prefix(4, seed=50), CPU)
     assert np.array_equal(fresh.forward(batch).features, used.forward(batch).features)
 
 
 def test_no_token_is_shared_whose_state_or_loss_is_asked_for() -> None:
-    row = rows(1, seed=3)[0]
+    row = rows_behind_a_prefix(1, seed=3)[0]
     twice = make_batch([row, row], CPU)
     first_loss = int(np.flatnonzero(row.loss_mask)[0])
     assert common_length(twice) == min(first_loss, row.last_prompt, row.last_content, len(row.tokens) - 1)

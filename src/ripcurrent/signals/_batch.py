@@ -50,6 +50,11 @@ class Batch:
         """The same on another device."""
         return Batch(*(getattr(self, field.name).to(device) for field in fields(self)))
 
+    def common_tokens(self) -> int:
+        """How many first tokens all rows have alike."""
+        differs = (self.ids != self.ids[:1]).any(dim=0).nonzero()
+        return int(differs[0]) if len(differs) else self.ids.shape[1]
+
     def row_weights(self) -> Float[Tensor, " rows"]:
         """One over each row's number of loss-bearing tokens: the mean over its response."""
         return 1.0 / self.loss_mask.sum(dim=1).clamp_min(1).float()

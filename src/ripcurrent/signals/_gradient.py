@@ -16,6 +16,7 @@ from ripcurrent.signals._directions import Directions, Gradient
 from ripcurrent.signals._head import HeadChunk, find_logit_transform, head_chunks
 from ripcurrent.signals._recorder import Accumulate, Consumer, Measure, Recorder
 from ripcurrent.signals._representation import FeatureReader
+from ripcurrent.signals._shared_linear import worth_sharing
 from ripcurrent.signals._sites import Catalogue, build_catalogue
 from ripcurrent.signals._tables import head_token_dots
 from ripcurrent.signals._terms import Kept, Terms
@@ -150,7 +151,8 @@ class GradientPass:
                 torch.arange(batch.ids.shape[1], device=self.device).expand_as(batch.ids).contiguous()
             )
         read = None
-        with Recorder(catalogue, consumer), torch.enable_grad():
+        shared = 0 if self._spread else worth_sharing(batch)
+        with Recorder(catalogue, consumer, shared), torch.enable_grad():
             with features.reading(batch) if features is not None else nullcontext() as reading:
                 hidden = catalogue.base(input_ids=batch.ids, use_cache=False, **extra).last_hidden_state
                 if reading is not None:

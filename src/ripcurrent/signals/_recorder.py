@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ripcurrent.signals._directions import Directions, Gradient, group_weights
+from ripcurrent.signals._shared_linear import SharedLinear
 from ripcurrent.signals._sites import Catalogue, Site, SiteGroup, is_linear
 from ripcurrent.signals._tables import table_token_dots
 from ripcurrent.signals._terms import Kept
@@ -20,8 +21,11 @@ from ripcurrent.signals.ghost import embedding, factored, linear, vector
 class Consumer(Protocol):
     """What is done with each layer's activations and gradients as the backward pass reaches it."""
 
-    def take_linear(self, number: int, group: SiteGroup, inputs: Tensor, grads: list[Tensor]) -> None:
-        """A group of linear layers: their shared input and each one's output gradient."""
+    def take_linear(self, number: int, group: SiteGroup, inputs: Tensor, grads: list[Tensor], shared: int) -> None:
+        """A group of linear layers: their one input and each one's output gradient.
+
+        The first ``shared`` tokens have the same input in every row.
+        """
 
     def take_bias(self, site: Site, grads: Tensor) -> None:
         """An additive bias: the gradient at its layer's outputs, rows first, features last."""
@@ -58,12 +62,16 @@ def _tokens_joined(values: Tensor) -> Tensor:
 
 
 class Recorder:
-    """While entered, forward passes of the base model are recorded and handed on in their backward passes."""
+    """While entered, forward passes of the base model are recorded and handed on in their backward passes.
 
-    def __init__(self, catalogue: Catalogue, consumer: Consumer) -> None:
+    The first ``shared`` tokens are the same in every row of the batch that is passed.
+    """
+
+    def __init__(self, catalogue: Catalogue, consumer: Consumer, shared: int = 0) -> None:
         self._catalogue = catalogue
         self._consumer = consumer
-        self._inputs: dict[int, Tensor] = {}
+        self._shared_linear = SharedLinear(shared) if shared else None
+        self._inputs: dict[int, tuple[Tensor, int]] = {}
         self._grads: dict[int, dict[int, Tensor]] = {}
         self._handles: list[Any] = []
 
@@ -71,6 +79,8 @@ class Recorder:
         for number, group in enumerate(self._catalogue.groups):
             for place, site in enumerate(group.sites):
                 hook = partial(self._on_linear, number, place) if is_linear(site) else partial(self._on_other, site)
+                if self._shared_linear is not None and is_linear(site):
+                    self._handles.append(site.module.register_forward_pre_hook(self._shared_linear.before))
                 self._handles.append(site.module.register_forward_hook(hook))
         # with frozen weights the graph starts at the embeddings' outputs
         for module in self._catalogue.base.modules():
@@ -86,10 +96,16 @@ class Recorder:
         self._handles.clear()
         self._inputs.clear()
         self._grads.clear()
+        if self._shared_linear is not None:
+            self._shared_linear.forget()
 
-    def _on_linear(self, number: int, place: int, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        self._inputs[number] = args[0].detach()
+    def _on_linear(self, number: int, place: int, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        inputs, shared = args[0], 0
+        if self._shared_linear is not None:
+            inputs, output, shared = self._shared_linear.after(module, inputs, output)
+        self._inputs[number] = inputs.detach(), shared
         _on_gradient(output, partial(self._linear_grad, number, place))
+        return output
 
     def _linear_grad(self, number: int, place: int, grad: Tensor) -> None:
         group = self._catalogue.groups[number]
@@ -99,7 +115,8 @@ class Recorder:
             return
         del self._grads[number]
         grads = [arrived[index] for index in range(len(group.sites))]
-        self._consumer.take_linear(number, group, self._inputs.pop(number).to(grad.device), grads)
+        inputs, shared = self._inputs.pop(number)
+        self._consumer.take_linear(number, group, inputs.to(grad.device), grads, shared)
         for site, site_grad in zip(group.sites, grads, strict=True):
             if site.bias is not None:
                 self._consumer.take_bias(site, site_grad)
@@ -148,15 +165,16 @@ class Measure(RowVectors):
         self.dots.append(dots)
         self.squared_norms.append(squared_norms)
 
-    def take_linear(self, number: int, group: SiteGroup, inputs: Tensor, grads: list[Tensor]) -> None:
+    def take_linear(self, number: int, group: SiteGroup, inputs: Tensor, grads: list[Tensor], shared: int) -> None:
         """Products of the group's joined weight."""
         with_weight = [grad for grad, site in zip(grads, group.sites, strict=True) if site.weight is not None]
         joined = with_weight[0] if len(with_weight) == 1 else torch.cat(with_weight, dim=-1)
         directions = self.directions.linear[number]
         if number in self.directions.term_weights:
-            self.add(*factored.factored_products(inputs, joined, directions, self.directions.term_weights[number]))
+            weights = self.directions.term_weights[number]
+            self.add(*factored.factored_products(inputs, joined, directions, weights, shared))
         else:
-            self.add(*linear.linear_products(inputs, joined, directions))
+            self.add(*linear.linear_products(inputs, joined, directions, shared=shared))
 
     def take_vector(self, name: str, gradients: Tensor) -> None:
         """Products of a vector parameter."""
@@ -179,7 +197,7 @@ class Accumulate(RowVectors):
         self.into = into
         self.kept = kept
 
-    def take_linear(self, number: int, group: SiteGroup, inputs: Tensor, grads: list[Tensor]) -> None:
+    def take_linear(self, number: int, group: SiteGroup, inputs: Tensor, grads: list[Tensor], shared: int) -> None:
         """Sum of ``bᵀa`` for every member, or its terms."""
         names = group_weights(group)
         weighted = [grad for grad, site in zip(grads, group.sites, strict=True) if site.weight is not None]

@@ -1,7 +1,8 @@
 """The tokens that all rows of a batch begin with (a system prompt, mostly), run through the model once.
 
 Exact for states: a causal model's states at the prefix do not depend on what follows, and later tokens see the prefix
-through its keys and values alone. Not used where gradients are wanted: each row's own loss reaches the prefix too.
+through its keys and values alone. Where gradients are wanted each row's own loss reaches the prefix too: what is shared
+then is in ``_shared_linear.py``.
 """
 
 from __future__ import annotations
@@ -77,9 +78,7 @@ def _joined(
 
 def common_length(batch: Batch) -> int:
     """Tokens that all rows begin with and of which no state is asked for."""
-    differs = (batch.ids != batch.ids[:1]).any(dim=0)
-    needed = batch.answers.any(dim=0)
-    stops = torch.nonzero(differs | needed)
-    first = int(stops[0]) if len(stops) else batch.ids.shape[1]
+    answers = batch.answers.any(dim=0).nonzero()
+    first_answer = int(answers[0]) if len(answers) else batch.ids.shape[1]
     asked = torch.stack([batch.lengths - 1, batch.last_prompt, batch.last_content]).min()
-    return max(0, min(first, int(asked)))
+    return max(0, min(batch.common_tokens(), first_answer, int(asked)))

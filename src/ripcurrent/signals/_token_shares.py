@@ -36,7 +36,7 @@ class TokenShares:
         assert dots.shape == self._shape
         self.shares += dots.cpu().double()
 
-    def take_linear(self, number: int, group: SiteGroup, inputs: Tensor, grads: list[Tensor]) -> None:
+    def take_linear(self, number: int, group: SiteGroup, inputs: Tensor, grads: list[Tensor], shared: int) -> None:
         """Terms of the group's joined weight."""
         with_weight = [grad for grad, site in zip(grads, group.sites, strict=True) if site.weight is not None]
         joined = with_weight[0] if len(with_weight) == 1 else torch.cat(with_weight, dim=-1)

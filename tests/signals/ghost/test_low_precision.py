@@ -73,9 +73,11 @@ def test_linear_layers(dots_way, norm_way, narrower):
     assert_exact(norms, squared(gradients))
     expected = dots_with(gradients, directions)
     if dots_way:
-        # read off a gradient in bfloat16, rounded once per row and layer (docs/numerics.md)
+        # read off a gradient in bfloat16 in pieces, each rounded once (docs/numerics.md)
+        cut = [each.double().flatten(1).chunk(linear.DOT_PIECES, dim=1) for each in (gradients, directions)]
+        rounded = [(ours @ theirs.mT).bfloat16() for ours, theirs in zip(*cut, strict=True)]
         assert dots.dtype == torch.float32
-        assert torch.equal(dots, expected.bfloat16().float())
+        assert torch.equal(dots, torch.stack(rounded).float().sum(dim=0))
     else:
         assert_exact(dots, expected)
     assert torch.equal(linear.linear_gradient(inputs, grads).double(), gradients.sum(dim=0))

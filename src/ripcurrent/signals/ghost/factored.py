@@ -27,12 +27,19 @@ def factored_products(
     output_grads: Float[Tensor, "rows tokens out"],
     terms: Float[Tensor, "terms in_and_out"],
     weights: Float[Tensor, "terms directions"],
+    shared: int = 0,
 ) -> tuple[Float[Tensor, "rows directions"], Float[Tensor, " rows"]]:
-    """Each row's dots with the directions and squared norm of its weight gradient."""
+    """Each row's dots with the directions and squared norm of its weight gradient.
+
+    The first ``shared`` tokens have the same inputs in every row: these meet the terms once.
+    """
     fan_in, fan_out = inputs.shape[-1], output_grads.shape[-1]
-    of_terms = _products_with_terms(inputs, output_grads, terms)
+    of_terms = _products_with_terms(inputs[:, shared:], output_grads[:, shared:], terms).sum(dim=1, dtype=weights.dtype)
+    if shared:
+        common = _products_with_terms(inputs[:1, :shared], output_grads[:, :shared], terms)
+        of_terms += common.sum(dim=1, dtype=weights.dtype)
     _, norms = linear_products(inputs, output_grads, inputs.new_empty(0, fan_out, fan_in))
-    return of_terms.sum(dim=1, dtype=weights.dtype) @ weights, norms
+    return of_terms @ weights, norms
 
 
 def looked_up_token_dots(

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-BLOCK_ELEMENTS = 2**21
+BLOCK_ELEMENTS = 2**20
 """Logits in float32 at once on a processor: what stays in cache."""
 
 
@@ -21,9 +21,9 @@ class LogitTransform:
     softcap: float | None = None
     """The cap, if any."""
 
-    def __call__(self, logits: Tensor) -> Tensor:
-        """Transform logits into a float32 copy."""
-        values = logits.to(torch.float32, copy=True)
+    def __call__(self, logits: Tensor, room: Tensor | None = None) -> Tensor:
+        """Transform logits into a float32 copy, in ``room`` where it is given."""
+        values = logits.to(torch.float32, copy=True) if room is None else room.copy_(logits)
         if self.factor != 1.0:
             values *= self.factor
         return values if self.softcap is None else torch.tanh(values / self.softcap) * self.softcap
@@ -43,16 +43,16 @@ def cross_entropy_with_gradient(
     losses = torch.empty(len(targets), device=logits.device)
     elements = BLOCK_ELEMENTS if logits.device.type == "cpu" else 64 * BLOCK_ELEMENTS
     block = max(1, elements // logits.shape[1])
+    room = torch.empty(min(block, len(targets)), logits.shape[1], device=logits.device)
     for start in range(0, len(targets), block):
         part, target, weight = (tensor[start : start + block] for tensor in (logits, targets, weights))
-        values = transform(part)
-        log_total = torch.logsumexp(values, dim=-1)
-        places = torch.arange(len(target), device=target.device)
-        losses[start : start + block] = log_total - values[places, target]
+        values = transform(part, room[: len(target)])
+        target, weight = target.unsqueeze(1), weight.unsqueeze(1)
         slope = None if transform.softcap is None else 1.0 - (values / transform.softcap).square()
-        # exp(x − log Σ + log w) is w·softmax in one pass over the vocabulary
-        gradient = values.sub_((log_total - torch.log(weight)).unsqueeze(1)).exp_()
-        gradient[places, target] -= weight
+        largest, at_target = values.amax(dim=1, keepdim=True), values.gather(1, target)
+        total = values.sub_(largest).exp_().sum(dim=1, keepdim=True)
+        losses[start : start + block] = (total.log() + largest - at_target).squeeze(1)
+        gradient = values.mul_(weight / total).scatter_add_(1, target, -weight)
         if slope is not None:
             gradient *= slope
         if transform.factor != 1.0:
