@@ -1,6 +1,7 @@
 """Exactness against one-row autograd on the embedded model: ``python -m bench.exactness [--full | --rows N]``.
 
-As it is, 16 rows in five batch budgets, with directions from 16 others; ``--full`` takes 48 rows.
+As it is, 16 rows in five batch budgets, with directions from 16 others; ``--full`` takes 48 rows. ``--device cuda``
+measures on a GPU; the oracle and the directions are this machine's processor's.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ def main() -> None:
     size.add_argument("--rows", type=int, default=ROWS, help="rows to compare (%(default)s)")
     size.add_argument("--full", action="store_true", help=f"{FULL_ROWS} rows")
     parser.add_argument("--file", default="rows/alpaca_en_demo.json")
+    parser.add_argument("--device", default="cpu", help="where to measure (%(default)s)")
     arguments = parser.parse_args()
     exact = load_model("embedded", device="cpu", dtype="float32")
     gradient_pass = GradientPass(exact)
@@ -44,8 +46,9 @@ def main() -> None:
         f"{len(rows)} rows of {arguments.file}, directions of 8 rows each, cosines against one-row autograd in float32"
     )
     for dtype, budgets in BUDGETS.items():
-        chat_model = exact if dtype == "float32" else load_model("embedded", device="cpu", dtype=dtype)
-        measured = gradient_pass if dtype == "float32" else GradientPass(chat_model)
+        here = dtype == "float32" and arguments.device == "cpu"
+        chat_model = exact if here else load_model("embedded", device=arguments.device, dtype=dtype)
+        measured = gradient_pass if here else GradientPass(chat_model)
         stacked = stack_directions(measured.catalogue, list(directions), chat_model.dtype)
         for budget in budgets:
             dots, squared = np.zeros((len(rows), 2)), np.zeros(len(rows))

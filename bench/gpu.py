@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy import typing as npt
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -29,8 +30,10 @@ from ripcurrent.data import EncodedRow
 from ripcurrent.engine import plan_batches
 from ripcurrent.models import ChatModel
 from ripcurrent.models._device import sum_in_float32
+from ripcurrent.scoring import spearman
 from ripcurrent.signals import (
     Batch,
+    BatchSignals,
     Directions,
     FeatureReader,
     GradientPass,
@@ -75,6 +78,10 @@ ENTRIES = 400
 MEMORY_BUDGET = 512
 """Padded tokens of the batches whose peak the goals are about; what a batch keeps grows with its tokens, and no longer
 row is among them."""
+AGREEING = 48
+"""Rows of each kind whose scores are compared with the loop's."""
+AGREEMENT = 0.98
+"""Wanted rank correlation with it: both are in bfloat16."""
 GOALS = {"loop": {180: 2.0, 57: 5.0}, "peak": 0.35, "memory": {"dense": 3.4, "factored": 2.6}}
 
 
@@ -136,6 +143,8 @@ def _measured(shape: str, device: torch.device, budget: int, peak: float, most: 
         for tokens, rows in rows_of.items()
     }
 
+    agreeing: dict[int, npt.NDArray[np.float64]] = {}
+
     def dense() -> None:
         # formed twice from the same seeds, so that no more than the scan's and the loop's own copies ever exist
         of_kind("dense", stack_directions(catalogue, _random_directions(shapes, device), torch.bfloat16, count=2))
@@ -150,16 +159,19 @@ def _measured(shape: str, device: torch.device, budget: int, peak: float, most: 
         held = sum(t.numel() * t.element_size() for t in (*directions.linear.values(), *directions.other.values()))
         print(f"  {kind} directions: {held / weights:.2f} times the weights", flush=True)
         scan = partial(gradient_pass.measure, directions=directions)
+        if device.type == "cuda":  # first, as larger batches may not fit beside dense directions of a large model
+            found["peak_bytes"][kind] = _peak_of(scan, rows_of[180], device)
+            _line(f"peak memory, times the weights, {kind}", found["peak_bytes"][kind] / weights, GOALS["memory"][kind])
         for tokens, rows in rows_of.items():
+            if kind == "dense":
+                agreeing[tokens] = _normalised_dots(scan, rows[:AGREEING], budget, device)
             seconds = measured[tokens]["seconds"]
             seconds[kind] = _timed(device, partial(each, scan, _batches(rows, budget, device)))
             _report(tokens, kind, measured[tokens], peak)
         if device.type == "cuda":
             found["peak_bytes_at_budget"][kind] = torch.cuda.max_memory_allocated(device)
-            found["peak_bytes"][kind] = _peak_of(scan, rows_of[180], device)
-            _line(f"peak memory, times the weights, {kind}", found["peak_bytes"][kind] / weights, GOALS["memory"][kind])
             at_budget = found["peak_bytes_at_budget"][kind] / weights
-            _line(f"the same with batches of {budget} tokens", at_budget, GOALS["memory"][kind])
+            _line(f"the same with batches of {budget} tokens", at_budget, None)
 
     def forward() -> None:
         for tokens, rows in rows_of.items():
@@ -177,6 +189,15 @@ def _measured(shape: str, device: torch.device, budget: int, peak: float, most: 
             for kind in sorted(figures["seconds"].keys() & {"dense", "factored"}):
                 times = figures["rows"] / figures["seconds"][kind] / figures["loop_rows_per_second"]
                 _line(f"rows of {tokens} tokens, times the loop, {kind}", times, GOALS["loop"][tokens], more=True)
+            bound = figures["rows"] / (figures["flops"] / peak) / figures["loop_rows_per_second"]
+            _line(f"rows of {tokens} tokens, times the loop, arithmetic alone", bound, None)
+            if tokens in agreeing:
+                dots, squared = rival.run(rows_of[tokens][:AGREEING], "sdpa")
+                theirs = (dots / squared.sqrt()[:, None]).double().cpu().numpy()
+                ours = agreeing[tokens]
+                figures["spearman_with_loop"] = min(spearman(ours[:, n], theirs[:, n]) for n in (0, 1))
+                label = f"rows of {tokens} tokens, Spearman with the loop"
+                _line(label, figures["spearman_with_loop"], AGREEMENT, more=True)
 
     for part in (forward, dense, factored, loop):
         # what an earlier part held must not count in this one's peak
@@ -187,6 +208,19 @@ def _measured(shape: str, device: torch.device, budget: int, peak: float, most: 
             found["out_of_memory"][part.__name__] = str(error)
             print(f"  {part.__name__} ran out of memory: {error}\n  A smaller --budget takes less.", flush=True)
     return found | {str(tokens): figures for tokens, figures in measured.items()}
+
+
+def _normalised_dots(
+    scan: Callable[[Batch], BatchSignals], rows: list[EncodedRow], budget: int, device: torch.device
+) -> npt.NDArray[np.float64]:
+    """Each row's dots with both directions, over its gradient's norm."""
+    found = np.empty((len(rows), 2))
+    for places in plan_batches([len(row.tokens) for row in rows], budget):
+        signals = scan(make_batch([rows[place] for place in places], device))
+        assert signals.dots is not None
+        assert signals.squared_norm is not None
+        found[places] = signals.dots / np.sqrt(signals.squared_norm)[:, None]
+    return found
 
 
 def _batches(rows: list[EncodedRow], budget: int, device: torch.device) -> list[Batch]:

@@ -207,7 +207,8 @@ def test_json_is_one_object(lessons: Path, model: Path, capsys: pytest.CaptureFi
     assert run(arguments) == 0
 
     found = json.loads(capsys.readouterr().out)
-    assert set(found) == {"environment", "model", "dataset", "estimates"}
+    assert set(found) == {"environment", "model", "dataset", "estimates", "batch_rates"}
+    assert found["batch_rates"] == []
     row = found["dataset"]["sample_row"]
     assert next(row["text"][start:end] for start, end in row["loss_spans"]).endswith("<|im_end|>\n")
 

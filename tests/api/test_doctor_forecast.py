@@ -17,11 +17,12 @@ import pytest
 import torch
 
 from ripcurrent.anchors import load_anchors
-from ripcurrent.api import _anchor_passes, _memory, _probe
+from ripcurrent.api import _anchor_passes, _budget_trial, _memory, _probe
 from ripcurrent.api._anchors import encode_for_gradient
 from ripcurrent.api._doctor import diagnose
 from ripcurrent.api._options import ScanOptions
 from ripcurrent.api._probe_directions import LikeDirections
+from ripcurrent.cli import run
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.models import cache_folder, load_model
 from ripcurrent.signals import DENSE, GradientPass, mean_gradient, set_direction, stack_directions
@@ -307,3 +308,51 @@ def in_a_process(*arguments: str) -> tuple[dict[str, Any], int]:
         assert process.returncode == 0
         out.seek(0)
         return json.load(out), usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+@pytest.mark.parametrize("signals", ["representation", "gradient"])
+def test_budgets_are_tried_on_the_same_rows(
+    signals: str, lessons: Path, model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Half, once, twice and four times the budget in turn, then half the threads with the fastest; and said so."""
+    tried: list[tuple[int, int, tuple[int, ...]]] = []
+    run_stage = _budget_trial.SignalStage.compute
+
+    def slower_when_larger(stage: Any, rows: Any) -> Any:
+        tried.append((stage.token_budget, torch.get_num_threads(), tuple(row.row.index for row in rows)))
+        return run_stage(stage, rows)
+
+    clock = itertools.count()
+    timed = _budget_trial.batch_rates
+
+    def only_the_trial(stage: Any, rows: Any) -> Any:
+        monkeypatch.setattr(_budget_trial.time, "perf_counter", lambda: float(next(clock)) * len(tried))
+        monkeypatch.setattr(_budget_trial.SignalStage, "compute", slower_when_larger)
+        return timed(stage, rows)
+
+    monkeypatch.setattr(_probe, "batch_rates", only_the_trial)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        options = ["--model", str(model), "--signals", signals, "--token-budget", "64", "--try-budgets"]
+        assert run(["doctor", str(lessons), *options]) == 0
+        assert torch.get_num_threads() == 4
+    finally:
+        torch.set_num_threads(threads)
+
+    assert [each[:2] for each in tried] == [*[(budget, 4) for budget in (32, 64, 128, 256)] * 2, *[(32, 2)] * 2]
+    (rows,) = {each[2] for each in tried}
+    assert rows
+    shown = capsys.readouterr().out
+    assert "--token-budget 256: " in shown
+    assert "--token-budget 32 with OMP_NUM_THREADS=2: " in shown
+    assert "Fastest here and now: --token-budget 32." in shown
+
+
+@pytest.mark.parametrize(("arguments", "says"), [([], "none is given"), (["--memory", "8GB"], "whatever fits")])
+def test_budgets_cannot_be_tried_without_rows_or_within_a_budget(
+    arguments: list[str], says: str, lessons: Path, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dataset = [str(lessons)] if arguments else []
+    assert run(["doctor", *dataset, "--model", str(model), "--try-budgets", *arguments]) == 1
+    assert says in capsys.readouterr().err

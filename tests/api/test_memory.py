@@ -36,9 +36,10 @@ from ripcurrent.api._options import ScanOptions, resolve_options
 from ripcurrent.api._scan import scan
 from ripcurrent.data import Row
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.signals import MappedStore, SignalStage, stack_directions
+from ripcurrent.signals import MappedStore, SignalStage, make_batch, stack_directions
+from ripcurrent.signals._shared_linear import SHORTEST_SHARE, worth_sharing
 from tests.api.test_scan_resume import Counting
-from tests.signals.test_gradient import random_directions
+from tests.signals.oracle import random_directions
 from tests.signals.test_halving import assert_same, fresh, make_stage, rows
 from tests.tiny_scan import EXACT, good_rows, write_jsonl
 
@@ -173,6 +174,23 @@ def test_no_row_that_is_tried_is_longer_than_the_scans_longest(stage: SignalStag
     for tokens, many in ((64, 1), (100, 1), (350, 1), (256, 2)):
         _memory_probe._peak_of(counted, tokens, many)
     assert tried == [(1, 64), (1, 100), (4, 100), (6, 100)]
+
+
+def test_rows_that_are_tried_begin_alike_for_as_little_as_is_shared(stage: SignalStage) -> None:
+    """Then sharing's copies are largest; rows all alike would pass their tokens once, and take too little."""
+    tried: list[Any] = []
+
+    class Counted(SignalStage):
+        def measure(self, rows: Any) -> Any:
+            tried.append(make_batch(rows, stage.chat_model.device))
+
+    fields = {field.name: getattr(stage, field.name) for field in dataclasses.fields(stage) if field.init}
+    for tokens, many in ((256, 2), (64, 8), (64, 1)):
+        _memory_probe._peak_of(Counted(**fields), tokens, many)
+    for batch in tried[:2]:
+        saved = worth_sharing(batch) * (batch.rows - 1) / batch.ids.numel()
+        assert SHORTEST_SHARE <= saved < SHORTEST_SHARE + 0.02
+    assert worth_sharing(tried[2]) == 0
 
 
 def test_enough_memory_changes_nothing(planned: Any) -> None:

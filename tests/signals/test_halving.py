@@ -18,8 +18,7 @@ from ripcurrent.signals import FeatureReader, GradientPass, SignalStage, stack_d
 from ripcurrent.signals._out_of_memory import Halving, is_out_of_memory
 from ripcurrent.signals._recorder import Measure
 from tests.models.tiny import tiny_model, tiny_tokenizer
-from tests.signals.oracle import chat_model, random_rows
-from tests.signals.test_gradient import random_directions
+from tests.signals.oracle import chat_model, random_directions, random_rows
 
 CPU_SAYS = (
     "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate"

@@ -12,13 +12,19 @@ import peft
 import pytest
 import torch
 
-from ripcurrent.signals import GradientPass, make_batch, stack_directions
-from ripcurrent.signals._shared_linear import worth_sharing
+from ripcurrent.signals import GradientPass, _shared_linear, make_batch, stack_directions
+from ripcurrent.signals._shared_linear import SharedLinear, worth_sharing
+from ripcurrent.signals._sites import is_linear
 from ripcurrent.signals.ghost import factored, linear
 from tests.models.tiny import KINDS, tiny_model
 from tests.signals.oracle import PREFIX, chat_model, compare_with_autograd, random_directions, rows_behind_a_prefix
 
 CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def _tiny_layers_count_as_wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_shared_linear, "NARROWEST", 1)
 
 
 def tokens_passed(module: torch.nn.Module) -> list[int]:
@@ -81,6 +87,28 @@ def test_nothing_is_shared_where_it_would_not_pay() -> None:
     assert worth_sharing(make_batch([rows[0], rows[0]], CPU)) == make_batch(rows[:1], CPU).ids.shape[1]
 
 
+def test_rows_that_are_all_alike_are_measured() -> None:
+    """Nothing is left of the batch after what they share."""
+    rows = rows_behind_a_prefix(1, seed=5) * 3
+    compare_with_autograd(tiny_model("llama_tied"), rows)
+
+
+def test_layers_that_are_given_something_else_than_every_token_or_are_narrow_pass_what_they_are_given(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    layer, hooks = torch.nn.Linear(8, 6), SharedLinear((3, 10), 4)
+    patches = torch.randn(3, 5, 8)
+    assert hooks.before(layer, (patches,)) is None
+    assert hooks.before(layer, (torch.randn(3, 2, 10, 8),)) is None
+    outputs = layer(patches)
+    assert hooks.after(layer, patches, outputs) == (patches, outputs, 0)
+    taken = hooks.before(layer, (torch.randn(3, 10, 8),))
+    assert taken is not None
+    assert taken[0].shape == (4 + 3 * 6, 8)
+    monkeypatch.setattr(_shared_linear, "NARROWEST", 7)
+    assert hooks.before(layer, (torch.randn(3, 10, 8),)) is None
+
+
 @pytest.mark.parametrize("narrower", ["in", "out"])
 @pytest.mark.parametrize("shared", [1, 4, 6])
 def test_a_layers_products_are_those_of_the_whole_input(narrower: str, shared: int) -> None:
@@ -106,11 +134,12 @@ def test_a_measured_batch_leaves_no_activation_behind() -> None:
     names = set(gradient_pass.catalogue.parameter_shapes())
     directions = stack_directions(gradient_pass.catalogue, random_directions(model, names), torch.float32)
     seen: list[weakref.ref[torch.Tensor]] = []
-    layer: Any = model.model.layers[0].mlp.down_proj
-    layer.register_forward_pre_hook(lambda _, args: seen.append(weakref.ref(args[0])), prepend=True)
+    for site in (site for group in gradient_pass.catalogue.groups for site in group.sites if is_linear(site)):
+        site.module.register_forward_pre_hook(lambda _, args: seen.append(weakref.ref(args[0])), prepend=True)
     gc.disable()
     try:
         gradient_pass.measure(make_batch(rows_behind_a_prefix(4, seed=4), CPU), directions)
-        assert [one() for one in seen] == [None]
+        assert seen
+        assert all(one() is None for one in seen)
     finally:
         gc.enable()

@@ -11,8 +11,7 @@ import pytest
 from ripcurrent.data import Row, encode_windows
 from ripcurrent.engine import LocalExecutor, ShardFolder
 from ripcurrent.signals import SignalStage
-from tests.signals.oracle import inner, row_gradient, row_loss
-from tests.signals.test_gradient import random_directions
+from tests.signals.oracle import inner, random_directions, row_gradient, row_loss
 from tests.signals.test_halving import fresh, make_stage, rows
 
 DOCUMENTS = [

@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
+from ripcurrent.api._budget_trial import BatchRate
 from ripcurrent.api._environment import Finding, environment, free_memory, size
 from ripcurrent.api._options import ScanOptions, require_combination, resolve_options
 from ripcurrent.api._probe import Estimate, Load, Probe
@@ -136,6 +137,8 @@ class Diagnosis:
     """The dataset, where one was given."""
     estimates: tuple[Estimate, ...]
     """Forecasts of the scan; none without a dataset or without a usable row."""
+    batch_rates: tuple[BatchRate, ...] = ()
+    """With ``try_budgets``, how fast rows are scored in batches of several sizes."""
 
     def as_json(self) -> dict[str, Any]:
         """One JSON-ready object."""
@@ -148,6 +151,7 @@ class Diagnosis:
             if found is None
             else {**asdict(found), "sample_row": None if row is None else row.as_json()},
             "estimates": [asdict(estimate) for estimate in self.estimates],
+            "batch_rates": [asdict(rate) for rate in self.batch_rates],
         }
 
 
@@ -189,7 +193,12 @@ class SampledRow:
 
 
 def diagnose(
-    dataset: str | Path | None = None, *, model: str | None = None, progress: Progress | None = None, **changes: Any
+    dataset: str | Path | None = None,
+    *,
+    model: str | None = None,
+    progress: Progress | None = None,
+    try_budgets: bool = False,
+    **changes: Any,
 ) -> Diagnosis:
     """Look at the environment; with a dataset at its rows; with a dataset or a model at the model, and forecast a scan.
 
@@ -197,6 +206,7 @@ def diagnose(
         dataset: Anything that :func:`ripcurrent.read_rows` reads.
         model: A model; with a dataset :class:`ScanOptions`' default unless named.
         progress: Told of steps.
+        try_budgets: Also time the same rows in batches of half, twice and four times the token budget.
         **changes: Options of the scan by name.
 
     Raises:
@@ -207,6 +217,13 @@ def diagnose(
         raise RipcurrentError(
             "doctor measures on one device, and does not know whether a model spread over several GPUs fits on each.",
             "One GPU is needed: leave --device auto out, or scan a few rows with it (--limit 100).",
+        )
+    if try_budgets and (dataset is None or options.memory is not None):
+        raise RipcurrentError(
+            "--try-budgets times a dataset's rows, and none is given."
+            if dataset is None
+            else "--try-budgets is about batches of a chosen size, and with --memory they are whatever fits.",
+            "Name one: ripcurrent doctor DATASET --try-budgets." if dataset is None else "Leave one of the two out.",
         )
     told = progress or SilentProgress()
     told.step("looking at the environment")
@@ -228,6 +245,7 @@ def diagnose(
     report = _report(rows, count, unreadable, first, sample, encoded, chat_model, options)
     tokens = [row.tokens for row in encoded if row.first.status == "ok"]
     estimates: list[Estimate] = []
+    rates: list[BatchRate] = []
     if tokens:
         load = Load(
             rows=pieces,
@@ -238,9 +256,10 @@ def diagnose(
             shard_rows=options.shard_rows,
             stream=lambda: rows,
         )
-        estimates = Probe(chat_model, load, options, told).estimates()
+        probe = Probe(chat_model, load, options, told, try_budgets=try_budgets)
+        estimates, rates = probe.estimates(), probe.batch_rates
         findings.append(_fits(estimates[-1], free, options))
-    return Diagnosis(tuple(findings), describe(chat_model), report, tuple(estimates))
+    return Diagnosis(tuple(findings), describe(chat_model), report, tuple(estimates), tuple(rates))
 
 
 def _load(options: ScanOptions, told: Progress, *, for_rows: bool) -> ChatModel:

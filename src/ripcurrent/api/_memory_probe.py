@@ -16,6 +16,7 @@ from ripcurrent.models import give_back_freed_memory
 from ripcurrent.models._attention import KEPT
 from ripcurrent.models._messages import is_out_of_memory
 from ripcurrent.signals import SignalStage
+from ripcurrent.signals._shared_linear import SHORTEST_SHARE
 
 SMALLEST_PROBE = 64
 """Tokens of the first batch that is tried."""
@@ -130,22 +131,29 @@ def _peak_of(stage: SignalStage, tokens: int, rows: int = 1) -> float:
     vocabulary = int(stage.chat_model.model.get_input_embeddings().weight.shape[0])
     bearing = np.ones(tokens, dtype=np.bool_)
     bearing[0] = False
-    row = EncodedRow(
-        index=0,
-        status="ok",
-        tokens=generator.integers(0, vocabulary, tokens).astype(np.int32),
-        loss_mask=bearing,
-        truncated=False,
-        prompt_tokens=1,
-        response_tokens=tokens - 1,
-        last_prompt=0,
-        last_content=tokens - 1,
-    )
+    # rows that begin alike for just so long that it is shared (signals/_shared_linear.py), where copies are largest
+    alike = min(tokens - 1, math.ceil(SHORTEST_SHARE * rows * tokens / max(1, rows - 1)))
+    drawn = generator.integers(0, vocabulary, (rows, tokens)).astype(np.int32)
+    drawn[:, :alike] = drawn[0, :alike]
+    made = [
+        EncodedRow(
+            index=0,
+            status="ok",
+            tokens=of_row,
+            loss_mask=bearing,
+            truncated=False,
+            prompt_tokens=1,
+            response_tokens=tokens - 1,
+            last_prompt=0,
+            last_content=tokens - 1,
+        )
+        for of_row in drawn
+    ]
     # what earlier batches left would be counted with this one's, as it is not between two batches of the scan
     give_back_freed_memory()
     reset_peak(device)
     try:
-        stage.measure([row] * rows)
+        stage.measure(made)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise

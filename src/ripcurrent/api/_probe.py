@@ -16,6 +16,7 @@ import torch
 from ripcurrent.anchors import load_anchors
 from ripcurrent.api._anchor_passes import anchor_passes, own_directions
 from ripcurrent.api._anchors import SETS_AT_ONCE, directions_are_cached, encode_for_gradient
+from ripcurrent.api._budget_trial import BatchRate, batch_rates, tried_budgets
 from ripcurrent.api._memory import plan_path, require_room_for_directions, scan_directions, within_memory
 from ripcurrent.api._memory_probe import peak_bytes, process_peak, reset_peak
 from ripcurrent.api._options import ScanOptions
@@ -37,6 +38,9 @@ PROBE_BATCHES = 4
 
 PROBE_SECONDS = 20.0
 """No further batch is measured after so long."""
+
+TRIAL_BATCHES = 2
+"""With ``try_budgets``, rows of so many batches of the largest budget are timed in each budget."""
 
 SHARDS_AGAIN = 3
 """What was measured is computed again as so many shards, or as many as the scan has: each adds a little to the peak."""
@@ -116,9 +120,14 @@ class Probe:
     The directions are random ones of the right shapes, so that no anchor has to be measured first.
     """
 
-    def __init__(self, chat_model: ChatModel, load: Load, options: ScanOptions, told: Progress) -> None:
+    def __init__(
+        self, chat_model: ChatModel, load: Load, options: ScanOptions, told: Progress, *, try_budgets: bool = False
+    ) -> None:
         """Prepare, and measure nothing yet."""
         self._chat_model, self._load, self._options, self._told = chat_model, load, options, told
+        self._try_budgets = try_budgets
+        self.batch_rates: list[BatchRate] = []
+        """With ``try_budgets``, filled by :meth:`estimates`: rates in batches of several sizes."""
         self._anchor_set = load_anchors(options.anchors)
         self._anchor_rows = encode_for_gradient(self._anchor_set, chat_model, options)
         self._anchor_tokens = sum(len(row.tokens) for row in self._anchor_rows)
@@ -146,6 +155,8 @@ class Probe:
             # with gradients it is they that a budget is planned for
             planned = _unplanned(self._plain) if self._options.wants_gradient else self._planned(lambda _: self._plain)
             alone = _estimate("representation", planned.stage, self._load)
+            if not self._options.wants_gradient:
+                self._try(planned.stage)
             alone = _adding(alone, planned, anchors=self._anchor_tokens / alone.tokens_per_second)
             if self._options.memory is None or not self._options.wants_gradient:
                 found.append(alone)
@@ -179,6 +190,7 @@ class Probe:
             stage = replace(stage, features=None, anchor_features=None)
         found = _estimate(options.signals, stage, load)
         rate = found.tokens_per_second
+        peak = self._try(stage)
         planned = replace(planned, stage=self._plain)
         del stage
         if options.prefilter is not None and alone is not None:
@@ -190,8 +202,23 @@ class Probe:
         if not cached:
             self._told.step("probing the anchors' directions")
             like.compute(SETS_AT_ONCE if options.memory is None else 1)
-        found = replace(found, peak_memory_bytes=_peak(self._chat_model.device))
+        found = replace(found, peak_memory_bytes=max(peak, self._peak_since()))
         return _adding(found, planned, anchors=anchors)
+
+    def _try(self, stage: SignalStage) -> int:
+        """Time batches of several sizes where that is asked for; returns the peak before, which larger ones pass."""
+        peak = _peak(stage.chat_model.device)
+        if self._try_budgets:
+            self._told.step("timing batches of several sizes")
+            _, batches = chosen_batches(self._load, max(tried_budgets(stage.token_budget)), self._load.shard_rows)
+            self.batch_rates = batch_rates(stage, [row for batch in batches[:TRIAL_BATCHES] for row in batch])
+            reset_peak(stage.chat_model.device)
+        return peak
+
+    def _peak_since(self) -> int:
+        """The peak without the trial of budgets, if there was one."""
+        device = self._chat_model.device
+        return peak_bytes(device) if self._try_budgets else _peak(device)
 
     def _planned(self, make_stage: Callable[[Path | None], SignalStage], directions_bytes: int = 0) -> _Planned:
         """The stage as a scan has it: with a budget, what that budget holds, measured as the scan does it."""

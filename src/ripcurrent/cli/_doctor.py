@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
+    from ripcurrent.api._budget_trial import BatchRate
     from ripcurrent.api._doctor import DatasetReport, Diagnosis, RenderedRow
     from ripcurrent.api._environment import Finding
     from ripcurrent.api._probe import Estimate
@@ -72,6 +74,9 @@ def doctor_command(
     prefilter_sample: PREFILTER_SAMPLE = 1000,
     memory: MEMORY = None,
     token_budget: TOKEN_BUDGET = None,
+    try_budgets: Annotated[
+        bool, typer.Option("--try-budgets", help="Also time batches of several sizes, and name the fastest.")
+    ] = False,
     device: DEVICE = None,
     dtype: DTYPE = None,
     attention: ATTENTION = "sdpa",
@@ -110,10 +115,10 @@ def doctor_command(
         "limit": limit,
     }
     if quiet or as_json:
-        found = diagnose(dataset, **changes)
+        found = diagnose(dataset, try_budgets=try_budgets, **changes)
     else:
         with TerminalProgress().shown() as progress:
-            found = diagnose(dataset, progress=progress, **changes)
+            found = diagnose(dataset, progress=progress, try_budgets=try_budgets, **changes)
     if as_json:
         print_json(found.as_json())
     elif not quiet:
@@ -147,6 +152,10 @@ def show_diagnosis(found: Diagnosis) -> None:
         console.print("\n[bold]A scan of it[/bold], as a short probe predicts it (an estimate: other load changes it)")
         for estimate in found.estimates:
             console.print(_forecast(estimate), soft_wrap=True)
+    if found.batch_rates:
+        console.print("\n[bold]Batches[/bold], the same rows in each, the faster of two")
+        for line in _rates(found.batch_rates):
+            console.print(line, soft_wrap=True)
 
 
 def duration(seconds: float) -> str:
@@ -235,6 +244,21 @@ def _forecast(estimate: Estimate) -> str:
         f"  {SIGNAL_NAMES[estimate.signals]}: about {duration(estimate.seconds)} ({', '.join(parts)}),"
         f" up to {size(estimate.peak_memory_bytes)} of memory"
     )
+
+
+def _rates(rates: Sequence[BatchRate]) -> Iterator[str]:
+    """A line a rate, and what to do."""
+    from ripcurrent.api._environment import size
+
+    threads = rates[0].threads
+    for rate in rates:
+        name = f"--token-budget {rate.token_budget}"
+        name += "" if rate.threads == threads else f" with OMP_NUM_THREADS={rate.threads}"
+        yield f"  {name}: {rate.tokens_per_second:.0f} tokens/s, up to {size(rate.peak_memory_bytes)} of memory"
+    best = max(rates, key=lambda rate: rate.tokens_per_second)
+    chosen = f"--token-budget {best.token_budget}"
+    chosen += "" if best.threads == threads else f" and OMP_NUM_THREADS={best.threads}"
+    yield f"  Fastest here and now: {chosen}. Scores differ between them by rounding alone."
 
 
 def _counts(reasons: dict[str, int], first: dict[str, int]) -> str:

@@ -68,11 +68,9 @@ class GradientPass:
                 for row, (at, inputs) in enumerate(zip(at_ids, head_inputs, strict=True))
             ]
             consumer.squared_norms.append(torch.cat(cross))
-        dots = np.sum([part.cpu().double().numpy() for part in consumer.dots], axis=0)
-        squared = np.sum([part.cpu().double().numpy() for part in consumer.squared_norms], axis=0)
         return BatchSignals(
-            dots=dots,
-            squared_norm=squared,
+            dots=_sum_in_float64(consumer.dots),
+            squared_norm=_sum_in_float64(consumer.squared_norms),
             loss=row_losses.cpu().double().numpy(),
             loss_first_10=first_losses.cpu().double().numpy(),
             features=read,
@@ -152,7 +150,8 @@ class GradientPass:
             )
         read = None
         shared = 0 if self._spread else worth_sharing(batch)
-        with Recorder(catalogue, consumer, shared), torch.enable_grad():
+        rows, tokens = batch.ids.shape
+        with Recorder(catalogue, consumer, (rows, tokens), shared), torch.enable_grad():
             with features.reading(batch) if features is not None else nullcontext() as reading:
                 hidden = catalogue.base(input_ids=batch.ids, use_cache=False, **extra).last_hidden_state
                 if reading is not None:
@@ -185,3 +184,13 @@ class GradientPass:
             bias_dots, bias_squared = vector.vector_products(per_row, consumer.directions.other[catalogue.head_bias])
             dots, squared = dots + bias_dots, squared + bias_squared
         consumer.add(dots, squared)
+
+
+def _sum_in_float64(parts: list[Tensor]) -> npt.NDArray[np.float64]:
+    """The sum of tensors of one shape, fetched from each device that they are on at once."""
+    by_device: dict[torch.device, list[Tensor]] = {}
+    for part in parts:
+        by_device.setdefault(part.device, []).append(part)
+    stacked = [torch.stack(each).cpu().double().numpy() for each in by_device.values()]
+    total: npt.NDArray[np.float64] = np.concatenate(stacked).sum(axis=0)
+    return total

@@ -64,13 +64,13 @@ def _tokens_joined(values: Tensor) -> Tensor:
 class Recorder:
     """While entered, forward passes of the base model are recorded and handed on in their backward passes.
 
-    The first ``shared`` tokens are the same in every row of the batch that is passed.
+    The first ``shared`` tokens are the same in every row of the batch of ``(rows, tokens)`` that is passed.
     """
 
-    def __init__(self, catalogue: Catalogue, consumer: Consumer, shared: int = 0) -> None:
+    def __init__(self, catalogue: Catalogue, consumer: Consumer, shape: tuple[int, int], shared: int) -> None:
         self._catalogue = catalogue
         self._consumer = consumer
-        self._shared_linear = SharedLinear(shared) if shared else None
+        self._shared_linear = SharedLinear(shape, shared) if shared else None
         self._inputs: dict[int, tuple[Tensor, int]] = {}
         self._grads: dict[int, dict[int, Tensor]] = {}
         self._handles: list[Any] = []

@@ -17,6 +17,9 @@ from ripcurrent.signals._batch import Batch
 SHORTEST_SHARE = 0.1
 """Of a batch's tokens, how many must go through the layers less: below it the copies cost what they save."""
 
+NARROWEST = 64
+"""Inputs or outputs below which a layer's products cost less than copying its inputs, as those of a LoRA."""
+
 
 def worth_sharing(batch: Batch) -> int:
     """How many first tokens of all rows to pass once; 0 where it would not save a tenth of the batch's tokens."""
@@ -28,10 +31,14 @@ def worth_sharing(batch: Batch) -> int:
 
 
 class SharedLinear:
-    """Hooks before and after a linear layer, which passes each of the batch's distinct tokens once."""
+    """Hooks before and after a linear layer, which passes each of the batch's distinct tokens once.
 
-    def __init__(self, shared: int) -> None:
-        self._shared = shared
+    Layers that are not given the batch's ``(rows, tokens)`` of a width are left alone: only there the second axis is
+    known to be the tokens. So are narrow ones, whose products cost less than the copies.
+    """
+
+    def __init__(self, shape: tuple[int, int], shared: int) -> None:
+        self._shape, self._shared = shape, shared
         self._whole: dict[nn.Module, Tensor] = {}
         self._last: tuple[Tensor, Tensor] | None = None
 
@@ -43,7 +50,8 @@ class SharedLinear:
     def before(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         """Replace a layer's input of ``(rows, tokens, in)`` by the shared tokens and then every row's own."""
         inputs = args[0]
-        if inputs.dim() != 3:
+        weight: Any = module.weight
+        if inputs.shape[:-1] != self._shape or min(weight.shape) < NARROWEST:
             return None
         if self._last is None or self._last[0] is not inputs:  # layers of one group have one input
             first, own = inputs.detach()[0, : self._shared], inputs.detach()[:, self._shared :]
@@ -71,7 +79,7 @@ class _SpreadOut(torch.autograd.Function):
         rows, tokens = inputs.shape[:2]
         outputs = distinct.new_empty(rows, tokens, distinct.shape[-1])
         outputs[:, :shared] = distinct[:shared]
-        outputs[:, shared:] = distinct[shared:].view(rows, tokens - shared, -1)
+        outputs[:, shared:] = distinct[shared:].view(rows, tokens - shared, distinct.shape[-1])
         return outputs
 
     @staticmethod

@@ -51,7 +51,7 @@ def cross_entropy_with_gradient(
         slope = None if transform.softcap is None else 1.0 - (values / transform.softcap).square()
         largest, at_target = values.amax(dim=1, keepdim=True), values.gather(1, target)
         total = values.sub_(largest).exp_().sum(dim=1, keepdim=True)
-        losses[start : start + block] = (total.log() + largest - at_target).squeeze(1)
+        losses[start : start + block] = (total.log() + (largest - at_target)).squeeze(1)
         gradient = values.mul_(weight / total).scatter_add_(1, target, -weight)
         if slope is not None:
             gradient *= slope

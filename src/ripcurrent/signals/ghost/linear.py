@@ -78,11 +78,13 @@ def linear_dots(
 ) -> Float[Tensor, "rows directions"]:
     """Each row's inner products of its weight gradient ``bᵀa`` with fixed directions, the ghost way.
 
-    Works on the layer's narrower side. The first ``shared`` tokens have the same inputs in every row: these go through
-    a direction once. Products in the inputs' dtype, sums in float32.
+    Works on the layer's narrower side. The first ``shared`` tokens have the same inputs in every row: these, whichever
+    side is narrower, go through a direction once. Products in the inputs' dtype, sums in float32.
     """
     narrow_in = inputs.shape[-1] <= output_grads.shape[-1]
     dots = torch.zeros(inputs.shape[0], directions.shape[0], device=inputs.device)
+    if not len(directions):
+        return dots
     own_inputs, own_grads = inputs[:, shared:].contiguous(), output_grads[:, shared:].contiguous()
     for number, direction in enumerate(directions):
         if narrow_in:
