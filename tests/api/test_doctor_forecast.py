@@ -59,16 +59,16 @@ def test_the_rate_counts_measured_batches_alone(
 
 
 def test_batches_are_probed_over_the_whole_sample_and_the_largest_first() -> None:
-    lengths = [20] * 300 + [250] * 4 + [100] * 207 + [400]
+    lengths = [20] * 300 + [440] * 2 + [100] * 207 + [500] * 3
     rows: Any = list(range(512))
     load = _probe.Load(rows, lengths, 512.0, float(sum(lengths)), 0.0, 512, lambda: [])
     first, batches = _probe.chosen_batches(load, 512, 512)
-    # the longest, and those whose attention scores are kept for the backward pass and are the most
-    assert [lengths[row] for row in first] == [400, *[250] * 4]  # type: ignore[call-overload]
+    # the longest, and those whose attention probabilities are kept for the backward pass and are the most
+    assert [lengths[row] for row in first] == [500, 500, 440, 440]  # type: ignore[call-overload]
     probed = [lengths[row] for batch in batches for row in batch]  # type: ignore[call-overload]
     assert {20, 100} <= set(probed)
 
-    long = _probe.Load(rows[:4], [500, 450, 300, 300], 4.0, 1550.0, 0.0, 256, lambda: [])
+    long = _probe.Load(rows[:4], [500, 480, 460, 450], 4.0, 1890.0, 0.0, 256, lambda: [])
     assert _probe.chosen_batches(long, 512, 256)[0] == [0, 1]
 
 

@@ -36,6 +36,7 @@ from ripcurrent.api._options import ScanOptions, resolve_options
 from ripcurrent.api._scan import scan
 from ripcurrent.data import Row
 from ripcurrent.errors import RipcurrentError
+from ripcurrent.models._attention import LONGEST
 from ripcurrent.signals import MappedStore, SignalStage, make_batch, stack_directions
 from ripcurrent.signals._shared_linear import SHORTEST_SHARE, worth_sharing
 from tests.api.test_scan_resume import Counting
@@ -215,15 +216,21 @@ def test_smaller_batches_come_first(planned: Any) -> None:
 def test_several_rows_must_fit_too(planned: Any) -> None:
     costs = Costs(1000, 1, 0.001, 0, several=5000)
     _, plan = planned(costs, 100, memory=3000)
-    # one row of 512 tokens would fit, two of 256 do not, nor two of 255, of 128 or of 64
-    assert costs(False, 512) <= 3000 * MARGIN < costs(False, 64, 2)
-    assert plan.token_budget == 64
+    # one row of 512 tokens would fit, two of 224 do not, nor two of 112 or of 56
+    assert costs(False, 512) <= 3000 * MARGIN < costs(False, 56, 2)
+    assert plan.token_budget == 56
     _, plan = planned(costs, 100, memory=10_000)
-    assert plan.token_budget == 128
-    assert costs(False, 64, 2) <= plan.expected_peak <= 10_000 * MARGIN < costs(False, 64, 4)
+    assert plan.token_budget == 112
+    assert costs(False, 56, 2) <= plan.expected_peak <= 10_000 * MARGIN < costs(False, 56, 4)
     _, plan = planned(costs, 100, memory=60_000)
     assert plan.token_budget == 512
-    assert plan.expected_peak == int(costs(False, 64, 8))
+    assert plan.expected_peak == int(costs(False, 56, 9))
+
+
+def test_the_longest_row_whose_probabilities_are_kept_is_tried(planned: Any) -> None:
+    costs = Costs(1000, 1, 0.001, 500)
+    planned(costs, 512, memory=100_000)
+    assert {64, 128, 256, LONGEST, 512} <= {tokens for _, tokens in costs.asked}
 
 
 def test_then_directions_go_to_files(planned: Any) -> None:

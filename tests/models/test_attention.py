@@ -61,28 +61,53 @@ def test_a_model_gives_the_same_states_and_gradients_as_with_the_fused_kernel(ki
         torch.testing.assert_close(grad, other_grads[name], rtol=1e-3, atol=1e-5)
 
 
-def keep(sizes, tensor):
-    sizes.append(tensor.numel())
+def keep(kept, tensor):
+    kept.append(tensor)
     return tensor
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_scores_computed_again_give_the_same_gradients_and_are_not_kept(monkeypatch, dtype):
-    results = []
-    for kept in (64, 16):
-        monkeypatch.setattr("ripcurrent.models._attention.KEPT", kept)
-        torch.manual_seed(0)
-        query = torch.randn(2, 4, 33, 8, dtype=dtype, requires_grad=True)
-        key, value = (torch.randn(2, 2, 33, 8, dtype=dtype, requires_grad=True) for _ in range(2))
-        sizes = []
-        with torch.autograd.graph.saved_tensors_hooks(partial(keep, sizes), lambda tensor: tensor):
-            output, _ = grouped_attention(Causal(), query, key, value, None)
-        grads = torch.autograd.grad(output.float().square().sum(), (query, key, value))
-        results.append((output.detach(), *grads, max(sizes, default=0)))
-    *plain, most = results[0]
-    *again, most_again = results[1]
-    assert all(torch.equal(a, b) for a, b in zip(plain, again, strict=True))
-    assert most >= 2 * 4 * 33 * 33 > most_again
+def test_inputs_and_probabilities_are_all_that_is_kept(dtype):
+    query = torch.randn(2, 4, 33, 8, dtype=dtype, requires_grad=True)
+    key, value = (torch.randn(2, 2, 33, 8, dtype=dtype, requires_grad=True) for _ in range(2))
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(partial(keep, kept), lambda tensor: tensor):
+        grouped_attention(Causal(), query, key, value, None)
+    assert {tensor.dtype for tensor in kept} == {dtype}
+    inputs = sum(states.numel() for states in (query, key, value))
+    assert sum(tensor.numel() for tensor in kept) == inputs + 2 * 4 * 33 * 33
+
+
+@pytest.mark.parametrize(("dtype", "close"), [(torch.float32, 1e-6), (torch.bfloat16, 5e-3)])
+@pytest.mark.parametrize("before", [0, 5], ids=["whole rows", "after a shared prefix"])
+def test_gradients_are_those_of_the_formula(dtype, close, before):
+    """In float64; queries may begin after keys that a mask says are seen."""
+    torch.manual_seed(0)
+    tokens = 40
+    query = torch.randn(3, 4, tokens, 8, dtype=dtype, requires_grad=True)
+    key, value = (torch.randn(3, 2, before + tokens, 8, dtype=dtype, requires_grad=True) for _ in range(2))
+    seen = torch.ones(tokens, before + tokens, dtype=torch.bool).tril(before)
+    mask = seen.expand(3, 1, -1, -1) if before else None
+    found, _ = grouped_attention(Causal(), query, key, value, mask, scaling=0.4)
+    towards = torch.randn_like(found)
+    exact = [states.detach().double().requires_grad_() for states in (query, key, value)]
+    doubled = [states.repeat_interleave(2, dim=1) for states in exact[1:]]
+    scores = (exact[0] @ doubled[0].mT * 0.4).masked_fill(~seen, float("-inf"))
+    expected = (torch.softmax(scores, dim=-1) @ doubled[1]).transpose(1, 2)
+    assert (found - expected).norm() < close * expected.norm()
+    ours = torch.autograd.grad(found, (query, key, value), towards)
+    theirs = torch.autograd.grad(expected, exact, towards.double())
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.dtype == dtype
+        assert (one - other).norm() < close * other.norm()
+
+
+def test_a_second_derivative_is_refused_and_not_wrong():
+    states = torch.randn(1, 2, 6, 4, requires_grad=True)
+    found, _ = grouped_attention(Causal(), states, states, states, None)
+    (first,) = torch.autograd.grad(found.sum(), states, create_graph=True)
+    with pytest.raises(RuntimeError, match=r"does not require grad|once_differentiable"):
+        first.square().sum().backward()
 
 
 def test_generation_with_a_cache_and_left_padding_still_works():

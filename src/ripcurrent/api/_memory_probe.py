@@ -13,7 +13,7 @@ import torch
 
 from ripcurrent.data import EncodedRow
 from ripcurrent.models import give_back_freed_memory
-from ripcurrent.models._attention import KEPT
+from ripcurrent.models._attention import LONGEST
 from ripcurrent.models._messages import is_out_of_memory
 from ripcurrent.signals import SignalStage
 from ripcurrent.signals._shared_linear import SHORTEST_SHARE
@@ -69,7 +69,10 @@ def memory_in_use(device: torch.device) -> int:
 
 
 def probe_peaks(stage: SignalStage, wanted: int, limit: float) -> list[tuple[int, float]]:
-    """Tokens and peak bytes of batches of doubling length up to ``wanted``; none that is expected to pass ``limit``."""
+    """Tokens and peak bytes of batches of doubling length up to ``wanted``; none that is expected to pass ``limit``.
+
+    The longest row whose attention probabilities are kept is among them: it may take more than a longer one.
+    """
     tried: list[tuple[int, float]] = []
     tokens = min(SMALLEST_PROBE, wanted)
     while True:
@@ -86,6 +89,8 @@ def probe_peaks(stage: SignalStage, wanted: int, limit: float) -> list[tuple[int
         if tokens >= wanted or tried[-1][1] > limit:
             return tried
         following = min(2 * tokens, wanted)
+        if tokens < LONGEST < following:
+            following = LONGEST
         if len(tried) > 1 and peak_at(tried, following) > limit:
             # as far as is expected to fit, so that the edge is measured and not only guessed
             following = largest_within(tried, limit, following)
@@ -99,13 +104,13 @@ def for_several_rows(
 ) -> tuple[int, float]:
     """The token budget at which several rows fit too, at most ``budget``, and the most that was found to fit.
 
-    The backward pass keeps the attention scores of rows of up to ``KEPT`` tokens, and computes those of longer ones
-    again, so two rows of that length may take more than one of twice the length; and several shorter ones have norms
-    and sums of their own each. So batches of rows of this length, half and a quarter of it are run, twice as many each
+    The backward pass keeps the attention probabilities of rows of up to ``LONGEST`` tokens, and none of longer ones,
+    so two rows of half that length may take more than one of twice as many; and several shorter ones have norms and
+    sums of their own each. So batches of rows of a half, a quarter and an eighth of it are run, twice as many each
     time. None is run that is expected to pass the limit.
     """
     most = 0.0
-    for tokens in (KEPT, KEPT // 2, KEPT // 4):
+    for tokens in (LONGEST // 2, LONGEST // 4, LONGEST // 8):
         rows, wanted = 1, budget // tokens
         peak = peak_at(tried, tokens)
         a_row = max(0.0, (peak - tried[0][1]) * tokens / max(1, tokens - tried[0][0]))

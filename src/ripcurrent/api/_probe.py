@@ -25,7 +25,7 @@ from ripcurrent.api._progress import Progress
 from ripcurrent.data import Row
 from ripcurrent.engine import plan_batches
 from ripcurrent.models import ChatModel, cache_folder
-from ripcurrent.models._attention import KEPT
+from ripcurrent.models._attention import LONGEST
 from ripcurrent.scoring import dot_column
 from ripcurrent.signals import FeatureReader, GradientPass, SignalKind, SignalStage, in_memory
 from ripcurrent.signals._stage import PreparedRow
@@ -304,9 +304,9 @@ def chosen_batches(load: Load, token_budget: int, shard_rows: int) -> tuple[list
 def _kept_scores(rows: int, tokens: int) -> int:
     """Attention scores of a batch and head that a processor's backward pass keeps in every layer: none of long rows.
 
-    So a batch of two rows of 256 tokens takes more than one of 512.
+    So a batch of one row of 440 tokens takes more than one of 512.
     """
-    return rows * tokens**2 if tokens <= KEPT else 0
+    return rows * tokens**2 if tokens <= LONGEST else 0
 
 
 def _estimate(signals: SignalKind, stage: SignalStage, load: Load) -> Estimate:

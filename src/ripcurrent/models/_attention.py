@@ -1,9 +1,9 @@
 """Causal attention for processors, as plain products of grouped heads.
 
-PyTorch's fused kernel is slow in bfloat16 on processors, above all backwards: four times these products at 57 tokens,
-twice at 180, as fast at 442 (``docs/benchmarks.md``). On longer rows, and for everything but plain causal attention, it
-is still what runs. Scores grow with the square of a row's length, so those of longer rows are computed again for the
-backward pass instead of being kept in every layer.
+PyTorch's fused kernel is slow in bfloat16 on processors, above all backwards: six times these products at 57 tokens,
+three times at 180, twice at 448 (``docs/benchmarks.md``). On longer rows, and for everything but plain causal
+attention, it is still what runs. What is kept for the backward pass grows with the square of a row's length: the
+probabilities, in the values' own type.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
+from torch.autograd.function import once_differentiable
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
@@ -22,10 +22,7 @@ GROUPED = "ripcurrent_grouped"
 """Name under which transformers knows this attention."""
 
 LONGEST = 448
-"""Beyond so many tokens the fused kernel is as fast."""
-
-KEPT = 256
-"""Scores of rows up to so many tokens are kept for the backward pass, which saves some per cent of its time."""
+"""Beyond so many tokens the fused kernel runs, which keeps no probabilities of every layer."""
 
 
 def use_grouped_attention(model: PreTrainedModel) -> None:
@@ -50,7 +47,7 @@ def grouped_attention(
 
     All query heads of one key head are stacked as further tokens of one matrix product. Scores and softmax are float32.
     Keys may begin before the queries, as after a shared prefix; the mask then says which are seen.
-    Returns ``(rows, tokens, heads, width)`` and no weights, as transformers expects.
+    Returns ``(rows, tokens, heads, width)`` and no weights, as transformers expects. Differentiable once.
     """
     tokens, width = query.shape[2:]
     reach = key.shape[2]
@@ -71,31 +68,56 @@ def grouped_attention(
         )
         return fused
     scale = width**-0.5 if scaling is None else scaling
-    if reach > KEPT and torch.is_grad_enabled() and query.requires_grad:
-        output = checkpoint(
-            _attend, query, key, value, attention_mask, scale, use_reentrant=False, preserve_rng_state=False
-        )
-    else:
-        output = _attend(query, key, value, attention_mask, scale)
-    return output, None
-
-
-def _attend(query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, scale: float) -> Tensor:
-    rows, heads, tokens, width = query.shape
-    key_heads, reach = key.shape[1:3]
-    group = heads // key_heads
-    stacked = (query.float() * scale).reshape(rows * key_heads, group * tokens, width)
-    keys = key.reshape(rows * key_heads, reach, width)
-    values = value.reshape(rows * key_heads, reach, value.shape[-1])
     if attention_mask is None:
-        mask = _causal_mask(tokens, group, query.device).expand(rows * key_heads, -1, -1)
+        mask = _causal_mask(tokens, query.shape[1] // key.shape[1], query.device)
     else:
         hidden = torch.zeros(attention_mask.shape, device=query.device).masked_fill_(~attention_mask, float("-inf"))
-        mask = hidden.unsqueeze(2).expand(rows, key_heads, group, tokens, reach).reshape(-1, group * tokens, reach)
-    # scores rounded to bfloat16 would be several per cent off where they are large
-    scores = torch.baddbmm(mask, stacked, keys.float().mT)
-    output = torch.bmm(torch.softmax(scores, dim=-1).to(values.dtype), values)
-    return output.view(rows, heads, tokens, value.shape[-1]).transpose(1, 2)
+        group = query.shape[1] // key.shape[1]
+        hidden = hidden.unsqueeze(2).expand(len(query), key.shape[1], group, tokens, reach)
+        mask = hidden.reshape(-1, group * tokens, reach)
+    output: Tensor = _Attention.apply(query, key, value, mask, scale)  # type: ignore[no-untyped-call]
+    return output.transpose(1, 2), None
+
+
+class _Attention(torch.autograd.Function):
+    """Softmax attention ``(rows, heads, tokens, width)`` of grouped heads under an additive mask.
+
+    Keeps its inputs and the probabilities, where autograd would keep scores, probabilities and copies in float32. The
+    gradient at the scores is summed in float32 and rounded once to the values' type before its products.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float) -> Tensor:
+        rows, heads, tokens, width = query.shape
+        key_heads = key.shape[1]
+        stacked = (query.float() * scale).reshape(rows * key_heads, -1, width)
+        keys, values = _joined(key), _joined(value)
+        # scores rounded to bfloat16 would be several per cent off where they are large
+        scores = torch.baddbmm(mask.expand(rows * key_heads, -1, -1), stacked, keys.float().mT)
+        weights = torch.softmax(scores, dim=-1).to(values.dtype)
+        ctx.save_for_backward(query, key, value, weights)
+        ctx.scale = scale
+        return torch.bmm(weights, values).view(rows, heads, tokens, values.shape[-1])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value, weights = ctx.saved_tensors
+        # under autocast queries and keys may be of a wider type than the probabilities
+        stacked, keys, values = (_joined(states).to(weights.dtype) for states in (query, key, value))
+        grads = grad.reshape(len(weights), -1, grad.shape[-1])
+        at_weights = torch.bmm(grads, values.mT)
+        at_scores = torch.ops.aten._softmax_backward_data(at_weights, weights, -1, weights.dtype)
+        at_query = torch.bmm(at_scores, keys).mul_(ctx.scale)
+        at_key = torch.bmm(at_scores.mT, stacked.view(len(weights), -1, query.shape[-1])).mul_(ctx.scale)
+        at_value = torch.bmm(weights.mT, grads)
+        found = (at.view(of.shape).to(of.dtype) for at, of in ((at_query, query), (at_key, key), (at_value, value)))
+        return (*found, None, None)
+
+
+def _joined(states: Tensor) -> Tensor:
+    """Rows and heads in one dimension."""
+    return states.flatten(0, 1)
 
 
 @lru_cache(maxsize=8)
