@@ -250,10 +250,10 @@ def _report(tokens: int, kind: str, figures: dict[str, Any], peak: float) -> Non
 
 def _line(label: str, value: float, goal: float | None, *, more: bool = False) -> None:
     if goal is None:
-        print(f"    {label:<56} {value:6.2f}", flush=True)
+        print(f"    {label:<56} {value:7.3f}", flush=True)
         return
     verdict = "pass" if (value >= goal if more else value <= goal) else "FALLS SHORT"
-    print(f"    {label:<56} {value:6.2f}   goal {'≥' if more else '≤'} {goal:<5} {verdict}", flush=True)
+    print(f"    {label:<56} {value:7.3f}   goal {'≥' if more else '≤'} {goal:<5} {verdict}", flush=True)
 
 
 def _useful_flops(model: LlamaForCausalLM, rows: list[EncodedRow]) -> float:

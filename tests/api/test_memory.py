@@ -28,6 +28,7 @@ from ripcurrent.api._memory_probe import (
     largest_within,
     peak_at,
     peak_bytes,
+    peak_up_to,
     probe_peaks,
     process_peak,
     reset_peak,
@@ -123,9 +124,12 @@ class Costs:
     refused: bool = False
     """Directions in memory are refused at once, as a GPU does."""
     asked: list[tuple[bool, int]] = dataclasses.field(default_factory=list)
+    shapes: list[tuple[int, int]] = dataclasses.field(default_factory=list)
+    """Tokens of a row and rows of every batch that was asked for."""
 
     def __call__(self, mapped: bool, tokens: int, rows: int = 1) -> float:
         self.asked.append((mapped, tokens * rows))
+        self.shapes.append((tokens, rows))
         of_rows = rows * (self.slope * tokens + self.bend * tokens**2) + (rows - 1) * self.several
         return self.base + (0 if mapped else self.directions) + of_rows
 
@@ -230,7 +234,14 @@ def test_several_rows_must_fit_too(planned: Any) -> None:
 def test_the_longest_row_whose_probabilities_are_kept_is_tried(planned: Any) -> None:
     costs = Costs(1000, 1, 0.001, 500)
     planned(costs, 512, memory=100_000)
-    assert {64, 128, 256, LONGEST, 512} <= {tokens for _, tokens in costs.asked}
+    assert {(size, 1) for size in (64, 128, 256, LONGEST, 512)} <= set(costs.shapes)
+    planned(costs, 512, memory=200_000, token_budget=2000)
+    assert (LONGEST, 4) in costs.shapes
+
+
+def test_a_peak_that_a_longer_row_does_not_reach_counts() -> None:
+    assert peak_up_to([(64, 10.0), (448, 90.0), (512, 60.0)], 512) == 90.0
+    assert peak_up_to([(64, 10.0), (448, 90.0), (512, 60.0)], 256) == peak_at([(64, 10.0), (448, 90.0)], 256)
 
 
 def test_then_directions_go_to_files(planned: Any) -> None:

@@ -80,14 +80,18 @@ def test_inputs_and_probabilities_are_all_that_is_kept(dtype):
 
 @pytest.mark.parametrize(("dtype", "close"), [(torch.float32, 1e-6), (torch.bfloat16, 5e-3)])
 @pytest.mark.parametrize("before", [0, 5], ids=["whole rows", "after a shared prefix"])
-def test_gradients_are_those_of_the_formula(dtype, close, before):
+@pytest.mark.parametrize("rows", [1, 3])
+def test_gradients_are_those_of_the_formula(dtype, close, before, rows):
     """In float64; queries may begin after keys that a mask says are seen."""
     torch.manual_seed(0)
     tokens = 40
-    query = torch.randn(3, 4, tokens, 8, dtype=dtype, requires_grad=True)
-    key, value = (torch.randn(3, 2, before + tokens, 8, dtype=dtype, requires_grad=True) for _ in range(2))
+    # heads behind tokens in memory, as a projection makes them
+    query = torch.randn(rows, tokens, 4, 8, dtype=dtype).transpose(1, 2).requires_grad_()
+    key, value = (
+        torch.randn(rows, before + tokens, 2, 8, dtype=dtype).transpose(1, 2).requires_grad_() for _ in range(2)
+    )
     seen = torch.ones(tokens, before + tokens, dtype=torch.bool).tril(before)
-    mask = seen.expand(3, 1, -1, -1) if before else None
+    mask = seen.expand(rows, 1, -1, -1) if before else None
     found, _ = grouped_attention(Causal(), query, key, value, mask, scaling=0.4)
     towards = torch.randn_like(found)
     exact = [states.detach().double().requires_grad_() for states in (query, key, value)]
@@ -100,6 +104,18 @@ def test_gradients_are_those_of_the_formula(dtype, close, before):
     for one, other in zip(ours, theirs, strict=True):
         assert one.dtype == dtype
         assert (one - other).norm() < close * other.norm()
+
+
+def test_scores_are_float32_under_autocast_too():
+    """Where training lets products run in bfloat16, as large scores would be several per cent off."""
+    torch.manual_seed(0)
+    query = 20 * torch.randn(2, 4, 30, 8)
+    key, value = torch.randn(2, 2, 30, 8), torch.randn(2, 2, 30, 8)
+    expected, _ = grouped_attention(Causal(), query, key, value, None)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found, _ = grouped_attention(Causal(), query, key, value.bfloat16(), None)
+    assert found.dtype == torch.bfloat16
+    assert (found - expected).norm() < 6e-3 * expected.norm()
 
 
 def test_a_second_derivative_is_refused_and_not_wrong():

@@ -13,7 +13,9 @@ from dataclasses import dataclass, replace
 import torch
 
 from ripcurrent.api._memory_probe import peak_bytes, reset_peak
+from ripcurrent.models import FreedMemory, give_back_freed_memory
 from ripcurrent.signals import SignalStage
+from ripcurrent.signals._out_of_memory import Halving
 from ripcurrent.signals._stage import PreparedRow
 
 FACTORS = (0.5, 1, 2, 4)
@@ -35,11 +37,13 @@ class BatchRate:
     """Tokens scored in a second, padding not counted."""
     peak_memory_bytes: int
     """Peak memory of the process meanwhile, or on CUDA of the device's allocations."""
+    ran_out: bool
+    """Whether a batch of that size ran out of memory and was measured in halves."""
 
 
 def tried_budgets(budget: int) -> list[int]:
     """Budgets to try beside one, smallest first."""
-    return [max(16, round(factor * budget)) for factor in FACTORS]
+    return sorted({max(16, round(factor * budget)) for factor in FACTORS})
 
 
 def batch_rates(stage: SignalStage, rows: Sequence[PreparedRow]) -> list[BatchRate]:
@@ -51,12 +55,17 @@ def batch_rates(stage: SignalStage, rows: Sequence[PreparedRow]) -> list[BatchRa
     settings = [(budget, threads) for budget in tried_budgets(stage.token_budget)]
     found = _timed(stage, rows, settings)
     if stage.chat_model.device.type == "cpu" and threads > 1:
-        best = max(found, key=lambda rate: rate.tokens_per_second)
+        best = fastest(found)
         try:
             found += _timed(stage, rows, [(best.token_budget, threads // 2)])
         finally:
             torch.set_num_threads(threads)
     return found
+
+
+def fastest(rates: Sequence[BatchRate]) -> BatchRate:
+    """The fastest of those that fit into memory, or of all where none does."""
+    return max([rate for rate in rates if not rate.ran_out] or rates, key=lambda rate: rate.tokens_per_second)
 
 
 def _timed(stage: SignalStage, rows: Sequence[PreparedRow], settings: Sequence[tuple[int, int]]) -> list[BatchRate]:
@@ -65,13 +74,18 @@ def _timed(stage: SignalStage, rows: Sequence[PreparedRow], settings: Sequence[t
     tokens = sum(len(piece.tokens) for row in rows for piece in row.pieces)
     seconds: dict[tuple[int, int], float] = {}
     peaks: dict[tuple[int, int], int] = {}
+    ran_out: set[tuple[int, int]] = set()
     for _ in range(REPETITIONS):
         for budget, threads in settings:
             torch.set_num_threads(threads)
+            give_back_freed_memory()
             reset_peak(device)
+            own = replace(stage, token_budget=budget, halving=Halving(), freed=FreedMemory())
             began = time.perf_counter()
-            replace(stage, token_budget=budget).compute(rows)
+            own.compute(rows)
             spent = time.perf_counter() - began
+            if own.halving.batches_halved:
+                ran_out.add((budget, threads))
             seconds[budget, threads] = min(spent, seconds.get((budget, threads), spent))
             peaks[budget, threads] = max(peak_bytes(device), peaks.get((budget, threads), 0))
-    return [BatchRate(*each, tokens / seconds[each], peaks[each]) for each in settings]
+    return [BatchRate(*each, tokens / seconds[each], peaks[each], each in ran_out) for each in settings]

@@ -19,6 +19,7 @@ from ripcurrent.api._memory_probe import (
     largest_within,
     memory_in_use,
     peak_at,
+    peak_up_to,
     probe_peaks,
     process_peak,
 )
@@ -164,7 +165,7 @@ def within_memory(
                 token_budget=budget,
                 mapped_directions=mapped,
                 longest_row=longest,
-                expected_peak=int(max(peak_at(tried, max(longest, budget)), of_several)),
+                expected_peak=int(max(peak_up_to(tried, max(longest, budget)), of_several)),
             )
             write_json(plan_file, asdict(plan))
             return _within(stage, plan), plan
@@ -176,7 +177,7 @@ def within_memory(
 
 def _within(stage: SignalStage, plan: MemoryPlan) -> SignalStage:
     # the holes that batches of other shapes leave were no part of what was measured
-    return replace(stage, token_budget=plan.token_budget, tidy_every=1)
+    return replace(stage, token_budget=plan.token_budget, tidy_always=True)
 
 
 def leaves_room_for_gradient(plan: MemoryPlan | None, catalogue: Catalogue) -> bool:

@@ -105,12 +105,12 @@ def for_several_rows(
     """The token budget at which several rows fit too, at most ``budget``, and the most that was found to fit.
 
     The backward pass keeps the attention probabilities of rows of up to ``LONGEST`` tokens, and none of longer ones,
-    so two rows of half that length may take more than one of twice as many; and several shorter ones have norms and
-    sums of their own each. So batches of rows of a half, a quarter and an eighth of it are run, twice as many each
-    time. None is run that is expected to pass the limit.
+    so rows of that length may take more than longer ones; and several shorter ones have norms and sums of their own
+    each. So batches of rows of that length, half, a quarter and an eighth of it are run, twice as many each time. None
+    is run that is expected to pass the limit.
     """
     most = 0.0
-    for tokens in (LONGEST // 2, LONGEST // 4, LONGEST // 8):
+    for tokens in (LONGEST, LONGEST // 2, LONGEST // 4, LONGEST // 8):
         rows, wanted = 1, budget // tokens
         peak = peak_at(tried, tokens)
         a_row = max(0.0, (peak - tried[0][1]) * tokens / max(1, tokens - tried[0][0]))
@@ -177,6 +177,11 @@ def peak_at(tried: Sequence[tuple[int, float]], tokens: float) -> float:
     # attention grows with the square, so the slope at most doubles when the length does
     further = tokens - sizes[-1]
     return peaks[-1] + slope * further * (1 + further / (2 * sizes[-1]))
+
+
+def peak_up_to(tried: Sequence[tuple[int, float]], tokens: float) -> float:
+    """The largest peak of any length up to that."""
+    return max([peak_at(tried, tokens), *(peak for size, peak in tried if size <= tokens)])
 
 
 def largest_within(tried: Sequence[tuple[int, float]], limit: float, most: int) -> int:

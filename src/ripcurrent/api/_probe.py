@@ -155,7 +155,7 @@ class Probe:
             # with gradients it is they that a budget is planned for
             planned = _unplanned(self._plain) if self._options.wants_gradient else self._planned(lambda _: self._plain)
             alone = _estimate("representation", planned.stage, self._load)
-            if not self._options.wants_gradient:
+            if self._try_budgets and not self._options.wants_gradient:
                 self._try(planned.stage)
             alone = _adding(alone, planned, anchors=self._anchor_tokens / alone.tokens_per_second)
             if self._options.memory is None or not self._options.wants_gradient:
@@ -190,7 +190,6 @@ class Probe:
             stage = replace(stage, features=None, anchor_features=None)
         found = _estimate(options.signals, stage, load)
         rate = found.tokens_per_second
-        peak = self._try(stage)
         planned = replace(planned, stage=self._plain)
         del stage
         if options.prefilter is not None and alone is not None:
@@ -202,23 +201,15 @@ class Probe:
         if not cached:
             self._told.step("probing the anchors' directions")
             like.compute(SETS_AT_ONCE if options.memory is None else 1)
-        found = replace(found, peak_memory_bytes=max(peak, self._peak_since()))
+        found = replace(found, peak_memory_bytes=_peak(self._chat_model.device))
+        if self._try_budgets:  # last, as larger batches pass the scan's own peak
+            self._try(self._planned(make_stage).stage)
         return _adding(found, planned, anchors=anchors)
 
-    def _try(self, stage: SignalStage) -> int:
-        """Time batches of several sizes where that is asked for; returns the peak before, which larger ones pass."""
-        peak = _peak(stage.chat_model.device)
-        if self._try_budgets:
-            self._told.step("timing batches of several sizes")
-            _, batches = chosen_batches(self._load, max(tried_budgets(stage.token_budget)), self._load.shard_rows)
-            self.batch_rates = batch_rates(stage, [row for batch in batches[:TRIAL_BATCHES] for row in batch])
-            reset_peak(stage.chat_model.device)
-        return peak
-
-    def _peak_since(self) -> int:
-        """The peak without the trial of budgets, if there was one."""
-        device = self._chat_model.device
-        return peak_bytes(device) if self._try_budgets else _peak(device)
+    def _try(self, stage: SignalStage) -> None:
+        self._told.step("timing batches of several sizes")
+        _, batches = chosen_batches(self._load, max(tried_budgets(stage.token_budget)), self._load.shard_rows)
+        self.batch_rates = batch_rates(stage, [row for batch in batches[:TRIAL_BATCHES] for row in batch])
 
     def _planned(self, make_stage: Callable[[Path | None], SignalStage], directions_bytes: int = 0) -> _Planned:
         """The stage as a scan has it: with a budget, what that budget holds, measured as the scan does it."""

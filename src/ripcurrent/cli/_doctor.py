@@ -248,14 +248,16 @@ def _forecast(estimate: Estimate) -> str:
 
 def _rates(rates: Sequence[BatchRate]) -> Iterator[str]:
     """A line a rate, and what to do."""
+    from ripcurrent.api._budget_trial import fastest
     from ripcurrent.api._environment import size
 
     threads = rates[0].threads
     for rate in rates:
         name = f"--token-budget {rate.token_budget}"
         name += "" if rate.threads == threads else f" with OMP_NUM_THREADS={rate.threads}"
-        yield f"  {name}: {rate.tokens_per_second:.0f} tokens/s, up to {size(rate.peak_memory_bytes)} of memory"
-    best = max(rates, key=lambda rate: rate.tokens_per_second)
+        line = f"  {name}: {rate.tokens_per_second:.0f} tokens/s, up to {size(rate.peak_memory_bytes)} of memory"
+        yield f"{line}; ran out of it, and went on in halves" if rate.ran_out else line
+    best = fastest(rates)
     chosen = f"--token-budget {best.token_budget}"
     chosen += "" if best.threads == threads else f" and OMP_NUM_THREADS={best.threads}"
     yield f"  Fastest here and now: {chosen}. Scores differ between them by rounding alone."

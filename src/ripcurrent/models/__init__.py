@@ -4,7 +4,7 @@ Importing this room imports torch and transformers.
 """
 
 from ripcurrent.models._describe import count_parameters, describe
-from ripcurrent.models._device import give_back_freed_memory
+from ripcurrent.models._freed_memory import FreedMemory, give_back_freed_memory
 from ripcurrent.models._gguf import cache_folder
 from ripcurrent.models._identity import file_sha256
 from ripcurrent.models._load import load_model
@@ -15,6 +15,7 @@ from ripcurrent.models._types import Attention, ChatModel, Scope
 __all__ = [
     "Attention",
     "ChatModel",
+    "FreedMemory",
     "Scope",
     "cache_folder",
     "count_parameters",

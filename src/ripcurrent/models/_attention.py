@@ -1,7 +1,7 @@
 """Causal attention for processors, as plain products of grouped heads.
 
 PyTorch's fused kernel is slow in bfloat16 on processors, above all backwards: six times these products at 57 tokens,
-three times at 180, twice at 448 (``docs/benchmarks.md``). On longer rows, and for everything but plain causal
+three times at 180, nearly twice at 442 (``docs/benchmarks.md``). On longer rows, and for everything but plain causal
 attention, it is still what runs. What is kept for the backward pass grows with the square of a row's length: the
 probabilities, in the values' own type.
 """
@@ -92,24 +92,27 @@ class _Attention(torch.autograd.Function):
         key_heads = key.shape[1]
         stacked = (query.float() * scale).reshape(rows * key_heads, -1, width)
         keys, values = _joined(key), _joined(value)
-        # scores rounded to bfloat16 would be several per cent off where they are large
-        scores = torch.baddbmm(mask.expand(rows * key_heads, -1, -1), stacked, keys.float().mT)
-        weights = torch.softmax(scores, dim=-1).to(values.dtype)
+        # scores in bfloat16, as training's autocast would have them, are several per cent off where they are large
+        with torch.autocast(query.device.type, enabled=False):
+            scores = torch.baddbmm(mask.expand(rows * key_heads, -1, -1), stacked, keys.float().mT)
+            weights = torch.softmax(scores, dim=-1).to(values.dtype)
+            output = torch.bmm(weights, values)
         ctx.save_for_backward(query, key, value, weights)
         ctx.scale = scale
-        return torch.bmm(weights, values).view(rows, heads, tokens, values.shape[-1])
+        return output.view(rows, heads, tokens, values.shape[-1])
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, weights = ctx.saved_tensors
         # under autocast queries and keys may be of a wider type than the probabilities
-        stacked, keys, values = (_joined(states).to(weights.dtype) for states in (query, key, value))
+        stacked = query.reshape(len(weights), -1, query.shape[-1]).to(weights.dtype)
+        keys, values = _joined(key).to(weights.dtype), _joined(value)
         grads = grad.reshape(len(weights), -1, grad.shape[-1])
         at_weights = torch.bmm(grads, values.mT)
         at_scores = torch.ops.aten._softmax_backward_data(at_weights, weights, -1, weights.dtype)
         at_query = torch.bmm(at_scores, keys).mul_(ctx.scale)
-        at_key = torch.bmm(at_scores.mT, stacked.view(len(weights), -1, query.shape[-1])).mul_(ctx.scale)
+        at_key = torch.bmm(at_scores.mT, stacked).mul_(ctx.scale)
         at_value = torch.bmm(weights.mT, grads)
         found = (at.view(of.shape).to(of.dtype) for at, of in ((at_query, query), (at_key, key), (at_value, value)))
         return (*found, None, None)

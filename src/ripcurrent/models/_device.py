@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import os
 
 import torch
@@ -99,13 +97,3 @@ def sum_in_float32() -> None:
     """
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
     torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
-
-
-def give_back_freed_memory() -> None:
-    """Return to the system what glibc keeps of freed tensors; elsewhere nothing.
-
-    Batches of many shapes leave holes that the next shape does not fit into, and the process would hold half as much
-    again as any one batch needs.
-    """
-    with contextlib.suppress(OSError, AttributeError, TypeError):
-        ctypes.CDLL(None).malloc_trim(0)

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from ripcurrent.data import EncodedRow, LossOn, Row, Traits, encode_rows, encode_windows, traits_of
 from ripcurrent.engine import plan_batches
-from ripcurrent.models import ChatModel, give_back_freed_memory
+from ripcurrent.models import ChatModel, FreedMemory, give_back_freed_memory
 from ripcurrent.signals._batch import make_batch
 from ripcurrent.signals._directions import Directions
 from ripcurrent.signals._gradient import GradientPass
@@ -27,8 +27,6 @@ DROPPED = "dropped_refusal"
 """Status of a row that the safety pre-filter took out (``--drop-refusals``)."""
 NOT_EMBEDDED = "token_not_embedded"
 """Status of a row with a token that the tokenizer has and the model does not."""
-TIDY_EVERY = 4
-"""Batches between two times that freed memory is given back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +49,10 @@ class SignalStage:
     """The model."""
     token_budget: int
     """Padded tokens per batch."""
-    tidy_every: int = TIDY_EVERY
-    """Batches between two times that freed memory is given back, which closes holes and costs a twentieth of them."""
+    tidy_always: bool = False
+    """Give freed memory back after every batch, not only where much has gathered."""
+    freed: FreedMemory = field(default_factory=FreedMemory)
+    """Gives it back otherwise."""
     gradient_pass: GradientPass | None = None
     """Present when gradients are wanted."""
     directions: Directions | None = None
@@ -141,9 +141,12 @@ class SignalStage:
         batches: list[int | None] = [None] * len(rows)
         forget = self.features.forget if self.features is not None else lambda: None
         groups = chain.from_iterable(self.halving(rows, places, self.measure, forget) for places in self._plan(lengths))
+        self.freed.before_first()
         for number, (places, signals) in enumerate(groups):
-            if number % self.tidy_every == 0:
+            if self.tidy_always:
                 give_back_freed_memory()
+            else:
+                self.freed.after_batch()
             self._fill(columns, statuses, places, signals)
             finished = 0
             for place in places:
