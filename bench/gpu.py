@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -23,6 +22,7 @@ from numpy import typing as npt
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from bench.arithmetic import matmul_peak, timed, useful_flops
 from bench.rivals import BatchOneLoop
 from bench.speed import each, plain_forward
 from ripcurrent.api._probe_directions import RandomDirection
@@ -102,7 +102,7 @@ def main() -> int:
     device = torch.device(arguments.device)
     # as the product's own models are
     sum_in_float32()
-    peak = _matmul_peak(device)
+    peak = matmul_peak(device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     print(f"{name}, torch {torch.__version__}, bf16, budget {arguments.budget} tokens")
     print(f"matmul peak measured: {peak / 1e12:.1f} TFLOP/s", flush=True)
@@ -139,7 +139,7 @@ def _measured(shape: str, device: torch.device, budget: int, peak: float, most: 
         for tokens, count in ROWS.items()
     }
     measured: dict[int, dict[str, Any]] = {
-        tokens: {"rows": len(rows), "seconds": {}, "flops": _useful_flops(chat_model.model, rows)}
+        tokens: {"rows": len(rows), "seconds": {}, "flops": useful_flops(chat_model.model, rows)}
         for tokens, rows in rows_of.items()
     }
 
@@ -166,7 +166,7 @@ def _measured(shape: str, device: torch.device, budget: int, peak: float, most: 
             if kind == "dense":
                 agreeing[tokens] = _normalised_dots(scan, rows[:AGREEING], budget, device)
             seconds = measured[tokens]["seconds"]
-            seconds[kind] = _timed(device, partial(each, scan, _batches(rows, budget, device)))
+            seconds[kind] = timed(device, partial(each, scan, _batches(rows, budget, device)))
             _report(tokens, kind, measured[tokens], peak)
         if device.type == "cuda":
             found["peak_bytes_at_budget"][kind] = torch.cuda.max_memory_allocated(device)
@@ -176,8 +176,8 @@ def _measured(shape: str, device: torch.device, budget: int, peak: float, most: 
     def forward() -> None:
         for tokens, rows in rows_of.items():
             batches, seconds = _batches(rows, budget, device), measured[tokens]["seconds"]
-            seconds["forward"] = _timed(device, partial(plain_forward, gradient_pass, batches))
-            seconds["representation"] = _timed(device, partial(each, features.forward, batches))
+            seconds["forward"] = timed(device, partial(plain_forward, gradient_pass, batches))
+            seconds["representation"] = timed(device, partial(each, features.forward, batches))
             passes = seconds["representation"] / seconds["forward"]
             _line(f"rows of {tokens} tokens, forward passes, states alone", passes, None)
 
@@ -185,7 +185,7 @@ def _measured(shape: str, device: torch.device, budget: int, peak: float, most: 
         rival = BatchOneLoop(chat_model, list(_random_directions(shapes, device)))
         for tokens, figures in measured.items():
             rows = rows_of[tokens][::LOOP_SHARE]
-            figures["loop_rows_per_second"] = len(rows) / _timed(device, partial(rival.run, rows, "sdpa"))
+            figures["loop_rows_per_second"] = len(rows) / timed(device, partial(rival.run, rows, "sdpa"))
             for kind in sorted(figures["seconds"].keys() & {"dense", "factored"}):
                 times = figures["rows"] / figures["seconds"][kind] / figures["loop_rows_per_second"]
                 _line(f"rows of {tokens} tokens, times the loop, {kind}", times, GOALS["loop"][tokens], more=True)
@@ -256,18 +256,6 @@ def _line(label: str, value: float, goal: float | None, *, more: bool = False) -
     print(f"    {label:<56} {value:7.3f}   goal {'≥' if more else '≤'} {goal:<5} {verdict}", flush=True)
 
 
-def _useful_flops(model: LlamaForCausalLM, rows: list[EncodedRow]) -> float:
-    """What no exact method avoids: forward, backward to the inputs, and each weight's gradient or as much.
-
-    Two FLOPs a multiply-add, three such products for every weight of a linear layer and token, the head's for
-    loss-bearing tokens alone. Attention's own products are left out.
-    """
-    tokens = sum(len(row.tokens) for row in rows)
-    bearing = sum(int(row.loss_mask.sum()) for row in rows)
-    linear = sum(module.weight.numel() for module in model.model.modules() if isinstance(module, torch.nn.Linear))
-    return 6.0 * (linear * tokens + model.lm_head.weight.numel() * bearing)
-
-
 def _random_model(shape: str, device: torch.device) -> ChatModel:
     torch.manual_seed(0)
     kept = torch.get_default_dtype()
@@ -316,32 +304,6 @@ def _random_rows(mean: int, count: int, vocabulary: int) -> Iterator[EncodedRow]
             truncated=False, prompt_tokens=prompt, response_tokens=length - prompt, last_prompt=prompt - 1,
             last_content=length - 2,
         )  # fmt: skip
-
-
-def _timed(device: torch.device, function: Callable[[], object]) -> float:
-    """The best of two, after one unmeasured."""
-    best = float("inf")
-    for repetition in range(3):
-        _wait(device)
-        began = time.perf_counter()
-        function()
-        _wait(device)
-        if repetition:
-            best = min(best, time.perf_counter() - began)
-    return best
-
-
-def _matmul_peak(device: torch.device) -> float:
-    """FLOP/s of a large product in bfloat16."""
-    size = 8192 if device.type == "cuda" else 1024
-    one, other = (torch.randn(size, size, device=device).to(torch.bfloat16) for _ in range(2))
-    product = torch.empty_like(one)
-    return 2 * size**3 / _timed(device, partial(torch.mm, one, other, out=product))
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def _reset_memory(device: torch.device) -> None:

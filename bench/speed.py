@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from bench.arithmetic import matmul_peak, useful_flops
 from bench.goals import line
 from bench.rivals import BatchOneLoop, ReferenceWay
 from bench.rows import sample
@@ -66,7 +67,10 @@ def main() -> None:
         "machine": platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),
     }
+    peak = matmul_peak(chat_model.device)
+    figures["matmul_flops"] = peak
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, bf16, budget {TOKEN_BUDGET} tokens")
+    print(f"matmul peak measured: {peak / 1e9:.0f} GFLOP/s", flush=True)
     repetitions = 3 if arguments.full else 1 if arguments.quick else 2
     for name, count in (FULL_SETS if arguments.full else SETS).items():
         rows = sample(chat_model, name, count)
@@ -88,7 +92,8 @@ def main() -> None:
             began = time.perf_counter()
             reference.run(taken)
             reference_rate = len(taken) / (time.perf_counter() - began)
-        figures[name] = _report(name, rows, best, reference_rate)
+        flops = useful_flops(chat_model.model, rows)
+        figures[name] = _report(name, rows, best, reference_rate, flops / peak)
     if arguments.json:
         arguments.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
 
@@ -125,7 +130,9 @@ def _spread(rows: list[EncodedRow], count: int) -> list[EncodedRow]:
     return rows[:: max(1, len(rows) // count)][:count]
 
 
-def _report(name: str, rows: list[EncodedRow], best: dict[str, float], reference_rate: float | None) -> dict[str, Any]:
+def _report(
+    name: str, rows: list[EncodedRow], best: dict[str, float], reference_rate: float | None, arithmetic: float
+) -> dict[str, Any]:
     tokens = sum(len(row.tokens) for row in rows)
     rate = len(rows) / best["scan"]
     found = {
@@ -134,6 +141,7 @@ def _report(name: str, rows: list[EncodedRow], best: dict[str, float], reference
         "forwards": best["scan"] / best["forward"],
         "representation": best["representation"] / best["forward"],
         "reference": None if reference_rate is None else rate / reference_rate,
+        "of_matmul_peak": arithmetic / best["scan"],
     }
     print(
         f"\n{name}: {len(rows)} rows, mean {tokens / len(rows):.0f} tokens, {rate:.1f} rows/s, seconds {_rounded(best)}"
@@ -144,6 +152,8 @@ def _report(name: str, rows: list[EncodedRow], best: dict[str, float], reference
         ("times the reference's way", found["reference"], GOALS[name]["reference"], True),
         ("plain forward passes", found["forwards"], GOALS[name]["forwards"], False),
         ("plain forward passes, representation only", found["representation"], GOALS[name]["representation"], False),
+        ("of the matmul peak, useful FLOPs", found["of_matmul_peak"], None, True),
+        ("times the batch-1 loop, arithmetic alone", best["loop"] / arithmetic, None, True),
     ]
     for label, value, goal, more in lines:
         if value is not None:
