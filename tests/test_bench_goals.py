@@ -77,7 +77,7 @@ def test_a_sample_has_the_files_lengths_and_order(
 def test_speed_prints_each_ratio_with_its_goals(capsys: pytest.CaptureFixture[str]) -> None:
     taken: Any = [SimpleNamespace(tokens=range(100))] * 10
     seconds = {"forward": 1.0, "scan": 4.5, "representation": 1.0, "loop": 9.0, "loop, our attention": 8.0}
-    figures = speed._report("rows/alpaca_en_demo.json", taken, seconds, 0.1)
+    figures = speed._report("rows/alpaca_en_demo.json", taken, seconds, 0.1, arithmetic=1.8)
     printed = capsys.readouterr().out.splitlines()
     assert any("2.00   goals ≥ 1.8 and ≥ 2: pass" in each for each in printed)
     assert any(
@@ -85,6 +85,8 @@ def test_speed_prints_each_ratio_with_its_goals(capsys: pytest.CaptureFixture[st
     )
     assert any(each.endswith("times the same loop on our attention           1.78") for each in printed)
     assert figures["loop"] == 2.0
+    assert figures["of_matmul_peak"] == pytest.approx(0.4)
+    assert any(each.endswith("times the batch-1 loop, arithmetic alone       5.00") for each in printed)
 
 
 @pytest.mark.parametrize(
