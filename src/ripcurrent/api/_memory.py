@@ -117,7 +117,7 @@ def within_memory(
     """The stage with a token budget, and if need be with mapped directions, that keeps to ``options.memory``.
 
     Batches of one row are run at doubling lengths and their peak is read, then batches of several rows of the length
-    that keeps most attention scores. A plan that is there for the same budget is taken as it is.
+    that keeps most for attention. A plan that is there for the same budget is taken as it is.
 
     Args:
         plan_file: Where the plan is kept, as :func:`plan_path` names it.
