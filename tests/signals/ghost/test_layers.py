@@ -56,6 +56,14 @@ def test_transient_rows_are_taken_a_few_at_a_time_without_changing_the_result(mo
         torch.testing.assert_close(one, other)
 
 
+def test_many_gradients_against_many_directions_equal_a_loop_too():
+    """More than are cut into pieces."""
+    inputs, grads, directions = tensors((7, 5, 8, 6, 6))
+    assert len(inputs) * len(directions) > linear.FEW_DOTS
+    dots, _ = linear.linear_products(inputs, grads, directions, linear.Ways(transient_dots=True, transient_norm=False))
+    torch.testing.assert_close(dots, loop_linear(inputs, grads, directions)[0], rtol=1e-4, atol=1e-4)
+
+
 def test_bf16_products_stay_close_to_float32_ones():
     """As close as their products' rounding allows; that their sums add nothing to it: ``test_low_precision``."""
     inputs, grads, directions = tensors((6, 40, 64, 48, 2), dtype=torch.bfloat16)
