@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -22,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 LOOK_EVERY = 0.05
-"""Seconds between two looks at how many shards are there."""
+"""Seconds between two looks at a scan: how many shards are there, and what it holds."""
 
 Command = Callable[[Path], Sequence[str]]
 """The scan as a command line, given its run folder."""
@@ -38,6 +39,8 @@ class Process:
     """From its start on, loading included."""
     peak_bytes: int
     """Its largest resident set."""
+    rows_peak_bytes: int = 0
+    """The largest that was seen with a first shard done, when loading no longer counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,12 +113,19 @@ def run_to(command: Sequence[str], run: Path, shards: int, kill_at: int | None) 
     # its progress is on stderr and stays; its summary would only be in the way
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     killed_at = None
+    before = shards_done(run)
+    peak = rows_peak = 0
     try:
         while True:
-            pid, status, usage = os.wait4(process.pid, 0 if kill_at is None or killed_at is not None else os.WNOHANG)
+            held, at_most = _memory(process.pid)
+            pid, status, usage = os.wait4(process.pid, os.WNOHANG)
             if pid:
                 break
-            if kill_at is not None and (done := shards_done(run)) >= kill_at:
+            peak = max(peak, at_most)
+            done = shards_done(run)
+            if done > before:
+                rows_peak = max(rows_peak, held)
+            if kill_at is not None and killed_at is None and done >= kill_at:
                 process.send_signal(signal.SIGKILL)
                 killed_at = done
             else:
@@ -131,7 +141,19 @@ def run_to(command: Sequence[str], run: Path, shards: int, kill_at: int | None) 
         ended = f"killed after {killed_at} of {shards} shards"
     else:
         sys.exit(f"The scan into {run} ended with {process.returncode}; give the same command again.")
-    return Process(ended, seconds, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024))
+    # the kernel's own count includes what this process, which started it, has taken
+    peak = peak or usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return Process(ended, seconds, peak, rows_peak)
+
+
+def _memory(pid: int) -> tuple[int, int]:
+    """What a process holds and the most that it has held, in bytes; zeros where the system does not tell."""
+    try:
+        text = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return 0, 0
+    found = dict(re.findall(r"^(VmRSS|VmHWM):\s+(\d+) kB$", text, re.MULTILINE))
+    return int(found.get("VmRSS", 0)) * 1024, int(found.get("VmHWM", 0)) * 1024
 
 
 def shards_done(run: Path) -> int:

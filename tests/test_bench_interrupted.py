@@ -55,6 +55,19 @@ def test_a_scan_is_killed_at_even_distances_and_resumed(tmp_path: Path) -> None:
     assert found.as_json()["passed"]
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="read from /proc")
+def test_memory_of_the_rows_is_told_apart_from_that_of_loading(tmp_path: Path) -> None:
+    load = "held = bytearray(b'x') * 300_000_000; time.sleep(0.3); del held\n"
+    (tmp_path / "scan.py").write_text(SCAN.replace("fresh = 0\n", load + "fresh = 0\n"), encoding="utf-8")
+    pq.write_table(pa.table({"row": [0]}), tmp_path / "0.parquet")
+    command = [sys.executable, str(tmp_path / "scan.py"), str(tmp_path / "run"), str(tmp_path / "0.parquet")]
+
+    found = run_to(command, tmp_path / "run", 6, None)
+
+    assert found.peak_bytes > 300e6
+    assert 1e6 < found.rows_peak_bytes < 100e6
+
+
 def test_other_scores_fall_short_and_are_named(tmp_path: Path) -> None:
     found = compare(scan(tmp_path, 0.75), tmp_path, 60, 6, 1)
 

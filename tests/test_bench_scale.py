@@ -34,7 +34,7 @@ def scans(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
             "versions": {name: found for name, found in NOW.items() if name not in ("ripcurrent", "source")},
         }
         (run / "manifest.json").write_text(json.dumps(manifest))
-        return Process("finished", 25.0, 10**9)
+        return Process("finished", 25.0, 10**9, 8 * 10**8)
 
     monkeypatch.setattr(scale.interrupted, "run_to", run_to)
     monkeypatch.setattr(scale, "_dataset", lambda kind, folder: folder / "rows.jsonl")
@@ -76,3 +76,13 @@ def test_figures_of_other_versions_are_measured_again_from_the_start(
     assert json.loads(figures.read_text()) == found
     assert json.loads((tmp_path / "rows-1000.json.old").read_text()) == {"versions": versions}
     assert f"1000 rows: measured before with {said}: again" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("most", "said"), [(8.7e8, "1.09   goal ≤ 1.1  pass"), (9e8, "1.12   goal ≤ 1.1  FALL SHORT")])
+def test_memory_is_judged_by_the_rows_and_not_by_loading(
+    most: float, said: str, tmp_path: Path, scans: list[bool], capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = scale._measured(KIND, tmp_path)
+    code = scale._report([first, {**first, "rows": 10_000, "rows_peak_bytes": most, "seconds": None}], "representation")
+    assert said in capsys.readouterr().out
+    assert code == ("FALL" in said)

@@ -103,6 +103,17 @@ def test_a_run_that_left_nothing_gives_way_to_other_options(tmp_path: Path) -> N
     assert yaml.safe_load((tmp_path / "config.yaml").read_text(encoding="utf-8"))["seed"] == 1
 
 
+def test_what_a_file_browser_leaves_is_no_result(tmp_path: Path) -> None:
+    with RunDirectory(tmp_path / "run", CONFIG):
+        pass
+    (tmp_path / "run" / "signals").mkdir()
+    for place in (tmp_path / "run", tmp_path / "run" / "signals"):
+        (place / ".DS_Store").write_bytes(b"Bud1")
+    other = {**CONFIG, "seed": 12}
+    with RunDirectory(tmp_path / "run", other) as run:
+        assert run.config == other
+
+
 def test_what_another_run_decided_for_its_options_goes_with_them(tmp_path: Path) -> None:
     def enter(**changed: Any) -> None:
         with RunDirectory(tmp_path, {**CONFIG, **changed}, no_results=("plan*.json",)):

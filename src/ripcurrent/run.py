@@ -201,7 +201,7 @@ class RunDirectory:
                 found.unlink()
 
     def _has_no_result(self) -> bool:
-        patterns = (CONFIG, f"*/{CONFIG}", "*.lock", "*.part", *self._no_results)
+        patterns = (CONFIG, f"*/{CONFIG}", "*.lock", "*.part", "*.DS_Store", *self._no_results)
         for entry in self.folder.rglob("*"):
             name = entry.relative_to(self.folder).as_posix()
             # an empty file was opened and never written

@@ -239,6 +239,18 @@ def test_rows_longer_than_the_model_has_positions_are_refused_as_a_scan_does(tmp
     assert diagnose(model=str(short)).model is not None
 
 
+def test_a_batch_is_not_padded_beyond_the_last_position(tmp_path: Path, lessons: Path) -> None:
+    odd = save_tiny(tmp_path / "odd", "llama_tied")
+    config = json.loads((odd / "config.json").read_text())
+    (odd / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 301}))
+
+    with pytest.raises(RipcurrentError, match=r"the 301 positions .* a multiple of 2 tokens wide") as caught:
+        diagnose(lessons, model=str(odd), max_tokens=301)
+
+    assert "--max-tokens 300" in caught.value.hint
+    assert diagnose(lessons, model=str(odd), max_tokens=300).model is not None
+
+
 @pytest.mark.parametrize(
     ("kind", "rope"),
     [

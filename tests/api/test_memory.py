@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -215,6 +216,21 @@ def test_smaller_batches_come_first(planned: Any) -> None:
     assert costs(False, plan.token_budget) <= 4000 * MARGIN
     # and no smaller than need be
     assert costs(False, int(plan.token_budget * 1.2)) > 4000 * MARGIN
+    # rows longer than any of the scan do not count
+    assert plan.expected_peak <= 4000 * MARGIN
+
+
+def test_a_batch_that_ran_out_is_no_reason_against_smaller_ones(planned: Any) -> None:
+    """Nor does its peak, of which there is none, stand in the plan."""
+
+    class RunsOut(Costs):
+        def __call__(self, mapped: bool, tokens: int, rows: int = 1) -> float:
+            peak = super().__call__(mapped, tokens, rows)
+            return math.inf if tokens * rows > 300 else peak
+
+    _, plan = planned(RunsOut(1000, 1, 0.0, 0), 200, memory=100_000)
+    assert 200 <= plan.token_budget <= 300
+    assert plan.expected_peak < 2000
 
 
 def test_several_rows_must_fit_too(planned: Any) -> None:
@@ -353,6 +369,14 @@ def test_mapped_directions_stay_out_of_memory(tmp_path: Path) -> None:
     assert sum(float(mapped[number].sum()) for number in mapped) == 6 * 8 * 2**20
     # one tensor of 34 MB at a time, and not all 200 MB
     assert peak_bytes(CPU) - before < 80e6
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere the system has but one count")
+def test_a_peak_is_not_that_of_who_started_the_process() -> None:
+    held = bytearray(b"x") * 600_000_000
+    code = "from ripcurrent.api._memory_probe import process_peak; print(process_peak())"
+    found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert 50e6 < int(found) < len(held)
 
 
 def test_a_full_disk_is_an_error_with_a_way_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

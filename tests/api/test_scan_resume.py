@@ -190,6 +190,22 @@ def test_a_changed_dataset_is_refused(finished: Path, tmp_path: Path, tiny_folde
         scan(changed, finished, **options_for(tiny_folder, anchors_file))
 
 
+def test_a_dataset_that_changes_while_it_is_scanned_is_refused(
+    tmp_path: Path, tiny_folder: Path, anchors_file: Path
+) -> None:
+    dataset, rows = write_jsonl(tmp_path / "rows.jsonl", good_rows(8)), good_rows(8)
+    rows[5]["response"] += "!"
+
+    class Edits(SilentProgress):
+        def rows(self, count: int) -> None:
+            write_jsonl(dataset, rows)
+
+    with pytest.raises(RipcurrentError, match="no longer what it was when the scan began") as caught:
+        scan(dataset, tmp_path / "out", progress=Edits(), **options_for(tiny_folder, anchors_file))
+    assert "another --out" in caught.value.hint
+    assert not (tmp_path / "out" / "scores.parquet").exists()
+
+
 def test_a_changed_model_or_template_under_the_same_name_is_refused(
     tmp_path: Path, tiny_folder: Path, anchors_file: Path, rows_file: Path
 ) -> None:

@@ -285,3 +285,17 @@ def test_two_csv_columns_of_one_name_are_an_error(tmp_path):
     path.write_text("prompt,prompt,response\na,b,c\n", encoding="utf-8")
     with pytest.raises(RipcurrentError, match="two columns named 'prompt'"):
         list(read_rows(path))
+
+
+@pytest.mark.parametrize(("name", "said"), [("text", "utf-8"), ("written", "date")])
+def test_a_value_that_python_has_no_equal_of(tmp_path: Path, name: str, said: str) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    text = pa.array([b"a"] * 300 + [b"\xff"], pa.binary())
+    columns = {
+        "text": text.cast(pa.binary()).view(pa.string()) if name == "text" else pa.array(["a"] * 301),
+        "written": pa.array([0] * 300 + [2**63 - 1 if name == "written" else 0], pa.timestamp("us")),
+    }
+    pq.write_table(pa.table(columns), tmp_path / "rows.parquet")
+    fails(tmp_path / "rows.parquet", "rows.parquet, row 300, column " + name, said)

@@ -6,6 +6,7 @@ import gzip
 import json
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -169,3 +170,25 @@ def test_other_files_are_told_from_these_by_a_few_reads(tmp_path: Path) -> None:
             file.write(b"x")
         found.add(sampled_sha256([large]))
     assert len(found) == 4
+
+
+def test_of_many_files_some_are_opened_and_the_sizes_of_all_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [tmp_path / f"{number:04d}" for number in range(500)]
+    for file in files:
+        file.write_bytes(b"row")
+    opened: list[Path] = []
+    usual = Path.open
+
+    def counted(path: Path, *rest: Any, **named: Any) -> Any:
+        opened.append(path)
+        return usual(path, *rest, **named)
+
+    monkeypatch.setattr(Path, "open", counted)
+    before = sampled_sha256(files)
+    assert len(opened) <= 64
+    assert {files[0], files[-1]} <= set(opened)
+    assert files[7] not in opened
+    files[7].write_bytes(b"rows")
+    assert sampled_sha256(files) != before

@@ -7,9 +7,11 @@ import gzip
 import hashlib
 import io
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -264,8 +266,6 @@ def test_an_unwritable_place_is_a_clear_error(tmp_path: Path) -> None:
 
 
 def test_a_large_array_streams_in_flat_memory(tmp_path: Path) -> None:
-    import tracemalloc
-
     path = tmp_path / "in.json"
     record = json.dumps({"text": "word " * 400})
     with path.open("w") as file:
@@ -279,3 +279,22 @@ def test_a_large_array_streams_in_flat_memory(tmp_path: Path) -> None:
     tracemalloc.stop()
     assert peak < 8_000_000
     assert read_rows(tmp_path / "out.json").count_and_hash()[0] == 15_000
+
+
+def test_a_large_parquet_file_streams_in_flat_memory(tmp_path: Path) -> None:
+    """Only what is asked for now: neither the columns that are still to come nor those already read."""
+
+    path = tmp_path / "in.parquet"
+    noise = np.random.default_rng(0).bytes(40_000_000)
+    texts = [noise[n : n + 2000].hex() for n in range(0, len(noise), 2000)]
+    pq.write_table(pa.table({"text": texts}), path, row_group_size=2000, use_dictionary=False)
+    assert path.stat().st_size > 40_000_000
+    del texts, noise
+    before, highest = pa.total_allocated_bytes(), 0
+    # what is read lies in Python's memory, what is unpacked in Arrow's
+    tracemalloc.start()
+    for number, _ in enumerate(read_rows(path)):
+        if number % 100 == 0:
+            highest = max(highest, pa.total_allocated_bytes() - before + tracemalloc.get_traced_memory()[0])
+    tracemalloc.stop()
+    assert highest < 20_000_000

@@ -31,6 +31,10 @@ def array_of(task: int, count: int, first: int, last: int) -> dict[str, str]:
     return {f"SLURM_ARRAY_TASK_{name}": str(value) for name, value in values.items()}
 
 
+def step_of(task: int, count: int, local: int = 0) -> dict[str, str]:
+    return {"SLURM_STEP_NUM_TASKS": str(count), "SLURM_PROCID": str(task), "SLURM_LOCALID": str(local)}
+
+
 @pytest.mark.parametrize(
     ("text", "environment", "part"),
     [
@@ -40,6 +44,12 @@ def array_of(task: int, count: int, first: int, last: int) -> dict[str, str]:
         ("auto", array_of(3, 8, 1, 8), Part(2, 8)),
         ("auto", {"RANK": "5", "WORLD_SIZE": "6"}, Part(5, 6)),
         ("auto", {**array_of(2, 3, 1, 3), "RANK": "3", "WORLD_SIZE": "4"}, Part(7, 12)),
+        ("auto", step_of(5, 8), Part(5, 8)),
+        ("auto", {**array_of(1, 3, 0, 2), **step_of(5, 8)}, Part(13, 24)),
+        # torchrun, which srun started once on each of two machines
+        ("auto", {**step_of(1, 2), "RANK": "9", "WORLD_SIZE": "16"}, Part(9, 16)),
+        # a batch script of an array is one process, whatever its job asks for
+        ("auto", {**array_of(1, 3, 0, 2), "SLURM_NTASKS": "8", "SLURM_PROCID": "0"}, Part(1, 3)),
     ],
     ids=str,
 )
@@ -54,8 +64,9 @@ def test_a_part_by_number_or_from_the_scheduler(text: str, environment: dict[str
         ("0/0", {}, "no part 0 of 0"),
         ("half", {}, "--shard half is not of the form i/n"),
         ("-1/4", {}, "not of the form"),
-        ("auto", {}, "neither a SLURM array nor torchrun"),
-        ("auto", {"RANK": "0"}, "neither a SLURM array nor torchrun"),
+        ("auto", {}, "neither a SLURM array, nor srun with several tasks, nor torchrun"),
+        ("auto", {"RANK": "0"}, "neither a SLURM array, nor srun with several tasks, nor torchrun"),
+        ("auto", {"SLURM_NTASKS": "8", "SLURM_PROCID": "0"}, "neither a SLURM array, nor srun"),
         ("auto", array_of(5, 2, 2, 5), "2 tasks with ids from 2 to 5: auto needs ids without gaps"),
         ("auto", {"SLURM_ARRAY_TASK_ID": "1"}, "SLURM_ARRAY_TASK_COUNT"),
         ("auto", {"RANK": "4", "WORLD_SIZE": "4"}, "part 4 of 4"),
@@ -75,11 +86,17 @@ def test_what_names_no_part_is_refused(text: str, environment: dict[str, str], s
         ({"LOCAL_RANK": "1", "CUDA_VISIBLE_DEVICES": "4,5"}, "5"),
         ({"LOCAL_RANK": "1", "CUDA_VISIBLE_DEVICES": "7"}, "7"),
         ({"CUDA_VISIBLE_DEVICES": "4,5"}, "4,5"),
+        ({**step_of(9, 16, 1), "CUDA_VISIBLE_DEVICES": "4,5"}, "5"),
+        ({**step_of(9, 16, 1), "CUDA_VISIBLE_DEVICES": "7"}, "7"),
+        ({**step_of(1, 2, 0), "LOCAL_RANK": "1", "CUDA_VISIBLE_DEVICES": "4,5"}, "5"),
+        ({**step_of(0, 1, 0), "CUDA_VISIBLE_DEVICES": "4,5"}, "4,5"),
         ({"LOCAL_RANK": "1", "CUDA_VISIBLE_DEVICES": ""}, ""),
     ],
     ids=str,
 )
-def test_each_of_torchruns_processes_sees_its_own_gpu(environment: dict[str, str], visible: str | None) -> None:
+def test_each_of_torchruns_or_sruns_processes_sees_its_own_gpu(
+    environment: dict[str, str], visible: str | None
+) -> None:
     found = dict(environment)
     bind_local_gpu(found)
     assert found.get("CUDA_VISIBLE_DEVICES") == visible
@@ -134,4 +151,4 @@ def test_a_part_resumes_within_its_own_range(tmp_path: Path) -> None:
     run_within(folder, range(2, 4))
     assert run_within(folder, range(2, 5)) == [(2, False), (3, False), (4, True)]
     assert run_within(folder, range(2, 5)) == [(2, False), (3, False), (4, False)]
-    assert [shard.number for shard in folder.completed()] == [2, 3, 4]
+    assert [number for number in range(9) if folder.is_done(number)] == [2, 3, 4]

@@ -77,7 +77,7 @@ def test_a_stop_in_the_middle_keeps_what_was_done_and_the_next_call_does_the_res
     folder = ShardFolder(tmp_path)
     with pytest.raises(KeyboardInterrupt):
         run(folder, Doubling(fails_at=7))
-    assert [shard.number for shard in folder.completed()] == [0, 1]
+    assert [number for number in range(99) if folder.is_done(number)] == [0, 1]
     numbers, stage = Numbers(10), Doubling()
     assert LocalExecutor().run(numbers, stage, folder, shard_rows=3) == 4
     assert numbers.started_at == [6]
@@ -134,7 +134,20 @@ def test_the_marker_is_written_after_the_table(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(RipcurrentError, match="cannot be written: No space"):
         run(folder, Doubling())
     assert list(tmp_path.iterdir()) == []
-    assert folder.completed() == []
+    assert folder.done(0) is None
+
+
+@pytest.mark.parametrize("others", [[3], [8, 3]], ids=["shrunk", "other shards are left to compute, too"])
+def test_a_last_shard_of_a_dataset_that_had_grown_is_computed_again(tmp_path: Path, others: list[int]) -> None:
+    folder = ShardFolder(tmp_path)
+    run(folder, Doubling(), count=11)
+    if len(others) > 1:
+        folder.path(1).unlink()
+    stage = Doubling()
+    shards, told = run(folder, stage, count=10)
+    assert stage.seen[-1:] == [9]
+    assert sum(shard.rows for shard, _ in told) == 10
+    assert doubles(folder, shards) == [2 * number for number in range(10)]
 
 
 def test_a_marker_tells_the_shards_range(tmp_path: Path) -> None:

@@ -68,6 +68,9 @@ def test_factored_directions_travel(kind: str, dtype: str, tmp_path: Path) -> No
         other = replace(shared, identity={**shared.identity, what: "another"})
         with pytest.raises(RipcurrentError, match=f"is not the model that measured the anchors: it has another {what}"):
             other()
+    older = replace(shared, versions={**shared.versions, "torch": "1.0"})
+    with pytest.raises(RipcurrentError, match=r"has torch .*, and the process that started the scan 1\.0"):
+        older()
 
 
 def test_a_stage_that_does_not_fit_elsewhere_is_an_error_in_words(

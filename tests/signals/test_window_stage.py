@@ -85,6 +85,9 @@ def test_one_window_that_is_not_finite_leaves_its_document_unscored(
     table = fresh(stage, windows=True, max_tokens=40)(DOCUMENTS).to_pylist()
     assert [row["status"] for row in table] == ["ok", "ok", "no_response", "not_finite"]
     assert np.isnan(table[3]["squared_norm"])
+    assert np.isfinite(table[1]["loss_first_10"])
+    # its first window has one
+    assert np.isnan(table[3]["loss_first_10"])
 
 
 def test_batches_and_documents_that_fit_change_nothing(stage: SignalStage) -> None:

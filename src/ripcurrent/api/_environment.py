@@ -130,7 +130,7 @@ def _memory(device: torch.device) -> Finding:
 
 
 def _cache(folder: Path) -> Finding:
-    used = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    used = sum(map(_bytes_of, folder.rglob("*")))
     there = next(path for path in (folder, *folder.parents) if path.exists())
     other = "Name another folder in the environment variable RIPCURRENT_CACHE."
     value = f"{folder}, {size(used)}"
@@ -139,6 +139,14 @@ def _cache(folder: Path) -> Finding:
     free = shutil.disk_usage(there).free
     advice = f"Free some space there. {other}" if free < ENOUGH_DISK else None
     return Finding("cache", f"{value}; {size(free)} free on its disk", advice)
+
+
+def _bytes_of(path: Path) -> int:
+    """A file's size; 0 of what is none, or no more: a scan beside this may rename and remove."""
+    try:
+        return path.stat().st_size if path.is_file() else 0
+    except OSError:
+        return 0
 
 
 def _embedded(name: str, find: Callable[[], Path]) -> Finding:

@@ -41,8 +41,7 @@ def reset_peak(device: torch.device) -> None:
         _HIGHEST_ON[device] = device_peak(device)
         torch.cuda.reset_peak_memory_stats(device)
         return
-    _HIGHEST.append(max(process_peak(), *_HIGHEST, 0))
-    del _HIGHEST[:-1]
+    _HIGHEST[:] = [process_peak()]
     try:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     except OSError:
@@ -50,9 +49,15 @@ def reset_peak(device: torch.device) -> None:
 
 
 def process_peak() -> int:
-    """Peak memory of the process in bytes since it began, whatever `reset_peak` did in between."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return max(peak if sys.platform == "darwin" else peak * 1024, *_HIGHEST, 0)
+    """Peak memory of the process in bytes since it began, whatever `reset_peak` did in between.
+
+    Where the system has no VmHWM it is the kernel's count, which on Linux would include what the process that started
+    this one had taken.
+    """
+    held = _status("VmHWM")
+    if held is None:
+        held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return max([held, *_HIGHEST])
 
 
 def device_peak(device: torch.device) -> int:
@@ -112,6 +117,9 @@ def for_several_rows(
     most = 0.0
     for tokens in (LONGEST, LONGEST // 2, LONGEST // 4, LONGEST // 8):
         rows, wanted = 1, budget // tokens
+        if not wanted:
+            # no batch has such a row
+            continue
         peak = peak_at(tried, tokens)
         a_row = max(0.0, (peak - tried[0][1]) * tokens / max(1, tokens - tried[0][0]))
         while rows < wanted:

@@ -39,7 +39,7 @@ from ripcurrent.api._prefilter import prefilter_record
 from ripcurrent.api._progress import Progress, SilentProgress
 from ripcurrent.api._row_notes import row_notes
 from ripcurrent.api._scan_model import load_scan_model
-from ripcurrent.api._scan_passes import Signals, run_signals, scorer_of, signal_tables
+from ripcurrent.api._scan_passes import Signals, dataset_changed, run_signals, scorer_of, signal_tables
 from ripcurrent.api._tokens import add_token_shares
 from ripcurrent.data import Dataset, read_rows
 from ripcurrent.engine import Part
@@ -183,6 +183,7 @@ def _scan(
     folder = Path(out) if out is not None else folder_of(rows)
     require_run_folder(folder)
     told.step("reading")
+    sample = rows.sampled_hash()
     count, sha256 = rows.count_and_hash()
     anchor_set = load_anchors(chosen.anchors)
     told.step("loading the model")
@@ -227,6 +228,8 @@ def _scan(
             run, rows, chosen, chat_model, gradient_pass, features, anchors, told, count, run_stage, part
         )
         fresh_rows = signals.fresh_rows
+        if rows.sampled_hash() != sample:
+            raise dataset_changed(f"{rows.path} is no longer what it was when the scan began.")
         scored = time.perf_counter()
         record = run.folder / "anchors" / "directions.json"
         if used is not None and part is None and (fresh_rows or not record.exists()):

@@ -175,11 +175,13 @@ def _run_stage(
     shards = run_stage(stage, ShardFolder(folder), on_shard)
     told.finish()
     if seen != count:
-        raise RipcurrentError(
-            f"The dataset gave {seen} rows where {count} had been counted.",
-            "It changed while it was scanned: leave it alone, and scan it into another --out.",
-        )
+        raise dataset_changed(f"The dataset gave {seen} rows where {count} had been counted.")
     return shards, fresh_rows
+
+
+def dataset_changed(said: str) -> RipcurrentError:
+    """The user's error for a dataset of which rows were scored that are not those that were counted and hashed."""
+    return RipcurrentError(said, "It changed while it was scanned: leave it alone, and scan it into another --out.")
 
 
 def picked_of(run: RunDirectory, shards: int, options: ScanOptions, anchors: AnchorMeasurements) -> Picked:

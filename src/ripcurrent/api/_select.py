@@ -121,7 +121,7 @@ def _rows_of(rule: str, size: int | str, table: pa.Table, by: str | None) -> int
     """How many rows a number or a share is, of those that have a score."""
     if isinstance(size, int):
         return size
-    if size.strip().lstrip("-").isdigit():
+    if size.strip().removeprefix("-").isdecimal():
         return int(size)
     import numpy as np
 

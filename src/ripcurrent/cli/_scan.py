@@ -257,7 +257,7 @@ def parse_row_tokens(text: str) -> int | None:
 
     if text == "all":
         return None
-    if not text.isdigit() or int(text) < 1:
+    if not text.isdecimal() or int(text) < 1:
         raise RipcurrentError(f"--row-tokens {text} is not a number of tokens.", "Write all, or a number from 1.")
     return int(text)
 

@@ -9,6 +9,7 @@ from ripcurrent.data._near_duplicates import (
     similarity,
     word_set,
 )
+from ripcurrent.data._parquet import PARQUET_STREAMED
 from ripcurrent.data._places import TokenKind, TokenPart, TokenPlace, token_places
 from ripcurrent.data._read import Dataset, RowStream, canonical_json, open_container, read_rows
 from ripcurrent.data._refusals import REFUSAL_PHRASES, has_refusal
@@ -27,6 +28,7 @@ __all__ = [
     "FIELDS",
     "FORMAT_NAMES",
     "NEAR_DUPLICATE",
+    "PARQUET_STREAMED",
     "REFUSAL_PHRASES",
     "Dataset",
     "EncodedRow",

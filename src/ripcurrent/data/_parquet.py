@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+PARQUET_STREAMED: dict[str, Any] = {"pre_buffer": False, "buffer_size": 2**20}
+"""How a Parquet file is opened to be read in batches: by default all columns are fetched first, and kept while it is
+open."""
 _BATCH = 256
 _GROUP = 8192
 
@@ -43,9 +46,23 @@ class ParquetFile:
             for batch in file.iter_batches(batch_size=_BATCH, row_groups=range(first, file.num_row_groups)):
                 if behind >= batch.num_rows:
                     behind -= batch.num_rows
+                    skipped += batch.num_rows
                     continue
-                yield from batch.slice(behind).to_pylist()
+                yield from self._values(batch.slice(behind), skipped + behind)
+                skipped += batch.num_rows
                 behind = 0
+
+    def _values(self, batch: pa.RecordBatch, start: int) -> list[dict[str, Any]]:
+        """The batch's rows, of which the first is number ``start`` of the file."""
+        try:
+            return cast(list[dict[str, Any]], batch.to_pylist())
+        except (ValueError, OverflowError) as error:
+            # Arrow checks neither that text is UTF-8 nor that a date is one that Python has
+            row, column = _not_readable(batch)
+            raise RipcurrentError(
+                f"{self._path}, row {start + row}, column {column}: {error}.",
+                "Write the column again as valid UTF-8 or dates, or leave it out.",
+            ) from error
 
     def content_hash(self) -> str:
         """SHA-256 of the file."""
@@ -78,12 +95,23 @@ class ParquetFile:
 
         with reading(self._path) as stream, _seekable(self._path, stream) as file:
             try:
-                yield pq.ParquetFile(file)
+                yield pq.ParquetFile(file, **PARQUET_STREAMED)
             except pa.ArrowException as error:
                 raise RipcurrentError(
                     f"{self._path} is no readable Parquet file: {str(error).splitlines()[0]}",
                     "Fetch or write it again.",
                 ) from error
+
+
+def _not_readable(batch: pa.RecordBatch) -> tuple[int, str]:
+    """Place and column of the first value that Python has no equal of."""
+    for row in range(batch.num_rows):
+        for name, column in zip(batch.schema.names, batch.columns, strict=True):
+            try:
+                column[row].as_py()
+            except (ValueError, OverflowError):
+                return row, str(name)
+    return 0, "?"
 
 
 def copied(batch: pa.RecordBatch) -> pa.RecordBatch:

@@ -58,10 +58,9 @@ class LocalExecutor:
         or writing raises is raised here: shards before the one that failed are written, and a shard whose writing fails
         costs the one that is being computed.
         """
-        done = {shard.number: shard for shard in folder.completed()}
         number, stop = (0, None) if within is None else (within.start, within.stop)
-        while number != stop and number in done and done[number].rows == shard_rows:
-            on_shard(done[number], False)
+        while number != stop and (done := folder.done(number)) is not None and done.rows == shard_rows:
+            on_shard(done, False)
             number += 1
         if number == stop:
             return number
@@ -76,7 +75,8 @@ class LocalExecutor:
             chunks = _chunks(items(first * shard_rows), shard_rows, stopped)
             for place, chunk in enumerate(islice(chunks, None if stop is None else stop - first), first):
                 shard = Shard(place, place * shard_rows, len(chunk))
-                yield shard, None if folder.is_done(place) else list(prepare(_until(stopped, chunk)))
+                # the last one of a dataset that has grown or shrunk since is not the same
+                yield shard, None if folder.done(place) == shard else list(prepare(_until(stopped, chunk)))
 
         def tell(shard: Shard, written: Future[None] | None) -> None:
             if written is not None:

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 from ripcurrent.errors import RipcurrentError
 
+STEP_TASKS = "SLURM_STEP_NUM_TASKS"
+"""How many tasks srun started together."""
+
 
 @dataclass(frozen=True, slots=True)
 class Part:
@@ -37,7 +40,7 @@ def count_shards(rows: int, shard_rows: int) -> int:
 def parse_part(text: str, environment: Mapping[str, str]) -> Part:
     """The part that ``i/n`` names, or for ``auto`` the one that SLURM's or torchrun's environment gives this process.
 
-    A SLURM array and torchrun inside each of its tasks count together.
+    A SLURM array, and torchrun or srun inside each of its tasks, count together.
 
     Raises:
         RipcurrentError: Neither ``auto`` nor two numbers with i below n; or ``auto`` where nothing tells.
@@ -59,14 +62,16 @@ def parse_part(text: str, environment: Mapping[str, str]) -> Part:
 
 
 def bind_local_gpu(environment: MutableMapping[str, str]) -> None:
-    """Let each of torchrun's processes on a machine see the GPU of its own local rank, unless it sees only one or none.
+    """Let each of torchrun's or srun's processes on a machine see the GPU of its own local rank.
+
+    One that sees only one GPU, or none, is left as it is.
 
     Takes effect if called before CUDA is first used.
 
     Raises:
         RipcurrentError: There are more processes than visible GPUs.
     """
-    rank = environment.get("LOCAL_RANK", "")
+    rank = environment.get("LOCAL_RANK", environment.get("SLURM_LOCALID", "") if _in_srun(environment) else "")
     if not rank.isdigit():
         return
     if environment.get("CUDA_VISIBLE_DEVICES") == "":
@@ -91,6 +96,12 @@ def bind_local_gpu(environment: MutableMapping[str, str]) -> None:
         )
 
 
+def _in_srun(environment: Mapping[str, str]) -> bool:
+    """Whether this is one of several tasks of a SLURM step; a batch script itself is none, whatever it asked for."""
+    tasks = environment.get(STEP_TASKS, "")
+    return tasks.isdigit() and int(tasks) > 1
+
+
 def _part_from(environment: Mapping[str, str]) -> Part:
     index, of, told = 0, 1, False
     if "SLURM_ARRAY_TASK_ID" in environment:
@@ -106,10 +117,14 @@ def _part_from(environment: Mapping[str, str]) -> Part:
     if "RANK" in environment and "WORLD_SIZE" in environment:
         size = _number(environment, "WORLD_SIZE")
         index, of, told = index * size + _number(environment, "RANK"), of * size, True
+    elif _in_srun(environment):
+        size = _number(environment, STEP_TASKS)
+        index, of, told = index * size + _number(environment, "SLURM_PROCID"), of * size, True
     if not told:
         raise RipcurrentError(
-            "--shard auto finds neither a SLURM array nor torchrun in the environment.",
-            "It reads SLURM_ARRAY_TASK_ID and its like, or RANK and WORLD_SIZE; elsewhere write --shard i/n.",
+            "--shard auto finds neither a SLURM array, nor srun with several tasks, nor torchrun in the environment.",
+            f"It reads SLURM_ARRAY_TASK_ID and its like, {STEP_TASKS} and SLURM_PROCID, or RANK and WORLD_SIZE; "
+            "elsewhere write --shard i/n.",
         )
     if not 0 <= index < of:
         raise RipcurrentError(f"The environment gives part {index} of {of}, which there is not.", "Write --shard i/n.")

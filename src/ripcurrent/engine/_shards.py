@@ -67,8 +67,6 @@ class ShardFolder:
                 )
             yield self._read(number)
 
-    def completed(self) -> list[Shard]:
-        """The shards that were written to their end; a marker whose table is gone does not count."""
-        markers = sorted(self._folder.glob("shard-*.done"))
-        shards = [Shard(**json.loads(marker.read_text(encoding="utf-8"))) for marker in markers]
-        return [shard for shard in shards if self.is_done(shard.number)]
+    def done(self, number: int) -> Shard | None:
+        """The shard as it was written to its end; None where it was not."""
+        return Shard(**json.loads(self._marker(number).read_text(encoding="utf-8"))) if self.is_done(number) else None

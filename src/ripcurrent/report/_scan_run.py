@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from ripcurrent.data import PARQUET_STREAMED
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.run import require_scan_folder
 from ripcurrent.scoring._columns import COLUMNS, Column
@@ -57,7 +58,7 @@ class ScanRun:
 
     def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """The named columns in input order, a few thousand rows at a time."""
-        with pq.ParquetFile(self.scores_path) as table:
+        with pq.ParquetFile(self.scores_path, **PARQUET_STREAMED) as table:
             yield from table.iter_batches(batch_size=BATCH_ROWS, columns=list(columns))
 
     def floats(self, column: str) -> Floats:
@@ -120,7 +121,7 @@ def open_scan_run(folder: Path) -> ScanRun:
             )
     try:
         manifest = json.loads(manifest_path.read_text(encoding="utf-8"))
-        with pq.ParquetFile(scores_path) as table:
+        with pq.ParquetFile(scores_path, **PARQUET_STREAMED) as table:
             schema, rows = table.schema_arrow, table.metadata.num_rows
         metadata = json.loads((schema.metadata or {})[b"ripcurrent"])
     except KeyError as error:

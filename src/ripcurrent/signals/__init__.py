@@ -8,7 +8,7 @@ from ripcurrent.signals._anchor_gradients import (
     set_direction,
     similarities,
 )
-from ripcurrent.signals._batch import Batch, make_batch
+from ripcurrent.signals._batch import WIDTH_MULTIPLE, Batch, make_batch
 from ripcurrent.signals._directions import (
     DENSE,
     Directions,
@@ -32,6 +32,7 @@ from ripcurrent.signals._types import BatchSignals, Position, SignalKind
 
 __all__ = [
     "DENSE",
+    "WIDTH_MULTIPLE",
     "Batch",
     "BatchSignals",
     "Directions",

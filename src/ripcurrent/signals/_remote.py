@@ -6,6 +6,7 @@ import socket
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from importlib.metadata import version
 from typing import Any, Protocol
 
 import numpy as np
@@ -61,6 +62,8 @@ class RemoteStage:
     """Arguments of :func:`ripcurrent.load_model`."""
     identity: Mapping[str, str | None]
     """What `identity_of` says of the model in the process that measured the anchors."""
+    versions: Mapping[str, str]
+    """What `versions_here` says there."""
     dtype: torch.dtype
     """The compute type there."""
     count: int
@@ -89,6 +92,13 @@ class RemoteStage:
             return self._make()
 
     def _make(self) -> SignalStage:
+        for package, here in versions_here().items():
+            if here != self.versions[package]:
+                raise RipcurrentError(
+                    f"{socket.gethostname()} has {package} {here}, and the process that started the scan "
+                    f"{self.versions[package]}.",
+                    "Install the same versions on every machine, or scores would depend on who computed them.",
+                )
         chat_model = load_model(**self.model)
         for what, found in identity_of(chat_model).items():
             if found != self.identity[what]:
@@ -134,6 +144,11 @@ def identity_of(chat_model: ChatModel) -> dict[str, str | None]:
     }
 
 
+def versions_here() -> dict[str, str]:
+    """Versions of the packages that scores hang on."""
+    return {package: version(package) for package in ("ripcurrent", "torch", "transformers")}
+
+
 def share_stage(
     stage: SignalStage,
     put: Callable[[npt.NDArray[Any]], Stored],
@@ -152,6 +167,7 @@ def share_stage(
     return RemoteStage(
         model=model,
         identity=identity_of(stage.chat_model),
+        versions=versions_here(),
         dtype=stage.chat_model.dtype,
         count=0 if found is None else found.count,
         linear={} if found is None else {number: stored(tensor) for number, tensor in found.linear.items()},

@@ -46,7 +46,7 @@ def _combined(name: str, values: npt.NDArray[Any], share: npt.NDArray[np.float64
     if name == "squared_norm":
         return (share @ np.sqrt(values)) ** 2
     if name == "loss_first_10":
-        return values[0]
+        return values[0] if np.isfinite(values).all() else np.nan
     return share @ values
 
 
