@@ -135,6 +135,21 @@ def test_a_prefilter_runs_both_of_its_passes_in_workers(tmp_path: Path, options:
     assert there.manifest["prefilter"]["passed"] == here.manifest["prefilter"]["passed"] == 30
 
 
+def test_documents_in_windows_behind_a_prefilter_come_from_workers(tmp_path: Path, options: dict[str, Any]) -> None:
+    texts = [f"{row['prompt']} {row['response']} " * (1 + number % 3) for number, row in enumerate(good_rows(120))]
+    dataset = write_jsonl(tmp_path / "documents.jsonl", [{"text": text} for text in texts])
+    how = {**options, "windows": True, "max_tokens": 48, "prefilter": "20%", "shard_rows": 16, "prefilter_sample": 100}
+    here, there = (
+        scan(dataset, tmp_path / name, execution=execution, **how)
+        for name, execution in (("here", None), ("there", TWO))
+    )
+    same_scores(there, here)
+    windows = [pq.read_table(result.folder / "windows.parquet") for result in (here, there)]
+    assert windows[0].select(["row", "window", "tokens"]).equals(windows[1].select(["row", "window", "tokens"]))
+    name = "gradient_bidirectional"
+    assert np.allclose(windows[0][name].to_numpy(), windows[1][name].to_numpy(), atol=2e-5, equal_nan=True)
+
+
 def test_what_needs_one_process_is_refused(tmp_path: Path, dataset: Path, options: dict[str, Any]) -> None:
     with pytest.raises(RipcurrentError, match="--memory does not go with --executor ray"):
         scan(dataset, tmp_path / "out", execution=TWO, memory="8GB", **options)
