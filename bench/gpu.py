@@ -9,6 +9,7 @@ what the weights are. Directions are dense, then factored into as many terms as 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -132,6 +133,7 @@ def _measured(shape: str, device: torch.device, budget: int, peak: float, most: 
         "weights_bytes": weights,
         "peak_bytes": {},
         "peak_bytes_at_budget": {},
+        "budgets": {},
         "out_of_memory": {},
     }
     rows_of = {
@@ -161,17 +163,32 @@ def _measured(shape: str, device: torch.device, budget: int, peak: float, most: 
         scan = partial(gradient_pass.measure, directions=directions)
         if device.type == "cuda":  # first, as larger batches may not fit beside dense directions of a large model
             found["peak_bytes"][kind] = _peak_of(scan, rows_of[180], device)
-            _line(f"peak memory, times the weights, {kind}", found["peak_bytes"][kind] / weights, GOALS["memory"][kind])
-        for tokens, rows in rows_of.items():
-            if kind == "dense":
-                agreeing[tokens] = _normalised_dots(scan, rows[:AGREEING], budget, device)
-            seconds = measured[tokens]["seconds"]
-            seconds[kind] = timed(device, partial(each, scan, _batches(rows, budget, device)))
-            _report(tokens, kind, measured[tokens], peak)
+            times = found["peak_bytes"][kind] / weights
+            _line(f"peak, times the weights, {kind}, {MEMORY_BUDGET}-token batches", times, GOALS["memory"][kind])
+        within = budget
+        while True:
+            try:
+                timings(kind, scan, within)
+                break
+            except torch.OutOfMemoryError:
+                if within <= MEMORY_BUDGET:
+                    raise
+            within = max(MEMORY_BUDGET, within // 2)
+            print(f"  ran out of memory; again with batches of {within} tokens", flush=True)
+            _reset_memory(device)
+        found["budgets"][kind] = within
         if device.type == "cuda":
             found["peak_bytes_at_budget"][kind] = torch.cuda.max_memory_allocated(device)
-            at_budget = found["peak_bytes_at_budget"][kind] / weights
-            _line(f"the same with batches of {budget} tokens", at_budget, None)
+            times = found["peak_bytes_at_budget"][kind] / weights
+            _line(f"peak, times the weights, {kind}, {within}-token batches", times, GOALS["memory"][kind])
+
+    def timings(kind: str, scan: Callable[..., BatchSignals], within: int) -> None:
+        for tokens, rows in rows_of.items():
+            if kind == "dense":
+                agreeing[tokens] = _normalised_dots(scan, rows[:AGREEING], within, device)
+            seconds = timed(device, partial(each, scan, _batches(rows, within, device)))
+            measured[tokens]["seconds"][kind] = seconds
+            _report(tokens, kind, measured[tokens], peak)
 
     def forward() -> None:
         for tokens, rows in rows_of.items():
@@ -184,7 +201,8 @@ def _measured(shape: str, device: torch.device, budget: int, peak: float, most: 
     def loop() -> None:
         rival = BatchOneLoop(chat_model, list(_random_directions(shapes, device)))
         for tokens, figures in measured.items():
-            rows = rows_of[tokens][::LOOP_SHARE]
+            # of every length its share, or the few would be longer or shorter than the many
+            rows = sorted(rows_of[tokens], key=lambda row: len(row.tokens))[LOOP_SHARE // 2 :: LOOP_SHARE]
             figures["loop_rows_per_second"] = len(rows) / timed(device, partial(rival.run, rows, "sdpa"))
             for kind in sorted(figures["seconds"].keys() & {"dense", "factored"}):
                 times = figures["rows"] / figures["seconds"][kind] / figures["loop_rows_per_second"]
@@ -307,6 +325,8 @@ def _random_rows(mean: int, count: int, vocabulary: int) -> Iterator[EncodedRow]
 
 
 def _reset_memory(device: torch.device) -> None:
+    # what only a cycle of references holds would count in the next peak
+    gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)

@@ -1,45 +1,60 @@
 """What a memory pass over a transient gradient costs, in flops of a matrix product: ``python -m bench.layers``.
 
-The figures behind ``COSTS`` in ``signals/ghost/linear.py``, on this machine and in bfloat16; and the fused attention
-kernel beside the grouped products of ``models/_attention.py``.
+The figures behind ``COSTS`` in ``signals/ghost/linear.py``, on this machine (``--device cuda``: on its GPU) and in
+bfloat16; and on a processor the fused attention kernel beside the grouped products of ``models/_attention.py``.
 """
 
 from __future__ import annotations
 
-import time
+import argparse
 from collections.abc import Callable
 from functools import partial
 
 import torch
 from torch import nn
 
+from bench.arithmetic import timed
 from ripcurrent.models._attention import grouped_attention
 from ripcurrent.signals.ghost.linear import Ways, transient_products
 
-SHAPES = ((3072, 576), (576, 1536), (960, 576), (576, 576))
+SHAPES = {
+    "cpu": ((3072, 576), (576, 1536), (960, 576), (576, 576)),
+    "cuda": ((16384, 2048), (2048, 8192), (28672, 4096), (4096, 14336), (6144, 4096)),
+}
+"""Layers of the embedded model, and of Llama's 1B and 8B: out, in."""
 ROWS_BY_TOKENS = ((18, 57), (6, 180), (2, 442))
+REPETITIONS = 10
 
 
 def main() -> None:
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, bfloat16; best of repeated runs")
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", default="cpu")
+    device = torch.device(parser.parse_args().device)
+    print(f"torch {torch.__version__}, {device}, {torch.get_num_threads()} threads, bfloat16; best of repeated runs")
     print(
         "rows × tokens  out × in     ghost dots  form only  with dots  with norm   dot pass  norm pass (flops/element)"
     )
     for rows, tokens in ROWS_BY_TOKENS:
-        for out, inner in SHAPES:
-            _layer(rows, tokens, out, inner)
+        for out, inner in SHAPES.get(device.type, SHAPES["cuda"]):
+            _layer(rows, tokens, out, inner, device)
+    if device.type != "cpu":
+        return
     print("\nattention of 9 heads on 3, width 64, forward and backward, ms: fused, grouped")
     for rows, tokens in ROWS_BY_TOKENS:
         _attention(rows, tokens)
 
 
-def _layer(rows: int, tokens: int, out: int, inner: int) -> None:
-    a, b = torch.randn(rows, tokens, inner).bfloat16(), torch.randn(rows, tokens, out).bfloat16()
-    directions = torch.randn(2, out, inner).bfloat16()
-    ghost = _best(lambda: [b @ direction for direction in directions])
-    form = _best(lambda: transient_products(a, b, directions, Ways(transient_dots=False, transient_norm=False)))
-    dots = _best(lambda: transient_products(a, b, directions, Ways(transient_dots=True, transient_norm=False)))
-    norm = _best(lambda: transient_products(a, b, directions, Ways(transient_dots=False, transient_norm=True)))
+def _layer(rows: int, tokens: int, out: int, inner: int, device: torch.device) -> None:
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, device=device).bfloat16()
+
+    def transient(*, dots: bool, norm: bool) -> float:
+        ways = Ways(transient_dots=dots, transient_norm=norm)
+        return timed(device, lambda: transient_products(a, b, directions, ways), REPETITIONS)
+
+    a, b, directions = random(rows, tokens, inner), random(rows, tokens, out), random(2, out, inner)
+    ghost = timed(device, lambda: [b @ direction for direction in directions], REPETITIONS)
+    form, dots, norm = (transient(dots=d, norm=n) for d, n in ((False, False), (True, False), (False, True)))
     flops_per_second = 4.0 * rows * tokens * out * inner / ghost
     per_element = flops_per_second / (rows * out * inner)
     print(
@@ -64,18 +79,9 @@ def _attention(rows: int, tokens: int) -> None:
     def both_ways(forward: Callable[[], torch.Tensor]) -> None:
         torch.autograd.grad(forward(), (query, key, value), grads)
 
-    times = [_best(partial(both_ways, forward)) for forward in (fused, grouped)]
+    cpu = torch.device("cpu")
+    times = [timed(cpu, partial(both_ways, forward), REPETITIONS) for forward in (fused, grouped)]
     print(f"{rows:>4} × {tokens:<6} " + "  ".join(f"{seconds * 1e3:.2f}" for seconds in times))
-
-
-def _best(run: Callable[[], object], repetitions: int = 10) -> float:
-    run()
-    best = float("inf")
-    for _ in range(repetitions):
-        began = time.perf_counter()
-        run()
-        best = min(best, time.perf_counter() - began)
-    return best
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ripcurrent.data import EncodedRow
 from ripcurrent.models import ChatModel
+from ripcurrent.signals.ghost.linear import batched_dots
 
 
 class BatchOneLoop:
@@ -46,7 +47,7 @@ class BatchOneLoop:
             dot, norm = torch.zeros(2, device=device), torch.zeros((), device=device)
             for name, gradient in zip(self.named, gradients, strict=True):
                 flat = gradient.reshape(1, -1)
-                dot += (flat @ self.stacked[name].mT).float().flatten()
+                dot += _dots(flat, self.stacked[name]).flatten()
                 norm += torch.linalg.vector_norm(flat, dtype=torch.float32).square()
             dots.append(dot)
             norms.append(norm)
@@ -54,6 +55,11 @@ class BatchOneLoop:
             parameter.requires_grad_(False)
         self.model.set_attn_implementation(implementation)
         return torch.stack(dots), torch.stack(norms)
+
+
+def _dots(flat: Tensor, directions: Tensor) -> Tensor:
+    """Dots of a gradient in one row; on a GPU, where a product of so few rows keeps few cores busy, as the scan's."""
+    return (flat @ directions.mT).float() if flat.device.type == "cpu" else batched_dots(flat, directions)
 
 
 class ReferenceWay:

@@ -64,6 +64,19 @@ def test_many_gradients_against_many_directions_equal_a_loop_too():
     torch.testing.assert_close(dots, loop_linear(inputs, grads, directions)[0], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(("rows", "size", "directions"), [(1, 768, 2), (3, 7, 2), (2, 1024, 1), (4, 100, 3)])
+def test_dots_in_a_batch_of_pieces_are_dots(rows, size, directions):
+    """What other devices than processors take."""
+    torch.manual_seed(0)
+    vectors, fixed = torch.randn(rows, size), torch.randn(directions, size)
+    expected = [[float(sum(a * b for a, b in zip(v, d, strict=True))) for d in fixed] for v in vectors]
+    torch.testing.assert_close(linear.batched_dots(vectors, fixed), torch.tensor(expected), rtol=1e-4, atol=1e-4)
+    rounded = linear.batched_dots(vectors.bfloat16(), fixed.bfloat16())
+    assert rounded.dtype == torch.float32
+    exact = vectors.bfloat16().double() @ fixed.bfloat16().double().mT
+    assert ((rounded - exact).abs() / (vectors.norm(dim=1)[:, None] * fixed.norm(dim=1))).max() < 2e-3
+
+
 def test_bf16_products_stay_close_to_float32_ones():
     """As close as their products' rounding allows; that their sums add nothing to it: ``test_low_precision``."""
     inputs, grads, directions = tensors((6, 40, 64, 48, 2), dtype=torch.bfloat16)

@@ -18,7 +18,10 @@ TRANSIENT_BYTES = 16 * 2**20
 """How much of the transient gradients to hold at once: what a last-level cache keeps."""
 
 DOT_PIECES = 8
-"""Into how many a transient gradient is cut where few are read against few directions."""
+"""Into how many a transient gradient is cut on a processor where few are read against few directions."""
+
+BATCHED_PIECES = 256
+"""Into how many on other devices: one short product each, where one long product of few rows keeps few cores busy."""
 
 FEW_DOTS = 32
 """Gradients times directions up to which pieces are faster; with nine and seven they take half as long again."""
@@ -34,9 +37,10 @@ class PassCosts:
     """Reading it once for its norm."""
 
 
-COSTS = {"cpu": PassCosts(dot=130.0, norm=50.0), "cuda": PassCosts(dot=400.0, norm=200.0)}
+COSTS = {"cpu": PassCosts(dot=130.0, norm=50.0), "cuda": PassCosts(dot=1000.0, norm=250.0)}
 """By device type. The processor's come from the timings on two threads in ``docs/benchmarks.md``, the others from data
-sheets."""
+sheets: an H100 makes some 240 flops in the time that its memory takes for a byte, two directions in bfloat16 are four
+bytes an element, and of what is formed a part is still in cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,13 +142,24 @@ def _dots(
     """Dots in float32; of few vectors as the diagonal of a product of all pieces with all pieces.
 
     A processor's product of few long vectors as they are takes up to five times as long, though it does an eighth of
-    that one's work.
+    that one's work. Elsewhere each piece is a product of its own in one batch of them.
     """
+    if vectors.device.type != "cpu":
+        return batched_dots(vectors, directions)
     few = len(vectors) * len(directions) <= FEW_DOTS
     pieces = math.gcd(vectors.shape[1], DOT_PIECES) if few else 1
     every = vectors.reshape(len(vectors) * pieces, -1) @ directions.reshape(len(directions) * pieces, -1).mT
     same = every.view(len(vectors), pieces, len(directions), pieces).diagonal(dim1=1, dim2=3)
     return same.sum(dim=-1, dtype=torch.float32)
+
+
+def batched_dots(
+    vectors: Float[Tensor, "rows size"], directions: Float[Tensor, "directions size"]
+) -> Float[Tensor, "rows directions"]:
+    """Dots in float32, from pieces whose products are one batch."""
+    pieces = math.gcd(vectors.shape[1], BATCHED_PIECES)
+    one, other = (each.view(len(each), pieces, -1).transpose(0, 1) for each in (vectors, directions))
+    return torch.bmm(one, other.mT).sum(dim=0, dtype=torch.float32)
 
 
 def _squared_norms(vectors: Float[Tensor, "rows size"]) -> Float[Tensor, " rows"]:
