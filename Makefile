@@ -17,7 +17,7 @@ STAMP := .venv/.set-up
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check bench bench-peers bench-scale bench-gpu clean
+.PHONY: help setup demo test test-slow test-gpu check bench bench-peers bench-scale bench-gpu clean
 
 help: ## List the targets and variables
 	@awk -F ':[^#]*## ' '/^[a-z-]+:[^#]*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -52,6 +52,9 @@ test: $(STAMP) ## Every test that takes seconds, in WORKERS processes
 
 test-slow: $(STAMP) ## The tests that take minutes
 	$(BIN)/pytest -m slow $(ARGS)
+
+test-gpu: $(STAMP) ## The tests that need a GPU
+	$(BIN)/pytest -m gpu $(ARGS)
 
 check: $(STAMP) ## Format, lint, types, and the import contract of the rooms
 	$(BIN)/ruff format --check .

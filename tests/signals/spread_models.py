@@ -18,15 +18,12 @@ from accelerate.utils import find_tied_parameters, retie_parameters
 
 from tests.signals.pretend_device import PRETEND  # isort: skip # before anything that keeps torch.inference_mode
 
-from ripcurrent.data import EncodedRow
 from ripcurrent.evaluation._decode import decode_greedily, read_prefix
 from ripcurrent.models import ChatModel
 from ripcurrent.models._adapter import attach_fresh_lora
-from ripcurrent.signals import FeatureReader, GradientPass, make_batch, set_direction, stack_directions
-from ripcurrent.signals._anchor_gradients import similarities
-from ripcurrent.signals._directions import choose_factoring
 from tests.models.tiny import tiny_model
-from tests.signals.oracle import chat_model, encoded_row, random_rows
+from tests.signals.all_signals import apart, computed
+from tests.signals.oracle import chat_model
 
 CPU = torch.device("cpu")
 SPLITS = {"cpu_first": (CPU, PRETEND), "pretend_first": (PRETEND, CPU)}
@@ -79,41 +76,6 @@ def loaded(case: str, split: str | None) -> ChatModel:
     return replace(found, device=model.get_input_embeddings().weight.device, dtype=torch.float32)
 
 
-def rows_of(seed: int, count: int) -> list[EncodedRow]:
-    """Random rows that begin with the same tokens, so that a forward pass reads these once."""
-    shared = np.arange(1, 10, dtype=np.int32)
-    return [
-        encoded_row(np.concatenate([shared, row.tokens]), np.concatenate([np.zeros(9, bool), row.loss_mask]), row.index)
-        for row in random_rows(np.random.default_rng(seed), count, longest=12)
-    ]
-
-
-def computed(model: ChatModel, factored: bool) -> dict[str, Any]:
-    """Everything that a scan takes from a model, and answers to prompts."""
-    gradient_pass = GradientPass(model)
-    anchors, rows = rows_of(5, 3), rows_of(3, 4)
-    # a layer is factored where it has few terms
-    terms = 1 if factored else 10**6
-    factoring = choose_factoring(gradient_pass.catalogue, terms, terms)
-    direction = set_direction(gradient_pass, anchors, factoring=factoring)
-    directions = stack_directions(gradient_pass.catalogue, [direction.gradient] * 2, torch.float32)
-    batch = make_batch(rows, model.device)
-    signals = gradient_pass.measure(batch, directions, FeatureReader(model, layer=0))
-    found = {
-        "anchor norms": direction.norms,
-        "anchor similarities": similarities(gradient_pass, anchors, [direction.gradient]),
-        "dots": signals.dots,
-        "squared norms": signals.squared_norm,
-        "losses": signals.loss,
-        "first losses": signals.loss_first_10,
-        "features of a layer": signals.features,
-        "features": FeatureReader(model).forward(batch).features,
-        "mean features of a layer": FeatureReader(model, layer=-1, position="mean_response").forward(batch).features,
-        "token shares": gradient_pass.token_shares(batch, directions),
-    }
-    return found | {"where": [str(device) for device in model.devices]}
-
-
 def answers(model: ChatModel, stops: set[int]) -> list[list[int]]:
     """Greedy answers to three prompts; those that meet a stop leave the batch and the cache."""
     prompts = [[*SHARED, 8, 9, 10], [*SHARED, 30], [*SHARED, 40, 41, 42, 43, 44, 45]]
@@ -131,12 +93,11 @@ def main(cases: Sequence[str], tell: Callable[[str], None]) -> None:
         for split in SPLITS:
             factored = split == "cpu_first"
             one, two = (computed(model, factored) for model in (loaded(case, None), loaded(case, split)))
-            said = {"case": case, "split": split, "where": two.pop("where"), "apart": {}, "size": {}}
+            where = [str(device) for device in loaded(case, split).devices]
+            said = {"case": case, "split": split, "where": where, "apart": {}, "size": {}}
             for name, values in two.items():
-                size = float(np.abs(one[name]).max())
-                said["size"][name] = size
-                same_shape = np.shape(one[name]) == np.shape(values)
-                said["apart"][name] = float(np.abs(one[name] - values).max()) / size if same_shape else float("inf")
+                said["size"][name] = float(np.abs(one[name]).max())
+                said["apart"][name] = apart(one[name], values)
             said["answers"] = [answers(plain, stops), answers(loaded(case, split), stops)]
             tell(json.dumps(said))
 
