@@ -13,12 +13,12 @@ from ripcurrent.api._doctor import diagnose
 from ripcurrent.api._execution import Execution
 from ripcurrent.api._finetune import finetune
 from ripcurrent.api._memory import memory_record
-from ripcurrent.api._memory_probe import reset_peak
 from ripcurrent.api._options import ScanOptions
 from ripcurrent.api._row_probe import run as run_probe
 from ripcurrent.api._scan import scan
 from ripcurrent.api._scan_model import load_scan_model
 from ripcurrent.errors import RipcurrentError
+from ripcurrent.models import reset_peak
 from tests.tiny_scan import good_rows, write_jsonl
 
 RECIPE = "method: full\nlearning_rate: 1.0e-3\nbatch: 4\nsteps: 1\n"
@@ -107,7 +107,7 @@ def test_the_manifest_keeps_the_peak_of_the_fullest_gpu(monkeypatch: pytest.Monk
     peaks = {torch.device("cuda:0"): 3 * 10**9, torch.device("cuda:1"): 7 * 10**9}
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", peaks.__getitem__)
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: peaks.update({device: 10**9}))
-    monkeypatch.setattr("ripcurrent.api._memory_probe._HIGHEST_ON", {})
+    monkeypatch.setattr("ripcurrent.models._memory_use._HIGHEST_ON", {})
     for _ in range(2):
         record = memory_record(ScanOptions(), list(peaks), None, 0)
         assert record == {"batches_halved": 0, "device_peak_bytes": 7 * 10**9}

@@ -25,19 +25,12 @@ from ripcurrent.api._memory import (
     require_room_for_directions,
     within_memory,
 )
-from ripcurrent.api._memory_probe import (
-    largest_within,
-    peak_at,
-    peak_bytes,
-    peak_up_to,
-    probe_peaks,
-    process_peak,
-    reset_peak,
-)
+from ripcurrent.api._memory_probe import largest_within, peak_at, peak_up_to, probe_peaks
 from ripcurrent.api._options import ScanOptions, resolve_options
 from ripcurrent.api._scan import scan
 from ripcurrent.data import Row
 from ripcurrent.errors import RipcurrentError
+from ripcurrent.models import peak_bytes, process_peak, reset_peak
 from ripcurrent.models._attention import LONGEST
 from ripcurrent.signals import MappedStore, SignalStage, make_batch, stack_directions
 from ripcurrent.signals._shared_linear import SHORTEST_SHARE, worth_sharing
@@ -374,7 +367,7 @@ def test_mapped_directions_stay_out_of_memory(tmp_path: Path) -> None:
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere the system has but one count")
 def test_a_peak_is_not_that_of_who_started_the_process() -> None:
     held = bytearray(b"x") * 600_000_000
-    code = "from ripcurrent.api._memory_probe import process_peak; print(process_peak())"
+    code = "from ripcurrent.models import process_peak; print(process_peak())"
     found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     assert 50e6 < int(found) < len(held)
 

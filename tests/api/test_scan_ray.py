@@ -98,6 +98,10 @@ def test_two_workers_leave_what_one_process_leaves_though_one_is_killed(
     assert progress.reported == ROWS
     assert result.status_counts == alone.status_counts == {"ok": ROWS - 1, "no_response": 1}
     assert result.manifest["timings"]["rows_scored_in_this_call"] == ROWS
+    assert result.manifest["memory"]["batches_halved"] == 0
+    peaks = result.manifest["execution"]["worker_peak_bytes"]
+    assert len(peaks) >= 2
+    assert all(peak > 10**8 for peak in peaks.values())
     same_scores(result, alone)
     again = scan(dataset, tmp_path / "ray", **options)
     assert again.manifest["timings"]["rows_scored_in_this_call"] == ROWS, "resumed without computing"

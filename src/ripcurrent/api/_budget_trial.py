@@ -12,8 +12,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ripcurrent.api._memory_probe import peak_bytes, reset_peak
-from ripcurrent.models import FreedMemory, give_back_freed_memory
+from ripcurrent.models import FreedMemory, give_back_freed_memory, peak_bytes, reset_peak
 from ripcurrent.signals import SignalStage
 from ripcurrent.signals._out_of_memory import Halving
 from ripcurrent.signals._stage import PreparedRow

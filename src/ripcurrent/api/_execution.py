@@ -95,7 +95,14 @@ class OpenRows:
 
 @contextmanager
 def running(
-    execution: Execution, rows: Dataset, options: ScanOptions, *, count: int, part: Part | None, on_gpu: bool
+    execution: Execution,
+    rows: Dataset,
+    options: ScanOptions,
+    *,
+    count: int,
+    part: Part | None,
+    on_gpu: bool,
+    reports: dict[str, dict[str, int]],
 ) -> Iterator[RunStage]:
     """How stages are run, while entered.
 
@@ -106,6 +113,7 @@ def running(
         count: Rows of the dataset.
         part: The part whose shards are run; all of them without one.
         on_gpu: Whether the model computes on a GPU.
+        reports: Takes what each of Ray's workers reports of its stage.
     """
     if execution.executor == "local":
 
@@ -132,6 +140,7 @@ def running(
         sampled=rows.sampled_hash(),
     )
     with RayExecutor(workers=execution.workers, address=execution.ray_address, use_gpu=on_gpu) as ray:
+        ray.reports = reports
 
         def run_there(
             stage: SignalStage,

@@ -13,20 +13,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ripcurrent.api._environment import size
-from ripcurrent.api._memory_probe import (
-    device_peak,
-    for_several_rows,
-    largest_within,
-    memory_in_use,
-    peak_at,
-    peak_up_to,
-    probe_peaks,
-    process_peak,
-)
+from ripcurrent.api._memory_probe import for_several_rows, largest_within, peak_at, peak_up_to, probe_peaks
 from ripcurrent.api._options import ScanOptions
 from ripcurrent.data import EncodedRow, Row, encode_rows, encode_windows
 from ripcurrent.errors import ExitCode, RipcurrentError
-from ripcurrent.models import ChatModel
+from ripcurrent.models import ChatModel, device_peak, memory_in_use, process_peak
 from ripcurrent.run import write_json
 from ripcurrent.signals import (
     DENSE,

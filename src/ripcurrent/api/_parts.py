@@ -214,7 +214,7 @@ def _both_rounds(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str,
 def _merged_memory(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Batches halved in all parts, largest peaks, whether all that had a budget kept it; the plan is the first's."""
     halved = [record["batches_halved"] for record in records]
-    merged = {**records[0], "batches_halved": None if None in halved else sum(halved)}
+    merged = {**records[0], "batches_halved": sum(halved)}
     peaks = [record["device_peak_bytes"] for record in records if record.get("device_peak_bytes") is not None]
     if peaks:
         merged["device_peak_bytes"] = max(peaks)

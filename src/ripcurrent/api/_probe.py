@@ -18,13 +18,12 @@ from ripcurrent.api._anchor_passes import anchor_passes, own_directions
 from ripcurrent.api._anchors import SETS_AT_ONCE, directions_are_cached, encode_for_gradient
 from ripcurrent.api._budget_trial import BatchRate, batch_rates, tried_budgets
 from ripcurrent.api._memory import plan_path, require_room_for_directions, scan_directions, within_memory
-from ripcurrent.api._memory_probe import peak_bytes, process_peak, reset_peak
 from ripcurrent.api._options import ScanOptions
 from ripcurrent.api._probe_directions import LikeDirections
 from ripcurrent.api._progress import Progress
 from ripcurrent.data import Row
 from ripcurrent.engine import plan_batches
-from ripcurrent.models import ChatModel, cache_folder
+from ripcurrent.models import ChatModel, cache_folder, peak_bytes, process_peak, reset_peak
 from ripcurrent.models._attention import LONGEST
 from ripcurrent.scoring import dot_column
 from ripcurrent.signals import FeatureReader, GradientPass, SignalKind, SignalStage, in_memory

@@ -23,7 +23,6 @@ from ripcurrent.api._coherence import Rows, coherence_of
 from ripcurrent.api._execution import Execution, absolute, running
 from ripcurrent.api._forecast import write_forecast
 from ripcurrent.api._memory import PLANS, leaves_room_for_gradient, memory_record
-from ripcurrent.api._memory_probe import process_peak
 from ripcurrent.api._options import ScanOptions, require_combination, resolve_options
 from ripcurrent.api._parts import (
     PLACES,
@@ -44,7 +43,7 @@ from ripcurrent.api._tokens import add_token_shares
 from ripcurrent.data import Dataset, read_rows
 from ripcurrent.engine import Part
 from ripcurrent.errors import ExitCode, RipcurrentError
-from ripcurrent.models import describe
+from ripcurrent.models import describe, process_peak
 from ripcurrent.report import build_report
 from ripcurrent.run import RunDirectory, require_run_folder, write_json
 from ripcurrent.scoring import (
@@ -204,9 +203,18 @@ def _scan(
     about = describe(chat_model)
     loaded = time.perf_counter()
     part_name = None if part is None else str(part)
+    reports: dict[str, dict[str, int]] = {}
     with (
         RunDirectory(folder, identity, part=part_name, no_results=PLANS, may_change=PLACES) as run,
-        running(execution, rows, chosen, count=count, part=part, on_gpu=chat_model.device.type == "cuda") as run_stage,
+        running(
+            execution,
+            rows,
+            chosen,
+            count=count,
+            part=part,
+            on_gpu=chat_model.device.type == "cuda",
+            reports=reports,
+        ) as run_stage,
     ):
         gradient_pass = GradientPass(chat_model) if chosen.wants_gradient else None
         if chosen.tokens is not None and gradient_pass is not None:
@@ -275,8 +283,9 @@ def _scan(
             "execution": {"executor": execution.executor, "workers": execution.workers},
         }
         if execution.executor == "ray":
-            # workers do not tell; the peaks are of this process, which measured the anchors
-            measured["memory"]["batches_halved"] = None
+            # the other peaks are of this process, which measured the anchors
+            measured["memory"]["batches_halved"] = sum(one["batches_halved"] for one in reports.values())
+            measured["execution"]["worker_peak_bytes"] = {who: one["peak_bytes"] for who, one in reports.items()}
         if part is not None:
             write_part(run.folder, part, manifest, measured, used)
             own_rows = rows_of(shards_of(part, count, chosen), count, chosen)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import time
@@ -66,6 +67,8 @@ class RayExecutor:
         self._address = address
         self._use_gpu = use_gpu
         self._started = False
+        self.reports: dict[str, dict[str, int]] = {}
+        """What each worker's stage reported last, where it does."""
 
     def __enter__(self) -> RayExecutor:
         return self
@@ -164,9 +167,10 @@ class RayExecutor:
                 num_gpus=1 if self._use_gpu else None,
             )
         for batch in results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-            for number, table, error in zip(*(batch[name].to_pylist() for name in RESULT), strict=True):
+            for number, table, error, worker, report in zip(*(batch[name].to_pylist() for name in RESULT), strict=True):
                 if error is not None:
                     raise error_from(error)
+                self.reports[worker] = json.loads(report)
                 # a shard that two workers computed, one of them taken for dead, counts once
                 if number in pending:
                     yield pending.pop(number), pa.ipc.open_stream(table).read_all()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -56,8 +57,17 @@ class Attempts:
 MAKING = -1
 """In place of a shard's number: making the stage, which loads the model."""
 
-RESULT = ("number", "table", "error")
-"""Columns of what a worker gives back: the shard's number, its table as an Arrow stream, or an error as JSON."""
+RESULT = ("number", "table", "error", "worker", "report")
+"""Columns of what a worker gives back: the shard's number, its table as an Arrow stream, or an error as JSON; who it
+is, and what its stage has to report so far as JSON."""
+
+
+@runtime_checkable
+class Reporting(Protocol):
+    """A stage that has more to tell than its tables."""
+
+    def report(self) -> dict[str, int]:
+        """Numbers by name, of all that it did so far."""
 
 
 @runtime_checkable
@@ -123,8 +133,10 @@ class Worker(Generic[Item]):
                 self._attempts.succeed.remote(number)
             except RipcurrentError as raised:
                 error = raised
-        types = (pa.int64(), pa.large_binary(), pa.large_string())
-        values = (number, table, None if error is None else _error_as_text(error))
+        types = (pa.int64(), pa.large_binary(), pa.large_string(), pa.string(), pa.string())
+        report = json.dumps(self._stage.report() if isinstance(self._stage, Reporting) else {})
+        who = f"{socket.gethostname()}:{os.getpid()}"
+        values = (number, table, None if error is None else _error_as_text(error), who, report)
         return pa.table({n: pa.array([v], t) for n, v, t in zip(RESULT, values, types, strict=True)})
 
     def _count(self, number: int, most: int, where: str) -> None:
