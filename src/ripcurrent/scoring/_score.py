@@ -135,9 +135,10 @@ def dot_column(place: int) -> str:
 def cosine_matrix(signals: pa.Table, anchors: int) -> Floats:
     """The representation cosines of a shard, shape ``(rows, anchors)``, NaN for rows without."""
     filled = np.full((signals.num_rows, anchors), np.nan)
-    for place, values in enumerate(signals["representation_cosines"].to_pylist()):
-        if values is not None:
-            filled[place] = values
+    column = signals["representation_cosines"].combine_chunks()
+    # flattened, a row without is not there
+    there = column.is_valid().to_numpy(zero_copy_only=False)
+    filled[there] = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, anchors)
     return filled
 
 
