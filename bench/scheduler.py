@@ -18,7 +18,7 @@ import numpy as np
 
 from ripcurrent.engine._ray import TASKS
 
-PASSES = 4.40
+PASSES = 3.75
 """Plain forward passes that a row's gradient signals cost (docs/benchmarks.md, mean 201 tokens, dense directions)."""
 TOKENS = 180
 """Mean tokens of a row, as in an Alpaca-like set."""
