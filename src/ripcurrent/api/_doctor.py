@@ -218,6 +218,11 @@ def diagnose(
             "doctor measures on one device, and does not know whether a model spread over several GPUs fits on each.",
             "One GPU is needed: leave --device auto out, or scan a few rows with it (--limit 100).",
         )
+    if options.token_budget == "auto":
+        raise RipcurrentError(
+            "doctor forecasts a scan of batches of a known size.",
+            "Name a number, or leave --token-budget out; --try-budgets times several.",
+        )
     if try_budgets and (dataset is None or options.memory is not None):
         raise RipcurrentError(
             "--try-budgets times a dataset's rows, and none is given."

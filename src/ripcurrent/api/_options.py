@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 TOKEN_BUDGETS = {"cpu": 512, "mps": 2048, "cuda": 4096}
 """Padded tokens per batch by device type: a processor's cache is small, a GPU wants large products."""
+SMALLEST_BUDGET = 16
+"""Fewer padded tokens would be one row a batch whatever its length."""
 
 
 class ScanOptions(BaseModel):
@@ -83,8 +85,9 @@ class ScanOptions(BaseModel):
     """Bytes, or a size such as ``8GB``, that the scan keeps to; part of no result beyond rounding."""
     seed: int = Field(default=0, ge=0)
     """Seed of what is drawn (a fresh LoRA, a prefilter's sample)."""
-    token_budget: int | None = Field(default=None, ge=16)
-    """Padded tokens per batch, by device when left out; changes speed and memory, not results beyond rounding."""
+    token_budget: int | Literal["auto"] | None = None
+    """Padded tokens per batch, by device when left out, ``auto``: the fastest of several; changes speed and memory, not
+    results beyond rounding."""
     shard_rows: int = Field(default=256, ge=1)
     """Rows per shard: what an interruption can cost."""
 
@@ -94,6 +97,15 @@ class ScanOptions(BaseModel):
         from ripcurrent.api._memory import parse_size
 
         return parse_size(value) if isinstance(value, str) else value
+
+    @field_validator("token_budget", mode="before")
+    @classmethod
+    def _budget(cls, value: Any) -> Any:
+        if isinstance(value, str) and value.strip().isdecimal():
+            value = int(value)
+        if value is None or value == "auto" or (isinstance(value, int) and value >= SMALLEST_BUDGET):
+            return value
+        raise ValueError(f"it must be a number of tokens from {SMALLEST_BUDGET}, or auto")
 
     @field_validator("prefilter", mode="before")
     @classmethod
@@ -144,13 +156,18 @@ class ScanOptions(BaseModel):
     @property
     def batch_tokens(self) -> int:
         """The token budget, a processor's where none is decided."""
-        return TOKEN_BUDGETS["cpu"] if self.token_budget is None else self.token_budget
+        return self.batch_tokens_on("cpu")
+
+    def batch_tokens_on(self, device_type: str) -> int:
+        """The token budget, the device's where it is not named."""
+        usual = TOKEN_BUDGETS.get(device_type, TOKEN_BUDGETS["cuda"])
+        return self.token_budget if isinstance(self.token_budget, int) else usual
 
     def decided(self, device_type: str) -> ScanOptions:
         """The same with a token budget, the device's where none is named."""
         if self.token_budget is not None:
             return self
-        return self.model_copy(update={"token_budget": TOKEN_BUDGETS.get(device_type, TOKEN_BUDGETS["cuda"])})
+        return self.model_copy(update={"token_budget": self.batch_tokens_on(device_type)})
 
     @property
     def default_ranking(self) -> str:
@@ -267,6 +284,11 @@ def require_combination(options: ScanOptions, row_format: str) -> None:
         (
             options.per_anchor and options.memory is not None,
             "--per-anchor holds a direction for each anchor of a group, which --memory does not bound yet.",
+            "Leave one of the two out.",
+        ),
+        (
+            options.token_budget == "auto" and options.memory is not None,
+            "--token-budget auto takes the fastest batches, and with --memory they are whatever fits.",
             "Leave one of the two out.",
         ),
         (

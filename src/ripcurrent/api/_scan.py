@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import torch
 
 from ripcurrent.anchors import load_anchors
 from ripcurrent.api._anchors import (
@@ -22,7 +23,8 @@ from ripcurrent.api._anchors import (
 from ripcurrent.api._coherence import Rows, coherence_of
 from ripcurrent.api._execution import Execution, absolute, running
 from ripcurrent.api._forecast import write_forecast
-from ripcurrent.api._memory import PLANS, leaves_room_for_gradient, memory_record
+from ripcurrent.api._memory import PLANS as MEMORY_PLANS
+from ripcurrent.api._memory import leaves_room_for_gradient, memory_record
 from ripcurrent.api._options import ScanOptions, require_combination, resolve_options
 from ripcurrent.api._parts import (
     PLACES,
@@ -39,6 +41,8 @@ from ripcurrent.api._progress import Progress, SilentProgress
 from ripcurrent.api._row_notes import row_notes
 from ripcurrent.api._scan_model import load_scan_model
 from ripcurrent.api._scan_passes import Signals, dataset_changed, run_signals, scorer_of, signal_tables
+from ripcurrent.api._timed_batches import PLANS as BATCH_PLANS
+from ripcurrent.api._timed_batches import batches_path, read_batches
 from ripcurrent.api._tokens import add_token_shares
 from ripcurrent.data import Dataset, read_rows
 from ripcurrent.engine import Part
@@ -170,6 +174,11 @@ def _scan(
                 "--device auto does not go with --executor ray: one GPU is needed for each worker.",
                 "Leave one of the two out; without Ray, --shard gives each machine its part.",
             )
+        if chosen.token_budget == "auto":
+            raise RipcurrentError(
+                "--token-budget auto does not go with --executor ray: batches are timed in the process that has them.",
+                "Use --shard, or name a number that doctor DATASET --try-budgets tells on a worker's machine.",
+            )
         if chosen.memory is not None:
             raise RipcurrentError(
                 "--memory does not go with --executor ray: a budget is measured in the process that keeps it.",
@@ -203,9 +212,10 @@ def _scan(
     about = describe(chat_model)
     loaded = time.perf_counter()
     part_name = None if part is None else str(part)
+    plans = (*MEMORY_PLANS, *BATCH_PLANS)
     reports: dict[str, dict[str, int]] = {}
     with (
-        RunDirectory(folder, identity, part=part_name, no_results=PLANS, may_change=PLACES) as run,
+        RunDirectory(folder, identity, part=part_name, no_results=plans, may_change=PLACES) as run,
         running(
             execution,
             rows,
@@ -232,9 +242,14 @@ def _scan(
         # now, as the cache that they lie in may be cleaned at any time
         used = None if anchors.folder is None else directions_record(anchors, chat_model, chosen)
         prepared = time.perf_counter()
-        signals = run_signals(
-            run, rows, chosen, chat_model, gradient_pass, features, anchors, told, count, run_stage, part
-        )
+        threads = torch.get_num_threads()
+        try:
+            signals = run_signals(
+                run, rows, chosen, chat_model, gradient_pass, features, anchors, told, count, run_stage, part
+            )
+        finally:
+            # timed batches may have gone with others
+            torch.set_num_threads(threads)
         fresh_rows = signals.fresh_rows
         if rows.sampled_hash() != sample:
             raise dataset_changed(f"{rows.path} is no longer what it was when the scan began.")
@@ -282,6 +297,8 @@ def _scan(
             "memory": memory_record(chosen, chat_model.devices, signals.memory_plan, signals.batches_halved),
             "execution": {"executor": execution.executor, "workers": execution.workers},
         }
+        if chosen.token_budget == "auto":
+            measured["execution"]["batches"] = read_batches(batches_path(run.folder, part))
         if execution.executor == "ray":
             # the other peaks are of this process, which measured the anchors
             measured["memory"]["batches_halved"] = sum(one["batches_halved"] for one in reports.values())

@@ -17,8 +17,17 @@ from ripcurrent.api._execution import RunStage
 from ripcurrent.api._memory import MemoryPlan, plan_path, scan_directions, within_memory
 from ripcurrent.api._options import ScanOptions
 from ripcurrent.api._parts import GRADIENT, PICKED, rows_of, shards_of
-from ripcurrent.api._prefilter import PICKED_BY, Picked, join_gradients, pick_rows, read_picked, write_picked
+from ripcurrent.api._prefilter import (
+    PICKED_BY,
+    Picked,
+    PickedRows,
+    join_gradients,
+    pick_rows,
+    read_picked,
+    write_picked,
+)
 from ripcurrent.api._progress import Progress
+from ripcurrent.api._timed_batches import batches_path, with_timed_batches
 from ripcurrent.data import Dataset
 from ripcurrent.engine import Part, Shard, ShardFolder, count_shards
 from ripcurrent.errors import RipcurrentError
@@ -65,7 +74,7 @@ def run_signals(
     own_rows = rows_of(shards_of(part, count, options), count, options)
     common: dict[str, Any] = {
         "chat_model": chat_model,
-        "token_budget": options.batch_tokens,
+        "token_budget": options.batch_tokens_on(chat_model.device.type),
         "max_tokens": options.max_tokens,
         "loss_on": options.loss_on,
         "row_tokens": options.row_tokens,
@@ -102,8 +111,14 @@ def run_signals(
         )
     halving = stage.halving
     signals = run.folder / "signals"
+
+    def timed(stage: SignalStage, seen: Dataset | PickedRows, number: int) -> SignalStage:
+        if options.token_budget != "auto":
+            return stage
+        return with_timed_batches(stage, batches_path(run.folder, part), seen.iter_from(0), number, told.step)
+
     if options.prefilter is not None:
-        cheap = replace(stage, gradient_pass=None, directions=None, direction_columns=())
+        cheap = timed(replace(stage, gradient_pass=None, directions=None, direction_columns=()), rows, own_rows)
         shards, fresh = _run_stage(signals, cheap, told, "representation pass", own_rows, run_stage)
         every = count_shards(count, options.shard_rows)
         if part is not None and not all(ShardFolder(signals).is_done(number) for number in range(every)):
@@ -115,6 +130,7 @@ def run_signals(
                 stage = replace(make_stage(False), halving=halving)
         deep = replace(stage, features=None, anchor_features=None)
         number = len(picked.rows)
+        deep = timed(deep, PickedRows(rows, picked.rows), number)
         gradient_shards, more = _run_stage(
             signals / GRADIENT,
             deep,
@@ -124,6 +140,8 @@ def run_signals(
             partial(run_stage, picked=picked.rows),
         )
         return Signals(every, fresh + more, plan, halving.batches_halved, picked, gradient_shards)
+    stage = timed(stage, rows, own_rows)
+    common["token_budget"] = stage.token_budget
     if not options.per_anchor or gradient_pass is None:
         shards, fresh = _run_stage(signals, stage, told, "scoring rows", own_rows, run_stage)
     else:

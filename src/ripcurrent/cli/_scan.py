@@ -45,8 +45,11 @@ WINDOWS = Annotated[
     bool, typer.Option("--windows", help="Cut plain documents longer than --max-tokens into windows, each scored.")
 ]
 TOKEN_BUDGET = Annotated[
-    int | None,
-    typer.Option(metavar="N", help="Padded tokens per batch: 512 on a processor, 2048 on MPS, 4096 on CUDA."),
+    str | None,
+    typer.Option(
+        metavar="N|auto",
+        help="Padded tokens per batch: 512 on a processor, 2048 on MPS, 4096 on CUDA; auto: the fastest of several.",
+    ),
 ]
 ROW_TOKENS = Annotated[str, typer.Option(metavar="all|N", help="First tokens of a row's response used.")]
 PER_ANCHOR = Annotated[
