@@ -3,7 +3,7 @@
 PYTHON ?= python3## Python that .venv is made with, 3.11 or newer
 TORCH_INDEX ?=## PyTorch's CPU wheel index (see pytorch.org's install page), where your package index lacks it
 WORKERS ?= 2## Processes that tests run in, each with models of its own
-ARGS ?=## Further arguments of demo, test, test-slow, bench and bench-…
+ARGS ?=## Further arguments of demo, test, test-slow, test-gpu, bench and bench-…
 
 # Tests that need real data read it from the folder that RIPCURRENT_DATA names, and skip where there is none.
 ifneq ($(wildcard ../shared/data/.),)

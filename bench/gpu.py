@@ -69,7 +69,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 ROWS = {180: 384, 57: 1024}
 """Mean tokens of a row, and how many rows of that kind."""
 LOOP_SHARE = 8
-"""The loop gets every so manieth row."""
+"""The loop gets every so manieth row of many."""
 TERMS = 2000
 """Terms of two directions together: about the tokens of the package's 60 anchors, a shared beginning counted once."""
 HEAD_TERMS = 600
@@ -77,8 +77,8 @@ HEAD_TERMS = 600
 ENTRIES = 400
 """Entries of an embedding table that occur in a direction."""
 MEMORY_BUDGET = 512
-"""Padded tokens of the batches whose peak the goals are about; what a batch keeps grows with its tokens, and no longer
-row is among them."""
+"""Padded tokens of small batches, whose peak is judged beside that of the batches that are timed: what a batch keeps
+grows with its tokens. No longer row is among them."""
 AGREEING = 48
 """Rows of each kind whose scores are compared with the loop's."""
 AGREEMENT = 0.98
@@ -202,7 +202,9 @@ def _measured(shape: str, device: torch.device, budget: int, peak: float, most: 
         rival = BatchOneLoop(chat_model, list(_random_directions(shapes, device)))
         for tokens, figures in measured.items():
             # of every length its share, or the few would be longer or shorter than the many
-            rows = sorted(rows_of[tokens], key=lambda row: len(row.tokens))[LOOP_SHARE // 2 :: LOOP_SHARE]
+            rows = sorted(rows_of[tokens], key=lambda row: len(row.tokens))
+            if len(rows) >= 4 * LOOP_SHARE:
+                rows = rows[LOOP_SHARE // 2 :: LOOP_SHARE]
             figures["loop_rows_per_second"] = len(rows) / timed(device, partial(rival.run, rows, "sdpa"))
             for kind in sorted(figures["seconds"].keys() & {"dense", "factored"}):
                 times = figures["rows"] / figures["seconds"][kind] / figures["loop_rows_per_second"]

@@ -15,6 +15,7 @@ from torch import nn
 
 from bench.arithmetic import timed
 from ripcurrent.models._attention import grouped_attention
+from ripcurrent.models._device import sum_in_float32
 from ripcurrent.signals.ghost.linear import Ways, transient_products
 
 SHAPES = {
@@ -30,6 +31,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cpu")
     device = torch.device(parser.parse_args().device)
+    # as the product's own models are
+    sum_in_float32()
     print(f"torch {torch.__version__}, {device}, {torch.get_num_threads()} threads, bfloat16; best of repeated runs")
     print(
         "rows × tokens  out × in     ghost dots  form only  with dots  with norm   dot pass  norm pass (flops/element)"

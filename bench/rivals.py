@@ -17,9 +17,9 @@ class BatchOneLoop:
     """One row at a time, unpadded, head at loss positions only; every parameter's gradient formed, read once, dropped.
 
     Gradients are taken over the parameters that the directions have.
-    Dots with both directions are one matrix product per parameter and norms one fused reduction, the fastest that plain
-    PyTorch has here. It runs on the same loaded model as the scan, with the attention that transformers gives it
-    (``sdpa``), or with the scan's.
+    Dots with both directions are one matrix product per parameter (on a GPU a batch of short ones) and norms one fused
+    reduction, the fastest that plain PyTorch has here. It runs on the same loaded model as the scan, with the attention
+    that transformers gives it (``sdpa``), or with the scan's.
     """
 
     def __init__(self, chat_model: ChatModel, directions: Sequence[Mapping[str, Tensor]]) -> None:

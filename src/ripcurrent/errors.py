@@ -36,6 +36,13 @@ class RipcurrentError(Exception):
         return f"{self.message}\n{self.hint}" if self.hint else self.message
 
 
+class DatasetChangedError(RipcurrentError):
+    """Rows were read that are not those that were counted and hashed."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, "It changed while it was scanned: leave it alone, and scan it into another --out.")
+
+
 class NothingToJudgeError(RipcurrentError):
     """A model's answers are none: thoughts that the limit of new tokens cut."""
 

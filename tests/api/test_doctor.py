@@ -244,7 +244,7 @@ def test_a_batch_is_not_padded_beyond_the_last_position(tmp_path: Path, lessons:
     config = json.loads((odd / "config.json").read_text())
     (odd / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 301}))
 
-    with pytest.raises(RipcurrentError, match=r"the 301 positions .* a multiple of 2 tokens wide") as caught:
+    with pytest.raises(RipcurrentError, match=r"the 301 positions .*, of which batches use 300") as caught:
         diagnose(lessons, model=str(odd), max_tokens=301)
 
     assert "--max-tokens 300" in caught.value.hint

@@ -16,6 +16,7 @@ import pytest
 from ripcurrent.api._memory import parse_size, plan_path, read_plan
 from ripcurrent.api._merge import merge_parts
 from ripcurrent.api._prefilter import read_picked
+from ripcurrent.api._progress import SilentProgress
 from ripcurrent.api._scan import ScanResult, scan, scan_part
 from ripcurrent.engine import Part
 from ripcurrent.errors import RipcurrentError
@@ -137,6 +138,24 @@ def test_a_missing_part_is_named_and_the_whole_scan_computes_just_that(
 
 
 @pytest.mark.usefixtures("no_page", "no_merged_page")
+@pytest.mark.usefixtures("no_merged_page")
+@pytest.mark.parametrize("grows", [False, True], ids=["another row", "one more row"])
+def test_a_part_whose_dataset_changed_is_not_merged(tmp_path: Path, options: dict[str, Any], grows: bool) -> None:
+    dataset = write_jsonl(tmp_path / "rows.jsonl", rows_with_a_gap(ROWS))
+    scan_part(dataset, Part(0, 2), tmp_path / "out", **options)
+
+    class Edits(SilentProgress):
+        def rows(self, count: int) -> None:
+            rows = rows_with_a_gap(ROWS + grows)
+            rows[ROWS - 1]["response"] += "!"
+            write_jsonl(dataset, rows)
+
+    with pytest.raises(RipcurrentError, match="It changed while it was scanned"):
+        scan_part(dataset, Part(1, 2), tmp_path / "out", progress=Edits(), **options)
+    with pytest.raises(RipcurrentError, match="part 1/2 is missing"):
+        merge_parts([tmp_path / "out"])
+
+
 def test_a_part_given_again_computes_nothing_and_a_lost_shard_is_named_by_its_part(
     tmp_path: Path, dataset: Path, options: dict[str, Any]
 ) -> None:

@@ -204,6 +204,12 @@ def test_a_dataset_that_changes_while_it_is_scanned_is_refused(
         scan(dataset, tmp_path / "out", progress=Edits(), **options_for(tiny_folder, anchors_file))
     assert "another --out" in caught.value.hint
     assert not (tmp_path / "out" / "scores.parquet").exists()
+    # put back, the same command scores every row anew: which were of the other content is not known
+    write_jsonl(dataset, good_rows(8))
+    told = Counting()
+    found = scan(dataset, tmp_path / "out", progress=told, **options_for(tiny_folder, anchors_file))
+    assert (told.found, told.computed) == (0, 8)
+    assert found.status_counts == {"ok": 8}
 
 
 def test_a_changed_model_or_template_under_the_same_name_is_refused(

@@ -177,6 +177,27 @@ def test_scores_are_those_of_any_batches(tmp_path: Path, dataset: Path, options:
         assert len(plan["gradient"]["timed"]) >= 4
 
 
+def test_the_second_pass_is_timed_with_all_threads_whatever_the_first_took(
+    tmp_path: Path, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    timings = Timings({512: 1}, threads=1)
+
+    def noted(stage: SignalStage, rows: Any) -> list[BatchRate]:
+        seen.append(torch.get_num_threads())
+        return timings(stage, rows)
+
+    monkeypatch.setattr(_timed_batches, "batch_rates", noted)
+    dataset = write_jsonl(tmp_path / "rows.jsonl", good_rows(120))
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        scan(dataset, tmp_path / "run", **{**options, "prefilter": "20%", "prefilter_sample": 100})
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [2, 2]
+
+
 def test_what_it_does_not_go_with_is_refused(tmp_path: Path, dataset: Path, options: dict[str, Any]) -> None:
     with pytest.raises(RipcurrentError, match="--token-budget auto takes the fastest batches, and with --memory"):
         scan(dataset, tmp_path / "out", memory="8GB", **options)

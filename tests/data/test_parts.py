@@ -192,3 +192,18 @@ def test_of_many_files_some_are_opened_and_the_sizes_of_all_count(
     assert files[7] not in opened
     files[7].write_bytes(b"rows")
     assert sampled_sha256(files) != before
+
+
+def test_what_lies_beside_a_saved_folders_own_files_does_not_count(tmp_path: Path) -> None:
+    import datasets
+
+    saved = tmp_path / "saved"
+    datasets.Dataset.from_list([{"text": "a"}, {"text": "b"}]).save_to_disk(saved)
+    before = read_rows(saved).sampled_hash()
+    (saved / "run").mkdir()
+    (saved / "run" / "manifest.json").write_text("{}")
+    (saved / ".DS_Store").write_bytes(b"Bud1")
+    assert read_rows(saved).sampled_hash() == before
+    other = tmp_path / "other"
+    datasets.Dataset.from_list([{"text": "a"}, {"text": "c"}]).save_to_disk(other)
+    assert read_rows(other).sampled_hash() != before

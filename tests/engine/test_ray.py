@@ -80,6 +80,17 @@ def test_rows_come_in_order_from_two_workers_and_what_is_done_is_not_done_again(
     assert run(pool, tmp_path / "shards", notes) == [(number, False) for number in range(SHARDS)]
 
 
+def test_a_last_shard_of_a_dataset_that_had_grown_is_computed_again(
+    pool: RayExecutor, tmp_path: Path, notes: Path
+) -> None:
+    run(pool, tmp_path / "shards", notes)
+    last = Shard(SHARDS - 1, (SHARDS - 1) * SHARD_ROWS, ROWS - (SHARDS - 1) * SHARD_ROWS)
+    grown = Shard(last.number, last.start, last.rows + 1)
+    ShardFolder(tmp_path / "shards").write(grown, pa.table({"value": [1] * grown.rows}))
+    assert run(pool, tmp_path / "shards", notes)[-1] == (last.number, True)
+    assert values(tmp_path / "shards") == [7 * number for number in range(ROWS)]
+
+
 def test_a_worker_makes_no_rows_of_others(pool: RayExecutor, tmp_path: Path, notes: Path) -> None:
     made = tmp_path / "made"
     made.mkdir()

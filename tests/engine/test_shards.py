@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ripcurrent.engine import LocalExecutor, Shard, ShardFolder
-from ripcurrent.errors import RipcurrentError
+from ripcurrent.errors import DatasetChangedError, RipcurrentError
 
 
 class Doubling:
@@ -148,6 +148,22 @@ def test_a_last_shard_of_a_dataset_that_had_grown_is_computed_again(tmp_path: Pa
     assert stage.seen[-1:] == [9]
     assert sum(shard.rows for shard, _ in told) == 10
     assert doubles(folder, shards) == [2 * number for number in range(10)]
+
+
+@pytest.mark.parametrize("count", [9, 10])
+def test_where_the_number_of_rows_is_known_a_finished_run_reads_nothing(tmp_path: Path, count: int) -> None:
+    folder, numbers = ShardFolder(tmp_path), Numbers(count)
+    for _ in range(2):
+        assert LocalExecutor().run(numbers, Doubling(), folder, shard_rows=3, rows=count) == -(-count // 3)
+    assert numbers.started_at == [0]
+
+
+@pytest.mark.parametrize(("given", "done"), [(11, [0, 1, 2]), (8, [0, 1])])
+def test_a_shard_of_another_size_is_never_written(tmp_path: Path, given: int, done: list[int]) -> None:
+    folder = ShardFolder(tmp_path)
+    with pytest.raises(DatasetChangedError, match="no longer has the 10 rows"):
+        LocalExecutor().run(Numbers(given), Doubling(), folder, shard_rows=3, rows=10)
+    assert [number for number in range(9) if folder.is_done(number)] == done
 
 
 def test_a_marker_tells_the_shards_range(tmp_path: Path) -> None:

@@ -34,6 +34,8 @@ def computed(model: ChatModel, factored: bool) -> dict[str, Any]:
     direction = set_direction(gradient_pass, anchors, factoring=factoring)
     directions = stack_directions(gradient_pass.catalogue, [direction.gradient] * 2, torch.float32)
     batch = make_batch(rows, model.device)
+    # a batch is padded to other widths on other devices
+    longest = max(len(row.tokens) for row in rows)
     signals = gradient_pass.measure(batch, directions, FeatureReader(model, layer=0))
     return {
         "anchor norms": direction.norms,
@@ -45,7 +47,7 @@ def computed(model: ChatModel, factored: bool) -> dict[str, Any]:
         "features of a layer": signals.features,
         "features": FeatureReader(model).forward(batch).features,
         "mean features of a layer": FeatureReader(model, layer=-1, position="mean_response").forward(batch).features,
-        "token shares": gradient_pass.token_shares(batch, directions),
+        "token shares": gradient_pass.token_shares(batch, directions)[:, :longest],
     }
 
 

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 
 from ripcurrent.anchors import AnchorSet
 from ripcurrent.api._memory import require_room_for_directions
-from ripcurrent.api._options import ScanOptions
+from ripcurrent.api._options import ScanOptions, usable_positions
 from ripcurrent.data import EncodedRow, Row, encode, encode_anchor
 from ripcurrent.engine import plan_batches
 from ripcurrent.errors import ExitCode, RipcurrentError
@@ -171,7 +171,7 @@ def _longest_anchor(chat_model: ChatModel, options: ScanOptions) -> int:
     """Tokens that an anchor may have: as a row, and where rows are cut shorter, as many as anchors at once."""
     config = chat_model.model.config.get_text_config(decoder=True)
     positions = getattr(config, "max_position_embeddings", None) or ANCHOR_TOKEN_BUDGET
-    return max(options.max_tokens, min(ANCHOR_TOKEN_BUDGET, positions))
+    return max(options.max_tokens, min(ANCHOR_TOKEN_BUDGET, usable_positions(chat_model, positions)))
 
 
 def encode_for_gradient(anchor_set: AnchorSet, chat_model: ChatModel, options: ScanOptions) -> list[EncodedRow]:

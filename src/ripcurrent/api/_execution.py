@@ -128,6 +128,7 @@ def running(
                 stage,
                 folder,
                 shard_rows=options.shard_rows,
+                rows=count if picked is None else len(picked),
                 within=shards_of(part, count if picked is None else len(picked), options),
                 on_shard=on_shard,
             )

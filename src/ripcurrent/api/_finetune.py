@@ -150,7 +150,7 @@ def finetune(
     chat_model = load_for_training(
         chosen.model, adapter=chosen.adapter, device=chosen.device, compute=compute, recipe=chosen_recipe
     )
-    require_positions(chat_model, ScanOptions(max_tokens=chosen.max_tokens))
+    require_positions(chat_model, ScanOptions(max_tokens=chosen.max_tokens), padded=False)
     identity = {
         "command": "finetune",
         **chosen.model_dump(),

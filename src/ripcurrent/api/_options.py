@@ -317,33 +317,38 @@ def _length_of_other_positions(config: Any) -> int | None:
     return min((int(length) for length in lengths if length), default=None)
 
 
-def require_positions(chat_model: ChatModel, options: ScanOptions) -> None:
+def usable_positions(chat_model: ChatModel, positions: int) -> int:
+    """The longest row whose batch is not padded beyond so many positions."""
+    from ripcurrent.signals import WIDTH_MULTIPLE
+
+    return positions - positions % WIDTH_MULTIPLE.get(chat_model.device.type, 1)
+
+
+def require_positions(chat_model: ChatModel, options: ScanOptions, *, padded: bool = True) -> None:
     """Refuse rows longer than the model has positions for.
+
+    ``padded`` says whether batches are a scan's, which are padded to a multiple of some tokens.
 
     Raises:
         RipcurrentError: ``max_tokens``, or what a preset pads to, is more than the model's configuration gives, or
             than the length from which its rotary positions depend on the longest row of a batch.
     """
-    from ripcurrent.signals import WIDTH_MULTIPLE
+
+    def usable(most: int) -> int:
+        return usable_positions(chat_model, most) if padded else most
 
     config = chat_model.model.config.get_text_config()
     positions = getattr(config, "max_position_embeddings", None)
-    multiple = WIDTH_MULTIPLE.get(chat_model.device.type, 1)
-
-    def usable(positions: int) -> int:
-        """The longest row whose batch is not padded beyond so many positions."""
-        return positions - positions % multiple
-
     if (switch := _length_of_other_positions(config)) is not None and options.max_tokens > usable(switch):
         raise RipcurrentError(
-            f"Past {switch} tokens {chat_model.name} turns all positions of a batch otherwise, so that a row's scores "
-            "would depend on the rows beside it.",
+            f"Past {usable(switch)} tokens {chat_model.name} turns all positions of a batch otherwise, so that a row's "
+            "scores would depend on the rows beside it.",
             f"Longer rows keep their head: give --max-tokens {usable(switch)} or less.",
         )
     if positions is None:
         return
     if options.max_tokens > usable(positions):
-        of_which = "" if usable(positions) == positions else f", and batches are a multiple of {multiple} tokens wide"
+        of_which = "" if usable(positions) == positions else f", of which batches use {usable(positions)}"
         raise RipcurrentError(
             f"--max-tokens {options.max_tokens} is more than the {positions} positions of {chat_model.name}{of_which}.",
             f"Longer rows keep their head: give --max-tokens {usable(positions)} or less.",

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ripcurrent.api._options import ScanOptions
-from ripcurrent.engine import Part, ShardFolder, count_shards
+from ripcurrent.engine import Part, ShardFolder, count_shards, shard_of
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.run import PARTS, write_json
 
@@ -133,7 +133,8 @@ def require_all_shards(
     signals = folder / "signals"
     total = count_shards(rows, options.shard_rows)
     folders = [signals, *sorted(signals.glob("per_anchor_*"))] if within is None else [signals / within]
-    missing = sorted({n for each in folders for n in range(total) if not ShardFolder(each).is_done(n)})
+    whole = [shard_of(number, options.shard_rows, rows) for number in range(total)]
+    missing = sorted({one.number for each in folders for one in whole if ShardFolder(each).done(one.number) != one})
     if within is None and options.per_anchor and not missing and not _covers(folders[1:], records):
         raise RipcurrentError(
             f"{folder} is not whole: passes of --per-anchor are missing.",
@@ -196,6 +197,7 @@ def merged_measurements(records: Sequence[PartRecord]) -> dict[str, Any]:
         "timings": {**longest, scored: sum(each[scored] for each in timings)},
         "peak_memory_bytes": max(record.measured["peak_memory_bytes"] for record in records),
         "memory": _merged_memory([record.measured["memory"] for record in records]),
+        "execution": _merged_execution([record.measured["execution"] for record in records]),
         "parts": [short_record(record) for record in records],
     }
 
@@ -208,13 +210,22 @@ def _both_rounds(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str,
         "timings": timings,
         "peak_memory_bytes": max(before["peak_memory_bytes"], now["peak_memory_bytes"]),
         "memory": _merged_memory([now["memory"], before["memory"]]),
+        "execution": _merged_execution([now["execution"], before["execution"]]),
     }
+
+
+def _merged_execution(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The first's, with the peaks of all workers there were."""
+    peaks: dict[str, int] = {}
+    for record in records:
+        peaks |= record.get("worker_peak_bytes", {})
+    return {**records[0], **({"worker_peak_bytes": peaks} if peaks else {})}
 
 
 def _merged_memory(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Batches halved in all parts, largest peaks, whether all that had a budget kept it; the plan is the first's."""
     halved = [record["batches_halved"] for record in records]
-    merged = {**records[0], "batches_halved": sum(halved)}
+    merged = {**records[0], "batches_halved": None if None in halved else sum(halved)}
     peaks = [record["device_peak_bytes"] for record in records if record.get("device_peak_bytes") is not None]
     if peaks:
         merged["device_peak_bytes"] = max(peaks)

@@ -27,6 +27,8 @@ from ripcurrent.api._memory import PLANS as MEMORY_PLANS
 from ripcurrent.api._memory import leaves_room_for_gradient, memory_record
 from ripcurrent.api._options import ScanOptions, require_combination, resolve_options
 from ripcurrent.api._parts import (
+    GRADIENT,
+    PICKED,
     PLACES,
     PartResult,
     read_parts,
@@ -40,13 +42,13 @@ from ripcurrent.api._prefilter import prefilter_record
 from ripcurrent.api._progress import Progress, SilentProgress
 from ripcurrent.api._row_notes import row_notes
 from ripcurrent.api._scan_model import load_scan_model
-from ripcurrent.api._scan_passes import Signals, dataset_changed, run_signals, scorer_of, signal_tables
+from ripcurrent.api._scan_passes import FreshShards, Signals, run_signals, scorer_of, signal_tables
 from ripcurrent.api._timed_batches import PLANS as BATCH_PLANS
 from ripcurrent.api._timed_batches import batches_path, read_batches
 from ripcurrent.api._tokens import add_token_shares
 from ripcurrent.data import Dataset, read_rows
 from ripcurrent.engine import Part
-from ripcurrent.errors import ExitCode, RipcurrentError
+from ripcurrent.errors import DatasetChangedError, ExitCode, RipcurrentError
 from ripcurrent.models import describe, process_peak
 from ripcurrent.report import build_report
 from ripcurrent.run import RunDirectory, require_run_folder, write_json
@@ -242,17 +244,24 @@ def _scan(
         # now, as the cache that they lie in may be cleaned at any time
         used = None if anchors.folder is None else directions_record(anchors, chat_model, chosen)
         prepared = time.perf_counter()
-        threads = torch.get_num_threads()
+        threads, fresh = torch.get_num_threads(), FreshShards()
+        picks = run.folder / "signals" / GRADIENT / PICKED
+        had_picked = picks.exists()
         try:
             signals = run_signals(
-                run, rows, chosen, chat_model, gradient_pass, features, anchors, told, count, run_stage, part
+                run, rows, chosen, chat_model, gradient_pass, features, anchors, told, count, run_stage, fresh, part
             )
+            if rows.sampled_hash() != sample:
+                raise DatasetChangedError(f"{rows.path} is no longer what it was when the scan began.")
+        except DatasetChangedError:
+            fresh.forget()
+            if not had_picked:
+                picks.unlink(missing_ok=True)
+            raise
         finally:
             # timed batches may have gone with others
             torch.set_num_threads(threads)
         fresh_rows = signals.fresh_rows
-        if rows.sampled_hash() != sample:
-            raise dataset_changed(f"{rows.path} is no longer what it was when the scan began.")
         scored = time.perf_counter()
         record = run.folder / "anchors" / "directions.json"
         if used is not None and part is None and (fresh_rows or not record.exists()):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import torch
 from filelock import FileLock
 
 from ripcurrent.api._anchor_passes import anchor_passes, own_directions
@@ -30,11 +31,26 @@ from ripcurrent.api._progress import Progress
 from ripcurrent.api._timed_batches import batches_path, with_timed_batches
 from ripcurrent.data import Dataset
 from ripcurrent.engine import Part, Shard, ShardFolder, count_shards
-from ripcurrent.errors import RipcurrentError
+from ripcurrent.errors import DatasetChangedError
 from ripcurrent.models import ChatModel
 from ripcurrent.run import RunDirectory
 from ripcurrent.scoring import AnchorMeasurements, Scorer, dot_column
 from ripcurrent.signals import FeatureReader, GradientPass, SignalStage, in_memory
+
+
+@dataclass(slots=True)
+class FreshShards:
+    """What one call computed."""
+
+    rows: int = 0
+    """Rows, each as often as it was in a pass."""
+    shards: list[tuple[ShardFolder, int]] = field(default_factory=list)
+    """The shards, by folder and number."""
+
+    def forget(self) -> None:
+        """Let them count as not done: their rows were not what the run is of."""
+        for folder, number in self.shards:
+            folder.undo(number)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +84,16 @@ def run_signals(
     told: Progress,
     count: int,
     run_stage: RunStage,
+    fresh: FreshShards,
     part: Part | None = None,
 ) -> Signals:
-    """Run the signal stage over every shard, or every one of a part, that is not done; ``count`` is of all rows."""
+    """Run the signal stage over every shard, or every one of a part, that is not done; ``count`` is of all rows.
+
+    ``fresh`` takes what was computed.
+
+    Raises:
+        DatasetChangedError: The rows are not as many as were counted.
+    """
     own_rows = rows_of(shards_of(part, count, options), count, options)
     common: dict[str, Any] = {
         "chat_model": chat_model,
@@ -112,17 +135,21 @@ def run_signals(
     halving = stage.halving
     signals = run.folder / "signals"
 
+    threads = torch.get_num_threads()
+
     def timed(stage: SignalStage, seen: Dataset | PickedRows, number: int) -> SignalStage:
         if options.token_budget != "auto":
             return stage
+        # not those that were the fastest of the pass before
+        torch.set_num_threads(threads)
         return with_timed_batches(stage, batches_path(run.folder, part), seen.iter_from(0), number, told.step)
 
     if options.prefilter is not None:
         cheap = timed(replace(stage, gradient_pass=None, directions=None, direction_columns=()), rows, own_rows)
-        shards, fresh = _run_stage(signals, cheap, told, "representation pass", own_rows, run_stage)
+        shards = _run_stage(signals, cheap, told, "representation pass", own_rows, run_stage, fresh)
         every = count_shards(count, options.shard_rows)
         if part is not None and not all(ShardFolder(signals).is_done(number) for number in range(every)):
-            return Signals(shards, fresh, plan, halving.batches_halved, waits=True)
+            return Signals(shards, fresh.rows, plan, halving.batches_halved, waits=True)
         picked = picked_of(run, every, options, anchors.measurements)
         if stage.directions is None:
             # not before they are needed: other parts, or workers on this very GPU, had the first pass
@@ -130,26 +157,28 @@ def run_signals(
                 stage = replace(make_stage(False), halving=halving)
         deep = replace(stage, features=None, anchor_features=None)
         number = len(picked.rows)
-        deep = timed(deep, PickedRows(rows, picked.rows), number)
-        gradient_shards, more = _run_stage(
+        own_picked = rows_of(shards_of(part, number, options), number, options)
+        deep = timed(deep, PickedRows(rows, picked.rows), own_picked)
+        gradient_shards = _run_stage(
             signals / GRADIENT,
             deep,
             told,
             "gradient pass over picked rows",
-            rows_of(shards_of(part, number, options), number, options),
+            own_picked,
             partial(run_stage, picked=picked.rows),
+            fresh,
         )
-        return Signals(every, fresh + more, plan, halving.batches_halved, picked, gradient_shards)
+        return Signals(every, fresh.rows, plan, halving.batches_halved, picked, gradient_shards)
     stage = timed(stage, rows, own_rows)
     common["token_budget"] = stage.token_budget
     if not options.per_anchor or gradient_pass is None:
-        shards, fresh = _run_stage(signals, stage, told, "scoring rows", own_rows, run_stage)
+        shards = _run_stage(signals, stage, told, "scoring rows", own_rows, run_stage, fresh)
     else:
         encoded = encode_for_gradient(anchors.anchor_set, chat_model, options)
         further = anchor_passes(gradient_pass, encoded)
         passes = "one further pass" if len(further) == 1 else f"{len(further)} further passes"
         told.step(f"{len(encoded)} anchors with a direction each: {passes} over all rows")
-        shards, fresh = _run_stage(signals, stage, told, "scoring rows", own_rows, run_stage)
+        shards = _run_stage(signals, stage, told, "scoring rows", own_rows, run_stage, fresh)
         del stage
         for one in further:
             with in_memory("The directions of single anchors"):
@@ -163,11 +192,10 @@ def run_signals(
             )
             first, last = one.places[0], one.places[-1]
             label = f"anchors {first} to {last} of {len(encoded)}"
-            fresh += _run_stage(
-                signals / f"per_anchor_{first:03d}_to_{last:03d}", stage, told, label, own_rows, run_stage
-            )[1]
+            folder = signals / f"per_anchor_{first:03d}_to_{last:03d}"
+            _run_stage(folder, stage, told, label, own_rows, run_stage, fresh)
             del stage, directions
-    return Signals(shards, fresh, plan, halving.batches_halved)
+    return Signals(shards, fresh.rows, plan, halving.batches_halved)
 
 
 def _run_stage(
@@ -177,29 +205,26 @@ def _run_stage(
     label: str,
     count: int,
     run_stage: Callable[[SignalStage, ShardFolder, Callable[[Shard, bool], None]], int],
-) -> tuple[int, int]:
-    """Run a stage over a stream of rows; the number after the last shard's and how many rows were computed now."""
-    fresh_rows = seen = 0
+    fresh: FreshShards,
+) -> int:
+    """Run a stage over a stream of rows; the number after the last shard's."""
+    shards, seen = ShardFolder(folder), 0
 
-    def on_shard(shard: Shard, fresh: bool) -> None:
-        nonlocal fresh_rows, seen
+    def on_shard(shard: Shard, computed: bool) -> None:
+        nonlocal seen
         seen += shard.rows
-        if fresh:
-            fresh_rows += shard.rows
+        if computed:
+            fresh.rows += shard.rows
+            fresh.shards.append((shards, shard.number))
         else:
             told.skipped(shard.rows)
 
     told.start(label, count)
-    shards = run_stage(stage, ShardFolder(folder), on_shard)
+    stop = run_stage(stage, shards, on_shard)
     told.finish()
     if seen != count:
-        raise dataset_changed(f"The dataset gave {seen} rows where {count} had been counted.")
-    return shards, fresh_rows
-
-
-def dataset_changed(said: str) -> RipcurrentError:
-    """The user's error for a dataset of which rows were scored that are not those that were counted and hashed."""
-    return RipcurrentError(said, "It changed while it was scanned: leave it alone, and scan it into another --out.")
+        raise DatasetChangedError(f"The dataset gave {seen} rows where {count} had been counted.")
+    return stop
 
 
 def picked_of(run: RunDirectory, shards: int, options: ScanOptions, anchors: AnchorMeasurements) -> Picked:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock
 
 from ripcurrent.api._budget_trial import REPETITIONS, batch_rates, fastest, tried_budgets
 from ripcurrent.data import Row
@@ -101,16 +102,20 @@ def _chosen(stage: SignalStage, rows: Sequence[PreparedRow], count: int) -> Batc
     if count * float(np.mean([_tokens(row) for row in rows])) < WORTH * scored:
         return usual
     cached = cache_folder() / "batches" / f"{_key(stage, sample)}.json"
-    if cached.exists():
+    cached.parent.mkdir(parents=True, exist_ok=True)
+    # parts on one machine wait for the first of them
+    with FileLock(cached.with_suffix(".lock")):
+        if not cached.exists():
+            write_json(cached, asdict(_timed(stage, sample)))
         return BatchPlan(**json.loads(cached.read_text(encoding="utf-8")))
+
+
+def _timed(stage: SignalStage, sample: Sequence[PreparedRow]) -> BatchPlan:
     rates = batch_rates(replace(stage, on_rows=lambda done: None), sample)
     best = fastest(rates)
     enough = [rate for rate in rates if not rate.ran_out and rate.tokens_per_second >= AS_FAST * best.tokens_per_second]
     taken = min(enough or [best], key=lambda rate: rate.token_budget)
-    plan = BatchPlan(taken.token_budget, taken.threads, [asdict(rate) for rate in rates])
-    cached.parent.mkdir(parents=True, exist_ok=True)
-    write_json(cached, asdict(plan))
-    return plan
+    return BatchPlan(taken.token_budget, taken.threads, [asdict(rate) for rate in rates])
 
 
 def _middling(rows: Sequence[PreparedRow], tokens: int) -> list[PreparedRow]:

@@ -134,7 +134,7 @@ def scan_command(
     ] = 0,
     shard: Annotated[
         str | None,
-        typer.Option(metavar="i/n", help="Score only part i of n, from 0; auto: as SLURM's array or torchrun says."),
+        typer.Option(metavar="i/n", help="Score only part i of n, from 0; auto: as SLURM or torchrun says."),
     ] = None,
     executor: Annotated[str, typer.Option(help="local, or ray: worker processes, here or on a cluster.")] = "local",
     workers: Annotated[int | None, typer.Option(metavar="N", help="Ray's worker processes.")] = None,
@@ -226,7 +226,7 @@ def _scan_part(
     part = parse_part(shard, os.environ)
     if shard == "auto":
         refuse_other_cut(out or default_folder(dataset, changes), part)
-        if changes["device"] != "auto":
+        if execution.executor == "local" and changes["device"] in (None, "cuda"):
             bind_local_gpu(os.environ)
     if quiet:
         result = scan_part(dataset, part, out, execution=execution, **changes)

@@ -2,7 +2,7 @@
 
 from ripcurrent.engine._batches import plan_batches
 from ripcurrent.engine._executor import LocalExecutor, Stage
-from ripcurrent.engine._parts import Part, bind_local_gpu, count_shards, parse_part
+from ripcurrent.engine._parts import Part, bind_local_gpu, count_shards, parse_part, shard_of
 from ripcurrent.engine._ray import RayExecutor
 from ripcurrent.engine._ray_worker import StoredArray
 from ripcurrent.engine._shards import Shard, ShardFolder
@@ -19,4 +19,5 @@ __all__ = [
     "count_shards",
     "parse_part",
     "plan_batches",
+    "shard_of",
 ]

@@ -10,7 +10,9 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import pyarrow as pa
 
+from ripcurrent.engine._parts import count_shards, shard_of
 from ripcurrent.engine._shards import Shard, ShardFolder
+from ripcurrent.errors import DatasetChangedError
 
 Item = TypeVar("Item")
 Consumed = TypeVar("Consumed", contravariant=True)
@@ -48,18 +50,23 @@ class LocalExecutor:
         folder: ShardFolder,
         *,
         shard_rows: int,
+        rows: int | None = None,
         within: range | None = None,
         on_shard: Callable[[Shard, bool], None] = lambda shard, fresh: None,
     ) -> int:
         """Run ``stage`` on every shard that is not done; returns the number after the last shard's.
 
-        ``items(start)`` streams the dataset from a row on. ``within`` limits the shards to some consecutive numbers.
+        ``items(start)`` streams the dataset from a row on, which has so many ``rows`` where that is known: a shard of
+        any other size is an error then, before it is computed. ``within`` limits the shards to consecutive numbers.
         ``on_shard`` is told of each shard, once it is written, and whether it was computed now. What reading, preparing
         or writing raises is raised here: shards before the one that failed are written, and a shard whose writing fails
         costs the one that is being computed.
         """
         number, stop = (0, None) if within is None else (within.start, within.stop)
-        while number != stop and (done := folder.done(number)) is not None and done.rows == shard_rows:
+        if rows is not None and stop is None:
+            stop = count_shards(rows, shard_rows)
+        while number != stop and (done := folder.done(number)) == shard_of(number, shard_rows, rows):
+            assert done is not None
             on_shard(done, False)
             number += 1
         if number == stop:
@@ -75,6 +82,8 @@ class LocalExecutor:
             chunks = _chunks(items(first * shard_rows), shard_rows, stopped)
             for place, chunk in enumerate(islice(chunks, None if stop is None else stop - first), first):
                 shard = Shard(place, place * shard_rows, len(chunk))
+                if rows is not None and shard != shard_of(place, shard_rows, rows):
+                    raise DatasetChangedError(f"The dataset no longer has the {rows} rows that were counted.")
                 # the last one of a dataset that has grown or shrunk since is not the same
                 yield shard, None if folder.done(place) == shard else list(prepare(_until(stopped, chunk)))
 

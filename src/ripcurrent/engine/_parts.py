@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 
+from ripcurrent.engine._shards import Shard
 from ripcurrent.errors import RipcurrentError
 
 STEP_TASKS = "SLURM_STEP_NUM_TASKS"
@@ -35,6 +36,12 @@ class Part:
 def count_shards(rows: int, shard_rows: int) -> int:
     """How many shards a dataset has."""
     return -(-rows // shard_rows)
+
+
+def shard_of(number: int, shard_rows: int, rows: int | None = None) -> Shard:
+    """A shard of a dataset of so many rows; a full one where these are not known."""
+    start = number * shard_rows
+    return Shard(number, start, shard_rows if rows is None else min(shard_rows, rows - start))
 
 
 def parse_part(text: str, environment: Mapping[str, str]) -> Part:

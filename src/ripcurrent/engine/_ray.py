@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from ripcurrent.engine._executor import Stage
 from ripcurrent.engine._machines import Machine, cores_each
-from ripcurrent.engine._parts import count_shards
+from ripcurrent.engine._parts import count_shards, shard_of
 from ripcurrent.engine._ray_library import ray_data_library, ray_library
 from ripcurrent.engine._ray_worker import RESULT, Attempts, StoredArray, Worker, error_from, task_of
 from ripcurrent.engine._shards import Shard, ShardFolder
@@ -117,8 +117,8 @@ class RayExecutor:
         numbers = within if within is not None else range(count_shards(rows, shard_rows))
         todo: list[Shard] = []
         for number in numbers:
-            shard = Shard(number, number * shard_rows, min(shard_rows, rows - number * shard_rows))
-            if folder.is_done(number):
+            shard = shard_of(number, shard_rows, rows)
+            if folder.done(number) == shard:
                 on_shard(shard, False)
             else:
                 todo.append(shard)
@@ -126,11 +126,11 @@ class RayExecutor:
             return numbers.stop
         self._connect()
         for shard, table in self._results(todo, open_items, share()):
-            fresh = not folder.is_done(shard.number)
+            fresh = folder.done(shard.number) != shard
             if fresh:
                 folder.write(shard, table)
             on_shard(shard, fresh)
-        missing = [shard.number for shard in todo if not folder.is_done(shard.number)]
+        missing = [shard.number for shard in todo if folder.done(shard.number) != shard]
         if missing:
             raise RipcurrentError(
                 f"Ray ended without shard {missing[0]} and {len(missing) - 1} others.", "Run the same scan again."
@@ -170,7 +170,9 @@ class RayExecutor:
             for number, table, error, worker, report in zip(*(batch[name].to_pylist() for name in RESULT), strict=True):
                 if error is not None:
                     raise error_from(error)
-                self.reports[worker] = json.loads(report)
+                # with several tasks in flight an older report may come later
+                told, found = self.reports.setdefault(worker, {}), json.loads(report)
+                told.update({key: max(value, told.get(key, value)) for key, value in found.items()})
                 # a shard that two workers computed, one of them taken for dead, counts once
                 if number in pending:
                     yield pending.pop(number), pa.ipc.open_stream(table).read_all()

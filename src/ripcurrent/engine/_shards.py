@@ -67,6 +67,10 @@ class ShardFolder:
                 )
             yield self._read(number)
 
+    def undo(self, number: int) -> None:
+        """Let a shard count as not done."""
+        self._marker(number).unlink(missing_ok=True)
+
     def done(self, number: int) -> Shard | None:
         """The shard as it was written to its end; None where it was not."""
         return Shard(**json.loads(self._marker(number).read_text(encoding="utf-8"))) if self.is_done(number) else None
