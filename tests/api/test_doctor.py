@@ -12,7 +12,8 @@ import torch
 from tokenizers.processors import TemplateProcessing
 
 from ripcurrent.api import _environment
-from ripcurrent.api._doctor import SAMPLE_ROWS, _spread_sample, diagnose, rendered_row
+from ripcurrent.api._doctor import SAMPLE_ROWS, _spread_sample, diagnose
+from ripcurrent.api._rendered_row import rendered_row
 from ripcurrent.cli import run
 from ripcurrent.data import LossOn, Message, Row, encode
 from ripcurrent.errors import RipcurrentError

@@ -137,7 +137,6 @@ def test_a_missing_part_is_named_and_the_whole_scan_computes_just_that(
     assert merge_parts([out]).scores_path.read_bytes() == whole.scores_path.read_bytes()
 
 
-@pytest.mark.usefixtures("no_page", "no_merged_page")
 @pytest.mark.usefixtures("no_merged_page")
 @pytest.mark.parametrize("grows", [False, True], ids=["another row", "one more row"])
 def test_a_part_whose_dataset_changed_is_not_merged(tmp_path: Path, options: dict[str, Any], grows: bool) -> None:
@@ -152,10 +151,13 @@ def test_a_part_whose_dataset_changed_is_not_merged(tmp_path: Path, options: dic
 
     with pytest.raises(RipcurrentError, match="It changed while it was scanned"):
         scan_part(dataset, Part(1, 2), tmp_path / "out", progress=Edits(), **options)
+    # not even the last shard before the one that was found to be of another size
+    assert len(list((tmp_path / "out" / "signals").glob("shard-*"))) == 2 * len(Part(0, 2).shards(6))
     with pytest.raises(RipcurrentError, match="part 1/2 is missing"):
         merge_parts([tmp_path / "out"])
 
 
+@pytest.mark.usefixtures("no_page", "no_merged_page")
 def test_a_part_given_again_computes_nothing_and_a_lost_shard_is_named_by_its_part(
     tmp_path: Path, dataset: Path, options: dict[str, Any]
 ) -> None:

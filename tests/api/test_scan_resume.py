@@ -212,6 +212,45 @@ def test_a_dataset_that_changes_while_it_is_scanned_is_refused(
     assert found.status_counts == {"ok": 8}
 
 
+def test_who_stops_a_scan_of_a_dataset_that_they_changed_keeps_no_shard_of_it(
+    tmp_path: Path, tiny_folder: Path, anchors_file: Path
+) -> None:
+    dataset = write_jsonl(tmp_path / "rows.jsonl", good_rows(12))
+
+    class Stopped(Counting):
+        def rows(self, count: int) -> None:
+            write_jsonl(dataset, [{**row, "response": "Other."} for row in good_rows(12)])
+            super().rows(count)
+
+    options = options_for(tiny_folder, anchors_file)
+    with pytest.raises(KeyboardInterrupt):
+        scan(dataset, tmp_path / "out", progress=Stopped(stop_after=9), **options)
+    write_jsonl(dataset, good_rows(12))
+    told = Counting()
+    scan(dataset, tmp_path / "out", progress=told, **options)
+    assert (told.found, told.computed) == (0, 12)
+
+
+def test_a_dataset_that_cannot_be_read_for_a_while_costs_no_shard(
+    tmp_path: Path, tiny_folder: Path, anchors_file: Path
+) -> None:
+    dataset = write_jsonl(tmp_path / "rows.jsonl", good_rows(12))
+
+    class Gone(Counting):
+        def rows(self, count: int) -> None:
+            if dataset.exists():
+                dataset.rename(tmp_path / "elsewhere.jsonl")
+            super().rows(count)
+
+    options = options_for(tiny_folder, anchors_file)
+    with pytest.raises(KeyboardInterrupt):
+        scan(dataset, tmp_path / "out", progress=Gone(stop_after=9), **options)
+    (tmp_path / "elsewhere.jsonl").rename(dataset)
+    told = Counting()
+    scan(dataset, tmp_path / "out", progress=told, **options)
+    assert told.found == 8
+
+
 def test_a_changed_model_or_template_under_the_same_name_is_refused(
     tmp_path: Path, tiny_folder: Path, anchors_file: Path, rows_file: Path
 ) -> None:

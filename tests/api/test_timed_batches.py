@@ -130,6 +130,18 @@ def test_a_resumed_scan_and_another_of_such_rows_time_nothing(
     assert {budget for budget, _ in budgets} == {256}
 
 
+def test_a_cache_that_cannot_be_written_is_done_without(
+    tmp_path: Path, dataset: Path, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(_timed_batches, "cache_folder", lambda: tmp_path / "file")
+    timings = Timings({512: 1})
+    monkeypatch.setattr(_timed_batches, "batch_rates", timings)
+    for name in ("one", "other"):
+        scan(dataset, tmp_path / name, **options)
+    assert len(timings.asked) == 2
+
+
 def test_rows_of_middling_length_are_timed(
     tmp_path: Path, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -204,6 +204,11 @@ def test_what_lies_beside_a_saved_folders_own_files_does_not_count(tmp_path: Pat
     (saved / "run" / "manifest.json").write_text("{}")
     (saved / ".DS_Store").write_bytes(b"Bud1")
     assert read_rows(saved).sampled_hash() == before
-    other = tmp_path / "other"
-    datasets.Dataset.from_list([{"text": "a"}, {"text": "c"}]).save_to_disk(other)
-    assert read_rows(other).sampled_hash() != before
+    other = datasets.Dataset.from_list([{"text": "a"}, {"text": "c"}])
+    other.save_to_disk(tmp_path / "other")
+    assert read_rows(tmp_path / "other").sampled_hash() != before
+    # of a folder of splits with but one, that one's
+    splits = [tmp_path / "one", tmp_path / "two"]
+    for path, rows in zip(splits, (datasets.load_from_disk(str(saved)), other), strict=True):
+        datasets.DatasetDict({"train": rows}).save_to_disk(path)
+    assert read_rows(splits[0]).sampled_hash() != read_rows(splits[1]).sampled_hash()

@@ -164,6 +164,18 @@ def test_a_shard_of_another_size_is_never_written(tmp_path: Path, given: int, do
     with pytest.raises(DatasetChangedError, match="no longer has the 10 rows"):
         LocalExecutor().run(Numbers(given), Doubling(), folder, shard_rows=3, rows=10)
     assert [number for number in range(9) if folder.is_done(number)] == done
+    # among them one that nobody was told of
+    folder.undo()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_damaged_marker_is_none(tmp_path: Path) -> None:
+    folder = ShardFolder(tmp_path)
+    run(folder, Doubling())
+    (tmp_path / "shard-00001.done").write_text("{")
+    stage = Doubling()
+    run(folder, stage)
+    assert stage.seen == [3, 4, 5]
 
 
 def test_a_marker_tells_the_shards_range(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Which batches this machine scores fastest: the same rows in batches of several sizes, timed side by side.
 
-A scan itself does not choose by timing: budgets that followed the clock would give other batches, and other roundings,
-at another hour (``docs/numerics.md``).
+A scan itself does not choose by timing unless asked to (``_timed_batches.py``): budgets that followed the clock would
+give other batches, and other roundings, at another hour (``docs/numerics.md``).
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ from ripcurrent.signals._stage import PreparedRow
 
 FACTORS = (0.5, 1, 2, 4)
 """Budgets that are tried, times the scan's own."""
+
+TRIAL_BATCHES = 2
+"""Rows of so many batches of the largest budget are timed in each budget."""
 
 REPETITIONS = 2
 """The fastest of so many counts, all budgets in turn in each."""

@@ -16,6 +16,7 @@ from ripcurrent.api._environment import Finding, environment, free_memory, size
 from ripcurrent.api._options import ScanOptions, require_combination, resolve_options
 from ripcurrent.api._probe import Estimate, Load, Probe
 from ripcurrent.api._progress import Progress, SilentProgress
+from ripcurrent.api._rendered_row import RenderedRow, rendered_row
 from ripcurrent.api._scan_model import load_scan_model
 from ripcurrent.data import (
     Dataset,
@@ -25,7 +26,6 @@ from ripcurrent.data import (
     encode_windows,
     has_unread,
     read_rows,
-    render,
     traits_of,
     why_mismatch,
 )
@@ -40,50 +40,6 @@ Item = TypeVar("Item")
 
 SAMPLE_ROWS = 512
 """Rows that are encoded, spread over the whole dataset."""
-
-SHOWN_CHARACTERS = 600
-"""Longer parts of the shown row keep their head and tail."""
-
-SHOWN_PARTS = 12
-"""Parts of the shown row; a conversation may have hundreds of turns."""
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """A stretch of a rendered row whose tokens all bear loss, or none."""
-
-    text: str
-    """The text, clipped in the middle."""
-    bears_loss: bool
-    """Whether its tokens are predicted in training."""
-
-
-@dataclass(frozen=True, slots=True)
-class RenderedRow:
-    """One row exactly as it is tokenised."""
-
-    row: int
-    """0-based position in the input."""
-    tokens: int
-    """Tokens, up to the last one that bears loss."""
-    response_tokens: int
-    """Tokens that bear loss."""
-    truncated: bool
-    """Cut at ``--max-tokens``."""
-    parts: tuple[Part, ...]
-    """Its text in order, up to the last token."""
-    parts_left_out: int
-    """Further parts that are not shown."""
-
-    def as_json(self) -> dict[str, Any]:
-        """The text with the spans that bear loss, in characters of that text."""
-        spans, text = [], ""
-        for part in self.parts:
-            if part.bears_loss:
-                spans.append([len(text), len(text) + len(part.text)])
-            text += part.text
-        fields = {key: value for key, value in asdict(self).items() if key != "parts"}
-        return {**fields, "text": text, "loss_spans": spans}
 
 
 @dataclass(frozen=True, slots=True)
@@ -370,39 +326,6 @@ def _report(
         truncated_share=float(np.mean([encoded[place].first.truncated for place in usable])),
         sample_row=rendered_row(sample[typical], encoded[typical].first, chat_model.tokenizer),
     )
-
-
-def rendered_row(row: Row, encoded: EncodedRow, tokenizer: Any) -> RenderedRow:
-    """An encoded row's text, parted where its loss mask changes."""
-    text = render(row, tokenizer)
-    offsets = tokenizer(text, add_special_tokens=row.text is not None, return_offsets_mapping=True, verbose=False)[
-        "offset_mapping"
-    ]
-    offsets = offsets[: len(encoded.tokens)]
-    mask = encoded.loss_mask
-    edges = [place for place in range(1, len(mask)) if mask[place] != mask[place - 1]]
-    parts, start = [], 0
-    for first, after in zip([0, *edges], [*edges, len(mask)], strict=True):
-        # up to where the next part begins, as offsets may leave out the white space between tokens
-        # a token that is not in the text, such as an appended end, has the offset 0
-        end = offsets[after][0] if after < len(mask) else max(end for _, end in offsets)
-        parts.append(Part(_clipped(text[start:end]), bool(mask[first])))
-        start = end
-    return RenderedRow(
-        row=row.index,
-        tokens=len(encoded.tokens),
-        response_tokens=encoded.response_tokens,
-        truncated=encoded.truncated,
-        parts=tuple(parts[:SHOWN_PARTS]),
-        parts_left_out=max(0, len(parts) - SHOWN_PARTS),
-    )
-
-
-def _clipped(text: str) -> str:
-    if len(text) <= SHOWN_CHARACTERS:
-        return text
-    tail = SHOWN_CHARACTERS // 3
-    return f"{text[: SHOWN_CHARACTERS - tail]} […] {text[-tail:]}"
 
 
 def _fits(estimate: Estimate, free: int | None, options: ScanOptions) -> Finding:

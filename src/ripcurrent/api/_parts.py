@@ -133,8 +133,14 @@ def require_all_shards(
     signals = folder / "signals"
     total = count_shards(rows, options.shard_rows)
     folders = [signals, *sorted(signals.glob("per_anchor_*"))] if within is None else [signals / within]
-    whole = [shard_of(number, options.shard_rows, rows) for number in range(total)]
-    missing = sorted({one.number for each in folders for one in whole if ShardFolder(each).done(one.number) != one})
+    missing = sorted(
+        {
+            number
+            for each in folders
+            for number in range(total)
+            if ShardFolder(each).done(number) != shard_of(number, options.shard_rows, rows)
+        }
+    )
     if within is None and options.per_anchor and not missing and not _covers(folders[1:], records):
         raise RipcurrentError(
             f"{folder} is not whole: passes of --per-anchor are missing.",
@@ -215,11 +221,12 @@ def _both_rounds(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str,
 
 
 def _merged_execution(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The first's, with the peaks of all workers there were."""
+    """The first's, with the peaks of all workers there were; batches that were timed are each part's own."""
     peaks: dict[str, int] = {}
     for record in records:
         peaks |= record.get("worker_peak_bytes", {})
-    return {**records[0], **({"worker_peak_bytes": peaks} if peaks else {})}
+    shared = {key: value for key, value in records[0].items() if key != "batches"}
+    return {**shared, **({"worker_peak_bytes": peaks} if peaks else {})}
 
 
 def _merged_memory(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import torch
 from ripcurrent.anchors import load_anchors
 from ripcurrent.api._anchor_passes import anchor_passes, own_directions
 from ripcurrent.api._anchors import SETS_AT_ONCE, directions_are_cached, encode_for_gradient
-from ripcurrent.api._budget_trial import BatchRate, batch_rates, tried_budgets
+from ripcurrent.api._budget_trial import TRIAL_BATCHES, BatchRate, batch_rates, tried_budgets
 from ripcurrent.api._memory import plan_path, require_room_for_directions, scan_directions, within_memory
 from ripcurrent.api._options import ScanOptions
 from ripcurrent.api._probe_directions import LikeDirections
@@ -37,9 +37,6 @@ PROBE_BATCHES = 4
 
 PROBE_SECONDS = 20.0
 """No further batch is measured after so long."""
-
-TRIAL_BATCHES = 2
-"""With ``try_budgets``, rows of so many batches of the largest budget are timed in each budget."""
 
 SHARDS_AGAIN = 3
 """What was measured is computed again as so many shards, or as many as the scan has: each adds a little to the peak."""

@@ -27,8 +27,6 @@ from ripcurrent.api._memory import PLANS as MEMORY_PLANS
 from ripcurrent.api._memory import leaves_room_for_gradient, memory_record
 from ripcurrent.api._options import ScanOptions, require_combination, resolve_options
 from ripcurrent.api._parts import (
-    GRADIENT,
-    PICKED,
     PLACES,
     PartResult,
     read_parts,
@@ -42,7 +40,15 @@ from ripcurrent.api._prefilter import prefilter_record
 from ripcurrent.api._progress import Progress, SilentProgress
 from ripcurrent.api._row_notes import row_notes
 from ripcurrent.api._scan_model import load_scan_model
-from ripcurrent.api._scan_passes import FreshShards, Signals, run_signals, scorer_of, signal_tables
+from ripcurrent.api._scan_passes import (
+    FreshShards,
+    Signals,
+    has_changed,
+    require_unchanged,
+    run_signals,
+    scorer_of,
+    signal_tables,
+)
 from ripcurrent.api._timed_batches import PLANS as BATCH_PLANS
 from ripcurrent.api._timed_batches import batches_path, read_batches
 from ripcurrent.api._tokens import add_token_shares
@@ -245,18 +251,15 @@ def _scan(
         used = None if anchors.folder is None else directions_record(anchors, chat_model, chosen)
         prepared = time.perf_counter()
         threads, fresh = torch.get_num_threads(), FreshShards()
-        picks = run.folder / "signals" / GRADIENT / PICKED
-        had_picked = picks.exists()
         try:
             signals = run_signals(
                 run, rows, chosen, chat_model, gradient_pass, features, anchors, told, count, run_stage, fresh, part
             )
-            if rows.sampled_hash() != sample:
-                raise DatasetChangedError(f"{rows.path} is no longer what it was when the scan began.")
-        except DatasetChangedError:
-            fresh.forget()
-            if not had_picked:
-                picks.unlink(missing_ok=True)
+            require_unchanged(rows, sample)
+        except BaseException as error:
+            # however it ended: Ctrl-C by who saw what they had done, or a file saved halfway that cannot be read
+            if isinstance(error, DatasetChangedError) or has_changed(rows, sample):
+                fresh.forget()
             raise
         finally:
             # timed batches may have gone with others

@@ -30,8 +30,8 @@ from ripcurrent.api._prefilter import (
 from ripcurrent.api._progress import Progress
 from ripcurrent.api._timed_batches import batches_path, with_timed_batches
 from ripcurrent.data import Dataset
-from ripcurrent.engine import Part, Shard, ShardFolder, count_shards
-from ripcurrent.errors import DatasetChangedError
+from ripcurrent.engine import Part, Shard, ShardFolder, count_shards, shard_of
+from ripcurrent.errors import DatasetChangedError, RipcurrentError
 from ripcurrent.models import ChatModel
 from ripcurrent.run import RunDirectory
 from ripcurrent.scoring import AnchorMeasurements, Scorer, dot_column
@@ -44,13 +44,18 @@ class FreshShards:
 
     rows: int = 0
     """Rows, each as often as it was in a pass."""
-    shards: list[tuple[ShardFolder, int]] = field(default_factory=list)
-    """The shards, by folder and number."""
+    folders: list[ShardFolder] = field(default_factory=list)
+    """Where the passes' shards are."""
+    picks: Path | None = None
+    """A prefilter's picks, where this call made them."""
 
     def forget(self) -> None:
-        """Let them count as not done: their rows were not what the run is of."""
-        for folder, number in self.shards:
-            folder.undo(number)
+        """Remove it: its rows were not what the run is of."""
+        for folder in self.folders:
+            folder.undo()
+        if self.picks is not None:
+            with _picking(self.picks.parent):
+                self.picks.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,9 +153,10 @@ def run_signals(
         cheap = timed(replace(stage, gradient_pass=None, directions=None, direction_columns=()), rows, own_rows)
         shards = _run_stage(signals, cheap, told, "representation pass", own_rows, run_stage, fresh)
         every = count_shards(count, options.shard_rows)
-        if part is not None and not all(ShardFolder(signals).is_done(number) for number in range(every)):
+        whole = (shard_of(number, options.shard_rows, count) for number in range(every))
+        if part is not None and not all(ShardFolder(signals).done(shard.number) == shard for shard in whole):
             return Signals(shards, fresh.rows, plan, halving.batches_halved, waits=True)
-        picked = picked_of(run, every, options, anchors.measurements)
+        picked = picked_of(run, every, options, anchors.measurements, fresh)
         if stage.directions is None:
             # not before they are needed: other parts, or workers on this very GPU, had the first pass
             with in_memory("The directions"):
@@ -198,6 +204,27 @@ def run_signals(
     return Signals(shards, fresh.rows, plan, halving.batches_halved)
 
 
+def has_changed(rows: Dataset, sample: str | None) -> bool:
+    """Whether a dataset is another, by the hash of a sample of it taken before; a hub's has none.
+
+    One that cannot be read now, as when a network disk is gone, is not taken for another.
+    """
+    try:
+        return rows.sampled_hash() != sample
+    except RipcurrentError:
+        return False
+
+
+def require_unchanged(rows: Dataset, sample: str | None) -> None:
+    """Refuse a dataset that is another than when the sample's hash was taken.
+
+    Raises:
+        DatasetChangedError: It is.
+    """
+    if has_changed(rows, sample):
+        raise DatasetChangedError(f"{rows.path} is no longer what it was when the scan began.")
+
+
 def _run_stage(
     folder: Path,
     stage: SignalStage,
@@ -209,13 +236,13 @@ def _run_stage(
 ) -> int:
     """Run a stage over a stream of rows; the number after the last shard's."""
     shards, seen = ShardFolder(folder), 0
+    fresh.folders.append(shards)
 
     def on_shard(shard: Shard, computed: bool) -> None:
         nonlocal seen
         seen += shard.rows
         if computed:
             fresh.rows += shard.rows
-            fresh.shards.append((shards, shard.number))
         else:
             told.skipped(shard.rows)
 
@@ -227,7 +254,14 @@ def _run_stage(
     return stop
 
 
-def picked_of(run: RunDirectory, shards: int, options: ScanOptions, anchors: AnchorMeasurements) -> Picked:
+def _picking(folder: Path) -> FileLock:
+    """Held by the part that picks, or takes its picks back; the others wait."""
+    return FileLock(folder / "picked.lock")
+
+
+def picked_of(
+    run: RunDirectory, shards: int, options: ScanOptions, anchors: AnchorMeasurements, fresh: FreshShards | None = None
+) -> Picked:
     """What a prefilter lets through: from the finished shards of its representation pass, once in a run's life.
 
     The gradient pass's shards are cut from these rows, so they stay the same whatever becomes of a shard of the first.
@@ -235,8 +269,7 @@ def picked_of(run: RunDirectory, shards: int, options: ScanOptions, anchors: Anc
     assert options.prefilter is not None
     folder = run.folder / "signals" / GRADIENT
     folder.mkdir(parents=True, exist_ok=True)
-    # parts wait for the first of them, which picks
-    with FileLock(folder / "picked.lock"):
+    with _picking(folder):
         if not (folder / PICKED).exists():
             picked = pick_rows(
                 ShardFolder(run.folder / "signals").tables(shards),
@@ -247,7 +280,9 @@ def picked_of(run: RunDirectory, shards: int, options: ScanOptions, anchors: Anc
                 options.prefilter_by or PICKED_BY,
             )
             write_picked(folder / PICKED, picked)
-    return read_picked(folder / PICKED)
+            if fresh is not None:
+                fresh.picks = folder / PICKED
+        return read_picked(folder / PICKED)
 
 
 def scorer_of(anchors: AnchorMeasurements, options: ScanOptions) -> Scorer:

@@ -8,6 +8,7 @@ import math
 import os
 import platform
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from itertools import islice
@@ -18,9 +19,10 @@ import numpy as np
 import torch
 from filelock import FileLock
 
-from ripcurrent.api._budget_trial import REPETITIONS, batch_rates, fastest, tried_budgets
+from ripcurrent.api._budget_trial import REPETITIONS, TRIAL_BATCHES, batch_rates, fastest, tried_budgets
 from ripcurrent.data import Row
 from ripcurrent.engine import Part
+from ripcurrent.errors import RipcurrentError
 from ripcurrent.models import cache_folder
 from ripcurrent.run import write_json
 from ripcurrent.signals import SignalStage
@@ -33,8 +35,6 @@ PLANS = (PLAN, "batches-*-of-*.json")
 
 SAMPLE = 256
 """First rows of the scan, of which those of middling length are timed."""
-TRIAL_BATCHES = 2
-"""Rows of so many batches of the largest size are timed."""
 WORTH = 10
 """A scan must have so many times the tokens that the timing scores, or it is done before timing pays."""
 AS_FAST = 0.97
@@ -88,7 +88,9 @@ def with_timed_batches(
         on_step("timing batches of several sizes")
         plan = _chosen(stage, [row for row in stage.prepare(islice(rows, SAMPLE)) if _tokens(row)], count)
         write_json(plan_file, {**kept, kind: asdict(plan)})
-    torch.set_num_threads(plan.threads)
+    if plan.timed:
+        # a scan may go on where there are fewer
+        torch.set_num_threads(min(plan.threads, torch.get_num_threads()))
     return replace(stage, token_budget=plan.token_budget)
 
 
@@ -98,16 +100,23 @@ def _chosen(stage: SignalStage, rows: Sequence[PreparedRow], count: int) -> Batc
         return usual
     sizes = tried_budgets(stage.token_budget)
     sample = _middling(rows, TRIAL_BATCHES * max(sizes))
-    scored = sum(map(_tokens, sample)) * (len(sizes) + 1) * REPETITIONS
+    settings = len(sizes) + (stage.chat_model.device.type == "cpu")
+    scored = sum(map(_tokens, sample)) * settings * REPETITIONS
     if count * float(np.mean([_tokens(row) for row in rows])) < WORTH * scored:
         return usual
     cached = cache_folder() / "batches" / f"{_key(stage, sample)}.json"
-    cached.parent.mkdir(parents=True, exist_ok=True)
-    # parts on one machine wait for the first of them
-    with FileLock(cached.with_suffix(".lock")):
-        if not cached.exists():
-            write_json(cached, asdict(_timed(stage, sample)))
-        return BatchPlan(**json.loads(cached.read_text(encoding="utf-8")))
+    with ExitStack() as stack:
+        # parts on one machine wait for the first of them; a cache that cannot be written is done without
+        with suppress(OSError, NotImplementedError):
+            cached.parent.mkdir(parents=True, exist_ok=True)
+            if not cached.exists():
+                stack.enter_context(FileLock(cached.with_suffix(".lock")))
+        if cached.exists():
+            return BatchPlan(**json.loads(cached.read_text(encoding="utf-8")))
+        plan = _timed(stage, sample)
+        with suppress(RipcurrentError):
+            write_json(cached, asdict(plan))
+        return plan
 
 
 def _timed(stage: SignalStage, sample: Sequence[PreparedRow]) -> BatchPlan:

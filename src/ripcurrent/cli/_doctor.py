@@ -37,9 +37,10 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from ripcurrent.api._budget_trial import BatchRate
-    from ripcurrent.api._doctor import DatasetReport, Diagnosis, RenderedRow
+    from ripcurrent.api._doctor import DatasetReport, Diagnosis
     from ripcurrent.api._environment import Finding
     from ripcurrent.api._probe import Estimate
+    from ripcurrent.api._rendered_row import RenderedRow
 
 LOSS_OPEN, LOSS_CLOSE = "⟦", "⟧"
 """Mark loss-bearing text where there is no colour."""

@@ -41,6 +41,12 @@ class SavedFolder:
         for first in range(start, len(data), _BATCH):
             yield from data[first : min(first + _BATCH, len(data))].to_pylist()
 
+    @property
+    def files(self) -> list[Path]:
+        """The folder's own files; a run, or what a file browser leaves, may lie beside them."""
+        own = [*self._path.glob("*.arrow"), *(self._path / name for name in ("state.json", "dataset_info.json"))]
+        return sorted(file for file in own if file.is_file())
+
     def content_hash(self) -> None:
         """A folder has no one file to hash; its rows are hashed."""
 

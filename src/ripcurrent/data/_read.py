@@ -154,14 +154,7 @@ class Dataset:
         """
         if self.container == "hub":
             return None
-        if isinstance(self._container, FileParts):
-            return sampled_sha256(self._container.files)
-        path = Path(self._path)
-        if not path.is_dir():
-            return sampled_sha256([path])
-        # of a folder that datasets saved its own files alone: a run may lie in it, too
-        own = [*path.glob("*.arrow"), *(path / name for name in ("state.json", "dataset_info.json"))]
-        return sampled_sha256(sorted(file for file in own if file.is_file()))
+        return sampled_sha256(getattr(self._container, "files", [Path(self._path)]))
 
     def write(self, indices: Sequence[int], destination: str | Path) -> None:
         """Write the rows at ``indices``, in that order, in this dataset's own container, fields and field order.

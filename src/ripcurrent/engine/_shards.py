@@ -31,6 +31,7 @@ class ShardFolder:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._written: list[int] = []
 
     def path(self, number: int) -> Path:
         """Where a shard's table is."""
@@ -57,6 +58,7 @@ class ShardFolder:
         with written_whole(self.path(shard.number)) as part:
             pq.write_table(table, part, compression="zstd")
         write_json(self._marker(shard.number), asdict(shard))
+        self._written.append(shard.number)
 
     def tables(self, shards: int) -> Iterator[pa.Table]:
         """The first ``shards`` shards' tables in order, one in memory at a time."""
@@ -67,10 +69,18 @@ class ShardFolder:
                 )
             yield self._read(number)
 
-    def undo(self, number: int) -> None:
-        """Let a shard count as not done."""
-        self._marker(number).unlink(missing_ok=True)
+    def undo(self) -> None:
+        """Remove the shards that were written through this object, whoever was told of them."""
+        for number in self._written:
+            self._marker(number).unlink(missing_ok=True)
+            self.path(number).unlink(missing_ok=True)
+        self._written.clear()
 
     def done(self, number: int) -> Shard | None:
-        """The shard as it was written to its end; None where it was not."""
-        return Shard(**json.loads(self._marker(number).read_text(encoding="utf-8"))) if self.is_done(number) else None
+        """The shard as it was written to its end; None where it was not, or its marker is damaged."""
+        if not self.is_done(number):
+            return None
+        try:
+            return Shard(**json.loads(self._marker(number).read_text(encoding="utf-8")))
+        except (ValueError, TypeError):
+            return None
