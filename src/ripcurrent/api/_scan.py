@@ -55,7 +55,7 @@ from ripcurrent.api._tokens import add_token_shares
 from ripcurrent.data import Dataset, read_rows
 from ripcurrent.engine import Part
 from ripcurrent.errors import DatasetChangedError, ExitCode, RipcurrentError
-from ripcurrent.models import describe, process_peak
+from ripcurrent.models import describe, give_back_freed_memory, process_peak
 from ripcurrent.report import build_report
 from ripcurrent.run import RunDirectory, require_run_folder, write_json
 from ripcurrent.scoring import (
@@ -338,6 +338,8 @@ def _scan(
         def measure(chosen_rows: Rows) -> float:
             assert gradient_pass is not None
             told.step("how alike rows are")
+            # the passes' batches have left holes, and this takes a gradient in float32 beside its own
+            give_back_freed_memory()
             scored = ScoredRows(read_scores(run.folder, ("row", "status", "gradient_norm")))
             return coherence_of(chosen_rows, rows, scored, chosen, chat_model, gradient_pass)
 

@@ -16,6 +16,7 @@ import torch
 
 from ripcurrent.data import EncodedRow
 from ripcurrent.engine import plan_batches
+from ripcurrent.models import give_back_freed_memory
 from ripcurrent.signals._batch import Batch, make_batch
 from ripcurrent.signals._directions import DENSE, Factoring, Gradient, norm_of, stack_directions, zero_gradient
 from ripcurrent.signals._gradient import GradientPass
@@ -142,3 +143,5 @@ def _add_units(
     for places, batch in _batches(gradient_pass, rows):
         factors = torch.tensor(1.0 / (len(rows) * norms[places]), dtype=torch.float32)
         gradient_pass.accumulate(batch, factors, total, kept)
+        # few batches, whose layers' gradients in float32 leave larger holes than a scan's
+        give_back_freed_memory()
