@@ -19,7 +19,7 @@ def held(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         now[0] = min(now[0], 100)
         now.append(-1)
 
-    monkeypatch.setattr(_freed_memory, "_held", lambda: now[0] * 2**20)
+    monkeypatch.setattr(_freed_memory, "resident_bytes", lambda: now[0] * 2**20)
     monkeypatch.setattr(_freed_memory, "give_back_freed_memory", give_back)
     return now
 
@@ -62,7 +62,7 @@ def test_small_batches_do_not_make_it_busy(held: list[int]) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the system tells what a process holds on Linux alone")
 def test_what_the_process_holds_is_read() -> None:
-    before = _freed_memory._held()
+    before = _freed_memory.resident_bytes()
     kept = torch.ones(2**24)
-    assert 50e6 < _freed_memory._held() - before < 100e6
+    assert 50e6 < _freed_memory.resident_bytes() - before < 100e6
     assert len(kept) == 2**24

@@ -140,8 +140,7 @@ def running(
         {"format": options.format, "mapping": options.mapping, "limit": options.limit},
         sampled=rows.sampled_hash(),
     )
-    with RayExecutor(workers=execution.workers, address=execution.ray_address, use_gpu=on_gpu) as ray:
-        ray.reports = reports
+    with RayExecutor(workers=execution.workers, address=execution.ray_address, use_gpu=on_gpu, reports=reports) as ray:
 
         def run_there(
             stage: SignalStage,

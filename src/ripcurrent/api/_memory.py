@@ -15,9 +15,10 @@ import torch
 from ripcurrent.api._environment import size
 from ripcurrent.api._memory_probe import for_several_rows, largest_within, peak_at, peak_up_to, probe_peaks
 from ripcurrent.api._options import ScanOptions
+from ripcurrent.api._parts import plan_file
 from ripcurrent.data import EncodedRow, Row, encode_rows, encode_windows
 from ripcurrent.errors import ExitCode, RipcurrentError
-from ripcurrent.models import ChatModel, device_peak, memory_in_use, process_peak
+from ripcurrent.models import ChatModel, device_peak, memory_in_use
 from ripcurrent.run import write_json
 from ripcurrent.signals import (
     DENSE,
@@ -36,11 +37,6 @@ if TYPE_CHECKING:
     from ripcurrent.api._anchors import StoredDirection
     from ripcurrent.engine import Part
     from ripcurrent.signals._sites import Catalogue
-
-PLAN = "memory.json"
-"""File of a run folder that keeps what was decided, so that a resumed scan batches as before."""
-PLANS = (PLAN, "memory-*-of-*.json")
-"""The same of the run as a whole and of its parts: a plan is no result yet."""
 
 MARGIN = 0.95
 """Share of the budget that batches may fill: tables, tokens and the allocator's own waste take the rest."""
@@ -197,11 +193,10 @@ def memory_record(
     options: ScanOptions, devices: Sequence[torch.device], plan: MemoryPlan | None, batches_halved: int
 ) -> dict[str, Any]:
     """What the manifest keeps of memory: the budget with its plan and whether it was kept, and what ran out."""
-    on_gpu = devices[0].type == "cuda"
     # of several, the fullest one's
-    peak = max(map(device_peak, devices)) if on_gpu else process_peak()
+    peak = max(map(device_peak, devices))
     record: dict[str, Any] = {"batches_halved": batches_halved}
-    if on_gpu:
+    if devices[0].type == "cuda":
         record["device_peak_bytes"] = peak
     if plan is not None and options.memory is not None:
         record |= {**asdict(plan), "kept": peak <= options.memory}
@@ -209,8 +204,8 @@ def memory_record(
 
 
 def plan_path(folder: Path, part: Part | None = None) -> Path:
-    """Where a run folder has the plan of a scan, or of one of its parts, whose machine may be another."""
-    return folder / (PLAN if part is None else f"memory-{part.index}-of-{part.of}.json")
+    """Where a run folder has the plan of a scan, or of one of its parts."""
+    return plan_file(folder, "memory", part)
 
 
 def read_plan(path: Path) -> MemoryPlan | None:

@@ -68,7 +68,7 @@ def merge_parts(
         options = ScanOptions(**manifest["options"])
         shards = require_all_shards(target, records, manifest["dataset"]["rows"], options)
         measurements = AnchorMeasurements.from_json(manifest["anchors"]["measurements"])
-        found = Signals(shards, 0, None, 0)
+        found = Signals(shards, None, 0)
         if options.prefilter is not None:
             picked = picked_of(run, shards, options, measurements)
             further = require_all_shards(target, records, len(picked.rows), options, GRADIENT)

@@ -22,6 +22,16 @@ GRADIENT = "gradient"
 PICKED = "picked.npz"
 """File in it: the rows that were picked."""
 
+PLANS = ("memory", "batches")
+"""What is decided before a run's first row and kept, so that a resumed scan batches as before."""
+PLAN_FILES = tuple(name for plan in PLANS for name in (f"{plan}.json", f"{plan}-*-of-*.json"))
+"""Their files in a run folder, the run's and its parts': a plan is no result yet."""
+
+
+def plan_file(folder: Path, plan: str, part: Part | None) -> Path:
+    """Where a run folder has a plan of a scan, or of one of its parts, whose machine may be another."""
+    return folder / (f"{plan}.json" if part is None else f"{plan}-{part.index}-of-{part.of}.json")
+
 
 @dataclass(frozen=True, slots=True)
 class PartResult:

@@ -23,11 +23,11 @@ from ripcurrent.api._anchors import (
 from ripcurrent.api._coherence import Rows, coherence_of
 from ripcurrent.api._execution import Execution, absolute, running
 from ripcurrent.api._forecast import write_forecast
-from ripcurrent.api._memory import PLANS as MEMORY_PLANS
 from ripcurrent.api._memory import leaves_room_for_gradient, memory_record
 from ripcurrent.api._options import ScanOptions, require_combination, resolve_options
 from ripcurrent.api._parts import (
     PLACES,
+    PLAN_FILES,
     PartResult,
     read_parts,
     require_divisible,
@@ -44,12 +44,10 @@ from ripcurrent.api._scan_passes import (
     FreshShards,
     Signals,
     has_changed,
-    require_unchanged,
     run_signals,
     scorer_of,
     signal_tables,
 )
-from ripcurrent.api._timed_batches import PLANS as BATCH_PLANS
 from ripcurrent.api._timed_batches import batches_path, read_batches
 from ripcurrent.api._tokens import add_token_shares
 from ripcurrent.data import Dataset, read_rows
@@ -220,10 +218,9 @@ def _scan(
     about = describe(chat_model)
     loaded = time.perf_counter()
     part_name = None if part is None else str(part)
-    plans = (*MEMORY_PLANS, *BATCH_PLANS)
     reports: dict[str, dict[str, int]] = {}
     with (
-        RunDirectory(folder, identity, part=part_name, no_results=plans, may_change=PLACES) as run,
+        RunDirectory(folder, identity, part=part_name, no_results=PLAN_FILES, may_change=PLACES) as run,
         running(
             execution,
             rows,
@@ -255,7 +252,8 @@ def _scan(
             signals = run_signals(
                 run, rows, chosen, chat_model, gradient_pass, features, anchors, told, count, run_stage, fresh, part
             )
-            require_unchanged(rows, sample)
+            if has_changed(rows, sample):
+                raise DatasetChangedError(f"{rows.path} is no longer what it was when the scan began.")
         except BaseException as error:
             # however it ended: Ctrl-C by who saw what they had done, or a file saved halfway that cannot be read
             if isinstance(error, DatasetChangedError) or has_changed(rows, sample):
@@ -264,10 +262,9 @@ def _scan(
         finally:
             # timed batches may have gone with others
             torch.set_num_threads(threads)
-        fresh_rows = signals.fresh_rows
         scored = time.perf_counter()
         record = run.folder / "anchors" / "directions.json"
-        if used is not None and part is None and (fresh_rows or not record.exists()):
+        if used is not None and part is None and (fresh.rows or not record.exists()):
             write_json(record, used)
         manifest: dict[str, Any] = {
             "version": version("ripcurrent"),
@@ -303,7 +300,7 @@ def _scan(
                 "load": round(loaded - clock, 3),
                 "anchors": round(prepared - loaded, 3),
                 "signals": round(scored - prepared, 3),
-                "rows_scored_in_this_call": fresh_rows,
+                "rows_scored_in_this_call": fresh.rows,
             },
             "peak_memory_bytes": process_peak(),
             "memory": memory_record(chosen, chat_model.devices, signals.memory_plan, signals.batches_halved),
@@ -318,7 +315,7 @@ def _scan(
         if part is not None:
             write_part(run.folder, part, manifest, measured, used)
             own_rows = rows_of(shards_of(part, count, chosen), count, chosen)
-            return PartResult(folder, part, own_rows, fresh_rows, signals.waits)
+            return PartResult(folder, part, own_rows, fresh.rows, signals.waits)
         told.step("writing scores")
         counts = write_scan_scores(run, signals, chosen, anchors.measurements, manifest)
         if parts := read_parts(run.folder):
@@ -329,7 +326,7 @@ def _scan(
             "status_counts": counts,
         }
         previous = run.read_manifest()
-        if previous and not fresh_rows:
+        if previous and not fresh.rows:
             # nothing was computed: when, by what and on what the scores were made stays
             kept = ("versions", "machine", "started", "finished", *measured)
             manifest |= {key: previous.get(key) for key in kept}
@@ -350,7 +347,7 @@ def _scan(
             and leaves_room_for_gradient(signals.memory_plan, gradient_pass.catalogue)
         )
         write_forecast(run.folder, calibration, measure=measure if can_measure else None)
-        if fresh_rows and execution.executor == "local":
+        if fresh.rows and execution.executor == "local":
             # scores and a forecast take memory, too; the page, which shows this, is still to come
             manifest["peak_memory_bytes"] = process_peak()
             manifest["memory"] = memory_record(chosen, chat_model.devices, signals.memory_plan, signals.batches_halved)

@@ -64,8 +64,6 @@ class Signals:
 
     shards: int
     """Shards of the pass over all rows."""
-    fresh_rows: int
-    """Rows computed in this call."""
     memory_plan: MemoryPlan | None
     """How the budget was kept."""
     batches_halved: int
@@ -155,7 +153,7 @@ def run_signals(
         every = count_shards(count, options.shard_rows)
         whole = (shard_of(number, options.shard_rows, count) for number in range(every))
         if part is not None and not all(ShardFolder(signals).done(shard.number) == shard for shard in whole):
-            return Signals(shards, fresh.rows, plan, halving.batches_halved, waits=True)
+            return Signals(shards, plan, halving.batches_halved, waits=True)
         picked = picked_of(run, every, options, anchors.measurements, fresh)
         if stage.directions is None:
             # not before they are needed: other parts, or workers on this very GPU, had the first pass
@@ -174,7 +172,7 @@ def run_signals(
             partial(run_stage, picked=picked.rows),
             fresh,
         )
-        return Signals(every, fresh.rows, plan, halving.batches_halved, picked, gradient_shards)
+        return Signals(every, plan, halving.batches_halved, picked, gradient_shards)
     stage = timed(stage, rows, own_rows)
     common["token_budget"] = stage.token_budget
     if not options.per_anchor or gradient_pass is None:
@@ -201,7 +199,7 @@ def run_signals(
             folder = signals / f"per_anchor_{first:03d}_to_{last:03d}"
             _run_stage(folder, stage, told, label, own_rows, run_stage, fresh)
             del stage, directions
-    return Signals(shards, fresh.rows, plan, halving.batches_halved)
+    return Signals(shards, plan, halving.batches_halved)
 
 
 def has_changed(rows: Dataset, sample: str | None) -> bool:
@@ -213,16 +211,6 @@ def has_changed(rows: Dataset, sample: str | None) -> bool:
         return rows.sampled_hash() != sample
     except RipcurrentError:
         return False
-
-
-def require_unchanged(rows: Dataset, sample: str | None) -> None:
-    """Refuse a dataset that is another than when the sample's hash was taken.
-
-    Raises:
-        DatasetChangedError: It is.
-    """
-    if has_changed(rows, sample):
-        raise DatasetChangedError(f"{rows.path} is no longer what it was when the scan began.")
 
 
 def _run_stage(

@@ -20,6 +20,7 @@ import torch
 from filelock import FileLock
 
 from ripcurrent.api._budget_trial import REPETITIONS, TRIAL_BATCHES, batch_rates, fastest, tried_budgets
+from ripcurrent.api._parts import plan_file
 from ripcurrent.data import Row
 from ripcurrent.engine import Part
 from ripcurrent.errors import RipcurrentError
@@ -27,11 +28,6 @@ from ripcurrent.models import cache_folder
 from ripcurrent.run import write_json
 from ripcurrent.signals import SignalStage
 from ripcurrent.signals._stage import PreparedRow
-
-PLAN = "batches.json"
-"""File of a run folder that keeps what was chosen, so that a resumed scan batches as before."""
-PLANS = (PLAN, "batches-*-of-*.json")
-"""The same of the run as a whole and of its parts: a plan is no result yet."""
 
 SAMPLE = 256
 """First rows of the scan, of which those of middling length are timed."""
@@ -54,8 +50,8 @@ class BatchPlan:
 
 
 def batches_path(folder: Path, part: Part | None = None) -> Path:
-    """Where a run folder has the plan of a scan, or of one of its parts, whose machine may be another."""
-    return folder / (PLAN if part is None else f"batches-{part.index}-of-{part.of}.json")
+    """Where a run folder has the plan of a scan, or of one of its parts."""
+    return plan_file(folder, "batches", part)
 
 
 def read_batches(path: Path) -> dict[str, Any]:

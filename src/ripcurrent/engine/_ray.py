@@ -50,13 +50,21 @@ class RayExecutor:
     so workers need the dataset and the model at the paths that the driver names, but not the run folder.
     """
 
-    def __init__(self, *, workers: int | None = None, address: str | None = None, use_gpu: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        workers: int | None = None,
+        address: str | None = None,
+        use_gpu: bool = False,
+        reports: dict[str, dict[str, int]] | None = None,
+    ) -> None:
         """Choose the cluster and the pool.
 
         Args:
             workers: Worker processes; one for each GPU with ``use_gpu``, else one for each machine, unless named.
             address: A running cluster's address, or ``auto``; a Ray of this machine alone unless named.
             use_gpu: Give each worker a GPU of its own.
+            reports: Takes the largest numbers that each worker's stage reports, where it does.
 
         Raises:
             RipcurrentError: fewer than one worker.
@@ -67,8 +75,7 @@ class RayExecutor:
         self._address = address
         self._use_gpu = use_gpu
         self._started = False
-        self.reports: dict[str, dict[str, int]] = {}
-        """What each worker's stage reported last, where it does."""
+        self._reports = {} if reports is None else reports
 
     def __enter__(self) -> RayExecutor:
         return self
@@ -171,7 +178,7 @@ class RayExecutor:
                 if error is not None:
                     raise error_from(error)
                 # with several tasks in flight an older report may come later
-                told, found = self.reports.setdefault(worker, {}), json.loads(report)
+                told, found = self._reports.setdefault(worker, {}), json.loads(report)
                 told.update({key: max(value, told.get(key, value)) for key, value in found.items()})
                 # a shard that two workers computed, one of them taken for dead, counts once
                 if number in pending:

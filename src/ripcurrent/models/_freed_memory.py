@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import mmap
-from pathlib import Path
+
+from ripcurrent.models._memory_use import resident_bytes
 
 LEAST_GROWTH = 64 * 2**20
 """Bytes that what is kept may grow by at least."""
@@ -37,24 +37,16 @@ class FreedMemory:
         """To be called before the first batch; later calls do nothing."""
         if self._rest is None:
             give_back_freed_memory()
-            self._rest = _held()
+            self._rest = resident_bytes()
 
     def after_batch(self) -> None:
         """To be called after each batch."""
         assert self._rest is not None
-        held = _held()
+        held = resident_bytes()
         if self._allowed is None:
             self._growth = max(held - self._rest, LEAST_GROWTH)
             self._allowed = held + self._growth
         elif held > self._allowed:
             give_back_freed_memory()
             # what is still held is in use, or between what is: no reason to try again after every batch
-            self._allowed = max(self._allowed, _held() + self._growth)
-
-
-def _held() -> int:
-    """Bytes of memory that the process holds, where Linux tells; 0 elsewhere."""
-    try:
-        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * mmap.PAGESIZE
-    except OSError:
-        return 0
+            self._allowed = max(self._allowed, resident_bytes() + self._growth)

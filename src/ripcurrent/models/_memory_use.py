@@ -48,7 +48,9 @@ def process_peak() -> int:
 
 
 def device_peak(device: torch.device) -> int:
-    """Peak of a CUDA device's allocations since the process began, whatever `reset_peak` did in between."""
+    """Peak since the process began, whatever `reset_peak` did: of a CUDA device's allocations, else the process's."""
+    if device.type != "cuda":
+        return process_peak()
     return max(peak_bytes(device), _HIGHEST_ON.get(device, 0))
 
 
@@ -56,8 +58,12 @@ def memory_in_use(device: torch.device) -> int:
     """Bytes that the process holds now, or on CUDA the device's allocations."""
     if device.type == "cuda":
         return int(torch.cuda.memory_allocated(device))
-    held = _status("VmRSS")
-    return process_peak() if held is None else held
+    return resident_bytes() or process_peak()
+
+
+def resident_bytes() -> int:
+    """Bytes of memory that the process holds, where Linux tells; 0 elsewhere."""
+    return _status("VmRSS") or 0
 
 
 def _status(name: str) -> int | None:

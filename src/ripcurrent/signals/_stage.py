@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from ripcurrent.data import EncodedRow, LossOn, Row, Traits, encode_rows, encode_windows, traits_of
 from ripcurrent.engine import plan_batches
-from ripcurrent.models import ChatModel, FreedMemory, device_peak, give_back_freed_memory, process_peak
+from ripcurrent.models import ChatModel, FreedMemory, device_peak, give_back_freed_memory
 from ripcurrent.signals._batch import make_batch
 from ripcurrent.signals._directions import Directions
 from ripcurrent.signals._gradient import GradientPass
@@ -88,9 +88,10 @@ class SignalStage:
 
     def report(self) -> dict[str, int]:
         """How many batches ran out of memory, and the peak: of the device's tensors on CUDA, else of the process."""
-        device = self.chat_model.device
-        peak = device_peak(device) if device.type == "cuda" else process_peak()
-        return {"batches_halved": self.halving.batches_halved, "peak_bytes": peak}
+        return {
+            "batches_halved": self.halving.batches_halved,
+            "peak_bytes": device_peak(self.chat_model.device),
+        }
 
     def prepare(self, items: Iterable[Row]) -> Iterator[PreparedRow]:
         """The rows tokenised, in order: processor's work, which may be done while another shard is computed."""
