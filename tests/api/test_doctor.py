@@ -71,6 +71,23 @@ def test_a_cache_that_cannot_be_made_is_a_warning(tmp_path: Path, monkeypatch: p
     assert "RIPCURRENT_CACHE" in (found["cache"].advice or "")
 
 
+def test_a_file_of_the_cache_that_goes_meanwhile_counts_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "kept").write_bytes(b"x" * 3_000_000)
+    (tmp_path / "safe.safetensors.part").write_bytes(b"x" * 5_000_000)
+    usual = Path.is_file
+
+    def gone_then(path: Path) -> bool:
+        found = usual(path)
+        if path.suffix == ".part" and found:
+            path.unlink()
+        return found
+
+    monkeypatch.setattr(Path, "is_file", gone_then)
+    assert ", 3 MB; " in _environment._cache(tmp_path).value
+
+
 @pytest.mark.parametrize("count", [1, 2, 511, 512, 513, 1023, 1024, 1025, 5000])
 def test_the_sample_is_spread_over_the_whole_dataset(count: int) -> None:
     problem = {3: "no_response"}

@@ -190,6 +190,7 @@ def test_anchors_check_takes_the_limit_that_its_error_asks_for(
         (["--token-budget", "-5"], ("--token-budget -5", "16")),
         (["--row-tokens", "some"], ("--row-tokens some", "all")),
         (["--row-tokens", "0"], ("--row-tokens 0", "1")),
+        (["--row-tokens", "²"], ("--row-tokens ²", "all")),
         (["--layer", "40"], ("Layer 40 does not exist", "0 to 1")),
         (["surplus"], ("surplus",)),
     ],
