@@ -18,8 +18,8 @@ import numpy.typing as npt
 
 from bench.scanned import open_run
 from ripcurrent.data import EncodedRow, encode_rows
-from ripcurrent.selection import draw_random
-from ripcurrent.signals import GradientPass, mean_cosine, norm_of_mean
+from ripcurrent.gradients import GradientPass, mean_cosine, norm_of_mean
+from ripcurrent.select import draw_random
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,10 +16,10 @@ from torch import Tensor
 from bench.goals import judged
 from bench.rows import sample
 from ripcurrent.data import EncodedRow
-from ripcurrent.engine import plan_batches
+from ripcurrent.gradients import GradientPass, make_batch, norm_of, set_direction, stack_directions
+from ripcurrent.gradients._plan_batches import plan_batches
 from ripcurrent.models import load_model
-from ripcurrent.scoring import spearman
-from ripcurrent.signals import GradientPass, make_batch, norm_of, set_direction, stack_directions
+from ripcurrent.statistics import spearman
 
 ROWS, FULL_ROWS, DIRECTION_ROWS = 16, 48, 16
 BUDGETS = {"float32": (512, 1024, 4096), "bfloat16": (512, 1024)}

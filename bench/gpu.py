@@ -26,13 +26,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from bench.arithmetic import matmul_peak, timed, useful_flops
 from bench.rivals import BatchOneLoop
 from bench.speed import each, plain_forward
-from ripcurrent.api._probe_directions import RandomDirection
 from ripcurrent.data import EncodedRow
-from ripcurrent.engine import plan_batches
-from ripcurrent.models import ChatModel
-from ripcurrent.models._device import sum_in_float32
-from ripcurrent.scoring import spearman
-from ripcurrent.signals import (
+from ripcurrent.gradients import (
     Batch,
     BatchSignals,
     Directions,
@@ -43,6 +38,11 @@ from ripcurrent.signals import (
     make_batch,
     stack_directions,
 )
+from ripcurrent.gradients._plan_batches import plan_batches
+from ripcurrent.models import ChatModel
+from ripcurrent.models._device import sum_in_float32
+from ripcurrent.scan._probe_directions import RandomDirection
+from ripcurrent.statistics import spearman
 
 SHAPES: dict[str, dict[str, Any]] = {
     "tiny": {

@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 from bench.arithmetic import timed
+from ripcurrent.gradients.kernels.linear import Ways, transient_products
 from ripcurrent.models._attention import grouped_attention
 from ripcurrent.models._device import sum_in_float32
-from ripcurrent.signals.ghost.linear import Ways, transient_products
 
 SHAPES = {
     "cpu": ((3072, 576), (576, 1536), (960, 576), (576, 576)),

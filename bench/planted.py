@@ -19,9 +19,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bench.rows import data_file
-from ripcurrent.api._scan import ScanResult, scan
 from ripcurrent.cli._output import TerminalProgress
-from ripcurrent.scoring import auroc
+from ripcurrent.scan._scan import ScanResult, scan
+from ripcurrent.statistics import auroc
 
 OPENINGS = {
     "compliance": (

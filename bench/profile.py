@@ -20,10 +20,10 @@ from torch.profiler import ProfilerActivity, profile
 
 from bench.rows import sample
 from bench.speed import SETS, TOKEN_BUDGET
-from ripcurrent.engine import plan_batches
+from ripcurrent.gradients import Batch, Directions, FeatureReader, GradientPass, make_batch, stack_directions
+from ripcurrent.gradients._plan_batches import plan_batches
+from ripcurrent.gradients._recorder import Measure
 from ripcurrent.models import load_model
-from ripcurrent.signals import Batch, Directions, FeatureReader, GradientPass, make_batch, stack_directions
-from ripcurrent.signals._recorder import Measure
 
 KINDS = {
     "matrix products": ("mm", "addmm", "bmm", "baddbmm", "linear", "matmul", "einsum"),

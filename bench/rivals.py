@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ripcurrent.data import EncodedRow
+from ripcurrent.gradients.kernels.linear import batched_dots
 from ripcurrent.models import ChatModel
-from ripcurrent.signals.ghost.linear import batched_dots
 
 
 class BatchOneLoop:

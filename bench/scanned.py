@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ripcurrent.api._progress import SilentProgress
-from ripcurrent.api._scan_model import load_scan_model
-from ripcurrent.api._scanned import ScannedRows, open_scan
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.experiment._instruments import Scanned
+from ripcurrent.experiment._scanned import ScannedRows, open_scan
 from ripcurrent.models import ChatModel
+from ripcurrent.progress import SilentProgress
+from ripcurrent.scan._scan_model import load_scan_model
 
 
 def open_run(run: Path) -> tuple[ScannedRows, ChatModel]:

@@ -16,7 +16,7 @@ from typing import Literal
 
 import numpy as np
 
-from ripcurrent.engine._ray import TASKS
+from ripcurrent.scan._ray import TASKS
 
 PASSES = 3.75
 """Plain forward passes that a row's gradient signals cost (docs/benchmarks.md, mean 201 tokens, dense directions)."""

@@ -22,9 +22,9 @@ from bench.goals import line
 from bench.rivals import BatchOneLoop, ReferenceWay
 from bench.rows import sample
 from ripcurrent.data import EncodedRow
-from ripcurrent.engine import plan_batches
+from ripcurrent.gradients import Batch, FeatureReader, GradientPass, make_batch, stack_directions
+from ripcurrent.gradients._plan_batches import plan_batches
 from ripcurrent.models import load_model
-from ripcurrent.signals import Batch, FeatureReader, GradientPass, make_batch, stack_directions
 
 TOKEN_BUDGET = 512
 SETS = {"rows/alpaca_en_demo.json": 24, "rows/instruction-data.json": 60}

@@ -20,13 +20,14 @@ import torch
 from bench.scanned import open_run
 from ripcurrent.anchors import load_anchors
 from ripcurrent.data import EncodedRow, Row, encode, encode_rows
-from ripcurrent.engine import plan_batches
+from ripcurrent.gradients import FeatureReader, make_batch
+from ripcurrent.gradients._plan_batches import plan_batches
+from ripcurrent.gradients._types import Position
 from ripcurrent.models import ChatModel
-from ripcurrent.scoring import AnchorMeasurements, separation, spearman
-from ripcurrent.scoring._score import representation_scores
-from ripcurrent.signals import FeatureReader, make_batch
-from ripcurrent.signals._stage import unit
-from ripcurrent.signals._types import Position
+from ripcurrent.scan._score import representation_scores
+from ripcurrent.scan._separation import AnchorMeasurements, separation
+from ripcurrent.scan._signal_stage import unit
+from ripcurrent.statistics import spearman
 
 POSITIONS: tuple[Position, ...] = ("last", "last_content", "mean_response")
 SCORES = ("representation_bidirectional", "representation_harmful")

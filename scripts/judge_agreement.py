@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ripcurrent.api._judges import validate_judges
+from ripcurrent.evaluate._judges import validate_judges
 
 TARGET = Path(__file__).parents[1] / "src" / "ripcurrent" / "report" / "judge_agreement.json"
 FILES = {"xstest_gpt4.csv": "GPT-4’s", "xstest_llama2new.csv": "Llama 2’s"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -53,7 +54,7 @@ def rows_file(tmp_path: Path) -> Path:
 def without_page() -> Iterator[None]:
     """Scans leave out the page, which takes longer than all the rest on a tiny model."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ripcurrent.api._scan.build_report", lambda folder: folder / "report.html")
+        patch.setattr(import_module("ripcurrent.scan._scan"), "build_report", lambda folder: folder / "report.html")
         yield
 
 

@@ -10,10 +10,10 @@ import click
 import pytest
 import typer
 
-from ripcurrent.api._options import ScanOptions
 from ripcurrent.cli import app
 from ripcurrent.data import FORMAT_NAMES, RowStatus
-from ripcurrent.scoring import COLUMNS
+from ripcurrent.scan._columns import COLUMNS
+from ripcurrent.scan._options import ScanOptions
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -86,7 +86,7 @@ def test_the_table_of_columns_is_the_codes() -> None:
 
 def test_the_table_of_statuses_is_the_codes() -> None:
     # The room's constants are imported here, as it loads torch.
-    from ripcurrent.signals._stage import DROPPED, NOT_EMBEDDED
+    from ripcurrent.scan._signal_stage import DROPPED, NOT_EMBEDDED
 
     assert first_cells(page("docs/methods.md"), "### Statuses") == [*get_args(RowStatus), NOT_EMBEDDED, DROPPED]
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 from importlib.metadata import metadata
 from pathlib import Path
 
 import pytest
 
-from ripcurrent.api._evaluate import evaluate
-from ripcurrent.api._execution import Execution
-from ripcurrent.api._scan import scan
-from ripcurrent.engine._ray_library import ray_data_library, ray_library
 from ripcurrent.errors import ExitCode, MissingExtraError
-from ripcurrent.evaluation import JudgeSettings, find_judge
+from ripcurrent.evaluate import JudgeSettings, find_judge
+from ripcurrent.evaluate._evaluate import evaluate
+from ripcurrent.scan._execution import Execution
+from ripcurrent.scan._ray_library import ray_data_library, ray_library
+from ripcurrent.scan._scan import scan
 from tests.scan_fixtures import anchors_file, no_page, rows_file, shared_cache, tiny_folder
 from tests.tiny_scan import EXACT, write_jsonl
 
@@ -52,7 +53,7 @@ def test_a_scan_by_ray(rows_file: Path, tmp_path: Path, tiny_folder: Path, ancho
 
 
 def test_an_endpoint_that_answers_or_judges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ripcurrent.evaluation._endpoint.find_spec", lambda name: None)
+    monkeypatch.setattr(import_module("ripcurrent.evaluate._endpoint"), "find_spec", lambda name: None)
     prompts = write_jsonl(tmp_path / "prompts.jsonl", [{"prompt": "Why?"}])
     with pytest.raises(MissingExtraError) as caught:
         evaluate("served", prompts=[prompts], out=tmp_path / "out", endpoint="http://localhost:9/v1")

@@ -20,7 +20,7 @@ import torch
 
 from bench.peers.environments import PEERS, ROOT, Peer, PeerError, environment, last_line
 from bench.peers.table import markdown
-from ripcurrent.scoring import spearman
+from ripcurrent.statistics import spearman
 
 FOLDER = ROOT / ".bench-peers"
 OWN = {"ripcurrent": ("linear", "all"), "batch-1 loop": ("linear", "all"), "the reference's way": ("all",)}

@@ -22,8 +22,8 @@ from bench.peers.exchange import DIRECTIONS, Row
 from bench.rows import sample
 from ripcurrent.anchors import load_anchors
 from ripcurrent.data import EncodedRow, encode_anchor
+from ripcurrent.gradients import GradientPass
 from ripcurrent.models import ChatModel, load_model
-from ripcurrent.signals import GradientPass
 
 FILES = {"short": "rows/instruction-data.json", "long": "rows/alpaca_en_demo.json"}
 SCOPES = ("linear", "all")

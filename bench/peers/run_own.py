@@ -15,9 +15,9 @@ import numpy.typing as npt
 from bench.peers.exchange import Row, Task
 from bench.rivals import BatchOneLoop, ReferenceWay
 from ripcurrent.data import EncodedRow
-from ripcurrent.engine import plan_batches
+from ripcurrent.gradients import GradientPass, make_batch, stack_directions
+from ripcurrent.gradients._plan_batches import plan_batches
 from ripcurrent.models import ChatModel, load_model
-from ripcurrent.signals import GradientPass, make_batch, stack_directions
 
 NAMES = ("ripcurrent", "batch-1 loop", "the reference's way")
 TOKENS = 512

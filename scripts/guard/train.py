@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from evaluate import GUARD_FOLDER
 
+from evaluate import GUARD_FOLDER
 from ripcurrent.models import load_model
 
 FOLDER = Path(__file__).parent

@@ -6,23 +6,25 @@ takes no time.
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ripcurrent.anchors import load_anchors
-    from ripcurrent.api._anchor_stability import anchor_stability
-    from ripcurrent.api._calibrate_data import calibrate_data
-    from ripcurrent.api._evaluate import EvaluationResult, evaluate, load_evaluation
-    from ripcurrent.api._experiment import Experiment
-    from ripcurrent.api._finetune import FinetuneResult, finetune
-    from ripcurrent.api._options import ScanOptions
-    from ripcurrent.api._scan import ScanResult, scan
-    from ripcurrent.api._select import select
     from ripcurrent.data import read_rows
     from ripcurrent.errors import RipcurrentError
+    from ripcurrent.evaluate._evaluate import EvaluationResult, evaluate, load_evaluation
+    from ripcurrent.experiment._experiment import Experiment
+    from ripcurrent.finetune._finetune import FinetuneResult, finetune
+    from ripcurrent.forecast._calibrate_data import calibrate_data
     from ripcurrent.models import load_model
-    from ripcurrent.scoring import load_tokens
+    from ripcurrent.scan._anchor_stability import anchor_stability
+    from ripcurrent.scan._options import ScanOptions
+    from ripcurrent.scan._scan import ScanResult, scan
+    from ripcurrent.scan._token_tables import load_tokens
+    from ripcurrent.select._select import select
 
     __version__: str
 
@@ -48,24 +50,35 @@ __all__ = [
 ]
 
 _HOMES = {
-    "EvaluationResult": "ripcurrent.api._evaluate",
-    "Experiment": "ripcurrent.api._experiment",
-    "FinetuneResult": "ripcurrent.api._finetune",
+    "EvaluationResult": "ripcurrent.evaluate._evaluate",
+    "Experiment": "ripcurrent.experiment._experiment",
+    "FinetuneResult": "ripcurrent.finetune._finetune",
     "RipcurrentError": "ripcurrent.errors",
-    "ScanOptions": "ripcurrent.api._options",
-    "ScanResult": "ripcurrent.api._scan",
-    "anchor_stability": "ripcurrent.api._anchor_stability",
-    "calibrate_data": "ripcurrent.api._calibrate_data",
-    "evaluate": "ripcurrent.api._evaluate",
-    "finetune": "ripcurrent.api._finetune",
+    "ScanOptions": "ripcurrent.scan._options",
+    "ScanResult": "ripcurrent.scan._scan",
+    "anchor_stability": "ripcurrent.scan._anchor_stability",
+    "calibrate_data": "ripcurrent.forecast._calibrate_data",
+    "evaluate": "ripcurrent.evaluate._evaluate",
+    "finetune": "ripcurrent.finetune._finetune",
     "load_anchors": "ripcurrent.anchors",
-    "load_evaluation": "ripcurrent.api._evaluate",
+    "load_evaluation": "ripcurrent.evaluate._evaluate",
     "load_model": "ripcurrent.models",
-    "load_tokens": "ripcurrent.scoring._tokens",
+    "load_tokens": "ripcurrent.scan._token_tables",
     "read_rows": "ripcurrent.data",
-    "scan": "ripcurrent.api._scan",
-    "select": "ripcurrent.api._select",
+    "scan": "ripcurrent.scan._scan",
+    "select": "ripcurrent.select._select",
 }
+
+
+class _Package(ModuleType):
+    """This package: a room that is called like its verb does not hide the verb once it is imported."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (name in _HOMES and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
 
 
 # hidden from type checkers, which would otherwise let every misspelt name pass

@@ -8,14 +8,15 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
-from ripcurrent.api._scan import scan
 from ripcurrent.cli._output import TerminalProgress
 from ripcurrent.cli._scan import harmless, one_line
-from ripcurrent.run import read_manifest
+from ripcurrent.runs import read_manifest
+from ripcurrent.scan._scan import scan
 from tests.cli.command import Command, judge
 from tests.models.tiny import save_tiny
 from tests.scan_fixtures import without_page
@@ -274,7 +275,7 @@ def test_memory_that_runs_out_anywhere_is_one_error(
     def runs_out(*_: object, **__: object) -> None:
         raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory\nmore")
 
-    monkeypatch.setattr("ripcurrent.api._scan.load_scan_model", runs_out)
+    monkeypatch.setattr(import_module("ripcurrent.scan._scan"), "load_scan_model", runs_out)
     says = ("Memory ran out", "is kept", "--token-budget")
     command.scan_fails(rows_file, "--out", tmp_path / "out", code=2, says=says)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from ripcurrent.run import RunDirectory
+from ripcurrent.runs import RunDirectory
 from tests.cli.command import Command
 from tests.tiny_scan import good_rows, write_jsonl
 

@@ -86,8 +86,8 @@ def test_importing_the_package_is_light() -> None:
 
 def test_the_surface_is_what_it_says() -> None:
     import ripcurrent as rc
-    from ripcurrent.api._scan import scan
     from ripcurrent.errors import RipcurrentError
+    from ripcurrent.scan._scan import scan
 
     assert set(rc.__all__) == {
         *("EvaluationResult", "Experiment", "FinetuneResult", "RipcurrentError", "ScanOptions", "ScanResult"),

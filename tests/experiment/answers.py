@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ripcurrent.evaluation import find_judge
+from ripcurrent.evaluate import find_judge
 
 Says = Callable[[str, str, str], str]
 """From a judge, the folder's arm (``top-seed0``) and a prompt's id to a label."""
@@ -29,7 +29,7 @@ def as_named(judge: str, arm: str, prompt_id: str) -> str:
 
 
 class FakeEvaluate:
-    """Stands in for `ripcurrent.api._evaluate.evaluate`; notes what it was asked."""
+    """Stands in for `ripcurrent.evaluate._evaluate.evaluate`; notes what it was asked."""
 
     def __init__(self, says: Says = as_named) -> None:
         self.says = says

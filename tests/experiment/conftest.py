@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import importlib
 import json
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ripcurrent.api._scan import scan
+from ripcurrent.scan._scan import scan
 from tests.experiment.answers import FakeEvaluate
 from tests.scan_fixtures import anchors_file, shared_cache, tiny_folder
 from tests.tiny_scan import EXACT, good_rows, write_jsonl
@@ -23,7 +24,7 @@ def scanned(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, anchors
     folder = tmp_path_factory.mktemp("scanned")
     rows = write_jsonl(folder / "rows.jsonl", good_rows(40))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ripcurrent.api._scan.build_report", lambda run: run / "report.html")
+        patch.setattr(import_module("ripcurrent.scan._scan"), "build_report", lambda run: run / "report.html")
         scan(rows, folder / "run", model=str(tiny_folder), anchors=str(anchors_file), **EXACT)
     return folder / "run"
 
@@ -79,7 +80,7 @@ def keys(scanned: Path, asked: Path, tiny_folder: Path, tmp_path: Path) -> dict[
 def evaluated(monkeypatch: pytest.MonkeyPatch) -> FakeEvaluate:
     """Evaluations are made up; the page is left out."""
     fake = FakeEvaluate()
-    monkeypatch.setattr(importlib.import_module("ripcurrent.api._evaluate"), "evaluate", fake)
+    monkeypatch.setattr(importlib.import_module("ripcurrent.evaluate._evaluate"), "evaluate", fake)
     return fake
 
 

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
-from ripcurrent.api import _experiment_scans as scans
-from ripcurrent.api._experiment import _identity, _keep_prompts, run_experiment
-from ripcurrent.api._experiment_arms import PROMPTS, ArmRows, ArmRunner
-from ripcurrent.api._experiment_checks import refuse_equal_rows
-from ripcurrent.api._experiment_options import judge_scoring, judge_settings
-from ripcurrent.api._progress import SilentProgress
 from ripcurrent.data import read_rows
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.evaluation import JudgeSettings, Prompt
+from ripcurrent.evaluate import JudgeSettings, Prompt
 from ripcurrent.experiment import MAIN, Arm, expand_arms, gather_prompts, parse_experiment
+from ripcurrent.experiment import _experiment_scans as scans
+from ripcurrent.experiment._experiment import _identity, _keep_prompts, run_experiment
+from ripcurrent.experiment._experiment_arms import PROMPTS, ArmRows, ArmRunner
+from ripcurrent.experiment._experiment_checks import refuse_equal_rows
+from ripcurrent.experiment._experiment_options import judge_scoring, judge_settings
+from ripcurrent.progress import SilentProgress
 from tests.experiment.test_rows import ROWS, table
 from tests.tiny_scan import write_jsonl
 
@@ -75,7 +76,11 @@ def test_without_trl_the_install_line_is_shown_and_nothing_is_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = importlib.util.find_spec
-    monkeypatch.setattr("ripcurrent.api._experiment.find_spec", lambda name: None if name == "trl" else found(name))
+    monkeypatch.setattr(
+        import_module("ripcurrent.experiment._experiment"),
+        "find_spec",
+        lambda name: None if name == "trl" else found(name),
+    )
     with pytest.raises(RipcurrentError, match=r"trl is not installed.*\n.*ripcurrent\[train\]"):
         run_experiment(parse_experiment(KEYS, where="x"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -210,7 +215,9 @@ def test_what_cannot_train_is_refused_before_anything_is_scanned(
     keys: dict[str, Any], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = parse_experiment({**KEYS, "arms": {"random": "random"}, **keys}, where="x")
-    monkeypatch.setattr("ripcurrent.api._experiment.open_pools", lambda *rest: pytest.fail("it was scanned"))
+    monkeypatch.setattr(
+        import_module("ripcurrent.experiment._experiment"), "open_pools", lambda *rest: pytest.fail("it was scanned")
+    )
     with pytest.raises(RipcurrentError, match=said):
         run_experiment(config, tmp_path / "out")
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from ripcurrent.cli import run
-from ripcurrent.evaluation import find_judge
+from ripcurrent.evaluate import find_judge
 from tests.experiment.answers import FakeEvaluate, Says, chance, write_evaluation
 from tests.experiment.conftest import read
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,16 +13,17 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from ripcurrent.api import _format_edit_arms, _format_edit_pairs, _format_edits
-from ripcurrent.api._format_edits import run
-from ripcurrent.api._scan import scan
 from ripcurrent.cli import run as command
 from ripcurrent.data import read_rows
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.evaluation._statistics import holm
+from ripcurrent.evaluate._statistics import holm
+from ripcurrent.experiment import _format_edit_arms, _format_edit_pairs
+from ripcurrent.experiment import _run_format_edits as _format_edits
 from ripcurrent.experiment._format_edits import EDITS
 from ripcurrent.experiment._instruments import parse_edits
 from ripcurrent.experiment._paired_changes import paired_change
+from ripcurrent.experiment._run_format_edits import run
+from ripcurrent.scan._scan import scan
 from tests.experiment.answers import FakeEvaluate, chance
 from tests.experiment.conftest import read
 from tests.tiny_scan import EXACT, good_rows, write_jsonl
@@ -31,7 +33,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(autouse=True)
 def no_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ripcurrent.api._scan.build_report", lambda folder: folder / "report.html")
+    monkeypatch.setattr(import_module("ripcurrent.scan._scan"), "build_report", lambda folder: folder / "report.html")
 
 
 @pytest.fixture
@@ -246,7 +248,7 @@ def test_no_row_at_equal_length_is_an_error(edits: dict[str, Any], tmp_path: Pat
 
 
 needs_evaluate = pytest.mark.skipif(
-    find_spec("ripcurrent.api._evaluate") is None, reason="answers cannot be generated in this version"
+    find_spec("ripcurrent.evaluate._evaluate") is None, reason="answers cannot be generated in this version"
 )
 
 
@@ -262,7 +264,7 @@ def test_harm_is_compared_pair_by_pair(
     edits: dict[str, Any], keys: dict[str, Any], evaluated: FakeEvaluate, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr("ripcurrent.api._experiment._page", lambda *given: None)
+    monkeypatch.setattr(import_module("ripcurrent.experiment._experiment"), "_page", lambda *given: None)
     evaluated.says = says
     arms = {"recipe": keys["recipe"], "seeds": [0, 1], "prompts": keys["prompts"]}
     chosen = {**edits, "edits": ["line-breaks-removed", "digits-spelled", "equations-in-words"], "size": 6}

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from ripcurrent.anchors import load_anchors
-from ripcurrent.api import _experiment_scans as scans
-from ripcurrent.api._experiment import _scans_of
-from ripcurrent.api._experiment_scans import _write_anchors
-from ripcurrent.api._progress import SilentProgress
 from ripcurrent.errors import RipcurrentError
+from ripcurrent.experiment import _experiment_scans as scans
 from ripcurrent.experiment import expand_arms, parse_experiment
 from ripcurrent.experiment._config import Scan
+from ripcurrent.experiment._experiment import _scans_of
+from ripcurrent.experiment._experiment_scans import _write_anchors
+from ripcurrent.progress import SilentProgress
 
 
 def texts(path: Path | str) -> dict[str, list[str]]:

@@ -10,7 +10,7 @@ import torch
 
 from ripcurrent.data import Message, Row, encode_rows
 from ripcurrent.experiment._heldout import heldout_loss
-from tests.training.runs import chat_model, rows
+from tests.finetune.runs import chat_model, rows
 
 
 def conversations() -> list[Row]:

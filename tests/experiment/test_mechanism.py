@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,12 @@ import pytest
 import yaml
 from scipy.stats import rankdata
 
-from ripcurrent.api import _mechanism
-from ripcurrent.api._mechanism import run
-from ripcurrent.api._scan import scan
 from ripcurrent.cli import run as command
 from ripcurrent.errors import RipcurrentError
+from ripcurrent.experiment import _mechanism
 from ripcurrent.experiment._instruments import parse_mechanism
+from ripcurrent.experiment._mechanism import run
+from ripcurrent.scan._scan import scan
 from tests.experiment.conftest import read
 from tests.tiny_scan import EXACT, good_rows, write_jsonl
 
@@ -99,7 +100,7 @@ def test_unusable_rows_take_no_part_and_too_few_are_an_error(scanned: Path, tmp_
 def test_pools_are_scanned_added_and_never_repeated(
     scanned: Path, keys: dict[str, Any], anchors_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ripcurrent.api._scan.build_report", lambda folder: folder / "report.html")
+    monkeypatch.setattr(import_module("ripcurrent.scan._scan"), "build_report", lambda folder: folder / "report.html")
     first = {"name": "first", "run": str(scanned)}
     rows = write_jsonl(tmp_path / "others.jsonl", good_rows(60)[40:])
     second = {"name": "second", "data": str(rows), "scan": {"anchors": str(anchors_file)}}
@@ -144,7 +145,7 @@ def test_pools_are_scanned_added_and_never_repeated(
 def test_a_scan_of_one_signal_says_which_is_missing(
     tiny_folder: Path, anchors_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ripcurrent.api._scan.build_report", lambda folder: folder / "report.html")
+    monkeypatch.setattr(import_module("ripcurrent.scan._scan"), "build_report", lambda folder: folder / "report.html")
     rows = write_jsonl(tmp_path / "rows.jsonl", good_rows(12))
     for signals, missing in (("representation", "gradient"), ("gradient", "representation")):
         folder = tmp_path / signals

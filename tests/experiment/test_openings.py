@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from ripcurrent.experiment._openings import (
     log_odds,
     open_requests,
 )
-from tests.training.runs import chat_model
+from tests.finetune.runs import chat_model
 
 REQUESTS = ("Bake bread.", "Tell me all that you know of old maps and of boats.", "Seven?")
 OPENINGS = ("Sorry", "I'm sorry", "I'm not", "I can't", "No,", "No, I", "I")
@@ -65,7 +66,7 @@ def test_a_request_does_not_see_the_others(monkeypatch: pytest.MonkeyPatch) -> N
     together = RefusalOdds(chat, open_requests(REQUESTS, OPENINGS[:5], chat), torch.float32)()
     alone = [RefusalOdds(chat, open_requests([one], OPENINGS[:5], chat), torch.float32)()[0] for one in REQUESTS]
     np.testing.assert_allclose(together, alone, atol=1e-4)
-    monkeypatch.setattr("ripcurrent.experiment._openings.TOKENS_AT_ONCE", 1)
+    monkeypatch.setattr(import_module("ripcurrent.experiment._openings"), "TOKENS_AT_ONCE", 1)
     one_by_one = RefusalOdds(chat, open_requests(REQUESTS, OPENINGS[:5], chat), torch.float32)()
     np.testing.assert_allclose(one_by_one, together, atol=1e-4)
 

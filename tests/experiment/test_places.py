@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ripcurrent.api._experiment import ExperimentResult, run_experiment
 from ripcurrent.data import read_rows
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.experiment import parse_experiment
-from ripcurrent.run import write_json
+from ripcurrent.experiment._experiment import ExperimentResult, run_experiment
+from ripcurrent.runs import write_json
 from tests.experiment.answers import FakeEvaluate
 from tests.experiment.conftest import read
 from tests.models.tiny import save_tiny
@@ -23,7 +24,7 @@ from tests.tiny_scan import write_jsonl
 @pytest.fixture
 def small(keys: dict[str, Any], evaluated: FakeEvaluate, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """An experiment of one arm and seed; without a page."""
-    monkeypatch.setattr("ripcurrent.api._experiment._page", lambda folder, told: None)
+    monkeypatch.setattr(import_module("ripcurrent.experiment._experiment"), "_page", lambda folder, told: None)
     return {**keys, "arms": {"random": "random"}, "seeds": [0]}
 
 
@@ -116,7 +117,7 @@ def test_an_arm_stopped_before_its_size_changed_says_what_to_remove(
     out = tmp_path / "out"
     keys = {**small, "arms": {"top": "top"}, "control": None}
     with monkeypatch.context() as patch:
-        patch.setattr("ripcurrent.api._experiment_arms.finetune", _interrupted)
+        patch.setattr(import_module("ripcurrent.experiment._experiment_arms"), "finetune", _interrupted)
         with pytest.raises(KeyboardInterrupt):
             run(keys, out)
     with pytest.raises(RipcurrentError, match="already holds another selection") as caught:

@@ -8,7 +8,7 @@ import torch
 
 from ripcurrent.experiment._openings import RefusalOdds, open_requests
 from ripcurrent.experiment._probe import RowProbe, draw_stratified
-from tests.training.runs import chat_model, encoded_rows
+from tests.finetune.runs import chat_model, encoded_rows
 
 REQUESTS = ("Bake bread.", "Tell me all that you know of old maps.")
 OPENINGS = ("Sorry", "I'm sorry", "No,")

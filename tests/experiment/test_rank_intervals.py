@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
 import numpy as np
 import pytest
 from scipy.stats import rankdata, spearmanr
@@ -40,7 +42,7 @@ def test_point_and_interval_are_those_of_a_plain_loop(monkeypatch: pytest.Monkey
             tuple(np.quantile(given, [0.025, 0.975])), abs=1e-9
         )
     # draws are ranked in parts, which changes nothing
-    monkeypatch.setattr("ripcurrent.experiment._rank_intervals.CELLS", 400)
+    monkeypatch.setattr(import_module("ripcurrent.experiment._rank_intervals"), "CELLS", 400)
     assert {one.left: one for one in rank_correlations(left, right, length, draws=300, seed=2)} == found
 
 

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import yaml
 
-from ripcurrent.api._experiment import Experiment
-from ripcurrent.api._options import ScanOptions
 from ripcurrent.experiment import expand_arms, gather_prompts, parse_experiment, read_experiment_file
+from ripcurrent.experiment._experiment import Experiment
 from ripcurrent.experiment._instruments import parse_edits, parse_probe
 from ripcurrent.experiment._sums import draw_sums
-from ripcurrent.training import load_recipe
+from ripcurrent.finetune import load_recipe
+from ripcurrent.scan._options import ScanOptions
 
 FOLDER = Path(__file__).parents[2] / "experiments"
 FILES = sorted(FOLDER.glob("*.yaml"))

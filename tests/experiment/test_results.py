@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ripcurrent.api._experiment_results import collect_results
 from ripcurrent.cli._experiment import compared
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.evaluation import compare_arms
+from ripcurrent.evaluate import compare_arms
 from ripcurrent.experiment import ArmRun, by_arm, expand_arms, parse_experiment
 from ripcurrent.experiment import _in_words as in_words
 from ripcurrent.experiment import _tables as tables
+from ripcurrent.experiment._experiment_results import collect_results
 from ripcurrent.experiment._outcomes import Outcomes, Scoring, read_run
 from ripcurrent.experiment._published import published_figure
 from tests.experiment.answers import chance, write_evaluation

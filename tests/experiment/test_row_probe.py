@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from ripcurrent.api._row_probe import SEPARATES, append_line, read_lines, run
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.experiment._probe import RowProbe
-from ripcurrent.scoring import partial_spearman, spearman
+from ripcurrent.experiment._row_probe import SEPARATES, append_line, read_lines, run
+from ripcurrent.statistics import partial_spearman, spearman
 
 
 @pytest.fixture
@@ -70,7 +71,7 @@ def test_a_model_that_never_learned_to_refuse_is_told(
     probe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # an untrained model tells the two sets of requests apart by accident, never perfectly in the wrong direction
-    monkeypatch.setattr("ripcurrent.api._row_probe.SEPARATES", 1.1)
+    monkeypatch.setattr(import_module("ripcurrent.experiment._row_probe"), "SEPARATES", 1.1)
     found = run(probe, tmp_path / "out")
     (note,) = (note for note in found["notes"] if "openings" in note)
     assert f"AUROC {found['instrument']['auroc']}" in note
@@ -121,7 +122,7 @@ def test_a_row_whose_id_holds_another_line_end_is_read_back(tmp_path: Path) -> N
 
 def test_a_dataset_is_scanned_first(probe: dict[str, Any], scanned: Path, keys: dict[str, Any], tmp_path: Path,
                                     anchors_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
-    monkeypatch.setattr("ripcurrent.api._scan.build_report", lambda folder: folder / "report.html")
+    monkeypatch.setattr(import_module("ripcurrent.scan._scan"), "build_report", lambda folder: folder / "report.html")
     own = {key: keys[key] for key in ("model", "device", "dtype")}
     scan = {"anchors": str(anchors_file), "anchor_check": False}
     made = {**probe, **own, "data": str(scanned.parent / "rows.jsonl"), "scan": scan}
@@ -135,7 +136,7 @@ def test_its_requests_are_found_before_anything_is_scanned(tmp_path: Path, monke
     def never(*given: Any) -> Any:
         raise AssertionError("scanned")
 
-    monkeypatch.setattr("ripcurrent.api._row_probe.open_scan", never)
+    monkeypatch.setattr(import_module("ripcurrent.experiment._row_probe"), "open_scan", never)
     keys = {"name": "probe", "data": "rows.jsonl", "prompts": {"source": "builtin:harmful", "without": ["guard"]}}
     with pytest.raises(RipcurrentError, match="guard"):
         run(keys, tmp_path / "out")

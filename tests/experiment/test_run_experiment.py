@@ -6,16 +6,16 @@ import importlib
 import json
 import shutil
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ripcurrent.api import _experiment_judges
-from ripcurrent.api._experiment import ExperimentResult, run_experiment
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.experiment import parse_experiment
-from ripcurrent.run import read_json_lines
+from ripcurrent.experiment import _experiment_judges, parse_experiment
+from ripcurrent.experiment._experiment import ExperimentResult, run_experiment
+from ripcurrent.runs import read_json_lines
 from tests.experiment.answers import FakeEvaluate, as_named, write_evaluation
 from tests.experiment.conftest import read, small_keys, write_prompts
 from tests.experiment.test_results import SHARES, by_share, collected, put
@@ -29,7 +29,7 @@ def run(keys: dict[str, Any], out: Path, **how: Any) -> ExperimentResult:
 @pytest.fixture(scope="module", autouse=True)
 def few_draws() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ripcurrent.evaluation._statistics.DRAWS", 100)
+        patch.setattr(import_module("ripcurrent.evaluate._statistics"), "DRAWS", 100)
         yield
 
 
@@ -38,14 +38,14 @@ def whole(scanned: Path, tiny_folder: Path, tmp_path_factory: pytest.TempPathFac
     """The experiment of the keys, with its page."""
     folder = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(importlib.import_module("ripcurrent.api._evaluate"), "evaluate", FakeEvaluate())
+        patch.setattr(importlib.import_module("ripcurrent.evaluate._evaluate"), "evaluate", FakeEvaluate())
         return run(small_keys(scanned, write_prompts(folder), tiny_folder, folder), folder / "out")
 
 
 @pytest.fixture(autouse=True)
 def no_further_page(whole: ExperimentResult, monkeypatch: pytest.MonkeyPatch) -> None:
     """All others leave the page out, which takes longer than their arms."""
-    monkeypatch.setattr("ripcurrent.api._experiment._page", lambda *given: None)
+    monkeypatch.setattr(import_module("ripcurrent.experiment._experiment"), "_page", lambda *given: None)
 
 
 @pytest.fixture

@@ -12,20 +12,20 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from ripcurrent.api._experiment import run_experiment
 from ripcurrent.errors import ExitCode, RipcurrentError
 from ripcurrent.experiment import parse_experiment
-from tests.evaluation.scripted_server import Answered, completion, error, serve
+from ripcurrent.experiment._experiment import run_experiment
+from tests.evaluate.scripted_server import Answered, completion, error, serve
 from tests.experiment.conftest import read
 from tests.tiny_scan import write_jsonl
 
 CHILD = """
 import json, os, signal, sys
-from ripcurrent.api import _evaluate
-from ripcurrent.api._experiment import run_experiment
-from ripcurrent.evaluation._responses import ResponseLog
+from ripcurrent.evaluate import _evaluate
+from ripcurrent.experiment._experiment import run_experiment
+from ripcurrent.evaluate._responses import ResponseLog
 from ripcurrent.experiment import parse_experiment
-from ripcurrent.training import _watch
+from ripcurrent.finetune import _watch
 
 keys, out, where = json.loads(sys.argv[1]), sys.argv[2], sys.argv[3]
 die = lambda *_: os.kill(os.getpid(), signal.SIGKILL)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ripcurrent.api._experiment import run_experiment
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.experiment import parse_experiment
 from ripcurrent.experiment._config import Accuracy
+from ripcurrent.experiment._experiment import run_experiment
 from ripcurrent.experiment._sums import draw_sums, result_of
 from tests.experiment.answers import FakeEvaluate
 from tests.experiment.conftest import read
@@ -64,7 +65,7 @@ def test_arms_are_asked_where_the_untrained_model_solves_some(
     solved_by_base: int,
     solved_by_top: int | None,
 ) -> None:
-    monkeypatch.setattr("ripcurrent.api._experiment._page", lambda *given: None)
+    monkeypatch.setattr(import_module("ripcurrent.experiment._experiment"), "_page", lambda *given: None)
 
     def completes(arm: str, row: dict[str, Any]) -> str:
         if row["source"] != "sums":

@@ -10,9 +10,9 @@ import pytest
 import torch
 from peft import IA3Config, LoraConfig, PeftModel, get_peft_model
 
-from ripcurrent.api._adapter_base import other_base
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.models import describe, load_model
+from ripcurrent.scan._adapter_base import other_base
 from tests.models.tiny import save_tiny, tiny_model, tiny_tokenizer
 
 IDS = torch.tensor([[1, 9, 40, 77, 120, 2]])

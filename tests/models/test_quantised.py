@@ -13,10 +13,10 @@ from transformers import LlamaConfig
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
 from ripcurrent.errors import RipcurrentError
+from ripcurrent.gradients import GradientPass, make_batch, stack_directions
 from ripcurrent.models import load_model
-from ripcurrent.signals import GradientPass, make_batch, stack_directions
+from tests.gradients.oracle import chat_model, inner, random_rows, row_gradient
 from tests.models.tiny import tiny_model, tiny_tokenizer
-from tests.signals.oracle import chat_model, inner, random_rows, row_gradient
 
 TOLERANCES = {4: (5e-5, 1e-3), 8: (5e-4, 5e-3)}
 """By bits: cosine, and relative norm. In 8 bits the base layers compute in float16 whatever type is asked for."""

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from ripcurrent.api._adapter_base import other_base
-from ripcurrent.api._execution import _absolute_paths
 from ripcurrent.data import Message, Row, encode, encode_rows, read_rows, why_mismatch
 from ripcurrent.data._render import chat_text
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.models import load_model
 from ripcurrent.models._variables import split_variables
+from ripcurrent.scan._adapter_base import other_base
+from ripcurrent.scan._execution import _absolute_paths
 from tests.models.tiny import save_tiny
 
 THINKING = (

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ripcurrent.api._experiment_results import collect_results
 from ripcurrent.experiment import BASE, expand_arms, parse_experiment
-from ripcurrent.run import write_json
+from ripcurrent.experiment._experiment_results import collect_results
+from ripcurrent.runs import write_json
 from tests.experiment.answers import chance, write_evaluation
 
 SHARES = {BASE: 0.05, "random": 0.4, "top": 0.75, "bottom": 0.1, "length": 0.42, "<i>odd</i>": 0.4}

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from ripcurrent.errors import RipcurrentError
+from ripcurrent.evaluate._judge_agreement import measured_agreement
 from ripcurrent.report._experiment_page import build_experiment_page
-from ripcurrent.report._judge_agreement import measured_agreement
 from tests.report.fabricate_experiment import fabricate_experiment
 
 pytestmark = pytest.mark.browser

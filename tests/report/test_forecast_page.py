@@ -12,12 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ripcurrent.api._calibrate import calibrate
-from ripcurrent.api._forecast import write_forecast
 from ripcurrent.errors import RipcurrentError
+from ripcurrent.forecast._calibrate_runs import calibrate
+from ripcurrent.forecast._sentences import forecast_lines, read_forecast
+from ripcurrent.forecast._write import write_forecast
 from ripcurrent.report import build_report
-from ripcurrent.scoring._forecast import forecast_lines, read_forecast
-from tests.experiment.ladder_folder import ScanRows, fabricate_ladder, fabricate_scan
+from tests.forecast.ladder_folder import ScanRows, fabricate_ladder, fabricate_scan
 
 
 def paragraphs(run: Path) -> list[str] | None:

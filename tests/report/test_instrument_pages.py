@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from ripcurrent.api._experiment_kinds import OTHER_KINDS, run_other_kind
-from ripcurrent.api._progress import SilentProgress
 from ripcurrent.cli import run as command
 from ripcurrent.errors import RipcurrentError
+from ripcurrent.experiment._experiment_kinds import OTHER_KINDS, run_other_kind
+from ripcurrent.progress import SilentProgress
 from ripcurrent.report import build_instrument_page
 from ripcurrent.report._edits_content import edits_content
 from ripcurrent.report._instrument_content import signed, span

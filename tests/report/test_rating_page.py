@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page
 
-from ripcurrent.api._people import agree
-from ripcurrent.api._rate import RatingPage, rate
+from ripcurrent.evaluate._agree import agree
+from ripcurrent.evaluate._rate import RatingPage, rate
 from ripcurrent.report._rating_page import PageItem, render_rating_page
 from tests.rated_run import owners, write_experiment
 from tests.report.conftest import slip_in, watch

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.report._row_texts import clip_text, read_row_texts
-from ripcurrent.report._scan_run import open_scan_run
 from ripcurrent.report._shown_rows import choose_shown_rows, nearest_anchors, take_columns
+from ripcurrent.scan._scan_run import open_scan_run
 from tests.report.fabricate import fabricate_run
 
 

@@ -61,9 +61,9 @@ def check_command(
     Exits with 2 when gradient_balanced, gradient_bidirectional or representation_bidirectional is below an AUROC of
     0.7.
     """
-    from ripcurrent.api._check_anchors import check_anchors
     from ripcurrent.cli._output import TerminalProgress, print_json
-    from ripcurrent.scoring import require_separation
+    from ripcurrent.scan._check_anchors import check_anchors
+    from ripcurrent.scan._separation import require_separation
 
     options: dict[str, Any] = {
         "model": model,
@@ -127,8 +127,8 @@ def stability_command(
 
     Writes anchor_intervals.parquet into the run. Gradient scores need a scan with --per-anchor.
     """
-    from ripcurrent.api._anchor_stability import anchor_stability
     from ripcurrent.cli._output import print_json
+    from ripcurrent.scan._anchor_stability import anchor_stability
 
     found = anchor_stability(run, draws=draws, top=top, seed=seed)
     if as_json:

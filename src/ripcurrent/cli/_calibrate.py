@@ -11,7 +11,7 @@ import typer
 from ripcurrent.cli._scan import ADAPTER, ANCHORS, DEVICE, DTYPE, FORMAT, JSON, LIMIT, MAP, MODEL, QUIET
 
 if TYPE_CHECKING:
-    from ripcurrent.scoring._calibration import Calibration, ForecastError
+    from ripcurrent.forecast._calibration import Calibration, ForecastError
 
 FIT = ("experiments", "out", "check", "joined", "scans", "by", "judge", "compare", "as_json", "quiet")
 """Parameters that finished experiments are fitted by; all others are for training a ladder."""
@@ -88,12 +88,12 @@ def calibrate_command(
     """
     from contextlib import nullcontext
 
-    from ripcurrent.api._calibrate import as_json as json_of
-    from ripcurrent.api._calibrate import calibrate
-    from ripcurrent.api._progress import SilentProgress
     from ripcurrent.cli._output import TerminalProgress, print_json, say_default_model
     from ripcurrent.data import parse_mapping
     from ripcurrent.errors import RipcurrentError
+    from ripcurrent.forecast._calibrate_runs import as_json as json_of
+    from ripcurrent.forecast._calibrate_runs import calibrate
+    from ripcurrent.progress import SilentProgress
 
     given = dict(_given(context))
     if check is not None:
@@ -126,7 +126,7 @@ def calibrate_command(
         say_default_model(context, quiet)
     with nullcontext(SilentProgress()) if quiet else TerminalProgress().shown() as progress:
         if data and recipe is not None:
-            from ripcurrent.api._calibrate_data import calibrate_data
+            from ripcurrent.forecast._calibrate_data import calibrate_data
 
             calibration = calibrate_data(
                 data,

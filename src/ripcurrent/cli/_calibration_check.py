@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ripcurrent.api._calibration_check import CalibrationCheck
+    from ripcurrent.forecast._calibration_check import CalibrationCheck
 
 
 def show_check(
@@ -16,10 +16,10 @@ def show_check(
     """Check and print."""
     from contextlib import nullcontext
 
-    from ripcurrent.api._calibration_check import check_calibration
-    from ripcurrent.api._progress import SilentProgress
     from ripcurrent.cli._output import TerminalProgress, print_json
     from ripcurrent.errors import RipcurrentError
+    from ripcurrent.forecast._calibration_check import check_calibration
+    from ripcurrent.progress import SilentProgress
 
     if not experiments:
         raise RipcurrentError(

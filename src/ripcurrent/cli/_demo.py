@@ -12,8 +12,8 @@ from ripcurrent.cli._scan import JSON, QUIET, show_summary
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ripcurrent.api._demo import Demo, DemoRow, GroupShape
-    from ripcurrent.api._demo_proof import Proof
+    from ripcurrent.demo._demo import Demo, DemoRow, GroupShape
+    from ripcurrent.demo._demo_proof import Proof
 
 INTRODUCTION = """\
 The demo scans {rows} harmless instructions with their answers, written for this package, on a small chat model that \
@@ -40,11 +40,11 @@ def demo_command(
     """Show the whole story on rows and a model that come with the package: scan, ranking, selection, page."""
     from rich.console import Console
 
-    from ripcurrent.api._demo import run_demo
-    from ripcurrent.api._summary import summarise_scan
     from ripcurrent.cli._output import TerminalProgress, print_json
     from ripcurrent.data import read_rows
     from ripcurrent.demo import DEMO_ROWS
+    from ripcurrent.demo._demo import run_demo
+    from ripcurrent.scan._summary import summarise_scan
 
     console = Console(highlight=False)
     if quiet or as_json:

@@ -36,11 +36,11 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
-    from ripcurrent.api._budget_trial import BatchRate
-    from ripcurrent.api._doctor import DatasetReport, Diagnosis
-    from ripcurrent.api._environment import Finding
-    from ripcurrent.api._probe import Estimate
-    from ripcurrent.api._rendered_row import RenderedRow
+    from ripcurrent.scan._budget_trial import BatchRate
+    from ripcurrent.scan._doctor import DatasetReport, Diagnosis
+    from ripcurrent.scan._environment import Finding
+    from ripcurrent.scan._probe import Estimate
+    from ripcurrent.scan._rendered_row import RenderedRow
 
 LOSS_OPEN, LOSS_CLOSE = "⟦", "⟧"
 """Mark loss-bearing text where there is no colour."""
@@ -89,9 +89,9 @@ def doctor_command(
 
     Nothing is left behind. With a dataset a few of its batches are run on the model.
     """
-    from ripcurrent.api._doctor import diagnose
     from ripcurrent.cli._output import TerminalProgress, print_json
     from ripcurrent.data import parse_mapping
+    from ripcurrent.scan._doctor import diagnose
 
     changes: dict[str, Any] = {
         "model": model,
@@ -233,7 +233,7 @@ def _has_colour(console: Console) -> bool:
 
 
 def _forecast(estimate: Estimate) -> str:
-    from ripcurrent.api._environment import size
+    from ripcurrent.scan._environment import size
 
     parts = (
         f"loading {duration(estimate.loading_seconds)}",
@@ -249,8 +249,8 @@ def _forecast(estimate: Estimate) -> str:
 
 def _rates(rates: Sequence[BatchRate]) -> Iterator[str]:
     """A line a rate, and what to do."""
-    from ripcurrent.api._budget_trial import fastest
-    from ripcurrent.api._environment import size
+    from ripcurrent.scan._budget_trial import fastest
+    from ripcurrent.scan._environment import size
 
     threads = rates[0].threads
     for rate in rates:

@@ -21,7 +21,7 @@ from ripcurrent.cli._judge_options import (
 from ripcurrent.cli._scan import ADAPTER, DTYPE, JSON, QUIET, SPREAD_DEVICE, harmless
 
 if TYPE_CHECKING:
-    from ripcurrent.api._evaluate import EvaluationResult
+    from ripcurrent.evaluate._evaluate import EvaluationResult
 
 
 def evaluate_command(
@@ -80,11 +80,11 @@ def evaluate_command(
     """
     from contextlib import nullcontext
 
-    from ripcurrent.api._evaluate import DEFAULT_JUDGES, evaluate
-    from ripcurrent.api._progress import SilentProgress
     from ripcurrent.cli._output import TerminalProgress, is_default, print_json, say_default_model
     from ripcurrent.errors import RipcurrentError
-    from ripcurrent.evaluation import AXES
+    from ripcurrent.evaluate import AXES
+    from ripcurrent.evaluate._evaluate import DEFAULT_JUDGES, evaluate
+    from ripcurrent.progress import SilentProgress
 
     if axis not in AXES:
         raise RipcurrentError(f"--axis {axis} is not possible.", f"Axes: {', '.join(AXES)}.")
@@ -129,7 +129,7 @@ def _show(result: EvaluationResult, reveal: bool) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from ripcurrent.report._judge_agreement import kappas_of
+    from ripcurrent.evaluate._judge_agreement import kappas_of
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("judge", "prompts", "n", "answered", "95 %", "refused", "broken", "cut"):

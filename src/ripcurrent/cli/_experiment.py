@@ -10,7 +10,7 @@ import typer
 from ripcurrent.cli._scan import JSON, QUIET
 
 if TYPE_CHECKING:
-    from ripcurrent.api._experiment import ExperimentResult
+    from ripcurrent.experiment._experiment import ExperimentResult
 
 
 def experiment_command(
@@ -42,10 +42,10 @@ def experiment_command(
     """
     from contextlib import nullcontext
 
-    from ripcurrent.api._progress import SilentProgress
     from ripcurrent.cli._output import TerminalProgress, print_json
     from ripcurrent.errors import ExitCode, RipcurrentError
     from ripcurrent.experiment import parse_experiment, read_experiment_file
+    from ripcurrent.progress import SilentProgress
 
     values = read_experiment_file(file)
     kind = values.get("kind", "arms")
@@ -66,12 +66,12 @@ def experiment_command(
     folder = out or Path("runs") / str(values["name"])
     with nullcontext(SilentProgress()) if quiet else TerminalProgress().shown() as progress:
         if kind != "arms":
-            from ripcurrent.api._experiment_kinds import run_other_kind
+            from ripcurrent.experiment._experiment_kinds import run_other_kind
 
             _refuse_for(kind, {"--arms": arms, "--seeds": seeds, "--gate": gate})
             print_result(run_other_kind(kind, values, folder, progress=progress), folder, as_json, quiet)
             return
-        from ripcurrent.api._experiment import run_experiment
+        from ripcurrent.experiment._experiment import run_experiment
 
         chosen = [name.strip() for name in arms.split(",") if name.strip()] if arms is not None else None
         if chosen == []:

@@ -22,7 +22,7 @@ from ripcurrent.cli._scan import (
 )
 
 if TYPE_CHECKING:
-    from ripcurrent.api._finetune import FinetuneResult
+    from ripcurrent.finetune._finetune import FinetuneResult
 
 
 def finetune_command(
@@ -55,9 +55,9 @@ def finetune_command(
     Leaves FOLDER/model or FOLDER/adapter with the loss of every step and a manifest. A run that was stopped goes on
     from its last checkpoint when the same command is given again.
     """
-    from ripcurrent.api._finetune import finetune
     from ripcurrent.cli._output import TerminalProgress, print_json, say_default_model
     from ripcurrent.data import parse_mapping
+    from ripcurrent.finetune._finetune import finetune
 
     named: dict[str, Any] = {
         "model": model,

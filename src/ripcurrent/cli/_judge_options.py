@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from ripcurrent.evaluation import JudgeSettings
+    from ripcurrent.evaluate import JudgeSettings
 
 JUDGE = Annotated[
     list[str] | None,
@@ -51,7 +51,7 @@ def judge_settings(
     device: str | None = None,
 ) -> JudgeSettings:
     """The settings that the options name."""
-    from ripcurrent.evaluation import JudgeSettings
+    from ripcurrent.evaluate import JudgeSettings
 
     return JudgeSettings(
         endpoint=endpoint,

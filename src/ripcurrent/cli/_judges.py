@@ -22,7 +22,7 @@ from ripcurrent.cli._scan import DEVICE
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ripcurrent.evaluation import Agreement, JudgeValidation
+    from ripcurrent.evaluate import Agreement, JudgeValidation
 
 judges_app = typer.Typer(help="Look at judges.")
 
@@ -57,8 +57,8 @@ def validate_command(
 
     A final_label begins with 1 (compliance), 2 (refusal) or 3 (partial refusal, counted as a refusal).
     """
-    from ripcurrent.api._judges import RULES, validate_judges
     from ripcurrent.cli._output import TerminalProgress, print_json
+    from ripcurrent.evaluate._judges import RULES, validate_judges
 
     settings = judge_settings(
         judge_endpoint, judge_model, judge_key_env, judge_timeout, judge_concurrency, judge_max_tokens, device

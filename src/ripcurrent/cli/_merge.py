@@ -23,9 +23,9 @@ def merge_command(
 
     Needs neither the model nor the dataset. A part that is missing is named.
     """
-    from ripcurrent.api._merge import merge_parts
-    from ripcurrent.api._summary import summarise_scan
     from ripcurrent.cli._output import TerminalProgress, print_json
+    from ripcurrent.scan._merge import merge_parts
+    from ripcurrent.scan._summary import summarise_scan
 
     if quiet:
         result = merge_parts(runs, out, forecast=forecast)

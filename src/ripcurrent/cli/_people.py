@@ -10,7 +10,7 @@ import typer
 from ripcurrent.cli._scan import JSON, QUIET
 
 if TYPE_CHECKING:
-    from ripcurrent.api._people import PeopleResult
+    from ripcurrent.evaluate._agree import PeopleResult
 
 
 def rate_command(
@@ -37,8 +37,8 @@ def rate_command(
     Give raters the page, and keep its key (NAME.key.json) to yourself: it says whose answer each item is. The ratings
     they save go to `ripcurrent agree`.
     """
-    from ripcurrent.api._rate import rate
     from ripcurrent.cli._output import print_json
+    from ripcurrent.evaluate._rate import rate
 
     written = rate(run, out=out, per_arm=per_arm, axis=axis, seed=seed, reveal=reveal)
     if as_json:
@@ -68,8 +68,8 @@ def agree_command(
     """Read ratings: agreement between raters, judges against people, and arms with people as the judge."""
     from rich.console import Console
 
-    from ripcurrent.api._people import agree
     from ripcurrent.cli._output import print_json
+    from ripcurrent.evaluate._agree import agree
 
     with Console(stderr=True, quiet=quiet or as_json).status("Measuring agreement"):
         result = agree(files, key=key, run=run, complied_from=complied_from, seed=seed)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from ripcurrent.api._execution import Execution
-    from ripcurrent.api._summary import ScanSummary
+    from ripcurrent.scan._execution import Execution
+    from ripcurrent.scan._summary import ScanSummary
 
 MODEL = Annotated[
     str,
@@ -148,12 +148,12 @@ def scan_command(
 
     A scan that was stopped goes on where it was when the same command is given again.
     """
-    from ripcurrent.api._execution import choose_execution
-    from ripcurrent.api._scan import scan
-    from ripcurrent.api._summary import summarise_scan
     from ripcurrent.cli._output import TerminalProgress, print_json, say_default_model
     from ripcurrent.data import parse_mapping
     from ripcurrent.errors import RipcurrentError
+    from ripcurrent.scan._execution import choose_execution
+    from ripcurrent.scan._scan import scan
+    from ripcurrent.scan._summary import summarise_scan
 
     changes: dict[str, Any] = {
         "model": model,
@@ -218,10 +218,10 @@ def _scan_part(
 ) -> None:
     import os
 
-    from ripcurrent.api._scan import default_folder, scan_part
     from ripcurrent.cli._output import TerminalProgress, print_json
-    from ripcurrent.engine import bind_local_gpu, parse_part
-    from ripcurrent.run import refuse_other_cut
+    from ripcurrent.runs import refuse_other_cut
+    from ripcurrent.scan._part import bind_local_gpu, parse_part
+    from ripcurrent.scan._scan import default_folder, scan_part
 
     part = parse_part(shard, os.environ)
     if shard == "auto":

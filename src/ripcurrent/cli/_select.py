@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-    from ripcurrent.selection import SelectionRecord
+    from ripcurrent.select import SelectionRecord
 
 
 def select_command(
@@ -65,7 +65,7 @@ def select_command(
     """
     from rich.console import Console
 
-    from ripcurrent.api._select import select
+    from ripcurrent.select._select import select
 
     if rows is not None and format_draw is None:
         raise RipcurrentError(
@@ -135,7 +135,7 @@ def parse_range(text: str) -> tuple[tuple[float | None, float | None] | None, tu
 def _row(record: SelectionRecord, records: Sequence[SelectionRecord]) -> dict[str, Any]:
     from dataclasses import asdict
 
-    from ripcurrent.selection import overlap, plain_numbers
+    from ripcurrent.select import overlap, plain_numbers
 
     selection, summary = record.selection, record.summary
     row = {
@@ -165,7 +165,7 @@ def _row(record: SelectionRecord, records: Sequence[SelectionRecord]) -> dict[st
 def _table(records: Sequence[SelectionRecord]) -> Table:
     from rich.table import Table
 
-    from ripcurrent.selection import overlap
+    from ripcurrent.select import overlap
 
     first = records[0]
     table = Table(caption="distance: mean difference in response tokens from the selection")

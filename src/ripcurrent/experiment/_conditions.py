@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ripcurrent.scoring._calibration import Calibration, JudgedBy, NamedHash
-from ripcurrent.training import as_trained
+from ripcurrent.finetune import as_trained
+from ripcurrent.forecast._calibration import Calibration, JudgedBy, NamedHash
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
-from ripcurrent import selection as room
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.experiment._config import Mix
-from ripcurrent.selection import Selection
-from ripcurrent.selection._draw import generator
-from ripcurrent.selection._table import ScoredRows
+from ripcurrent.select import Selection, bottom, top
+from ripcurrent.select._draw import generator
+from ripcurrent.select._table import ScoredRows
 
 
 def mix_rows(table: pa.Table, mix: Mix, by: str | None, k: int, seed: int) -> Selection:
@@ -32,7 +31,7 @@ def mix_rows(table: pa.Table, mix: Mix, by: str | None, k: int, seed: int) -> Se
         raise RipcurrentError(f"{k} rows cannot be mixed of {len(usable)} usable ones.", "Give a smaller size.")
     counts = {"top": round(k * mix.top / 100), "bottom": round(k * mix.bottom / 100)}
     counts["bottom"] = min(counts["bottom"], k - counts["top"])
-    ends = {"top": room.top, "bottom": room.bottom}
+    ends = {"top": top, "bottom": bottom}
     chosen = [ends[end](table, count, by) for end, count in counts.items() if count]
     fixed = [row for one in chosen for row in one.indices]
     column = by or scored.default_ranking

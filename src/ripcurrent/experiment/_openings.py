@@ -15,8 +15,8 @@ from torch import Tensor
 
 from ripcurrent.data import Message, encode_anchor
 from ripcurrent.errors import ExitCode, RipcurrentError
+from ripcurrent.gradients._head import find_logit_transform
 from ripcurrent.models import ChatModel
-from ripcurrent.signals._head import find_logit_transform
 
 FloatArray = npt.NDArray[np.float64]
 

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.evaluation._statistics import FloatArray
+from ripcurrent.evaluate._statistics import FloatArray
 from ripcurrent.experiment._categories import merged_category
 
 HARMFUL, SOUNDS_DANGEROUS, PLAIN = "harmful", "sounds_dangerous", "plain"

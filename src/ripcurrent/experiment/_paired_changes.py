@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import binomtest, wilcoxon
 
-from ripcurrent.evaluation import Interval
+from ripcurrent.evaluate import Interval
 
 FloatArray = npt.NDArray[np.float64]
 

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from ripcurrent.data import EncodedRow
 from ripcurrent.experiment._openings import OpenedRequests, RefusalOdds, products
+from ripcurrent.gradients._batch import Batch, make_batch
+from ripcurrent.gradients._head import find_logit_transform
 from ripcurrent.models import ChatModel
-from ripcurrent.selection._draw import generator
-from ripcurrent.signals._batch import Batch, make_batch
-from ripcurrent.signals._head import find_logit_transform
+from ripcurrent.select._draw import generator
 
 FloatArray = npt.NDArray[np.float64]
 

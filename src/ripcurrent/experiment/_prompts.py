@@ -13,10 +13,10 @@ import numpy as np
 from ripcurrent.data import count_near_duplicates
 from ripcurrent.data._near_duplicates import NEAR_DUPLICATE, similarity, word_set
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.evaluation import Prompt, load_prompts
+from ripcurrent.evaluate import Prompt, load_prompts
 from ripcurrent.experiment._categories import merged_category
 from ripcurrent.experiment._config import PromptSource
-from ripcurrent.run import written_whole
+from ripcurrent.runs import written_whole
 
 
 def gather_prompts(sources: Sequence[PromptSource]) -> tuple[list[Prompt], list[dict[str, Any]]]:

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import rankdata
 
-from ripcurrent.evaluation import Interval
-from ripcurrent.scoring import partial_spearman, spearman
+from ripcurrent.evaluate import Interval
+from ripcurrent.statistics import partial_spearman, spearman
 
 FloatArray = npt.NDArray[np.float64]
 

@@ -10,16 +10,27 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ripcurrent import selection as room
 from ripcurrent.data import Row
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.experiment._arms import Arm
 from ripcurrent.experiment._config import ArmRule, rows_of
 from ripcurrent.experiment._mix import mix_rows
-from ripcurrent.selection import Selection
-from ripcurrent.selection._draw import generator
-from ripcurrent.selection._rank import rank_by_risk, ranked_positions, riskiest_first
-from ripcurrent.selection._table import ScoredRows
+from ripcurrent.select import (
+    Selection,
+    bottom,
+    draw_format,
+    draw_random,
+    highest,
+    lowest,
+    match_format,
+    match_length,
+    read_cosines,
+    top,
+    union_per_anchor,
+)
+from ripcurrent.select._draw import generator
+from ripcurrent.select._rank import rank_by_risk, ranked_positions, riskiest_first
+from ripcurrent.select._table import ScoredRows
 
 MAIN = ""
 """The name of the scan that arms use unless they name another."""
@@ -100,9 +111,9 @@ def _chosen(arm: Arm, draw_seed: int, seed: int, scans: Mapping[str, ScanTable],
         _refuse_other_dataset(scan, scans[of.rule.scan or MAIN], of.name)
         other = choose_rows(of, seed, scans, arms)
         if rule.length_matched is not None:
-            return room.match_length(table, other, draw_seed)
+            return match_length(table, other, draw_seed)
         if rule.format_matched is not None:
-            return room.match_format(table, other, draw_seed)
+            return match_format(table, other, draw_seed)
         return _all_but(table, other, f"all usable rows but those of arm {other.name}: {other.rule}")
     if isinstance(rule.all_but, ArmRule):
         inner = Arm(arm.name, rule.all_but, rule.all_but.size)
@@ -110,14 +121,14 @@ def _chosen(arm: Arm, draw_seed: int, seed: int, scans: Mapping[str, ScanTable],
         other = _chosen(inner, draw_seed, seed, scans, arms)
         return _all_but(table, other, f"all usable rows but these: {other.rule}")
     if rule.all_but_random is not None:
-        drawn = room.draw_random(table, rows_of(rule.all_but_random, scan.usable), draw_seed)
+        drawn = draw_random(table, rows_of(rule.all_but_random, scan.usable), draw_seed)
         return _all_but(table, drawn, f"all usable rows but {len(drawn.indices)} at random, seed {draw_seed}")
     if rule.bins is not None:
         rows = None if arm.size is None else rows_of(arm.size, scan.usable)
         return _bin(table, rule, arm.bin or 0, rows, draw_seed)
     k = rows_of(arm.size or 1, scan.usable)
     if rule.draw is not None:
-        return room.draw_format(table, rule.draw, k, draw_seed)
+        return draw_format(table, rule.draw, k, draw_seed)
     if rule.share is not None:
         return _share(table, rule.share.format, rule.share.percent[0], k, draw_seed)
     if rule.mix is not None:
@@ -127,10 +138,10 @@ def _chosen(arm: Arm, draw_seed: int, seed: int, scans: Mapping[str, ScanTable],
     if rule.select == "all":
         return _everything(table)
     if rule.select == "random":
-        return room.draw_random(table, k, draw_seed)
+        return draw_random(table, k, draw_seed)
     if rule.select == "union":
         return _union(scan, k)
-    ranked = {"top": room.top, "bottom": room.bottom, "highest": room.highest, "lowest": room.lowest}
+    ranked = {"top": top, "bottom": bottom, "highest": highest, "lowest": lowest}
     return ranked[str(rule.select)](table, k, rule.by)
 
 
@@ -147,9 +158,9 @@ def _union(scan: ScanTable, k: int) -> Selection:
     least, most = 1, k
     while least < most:
         middle = (least + most) // 2
-        found = room.union_per_anchor(scan.table, room.read_cosines(scan.folder), middle)
+        found = union_per_anchor(scan.table, read_cosines(scan.folder), middle)
         least, most = (middle + 1, most) if len(found.indices) < k else (least, middle)
-    found = room.union_per_anchor(scan.table, room.read_cosines(scan.folder), least)
+    found = union_per_anchor(scan.table, read_cosines(scan.folder), least)
     return replace(
         found,
         rule=f"{found.rule}; the first {k} of these {len(found.indices)}",

@@ -22,7 +22,7 @@ def build_report(run_folder: Path) -> Path:
     # The plotting and table libraries take a second to import; a command that builds no page should not pay for it.
     from ripcurrent.report._content import page_content
     from ripcurrent.report._page import render_page
-    from ripcurrent.report._scan_run import open_scan_run
+    from ripcurrent.scan._scan_run import open_scan_run
 
     page = render_page(page_content(open_scan_run(Path(run_folder))))
     target = Path(run_folder) / "report.html"

@@ -10,11 +10,11 @@ import numpy as np
 
 from ripcurrent.report._charts import POINTS, distribution_spec, formats_spec, length_spec
 from ripcurrent.report._row_texts import RowTexts, read_row_texts
-from ripcurrent.report._scan_run import Bools, Floats, Indices, ScanRun
 from ripcurrent.report._shown_rows import SAMPLE_SEED, ShownRows, choose_shown_rows, nearest_anchors, take_columns
 from ripcurrent.report._summary import ScoreSummary, read_traits, risk_order, summarise_score
 from ripcurrent.report._token_shares import PageShares, read_page_shares
-from ripcurrent.scoring._columns import Column
+from ripcurrent.scan._columns import Column
+from ripcurrent.scan._scan_run import Bools, Floats, Indices, ScanRun
 
 EXACT = 7
 """Digits of points and of the cuts that colour them: as many as a score has, so that a cut parts the rows it should."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ripcurrent.evaluate._judge_agreement import agreement_of
 from ripcurrent.experiment._paired_changes import ALPHA, beyond_chance
 from ripcurrent.report._instrument_charts import forest_spec
 from ripcurrent.report._instrument_content import (
@@ -19,7 +20,6 @@ from ripcurrent.report._instrument_content import (
     small_p,
     span,
 )
-from ripcurrent.report._judge_agreement import agreement_of
 
 _POINTS = 100
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import yaml
 
+from ripcurrent.evaluate._judge_agreement import MeasuredAgreement, agreement_of
 from ripcurrent.experiment._in_words import broken_in_words, prompt_notes, training_notes, verdict_in_words
-from ripcurrent.report._judge_agreement import MeasuredAgreement, agreement_of
 
 Entry = Mapping[str, Any]
 """One row of a table in ``results.json``."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.run import written_whole
+from ripcurrent.runs import written_whole
 
 RESULTS = "results.json"
 

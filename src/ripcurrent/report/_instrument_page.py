@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.run import written_whole
+from ripcurrent.runs import written_whole
 
 if TYPE_CHECKING:
     from ripcurrent.report._instrument_content import InstrumentContent

@@ -10,7 +10,7 @@ from typing import Any
 from ripcurrent.report._content import PageContent
 from ripcurrent.report._offline_page import asset, plot_library, render_offline
 from ripcurrent.report._summary import QUANTILES
-from ripcurrent.scoring._anchors import weakly_separated
+from ripcurrent.scan._separation import weakly_separated
 
 MINUS = "\N{MINUS SIGN}"
 

@@ -11,7 +11,7 @@ from ripcurrent.data import Row, read_rows
 from ripcurrent.data._files import sha256_of_file
 from ripcurrent.data._parts import is_pattern
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.report._scan_run import Indices, ScanRun
+from ripcurrent.scan._scan_run import Indices, ScanRun
 
 TEXT_BUDGET_BYTES = 1_300_000
 ROW_BUDGET_BYTES = 2_400

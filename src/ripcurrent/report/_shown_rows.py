@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ripcurrent.report._scan_run import BATCH_ROWS, Bools, Indices, ScanRun
+from ripcurrent.scan._scan_run import BATCH_ROWS, Bools, Indices, ScanRun
 
 WHOLE_TABLE_ROWS = 1_500
 END_GROUP_ROWS = 500

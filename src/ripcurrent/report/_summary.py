@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from ripcurrent.report._scan_run import Bools, Floats, Indices, ScanRun
-from ripcurrent.scoring._columns import TRAIT_COLUMNS
+from ripcurrent.scan._columns import TRAIT_COLUMNS
+from ripcurrent.scan._scan_run import Bools, Floats, Indices, ScanRun
 
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 END_ROWS = 100

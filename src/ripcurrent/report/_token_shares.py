@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.report._row_texts import Clip
-from ripcurrent.report._scan_run import BATCH_ROWS, Floats, Indices, ScanRun
+from ripcurrent.scan._scan_run import BATCH_ROWS, Floats, Indices, ScanRun
 
 TOKEN_BUDGET = 350_000
 """Tokens of all shown rows together that the page colours, at eight bytes each."""

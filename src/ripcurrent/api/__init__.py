@@ -1,1 +1,0 @@
-"""The functions that chain the rooms, as the command line and ``import ripcurrent`` offer them."""

@@ -1,0 +1,45 @@
+"""Batches on a device: half the size from where one does not fit into its memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import TypeVar
+
+from ripcurrent.errors import RipcurrentError
+from ripcurrent.gradients._out_of_memory import RanOut, attempt
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def in_batches(
+    items: Sequence[Item],
+    size: int,
+    compute: Callable[[Sequence[Item]], Result],
+    does_not_fit: Callable[[Item, str], RipcurrentError],
+) -> Iterator[tuple[Sequence[Item], Result]]:
+    """Batches in order, each with what was computed of it.
+
+    An item's result must not depend on its batch but for rounding. A size that ran out of memory is not tried again.
+
+    Args:
+        items: What to compute.
+        size: Items at once.
+        compute: Computes a batch; must not change anything that another try needs.
+        does_not_fit: The error for an item that does not fit alone, given what was said.
+
+    Raises:
+        RipcurrentError: An item does not fit alone.
+    """
+    at = 0
+    while at < len(items):
+        batch = items[at : at + size]
+        result = attempt(partial(compute, batch))
+        if not isinstance(result, RanOut):
+            yield batch, result
+            at += len(batch)
+            continue
+        if len(batch) == 1:
+            raise does_not_fit(batch[0], result.said)
+        size = (len(batch) + 1) // 2

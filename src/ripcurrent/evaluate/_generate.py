@@ -1,0 +1,170 @@
+"""Answers to prompts: batched greedy decoding on the model at hand, or a model behind an endpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from ripcurrent.data import opened_thought
+from ripcurrent.data._render import rendered
+from ripcurrent.errors import ExitCode, RipcurrentError
+from ripcurrent.evaluate._endpoint import Endpoint, EndpointFailure
+from ripcurrent.evaluate._prompts import Prompt
+from ripcurrent.evaluate._responses import Response
+
+if TYPE_CHECKING:
+    from ripcurrent.models import ChatModel
+
+
+def conversation(prompt: Prompt, system: str | None) -> list[dict[str, str]]:
+    """The turns before the answer."""
+    opening = [{"role": "system", "content": system}] if system is not None else []
+    return [*opening, {"role": "user", "content": prompt.text}]
+
+
+def answer_locally(
+    chat_model: ChatModel, prompts: Sequence[Prompt], *, system: str | None, max_new_tokens: int, batch_size: int
+) -> Iterator[list[Response]]:
+    """Greedy answers in batches of prompts of like length; in each batch as many responses as prompts.
+
+    Args:
+        chat_model: The model; its chat template renders the turns.
+        prompts: What to ask.
+        system: System prompt; None leaves it to the template.
+        max_new_tokens: Longest answer; reaching it makes an answer ``truncated``.
+        batch_size: Prompts at once; half as many from where that does not fit into memory.
+
+    Raises:
+        RipcurrentError: A prompt that does not fit into the model's window, or alone into memory; or a template that
+            refuses the turns.
+    """
+    from ripcurrent.evaluate._batches import in_batches
+    from ripcurrent.evaluate._decode import Decoded, decode_greedily, read_prefix
+
+    tokenizer, model = chat_model.tokenizer, chat_model.model
+    tokens = [prompt_tokens(chat_model, prompt, system) for prompt in prompts]
+    check_window(chat_model, prompts, tokens, max_new_tokens)
+    prefix = read_prefix(model, _shared_beginning(tokens))
+    stops = stop_tokens(chat_model)
+    pad = tokenizer.pad_token_id or 0
+    order = sorted(range(len(prompts)), key=lambda place: len(tokens[place]))
+
+    def decode(places: Sequence[int]) -> list[Decoded]:
+        asked = [tokens[place] for place in places]
+        return decode_greedily(model, asked, max_new_tokens=max_new_tokens, stops=stops, prefix=prefix, pad=pad)
+
+    def does_not_fit(place: int, said: str) -> RipcurrentError:
+        return RipcurrentError(
+            f"The prompt {prompts[place].id} ({len(tokens[place])} tokens, and up to {max_new_tokens} of an answer) "
+            f"does not fit into the memory of {chat_model.device}, even alone ({said}).",
+            "A lower --batch-size (in a file, batch_size) was tried, down to 1. In another folder, lower "
+            "--max-new-tokens (max_new_tokens), or take --dtype bfloat16 or another --device.",
+            code=ExitCode.NOT_MEASURED,
+        )
+
+    for places, decoded in in_batches(order, batch_size, decode, does_not_fit):
+        yield [
+            Response(prompts[place].id, answer_text(chat_model, tokens[place], one.ids), len(one.ids), not one.ended)
+            for place, one in zip(places, decoded, strict=True)
+        ]
+
+
+def answer_text(chat_model: ChatModel, asked: Sequence[int], answered: Sequence[int]) -> str:
+    """The text of an answer, with the tag of thoughts that the chat template opened at the prompt's end."""
+    text = str(chat_model.tokenizer.decode(list(answered), skip_special_tokens=True))
+    if "</think" not in text.lower() and "</think" in str(chat_model.tokenizer.decode(list(answered))).lower():
+        # tags that are special tokens are left out, and where the thoughts end cannot be told
+        return text
+    # the tag and what spaces follow it are a handful of tokens
+    return opened_thought(str(chat_model.tokenizer.decode(list(asked[-12:])))) + text
+
+
+def answer_by_endpoint(
+    endpoint: Endpoint, prompts: Sequence[Prompt], *, system: str | None, max_new_tokens: int, works: bool = False
+) -> Iterator[list[Response]]:
+    """Answers at temperature 0 from an endpoint, each as it is ready; last the prompts that it rejects.
+
+    With ``works`` it answered others before, so that one it rejects says nothing of the endpoint.
+
+    Raises:
+        RipcurrentError: The endpoint does not work, or (at the end, all others answered) some requests failed and were
+            not rejected: with exit code 2, and the same call asks only those and the rejected ones again.
+    """
+    rejected: list[Response] = []
+    failed: list[tuple[Prompt, EndpointFailure]] = []
+    for place, outcome in endpoint.chat(
+        [conversation(prompt, system) for prompt in prompts], max_tokens=max_new_tokens, works=works
+    ):
+        if not isinstance(outcome, EndpointFailure):
+            yield [Response(prompts[place].id, outcome.text, outcome.completion_tokens, outcome.truncated)]
+        elif outcome.kind == "rejected":
+            rejected.append(Response(prompts[place].id, "", None, False, rejected=outcome.message))
+        else:
+            failed.append((prompts[place], outcome))
+    if failed:
+        prompt, failure = failed[0]
+        raise RipcurrentError(
+            f"{len(failed)} of {len(prompts)} prompts got no answer from {endpoint.base_url} "
+            f"(the first, {prompt.id}: {failure.message}).",
+            "The other answers are kept; the same command asks these again.",
+            code=ExitCode.NOT_MEASURED,
+        )
+    if rejected:
+        yield rejected
+
+
+def stop_tokens(chat_model: ChatModel) -> set[int]:
+    """Tokens that end an answer: the model's own, as its generation configuration has them, and the tokenizer's."""
+    named = getattr(chat_model.model.generation_config, "eos_token_id", None)
+    stops = {named} if isinstance(named, int) else set(named or ())
+    own = chat_model.tokenizer.eos_token_id
+    return stops | ({own} if own is not None else set())
+
+
+def prompt_tokens(chat_model: ChatModel, prompt: Prompt, system: str | None) -> list[int]:
+    """A prompt as the model reads it: rendered by its chat template up to where the answer begins.
+
+    Raises:
+        RipcurrentError: The template refuses the turns.
+    """
+    from jinja2.exceptions import TemplateError
+
+    tokenizer = chat_model.tokenizer
+    try:
+        text = rendered(tokenizer, conversation(prompt, system), generation_prompt=True)
+    except (TemplateError, TypeError) as error:
+        raise RipcurrentError(
+            f"The chat template of {chat_model.name} refuses the prompt: {str(error).rstrip('.')}.",
+            "Leave out --system if the model knows no system turn.",
+        ) from error
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids
+
+
+def _shared_beginning(tokens: Sequence[list[int]]) -> list[int]:
+    """What all begin with, at least one token of each left over."""
+    if len(tokens) < 2:
+        return []
+    first, last = min(tokens), max(tokens)
+    longest = min(map(len, tokens)) - 1
+    same = next((at for at in range(longest) if first[at] != last[at]), longest)
+    return first[:same]
+
+
+def check_window(
+    chat_model: ChatModel, prompts: Sequence[Prompt], tokens: Sequence[Sequence[int]], max_new_tokens: int
+) -> None:
+    """Raise if the longest prompt and its answer do not fit into the model's window.
+
+    Raises:
+        RipcurrentError: They do not.
+    """
+    window = getattr(chat_model.model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    longest = max(range(len(tokens)), key=lambda place: len(tokens[place]), default=None)
+    if window is None or longest is None or len(tokens[longest]) + max_new_tokens <= window:
+        return
+    raise RipcurrentError(
+        f"The prompt {prompts[longest].id} has {len(tokens[longest])} tokens, and with {max_new_tokens} of an answer "
+        f"that is more than the {window} positions of {chat_model.name}.",
+        "Lower --max-new-tokens, or leave that prompt out.",
+    )

@@ -1,0 +1,38 @@
+"""Judges: each says of an answer whether it refuses; they stand side by side and are never averaged."""
+
+from ripcurrent.evaluate.judges._degenerate import degeneration
+from ripcurrent.evaluate.judges._find import JUDGES, JudgeSettings, find_judge, find_judges
+from ripcurrent.evaluate.judges._keyword import KEYWORD, KEYWORDS
+from ripcurrent.evaluate.judges._prefix import PREFIX, opening
+from ripcurrent.evaluate.judges._reply import UNREADABLE, Reading, read_reply, strongreject_score
+from ripcurrent.evaluate.judges._rubric import BUILTIN_RUBRICS, Rubric, builtin_rubric, parse_rubric, read_rubric
+from ripcurrent.evaluate.judges._rule import RuleJudge
+from ripcurrent.evaluate.judges._types import LABELS, UNJUDGED, Answer, Judge, Label, Verdict
+
+__all__ = [
+    "BUILTIN_RUBRICS",
+    "JUDGES",
+    "KEYWORD",
+    "KEYWORDS",
+    "LABELS",
+    "PREFIX",
+    "UNJUDGED",
+    "UNREADABLE",
+    "Answer",
+    "Judge",
+    "JudgeSettings",
+    "Label",
+    "Reading",
+    "Rubric",
+    "RuleJudge",
+    "Verdict",
+    "builtin_rubric",
+    "degeneration",
+    "find_judge",
+    "find_judges",
+    "opening",
+    "parse_rubric",
+    "read_reply",
+    "read_rubric",
+    "strongreject_score",
+]

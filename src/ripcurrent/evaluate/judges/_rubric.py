@@ -1,0 +1,200 @@
+"""Rubrics: what a language model is asked of an answer, and how its reply becomes a label.
+
+A rubric is a text file with ``{prompt}`` and ``{completion}`` where the two go. Above the text, between two lines of
+``---``, may stand how the reply is read. The built-in rubrics are files of this kind, with a wording of our own.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ripcurrent.errors import RipcurrentError
+from ripcurrent.evaluate.judges._types import LABELS, Label
+
+ReplyKind = Literal["score", "label", "strongreject", "word"]
+"""What the judge is asked for: one number, one of named labels, refused with specificity and convincingness, or, of a
+model that was trained to judge, a first line that is one of named labels and nothing else."""
+
+BUILTIN_RUBRICS: tuple[str, ...] = ("rubric", "strongreject")
+"""Rubrics that come along."""
+
+_FENCE = "---"
+_PLACEHOLDER = re.compile(r"\{([A-Za-z_]+)\}")
+_FIELDS = ("prompt", "completion")
+
+
+class Rubric(BaseModel):
+    """A judge file: the text, and how the reply is read."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    name: str = Field(min_length=1, max_length=80)
+    """Name of the judge in tables."""
+    text: str
+    """What is asked (or, with ``classifier``, what is classified), with ``{prompt}`` and ``{completion}``."""
+    reply: ReplyKind = "score"
+    """``score``: JSON with ``score``. ``label``: JSON with ``label``. ``strongreject``: JSON with ``refused``,
+    ``specificity`` and ``convincingness``. ``word``: no JSON; the first line is a label."""
+    scale: tuple[int, int] = (1, 5)
+    """Least and greatest score; a higher one means more compliance."""
+    compliance_from: int | None = None
+    """Scores from here on are ``compliance``, those below ``refusal``; the greatest one when left out."""
+    labels: dict[str, Label] | None = None
+    """What each label of the judge's own means."""
+    classifier: str | None = None
+    """A sequence-classification model (folder or hub id) that judges in the place of a language model."""
+    adapter: str | None = None
+    """A LoRA (folder or hub id) that makes a classifier of ``classifier``, its base, and has the head."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Rubric:
+        low, high = self.scale
+        if low >= high:
+            raise ValueError(f"scale {low} to {high} has no two scores")
+        if self.compliance_from is not None and not low < self.compliance_from <= high:
+            raise ValueError(f"compliance_from {self.compliance_from} leaves one label without a score")
+        if "completion" not in _placeholders(self.text):
+            raise ValueError("the text has no {completion}, so that every answer would be judged alike")
+        if self.reply in ("label", "word") and self.classifier is None:
+            if not self.labels:
+                raise ValueError(f"reply: {self.reply} needs labels")
+            # one that was trained to judge knows its labels
+            if self.reply == "label" and (
+                unnamed := [name for name in self.labels if name.lower() not in self.text.lower()]
+            ):
+                raise ValueError(f"the text does not name the label {unnamed[0]!r}, so that the judge cannot give it")
+        elif self.labels and self.classifier is None:
+            raise ValueError("labels go with reply: label or word, or with a classifier")
+        scored = self.reply == "score" and self.classifier is None
+        for key in ("scale", "compliance_from"):
+            if key in self.model_fields_set and not scored:
+                raise ValueError(f"{key} goes with reply: score, and this judge gives none")
+        if self.adapter is not None and self.classifier is None:
+            raise ValueError("adapter needs its base model as classifier")
+        return self
+
+    @property
+    def threshold(self) -> int:
+        """The least score that is ``compliance``."""
+        return self.scale[1] if self.compliance_from is None else self.compliance_from
+
+    @property
+    def sha256(self) -> str:
+        """Hash of all that decides a label apart from the model."""
+        return hashlib.sha256(self.model_dump_json(exclude={"name", "classifier", "adapter"}).encode()).hexdigest()
+
+    def fill(self, prompt: str, completion: str) -> str:
+        """The text with the two in their places; braces inside them stay as they are."""
+        values = {"prompt": prompt, "completion": completion}
+        return _PLACEHOLDER.sub(lambda found: values.get(found[1], found[0]), self.text)
+
+
+def builtin_rubric(name: str) -> Rubric:
+    """One of `BUILTIN_RUBRICS`."""
+    file = resources.files(__package__) / "rubrics" / f"{name}.txt"
+    return parse_rubric(file.read_text(encoding="utf-8"), where=name, name=name)
+
+
+def read_rubric(path: Path) -> Rubric:
+    """A rubric from a user's file, named after it unless it says another name.
+
+    Raises:
+        RipcurrentError: No such file, no text, or anything in its head that is not possible.
+    """
+    if not path.is_file():
+        raise RipcurrentError(f"There is no judge file {path}.", "Name a text file with {prompt} and {completion}.")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise RipcurrentError(f"The judge file {path} is not UTF-8 text.", "Save it as UTF-8.") from error
+    return parse_rubric(text, where=str(path), name=path.stem)
+
+
+def parse_rubric(content: str, *, where: str, name: str) -> Rubric:
+    """A rubric from a file's content; ``where`` names it in errors, ``name`` the judge unless the head does."""
+    head, text = _split(content, where)
+    if not text.strip():
+        raise RipcurrentError(f"The judge file {where} has no text.", "Write what the judge is asked.")
+    if unknown := [found for found in _placeholders(text) if found not in _FIELDS]:
+        raise RipcurrentError(
+            f"The judge file {where} has {{{unknown[0]}}} in its text, which stands for nothing.",
+            "The request goes to {prompt} and the model's answer to {completion}.",
+        )
+    _check_labels(head.get("labels"), where)
+    try:
+        return Rubric(**{"name": name, **head, "text": text.strip("\n")})
+    except ValidationError as error:
+        raise _impossible(error, where) from None
+
+
+def _split(content: str, where: str) -> tuple[Mapping[str, Any], str]:
+    """The head's keys and the text below it."""
+    lines = content.replace("\r\n", "\n").split("\n")
+    if lines[0].strip() != _FENCE:
+        return {}, content
+    end = next((number for number, line in enumerate(lines[1:], 1) if line.strip() == _FENCE), None)
+    hint = "Its head is a list of `key: value` lines between two lines of ---, and the text comes below."
+    if end is None:
+        raise RipcurrentError(f"The judge file {where} has a head without an end.", hint)
+    try:
+        head = yaml.safe_load("\n".join(lines[1:end])) or {}
+    except (yaml.YAMLError, ValueError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" (line {mark.line + 2})" if mark is not None else ""
+        raise RipcurrentError(f"The head of the judge file {where} is not YAML{line}.", hint) from error
+    if not isinstance(head, dict) or not all(isinstance(key, str) for key in head):
+        raise RipcurrentError(f"The head of the judge file {where} has no keys and values.", hint)
+    keys = [key for key in Rubric.model_fields if key != "text"]
+    for key in head:
+        if key not in keys:
+            raise RipcurrentError(
+                f"The judge file {where}: there is no key {key!r}.{did_you_mean(key, keys)}",
+                f"Keys: {', '.join(keys)}.",
+            )
+    return head, "\n".join(lines[end + 1 :])
+
+
+def _check_labels(labels: Any, where: str) -> None:
+    if not isinstance(labels, dict):
+        return
+    for own, label in labels.items():
+        if not isinstance(own, str):
+            # YAML makes booleans of yes and no
+            raise RipcurrentError(f"The judge file {where}: the label {own!r} is no text.", "Put it into quotes.")
+        if label not in LABELS:
+            raise RipcurrentError(
+                f"The judge file {where}: {own!r} stands for the unknown label {label!r}."
+                f"{did_you_mean(str(label), LABELS)}",
+                f"Labels: {', '.join(LABELS)}.",
+            )
+
+
+def _impossible(error: ValidationError, where: str) -> RipcurrentError:
+    first = error.errors()[0]
+    reason = first["msg"].removeprefix("Value error, ")
+    key = first["loc"][0] if first["loc"] else None
+    what = reason if key is None else f"{key} {first['input']!r} is not possible: {reason}"
+    kinds = ", ".join(get_args(ReplyKind))
+    return RipcurrentError(
+        f"The judge file {where}: {what}.",
+        f"reply is one of {kinds}; scale is [1, 5], say; labels give each name one of {', '.join(LABELS)}.",
+    )
+
+
+def _placeholders(text: str) -> list[str]:
+    return [found[1] for found in _PLACEHOLDER.finditer(text)]
+
+
+def did_you_mean(text: str, names: Sequence[str]) -> str:
+    """The question whether the nearest of the names was meant, or nothing."""
+    near = difflib.get_close_matches(text.lower(), names, n=1, cutoff=0.5)
+    return f" Did you mean {near[0]!r}?" if near else ""

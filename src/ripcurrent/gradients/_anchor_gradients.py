@@ -1,0 +1,147 @@
+"""From anchors to directions: each set's mean of normalised gradients, and every anchor's similarity to it.
+
+Two passes over a set, no anchor's gradient ever formed: the first yields the norms, the second sums the gradients
+weighted by one over count and norm, which is the mean of the normalised gradients. Where the anchors' tokens are few
+for a layer's size, what would be summed is kept as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ripcurrent.data import EncodedRow
+from ripcurrent.gradients._batch import Batch, make_batch
+from ripcurrent.gradients._directions import DENSE, Factoring, Gradient, norm_of, stack_directions, zero_gradient
+from ripcurrent.gradients._gradient import GradientPass
+from ripcurrent.gradients._plan_batches import plan_batches
+from ripcurrent.gradients._terms import Kept
+from ripcurrent.models import give_back_freed_memory
+
+ANCHOR_TOKEN_BUDGET = 512
+"""Padded tokens per batch of anchors."""
+
+
+@dataclass(frozen=True, slots=True)
+class SetDirection:
+    """One anchor set's direction."""
+
+    gradient: Gradient
+    """Mean of the set's normalised gradients, not normalised again, float32."""
+    norms: npt.NDArray[np.float64]
+    """Gradient norm of each of its anchors, shape ``(anchors of the set,)``."""
+
+
+def set_direction(
+    gradient_pass: GradientPass,
+    rows: Sequence[EncodedRow],
+    *,
+    factoring: Factoring = DENSE,
+    running_sum: bool = False,
+) -> SetDirection:
+    """The direction of one anchor set: ``(1/n) Σ g_i / ‖g_i‖`` over its rows; what is in ``factoring`` as terms.
+
+    ``running_sum`` repeats a quirk of the released code: anchor gradients were never zeroed between anchors, so that
+    each saved one is the sum of those before it and itself.
+    """
+    total = zero_gradient(gradient_pass.catalogue, factoring)
+    if running_sum:
+        return _running_sum_direction(gradient_pass, rows, total)
+    kept = Kept(factoring)
+    norms = np.zeros(len(rows))
+    nothing = stack_directions(gradient_pass.catalogue, [], gradient_pass.dtype)
+    for places, batch in _batches(gradient_pass, rows):
+        squared = gradient_pass.measure(batch, nothing).squared_norm
+        assert squared is not None
+        norms[places] = np.sqrt(squared)
+    _add_units(gradient_pass, rows, norms, total, kept)
+    return SetDirection(total | kept.gradient(shared_tokens(rows)), norms)
+
+
+def count_terms(sets: Sequence[Sequence[EncodedRow]]) -> tuple[int, int]:
+    """At most so many terms have factored directions of these anchor sets together, in a layer and at the head."""
+    total = 0
+    for rows in sets:
+        shared = shared_tokens(rows)
+        # the last token that bears loss is predicted from the one before it
+        total += shared + sum(int(np.flatnonzero(row.loss_mask)[-1]) - shared for row in rows)
+    return total, sum(int(row.loss_mask.sum()) for rows in sets for row in rows)
+
+
+def shared_tokens(rows: Sequence[EncodedRow]) -> int:
+    """How many first tokens are the same in all rows, none of them bearing loss or predicting a token that does."""
+    shared = min(int(np.flatnonzero(row.loss_mask)[0]) - 1 for row in rows)
+    first = rows[0].tokens[:shared]
+    for row in rows[1:]:
+        differing = np.flatnonzero(row.tokens[: len(first)] != first)
+        first = first[: differing[0]] if len(differing) else first
+    return len(first)
+
+
+def _running_sum_direction(gradient_pass: GradientPass, rows: Sequence[EncodedRow], total: Gradient) -> SetDirection:
+    running = zero_gradient(gradient_pass.catalogue)
+    norms = np.zeros(len(rows))
+    nothing = stack_directions(gradient_pass.catalogue, [], gradient_pass.dtype)
+    for place, row in enumerate(rows):
+        batch = make_batch([row], gradient_pass.device)
+        squared = gradient_pass.measure(batch, nothing).squared_norm
+        assert squared is not None
+        norms[place] = np.sqrt(squared[0])
+        gradient_pass.accumulate(batch, torch.ones(1), running)
+        summed = norm_of(running)
+        for name, tensor in total.items():
+            tensor.add_(running[name], alpha=1.0 / (len(rows) * summed))
+    return SetDirection(total, norms)
+
+
+def similarities(
+    gradient_pass: GradientPass, rows: Sequence[EncodedRow], directions: Sequence[Mapping[str, torch.Tensor]]
+) -> npt.NDArray[np.float64]:
+    """Each row's ``<ĝ, direction>`` for each direction, shape ``(rows, directions)``."""
+    stacked = stack_directions(gradient_pass.catalogue, list(directions), gradient_pass.dtype)
+    found = np.zeros((len(rows), len(directions)))
+    for places, batch in _batches(gradient_pass, rows):
+        signals = gradient_pass.measure(batch, stacked)
+        assert signals.dots is not None
+        assert signals.squared_norm is not None
+        found[places] = signals.dots / np.sqrt(signals.squared_norm)[:, None]
+    return found
+
+
+def _batches(gradient_pass: GradientPass, rows: Sequence[EncodedRow]) -> list[tuple[list[int], Batch]]:
+    plan = plan_batches([len(row.tokens) for row in rows], ANCHOR_TOKEN_BUDGET)
+    return [(places, make_batch([rows[place] for place in places], gradient_pass.device)) for places in plan]
+
+
+def norm_of_mean(gradient_pass: GradientPass, rows: Sequence[EncodedRow], norms: npt.NDArray[np.float64]) -> float:
+    """The norm of the mean of rows' unit gradients, 0 to 1; one pass, in the float32 memory of one gradient.
+
+    ``norms`` are the rows' gradient norms, shape ``(rows,)``, as a scan measured them.
+    """
+    total = zero_gradient(gradient_pass.catalogue)
+    _add_units(gradient_pass, rows, norms, total)
+    return norm_of(total)
+
+
+def mean_cosine(norm: float, rows: int) -> float:
+    """The mean cosine between two different ones of so many unit vectors, from the norm of their mean; NaN of one."""
+    return (rows * norm**2 - 1) / (rows - 1) if rows > 1 else float("nan")
+
+
+def _add_units(
+    gradient_pass: GradientPass,
+    rows: Sequence[EncodedRow],
+    norms: npt.NDArray[np.float64],
+    total: Gradient,
+    kept: Kept | None = None,
+) -> None:
+    """Add the mean of the rows' unit gradients to ``total``, and to ``kept`` what that factors."""
+    for places, batch in _batches(gradient_pass, rows):
+        factors = torch.tensor(1.0 / (len(rows) * norms[places]), dtype=torch.float32)
+        gradient_pass.accumulate(batch, factors, total, kept)
+        # few batches, whose layers' gradients in float32 leave larger holes than a scan's
+        give_back_freed_memory()

@@ -1,0 +1,104 @@
+"""Directions kept in a file that is mapped into memory, and read from there layer by layer."""
+
+from __future__ import annotations
+
+import mmap
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from ripcurrent.errors import RipcurrentError
+from ripcurrent.gradients._directions import Directions
+
+Key = TypeVar("Key")
+
+
+class MappedStore:
+    """Makes tensors that lie in files without a name in a folder: they vanish with this process, however it ends."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._maps: dict[int, mmap.mmap] = {}
+
+    def empty(self, *shape: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """An uninitialised tensor in a file; on the processor's side whatever ``device`` is.
+
+        Raises:
+            RipcurrentError: the folder's disk has no room.
+        """
+        size = torch.Size(shape).numel() * dtype.itemsize
+        if size == 0:
+            return torch.empty(*shape, dtype=dtype)
+        try:
+            with tempfile.TemporaryFile(dir=self._folder) as file:
+                # blocks are taken now: a full disk is an error here and not a crash at the first write
+                _take(file.fileno(), size)
+                mapped = mmap.mmap(file.fileno(), size)
+        except OSError as error:
+            raise RipcurrentError(
+                f"{self._folder} has no room for {size / 1e9:.1f} GB of directions: {error.strerror or error}.",
+                "Free some space there, name another --out, or give more --memory.",
+            ) from error
+        tensor = torch.frombuffer(mapped, dtype=dtype).view(*shape)
+        self._maps[tensor.data_ptr()] = mapped
+        return tensor
+
+    def let_go(self) -> None:
+        """Drop every tensor's pages from this process's memory; what was written stays in the files."""
+        if hasattr(mmap, "MADV_DONTNEED"):
+            for mapped in self._maps.values():
+                mapped.madvise(mmap.MADV_DONTNEED)
+
+    def directions(self, directions: Directions, device: torch.device) -> Directions:
+        """The same directions, each tensor in memory (on ``device``) only while it is in use."""
+        return Directions(
+            directions.count,
+            OneAtATime(directions.linear, self._maps, device),
+            OneAtATime(directions.other, self._maps, device),
+            directions.term_weights,
+            directions.places,
+        )
+
+
+class OneAtATime(Mapping[Key, Tensor], Generic[Key]):
+    """Hands out one mapped tensor at a time: asking for the next lets go of the memory that the last one took."""
+
+    def __init__(self, tensors: Mapping[Key, Tensor], maps: Mapping[int, mmap.mmap], device: torch.device) -> None:
+        self._tensors = tensors
+        self._maps = maps
+        self._device = device
+        self._last: mmap.mmap | None = None
+
+    def __getitem__(self, key: Key) -> Tensor:
+        tensor = self._tensors[key]
+        mapped = self._maps.get(tensor.data_ptr())
+        if self._last is not None and mapped is not self._last:
+            self.let_go()
+        self._last = mapped
+        return tensor.to(self._device)
+
+    def let_go(self) -> None:
+        """Drop the pages of the tensor given last; it stays valid and is read again from its file when touched."""
+        if self._last is not None and hasattr(mmap, "MADV_DONTNEED"):
+            self._last.madvise(mmap.MADV_DONTNEED)
+        self._last = None
+
+    def __iter__(self) -> Iterator[Key]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+
+def _take(descriptor: int, size: int) -> None:
+    import os
+
+    allocate: Any = getattr(os, "posix_fallocate", None)
+    if allocate is None:
+        os.ftruncate(descriptor, size)
+    else:
+        allocate(descriptor, 0, size)

@@ -1,0 +1,104 @@
+"""Representation features: one state per row, at a chosen layer and position, from the forward pass alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from ripcurrent.errors import RipcurrentError
+from ripcurrent.gradients._batch import Batch
+from ripcurrent.gradients._shared_prefix import SharedPrefix
+from ripcurrent.gradients._types import BatchSignals, Position
+from ripcurrent.models import ChatModel
+
+
+class FeatureReader:
+    """Reads each row's state at one layer and position.
+
+    ``layer`` is ``None`` for the last hidden state (after the final norm), or a block's number, 0-based or negative
+    from the end, for that block's output before any final norm.
+    """
+
+    def __init__(self, chat_model: ChatModel, *, layer: int | None = None, position: Position = "last") -> None:
+        model = chat_model.model
+        causal: Any = model.get_base_model() if hasattr(model, "peft_config") else model
+        self._base: nn.Module = getattr(causal, causal.base_model_prefix)
+        self._position = position
+        self._prefixes = SharedPrefix(self._base, causal.config.get_text_config())
+        self._block: nn.Module | None = None
+        if layer is not None:
+            blocks = _blocks(self._base, causal.config.get_text_config().num_hidden_layers)
+            if not -len(blocks) <= layer < len(blocks):
+                raise RipcurrentError(
+                    f"Layer {layer} does not exist: {chat_model.name} has blocks 0 to {len(blocks) - 1}.",
+                    "Name one of these, or leave --layer out for the last hidden state.",
+                )
+            self._block = blocks[layer]
+
+    def reading(self, batch: Batch) -> Reading:
+        """A context to run the forward pass in; then ask it for the ``features`` of the last hidden state."""
+        return Reading(batch, self._position, self._block)
+
+    def forget(self) -> None:
+        """Give back what is kept for further batches."""
+        self._prefixes.forget()
+
+    def forward(self, batch: Batch) -> BatchSignals:
+        """Features alone, from a forward pass without the output head, over what the rows do not share."""
+        with torch.inference_mode():
+            begun, rest = self._prefixes.split(batch)
+            with self.reading(rest) as reading:
+                output = self._base(input_ids=rest.ids, **{"use_cache": False, **begun})
+                return BatchSignals(features=reading.features(output.last_hidden_state))
+
+
+class Reading:
+    """One forward pass's worth of features."""
+
+    def __init__(self, batch: Batch, position: Position, block: nn.Module | None) -> None:
+        self._batch = batch
+        self._position = position
+        self._block = block
+        self._states: Tensor | None = None
+        self._handle: Any = None
+
+    def __enter__(self) -> Reading:
+        if self._block is not None:
+            self._handle = self._block.register_forward_hook(self._keep)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._handle is not None:
+            self._handle.remove()
+
+    def _keep(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        self._states = (output[0] if isinstance(output, tuple) else output).detach()
+
+    def features(self, hidden: Tensor) -> npt.NDArray[np.float32]:
+        """The rows' features, shape ``(rows, width)``, float32."""
+        states = hidden if self._states is None else self._states
+        return at_position(states, self._batch.to(states.device), self._position).float().cpu().numpy()
+
+
+def at_position(states: Tensor, batch: Batch, position: Position) -> Tensor:
+    """Each row's state at a position, shape ``(rows, width)``; ``mean_response`` averages in float32."""
+    rows = torch.arange(batch.rows, device=states.device)
+    if position == "last":
+        return states[rows, batch.lengths - 1]
+    if position == "last_content":
+        return states[rows, batch.last_content]
+    if position == "last_prompt":
+        return states[rows, batch.last_prompt]
+    mask = batch.answers.float()
+    return torch.bmm(mask.unsqueeze(1), states.float()).squeeze(1) / mask.sum(dim=1, keepdim=True).clamp_min(1.0)
+
+
+def _blocks(base: nn.Module, count: int) -> nn.ModuleList:
+    for module in base.modules():
+        if isinstance(module, nn.ModuleList) and len(module) == count:
+            return module
+    raise RipcurrentError(f"The blocks of {type(base).__name__} were not found.", "Leave --layer out.")

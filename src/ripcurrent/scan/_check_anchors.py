@@ -1,0 +1,86 @@
+"""Check an anchor set on a model."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ripcurrent.anchors import load_anchors
+from ripcurrent.gradients import FeatureReader, GradientPass, in_memory
+from ripcurrent.progress import Progress, SilentProgress
+from ripcurrent.scan._options import require_combination, resolve_options
+from ripcurrent.scan._prepared_anchors import prepare_anchors
+from ripcurrent.scan._scan_model import load_scan_model
+from ripcurrent.scan._separation import leave_one_out_scores, separation
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedAnchor:
+    """One anchor as the signals see it."""
+
+    set: str
+    """Its set."""
+    number: int
+    """Its number within the set."""
+    category: str | None
+    """Its category, if the file gives one."""
+    scores: dict[str, float]
+    """Its score by each signal, itself left out of its set."""
+    norm: float | None
+    """Its gradient norm over the first tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class AnchorCheck:
+    """How well an anchor set separates harm from safety on one model."""
+
+    name: str
+    """The set's name."""
+    model: str
+    """The model's name."""
+    separation: dict[str, float]
+    """Leave-one-out AUROC, harmful against safe, by signal."""
+    scores: tuple[str, ...]
+    """Names of the signals."""
+    anchors: tuple[CheckedAnchor, ...]
+    """Every anchor."""
+
+    def as_json(self) -> dict[str, Any]:
+        """One JSON-ready object."""
+        return asdict(self)
+
+
+def check_anchors(anchors: str = "builtin", *, progress: Progress | None = None, **changes: Any) -> AnchorCheck:
+    """Measure an anchor set on a model; options by name as for a scan."""
+    options = resolve_options(None, {**changes, "anchors": anchors})
+    require_combination(options, "messages")
+    told = progress or SilentProgress()
+    anchor_set = load_anchors(anchors)
+    told.step("loading the model")
+    chat_model = load_scan_model(options)
+    gradient_pass = GradientPass(chat_model) if options.wants_gradient else None
+    features = (
+        FeatureReader(chat_model, layer=options.layer, position=options.position)
+        if options.wants_representation
+        else None
+    )
+    with in_memory("The anchors' directions"):
+        prepared = prepare_anchors(anchor_set, chat_model, options, gradient_pass, features, on_step=told.step)
+    scores = leave_one_out_scores(prepared.measurements, options.avg_n)
+    norms = prepared.measurements.norms
+    return AnchorCheck(
+        name=anchor_set.name,
+        model=chat_model.name,
+        separation=separation(prepared.measurements, options.avg_n),
+        scores=tuple(scores),
+        anchors=tuple(
+            CheckedAnchor(
+                set=name,
+                number=number,
+                category=anchor_set.anchors[place].category,
+                scores={column: float(values[place]) for column, values in scores.items()},
+                norm=None if norms is None else norms[place],
+            )
+            for place, (name, number) in enumerate(anchor_set.order)
+        ),
+    )

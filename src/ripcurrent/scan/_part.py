@@ -1,0 +1,147 @@
+"""Parts: which of a dataset's shards one process of several takes, and what a scheduler's environment says of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, MutableMapping
+from dataclasses import dataclass
+
+from ripcurrent.errors import RipcurrentError
+from ripcurrent.scan._shards import Shard
+
+STEP_TASKS = "SLURM_STEP_NUM_TASKS"
+"""How many tasks srun started together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One process's share of a dataset: consecutive whole shards."""
+
+    index: int
+    """0-based."""
+    of: int
+    """Into how many parts the dataset is cut."""
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.of}"
+
+    def shards(self, shards: int) -> range:
+        """Numbers of the shards that are this part's, of ``shards`` in all.
+
+        The parts' ranges follow one another, cover every shard once and differ by one shard at most.
+        """
+        return range(shards * self.index // self.of, shards * (self.index + 1) // self.of)
+
+
+def count_shards(rows: int, shard_rows: int) -> int:
+    """How many shards a dataset has."""
+    return -(-rows // shard_rows)
+
+
+def shard_of(number: int, shard_rows: int, rows: int | None = None) -> Shard:
+    """A shard of a dataset of so many rows; a full one where these are not known."""
+    start = number * shard_rows
+    return Shard(number, start, shard_rows if rows is None else min(shard_rows, rows - start))
+
+
+def parse_part(text: str, environment: Mapping[str, str]) -> Part:
+    """The part that ``i/n`` names, or for ``auto`` the one that SLURM's or torchrun's environment gives this process.
+
+    A SLURM array, and torchrun or srun inside each of its tasks, count together.
+
+    Raises:
+        RipcurrentError: Neither ``auto`` nor two numbers with i below n; or ``auto`` where nothing tells.
+    """
+    if text == "auto":
+        return _part_from(environment)
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if match is None:
+        raise RipcurrentError(
+            f"--shard {text} is not of the form i/n.", "Write 0/4, 1/4, 2/4 and 3/4 for four processes, or auto."
+        )
+    index, of = int(match[1]), int(match[2])
+    if index >= of:
+        raise RipcurrentError(
+            f"There is no part {index} of {of}: parts are counted from 0.",
+            f"Write 0/{of} to {of - 1}/{of}." if of else "Write 0/1, or leave --shard out.",
+        )
+    return Part(index, of)
+
+
+def bind_local_gpu(environment: MutableMapping[str, str]) -> None:
+    """Let each of torchrun's or srun's processes on a machine see the GPU of its own local rank.
+
+    One that sees only one GPU, or none, is left as it is.
+
+    Takes effect if called before CUDA is first used.
+
+    Raises:
+        RipcurrentError: There are more processes than visible GPUs.
+    """
+    rank = environment.get("LOCAL_RANK", environment.get("SLURM_LOCALID", "") if _in_srun(environment) else "")
+    if not rank.isdigit():
+        return
+    if environment.get("CUDA_VISIBLE_DEVICES") == "":
+        # GPUs were switched off
+        return
+    visible = [name.strip() for name in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    if len(visible) == 1:
+        return
+    named = f"CUDA_VISIBLE_DEVICES names {len(visible)}"
+    if not visible:
+        import torch
+
+        count = torch.cuda.device_count()
+        # where there is none at all, a name changes nothing
+        visible, named = [str(gpu) for gpu in range(count or int(rank) + 1)], f"there are {count}"
+    if int(rank) < len(visible):
+        environment["CUDA_VISIBLE_DEVICES"] = visible[int(rank)]
+    else:
+        raise RipcurrentError(
+            f"Process {rank} of this machine has no GPU: {named}.",
+            "Start as many processes as GPUs, or leave --shard auto out and name each one's --device.",
+        )
+
+
+def _in_srun(environment: Mapping[str, str]) -> bool:
+    """Whether this is one of several tasks of a SLURM step; a batch script itself is none, whatever it asked for."""
+    tasks = environment.get(STEP_TASKS, "")
+    return tasks.isdigit() and int(tasks) > 1
+
+
+def _part_from(environment: Mapping[str, str]) -> Part:
+    index, of, told = 0, 1, False
+    if "SLURM_ARRAY_TASK_ID" in environment:
+        task, count, first, last = (
+            _number(environment, f"SLURM_ARRAY_TASK_{name}") for name in ("ID", "COUNT", "MIN", "MAX")
+        )
+        if last - first + 1 != count:
+            raise RipcurrentError(
+                f"The SLURM array has {count} tasks with ids from {first} to {last}: auto needs ids without gaps.",
+                "Give the part by number, such as --shard $SLURM_ARRAY_TASK_ID/8 with --array=2,5.",
+            )
+        index, of, told = task - first, count, True
+    if "RANK" in environment and "WORLD_SIZE" in environment:
+        size = _number(environment, "WORLD_SIZE")
+        index, of, told = index * size + _number(environment, "RANK"), of * size, True
+    elif _in_srun(environment):
+        size = _number(environment, STEP_TASKS)
+        index, of, told = index * size + _number(environment, "SLURM_PROCID"), of * size, True
+    if not told:
+        raise RipcurrentError(
+            "--shard auto finds neither a SLURM array, nor srun with several tasks, nor torchrun in the environment.",
+            f"It reads SLURM_ARRAY_TASK_ID and its like, {STEP_TASKS} and SLURM_PROCID, or RANK and WORLD_SIZE; "
+            "elsewhere write --shard i/n.",
+        )
+    if not 0 <= index < of:
+        raise RipcurrentError(f"The environment gives part {index} of {of}, which there is not.", "Write --shard i/n.")
+    return Part(index, of)
+
+
+def _number(environment: Mapping[str, str], name: str) -> int:
+    value = environment.get(name, "")
+    if not value.isdigit():
+        raise RipcurrentError(
+            f"--shard auto needs the environment variable {name}, which is {value!r}.", "Write --shard i/n instead."
+        )
+    return int(value)

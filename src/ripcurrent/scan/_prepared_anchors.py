@@ -1,0 +1,350 @@
+"""Anchors made ready for one model: encoded, measured, their directions computed once and kept in the user's cache."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from filelock import FileLock
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from ripcurrent.anchors import AnchorSet
+from ripcurrent.data import EncodedRow, Row, encode, encode_anchor
+from ripcurrent.errors import ExitCode, RipcurrentError
+from ripcurrent.gradients import (
+    DENSE,
+    FeatureReader,
+    Gradient,
+    GradientPass,
+    SetDirection,
+    choose_factoring,
+    count_terms,
+    direction_shapes,
+    make_batch,
+    mean_gradient,
+    norm_of,
+    set_direction,
+    similarities,
+)
+from ripcurrent.gradients._anchor_gradients import ANCHOR_TOKEN_BUDGET
+from ripcurrent.gradients._plan_batches import plan_batches
+from ripcurrent.models import ChatModel, cache_folder, file_sha256
+from ripcurrent.runs import write_json, written_whole
+from ripcurrent.scan._memory import require_room_for_directions
+from ripcurrent.scan._options import ScanOptions, usable_positions
+from ripcurrent.scan._separation import AnchorMeasurements
+
+DIRECTION_FORMAT = 2
+"""Raised when directions are computed differently, so that older ones in a cache are not taken."""
+
+MEASURED = "measured.json"
+"""Written last into a folder of directions: that it is there says that they are whole."""
+
+SETS_AT_ONCE = 4
+"""Set directions held together while the anchors are compared with them."""
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedAnchors:
+    """Anchors as a scan uses them."""
+
+    anchor_set: AnchorSet
+    """What was read."""
+    measurements: AnchorMeasurements
+    """Norms, similarities and cosines among the anchors."""
+    folder: Path | None = None
+    """Where the directions lie; None without gradient signals."""
+    features: npt.NDArray[np.float32] | None = None
+    """Unit features, shape ``(anchors, width)``; None without representation signals."""
+    reused: bool = False
+    """The directions came from the cache."""
+
+    def direction(self, name: str) -> StoredDirection:
+        """``harmful`` or ``safe`` (the mean over the safe sets), read from disk tensor by tensor."""
+        assert self.folder is not None
+        return StoredDirection(self.folder / f"{name}.safetensors")
+
+    def directions_bytes(self) -> int:
+        """What both directions take, on disk and so in memory; 0 without gradients."""
+        if self.folder is None:
+            return 0
+        return sum((self.folder / f"{name}.safetensors").stat().st_size for name in ("harmful", "safe"))
+
+
+@dataclass(frozen=True)
+class StoredDirection(Mapping[str, torch.Tensor]):
+    """A direction on disk as a mapping, so that no more than a tensor of it is in memory at once."""
+
+    path: Path
+    """The safetensors file."""
+    names: tuple[str, ...] = field(init=False)
+    """Parameters it covers."""
+
+    def __post_init__(self) -> None:
+        with self._opened() as file:
+            object.__setattr__(self, "names", tuple(file.keys()))
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        with self._opened() as file:
+            tensor: torch.Tensor = file.get_tensor(name)
+        return tensor
+
+    def _opened(self) -> Any:
+        try:
+            return safe_open(self.path, framework="pt")
+        except OSError as error:
+            raise RipcurrentError(
+                f"The direction {self.path} is gone: the cache was cleaned while it was needed.",
+                "Give the same command again: rows that are scored are kept, and directions are computed anew.",
+            ) from error
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def prepare_anchors(
+    anchor_set: AnchorSet,
+    chat_model: ChatModel,
+    options: ScanOptions,
+    gradient_pass: GradientPass | None,
+    features: FeatureReader | None,
+    *,
+    on_step: Callable[[str], None] = lambda step: None,
+) -> PreparedAnchors:
+    """Measure the anchors on a model, or find that in the cache.
+
+    Raises:
+        RipcurrentError: an anchor that the model's template cannot render, a direction that is zero or not finite.
+    """
+    found: npt.NDArray[np.float32] | None = None
+    cosines = None
+    if features is not None:
+        on_step("anchor representations")
+        found = _anchor_features(anchor_set, chat_model, features, _longest_anchor(chat_model, options))
+        cosines = (found @ found.T).astype(float).tolist()
+    folder, norms, similar, reused = None, None, None, False
+    if gradient_pass is not None:
+        folder = cache_folder() / "directions" / _key(anchor_set, chat_model, options)
+        reused = _is_whole(folder)
+        if not reused:
+            with _sole_writer(folder):
+                reused = _is_whole(folder)
+                if not reused:
+                    _compute_directions(anchor_set, chat_model, options, gradient_pass, folder, on_step)
+        measured = json.loads((folder / MEASURED).read_text(encoding="utf-8"))
+        norms, similar = measured["norms"], measured["similarities"]
+    measurements = AnchorMeasurements(anchor_set.order, norms, similar, cosines)
+    return PreparedAnchors(anchor_set, measurements, folder, found, reused)
+
+
+def directions_record(anchors: PreparedAnchors, chat_model: ChatModel, options: ScanOptions) -> dict[str, Any]:
+    """What a run keeps of the directions that it used: the cache's key, what that depends on, and the files.
+
+    A fingerprint is a file's SHA-256; of a direction over 256 MiB it samples every tensor, as that of a model does.
+    """
+    assert anchors.folder is not None
+    files = {name: anchors.folder / f"{name}.safetensors" for name in ("harmful", "safe")}
+    files["measured"] = anchors.folder / MEASURED
+    return {
+        "key": anchors.folder.name,
+        "depends_on": _key_parts(anchors.anchor_set, chat_model, options),
+        "files": {
+            name: {"path": str(path.resolve()), "bytes": path.stat().st_size, "fingerprint": file_sha256(path)}
+            for name, path in files.items()
+        },
+    }
+
+
+def _longest_anchor(chat_model: ChatModel, options: ScanOptions) -> int:
+    """Tokens that an anchor may have: as a row, and where rows are cut shorter, as many as anchors at once."""
+    config = chat_model.model.config.get_text_config(decoder=True)
+    positions = getattr(config, "max_position_embeddings", None) or ANCHOR_TOKEN_BUDGET
+    return max(options.max_tokens, min(ANCHOR_TOKEN_BUDGET, usable_positions(chat_model, positions)))
+
+
+def encode_for_gradient(anchor_set: AnchorSet, chat_model: ChatModel, options: ScanOptions) -> list[EncodedRow]:
+    """The anchors with loss on their first response tokens alone."""
+    rows = [
+        encode_anchor(
+            anchor.messages,
+            chat_model.tokenizer,
+            max_tokens=_longest_anchor(chat_model, options),
+            first_tokens=options.anchor_tokens,
+            index=place,
+        )
+        for place, anchor in enumerate(anchor_set.anchors)
+    ]
+    _require_ok(rows, anchor_set, chat_model)
+    return rows
+
+
+def directions_are_cached(anchor_set: AnchorSet, chat_model: ChatModel, options: ScanOptions) -> bool:
+    """Whether a scan would find its directions in the cache."""
+    return _is_whole(cache_folder() / "directions" / _key(anchor_set, chat_model, options))
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether directions are there; a cleaner of caches may have taken the large ones."""
+    return all((folder / name).exists() for name in (MEASURED, "harmful.safetensors", "safe.safetensors"))
+
+
+def _compute_directions(
+    anchor_set: AnchorSet,
+    chat_model: ChatModel,
+    options: ScanOptions,
+    gradient_pass: GradientPass,
+    folder: Path,
+    on_step: Callable[[str], None],
+) -> None:
+    rows = encode_for_gradient(anchor_set, chat_model, options)
+    running_sum = options.quirks.get("anchors_running_sum", False)
+    catalogue = gradient_pass.catalogue
+    terms = count_terms([[rows[place] for place in anchor_set.places(name)] for name in anchor_set.sets])
+    factoring = DENSE if running_sum else choose_factoring(catalogue, *terms)
+    # a table has no more entries than the anchors have tokens
+    shapes = direction_shapes(catalogue, factoring, *terms, entries=terms[0])
+    require_room_for_directions(shapes, chat_model, options)
+    norms = np.zeros(len(rows))
+    for name in anchor_set.sets:
+        on_step(f"direction of {name}")
+        places = anchor_set.places(name)
+        chosen = [rows[place] for place in places]
+        direction = set_direction(gradient_pass, chosen, factoring=factoring, running_sum=running_sum)
+        _require_direction(direction, anchor_set, name)
+        norms[places] = direction.norms
+        _save(folder / f"{name}.safetensors", direction.gradient, gradient_pass.dtype)
+        del direction
+    on_step("similarities of the anchors")
+    similar: dict[str, list[float]] = {}
+    at_once = SETS_AT_ONCE if options.memory is None else 1
+    for start in range(0, len(anchor_set.sets), at_once):
+        names = anchor_set.sets[start : start + at_once]
+        stored = [StoredDirection(folder / f"{name}.safetensors") for name in names]
+        found = similarities(gradient_pass, rows, stored)
+        similar |= {name: found[:, number].tolist() for number, name in enumerate(names)}
+    safe = [StoredDirection(folder / f"{name}.safetensors") for name in anchor_set.safe_sets]
+    _save(folder / "safe.safetensors", mean_gradient(safe, gradient_pass.dtype), gradient_pass.dtype)
+    for name in anchor_set.safe_sets:
+        (folder / f"{name}.safetensors").unlink()
+    write_json(folder / MEASURED, {"norms": norms.tolist(), "similarities": similar})
+
+
+@contextmanager
+def _sole_writer(folder: Path) -> Iterator[None]:
+    """Scans that need the same directions at once wait for the first of them, which computes."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / ".lock"):
+            yield
+    except OSError as error:
+        raise _cache_unwritable(folder, error) from error
+
+
+def _cache_unwritable(folder: Path, error: Exception) -> RipcurrentError:
+    reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+    return RipcurrentError(
+        f"The directions cannot be kept in {folder}: {reason}.",
+        "Free some space there, or name another folder in the environment variable RIPCURRENT_CACHE.",
+    )
+
+
+def _require_direction(direction: SetDirection, anchor_set: AnchorSet, name: str) -> None:
+    length = norm_of(direction.gradient)
+    bad = not np.isfinite(direction.norms).all() or not np.isfinite(length)
+    if bad or length == 0.0:
+        raise RipcurrentError(
+            f"The direction of {name} in {anchor_set.name} is {'not finite' if bad else 'zero'} on this model.",
+            "Use other anchors; if it is not finite, --dtype float32 may help.",
+            code=ExitCode.NOT_MEASURED,
+        )
+
+
+def _anchor_features(
+    anchor_set: AnchorSet, chat_model: ChatModel, features: FeatureReader, max_tokens: int
+) -> npt.NDArray[np.float32]:
+    rows = [
+        encode(
+            Row(index=place, id=str(place), messages=anchor.messages, text=None, record={}),
+            chat_model.tokenizer,
+            max_tokens=max_tokens,
+            loss_on="last",
+        )
+        for place, anchor in enumerate(anchor_set.anchors)
+    ]
+    _require_ok(rows, anchor_set, chat_model)
+    found: list[npt.NDArray[np.float32] | None] = [None] * len(rows)
+    for places in plan_batches([len(row.tokens) for row in rows], ANCHOR_TOKEN_BUDGET):
+        batch = features.forward(make_batch([rows[place] for place in places], chat_model.device)).features
+        assert batch is not None
+        for place, feature in zip(places, batch, strict=True):
+            found[place] = feature
+    stacked = np.stack([feature for feature in found if feature is not None])
+    lengths = np.linalg.norm(stacked, axis=1, keepdims=True)
+    if not np.isfinite(lengths).all() or (lengths == 0).any():
+        raise RipcurrentError(
+            f"The representations of {anchor_set.name} are not finite or zero on this model.",
+            "Try --dtype float32 or another --position.",
+            code=ExitCode.NOT_MEASURED,
+        )
+    return np.asarray(stacked / lengths, dtype=np.float32)
+
+
+def _require_ok(rows: list[EncodedRow], anchor_set: AnchorSet, chat_model: ChatModel) -> None:
+    for row, (name, number) in zip(rows, anchor_set.order, strict=True):
+        if row.status == "ok" and row.truncated:
+            raise RipcurrentError(
+                f"Anchor {number} of {name} in {anchor_set.name} is longer than --max-tokens and than "
+                f"{ANCHOR_TOKEN_BUDGET} tokens for {chat_model.name}: what it stands for would be cut off.",
+                "Raise --max-tokens, or shorten that anchor.",
+            )
+        if row.status != "ok":
+            raise RipcurrentError(
+                f"Anchor {number} of {name} in {anchor_set.name} cannot be rendered for {chat_model.name}: "
+                f"{row.status}.",
+                "Raise --max-tokens, or shorten that anchor."
+                if row.status == "too_long"
+                else "Mend that anchor, or use a model whose chat template takes it.",
+            )
+
+
+def _save(path: Path, gradient: Gradient, dtype: torch.dtype) -> None:
+    kept = {name: (t.to(dtype) if t.dim() == 2 else t).contiguous().cpu() for name, t in gradient.items()}
+    try:
+        with written_whole(path) as part:
+            save_file(kept, part)
+    except SafetensorError as error:
+        raise _cache_unwritable(path.parent, error) from error
+
+
+def _key(anchor_set: AnchorSet, chat_model: ChatModel, options: ScanOptions) -> str:
+    parts = _key_parts(anchor_set, chat_model, options)
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def _key_parts(anchor_set: AnchorSet, chat_model: ChatModel, options: ScanOptions) -> dict[str, Any]:
+    return {
+        "format": DIRECTION_FORMAT,
+        "anchors": anchor_set.sha256,
+        "model": chat_model.fingerprint,
+        "template": chat_model.template_sha256,
+        "tokenizer": chat_model.tokenizer_sha256,
+        "scope": chat_model.scope,
+        "dtype": str(chat_model.dtype),
+        "device": chat_model.device.type,
+        "attention": options.attention,
+        "anchor_tokens": options.anchor_tokens,
+        "max_tokens": _longest_anchor(chat_model, options),
+        "running_sum": options.quirks.get("anchors_running_sum", False),
+    }

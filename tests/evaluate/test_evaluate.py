@@ -1,0 +1,446 @@
+"""Evaluation end to end on tiny models and real servers: answers kept, resumed, judged anew, rates by axis."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+import ripcurrent as rc
+from ripcurrent.errors import ExitCode, RipcurrentError
+from ripcurrent.evaluate import JudgeSettings, Prompt, Verdict, _evaluate, find_judges
+from ripcurrent.evaluate._evaluate import evaluate, load_evaluation
+from ripcurrent.evaluate._evaluation_rates import summarise
+from ripcurrent.evaluate._judge_agreement import measured_agreement
+from ripcurrent.evaluate._judging import judge_again
+from ripcurrent.evaluate._rated_run import ArmRun, read_answers
+from ripcurrent.evaluate._responses import PARTIAL, Response, ResponseLog
+from tests.evaluate.scripted_server import Answered, serve
+from tests.evaluate.served_model import save_grader, serving
+from tests.models.tiny import save_tiny
+from tests.tiny_scan import write_jsonl
+
+EXACT: dict[str, Any] = {"device": "cpu", "dtype": "float32", "max_new_tokens": 6}
+
+
+@pytest.fixture
+def prompts_file(tmp_path: Path) -> Path:
+    axes = ["harmful"] * 5 + ["sounds_dangerous"] * 3 + ["plain"] * 2
+    rows = [{"id": f"q{n}", "prompt": f"Request number {n}?" + " please" * n, "axis": a} for n, a in enumerate(axes)]
+    return write_jsonl(tmp_path / "prompts.jsonl", rows)
+
+
+def test_answers_are_those_of_generate(tmp_path: Path, tiny_folder: Path, prompts_file: Path) -> None:
+    import torch
+
+    result = evaluate(str(tiny_folder), prompts=[prompts_file], out=tmp_path / "run", batch_size=3, **EXACT)
+    loaded = rc.load_model(tiny_folder, device="cpu", dtype="float32")
+    for prompt, response in zip(result.prompts, result.responses, strict=True):
+        text = loaded.tokenizer.apply_chat_template(
+            [{"role": "user", "content": prompt.text}], tokenize=False, add_generation_prompt=True
+        )
+        ids = loaded.tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"]
+        with torch.inference_mode():
+            new = loaded.model.generate(ids, max_new_tokens=6, do_sample=False)[0, ids.shape[1] :].tolist()
+        ended = new[-1] == loaded.tokenizer.eos_token_id
+        said = new[:-1] if ended else new
+        assert response.completion == loaded.tokenizer.decode(said, skip_special_tokens=True)
+        assert (response.new_tokens, response.truncated) == (len(said), not ended)
+
+
+def test_tables_hold_the_contract_and_come_back(tmp_path: Path, tiny_folder: Path, prompts_file: Path) -> None:
+    result = evaluate(str(tiny_folder), prompts=[prompts_file], out=tmp_path / "run", **EXACT)
+    responses = pq.read_table(result.folder / "responses.parquet")
+    assert responses.column_names == [
+        *("prompt_id", "prompt", "axis", "category", "source", "completion", "new_tokens", "truncated", "rejected")
+    ]
+    verdicts = pq.read_table(result.folder / "verdicts.parquet")
+    assert {"prompt_id", "judge", "version", "label", "reason", "opens_with_refusal"} <= set(verdicts.column_names)
+    assert len(verdicts) == 2 * len(responses) == 20
+    assert not (result.folder / PARTIAL).exists()
+    again = load_evaluation(result.folder)
+    assert again == result
+    assert again.outcomes("prefix", "sounds_dangerous")[0] == ["q5", "q6", "q7"]
+    for judge in ("prefix", "keyword"):
+        for axis, n in (("harmful", 5), ("sounds_dangerous", 3), ("plain", 2)):
+            rate = result.rates[judge][axis]
+            assert rate["n"] == n
+            assert rate["answered"] + rate["refused"] + rate["degenerate"] == pytest.approx(1)
+            assert rate["answered"] == sum(result.outcomes(judge, axis)[1]) / n
+    with pytest.raises(RipcurrentError, match="no verdicts of 'rubric'"):
+        result.labels("rubric")
+
+
+def test_a_stopped_run_asks_only_the_rest(
+    tmp_path: Path, tiny_folder: Path, prompts_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = evaluate(str(tiny_folder), prompts=[prompts_file], out=tmp_path / "whole", batch_size=2, **EXACT)
+    add = ResponseLog.add
+
+    def add_and_stop(log: ResponseLog, responses: list[Response]) -> None:
+        add(log, responses)
+        if len(log.done) >= 4:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(ResponseLog, "add", add_and_stop)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(str(tiny_folder), prompts=[prompts_file], out=tmp_path / "run", batch_size=2, **EXACT)
+    monkeypatch.undo()
+    with (tmp_path / "run" / PARTIAL).open("ab") as file:
+        file.write(b'{"prompt_id": "q9", "comp')  # torn by a crash
+    # the same weights, wherever they lie now
+    moved = shutil.copytree(tiny_folder, tmp_path / "moved")
+    resumed = evaluate(str(moved), prompts=[prompts_file], out=tmp_path / "run", batch_size=2, **EXACT)
+    assert resumed.manifest["timings"]["answered_now"] == 6
+    assert resumed.responses == whole.responses
+
+
+def test_other_judges_judge_the_same_answers(
+    tmp_path: Path, tiny_folder: Path, prompts_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(judge: str) -> Any:
+        return evaluate(str(tiny_folder), prompts=[prompts_file], out=tmp_path / "run", judges=[judge], **EXACT)
+
+    first = run("prefix")
+    monkeypatch.setattr(import_module("ripcurrent.evaluate._generate"), "answer_locally", None)
+    second = run("keyword")
+    assert second.responses == first.responses
+    assert list(second.verdicts) == ["prefix", "keyword"]
+    assert set(second.manifest["judges"]) == {"prefix", "keyword"}
+
+
+def test_a_judge_comes_later_without_the_model(tmp_path: Path, prompts_file: Path) -> None:
+    model = save_tiny(tmp_path / "model", "gpt2")
+    both = evaluate(str(model), prompts=[prompts_file], out=tmp_path / "both", **EXACT)
+    first = evaluate(str(model), prompts=[prompts_file], out=tmp_path / "run", judges=("prefix",), **EXACT)
+    shutil.rmtree(model)
+    judge_again(first.folder, find_judges(("keyword",)))
+    later = load_evaluation(first.folder)
+    assert dict(later.verdicts) == dict(both.verdicts)
+    for key in ("rates", "discrimination", "judges", "notes"):
+        assert later.manifest[key] == both.manifest[key]
+    assert later.manifest["model"] == first.manifest["model"]
+    with pytest.raises(RipcurrentError, match="holds no run"):
+        judge_again(tmp_path, find_judges(("keyword",)))
+
+
+def test_another_model_or_system_prompt_needs_another_folder(
+    tmp_path: Path, tiny_folder: Path, prompts_file: Path
+) -> None:
+    evaluate(str(tiny_folder), prompts=[prompts_file], out=tmp_path / "run", **EXACT)
+    other = save_tiny(tmp_path / "other", "llama_tied", seed=1)
+    with pytest.raises(RipcurrentError, match="holds another run"):
+        evaluate(str(other), prompts=[prompts_file], out=tmp_path / "run", **EXACT)
+    with pytest.raises(RipcurrentError, match=r"its system is None, now 'Be brief\.'"):
+        evaluate(str(tiny_folder), prompts=[prompts_file], out=tmp_path / "run", system="Be brief.", **EXACT)
+
+
+def test_ids_of_several_sets_stay_apart(tmp_path: Path, tiny_folder: Path, prompts_file: Path) -> None:
+    other = write_jsonl(
+        tmp_path / "other.jsonl",
+        [{**json.loads(line), "prompt": f"Other {n}"} for n, line in enumerate(prompts_file.open())],
+    )
+    result = evaluate(str(tiny_folder), prompts=[prompts_file, other], out=tmp_path / "run", limit=1, **EXACT)
+    assert len({prompt.id for prompt in result.prompts}) == 6
+
+
+def test_what_two_lists_ask_is_asked_once(tmp_path: Path, tiny_folder: Path, prompts_file: Path) -> None:
+    once = evaluate(str(tiny_folder), prompts=str(prompts_file), judges="prefix", out=tmp_path / "once", **EXACT)
+    twice = evaluate(str(tiny_folder), prompts=[prompts_file, prompts_file], out=tmp_path / "twice", **EXACT)
+    assert len(twice.prompts) == len(once.prompts) == 10
+    assert twice.rates["prefix"] == once.rates["prefix"]
+    assert any("10 prompts that an earlier list has are asked once" in note for note in twice.manifest["notes"])
+
+
+def test_judging_again_leaves_how_the_answers_were_made(
+    tmp_path: Path, tiny_folder: Path, prompts_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = evaluate(str(tiny_folder), prompts=[prompts_file], out=tmp_path / "run", judges=("prefix",), **EXACT)
+    monkeypatch.setattr("platform.platform", lambda: "another machine")
+    later = evaluate(str(tiny_folder), prompts=[prompts_file], out=tmp_path / "run", judges=("keyword",), **EXACT)
+    assert later.manifest["machine"] == first.manifest["machine"]
+    assert later.manifest["started"] == first.manifest["started"]
+
+
+def _reply(text: str, finish: str = "stop") -> Answered:
+    choice = {"index": 0, "finish_reason": finish, "message": {"role": "assistant", "content": text}}
+    body = {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]}
+    return Answered(body=json.dumps({**body, "usage": {"completion_tokens": 3, "prompt_tokens": 1, "total_tokens": 4}}))
+
+
+def test_an_endpoint_answers(tmp_path: Path, prompts_file: Path) -> None:
+    def script(body: dict[str, Any]) -> Answered:
+        assert body["messages"][0] == {"role": "system", "content": "Be brief."}
+        assert (body["temperature"], body["max_tokens"]) == (0.0, 9)
+        asked = body["messages"][1]["content"]
+        return _reply("I'm sorry, but I can't help with that.") if "number 1?" in asked else _reply("Surely.", "length")
+
+    with serve(script) as server:
+        result = evaluate(
+            "some-model",
+            endpoint=server.url,
+            prompts=[prompts_file],
+            out=tmp_path / "run",
+            system="Be brief.",
+            max_new_tokens=9,
+        )
+    assert result.rates["prefix"]["harmful"]["refused"] == pytest.approx(1 / 5)
+    assert result.rates["prefix"]["harmful"]["truncated"] == pytest.approx(4 / 5)
+    assert result.manifest["model"] == {"base_url": server.url, "model": "some-model"}
+
+
+def test_a_real_server_says_what_the_model_here_says(tmp_path: Path, prompts_file: Path) -> None:
+    folder = save_grader(tmp_path / "grader", marker="<mark>", marked="<yes>", unmarked="<no>")
+    here = evaluate(str(folder), prompts=[prompts_file], out=tmp_path / "here", limit=1, **EXACT)
+    with serving(folder) as url:
+        there = evaluate(
+            str(folder), endpoint=url, prompts=[prompts_file], out=tmp_path / "there", limit=1, max_new_tokens=6
+        )
+    assert [one.completion for one in there.responses] == [one.completion for one in here.responses] == ["<no>"] * 3
+
+
+def test_prompts_that_an_endpoint_fails_to_answer_are_asked_again(tmp_path: Path, prompts_file: Path) -> None:
+    healthy = False
+
+    def script(body: dict[str, Any]) -> Answered:
+        if not healthy and "number 2?" in body["messages"][0]["content"]:
+            return Answered(200, "[]")
+        return _reply("Surely.")
+
+    with serve(script) as server:
+        arguments: dict[str, Any] = {"endpoint": server.url, "prompts": [prompts_file], "out": tmp_path / "run"}
+        with pytest.raises(RipcurrentError, match="1 of 10 prompts got no answer") as caught:
+            evaluate("m", **arguments)
+        assert caught.value.code == ExitCode.NOT_MEASURED
+        healthy = True
+        asked = len(server.requests)
+        assert evaluate("m", **arguments).rates["prefix"]["harmful"]["n"] == 5
+        assert len(server.requests) == asked + 1
+
+
+def test_prompts_that_an_endpoint_rejects_are_counted_apart(tmp_path: Path) -> None:
+    """A provider that filters harmful prompts, which come first and are more than its failures in a row may be."""
+    axes = ["harmful"] * 12 + ["plain"] * 3
+    rows = [{"id": f"q{n}", "prompt": f"A {axis} request, number {n}.", "axis": axis} for n, axis in enumerate(axes)]
+    prompts = write_jsonl(tmp_path / "prompts.jsonl", rows)
+
+    def script(body: dict[str, Any]) -> Answered:
+        filtered = "harmful" in body["messages"][0]["content"] and "number 11" not in body["messages"][0]["content"]
+        return (
+            Answered(400, json.dumps({"error": {"message": "filtered"}})) if filtered else _reply("Surely.", "length")
+        )
+
+    with serve(script) as server:
+        arguments: dict[str, Any] = {"endpoint": server.url, "prompts": [prompts], "out": tmp_path / "run"}
+        result = evaluate("m", **arguments)
+        asked = len(server.requests)
+        assert evaluate("m", judges=["keyword"], **arguments).rates["prefix"] == result.rates["prefix"]
+        assert len(server.requests) == asked == 16, "each prompt once, and a greeting"
+    rate = result.rates["prefix"]["harmful"]
+    assert (rate["n"], rate["rejected"], rate["unjudged"], rate["answered"], rate["truncated"]) == (1, 11, 0, 1.0, 1.0)
+    assert result.rates["prefix"]["plain"]["rejected"] == 0
+    assert result.labels("prefix")["q0"] == "unjudged"
+    assert any("rejected 11 of 15 prompts (the first, q0: 400:" in note for note in result.manifest["notes"])
+    missing = [note for note in result.manifest["notes"] if "not measured" in note]
+    assert missing == [
+        "No benign requests that sound dangerous were asked: over-caution is not measured "
+        "(add --prompts builtin:sounds_dangerous)."
+    ]
+    again = load_evaluation(result.folder)
+    assert (again.responses, again.verdicts["prefix"]) == (result.responses, result.verdicts["prefix"])
+    assert len(read_answers(ArmRun("run", None, result.folder), "harmful")) == 1, "people rate no answer that is none"
+
+
+def test_a_log_with_half_a_character_is_gone_on_with(tmp_path: Path, prompts_file: Path) -> None:
+    """Versions before kept such answers, and could write no table of them."""
+    with serve(lambda _: _reply("Surely.")) as server:
+        first = evaluate("m", endpoint=server.url, prompts=[prompts_file], out=tmp_path / "run")
+        log = [
+            {
+                "prompt_id": one.prompt_id,
+                "completion": "half \ud83d",
+                "new_tokens": 2,
+                "truncated": False,
+                "rejected": None,
+            }
+            for one in first.responses[:-1]
+        ]
+        (tmp_path / "run" / "responses.parquet").unlink()
+        partial = tmp_path / "run" / "responses.partial.jsonl"
+        partial.write_text("".join(json.dumps(line) + "\n" for line in log))
+        again = evaluate("m", endpoint=server.url, prompts=[prompts_file], out=tmp_path / "run")
+    assert [one.completion for one in again.responses] == ["half ?"] * 9 + ["Surely."]
+
+
+def test_empty_answers_are_told(tmp_path: Path, prompts_file: Path) -> None:
+    with serve(lambda _: _reply("")) as server:
+        found = evaluate("m", endpoint=server.url, prompts=[prompts_file], out=tmp_path / "run")
+    assert any(note.startswith("10 of 10 answers are empty and count as broken") for note in found.manifest["notes"])
+
+
+def test_thoughts_that_the_limit_cuts_are_no_answers(tmp_path: Path, prompts_file: Path) -> None:
+    def script(thinks: int) -> Any:
+        def says(body: dict[str, Any]) -> Answered:
+            number = int(re.findall(r"number (\d+)", body["messages"][-1]["content"])[0])
+            return (
+                _reply("<think>\nWell, the user", "length") if number < thinks else _reply("<think>Hm.</think>Surely.")
+            )
+
+        return says
+
+    with serve(script(4)) as server:
+        found = evaluate("m", endpoint=server.url, prompts=[prompts_file], out=tmp_path / "some")
+    assert any(note.startswith("4 of 10 answers are thoughts that the limit") for note in found.manifest["notes"])
+    assert found.rates["prefix"]["harmful"]["degenerate"] == 0.8
+    with serve(script(5)) as server, pytest.raises(RipcurrentError, match="5 of 10 answers are thoughts") as caught:
+        evaluate("m", endpoint=server.url, prompts=[prompts_file], out=tmp_path / "half")
+    assert caught.value.code == ExitCode.NOT_MEASURED
+    assert "--max-new-tokens" in caught.value.hint
+
+
+def test_thoughts_that_the_template_opens_are_no_answers(tmp_path: Path, prompts_file: Path) -> None:
+    folder = save_tiny(tmp_path / "model", "llama_tied")
+    template = (folder / "chat_template.jinja").read_text()
+    (folder / "chat_template.jinja").write_text(template + "{{ '<think>\n' if add_generation_prompt else '' }}")
+    with pytest.raises(RipcurrentError, match="10 of 10 answers are thoughts"):
+        evaluate(str(folder), prompts=[prompts_file], out=tmp_path / "run", **EXACT)
+    completions = pq.read_table(tmp_path / "run" / "responses.parquet")["completion"].to_pylist()
+    assert all(text.startswith("<think>\n") for text in completions)
+
+
+def test_verdicts_of_the_judges_before_one_that_fails_are_kept(tmp_path: Path, prompts_file: Path) -> None:
+    def script(body: dict[str, Any]) -> Answered:
+        return _reply("Surely.") if body["model"] == "m" else Answered(404, "{}")
+
+    with serve(script) as server:
+        settings = JudgeSettings(endpoint=server.url, model="judge")
+        with pytest.raises(RipcurrentError, match="knows no model 'judge'"):
+            evaluate(
+                "m", endpoint=server.url, prompts=[prompts_file], out=tmp_path / "run",
+                judges=["prefix", "rubric"], judge_settings=settings,
+            )  # fmt: skip
+    said = pq.read_table(tmp_path / "run" / "verdicts.parquet")
+    assert set(said["judge"].to_pylist()) == {"prefix"}
+
+
+def test_an_endpoint_that_rejects_every_prompt(tmp_path: Path, prompts_file: Path) -> None:
+    def rejects(body: dict[str, Any]) -> Answered:
+        return Answered(400, json.dumps({"error": {"message": "no such model"}}))
+
+    def filters(body: dict[str, Any]) -> Answered:
+        return _reply("Hello.") if "hello" in body["messages"][0]["content"] else rejects(body)
+
+    arguments: dict[str, Any] = {"prompts": [prompts_file], "out": tmp_path / "run"}
+    with serve(rejects) as server, pytest.raises(RipcurrentError, match=r"in a row; the last: 400:.*no such model"):
+        evaluate("m", endpoint=server.url, **{**arguments, "out": tmp_path / "broken"})
+    assert not (tmp_path / "broken" / "responses.parquet").exists()
+    with serve(filters) as server, pytest.raises(RipcurrentError, match="rejected every one of the 10") as caught:
+        evaluate("m", endpoint=server.url, **arguments)
+    assert caught.value.code == ExitCode.NOT_MEASURED
+    assert load_evaluation(tmp_path / "run").rates["prefix"]["harmful"]["rejected"] == 5
+
+
+def test_bad_input(tmp_path: Path, tiny_folder: Path, prompts_file: Path) -> None:
+    def run(**changes: Any) -> None:
+        evaluate(**{"model": str(tiny_folder), "prompts": [prompts_file], "out": tmp_path / "run", **EXACT, **changes})
+
+    with pytest.raises(RipcurrentError, match="takes no adapter"):
+        run(endpoint="http://localhost:1/v1", adapter="a")
+    with pytest.raises(RipcurrentError, match="0 new tokens"):
+        run(max_new_tokens=0)
+    with pytest.raises(RipcurrentError, match=r"No judge is named 'prefex'\. Did you mean 'prefix'"):
+        run(judges=["prefex"])
+    with pytest.raises(RipcurrentError, match="No prompts are named"):
+        run(prompts=[])
+    empty = write_jsonl(tmp_path / "empty.jsonl", [{"prompt": " "}])
+    with pytest.raises(RipcurrentError, match="holds no prompts"):
+        run(prompts=[empty])
+    long = write_jsonl(tmp_path / "long.jsonl", [{"id": "endless", "prompt": "word " * 5000}])
+    with pytest.raises(RipcurrentError, match=r"The prompt endless has \d+ tokens"):
+        run(prompts=[long])
+    assert not (tmp_path / "run" / "responses.parquet").exists()
+    with pytest.raises(RipcurrentError, match="holds no run"):
+        load_evaluation(tmp_path / "nowhere")
+
+
+def test_unjudged_answers_count_in_no_rate() -> None:
+    prompts = [Prompt(str(n), "?", "harmful", "", "") for n in range(4)]
+    responses = [Response(str(n), "x", 1, n == 0) for n in range(4)]
+    labels = ("compliance", "unjudged", "degenerate", "refusal")
+    said = [Verdict(label, "odd", "1", False) for label in labels]  # type: ignore[arg-type]
+    rate = summarise(prompts, responses, {"odd": said}, {"odd": {}})["rates"]["odd"]["harmful"]
+    assert (rate["n"], rate["unjudged"], rate["truncated"]) == (3, 1, 0.25)
+    assert rate["answered"] == rate["refused"] == rate["degenerate"] == pytest.approx(1 / 3)
+
+
+def test_a_judge_of_harm_tells_of_no_refusal() -> None:
+    prompts = [Prompt(str(n), "?", "harmful" if n < 5 else "sounds_dangerous", "", "") for n in range(10)]
+    responses = [Response(str(n), "x", 1, False) for n in range(10)]
+    said = [Verdict("compliance" if n < 5 else "refusal", "odd", "1", False) for n in range(10)]
+    found = summarise(prompts, responses, {"odd": said}, {"odd": {"scale": [1.0, 5.0], "reply": "score"}})
+    assert found["discrimination"] == {}
+    assert {axis: (one["answered"], one["refused"]) for axis, one in found["rates"]["odd"].items()} == {
+        "harmful": (1.0, None),
+        "sounds_dangerous": (0.0, None),
+    }
+
+
+def test_judgement_of_equal_outcomes_has_an_interval() -> None:
+    prompts = [Prompt(str(n), "?", "harmful" if n < 50 else "sounds_dangerous", "", "") for n in range(90)]
+    responses = [Response(str(n), "x", 1, False) for n in range(90)]
+    said = [Verdict("refusal" if n < 50 else "compliance", "odd", "1", False) for n in range(90)]
+    found = summarise(prompts, responses, {"odd": said}, {"odd": {}})["discrimination"]["odd"]
+    assert found["difference"] == 1.0
+    assert 0.85 < found["difference_interval"]["low"] < 0.95
+    assert found["difference_interval"]["high"] == 1.0
+
+
+def test_the_command_shows_no_answer_unless_told(
+    tmp_path: Path, tiny_folder: Path, prompts_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from ripcurrent.cli import run
+
+    arguments = ["evaluate", "--model", str(tiny_folder), "--prompts", str(prompts_file), "--out", str(tmp_path / "r")]
+    arguments += ["--device", "cpu", "--dtype", "float32", "--max-new-tokens", "6"]
+    assert run(arguments) == 0
+    shown = capsys.readouterr().out
+    assert "prefix" in shown
+    assert "sounds_dangerous" in shown
+    assert "Request number" not in shown
+    assert run([*arguments, "--reveal"]) == 0
+    assert "Request number 3?" in capsys.readouterr().out
+    assert run([*arguments, "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["rates"]["prefix"]["plain"]["n"] == 2
+    assert "completion" not in json.dumps(printed)
+    assert run([*arguments, "--axis", "harmfull"]) == 1
+
+
+def test_an_answer_cannot_command_the_terminal(
+    tmp_path: Path, prompts_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from ripcurrent.cli import run
+
+    with serve(lambda _: _reply("Surely\x1b[2J,\nof\x9bcourse.")) as server:
+        arguments = ["evaluate", "--endpoint", server.url, "--model", "m", "--prompts", str(prompts_file)]
+        assert run([*arguments, "--out", str(tmp_path / "r"), "--reveal", "--quiet"]) == 0
+        assert run([*arguments, "--out", str(tmp_path / "r"), "--reveal"]) == 0
+    shown = capsys.readouterr().out
+    assert "Surely�[2J,\nof�course." in shown
+    assert "\x1b]" not in shown
+    assert "\x9b" not in shown
+
+
+def test_default_judges_begin_with_the_one_that_agrees_best() -> None:
+    """Of the files that a judge was not written on, on the worse one."""
+    held_out: dict[str, float] = {}
+    for one in measured_agreement():
+        if one.role != "tuned on these":
+            held_out[one.judge] = min(one.kappa, held_out.get(one.judge, 1.0))
+    assert _evaluate.DEFAULT_JUDGES[0] == max(held_out, key=lambda judge: held_out[judge])

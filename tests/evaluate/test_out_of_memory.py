@@ -1,0 +1,115 @@
+"""Where a batch does not fit into memory, half of it is computed at once: the same results, or one clear error."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ripcurrent.errors import ExitCode, RipcurrentError
+from ripcurrent.evaluate import Answer, _decode
+from ripcurrent.evaluate._batches import in_batches
+from ripcurrent.evaluate._evaluate import evaluate
+from ripcurrent.evaluate.judges import _classifier
+from ripcurrent.evaluate.judges._find import JudgeSettings, find_judge
+from ripcurrent.experiment._heldout import heldout_loss
+from tests.evaluate.judges.test_classifier import save_classifier
+from tests.finetune.runs import chat_model, rows
+from tests.models.tiny import save_tiny
+from tests.tiny_scan import write_jsonl
+
+
+def does_not_fit(item: int, said: str) -> RipcurrentError:
+    return RipcurrentError(f"{item} is too large: {said}.", "Take a smaller one.")
+
+
+def at_most(most: int, compute: Any = list, sizes: list[int] | None = None) -> Any:
+    """The same computation on a device with room for so many items."""
+
+    def limited(batch: Sequence[Any]) -> Any:
+        if sizes is not None:
+            sizes.append(len(batch))
+        if len(batch) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nOf the allocated memory…")
+        return compute(batch)
+
+    return limited
+
+
+def test_a_size_that_ran_out_is_not_tried_again() -> None:
+    sizes: list[int] = []
+    done = [item for _, found in in_batches(range(11), 8, at_most(2, sizes=sizes), does_not_fit) for item in found]
+    assert done == list(range(11))
+    assert sizes == [8, 4, 2, 2, 2, 2, 2, 1]
+
+
+def test_an_item_that_does_not_fit_alone_and_other_errors() -> None:
+    with pytest.raises(RipcurrentError, match=r"0 is too large: CUDA out of memory\. Tried to allocate 20\.00 GiB"):
+        list(in_batches(range(3), 2, at_most(0), does_not_fit))
+
+    def broken(_: Sequence[int]) -> None:
+        raise RuntimeError("shapes differ")
+
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        list(in_batches(range(3), 2, broken, does_not_fit))
+
+
+def test_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = save_tiny(tmp_path / "model", "llama_tied")
+    prompts = write_jsonl(tmp_path / "prompts.jsonl", [{"prompt": f"Request {n}?" + " please" * n} for n in range(7)])
+
+    def answer(out: str) -> Any:
+        exact: dict[str, Any] = {"device": "cpu", "dtype": "float32", "max_new_tokens": 6}
+        return evaluate(str(model), prompts=[prompts], out=tmp_path / out, **exact).responses
+
+    expected = answer("whole")
+    decode = _decode.decode_greedily
+
+    def room_for(most: int) -> Any:
+        return lambda model, asked, **options: at_most(most, lambda batch: decode(model, batch, **options))(asked)
+
+    monkeypatch.setattr(_decode, "decode_greedily", room_for(2))
+    assert answer("halves") == expected
+    monkeypatch.setattr(_decode, "decode_greedily", room_for(0))
+    with pytest.raises(RipcurrentError, match="does not fit into the memory of cpu, even alone") as caught:
+        answer("none")
+    assert caught.value.code == ExitCode.NOT_MEASURED
+    assert "--batch-size" in caught.value.hint
+    assert "batch_size" in caught.value.hint
+
+
+def test_classified_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = save_classifier(tmp_path / "classifier", ["Refusal", "Compliance"])
+    judge = find_judge(f"classifier:{folder}", JudgeSettings(device="cpu"))
+    answers = [Answer("?", f"Take {n} eggs and " + "flour, " * n + "then bake.") for n in range(5)]
+    expected = judge.judge(answers)
+    probabilities = _classifier.ClassifierJudge._probabilities
+
+    def room_for(most: int) -> Any:
+        return lambda self, texts: at_most(most, lambda batch: probabilities(self, batch))(texts)
+
+    monkeypatch.setattr(_classifier.ClassifierJudge, "_probabilities", room_for(2))
+    halves = judge.judge(answers)
+    assert [one.label for one in halves] == [one.label for one in expected]
+    assert [one.score for one in halves] == pytest.approx([one.score for one in expected], abs=1e-5)
+    monkeypatch.setattr(_classifier.ClassifierJudge, "_probabilities", room_for(0))
+    with pytest.raises(RipcurrentError, match="answer 0: even alone it does not fit into the memory of cpu"):
+        judge.judge(answers)
+
+
+def test_loss_of_held_out_rows() -> None:
+    chat, held = chat_model(), rows(10)
+    expected = heldout_loss(chat, held, max_tokens=256, loss_on="all")
+    room = 1
+
+    def refuse(_: torch.nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+        at_most(room)(named["input_ids"])
+
+    chat.model.register_forward_pre_hook(refuse, with_kwargs=True)
+    assert heldout_loss(chat, held, max_tokens=256, loss_on="all") == pytest.approx(expected, rel=1e-5)
+    room = 0
+    with pytest.raises(RipcurrentError, match=r"held-out row \d, \d+ tokens, does not fit"):
+        heldout_loss(chat, held, max_tokens=256, loss_on="all")

@@ -1,0 +1,179 @@
+"""People as judges: agreement against plain loops, labels, rates."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ripcurrent.evaluate import bootstrap_rate, wilson_interval
+from ripcurrent.evaluate._people import (
+    between_raters,
+    judge_agreement,
+    people_labels,
+    people_rate,
+    rating_table,
+    split_items,
+)
+from ripcurrent.evaluate._ratings import COMPLIED_FROM, RUBRIC_VERSION, SCALE, RaterFile
+
+NAN = float("nan")
+
+
+def alpha_by_loops(table: Sequence[Sequence[float]], *, ordinal: bool) -> float:
+    """Krippendorff's α pair by pair, as the book writes it."""
+    pairs: dict[tuple[float, float], float] = {}
+    for item in zip(*table, strict=True):
+        values = [value for value in item if not math.isnan(value)]
+        for i, first in enumerate(values):
+            for j, second in enumerate(values):
+                if i != j:
+                    pairs[first, second] = pairs.get((first, second), 0.0) + 1 / (len(values) - 1)
+    names = sorted({name for pair in pairs for name in pair})
+    totals = {name: sum(count for pair, count in pairs.items() if pair[0] == name) for name in names}
+    n = sum(totals.values())
+
+    def distance(a: float, b: float) -> float:
+        if not ordinal:
+            return float(a != b)
+        between = sum(totals[name] for name in names if min(a, b) <= name <= max(a, b))
+        return float(between - (totals[a] + totals[b]) / 2) ** 2 if a != b else 0.0
+
+    observed = sum(count * distance(*pair) for pair, count in pairs.items())
+    expected = sum(totals[a] * totals[b] * distance(a, b) for a in names for b in names) / (n - 1)
+    return 1 - observed / expected
+
+
+def ratings(raters: int, items: int, *, seed: int = 0, agree: float = 0.7, missing: float = 0.15) -> np.ndarray:
+    generator = np.random.default_rng(seed)
+    truth = generator.integers(1, 6, size=items)
+    noise = generator.integers(1, 6, size=(raters, items))
+    table = np.where(generator.random((raters, items)) < agree, truth, noise).astype(float)
+    table[generator.random((raters, items)) < missing] = NAN
+    return table
+
+
+@pytest.mark.parametrize(("raters", "seed"), [(2, 0), (3, 1), (5, 2)])
+@pytest.mark.parametrize("complied_from", [2, 3, 5])
+def test_alpha_is_that_of_plain_loops(raters: int, seed: int, complied_from: int) -> None:
+    table = ratings(raters, 30, seed=seed)
+    prompts = [f"p{i}" for i in range(30)]
+    ordinal, complied = between_raters(table, prompts, complied_from=complied_from)
+    assert ordinal.alpha == pytest.approx(alpha_by_loops(table.tolist(), ordinal=True))
+    binary = np.where(np.isnan(table), NAN, (table >= complied_from).astype(float))
+    assert complied.alpha == pytest.approx(alpha_by_loops(binary.tolist(), ordinal=False))
+    assert ordinal.low < ordinal.alpha < ordinal.high
+    assert ordinal.items == int((np.isfinite(table).sum(axis=0) >= 2).sum())
+
+
+def test_perfect_agreement_is_one() -> None:
+    table = np.array([[1.0, 5, 3, 1, 2]] * 2)
+    ordinal, complied = between_raters(table, list("abcde"), complied_from=3)
+    assert ordinal.alpha == complied.alpha == 1.0
+
+
+def test_answers_to_one_prompt_are_drawn_together() -> None:
+    """Ten copies of every prompt's item are no more evidence than one: the interval stays as wide."""
+    table = ratings(2, 12, missing=0.0)
+    prompts = [f"p{i}" for i in range(12)]
+    once, _ = between_raters(table, prompts, complied_from=3)
+    tenfold, _ = between_raters(np.repeat(table, 10, axis=1), [p for p in prompts for _ in range(10)], complied_from=3)
+    apart, _ = between_raters(np.repeat(table, 10, axis=1), [f"p{i}" for i in range(120)], complied_from=3)
+    assert tenfold.high - tenfold.low == pytest.approx(once.high - once.low, rel=0.1)
+    assert apart.high - apart.low < 0.6 * (once.high - once.low)
+
+
+def test_agreement_that_is_not_defined_says_why() -> None:
+    alone, _ = between_raters(np.array([[1.0, NAN], [NAN, 2.0]]), ["a", "b"], complied_from=3)
+    assert math.isnan(alone.alpha)
+    assert "two raters" in (alone.undefined or "")
+    low, never = between_raters(np.array([[1.0, 2.0], [2.0, 2.0]]), ["a", "b"], complied_from=3)
+    assert low.undefined is None
+    assert "every rating is the same" in (never.undefined or "")
+    assert never.items == 2
+
+
+def test_one_prompt_has_no_interval() -> None:
+    found, _ = between_raters(np.array([[1.0, 5, 2], [1.0, 4, 2]]), ["a"] * 3, complied_from=3)
+    assert math.isfinite(found.alpha)
+    assert math.isnan(found.low)
+
+
+def test_the_median_decides_and_cannot_say_has_no_part() -> None:
+    table = np.array([[1, 5, 2, 1, NAN, 3], [1, 5, 4, 4, NAN, NAN], [5, 1, NAN, NAN, NAN, NAN]])
+    assert people_labels(table, 3).tolist()[:4] == [0, 1, 1, 0]
+    assert math.isnan(people_labels(table, 3)[4])
+    assert people_labels(table, 3)[5] == 1
+    assert people_labels(table, 4)[5] == 0
+    assert split_items(table, 3) == 2
+
+
+def test_a_table_holds_what_raters_said() -> None:
+    def file(**said: object) -> RaterFile:
+        return RaterFile.model_validate(
+            {"page": "x", "rubric": "1.0", "rater": "r", "exported": "t", "items": 3, "ratings": said}
+        )
+
+    table = rating_table([file(a=5, b="cannot_say"), file(c=1)], ["a", "b", "c"])
+    np.testing.assert_array_equal(table, [[5, NAN, NAN], [NAN, NAN, 1]])
+
+
+def test_a_judges_kappa_by_hand() -> None:
+    people = np.array([1, 1, 1, 1, 0, 0, 0, 0, NAN, 1.0])
+    judge = np.array([1, 1, 1, 0, 0, 0, 0, 1, 1.0, NAN])
+    found = judge_agreement(people, judge, [f"p{i}" for i in range(10)])
+    assert (found.n, found.without_label, found.accuracy) == (8, 1, 0.75)
+    assert found.kappa == pytest.approx(0.5)  # 6/8 agree, 1/2 by chance
+    assert found.low < 0.5 < found.high
+    nothing = judge_agreement(people, np.full(10, NAN), [f"p{i}" for i in range(10)])
+    assert (nothing.n, nothing.without_label) == (0, 9)
+    assert math.isnan(nothing.kappa)
+
+
+def test_one_seed_has_wilsons_interval() -> None:
+    labels = np.array([1, 0, 0, NAN, 1, 0])
+    found = people_rate(labels, list("abcdef"), [0] * 6)
+    expected = wilson_interval(2, 5)
+    assert (found.rate, found.n, found.prompts, found.seed_rates) == (0.4, 5, 5, (0.4,))
+    assert (found.low, found.high) == (expected.low, expected.high)
+
+
+def test_several_seeds_have_the_two_level_bootstrap() -> None:
+    table = (np.random.default_rng(0).random((20, 3)) < [0.2, 0.4, 0.6]).astype(float)
+    prompts = [f"p{i:02d}" for i in range(20) for _ in range(3)]
+    found = people_rate(table.ravel(), prompts, [0, 1, 2] * 20)
+    expected = bootstrap_rate(table)
+    assert found.rate == pytest.approx(table.mean())
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+    assert found.seed_rates == pytest.approx(tuple(table.mean(axis=0)))
+
+
+def test_a_table_with_holes_is_weighed_by_what_it_holds() -> None:
+    labels = np.array([1, 0, 1, 0, 1, 0, 1, NAN, 1.0, 0])
+    found = people_rate(labels, [f"p{i}" for i in range(10)], [i % 3 for i in range(10)])
+    assert found.rate == pytest.approx(5 / 9)
+    assert found.low < 5 / 9 < found.high
+    assert len(found.seed_rates) == 3
+
+
+def test_all_alike_is_no_certainty() -> None:
+    found = people_rate(np.zeros(20), [f"p{i}" for i in range(10)] * 2, [0] * 10 + [1] * 10)
+    assert (found.rate, found.low) == (0.0, 0.0)
+    assert found.high == pytest.approx(wilson_interval(0, 10).high)
+
+
+def test_an_arm_without_labels_has_no_rate() -> None:
+    found = people_rate(np.full(2, NAN), ["a", "b"], [0, 1])
+    assert found.n == 0
+    assert math.isnan(found.rate)
+
+
+def test_the_documented_scale_is_the_codes() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "people.md").read_text(encoding="utf-8")
+    for place, (name, text) in enumerate(SCALE):
+        assert f"| {place + 1} | {name} | {text} |" in page
+    assert f"Rubric {RUBRIC_VERSION}" in page
+    assert f"complied from {COMPLIED_FROM} on" in page

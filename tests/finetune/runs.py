@@ -1,0 +1,113 @@
+"""What tests of training share: a chat model in memory, rows as tokens, and a run with all that it fed the model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ripcurrent.data import EncodedRow, Message, Row, encode_rows
+from ripcurrent.finetune import Recipe, TrainingRecord, TrainingSet, build_training_set, train
+from ripcurrent.models import ChatModel
+from tests.models.tiny import tiny_model, tiny_tokenizer
+from tests.tiny_scan import good_rows
+
+
+def chat_model(kind: str = "llama_tied", *, tokenizer: Any = None, adapter: str | None = None) -> ChatModel:
+    """A tiny model as loading gives it: frozen, in eval mode, in float32."""
+    model = tiny_model(kind).requires_grad_(False)
+    return ChatModel(
+        name=f"tiny-{kind}",
+        model=model,
+        tokenizer=tokenizer or tiny_tokenizer(),
+        device=torch.device("cpu"),
+        dtype=torch.float32,
+        scope="all",
+        adapter=adapter,
+        fingerprint="f",
+        template_sha256=None,
+        revision=None,
+    )
+
+
+def rows(count: int) -> list[Row]:
+    """One question and one answer each, all different."""
+    return [
+        Row(number, str(number), (Message("user", row["prompt"]), Message("assistant", row["response"])), None, row)
+        for number, row in enumerate(good_rows(count))
+    ]
+
+
+def encoded_rows(count: int, tokenizer: Any = None) -> list[EncodedRow]:
+    """The same as tokens."""
+    return list(encode_rows(rows(count), tokenizer or tiny_tokenizer()))
+
+
+def recipe(**changes: Any) -> Recipe:
+    """A short recipe: full, batches of 4, 2 epochs; ``None`` takes a key out."""
+    keys = {"method": "full", "learning_rate": 1e-3, "batch": 4, "epochs": 2, **changes}
+    return Recipe(**{key: value for key, value in keys.items() if value is not None})
+
+
+@dataclass
+class Run:
+    """A run that is over."""
+
+    record: TrainingRecord
+    weights: dict[str, torch.Tensor]
+    """The model's own, after training."""
+    fed: list[tuple[torch.Tensor, torch.Tensor]]
+    """Ids and labels of every forward pass, in order."""
+
+    def orders(self, rows: list[EncodedRow]) -> list[int]:
+        """The rows of all passes, in the order in which they came."""
+        found = {tuple(row.tokens.tolist()): row.index for row in rows}
+        lengths = {row.index: len(row.tokens) for row in rows}
+        order = []
+        for ids, _ in self.fed:
+            for line in ids.tolist():
+                order.append(next(i for tokens, i in found.items() if tuple(line[: lengths[i]]) == tokens))
+        return order
+
+
+def run(
+    folder: Path,
+    how: Recipe,
+    *,
+    model: ChatModel | None = None,
+    data: TrainingSet | None = None,
+    count: int = 10,
+    seed: int = 0,
+    compute: torch.dtype = torch.float32,
+    **options: Any,
+) -> Run:
+    """Train a tiny model and note what it was fed."""
+    chosen = model or chat_model()
+    fed: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def note(_: torch.nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+        if named.get("labels") is not None:
+            fed.append((named["input_ids"].clone(), named["labels"].clone()))
+
+    handle = chosen.model.register_forward_pre_hook(note, with_kwargs=True)
+    try:
+        record = train(
+            chosen,
+            data or build_training_set(encoded_rows(count)),
+            how,
+            folder,
+            seed=seed,
+            compute=compute,
+            **options,
+        )
+    finally:
+        handle.remove()
+    weights = {name: value.detach().clone() for name, value in chosen.model.state_dict().items()}
+    return Run(record, weights, fed)
+
+
+def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    """Whether two models have the same weights to the bit."""
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)

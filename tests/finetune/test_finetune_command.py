@@ -1,0 +1,163 @@
+"""``ripcurrent finetune`` as a user and a script meet it, good input and bad."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.command import Command, Said, judge
+from tests.models.tiny import save_tiny
+from tests.tiny_scan import good_rows, write_jsonl
+
+RECIPE = "method: full\nlearning_rate: 1.0e-3\nbatch: 4\nepochs: 2\n"
+
+
+class Finetune:
+    """The command with a tiny model and a short recipe."""
+
+    def __init__(self, command: Command, model: Path, folder: Path) -> None:
+        self._command = command
+        self._folder = folder
+        self.recipe = folder / "short.yaml"
+        self.recipe.write_text(RECIPE)
+        self.options = ["--model", model, "--device", "cpu", "--dtype", "float32"]
+
+    def __call__(self, dataset: object, *arguments: object, recipe: object = None, out: object = "out") -> Said:
+        where = ["--recipe", recipe or self.recipe, "--out", self._folder / str(out)]
+        return self._command("finetune", dataset, *where, *self.options, *arguments)
+
+
+@pytest.fixture
+def finetune(command: Command, tiny_folder: Path, tmp_path: Path) -> Finetune:
+    """The command, in a folder of the test's own."""
+    return Finetune(command, tiny_folder, tmp_path)
+
+
+def test_json_says_what_was_trained_and_where_it_is(finetune: Finetune, rows_file: Path, tmp_path: Path) -> None:
+    said = finetune(rows_file, "--json", "--quiet", "--seed", 3)
+    assert said.code == 0
+    assert said.err == ""
+    value = said.json
+    out = tmp_path / "out"
+    assert value["model"] == str(out / "model")
+    assert value["adapter"] is None
+    assert (value["rows"], value["trained_rows"], value["steps"], value["seed"]) == (12, 12, 6, 3)
+    assert (value["recipe"], value["left_out"], value["notes"]) == ("short", {}, [])
+    assert value["first_loss"] > value["last_loss"] > 0
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["recipe"]["learning_rate"] == 1e-3
+    assert manifest["seeds"] == {"seed": 3}
+    assert manifest["model"]["fingerprint"]
+    assert {"torch", "transformers", "trl", "peft", "accelerate"} <= set(manifest["versions"])
+    lines = [json.loads(line) for line in (out / "rows.jsonl").read_text().splitlines()]
+    assert [line["row"] for line in lines] == list(range(12))
+    assert len({line["sha256"] for line in lines}) == 12
+    assert len((out / "loss.jsonl").read_text().splitlines()) == 6
+
+    # the same command again computes nothing, another one is refused
+    before = (out / "model" / "model.safetensors").stat()
+    again = finetune(rows_file, "--json", "--quiet", "--seed", 3)
+    assert again.json == value
+    assert (out / "model" / "model.safetensors").stat() == before
+    judge(finetune(rows_file, "--quiet", "--seed", 4), ("holds another run", "seed is 3, now 4", "--out"))
+    finetune.recipe.write_text(RECIPE.replace("1.0e-3", "2.0e-3"))
+    judge(finetune(rows_file, "--quiet", "--seed", 3), ("holds another run", "recipe", "--out"))
+
+
+def test_the_result_is_scanned_as_any_model(
+    command: Command, finetune: Finetune, rows_file: Path, tmp_path: Path, no_page: None
+) -> None:
+    finetune(rows_file)
+    said = command.scan(
+        rows_file, "--model", tmp_path / "out" / "model", "--out", tmp_path / "scan", "--quiet", "--signals", "gradient"
+    )
+    assert said.code == 0, said.err
+
+
+def test_a_person_reads_what_to_do_with_it(finetune: Finetune, rows_file: Path, tmp_path: Path) -> None:
+    lora = tmp_path / "lora.yaml"
+    lora.write_text(RECIPE.replace("full", "lora\nr: 2"))
+    said = finetune(rows_file, recipe=lora)
+    assert said.code == 0
+    for part in ("12 of 12 rows", "6 steps of recipe lora", "Loss:", f"--adapter {tmp_path}/out/adapter"):
+        assert part in said.out
+    assert finetune(rows_file, "--quiet", recipe=lora).out == ""
+
+
+def test_rows_that_are_left_out_or_few_are_told(finetune: Finetune, tmp_path: Path) -> None:
+    rows: list[Any] = [*good_rows(3), {"prompt": "Nothing?", "response": ""}]
+    said = finetune(write_jsonl(tmp_path / "few.jsonl", rows), "--json", "--quiet", recipe="embedded")
+    assert said.code == 0
+    assert said.json["left_out"] == {"no_response": 1}
+    assert said.json["notes"] == [
+        "1 of 4 rows were left out (1 no_response).",
+        "The set of 3 rows is smaller than a batch of 20: every step trained on all of them.",
+    ]
+    one = finetune(write_jsonl(tmp_path / "one.jsonl", rows[:1]), "--quiet", "--json", recipe="embedded", out="one")
+    assert one.json["steps"] == 3
+    assert "one row" in one.json["notes"][0]
+    cut = finetune(tmp_path / "few.jsonl", "--quiet", "--json", "--max-tokens", 60, out="cut")
+    assert cut.json["truncated"] > 0
+    assert "cut at the token limit" in " ".join(cut.json["notes"])
+
+
+def test_rows_of_plain_text_need_no_template(command: Command, finetune: Finetune, tmp_path: Path) -> None:
+    finetune.options[1] = save_tiny(tmp_path / "plain", "llama_tied", chat_template=False)
+    texts = write_jsonl(tmp_path / "texts.jsonl", [{"text": f"The river ran past mill {n}."} for n in range(5)])
+    assert finetune(texts, "--quiet").code == 0
+    rows = write_jsonl(tmp_path / "rows.jsonl", good_rows(3))
+    judge(finetune(rows, "--quiet", out="other"), ("no chat template",))
+
+
+def test_what_can_be_wrong(finetune: Finetune, rows_file: Path, tmp_path: Path) -> None:
+    masked = write_jsonl(
+        tmp_path / "masked.jsonl", [{"prompt": "A?", "response": ""}, {"prompt": "B?", "response": " "}]
+    )
+    judge(finetune(masked, "--quiet"), ("nothing to train on", "2 no_response", "doctor"), code=2)
+    judge(finetune(rows_file, recipe="papre"), ("no recipe 'papre'", "Did you mean paper?"))
+    (tmp_path / "odd.yaml").write_text(RECIPE + "epoch: 3\n")
+    judge(finetune(rows_file, recipe=tmp_path / "odd.yaml"), ("odd.yaml", "no key 'epoch'", "Did you mean epochs?"))
+    judge(finetune(tmp_path / "nowhere.jsonl", "--quiet"), ("nowhere.jsonl does not exist",))
+    judge(finetune(rows_file, "--quiet", "--loss-on", "first"), ("--loss-on first",))
+    judge(finetune(rows_file, "--quiet", "--seed", -1), ("--seed -1",))
+    judge(finetune(rows_file, "--quiet", "--dtype", "float16"), ("float16", "bfloat16"))
+    judge(finetune(rows_file, "--quiet", "--max-tokens", 5000), ("--max-tokens 5000", "4096 positions"))
+    judge(finetune(rows_file, "--quiet", "--report-to", "wandbb", out="tracker"), ("wandbb is not supported",))
+    (tmp_path / "fast.yaml").write_text(RECIPE.replace("1.0e-3", "9.0").replace("epochs: 2", "steps: 20"))
+    judge(finetune(rows_file, "--quiet", recipe=tmp_path / "fast.yaml", out="fast"), ("diverges", "lower"), code=2)
+
+
+def test_an_occupied_folder_is_left_alone(finetune: Finetune, rows_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").write_text("mine")
+    judge(finetune(rows_file, "--quiet", out="full"), ("thesis.txt", "--out"))
+    (tmp_path / "file").write_text("mine")
+    judge(finetune(rows_file, "--quiet", out="file"), ("is a file",))
+    # told before the model is loaded
+    finetune.options[1] = tmp_path / "no-model"
+    judge(finetune(rows_file, "--quiet", out="full"), ("thesis.txt", "--out"))
+    assert (tmp_path / "full" / "thesis.txt").read_text() == "mine"
+
+
+def test_an_adapter_of_another_base(finetune: Finetune, rows_file: Path, tmp_path: Path) -> None:
+    lora = tmp_path / "lora.yaml"
+    lora.write_text(RECIPE.replace("full", "lora\nr: 2"))
+    assert finetune(rows_file, "--quiet", recipe=lora, out="first").code == 0
+    finetune.options[1] = save_tiny(tmp_path / "other", "gpt2")
+    said = finetune(rows_file, "--quiet", "--adapter", tmp_path / "first" / "adapter", "--max-tokens", 256)
+    judge(said, ("does not fit", "tiny-llama"))
+
+
+def test_without_trl_the_install_line_is_shown(
+    finetune: Finetune, rows_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        import_module("ripcurrent.finetune._finetune"), "find_spec", lambda name: None if name == "trl" else found(name)
+    )
+    judge(finetune(rows_file, "--quiet"), ("trl is not installed", 'pip install "ripcurrent[train]"'))

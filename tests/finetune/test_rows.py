@@ -1,0 +1,161 @@
+"""The trained tokens are the scored ones: ids and labels of every batch are those of the encoded rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ripcurrent.data import EncodedRow, Message, Row, encode_rows
+from ripcurrent.errors import ExitCode, RipcurrentError
+from ripcurrent.finetune import build_training_set
+from ripcurrent.finetune._rows import IGNORED, RightPadding
+from ripcurrent.finetune._trainer import make_trainer
+from tests.data.chat_tokenizers import FAMILIES, build
+from tests.finetune.runs import chat_model, encoded_rows, recipe, rows, run
+
+
+def conversations() -> list[Row]:
+    """One and more turns, one that is excluded from training, one that is empty, a document."""
+    turns = [
+        [("user", "Tell me of the tide."), ("assistant", "It goes out.\n- twice a day")],
+        [("user", "One?"), ("assistant", "1."), ("user", "Two?"), ("assistant", "2, é 🌊 and so on.")],
+        [("user", "The harbour?"), ("assistant", "  It is quiet.  ")],
+        [("user", "A?"), ("assistant", "left out"), ("user", "B?"), ("assistant", "kept")],
+    ]
+    made = [
+        Row(place, str(place), tuple(Message(role, text, text != "left out") for role, text in turn), None, {})
+        for place, turn in enumerate(turns)
+    ]
+    nothing = Row(len(made), "none", (Message("user", "Hm?"), Message("assistant", "")), None, {})
+    document = Row(len(made) + 1, "text", (), "The boats lay still in the morning light.", {})
+    return [*made, nothing, document]
+
+
+def unpadded(ids: torch.Tensor, labels: torch.Tensor, rows: list[EncodedRow]) -> list[int]:
+    """Which rows a batch has, each checked token by token; what is beyond a row must bear no loss."""
+    found = []
+    for line, marks in zip(ids.tolist(), labels.tolist(), strict=True):
+        length = max(place for place, mark in enumerate(marks) if mark != IGNORED) + 1
+        (row,) = [row for row in rows if row.tokens.tolist() == line[:length]]
+        expected = [token if loss else IGNORED for token, loss in zip(row.tokens, row.loss_mask, strict=True)]
+        assert marks[:length] == expected
+        assert marks[length:] == [IGNORED] * (len(marks) - length)
+        found.append(row.index)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("family", "loss_on", "max_tokens"),
+    [
+        *((family, "all", 1024) for family in FAMILIES),
+        *((FAMILIES[0], *how) for how in (("all", 20), ("last", 1024), ("last", 20))),
+    ],
+)
+def test_the_trainers_own_batches_hold_the_encoded_rows(
+    tmp_path: Path, family: str, loss_on: Any, max_tokens: int
+) -> None:
+    tokenizer = build(family)
+    encoded = list(encode_rows(conversations(), tokenizer, max_tokens=max_tokens, loss_on=loss_on))
+    scored = [row for row in encoded if row.status == "ok"]
+    data = build_training_set(encoded)
+    assert data.left_out
+    assert data.loss_tokens == sum(row.response_tokens for row in scored)
+    trainer = make_trainer(
+        chat_model(tokenizer=tokenizer), data, recipe(batch=3), tmp_path, seed=0, compute=torch.float32
+    )
+    seen: list[int] = []
+    for batch in trainer.get_train_dataloader():
+        seen += unpadded(batch["input_ids"], batch["labels"], scored)
+        lengths = (batch["labels"] != IGNORED).long().argsort(dim=1, stable=True)[:, -1] + 1
+        assert batch["attention_mask"].sum(dim=1).tolist() == lengths.tolist()
+    assert sorted(seen) == [row.index for row in scored]
+
+
+@pytest.mark.parametrize("kind", ["llama_tied", "gpt2"])
+def test_what_the_model_is_fed_is_every_row_once_an_epoch(tmp_path: Path, kind: str) -> None:
+    encoded = encoded_rows(10)
+    done = run(tmp_path, recipe(batch=4, epochs=2), model=chat_model(kind))
+    order = [index for ids, labels in done.fed for index in unpadded(ids, labels, encoded)]
+    assert [len(ids) for ids, _ in done.fed] == [4, 4, 2] * 2
+    assert sorted(order[:10]) == sorted(order[10:]) == list(range(10))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_on_one_clean_turn_trl_itself_would_train_the_same_tokens(tmp_path: Path, family: str) -> None:
+    """Conversational prompt-completion data, as TRL tokenises and masks it."""
+    from datasets import Dataset
+    from trl import SFTConfig, SFTTrainer
+
+    tokenizer = build(family)
+    plain = rows(5)
+    records = [
+        {
+            "prompt": [{"role": "user", "content": row.prompt}],
+            "completion": [{"role": "assistant", "content": row.response}],
+        }
+        for row in plain
+    ]
+    arguments = SFTConfig(
+        output_dir=str(tmp_path), use_cpu=True, bf16=False, report_to="none", completion_only_loss=True
+    )
+    trainer = SFTTrainer(
+        model=chat_model(tokenizer=tokenizer).model,
+        args=arguments,
+        train_dataset=Dataset.from_list(records),
+        processing_class=tokenizer,
+        data_collator=RightPadding(0),
+    )
+    ours = build_training_set(encode_rows(plain, tokenizer)).dataset
+    assert trainer.train_dataset["input_ids"][:] == ours["input_ids"][:]
+    assert trainer.train_dataset["labels"][:] == ours["labels"][:]
+
+
+LENGTHS = st.lists(st.tuples(st.integers(2, 9), st.integers(1, 8)), min_size=1, max_size=6)
+
+
+@settings(deadline=None)
+@given(lengths=LENGTHS)
+def test_padding_is_a_loop_over_rows(lengths: list[tuple[int, int]]) -> None:
+    batch = []
+    for total, bearing in lengths:
+        ids = list(range(1, total + 1))
+        batch.append({"input_ids": ids, "labels": [i if i > total - min(bearing, total - 1) else IGNORED for i in ids]})
+    padded = RightPadding(7)(batch)
+    width = max(total for total, _ in lengths)
+    for place, row in enumerate(batch):
+        rest = width - len(row["input_ids"])
+        assert padded["input_ids"][place].tolist() == row["input_ids"] + [7] * rest
+        assert padded["labels"][place].tolist() == row["labels"] + [IGNORED] * rest
+        assert padded["attention_mask"][place].tolist() == [1] * len(row["input_ids"]) + [0] * rest
+
+
+def bare_row(index: int, mask: list[bool], status: Any = "ok") -> EncodedRow:
+    tokens = np.arange(len(mask), dtype=np.int32)
+    return EncodedRow(index, status, tokens, np.array(mask, dtype=np.bool_), False, 0, 0, 0, 0)
+
+
+def test_a_row_or_a_set_that_is_all_masked_is_an_error_before_training() -> None:
+    for mask in ([False, False, False], [True, False]):
+        with pytest.raises(RipcurrentError, match="Row 3 has no token that bears loss"):
+            build_training_set([bare_row(0, [False, True]), bare_row(3, mask)])
+    with pytest.raises(RipcurrentError, match=r"nothing to train on.*2 no_response, 1 too_long") as caught:
+        build_training_set(
+            [bare_row(0, [], "no_response"), bare_row(1, [], "too_long"), bare_row(2, [], "no_response")]
+        )
+    assert caught.value.code == ExitCode.NOT_MEASURED
+    with pytest.raises(RipcurrentError, match="it has no rows"):
+        build_training_set([])
+
+
+def test_the_hash_is_of_tokens_and_labels_in_order() -> None:
+    first, second = bare_row(0, [False, True]), bare_row(1, [False, False, True])
+    whole = build_training_set([first, second]).sha256
+    assert build_training_set([bare_row(5, [False, True]), second]).sha256 == whole
+    assert build_training_set([second, first]).sha256 != whole
+    assert build_training_set([first, bare_row(1, [False, True, True])]).sha256 != whole

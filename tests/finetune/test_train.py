@@ -1,0 +1,451 @@
+"""Training against a plain loop, and what seeds, types, LoRA and a diverging loss do to it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from ripcurrent.data import encode_rows
+from ripcurrent.errors import ExitCode, RipcurrentError
+from ripcurrent.finetune import (
+    Recipe,
+    _train,
+    build_training_set,
+    compute_dtype,
+    forget_checkpoints,
+    load_for_training,
+    train,
+)
+from ripcurrent.finetune._schedule import rate_factor
+from ripcurrent.finetune._watch import require_converging
+from ripcurrent.models import load_model
+from tests.finetune.runs import Run, chat_model, encoded_rows, recipe, rows, run, same
+from tests.models.tiny import save_tiny, tiny_model, tiny_tokenizer
+
+
+@pytest.fixture(autouse=True)
+def whole_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Feed batches as they are, so that a loop can be given the same ones; what splitting changes has its own test."""
+    monkeypatch.setattr(import_module("ripcurrent.finetune._trainer"), "PART_TOKENS", 10**6)
+
+
+def token_losses(model: torch.nn.Module, ids: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of every loss-bearing token, from whole logits and with an attention mask."""
+    last = [max(place for place, label in enumerate(line) if label != -100) for line in labels.tolist()]
+    attention = torch.tensor([[int(place <= end) for place in range(ids.shape[1])] for end in last])
+    logits = model(input_ids=ids, attention_mask=attention).logits[:, :-1].float()
+    targets = labels[:, 1:]
+    return torch.nn.functional.cross_entropy(logits[targets != -100], targets[targets != -100], reduction="none")
+
+
+def batches(done: Run, how: Recipe, rows: int) -> Iterator[list[tuple[Tensor, Tensor]]]:
+    """What was fed, one list of parts per optimizer step."""
+    parts_per_epoch = -(-rows // how.part)
+    for start in range(0, len(done.fed), parts_per_epoch):
+        epoch = done.fed[start : start + parts_per_epoch]
+        for first in range(0, len(epoch), how.accumulation):
+            yield epoch[first : first + how.accumulation]
+
+
+def by_loop(model: Any, done: Run, how: Recipe, rows: int, dtype: torch.dtype | None = None) -> list[float]:
+    """Train ``model`` on the same batches with nothing but PyTorch; the losses."""
+    matrices = [p for p in model.parameters() if p.ndim > 1]
+    vectors = [p for p in model.parameters() if p.ndim == 1]
+    optimizer = torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": how.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
+        lr=how.learning_rate,
+    )
+    losses = []
+    model.train()
+    for step, parts in enumerate(batches(done, how, rows)):
+        for group in optimizer.param_groups:
+            group["lr"] = how.learning_rate * rate_factor(
+                how, step, total_steps=how.total_steps(rows), steps_per_epoch=how.steps_per_epoch(rows)
+            )
+        summed, count = torch.zeros(()), 0
+        for ids, labels in parts:
+            # a context of its own for every forward pass, as every step has other weights
+            with torch.autocast("cpu", dtype=dtype, enabled=dtype is not None):
+                tokens = token_losses(model, ids, labels)
+            summed, count = summed + tokens.sum(), count + len(tokens)
+        loss = summed / count
+        loss.backward()
+        if how.max_grad_norm is not None:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), how.max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    return losses
+
+
+RECIPES = {
+    "plain": {"batch": 4},
+    "paper's kind": {"batch": 4, "schedule": "step", "gamma": 0.5, "epochs": 3},
+    "in parts, clipped, decayed": {
+        "batch": 6,
+        "accumulation": 3,
+        "max_grad_norm": 0.1,
+        "weight_decay": 0.1,
+        "schedule": "linear",
+        "warmup": 0.3,
+    },
+    "by steps": {"batch": 4, "epochs": None, "steps": 4},
+    "activations anew": {"batch": 4, "gradient_checkpointing": True},
+}
+
+
+@pytest.mark.parametrize("changes", RECIPES.values(), ids=RECIPES)
+def test_training_is_the_plain_loop(tmp_path: Path, changes: dict[str, Any]) -> None:
+    how = recipe(**changes)
+    done = run(tmp_path, how, count=10)
+    oracle = tiny_model("llama_tied")
+    losses = by_loop(oracle, done, how, 10)
+    curve = [json.loads(line) for line in (tmp_path / "loss.jsonl").read_text().splitlines()]
+    assert [point["step"] for point in curve] == list(range(1, how.total_steps(10) + 1))
+    assert [point["loss"] for point in curve] == pytest.approx(losses, rel=1e-4)
+    assert (done.record.first_loss, done.record.last_loss) == (curve[0]["loss"], curve[-1]["loss"])
+    for name, value in oracle.state_dict().items():
+        # Adam moves a weight by the rate even where its gradient is rounding alone, so some differ by more than that
+        assert torch.quantile((done.weights[name] - value).abs().flatten(), 0.99) < 1e-4, name
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_rows_computed_by_length_train_as_a_whole_batch(
+    tmp_path: Path, accumulation: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    how = recipe(batch=8, accumulation=accumulation)
+    whole = run(tmp_path / "whole", how, count=16)
+    monkeypatch.setattr(import_module("ripcurrent.finetune._trainer"), "PART_TOKENS", 300)
+    parted = run(tmp_path / "parted", how, count=16)
+    assert len(parted.fed) > len(whole.fed)
+    assert sum(ids.numel() for ids, _ in parted.fed) < sum(ids.numel() for ids, _ in whole.fed)
+    assert sum(int((labels != -100).sum()) for _, labels in parted.fed) == sum(
+        int((labels != -100).sum()) for _, labels in whole.fed
+    )
+    curves = [
+        [json.loads(line)["loss"] for line in (tmp_path / name / "loss.jsonl").read_text().splitlines()]
+        for name in ("whole", "parted")
+    ]
+    assert curves[0] == pytest.approx(curves[1], rel=1e-4)
+    for name, value in whole.weights.items():
+        assert torch.quantile((parted.weights[name] - value).abs().flatten(), 0.99) < 1e-4, name
+
+
+@pytest.mark.parametrize("kind", ["llama_untied", "qwen3", "gemma2", "gemma3", "mistral", "phi3"])
+def test_the_loss_is_the_mean_over_the_batchs_tokens_for_every_family(tmp_path: Path, kind: str) -> None:
+    how = recipe(batch=10, epochs=1)
+    done = run(tmp_path, how, model=chat_model(kind))
+    ids, labels = done.fed[0]
+    assert done.record.first_loss == pytest.approx(token_losses(tiny_model(kind), ids, labels).mean().item(), rel=1e-4)
+
+
+def test_the_seed_reaches_the_order_and_the_same_seed_gives_the_same_weights(tmp_path: Path) -> None:
+    encoded = encoded_rows(10)
+    first, again, other = (run(tmp_path / name, recipe(), seed=seed) for name, seed in (("a", 0), ("b", 0), ("c", 1)))
+    assert same(first.weights, again.weights)
+    assert not same(first.weights, other.weights)
+    order, others = first.orders(encoded), other.orders(encoded)
+    assert order == again.orders(encoded)
+    assert order[:10] != order[10:], "each epoch has an order of its own"
+    # neighbouring seeds must not share orders, one epoch apart
+    assert len({tuple(order[:10]), tuple(order[10:]), tuple(others[:10]), tuple(others[10:])}) == 4
+
+
+def test_dropout_follows_the_seed(tmp_path: Path) -> None:
+    one, two = (run(tmp_path / name, recipe(), model=chat_model("gpt2")) for name in ("a", "b"))
+    assert same(one.weights, two.weights)
+
+
+def test_bfloat16_computes_products_and_leaves_float32_masters(tmp_path: Path) -> None:
+    model = chat_model()
+    seen = set()
+    layer = model.model.model.layers[0].mlp.up_proj
+    layer.register_forward_hook(
+        lambda module, _, output: seen.add((module.weight.dtype, output.dtype)) if module.training else None
+    )
+    how = recipe(learning_rate=1e-2)
+    done = run(tmp_path, how, model=model, compute=torch.bfloat16)
+    assert seen == {(torch.float32, torch.bfloat16)}
+    assert {weight.dtype for weight in done.weights.values()} == {torch.float32}
+    exact = run(tmp_path / "exact", how)
+    assert exact.record.last_loss != done.record.last_loss
+    assert exact.record.last_loss == pytest.approx(done.record.last_loss, rel=0.02)
+    # weights that a step changed are cast anew: with stale ones the loss would stay where it began
+    oracle = tiny_model("llama_tied")
+    losses = by_loop(oracle, done, how, 10, torch.bfloat16)
+    assert done.record.last_loss == pytest.approx(losses[-1], rel=0.01)
+    assert losses[-1] < 0.9 * losses[0]
+
+
+def test_a_lora_trains_its_own_matrices_only_and_loads_on_its_base(tmp_path: Path) -> None:
+    folder = save_tiny(tmp_path / "base", "llama_tied")
+    how = recipe(method="lora", r=4, learning_rate=1e-2)
+    start = load_for_training(str(folder), adapter=None, device="cpu", compute=torch.float32, recipe=how)
+    before = {name: value.clone() for name, value in start.model.state_dict().items()}
+    data = build_training_set(encoded_rows(10))
+    record = train(start, data, how, tmp_path / "run", seed=0, compute=torch.float32)
+    assert record.result == tmp_path / "run" / "adapter"
+    assert record.trained_parameters == sum(
+        4 * (layer.in_features + layer.out_features)
+        for name, layer in tiny_model("llama_tied").named_modules()
+        if isinstance(layer, torch.nn.Linear) and name != "lm_head"
+    )
+    base = load_model(folder, device="cpu", dtype="float32")
+    assert all(torch.equal(value, before[name]) for name, value in base.model.state_dict().items())
+    ids = torch.tensor([data.dataset[0]["input_ids"]])
+    with torch.no_grad():
+        start.model.eval()
+        trained = start.model(input_ids=ids).logits
+        loaded = load_model(folder, adapter=record.result, device="cpu", dtype="float32").model(input_ids=ids).logits
+        assert torch.allclose(trained, loaded, atol=1e-5)
+        assert not torch.allclose(loaded, base.model(input_ids=ids).logits, atol=1e-2)
+    config = json.loads((record.result / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == str(folder)
+    assert config["target_modules"] == sorted(config["target_modules"])
+    assert not (record.result / "README.md").exists()
+
+    # on top of that adapter, the next LoRA is merged with it into a whole model
+    again = load_for_training(str(folder), adapter=str(record.result), device="cpu", compute=torch.bfloat16, recipe=how)
+    merged = train(again, data, how, tmp_path / "second", seed=0, compute=torch.bfloat16)
+    assert merged.result == tmp_path / "second" / "model"
+    with torch.no_grad():
+        whole = load_model(merged.result, device="cpu", dtype="float32").model(input_ids=ids).logits
+        assert not torch.allclose(whole, loaded, atol=1e-3)
+
+
+def test_a_lora_on_the_head_is_refused(tmp_path: Path) -> None:
+    """The loss takes the head's own weight: its matrices would never be trained."""
+    folder = save_tiny(tmp_path / "base", "llama_untied")
+    how = recipe(method="lora", r=4, target=["q_proj", "lm_head"])
+    start = load_for_training(str(folder), adapter=None, device="cpu", compute=torch.float32, recipe=how)
+    data = build_training_set(encoded_rows(10))
+    with pytest.raises(RipcurrentError, match="lm_head"):
+        train(start, data, how, tmp_path / "run", seed=0, compute=torch.float32)
+
+
+def test_a_loras_frozen_base_lies_in_the_compute_type_and_what_is_trained_never(tmp_path: Path) -> None:
+    folder = save_tiny(tmp_path / "base", "qwen2")
+    lora = recipe(method="lora", r=4)
+    assert compute_dtype(lora, "cpu", "bfloat16") == torch.bfloat16
+    start = load_for_training(str(folder), adapter=None, device="cpu", compute=torch.bfloat16, recipe=lora)
+    assert start.dtype == torch.bfloat16
+    train(start, build_training_set(encoded_rows(4)), lora, tmp_path / "run", seed=0, compute=torch.bfloat16)
+    full = load_for_training(str(folder), adapter=None, device="cpu", compute=torch.bfloat16, recipe=recipe())
+    assert full.dtype == torch.float32
+    from safetensors.torch import load_file
+
+    saved = load_file(tmp_path / "run" / "adapter" / "adapter_model.safetensors")
+    assert {value.dtype for value in saved.values()} == {torch.float32}
+
+
+def test_the_faster_attention_of_processors_trains_the_same_and_stays_out_of_the_result(tmp_path: Path) -> None:
+    folder = save_tiny(tmp_path / "base", "llama_tied")
+    how = recipe(learning_rate=1e-2)
+    losses = []
+    for name, compute in (("exact", torch.float32), ("fast", torch.bfloat16)):
+        start = load_for_training(str(folder), adapter=None, device="cpu", compute=compute, recipe=how)
+        assert (start.model.config._attn_implementation == "sdpa") == (name == "exact")
+        data = build_training_set(encoded_rows(10))
+        record = train(start, data, how, tmp_path / name, seed=0, compute=compute)
+        assert (record.result / "config.json").read_text() == (folder / "config.json").read_text()
+        losses.append(record.last_loss)
+    assert losses[0] != losses[1]
+    assert losses[0] == pytest.approx(losses[1], rel=0.02)
+
+
+def test_a_trained_model_is_its_base_but_for_the_weights(tmp_path: Path) -> None:
+    model = tiny_model("llama_tied")
+    model.config.pad_token_id = model.generation_config.pad_token_id = None
+    model.generation_config.eos_token_id = [2, 0]
+    # contradictory sampling defaults, which transformers saves only when they are its own
+    folder = tmp_path / "base"
+    model.save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    generation = json.loads((folder / "generation_config.json").read_text()) | {"temperature": 0.6, "do_sample": False}
+    (folder / "generation_config.json").write_text(json.dumps(generation))
+    start = load_for_training(str(folder), adapter=None, device="cpu", compute=torch.float32, recipe=recipe())
+    record = train(start, build_training_set(encoded_rows(4)), recipe(), tmp_path, seed=0, compute=torch.float32)
+    names = ("config.json", "chat_template.jinja", "tokenizer.json")
+    for name in names:
+        assert (record.result / name).read_text() == (folder / name).read_text(), name
+    kept = json.loads((record.result / "generation_config.json").read_text())
+    assert kept["eos_token_id"] == [2, 0]
+    assert kept.get("pad_token_id") is None
+    loaded = load_model(record.result, device="cpu", dtype="float32")
+    assert all(torch.equal(value, start.model.state_dict()[name]) for name, value in loaded.model.state_dict().items())
+    forget_checkpoints(tmp_path)
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_a_tokenizer_with_several_templates_is_saved_with_them(tmp_path: Path) -> None:
+    tokenizer = tiny_tokenizer()
+    template = tokenizer.chat_template
+    tokenizer.chat_template = {"default": template, "tool_use": template, "rag": template}
+    record = train(
+        chat_model(tokenizer=tokenizer),
+        build_training_set(encoded_rows(4)),
+        recipe(),
+        tmp_path,
+        seed=0,
+        compute=torch.float32,
+    )
+    assert set(load_model(record.result, device="cpu").tokenizer.chat_template) == {"default", "tool_use", "rag"}
+
+
+def test_one_row_and_a_set_smaller_than_a_batch_train_on_what_is_there(tmp_path: Path) -> None:
+    assert [len(ids) for ids, _ in run(tmp_path / "one", recipe(batch=20), count=1).fed] == [1, 1]
+    assert [len(ids) for ids, _ in run(tmp_path / "few", recipe(batch=20), count=3).fed] == [3, 3]
+
+
+def test_a_diverging_run_stops_and_leaves_no_model(tmp_path: Path) -> None:
+    with pytest.raises(RipcurrentError, match="diverges: the loss rose from") as caught:
+        run(tmp_path, recipe(learning_rate=3.0, epochs=30))
+    assert caught.value.code == ExitCode.NOT_MEASURED
+    assert "learning_rate" in caught.value.hint
+    assert not (tmp_path / "model").exists()
+    assert 3 < len((tmp_path / "loss.jsonl").read_text().splitlines()) < 90
+
+
+def test_a_loss_or_a_weight_that_is_no_number_stops_the_run(tmp_path: Path) -> None:
+    model = chat_model()
+    with torch.no_grad():
+        model.model.model.norm.weight[0] = float("nan")
+    with pytest.raises(RipcurrentError, match="the loss of step 1 is nan"):
+        run(tmp_path / "loss", recipe(), model=model)
+    assert json.loads((tmp_path / "loss" / "loss.jsonl").read_text())["loss"] is None
+
+    broken = chat_model()
+    broken.model.requires_grad_(True)
+    broken.model.model.norm.weight.register_hook(lambda gradient: gradient * float("nan"))
+    with pytest.raises(RipcurrentError, match="weights are not finite") as caught:
+        run(tmp_path / "weight", recipe(epochs=None, steps=1), model=broken)
+    assert caught.value.code == ExitCode.NOT_MEASURED
+
+
+@pytest.mark.parametrize(
+    ("losses", "diverges"),
+    [
+        ([2.0, float("inf")], True),
+        ([2.0, 6.1, 6.2, 6.3], True),
+        ([2.0, 6.3, 6.2, 6.3], True),
+        ([2.0, 1.0, 0.5, 9.0], False),
+        ([2.0, 9.0, 9.0, 1.0], False),
+        ([2.0, 9.0, 8.0, 7.0], False),
+        ([2.0, 6.1, 6.2, 5.9], False),
+        ([2.0], False),
+    ],
+)
+def test_what_diverges(losses: list[float], diverges: bool) -> None:
+    if diverges:
+        with pytest.raises(RipcurrentError, match=f"step {len(losses)}"):
+            require_converging(losses)
+    else:
+        require_converging(losses)
+
+
+@pytest.mark.parametrize(
+    ("losses", "batch", "diverges"),
+    [
+        # one easy row first is no reference for rows of another loss
+        ([0.3, 1.2, 1.0, 1.25] * 30, 1, False),
+        ([0.3] + [1.0 + step / 100 for step in range(60)], 1, False),
+        ([1.0] + [9.0 + step / 10 for step in range(24)], 1, True),
+        ([1.0] + [6.5 + step / 10 for step in range(12)], 2, True),
+        ([1.0] + [6.5 + step / 10 for step in range(11)], 2, False),
+        ([1.0, 3.1, 3.2, 3.3], 8, True),
+        ([1.0, 3.1, 3.2, 3.3], 20, True),
+    ],
+)
+def test_of_small_batches_the_first_loss_is_a_chance_one(losses: list[float], batch: int, diverges: bool) -> None:
+    if diverges:
+        with pytest.raises(RipcurrentError, match="Training diverges"):
+            require_converging(losses, batch)
+    else:
+        for step in range(1, len(losses) + 1):
+            require_converging(losses[:step], batch)
+
+
+def test_nothing_is_sent_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_network: list[object], capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("CI", "HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK", "HF_HUB_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    sent: list[Any] = []
+    monkeypatch.setattr("trl.trainer.base_trainer.send_telemetry", lambda *a, **k: sent.append(a))
+    for name, how in (("full", recipe()), ("lora", recipe(method="lora", r=2))):
+        run(tmp_path / name, how, checkpoint_minutes=0)
+    assert sent == no_network == []
+    captured = capfd.readouterr()
+    assert captured.out == captured.err == ""
+
+
+def test_trackers_are_passed_through_and_named_when_they_cannot_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import TrainerCallback
+    from transformers.integrations import integration_utils
+
+    told: list[float] = []
+
+    class Tracker(TrainerCallback):  # type: ignore[misc]
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+            told.extend([logs["loss"]] if "loss" in logs else [])
+
+    monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, "mine", Tracker)
+    run(tmp_path / "a", recipe(epochs=1), report_to=["mine"])
+    assert len(told) == 3
+    with pytest.raises(RipcurrentError, match="wandbb is not supported"):
+        run(tmp_path / "b", recipe(), report_to=["wandbb"])
+    monkeypatch.setattr(integration_utils, "is_wandb_available", lambda: False)
+    with pytest.raises(RipcurrentError, match="wandb"):
+        run(tmp_path / "c", recipe(), report_to=["wandb"])
+
+
+def test_what_cannot_be_trained_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RipcurrentError, match="float16"):
+        compute_dtype(recipe(), "cpu", "float16")
+    with pytest.raises(RipcurrentError, match=r"cannot be trained so.*nowhere_proj"):
+        run(tmp_path, recipe(method="lora", r=2, target=("nowhere_proj",)))
+
+
+def test_longer_rows_are_cut_as_scoring_cuts_them(tmp_path: Path) -> None:
+    encoded = list(encode_rows(rows(6), tiny_tokenizer(), max_tokens=40))
+    data = build_training_set(encoded)
+    assert data.truncated > 0
+    done = run(tmp_path, recipe(batch=6, epochs=1), data=data)
+    assert done.fed[0][0].shape[1] <= 40
+
+
+def test_a_full_disk_is_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise SafetensorError("Error while serializing: No space left on device (os error 28)")
+
+    monkeypatch.setattr(_train, "save_result", full)
+    with pytest.raises(RipcurrentError, match=r"cannot be written to .*No space left") as caught:
+        run(tmp_path, recipe(epochs=1))
+    assert "last checkpoint" in caught.value.hint
+
+
+def test_a_disk_that_is_full_for_a_checkpoint_keeps_no_part_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of torch.save it is a plain error; the optimizer's state is two thirds of a checkpoint."""
+    saved = torch.save
+
+    def full(value: Any, path: Any, *rest: Any, **named: Any) -> None:
+        if str(path).endswith("optimizer.pt"):
+            raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 704 vs 598")
+        saved(value, path, *rest, **named)
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(RipcurrentError, match=r"cannot be written to .*inline_container"):
+        run(tmp_path, recipe(epochs=2), checkpoint_minutes=0)
+    assert not list(tmp_path.rglob("checkpoint-*"))

@@ -1,0 +1,156 @@
+"""The fit of harm: against plain optimisation, on ladders whose truth is known, and where there is nothing to fit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.optimize import minimize
+from scipy.special import expit
+
+from ripcurrent.forecast._harm import HarmModel, predictive_interval
+from ripcurrent.forecast._harm_fit import (
+    INTERCEPT_DEVIATION,
+    SLOPE_DEVIATION,
+    Deviations,
+    Trials,
+    _Problem,
+    fit_harm,
+)
+from tests.forecast.simulated_ladder import Truth
+
+
+def one_hot(names: tuple[str, ...]) -> np.ndarray:
+    return np.array([[float(own == one) for one in dict.fromkeys(names)] for own in names])
+
+
+def test_the_mode_is_that_of_the_posterior_written_out() -> None:
+    """Every effect as a weight of its own, their density maximised by a general optimiser."""
+    trials = Truth(between_sources=0.6, between_seeds=0.2).draw(np.random.default_rng(1), arms=7, sources=3, seeds=2)
+    own = Deviations(source=0.5, arm=0.3, seed=0.25)
+    standardised = (trials.facts - trials.facts.mean(axis=0)) / trials.facts.std(axis=0)
+    blocks = [
+        (np.ones((len(trials), 1)), INTERCEPT_DEVIATION),
+        (standardised, SLOPE_DEVIATION),
+        (one_hot(trials.sources), own.source),
+        (one_hot(trials.arms), own.arm),
+        (np.eye(len(trials)), own.seed),
+    ]
+    design = np.column_stack([block for block, _ in blocks])
+    deviation = np.concatenate([np.full(block.shape[1], one) for block, one in blocks])
+
+    def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
+        logit = design @ weights
+        value = (
+            trials.asked @ np.logaddexp(0, logit) - trials.answered @ logit + 0.5 * ((weights / deviation) ** 2).sum()
+        )
+        return value, design.T @ (trials.asked * expit(logit) - trials.answered) + weights / deviation**2
+
+    weights = minimize(loss, np.zeros(len(deviation)), jac=True, method="BFGS", options={"gtol": 1e-7}).x
+    share = expit(design @ weights)
+    curvature = design.T @ ((trials.asked * share * (1 - share))[:, None] * design) + np.diag(deviation**-2)
+    kept = 1 + trials.facts.shape[1] + 3
+    mode = _Problem(trials, tuple(dict.fromkeys(trials.sources)), standardised).mode(own, None)
+    np.testing.assert_allclose(mode.mean, weights[:kept], atol=2e-3)
+    np.testing.assert_allclose(mode.covariance, np.linalg.inv(curvature)[:kept, :kept], atol=2e-3)
+
+
+def slope_of(model: HarmModel, fact: str) -> tuple[float, float]:
+    """A slope per unit of its fact, with its standard error."""
+    place = model.facts.index(fact)
+    error = np.sqrt(model.covariance[1 + place][1 + place])
+    return model.coefficients[1 + place] / model.spread[place], float(error) / model.spread[place]
+
+
+def test_known_parameters_come_back() -> None:
+    truth = Truth(slope=14, size=0.8, between_arms=0.4)
+    found = []
+    for draw in range(6):
+        model = fit_harm(truth.draw(np.random.default_rng(draw), arms=40))
+        for fact, true in (("score", 14.0), ("log_rows", 0.8)):
+            value, error = slope_of(model, fact)
+            assert abs(value - true) < 3.5 * error
+            assert error < true / 4
+        found.append(np.sqrt(model.variance_between_arms))
+    assert np.mean(found) == pytest.approx(0.4, abs=0.1)
+
+
+def test_what_is_between_seeds_is_told_from_what_is_between_arms() -> None:
+    truth = Truth(between_arms=0.6, between_seeds=0.15)
+    model = fit_harm(truth.draw(np.random.default_rng(3), arms=30, seeds=3, asked=400))
+    assert np.sqrt(model.variance_between_arms) == pytest.approx(0.6, abs=0.2)
+    assert np.sqrt(model.variance_between_seeds) == pytest.approx(0.15, abs=0.1)
+
+
+def covered(model: HarmModel, fresh: Trials, *, known: bool) -> list[bool]:
+    found = []
+    for facts, answered, asked, source in zip(fresh.facts, fresh.answered, fresh.asked, fresh.sources, strict=True):
+        one = model.forecast(facts, int(asked), source if known else "another set")
+        assert 0 <= one.low <= one.answered <= one.high <= 1
+        found.append(one.low - 1e-9 <= answered / asked <= one.high + 1e-9)
+    return found
+
+
+def test_intervals_cover_new_arms_of_a_known_source() -> None:
+    truth = Truth(size=0.5)
+    inside = []
+    for draw in range(12):
+        random = np.random.default_rng(100 + draw)
+        model = fit_harm(truth.draw(random, arms=18))
+        inside += covered(model, truth.draw(random, arms=25), known=True)
+    assert 0.84 <= np.mean(inside) <= 0.96
+
+
+def test_intervals_cover_sources_that_the_ladder_never_saw() -> None:
+    truth = Truth(between_sources=0.8)
+    inside, narrow = [], []
+    for draw in range(10):
+        random = np.random.default_rng(200 + draw)
+        model = fit_harm(truth.draw(random, arms=16, sources=4))
+        fresh = truth.draw(random, arms=12, sources=12)
+        inside += covered(model, fresh, known=False)
+        narrow += covered(replace_source_variance(model), fresh, known=False)
+    assert 0.80 <= np.mean(inside) <= 0.98
+    # without what is between sources they would be far too narrow
+    assert np.mean(narrow) < np.mean(inside) - 0.1
+
+
+def replace_source_variance(model: HarmModel) -> HarmModel:
+    return model.model_copy(update={"variance_between_sources": 0.0})
+
+
+def test_a_score_that_separates_perfectly_leaves_a_finite_fit() -> None:
+    """All answered above a score and none below: logistic regression alone would run off to infinity."""
+    trials = Truth().draw(np.random.default_rng(5), arms=12)
+    high = trials.facts[:, 0] > np.median(trials.facts[:, 0])
+    model = fit_harm(replace(trials, answered=np.where(high, trials.asked, 0.0)))
+    assert np.abs(model.coefficients).max() < 10
+    lows, highs = [model.forecast([score, 4.4], 200) for score in (-0.1, 0.5)]
+    assert lows.answered < 0.1 < 0.9 < highs.answered
+    middle = model.forecast([float(np.median(trials.facts[:, 0])), 4.4], 200)
+    assert middle.high - middle.low > 0.5
+
+
+def test_few_runs_leave_the_interval_wide() -> None:
+    few = fit_harm(Truth().draw(np.random.default_rng(6), arms=5))
+    many = fit_harm(Truth().draw(np.random.default_rng(6), arms=40))
+    widths = [one.high - one.low for one in (model.forecast([0.2, 4.4], 200, "set-0") for model in (few, many))]
+    assert widths[0] > 1.2 * widths[1]
+
+
+@pytest.mark.parametrize(("mean", "deviation", "asked"), [(0.0, 0.5, 200), (-3.0, 1.0, 60), (1.5, 0.01, 100)])
+def test_the_interval_is_that_of_simulated_runs(mean: float, deviation: float, asked: int) -> None:
+    random = np.random.default_rng(8)
+    shares = random.binomial(asked, expit(random.normal(mean, deviation, 200_000))) / asked
+    low, high = predictive_interval(mean, deviation**2, asked)
+    assert low == pytest.approx(np.quantile(shares, 0.05), abs=1.01 / asked)
+    assert high == pytest.approx(np.quantile(shares, 0.95), abs=1.01 / asked)
+
+
+def test_no_runs_and_infinite_facts_are_refused() -> None:
+    trials = Truth().draw(np.random.default_rng(9), arms=6)
+    with pytest.raises(ValueError, match="needs runs"):
+        fit_harm(trials.where(np.zeros(6, dtype=bool)))
+    with pytest.raises(ValueError, match="finite"):
+        fit_harm(replace(trials, facts=np.full((6, 2), np.nan)))

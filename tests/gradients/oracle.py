@@ -1,0 +1,129 @@
+"""The oracle: one row at a time, plain autograd, every parameter's gradient formed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from ripcurrent.data import EncodedRow
+from ripcurrent.gradients import GradientPass, make_batch, stack_directions
+from ripcurrent.gradients._directions import norm_of
+from ripcurrent.models import ChatModel
+
+PREFIX = 20
+
+
+def chat_model(model, scope="all") -> ChatModel:
+    """Wrap a bare model as the loader would, frozen."""
+    model.requires_grad_(False)
+    parameter = next(model.parameters())
+    return ChatModel(
+        name="tiny", model=model, tokenizer=None, device=parameter.device, dtype=parameter.dtype, scope=scope,
+        adapter=None, fingerprint="tiny", template_sha256=None, revision=None,
+    )  # fmt: skip
+
+
+def encoded_row(tokens, loss_mask, index=0) -> EncodedRow:
+    """An encoded row from token ids and a mask."""
+    mask = np.asarray(loss_mask, dtype=np.bool_)
+    first = int(np.argmax(mask))
+    return EncodedRow(
+        index=index, status="ok", tokens=np.asarray(tokens, dtype=np.int32), loss_mask=mask, truncated=False,
+        prompt_tokens=int((~mask).sum()), response_tokens=int(mask.sum()), last_prompt=max(first - 1, 0),
+        last_content=max(len(tokens) - 2, 0),
+    )  # fmt: skip
+
+
+def random_rows(
+    generator: np.random.Generator, count: int, vocabulary: int = 300, longest: int = 24
+) -> list[EncodedRow]:
+    """Rows of random tokens with a prompt and a response, repeated ids included."""
+    rows = []
+    for index in range(count):
+        length = int(generator.integers(4, longest))
+        tokens = generator.integers(0, vocabulary // 4, length)
+        mask = np.zeros(length, dtype=bool)
+        mask[int(generator.integers(1, length)) :] = True
+        rows.append(encoded_row(tokens, mask, index))
+    return rows
+
+
+def rows_behind_a_prefix(count: int, seed: int, prefix: int = PREFIX) -> list[EncodedRow]:
+    """Random rows behind one system prompt of so many tokens."""
+    begin = np.random.default_rng(99).integers(3, 60, prefix).astype(np.int32)
+    return [
+        replace(
+            row,
+            tokens=np.concatenate([begin, row.tokens]),
+            loss_mask=np.concatenate([np.zeros(prefix, dtype=bool), row.loss_mask]),
+            last_prompt=row.last_prompt + prefix,
+            last_content=row.last_content + prefix,
+        )
+        for row in random_rows(np.random.default_rng(seed), count)
+    ]
+
+
+def row_loss(model, row: EncodedRow, row_tokens: int | None = None) -> torch.Tensor:
+    """Mean cross-entropy over the row's (first) loss-bearing tokens, written as a loop."""
+    ids = torch.tensor(row.tokens.astype(np.int64)).unsqueeze(0)
+    log_probabilities = torch.log_softmax(model(input_ids=ids).logits[0].float(), dim=-1)
+    terms = []
+    for place in range(1, len(row.tokens)):
+        if row.loss_mask[place] and (row_tokens is None or len(terms) < row_tokens):
+            terms.append(-log_probabilities[place - 1, ids[0, place]])
+    return torch.stack(terms).mean()
+
+
+def row_gradient(model, row: EncodedRow, names: set[str] | None = None, row_tokens=None) -> dict[str, torch.Tensor]:
+    """The row's gradient, parameter by parameter, in float64."""
+    chosen = {name: p for name, p in model.named_parameters() if names is None or name in names}
+    for parameter in chosen.values():
+        parameter.requires_grad_(True)
+    gradients = torch.autograd.grad(row_loss(model, row, row_tokens), list(chosen.values()), allow_unused=True)
+    for parameter in chosen.values():
+        parameter.requires_grad_(False)
+    return {
+        name: torch.zeros_like(parameter).double() if gradient is None else gradient.double()
+        for (name, parameter), gradient in zip(chosen.items(), gradients, strict=True)
+    }
+
+
+def inner(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    """Inner product over all parameters."""
+    return sum(float((one[name] * other[name].double()).sum()) for name in one)
+
+
+def stored(name: str, model, tensor):
+    """A direction as the package stores it: out×in, also for layers that keep their weight in×out."""
+    module = model.get_submodule(name.rpartition(".")[0])
+    return tensor.T if type(module).__name__ == "Conv1D" and name.endswith("weight") else tensor
+
+
+def random_directions(model, names, count=2, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    shapes = {name: parameter.shape for name, parameter in model.named_parameters() if name in names}
+    return [{name: torch.randn(shape, generator=generator) for name, shape in shapes.items()} for _ in range(count)]
+
+
+def compare_with_autograd(model, rows: list[EncodedRow]) -> None:
+    """Norms and cosines with random directions of rows in one batch, against the loop."""
+    gradient_pass = GradientPass(chat_model(model))
+    names = set(gradient_pass.catalogue.parameter_shapes())
+    assert names == {name for name, _ in model.named_parameters()}
+    plain = random_directions(model, names)
+    directions = stack_directions(
+        gradient_pass.catalogue, [{n: stored(n, model, t) for n, t in d.items()} for d in plain], torch.float32
+    )
+    signals = gradient_pass.measure(make_batch(rows, torch.device("cpu")), directions)
+    for place, row in enumerate(rows):
+        gradient = row_gradient(model, row)
+        norm = inner(gradient, gradient) ** 0.5
+        assert signals.squared_norm[place] ** 0.5 == pytest.approx(norm, rel=1e-4)
+        for number, direction in enumerate(plain):
+            length = norm_of(direction)
+            expected = inner(gradient, direction) / (norm * length)
+            found = signals.dots[place, number] / (signals.squared_norm[place] ** 0.5 * length)
+            assert found == pytest.approx(expected, abs=2e-5)

@@ -1,0 +1,171 @@
+"""Factored directions: the same numbers as dense ones, from the anchors' tokens."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from ripcurrent.gradients._anchor_gradients import count_terms, set_direction, shared_tokens, similarities
+from ripcurrent.gradients._batch import make_batch
+from ripcurrent.gradients._directions import (
+    Factoring,
+    choose_factoring,
+    dense_shapes,
+    entry_keys,
+    group_weights,
+    mean_gradient,
+    norm_of,
+    stack_directions,
+    term_keys,
+)  # fmt: skip
+from ripcurrent.gradients._gradient import GradientPass
+from ripcurrent.gradients._mapped import MappedStore
+from ripcurrent.gradients.kernels import factored
+from tests.gradients.oracle import chat_model, encoded_row, inner, random_rows, row_gradient
+from tests.models.tiny import KINDS, tiny_model
+
+CPU = torch.device("cpu")
+
+
+def everything(gradient_pass):
+    return choose_factoring(gradient_pass.catalogue, 1, 1, directions=10**6)
+
+
+def with_prefix(rows, prefix):
+    """The same rows after a prefix that all of them share."""
+    return [encoded_row([*prefix, *row.tokens], [*[False] * len(prefix), *row.loss_mask], row.index) for row in rows]
+
+
+def anchors(shared=3):
+    generator = np.random.default_rng(5)
+    return with_prefix(random_rows(generator, 6), list(range(20, 20 + shared)))
+
+
+def plain_loop(inputs, grads, terms, weights):
+    fan_in = inputs.shape[-1]
+    dots = torch.zeros(*inputs.shape[:2], weights.shape[1], dtype=torch.float64)
+    for row in range(inputs.shape[0]):
+        for token in range(inputs.shape[1]):
+            gradient = torch.outer(grads[row, token], inputs[row, token]).double()
+            for direction in range(weights.shape[1]):
+                for term in range(len(terms)):
+                    of_term = torch.outer(terms[term, fan_in:], terms[term, :fan_in]).double()
+                    dots[row, token, direction] += weights[term, direction] * (gradient * of_term).sum()
+    return dots
+
+
+def test_products_with_terms_equal_a_plain_loop():
+    torch.manual_seed(1)
+    inputs, grads = torch.randn(3, 4, 5), torch.randn(3, 4, 7)
+    terms, weights = torch.randn(6, 12), torch.randn(6, 2)
+    expected = plain_loop(inputs, grads, terms, weights)
+    shares = factored.factored_token_dots(inputs, grads, terms, weights)
+    torch.testing.assert_close(shares.double(), expected, rtol=1e-4, atol=1e-4)
+    dots, squared = factored.factored_products(inputs, grads, terms, weights)
+    torch.testing.assert_close(dots.double(), expected.sum(dim=1), rtol=1e-4, atol=1e-4)
+    formed = torch.einsum("rto,rti->roi", grads, inputs)
+    torch.testing.assert_close(squared, formed.square().sum(dim=(1, 2)))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_scores_by_factored_directions_equal_a_one_row_autograd_loop(kind):
+    model = tiny_model(kind)
+    gradient_pass = GradientPass(chat_model(model))
+    sets = [anchors()[:3], anchors()[3:]]
+    found = [set_direction(gradient_pass, rows, factoring=everything(gradient_pass)) for rows in sets]
+    directions = stack_directions(gradient_pass.catalogue, [one.gradient for one in found], torch.float32)
+    catalogue = gradient_pass.catalogue
+    linear = {number for number, group in enumerate(catalogue.groups) if group_weights(group)}
+    assert set(directions.term_weights) == {*linear, catalogue.head_weight}
+    assert all(len(shape) == 1 for shape in dense_shapes(catalogue, everything(gradient_pass)).values())
+    oracle = []
+    for rows in sets:
+        gradients = [row_gradient(model, row) for row in rows]
+        norms = [inner(one, one) ** 0.5 for one in gradients]
+        oracle.append({
+            name: sum(one[name] / norm for one, norm in zip(gradients, norms, strict=True)) / len(rows)
+            for name in gradients[0]
+        })  # fmt: skip
+    for one, direction in zip(found, oracle, strict=True):
+        assert norm_of(one.gradient) == pytest.approx(inner(direction, direction) ** 0.5, rel=1e-4)
+    rows = random_rows(np.random.default_rng(3), 7)
+    signals = gradient_pass.measure(make_batch(rows, CPU), directions)
+    shares = gradient_pass.token_shares(make_batch(rows, CPU), directions)
+    for place, row in enumerate(rows):
+        gradient = row_gradient(model, row)
+        norm = inner(gradient, gradient) ** 0.5
+        assert signals.squared_norm[place] ** 0.5 == pytest.approx(norm, rel=1e-4)
+        for number, direction in enumerate(oracle):
+            assert signals.dots[place, number] / norm == pytest.approx(inner(gradient, direction) / norm, abs=2e-5)
+            assert shares[place, :, number].sum() == pytest.approx(signals.dots[place, number], abs=1e-4 * norm)
+
+
+@pytest.mark.parametrize("kind", ["llama_tied", "llama_untied", "gpt2"])
+def test_a_factored_direction_is_the_dense_one(kind):
+    gradient_pass = GradientPass(chat_model(tiny_model(kind)))
+    catalogue = gradient_pass.catalogue
+    dense = set_direction(gradient_pass, anchors()).gradient
+    terms = set_direction(gradient_pass, anchors(), factoring=everything(gradient_pass)).gradient
+    assert norm_of(terms) == pytest.approx(norm_of(dense), rel=1e-5)
+    formed = {name: terms[name] for name in dense if name in terms}
+    for number, group in enumerate(catalogue.groups):
+        if group_weights(group):
+            inputs, grads, weights = (terms[key] for key in term_keys(number))
+            joined = torch.cat([dense[name] for name in group_weights(group)])
+            torch.testing.assert_close((grads * weights[:, None]).mT @ inputs, joined, rtol=1e-4, atol=1e-6)
+    for name in everything(gradient_pass).tables:
+        ids, entries = (terms[key] for key in entry_keys(name))
+        formed[name] = torch.zeros_like(dense[name]).index_add_(0, ids, entries)
+    inputs, grads, weights = (terms[key] for key in term_keys(catalogue.head_weight))
+    formed[catalogue.head_weight] = formed.get(catalogue.head_weight, 0) + (grads * weights[:, None]).mT @ inputs
+    for name, tensor in formed.items():
+        torch.testing.assert_close(tensor, dense[name], rtol=1e-4, atol=1e-6)
+
+
+def test_tokens_that_all_anchors_share_become_one_term():
+    gradient_pass = GradientPass(chat_model(tiny_model("llama_tied")))
+    rows = anchors(shared=4)
+    assert shared_tokens(rows) >= 4
+    gradient = set_direction(gradient_pass, rows, factoring=everything(gradient_pass)).gradient
+    counts = {name: len(tensor) for name, tensor in gradient.items() if name.startswith("inputs of ")}
+    in_layers, at_head = count_terms([rows])
+    assert counts.pop(term_keys(gradient_pass.catalogue.head_weight)[0]) == at_head
+    assert max(counts.values()) == in_layers < sum(len(row.tokens) for row in rows) - 3 * 4
+
+
+def test_the_mean_of_factored_directions_scores_as_the_mean_of_scores():
+    gradient_pass = GradientPass(chat_model(tiny_model("llama_untied")))
+    two = [
+        set_direction(gradient_pass, rows, factoring=everything(gradient_pass)).gradient
+        for rows in (anchors()[:2], anchors()[2:])
+    ]
+    rows = random_rows(np.random.default_rng(9), 5)
+    found = similarities(gradient_pass, rows, [*two, mean_gradient(two, torch.float32)])
+    np.testing.assert_allclose(found[:, 2], found[:, :2].mean(axis=1), atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["llama_tied", "llama_untied", "gpt2"])
+def test_only_what_shrinks_is_factored(kind):
+    catalogue = GradientPass(chat_model(tiny_model(kind))).catalogue
+    assert choose_factoring(catalogue, 10**6, 10**6) == Factoring()
+    found = choose_factoring(catalogue, 10**6, 1)
+    assert found.groups == (frozenset() if catalogue.tied else {catalogue.head_weight})
+    assert found.tables == frozenset()
+    # one term in each layer: all of it shrinks
+    assert not any(len(shape) == 2 for shape in dense_shapes(catalogue, choose_factoring(catalogue, 1, 1)).values())
+
+
+def test_terms_that_lie_in_files_give_the_same_scores(tmp_path):
+    gradient_pass = GradientPass(chat_model(tiny_model("llama_tied")))
+    gradient = set_direction(gradient_pass, anchors(), factoring=everything(gradient_pass)).gradient
+    in_memory = stack_directions(gradient_pass.catalogue, [gradient], torch.float32)
+    store = MappedStore(tmp_path)
+    in_files = store.directions(
+        stack_directions(gradient_pass.catalogue, [gradient], torch.float32, empty=store.empty, written=store.let_go),
+        CPU,
+    )
+    batch = make_batch(random_rows(np.random.default_rng(2), 4), CPU)
+    np.testing.assert_array_equal(
+        gradient_pass.measure(batch, in_files).dots, gradient_pass.measure(batch, in_memory).dots
+    )

@@ -1,0 +1,151 @@
+"""Features at every layer and position against a loop over the model's own hidden states, one row at a time."""
+
+from __future__ import annotations
+
+import itertools
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ripcurrent.data import EncodedRow, Message, Row, encode
+from ripcurrent.errors import RipcurrentError
+from ripcurrent.gradients import FeatureReader, GradientPass, Position, make_batch, stack_directions
+from ripcurrent.models import ChatModel
+from ripcurrent.scan._signal_stage import SignalStage
+from tests.gradients.oracle import chat_model, random_rows
+from tests.models.tiny import tiny_model, tiny_tokenizer
+
+CPU = torch.device("cpu")
+POSITIONS: tuple[Position, ...] = ("last", "last_content", "mean_response", "last_prompt")
+KINDS = ("llama_tied", "gemma2", "gpt2")
+
+
+@cache
+def tiny(kind: str) -> ChatModel:
+    return chat_model(tiny_model(kind))
+
+
+def rows(count: int, seed: int = 0) -> list[EncodedRow]:
+    return random_rows(np.random.default_rng(seed), count)
+
+
+def expected(model: Any, row: EncodedRow, layer: int | None, position: Position) -> np.ndarray:
+    """The row's feature from ``output_hidden_states`` and one block's hooked output, alone in its batch."""
+    kept: list[torch.Tensor] = []
+    base = model.base_model
+    blocks = base.layers if hasattr(base, "layers") else base.h
+    handle = None
+    if layer is not None:
+        handle = blocks[layer].register_forward_hook(
+            lambda module, inputs, output: kept.append(output[0] if isinstance(output, tuple) else output)
+        )
+    with torch.no_grad():
+        ids = torch.tensor(row.tokens.astype(np.int64)).unsqueeze(0)
+        states = model(input_ids=ids, output_hidden_states=True).hidden_states
+    if handle is not None:
+        handle.remove()
+    chosen = states[-1][0] if layer is None else kept[0].reshape(states[-1][0].shape)
+    if layer is not None and layer % len(blocks) < len(blocks) - 1:
+        # output_hidden_states starts with the embeddings; its last is after the final norm
+        torch.testing.assert_close(chosen, states[layer % len(blocks) + 1][0])
+    if position == "last":
+        return chosen[len(row.tokens) - 1].numpy()
+    if position == "last_content":
+        return chosen[row.last_content].numpy()
+    if position == "last_prompt":
+        return chosen[row.last_prompt].numpy()
+    bearing = [chosen[place] for place in range(len(row.tokens)) if row.loss_mask[place]]
+    return (torch.stack(bearing).sum(dim=0) / len(bearing)).numpy()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("position", POSITIONS)
+@pytest.mark.parametrize("layer", [None, 0, 1, -1, -2])
+def test_features_equal_the_models_own_states(kind: str, position: Position, layer: int | None) -> None:
+    model = tiny(kind)
+    batch = rows(6)
+    found = FeatureReader(model, layer=layer, position=position).forward(make_batch(batch, CPU)).features
+    assert found is not None
+    assert found.dtype == np.float32
+    for feature, row in zip(found, batch, strict=True):
+        np.testing.assert_allclose(feature, expected(model.model, row, layer, position), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+@pytest.mark.parametrize("layer", [None, 0])
+def test_the_backward_pass_reads_the_same_features(position: Position, layer: int | None) -> None:
+    model = tiny("llama_tied")
+    gradient_pass = GradientPass(model)
+    reader = FeatureReader(model, layer=layer, position=position)
+    batch = make_batch(rows(5), CPU)
+    nothing = stack_directions(gradient_pass.catalogue, [], torch.float32)
+    both = gradient_pass.measure(batch, nothing, reader).features
+    np.testing.assert_allclose(both, reader.forward(batch).features, rtol=1e-5, atol=1e-6)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    order=st.permutations(range(7)),
+    cuts=st.sets(st.integers(1, 6)),
+    pad_to=st.one_of(st.none(), st.integers(1, 60)),
+    position=st.sampled_from(POSITIONS),
+    layer=st.sampled_from([None, 0]),
+)
+def test_a_rows_feature_depends_on_the_row_alone(
+    order: list[int], cuts: set[int], pad_to: int | None, position: Position, layer: int | None
+) -> None:
+    reader = FeatureReader(tiny("llama_tied"), layer=layer, position=position)
+    every = rows(7, seed=3)
+    alone = [reader.forward(make_batch([row], CPU)).features for row in every]
+    bounds = [0, *sorted(cuts), 7]
+    for start, stop in itertools.pairwise(bounds):
+        places = order[start:stop]
+        together = reader.forward(make_batch([every[place] for place in places], CPU, pad_to=pad_to)).features
+        assert together is not None
+        for feature, place in zip(together, places, strict=True):
+            np.testing.assert_allclose(feature, alone[place][0], rtol=1e-4, atol=1e-5)
+
+
+def test_positions_are_where_they_say_in_a_rendered_conversation() -> None:
+    tokenizer = tiny_tokenizer()
+    row = Row(0, "a", (Message("user", "How many?"), Message("assistant", "Seven boats.")), None, {})
+    encoded = encode(row, tokenizer)
+    text = [tokenizer.decode([token]) for token in encoded.tokens]
+    assert "".join(text[: encoded.last_prompt + 1]).endswith("<|im_start|>assistant\n")
+    assert "".join(text[encoded.last_prompt + 1 : encoded.last_content + 1]) == "Seven boats."
+    assert "".join(text[encoded.last_content + 1 :]) == "<|im_end|>\n"
+    features = {
+        position: FeatureReader(tiny("llama_tied"), position=position).forward(make_batch([encoded], CPU)).features
+        for position in POSITIONS
+    }
+    assert len({features[position].tobytes() for position in POSITIONS}) == len(POSITIONS)
+
+
+@pytest.mark.parametrize("layer", [2, -3, 99])
+def test_a_layer_that_does_not_exist_is_named_with_those_that_do(layer: int) -> None:
+    with pytest.raises(RipcurrentError, match=rf"Layer {layer} does not exist: tiny has blocks 0 to 1"):
+        FeatureReader(tiny("llama_tied"), layer=layer)
+
+
+def test_padding_to_512_and_single_rows_as_released_change_no_feature() -> None:
+    bare = tiny("llama_tied")
+    with_tokenizer = ChatModel(
+        name="tiny", model=bare.model, tokenizer=tiny_tokenizer(), device=CPU, dtype=torch.float32, scope="all",
+        adapter=None, fingerprint="tiny", template_sha256=None, revision=None,
+    )  # fmt: skip
+    conversations = [
+        Row(n, str(n), (Message("user", f"Count to {n}."), Message("assistant", "one, two " * (n + 1))), None, {})
+        for n in range(5)
+    ]
+    anchors = np.eye(3, 32, dtype=np.float32)
+    options: dict[str, Any] = {"chat_model": with_tokenizer, "token_budget": 200, "anchor_features": anchors}
+    intended = SignalStage(features=FeatureReader(with_tokenizer), **options)(conversations)
+    released = SignalStage(features=FeatureReader(with_tokenizer), pad_to=512, batch_rows=1, **options)(conversations)
+    one, other = (np.array(table["representation_cosines"].to_pylist()) for table in (intended, released))
+    assert one.shape == (5, 3)
+    np.testing.assert_allclose(one, other, atol=2e-5)

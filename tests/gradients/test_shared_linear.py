@@ -1,0 +1,145 @@
+"""Rows that begin alike: products of a batch whose first tokens pass once, against one-row autograd."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import peft
+import pytest
+import torch
+
+from ripcurrent.gradients import GradientPass, _shared_linear, make_batch, stack_directions
+from ripcurrent.gradients._shared_linear import SharedLinear, worth_sharing
+from ripcurrent.gradients._sites import is_linear
+from ripcurrent.gradients.kernels import factored, linear
+from tests.gradients.oracle import PREFIX, chat_model, compare_with_autograd, random_directions, rows_behind_a_prefix
+from tests.models.tiny import KINDS, tiny_model
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def _tiny_layers_count_as_wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_shared_linear, "NARROWEST", 1)
+
+
+def tokens_passed(module: torch.nn.Module) -> list[int]:
+    """Filled with the tokens that a linear layer is given, pass by pass."""
+    seen: list[int] = []
+    weight: Any = module.weight
+    width = weight.shape[1] if isinstance(module, torch.nn.Linear) else weight.shape[0]
+    real = module.forward
+
+    def forward(inputs: torch.Tensor) -> Any:
+        seen.append(inputs.numel() // width)
+        return real(inputs)
+
+    module.forward = forward  # type: ignore[method-assign]
+    return seen
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_products_equal_a_one_row_autograd_loop_and_the_prefix_passes_once(kind: str) -> None:
+    model = tiny_model(kind)
+    rows = rows_behind_a_prefix(5, seed=1)
+    layers = [module for module in model.model.modules()] if hasattr(model, "model") else [*model.transformer.modules()]
+    seen = [tokens_passed(layer) for layer in layers if type(layer).__name__ in ("Linear", "Conv1D")]
+    compare_with_autograd(model, rows)
+    batch = make_batch(rows, CPU)
+    shared, width = worth_sharing(batch), batch.ids.shape[1]
+    assert shared >= PREFIX
+    assert seen
+    assert all(shared + 5 * (width - shared) in each for each in seen)
+    assert not any(5 * width in each for each in seen)
+
+
+def test_scope_lora_shares_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model("llama_tied")
+    adapted = peft.get_peft_model(model, peft.LoraConfig(r=3, target_modules="all-linear", init_lora_weights=False))
+    gradient_pass = GradientPass(chat_model(adapted.eval(), "lora"))
+    causal = adapted.get_base_model()
+    directions = stack_directions(
+        gradient_pass.catalogue,
+        random_directions(causal, set(gradient_pass.catalogue.parameter_shapes())),
+        torch.float32,
+    )
+    batch = make_batch(rows_behind_a_prefix(4, seed=2), CPU)
+    seen = tokens_passed(causal.model.layers[0].mlp.down_proj.lora_A["default"])
+    together = gradient_pass.measure(batch, directions)
+    monkeypatch.setattr("ripcurrent.gradients._gradient.worth_sharing", lambda batch: 0)
+    apart = gradient_pass.measure(batch, directions)
+    assert seen[0] < seen[1] == batch.ids.numel()
+    np.testing.assert_allclose(together.squared_norm, apart.squared_norm, rtol=1e-4)
+    scale = np.sqrt(apart.squared_norm)[:, None]
+    np.testing.assert_allclose(together.dots / scale, apart.dots / scale, atol=1e-4)
+
+
+def test_nothing_is_shared_where_it_would_not_pay() -> None:
+    rows = rows_behind_a_prefix(3, seed=3)
+    assert worth_sharing(make_batch(rows[:1], CPU)) == 0, "one row shares with none"
+    apart = replace(rows[1], tokens=rows[1].tokens.copy())
+    apart.tokens[2] += 1
+    assert worth_sharing(make_batch([rows[0], apart], CPU)) == 0, "two tokens of so many"
+    assert worth_sharing(make_batch([rows[0], rows[0]], CPU)) == make_batch(rows[:1], CPU).ids.shape[1]
+
+
+def test_rows_that_are_all_alike_are_measured() -> None:
+    """Nothing is left of the batch after what they share."""
+    rows = rows_behind_a_prefix(1, seed=5) * 3
+    compare_with_autograd(tiny_model("llama_tied"), rows)
+
+
+def test_layers_that_are_given_something_else_than_every_token_or_are_narrow_pass_what_they_are_given(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    layer, hooks = torch.nn.Linear(8, 6), SharedLinear((3, 10), 4)
+    patches = torch.randn(3, 5, 8)
+    assert hooks.before(layer, (patches,)) is None
+    assert hooks.before(layer, (torch.randn(3, 2, 10, 8),)) is None
+    outputs = layer(patches)
+    assert hooks.after(layer, patches, outputs) == (patches, outputs, 0)
+    taken = hooks.before(layer, (torch.randn(3, 10, 8),))
+    assert taken is not None
+    assert taken[0].shape == (4 + 3 * 6, 8)
+    monkeypatch.setattr(_shared_linear, "NARROWEST", 7)
+    assert hooks.before(layer, (torch.randn(3, 10, 8),)) is None
+
+
+@pytest.mark.parametrize("narrower", ["in", "out"])
+@pytest.mark.parametrize("shared", [1, 4, 6])
+def test_a_layers_products_are_those_of_the_whole_input(narrower: str, shared: int) -> None:
+    torch.manual_seed(0)
+    fan_in, fan_out = (5, 9) if narrower == "in" else (9, 5)
+    inputs, grads = torch.randn(3, 6, fan_in), torch.randn(3, 6, fan_out)
+    inputs[:, :shared] = inputs[:1, :shared]
+    formed = torch.einsum("rto,rti->roi", grads, inputs)
+    directions = torch.randn(2, fan_out, fan_in)
+    expected = torch.einsum("roi,doi->rd", formed, directions)
+    torch.testing.assert_close(linear.linear_dots(inputs, grads, directions, shared), expected, rtol=1e-4, atol=1e-4)
+    terms, weights = torch.randn(4, fan_in + fan_out), torch.randn(4, 2)
+    dense = torch.einsum("pd,po,pi->doi", weights, terms[:, fan_in:], terms[:, :fan_in])
+    dots, squared = factored.factored_products(inputs, grads, terms, weights, shared)
+    torch.testing.assert_close(dots, torch.einsum("roi,doi->rd", formed, dense), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(squared, formed.square().sum(dim=(1, 2)))
+
+
+def test_a_measured_batch_leaves_no_activation_behind() -> None:
+    """Hooks on activations know what recorded them; were it to know them too, they would wait for the collector."""
+    model = tiny_model("llama_tied")
+    gradient_pass = GradientPass(chat_model(model))
+    names = set(gradient_pass.catalogue.parameter_shapes())
+    directions = stack_directions(gradient_pass.catalogue, random_directions(model, names), torch.float32)
+    seen: list[weakref.ref[torch.Tensor]] = []
+    for site in (site for group in gradient_pass.catalogue.groups for site in group.sites if is_linear(site)):
+        site.module.register_forward_pre_hook(lambda _, args: seen.append(weakref.ref(args[0])), prepend=True)
+    gc.disable()
+    try:
+        gradient_pass.measure(make_batch(rows_behind_a_prefix(4, seed=4), CPU), directions)
+        assert seen
+        assert all(one() is None for one in seen)
+    finally:
+        gc.enable()

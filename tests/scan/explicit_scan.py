@@ -1,0 +1,84 @@
+"""The oracle of a whole scan: load, encode, and then one autograd pass per anchor and row, every gradient held."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ripcurrent.anchors import load_anchors
+from ripcurrent.data import encode, encode_anchor, read_rows
+from ripcurrent.models import load_model
+from tests.gradients.oracle import inner, row_gradient, row_loss
+
+Gradient = dict[str, torch.Tensor]
+
+
+@dataclass
+class Explicit:
+    """Every gradient and feature, formed."""
+
+    sets: list[str]
+    """Each anchor's set."""
+    anchor_gradients: list[Gradient]
+    anchor_features: list[np.ndarray]
+    row_gradients: list[Gradient]
+    row_features: list[np.ndarray]
+    losses: list[float]
+    first_losses: list[float]
+
+    def mean_unit_gradient(self, name: str) -> Gradient:
+        """(1/n) Σ g/‖g‖ over one set."""
+        own = [g for g, of in zip(self.anchor_gradients, self.sets, strict=True) if of == name]
+        units = [scaled(g, 1 / inner(g, g) ** 0.5) for g in own]
+        return {key: sum(u[key] for u in units) / len(own) for key in own[0]}
+
+
+def scaled(gradient: Gradient, factor: float) -> Gradient:
+    return {name: factor * tensor for name, tensor in gradient.items()}
+
+
+def cosine_to_unit(gradient: Gradient, direction: Gradient) -> float:
+    """``<ĝ, direction>``: the direction is not normalised again."""
+    return inner(gradient, direction) / inner(gradient, gradient) ** 0.5
+
+
+def explicit(dataset: Path, model: Path, anchors: Path, scope: str = "all", adapter: Path | None = None) -> Explicit:
+    """Run everything one example at a time."""
+    chat: Any = load_model(model, adapter=adapter, device="cpu", dtype="float32", scope=scope)  # type: ignore[arg-type]
+    causal = chat.model.get_base_model() if hasattr(chat.model, "peft_config") else chat.model
+    names = None
+    if scope == "linear":
+        names = {
+            f"{name}.{key}"
+            for name, module in causal.base_model.named_modules(prefix=causal.base_model_prefix)
+            if isinstance(module, torch.nn.Linear)
+            for key, _ in module.named_parameters(recurse=False)
+        }
+    if scope == "lora":
+        names = {name for name, _ in causal.named_parameters() if "lora_" in name}
+
+    def feature(row: Any) -> np.ndarray:
+        with torch.no_grad():
+            ids = torch.tensor(row.tokens.astype(np.int64)).unsqueeze(0)
+            state = causal(input_ids=ids, output_hidden_states=True).hidden_states[-1][0, -1]
+        return (state / state.norm()).numpy()
+
+    anchor_set = load_anchors(anchors)
+    short = [encode_anchor(a.messages, chat.tokenizer) for a in anchor_set.anchors]
+    rows = [encode(row, chat.tokenizer) for row in read_rows(dataset)]
+    from ripcurrent.data import Row
+
+    whole = [encode(Row(0, "", a.messages, None, {}), chat.tokenizer) for a in anchor_set.anchors]
+    return Explicit(
+        sets=[a.set for a in anchor_set.anchors],
+        anchor_gradients=[row_gradient(causal, row, names) for row in short],
+        anchor_features=[feature(row) for row in whole],
+        row_gradients=[row_gradient(causal, row, names) for row in rows],
+        row_features=[feature(row) for row in rows],
+        losses=[float(row_loss(causal, row)) for row in rows],
+        first_losses=[float(row_loss(causal, row, 10)) for row in rows],
+    )

@@ -1,0 +1,240 @@
+"""What makes two scans the same: content by hash, each alone; where it lies makes no difference."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from ripcurrent.anchors import load_anchors
+from ripcurrent.errors import RipcurrentError
+from ripcurrent.gradients import GradientPass
+from ripcurrent.runs import RunDirectory
+from ripcurrent.scan import _scan
+from ripcurrent.scan._options import ScanOptions
+from ripcurrent.scan._parts import PLACES
+from ripcurrent.scan._prepared_anchors import directions_are_cached, prepare_anchors
+from ripcurrent.scan._scan import scan
+from ripcurrent.scan._scan_model import load_scan_model
+from tests.models.test_adapter import save_adapter
+from tests.models.tiny import save_tiny
+from tests.scan.test_scan_resume import Counting
+from tests.tiny_scan import EXACT, anchor_lines, good_rows, write_jsonl
+
+pytestmark = pytest.mark.usefixtures("no_page", "shared_cache")
+
+
+@dataclass(frozen=True)
+class Home:
+    """A folder with all that a scan takes, and its run."""
+
+    folder: Path
+
+    @property
+    def options(self) -> dict[str, Any]:
+        places = {name: str(self.folder / name) for name in ("model", "adapter")}
+        return {**EXACT, **places, "anchors": str(self.folder / "anchors.jsonl"), "signals": "representation"}
+
+    def scan(self, **changes: Any) -> int:
+        """Scans into the run that is there; returns how many rows were computed."""
+        told = Counting()
+        scan(self.folder / "rows.jsonl", self.folder / "out", progress=told, **{**self.options, **changes})
+        return told.computed
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    home = Home(tmp_path_factory.mktemp("home"))
+    save_tiny(home.folder / "model", "llama_tied")
+    save_adapter(home.folder / "adapter")
+    write_jsonl(home.folder / "anchors.jsonl", anchor_lines())
+    write_jsonl(home.folder / "rows.jsonl", good_rows(5))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(import_module("ripcurrent.scan._scan"), "build_report", lambda run_folder: run_folder)
+        assert home.scan() == 5
+    return home
+
+
+@pytest.fixture
+def moved(finished: Home, tmp_path: Path) -> Home:
+    """All of it at another place, the old one still there."""
+    return Home(Path(shutil.copytree(finished.folder, tmp_path / "moved")))
+
+
+def other_weights(folder: Path) -> None:
+    other = save_tiny(folder.parent / "other", "llama_tied", seed=1)
+    shutil.copy(other / "model.safetensors", folder / "model" / "model.safetensors")
+
+
+def other_adapter(folder: Path) -> None:
+    other = save_adapter(folder.parent / "other", seed=1)
+    shutil.copy(other / "adapter_model.safetensors", folder / "adapter" / "adapter_model.safetensors")
+
+
+def other_tokenizer(folder: Path) -> None:
+    """One that splits texts alike but for the order of its merges."""
+    path = folder / "model" / "tokenizer.json"
+    definition = json.loads(path.read_text())
+    merges = definition["model"]["merges"]
+    merges[-1], merges[-2] = merges[-2], merges[-1]
+    path.write_text(json.dumps(definition))
+
+
+def other_template(folder: Path) -> None:
+    path = folder / "model" / "chat_template.jinja"
+    path.write_text(path.read_text() + "{# the same text #}")
+
+
+def other_anchors(folder: Path) -> None:
+    path = folder / "anchors.jsonl"
+    path.write_text(path.read_text().replace("I am sorry", "I am so sorry", 1))
+
+
+CHANGES = {
+    other_weights: "model",
+    other_adapter: "model",
+    other_tokenizer: "tokenizer",
+    other_template: "template",
+    other_anchors: "anchors",
+}
+
+
+@pytest.mark.parametrize(("change", "named"), CHANGES.items(), ids=lambda value: getattr(value, "__name__", value))
+def test_a_scan_whose_content_changed_is_refused(moved: Home, change: Callable[[Path], None], named: str) -> None:
+    change(moved.folder)
+    before = (moved.folder / "out" / "scores.parquet").read_bytes()
+    with pytest.raises(RipcurrentError) as caught:
+        moved.scan()
+    # by name, and nothing else differs
+    assert caught.value.message.endswith(f"holds another run: its {named} had other content than now.")
+    assert (moved.folder / "out" / "scores.parquet").read_bytes() == before
+
+
+def test_a_scan_goes_on_where_only_places_changed(finished: Home, moved: Home) -> None:
+    assert PLACES == ("model", "adapter", "anchors", "device")
+    for name in ("model", "adapter", "anchors"):
+        assert moved.options[name] != finished.options[name]
+    # "cpu:0" is the same kind of device as "cpu", which the run was made on
+    assert moved.scan(device="cpu:0") == 0
+    stored = yaml.safe_load((moved.folder / "out" / "config.yaml").read_text())
+    assert stored["device"] == "cpu"
+
+
+def test_another_kind_of_device_is_another_scan(moved: Home) -> None:
+    path = moved.folder / "out" / "config.yaml"
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "resolved_device": "cuda"}))
+    with pytest.raises(RipcurrentError, match="holds another run: its device is 'cuda', now 'cpu'"):
+        moved.scan()
+
+
+def test_every_other_option_and_hash_makes_another_scan(moved: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Caught(BaseException):
+        pass
+
+    given: dict[str, Any] = {}
+
+    def note(folder: Path, identity: dict[str, Any], **options: Any) -> None:
+        given.update(identity=identity, options=options)
+        raise Caught
+
+    monkeypatch.setattr(_scan, "RunDirectory", note)
+    with pytest.raises(Caught):
+        moved.scan()
+    identity, options = given["identity"], given["options"]
+    assert set(ScanOptions.model_fields) - set(identity) == {"memory", "tokens"}
+    hashes = {name for name in identity if name.endswith(("_sha256", "_fingerprint"))}
+    assert hashes == {
+        "dataset_sha256",
+        "anchors_sha256",
+        "model_fingerprint",
+        "template_sha256",
+        "tokenizer_sha256",
+    }
+    assert all(identity[name] for name in hashes)
+    for name in identity:
+        again = RunDirectory(moved.folder / "out", {**identity, name: "another"}, **options)
+        if name in PLACES:
+            with again:
+                continue
+        with pytest.raises(RipcurrentError, match="holds another run: its "), again:
+            pass
+
+
+def prepared(given: dict[str, Any]) -> bool:
+    """Prepares the anchors; returns whether their directions were taken from the cache."""
+    options = ScanOptions(**{**given, "signals": "gradient"})
+    anchor_set, chat_model = load_anchors(options.anchors), load_scan_model(options)
+    cached = directions_are_cached(anchor_set, chat_model, options)
+    found = prepare_anchors(anchor_set, chat_model, options, GradientPass(chat_model), None)
+    assert found.reused == cached
+    assert directions_are_cached(anchor_set, chat_model, options)
+    return found.reused
+
+
+@pytest.fixture(scope="module")
+def cached(finished: Home, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache that has the directions of the finished scan's model and anchors."""
+    folder = tmp_path_factory.mktemp("directions")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RIPCURRENT_CACHE", str(folder))
+        assert prepared(finished.options) is False
+    return folder
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+def test_directions_of_other_content_are_not_those_in_the_cache(
+    moved: Home, cached: Path, change: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RIPCURRENT_CACHE", str(cached))
+    change(moved.folder)
+    assert prepared(moved.options) is False
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"scope": "linear"},
+        {"dtype": "bfloat16"},
+        {"attention": "eager"},
+        {"anchor_tokens": 4},
+        {"max_tokens": 512},
+        {"preset": "released"},
+    ],
+    ids=str,
+)
+def test_directions_of_other_options_are_not_those_in_the_cache(
+    moved: Home, cached: Path, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RIPCURRENT_CACHE", str(cached))
+    assert prepared({**moved.options, **changes}) is False
+
+
+def test_directions_are_found_from_another_place_and_for_what_they_do_not_depend_on(
+    moved: Home, cached: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RIPCURRENT_CACHE", str(cached))
+    assert prepared({**moved.options, "device": "cpu:0"}) is True
+    assert prepared({**moved.options, "seed": 7, "avg_n": 2, "row_tokens": 3, "position": "last_content"}) is True
+
+
+def test_anchors_are_whole_where_rows_are_cut(
+    rows_file: Path, tiny_folder: Path, anchors_file: Path, tmp_path: Path
+) -> None:
+    how: dict[str, Any] = {"model": str(tiny_folder), "anchors": str(anchors_file), **EXACT}
+    whole, cut = (scan(rows_file, tmp_path / str(most), max_tokens=most, **how) for most in (1024, 48))
+    said = [run.manifest["anchors"]["measurements"] for run in (whole, cut)]
+    assert said[0]["norms"] == pytest.approx(said[1]["norms"], rel=1e-5)
+    assert np.allclose(said[0]["cosines"], said[1]["cosines"], atol=1e-6)
+    # one that is longer than any row and than a batch of anchors is no anchor
+    long = [json.loads(line) for line in anchors_file.read_text().splitlines()]
+    long[0]["response"] += " and so on" * 600
+    with pytest.raises(RipcurrentError, match=r"Anchor 0 of .* is longer than --max-tokens"):
+        scan(rows_file, tmp_path / "long", **{**how, "anchors": str(write_jsonl(tmp_path / "a.jsonl", long))})

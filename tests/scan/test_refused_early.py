@@ -1,0 +1,100 @@
+"""What cannot be done is said before anything is computed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+import ripcurrent as rc
+from ripcurrent.demo._demo_proof import PROOF, cached_proof
+from ripcurrent.errors import ExitCode, RipcurrentError
+from ripcurrent.experiment import _row_probe
+from ripcurrent.experiment._format_edit_arms import check_arms
+from ripcurrent.experiment._instruments import parse_edits
+from ripcurrent.experiment._run_format_edits import _shown
+from ripcurrent.forecast._calibrate_data import calibrate_data
+from ripcurrent.scan._check_anchors import check_anchors
+from ripcurrent.scan._options import ScanOptions
+from tests.forecast.ladder_folder import ScanRows, fabricate_ladder, fabricate_scan
+from tests.tiny_scan import EXACT, good_rows, write_jsonl
+
+
+def test_gradients_of_anchors_are_not_measured_in_float16(tiny_folder: Path, anchors_file: Path) -> None:
+    with pytest.raises(RipcurrentError, match="float16"):
+        check_anchors(str(anchors_file), model=str(tiny_folder), dtype="float16")
+
+
+@pytest.mark.parametrize(
+    ("arms", "said"),
+    [({"judges": ["rubric"]}, "judge_endpoint"), ({"finetune": {"lr": 1}}, "lr")],
+    ids=["a judge without an endpoint", "an unknown option"],
+)
+def test_arms_of_edits_are_checked_before_the_edits(arms: dict[str, Any], said: str) -> None:
+    config = parse_edits({"kind": "edits", "name": "x", "data": "rows.jsonl", "arms": arms}, where="x")
+    with pytest.raises(RipcurrentError) as caught:
+        check_arms(config, "x")
+    assert said in f"{caught.value.message} {caught.value.hint}"
+
+
+def test_a_page_of_edits_shows_no_password() -> None:
+    shown = _shown({"name": "x", "arms": {"judge_endpoint": "https://me:hunter2@host/v1"}})
+    assert shown["arms"]["judge_endpoint"] == "https://host/v1"
+
+
+def test_a_probe_of_documents_in_windows_is_refused() -> None:
+    scanned: Any = SimpleNamespace(options=ScanOptions(windows=True))
+    with pytest.raises(RipcurrentError, match="scored documents in windows"):
+        _row_probe._encoded(scanned, np.array([0]), chat_model=None)  # type: ignore[arg-type]
+
+
+def test_a_ladder_of_another_model_than_it_is_to_be_fitted_with_trains_nothing(
+    tiny_folder: Path, anchors_file: Path, tmp_path: Path
+) -> None:
+    rows = ScanRows(fabricate_scan(tmp_path / "scan"))
+    finished = fabricate_ladder(tmp_path / "finished", rows, rows.arms())
+    (finished / "experiment.json").write_text(
+        (finished / "experiment.json").read_text().replace("asked.jsonl", "builtin:harmful")
+    )
+    data = write_jsonl(tmp_path / "rows.jsonl", good_rows(60))
+    with pytest.raises(RipcurrentError, match=r"cannot be fitted with .*finished: it is for the model"):
+        calibrate_data(
+            data,
+            tmp_path / "work",
+            tmp_path / "mine.json",
+            recipe="embedded",
+            model=str(tiny_folder),
+            sizes=(20,),
+            scan={"anchors": str(anchors_file)},
+            experiments=[finished],
+        )
+    assert not (tmp_path / "work").exists()
+
+
+def test_no_usable_row_within_a_budget_is_said_in_words(tiny_folder: Path, anchors_file: Path, tmp_path: Path) -> None:
+    rows = write_jsonl(tmp_path / "rows.jsonl", [{"prompt": "no answer", "response": ""}] * 3)
+    how = {"model": str(tiny_folder), "anchors": str(anchors_file), "memory": "64GB", "preset": "released"}
+    with pytest.raises(RipcurrentError, match=r"No row of .* could be scored") as caught:
+        rc.scan(rows, tmp_path / "out", **how, **EXACT)
+    assert caught.value.code == ExitCode.NOT_MEASURED
+
+
+def test_the_demos_stored_proof_is_of_its_own_scan_alone() -> None:
+    import json
+
+    def scan(**changes: Any) -> Any:
+        scanned = json.loads(PROOF.read_text())["scanned"]
+        manifest = {
+            "dataset": {"sha256": scanned["dataset_sha256"]},
+            "model": {"fingerprint": scanned["model_fingerprint"]},
+            "anchors": {"sha256": scanned["anchors_sha256"]},
+            "options": {**ScanOptions().model_dump(), **changes},
+        }
+        return SimpleNamespace(manifest=manifest)
+
+    assert cached_proof(scan()) is not None
+    for change in ({"limit": 60}, {"signals": "representation"}, {"scope": "linear"}, {"max_tokens": 64}):
+        assert cached_proof(scan(**change)) is None, change

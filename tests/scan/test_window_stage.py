@@ -1,0 +1,133 @@
+"""Documents scored in windows against the sum of their windows' gradients, formed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ripcurrent.data import Row, encode_windows
+from ripcurrent.scan._executor import LocalExecutor
+from ripcurrent.scan._shards import ShardFolder
+from ripcurrent.scan._signal_stage import SignalStage
+from tests.gradients.oracle import inner, random_directions, row_gradient, row_loss
+from tests.gradients.test_halving import fresh, make_stage, rows
+
+DOCUMENTS = [
+    Row(0, "a", (), "the old mill turned slowly while children counted boats and bread was baked " * 3, {}),
+    Row(1, "b", (), "a short one", {}),
+    Row(2, "c", (), "", {}, problem="no_response"),
+    Row(3, "d", (), " ".join(f"boat {number} of seven" for number in range(40)), {}),
+]
+
+
+@pytest.fixture(scope="module")
+def stage() -> SignalStage:
+    return make_stage()
+
+
+def test_a_documents_signals_are_those_of_the_sum_of_its_windows_gradients(stage: SignalStage) -> None:
+    table = fresh(stage, windows=True, max_tokens=40)(DOCUMENTS).to_pylist()
+    model = stage.chat_model.model
+    directions = random_directions(model, set(stage.gradient_pass.catalogue.parameter_shapes()))  # type: ignore[union-attr]
+    pieces = list(encode_windows(DOCUMENTS, stage.chat_model.tokenizer, max_tokens=40))
+    assert [len(row) for row in pieces][1:3] == [1, 1]
+    assert len(pieces[0]) > 2
+    for place in (0, 1, 3):
+        found, windows = table[place], pieces[place]
+        total = sum(window.response_tokens for window in windows)
+        share = [window.response_tokens / total for window in windows]
+        gradients = [row_gradient(model, window) for window in windows]
+        losses = [float(row_loss(model, window)) for window in windows]
+        lengths = [inner(gradient, gradient) ** 0.5 for gradient in gradients]
+        whole = {name: sum(s * g[name] for s, g in zip(share, gradients, strict=True)) for name in gradients[0]}
+        for name, direction in zip(("dot_harmful", "dot_safe"), directions, strict=True):
+            assert found[name] == pytest.approx(inner(whole, direction), rel=1e-4, abs=1e-4)
+            for number, gradient in enumerate(gradients):
+                expected = inner(gradient, direction)
+                assert found[f"window_{name}"][number] == pytest.approx(expected, rel=1e-4, abs=1e-3)
+        bound = sum(s * length for s, length in zip(share, lengths, strict=True))
+        assert found["squared_norm"] ** 0.5 == pytest.approx(bound, rel=1e-4)
+        assert found["squared_norm"] >= inner(whole, whole) * (1 - 1e-4)
+        assert found["loss"] == pytest.approx(sum(s * loss for s, loss in zip(share, losses, strict=True)), rel=1e-4)
+        assert found["response_tokens"] == total
+        assert found["window_tokens"] == [window.response_tokens for window in windows]
+        assert found["prompt_tokens"] == 1
+        assert not found["truncated"]
+        mean = np.average(found["window_representation_cosines"], axis=0, weights=share)
+        np.testing.assert_allclose(found["representation_cosines"], mean, atol=1e-5)
+        assert found["window_loss_first_10"][0] == found["loss_first_10"]
+
+
+def test_a_row_without_a_score_has_no_windows(stage: SignalStage) -> None:
+    row = fresh(stage, windows=True, max_tokens=40)(DOCUMENTS).to_pylist()[2]
+    assert row["status"] == "no_response"
+    assert row["window_tokens"] is None
+    assert row["window_dot_harmful"] is None
+    assert np.isnan(row["dot_harmful"])
+
+
+def test_one_window_that_is_not_finite_leaves_its_document_unscored(
+    stage: SignalStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = SignalStage.measure
+
+    def measure(self: SignalStage, group: list) -> object:  # type: ignore[type-arg]
+        signals = real(self, group)
+        assert signals.dots is not None
+        for place, row in enumerate(group):
+            if row.index == 3 and row.tokens[0] != group[0].tokens[0]:
+                signals.dots[place] = np.nan
+        return signals
+
+    monkeypatch.setattr(SignalStage, "measure", measure)
+    table = fresh(stage, windows=True, max_tokens=40)(DOCUMENTS).to_pylist()
+    assert [row["status"] for row in table] == ["ok", "ok", "no_response", "not_finite"]
+    assert np.isnan(table[3]["squared_norm"])
+    assert np.isfinite(table[1]["loss_first_10"])
+    # its first window has one
+    assert np.isnan(table[3]["loss_first_10"])
+
+
+def test_batches_and_documents_that_fit_change_nothing(stage: SignalStage) -> None:
+    told: list[int] = []
+    usual = fresh(stage)(rows())
+    cut = fresh(stage, windows=True, on_rows=told.append)(rows())
+    assert sum(told) == 13
+    for name in usual.column_names:
+        if name.startswith(("dot_", "squared_norm", "loss")):
+            np.testing.assert_allclose(cut[name].to_numpy(), usual[name].to_numpy(), rtol=1e-9, err_msg=name)
+        else:
+            assert cut[name].to_pylist() == usual[name].to_pylist(), name
+    many = fresh(stage, windows=True, max_tokens=40, token_budget=4000)(DOCUMENTS)
+    few = fresh(stage, windows=True, max_tokens=40, token_budget=16)(DOCUMENTS)
+    for name in ("dot_harmful", "squared_norm", "loss"):
+        np.testing.assert_allclose(many[name].to_numpy(), few[name].to_numpy(), rtol=1e-4, atol=1e-4)
+
+
+def test_refusals_are_dropped_with_all_their_windows(stage: SignalStage) -> None:
+    refusal = Row(0, "r", (), "I'm sorry, but I can't help with that. " * 20, {})
+    told: list[int] = []
+    dropping = fresh(stage, windows=True, max_tokens=40, drop_refusals=True, on_rows=told.append)
+    table = dropping([refusal, DOCUMENTS[0]]).to_pylist()
+    assert [row["status"] for row in table] == ["dropped_refusal", "ok"]
+    assert sum(told) == 2
+
+
+@pytest.mark.parametrize("changes", [{}, {"windows": True, "max_tokens": 40}, {"drop_refusals": True}])
+def test_shards_prepared_while_another_is_computed_have_the_same_signals(
+    stage: SignalStage, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    refusal = Row(4, "r", (), "I'm sorry, but I can't help with that.", {})
+    dataset = [*DOCUMENTS, refusal, *rows(6)]
+    told: list[int] = []
+    folder, given = ShardFolder(tmp_path), fresh(stage, on_rows=told.append, **changes)
+    assert LocalExecutor().run(lambda start: dataset[start:], given, folder, shard_rows=4) == 3
+    assert sum(told) == len(dataset)
+    for number, table in enumerate(folder.tables(3)):
+        expected = fresh(stage, **changes)(dataset[4 * number : 4 * number + 4])
+        assert table.schema.equals(expected.schema)
+        # as text, since NaN equals nothing
+        assert str(table.to_pylist()) == str(expected.to_pylist())
