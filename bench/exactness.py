@@ -16,8 +16,7 @@ from torch import Tensor
 from bench.goals import judged
 from bench.rows import sample
 from ripcurrent.data import EncodedRow
-from ripcurrent.gradients import GradientPass, make_batch, norm_of, set_direction, stack_directions
-from ripcurrent.gradients._plan_batches import plan_batches
+from ripcurrent.gradients import GradientPass, make_batch, norm_of, plan_batches, set_direction, stack_directions
 from ripcurrent.models import load_model
 from ripcurrent.statistics import spearman
 

@@ -36,9 +36,9 @@ from ripcurrent.gradients import (
     choose_factoring,
     direction_shapes,
     make_batch,
+    plan_batches,
     stack_directions,
 )
-from ripcurrent.gradients._plan_batches import plan_batches
 from ripcurrent.models import ChatModel
 from ripcurrent.models._device import sum_in_float32
 from ripcurrent.scan._probe_directions import RandomDirection

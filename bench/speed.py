@@ -22,8 +22,7 @@ from bench.goals import line
 from bench.rivals import BatchOneLoop, ReferenceWay
 from bench.rows import sample
 from ripcurrent.data import EncodedRow
-from ripcurrent.gradients import Batch, FeatureReader, GradientPass, make_batch, stack_directions
-from ripcurrent.gradients._plan_batches import plan_batches
+from ripcurrent.gradients import Batch, FeatureReader, GradientPass, make_batch, plan_batches, stack_directions
 from ripcurrent.models import load_model
 
 TOKEN_BUDGET = 512

@@ -15,8 +15,7 @@ import numpy.typing as npt
 from bench.peers.exchange import Row, Task
 from bench.rivals import BatchOneLoop, ReferenceWay
 from ripcurrent.data import EncodedRow
-from ripcurrent.gradients import GradientPass, make_batch, stack_directions
-from ripcurrent.gradients._plan_batches import plan_batches
+from ripcurrent.gradients import GradientPass, make_batch, plan_batches, stack_directions
 from ripcurrent.models import ChatModel, load_model
 
 NAMES = ("ripcurrent", "batch-1 loop", "the reference's way")

@@ -11,7 +11,7 @@ import torch
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.finetune import _head_loss
 from ripcurrent.finetune._head_loss import _HeadLoss
-from ripcurrent.gradients.kernels.head import LogitTransform
+from ripcurrent.gradients import LogitTransform
 from tests.finetune.runs import chat_model, recipe, run
 from tests.finetune.test_train import token_losses
 from tests.models.tiny import tiny_model

@@ -16,8 +16,7 @@ import torch
 
 from ripcurrent.data import Row
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.gradients import MappedStore, make_batch, stack_directions
-from ripcurrent.gradients._shared_linear import SHORTEST_SHARE, worth_sharing
+from ripcurrent.gradients import SHORTEST_SHARE, MappedStore, make_batch, stack_directions, worth_sharing
 from ripcurrent.models import peak_bytes, process_peak, reset_peak
 from ripcurrent.models._attention import LONGEST
 from ripcurrent.scan import _memory, _memory_probe

@@ -14,8 +14,7 @@ import pytest
 import torch
 
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.gradients import Factoring, choose_factoring
-from ripcurrent.gradients._sites import Catalogue
+from ripcurrent.gradients import Catalogue, Factoring, choose_factoring
 from ripcurrent.scan._options import ScanOptions
 from ripcurrent.scan._scan import ScanResult, scan
 from ripcurrent.scan._score import per_anchor_column

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TypeVar
 
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.gradients._out_of_memory import RanOut, attempt
+from ripcurrent.gradients import RanOut, attempt
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

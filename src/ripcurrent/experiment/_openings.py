@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ripcurrent.data import Message, encode_anchor
 from ripcurrent.errors import ExitCode, RipcurrentError
-from ripcurrent.gradients._head import find_logit_transform
+from ripcurrent.gradients import find_logit_transform
 from ripcurrent.models import ChatModel
 
 FloatArray = npt.NDArray[np.float64]

@@ -14,8 +14,7 @@ from torch import Tensor
 
 from ripcurrent.data import EncodedRow
 from ripcurrent.experiment._openings import OpenedRequests, RefusalOdds, products
-from ripcurrent.gradients._batch import Batch, make_batch
-from ripcurrent.gradients._head import find_logit_transform
+from ripcurrent.gradients import Batch, find_logit_transform, make_batch
 from ripcurrent.models import ChatModel
 from ripcurrent.select._draw import generator
 

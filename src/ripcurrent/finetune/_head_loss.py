@@ -13,8 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ripcurrent.gradients._head import find_logit_transform
-from ripcurrent.gradients.kernels.head import LogitTransform, cross_entropy_with_gradient
+from ripcurrent.gradients import LogitTransform, cross_entropy_with_gradient, find_logit_transform
 
 POSITIONS = 512
 """Loss-bearing positions whose logits exist at once."""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ripcurrent.data import EncodedRow
 from ripcurrent.errors import ExitCode, RipcurrentError
-from ripcurrent.gradients._plan_batches import plan_batches
+from ripcurrent.gradients import plan_batches
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -7,7 +7,8 @@ for a layer's size, what would be summed is kept as it is.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +17,16 @@ import torch
 
 from ripcurrent.data import EncodedRow
 from ripcurrent.gradients._batch import Batch, make_batch
-from ripcurrent.gradients._directions import DENSE, Factoring, Gradient, norm_of, stack_directions, zero_gradient
+from ripcurrent.gradients._directions import (
+    DENSE,
+    Factoring,
+    Gradient,
+    choose_factoring,
+    direction_shapes,
+    norm_of,
+    stack_directions,
+    zero_gradient,
+)
 from ripcurrent.gradients._gradient import GradientPass
 from ripcurrent.gradients._plan_batches import plan_batches
 from ripcurrent.gradients._terms import Kept
@@ -60,6 +70,21 @@ def set_direction(
         norms[places] = np.sqrt(squared)
     _add_units(gradient_pass, rows, norms, total, kept)
     return SetDirection(total | kept.gradient(shared_tokens(rows)), norms)
+
+
+def anchor_directions(gradient_pass: GradientPass, sets: Sequence[Sequence[EncodedRow]]) -> Iterator[SetDirection]:
+    """Each anchor set's direction, one after another; all keep the same parts as terms, so that they can be stacked."""
+    factoring = choose_factoring(gradient_pass.catalogue, *count_terms(sets))
+    return (set_direction(gradient_pass, rows, factoring=factoring) for rows in sets)
+
+
+def largest_direction(gradient_pass: GradientPass, sets: Sequence[Sequence[EncodedRow]]) -> int:
+    """At most how many numbers one of the sets' directions has, known before any is computed."""
+    terms = count_terms(sets)
+    factoring = choose_factoring(gradient_pass.catalogue, *terms)
+    # a table has no more entries than the anchors have tokens
+    shapes = direction_shapes(gradient_pass.catalogue, factoring, *terms, entries=terms[0])
+    return sum(math.prod(shape) for shape in shapes.values())
 
 
 def count_terms(sets: Sequence[Sequence[EncodedRow]]) -> tuple[int, int]:

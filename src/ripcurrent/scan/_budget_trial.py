@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ripcurrent.gradients._out_of_memory import Halving
+from ripcurrent.gradients import Halving
 from ripcurrent.models import FreedMemory, give_back_freed_memory, peak_bytes, reset_peak
 from ripcurrent.scan._signal_stage import PreparedRow, SignalStage
 

@@ -14,10 +14,19 @@ import torch
 
 from ripcurrent.data import EncodedRow, Row, encode_rows, encode_windows
 from ripcurrent.errors import ExitCode, RipcurrentError
-from ripcurrent.gradients import DENSE, Directions, GradientPass, MappedStore, in_memory, stack_directions
-from ripcurrent.gradients._anchor_gradients import ANCHOR_TOKEN_BUDGET
-from ripcurrent.gradients._directions import dense_shapes
-from ripcurrent.gradients._out_of_memory import RanOut, attempt, does_not_fit
+from ripcurrent.gradients import (
+    ANCHOR_TOKEN_BUDGET,
+    DENSE,
+    Directions,
+    GradientPass,
+    MappedStore,
+    RanOut,
+    attempt,
+    dense_shapes,
+    does_not_fit,
+    in_memory,
+    stack_directions,
+)
 from ripcurrent.models import ChatModel, device_peak, memory_in_use
 from ripcurrent.runs import write_json
 from ripcurrent.scan._environment import size
@@ -27,7 +36,7 @@ from ripcurrent.scan._parts import plan_file
 from ripcurrent.scan._signal_stage import SignalStage
 
 if TYPE_CHECKING:
-    from ripcurrent.gradients._sites import Catalogue
+    from ripcurrent.gradients import Catalogue
     from ripcurrent.scan._part import Part
     from ripcurrent.scan._prepared_anchors import StoredDirection
 

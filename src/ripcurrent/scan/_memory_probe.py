@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ripcurrent.data import EncodedRow
-from ripcurrent.gradients._shared_linear import SHORTEST_SHARE
+from ripcurrent.gradients import SHORTEST_SHARE
 from ripcurrent.models import give_back_freed_memory, peak_bytes, reset_peak
 from ripcurrent.models._attention import LONGEST
 from ripcurrent.models._messages import is_out_of_memory

@@ -21,6 +21,7 @@ from ripcurrent.anchors import AnchorSet
 from ripcurrent.data import EncodedRow, Row, encode, encode_anchor
 from ripcurrent.errors import ExitCode, RipcurrentError
 from ripcurrent.gradients import (
+    ANCHOR_TOKEN_BUDGET,
     DENSE,
     FeatureReader,
     Gradient,
@@ -32,11 +33,10 @@ from ripcurrent.gradients import (
     make_batch,
     mean_gradient,
     norm_of,
+    plan_batches,
     set_direction,
     similarities,
 )
-from ripcurrent.gradients._anchor_gradients import ANCHOR_TOKEN_BUDGET
-from ripcurrent.gradients._plan_batches import plan_batches
 from ripcurrent.models import ChatModel, cache_folder, file_sha256
 from ripcurrent.runs import write_json, written_whole
 from ripcurrent.scan._memory import require_room_for_directions

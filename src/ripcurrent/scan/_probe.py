@@ -15,8 +15,7 @@ import torch
 
 from ripcurrent.anchors import load_anchors
 from ripcurrent.data import Row
-from ripcurrent.gradients import FeatureReader, GradientPass, SignalKind, in_memory
-from ripcurrent.gradients._plan_batches import plan_batches
+from ripcurrent.gradients import FeatureReader, GradientPass, SignalKind, in_memory, plan_batches
 from ripcurrent.models import ChatModel, cache_folder, peak_bytes, process_peak, reset_peak
 from ripcurrent.models._attention import LONGEST
 from ripcurrent.progress import Progress

@@ -12,18 +12,18 @@ import torch
 from ripcurrent.anchors import AnchorSet
 from ripcurrent.data import EncodedRow
 from ripcurrent.gradients import (
+    ANCHOR_TOKEN_BUDGET,
+    ENTRIES,
     Factoring,
     GradientPass,
     choose_factoring,
     count_terms,
     direction_shapes,
     make_batch,
+    plan_batches,
     set_direction,
     stack_directions,
 )
-from ripcurrent.gradients._anchor_gradients import ANCHOR_TOKEN_BUDGET
-from ripcurrent.gradients._directions import ENTRIES
-from ripcurrent.gradients._plan_batches import plan_batches
 
 
 @dataclass(frozen=True, slots=True)

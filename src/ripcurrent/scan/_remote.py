@@ -15,11 +15,7 @@ import torch
 from torch import Tensor
 
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.gradients._directions import Directions, GroupKey
-from ripcurrent.gradients._gradient import GradientPass
-from ripcurrent.gradients._out_of_memory import in_memory
-from ripcurrent.gradients._representation import FeatureReader
-from ripcurrent.gradients._types import Position
+from ripcurrent.gradients import Directions, FeatureReader, GradientPass, GroupKey, Position, in_memory
 from ripcurrent.models import ChatModel, load_model
 from ripcurrent.scan._signal_stage import SignalStage
 

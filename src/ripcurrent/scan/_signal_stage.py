@@ -13,13 +13,15 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from ripcurrent.data import EncodedRow, LossOn, Row, Traits, encode_rows, encode_windows, traits_of
-from ripcurrent.gradients._batch import make_batch
-from ripcurrent.gradients._directions import Directions
-from ripcurrent.gradients._gradient import GradientPass
-from ripcurrent.gradients._out_of_memory import Halving
-from ripcurrent.gradients._plan_batches import plan_batches
-from ripcurrent.gradients._representation import FeatureReader
-from ripcurrent.gradients._types import BatchSignals
+from ripcurrent.gradients import (
+    BatchSignals,
+    Directions,
+    FeatureReader,
+    GradientPass,
+    Halving,
+    make_batch,
+    plan_batches,
+)
 from ripcurrent.models import ChatModel, FreedMemory, device_peak, give_back_freed_memory
 from ripcurrent.scan._window_signals import document_columns, document_row, window_columns
 
