@@ -11,13 +11,13 @@ import pytest
 import yaml
 
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.runs import RunDirectory, read_manifest, refuse_other_cut, write_json, written_whole
+from ripcurrent.runs import RunFolder, read_manifest, refuse_other_cut, write_json, written_whole
 
 CONFIG: dict[str, Any] = {"model": "tiny", "layer": None, "mapping": {"prompt": "frage"}, "seed": 0, "note": "größer"}
 
 
 def refused(folder: Path, config: dict[str, Any], *parts: str) -> None:
-    with pytest.raises(RipcurrentError) as caught, RunDirectory(folder, config):
+    with pytest.raises(RipcurrentError) as caught, RunFolder(folder, config):
         pytest.fail("entered")
     for part in parts:
         assert part in str(caught.value)
@@ -26,7 +26,7 @@ def refused(folder: Path, config: dict[str, Any], *parts: str) -> None:
 
 def started(folder: Path) -> Path:
     """A folder with a run that left a result."""
-    with RunDirectory(folder, CONFIG) as run:
+    with RunFolder(folder, CONFIG) as run:
         run.write_manifest({"rows": 3})
     return folder
 
@@ -40,7 +40,7 @@ def test_a_new_folder_is_made_with_its_parents_and_the_resolved_options(tmp_path
 
 def test_an_empty_folder_is_taken_and_the_same_run_goes_on(tmp_path: Path) -> None:
     started(tmp_path)
-    with RunDirectory(tmp_path, dict(reversed(CONFIG.items()))) as run:
+    with RunFolder(tmp_path, dict(reversed(CONFIG.items()))) as run:
         assert run.read_manifest() == {"rows": 3}
 
 
@@ -85,38 +85,38 @@ def test_a_folder_of_another_command_is_named_by_it(tmp_path: Path) -> None:
 
 
 def test_hashes_are_not_shown(tmp_path: Path) -> None:
-    with RunDirectory(tmp_path, {"anchors_sha256": "abc", "model_fingerprint": "def"}) as run:
+    with RunFolder(tmp_path, {"anchors_sha256": "abc", "model_fingerprint": "def"}) as run:
         run.write_manifest({})
     refused(tmp_path, {"anchors_sha256": "xyz", "model_fingerprint": "def"}, "its anchors had other content than now")
     refused(tmp_path, {"anchors_sha256": "abc", "model_fingerprint": "uvw"}, "its model had other content than now")
 
 
 def test_a_run_that_left_nothing_gives_way_to_other_options(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="anchors"), RunDirectory(tmp_path, CONFIG):
+    with pytest.raises(ValueError, match="anchors"), RunFolder(tmp_path, CONFIG):
         raise ValueError("anchors do not separate")
     (tmp_path / "signals").mkdir()
     (tmp_path / "signals" / "shard-00000.parquet.part").write_bytes(b"torn")
     # opened and never written
     (tmp_path / "responses.partial.jsonl").touch()
-    with RunDirectory(tmp_path, {**CONFIG, "seed": 1}):
+    with RunFolder(tmp_path, {**CONFIG, "seed": 1}):
         pass
     assert yaml.safe_load((tmp_path / "config.yaml").read_text(encoding="utf-8"))["seed"] == 1
 
 
 def test_what_a_file_browser_leaves_is_no_result(tmp_path: Path) -> None:
-    with RunDirectory(tmp_path / "run", CONFIG):
+    with RunFolder(tmp_path / "run", CONFIG):
         pass
     (tmp_path / "run" / "signals").mkdir()
     for place in (tmp_path / "run", tmp_path / "run" / "signals"):
         (place / ".DS_Store").write_bytes(b"Bud1")
     other = {**CONFIG, "seed": 12}
-    with RunDirectory(tmp_path / "run", other) as run:
+    with RunFolder(tmp_path / "run", other) as run:
         assert run.config == other
 
 
 def test_what_another_run_decided_for_its_options_goes_with_them(tmp_path: Path) -> None:
     def enter(**changed: Any) -> None:
-        with RunDirectory(tmp_path, {**CONFIG, **changed}, no_results=("plan*.json",)):
+        with RunFolder(tmp_path, {**CONFIG, **changed}, no_results=("plan*.json",)):
             pass
 
     enter()
@@ -160,8 +160,8 @@ def test_a_folder_in_use_is_refused_and_free_again_when_that_run_dies(tmp_path: 
         [
             sys.executable,
             "-c",
-            "import sys, time; from pathlib import Path; from ripcurrent.runs import RunDirectory\n"
-            "with RunDirectory(Path(sys.argv[1]), {'seed': 0}): print('in', flush=True); time.sleep(60)",
+            "import sys, time; from pathlib import Path; from ripcurrent.runs import RunFolder\n"
+            "with RunFolder(Path(sys.argv[1]), {'seed': 0}): print('in', flush=True); time.sleep(60)",
             str(tmp_path),
         ],
         stdout=subprocess.PIPE,
@@ -174,16 +174,16 @@ def test_a_folder_in_use_is_refused_and_free_again_when_that_run_dies(tmp_path: 
         holder.kill()
         holder.wait()
         holder.stdout.close()  # type: ignore[union-attr]
-    with RunDirectory(tmp_path, {"seed": 0}):
+    with RunFolder(tmp_path, {"seed": 0}):
         pass
 
 
 def test_the_lock_is_freed_after_an_error_and_after_a_refusal(tmp_path: Path) -> None:
     started(tmp_path)
-    with pytest.raises(KeyboardInterrupt), RunDirectory(tmp_path, CONFIG):
+    with pytest.raises(KeyboardInterrupt), RunFolder(tmp_path, CONFIG):
         raise KeyboardInterrupt
     refused(tmp_path, {**CONFIG, "seed": 9}, "holds another run")
-    with RunDirectory(tmp_path, CONFIG):
+    with RunFolder(tmp_path, CONFIG):
         pass
 
 

@@ -1,4 +1,4 @@
-"""The run directory: one folder that holds everything a run made, and says how.
+"""The run folder: one folder that holds everything a run made, and says how.
 
 Files appear whole or not at all: each is written as ``NAME.part`` and renamed. A lock keeps two runs out of one folder;
 the parts of one run work in it together, each with a lock of its own.
@@ -13,10 +13,11 @@ from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import yaml
 from filelock import FileLock, Timeout
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from ripcurrent.errors import RipcurrentError
 
@@ -74,8 +75,53 @@ def read_json_lines(path: Path) -> list[Any]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
+class Manifest(BaseModel):
+    """What every run's manifest holds; each verb adds fields of its own."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
+
+    version: str
+    """Version of the package."""
+    command: str
+    """The verb that made the run."""
+    started: str = ""
+    """When the run began, ISO 8601."""
+    finished: str | None = None
+    """When it ended; None of a run that is not finished."""
+    versions: dict[str, str] = Field(default_factory=dict)
+    """Versions of the libraries that the result rests on."""
+    machine: dict[str, JsonValue] = Field(default_factory=dict)
+    """Platform, Python, number of CPUs."""
+    seeds: dict[str, int] = Field(default_factory=dict)
+    """Seeds of what was drawn."""
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """The manifest of a run folder.
+
+        Raises:
+            RipcurrentError: ``folder`` holds no run of this kind, or its manifest is damaged.
+        """
+        path = folder / MANIFEST
+        if not path.exists():
+            hint = "Name the folder given as --out." if folder.is_dir() else "Check the path."
+            raise RipcurrentError(f"{folder} holds no finished run (there is no {MANIFEST}).", hint)
+        try:
+            return cls.model_validate_json(path.read_text(encoding="utf-8"))
+        except ValidationError as error:
+            where = ", ".join(".".join(map(str, one["loc"])) or one["msg"] for one in error.errors()[:3])
+            raise RipcurrentError(
+                f"{path} is damaged or of another kind of run ({where}).",
+                "Name the right folder, or run the command again in another one.",
+            ) from None
+
+    def write(self, folder: Path) -> None:
+        """Replace the manifest of a run folder."""
+        write_json(folder / MANIFEST, self.model_dump(mode="json"))
+
+
 def require_run_folder(folder: Path) -> None:
-    """Refuse early what :class:`RunDirectory` would refuse for good: a file, a folder of other things.
+    """Refuse early what :class:`RunFolder` would refuse for good: a file, a folder of other things.
 
     Raises:
         RipcurrentError: It is one.
@@ -93,7 +139,7 @@ def require_run_folder(folder: Path) -> None:
         )
 
 
-class RunDirectory:
+class RunFolder:
     """A run's folder, locked while entered; by a part of the run only against the run as a whole and the same part.
 
     A folder that holds the same run (equal resolved options) is resumed; one whose run stopped before it left any
@@ -119,7 +165,7 @@ class RunDirectory:
         self._part = part
         self._part_lock = None if part is None else FileLock(_part_lock(folder, part), timeout=0)
 
-    def __enter__(self) -> RunDirectory:
+    def __enter__(self) -> RunFolder:
         try:
             require_run_folder(self.folder)
             self.folder.mkdir(parents=True, exist_ok=True)

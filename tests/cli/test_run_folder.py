@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from ripcurrent.runs import RunDirectory
+from ripcurrent.runs import RunFolder
 from tests.cli.command import Command
 from tests.tiny_scan import good_rows, write_jsonl
 
@@ -62,7 +62,7 @@ def test_out_that_holds_other_files_or_another_run(command: Command, rows_file: 
 
 
 def test_two_scans_in_one_folder_at_once(command: Command, rows_file: Path, tmp_path: Path) -> None:
-    with RunDirectory(tmp_path / "out", {}):
+    with RunFolder(tmp_path / "out", {}):
         command.scan_fails(rows_file, "--out", tmp_path / "out", says=("Another run is at work", "Wait", "--out"))
 
 

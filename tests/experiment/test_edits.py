@@ -16,7 +16,6 @@ import yaml
 from ripcurrent.cli import run as command
 from ripcurrent.data import read_rows
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.evaluate._statistics import holm
 from ripcurrent.experiment import _format_edit_arms, _format_edit_pairs
 from ripcurrent.experiment import _run_format_edits as _format_edits
 from ripcurrent.experiment._format_edits import EDITS
@@ -24,6 +23,7 @@ from ripcurrent.experiment._instruments import parse_edits
 from ripcurrent.experiment._paired_changes import paired_change
 from ripcurrent.experiment._run_format_edits import run
 from ripcurrent.scan._scan import scan
+from ripcurrent.statistics import holm
 from tests.experiment.answers import FakeEvaluate, chance
 from tests.experiment.conftest import read
 from tests.tiny_scan import EXACT, good_rows, write_jsonl

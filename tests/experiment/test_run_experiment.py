@@ -29,7 +29,7 @@ def run(keys: dict[str, Any], out: Path, **how: Any) -> ExperimentResult:
 @pytest.fixture(scope="module", autouse=True)
 def few_draws() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(import_module("ripcurrent.evaluate._statistics"), "DRAWS", 100)
+        patch.setattr(import_module("ripcurrent.statistics"), "DRAWS", 100)
         yield
 
 

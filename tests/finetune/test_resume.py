@@ -14,7 +14,7 @@ import torch
 
 from ripcurrent.finetune._checkpoints import MARK, latest
 from ripcurrent.finetune._finetune import finetune
-from ripcurrent.runs import RunDirectory
+from ripcurrent.runs import RunFolder
 from tests.finetune.runs import chat_model, recipe, run, same
 from tests.models.tiny import save_tiny
 from tests.tiny_scan import good_rows, write_jsonl
@@ -72,7 +72,7 @@ def test_stopped_between_the_model_and_its_manifest(
     def stop(*_: object) -> None:
         raise Stop
 
-    monkeypatch.setattr(RunDirectory, "write_manifest", stop)
+    monkeypatch.setattr(RunFolder, "write_manifest", stop)
     with pytest.raises(Stop):
         finetune(rows, tmp_path / "out", tmp_path / "recipe.yaml", **common)
     monkeypatch.undo()

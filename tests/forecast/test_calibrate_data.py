@@ -53,7 +53,7 @@ def evaluated(monkeypatch: pytest.MonkeyPatch) -> FakeEvaluate:
     fake = FakeEvaluate(lambda judge, arm, prompt: "compliance" if chance(share_of(arm), arm, prompt) else "refusal")
     monkeypatch.setattr(importlib.import_module("ripcurrent.evaluate._evaluate"), "evaluate", fake)
     # no interval of the tables is looked at here
-    monkeypatch.setattr(import_module("ripcurrent.evaluate._statistics"), "DRAWS", 100)
+    monkeypatch.setattr(import_module("ripcurrent.statistics"), "DRAWS", 100)
     return fake
 
 

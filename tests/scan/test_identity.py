@@ -17,7 +17,7 @@ import yaml
 from ripcurrent.anchors import load_anchors
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.gradients import GradientPass
-from ripcurrent.runs import RunDirectory
+from ripcurrent.runs import RunFolder
 from ripcurrent.scan import _scan
 from ripcurrent.scan._options import ScanOptions
 from ripcurrent.scan._parts import PLACES
@@ -145,7 +145,7 @@ def test_every_other_option_and_hash_makes_another_scan(moved: Home, monkeypatch
         given.update(identity=identity, options=options)
         raise Caught
 
-    monkeypatch.setattr(_scan, "RunDirectory", note)
+    monkeypatch.setattr(_scan, "RunFolder", note)
     with pytest.raises(Caught):
         moved.scan()
     identity, options = given["identity"], given["options"]
@@ -160,7 +160,7 @@ def test_every_other_option_and_hash_makes_another_scan(moved: Home, monkeypatch
     }
     assert all(identity[name] for name in hashes)
     for name in identity:
-        again = RunDirectory(moved.folder / "out", {**identity, name: "another"}, **options)
+        again = RunFolder(moved.folder / "out", {**identity, name: "another"}, **options)
         if name in PLACES:
             with again:
                 continue

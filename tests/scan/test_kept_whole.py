@@ -15,7 +15,7 @@ import pytest
 import ripcurrent as rc
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.models import load_model
-from ripcurrent.runs import RunDirectory, read_manifest
+from ripcurrent.runs import RunFolder, read_manifest
 from ripcurrent.scan import _scan, _tokens
 from ripcurrent.scan._merge import merge_parts
 from ripcurrent.scan._options import ScanOptions
@@ -138,11 +138,11 @@ def test_a_training_killed_before_its_manifest_goes_on_from_its_last_checkpoint(
         how = {"model": str(tiny_folder), "device": "cpu", "dtype": "float32"}
         return rc.finetune(rows_file, tmp_path / "out", tmp_path / "short.yaml", checkpoint_minutes=0, **how)
 
-    def killed(run: RunDirectory, manifest: Any) -> None:
+    def killed(run: RunFolder, manifest: Any) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(RunDirectory, "write_manifest", killed)
+        patch.setattr(RunFolder, "write_manifest", killed)
         with pytest.raises(KeyboardInterrupt):
             train()
     assert train().manifest["training"]["resumed_from"] == 2

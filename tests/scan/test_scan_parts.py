@@ -16,7 +16,7 @@ import pytest
 
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.progress import SilentProgress
-from ripcurrent.runs import RunDirectory, read_config, read_manifest
+from ripcurrent.runs import RunFolder, read_config, read_manifest
 from ripcurrent.scan._memory import parse_size, plan_path, read_plan
 from ripcurrent.scan._merge import merge_parts
 from ripcurrent.scan._part import Part
@@ -195,7 +195,7 @@ def test_what_is_at_work_in_the_folder_is_not_stepped_on(
     out = tmp_path / "rows"
     scan_part(dataset, Part(0, 3), out, **options)
     config = read_config(out)
-    with RunDirectory(out, config, part="0/3"):
+    with RunFolder(out, config, part="0/3"):
         with pytest.raises(RipcurrentError, match="Part 0/3 is already at work"):
             scan_part(dataset, Part(0, 3), out, **options)
         with pytest.raises(RipcurrentError, match=r"Part 0/3 is at work in .*, and 1/4 cuts the rows differently"):
@@ -204,18 +204,18 @@ def test_what_is_at_work_in_the_folder_is_not_stepped_on(
             with pytest.raises(RipcurrentError, match="Part 0/3 of this run is still at work"):
                 whole_run()
         scan_part(dataset, Part(1, 3), out, **options)
-    with RunDirectory(out, config), pytest.raises(RipcurrentError, match="Another run is at work"):
+    with RunFolder(out, config), pytest.raises(RipcurrentError, match="Another run is at work"):
         scan_part(dataset, Part(2, 3), out, **options)
 
 
 def test_a_part_at_work_keeps_its_folder_from_another_scan(tmp_path: Path) -> None:
-    with RunDirectory(tmp_path / "out", {"position": "last"}, part="0/2"):
+    with RunFolder(tmp_path / "out", {"position": "last"}, part="0/2"):
         with pytest.raises(RipcurrentError, match="its position is 'last', now 'last_content'"):
-            RunDirectory(tmp_path / "out", {"position": "last_content"}, part="1/2").__enter__()
-        with RunDirectory(tmp_path / "out", {"position": "last"}, part="1/2"):
+            RunFolder(tmp_path / "out", {"position": "last_content"}, part="1/2").__enter__()
+        with RunFolder(tmp_path / "out", {"position": "last"}, part="1/2"):
             pass
     # without a result and with nobody at work it is taken over
-    with RunDirectory(tmp_path / "out", {"position": "last_content"}, part="1/2"):
+    with RunFolder(tmp_path / "out", {"position": "last_content"}, part="1/2"):
         assert read_config(tmp_path / "out") == {"position": "last_content"}
 
 

@@ -18,7 +18,7 @@ import pytest
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.models import load_model
 from ripcurrent.progress import SilentProgress
-from ripcurrent.runs import RunDirectory
+from ripcurrent.runs import RunFolder
 from ripcurrent.scan._scan import scan
 from tests.tiny_scan import EXACT, good_rows, write_jsonl
 
@@ -288,7 +288,7 @@ def test_a_folder_where_another_scan_is_at_work_is_refused(
     tmp_path: Path, tiny_folder: Path, anchors_file: Path, rows_file: Path
 ) -> None:
     options = options_for(tiny_folder, anchors_file, signals="representation")
-    with RunDirectory(tmp_path / "out", {}), pytest.raises(RipcurrentError, match="Another run is at work"):
+    with RunFolder(tmp_path / "out", {}), pytest.raises(RipcurrentError, match="Another run is at work"):
         scan(rows_file, tmp_path / "out", **options)
 
 

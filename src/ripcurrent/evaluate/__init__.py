@@ -4,17 +4,6 @@ from ripcurrent.evaluate._comparison import Comparison, Finding, compare_arms
 from ripcurrent.evaluate._prompts import AXES, Axis, Prompt, PromptSet, load_prompts
 from ripcurrent.evaluate._published import PUBLISHED, PublishedList
 from ripcurrent.evaluate._scores import ScoreSummary, summarise_scores
-from ripcurrent.evaluate._statistics import (
-    Discrimination,
-    Flips,
-    Interval,
-    Trend,
-    bootstrap_rate,
-    discrimination,
-    mcnemar,
-    trend_test,
-    wilson_interval,
-)
 from ripcurrent.evaluate._validate import Agreement, JudgeValidation, read_labelled, validate
 from ripcurrent.evaluate.judges import (
     JUDGES,
@@ -25,6 +14,17 @@ from ripcurrent.evaluate.judges import (
     Verdict,
     find_judge,
     find_judges,
+)
+from ripcurrent.statistics import (
+    Discrimination,
+    Flips,
+    Interval,
+    Trend,
+    bootstrap_rate,
+    discrimination,
+    mcnemar,
+    trend_test,
+    wilson_interval,
 )
 
 __all__ = [

@@ -33,7 +33,7 @@ from ripcurrent.evaluate._ratings import (
     read_key,
     read_ratings,
 )
-from ripcurrent.evaluate._statistics import FloatArray
+from ripcurrent.statistics import FloatArray
 
 PEOPLE = "people"
 

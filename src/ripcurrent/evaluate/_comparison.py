@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import norm
 
-from ripcurrent.evaluate._statistics import (
+from ripcurrent.statistics import (
     CONFIDENCE,
     FloatArray,
     Interval,

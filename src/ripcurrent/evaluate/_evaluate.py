@@ -39,7 +39,7 @@ from ripcurrent.evaluate._responses import (
     write_responses,
 )
 from ripcurrent.progress import Progress, SilentProgress
-from ripcurrent.runs import RunDirectory, read_manifest
+from ripcurrent.runs import RunFolder, read_manifest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -210,7 +210,7 @@ def evaluate(
     }
     # a model here is known by its weights: where it lies may change, as when a folder of arms has been moved
     moved = () if endpoint is not None else ("model", "adapter")
-    with RunDirectory(Path(out), identity, may_change=moved) as run:
+    with RunFolder(Path(out), identity, may_change=moved) as run:
         began = time.perf_counter()
         asking: dict[str, Any] = {"system": system, "max_new_tokens": max_new_tokens}
         responses, answered_now = _responses(run.folder, asked, source, answering, asking, at_once, told)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from ripcurrent.evaluate._people import people_rate
-from ripcurrent.evaluate._statistics import Discrimination, FloatArray, Interval, discrimination
+from ripcurrent.statistics import Discrimination, FloatArray, Interval, discrimination
 
 
 def judgement(harmful: FloatArray, benign: FloatArray) -> Discrimination | None:

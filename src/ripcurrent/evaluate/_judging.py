@@ -19,7 +19,7 @@ from ripcurrent.evaluate._responses import (
     write_verdicts,
 )
 from ripcurrent.progress import Progress, SilentProgress
-from ripcurrent.runs import RunDirectory, read_config, read_manifest
+from ripcurrent.runs import RunFolder, read_config, read_manifest
 from ripcurrent.scan._adapter_base import other_base
 
 
@@ -32,7 +32,7 @@ def judge_again(folder: Path, judges: Sequence[Judge], progress: Progress | None
         RipcurrentError: The folder holds no finished evaluation, or a judge's endpoint fails; what is done is kept.
     """
     read_manifest(folder)
-    with RunDirectory(folder, read_config(folder)) as run:
+    with RunFolder(folder, read_config(folder)) as run:
         asked, responses = read_responses(folder)
         verdicts = judged(folder, asked, responses, judges, progress or SilentProgress())
         previous = run.read_manifest()

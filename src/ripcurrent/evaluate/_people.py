@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ripcurrent.evaluate._ratings import RaterFile
-from ripcurrent.evaluate._statistics import CONFIDENCE, FloatArray, Interval, wilson_interval
 from ripcurrent.evaluate._validate import cohen_kappa
+from ripcurrent.statistics import CONFIDENCE, FloatArray, Interval, wilson_interval
 
 DRAWS = 2_000
 """Bootstrap draws of an agreement's interval."""

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ripcurrent.evaluate._statistics import Interval, bootstrap_rate, wilson_interval
 from ripcurrent.evaluate.judges import UNJUDGED, Verdict
+from ripcurrent.statistics import Interval, bootstrap_rate, wilson_interval
 
 
 @dataclass(frozen=True, slots=True)

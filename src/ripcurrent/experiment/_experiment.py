@@ -32,7 +32,7 @@ from ripcurrent.experiment._prompts import asks_the_same
 from ripcurrent.experiment._sums import draw_sums
 from ripcurrent.finetune import as_trained, load_recipe
 from ripcurrent.progress import Progress, SilentProgress
-from ripcurrent.runs import RunDirectory, write_json
+from ripcurrent.runs import RunFolder, write_json
 from ripcurrent.select._table import ScoredRows
 
 RESULTS = "results.json"
@@ -158,7 +158,7 @@ def run_experiment(
     folder = Path(out)
     shown = without_secrets_of(config)
     identity = _identity(shown, prompt_records, as_trained(load_recipe(config.recipe).model_dump(mode="json")))
-    with RunDirectory(folder, identity, no_results=NO_RESULTS, may_change=(*JUDGING, *PLACES)) as run:
+    with RunFolder(folder, identity, no_results=NO_RESULTS, may_change=(*JUDGING, *PLACES)) as run:
         _keep_prompts(folder / PROMPTS, prompts, "evaluation")
         sums = draw_sums(config.gsm8k) if config.gsm8k is not None else ()
         if sums:

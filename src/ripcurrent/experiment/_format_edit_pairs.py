@@ -16,7 +16,7 @@ from ripcurrent.experiment._format_edits import EDITS
 from ripcurrent.experiment._instruments import EditsConfig
 from ripcurrent.experiment._scanned import ScannedRows
 from ripcurrent.progress import Progress
-from ripcurrent.runs import RunDirectory, write_json
+from ripcurrent.runs import RunFolder, write_json
 from ripcurrent.scan._scan_model import load_scan_model
 from ripcurrent.select._draw import generator
 
@@ -43,7 +43,7 @@ def found_pairs(scanned: ScannedRows, config: EditsConfig, rows: Sequence[Row], 
         "tolerance": config.tolerance,
         "version": version("ripcurrent"),
     }
-    with RunDirectory(folder, settings):
+    with RunFolder(folder, settings):
         path = folder / PAIRS
         if path.exists():
             return _read_pairs(path)

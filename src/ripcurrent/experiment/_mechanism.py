@@ -18,7 +18,7 @@ from ripcurrent.experiment._instruments import MechanismConfig, Pool, parse_mech
 from ripcurrent.experiment._rank_intervals import CONFIDENCE, DRAWS, FloatArray, rank_correlations
 from ripcurrent.experiment._scanned import open_scores, provenance_of
 from ripcurrent.progress import Progress, SilentProgress
-from ripcurrent.runs import RunDirectory, write_json, written_whole
+from ripcurrent.runs import RunFolder, write_json, written_whole
 from ripcurrent.scan._columns import GRADIENT_COLUMNS, REPRESENTATION_COLUMNS
 from ripcurrent.select._table import ScoredRows
 
@@ -50,7 +50,7 @@ def run(config: dict[str, Any], folder: Path, *, progress: Progress | None = Non
     chosen = parse_mechanism(config, where=f"experiment {config.get('name', 'mechanism')}")
     told = progress or SilentProgress()
     identity = {"command": "mechanism", "seed": chosen.seed, "version": version("ripcurrent")}
-    with RunDirectory(folder, identity) as outer:
+    with RunFolder(folder, identity) as outer:
         pools = [_pool(chosen, pool, folder, told) for pool in chosen.pools]
         results: dict[str, Any] = {
             "kind": "mechanism",

@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.evaluate._statistics import FloatArray
 from ripcurrent.experiment._categories import merged_category
+from ripcurrent.statistics import FloatArray
 
 HARMFUL, SOUNDS_DANGEROUS, PLAIN = "harmful", "sounds_dangerous", "plain"
 

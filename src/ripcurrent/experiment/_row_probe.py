@@ -22,7 +22,7 @@ from ripcurrent.experiment._prompts import stratified
 from ripcurrent.experiment._rank_intervals import rank_correlations
 from ripcurrent.experiment._scanned import ScannedRows, open_scan
 from ripcurrent.progress import Progress, SilentProgress
-from ripcurrent.runs import RunDirectory, write_json
+from ripcurrent.runs import RunFolder, write_json
 from ripcurrent.select import plain_numbers
 from ripcurrent.statistics import auroc
 
@@ -60,7 +60,7 @@ def run(config: dict[str, Any], folder: Path, *, progress: Progress | None = Non
     training_device(chosen.device)
     texts, prompt_record = _requests(chosen)
     identity = {"command": "probe", **chosen.model_dump(mode="json", exclude={"title"}), "version": _version()}
-    with RunDirectory(folder, identity) as outer:
+    with RunFolder(folder, identity) as outer:
         scanned = open_scan(chosen, folder / "scan", told)
         drawn = _drawn(scanned, chosen)
         told.step("loading the model")
@@ -77,7 +77,7 @@ def run(config: dict[str, Any], folder: Path, *, progress: Progress | None = Non
             "resolved_dtype": str(compute).removeprefix("torch."),
             "version": _version(),
         }
-        with RunDirectory(folder / "probe", settings) as inner:
+        with RunFolder(folder / "probe", settings) as inner:
             probe, openings, instrument = _probe(chat_model, compute, texts, scanned, chosen)
             found = _run_rows(probe, rows, scanned, inner.folder / LINES, told)
             inner.write_manifest({**settings, "openings": openings})

@@ -16,7 +16,6 @@ import pyarrow.parquet as pq
 from ripcurrent.data import Row
 from ripcurrent.errors import ExitCode, RipcurrentError
 from ripcurrent.evaluate._address import without_secrets
-from ripcurrent.evaluate._statistics import holm
 from ripcurrent.experiment._edited_rows import Edited, as_record, is_editable, with_answer
 from ripcurrent.experiment._format_edit_arms import check_arms, harm_of_edits
 from ripcurrent.experiment._format_edit_lines import lines_of
@@ -27,12 +26,13 @@ from ripcurrent.experiment._paired_changes import CONFIDENCE, DRAWS, PairedChang
 from ripcurrent.experiment._scanned import ScannedRows, open_scan, provenance_of
 from ripcurrent.finetune._model import training_device
 from ripcurrent.progress import Progress, SilentProgress
-from ripcurrent.runs import RunDirectory, write_json, written_whole
+from ripcurrent.runs import RunFolder, write_json, written_whole
 from ripcurrent.scan._options import ScanOptions
 from ripcurrent.scan._scan import scan
 from ripcurrent.select import plain_numbers, read_scores
 from ripcurrent.select._select import _manifest
 from ripcurrent.select._table import ScoredRows
+from ripcurrent.statistics import holm
 
 ROWS = "edited.jsonl"
 CHANGES = "changes.parquet"
@@ -65,7 +65,7 @@ def run(config: dict[str, Any], folder: Path, *, progress: Progress | None = Non
     told = progress or SilentProgress()
     kept = chosen.model_dump(mode="json", exclude=set(NOT_FREE))
     identity = {"command": "edits", **kept, "version": version("ripcurrent")}
-    with RunDirectory(folder, identity) as outer:
+    with RunFolder(folder, identity) as outer:
         scanned = open_scan(chosen, folder / "scan", told)
         _require_equal_type(scanned, chosen)
         if chosen.arms is not None:

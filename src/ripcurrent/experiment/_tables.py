@@ -11,7 +11,10 @@ import numpy as np
 from ripcurrent.evaluate import compare_arms, trend_test, wilson_interval
 from ripcurrent.evaluate._comparison import ALPHA, Comparison, Finding, in_words
 from ripcurrent.evaluate._judgement import bounds, judgement
-from ripcurrent.evaluate._statistics import (
+from ripcurrent.experiment._arms import CONTROLS, Arm
+from ripcurrent.experiment._outcomes import HARMFUL, NO_VERDICT, PLAIN, SOUNDS_DANGEROUS, ArmRun, Outcomes, Scoring
+from ripcurrent.scan._columns import DIRECTION_OF_RISK
+from ripcurrent.statistics import (
     Flips,
     FloatArray,
     bootstrap_rate,
@@ -19,9 +22,6 @@ from ripcurrent.evaluate._statistics import (
     mcnemar,
     minimum_detectable_effect,
 )
-from ripcurrent.experiment._arms import CONTROLS, Arm
-from ripcurrent.experiment._outcomes import HARMFUL, NO_VERDICT, PLAIN, SOUNDS_DANGEROUS, ArmRun, Outcomes, Scoring
-from ripcurrent.scan._columns import DIRECTION_OF_RISK
 
 TREND_P, TREND_SPEARMAN = 0.01, 0.9
 """A sweep's steps order the harm with a trend over prompts below this p and at least this Spearman over steps."""

@@ -22,7 +22,7 @@ from ripcurrent.errors import MissingExtraError, RipcurrentError
 from ripcurrent.finetune import Recipe, TrainingSet, load_recipe
 from ripcurrent.models import ChatModel, describe
 from ripcurrent.progress import Progress, SilentProgress
-from ripcurrent.runs import RunDirectory, require_run_folder, written_whole
+from ripcurrent.runs import RunFolder, require_run_folder, written_whole
 from ripcurrent.scan._adapter_base import other_base
 from ripcurrent.scan._options import ScanOptions, require_positions
 
@@ -166,7 +166,7 @@ def finetune(
     started = datetime.now(UTC)
     kind = result_kind(chosen_recipe, chosen.adapter)
     # a run that memory stopped before its first step may go on with another recipe
-    with RunDirectory(Path(out), identity, no_results=(ROWS,)) as run:
+    with RunFolder(Path(out), identity, no_results=(ROWS,)) as run:
         previous = run.read_manifest()
         if previous and (run.folder / kind).is_dir():
             forget_checkpoints(run.folder)

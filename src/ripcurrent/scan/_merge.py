@@ -12,7 +12,7 @@ from ripcurrent.forecast._calibration import find_calibration
 from ripcurrent.forecast._write import write_forecast
 from ripcurrent.progress import Progress, SilentProgress
 from ripcurrent.report import build_report
-from ripcurrent.runs import RunDirectory, difference, read_config, write_json
+from ripcurrent.runs import RunFolder, difference, read_config, write_json
 from ripcurrent.scan._options import ScanOptions
 from ripcurrent.scan._parts import (
     GRADIENT,
@@ -58,7 +58,7 @@ def merge_parts(
         )
     target = folders[0] if out is None else Path(out)
     records = [record for folder in folders for record in _parts_in(folder)]
-    with RunDirectory(target, config, may_change=PLACES) as run:
+    with RunFolder(target, config, may_change=PLACES) as run:
         told.step("gathering shards")
         for folder in folders:
             if folder.resolve() != target.resolve():

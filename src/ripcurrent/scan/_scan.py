@@ -25,7 +25,7 @@ from ripcurrent.gradients import FeatureReader, GradientPass, in_memory
 from ripcurrent.models import describe, give_back_freed_memory, process_peak
 from ripcurrent.progress import Progress, SilentProgress
 from ripcurrent.report import build_report
-from ripcurrent.runs import RunDirectory, require_run_folder, write_json
+from ripcurrent.runs import RunFolder, require_run_folder, write_json
 from ripcurrent.scan._execution import Execution, absolute, running
 from ripcurrent.scan._memory import leaves_room_for_gradient, memory_record
 from ripcurrent.scan._options import ScanOptions, require_combination, resolve_options
@@ -216,7 +216,7 @@ def _scan(
     part_name = None if part is None else str(part)
     reports: dict[str, dict[str, int]] = {}
     with (
-        RunDirectory(folder, identity, part=part_name, no_results=PLAN_FILES, may_change=PLACES) as run,
+        RunFolder(folder, identity, part=part_name, no_results=PLAN_FILES, may_change=PLACES) as run,
         running(
             execution,
             rows,
@@ -371,7 +371,7 @@ def default_folder(dataset: str | Path, options: Mapping[str, Any]) -> Path:
     return folder_of(read_rows(dataset, format=options.get("format"), mapping=options.get("mapping")))
 
 
-def keep_manifest(run: RunDirectory, manifest: dict[str, Any]) -> None:
+def keep_manifest(run: RunFolder, manifest: dict[str, Any]) -> None:
     """Write a finished scan's manifest.
 
     Raises:
@@ -394,7 +394,7 @@ def keep_manifest(run: RunDirectory, manifest: dict[str, Any]) -> None:
 
 
 def write_scan_scores(
-    run: RunDirectory, found: Signals, options: ScanOptions, anchors: AnchorMeasurements, manifest: dict[str, Any]
+    run: RunFolder, found: Signals, options: ScanOptions, anchors: AnchorMeasurements, manifest: dict[str, Any]
 ) -> dict[str, int]:
     """Write the scores table of a scan whose shards are all there; returns the number of rows of each status."""
     scorer = scorer_of(anchors, options)

@@ -17,7 +17,7 @@ from ripcurrent.errors import DatasetChangedError, RipcurrentError
 from ripcurrent.gradients import FeatureReader, GradientPass, in_memory
 from ripcurrent.models import ChatModel
 from ripcurrent.progress import Progress
-from ripcurrent.runs import RunDirectory
+from ripcurrent.runs import RunFolder
 from ripcurrent.scan._anchor_passes import anchor_passes, own_directions
 from ripcurrent.scan._execution import RunStage
 from ripcurrent.scan._memory import MemoryPlan, plan_path, scan_directions, within_memory
@@ -80,7 +80,7 @@ class Signals:
 
 
 def run_signals(
-    run: RunDirectory,
+    run: RunFolder,
     rows: Dataset,
     options: ScanOptions,
     chat_model: ChatModel,
@@ -251,7 +251,7 @@ def _picking(folder: Path) -> FileLock:
 
 
 def picked_of(
-    run: RunDirectory, shards: int, options: ScanOptions, anchors: AnchorMeasurements, fresh: FreshShards | None = None
+    run: RunFolder, shards: int, options: ScanOptions, anchors: AnchorMeasurements, fresh: FreshShards | None = None
 ) -> Picked:
     """What a prefilter lets through: from the finished shards of its representation pass, once in a run's life.
 
@@ -283,7 +283,7 @@ def scorer_of(anchors: AnchorMeasurements, options: ScanOptions) -> Scorer:
     return Scorer(anchors, options.avg_n, rounded, summed)
 
 
-def signal_tables(run: RunDirectory, found: Signals) -> Iterable[pa.Table]:
+def signal_tables(run: RunFolder, found: Signals) -> Iterable[pa.Table]:
     """The shards' tables, in order, joined with those of further passes."""
     signals = run.folder / "signals"
     tables = ShardFolder(signals).tables(found.shards)

@@ -17,7 +17,7 @@ from ripcurrent.errors import RipcurrentError
 from ripcurrent.gradients import Directions, GradientPass, in_memory, make_batch
 from ripcurrent.models import ChatModel
 from ripcurrent.progress import Progress
-from ripcurrent.runs import RunDirectory, written_whole
+from ripcurrent.runs import RunFolder, written_whole
 from ripcurrent.scan._memory import scan_directions
 from ripcurrent.scan._options import ScanOptions
 from ripcurrent.scan._prepared_anchors import PreparedAnchors
@@ -36,7 +36,7 @@ SHARD_SCHEMA = TOKEN_SCHEMA.remove(TOKEN_SCHEMA.get_field_index("group"))
 
 
 def add_token_shares(
-    run: RunDirectory,
+    run: RunFolder,
     rows: Dataset,
     options: ScanOptions,
     chat_model: ChatModel,

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ripcurrent.evaluate._comparison import compare_arms, difference_interval, in_words
-from ripcurrent.evaluate._statistics import (
+from ripcurrent.statistics import (
     DRAWS,
     bootstrap_difference,
     bootstrap_rate,
