@@ -135,7 +135,6 @@ def test_what_is_unknown_is_named_with_the_nearest() -> None:
     )
     refused("compare: there is no arm 'tpo'", "top", compare=[["tpo", "random"]])
     refused("prompts: there is no key 'axes'", "axis", prompts=[{"source": "builtin", "axes": "harmful"}])
-    refused("kind 'probe'", kind="probe")
 
 
 def test_one_judge_may_be_a_bare_word() -> None:
@@ -187,9 +186,6 @@ def test_a_file_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "twice.yaml").write_text("data: d\narms:\n  top: random\n  top: bottom\n")
     with pytest.raises(RipcurrentError, match="line 4: 'top' stands there twice"):
         load_experiment(tmp_path / "twice.yaml")
-    (tmp_path / "kind.yaml").write_text("kind: prob\n")
-    with pytest.raises(RipcurrentError, match="Did you mean probe"):
-        load_experiment(tmp_path / "kind.yaml")
 
 
 def test_arms_that_leave_rows_out_are_ordered_by_what_is_left() -> None:

@@ -6,29 +6,25 @@ import csv
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
-from ripcurrent.experiment import expand_arms, gather_prompts, parse_experiment, read_experiment_file
+from ripcurrent.experiment import expand_arms, gather_prompts, load_experiment
 from ripcurrent.experiment._experiment import Experiment
-from ripcurrent.experiment._instruments import parse_edits, parse_probe
 from ripcurrent.experiment._sums import draw_sums
 from ripcurrent.finetune import load_recipe
 from ripcurrent.scan._options import ScanOptions
 
 FOLDER = Path(__file__).parents[2] / "experiments"
 FILES = sorted(FOLDER.glob("*.yaml"))
-ARMS = [file for file in FILES if yaml.safe_load(file.read_text(encoding="utf-8")).get("kind", "arms") == "arms"]
 
 
 def test_there_are_ready_files() -> None:
     names = {file.stem for file in FILES}
-    assert {"paper", "quick", "bins", "formats", "anchors", "sizes", "remove", "alpaca", "dolly"} <= names
+    assert {"paper", "quick", "formats", "anchors", "sizes", "remove", "alpaca", "dolly"} <= names
 
 
-@pytest.mark.parametrize("file", ARMS, ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_every_ready_file_is_read(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RIPCURRENT_DATA", "somewhere")
     experiment = Experiment.from_file(file)
@@ -64,21 +60,10 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_every_ready_file_finds_its_prompts_and_sums(file: Path, data: Path) -> None:
-    keys: dict[str, Any] = read_experiment_file(file)
-    kind = keys.get("kind", "arms")
-    if kind == "mechanism":
-        return
-    if kind == "probe":
-        sources = (parse_probe(keys, where=file.name).prompts,)
-    else:
-        if kind == "edits":
-            asked = parse_edits(keys, where=file.name).arms or {}
-            keys = {"name": "x", **asked, "data": "x", "arms": {"edited": {"file": "x"}}, "control": None}
-        config = parse_experiment(keys, where=file.name)
-        sources = config.prompts
-        if config.gsm8k is not None:
-            assert draw_sums(config.gsm8k)
-    prompts, _ = gather_prompts(sources)
+    config = load_experiment(file)
+    if config.gsm8k is not None:
+        assert draw_sums(config.gsm8k)
+    prompts, _ = gather_prompts(config.prompts)
     assert any(prompt.axis == "harmful" for prompt in prompts)
 
 

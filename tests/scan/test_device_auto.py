@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.experiment._row_probe import run as run_probe
 from ripcurrent.finetune._finetune import finetune
 from ripcurrent.forecast._calibrate_data import calibrate_data
 from ripcurrent.models import reset_peak
@@ -82,13 +81,6 @@ def test_training_is_refused(rows: Path, recipe: Path, tmp_path: Path) -> None:
 def test_a_ladder_of_trained_sets_is_refused(rows: Path, recipe: Path, tmp_path: Path) -> None:
     with pytest.raises(RipcurrentError, match="Training runs on one GPU"):
         calibrate_data(rows, tmp_path / "mine.json", tmp_path / "work", recipe=recipe, sizes=(3, 6), device="auto")
-
-
-@pytest.mark.usefixtures("nothing_loads")
-def test_a_probe_is_refused_before_its_scan(rows: Path, tmp_path: Path) -> None:
-    keys = {"kind": "probe", "name": "probe", "data": str(rows), "device": "auto", "learning_rate": 1e-3}
-    with pytest.raises(RipcurrentError, match="Training runs on one GPU"):
-        run_probe({**keys, "prompts": {"source": "builtin"}}, tmp_path / "out")
 
 
 @pytest.mark.parametrize(("signals", "share"), [("all", 0.5), ("gradient", 0.5), ("representation", 0.9)])

@@ -6,16 +6,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 
 import ripcurrent as rc
 from ripcurrent.demo._demo_proof import PROOF, cached_proof
 from ripcurrent.errors import ExitCode, RipcurrentError
-from ripcurrent.experiment import _row_probe
-from ripcurrent.experiment._format_edit_arms import check_arms
-from ripcurrent.experiment._instruments import parse_edits
-from ripcurrent.experiment._run_format_edits import _shown
 from ripcurrent.forecast._calibrate_data import calibrate_data
 from ripcurrent.scan._check_anchors import check_anchors
 from ripcurrent.scan._options import ScanOptions
@@ -26,29 +21,6 @@ from tests.tiny_scan import EXACT, good_rows, write_jsonl
 def test_gradients_of_anchors_are_not_measured_in_float16(tiny_folder: Path, anchors_file: Path) -> None:
     with pytest.raises(RipcurrentError, match="float16"):
         check_anchors(str(anchors_file), model=str(tiny_folder), dtype="float16")
-
-
-@pytest.mark.parametrize(
-    ("arms", "said"),
-    [({"judges": ["rubric"]}, "judge_endpoint"), ({"finetune": {"lr": 1}}, "lr")],
-    ids=["a judge without an endpoint", "an unknown option"],
-)
-def test_arms_of_edits_are_checked_before_the_edits(arms: dict[str, Any], said: str) -> None:
-    config = parse_edits({"kind": "edits", "name": "x", "data": "rows.jsonl", "arms": arms}, where="x")
-    with pytest.raises(RipcurrentError) as caught:
-        check_arms(config, "x")
-    assert said in f"{caught.value.message} {caught.value.hint}"
-
-
-def test_a_page_of_edits_shows_no_password() -> None:
-    shown = _shown({"name": "x", "arms": {"judge_endpoint": "https://me:hunter2@host/v1"}})
-    assert shown["arms"]["judge_endpoint"] == "https://host/v1"
-
-
-def test_a_probe_of_documents_in_windows_is_refused() -> None:
-    scanned: Any = SimpleNamespace(options=ScanOptions(windows=True))
-    with pytest.raises(RipcurrentError, match="scored documents in windows"):
-        _row_probe._encoded(scanned, np.array([0]), chat_model=None)  # type: ignore[arg-type]
 
 
 def test_a_ladder_of_another_model_than_it_is_to_be_fitted_with_trains_nothing(

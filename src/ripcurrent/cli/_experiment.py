@@ -48,29 +48,23 @@ def experiment_command(
     from ripcurrent.progress import SilentProgress
 
     values = read_experiment_file(file)
-    kind = values.get("kind", "arms")
     if run is not None:
-        _take_scan(values, kind, run)
+        for key in ("data", "format", "scan", "model", "adapter"):
+            values.pop(key, None)
+        values["run"] = str(run)
     if model is not None:
         values["model"] = model
         # an adapter is of the model that the file names
         values.pop("adapter", None)
     if recipe is not None:
-        _take_recipe(values, kind, recipe)
+        values["recipe"] = recipe
     if size is not None:
-        _refuse_for(kind, {"--size": size if kind != "arms" else None})
         values["size"] = int(size) if size.isdecimal() else size
         values.pop("sizes", None)
     if no_anchor_check:
         _leave_out_anchor_check(values)
     folder = out or Path("runs") / str(values["name"])
     with nullcontext(SilentProgress()) if quiet else TerminalProgress().shown() as progress:
-        if kind != "arms":
-            from ripcurrent.experiment._experiment_kinds import run_other_kind
-
-            _refuse_for(kind, {"--arms": arms, "--seeds": seeds, "--gate": gate})
-            print_result(run_other_kind(kind, values, folder, progress=progress), folder, as_json, quiet)
-            return
         from ripcurrent.experiment._experiment import run_experiment
 
         chosen = [name.strip() for name in arms.split(",") if name.strip()] if arms is not None else None
@@ -121,26 +115,6 @@ def _command(file: str, options: dict[str, Any]) -> str:
     return shlex.join(["ripcurrent", "experiment", file, *given])
 
 
-def _take_scan(values: dict[str, Any], kind: str, run: Path) -> None:
-    """Let the file's rows, scores and model be a finished scan's."""
-    if kind == "mechanism":
-        _refuse_for(kind, {"--run": run}, "Name finished scans in its pools: - {name: NAME, run: FOLDER}.")
-    for key in ("data", "format", "scan", "model", "adapter"):
-        values.pop(key, None)
-    values["run"] = str(run)
-
-
-def _take_recipe(values: dict[str, Any], kind: str, recipe: str) -> None:
-    """Let arms without a recipe of their own be trained by another than the file's."""
-    if kind == "arms":
-        values["recipe"] = recipe
-    elif kind == "edits" and (values.get("arms") is True or isinstance(values.get("arms"), dict)):
-        own = {} if values["arms"] is True else values["arms"]
-        values["arms"] = {**own, "recipe": recipe}
-    else:
-        _refuse_for(kind, {"--recipe": recipe})
-
-
 def _leave_out_anchor_check(values: dict[str, Any]) -> None:
     """Let every scan that the file's keys ask for go on with anchors that do not separate."""
     scan, scans = values.get("scan", {}), values.get("scans", {})
@@ -150,30 +124,6 @@ def _leave_out_anchor_check(values: dict[str, Any]) -> None:
     for one in scans.values() if isinstance(scans, dict) else ():
         if isinstance(one, dict) and one.get("run") is None and isinstance(one.get("options", {}), dict):
             one["options"] = {**one.get("options", {}), "anchor_check": False}
-
-
-def print_result(result: dict[str, Any], folder: Path, as_json: bool, quiet: bool) -> None:
-    """Print what another kind of experiment found."""
-    from rich.console import Console
-    from rich.markup import escape
-
-    from ripcurrent.cli._output import print_json
-
-    if as_json:
-        print_json(result)
-    elif not quiet:
-        console = Console(soft_wrap=True, highlight=False)
-        for line in result.get("lines", ()):
-            console.print(escape(str(line)))
-        console.print(f"Page: {escape(str(folder / 'report.html'))}")
-
-
-def _refuse_for(kind: str, options: dict[str, Any], hint: str = "Leave it out.") -> None:
-    from ripcurrent.errors import RipcurrentError
-
-    for name, value in options.items():
-        if value:
-            raise RipcurrentError(f"A file of the kind {kind} takes no {name}.", hint)
 
 
 def _show(result: ExperimentResult) -> None:

@@ -17,15 +17,10 @@ def report_command(
 ) -> None:
     """Rebuild the page of a finished scan or of an experiment."""
     from ripcurrent.cli._output import print_json
-    from ripcurrent.report import build_experiment_page, build_instrument_page, build_report
+    from ripcurrent.report import build_experiment_page, build_report
 
-    # an experiment's folder has its keys in it from the start; those of the other kinds have results and no scores
-    if (run / "experiment.json").is_file():
-        path = build_experiment_page(run)
-    elif (run / "results.json").is_file() and not (run / "scores.parquet").is_file():
-        path = build_instrument_page(run)
-    else:
-        path = build_report(run)
+    # an experiment's folder has its keys in it from the start
+    path = build_experiment_page(run) if (run / "experiment.json").is_file() else build_report(run)
     if as_json:
         print_json({"run": str(run), "report": str(path)})
     elif not quiet:

@@ -4,12 +4,11 @@ from ripcurrent.experiment._arms import BASE, Arm, expand_arms
 from ripcurrent.experiment._config import ArmRule, ExperimentConfig, PromptSource
 from ripcurrent.experiment._outcomes import ArmRun, Outcomes, by_arm, read_run
 from ripcurrent.experiment._prompts import gather_prompts, write_prompts
-from ripcurrent.experiment._read import KINDS, load_experiment, parse_experiment, read_experiment_file
+from ripcurrent.experiment._read import load_experiment, parse_experiment, read_experiment_file
 from ripcurrent.experiment._rows import MAIN, ScanTable, choose_rows, held_out_rows, without_rows
 
 __all__ = [
     "BASE",
-    "KINDS",
     "MAIN",
     "Arm",
     "ArmRule",

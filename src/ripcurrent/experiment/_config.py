@@ -243,8 +243,6 @@ class Accuracy(Settings):
 class ExperimentConfig(Settings):
     """An experiment: arms × seeds on one model."""
 
-    kind: Literal["arms"] = "arms"
-    """What the file is; other kinds have keys of their own."""
     name: str
     """Its name: the file's when left out."""
     title: str = ""

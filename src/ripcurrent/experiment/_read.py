@@ -26,9 +26,6 @@ from ripcurrent.experiment._config import (
     Share,
 )
 
-KINDS: tuple[str, ...] = ("arms", "probe", "mechanism", "edits")
-"""What an experiment's file can be, by its key ``kind``."""
-
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
@@ -46,11 +43,10 @@ class _EachKeyOnce(yaml.SafeLoader):
 
 
 def read_experiment_file(path: str | Path) -> dict[str, Any]:
-    """The keys of an experiment's file, of any kind, with environment variables filled in.
+    """The keys of an experiment's file, with environment variables filled in.
 
     Raises:
-        RipcurrentError: No such file, not YAML, no keys in it, a kind that does not exist, or a variable that is not
-            set.
+        RipcurrentError: No such file, not YAML, no keys in it, or a variable that is not set.
     """
     path = Path(path)
     if not path.is_file():
@@ -67,11 +63,6 @@ def read_experiment_file(path: str | Path) -> dict[str, Any]:
         raise RipcurrentError(f"{path} is not readable as YAML: {where}.", "Mend it there.") from None
     if not isinstance(values, dict) or not values:
         raise RipcurrentError(f"{path} is no experiment: it has no keys.", "See docs/experiments.md for the keys.")
-    kind = values.get("kind", "arms")
-    if kind not in KINDS:
-        raise RipcurrentError(
-            f"{path}: there is no kind {kind!r}.{_nearest(str(kind), KINDS)}", f"Kinds: {', '.join(KINDS)}."
-        )
     filled: dict[str, Any] = _fill(values, str(path))
     return {"name": path.stem, **filled}
 

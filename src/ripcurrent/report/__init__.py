@@ -2,6 +2,5 @@
 
 from ripcurrent.report._build import build_report
 from ripcurrent.report._experiment_page import build_experiment_page
-from ripcurrent.report._instrument_page import build_instrument_page
 
-__all__ = ["build_experiment_page", "build_instrument_page", "build_report"]
+__all__ = ["build_experiment_page", "build_report"]
