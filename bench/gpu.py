@@ -39,8 +39,7 @@ from ripcurrent.gradients import (
     plan_batches,
     stack_directions,
 )
-from ripcurrent.models import ChatModel
-from ripcurrent.models._device import sum_in_float32
+from ripcurrent.models import ChatModel, sum_in_float32
 from ripcurrent.scan._probe_directions import RandomDirection
 from ripcurrent.statistics import spearman
 

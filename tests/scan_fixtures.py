@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ripcurrent.models._gguf import cache_folder
+from ripcurrent.models import cache_folder
 from tests.models.tiny import save_tiny
 from tests.tiny_scan import anchor_lines, good_rows, write_jsonl
 

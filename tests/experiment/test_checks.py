@@ -161,11 +161,14 @@ def runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[ArmRunner, 
         return tables[run.name][1]
 
     def manifest(run: Path) -> dict[str, Any]:
-        return {"dataset": {"sha256": run.name, "path": str(tables[run.name][0])}, "options": {}}
+        return {
+            "dataset": {**read_rows(tables[run.name][0]).describe().model_dump(), "sha256": run.name},
+            "options": {},
+        }
 
     monkeypatch.setattr(scans, "read_scores", scores)
     monkeypatch.setattr(scans, "_manifest", manifest)
-    monkeypatch.setattr(scans, "_unchanged_dataset", lambda found, count, moved: read_rows(found["dataset"]["path"]))
+    monkeypatch.setattr(scans, "open_unchanged", lambda info, **_: read_rows(info.path))
     arms = {
         "random": "random",
         "everything": {"select": "all", "scan": "half"},
@@ -192,10 +195,10 @@ def test_held_out_rows_are_in_no_other_scan_or_file(
 def test_rows_that_repeat_a_held_out_one_are_held_out_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [{"prompt": f"question {n % 30}", "response": f"answer {n % 30}"} for n in range(ROWS)]
     path = write_jsonl(tmp_path / "twice.jsonl", rows)
-    said = {"dataset": {"sha256": "d", "path": str(path)}, "options": {}}
+    said = {"dataset": read_rows(path).describe().model_dump(), "options": {}}
     monkeypatch.setattr(scans, "read_scores", lambda run: table())
     monkeypatch.setattr(scans, "_manifest", lambda run: said)
-    monkeypatch.setattr(scans, "_unchanged_dataset", lambda found, count, moved: read_rows(path))
+    monkeypatch.setattr(scans, "open_unchanged", lambda info, **_: read_rows(path))
     config = parse_experiment({**KEYS, "arms": {"random": "random"}, "heldout": 10}, where="x")
     pools, held = scans.open_pools(config, tmp_path / "scans", SilentProgress())
     assert len(held) == 10

@@ -14,9 +14,7 @@ import torch
 
 import ripcurrent as rc
 from ripcurrent.gradients import FeatureReader, GradientPass, make_batch, stack_directions
-from ripcurrent.models import ChatModel
-from ripcurrent.models._adapter import attach_fresh_lora
-from ripcurrent.models._device import sum_in_float32
+from ripcurrent.models import ChatModel, attach_fresh_lora, sum_in_float32
 from ripcurrent.scan._scan import ScanResult, scan
 from ripcurrent.scan._signal_stage import SignalStage
 from ripcurrent.statistics import spearman

@@ -12,7 +12,6 @@ from peft import IA3Config, LoraConfig, PeftModel, get_peft_model
 
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.models import describe, load_model
-from ripcurrent.scan._adapter_base import other_base
 from tests.models.tiny import save_tiny, tiny_model, tiny_tokenizer
 
 IDS = torch.tensor([[1, 9, 40, 77, 120, 2]])
@@ -105,7 +104,7 @@ def test_a_fresh_lora_changes_nothing_and_depends_on_its_seed_alone(kind: str, t
         assert 3 in parameter.shape
         assert torch.equal(parameter, again.model.get_parameter(name)), name
         assert torch.equal(parameter, other.model.get_parameter(name)) == ("lora_B" in name), name
-    assert (describe(first)["fresh_lora_rank"], describe(first)["fresh_lora_seed"]) == (3, 5)
+    assert (describe(first).fresh_lora_rank, describe(first).fresh_lora_seed) == (3, 5)
     assert first.fingerprint == again.fingerprint != other.fingerprint
 
 
@@ -198,7 +197,7 @@ def test_an_adapter_that_names_another_base_is_told(tmp_path: Path) -> None:
     folder = save_tiny(tmp_path / "model", "llama_tied")
     for named, told in ((None, False), ("their/Model", False), ("their/model-base", True)):
         (adapter / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": named}))
-        found = other_base(describe(load_model(folder, adapter=adapter, device="cpu")))
+        found = describe(load_model(folder, adapter=adapter, device="cpu")).other_base()
         assert (found is not None) == told
         if found is not None:
             assert "names the base model their/model-base" in found

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from ripcurrent.models._attention import LONGEST, grouped_attention, use_grouped_attention
+from ripcurrent.models._attention import LONGEST_GROUPED, grouped_attention, use_grouped_attention
 from tests.models.tiny import tiny_model
 
 
@@ -141,7 +141,7 @@ def test_long_rows_go_to_the_fused_kernel(monkeypatch):
     monkeypatch.setattr(
         "ripcurrent.models._attention.sdpa_attention_forward", lambda *args, **kwargs: taken.append(args[1].shape[2])
     )
-    for tokens in (LONGEST, LONGEST + 1):
+    for tokens in (LONGEST_GROUPED, LONGEST_GROUPED + 1):
         states = torch.randn(1, 2, tokens, 4)
         grouped_attention(Causal(), states, states[:, :1], states[:, :1], None)
-    assert taken == [LONGEST + 1]
+    assert taken == [LONGEST_GROUPED + 1]

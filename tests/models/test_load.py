@@ -14,7 +14,7 @@ from transformers import BertConfig, GraniteMoeHybridConfig, MixtralConfig, T5Co
 from transformers.models.auto.modeling_auto import AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.models import count_parameters, describe, load_model, require_chat_template
+from ripcurrent.models import ModelInfo, describe, load_model, require_chat_template
 from tests.models.tiny import KINDS, save_tiny, tiny_model, tiny_tokenizer
 
 IDS = torch.tensor([[1, 9, 40, 77, 120, 2]])
@@ -31,7 +31,7 @@ def test_a_folder_comes_back_whole_frozen_and_in_eval_mode(kind: str, tmp_path: 
         "cpu", torch.float32, "all", None, None,
     )  # fmt: skip
     assert loaded.tokenizer.padding_side == "right"
-    assert describe(loaded)["attention"] == ("eager" if kind == "gemma2" else "sdpa")
+    assert describe(loaded).attention == ("eager" if kind == "gemma2" else "sdpa")
 
 
 @pytest.mark.parametrize("kind", ["llama_tied", "gemma3", "gpt2"])
@@ -47,7 +47,7 @@ def test_bfloat16_rounds_parameters_once_and_leaves_buffers(kind: str, tmp_path:
 
 def test_eager_attention_is_taken_when_asked_for(tmp_path: Path) -> None:
     loaded = load_model(save_tiny(tmp_path, "llama_tied"), device="cpu", dtype="float32", attention="eager")
-    assert describe(loaded)["attention"] == "eager"
+    assert describe(loaded).attention == "eager"
     assert torch.allclose(loaded.model(IDS).logits, tiny_model("llama_tied")(IDS).logits, atol=1e-5)
 
 
@@ -63,15 +63,15 @@ def test_loading_a_folder_prints_nothing_and_asks_no_network(
 
 def test_parameters_of_a_tied_head_count_once(tmp_path: Path) -> None:
     tied = load_model(save_tiny(tmp_path / "a", "llama_tied"), device="cpu")
-    assert count_parameters(tied) == 25_120
+    assert describe(tied).parameters == 25_120
     untied = load_model(save_tiny(tmp_path / "b", "mistral"), device="cpu")
-    assert count_parameters(untied) == 25_120 + 300 * 32
+    assert describe(untied).parameters == 25_120 + 300 * 32
 
 
 def test_a_manifest_entry_is_plain_json(tmp_path: Path) -> None:
-    entry = describe(load_model(save_tiny(tmp_path, "qwen3"), device="cpu", dtype="bfloat16"))
-    assert json.loads(json.dumps(entry)) == entry
-    assert (entry["architecture"], entry["dtype"], entry["device"]) == ("qwen3", "bfloat16", "cpu")
+    info = describe(load_model(save_tiny(tmp_path, "qwen3"), device="cpu", dtype="bfloat16"))
+    assert ModelInfo.model_validate_json(info.model_dump_json()) == info
+    assert (info.architecture, info.dtype, info.device) == ("qwen3", "bfloat16", "cpu")
 
 
 def test_a_model_without_template_loads_but_cannot_be_chatted_with(tmp_path: Path) -> None:

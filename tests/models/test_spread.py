@@ -123,9 +123,9 @@ def test_two_matrices_may_be_two(asked: Asked, tmp_path: Path) -> None:
 
 def test_the_manifest_names_every_device(tied: Path) -> None:
     loaded = load_model(tied, device="cpu", dtype="float32")
-    assert describe(loaded)["device"] == "cpu"
+    assert describe(loaded).device == "cpu"
     loaded.model.model.layers[1].to("meta")
-    assert describe(loaded)["device"] == "cpu, meta"
+    assert describe(loaded).device == "cpu, meta"
     # where all of it is elsewhere than it was loaded, it was one device
     loaded.model.to("meta")
-    assert describe(replace(loaded, device=torch.device("cuda")))["device"] == "cuda"
+    assert describe(replace(loaded, device=torch.device("cuda"))).device == "cuda"

@@ -6,13 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from ripcurrent.data import Message, Row, encode, encode_rows, read_rows, why_mismatch
-from ripcurrent.data._render import chat_text
+from ripcurrent.data import Message, Row, encode, encode_rows, read_rows, rendered, why_mismatch
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.models import load_model
-from ripcurrent.models._variables import split_variables
-from ripcurrent.scan._adapter_base import other_base
-from ripcurrent.scan._execution import _absolute_paths
+from ripcurrent.models import ModelInfo, load_model, split_variables
 from tests.models.tiny import save_tiny
 
 THINKING = (
@@ -36,10 +32,10 @@ def thinking(tmp_path: Path) -> Path:
 
 
 def test_a_model_is_asked_without_thoughts(thinking: Path) -> None:
-    question = [Message(role="user", content="Hi")]
+    question = [{"role": "user", "content": "Hi"}]
     plain, told = load_model(thinking), load_model(f"{thinking},enable_thinking=false")
-    assert not chat_text(question, plain.tokenizer, generation_prompt=True).endswith("</think>\n\n")
-    assert chat_text(question, told.tokenizer, generation_prompt=True).endswith("</think>\n\n")
+    assert not rendered(plain.tokenizer, question, generation_prompt=True).endswith("</think>\n\n")
+    assert rendered(told.tokenizer, question, generation_prompt=True).endswith("</think>\n\n")
     assert told.name == f"{thinking},enable_thinking=false"
     assert told.fingerprint == plain.fingerprint
     assert told.template_sha256 != plain.template_sha256
@@ -108,8 +104,6 @@ def test_a_model_without_a_template_has_no_variables(tmp_path: Path) -> None:
         load_model(f"{folder},enable_thinking=false")
 
 
-def test_the_variables_are_no_part_of_where_a_model_lies(thinking: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(thinking.parent)
-    assert _absolute_paths({"name": "thinking,x=1", "adapter": None})["name"] == f"{thinking},x=1"
-    facts = {"adapter": "a", "adapter_base": "owner/Name", "name": "/here/name,enable_thinking=false"}
-    assert other_base(facts) is None
+def test_a_base_of_the_same_name_elsewhere_is_the_same() -> None:
+    name = "/here/name,enable_thinking=false"
+    assert ModelInfo(name=name, adapter="a", adapter_base="owner/Name", fingerprint="0").other_base() is None

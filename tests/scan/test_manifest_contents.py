@@ -40,11 +40,10 @@ def test_a_scan_says_its_seeds_its_models_revision_and_its_tokenizer(
 def test_a_scan_of_a_hubs_model_says_its_commit(
     rows_file: Path, tmp_path: Path, tiny_folder: Path, anchors_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ripcurrent.models import _load
-    from ripcurrent.models._source import Source
+    from ripcurrent.models import Source
 
     commit = "0123456789abcdef0123456789abcdef01234567"
-    monkeypatch.setattr(_load, "find_model", lambda name: Source(tiny_folder, commit))
+    monkeypatch.setattr("ripcurrent.models._load.find_model", lambda name: Source(tiny_folder, commit))
     options = {"model": "owner/name", "anchors": str(anchors_file), "signals": "representation", **EXACT}
     manifest = scan(rows_file, tmp_path / "out", limit=2, **options).manifest
     assert (manifest["model"]["name"], manifest["model"]["revision"]) == ("owner/name", commit)

@@ -17,8 +17,7 @@ import torch
 from ripcurrent.data import Row
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.gradients import SHORTEST_SHARE, MappedStore, make_batch, stack_directions, worth_sharing
-from ripcurrent.models import peak_bytes, process_peak, reset_peak
-from ripcurrent.models._attention import LONGEST
+from ripcurrent.models import LONGEST_GROUPED, peak_bytes, process_peak, reset_peak
 from ripcurrent.scan import _memory, _memory_probe
 from ripcurrent.scan._memory import (
     MARGIN,
@@ -243,9 +242,9 @@ def test_several_rows_must_fit_too(planned: Any) -> None:
 def test_the_longest_row_whose_probabilities_are_kept_is_tried(planned: Any) -> None:
     costs = Costs(1000, 1, 0.001, 500)
     planned(costs, 512, memory=100_000)
-    assert {(size, 1) for size in (64, 128, 256, LONGEST, 512)} <= set(costs.shapes)
+    assert {(size, 1) for size in (64, 128, 256, LONGEST_GROUPED, 512)} <= set(costs.shapes)
     planned(costs, 512, memory=200_000, token_budget=2000)
-    assert (LONGEST, 4) in costs.shapes
+    assert (LONGEST_GROUPED, 4) in costs.shapes
 
 
 def test_a_peak_that_a_longer_row_does_not_reach_counts() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ripcurrent.data import read_rows
 from ripcurrent.scan._columns import COLUMNS, DIRECTION_OF_RISK
 
 TYPES = {"int": pa.int64(), "text": pa.string(), "float": pa.float64(), "bool": pa.bool_()}
@@ -85,7 +85,7 @@ def fabricate_run(folder: Path, table: pa.Table, seed: int = 0, shards: int = 2,
         shard = {"row": part.tolist(), "representation_cosines": [cosines[row] for row in part]}
         pq.write_table(pa.table(shard, schema=schema), run / "signals" / f"shard-{number:05d}.parquet")
     manifest = {
-        "dataset": {"path": str(dataset), "sha256": hashlib.sha256(dataset.read_bytes()).hexdigest()},
+        "dataset": read_rows(dataset).describe().model_dump(),
         "anchors": {"order": ANCHOR_ORDER, "hash": "fabricated"},
     }
     (run / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")

@@ -119,7 +119,7 @@ def test_a_folder_data_set_can_be_selected_from_twice(run, tmp_path):
     source = [json.loads(line) for line in lines(tmp_path / "rows.jsonl")]
     datasets.Dataset.from_list(source).save_to_disk(folder)
     manifest = json.loads((run / "manifest.json").read_text())
-    manifest["dataset"] = {"path": str(folder), "sha256": read_rows(folder).count_and_hash()[1]}
+    manifest["dataset"] = read_rows(folder).describe().model_dump()
     (run / "manifest.json").write_text(json.dumps(manifest))
     for _ in range(2):
         record = select(run, top=5, drop=True, seeds=(0,))[0]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pydantic import BaseModel, ConfigDict
+
 from ripcurrent.data import Message
 
 HARMFUL = "harmful"
@@ -57,3 +59,21 @@ class AnchorSet:
             seen[anchor.set] = number + 1
             order.append((anchor.set, number))
         return order
+
+    @property
+    def info(self) -> AnchorsInfo:
+        """What a manifest keeps of the set."""
+        return AnchorsInfo(name=self.name, sha256=self.sha256, order=tuple(self.order))
+
+
+class AnchorsInfo(BaseModel):
+    """What a manifest keeps of an anchor set."""
+
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+    name: str
+    """``builtin``, ``second_family``, or the file's name."""
+    sha256: str
+    """Hash of the file's content."""
+    order: tuple[tuple[str, int], ...] = ()
+    """For each anchor its set and its number within it."""

@@ -102,13 +102,13 @@ def run(arguments: list[str]) -> int:
         )
         return int(ExitCode.USAGE)
     except (RuntimeError, MemoryError) as error:
-        from ripcurrent.models._messages import is_out_of_memory, said_of
+        from ripcurrent.models import first_line, is_out_of_memory
 
         if not is_out_of_memory(error):
             raise
         print_error(
             RipcurrentError(
-                f"Memory ran out: {said_of(error)}.",
+                f"Memory ran out: {first_line(error)}.",
                 "What was finished is kept: scan goes on from there with --memory, evaluate with a smaller "
                 "--batch-size. --token-budget, --dtype or --device make another run. docs/memory.md says more.",
             )

@@ -1,6 +1,7 @@
 """Reading and writing datasets, rendering chats, loss masks, format traits, the refusal phrase list."""
 
 from ripcurrent.data._encode import encode, encode_anchor, encode_rows, why_mismatch
+from ripcurrent.data._files import plain_suffix, sha256_of_file
 from ripcurrent.data._formats import FIELDS, FORMATS
 from ripcurrent.data._near_duplicates import (
     NEAR_DUPLICATE,
@@ -10,14 +11,15 @@ from ripcurrent.data._near_duplicates import (
     word_set,
 )
 from ripcurrent.data._parquet import PARQUET_STREAMED
+from ripcurrent.data._parts import is_pattern
 from ripcurrent.data._places import TokenKind, TokenPart, TokenPlace, token_places
-from ripcurrent.data._read import Dataset, RowStream, canonical_json, open_container, read_rows
+from ripcurrent.data._read import Dataset, RowStream, canonical_json, open_container, open_unchanged, read_rows
 from ripcurrent.data._refusals import REFUSAL_PHRASES, has_refusal
-from ripcurrent.data._render import render
+from ripcurrent.data._render import default_template, render, rendered
 from ripcurrent.data._sniff import parse_mapping
 from ripcurrent.data._thoughts import opened_thought, strip_thoughts
 from ripcurrent.data._traits import traits_of
-from ripcurrent.data._types import EncodedRow, LossOn, Message, Row, RowStatus, Traits
+from ripcurrent.data._types import DatasetInfo, EncodedRow, LossOn, Message, Row, RowStatus, Traits
 from ripcurrent.data._unread import has_unread
 from ripcurrent.data._windows import encode_windows, window_starts
 
@@ -31,6 +33,7 @@ __all__ = [
     "PARQUET_STREAMED",
     "REFUSAL_PHRASES",
     "Dataset",
+    "DatasetInfo",
     "EncodedRow",
     "LossOn",
     "Message",
@@ -43,6 +46,7 @@ __all__ = [
     "Traits",
     "canonical_json",
     "count_near_duplicates",
+    "default_template",
     "encode",
     "encode_anchor",
     "encode_rows",
@@ -50,11 +54,16 @@ __all__ = [
     "has_refusal",
     "has_unread",
     "hash_of_texts",
+    "is_pattern",
     "open_container",
+    "open_unchanged",
     "opened_thought",
     "parse_mapping",
+    "plain_suffix",
     "read_rows",
     "render",
+    "rendered",
+    "sha256_of_file",
     "similarity",
     "strip_thoughts",
     "token_places",

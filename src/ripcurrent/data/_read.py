@@ -13,7 +13,7 @@ from ripcurrent.data._files import is_gzipped, no_such_row, plain_suffix, sample
 from ripcurrent.data._formats import LONE_SURROGATE, Format, Unusable, view
 from ripcurrent.data._parts import FileParts, files_of_folder, files_of_pattern, is_pattern
 from ripcurrent.data._sniff import SAMPLE, check_mapping, find_format, sniff
-from ripcurrent.data._types import Message, Row, RowStatus
+from ripcurrent.data._types import DatasetInfo, Message, Row, RowStatus
 from ripcurrent.errors import RipcurrentError
 
 _SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")
@@ -147,6 +147,20 @@ class Dataset:
                 digest.update(canonical_json(record) + b"\n")
         return count, own or digest.hexdigest()
 
+    def describe(self) -> DatasetInfo:
+        """What a manifest keeps of it; reads everything once (see `count_and_hash`)."""
+        count, sha256 = self.count_and_hash()
+        return DatasetInfo(
+            # links are not followed: what they lead to may have another name and no suffix
+            path=self._path if self.container == "hub" else str(Path(self._path).absolute()),
+            name=self.name,
+            sha256=sha256,
+            format=self.format,
+            mapping=self._mapping or None,
+            container=self.container,
+            rows=count,
+        )
+
     def sampled_hash(self) -> str | None:
         """Hash by which another machine can see that it reads the same files; None for a hub dataset, which has none.
 
@@ -241,6 +255,39 @@ def read_rows(
     container = open_container(str(path))
     sample = list(islice(container.records(), SAMPLE if limit is None else min(limit, SAMPLE)))
     return Dataset(str(path), container, sniff(str(path), sample, container.columns, format, mapping), mapping, limit)
+
+
+def open_unchanged(
+    info: DatasetInfo,
+    *,
+    limit: int | None = None,
+    data: str | Path | None = None,
+    moved: str = "Where the scanned dataset is now, say with --data (in an experiment's file: data, beside run).",
+) -> Dataset:
+    """The dataset of a scan, if its row numbers still mean the same rows.
+
+    Args:
+        info: What the scan's manifest keeps of it.
+        limit: The scan's row limit. Without one a dataset that has grown is another one.
+        data: Where the dataset is now, if it was moved.
+        moved: What the user can do where it is no longer at its place.
+
+    Raises:
+        RipcurrentError: It is not there, or has other rows.
+    """
+    path = str(data or info.path)
+    try:
+        dataset = read_rows(path, format=info.format, mapping=info.mapping, limit=limit and info.rows)
+    except RipcurrentError as error:
+        raise RipcurrentError(error.message, error.hint if data is not None else moved) from error
+    if dataset.count_and_hash() != (info.rows, info.sha256):
+        raise RipcurrentError(
+            f"{path} has other rows than the dataset that was scanned: its scores belong to those."
+            if data is not None
+            else f"{path} has changed since it was scanned: its scores belong to other rows.",
+            "Put the scanned file back, or scan this one into a new folder.",
+        )
+    return dataset
 
 
 def canonical_json(value: object) -> bytes:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict
 
 LossOn = Literal["all", "last"]
 """Which assistant turns bear loss: every one, or only the last."""
@@ -117,3 +118,24 @@ class EncodedRow:
     """Position just before the last assistant turn's first loss-bearing token."""
     last_content: int
     """Last position of the last assistant turn's own text, before the end-of-turn token."""
+
+
+class DatasetInfo(BaseModel):
+    """What a manifest keeps of a dataset: enough to open it again and to see that it has not changed."""
+
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+    path: str
+    """Absolute path, or hub address."""
+    name: str
+    """File or folder name without suffixes, or the hub name."""
+    sha256: str
+    """Of the file, or of the rows where there is no one file."""
+    format: str
+    """Name of the row format."""
+    mapping: dict[str, str] | None = None
+    """From a format's field to the dataset's column, as ``--map`` gave it."""
+    container: str
+    """``json``, ``jsonl``, ``csv``, ``parquet``, ``files``, ``folder`` or ``hub``."""
+    rows: int
+    """Number of rows, at most the limit."""

@@ -192,7 +192,7 @@ def evaluate(
         place = "cpu" if answering == "vllm" else device
         source = load_model(model, adapter=adapter, device=place, dtype=dtype)
         require_chat_template(source)
-        facts = describe(source)
+        facts = describe(source).model_dump()
         identity = {
             "model": model,
             "adapter": adapter,

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from ripcurrent.data import opened_thought
-from ripcurrent.data._render import rendered
+from ripcurrent.data import opened_thought, rendered
 from ripcurrent.errors import ExitCode, RipcurrentError
 from ripcurrent.evaluate._endpoint import Endpoint, EndpointFailure
 from ripcurrent.evaluate._prompts import Prompt

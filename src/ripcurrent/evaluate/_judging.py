@@ -20,7 +20,6 @@ from ripcurrent.evaluate._responses import (
 )
 from ripcurrent.progress import Progress, SilentProgress
 from ripcurrent.runs import RunFolder, read_config, read_manifest
-from ripcurrent.scan._adapter_base import other_base
 
 
 def judge_again(folder: Path, judges: Sequence[Judge], progress: Progress | None = None) -> None:
@@ -81,9 +80,18 @@ def verdicts_record(
     Verdicts of an earlier version have their judges' records in its ``manifest`` alone.
     """
     judged_by = {**manifest.get("judges", {}), **read_judges(folder)}
-    notes = [*notes_on(prompts, manifest["prompts"], responses, verdicts), other_base(manifest["model"])]
+    notes = [*notes_on(prompts, manifest["prompts"], responses, verdicts), _other_base(manifest["model"])]
     return {
         "judges": judged_by,
         **summarise(prompts, responses, verdicts, judged_by),
         "notes": [one for one in notes if one is not None],
     }
+
+
+def _other_base(facts: Mapping[str, Any]) -> str | None:
+    """A warning where the adapter names another base model than it was put on; an endpoint has no adapter."""
+    if facts.get("adapter_base") is None:
+        return None
+    from ripcurrent.models import ModelInfo
+
+    return ModelInfo.model_validate(facts).other_base()

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 
-from ripcurrent.data import open_container
-from ripcurrent.data._files import plain_suffix
+from ripcurrent.data import open_container, plain_suffix
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.evaluate._published import nearest
 

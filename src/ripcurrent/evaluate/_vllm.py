@@ -14,8 +14,7 @@ from ripcurrent.errors import MissingExtraError, RipcurrentError
 from ripcurrent.evaluate._generate import answer_text, check_window, prompt_tokens, stop_tokens
 from ripcurrent.evaluate._prompts import Prompt
 from ripcurrent.evaluate._responses import Response
-from ripcurrent.models import ChatModel
-from ripcurrent.models._messages import first_line
+from ripcurrent.models import ChatModel, first_line
 
 
 def require_vllm() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ripcurrent.anchors import load_anchors
-from ripcurrent.data import Dataset
+from ripcurrent.data import Dataset, DatasetInfo, open_unchanged
 from ripcurrent.demo import DEMO_ROWS
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.experiment import MAIN, ExperimentConfig, ScanTable, held_out_rows, without_rows
@@ -23,7 +23,7 @@ from ripcurrent.scan._options import ScanOptions, resolve_options
 from ripcurrent.scan._scan import scan
 from ripcurrent.select import read_scores
 from ripcurrent.select._draw import generator
-from ripcurrent.select._select import _manifest, _unchanged_dataset
+from ripcurrent.select._select import _manifest
 
 DEMO = "demo"
 """As ``data``: the rows that come with the package."""
@@ -109,8 +109,9 @@ def open_pools(
         manifest = _manifest(run)
         # data beside a finished scan says where its rows are now
         moved = config.data if name == MAIN and config.run is not None and config.data != DEMO else None
-        dataset = _unchanged_dataset(manifest, table.num_rows, moved)
-        sha256 = str(manifest["dataset"]["sha256"])
+        info = DatasetInfo.model_validate(manifest["dataset"])
+        dataset = open_unchanged(info, limit=manifest["options"].get("limit"), data=moved)
+        sha256 = info.sha256
         if name == MAIN:
             held = held_out_rows(table, config.heldout)
             wanted = set(held)

@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ripcurrent.data import count_near_duplicates
-from ripcurrent.data._near_duplicates import NEAR_DUPLICATE, similarity, word_set
+from ripcurrent.data import NEAR_DUPLICATE, count_near_duplicates, similarity, word_set
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.evaluate import Prompt, load_prompts
 from ripcurrent.experiment._categories import merged_category

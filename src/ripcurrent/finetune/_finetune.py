@@ -20,13 +20,17 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ripcurrent.data import Dataset, Row, canonical_json, encode_rows, read_rows
 from ripcurrent.errors import MissingExtraError, RipcurrentError
 from ripcurrent.finetune import Recipe, TrainingSet, load_recipe
-from ripcurrent.models import ChatModel, describe
+from ripcurrent.models import describe
 from ripcurrent.progress import Progress, SilentProgress
 from ripcurrent.runs import RunFolder, require_run_folder, written_whole
-from ripcurrent.scan._adapter_base import other_base
 from ripcurrent.scan._options import ScanOptions, require_positions
 
 ROWS = "rows.jsonl"
+UNTRAINED = {
+    *("name", "revision", "architecture", "device", "adapter", "adapter_base", "fingerprint"),
+    *("template_sha256", "tokenizer_sha256"),
+}
+"""What training does not change of the model that it began with."""
 
 
 class FinetuneOptions(BaseModel):
@@ -205,8 +209,8 @@ def finetune(
         told.finish()
         # the trainer lies in cycles, and its optimizer's state is twice the model: the next model needs the room
         gc.collect()
-        about = _describe(chat_model)
-        notes = (*_notes(count, chosen_recipe, training_set), *filter(None, [other_base(about)]))
+        about = describe(chat_model)
+        notes = (*_notes(count, chosen_recipe, training_set), *filter(None, [about.other_base()]))
         manifest: dict[str, Any] = {
             "version": version("ripcurrent"),
             "command": "finetune",
@@ -228,7 +232,7 @@ def finetune(
                 "tokens_sha256": training_set.sha256,
                 "file": ROWS,
             },
-            "model": about,
+            "model": about.model_dump(include=UNTRAINED),
             "recipe": chosen_recipe.model_dump(mode="json"),
             "options": chosen.model_dump(),
             "seeds": {"seed": chosen.seed},
@@ -301,13 +305,6 @@ def _notes(count: int, recipe: Recipe, training_set: TrainingSet) -> Iterator[st
         yield f"The set has one row: every step trained on it alone, not on a batch of {recipe.batch}."
     elif trained < recipe.batch:
         yield f"The set of {trained} rows is smaller than a batch of {recipe.batch}: every step trained on all of them."
-
-
-def _describe(chat_model: ChatModel) -> dict[str, Any]:
-    """The model that training began with, by what training does not change."""
-    kept = ("name", "revision", "architecture", "device", "adapter", "adapter_base", "fingerprint")
-    facts = describe(chat_model)
-    return {key: facts[key] for key in (*kept, "template_sha256", "tokenizer_sha256")}
 
 
 def _versions() -> dict[str, str]:

@@ -15,10 +15,16 @@ from transformers import GenerationConfig, PreTrainedModel
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.finetune._recipe import Recipe
 from ripcurrent.finetune._trainer import RowTrainer
-from ripcurrent.models import ChatModel, load_model, quiet_libraries
-from ripcurrent.models._attention import use_grouped_attention
-from ripcurrent.models._device import AUTO, choose_device, choose_dtype
-from ripcurrent.models._variables import split_variables
+from ripcurrent.models import (
+    AUTO_DEVICE,
+    ChatModel,
+    choose_device,
+    choose_dtype,
+    load_model,
+    quiet_libraries,
+    split_variables,
+    use_grouped_attention,
+)
 
 ResultKind = Literal["model", "adapter"]
 """What a run leaves: a whole model, or a LoRA adapter for the model that was named."""
@@ -74,7 +80,7 @@ def training_device(device: str | None) -> torch.device:
     Raises:
         RipcurrentError: No such device, a second GPU by number, or ``auto``.
     """
-    if device == AUTO:
+    if device == AUTO_DEVICE:
         raise RipcurrentError(
             "Training runs on one GPU, and --device auto spreads a model over several.",
             "One GPU is needed: leave --device out, or give cuda (in a file device: cuda).",

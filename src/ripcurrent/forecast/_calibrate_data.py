@@ -174,7 +174,7 @@ def _refuse_other_scores(
     own = {"model": config.model, "adapter": config.adapter, "device": config.device, "dtype": config.dtype}
     options = resolve_options(None, {**own, **scan})
     anchor_set = load_anchors(options.anchors)
-    about = describe(load_scan_model(options))
+    about = describe(load_scan_model(options)).model_dump()
     planned = ScoredWith.of(
         {
             "model": about,

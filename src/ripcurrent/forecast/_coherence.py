@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ripcurrent.data import Dataset, encode_rows
+from ripcurrent.data import Dataset, DatasetInfo, encode_rows, open_unchanged
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.forecast._trained_rows import ScoredSource
 from ripcurrent.gradients import GradientPass, in_memory, mean_cosine, norm_of_mean
@@ -26,7 +26,6 @@ from ripcurrent.runs import read_manifest, write_json
 from ripcurrent.scan._options import ScanOptions
 from ripcurrent.scan._scan_model import load_scan_model
 from ripcurrent.select._draw import generator
-from ripcurrent.select._select import _unchanged_dataset
 from ripcurrent.select._table import ScoredRows
 
 FILE = "coherence.json"
@@ -143,7 +142,8 @@ class CoherenceOfRuns:
             options = ScanOptions(**manifest["options"])
             chat_model, gradient_pass = self._loaded(options, manifest)
             self._told.step(f"how alike rows are: {place.name}")
-            dataset = _unchanged_dataset(manifest, len(source.scored.rows), moved=MOVED)
+            info = DatasetInfo.model_validate(manifest["dataset"])
+            dataset = open_unchanged(info, limit=options.limit, moved=MOVED)
             return coherence_of(rows, dataset, source.scored, options, chat_model, gradient_pass)
 
         gradients = {key: manifest["options"].get(key) for key in ("scope", "max_tokens", "loss_on")}

@@ -13,7 +13,7 @@ import torch
 
 from ripcurrent.data import EncodedRow
 from ripcurrent.errors import ExitCode, RipcurrentError
-from ripcurrent.models._messages import is_out_of_memory, said_of
+from ripcurrent.models import first_line, is_out_of_memory
 
 Result = TypeVar("Result")
 
@@ -30,7 +30,7 @@ def in_memory(what: str) -> Iterator[None]:
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        raise does_not_fit(what, said_of(error)) from None
+        raise does_not_fit(what, first_line(error)) from None
 
 
 def does_not_fit(what: str, said: str) -> RipcurrentError:
@@ -58,7 +58,7 @@ def attempt(compute: Callable[[], Result]) -> Result | RanOut:
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        said = said_of(error)
+        said = first_line(error)
     # outside the handler, whose traceback holds the failed pass's tensors
     gc.collect()
     if torch.cuda.is_available():

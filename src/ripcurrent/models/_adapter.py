@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.models._identity import combine, config_sha256, file_sha256
+from ripcurrent.models._identity import combine_sha256, config_sha256, file_sha256
 from ripcurrent.models._messages import first_line, is_out_of_memory
 from ripcurrent.models._source import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 
@@ -98,7 +98,9 @@ def named_base(folder: Path) -> str | None:
 def adapter_sha256(folder: Path) -> str:
     """SHA-256 in hex of an adapter: how it is applied and its weights, the whole file."""
     weights = folder / ADAPTER_WEIGHTS
-    return combine([config_sha256(folder / ADAPTER_CONFIG), file_sha256(weights, whole_bytes=weights.stat().st_size)])
+    return combine_sha256(
+        [config_sha256(folder / ADAPTER_CONFIG), file_sha256(weights, whole_bytes=weights.stat().st_size)]
+    )
 
 
 def _wrap(

@@ -21,7 +21,7 @@ from transformers.masking_utils import sdpa_mask
 GROUPED = "ripcurrent_grouped"
 """Name under which transformers knows this attention."""
 
-LONGEST = 448
+LONGEST_GROUPED = 448
 """Beyond so many tokens the fused kernel runs, which keeps no probabilities of every layer."""
 
 
@@ -58,7 +58,7 @@ def grouped_attention(
         and is_causal is not False
         and getattr(module, "is_causal", True)
         and tokens > 1
-        and reach <= LONGEST
+        and reach <= LONGEST_GROUPED
         and kwargs.get("position_bias") is None
         and kwargs.get("softcap") is None
     )

@@ -14,7 +14,7 @@ DTYPES: dict[str, torch.dtype] = {
     "float16": torch.float16,
 }
 
-AUTO = "auto"
+AUTO_DEVICE = "auto"
 """As a device: a model's layers on all GPUs of this machine, whole layers on each."""
 
 WEIGHTS_SHARE = 0.9
@@ -31,7 +31,7 @@ def choose_device(name: str | None) -> torch.device:
         RipcurrentError: The name is unknown or this machine has no such device; the hint lists what it has.
     """
     available = _available_devices()
-    if name is None or name == AUTO:
+    if name is None or name == AUTO_DEVICE:
         return torch.device(available[0])
     try:
         device = torch.device(name)
@@ -45,7 +45,7 @@ def choose_device(name: str | None) -> torch.device:
 
 def room_on_gpus(name: str | None, share: float) -> dict[int, int] | None:
     """Bytes of weights that each GPU may take, by number, where ``auto`` finds several; else None: one device."""
-    if name != AUTO or not torch.cuda.is_available() or torch.cuda.device_count() < 2:
+    if name != AUTO_DEVICE or not torch.cuda.is_available() or torch.cuda.device_count() < 2:
         return None
     return {number: int(share * torch.cuda.mem_get_info(number)[0]) for number in range(torch.cuda.device_count())}
 

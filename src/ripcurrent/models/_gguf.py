@@ -24,7 +24,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.models._coverage import check_config
-from ripcurrent.models._identity import WHOLE_FILE_BYTES, combine, file_sha256
+from ripcurrent.models._identity import WHOLE_FILE_BYTES, combine_sha256, file_sha256
 from ripcurrent.models._messages import first_line
 from ripcurrent.models._quiet import quiet_libraries
 from ripcurrent.models._source import WEIGHTS_FILE
@@ -82,7 +82,7 @@ def converted_gguf(file: Path, *, name: str) -> Path:
 def _cache_key(file: Path) -> str:
     stat = file.stat()
     changed = str(stat.st_mtime_ns) if stat.st_size > WHOLE_FILE_BYTES else ""
-    return combine([COPY_FORMAT, file_sha256(file), str(stat.st_size), changed, transformers.__version__])[:32]
+    return combine_sha256([COPY_FORMAT, file_sha256(file), str(stat.st_size), changed, transformers.__version__])[:32]
 
 
 @contextlib.contextmanager

@@ -58,7 +58,7 @@ def text_sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def combine(parts: Iterable[str]) -> str:
+def combine_sha256(parts: Iterable[str]) -> str:
     """One SHA-256 in hex of several, in order."""
     return text_sha256("\n".join(parts))
 

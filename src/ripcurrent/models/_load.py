@@ -33,7 +33,7 @@ from ripcurrent.models._device import (
 )
 from ripcurrent.models._embedded import EMBEDDED, EMBEDDED_BARE, embedded_gguf, guard_adapter
 from ripcurrent.models._gguf import converted_gguf
-from ripcurrent.models._identity import combine, config_sha256, file_sha256
+from ripcurrent.models._identity import combine_sha256, config_sha256, file_sha256
 from ripcurrent.models._messages import first_line, is_out_of_memory
 from ripcurrent.models._quiet import quiet_libraries
 from ripcurrent.models._source import TOKENIZER_CONFIG, VOCABULARIES, Source, find_adapter, find_model, weight_files
@@ -333,7 +333,7 @@ def _fingerprint(source: Source, adapters: Sequence[Path], fresh_lora: tuple[int
     parts += [adapter_sha256(adapter) for adapter in adapters]
     if fresh_lora is not None:
         parts.append(f"fresh LoRA of rank {fresh_lora[0]}, seed {fresh_lora[1]}")
-    return combine(parts)
+    return combine_sha256(parts)
 
 
 def _not_loaded(name: str, error: Exception, room: dict[int, int] | None) -> RipcurrentError:

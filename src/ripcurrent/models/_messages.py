@@ -14,12 +14,12 @@ _SAID = (
 """Parts of what libraries say when memory runs out, where they raise a plain RuntimeError; lower case."""
 
 
-def first_line(error: Exception) -> str:
-    """The first line that says something, without a full stop; the error's kind when there is none."""
+def first_line(error: BaseException) -> str:
+    """The first line that says something, without a full stop, at most 300 characters; else the error's kind."""
     lines = [line.strip().removesuffix(".") for line in str(error).splitlines() if line.strip()]
     # PyTorch's own first line only says that loading failed; the reasons follow it.
     said = lines[1:] if len(lines) > 1 and lines[0].startswith("Error(s) in loading") else lines
-    return said[0] if said else type(error).__name__
+    return said[0][:300] if said else type(error).__name__
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -27,8 +27,3 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(part in str(error).lower() for part in _SAID)
-
-
-def said_of(error: BaseException) -> str:
-    """The beginning of what a library says where memory runs out."""
-    return str(error).strip().split("\n")[0][:120] or "out of memory"

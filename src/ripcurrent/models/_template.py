@@ -6,7 +6,7 @@ import json
 
 from transformers import PreTrainedTokenizerBase
 
-from ripcurrent.data._render import default_template
+from ripcurrent.data import default_template
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.models._identity import text_sha256
 from ripcurrent.models._types import ChatModel

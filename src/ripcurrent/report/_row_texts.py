@@ -7,9 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ripcurrent.data import Row, read_rows
-from ripcurrent.data._files import sha256_of_file
-from ripcurrent.data._parts import is_pattern
+from ripcurrent.data import Row, is_pattern, read_rows, sha256_of_file
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.scan._scan_run import Indices, ScanRun
 

@@ -24,8 +24,7 @@ from ripcurrent.data import (
 )
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.gradients import GradientPass
-from ripcurrent.models import ChatModel, describe
-from ripcurrent.models._device import choose_device
+from ripcurrent.models import ChatModel, choose_device, describe
 from ripcurrent.progress import Progress, SilentProgress
 from ripcurrent.scan._budget_trial import BatchRate
 from ripcurrent.scan._environment import Finding, environment, free_memory, size
@@ -190,7 +189,7 @@ def diagnose(
     told.step("looking at the environment")
     findings = environment(options.device, options.dtype)
     if dataset is None:
-        about = describe(_load(options, told, for_rows=False)) if model is not None else None
+        about = describe(_load(options, told, for_rows=False)).model_dump() if model is not None else None
         return Diagnosis(tuple(findings), about, None, ())
     free = free_memory(choose_device(options.device))
     rows = read_rows(dataset, format=options.format, mapping=options.mapping, limit=options.limit)
@@ -220,7 +219,7 @@ def diagnose(
         probe = Probe(chat_model, load, options, told, try_budgets=try_budgets)
         estimates, rates = probe.estimates(), probe.batch_rates
         findings.append(_fits(estimates[-1], free, options))
-    return Diagnosis(tuple(findings), describe(chat_model), report, tuple(estimates), tuple(rates))
+    return Diagnosis(tuple(findings), describe(chat_model).model_dump(), report, tuple(estimates), tuple(rates))
 
 
 def _load(options: ScanOptions, told: Progress, *, for_rows: bool) -> ChatModel:

@@ -13,9 +13,7 @@ from pathlib import Path
 import torch
 
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.models import cache_folder
-from ripcurrent.models._device import choose_device, choose_dtype
-from ripcurrent.models._embedded import embedded_gguf, guard_adapter
+from ripcurrent.models import cache_folder, choose_device, choose_dtype, embedded_gguf, guard_adapter
 
 ENOUGH_MEMORY = 3 * 2**30
 """Bytes that a scan with the embedded model may take."""

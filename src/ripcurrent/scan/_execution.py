@@ -14,8 +14,7 @@ import numpy.typing as npt
 
 from ripcurrent.data import Dataset, Row, read_rows
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.models._embedded import EMBEDDED, EMBEDDED_BARE
-from ripcurrent.models._variables import split_variables
+from ripcurrent.models import EMBEDDED, EMBEDDED_BARE, split_variables
 from ripcurrent.scan._executor import LocalExecutor
 from ripcurrent.scan._options import ScanOptions
 from ripcurrent.scan._part import Part

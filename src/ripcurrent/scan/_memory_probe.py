@@ -9,9 +9,7 @@ import numpy as np
 
 from ripcurrent.data import EncodedRow
 from ripcurrent.gradients import SHORTEST_SHARE
-from ripcurrent.models import give_back_freed_memory, peak_bytes, reset_peak
-from ripcurrent.models._attention import LONGEST
-from ripcurrent.models._messages import is_out_of_memory
+from ripcurrent.models import LONGEST_GROUPED, give_back_freed_memory, is_out_of_memory, peak_bytes, reset_peak
 from ripcurrent.scan._signal_stage import SignalStage
 
 SMALLEST_PROBE = 64
@@ -39,8 +37,8 @@ def probe_peaks(stage: SignalStage, wanted: int, limit: float) -> list[tuple[int
         if tokens >= wanted or tried[-1][1] > limit:
             return tried
         following = min(2 * tokens, wanted)
-        if tokens < LONGEST < following:
-            following = LONGEST
+        if tokens < LONGEST_GROUPED < following:
+            following = LONGEST_GROUPED
         if len(tried) > 1 and peak_at(tried, following) > limit:
             # as far as is expected to fit, so that the edge is measured and not only guessed
             following = largest_within(tried, limit, following)
@@ -54,13 +52,13 @@ def for_several_rows(
 ) -> tuple[int, float]:
     """The token budget at which several rows fit too, at most ``budget``, and the most that was found to fit.
 
-    The backward pass keeps the attention probabilities of rows of up to ``LONGEST`` tokens, and none of longer ones,
-    so rows of that length may take more than longer ones; and several shorter ones have norms and sums of their own
-    each. So batches of rows of that length, half, a quarter and an eighth of it are run, twice as many each time. None
-    is run that is expected to pass the limit.
+    The backward pass keeps the attention probabilities of rows of up to 448 tokens, and none of longer ones, so rows
+    of that length may take more than longer ones; and several shorter ones have norms and sums of their own each. So
+    batches of rows of that length, half, a quarter and an eighth of it are run, twice as many each time. None is run
+    that is expected to pass the limit.
     """
     most = 0.0
-    for tokens in (LONGEST, LONGEST // 2, LONGEST // 4, LONGEST // 8):
+    for tokens in (LONGEST_GROUPED, LONGEST_GROUPED // 2, LONGEST_GROUPED // 4, LONGEST_GROUPED // 8):
         rows, wanted = 1, budget // tokens
         if not wanted:
             # no batch has such a row

@@ -16,8 +16,7 @@ import torch
 from ripcurrent.anchors import load_anchors
 from ripcurrent.data import Row
 from ripcurrent.gradients import FeatureReader, GradientPass, SignalKind, in_memory, plan_batches
-from ripcurrent.models import ChatModel, cache_folder, peak_bytes, process_peak, reset_peak
-from ripcurrent.models._attention import LONGEST
+from ripcurrent.models import LONGEST_GROUPED, ChatModel, cache_folder, peak_bytes, process_peak, reset_peak
 from ripcurrent.progress import Progress
 from ripcurrent.scan._anchor_passes import anchor_passes, own_directions
 from ripcurrent.scan._budget_trial import TRIAL_BATCHES, BatchRate, batch_rates, tried_budgets
@@ -292,7 +291,7 @@ def _kept_scores(rows: int, tokens: int) -> int:
 
     So a batch of one row of 440 tokens takes more than one of 512.
     """
-    return rows * tokens**2 if tokens <= LONGEST else 0
+    return rows * tokens**2 if tokens <= LONGEST_GROUPED else 0
 
 
 def _estimate(signals: SignalKind, stage: SignalStage, load: Load) -> Estimate:

@@ -211,7 +211,7 @@ def _scan(
         "resolved_dtype": str(chat_model.dtype).removeprefix("torch."),
     }
     # before Ray's workers are sent the model, of which nothing but the shapes is left here then
-    about = describe(chat_model)
+    about = describe(chat_model).model_dump()
     loaded = time.perf_counter()
     part_name = None if part is None else str(part)
     reports: dict[str, dict[str, int]] = {}

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ripcurrent.models import ChatModel, load_model, require_chat_template
-from ripcurrent.models._device import WEIGHTS_SHARE, WEIGHTS_SHARE_WITH_DIRECTIONS
+from ripcurrent.models import WEIGHTS_SHARE, WEIGHTS_SHARE_WITH_DIRECTIONS, ChatModel, load_model, require_chat_template
 from ripcurrent.scan._options import ScanOptions, require_positions
 
 

@@ -13,9 +13,9 @@ from ripcurrent.data import read_rows
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.forecast._sentences import forecast_lines, read_forecast
 from ripcurrent.forecast._write import why_none
+from ripcurrent.models import ModelInfo
 from ripcurrent.report._shown_rows import take_columns
 from ripcurrent.report._summary import risk_order
-from ripcurrent.scan._adapter_base import other_base
 from ripcurrent.scan._columns import TRAIT_COLUMNS
 from ripcurrent.scan._environment import size
 from ripcurrent.scan._scan_run import Bools, Indices, ScanRun, open_scan_run
@@ -234,7 +234,7 @@ def summarise_scan(folder: Path) -> ScanSummary:
         states_of_cut_rows=manifest["options"].get("position") == "last"
         and any(score.name == "representation_harmful" for score in scores),
         left_out=tuple(manifest["left_out"]),
-        other_base=other_base(manifest["model"]),
+        other_base=ModelInfo.model_validate(manifest["model"]).other_base(),
         prefilter=(manifest.get("prefilter") or {}).get("in_words"),
         prefilter_record=manifest.get("prefilter"),
         forecast=forecast,

@@ -14,7 +14,6 @@ from ripcurrent.runs import require_scan_folder
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from ripcurrent.data import Dataset
     from ripcurrent.select import Selection, SelectionRecord
 
 
@@ -68,6 +67,7 @@ def select(
         RipcurrentError: Nothing asked for, no finished scan, a column that cannot be ranked, a dataset that has
             changed since the scan, or a place that cannot be written. Nothing is written before all rows are chosen.
     """
+    from ripcurrent.data import DatasetInfo, open_unchanged
     from ripcurrent.select import controls_for, read_scores, summarise, write_selection
     from ripcurrent.select._table import ScoredRows
 
@@ -100,7 +100,8 @@ def select(
     for selection in chosen:
         own_seeds = seeds if selection.seed is None else (selection.seed,)
         every += [selection, *controls_for(table, selection, own_seeds, losses=losses)]
-    dataset = _unchanged_dataset(manifest, table.num_rows, data)
+    info = DatasetInfo.model_validate(manifest["dataset"])
+    dataset = open_unchanged(info, limit=limit, data=data)
     folder = run / "selections" if out is None else Path(out)
     return [
         write_selection(
@@ -193,34 +194,3 @@ def _manifest(run: Path) -> dict[str, Any]:
             "Run the same `ripcurrent scan` again with this --out; what is already scored is kept.",
         )
     return dict(manifest)
-
-
-def _unchanged_dataset(
-    manifest: Mapping[str, Any],
-    rows: int,
-    data: str | Path | None = None,
-    *,
-    moved: str = "Where the scanned dataset is now, say with --data (in an experiment's file: data, beside run).",
-) -> Dataset:
-    """The dataset of a run, provided that its row numbers still mean the same rows; ``moved`` says what to do else."""
-    from ripcurrent.data import read_rows
-
-    scanned = manifest["dataset"]
-    path = str(data or scanned["path"])
-    # a scan of all rows is of all that are there: a dataset that has grown is another one
-    limit = rows if manifest.get("options", {}).get("limit") is not None else None
-    try:
-        dataset = read_rows(path, format=scanned.get("format"), mapping=scanned.get("mapping") or None, limit=limit)
-    except RipcurrentError as error:
-        if data is None:
-            raise RipcurrentError(error.message, moved) from error
-        raise
-    count, sha256 = dataset.count_and_hash()
-    if (count, sha256) != (rows, scanned["sha256"]):
-        raise RipcurrentError(
-            f"{path} has other rows than the dataset that was scanned: its scores belong to those."
-            if data is not None
-            else f"{path} has changed since it was scanned: its scores belong to other rows.",
-            "Put the scanned file back, or scan this one into a new folder.",
-        )
-    return dataset

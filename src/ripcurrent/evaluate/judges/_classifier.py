@@ -19,13 +19,23 @@ from ripcurrent.evaluate._batches import in_batches
 from ripcurrent.evaluate.judges._degenerate import SHARED_VERSION, degeneration
 from ripcurrent.evaluate.judges._rubric import Rubric, did_you_mean
 from ripcurrent.evaluate.judges._types import Answer, Label, Verdict
-from ripcurrent.models import quiet_libraries
-from ripcurrent.models._adapter import adapter_sha256, merge_adapter, named_base
-from ripcurrent.models._device import choose_device
-from ripcurrent.models._identity import combine, config_sha256, file_sha256
-from ripcurrent.models._messages import first_line
-from ripcurrent.models._source import ADAPTER_CONFIG, ADAPTER_WEIGHTS, find_adapter, find_model, weight_files
-from ripcurrent.models._template import tokenizer_sha256
+from ripcurrent.models import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    adapter_sha256,
+    choose_device,
+    combine_sha256,
+    config_sha256,
+    file_sha256,
+    find_adapter,
+    find_model,
+    first_line,
+    merge_adapter,
+    named_base,
+    quiet_libraries,
+    tokenizer_sha256,
+    weight_files,
+)
 
 PLAIN_LABELS: Mapping[str, Label] = {
     "refusal": "refusal",
@@ -227,7 +237,7 @@ def load_classifier(
     if adapter is not None:
         hashes.append(adapter_sha256(adapter.path))
         applied = {"adapter": template.adapter, "adapter_revision": adapter.revision}
-    weights = combine(hashes)
+    weights = combine_sha256(hashes)
     shown = (template.adapter or name).rstrip("/").rpartition("/")[2]
     meaning = dict(zip(own, labels, strict=True))
     longest = _longest(config, tokenizer)
