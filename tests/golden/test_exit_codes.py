@@ -1,0 +1,71 @@
+"""Exit codes, and errors without a traceback. 3 and 4 are with the experiment's table."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.golden.conftest import Files
+from tests.golden.small import Said, any_file, plain_rows, ripcurrent, stop_once, write_jsonl
+
+
+def is_an_error(said: Said, code: int, *parts: str) -> None:
+    """One message on stderr with what is wrong and where, nothing on stdout, no traceback."""
+    assert said.code == code, said.err
+    assert said.out == ""
+    assert [line.startswith("Error: ") for line in said.err.splitlines()].count(True) == 1, said.err
+    assert "Traceback" not in said.err
+    for part in parts:
+        assert part in said.err
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["scan", "--help"]])
+def test_help_and_version_are_no_error(arguments: list[str]) -> None:
+    said = ripcurrent(*arguments)
+    assert (said.code, said.err) == (0, "")
+    assert "ripcurrent" in said.out
+
+
+def test_no_command_is_a_usage_error() -> None:
+    assert ripcurrent().code == 1
+
+
+@pytest.mark.parametrize(("word", "rest"), [("scan", ["rows.jsonl", "--colour"]), ("scam", [])])
+def test_an_unknown_word_is_a_usage_error(word: str, rest: list[str]) -> None:
+    is_an_error(ripcurrent(word, *rest), 1, [word, *rest][-1])
+
+
+def test_a_missing_file_is_named(files: Files, tmp_path: Path) -> None:
+    said = ripcurrent("scan", tmp_path / "nowhere.jsonl", *files.tiny, "--out", tmp_path / "out", "--quiet")
+    is_an_error(said, 1, "nowhere.jsonl")
+
+
+def test_a_bad_line_of_a_dataset_is_named(files: Files, tmp_path: Path) -> None:
+    rows = write_jsonl(tmp_path / "rows.jsonl", plain_rows(3))
+    rows.write_text(rows.read_text() + '{"prompt": "cut\n')
+    said = ripcurrent("scan", rows, *files.tiny, "--out", tmp_path / "out", "--quiet")
+    is_an_error(said, 1, "rows.jsonl", "4")
+
+
+def test_a_folder_without_a_scan_is_named(tmp_path: Path) -> None:
+    is_an_error(ripcurrent("select", tmp_path, "--top", 2, "--quiet"), 1, str(tmp_path))
+
+
+def test_rows_of_which_none_can_be_scored_are_not_measured(files: Files, tmp_path: Path) -> None:
+    rows = write_jsonl(tmp_path / "rows.jsonl", [{"prompt": "a question", "response": ""}] * 3)
+    arguments = files.scan(tmp_path / "out")
+    arguments[1] = rows
+    is_an_error(ripcurrent(*arguments), 2)
+
+
+def test_a_scan_that_is_interrupted_says_so_and_goes_on(files: Files, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    said = stop_once(any_file(out, "signals/**/*.parquet"), signal.SIGINT, *files.scan(out))
+    # a fast machine may be done before it is told to stop
+    if said.code != 0:
+        is_an_error(said, 130)
+        assert not (out / "scores.parquet").exists()
+    assert ripcurrent(*files.scan(out)).code == 0
+    assert (out / "scores.parquet").is_file()
