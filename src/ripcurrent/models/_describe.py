@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from pydantic import BaseModel, ConfigDict
 
-from ripcurrent.models._types import ChatModel
 from ripcurrent.models._variables import split_variables
+
+if TYPE_CHECKING:
+    from ripcurrent.models._types import ChatModel
 
 
 class ModelInfo(BaseModel):

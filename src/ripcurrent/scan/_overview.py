@@ -1,0 +1,181 @@
+"""A finished scan in a few numbers: quantiles, length, riskiest rows, format shares, and what to know of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ripcurrent.data import read_rows
+from ripcurrent.errors import RipcurrentError
+from ripcurrent.scan._columns import TRAIT_COLUMNS
+from ripcurrent.scan._run import ScanRun
+from ripcurrent.scan._separation import MINIMUM_SEPARATION, weakly_separated
+from ripcurrent.statistics import quantiles, spearman
+
+if TYPE_CHECKING:
+    from pydantic import JsonValue
+
+TOP = 100
+"""Size of the riskiest group whose formats are compared with the whole."""
+RISKIEST_PRINTED = 10
+
+SUMMARY_SCORES = (
+    "gradient_bidirectional",
+    "gradient_balanced",
+    "gradient_harmful",
+    "gradient_safe",
+    "representation_harmful",
+    "representation_bidirectional",
+)
+"""Scores in a summary, where they were computed."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreQuantiles:
+    """One score over all scored rows."""
+
+    name: str
+    """Its column."""
+    quantiles: dict[float, float]
+    """Probability to value."""
+    spearman_with_length: float
+    """Rank correlation with the number of response tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class RankedRow:
+    """One of the riskiest rows."""
+
+    row: int
+    """0-based position in the input."""
+    id: str
+    """Its id."""
+    score: float
+    """Its score in the default ranking."""
+    response_tokens: int
+    """Loss-bearing tokens."""
+    traits: tuple[str, ...]
+    """Format traits that it has."""
+    prompt: str | None
+    """Its prompt; None when the dataset is no longer where it was."""
+
+
+def score_quantiles(run: ScanRun) -> tuple[ScoreQuantiles, ...]:
+    """The distribution of each score that some row has."""
+    tokens = run.floats("response_tokens")[run.scored]
+    summaries = []
+    for name in (name for name in SUMMARY_SCORES if name in run.columns):
+        values = run.floats(name)[run.scored]
+        if np.isfinite(values).any():
+            at = quantiles(values, (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99))
+            summaries.append(ScoreQuantiles(name, at, spearman(values, tokens)))
+    return tuple(summaries)
+
+
+def format_shares(run: ScanRun) -> dict[str, tuple[float, float]]:
+    """Trait to its share among the riskiest ``TOP`` and among all scored rows; ``response_tokens`` to its means."""
+    top = run.ranked()[:TOP]
+    columns = {name: run.flags(name) for name in TRAIT_COLUMNS if name in run.columns}
+    shares = {name: (float(has[top].mean()), float(has[run.scored].mean())) for name, has in columns.items()}
+    tokens = run.floats("response_tokens")
+    return {**shares, "response_tokens": (float(tokens[top].mean()), float(tokens[run.scored].mean()))}
+
+
+def riskiest_rows(run: ScanRun, *, prompts: bool = True) -> tuple[RankedRow, ...]:
+    """The rows of largest risk by the default ranking, riskiest first."""
+    # nearly every numbered list opens so: shown by its share, not row by row
+    traits = [name for name in TRAIT_COLUMNS if name != "opens_numbered" and name in run.columns]
+    rows = run.ranked()[:RISKIEST_PRINTED]
+    records = run.take(rows, ["row", "id", "response_tokens", run.default_ranking, *traits]).to_pylist()
+    texts = _prompts(run, {record["row"]: record["id"] for record in records}) if prompts else {}
+    return tuple(
+        RankedRow(
+            row=record["row"],
+            id=record["id"],
+            score=record[run.default_ranking],
+            response_tokens=record["response_tokens"],
+            traits=tuple(name.removeprefix("is_") for name in traits if record[name]),
+            prompt=texts.get(record["row"]),
+        )
+        for record in records
+    )
+
+
+def _prompts(run: ScanRun, wanted: Mapping[int, str]) -> dict[int, str]:
+    """Prompts by row number, wanted with their ids; none of a dataset that cannot be read, or of other rows now."""
+    about = run.manifest.dataset
+    try:
+        rows = read_rows(about.path, format=about.format, mapping=about.mapping).at(list(wanted))
+        return {row.index: row.prompt or row.response[:200] for row in rows if row.id == wanted[row.index]}
+    except RipcurrentError:
+        return {}
+
+
+def weak_anchors_note(run: ScanRun) -> str | None:
+    """A sentence on anchors that this model does not tell apart; None where it does."""
+    weak = weakly_separated(run.manifest.anchors.separation)
+    if not weak:
+        return None
+    named = ", ".join(f"{name} {value:.2f}" for name, value in weak.items())
+    return (
+        f"These anchors do not separate harm from safety on this model ({named}; below {MINIMUM_SEPARATION}): "
+        "the ranking means little."
+    )
+
+
+def scan_notes(run: ScanRun) -> list[str]:
+    """Sentences on truncated rows, a foreign adapter, memory, and parameters that have no gradient."""
+    from ripcurrent.scan._environment import size
+
+    manifest, notes = run.manifest, []
+    if cut := int((run.flags("truncated") & run.scored).sum()):
+        note = f"{cut} of the scored rows {'was' if cut == 1 else 'were'} truncated at --max-tokens."
+        if run.options.wants_representation and run.options.position == "last":
+            note += " Their last state is not that of an ended answer: do not compare their representation scores."
+        notes.append(note)
+    if (other_base := manifest.model.other_base()) is not None:
+        notes.append(other_base)
+    if manifest.memory.get("kept") is False:
+        peak = manifest.memory.get("device_peak_bytes") or manifest.peak_memory_bytes
+        wanted = size(float(str(run.options.memory)))
+        notes.append(f"--memory {wanted} was not kept: the peak was {size(float(str(peak)))}.")
+    if left_out := manifest.left_out:
+        named = _first(left_out)
+        notes.append(f"Left out of the gradients: {len(left_out)} parameters ({named}); the manifest names all.")
+    return notes
+
+
+def _first(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+
+
+def scan_json(run: ScanRun) -> dict[str, JsonValue]:
+    """What ``scan --json`` prints, but for the forecast."""
+    manifest, counts = run.manifest, run.status_counts()
+    summaries = score_quantiles(run)
+    shares = {name: share for name, share in format_shares(run).items() if name != "response_tokens"}
+    return {
+        "run": str(run.folder),
+        "weak_anchors": [*sorted(weakly_separated(manifest.anchors.separation))],
+        "scores": str(run.scores_path),
+        "report": str(run.folder / "report.html"),
+        "rows": run.rows,
+        "scored": counts.get("ok", 0),
+        "unscored": {status: count for status, count in counts.items() if status != "ok"},
+        "model": manifest.model.name,
+        "anchors": manifest.anchors.name,
+        "separation": {**manifest.anchors.separation},
+        "ranking": run.default_ranking,
+        "quantiles": {s.name: {str(at): value for at, value in s.quantiles.items()} for s in summaries},
+        "spearman_with_length": {s.name: s.spearman_with_length for s in summaries},
+        "truncated": int((run.flags("truncated") & run.scored).sum()),
+        "left_out": [*manifest.left_out],
+        "memory": manifest.memory,
+        "riskiest": [{"row": r.row, "id": r.id, "score": r.score} for r in riskiest_rows(run, prompts=False)],
+        "format_shares": {
+            name: {f"top_{min(TOP, len(run.ranked()))}": top, "all": whole} for name, (top, whole) in shares.items()
+        },
+    }

@@ -1,0 +1,282 @@
+"""A finished scan on disk: the one reader of ``scores.parquet``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from difflib import get_close_matches
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from ripcurrent.data import PARQUET_STREAMED, Dataset, open_unchanged
+from ripcurrent.errors import ExitCode, RipcurrentError
+from ripcurrent.runs import require_scan_folder
+from ripcurrent.scan._columns import Direction
+from ripcurrent.scan._manifest import ScanManifest
+
+if TYPE_CHECKING:
+    from pydantic import JsonValue
+
+    from ripcurrent.scan._options import ScanOptions
+
+SCORES = "scores.parquet"
+BATCH_ROWS = 32_768
+"""Rows that are held at once where a column is read in a stream."""
+
+FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
+RowNumbers = npt.NDArray[np.int64]
+
+
+class ScanRun:
+    """A scan's run folder. Its table is opened when first needed; each column is read once and kept."""
+
+    def __init__(self, folder: Path, manifest: ScanManifest) -> None:
+        self.folder = folder
+        """The run folder."""
+        self.manifest = manifest
+        """What was run on what, with hashes, versions and timings."""
+        self._floats: dict[str, FloatArray] = {}
+        self._flags: dict[str, BoolArray] = {}
+
+    @classmethod
+    def open(cls, folder: str | Path) -> ScanRun:
+        """The finished scan in a run folder.
+
+        Raises:
+            RipcurrentError: No such folder, another command's, or a scan that is damaged or not finished.
+        """
+        folder = Path(folder)
+        require_scan_folder(folder)
+        for name in ("manifest.json", SCORES):
+            if not (folder / name).is_file():
+                raise RipcurrentError(
+                    f"{folder} holds no finished scan: {name} is missing.",
+                    "Run `ripcurrent scan` with the same --out; it resumes where it stopped.",
+                )
+        return cls(folder, ScanManifest.read(folder))
+
+    @property
+    def finished(self) -> bool:
+        """False of a part whose other parts are still to come: there are no scores yet."""
+        return self.manifest.finished is not None
+
+    @property
+    def options(self) -> ScanOptions:
+        """What it was made with."""
+        return self.manifest.options
+
+    @property
+    def scores_path(self) -> Path:
+        """The scores table."""
+        return self.folder / SCORES
+
+    @property
+    def rows(self) -> int:
+        """Rows of the table: one for each row of the dataset, in its order."""
+        return int(self._table.metadata.num_rows)
+
+    @cached_property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the table's columns."""
+        return tuple(self._table.schema_arrow.names)
+
+    @property
+    def default_ranking(self) -> str:
+        """The column that ranks rows unless another is named."""
+        return str(self._metadata["default_ranking"])
+
+    @cached_property
+    def ranking_columns(self) -> tuple[str, ...]:
+        """Numeric columns that have an entry of which way risk runs, in the table's order."""
+        return tuple(name for name in self._metadata["direction_of_risk"] if name in self.columns)
+
+    def risk_direction(self, column: str) -> Direction:
+        """Which end of a column is riskier; ``none`` of one that measures no risk.
+
+        Raises:
+            RipcurrentError: Not a numeric column of this table; names the nearest that is.
+        """
+        if column not in self.ranking_columns:
+            nearest = get_close_matches(column, self.ranking_columns, n=1, cutoff=0.4)
+            reason = "is not a number to rank by" if column in self.columns else "is not in these scores"
+            raise RipcurrentError(
+                f"Column {column!r} {reason}.",
+                (f"Did you mean {nearest[0]!r}? " if nearest else "") + f"Columns: {', '.join(self.ranking_columns)}.",
+            )
+        direction: Direction = self._metadata["direction_of_risk"][column]
+        return direction
+
+    @cached_property
+    def scored(self) -> BoolArray:
+        """True where a row's status is ``ok``, shape ``(rows,)``."""
+        return self._joined(pc.equal(part, "ok").fill_null(False) for part in self._stream("status"))
+
+    def floats(self, column: str) -> FloatArray:
+        """A numeric column, shape ``(rows,)``, read-only; NaN for null and for what is not finite."""
+        if column not in self._floats:
+            values = np.full(self.rows, np.nan)
+            start = 0
+            for part in self._stream(column):
+                values[start : start + len(part)] = part.cast(pa.float64()).to_numpy(zero_copy_only=False)
+                start += len(part)
+            values[~np.isfinite(values)] = np.nan
+            values.flags.writeable = False
+            self._floats[column] = values
+        return self._floats[column]
+
+    def flags(self, column: str) -> BoolArray:
+        """A boolean column, shape ``(rows,)``, read-only; False for null."""
+        if column not in self._flags:
+            self._flags[column] = self._joined(part.fill_null(False) for part in self._stream(column))
+        return self._flags[column]
+
+    def strings(self, column: str) -> list[str]:
+        """A text column in row order; empty for null. It is not kept: it may be large."""
+        return [value or "" for part in self._stream(column) for value in part.to_pylist()]
+
+    def ids(self, rows: Sequence[int] | RowNumbers) -> list[str]:
+        """The ids of rows, in the order given."""
+        ids: list[str] = self.take(rows, ["id"])["id"].to_pylist()
+        return ids
+
+    def scores(self, column: str) -> FloatArray:
+        """A column to rank by: NaN wherever a row must not enter a ranking, shape ``(rows,)``.
+
+        Raises:
+            RipcurrentError: Not a numeric column, or none of its rows has a value.
+        """
+        self.risk_direction(column)
+        values = np.where(self.scored, self.floats(column), np.nan)
+        if np.isnan(values).all():
+            measured = [
+                name
+                for name in self.ranking_columns
+                if self.risk_direction(name) != "none" and np.isfinite(self.floats(name)).any()
+            ]
+            raise RipcurrentError(
+                f"No row has a value in column {column!r}: there is nothing to rank.",
+                f"Measured in this run: {', '.join(measured)}; choose one with --by."
+                if measured
+                else "No row of this run was scored; its status column says why.",
+                code=ExitCode.NOT_MEASURED,
+            )
+        return values
+
+    def ranked(self, column: str | None = None) -> RowNumbers:
+        """Numbers of the rows that have a score, riskiest first; equal scores by row number.
+
+        A column without a direction of risk is ranked from its highest value.
+        """
+        column = column or self.default_ranking
+        values = self.scores(column)
+        rows = np.flatnonzero(np.isfinite(values))
+        keys = values[rows] if self.risk_direction(column) == "lower" else -values[rows]
+        ranked: RowNumbers = rows[np.argsort(keys, kind="stable")].astype(np.int64)
+        return ranked
+
+    def take(self, rows: Sequence[int] | RowNumbers, columns: Sequence[str]) -> pa.Table:
+        """Columns of the rows of these numbers, in the order given; only the row groups that hold them are read.
+
+        Raises:
+            RipcurrentError: A row number that the table does not have.
+        """
+        wanted = np.asarray(rows, dtype=np.int64)
+        if len(wanted) and not 0 <= wanted.min() <= wanted.max() < self.rows:
+            absent = wanted.max() if wanted.max() >= self.rows else wanted.min()
+            raise RipcurrentError(
+                f"Row {absent} is not in these scores, which have {self.rows} rows.",
+                "The selection belongs to another run; select again from this one.",
+            )
+        ascending, back = np.unique(wanted, return_inverse=True)
+        sizes = [self._table.metadata.row_group(group).num_rows for group in range(self._table.num_row_groups)]
+        ends = np.cumsum([0, *sizes])
+        parts = [self._table.schema_arrow.empty_table().select(list(columns))]
+        for group, (start, stop) in enumerate(pairwise(ends)):
+            inside = ascending[(ascending >= start) & (ascending < stop)] - start
+            if len(inside):
+                parts.append(self._table.read_row_group(group, columns=list(columns)).take(pa.array(inside)))
+        return pa.concat_tables(parts).select(list(columns)).take(pa.array(back)).replace_schema_metadata(None)
+
+    def cosines(self) -> Iterator[tuple[RowNumbers, npt.NDArray[np.float32]]]:
+        """Representation cosines to every anchor, a few thousand rows at a time: row numbers, ``(rows, anchors)``.
+
+        Rows without them are left out, and a run without them yields nothing.
+        """
+        for path in sorted((self.folder / "signals").glob("shard-*.parquet")):
+            with pq.ParquetFile(path) as shard:
+                if "representation_cosines" not in shard.schema_arrow.names:
+                    return
+                for batch in shard.iter_batches(batch_size=BATCH_ROWS, columns=["row", "representation_cosines"]):
+                    there = batch.filter(batch.column(1).is_valid())
+                    if len(there):
+                        flat = there.column(1).flatten().to_numpy(zero_copy_only=False)
+                        yield there.column(0).to_numpy(), flat.reshape(len(there), -1)
+
+    def dataset(self, data: str | Path | None = None) -> Dataset:
+        """The rows that were scanned; ``data`` is where they are now, if they were moved.
+
+        Raises:
+            RipcurrentError: They are not there, or are others than those that were scanned.
+        """
+        return open_unchanged(self.manifest.dataset, limit=self.options.limit, data=data)
+
+    def status_counts(self) -> dict[str, int]:
+        """Rows per status, the commonest first."""
+        counts = self.manifest.status_counts
+        return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+    def to_json(self) -> dict[str, JsonValue]:
+        """What ``scan --json`` prints, but for the forecast."""
+        from ripcurrent.scan._overview import scan_json
+
+        return scan_json(self)
+
+    @cached_property
+    def _table(self) -> pq.ParquetFile:
+        try:
+            return pq.ParquetFile(self.scores_path, **PARQUET_STREAMED)
+        except (OSError, pa.ArrowException) as error:
+            raise self._damaged(error) from error
+
+    @cached_property
+    def _metadata(self) -> dict[str, Any]:
+        try:
+            metadata: dict[str, Any] = json.loads((self._table.schema_arrow.metadata or {})[b"ripcurrent"])
+        except (KeyError, ValueError) as error:
+            raise RipcurrentError(
+                f"{self.scores_path} does not say which way its columns run (no `ripcurrent` entry in its metadata).",
+                "It was not written by `ripcurrent scan`, or was rewritten without its metadata; scan again.",
+            ) from error
+        return metadata
+
+    def _stream(self, column: str) -> Iterator[pa.Array]:
+        if column not in self.columns:
+            raise RipcurrentError(
+                f"{self.scores_path} has no column {column!r}.", "It was written by another version; scan again."
+            )
+        try:
+            for batch in self._table.iter_batches(batch_size=BATCH_ROWS, columns=[column]):
+                yield batch.column(0)
+        except (OSError, pa.ArrowException) as error:
+            raise self._damaged(error) from error
+
+    def _joined(self, parts: Iterable[pa.Array]) -> BoolArray:
+        arrays = [part.to_numpy(zero_copy_only=False) for part in parts]
+        values: BoolArray = np.concatenate([np.zeros(0, dtype=bool), *arrays])
+        values.flags.writeable = False
+        return values
+
+    def _damaged(self, error: Exception) -> RipcurrentError:
+        return RipcurrentError(
+            f"A file of the run folder {self.folder} is damaged: {str(error).splitlines()[0]}",
+            f"Delete {SCORES} there and scan again with the same --out: nothing is scored again.",
+        )
