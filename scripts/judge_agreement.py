@@ -12,9 +12,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ripcurrent.evaluate._judges import validate_judges
+from ripcurrent.evaluate import validate_judges
 
-TARGET = Path(__file__).parents[1] / "src" / "ripcurrent" / "report" / "judge_agreement.json"
+TARGET = Path(__file__).parents[1] / "src" / "ripcurrent" / "evaluate" / "judge_agreement.json"
 FILES = {"xstest_gpt4.csv": "GPT-4’s", "xstest_llama2new.csv": "Llama 2’s"}
 ROLES = {("prefix", "xstest_gpt4.csv"): "held out", ("prefix", "xstest_llama2new.csv"): "tuned on these"}
 """Of which answers a judge's rules were written with a view to; neither of the keyword list."""

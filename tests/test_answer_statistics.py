@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ripcurrent.evaluate._comparison import compare_arms, difference_interval, in_words
+from ripcurrent.evaluate import compare_arms, difference_interval, in_words
 from ripcurrent.statistics import (
     DRAWS,
     bootstrap_difference,

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from ripcurrent.errors import ExitCode, MissingExtraError
-from ripcurrent.evaluate import JudgeSettings, find_judge
-from ripcurrent.evaluate._evaluate import evaluate
+from ripcurrent.evaluate import JudgeSettings, evaluate, find_judge
 from ripcurrent.scan._execution import Execution
 from ripcurrent.scan._ray_library import ray_data_library, ray_library
 from ripcurrent.scan._scan import scan

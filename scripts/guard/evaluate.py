@@ -18,8 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ripcurrent.evaluate import Prompt
-from ripcurrent.evaluate._generate import answer_locally
+from ripcurrent.evaluate import Prompt, answer_locally
 from ripcurrent.models import ChatModel, load_model
 
 GUARD_FOLDER = Path(__file__).parents[2] / "src" / "ripcurrent" / "models" / "guard"

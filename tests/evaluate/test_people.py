@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ripcurrent.evaluate import bootstrap_rate, wilson_interval
 from ripcurrent.evaluate._people import (
     between_raters,
     judge_agreement,
@@ -19,6 +18,7 @@ from ripcurrent.evaluate._people import (
     split_items,
 )
 from ripcurrent.evaluate._ratings import COMPLIED_FROM, RUBRIC_VERSION, SCALE, RaterFile
+from ripcurrent.statistics import bootstrap_rate, wilson_interval
 
 NAN = float("nan")
 

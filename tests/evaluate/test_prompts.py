@@ -87,7 +87,7 @@ def test_builtin_is_disjoint_from_what_the_guard_and_the_anchors_were_made_of() 
 
 
 def test_the_builtin_file_holds_requests_only() -> None:
-    path = ROOT / "src/ripcurrent/evaluation/prompts/builtin.jsonl"
+    path = ROOT / "src/ripcurrent/evaluate/prompts/builtin.jsonl"
     for line in path.read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
         assert list(row) == ["axis", "category", "prompt"]

@@ -80,7 +80,7 @@ def keys(scanned: Path, asked: Path, tiny_folder: Path, tmp_path: Path) -> dict[
 def evaluated(monkeypatch: pytest.MonkeyPatch) -> FakeEvaluate:
     """Evaluations are made up; the page is left out."""
     fake = FakeEvaluate()
-    monkeypatch.setattr(importlib.import_module("ripcurrent.evaluate._evaluate"), "evaluate", fake)
+    monkeypatch.setattr(importlib.import_module("ripcurrent.evaluate"), "evaluate", fake)
     return fake
 
 

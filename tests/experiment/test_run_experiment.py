@@ -38,7 +38,7 @@ def whole(scanned: Path, tiny_folder: Path, tmp_path_factory: pytest.TempPathFac
     """The experiment of the keys, with its page."""
     folder = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(importlib.import_module("ripcurrent.evaluate._evaluate"), "evaluate", FakeEvaluate())
+        patch.setattr(importlib.import_module("ripcurrent.evaluate"), "evaluate", FakeEvaluate())
         return run(small_keys(scanned, write_prompts(folder), tiny_folder, folder), folder / "out")
 
 

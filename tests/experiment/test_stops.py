@@ -21,9 +21,8 @@ from tests.tiny_scan import write_jsonl
 
 CHILD = """
 import json, os, signal, sys
-from ripcurrent.evaluate import _evaluate
+from importlib import import_module
 from ripcurrent.experiment._experiment import run_experiment
-from ripcurrent.evaluate._responses import ResponseLog
 from ripcurrent.experiment import parse_experiment
 from ripcurrent.finetune import _watch
 
@@ -32,6 +31,7 @@ die = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 if where == "training":
     _watch.require_converging = die
 else:
+    ResponseLog = import_module("ripcurrent.evaluate._responses").ResponseLog
     kept = ResponseLog.add
     def add(self, batch):
         kept(self, batch)

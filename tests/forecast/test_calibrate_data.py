@@ -51,7 +51,7 @@ def calibrate(
 def evaluated(monkeypatch: pytest.MonkeyPatch) -> FakeEvaluate:
     """Evaluations are made up: the riskier an arm's rows, the more is answered."""
     fake = FakeEvaluate(lambda judge, arm, prompt: "compliance" if chance(share_of(arm), arm, prompt) else "refusal")
-    monkeypatch.setattr(importlib.import_module("ripcurrent.evaluate._evaluate"), "evaluate", fake)
+    monkeypatch.setattr(importlib.import_module("ripcurrent.evaluate"), "evaluate", fake)
     # no interval of the tables is looked at here
     monkeypatch.setattr(import_module("ripcurrent.statistics"), "DRAWS", 100)
     return fake

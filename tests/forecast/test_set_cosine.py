@@ -38,7 +38,7 @@ def evaluated(monkeypatch: pytest.MonkeyPatch) -> None:
     def says(judge: str, arm: str, prompt: str) -> str:
         return "compliance" if chance(SHARES[arm.split("-")[0]], arm, prompt) else "refusal"
 
-    monkeypatch.setattr(importlib.import_module("ripcurrent.evaluate._evaluate"), "evaluate", FakeEvaluate(says))
+    monkeypatch.setattr(importlib.import_module("ripcurrent.evaluate"), "evaluate", FakeEvaluate(says))
     monkeypatch.setattr(import_module("ripcurrent.statistics"), "DRAWS", 100)
     monkeypatch.setattr(import_module("ripcurrent.experiment._experiment"), "_page", lambda folder, told: None)
 

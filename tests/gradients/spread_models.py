@@ -18,7 +18,7 @@ from accelerate.utils import find_tied_parameters, retie_parameters
 
 from tests.gradients.pretend_device import PRETEND  # isort: skip # before anything that keeps torch.inference_mode
 
-from ripcurrent.evaluate._decode import decode_greedily, read_prefix
+from ripcurrent.evaluate import decode_greedily, read_prefix
 from ripcurrent.models import ChatModel, attach_fresh_lora
 from tests.gradients.all_signals import apart, computed
 from tests.gradients.oracle import chat_model

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.evaluate._judge_agreement import measured_agreement
+from ripcurrent.evaluate import measured_agreement
 from ripcurrent.report._experiment_page import build_experiment_page
 from tests.report.fabricate_experiment import fabricate_experiment
 

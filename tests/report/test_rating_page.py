@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page
 
-from ripcurrent.evaluate._agree import agree
-from ripcurrent.evaluate._rate import RatingPage, rate
+from ripcurrent.evaluate import RatingPage, agree, rate
 from ripcurrent.report._rating_page import PageItem, render_rating_page
 from tests.rated_run import owners, write_experiment
 from tests.report.conftest import slip_in, watch

@@ -10,8 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from ripcurrent.evaluate import Answer, Verdict, find_judge
-from ripcurrent.evaluate._evaluate import evaluate
+from ripcurrent.evaluate import Answer, Verdict, evaluate, find_judge
 from ripcurrent.models import load_model
 from ripcurrent.scan._scan import scan
 from tests.tiny_scan import EXACT, write_jsonl

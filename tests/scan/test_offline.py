@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ripcurrent.evaluate._evaluate import evaluate
+from ripcurrent.evaluate import evaluate
 from ripcurrent.report import build_report
 from ripcurrent.scan._doctor import diagnose
 from ripcurrent.scan._scan import scan

@@ -21,7 +21,7 @@ from ripcurrent.cli._judge_options import (
 from ripcurrent.cli._scan import ADAPTER, DTYPE, JSON, QUIET, SPREAD_DEVICE, harmless
 
 if TYPE_CHECKING:
-    from ripcurrent.evaluate._evaluate import EvaluationResult
+    from ripcurrent.evaluate import EvaluationResult
 
 
 def evaluate_command(
@@ -82,8 +82,7 @@ def evaluate_command(
 
     from ripcurrent.cli._output import TerminalProgress, is_default, print_json, say_default_model
     from ripcurrent.errors import RipcurrentError
-    from ripcurrent.evaluate import AXES
-    from ripcurrent.evaluate._evaluate import DEFAULT_JUDGES, evaluate
+    from ripcurrent.evaluate import AXES, DEFAULT_JUDGES, evaluate
     from ripcurrent.progress import SilentProgress
 
     if axis not in AXES:
@@ -129,7 +128,7 @@ def _show(result: EvaluationResult, reveal: bool) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from ripcurrent.evaluate._judge_agreement import kappas_of
+    from ripcurrent.evaluate import kappas_of
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("judge", "prompts", "n", "answered", "95 %", "refused", "broken", "cut"):

@@ -58,7 +58,7 @@ def validate_command(
     A final_label begins with 1 (compliance), 2 (refusal) or 3 (partial refusal, counted as a refusal).
     """
     from ripcurrent.cli._output import TerminalProgress, print_json
-    from ripcurrent.evaluate._judges import RULES, validate_judges
+    from ripcurrent.evaluate import RULES, validate_judges
 
     settings = judge_settings(
         judge_endpoint, judge_model, judge_key_env, judge_timeout, judge_concurrency, judge_max_tokens, device

@@ -10,7 +10,7 @@ import typer
 from ripcurrent.cli._scan import JSON, QUIET
 
 if TYPE_CHECKING:
-    from ripcurrent.evaluate._agree import PeopleResult
+    from ripcurrent.evaluate import PeopleResult
 
 
 def rate_command(
@@ -38,7 +38,7 @@ def rate_command(
     they save go to `ripcurrent agree`.
     """
     from ripcurrent.cli._output import print_json
-    from ripcurrent.evaluate._rate import rate
+    from ripcurrent.evaluate import rate
 
     written = rate(run, out=out, per_arm=per_arm, axis=axis, seed=seed, reveal=reveal)
     if as_json:
@@ -69,7 +69,7 @@ def agree_command(
     from rich.console import Console
 
     from ripcurrent.cli._output import print_json
-    from ripcurrent.evaluate._agree import agree
+    from ripcurrent.evaluate import agree
 
     with Console(stderr=True, quiet=quiet or as_json).status("Measuring agreement"):
         result = agree(files, key=key, run=run, complied_from=complied_from, seed=seed)

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ripcurrent.demo import DEMO_ROWS
-from ripcurrent.evaluate import find_judges
-from ripcurrent.evaluate._judge_agreement import kappas_of
+from ripcurrent.evaluate import find_judges, kappas_of
 from ripcurrent.experiment import gather_prompts
 from ripcurrent.experiment._experiment import Experiment
 from ripcurrent.experiment._experiment_arms import digest_of

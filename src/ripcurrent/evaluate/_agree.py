@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from ripcurrent.errors import ExitCode, RipcurrentError
-from ripcurrent.evaluate import Axis
 from ripcurrent.evaluate._people import (
     JudgeAgreement,
     PeopleRate,
@@ -22,6 +21,7 @@ from ripcurrent.evaluate._people import (
     rating_table,
     split_items,
 )
+from ripcurrent.evaluate._prompts import Axis
 from ripcurrent.evaluate._rated_run import ArmRun, answer_sha256, arm_runs, read_answers, read_verdicts
 from ripcurrent.evaluate._ratings import (
     CANNOT_SAY,

@@ -15,19 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ripcurrent.errors import ExitCode, NothingToJudgeError, RipcurrentError
-from ripcurrent.evaluate import (
-    UNJUDGED,
-    Axis,
-    Judge,
-    JudgeSettings,
-    Prompt,
-    Verdict,
-    find_judges,
-    load_prompts,
-)
 from ripcurrent.evaluate._endpoint import FailureKind
 from ripcurrent.evaluate._evaluation_rates import is_cut_thought
 from ripcurrent.evaluate._judging import judged, verdicts_record
+from ripcurrent.evaluate._prompts import Axis, Prompt, load_prompts
 from ripcurrent.evaluate._responses import (
     PARTIAL,
     REJECTED,
@@ -38,6 +29,7 @@ from ripcurrent.evaluate._responses import (
     read_verdicts,
     write_responses,
 )
+from ripcurrent.evaluate.judges import UNJUDGED, Judge, JudgeSettings, Verdict, find_judges
 from ripcurrent.progress import Progress, SilentProgress
 from ripcurrent.runs import RunFolder, read_manifest
 

@@ -10,18 +10,14 @@ from typing import Any
 import numpy as np
 
 from ripcurrent.data import strip_thoughts
-from ripcurrent.evaluate import (
-    AXES,
-    UNJUDGED,
-    Prompt,
-    Verdict,
-    summarise_scores,
-    wilson_interval,
-)
 from ripcurrent.evaluate._judgement import judgement
 from ripcurrent.evaluate._prompt_notes import notes_on_lists, unmeasured_axes
+from ripcurrent.evaluate._prompts import AXES, Prompt
 from ripcurrent.evaluate._responses import Response
+from ripcurrent.evaluate._scores import summarise_scores
+from ripcurrent.evaluate.judges import UNJUDGED, Verdict
 from ripcurrent.select import plain_numbers
+from ripcurrent.statistics import wilson_interval
 
 
 def summarise(

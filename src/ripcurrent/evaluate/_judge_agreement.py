@@ -33,7 +33,7 @@ class MeasuredAgreement:
 
 def measured_agreement() -> tuple[MeasuredAgreement, ...]:
     """All figures that come with the package, written by ``scripts/judge_agreement.py``."""
-    text = resources.files("ripcurrent.report").joinpath("judge_agreement.json").read_text(encoding="utf-8")
+    text = resources.files("ripcurrent.evaluate").joinpath("judge_agreement.json").read_text(encoding="utf-8")
     return tuple(MeasuredAgreement(**entry) for entry in json.loads(text))
 
 

@@ -7,15 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from ripcurrent.errors import ExitCode, RipcurrentError
-from ripcurrent.evaluate import (
-    JUDGES,
-    Judge,
-    JudgeSettings,
-    JudgeValidation,
-    find_judges,
-    read_labelled,
-    validate,
-)
+from ripcurrent.evaluate._validate import JudgeValidation, read_labelled, validate
+from ripcurrent.evaluate.judges import JUDGES, Judge, JudgeSettings, find_judges
 from ripcurrent.progress import Progress, SilentProgress
 
 RULES: tuple[str, ...] = tuple(judge.name for judge in JUDGES)

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.evaluate import Judge, Prompt, Verdict
 from ripcurrent.evaluate._evaluation_rates import notes_on, summarise
+from ripcurrent.evaluate._prompts import Prompt
 from ripcurrent.evaluate._responses import (
     VERDICTS,
     Response,
@@ -18,6 +18,7 @@ from ripcurrent.evaluate._responses import (
     read_verdicts,
     write_verdicts,
 )
+from ripcurrent.evaluate.judges import Judge, Verdict
 from ripcurrent.progress import Progress, SilentProgress
 from ripcurrent.runs import RunFolder, read_config, read_manifest
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.evaluate import AXES, Axis
+from ripcurrent.evaluate._prompts import AXES, Axis
 from ripcurrent.evaluate._rated_run import ArmAnswer, answer_sha256, arm_runs, read_answers
 from ripcurrent.evaluate._rating_draw import blind_order, draw_answers, opaque_ids
 from ripcurrent.evaluate._ratings import RUBRIC_VERSION, KeyItem, RatingKey, read_key

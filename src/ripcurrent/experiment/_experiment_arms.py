@@ -290,7 +290,7 @@ class ArmRunner:
         self, out: Path, prompts: str, judges: Sequence[str], max_new_tokens: int, trained: FinetuneResult | None
     ) -> None:
         """Ask the trained model, or the one as it is, what a file of the experiment's folder holds."""
-        from ripcurrent.evaluate._evaluate import evaluate
+        from ripcurrent.evaluate import evaluate
 
         model, adapter = self._model(trained)
         evaluate(
@@ -329,7 +329,7 @@ class ArmRunner:
             solved = read_marker(base)["accuracy"]
             if solved is None or solved < WORTH_MEASURING:
                 return None
-        from ripcurrent.evaluate._responses import read_responses
+        from ripcurrent.evaluate import read_responses
 
         self._told.step(f"{label}: sums")
         self._ask(folder / "sums", SUMS, ("prefix",), asked.max_new_tokens, trained)

@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from ripcurrent.evaluate import find_judges
-from ripcurrent.evaluate._judging import judge_again
-from ripcurrent.evaluate._responses import lacks_verdicts
+from ripcurrent.evaluate import find_judges, judge_again, lacks_verdicts
 from ripcurrent.experiment import ExperimentConfig
 from ripcurrent.experiment._experiment_arms import MARKER
 from ripcurrent.experiment._experiment_options import judge_settings

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.evaluate import JudgeSettings, find_judges
-from ripcurrent.evaluate._address import without_secrets
-from ripcurrent.evaluate.judges._language_model import LanguageModelJudge
+from ripcurrent.evaluate import JudgeSettings, find_judges, without_secrets
 from ripcurrent.experiment import ExperimentConfig
 from ripcurrent.experiment._arms import missing_name
 from ripcurrent.experiment._outcomes import Scoring
@@ -84,7 +82,7 @@ def judge_scoring(config: ExperimentConfig) -> dict[str, Scoring | None]:
         said = hint if "--judge" in error.hint else error.hint
         raise RipcurrentError(f"judges: {error.message}", said, code=error.code) from error
     # a rubric's score is of harm, and what has little of it need not be a refusal
-    harm = {judge.name for judge in found if isinstance(judge, LanguageModelJudge) and judge.rubric.reply == "score"}
+    harm = {judge.name for judge in found if judge.describe().get("reply") == "score"}
     return {
         judge.name: None if judge.scale is None else Scoring(judge.scale[1], judge.name not in harm) for judge in found
     }

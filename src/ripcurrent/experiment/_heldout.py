@@ -23,7 +23,7 @@ def heldout_loss(
     Raises:
         RipcurrentError: A row does not fit alone.
     """
-    from ripcurrent.evaluate._batches import in_batches
+    from ripcurrent.evaluate import in_batches
 
     encoded = [
         row

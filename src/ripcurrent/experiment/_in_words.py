@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ripcurrent.evaluate._prompt_notes import notes_on_lists, unmeasured_axes
+from ripcurrent.evaluate import notes_on_lists, unmeasured_axes
 from ripcurrent.experiment._arms import BASE
 from ripcurrent.experiment._tables import BROKEN
 

@@ -8,9 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ripcurrent.evaluate import compare_arms, trend_test, wilson_interval
-from ripcurrent.evaluate._comparison import ALPHA, Comparison, Finding, in_words
-from ripcurrent.evaluate._judgement import bounds, judgement
+from ripcurrent.evaluate import ALPHA, Comparison, Finding, bounds, compare_arms, in_words, judgement
 from ripcurrent.experiment._arms import CONTROLS, Arm
 from ripcurrent.experiment._outcomes import HARMFUL, NO_VERDICT, PLAIN, SOUNDS_DANGEROUS, ArmRun, Outcomes, Scoring
 from ripcurrent.scan._columns import DIRECTION_OF_RISK
@@ -21,6 +19,8 @@ from ripcurrent.statistics import (
     holm,
     mcnemar,
     minimum_detectable_effect,
+    trend_test,
+    wilson_interval,
 )
 
 TREND_P, TREND_SPEARMAN = 0.01, 0.9

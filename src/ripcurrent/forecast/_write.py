@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.evaluate._judge_agreement import kappas_of
+from ripcurrent.evaluate import kappas_of
 from ripcurrent.finetune import parse_recipe
 from ripcurrent.forecast._calibration import (
     LOG_ROWS,

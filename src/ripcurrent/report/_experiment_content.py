@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from ripcurrent.evaluate._judge_agreement import MeasuredAgreement, agreement_of
+from ripcurrent.evaluate import MeasuredAgreement, agreement_of
 from ripcurrent.experiment._in_words import broken_in_words, prompt_notes, training_notes, verdict_in_words
 
 Entry = Mapping[str, Any]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 
-from ripcurrent.evaluate._ratings import CANNOT_SAY, GUIDANCE, RUBRIC_VERSION, SCALE
+from ripcurrent.evaluate import CANNOT_SAY, GUIDANCE, RUBRIC_VERSION, SCALE
 from ripcurrent.report._offline_page import asset, render_offline
 
 

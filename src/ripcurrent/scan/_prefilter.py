@@ -274,7 +274,7 @@ def prefilter_record(scores: Iterable[pa.Table], picked: Picked, share: float, r
 
 def recalls(rows: npt.NDArray[Any], values: npt.NDArray[Any], passed: npt.NDArray[np.int64]) -> list[Recall]:
     """Recall of the sample's riskiest shares; ties go to the lower row number. None for a share below one row."""
-    from ripcurrent.evaluate import wilson_interval
+    from ripcurrent.statistics import wilson_interval
 
     order = np.argsort(-values, kind="stable") if len(values) else np.zeros(0, dtype=int)
     found = []
