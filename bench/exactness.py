@@ -48,7 +48,7 @@ def main() -> None:
         here = dtype == "float32" and arguments.device == "cpu"
         chat_model = exact if here else load_model("embedded", device=arguments.device, dtype=dtype)
         measured = gradient_pass if here else GradientPass(chat_model)
-        stacked = stack_directions(measured.catalogue, list(directions), chat_model.dtype)
+        stacked = stack_directions(measured.layers, list(directions), chat_model.dtype)
         for budget in budgets:
             dots, squared = np.zeros((len(rows), 2)), np.zeros(len(rows))
             for places in plan_batches([len(row.tokens) for row in rows], budget):

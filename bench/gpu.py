@@ -125,8 +125,8 @@ def _measured(shape: str, device: torch.device, budget: int, peak: float, most: 
     chat_model = _random_model(shape, device)
     weights = sum(parameter.numel() * parameter.element_size() for parameter in chat_model.model.parameters())
     gradient_pass, features = GradientPass(chat_model), FeatureReader(chat_model)
-    catalogue = gradient_pass.catalogue
-    shapes = catalogue.parameter_shapes()
+    layers = gradient_pass.layers
+    shapes = layers.parameter_shapes()
     print(f"\n{shape}: {weights / 2e9:.2f} B parameters, {weights / 1e9:.2f} GB of weights", flush=True)
     found: dict[str, Any] = {
         "weights_bytes": weights,
@@ -148,13 +148,13 @@ def _measured(shape: str, device: torch.device, budget: int, peak: float, most: 
 
     def dense() -> None:
         # formed twice from the same seeds, so that no more than the scan's and the loop's own copies ever exist
-        of_kind("dense", stack_directions(catalogue, _random_directions(shapes, device), torch.bfloat16, count=2))
+        of_kind("dense", stack_directions(layers, list(_random_directions(shapes, device)), torch.bfloat16))
 
     def factored() -> None:
-        factoring = choose_factoring(catalogue, TERMS, HEAD_TERMS)
-        of_one = direction_shapes(catalogue, factoring, TERMS // 2, HEAD_TERMS // 2, ENTRIES)
+        factoring = choose_factoring(layers, TERMS, HEAD_TERMS)
+        of_one = direction_shapes(layers, factoring, TERMS // 2, HEAD_TERMS // 2, ENTRIES)
         made = [RandomDirection(of_one, seed) for seed in (1, 2)]
-        of_kind("factored", stack_directions(catalogue, made, torch.bfloat16))
+        of_kind("factored", stack_directions(layers, made, torch.bfloat16))
 
     def of_kind(kind: str, directions: Directions) -> None:
         held = sum(t.numel() * t.element_size() for t in (*directions.linear.values(), *directions.other.values()))

@@ -56,9 +56,9 @@ def main() -> None:
     chat_model = load_model("embedded", device="cpu", dtype="bfloat16")
     gradient_pass, features = GradientPass(chat_model), FeatureReader(chat_model)
     generator = torch.Generator().manual_seed(0)
-    shapes = gradient_pass.catalogue.parameter_shapes()
+    shapes = gradient_pass.layers.parameter_shapes()
     plain = [{name: torch.randn(shape, generator=generator) for name, shape in shapes.items()} for _ in range(3)]
-    directions = stack_directions(gradient_pass.catalogue, list(plain[:2]), chat_model.dtype)
+    directions = stack_directions(gradient_pass.layers, list(plain[:2]), chat_model.dtype)
     loop = BatchOneLoop(chat_model, plain[:2])
     reference = ReferenceWay(chat_model, plain)
     del plain
@@ -99,12 +99,12 @@ def main() -> None:
 
 def plain_forward(gradient_pass: GradientPass, batches: list[Batch]) -> None:
     """A plain forward pass in our batches, with the head at loss-bearing positions only."""
-    catalogue = gradient_pass.catalogue
+    layers = gradient_pass.layers
     with torch.inference_mode():
         for batch in batches:
-            hidden = catalogue.base(input_ids=batch.ids, use_cache=False).last_hidden_state
+            hidden = layers.base(input_ids=batch.ids, use_cache=False).last_hidden_state
             row, token = batch.loss_mask[:, 1:].nonzero(as_tuple=True)
-            torch.nn.functional.linear(hidden[row, token], catalogue.head.weight)
+            torch.nn.functional.linear(hidden[row, token], layers.head.weight)
 
 
 def each(function: Callable[[Batch], object], batches: list[Batch]) -> None:

@@ -98,7 +98,7 @@ class _Oracle:
         self.model: Any = chat_model.model
         self.named = dict(self.model.named_parameters())
         self.model.requires_grad_(True)
-        # The scope "linear" is asked of the catalogue, so that it means the same here and there.
+        # The layers of scope "linear" are asked for, so that it means the same here and there.
         linear = linear_names(chat_model)
         self.scopes = {"all": list(self.named), "linear": linear}
 
@@ -136,7 +136,7 @@ class _Oracle:
 
 def linear_names(chat_model: ChatModel) -> list[str]:
     """Names of the parameters in the scope "linear": weights of the linear layers of the base model."""
-    return list(GradientPass(replace(chat_model, scope="linear")).catalogue.parameter_shapes())
+    return list(GradientPass(replace(chat_model, scope="linear")).layers.parameter_shapes())
 
 
 def _dot(one: Tensor, other: Tensor) -> float:

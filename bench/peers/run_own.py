@@ -47,7 +47,7 @@ def _ripcurrent(task: Task, chat_model: ChatModel) -> None:
     gradient_pass = GradientPass(chat_model)
     stacked = task.read_directions()
     directions = stack_directions(
-        gradient_pass.catalogue,
+        gradient_pass.layers,
         [{name: both[number] for name, both in stacked.items()} for number in range(2)],
         chat_model.dtype,
     )

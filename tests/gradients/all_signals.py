@@ -9,7 +9,7 @@ import torch
 
 from ripcurrent.data import EncodedRow
 from ripcurrent.gradients import FeatureReader, GradientPass, make_batch, set_direction, stack_directions
-from ripcurrent.gradients._anchor_gradients import similarities
+from ripcurrent.gradients._anchor_directions import similarities
 from ripcurrent.gradients._directions import choose_factoring
 from ripcurrent.models import ChatModel
 from tests.gradients.oracle import encoded_row, random_rows
@@ -30,9 +30,9 @@ def computed(model: ChatModel, factored: bool) -> dict[str, Any]:
     anchors, rows = rows_of(5, 3), rows_of(3, 4)
     # a layer is factored where it has few terms
     terms = 1 if factored else 10**6
-    factoring = choose_factoring(gradient_pass.catalogue, terms, terms)
+    factoring = choose_factoring(gradient_pass.layers, terms, terms)
     direction = set_direction(gradient_pass, anchors, factoring=factoring)
-    directions = stack_directions(gradient_pass.catalogue, [direction.gradient] * 2, torch.float32)
+    directions = stack_directions(gradient_pass.layers, [direction.gradient] * 2, torch.float32)
     batch = make_batch(rows, model.device)
     # a batch is padded to other widths on other devices
     longest = max(len(row.tokens) for row in rows)

@@ -111,11 +111,11 @@ def random_directions(model, names, count=2, seed=1):
 def compare_with_autograd(model, rows: list[EncodedRow]) -> None:
     """Norms and cosines with random directions of rows in one batch, against the loop."""
     gradient_pass = GradientPass(chat_model(model))
-    names = set(gradient_pass.catalogue.parameter_shapes())
+    names = set(gradient_pass.layers.parameter_shapes())
     assert names == {name for name, _ in model.named_parameters()}
     plain = random_directions(model, names)
     directions = stack_directions(
-        gradient_pass.catalogue, [{n: stored(n, model, t) for n, t in d.items()} for d in plain], torch.float32
+        gradient_pass.layers, [{n: stored(n, model, t) for n, t in d.items()} for d in plain], torch.float32
     )
     signals = gradient_pass.measure(make_batch(rows, torch.device("cpu")), directions)
     for place, row in enumerate(rows):

@@ -8,7 +8,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ripcurrent.gradients._plan_batches import plan_batches
+from ripcurrent.gradients import plan_batches
 
 LENGTHS = st.lists(st.integers(0, 60), max_size=60)
 BUDGETS = st.integers(1, 200)

@@ -6,20 +6,19 @@ import numpy as np
 import pytest
 import torch
 
-from ripcurrent.gradients._anchor_gradients import count_terms, set_direction, shared_tokens, similarities
+from ripcurrent.gradients import GradientPass
+from ripcurrent.gradients._anchor_directions import count_terms, set_direction, shared_tokens, similarities
 from ripcurrent.gradients._batch import make_batch
 from ripcurrent.gradients._directions import (
     Factoring,
     choose_factoring,
     dense_shapes,
     entry_keys,
-    group_weights,
     mean_gradient,
     norm_of,
     stack_directions,
     term_keys,
 )  # fmt: skip
-from ripcurrent.gradients._gradient import GradientPass
 from ripcurrent.gradients._mapped import MappedStore
 from ripcurrent.gradients.kernels import factored
 from tests.gradients.oracle import chat_model, encoded_row, inner, random_rows, row_gradient
@@ -29,7 +28,7 @@ CPU = torch.device("cpu")
 
 
 def everything(gradient_pass):
-    return choose_factoring(gradient_pass.catalogue, 1, 1, directions=10**6)
+    return choose_factoring(gradient_pass.layers, 1, 1, directions=10**6)
 
 
 def with_prefix(rows, prefix):
@@ -74,11 +73,11 @@ def test_scores_by_factored_directions_equal_a_one_row_autograd_loop(kind):
     gradient_pass = GradientPass(chat_model(model))
     sets = [anchors()[:3], anchors()[3:]]
     found = [set_direction(gradient_pass, rows, factoring=everything(gradient_pass)) for rows in sets]
-    directions = stack_directions(gradient_pass.catalogue, [one.gradient for one in found], torch.float32)
-    catalogue = gradient_pass.catalogue
-    linear = {number for number, group in enumerate(catalogue.groups) if group_weights(group)}
-    assert set(directions.term_weights) == {*linear, catalogue.head_weight}
-    assert all(len(shape) == 1 for shape in dense_shapes(catalogue, everything(gradient_pass)).values())
+    directions = stack_directions(gradient_pass.layers, [one.gradient for one in found], torch.float32)
+    layers = gradient_pass.layers
+    linear = {number for number, group in enumerate(layers.groups) if group.linear}
+    assert set(directions.term_weights) == {*linear, layers.head_weight}
+    assert all(len(shape) == 1 for shape in dense_shapes(layers, everything(gradient_pass)).values())
     oracle = []
     for rows in sets:
         gradients = [row_gradient(model, row) for row in rows]
@@ -104,21 +103,21 @@ def test_scores_by_factored_directions_equal_a_one_row_autograd_loop(kind):
 @pytest.mark.parametrize("kind", ["llama_tied", "llama_untied", "gpt2"])
 def test_a_factored_direction_is_the_dense_one(kind):
     gradient_pass = GradientPass(chat_model(tiny_model(kind)))
-    catalogue = gradient_pass.catalogue
+    layers = gradient_pass.layers
     dense = set_direction(gradient_pass, anchors()).gradient
     terms = set_direction(gradient_pass, anchors(), factoring=everything(gradient_pass)).gradient
     assert norm_of(terms) == pytest.approx(norm_of(dense), rel=1e-5)
     formed = {name: terms[name] for name in dense if name in terms}
-    for number, group in enumerate(catalogue.groups):
-        if group_weights(group):
+    for number, group in enumerate(layers.groups):
+        if group.linear:
             inputs, grads, weights = (terms[key] for key in term_keys(number))
-            joined = torch.cat([dense[name] for name in group_weights(group)])
+            joined = torch.cat([dense[name] for name in (layer.weight for layer in group.layers)])
             torch.testing.assert_close((grads * weights[:, None]).mT @ inputs, joined, rtol=1e-4, atol=1e-6)
     for name in everything(gradient_pass).tables:
         ids, entries = (terms[key] for key in entry_keys(name))
         formed[name] = torch.zeros_like(dense[name]).index_add_(0, ids, entries)
-    inputs, grads, weights = (terms[key] for key in term_keys(catalogue.head_weight))
-    formed[catalogue.head_weight] = formed.get(catalogue.head_weight, 0) + (grads * weights[:, None]).mT @ inputs
+    inputs, grads, weights = (terms[key] for key in term_keys(layers.head_weight))
+    formed[layers.head_weight] = formed.get(layers.head_weight, 0) + (grads * weights[:, None]).mT @ inputs
     for name, tensor in formed.items():
         torch.testing.assert_close(tensor, dense[name], rtol=1e-4, atol=1e-6)
 
@@ -130,7 +129,7 @@ def test_tokens_that_all_anchors_share_become_one_term():
     gradient = set_direction(gradient_pass, rows, factoring=everything(gradient_pass)).gradient
     counts = {name: len(tensor) for name, tensor in gradient.items() if name.startswith("inputs of ")}
     in_layers, at_head = count_terms([rows])
-    assert counts.pop(term_keys(gradient_pass.catalogue.head_weight)[0]) == at_head
+    assert counts.pop(term_keys(gradient_pass.layers.head_weight)[0]) == at_head
     assert max(counts.values()) == in_layers < sum(len(row.tokens) for row in rows) - 3 * 4
 
 
@@ -147,22 +146,22 @@ def test_the_mean_of_factored_directions_scores_as_the_mean_of_scores():
 
 @pytest.mark.parametrize("kind", ["llama_tied", "llama_untied", "gpt2"])
 def test_only_what_shrinks_is_factored(kind):
-    catalogue = GradientPass(chat_model(tiny_model(kind))).catalogue
-    assert choose_factoring(catalogue, 10**6, 10**6) == Factoring()
-    found = choose_factoring(catalogue, 10**6, 1)
-    assert found.groups == (frozenset() if catalogue.tied else {catalogue.head_weight})
+    layers = GradientPass(chat_model(tiny_model(kind))).layers
+    assert choose_factoring(layers, 10**6, 10**6) == Factoring()
+    found = choose_factoring(layers, 10**6, 1)
+    assert found.groups == (frozenset() if layers.tied else {layers.head_weight})
     assert found.tables == frozenset()
     # one term in each layer: all of it shrinks
-    assert not any(len(shape) == 2 for shape in dense_shapes(catalogue, choose_factoring(catalogue, 1, 1)).values())
+    assert not any(len(shape) == 2 for shape in dense_shapes(layers, choose_factoring(layers, 1, 1)).values())
 
 
 def test_terms_that_lie_in_files_give_the_same_scores(tmp_path):
     gradient_pass = GradientPass(chat_model(tiny_model("llama_tied")))
     gradient = set_direction(gradient_pass, anchors(), factoring=everything(gradient_pass)).gradient
-    in_memory = stack_directions(gradient_pass.catalogue, [gradient], torch.float32)
+    in_memory = stack_directions(gradient_pass.layers, [gradient], torch.float32)
     store = MappedStore(tmp_path)
     in_files = store.directions(
-        stack_directions(gradient_pass.catalogue, [gradient], torch.float32, empty=store.empty, written=store.let_go),
+        stack_directions(gradient_pass.layers, [gradient], torch.float32, empty=store.empty, written=store.let_go),
         CPU,
     )
     batch = make_batch(random_rows(np.random.default_rng(2), 4), CPU)

@@ -12,11 +12,10 @@ from transformers import CohereConfig, GraniteConfig, LlamaConfig
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.gradients._anchor_gradients import set_direction, similarities
+from ripcurrent.gradients import GradientPass, plan_batches
+from ripcurrent.gradients._anchor_directions import set_direction, similarities
 from ripcurrent.gradients._batch import make_batch
 from ripcurrent.gradients._directions import norm_of, stack_directions, zero_gradient
-from ripcurrent.gradients._gradient import GradientPass
-from ripcurrent.gradients._plan_batches import plan_batches
 from ripcurrent.statistics import spearman
 from tests.gradients.oracle import (
     chat_model,
@@ -67,7 +66,7 @@ def test_accumulated_gradients_equal_the_weighted_sum_of_row_gradients(kind):
     gradient_pass = GradientPass(chat_model(model))
     rows = random_rows(np.random.default_rng(4), 5)
     factors = torch.tensor([0.3, 1.0, 2.0, 0.5, 1.5])
-    total = zero_gradient(gradient_pass.catalogue)
+    total = zero_gradient(gradient_pass.layers)
     gradient_pass.accumulate(make_batch(rows[:3], CPU, row_tokens=4), factors[:3], total)
     gradient_pass.accumulate(make_batch(rows[3:], CPU, row_tokens=4), factors[3:], total)
     oracle = [row_gradient(model, row, row_tokens=4) for row in rows]
@@ -84,11 +83,11 @@ def test_scope_lora_scores_a_and_b_alone(dtype):
     adapted = get_peft_model(model, config).eval()
     gradient_pass = GradientPass(chat_model(adapted, "lora"))
     causal = adapted.get_base_model()
-    names = set(gradient_pass.catalogue.parameter_shapes())
+    names = set(gradient_pass.layers.parameter_shapes())
     assert names == {name for name, _ in causal.named_parameters() if ".lora_" in name}
-    assert set(gradient_pass.catalogue.left_out) == {n for n, _ in causal.named_parameters() if ".lora_" not in n}
+    assert set(gradient_pass.layers.left_out) == {n for n, _ in causal.named_parameters() if ".lora_" not in n}
     plain = random_directions(causal, names)
-    directions = stack_directions(gradient_pass.catalogue, list(plain), dtype)
+    directions = stack_directions(gradient_pass.layers, list(plain), dtype)
     rows = random_rows(np.random.default_rng(5), 4)
     signals = gradient_pass.measure(make_batch(rows, CPU), directions)
     loose = dtype == torch.bfloat16
@@ -104,9 +103,9 @@ def test_scope_lora_scores_a_and_b_alone(dtype):
 
 def test_scope_linear_leaves_out_embeddings_norms_and_head():
     model = tiny_model("llama_untied")
-    catalogue = GradientPass(chat_model(model, "linear")).catalogue
-    assert all("proj" in name for name in catalogue.parameter_shapes())
-    assert {"model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"} <= set(catalogue.left_out)
+    layers = GradientPass(chat_model(model, "linear")).layers
+    assert all("proj" in name for name in layers.parameter_shapes())
+    assert {"model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"} <= set(layers.left_out)
 
 
 class OwnScale(torch.nn.Module):
@@ -126,7 +125,7 @@ def test_a_layer_kind_that_is_not_covered_is_named_and_other_scopes_go_on():
     model.model.layers[1].mlp = OwnScale(model.model.layers[1].mlp)
     with pytest.raises(RipcurrentError, match=r"model\.layers\.1\.mlp \(OwnScale\)"):
         GradientPass(chat_model(model))
-    assert "model.layers.1.mlp.scale" in GradientPass(chat_model(model, "linear")).catalogue.left_out
+    assert "model.layers.1.mlp.scale" in GradientPass(chat_model(model, "linear")).layers.left_out
 
 
 class Scaled(torch.nn.Linear):
@@ -219,8 +218,8 @@ def test_what_text_never_meets_is_left_out_whatever_its_kind():
     model = tiny_model("llama_untied")
     model.model.vision_tower = torch.nn.Sequential(OwnScale(torch.nn.Conv2d(3, 4, 2)), torch.nn.Linear(4, 4))
     tower = {name for name, _ in model.named_parameters() if "vision_tower" in name}
-    catalogue = GradientPass(chat_model(model)).catalogue
-    assert set(catalogue.left_out) == tower
+    layers = GradientPass(chat_model(model)).layers
+    assert set(layers.left_out) == tower
     assert len(tower) == 5
 
 
@@ -253,8 +252,8 @@ def test_logits_that_the_head_does_not_explain_are_refused():
 def test_a_rows_products_do_not_depend_on_its_batch(seed, budget, pad):
     model = tiny_model("qwen3")
     gradient_pass = GradientPass(chat_model(model))
-    names = set(gradient_pass.catalogue.parameter_shapes())
-    directions = stack_directions(gradient_pass.catalogue, random_directions(model, names), torch.float32)
+    names = set(gradient_pass.layers.parameter_shapes())
+    directions = stack_directions(gradient_pass.layers, random_directions(model, names), torch.float32)
     generator = np.random.default_rng(seed)
     rows = random_rows(generator, 6)
     alone = [gradient_pass.measure(make_batch([row], CPU), directions) for row in rows]
@@ -280,7 +279,7 @@ def test_bf16_ranks_rows_as_float32_does(kind):
     for model, dtype in ((exact, torch.float32), (coarse, torch.bfloat16)):
         gradient_pass = GradientPass(chat_model(model))
         anchors = set_direction(gradient_pass, rows[:6]).gradient if not results else results[0][1]
-        stacked = stack_directions(gradient_pass.catalogue, [anchors], dtype)
+        stacked = stack_directions(gradient_pass.layers, [anchors], dtype)
         signals = gradient_pass.measure(make_batch(rows, CPU), stacked)
         results.append((signals.dots[:, 0] / np.sqrt(signals.squared_norm), anchors))
     assert spearman(results[0][0], results[1][0]) >= 0.999
@@ -303,22 +302,6 @@ def test_set_directions_are_the_mean_of_normalised_row_gradients():
         assert alike[place] == pytest.approx(sum(others) / len(others), abs=2e-5)
 
 
-def test_the_running_sum_quirk_normalises_each_sum_of_anchors_so_far():
-    model = tiny_model("llama_tied")
-    gradient_pass = GradientPass(chat_model(model))
-    rows = random_rows(np.random.default_rng(8), 4)
-    direction = set_direction(gradient_pass, rows, running_sum=True)
-    running, expected = None, None
-    for row in rows:
-        gradient = row_gradient(model, row)
-        running = gradient if running is None else {n: running[n] + gradient[n] for n in gradient}
-        norm = inner(running, running) ** 0.5
-        part = {n: t / norm / len(rows) for n, t in running.items()}
-        expected = part if expected is None else {n: expected[n] + part[n] for n in part}
-    for name, tensor in direction.gradient.items():
-        torch.testing.assert_close(tensor.double(), expected[name], rtol=1e-3, atol=1e-6)
-
-
 def test_wide_norms_in_bfloat16_are_what_they_are() -> None:
     """Of wide states the mean is near 0, and with it and without it a coarse type rounds nearly alike."""
     config = LlamaConfig(
@@ -327,5 +310,5 @@ def test_wide_norms_in_bfloat16_are_what_they_are() -> None:
     )  # fmt: skip
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config).to(torch.bfloat16).eval()
-    catalogue = GradientPass(chat_model(model)).catalogue
-    assert {site.kind for group in catalogue.groups for site in group.sites if "norm" in site.name} == {"rms_norm"}
+    layers = GradientPass(chat_model(model)).layers
+    assert {layer.kind for group in layers.groups for layer in group.layers if "norm" in layer.name} == {"rms_norm"}

@@ -15,8 +15,8 @@ import torch
 from ripcurrent.data import Row
 from ripcurrent.errors import ExitCode, RipcurrentError
 from ripcurrent.gradients import FeatureReader, GradientPass, stack_directions
+from ripcurrent.gradients._hooks import RowProducts
 from ripcurrent.gradients._out_of_memory import Halving, is_out_of_memory
-from ripcurrent.gradients._recorder import Measure
 from ripcurrent.scan._signal_stage import SignalStage
 from tests.gradients.oracle import chat_model, random_directions, random_rows
 from tests.models.tiny import tiny_model, tiny_tokenizer
@@ -38,14 +38,14 @@ def make_stage() -> SignalStage:
     model = tiny_model("llama_tied")
     found = dataclasses.replace(chat_model(model), tokenizer=tiny_tokenizer())
     gradient_pass = GradientPass(found)
-    directions = random_directions(model, set(gradient_pass.catalogue.parameter_shapes()))
+    directions = random_directions(model, set(gradient_pass.layers.parameter_shapes()))
     generator = np.random.default_rng(0)
     features = generator.standard_normal((3, 32)).astype(np.float32)
     return SignalStage(
         chat_model=found,
         token_budget=4000,
         gradient_pass=gradient_pass,
-        directions=stack_directions(gradient_pass.catalogue, directions, torch.float32),
+        directions=stack_directions(gradient_pass.layers, directions, torch.float32),
         direction_columns=("dot_harmful", "dot_safe"),
         features=FeatureReader(found),
         anchor_features=features / np.linalg.norm(features, axis=1, keepdims=True),
@@ -104,15 +104,15 @@ def test_running_out_inside_the_backward_pass_leaves_nothing_behind(
     stage: SignalStage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = fresh(stage)(rows())
-    real = Measure.take_linear
+    real = RowProducts.linear_hook
     calls = iter(range(10**6))
 
-    def take_linear(self: Any, number: int, group: Any, inputs: Any, grads: Any, shared: int) -> None:
-        if inputs.shape[0] > 4 and next(calls) % 3 == 2:
+    def linear_hook(self: Any, number: int, member: int, grad: Any) -> None:
+        if grad.shape[0] > 4 and next(calls) % 3 == 2:
             raise ERRORS["cpu"]()
-        real(self, number, group, inputs, grads, shared)
+        real(self, number, member, grad)
 
-    monkeypatch.setattr(Measure, "take_linear", take_linear)
+    monkeypatch.setattr(RowProducts, "linear_hook", linear_hook)
     assert_same(whole, fresh(stage)(rows()))
 
 

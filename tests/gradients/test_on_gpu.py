@@ -69,8 +69,8 @@ def test_in_bfloat16_rows_keep_their_order(case: str, gpu: torch.device) -> None
     for device, dtype in ((torch.device("cpu"), torch.float32), (gpu, torch.bfloat16)):
         model = on(device, case, dtype)
         gradient_pass = GradientPass(model)
-        plain = random_directions(tiny_model(case), set(gradient_pass.catalogue.parameter_shapes()))
-        directions = stack_directions(gradient_pass.catalogue, plain, dtype)
+        plain = random_directions(tiny_model(case), set(gradient_pass.layers.parameter_shapes()))
+        directions = stack_directions(gradient_pass.layers, plain, dtype)
         signals = gradient_pass.measure(make_batch(rows_of(4, 64), device), directions)
         assert signals.dots is not None
         assert signals.squared_norm is not None

@@ -83,7 +83,7 @@ def test_the_backward_pass_reads_the_same_features(position: Position, layer: in
     gradient_pass = GradientPass(model)
     reader = FeatureReader(model, layer=layer, position=position)
     batch = make_batch(rows(5), CPU)
-    nothing = stack_directions(gradient_pass.catalogue, [], torch.float32)
+    nothing = stack_directions(gradient_pass.layers, [], torch.float32)
     both = gradient_pass.measure(batch, nothing, reader).features
     np.testing.assert_allclose(both, reader.forward(batch).features, rtol=1e-5, atol=1e-6)
 

@@ -14,7 +14,6 @@ import torch
 
 from ripcurrent.gradients import GradientPass, _shared_linear, make_batch, stack_directions
 from ripcurrent.gradients._shared_linear import SharedLinear, worth_sharing
-from ripcurrent.gradients._sites import is_linear
 from ripcurrent.gradients.kernels import factored, linear
 from tests.gradients.oracle import PREFIX, chat_model, compare_with_autograd, random_directions, rows_behind_a_prefix
 from tests.models.tiny import KINDS, tiny_model
@@ -63,14 +62,14 @@ def test_scope_lora_shares_too(monkeypatch: pytest.MonkeyPatch) -> None:
     gradient_pass = GradientPass(chat_model(adapted.eval(), "lora"))
     causal = adapted.get_base_model()
     directions = stack_directions(
-        gradient_pass.catalogue,
-        random_directions(causal, set(gradient_pass.catalogue.parameter_shapes())),
+        gradient_pass.layers,
+        random_directions(causal, set(gradient_pass.layers.parameter_shapes())),
         torch.float32,
     )
     batch = make_batch(rows_behind_a_prefix(4, seed=2), CPU)
     seen = tokens_passed(causal.model.layers[0].mlp.down_proj.lora_A["default"])
     together = gradient_pass.measure(batch, directions)
-    monkeypatch.setattr("ripcurrent.gradients._gradient.worth_sharing", lambda batch: 0)
+    monkeypatch.setattr("ripcurrent.gradients._gradient_pass.worth_sharing", lambda batch: 0)
     apart = gradient_pass.measure(batch, directions)
     assert seen[0] < seen[1] == batch.ids.numel()
     np.testing.assert_allclose(together.squared_norm, apart.squared_norm, rtol=1e-4)
@@ -131,11 +130,11 @@ def test_a_measured_batch_leaves_no_activation_behind() -> None:
     """Hooks on activations know what recorded them; were it to know them too, they would wait for the collector."""
     model = tiny_model("llama_tied")
     gradient_pass = GradientPass(chat_model(model))
-    names = set(gradient_pass.catalogue.parameter_shapes())
-    directions = stack_directions(gradient_pass.catalogue, random_directions(model, names), torch.float32)
+    names = set(gradient_pass.layers.parameter_shapes())
+    directions = stack_directions(gradient_pass.layers, random_directions(model, names), torch.float32)
     seen: list[weakref.ref[torch.Tensor]] = []
-    for site in (site for group in gradient_pass.catalogue.groups for site in group.sites if is_linear(site)):
-        site.module.register_forward_pre_hook(lambda _, args: seen.append(weakref.ref(args[0])), prepend=True)
+    for layer in (layer for group in gradient_pass.layers.groups for layer in group.layers if group.linear):
+        layer.module.register_forward_pre_hook(lambda _, args: seen.append(weakref.ref(args[0])), prepend=True)
     gc.disable()
     try:
         gradient_pass.measure(make_batch(rows_behind_a_prefix(4, seed=4), CPU), directions)

@@ -11,7 +11,7 @@ from peft import LoraConfig, get_peft_model
 
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.gradients import GradientPass, make_batch, stack_directions
-from ripcurrent.gradients._anchor_gradients import set_direction
+from ripcurrent.gradients._anchor_directions import set_direction
 from ripcurrent.gradients._token_shares import find_token_axes
 from tests.gradients.oracle import chat_model, inner, random_rows, row_gradient, row_loss
 from tests.gradients.test_gradient import random_directions, stored
@@ -86,7 +86,7 @@ def in_double(model):
 
 def shares_of(gradient_pass, model, plain, rows, **batch):
     directions = stack_directions(
-        gradient_pass.catalogue, [{n: stored(n, model, t) for n, t in d.items()} for d in plain], torch.float32
+        gradient_pass.layers, [{n: stored(n, model, t) for n, t in d.items()} for d in plain], torch.float32
     )
     made = make_batch(rows, CPU, **batch)
     return gradient_pass.token_shares(made, directions), gradient_pass.measure(made, directions).dots
@@ -103,7 +103,7 @@ def anchor_like(model, names, rows, number):
 def test_shares_equal_one_autograd_derivative_per_position_and_sum_to_the_dot(kind):
     model = tiny_model(kind)
     gradient_pass = GradientPass(chat_model(model))
-    names = set(gradient_pass.catalogue.parameter_shapes())
+    names = set(gradient_pass.layers.parameter_shapes())
     others = random_rows(np.random.default_rng(1), 4)
     plain = [anchor_like(model, names, others, 0), anchor_like(model, names, others, 2)]
     rows = random_rows(np.random.default_rng(3), 2, longest=10)
@@ -125,7 +125,7 @@ def test_shares_equal_one_autograd_derivative_per_position_and_sum_to_the_dot(ki
 def test_only_the_first_response_tokens_bear_loss_when_asked(kind):
     model = tiny_model(kind)
     gradient_pass = GradientPass(chat_model(model))
-    names = set(gradient_pass.catalogue.parameter_shapes())
+    names = set(gradient_pass.layers.parameter_shapes())
     plain = random_directions(model, names, count=1)
     rows = random_rows(np.random.default_rng(9), 2, longest=10)
     shares, _ = shares_of(gradient_pass, model, plain, rows, row_tokens=2)
@@ -143,7 +143,7 @@ def test_scope_lora_shares_a_and_b_alone():
     adapted = get_peft_model(model, LoraConfig(r=3, target_modules="all-linear", init_lora_weights=False)).eval()
     gradient_pass = GradientPass(chat_model(adapted, "lora"))
     causal = adapted.get_base_model()
-    names = set(gradient_pass.catalogue.parameter_shapes())
+    names = set(gradient_pass.layers.parameter_shapes())
     others = random_rows(np.random.default_rng(1), 4)
     plain = [anchor_like(causal, names, others, 0)]
     rows = random_rows(np.random.default_rng(5), 2, longest=10)
@@ -159,7 +159,7 @@ def test_scope_lora_shares_a_and_b_alone():
 def test_a_share_does_not_depend_on_the_batch():
     model = tiny_model("qwen3")
     gradient_pass = GradientPass(chat_model(model))
-    plain = random_directions(model, set(gradient_pass.catalogue.parameter_shapes()))
+    plain = random_directions(model, set(gradient_pass.layers.parameter_shapes()))
     rows = random_rows(np.random.default_rng(7), 4)
     together, _ = shares_of(gradient_pass, model, plain, rows)
     for place, row in enumerate(rows):
@@ -178,7 +178,7 @@ def test_bf16_shares_sum_to_the_bf16_dot_and_order_positions_as_float32_does(kin
         gradient_pass = GradientPass(chat_model(model))
         if not found:
             anchor = set_direction(gradient_pass, rows[:6]).gradient
-        directions = stack_directions(gradient_pass.catalogue, [anchor], dtype)
+        directions = stack_directions(gradient_pass.layers, [anchor], dtype)
         batch = make_batch(rows, CPU)
         signals = gradient_pass.measure(batch, directions)
         shares = gradient_pass.token_shares(batch, directions)[..., 0]
@@ -203,4 +203,4 @@ def test_a_layer_whose_positions_cannot_be_told_apart_is_named():
     model = tiny_model("llama_tied")
     model.model.layers[1].input_layernorm = TokensInOneList(model.model.layers[1].input_layernorm)
     with pytest.raises(RipcurrentError, match=r"layers\.1\.input_layernorm\.norm .*"):
-        find_token_axes(GradientPass(chat_model(model)).catalogue)
+        find_token_axes(GradientPass(chat_model(model)).layers)

@@ -57,12 +57,12 @@ def test_lora_layers_on_packed_weights_equal_one_row_autograd(packed: tuple[int,
         if "lora_B" in name:
             parameter.data = torch.randn(parameter.shape, generator=generator) * 0.1
     gradient_pass = GradientPass(found)
-    shapes = gradient_pass.catalogue.parameter_shapes()
+    shapes = gradient_pass.layers.parameter_shapes()
     assert shapes
     assert all(".lora_" in name for name in shapes)
     directions = [{name: torch.randn(shape, generator=generator) for name, shape in shapes.items()} for _ in range(2)]
     rows = random_rows(np.random.default_rng(3), 6)
-    stacked = stack_directions(gradient_pass.catalogue, directions, torch.float32)
+    stacked = stack_directions(gradient_pass.layers, directions, torch.float32)
     signals = gradient_pass.measure(make_batch(rows, found.device), stacked)
     base: Any = found.model
     base = base.get_base_model()

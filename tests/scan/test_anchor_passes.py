@@ -31,7 +31,7 @@ def held(directions):
 def test_directions_of_a_pass_are_each_anchors_normalised_gradient(kind, factored):
     model = tiny_model(kind)
     gradient_pass = GradientPass(chat_model(model))
-    everything = choose_factoring(gradient_pass.catalogue, 1, 1, directions=10**6)
+    everything = choose_factoring(gradient_pass.layers, 1, 1, directions=10**6)
     one = AnchorPass(range(2, 6), everything if factored else DENSE)
     directions = own_directions(gradient_pass, anchors(), one)
     assert directions.count == 4
@@ -49,7 +49,7 @@ def test_directions_of_a_pass_are_each_anchors_normalised_gradient(kind, factore
 @pytest.mark.parametrize("room", [0.0, 0.3, 2.0, 1e6])
 def test_passes_take_all_anchors_in_order_and_keep_to_their_room(kind, room, monkeypatch):
     gradient_pass = GradientPass(chat_model(tiny_model(kind)))
-    whole = sum(4 * np.prod(shape) for shape in gradient_pass.catalogue.parameter_shapes().values())
+    whole = sum(4 * np.prod(shape) for shape in gradient_pass.layers.parameter_shapes().values())
     monkeypatch.setattr(_anchor_passes, "PER_ANCHOR_BYTES", int(room * whole))
     passes = anchor_passes(gradient_pass, anchors())
     assert [place for one in passes for place in one.places] == list(range(9))
@@ -63,7 +63,7 @@ def test_passes_take_all_anchors_in_order_and_keep_to_their_room(kind, room, mon
 
 def test_a_pass_of_terms_takes_more_anchors_than_matrices_would(monkeypatch):
     gradient_pass = GradientPass(chat_model(tiny_model("llama_tied")))
-    whole = sum(4 * np.prod(shape) for shape in gradient_pass.catalogue.parameter_shapes().values())
+    whole = sum(4 * np.prod(shape) for shape in gradient_pass.layers.parameter_shapes().values())
     monkeypatch.setattr(_anchor_passes, "PER_ANCHOR_BYTES", int(2 * whole))
     short = [encoded_row([5, 6 + number, 7], [False, False, True], number) for number in range(9)]
     first, *_ = anchor_passes(gradient_pass, short)
@@ -75,13 +75,13 @@ def test_a_pass_of_terms_takes_more_anchors_than_matrices_would(monkeypatch):
 @pytest.mark.parametrize("factored", [False, True])
 def test_the_forecast_of_a_passes_room_is_what_it_takes(kind, factored):
     gradient_pass = GradientPass(chat_model(tiny_model(kind)))
-    catalogue = gradient_pass.catalogue
+    layers = gradient_pass.layers
     rows = anchors()
-    everything = choose_factoring(catalogue, 1, 1, directions=10**6)
+    everything = choose_factoring(layers, 1, 1, directions=10**6)
     factoring = everything if factored else DENSE
     directions = own_directions(gradient_pass, rows, AnchorPass(range(9), factoring))
     expected = _anchor_passes.stacked_bytes(
-        catalogue,
+        layers,
         factoring,
         *_anchor_passes.count_terms([[row] for row in rows]),
         entries=len(np.unique(np.concatenate([row.tokens for row in rows]))),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -87,22 +87,21 @@ def test_a_direction_of_either_kind_is_refused(
     anchors_file: Path, rows_file: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.setenv("RIPCURRENT_CACHE", str(tmp_path / "cache"))
-    real, made = _anchors.set_direction, []
+    real = _anchors.anchor_directions
 
-    def spoilt(*given: Any, **options: Any) -> SetDirection:
-        made.append(real(*given, **options))
-        return spoil(made[-1]) if len(made) == place + 1 else made[-1]
+    def spoilt(*given: Any) -> Iterator[SetDirection]:
+        return (spoil(one) if number == place else one for number, one in enumerate(real(*given)))
 
     options: dict[str, Any] = {
         **EXACT, "model": str(tiny_folder), "anchors": str(anchors_file), "signals": "gradient", "limit": 2,
     }  # fmt: skip
-    monkeypatch.setattr(_anchors, "set_direction", spoilt)
+    monkeypatch.setattr(_anchors, "anchor_directions", spoilt)
     name = ("harmful", "safe_1", "safe_2")[place]
     with pytest.raises(RipcurrentError, match=rf"^The direction of {name} in anchors\.jsonl is {what} on") as caught:
         scan(rows_file, tmp_path / "out", **options)
     assert caught.value.code is ExitCode.NOT_MEASURED
     assert not list((tmp_path / "cache").rglob("measured.json")), "the next scan would take it for whole"
-    monkeypatch.setattr(_anchors, "set_direction", real)
+    monkeypatch.setattr(_anchors, "anchor_directions", real)
     assert scan(rows_file, tmp_path / "out", **options).status_counts == {"ok": 2}
 
 

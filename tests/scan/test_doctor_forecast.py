@@ -236,7 +236,7 @@ def test_random_directions_are_held_as_those_of_a_scan(kind: str, scope: str, tm
 
     safe = mean_gradient([direction(name) for name in anchor_set.safe_sets], torch.float32)
     held = [
-        stack_directions(gradient_pass.catalogue, list(directions), torch.float32)
+        stack_directions(gradient_pass.layers, list(directions), torch.float32)
         for directions in ([direction("harmful"), safe], like.of_scan())
     ]
     assert held[0].linear.keys() == held[1].linear.keys()

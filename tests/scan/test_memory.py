@@ -337,10 +337,10 @@ def test_the_longest_row_is_found_and_not_further_than_need_be(stage: SignalStag
 
 
 def test_directions_in_files_give_the_same_numbers(stage: SignalStage, tmp_path: Path) -> None:
-    catalogue = stage.gradient_pass.catalogue  # type: ignore[union-attr]
-    directions = random_directions(stage.chat_model.model, set(catalogue.parameter_shapes()))
+    layers = stage.gradient_pass.layers  # type: ignore[union-attr]
+    directions = random_directions(stage.chat_model.model, set(layers.parameter_shapes()))
     store = MappedStore(tmp_path)
-    stacked = stack_directions(catalogue, directions, torch.float32, empty=store.empty, written=store.let_go)
+    stacked = stack_directions(layers, directions, torch.float32, empty=store.empty, written=store.let_go)
     mapped = fresh(stage, directions=store.directions(stacked, CPU))
     assert not list(tmp_path.iterdir())
     usual, found = fresh(stage)(rows()), mapped(rows())
@@ -390,10 +390,10 @@ def test_the_peak_is_of_what_ran_since_the_reset_and_the_process_keeps_its_own()
 
 
 def test_directions_that_cannot_be_summed_are_refused_before(stage: SignalStage) -> None:
-    require_room_for_directions({"w": (10, 10)}, stage.chat_model, ScanOptions())
-    require_room_for_directions({"w": (10, 10)}, stage.chat_model, ScanOptions(memory=10**12))
+    require_room_for_directions(100, stage.chat_model, ScanOptions())
+    require_room_for_directions(100, stage.chat_model, ScanOptions(memory=10**12))
     with pytest.raises(RipcurrentError, match=r"directions takes 8\d\.\d GB, more than --memory 50\.0 GB") as caught:
-        require_room_for_directions({"w": (10**5, 10**5)}, stage.chat_model, ScanOptions(memory="50GB"))  # type: ignore[arg-type]
+        require_room_for_directions(10**10, stage.chat_model, ScanOptions(memory="50GB"))  # type: ignore[arg-type]
     assert "RIPCURRENT_CACHE" in caught.value.hint
 
 

@@ -38,10 +38,10 @@ def test_factored_directions_travel(kind: str, dtype: str, tmp_path: Path) -> No
     arguments = {"name": str(save_tiny(tmp_path / "model", kind)), "device": "cpu", "dtype": dtype}
     chat_model = load_model(**arguments)
     gradient_pass = GradientPass(chat_model)
-    factoring = choose_factoring(gradient_pass.catalogue, 1, 1)
+    factoring = choose_factoring(gradient_pass.layers, 1, 1)
     anchors = random_rows(np.random.default_rng(1), 4)
     gradient = set_direction(gradient_pass, anchors, factoring=factoring).gradient
-    directions = stack_directions(gradient_pass.catalogue, [gradient, gradient], chat_model.dtype)
+    directions = stack_directions(gradient_pass.layers, [gradient, gradient], chat_model.dtype)
     assert directions.places
     assert len(directions.term_weights) > 4
     stage = SignalStage(

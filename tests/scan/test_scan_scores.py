@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.gradients import Catalogue, Factoring, choose_factoring
+from ripcurrent.gradients import Factoring, ModelLayers, choose_factoring
 from ripcurrent.scan._options import ScanOptions
 from ripcurrent.scan._scan import ScanResult, scan
 from ripcurrent.scan._score import per_anchor_column
@@ -105,11 +105,11 @@ def test_factored_directions(
     monkeypatch.setenv("RIPCURRENT_CACHE", str(tmp_path / "cache"))
     seen: list[Factoring] = []
 
-    def everything(catalogue: Catalogue, terms: int, head_terms: int) -> Factoring:
-        seen.append(choose_factoring(catalogue, 1, 1))
+    def everything(layers: ModelLayers, terms: int, head_terms: int) -> Factoring:
+        seen.append(choose_factoring(layers, 1, 1))
         return seen[-1]
 
-    monkeypatch.setattr(import_module("ripcurrent.scan._prepared_anchors"), "choose_factoring", everything)
+    monkeypatch.setattr(import_module("ripcurrent.gradients._anchor_directions"), "choose_factoring", everything)
     model = save_tiny(tmp_path / "model", kind)
     result = run(few, model, anchors_file, avg_n=2, max_tokens=400, tokens="top:2")
     assert len(seen[0].groups) >= 8
@@ -117,7 +117,7 @@ def test_factored_directions(
     check_gradient_columns(result.scores(), explicit(few, model, anchors_file))
     assert result.manifest["tokens"]["largest_difference"] < 1e-5
     again = run(few, model, anchors_file, "again", avg_n=2, max_tokens=400)
-    assert len(seen) == 1
+    assert len(seen) == 2
     assert again.scores().equals(result.scores())
 
 

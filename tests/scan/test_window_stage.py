@@ -31,7 +31,7 @@ def stage() -> SignalStage:
 def test_a_documents_signals_are_those_of_the_sum_of_its_windows_gradients(stage: SignalStage) -> None:
     table = fresh(stage, windows=True, max_tokens=40)(DOCUMENTS).to_pylist()
     model = stage.chat_model.model
-    directions = random_directions(model, set(stage.gradient_pass.catalogue.parameter_shapes()))  # type: ignore[union-attr]
+    directions = random_directions(model, set(stage.gradient_pass.layers.parameter_shapes()))  # type: ignore[union-attr]
     pieces = list(encode_windows(DOCUMENTS, stage.chat_model.tokenizer, max_tokens=40))
     assert [len(row) for row in pieces][1:3] == [1, 1]
     assert len(pieces[0]) > 2

@@ -1,6 +1,6 @@
 """What one forward and one backward pass yield per row: states, losses, and exact gradient products and norms."""
 
-from ripcurrent.gradients._anchor_gradients import (
+from ripcurrent.gradients._anchor_directions import (
     ANCHOR_TOKEN_BUDGET,
     SetDirection,
     anchor_directions,
@@ -11,7 +11,7 @@ from ripcurrent.gradients._anchor_gradients import (
     set_direction,
     similarities,
 )
-from ripcurrent.gradients._batch import WIDTH_MULTIPLE, Batch, make_batch
+from ripcurrent.gradients._batch import WIDTH_MULTIPLE, Batch, make_batch, plan_batches
 from ripcurrent.gradients._directions import (
     DENSE,
     ENTRIES,
@@ -21,21 +21,19 @@ from ripcurrent.gradients._directions import (
     GroupKey,
     choose_factoring,
     dense_shapes,
-    direction_shapes,
     mean_gradient,
     norm_of,
     stack_directions,
-    stacked_bytes,
     zero_gradient,
 )
-from ripcurrent.gradients._gradient import GradientPass
+from ripcurrent.gradients._feature_reader import FeatureReader
+from ripcurrent.gradients._gradient_pass import GradientPass
 from ripcurrent.gradients._head import find_logit_transform
+from ripcurrent.gradients._layers import ModelLayers
 from ripcurrent.gradients._mapped import MappedStore
 from ripcurrent.gradients._out_of_memory import Halving, RanOut, attempt, does_not_fit, in_memory
-from ripcurrent.gradients._plan_batches import plan_batches
-from ripcurrent.gradients._representation import FeatureReader
 from ripcurrent.gradients._shared_linear import SHORTEST_SHARE, worth_sharing
-from ripcurrent.gradients._sites import Catalogue
+from ripcurrent.gradients._transitional import direction_shapes, stacked_bytes
 from ripcurrent.gradients._types import BatchSignals, Position, SignalKind
 from ripcurrent.gradients.kernels.head import LogitTransform, cross_entropy_with_gradient
 
@@ -47,7 +45,6 @@ __all__ = [
     "WIDTH_MULTIPLE",
     "Batch",
     "BatchSignals",
-    "Catalogue",
     "Directions",
     "Factoring",
     "FeatureReader",
@@ -57,6 +54,7 @@ __all__ = [
     "Halving",
     "LogitTransform",
     "MappedStore",
+    "ModelLayers",
     "Position",
     "RanOut",
     "SetDirection",

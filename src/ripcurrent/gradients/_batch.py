@@ -1,4 +1,4 @@
-"""A batch of encoded rows as tensors, padded on the right."""
+"""Batches of encoded rows: which rows together, and as tensors padded on the right."""
 
 from __future__ import annotations
 
@@ -32,11 +32,10 @@ class Batch:
 
     @property
     def rows(self) -> int:
-        """Number of rows."""
         return self.ids.shape[0]
 
     def after(self, tokens: int) -> Batch:
-        """The batch without its first so many tokens; every row is longer, and no state before is asked for."""
+        """The batch without its first ``tokens`` tokens. Every row is longer, and no state before them is needed."""
         return Batch(
             ids=self.ids[:, tokens:],
             loss_mask=self.loss_mask[:, tokens:],
@@ -47,11 +46,10 @@ class Batch:
         )
 
     def to(self, device: torch.device) -> Batch:
-        """The same on another device."""
         return Batch(*(getattr(self, field.name).to(device) for field in fields(self)))
 
     def common_tokens(self) -> int:
-        """How many first tokens all rows have alike."""
+        """How many first tokens are the same in all rows."""
         differs = (self.ids != self.ids[:1]).any(dim=0).nonzero()
         return int(differs[0]) if len(differs) else self.ids.shape[1]
 
@@ -70,7 +68,7 @@ def make_batch(
 ) -> Batch:
     """Pad rows into one batch on a device.
 
-    ``row_tokens`` lets only the first so many loss-bearing tokens of a row bear loss; ``pad_to`` pads at least so far.
+    With ``row_tokens`` only a row's first ``row_tokens`` loss-bearing tokens bear loss; ``pad_to`` is a smallest width.
     """
     longest = max(len(row.tokens) for row in rows)
     width = max(longest, pad_to or 0)
@@ -89,3 +87,19 @@ def make_batch(
         last_prompt=torch.tensor([row.last_prompt for row in rows], device=device),
         last_content=torch.tensor([row.last_content for row in rows], device=device),
     )
+
+
+def plan_batches(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
+    """Group positions into batches whose padded size (rows × longest) stays within ``token_budget``.
+
+    Rows are taken by length, longest first, ties by position, so that the plan depends on the lengths alone. A row
+    longer than the budget is a batch of its own. Every position with a positive length is in exactly one batch.
+    """
+    order = sorted((place for place, length in enumerate(lengths) if length > 0), key=lambda p: (-lengths[p], p))
+    batches: list[list[int]] = []
+    for place in order:
+        if batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= token_budget:
+            batches[-1].append(place)
+        else:
+            batches.append([place])
+    return batches

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.gradients._batch import Batch
-from ripcurrent.gradients._sites import Catalogue
+from ripcurrent.gradients._layers import ModelLayers
 from ripcurrent.gradients.kernels.head import LogitTransform, cross_entropy_with_gradient
 
 HEAD_POSITIONS = 256
@@ -37,9 +37,14 @@ class HeadChunk:
 
 
 def head_chunks(
-    catalogue: Catalogue, transform: LogitTransform, batch: Batch, hidden: Tensor, row_weights: Tensor
+    layers: ModelLayers,
+    transform: LogitTransform,
+    batch: Batch,
+    hidden: Tensor,
+    row_weights: Tensor,
+    hidden_grad: Tensor,
 ) -> Iterator[HeadChunk]:
-    """Yield the head's losses and logit gradients for every row of a batch that has loss-bearing tokens."""
+    """Yield the head's losses and logit gradients, row by row; the gradient at ``hidden`` goes into ``hidden_grad``."""
     bearing = batch.loss_mask[:, 1:].nonzero()
     counts = batch.loss_mask[:, 1:].sum(dim=1).tolist()
     starts = [0]
@@ -53,8 +58,9 @@ def head_chunks(
         chosen = bearing[starts[first] : starts[last]]
         row, token = chosen[:, 0], chosen[:, 1]
         inputs = hidden[row, token]
-        logits = torch.nn.functional.linear(inputs, catalogue.head.weight, catalogue.head.bias)
+        logits = torch.nn.functional.linear(inputs, layers.head.weight, layers.head.bias)
         losses = cross_entropy_with_gradient(logits, batch.ids[row, token + 1], row_weights[row], transform)
+        hidden_grad[row, token] = logits @ layers.head.weight
         bounds = tuple(start - starts[first] for start in starts[first : last + 1])
         yield HeadChunk(tuple(range(first, last)), bounds, (row, token), inputs, losses, logits)
         first = last

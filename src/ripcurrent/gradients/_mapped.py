@@ -25,7 +25,7 @@ class MappedStore:
         self._maps: dict[int, mmap.mmap] = {}
 
     def empty(self, *shape: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-        """An uninitialised tensor in a file; on the processor's side whatever ``device`` is.
+        """An uninitialised tensor in a file; in the CPU's memory whatever ``device`` is.
 
         Raises:
             RipcurrentError: the folder's disk has no room.
@@ -60,7 +60,7 @@ class MappedStore:
             OneAtATime(directions.linear, self._maps, device),
             OneAtATime(directions.other, self._maps, device),
             directions.term_weights,
-            directions.places,
+            directions.entry_of,
         )
 
 

@@ -19,21 +19,21 @@ class Terms:
     """Shape ``(terms, in)``."""
     output_grads: Tensor
     """Shape ``(terms, out)``."""
-    places: Tensor
+    tokens: Tensor
     """Each term's token index in its row, shape ``(terms,)``."""
 
 
-class Kept:
+class KeptTerms:
     """Collects, over batches, what a factoring keeps instead of sums."""
 
     def __init__(self, factoring: Factoring = DENSE) -> None:
         self._terms: dict[GroupKey, list[Terms]] = {key: [] for key in factoring.groups}
         self._entries: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in factoring.tables}
 
-    def take_layer(self, number: int, inputs: Tensor, output_grads: Sequence[Tensor]) -> bool:
-        """A group's inputs and output gradients of a batch, ``(rows, tokens, …)`` each; False where it is dense.
+    def add_group(self, number: int, inputs: Tensor, output_grads: Sequence[Tensor]) -> bool:
+        """Keep a group's inputs and output gradients of a batch, ``(rows, tokens, …)`` each; False where it is dense.
 
-        Tokens that have no gradient are left out.
+        Tokens without a gradient are left out.
         """
         if number not in self._terms:
             return False
@@ -42,14 +42,14 @@ class Kept:
         self._terms[number].append(Terms(inputs[row, token], joined[row, token], token))
         return True
 
-    def take_head(self, name: str, terms: Terms) -> bool:
+    def add_head(self, name: str, terms: Terms) -> bool:
         """The head's terms of some rows; False where it is dense."""
         if name not in self._terms:
             return False
         self._terms[name].append(terms)
         return True
 
-    def take_table(self, name: str, ids: Tensor, grads: Tensor) -> bool:
+    def add_table(self, name: str, ids: Tensor, grads: Tensor) -> bool:
         """A table's looked-up ids and gradients of a batch; False where it is dense."""
         if name not in self._entries:
             return False
@@ -69,23 +69,26 @@ class Kept:
             weights = torch.ones(len(inputs), device=inputs.device)
             gathered |= dict(zip(term_keys(key), (inputs, grads, weights), strict=True))
         for name, pairs in self._entries.items():
-            ids, places = torch.unique(torch.cat([ids for ids, _ in pairs]), return_inverse=True)
+            ids, numbers = torch.unique(torch.cat([ids for ids, _ in pairs]), return_inverse=True)
             rows = torch.cat([grads for _, grads in pairs]).float()
-            entries = torch.zeros(len(ids), rows.shape[1], device=rows.device).index_add_(0, places, rows)
+            entries = torch.zeros(len(ids), rows.shape[1], device=rows.device).index_add_(0, numbers, rows)
             gathered |= dict(zip(entry_keys(name), (ids, entries), strict=True))
         return gathered
 
 
 def _joined(parts: list[Terms], shared: int) -> tuple[Tensor, Tensor]:
-    places = torch.cat([part.places for part in parts])
+    tokens = torch.cat([part.tokens for part in parts])
     inputs = torch.cat([part.inputs for part in parts])
     grads = torch.cat([part.output_grads for part in parts])
-    first, own = places < shared, places >= shared
-    if not first.any():
+    common, own = tokens < shared, tokens >= shared
+    if not common.any():
         return inputs, grads
     sums = torch.zeros(shared, grads.shape[1], dtype=torch.float32, device=grads.device)
-    sums.index_add_(0, places[first], grads[first].float())
-    seen = torch.zeros(shared, inputs.shape[1], dtype=inputs.dtype, device=inputs.device)
-    seen[places[first]] = inputs[first]
-    met = sums.any(dim=-1)
-    return torch.cat([seen[met], inputs[own]]), torch.cat([sums[met].to(grads.dtype), grads[own]])
+    sums.index_add_(0, tokens[common], grads[common].float())
+    of_common = torch.zeros(shared, inputs.shape[1], dtype=inputs.dtype, device=inputs.device)
+    of_common[tokens[common]] = inputs[common]
+    with_gradient = sums.any(dim=-1)
+    return (
+        torch.cat([of_common[with_gradient], inputs[own]]),
+        torch.cat([sums[with_gradient].to(grads.dtype), grads[own]]),
+    )

@@ -48,19 +48,17 @@ def anchor_passes(gradient_pass: GradientPass, rows: Sequence[EncodedRow]) -> li
 
 def own_directions(gradient_pass: GradientPass, rows: Sequence[EncodedRow], one: AnchorPass) -> Directions:
     """The normalised gradient of each anchor of a pass, formed one after another."""
-    gradients = (set_direction(gradient_pass, [rows[place]], factoring=one.factoring).gradient for place in one.places)
-    return stack_directions(
-        gradient_pass.catalogue, gradients, gradient_pass.dtype, count=len(one.places), factoring=one.factoring
-    )
+    gradients = [set_direction(gradient_pass, [rows[place]], factoring=one.factoring).gradient for place in one.places]
+    return stack_directions(gradient_pass.layers, gradients, gradient_pass.dtype)
 
 
 def _one_pass(gradient_pass: GradientPass, rows: Sequence[EncodedRow], places: range) -> tuple[AnchorPass, int]:
     """A pass for these anchors, and the bytes of its directions."""
     own = rows[places.start : places.stop]
     terms = count_terms([[row] for row in own])
-    factoring = choose_factoring(gradient_pass.catalogue, *terms, directions=len(own))
+    factoring = choose_factoring(gradient_pass.layers, *terms, directions=len(own))
     size = stacked_bytes(
-        gradient_pass.catalogue,
+        gradient_pass.layers,
         factoring,
         *terms,
         entries=len(np.unique(np.concatenate([row.tokens for row in own]))),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -36,7 +36,7 @@ from ripcurrent.scan._parts import plan_file
 from ripcurrent.scan._signal_stage import SignalStage
 
 if TYPE_CHECKING:
-    from ripcurrent.gradients import Catalogue
+    from ripcurrent.gradients import ModelLayers
     from ripcurrent.scan._part import Part
     from ripcurrent.scan._prepared_anchors import StoredDirection
 
@@ -169,11 +169,11 @@ def _within(stage: SignalStage, plan: MemoryPlan) -> SignalStage:
     return replace(stage, token_budget=plan.token_budget, tidy_always=True)
 
 
-def leaves_room_for_gradient(plan: MemoryPlan | None, catalogue: Catalogue) -> bool:
+def leaves_room_for_gradient(plan: MemoryPlan | None, layers: ModelLayers) -> bool:
     """Whether a float32 gradient over the scope, beside a batch, keeps to the budget too; so it is without one."""
     if plan is None:
         return True
-    needed = 4 * sum(math.prod(shape) for shape in dense_shapes(catalogue, DENSE).values())
+    needed = 4 * sum(math.prod(shape) for shape in dense_shapes(layers, DENSE).values())
     widest = max(plan.longest_row, plan.token_budget)
     return widest >= ANCHOR_TOKEN_BUDGET and plan.expected_peak + needed <= plan.memory * MARGIN
 
@@ -183,11 +183,9 @@ def scan_directions(
 ) -> Directions:
     """Directions as the stage reads them: in memory, or in files without a name in a run folder."""
     if mapped_in is None:
-        return stack_directions(gradient_pass.catalogue, stored, chat_model.dtype)
+        return stack_directions(gradient_pass.layers, stored, chat_model.dtype)
     store = MappedStore(mapped_in)
-    stacked = stack_directions(
-        gradient_pass.catalogue, stored, chat_model.dtype, empty=store.empty, written=store.let_go
-    )
+    stacked = stack_directions(gradient_pass.layers, stored, chat_model.dtype, empty=store.empty, written=store.let_go)
     return store.directions(stacked, chat_model.device)
 
 
@@ -217,9 +215,7 @@ def read_plan(path: Path) -> MemoryPlan | None:
     return MemoryPlan(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
 
 
-def require_room_for_directions(
-    shapes: Mapping[str, tuple[int, ...]], chat_model: ChatModel, options: ScanOptions
-) -> None:
+def require_room_for_directions(elements: int, chat_model: ChatModel, options: ScanOptions) -> None:
     """Refuse to form an anchor set's direction where it and the copy that is stored pass the budget.
 
     Raises:
@@ -227,7 +223,6 @@ def require_room_for_directions(
     """
     if options.memory is None:
         return
-    elements = sum(math.prod(shape) for shape in shapes.values())
     # running sums are held beside their own sum
     held = max(8 if options.quirks.get("anchors_running_sum") else 4, 4 + chat_model.dtype.itemsize)
     needed = memory_in_use(chat_model.device) + elements * held

@@ -22,19 +22,16 @@ from ripcurrent.data import EncodedRow, Row, encode, encode_anchor
 from ripcurrent.errors import ExitCode, RipcurrentError
 from ripcurrent.gradients import (
     ANCHOR_TOKEN_BUDGET,
-    DENSE,
     FeatureReader,
     Gradient,
     GradientPass,
     SetDirection,
-    choose_factoring,
-    count_terms,
-    direction_shapes,
+    anchor_directions,
+    largest_direction,
     make_batch,
     mean_gradient,
     norm_of,
     plan_batches,
-    set_direction,
     similarities,
 )
 from ripcurrent.models import ChatModel, cache_folder, file_sha256
@@ -209,21 +206,15 @@ def _compute_directions(
     on_step: Callable[[str], None],
 ) -> None:
     rows = encode_for_gradient(anchor_set, chat_model, options)
-    running_sum = options.quirks.get("anchors_running_sum", False)
-    catalogue = gradient_pass.catalogue
-    terms = count_terms([[rows[place] for place in anchor_set.places(name)] for name in anchor_set.sets])
-    factoring = DENSE if running_sum else choose_factoring(catalogue, *terms)
-    # a table has no more entries than the anchors have tokens
-    shapes = direction_shapes(catalogue, factoring, *terms, entries=terms[0])
-    require_room_for_directions(shapes, chat_model, options)
+    sets = [[rows[place] for place in anchor_set.places(name)] for name in anchor_set.sets]
+    require_room_for_directions(largest_direction(gradient_pass, sets), chat_model, options)
     norms = np.zeros(len(rows))
+    directions = anchor_directions(gradient_pass, sets)
     for name in anchor_set.sets:
         on_step(f"direction of {name}")
-        places = anchor_set.places(name)
-        chosen = [rows[place] for place in places]
-        direction = set_direction(gradient_pass, chosen, factoring=factoring, running_sum=running_sum)
+        direction = next(directions)
         _require_direction(direction, anchor_set, name)
-        norms[places] = direction.norms
+        norms[anchor_set.places(name)] = direction.norms
         _save(folder / f"{name}.safetensors", direction.gradient, gradient_pass.dtype)
         del direction
     on_step("similarities of the anchors")

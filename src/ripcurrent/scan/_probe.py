@@ -165,7 +165,7 @@ class Probe:
         like = LikeDirections(gradient_pass, self._anchor_set, self._anchor_rows)
         cached = directions_are_cached(self._anchor_set, self._chat_model, options)
         if not cached:
-            require_room_for_directions(like.shapes_of_a_set(), self._chat_model, options)
+            require_room_for_directions(sum(map(math.prod, like.shapes_of_a_set().values())), self._chat_model, options)
 
         def make_stage(mapped_in: Path | None) -> SignalStage:
             directions: list[Any] = list(like.of_scan())

@@ -56,7 +56,7 @@ class LikeDirections:
         """Look at the anchors, encoded for their gradients."""
         self._gradient_pass = gradient_pass
         self._sets = [[rows[place] for place in anchor_set.places(name)] for name in anchor_set.sets]
-        self.factoring: Factoring = choose_factoring(gradient_pass.catalogue, *count_terms(self._sets))
+        self.factoring: Factoring = choose_factoring(gradient_pass.layers, *count_terms(self._sets))
         """What is not held as matrices."""
 
     def of_scan(self) -> list[RandomDirection]:
@@ -72,7 +72,7 @@ class LikeDirections:
     def shapes_of_a_set(self) -> Mapping[str, tuple[int, ...]]:
         """Shapes of what is held while an anchor set's direction is computed, at most."""
         terms = count_terms(self._sets)
-        return direction_shapes(self._gradient_pass.catalogue, self.factoring, *terms, entries=terms[0])
+        return direction_shapes(self._gradient_pass.layers, self.factoring, *terms, entries=terms[0])
 
     def compute(self, at_once: int) -> None:
         """Take the memory that computing directions takes, and give it back.
@@ -89,9 +89,9 @@ class LikeDirections:
         places, *_ = plan_batches([len(row.tokens) for row in rows], ANCHOR_TOKEN_BUDGET)
         batch = make_batch([rows[place] for place in places], self._gradient_pass.device)
         random = [self._of([own], seed) for seed, own in enumerate(self._sets[:at_once])]
-        self._gradient_pass.measure(batch, stack_directions(self._gradient_pass.catalogue, list(random), dtype))
+        self._gradient_pass.measure(batch, stack_directions(self._gradient_pass.layers, list(random), dtype))
 
     def _of(self, sets: Sequence[Sequence[EncodedRow]], seed: int) -> RandomDirection:
         occurring = len(np.unique(np.concatenate([row.tokens for rows in sets for row in rows])))
-        catalogue = self._gradient_pass.catalogue
-        return RandomDirection(direction_shapes(catalogue, self.factoring, *count_terms(sets), occurring), seed)
+        layers = self._gradient_pass.layers
+        return RandomDirection(direction_shapes(layers, self.factoring, *count_terms(sets), occurring), seed)

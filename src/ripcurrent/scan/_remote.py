@@ -169,7 +169,7 @@ def share_stage(
         linear={} if found is None else {number: stored(tensor) for number, tensor in found.linear.items()},
         other={} if found is None else {name: stored(tensor) for name, tensor in found.other.items()},
         term_weights={} if found is None else {number: stored(tensor) for number, tensor in found.term_weights.items()},
-        places={} if found is None else {name: stored(tensor) for name, tensor in found.places.items()},
+        places={} if found is None else {name: stored(tensor) for name, tensor in found.entry_of.items()},
         reader=None if stage.features is None else (layer, position),
         settings={field.name: getattr(stage, field.name) for field in fields(stage) if field.name not in _MADE_ANEW},
     )

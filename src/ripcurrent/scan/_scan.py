@@ -284,7 +284,7 @@ def _scan(
             },
             "options": chosen.model_dump(exclude={"tokens"}),
             "quirks": chosen.quirks,
-            "left_out": list(gradient_pass.catalogue.left_out) if gradient_pass is not None else [],
+            "left_out": list(gradient_pass.layers.left_out) if gradient_pass is not None else [],
             "row_notes": row_notes(rows, count, chosen, chat_model.tokenizer),
             "seeds": {"seed": chosen.seed},
             "versions": _versions(),
@@ -340,7 +340,7 @@ def _scan(
         can_measure = (
             gradient_pass is not None
             and execution.executor == "local"
-            and leaves_room_for_gradient(signals.memory_plan, gradient_pass.catalogue)
+            and leaves_room_for_gradient(signals.memory_plan, gradient_pass.layers)
         )
         write_forecast(run.folder, calibration, measure=measure if can_measure else None)
         if fresh.rows and execution.executor == "local":

@@ -2,12 +2,11 @@
 
 Two passes over a set, no anchor's gradient ever formed: the first yields the norms, the second sums the gradients
 weighted by one over count and norm, which is the mean of the normalised gradients. Where the anchors' tokens are few
-for a layer's size, what would be summed is kept as it is.
+for a layer's size, the terms of the sum are kept instead.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,20 +15,19 @@ import numpy.typing as npt
 import torch
 
 from ripcurrent.data import EncodedRow
-from ripcurrent.gradients._batch import Batch, make_batch
+from ripcurrent.gradients._batch import Batch, make_batch, plan_batches
 from ripcurrent.gradients._directions import (
     DENSE,
     Factoring,
     Gradient,
     choose_factoring,
-    direction_shapes,
+    count_numbers,
     norm_of,
     stack_directions,
     zero_gradient,
 )
-from ripcurrent.gradients._gradient import GradientPass
-from ripcurrent.gradients._plan_batches import plan_batches
-from ripcurrent.gradients._terms import Kept
+from ripcurrent.gradients._gradient_pass import GradientPass
+from ripcurrent.gradients._terms import KeptTerms
 from ripcurrent.models import give_back_freed_memory
 
 ANCHOR_TOKEN_BUDGET = 512
@@ -46,49 +44,35 @@ class SetDirection:
     """Gradient norm of each of its anchors, shape ``(anchors of the set,)``."""
 
 
-def set_direction(
-    gradient_pass: GradientPass,
-    rows: Sequence[EncodedRow],
-    *,
-    factoring: Factoring = DENSE,
-    running_sum: bool = False,
-) -> SetDirection:
-    """The direction of one anchor set: ``(1/n) Σ g_i / ‖g_i‖`` over its rows; what is in ``factoring`` as terms.
-
-    ``running_sum`` repeats a quirk of the released code: anchor gradients were never zeroed between anchors, so that
-    each saved one is the sum of those before it and itself.
-    """
-    total = zero_gradient(gradient_pass.catalogue, factoring)
-    if running_sum:
-        return _running_sum_direction(gradient_pass, rows, total)
-    kept = Kept(factoring)
-    norms = np.zeros(len(rows))
-    nothing = stack_directions(gradient_pass.catalogue, [], gradient_pass.dtype)
-    for places, batch in _batches(gradient_pass, rows):
-        squared = gradient_pass.measure(batch, nothing).squared_norm
-        assert squared is not None
-        norms[places] = np.sqrt(squared)
-    _add_units(gradient_pass, rows, norms, total, kept)
-    return SetDirection(total | kept.gradient(shared_tokens(rows)), norms)
-
-
 def anchor_directions(gradient_pass: GradientPass, sets: Sequence[Sequence[EncodedRow]]) -> Iterator[SetDirection]:
     """Each anchor set's direction, one after another; all keep the same parts as terms, so that they can be stacked."""
-    factoring = choose_factoring(gradient_pass.catalogue, *count_terms(sets))
-    return (set_direction(gradient_pass, rows, factoring=factoring) for rows in sets)
+    factoring = choose_factoring(gradient_pass.layers, *count_terms(sets))
+    return (set_direction(gradient_pass, rows, factoring) for rows in sets)
 
 
 def largest_direction(gradient_pass: GradientPass, sets: Sequence[Sequence[EncodedRow]]) -> int:
     """At most how many numbers one of the sets' directions has, known before any is computed."""
     terms = count_terms(sets)
-    factoring = choose_factoring(gradient_pass.catalogue, *terms)
-    # a table has no more entries than the anchors have tokens
-    shapes = direction_shapes(gradient_pass.catalogue, factoring, *terms, entries=terms[0])
-    return sum(math.prod(shape) for shape in shapes.values())
+    return count_numbers(gradient_pass.layers, choose_factoring(gradient_pass.layers, *terms), *terms)
+
+
+def set_direction(
+    gradient_pass: GradientPass, rows: Sequence[EncodedRow], factoring: Factoring = DENSE
+) -> SetDirection:
+    """The direction of one anchor set: ``(1/n) Σ g_i / ‖g_i‖`` over its rows; what is in ``factoring`` as terms."""
+    norms = np.zeros(len(rows))
+    no_directions = stack_directions(gradient_pass.layers, [], gradient_pass.dtype)
+    for places, batch in _batches(gradient_pass, rows):
+        squared = gradient_pass.measure(batch, no_directions).squared_norm
+        assert squared is not None
+        norms[places] = np.sqrt(squared)
+    total, kept = zero_gradient(gradient_pass.layers, factoring), KeptTerms(factoring)
+    _add_units(gradient_pass, rows, norms, total, kept)
+    return SetDirection(total | kept.gradient(shared_tokens(rows)), norms)
 
 
 def count_terms(sets: Sequence[Sequence[EncodedRow]]) -> tuple[int, int]:
-    """At most so many terms have factored directions of these anchor sets together, in a layer and at the head."""
+    """At most how many terms the factored directions of these anchor sets have together, in a layer and at the head."""
     total = 0
     for rows in sets:
         shared = shared_tokens(rows)
@@ -107,39 +91,18 @@ def shared_tokens(rows: Sequence[EncodedRow]) -> int:
     return len(first)
 
 
-def _running_sum_direction(gradient_pass: GradientPass, rows: Sequence[EncodedRow], total: Gradient) -> SetDirection:
-    running = zero_gradient(gradient_pass.catalogue)
-    norms = np.zeros(len(rows))
-    nothing = stack_directions(gradient_pass.catalogue, [], gradient_pass.dtype)
-    for place, row in enumerate(rows):
-        batch = make_batch([row], gradient_pass.device)
-        squared = gradient_pass.measure(batch, nothing).squared_norm
-        assert squared is not None
-        norms[place] = np.sqrt(squared[0])
-        gradient_pass.accumulate(batch, torch.ones(1), running)
-        summed = norm_of(running)
-        for name, tensor in total.items():
-            tensor.add_(running[name], alpha=1.0 / (len(rows) * summed))
-    return SetDirection(total, norms)
-
-
 def similarities(
     gradient_pass: GradientPass, rows: Sequence[EncodedRow], directions: Sequence[Mapping[str, torch.Tensor]]
 ) -> npt.NDArray[np.float64]:
     """Each row's ``<ĝ, direction>`` for each direction, shape ``(rows, directions)``."""
-    stacked = stack_directions(gradient_pass.catalogue, list(directions), gradient_pass.dtype)
-    found = np.zeros((len(rows), len(directions)))
+    stacked = stack_directions(gradient_pass.layers, directions, gradient_pass.dtype)
+    similar = np.zeros((len(rows), len(directions)))
     for places, batch in _batches(gradient_pass, rows):
         signals = gradient_pass.measure(batch, stacked)
         assert signals.dots is not None
         assert signals.squared_norm is not None
-        found[places] = signals.dots / np.sqrt(signals.squared_norm)[:, None]
-    return found
-
-
-def _batches(gradient_pass: GradientPass, rows: Sequence[EncodedRow]) -> list[tuple[list[int], Batch]]:
-    plan = plan_batches([len(row.tokens) for row in rows], ANCHOR_TOKEN_BUDGET)
-    return [(places, make_batch([rows[place] for place in places], gradient_pass.device)) for places in plan]
+        similar[places] = signals.dots / np.sqrt(signals.squared_norm)[:, None]
+    return similar
 
 
 def norm_of_mean(gradient_pass: GradientPass, rows: Sequence[EncodedRow], norms: npt.NDArray[np.float64]) -> float:
@@ -147,14 +110,19 @@ def norm_of_mean(gradient_pass: GradientPass, rows: Sequence[EncodedRow], norms:
 
     ``norms`` are the rows' gradient norms, shape ``(rows,)``, as a scan measured them.
     """
-    total = zero_gradient(gradient_pass.catalogue)
-    _add_units(gradient_pass, rows, norms, total)
+    total = zero_gradient(gradient_pass.layers)
+    _add_units(gradient_pass, rows, norms, total, KeptTerms())
     return norm_of(total)
 
 
 def mean_cosine(norm: float, rows: int) -> float:
-    """The mean cosine between two different ones of so many unit vectors, from the norm of their mean; NaN of one."""
+    """The mean cosine between two different ones of ``rows`` unit vectors, from the norm of their mean; NaN for one."""
     return (rows * norm**2 - 1) / (rows - 1) if rows > 1 else float("nan")
+
+
+def _batches(gradient_pass: GradientPass, rows: Sequence[EncodedRow]) -> Iterator[tuple[list[int], Batch]]:
+    for places in plan_batches([len(row.tokens) for row in rows], ANCHOR_TOKEN_BUDGET):
+        yield places, make_batch([rows[place] for place in places], gradient_pass.device)
 
 
 def _add_units(
@@ -162,7 +130,7 @@ def _add_units(
     rows: Sequence[EncodedRow],
     norms: npt.NDArray[np.float64],
     total: Gradient,
-    kept: Kept | None = None,
+    kept: KeptTerms,
 ) -> None:
     """Add the mean of the rows' unit gradients to ``total``, and to ``kept`` what that factors."""
     for places, batch in _batches(gradient_pass, rows):

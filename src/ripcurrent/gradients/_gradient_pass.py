@@ -1,0 +1,140 @@
+"""One forward and one backward pass over a batch: exact dots, norms, losses, and gradients summed into directions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ripcurrent.gradients._batch import Batch
+from ripcurrent.gradients._directions import Directions, Gradient
+from ripcurrent.gradients._feature_reader import FeatureReader
+from ripcurrent.gradients._head import HeadChunk, find_logit_transform, head_chunks
+from ripcurrent.gradients._hooks import GradientSum, LayerHooks, RowProducts
+from ripcurrent.gradients._layers import ModelLayers, find_layers
+from ripcurrent.gradients._shared_linear import worth_sharing
+from ripcurrent.gradients._terms import KeptTerms
+from ripcurrent.gradients._token_shares import TokenShares, find_token_axes
+from ripcurrent.gradients._types import BatchSignals
+from ripcurrent.models import ChatModel
+
+
+@dataclass(frozen=True, slots=True)
+class _Forward:
+    """A forward pass that waits for its backward pass."""
+
+    chunks: Iterator[HeadChunk]
+    """The head's losses and gradients, to be read to the end before the backward pass."""
+    hidden: Tensor
+    """The last hidden states."""
+    hidden_grad: Tensor
+    """The gradient there, complete once the chunks are read."""
+    features: npt.NDArray[np.float32] | None
+    """Features, if asked for."""
+
+
+class GradientPass:
+    """A frozen chat model, ready to yield row gradients' products in a scope without forming them.
+
+    Raises:
+        RipcurrentError: at construction, when the model has a layer that is not covered.
+    """
+
+    def __init__(self, chat_model: ChatModel) -> None:
+        self.device = chat_model.device
+        self.dtype = chat_model.dtype
+        self.layers: ModelLayers = find_layers(chat_model.model, chat_model.scope)
+        self._transform = find_logit_transform(self.layers.causal)
+        self._token_axes: dict[str, int] | None = None
+        self._spread = len(chat_model.devices) > 1
+
+    def measure(self, batch: Batch, directions: Directions, features: FeatureReader | None = None) -> BatchSignals:
+        """Each row's dots with the directions, squared gradient norm and losses; its features too when asked."""
+        products = RowProducts(self.layers, directions, batch.to(self.layers.head.weight.device))
+        with self._forward(batch, batch.row_weights(), products, features) as forward:
+            for chunk in forward.chunks:
+                products.head(chunk)
+            torch.autograd.backward([forward.hidden], [forward.hidden_grad.to(forward.hidden.device)])
+        return BatchSignals(
+            dots=_sum_in_float64(products.dots),
+            squared_norm=_sum_in_float64(products.squared_norms),
+            loss=products.loss.cpu().double().numpy(),
+            loss_first_10=products.first_loss.cpu().double().numpy(),
+            features=forward.features,
+        )
+
+    def require_token_axes(self) -> None:
+        """Refuse, before any row, a model whose positions :meth:`token_shares` could not tell apart.
+
+        Raises:
+            RipcurrentError: It is one.
+        """
+        if self._token_axes is None:
+            self._token_axes = find_token_axes(self.layers)
+
+    def token_shares(self, batch: Batch, directions: Directions) -> npt.NDArray[np.float64]:
+        """Each position's share of its row's dots with the directions, shape ``(rows, tokens, directions)``.
+
+        Position t's share is ``b_tᵀ V a_t`` summed over every parameter in scope; the head's part at t is that of the
+        prediction of token t + 1. Shares sum over a row's positions to its dot of :meth:`measure`; padding has none.
+        """
+        self.require_token_axes()
+        assert self._token_axes is not None
+        shares = TokenShares(self.layers, directions, self._token_axes, *batch.ids.shape)
+        with self._forward(batch, batch.row_weights(), shares) as forward:
+            for chunk in forward.chunks:
+                shares.head(chunk)
+            torch.autograd.backward([forward.hidden], [forward.hidden_grad.to(forward.hidden.device)])
+        return shares.total.numpy()
+
+    def accumulate(self, batch: Batch, row_factors: Tensor, into: Gradient, kept: KeptTerms | None = None) -> None:
+        """Add ``Σ_i factor_i · g_i`` over the batch's rows to a float32 vector of the parameters' shape.
+
+        What ``kept`` keeps as terms goes there instead.
+        """
+        gradient = GradientSum(self.layers, into, kept or KeptTerms())
+        with self._forward(batch, batch.row_weights() * row_factors.to(batch.ids.device), gradient) as forward:
+            for chunk in forward.chunks:
+                gradient.head(chunk)
+            torch.autograd.backward([forward.hidden], [forward.hidden_grad.to(forward.hidden.device)])
+
+    @contextmanager
+    def _forward(
+        self, batch: Batch, row_weights: Tensor, hooks: LayerHooks, features: FeatureReader | None = None
+    ) -> Iterator[_Forward]:
+        """Run the base model with the hooks attached, for the head and the backward pass to follow inside."""
+        rows, tokens = batch.ids.shape
+        extra = {}
+        if len(self.layers.tables()) > 1:
+            # a position table is in scope: each row looks its own entries up
+            extra["position_ids"] = torch.arange(tokens, device=self.device).expand_as(batch.ids).contiguous()
+        shared = 0 if self._spread else worth_sharing(batch)
+        with (
+            hooks.attached(rows, tokens, shared),
+            torch.enable_grad(),
+            # each device has a thread of its own otherwise, and hooks are written for one
+            torch.autograd.set_multithreading_enabled(not self._spread),
+        ):
+            with features.reading(batch) if features is not None else nullcontext() as reading:
+                hidden = self.layers.base(input_ids=batch.ids, use_cache=False, **extra).last_hidden_state
+                read = None if reading is None else reading.features(hidden.detach())
+            at = self.layers.head.weight.device
+            states = hidden.detach().to(at)
+            hidden_grad = torch.zeros_like(states)
+            chunks = head_chunks(self.layers, self._transform, batch.to(at), states, row_weights.to(at), hidden_grad)
+            yield _Forward(chunks, hidden, hidden_grad, read)
+
+
+def _sum_in_float64(parts: list[Tensor]) -> npt.NDArray[np.float64]:
+    """The sum of tensors of one shape, fetched from each device that they are on at once."""
+    by_device: dict[torch.device, list[Tensor]] = {}
+    for part in parts:
+        by_device.setdefault(part.device, []).append(part)
+    stacked = [torch.stack(each).cpu().double().numpy() for each in by_device.values()]
+    total: npt.NDArray[np.float64] = np.concatenate(stacked).sum(axis=0)
+    return total
