@@ -42,7 +42,7 @@ def test_factored_directions_travel(kind: str, dtype: str, tmp_path: Path) -> No
     anchors = random_rows(np.random.default_rng(1), 4)
     gradient = set_direction(gradient_pass, anchors, factoring=factoring).gradient
     directions = stack_directions(gradient_pass.layers, [gradient, gradient], chat_model.dtype)
-    assert directions.places
+    assert directions.entry_of
     assert len(directions.term_weights) > 4
     stage = SignalStage(
         chat_model=chat_model,

@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.gradients import Factoring, ModelLayers, choose_factoring
@@ -237,42 +236,6 @@ def test_plain_documents_are_scored(tmp_path: Path, tiny_folder: Path, anchors_f
     result = run(dataset, tiny_folder, anchors_file)
     assert result.status_counts == {"ok": 4}
     assert result.scores()["prompt_tokens"].to_pylist() == [1] * 4
-
-
-def test_the_released_preset_repeats_the_quirks(
-    few: Path, oracle: Explicit, tiny_folder: Path, anchors_file: Path
-) -> None:
-    """Anchor gradients that were never zeroed: each is the sum of those before it and itself, then normalised."""
-    result = run(few, tiny_folder, anchors_file, preset="released")
-
-    def direction(name: str) -> dict[str, torch.Tensor]:
-        own = [g for g, of in zip(oracle.anchor_gradients, oracle.sets, strict=True) if of == name]
-        running = {key: torch.zeros_like(value) for key, value in own[0].items()}
-        units = []
-        for gradient in own:
-            running = {key: running[key] + gradient[key] for key in running}
-            units.append(scaled(running, 1 / inner(running, running) ** 0.5))
-        return {key: sum(unit[key] for unit in units) / len(units) for key in running}
-
-    def bf16(value: float) -> float:
-        return float(torch.tensor(value).to(torch.bfloat16))
-
-    directions = {name: direction(name) for name in ("harmful", "safe_1", "safe_2")}
-    for place, gradient in enumerate(oracle.row_gradients):
-        harmful, *safe = (cosine_to_unit(gradient, directions[name]) for name in ("harmful", "safe_1", "safe_2"))
-        # one unit in the last place of bfloat16 is 2**-8 relative: a tie may round either way
-        row = {name: result.scores()[name][place].as_py() for name in result.scores().column_names}
-        assert row["gradient_harmful"] == pytest.approx(harmful, rel=2**-7, abs=1e-4)
-        assert row["gradient_safe"] == pytest.approx(np.mean(safe), rel=2**-7, abs=1e-4)
-        assert row["gradient_harmful"] == bf16(row["gradient_harmful"])
-        assert row["gradient_bidirectional"] == bf16(row["gradient_harmful"] - 2 * row["gradient_safe"])
-        # such a direction is no mean gradient, along which a loss would change
-        assert row["predicted_harmful_loss_change"] is None
-    norms = [inner(gradient, gradient) ** 0.5 for gradient in oracle.anchor_gradients]
-    assert result.manifest["anchors"]["measurements"]["norms"] == pytest.approx(norms, rel=1e-4), "the anchors' own"
-    assert result.manifest["quirks"] == {
-        "anchors_running_sum": True, "round_to_bf16": True, "pad_to": 512, "batch_rows": 1,
-    }  # fmt: skip
 
 
 def test_everything_that_made_the_numbers_is_on_record(
