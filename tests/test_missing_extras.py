@@ -12,7 +12,6 @@ import pytest
 from ripcurrent.errors import ExitCode, MissingExtraError
 from ripcurrent.evaluate import JudgeSettings, evaluate, find_judge
 from ripcurrent.scan._execution import Execution
-from ripcurrent.scan._ray_library import ray_data_library, ray_library
 from ripcurrent.scan._scan import scan
 from tests.scan_fixtures import anchors_file, no_page, rows_file, shared_cache, tiny_folder
 from tests.tiny_scan import EXACT, write_jsonl
@@ -33,22 +32,12 @@ def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "ray.data", raising=False)
 
 
-@pytest.mark.usefixtures("without_ray")
-def test_ray() -> None:
-    with pytest.raises(MissingExtraError) as caught:
-        ray_library()
-    assert_installs(caught.value, "ray", "ray")
-    with pytest.raises(MissingExtraError) as caught:
-        ray_data_library()
-    assert_installs(caught.value, "ray[data]", "ray")
-
-
 @pytest.mark.usefixtures("without_ray", "no_page")
 def test_a_scan_by_ray(rows_file: Path, tmp_path: Path, tiny_folder: Path, anchors_file: Path) -> None:
     options = {"model": str(tiny_folder), "anchors": str(anchors_file), **EXACT, "signals": "representation"}
     with pytest.raises(MissingExtraError) as caught:
         scan(rows_file, tmp_path / "out", execution=Execution("ray"), **options)
-    assert_installs(caught.value, "ray", "ray")
+    assert_installs(caught.value, "ray[data]", "ray")
 
 
 def test_an_endpoint_that_answers_or_judges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-
-import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.scan._executor import LocalExecutor
 from ripcurrent.scan._part import Part, bind_local_gpu, count_shards, parse_part
-from ripcurrent.scan._shards import Shard, ShardFolder
 
 
 @given(st.integers(0, 500), st.integers(1, 60))
@@ -116,41 +110,3 @@ def test_more_processes_than_a_machine_has_gpus_are_refused(monkeypatch: pytest.
     assert environment["CUDA_VISIBLE_DEVICES"] == "3"
     with pytest.raises(RipcurrentError, match="Process 5 of this machine has no GPU: there are 4"):
         bind_local_gpu({"LOCAL_RANK": "5"})
-
-
-def numbers(start: int) -> Iterator[int]:
-    return iter(range(start, 23))
-
-
-def double(items: Sequence[int]) -> pa.Table:
-    return pa.table({"double": [2 * item for item in items]})
-
-
-def run_within(folder: ShardFolder, within: range) -> list[tuple[int, bool]]:
-    """Which shards were reported, and whether they were computed now."""
-    told: list[tuple[int, bool]] = []
-
-    def on_shard(shard: Shard, fresh: bool) -> None:
-        told.append((shard.number, fresh))
-
-    LocalExecutor().run(numbers, double, folder, shard_rows=3, within=within, on_shard=on_shard)
-    return told
-
-
-@pytest.mark.parametrize("of", [1, 2, 3, 7, 8, 9, 12])
-def test_the_parts_of_a_stage_make_the_whole(tmp_path: Path, of: int) -> None:
-    folder = ShardFolder(tmp_path)
-    total = count_shards(23, 3)
-    # last first: parts do not wait for one another
-    for index in reversed(range(of)):
-        within = Part(index, of).shards(total)
-        assert run_within(folder, within) == [(number, True) for number in within]
-    assert [v for table in folder.tables(total) for v in table["double"].to_pylist()] == [2 * n for n in range(23)]
-
-
-def test_a_part_resumes_within_its_own_range(tmp_path: Path) -> None:
-    folder = ShardFolder(tmp_path)
-    run_within(folder, range(2, 4))
-    assert run_within(folder, range(2, 5)) == [(2, False), (3, False), (4, True)]
-    assert run_within(folder, range(2, 5)) == [(2, False), (3, False), (4, False)]
-    assert [number for number in range(9) if folder.is_done(number)] == [2, 3, 4]

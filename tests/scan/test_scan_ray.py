@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 from collections.abc import Iterator
+from copy import deepcopy
+from dataclasses import replace
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +17,21 @@ import numpy as np
 import psutil
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from ripcurrent.data import read_rows
 from ripcurrent.errors import RipcurrentError
+from ripcurrent.gradients import GradientPass, choose_factoring, set_direction, stack_directions
 from ripcurrent.progress import SilentProgress
-from ripcurrent.scan._execution import Execution, OpenRows, _absolute_paths
-from ripcurrent.scan._ray import ALONE, RayExecutor
+from ripcurrent.scan._execution import Execution, OpenRows, from_anywhere
+from ripcurrent.scan._options import ScanOptions
+from ripcurrent.scan._ray import ALONE, RayPool
+from ripcurrent.scan._remote import share_stage
 from ripcurrent.scan._scan import ScanResult, scan
+from ripcurrent.scan._scan_model import load_scan_model
+from ripcurrent.scan._signal_stage import SignalStage
+from tests.gradients.oracle import random_rows
+from tests.models.tiny import save_tiny
 from tests.tiny_scan import good_rows, rows_with_a_gap, small_shards, write_jsonl
 
 # read when Ray is first imported, which is here
@@ -27,14 +40,14 @@ pytest.importorskip("ray")
 pytestmark = pytest.mark.usefixtures("no_page")
 
 ROWS = 40
-ONE, TWO = (Execution("ray", workers=workers) for workers in (1, 2))
+TWO = Execution("ray", workers=2)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def one_ray(shared_cache: Path) -> Iterator[None]:
     """One Ray for the module's scans, which leave a Ray alone that they did not start."""
-    with RayExecutor(workers=2) as executor:
-        executor.put(np.zeros(1))
+    with RayPool(workers=2) as pool:
+        pool.put(0)
         yield
 
 
@@ -112,68 +125,72 @@ def test_two_workers_leave_what_one_process_leaves_though_one_is_killed(
     same_scores(resumed, result)
 
 
-def test_a_column_for_each_anchor_comes_from_workers_too(
-    tmp_path: Path, dataset: Path, options: dict[str, Any]
-) -> None:
-    each = {**options, "per_anchor": True, "limit": 10, "dtype": "bfloat16"}
-    here, there = (
-        scan(dataset, tmp_path / name, execution=execution, **each)
-        for name, execution in (("here", None), ("there", ONE))
-    )
-    first, second = here.scores(), there.scores()
-    assert "gradient_to_harmful_00" in first.column_names
-    assert first.column_names == second.column_names
-    for name in (name for name in first.column_names if name.startswith("gradient_to_")):
-        assert np.allclose(first[name].to_numpy(), second[name].to_numpy(), atol=2e-2, equal_nan=True), name
-
-
-def test_a_prefilter_runs_both_of_its_passes_in_workers(tmp_path: Path, options: dict[str, Any]) -> None:
-    dataset = write_jsonl(tmp_path / "rows.jsonl", rows_with_a_gap(150))
-    how = {**options, "prefilter": "20%", "shard_rows": 16, "prefilter_sample": 100}
-    here, there = (
-        scan(dataset, tmp_path / name, execution=execution, **how)
-        for name, execution in (("here", None), ("there", ONE))
-    )
-    same_scores(there, here)
-    assert there.manifest["prefilter"]["passed"] == here.manifest["prefilter"]["passed"] == 30
-
-
-def test_documents_in_windows_behind_a_prefilter_come_from_workers(tmp_path: Path, options: dict[str, Any]) -> None:
-    texts = [f"{row['prompt']} {row['response']} " * (1 + number % 3) for number, row in enumerate(good_rows(120))]
-    dataset = write_jsonl(tmp_path / "documents.jsonl", [{"text": text} for text in texts])
-    how = {**options, "windows": True, "max_tokens": 48, "prefilter": "20%", "shard_rows": 16, "prefilter_sample": 100}
-    here, there = (
-        scan(dataset, tmp_path / name, execution=execution, **how)
-        for name, execution in (("here", None), ("there", TWO))
-    )
-    same_scores(there, here)
-    windows = [pq.read_table(result.folder / "windows.parquet") for result in (here, there)]
-    assert windows[0].select(["row", "window", "tokens"]).equals(windows[1].select(["row", "window", "tokens"]))
-    name = "gradient_bidirectional"
-    assert np.allclose(windows[0][name].to_numpy(), windows[1][name].to_numpy(), atol=2e-5, equal_nan=True)
-
-
 def test_what_needs_one_process_is_refused(tmp_path: Path, dataset: Path, options: dict[str, Any]) -> None:
     with pytest.raises(RipcurrentError, match="--memory does not go with --executor ray"):
         scan(dataset, tmp_path / "out", execution=TWO, memory="8GB", **options)
 
 
-def test_the_embedded_models_name_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_get_paths_that_hold_in_every_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("embedded", "mine"):
         (tmp_path / name).mkdir()
-    assert _absolute_paths({"name": "embedded", "adapter": "mine"}) == {
-        "name": "embedded", "adapter": str(tmp_path / "mine")
-    }  # fmt: skip
-    assert _absolute_paths({"name": "mine", "adapter": None}) == {"name": str(tmp_path / "mine"), "adapter": None}
+
+    def found(**options: Any) -> tuple[str, str | None]:
+        there = from_anywhere(ScanOptions(**options))
+        return there.model, there.adapter
+
+    # the embedded model's name is no file, and a template's variables are no part of a path
+    assert found(adapter="mine") == ("embedded", str(tmp_path / "mine"))
+    assert found(model="mine,x=1") == (f"{tmp_path / 'mine'},x=1", None)
+    assert found(model="owner/name", adapter="owner/adapter") == ("owner/name", "owner/adapter")
 
 
-def test_another_file_elsewhere_is_no_row(tmp_path: Path) -> None:
+def test_another_file_elsewhere_is_refused(tmp_path: Path) -> None:
     """A worker's own machine may have other rows under the same path."""
     dataset = write_jsonl(tmp_path / "rows.jsonl", good_rows(6))
-    rows = read_rows(dataset)
-    opened = OpenRows(str(dataset), sampled=rows.sampled_hash())
+    opened = OpenRows(ScanOptions(), str(dataset), read_rows(dataset).sampled_hash())
     assert [row.index for row in opened(2)] == [2, 3, 4, 5]
     write_jsonl(dataset, good_rows(7)[1:])
     with pytest.raises(RipcurrentError, match=r"rows\.jsonl is another file than where the scan was started"):
         opened(2)
+
+
+@pytest.mark.parametrize("kind", ["llama_tied", "gpt2"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_stage_made_elsewhere_scores_the_same_also_with_factored_directions(
+    kind: str, dtype: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ScanOptions(model=str(save_tiny(tmp_path / "model", kind)), device="cpu", dtype=dtype, max_tokens=64)
+    chat_model = load_scan_model(options)
+    gradient_pass = GradientPass(chat_model)
+    anchors = random_rows(np.random.default_rng(1), 4)
+    factoring = choose_factoring(gradient_pass.layers, 1, 1)
+    gradient = set_direction(gradient_pass, anchors, factoring=factoring).gradient
+    directions = stack_directions(gradient_pass.layers, [gradient, gradient], chat_model.dtype)
+    assert directions.entry_of
+    assert len(directions.term_weights) > 4
+    stage = SignalStage(
+        chat_model=chat_model,
+        token_budget=64,
+        gradient_pass=gradient_pass,
+        directions=directions,
+        direction_columns=("dot_harmful", "dot_safe"),
+    )
+    shared = share_stage(stage, options, lambda value: partial(deepcopy, value))
+    rows = random_rows(np.random.default_rng(2), 5)
+    here, there = stage.measure(rows), pickle.loads(pickle.dumps(shared))().measure(rows)
+    assert np.isfinite(here.dots).all()
+    np.testing.assert_array_equal(there.dots, here.dots)
+    np.testing.assert_array_equal(there.squared_norm, here.squared_norm)
+
+    for what in ("model's fingerprint", "chat template", "tokenizer", "version of torch", "compute type"):
+        other = replace(shared, identity={**shared.identity, what: "another"})
+        with pytest.raises(RipcurrentError, match=rf"would give other scores .*: its {what} is .* there it is another"):
+            other()
+
+    def full(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(import_module("ripcurrent.scan._remote"), "load_scan_model", full)
+    with pytest.raises(RipcurrentError, match=r"The model and the directions on \S+ do not fit into memory"):
+        shared()

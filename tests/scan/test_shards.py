@@ -1,9 +1,12 @@
-"""Shards: whole or not there, marked when done, computed once."""
+"""Shards: whole or not there, marked when done, computed once; the next is prepared while one is computed."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from itertools import count
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,22 +14,39 @@ import pyarrow.parquet as pq
 import pytest
 
 from ripcurrent.errors import DatasetChangedError, RipcurrentError
-from ripcurrent.scan._executor import LocalExecutor
+from ripcurrent.scan._executor import ShardReader, run_shards, score_shards
+from ripcurrent.scan._part import Part, count_shards, shard_of
 from ripcurrent.scan._shards import Shard, ShardFolder
+
+WAIT = 60
+"""Seconds after which a test that would hang fails."""
 
 
 class Doubling:
-    """Doubles numbers; keeps what it was given, and fails at a number if told to."""
+    """Doubles numbers in two steps: prepares each as text; notes what was begun; fails at a number if asked to."""
 
-    def __init__(self, fails_at: int | None = None) -> None:
-        self.seen: list[int] = []
-        self._fails_at = fails_at
+    def __init__(self, refuses: int | None = None, stops_at: int | None = None) -> None:
+        self.prepared: list[int] = []
+        self.computed: list[int] = []
+        self._refuses, self._stops_at = refuses, stops_at
 
-    def __call__(self, items: Sequence[int]) -> pa.Table:
-        if self._fails_at in items:
+    def prepare(self, items: Iterable[int]) -> Iterator[str]:
+        assert threading.current_thread() is not threading.main_thread()
+        for item in items:
+            if item == self._refuses:
+                raise RipcurrentError(f"Item {item} is not wanted.", "Leave it out.")
+            self.prepared.append(item)
+            yield str(item)
+
+    def compute(self, prepared: Sequence[str]) -> pa.Table:
+        assert threading.current_thread() is threading.main_thread()
+        if str(self._stops_at) in prepared:
             raise KeyboardInterrupt
-        self.seen.extend(items)
-        return pa.table({"double": [2 * item for item in items]})
+        self.computed.extend(map(int, prepared))
+        return pa.table({"double": [2 * int(item) for item in prepared]})
+
+    def report(self) -> dict[str, int]:
+        return {}
 
 
 class Numbers:
@@ -41,73 +61,88 @@ class Numbers:
         return iter(range(start, self.count))
 
 
-def run(folder: ShardFolder, stage: Doubling, count: int = 10, rows: int = 3) -> tuple[int, list[tuple[Shard, bool]]]:
-    told: list[tuple[Shard, bool]] = []
-    number = LocalExecutor().run(
-        Numbers(count), stage, folder, shard_rows=rows, on_shard=lambda shard, fresh: told.append((shard, fresh))
+def run(
+    folder: ShardFolder,
+    stage: Doubling,
+    rows: int = 10,
+    numbers: Callable[[int], Iterable[int]] | None = None,
+    *,
+    shard_rows: int = 3,
+    within: range | None = None,
+) -> list[tuple[int, bool]]:
+    """Which shards were reported, and whether they were computed now."""
+    reported: list[tuple[int, bool]] = []
+
+    def on_shard(shard: Shard, fresh: bool) -> None:
+        assert folder.done(shard.number) == shard
+        reported.append((shard.number, fresh))
+
+    run_shards(
+        [shard_of(number, shard_rows, rows) for number in within or range(count_shards(rows, shard_rows))],
+        folder,
+        partial(score_shards, read=ShardReader(numbers or Numbers(rows), rows), stage=stage),
+        on_shard,
     )
-    return number, told
+    return reported
 
 
 def doubles(folder: ShardFolder, shards: int) -> list[int]:
     return [value for table in folder.tables(shards) for value in table["double"].to_pylist()]
 
 
-def test_all_rows_in_order_over_several_shards(tmp_path: Path) -> None:
-    folder = ShardFolder(tmp_path / "signals")
-    shards, told = run(folder, Doubling())
-    assert shards == 4
-    assert told[0] == (Shard(0, 0, 3), True)
-    assert told[-1] == (Shard(3, 9, 1), True)
-    assert doubles(folder, 4) == [2 * number for number in range(10)]
+def done(folder: ShardFolder) -> list[int]:
+    return [number for number in range(99) if folder.is_done(number)]
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 4, 6, 7])
-def test_a_second_call_computes_nothing(tmp_path: Path, count: int) -> None:
-    folder = ShardFolder(tmp_path)
-    first, _ = run(folder, Doubling(), count)
-    stage = Doubling()
-    again, told = run(folder, stage, count)
-    assert again == first
-    assert stage.seen == []
-    assert [fresh for _, fresh in told] == [False] * first
-    assert sum(shard.rows for shard, _ in told) == count
+@pytest.mark.parametrize("rows", [0, 1, 2, 3, 4, 6, 7, 10])
+def test_all_rows_in_order_and_a_second_call_reads_and_computes_nothing(tmp_path: Path, rows: int) -> None:
+    folder, stage = ShardFolder(tmp_path / "signals"), Doubling()
+    shards = -(-rows // 3)
+    assert run(folder, stage, rows) == [(number, True) for number in range(shards)]
+    assert stage.prepared == stage.computed == list(range(rows))
+    assert doubles(folder, shards) == [2 * number for number in range(rows)]
+    again, numbers = Doubling(), Numbers(rows)
+    assert run(folder, again, rows, numbers) == [(number, False) for number in range(shards)]
+    assert again.prepared == numbers.started_at == []
 
 
 def test_a_stop_in_the_middle_keeps_what_was_done_and_the_next_call_does_the_rest(tmp_path: Path) -> None:
     folder = ShardFolder(tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        run(folder, Doubling(fails_at=7))
-    assert [number for number in range(99) if folder.is_done(number)] == [0, 1]
+        run(folder, Doubling(stops_at=7))
+    assert done(folder) == [0, 1]
     numbers, stage = Numbers(10), Doubling()
-    assert LocalExecutor().run(numbers, stage, folder, shard_rows=3) == 4
+    run(folder, stage, numbers=numbers)
     assert numbers.started_at == [6]
-    assert stage.seen == [6, 7, 8, 9]
+    assert stage.computed == [6, 7, 8, 9]
     assert doubles(folder, 4) == [2 * number for number in range(10)]
 
 
 def test_a_torn_file_is_not_taken_for_a_shard(tmp_path: Path) -> None:
     folder = ShardFolder(tmp_path)
-    run(folder, Doubling(), count=6)
+    run(folder, Doubling(), 6)
     (tmp_path / "shard-00002.parquet.part").write_bytes(b"PAR1 torn")
     (tmp_path / "shard-00003.parquet").write_bytes(b"PAR1 whole or not, it was never marked")
     stage = Doubling()
-    assert run(folder, stage, count=12)[0] == 4
-    assert stage.seen == [6, 7, 8, 9, 10, 11]
+    run(folder, stage, 12)
+    assert stage.computed == [6, 7, 8, 9, 10, 11]
     assert doubles(folder, 4) == [2 * number for number in range(12)]
     assert not list(tmp_path.glob("*.part"))
 
 
-@pytest.mark.parametrize("lost", ["shard-00001.parquet", "shard-00001.done"])
+@pytest.mark.parametrize("lost", ["shard-00001.parquet", "shard-00001.done", "damaged marker"])
 def test_a_shard_that_lost_its_table_or_marker_is_computed_again_and_no_other(tmp_path: Path, lost: str) -> None:
     folder = ShardFolder(tmp_path)
     run(folder, Doubling())
-    (tmp_path / lost).unlink()
-    with pytest.raises(RipcurrentError, match=r"shard-00001.* missing or unfinished\.\nRun the same scan again"):
-        doubles(folder, 4)
+    if lost == "damaged marker":
+        (tmp_path / "shard-00001.done").write_text("{")
+    else:
+        (tmp_path / lost).unlink()
+        with pytest.raises(RipcurrentError, match=r"shard-00001.* missing or unfinished\.\nRun the same scan again"):
+            doubles(folder, 4)
     stage = Doubling()
-    assert run(folder, stage)[0] == 4
-    assert stage.seen == [3, 4, 5]
+    assert sorted(run(folder, stage)) == [(0, False), (1, True), (2, False), (3, False)]
+    assert stage.prepared == [3, 4, 5]
     assert doubles(folder, 4) == [2 * number for number in range(10)]
 
 
@@ -121,68 +156,152 @@ def test_a_table_damaged_from_outside_is_named_and_deleting_it_mends_the_run(tmp
     folder.path(2).unlink()
     stage = Doubling()
     run(folder, stage)
-    assert stage.seen == [6, 7, 8]
+    assert stage.computed == [6, 7, 8]
 
 
-def test_the_marker_is_written_after_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = ShardFolder(tmp_path)
+def test_the_marker_is_written_after_the_table_and_an_error_in_writing_stops_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = pq.write_table
 
-    def broken(table: pa.Table, part: Path, **_: object) -> None:
-        part.write_bytes(b"half")
-        raise OSError(28, "No space left on device")
+    def full(table: pa.Table, part: Path, **options: object) -> None:
+        if "00001" in part.name:
+            part.write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+        real(table, part, **options)
 
-    monkeypatch.setattr(pq, "write_table", broken)
+    monkeypatch.setattr(pq, "write_table", full)
+    folder, stage = ShardFolder(tmp_path), Doubling()
     with pytest.raises(RipcurrentError, match="cannot be written: No space"):
-        run(folder, Doubling())
-    assert list(tmp_path.iterdir()) == []
-    assert folder.done(0) is None
+        run(folder, stage, 30)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["shard-00000.done", "shard-00000.parquet"]
+    assert json.loads((tmp_path / "shard-00000.done").read_text()) == {"number": 0, "start": 0, "rows": 3}
+    assert stage.computed[-1] == 5
 
 
-@pytest.mark.parametrize("others", [[3], [8, 3]], ids=["shrunk", "other shards are left to compute, too"])
+@pytest.mark.parametrize("others", [[3], [1, 3]], ids=["shrunk", "another shard is left to compute, too"])
 def test_a_last_shard_of_a_dataset_that_had_grown_is_computed_again(tmp_path: Path, others: list[int]) -> None:
     folder = ShardFolder(tmp_path)
-    run(folder, Doubling(), count=11)
-    if len(others) > 1:
-        folder.path(1).unlink()
-    stage = Doubling()
-    shards, told = run(folder, stage, count=10)
-    assert stage.seen[-1:] == [9]
-    assert sum(shard.rows for shard, _ in told) == 10
-    assert doubles(folder, shards) == [2 * number for number in range(10)]
+    run(folder, Doubling(), 11)
+    for number in others[:-1]:
+        folder.path(number).unlink()
+    reported = run(folder, Doubling())
+    assert [number for number, fresh in reported if fresh] == others
+    assert doubles(folder, 4) == [2 * number for number in range(10)]
 
 
-@pytest.mark.parametrize("count", [9, 10])
-def test_where_the_number_of_rows_is_known_a_finished_run_reads_nothing(tmp_path: Path, count: int) -> None:
-    folder, numbers = ShardFolder(tmp_path), Numbers(count)
-    for _ in range(2):
-        assert LocalExecutor().run(numbers, Doubling(), folder, shard_rows=3, rows=count) == -(-count // 3)
-    assert numbers.started_at == [0]
-
-
-@pytest.mark.parametrize(("given", "done"), [(11, [0, 1, 2]), (8, [0, 1])])
-def test_a_shard_of_another_size_is_never_written(tmp_path: Path, given: int, done: list[int]) -> None:
+@pytest.mark.parametrize(("given", "kept"), [(11, [0, 1, 2]), (8, [0, 1])])
+def test_a_shard_of_another_size_is_never_written(tmp_path: Path, given: int, kept: list[int]) -> None:
     folder = ShardFolder(tmp_path)
     with pytest.raises(DatasetChangedError, match="no longer has the 10 rows"):
-        LocalExecutor().run(Numbers(given), Doubling(), folder, shard_rows=3, rows=10)
-    assert [number for number in range(9) if folder.is_done(number)] == done
-    # among them one that nobody was told of
+        run(folder, Doubling(), numbers=Numbers(given))
+    assert done(folder) == kept
     folder.undo()
     assert not list(tmp_path.iterdir())
 
 
-def test_a_damaged_marker_is_none(tmp_path: Path) -> None:
+def test_one_shard_is_prepared_ahead_and_no_more(tmp_path: Path) -> None:
+    """While a shard is computed the next one gets prepared, and nothing behind it is even read."""
+    ready: dict[int, threading.Event] = {number: threading.Event() for number in range(5)}
+    read: list[int] = []
+
+    def numbers(start: int) -> Iterator[int]:
+        for number in range(start, 12):
+            read.append(number)
+            yield number
+
+    class Watched(Doubling):
+        def prepare(self, items: Iterable[int]) -> Iterator[str]:
+            for text in super().prepare(items):
+                yield text
+                if int(text) % 3 == 2:
+                    ready[int(text) // 3].set()
+
+        def compute(self, prepared: Sequence[str]) -> pa.Table:
+            shard = int(prepared[0]) // 3
+            if shard < 3:
+                assert ready[shard + 1].wait(WAIT)
+            assert max(read) <= 3 * shard + 5
+            return super().compute(prepared)
+
+    stage = Watched()
+    run(ShardFolder(tmp_path), stage, 12, numbers)
+    assert stage.computed == list(range(12))
+
+
+@pytest.mark.parametrize(("refused", "kept"), [(0, 0), (4, 1), (11, 3)])
+def test_an_error_in_preparing_leaves_the_shards_before_it_and_the_next_call_does_the_rest(
+    tmp_path: Path, refused: int, kept: int
+) -> None:
     folder = ShardFolder(tmp_path)
-    run(folder, Doubling())
-    (tmp_path / "shard-00001.done").write_text("{")
+    with pytest.raises(RipcurrentError, match=rf"^Item {refused} is not wanted\.\nLeave it out"):
+        run(folder, Doubling(refuses=refused), 12)
+    assert done(folder) == list(range(kept))
     stage = Doubling()
-    run(folder, stage)
-    assert stage.seen == [3, 4, 5]
+    run(folder, stage, 12)
+    assert stage.prepared == list(range(3 * kept, 12))
+    assert doubles(folder, 4) == [2 * number for number in range(12)]
 
 
-def test_a_marker_tells_the_shards_range(tmp_path: Path) -> None:
-    run(ShardFolder(tmp_path), Doubling())
-    assert json.loads((tmp_path / "shard-00003.done").read_text()) == {"number": 3, "start": 9, "rows": 1}
+def test_an_error_in_reading_does_so_too(tmp_path: Path) -> None:
+    def numbers(start: int) -> Iterator[int]:
+        yield from range(start, 7)
+        raise RipcurrentError("Line 8 is broken.", "Mend it.")
+
+    folder = ShardFolder(tmp_path)
+    with pytest.raises(RipcurrentError, match=r"^Line 8 is broken\."):
+        run(folder, Doubling(), numbers=numbers)
+    assert done(folder) == [0, 1]
 
 
-def test_an_empty_stream_gives_no_shard(tmp_path: Path) -> None:
-    assert run(ShardFolder(tmp_path / "none"), Doubling(), count=0) == (0, [])
+@pytest.mark.parametrize("slow", ["reading", "preparing"])
+def test_a_stop_waits_for_no_more_than_the_item_at_hand(tmp_path: Path, slow: str) -> None:
+    """The shard ahead would take hours, and no thread is left."""
+    ahead = threading.Event()
+
+    def slowly(numbers: Iterable[int]) -> Iterator[int]:
+        for number in numbers:
+            if number >= 2000:
+                ahead.set()
+                threading.Event().wait(0.1)
+            yield number
+
+    class Stopped(Doubling):
+        def prepare(self, items: Iterable[int]) -> Iterator[str]:
+            return super().prepare(slowly(items) if slow == "preparing" else items)
+
+        def compute(self, prepared: Sequence[str]) -> pa.Table:
+            if prepared[0] != "0":
+                assert ahead.wait(WAIT)
+                raise KeyboardInterrupt
+            return super().compute(prepared)
+
+    def numbers(start: int) -> Iterator[int]:
+        return slowly(count(start)) if slow == "reading" else count(start)
+
+    folder, stage, threads = ShardFolder(tmp_path), Stopped(), threading.active_count()
+    with pytest.raises(KeyboardInterrupt):
+        run(folder, stage, 10**6, numbers, shard_rows=1000)
+    assert done(folder) == [0]
+    assert threading.active_count() == threads
+    assert len(stage.prepared) < 2900
+
+
+@pytest.mark.parametrize("of", [1, 2, 3, 7, 8, 9, 12])
+def test_the_parts_of_a_stage_make_the_whole(tmp_path: Path, of: int) -> None:
+    folder, total = ShardFolder(tmp_path), count_shards(23, 3)
+    # last first: parts do not wait for one another
+    for index in reversed(range(of)):
+        within, stage = Part(index, of).shards(total), Doubling()
+        if within:
+            assert run(folder, stage, 23, within=within) == [(number, True) for number in within]
+            # nothing of the next part is read
+            assert stage.prepared == list(range(3 * within.start, min(23, 3 * within.stop)))
+    assert doubles(folder, total) == [2 * number for number in range(23)]
+
+
+def test_a_part_resumes_within_its_own_range(tmp_path: Path) -> None:
+    folder = ShardFolder(tmp_path)
+    run(folder, Doubling(), 23, within=range(2, 4))
+    assert run(folder, Doubling(), 23, within=range(2, 5)) == [(2, False), (3, False), (4, True)]
+    assert done(folder) == [2, 3, 4]

@@ -151,7 +151,7 @@ def scan_command(
     from ripcurrent.cli._output import TerminalProgress, print_json, say_default_model
     from ripcurrent.data import parse_mapping
     from ripcurrent.errors import RipcurrentError
-    from ripcurrent.scan._execution import choose_execution
+    from ripcurrent.scan._execution import Execution
     from ripcurrent.scan._scan import scan
     from ripcurrent.scan._summary import summarise_scan
 
@@ -188,7 +188,7 @@ def scan_command(
         "shard_rows": shard_rows,
         "seed": seed,
     }
-    execution = choose_execution(executor, workers, ray_address)
+    execution = Execution(executor, workers, ray_address)
     say_default_model(context, quiet)
     if shard is not None:
         if forecast is not None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
         Direction,
     )
     from ripcurrent.scan._environment import size
-    from ripcurrent.scan._execution import Execution, choose_execution
+    from ripcurrent.scan._execution import Execution
     from ripcurrent.scan._manifest import PartCost, ScanAnchors, ScanManifest
     from ripcurrent.scan._options import ScanOptions, require_combination, require_positions, resolve_options
     from ripcurrent.scan._overview import (
@@ -58,7 +58,7 @@ _HOMES = {
         *("SET_COSINE", "SUMMED", "TRAIT_COLUMNS", "Column", "Direction"),
     ),
     "_environment": ("size",),
-    "_execution": ("Execution", "choose_execution"),
+    "_execution": ("Execution",),
     "_manifest": ("PartCost", "ScanAnchors", "ScanManifest"),
     "_options": ("ScanOptions", "require_combination", "require_positions", "resolve_options"),
     "_part": ("Part", "bind_local_gpu", "parse_part"),
@@ -114,7 +114,6 @@ __all__ = [
     "SignalStage",
     "bind_local_gpu",
     "check_anchors",
-    "choose_execution",
     "default_folder",
     "format_shares",
     "load_scan_model",

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from ripcurrent.data import Dataset, Row, read_rows
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.models import EMBEDDED, EMBEDDED_BARE, split_variables
-from ripcurrent.scan._executor import LocalExecutor
+from ripcurrent.scan._executor import ShardReader, run_shards, score_shards
 from ripcurrent.scan._options import ScanOptions
-from ripcurrent.scan._part import Part
+from ripcurrent.scan._part import Part, shard_of
 from ripcurrent.scan._parts import shards_of
 from ripcurrent.scan._prefilter import PickedRows
-from ripcurrent.scan._ray import RayExecutor
-from ripcurrent.scan._remote import RemoteStage, release_stage, share_stage
-from ripcurrent.scan._scan_model import model_options
+from ripcurrent.scan._ray import RayPool
+from ripcurrent.scan._remote import release_stage, share_stage
 from ripcurrent.scan._shards import Shard, ShardFolder
 from ripcurrent.scan._signal_stage import SignalStage
 
@@ -42,44 +43,39 @@ class RunStage(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Execution:
-    """Where a scan is computed. No part of the result: another choice goes on in the same run folder."""
+    """Where a scan is computed. No part of the result: another choice goes on in the same run folder.
 
-    executor: Literal["local", "ray"] = "local"
-    """This process, or Ray's workers."""
+    Raises:
+        RipcurrentError: There is no such executor, or options of Ray's are given without it.
+    """
+
+    executor: str = "local"
+    """``local``: this process; ``ray``: Ray's workers."""
     workers: int | None = None
     """Ray's worker processes; one for each GPU, without GPUs one for each machine, unless named."""
     ray_address: str | None = None
     """A running Ray cluster; a Ray of this machine alone unless named."""
 
-
-def choose_execution(executor: str, workers: int | None, ray_address: str | None) -> Execution:
-    """The user's choice, checked.
-
-    Raises:
-        RipcurrentError: there is no such executor, or options of Ray's are given without it.
-    """
-    if executor == "ray":
-        return Execution("ray", workers, ray_address)
-    if executor != "local":
-        raise RipcurrentError(f"There is no executor {executor!r}.", "Choices: local, ray.")
-    if workers is not None or ray_address is not None:
-        given = "--workers" if workers is not None else "--ray-address"
-        raise RipcurrentError(f"{given} is an option of --executor ray.", "Add --executor ray, or leave it out.")
-    return Execution()
+    def __post_init__(self) -> None:
+        if self.executor not in ("local", "ray"):
+            raise RipcurrentError(f"There is no executor {self.executor!r}.", "Choices: local, ray.")
+        if self.executor == "local" and (self.workers is not None or self.ray_address is not None):
+            given = "--workers" if self.workers is not None else "--ray-address"
+            raise RipcurrentError(f"{given} is an option of --executor ray.", "Add --executor ray, or leave it out.")
 
 
 @dataclass(frozen=True, slots=True)
 class OpenRows:
     """Opens a dataset again, in another process."""
 
+    options: ScanOptions
+    """The scan's."""
     path: str
     """Absolute, or a hub address."""
-    options: Mapping[str, Any] = field(default_factory=dict)
-    """Arguments of :func:`ripcurrent.read_rows`."""
+    sampled: str | None
+    """The dataset's `sampled_hash` where the scan was started."""
     picked: npt.NDArray[np.int64] | None = None
     """Numbers of the rows meant, ascending; all of them unless named."""
-    sampled: str | None = None
-    """The dataset's `sampled_hash` where the scan was started."""
 
     def __call__(self, start: int) -> Iterator[Row]:
         """The rows from the ``start``-th on.
@@ -87,7 +83,8 @@ class OpenRows:
         Raises:
             RipcurrentError: It cannot be read here, or is another dataset here.
         """
-        rows = read_rows(self.path, **self.options)
+        options = self.options
+        rows = read_rows(self.path, format=options.format, mapping=options.mapping, limit=options.limit)
         if rows.sampled_hash() != self.sampled:
             raise RipcurrentError(
                 f"On {socket.gethostname()} {self.path} is another file than where the scan was started.",
@@ -118,70 +115,46 @@ def running(
         on_gpu: Whether the model computes on a GPU.
         reports: Takes what each of Ray's workers reports of its stage.
     """
+
+    def run(
+        score_of: Callable[[SignalStage, int, npt.NDArray[np.int64] | None], Score],
+        stage: SignalStage,
+        folder: ShardFolder,
+        on_shard: Callable[[Shard, bool], None],
+        picked: npt.NDArray[np.int64] | None = None,
+    ) -> int:
+        number = count if picked is None else len(picked)
+        numbers = shards_of(part, number, options)
+        shards = [shard_of(one, options.shard_rows, number) for one in numbers]
+        run_shards(shards, folder, score_of(stage, number, picked), on_shard)
+        return numbers.stop
+
+    def here(stage: SignalStage, number: int, picked: npt.NDArray[np.int64] | None) -> Score:
+        read = ShardReader((rows if picked is None else PickedRows(rows, picked)).iter_from, number)
+        return partial(score_shards, read=read, stage=stage)
+
     if execution.executor == "local":
-
-        def run_here(
-            stage: SignalStage,
-            folder: ShardFolder,
-            on_shard: Callable[[Shard, bool], None],
-            picked: npt.NDArray[np.int64] | None = None,
-        ) -> int:
-            return LocalExecutor().run(
-                (rows if picked is None else PickedRows(rows, picked)).iter_from,
-                stage,
-                folder,
-                shard_rows=options.shard_rows,
-                rows=count if picked is None else len(picked),
-                within=shards_of(part, count if picked is None else len(picked), options),
-                on_shard=on_shard,
-            )
-
-        yield run_here
+        yield partial(run, here)
         return
-    opened = OpenRows(
-        absolute(rows.path),
-        {"format": options.format, "mapping": options.mapping, "limit": options.limit},
-        sampled=rows.sampled_hash(),
-    )
-    with RayExecutor(workers=execution.workers, address=execution.ray_address, use_gpu=on_gpu, reports=reports) as ray:
+    with RayPool(workers=execution.workers, address=execution.ray_address, use_gpu=on_gpu) as pool:
+        pool.reports = reports
 
-        def run_there(
-            stage: SignalStage,
-            folder: ShardFolder,
-            on_shard: Callable[[Shard, bool], None],
-            picked: npt.NDArray[np.int64] | None = None,
-        ) -> int:
-            def share() -> RemoteStage:
-                shared = share_stage(
-                    stage,
-                    ray.put,
-                    # all workers compute on the kind of device that measured the anchors
-                    model=_absolute_paths(model_options(options) | {"device": stage.chat_model.device.type}),
-                    layer=options.layer,
-                    position=options.position,
-                )
-                if not options.per_anchor:
-                    # a worker may need this very GPU; only further directions would need the model here
-                    release_stage(stage)
-                return shared
-
-            def told(shard: Shard, fresh: bool) -> None:
-                if fresh:
+        def there(stage: SignalStage, number: int, picked: npt.NDArray[np.int64] | None) -> Score:
+            def score(shards: Sequence[Shard]) -> Generator[tuple[Shard, pa.Table]]:
+                opened = OpenRows(options, absolute(rows.path), rows.sampled_hash(), picked)
+                shared = share_stage(stage, from_anywhere(options), pool.put)
+                # a worker may need this very GPU
+                release_stage(stage)
+                for shard, table in pool.score_shards(shards, opened, number, shared):
                     stage.on_rows(shard.rows)
-                on_shard(shard, fresh)
+                    yield shard, table
 
-            number = count if picked is None else len(picked)
-            return ray.run(
-                replace(opened, picked=picked),
-                share,
-                folder,
-                rows=number,
-                shard_rows=options.shard_rows,
-                within=shards_of(part, number, options),
-                on_shard=told,
-            )
+            return score
 
-        yield run_there
+        yield partial(run, there)
+
+
+Score = Callable[[Sequence[Shard]], Generator[tuple[Shard, pa.Table]]]
 
 
 def absolute(path: str) -> str:
@@ -192,16 +165,15 @@ def absolute(path: str) -> str:
     return path if path.startswith("hf:") else str(Path(path).absolute())
 
 
-def _absolute_paths(model: dict[str, Any]) -> dict[str, Any]:
-    """Model and adapter by absolute path where they are files here: workers stand in other folders.
+def from_anywhere(options: ScanOptions) -> ScanOptions:
+    """The options with model and adapter by absolute path where they are files here: workers stand in other folders.
 
     The names of the embedded model are no files, whatever lies here.
     """
-
-    def of(key: str, value: Any) -> Any:
-        if key not in ("name", "adapter") or not value or (key == "name" and value in (EMBEDDED, EMBEDDED_BARE)):
-            return value
-        bare = split_variables(value)[0] if key == "name" else value
-        return str(Path(bare).absolute()) + value.removeprefix(bare) if Path(bare).exists() else value
-
-    return {key: of(key, value) for key, value in model.items()}
+    changed = {}
+    bare = split_variables(options.model)[0]
+    if bare not in (EMBEDDED, EMBEDDED_BARE) and Path(bare).exists():
+        changed["model"] = str(Path(bare).absolute()) + options.model.removeprefix(bare)
+    if options.adapter and Path(options.adapter).exists():
+        changed["adapter"] = str(Path(options.adapter).absolute())
+    return options.model_copy(update=changed)

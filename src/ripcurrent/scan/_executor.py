@@ -1,17 +1,18 @@
-"""Runs a stage over the shards of a dataset that are not yet done."""
+"""Scores a dataset's shards that are not yet done: here one after another, or as workers elsewhere finish them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice, takewhile
+import socket
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from itertools import islice, takewhile, zip_longest
 from threading import Event
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import pyarrow as pa
 
 from ripcurrent.errors import DatasetChangedError
-from ripcurrent.scan._part import count_shards, shard_of
 from ripcurrent.scan._shards import Shard, ShardFolder
 
 Item = TypeVar("Item")
@@ -19,15 +20,7 @@ Consumed = TypeVar("Consumed", contravariant=True)
 
 
 class Stage(Protocol[Consumed]):
-    """Turns a shard's items into its table; depends on nothing but the items and its own options."""
-
-    def __call__(self, items: Sequence[Consumed]) -> pa.Table:
-        """The shard's table, one row per item, in order."""
-
-
-@runtime_checkable
-class PreparingStage(Protocol[Consumed]):
-    """A stage in two steps: ``stage(items)`` is ``stage.compute(list(stage.prepare(items)))``."""
+    """Turns a shard's items into its table in two steps; depends on nothing but the items and its own options."""
 
     def prepare(self, items: Iterable[Consumed]) -> Iterable[Any]:
         """Each item as the second step wants it, in order. Called in another thread, while a shard is computed."""
@@ -35,88 +28,92 @@ class PreparingStage(Protocol[Consumed]):
     def compute(self, prepared: Sequence[Any]) -> pa.Table:
         """The shard's table, one row per item, in order."""
 
+    def report(self) -> dict[str, int]:
+        """Numbers by name of all that it did so far, such as its peak memory."""
 
-class LocalExecutor:
-    """Runs shards one after another in this process.
 
-    While one is computed, the next is read and prepared in a thread and the one before is written in another: one shard
-    ahead, so that memory stays flat. Neither thread outlives `run`.
-    """
+@runtime_checkable
+class Skipping(Protocol):
+    """A stream that steps over items more cheaply than by giving them."""
 
-    def run(
-        self,
-        items: Callable[[int], Iterable[Item]],
-        stage: Stage[Item],
-        folder: ShardFolder,
-        *,
-        shard_rows: int,
-        rows: int | None = None,
-        within: range | None = None,
-        on_shard: Callable[[Shard, bool], None] = lambda shard, fresh: None,
-    ) -> int:
-        """Run ``stage`` on every shard that is not done; returns the number after the last shard's.
+    def skip(self, count: int) -> None:
+        """Step over ``count`` items, or as many as are left."""
 
-        ``items(start)`` streams the dataset from a row on, which has so many ``rows`` where that is known: a shard of
-        any other size is an error then, before it is computed. ``within`` limits the shards to consecutive numbers.
-        ``on_shard`` is told of each shard, once it is written, and whether it was computed now. What reading, preparing
-        or writing raises is raised here: shards before the one that failed are written, and a shard whose writing fails
-        costs the one that is being computed.
+
+class ShardReader(Generic[Item]):
+    """Reads shards' items from one stream, which is opened again only to go back."""
+
+    def __init__(self, open_items: Callable[[int], Iterable[Item]], rows: int) -> None:
+        """``open_items(start)`` streams the dataset's items from one on; there are ``rows`` in all."""
+        self._open_items, self._rows = open_items, rows
+        self._items: Iterator[Item] = iter(())
+        self._at: int | None = None
+
+    def __call__(self, shard: Shard, stopped: Event) -> list[Item]:
+        """The shard's items, or fewer once ``stopped`` is set.
+
+        Raises:
+            DatasetChangedError: The dataset ends before them, or goes on after the last of all.
         """
-        number, stop = (0, None) if within is None else (within.start, within.stop)
-        if rows is not None and stop is None:
-            stop = count_shards(rows, shard_rows)
-        while number != stop and (done := folder.done(number)) == shard_of(number, shard_rows, rows):
-            assert done is not None
-            on_shard(done, False)
-            number += 1
-        if number == stop:
-            return number
-        stopped = Event()
-        prepare: Callable[[Iterable[Item]], Iterable[Any]] = iter
-        compute: Callable[[Sequence[Any]], pa.Table] = stage
-        if isinstance(stage, PreparingStage):
-            prepare, compute = stage.prepare, stage.compute
-
-        def prepared(first: int) -> Iterator[tuple[Shard, list[Any] | None]]:
-            """Each shard with its prepared items, or with None where it is done."""
-            chunks = _chunks(items(first * shard_rows), shard_rows, stopped)
-            for place, chunk in enumerate(islice(chunks, None if stop is None else stop - first), first):
-                shard = Shard(place, place * shard_rows, len(chunk))
-                if rows is not None and shard != shard_of(place, shard_rows, rows):
-                    raise DatasetChangedError(f"The dataset no longer has the {rows} rows that were counted.")
-                # the last one of a dataset that has grown or shrunk since is not the same
-                yield shard, None if folder.done(place) == shard else list(prepare(_until(stopped, chunk)))
-
-        def tell(shard: Shard, written: Future[None] | None) -> None:
-            if written is not None:
-                written.result()
-            on_shard(shard, written is not None)
-
-        with ThreadPoolExecutor(1, "next-shard") as ahead, ThreadPoolExecutor(1, "last-shard") as behind:
-            try:
-                shards = prepared(number)
-                coming = ahead.submit(next, shards, None)
-                before: tuple[Shard, Future[None] | None] | None = None
-                while (found := coming.result()) is not None:
-                    coming = ahead.submit(next, shards, None)
-                    shard, waiting = found
-                    table = None if waiting is None else compute(waiting)
-                    if before is not None:
-                        tell(*before)
-                    before = shard, None if table is None else behind.submit(folder.write, shard, table)
-                    number += 1
-                if before is not None:
-                    tell(*before)
-            finally:
-                stopped.set()
-        return number
+        if self._at is None or self._at > shard.start:
+            self._items, self._at = iter(self._open_items(shard.start)), shard.start
+        if isinstance(self._items, Skipping):
+            self._items.skip(shard.start - self._at)
+        else:
+            next(islice(self._items, shard.start - self._at, shard.start - self._at), None)
+        self._at = shard.start + shard.rows
+        last = self._at == self._rows
+        items = list(takewhile(lambda _: not stopped.is_set(), islice(self._items, shard.rows + last)))
+        if len(items) != shard.rows and not stopped.is_set():
+            raise DatasetChangedError(
+                f"On {socket.gethostname()} the dataset no longer has the {self._rows} rows that were counted."
+            )
+        return items
 
 
-def _chunks(items: Iterable[Item], size: int, stopped: Event) -> Iterator[list[Item]]:
-    stream = iter(_until(stopped, items))
-    while chunk := list(islice(stream, size)):
-        yield chunk
+def score_shards(
+    shards: Sequence[Shard], read: ShardReader[Item], stage: Stage[Item]
+) -> Generator[tuple[Shard, pa.Table]]:
+    """The shards' tables in order. While one is computed, the next is read and prepared in a thread.
+
+    What reading or preparing raises is raised here, after the shards before it. Closing the generator ends the thread.
+    """
+    stopped = Event()
+
+    def prepared(shard: Shard) -> list[Any]:
+        return list(stage.prepare(takewhile(lambda _: not stopped.is_set(), read(shard, stopped))))
+
+    with ThreadPoolExecutor(1, "next-shard") as ahead:
+        try:
+            coming = ahead.submit(prepared, shards[0])
+            for shard, following in zip_longest(shards, shards[1:]):
+                waiting = coming.result()
+                if following is not None:
+                    coming = ahead.submit(prepared, following)
+                yield shard, stage.compute(waiting)
+        finally:
+            stopped.set()
 
 
-def _until(stopped: Event, items: Iterable[Item]) -> Iterator[Item]:
-    return takewhile(lambda _: not stopped.is_set(), items)
+def run_shards(
+    shards: Iterable[Shard],
+    folder: ShardFolder,
+    score: Callable[[Sequence[Shard]], Generator[tuple[Shard, pa.Table]]],
+    on_shard: Callable[[Shard, bool], None] = lambda shard, fresh: None,
+) -> None:
+    """Write the table of every shard that is not done yet, as ``score`` gives them, in any order.
+
+    ``on_shard`` is called for each shard, once it is there, with whether it was computed now.
+    """
+    waiting = []
+    for shard in shards:
+        # the last one of a dataset that has grown or shrunk since is not the same
+        if folder.done(shard.number) == shard:
+            on_shard(shard, False)
+        else:
+            waiting.append(shard)
+    if waiting:
+        with closing(score(waiting)) as tables:
+            for shard, table in tables:
+                folder.write(shard, table)
+                on_shard(shard, True)

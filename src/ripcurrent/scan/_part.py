@@ -1,4 +1,4 @@
-"""Parts: which of a dataset's shards one process of several takes, and what a scheduler's environment says of it."""
+"""Parts: which of a dataset's shards one process of several takes, by number or by a scheduler's environment."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ripcurrent.errors import RipcurrentError
 from ripcurrent.scan._shards import Shard
 
 STEP_TASKS = "SLURM_STEP_NUM_TASKS"
-"""How many tasks srun started together."""
+"""Number of tasks that srun started together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,14 +34,14 @@ class Part:
 
 
 def count_shards(rows: int, shard_rows: int) -> int:
-    """How many shards a dataset has."""
+    """Number of shards of a dataset."""
     return -(-rows // shard_rows)
 
 
-def shard_of(number: int, shard_rows: int, rows: int | None = None) -> Shard:
-    """A shard of a dataset of so many rows; a full one where these are not known."""
+def shard_of(number: int, shard_rows: int, rows: int) -> Shard:
+    """A shard of a dataset of ``rows``; the last may be short."""
     start = number * shard_rows
-    return Shard(number, start, shard_rows if rows is None else min(shard_rows, rows - start))
+    return Shard(number, start, min(shard_rows, rows - start))
 
 
 def parse_part(text: str, environment: Mapping[str, str]) -> Part:
@@ -50,7 +50,7 @@ def parse_part(text: str, environment: Mapping[str, str]) -> Part:
     A SLURM array, and torchrun or srun inside each of its tasks, count together.
 
     Raises:
-        RipcurrentError: Neither ``auto`` nor two numbers with i below n; or ``auto`` where nothing tells.
+        RipcurrentError: Neither ``auto`` nor two numbers with i below n; or ``auto`` without such an environment.
     """
     if text == "auto":
         return _part_from(environment)
@@ -69,79 +69,71 @@ def parse_part(text: str, environment: Mapping[str, str]) -> Part:
 
 
 def bind_local_gpu(environment: MutableMapping[str, str]) -> None:
-    """Let each of torchrun's or srun's processes on a machine see the GPU of its own local rank.
+    """Let each of torchrun's or srun's processes on a machine see only the GPU of its local rank.
 
-    One that sees only one GPU, or none, is left as it is.
-
-    Takes effect if called before CUDA is first used.
+    Call it before CUDA is first used. A process that sees one GPU or none is left as it is.
 
     Raises:
         RipcurrentError: There are more processes than visible GPUs.
     """
     rank = environment.get("LOCAL_RANK", environment.get("SLURM_LOCALID", "") if _in_srun(environment) else "")
-    if not rank.isdigit():
-        return
-    if environment.get("CUDA_VISIBLE_DEVICES") == "":
-        # GPUs were switched off
-        return
-    visible = [name.strip() for name in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
-    if len(visible) == 1:
+    given = environment.get("CUDA_VISIBLE_DEVICES")
+    visible = [name.strip() for name in (given or "").split(",") if name.strip()]
+    # an empty variable switches GPUs off
+    if not rank.isdigit() or given == "" or len(visible) == 1:
         return
     named = f"CUDA_VISIBLE_DEVICES names {len(visible)}"
     if not visible:
         import torch
 
         count = torch.cuda.device_count()
-        # where there is none at all, a name changes nothing
+        # without any GPU a name changes nothing
         visible, named = [str(gpu) for gpu in range(count or int(rank) + 1)], f"there are {count}"
-    if int(rank) < len(visible):
-        environment["CUDA_VISIBLE_DEVICES"] = visible[int(rank)]
-    else:
+    if int(rank) >= len(visible):
         raise RipcurrentError(
             f"Process {rank} of this machine has no GPU: {named}.",
             "Start as many processes as GPUs, or leave --shard auto out and name each one's --device.",
         )
+    environment["CUDA_VISIBLE_DEVICES"] = visible[int(rank)]
 
 
 def _in_srun(environment: Mapping[str, str]) -> bool:
-    """Whether this is one of several tasks of a SLURM step; a batch script itself is none, whatever it asked for."""
+    """Whether this is one of several tasks of a SLURM step. A batch script itself is not, whatever it asked for."""
     tasks = environment.get(STEP_TASKS, "")
     return tasks.isdigit() and int(tasks) > 1
 
 
 def _part_from(environment: Mapping[str, str]) -> Part:
-    index, of, told = 0, 1, False
+    def number(name: str) -> int:
+        value = environment.get(name, "")
+        if not value.isdigit():
+            raise RipcurrentError(
+                f"--shard auto needs the environment variable {name}, which is {value!r}.", "Write --shard i/n instead."
+            )
+        return int(value)
+
+    levels: list[tuple[int, int]] = []
     if "SLURM_ARRAY_TASK_ID" in environment:
-        task, count, first, last = (
-            _number(environment, f"SLURM_ARRAY_TASK_{name}") for name in ("ID", "COUNT", "MIN", "MAX")
-        )
+        task, count, first, last = (number(f"SLURM_ARRAY_TASK_{name}") for name in ("ID", "COUNT", "MIN", "MAX"))
         if last - first + 1 != count:
             raise RipcurrentError(
                 f"The SLURM array has {count} tasks with ids from {first} to {last}: auto needs ids without gaps.",
                 "Give the part by number, such as --shard $SLURM_ARRAY_TASK_ID/8 with --array=2,5.",
             )
-        index, of, told = task - first, count, True
+        levels.append((task - first, count))
     if "RANK" in environment and "WORLD_SIZE" in environment:
-        size = _number(environment, "WORLD_SIZE")
-        index, of, told = index * size + _number(environment, "RANK"), of * size, True
+        levels.append((number("RANK"), number("WORLD_SIZE")))
     elif _in_srun(environment):
-        size = _number(environment, STEP_TASKS)
-        index, of, told = index * size + _number(environment, "SLURM_PROCID"), of * size, True
-    if not told:
+        levels.append((number("SLURM_PROCID"), number(STEP_TASKS)))
+    if not levels:
         raise RipcurrentError(
             "--shard auto finds neither a SLURM array, nor srun with several tasks, nor torchrun in the environment.",
             f"It reads SLURM_ARRAY_TASK_ID and its like, {STEP_TASKS} and SLURM_PROCID, or RANK and WORLD_SIZE; "
             "elsewhere write --shard i/n.",
         )
+    index, of = 0, 1
+    for place, size in levels:
+        index, of = index * size + place, of * size
     if not 0 <= index < of:
         raise RipcurrentError(f"The environment gives part {index} of {of}, which there is not.", "Write --shard i/n.")
     return Part(index, of)
-
-
-def _number(environment: Mapping[str, str], name: str) -> int:
-    value = environment.get(name, "")
-    if not value.isdigit():
-        raise RipcurrentError(
-            f"--shard auto needs the environment variable {name}, which is {value!r}.", "Write --shard i/n instead."
-        )
-    return int(value)

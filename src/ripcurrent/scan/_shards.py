@@ -1,4 +1,4 @@
-"""Shards: a stage's output in numbered Parquet files, each whole and marked, so that a second call resumes."""
+"""Shards: a scan's rows in numbered Parquet files, each whole and marked, so that a second call resumes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Shard:
     start: int
     """First row."""
     rows: int
-    """How many."""
+    """Number of rows."""
 
 
 class ShardFolder:
@@ -40,18 +40,17 @@ class ShardFolder:
     def _marker(self, number: int) -> Path:
         return self._folder / f"shard-{number:05d}.done"
 
+    def done(self, number: int) -> Shard | None:
+        """The shard as it was written to its end; None where it was not, or its marker is damaged."""
+        try:
+            found = Shard(**json.loads(self._marker(number).read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            return None
+        return found if self.path(number).exists() else None
+
     def is_done(self, number: int) -> bool:
         """Whether the shard was written to its end."""
         return self._marker(number).exists() and self.path(number).exists()
-
-    def _read(self, number: int) -> pa.Table:
-        try:
-            return pq.read_table(self.path(number))
-        except (OSError, pa.ArrowInvalid) as error:
-            raise RipcurrentError(
-                f"{self.path(number)} is damaged: {str(error).splitlines()[0]}.",
-                "Delete this file and run the same scan again: only its rows are computed anew.",
-            ) from error
 
     def write(self, shard: Shard, table: pa.Table) -> None:
         """Write a shard whole, then its marker."""
@@ -67,20 +66,17 @@ class ShardFolder:
                 raise RipcurrentError(
                     f"{self.path(number)} is missing or unfinished.", "Run the same scan again to complete it."
                 )
-            yield self._read(number)
+            try:
+                yield pq.read_table(self.path(number))
+            except (OSError, pa.ArrowInvalid) as error:
+                raise RipcurrentError(
+                    f"{self.path(number)} is damaged: {str(error).splitlines()[0]}.",
+                    "Delete this file and run the same scan again: only its rows are computed again.",
+                ) from error
 
     def undo(self) -> None:
-        """Remove the shards that were written through this object, whoever was told of them."""
+        """Remove the shards that were written through this object."""
         for number in self._written:
             self._marker(number).unlink(missing_ok=True)
             self.path(number).unlink(missing_ok=True)
         self._written.clear()
-
-    def done(self, number: int) -> Shard | None:
-        """The shard as it was written to its end; None where it was not, or its marker is damaged."""
-        if not self.is_done(number):
-            return None
-        try:
-            return Shard(**json.loads(self._marker(number).read_text(encoding="utf-8")))
-        except (ValueError, TypeError):
-            return None
