@@ -13,7 +13,7 @@ from ripcurrent.data._near_duplicates import (
 from ripcurrent.data._parquet import PARQUET_STREAMED
 from ripcurrent.data._parts import is_pattern
 from ripcurrent.data._places import TokenKind, TokenPart, TokenPlace, token_places
-from ripcurrent.data._read import Dataset, RowStream, canonical_json, open_container, open_unchanged, read_rows
+from ripcurrent.data._read import Dataset, canonical_json, open_container, open_unchanged, read_rows
 from ripcurrent.data._refusals import REFUSAL_PHRASES, has_refusal
 from ripcurrent.data._render import default_template, render, rendered
 from ripcurrent.data._sniff import parse_mapping
@@ -39,7 +39,6 @@ __all__ = [
     "Message",
     "Row",
     "RowStatus",
-    "RowStream",
     "TokenKind",
     "TokenPart",
     "TokenPlace",

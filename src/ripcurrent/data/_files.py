@@ -1,4 +1,4 @@
-"""Files: opened plain or gzipped, written whole or not at all."""
+"""Files: opened plain or gzipped, written whole or not at all; and what every container of records offers."""
 
 from __future__ import annotations
 
@@ -17,11 +17,50 @@ _Item = TypeVar("_Item")
 BOM = b"\xef\xbb\xbf"
 
 BLOCK, BLOCKS = 2**20, 64
-"""What is read of large files to tell them from others: blocks of so many bytes, and how many."""
+"""What is read of large files to tell them from others: bytes of a block, and number of blocks."""
+
+
+class Container:
+    """Where records lie: read in order, and written as they stand."""
+
+    kind: str
+    """``json``, ``jsonl``, ``csv``, ``parquet``, ``files``, ``folder`` or ``hub``."""
+    name: str
+    """File or folder name without suffixes, or the hub name."""
+    suffix: str
+    """Suffix of what `write` makes; empty for a folder."""
+    columns: tuple[str, ...] | None = None
+    """Column names where the container declares them."""
+    files: Sequence[Path] = ()
+    """The files that hold the records, in order."""
+
+    def records(self, start: int = 0) -> Iterator[object]:
+        """The records from ``start`` on."""
+        raise NotImplementedError
+
+    def content_hash(self) -> str | None:
+        """SHA-256 of the file or files; None where the rows themselves are to be hashed."""
+        return None
+
+    def write(self, indices: Sequence[int], destination: Path) -> None:
+        """Write those records, in that order."""
+        raise NotImplementedError
+
+
+class OneFile(Container):
+    """A container that is one file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.files = (path,)
+        self.name = path.name.removesuffix(".gz").rpartition(".")[0] or path.name
+        self.suffix = path.with_suffix("").suffix + path.suffix if is_gzipped(path) else path.suffix
+
+    def content_hash(self) -> str:
+        return sha256_of_file(self.path)
 
 
 def is_gzipped(path: Path) -> bool:
-    """Whether the name says that the file is gzipped."""
     return path.suffix.lower() == ".gz"
 
 
@@ -43,9 +82,7 @@ def reading(path: Path) -> Iterator[BinaryIO]:
     except (EOFError, zlib.error) as error:
         raise RipcurrentError(f"{path} ends early or is damaged: it does not decompress.", "Fetch it again.") from error
     except OSError as error:
-        raise RipcurrentError(
-            f"{path} cannot be read: {error.strerror or error}.", "Check the path and its permissions."
-        ) from error
+        raise _cannot_read(path, error) from error
 
 
 @contextmanager
@@ -69,30 +106,19 @@ def writing(destination: Path) -> Iterator[BinaryIO]:
             part.unlink(missing_ok=True)
 
 
-def cannot_write(destination: Path, error: OSError) -> RipcurrentError:
-    """The user's error for a destination that does not take the data."""
-    return RipcurrentError(
-        f"{destination} cannot be written: {error.strerror or error}.",
-        "Choose another place, or free space and check permissions.",
-    )
-
-
 def sha256_of_file(path: Path) -> str:
     """SHA-256 of the file as it lies on disk, as ``sha256sum`` prints it."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise RipcurrentError(
-            f"{path} cannot be read: {error.strerror or error}.", "Check its permissions, or copy or fetch it again."
-        ) from error
+        raise _cannot_read(path, error) from error
 
 
 def sampled_sha256(files: Sequence[Path]) -> str:
     """SHA-256 of the files' sizes and of what they hold: all of it up to ``BLOCKS`` blocks, else blocks spread evenly.
 
-    Tells other files from these at the price of a few reads, however large and many they are: of more files than
-    ``BLOCKS`` / 2 only so many, spread evenly, are opened.
+    Tells other files from these by a few reads: of more than ``BLOCKS`` / 2 files only that many are opened.
     """
     digest = hashlib.sha256()
     opened = {(len(files) - 1) * place // (BLOCKS // 2 - 1) for place in range(BLOCKS // 2)}
@@ -111,10 +137,7 @@ def sampled_sha256(files: Sequence[Path]) -> str:
                     file.seek((size - BLOCK) * place // (each - 1))
                     digest.update(file.read(BLOCK))
         except OSError as error:
-            raise RipcurrentError(
-                f"{path} cannot be read: {error.strerror or error}.",
-                "Check its permissions, or copy or fetch it again.",
-            ) from error
+            raise _cannot_read(path, error) from error
     return digest.hexdigest()
 
 
@@ -126,11 +149,6 @@ def decode(data: bytes, path: Path, line: int) -> str:
         raise not_utf8(path, line) from error
 
 
-def not_utf8(path: Path, line: int) -> RipcurrentError:
-    """The user's error for bytes that are no UTF-8."""
-    return RipcurrentError(f"{path}, line {line}: not UTF-8 text.", "Save the file as UTF-8.")
-
-
 def pick(
     items: Iterator[_Item], indices: Sequence[int], keep: Callable[[_Item], _Item] = lambda item: item
 ) -> Iterator[_Item]:
@@ -140,7 +158,7 @@ def pick(
     re-ordered row has to wait for its turn. Raises `RipcurrentError` for an index past the end.
     """
     wanted = sorted(set(indices))
-    rising = len(wanted) == len(indices) and all(a == b for a, b in zip(wanted, indices, strict=True))
+    rising = wanted == list(indices)
     held: dict[int, _Item] = {}
     position = 0
     for index, item in enumerate(items):
@@ -159,8 +177,24 @@ def pick(
             yield held[index]
 
 
+def _cannot_read(path: Path, error: OSError) -> RipcurrentError:
+    return RipcurrentError(
+        f"{path} cannot be read: {error.strerror or error}.", "Check the path and its permissions, or fetch it again."
+    )
+
+
+def cannot_write(destination: Path, error: OSError) -> RipcurrentError:
+    return RipcurrentError(
+        f"{destination} cannot be written: {error.strerror or error}.",
+        "Choose another place, or free space and check permissions.",
+    )
+
+
+def not_utf8(path: Path, line: int) -> RipcurrentError:
+    return RipcurrentError(f"{path}, line {line}: not UTF-8 text.", "Save the file as UTF-8.")
+
+
 def no_such_row(index: int) -> RipcurrentError:
-    """The error for an index that the dataset does not have."""
     return RipcurrentError(
         f"The dataset has no row {index}.", "Rows are numbered from 0; was the file changed since it was scored?"
     )

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ripcurrent.data._files import cannot_write, no_such_row, pick
+from ripcurrent.data._files import Container, cannot_write, no_such_row, pick
 from ripcurrent.data._parquet import copied, write_parquet
 from ripcurrent.errors import RipcurrentError
 
@@ -19,12 +19,14 @@ _BATCH = 256
 HUB_PREFIX = "hf:"
 
 
-class SavedFolder:
+class SavedFolder(Container):
     """A folder written by ``save_to_disk``."""
 
     kind = "folder"
+    suffix = ""
 
     def __init__(self, path: Path) -> None:
+        self.name = path.resolve().name
         if (path / "dataset_dict.json").is_file():
             path = _only_split(path)
         elif not is_saved(path):
@@ -33,22 +35,15 @@ class SavedFolder:
                 "Give a file in it, a folder of such files, or one written by Dataset.save_to_disk.",
             )
         self._path = path
-        self.columns: tuple[str, ...] | None = tuple(self._load().column_names)
+        self.columns = tuple(self._load().column_names)
+        # a run, or what a file browser leaves, may lie beside them
+        own = [*path.glob("*.arrow"), path / "state.json", path / "dataset_info.json"]
+        self.files = sorted(file for file in own if file.is_file())
 
     def records(self, start: int = 0) -> Iterator[object]:
-        """The rows from ``start`` on, memory-mapped."""
         data = self._load().with_format("arrow")
         for first in range(start, len(data), _BATCH):
             yield from data[first : min(first + _BATCH, len(data))].to_pylist()
-
-    @property
-    def files(self) -> list[Path]:
-        """The folder's own files; a run, or what a file browser leaves, may lie beside them."""
-        own = [*self._path.glob("*.arrow"), *(self._path / name for name in ("state.json", "dataset_info.json"))]
-        return sorted(file for file in own if file.is_file())
-
-    def content_hash(self) -> None:
-        """A folder has no one file to hash; its rows are hashed."""
 
     def write(self, indices: Sequence[int], destination: Path) -> None:
         """Those rows as a saved folder with the same features."""
@@ -96,33 +91,28 @@ def is_saved(path: Path) -> bool:
     return own or (path / "dataset_dict.json").is_file()
 
 
-class HubDataset:
+class HubDataset(Container):
     """One split of a hub dataset, streamed; no code of its repository is run."""
 
     kind = "hub"
+    suffix = ".parquet"
 
     def __init__(self, address: str) -> None:
         self._address = address
-        path, _, split = address.removeprefix(HUB_PREFIX).partition(":")
-        owner, *rest = path.split("/")
+        self.name, _, split = address.removeprefix(HUB_PREFIX).partition(":")
+        owner, *rest = self.name.split("/")
         if len(rest) not in (1, 2) or not all((owner, *rest)):
             raise RipcurrentError(
                 f"{address} names no hub dataset.",
                 "Write hf:owner/name, with /configuration or :split where it needs them.",
             )
-        self._name, self._split = f"{owner}/{rest[0]}", split or "train"
-        self._config = rest[1] if len(rest) == 2 else None
-        self._stream = self._load()
+        self._stream = self._load(f"{owner}/{rest[0]}", rest[1] if len(rest) == 2 else None, split or "train")
         names = self._stream.column_names
-        self.columns: tuple[str, ...] | None = tuple(names) if names else None
+        self.columns = tuple(names) if names else None
 
     def records(self, start: int = 0) -> Iterator[object]:
-        """The rows from ``start`` on."""
         with self._fetching():
             yield from self._stream.skip(start) if start else self._stream
-
-    def content_hash(self) -> None:
-        """A stream has no file to hash; its rows are hashed."""
 
     def write(self, indices: Sequence[int], destination: Path) -> None:
         """Those rows as a Parquet file with the dataset's schema."""
@@ -137,11 +127,11 @@ class HubDataset:
             schema = features.arrow_schema if features else next(slices()).schema
             write_parquet(pick(slices(), indices, copied), schema, destination, "snappy")
 
-    def _load(self) -> Any:
+    def _load(self, name: str, configuration: str | None, split: str) -> Any:
         import datasets
 
         with self._fetching():
-            return datasets.load_dataset(self._name, name=self._config, split=self._split, streaming=True)
+            return datasets.load_dataset(name, name=configuration, split=split, streaming=True)
 
     @contextmanager
     def _fetching(self) -> Iterator[None]:

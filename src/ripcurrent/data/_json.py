@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
-from ripcurrent.data._files import BOM, decode, not_utf8, pick, reading, sha256_of_file, writing
+from ripcurrent.data._files import BOM, OneFile, decode, not_utf8, pick, reading, writing
 from ripcurrent.errors import RipcurrentError
 
 _SPACE = re.compile(r"[ \t\n\r]*")
@@ -67,7 +67,6 @@ class _Window:
                     return value, raw
 
     def broken(self, what: str, position: int | None = None) -> RipcurrentError:
-        """The user's error for a place in the text, by default the current one."""
         line = self._line + self._text.count("\n", 0, self._position if position is None else position)
         return broken_json(self._path, line, what)
 
@@ -88,22 +87,13 @@ class _Window:
         return not self._ended
 
 
-class JsonArray:
+class JsonArray(OneFile):
     """A ``.json`` file that holds one array of rows."""
 
     kind = "json"
-    columns = None
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
 
     def records(self, start: int = 0) -> Iterator[object]:
-        """The rows from ``start`` on."""
         return (value for value, _ in islice(self._elements(), start, None))
-
-    def content_hash(self) -> str:
-        """SHA-256 of the file."""
-        return sha256_of_file(self._path)
 
     def write(self, indices: Sequence[int], destination: Path) -> None:
         """Those rows as they stand in the file, character by character, in an array."""
@@ -116,21 +106,21 @@ class JsonArray:
 
     def _gap(self) -> str:
         """The white space before the first row: the array's own indentation."""
-        with reading(self._path) as file:
+        with reading(self.path) as file:
             head = file.read(4096).removeprefix(BOM).decode("utf-8", errors="ignore")
         match = re.match(r"\s*\[([ \t\r\n]*)\S", head)
         return match[1] if match else "\n"
 
     def _elements(self) -> Iterator[tuple[object, str]]:
-        with reading(self._path) as file:
-            window = _Window(self._path, file)
+        with reading(self.path) as file:
+            window = _Window(self.path, file)
             first = window.peek()
             if first == "":
                 return
             if first != "[":
                 inside = " Of rows inside an object write the list alone: jq .FIELD FILE > ROWS.json" * (first == "{")
                 raise RipcurrentError(
-                    f"{self._path} is no array of rows: it begins with {first!r}.",
+                    f"{self.path} is no array of rows: it begins with {first!r}.",
                     "A .json file holds one array, [{…}, {…}]; a file with one record a line is named .jsonl." + inside,
                 )
             window.skip()
@@ -154,73 +144,58 @@ ARRAY_HINT = "Name the file .json, or write one record a line."
 """What to do about an array in a file of lines."""
 
 
-class JsonLines:
+class JsonLines(OneFile):
     """A file with one JSON record a line; empty lines are no rows."""
 
     kind = "jsonl"
-    columns = None
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
 
     def records(self, start: int = 0) -> Iterator[object]:
-        """The rows from ``start`` on; the lines before are not parsed."""
-        for number, line in islice(self._lines(), start, None):
-            text = decode(line, self._path, number)
+        # the lines before ``start`` are not parsed
+        for number, line in islice(self.lines(), start, None):
+            text = decode(line, self.path, number)
             try:
                 value: object = json.loads(text)
             except json.JSONDecodeError as error:
                 if text.startswith("["):
                     raise RipcurrentError(
-                        f"{self._path}, line {number}: this is the beginning of a JSON array, not a record.", ARRAY_HINT
+                        f"{self.path}, line {number}: this is the beginning of a JSON array, not a record.", ARRAY_HINT
                     ) from error
-                raise broken_json(self._path, number, f"{error.msg} (column {error.colno})") from error
+                raise broken_json(self.path, number, f"{error.msg} (column {error.colno})") from error
             except (ValueError, RecursionError) as error:
-                raise broken_json(self._path, number, _too_much(error)) from error
+                raise broken_json(self.path, number, _too_much(error)) from error
             yield value
 
-    def content_hash(self) -> str:
-        """SHA-256 of the file."""
-        return sha256_of_file(self._path)
-
     def write(self, indices: Sequence[int], destination: Path) -> None:
-        """Those lines as they stand in the file, with its line ends."""
-        with reading(self._path) as file:
-            newline = b"\r\n" if file.readline().endswith(b"\r\n") else b"\n"
-        with writing(destination) as file:
-            for line in pick((line for _, line in self._lines()), indices):
-                file.write(line + newline)
+        write_lines([self], indices, destination)
 
-    def lines(self) -> Iterator[bytes]:
-        """The rows as they stand in the file, without line ends."""
-        return (line for _, line in self._lines())
-
-    def _lines(self) -> Iterator[tuple[int, bytes]]:
+    def lines(self) -> Iterator[tuple[int, bytes]]:
         """1-based numbers and stripped lines of the rows."""
-        with reading(self._path) as file:
+        with reading(self.path) as file:
             for number, line in enumerate(file, start=1):
                 stripped = (line.removeprefix(BOM) if number == 1 else line).strip(b" \t\r\n")
                 if stripped:
                     yield number, stripped
 
 
-HEAD = 65_536
-"""Bytes of a file that tell an array from lines."""
+def write_lines(files: Sequence[JsonLines], indices: Sequence[int], destination: Path) -> None:
+    """Write lines of the files in order as they stand, with the first file's line ends."""
+    with reading(files[0].path) as file:
+        newline = b"\r\n" if file.readline().endswith(b"\r\n") else b"\n"
+    lines = (line for one in files for _, line in one.lines())
+    with writing(destination) as file:
+        for line in pick(lines, indices):
+            file.write(line + newline)
 
 
 def holds_lines(path: Path) -> bool:
     """Whether a file named ``.json`` in truth holds one record a line, as many published ones do."""
     with reading(path) as file:
-        # an array may be one line of any length
-        head = file.read(HEAD).removeprefix(BOM).lstrip()
+        # an array may be one line of any length: its first bytes tell it from lines
+        head = file.read(65_536).removeprefix(BOM).lstrip()
         if head and not head.startswith(b"{"):
             return False
     with reading(path) as file:
-        first = b""
-        for line in file:
-            first = line.removeprefix(BOM).strip()
-            if first:
-                break
+        first = next(filter(None, (line.removeprefix(BOM).strip() for line in file)), b"")
     if not first.startswith(b"{"):
         return False
     try:
@@ -237,5 +212,4 @@ def _too_much(error: ValueError | RecursionError) -> str:
 
 
 def broken_json(path: Path, line: int, what: str) -> RipcurrentError:
-    """The user's error for JSON that does not parse."""
     return RipcurrentError(f"{path}, line {line}: broken JSON: {what}.", "Mend or remove that line and run again.")

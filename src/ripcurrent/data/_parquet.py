@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
-from ripcurrent.data._files import is_gzipped, pick, reading, sha256_of_file, writing
+from ripcurrent.data._files import OneFile, is_gzipped, pick, reading, writing
 from ripcurrent.errors import RipcurrentError
 
 if TYPE_CHECKING:
@@ -23,21 +23,21 @@ _BATCH = 256
 _GROUP = 8192
 
 
-class ParquetFile:
+class ParquetFile(OneFile):
     """A ``.parquet`` file."""
 
     kind = "parquet"
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        super().__init__(path)
         with self._open() as file:
             self.schema: pa.Schema = file.schema_arrow
-            self.columns: tuple[str, ...] | None = tuple(self.schema.names)
+            self.columns = tuple(self.schema.names)
             self.rows: int = file.metadata.num_rows
 
     def records(self, start: int = 0) -> Iterator[object]:
-        """The rows from ``start`` on; whole row groups before it are not read."""
         with self._open() as file:
+            # whole row groups before ``start`` are not read
             first, skipped = 0, 0
             while first < file.num_row_groups and skipped + file.metadata.row_group(first).num_rows <= start:
                 skipped += file.metadata.row_group(first).num_rows
@@ -60,26 +60,20 @@ class ParquetFile:
             # Arrow checks neither that text is UTF-8 nor that a date is one that Python has
             row, column = _not_readable(batch)
             raise RipcurrentError(
-                f"{self._path}, row {start + row}, column {column}: {error}.",
+                f"{self.path}, row {start + row}, column {column}: {error}.",
                 "Write the column again as valid UTF-8 or dates, or leave it out.",
             ) from error
 
-    def content_hash(self) -> str:
-        """SHA-256 of the file."""
-        return sha256_of_file(self._path)
-
     def write(self, indices: Sequence[int], destination: Path) -> None:
         """Those rows with the file's schema, its metadata and its compression."""
-        schema, compression = self.layout()
-        write_parquet(pick(self.slices(), indices, copied), schema, destination, compression)
+        write_parquet(pick(self.slices(), indices, copied), self.schema, destination, self.compression())
 
-    def layout(self) -> tuple[pa.Schema, str]:
-        """Schema and compression."""
+    def compression(self) -> str:
         with self._open() as file:
-            compression = "snappy"
-            if file.num_row_groups and file.metadata.num_columns:
-                compression = file.metadata.row_group(0).column(0).compression.lower()
-            return file.schema_arrow, "none" if compression == "uncompressed" else compression
+            if not (file.num_row_groups and file.metadata.num_columns):
+                return "snappy"
+            own = str(file.metadata.row_group(0).column(0).compression).lower()
+            return "none" if own == "uncompressed" else own
 
     def slices(self) -> Iterator[pa.RecordBatch]:
         """The rows in order, each as a batch of one row."""
@@ -93,12 +87,12 @@ class ParquetFile:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        with reading(self._path) as stream, _seekable(self._path, stream) as file:
+        with reading(self.path) as stream, _seekable(self.path, stream) as file:
             try:
                 yield pq.ParquetFile(file, **PARQUET_STREAMED)
             except pa.ArrowException as error:
                 raise RipcurrentError(
-                    f"{self._path} is no readable Parquet file: {str(error).splitlines()[0]}",
+                    f"{self.path} is no readable Parquet file: {str(error).splitlines()[0]}",
                     "Fetch or write it again.",
                 ) from error
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Protocol
 
-from ripcurrent.data._files import is_gzipped, no_such_row, plain_suffix, sampled_sha256
+from ripcurrent.data._files import Container, no_such_row, plain_suffix, sampled_sha256
 from ripcurrent.data._formats import LONE_SURROGATE, Format, Unusable, view
 from ripcurrent.data._parts import FileParts, files_of_folder, files_of_pattern, is_pattern
 from ripcurrent.data._sniff import SAMPLE, check_mapping, find_format, sniff
@@ -24,102 +23,36 @@ _CONVERTED = {
 """Suffixes of files that a new name does not mend, with what does."""
 
 
-class Container(Protocol):
-    """Where records lie: read in order, and written as they stand."""
-
-    @property
-    def kind(self) -> str:
-        """``json``, ``jsonl``, ``csv``, ``parquet``, ``files``, ``folder`` or ``hub``."""
-
-    @property
-    def columns(self) -> tuple[str, ...] | None:
-        """Column names where the container declares them."""
-
-    def records(self, start: int = 0) -> Iterator[object]:
-        """The records from ``start`` on."""
-
-    def content_hash(self) -> str | None:
-        """SHA-256 of the file; None where the rows themselves are to be hashed."""
-
-    def write(self, indices: Sequence[int], destination: Path) -> None:
-        """Write those records, in that order."""
-
-
-class RowStream(Iterator[Row]):
-    """Rows in order, which may be stepped over without being made."""
-
-    def __init__(self, records: Iterator[tuple[int, object]], row_of: Callable[[int, object], Row]) -> None:
-        self._records = records
-        self._row_of = row_of
-
-    def __next__(self) -> Row:
-        return self._row_of(*next(self._records))
-
-    def skip(self, count: int) -> None:
-        """Step over so many rows, or as many as are left: their records are read, and no more."""
-        next(islice(self._records, count, count), None)
-
-
 class Dataset:
     """A dataset as rows. Iterating streams: no more than a few records are in memory, and it can be done again."""
 
     def __init__(
         self, path: str, container: Container, row_format: Format, mapping: Mapping[str, str], limit: int | None
     ) -> None:
-        self._path = path
+        self.path = path
+        """The path or hub address, as given."""
+        self.name = container.name
+        """File or folder name without suffixes, or the hub name; of a pattern the last folder that it names whole."""
+        self.format = row_format.name
+        """Name of the row format."""
+        self.container = container.kind
+        """``json``, ``jsonl``, ``csv``, ``parquet``, ``files``, ``folder`` or ``hub``."""
+        self.suffix = container.suffix
+        """Suffix for a file that `write` makes: the dataset's own, ``.gz`` included; empty for a folder."""
         self._container = container
         self._format = row_format
         self._mapping = dict(mapping)
         self._limit = limit
 
-    @property
-    def path(self) -> str:
-        """The path or hub address, as given."""
-        return self._path
-
-    @property
-    def name(self) -> str:
-        """File or folder name without suffixes, or the hub name; of a pattern the last folder that it names whole."""
-        if self.container == "hub":
-            return self._path.removeprefix("hf:").partition(":")[0]
-        if self.container == "folder":
-            return Path(self._path).resolve().name
-        if isinstance(self._container, FileParts):
-            whole = [part for part in Path(self._path).parts if not set(part) & set("*?[")]
-            return Path(*whole).resolve().name if whole else Path.cwd().name
-        name = Path(self._path).name
-        return name.removesuffix(".gz").rpartition(".")[0] or name
-
-    @property
-    def format(self) -> str:
-        """Name of the row format."""
-        return self._format.name
-
-    @property
-    def container(self) -> str:
-        """``json``, ``jsonl``, ``csv``, ``parquet``, ``files``, ``folder`` or ``hub``."""
-        return self._container.kind
-
-    @property
-    def suffix(self) -> str:
-        """Suffix for a file that `write` makes: the dataset's own, ``.gz`` included; empty for a folder."""
-        if self.container == "folder":
-            return ""
-        if self.container == "hub":
-            return ".parquet"
-        if isinstance(self._container, FileParts):
-            return self._container.suffix
-        path = Path(self._path)
-        return path.with_suffix("").suffix + path.suffix if is_gzipped(path) else path.suffix
-
     def __iter__(self) -> Iterator[Row]:
         """Every row, in order."""
         return self.iter_from(0)
 
-    def iter_from(self, start: int) -> RowStream:
+    def iter_from(self, start: int) -> Iterator[Row]:
         """The rows from ``start`` on; those before are skipped without being parsed into rows."""
         stop = None if self._limit is None else max(0, self._limit - start)
-        return RowStream(enumerate(islice(self._container.records(start), stop), start), self._row)
+        for index, record in enumerate(islice(self._container.records(start), stop), start):
+            yield self._row(index, record)
 
     def at(self, numbers: Collection[int]) -> Iterator[Row]:
         """The rows of these numbers, in order, read in a stream up to the last of them."""
@@ -152,7 +85,7 @@ class Dataset:
         count, sha256 = self.count_and_hash()
         return DatasetInfo(
             # links are not followed: what they lead to may have another name and no suffix
-            path=self._path if self.container == "hub" else str(Path(self._path).absolute()),
+            path=self.path if self.container == "hub" else str(Path(self.path).absolute()),
             name=self.name,
             sha256=sha256,
             format=self.format,
@@ -166,9 +99,7 @@ class Dataset:
 
         Of large files it covers the sizes and parts of the content; `count_and_hash` covers all of it.
         """
-        if self.container == "hub":
-            return None
-        return sampled_sha256(getattr(self._container, "files", [Path(self._path)]))
+        return None if self.container == "hub" else sampled_sha256(self._container.files)
 
     def write(self, indices: Sequence[int], destination: str | Path) -> None:
         """Write the rows at ``indices``, in that order, in this dataset's own container, fields and field order.
@@ -189,7 +120,7 @@ class Dataset:
         found = plain_suffix(destination)
         if found != expected and (found in _SUFFIXES or expected):
             raise RipcurrentError(
-                f"{destination.name}: rows of {self._path} are written as {expected or 'a folder'}.",
+                f"{destination.name}: rows of {self.path} are written as {expected or 'a folder'}.",
                 f"Name it {destination.name.removesuffix('.gz').removesuffix(found) or 'selection'}{expected}",
             )
         self._container.write(chosen, destination)
@@ -238,9 +169,9 @@ def read_rows(
             ``datasets``; a folder of ``.jsonl`` or of ``.parquet`` files, or a pattern such as ``corpus/*.parquet``,
             read as one dataset in the order of their paths; or ``hf:owner/name[/configuration][:split]``, by
             default its ``train`` split.
-        format: a row format's name; by default it is told from the first records' fields.
+        format: a row format's name; by default the one that the first records' fields fit.
         mapping: from a format's field to this dataset's column, for datasets in no known format.
-        limit: read only the first so many rows.
+        limit: read only the first rows, at most this many.
 
     Raises:
         RipcurrentError: nothing there, not readable, empty, broken, or in no format that is known. What is broken
@@ -296,16 +227,17 @@ def canonical_json(value: object) -> bytes:
 
 
 def open_container(path: str) -> Container:
+    """The file, folder, files or hub dataset at a path or address, whatever its records are."""
     from ripcurrent.data._hub import HUB_PREFIX, HubDataset, SavedFolder, is_saved
 
     if path.startswith(HUB_PREFIX):
         return HubDataset(path)
     file = Path(path)
     if is_pattern(path):
-        return FileParts(files_of_pattern(path))
+        return FileParts(path, files_of_pattern(path))
     if file.is_dir():
         parts = [] if is_saved(file) else files_of_folder(file)
-        return FileParts(parts) if parts else SavedFolder(file)
+        return FileParts(path, parts) if parts else SavedFolder(file)
     if not file.exists():
         raise RipcurrentError(f"{path} does not exist.", "Check the path; a hub dataset is written hf:owner/name.")
     if file.stat().st_size == 0:
@@ -321,12 +253,9 @@ def _open_file(file: Path) -> Container:
     suffix = plain_suffix(file)
     if suffix == ".json":
         return JsonLines(file) if holds_lines(file) else JsonArray(file)
-    if suffix == ".jsonl":
-        return JsonLines(file)
-    if suffix == ".csv":
-        return CsvFile(file)
-    if suffix == ".parquet":
-        return ParquetFile(file)
+    kinds = {".jsonl": JsonLines, ".csv": CsvFile, ".parquet": ParquetFile}
+    if suffix in kinds:
+        return kinds[suffix](file)
     if suffix in _CONVERTED:
         raise RipcurrentError(f"{file} is not read: it is no {', '.join(_SUFFIXES)} file.", _CONVERTED[suffix])
     raise RipcurrentError(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -17,7 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ripcurrent.data import Dataset, Row, RowStream
+from ripcurrent.data import Dataset, Row
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.runs import written_whole
 from ripcurrent.scan._columns import DIRECTION_OF_RISK, REPRESENTATION_COLUMNS
@@ -90,7 +91,7 @@ class PickedStream(Iterator[Row]):
         self._rows = rows
         self._chosen = chosen
         self._place = 0
-        self._stream: RowStream | None = None
+        self._stream: Iterator[Row] | None = None
         self._at = 0
 
     def __next__(self) -> Row:
@@ -99,7 +100,7 @@ class PickedStream(Iterator[Row]):
         wanted = int(self._chosen[self._place])
         if self._stream is None:
             self._stream, self._at = self._rows.iter_from(wanted), wanted
-        self._stream.skip(wanted - self._at)
+        next(islice(self._stream, wanted - self._at, wanted - self._at), None)
         self._place, self._at = self._place + 1, wanted + 1
         return next(self._stream)
 
