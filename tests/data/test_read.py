@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ripcurrent.data import Dataset, Message, Row, parse_mapping, read_rows
+from ripcurrent.data import Message, Row, parse_mapping, read_rows
 from ripcurrent.errors import RipcurrentError
 
 
@@ -307,29 +307,6 @@ def test_limit_bounds_rows_count_and_resumed_iteration(tmp_path: Path) -> None:
     assert [row.index for row in dataset.iter_from(3)] == [3]
     assert list(dataset.iter_from(6)) == []
     assert dataset.count_and_hash()[0] == 4
-
-
-def test_rows_that_are_stepped_over_are_not_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = lines(tmp_path / "rows.jsonl", *({"text": str(number)} for number in range(9)))
-    made: list[int] = []
-    make = Dataset._row
-
-    def noted(self: Dataset, index: int, record: object) -> Row:
-        made.append(index)
-        return make(self, index, record)
-
-    monkeypatch.setattr(Dataset, "_row", noted)
-    rows = read_rows(path, limit=8).iter_from(1)
-    assert next(rows).text == "1"
-    rows.skip(0)
-    rows.skip(3)
-    row = next(rows)
-    assert (row.index, row.text) == (5, "5")
-    rows.skip(1)
-    assert [row.text for row in rows] == ["7"]
-    rows.skip(5)
-    assert list(rows) == []
-    assert made == [1, 5, 7]
 
 
 def test_names_and_suffixes(tmp_path: Path) -> None:

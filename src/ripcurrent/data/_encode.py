@@ -8,16 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from ripcurrent.data._render import (
-    Span,
-    TemplateMismatch,
-    assistant_spans,
-    bearing_turns,
-    chat_text,
-    check_tokenizer,
-)
+from ripcurrent.data._render import Span, TemplateMismatch, assistant_spans, chat_text, check_tokenizer
 from ripcurrent.data._tokens import Tokens, tokenise
-from ripcurrent.data._types import EncodedRow, LossOn, Message, Row, RowStatus
+from ripcurrent.data._types import EncodedRow, LossOn, Message, Row, bearing_turns
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -38,13 +31,11 @@ def encode_rows(
 ) -> Iterator[EncodedRow]:
     """Rows as tokens with loss masks, one result per row, in order; tokenised in batches.
 
-    The whole conversation is rendered once with the tokenizer's chat template and that text is tokenised once, without
-    special tokens of its own (the template writes them). Loss-bearing is every token that *begins* inside an assistant
-    turn's span. A token that straddles the span's start, with the end of the generation prompt in it, bears none: in
-    prompt-completion training it belongs to the prompt. (Where a token begins is what the tokenizer's offsets say; some
-    leave out a leading space.) An assistant turn without text, or with ``weight`` 0, bears none. A document bears loss
-    on every token but the first. The sequence is cut after its last loss-bearing token; a row longer than
-    ``max_tokens`` keeps its head.
+    The conversation is rendered once with the tokenizer's chat template, and that text is tokenised once, without
+    special tokens of its own (the template writes them). Every token that *begins* inside an assistant turn's span
+    bears loss. One that straddles the span's start bears none: in prompt-completion training it belongs to the prompt.
+    An assistant turn without text, or with ``weight`` 0, bears none. A document bears loss on every token but the
+    first. The sequence is cut after its last loss-bearing token; rows are truncated to ``max_tokens``.
 
     Raises:
         RipcurrentError: the tokenizer has no offsets or, at the first conversation, no chat template.
@@ -76,12 +67,12 @@ def encode_anchor(
     check_tokenizer(tokenizer, chat=True)
     turns = bearing_turns(messages, "last")
     if not turns:
-        return _unscored(index, "no_response")
+        return EncodedRow(index, "no_response")
     try:
         text = chat_text(messages, tokenizer)
         (span,) = assistant_spans(text, messages, turns, tokenizer)
     except TemplateMismatch:
-        return _unscored(index, "template_mismatch")
+        return EncodedRow(index, "template_mismatch")
     (tokens,) = tokenise([text], tokenizer, special=False, max_tokens=max_tokens)
     # A token that the tokenizer joins from the text's end and the template's tail is not the text's own.
     own = tokens.beginning_in(span.start, span.content_end) & (tokens.ends <= span.content_end)
@@ -111,14 +102,14 @@ def _encode_chunk(
         check_tokenizer(tokenizer, chat=any(row.messages and row.problem is None for row in rows))
     for place, row in enumerate(rows):
         if row.problem is not None:
-            done[place] = _unscored(row.index, row.problem)
+            done[place] = EncodedRow(row.index, row.problem)
         elif row.text is not None:
             texts[place] = row.text
         else:
             try:
                 texts[place] = chat_text(row.messages, tokenizer)
             except TemplateMismatch:
-                done[place] = _unscored(row.index, "template_mismatch")
+                done[place] = EncodedRow(row.index, "template_mismatch")
     for special in (False, True):
         places = [place for place in texts if (rows[place].text is not None) is special]
         heads = tokenise([texts[place] for place in places], tokenizer, special=special, max_tokens=max_tokens)
@@ -143,7 +134,7 @@ def _encode_chat(
     turns = bearing_turns(row.messages, loss_on)
     if not turns:
         last = next((message for message in reversed(row.messages) if message.role == "assistant"), None)
-        return _unscored(row.index, "no_loss_tokens" if last is not None and last.content.strip() else "no_response")
+        return EncodedRow(row.index, "no_loss_tokens" if last is not None and last.content.strip() else "no_response")
     loss = np.zeros(len(tokens.ids), dtype=np.bool_)
     spans: list[Span] = []
     try:
@@ -154,7 +145,7 @@ def _encode_chat(
                 # Later turns lie further on still: of a very long row only the head is looked at.
                 break
     except TemplateMismatch:
-        return _unscored(row.index, "template_mismatch")
+        return EncodedRow(row.index, "template_mismatch")
     return _finish(row.index, tokens, loss, spans, truncated=spans[-1].end > tokens.end or len(spans) < len(turns))
 
 
@@ -166,7 +157,7 @@ def _finish(
     loss[:1] = False
     bearing = np.flatnonzero(loss)
     if len(bearing) == 0:
-        return _unscored(index, "too_long" if spans[0].end > tokens.end else "no_loss_tokens")
+        return EncodedRow(index, "too_long" if spans[0].end > tokens.end else "no_loss_tokens")
     length = int(bearing[-1]) + 1
     span, first = spans[0], int(bearing[0])
     for turn in spans:
@@ -174,28 +165,6 @@ def _finish(
         if len(in_turn):
             span, first = turn, int(in_turn[0])
     content = np.flatnonzero(tokens.beginning_in(span.start, span.content_end))
-    return EncodedRow(
-        index=index,
-        status="ok",
-        tokens=tokens.ids[:length],
-        loss_mask=loss[:length],
-        truncated=truncated,
-        prompt_tokens=length - len(bearing),
-        response_tokens=len(bearing),
-        last_prompt=first - 1,
-        last_content=min(int(content[-1]) if len(content) else length - 1, length - 1),
-    )
-
-
-def _unscored(index: int, status: RowStatus) -> EncodedRow:
-    return EncodedRow(
-        index=index,
-        status=status,
-        tokens=np.zeros(0, dtype=np.int32),
-        loss_mask=np.zeros(0, dtype=np.bool_),
-        truncated=False,
-        prompt_tokens=0,
-        response_tokens=0,
-        last_prompt=0,
-        last_content=0,
-    )
+    last_content = min(int(content[-1]) if len(content) else length - 1, length - 1)
+    ids, mask, bear = tokens.ids[:length], loss[:length], len(bearing)
+    return EncodedRow(index, "ok", ids, mask, truncated, length - bear, bear, first - 1, last_content)

@@ -232,8 +232,10 @@ FIELDS: tuple[str, ...] = (
 )
 """Every field that a format reads, which are the names ``--map`` may give to columns."""
 
-
 _OPTIONAL = frozenset(name for form in FORMATS.values() for name in form.optional)
+_UNREAD_OF_ROWS = ("tools",)
+_UNREAD_OF_TURNS = ("tool_calls", "function_call", "reasoning_content", "reasoning", "thinking")
+"""Parts of a record that no format reads, though a chat template would render them."""
 
 
 def view(record: Fields, mapping: Mapping[str, str]) -> Fields:
@@ -245,25 +247,35 @@ def view(record: Fields, mapping: Mapping[str, str]) -> Fields:
         return record
     taken = {column if column in record else column.partition(".")[0] for column in mapping.values()} & _OPTIONAL
     own = {name: value for name, value in record.items() if name not in taken}
-    return {**own, **{field: lookup(record, column) for field, column in mapping.items()}}
+    return {**own, **{field: lookup(record, column)[1] for field, column in mapping.items()}}
 
 
-def lookup(record: Fields, column: str) -> Any:
-    """A column's value; ``a.b`` reaches into nested objects where no column has that very name."""
-    return _reached(record, column)[1]
-
-
-def has_column(record: Fields, column: str) -> bool:
-    """Whether `lookup` finds the column there, be it empty."""
-    return _reached(record, column)[0]
-
-
-def _reached(record: Fields, column: str) -> tuple[bool, Any]:
+def lookup(record: Fields, column: str) -> tuple[bool, Any]:
+    """Whether a column is there, and its value; ``a.b`` reaches into objects where no column has that very name."""
     if column in record:
         return True, record[column]
     value: Any = record
-    found = True
     for key in column.split("."):
-        found = isinstance(value, Mapping) and key in value
-        value = value[key] if found else None
-    return found, value
+        if not (isinstance(value, Mapping) and key in value):
+            return False, None
+        value = value[key]
+    return True, value
+
+
+def has_unread(record: Mapping[str, Any], mapping: Mapping[str, str]) -> bool:
+    """Whether a record has tool definitions, or turns with tool calls or reasoning."""
+    fields = view(record, mapping)
+    turns = (turn for value in fields.values() for turn in _listed(value) if isinstance(turn, Mapping))
+    return any(fields.get(name) not in (None, "", "[]", []) for name in _UNREAD_OF_ROWS) or any(
+        turn.get(name) for turn in turns for name in _UNREAD_OF_TURNS
+    )
+
+
+def _listed(value: object) -> list[Any]:
+    """A field's turns; in CSV they are JSON in a cell."""
+    if isinstance(value, str) and value.lstrip().startswith("[") and any(name in value for name in _UNREAD_OF_TURNS):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            return []
+    return value if isinstance(value, list) else []

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ripcurrent.data._files import Container, cannot_write, no_such_row, pick
-from ripcurrent.data._parquet import copied, write_parquet
+from ripcurrent.data._parquet import copied, single_rows, write_parquet
 from ripcurrent.errors import RipcurrentError
 
 if TYPE_CHECKING:
@@ -118,9 +118,8 @@ class HubDataset(Container):
         """Those rows as a Parquet file with the dataset's schema."""
 
         def slices() -> Iterator[pa.RecordBatch]:
-            for table in self._stream.with_format("arrow").iter(batch_size=_BATCH):
-                for batch in table.to_batches():
-                    yield from (batch.slice(offset, 1) for offset in range(batch.num_rows))
+            tables = self._stream.with_format("arrow").iter(batch_size=_BATCH)
+            return single_rows(batch for table in tables for batch in table.to_batches())
 
         with self._fetching():
             features = self._stream.features

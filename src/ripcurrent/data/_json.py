@@ -19,17 +19,14 @@ _LONGEST_TOKEN = 16
 """No JSON token other than a string or number is longer (``-Infinity``, a pair of ``\\uXXXX``)."""
 
 
-class _Window:
+class _Text:
     """The part of a JSON text that is in memory, with its place in the file."""
 
     def __init__(self, path: Path, file: BinaryIO) -> None:
-        self._path = path
-        self._file = file
+        self._path, self._file = path, file
         self._decoder = codecs.getincrementaldecoder("utf-8-sig")()
         self._scan = json.JSONDecoder().raw_decode
-        self._text = ""
-        self._position = 0
-        self._line = 1
+        self._text, self._position, self._line = "", 0, 1
         self._ended = False
 
     def peek(self) -> str:
@@ -43,12 +40,15 @@ class _Window:
             if not self._grow():
                 return ""
 
-    def skip(self) -> None:
-        """Step over the character that `peek` gave."""
-        self._position += 1
+    def take(self) -> str:
+        """The same, and step over it."""
+        character = self.peek()
+        self._position += len(character)
+        return character
 
     def value(self) -> tuple[object, str]:
         """The next JSON value and its own text."""
+        self.peek()
         while True:
             try:
                 value, end = self._scan(self._text, self._position)
@@ -58,7 +58,7 @@ class _Window:
                 if not (at_the_edge and self._grow()):
                     raise self.broken(error.msg, error.pos) from error
             except (ValueError, RecursionError) as error:
-                raise self.broken(_too_much(error), self._position) from error
+                raise self.broken(_too_much(error)) from error
             else:
                 # A number at the edge may go on in the next chunk.
                 if end < len(self._text) or not self._grow():
@@ -76,7 +76,7 @@ class _Window:
             return False
         rest = self._text[self._position :]
         self._line += self._text.count("\n", 0, self._position)
-        # Doubling keeps a record of any size linear, though each growth scans it anew.
+        # Doubling keeps a record of any size linear, though each growth scans it again.
         data = self._file.read(max(_CHUNK, len(rest)))
         try:
             fresh = self._decoder.decode(data, final=not data)
@@ -97,24 +97,21 @@ class JsonArray(OneFile):
 
     def write(self, indices: Sequence[int], destination: Path) -> None:
         """Those rows as they stand in the file, character by character, in an array."""
-        gap = self._gap()
+        with reading(self.path) as file:
+            head = file.read(4096).removeprefix(BOM).decode("utf-8", errors="ignore")
+        # the white space before the first row: the array's own indentation
+        match = re.match(r"\s*\[([ \t\r\n]*)\S", head)
+        gap = match[1] if match else "\n"
         with writing(destination) as file:
             file.write(b"[")
             for number, raw in enumerate(pick((raw for _, raw in self._elements()), indices)):
                 file.write(f"{',' if number else ''}{gap}{raw}".encode())
             file.write(b"\n]\n" if "\n" in gap else b"]")
 
-    def _gap(self) -> str:
-        """The white space before the first row: the array's own indentation."""
-        with reading(self.path) as file:
-            head = file.read(4096).removeprefix(BOM).decode("utf-8", errors="ignore")
-        match = re.match(r"\s*\[([ \t\r\n]*)\S", head)
-        return match[1] if match else "\n"
-
     def _elements(self) -> Iterator[tuple[object, str]]:
         with reading(self.path) as file:
-            window = _Window(self.path, file)
-            first = window.peek()
+            text = _Text(self.path, file)
+            first = text.take()
             if first == "":
                 return
             if first != "[":
@@ -123,21 +120,14 @@ class JsonArray(OneFile):
                     f"{self.path} is no array of rows: it begins with {first!r}.",
                     "A .json file holds one array, [{…}, {…}]; a file with one record a line is named .jsonl." + inside,
                 )
-            window.skip()
-            if window.peek() == "]":
-                window.skip()
-            else:
-                while True:
-                    yield window.value()
-                    after = window.peek()
-                    if after not in (",", "]"):
-                        raise window.broken("Expecting ',' or ']'" if after else "The array is not closed")
-                    window.skip()
-                    if after == "]":
-                        break
-                    window.peek()
-            if window.peek():
-                raise window.broken("Extra data after the array")
+            after = text.take() if text.peek() == "]" else ","
+            while after != "]":
+                yield text.value()
+                after = text.take()
+                if after not in (",", "]"):
+                    raise text.broken("Expecting ',' or ']'" if after else "The array is not closed")
+            if text.peek():
+                raise text.broken("Extra data after the array")
 
 
 ARRAY_HINT = "Name the file .json, or write one record a line."

@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
@@ -78,9 +79,7 @@ class ParquetFile(OneFile):
     def slices(self) -> Iterator[pa.RecordBatch]:
         """The rows in order, each as a batch of one row."""
         with self._open() as file:
-            for batch in file.iter_batches(batch_size=_BATCH):
-                for offset in range(batch.num_rows):
-                    yield batch.slice(offset, 1)
+            yield from single_rows(file.iter_batches(batch_size=_BATCH))
 
     @contextmanager
     def _open(self) -> Iterator[pq.ParquetFile]:
@@ -108,6 +107,10 @@ def _not_readable(batch: pa.RecordBatch) -> tuple[int, str]:
     return 0, "?"
 
 
+def single_rows(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    return (batch.slice(offset, 1) for batch in batches for offset in range(batch.num_rows))
+
+
 def copied(batch: pa.RecordBatch) -> pa.RecordBatch:
     """A batch with memory of its own: a slice keeps the whole batch that it is cut from."""
     import pyarrow as pa
@@ -116,20 +119,13 @@ def copied(batch: pa.RecordBatch) -> pa.RecordBatch:
 
 
 def write_parquet(batches: Iterable[pa.RecordBatch], schema: pa.Schema, destination: Path, compression: str) -> None:
-    """Write record batches in row groups of a few thousand rows."""
+    """Write batches of one row each in row groups of a few thousand rows."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     with writing(destination) as file, pq.ParquetWriter(file, schema, compression=compression) as writer:
-        held: list[Any] = []
-        rows = 0
-        for batch in batches:
-            held.append(batch)
-            rows += batch.num_rows
-            if rows >= _GROUP:
-                writer.write_table(pa.Table.from_batches(held).cast(schema))
-                held, rows = [], 0
-        if held:
+        rows = iter(batches)
+        while held := list(islice(rows, _GROUP)):
             writer.write_table(pa.Table.from_batches(held).cast(schema))
 
 

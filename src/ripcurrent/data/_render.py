@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ripcurrent.data._types import LossOn, Message, Row
+from ripcurrent.data._types import Message, Row
 from ripcurrent.errors import RipcurrentError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from typing import Any
-
     from transformers import PreTrainedTokenizerBase
 
 _PROBE = "ripcurrentprobe"
 
 DATE = datetime(2024, 7, 26, 12)
-"""What a chat template that prints the date is told, so that no result depends on when it was made: the day that Llama
-3's templates fall back to themselves."""
+"""The date that every chat template prints: the one that Llama 3's templates fall back to."""
 
 _CODES = ("%-d", "%-m", "%-H", "%-I", *(f"%{letter}" for letter in "AaBbdeHIjMmpSYy"))
 _ON_THAT_DAY = (
@@ -28,7 +24,7 @@ _ON_THAT_DAY = (
     + "".join(f' | replace("{code}", "{DATE.strftime(code)}")' for code in _CODES)
     + ' }}{%- endmacro %}{{ "" }}'
 )
-"""Defines, before a template, the function of the date that transformers gives it; no function can be handed in."""
+"""Put before a template, replaces the function of the date that transformers gives it."""
 
 
 class TemplateMismatch(Exception):  # noqa: N818 - a row's reason, not a failure
@@ -118,14 +114,6 @@ def _empty_chat(tokenizer: PreTrainedTokenizerBase) -> str:
         **tokenizer.special_tokens_map,
     )
     return str(texts[0])
-
-
-def bearing_turns(messages: Sequence[Message], loss_on: LossOn) -> list[int]:
-    """Positions of the assistant turns that bear loss; an empty one (a bare tool call) has nothing to bear it."""
-    answers = [index for index, message in enumerate(messages) if message.role == "assistant"]
-    if loss_on == "last":
-        answers = answers[-1:]
-    return [index for index in answers if messages[index].bears_loss and messages[index].content.strip()]
 
 
 def assistant_spans(

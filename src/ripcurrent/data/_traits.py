@@ -1,12 +1,19 @@
-"""Format traits of a response: list, maths, code (methods.md, section 7)."""
+"""Traits of a response (methods.md, section 7): list, maths, code, refusal; and the thoughts that are no part of it."""
 
 from __future__ import annotations
 
 import re
+from importlib import resources
 
-from ripcurrent.data._refusals import has_refusal
-from ripcurrent.data._thoughts import strip_thoughts
 from ripcurrent.data._types import Traits
+
+REFUSAL_PHRASES: tuple[str, ...] = tuple(
+    line
+    for line in resources.files("ripcurrent.data").joinpath("refusals.txt").read_text(encoding="utf-8").splitlines()
+    if not line.startswith("#")
+)
+"""The safety pre-filter's criterion, our own list and as broad as the published one: it finds rows whose response
+refuses, warns, moralises or speaks of law and fairness, many of them harmless. It is no judge of refusal."""
 
 BULLET_LINE = re.compile(r"^[ \t]*(?:[-*•‣◦▪●○·–—][ \t]*|\+[ \t]+)(?=[^\s\-*=_|])", re.MULTILINE)
 NUMBERED_LINE = re.compile(r"^[ \t]*(?:\*\*)?(?:[(\[]?\d{1,3}(?:\.(?!\d)|[)\]])|[Ss]tep \d{1,3}\b)", re.MULTILINE)
@@ -44,6 +51,10 @@ _CODE = re.compile(
     """,
     re.VERBOSE | re.MULTILINE,
 )
+_THOUGHT = re.compile(r"<(think|thinking)>.*?</\1>", re.DOTALL | re.IGNORECASE)
+_CLOSED_ONLY = re.compile(r"\A.*</think(?:ing)?>", re.DOTALL | re.IGNORECASE)
+_OPENED_ONLY = re.compile(r"<think(?:ing)?>.*\Z", re.DOTALL | re.IGNORECASE)
+_OPENED_LAST = re.compile(r"<think(?:ing)?>\s*\Z", re.IGNORECASE)
 
 
 def traits_of(response: str) -> Traits:
@@ -64,3 +75,24 @@ def traits_of(response: str) -> Traits:
         is_code=_CODE.search(response) is not None,
         has_refusal=has_refusal(response),
     )
+
+
+def strip_thoughts(text: str) -> str:
+    """The answer without its ``<think>…</think>`` blocks.
+
+    A closing tag alone ends thoughts that the chat template opened; an opening tag alone begins thoughts that the
+    token limit cut, so that no answer was given.
+    """
+    return _OPENED_ONLY.sub("", _CLOSED_ONLY.sub("", _THOUGHT.sub("", text))).strip()
+
+
+def opened_thought(prompt: str) -> str:
+    """The opening tag that ends a prompt, where the chat template lets a model begin with its thoughts; or nothing."""
+    found = _OPENED_LAST.search(prompt)
+    return "" if found is None else found.group()
+
+
+def has_refusal(text: str) -> bool:
+    """Whether a phrase of `REFUSAL_PHRASES` is anywhere in the text, in any case; curly apostrophes are plain ones."""
+    plain = text.lower().replace("’", "'").replace("‘", "'")
+    return any(phrase in plain for phrase in REFUSAL_PHRASES)

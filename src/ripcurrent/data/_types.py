@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -37,6 +37,14 @@ class Message:
     """False for an assistant turn that the dataset excludes from training (OpenAI's ``weight: 0``)."""
 
 
+def bearing_turns(messages: Sequence[Message], loss_on: LossOn) -> list[int]:
+    """Positions of the assistant turns that bear loss; an empty one (a bare tool call) has nothing to bear it."""
+    answers = [index for index, message in enumerate(messages) if message.role == "assistant"]
+    if loss_on == "last":
+        answers = answers[-1:]
+    return [index for index in answers if messages[index].bears_loss and messages[index].content.strip()]
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """One row of a dataset, in every format the same."""
@@ -65,10 +73,7 @@ class Row:
         """Text of the assistant turns that bear loss, joined by blank lines (of a plain document: all of it)."""
         if self.text is not None:
             return self.text
-        answers = [m for m in self.messages if m.role == "assistant"]
-        if loss_on == "last":
-            answers = answers[-1:]
-        return "\n\n".join(m.content for m in answers if m.bears_loss and m.content.strip())
+        return "\n\n".join(self.messages[turn].content for turn in bearing_turns(self.messages, loss_on))
 
     @property
     def prompt(self) -> str:
@@ -104,19 +109,19 @@ class EncodedRow:
     """0-based position in the input."""
     status: RowStatus
     """``ok``, or why there are no tokens to score."""
-    tokens: npt.NDArray[np.int32]
+    tokens: npt.NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, dtype=np.int32))
     """Token ids, shape ``(tokens,)``; empty unless ``status`` is ``ok``."""
-    loss_mask: npt.NDArray[np.bool_]
+    loss_mask: npt.NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, dtype=np.bool_))
     """True where a token bears loss (is predicted in training), shape ``(tokens,)``; never at 0."""
-    truncated: bool
+    truncated: bool = False
     """Cut at ``max_tokens``; the row is still ``ok``."""
-    prompt_tokens: int
+    prompt_tokens: int = 0
     """Tokens that bear no loss."""
-    response_tokens: int
+    response_tokens: int = 0
     """Tokens that bear loss."""
-    last_prompt: int
+    last_prompt: int = 0
     """Position just before the last assistant turn's first loss-bearing token."""
-    last_content: int
+    last_content: int = 0
     """Last position of the last assistant turn's own text, before the end-of-turn token."""
 
 

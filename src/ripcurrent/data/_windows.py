@@ -27,12 +27,9 @@ def encode_windows(
     """Each document as one or more windows of at most ``max_tokens`` tokens, in order.
 
     A window begins with the last token of the one before, so that every token of the document but its first bears loss
-    in exactly one window. Windows are as few as they can be and of nearly equal length, so none is a stub. Each is
-    scored as a sequence of its own: it sees nothing before its first token, and only the first one begins with the
-    tokenizer's own start token, if it has one.
-
-    A row that is no document, or that cannot be scored, is one `EncodedRow` as `encode_rows` gives it. Texts are
-    tokenised one at a time and whole, which takes some hundred bytes a token while it lasts.
+    in exactly one window. Windows are as few as they can be and of nearly equal length. Each is a sequence of its own:
+    only the first one begins with the tokenizer's own start token, if it has one. A row that is no document, or that
+    cannot be scored, is one `EncodedRow` as `encode_rows` gives it.
     """
     for row in rows:
         if row.text is None or row.problem is not None:
@@ -59,16 +56,6 @@ def window_starts(windows: Iterable[EncodedRow]) -> list[int]:
 
 
 def _window(index: int, tokens: npt.NDArray[np.int32]) -> EncodedRow:
-    bearing = np.ones(len(tokens), dtype=np.bool_)
-    bearing[0] = False
-    return EncodedRow(
-        index=index,
-        status="ok",
-        tokens=tokens,
-        loss_mask=bearing,
-        truncated=False,
-        prompt_tokens=1,
-        response_tokens=len(tokens) - 1,
-        last_prompt=0,
-        last_content=len(tokens) - 1,
-    )
+    last = len(tokens) - 1
+    bearing = np.arange(len(tokens)) > 0
+    return EncodedRow(index, "ok", tokens, bearing, prompt_tokens=1, response_tokens=last, last_content=last)
