@@ -15,6 +15,7 @@ from tests.golden.small import (
     asked_for_json,
     asked_prompts,
     plain_rows,
+    ripcurrent,
     save_tiny_model,
     write_jsonl,
 )
@@ -98,6 +99,7 @@ class Done:
 
     folder: Path
     json: dict[str, Any]
+    code: int = 0
 
 
 @pytest.fixture(scope="session")
@@ -125,6 +127,6 @@ def evaluated(files: Files) -> Done:
 def experimented(files: Files, scanned: Done) -> Done:
     """A whole experiment, on whose answers nothing can be decided."""
     out = files.folder / "experiment"
-    return Done(
-        out, asked_for_json("experiment", files.experiment(scanned.folder), "--quiet", "--out", out, codes=(0, 4))
-    )
+    said = ripcurrent("experiment", files.experiment(scanned.folder), "--quiet", "--json", "--out", out)
+    assert said.code in (0, 4), said.err
+    return Done(out, said.json, said.code)

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -207,8 +207,3 @@ def any_file(folder: Path, *patterns: str) -> Callable[[], bool]:
             return False
 
     return there
-
-
-def lacking(required: Iterable[str], given: Mapping[str, Any]) -> set[str]:
-    """Required keys that an output lacks."""
-    return set(required) - set(given)

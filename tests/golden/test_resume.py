@@ -1,0 +1,57 @@
+"""A command that is killed and given again leaves what an uninterrupted one does."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import torch
+from safetensors.torch import load_file
+
+from tests.golden.conftest import Done, Files
+from tests.golden.small import any_file, asked_for_json, stop_once
+
+KILL = signal.SIGKILL
+
+
+def test_scan(files: Files, scanned: Done, tmp_path: Path) -> None:
+    out = tmp_path / "scan"
+    stop_once(any_file(out, "signals/**/*.parquet"), KILL, *files.scan(out))
+    again = asked_for_json(*files.scan(out))
+    for part in ("rows", "scored", "ranking", "riskiest", "quantiles", "separation"):
+        assert again[part] == scanned.json[part]
+    whole, resumed = (pq.read_table(folder / "scores.parquet") for folder in (scanned.folder, out))
+    assert resumed.equals(whole)
+
+
+def test_finetune(files: Files, trained: Done, tmp_path: Path) -> None:
+    out = tmp_path / "finetune"
+    # when the third begins, one before it is whole
+    stop_once(any_file(out, "**/checkpoint-[3-9]/*"), KILL, *files.finetune(out))
+    again = asked_for_json(*files.finetune(out))
+    assert (again["steps"], again["last_loss"]) == (trained.json["steps"], trained.json["last_loss"])
+    whole, resumed = (load_file(Path(one["model"]) / "model.safetensors") for one in (trained.json, again))
+    assert resumed.keys() == whole.keys()
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+    untrained = load_file(files.model / "model.safetensors")
+    assert not all(torch.equal(untrained[name], whole[name]) for name in whole)
+
+
+def test_evaluate(files: Files, evaluated: Done, tmp_path: Path) -> None:
+    out = tmp_path / "evaluate"
+    stop_once(any_file(out, "responses*"), KILL, *files.evaluate(out))
+    again = asked_for_json(*files.evaluate(out))
+    whole, resumed = (pq.read_table(folder / "responses.parquet") for folder in (evaluated.folder, out))
+    assert resumed.equals(whole)
+    assert again["rates"] == evaluated.json["rates"]
+
+
+def test_experiment(files: Files, scanned: Done, experimented: Done, tmp_path: Path) -> None:
+    out = tmp_path / "experiment"
+    command = ["experiment", files.experiment(scanned.folder), "--quiet", "--out", out]
+    # in the middle of the second run of training: the base and one arm are finished
+    stop_once(any_file(out, "arms/*-seed*/**/responses*"), KILL, *command)
+    again = asked_for_json(*command, codes=(0, 4))
+    for part in ("arms", "comparisons", "verdict"):
+        assert again[part] == experimented.json[part]
