@@ -20,7 +20,6 @@ from ripcurrent.gradients._directions import (
     term_keys,
 )  # fmt: skip
 from ripcurrent.gradients._mapped import MappedStore
-from ripcurrent.gradients.kernels import factored
 from tests.gradients.oracle import chat_model, encoded_row, inner, random_rows, row_gradient
 from tests.models.tiny import KINDS, tiny_model
 
@@ -39,32 +38,6 @@ def with_prefix(rows, prefix):
 def anchors(shared=3):
     generator = np.random.default_rng(5)
     return with_prefix(random_rows(generator, 6), list(range(20, 20 + shared)))
-
-
-def plain_loop(inputs, grads, terms, weights):
-    fan_in = inputs.shape[-1]
-    dots = torch.zeros(*inputs.shape[:2], weights.shape[1], dtype=torch.float64)
-    for row in range(inputs.shape[0]):
-        for token in range(inputs.shape[1]):
-            gradient = torch.outer(grads[row, token], inputs[row, token]).double()
-            for direction in range(weights.shape[1]):
-                for term in range(len(terms)):
-                    of_term = torch.outer(terms[term, fan_in:], terms[term, :fan_in]).double()
-                    dots[row, token, direction] += weights[term, direction] * (gradient * of_term).sum()
-    return dots
-
-
-def test_products_with_terms_equal_a_plain_loop():
-    torch.manual_seed(1)
-    inputs, grads = torch.randn(3, 4, 5), torch.randn(3, 4, 7)
-    terms, weights = torch.randn(6, 12), torch.randn(6, 2)
-    expected = plain_loop(inputs, grads, terms, weights)
-    shares = factored.factored_token_dots(inputs, grads, terms, weights)
-    torch.testing.assert_close(shares.double(), expected, rtol=1e-4, atol=1e-4)
-    dots, squared = factored.factored_products(inputs, grads, terms, weights)
-    torch.testing.assert_close(dots.double(), expected.sum(dim=1), rtol=1e-4, atol=1e-4)
-    formed = torch.einsum("rto,rti->roi", grads, inputs)
-    torch.testing.assert_close(squared, formed.square().sum(dim=(1, 2)))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -12,10 +15,19 @@ from transformers import CohereConfig, GraniteConfig, LlamaConfig
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.gradients import GradientPass, plan_batches
-from ripcurrent.gradients._anchor_directions import set_direction, similarities
-from ripcurrent.gradients._batch import make_batch
-from ripcurrent.gradients._directions import norm_of, stack_directions, zero_gradient
+from ripcurrent.gradients import (
+    GradientPass,
+    make_batch,
+    mean_cosine,
+    norm_of,
+    norm_of_mean,
+    plan_batches,
+    set_direction,
+    similarities,
+    stack_directions,
+    zero_gradient,
+)
+from ripcurrent.gradients.kernels import linear
 from ripcurrent.statistics import spearman
 from tests.gradients.oracle import (
     chat_model,
@@ -102,8 +114,7 @@ def test_scope_lora_scores_a_and_b_alone(dtype):
 
 
 def test_scope_linear_leaves_out_embeddings_norms_and_head():
-    model = tiny_model("llama_untied")
-    layers = GradientPass(chat_model(model, "linear")).layers
+    layers = GradientPass(chat_model(tiny_model("llama_untied"), "linear")).layers
     assert all("proj" in name for name in layers.parameter_shapes())
     assert {"model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"} <= set(layers.left_out)
 
@@ -120,14 +131,6 @@ class OwnScale(torch.nn.Module):
         return self.inner_module(x) * self.scale
 
 
-def test_a_layer_kind_that_is_not_covered_is_named_and_other_scopes_go_on():
-    model = tiny_model("llama_untied")
-    model.model.layers[1].mlp = OwnScale(model.model.layers[1].mlp)
-    with pytest.raises(RipcurrentError, match=r"model\.layers\.1\.mlp \(OwnScale\)"):
-        GradientPass(chat_model(model))
-    assert "model.layers.1.mlp.scale" in GradientPass(chat_model(model, "linear")).layers.left_out
-
-
 class Scaled(torch.nn.Linear):
     """As layers of quantised models are: a product, and then something else."""
 
@@ -135,17 +138,8 @@ class Scaled(torch.nn.Linear):
         return super().forward(x) * 3
 
 
-@pytest.mark.parametrize("scope", ["all", "linear"])
-def test_a_linear_layer_that_does_more_than_a_product_is_refused(scope):
-    model = tiny_model("llama_untied")
-    plain = model.model.layers[1].mlp.up_proj
-    model.model.layers[1].mlp.up_proj = Scaled(plain.in_features, plain.out_features)
-    with pytest.raises(RipcurrentError, match=r"model\.layers\.1\.mlp\.up_proj \(Scaled\)"):
-        GradientPass(chat_model(model, scope))
-
-
 class Packed(torch.nn.Module):
-    """A layer whose weight is a buffer, so that it is no parameter."""
+    """A linear layer whose weight is no parameter."""
 
     def __init__(self, linear):
         super().__init__()
@@ -155,46 +149,85 @@ class Packed(torch.nn.Module):
         return torch.nn.functional.linear(x, self.packed)
 
 
-@pytest.mark.parametrize("scope", ["all", "linear"])
-def test_a_model_without_weights_to_read_is_refused(scope):
-    model = tiny_model("llama_tied")
+def with_own_scale(model):
+    model.model.layers[1].mlp = OwnScale(model.model.layers[1].mlp)
+
+
+def with_scaled_product(model):
+    plain = model.model.layers[1].mlp.up_proj
+    model.model.layers[1].mlp.up_proj = Scaled(plain.in_features, plain.out_features)
+
+
+def with_packed_weights(model):
     for name, module in list(model.model.named_modules()):
         if type(module) is torch.nn.Linear:
             parent, _, own = name.rpartition(".")
             setattr(model.model.get_submodule(parent), own, Packed(module))
-    with pytest.raises(RipcurrentError, match="No linear layer of LlamaForCausalLM holds a weight that can be read"):
-        GradientPass(chat_model(model, scope))
 
 
-def test_a_weight_of_two_layers_is_refused():
-    model = tiny_model("llama_untied")
-    first, second = (model.model.layers[place].mlp.gate_proj for place in (1, 2))
+def with_a_weight_of_two_layers(model):
+    first, second = (model.model.layers[place].mlp.gate_proj for place in (0, 1))
     second.weight, second.bias = first.weight, first.bias
-    with pytest.raises(RipcurrentError, match=r"model\.layers\.2\.mlp\.gate_proj shares its weight"):
-        GradientPass(chat_model(model))
 
 
-def test_tokens_that_see_those_after_them_are_refused():
-    model = tiny_model("llama_tied")
+def with_tokens_that_see_later_ones(model):
     plain = model.model.norm.forward
     model.model.norm.forward = lambda x: plain(x + 0.1 * x.mean(dim=1, keepdim=True))
-    with pytest.raises(RipcurrentError, match="see the tokens after them"):
-        GradientPass(chat_model(model))
 
 
-def test_a_layer_that_is_not_given_a_tensor_is_refused():
-    model = tiny_model("llama_untied")
-
+def with_a_layer_that_is_given_no_tensor(model):
     class ByShape(torch.nn.Embedding):
         def forward(self, shape):
             return super().forward(torch.arange(shape[1]))
 
-    model.model.places = ByShape(64, 32)
+    model.model.positions = ByShape(64, 32)
     layer = model.model.layers[0]
     plain = layer.forward
-    layer.forward = lambda x, *rest, **named: plain(x + model.model.places(tuple(x.shape)), *rest, **named)
-    with pytest.raises(RipcurrentError, match=r"model\.places \(ByShape\)"):
-        GradientPass(chat_model(model))
+    layer.forward = lambda x, *rest, **named: plain(x + model.model.positions(tuple(x.shape)), *rest, **named)
+
+
+def with_a_norm_of_its_own_formula(model):
+    norm = model.model.layers[0].input_layernorm
+    plain = norm.forward
+    norm.forward = lambda x: plain(x) * 1.5
+
+
+def with_a_layer_called_twice(model):
+    block = model.model.layers[0].mlp
+    block.forward = lambda x: block.down_proj(block.up_proj(x)) + block.down_proj(block.gate_proj(x))
+
+
+def with_logits_changed_after_the_head(model):
+    model.lm_head.register_forward_hook(lambda module, args, output: output * 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "scope", "says"),
+    [
+        (with_own_scale, "all", r"model\.layers\.1\.mlp \(OwnScale\)"),
+        (with_scaled_product, "all", r"model\.layers\.1\.mlp\.up_proj \(Scaled\)"),
+        (with_scaled_product, "linear", r"model\.layers\.1\.mlp\.up_proj \(Scaled\)"),
+        (with_packed_weights, "all", "No linear layer of LlamaForCausalLM holds a weight that can be read"),
+        (with_packed_weights, "linear", "No linear layer of LlamaForCausalLM holds a weight that can be read"),
+        (with_a_weight_of_two_layers, "all", r"model\.layers\.1\.mlp\.gate_proj shares its weight"),
+        (with_tokens_that_see_later_ones, "all", "see the tokens after them"),
+        (with_a_layer_that_is_given_no_tensor, "all", r"model\.positions \(ByShape\)"),
+        (with_a_norm_of_its_own_formula, "all", "input_layernorm"),
+        (with_a_layer_called_twice, "all", "2 times"),
+        (with_logits_changed_after_the_head, "all", "logits"),
+    ],
+)
+def test_what_no_formula_covers_is_refused_and_named(change, scope, says):
+    model = tiny_model("llama_tied")
+    change(model)
+    with pytest.raises(RipcurrentError, match=says):
+        GradientPass(chat_model(model, scope))
+
+
+def test_a_scope_without_the_uncovered_layer_goes_on():
+    model = tiny_model("llama_untied")
+    with_own_scale(model)
+    assert "model.layers.1.mlp.scale" in GradientPass(chat_model(model, "linear")).layers.left_out
 
 
 @pytest.mark.parametrize(
@@ -218,38 +251,13 @@ def test_what_text_never_meets_is_left_out_whatever_its_kind():
     model = tiny_model("llama_untied")
     model.model.vision_tower = torch.nn.Sequential(OwnScale(torch.nn.Conv2d(3, 4, 2)), torch.nn.Linear(4, 4))
     tower = {name for name, _ in model.named_parameters() if "vision_tower" in name}
-    layers = GradientPass(chat_model(model)).layers
-    assert set(layers.left_out) == tower
+    assert set(GradientPass(chat_model(model)).layers.left_out) == tower
     assert len(tower) == 5
 
 
-def test_a_norm_with_a_formula_of_its_own_is_refused():
-    model = tiny_model("llama_tied")
-    norm = model.model.layers[0].input_layernorm
-    plain = norm.forward
-    norm.forward = lambda x: plain(x) * 1.5
-    with pytest.raises(RipcurrentError, match="input_layernorm"):
-        GradientPass(chat_model(model))
-
-
-def test_a_layer_called_twice_is_refused():
-    model = tiny_model("llama_tied")
-    block = model.model.layers[0].mlp
-    block.forward = lambda x: block.down_proj(block.up_proj(x)) + block.down_proj(block.gate_proj(x))
-    with pytest.raises(RipcurrentError, match="2 times"):
-        GradientPass(chat_model(model))
-
-
-def test_logits_that_the_head_does_not_explain_are_refused():
-    model = tiny_model("llama_untied")
-    model.lm_head.register_forward_hook(lambda module, args, output: output * 3)
-    with pytest.raises(RipcurrentError, match="logits"):
-        GradientPass(chat_model(model))
-
-
 @settings(deadline=None, max_examples=12)
-@given(seed=st.integers(0, 1000), budget=st.integers(20, 200), pad=st.integers(0, 40))
-def test_a_rows_products_do_not_depend_on_its_batch(seed, budget, pad):
+@given(seed=st.integers(0, 1000), budget=st.integers(20, 200))
+def test_a_rows_products_do_not_depend_on_its_batch(seed, budget):
     model = tiny_model("qwen3")
     gradient_pass = GradientPass(chat_model(model))
     names = set(gradient_pass.layers.parameter_shapes())
@@ -259,7 +267,7 @@ def test_a_rows_products_do_not_depend_on_its_batch(seed, budget, pad):
     alone = [gradient_pass.measure(make_batch([row], CPU), directions) for row in rows]
     for places in plan_batches([len(row.tokens) for row in rows], budget):
         shuffled = generator.permutation(places).tolist()
-        together = gradient_pass.measure(make_batch([rows[p] for p in shuffled], CPU, pad_to=pad), directions)
+        together = gradient_pass.measure(make_batch([rows[p] for p in shuffled], CPU), directions)
         for number, place in enumerate(shuffled):
             norm = alone[place].squared_norm[0] ** 0.5
             assert together.squared_norm[number] ** 0.5 == pytest.approx(norm, rel=1e-4)
@@ -312,3 +320,56 @@ def test_wide_norms_in_bfloat16_are_what_they_are() -> None:
     model = AutoModelForCausalLM.from_config(config).to(torch.bfloat16).eval()
     layers = GradientPass(chat_model(model)).layers
     assert {layer.kind for group in layers.groups for layer in group.layers if "norm" in layer.name} == {"rms_norm"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_norm_of_the_mean_is_that_of_the_mean_of_single_unit_gradients(kind):
+    model = tiny_model(kind)
+    rows = random_rows(np.random.default_rng(3), 7)
+    gradients = [row_gradient(model, row) for row in rows]
+    norms = np.array([np.sqrt(inner(one, one)) for one in gradients])
+    mean = {
+        name: sum(one[name] / norm for one, norm in zip(gradients, norms, strict=True)) / 7 for name in gradients[0]
+    }
+    found = norm_of_mean(GradientPass(chat_model(model)), rows, norms)
+    assert found == pytest.approx(np.sqrt(inner(mean, mean)), rel=1e-4)
+    cosines = [inner(units[a], units[b]) for a, b in itertools.permutations(range(7), 2)]
+    assert mean_cosine(found, 7) == pytest.approx(np.mean(cosines), abs=1e-5)
+
+
+def test_from_the_pass_to_the_matrix_product_are_four_frames(monkeypatch):
+    """Who reads a scan's arithmetic from the top goes through few functions."""
+    model = tiny_model("llama_tied")
+    gradient_pass = GradientPass(chat_model(model))
+    directions = stack_directions(
+        gradient_pass.layers, random_directions(model, set(gradient_pass.layers.parameter_shapes())), torch.float32
+    )
+    seen = []
+
+    def dots(*given):
+        ours = [frame.function for frame in inspect.stack()[1:] if "/src/ripcurrent/" in frame.filename]
+        seen.append(ours[: ours.index("measure") + 1])
+        return real(*given)
+
+    real = linear.linear_dots
+    monkeypatch.setattr(linear, "linear_dots", dots)
+    gradient_pass.measure(make_batch(random_rows(np.random.default_rng(3), 2), CPU), directions)
+    assert max(map(len, seen)) + 1 <= 4
+
+
+LENGTHS, BUDGETS = st.lists(st.integers(0, 60), max_size=60), st.integers(1, 200)
+
+
+@given(LENGTHS, BUDGETS, st.randoms(use_true_random=False))
+def test_batches_hold_every_row_once_within_the_budget_and_depend_on_lengths_alone(lengths, budget, chance):
+    plan = plan_batches(lengths, budget)
+    assert sorted(place for places in plan for place in places) == [n for n, length in enumerate(lengths) if length]
+    for places in plan:
+        assert len(places) == 1 or len(places) * max(lengths[place] for place in places) <= budget
+    for places, _following in itertools.pairwise(plan):
+        assert (len(places) + 1) * max(lengths[place] for place in places) > budget, "a row more would have fitted"
+    shuffled = lengths[:]
+    chance.shuffle(shuffled)
+    by_length = [[[of[place] for place in places] for places in plan_batches(of, budget)] for of in (lengths, shuffled)]
+    assert by_length[0] == by_length[1]
+    assert plan_batches([3, 3, 3, 5, 3], 6) == [[3], [0, 1], [2, 4]], "rows of one length keep their order"

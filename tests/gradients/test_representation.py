@@ -16,7 +16,6 @@ from ripcurrent.data import EncodedRow, Message, Row, encode
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.gradients import FeatureReader, GradientPass, Position, make_batch, stack_directions
 from ripcurrent.models import ChatModel
-from ripcurrent.scan._signal_stage import SignalStage
 from tests.gradients.oracle import chat_model, random_rows
 from tests.models.tiny import tiny_model, tiny_tokenizer
 
@@ -53,14 +52,11 @@ def expected(model: Any, row: EncodedRow, layer: int | None, position: Position)
     if layer is not None and layer % len(blocks) < len(blocks) - 1:
         # output_hidden_states starts with the embeddings; its last is after the final norm
         torch.testing.assert_close(chosen, states[layer % len(blocks) + 1][0])
-    if position == "last":
-        return chosen[len(row.tokens) - 1].numpy()
-    if position == "last_content":
-        return chosen[row.last_content].numpy()
-    if position == "last_prompt":
-        return chosen[row.last_prompt].numpy()
-    bearing = [chosen[place] for place in range(len(row.tokens)) if row.loss_mask[place]]
-    return (torch.stack(bearing).sum(dim=0) / len(bearing)).numpy()
+    if position == "mean_response":
+        bearing = [chosen[place] for place in range(len(row.tokens)) if row.loss_mask[place]]
+        return (torch.stack(bearing).sum(dim=0) / len(bearing)).numpy()
+    places = {"last": len(row.tokens) - 1, "last_content": row.last_content, "last_prompt": row.last_prompt}
+    return chosen[places[position]].numpy()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -92,12 +88,11 @@ def test_the_backward_pass_reads_the_same_features(position: Position, layer: in
 @given(
     order=st.permutations(range(7)),
     cuts=st.sets(st.integers(1, 6)),
-    pad_to=st.one_of(st.none(), st.integers(1, 60)),
     position=st.sampled_from(POSITIONS),
     layer=st.sampled_from([None, 0]),
 )
 def test_a_rows_feature_depends_on_the_row_alone(
-    order: list[int], cuts: set[int], pad_to: int | None, position: Position, layer: int | None
+    order: list[int], cuts: set[int], position: Position, layer: int | None
 ) -> None:
     reader = FeatureReader(tiny("llama_tied"), layer=layer, position=position)
     every = rows(7, seed=3)
@@ -105,7 +100,7 @@ def test_a_rows_feature_depends_on_the_row_alone(
     bounds = [0, *sorted(cuts), 7]
     for start, stop in itertools.pairwise(bounds):
         places = order[start:stop]
-        together = reader.forward(make_batch([every[place] for place in places], CPU, pad_to=pad_to)).features
+        together = reader.forward(make_batch([every[place] for place in places], CPU)).features
         assert together is not None
         for feature, place in zip(together, places, strict=True):
             np.testing.assert_allclose(feature, alone[place][0], rtol=1e-4, atol=1e-5)
@@ -130,22 +125,3 @@ def test_positions_are_where_they_say_in_a_rendered_conversation() -> None:
 def test_a_layer_that_does_not_exist_is_named_with_those_that_do(layer: int) -> None:
     with pytest.raises(RipcurrentError, match=rf"Layer {layer} does not exist: tiny has blocks 0 to 1"):
         FeatureReader(tiny("llama_tied"), layer=layer)
-
-
-def test_padding_to_512_and_single_rows_as_released_change_no_feature() -> None:
-    bare = tiny("llama_tied")
-    with_tokenizer = ChatModel(
-        name="tiny", model=bare.model, tokenizer=tiny_tokenizer(), device=CPU, dtype=torch.float32, scope="all",
-        adapter=None, fingerprint="tiny", template_sha256=None, revision=None,
-    )  # fmt: skip
-    conversations = [
-        Row(n, str(n), (Message("user", f"Count to {n}."), Message("assistant", "one, two " * (n + 1))), None, {})
-        for n in range(5)
-    ]
-    anchors = np.eye(3, 32, dtype=np.float32)
-    options: dict[str, Any] = {"chat_model": with_tokenizer, "token_budget": 200, "anchor_features": anchors}
-    intended = SignalStage(features=FeatureReader(with_tokenizer), **options)(conversations)
-    released = SignalStage(features=FeatureReader(with_tokenizer), pad_to=512, batch_rows=1, **options)(conversations)
-    one, other = (np.array(table["representation_cosines"].to_pylist()) for table in (intended, released))
-    assert one.shape == (5, 3)
-    np.testing.assert_allclose(one, other, atol=2e-5)

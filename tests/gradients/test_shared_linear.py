@@ -14,7 +14,6 @@ import torch
 
 from ripcurrent.gradients import GradientPass, _shared_linear, make_batch, stack_directions
 from ripcurrent.gradients._shared_linear import SharedLinear, worth_sharing
-from ripcurrent.gradients.kernels import factored, linear
 from tests.gradients.oracle import PREFIX, chat_model, compare_with_autograd, random_directions, rows_behind_a_prefix
 from tests.models.tiny import KINDS, tiny_model
 
@@ -106,24 +105,6 @@ def test_layers_that_are_given_something_else_than_every_token_or_are_narrow_pas
     assert taken[0].shape == (4 + 3 * 6, 8)
     monkeypatch.setattr(_shared_linear, "NARROWEST", 7)
     assert hooks.before(layer, (torch.randn(3, 10, 8),)) is None
-
-
-@pytest.mark.parametrize("narrower", ["in", "out"])
-@pytest.mark.parametrize("shared", [1, 4, 6])
-def test_a_layers_products_are_those_of_the_whole_input(narrower: str, shared: int) -> None:
-    torch.manual_seed(0)
-    fan_in, fan_out = (5, 9) if narrower == "in" else (9, 5)
-    inputs, grads = torch.randn(3, 6, fan_in), torch.randn(3, 6, fan_out)
-    inputs[:, :shared] = inputs[:1, :shared]
-    formed = torch.einsum("rto,rti->roi", grads, inputs)
-    directions = torch.randn(2, fan_out, fan_in)
-    expected = torch.einsum("roi,doi->rd", formed, directions)
-    torch.testing.assert_close(linear.linear_dots(inputs, grads, directions, shared), expected, rtol=1e-4, atol=1e-4)
-    terms, weights = torch.randn(4, fan_in + fan_out), torch.randn(4, 2)
-    dense = torch.einsum("pd,po,pi->doi", weights, terms[:, fan_in:], terms[:, :fan_in])
-    dots, squared = factored.factored_products(inputs, grads, terms, weights, shared)
-    torch.testing.assert_close(dots, torch.einsum("roi,doi->rd", formed, dense), rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(squared, formed.square().sum(dim=(1, 2)))
 
 
 def test_a_measured_batch_leaves_no_activation_behind() -> None:

@@ -1,4 +1,4 @@
-"""What happens when a batch does not fit into memory: it is measured in halves, and no row is lost."""
+"""Running out of memory: a batch is measured in halves, and no row is lost."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import TypeVar
 
 import torch
@@ -45,25 +44,28 @@ def does_not_fit(what: str, said: str) -> RipcurrentError:
 
 @dataclass(frozen=True, slots=True)
 class RanOut:
-    """Stands for the result of what ran out of memory."""
+    """Stands for the result of what ran out of memory; ``said`` is the library's message."""
 
     said: str
-    """What the library said."""
 
 
 def attempt(compute: Callable[[], Result]) -> Result | RanOut:
-    """What is computed, or that memory ran out on the way; what was taken is then given back."""
+    """What is computed, or that memory ran out on the way; its memory is then given back."""
     try:
         return compute()
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
         said = first_line(error)
-    # outside the handler, whose traceback holds the failed pass's tensors
+    _give_back_memory()
+    return RanOut(said)
+
+
+def _give_back_memory() -> None:
+    """To be called outside the handler, whose traceback holds the failed pass's tensors."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    return RanOut(said)
 
 
 class Halving:
@@ -86,9 +88,9 @@ class Halving:
         measure: Callable[[Sequence[EncodedRow]], Result],
         forget: Callable[[], None] = lambda: None,
     ) -> Iterator[tuple[list[int], Result]]:
-        """The places that were measured together, with what was measured, until every place had its turn.
+        """Yield the places that were measured together, with what was measured, until every place had its turn.
 
-        ``forget`` gives back what is kept for later batches, and is called where one runs out.
+        ``forget`` gives back what is kept for later batches; it is called when one runs out.
 
         Raises:
             RipcurrentError: a single row does not fit.
@@ -100,13 +102,19 @@ class Halving:
             if len(group) > 1 and self.too_large is not None and padded >= self.too_large:
                 waiting[:0] = _halves(group)
                 continue
-            result = attempt(partial(measure, [rows[place] for place in group]))
-            if not isinstance(result, RanOut):
+            try:
+                result = measure([rows[place] for place in group])
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                said = first_line(error)
+            else:
                 yield group, result
                 continue
+            _give_back_memory()
             forget()
             if len(group) == 1:
-                raise _row_does_not_fit(rows[group[0]], result.said)
+                raise _row_does_not_fit(rows[group[0]], said)
             self.too_large = padded if self.too_large is None else min(self.too_large, padded)
             self.batches_halved += 1
             waiting[:0] = _halves(group)

@@ -7,19 +7,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 
-def embedding_dots(
-    ids: Int[Tensor, "rows tokens"],
-    output_grads: Float[Tensor, "rows tokens width"],
-    directions: Float[Tensor, "directions vocabulary width"],
-) -> Float[Tensor, "rows directions"]:
-    """Each row's inner products of its table gradient with fixed directions: ``Σ_t <b_t, V[id_t]>``, in float32."""
-    grads = output_grads.float()
-    dots = torch.zeros(ids.shape[0], directions.shape[0], device=grads.device)
-    for number, direction in enumerate(directions):
-        dots[:, number] = (grads * direction[ids].float()).sum(dim=(1, 2))
-    return dots
-
-
 def embedding_squared_norm(
     ids: Int[Tensor, "rows tokens"], output_grads: Float[Tensor, "rows tokens width"]
 ) -> Float[Tensor, " rows"]:
