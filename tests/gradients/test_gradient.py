@@ -328,9 +328,8 @@ def test_the_norm_of_the_mean_is_that_of_the_mean_of_single_unit_gradients(kind)
     rows = random_rows(np.random.default_rng(3), 7)
     gradients = [row_gradient(model, row) for row in rows]
     norms = np.array([np.sqrt(inner(one, one)) for one in gradients])
-    mean = {
-        name: sum(one[name] / norm for one, norm in zip(gradients, norms, strict=True)) / 7 for name in gradients[0]
-    }
+    units = [{name: value / norm for name, value in one.items()} for one, norm in zip(gradients, norms, strict=True)]
+    mean = {name: sum(one[name] for one in units) / 7 for name in units[0]}
     found = norm_of_mean(GradientPass(chat_model(model)), rows, norms)
     assert found == pytest.approx(np.sqrt(inner(mean, mean)), rel=1e-4)
     cosines = [inner(units[a], units[b]) for a, b in itertools.permutations(range(7), 2)]
