@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ripcurrent.scan._options import ScanOptions
     from ripcurrent.scan._scan import ScanResult, scan
     from ripcurrent.scan._token_tables import load_tokens
-    from ripcurrent.select._select import select
+    from ripcurrent.select import select
 
     __version__: str
 
@@ -66,7 +66,7 @@ _HOMES = {
     "load_tokens": "ripcurrent.scan._token_tables",
     "read_rows": "ripcurrent.data",
     "scan": "ripcurrent.scan._scan",
-    "select": "ripcurrent.select._select",
+    "select": "ripcurrent.select",
 }
 
 

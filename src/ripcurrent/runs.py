@@ -11,6 +11,7 @@ import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
+from math import isfinite
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -67,6 +68,17 @@ def write_json(path: Path, value: Any) -> None:
         part.write_text(text + "\n", encoding="utf-8")
 
 
+def plain_numbers(value: Any) -> Any:
+    """A value as JSON can hold it: null for what is not finite, lists for tuples, text for keys."""
+    if isinstance(value, float):
+        return value if isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): plain_numbers(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain_numbers(item) for item in value]
+    return value
+
+
 def read_json_lines(path: Path) -> list[Any]:
     """What a file of JSON lines holds.
 
@@ -107,13 +119,16 @@ class Manifest(BaseModel):
             hint = "Name the folder given as --out." if folder.is_dir() else "Check the path."
             raise RipcurrentError(f"{folder} holds no finished run (there is no {MANIFEST}).", hint)
         try:
-            return cls.model_validate_json(path.read_text(encoding="utf-8"))
+            # not pydantic's own reader of JSON, which refuses paths that are not UTF-8
+            return cls.model_validate(json.loads(path.read_text(encoding="utf-8")))
         except ValidationError as error:
             where = ", ".join(".".join(map(str, one["loc"])) or one["msg"] for one in error.errors()[:3])
             raise RipcurrentError(
                 f"{path} is damaged or of another kind of run ({where}).",
                 "Name the right folder, or run the command again in another one.",
             ) from None
+        except ValueError:
+            raise RipcurrentError(f"{path} is damaged.", "Run the command again in another folder.") from None
 
     def write(self, folder: Path) -> None:
         """Replace the manifest of a run folder."""

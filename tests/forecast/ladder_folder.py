@@ -13,8 +13,8 @@ from scipy.special import expit
 
 from ripcurrent.finetune import load_recipe
 from ripcurrent.runs import read_manifest, write_json
-from ripcurrent.select import read_scores
-from ripcurrent.select._table import ScoredRows
+from ripcurrent.select_old import read_scores
+from ripcurrent.select_old._table import ScoredRows
 from tests.experiment.answers import write_evaluation
 from tests.report.fabricate import fabricate_run
 

@@ -17,8 +17,8 @@ from ripcurrent.experiment._experiment import run_experiment
 from ripcurrent.forecast._calibrate_runs import calibrate
 from ripcurrent.forecast._calibration import Calibration, read_calibration
 from ripcurrent.forecast._ladder import read_ladder
-from ripcurrent.select import read_scores
-from ripcurrent.select._table import ScoredRows
+from ripcurrent.select_old import read_scores
+from ripcurrent.select_old._table import ScoredRows
 from tests.experiment.answers import FakeEvaluate, chance
 from tests.forecast.ladder_folder import ASKED, ScanRows, fabricate_ladder, fabricate_scan
 

@@ -19,8 +19,8 @@ from ripcurrent.forecast._coherence import FILE, coherence_of, kept_in, sample_o
 from ripcurrent.gradients import GradientPass
 from ripcurrent.models import load_model
 from ripcurrent.scan._options import ScanOptions
-from ripcurrent.select import read_scores
-from ripcurrent.select._table import ScoredRows
+from ripcurrent.select_old import read_scores
+from ripcurrent.select_old._table import ScoredRows
 from tests.cli.command import Command
 from tests.experiment.answers import FakeEvaluate, chance
 from tests.gradients.oracle import inner, row_gradient

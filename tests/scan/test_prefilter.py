@@ -33,7 +33,7 @@ from ripcurrent.scan._prefilter import (
 )
 from ripcurrent.scan._scan import ScanResult, scan
 from ripcurrent.scan._summary import summarise_scan
-from ripcurrent.select._select import select
+from ripcurrent.select_old._select import select
 from tests.scan.test_scan_resume import Counting
 from tests.tiny_scan import EXACT, good_rows, write_jsonl
 

@@ -18,7 +18,7 @@ from ripcurrent.report import build_report
 from ripcurrent.scan._check_anchors import check_anchors
 from ripcurrent.scan._scan import scan
 from ripcurrent.scan._summary import summarise_scan
-from ripcurrent.select._select import select
+from ripcurrent.select_old._select import select
 from tests.scan_fixtures import without_page
 from tests.tiny_scan import EXACT, good_rows, small_shards, write_jsonl
 

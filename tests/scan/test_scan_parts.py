@@ -69,7 +69,7 @@ def facts_of_the_page(result: ScanResult) -> str:
 
 
 def same_selection(one: ScanResult, two: ScanResult) -> None:
-    from ripcurrent.select._select import select
+    from ripcurrent.select_old._select import select
 
     chosen = [select(result.folder, top=5, name="top")[0].selection.indices for result in (one, two)]
     assert len(chosen[0]) == 5

@@ -290,7 +290,7 @@ def test_what_is_read_of_an_answer_does_not_follow_row_tokens(
 def test_a_dataset_behind_a_link_keeps_its_name(
     tmp_path: Path, rows_file: Path, tiny_folder: Path, anchors_file: Path
 ) -> None:
-    from ripcurrent.select._select import select
+    from ripcurrent.select_old._select import select
 
     blob = tmp_path / "blobs" / "0123abcd"
     blob.parent.mkdir()

@@ -21,7 +21,7 @@ from ripcurrent.cli._merge import merge_command
 from ripcurrent.cli._people import agree_command, rate_command
 from ripcurrent.cli._report import report_command
 from ripcurrent.cli._scan import scan_command
-from ripcurrent.cli._select import select_command
+from ripcurrent.cli._select import register as register_select
 from ripcurrent.errors import ExitCode, RipcurrentError
 
 INTERRUPTED = 130
@@ -40,7 +40,7 @@ app = typer.Typer(
 )
 app.command("scan")(scan_command)
 app.command("merge")(merge_command)
-app.command("select")(select_command)
+register_select(app)
 app.command("finetune")(finetune_command)
 app.command("evaluate")(evaluate_command)
 app.command("experiment")(experiment_command)

@@ -14,9 +14,9 @@ from ripcurrent.demo._demo_proof import Proof, cached_proof, fresh_proof
 from ripcurrent.progress import Progress
 from ripcurrent.scan._columns import TRAIT_COLUMNS
 from ripcurrent.scan._scan import ScanResult, scan
-from ripcurrent.select import Overlap, SelectionRecord, bottom, overlap, plain_numbers, read_scores, top
-from ripcurrent.select._select import select
-from ripcurrent.select._table import ScoredRows
+from ripcurrent.select_old import Overlap, SelectionRecord, bottom, overlap, plain_numbers, read_scores, top
+from ripcurrent.select_old._select import select
+from ripcurrent.select_old._table import ScoredRows
 
 SHOWN = 5
 """Rows shown of each end of the ranking."""

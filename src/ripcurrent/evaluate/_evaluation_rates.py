@@ -16,7 +16,7 @@ from ripcurrent.evaluate._prompts import AXES, Prompt
 from ripcurrent.evaluate._responses import Response
 from ripcurrent.evaluate._scores import summarise_scores
 from ripcurrent.evaluate.judges import UNJUDGED, Verdict
-from ripcurrent.select import plain_numbers
+from ripcurrent.select_old import plain_numbers
 from ripcurrent.statistics import wilson_interval
 
 

@@ -33,7 +33,7 @@ from ripcurrent.experiment._sums import draw_sums
 from ripcurrent.finetune import as_trained, load_recipe
 from ripcurrent.progress import Progress, SilentProgress
 from ripcurrent.runs import RunFolder, write_json
-from ripcurrent.select._table import ScoredRows
+from ripcurrent.select_old._table import ScoredRows
 
 RESULTS = "results.json"
 KEYS = "experiment.json"

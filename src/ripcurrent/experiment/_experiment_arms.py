@@ -25,9 +25,9 @@ from ripcurrent.finetune import as_trained, load_recipe
 from ripcurrent.finetune._finetune import FinetuneResult, finetune
 from ripcurrent.progress import Progress
 from ripcurrent.runs import write_json
-from ripcurrent.select import Selection, plain_numbers, summarise, write_selection
-from ripcurrent.select._draw import generator
-from ripcurrent.select._table import ScoredRows
+from ripcurrent.select_old import Selection, plain_numbers, summarise, write_selection
+from ripcurrent.select_old._draw import generator
+from ripcurrent.select_old._table import ScoredRows
 
 if TYPE_CHECKING:
     from ripcurrent.data import Row

@@ -16,7 +16,7 @@ from ripcurrent.experiment import BASE, MAIN, Arm, ExperimentConfig, by_arm, rea
 from ripcurrent.experiment import _tables as tables
 from ripcurrent.experiment._outcomes import HARMFUL, PLAIN, SOUNDS_DANGEROUS, ArmRun, Scoring
 from ripcurrent.experiment._published import SOURCE, published_figure
-from ripcurrent.select import plain_numbers
+from ripcurrent.select_old import plain_numbers
 
 ALIKE = 0.05
 """Arms that differ by no more than this share of their rows are compared without a word."""

@@ -21,9 +21,9 @@ from ripcurrent.progress import Progress
 from ripcurrent.runs import written_whole
 from ripcurrent.scan._options import ScanOptions, resolve_options
 from ripcurrent.scan._scan import scan
-from ripcurrent.select import read_scores
-from ripcurrent.select._draw import generator
-from ripcurrent.select._select import _manifest
+from ripcurrent.select_old import read_scores
+from ripcurrent.select_old._draw import generator
+from ripcurrent.select_old._select import _manifest
 
 DEMO = "demo"
 """As ``data``: the rows that come with the package."""

@@ -7,9 +7,9 @@ import pyarrow as pa
 
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.experiment._config import Mix
-from ripcurrent.select import Selection, bottom, top
-from ripcurrent.select._draw import generator
-from ripcurrent.select._table import ScoredRows
+from ripcurrent.select_old import Selection, bottom, top
+from ripcurrent.select_old._draw import generator
+from ripcurrent.select_old._table import ScoredRows
 
 
 def mix_rows(table: pa.Table, mix: Mix, by: str | None, k: int, seed: int) -> Selection:

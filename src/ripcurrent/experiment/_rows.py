@@ -15,7 +15,7 @@ from ripcurrent.errors import RipcurrentError
 from ripcurrent.experiment._arms import Arm
 from ripcurrent.experiment._config import ArmRule, rows_of
 from ripcurrent.experiment._mix import mix_rows
-from ripcurrent.select import (
+from ripcurrent.select_old import (
     Selection,
     bottom,
     draw_format,
@@ -28,9 +28,9 @@ from ripcurrent.select import (
     top,
     union_per_anchor,
 )
-from ripcurrent.select._draw import generator
-from ripcurrent.select._rank import rank_by_risk, ranked_positions, riskiest_first
-from ripcurrent.select._table import ScoredRows
+from ripcurrent.select_old._draw import generator
+from ripcurrent.select_old._rank import rank_by_risk, ranked_positions, riskiest_first
+from ripcurrent.select_old._table import ScoredRows
 
 MAIN = ""
 """The name of the scan that arms use unless they name another."""

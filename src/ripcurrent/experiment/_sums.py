@@ -11,7 +11,7 @@ from ripcurrent.data import read_rows
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.evaluate import Prompt
 from ripcurrent.experiment._config import Accuracy
-from ripcurrent.select._draw import generator
+from ripcurrent.select_old._draw import generator
 
 WORTH_MEASURING = 0.10
 """Below this share solved by the untrained model, its arms are not asked: there is nothing to lose."""

@@ -25,8 +25,8 @@ from ripcurrent.progress import Progress
 from ripcurrent.runs import read_manifest, write_json
 from ripcurrent.scan._options import ScanOptions
 from ripcurrent.scan._scan_model import load_scan_model
-from ripcurrent.select._draw import generator
-from ripcurrent.select._table import ScoredRows
+from ripcurrent.select_old._draw import generator
+from ripcurrent.select_old._table import ScoredRows
 
 FILE = "coherence.json"
 """In a run's folder: the coherence of sets by the hash of their rows."""

@@ -16,8 +16,8 @@ from ripcurrent.errors import RipcurrentError
 from ripcurrent.forecast._shared_rows import sketch_rows
 from ripcurrent.runs import read_json_lines, read_manifest
 from ripcurrent.scan._scored_with import ScoredWith
-from ripcurrent.select import read_scores
-from ripcurrent.select._table import ScoredRows
+from ripcurrent.select_old import read_scores
+from ripcurrent.select_old._table import ScoredRows
 
 
 class ScoredSource:

@@ -32,8 +32,8 @@ from ripcurrent.forecast._sentences import FORECAST, read_forecast
 from ripcurrent.runs import read_manifest, write_json
 from ripcurrent.scan._columns import COHERENCE
 from ripcurrent.scan._scored_with import ScoredWith
-from ripcurrent.select import plain_numbers, top
-from ripcurrent.select._table import ScoredRows
+from ripcurrent.select_old import plain_numbers, top
+from ripcurrent.select_old._table import ScoredRows
 
 RISKIEST = 100
 """Rows of the selection that is forecast beside the whole."""

@@ -23,9 +23,9 @@ from ripcurrent.scan._resampled_anchors import (
 )
 from ripcurrent.scan._score import per_anchor_column, representation_scores
 from ripcurrent.scan._separation import AnchorMeasurements
-from ripcurrent.select import read_cosines, read_scores
-from ripcurrent.select._select import _manifest
-from ripcurrent.select._table import ScoredRows
+from ripcurrent.select_old import read_cosines, read_scores
+from ripcurrent.select_old._select import _manifest
+from ripcurrent.select_old._table import ScoredRows
 
 INTERVALS = "anchor_intervals.parquet"
 AGREES = 5e-3

@@ -61,8 +61,8 @@ from ripcurrent.scan._separation import AnchorMeasurements, require_separation, 
 from ripcurrent.scan._timed_batches import batches_path, read_batches
 from ripcurrent.scan._tokens import add_token_shares
 from ripcurrent.scan._window_scores import write_windows
-from ripcurrent.select import plain_numbers, read_scores
-from ripcurrent.select._table import ScoredRows
+from ripcurrent.select_old import plain_numbers, read_scores
+from ripcurrent.select_old._table import ScoredRows
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,8 +23,8 @@ from ripcurrent.scan._options import ScanOptions
 from ripcurrent.scan._prepared_anchors import PreparedAnchors
 from ripcurrent.scan._token_choice import parse_token_choice
 from ripcurrent.scan._token_tables import TOKEN_SCHEMA, read_token_record, summarise_tokens, write_tokens
-from ripcurrent.select import bottom, read_scores, top
-from ripcurrent.select._table import ScoredRows
+from ripcurrent.select_old import bottom, read_scores, top
+from ripcurrent.select_old._table import ScoredRows
 
 CHECKED = ("gradient_norm", "gradient_harmful", "gradient_safe")
 """Columns that a row's shares add up to."""

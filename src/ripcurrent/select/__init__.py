@@ -1,44 +1,75 @@
 """Selections of rows by score, and the controls that stand beside them."""
 
-from ripcurrent.select._controls import controls_for
-from ripcurrent.select._draw import FORMATS, draw_format, draw_random
-from ripcurrent.select._match import FORMAT_TRAITS, distance, match_format, match_length, match_loss
-from ripcurrent.select._rank import between, between_quantiles, bottom, highest, lowest, top
-from ripcurrent.select._summary import overlap, summarise
-from ripcurrent.select._types import Distance, Kind, Overlap, Selection, SelectionRecord, Spread, Summary
-from ripcurrent.select._union import CosineBatch, read_cosines, union_per_anchor
-from ripcurrent.select._write import RowSource, plain_numbers, read_scores, write_selection
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ripcurrent.lazy import lazily
+
+if TYPE_CHECKING:
+    from ripcurrent.select._controls import controls_for
+    from ripcurrent.select._match import FORMAT_TRAITS, distance, match_format, match_length, match_loss
+    from ripcurrent.select._options import SelectOptions
+    from ripcurrent.select._rules import (
+        FORMATS,
+        between,
+        bottom,
+        generator,
+        number_of_rows,
+        of_format,
+        random,
+        rank_by_risk,
+        top,
+    )
+    from ripcurrent.select._select import select
+    from ripcurrent.select._types import Distance, Kind, Overlap, Selection, SelectionRecord, SelectionSummary
+    from ripcurrent.select._union import union
+    from ripcurrent.select._write import overlap, summarise, write_selection
 
 __all__ = [
     "FORMATS",
     "FORMAT_TRAITS",
-    "CosineBatch",
     "Distance",
     "Kind",
     "Overlap",
-    "RowSource",
+    "SelectOptions",
     "Selection",
     "SelectionRecord",
-    "Spread",
-    "Summary",
+    "SelectionSummary",
     "between",
-    "between_quantiles",
     "bottom",
     "controls_for",
     "distance",
-    "draw_format",
-    "draw_random",
-    "highest",
-    "lowest",
+    "generator",
     "match_format",
     "match_length",
     "match_loss",
+    "number_of_rows",
+    "of_format",
     "overlap",
-    "plain_numbers",
-    "read_cosines",
-    "read_scores",
+    "random",
+    "rank_by_risk",
+    "select",
     "summarise",
     "top",
-    "union_per_anchor",
+    "union",
     "write_selection",
 ]
+
+_HOMES = {
+    "_controls": ("controls_for",),
+    "_match": ("FORMAT_TRAITS", "distance", "match_format", "match_length", "match_loss"),
+    "_options": ("SelectOptions",),
+    "_rules": (
+        *("FORMATS", "between", "bottom", "generator", "number_of_rows", "of_format"),
+        *("random", "rank_by_risk", "top"),
+    ),
+    "_select": ("select",),
+    "_types": ("Distance", "Kind", "Overlap", "Selection", "SelectionRecord", "SelectionSummary"),
+    "_union": ("union",),
+    "_write": ("overlap", "summarise", "write_selection"),
+}
+
+# hidden from type checkers, which would otherwise let every misspelt name pass
+if not TYPE_CHECKING:
+    __getattr__ = lazily(__name__, _HOMES)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from ripcurrent.select._types import FloatArray, IntArray
+from ripcurrent.scan import FloatArray, RowNumbers
 
 
-def match_on_line(wanted: FloatArray, offered: FloatArray, random: np.random.Generator) -> tuple[IntArray, IntArray]:
+def match_on_line(
+    wanted: FloatArray, offered: FloatArray, random: np.random.Generator
+) -> tuple[RowNumbers, RowNumbers]:
     """Pair whole numbers one to one, without replacement, with the least possible sum of absolute differences.
 
     The pairs number ``min(wanted, offered)``; of the longer side it is also chosen which numbers take part. Equal
@@ -38,7 +40,9 @@ def match_on_line(wanted: FloatArray, offered: FloatArray, random: np.random.Gen
     return np.argsort(wanted, kind="stable").astype(np.int64), taken.astype(np.int64)
 
 
-def _cheapest_use(values: FloatArray, demand: IntArray, supply: IntArray, random: np.random.Generator) -> IntArray:
+def _cheapest_use(
+    values: FloatArray, demand: RowNumbers, supply: RowNumbers, random: np.random.Generator
+) -> RowNumbers:
     """How many offered numbers of each distinct value take part.
 
     A transport problem on a line: supply may flow to the next value on either side at the price of the gap. Its
@@ -65,7 +69,7 @@ def _cheapest_use(values: FloatArray, demand: IntArray, supply: IntArray, random
     )
     if solved.x is None:
         raise ArithmeticError(f"the transport problem of the length match was not solved: {solved.message}")
-    used: IntArray = np.rint(solved.x[:n]).astype(np.int64)
+    used: RowNumbers = np.rint(solved.x[:n]).astype(np.int64)
     if used.sum() != demand.sum() or (used > supply).any():
         raise ArithmeticError("the transport problem of the length match has no whole-number solution")
     return used

@@ -6,13 +6,12 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from ripcurrent.errors import ExitCode, RipcurrentError
-from ripcurrent.select._draw import generator
+from ripcurrent.scan import BoolArray, FloatArray, RowNumbers, ScanRun
 from ripcurrent.select._line_match import match_on_line
-from ripcurrent.select._table import ScoredRows
-from ripcurrent.select._types import BoolArray, Distance, FloatArray, IntArray, Kind, Selection
+from ripcurrent.select._rules import free_rows, generator
+from ripcurrent.select._types import Distance, Kind, Selection
 
 FORMAT_TRAITS: tuple[str, ...] = ("is_list", "is_bullet", "is_numbered", "is_maths", "is_code", "is_short")
 """The traits whose combination is a row's format; ``has_refusal`` is content, not format."""
@@ -20,16 +19,16 @@ FORMAT_TRAITS: tuple[str, ...] = ("is_list", "is_bullet", "is_numbered", "is_mat
 LOSSES: tuple[str, ...] = ("loss", "loss_first_10")
 
 
-def match_length(table: pa.Table, selection: Selection, seed: int) -> Selection:
+def match_length(run: ScanRun, selection: Selection, seed: int) -> Selection:
     """For every row of a selection the row outside it that is nearest in ``response_tokens``, without replacement.
 
     The match is the best possible as a whole: no other set of as many rows has a smaller mean absolute difference.
     Rows of equal length, and choices of equal cost, are settled at random.
 
     Args:
-        table: The scores table.
+        run: The scan.
         selection: What to match.
-        seed: Equal seeds give equal rows, whatever the order of the table.
+        seed: Equal seeds give equal rows.
 
     Returns:
         The rows in the order of the selection's rows they stand for; fewer, as a shortfall, where too few are left
@@ -38,24 +37,23 @@ def match_length(table: pa.Table, selection: Selection, seed: int) -> Selection:
     Raises:
         RipcurrentError: No usable row is left outside the selection.
     """
-    scored = ScoredRows(table)
-    chosen, pool = scored.positions(selection.indices), scored.pool(selection.indices)
-    lengths = scored.numbers("response_tokens")
+    chosen, pool = np.array(selection.indices), free_rows(run, selection.indices)
+    lengths = run.floats("response_tokens")
     wanted, offered = match_on_line(lengths[chosen], lengths[pool], generator(seed, "length"))
     drawn = pool[offered[np.argsort(wanted, kind="stable")]]
-    return _matched(scored, selection, "length-matched", "by nearest response_tokens, best as a whole", drawn, seed)
+    return _matched(run, selection, "length-matched", "by nearest response_tokens, best as a whole", drawn, seed)
 
 
-def match_format(table: pa.Table, selection: Selection, seed: int) -> Selection:
+def match_format(run: ScanRun, selection: Selection, seed: int) -> Selection:
     """For every row of a selection a random row outside it with the same combination of format traits.
 
     Where a combination runs out, the nearest one (fewest traits that differ) fills in, at random among equally near
     rows.
 
     Args:
-        table: The scores table.
+        run: The scan.
         selection: What to match.
-        seed: Equal seeds give equal rows, whatever the order of the table.
+        seed: Equal seeds give equal rows.
 
     Returns:
         The rows in the order of the selection's rows they stand for; ``filled`` counts those of another combination.
@@ -63,10 +61,9 @@ def match_format(table: pa.Table, selection: Selection, seed: int) -> Selection:
     Raises:
         RipcurrentError: No usable row is left outside the selection.
     """
-    scored = ScoredRows(table)
     random = generator(seed, "format")
-    chosen, pool = scored.positions(selection.indices), random.permutation(scored.pool(selection.indices))
-    traits = np.stack([scored.flags(trait) for trait in FORMAT_TRAITS], axis=1)
+    chosen, pool = np.array(selection.indices), random.permutation(free_rows(run, selection.indices))
+    traits = np.stack([run.flags(trait) for trait in FORMAT_TRAITS], axis=1)
     codes = traits @ (1 << np.arange(len(FORMAT_TRAITS)))
     free = {int(code): pool[codes[pool] == code].tolist() for code in np.unique(codes[pool])}
     drawn: dict[int, int] = {}
@@ -90,19 +87,19 @@ def match_format(table: pa.Table, selection: Selection, seed: int) -> Selection:
     note = f"{len(differing)} rows of the nearest other trait combination, {sum(differing)} traits differing in all"
     notes = (note,) if differing else ()
     rule = f"by the same combination of {', '.join(FORMAT_TRAITS)}"
-    return _matched(scored, selection, "format-matched", rule, rows, seed, filled=len(differing), notes=notes)
+    return _matched(run, selection, "format-matched", rule, rows, seed, filled=len(differing), notes=notes)
 
 
-def match_loss(table: pa.Table, selection: Selection, seed: int) -> Selection:
+def match_loss(run: ScanRun, selection: Selection, seed: int) -> Selection:
     """For every row of a selection the row outside it that is nearest in ``loss`` and ``loss_first_10``.
 
     Both losses are divided by their standard deviation over the usable rows; the selection's rows take their nearest
     free row in random order, without replacement.
 
     Args:
-        table: The scores table.
+        run: The scan.
         selection: What to match.
-        seed: Equal seeds give equal rows, whatever the order of the table.
+        seed: Equal seeds give equal rows.
 
     Returns:
         The rows in the order of the selection's rows they stand for; fewer, as a shortfall, where too few are left
@@ -113,10 +110,9 @@ def match_loss(table: pa.Table, selection: Selection, seed: int) -> Selection:
     """
     from scipy.spatial import cKDTree
 
-    scored = ScoredRows(table)
-    losses = np.stack([scored.numbers(column) for column in LOSSES], axis=1)
+    losses = np.stack([run.floats(column) for column in LOSSES], axis=1)
     known: BoolArray = np.asarray(np.isfinite(losses).all(axis=1))
-    chosen, pool = scored.positions(selection.indices), scored.pool(selection.indices)
+    chosen, pool = np.array(selection.indices), free_rows(run, selection.indices)
     pool = pool[known[pool]]
     if len(pool) == 0 or not known[chosen].any():
         raise RipcurrentError(
@@ -124,7 +120,7 @@ def match_loss(table: pa.Table, selection: Selection, seed: int) -> Selection:
             "Scan with --signals all or --signals gradient, or leave the loss match out.",
             code=ExitCode.NOT_MEASURED,
         )
-    spread = losses[known & scored.ok].std(axis=0)
+    spread = losses[known & run.scored].std(axis=0)
     losses = losses / np.where(spread > 0, spread, 1.0)
     random = generator(seed, "loss")
     pool = random.permutation(pool)
@@ -138,7 +134,7 @@ def match_loss(table: pa.Table, selection: Selection, seed: int) -> Selection:
         drawn[place] = int(pool[nearest])
     rows = np.array([drawn[place] for place in sorted(drawn)], dtype=np.int64)
     rule = "by nearest loss and loss_first_10, each in standard deviations, in random order"
-    return _matched(scored, selection, "loss-matched", rule, rows, seed, compared=("response_tokens", *LOSSES))
+    return _matched(run, selection, "loss-matched", rule, rows, seed, compared=("response_tokens", *LOSSES))
 
 
 def _nearest_free(tree: Any, offered: FloatArray, wanted: FloatArray, free: BoolArray) -> int:
@@ -178,13 +174,13 @@ def distance(column: str, selected: FloatArray, control: FloatArray) -> Distance
 
 
 def as_control(
-    scored: ScoredRows, selection: Selection, control: Selection, compared: tuple[str, ...] = ("response_tokens",)
+    run: ScanRun, selection: Selection, control: Selection, compared: tuple[str, ...] = ("response_tokens",)
 ) -> Selection:
     """A selection as a control of another: with that one's ranking column, and how far its rows lie from it."""
-    chosen, drawn = scored.positions(selection.indices), scored.positions(control.indices)
-    column = selection.column or scored.default_ranking
-    usable = np.where(scored.ok, scored.numbers(column), np.nan)
-    columns = [(name, scored.numbers(name)) for name in compared]
+    chosen, drawn = np.array(selection.indices, dtype=np.int64), np.array(control.indices, dtype=np.int64)
+    column = selection.column or run.default_ranking
+    usable = np.where(run.scored, run.floats(column), np.nan)
+    columns = [(name, run.floats(name)) for name in compared]
     return replace(
         control,
         name=f"{selection.name}-control-{control.name}",
@@ -196,11 +192,11 @@ def as_control(
 
 
 def _matched(
-    scored: ScoredRows,
+    run: ScanRun,
     selection: Selection,
     kind: Kind,
     rule: str,
-    drawn: IntArray,
+    drawn: RowNumbers,
     seed: int,
     *,
     filled: int = 0,
@@ -214,11 +210,11 @@ def _matched(
         kind=kind,
         rule=f"one row outside {selection.name} for each of its rows, {rule}, ties at random, seed {seed}",
         column=None,
-        indices=tuple(scored.rows[drawn].tolist()),
+        indices=tuple(drawn.tolist()),
         scores=(),
         seed=seed,
         shortfall=missing,
         filled=filled,
         notes=notes + few,
     )
-    return as_control(scored, selection, control, compared)
+    return as_control(run, selection, control, compared)

@@ -6,36 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-import numpy.typing as npt
-
-IntArray = npt.NDArray[np.int64]
-FloatArray = npt.NDArray[np.float64]
-BoolArray = npt.NDArray[np.bool_]
-
-Kind = Literal[
-    "top",
-    "bottom",
-    "highest",
-    "lowest",
-    "between",
-    "union",
-    "random",
-    "format",
-    "length-matched",
-    "format-matched",
-    "loss-matched",
-    "all",
-    "all-but",
-    "bin",
-    "share",
-    "mix",
-    "within-length",
-    "file",
-]
+Ranked = Literal["top", "bottom", "between", "union"]
+Drawn = Literal["random", "format", "length-matched", "format-matched", "loss-matched", "file"]
+Composed = Literal["all", "all-but", "share", "mix", "within-length"]
+Kind = Ranked | Drawn | Composed
 """The rule that made a selection."""
 
-RANKED_KINDS: frozenset[Kind] = frozenset({"top", "bottom", "highest", "lowest"})
+RANKED_KINDS: frozenset[Kind] = frozenset({"top", "bottom"})
 """Kinds whose files keep the rank order; every other file keeps the input's order."""
 
 
@@ -50,9 +27,7 @@ class Distance:
     ks_statistic: float
     """Largest difference of the two cumulative distributions, 0 (same) to 1 (apart)."""
     selection_mean: float
-    """Mean over the selection's rows."""
     control_mean: float
-    """Mean over the control's rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +37,8 @@ class Selection:
     name: str
     """File name without suffix, unique in a run."""
     kind: Kind
-    """Which rule."""
     rule: str
-    """The rule in words, complete enough to repeat it."""
+    """The rule as a sentence, complete enough to repeat it."""
     column: str | None
     """The score column of ``scores``: what the rows (of a control: its selection's rows) were ranked by."""
     indices: tuple[int, ...]
@@ -108,41 +82,32 @@ class Overlap:
 
 
 @dataclass(frozen=True, slots=True)
-class Spread:
+class Quartiles:
     """Mean and quartiles of a column."""
 
     mean: float
-    """Mean."""
     lower_quartile: float
-    """25 % of the rows lie below."""
     median: float
-    """Half of the rows lie below."""
     upper_quartile: float
-    """75 % of the rows lie below."""
 
 
 @dataclass(frozen=True, slots=True)
-class Summary:
+class SelectionSummary:
     """A selection against the whole dataset, where the whole is every row of status ``ok``."""
 
     rows: int
-    """Rows of the selection."""
     whole_rows: int
-    """Rows of the whole."""
     format_shares: dict[str, float]
     """Trait column to the share of the selection's rows that have it, 0 to 1."""
     whole_format_shares: dict[str, float]
-    """The same of the whole."""
-    length: Spread
+    length: Quartiles
     """Response tokens of the selection."""
-    whole_length: Spread
-    """Response tokens of the whole."""
+    whole_length: Quartiles
     score_column: str
     """The column of the quantiles: the selection's own, else the run's default ranking."""
     score_quantiles: dict[float, float]
     """Probability to quantile of the selection's scores."""
     whole_score_quantiles: dict[float, float]
-    """The same of the whole."""
     overlaps: tuple[Overlap, ...] = ()
     """Rows shared with other selections."""
 
@@ -152,9 +117,7 @@ class SelectionRecord:
     """A selection that has been written."""
 
     selection: Selection
-    """The rows and the rule."""
-    summary: Summary
-    """Against the whole and the other selections."""
+    summary: SelectionSummary
     path: Path
     """The rows, in the input's own format."""
     record_path: Path

@@ -2,38 +2,19 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
-
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ripcurrent.errors import ExitCode, RipcurrentError
-from ripcurrent.select._table import ScoredRows, checked_count
-from ripcurrent.select._types import IntArray, Selection
+from ripcurrent.scan import RowNumbers, ScanRun
+from ripcurrent.select._rules import checked_count
+from ripcurrent.select._types import Selection
 
 UNION_COLUMN = "representation_harmful"
 """What a union is ordered and shown by; the nearness that chose it is the cosine to single anchors."""
 
-BATCH_ROWS = 16_384
 
-
-@dataclass(frozen=True, slots=True)
-class CosineBatch:
-    """Representation cosines of some rows to anchors, the harmful ones or all."""
-
-    rows: IntArray
-    """Row numbers, shape ``(rows,)``."""
-    cosines: npt.NDArray[np.float32]
-    """Shape ``(rows, anchors)``; NaN for a row without a representation."""
-
-
-def union_per_anchor(table: pa.Table, cosines: Iterable[CosineBatch], k: int) -> Selection:
+def union(run: ScanRun, k: int) -> Selection:
     """The union over the harmful anchors of each anchor's ``k`` rows of largest representation cosine.
 
     He, Xia and Henderson (COLM 2024), selection by representation matching in the paper's notation; the released code
@@ -41,8 +22,7 @@ def union_per_anchor(table: pa.Table, cosines: Iterable[CosineBatch], k: int) ->
     the rows.
 
     Args:
-        table: The scores table.
-        cosines: Every row's cosines, in any order and any batches.
+        run: The scan.
         k: Rows per anchor, so between ``k`` and ``k`` times the anchors come back.
 
     Returns:
@@ -53,84 +33,38 @@ def union_per_anchor(table: pa.Table, cosines: Iterable[CosineBatch], k: int) ->
         RipcurrentError: No row has a representation.
     """
     checked_count(k)
-    scored = ScoredRows(table)
-    usable = scored.rows[scored.ok]
-    best_rows: list[IntArray] = []
-    best_cosines: list[npt.NDArray[np.float32]] = []
-    for batch in cosines:
-        keep = np.isin(batch.rows, usable) & np.isfinite(batch.cosines).all(axis=1)
-        rows, values = batch.rows[keep], batch.cosines[keep]
-        if not best_rows:
-            best_rows = [np.empty(0, dtype=np.int64)] * values.shape[1]
-            best_cosines = [np.empty(0, dtype=np.float32)] * values.shape[1]
-        for anchor in range(values.shape[1]):
-            candidates = np.concatenate([best_rows[anchor], rows])
-            nearness = np.concatenate([best_cosines[anchor], values[:, anchor]])
+    harmful = [place for place, (name, _) in enumerate(run.manifest.anchors.order) if name == "harmful"]
+    best_rows: list[RowNumbers] = [np.empty(0, dtype=np.int64) for _ in harmful]
+    best_cosines: list[npt.NDArray[np.float32]] = [np.empty(0, dtype=np.float32) for _ in harmful]
+    for all_rows, all_cosines in run.cosines():
+        cosines = all_cosines[:, harmful]
+        keep = run.scored[all_rows] & np.isfinite(cosines).all(axis=1)
+        rows, values = all_rows[keep], cosines[keep]
+        for place in range(len(harmful)):
+            candidates = np.concatenate([best_rows[place], rows])
+            nearness = np.concatenate([best_cosines[place], values[:, place]])
             order = np.lexsort((candidates, -nearness))[:k]
-            best_rows[anchor], best_cosines[anchor] = candidates[order], nearness[order]
-    if not best_rows or len(best_rows[0]) == 0:
+            best_rows[place], best_cosines[place] = candidates[order], nearness[order]
+    if not harmful or len(best_rows[0]) == 0:
         raise RipcurrentError(
-            "No row has a cosine to the harmful anchors' representations.",
+            f"{run.folder} has no cosines of rows to the harmful anchors' representations.",
             "Scan with --signals all or --signals representation first.",
             code=ExitCode.NOT_MEASURED,
         )
-    chosen = scored.positions(np.unique(np.concatenate(best_rows)).tolist())
-    scores = scored.scores(UNION_COLUMN)[chosen]
+    chosen = np.unique(np.concatenate(best_rows))
+    scores = run.scores(UNION_COLUMN)[chosen]
     order = np.argsort(-scores, kind="stable")
     got = len(best_rows[0])
     return Selection(
         name=f"union-{k}",
         kind="union",
-        rule=f"the union over {len(best_rows)} harmful anchors of the {k} rows nearest each by representation cosine",
+        rule=f"the union over {len(harmful)} harmful anchors of the {k} rows nearest each by representation cosine",
         column=UNION_COLUMN,
-        indices=tuple(scored.rows[chosen[order]].tolist()),
+        indices=tuple(chosen[order].tolist()),
         scores=tuple(scores[order].tolist()),
         shortfall=k - got,
         notes=(
-            f"{len(best_rows) * got} places, {len(chosen)} distinct rows",
+            f"{len(harmful) * got} places, {len(chosen)} distinct rows",
             *((f"only {got} rows have a representation",) if got < k else ()),
         ),
     )
-
-
-def read_cosines(run_folder: Path, anchors: Literal["harmful", "all"] = "harmful") -> Iterator[CosineBatch]:
-    """Stream the cosines to the harmful anchors, or to all in their order, from a run's signal shards.
-
-    Raises:
-        RipcurrentError: The run has no shards, no representation signals, or no order of anchors in its manifest.
-    """
-    manifest_path = run_folder / "manifest.json"
-    manifest = json.loads(manifest_path.read_text(encoding="utf-8")) if manifest_path.is_file() else {}
-    order = manifest.get("anchors", {}).get("order")
-    shards = sorted((run_folder / "signals").glob("shard-*.parquet"))
-    if not order or not shards:
-        raise RipcurrentError(
-            f"{run_folder} has no {'anchor order in its manifest' if shards else 'signal shards'}: "
-            "every row's cosine to every anchor is needed.",
-            "Scan again into this folder, or select with --top.",
-        )
-    wanted = [place for place, (anchor_set, _) in enumerate(order) if anchors == "all" or anchor_set == "harmful"]
-    for shard in shards:
-        with pq.ParquetFile(shard) as file:
-            if "representation_cosines" not in file.schema_arrow.names:
-                raise RipcurrentError(
-                    f"{shard} has no representation cosines.",
-                    "Scan with --signals all or --signals representation first.",
-                    code=ExitCode.NOT_MEASURED,
-                )
-            for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=["row", "representation_cosines"]):
-                yield _wanted_part(batch, wanted, len(order), shard)
-
-
-def _wanted_part(batch: pa.RecordBatch, wanted: list[int], anchors: int, shard: Path) -> CosineBatch:
-    lists = batch.column("representation_cosines")
-    lengths = np.asarray(lists.value_lengths().fill_null(0))
-    present = lengths > 0
-    if (lengths[present] != anchors).any():
-        raise RipcurrentError(
-            f"{shard} has rows with {lengths[present].max()} cosines where the manifest names {anchors} anchors.",
-            "The shard and the manifest belong to different scans; scan again into a new folder.",
-        )
-    cosines = np.full((len(lists), len(wanted)), np.nan, dtype=np.float32)
-    cosines[present] = np.asarray(lists.flatten(), dtype=np.float32).reshape(-1, anchors)[:, wanted]
-    return CosineBatch(np.asarray(batch.column("row"), dtype=np.int64), cosines)

@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.select._table import ScoredRows, checked_count
-from ripcurrent.select._types import IntArray, Kind, Selection
+from ripcurrent.select_old._table import ScoredRows, checked_count
+from ripcurrent.select_old._types import IntArray, Kind, Selection
 
 
 def top(table: pa.Table, k: int, by: str | None = None) -> Selection:

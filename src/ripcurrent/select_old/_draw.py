@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 
 from ripcurrent.errors import ExitCode, RipcurrentError
-from ripcurrent.select._table import ScoredRows, checked_count
-from ripcurrent.select._types import Selection
+from ripcurrent.select_old._table import ScoredRows, checked_count
+from ripcurrent.select_old._types import Selection
 
 FORMATS: tuple[str, ...] = ("list", "bullet", "numbered", "maths", "code")
 """Response formats that rows can be drawn from; each is the column ``is_<format>``."""

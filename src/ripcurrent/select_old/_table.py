@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from ripcurrent.errors import ExitCode, RipcurrentError
 from ripcurrent.scan._columns import Direction
-from ripcurrent.select._types import BoolArray, FloatArray, IntArray
+from ripcurrent.select_old._types import BoolArray, FloatArray, IntArray
 
 
 class ScoredRows:

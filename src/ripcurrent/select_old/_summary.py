@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 
 from ripcurrent.scan._columns import TRAIT_COLUMNS
-from ripcurrent.select._table import ScoredRows
-from ripcurrent.select._types import FloatArray, Overlap, Selection, Spread, Summary
+from ripcurrent.select_old._table import ScoredRows
+from ripcurrent.select_old._types import FloatArray, Overlap, Selection, Spread, Summary
 from ripcurrent.statistics import quantiles
 
 

@@ -1,0 +1,249 @@
+"""Selections by rank, by range, at random and by format."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from math import inf
+from zlib import crc32
+
+import numpy as np
+
+from ripcurrent.errors import ExitCode, RipcurrentError
+from ripcurrent.scan import RowNumbers, ScanRun
+from ripcurrent.select._types import Kind, Selection
+
+FORMATS: tuple[str, ...] = ("list", "bullet", "numbered", "maths", "code")
+"""Response formats that rows can be drawn from; each is the column ``is_<format>``."""
+
+
+def top(run: ScanRun, k: int, by: str | None = None) -> Selection:
+    """The ``k`` riskiest rows by a column's own direction of risk.
+
+    Args:
+        run: The scan.
+        k: Rows to take; fewer come back, as a shortfall, where fewer are scored.
+        by: A column whose direction of risk is ``higher`` or ``lower``; the run's default ranking unless given.
+
+    Returns:
+        The rows, riskiest first; equal scores in the order of their row numbers.
+
+    Raises:
+        RipcurrentError: An unknown column, a column that does not rank risk, or one without any score.
+    """
+    return rank_by_risk(run, "top", k, by)
+
+
+def bottom(run: ScanRun, k: int, by: str | None = None) -> Selection:
+    """The ``k`` most protective rows, most protective first; otherwise as :func:`top`."""
+    return rank_by_risk(run, "bottom", k, by)
+
+
+def rank_by_risk(run: ScanRun, kind: Kind, k: int, by: str | None, without: Collection[int] = ()) -> Selection:
+    """:func:`top` or :func:`bottom` among the rows that ``without`` does not name."""
+    column = by or run.default_ranking
+    direction = run.risk_direction(column)
+    if direction == "none":
+        raise RipcurrentError(
+            f"Column {column!r} does not rank risk: neither of its ends is the riskier one.",
+            f"Name the values you want: --between LOW:HIGH --by {column}, such as 90%:100%.",
+        )
+    checked_count(k)
+    scores = run.scores(column)
+    order = run.ranked(column)
+    if kind == "bottom":
+        # reversed, but equal scores by row number all the same
+        order = order[np.lexsort((order, -scores[order] if direction == "lower" else scores[order]))]
+    if len(without):
+        order = order[~np.isin(order, np.asarray(list(without)))]
+    taken = order[:k]
+    which = "riskiest" if kind == "top" else "most protective"
+    edge: tuple[str, ...] = ()
+    if 0 < len(taken) < len(order) and scores[order[len(taken)]] == scores[taken[-1]]:
+        edge = ("the last score taken is tied with rows left out; the lower row numbers were taken",)
+    return Selection(
+        name=f"{kind}-{k}{_suffix(run, column)}",
+        kind=kind,
+        rule=f"the {k} {which} rows by {column} ({direction} is riskier)"
+        + (", among the rows outside the selection" if len(without) else ""),
+        column=column,
+        indices=tuple(taken.tolist()),
+        scores=tuple(scores[taken].tolist()),
+        shortfall=k - len(taken),
+        notes=edge + ((f"only {len(taken)} rows could be ranked",) if len(taken) < k else ()),
+    )
+
+
+def between(
+    run: ScanRun,
+    by: str | None = None,
+    low: float | None = None,
+    high: float | None = None,
+    *,
+    quantiles: bool = False,
+) -> Selection:
+    """The rows whose value lies in ``[low, high]``, riskiest first (of a column that ranks no risk, highest first).
+
+    Args:
+        run: The scan.
+        by: Any numeric column; the run's default ranking unless given.
+        low: Smallest value taken; None leaves this end open.
+        high: Largest value taken; None leaves this end open.
+        quantiles: ``low`` and ``high`` are probabilities in [0, 1], of quantiles among the rows that have a score.
+
+    Raises:
+        RipcurrentError: An unknown column, one without any score, a range that is empty, or no row in it.
+    """
+    column = by or run.default_ranking
+    scores = run.scores(column)
+    if quantiles:
+        ends = (0.0 if low is None else low, 1.0 if high is None else high)
+        if not 0.0 <= ends[0] <= ends[1] <= 1.0:
+            raise RipcurrentError(
+                f"Quantiles {ends[0]:g} to {ends[1]:g} are not a range.",
+                "Give two numbers from 0 to 1, the lower one first.",
+            )
+        least, most = (float(value) for value in np.nanquantile(scores, ends))
+        name = f"quantiles-{ends[0]:g}-{ends[1]:g}"
+        rule = f"rows whose {column} lies between its quantiles {ends[0]!r} and {ends[1]!r}"
+    else:
+        least, most = -inf if low is None else low, inf if high is None else high
+        # 1e+06 cannot be part of a file's name
+        name = f"between-{'min' if low is None else f'{low:g}'}-{'max' if high is None else f'{high:g}'}"
+        rule = f"rows whose {column} lies in [{least!r}, {most!r}]"
+    if not least <= most:
+        raise RipcurrentError(f"The range {least:g} to {most:g} of {column} is empty.", "Give the lower end first.")
+    order = run.ranked(column)
+    taken = order[(scores[order] >= least) & (scores[order] <= most)]
+    if len(taken) == 0:
+        raise RipcurrentError(
+            f"No row's {column} lies between {least:g} and {most:g}.",
+            f"It runs from {np.nanmin(scores):.6g} to {np.nanmax(scores):.6g}.",
+        )
+    return Selection(
+        name=name.replace("+", "") + _suffix(run, column),
+        kind="between",
+        rule=rule,
+        column=column,
+        indices=tuple(taken.tolist()),
+        scores=tuple(scores[taken].tolist()),
+    )
+
+
+def random(run: ScanRun, k: int, seed: int, without: Collection[int] = ()) -> Selection:
+    """``k`` rows of status ``ok`` drawn at random, each equally likely, in the order drawn and without scores.
+
+    Args:
+        run: The scan.
+        k: Rows to draw; fewer come back, as a shortfall, where fewer are usable.
+        seed: Equal seeds draw equal rows.
+        without: Row numbers that must not be drawn.
+
+    Raises:
+        RipcurrentError: No usable row is left.
+    """
+    drawn = generator(seed, "random").permutation(free_rows(run, without))[: checked_count(k)]
+    where = " from outside the selection" if len(without) else ""
+    note = f"only {len(drawn)} usable rows to draw from"
+    return _drawn(f"random-{k}-seed-{seed}", "random", f"{k} rows at random{where}, seed {seed}", drawn, k, seed, note)
+
+
+def of_format(run: ScanRun, trait: str, k: int, seed: int) -> Selection:
+    """``k`` rows drawn at random from all rows of one format (the paper's baselines: all lists, all maths).
+
+    Args:
+        run: The scan.
+        trait: ``list`` (bulleted or numbered), ``bullet``, ``numbered``, ``maths`` or ``code``.
+        k: Rows to draw; fewer come back, as a shortfall, where fewer have the format.
+        seed: Equal seeds draw equal rows.
+
+    Raises:
+        RipcurrentError: An unknown format, or one that no usable row has.
+    """
+    if trait not in FORMATS:
+        raise RipcurrentError(f"There is no format {trait!r}.", f"Formats: {', '.join(FORMATS)}.")
+    pool = np.flatnonzero(run.scored & run.flags(f"is_{trait}"))
+    if len(pool) == 0:
+        raise RipcurrentError(
+            f"No usable row has the format {trait!r}.", "Draw another format.", code=ExitCode.NOT_MEASURED
+        )
+    drawn = generator(seed, f"format {trait}").permutation(pool)[: checked_count(k)]
+    rule = f"{k} rows at random from all {len(pool)} rows with is_{trait}, seed {seed}"
+    note = f"only {len(drawn)} rows have this format"
+    return _drawn(f"{trait}-{k}-seed-{seed}", "format", rule, drawn, k, seed, note)
+
+
+def generator(seed: int, purpose: str) -> np.random.Generator:
+    """A random stream of its own for each purpose, so that draws of one seed do not depend on one another."""
+    if seed < 0:
+        raise RipcurrentError(f"Seed {seed} is negative.", "Give a whole number from 0 up.")
+    return np.random.default_rng([seed, crc32(purpose.encode())])
+
+
+def number_of_rows(size: int | str, usable: int) -> int:
+    """A size as a number of rows: a number from 1 up, or a share of the usable rows such as ``20%``.
+
+    Raises:
+        ValueError: Neither.
+    """
+    text = str(size).replace(" ", "")
+    try:
+        if text.endswith("%"):
+            share = float(text[:-1])
+            if 0 < share <= 100:
+                return max(1, round(usable * share / 100))
+        elif int(text) >= 1:
+            return int(text)
+    except ValueError:
+        pass
+    raise ValueError(f"{size!r} is not a number of rows: give 1 or more, or a share such as '20%'")
+
+
+def checked_count(k: int) -> int:
+    """A number of rows to take.
+
+    Raises:
+        RipcurrentError: Below one.
+    """
+    if k < 1:
+        raise RipcurrentError(f"A selection of {k} rows is empty.", "Ask for at least one row.")
+    return k
+
+
+def free_rows(run: ScanRun, without: Collection[int]) -> RowNumbers:
+    """The ``ok`` rows that controls may be drawn from, ascending.
+
+    Raises:
+        RipcurrentError: No such row is left.
+    """
+    free = run.scored.copy()
+    free[list(without)] = False
+    if free.any():
+        return np.flatnonzero(free).astype(np.int64)
+    if len(without):
+        raise RipcurrentError(
+            f"No usable row is left to draw from: the selection takes all {len(without)} of them.",
+            "Select fewer rows: every selection needs rows beside it to be compared with.",
+        )
+    raise RipcurrentError(
+        "No usable row is left to draw from: none has status ok.",
+        "The status column of scores.parquet says why each row is unusable.",
+        code=ExitCode.NOT_MEASURED,
+    )
+
+
+def _drawn(name: str, kind: Kind, rule: str, rows: RowNumbers, k: int, seed: int, note: str) -> Selection:
+    return Selection(
+        name=name,
+        kind=kind,
+        rule=rule,
+        column=None,
+        indices=tuple(rows.tolist()),
+        scores=(),
+        seed=seed,
+        shortfall=k - len(rows),
+        notes=(note,) if len(rows) < k else (),
+    )
+
+
+def _suffix(run: ScanRun, column: str) -> str:
+    return "" if column == run.default_ranking else f"-{column}"

@@ -1,0 +1,323 @@
+"""Rankings, ranges, the per-anchor union and controls, against plain loops."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from itertools import permutations
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from ripcurrent.errors import ExitCode, RipcurrentError
+from ripcurrent.select import (
+    FORMAT_TRAITS,
+    between,
+    bottom,
+    controls_for,
+    distance,
+    generator,
+    match_format,
+    match_length,
+    match_loss,
+    of_format,
+    random,
+    top,
+    union,
+)
+from ripcurrent.select._line_match import match_on_line
+from tests.select.fabricate import HARMFUL_PLACES, fabricate
+
+
+def made(**changes):
+    with tempfile.TemporaryDirectory() as folder:
+        run = fabricate(Path(folder), **changes)
+        for name in run.columns:
+            # read while the folder is there: columns are kept
+            if name in ("row", "id", "status"):
+                continue
+            (run.flags if name.startswith(("is_", "has_", "opens_", "trunc")) else run.floats)(name)
+        assert run.scored.any()
+        run.cosine_batches = list(run.cosines())
+        run.cosines = lambda: iter(run.cosine_batches)
+        return run
+
+
+runs = st.builds(
+    made,
+    rows=st.integers(12, 40),
+    seed=st.integers(0, 10_000),
+    distinct=st.sampled_from([2, 5, 1000]),
+    unscored=st.sampled_from([0.0, 0.3]),
+)
+whole = settings(deadline=None, max_examples=25)
+
+
+def scored(run, column):
+    """(row, score) of the rows that may be ranked."""
+    return [(row, v) for row, (ok, v) in enumerate(zip(run.scored, run.floats(column), strict=True)) if ok and v == v]
+
+
+def values(run, name, rows):
+    return [run.floats(name)[row] for row in rows]
+
+
+@whole
+@given(runs, st.integers(1, 50), st.sampled_from(["gradient_bidirectional", "gradient_safe"]))
+def test_top_and_bottom_follow_the_columns_own_direction_with_ties_by_row(run, k, column):
+    sign = -1 if column == "gradient_bidirectional" else 1
+    riskiest = sorted(scored(run, column), key=lambda pair: (sign * pair[1], pair[0]))
+    safest = sorted(scored(run, column), key=lambda pair: (-sign * pair[1], pair[0]))
+    risky, protective = top(run, k, column), bottom(run, k, column)
+    assert list(risky.indices) == [row for row, _ in riskiest[:k]]
+    assert list(risky.scores) == [value for _, value in riskiest[:k]]
+    assert list(protective.indices) == [row for row, _ in safest[:k]]
+    assert risky.shortfall == max(0, k - len(riskiest))
+
+
+def test_a_column_that_ranks_no_risk_needs_a_range():
+    with pytest.raises(RipcurrentError, match="does not rank risk") as caught:
+        top(made(), 5, "loss")
+    assert "--between LOW:HIGH --by loss" in caught.value.hint
+
+
+def test_an_unknown_column_names_the_nearest_and_a_text_column_is_no_ranking():
+    run = made()
+    with pytest.raises(RipcurrentError, match="'gradient_bidirectonal' is not in these scores") as caught:
+        top(run, 5, "gradient_bidirectonal")
+    assert "Did you mean 'gradient_bidirectional'?" in caught.value.hint
+    with pytest.raises(RipcurrentError, match="'status' is not a number to rank by"):
+        top(run, 5, "status")
+
+
+def test_a_tie_at_the_edge_is_noted():
+    scores = [0.1, 0.9, 0.5, 0.5, 0.2, 0.5, 0.0, 0.1]
+    run = made(rows=8, unscored=0.0, columns={"gradient_balanced": scores})
+    assert top(run, 3, "gradient_balanced").indices == (1, 2, 3)
+    assert "tied" in top(run, 3, "gradient_balanced").notes[0]
+    assert top(run, 4, "gradient_balanced").notes == ()
+
+
+def test_a_column_that_was_not_measured_names_those_that_were():
+    with pytest.raises(RipcurrentError, match="No row has a value in column 'gradient_balanced'") as caught:
+        top(made(gradient=False), 5, "gradient_balanced")
+    assert caught.value.code is ExitCode.NOT_MEASURED
+    assert "representation_bidirectional" in caught.value.hint
+    assert "gradient_harmful" not in caught.value.hint
+
+
+def test_a_nan_score_of_an_ok_row_never_ranks():
+    scores = [float(n) for n in range(10)]
+    scores[3], scores[4] = math.nan, None
+    run = made(rows=10, unscored=0.0, columns={"gradient_balanced": scores})
+    assert len(top(run, 10, "gradient_balanced").indices) == 8
+    assert not {3, 4} & set(bottom(run, 10, "gradient_balanced").indices)
+
+
+@pytest.mark.parametrize("k", [0, -3])
+def test_an_empty_selection_is_refused(k):
+    with pytest.raises(RipcurrentError, match="is empty"):
+        top(made(), k)
+
+
+@whole
+@given(runs, st.floats(-1, 1), st.floats(0, 1))
+def test_a_range_takes_both_its_ends_in_rank_order(run, low, width):
+    inside = [(row, value) for row, value in scored(run, "gradient_safe") if low <= value <= low + width]
+    expected = sorted(inside, key=lambda pair: (pair[1], pair[0]))
+    if not expected:
+        with pytest.raises(RipcurrentError, match="No row's gradient_safe lies between"):
+            between(run, "gradient_safe", low, low + width)
+        return
+    assert list(between(run, "gradient_safe", low, low + width).indices) == [row for row, _ in expected]
+
+
+def test_quantile_ranges_take_their_share_and_bad_ranges_are_refused():
+    run = made(rows=101, unscored=0.0, distinct=10**9)
+    assert between(run, None, 0.9, None, quantiles=True).indices == top(run, 11).indices
+    with pytest.raises(RipcurrentError, match="not a range"):
+        between(run, None, 0.9, 1.5, quantiles=True)
+    with pytest.raises(RipcurrentError, match="is empty"):
+        between(run, None, 0.5, 0.1)
+
+
+@whole
+@given(runs, st.integers(1, 8))
+def test_the_union_holds_each_harmful_anchors_nearest_rows(run, k):
+    cosines = {int(row): of for rows, part in run.cosines() for row, of in zip(rows, part, strict=True)}
+    expected = set()
+    for anchor in HARMFUL_PLACES:
+        near = sorted((-of[anchor], row) for row, of in cosines.items() if run.scored[row])
+        expected |= {row for _, row in near[:k]}
+    found = union(run, k)
+    assert set(found.indices) == expected
+    assert list(found.scores) == sorted(found.scores, reverse=True)
+
+
+def test_a_union_without_cosines_says_what_to_do():
+    run = made()
+    run.cosines = lambda: iter(())
+    with pytest.raises(RipcurrentError, match="no cosines of rows") as caught:
+        union(run, 3)
+    assert caught.value.code is ExitCode.NOT_MEASURED
+
+
+def sorted_difference(run, selection, rows):
+    pairs = zip(*(sorted(values(run, "response_tokens", own)) for own in (selection.indices, rows)), strict=True)
+    return sum(abs(a - b) for a, b in pairs) / len(rows)
+
+
+@whole
+@given(runs, st.integers(1, 20), st.sampled_from([(0,), (0, 1, 2), (7, 3)]))
+def test_controls_share_no_row_with_their_selection_and_have_its_size_or_say_what_is_missing(run, k, seeds):
+    selection, usable = top(run, k), set(np.flatnonzero(run.scored).tolist())
+    assume(len(selection.indices) < len(usable))
+    controls = controls_for(run, selection, seeds, losses=True)
+    assert len({control.name for control in controls}) == len(controls) == 4 * len(seeds) + 1
+    room = len(usable) - len(selection.indices)
+    for control in controls:
+        assert not set(control.indices) & set(selection.indices)
+        assert set(control.indices) <= usable
+        assert len(set(control.indices)) == len(control.indices) == min(len(selection.indices), room)
+        assert control.shortfall == len(selection.indices) - len(control.indices)
+        assert control.control_of == selection.name
+        assert control.distances[0].column == "response_tokens"
+        assert len(control.scores) == len(control.indices)
+    assert controls[-1].kind == "bottom"
+
+
+def test_equal_seeds_give_equal_controls_and_another_seed_other_rows():
+    run = made(rows=400)
+    selection = top(run, 30)
+    first, again, other = (controls_for(run, selection, (seed,), losses=True) for seed in (0, 0, 1))
+    assert repr(first) == repr(again)
+    for one, two in zip(first, other, strict=True):
+        assert (one.indices == two.indices) == (one.kind == "bottom")
+
+
+@whole
+@given(runs, st.integers(1, 15), st.integers(0, 20))
+def test_the_length_match_is_never_farther_than_a_random_draw(run, k, seed):
+    selection = top(run, k)
+    assume(run.scored.sum() >= 2 * len(selection.indices))
+    matched = match_length(run, selection, seed)
+    drawn = random(run, len(selection.indices), seed, without=selection.indices)
+    of_match = sorted_difference(run, selection, matched.indices)
+    assert of_match <= sorted_difference(run, selection, drawn.indices)
+    assert matched.distances[0].mean_absolute_difference == pytest.approx(of_match)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.integers(0, 9), min_size=1, max_size=4),
+    st.lists(st.integers(0, 9), min_size=1, max_size=6),
+    st.integers(0, 9),
+)
+def test_the_line_match_is_the_cheapest_of_all_matchings(wanted, offered, seed):
+    few, many = sorted((wanted, offered), key=len)
+    cheapest = min(sum(abs(a - b) for a, b in zip(few, chosen, strict=True)) for chosen in permutations(many, len(few)))
+    left, right = match_on_line(np.array(wanted, float), np.array(offered, float), np.random.default_rng(seed))
+    assert len(set(left.tolist())) == len(set(right.tolist())) == len(left) == len(right) == len(few)
+    assert sum(abs(wanted[a] - offered[b]) for a, b in zip(left, right, strict=True)) == cheapest
+
+
+def test_rows_of_equal_length_are_equally_likely_to_be_matched():
+    run = made(rows=40, unscored=0.0, columns={"response_tokens": [20] * 40})
+    selection, counts = top(run, 5), np.zeros(40)
+    for seed in range(300):
+        counts[list(match_length(run, selection, seed).indices)] += 1
+    drawn = np.delete(counts, list(selection.indices))
+    # 1,500 draws over 35 rows: 43 each, standard deviation 6
+    assert drawn.min() > 15
+    assert drawn.max() < 75
+
+
+@whole
+@given(runs, st.integers(1, 20), st.integers(0, 20))
+def test_the_format_match_takes_the_same_combination_while_there_is_one(run, k, seed):
+    selection, usable = top(run, k), set(np.flatnonzero(run.scored).tolist())
+    assume(len(selection.indices) < len(usable))
+    matched = match_format(run, selection, seed)
+    combination = list(zip(*(run.flags(trait).tolist() for trait in FORMAT_TRAITS), strict=True))
+    filled = 0
+    for wanted in {combination[row] for row in selection.indices}:
+        asked, there, got = (
+            sum(combination[row] == wanted for row in rows)
+            for rows in (selection.indices, usable - set(selection.indices), matched.indices)
+        )
+        assert got >= min(asked, there)
+        filled += max(0, asked - there)
+    assert matched.filled == filled - matched.shortfall
+
+
+def test_a_combination_that_runs_out_is_filled_from_the_nearest():
+    # row 0 is selected: a bulleted list with code; row 3 differs in one trait, all others in more
+    traits = {
+        **dict.fromkeys(FORMAT_TRAITS, [False] * 6),
+        "is_list": [True, False, False, True, False, False],
+        "is_bullet": [True, False, False, True, False, False],
+        "is_code": [True, False, False, False, False, False],
+        "gradient_balanced": [1.0, 0.1, 0.2, 0.3, 0.4, 0.5],
+    }
+    run = made(rows=6, unscored=0.0, columns=traits)
+    matched = match_format(run, top(run, 1, "gradient_balanced"), seed=0)
+    assert (matched.indices, matched.filled, matched.shortfall) == ((3,), 1, 0)
+    assert "1 traits differing" in matched.notes[0]
+
+
+def test_the_loss_match_is_the_nearest_free_row_of_a_plain_search():
+    # many equal losses, so that ties are common
+    drawn = np.round(np.random.default_rng(5).normal(size=(2, 200)), 1)
+    run = made(rows=200, unscored=0.0, columns={"loss": drawn[0].tolist(), "loss_first_10": drawn[1].tolist()})
+    selection = top(run, 60)
+    matched = match_loss(run, selection, 3)
+    losses = drawn.T / drawn.T.std(axis=0)
+    stream = generator(3, "loss")
+    pool = stream.permutation([n for n in range(200) if n not in selection.indices]).tolist()
+    expected = {}
+    for place in stream.permutation(np.arange(60)).tolist():
+        apart = [((losses[n] - losses[selection.indices[place]]) ** 2).sum() for n in pool]
+        expected[place] = pool.pop(int(np.argmin(apart)))
+    assert matched.indices == tuple(expected[place] for place in range(60))
+
+
+def test_what_cannot_be_drawn_is_refused():
+    run = made(gradient=False)
+    for call, said in (
+        (lambda: match_loss(run, top(run, 5), 0), "no losses to match by"),
+        (lambda: controls_for(run, top(run, 60)), "No usable row is left"),
+        (lambda: controls_for(run, top(run, 5), ()), "at least one seed"),
+        (lambda: controls_for(run, top(run, 5), (1, 1)), "at least one seed"),
+        (lambda: of_format(run, "poem", 5, 0), "no format 'poem'"),
+        (lambda: random(run, 5, -1), "Seed -1 is negative"),
+    ):
+        with pytest.raises(RipcurrentError, match=said):
+            call()
+
+
+def test_the_other_end_fits_the_selection():
+    run = made()
+    assert "gradient_bidirectional" in controls_for(run, between(run, "loss", 0.0, None))[-1].rule
+    assert controls_for(run, random(run, 5, 0))[-1].kind == "bottom"
+    assert controls_for(run, bottom(run, 5))[-1].kind == "top"
+
+
+@whole
+@given(runs, st.integers(1, 80), st.sampled_from(["list", "bullet", "numbered", "maths", "code"]))
+def test_format_draws_hold_only_usable_rows_of_the_format(run, k, trait):
+    having = set(np.flatnonzero(run.scored & run.flags(f"is_{trait}")).tolist())
+    assume(having)
+    drawn = of_format(run, trait, k, 0)
+    assert set(drawn.indices) <= having
+    assert len(set(drawn.indices)) == len(drawn.indices) == min(k, len(having)) == k - drawn.shortfall
+
+
+def test_the_distance_is_that_of_the_distributions():
+    apart = distance("response_tokens", np.array([1.0, 2.0, 3.0]), np.array([4.0, 5.0, 6.0]))
+    assert (apart.mean_absolute_difference, apart.ks_statistic) == (pytest.approx(3.0), pytest.approx(1.0))
+    assert (apart.selection_mean, apart.control_mean) == (2.0, 5.0)
+    same = distance("response_tokens", np.array([1.0, 2.0]), np.array([2.0, 1.0]))
+    assert same.mean_absolute_difference == same.ks_statistic == 0.0
