@@ -125,7 +125,7 @@ def test_the_page_is_rebuilt_and_named(command: Command, out: Path, monkeypatch:
     said = command("report", out, "--json")
     assert said.json == {"run": str(out), "report": str(out / "report.html")}
     assert (out / "report.html").stat().st_size > 10_000
-    monkeypatch.setattr("ripcurrent.report.build_report", lambda folder: folder / "report.html")
+    monkeypatch.setattr("ripcurrent.report.build", lambda folder: folder / "report.html")
     assert command("report", out).out == f"Page: {out / 'report.html'}\n"
     assert command("report", out, "--quiet").out == ""
 

@@ -24,7 +24,7 @@ def scanned(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, anchors
     folder = tmp_path_factory.mktemp("scanned")
     rows = write_jsonl(folder / "rows.jsonl", good_rows(40))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(import_module("ripcurrent.scan._scan"), "build_report", lambda run: run / "report.html")
+        patch.setattr(import_module("ripcurrent.scan._scan"), "build_report", lambda run: None)
         scan(rows, folder / "run", model=str(tiny_folder), anchors=str(anchors_file), **EXACT)
     return folder / "run"
 

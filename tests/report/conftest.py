@@ -10,6 +10,12 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, Route, sync_playwright
 
+HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)><!--<script>{{ 7*7 }}&lt;b&gt;"
+
+
+def number(text: str) -> float:
+    return float(text.replace("−", "-").replace(",", ""))
+
 
 @dataclass
 class OpenedPage:
@@ -75,7 +81,7 @@ class Opener:
         watch(page, own, opened.complaints, opened.requests)
         page.on("dialog", lambda dialog: (opened.complaints.append(dialog.message), dialog.dismiss()))
         page.goto(own)
-        page.wait_for_selector("#table tbody tr, .arms tbody tr, [data-kind] tbody tr")
+        page.wait_for_selector("#table tbody tr, .arms tbody tr, #notice")
         return opened
 
 

@@ -176,6 +176,7 @@ def _manifest(data: Path, rows: int, signals: str, counts: dict[str, int]) -> di
     separation = {"gradient_balanced": 0.973, "gradient_bidirectional": 0.842, "representation_bidirectional": 0.991}
     return {
         "version": "0.1.0",
+        "command": "scan",
         "dataset": {
             "path": str(data),
             "name": data.name,

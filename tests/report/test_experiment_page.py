@@ -10,7 +10,7 @@ import pytest
 
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.evaluate import measured_agreement
-from ripcurrent.report._experiment_page import build_experiment_page
+from ripcurrent.report import build_experiment_page
 from tests.report.fabricate_experiment import fabricate_experiment
 
 pytestmark = pytest.mark.browser

@@ -16,13 +16,13 @@ from ripcurrent.errors import RipcurrentError
 from ripcurrent.forecast._calibrate_runs import calibrate
 from ripcurrent.forecast._sentences import forecast_lines, read_forecast
 from ripcurrent.forecast._write import write_forecast
-from ripcurrent.report import build_report
+from ripcurrent.report import build
 from tests.forecast.ladder_folder import ScanRows, fabricate_ladder, fabricate_scan
 
 
 def paragraphs(run: Path) -> list[str] | None:
     """The forecast's sentences on the run's page, as a reader sees them; None where it has none."""
-    page = build_report(run).read_text(encoding="utf-8")
+    page = build(run).read_text(encoding="utf-8")
     found = re.search(r'<div class="notice" id="forecast">(.*?)</div>', page, re.DOTALL)
     return None if found is None else [html.unescape(text) for text in re.findall(r"<p>(.*?)</p>", found[1])]
 
@@ -61,7 +61,7 @@ def test_the_page_says_what_the_terminal_says(tmp_path: Path) -> None:
     assert reason.startswith("No forecast. The calibration does not match this scan: it is for the model embedded")
     (scan / "forecast.json").write_text("{")
     with pytest.raises(RipcurrentError, match="is damaged"):
-        build_report(scan)
+        build(scan)
 
 
 def test_a_forecast_without_a_mean_is_json_that_others_read(tmp_path: Path) -> None:

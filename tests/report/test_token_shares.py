@@ -13,7 +13,7 @@ import pytest
 
 from ripcurrent.data import read_rows
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.report import build_report
+from ripcurrent.report import build
 from ripcurrent.scan._token_tables import TOKEN_SCHEMA, write_tokens
 from tests.report.fabricate import fabricate_run
 
@@ -61,7 +61,7 @@ def run(tmp_path_factory) -> Path:
         tmp_path_factory.mktemp("shares") / "run", rows=60, texts=[(HOSTILE, HOSTILE), ("Walk?", LONG), ("Hi", "Yes.")]
     )
     add_token_shares(run, KEPT)
-    build_report(run)
+    build(run)
     return run
 
 
@@ -179,7 +179,7 @@ def test_only_rows_that_were_kept_are_coloured_and_the_filter_finds_them(report,
     assert opened.page.locator(".token").count() == 0
     assert opened.page.locator(".shares").count() == 0
     opened.page.fill("#search", "")
-    opened.page.click("[data-trait=shares]")
+    opened.page.click("[data-trait='token shares']")
     assert sorted(opened.shown_rows()) == KEPT
 
 
@@ -187,7 +187,7 @@ def test_only_rows_that_were_kept_are_coloured_and_the_filter_finds_them(report,
 def test_rows_that_are_open_together_show_the_same_score(report, open_page):
     opened = open_row(open_page, report, 2)
     opened.page.fill("#search", "")
-    opened.page.click("[data-trait=shares]")
+    opened.page.click("[data-trait='token shares']")
     opened.page.click('button.open[data-row="5"]')
     opened.page.locator("#detail-5 input[value=gradient_safe]").check()
     assert opened.page.locator("#detail-2 input:checked").get_attribute("value") == "gradient_safe"
@@ -225,7 +225,7 @@ def test_parts_add_up_and_a_long_row_says_what_lies_beyond_its_text(run, report,
 def test_one_safe_set_has_one_difference(tmp_path, open_page):
     run = fabricate_run(tmp_path / "run", rows=12)
     add_token_shares(run, [3], safe_sets=1)
-    opened = open_row(open_page, build_report(run), 3)
+    opened = open_row(open_page, build(run), 3)
     values = opened.page.locator(".shares input").evaluate_all("inputs => inputs.map(input => input.value)")
     assert values == ["gradient_balanced", "gradient_harmful", "gradient_safe"]
 
@@ -235,27 +235,27 @@ def test_without_the_dataset_the_sums_remain(tmp_path, open_page):
     run = fabricate_run(tmp_path / "run", rows=60)
     add_token_shares(run, [3])
     (tmp_path / "lessons.jsonl").unlink()
-    opened = open_row(open_page, build_report(run), 3)
+    opened = open_row(open_page, build(run), 3)
     assert opened.page.locator("[data-shares=sums] dt").count() == 4
     assert opened.page.locator(".token").count() == 0
     assert opened.complaints == []
 
 
 def test_a_run_without_shares_has_no_word_of_them(tmp_path):
-    page = build_report(fabricate_run(tmp_path / "run", rows=12)).read_text()
+    page = build(fabricate_run(tmp_path / "run", rows=12)).read_text()
     assert 'id="shares-note"' not in page
 
 
 def test_a_thousand_rows_with_shares_add_less_than_a_megabyte_and_a_half(tmp_path):
     run = fabricate_run(tmp_path / "run", rows=1400)
-    bare = build_report(run).stat().st_size
+    bare = build(run).stat().st_size
     scores = pq.read_table(run / "scores.parquet").to_pylist()
     add_token_shares(run, [row["row"] for row in scores if row["status"] == "ok"][:1000])
-    assert bare + 200_000 < build_report(run).stat().st_size < bare + 1_500_000
+    assert bare + 200_000 < build(run).stat().st_size < bare + 1_500_000
 
 
 def test_damaged_shares_name_the_file(tmp_path):
     run = fabricate_run(tmp_path / "run", rows=12)
     (run / "tokens.parquet").write_bytes(b"PAR1 torn")
     with pytest.raises(RipcurrentError, match=r"tokens\.parquet is damaged"):
-        build_report(run)
+        build(run)

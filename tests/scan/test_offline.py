@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ripcurrent.evaluate import evaluate
-from ripcurrent.report import build_report
+from ripcurrent.report import build
 from ripcurrent.scan._doctor import diagnose
 from ripcurrent.scan._scan import scan
 from ripcurrent.select_old._select import select
@@ -39,7 +39,7 @@ def test_scan_select_report_evaluate_doctor(
     model = str(tiny_folder)
     result = scan(rows_file, tmp_path / "out", model=model, anchors=str(anchors_file), limit=6, **EXACT)
     assert len(select(result.folder, top=2, seeds=(0,))[0].selection.indices) == 2
-    assert build_report(result.folder).stat().st_size > 10_000
+    assert build(result.folder).stat().st_size > 10_000
     prompts = write_jsonl(tmp_path / "prompts.jsonl", [{"prompt": "How many boats?"}, {"prompt": "And now?"}])
     evaluated = evaluate(
         model, prompts=[prompts], out=tmp_path / "evaluated", device="cpu", dtype="float32", max_new_tokens=4

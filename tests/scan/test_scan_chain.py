@@ -14,7 +14,7 @@ import pytest
 
 from ripcurrent.data import read_rows
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.report import build_report
+from ripcurrent.report import build
 from ripcurrent.scan._check_anchors import check_anchors
 from ripcurrent.scan._scan import scan
 from ripcurrent.scan._summary import summarise_scan
@@ -90,7 +90,7 @@ def test_scan_select_report(tmp_path: Path, tiny_folder: Path, anchors_file: Pat
     assert result.report_path.stat().st_size > 10_000
     page = result.report_path.read_bytes()
     result.report_path.unlink()
-    assert build_report(result.folder).read_bytes() == page
+    assert build(result.folder).read_bytes() == page
 
     records_written = select(result.folder, top=3, drop=True)
     names = [record.selection.name for record in records_written]
@@ -151,7 +151,7 @@ def test_scores_of_before_a_trait_was_known_are_read(
     result.report_path.unlink()
     assert "opens_numbered" not in summarise_scan(result.folder).format_shares
     assert "opens_numbered" not in select(result.folder, top=2)[0].summary.format_shares
-    assert build_report(result.folder).stat().st_size > 10_000
+    assert build(result.folder).stat().st_size > 10_000
 
 
 @pytest.mark.usefixtures("no_page")

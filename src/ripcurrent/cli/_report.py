@@ -17,10 +17,9 @@ def report_command(
 ) -> None:
     """Rebuild the page of a finished scan or of an experiment."""
     from ripcurrent.cli._output import print_json
-    from ripcurrent.report import build_experiment_page, build_report
+    from ripcurrent.report import build
 
-    # an experiment's folder has its keys in it from the start
-    path = build_experiment_page(run) if (run / "experiment.json").is_file() else build_report(run)
+    path = build(run)
     if as_json:
         print_json({"run": str(run), "report": str(path)})
     elif not quiet:

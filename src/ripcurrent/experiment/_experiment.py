@@ -318,7 +318,7 @@ def _commands(folder: Path, now: str | None) -> list[str]:
 
 
 def _page(folder: Path, told: Progress) -> None:
-    from ripcurrent.report._experiment_page import build_experiment_page
+    from ripcurrent.report import build_experiment_page
 
     told.step("writing the page")
     build_experiment_page(folder)

@@ -1,6 +1,63 @@
 """The page of a run: one offline HTML file with what was measured and how to read it."""
 
-from ripcurrent.report._build import build_report
-from ripcurrent.report._experiment_page import build_experiment_page
+from __future__ import annotations
 
-__all__ = ["build_experiment_page", "build_report"]
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ripcurrent.errors import RipcurrentError
+
+if TYPE_CHECKING:
+    from ripcurrent.scan import ScanRun
+
+# The plotting and table libraries take a second to import; a command that builds no page should not pay for it.
+
+REPORT = "report.html"
+
+
+def build(folder: str | Path) -> Path:
+    """Build the page of a finished scan or experiment in its folder and return the page's path."""
+    from ripcurrent.scan import ScanRun
+
+    # an experiment's folder has its keys in it from the start
+    if (Path(folder) / "experiment.json").is_file():
+        return build_experiment_page(Path(folder))
+    return build_report(ScanRun.open(folder))
+
+
+def build_report(run: ScanRun) -> Path:
+    """Write ``report.html`` into a scan's run folder and return its path.
+
+    Of the dataset only the rows that the page shows are read. The page is one file that fetches nothing, and depends on
+    the run alone: built twice, it is the same to the byte.
+
+    Raises:
+        RipcurrentError: A file of the run is damaged, or the page cannot be written.
+    """
+    from ripcurrent.report._page import write_page
+    from ripcurrent.report._scan_page import render_scan_page
+
+    return write_page(run.folder / REPORT, render_scan_page(run))
+
+
+def build_experiment_page(folder: Path) -> Path:
+    """Write ``report.html`` into an experiment's folder and return its path.
+
+    Raises:
+        RipcurrentError: The folder holds no results, or the page cannot be written.
+    """
+    from ripcurrent.report._experiment_page import render_experiment_page
+    from ripcurrent.report._page import write_page
+
+    path = folder / "results.json"
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RipcurrentError(
+            f"{path} cannot be read: {error}.", "Run the same `ripcurrent experiment` again; finished arms are kept."
+        ) from error
+    return write_page(folder / REPORT, render_experiment_page(results))
+
+
+__all__ = ["build", "build_experiment_page", "build_report"]

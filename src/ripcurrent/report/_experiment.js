@@ -4,14 +4,19 @@
   const { byId, draw } = window.ripcurrentPage;
 
   const show = (judge) => {
-    const points = data.points.filter((point) => point.judge === judge);
-    draw("intervals", data.intervals, { points });
-    if (data.judgement) draw("refusals", data.judgement, { refusals: data.refusals.filter((one) => one.judge === judge) });
+    const of = (table) => table.filter((one) => one.judge === judge);
+    const point = (what) => (one) => ({ ...one, arm: one.name, rate: one.attack_success_rate, what });
+    const means = of(data.summaries).map(point("mean"));
+    const runs = of(data.arms).filter((one) => one.seed !== null).map(point("run"));
+    draw("intervals", data.intervals, { points: [...means, ...runs].filter((one) => one.rate !== null) });
+    if (data.judgement) {
+      const refusals = means.filter((one) => one.discrimination).map(({ arm, discrimination: d }) => (
+        { arm, harmful: d.harmful_refused, benign: d.benign_refused, difference: d.difference }));
+      draw("refusals", data.judgement, { refusals });
+    }
     if (data.sweep) {
-      const means = new Map(points.filter((point) => point.what === "mean").map((point) => [point.arm, point]));
-      const steps = data.trends
-        .filter((trend) => trend.judge === judge)
-        .flatMap((trend) => trend.arms.map((arm, place) => ({ ...means.get(arm), group: trend.group, place: place + 1 })));
+      const byArm = new Map(means.map((one) => [one.arm, one]));
+      const steps = of(data.trends).flatMap((trend) => trend.arms.map((arm, at) => ({ ...byArm.get(arm), group: trend.group, place: at + 1 })));
       draw("sweep", data.sweep, { steps });
     }
   };

@@ -1,113 +1,203 @@
-"""An experiment's page: from its ``results.json`` to one file that fetches nothing."""
+"""An experiment's page: everything that it says, gathered from its results."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from ripcurrent.errors import RipcurrentError
-from ripcurrent.runs import written_whole
+import yaml
 
-RESULTS = "results.json"
+from ripcurrent.evaluate import MeasuredAgreement, agreement_of
+from ripcurrent.experiment import broken_in_words, prompt_notes, training_notes, verdict_in_words
+from ripcurrent.report._charts import intervals_spec, judgement_spec, sweep_spec
+from ripcurrent.report._page import Data, render_page
+
+Entry = Mapping[str, Any]
+"""One row of a table in ``results.json``."""
+Pairs = Mapping[tuple[str, str], Mapping[str, Entry]]
+"""Comparisons by pair of arms and judge."""
+
+LINKS = {
+    name: name.capitalize()
+    for name in (
+        *("verdict", "arms", "comparisons", "sweeps", "judgement"),
+        *("usefulness", "categories", "judges", "commands", "provenance"),
+    )
+}
+PROVENANCE = (
+    *("name", "version", "model", "recipe", "seeds", "usable_rows", "heldout_rows"),
+    *("dataset", "scanned_with", "versions", "recipes", "prompts"),
+)
 
 
-def build_experiment_page(folder: Path) -> Path:
-    """Write ``report.html`` into an experiment's folder and return its path.
+@dataclass(frozen=True, slots=True)
+class JudgeColumn:
+    """A judge, beside the others in every table."""
 
-    Raises:
-        RipcurrentError: The folder holds no results, or the page cannot be written.
-    """
-    path = folder / RESULTS
-    try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RipcurrentError(
-            f"{path} cannot be read: {error}.", "Run the same `ripcurrent experiment` again; finished arms are kept."
-        ) from error
-    target = folder / "report.html"
-    with written_whole(target) as part:
-        # a file name may be no UTF-8
-        part.write_text(render_experiment(results), encoding="utf-8", errors="replace", newline="\n")
-    return target
+    name: str
+    version: str
+    """Of several, all."""
+    decides: bool
+    """Whether the verdict is by it."""
+    verdict: str
+    in_words: str
+    """The verdict with the control's name."""
+    unjudged: float
+    """The greatest share of an arm's answers that it gave no verdict on."""
+    silent: bool
+    """Whether its low scores are no refusals, so that it says nothing of benign requests."""
+    agreement: Sequence[MeasuredAgreement]
+    """With people."""
+    measured: bool
+    """Whether its agreement with people is known of the version used."""
 
 
-def render_experiment(results: Mapping[str, Any]) -> str:
-    """The page as text. Names reach it escaped; the policy stops what might slip in, as on a scan's page."""
-    from ripcurrent.report._experiment_charts import intervals_spec, judgement_spec, sweep_spec
-    from ripcurrent.report._experiment_content import experiment_content
-    from ripcurrent.report._offline_page import asset, plot_library, render_offline
-    from ripcurrent.report._page import MINUS, date, format_number, pretty
+@dataclass(frozen=True, slots=True)
+class ArmLine:
+    """One arm in the tables; figures of its runs are means over seeds."""
 
-    content = experiment_content(results)
-    arms = [line.name for line in content.arms]
-    data = {
-        "judges": [judge.name for judge in content.judges],
-        "points": list(content.points),
-        "intervals": intervals_spec(arms),
-        "refusals": list(content.refusals),
-        "judgement": judgement_spec(arms) if content.shows_judgement else None,
-        "sweep": sweep_spec() if results["trends"] else None,
-        "trends": results["trends"],
-    }
-    return render_offline(
-        "_experiment.html.j2",
-        style=asset("_page.css") + asset("_experiment.css"),
-        scripts=[plot_library(), asset("_common.js"), asset("_experiment.js")],
-        data=data,
-        filters={
-            "number": format_number,
-            "count": lambda n: f"{n:,}",
-            "pretty": pretty,
-            "date": date,
-            "percent": percent,
-            "points": points,
-            "p": p_value,
-            "change": change,
-            "minus": lambda text: text.replace("-", MINUS),
-        },
-        page=content,
+    name: str
+    rule: str
+    notes: Sequence[str]
+    by_judge: Mapping[str, Entry]
+    judgement_change: float | None
+    """Harmful refused minus dangerous-sounding refused, less the same of its control; by the deciding judge."""
+    caution_change: float | None
+    """Dangerous-sounding requests refused, less those of its control; by the deciding judge."""
+    rows: int | None
+    """Rows trained on; None for the untrained model."""
+    tokens: float | None
+    """Mean response tokens of its rows."""
+    heldout_loss: float | None
+    heldout_change: float | None
+    """Its difference from that of the untrained model."""
+    accuracy: float | None
+    """Share of sums solved."""
+    published: float | None
+    """The paper's figure in percent."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExperimentPage:
+    """What the template shows of an experiment."""
+
+    results: Entry
+    links: Mapping[str, str]
+    """The page's sections and their titles."""
+    judges: Sequence[JudgeColumn]
+    """The deciding one first."""
+    arms: Sequence[ArmLine]
+    compared: Pairs
+    """Arms against their control."""
+    further: Pairs
+    reasons: Sequence[Entry]
+    """The comparisons that the verdict rests on, by the deciding judge, the greatest difference first."""
+    decided: bool
+    """Whether anything that decides was compared."""
+    broken: str | None
+    """What is to be said of arms of which many answers are broken."""
+    notes: Sequence[str]
+    """What to know of the training and of the prompts."""
+    shows_judgement: bool
+    """Whether both kinds of requests were asked."""
+    categories: Mapping[str, Mapping[str, Entry]]
+    """By arm and category: the entry of the deciding judge."""
+    file: str
+    """The experiment's keys as YAML: the same experiment again."""
+    provenance: Mapping[str, object]
+
+
+def render_experiment_page(results: Entry) -> str:
+    """The whole page of an experiment as text."""
+    first = results["judge"]
+    decisive = [one for one in results["comparisons"] if one["judge"] == first and one["arm"] in results["deciding"]]
+    reasons = [one for one in decisive if one["finding"] == results["verdict"]]
+    names = list(dict.fromkeys(one["name"] for one in results["summaries"]))
+    shows_judgement = any(one["discrimination"] for one in results["summaries"])
+    categories: dict[str, dict[str, Entry]] = {}
+    for one in results["categories"]:
+        if one["judge"] == first:
+            categories.setdefault(one["arm"], {})[one["category"]] = one
+    absent = {"sweeps": not results["trends"], "judgement": not shows_judgement, "categories": not categories}
+    page = ExperimentPage(
         results=results,
-        provenance=_provenance(results),
+        links={name: title for name, title in LINKS.items() if not absent.get(name)},
+        judges=list(_judges(results)),
+        arms=[_arm_line(name, results) for name in names],
+        compared=_by_pair(results["comparisons"]),
+        further=_by_pair(results["further_comparisons"]),
+        reasons=sorted(reasons, key=lambda one: -one["difference"]),
+        decided=bool(decisive),
+        broken=broken_in_words(results),
+        notes=[*training_notes(results), *prompt_notes(results)],
+        shows_judgement=shows_judgement,
+        categories=categories,
+        file=yaml.safe_dump(results["experiment"], sort_keys=False, allow_unicode=True, width=110),
+        provenance={key: results[key] for key in PROVENANCE},
+    )
+    data: Data = {
+        **{table: results[table] for table in ("summaries", "arms", "trends")},
+        "judges": [judge.name for judge in page.judges],
+        "intervals": intervals_spec(names),
+        "judgement": judgement_spec(names) if page.shows_judgement else None,
+        "sweep": sweep_spec() if results["trends"] else None,
+    }
+    styles, scripts = ["_base.css", "_scan.css", "_experiment.css"], ["_common.js", "_experiment.js"]
+    return render_page("_experiment.html.j2", page, data, styles=styles, scripts=scripts)
+
+
+def _judges(results: Entry) -> Iterator[JudgeColumn]:
+    for name in dict.fromkeys(one["judge"] for one in results["arms"]):
+        version = ", ".join(dict.fromkeys(one["judge_version"] for one in results["arms"] if one["judge"] == name))
+        own = [one for one in results["summaries"] if one["judge"] == name]
+        agreement = agreement_of(name)
+        yield JudgeColumn(
+            name=name,
+            version=version,
+            decides=name == results["judge"],
+            verdict=results["verdicts"][name],
+            in_words=verdict_in_words(results, name),
+            unjudged=max((one["unjudged"] or 0.0 for one in own), default=0.0),
+            silent=any(one.get("score") and not one["score"].get("tells_refusals", False) for one in own),
+            agreement=agreement,
+            measured=any(one.version == version for one in agreement),
+        )
+
+
+def _by_pair(found: Sequence[Entry]) -> Pairs:
+    pairs: dict[tuple[str, str], dict[str, Entry]] = {}
+    for one in found:
+        pairs.setdefault((one["arm"], one["control"]), {})[one["judge"]] = one
+    return pairs
+
+
+def _arm_line(name: str, results: Entry) -> ArmLine:
+    details = [one for one in results["details"] if one["arm"] == name]
+    rows = [one["rows"] for one in details if one.get("rows")]
+    loss = _mean(details, "heldout_loss")
+    base = _mean([one for one in results["details"] if one["seed"] is None], "heldout_loss")
+    trained = any(one["seed"] is not None for one in details)
+    told = {one["name"]: one["discrimination"] for one in results["summaries"] if one["judge"] == results["judge"]}
+    own = told.get(name)
+    other = told.get(next((one["control"] for one in results["comparisons"] if one["arm"] == name), None))
+    published = {one["arm"]: one["attack_success_rate_percent"] for one in results["published"]}
+    return ArmLine(
+        name=name,
+        rule=rows[0]["rule"] if rows else "the model as it is",
+        notes=list(dict.fromkeys(note for one in details for note in one.get("notes", ()))),
+        by_judge={one["judge"]: one for one in results["summaries"] if one["name"] == name},
+        judgement_change=own["difference"] - other["difference"] if own and other else None,
+        caution_change=own["benign_refused"] - other["benign_refused"] if own and other else None,
+        rows=rows[0]["count"] if rows else None,
+        tokens=_mean(rows, "mean_response_tokens"),
+        heldout_loss=loss,
+        heldout_change=loss - base if trained and loss is not None and base is not None else None,
+        accuracy=_mean(details, "accuracy"),
+        published=published.get(name),
     )
 
 
-def percent(value: float | None) -> str:
-    """A share in percent with one decimal, or a dash."""
-    return "–" if value is None else f"{100 * value:.1f}"
-
-
-def points(value: float | None) -> str:
-    """A difference of shares in points, signed, or a dash."""
-    return "–" if value is None else f"{100 * value:+.1f}".replace("-", "−")
-
-
-def change(value: float) -> str:
-    """A signed change of a loss; what rounds to nothing has no sign."""
-    return "0.000" if abs(value) < 0.0005 else f"{value:+.3f}".replace("-", "−")
-
-
-def p_value(value: float | None) -> str:
-    """A p for reading."""
-    if value is None:
-        return "–"
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def _provenance(results: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, Any]]]]:
-    groups: list[tuple[str, list[tuple[str, Any]]]] = [
-        (
-            "experiment",
-            [
-                (key.replace("_", " "), results[key])
-                for key in ("name", "version", "model", "recipe", "seeds", "usable_rows", "heldout_rows")
-            ],
-        ),
-        ("dataset", list(results["dataset"].items())),
-        ("scanned with", list(results["scanned_with"].items())),
-        ("versions", list(results["versions"].items())),
-    ]
-    groups += [(f"recipe {name}", list(recipe.items())) for name, recipe in results["recipes"].items()]
-    groups += [(f"prompts {one['name']}", list(one.items())) for one in results["prompts"]]
-    return groups
+def _mean(entries: Sequence[Entry], key: str) -> float | None:
+    values = [one[key] for one in entries if one.get(key) is not None]
+    return sum(values) / len(values) if values else None

@@ -1,87 +1,91 @@
-"""A scan's page from its content, and how its values read."""
+"""What all pages are made with: one file of template, styles, scripts and data that may fetch nothing."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
-import math
-from datetime import datetime
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
 from typing import Any
 
-from ripcurrent.report._content import PageContent
-from ripcurrent.report._offline_page import asset, plot_library, render_offline
-from ripcurrent.report._summary import QUANTILES
-from ripcurrent.scan._separation import weakly_separated
+import jinja2
+from markupsafe import Markup
 
-MINUS = "\N{MINUS SIGN}"
+from ripcurrent.report._format import FILTERS
+from ripcurrent.runs import written_whole
+
+Data = dict[str, Any]
+"""What a page's script reads, as JSON values."""
 
 
-def render_page(content: PageContent) -> str:
-    """The whole page as text."""
-    run = content.run
-    return render_offline(
-        "_page.html.j2",
-        style=asset("_page.css"),
-        scripts=[plot_library(), asset("_common.js"), asset("_page_tokens.js"), asset("_page.js")],
-        data=content.data,
-        filters={"number": format_number, "count": lambda n: f"{n:,}", "pretty": pretty, "date": date},
-        page=content,
-        manifest=run.manifest,
-        metadata=run.metadata,
-        scored=content.status_counts.get("ok", 0),
-        truncated=int((content.run.flags("truncated") & content.run.scored()).sum()),
-        unscored={status: n for status, n in content.status_counts.items() if status != "ok"},
-        weak_anchors=list(weakly_separated(run.manifest["anchors"].get("separation") or {})),
-        quantiles=[f"{round(q * 100)} %" for q in QUANTILES],
-        provenance=_provenance(content),
+def render_page(
+    template: str, page: object, data: Data, *, styles: Sequence[str], scripts: Sequence[str], plots: bool = True
+) -> str:
+    """A page as text, from a template of this package and a record of what it shows.
+
+    Texts of rows and answers reach it only as JSON in a data block and are set by ``textContent``; names are escaped.
+    The content security policy names the hashes of the page's own style and scripts: anything else that might slip in
+    neither runs nor loads, and nothing can be sent.
+    """
+    environment = jinja2.Environment(
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        loader=jinja2.FunctionLoader(_asset),
+    )
+    environment.filters |= FILTERS
+    style = "".join(map(_asset, styles))
+    codes = [*([_plot_library()] if plots else []), *map(_asset, scripts)]
+    policy = [
+        "default-src 'none'",
+        "script-src " + " ".join(map(_hash, codes)),
+        "style-src " + _hash(style),
+        "img-src data:",
+        "base-uri 'none'",
+        "form-action 'none'",
+    ]
+    return environment.get_template(template).render(
+        policy="; ".join(policy),
+        style=Markup(style),
+        scripts=[Markup(code) for code in codes],
+        data=Markup(embed_json(data)),
+        page=page,
     )
 
 
-def format_number(value: float | None, *, whole: bool = False) -> str:
-    """A measure for reading: three significant digits below a tenth, then three decimals; a true minus sign."""
-    if value is None or math.isnan(value):
-        return "–"
-    if whole:
-        text = f"{value:,.0f}"
-    elif value != 0 and (abs(value) < 0.0005 or abs(value) >= 100_000):
-        text = f"{value:.2e}"
-    elif value != 0 and abs(value) < 0.1:
-        text = f"{value:#.3g}"
-    elif abs(value) < 10:
-        text = f"{value:.3f}"
-    else:
-        text = f"{value:,.1f}"
-    return text.replace("-", MINUS)
+def write_page(path: Path, text: str) -> Path:
+    """Write a page whole: an interrupted call leaves an earlier one as it was.
+
+    Raises:
+        RipcurrentError: It cannot be written.
+    """
+    with written_whole(path) as part:
+        # a path that is no UTF-8 is shown with question marks
+        part.write_text(text, encoding="utf-8", errors="replace", newline="\n")
+    return path
 
 
-def pretty(value: Any) -> str:
-    """A manifest's value for reading."""
-    if value is None:
-        return "–"
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {pretty(part)}" for key, part in value.items()) or "–"
-    if isinstance(value, list):
-        return ", ".join(map(pretty, value)) or "–"
-    return value if isinstance(value, str) else json.dumps(value)
+def embed_json(value: Data) -> str:
+    """JSON that cannot end the script element it stands in, nor open a comment there: no ``<`` is left in it."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
 
 
-def date(value: Any) -> str:
-    """A manifest's time for reading; as it stands if it is not one."""
-    try:
-        return datetime.fromisoformat(str(value)).strftime("%d %B %Y, %H:%M %Z").lstrip("0").strip()
-    except ValueError:
-        return str(value)
+def _asset(name: str) -> str:
+    return resources.files("ripcurrent.report").joinpath(name).read_text(encoding="utf-8")
 
 
-def _provenance(content: PageContent) -> list[tuple[str, list[tuple[str, Any]]]]:
-    """The manifest's facts in groups, for the footer; all of them but the anchors' long lists."""
-    manifest = content.run.manifest
-    groups = []
-    loose: list[tuple[str, Any]] = []
-    for key, value in manifest.items():
-        if isinstance(value, dict):
-            groups.append(
-                (key.replace("_", " "), [(k, v) for k, v in value.items() if k not in ("order", "measurements")])
-            )
-        else:
-            loose.append((key.replace("_", " "), value))
-    return [("run", loose), *groups]
+def _plot_library() -> str:
+    """Vega, Vega-Lite and vega-embed in one script, of the version that Altair writes for."""
+    import altair as alt
+    import vl_convert
+
+    version = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
+    library: str = vl_convert.javascript_bundle(vl_version=version)  # type: ignore[call-arg]  # its stub lacks a default
+    return library.replace("</script", "<\\/script")
+
+
+def _hash(source: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()}'"

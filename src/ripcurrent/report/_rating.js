@@ -2,7 +2,7 @@
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const { items } = data;
-  const byId = (id) => document.getElementById(id);
+  const { byId } = window.ripcurrentPage;
   const storageKey = `ripcurrent-ratings-${data.page}`;
   const known = new Set(items.map((item) => item.id));
   const values = [1, 2, 3, 4, 5, data.cannotSay];
@@ -197,18 +197,6 @@
     draw();
   });
   addEventListener("beforeunload", (event) => { if (unsaved && !keeps) event.preventDefault(); });
-
-  // Theme: the system's until the reader chooses.
-  const systemDark = matchMedia("(prefers-color-scheme: dark)");
-  const isDark = () => (document.documentElement.dataset.theme ?? (systemDark.matches ? "dark" : "light")) === "dark";
-  const nameTheme = () => { byId("theme").textContent = isDark() ? "Light theme" : "Dark theme"; };
-  byId("theme").hidden = false;
-  byId("theme").addEventListener("click", () => {
-    document.documentElement.dataset.theme = isDark() ? "light" : "dark";
-    nameTheme();
-  });
-  systemDark.addEventListener("change", nameTheme);
-  nameTheme();
 
   load();
   byId("rater").value = state.rater;

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 
 from ripcurrent.evaluate import CANNOT_SAY, GUIDANCE, RUBRIC_VERSION, SCALE
-from ripcurrent.report._offline_page import asset, render_offline
+from ripcurrent.report._page import render_page
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,11 +19,20 @@ class PageItem:
     id: str
     """Its opaque id."""
     prompt: str
-    """The request."""
     answer: str
-    """The answer."""
     truncated: bool
     """Whether the answer stops at the token limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class RatingTexts:
+    """What the template shows beside the answers."""
+
+    count: int
+    version: str
+    rubric: str = RUBRIC_VERSION
+    scale: Sequence[tuple[str, str]] = SCALE
+    guidance: str = GUIDANCE
 
 
 def rating_page_hash(items: Sequence[PageItem]) -> str:
@@ -40,14 +49,6 @@ def render_rating_page(items: Sequence[PageItem]) -> str:
         "cannotSay": CANNOT_SAY,
         "items": [asdict(item) for item in items],
     }
-    return render_offline(
-        "_rating.html.j2",
-        style=asset("_rating.css"),
-        scripts=[asset("_rating.js")],
-        data=data,
-        count=len(items),
-        scale=SCALE,
-        guidance=GUIDANCE,
-        rubric=RUBRIC_VERSION,
-        version=version("ripcurrent"),
-    )
+    page = RatingTexts(len(items), version("ripcurrent"))
+    styles, scripts = ["_base.css", "_rating.css"], ["_common.js", "_rating.js"]
+    return render_page("_rating.html.j2", page, data, styles=styles, scripts=scripts, plots=False)

@@ -9,35 +9,34 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.report._row_texts import Clip
-from ripcurrent.scan._scan_run import BATCH_ROWS, Floats, Indices, ScanRun
+from ripcurrent.report._page import Data
+from ripcurrent.report._rows import Clip
+from ripcurrent.report._summary import Floats, Indices
+from ripcurrent.scan import ScanRun
 
-TOKEN_BUDGET = 350_000
-"""Tokens of all shown rows together that the page colours, at eight bytes each."""
+TOKEN_BUDGET = 250_000
+"""Tokens of all shown rows together that the page colours, at about ten bytes each."""
 
 PARTS = ("prompt", "template", "response")
 """Parts of a row, in the order of a row's sums."""
 
-LEVELS = 2047
-"""A row's largest share in whole numbers: what two characters hold."""
+LEVELS = 999
+"""A row's largest share in whole numbers."""
 
-ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
-
-_COLUMNS = ("row", "part", "text_start", "text_end", "share_harmful", "share_safe")
+_COLUMNS = ["row", "part", "text_start", "text_end", "share_harmful", "share_safe"]
 
 
 @dataclass(frozen=True, slots=True)
 class PageShares:
     """What the page holds of a run's token shares."""
 
-    rows: int
-    """How many of the shown rows have them."""
     safe_sets: int
     """K, by which the safe part enters the bidirectional score."""
-    data: Sequence[Mapping[str, Any] | None]
+    rows: Sequence[Data | None]
     """For each shown row what the script reads, None without shares; the shares add up to the row's scores."""
 
 
@@ -48,9 +47,9 @@ def read_page_shares(
 
     Args:
         run: The run.
-        indices: Positions of the shown rows, ascending.
+        indices: Numbers of the shown rows, ascending.
         norms: Gradient norm of each.
-        texts: Prompt and response of a row as the page shows them, by its position.
+        texts: Prompt and response of a row as the page shows them, by its number.
 
     Raises:
         RipcurrentError: ``tokens.parquet`` is damaged.
@@ -58,38 +57,31 @@ def read_page_shares(
     path = run.folder / "tokens.parquet"
     if not path.is_file():
         return None
-    by_row: dict[int, list[pa.RecordBatch]] = {}
     try:
-        with pq.ParquetFile(path) as table:
-            record = json.loads((table.schema_arrow.metadata or {})[b"ripcurrent"])
-            for batch in table.iter_batches(batch_size=BATCH_ROWS, columns=list(_COLUMNS)):
-                numbers = batch.column("row").to_numpy()
-                for row in np.intersect1d(numbers, indices).tolist():
-                    first, last = np.searchsorted(numbers, [row, row + 1])
-                    by_row.setdefault(row, []).append(batch.slice(first, last - first))
+        safe_sets = int(json.loads((pq.read_schema(path).metadata or {})[b"ripcurrent"])["safe_sets"])
+        shown = pc.field("row").isin(indices.tolist())
+        table = pq.read_table(path, columns=_COLUMNS, filters=shown)
     except (OSError, KeyError, ValueError, pa.ArrowException) as error:
         raise RipcurrentError(
             f"{path} is damaged: {str(error).splitlines()[0] if str(error) else type(error).__name__}.",
-            "Delete this file and give the scan's command again with its --tokens: nothing is computed anew.",
+            "Delete this file and give the scan's command again with its --tokens: no row is scored again.",
         ) from error
+    rows, starts = np.unique(table["row"].to_numpy(), return_index=True)
+    by_row = dict(zip(rows.tolist(), zip(starts, [*starts[1:], len(table)], strict=True), strict=True))
     limit = TOKEN_BUDGET // max(1, len(by_row))
-    data = [
-        _pack(pa.Table.from_batches(by_row[row]), norm, texts.get(row), limit) if row in by_row and norm else None
-        for row, norm in zip(indices.tolist(), norms, strict=True)
-    ]
-    return PageShares(sum(entry is not None for entry in data), int(record["safe_sets"]), data)
+    packed: list[Data | None] = []
+    for row, norm in zip(indices.tolist(), norms, strict=True):
+        start, stop = by_row.get(row, (0, 0))
+        own = table.slice(start, stop - start)
+        packed.append(_pack(own, norm, texts.get(row), limit) if stop and norm else None)
+    return PageShares(safe_sets, packed)
 
 
-def _pack(table: pa.Table, norm: float, texts: tuple[Clip, Clip] | None, limit: int) -> dict[str, Any]:
-    """One row: sums of its parts, and the shown characters of its texts with the shares of the tokens in them.
-
-    A shown text is shorter than the 4,096 characters that two characters can count.
-    """
+def _pack(table: pa.Table, norm: float, texts: tuple[Clip, Clip] | None, limit: int) -> Data:
+    """One row: sums of its parts; for each shown text length, harmful and safe share of its stretches, in ``unit``."""
     parts = np.array(table["part"].to_pylist(), dtype=object)
     shares = np.stack([table[f"share_{side}"].to_numpy() for side in ("harmful", "safe")]) / norm
-    packed: dict[str, Any] = {
-        "sums": [[float(f"{value:.6g}") for value in shares[:, parts == part].sum(axis=1)] for part in PARTS]
-    }
+    packed: Data = {"sums": [_short(shares[:, parts == part].sum(axis=1)) for part in PARTS]}
     if texts is None:
         return packed
     segments: dict[str, tuple[list[int], Floats]] = {}
@@ -100,17 +92,14 @@ def _pack(table: pa.Table, norm: float, texts: tuple[Clip, Clip] | None, limit: 
         segments[part] = (lengths, values)
         cut |= not all_taken
         limit -= len(lengths)
-    held = sum(values.sum(axis=1) for _, values in segments.values())
     if cut:
-        packed["beyond"] = [float(f"{value:.6g}") for value in shares[:, parts != "template"].sum(axis=1) - held]
-    largest = max((float(np.abs(values).max(initial=0.0)) for _, values in segments.values()), default=0.0)
+        held = sum(values.sum(axis=1) for _, values in segments.values())
+        packed["beyond"] = _short(shares[:, parts != "template"].sum(axis=1) - held)
+    largest = max(float(np.abs(values).max(initial=0.0)) for _, values in segments.values())
     packed["unit"] = float(f"{(largest or 1.0) / LEVELS:.6g}")
     for part, (lengths, values) in segments.items():
-        levels = np.clip(np.rint(values / packed["unit"]), -LEVELS, LEVELS).astype(int) + LEVELS + 1
-        packed[part] = "".join(
-            _two(length) + _two(harmful) + _two(safe)
-            for length, harmful, safe in zip(lengths, *levels.tolist(), strict=True)
-        )
+        levels = np.clip(np.rint(values / packed["unit"]), -LEVELS, LEVELS).astype(int)
+        packed[part] = np.column_stack([lengths, *levels]).ravel().tolist()
     return packed
 
 
@@ -141,6 +130,5 @@ def _segments(spans: Any, shares: Floats, tokens: Indices, shown: int, limit: in
     return lengths, np.array(values).T if values else np.zeros((2, 0)), all_taken
 
 
-def _two(value: int) -> str:
-    """A whole number from 0 to 4,095 in two characters."""
-    return ALPHABET[value >> 6] + ALPHABET[value & 63]
+def _short(values: Floats) -> list[float]:
+    return [float(f"{value:.6g}") for value in values]

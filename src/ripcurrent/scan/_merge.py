@@ -23,6 +23,7 @@ from ripcurrent.scan._parts import (
     read_parts,
     require_all_shards,
 )
+from ripcurrent.scan._run import ScanRun
 from ripcurrent.scan._scan import ScanResult, keep_manifest, write_scan_scores
 from ripcurrent.scan._scan_passes import Signals, picked_of
 from ripcurrent.scan._separation import AnchorMeasurements
@@ -89,7 +90,7 @@ def merge_parts(
         keep_manifest(run, manifest)
         write_forecast(target, calibration)
         told.step("writing the page")
-        build_report(target)
+        build_report(ScanRun.open(target))
     return ScanResult(target, counts, manifest)
 
 

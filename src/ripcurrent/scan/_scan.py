@@ -47,6 +47,7 @@ from ripcurrent.scan._prepared_anchors import (
     prepare_anchors,
 )
 from ripcurrent.scan._row_notes import row_notes
+from ripcurrent.scan._run import ScanRun
 from ripcurrent.scan._scan_model import load_scan_model
 from ripcurrent.scan._scan_passes import (
     FreshShards,
@@ -349,7 +350,7 @@ def _scan(
             manifest["memory"] = memory_record(chosen, chat_model.devices, signals.memory_plan, signals.batches_halved)
             run.write_manifest(manifest)
         told.step("writing the page")
-        build_report(run.folder)
+        build_report(ScanRun.open(run.folder))
         # last, and beside a page that is there: a pass over some rows that may be long, or not fit
         mapped = signals.memory_plan is not None and signals.memory_plan.mapped_directions
         shares = add_token_shares(run, rows, chosen, chat_model, gradient_pass, anchors, told, mapped=mapped)
@@ -357,7 +358,7 @@ def _scan(
             manifest["tokens"] = shares
             run.write_manifest(manifest)
             told.step("writing the page")
-            build_report(run.folder)
+            build_report(ScanRun.open(run.folder))
     return ScanResult(folder, counts, manifest)
 
 

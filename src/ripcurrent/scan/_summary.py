@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 
 from ripcurrent.data import read_rows
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.forecast._sentences import forecast_lines, read_forecast
 from ripcurrent.forecast._write import why_none
 from ripcurrent.models import ModelInfo
-from ripcurrent.report._shown_rows import take_columns
-from ripcurrent.report._summary import risk_order
 from ripcurrent.scan._columns import TRAIT_COLUMNS
 from ripcurrent.scan._environment import size
 from ripcurrent.scan._scan_run import Bools, Indices, ScanRun, open_scan_run
@@ -249,15 +248,15 @@ def _riskiest(run: ScanRun, ranking: str, scored: Bools) -> Indices:
     """Positions of the riskiest rows, riskiest first; equal scores by row number."""
     values = run.floats(ranking)
     values[~scored] = np.nan
-    return risk_order(values, run.direction(ranking))[:TOP]
+    finite = np.flatnonzero(np.isfinite(values))
+    keys = values[finite] if run.direction(ranking) == "lower" else -values[finite]
+    return finite[np.argsort(keys, kind="stable")][:TOP]
 
 
 def _columns_of(run: ScanRun, positions: Indices, columns: Sequence[str]) -> dict[str, list[Any]]:
     """Values of the named columns at positions, in the order given."""
-    order = np.argsort(positions)
-    back = np.argsort(order).tolist()
-    found = take_columns(run, positions[order], columns)
-    return {name: [values[place] for place in back] for name, values in found.items()}
+    found: dict[str, list[Any]] = pq.read_table(run.scores_path, columns=list(columns)).take(positions).to_pydict()
+    return found
 
 
 def _ranked_rows(group: Mapping[str, list[Any]], ranking: str, manifest: Mapping[str, Any]) -> tuple[RankedRow, ...]:

@@ -1,21 +1,10 @@
 "use strict";
 // A row's text coloured by its token shares. Each text is one stop of the Tab key; arrow keys go from token to token.
 window.tokenShares = (() => {
-  const ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-  const LEVELS = 2048;
   const STRONGEST = 8;
   // One choice of score for all open rows: each colours itself again when it changes.
   let measure = null;
   const open = new Set();
-
-  const two = (text, at) => ALPHABET.indexOf(text[at]) * 64 + ALPHABET.indexOf(text[at + 1]);
-  const unpack = (packed, unit) => {
-    const found = [];
-    for (let at = 0; at < packed.length; at += 6) {
-      found.push({ length: two(packed, at), harmful: (two(packed, at + 2) - LEVELS) * unit, safe: (two(packed, at + 4) - LEVELS) * unit });
-    }
-    return found;
-  };
 
   return (row, id, { make, number, data }) => {
     const sets = data.shares.safe_sets;
@@ -108,11 +97,12 @@ window.tokenShares = (() => {
           "aria-label": `${name}, coloured by token shares; arrow keys move from token to token`, on: { keydown: (event) => step(body, event) },
         });
         let at = 0;
-        for (const segment of unpack(packed, row.unit)) {
-          const piece = characters.slice(at, at + segment.length).join("");
-          at += segment.length;
-          if (segment.harmful === 0 && segment.safe === 0) { body.element.append(piece); continue; }
-          const token = { ...segment, text: piece, element: make("span", { text: piece }) };
+        // packed: length, harmful and safe share of each stretch of the text
+        for (let place = 0; place < packed.length; place += 3) {
+          const [length, harmful, safe] = packed.slice(place, place + 3);
+          const text = characters.slice(at, (at += length)).join("");
+          if (harmful === 0 && safe === 0) { body.element.append(text); continue; }
+          const token = { harmful: harmful * row.unit, safe: safe * row.unit, text, element: make("span", { text }) };
           token.element.dataset.token = body.tokens.length;
           body.tokens.push(token);
           body.element.append(token.element);

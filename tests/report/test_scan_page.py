@@ -1,22 +1,18 @@
-"""The page in a browser: what a reader does with it."""
+"""A scan's page in a browser: what a reader does with it."""
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
-from ripcurrent.report import build_report
-from tests.report.conftest import slip_in
+from ripcurrent.report import build
+from tests.report.conftest import HOSTILE, number, slip_in
 from tests.report.fabricate import fabricate_run
 
 pytestmark = pytest.mark.browser
-
-HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)><!--<script>{{ 7*7 }}&lt;b&gt;"
-PLOTS = ("distribution", "length", "formats")
 
 
 @pytest.fixture(scope="module")
@@ -26,21 +22,17 @@ def run(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def report(run) -> Path:
-    return build_report(run)
-
-
-def number(text: str) -> float:
-    return float(text.replace("−", "-").replace(",", ""))
+    return build(run)
 
 
 def wait_for_plots(opened) -> None:
-    for plot in PLOTS:
+    for plot in ("distribution", "length", "formats"):
         opened.page.wait_for_selector(f"#{plot} svg")
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_loads_without_complaint_and_fetches_nothing(report, open_page, scheme):
-    opened = open_page(report, color_scheme=scheme)
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1360), ("dark", 900), ("light", 400)])
+def test_it_loads_without_complaint_fetches_nothing_and_fits(report, open_page, scheme, width):
+    opened = open_page(report, color_scheme=scheme, viewport={"width": width, "height": 800})
     wait_for_plots(opened)
     for score in opened.page.locator("#score option").all_text_contents():
         opened.page.select_option("#score", score)
@@ -48,39 +40,53 @@ def test_loads_without_complaint_and_fetches_nothing(report, open_page, scheme):
             "score => document.querySelector('#distribution svg')?.textContent.includes(score)", arg=score
         )
     wait_for_plots(opened)
-    opened.page.mouse.wheel(0, 3000)
+    opened.page.locator("button.open").first.click()
+    assert opened.page.evaluate("document.documentElement.scrollWidth") <= width
+    assert opened.page.locator("td.text").first.bounding_box()["width"] > 250
+    slip_in(opened.page)
+    assert opened.requests == []
+    assert [said for said in opened.complaints if "Content Security Policy" not in said] == []
+
+
+def test_hostile_text_is_shown_as_text(report, open_page):
+    opened = open_page(report)
+    opened.page.fill("#search", "lesson-00000")
+    opened.page.locator("button.open").click()
+    assert opened.page.locator(".body[data-part=prompt]").text_content() == HOSTILE
+    assert opened.page.locator(".body[data-part=response]").text_content() == HOSTILE
+    assert opened.page.locator("#table img, #table script, #table b").count() == 0
     assert opened.complaints == []
     assert opened.requests == []
 
 
-def test_policy_stops_what_might_slip_in(report, open_page):
-    opened = open_page(report)
-    slip_in(opened.page)
-    assert opened.requests == []
-
-
-def test_rows_start_riskiest_first(run, report, open_page):
+def test_rows_start_riskiest_first_and_open_with_their_parts_and_anchors(run, report, open_page):
     table = pq.read_table(run / "scores.parquet").to_pylist()
     scored = [row for row in table if row["status"] == "ok"]
     expected = [row["row"] for row in sorted(scored, key=lambda row: (-row["gradient_balanced"], row["row"]))]
     opened = open_page(report)
     assert opened.shown_rows() == expected[:25]
     assert opened.column("rank") == [str(rank) for rank in range(1, 26)]
+    opened.page.locator("button.open").first.click()
+    names, values = (opened.page.locator(f".numbers {tag}").all_text_contents() for tag in ("dt", "dd"))
+    parts = dict(zip(names, values, strict=True))
+    for name in ("gradient_harmful", "gradient_safe", "gradient_norm", "loss", "representation_safe"):
+        assert number(parts[name]) == pytest.approx(table[expected[0]][name], abs=6e-4)
+    nearest = opened.page.locator(".near li span:first-child").all_text_contents()
+    assert len(nearest) == 6
+    assert all(re.fullmatch(r"(harmful|safe_\d) #\d+", name) for name in nearest)
 
 
-@pytest.mark.parametrize("column", ["gradient_harmful", "representation_bidirectional", "response_tokens"])
-def test_sorting_by_click_goes_both_ways(report, open_page, column):
+@pytest.mark.parametrize("column", ["gradient_harmful", "response_tokens"])
+def test_sorting_by_click_goes_both_ways_and_rows_without_a_value_are_last(report, open_page, column):
     opened = open_page(report)
     shown = "tokens" if column == "response_tokens" else column
     head = opened.page.locator(f'th:has([data-sort="{column}"])')
-    head.locator("button").click()
-    values = [number(text) for text in opened.column(shown)]
-    assert head.get_attribute("aria-sort") == "descending"
-    assert values == sorted(values, reverse=True)
-    head.locator("button").click()
-    values = [number(text) for text in opened.column(shown)]
-    assert head.get_attribute("aria-sort") == "ascending"
-    assert values == sorted(values)
+    for direction in ("descending", "ascending"):
+        head.locator("button").click()
+        assert "–" not in opened.column(shown)
+        values = [number(text) for text in opened.column(shown)]
+        assert head.get_attribute("aria-sort") == direction
+        assert values == sorted(values, reverse=direction == "descending")
 
 
 def test_keyboard_alone_sorts_opens_and_pages(report, open_page):
@@ -109,81 +115,33 @@ def test_keyboard_alone_sorts_opens_and_pages(report, open_page):
     assert not set(first) & set(opened.shown_rows())
 
 
-def test_rows_without_a_value_are_last_in_both_directions(report, open_page):
-    opened = open_page(report)
-    opened.page.select_option("#size", "100")
-    for _ in range(2):
-        opened.page.locator('[data-sort="gradient_harmful"]').click()
-        assert "–" not in opened.column("gradient_harmful")
-
-
-def test_filters_by_trait_and_status_and_search_combine(run, report, open_page):
+def test_filters_by_trait_status_text_number_and_id_combine(run, report, open_page):
     table = pq.read_table(run / "scores.parquet").to_pylist()
     opened = open_page(report)
     page = opened.page
     page.select_option("#size", "100")
-    page.locator('[data-trait="is_numbered"]').click()
+    page.locator('[data-trait="numbered"]').click()
     assert set(opened.shown_rows()) == {row["row"] for row in table if row["is_numbered"]}
     page.fill("#search", "SET UP A KETTLE")
     found = page.locator("#table .ask").all_text_contents()
     assert found
     assert all("set up a kettle" in text for text in found)
     page.fill("#search", "")
-    page.locator('[data-trait="is_numbered"]').click()
+    page.locator('[data-trait="numbered"]').click()
     page.select_option("#status", "no_response")
     assert set(opened.shown_rows()) == {row["row"] for row in table if row["status"] == "no_response"}
     assert page.locator("#table .status").first.text_content() == "not scored: no_response"
+    page.select_option("#status", "")
+    page.fill("#search", "lesson-00017")
+    assert opened.shown_rows() == [17]
+    page.fill("#search", "17")
+    assert 17 in opened.shown_rows()
     page.fill("#search", "no such words anywhere")
     assert opened.shown_rows() == []
     assert "No row matches" in page.locator("#table tbody").text_content()
 
 
-def test_row_number_and_id_find_their_row(report, open_page):
-    opened = open_page(report)
-    opened.page.fill("#search", "lesson-00017")
-    assert opened.shown_rows() == [17]
-    opened.page.fill("#search", "17")
-    assert 17 in opened.shown_rows()
-
-
-def test_hostile_text_is_shown_as_text(report, open_page):
-    opened = open_page(report)
-    opened.page.fill("#search", "lesson-00000")
-    opened.page.locator("button.open").click()
-    assert opened.page.locator(".body[data-part=prompt]").text_content() == HOSTILE
-    assert opened.page.locator(".body[data-part=response]").text_content() == HOSTILE
-    assert opened.page.locator("#table img, #table script, #table b").count() == 0
-    assert opened.complaints == []
-    assert opened.requests == []
-
-
-def test_opened_row_has_its_parts_and_nearest_anchors_by_number(run, report, open_page):
-    opened = open_page(report)
-    opened.page.locator("button.open").first.click()
-    row = opened.shown_rows()[0]
-    stored = pq.read_table(run / "scores.parquet").to_pylist()[row]
-    parts = dict(
-        zip(
-            opened.page.locator(".numbers dt").all_text_contents(),
-            opened.page.locator(".numbers dd").all_text_contents(),
-            strict=True,
-        )
-    )
-    for name in ("gradient_harmful", "gradient_safe", "gradient_norm", "loss", "representation_safe"):
-        assert number(parts[name]) == pytest.approx(stored[name], abs=6e-4)
-    cosines = {
-        entry["row"]: entry["representation_cosines"]
-        for shard in (run / "signals").glob("*.parquet")
-        for entry in pq.read_table(shard).to_pylist()
-    }[row]
-    order = json.loads((run / "manifest.json").read_text())["anchors"]["order"]
-    best = max(range(len(order)), key=lambda position: cosines[position])
-    nearest = opened.page.locator(".near li span:first-child").all_text_contents()
-    assert nearest[0] == f"{order[best][0]} #{order[best][1]}"
-    assert all(re.fullmatch(r"(harmful|safe_\d) #\d+", name) for name in nearest)
-
-
-def test_theme_button_turns_the_theme_and_the_plots_follow(report, open_page):
+def test_the_theme_turns_with_its_plots_and_paper_is_white(report, open_page):
     opened = open_page(report, color_scheme="light")
     wait_for_plots(opened)
     colours = "() => [getComputedStyle(document.body).backgroundColor, "
@@ -194,25 +152,10 @@ def test_theme_button_turns_the_theme_and_the_plots_follow(report, open_page):
     assert before[0] != after[0]
     assert before[1] != after[1]
     assert opened.page.get_by_role("button", name="Light theme").count() == 1
-
-
-@pytest.mark.parametrize("width", [400, 900, 1360])
-def test_nothing_runs_over_the_edge(report, open_page, width):
-    opened = open_page(report, viewport={"width": width, "height": 800})
-    wait_for_plots(opened)
-    opened.page.locator("button.open").first.click()
-    assert opened.page.evaluate("document.documentElement.scrollWidth") <= width
-    text = opened.page.locator("td.text").first.bounding_box()
-    assert text["width"] > 250
-
-
-def test_plots_fit_a_printed_page(report, open_page):
-    opened = open_page(report, color_scheme="dark")
-    wait_for_plots(opened)
     opened.page.emulate_media(media="print")
     assert opened.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert not opened.page.locator("#filters").is_visible()
-    # A printer lays the page out anew without telling the plots, which keep the width they had on the screen.
+    # a printer lays out the page again, and the plots keep the width that they had on the screen
     opened.page.evaluate("document.querySelector('main').style.cssText = 'width: 700px; margin: 0'")
     widths = opened.page.evaluate(
         """() => [...document.querySelectorAll('.plot')].map(
@@ -227,7 +170,7 @@ def test_plots_fit_a_printed_page(report, open_page):
     ("signals", "ranking"), [("representation", "representation_bidirectional"), ("gradient", "gradient_balanced")]
 )
 def test_columns_that_were_not_measured_are_left_out(tmp_path, open_page, signals, ranking):
-    opened = open_page(build_report(fabricate_run(tmp_path / "run", rows=60, signals=signals)))
+    opened = open_page(build(fabricate_run(tmp_path / "run", rows=60, signals=signals)))
     wait_for_plots(opened)
     scores = opened.page.locator("#score option").all_text_contents()
     assert ranking in scores
@@ -238,7 +181,7 @@ def test_columns_that_were_not_measured_are_left_out(tmp_path, open_page, signal
 
 
 def test_no_scored_row_says_that_nothing_was_measured(tmp_path, open_page):
-    opened = open_page(build_report(fabricate_run(tmp_path / "run", rows=30, scored=False)))
+    opened = open_page(build(fabricate_run(tmp_path / "run", rows=30, scored=False)))
     assert "None of the 30 rows could be scored" in opened.page.locator("#verdict .lead").text_content()
     assert opened.shown_rows() == list(range(25))
     opened.page.locator('[data-sort="row"]').click()
@@ -246,28 +189,26 @@ def test_no_scored_row_says_that_nothing_was_measured(tmp_path, open_page):
     assert opened.complaints == []
 
 
-def test_missing_dataset_leaves_numbers_and_ids(tmp_path, open_page):
-    opened = open_page(build_report(fabricate_run(tmp_path / "run", rows=30, dataset=False)))
-    assert "no longer at" in opened.page.locator("#text-note").text_content()
+def test_a_missing_dataset_leaves_numbers_and_ids(tmp_path, open_page):
+    opened = open_page(build(fabricate_run(tmp_path / "run", rows=30, dataset=False)))
+    assert "without their text" in opened.page.locator("#text-note").text_content()
     assert opened.page.locator("#table .ask").first.text_content().startswith("id lesson-")
     opened.page.locator("button.open").first.click()
     assert opened.page.locator(".body").count() == 0
-    opened.page.locator('[data-sort="text"]').click()
-    assert len(opened.shown_rows()) == 25
     assert opened.complaints == []
 
 
-def test_large_set_shows_both_ends_and_says_so(tmp_path, open_page):
-    opened = open_page(build_report(fabricate_run(tmp_path / "run", rows=4000)))
+def test_a_large_set_shows_both_ends_and_says_so(tmp_path, open_page):
+    opened = open_page(build(fabricate_run(tmp_path / "run", rows=4000)))
     page = opened.page
     assert "of 4,000 rows" in page.locator("#rows > .sub").first.text_content()
-    assert "3,000 of" in page.locator("#plots").text_content()
-    scored = int(page.locator(".facts dd.big").nth(1).text_content().replace(",", ""))
+    assert "that this page holds are drawn" in page.locator("#plots").text_content()
+    scored = page.locator(".facts dd.big").nth(1).text_content()
     page.select_option("#group", "riskiest")
     assert page.locator("#found").text_content().startswith("500 of")
     assert opened.column("rank")[0] == "1"
     page.select_option("#group", "safest")
     page.locator("#direction").click()
-    assert opened.column("rank")[0] == f"{scored:,}"
+    assert opened.column("rank")[0] == scored
     page.select_option("#group", "unscored")
     assert set(opened.column("rank")) == {"–"}

@@ -29,14 +29,12 @@
     return text.replaceAll("-", "−");
   };
   const percent = (share) => `${(100 * share).toFixed(1)} %`;
-  const traitName = (trait) => trait.replace(/^(is|has)_/, "").replaceAll("_", " ");
 
   // Plots.
   const riskier = (score) => data.columns[score].direction;
 
   const drawScore = (score) => {
-    const chart = data.charts.scores[score];
-    const points = data.charts.points;
+    const chart = data.charts[score];
     const [safestCut, median, riskiestCut] = chart.cuts;
     const ends = [`riskiest ${chart.ends}`, `safest ${chart.ends}`];
     const lower = riskier(score) === "lower";
@@ -44,35 +42,34 @@
       if (lower ? value <= riskiestCut : value >= riskiestCut) return ends[0];
       return (lower ? value >= safestCut : value <= safestCut) ? ends[1] : "between";
     };
-    const bins = chart.counts.map((n, i) => ({ low: chart.edges[i], high: chart.edges[i + 1], rows: n }));
+    const { counts, edges, beyond } = chart.bins;
+    const bins = counts.map((n, i) => ({ low: edges[i], high: edges[i + 1], rows: n }));
     const cuts = [{ cut: ends[1], value: safestCut }, { cut: "median", value: median }, { cut: ends[0], value: riskiestCut }];
-    const scatter = points.row
-      .map((row, i) => ({ row, length: points.length[i], score: points.scores[score][i] }))
-      .filter((point) => point.score !== null)
+    const scatter = rows.row
+      .map((row, i) => ({ row, length: rows.values.response_tokens[i], score: rows.values[score][i] }))
+      .filter((point) => point.score !== null && point.length >= 1)
       .map((point) => ({ ...point, end: end(point.score) }));
     // The ends are drawn last, on top of the crowd between them.
     scatter.sort((a, b) => (a.end !== "between") - (b.end !== "between"));
     const shares = chart.shares.flatMap((share) => [
-      { trait: traitName(share.trait), rows: ends[1], share: share.safest },
-      { trait: traitName(share.trait), rows: "all scored", share: share.all },
-      { trait: traitName(share.trait), rows: ends[0], share: share.riskiest },
+      { trait: share.trait, rows: ends[1], share: share.safest },
+      { trait: share.trait, rows: "all scored", share: share.all },
+      { trait: share.trait, rows: ends[0], share: share.riskiest },
     ]);
-    const formats = structuredClone(chart.formats);
-    for (const layer of formats.layer) layer.encoding.y.sort = data.traits.map(traitName);
 
     const correlation = chart.correlation === null ? "is not defined" : `is ${number(chart.correlation)}`;
     byId("distribution-note").textContent =
       `${score} over all scored rows, riskier to the ${lower ? "left" : "right"}. Median ${number(median)}.` +
-      (chart.beyond ? ` ${whole.format(chart.beyond)} rows lie beyond the axis and are counted in the end bars.` : "");
+      (beyond ? ` ${whole.format(beyond)} rows lie beyond the axis and are counted in the end bars.` : "");
     byId("length-note").textContent = `Spearman correlation of ${score} with response length ${correlation}.`;
     byId("formats-note").textContent =
       `Share of each format trait among the ${ends[0]}, the ${ends[1]} and all scored rows, by ${score}.`;
     byId("shares").replaceChildren(...chart.shares.map((share) => make("tr", {},
-      make("th", { scope: "row", text: traitName(share.trait) }),
+      make("th", { scope: "row", text: share.trait }),
       ...[share.riskiest, share.safest, share.all].map((value) => make("td", { class: "num", text: percent(value) })))));
     draw("distribution", chart.distribution, { bins, cuts });
     draw("length", chart.length, { points: scatter, bands: chart.bands });
-    draw("formats", formats, { shares });
+    draw("formats", chart.formats, { shares });
   };
 
   // Table: columns.
@@ -133,7 +130,7 @@
     const chosen = name === state.chosen;
     const cell = make("td", { class: `num value${chosen ? " chosen" : ""}`, "data-name": name, text: number(value, name) });
     if (chosen && value !== null) {
-      const [low, high] = data.charts.scores[name].range;
+      const [low, high] = [data.charts[name].quantiles[0], data.charts[name].quantiles.at(-1)];
       cell.append(track(high > low ? (value - low) / (high - low) : 0.5));
     }
     return cell;
@@ -192,7 +189,7 @@
       make("td", { class: "num", "data-name": "row", text: rows.row[i] }),
       ...scores.map((name) => valueCell(name, i)),
       make("td", { class: "num", "data-name": "tokens", text: number(rows.values.response_tokens[i], "response_tokens") }),
-      make("td", {}, ...rows.traits[i].map((trait) => make("span", { class: "trait", text: traitName(trait) }))),
+      make("td", {}, ...rows.traits[i].map((trait) => make("span", { class: "trait", text: trait }))),
       make("td", { class: "text" }, button));
     button.addEventListener("click", () => {
       const opening = !state.open.has(i);
@@ -212,7 +209,7 @@
     for (let i = 0; i < count; i += 1) {
       if (status && rows.status[i] !== status) continue;
       if (group && rows.group[i] !== group) continue;
-      if (!traits.every((trait) => trait === "shares" ? data.shares.rows[i] : rows.traits[i].includes(trait))) continue;
+      if (!traits.every((trait) => trait === "token shares" ? data.shares.rows[i] : rows.traits[i].includes(trait))) continue;
       if (words && String(rows.row[i]) !== words && ![rows.prompt[i], rows.response[i], rows.id[i]].some((text) => text?.toLowerCase().includes(words))) continue;
       found.push(i);
     }
@@ -259,8 +256,8 @@
   // Controls.
   const refilter = () => { state.page = 0; drawTable(); };
   byId("status").append(...[...new Set(rows.status)].map((status) => make("option", { value: status, text: status })));
-  byId("traits").append(...[...data.traits, ...(data.shares ? ["shares"] : [])].map((trait) => make("button", {
-    type: "button", class: "chip", "aria-pressed": "false", "data-trait": trait, text: trait === "shares" ? "token shares" : traitName(trait),
+  byId("traits").append(...[...data.traits, ...(data.shares ? ["token shares"] : [])].map((trait) => make("button", {
+    type: "button", class: "chip", "aria-pressed": "false", "data-trait": trait, text: trait,
     on: { click: ({ currentTarget }) => { currentTarget.setAttribute("aria-pressed", String(currentTarget.getAttribute("aria-pressed") !== "true")); refilter(); } },
   })));
   byId("sort").append(...["rank", "row", "status", ...Object.keys(data.columns), "traits", "text"].map((name) => make("option", { value: name, text: name })));
