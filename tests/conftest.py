@@ -9,6 +9,12 @@ from typing import Any
 
 import pytest
 
+from tests.cli.command import Command
+from tests.models.conftest import no_network
+from tests.scan_fixtures import anchors_file, no_page, rows_file, shared_cache, tiny_folder
+
+__all__ = ["anchors_file", "no_network", "no_page", "rows_file", "shared_cache", "tiny_folder"]
+
 RAY = ("test_ray", "test_ray_gpu", "test_scan_ray", "test_ray_cluster")
 """Files whose tests start a Ray that takes the machine's cores: one after another."""
 
@@ -21,6 +27,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 EMBEDDED_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str], tiny_folder: Path, anchors_file: Path) -> Command:
+    """The command line with a tiny model."""
+    return Command(capsys, tiny_folder, anchors_file)
 
 
 @pytest.fixture(scope="session")

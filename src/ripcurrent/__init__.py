@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ripcurrent.errors import RipcurrentError
     from ripcurrent.evaluate._evaluate import EvaluationResult, evaluate, load_evaluation
     from ripcurrent.experiment._experiment import Experiment
-    from ripcurrent.finetune._finetune import FinetuneResult, finetune
+    from ripcurrent.finetune import FinetuneRun, finetune
     from ripcurrent.forecast._calibrate_data import calibrate_data
     from ripcurrent.models import load_model
     from ripcurrent.scan._anchor_stability import anchor_stability
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = [
     "EvaluationResult",
     "Experiment",
-    "FinetuneResult",
+    "FinetuneRun",
     "RipcurrentError",
     "ScanOptions",
     "ScanResult",
@@ -52,14 +52,14 @@ __all__ = [
 _HOMES = {
     "EvaluationResult": "ripcurrent.evaluate._evaluate",
     "Experiment": "ripcurrent.experiment._experiment",
-    "FinetuneResult": "ripcurrent.finetune._finetune",
+    "FinetuneRun": "ripcurrent.finetune",
     "RipcurrentError": "ripcurrent.errors",
     "ScanOptions": "ripcurrent.scan._options",
     "ScanResult": "ripcurrent.scan._scan",
     "anchor_stability": "ripcurrent.scan._anchor_stability",
     "calibrate_data": "ripcurrent.forecast._calibrate_data",
     "evaluate": "ripcurrent.evaluate._evaluate",
-    "finetune": "ripcurrent.finetune._finetune",
+    "finetune": "ripcurrent.finetune",
     "load_anchors": "ripcurrent.anchors",
     "load_evaluation": "ripcurrent.evaluate._evaluate",
     "load_model": "ripcurrent.models",

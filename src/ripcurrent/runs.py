@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
+from importlib.metadata import version
 from math import isfinite
 from pathlib import Path
 from types import TracebackType
@@ -56,6 +58,16 @@ def written_whole(path: Path) -> Iterator[Path]:
             f"{path} cannot be written: {reason}.",
             "Free some space there or name another place; the same command then goes on where it stopped.",
         ) from error
+
+
+def library_versions(*names: str) -> dict[str, str]:
+    """Versions of installed libraries, for a manifest."""
+    return {name: version(name) for name in names}
+
+
+def machine() -> dict[str, JsonValue]:
+    """Platform, Python and number of CPUs, for a manifest."""
+    return {"platform": platform.platform(), "python": platform.python_version(), "cpus": os.cpu_count()}
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -269,6 +281,11 @@ class RunFolder:
             if entry.is_file() and not any(fnmatchcase(name, one) for one in patterns) and entry.stat().st_size:
                 return False
         return True
+
+    @property
+    def has_manifest(self) -> bool:
+        """Whether a manifest was written."""
+        return (self.folder / MANIFEST).exists()
 
     def read_manifest(self) -> dict[str, Any]:
         """The manifest so far; empty before the first write."""

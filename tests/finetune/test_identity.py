@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.finetune._finetune import FinetuneResult, finetune
+from ripcurrent.finetune import FinetuneRun, finetune
 from tests.finetune.runs import recipe
 from tests.models.tiny import save_tiny
 from tests.tiny_scan import good_rows, write_jsonl
 
 
-def train(folder: Path) -> FinetuneResult:
+def train(folder: Path) -> FinetuneRun:
     common: dict[str, Any] = {"device": "cpu", "dtype": "float32", "max_tokens": 256}
     return finetune(folder / "rows.jsonl", folder / "out", recipe(epochs=1), model=str(folder / "model"), **common)
 
@@ -70,4 +70,4 @@ def test_a_run_of_other_content_is_refused(finished: Path, change: Callable[[Pat
 
 def test_a_finished_run_of_the_same_content_is_given_back(finished: Path) -> None:
     first = json.loads((finished / "out" / "manifest.json").read_text())
-    assert train(finished).manifest == first
+    assert train(finished).manifest.model_dump(mode="json") == first

@@ -12,9 +12,8 @@ from typing import Any
 import pytest
 import torch
 
+from ripcurrent.finetune import FinetuneManifest, finetune
 from ripcurrent.finetune._checkpoints import MARK, latest
-from ripcurrent.finetune._finetune import finetune
-from ripcurrent.runs import RunFolder
 from tests.finetune.runs import chat_model, recipe, run, same
 from tests.models.tiny import save_tiny
 from tests.tiny_scan import good_rows, write_jsonl
@@ -23,7 +22,7 @@ from tests.tiny_scan import good_rows, write_jsonl
 RECIPE = "method: full\nlearning_rate: 1.0e-3\nbatch: 4\naccumulation: 2\nepochs: 2\nschedule: linear\nwarmup: 0.2\n"
 CHILD = """
 import os, signal, sys
-from ripcurrent.finetune._finetune import finetune
+from ripcurrent.finetune import finetune
 from ripcurrent.finetune import _trainer, _watch
 
 where, when, rows, model, recipe, out = sys.argv[1:]
@@ -53,8 +52,8 @@ def test_killed_while_writing_a_checkpoint_and_again_between_two(tmp_path: Path)
     common: dict[str, Any] = {"model": str(model), "device": "cpu", "dtype": "float32", "max_tokens": 256}
     resumed = finetune(rows, out, tmp_path / "recipe.yaml", **common)
     straight = finetune(rows, tmp_path / "straight", tmp_path / "recipe.yaml", **common)
-    assert resumed.manifest["training"]["resumed_from"] == 3
-    assert straight.manifest["training"]["resumed_from"] == 0
+    assert resumed.manifest.training.resumed_from == 3
+    assert straight.manifest.training.resumed_from == 0
     for name in ("model/model.safetensors", "loss.jsonl", "rows.jsonl"):
         assert (out / name).read_bytes() == (straight.folder / name).read_bytes(), name
     assert {path.name for path in out.iterdir()} == {path.name for path in straight.folder.iterdir()}
@@ -72,7 +71,7 @@ def test_stopped_between_the_model_and_its_manifest(
     def stop(*_: object) -> None:
         raise Stop
 
-    monkeypatch.setattr(RunFolder, "write_manifest", stop)
+    monkeypatch.setattr(FinetuneManifest, "write", stop)
     with pytest.raises(Stop):
         finetune(rows, tmp_path / "out", tmp_path / "recipe.yaml", **common)
     monkeypatch.undo()

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.finetune._finetune import finetune
+from ripcurrent.finetune import finetune
 from ripcurrent.forecast._calibrate_data import calibrate_data
 from ripcurrent.models import reset_peak
 from ripcurrent.scan._doctor import diagnose

@@ -134,7 +134,7 @@ def test_a_training_killed_before_its_manifest_goes_on_from_its_last_checkpoint(
 ) -> None:
     (tmp_path / "short.yaml").write_text(RECIPE)
 
-    def train() -> rc.FinetuneResult:
+    def train() -> rc.FinetuneRun:
         how = {"model": str(tiny_folder), "device": "cpu", "dtype": "float32"}
         return rc.finetune(rows_file, tmp_path / "out", tmp_path / "short.yaml", checkpoint_minutes=0, **how)
 

@@ -15,7 +15,7 @@ from ripcurrent.cli._demo import demo_command
 from ripcurrent.cli._doctor import doctor_command
 from ripcurrent.cli._evaluate import evaluate_command
 from ripcurrent.cli._experiment import experiment_command
-from ripcurrent.cli._finetune import finetune_command
+from ripcurrent.cli._finetune import register as register_finetune
 from ripcurrent.cli._judges import judges_app
 from ripcurrent.cli._merge import merge_command
 from ripcurrent.cli._people import agree_command, rate_command
@@ -41,7 +41,7 @@ app = typer.Typer(
 app.command("scan")(scan_command)
 app.command("merge")(merge_command)
 register_select(app)
-app.command("finetune")(finetune_command)
+register_finetune(app)
 app.command("evaluate")(evaluate_command)
 app.command("experiment")(experiment_command)
 app.command("calibrate")(calibrate_command)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import typer
 
+from ripcurrent.progress import Progress, SilentProgress
+
 if TYPE_CHECKING:
+    from ripcurrent.cli._command import Output
     from ripcurrent.errors import RipcurrentError
 
 
@@ -51,6 +54,11 @@ def is_default(context: typer.Context, option: str) -> bool:
     """Whether an option was left out."""
     source = context.get_parameter_source(option)
     return source is not None and source.name == "DEFAULT"
+
+
+def progress_of(output: Output) -> AbstractContextManager[Progress]:
+    """Progress on stderr, or none where the command is quiet."""
+    return nullcontext(SilentProgress()) if output.quiet else TerminalProgress().shown()
 
 
 SAY_EVERY = 30.0

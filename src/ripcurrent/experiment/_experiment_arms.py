@@ -21,8 +21,7 @@ from ripcurrent.experiment._experiment_scans import Pool, scanned_options
 from ripcurrent.experiment._experiment_weights import require_same_weights, require_scanned_weights, weights_asked
 from ripcurrent.experiment._rows import content_of
 from ripcurrent.experiment._sums import WORTH_MEASURING, Sum, share_solved
-from ripcurrent.finetune import as_trained, load_recipe
-from ripcurrent.finetune._finetune import FinetuneResult, finetune
+from ripcurrent.finetune import FinetuneRun, as_trained, finetune, load_recipe
 from ripcurrent.progress import Progress
 from ripcurrent.runs import write_json
 from ripcurrent.select_old import Selection, plain_numbers, summarise, write_selection
@@ -175,10 +174,10 @@ class ArmRunner:
             self._mark(folder, arm.name, seed, {**facts, "status": "failed", "reason": error.message})
             return
         gc.collect()
-        weights = trained.manifest["model"]["fingerprint"]
+        weights = trained.manifest.model.fingerprint
         require_scanned_weights(self._config, self._pools.values(), weights)
         require_same_weights(self._config, self._folder, folder, weights)
-        training = trained.manifest["training"]
+        training = trained.manifest.training.model_dump()
         trained_at = time.perf_counter()
         try:
             self._evaluate(folder, label, trained)
@@ -192,7 +191,7 @@ class ArmRunner:
             "heldout_loss": loss,
             "accuracy": self._accuracy(folder, label, trained),
             "training": {key: training[key] for key in ("steps", "first_loss", "last_loss", "seconds")},
-            "notes": [*facts["rows"]["notes"], *trained.notes],
+            "notes": [*facts["rows"]["notes"], *trained.manifest.notes],
             "training_seconds": round(trained_at - began, 1),
             "seconds": round(time.perf_counter() - began, 1),
         }
@@ -211,7 +210,7 @@ class ArmRunner:
         indices = tuple(sorted(order[: rows_of(arm.size or count, count)]))
         return ArmRows(None, indices, digest_of([sha256, *indices]))
 
-    def _train(self, folder: Path, arm: Arm, seed: int, rows: ArmRows, label: str) -> FinetuneResult:
+    def _train(self, folder: Path, arm: Arm, seed: int, rows: ArmRows, label: str) -> FinetuneRun:
         path, row_format, mapping = self._write_rows(folder, arm, rows)
         self._told.step(f"{label}: training")
         options = {
@@ -282,12 +281,12 @@ class ArmRunner:
         )
         return found
 
-    def _evaluate(self, folder: Path, label: str, trained: FinetuneResult | None) -> None:
+    def _evaluate(self, folder: Path, label: str, trained: FinetuneRun | None) -> None:
         self._told.step(f"{label}: asking")
         self._ask(folder / "evaluation", PROMPTS, self._config.judges, self._config.max_new_tokens, trained)
 
     def _ask(
-        self, out: Path, prompts: str, judges: Sequence[str], max_new_tokens: int, trained: FinetuneResult | None
+        self, out: Path, prompts: str, judges: Sequence[str], max_new_tokens: int, trained: FinetuneRun | None
     ) -> None:
         """Ask the trained model, or the one as it is, what a file of the experiment's folder holds."""
         from ripcurrent.evaluate import evaluate
@@ -308,7 +307,7 @@ class ArmRunner:
             progress=self._told,
         )
 
-    def _heldout_loss(self, label: str, trained: FinetuneResult | None) -> float | None:
+    def _heldout_loss(self, label: str, trained: FinetuneRun | None) -> float | None:
         if not self._held:
             return None
         from ripcurrent.experiment._heldout import heldout_loss
@@ -319,7 +318,7 @@ class ArmRunner:
         chat_model = load_model(model, adapter=adapter, device=self._config.device, dtype=self._config.dtype)
         return heldout_loss(chat_model, self._held_rows(), **self._tokens)
 
-    def _accuracy(self, folder: Path, label: str, trained: FinetuneResult | None) -> float | None:
+    def _accuracy(self, folder: Path, label: str, trained: FinetuneRun | None) -> float | None:
         """Share of the sums solved; None where none are asked, or the untrained model solves too few to lose any."""
         asked = self._config.gsm8k
         if asked is None:
@@ -339,7 +338,7 @@ class ArmRunner:
     def _held_rows(self) -> list[Row]:
         return list(self._pools[MAIN].dataset.at(self._held))
 
-    def _model(self, trained: FinetuneResult | None) -> tuple[str, str | None]:
+    def _model(self, trained: FinetuneRun | None) -> tuple[str, str | None]:
         """What to load: name and adapter."""
         if trained is None:
             return self._config.model, self._config.adapter

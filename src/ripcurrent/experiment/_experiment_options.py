@@ -9,8 +9,7 @@ from ripcurrent.evaluate import JudgeSettings, find_judges, without_secrets
 from ripcurrent.experiment import ExperimentConfig
 from ripcurrent.experiment._arms import missing_name
 from ripcurrent.experiment._outcomes import Scoring
-from ripcurrent.finetune import Recipe
-from ripcurrent.finetune._finetune import FinetuneOptions, resolve_finetune
+from ripcurrent.finetune import FinetuneOptions, Recipe
 from ripcurrent.finetune._model import compute_dtype
 
 FINETUNE = ("max_tokens", "loss_on")
@@ -34,7 +33,7 @@ def check_finetune(config: ExperimentConfig) -> None:
                 )
             raise missing_name("finetune: there is no option", name, FINETUNE, "Options")
     try:
-        resolve_finetune(None, dict(config.finetune))
+        FinetuneOptions.resolve(None, dict(config.finetune))
     except RipcurrentError as error:
         raise RipcurrentError(f"finetune: {error.message}", error.hint) from error
 

@@ -7,13 +7,14 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from transformers import GenerationConfig, PreTrainedModel
 
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.finetune._recipe import Recipe
+from ripcurrent.finetune._run import ResultKind
 from ripcurrent.finetune._trainer import RowTrainer
 from ripcurrent.models import (
     AUTO_DEVICE,
@@ -26,12 +27,9 @@ from ripcurrent.models import (
     use_grouped_attention,
 )
 
-ResultKind = Literal["model", "adapter"]
-"""What a run leaves: a whole model, or a LoRA adapter for the model that was named."""
-
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class SettingsBefore:
     """What a trainer overwrites of a model's configuration and must not stay in the result.
 
     It takes the tokenizer's padding and end tokens for the model's, and turns the generation cache off.
@@ -43,7 +41,7 @@ class Settings:
     """Defaults of generation."""
 
     @classmethod
-    def of(cls, model: PreTrainedModel) -> Settings:
+    def of(cls, model: PreTrainedModel) -> SettingsBefore:
         """The settings of a model before its training."""
         text = model.config.get_text_config()
         names = ("bos_token_id", "eos_token_id", "pad_token_id", "use_cache")
@@ -122,7 +120,9 @@ def result_kind(recipe: Recipe, adapter: str | None) -> ResultKind:
     return "adapter" if recipe.method == "lora" and adapter is None else "model"
 
 
-def save_result(trainer: RowTrainer, chat_model: ChatModel, settings: Settings, folder: Path, kind: ResultKind) -> None:
+def save_result(
+    trainer: RowTrainer, chat_model: ChatModel, settings: SettingsBefore, folder: Path, kind: ResultKind
+) -> None:
     """Write the trained model or adapter with its tokenizer, in float32 safetensors; the folder appears when whole."""
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 
 from ripcurrent.errors import ExitCode, RipcurrentError
 from ripcurrent.finetune._checkpoints import latest, steps_of
-from ripcurrent.finetune._model import Settings, result_kind, save_result
+from ripcurrent.finetune._model import SettingsBefore, result_kind, save_result
 from ripcurrent.finetune._recipe import Recipe
 from ripcurrent.finetune._rows import TrainingSet
 from ripcurrent.finetune._trainer import make_trainer
@@ -66,7 +66,7 @@ def train(
     checkpoints = folder / "checkpoints"
     checkpoint = latest(checkpoints)
     curve = LossCurve(folder / LOSSES, on_step or (lambda step: None), recipe.batch)
-    settings = Settings.of(chat_model.model)
+    settings = SettingsBefore.of(chat_model.model)
     began = time.perf_counter()
     with quiet_libraries():
         trainer = make_trainer(
