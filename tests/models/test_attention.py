@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import math
-from functools import partial
-
 import pytest
 import torch
 from torch import nn
 
-from ripcurrent.models._attention import LONGEST_GROUPED, grouped_attention, use_grouped_attention
+from ripcurrent.models import LONGEST_GROUPED, grouped_attention, use_grouped_attention
 from tests.models.tiny import tiny_model
 
 
@@ -41,7 +38,7 @@ def test_equals_a_plain_loop(key_heads, scaling):
     key, value = (torch.randn(2, 7, key_heads, 8, dtype=torch.float32).transpose(1, 2) for _ in range(2))
     found, weights = grouped_attention(Causal(), query, key, value, None, scaling=scaling)
     assert weights is None
-    torch.testing.assert_close(found, loop(query, key, value, scaling or 1 / math.sqrt(8)))
+    torch.testing.assert_close(found, loop(query, key, value, scaling or 8**-0.5))
 
 
 @pytest.mark.parametrize("kind", ["llama_tied", "qwen2", "qwen3", "mistral", "gemma", "gemma3", "phi3", "gpt2"])
@@ -61,17 +58,12 @@ def test_a_model_gives_the_same_states_and_gradients_as_with_the_fused_kernel(ki
         torch.testing.assert_close(grad, other_grads[name], rtol=1e-3, atol=1e-5)
 
 
-def keep(kept, tensor):
-    kept.append(tensor)
-    return tensor
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_inputs_and_probabilities_are_all_that_is_kept(dtype):
     query = torch.randn(2, 4, 33, 8, dtype=dtype, requires_grad=True)
     key, value = (torch.randn(2, 2, 33, 8, dtype=dtype, requires_grad=True) for _ in range(2))
     kept = []
-    with torch.autograd.graph.saved_tensors_hooks(partial(keep, kept), lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(kept.append, lambda tensor: tensor):
         grouped_attention(Causal(), query, key, value, None)
     assert {tensor.dtype for tensor in kept} == {dtype}
     inputs = sum(states.numel() for states in (query, key, value))
@@ -138,9 +130,8 @@ def test_generation_with_a_cache_and_left_padding_still_works():
 
 def test_long_rows_go_to_the_fused_kernel(monkeypatch):
     taken = []
-    monkeypatch.setattr(
-        "ripcurrent.models._attention.sdpa_attention_forward", lambda *args, **kwargs: taken.append(args[1].shape[2])
-    )
+    fused = "ripcurrent.models._attention.sdpa_attention_forward"
+    monkeypatch.setattr(fused, lambda *args, **kwargs: taken.append(args[1].shape[2]))
     for tokens in (LONGEST_GROUPED, LONGEST_GROUPED + 1):
         states = torch.randn(1, 2, tokens, 4)
         grouped_attention(Causal(), states, states[:, :1], states[:, :1], None)

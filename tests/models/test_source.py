@@ -1,30 +1,25 @@
-"""From a name to files: which names are paths, and what the hub's refusals turn into."""
+"""From a name to files: which names are paths, what the hub's refusals turn into, and that no code of a folder runs."""
 
 from __future__ import annotations
 
+import contextlib
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from huggingface_hub import errors
+from transformers import AutoTokenizer
 
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.models import _source, load_model
-from tests.models.tiny import save_tiny
+from tests.models.test_adapter import save_adapter
+from tests.models.tiny import save_tiny, tiny_tokenizer
 
 
-@pytest.mark.parametrize(
-    ("name", "says"),
-    [
-        ("./nowhere", "no file or folder"),
-        ("/nowhere", "no file or folder"),
-        ("~/nowhere-at-all", "no file or folder"),
-        ("a/b/c", "no file or folder"),
-        ("missing.gguf", "no file or folder"),
-        ("not a name!", "no hub id either"),
-    ],
-)
-def test_a_name_that_cannot_be_a_hub_id_never_asks_the_network(name: str, says: str, no_network: list[object]) -> None:
-    with pytest.raises(RipcurrentError, match=says) as caught:
+@pytest.mark.parametrize("name", ["./nowhere", "/nowhere", "~/nowhere-at-all", "a/b/c", "missing.gguf", "not a name!"])
+def test_a_name_that_cannot_be_a_hub_id_never_asks_the_network(name: str, no_network: list[object]) -> None:
+    with pytest.raises(RipcurrentError, match=r"no file or folder|no hub id either") as caught:
         load_model(name)
     assert "hub id (owner/name), a folder, a .gguf file, or 'embedded'" in caught.value.hint
     assert no_network == []
@@ -64,7 +59,7 @@ def test_the_hub_not_giving_a_model_is_one_clear_error(
     assert caught.value.hint
 
 
-def test_without_a_network_an_unknown_hub_id_fails_at_once(no_network: list[object], tmp_path: Path) -> None:
+def test_without_a_network_an_unknown_hub_id_fails_at_once(no_network: list[object]) -> None:
     with pytest.raises(RipcurrentError, match="cannot be reached"):
         load_model("someone/model-that-is-not-there")
 
@@ -82,3 +77,64 @@ def test_a_hub_model_carries_its_commit_and_fetches_no_code(tmp_path: Path, monk
     loaded = load_model("someone/some-model", device="cpu")
     assert (loaded.name, loaded.revision) == ("someone/some-model", commit)
     assert not any(pattern.endswith((".py", ".bin", "*")) for pattern in asked)
+
+
+CODE = """
+from pathlib import Path
+(Path({folder!r}) / "was_run").touch()
+from transformers import PreTrainedTokenizerFast
+class OwnTokenizer(PreTrainedTokenizerFast):
+    pass
+class OwnTokenizerFast(PreTrainedTokenizerFast):
+    pass
+"""
+FAST = {"AutoTokenizer": [None, "own.OwnTokenizerFast"]}
+
+
+def with_code(folder: Path, file: str, changes: dict[str, Any]) -> None:
+    """Let one of the folder's files name code that tells when it is run."""
+    (folder / "own.py").write_text(CODE.format(folder=str(folder)))
+    path = folder / file
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+@pytest.mark.parametrize(
+    ("file", "changes"),
+    [
+        ("tokenizer_config.json", {"auto_map": {"AutoTokenizer": ["own.OwnTokenizer", "own.OwnTokenizerFast"]}}),
+        ("tokenizer_config.json", {"auto_map": {"AutoTokenizer": ["own.OwnTokenizer", None]}}),
+        ("tokenizer_config.json", {"auto_map": FAST, "tokenizer_class": "OwnTokenizer"}),
+        (
+            "tokenizer_config.json",
+            {"auto_map": {"AutoTokenizer": "own.OwnTokenizerFast"}, "tokenizer_class": "OwnTokenizerFast"},
+        ),
+        ("tokenizer_config.json", {"auto_map": {"AutoProcessor": "own.OwnTokenizer"}}),
+        ("config.json", {"auto_map": {"AutoConfig": "own.OwnTokenizer", "AutoModelForCausalLM": "own.OwnTokenizer"}}),
+    ],
+)
+def test_code_that_a_folder_names_is_not_run(file: str, changes: dict[str, Any], tmp_path: Path) -> None:
+    folder = save_tiny(tmp_path / "model", "llama_tied")
+    with_code(folder, file, changes)
+    # that it cannot be loaded is as good
+    with contextlib.suppress(RipcurrentError):
+        load_model(folder, device="cpu")
+    assert not (folder / "was_run").exists()
+
+
+def test_code_that_an_adapter_names_is_not_run(tmp_path: Path) -> None:
+    folder, adapter = save_tiny(tmp_path / "model", "llama_tied"), save_adapter(tmp_path / "adapter")
+    # a tokenizer of its own beside it, which is what the adapter is loaded with
+    tiny_tokenizer().save_pretrained(adapter)
+    with_code(adapter, "tokenizer_config.json", {"auto_map": FAST})
+    named = {"base_model_class": "OwnTokenizer", "parent_library": "own"}
+    with_code(adapter, "adapter_config.json", {"auto_mapping": named})
+    with contextlib.suppress(RipcurrentError):
+        load_model(folder, adapter=adapter, device="cpu")
+    assert not (adapter / "was_run").exists()
+
+
+def test_the_code_would_tell_if_it_were_run(tmp_path: Path) -> None:
+    folder = save_tiny(tmp_path / "model", "llama_tied")
+    with_code(folder, "tokenizer_config.json", {"auto_map": FAST})
+    AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
+    assert (folder / "was_run").exists()

@@ -93,12 +93,9 @@ def test_what_sets_no_variable_is_refused(name: str) -> None:
         split_variables(name)
 
 
-def test_a_variable_that_the_template_does_not_have_is_refused(thinking: Path) -> None:
+def test_a_variable_that_the_template_does_not_have_is_refused(thinking: Path, tmp_path: Path) -> None:
     with pytest.raises(RipcurrentError, match="has no variable enable_thoughts"):
         load_model(f"{thinking},enable_thoughts=false")
-
-
-def test_a_model_without_a_template_has_no_variables(tmp_path: Path) -> None:
     folder = save_tiny(tmp_path / "bare", "llama_tied", chat_template=False)
     with pytest.raises(RipcurrentError, match="has no chat template: no variable"):
         load_model(f"{folder},enable_thinking=false")

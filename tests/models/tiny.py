@@ -6,28 +6,15 @@ forgets one of them fails. ``tiny_tokenizer()`` is a byte-level BPE of the same 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
 from tokenizers.models import BPE
-from transformers import (
-    Gemma2Config,
-    Gemma3TextConfig,
-    GemmaConfig,
-    GPT2Config,
-    LlamaConfig,
-    MistralConfig,
-    Phi3Config,
-    PretrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerFast,
-    Qwen2Config,
-    Qwen3Config,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
 VOCAB_SIZE = 300
@@ -77,66 +64,44 @@ def tiny_tokenizer(*, chat_template: str | None = CHAT_TEMPLATE) -> PreTrainedTo
     return tokenizer
 
 
-def _config(kind: str) -> PretrainedConfig:
-    # The wide initialisation keeps logits, and so gradients, far from the trivial near-uniform model.
-    ends: dict[str, Any] = {"bos_token_id": None, "eos_token_id": 2, "pad_token_id": 2}
-    common: dict[str, Any] = {
-        "vocab_size": VOCAB_SIZE,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 4096,
-        "initializer_range": 0.15,
-        **ends,
-    }
-    heads8: dict[str, Any] = {**common, "head_dim": 8}
-    makers: dict[str, Callable[[], PretrainedConfig]] = {
-        "llama_tied": lambda: LlamaConfig(**common, tie_word_embeddings=True),
-        "llama_untied": lambda: LlamaConfig(
-            **{**common, "num_hidden_layers": 3}, tie_word_embeddings=False, attention_bias=True, mlp_bias=True
-        ),
-        "qwen2": lambda: Qwen2Config(**common, tie_word_embeddings=True),
-        "qwen3": lambda: Qwen3Config(**{**heads8, "num_hidden_layers": 3}, tie_word_embeddings=False),
-        "gemma": lambda: GemmaConfig(**heads8),
-        "gemma2": lambda: Gemma2Config(
-            **heads8,
-            query_pre_attn_scalar=8,
-            sliding_window=16,
-            layer_types=["sliding_attention", "full_attention"],
-            attn_logit_softcapping=5.0,
-            final_logit_softcapping=3.0,
-        ),
-        "gemma3": lambda: Gemma3TextConfig(
-            **{**heads8, "num_hidden_layers": 3},
-            query_pre_attn_scalar=8,
-            sliding_window=16,
-            layer_types=["sliding_attention", "sliding_attention", "full_attention"],
-        ),
-        "gpt2": lambda: GPT2Config(
-            vocab_size=VOCAB_SIZE, n_embd=32, n_layer=2, n_head=4, n_positions=512, initializer_range=0.15, **ends
-        ),
-        "mistral": lambda: MistralConfig(**common, sliding_window=None),
-        "phi3": lambda: Phi3Config(**common, tie_word_embeddings=False),
-    }
-    if kind not in makers:
-        raise KeyError(f"unknown kind {kind!r}; kinds: {', '.join(makers)}")
-    return makers[kind]()
+# The wide initialisation keeps logits, and so gradients, far from the trivial near-uniform model.
+_ENDS: dict[str, Any] = {"bos_token_id": None, "eos_token_id": 2, "pad_token_id": 2}
+_COMMON: dict[str, Any] = {
+    "vocab_size": VOCAB_SIZE, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 4096, "initializer_range": 0.15,
+    **_ENDS,
+}  # fmt: skip
+_HEADS8 = {**_COMMON, "head_dim": 8}
+_SLIDING = {**_HEADS8, "query_pre_attn_scalar": 8, "sliding_window": 16}
+_WINDOW, _FULL = "sliding_attention", "full_attention"
+_SOFT_CAPS = {"attn_logit_softcapping": 5.0, "final_logit_softcapping": 3.0}
+_BIASES = {"attention_bias": True, "mlp_bias": True}
+_SIZES = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 512}
 
-
-KINDS = ("llama_tied", "llama_untied", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "gpt2", "mistral", "phi3")
+_CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama_tied": ("LlamaConfig", {**_COMMON, "tie_word_embeddings": True}),
+    "llama_untied": ("LlamaConfig", {**_COMMON, "num_hidden_layers": 3, "tie_word_embeddings": False, **_BIASES}),
+    "qwen2": ("Qwen2Config", {**_COMMON, "tie_word_embeddings": True}),
+    "qwen3": ("Qwen3Config", {**_HEADS8, "num_hidden_layers": 3, "tie_word_embeddings": False}),
+    "gemma": ("GemmaConfig", _HEADS8),
+    "gemma2": ("Gemma2Config", {**_SLIDING, "layer_types": [_WINDOW, _FULL], **_SOFT_CAPS}),
+    "gemma3": ("Gemma3TextConfig", {**_SLIDING, "num_hidden_layers": 3, "layer_types": [_WINDOW, _WINDOW, _FULL]}),
+    "gpt2": ("GPT2Config", {"vocab_size": VOCAB_SIZE, "initializer_range": 0.15, **_SIZES, **_ENDS}),
+    "mistral": ("MistralConfig", {**_COMMON, "sliding_window": None}),
+    "phi3": ("Phi3Config", {**_COMMON, "tie_word_embeddings": False}),
+}
+KINDS = tuple(_CONFIGS)
 """What ``tiny_model`` can make. ``llama_untied`` has attention and MLP biases; ``gemma2`` soft caps and a window."""
 
 
 def tiny_model(kind: str, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     """A random model of ``kind``, in eval mode on the CPU; parameters still require gradients.
 
-    The same ``kind`` and ``seed`` give the same weights. Vocabulary 300, hidden size 32, 2-3 layers; grouped-query
-    attention (4 heads on 2) except for GPT-2. GPT-2 takes at most 512 tokens. Gemma 2 runs with eager attention,
-    which alone applies its soft cap; the others with sdpa.
+    The same ``kind`` and ``seed`` give the same weights. GPT-2 takes at most 512 tokens. Gemma 2 runs with eager
+    attention, which alone applies its soft cap; the others with sdpa.
     """
-    config = _config(kind)
+    name, settings = _CONFIGS[kind]
+    config = getattr(transformers, name)(**settings)
     attention = "eager" if kind == "gemma2" else "sdpa"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -37,38 +37,32 @@ def write_tiny_gguf(
     ``scaling`` is of the rotary positions; ``more`` are tensors besides, by name.
     """
     config = model.config
-    writer = gguf.GGUFWriter(path, "llama")
-    writer.add_name("tiny")
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_rope_dimension_count(config.hidden_size // config.num_attention_heads)
-    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
-    if scaling is not None:
-        writer.add_rope_scaling_type(scaling[0])
-        writer.add_rope_scaling_factor(scaling[1])
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_vocab_size(config.vocab_size)
-
     bpe = json.loads(_trained_bpe())["model"]
     tokens = sorted(bpe["vocab"], key=bpe["vocab"].__getitem__)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("smollm")
-    writer.add_token_list(tokens)
-    writer.add_token_types(
-        [gguf.TokenType.CONTROL if token in SPECIAL_TOKENS else gguf.TokenType.NORMAL for token in tokens]
-    )
-    writer.add_token_merges([" ".join(merge) for merge in bpe["merges"]])
-    writer.add_bos_token_id(1)
-    writer.add_eos_token_id(2)
-    writer.add_unk_token_id(0)
-    writer.add_pad_token_id(2)
-    writer.add_add_bos_token(False)
-    writer.add_chat_template(CHAT_TEMPLATE)
-
+    writer = gguf.GGUFWriter(path, "llama")
+    settings = {
+        "name": "tiny",
+        "block_count": config.num_hidden_layers,
+        "context_length": config.max_position_embeddings,
+        "embedding_length": config.hidden_size,
+        "feed_forward_length": config.intermediate_size,
+        "head_count": config.num_attention_heads,
+        "head_count_kv": config.num_key_value_heads,
+        "rope_dimension_count": config.hidden_size // config.num_attention_heads,
+        "rope_freq_base": config.rope_parameters["rope_theta"],
+        **({} if scaling is None else {"rope_scaling_type": scaling[0], "rope_scaling_factor": scaling[1]}),
+        "layer_norm_rms_eps": config.rms_norm_eps,
+        "vocab_size": config.vocab_size,
+        "tokenizer_model": "gpt2",
+        "tokenizer_pre": "smollm",
+        "token_list": tokens,
+        "token_types": [gguf.TokenType.CONTROL if t in SPECIAL_TOKENS else gguf.TokenType.NORMAL for t in tokens],
+        "token_merges": [" ".join(merge) for merge in bpe["merges"]],
+        **{"bos_token_id": 1, "eos_token_id": 2, "unk_token_id": 0, "pad_token_id": 2, "add_bos_token": False},
+        "chat_template": CHAT_TEMPLATE,
+    }
+    for name, value in settings.items():
+        getattr(writer, f"add_{name}")(value)
     for name, parameter in model.named_parameters():
         writer.add_tensor(_gguf_name(name), _permuted(name, parameter.detach().numpy(), config))
     for name, tensor in (more or {}).items():
@@ -93,13 +87,8 @@ def _gguf_name(name: str) -> str:
 
 def _permuted(name: str, weight: np.ndarray, config: object) -> np.ndarray:
     # llama.cpp rotates neighbouring pairs, transformers halves: the converter reorders the rows of q and k.
-    if "q_proj" in name:
-        heads = config.num_attention_heads
-    elif "k_proj" in name:
-        heads = config.num_key_value_heads
-    else:
+    if "q_proj" not in name and "k_proj" not in name:
         return weight
-    rows, columns = weight.shape
-    return np.ascontiguousarray(
-        weight.reshape(heads, 2, rows // heads // 2, columns).swapaxes(1, 2).reshape(rows, columns)
-    )
+    heads = config.num_attention_heads if "q_proj" in name else config.num_key_value_heads
+    pairs = weight.reshape(heads, 2, len(weight) // heads // 2, -1)
+    return np.ascontiguousarray(pairs.swapaxes(1, 2).reshape(weight.shape))

@@ -104,7 +104,7 @@ def test_the_manifest_keeps_the_peak_of_the_fullest_gpu(monkeypatch: pytest.Monk
     peaks = {torch.device("cuda:0"): 3 * 10**9, torch.device("cuda:1"): 7 * 10**9}
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", peaks.__getitem__)
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: peaks.update({device: 10**9}))
-    monkeypatch.setattr("ripcurrent.models._memory_use._HIGHEST_ON", {})
+    monkeypatch.setattr("ripcurrent.models._memory._HIGHEST_ON", {})
     for _ in range(2):
         record = memory_record(ScanOptions(), list(peaks), None, 0)
         assert record == {"batches_halved": 0, "device_peak_bytes": 7 * 10**9}

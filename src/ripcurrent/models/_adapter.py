@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -15,8 +14,10 @@ from transformers import PreTrainedModel
 
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.models._identity import combine_sha256, config_sha256, file_sha256
-from ripcurrent.models._messages import first_line, is_out_of_memory
+from ripcurrent.models._libraries import first_line, is_out_of_memory
 from ripcurrent.models._source import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+
+_FETCH = "Copy or fetch the adapter again."
 
 
 def merge_adapter(
@@ -30,12 +31,9 @@ def merge_adapter(
 ) -> PreTrainedModel:
     """``model`` with the adapter's update added to its weights: summed in float32, then rounded once to ``dtype``.
 
-    Only the layers that the adapter touches change their type. One layer at a time is held in float32. ``kind`` is what
-    PEFT wraps the model as; of a classifier the head comes with the adapter.
-
-    Raises:
-        RipcurrentError: The adapter does not fit ``model`` (see ``attach_adapter``), it cannot be merged, or it
-            updates one of several layers that share a weight, which no single merged matrix can express.
+    One layer at a time is held in float32. ``kind`` is what PEFT wraps the model as; of a classifier the head comes
+    with the adapter. Raises `RipcurrentError` for an adapter that does not fit ``model``, cannot be merged, or updates
+    one of several layers that share a weight.
     """
     wrapped = _wrap(model, folder, _read_config(folder, name), name=name, model_name=model_name, kind=kind)
     layers = [module for module in wrapped.modules() if isinstance(module, BaseTunerLayer)]
@@ -59,9 +57,7 @@ def merge_adapter(
 def attach_adapter(model: PreTrainedModel, folder: Path, *, name: str, model_name: str) -> PeftModel:
     """``model`` wrapped with the LoRA adapter of ``folder``, unmerged; A and B are in float32.
 
-    Raises:
-        RipcurrentError: Not a LoRA, a DoRA, or made for another model: it names modules that ``model`` lacks, or its
-            matrices have other shapes. The message names the adapter's base model and the model loaded.
+    Raises `RipcurrentError` for a DoRA, or an adapter made for another model, naming its base and this model.
     """
     config = _read_config(folder, name)
     if config.use_dora:
@@ -72,10 +68,9 @@ def attach_adapter(model: PreTrainedModel, folder: Path, *, name: str, model_nam
 
 
 def attach_fresh_lora(model: PreTrainedModel, *, rank: int, seed: int) -> PeftModel:
-    """``model`` wrapped with a new LoRA on every linear layer but the head.
+    """``model`` wrapped with a new LoRA on every linear layer but the head; A and B are in float32.
 
-    A is random (Kaiming uniform, from ``seed`` alone), B is zero, so the model computes what it did and only B has a
-    gradient. ``alpha`` is twice the rank. A and B are in float32.
+    A is random (Kaiming uniform, from ``seed`` alone), B is zero: only B has a gradient. ``alpha`` is twice the rank.
     """
     if rank < 1:
         raise RipcurrentError(f"A LoRA of rank {rank} is empty.", "The rank is a whole number of at least 1.")
@@ -123,15 +118,18 @@ def _wrap(
         loaded = wrapped.load_adapter(str(folder), "default", torch_device=str(model.device))
     except SafetensorError as error:
         raise RipcurrentError(
-            f"{folder / ADAPTER_WEIGHTS} is damaged or cut short: {first_line(error)}.",
-            "Copy or fetch the adapter again.",
+            f"{folder / ADAPTER_WEIGHTS} is damaged or cut short: {first_line(error)}.", _FETCH
         ) from error
     except (ValueError, RuntimeError, KeyError) as error:
         raise RipcurrentError(f"{other}, and {first_line(error)}.", hint) from error
-    if loaded.unexpected_keys or loaded.missing_keys:
-        keys = loaded.unexpected_keys or loaded.missing_keys
-        lacking, whose = ("updates", "the model has not") if loaded.unexpected_keys else ("lacks", "the model needs")
-        raise RipcurrentError(f"{other}, and it {lacking} {len(keys)} tensors that {whose}, such as {keys[0]}.", hint)
+    if keys := loaded.unexpected_keys:
+        raise RipcurrentError(
+            f"{other}, and it updates {len(keys)} tensors that the model has not, such as {keys[0]}.", hint
+        )
+    if keys := loaded.missing_keys:
+        raise RipcurrentError(
+            f"{other}, and it lacks {len(keys)} tensors that the model needs, such as {keys[0]}.", hint
+        )
     return wrapped
 
 
@@ -140,13 +138,10 @@ def _read_config(folder: Path, name: str) -> PeftConfig:
         config = PeftConfig.from_pretrained(str(folder))
     except (ValueError, KeyError, TypeError) as error:
         raise RipcurrentError(
-            f"{folder / ADAPTER_CONFIG} is no PEFT configuration: {first_line(error)}.",
-            "Copy or fetch the adapter again.",
+            f"{folder / ADAPTER_CONFIG} is no PEFT configuration: {first_line(error)}.", _FETCH
         ) from error
     if config.peft_type is None:
-        raise RipcurrentError(
-            f"{folder / ADAPTER_CONFIG} names no kind of adapter.", "Copy or fetch the adapter again."
-        )
+        raise RipcurrentError(f"{folder / ADAPTER_CONFIG} names no kind of adapter.", _FETCH)
     if config.peft_type != PeftType.LORA:
         kind = getattr(config.peft_type, "value", config.peft_type)
         raise RipcurrentError(f"The adapter {name} is a {kind} adapter.", "Only LoRA adapters are covered.")
@@ -154,27 +149,13 @@ def _read_config(folder: Path, name: str) -> PeftConfig:
 
 
 def _check_not_shared(wrapped: PeftModel, layers: list[BaseTunerLayer], name: str) -> None:
-    owners = Counter(id(weight) for weight in _weights(wrapped))
-    shared = [layer for layer in layers if owners[id(layer.get_base_layer().weight)] > 1]
-    if not shared:
-        return
-    embedding = wrapped.get_base_model().get_input_embeddings()
-    tied = getattr(embedding, "get_base_layer", lambda: embedding)().weight
-    if any(layer.get_base_layer().weight is tied for layer in shared):
+    """Refuse to merge into a weight that several modules share, as embedding and head often do."""
+    weights = [module._parameters.get("weight") for module in wrapped.modules()]
+    owners = Counter(id(weight) for weight in weights if weight is not None)
+    if any(owners[id(layer.get_base_layer().weight)] > 1 for layer in layers):
         raise RipcurrentError(
-            f"The adapter {name} updates the embedding or the head of a model in which they are one matrix: merging it "
-            "would change both.",
+            f"The adapter {name} updates a weight that several modules share, such as embedding and head: merging it "
+            "would change all of them.",
             "Load it with --scope lora, which keeps adapters unmerged: for answers and representation scores; no scope "
             "has gradients of it.",
         )
-    raise RipcurrentError(
-        f"The adapter {name} updates layers that share one weight: merging it would change all of them.",
-        "Load it with --scope lora, which keeps adapters unmerged.",
-    )
-
-
-def _weights(model: torch.nn.Module) -> Iterator[torch.Tensor]:
-    for module in model.modules():
-        weight = module._parameters.get("weight")
-        if weight is not None:
-            yield weight

@@ -11,9 +11,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, 
 
 from ripcurrent.errors import RipcurrentError
 
-_EXPERT_COUNTS = frozenset(
-    {"num_experts", "num_local_experts", "n_routed_experts", "num_routed_experts", "moe_num_experts"}
-)
+_EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts", "num_routed_experts", "moe_num_experts")
 _EXPERT_MODULE = re.compile(r"Moe|MoE|Experts")
 _HINT = "Use a dense decoder-only chat model, such as a Llama, Qwen, Gemma, Mistral, Phi or SmolLM instruct model."
 
@@ -54,10 +52,10 @@ def _refuse_experts(name: str, model_type: str) -> None:
 
 def _quantisation(config: PretrainedConfig) -> str | None:
     """How the weights are packed, by the name of the method; None where they are not."""
-    found = getattr(config, "quantization_config", None)
-    if found is None:
+    packed = getattr(config, "quantization_config", None)
+    if packed is None:
         return None
-    method = found.get("quant_method") if isinstance(found, Mapping) else getattr(found, "quant_method", None)
+    method = packed.get("quant_method") if isinstance(packed, Mapping) else getattr(packed, "quant_method", None)
     return str(getattr(method, "value", method or "unnamed"))
 
 

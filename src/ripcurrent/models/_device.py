@@ -8,11 +8,7 @@ import torch
 
 from ripcurrent.errors import RipcurrentError
 
-DTYPES: dict[str, torch.dtype] = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 AUTO_DEVICE = "auto"
 """As a device: a model's layers on all GPUs of this machine, whole layers on each."""
@@ -25,12 +21,9 @@ WEIGHTS_SHARE_WITH_DIRECTIONS = 0.5
 
 
 def choose_device(name: str | None) -> torch.device:
-    """The named device (``cpu``, ``cuda``, ``cuda:1``, ``mps``), or for None or ``auto`` the best: cuda, mps, cpu.
-
-    Raises:
-        RipcurrentError: The name is unknown or this machine has no such device; the hint lists what it has.
-    """
-    available = _available_devices()
+    """The named device (``cpu``, ``cuda``, ``cuda:1``, ``mps``), or for None or ``auto`` the best: cuda, mps, cpu."""
+    here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    available = [kind for kind, there in here.items() if there]
     if name is None or name == AUTO_DEVICE:
         return torch.device(available[0])
     try:
@@ -51,11 +44,7 @@ def room_on_gpus(name: str | None, share: float) -> dict[int, int] | None:
 
 
 def choose_dtype(name: str | None, device: torch.device) -> torch.dtype:
-    """The named compute type, or for None bfloat16 where ``device`` computes in it natively, else float32.
-
-    Raises:
-        RipcurrentError: The name is not one of ``float32``, ``bfloat16``, ``float16``.
-    """
+    """The named compute type, or for None bfloat16 where ``device`` computes in it natively, else float32."""
     if name is None:
         return torch.bfloat16 if _has_native_bfloat16(device) else torch.float32
     if name not in DTYPES:
@@ -63,37 +52,25 @@ def choose_dtype(name: str | None, device: torch.device) -> torch.dtype:
     return DTYPES[name]
 
 
-def _available_devices() -> list[str]:
-    devices = ["cpu"]
-    if torch.backends.mps.is_available():
-        devices.insert(0, "mps")
-    if torch.cuda.is_available():
-        devices.insert(0, "cuda")
-    return devices
-
-
 def _has_native_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "mps":
         return bool(torch.backends.mps.is_macos_or_newer(14, 0))
-    # torch.ops.mkldnn._is_mkldnn_bf16_supported() is also true of processors that only emulate bfloat16, and slowly.
+    # torch.ops.mkldnn._is_mkldnn_bf16_supported() is also true of CPUs that only emulate bfloat16, and slowly.
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def bound_kernel_cache() -> None:
-    """Keep the processor's compiled kernels to those of a few batch shapes, unless the environment says otherwise.
+    """Keep the CPU's compiled kernels to those of a few batch shapes, unless the environment says otherwise.
 
-    oneDNN keeps a thousand by default, each with its buffers, and every new batch shape brings about fifty: memory
-    would grow with the number of shapes seen. Read at the first product, so it must be set before.
+    oneDNN keeps a thousand, each with its buffers: memory would grow with the number of batch shapes. It reads this at
+    the first product.
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
 
 
 def sum_in_float32() -> None:
-    """Let no product on a GPU add up partial sums in its own 16-bit type, which PyTorch allows unless told.
-
-    Dots and norms are sums over millions of entries.
-    """
+    """Let no product on a GPU add up partial sums in 16 bits: dots and norms are sums over millions of entries."""
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
     torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False

@@ -1,8 +1,7 @@
 """GGUF files, and the safetensors copy that the first load of one leaves in the user's cache.
 
 Reading a GGUF file of 135 M parameters takes 15-40 s, its copy under 1 s. The copy holds the same weights bit by bit,
-in float32: four bytes a parameter on disk. Its folder's name is a hash of the file's content, its size and the
-version of transformers (of a file over 256 MiB: of sampled content and the time of its last change).
+in float32: four bytes a parameter on disk. Its folder is named by the file's content and the version of transformers.
 """
 
 from __future__ import annotations
@@ -25,8 +24,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.models._coverage import check_config
 from ripcurrent.models._identity import WHOLE_FILE_BYTES, combine_sha256, file_sha256
-from ripcurrent.models._messages import first_line
-from ripcurrent.models._quiet import quiet_libraries
+from ripcurrent.models._libraries import first_line, quiet_libraries
 from ripcurrent.models._source import WEIGHTS_FILE
 
 logger = logging.getLogger(__name__)
@@ -36,10 +34,8 @@ _READ_ERRORS = (
     *(ValueError, LookupError, OSError, RuntimeError, TypeError),
     *(AttributeError, ArithmeticError, MemoryError, struct.error),
 )
-
-
 COPY_FORMAT = "2"
-"""Raised when copies made before are no longer to be used."""
+"""To be raised when copies made before are no longer to be used."""
 
 
 def cache_folder() -> Path:
@@ -55,10 +51,6 @@ def converted_gguf(file: Path, *, name: str) -> Path:
     """Folder with the safetensors copy and the tokenizer of a GGUF file, made now if it is not there yet.
 
     Two processes may make it at once; one copy stays.
-
-    Raises:
-        RipcurrentError: The file is not GGUF, cut short, of an architecture that is not covered, or the cache cannot
-            be written.
     """
     with open(file, "rb") as opened:
         if opened.read(4) != b"GGUF":
@@ -70,7 +62,12 @@ def converted_gguf(file: Path, *, name: str) -> Path:
     try:
         with _staging(folder) as staging:
             _convert(file, staging, name=name)
-            _publish(staging, folder)
+            try:
+                staging.rename(folder)
+            except OSError:
+                # Another process was faster; its copy is the same.
+                if not folder.is_dir():
+                    raise
     except (OSError, SafetensorError) as error:
         raise RipcurrentError(
             f"The copy of {file.name} cannot be written to {folder.parent}: {first_line(error)}.",
@@ -99,30 +96,17 @@ def _staging(folder: Path) -> Iterator[Path]:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def _publish(staging: Path, folder: Path) -> None:
-    try:
-        staging.rename(folder)
-    except OSError:
-        # Another process was faster; its copy is the same.
-        if not folder.is_dir():
-            raise
-
-
 def _refuse_unread(file: Path, model: PreTrainedModel) -> None:
     """Refuse a file of which transformers leaves something out, so that another model would be measured.
 
-    It reads no scaling of rotary positions but gpt-oss's (in llama.cpp's files a setting, or factors as tensors), and
-    passes over tensors that it has no place for.
+    It reads no scaling of rotary positions but gpt-oss's, and passes over tensors that it has no place for.
     """
     import gguf
 
     reader = gguf.GGUFReader(file)
     hint = "Name the model's safetensors folder or hub id instead, which has all of it."
-    scaled = [
-        name
-        for name, tensor in ((tensor.name, tensor) for tensor in reader.tensors)
-        if name.startswith("rope_f") and not (tensor.data == 1).all()
-    ]
+    factors = [tensor for tensor in reader.tensors if tensor.name.startswith("rope_f")]
+    scaled = [tensor.name for tensor in factors if not (tensor.data == 1).all()]
     for field in reader.fields.values():
         if field.name.endswith(".rope.scaling.type") and field.contents() != "none":
             factor = reader.fields.get(field.name.replace(".type", ".factor"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +31,25 @@ from ripcurrent.models._device import (
     room_on_gpus,
     sum_in_float32,
 )
-from ripcurrent.models._embedded import EMBEDDED, EMBEDDED_BARE, embedded_gguf, guard_adapter
 from ripcurrent.models._gguf import converted_gguf
 from ripcurrent.models._identity import combine_sha256, config_sha256, file_sha256
-from ripcurrent.models._messages import first_line, is_out_of_memory
-from ripcurrent.models._quiet import quiet_libraries
-from ripcurrent.models._source import TOKENIZER_CONFIG, VOCABULARIES, Source, find_adapter, find_model, weight_files
-from ripcurrent.models._template import template_sha256, tokenizer_sha256
+from ripcurrent.models._libraries import first_line, is_out_of_memory, quiet_libraries
+from ripcurrent.models._source import (
+    EMBEDDED,
+    EMBEDDED_BARE,
+    TOKENIZER_CONFIG,
+    VOCABULARIES,
+    Source,
+    embedded_gguf,
+    find_adapter,
+    find_model,
+    guard_adapter,
+    weight_files,
+)
+from ripcurrent.models._template import set_variables, split_variables, template_sha256, tokenizer_sha256
 from ripcurrent.models._types import ATTENTIONS, SCOPES, Attention, ChatModel, Scope
-from ripcurrent.models._variables import set_variables, split_variables
+
+_LOAD_ERRORS = (OSError, RuntimeError, MemoryError, ValueError, KeyError, TypeError, ImportError)
 
 
 def load_model(
@@ -63,11 +73,11 @@ def load_model(
             template may stand behind it: ``owner/name,enable_thinking=false``.
         adapter: A PEFT LoRA adapter, folder or hub id. Scopes ``all`` and ``linear`` merge it in float32; ``lora``
             keeps it unmerged. A tokenizer that was saved with it takes the place of the model's.
-        device: ``cuda``, ``cuda:1``, ``mps`` or ``cpu``; None takes the best there is. ``auto`` puts whole layers on
-            each of this machine's GPUs, and with one or none is as None.
-        dtype: ``float32``, ``bfloat16`` or ``float16``; None takes bfloat16 where the device computes in it natively.
+        device: ``cuda``, ``cuda:1``, ``mps`` or ``cpu``; None is the best of this machine. ``auto`` puts whole layers
+            on each of several GPUs.
+        dtype: ``float32``, ``bfloat16`` or ``float16``; None is bfloat16 where the device computes in it natively.
         scope: What gradients will be taken over; ``lora`` without an adapter takes a fresh LoRA (B = 0).
-        attention: ``sdpa`` (as grouped products on a processor in bfloat16) or ``eager``. Architectures without a fused
+        attention: ``sdpa`` (as grouped products on a CPU in bfloat16) or ``eager``. Architectures without a fused
             kernel (Gemma 2) always run ``eager``.
         lora_rank: Rank of the fresh LoRA.
         seed: Seed of the fresh LoRA's A.
@@ -78,38 +88,32 @@ def load_model(
     """
     called, adapter = str(name), None if adapter is None else str(adapter)
     name, variables = split_variables(called)
-    _check_choice("scope", scope, SCOPES)
-    _check_choice("attention", attention, ATTENTIONS)
+    for option, value, choices in (("scope", scope, SCOPES), ("attention", attention, ATTENTIONS)):
+        if value not in choices:
+            raise RipcurrentError(f"There is no {option} {value!r}.", f"Choices: {', '.join(choices)}.")
     bound_kernel_cache()
     sum_in_float32()
     torch_device = choose_device(device)
     torch_dtype = choose_dtype(dtype, torch_device)
     room = room_on_gpus(device, weights_share)
 
-    is_embedded = name in (EMBEDDED, EMBEDDED_BARE)
-    source = Source(embedded_gguf(), None) if is_embedded else find_model(name)
+    source = Source(embedded_gguf(), None) if name in (EMBEDDED, EMBEDDED_BARE) else find_model(name)
     merged = [("guard", guard_adapter())] if name == EMBEDDED else []
-    attached: Path | None = None
-    adapter_base: str | None = None
     own = None if adapter is None else find_adapter(adapter).path
-    if adapter is not None and own is not None:
-        adapter_base = named_base(own)
-        if scope == "lora":
-            attached = own
-        else:
-            merged.append((adapter, own))
+    attached = own if scope == "lora" else None
+    if own is not None and attached is None:
+        merged.append((str(adapter), own))
     fresh_lora = (lora_rank, seed) if scope == "lora" and attached is None else None
 
     folder = converted_gguf(source.path, name=name) if source.is_gguf else source.path
     with quiet_libraries():
         config = _load_config(folder, name)
         tokenizer = _load_tokenizer(folder, name)
-        if adapter is not None and own is not None:
-            tokenizer = _of_adapter(tokenizer, own, adapter)
+        if own is not None:
+            tokenizer = _of_adapter(tokenizer, own, str(adapter))
         set_variables(tokenizer, variables, name)
         # Before a merge the weights stay as they are stored, so that they are rounded once, after it.
-        stored = bool(merged) and torch_dtype != torch.float32
-        stored_dtype = "auto" if stored else torch_dtype
+        stored_dtype = "auto" if merged and torch_dtype != torch.float32 else torch_dtype
         model = _load_base(folder, name, config, torch_device, stored_dtype, attention, room)
         _check_vocabulary(model, tokenizer, tokenizer.name_or_path if own is not None else name)
         for number, (adapter_name, adapter_folder) in enumerate(merged, start=1):
@@ -137,13 +141,8 @@ def load_model(
         tokenizer_sha256=tokenizer_sha256(tokenizer),
         revision=source.revision,
         fresh_lora=fresh_lora,
-        adapter_base=adapter_base,
+        adapter_base=None if own is None else named_base(own),
     )
-
-
-def _check_choice(option: str, value: str, choices: Sequence[str]) -> None:
-    if value not in choices:
-        raise RipcurrentError(f"There is no {option} {value!r}.", f"Choices: {', '.join(choices)}.")
 
 
 def _load_config(folder: Path, name: str) -> PretrainedConfig:
@@ -157,10 +156,7 @@ def _load_config(folder: Path, name: str) -> PretrainedConfig:
 
 
 def _of_adapter(tokenizer: PreTrainedTokenizerBase, folder: Path, adapter: str) -> PreTrainedTokenizerBase:
-    """The tokenizer that was saved with an adapter, as it was trained with it; the model's where there is none.
-
-    An adapter on a base model has its chat template there alone.
-    """
+    """The tokenizer that was saved with an adapter, which was trained with it; the model's where there is none."""
     if not (folder / TOKENIZER_CONFIG).is_file() or not any((folder / file).is_file() for file in VOCABULARIES):
         return tokenizer
     own = _load_tokenizer(folder, adapter)
@@ -219,43 +215,48 @@ def _load_base(
             output_loading_info=True,
             **options,
         )
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise _not_loaded(name, error, room) from error
-        raise RipcurrentError(
-            f"{name} does not fit into the memory of {device if room is None else 'these GPUs'}.",
-            "Try --dtype bfloat16 or another --device.",
-        ) from error
-    except (OSError, ValueError, KeyError, TypeError, ImportError, SafetensorError) as error:
-        raise _not_loaded(name, error, room) from error
+    except (*_LOAD_ERRORS, SafetensorError) as error:
+        if is_out_of_memory(error):
+            raise RipcurrentError(
+                f"{name} does not fit into the memory of {device if room is None else 'these GPUs'}.",
+                "Try --dtype bfloat16 or another --device.",
+            ) from error
+        if room is not None and "offload" in str(error):
+            raise _too_large_for_gpus(name, room) from error
+        raise _unreadable(name, error) from error
     if room is not None:
         _check_placement(model, name, room)
+    _check_keys(model, name, loading)
+    check_modules(model, name)
+    return model
+
+
+def _check_keys(model: PreTrainedModel, name: str, loading: Mapping[str, Any]) -> None:
+    """Refuse weights and a configuration that are not of one model; nothing is filled with random weights."""
+    hint = "Fetch the model again, or put its own config.json beside its weights."
     if loading["mismatched_keys"]:
-        tensor, found, expected = sorted(loading["mismatched_keys"])[0]
+        tensor, stored, expected = sorted(loading["mismatched_keys"])[0]
         raise RipcurrentError(
             f"{name} mixes two models: its configuration gives {tensor} the shape {tuple(expected)}, its weights "
-            f"{tuple(found)}.",
-            "Fetch the model again, or put its own config.json beside its weights.",
+            f"{tuple(stored)}.",
+            hint,
         )
     if missing := sorted(loading["missing_keys"]):
         raise RipcurrentError(
-            f"{name} lacks {len(missing)} of the weights that its configuration asks for, the first {missing[0]}.",
-            "Fetch or save the model again; nothing is filled with random weights here.",
+            f"{name} lacks {len(missing)} of the weights that its configuration asks for, the first {missing[0]}.", hint
         )
     if unused := sorted(key for key in loading["unexpected_keys"] if _belongs_to(model, key)):
         raise RipcurrentError(
             f"{name} holds {len(unused)} weights that its configuration has no place for, the first {unused[0]}: "
             "without them it would be another model.",
-            "Fetch the model again, or put its own config.json beside its weights.",
+            hint,
         )
-    check_modules(model, name)
-    return model
 
 
 def _belongs_to(model: PreTrainedModel, key: str) -> bool:
-    """Whether a weight that was not taken is of the model itself: a bias of a layer that it has, or one more layer.
+    """Whether a weight that was not read is of the model itself: a bias of a layer that it has, or one more layer.
 
-    What a file holds besides (another modality, heads that predict several tokens) is left out rightly.
+    Weights of another modality, or of heads that predict several tokens, do not belong to it.
     """
     names = {name for name, _ in model.named_parameters()}
     if key.endswith(".bias") and f"{key.removesuffix('bias')}weight" in names:
@@ -286,8 +287,8 @@ def _too_large_for_gpus(name: str, room: dict[int, int], outside: Sequence[str] 
     share = " + ".join(f"{size / 1e9:.1f}" for size in room.values())
     return RipcurrentError(
         f"{name} does not fit on the {len(room)} GPUs here{left}. Of their free memory {share} GB are for weights.",
-        "Use --dtype bfloat16, --signals representation (whose weights may take more, as there are no directions), "
-        "more or emptier GPUs, or --device cpu.",
+        "Use --dtype bfloat16, --signals representation (without directions weights may take more), more or emptier "
+        "GPUs, or --device cpu.",
     )
 
 
@@ -334,12 +335,6 @@ def _fingerprint(source: Source, adapters: Sequence[Path], fresh_lora: tuple[int
     if fresh_lora is not None:
         parts.append(f"fresh LoRA of rank {fresh_lora[0]}, seed {fresh_lora[1]}")
     return combine_sha256(parts)
-
-
-def _not_loaded(name: str, error: Exception, room: dict[int, int] | None) -> RipcurrentError:
-    if room is not None and "offload" in str(error):
-        return _too_large_for_gpus(name, room)
-    return _unreadable(name, error)
 
 
 def _unreadable(name: str, error: Exception) -> RipcurrentError:

