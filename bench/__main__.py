@@ -1,4 +1,4 @@
-"""``python -m bench [--full | --quick] [--json FILE]``: exactness, then speed, on the embedded model.
+"""``python -m bench [--full | --quick] [--write PAGE]``: exactness, then speed, on the embedded model.
 
 As it is, 16 rows for exactness; for speed 24 long and 60 short rows, the best of two repetitions, and 10 long rows for
 the reference's way: to be done within 20 minutes on two cores. ``--full`` takes 48, 96, 240 and 50 rows and three
@@ -8,11 +8,20 @@ repetitions, about an hour; ``--quick`` makes one repetition.
 from __future__ import annotations
 
 import argparse
+import datetime
+import json
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
+from typing import Any
 
-from bench.goals import line
+import torch
+
+from bench.exactness import COSINE, NORM, SPEARMAN
+from bench.measure import judged, line, put_between
+from bench.speed import LESS_IS_BETTER, RATIOS, SETS
 
 MINUTES = 20.0
 """Goal for everything, unless it is the full run."""
@@ -24,18 +33,47 @@ def main() -> int:
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--full", action="store_true", help="many more rows, three repetitions")
     size.add_argument("--quick", action="store_true", help="one repetition for speed")
-    parser.add_argument("--json", help="also write the figures of speed here")
+    parser.add_argument("--write", type=Path, help="put the figures as a table between this page's marks")
     given = parser.parse_args()
-    full = ["--full"] * given.full
-    speed = [*full, *["--quick"] * given.quick, *(["--json", given.json] if given.json else [])]
-    began = time.perf_counter()
-    for module, arguments in (("bench.exactness", full), ("bench.speed", speed)):
-        code = subprocess.run([sys.executable, "-m", module, *arguments], check=False).returncode
-        if code:
-            return code
+    full, began, figures = ["--full"] * given.full, time.perf_counter(), []
+    with tempfile.TemporaryDirectory() as folder:
+        for module, options in (("bench.exactness", full), ("bench.speed", [*full, *["--quick"] * given.quick])):
+            out = Path(folder) / f"{module}.json"
+            code = subprocess.run([sys.executable, "-m", module, *options, "--json", str(out)], check=False).returncode
+            if code:
+                return code
+            figures.append(json.loads(out.read_text(encoding="utf-8")))
     minutes = (time.perf_counter() - began) / 60
-    print("\n" + line("minutes for exactness and speed", minutes, None if given.full else (MINUTES,), more=False))
+    print("\n" + line("minutes for exactness and speed", minutes, None if given.full else (MINUTES,)))
+    if given.write:
+        put_between(given.write, "bench", table(*figures))
     return 0
+
+
+def table(exactness: dict[str, Any], speed: dict[str, Any]) -> str:
+    """Every figure as Markdown, with its goals."""
+    exact, coarse = exactness["float32"], exactness["bfloat16"]
+    of_rows = f"{exactness['rows']} rows"
+    lines = [
+        f"{datetime.date.today().isoformat()}; {speed['machine']}, {speed['threads']} threads, torch "
+        f"{torch.__version__}, {speed['matmul_flops'] / 1e9:.0f} GFLOP/s in bfloat16 products.\n",
+        "| figure | rows | value | goals |\n|---|---|---|---|",
+        f"| largest cosine difference, float32 | {of_rows} | {exact['cosine']:.1e} "
+        f"| {judged(exact['cosine'], (COSINE,), more=False)} |",
+        f"| largest relative norm difference, float32 | {of_rows} | {exact['norm']:.1e} "
+        f"| {judged(exact['norm'], (NORM,), more=False)} |",
+        f"| Spearman, bfloat16 against float32 | {of_rows} | {coarse['spearman']:.5f} "
+        f"| {judged(coarse['spearman'], (SPEARMAN,), more=True)} |",
+    ]
+    for name in SETS:
+        own = speed[name]
+        rows = f"{own['rows']} of {own['mean_tokens']:.0f} tokens"
+        lines.append(f"| rows a second | {rows} | {own['rows_per_second']:.2f} | |")
+        for key, (label, goals) in RATIOS.items():
+            if key in own:
+                said = judged(own[key], goals[name], more=key not in LESS_IS_BETTER) if name in goals else ""
+                lines.append(f"| {label} | {rows} | {own[key]:.2f} | {said} |")
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

@@ -1,113 +1,83 @@
 """Memory and time by number of rows: ``python -m bench.scale [--rows 1000,10000,100000] [--out FOLDER]``.
 
-Generated rows of realistic lengths, scanned end to end on the embedded model, by representation alone unless
-``--signals`` says otherwise, each number of rows in a process of its own. What was finished in the folder with the
-versions of now is not run again, and a scan that was stopped goes on. ``--rows 3000 --interrupt 2`` asks something
-else: whether a scan that is killed twice and resumed comes to the scores of one that is not.
+Generated rows of about 60 tokens, scanned end to end on the embedded model, by representation alone unless
+``--signals`` says otherwise, each number of rows in a process of its own. A scan whose figures are in the folder is not
+run again, and one that was stopped goes on. ``--rows 3000 --interrupt 2`` asks something else: whether a scan that is
+killed twice and resumed has the scores of one that is not.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
+import re
 import shutil
+import signal
+import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-from bench import interrupted
-
-SIZES = "1000,10000,100000"
 SIGNALS = ("representation", "gradient", "all")
-MEAN_TOKENS = 60
 SHARD_ROWS = 256
-SPREAD = 0.6
-"""Standard deviation of the logarithm of a response's length, about that of instruction sets."""
-SOURCE = "source"
-"""What the hash of the code is called among versions."""
+WORDS_A_ROW, SPREAD = 30.0, 0.6
+"""Mean words of an answer, and the standard deviation of its length's logarithm, about that of instruction sets."""
 FLAT = 1.10
-"""The largest scan may take so many times the smallest's memory, once a first shard is done."""
+"""Goal: the memory of the largest scan over that of the smallest, once a first shard is done."""
+LOOK_EVERY = 0.05
+"""Seconds between two looks at a scan: its finished shards, and its memory."""
 WORDS = (
-    "about after again along answer autumn because before begin between boat bread bridge bring build carry change "
-    "children choose city clear close cloud cold colour come corner count country day dinner door draw early earth "
-    "evening every family farm field find first floor follow forest friend garden give glass green group grow hand "
-    "happy harbour heavy help hill history hold home horse hour house idea island keep kitchen lake large later learn "
-    "leave letter light line listen little long market measure meet middle mill minute moment moon morning mountain "
-    "music name near never night north number ocean often open orange paper part path people picture place plant "
-    "point quiet rain read ready river road room round salt school season second seed short simple slow small snow "
-    "song south spring square stone story street summer sure table tea thing think three time town train travel tree "
-    "under until valley village visit voice wait walk warm water weather week west while wind window winter wood word "
-    "work world write year yellow young"
+    "after again answer autumn because before between boat bread bridge build carry change children city clear cloud "
+    "colour corner count country day dinner door early earth evening family field first floor follow forest friend"
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
-    """A scan to measure."""
+class Process:
+    """One process of a scan, to its end or until it was killed."""
 
-    rows: int
-    signals: str
-    mean_tokens: int
-    shard_rows: int
-
-    @property
-    def shards(self) -> int:
-        """Shards that its rows make."""
-        return -(-self.rows // self.shard_rows)
-
-    @property
-    def text(self) -> str:
-        """Names its dataset's file."""
-        return f"rows-{self.rows}" + (f"-tokens-{self.mean_tokens}" if self.mean_tokens != MEAN_TOKENS else "")
-
-    @property
-    def name(self) -> str:
-        """Tells its folder and figures from those of other scans: what is as usual goes without saying."""
-        named = {"signals": (self.signals, SIGNALS[0]), "shards": (self.shard_rows, SHARD_ROWS)}
-        return self.text + "".join(f"-{key}-{value}" for key, (value, usual) in named.items() if value != usual)
-
-    def command(self, dataset: Path, run: Path) -> list[str]:
-        """The scan as a command line."""
-        scan = [sys.executable, "-m", "ripcurrent", "scan", str(dataset), "--out", str(run)]
-        return [*scan, "--signals", self.signals, "--shard-rows", str(self.shard_rows)]
+    killed_after: int | None
+    """Shards that were finished when it was killed; None when it ended by itself."""
+    seconds: float
+    """From its start on, loading included."""
+    peak_bytes: int
+    """Its largest resident set."""
+    rows_peak_bytes: int
+    """The largest seen once a first shard was done, when loading no longer counts."""
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", default=SIZES, help="numbers of rows, smallest first, with commas between")
-    parser.add_argument("--signals", choices=SIGNALS, default=SIGNALS[0], help="which method runs (%(default)s)")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--mean-tokens", type=int, default=MEAN_TOKENS, help="of a row, template included (%(default)s)"
+        "--rows", default="1000,10000,100000", help="numbers of rows, with commas between (%(default)s)"
     )
+    parser.add_argument("--signals", choices=SIGNALS, default=SIGNALS[0], help="which method runs (%(default)s)")
     parser.add_argument("--shard-rows", type=int, default=SHARD_ROWS, help="rows per shard on disk (%(default)s)")
     parser.add_argument("--interrupt", type=int, metavar="K", help="kill each scan K times, resume it, compare scores")
     parser.add_argument("--out", type=Path, default=Path("runs/bench-scale"), help="where rows, runs and figures go")
-    arguments = parser.parse_args()
-    sizes = sorted({int(part) for part in arguments.rows.split(",")})
-    kinds = [Kind(rows, arguments.signals, arguments.mean_tokens, arguments.shard_rows) for rows in sizes]
-    if arguments.interrupt is not None and not 1 <= arguments.interrupt < kinds[0].shards:
-        parser.error(
-            f"{kinds[0].rows} rows make {kinds[0].shards} shards of {kinds[0].shard_rows}: --interrupt takes 1 to "
-            f"{kinds[0].shards - 1}, or give a smaller --shard-rows"
-        )
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    if arguments.interrupt is None:
-        return _report([_measured(kind, arguments.out) for kind in kinds], arguments.signals)
-    return max([_interrupted(kind, arguments.out, arguments.interrupt) for kind in kinds])
+    given = parser.parse_args()
+    sizes = sorted({int(part) for part in given.rows.split(",")})
+    shards = -(-sizes[0] // given.shard_rows)
+    if given.interrupt is not None and not 1 <= given.interrupt < shards:
+        parser.error(f"{sizes[0]} rows make {shards} shards: --interrupt takes 1 to {shards - 1}")
+    given.out.mkdir(parents=True, exist_ok=True)
+    if given.interrupt is not None:
+        return max([_interrupted(rows, given) for rows in sizes])
+    return report([_measured(rows, given) for rows in sizes])
 
 
-def generated_rows(count: int, words_a_row: float, seed: int = 0) -> Iterator[dict[str, str]]:
-    """Rows of plain words: a question, and an answer whose length is log-normal around ``words_a_row``, 512 at most."""
-    generator, vocabulary = np.random.default_rng(seed), WORDS.split()
+def generated_rows(count: int) -> Iterator[dict[str, str]]:
+    """Rows of plain words: a question, and an answer whose length is log-normal, 512 words at most."""
+    generator, vocabulary = np.random.default_rng(0), WORDS.split()
     for number in range(count):
-        length = words_a_row * generator.lognormal(-(SPREAD**2) / 2, SPREAD)
+        length = WORDS_A_ROW * generator.lognormal(-(SPREAD**2) / 2, SPREAD)
         words = generator.choice(vocabulary, int(np.clip(length, 2, 512)))
         yield {
             "instruction": f"Write about the {' and the '.join(words[:2])}, part {number}.",
@@ -115,133 +85,146 @@ def generated_rows(count: int, words_a_row: float, seed: int = 0) -> Iterator[di
         }
 
 
-def _words_for(mean_tokens: float) -> float:
-    """Words of an answer at which rows have so many tokens on average, template and question included."""
-    from ripcurrent.data import Message, Row, encode_rows
-    from ripcurrent.models import load_model
-
-    def mean_at(words: float) -> float:
-        rows = (
-            Row(n, "", (Message("user", r["instruction"]), Message("assistant", r["output"])), None, r)
-            for n, r in enumerate(generated_rows(400, words))
-        )
-        return float(np.mean([len(row.tokens) for row in encode_rows(rows, tokenizer)]))
-
-    tokenizer = load_model("embedded").tokenizer
-    low, high = mean_at(8), mean_at(24)
-    return max(3.0, 8 + (mean_tokens - low) * 16 / (high - low))
-
-
-def _dataset(kind: Kind, folder: Path) -> Path:
-    """The file of generated rows, written where it is not there yet."""
-    dataset = folder / f"{kind.text}.jsonl"
+def _command(rows: int, run: Path, given: argparse.Namespace) -> list[str]:
+    """The scan as a command line; its rows are written where they are not there yet."""
+    dataset = given.out / f"rows-{rows}.jsonl"
     if not dataset.exists():
-        with tempfile.NamedTemporaryFile("w", dir=folder, delete=False, encoding="utf-8") as file:
-            for row in generated_rows(kind.rows, _words_for(kind.mean_tokens)):
-                file.write(json.dumps(row) + "\n")
-        Path(file.name).replace(dataset)
-    return dataset
+        part = dataset.with_suffix(".part")
+        part.write_text("".join(json.dumps(row) + "\n" for row in generated_rows(rows)), encoding="utf-8")
+        part.replace(dataset)
+    scan = [sys.executable, "-m", "ripcurrent", "scan", str(dataset), "--out", str(run)]
+    return [*scan, "--signals", given.signals, "--shard-rows", str(given.shard_rows)]
 
 
-def _interrupted(kind: Kind, folder: Path, kills: int) -> int:
-    """Scan undisturbed and interrupted, print both and the verdict; 0 where the scores are the same."""
-    dataset, place = _dataset(kind, folder), folder / f"interrupted-{kind.name}"
-    place.mkdir(exist_ok=True)
-    found = interrupted.compare(lambda run: kind.command(dataset, run), place, kind.rows, kind.shards, kills)
-    figures = place / "figures.json"
-    figures.write_text(json.dumps(found.as_json(), indent=2) + "\n", encoding="utf-8")
-    print(f"\nsignals {kind.signals}, embedded model, {kind.shards} shards of {kind.shard_rows} rows")
-    print("\n".join(interrupted.lines_of(found)))
-    return 0 if found.passed else 1
+def run_to(command: Sequence[str], run: Path, kill_at: int | None) -> Process:
+    """Run a scan to its end, or kill it (SIGKILL) as soon as its folder holds ``kill_at`` finished shards."""
+    began = time.perf_counter()
+    # its progress is on stderr and stays; its summary would only be in the way
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    killed_after, before, peak, rows_peak = None, shards_done(run), 0, 0
+    try:
+        while process.poll() is None:
+            held, at_most = _memory(process.pid)
+            peak = max(peak, at_most)
+            done = shards_done(run)
+            if done > before:
+                rows_peak = max(rows_peak, held)
+            if kill_at is not None and killed_after is None and done >= kill_at:
+                process.send_signal(signal.SIGKILL)
+                killed_after = done
+            time.sleep(LOOK_EVERY)
+    except BaseException:
+        process.kill()
+        raise
+    if process.returncode and not (process.returncode == -signal.SIGKILL and killed_after is not None):
+        sys.exit(f"The scan into {run} ended with {process.returncode}; give the same command again.")
+    if process.returncode == 0:
+        killed_after = None
+    return Process(killed_after, time.perf_counter() - began, peak, rows_peak)
 
 
-def _measured(kind: Kind, folder: Path) -> dict[str, Any]:
-    """The figures of a scan: those that are there, of the versions of now, or those of a scan made or completed now."""
-    figures = folder / f"{kind.name}.json"
-    run = folder / kind.name.replace("rows-", "run-", 1)
+def _memory(pid: int) -> tuple[int, int]:
+    """What a process holds and the most that it has held, in bytes; zeros where the system does not tell."""
+    try:
+        text = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return 0, 0
+    found = dict(re.findall(r"^(VmRSS|VmHWM):\s+(\d+) kB$", text, re.MULTILINE))
+    return int(found.get("VmRSS", 0)) * 1024, int(found.get("VmHWM", 0)) * 1024
+
+
+def shards_done(run: Path) -> int:
+    """Finished shards in a run folder."""
+    return len(list((run / "signals").glob("shard-*.done")))
+
+
+def _measured(rows: int, given: argparse.Namespace) -> dict[str, Any]:
+    """The figures of a scan: those in the folder, or those of a scan made or completed now."""
+    run = given.out / f"run-{rows}-{given.signals}-{given.shard_rows}"
+    figures = run.with_suffix(".json")
     if figures.exists():
-        before = dict(json.loads(figures.read_text(encoding="utf-8")))
-        changed = _changed(before.get("versions", {}))
-        if not changed:
-            print(f"{kind.rows} rows: as measured before ({figures})", flush=True)
-            return before
-        kept = figures.with_suffix(".json.old")
-        print(f"{kind.rows} rows: measured before with {', '.join(changed)}: again ({kept} keeps them)", flush=True)
-        shutil.rmtree(run, ignore_errors=True)
-        figures.replace(kept)
-    dataset = _dataset(kind, folder)
+        return dict(json.loads(figures.read_text(encoding="utf-8")))
     resumed = (run / "signals").exists()
-    print(f"{kind.rows} rows: scanning{', going on where it stopped' if resumed else ''}", flush=True)
-    process = interrupted.run_to(kind.command(dataset, run), run, kind.shards, None)
-    manifest = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
-    timings = manifest["timings"]
+    print(f"{rows} rows: scanning{', going on where it stopped' if resumed else ''}", flush=True)
+    process = run_to(_command(rows, run, given), run, None)
+    timings = json.loads((run / "manifest.json").read_text(encoding="utf-8"))["timings"]
+    table = pq.read_table(run / "scores.parquet", columns=["prompt_tokens", "response_tokens"])
     measured = {
-        "rows": kind.rows,
-        "mean_tokens": _mean_tokens(run / "scores.parquet"),
+        "rows": rows,
+        "signals": given.signals,
+        "mean_tokens": float(np.mean(table["prompt_tokens"].to_numpy() + table["response_tokens"].to_numpy())),
+        # of a scan that went on they are the last process's alone
         "seconds": None if resumed else process.seconds,
-        "rows_in_this_call": timings["rows_scored_in_this_call"],
-        "rows_per_second": timings["rows_scored_in_this_call"] / timings["signals"] if timings["signals"] else None,
-        "seconds_besides_rows": process.seconds - timings["signals"],
-        # of a scan that went on it is the last process's alone
         "peak_bytes": None if resumed else process.peak_bytes,
         "rows_peak_bytes": process.rows_peak_bytes,
+        "rows_per_second": timings["rows_scored_in_this_call"] / timings["signals"] if timings["signals"] else None,
         "bytes_on_disk": sum(file.stat().st_size for file in run.rglob("*") if file.is_file()),
-        "dtype": manifest["model"]["dtype"],
-        "versions": {"ripcurrent": manifest["version"], SOURCE: _source(), **manifest["versions"]},
     }
     figures.write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")
     return measured
 
 
-def _source() -> str:
-    """A hash of the package's code: its version stays the same while it is worked on."""
-    import ripcurrent
-
-    files = sorted(Path(ripcurrent.__file__).parent.rglob("*.py"))
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
-
-
-def _changed(versions: Mapping[str, str]) -> list[str]:
-    """What of the packages, ripcurrent among them, has another version now than in these figures, in words."""
-    found = []
-    for name in dict.fromkeys(("ripcurrent", SOURCE, *versions)):
-        try:
-            now = _source() if name == SOURCE else version(name)
-        except PackageNotFoundError:
-            now = "none"
-        if (then := versions.get(name, "unknown")) != now:
-            found.append(f"{name} {then}, now {now}")
-    return found
-
-
-def _mean_tokens(scores: Path) -> float:
-    import pyarrow.parquet as pq
-
-    table = pq.read_table(scores, columns=["prompt_tokens", "response_tokens"])
-    return float(np.mean(table["prompt_tokens"].to_numpy() + table["response_tokens"].to_numpy()))
-
-
-def _report(found: list[dict[str, Any]], signals: str) -> int:
-    print(f"\nsignals {signals}, embedded model, {found[0]['dtype']}, a process each, peaks of all and past a shard")
+def report(measured: list[dict[str, Any]]) -> int:
+    """Print the figures and whether memory stays flat; 1 where it does not."""
+    print(f"\nsignals {measured[0]['signals']}, embedded model, a process each; peaks of all and past a first shard")
     print(f"{'rows':>8} {'tokens':>7} {'minutes':>8} {'rows/s':>7} {'peak MB':>8} {'rows MB':>8} {'disk MB':>8}")
-    for one in found:
+    for one in measured:
         minutes = "resumed" if one["seconds"] is None else f"{one['seconds'] / 60:.1f}"
+        peak = "–" if one["peak_bytes"] is None else f"{one['peak_bytes'] / 1e6:.0f}"
         print(
-            f"{one['rows']:>8} {one['mean_tokens']:>7.1f} {minutes:>8} {one['rows_per_second'] or 0:>7.1f} "
-            f"{'–' if one['peak_bytes'] is None else format(one['peak_bytes'] / 1e6, '.0f'):>8} "
-            f"{one['rows_peak_bytes'] / 1e6:>8.0f} "
-            f"{one['bytes_on_disk'] / 1e6:>8.1f}"
+            f"{one['rows']:>8} {one['mean_tokens']:>7.1f} {minutes:>8} {one['rows_per_second'] or 0:>7.1f} {peak:>8} "
+            f"{one['rows_peak_bytes'] / 1e6:>8.0f} {one['bytes_on_disk'] / 1e6:>8.1f}"
         )
-    if len(found) == 1:
+    if len(measured) == 1:
         return 0
-    if not all(one["rows_peak_bytes"] and one["peak_bytes"] for one in found):
-        print("memory with rows: no verdict, as not every scan was one process's that could be looked at")
+    if not all(one["rows_peak_bytes"] and one["peak_bytes"] for one in measured):
+        print("memory with rows: no verdict, as not every scan was one process")
         return 0
     # loading takes the most where only representations are read, and would hide what grows with the rows
-    ratio = found[-1]["rows_peak_bytes"] / found[0]["rows_peak_bytes"]
-    flat = ratio <= FLAT
-    print(f"memory with rows, most rows over fewest: {ratio:.2f}   goal ≤ {FLAT}  {'pass' if flat else 'FALL SHORT'}")
-    return 0 if flat else 1
+    ratio = measured[-1]["rows_peak_bytes"] / measured[0]["rows_peak_bytes"]
+    verdict = "pass" if ratio <= FLAT else "FALLS SHORT"
+    print(f"memory with rows, most rows over fewest: {ratio:.2f}   goal ≤ {FLAT}: {verdict}")
+    return int(ratio > FLAT)
+
+
+def _interrupted(rows: int, given: argparse.Namespace) -> int:
+    """Scan undisturbed and interrupted, both from nothing, and compare the scores; 0 where they are the same."""
+    whole, broken = (given.out / f"interrupted-{rows}" / name for name in ("undisturbed", "interrupted"))
+    shutil.rmtree(whole.parent, ignore_errors=True)
+    return compare(
+        _command(rows, whole, given), _command(rows, broken, given), -(-rows // given.shard_rows), given.interrupt
+    )
+
+
+def compare(undisturbed: Sequence[str], interrupted: Sequence[str], shards: int, kills: int) -> int:
+    """Run one command to its end and the other with ``kills`` kills; each names its run folder after ``--out``."""
+    whole, broken = (Path(command[command.index("--out") + 1]) for command in (undisturbed, interrupted))
+    processes = [run_to(undisturbed, whole, None)]
+    for number in range(1, kills + 1):
+        # further than the last process came, or nothing would be resumed
+        kill_at = max(round(shards * number / (kills + 1)), shards_done(broken) + 1)
+        processes.append(run_to(interrupted, broken, kill_at))
+    processes.append(run_to(interrupted, broken, None))
+    for process in processes:
+        ended = "to the end" if process.killed_after is None else f"killed after {process.killed_after} of {shards}"
+        print(f"{ended:32} {process.seconds / 60:>8.2f} minutes {process.peak_bytes / 1e6:>8.0f} MB")
+    different = differences(*(pq.read_table(run / "scores.parquet") for run in (whole, broken)))
+    print("\n".join(different or ["scores.parquet: every value of every column the same"]))
+    killed = sum(process.killed_after is not None for process in processes)
+    passed = not different and killed == kills
+    print(f"killed {killed} times of {kills}, resumed, the same result: {'pass' if passed else 'FALLS SHORT'}")
+    return int(not passed)
+
+
+def differences(one: pa.Table, other: pa.Table) -> list[str]:
+    """Columns that are not the same to the bit, a line each; NaN is the same as NaN, and null as null."""
+    if one.schema.names != other.schema.names or one.schema.types != other.schema.types:
+        return ["the tables have other columns"]
+    if one.num_rows != other.num_rows:
+        return [f"the tables have {one.num_rows} and {other.num_rows} rows"]
+    pairs = ((name, one[name].to_pylist(), other[name].to_pylist()) for name in one.column_names)
+    unequal = {name: sum(repr(a) != repr(b) for a, b in zip(left, right, strict=True)) for name, left, right in pairs}
+    return [f"{name}: {count} of {one.num_rows} values differ" for name, count in unequal.items() if count]
 
 
 if __name__ == "__main__":

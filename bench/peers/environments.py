@@ -1,4 +1,4 @@
-"""A virtual environment for each peer, made once in the bench's folder."""
+"""The peers, and a virtual environment for each, made once in the bench's folder."""
 
 from __future__ import annotations
 
@@ -23,73 +23,69 @@ class PeerError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A package to measure."""
+    """A package to measure, or one of the loops of this project."""
 
     name: str
     """As the table has it."""
-    requirements: tuple[str, ...]
-    """What pip is asked for, its own version exact."""
-    script: str
-    """Its script beside this file."""
     scopes: tuple[str, ...]
     """Scopes that it can take."""
-    rows: Mapping[str, int] | None = None
+    script: str = ""
+    """Its script beside this file; empty for this project's own."""
+    requirements: tuple[str, ...] = ()
+    """What pip is asked for, its own version exact."""
+    without: tuple[str, ...] = ()
+    """Declared dependencies that are not needed on this path and whose wheels do not load beside torch's CPU build."""
+    rows: int | None = None
     """At most so many rows of each set, where it is too slow for all."""
-    batches: tuple[int, ...] = ()
+    batches: tuple[int | None, ...] = (None,)
     """Rows at once to try, each in a process of its own, where that is a setting; for each set the fastest counts."""
     environ: Mapping[str, str] = field(default_factory=dict)
     """Settings of the process that it runs faster with."""
-    without: tuple[str, ...] = ()
-    """Declared dependencies that are not needed on this path and whose wheels do not load beside torch's CPU build."""
+
+    def command(self, folder: Path) -> list[str]:
+        """The command line that takes a task file, its environment made where it is not there.
+
+        Raises:
+            PeerError: the package cannot be installed.
+        """
+        if not self.script:
+            return [sys.executable, "-m", "bench.peers.run_own", self.name]
+        return [str(_environment(self, folder)), str(Path(__file__).parent / self.script)]
 
 
+BOTH = ("linear", "all")
+# dattri allocates and frees vectors of all parameters hundreds of times a row; returned to the system each time, they
+# make it about seven times slower
+KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(1 << 33), "MALLOC_TRIM_THRESHOLD_": str(1 << 34)}
 PEERS = (
+    Peer("ripcurrent", BOTH),
+    Peer("batch-1 loop", BOTH),
+    Peer("the reference's way", ("all",), rows=3),
     Peer(
-        "bergson 2.5.1",
-        ("bergson==2.5.1",),
-        "run_bergson.py",
-        ("linear",),
+        "bergson 2.5.1", ("linear",), "run_bergson.py", ("bergson==2.5.1",),
         without=("torchvision", "torchaudio", "bitsandbytes"),
     ),
     Peer(
-        "kronfluence 1.0.1",
-        ("kronfluence==1.0.1", "transformers"),
-        "run_kronfluence.py",
-        ("linear",),
-        batches=BATCHES,
-        without=("torchvision",),
+        "kronfluence 1.0.1", ("linear",), "run_kronfluence.py", ("kronfluence==1.0.1", "transformers"),
+        without=("torchvision",), batches=BATCHES,
     ),
+    Peer("dattri 0.3.0", BOTH, "run_dattri.py", ("dattri==0.3.0", "transformers"), rows=2, environ=KEEP_MEMORY),
     Peer(
-        "dattri 0.3.0",
-        ("dattri==0.3.0", "transformers"),
-        "run_dattri.py",
-        ("linear", "all"),
-        rows={"short": 2, "long": 2},
-        # It allocates and frees vectors of all parameters hundreds of times a row; returned to the system each time,
-        # they make it about seven times slower.
-        environ={"MALLOC_MMAP_THRESHOLD_": str(1 << 33), "MALLOC_TRIM_THRESHOLD_": str(1 << 34)},
-    ),
-    Peer(
-        "dattri-llm 0.1.0",
-        ("dattri-llm[attribution,transformers]==0.1.0",),
-        "run_dattri_llm.py",
-        ("linear", "all"),
+        "dattri-llm 0.1.0", BOTH, "run_dattri_llm.py", ("dattri-llm[attribution,transformers]==0.1.0",),
         batches=BATCHES,
     ),
-)
+)  # fmt: skip
 
 
-def environment(peer: Peer, folder: Path) -> Path:
-    """The Python of a peer's environment, made now if it is not there.
+def _environment(peer: Peer, folder: Path) -> Path:
+    """The Python of a peer's environment.
 
     It reads torch, transformers and whatever else the peer shares with this project (pip too) from the project's own
-    environment, so that all run on the very same versions and little is installed; the peer and the rest of its
-    dependencies are its own. Raises :class:`PeerError` with pip's own words when it cannot be made.
+    environment, so that all run on the very same versions and little is installed.
     """
     home = folder / re.sub(r"[^a-z]+", "-", peer.name.split()[0])
-    python = home / "bin" / "python"
+    python, stamp = home / "bin" / "python", home / "made.txt"
     wanted = repr((peer.requirements, peer.without, hashlib.sha256(CONSTRAINTS.read_bytes()).hexdigest(), sys.version))
-    stamp = home / "made.txt"
     if stamp.exists() and stamp.read_text(encoding="utf-8") == wanted:
         return python
     print(f"installing {peer.name}", file=sys.stderr, flush=True)
@@ -98,21 +94,16 @@ def environment(peer: Peer, folder: Path) -> Path:
     (packages / "project.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
     pip = [str(python), "-m", "pip", "install", "--quiet", "--constraint", str(CONSTRAINTS)]
     if peer.without:
-        _run([*pip, "--no-deps", peer.requirements[0]])
-        _run([*pip, *_dependencies(python, peer), *peer.requirements[1:]])
+        package, *others = peer.requirements
+        _run([*pip, "--no-deps", package])
+        code = f"import importlib.metadata as m; print('\\n'.join(m.requires({package.split('==')[0]!r}) or ()))"
+        declared = subprocess.run([str(python), "-c", code], check=True, capture_output=True, text=True).stdout
+        needed = [line for line in declared.splitlines() if "extra ==" not in line]
+        _run([*pip, *(n for n in needed if re.split(r"[^\w.-]", n)[0].lower() not in peer.without), *others])
     else:
         _run([*pip, *peer.requirements])
     stamp.write_text(wanted, encoding="utf-8")
     return python
-
-
-def _dependencies(python: Path, peer: Peer) -> list[str]:
-    """What the installed package declares, less what it is run without."""
-    package = peer.requirements[0].split("==")[0]
-    code = f"import importlib.metadata as m; print('\\n'.join(m.requires({package!r}) or ()))"
-    declared = subprocess.run([str(python), "-c", code], check=True, capture_output=True, text=True).stdout
-    wanted = [line for line in declared.splitlines() if "extra ==" not in line]
-    return [line for line in wanted if re.split(r"[^\w.-]", line)[0].lower() not in peer.without]
 
 
 def _run(command: Sequence[str]) -> None:

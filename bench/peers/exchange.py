@@ -9,7 +9,6 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -28,48 +27,26 @@ class Task:
 
     def __init__(self, path: Path) -> None:
         given: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        self.path = path
+        self.path, self.work, self.out = path, path.parent, Path(given["out"])
         self.model: str = given["model"]
         self.dtype: str = given["dtype"]
         self.scope: str = given["scope"]
         self.sets: dict[str, list[Row]] = given["sets"]
         self.anchors: dict[str, list[Row]] = given["anchors"]
-        self.directions: Path = Path(given["directions"])
+        self.directions = Path(given["directions"])
         self.batch: int | None = given["batch"]
         """Rows at once; None for those that are not told."""
-        self.work = path.parent
-        self.out = Path(given["out"])
-        self.result: dict[str, Any] = {
-            "seconds": {},
-            # the most memory that the process has held by the end of each set
-            "peak_bytes": {},
-            "scores": {},
-            "settings": "",
-            "left_out": "",
-            # whether scores are cosines with the directions, and not products with them as they are
-            "unit_directions": False,
-        }
+        self.torch_dtype: torch.dtype = getattr(torch, self.dtype)
+        self.result: dict[str, Any] = {"seconds": {}, "peak_bytes": {}, "scores": {}}
         torch.set_num_threads(given["threads"])
 
-    @property
-    def torch_dtype(self) -> torch.dtype:
-        """What to compute in."""
-        found: torch.dtype = getattr(torch, self.dtype)
-        return found
-
-    def direction_names(self) -> list[str]:
-        """Parameters that the directions cover, as the model names them."""
-        with safe_open(self.directions, framework="pt") as file:
-            return sorted({key.split("/", 1)[1] for key in file.keys()})  # noqa: SIM118
-
-    def read_directions(self, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
+    def read_directions(self) -> dict[str, Tensor]:
         """Parameter name to both directions, shape ``(2, *shape)``."""
         with safe_open(self.directions, framework="pt") as file:
+            names = sorted({key.split("/", 1)[1] for key in file.keys()})  # noqa: SIM118
             return {
-                name: torch.stack([file.get_tensor(f"{each}/{name}") for each in DIRECTIONS]).to(
-                    dtype or self.torch_dtype
-                )
-                for name in self.direction_names()
+                name: torch.stack([file.get_tensor(f"{each}/{name}") for each in DIRECTIONS]).to(self.torch_dtype)
+                for name in names
             }
 
     def time(self, name: str, function: Callable[[list[Row]], Any]) -> Any:
@@ -84,10 +61,14 @@ class Task:
         """Keep a set's scores, shape ``(rows, 2)``."""
         self.result["scores"][name] = torch.as_tensor(scores).double().tolist()
 
-    def write(self, *packages: str) -> None:
-        """Write the result with the versions of ``packages``."""
-        self.result["versions"] = {name: _version(name) for name in ("torch", "transformers", *packages)}
-        self.out.write_text(json.dumps(self.result), encoding="utf-8")
+    def write(self, settings: str, *, left_out: str = "", cosine: bool = True, unit_directions: bool = False) -> None:
+        """Write the result.
+
+        ``cosine`` is False where scores are plain dots; with ``unit_directions`` they are cosines with the directions,
+        and not products of normalised gradients with the directions as they are.
+        """
+        said = {"settings": settings, "left_out": left_out, "cosine": cosine, "unit_directions": unit_directions}
+        self.out.write_text(json.dumps(self.result | said), encoding="utf-8")
 
 
 def given_task() -> Task:
@@ -98,13 +79,12 @@ def given_task() -> Task:
 
 
 def load_causal_model(task: Task, **options: Any) -> Any:
-    """The task's model as transformers loads it: frozen, in evaluation mode, and no code of the folder run."""
+    """The task's model as transformers loads it, in evaluation mode; no code of the folder runs."""
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(
+    return AutoModelForCausalLM.from_pretrained(
         task.model, dtype=task.torch_dtype, local_files_only=True, use_safetensors=True, **options
-    )
-    return model.eval()
+    ).eval()
 
 
 def collate(rows: Sequence[Row]) -> dict[str, Tensor]:
@@ -116,12 +96,11 @@ def collate(rows: Sequence[Row]) -> dict[str, Tensor]:
     }
 
 
-def sum_of_row_means(logits: Tensor, labels: Tensor) -> Tensor:
+def batch_loss(model: Any, batch: dict[str, Tensor]) -> Tensor:
     """``Σ_i ℓ_i``, each row's loss a mean over its own response tokens."""
-    wanted = labels[:, 1:]
-    losses = torch.nn.functional.cross_entropy(
-        logits[:, :-1].float().flatten(0, 1), wanted.flatten(), reduction="none", ignore_index=-100
-    ).view(wanted.shape)
+    wanted = batch["labels"][:, 1:]
+    logits = model(input_ids=batch["input_ids"], use_cache=False).logits[:, :-1].float()
+    losses = torch.nn.functional.cross_entropy(logits.mT, wanted, reduction="none", ignore_index=-100)
     return (losses.sum(dim=1) / (wanted != -100).sum(dim=1)).sum()
 
 
@@ -130,12 +109,4 @@ def peak_bytes() -> int:
     status = Path("/proc/self/status")
     if status.exists() and (found := re.search(r"VmHWM:\s+(\d+) kB", status.read_text())):
         return int(found[1]) * 1024
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -1,8 +1,7 @@
 """bergson: ``build`` makes one mean query gradient per anchor set, ``score`` takes the rows against both.
 
-Run by the bench in bergson's environment: ``run_bergson.py TASK``. The queries are built in a process of their own, so
-that their memory is not counted; what is timed is ``collect_gradients`` of ``score``, after model and queries are
-loaded.
+Run in bergson's environment: ``run_bergson.py TASK``. The queries are built in a process of their own, so that their
+memory is not counted; what is timed is ``collect_gradients`` of ``score``, after model and queries are loaded.
 """
 
 from __future__ import annotations
@@ -18,7 +17,6 @@ import numpy as np
 from exchange import DIRECTIONS, Row, Task, given_task
 
 TOKENS = 1024
-PRECISION = {"float32": "fp32", "bfloat16": "bf16"}
 
 
 def main() -> None:
@@ -30,6 +28,9 @@ def main() -> None:
     subprocess.run([sys.executable, __file__, str(task.path), "--build"], check=True)
     _join(task)
     _score(task)
+    task.write(
+        f"token_batch_size {TOKENS}, score precision fp32, queries by its own build", left_out="embeddings, head, norms"
+    )
 
 
 def _index(task: Task, name: str, rows: list[Row]) -> Any:
@@ -42,7 +43,7 @@ def _index(task: Task, name: str, rows: list[Row]) -> Any:
         run_path=str(task.work / f"{name}-index"),
         overwrite=True,
         model=task.model,
-        precision=PRECISION[task.dtype],
+        precision={"float32": "fp32", "bfloat16": "bf16"}[task.dtype],
         data=DataConfig(dataset=str(data)),
         projection_dim=0,
         token_batch_size=TOKENS,
@@ -67,8 +68,7 @@ def _join(task: Task) -> None:
     shutil.copytree(first, joined)
     with (joined / "gradients.bin").open("ab") as file:
         file.write((second / "gradients.bin").read_bytes())
-    info = json.loads((joined / "info.json").read_text())
-    info["num_grads"] = 2
+    info = json.loads((joined / "info.json").read_text()) | {"num_grads": 2}
     (joined / "info.json").write_text(json.dumps(info))
 
 
@@ -85,14 +85,9 @@ def _score(task: Task) -> None:
 
         module.collect_gradients = timed
         index = _index(task, name, rows)
-        Score(
-            ScoreConfig(query_path=str(task.work / "queries")), index, PreprocessConfig(unit_normalize=True)
-        ).execute()
+        queries = ScoreConfig(query_path=str(task.work / "queries"))
+        Score(queries, index, PreprocessConfig(unit_normalize=True)).execute()
         task.keep(name, _read_scores(Path(index.run_path)))
-    task.result["measure"] = "cosine"
-    task.result["settings"] = f"token_batch_size {TOKENS}, score precision fp32, queries by its own build"
-    task.result["left_out"] = "embeddings, head, norms"
-    task.write("bergson")
 
 
 def _read_scores(folder: Path) -> Any:

@@ -1,11 +1,9 @@
 """dattri: ``TracInAttributor`` with normalised gradients and no projection.
 
-Run by the bench in dattri's environment: ``run_dattri.py TASK``. Its constructor has no way to turn the projection off;
-the attribute is set afterwards. A row's gradient is taken through one flat vector of all parameters: cutting that into
-tensors costs, on the way back, a pass over the whole vector for each of them, which is most of the time. Norms and dots
-of such vectors are summed in float32, which loses a few percent of them on a processor. Its test gradients are taken
-anew with every batch of rows; here they are the directions, as gradients of linear functions of the flat vector, which
-costs little.
+Run in dattri's environment: ``run_dattri.py TASK``. Its constructor has no way to turn the projection off; the
+attribute is set afterwards. A row's gradient is taken through one flat vector of all parameters, which is most of the
+time. Norms and dots of such vectors are summed in float32, which loses a few percent of them on a CPU. Its test
+gradients are taken again with every batch of rows; here they are the directions, as gradients of linear functions.
 """
 
 from __future__ import annotations
@@ -32,11 +30,9 @@ def main() -> None:
     directions = torch.cat([stacked.pop(name).flatten(1) for name in wanted], dim=1)
     for name in task.sets:
         task.keep(name, task.time(name, partial(_attribute, model, directions)))
-    task.result["measure"] = "cosine"
-    task.result["unit_directions"] = True
-    task.result["settings"] = f"{ROWS} row at once, eager attention, glibc keeps freed memory"
-    task.result["left_out"] = "embeddings, head, norms" if task.scope == "linear" else ""
-    task.write("dattri")
+    left_out = "embeddings, head, norms" if task.scope == "linear" else ""
+    settings = f"{ROWS} row at once, eager attention, glibc keeps freed memory"
+    task.write(settings, left_out=left_out, unit_directions=True)
 
 
 def _attribute(model: Any, directions: Tensor, rows: list[Row]) -> Tensor:
@@ -45,9 +41,8 @@ def _attribute(model: Any, directions: Tensor, rows: list[Row]) -> Tensor:
 
     def loss(parameters: dict[str, Tensor], data: tuple[Tensor, Tensor]) -> Tensor:
         ids, labels = data
-        logits = torch.func.functional_call(
-            model, parameters, (), {"input_ids": ids.unsqueeze(0), "use_cache": False}
-        ).logits[0]
+        inputs = {"input_ids": ids.unsqueeze(0), "use_cache": False}
+        logits = torch.func.functional_call(model, parameters, (), inputs).logits[0]
         return torch.nn.functional.cross_entropy(logits[:-1].float(), labels[1:], ignore_index=-100)
 
     def direction(flat: Tensor, data: tuple[Tensor]) -> Tensor:
@@ -65,8 +60,7 @@ def _attribute(model: Any, directions: Tensor, rows: list[Row]) -> Tensor:
     train = DataLoader(rows, batch_size=ROWS, shuffle=False, collate_fn=lambda each: tuple(collate(each).values()))
     test = DataLoader(TensorDataset(torch.eye(2)), batch_size=2, shuffle=False)
     with torch.no_grad():
-        found: Tensor = attributor.attribute(train, test)
-    return found
+        return attributor.attribute(train, test)
 
 
 if __name__ == "__main__":

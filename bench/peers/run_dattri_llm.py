@@ -1,12 +1,13 @@
 """dattri-llm: ``TracInAttributor`` with normalised gradients, factorised capture, weights frozen.
 
-Run by the bench in dattri-llm's environment: ``run_dattri_llm.py TASK``. The directions enter as its test gradients,
-already formed, through the two hooks of its workflow that give the gradient sources.
+Run in dattri-llm's environment: ``run_dattri_llm.py TASK``. The directions enter as its test gradients, already formed,
+through the two hooks of its workflow that give the gradient sources.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -15,29 +16,24 @@ from dattri_llm import AttributionArguments, AttributionTask, HookManagerConfig,
 from dattri_llm.gradient.gradient import Gradient
 from dattri_llm.gradient.streaming import GradientStreamer
 from dattri_llm.utils.module import rms_norm_module_kwargs
-from exchange import Row, Task, collate, given_task, load_causal_model, sum_of_row_means
+from exchange import DIRECTIONS, Row, batch_loss, collate, given_task, load_causal_model
 from torch import Tensor
 
 
-class Queries:
+class Queries(nullcontext):  # type: ignore[type-arg]
     """Both directions as one block of its test gradients, in the form that its scoring loop takes."""
 
     reusable = True
 
     def __init__(self, block: Gradient) -> None:
+        super().__init__(self)
         self.block = block
 
     def __len__(self) -> int:
         return 1
 
     def __iter__(self) -> Iterator[tuple[int, Gradient, list[str]]]:
-        yield 0, self.block, ["harmful", "safe"]
-
-    def __enter__(self) -> Queries:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        return None
+        yield 0, self.block, list(DIRECTIONS)
 
 
 class Attributor(TracInAttributor):  # type: ignore[misc]
@@ -46,7 +42,6 @@ class Attributor(TracInAttributor):  # type: ignore[misc]
     queries: Gradient
 
     def generate_train_rep(self, train_dataset: Any, **options: Any) -> GradientStreamer:
-        """Its own streamer, with our padding."""
         return GradientStreamer(
             self.task.model,
             train_dataset,
@@ -58,7 +53,6 @@ class Attributor(TracInAttributor):  # type: ignore[misc]
         )
 
     def generate_test_rep(self, test_dataset: Any, **options: Any) -> Queries:
-        """The directions."""
         return Queries(self.queries)
 
 
@@ -69,15 +63,21 @@ def main() -> None:
     model.get_input_embeddings().weight.requires_grad_(True)
     hooks, queries = _hooks_and_queries(model, task.read_directions())
     for name in task.sets:
-        attributor = _attributor(task, model, queries)
-        task.keep(name, task.time(name, partial(_attribute, attributor, hooks)))
-    task.result["measure"] = "cosine"
-    task.result["unit_directions"] = True
-    task.result["settings"] = "capture_style auto, weights frozen, directions as test gradients"
-    task.result["left_out"] = (
-        "embeddings, head, norms" if task.scope == "linear" else "the cross term of the tied head and embedding"
-    )
-    task.write("dattri-llm")
+        arguments = AttributionArguments(
+            output_dir=str(task.work / "dattri-llm"), per_device_train_batch_size=task.batch, use_cpu=True
+        )
+        attributor = Attributor(arguments, task=AttributionTask(loss_func=batch_loss, model=model))
+        attributor.queries = queries
+        attribute = partial(_attribute, attributor, hooks)
+        task.keep(name, task.time(name, attribute))
+    linear = task.scope == "linear"
+    left_out = "embeddings, head, norms" if linear else "the cross term of the tied head and embedding"
+    settings = "capture_style auto, weights frozen, directions as test gradients"
+    task.write(settings, left_out=left_out, unit_directions=True)
+
+
+def _attribute(attributor: Attributor, hooks: HookManagerConfig, rows: list[Row]) -> Tensor:
+    return attributor.attribute(rows, None, hook_config=hooks, normalized_grad=True).scores
 
 
 def _hooks_and_queries(model: Any, directions: dict[str, Tensor]) -> tuple[HookManagerConfig, Gradient]:
@@ -104,27 +104,8 @@ def _hooks_and_queries(model: Any, directions: dict[str, Tensor]) -> tuple[HookM
         capture_style="auto",
         include_frozen=True,
     )
-    block = Gradient(
-        representation=dict.fromkeys(data, "materialized"), data=data, layer_types=types, validate_on_init=False
-    )
-    return hooks, block
-
-
-def _attributor(task: Task, model: Any, queries: Gradient) -> Attributor:
-    def loss(model: Any, batch: dict[str, Tensor]) -> Tensor:
-        return sum_of_row_means(model(input_ids=batch["input_ids"], use_cache=False).logits, batch["labels"])
-
-    arguments = AttributionArguments(
-        output_dir=str(task.work / "dattri-llm"), per_device_train_batch_size=task.batch, use_cpu=True
-    )
-    attributor = Attributor(arguments, task=AttributionTask(loss_func=loss, model=model))
-    attributor.queries = queries
-    return attributor
-
-
-def _attribute(attributor: Attributor, hooks: HookManagerConfig, rows: list[Row]) -> Tensor:
-    scores: Tensor = attributor.attribute(rows, None, hook_config=hooks, normalized_grad=True).scores
-    return scores
+    formed = dict.fromkeys(data, "materialized")
+    return hooks, Gradient(representation=formed, data=data, layer_types=types, validate_on_init=False)
 
 
 if __name__ == "__main__":
