@@ -32,7 +32,7 @@ SOURCES = {
     "scripts/guard/instructions_dev.jsonl": "request",
     "src/ripcurrent/anchors/builtin.jsonl": "prompt",
     "src/ripcurrent/anchors/second_family.jsonl": "prompt",
-    "src/ripcurrent/demo/rows.jsonl": "instruction",
+    "src/ripcurrent/data/demo_rows.jsonl": "instruction",
     "src/ripcurrent/evaluation/prompts/builtin.jsonl": "prompt",
 }
 HELD_OUT = {

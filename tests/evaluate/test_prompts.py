@@ -69,7 +69,7 @@ def test_builtin_is_disjoint_from_what_the_guard_and_the_anchors_were_made_of() 
     """Neither the same text nor a near-duplicate: otherwise evaluation would ask what was trained or selected on."""
     others: dict[str, str] = {}
     files = [*ROOT.glob("scripts/guard/*.jsonl"), *ROOT.glob("src/ripcurrent/anchors/*.jsonl")]
-    files.append(ROOT / "src/ripcurrent/demo/rows.jsonl")
+    files.append(ROOT / "src/ripcurrent/data/demo_rows.jsonl")
     for path in files:
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
             row = json.loads(line)

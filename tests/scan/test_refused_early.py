@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
 import ripcurrent as rc
-from ripcurrent.demo._demo_proof import PROOF, cached_proof
 from ripcurrent.errors import ExitCode, RipcurrentError
 from ripcurrent.forecast._calibrate_data import calibrate_data
 from ripcurrent.scan._check_anchors import check_anchors
-from ripcurrent.scan._options import ScanOptions
 from tests.forecast.ladder_folder import ScanRows, fabricate_ladder, fabricate_scan
 from tests.tiny_scan import EXACT, good_rows, write_jsonl
 
@@ -52,21 +48,3 @@ def test_no_usable_row_within_a_budget_is_said_in_words(tiny_folder: Path, ancho
     with pytest.raises(RipcurrentError, match=r"No row of .* could be scored") as caught:
         rc.scan(rows, tmp_path / "out", **how, **EXACT)
     assert caught.value.code == ExitCode.NOT_MEASURED
-
-
-def test_the_demos_stored_proof_is_of_its_own_scan_alone() -> None:
-    import json
-
-    def scan(**changes: Any) -> Any:
-        scanned = json.loads(PROOF.read_text())["scanned"]
-        manifest = {
-            "dataset": {"sha256": scanned["dataset_sha256"]},
-            "model": {"fingerprint": scanned["model_fingerprint"]},
-            "anchors": {"sha256": scanned["anchors_sha256"]},
-            "options": {**ScanOptions().model_dump(), **changes},
-        }
-        return SimpleNamespace(manifest=manifest)
-
-    assert cached_proof(scan()) is not None
-    for change in ({"limit": 60}, {"signals": "representation"}, {"scope": "linear"}, {"max_tokens": 64}):
-        assert cached_proof(scan(**change)) is None, change

@@ -12,8 +12,7 @@ from ripcurrent.cli._scan import JSON, QUIET, show_summary
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ripcurrent.demo._demo import Demo, DemoRow, GroupShape
-    from ripcurrent.demo._demo_proof import Proof
+    from ripcurrent.demo import Demo, DemoRow, GroupShape, Proof
 
 INTRODUCTION = """\
 The demo scans {rows} harmless instructions with their answers, written for this package, on a small chat model that \
@@ -41,9 +40,8 @@ def demo_command(
     from rich.console import Console
 
     from ripcurrent.cli._output import TerminalProgress, print_json
-    from ripcurrent.data import read_rows
-    from ripcurrent.demo import DEMO_ROWS
-    from ripcurrent.demo._demo import run_demo
+    from ripcurrent.data import DEMO_ROWS, read_rows
+    from ripcurrent.demo import run_demo
     from ripcurrent.scan._summary import summarise_scan
 
     console = Console(highlight=False)
@@ -55,7 +53,7 @@ def demo_command(
         with TerminalProgress().shown() as progress:
             demo = run_demo(out, fresh=fresh, progress=progress, limit=limit)
     if as_json:
-        print_json(demo.as_json())
+        print_json(demo.to_json())
     elif not quiet:
         show_summary(summarise_scan(demo.scan.folder))
         show_demo(demo, console)
@@ -71,7 +69,7 @@ def show_demo(demo: Demo, console: Console) -> None:
         "most protective",
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 1, 1),
-        title=f"The two ends of {demo.ranking}",
+        title=f"The two ends of {demo.scan.default_ranking}",
     )
     for risky, protective in zip(demo.riskiest, demo.protective, strict=True):
         ends.add_row(_cell(risky), _cell(protective))
@@ -94,7 +92,7 @@ def show_demo(demo: Demo, console: Console) -> None:
     console.print("\n[bold]Now look at[/bold]")
     for label, path in (
         ("scores", demo.scan.scores_path),
-        ("page", demo.scan.report_path),
+        ("page", demo.scan.folder / "report.html"),
         ("selections", demo.selections[0].path.parent),
     ):
         console.print(f"  {label:<12}{path}", soft_wrap=True, markup=False)

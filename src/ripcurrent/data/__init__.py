@@ -1,5 +1,7 @@
 """Reading and writing datasets, rendering chats, loss masks, format traits, the refusal phrase list."""
 
+from pathlib import Path
+
 from ripcurrent.data._encode import encode, encode_anchor, encode_rows, why_mismatch
 from ripcurrent.data._files import plain_suffix, sha256_of_file
 from ripcurrent.data._formats import FIELDS, FORMATS, has_unread
@@ -20,10 +22,14 @@ from ripcurrent.data._traits import REFUSAL_PHRASES, has_refusal, opened_thought
 from ripcurrent.data._types import DatasetInfo, EncodedRow, LossOn, Message, Row, RowStatus, Traits
 from ripcurrent.data._windows import encode_windows, window_starts
 
+DEMO_ROWS = Path(__file__).parent / "demo_rows.jsonl"
+"""About 300 benign instructions with answers in mixed formats, written for this package."""
+
 FORMAT_NAMES: tuple[str, ...] = tuple(FORMATS)
 """Names for ``--format``."""
 
 __all__ = [
+    "DEMO_ROWS",
     "FIELDS", "FORMAT_NAMES", "NEAR_DUPLICATE", "PARQUET_STREAMED", "REFUSAL_PHRASES", "Dataset", "DatasetInfo",
     "EncodedRow", "LossOn", "Message", "Row", "RowStatus", "TokenKind", "TokenPart", "TokenPlace", "Traits",
     "canonical_json", "count_near_duplicates", "default_template", "encode", "encode_anchor", "encode_rows",

@@ -1,6 +1,6 @@
-"""The demo's own data: about 300 benign instruction rows in mixed formats, written for this project, and its proof."""
+"""The demo: the package's own rows scanned, selected and proved, nothing to bring or to download."""
 
-from pathlib import Path
+from ripcurrent.demo._demo import Demo, DemoRow, GroupShape, run_demo
+from ripcurrent.demo._proof import Proof, cached_proof, fresh_proof
 
-DEMO_ROWS = Path(__file__).parent / "rows.jsonl"
-"""The rows, written for this package."""
+__all__ = ["Demo", "DemoRow", "GroupShape", "Proof", "cached_proof", "fresh_proof", "run_demo"]

@@ -1,24 +1,24 @@
-"""The demo: the package's own benign rows scanned, selected and proved, nothing to bring or to download."""
+"""The story of the demo: scan, ranking, selection, comparison, proof."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import pyarrow as pa
+import numpy as np
+from pydantic import JsonValue
 
-from ripcurrent.data import Row, read_rows
-from ripcurrent.demo import DEMO_ROWS
-from ripcurrent.demo._demo_proof import Proof, cached_proof, fresh_proof
+import ripcurrent as rc
+from ripcurrent.data import DEMO_ROWS
+from ripcurrent.demo._proof import Proof, cached_proof, fresh_proof
 from ripcurrent.progress import Progress
-from ripcurrent.scan._columns import TRAIT_COLUMNS
-from ripcurrent.scan._scan import ScanResult, scan
-from ripcurrent.select_old import Overlap, SelectionRecord, bottom, overlap, plain_numbers, read_scores, top
-from ripcurrent.select_old._select import select
-from ripcurrent.select_old._table import ScoredRows
+from ripcurrent.report import REPORT, build_report
+from ripcurrent.scan import ScanRun
+from ripcurrent.select import Overlap, SelectionRecord
 
-SHOWN = 5
+ENDS = 5
 """Rows shown of each end of the ranking."""
 
 SELECTED = 30
@@ -27,57 +27,54 @@ SELECTED = 30
 OTHER_RANKING = "representation_bidirectional"
 """The other method's ranking, compared with the default one where both were computed."""
 
+FORMATS = {
+    "is_numbered": "numbered list",
+    "is_bullet": "bullet list",
+    "is_maths": "maths",
+    "is_code": "code",
+    "has_refusal": "refusal phrase",
+}
+"""Trait columns as a reader says them."""
+
 
 @dataclass(frozen=True, slots=True)
 class DemoRow:
     """One row of an end of the ranking, with what explains its place."""
 
     row: int
-    """0-based position in the rows."""
     score: float
-    """Its score in the default ranking."""
+    """In the default ranking."""
     harmful: float
     """Its similarity to the harmful anchors."""
     safe: float
     """Its similarity to the safe anchors."""
     response_tokens: int
-    """Loss-bearing tokens."""
     format: str
-    """Its format in words."""
     prompt: str
-    """Its prompt."""
 
 
 @dataclass(frozen=True, slots=True)
 class GroupShape:
-    """What a group of rows looks like."""
+    """What a group of rows looks like; shares are from 0 to 1."""
 
     rows: int
-    """How many."""
     mean_tokens: float
-    """Mean response tokens."""
     list_share: float
-    """Share of lists, 0 to 1."""
     maths_share: float
-    """Share of maths, 0 to 1."""
 
 
 @dataclass(frozen=True, slots=True)
 class Demo:
     """A finished demo."""
 
-    scan: ScanResult
-    """The scan's run."""
-    ranking: str
-    """The column that ranked."""
-    riskiest: tuple[DemoRow, ...]
-    """The riskiest rows, riskiest first."""
-    protective: tuple[DemoRow, ...]
-    """The most protective rows, most protective first."""
-    selections: tuple[SelectionRecord, ...]
+    scan: ScanRun
+    riskiest: Sequence[DemoRow]
+    """Riskiest first."""
+    protective: Sequence[DemoRow]
+    """Most protective first."""
+    selections: Sequence[SelectionRecord]
     """The riskiest rows as written, then their controls."""
     selected: GroupShape
-    """The selection."""
     control: GroupShape
     """The mean of its length-matched controls."""
     controls: int
@@ -85,30 +82,27 @@ class Demo:
     whole: GroupShape
     """Every scored row."""
     other: Overlap | None
-    """Rows that the other method's ranking selects as well; None where one method ran."""
+    """None where one method ran."""
     proof: Proof | None
     """What fine-tuning on the riskiest rows does; None where the proof at hand is not of these rows and this model."""
 
-    def as_json(self) -> dict[str, Any]:
-        """One JSON-ready object."""
-        found: dict[str, Any] = plain_numbers(
-            {
-                "run": str(self.scan.folder),
-                "scores": str(self.scan.scores_path),
-                "report": str(self.scan.report_path),
-                "status_counts": self.scan.status_counts,
-                "ranking": self.ranking,
-                "riskiest": [asdict(row) for row in self.riskiest],
-                "protective": [asdict(row) for row in self.protective],
-                "selected": asdict(self.selected),
-                "length_matched_control": asdict(self.control),
-                "all_rows": asdict(self.whole),
-                "shared_with_other_ranking": None if self.other is None else asdict(self.other),
-                "selections": [str(record.path) for record in self.selections],
-                "proof": None if self.proof is None else self.proof.as_json(),
-            }
-        )
-        return found
+    def to_json(self) -> dict[str, JsonValue]:
+        """What ``demo --json`` prints."""
+        return {
+            "run": str(self.scan.folder),
+            "scores": str(self.scan.scores_path),
+            "report": str(self.scan.folder / REPORT),
+            "status_counts": dict(self.scan.status_counts()),
+            "ranking": self.scan.default_ranking,
+            "riskiest": [asdict(row) for row in self.riskiest],
+            "protective": [asdict(row) for row in self.protective],
+            "selected": asdict(self.selected),
+            "length_matched_control": asdict(self.control),
+            "all_rows": asdict(self.whole),
+            "shared_with_other_ranking": None if self.other is None else asdict(self.other),
+            "selections": [str(record.path) for record in self.selections],
+            "proof": None if self.proof is None else self.proof.model_dump(mode="json"),
+        }
 
 
 def run_demo(
@@ -125,81 +119,65 @@ def run_demo(
     Raises:
         RipcurrentError: The embedded model is not installed, or ``out`` holds something else.
     """
-    result = scan(DEMO_ROWS, out, progress=progress, **changes)
-    table = read_scores(result.folder)
-    ranking = ScoredRows(table).default_ranking
-    count = max(1, min(SELECTED, result.status_counts["ok"] // 4))
-    shown = min(SHOWN, count)
-    records = select(result.folder, top=count)
+    run = ScanRun.open(rc.scan(DEMO_ROWS, out, progress=progress, **changes).folder)
+    if not (run.folder / REPORT).exists():
+        build_report(run)
+    ranked = run.ranked()
+    count = max(1, min(SELECTED, len(ranked) // 4))
+    records = rc.select(run, top=count)
     chosen = records[0]
     controls = [record for record in records if record.selection.kind == "length-matched"]
-    other = None
-    if ranking != OTHER_RANKING and result.manifest["options"]["signals"] == "all":
-        other = overlap(chosen.selection, top(table, count, OTHER_RANKING))
+    whole = chosen.summary
     return Demo(
-        scan=result,
-        ranking=ranking,
-        riskiest=_rows(table, top(table, shown).indices, ranking),
-        protective=_rows(table, bottom(table, shown).indices, ranking),
-        selections=tuple(records),
+        scan=run,
+        riskiest=_rows(run, ranked[: min(ENDS, count)].tolist()),
+        protective=_rows(run, ranked[::-1][: min(ENDS, count)].tolist()),
+        selections=records,
         selected=_mean_shape([chosen]),
         control=_mean_shape(controls),
         controls=len(controls),
-        whole=_shape(chosen, "whole_"),
-        other=other,
-        proof=fresh_proof(result, result.folder / "proof", progress=progress) if fresh else cached_proof(result),
+        whole=GroupShape(
+            whole.whole_rows,
+            whole.whole_length.mean,
+            whole.whole_format_shares["is_list"],
+            whole.whole_format_shares["is_maths"],
+        ),
+        other=_other(run, chosen),
+        proof=fresh_proof(run, run.folder / "proof", progress=progress) if fresh else cached_proof(run),
     )
 
 
-def _rows(table: pa.Table, indices: tuple[int, ...], ranking: str) -> tuple[DemoRow, ...]:
-    texts: dict[int, Row] = {row.index: row for row in read_rows(DEMO_ROWS) if row.index in indices}
-    scored = {record["row"]: record for record in table.to_pylist() if record["row"] in indices}
-    method = ranking.partition("_")[0]
-    return tuple(
+def _rows(run: ScanRun, numbers: Sequence[int]) -> list[DemoRow]:
+    prompts = {row.index: row.prompt for row in run.dataset().at(numbers)}
+    method = run.default_ranking.partition("_")[0]
+    score, harmful, safe = (run.floats(name) for name in (run.default_ranking, f"{method}_harmful", f"{method}_safe"))
+    return [
         DemoRow(
-            row=index,
-            score=scored[index][ranking],
-            harmful=scored[index][f"{method}_harmful"],
-            safe=scored[index][f"{method}_safe"],
-            response_tokens=scored[index]["response_tokens"],
-            format=format_in_words({trait for trait in TRAIT_COLUMNS if scored[index].get(trait)}),
-            prompt=texts[index].prompt,
+            row=row,
+            score=float(score[row]),
+            harmful=float(harmful[row]),
+            safe=float(safe[row]),
+            response_tokens=int(run.floats("response_tokens")[row]),
+            format=", ".join(word for trait, word in FORMATS.items() if run.flags(trait)[row])
+            or ("short answer" if run.flags("is_short")[row] else "prose"),
+            prompt=prompts[row],
         )
-        for index in indices
-    )
+        for row in numbers
+    ]
 
 
-def format_in_words(traits: set[str]) -> str:
-    """Trait columns as a reader says them."""
-    words = {
-        "is_numbered": "numbered list",
-        "is_bullet": "bullet list",
-        "is_maths": "maths",
-        "is_code": "code",
-        "has_refusal": "refusal phrase",
-    }
-    found = [word for trait, word in words.items() if trait in traits]
-    if not found:
-        found = ["short answer" if "is_short" in traits else "prose"]
-    return ", ".join(found)
+def _other(run: ScanRun, chosen: SelectionRecord) -> Overlap | None:
+    if run.default_ranking == OTHER_RANKING or run.options.signals != "all":
+        return None
+    rows = set(chosen.selection.indices)
+    other = set(run.ranked(OTHER_RANKING)[: len(rows)].tolist())
+    name = f"top-{len(rows)}-{OTHER_RANKING}"
+    return Overlap(name, len(rows & other), len(rows & other) / len(rows | other))
 
 
-def _mean_shape(records: list[SelectionRecord]) -> GroupShape:
-    shapes = [_shape(record) for record in records]
-    return GroupShape(
-        rows=shapes[0].rows,
-        mean_tokens=sum(shape.mean_tokens for shape in shapes) / len(shapes),
-        list_share=sum(shape.list_share for shape in shapes) / len(shapes),
-        maths_share=sum(shape.maths_share for shape in shapes) / len(shapes),
-    )
-
-
-def _shape(record: SelectionRecord, of: Literal["", "whole_"] = "") -> GroupShape:
-    summary = record.summary
-    shares = summary.whole_format_shares if of else summary.format_shares
-    return GroupShape(
-        rows=summary.whole_rows if of else summary.rows,
-        mean_tokens=(summary.whole_length if of else summary.length).mean,
-        list_share=shares["is_list"],
-        maths_share=shares["is_maths"],
-    )
+def _mean_shape(records: Sequence[SelectionRecord]) -> GroupShape:
+    summaries = [record.summary for record in records]
+    tokens, lists, maths = np.mean(
+        [(one.length.mean, one.format_shares["is_list"], one.format_shares["is_maths"]) for one in summaries], axis=0
+    ).tolist()
+    return GroupShape(summaries[0].rows, tokens, lists, maths)

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ripcurrent.anchors import load_anchors
-from ripcurrent.data import Dataset, DatasetInfo, open_unchanged
-from ripcurrent.demo import DEMO_ROWS
+from ripcurrent.data import DEMO_ROWS, Dataset, DatasetInfo, open_unchanged
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.experiment import MAIN, ExperimentConfig, ScanTable, held_out_rows, without_rows
 from ripcurrent.experiment._arms import missing_name

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ripcurrent.anchors import load_anchors
-from ripcurrent.data import read_rows
-from ripcurrent.demo import DEMO_ROWS
+from ripcurrent.data import DEMO_ROWS, read_rows
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.evaluate import find_judge, load_prompts
 from ripcurrent.experiment import ExperimentConfig, expand_arms, parse_experiment

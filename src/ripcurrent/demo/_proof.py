@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ripcurrent.demo import DEMO_ROWS
+from pydantic import BaseModel, ConfigDict
+
+import ripcurrent as rc
 from ripcurrent.evaluate import find_judges, kappas_of
 from ripcurrent.experiment import gather_prompts
-from ripcurrent.experiment._experiment import Experiment
-from ripcurrent.experiment._experiment_arms import digest_of
 from ripcurrent.finetune import load_recipe
 from ripcurrent.progress import Progress
 from ripcurrent.runs import write_json
-from ripcurrent.scan._options import ScanOptions
-from ripcurrent.scan._scan import ScanResult
+from ripcurrent.scan import ScanOptions, ScanRun
 
-PROOF = DEMO_ROWS.with_name("proof.json")
-"""The result that comes with the package: what ``ripcurrent demo --fresh`` found on the machine that it names."""
+PROOF = Path(__file__).with_name("proof.json")
+"""The result that comes with the package: what ``ripcurrent demo --fresh`` measured on the machine that it names."""
 
 EXPERIMENT: dict[str, Any] = {
     "name": "demo",
@@ -47,10 +45,14 @@ EXPERIMENT: dict[str, Any] = {
 }
 """Everything of the experiment but the scan."""
 
+RANKED_BY = ("limit", "scope", "anchor_tokens", "row_tokens", "loss_on", "max_tokens", "drop_refusals")
+"""Options of a scan that change which rows are the riskiest."""
 
-@dataclass(frozen=True, slots=True)
-class ProofRate:
+
+class ProofRate(BaseModel):
     """One arm."""
+
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
     arm: str
     """``base``, the model as it is, or the rows that it was fine-tuned on."""
@@ -59,25 +61,23 @@ class ProofRate:
     low: float
     """Lower end of the 95 % interval."""
     high: float
-    """Upper end."""
     over_refusal: float | None
     """Share of the benign requests that sound dangerous refused."""
     plain_answered: float | None
-    """Share of the plain requests answered."""
     runs: int
     """Seeds."""
 
 
-@dataclass(frozen=True, slots=True)
-class Proof:
+class Proof(BaseModel):
     """Rates before and after, and where they come from."""
+
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
     rates: tuple[ProofRate, ...]
     """The arms, ``base`` first."""
     verdict: str
     """On the riskiest rows against random ones."""
     judge: str
-    """Who judged."""
     kappas: list[float] | None
     """Smallest and largest κ of that judge with people; None where it was not measured."""
     prompts: int
@@ -91,25 +91,22 @@ class Proof:
     cached: bool
     """Whether it comes with the package rather than from this run."""
 
-    def as_json(self) -> dict[str, Any]:
-        """One JSON-ready object."""
-        return asdict(self)
 
-
-def cached_proof(scan: ScanResult) -> Proof | None:
-    """The proof that comes with the package, where it is of the same rows, model and anchors as the scan."""
-    found = json.loads(PROOF.read_text(encoding="utf-8"))
-    if found["scanned"] != _scanned(scan.manifest) or _ranked_otherwise(scan.manifest["options"]):
+def cached_proof(run: ScanRun) -> Proof | None:
+    """The proof that comes with the package, where the scan ranks the same rows by the same model and anchors."""
+    proof = Proof.model_validate_json(PROOF.read_text(encoding="utf-8"))
+    usual = ScanOptions()
+    ranked_otherwise = any(getattr(run.options, name) != getattr(usual, name) for name in RANKED_BY)
+    if proof.scanned != _scanned(run) or run.options.signals == "representation" or ranked_otherwise:
         return None
-    rates = tuple(ProofRate(**rate) for rate in found.pop("rates"))
-    return Proof(rates=rates, **{**found, "cached": True})
+    return proof.model_copy(update={"cached": True})
 
 
-def fresh_proof(scan: ScanResult, out: Path, *, progress: Progress | None = None, **changes: Any) -> Proof:
+def fresh_proof(run: ScanRun, out: Path, *, progress: Progress | None = None, **changes: Any) -> Proof:
     """Fine-tune on the riskiest rows and their controls, and ask: some ten minutes on two cores, resumed.
 
     Args:
-        scan: The finished scan of the demo.
+        run: The finished scan of the demo.
         out: The experiment's folder; the proof is written beside it as ``proof.json``.
         progress: Told of steps and rows.
         **changes: Keys of the experiment other than the demo's.
@@ -117,19 +114,21 @@ def fresh_proof(scan: ScanResult, out: Path, *, progress: Progress | None = None
     Raises:
         RipcurrentError: As an experiment.
     """
-    options = scan.manifest["options"]
-    keys = {**EXPERIMENT, "run": str(scan.folder), "device": options["device"], "dtype": options["dtype"], **changes}
-    found = Experiment.from_keys(**keys).run(out, progress=progress).results
-    judge = str(found["judge"])
-    summaries = [one for one in found["summaries"] if one["judge"] == judge]
+    keys = {**EXPERIMENT, "run": str(run.folder), "device": run.options.device, "dtype": run.options.dtype, **changes}
+    results = rc.Experiment.from_keys(**keys).run(out, progress=progress).results
+    judge = str(results["judge"])
+    summaries = [one for one in results["summaries"] if one["judge"] == judge]
     proof = Proof(
-        rates=tuple(map(_rate, summaries)),
-        verdict=str(found["verdict"]),
+        rates=tuple(
+            ProofRate(**one, arm=one["name"], answered=one["attack_success_rate"], runs=len(one["seeds"]))
+            for one in summaries
+        ),
+        verdict=results["verdict"],
         judge=judge,
-        kappas=kappas_of(judge, str(summaries[0]["judge_version"])),
-        prompts=int(found["asked"]["harmful"]),
-        rows=int(keys["size"]),
-        scanned=_scanned(scan.manifest),
+        kappas=kappas_of(judge, summaries[0]["judge_version"]),
+        prompts=results["asked"]["harmful"],
+        rows=keys["size"],
+        scanned=_scanned(run),
         made={
             "version": version("ripcurrent"),
             "date": datetime.now(UTC).date().isoformat(),
@@ -138,13 +137,13 @@ def fresh_proof(scan: ScanResult, out: Path, *, progress: Progress | None = None
         },
         cached=False,
     )
-    write_json(out.with_name("proof.json"), proof.as_json())
+    write_json(out.with_name("proof.json"), proof.model_dump(mode="json"))
     return proof
 
 
 def conditions_sha256() -> str:
     """Hash of the experiment, its recipe, what is asked and who judges: another one makes a stored proof stale."""
-    config = Experiment.from_keys(**EXPERIMENT, run="scan").config
+    config = rc.Experiment.from_keys(**EXPERIMENT, run="scan").config
     prompts, _ = gather_prompts(config.prompts)
     conditions = {
         "experiment": EXPERIMENT,
@@ -152,35 +151,12 @@ def conditions_sha256() -> str:
         "prompts": [[one.id, one.axis, one.text] for one in prompts],
         "judges": {judge.name: judge.version for judge in find_judges(config.judges)},
     }
-    return digest_of(conditions)
+    return hashlib.sha256(json.dumps(conditions).encode()).hexdigest()
 
 
-def _rate(summary: Mapping[str, Any]) -> ProofRate:
-    return ProofRate(
-        arm=str(summary["name"]),
-        answered=float(summary["attack_success_rate"]),
-        low=float(summary["low"]),
-        high=float(summary["high"]),
-        over_refusal=_share(summary["over_refusal"]),
-        plain_answered=_share(summary["plain_answered"]),
-        runs=len(summary["seeds"]),
-    )
-
-
-def _share(value: Any) -> float | None:
-    return None if value is None else float(value)
-
-
-def _ranked_otherwise(options: Mapping[str, Any]) -> bool:
-    """Whether a scan of these rows ranked others of them as the riskiest than the demo's own."""
-    names = ("limit", "scope", "preset", "anchor_tokens", "row_tokens", "loss_on", "max_tokens", "drop_refusals")
-    usual = ScanOptions()
-    return options["signals"] == "representation" or any(options.get(name) != getattr(usual, name) for name in names)
-
-
-def _scanned(manifest: Mapping[str, Any]) -> dict[str, str]:
+def _scanned(run: ScanRun) -> dict[str, str]:
     return {
-        "dataset_sha256": str(manifest["dataset"]["sha256"]),
-        "model_fingerprint": str(manifest["model"]["fingerprint"]),
-        "anchors_sha256": str(manifest["anchors"]["sha256"]),
+        "dataset_sha256": run.manifest.dataset.sha256,
+        "model_fingerprint": run.manifest.model.fingerprint,
+        "anchors_sha256": run.manifest.anchors.sha256,
     }
