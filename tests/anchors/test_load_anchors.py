@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ripcurrent.anchors import BUILTIN, HARMFUL, load_anchors
+from ripcurrent.anchors import BUILTIN, HARMFUL, AnchorsInfo, load_anchors
 from ripcurrent.errors import RipcurrentError
 
 
-def pair(name: str, number: int, answer: str = "answer") -> dict[str, str]:
+def pair(name: str, number: int, answer: str = "answer") -> dict[str, Any]:
     return {"set": name, "prompt": f"request {number}", "response": f"{answer} of {name} {number}"}
 
 
 def lines(*sets: str, count: int = 4) -> list[dict[str, Any]]:
     return [pair(name, number) for name in sets for number in range(count)]
+
+
+TWO_SETS = lines("harmful", "safe_1")
+ROLES = (("user", "prompt"), ("assistant", "response"))
 
 
 def write(folder: Path, records: list[Any]) -> Path:
@@ -35,11 +40,21 @@ def refused(path: Path | str, *parts: str) -> None:
 
 
 @pytest.mark.parametrize("name", BUILTIN)
-def test_the_sets_of_the_package_load_and_hold_two_safe_sets(name: str) -> None:
+def test_the_sets_of_the_package_are_requests_with_openings_and_no_content(name: str) -> None:
     anchors = load_anchors(name)
     assert anchors.sets == ("harmful", "safe_1", "safe_2")
     assert anchors.safe_sets == ("safe_1", "safe_2")
-    assert all(anchor.messages[-1].role == "assistant" and anchor.category for anchor in anchors.anchors)
+    for anchor in anchors.anchors:
+        # so that nothing hides in a turn before the last
+        assert [message.role for message in anchor.messages] == ["user", "assistant"]
+        assert anchor.category
+    answers = [anchor.messages[-1].content for anchor in anchors.anchors if anchor.set == HARMFUL]
+    assert len(answers) == 20
+    for answer in answers:
+        # the longest there is: a longer one is looked at before this number is raised
+        assert len(answer.split()) <= 11, answer
+        # one line, no list and no quantities
+        assert not re.search(r"\n|(^|\s)[-*•]|step one|first step|\d", answer, re.IGNORECASE), answer
 
 
 def test_the_two_sets_of_the_package_share_no_request() -> None:
@@ -56,25 +71,21 @@ def test_anchors_are_grouped_by_set_in_order_whatever_the_files_order(tmp_path: 
     assert anchors.order[:5] == [("harmful", 0), ("harmful", 1), ("harmful", 2), ("harmful", 3), ("safe_2", 0)]
     own_order = [record["prompt"] for record in mixed if record["set"] == HARMFUL]
     assert [a.messages[0].content for a in anchors.anchors[:4]] == own_order
+    assert AnchorsInfo.model_validate_json(anchors.info.model_dump_json()) == anchors.info
 
 
 def test_messages_and_pairs_mean_the_same(tmp_path: Path) -> None:
-    records = lines("harmful", "safe_1")
     as_messages = [
-        {
-            "set": r["set"],
-            "messages": [{"role": "user", "content": r["prompt"]}, {"role": "assistant", "content": r["response"]}],
-        }
-        for r in records
+        {"set": r["set"], "messages": [{"role": role, "content": r[field]} for role, field in ROLES]} for r in TWO_SETS
     ]
-    (tmp_path / "other").mkdir()
-    one, other = load_anchors(write(tmp_path, records)), load_anchors(write(tmp_path / "other", as_messages))
+    one = load_anchors(write(tmp_path, TWO_SETS))
+    other = load_anchors(write(tmp_path, as_messages))
     assert one.anchors == other.anchors
     assert one.sha256 != other.sha256
 
 
 def test_blank_lines_windows_line_ends_bom_and_line_separators_inside_text(tmp_path: Path) -> None:
-    records = [json.dumps(r, ensure_ascii=False) for r in lines("harmful", "safe_1")]
+    records = [json.dumps(r, ensure_ascii=False) for r in TWO_SETS]
     records[0] = json.dumps({"set": "harmful", "prompt": "a\u2028b\x85c", "response": "d"}, ensure_ascii=False)
     path = tmp_path / "mine.jsonl"
     path.write_bytes(b"\xef\xbb\xbf" + "\r\n\r\n".join(records).encode())
@@ -87,109 +98,76 @@ def test_missing_file_and_folder(tmp_path: Path) -> None:
     refused(tmp_path / "no.jsonl", "no.jsonl", "builtin", "second_family")
     refused(tmp_path, str(tmp_path))
     refused("bultin", "no anchor file bultin", "builtin")
-
-
-def test_no_anchors(tmp_path: Path) -> None:
-    refused(write(tmp_path, []), "mine.jsonl holds no anchors")
-
-
-def test_not_utf8(tmp_path: Path) -> None:
-    (tmp_path / "mine.jsonl").write_bytes(json.dumps(lines("harmful")[0]).encode("utf-16"))
+    (tmp_path / "mine.jsonl").write_bytes(json.dumps(TWO_SETS[0]).encode("utf-16"))
     refused(tmp_path / "mine.jsonl", "mine.jsonl is not UTF-8")
 
 
-def test_no_safe_set(tmp_path: Path) -> None:
-    refused(write(tmp_path, lines("harmful")), "no safe set", "safe_1")
-
-
-def test_no_harmful_set(tmp_path: Path) -> None:
-    refused(write(tmp_path, lines("safe_1", "safe_2")), "harmful", "0 anchors", "at least 4")
-
-
-def test_too_few(tmp_path: Path) -> None:
-    refused(write(tmp_path, lines("harmful", "safe_1") + lines("safe_2", count=3)), "safe_2", "3 anchors", "at least 4")
-
-
-def test_the_same_anchor_twice_in_a_set_also_in_other_case_and_spacing(tmp_path: Path) -> None:
-    records = lines("harmful", "safe_1")
-    again = {"set": "safe_1", "prompt": "Request  0", "response": "ANSWER of\nsafe_1 0"}
-    refused(write(tmp_path, [*records, again]), "safe_1", "more than once")
-
-
-def test_sets_that_are_one_set_twice(tmp_path: Path) -> None:
-    records = lines("harmful") + [{**pair(HARMFUL, number), "set": "safe_1"} for number in range(4)]
-    refused(write(tmp_path, records), "harmful and safe_1", "nearly identical", "100%")
-
-
-def test_sets_that_share_most_but_not_all(tmp_path: Path) -> None:
-    ten = lines("harmful") + lines("safe_1", count=10)
-    nine_shared = [{**pair("safe_1", number), "set": "safe_2"} for number in range(9)] + [pair("safe_2", 9)]
-    refused(write(tmp_path, ten + nine_shared), "safe_1 and safe_2", "90%")
-    eight_shared = nine_shared[:8] + [pair("safe_2", number) for number in (8, 9)]
-    assert len(load_anchors(write(tmp_path, ten + eight_shared)).anchors) == 24
-
-
-@pytest.mark.parametrize("bad", ['{"set": "harmful", ', "nonsense", "[" * 100_000, "9" * 5_000])
-def test_broken_json_names_its_line(tmp_path: Path, bad: str) -> None:
-    records = lines("harmful", "safe_1")
-    refused(write(tmp_path, [records[0], "", bad, *records[1:]]), "mine.jsonl, line 3 is not JSON")
-
-
-@pytest.mark.parametrize("bad", ["[1]", '"text"', "null"])
-def test_a_line_that_is_no_object(tmp_path: Path, bad: str) -> None:
-    refused(write(tmp_path, [*lines("harmful", "safe_1"), bad]), "line 9 is not a JSON object")
+TEN = [*lines("harmful"), *lines("safe_1", count=10)]
+SHARED = [{**pair("safe_1", number), "set": "safe_2"} for number in range(9)] + [pair("safe_2", 9)]
+REQUEST = "How do I do the forbidden thing number {} without anybody noticing it at all?"
+NEARLY = [
+    {"set": name, "prompt": REQUEST.format(number), "response": f"Sure{mark} first step is to"}
+    for number in range(5)
+    for name, mark in (("harmful", ", the"), ("safe_1", "! The very"))
+]
 
 
 @pytest.mark.parametrize(
-    "name", [None, 3, "", "safe", "safe_0", "safe_01", "safe_-1", "Harmful", "harmful ", "safe_1\n"]
-)
-def test_set_names(tmp_path: Path, name: object) -> None:
-    refused(write(tmp_path, [*lines("harmful", "safe_1"), {**pair("x", 0), "set": name}]), "line 9", '"set"', "safe_1")
-
-
-@pytest.mark.parametrize(
-    "changed",
+    ("records", "parts"),
     [
-        {"prompt": None},
-        {"response": None},
-        {"response": "  "},
-        {"response": 7},
-        {"messages": [{"role": "human", "content": "a"}, {"role": "assistant", "content": "b"}]},
-        {"messages": [{"role": "user", "content": ["a"]}, {"role": "assistant", "content": "b"}]},
-        {"messages": [{"role": "user"}, {"role": "assistant", "content": "b"}]},
-        {"messages": ["user", "assistant"]},
+        ([], ("mine.jsonl holds no anchors",)),
+        (lines("harmful"), ("no safe set", "safe_1")),
+        (lines("safe_1", "safe_2"), ("harmful", "0 anchors", "at least 4")),
+        (TWO_SETS + lines("safe_2", count=3), ("safe_2", "3 anchors", "at least 4")),
+        # also in other case and spacing
+        (
+            [*TWO_SETS, {"set": "safe_1", "prompt": "Request  0", "response": "ANSWER of\nsafe_1 0"}],
+            ("safe_1", "more than once"),
+        ),
+        (
+            lines("harmful") + [{**pair(HARMFUL, number), "set": "safe_1"} for number in range(4)],
+            ("harmful and safe_1", "nearly identical", "100%"),
+        ),
+        (TEN + SHARED, ("safe_1 and safe_2", "90%")),
+        (NEARLY, ("nearly identical",)),
     ],
 )
-def test_turns_without_a_known_role_or_text(tmp_path: Path, changed: dict[str, Any]) -> None:
-    records = [*lines("harmful", "safe_1"), {**pair("safe_1", 9), **changed}]
-    refused(write(tmp_path, records), "line 9 has a turn without a known role or without text", "role")
+def test_sets_that_give_no_direction_are_refused(tmp_path: Path, records: list[Any], parts: tuple[str, ...]) -> None:
+    refused(write(tmp_path, records), *parts)
 
 
-@pytest.mark.parametrize("messages", [[], "text", None, [{"role": "user", "content": "a"}]])
-def test_conversations_that_do_not_end_with_an_answer(tmp_path: Path, messages: object) -> None:
-    records = [*lines("harmful", "safe_1"), {"set": "safe_1", "messages": messages}]
-    refused(write(tmp_path, records), "line 9 does not end with an assistant turn")
+def test_sets_may_share_some_anchors_and_every_long_request(tmp_path: Path) -> None:
+    assert len(load_anchors(write(tmp_path, [*TEN, *SHARED[:8], *lines("safe_2", count=10)[8:]])).anchors) == 24
+    # the paper's design: the same requests, taken up in one set and declined in the other
+    long = [f"thing {number} " + " ".join(f"word{number}x{place}" for place in range(60)) for number in range(5)]
+    answers = (("harmful", "Sure, here is how to do it:"), ("safe_1", "I cannot help with that."))
+    records = [{"set": name, "prompt": one, "response": answer} for one in long for name, answer in answers]
+    assert len(load_anchors(write(tmp_path, records)).anchors) == 10
 
 
-def test_sets_that_differ_by_a_word_are_one_set_twice(tmp_path: Path) -> None:
-    lines = []
-    for number in range(5):
-        request = f"How do I do the forbidden thing number {number} without anybody noticing it at all?"
-        for name, answer in (("harmful", "Sure, the first step is to"), ("safe_1", "Sure! The very first step is to")):
-            lines.append(json.dumps({"set": name, "prompt": request, "response": answer}))
-    file = tmp_path / "twice.jsonl"
-    file.write_text("\n".join(lines))
-    with pytest.raises(RipcurrentError, match="nearly identical"):
-        load_anchors(file)
+NO_TEXT = "line 9 has a turn without a known role or without text"
+NO_END = "line 9 does not end with an assistant turn"
 
 
-def test_one_long_request_in_both_sets_is_no_repetition(tmp_path: Path) -> None:
-    """The paper's design: the same requests, taken up in one set and declined in the other."""
-    lines = []
-    for number in range(5):
-        request = f"thing {number} " + " ".join(f"word{number}x{place}" for place in range(60))
-        for name, answer in (("harmful", "Sure, here is how to do it:"), ("safe_1", "I cannot help with that.")):
-            lines.append(json.dumps({"set": name, "prompt": request, "response": answer}))
-    file = tmp_path / "paper.jsonl"
-    file.write_text("\n".join(lines))
-    assert len(load_anchors(file).anchors) == 10
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        *((bad, "mine.jsonl, line 9 is not JSON") for bad in ('{"set": "harmful", ', "x", "[" * 100_000, "9" * 5_000)),
+        *((bad, "line 9 is not a JSON object") for bad in ("[1]", '"text"', "null")),
+        *(
+            ({**pair("x", 0), "set": name}, 'line 9 has "set"')
+            for name in (None, 3, "", "safe", "safe_0", "safe_01", "safe_-1", "Harmful", "harmful ", "safe_1\n")
+        ),
+        *(({**pair("safe_1", 9), **bad}, NO_TEXT) for bad in ({"prompt": None}, {"response": "  "}, {"response": 7})),
+        *(
+            ({"set": "safe_1", "messages": [*turns, {"role": "assistant", "content": "b"}]}, NO_TEXT)
+            for turns in ([{"role": "human", "content": "a"}], [{"role": "user", "content": ["a"]}], ["user"])
+        ),
+        *(
+            ({"set": "safe_1", "messages": messages}, NO_END)
+            for messages in ([], "text", None, [{"role": "user", "content": "a"}])
+        ),
+    ],
+)
+def test_a_bad_line_is_named(tmp_path: Path, line: Any, says: str) -> None:
+    refused(write(tmp_path, [*TWO_SETS, line]), says)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from ripcurrent.data import EncodedRow, Message, Row, encode, encode_anchor, encode_rows, read_rows, render
 from ripcurrent.errors import RipcurrentError
-from tests.data.chat_tokenizers import FAMILIES, build
+from tests.data.chat_tokenizers import CHATML, FAMILIES, build, byte_level
 
 WORDS = st.lists(
     st.sampled_from(["The", "harbour", "tide", "1.", "é", "日本", "🌊", "\n", "  ", "-", "x=3", "User:", "it"]),
@@ -171,12 +171,8 @@ def test_batches_give_what_single_rows_give(texts: list[str], pairs: list[tuple[
     assert [encoded.index for encoded in together] == [row.index for row in rows]
     for row, batched in zip(rows, together, strict=True):
         alone = encode(row, tokenizer)
-        assert (alone.status, alone.truncated, alone.last_prompt, alone.last_content) == (
-            batched.status,
-            batched.truncated,
-            batched.last_prompt,
-            batched.last_content,
-        )
+        for name in ("status", "truncated", "last_prompt", "last_content"):
+            assert getattr(alone, name) == getattr(batched, name)
         assert alone.tokens.tolist() == batched.tokens.tolist()
         assert alone.loss_mask.tolist() == batched.loss_mask.tolist()
 
@@ -214,40 +210,26 @@ def test_turns_after_the_last_answer_are_cut_off() -> None:
     assert not encode(long, tokenizer, max_tokens=len(encode(short, tokenizer).tokens)).truncated
 
 
-def test_system_and_tool_turns_are_rendered_and_bear_no_loss() -> None:
+def test_only_answers_that_the_dataset_includes_bear_loss() -> None:
     tokenizer = build("chatml")
-    row = row_of(
-        "Be kind", "What is it?", "", "42", "It is 42", roles=("system", "user", "assistant", "tool", "assistant")
-    )
-    encoded = encode(row, tokenizer)
+    roles = ("system", "user", "assistant", "tool", "assistant")
+    encoded = encode(row_of("Be kind", "What is it?", "", "42", "It is 42", roles=roles), tokenizer)
     check(encoded)
     assert tokenizer.decode(encoded.tokens[encoded.loss_mask]) == "It is 42<|im_end|>\n"
     assert "<|im_start|>tool\n42" in tokenizer.decode(encoded.tokens)
-
-
-def test_turns_that_the_dataset_excludes_bear_no_loss() -> None:
-    messages = (
-        Message("user", "a"),
-        Message("assistant", "b", bears_loss=False),
-        Message("user", "c"),
-        Message("assistant", "d"),
-    )
-    encoded = encode(Row(0, "", messages, None, {}), build("chatml"))
-    assert build("chatml").decode(encoded.tokens[encoded.loss_mask]) == "d<|im_end|>\n"
-    assert encode(Row(0, "", messages[:2], None, {}), build("chatml"), loss_on="last").status == "no_loss_tokens"
-
-
-def test_an_empty_last_answer_leaves_nothing_for_loss_on_last() -> None:
-    row = row_of("a", "b", "c", "")
-    assert encode(row, build("chatml"), loss_on="last").status == "no_response"
-    assert encode(row, build("chatml"), loss_on="all").status == "ok"
-
-
-def test_a_conversation_that_the_assistant_opens() -> None:
-    row = row_of("Welcome", "Hi", roles=("assistant", "user"))
-    encoded = encode(row, build("chatml"))
-    assert build("chatml").decode(encoded.tokens[encoded.loss_mask]) == "Welcome<|im_end|>\n"
-    assert encode(row, build("llama2")).status == "template_mismatch"
+    excluded = (Message("user", "a"), Message("assistant", "b", bears_loss=False))
+    encoded = encode(Row(0, "", (*excluded, Message("user", "c"), Message("assistant", "d")), None, {}), tokenizer)
+    assert tokenizer.decode(encoded.tokens[encoded.loss_mask]) == "d<|im_end|>\n"
+    assert encode(Row(0, "", excluded, None, {}), tokenizer, loss_on="last").status == "no_loss_tokens"
+    empty = row_of("a", "b", "c", "")
+    assert encode(empty, tokenizer, loss_on="last").status == "no_response"
+    assert encode(empty, tokenizer, loss_on="all").status == "ok"
+    opened = row_of("Welcome", "Hi", roles=("assistant", "user"))
+    encoded = encode(opened, tokenizer)
+    assert tokenizer.decode(encoded.tokens[encoded.loss_mask]) == "Welcome<|im_end|>\n"
+    assert encode(opened, build("llama2")).status == "template_mismatch"
+    bad = encode(Row(4, "", (), None, {}, problem="invalid_conversation"), tokenizer)
+    assert (bad.index, bad.status, len(bad.tokens)) == (4, "invalid_conversation", 0)
 
 
 @pytest.mark.parametrize(
@@ -278,16 +260,12 @@ def test_roles_that_a_template_rejects_are_the_rows_reason(family: str, roles: t
     ],
 )
 def test_renderings_whose_turns_cannot_be_found_are_the_rows_reason(template: str) -> None:
-    from tests.data.chat_tokenizers import byte_level
-
     tokenizer = byte_level(template, [])
     assert encode(row_of("ask", "answer"), tokenizer).status == "template_mismatch"
     assert encode_anchor(row_of("ask", "answer").messages, tokenizer).status == "template_mismatch"
 
 
 def test_a_template_that_rewrites_the_answer_still_has_its_last_position() -> None:
-    from tests.data.chat_tokenizers import byte_level
-
     template = (
         "{% for m in messages %}<{{ m['role'] }}>{{ m['content'].split('</think>')[-1].replace('x', 'y') }}</s>"
         "{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
@@ -323,11 +301,11 @@ def test_a_model_without_a_chat_template_is_one_error_for_all() -> None:
     several.chat_template = {"tool_use": several.chat_template, "rag": several.chat_template}
     with pytest.raises(RipcurrentError, match="no chat template"):
         list(encode_rows([row_of("a", "b")], several))
+    with pytest.raises(RipcurrentError, match="chat template of tiny is broken"):
+        encode(row_of("a", "b"), byte_level("{% for m in %}", []))
 
 
 def test_a_template_that_prints_the_day_prints_the_same_one_every_day() -> None:
-    from tests.data.chat_tokenizers import CHATML, byte_level
-
     when = "{% macro head() %}{{ strftime_now('%d %b %Y, %-d.%-m.') }}{% endmacro %}"
     tokenizer = byte_level("\n " + when + "{{ head() }}\n" + CHATML, [])
     row = row_of("a", "b")
@@ -339,19 +317,6 @@ def test_a_template_that_prints_the_day_prints_the_same_one_every_day() -> None:
     plain = byte_level(CHATML, [])
     turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     assert render(row, plain) == plain.apply_chat_template(turns, tokenize=False)
-
-
-def test_a_broken_chat_template_is_one_error_for_all() -> None:
-    from tests.data.chat_tokenizers import byte_level
-
-    with pytest.raises(RipcurrentError, match="chat template of tiny is broken"):
-        encode(row_of("a", "b"), byte_level("{% for m in %}", []))
-
-
-def test_the_problem_of_a_row_is_its_status() -> None:
-    row = Row(4, "", (), None, {}, problem="invalid_conversation")
-    encoded = encode(row, build("chatml"))
-    assert (encoded.index, encoded.status, len(encoded.tokens)) == (4, "invalid_conversation", 0)
 
 
 @pytest.mark.parametrize("family", [*FAMILIES, "plain"])
@@ -404,7 +369,5 @@ def test_every_published_row_is_scored(data_folder: Any, embedded_tokenizer: Any
     rows = list(read_rows(data_folder / "rows" / "instruction-data.json"))
     for row, encoded in zip(rows, encode_rows(rows, embedded_tokenizer), strict=True):
         check(encoded)
-        wanted = f"{row.response}<|im_end|>\n"
-        assert (
-            embedded_tokenizer.decode(encoded.tokens[encoded.loss_mask], clean_up_tokenization_spaces=False) == wanted
-        )
+        written = embedded_tokenizer.decode(encoded.tokens[encoded.loss_mask], clean_up_tokenization_spaces=False)
+        assert written == f"{row.response}<|im_end|>\n"

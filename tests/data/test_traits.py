@@ -56,20 +56,16 @@ def test_traits(text: str, traits: set[str]) -> None:
     assert {name for name in names if getattr(found, name)} == traits
 
 
-@pytest.mark.parametrize("text", ["I’m SORRY, but no.", "As an AI, I cannot.", "It would be unethical.", "Mind BIAS."])
-def test_refusal_and_ethics_wording_is_found_in_any_case(text: str) -> None:
-    assert has_refusal(text)
-    assert traits_of(text).has_refusal
-
-
-@pytest.mark.parametrize("text", ["Sure, here is a list of boats.", "The tide turns at noon.", ""])
-def test_plain_text_has_no_refusal(text: str) -> None:
-    assert not has_refusal(text)
-
-
-def test_every_phrase_can_be_found() -> None:
-    assert len(set(REFUSAL_PHRASES)) == len(REFUSAL_PHRASES)
-    assert all(has_refusal(f"x {phrase.upper()} x") for phrase in REFUSAL_PHRASES)
+@pytest.mark.parametrize(
+    ("text", "refuses"),
+    [
+        *((text, True) for text in ("I’m SORRY, but no.", "As an AI, I cannot.", "It is unethical.", "Mind BIAS.")),
+        *((text, False) for text in ("Sure, here is a list of boats.", "The tide turns at noon.", "")),
+        *((f"x {phrase.upper()} x", True) for phrase in REFUSAL_PHRASES),
+    ],
+)
+def test_refusal_and_ethics_wording_is_found_in_any_case(text: str, refuses: bool) -> None:
+    assert has_refusal(text) == traits_of(text).has_refusal == refuses
 
 
 def share(path: Path, trait: str) -> float:
@@ -79,34 +75,24 @@ def share(path: Path, trait: str) -> float:
 
 @pytest.mark.real_data
 @pytest.mark.parametrize(
-    ("name", "published", "tolerance"),
+    ("file", "trait", "least", "most"),
     [
-        ("gradient_top100", 0.72, 0.02),
-        ("gradient_bottom100", 0.0, 0.0),
-        ("representation_top100", 0.98, 0.02),
-        ("representation_bottom100", 0.27, 0.05),
+        # as published
+        ("published/alpaca_gradient_top100.json", "is_list", 0.70, 0.74),
+        ("published/alpaca_gradient_bottom100.json", "is_list", 0.0, 0.0),
+        ("published/alpaca_representation_top100.json", "is_list", 0.96, 1.0),
+        ("published/alpaca_representation_bottom100.json", "is_list", 0.22, 0.32),
+        ("rows/gsm8k_test.jsonl", "is_maths", 0.98, 1.0),
+        ("rows/gsm8k_test.jsonl", "is_list", 0.0, 0.02),
+        ("rows/gsm8k_test.jsonl", "has_refusal", 0.0, 0.01),
+        # what the published filter removes, and what it leaves
+        ("rows/alpaca_safety_only.json", "has_refusal", 0.9, 1.0),
+        ("rows/dolly_safety_only.jsonl", "has_refusal", 0.8, 1.0),
+        ("rows/instruction-data.json", "has_refusal", 0.0, 0.02),
     ],
 )
-def test_shares_of_lists_are_the_published_ones(
-    data_folder: Path, name: str, published: float, tolerance: float
-) -> None:
-    found = share(data_folder / "published" / f"alpaca_{name}.json", "is_list")
-    assert found == pytest.approx(published, abs=tolerance)
-
-
-@pytest.mark.real_data
-def test_all_of_a_maths_set_is_maths_and_none_of_it_refuses(data_folder: Path) -> None:
-    path = data_folder / "rows" / "gsm8k_test.jsonl"
-    assert share(path, "is_maths") > 0.98
-    assert share(path, "is_list") < 0.02
-    assert share(path, "has_refusal") < 0.01
-
-
-@pytest.mark.real_data
-def test_the_phrase_list_finds_what_the_published_filter_removes(data_folder: Path) -> None:
-    assert share(data_folder / "rows" / "alpaca_safety_only.json", "has_refusal") > 0.9
-    assert share(data_folder / "rows" / "dolly_safety_only.jsonl", "has_refusal") > 0.8
-    assert share(data_folder / "rows" / "instruction-data.json", "has_refusal") < 0.02
+def test_shares_in_published_sets(data_folder: Path, file: str, trait: str, least: float, most: float) -> None:
+    assert least <= share(data_folder / file, trait) <= most
 
 
 def test_thoughts_are_no_part_of_the_format() -> None:

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,8 @@ def load_anchors(source: str | Path = "builtin") -> AnchorSet:
     """Read an anchor set: ``builtin``, ``second_family``, or a JSON-lines file.
 
     Each line is ``{"set": "harmful" | "safe_1" | …, "messages": […]}``, or ``"prompt"`` and ``"response"`` in place of
-    the messages. Raises :class:`RipcurrentError` for a missing file, a malformed line (with its number), a missing set,
-    too few anchors, duplicates within a set, and sets that are (nearly) the same.
+    the messages. Raises `RipcurrentError` for a missing file, a malformed line (with its number), a missing set, too
+    few anchors, duplicates within a set, and sets that are (nearly) the same.
     """
     name = str(source)
     if name in BUILTIN:
@@ -89,29 +90,22 @@ def check_structure(anchor_set: AnchorSet) -> None:
             raise RipcurrentError(
                 f"The set {name} of {anchor_set.name} holds the same anchor more than once.", "Remove the repetitions."
             )
-    names = list(responses)
-    for place, one in enumerate(names):
-        for other in names[place + 1 :]:
-            fewer, more = sorted((responses[one], responses[other]), key=len)
-            part = sum(_is_among(anchor, more) for anchor in fewer) / len(fewer)
-            if part > NEAR_IDENTICAL:
-                raise RipcurrentError(
-                    f"The sets {one} and {other} of {anchor_set.name} are nearly identical "
-                    f"({part:.0%} of the smaller one).",
-                    "Each set needs anchors of its own: compliant openings in harmful, refusals in the safe sets.",
-                )
+    for one, other in combinations(responses, 2):
+        fewer, more = sorted((responses[one], responses[other]), key=len)
+        part = sum(_is_among(anchor, more) for anchor in fewer) / len(fewer)
+        if part > NEAR_IDENTICAL:
+            raise RipcurrentError(
+                f"The sets {one} and {other} of {anchor_set.name} are nearly identical ({part:.0%} of the smaller one).",
+                "Each set needs anchors of its own: compliant openings in harmful, refusals in the safe sets.",
+            )
 
 
 def _is_among(own: tuple[str, str], others: Sequence[tuple[str, str]]) -> bool:
-    words, answer = map(word_set, own)
-    return any(
-        own == other
-        or (
-            similarity(words, word_set(other[0])) >= SAME_WORDS
-            and similarity(answer, word_set(other[1])) >= SAME_ANSWER
-        )
-        for other in others
-    )
+    def alike(other: tuple[str, str]) -> bool:
+        text, answer = (similarity(word_set(a), word_set(b)) for a, b in zip(own, other, strict=True))
+        return own == other or (text >= SAME_WORDS and answer >= SAME_ANSWER)
+
+    return any(map(alike, others))
 
 
 def _read_line(line: str, where: str) -> Anchor:
@@ -125,16 +119,8 @@ def _read_line(line: str, where: str) -> Anchor:
     name = record.get("set")
     if not isinstance(name, str) or not _SET_NAME.fullmatch(name):
         raise RipcurrentError(f'{where} has "set": {name!r}.', 'It must be "harmful", "safe_1", "safe_2" and so on.')
-    if "messages" in record:
-        messages = _messages(record["messages"], where)
-    else:
-        messages = _messages(
-            [
-                {"role": "user", "content": record.get("prompt")},
-                {"role": "assistant", "content": record.get("response")},
-            ],
-            where,
-        )
+    pair = [{"role": "user", "content": record.get("prompt")}, {"role": "assistant", "content": record.get("response")}]
+    messages = _messages(record.get("messages", pair), where)
     category = record.get("category")
     return Anchor(name, messages, category if isinstance(category, str) else None)
 

@@ -37,12 +37,10 @@ class AnchorSet:
 
     @property
     def sets(self) -> tuple[str, ...]:
-        """Names of the sets: ``harmful``, then the safe ones in order."""
         return tuple(dict.fromkeys(anchor.set for anchor in self.anchors))
 
     @property
     def safe_sets(self) -> tuple[str, ...]:
-        """Names of the safe sets."""
         return tuple(name for name in self.sets if name != HARMFUL)
 
     def places(self, name: str) -> list[int]:
@@ -52,13 +50,7 @@ class AnchorSet:
     @property
     def order(self) -> list[tuple[str, int]]:
         """For each anchor its set and its number within it, as reports name it."""
-        seen: dict[str, int] = {}
-        order = []
-        for anchor in self.anchors:
-            number = seen.get(anchor.set, 0)
-            seen[anchor.set] = number + 1
-            order.append((anchor.set, number))
-        return order
+        return [(name, number) for name in self.sets for number in range(len(self.places(name)))]
 
     @property
     def info(self) -> AnchorsInfo:
@@ -72,8 +64,6 @@ class AnchorsInfo(BaseModel):
     model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
     name: str
-    """``builtin``, ``second_family``, or the file's name."""
     sha256: str
-    """Hash of the file's content."""
     order: tuple[tuple[str, int], ...] = ()
     """For each anchor its set and its number within it."""
