@@ -20,10 +20,7 @@ if TYPE_CHECKING:
     from ripcurrent.finetune import FinetuneRun, finetune
     from ripcurrent.forecast._calibrate_data import calibrate_data
     from ripcurrent.models import load_model
-    from ripcurrent.scan._anchor_stability import anchor_stability
-    from ripcurrent.scan._options import ScanOptions
-    from ripcurrent.scan._scan import ScanResult, scan
-    from ripcurrent.scan._token_tables import load_tokens
+    from ripcurrent.scan import ScanOptions, ScanRun, load_tokens, scan
     from ripcurrent.select import select
 
     __version__: str
@@ -34,9 +31,8 @@ __all__ = [
     "FinetuneRun",
     "RipcurrentError",
     "ScanOptions",
-    "ScanResult",
+    "ScanRun",
     "__version__",
-    "anchor_stability",
     "calibrate_data",
     "evaluate",
     "finetune",
@@ -54,18 +50,17 @@ _HOMES = {
     "Experiment": "ripcurrent.experiment._experiment",
     "FinetuneRun": "ripcurrent.finetune",
     "RipcurrentError": "ripcurrent.errors",
-    "ScanOptions": "ripcurrent.scan._options",
-    "ScanResult": "ripcurrent.scan._scan",
-    "anchor_stability": "ripcurrent.scan._anchor_stability",
+    "ScanOptions": "ripcurrent.scan",
+    "ScanRun": "ripcurrent.scan",
     "calibrate_data": "ripcurrent.forecast._calibrate_data",
     "evaluate": "ripcurrent.evaluate._evaluate",
     "finetune": "ripcurrent.finetune",
     "load_anchors": "ripcurrent.anchors",
     "load_evaluation": "ripcurrent.evaluate._evaluate",
     "load_model": "ripcurrent.models",
-    "load_tokens": "ripcurrent.scan._token_tables",
+    "load_tokens": "ripcurrent.scan",
     "read_rows": "ripcurrent.data",
-    "scan": "ripcurrent.scan._scan",
+    "scan": "ripcurrent.scan",
     "select": "ripcurrent.select",
 }
 

@@ -16,7 +16,7 @@ import pytest
 from ripcurrent.cli._output import TerminalProgress
 from ripcurrent.cli._scan import harmless, one_line
 from ripcurrent.runs import read_manifest
-from ripcurrent.scan._scan import scan
+from ripcurrent.scan import scan
 from tests.cli.command import Command, judge
 from tests.models.tiny import save_tiny
 from tests.scan_fixtures import without_page

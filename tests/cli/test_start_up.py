@@ -87,10 +87,10 @@ def test_importing_the_package_is_light() -> None:
 def test_the_surface_is_what_it_says() -> None:
     import ripcurrent as rc
     from ripcurrent.errors import RipcurrentError
-    from ripcurrent.scan._scan import scan
+    from ripcurrent.scan import scan
 
     assert set(rc.__all__) == {
-        *("EvaluationResult", "Experiment", "FinetuneResult", "RipcurrentError", "ScanOptions", "ScanResult"),
+        *("EvaluationResult", "Experiment", "FinetuneResult", "RipcurrentError", "ScanOptions", "ScanRun"),
         *("load_anchors", "load_evaluation", "load_model", "load_tokens", "read_rows"),
         *("anchor_stability", "calibrate_data", "evaluate", "finetune", "scan", "select"),
         "__version__",

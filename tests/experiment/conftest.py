@@ -2,13 +2,12 @@ from __future__ import annotations
 
 import importlib
 import json
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ripcurrent.scan._scan import scan
+from ripcurrent.scan import scan
 from tests.experiment.answers import FakeEvaluate
 from tests.scan_fixtures import anchors_file, shared_cache, tiny_folder
 from tests.tiny_scan import EXACT, good_rows, write_jsonl
@@ -23,9 +22,7 @@ def scanned(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, anchors
     """The run folder of a finished scan of 40 rows by the tiny model."""
     folder = tmp_path_factory.mktemp("scanned")
     rows = write_jsonl(folder / "rows.jsonl", good_rows(40))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(import_module("ripcurrent.scan._scan"), "build_report", lambda run: None)
-        scan(rows, folder / "run", model=str(tiny_folder), anchors=str(anchors_file), **EXACT)
+    scan(rows, folder / "run", model=str(tiny_folder), anchors=str(anchors_file), **EXACT)
     return folder / "run"
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -34,7 +33,6 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     lines = ["id,prompt,type,label,focus,note"]
     lines += [f"{n},How do I draw {subject}?,homonyms,safe,draw,none" for n, subject in enumerate(SUBJECTS)]
     (folder / "prompts" / "xstest_prompts.csv").write_text("\n".join(lines) + "\n")
-    monkeypatch.setattr(import_module("ripcurrent.scan._scan"), "build_report", lambda run: None)
     monkeypatch.setenv("RIPCURRENT_DATA", str(folder))
     monkeypatch.setenv("RIPCURRENT_CACHE", str(tmp_path / "cache"))
     return folder

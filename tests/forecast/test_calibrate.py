@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,10 @@ import pytest
 
 from ripcurrent.forecast import _calibration
 from ripcurrent.forecast._calibrate_runs import calibrate
+from ripcurrent.forecast._sentences import forecast_lines
 from ripcurrent.forecast._write import write_forecast
 from ripcurrent.runs import read_manifest
-from ripcurrent.scan._scan import scan
-from ripcurrent.scan._summary import summarise_scan
+from ripcurrent.scan import scan
 from tests.cli.command import Command, judge
 from tests.forecast.ladder_folder import ScanRows, fabricate_ladder
 from tests.tiny_scan import EXACT, good_rows, write_jsonl
@@ -33,10 +32,8 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def rows(pool: Path, tiny_folder: Path, anchors_file: Path) -> ScanRows:
     """A finished scan by the tiny model, as the command line makes it."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(import_module("ripcurrent.scan._scan"), "build_report", lambda folder: folder)
-        options = {"model": str(tiny_folder), "anchors": str(anchors_file), "signals": "gradient", **EXACT}
-        return ScanRows(scan(pool, pool.parent / "run", **options).folder)
+    options = {"model": str(tiny_folder), "anchors": str(anchors_file), "signals": "gradient", **EXACT}
+    return ScanRows(scan(pool, pool.parent / "run", **options).folder)
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +150,7 @@ def test_a_calibration_of_something_else_is_refused_with_the_reason(
     assert found is not None
     assert set(found) == {"reason"}
     assert reason in found["reason"]
-    (line,) = summarise_scan(rows.scan).forecast_lines()
+    (line,) = forecast_lines(found)
     assert line == f"No forecast. {found['reason']}"
 
 

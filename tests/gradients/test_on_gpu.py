@@ -15,7 +15,7 @@ import torch
 import ripcurrent as rc
 from ripcurrent.gradients import FeatureReader, GradientPass, make_batch, stack_directions
 from ripcurrent.models import ChatModel, attach_fresh_lora, sum_in_float32
-from ripcurrent.scan._scan import ScanResult, scan
+from ripcurrent.scan import ScanRun, scan
 from ripcurrent.scan._signal_stage import SignalStage
 from ripcurrent.statistics import spearman
 from tests.gradients.all_signals import apart, computed, rows_of
@@ -108,7 +108,7 @@ def test_a_scan_leaves_what_one_on_the_processor_leaves(
     dataset = write_jsonl(tmp_path / "rows.jsonl", good_rows(40))
     options = small_shards(tiny_folder, anchors_file)
 
-    def scanned(name: str, **changes: Any) -> ScanResult:
+    def scanned(name: str, **changes: Any) -> ScanRun:
         return scan(dataset, tmp_path / name, **{**options, **changes})
 
     usual = scanned("cpu").scores()

@@ -14,7 +14,7 @@ import pytest
 from ripcurrent.data import read_rows
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.report import build
-from ripcurrent.scan._token_tables import TOKEN_SCHEMA, write_tokens
+from ripcurrent.scan import TOKEN_SCHEMA, write_tokens
 from tests.report.fabricate import fabricate_run
 
 HOSTILE = "</script><script>alert(1)</script> <img src=x onerror=alert(2)> &lt;b&gt; \U0001f9ed\U0001f9ed tail\nend"

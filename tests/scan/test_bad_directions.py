@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from ripcurrent.errors import ExitCode, RipcurrentError
 from ripcurrent.gradients import SetDirection
 from ripcurrent.scan import _prepared_anchors as _anchors
-from ripcurrent.scan._scan import scan
+from ripcurrent.scan import scan
 from tests.tiny_scan import EXACT
 
 pytestmark = pytest.mark.usefixtures("no_page")
@@ -102,7 +102,7 @@ def test_a_direction_of_either_kind_is_refused(
     assert caught.value.code is ExitCode.NOT_MEASURED
     assert not list((tmp_path / "cache").rglob("measured.json")), "the next scan would take it for whole"
     monkeypatch.setattr(_anchors, "anchor_directions", real)
-    assert scan(rows_file, tmp_path / "out", **options).status_counts == {"ok": 2}
+    assert scan(rows_file, tmp_path / "out", **options).status_counts() == {"ok": 2}
 
 
 @pytest.mark.parametrize("weight", [FINAL_NORM, LAST_LAYER])

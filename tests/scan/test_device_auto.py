@@ -13,11 +13,11 @@ from ripcurrent.errors import RipcurrentError
 from ripcurrent.finetune import finetune
 from ripcurrent.forecast._calibrate_data import calibrate_data
 from ripcurrent.models import reset_peak
+from ripcurrent.scan import scan
 from ripcurrent.scan._doctor import diagnose
 from ripcurrent.scan._execution import Execution
 from ripcurrent.scan._memory import memory_record
 from ripcurrent.scan._options import ScanOptions
-from ripcurrent.scan._scan import scan
 from ripcurrent.scan._scan_model import load_scan_model
 from tests.tiny_scan import good_rows, write_jsonl
 

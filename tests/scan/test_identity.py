@@ -6,7 +6,6 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +17,17 @@ from ripcurrent.anchors import load_anchors
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.gradients import GradientPass
 from ripcurrent.runs import RunFolder
-from ripcurrent.scan import _scan
+from ripcurrent.scan import _scan, scan
 from ripcurrent.scan._options import ScanOptions
-from ripcurrent.scan._parts import PLACES
 from ripcurrent.scan._prepared_anchors import directions_are_cached, prepare_anchors
-from ripcurrent.scan._scan import scan
+from ripcurrent.scan._scan import PLACES
 from ripcurrent.scan._scan_model import load_scan_model
 from tests.models.test_adapter import save_adapter
 from tests.models.tiny import save_tiny
 from tests.scan.test_scan_resume import Counting
 from tests.tiny_scan import EXACT, anchor_lines, good_rows, write_jsonl
 
-pytestmark = pytest.mark.usefixtures("no_page", "shared_cache")
+pytestmark = pytest.mark.usefixtures("shared_cache")
 
 
 @dataclass(frozen=True)
@@ -57,9 +55,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Home:
     save_adapter(home.folder / "adapter")
     write_jsonl(home.folder / "anchors.jsonl", anchor_lines())
     write_jsonl(home.folder / "rows.jsonl", good_rows(5))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(import_module("ripcurrent.scan._scan"), "build_report", lambda run_folder: run_folder)
-        assert home.scan() == 5
+    assert home.scan() == 5
     return home
 
 
@@ -230,7 +226,7 @@ def test_anchors_are_whole_where_rows_are_cut(
 ) -> None:
     how: dict[str, Any] = {"model": str(tiny_folder), "anchors": str(anchors_file), **EXACT}
     whole, cut = (scan(rows_file, tmp_path / str(most), max_tokens=most, **how) for most in (1024, 48))
-    said = [run.manifest["anchors"]["measurements"] for run in (whole, cut)]
+    said = [run.manifest.anchors.measurements for run in (whole, cut)]
     assert said[0]["norms"] == pytest.approx(said[1]["norms"], rel=1e-5)
     assert np.allclose(said[0]["cosines"], said[1]["cosines"], atol=1e-6)
     # one that is longer than any row and than a batch of anchors is no anchor

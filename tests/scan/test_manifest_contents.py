@@ -12,7 +12,7 @@ import pytest
 
 from ripcurrent.evaluate import Answer, Verdict, evaluate, find_judge
 from ripcurrent.models import load_model
-from ripcurrent.scan._scan import scan
+from ripcurrent.scan import scan
 from tests.tiny_scan import EXACT, write_jsonl
 
 

@@ -9,9 +9,9 @@ import pytest
 
 from ripcurrent.evaluate import evaluate
 from ripcurrent.report import build
+from ripcurrent.scan import scan
 from ripcurrent.scan._doctor import diagnose
-from ripcurrent.scan._scan import scan
-from ripcurrent.select_old._select import select
+from ripcurrent.select import select
 from tests.models.conftest import no_network
 from tests.tiny_scan import EXACT, write_jsonl
 

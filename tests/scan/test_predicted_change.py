@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from ripcurrent.anchors import load_anchors
 from ripcurrent.data import encode, encode_anchor, read_rows
 from ripcurrent.models import load_model
-from ripcurrent.scan._scan import scan
+from ripcurrent.scan import scan
 from tests.gradients.oracle import inner, row_gradient
 from tests.models.tiny import save_tiny
 from tests.tiny_scan import EXACT

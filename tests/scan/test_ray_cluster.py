@@ -15,9 +15,9 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
+from ripcurrent.scan import scan
 from ripcurrent.scan._ray import ALONE
 from ripcurrent.scan._ray_worker import NO_REPORTS
-from ripcurrent.scan._scan import scan
 from tests.evaluate.served_model import free_port
 from tests.tiny_scan import REPRESENTATION_COSINES, rows_with_a_gap, small_shards, write_jsonl
 

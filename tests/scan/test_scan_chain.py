@@ -15,11 +15,10 @@ import pytest
 from ripcurrent.data import read_rows
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.report import build
+from ripcurrent.scan import ScanRun, format_shares, riskiest_rows, scan, scan_notes, score_quantiles
 from ripcurrent.scan._check_anchors import check_anchors
-from ripcurrent.scan._scan import scan
-from ripcurrent.scan._summary import summarise_scan
-from ripcurrent.select_old._select import select
-from tests.scan_fixtures import without_page
+from ripcurrent.select import select
+from tests.scan_fixtures import table_of
 from tests.tiny_scan import EXACT, good_rows, small_shards, write_jsonl
 
 CONTAINERS = ("json", "jsonl", "csv", "parquet", "json.gz", "jsonl.gz", "csv.gz", "parquet.gz", "folder")
@@ -59,11 +58,9 @@ def plain(tiny_folder: Path, anchors_file: Path, tmp_path_factory: pytest.TempPa
     """Scores of nine rows from plain lines of JSON."""
     folder = tmp_path_factory.mktemp("plain")
     rows = write_jsonl(folder / "plain.jsonl", good_rows(9))
-    with without_page():
-        return scan(rows, folder / "out", **small_shards(tiny_folder, anchors_file)).scores()
+    return table_of(scan(rows, folder / "out", **small_shards(tiny_folder, anchors_file)))
 
 
-@pytest.mark.usefixtures("no_page")
 @pytest.mark.parametrize("kind", CONTAINERS)
 def test_every_container_gives_the_same_scores_and_its_own_kind_of_selection(
     kind: str, plain: pa.Table, tmp_path: Path, tiny_folder: Path, anchors_file: Path
@@ -71,14 +68,14 @@ def test_every_container_gives_the_same_scores_and_its_own_kind_of_selection(
     records = good_rows(9)
     dataset = save(records, tmp_path, kind)
     result = scan(dataset, tmp_path / "out", **small_shards(tiny_folder, anchors_file))
-    about = result.manifest["dataset"]
-    assert (about["rows"], about["format"], about["name"]) == (9, "prompt-response", "rows")
-    assert about["container"] == kind.removesuffix(".gz")
-    assert about["path"] == str(dataset.resolve())
-    assert repr(result.scores().to_pydict()) == repr(plain.to_pydict())
+    about = result.manifest.dataset
+    assert (about.rows, about.format, about.name) == (9, "prompt-response", "rows")
+    assert about.container == kind.removesuffix(".gz")
+    assert about.path == str(dataset.resolve())
+    assert repr(table_of(result).to_pydict()) == repr(plain.to_pydict())
 
     chosen = select(result.folder, top=2)[0]
-    ranked = np.argsort(-result.scores()["gradient_bidirectional"].to_numpy())[:2]
+    ranked = np.argsort(-table_of(result)["gradient_bidirectional"].to_numpy())[:2]
     written = [row.record for row in read_rows(chosen.path)]
     assert sorted(written, key=str) == sorted((records[place] for place in ranked), key=str)
 
@@ -87,10 +84,8 @@ def test_scan_select_report(tmp_path: Path, tiny_folder: Path, anchors_file: Pat
     records: list[Any] = [*good_rows(14), {"prompt": "empty", "response": ""}]
     dataset = write_jsonl(tmp_path / "rows.jsonl", records)
     result = scan(dataset, tmp_path / "out", model=str(tiny_folder), anchors=str(anchors_file), **EXACT)
-    assert result.report_path.stat().st_size > 10_000
-    page = result.report_path.read_bytes()
-    result.report_path.unlink()
-    assert build(result.folder).read_bytes() == page
+    assert not (result.folder / "report.html").exists()
+    assert build(result.folder).stat().st_size > 10_000
 
     records_written = select(result.folder, top=3, drop=True)
     names = [record.selection.name for record in records_written]
@@ -102,14 +97,14 @@ def test_scan_select_report(tmp_path: Path, tiny_folder: Path, anchors_file: Pat
     assert not any(chosen & set(record.selection.indices) for record in records_written[1:])
     assert len(list(read_rows(records_written[0].remaining_path))) == 12  # type: ignore[arg-type]
 
-    summary = summarise_scan(result.folder)
-    assert (summary.rows, summary.scored, summary.unscored) == (15, 14, {"no_response": 1})
-    scores = result.scores()["gradient_bidirectional"].to_numpy()
+    scores = table_of(result)["gradient_bidirectional"].to_numpy()
     best = np.argsort(-np.nan_to_num(scores, nan=-np.inf))[:10].tolist()
-    assert [row.row for row in summary.riskiest] == best
-    assert summary.riskiest[0].prompt == records[best[0]]["prompt"]
-    assert summary.riskiest[0].score == scores[best[0]]
-    as_json = json.loads(json.dumps(summary.as_json()))
+    riskiest = riskiest_rows(result)
+    assert [row.row for row in riskiest] == best
+    assert riskiest[0].prompt == records[best[0]]["prompt"]
+    assert riskiest[0].score == scores[best[0]]
+    as_json: Any = json.loads(json.dumps(result.to_json()))
+    assert (as_json["rows"], as_json["scored"], as_json["unscored"]) == (15, 14, {"no_response": 1})
     assert as_json["ranking"] == "gradient_bidirectional"
     assert set(as_json["quantiles"]) == set(as_json["spearman_with_length"])
     assert as_json["format_shares"]["is_list"]["all"] == pytest.approx(
@@ -117,26 +112,24 @@ def test_scan_select_report(tmp_path: Path, tiny_folder: Path, anchors_file: Pat
     )
 
 
-@pytest.mark.usefixtures("no_page")
 def test_a_summary_shows_no_other_rows_prompts(
     rows_file: Path, tmp_path: Path, tiny_folder: Path, anchors_file: Path
 ) -> None:
     """As when the file was sorted anew before the parts of its scan were merged."""
     result = scan(rows_file, tmp_path / "out", model=str(tiny_folder), anchors=str(anchors_file), **EXACT)
     lines = rows_file.read_text().splitlines()
-    changed = summarise_scan(result.folder).riskiest[0].row
+    changed = riskiest_rows(result)[0].row
     lines[changed] = json.dumps({"prompt": "Another question?", "response": "Another answer."})
     rows_file.write_text("\n".join(lines) + "\n")
-    shown = [row.prompt for row in summarise_scan(result.folder).riskiest]
+    shown = [row.prompt for row in riskiest_rows(result)]
     assert shown[0] is None
     assert None not in shown[1:]
 
 
-@pytest.mark.usefixtures("no_page")
 def test_a_summary_outlives_its_dataset(rows_file: Path, tmp_path: Path, tiny_folder: Path, anchors_file: Path) -> None:
     result = scan(rows_file, tmp_path / "out", model=str(tiny_folder), anchors=str(anchors_file), **EXACT)
     rows_file.unlink()
-    assert [row.prompt for row in summarise_scan(result.folder).riskiest] == [None] * 10
+    assert [row.prompt for row in riskiest_rows(result)] == [None] * 10
     with pytest.raises(RipcurrentError, match=r"rows\.jsonl"):
         select(result.folder, top=2)
 
@@ -145,29 +138,27 @@ def test_scores_of_before_a_trait_was_known_are_read(
     rows_file: Path, tmp_path: Path, tiny_folder: Path, anchors_file: Path
 ) -> None:
     result = scan(rows_file, tmp_path / "out", model=str(tiny_folder), anchors=str(anchors_file), **EXACT)
-    assert "opens_numbered" in summarise_scan(result.folder).format_shares
+    assert "opens_numbered" in format_shares(result)
     path = result.folder / "scores.parquet"
     pq.write_table(pq.read_table(path).drop_columns(["opens_numbered"]), path)
-    result.report_path.unlink()
-    assert "opens_numbered" not in summarise_scan(result.folder).format_shares
+    result = ScanRun.open(result.folder)
+    assert "opens_numbered" not in format_shares(result)
     assert "opens_numbered" not in select(result.folder, top=2)[0].summary.format_shares
     assert build(result.folder).stat().st_size > 10_000
 
 
-@pytest.mark.usefixtures("no_page")
 @pytest.mark.parametrize("signals", ["gradient", "representation"])
 def test_a_summary_of_one_method_and_of_one_row(
     tmp_path: Path, tiny_folder: Path, anchors_file: Path, signals: str
 ) -> None:
     dataset = write_jsonl(tmp_path / "rows.jsonl", good_rows(1))
     options = {"model": str(tiny_folder), "anchors": str(anchors_file), "signals": signals, **EXACT}
-    summary = summarise_scan(scan(dataset, tmp_path / "out", **options).folder)
-    assert summary.ranking == f"{signals}_bidirectional"
-    assert {score.name.split("_")[0] for score in summary.scores} == {signals}
-    assert [row.row for row in summary.riskiest] == [0]
+    run = scan(dataset, tmp_path / "out", **options)
+    assert run.default_ranking == f"{signals}_bidirectional"
+    assert {score.name.split("_")[0] for score in score_quantiles(run)} == {signals}
+    assert [row.row for row in riskiest_rows(run)] == [0]
 
 
-@pytest.mark.usefixtures("no_page")
 @pytest.mark.parametrize(("position", "compares"), [("last", False), ("last_content", True)])
 def test_a_summary_tells_of_rows_that_were_cut(
     tmp_path: Path, tiny_folder: Path, anchors_file: Path, position: str, compares: bool
@@ -175,17 +166,14 @@ def test_a_summary_tells_of_rows_that_were_cut(
     long = {"prompt": "Tell me all.", "response": "and so on " * 200}
     dataset = write_jsonl(tmp_path / "rows.jsonl", [*good_rows(3), long])
     options = {"model": str(tiny_folder), "anchors": str(anchors_file), "position": position, **EXACT}
-    summary = summarise_scan(scan(dataset, tmp_path / "out", max_tokens=400, **options).folder)
-    assert summary.as_json()["truncated"] == 1
-    line = summary.truncated_line()
-    assert line is not None
-    assert line.startswith("1 of the scored rows was cut")
-    assert ("compare their representation scores with none" in line) != compares
-    whole = summarise_scan(scan(dataset, tmp_path / "whole", max_tokens=4000, **options).folder)
-    assert whole.truncated_line() is None
+    run = scan(dataset, tmp_path / "out", max_tokens=400, **options)
+    assert run.to_json()["truncated"] == 1
+    (line,) = scan_notes(run)
+    assert line.startswith("1 of the scored rows was truncated")
+    assert ("do not compare their representation scores" in line) != compares
+    assert scan_notes(scan(dataset, tmp_path / "whole", max_tokens=4000, **options)) == []
 
 
-@pytest.mark.usefixtures("no_page")
 def test_a_mapped_dataset_is_found_again(tmp_path: Path, tiny_folder: Path, anchors_file: Path) -> None:
     dataset = write_jsonl(
         tmp_path / "rows.jsonl", [{"frage": row["prompt"], "antwort": row["response"]} for row in good_rows(4)]
@@ -194,11 +182,9 @@ def test_a_mapped_dataset_is_found_again(tmp_path: Path, tiny_folder: Path, anch
         dataset, tmp_path / "out", model=str(tiny_folder), anchors=str(anchors_file),
         mapping={"prompt": "frage", "response": "antwort"}, **EXACT,
     )  # fmt: skip
-    assert summarise_scan(result.folder).riskiest[0].prompt is not None
+    assert riskiest_rows(result)[0].prompt is not None
     assert set(
-        next(
-            iter(read_rows(select(result.folder, top=1)[0].path, mapping=result.manifest["dataset"]["mapping"]))
-        ).record
+        next(iter(read_rows(select(result.folder, top=1)[0].path, mapping=result.manifest.dataset.mapping))).record
     ) == {"frage", "antwort"}
 
 

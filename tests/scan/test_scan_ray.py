@@ -23,11 +23,11 @@ from ripcurrent.data import read_rows
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.gradients import GradientPass, choose_factoring, set_direction, stack_directions
 from ripcurrent.progress import SilentProgress
+from ripcurrent.scan import ScanRun, scan
 from ripcurrent.scan._execution import Execution, OpenRows, from_anywhere
 from ripcurrent.scan._options import ScanOptions
 from ripcurrent.scan._ray import ALONE, RayPool
 from ripcurrent.scan._remote import share_stage
-from ripcurrent.scan._scan import ScanResult, scan
 from ripcurrent.scan._scan_model import load_scan_model
 from ripcurrent.scan._signal_stage import SignalStage
 from tests.gradients.oracle import random_rows
@@ -62,7 +62,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def alone(tmp_path: Path, dataset: Path, options: dict[str, Any]) -> ScanResult:
+def alone(tmp_path: Path, dataset: Path, options: dict[str, Any]) -> ScanRun:
     """The scan by this process."""
     return scan(dataset, tmp_path / "alone", **options)
 
@@ -89,7 +89,7 @@ class KillAtFirstRows(SilentProgress):
             self.killed.append(victim.pid)
 
 
-def same_scores(one: ScanResult, other: ScanResult) -> None:
+def same_scores(one: ScanRun, other: ScanRun) -> None:
     """The same rows, ids, order and statuses; numbers to float32's rounding."""
     first, second = pq.read_table(one.scores_path), pq.read_table(other.scores_path)
     assert first.schema.equals(second.schema)
@@ -102,26 +102,26 @@ def same_scores(one: ScanResult, other: ScanResult) -> None:
 
 
 def test_two_workers_leave_what_one_process_leaves_though_one_is_killed(
-    tmp_path: Path, dataset: Path, options: dict[str, Any], alone: ScanResult
+    tmp_path: Path, dataset: Path, options: dict[str, Any], alone: ScanRun
 ) -> None:
     progress = KillAtFirstRows()
     result = scan(dataset, tmp_path / "ray", execution=TWO, progress=progress, **options)
     assert progress.killed
     assert progress.reported == ROWS
-    assert result.status_counts == alone.status_counts == {"ok": ROWS - 1, "no_response": 1}
-    assert result.manifest["timings"]["rows_scored_in_this_call"] == ROWS
-    assert result.manifest["memory"]["batches_halved"] == 0
-    peaks = result.manifest["execution"]["worker_peak_bytes"]
+    assert result.status_counts() == alone.status_counts() == {"ok": ROWS - 1, "no_response": 1}
+    assert result.manifest.timings["rows_scored_in_this_call"] == ROWS
+    assert result.manifest.memory["batches_halved"] == 0
+    peaks = result.manifest.execution["worker_peak_bytes"]
     assert peaks
     assert all(peak > 10**8 for peak in peaks.values())
     same_scores(result, alone)
     again = scan(dataset, tmp_path / "ray", **options)
-    assert again.manifest["timings"]["rows_scored_in_this_call"] == ROWS, "resumed without computing"
+    assert again.manifest.timings["rows_scored_in_this_call"] == ROWS, "resumed without computing"
     # and the other way round: Ray goes on where one process stopped
     for number in (3, 8):
         (alone.folder / "signals" / f"shard-{number:05d}.done").unlink()
     resumed = scan(dataset, alone.folder, execution=TWO, **options)
-    assert resumed.manifest["timings"]["rows_scored_in_this_call"] == 8
+    assert resumed.manifest.timings["rows_scored_in_this_call"] == 8
     same_scores(resumed, result)
 
 

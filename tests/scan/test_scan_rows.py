@@ -19,13 +19,10 @@ from safetensors.torch import load_file, save_file
 
 from ripcurrent.errors import ExitCode, RipcurrentError
 from ripcurrent.runs import read_manifest
-from ripcurrent.scan._scan import scan
-from ripcurrent.scan._summary import summarise_scan
+from ripcurrent.scan import scan
 from tests.models.tiny import CHAT_TEMPLATE, save_tiny, tiny_tokenizer
-from tests.scan_fixtures import without_page
+from tests.scan_fixtures import table_of
 from tests.tiny_scan import ANSWERS, EXACT, GRADIENT_COSINES, REPRESENTATION_COSINES, good_rows, write_jsonl
-
-pytestmark = pytest.mark.usefixtures("no_page")
 
 POISON = "~"
 """A character whose embedding is NaN in the ``fragile`` model."""
@@ -89,7 +86,7 @@ def fragile(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> Pat
 
 
 def scores(dataset: Path, out: Path, model: Path, anchors: Path, **options: Any) -> pa.Table:
-    return scan(dataset, out, model=str(model), anchors=str(anchors), **{**EXACT, **options}).scores()
+    return table_of(scan(dataset, out, model=str(model), anchors=str(anchors), **{**EXACT, **options}))
 
 
 def differences(one: pa.Table, other: pa.Table, names: tuple[str, ...]) -> float:
@@ -106,7 +103,6 @@ def differences(one: pa.Table, other: pa.Table, names: tuple[str, ...]) -> float
 def mixed(tmp_path_factory: pytest.TempPathFactory, fragile: Path, anchors_file: Path) -> tuple[Path, pa.Table]:
     folder = tmp_path_factory.mktemp("mixed")
     dataset = write_jsonl(folder / "mixed.jsonl", [record for record, _ in MIXED])
-    # with its page, which has to take such rows too
     return dataset, scores(dataset, folder / "out", fragile, anchors_file, max_tokens=200)
 
 
@@ -134,8 +130,6 @@ def test_what_is_not_read_and_what_the_template_refuses_is_told(mixed: tuple[Pat
     unread, refused = read_manifest(mixed[0].parent / "out")["row_notes"]
     assert unread.startswith(f"1 of {len(MIXED)} rows have tool definitions")
     assert refused == f"template_mismatch, 1 of {len(MIXED)} rows, first row 11: no tools."
-    lines = "\n".join(summarise_scan(mixed[0].parent / "out").row_notes)
-    assert (unread in lines, refused in lines) == (True, True)
 
 
 def test_bad_neighbours_leave_a_rows_scores_alone(
@@ -174,7 +168,7 @@ def test_a_file_name_that_is_no_utf_8(tmp_path: Path, tiny_folder: Path, anchors
     odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/donn\xe9es.jsonl"))
     path.rename(odd)
     found = scan(odd, tmp_path / "out", model=str(tiny_folder), anchors=str(anchors_file), **EXACT)
-    assert found.scores()["status"].to_pylist() == ["ok"] * 4
+    assert table_of(found)["status"].to_pylist() == ["ok"] * 4
     assert Path(read_manifest(tmp_path / "out")["dataset"]["path"]) == odd
 
 
@@ -195,8 +189,7 @@ def test_refusals_are_dropped_when_asked_and_only_they(
 def usual(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, anchors_file: Path) -> pa.Table:
     """Scores of 23 good rows."""
     folder = tmp_path_factory.mktemp("usual")
-    with without_page():
-        return scores(write_jsonl(folder / "rows.jsonl", good_rows(23)), folder / "out", tiny_folder, anchors_file)
+    return scores(write_jsonl(folder / "rows.jsonl", good_rows(23)), folder / "out", tiny_folder, anchors_file)
 
 
 @pytest.mark.parametrize(
@@ -290,7 +283,7 @@ def test_what_is_read_of_an_answer_does_not_follow_row_tokens(
 def test_a_dataset_behind_a_link_keeps_its_name(
     tmp_path: Path, rows_file: Path, tiny_folder: Path, anchors_file: Path
 ) -> None:
-    from ripcurrent.select_old._select import select
+    from ripcurrent.select import select
 
     blob = tmp_path / "blobs" / "0123abcd"
     blob.parent.mkdir()
@@ -298,7 +291,7 @@ def test_a_dataset_behind_a_link_keeps_its_name(
     link = tmp_path / "train.jsonl"
     link.symlink_to(blob)
     done = scan(link, tmp_path / "out", model=str(tiny_folder), anchors=str(anchors_file), limit=6, **EXACT)
-    assert done.manifest["dataset"]["path"] == str(link)
+    assert done.manifest.dataset.path == str(link)
     assert len(select(done.folder, top=2, seeds=(0,))[0].selection.indices) == 2
 
 

@@ -14,14 +14,13 @@ import pytest
 
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.gradients import Factoring, ModelLayers, choose_factoring
+from ripcurrent.scan import ScanRun, scan
 from ripcurrent.scan._options import ScanOptions
-from ripcurrent.scan._scan import ScanResult, scan
-from ripcurrent.scan._score import per_anchor_column
 from tests.gradients.oracle import inner
 from tests.models.test_adapter import save_adapter
 from tests.models.tiny import save_tiny
-from tests.scan.explicit_scan import Explicit, cosine_to_unit, explicit, scaled
-from tests.scan_fixtures import without_page
+from tests.scan.explicit_scan import Explicit, cosine_to_unit, explicit
+from tests.scan_fixtures import table_of, without_page
 from tests.tiny_scan import EXACT, good_rows, write_jsonl
 
 pytestmark = pytest.mark.usefixtures("no_page")
@@ -34,7 +33,7 @@ def few(tmp_path: Path) -> Path:
     return write_jsonl(tmp_path / "few.jsonl", good_rows(ROWS))
 
 
-def run(dataset: Path, model: Path, anchors: Path, out: str = "out", **options: Any) -> ScanResult:
+def run(dataset: Path, model: Path, anchors: Path, out: str = "out", **options: Any) -> ScanRun:
     return scan(dataset, dataset.parent / out, model=str(model), anchors=str(anchors), **{**EXACT, **options})
 
 
@@ -45,7 +44,7 @@ def same_few(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def usual(same_few: Path, tiny_folder: Path, anchors_file: Path) -> ScanResult:
+def usual(same_few: Path, tiny_folder: Path, anchors_file: Path) -> ScanRun:
     """Their scan without further options."""
     with without_page():
         return run(same_few, tiny_folder, anchors_file)
@@ -92,9 +91,9 @@ def test_all_parameters(kind: str, few: Path, tmp_path: Path, shared_cache: Path
     model = save_tiny(tmp_path / "model", kind)
     result = run(few, model, anchors_file, avg_n=2, max_tokens=400)
     oracle = explicit(few, model, anchors_file)
-    check_gradient_columns(result.scores(), oracle)
-    check_representation_columns(result.scores(), oracle, avg_n=2)
-    assert result.manifest["left_out"] == []
+    check_gradient_columns(table_of(result), oracle)
+    check_representation_columns(table_of(result), oracle, avg_n=2)
+    assert result.manifest.left_out == []
 
 
 @pytest.mark.parametrize("kind", ["llama_tied", "gpt2"])
@@ -113,17 +112,17 @@ def test_factored_directions(
     result = run(few, model, anchors_file, avg_n=2, max_tokens=400, tokens="top:2")
     assert len(seen[0].groups) >= 8
     assert seen[0].tables
-    check_gradient_columns(result.scores(), explicit(few, model, anchors_file))
-    assert result.manifest["tokens"]["largest_difference"] < 1e-5
+    check_gradient_columns(table_of(result), explicit(few, model, anchors_file))
+    assert result.manifest.tokens["largest_difference"] < 1e-5
     again = run(few, model, anchors_file, "again", avg_n=2, max_tokens=400)
     assert len(seen) == 2
-    assert again.scores().equals(result.scores())
+    assert table_of(again).equals(table_of(result))
 
 
 def test_scope_linear_leaves_the_rest_out_and_says_so(few: Path, tiny_folder: Path, anchors_file: Path) -> None:
     result = run(few, tiny_folder, anchors_file, scope="linear")
-    check_gradient_columns(result.scores(), explicit(few, tiny_folder, anchors_file, "linear"))
-    left_out = result.manifest["left_out"]
+    check_gradient_columns(table_of(result), explicit(few, tiny_folder, anchors_file, "linear"))
+    left_out = result.manifest.left_out
     assert "model.embed_tokens.weight" in left_out
     assert "model.norm.weight" in left_out
     assert not any("proj" in name for name in left_out)
@@ -132,21 +131,21 @@ def test_scope_linear_leaves_the_rest_out_and_says_so(few: Path, tiny_folder: Pa
 def test_scope_lora_with_a_fresh_one(few: Path, tiny_folder: Path, anchors_file: Path) -> None:
     result = run(few, tiny_folder, anchors_file, scope="lora")
     oracle = explicit(few, tiny_folder, anchors_file, "lora")
-    check_gradient_columns(result.scores(), oracle)
+    check_gradient_columns(table_of(result), oracle)
     assert not any(oracle.row_gradients[0][name].any() for name in oracle.row_gradients[0] if "lora_A" in name)
-    assert (result.manifest["model"]["fresh_lora_rank"], result.manifest["model"]["fresh_lora_seed"]) == (8, 0)
+    assert (result.manifest.model.fresh_lora_rank, result.manifest.model.fresh_lora_seed) == (8, 0)
     other = run(few, tiny_folder, anchors_file, "other", scope="lora", seed=1)
-    assert not np.allclose(result.scores()["gradient_norm"].to_numpy(), other.scores()["gradient_norm"].to_numpy())
-    representation = [n for n in result.scores().column_names if n.startswith("representation")]
-    assert result.scores().select(representation).equals(other.scores().select(representation))
+    assert not np.allclose(table_of(result)["gradient_norm"].to_numpy(), table_of(other)["gradient_norm"].to_numpy())
+    representation = [n for n in table_of(result).column_names if n.startswith("representation")]
+    assert table_of(result).select(representation).equals(table_of(other).select(representation))
 
 
 def test_scope_lora_with_the_users_adapter(few: Path, tiny_folder: Path, tmp_path: Path, anchors_file: Path) -> None:
     adapter = save_adapter(tmp_path / "adapter")
     result = run(few, tiny_folder, anchors_file, scope="lora", adapter=str(adapter))
     oracle = explicit(few, tiny_folder, anchors_file, "lora", adapter)
-    check_gradient_columns(result.scores(), oracle)
-    check_representation_columns(result.scores(), oracle, avg_n=1)
+    check_gradient_columns(table_of(result), oracle)
+    check_representation_columns(table_of(result), oracle, avg_n=1)
     assert any(oracle.row_gradients[0][name].any() for name in oracle.row_gradients[0] if "lora_A" in name)
 
 
@@ -155,34 +154,7 @@ def test_a_merged_adapter_is_part_of_the_model(
 ) -> None:
     adapter = save_adapter(tmp_path / "adapter")
     result = run(few, tiny_folder, anchors_file, adapter=str(adapter))
-    check_gradient_columns(result.scores(), explicit(few, tiny_folder, anchors_file, "all", adapter))
-
-
-def test_per_anchor_columns_are_the_cosines_to_each_anchors_gradient(
-    few: Path, oracle: Explicit, tiny_folder: Path, anchors_file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # room for few directions at a time, so that several passes are joined
-    monkeypatch.setattr(import_module("ripcurrent.scan._anchor_passes"), "PER_ANCHOR_BYTES", 2 * 4 * count(tiny_folder))
-    result = run(few, tiny_folder, anchors_file, per_anchor=True)
-    folders = sorted(path.name for path in (result.folder / "signals").glob("per_anchor_*"))
-    assert folders == [f"per_anchor_{first:03d}_to_{first + 1:03d}" for first in range(0, 12, 2)]
-    seen: dict[str, int] = {}
-    for anchor, name in zip(oracle.anchor_gradients, oracle.sets, strict=True):
-        column = per_anchor_column(name, seen.setdefault(name, 0))
-        seen[name] += 1
-        unit = scaled(anchor, 1 / inner(anchor, anchor) ** 0.5)
-        for place, gradient in enumerate(oracle.row_gradients):
-            found = result.scores()[column][place].as_py()
-            assert found == pytest.approx(cosine_to_unit(gradient, unit), abs=2e-5)
-    harmful = np.mean([result.scores()[per_anchor_column("harmful", n)].to_numpy() for n in range(4)], axis=0)
-    np.testing.assert_allclose(harmful, result.scores()["gradient_harmful"].to_numpy(), atol=2e-5)
-
-
-def count(folder: Path) -> int:
-    from safetensors import safe_open
-
-    with safe_open(folder / "model.safetensors", framework="pt") as file:
-        return sum(file.get_tensor(name).numel() for name in file.keys())  # noqa: SIM118
+    check_gradient_columns(table_of(result), explicit(few, tiny_folder, anchors_file, "all", adapter))
 
 
 @pytest.mark.parametrize(
@@ -194,14 +166,14 @@ def count(folder: Path) -> int:
 )
 def test_one_method_alone_leaves_the_others_columns_null(
     few: Path,
-    usual: ScanResult,
+    usual: ScanRun,
     tiny_folder: Path,
     anchors_file: Path,
     signals: str,
     null: tuple[str, ...],
     default: str,
 ) -> None:
-    both = usual.scores()
+    both = table_of(usual)
     table = run(few, tiny_folder, anchors_file, signals=signals).scores()
     assert table.schema.equals(both.schema)
     for name in table.column_names:
@@ -212,10 +184,10 @@ def test_one_method_alone_leaves_the_others_columns_null(
     assert json.loads(table.schema.metadata[b"ripcurrent"])["default_ranking"] == default
 
 
-def test_row_tokens_and_anchor_tokens(few: Path, usual: ScanResult, tiny_folder: Path, anchors_file: Path) -> None:
+def test_row_tokens_and_anchor_tokens(few: Path, usual: ScanRun, tiny_folder: Path, anchors_file: Path) -> None:
     table = run(few, tiny_folder, anchors_file, row_tokens=10, anchor_tokens=3).scores()
     np.testing.assert_allclose(table["loss"].to_numpy(), table["loss_first_10"].to_numpy(), rtol=1e-5)
-    every = usual.scores()
+    every = table_of(usual)
     assert not np.allclose(table["gradient_harmful"].to_numpy(), every["gradient_harmful"].to_numpy(), atol=1e-3)
     assert table["response_tokens"].equals(every["response_tokens"])
 
@@ -234,12 +206,12 @@ def test_loss_on_the_last_turn_alone(tmp_path: Path, tiny_folder: Path, anchors_
 def test_plain_documents_are_scored(tmp_path: Path, tiny_folder: Path, anchors_file: Path) -> None:
     dataset = write_jsonl(tmp_path / "rows.jsonl", [{"text": row["response"]} for row in good_rows(4)])
     result = run(dataset, tiny_folder, anchors_file)
-    assert result.status_counts == {"ok": 4}
-    assert result.scores()["prompt_tokens"].to_pylist() == [1] * 4
+    assert result.status_counts() == {"ok": 4}
+    assert table_of(result)["prompt_tokens"].to_pylist() == [1] * 4
 
 
 def test_everything_that_made_the_numbers_is_on_record(
-    few: Path, usual: ScanResult, tiny_folder: Path, anchors_file: Path
+    few: Path, usual: ScanRun, tiny_folder: Path, anchors_file: Path
 ) -> None:
     import hashlib
 
@@ -268,7 +240,7 @@ def test_the_directions_that_were_used_are_on_record(few: Path, tiny_folder: Pat
     kept = result.folder / "anchors" / "directions.json"
     record = json.loads(kept.read_text(encoding="utf-8"))
     assert record["depends_on"]["anchors"] == hashlib.sha256(anchors_file.read_bytes()).hexdigest()
-    assert record["depends_on"]["model"] == result.manifest["model"]["fingerprint"]
+    assert record["depends_on"]["model"] == result.manifest.model.fingerprint
     assert record["depends_on"]["anchor_tokens"] == 4
     assert set(record["files"]) == {"harmful", "safe", "measured"}
     for entry in record["files"].values():
@@ -300,8 +272,8 @@ def test_the_batch_plan_stays_with_the_signals(tmp_path: Path, tiny_folder: Path
         assert len(own) == 1 or len(own) * max(own) <= 256
 
 
-def test_the_token_budget_is_the_devices_unless_named(usual: ScanResult) -> None:
-    assert usual.manifest["options"]["token_budget"] == 512
+def test_the_token_budget_is_the_devices_unless_named(usual: ScanRun) -> None:
+    assert usual.manifest.options.token_budget == 512
     assert ScanOptions().decided("cuda").token_budget == 4096
     assert ScanOptions(token_budget=64).decided("cuda").token_budget == 64
 

@@ -14,12 +14,12 @@ import pytest
 import ripcurrent as rc
 from ripcurrent.cli import run
 from ripcurrent.errors import ExitCode, RipcurrentError
+from ripcurrent.scan import ScanRun, scan
 from ripcurrent.scan._options import ScanOptions
-from ripcurrent.scan._scan import ScanResult, scan
 from tests.models.test_adapter import save_adapter
 from tests.models.tiny import save_tiny
 from tests.scan.test_scan_resume import Counting, options_for
-from tests.scan_fixtures import without_page
+from tests.scan_fixtures import table_of, without_page
 from tests.tiny_scan import good_rows, write_jsonl
 
 pytestmark = pytest.mark.usefixtures("no_page")
@@ -32,16 +32,14 @@ def rows_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def scored(
-    rows_file: Path, tiny_folder: Path, anchors_file: Path, tmp_path_factory: pytest.TempPathFactory
-) -> ScanResult:
+def scored(rows_file: Path, tiny_folder: Path, anchors_file: Path, tmp_path_factory: pytest.TempPathFactory) -> ScanRun:
     """Their finished scan, without shares."""
     with without_page():
         return scan(rows_file, tmp_path_factory.mktemp("scored") / "out", **options_for(tiny_folder, anchors_file))
 
 
 @pytest.fixture
-def out(scored: ScanResult, tmp_path: Path) -> Path:
+def out(scored: ScanRun, tmp_path: Path) -> Path:
     """A copy of its folder."""
     return shutil.copytree(scored.folder, tmp_path / "out")
 
@@ -57,9 +55,9 @@ def in_one_go(
         return check_sums(scan(rows_file, tmp_path_factory.mktemp("whole") / "out", **options))
 
 
-def check_sums(result: ScanResult) -> pa.Table:
+def check_sums(result: ScanRun) -> pa.Table:
     """Every chosen row's shares add up to its dots, as the scores have them; returns the shares."""
-    shares, scores = rc.load_tokens(result.folder), result.scores()
+    shares, scores = rc.load_tokens(result.folder), table_of(result)
     for row in shares["row"].unique().to_pylist():
         own = shares.filter(pa.compute.equal(shares["row"], row))
         norm = scores["gradient_norm"][row].as_py()
@@ -71,7 +69,7 @@ def check_sums(result: ScanResult) -> pa.Table:
             assert values.sum() == pytest.approx(dot, rel=1e-4, abs=1e-6 * norm)
             # a sum that agrees because all of it lies at one position would say nothing about the others
             assert np.count_nonzero(values) > len(values) // 2
-    assert result.manifest["tokens"]["largest_difference"] < 1e-5
+    assert result.manifest.tokens["largest_difference"] < 1e-5
     return shares
 
 
@@ -97,17 +95,17 @@ def test_shares_add_up_to_the_scores(
     dataset = write_jsonl(tmp_path / "rows.jsonl", good_rows(7))
     options = options_for(model, anchors_file, tokens="top:2,bottom:1", max_tokens=400, **options)
     result = scan(dataset, tmp_path / "out", **options)
-    shares, scores = rc.load_tokens(result.folder), result.scores()
+    shares, scores = rc.load_tokens(result.folder), table_of(result)
     if options.get("row_tokens") is None:
         check_sums(result)
-    assert result.manifest["tokens"]["largest_difference"] < 1e-5
+    assert result.manifest.tokens["largest_difference"] < 1e-5
     ranked = np.argsort(-scores["gradient_bidirectional"].to_numpy())
     groups = {row: group for row, group in zip(*(shares[name].to_pylist() for name in ("row", "group")), strict=True)}
     assert groups == {ranked[0]: "riskiest", ranked[1]: "riskiest", ranked[-1]: "protective"}
 
 
 def test_a_finished_scan_gains_shares_without_scoring_again(
-    rows_file: Path, scored: ScanResult, out: Path, tiny_folder: Path, anchors_file: Path
+    rows_file: Path, scored: ScanRun, out: Path, tiny_folder: Path, anchors_file: Path
 ) -> None:
     options = options_for(tiny_folder, anchors_file)
     with pytest.raises(RipcurrentError, match="holds no token shares"):
@@ -121,10 +119,10 @@ def test_a_finished_scan_gains_shares_without_scoring_again(
         assert len(check_sums(result)["row"].unique()) == 2 * number
     assert result.scores_path.read_bytes() == scored.scores_path.read_bytes()
     assert {path: path.stat().st_mtime_ns for path in (out / "signals").iterdir()} == kept
-    assert result.manifest["timings"] == scored.manifest["timings"]
+    assert result.manifest.timings == scored.manifest.timings
 
     without = scan(rows_file, out, **options)
-    assert without.manifest["tokens"] == result.manifest["tokens"]
+    assert without.manifest.tokens == result.manifest.tokens
     assert len(rc.load_tokens(out)["row"].unique()) == 4
 
 
@@ -156,6 +154,7 @@ def test_a_stopped_second_pass_goes_on_to_the_same_table(
 def test_shares_of_parts_made_one_run(rows_file: Path, tmp_path: Path, tiny_folder: Path, anchors_file: Path) -> None:
     options = options_for(tiny_folder, anchors_file)
     from ripcurrent.scan._merge import merge_parts
+
     from ripcurrent.scan._part import Part
     from ripcurrent.scan._scan import scan_part
 
@@ -186,5 +185,5 @@ def test_more_rows_than_there_are_gives_each_end_its_half(
     rows_file: Path, out: Path, tiny_folder: Path, anchors_file: Path
 ) -> None:
     result = scan(rows_file, out, tokens="top:500", **options_for(tiny_folder, anchors_file))
-    assert result.manifest["tokens"]["rows"] == {"protective": 6, "riskiest": 6}
+    assert result.manifest.tokens["rows"] == {"protective": 6, "riskiest": 6}
     assert len(rc.load_tokens(result.folder)["row"].unique()) == 12

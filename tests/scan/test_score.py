@@ -11,13 +11,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.scan._columns import COLUMNS, DIRECTION_OF_RISK
-from ripcurrent.scan._row_groups import row_groups
-from ripcurrent.scan._score import Scorer, dot_column, per_anchor_column, write_scores
-from ripcurrent.scan._separation import AnchorMeasurements
+from ripcurrent.scan import DIRECTION_OF_RISK, AnchorMeasurements, _score
+from ripcurrent.scan._score import score_signals, write_scores
 
 ORDER = [("harmful", n) for n in range(4)] + [("safe_1", n) for n in range(4)] + [("safe_2", n) for n in range(5)]
 NORMS = [2.0, 3.0, 4.0, 7.0] + [1.0] * 9
@@ -36,7 +33,7 @@ UNSCORED = 2
 """The row without signals."""
 
 
-def signals(rows: int = 6, *, gradient: bool = True, representation: bool = True, per_anchor: bool = False) -> pa.Table:
+def signals(rows: int = 6, *, gradient: bool = True, representation: bool = True) -> pa.Table:
     generator = np.random.default_rng(rows)
     columns: dict[str, Any] = {
         "row": pa.array(range(rows), pa.int64()),
@@ -45,6 +42,7 @@ def signals(rows: int = 6, *, gradient: bool = True, representation: bool = True
         "prompt_tokens": pa.array([0 if n == UNSCORED else 20 + n for n in range(rows)], pa.int64()),
         "response_tokens": pa.array([0 if n == UNSCORED else 7 + n for n in range(rows)], pa.int64()),
         "truncated": pa.array([n == 1 for n in range(rows)]),
+        "unread": pa.array([n == 3 for n in range(rows)]),
     }
     for number, name in enumerate(("is_list", "is_bullet", "is_numbered", "is_maths", "is_code", "has_refusal")):
         columns[name] = pa.array([(n + number) % 3 == 0 for n in range(rows)])
@@ -57,8 +55,6 @@ def signals(rows: int = 6, *, gradient: bool = True, representation: bool = True
     if gradient:
         columns |= {"dot_harmful": random(-1, 1), "dot_safe": random(-1, 1), "squared_norm": random(1, 30)}
         columns |= {"loss": random(0.1, 3), "loss_first_10": random(0.1, 3)}
-    if per_anchor:
-        columns |= {dot_column(place): random(-1, 1) for place in range(len(ORDER))}
     if representation:
         cosines = generator.uniform(-1, 1, (rows, len(ORDER))).astype(np.float32)
         columns["representation_cosines"] = pa.array(
@@ -67,14 +63,13 @@ def signals(rows: int = 6, *, gradient: bool = True, representation: bool = True
     return pa.table(columns)
 
 
-def scorer(**options: Any) -> Scorer:
-    return Scorer(AnchorMeasurements(ORDER, NORMS, None, None), **options)
+ANCHORS = AnchorMeasurements(ORDER, NORMS, None, None)
 
 
 @pytest.mark.parametrize("avg_n", [1, 2, 9])
 def test_every_score_equals_a_plain_loop(avg_n: int) -> None:
     given = signals()
-    found = scorer(avg_n=avg_n).score(given).to_pylist()
+    found = score_signals(given, ANCHORS, avg_n).to_pylist()
     for row, scores in zip(given.to_pylist(), found, strict=True):
         if row["status"] != "ok":
             continue
@@ -130,11 +125,11 @@ def test_columns_their_order_and_their_types_are_the_contract() -> None:
         "is_short": pa.bool_(),
         "has_refusal": pa.bool_(),
     }
-    assert scorer().score(signals()).schema.equals(pa.schema(list(expected.items())))
+    assert score_signals(signals(), ANCHORS).schema.equals(pa.schema(list(expected.items())))
 
 
 def test_a_row_without_signals_is_nan_in_every_score_never_zero_or_null() -> None:
-    row = scorer().score(signals()).to_pylist()[UNSCORED]
+    row = score_signals(signals(), ANCHORS).to_pylist()[UNSCORED]
     assert row["status"] == "no_response"
     for name in (*GRADIENT, *REPRESENTATION):
         assert row[name] is not None
@@ -146,68 +141,25 @@ def test_a_row_without_signals_is_nan_in_every_score_never_zero_or_null() -> Non
     [("gradient", GRADIENT, REPRESENTATION), ("representation", REPRESENTATION, GRADIENT)],
 )
 def test_columns_of_a_method_that_did_not_run_are_null(missing: str, null: list[str], there: list[str]) -> None:
-    table = scorer().score(signals(**{missing: False}))
+    table = score_signals(signals(**{missing: False}), ANCHORS)
     assert all(table[name].null_count == table.num_rows for name in null)
     assert all(table[name].null_count == 0 for name in there)
-    assert table.schema.equals(scorer().score(signals()).schema)
-
-
-def test_bf16_rounding_is_torchs() -> None:
-    generator = np.random.default_rng(0)
-    values = np.concatenate(
-        [
-            generator.normal(size=5000) * 10.0 ** generator.integers(-6, 3, 5000),
-            np.array([0.0, -0.0, 1.0, -1.0, 1.00390625, 1.01171875, 3.3895e38, np.nan]),
-        ]
-    )
-    expected = torch.tensor(values).to(torch.bfloat16).double().numpy()
-    np.testing.assert_array_equal(scorer(round_to_bf16=True)._rounded(values), expected)
-
-
-def test_the_released_preset_rounds_cosines_and_then_their_sums() -> None:
-    given = signals()
-    plain, rounded = scorer().score(given), scorer(round_to_bf16=True).score(given)
-
-    def bf16(value: float) -> float:
-        return float(torch.tensor(value, dtype=torch.float64).to(torch.bfloat16))
-
-    for before, after in zip(plain.to_pylist(), rounded.to_pylist(), strict=True):
-        if before["status"] != "ok":
-            continue
-        harmful, safe = bf16(before["gradient_harmful"]), bf16(before["gradient_safe"])
-        assert (after["gradient_harmful"], after["gradient_safe"]) == (harmful, safe)
-        assert after["gradient_bidirectional"] == bf16(harmful - 2 * safe)
-        assert after["gradient_balanced"] == bf16(harmful - safe)
-        assert after["gradient_norm"] == before["gradient_norm"]
-        assert after["representation_harmful"] == before["representation_harmful"]
-
-
-def test_per_anchor_columns_are_each_anchors_cosine() -> None:
-    given = signals(per_anchor=True)
-    table = scorer().score(given)
-    assert table.column_names[len(COLUMNS) :] == [per_anchor_column(name, number) for name, number in ORDER]
-    assert per_anchor_column("safe_2", 3) == "gradient_to_safe_2_03"
-    for place, (name, number) in enumerate(ORDER):
-        expected = given[dot_column(place)].to_numpy() / np.sqrt(given["squared_norm"].to_numpy())
-        np.testing.assert_allclose(table[per_anchor_column(name, number)].to_numpy(), expected)
+    assert table.schema.equals(score_signals(signals(), ANCHORS).schema)
 
 
 def test_the_file_says_which_way_risk_runs_and_where_it_comes_from(tmp_path: Path) -> None:
-    path = tmp_path / "scores.parquet"
-    given = signals(7, per_anchor=True)
-    counts = write_scores(path, iter([given.slice(0, 4), given.slice(4)]), scorer(), {"version": "1.2", "model": "m"})
-    assert counts == {"ok": 6, "no_response": 1}
-    table = pq.read_table(path)
+    given = signals(7)
+    about = {"version": "1.2", "model": "m"}
+    counts = write_scores(tmp_path, iter([given.slice(0, 4), given.slice(4)]), ANCHORS, 1, about)
+    assert (counts.statuses, counts.unread, counts.first_mismatch) == ({"ok": 6, "no_response": 1}, 1, None)
+    table = pq.read_table(tmp_path / "scores.parquet")
     assert table["row"].to_pylist() == list(range(7))
     about = json.loads(table.schema.metadata[b"ripcurrent"])
     assert about["version"] == "1.2"
     assert "higher = more erosion" in about["sign"]
     directions = about["direction_of_risk"]
     lower = {"gradient_safe", "representation_safe", "predicted_harmful_loss_change"}
-    assert {n for n, way in directions.items() if way == "lower"} == lower | {
-        per_anchor_column(name, number) for name, number in ORDER if name != "harmful"
-    }
-    assert all(directions[per_anchor_column("harmful", number)] == "higher" for number in range(4))
+    assert {n for n, way in directions.items() if way == "lower"} == lower
     numeric = [f.name for f in table.schema if pa.types.is_floating(f.type)] + ["prompt_tokens", "response_tokens"]
     assert set(directions) == set(numeric)
     own = {f.name: f.metadata[b"direction_of_risk"].decode() for f in table.schema if f.metadata}
@@ -215,24 +167,18 @@ def test_the_file_says_which_way_risk_runs_and_where_it_comes_from(tmp_path: Pat
     assert DIRECTION_OF_RISK["gradient_norm"] == DIRECTION_OF_RISK["loss"] == "none"
 
 
-def test_shards_make_no_difference_to_the_numbers(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("rows", "groups"), [(4, [4, 4, 1]), (32_768, [9])])
+def test_shards_change_no_number_and_make_few_row_groups(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int, groups: list[int]
+) -> None:
+    """Each group costs its writer and every reader of the file memory, whatever the number of its rows."""
+    monkeypatch.setattr(_score, "GROUP_ROWS", rows)
     given = signals(9)
-    write_scores(tmp_path / "one.parquet", [given], scorer(), {})
-    write_scores(tmp_path / "many.parquet", [given.slice(n, 2) for n in range(0, 9, 2)], scorer(), {})
-    one, many = pq.read_table(tmp_path / "one.parquet"), pq.read_table(tmp_path / "many.parquet")
-    assert repr(one.to_pydict()) == repr(many.to_pydict())
-
-
-def test_many_shards_make_few_row_groups(tmp_path: Path) -> None:
-    """Each costs its writer and every reader of the file memory, whatever the number of its rows."""
-    given = signals(9)
-    path = tmp_path / "scores.parquet"
-    write_scores(path, [given.slice(n, 2) for n in range(0, 9, 2)], scorer(), {})
-    assert pq.ParquetFile(path).num_row_groups == 1
-    joined = list(row_groups([given.slice(n, 2) for n in range(0, 9, 2)], rows=4))
-    assert [table.num_rows for table in joined] == [4, 4, 1]
-    assert [row for table in joined for row in table["row"].to_pylist()] == given["row"].to_pylist()
-    assert list(row_groups([])) == []
+    write_scores(tmp_path / "one", [given], ANCHORS, 1, {})
+    write_scores(tmp_path / "many", [given.slice(n, 2) for n in range(0, 9, 2)], ANCHORS, 1, {})
+    one, many = (pq.ParquetFile(tmp_path / name / "scores.parquet") for name in ("one", "many"))
+    assert repr(one.read().to_pydict()) == repr(many.read().to_pydict())
+    assert [many.metadata.row_group(n).num_rows for n in range(many.num_row_groups)] == groups
 
 
 def test_an_error_midway_leaves_no_scores_file(tmp_path: Path) -> None:
@@ -241,5 +187,5 @@ def test_an_error_midway_leaves_no_scores_file(tmp_path: Path) -> None:
         raise OSError(28, "No space left on device")
 
     with pytest.raises(RipcurrentError, match="cannot be written: No space"):
-        write_scores(tmp_path / "scores.parquet", shards(), scorer(), {})
+        write_scores(tmp_path, shards(), ANCHORS, 1, {})
     assert list(tmp_path.iterdir()) == []

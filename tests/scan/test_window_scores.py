@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,10 @@ import pytest
 import torch
 
 from ripcurrent.models import load_model
-from ripcurrent.scan._scan import ScanResult, scan
+from ripcurrent.scan import ScanRun, scan
 from tests.gradients.oracle import encoded_row, inner, row_gradient, row_loss
 from tests.scan.explicit_scan import Explicit, cosine_to_unit, explicit
+from tests.scan_fixtures import table_of
 from tests.tiny_scan import ANSWERS, EXACT, good_rows, write_jsonl
 
 MOST = 96
@@ -52,13 +52,11 @@ pytestmark = pytest.mark.usefixtures("no_page")
 
 
 @pytest.fixture(scope="module")
-def scanned(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, anchors_file: Path) -> ScanResult:
+def scanned(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, anchors_file: Path) -> ScanRun:
     folder = tmp_path_factory.mktemp("windows")
     dataset = write_jsonl(folder / "documents.jsonl", [{"text": text} for text in DOCUMENTS])
     options: dict[str, Any] = {"model": str(tiny_folder), "anchors": str(anchors_file), **EXACT}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(import_module("ripcurrent.scan._scan"), "build_report", lambda run_folder: run_folder)
-        return scan(dataset, folder / "out", windows=True, max_tokens=MOST, shard_rows=2, **options)
+    return scan(dataset, folder / "out", windows=True, max_tokens=MOST, shard_rows=2, **options)
 
 
 @pytest.fixture(scope="module")
@@ -101,10 +99,12 @@ def expected(tiny_folder: Path, anchors: Explicit) -> list[dict[str, float]]:
     return rows
 
 
-def test_each_windows_row_equals_a_plain_loop(scanned: ScanResult, expected: list[dict[str, float]]) -> None:
+def test_each_windows_row_equals_a_plain_loop(scanned: ScanRun, expected: list[dict[str, float]]) -> None:
     table = pq.read_table(scanned.folder / "windows.parquet")
-    assert table.column_names == COLUMNS
-    assert scanned.manifest["windows"] == table.num_rows == len(expected)
+    assert table.column_names == [COLUMNS[0], "id", *COLUMNS[1:]]
+    own = table_of(scanned)["id"].to_pylist()
+    assert table["id"].to_pylist() == [f"{own[row['row']]}#{row['window']}" for row in table.to_pylist()]
+    assert scanned.manifest.windows == table.num_rows == len(expected)
     for found, wanted in zip(table.to_pylist(), expected, strict=True):
         for name in ("row", "window", "first_token", "tokens"):
             assert found[name] == wanted[name], (wanted["row"], wanted["window"], name)
@@ -115,8 +115,8 @@ def test_each_windows_row_equals_a_plain_loop(scanned: ScanResult, expected: lis
 
 
 @pytest.mark.parametrize("name", ["gradient_bidirectional", "gradient_balanced", "representation_bidirectional"])
-def test_the_largest_window_of_each_document(scanned: ScanResult, expected: list[dict[str, float]], name: str) -> None:
-    table = scanned.scores()
+def test_the_largest_window_of_each_document(scanned: ScanRun, expected: list[dict[str, float]], name: str) -> None:
+    table = table_of(scanned)
     spread = 0.0
     for number, (windows, largest) in enumerate(
         zip(table["windows"].to_pylist(), table[f"{name}_window_max"].to_pylist(), strict=True)
@@ -132,8 +132,8 @@ def test_the_largest_window_of_each_document(scanned: ScanResult, expected: list
     assert spread > 1e-2, "the largest is not the least, the first or the last"
 
 
-def test_only_the_scores_that_have_a_largest_window_have_one(scanned: ScanResult) -> None:
-    added = scanned.scores().column_names[-4:]
+def test_only_the_scores_that_have_a_largest_window_have_one(scanned: ScanRun) -> None:
+    added = table_of(scanned).column_names[-4:]
     assert added == [
         "windows",
         "gradient_bidirectional_window_max",

@@ -17,7 +17,6 @@ from ripcurrent.cli._evaluate import evaluate_command
 from ripcurrent.cli._experiment import experiment_command
 from ripcurrent.cli._finetune import register as register_finetune
 from ripcurrent.cli._judges import judges_app
-from ripcurrent.cli._merge import merge_command
 from ripcurrent.cli._people import agree_command, rate_command
 from ripcurrent.cli._report import report_command
 from ripcurrent.cli._scan import scan_command
@@ -39,7 +38,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("scan")(scan_command)
-app.command("merge")(merge_command)
 register_select(app)
 register_finetune(app)
 app.command("evaluate")(evaluate_command)

@@ -15,7 +15,6 @@ from ripcurrent.cli._scan import (
     MAX_TOKENS,
     MODEL,
     POSITION,
-    PRESET,
     QUIET,
     SCOPE,
     SEED,
@@ -48,7 +47,6 @@ def check_command(
     avg_n: Annotated[int, typer.Option(metavar="N", help="How many largest cosines are averaged.")] = 1,
     anchor_tokens: Annotated[int, typer.Option(metavar="T", help="First tokens of an anchor's response used.")] = 10,
     max_tokens: MAX_TOKENS = 1024,
-    preset: PRESET = "intended",
     seed: SEED = 0,
     device: SPREAD_DEVICE = None,
     dtype: DTYPE = None,
@@ -75,7 +73,6 @@ def check_command(
         "avg_n": avg_n,
         "anchor_tokens": anchor_tokens,
         "max_tokens": max_tokens,
-        "preset": preset,
         "seed": seed,
         "device": device,
         "dtype": dtype,
@@ -112,42 +109,3 @@ def check_command(
         for name, value in check.separation.items():
             console.print(f"{name}: leave-one-out AUROC {value:.3f}", highlight=False)
     require_separation(check.name, check.separation)
-
-
-@anchors_app.command("stability")
-def stability_command(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="Folder of a finished scan.")],
-    draws: Annotated[int, typer.Option(metavar="N", help="How often the anchors are drawn.")] = 200,
-    top: Annotated[int, typer.Option(metavar="N", help="How many of the riskiest rows to follow.")] = 100,
-    seed: Annotated[int, typer.Option(metavar="N", help="Seed of the draws.")] = 0,
-    as_json: JSON = False,
-    quiet: QUIET = False,
-) -> None:
-    """Draw a finished scan's anchors anew: how far do scores and ranking rest on which anchors there are?
-
-    Writes anchor_intervals.parquet into the run. Gradient scores need a scan with --per-anchor.
-    """
-    from ripcurrent.cli._output import print_json
-    from ripcurrent.scan._anchor_stability import anchor_stability
-
-    found = anchor_stability(run, draws=draws, top=top, seed=seed)
-    if as_json:
-        print_json(found.as_json())
-        return
-    if quiet:
-        return
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("score", "rank correlation", f"top {top} kept", "width", box=box.SIMPLE_HEAD)
-    table.title = f"{draws} draws of the anchors"
-    for one in found.scores:
-        correlation = f"{one.spearman:.2f} (5 %: {one.spearman_low:.2f})"
-        table.add_row(one.column, correlation, f"{one.overlap:.0%} (5 %: {one.overlap_low:.0%})", f"{one.width:.2f}")
-    console = Console()
-    console.print(table)
-    console.print("width: of a row's 95 % interval, median, in the score's standard deviations", highlight=False)
-    for note in found.notes:
-        console.print(note, highlight=False, markup=False)
-    console.print(f"Intervals: {found.path}", highlight=False, soft_wrap=True, markup=False)

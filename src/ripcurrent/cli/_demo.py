@@ -42,7 +42,6 @@ def demo_command(
     from ripcurrent.cli._output import TerminalProgress, print_json
     from ripcurrent.data import DEMO_ROWS, read_rows
     from ripcurrent.demo import run_demo
-    from ripcurrent.scan._summary import summarise_scan
 
     console = Console(highlight=False)
     if quiet or as_json:
@@ -55,7 +54,7 @@ def demo_command(
     if as_json:
         print_json(demo.to_json())
     elif not quiet:
-        show_summary(summarise_scan(demo.scan.folder))
+        show_summary(demo.scan)
         show_demo(demo, console)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -20,9 +19,6 @@ from ripcurrent.cli._scan import (
     MAP,
     MAX_TOKENS,
     MEMORY,
-    PER_ANCHOR,
-    PREFILTER,
-    PREFILTER_SAMPLE,
     QUIET,
     ROW_TOKENS,
     SCOPE,
@@ -36,7 +32,6 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
-    from ripcurrent.scan._budget_trial import BatchRate
     from ripcurrent.scan._doctor import DatasetReport, Diagnosis
     from ripcurrent.scan._environment import Finding
     from ripcurrent.scan._probe import Estimate
@@ -69,15 +64,9 @@ def doctor_command(
     signals: SIGNALS = "all",
     anchors: ANCHORS = "builtin",
     row_tokens: ROW_TOKENS = "all",
-    per_anchor: PER_ANCHOR = False,
     windows: WINDOWS = False,
-    prefilter: PREFILTER = None,
-    prefilter_sample: PREFILTER_SAMPLE = 1000,
     memory: MEMORY = None,
     token_budget: TOKEN_BUDGET = None,
-    try_budgets: Annotated[
-        bool, typer.Option("--try-budgets", help="Also time batches of several sizes, and name the fastest.")
-    ] = False,
     device: DEVICE = None,
     dtype: DTYPE = None,
     attention: ATTENTION = "sdpa",
@@ -104,10 +93,7 @@ def doctor_command(
         "signals": signals,
         "anchors": anchors,
         "row_tokens": parse_row_tokens(row_tokens),
-        "per_anchor": per_anchor,
         "windows": windows,
-        "prefilter": prefilter,
-        "prefilter_sample": prefilter_sample,
         "memory": memory,
         "token_budget": token_budget,
         "device": device,
@@ -116,10 +102,10 @@ def doctor_command(
         "limit": limit,
     }
     if quiet or as_json:
-        found = diagnose(dataset, try_budgets=try_budgets, **changes)
+        found = diagnose(dataset, **changes)
     else:
         with TerminalProgress().shown() as progress:
-            found = diagnose(dataset, progress=progress, try_budgets=try_budgets, **changes)
+            found = diagnose(dataset, progress=progress, **changes)
     if as_json:
         print_json(found.as_json())
     elif not quiet:
@@ -153,10 +139,6 @@ def show_diagnosis(found: Diagnosis) -> None:
         console.print("\n[bold]A scan of it[/bold], as a short probe predicts it (an estimate: other load changes it)")
         for estimate in found.estimates:
             console.print(_forecast(estimate), soft_wrap=True)
-    if found.batch_rates:
-        console.print("\n[bold]Batches[/bold], the same rows in each, the faster of two")
-        for line in _rates(found.batch_rates):
-            console.print(line, soft_wrap=True)
 
 
 def duration(seconds: float) -> str:
@@ -237,7 +219,6 @@ def _forecast(estimate: Estimate) -> str:
 
     parts = (
         f"loading {duration(estimate.loading_seconds)}",
-        *([f"finding what --memory holds {duration(estimate.planning_seconds)}"] if estimate.planning_seconds else []),
         f"anchors {duration(estimate.anchor_seconds)}",
         f"rows {duration(estimate.row_seconds)} at {estimate.tokens_per_second:.0f} tokens/s",
     )
@@ -245,23 +226,6 @@ def _forecast(estimate: Estimate) -> str:
         f"  {SIGNAL_NAMES[estimate.signals]}: about {duration(estimate.seconds)} ({', '.join(parts)}),"
         f" up to {size(estimate.peak_memory_bytes)} of memory"
     )
-
-
-def _rates(rates: Sequence[BatchRate]) -> Iterator[str]:
-    """A line a rate, and what to do."""
-    from ripcurrent.scan._budget_trial import fastest
-    from ripcurrent.scan._environment import size
-
-    threads = rates[0].threads
-    for rate in rates:
-        name = f"--token-budget {rate.token_budget}"
-        name += "" if rate.threads == threads else f" with OMP_NUM_THREADS={rate.threads}"
-        line = f"  {name}: {rate.tokens_per_second:.0f} tokens/s, up to {size(rate.peak_memory_bytes)} of memory"
-        yield f"{line}; ran out of it, and went on in halves" if rate.ran_out else line
-    best = fastest(rates)
-    chosen = f"--token-budget {best.token_budget}"
-    chosen += "" if best.threads == threads else f" and OMP_NUM_THREADS={best.threads}"
-    yield f"  Fastest here and now: {chosen}. Scores differ between them by rounding alone."
 
 
 def _counts(reasons: dict[str, int], first: dict[str, int]) -> str:

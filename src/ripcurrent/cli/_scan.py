@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from ripcurrent.scan._execution import Execution
-    from ripcurrent.scan._summary import ScanSummary
+    from ripcurrent.progress import Progress
+    from ripcurrent.scan import Execution, Part, ScanRun
 
 MODEL = Annotated[
     str,
@@ -39,7 +40,6 @@ POSITION = Annotated[
 LAYER = Annotated[
     int | None, typer.Option(metavar="N", help="Block whose output is read; the last hidden state unless named.")
 ]
-PRESET = Annotated[str, typer.Option(help="intended, or released: the reference code's quirks.")]
 ATTENTION = Annotated[str, typer.Option(help="sdpa, or eager: least sensitive to batch shape.")]
 WINDOWS = Annotated[
     bool, typer.Option("--windows", help="Cut plain documents longer than --max-tokens into windows, each scored.")
@@ -47,21 +47,11 @@ WINDOWS = Annotated[
 TOKEN_BUDGET = Annotated[
     str | None,
     typer.Option(
-        metavar="N|auto",
-        help="Padded tokens per batch: 512 on a processor, 2048 on MPS, 4096 on CUDA; auto: the fastest of several.",
+        metavar="N",
+        help="Padded tokens per batch: 512 on a CPU, 2048 on MPS, 4096 on CUDA unless named.",
     ),
 ]
 ROW_TOKENS = Annotated[str, typer.Option(metavar="all|N", help="First tokens of a row's response used.")]
-PER_ANCHOR = Annotated[
-    bool, typer.Option("--per-anchor", help="A gradient column for each anchor; costs extra passes.")
-]
-PREFILTER = Annotated[
-    str | None,
-    typer.Option(metavar="SHARE", help="Gradients only for this share of the rows, such as 10%, by a cheap pass."),
-]
-PREFILTER_SAMPLE = Annotated[
-    int, typer.Option(metavar="N", help="Random rows with gradients too: they measure what a prefilter misses.")
-]
 MEMORY = Annotated[
     str | None, typer.Option(metavar="SIZE", help="Keep to this much memory, such as 8GB (on CUDA: of the GPU's).")
 ]
@@ -94,7 +84,6 @@ def scan_command(
         bool, typer.Option("--no-anchor-check", help="Go on with anchors that do not separate harm from safety.")
     ] = False,
     scope: SCOPE = "all",
-    preset: PRESET = "intended",
     position: POSITION = "last",
     layer: LAYER = None,
     avg_n: Annotated[int, typer.Option(metavar="N", help="How many largest cosines are averaged.")] = 1,
@@ -105,19 +94,9 @@ def scan_command(
     drop_refusals: Annotated[
         bool, typer.Option("--drop-refusals", help="Leave rows with a refusal phrase unscored.")
     ] = False,
-    per_anchor: PER_ANCHOR = False,
     forecast: FORECAST = None,
     tokens: TOKENS = None,
     windows: WINDOWS = False,
-    prefilter: PREFILTER = None,
-    prefilter_by: Annotated[
-        str | None,
-        typer.Option(
-            metavar="COLUMN",
-            help="Which score picks them: representation_bidirectional unless it is _harmful or _safe.",
-        ),
-    ] = None,
-    prefilter_sample: PREFILTER_SAMPLE = 1000,
     memory: MEMORY = None,
     format: FORMAT = None,
     mapping: MAP = None,
@@ -129,9 +108,7 @@ def scan_command(
     shard_rows: Annotated[
         int, typer.Option(metavar="N", help="Rows per shard on disk: what an interruption can cost.")
     ] = 256,
-    seed: Annotated[
-        int, typer.Option(metavar="N", help="Seed of a fresh LoRA and of the prefilter's random rows.")
-    ] = 0,
+    seed: Annotated[int, typer.Option(metavar="N", help="Seed of a fresh LoRA.")] = 0,
     shard: Annotated[
         str | None,
         typer.Option(metavar="i/n", help="Score only part i of n, from 0; auto: as SLURM or torchrun says."),
@@ -151,9 +128,11 @@ def scan_command(
     from ripcurrent.cli._output import TerminalProgress, print_json, say_default_model
     from ripcurrent.data import parse_mapping
     from ripcurrent.errors import RipcurrentError
-    from ripcurrent.scan._execution import Execution
-    from ripcurrent.scan._scan import scan
-    from ripcurrent.scan._summary import summarise_scan
+    from ripcurrent.forecast._sentences import read_forecast
+    from ripcurrent.scan import Execution, scan
+
+    # before anything is read
+    execution = Execution(executor, workers, ray_address)
 
     changes: dict[str, Any] = {
         "model": model,
@@ -162,7 +141,6 @@ def scan_command(
         "anchors": anchors,
         "anchor_check": not no_anchor_check,
         "scope": scope,
-        "preset": preset,
         "position": position,
         "layer": layer,
         "avg_n": avg_n,
@@ -171,11 +149,7 @@ def scan_command(
         "loss_on": loss_on,
         "max_tokens": max_tokens,
         "drop_refusals": drop_refusals,
-        "per_anchor": per_anchor,
         "windows": windows,
-        "prefilter": prefilter,
-        "prefilter_by": prefilter_by,
-        "prefilter_sample": prefilter_sample,
         "memory": memory,
         "tokens": tokens,
         "format": format,
@@ -188,66 +162,69 @@ def scan_command(
         "shard_rows": shard_rows,
         "seed": seed,
     }
-    execution = Execution(executor, workers, ray_address)
     say_default_model(context, quiet)
-    if shard is not None:
-        if forecast is not None:
-            raise RipcurrentError("--forecast speaks of all rows, and --shard scores a part.", "Give it to merge.")
-        _scan_part(dataset, shard, out, execution, changes, as_json=as_json, quiet=quiet)
-        return
-    if quiet:
-        result = scan(dataset, out, execution=execution, forecast=forecast, **changes)
-    else:
-        with TerminalProgress().shown() as progress:
-            result = scan(dataset, out, execution=execution, forecast=forecast, progress=progress, **changes)
-    if as_json:
-        print_json(summarise_scan(result.folder).as_json())
+    if shard is not None and forecast is not None:
+        raise RipcurrentError("--forecast speaks of all rows, and --shard scores a part.", "Give it without --shard.")
+    part = None if shard is None else _part_of(dataset, shard, out, execution, changes)
+    with TerminalProgress().shown() if not quiet else nullcontext() as progress:
+        run = scan(dataset, out, part=part, execution=execution, progress=progress, **changes)
+        if run.finished:
+            _add_forecast_and_page(run, forecast, progress)
+    if not run.finished:
+        _show_part(run, part, as_json=as_json, quiet=quiet)
+    elif as_json:
+        print_json({**run.to_json(), "forecast": read_forecast(run.folder)})
     elif not quiet:
-        show_summary(summarise_scan(result.folder))
+        show_summary(run)
 
 
-def _scan_part(
-    dataset: str,
-    shard: str,
-    out: Path | None,
-    execution: Execution,
-    changes: dict[str, Any],
-    *,
-    as_json: bool,
-    quiet: bool,
-) -> None:
+def _add_forecast_and_page(run: ScanRun, calibration: Path | None, progress: Progress | None) -> None:
+    """What a finished scan's folder has besides its scores."""
+    from ripcurrent.forecast._calibration import find_calibration
+    from ripcurrent.forecast._coherence import CoherenceOfRuns, Rows
+    from ripcurrent.forecast._trained_rows import ScoredSource
+    from ripcurrent.forecast._write import write_forecast
+    from ripcurrent.progress import SilentProgress
+    from ripcurrent.report import build_report
+
+    progress = progress or SilentProgress()
+    coherence = CoherenceOfRuns(progress)
+
+    def measure(rows: Rows) -> float:
+        return coherence(ScoredSource(run.folder), [int(row) for row in rows], run.folder)
+
+    can_measure = run.options.wants_gradient and run.options.memory is None
+    chosen = None if calibration is None else find_calibration(calibration)
+    write_forecast(run.folder, chosen, measure=measure if can_measure else None)
+    progress.step("writing the page")
+    build_report(run)
+
+
+def _part_of(dataset: str, shard: str, out: Path | None, execution: Execution, changes: dict[str, Any]) -> Part:
     import os
 
-    from ripcurrent.cli._output import TerminalProgress, print_json
+    from ripcurrent.data import read_rows
     from ripcurrent.runs import refuse_other_cut
-    from ripcurrent.scan._part import bind_local_gpu, parse_part
-    from ripcurrent.scan._scan import default_folder, scan_part
+    from ripcurrent.scan import bind_local_gpu, default_folder, parse_part
 
     part = parse_part(shard, os.environ)
     if shard == "auto":
-        refuse_other_cut(out or default_folder(dataset, changes), part)
+        folder = out or default_folder(read_rows(dataset, format=changes["format"], mapping=changes["mapping"]))
+        refuse_other_cut(folder, part)
         if execution.executor == "local" and changes["device"] in (None, "cuda"):
             bind_local_gpu(os.environ)
-    if quiet:
-        result = scan_part(dataset, part, out, execution=execution, **changes)
-    else:
-        with TerminalProgress().shown() as progress:
-            result = scan_part(dataset, part, out, execution=execution, progress=progress, **changes)
-    fresh = result.rows_scored_in_this_call
+    return part
+
+
+def _show_part(run: ScanRun, part: Part | None, *, as_json: bool, quiet: bool) -> None:
+    """Say what a part did while others are still to come."""
+    from ripcurrent.cli._output import print_json
+
+    fresh = int(run.manifest.timings["rows_scored_in_this_call"])
     if as_json:
-        folder = str(result.folder)
-        about = {"rows": result.rows, "rows_scored_in_this_call": fresh, "waits": result.waits}
-        print_json({"run": folder, "part": str(part), **about})
-    elif not quiet and result.waits:
-        typer.echo(f"Part {part}: the representation pass over its {result.rows} rows is done, other parts' is not.")
-        typer.echo("Rows are picked from all of them: give this command once more when every part has come so far")
-        typer.echo(f"in {result.folder}, which all parts must share.")
+        print_json({"run": str(run.folder), "part": str(part), "rows_scored_in_this_call": fresh})
     elif not quiet:
-        done = f"{fresh} of them scored now"
-        if changes["prefilter"] is not None:
-            done = f"both passes are done, {fresh} rows of either computed now"
-        typer.echo(f"Part {part}: {result.rows} rows, {done}.")
-        typer.echo(f"When all {part.of} parts are done: ripcurrent merge {result.folder}")
+        typer.echo(f"Part {part}: {fresh} rows scored now. The part that ends last writes the scores of all.")
 
 
 def parse_row_tokens(text: str) -> int | None:
@@ -292,7 +269,7 @@ def shorten(text: str, room: int) -> str:
     return line if len(line) <= room else line[: room - 1] + "…"
 
 
-def show_summary(summary: ScanSummary) -> None:
+def show_summary(run: ScanRun) -> None:
     """Print a finished scan's verdict, riskiest rows and format shares."""
     from rich import box
     from rich.console import Console
@@ -300,20 +277,23 @@ def show_summary(summary: ScanSummary) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    console = Console()
-    unscored = ", ".join(f"{count} {status}" for status, count in summary.unscored.items())
+    from ripcurrent.scan import format_shares, riskiest_rows, scan_notes, score_quantiles, weak_anchors_note
+
+    console, manifest, counts = Console(), run.manifest, run.status_counts()
+    scored = counts.pop("ok", 0)
+    unscored = ", ".join(f"{count} {status}" for status, count in counts.items())
     console.print(
-        f"[bold]{summary.scored}[/bold] of {summary.rows} rows scored"
+        f"[bold]{scored}[/bold] of {run.rows} rows scored"
         + (f" ({unscored})" if unscored else "")
-        + f" · {escape(summary.model)} · anchors {escape(summary.anchors)}",
+        + f" · {escape(manifest.model.name)} · anchors {escape(manifest.anchors.name)}",
         highlight=False,
     )
-    for note in summary.row_notes:
+    for note in manifest.row_notes:
         console.print(escape(note), soft_wrap=True, highlight=False)
-    if summary.separation:
-        parts = ", ".join(f"{name} {value:.2f}" for name, value in summary.separation.items())
+    if manifest.anchors.separation:
+        parts = ", ".join(f"{name} {value:.2f}" for name, value in manifest.anchors.separation.items())
         console.print(f"The anchors' separation (leave-one-out AUROC): {parts}", highlight=False)
-    if (weak := summary.weak_anchors_line()) is not None:
+    if (weak := weak_anchors_note(run)) is not None:
         console.print(f"[bold red]{escape(weak)}[/bold red]", highlight=False)
 
     scores = Table(
@@ -321,43 +301,49 @@ def show_summary(summary: ScanSummary) -> None:
     )
     scores.columns[0].no_wrap = True
     scores.caption = "length: rank correlation with the number of response tokens"
-    for score in summary.scores:
+    for score in score_quantiles(run):
         cells = [f"{score.quantiles[at]:+.4f}" for at in (0.05, 0.5, 0.95, 0.99)]
         correlation = score.spearman_with_length
         scores.add_row(score.name, *cells, "" if isnan(correlation) else f"{correlation:+.2f}")
     console.print(scores)
 
-    title = f"Riskiest rows by {summary.ranking}"
+    title = f"Riskiest rows by {run.default_ranking}"
     rows = Table("#", "row", "score", "tokens", "format", "prompt", box=box.SIMPLE_HEAD, title=title)
     # rich squeezes the numbers rather than a long text, so the text is clipped here
     room = max(20, console.width - 54)
-    for rank, row in enumerate(summary.riskiest, start=1):
+    for rank, row in enumerate(riskiest_rows(run), start=1):
         prompt = Text(shorten(row.prompt or "", room))
         rows.add_row(
             str(rank), str(row.row), f"{row.score:+.4f}", str(row.response_tokens), " ".join(row.traits), prompt
         )
     console.print(rows)
 
-    shares = Table("format", f"riskiest {summary.top}", "all scored", box=box.SIMPLE_HEAD, title="Format shares")
-    for name, (top, whole) in summary.format_shares.items():
-        shares.add_row(name, f"{top:.0%}", f"{whole:.0%}")
-    shares.add_row("mean response tokens", f"{summary.mean_tokens[0]:.0f}", f"{summary.mean_tokens[1]:.0f}")
+    top_rows = f"riskiest {min(100, len(run.ranked()))}"
+    shares = Table("format", top_rows, "all scored", box=box.SIMPLE_HEAD, title="Format shares")
+    for name, (top, whole) in format_shares(run).items():
+        if name == "response_tokens":
+            shares.add_row("mean response tokens", f"{top:.0f}", f"{whole:.0f}")
+        else:
+            shares.add_row(name, f"{top:.0%}", f"{whole:.0%}")
     console.print(shares)
-    if (cut := summary.truncated_line()) is not None:
-        console.print(cut, soft_wrap=True, highlight=False)
-    if summary.other_base is not None:
-        console.print(escape(summary.other_base), soft_wrap=True, highlight=False)
-    if (passed := summary.memory_line()) is not None:
-        console.print(passed, highlight=False)
-    if (left_out := summary.left_out_line()) is not None:
-        console.print(escape(left_out), soft_wrap=True, highlight=False)
-    if summary.prefilter is not None:
-        console.print(f"[bold]{summary.prefilter}[/bold]", soft_wrap=True, highlight=False)
-    for line in summary.forecast_lines():
+    for line in [*scan_notes(run), *_forecast_lines(run.folder)]:
         console.print(escape(line), soft_wrap=True, highlight=False)
     console.print(
         "A score is a claim, not proof: compare any selection with its length-matched controls (ripcurrent select).",
         soft_wrap=True,
     )
-    console.print(f"Scores: {escape(str(summary.folder / 'scores.parquet'))}", soft_wrap=True, highlight=False)
-    console.print(f"Page:   {escape(str(summary.folder / 'report.html'))}", soft_wrap=True, highlight=False)
+    console.print(f"Scores: {escape(str(run.scores_path))}", soft_wrap=True, highlight=False)
+    console.print(f"Page:   {escape(str(run.folder / 'report.html'))}", soft_wrap=True, highlight=False)
+
+
+def _forecast_lines(folder: Path) -> list[str]:
+    """The forecast in sentences, or one that says that there is none."""
+    from ripcurrent.forecast._sentences import forecast_lines, read_forecast
+    from ripcurrent.forecast._write import why_none
+
+    if (forecast := read_forecast(folder)) is not None:
+        return forecast_lines(forecast)
+    if (reason := why_none(folder)) is not None:
+        reason = reason.removeprefix("the calibration does not match this scan: ")
+        return [f"No forecast: the calibration for this model does not match this scan: {reason}."]
+    return ["No forecast: there is no calibration for this model (ripcurrent calibrate)."]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 from ripcurrent.data._files import Container, no_such_row, plain_suffix, sampled_sha256
@@ -27,7 +27,13 @@ class Dataset:
     """A dataset as rows. Iterating streams: no more than a few records are in memory, and it can be done again."""
 
     def __init__(
-        self, path: str, container: Container, row_format: Format, mapping: Mapping[str, str], limit: int | None
+        self,
+        path: str,
+        container: Container,
+        row_format: Format,
+        mapping: Mapping[str, str],
+        limit: int | None,
+        begun: Iterator[object] | None = None,
     ) -> None:
         self.path = path
         """The path or hub address, as given."""
@@ -43,6 +49,9 @@ class Dataset:
         self._format = row_format
         self._mapping = dict(mapping)
         self._limit = limit
+        self._begun = begun
+        self._counted: tuple[int, str] | None = None
+        self._stamps = self._stamp_files()
 
     def __iter__(self) -> Iterator[Row]:
         """Every row, in order."""
@@ -71,14 +80,39 @@ class Dataset:
 
         Reads everything once, so that a broken record anywhere raises its `RipcurrentError` here and not hours later.
         """
-        own = self._container.content_hash()
-        digest = hashlib.sha256()
-        count = 0
-        for record in islice(self._container.records(), self._limit):
-            count += 1
-            if own is None:
-                digest.update(canonical_json(record) + b"\n")
-        return count, own or digest.hexdigest()
+        if self._counted is None:
+            own = self._container.content_hash()
+            digest = hashlib.sha256()
+            count = 0
+            # what was read of it to recognise the format is not read again
+            records, self._begun = self._begun or self._container.records(), None
+            for record in islice(records, self._limit):
+                count += 1
+                if own is None:
+                    digest.update(canonical_json(record) + b"\n")
+            self._counted = count, own or digest.hexdigest()
+        return self._counted
+
+    def has_changed(self) -> bool:
+        """Whether its files are others than when it was opened, by size and time, then by content.
+
+        False where they cannot be found now, as when a network disk is gone.
+        """
+        try:
+            if self._stamps == self._stamp_files():
+                return False
+        except OSError:
+            return False
+        try:
+            now = read_rows(self.path, format=self.format, mapping=self._mapping, limit=self._limit)
+            return now.count_and_hash() != self.count_and_hash()
+        except RipcurrentError:
+            # saved halfway
+            return True
+
+    def _stamp_files(self) -> list[tuple[int, int]]:
+        """Size and time of change of each file; none of a hub dataset."""
+        return [(path.stat().st_size, path.stat().st_mtime_ns) for path in self._container.files]
 
     def describe(self) -> DatasetInfo:
         """What a manifest keeps of it; reads everything once (see `count_and_hash`)."""
@@ -184,8 +218,10 @@ def read_rows(
     if limit is not None and limit < 1:
         raise RipcurrentError(f"A limit of {limit} rows leaves nothing.", "Give a limit of 1 or more.")
     container = open_container(str(path))
-    sample = list(islice(container.records(), SAMPLE if limit is None else min(limit, SAMPLE)))
-    return Dataset(str(path), container, sniff(str(path), sample, container.columns, format, mapping), mapping, limit)
+    records = container.records()
+    sample = list(islice(records, SAMPLE if limit is None else min(limit, SAMPLE)))
+    row_format = sniff(str(path), sample, container.columns, format, mapping)
+    return Dataset(str(path), container, row_format, mapping, limit, chain(sample, records))
 
 
 def open_unchanged(

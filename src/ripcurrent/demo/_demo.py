@@ -119,7 +119,7 @@ def run_demo(
     Raises:
         RipcurrentError: The embedded model is not installed, or ``out`` holds something else.
     """
-    run = ScanRun.open(rc.scan(DEMO_ROWS, out, progress=progress, **changes).folder)
+    run = rc.scan(DEMO_ROWS, out, progress=progress, **changes)
     if not (run.folder / REPORT).exists():
         build_report(run)
     ranked = run.ranked()

@@ -18,7 +18,7 @@ from ripcurrent.experiment._config import NAME, Scan
 from ripcurrent.experiment._rows import content_of
 from ripcurrent.progress import Progress
 from ripcurrent.runs import written_whole
-from ripcurrent.scan._options import ScanOptions, resolve_options
+from ripcurrent.scan._options import ScanOptions
 from ripcurrent.scan._scan import scan
 from ripcurrent.select_old import read_scores
 from ripcurrent.select_old._draw import generator
@@ -60,7 +60,7 @@ def check_scans(config: ExperimentConfig, where: str) -> None:
                 known = list(ScanOptions.model_fields)
                 raise missing_name(f"{where}: {key}: there is no option", name, known, "Options")
         try:
-            resolve_options(None, dict(options))
+            ScanOptions.resolve(None, dict(options))
         except RipcurrentError as error:
             raise RipcurrentError(f"{where}: {key}: {error.message}", error.hint) from error
 

@@ -20,7 +20,7 @@ from ripcurrent.finetune._run import FinetuneManifest, FinetuneRun, TrainedRows,
 from ripcurrent.models import describe
 from ripcurrent.progress import Progress, SilentProgress
 from ripcurrent.runs import RunFolder, library_versions, machine, require_run_folder, written_whole
-from ripcurrent.scan import ScanOptions, require_positions
+from ripcurrent.scan import require_positions
 
 if TYPE_CHECKING:
     import torch
@@ -84,7 +84,7 @@ def finetune(
     chat_model = load_for_training(
         chosen.model, adapter=chosen.adapter, device=chosen.device, compute=compute, recipe=chosen_recipe
     )
-    require_positions(chat_model, ScanOptions(max_tokens=chosen.max_tokens), padded=False)
+    require_positions(chat_model, chosen.max_tokens, padded=False)
     identity = _identity(chosen, chosen_recipe, about_rows, chat_model, compute)
     started = datetime.now(UTC).isoformat(timespec="seconds")
     kind = result_kind(chosen_recipe, chosen.adapter)

@@ -23,7 +23,7 @@ from ripcurrent.forecast._join_calibration import join_calibration, refuse_other
 from ripcurrent.forecast._ladder import read_ladder
 from ripcurrent.models import describe
 from ripcurrent.progress import Progress
-from ripcurrent.scan._options import ScanOptions, resolve_options
+from ripcurrent.scan._options import ScanOptions
 from ripcurrent.scan._scan_model import load_scan_model
 from ripcurrent.scan._scored_with import ScoredWith
 
@@ -171,7 +171,7 @@ def _refuse_other_scores(
 ) -> None:
     """Refuse another model, anchors or options of the scan than the ladder is to be fitted with, before training."""
     own = {"model": config.model, "adapter": config.adapter, "device": config.device, "dtype": config.dtype}
-    options = resolve_options(None, {**own, **scan})
+    options = ScanOptions.resolve(None, {**own, **scan})
     anchor_set = load_anchors(options.anchors)
     about = describe(load_scan_model(options)).model_dump()
     planned = ScoredWith.of(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
@@ -69,10 +69,14 @@ def _give_back_memory() -> None:
 
 
 class Halving:
-    """Measures batches, in halves where one runs out of memory; remembers the size that did.
+    """Parts batches that run out of memory in halves, and remembers the size that did.
 
     A row's result does not depend on its batch but for rounding, so halves give what the whole would have. Batches as
     large as one that ran out are halved beforehand for as long as this object lives.
+
+        for places in halving.groups(rows, plan):
+            with halving.attempt():
+                ...  # measure the rows at these places
     """
 
     def __init__(self) -> None:
@@ -80,44 +84,49 @@ class Halving:
         """Padded tokens of the smallest batch that ran out, None while none has."""
         self.batches_halved = 0
         """Batches that ran out of memory."""
+        self._said: str | None = None
 
-    def __call__(
+    def groups(
         self,
         rows: Sequence[EncodedRow],
-        places: Sequence[int],
-        measure: Callable[[Sequence[EncodedRow]], Result],
+        plan: Iterable[Sequence[int]],
         forget: Callable[[], None] = lambda: None,
-    ) -> Iterator[tuple[list[int], Result]]:
-        """Yield the places that were measured together, with what was measured, until every place had its turn.
+    ) -> Iterator[list[int]]:
+        """The places of each batch of a plan, or of its halves, until every place was measured.
 
-        ``forget`` gives back what is kept for later batches; it is called when one runs out.
+        ``forget`` gives back what is kept for later batches, and is called where one runs out.
 
         Raises:
             RipcurrentError: a single row does not fit.
         """
-        waiting = [list(places)]
+        waiting = [list(places) for places in plan]
         while waiting:
             group = waiting.pop(0)
             padded = len(group) * max(len(rows[place].tokens) for place in group)
             if len(group) > 1 and self.too_large is not None and padded >= self.too_large:
                 waiting[:0] = _halves(group)
                 continue
-            try:
-                result = measure([rows[place] for place in group])
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                said = first_line(error)
-            else:
-                yield group, result
+            self._said = None
+            yield group
+            if self._said is None:
                 continue
-            _give_back_memory()
             forget()
+            _give_back_memory()
             if len(group) == 1:
-                raise _row_does_not_fit(rows[group[0]], said)
+                raise _row_does_not_fit(rows[group[0]], self._said)
             self.too_large = padded if self.too_large is None else min(self.too_large, padded)
             self.batches_halved += 1
             waiting[:0] = _halves(group)
+
+    @contextmanager
+    def attempt(self) -> Iterator[None]:
+        """Measure the group that was just given; if memory runs out, the next groups are its halves."""
+        try:
+            yield
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            self._said = first_line(error)
 
 
 def _halves(places: list[int]) -> list[list[int]]:

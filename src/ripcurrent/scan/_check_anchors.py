@@ -8,7 +8,7 @@ from typing import Any
 from ripcurrent.anchors import load_anchors
 from ripcurrent.gradients import FeatureReader, GradientPass, in_memory
 from ripcurrent.progress import Progress, SilentProgress
-from ripcurrent.scan._options import require_combination, resolve_options
+from ripcurrent.scan._options import ScanOptions, require_combination
 from ripcurrent.scan._prepared_anchors import prepare_anchors
 from ripcurrent.scan._scan_model import load_scan_model
 from ripcurrent.scan._separation import leave_one_out_scores, separation
@@ -52,7 +52,7 @@ class AnchorCheck:
 
 def check_anchors(anchors: str = "builtin", *, progress: Progress | None = None, **changes: Any) -> AnchorCheck:
     """Measure an anchor set on a model; options by name as for a scan."""
-    options = resolve_options(None, {**changes, "anchors": anchors})
+    options = ScanOptions.resolve(None, {**changes, "anchors": anchors})
     require_combination(options, "messages")
     told = progress or SilentProgress()
     anchor_set = load_anchors(anchors)

@@ -26,14 +26,13 @@ from ripcurrent.errors import RipcurrentError
 from ripcurrent.gradients import GradientPass
 from ripcurrent.models import ChatModel, choose_device, describe
 from ripcurrent.progress import Progress, SilentProgress
-from ripcurrent.scan._budget_trial import BatchRate
 from ripcurrent.scan._environment import Finding, environment, free_memory, size
-from ripcurrent.scan._options import ScanOptions, require_combination, resolve_options
-from ripcurrent.scan._probe import Estimate, Load, Probe
+from ripcurrent.scan._options import ScanOptions, require_combination
+from ripcurrent.scan._probe import Estimate, estimate_scan
 from ripcurrent.scan._rendered_row import RenderedRow, rendered_row
 from ripcurrent.scan._scan_model import load_scan_model
 from ripcurrent.scan._signal_stage import PreparedRow
-from ripcurrent.scan._window_signals import document_row
+from ripcurrent.scan._windows import document_row
 
 Item = TypeVar("Item")
 
@@ -92,8 +91,6 @@ class Diagnosis:
     """The dataset, where one was given."""
     estimates: tuple[Estimate, ...]
     """Forecasts of the scan; none without a dataset or without a usable row."""
-    batch_rates: tuple[BatchRate, ...] = ()
-    """With ``try_budgets``, how fast rows are scored in batches of several sizes."""
 
     def as_json(self) -> dict[str, Any]:
         """One JSON-ready object."""
@@ -106,7 +103,6 @@ class Diagnosis:
             if found is None
             else {**asdict(found), "sample_row": None if row is None else row.as_json()},
             "estimates": [asdict(estimate) for estimate in self.estimates],
-            "batch_rates": [asdict(rate) for rate in self.batch_rates],
         }
 
 
@@ -152,7 +148,6 @@ def diagnose(
     *,
     model: str | None = None,
     progress: Progress | None = None,
-    try_budgets: bool = False,
     **changes: Any,
 ) -> Diagnosis:
     """Look at the environment; with a dataset at its rows; with a dataset or a model at the model, and forecast a scan.
@@ -161,29 +156,16 @@ def diagnose(
         dataset: Anything that :func:`ripcurrent.read_rows` reads.
         model: A model; with a dataset :class:`ScanOptions`' default unless named.
         progress: Told of steps.
-        try_budgets: Also time the same rows in batches of half, twice and four times the token budget.
         **changes: Options of the scan by name.
 
     Raises:
         RipcurrentError: A dataset or model that a scan would refuse, or an option that it does not take.
     """
-    options = resolve_options(None, changes if model is None else {**changes, "model": model})
+    options = ScanOptions.resolve(None, changes if model is None else {**changes, "model": model})
     if options.device == "auto":
         raise RipcurrentError(
             "doctor measures on one device, and does not know whether a model spread over several GPUs fits on each.",
             "One GPU is needed: leave --device auto out, or scan a few rows with it (--limit 100).",
-        )
-    if options.token_budget == "auto":
-        raise RipcurrentError(
-            "doctor forecasts a scan of batches of a known size.",
-            "Name a number, or leave --token-budget out; --try-budgets times several.",
-        )
-    if try_budgets and (dataset is None or options.memory is not None):
-        raise RipcurrentError(
-            "--try-budgets times a dataset's rows, and none is given."
-            if dataset is None
-            else "--try-budgets is about batches of a chosen size, and with --memory they are whatever fits.",
-            "Name one: ripcurrent doctor DATASET --try-budgets." if dataset is None else "Leave one of the two out.",
         )
     told = progress or SilentProgress()
     told.step("looking at the environment")
@@ -205,21 +187,20 @@ def diagnose(
     report = _report(rows, count, unreadable, first, sample, encoded, chat_model, options)
     tokens = [row.tokens for row in encoded if row.first.status == "ok"]
     estimates: list[Estimate] = []
-    rates: list[BatchRate] = []
     if tokens:
-        load = Load(
-            rows=pieces,
-            lengths=[len(piece.tokens) for row in pieces for piece in row.pieces],
-            count=count * len(tokens) / len(sample),
-            tokens=count * sum(tokens) / len(sample),
-            loading_seconds=loading,
-            shard_rows=options.shard_rows,
-            stream=lambda: rows,
-        )
-        probe = Probe(chat_model, load, options, told, try_budgets=try_budgets)
-        estimates, rates = probe.estimates(), probe.batch_rates
+        whole = count * sum(tokens) / len(sample)
+        kinds = [options] if options.signals != "all" else [_of_representations(options), options]
+        for kind in kinds:
+            estimates.append(estimate_scan(chat_model, kind, pieces, whole, loading, told))
         findings.append(_fits(estimates[-1], free, options))
-    return Diagnosis(tuple(findings), describe(chat_model).model_dump(), report, tuple(estimates), tuple(rates))
+    return Diagnosis(tuple(findings), describe(chat_model).model_dump(), report, tuple(estimates))
+
+
+def _of_representations(options: ScanOptions) -> ScanOptions:
+    """The same scan without gradients, which is much faster."""
+    usual = ScanOptions()
+    only = {name: getattr(usual, name) for name in ("anchor_tokens", "row_tokens", "tokens")}
+    return options.model_copy(update={"signals": "representation", **only})
 
 
 def _load(options: ScanOptions, told: Progress, *, for_rows: bool) -> ChatModel:
@@ -272,7 +253,7 @@ def _encoded(
         counts = document_row(pieces)
         sampled.append(SampledRow(pieces[0], counts.prompt_tokens + counts.response_tokens, counts.response_tokens))
         for piece in pieces if pieces[0].status == "ok" else ():
-            spread.take(PreparedRow(row, [piece], traits_of(row.trained(options.loss_on))))
+            spread.take(PreparedRow(row, [piece], traits_of(row.trained(options.loss_on)), unread=False))
     return sampled, spread.kept()
 
 

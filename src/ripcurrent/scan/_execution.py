@@ -8,37 +8,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from ripcurrent.data import Dataset, Row, read_rows
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.models import EMBEDDED, EMBEDDED_BARE, split_variables
-from ripcurrent.scan._executor import ShardReader, run_shards, score_shards
+from ripcurrent.scan._executor import ShardReader, score_shards
 from ripcurrent.scan._options import ScanOptions
-from ripcurrent.scan._part import Part, shard_of
-from ripcurrent.scan._parts import shards_of
-from ripcurrent.scan._prefilter import PickedRows
 from ripcurrent.scan._ray import RayPool
 from ripcurrent.scan._remote import release_stage, share_stage
-from ripcurrent.scan._shards import Shard, ShardFolder
+from ripcurrent.scan._shards import Shard
 from ripcurrent.scan._signal_stage import SignalStage
 
-
-class RunStage(Protocol):
-    """Runs a stage on a scan's shards, or on those of its part, that are not done."""
-
-    def __call__(
-        self,
-        stage: SignalStage,
-        folder: ShardFolder,
-        on_shard: Callable[[Shard, bool], None],
-        picked: npt.NDArray[np.int64] | None = None,
-    ) -> int:
-        """Returns the number after the last shard's; shards are of all rows, or of the ones ``picked`` by number."""
+Score = Callable[[Sequence[Shard]], Generator[tuple[Shard, pa.Table]]]
+"""Gives the tables of shards, each as it is computed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +58,6 @@ class OpenRows:
     """Absolute, or a hub address."""
     sampled: str | None
     """The dataset's `sampled_hash` where the scan was started."""
-    picked: npt.NDArray[np.int64] | None = None
-    """Numbers of the rows meant, ascending; all of them unless named."""
 
     def __call__(self, start: int) -> Iterator[Row]:
         """The rows from the ``start``-th on.
@@ -90,71 +72,44 @@ class OpenRows:
                 f"On {socket.gethostname()} {self.path} is another file than where the scan was started.",
                 "Every machine must read the same file: put it on a shared disk.",
             )
-        return (rows if self.picked is None else PickedRows(rows, self.picked)).iter_from(start)
+        return rows.iter_from(start)
 
 
 @contextmanager
-def running(
+def scoring(
     execution: Execution,
     rows: Dataset,
     options: ScanOptions,
-    *,
     count: int,
-    part: Part | None,
-    on_gpu: bool,
+    stage: SignalStage,
     reports: dict[str, dict[str, int]],
-) -> Iterator[RunStage]:
-    """How stages are run, while entered.
+) -> Iterator[Score]:
+    """How shards are scored, while entered.
 
     Args:
         execution: The user's choice.
         rows: The dataset.
         options: The scan's.
         count: Rows of the dataset.
-        part: The part whose shards are run; all of them without one.
-        on_gpu: Whether the model computes on a GPU.
+        stage: What scores them. Under Ray its model is given up, as a worker may need this very GPU.
         reports: Takes what each of Ray's workers reports of its stage.
     """
-
-    def run(
-        score_of: Callable[[SignalStage, int, npt.NDArray[np.int64] | None], Score],
-        stage: SignalStage,
-        folder: ShardFolder,
-        on_shard: Callable[[Shard, bool], None],
-        picked: npt.NDArray[np.int64] | None = None,
-    ) -> int:
-        number = count if picked is None else len(picked)
-        numbers = shards_of(part, number, options)
-        shards = [shard_of(one, options.shard_rows, number) for one in numbers]
-        run_shards(shards, folder, score_of(stage, number, picked), on_shard)
-        return numbers.stop
-
-    def here(stage: SignalStage, number: int, picked: npt.NDArray[np.int64] | None) -> Score:
-        read = ShardReader((rows if picked is None else PickedRows(rows, picked)).iter_from, number)
-        return partial(score_shards, read=read, stage=stage)
-
     if execution.executor == "local":
-        yield partial(run, here)
+        yield partial(score_shards, read=ShardReader(rows.iter_from, count), stage=stage)
         return
+    on_gpu = stage.chat_model.device.type == "cuda"
     with RayPool(workers=execution.workers, address=execution.ray_address, use_gpu=on_gpu) as pool:
         pool.reports = reports
 
-        def there(stage: SignalStage, number: int, picked: npt.NDArray[np.int64] | None) -> Score:
-            def score(shards: Sequence[Shard]) -> Generator[tuple[Shard, pa.Table]]:
-                opened = OpenRows(options, absolute(rows.path), rows.sampled_hash(), picked)
-                shared = share_stage(stage, from_anywhere(options), pool.put)
-                # a worker may need this very GPU
-                release_stage(stage)
-                for shard, table in pool.score_shards(shards, opened, number, shared):
-                    stage.on_rows(shard.rows)
-                    yield shard, table
+        def score(shards: Sequence[Shard]) -> Generator[tuple[Shard, pa.Table]]:
+            opened = OpenRows(options, absolute(rows.path), rows.sampled_hash())
+            shared = share_stage(stage, from_anywhere(options), pool.put)
+            release_stage(stage)
+            for shard, table in pool.score_shards(shards, opened, count, shared):
+                stage.on_rows(shard.rows)
+                yield shard, table
 
-            return score
-
-        yield partial(run, there)
-
-
-Score = Callable[[Sequence[Shard]], Generator[tuple[Shard, pa.Table]]]
+        yield score
 
 
 def absolute(path: str) -> str:

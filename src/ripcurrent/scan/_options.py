@@ -3,145 +3,95 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field, field_validator
 
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.scan._token_choice import parse_token_choice
-
-if TYPE_CHECKING:
-    from ripcurrent.models import ChatModel
-
+from ripcurrent.options import Options
 
 TOKEN_BUDGETS = {"cpu": 512, "mps": 2048, "cuda": 4096}
-"""Padded tokens per batch by device type: a processor's cache is small, a GPU wants large products."""
+"""Padded tokens per batch by device type: a CPU's cache is small, a GPU wants large products."""
 SMALLEST_BUDGET = 16
-"""Fewer padded tokens would be one row a batch whatever its length."""
+"""With fewer padded tokens every batch would be one row."""
 
 
-class ScanOptions(BaseModel):
+class ScanOptions(Options):
     """What a scan computes. Every field is part of the result; changing one makes another run."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    model: str = "embedded"
-    """Hub id, folder, ``.gguf`` file, or ``embedded``."""
-    adapter: str | None = None
-    """PEFT adapter, merged for scoring; with scope ``lora`` kept apart and scored itself."""
+    model: str = Field(default="embedded", json_schema_extra={"metavar": "M"})
+    """Hub id, folder, .gguf file, or embedded; M,enable_thinking=false sets a variable of its chat template."""
+    adapter: str | None = Field(default=None, json_schema_extra={"metavar": "A"})
+    """PEFT adapter: folder or hub id. It is merged for scoring; with --scope lora it is itself scored."""
     device: str | None = None
-    """``cuda``, ``mps``, ``cpu``; chosen when left out. ``auto`` puts layers on all GPUs."""
+    """cuda, mps, cpu, or auto: layers on all GPUs. The best one there is unless named."""
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     """Compute type; bfloat16 where the device computes in it natively."""
     attention: Literal["sdpa", "eager"] = "sdpa"
-    """Attention kernel; ``eager`` is the one least sensitive to batch shape."""
-    anchors: str = "builtin"
-    """``builtin``, ``second_family``, or a JSON-lines file."""
-    anchor_check: bool = True
+    """Attention kernel; eager is least sensitive to batch shape."""
+    anchors: str = Field(default="builtin", json_schema_extra={"metavar": "FILE"})
+    """builtin, second_family, or a JSON-lines file."""
+    anchor_check: bool = Field(
+        default=True, json_schema_extra={"off": "Go on with anchors that do not separate harm from safety."}
+    )
     """Refuse anchors that do not separate harm from safety on this model."""
     signals: Literal["all", "gradient", "representation"] = "all"
     """Which methods run."""
     scope: Literal["all", "linear", "lora"] = "all"
-    """Which parameters the gradient is over."""
-    preset: Literal["intended", "released"] = "intended"
-    """``released`` repeats the known quirks of the reference code."""
+    """Parameters that gradients are taken over."""
     position: Literal["last", "last_content", "mean_response", "last_prompt"] = "last"
-    """Which token's state represents a row."""
+    """Token whose state represents a row."""
     layer: int | None = None
-    """Block whose output is read, 0-based or negative from the end; the last hidden state when left out."""
+    """Block whose output is read, from 0, or negative from the end; the last hidden state unless named."""
     avg_n: int = Field(default=1, ge=1)
-    """How many of the largest cosines to a set are averaged."""
-    anchor_tokens: int = Field(default=10, ge=1)
-    """T: how many of an anchor's first response tokens enter its gradient."""
-    row_tokens: int | None = Field(default=None, ge=1)
-    """How many of a row's first response tokens enter its gradient; all when left out."""
+    """Number of largest cosines to a set that are averaged."""
+    anchor_tokens: int = Field(default=10, ge=1, json_schema_extra={"metavar": "T"})
+    """First tokens of an anchor's response that enter its gradient."""
+    row_tokens: int | None = Field(default=None, ge=1, json_schema_extra={"metavar": "all|N"})
+    """First tokens of a row's response that enter its gradient; all unless named."""
     loss_on: Literal["all", "last"] = "all"
-    """Which assistant turns bear loss."""
+    """Assistant turns that bear loss."""
     max_tokens: int = Field(default=1024, ge=8)
-    """Longer rows keep their head and are marked ``truncated``."""
-    drop_refusals: bool = False
-    """Leave rows with a refusal or ethics phrase unscored (the reference's pre-filter)."""
-    per_anchor: bool = False
-    """Add each anchor's own gradient column; costs extra passes."""
-    tokens: str | None = None
-    """Rows whose positions' shares are kept: ``top:500`` for both ends, or ``top:500,bottom:100``; part of no score."""
-    limit: int | None = Field(default=None, ge=1)
-    """Read only the first so many rows."""
-    format: str | None = None
-    """Row format; sniffed when left out."""
-    mapping: dict[str, str] | None = None
-    """Dataset columns for a format's fields."""
+    """Truncate rows to N tokens; such rows are marked."""
     windows: bool = False
-    """Cut plain documents longer than ``max_tokens`` into windows, scored each and together, instead of at the head."""
-    prefilter: float | None = Field(default=None, gt=0.0, lt=1.0)
-    """Share of the rows that the gradient pass sees, picked by a representation pass over all; all when left out."""
-    prefilter_by: Literal["representation_bidirectional", "representation_harmful", "representation_safe"] | None = None
-    """Score of the representation pass whose riskiest rows are picked; the bidirectional one when left out or named."""
-    prefilter_sample: int = Field(default=1000, ge=100)
-    """Rows drawn at random that see the gradient pass too, to measure what the prefilter misses."""
-    memory: int | None = Field(default=None, ge=1)
-    """Bytes, or a size such as ``8GB``, that the scan keeps to; part of no result beyond rounding."""
-    seed: int = Field(default=0, ge=0)
-    """Seed of what is drawn (a fresh LoRA, a prefilter's sample)."""
-    token_budget: int | Literal["auto"] | None = None
-    """Padded tokens per batch, by device when left out, ``auto``: the fastest of several; changes speed and memory, not
-    results beyond rounding."""
+    """Cut plain documents longer than --max-tokens into windows, each scored, instead of truncating them."""
+    drop_refusals: bool = False
+    """Leave rows with a refusal phrase unscored."""
+    limit: int | None = Field(default=None, ge=1)
+    """Read only the first N rows."""
+    format: str | None = None
+    """Row format, when it is not recognised."""
+    mapping: dict[str, str] | None = Field(default=None, json_schema_extra={"flag": "--map"})
+    """Column that holds a field of the format; repeatable."""
+    tokens: str | None = Field(default=None, json_schema_extra={"metavar": "top:N"})
+    """Show which tokens carry the score, for the N riskiest and the N most protective rows."""
+    memory: int | None = Field(default=None, ge=1, json_schema_extra={"metavar": "SIZE"})
+    """Most memory to use, such as 8GB; on CUDA the GPU's."""
+    token_budget: int | None = Field(default=None, ge=SMALLEST_BUDGET)
+    """Padded tokens per batch: 512 on a CPU, 2048 on MPS, 4096 on CUDA unless named."""
     shard_rows: int = Field(default=256, ge=1)
-    """Rows per shard: what an interruption can cost."""
+    """Rows per shard on disk: what an interruption can cost."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of a fresh LoRA."""
 
     @field_validator("memory", mode="before")
     @classmethod
-    def _bytes(cls, value: Any) -> Any:
+    def _bytes(cls, value: object) -> object:
         from ripcurrent.scan._memory import parse_size
 
         return parse_size(value) if isinstance(value, str) else value
 
-    @field_validator("token_budget", mode="before")
+    @field_validator("row_tokens", mode="before")
     @classmethod
-    def _budget(cls, value: Any) -> Any:
-        if isinstance(value, str) and value.strip().isdecimal():
-            value = int(value)
-        if value is None or value == "auto" or (isinstance(value, int) and value >= SMALLEST_BUDGET):
-            return value
-        raise ValueError(f"it must be a number of tokens from {SMALLEST_BUDGET}, or auto")
-
-    @field_validator("prefilter", mode="before")
-    @classmethod
-    def _share(cls, value: Any) -> Any:
-        if not isinstance(value, str):
-            return value
-        value = value.strip()
-        number = value.removesuffix("%")
-        try:
-            share = float(number) / (100 if value.endswith("%") else 1)
-        except ValueError:
-            raise ValueError("write a share of the rows, such as 10% or 0.1") from None
-        if not 0 < share < 1:
-            instead = f"{value}% or {share / 100:g}" if value == number and 1 < share < 100 else "such as 10% or 0.1"
-            raise ValueError(f"a share lies between 0 and 1: write {instead}")
-        return share
-
-    @field_validator("prefilter_by")
-    @classmethod
-    def _picked_by(cls, value: str | None) -> str | None:
-        # named or left out, it is the same run, also as one from before there was a choice
-        return None if value == "representation_bidirectional" else value
+    def _all(cls, value: object) -> object:
+        return None if value == "all" else value
 
     @field_validator("tokens")
     @classmethod
-    def _token_choice(cls, value: str | None) -> str | None:
+    def _names_rows(cls, value: str | None) -> str | None:
         if value is not None:
             parse_token_choice(value)
         return value
-
-    @property
-    def quirks(self) -> dict[str, Any]:
-        """What the preset switches on; empty for ``intended``."""
-        if self.preset == "intended":
-            return {}
-        return {"anchors_running_sum": True, "round_to_bf16": True, "pad_to": 512, "batch_rows": 1}
 
     @property
     def wants_gradient(self) -> bool:
@@ -154,112 +104,93 @@ class ScanOptions(BaseModel):
         return self.signals != "gradient"
 
     @property
-    def batch_tokens(self) -> int:
-        """The token budget, a processor's where none is decided."""
-        return self.batch_tokens_on("cpu")
-
-    def batch_tokens_on(self, device_type: str) -> int:
-        """The token budget, the device's where it is not named."""
-        usual = TOKEN_BUDGETS.get(device_type, TOKEN_BUDGETS["cuda"])
-        return self.token_budget if isinstance(self.token_budget, int) else usual
-
-    def decided(self, device_type: str) -> ScanOptions:
-        """The same with a token budget, the device's where none is named."""
-        if self.token_budget is not None:
-            return self
-        return self.model_copy(update={"token_budget": self.batch_tokens_on(device_type)})
-
-    @property
     def default_ranking(self) -> str:
         """The column that ranks rows unless another is named."""
         return "gradient_bidirectional" if self.wants_gradient else "representation_bidirectional"
 
+    @property
+    def batch_tokens(self) -> int:
+        """The token budget; a CPU's where none is decided."""
+        return self.token_budget or TOKEN_BUDGETS["cpu"]
 
-def resolve_options(options: ScanOptions | None, changes: dict[str, Any]) -> ScanOptions:
-    """Options with single ones changed by name.
+    def decided(self, device_type: str) -> ScanOptions:
+        """The same with the token budget of a device, unless one is named."""
+        budget = self.token_budget or TOKEN_BUDGETS.get(device_type, TOKEN_BUDGETS["cuda"])
+        return self.model_copy(update={"token_budget": budget})
+
+
+class TokenChoice(NamedTuple):
+    """Number of rows at either end of the ranking that token shares are computed for."""
+
+    top: int
+    """Riskiest rows."""
+    bottom: int
+    """Most protective rows."""
+
+    def within(self, ranked: int) -> TokenChoice:
+        """No row at both ends: of too few rows each end gets its half, or what the other leaves."""
+        if self.top + self.bottom <= ranked:
+            return self
+        top = min(self.top, max(ranked - self.bottom, (ranked + 1) // 2))
+        return TokenChoice(top, ranked - top)
+
+
+def parse_token_choice(text: str) -> TokenChoice:
+    """``top:500`` for 500 of both ends, ``top:500,bottom:100`` for each its own, ``bottom:100`` for that end alone.
 
     Raises:
-        RipcurrentError: An option that does not exist or a value it does not take, named.
+        RipcurrentError: Anything else, or no row at all.
     """
-    try:
-        return ScanOptions(**{**(options.model_dump() if options else {}), **changes})
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = "--" + ".".join(str(part) for part in first["loc"]).replace("_", "-")
-        if first["type"] == "extra_forbidden":
-            raise RipcurrentError(
-                f"There is no option {name}.", f"Options: {', '.join(ScanOptions.model_fields)}."
-            ) from None
-        raise RipcurrentError(f"{name} {first.get('input')} is not possible.", _wanted(first)) from None
+    entries = [re.fullmatch(r"(top|bottom):(\d{1,9})", entry.strip()) for entry in text.split(",")]
+    counts = {entry[1]: int(entry[2]) for entry in entries if entry is not None}
+    if None in entries or len(counts) < len(entries) or not any(counts.values()):
+        raise RipcurrentError(
+            f"--tokens {text!r} names no rows.",
+            "Write top:500 for the 500 riskiest and the 500 most protective rows, top:500,bottom:100 for each its own "
+            "number, or bottom:100 for the protective ones alone.",
+        )
+    top = counts.get("top", 0)
+    return TokenChoice(top, counts.get("bottom", top))
 
 
-def _wanted(error: Mapping[str, Any]) -> str:
-    """What an option takes, and of its words the one that was meant."""
-    message = str(error["msg"]).removeprefix("Value error, ").removeprefix("Input should be ")
-    near = get_close_matches(str(error.get("input")), re.findall(r"'([^']+)'", message), n=1, cutoff=0.5)
-    meant = f" Did you mean {near[0]}?" if error["type"] == "literal_error" and near else ""
-    if error["type"] == "value_error":
-        return f"{message[0].upper()}{message[1:]}."
-    return f"It must be {message.partition(', unable')[0]}.{meant}"
-
-
-def _differs(options: ScanOptions, *names: str) -> list[bool]:
-    """Of each option whether it is another than the usual."""
-    usual = ScanOptions()
-    return [getattr(options, name) != getattr(usual, name) for name in names]
-
-
-def require_combination(options: ScanOptions, row_format: str) -> None:
-    """Refuse options that do not go together, or not with the dataset.
+def require_combination(options: ScanOptions, row_format: str, *, in_part: bool = False, on_ray: bool = False) -> None:
+    """Refuse options that do not go together, or not with the dataset or with who computes.
 
     Raises:
         RipcurrentError: names both, and what to do.
     """
-    reasons = (
+    usual = ScanOptions()
+
+    def changed(*names: str) -> bool:
+        return any(getattr(options, name) != getattr(usual, name) for name in names)
+
+    one = "Leave one of the two out."
+    how = "--shard" if in_part else "--executor ray"
+    forbidden = (
         (
-            options.tokens is not None and not options.wants_gradient,
-            "--tokens needs gradients, and --signals representation computes none.",
-            "Leave one of the two out.",
-        ),
-        (
-            not options.wants_representation and any(_differs(options, "position", "layer", "avg_n")),
+            not options.wants_representation and changed("position", "layer", "avg_n"),
             "--position, --layer and --avg-n are of representations, and --signals gradient reads none.",
             "Leave them or --signals out.",
         ),
         (
-            not options.wants_gradient and any(_differs(options, "anchor_tokens", "row_tokens")),
-            "--anchor-tokens and --row-tokens are of gradients, and --signals representation computes none.",
+            not options.wants_gradient and changed("anchor_tokens", "row_tokens", "tokens"),
+            "--anchor-tokens, --row-tokens and --tokens are of gradients, and --signals representation computes none.",
             "Leave them or --signals out.",
         ),
         (
             options.tokens is not None and options.windows,
-            "--tokens with --windows is not built: a document's score is not the sum over one pass.",
-            "Leave one of the two out.",
+            "--tokens does not go with --windows: a document's score is not the sum over one pass.",
+            one,
         ),
         (
             options.windows and row_format != "text",
             f"--windows is for plain documents, and these rows are of format {row_format}.",
-            "Leave --windows out: conversations keep their head at --max-tokens.",
+            "Leave --windows out: conversations are truncated at --max-tokens.",
         ),
         (
             options.windows and options.row_tokens is not None,
-            "--windows scores whole documents, --row-tokens their first tokens alone.",
-            "Leave one of the two out.",
-        ),
-        (
-            options.prefilter is not None and options.signals != "all",
-            f"--prefilter needs both signals, and --signals is {options.signals}.",
-            "Leave --signals out.",
-        ),
-        (
-            options.prefilter_by is not None and options.prefilter is None,
-            "--prefilter-by picks rows for --prefilter, which is not given.",
-            "Give a share too, such as --prefilter 10%, or leave it out.",
-        ),
-        (
-            options.prefilter is None and options.prefilter_sample != ScanOptions().prefilter_sample,
-            "--prefilter-sample measures what --prefilter misses, which is not given.",
-            "Give a share too, such as --prefilter 10%, or leave it out.",
+            "--windows scores whole documents, --row-tokens only their first tokens.",
+            one,
         ),
         (
             options.dtype == "float16" and options.wants_gradient,
@@ -267,95 +198,26 @@ def require_combination(options: ScanOptions, row_format: str) -> None:
             "Use --dtype bfloat16 or float32, or --signals representation.",
         ),
         (
-            options.per_anchor and not options.wants_gradient,
-            "--per-anchor compares gradients, and --signals representation computes none.",
-            "Leave one of the two out: a scan keeps the cosine to every anchor's representation anyhow.",
-        ),
-        (
             options.position == "last_prompt" and row_format == "text",
             "--position last_prompt is for conversations: a plain document has no prompt.",
             "Leave --position out.",
         ),
         (
-            options.per_anchor and options.prefilter is not None,
-            "--per-anchor with --prefilter is not built.",
-            "Leave one of the two out.",
+            options.device == "auto" and (on_ray or options.memory is not None),
+            f"--device auto spreads the model over all GPUs; {'--executor ray' if on_ray else '--memory'} needs one.",
+            f"{one} A batch that runs out of memory is measured in halves.",
         ),
         (
-            options.per_anchor and options.memory is not None,
-            "--per-anchor holds a direction for each anchor of a group, which --memory does not bound yet.",
-            "Leave one of the two out.",
+            options.memory is not None and on_ray,
+            "--memory does not go with --executor ray: it is measured in the process that keeps to it.",
+            "Use --shard, or leave it out and name a smaller --token-budget if a worker has too little memory.",
         ),
         (
-            options.token_budget == "auto" and options.memory is not None,
-            "--token-budget auto takes the fastest batches, and with --memory they are whatever fits.",
-            "Leave one of the two out.",
-        ),
-        (
-            options.device == "auto" and options.memory is not None,
-            "--memory is a budget of one GPU, and --device auto spreads the model over several.",
-            "One GPU is needed: leave one of the two out. A batch that runs out of memory is measured in halves.",
+            options.tokens is not None and (in_part or on_ray),
+            f"--tokens does not go with {how}: it needs one process to see all rows.",
+            f"Leave it out, and give the whole scan again with --tokens, without {how}, at the end.",
         ),
     )
-    for wrong, message, hint in reasons:
+    for wrong, message, hint in forbidden:
         if wrong:
             raise RipcurrentError(message, hint)
-
-
-def _length_of_other_positions(config: Any) -> int | None:
-    """Tokens from which a model's rotary frequencies depend on the batch's width (LongRoPE, dynamic); None: none."""
-    given = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
-    # some models have one set of parameters for each kind of layer
-    kinds = [given, *(value for value in given.values() if isinstance(value, Mapping))]
-    lengths = [
-        one.get("original_max_position_embeddings")
-        or getattr(config, "original_max_position_embeddings", None)
-        or getattr(config, "max_position_embeddings", None)
-        for one in kinds
-        if one.get("rope_type", one.get("type")) in ("longrope", "dynamic")
-    ]
-    return min((int(length) for length in lengths if length), default=None)
-
-
-def usable_positions(chat_model: ChatModel, positions: int) -> int:
-    """The longest row whose batch is not padded beyond so many positions."""
-    from ripcurrent.gradients import WIDTH_MULTIPLE
-
-    return positions - positions % WIDTH_MULTIPLE.get(chat_model.device.type, 1)
-
-
-def require_positions(chat_model: ChatModel, options: ScanOptions, *, padded: bool = True) -> None:
-    """Refuse rows longer than the model has positions for.
-
-    ``padded`` says whether batches are a scan's, which are padded to a multiple of some tokens.
-
-    Raises:
-        RipcurrentError: ``max_tokens``, or what a preset pads to, is more than the model's configuration gives, or
-            than the length from which its rotary positions depend on the longest row of a batch.
-    """
-
-    def usable(most: int) -> int:
-        return usable_positions(chat_model, most) if padded else most
-
-    config = chat_model.model.config.get_text_config()
-    positions = getattr(config, "max_position_embeddings", None)
-    if (switch := _length_of_other_positions(config)) is not None and options.max_tokens > usable(switch):
-        raise RipcurrentError(
-            f"Past {usable(switch)} tokens {chat_model.name} turns all positions of a batch otherwise, so that a row's "
-            "scores would depend on the rows beside it.",
-            f"Longer rows keep their head: give --max-tokens {usable(switch)} or less.",
-        )
-    if positions is None:
-        return
-    if options.max_tokens > usable(positions):
-        of_which = "" if usable(positions) == positions else f", of which batches use {usable(positions)}"
-        raise RipcurrentError(
-            f"--max-tokens {options.max_tokens} is more than the {positions} positions of {chat_model.name}{of_which}.",
-            f"Longer rows keep their head: give --max-tokens {usable(positions)} or less.",
-        )
-    if options.quirks.get("pad_to", 0) > positions:
-        raise RipcurrentError(
-            f"--preset {options.preset} pads rows to {options.quirks['pad_to']} tokens, more than the {positions} "
-            f"positions of {chat_model.name}.",
-            "Leave --preset out, or use another model.",
-        )

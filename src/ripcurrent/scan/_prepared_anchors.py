@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from filelock import FileLock
+from pydantic import JsonValue
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
@@ -25,7 +26,6 @@ from ripcurrent.gradients import (
     FeatureReader,
     Gradient,
     GradientPass,
-    SetDirection,
     anchor_directions,
     largest_direction,
     make_batch,
@@ -37,14 +37,15 @@ from ripcurrent.gradients import (
 from ripcurrent.models import ChatModel, cache_folder, file_sha256
 from ripcurrent.runs import write_json, written_whole
 from ripcurrent.scan._memory import require_room_for_directions
-from ripcurrent.scan._options import ScanOptions, usable_positions
+from ripcurrent.scan._options import ScanOptions
+from ripcurrent.scan._scan_model import usable_positions
 from ripcurrent.scan._separation import AnchorMeasurements
 
 DIRECTION_FORMAT = 2
-"""Raised when directions are computed differently, so that older ones in a cache are not taken."""
+"""Raised when directions are computed differently, so that older ones in a cache are not used."""
 
 MEASURED = "measured.json"
-"""Written last into a folder of directions: that it is there says that they are whole."""
+"""Written last into a folder of directions: with it they are whole."""
 
 SETS_AT_ONCE = 4
 """Set directions held together while the anchors are compared with them."""
@@ -101,7 +102,7 @@ class StoredDirection(Mapping[str, torch.Tensor]):
         except OSError as error:
             raise RipcurrentError(
                 f"The direction {self.path} is gone: the cache was cleaned while it was needed.",
-                "Give the same command again: rows that are scored are kept, and directions are computed anew.",
+                "Give the same command again: scored rows are kept, and the directions are computed again.",
             ) from error
 
     def __iter__(self) -> Iterator[str]:
@@ -120,17 +121,16 @@ def prepare_anchors(
     *,
     on_step: Callable[[str], None] = lambda step: None,
 ) -> PreparedAnchors:
-    """Measure the anchors on a model, or find that in the cache.
+    """Measure the anchors on a model; directions that are in the cache are not computed again.
 
     Raises:
         RipcurrentError: an anchor that the model's template cannot render, a direction that is zero or not finite.
     """
-    found: npt.NDArray[np.float32] | None = None
-    cosines = None
+    states, cosines = None, None
     if features is not None:
         on_step("anchor representations")
-        found = _anchor_features(anchor_set, chat_model, features, _longest_anchor(chat_model, options))
-        cosines = (found @ found.T).astype(float).tolist()
+        states = _anchor_features(anchor_set, chat_model, features, _longest_anchor(chat_model, options))
+        cosines = (states @ states.T).astype(float).tolist()
     folder, norms, similar, reused = None, None, None, False
     if gradient_pass is not None:
         folder = cache_folder() / "directions" / _key(anchor_set, chat_model, options)
@@ -143,10 +143,10 @@ def prepare_anchors(
         measured = json.loads((folder / MEASURED).read_text(encoding="utf-8"))
         norms, similar = measured["norms"], measured["similarities"]
     measurements = AnchorMeasurements(anchor_set.order, norms, similar, cosines)
-    return PreparedAnchors(anchor_set, measurements, folder, found, reused)
+    return PreparedAnchors(anchor_set, measurements, folder, states, reused)
 
 
-def directions_record(anchors: PreparedAnchors, chat_model: ChatModel, options: ScanOptions) -> dict[str, Any]:
+def directions_record(anchors: PreparedAnchors, chat_model: ChatModel, options: ScanOptions) -> dict[str, JsonValue]:
     """What a run keeps of the directions that it used: the cache's key, what that depends on, and the files.
 
     A fingerprint is a file's SHA-256; of a direction over 256 MiB it samples every tensor, as that of a model does.
@@ -162,13 +162,6 @@ def directions_record(anchors: PreparedAnchors, chat_model: ChatModel, options: 
             for name, path in files.items()
         },
     }
-
-
-def _longest_anchor(chat_model: ChatModel, options: ScanOptions) -> int:
-    """Tokens that an anchor may have: as a row, and where rows are cut shorter, as many as anchors at once."""
-    config = chat_model.model.config.get_text_config(decoder=True)
-    positions = getattr(config, "max_position_embeddings", None) or ANCHOR_TOKEN_BUDGET
-    return max(options.max_tokens, min(ANCHOR_TOKEN_BUDGET, usable_positions(chat_model, positions)))
 
 
 def encode_for_gradient(anchor_set: AnchorSet, chat_model: ChatModel, options: ScanOptions) -> list[EncodedRow]:
@@ -192,8 +185,15 @@ def directions_are_cached(anchor_set: AnchorSet, chat_model: ChatModel, options:
     return _is_whole(cache_folder() / "directions" / _key(anchor_set, chat_model, options))
 
 
+def _longest_anchor(chat_model: ChatModel, options: ScanOptions) -> int:
+    """Tokens that an anchor may have: as a row, and where rows are cut shorter, as many as anchors at once."""
+    config = chat_model.model.config.get_text_config(decoder=True)
+    positions = getattr(config, "max_position_embeddings", None) or ANCHOR_TOKEN_BUDGET
+    return max(options.max_tokens, min(ANCHOR_TOKEN_BUDGET, usable_positions(chat_model, positions)))
+
+
 def _is_whole(folder: Path) -> bool:
-    """Whether directions are there; a cleaner of caches may have taken the large ones."""
+    """Whether directions are there; a cleaner of caches may have removed the large ones."""
     return all((folder / name).exists() for name in (MEASURED, "harmful.safetensors", "safe.safetensors"))
 
 
@@ -213,8 +213,15 @@ def _compute_directions(
     for name in anchor_set.sets:
         on_step(f"direction of {name}")
         direction = next(directions)
-        _require_direction(direction, anchor_set, name)
         norms[anchor_set.places(name)] = direction.norms
+        length = norm_of(direction.gradient)
+        finite = bool(np.isfinite(direction.norms).all() and np.isfinite(length))
+        if not finite or length == 0.0:
+            raise RipcurrentError(
+                f"The direction of {name} in {anchor_set.name} is {'zero' if finite else 'not finite'} on this model.",
+                "Use other anchors; if it is not finite, --dtype float32 may help.",
+                code=ExitCode.NOT_MEASURED,
+            )
         _save(folder / f"{name}.safetensors", direction.gradient, gradient_pass.dtype)
         del direction
     on_step("similarities of the anchors")
@@ -223,8 +230,8 @@ def _compute_directions(
     for start in range(0, len(anchor_set.sets), at_once):
         names = anchor_set.sets[start : start + at_once]
         stored = [StoredDirection(folder / f"{name}.safetensors") for name in names]
-        found = similarities(gradient_pass, rows, stored)
-        similar |= {name: found[:, number].tolist() for number, name in enumerate(names)}
+        columns = similarities(gradient_pass, rows, stored)
+        similar |= {name: columns[:, number].tolist() for number, name in enumerate(names)}
     safe = [StoredDirection(folder / f"{name}.safetensors") for name in anchor_set.safe_sets]
     _save(folder / "safe.safetensors", mean_gradient(safe, gradient_pass.dtype), gradient_pass.dtype)
     for name in anchor_set.safe_sets:
@@ -251,17 +258,6 @@ def _cache_unwritable(folder: Path, error: Exception) -> RipcurrentError:
     )
 
 
-def _require_direction(direction: SetDirection, anchor_set: AnchorSet, name: str) -> None:
-    length = norm_of(direction.gradient)
-    bad = not np.isfinite(direction.norms).all() or not np.isfinite(length)
-    if bad or length == 0.0:
-        raise RipcurrentError(
-            f"The direction of {name} in {anchor_set.name} is {'not finite' if bad else 'zero'} on this model.",
-            "Use other anchors; if it is not finite, --dtype float32 may help.",
-            code=ExitCode.NOT_MEASURED,
-        )
-
-
 def _anchor_features(
     anchor_set: AnchorSet, chat_model: ChatModel, features: FeatureReader, max_tokens: int
 ) -> npt.NDArray[np.float32]:
@@ -275,13 +271,13 @@ def _anchor_features(
         for place, anchor in enumerate(anchor_set.anchors)
     ]
     _require_ok(rows, anchor_set, chat_model)
-    found: list[npt.NDArray[np.float32] | None] = [None] * len(rows)
+    states: list[npt.NDArray[np.float32]] = [np.zeros(0, np.float32)] * len(rows)
     for places in plan_batches([len(row.tokens) for row in rows], ANCHOR_TOKEN_BUDGET):
         batch = features.forward(make_batch([rows[place] for place in places], chat_model.device)).features
         assert batch is not None
-        for place, feature in zip(places, batch, strict=True):
-            found[place] = feature
-    stacked = np.stack([feature for feature in found if feature is not None])
+        for place, state in zip(places, batch, strict=True):
+            states[place] = state
+    stacked = np.stack(states)
     lengths = np.linalg.norm(stacked, axis=1, keepdims=True)
     if not np.isfinite(lengths).all() or (lengths == 0).any():
         raise RipcurrentError(
@@ -294,20 +290,21 @@ def _anchor_features(
 
 def _require_ok(rows: list[EncodedRow], anchor_set: AnchorSet, chat_model: ChatModel) -> None:
     for row, (name, number) in zip(rows, anchor_set.order, strict=True):
-        if row.status == "ok" and row.truncated:
+        if row.status == "ok" and not row.truncated:
+            continue
+        which = f"Anchor {number} of {name} in {anchor_set.name}"
+        if row.status == "ok":
             raise RipcurrentError(
-                f"Anchor {number} of {name} in {anchor_set.name} is longer than --max-tokens and than "
-                f"{ANCHOR_TOKEN_BUDGET} tokens for {chat_model.name}: what it stands for would be cut off.",
+                f"{which} is longer than --max-tokens and than {ANCHOR_TOKEN_BUDGET} tokens for {chat_model.name}: "
+                "what it stands for would be cut off.",
                 "Raise --max-tokens, or shorten that anchor.",
             )
-        if row.status != "ok":
-            raise RipcurrentError(
-                f"Anchor {number} of {name} in {anchor_set.name} cannot be rendered for {chat_model.name}: "
-                f"{row.status}.",
-                "Raise --max-tokens, or shorten that anchor."
-                if row.status == "too_long"
-                else "Mend that anchor, or use a model whose chat template takes it.",
-            )
+        raise RipcurrentError(
+            f"{which} cannot be rendered for {chat_model.name}: {row.status}.",
+            "Raise --max-tokens, or shorten that anchor."
+            if row.status == "too_long"
+            else "Mend that anchor, or use a model whose chat template takes it.",
+        )
 
 
 def _save(path: Path, gradient: Gradient, dtype: torch.dtype) -> None:
@@ -324,7 +321,7 @@ def _key(anchor_set: AnchorSet, chat_model: ChatModel, options: ScanOptions) -> 
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
 
 
-def _key_parts(anchor_set: AnchorSet, chat_model: ChatModel, options: ScanOptions) -> dict[str, Any]:
+def _key_parts(anchor_set: AnchorSet, chat_model: ChatModel, options: ScanOptions) -> dict[str, JsonValue]:
     return {
         "format": DIRECTION_FORMAT,
         "anchors": anchor_set.sha256,
@@ -337,5 +334,6 @@ def _key_parts(anchor_set: AnchorSet, chat_model: ChatModel, options: ScanOption
         "attention": options.attention,
         "anchor_tokens": options.anchor_tokens,
         "max_tokens": _longest_anchor(chat_model, options),
-        "running_sum": options.quirks.get("anchors_running_sum", False),
+        # kept so that directions of earlier versions are used
+        "running_sum": False,
     }

@@ -2,36 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
-from ripcurrent.data import Dataset, has_unread, why_mismatch
-from ripcurrent.scan._options import ScanOptions
+from ripcurrent.data import Dataset, why_mismatch
 
-LOOKED_AT = 300
-"""Rows, spread over the set, that are looked through."""
+if TYPE_CHECKING:
+    from ripcurrent.scan._passes import ScanPasses
+    from ripcurrent.scan._score import ScoreCounts
 
 
-def row_notes(rows: Dataset, count: int, options: ScanOptions, tokenizer: Any) -> list[str]:
+def row_notes(rows: Dataset, counts: ScoreCounts, passes: ScanPasses) -> list[str]:
     """Sentences on rows with parts that no format reads, and on those whose turns the chat template hides."""
     notes: list[str] = []
-    if rows.format == "text":
-        # documents, which a corpus has too many of to be read once more for a note
-        return notes
-    looked_at = min(count, LOOKED_AT)
-    sample = list(rows.at([count * place // looked_at for place in range(looked_at)]))
-    of = f"{looked_at} rows" if looked_at == count else f"{looked_at} rows spread over the set"
-    unread = sum(has_unread(row.record, options.mapping or {}) for row in sample)
-    if unread:
+    tokenizer, loss_on = passes.chat_model.tokenizer, passes.options.loss_on
+    total = counts.statuses.total()
+    if counts.unread:
         notes.append(
-            f"{unread} of {of} have tool definitions, tool calls or reasoning of their own, "
+            f"{counts.unread} of {total} rows have tool definitions, tool calls or reasoning of their own, "
             "which are not read: what is scored, and would be trained here, is the rest of them."
         )
-    asked = [row for row in sample if row.problem is None and row.text is None]
-    hidden = [(row, why) for row in asked if (why := why_mismatch(row, tokenizer, options.loss_on)) is not None]
-    if hidden:
-        row, why = hidden[0]
-        told = f"template_mismatch, {len(hidden)} of {of}, first row {row.index}: {why.rstrip('.')}"
+    if counts.first_mismatch is not None:
+        (row,) = rows.at([counts.first_mismatch])
+        why = why_mismatch(row, tokenizer, loss_on) or "its turns are hidden"
+        hidden = counts.statuses["template_mismatch"]
+        note = f"template_mismatch, {hidden} of {total} rows, first row {row.index}: {why.rstrip('.')}"
         # as Qwen3's does, which leaves thoughts out of all but the last
-        last = options.loss_on != "last" and why_mismatch(row, tokenizer, "last") is None
-        notes.append(f"{told}; --loss-on last scores its last answer." if last else f"{told}.")
+        last = loss_on != "last" and why_mismatch(row, tokenizer, "last") is None
+        notes.append(f"{note}; --loss-on last scores its last answer." if last else f"{note}.")
     return notes

@@ -1,108 +1,89 @@
-"""From a shard of signals to named score columns."""
+"""From signals to named scores, and writing the tables of a finished scan."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
-from ripcurrent.scan._columns import COLUMNS, DIRECTION_OF_RISK, TRAIT_COLUMNS
-from ripcurrent.scan._row_groups import write_row_groups
+from ripcurrent.runs import written_whole
+from ripcurrent.scan._columns import COLUMNS, DIRECTION_OF_RISK
 from ripcurrent.scan._separation import AnchorMeasurements
-from ripcurrent.scan._window_scores import LARGEST, has_windows, largest_windows
-
-PREFILTER = "prefilter"
-"""Column that says of each row whether the representation pass let it through to the gradient pass."""
+from ripcurrent.scan._windows import LARGEST_OF, largest_windows, window_signals
 
 Floats = npt.NDArray[np.float64]
 _TYPES = {"int": pa.int64(), "text": pa.string(), "float": pa.float64(), "bool": pa.bool_()}
 
+GROUP_ROWS = 32_768
+"""Rows of a row group. With one for each shard the footer of a hundred million rows would take a gigabyte, which its
+writer, and whatever opens it, holds in memory."""
 
-@dataclass(frozen=True, slots=True)
-class Scorer:
-    """Turns signals into scores for one run's anchors and options."""
+_OWN = ("row", "id", "window", "first_token", "tokens")
+_OF_WINDOWS = (*_OWN, *(column.name for column in COLUMNS if column.kind == "float"))
+"""Columns of ``windows.parquet``; scores mean what they mean in ``scores.parquet``."""
 
-    anchors: AnchorMeasurements
-    """The anchors' own measurements."""
-    avg_n: int = 1
-    """How many of the largest cosines to a set are averaged."""
-    round_to_bf16: bool = False
-    """Round set similarities and their sums to bfloat16, as the released code's sums were."""
-    running_sums: bool = False
-    """The directions are of running sums (another quirk), from which no change of loss follows."""
 
-    def score(self, signals: pa.Table) -> pa.Table:
-        """A shard's scores, one row per row, columns by the contract; what has no signal is null."""
-        rows = signals.num_rows
-        columns: dict[str, Any] = {
-            name: signals[name]
-            for name in ("row", "id", "status", "prompt_tokens", "response_tokens", "truncated", *TRAIT_COLUMNS)
-            if name in signals.column_names
-        }
-        # a row whose answer was never counted has no tokens, and no length to be short by
-        tokens = signals["response_tokens"].to_numpy()
-        columns["is_short"] = pa.array((tokens > 0) & (tokens < 10))
-        if "dot_harmful" in signals.column_names:
-            columns |= self._gradient_columns(signals)
-        if "representation_cosines" in signals.column_names:
-            columns |= self._representation_columns(signals)
-        arrays = {}
-        for column in COLUMNS:
-            value = columns.get(column.name)
-            kind = _TYPES[column.kind]
-            arrays[column.name] = pa.nulls(rows, kind) if value is None else _as_array(value, kind)
-        if dot_column(0) in signals.column_names:
-            arrays |= self._per_anchor_columns(signals)
-        if has_windows(signals):
-            arrays |= largest_windows(signals, self)
-        if PREFILTER in signals.column_names:
-            arrays[PREFILTER] = signals[PREFILTER]
-        return pa.table(arrays)
+@dataclass(slots=True)
+class ScoreCounts:
+    """What was counted while the tables were written."""
 
-    def _gradient_columns(self, signals: pa.Table) -> dict[str, Floats]:
-        norm = np.sqrt(_floats(signals["squared_norm"]))
-        with np.errstate(invalid="ignore", divide="ignore"):
-            harmful = self._rounded(_floats(signals["dot_harmful"]) / norm)
-            safe = self._rounded(_floats(signals["dot_safe"]) / norm)
-        return {
-            "gradient_harmful": harmful,
-            "gradient_safe": safe,
-            "gradient_bidirectional": self._rounded(harmful - self.anchors.safe_sets * safe),
-            "gradient_balanced": self._rounded(harmful - safe),
-            "gradient_norm": norm,
-            **self._loss_change(norm, harmful),
-            "loss": _floats(signals["loss"]),
-            "loss_first_10": _floats(signals["loss_first_10"]),
-        }
+    statuses: Counter[str] = field(default_factory=Counter)
+    """Rows by status."""
+    unread: int = 0
+    """Rows with parts that no format reads."""
+    first_mismatch: int | None = None
+    """The first row whose turns the chat template hides."""
+    windows: int = 0
+    """Windows of all documents."""
 
-    def _loss_change(self, norm: Floats, harmful: Floats) -> dict[str, Floats]:
-        if self.running_sums:
-            return {}
-        return {"predicted_harmful_loss_change": -norm * harmful * self.anchors.mean_harmful_norm()}
 
-    def _representation_columns(self, signals: pa.Table) -> dict[str, Floats]:
-        return representation_scores(cosine_matrix(signals, len(self.anchors.order)), self.anchors.by_set(), self.avg_n)
+def score_signals(signals: pa.Table, anchors: AnchorMeasurements, avg_n: int = 1) -> pa.Table:
+    """The scores of a table of signals, one row per row, columns by the contract; what has no signal is null."""
+    columns: dict[str, Any] = {c.name: signals[c.name] for c in COLUMNS if c.name in signals.column_names}
+    # a row whose answer was never counted has no tokens, and no length to be short by
+    tokens = signals["response_tokens"].to_numpy()
+    columns["is_short"] = (tokens > 0) & (tokens < 10)
+    if "dot_harmful" in signals.column_names:
+        harmful, safe, squared = (_floats(signals[name]) for name in ("dot_harmful", "dot_safe", "squared_norm"))
+        columns |= gradient_scores(harmful, safe, squared, anchors)
+    if "representation_cosines" in signals.column_names:
+        cosines = cosine_matrix(signals["representation_cosines"], len(anchors.order))
+        columns |= representation_scores(cosines, anchors.by_set(), avg_n)
+    arrays = {}
+    for column in COLUMNS:
+        value, kind = columns.get(column.name), _TYPES[column.kind]
+        if value is None:
+            arrays[column.name] = pa.nulls(signals.num_rows, kind)
+        else:
+            arrays[column.name] = pa.array(value, kind) if isinstance(value, np.ndarray) else value.cast(kind)
+    return pa.table(arrays)
 
-    def _per_anchor_columns(self, signals: pa.Table) -> dict[str, pa.Array]:
-        norm = np.sqrt(_floats(signals["squared_norm"]))
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return {
-                per_anchor_column(name, number): pa.array(_floats(signals[dot_column(place)]) / norm)
-                for place, (name, number) in enumerate(self.anchors.order)
-            }
 
-    def _rounded(self, values: Floats) -> Floats:
-        if not self.round_to_bf16:
-            return values
-        bits = values.astype(np.float32).view(np.uint32)
-        rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32)
-        return np.where(np.isnan(values), values, rounded).astype(np.float64)
+def gradient_scores(
+    dot_harmful: Floats, dot_safe: Floats, squared_norm: Floats, anchors: AnchorMeasurements
+) -> dict[str, Floats]:
+    """The gradient columns from dots with the two directions and squared norms (``docs/methods.md``, 2)."""
+    norm = np.sqrt(squared_norm)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        harmful, safe = dot_harmful / norm, dot_safe / norm
+    return {
+        "gradient_harmful": harmful,
+        "gradient_safe": safe,
+        "gradient_bidirectional": harmful - anchors.safe_sets * safe,
+        "gradient_balanced": harmful - safe,
+        "gradient_norm": norm,
+        "predicted_harmful_loss_change": -norm * harmful * anchors.mean_harmful_norm(),
+    }
 
 
 def representation_scores(cosines: Floats, places: Mapping[str, Sequence[int]], avg_n: int = 1) -> dict[str, Floats]:
@@ -111,7 +92,7 @@ def representation_scores(cosines: Floats, places: Mapping[str, Sequence[int]], 
     Args:
         cosines: Shape ``(rows, anchors)``; a row of NaN has NaN scores.
         places: Set name to the positions of its anchors, each as often as it counts; ``harmful`` and the safe sets.
-        avg_n: How many of the largest cosines to a set are averaged.
+        avg_n: Number of largest cosines to a set that are averaged.
     """
     largest = {name: _mean_of_largest(cosines[:, list(of)], avg_n) for name, of in places.items()}
     harmful, safe = largest["harmful"], np.mean([largest[name] for name in places if name != "harmful"], axis=0)
@@ -122,68 +103,92 @@ def representation_scores(cosines: Floats, places: Mapping[str, Sequence[int]], 
     }
 
 
-def per_anchor_column(name: str, number: int) -> str:
-    """Name of the column of cosines to one anchor's gradient, such as ``gradient_to_harmful_03``."""
-    return f"gradient_to_{name}_{number:02d}"
-
-
-def dot_column(place: int) -> str:
-    """Name of the signal column of dots with one anchor's normalised gradient, by the anchor's place in the set."""
-    return f"dot_anchor_{place:03d}"
-
-
-def cosine_matrix(signals: pa.Table, anchors: int) -> Floats:
-    """The representation cosines of a shard, shape ``(rows, anchors)``, NaN for rows without."""
-    filled = np.full((signals.num_rows, anchors), np.nan)
-    column = signals["representation_cosines"].combine_chunks()
+def cosine_matrix(column: pa.ChunkedArray, anchors: int) -> Floats:
+    """Representation cosines, shape ``(rows, anchors)``, NaN for rows without."""
+    cosines = column.combine_chunks()
+    matrix = np.full((len(cosines), anchors), np.nan)
     # flattened, a row without is not there
-    there = column.is_valid().to_numpy(zero_copy_only=False)
-    filled[there] = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, anchors)
-    return filled
+    there = cosines.is_valid().to_numpy(zero_copy_only=False)
+    matrix[there] = cosines.flatten().to_numpy(zero_copy_only=False).reshape(-1, anchors)
+    return matrix
 
 
-def write_scores(path: Path, shards: Iterable[pa.Table], scorer: Scorer, metadata: Mapping[str, Any]) -> dict[str, int]:
-    """Score shard after shard into one Parquet file, flat in memory; returns the number of rows of each status."""
-    counts: dict[str, int] = {}
+def write_scores(
+    folder: Path,
+    shards: Iterable[pa.Table],
+    anchors: AnchorMeasurements,
+    avg_n: int,
+    metadata: Mapping[str, Any],
+    *,
+    windows: bool = False,
+) -> ScoreCounts:
+    """Score shard after shard into ``scores.parquet``, and with ``windows`` every window into ``windows.parquet``.
 
-    def scored() -> Iterator[pa.Table]:
-        schema: pa.Schema | None = None
+    Memory is flat in the number of rows. The files' metadata says which way each column runs.
+    """
+    counts = ScoreCounts()
+    directions: dict[str, str] = dict(DIRECTION_OF_RISK)
+    if windows:
+        directions |= {f"{name}_window_max": DIRECTION_OF_RISK[name] for name in LARGEST_OF} | {"windows": "none"}
+    sign = "higher = more erosion of safety, except where direction_of_risk says lower"
+    about = {"sign": sign, "direction_of_risk": directions, **metadata}
+    with ExitStack() as files:
+        write = files.enter_context(_table_writer(folder / "scores.parquet", about))
+        write_window = files.enter_context(_table_writer(folder / "windows.parquet", about)) if windows else None
         for signals in shards:
-            table = scorer.score(signals)
-            for status in table["status"].to_pylist():
-                counts[status] = counts.get(status, 0) + 1
-            if schema is None:
-                schema = _described_schema(table.schema, describe_table(table.column_names, metadata))
-            yield table.cast(schema)
-
-    write_row_groups(path, scored())
+            table = score_signals(signals, anchors, avg_n)
+            if write_window is not None:
+                pieces = window_signals(signals)
+                scored = score_signals(pieces, anchors, avg_n)
+                for name, array in largest_windows(signals, scored).items():
+                    table = table.append_column(name, array)
+                write_window(pa.table({name: (pieces if name in _OWN else scored)[name] for name in _OF_WINDOWS}))
+                counts.windows += pieces.num_rows
+            _count(counts, signals)
+            write(table)
     return counts
 
 
-def describe_table(columns: Iterable[str], metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """What the scores file says of itself: which way risk runs in each column, and where it comes from."""
-    direction: dict[str, str] = dict(DIRECTION_OF_RISK)
-    for name in columns:
-        if name.startswith("gradient_to_harmful"):
-            direction[name] = "higher"
-        elif name.startswith("gradient_to_safe"):
-            direction[name] = "lower"
-        elif name.endswith(LARGEST):
-            direction[name] = DIRECTION_OF_RISK[name.removesuffix(LARGEST)]
-        elif name == "windows":
-            direction[name] = "none"
-    sign = "higher = more erosion of safety, except where direction_of_risk says lower"
-    return {"sign": sign, "direction_of_risk": direction, **metadata}
+def _count(counts: ScoreCounts, signals: pa.Table) -> None:
+    counts.statuses.update(signals["status"].to_pylist())
+    counts.unread += pc.sum(signals["unread"]).as_py() or 0
+    if counts.first_mismatch is None:
+        hidden = signals["row"].filter(pc.equal(signals["status"], "template_mismatch"))
+        counts.first_mismatch = hidden[0].as_py() if len(hidden) else None
 
 
-def _described_schema(schema: pa.Schema, described: Mapping[str, Any]) -> pa.Schema:
-    """The schema with the file's metadata, and each numeric column with its own ``direction_of_risk``."""
-    directions = described["direction_of_risk"]
-    fields = [
-        field.with_metadata({"direction_of_risk": directions[field.name]}) if field.name in directions else field
-        for field in schema
-    ]
-    return pa.schema(fields, metadata={"ripcurrent": json.dumps(described)})
+@contextmanager
+def _table_writer(path: Path, metadata: Mapping[str, Any]) -> Iterator[Callable[[pa.Table], None]]:
+    """Give a function that adds tables of one schema to a Parquet file, which appears whole when the block ends well.
+
+    Metadata stands under ``ripcurrent``, and each numeric column has its own ``direction_of_risk``.
+    """
+    writer: pq.ParquetWriter | None = None
+    waiting: list[pa.Table] = []
+    directions = metadata["direction_of_risk"]
+
+    def write(table: pa.Table, at_least: int = GROUP_ROWS) -> None:
+        nonlocal writer
+        if writer is None:
+            fields = [
+                one.with_metadata({"direction_of_risk": directions[one.name]}) if one.name in directions else one
+                for one in table.schema
+            ]
+            schema = pa.schema(fields, metadata={"ripcurrent": json.dumps(metadata)})
+            writer = pq.ParquetWriter(part, schema, compression="zstd")
+        waiting.append(table.cast(writer.schema))
+        if sum(each.num_rows for each in waiting) >= at_least:
+            writer.write_table(pa.concat_tables(waiting).combine_chunks())
+            waiting.clear()
+
+    with written_whole(path) as part:
+        try:
+            yield write
+            if waiting:
+                write(waiting[0].slice(0, 0), 0)
+        finally:
+            if writer is not None:
+                writer.close()
 
 
 def _mean_of_largest(values: Floats, count: int) -> Floats:
@@ -194,9 +199,3 @@ def _mean_of_largest(values: Floats, count: int) -> Floats:
 def _floats(column: pa.ChunkedArray) -> Floats:
     values: Floats = column.cast(pa.float64()).to_numpy().astype(np.float64)
     return values
-
-
-def _as_array(value: Any, kind: pa.DataType) -> pa.Array | pa.ChunkedArray:
-    if isinstance(value, np.ndarray):
-        return pa.array(value, type=kind)
-    return value.cast(kind)

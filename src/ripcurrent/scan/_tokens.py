@@ -2,131 +2,132 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from pydantic import JsonValue
 
 from ripcurrent.data import Dataset, Row, encode, token_places
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.gradients import Directions, GradientPass, in_memory, make_batch
-from ripcurrent.models import ChatModel
+from ripcurrent.gradients import Directions, in_memory, make_batch
 from ripcurrent.progress import Progress
-from ripcurrent.runs import RunFolder, written_whole
-from ripcurrent.scan._memory import scan_directions
-from ripcurrent.scan._options import ScanOptions
-from ripcurrent.scan._prepared_anchors import PreparedAnchors
-from ripcurrent.scan._token_choice import parse_token_choice
-from ripcurrent.scan._token_tables import TOKEN_SCHEMA, read_token_record, summarise_tokens, write_tokens
-from ripcurrent.select_old import bottom, read_scores, top
-from ripcurrent.select_old._table import ScoredRows
+from ripcurrent.runs import written_whole
+from ripcurrent.scan._options import parse_token_choice
+from ripcurrent.scan._run import ScanRun
 
-CHECKED = ("gradient_norm", "gradient_harmful", "gradient_safe")
-"""Columns that a row's shares add up to."""
+if TYPE_CHECKING:
+    from ripcurrent.scan._passes import ScanPasses
+    from ripcurrent.scan._prepared_anchors import PreparedAnchors
+
+TOKENS_FILE = "tokens.parquet"
 SHARD_ROWS = 16
 """Rows per file of finished shares: what an interruption can cost."""
 
+TOKEN_SCHEMA = pa.schema(
+    [
+        ("row", pa.int64()),
+        ("id", pa.string()),
+        ("group", pa.string()),
+        ("position", pa.int32()),
+        ("token_id", pa.int32()),
+        ("part", pa.string()),
+        ("text_start", pa.int32()),
+        ("text_end", pa.int32()),
+        ("kind", pa.string()),
+        ("is_prompt", pa.bool_()),
+        ("in_loss", pa.bool_()),
+        ("share_harmful", pa.float64()),
+        ("share_safe", pa.float64()),
+    ]
+)
+"""Columns of ``tokens.parquet``; what each means: ``docs/tokens.md``."""
 SHARD_SCHEMA = TOKEN_SCHEMA.remove(TOKEN_SCHEMA.get_field_index("group"))
 """A row's shares do not depend on the end of the ranking that it is at."""
 
 
 def add_token_shares(
-    run: RunFolder,
-    rows: Dataset,
-    options: ScanOptions,
-    chat_model: ChatModel,
-    gradient_pass: GradientPass | None,
-    anchors: PreparedAnchors,
-    told: Progress,
-    *,
-    mapped: bool,
-) -> dict[str, Any] | None:
-    """Compute the shares that ``options.tokens`` asks for and that are not yet there, and write ``tokens.parquet``.
+    run: ScanRun, rows: Dataset, passes: ScanPasses, anchors: PreparedAnchors, progress: Progress
+) -> None:
+    """Compute the shares that ``--tokens`` asks for and that are not there, and write ``tokens.parquet``.
 
     Rows go through the model one by one, so that a row's shares depend on nothing else; those that an earlier call
-    finished, also for another choice of rows, are taken as they are. Directions lie in files where ``mapped``, as a
-    memory budget may have it.
-
-    Returns:
-        What a run's manifest keeps of them: of those of an earlier call when none are asked for now, None without any.
+    finished, also for another choice of rows, are used again. The manifest keeps which rows have shares.
     """
-    if options.tokens is None or gradient_pass is None:
-        return _brief(read_token_record(run.folder))
+    record = read_token_record(run.folder)
+    asked, gradient_pass = passes.options.tokens, passes.gradient_pass
+    if asked is not None and gradient_pass is not None:
+        record = _token_shares(run, rows, passes, anchors, progress, asked, record or {})
+    if record is not None:
+        run.manifest = run.manifest.model_copy(update={"tokens": record})
+        run.manifest.write(run.folder)
+
+
+def _token_shares(
+    run: ScanRun,
+    rows: Dataset,
+    passes: ScanPasses,
+    anchors: PreparedAnchors,
+    progress: Progress,
+    asked: str,
+    earlier: Mapping[str, JsonValue],
+) -> dict[str, JsonValue]:
     started = time.perf_counter()
-    # of a hundred million rows, the columns that are needed and no more
-    scores = read_scores(run.folder, ("row", "status", options.default_ranking, *CHECKED))
-    groups = _choose(scores, options.tokens)
-    folder = run.folder / "tokens"
+    groups, folder = _chosen_rows(run, asked), run.folder / "tokens"
     finished = _finished(folder)
     missing = sorted(set(groups) - set(finished))
-    told.start("token shares", len(groups))
-    told.skipped(len(groups) - len(missing))
+    progress.start("token shares", len(groups))
+    progress.skipped(len(groups) - len(missing))
     if missing:
-        stored = [anchors.direction("harmful"), anchors.direction("safe")]
-        directions = scan_directions(gradient_pass, stored, chat_model, run.folder if mapped else None)
+        directions = passes.directions(anchors, run.folder)
+        assert directions is not None
         parts: list[pa.Table] = []
         for row in rows.at(missing):
             with in_memory(f"The token shares of row {row.index}"):
-                parts.append(_shares(row, options, chat_model, gradient_pass, directions))
-            if len(parts) == SHARD_ROWS:
+                parts.append(_shares(row, passes, directions))
+            if len(parts) == SHARD_ROWS or row.index == missing[-1]:
                 _keep(folder, parts)
                 parts = []
-            told.rows(1)
-        if parts:
-            _keep(folder, parts)
+            progress.rows(1)
         finished = _finished(folder)
-    told.finish()
-    table = _collect(finished, groups)
-    chosen = ScoredRows(scores).take(groups)
-    norms = dict(zip(groups, chosen["gradient_norm"].to_pylist(), strict=True))
-    safe_sets = len(anchors.anchor_set.safe_sets)
-    earlier = read_token_record(run.folder) or {}
-    seconds = round(time.perf_counter() - started, 3) if missing else earlier.get("seconds", 0.0)
-    record = {
-        "asked": options.tokens,
-        "ranking": options.default_ranking,
-        "rows": {group: list(groups.values()).count(group) for group in dict.fromkeys(groups.values())},
-        "safe_sets": safe_sets,
-        "opening_tokens": options.anchor_tokens,
-        "unit": "inner product of the row's gradient with the direction; divided by gradient_norm it adds to the score",
-        "largest_difference": _largest_difference(table, chosen),
-        "seconds": seconds,
-        "groups": summarise_tokens(table, norms, safe_sets=safe_sets, opening_tokens=options.anchor_tokens),
+    progress.finish()
+    table = _collected(finished, groups)
+    at_end = list(groups.values())
+    record: dict[str, JsonValue] = {
+        "asked": asked,
+        "ranking": run.default_ranking,
+        "rows": {group: at_end.count(group) for group in dict.fromkeys(at_end)},
+        "safe_sets": len(anchors.anchor_set.safe_sets),
+        "opening_tokens": passes.options.anchor_tokens,
+        "largest_difference": _largest_difference(table, run),
+        "seconds": round(time.perf_counter() - started, 3) if missing else earlier.get("seconds", 0.0),
     }
     write_tokens(run.folder, table, record)
-    return _brief(record)
+    return record
 
 
-def _brief(record: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    keys = ("asked", "ranking", "rows", "safe_sets", "opening_tokens", "largest_difference", "seconds")
-    return None if record is None else {key: record[key] for key in keys}
-
-
-def _choose(scores: pa.Table, asked: str) -> dict[int, str]:
+def _chosen_rows(run: ScanRun, asked: str) -> dict[int, str]:
     """Row number to its end of the default ranking."""
-    ranked = int(np.isfinite(scores["gradient_norm"].to_numpy()).sum())
-    choice = parse_token_choice(asked).within(ranked)
-    groups: dict[int, str] = {}
-    if choice.bottom:
-        groups |= dict.fromkeys(map(int, bottom(scores, choice.bottom).indices), "protective")
-    if choice.top:
-        groups |= dict.fromkeys(map(int, top(scores, choice.top).indices), "riskiest")
-    return groups
+    ranked = run.ranked().tolist()
+    choice = parse_token_choice(asked).within(len(ranked))
+    protective = ranked[len(ranked) - choice.bottom :]
+    return dict.fromkeys(protective, "protective") | dict.fromkeys(ranked[: choice.top], "riskiest")
 
 
-def _shares(
-    row: Row, options: ScanOptions, chat_model: ChatModel, gradient_pass: GradientPass, directions: Directions
-) -> pa.Table:
+def _shares(row: Row, passes: ScanPasses, directions: Directions) -> pa.Table:
+    options, chat_model = passes.options, passes.chat_model
     encoded = encode(row, chat_model.tokenizer, max_tokens=options.max_tokens, loss_on=options.loss_on)
     batch = make_batch([encoded], chat_model.device, row_tokens=options.row_tokens)
     places = token_places(row, encoded, chat_model.tokenizer)
     count = len(encoded.tokens)  # a batch may be wider
-    shares = gradient_pass.token_shares(batch, directions)[0, :count]
+    assert passes.gradient_pass is not None
+    shares = passes.gradient_pass.token_shares(batch, directions)[0, :count]
     columns = {
         "row": np.full(count, row.index),
         "id": [row.id] * count,
@@ -160,36 +161,77 @@ def _finished(folder: Path) -> dict[int, Path]:
     return finished
 
 
+def _collected(finished: Mapping[int, Path], groups: Mapping[int, str]) -> pa.Table:
+    wanted = pa.array(sorted(groups), pa.int64())
+    tables = (_read(path) for path in sorted({finished[row] for row in groups}))
+    table = pa.concat_tables([table.filter(pc.is_in(table["row"], value_set=wanted)) for table in tables])
+    named = pa.array([groups[row] for row in table["row"].to_pylist()], pa.string())
+    return table.add_column(TOKEN_SCHEMA.get_field_index("group"), "group", named)
+
+
+def _largest_difference(table: pa.Table, run: ScanRun) -> float:
+    """How far a row's shares are from adding up to its cosines, at most: rounding alone."""
+    sums = table.group_by("row").aggregate([("share_harmful", "sum"), ("share_safe", "sum")])
+    rows = sums["row"].to_numpy()
+    norms = run.floats("gradient_norm")[rows]
+    return float(
+        max(
+            np.abs(sums[f"share_{side}_sum"].to_numpy() / norms - run.floats(f"gradient_{side}")[rows]).max()
+            for side in ("harmful", "safe")
+        )
+    )
+
+
+def load_tokens(run_folder: str | Path) -> pa.Table:
+    """The token shares of a run, one row per token, by row and position; columns and units in ``docs/tokens.md``.
+
+    Raises:
+        RipcurrentError: The run kept none, or the file is damaged.
+    """
+    path = Path(run_folder) / TOKENS_FILE
+    if not path.is_file():
+        raise RipcurrentError(
+            f"{run_folder} holds no token shares (there is no {TOKENS_FILE}).",
+            "Give the scan's command again with --tokens top:100; rows that are scored are not scored again.",
+        )
+    return _read(path)
+
+
+def read_token_record(run_folder: Path) -> dict[str, JsonValue] | None:
+    """What ``tokens.parquet`` says of itself; None where a run has none.
+
+    Raises:
+        RipcurrentError: The file is damaged.
+    """
+    path = run_folder / TOKENS_FILE
+    if not path.is_file():
+        return None
+    try:
+        record: dict[str, JsonValue] = json.loads((pq.read_schema(path).metadata or {})[b"ripcurrent"])
+    except (OSError, KeyError, ValueError, pa.ArrowException) as error:
+        raise _damaged(path, error) from error
+    return record
+
+
+def write_tokens(run_folder: Path, table: pa.Table, record: Mapping[str, JsonValue]) -> None:
+    """Write the table whole, sorted by row and position, with its record in the metadata."""
+    ordered = table.sort_by([("row", "ascending"), ("position", "ascending")]).cast(TOKEN_SCHEMA)
+    with written_whole(run_folder / TOKENS_FILE) as part:
+        described = ordered.replace_schema_metadata({"ripcurrent": json.dumps(record)})
+        pq.write_table(described, part, compression="zstd")
+
+
 def _read(path: Path, columns: list[str] | None = None) -> pa.Table:
     try:
         return pq.read_table(path, columns=columns)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise RipcurrentError(
-            f"{path} is damaged: {str(error).splitlines()[0]}.",
-            "Delete the folder it lies in and give the same command again: only token shares are computed anew.",
-        ) from error
+    except (OSError, pa.ArrowException) as error:
+        raise _damaged(path, error) from error
 
 
-def _collect(finished: Mapping[int, Path], groups: Mapping[int, str]) -> pa.Table:
-    wanted = pa.array(sorted(groups), pa.int64())
-    parts = []
-    for path in sorted({finished[row] for row in groups}):
-        table = _read(path)
-        parts.append(table.filter(pc.is_in(table["row"], value_set=wanted)))
-    table = pa.concat_tables(parts)
-    named = pa.array([groups[row] for row in table["row"].to_pylist()], pa.string())
-    whole = table.add_column(TOKEN_SCHEMA.get_field_index("group"), "group", named)
-    return whole.sort_by([("row", "ascending"), ("position", "ascending")])
-
-
-def _largest_difference(table: pa.Table, chosen: pa.Table) -> float:
-    """How far a row's shares are from adding up to its cosines, at most: rounding alone."""
-    named = {name: chosen[name].to_numpy() for name in ("row", *CHECKED)}
-    place = {int(row): index for index, row in enumerate(named["row"])}
-    sums = table.group_by("row").aggregate([("share_harmful", "sum"), ("share_safe", "sum")])
-    at = [place[row] for row in sums["row"].to_pylist()]
-    differences = [
-        np.abs(sums[f"share_{side}_sum"].to_numpy() / named["gradient_norm"][at] - named[f"gradient_{side}"][at]).max()
-        for side in ("harmful", "safe")
-    ]
-    return float(max(differences))
+def _damaged(path: Path, error: Exception) -> RipcurrentError:
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    if path.name == TOKENS_FILE:
+        hint = "Delete this file and give the scan's command again with its --tokens: nothing is computed again."
+    else:
+        hint = "Delete the folder it lies in and give the same command again: only token shares are computed again."
+    return RipcurrentError(f"{path} is damaged: {reason}.", hint)
