@@ -24,10 +24,9 @@ MINIMUM = 4
 NEAR_IDENTICAL = 0.8
 """Two sets that share more than this part of their conversations, or nearly so, are one set twice."""
 
-SAME_WORDS = 0.9
-"""Jaccard index of two conversations' words from which they count as the same,"""
-SAME_ANSWER = 0.7
-"""and of their answers' words: one long request may be asked in both sets, and is answered there otherwise."""
+SAME_WORDS, SAME_ANSWER = 0.9, 0.7
+"""Jaccard indices of two conversations' words, and of their answers' words, from which they count as the same. Both
+are needed: one long request may be asked in two sets, and is answered there otherwise."""
 
 _SET_NAME = re.compile(r"harmful|safe_[1-9]\d*")
 _ROLES = ("system", "user", "assistant", "tool")
@@ -67,7 +66,7 @@ def load_anchors(source: str | Path = "builtin") -> AnchorSet:
 
 
 def check_structure(anchor_set: AnchorSet) -> None:
-    """Refuse an anchor set that cannot give a direction, saying which set and why."""
+    """Refuse an anchor set that cannot give a direction."""
     responses: dict[str, list[tuple[str, str]]] = {HARMFUL: []}
     for anchor in anchor_set.anchors:
         responses.setdefault(anchor.set, []).append(_comparable(anchor))
@@ -95,14 +94,16 @@ def check_structure(anchor_set: AnchorSet) -> None:
         part = sum(_is_among(anchor, more) for anchor in fewer) / len(fewer)
         if part > NEAR_IDENTICAL:
             raise RipcurrentError(
-                f"The sets {one} and {other} of {anchor_set.name} are nearly identical ({part:.0%} of the smaller one).",
+                f"The sets {one} and {other} of {anchor_set.name} are nearly identical ({part:.0%} of the smaller).",
                 "Each set needs anchors of its own: compliant openings in harmful, refusals in the safe sets.",
             )
 
 
 def _is_among(own: tuple[str, str], others: Sequence[tuple[str, str]]) -> bool:
+    words = [word_set(text) for text in own]
+
     def alike(other: tuple[str, str]) -> bool:
-        text, answer = (similarity(word_set(a), word_set(b)) for a, b in zip(own, other, strict=True))
+        text, answer = (similarity(mine, word_set(text)) for mine, text in zip(words, other, strict=True))
         return own == other or (text >= SAME_WORDS and answer >= SAME_ANSWER)
 
     return any(map(alike, others))
