@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ripcurrent.anchors import load_anchors
     from ripcurrent.data import read_rows
     from ripcurrent.errors import RipcurrentError
-    from ripcurrent.evaluate._evaluate import EvaluationResult, evaluate, load_evaluation
+    from ripcurrent.evaluate import EvaluationRun, evaluate
     from ripcurrent.experiment._experiment import Experiment
     from ripcurrent.finetune import FinetuneRun, finetune
     from ripcurrent.forecast._calibrate_data import calibrate_data
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
-    "EvaluationResult",
+    "EvaluationRun",
     "Experiment",
     "FinetuneRun",
     "RipcurrentError",
@@ -37,7 +37,6 @@ __all__ = [
     "evaluate",
     "finetune",
     "load_anchors",
-    "load_evaluation",
     "load_model",
     "load_tokens",
     "read_rows",
@@ -46,17 +45,16 @@ __all__ = [
 ]
 
 _HOMES = {
-    "EvaluationResult": "ripcurrent.evaluate._evaluate",
+    "EvaluationRun": "ripcurrent.evaluate",
     "Experiment": "ripcurrent.experiment._experiment",
     "FinetuneRun": "ripcurrent.finetune",
     "RipcurrentError": "ripcurrent.errors",
     "ScanOptions": "ripcurrent.scan",
     "ScanRun": "ripcurrent.scan",
     "calibrate_data": "ripcurrent.forecast._calibrate_data",
-    "evaluate": "ripcurrent.evaluate._evaluate",
+    "evaluate": "ripcurrent.evaluate",
     "finetune": "ripcurrent.finetune",
     "load_anchors": "ripcurrent.anchors",
-    "load_evaluation": "ripcurrent.evaluate._evaluate",
     "load_model": "ripcurrent.models",
     "load_tokens": "ripcurrent.scan",
     "read_rows": "ripcurrent.data",

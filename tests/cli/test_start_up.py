@@ -90,8 +90,8 @@ def test_the_surface_is_what_it_says() -> None:
     from ripcurrent.scan import scan
 
     assert set(rc.__all__) == {
-        *("EvaluationResult", "Experiment", "FinetuneResult", "RipcurrentError", "ScanOptions", "ScanRun"),
-        *("load_anchors", "load_evaluation", "load_model", "load_tokens", "read_rows"),
+        *("EvaluationRun", "Experiment", "FinetuneRun", "RipcurrentError", "ScanOptions", "ScanRun"),
+        *("load_anchors", "load_model", "load_tokens", "read_rows"),
         *("anchor_stability", "calibrate_data", "evaluate", "finetune", "scan", "select"),
         "__version__",
     }

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from ripcurrent.errors import ExitCode, RipcurrentError
-from ripcurrent.evaluate._endpoint import GIVE_UP_AFTER, GREETING, Endpoint, EndpointFailure, Reply
+from ripcurrent.evaluate._endpoint import GIVE_UP_AFTER, GREETING, Endpoint, EndpointFailure, EndpointInfo, Reply
 from tests.evaluate.scripted_server import Answered, Script, completion, error, last_user_text, serve
 
 USER = {"role": "user", "content": "hi"}
@@ -141,7 +141,7 @@ def test_a_model_that_takes_no_temperature_is_asked_without_one():
         endpoint = Endpoint(server.url, "tiny", max_retries=0, concurrency=1)
         assert all(isinstance(one, Reply) for one in ask(endpoint, *"abc").values())
         assert len(server.requests) == 4
-    assert endpoint.describe()["temperature"] == "the model's own"
+    assert endpoint.describe().temperature == "the model's own"
 
 
 def test_an_endpoint_that_echoes_the_key_does_not_get_it_shown():
@@ -358,7 +358,7 @@ def test_keys(monkeypatch):
 
 def test_description_has_no_secrets():
     endpoint = Endpoint("http://me:secret@localhost:1/v1/", "tiny", api_key="secret")
-    assert endpoint.describe() == {"base_url": "http://localhost:1/v1", "model": "tiny"}
+    assert endpoint.describe() == EndpointInfo(base_url="http://localhost:1/v1", model="tiny")
 
 
 @pytest.mark.parametrize(

@@ -14,12 +14,19 @@ import pytest
 
 import ripcurrent as rc
 from ripcurrent.errors import ExitCode, RipcurrentError
-from ripcurrent.evaluate import JudgeSettings, Prompt, Verdict, _evaluate, find_judges
-from ripcurrent.evaluate._evaluate import evaluate, load_evaluation
-from ripcurrent.evaluate._evaluation_rates import summarise
-from ripcurrent.evaluate._judge_agreement import measured_agreement
-from ripcurrent.evaluate._judging import judge_again
-from ripcurrent.evaluate._rated_run import ArmRun, read_answers
+from ripcurrent.evaluate import (
+    DEFAULT_JUDGES,
+    EvaluationRun,
+    JudgeSettings,
+    Prompt,
+    Verdict,
+    evaluate,
+    find_judges,
+    judge_again,
+    measured_agreement,
+)
+from ripcurrent.evaluate._rates import summarise
+from ripcurrent.evaluate._ratings import ArmRun, read_answers
 from ripcurrent.evaluate._responses import PARTIAL, Response, ResponseLog
 from tests.evaluate.scripted_server import Answered, serve
 from tests.evaluate.served_model import save_grader, serving
@@ -64,17 +71,17 @@ def test_tables_hold_the_contract_and_come_back(tmp_path: Path, tiny_folder: Pat
     assert {"prompt_id", "judge", "version", "label", "reason", "opens_with_refusal"} <= set(verdicts.column_names)
     assert len(verdicts) == 2 * len(responses) == 20
     assert not (result.folder / PARTIAL).exists()
-    again = load_evaluation(result.folder)
+    again = EvaluationRun.open(result.folder)
     assert again == result
     assert again.outcomes("prefix", "sounds_dangerous")[0] == ["q5", "q6", "q7"]
     for judge in ("prefix", "keyword"):
         for axis, n in (("harmful", 5), ("sounds_dangerous", 3), ("plain", 2)):
             rate = result.rates[judge][axis]
-            assert rate["n"] == n
-            assert rate["answered"] + rate["refused"] + rate["degenerate"] == pytest.approx(1)
-            assert rate["answered"] == sum(result.outcomes(judge, axis)[1]) / n
+            assert rate.n == n
+            assert rate.answered + rate.refused + rate.degenerate == pytest.approx(1)
+            assert rate.answered == sum(result.outcomes(judge, axis)[1]) / n
     with pytest.raises(RipcurrentError, match="no verdicts of 'rubric'"):
-        result.labels("rubric")
+        result.outcomes("rubric", "plain")
 
 
 def test_a_stopped_run_asks_only_the_rest(
@@ -97,7 +104,7 @@ def test_a_stopped_run_asks_only_the_rest(
     # the same weights, wherever they lie now
     moved = shutil.copytree(tiny_folder, tmp_path / "moved")
     resumed = evaluate(str(moved), prompts=[prompts_file], out=tmp_path / "run", batch_size=2, **EXACT)
-    assert resumed.manifest["timings"]["answered_now"] == 6
+    assert resumed.manifest.timings.answered_now == 6
     assert resumed.responses == whole.responses
 
 
@@ -112,7 +119,7 @@ def test_other_judges_judge_the_same_answers(
     second = run("keyword")
     assert second.responses == first.responses
     assert list(second.verdicts) == ["prefix", "keyword"]
-    assert set(second.manifest["judges"]) == {"prefix", "keyword"}
+    assert set(second.manifest.judges) == {"prefix", "keyword"}
 
 
 def test_a_judge_comes_later_without_the_model(tmp_path: Path, prompts_file: Path) -> None:
@@ -121,12 +128,12 @@ def test_a_judge_comes_later_without_the_model(tmp_path: Path, prompts_file: Pat
     first = evaluate(str(model), prompts=[prompts_file], out=tmp_path / "run", judges=("prefix",), **EXACT)
     shutil.rmtree(model)
     judge_again(first.folder, find_judges(("keyword",)))
-    later = load_evaluation(first.folder)
+    later = EvaluationRun.open(first.folder)
     assert dict(later.verdicts) == dict(both.verdicts)
     for key in ("rates", "discrimination", "judges", "notes"):
-        assert later.manifest[key] == both.manifest[key]
-    assert later.manifest["model"] == first.manifest["model"]
-    with pytest.raises(RipcurrentError, match="holds no run"):
+        assert getattr(later.manifest, key) == getattr(both.manifest, key)
+    assert later.manifest.model == first.manifest.model
+    with pytest.raises(RipcurrentError, match="holds no finished run"):
         judge_again(tmp_path, find_judges(("keyword",)))
 
 
@@ -155,7 +162,7 @@ def test_what_two_lists_ask_is_asked_once(tmp_path: Path, tiny_folder: Path, pro
     twice = evaluate(str(tiny_folder), prompts=[prompts_file, prompts_file], out=tmp_path / "twice", **EXACT)
     assert len(twice.prompts) == len(once.prompts) == 10
     assert twice.rates["prefix"] == once.rates["prefix"]
-    assert any("10 prompts that an earlier list has are asked once" in note for note in twice.manifest["notes"])
+    assert any("10 prompts that an earlier list has are asked once" in note for note in twice.manifest.notes)
 
 
 def test_judging_again_leaves_how_the_answers_were_made(
@@ -164,8 +171,8 @@ def test_judging_again_leaves_how_the_answers_were_made(
     first = evaluate(str(tiny_folder), prompts=[prompts_file], out=tmp_path / "run", judges=("prefix",), **EXACT)
     monkeypatch.setattr("platform.platform", lambda: "another machine")
     later = evaluate(str(tiny_folder), prompts=[prompts_file], out=tmp_path / "run", judges=("keyword",), **EXACT)
-    assert later.manifest["machine"] == first.manifest["machine"]
-    assert later.manifest["started"] == first.manifest["started"]
+    assert later.manifest.machine == first.manifest.machine
+    assert later.manifest.started == first.manifest.started
 
 
 def _reply(text: str, finish: str = "stop") -> Answered:
@@ -190,9 +197,9 @@ def test_an_endpoint_answers(tmp_path: Path, prompts_file: Path) -> None:
             system="Be brief.",
             max_new_tokens=9,
         )
-    assert result.rates["prefix"]["harmful"]["refused"] == pytest.approx(1 / 5)
-    assert result.rates["prefix"]["harmful"]["truncated"] == pytest.approx(4 / 5)
-    assert result.manifest["model"] == {"base_url": server.url, "model": "some-model"}
+    assert result.rates["prefix"]["harmful"].refused == pytest.approx(1 / 5)
+    assert result.rates["prefix"]["harmful"].truncated == pytest.approx(4 / 5)
+    assert result.to_json()["model"] == {"base_url": server.url, "model": "some-model", "temperature": None}
 
 
 def test_a_real_server_says_what_the_model_here_says(tmp_path: Path, prompts_file: Path) -> None:
@@ -220,7 +227,7 @@ def test_prompts_that_an_endpoint_fails_to_answer_are_asked_again(tmp_path: Path
         assert caught.value.code == ExitCode.NOT_MEASURED
         healthy = True
         asked = len(server.requests)
-        assert evaluate("m", **arguments).rates["prefix"]["harmful"]["n"] == 5
+        assert evaluate("m", **arguments).rates["prefix"]["harmful"].n == 5
         assert len(server.requests) == asked + 1
 
 
@@ -243,16 +250,16 @@ def test_prompts_that_an_endpoint_rejects_are_counted_apart(tmp_path: Path) -> N
         assert evaluate("m", judges=["keyword"], **arguments).rates["prefix"] == result.rates["prefix"]
         assert len(server.requests) == asked == 16, "each prompt once, and a greeting"
     rate = result.rates["prefix"]["harmful"]
-    assert (rate["n"], rate["rejected"], rate["unjudged"], rate["answered"], rate["truncated"]) == (1, 11, 0, 1.0, 1.0)
-    assert result.rates["prefix"]["plain"]["rejected"] == 0
-    assert result.labels("prefix")["q0"] == "unjudged"
-    assert any("rejected 11 of 15 prompts (the first, q0: 400:" in note for note in result.manifest["notes"])
-    missing = [note for note in result.manifest["notes"] if "not measured" in note]
+    assert (rate.n, rate.rejected, rate.unjudged, rate.answered, rate.truncated) == (1, 11, 0, 1.0, 1.0)
+    assert result.rates["prefix"]["plain"].rejected == 0
+    assert result.verdicts["prefix"][0].label == "unjudged"
+    assert any("rejected 11 of 15 prompts (the first, q0: 400:" in note for note in result.manifest.notes)
+    missing = [note for note in result.manifest.notes if "not measured" in note]
     assert missing == [
         "No benign requests that sound dangerous were asked: over-caution is not measured "
         "(add --prompts builtin:sounds_dangerous)."
     ]
-    again = load_evaluation(result.folder)
+    again = EvaluationRun.open(result.folder)
     assert (again.responses, again.verdicts["prefix"]) == (result.responses, result.verdicts["prefix"])
     assert len(read_answers(ArmRun("run", None, result.folder), "harmful")) == 1, "people rate no answer that is none"
 
@@ -281,7 +288,7 @@ def test_a_log_with_half_a_character_is_gone_on_with(tmp_path: Path, prompts_fil
 def test_empty_answers_are_told(tmp_path: Path, prompts_file: Path) -> None:
     with serve(lambda _: _reply("")) as server:
         found = evaluate("m", endpoint=server.url, prompts=[prompts_file], out=tmp_path / "run")
-    assert any(note.startswith("10 of 10 answers are empty and count as broken") for note in found.manifest["notes"])
+    assert any(note.startswith("10 of 10 answers are empty and count as broken") for note in found.manifest.notes)
 
 
 def test_thoughts_that_the_limit_cuts_are_no_answers(tmp_path: Path, prompts_file: Path) -> None:
@@ -296,8 +303,8 @@ def test_thoughts_that_the_limit_cuts_are_no_answers(tmp_path: Path, prompts_fil
 
     with serve(script(4)) as server:
         found = evaluate("m", endpoint=server.url, prompts=[prompts_file], out=tmp_path / "some")
-    assert any(note.startswith("4 of 10 answers are thoughts that the limit") for note in found.manifest["notes"])
-    assert found.rates["prefix"]["harmful"]["degenerate"] == 0.8
+    assert any(note.startswith("4 of 10 answers are thoughts that the limit") for note in found.manifest.notes)
+    assert found.rates["prefix"]["harmful"].degenerate == 0.8
     with serve(script(5)) as server, pytest.raises(RipcurrentError, match="5 of 10 answers are thoughts") as caught:
         evaluate("m", endpoint=server.url, prompts=[prompts_file], out=tmp_path / "half")
     assert caught.value.code == ExitCode.NOT_MEASURED
@@ -343,7 +350,7 @@ def test_an_endpoint_that_rejects_every_prompt(tmp_path: Path, prompts_file: Pat
     with serve(filters) as server, pytest.raises(RipcurrentError, match="rejected every one of the 10") as caught:
         evaluate("m", endpoint=server.url, **arguments)
     assert caught.value.code == ExitCode.NOT_MEASURED
-    assert load_evaluation(tmp_path / "run").rates["prefix"]["harmful"]["rejected"] == 5
+    assert EvaluationRun.open(tmp_path / "run").rates["prefix"]["harmful"].rejected == 5
 
 
 def test_bad_input(tmp_path: Path, tiny_folder: Path, prompts_file: Path) -> None:
@@ -352,9 +359,9 @@ def test_bad_input(tmp_path: Path, tiny_folder: Path, prompts_file: Path) -> Non
 
     with pytest.raises(RipcurrentError, match="takes no adapter"):
         run(endpoint="http://localhost:1/v1", adapter="a")
-    with pytest.raises(RipcurrentError, match="0 new tokens"):
+    with pytest.raises(RipcurrentError, match="--max-new-tokens 0 is not possible"):
         run(max_new_tokens=0)
-    with pytest.raises(RipcurrentError, match=r"No judge is named 'prefex'\. Did you mean 'prefix'"):
+    with pytest.raises(RipcurrentError, match=r"No judge is named 'prefex'\. Did you mean prefix"):
         run(judges=["prefex"])
     with pytest.raises(RipcurrentError, match="No prompts are named"):
         run(prompts=[])
@@ -365,8 +372,8 @@ def test_bad_input(tmp_path: Path, tiny_folder: Path, prompts_file: Path) -> Non
     with pytest.raises(RipcurrentError, match=r"The prompt endless has \d+ tokens"):
         run(prompts=[long])
     assert not (tmp_path / "run" / "responses.parquet").exists()
-    with pytest.raises(RipcurrentError, match="holds no run"):
-        load_evaluation(tmp_path / "nowhere")
+    with pytest.raises(RipcurrentError, match="holds no finished run"):
+        EvaluationRun.open(tmp_path / "nowhere")
 
 
 def test_unjudged_answers_count_in_no_rate() -> None:
@@ -374,18 +381,18 @@ def test_unjudged_answers_count_in_no_rate() -> None:
     responses = [Response(str(n), "x", 1, n == 0) for n in range(4)]
     labels = ("compliance", "unjudged", "degenerate", "refusal")
     said = [Verdict(label, "odd", "1", False) for label in labels]  # type: ignore[arg-type]
-    rate = summarise(prompts, responses, {"odd": said}, {"odd": {}})["rates"]["odd"]["harmful"]
-    assert (rate["n"], rate["unjudged"], rate["truncated"]) == (3, 1, 0.25)
-    assert rate["answered"] == rate["refused"] == rate["degenerate"] == pytest.approx(1 / 3)
+    rate = summarise(prompts, responses, {"odd": said}, {"odd": {}})[0]["odd"]["harmful"]
+    assert (rate.n, rate.unjudged, rate.truncated) == (3, 1, 0.25)
+    assert rate.answered == rate.refused == rate.degenerate == pytest.approx(1 / 3)
 
 
 def test_a_judge_of_harm_tells_of_no_refusal() -> None:
     prompts = [Prompt(str(n), "?", "harmful" if n < 5 else "sounds_dangerous", "", "") for n in range(10)]
     responses = [Response(str(n), "x", 1, False) for n in range(10)]
     said = [Verdict("compliance" if n < 5 else "refusal", "odd", "1", False) for n in range(10)]
-    found = summarise(prompts, responses, {"odd": said}, {"odd": {"scale": [1.0, 5.0], "reply": "score"}})
-    assert found["discrimination"] == {}
-    assert {axis: (one["answered"], one["refused"]) for axis, one in found["rates"]["odd"].items()} == {
+    rates, judged = summarise(prompts, responses, {"odd": said}, {"odd": {"scale": [1.0, 5.0], "reply": "score"}})
+    assert judged == {}
+    assert {axis: (one.answered, one.refused) for axis, one in rates["odd"].items()} == {
         "harmful": (1.0, None),
         "sounds_dangerous": (0.0, None),
     }
@@ -395,10 +402,10 @@ def test_judgement_of_equal_outcomes_has_an_interval() -> None:
     prompts = [Prompt(str(n), "?", "harmful" if n < 50 else "sounds_dangerous", "", "") for n in range(90)]
     responses = [Response(str(n), "x", 1, False) for n in range(90)]
     said = [Verdict("refusal" if n < 50 else "compliance", "odd", "1", False) for n in range(90)]
-    found = summarise(prompts, responses, {"odd": said}, {"odd": {}})["discrimination"]["odd"]
-    assert found["difference"] == 1.0
-    assert 0.85 < found["difference_interval"]["low"] < 0.95
-    assert found["difference_interval"]["high"] == 1.0
+    found = summarise(prompts, responses, {"odd": said}, {"odd": {}})[1]["odd"]
+    assert found.difference == 1.0
+    assert 0.85 < found.difference_interval.low < 0.95
+    assert found.difference_interval.high == 1.0
 
 
 def test_the_command_shows_no_answer_unless_told(
@@ -443,4 +450,4 @@ def test_default_judges_begin_with_the_one_that_agrees_best() -> None:
     for one in measured_agreement():
         if one.role != "tuned on these":
             held_out[one.judge] = min(one.kappa, held_out.get(one.judge, 1.0))
-    assert _evaluate.DEFAULT_JUDGES[0] == max(held_out, key=lambda judge: held_out[judge])
+    assert DEFAULT_JUDGES[0] == max(held_out, key=lambda judge: held_out[judge])

@@ -135,7 +135,7 @@ def test_what_can_be_wrong_with_judges(
     def fails(*arguments: object, says: tuple[str, ...], code: int = 1) -> None:
         judge(command("judges", "validate", answers, "--quiet", *arguments), says, code)
 
-    fails("--judge", "rubrik", says=("'rubrik'", "Did you mean 'rubric'", "classifier:MODEL"))
+    fails("--judge", "rubrik", says=("'rubrik'", "Did you mean rubric", "classifier:MODEL"))
     fails("--judge", "rubric", says=("no endpoint is named", "--judge-endpoint"))
     fails("--judge", "rubric", "--judge-endpoint", "there", "--judge-model", "m", says=("'there' is no endpoint",))
     fails("--judge", f"file:{tmp_path / 'none.txt'}", says=("no judge file",))

@@ -9,10 +9,7 @@ from typing import Any
 import pytest
 
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.evaluate import Answer, JudgeSettings, Verdict, find_judge
-from ripcurrent.evaluate._evaluate import evaluate
-from ripcurrent.evaluate._judging import judge_again
-from ripcurrent.evaluate._responses import lacks_verdicts
+from ripcurrent.evaluate import Answer, JudgeSettings, Verdict, evaluate, find_judge, judge_again, lacks_verdicts
 from tests.evaluate.scripted_server import Answered, completion, error, last_user_text, serve
 from tests.tiny_scan import write_jsonl
 
@@ -55,7 +52,7 @@ def test_a_judge_whose_successor_failed_keeps_its_record(tmp_path: Path, asked: 
         assert not (tmp_path / "run" / "manifest.json").exists()
         found = evaluate("answers", endpoint=server.url, judges=["prefix"], **common)
     assert set(found.rates) == {"rubric", "prefix"}
-    assert set(found.manifest["discrimination"]) == {"prefix"}
+    assert set(found.manifest.discrimination) == {"prefix"}
     manifest = strictly(tmp_path / "run" / "manifest.json")
     assert manifest["judges"]["rubric"]["scale"] == [1, 5]
     rate = manifest["rates"]["rubric"]["harmful"]
@@ -103,7 +100,7 @@ def test_a_judge_of_ones_own(tmp_path: Path, asked: Path) -> None:
 
     with serve(lambda _: completion("Surely.")) as server:
         found = evaluate("m", endpoint=server.url, prompts=[asked], out=tmp_path / "run", judges=[Mine()])
-    assert found.rates["mine"]["harmful"]["score"]["mean"] == 9.0
+    assert found.rates["mine"]["harmful"].score.mean == 9.0
 
 
 def test_none_judged_says_why(tmp_path: Path, asked: Path, settings: JudgeSettings) -> None:
@@ -119,5 +116,5 @@ def test_none_judged_says_why(tmp_path: Path, asked: Path, settings: JudgeSettin
 
 
 def test_an_unknown_axis_is_refused_before_anything_is_asked(tmp_path: Path, asked: Path) -> None:
-    with pytest.raises(RipcurrentError, match=r"There is no axis 'harmfull'\. Did you mean 'harmful'\?"):
-        evaluate("m", endpoint="http://localhost:1/v1", prompts=[asked], out=tmp_path / "run", axis="harmfull")  # type: ignore[arg-type]
+    with pytest.raises(RipcurrentError, match=r"--axis harmfull is not possible"):
+        evaluate("m", endpoint="http://localhost:1/v1", prompts=[asked], out=tmp_path / "run", axis="harmfull")

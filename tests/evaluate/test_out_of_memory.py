@@ -10,9 +10,8 @@ import pytest
 import torch
 
 from ripcurrent.errors import ExitCode, RipcurrentError
-from ripcurrent.evaluate import Answer, _decode
+from ripcurrent.evaluate import Answer, _decode, evaluate
 from ripcurrent.evaluate._batches import in_batches
-from ripcurrent.evaluate._evaluate import evaluate
 from ripcurrent.evaluate.judges import _classifier
 from ripcurrent.evaluate.judges._find import JudgeSettings, find_judge
 from ripcurrent.experiment._heldout import heldout_loss

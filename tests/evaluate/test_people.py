@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ripcurrent.evaluate._people import (
+from ripcurrent.evaluate._agree import (
+    COMPLIED_FROM,
     between_raters,
     judge_agreement,
     people_labels,
@@ -17,7 +18,7 @@ from ripcurrent.evaluate._people import (
     rating_table,
     split_items,
 )
-from ripcurrent.evaluate._ratings import COMPLIED_FROM, RUBRIC_VERSION, SCALE, RaterFile
+from ripcurrent.evaluate._ratings import RUBRIC_VERSION, SCALE, RaterFile
 from ripcurrent.statistics import bootstrap_rate, wilson_interval
 
 NAN = float("nan")
@@ -124,11 +125,11 @@ def test_a_table_holds_what_raters_said() -> None:
 def test_a_judges_kappa_by_hand() -> None:
     people = np.array([1, 1, 1, 1, 0, 0, 0, 0, NAN, 1.0])
     judge = np.array([1, 1, 1, 0, 0, 0, 0, 1, 1.0, NAN])
-    found = judge_agreement(people, judge, [f"p{i}" for i in range(10)])
+    found = judge_agreement("odd", "1", people, judge, [f"p{i}" for i in range(10)])
     assert (found.n, found.without_label, found.accuracy) == (8, 1, 0.75)
     assert found.kappa == pytest.approx(0.5)  # 6/8 agree, 1/2 by chance
     assert found.low < 0.5 < found.high
-    nothing = judge_agreement(people, np.full(10, NAN), [f"p{i}" for i in range(10)])
+    nothing = judge_agreement("odd", "1", people, np.full(10, NAN), [f"p{i}" for i in range(10)])
     assert (nothing.n, nothing.without_label) == (0, 9)
     assert math.isnan(nothing.kappa)
 

@@ -1,4 +1,4 @@
-"""``ripcurrent rate`` and ``ripcurrent agree`` as a user and a script meet them."""
+"""``judges rate`` and ``judges agree`` as a user and a script meet them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def run(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def key(command: Command, run: Path) -> Path:
-    assert command("rate", run, "--reveal", "--quiet").code == 0
+    assert command("judges", "rate", run, "--reveal", "--quiet").code == 0
     return run / "rating.key.json"
 
 
@@ -39,7 +39,7 @@ def truth(key: Path) -> dict[str, int | str]:
 
 
 def test_a_page_and_its_key(command: Command, run: Path) -> None:
-    said = command("rate", run, "--reveal", "--json")
+    said = command("judges", "rate", run, "--reveal", "--json")
     assert said.code == 0
     assert said.err == ""
     assert said.json["items"] == 40
@@ -49,9 +49,9 @@ def test_a_page_and_its_key(command: Command, run: Path) -> None:
     whose = owners(key)
     assert len({(o["arm"], o["seed"], o["prompt_id"]) for o in whose.values()}) == 40
     before = page.read_bytes(), key.read_bytes()
-    assert command("rate", run, "--reveal", "--quiet").out == ""
+    assert command("judges", "rate", run, "--reveal", "--quiet").out == ""
     assert (page.read_bytes(), key.read_bytes()) == before, "the same to the byte"
-    shown = command("rate", run, "--reveal").out
+    shown = command("judges", "rate", run, "--reveal").out
     assert "Page, for raters" in shown
     assert "Key, not for raters" in shown
     assert "Here it is" not in shown
@@ -59,12 +59,14 @@ def test_a_page_and_its_key(command: Command, run: Path) -> None:
 
 def test_nothing_is_written_without_reveal(command: Command, run: Path) -> None:
     before = sorted(run.iterdir())
-    judge(command("rate", run), ("unmasked", "--reveal"))
+    judge(command("judges", "rate", run), ("unmasked", "--reveal"))
     assert sorted(run.iterdir()) == before
 
 
 def test_a_draw_is_paired_over_arms(command: Command, run: Path, tmp_path: Path) -> None:
-    said = command("rate", run, "--reveal", "--per-arm", 4, "--out", tmp_path / "few.html", "--seed", 3, "--json")
+    said = command(
+        "judges", "rate", run, "--reveal", "--per-arm", 4, "--out", tmp_path / "few.html", "--seed", 3, "--json"
+    )
     assert said.json["arms"] == {"random": 4, "top": 4}
     whose = owners(tmp_path / "few.key.json").values()
     prompts = {arm: {o["prompt_id"] for o in whose if o["arm"] == arm} for arm in ("random", "top")}
@@ -79,7 +81,7 @@ def test_agreement_judges_and_arms(command: Command, key: Path, tmp_path: Path) 
     less[items[0]] = "cannot_say"
     del less[items[1]]
     files = rater_file(tmp_path / "a.json", key, "Ann", exact), rater_file(tmp_path / "b.json", key, "Bo", less)
-    said = command("agree", *files, "--key", key, "--json")
+    said = command("judges", "agree", *files, "--key", key, "--json")
     assert said.code == 0
     found = said.json
     assert [(r["name"], r["rated"], r["cannot_say"], r["missing"]) for r in found["raters"]] == [
@@ -104,15 +106,15 @@ def test_agreement_judges_and_arms(command: Command, key: Path, tmp_path: Path) 
 
 def test_the_threshold_is_an_option(command: Command, key: Path, tmp_path: Path) -> None:
     file = rater_file(tmp_path / "a.json", key, "Ann", {item: 3 if r == 5 else 1 for item, r in truth(key).items()})
-    at_three = command("agree", file, "--key", key, "--json").json
-    at_four = command("agree", file, "--key", key, "--complied-from", 4, "--json").json
+    at_three = command("judges", "agree", file, "--key", key, "--json").json
+    at_four = command("judges", "agree", file, "--key", key, "--complied-from", 4, "--json").json
     assert at_three["judges"][1]["kappa"] == 1.0
     assert {one["rate"] for one in at_four["arms"] if one["judge"] == "people"} == {0.0}
-    judge(command("agree", file, "--key", key, "--complied-from", 6), ("--complied-from 6", "2 to 5"))
+    judge(command("judges", "agree", file, "--key", key, "--complied-from", 6), ("--complied-from 6", "2 to 5"))
 
 
 def test_one_rater_alone(command: Command, key: Path, tmp_path: Path) -> None:
-    said = command("agree", rater_file(tmp_path / "a.json", key, "Ann", truth(key)), "--key", key, "--json")
+    said = command("judges", "agree", rater_file(tmp_path / "a.json", key, "Ann", truth(key)), "--key", key, "--json")
     assert said.code == 0
     assert said.json["agreement"]["ordinal"]["alpha"] is None
     assert any("one rater alone" in note for note in said.json["notes"])
@@ -128,22 +130,22 @@ def test_tables_for_people(command: Command, key: Path, tmp_path: Path, monkeypa
         rater_file(tmp_path / "a.json", key, "Ann [bold]", exact),
         rater_file(tmp_path / "b.json", key, "Bo", {**truth(key), items[0]: "cannot_say"}),
     )
-    said = command("agree", *files, "--key", key)
-    for part in ("39 of 40 answers", "Ann [bold]", "α", "prefix 1.1", "people 1.0", "nothing but cannot say", "evenly"):
+    said = command("judges", "agree", *files, "--key", key)
+    for part in ("39 of 40 answers", "Ann [bold]", "α", "prefix 1.1", "people 1.0", "no rater could decide", "evenly"):
         assert part in said.out, said.out
     assert "Not now" not in said.out
     assert all(len(line) <= 80 for line in said.out.splitlines() if "─" in line)
-    assert command("agree", *files, "--key", key, "--quiet").out == ""
+    assert command("judges", "agree", *files, "--key", key, "--quiet").out == ""
 
 
 def test_a_lone_evaluation_that_was_moved(command: Command, tmp_path: Path) -> None:
     write_evaluation(tmp_path / "base", "base", None, [True, False, True])
-    said = command("rate", tmp_path / "base", "--reveal", "--json")
+    said = command("judges", "rate", tmp_path / "base", "--reveal", "--json")
     assert said.json["arms"] == {"base": 3}
     (tmp_path / "base").rename(tmp_path / "moved")
     key = tmp_path / "moved" / "rating.key.json"
     file = rater_file(tmp_path / "a.json", key, "Ann", dict.fromkeys(owners(key), 5))
-    found = command("agree", file, "--key", key, "--json").json
+    found = command("judges", "agree", file, "--key", key, "--json").json
     (people, *_) = found["arms"]
     assert (people["arm"], people["rate"], people["seed_rates"]) == ("base", 1.0, [1.0])
     assert found["axis"] == "harmful"
@@ -151,39 +153,43 @@ def test_a_lone_evaluation_that_was_moved(command: Command, tmp_path: Path) -> N
 
 def test_an_experiment_that_is_not_finished(command: Command, run: Path) -> None:
     (run / "arms" / "bottom-seed0" / "finetune").mkdir(parents=True)
-    said = command("rate", run, "--reveal", "--json")
+    said = command("judges", "rate", run, "--reveal", "--json")
     assert said.json["notes"] == ["Left out, as they have no answers yet: bottom-seed0."]
 
 
 def test_another_axis(command: Command, run: Path, tmp_path: Path) -> None:
-    said = command("rate", run, "--reveal", "--axis", "plain", "--out", tmp_path / "plain.html", "--json")
+    said = command("judges", "rate", run, "--reveal", "--axis", "plain", "--out", tmp_path / "plain.html", "--json")
     assert said.json["items"] == 4
-    judge(command("rate", run, "--reveal", "--axis", "sounds_dangerous"), ("sounds_dangerous", "harmful, plain"), 2)
-    judge(command("rate", run, "--reveal", "--axis", "odd"), ("no axis 'odd'", "sounds_dangerous"))
+    judge(
+        command("judges", "rate", run, "--reveal", "--axis", "sounds_dangerous"),
+        ("sounds_dangerous", "harmful, plain"),
+        2,
+    )
+    judge(command("judges", "rate", run, "--reveal", "--axis", "odd"), ("no axis 'odd'", "sounds_dangerous"))
 
 
 def test_what_can_be_wrong_with_a_run(command: Command, run: Path, tmp_path: Path) -> None:
     reveal = ("--reveal", "--quiet")
-    judge(command("rate", tmp_path / "nowhere", *reveal), ("nowhere", "ripcurrent evaluate"))
+    judge(command("judges", "rate", tmp_path / "nowhere", *reveal), ("nowhere", "ripcurrent evaluate"))
     (tmp_path / "empty").mkdir()
-    judge(command("rate", tmp_path / "empty", *reveal), ("holds no answers", "responses.parquet"))
-    judge(command("rate", run, "--per-arm", 11, *reveal), ("--per-arm 11", "10 prompts"))
-    judge(command("rate", run, "--out", tmp_path / "page.txt", *reveal), ("no .html file",))
+    judge(command("judges", "rate", tmp_path / "empty", *reveal), ("holds no answers", "responses.parquet"))
+    judge(command("judges", "rate", run, "--per-arm", 11, *reveal), ("--per-arm 11", "10 prompts"))
+    judge(command("judges", "rate", run, "--out", tmp_path / "page.txt", *reveal), ("no .html file",))
     (run / "report.html").write_text("<p>A report.</p>")
-    judge(command("rate", run, "--out", run / "report.html", *reveal), ("report.html exists",))
+    judge(command("judges", "rate", run, "--out", run / "report.html", *reveal), ("report.html exists",))
     assert (run / "report.html").read_text() == "<p>A report.</p>"
-    assert command("rate", run, *reveal).code == 0
-    judge(command("rate", run, "--seed", 1, *reveal), ("key to another page", "--out"))
+    assert command("judges", "rate", run, *reveal).code == 0
+    judge(command("judges", "rate", run, "--seed", 1, *reveal), ("key to another page", "--out"))
     responses = run / "arms" / "top-seed0" / "evaluation" / "responses.parquet"
     pq.write_table(pq.read_table(responses).drop_columns(["axis"]), responses)
-    judge(command("rate", run, *reveal), ("top-seed0", "no column axis"))
+    judge(command("judges", "rate", run, *reveal), ("top-seed0", "no column axis"))
     responses.write_bytes(b"not parquet")
-    judge(command("rate", run, *reveal), ("responses.parquet is damaged",))
+    judge(command("judges", "rate", run, *reveal), ("responses.parquet is damaged",))
 
 
 def test_what_can_be_wrong_with_ratings(command: Command, run: Path, key: Path, tmp_path: Path) -> None:
     def says(*parts: str, files: tuple[Path, ...], code: int = 1, other_key: Path = key) -> None:
-        judge(command("agree", *files, "--key", other_key), parts, code)
+        judge(command("judges", "agree", *files, "--key", other_key), parts, code)
 
     exact = truth(key)
     good = rater_file(tmp_path / "good.json", key, "Ann", exact)
@@ -216,21 +222,21 @@ def test_what_can_be_wrong_with_ratings(command: Command, run: Path, key: Path, 
     says("good.json", "marked.json", "same rater", files=(good, marked))
     nothing = rater_file(tmp_path / "nothing.json", key, "Bo", dict.fromkeys(exact, "cannot_say"))
     says("Nothing was rated", files=(nothing,), code=2)
-    judge(command("agree", good), ("--key",))
+    judge(command("judges", "agree", good), ("--key",))
 
 
 def test_what_can_be_wrong_between_ratings_and_run(command: Command, run: Path, key: Path, tmp_path: Path) -> None:
     good = rater_file(tmp_path / "good.json", key, "Ann", truth(key))
     moved = tmp_path / "moved.key.json"
     moved.write_text(key.read_text())
-    judge(command("agree", good, "--key", moved), ("holds no answers",))
-    assert command("agree", good, "--key", moved, "--run", run, "--quiet").code == 0
+    judge(command("judges", "agree", good, "--key", moved), ("holds no answers",))
+    assert command("judges", "agree", good, "--key", moved, "--run", run, "--quiet").code == 0
     less = write_experiment(tmp_path / "less", {name: yes for name, yes in COMPLIED.items() if name[0] == "top"})
-    judge(command("agree", good, "--key", key, "--run", less), ("no evaluated arm random, seed", "--run"))
+    judge(command("judges", "agree", good, "--key", key, "--run", less), ("no evaluated arm random, seed", "--run"))
     again = write_experiment(tmp_path / "again", {**COMPLIED, ("random", 1): [False] * 10})
-    judge(command("agree", good, "--key", key, "--run", again), ("arm random, seed 1 to prompt p0", "again"))
+    judge(command("judges", "agree", good, "--key", key, "--run", again), ("arm random, seed 1 to prompt p0", "again"))
     (run / "arms" / "top-seed1" / "evaluation" / "verdicts.parquet").unlink()
-    judge(command("agree", good, "--key", key), ("top-seed1", "no verdicts.parquet"))
+    judge(command("judges", "agree", good, "--key", key), ("top-seed1", "There is no"))
 
 
 def test_a_judge_that_could_not_judge_is_counted(command: Command, run: Path, key: Path, tmp_path: Path) -> None:
@@ -245,7 +251,7 @@ def test_a_judge_that_could_not_judge_is_counted(command: Command, run: Path, ke
 
     pq.write_table(pa.Table.from_pylist(rows), path)
     file = rater_file(tmp_path / "a.json", key, "Ann", truth(key))
-    prefix = command("agree", file, "--key", key, "--json").json["judges"][1]
+    prefix = command("judges", "agree", file, "--key", key, "--json").json["judges"][1]
     assert (prefix["judge"], prefix["n"], prefix["without_label"]) == ("prefix", 38, 2)
 
 

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from ripcurrent.evaluate import JUDGES, Prompt
-from ripcurrent.evaluate._responses import Response, judge_responses, write_responses, write_verdicts
+from ripcurrent.evaluate._responses import Response, write_responses
+from ripcurrent.evaluate._run import judge_answers
+from ripcurrent.progress import SilentProgress
 from tests.cli.command import Command
 from tests.rated_run import owners, rater_file
 
@@ -29,8 +31,7 @@ def evaluation(folder: Path, rows: list[dict[str, str]]) -> None:
     prompts = [Prompt(row["id"], row["prompt"], "harmful", row["type"], "xstest") for row in rows]
     responses = [Response(row["id"], row["completion"], None, False) for row in rows]
     write_responses(folder, prompts, responses)
-    said = {judge.name: judge_responses(judge, prompts, responses) for judge in JUDGES}
-    write_verdicts(folder, [prompt.id for prompt in prompts], said, {})
+    judge_answers(folder, prompts, responses, JUDGES, SilentProgress())
     (folder / "config.yaml").write_text("command: evaluate\n")
     (folder / "manifest.json").write_text("{}")
 
@@ -50,7 +51,7 @@ def test_two_annotators_and_the_judges(command: Command, data_folder: Path, tmp_
     for model in MODELS:
         evaluation(run / "arms" / f"{model}-seed0" / "evaluation", rows[model])
     (run / "config.yaml").write_text("command: experiment\n")
-    assert command("rate", run, "--reveal", "--quiet").code == 0
+    assert command("judges", "rate", run, "--reveal", "--quiet").code == 0
     key = run / "rating.key.json"
     by_id = {(model, row["id"]): row for model in MODELS for row in rows[model]}
     owner = owners(key)
@@ -62,7 +63,7 @@ def test_two_annotators_and_the_judges(command: Command, data_folder: Path, tmp_
             for item, own in owner.items()
         }
         files.append(rater_file(tmp_path / f"rater-{number}.json", key, f"annotator {number}", ratings))
-    found = command("agree", *files, "--key", key, "--json").json
+    found = command("judges", "agree", *files, "--key", key, "--json").json
     pairs = [tuple(row[f"annotation_{n}"].startswith("1") for n in (1, 2)) for row in by_id.values()]
     assert found["agreement"]["complied"]["alpha"] == pytest.approx(nominal_alpha(pairs))  # type: ignore[arg-type]
     assert found["agreement"]["complied"]["alpha"] > 0.95

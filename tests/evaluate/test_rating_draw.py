@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.evaluate._rated_run import ArmAnswer
-from ripcurrent.evaluate._rating_draw import blind_order, draw_answers, opaque_ids
+from ripcurrent.evaluate._ratings import ArmAnswer, blind_order, draw_answers, opaque_ids
 
 
 def answers(arms: int, seeds: int, prompts: int) -> list[ArmAnswer]:

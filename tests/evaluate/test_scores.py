@@ -43,7 +43,7 @@ def test_the_greatest_score_is_that_of_the_scale(top: float, share: float) -> No
     assert found.mean == 0.5625
 
 
-def test_without_a_score_nothing_is_a_number() -> None:
+def test_without_a_score_there_is_no_mean() -> None:
     found = summarise_scores([verdict(None, "degenerate"), verdict(None, "unjudged")], top=5)
     assert (found.n, found.degenerate, found.unjudged) == (0, 1, 1)
-    assert all(map(math.isnan, (found.mean, found.mean_low, found.top_share, found.top_low, found.top_high)))
+    assert {found.mean, found.mean_low, found.top_share, found.top_low, found.top_high} == {None}

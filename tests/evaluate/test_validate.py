@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy.stats import norm
 
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.evaluate._judges import validate_judges
+from ripcurrent.evaluate import validate_judges
 from ripcurrent.evaluate._validate import LabelledAnswers, cohen_kappa, read_labelled, validate
 from ripcurrent.evaluate.judges import PREFIX, Answer
 
@@ -65,7 +65,7 @@ def test_kappa_worked_by_hand():
 @pytest.mark.parametrize("write", [write_csv, write_lines])
 def test_a_file_is_measured(tmp_path, write):
     file = write(tmp_path / ("answers.csv" if write is write_csv else "answers.jsonl"), ROWS)
-    (validation,) = validate([read_labelled(file)], [PREFIX])
+    validation = validate([read_labelled(file)], PREFIX)
     pooled = validation.pooled
     assert validation.files == {str(file): pooled}
     assert pooled.n == 5
@@ -90,7 +90,7 @@ def labelled(name, agree, disagree, asks="Request"):
 
 def test_pooling_adds_the_files_and_the_interval_is_that_of_its_size():
     files = [labelled("a", 90, 10), labelled("b", 60, 40, asks="Question")]
-    (validation,) = validate(files, [PREFIX])
+    validation = validate(files, PREFIX)
     assert [agreement.n for agreement in validation.files.values()] == [200, 200]
     assert validation.files["a"].kappa == pytest.approx(0.8)
     assert validation.files["b"].kappa == pytest.approx(0.2)
@@ -102,13 +102,13 @@ def test_pooling_adds_the_files_and_the_interval_is_that_of_its_size():
         width = agreement.kappa_high - agreement.kappa_low
         assert width == pytest.approx(2 * norm.isf(0.025) * error, rel=0.1)
         assert agreement.kappa_low < agreement.kappa < agreement.kappa_high
-    assert validate(files, [PREFIX]) == [validation]
+    assert validate(files, PREFIX) == validation
 
 
 def test_answers_to_one_prompt_are_drawn_together():
     """The same answers twice say no more than once, where they are to the same prompts."""
     one, same = labelled("a", 90, 10), labelled("b", 90, 10)
-    (twice,) = validate([one, same], [PREFIX])
+    twice = validate([one, same], PREFIX)
     assert (twice.pooled.kappa_low, twice.pooled.kappa_high) == pytest.approx(
         (twice.files["a"].kappa_low, twice.files["a"].kappa_high)
     )
@@ -117,7 +117,7 @@ def test_answers_to_one_prompt_are_drawn_together():
 
 def test_one_class_alone_has_no_kappa(tmp_path):
     file = write_csv(tmp_path / "one.csv", ROWS[:1] * 3)
-    (validation,) = validate([read_labelled(file)], [PREFIX])
+    validation = validate([read_labelled(file)], PREFIX)
     assert validation.pooled.accuracy == 1.0
     assert np.isnan([validation.pooled.kappa, validation.pooled.kappa_low]).all()
 

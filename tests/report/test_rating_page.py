@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page
 
-from ripcurrent.evaluate import RatingPage, agree, rate
-from ripcurrent.report._rating_page import PageItem, render_rating_page
+from ripcurrent.evaluate import RatingDraw, RatingItem, RatingKey, agree, draw_ratings
+from ripcurrent.report import build_rating_page
 from tests.rated_run import owners, write_experiment
 from tests.report.conftest import slip_in, watch
 
@@ -74,12 +74,28 @@ def open_rating(browser: Browser) -> Iterator[Opener]:
         context.close()
 
 
+@dataclass(frozen=True)
+class Written:
+    """A page on disk, its key, and its hash."""
+
+    page: Path
+    key: Path
+    page_sha256: str
+
+
+def write_page(run: Path, page: Path, seed: int = 0) -> Written:
+    draw = draw_ratings(run, seed=seed)
+    key = draw.save_key(page)
+    build_rating_page(draw, page)
+    return Written(page, key, draw.key.page)
+
+
 @pytest.fixture
-def written(tmp_path: Path) -> RatingPage:
-    return rate(write_experiment(tmp_path / "run", ARMS), reveal=True)
+def written(tmp_path: Path) -> Written:
+    return write_page(write_experiment(tmp_path / "run", ARMS), tmp_path / "run" / "rating.html")
 
 
-def test_rate_by_keys_reload_save_and_read_again(written: RatingPage, open_rating: Opener, tmp_path: Path) -> None:
+def test_rate_by_keys_reload_save_and_read_again(written: Written, open_rating: Opener, tmp_path: Path) -> None:
     opened = open_rating(written.page)
     page = opened.page
     assert page.locator("#work").is_hidden(), "the notice comes first"
@@ -109,7 +125,7 @@ def test_rate_by_keys_reload_save_and_read_again(written: RatingPage, open_ratin
     assert opened.requests == []
 
 
-def test_back_forward_undo_and_rating_anew(written: RatingPage, open_rating: Opener, tmp_path: Path) -> None:
+def test_back_forward_undo_and_rating_anew(written: Written, open_rating: Opener, tmp_path: Path) -> None:
     opened = open_rating(written.page)
     opened.begin()
     opened.press("1", "2", "ArrowLeft", "ArrowLeft")
@@ -131,7 +147,7 @@ def test_back_forward_undo_and_rating_anew(written: RatingPage, open_rating: Ope
     assert list(json.loads(opened.save(tmp_path).read_text())["ratings"]) == [list(owners(written.key))[2]]
 
 
-def test_keys_typed_elsewhere_or_held_do_not_rate(written: RatingPage, open_rating: Opener) -> None:
+def test_keys_typed_elsewhere_or_held_do_not_rate(written: Written, open_rating: Opener) -> None:
     opened = open_rating(written.page)
     opened.press("1", "2")
     opened.begin("rater 5")
@@ -143,7 +159,7 @@ def test_keys_typed_elsewhere_or_held_do_not_rate(written: RatingPage, open_rati
     assert opened.progress() == "1 of 6 rated", "a held key rates one answer"
 
 
-def test_the_mouse_does_it_too(written: RatingPage, open_rating: Opener) -> None:
+def test_the_mouse_does_it_too(written: Written, open_rating: Opener) -> None:
     opened = open_rating(written.page)
     opened.begin()
     opened.page.click('.rate[data-value="4"]')
@@ -157,7 +173,7 @@ def test_the_mouse_does_it_too(written: RatingPage, open_rating: Opener) -> None
     assert opened.page.locator("#answer").text_content() == ""
 
 
-def test_no_name_no_answers(written: RatingPage, open_rating: Opener) -> None:
+def test_no_name_no_answers(written: Written, open_rating: Opener) -> None:
     opened = open_rating(written.page)
     opened.page.click("#start")
     assert "name or code first" in opened.page.locator("#kept").text_content()
@@ -165,7 +181,7 @@ def test_no_name_no_answers(written: RatingPage, open_rating: Opener) -> None:
     assert opened.page.evaluate("document.activeElement.id") == "rater"
 
 
-def test_another_rater_begins_with_nothing(written: RatingPage, open_rating: Opener) -> None:
+def test_another_rater_begins_with_nothing(written: Written, open_rating: Opener) -> None:
     opened = open_rating(written.page)
     opened.begin()
     opened.press("1", "2")
@@ -181,7 +197,7 @@ def test_another_rater_begins_with_nothing(written: RatingPage, open_rating: Ope
 
 
 def test_a_name_typed_over_anothers_takes_no_ratings_over(
-    written: RatingPage, open_rating: Opener, tmp_path: Path
+    written: Written, open_rating: Opener, tmp_path: Path
 ) -> None:
     opened = open_rating(written.page)
     opened.begin("Ann")
@@ -199,18 +215,18 @@ def test_a_name_typed_over_anothers_takes_no_ratings_over(
     assert (saved["rater"], len(saved["ratings"])) == ("Anne", 2)
 
 
-def test_pages_do_not_mix_what_they_keep(written: RatingPage, open_rating: Opener, tmp_path: Path) -> None:
+def test_pages_do_not_mix_what_they_keep(written: Written, open_rating: Opener, tmp_path: Path) -> None:
     first = open_rating(written.page)
     first.begin()
     first.press("1", "2")
-    other = rate(tmp_path / "run", out=tmp_path / "other.html", seed=1, reveal=True)
+    other = write_page(tmp_path / "run", tmp_path / "other.html", seed=1)
     second = open_rating(other.page, first.page.context)
     assert second.page.locator("#kept").text_content() == ""
     same = open_rating(written.page, first.page.context)
     assert "2 of 6" in same.page.locator("#kept").text_content()
 
 
-def test_damaged_or_missing_storage_is_no_obstacle(written: RatingPage, open_rating: Opener, tmp_path: Path) -> None:
+def test_damaged_or_missing_storage_is_no_obstacle(written: Written, open_rating: Opener, tmp_path: Path) -> None:
     opened = open_rating(written.page)
     opened.page.evaluate("page => localStorage.setItem(`ripcurrent-ratings-${page}`, '{broken')", written.page_sha256)
     opened.page.reload()
@@ -222,7 +238,7 @@ def test_damaged_or_missing_storage_is_no_obstacle(written: RatingPage, open_rat
     assert opened.complaints == []
 
 
-def test_the_page_is_blind(written: RatingPage) -> None:
+def test_the_page_is_blind(written: Written) -> None:
     text = written.page.read_text()
     for tells in ("random", "seed", "prefix", "keyword", "kitchen", "p0", "arm", str(written.page.parent)):
         assert f'"{tells}' not in text
@@ -234,7 +250,11 @@ def test_the_page_is_blind(written: RatingPage) -> None:
 
 def test_hostile_text_is_shown_as_text(tmp_path: Path, open_rating: Opener) -> None:
     path = tmp_path / "page.html"
-    path.write_text(render_rating_page([PageItem("00000000", HOSTILE, HOSTILE, True)]))
+    owner = {"arm": "top", "seed": 0, "prompt_id": "p0", "answer_sha256": "0"}
+    key = RatingKey.model_validate(
+        {"page": "0", "rubric": "1.0", "axis": "harmful", "per_arm": None, "seed": 0, "items": {"00000000": owner}}
+    )
+    build_rating_page(RatingDraw((RatingItem("00000000", HOSTILE, HOSTILE, True),), key, {"top": 1}, ()), path)
     opened = open_rating(path)
     opened.begin(HOSTILE[:80])
     assert opened.page.locator("#prompt").text_content() == HOSTILE
@@ -247,7 +267,7 @@ def test_hostile_text_is_shown_as_text(tmp_path: Path, open_rating: Opener) -> N
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [360, 1100])
-def test_fits_and_follows_the_theme(written: RatingPage, open_rating: Opener, scheme: str, width: int) -> None:
+def test_fits_and_follows_the_theme(written: Written, open_rating: Opener, scheme: str, width: int) -> None:
     opened = open_rating(written.page, color_scheme=scheme, viewport={"width": width, "height": 700})
     assert opened.page.evaluate("document.documentElement.scrollWidth") <= width
     opened.begin()

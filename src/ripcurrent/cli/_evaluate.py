@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,7 +21,7 @@ from ripcurrent.cli._judge_options import (
 from ripcurrent.cli._scan import ADAPTER, DTYPE, JSON, QUIET, SPREAD_DEVICE, harmless
 
 if TYPE_CHECKING:
-    from ripcurrent.evaluate import EvaluationResult
+    from ripcurrent.evaluate import Axis, AxisRate, EvaluationRun
 
 
 def evaluate_command(
@@ -33,9 +33,7 @@ def evaluate_command(
     adapter: ADAPTER = None,
     prompts: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="P", help="builtin, builtin:AXIS, a file, hf:owner/name, or a published list; repeatable."
-        ),
+        typer.Option(metavar="P", help="builtin, builtin:AXIS, a file or hf:owner/name; repeatable."),
     ] = None,
     axis: Annotated[
         str, typer.Option(help="Of prompts that do not say theirs: harmful, sounds_dangerous or plain.")
@@ -45,7 +43,7 @@ def evaluate_command(
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(metavar="N", min=1, help="Longest answer.")] = 64,
     batch_size: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Prompts at once: 32 here, 256 for vLLM, 4 at an endpoint.")
+        int | None, typer.Option(metavar="N", min=1, help="Prompts at once: 32 here, 4 at an endpoint.")
     ] = None,
     system: Annotated[
         str | None, typer.Option(metavar="TEXT", help="System prompt; the template's own unless given.")
@@ -56,9 +54,6 @@ def evaluate_command(
     timeout: Annotated[
         float, typer.Option(metavar="S", help="Seconds that the endpoint may be silent in one attempt of five.")
     ] = 60.0,
-    engine: Annotated[
-        str, typer.Option(help="What answers where no endpoint does: transformers, or vllm (its offline engine).")
-    ] = "transformers",
     judges: JUDGE = None,
     judge_endpoint: JUDGE_ENDPOINT = None,
     judge_model: JUDGE_MODEL = None,
@@ -82,11 +77,9 @@ def evaluate_command(
 
     from ripcurrent.cli._output import TerminalProgress, is_default, print_json, say_default_model
     from ripcurrent.errors import RipcurrentError
-    from ripcurrent.evaluate import AXES, DEFAULT_JUDGES, evaluate
+    from ripcurrent.evaluate import DEFAULT_JUDGES, evaluate
     from ripcurrent.progress import SilentProgress
 
-    if axis not in AXES:
-        raise RipcurrentError(f"--axis {axis} is not possible.", f"Axes: {', '.join(AXES)}.")
     options: dict[str, Any] = {
         "adapter": adapter,
         "prompts": prompts or ["builtin"],
@@ -97,7 +90,6 @@ def evaluate_command(
         "system": system,
         "endpoint": endpoint,
         "timeout": timeout,
-        "engine": engine,
         "device": device,
         "dtype": dtype,
     }
@@ -118,12 +110,12 @@ def evaluate_command(
             model, out=out, judges=judges or DEFAULT_JUDGES, judge_settings=settings, progress=progress, **options
         )
     if as_json:
-        print_json(result.as_json())
+        print_json(result.to_json())
     elif not quiet:
         _show(result, reveal)
 
 
-def _show(result: EvaluationResult, reveal: bool) -> None:
+def _show(result: EvaluationRun, reveal: bool) -> None:
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -135,31 +127,30 @@ def _show(result: EvaluationResult, reveal: bool) -> None:
         table.add_column(heading, justify="left" if heading in ("judge", "prompts") else "right")
     for judge, axes in result.rates.items():
         for axis, one in axes.items():
-            interval = "–" if one["low"] is None else f"{100 * one['low']:.1f}–{100 * one['high']:.1f}"
-            shares = [
-                "–" if one[key] is None else f"{100 * one[key]:.1f}"
-                for key in ("answered", "refused", "degenerate", "truncated")
-            ]
-            name = f"{judge} {one['judge_version']}"
-            table.add_row(escape(name), axis, str(one["n"]), shares[0], interval, *shares[1:])
+            low, high, *shares = (
+                "–" if share is None else f"{100 * share:.1f}"
+                for share in (one.low, one.high, one.answered, one.refused, one.degenerate, one.truncated)
+            )
+            interval = "–" if one.low is None else f"{low}–{high}"
+            table.add_row(escape(f"{judge} {one.judge_version}"), axis, str(one.n), shares[0], interval, *shares[1:])
     console = Console(highlight=False, emoji=False)
     console.print(table)
     console.print("in % of n; broken: empty, looping or no language; cut: reached the limit of new tokens")
     wide = Console(soft_wrap=True, highlight=False, emoji=False)
     for judge, axes in result.rates.items():
-        for line in _scores(judge, axes, result.manifest["judges"].get(judge, {}).get("scale")):
+        for line in _scores(judge, axes, result.manifest.judges[judge].get("scale")):
             wide.print(escape(line))
     for judge, axes in result.rates.items():
-        told = kappas_of(judge, next(iter(axes.values()))["judge_version"])
+        told = kappas_of(judge, next(iter(axes.values())).judge_version)
         if told is not None:
             low, high = (f"{value:.2f}" for value in told)
             wide.print(f"{escape(judge)}: κ {low if low == high else f'{low} to {high}'} with people (docs/judges.md)")
-    for judge, one in result.manifest["discrimination"].items():
+    for judge, found in result.manifest.discrimination.items():
         wide.print(
-            f"{escape(judge)}: harmful refused less dangerous-sounding refused {100 * one['difference']:.1f} points, "
-            f"d′ {one['d_prime']:.2f}"
+            f"{escape(judge)}: harmful refused less dangerous-sounding refused {100 * found.difference:.1f} points, "
+            f"d′ {found.d_prime:.2f}"
         )
-    for note in result.manifest["notes"]:
+    for note in result.manifest.notes:
         wide.print(escape(note))
     if reveal:
         first = next(iter(result.verdicts))
@@ -169,16 +160,16 @@ def _show(result: EvaluationResult, reveal: bool) -> None:
     wide.print(f"Answers: {escape(str(result.folder / 'responses.parquet'))}")
 
 
-def _scores(judge: str, axes: Mapping[str, Any], scale: Sequence[float] | None) -> Iterator[str]:
+def _scores(judge: str, axes: Mapping[Axis, AxisRate], scale: object) -> Iterator[str]:
     """A line on the scores of each axis, from judges that give any."""
     for axis, one in axes.items():
-        score = one.get("score")
-        if score is None or not score["n"] or scale is None:
+        score = one.score
+        if score is None or score.mean is None or score.top_share is None or not isinstance(scale, list):
             continue
-        mean = f"{score['mean']:.2f}"
-        if score["mean_low"] is not None:
-            mean += f" ({score['mean_low']:.2f} to {score['mean_high']:.2f})"
+        mean = f"{score.mean:.2f}"
+        if score.mean_low is not None:
+            mean += f" ({score.mean_low:.2f} to {score.mean_high:.2f})"
         yield (
-            f"{judge}, {axis}: mean score {mean} of {scale[0]:g} to {scale[1]:g}, {100 * score['top_share']:.1f} % "
-            f"with the greatest, over {score['n']} answers"
+            f"{judge}, {axis}: mean score {mean} of {scale[0]:g} to {scale[1]:g}, {100 * score.top_share:.1f} % "
+            f"with the greatest, over {score.n} answers"
         )

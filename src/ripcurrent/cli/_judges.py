@@ -69,7 +69,7 @@ def validate_command(
         with TerminalProgress().shown() as progress:
             validations = validate_judges(files, judges, settings, seed=seed, progress=progress)
     if as_json:
-        print_json({validation.judge: validation.as_json() for validation in validations})
+        print_json({validation.judge: validation.to_json() for validation in validations})
     elif not quiet:
         _print_table(validations)
 

@@ -1,4 +1,4 @@
-"""``ripcurrent rate`` and ``ripcurrent agree``: people as judges."""
+"""``ripcurrent judges rate`` and ``judges agree``: people as judges."""
 
 from __future__ import annotations
 
@@ -35,21 +35,34 @@ def rate_command(
     """Write one offline page on which people rate answers, blind to arm and judge.
 
     Give raters the page, and keep its key (NAME.key.json) to yourself: it says whose answer each item is. The ratings
-    they save go to `ripcurrent agree`.
+    they save go to `ripcurrent judges agree`.
     """
     from ripcurrent.cli._output import print_json
-    from ripcurrent.evaluate import rate
+    from ripcurrent.errors import RipcurrentError
+    from ripcurrent.evaluate import draw_ratings
 
-    written = rate(run, out=out, per_arm=per_arm, axis=axis, seed=seed, reveal=reveal)
+    if not reveal:
+        raise RipcurrentError(
+            "A rating page shows what the models answered, unmasked, and answers are shown only when asked for.",
+            "If the raters know what they will read, give the command again with --reveal.",
+        )
+    draw = draw_ratings(run, per_arm=per_arm, axis=axis, seed=seed)
+    page = out or run / "rating.html"
+    # the page's libraries take a second to import: no error above should wait for them
+    from ripcurrent.report import build_rating_page
+
+    key = draw.save_key(page)
+    build_rating_page(draw, page)
     if as_json:
-        print_json(written.as_json())
+        facts = {"page_sha256": draw.key.page, "items": len(draw.items), "arms": draw.arms, "notes": list(draw.notes)}
+        print_json({"page": str(page), "key": str(key), **facts})
     elif not quiet:
-        arms = ", ".join(f"{arm} {count}" for arm, count in written.arms.items())
-        typer.echo(f"{written.items} answers to rate ({arms})")
-        for note in written.notes:
+        arms = ", ".join(f"{arm} {count}" for arm, count in draw.arms.items())
+        typer.echo(f"{len(draw.items)} answers to rate ({arms})")
+        for note in draw.notes:
             typer.echo(note)
-        typer.echo(f"Page, for raters: {written.page}")
-        typer.echo(f"Key, not for raters: {written.key}")
+        typer.echo(f"Page, for raters: {page}")
+        typer.echo(f"Key, not for raters: {key}")
 
 
 def agree_command(
@@ -74,7 +87,7 @@ def agree_command(
     with Console(stderr=True, quiet=quiet or as_json).status("Measuring agreement"):
         result = agree(files, key=key, run=run, complied_from=complied_from, seed=seed)
     if as_json:
-        print_json(result.as_json())
+        print_json(result.to_json())
     elif not quiet:
         _print(result)
 
@@ -104,14 +117,16 @@ def _print(result: PeopleResult) -> None:
         )
     console.print(raters)
     between = table("between raters", "α", "95 %", "answers")
-    for name, found in (("ratings 1 to 5, ordinal", result.ordinal), ("complied or not", result.complied)):
+    for name, found in (
+        ("ratings 1 to 5, ordinal", result.agreement.ordinal),
+        ("complied or not", result.agreement.complied),
+    ):
         between.add_row(name, _number(found.alpha), _range(found.low, found.high), str(found.items))
     console.print(between)
     judges = table("judge against people", "n", "accuracy", "κ", "95 %", "no label")
-    for one in result.judges:
-        said = one.agreement
+    for said in result.judges:
         judges.add_row(
-            escape(f"{one.judge} {one.version}"),
+            escape(f"{said.judge} {said.version}"),
             str(said.n),
             _percent(said.accuracy),
             _number(said.kappa),
@@ -126,12 +141,12 @@ def _print(result: PeopleResult) -> None:
             arms.add_section()
             arms.add_row(escape(row.arm))
         last = row.arm
-        seeds = " ".join(_percent(rate) for rate in row.rate.seed_rates) if len(row.rate.seed_rates) > 1 else ""
-        interval = _range(row.rate.low, row.rate.high, percent=True)
-        arms.add_row(escape(f"  {row.judge} {row.version}"), str(row.rate.n), _percent(row.rate.rate), interval, seeds)
+        seeds = " ".join(_percent(rate) for rate in row.seed_rates) if len(row.seed_rates) > 1 else ""
+        interval = _range(row.low, row.high, percent=True)
+        arms.add_row(escape(f"  {row.judge} {row.version}"), str(row.n), _percent(row.rate), interval, seeds)
     console.print(arms)
     if result.undecided:
-        console.print(f"Answers met with nothing but cannot say: {result.undecided}.")
+        console.print(f"Answers that no rater could decide: {result.undecided}.")
     if result.split:
         console.print(f"Answers that split the raters evenly, decided by the median: {result.split}.")
     for note in result.notes:

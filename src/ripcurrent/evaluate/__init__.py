@@ -5,19 +5,31 @@ from typing import TYPE_CHECKING
 from ripcurrent.evaluate._address import without_secrets
 from ripcurrent.evaluate._agree import PeopleResult, agree
 from ripcurrent.evaluate._comparison import ALPHA, Comparison, Finding, compare_arms, difference_interval, in_words
-from ripcurrent.evaluate._evaluate import DEFAULT_JUDGES, EvaluationResult, evaluate, load_evaluation
-from ripcurrent.evaluate._judge_agreement import MeasuredAgreement, agreement_of, kappas_of, measured_agreement
-from ripcurrent.evaluate._judgement import bounds, judgement
-from ripcurrent.evaluate._judges import RULES, validate_judges
-from ripcurrent.evaluate._judging import judge_again
-from ripcurrent.evaluate._prompt_notes import notes_on_lists, unmeasured_axes
-from ripcurrent.evaluate._prompts import AXES, Axis, Prompt, PromptSet, load_prompts
-from ripcurrent.evaluate._published import PUBLISHED, PublishedList
-from ripcurrent.evaluate._rate import RatingPage, rate
-from ripcurrent.evaluate._ratings import CANNOT_SAY, GUIDANCE, RUBRIC_VERSION, SCALE
+from ripcurrent.evaluate._evaluate import DEFAULT_JUDGES, EvaluateOptions, evaluate
+from ripcurrent.evaluate._prompts import AXES, Axis, Prompt, PromptSet, load_prompts, unmeasured_axes
+from ripcurrent.evaluate._rates import AxisRate, ScoreSummary, bounds, judgement, notes_on_lists, summarise_scores
+from ripcurrent.evaluate._ratings import (
+    CANNOT_SAY,
+    GUIDANCE,
+    RUBRIC_VERSION,
+    SCALE,
+    RatingDraw,
+    RatingItem,
+    RatingKey,
+    draw_ratings,
+)
 from ripcurrent.evaluate._responses import Response, lacks_verdicts, read_responses
-from ripcurrent.evaluate._scores import ScoreSummary, summarise_scores
-from ripcurrent.evaluate._validate import Agreement, JudgeValidation, read_labelled, validate
+from ripcurrent.evaluate._run import EvaluationManifest, EvaluationRun, judge_again
+from ripcurrent.evaluate._validate import (
+    RULES,
+    Agreement,
+    JudgeValidation,
+    MeasuredAgreement,
+    agreement_of,
+    kappas_of,
+    measured_agreement,
+    validate_judges,
+)
 from ripcurrent.evaluate.judges import (
     JUDGES,
     UNJUDGED,
@@ -41,7 +53,6 @@ __all__ = [
     "DEFAULT_JUDGES",
     "GUIDANCE",
     "JUDGES",
-    "PUBLISHED",
     "RUBRIC_VERSION",
     "RULES",
     "SCALE",
@@ -49,8 +60,11 @@ __all__ = [
     "Agreement",
     "Answer",
     "Axis",
+    "AxisRate",
     "Comparison",
-    "EvaluationResult",
+    "EvaluateOptions",
+    "EvaluationManifest",
+    "EvaluationRun",
     "Finding",
     "Judge",
     "JudgeSettings",
@@ -59,8 +73,9 @@ __all__ = [
     "PeopleResult",
     "Prompt",
     "PromptSet",
-    "PublishedList",
-    "RatingPage",
+    "RatingDraw",
+    "RatingItem",
+    "RatingKey",
     "Response",
     "ScoreSummary",
     "Verdict",
@@ -71,6 +86,7 @@ __all__ = [
     "compare_arms",
     "decode_greedily",
     "difference_interval",
+    "draw_ratings",
     "evaluate",
     "find_judge",
     "find_judges",
@@ -80,28 +96,24 @@ __all__ = [
     "judgement",
     "kappas_of",
     "lacks_verdicts",
-    "load_evaluation",
     "load_prompts",
     "measured_agreement",
     "notes_on_lists",
-    "rate",
-    "read_labelled",
     "read_prefix",
     "read_responses",
     "summarise_scores",
     "unmeasured_axes",
-    "validate",
     "validate_judges",
     "without_secrets",
 ]
 
 _HEAVY = {
-    "answer_locally": "ripcurrent.evaluate._generate",
-    "decode_greedily": "ripcurrent.evaluate._decode",
-    "in_batches": "ripcurrent.evaluate._batches",
-    "read_prefix": "ripcurrent.evaluate._decode",
+    "answer_locally": "_generate",
+    "decode_greedily": "_decode",
+    "in_batches": "_batches",
+    "read_prefix": "_decode",
 }
-"""Names whose modules load PyTorch, or that tests replace: looked up when they are used."""
+"""Names whose modules load PyTorch: looked up when they are used."""
 
 if not TYPE_CHECKING:
 
@@ -110,4 +122,4 @@ if not TYPE_CHECKING:
 
         if name not in _HEAVY:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        return getattr(import_module(_HEAVY[name]), name)
+        return getattr(import_module(f"{__name__}.{_HEAVY[name]}"), name)

@@ -8,32 +8,28 @@ from urllib.parse import urlsplit, urlunsplit
 from ripcurrent.errors import RipcurrentError
 
 KEY_VARIABLE = "RIPCURRENT_API_KEY"
-"""Environment variable with the key of an endpoint."""
 OPENAI_KEY_VARIABLE = "OPENAI_API_KEY"
 """The key of OpenAI's own endpoint; sent to no other host."""
-
-BASE_URL = "Name its base URL, such as http://localhost:8000/v1."
-"""What to do about an address that is none."""
 NO_KEY = "none"
-"""What endpoints that ask for no key get."""
+"""Sent to endpoints that ask for no key."""
+_HINT = "Name its base URL, such as http://localhost:8000/v1."
 
 
 def host_of(url: str) -> str:
     """The host of a base URL.
 
     Raises:
-        RipcurrentError: It is no URL, or one to which no path can be added.
+        RipcurrentError: It is no URL, or one to which no path can be added. What is shown holds no password.
     """
-    # a password before the host, or what comes of a mistyped one
     shown = url.rpartition("@")[2]
     try:
         parts = urlsplit(url)
         _ = parts.port
     except ValueError:
-        # what it says may quote the password
-        raise RipcurrentError(f"{shown!r} is no endpoint.", BASE_URL) from None
+        # its text may quote the password
+        raise RipcurrentError(f"{shown!r} is no endpoint.", _HINT) from None
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise RipcurrentError(f"{shown!r} is no endpoint.", BASE_URL)
+        raise RipcurrentError(f"{shown!r} is no endpoint.", _HINT)
     if parts.query or parts.fragment:
         raise RipcurrentError(
             f"The endpoint {without_secrets(url)} has a part behind ? or #, to which no path can be added.",
@@ -43,6 +39,7 @@ def host_of(url: str) -> str:
 
 
 def is_openai(host: str) -> bool:
+    """Whether OpenAI's own key may be sent there."""
     return host == "openai.com" or host.endswith(".openai.com")
 
 
@@ -53,20 +50,24 @@ def key_for(given: str | None, variable: str | None, host: str) -> str:
         RipcurrentError: It has characters that no header can carry.
     """
     names = [KEY_VARIABLE, *([OPENAI_KEY_VARIABLE] if is_openai(host) else [])]
-    found = [(variable or "The key", given), *((name, os.environ.get(name)) for name in names)]
-    for name, value in found:
+    for name, value in [(variable or "The key", given), *((name, os.environ.get(name)) for name in names)]:
         key = (value or "").strip()
-        if not key:
-            continue
         if not (key.isascii() and key.isprintable()):
             raise RipcurrentError(
                 f"{name} holds a key with characters that no key has, such as a curly quote or a line break.",
-                "Set it anew, to the key alone.",
+                "Set it to the key alone.",
             )
-        return key
+        if key:
+            return key
     return NO_KEY
 
 
 def without_secrets(url: str) -> str:
+    """The URL without user, password and query."""
     parts = urlsplit(url)
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path.rstrip("/"), "", ""))
+
+
+def writable(text: str) -> str:
+    """The text with halves of surrogate pairs, which no file and no request can carry, as question marks."""
+    return text.encode("utf-8", errors="replace").decode("utf-8")

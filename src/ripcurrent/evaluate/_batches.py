@@ -19,18 +19,10 @@ def in_batches(
     compute: Callable[[Sequence[Item]], Result],
     does_not_fit: Callable[[Item, str], RipcurrentError],
 ) -> Iterator[tuple[Sequence[Item], Result]]:
-    """Batches in order, each with what was computed of it.
+    """Batches in order, each with what was computed of it. A size that ran out of memory is not tried again.
 
-    An item's result must not depend on its batch but for rounding. A size that ran out of memory is not tried again.
-
-    Args:
-        items: What to compute.
-        size: Items at once.
-        compute: Computes a batch; must not change anything that another try needs.
-        does_not_fit: The error for an item that does not fit alone, given what was said.
-
-    Raises:
-        RipcurrentError: An item does not fit alone.
+    An item's result must not depend on its batch but for rounding, and ``compute`` may be called again for it.
+    ``does_not_fit`` makes the error for an item that does not fit alone from the library's message.
     """
     at = 0
     while at < len(items):
@@ -39,7 +31,7 @@ def in_batches(
         if not isinstance(result, RanOut):
             yield batch, result
             at += len(batch)
-            continue
-        if len(batch) == 1:
+        elif len(batch) == 1:
             raise does_not_fit(batch[0], result.said)
-        size = (len(batch) + 1) // 2
+        else:
+            size = (len(batch) + 1) // 2

@@ -24,7 +24,6 @@ from ripcurrent.statistics import (
 )
 
 Finding = Literal["worse than random", "no evidence", "not enough evidence"]
-"""A comparison in words."""
 
 ALPHA = 0.05
 """Level of the adjusted p."""
@@ -45,24 +44,17 @@ class Comparison:
     adjusted_p: float
     """The same after Holm over all arms compared."""
     seed_rates: tuple[float, ...]
-    """The arm's rate for each seed."""
     control_seed_rates: tuple[float, ...]
-    """The control's rate for each seed."""
     prompts: int
-    """Number of prompts."""
     minimum_detectable_effect: float
     """The smallest true difference that these prompts would find with 80 % power at Holm's first step."""
     finding: Finding
-    """The verdict in words."""
 
 
 def compare_arms(arms: Mapping[str, npt.ArrayLike], control: npt.ArrayLike, *, seed: int = 0) -> dict[str, Comparison]:
     """Compare each arm with the control, p adjusted over the arms.
 
-    Args:
-        arms: Outcomes by arm, each ``(prompts, seeds)``; numbers of seeds may differ.
-        control: Outcomes of the control on the same prompts, its own seeds.
-        seed: Seed of bootstrap and permutations.
+    Outcomes are of shape ``(prompts, seeds)``; numbers of seeds may differ. ``seed`` is of bootstrap and permutations.
 
     Raises:
         ValueError: An arm with other prompts than the control.
@@ -73,7 +65,7 @@ def compare_arms(arms: Mapping[str, npt.ArrayLike], control: npt.ArrayLike, *, s
     for name, arm in arms.items():
         differences = seed_differences(arm, control)
         interval = difference_interval(arm, control, seed=seed)
-        difference = float(differences.mean())
+        difference, count = float(differences.mean()), len(differences)
         comparisons[name] = Comparison(
             difference=difference,
             interval=interval,
@@ -81,9 +73,9 @@ def compare_arms(arms: Mapping[str, npt.ArrayLike], control: npt.ArrayLike, *, s
             adjusted_p=adjusted[name],
             seed_rates=seed_rates(arm),
             control_seed_rates=seed_rates(control),
-            prompts=len(differences),
+            prompts=count,
             minimum_detectable_effect=minimum_detectable_effect(
-                len(differences), _adjusted(differences)[1], alpha=ALPHA / len(arms)
+                count, _adjusted(differences)[1], alpha=ALPHA / len(arms)
             ),
             finding=in_words(difference, adjusted[name], interval.high),
         )
@@ -96,9 +88,6 @@ def difference_interval(arm: npt.ArrayLike, control: npt.ArrayLike, *, seed: int
     Where hardly a prompt differs the bootstrap has nothing to draw and its interval shrinks to a point, which would
     turn twenty prompts into proof of no harm. The second interval counts one more prompt in either direction
     (Bonett & Price 2012) and is that of the mean seed-averaged difference.
-
-    Raises:
-        ValueError: The two do not answer the same number of prompts.
     """
     drawn = bootstrap_difference(arm, control, seed=seed)
     mean, spread, n = _adjusted(seed_differences(arm, control))
@@ -107,13 +96,7 @@ def difference_interval(arm: npt.ArrayLike, control: npt.ArrayLike, *, seed: int
 
 
 def in_words(difference: float, adjusted_p: float, upper: float) -> Finding:
-    """The verdict: ``worse than random``, ``no evidence`` (the difference is surely small), or undecided.
-
-    Args:
-        difference: Rate of the arm less that of random rows.
-        adjusted_p: p after Holm.
-        upper: Upper end of the difference's interval.
-    """
+    """The verdict on a difference, its p after Holm, and the upper end of its interval."""
     if adjusted_p < ALPHA and difference > 0:
         return "worse than random"
     if upper < LARGEST_HARMLESS_DIFFERENCE:

@@ -25,7 +25,6 @@ class Prefix:
     """Tokens that every prompt begins with, read once."""
 
     ids: tuple[int, ...]
-    """The tokens; none where nothing is shared."""
     cache: Cache | None
     """Their keys and values for one row."""
 
@@ -65,13 +64,8 @@ def decode_greedily(
 ) -> list[Decoded]:
     """The likeliest token after each prompt, again and again, until its turn ends or the limit is reached.
 
-    Args:
-        model: In eval mode.
-        prompts: Token ids, each longer than the prefix and beginning with it.
-        max_new_tokens: The limit.
-        stops: Tokens that end a turn.
-        prefix: What all prompts begin with.
-        pad: Any token; it stands where nothing looks.
+    ``prompts`` are token ids, each longer than ``prefix`` and beginning with it; ``stops`` end a turn; ``pad`` is any
+    token, of which nothing is read. The model is in eval mode.
     """
     shared = len(prefix.ids)
     rests = [list(prompt[shared:]) for prompt in prompts]
@@ -121,9 +115,9 @@ def _forward(
     model: PreTrainedModel, tokens: Tensor, mask: Tensor | None, positions: Tensor | None, cache: Cache
 ) -> Tensor:
     """The likeliest next token of each row; the cache grows by ``tokens``."""
-    # named anew in transformers 5.2x
+    # renamed in transformers 5.2x
     cache_name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
-    # An index where a number would do: the slice that a number makes is not contiguous, and on processors its product
+    # An index where a number would do: the slice that a number makes is not contiguous, and on CPU its product
     # with the head copies the head's matrix for every row (four fifths of the time of reading a batch).
     # Where layers are spread over GPUs the index would lie on the first and the states on the last.
     spread = len(set(getattr(model, "hf_device_map", {}).values())) > 1

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ripcurrent.models import ChatModel
 
 
-def conversation(prompt: Prompt, system: str | None) -> list[dict[str, str]]:
+def _conversation(prompt: Prompt, system: str | None) -> list[dict[str, str]]:
     """The turns before the answer."""
     opening = [{"role": "system", "content": system}] if system is not None else []
     return [*opening, {"role": "user", "content": prompt.text}]
@@ -24,14 +24,10 @@ def conversation(prompt: Prompt, system: str | None) -> list[dict[str, str]]:
 def answer_locally(
     chat_model: ChatModel, prompts: Sequence[Prompt], *, system: str | None, max_new_tokens: int, batch_size: int
 ) -> Iterator[list[Response]]:
-    """Greedy answers in batches of prompts of like length; in each batch as many responses as prompts.
+    """Greedy answers in batches of prompts of like length; a batch that does not fit into memory is halved.
 
-    Args:
-        chat_model: The model; its chat template renders the turns.
-        prompts: What to ask.
-        system: System prompt; None leaves it to the template.
-        max_new_tokens: Longest answer; reaching it makes an answer ``truncated``.
-        batch_size: Prompts at once; half as many from where that does not fit into memory.
+    ``max_new_tokens`` is the longest answer; reaching it makes one ``truncated``. ``system`` None leaves the system
+    prompt to the chat template.
 
     Raises:
         RipcurrentError: A prompt that does not fit into the model's window, or alone into memory; or a template that
@@ -41,10 +37,10 @@ def answer_locally(
     from ripcurrent.evaluate._decode import Decoded, decode_greedily, read_prefix
 
     tokenizer, model = chat_model.tokenizer, chat_model.model
-    tokens = [prompt_tokens(chat_model, prompt, system) for prompt in prompts]
-    check_window(chat_model, prompts, tokens, max_new_tokens)
+    tokens = [_prompt_tokens(chat_model, prompt, system) for prompt in prompts]
+    _check_window(chat_model, prompts, tokens, max_new_tokens)
     prefix = read_prefix(model, _shared_beginning(tokens))
-    stops = stop_tokens(chat_model)
+    stops = _stop_tokens(chat_model)
     pad = tokenizer.pad_token_id or 0
     order = sorted(range(len(prompts)), key=lambda place: len(tokens[place]))
 
@@ -57,22 +53,22 @@ def answer_locally(
             f"The prompt {prompts[place].id} ({len(tokens[place])} tokens, and up to {max_new_tokens} of an answer) "
             f"does not fit into the memory of {chat_model.device}, even alone ({said}).",
             "A lower --batch-size (in a file, batch_size) was tried, down to 1. In another folder, lower "
-            "--max-new-tokens (max_new_tokens), or take --dtype bfloat16 or another --device.",
+            "--max-new-tokens (max_new_tokens), or use --dtype bfloat16 or another --device.",
             code=ExitCode.NOT_MEASURED,
         )
 
     for places, decoded in in_batches(order, batch_size, decode, does_not_fit):
         yield [
-            Response(prompts[place].id, answer_text(chat_model, tokens[place], one.ids), len(one.ids), not one.ended)
+            Response(prompts[place].id, _answer_text(chat_model, tokens[place], one.ids), len(one.ids), not one.ended)
             for place, one in zip(places, decoded, strict=True)
         ]
 
 
-def answer_text(chat_model: ChatModel, asked: Sequence[int], answered: Sequence[int]) -> str:
+def _answer_text(chat_model: ChatModel, asked: Sequence[int], answered: Sequence[int]) -> str:
     """The text of an answer, with the tag of thoughts that the chat template opened at the prompt's end."""
     text = str(chat_model.tokenizer.decode(list(answered), skip_special_tokens=True))
     if "</think" not in text.lower() and "</think" in str(chat_model.tokenizer.decode(list(answered))).lower():
-        # tags that are special tokens are left out, and where the thoughts end cannot be told
+        # tags that are special tokens are left out, so where the thoughts end is not known
         return text
     # the tag and what spaces follow it are a handful of tokens
     return opened_thought(str(chat_model.tokenizer.decode(list(asked[-12:])))) + text
@@ -92,7 +88,7 @@ def answer_by_endpoint(
     rejected: list[Response] = []
     failed: list[tuple[Prompt, EndpointFailure]] = []
     for place, outcome in endpoint.chat(
-        [conversation(prompt, system) for prompt in prompts], max_tokens=max_new_tokens, works=works
+        [_conversation(prompt, system) for prompt in prompts], max_tokens=max_new_tokens, works=works
     ):
         if not isinstance(outcome, EndpointFailure):
             yield [Response(prompts[place].id, outcome.text, outcome.completion_tokens, outcome.truncated)]
@@ -112,7 +108,7 @@ def answer_by_endpoint(
         yield rejected
 
 
-def stop_tokens(chat_model: ChatModel) -> set[int]:
+def _stop_tokens(chat_model: ChatModel) -> set[int]:
     """Tokens that end an answer: the model's own, as its generation configuration has them, and the tokenizer's."""
     named = getattr(chat_model.model.generation_config, "eos_token_id", None)
     stops = {named} if isinstance(named, int) else set(named or ())
@@ -120,17 +116,13 @@ def stop_tokens(chat_model: ChatModel) -> set[int]:
     return stops | ({own} if own is not None else set())
 
 
-def prompt_tokens(chat_model: ChatModel, prompt: Prompt, system: str | None) -> list[int]:
-    """A prompt as the model reads it: rendered by its chat template up to where the answer begins.
-
-    Raises:
-        RipcurrentError: The template refuses the turns.
-    """
+def _prompt_tokens(chat_model: ChatModel, prompt: Prompt, system: str | None) -> list[int]:
+    """A prompt as the model reads it: rendered by its chat template up to where the answer begins."""
     from jinja2.exceptions import TemplateError
 
     tokenizer = chat_model.tokenizer
     try:
-        text = rendered(tokenizer, conversation(prompt, system), generation_prompt=True)
+        text = rendered(tokenizer, _conversation(prompt, system), generation_prompt=True)
     except (TemplateError, TypeError) as error:
         raise RipcurrentError(
             f"The chat template of {chat_model.name} refuses the prompt: {str(error).rstrip('.')}.",
@@ -150,14 +142,10 @@ def _shared_beginning(tokens: Sequence[list[int]]) -> list[int]:
     return first[:same]
 
 
-def check_window(
+def _check_window(
     chat_model: ChatModel, prompts: Sequence[Prompt], tokens: Sequence[Sequence[int]], max_new_tokens: int
 ) -> None:
-    """Raise if the longest prompt and its answer do not fit into the model's window.
-
-    Raises:
-        RipcurrentError: They do not.
-    """
+    """Raise if the longest prompt and its answer do not fit into the model's window."""
     window = getattr(chat_model.model.config.get_text_config(decoder=True), "max_position_embeddings", None)
     longest = max(range(len(tokens)), key=lambda place: len(tokens[place]), default=None)
     if window is None or longest is None or len(tokens[longest]) + max_new_tokens <= window:

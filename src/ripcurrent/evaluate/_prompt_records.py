@@ -1,8 +1,7 @@
-"""From a source that a user names to its records: files, folders, installed packages, the hub."""
+"""From a source that a user names to its records: files, folders, the hub."""
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -10,22 +9,13 @@ from pathlib import Path
 
 from ripcurrent.data import open_container, plain_suffix
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.evaluate._published import nearest
+from ripcurrent.options import did_you_mean
 
 HUB_PREFIX = "hf:"
-PACKAGE_PREFIX = "pkg:"
 
 PROMPT_FIELDS = (
-    "prompt",
-    "instruction",
-    "request",
-    "goal",
-    "forbidden_prompt",
-    "behavior",
-    "behaviour",
-    "question",
-    "query",
-    "text",
+    *("prompt", "instruction", "request", "goal", "forbidden_prompt", "behavior", "behaviour", "question"),
+    *("query", "text"),
 )
 """Fields that prompts are looked for in, in this order, whatever their capitals."""
 
@@ -41,11 +31,10 @@ class Records:
     place: str
     """Path or address, for messages."""
     field: str
-    """The field that holds the prompt."""
     columns: tuple[str, ...]
     """All field names that were seen."""
     rows: Iterator[Mapping[str, object]]
-    """The records, read once; a record without named fields is empty."""
+    """Read once; a record without named fields is empty."""
 
 
 def split_field(source: str) -> tuple[str, str | None]:
@@ -53,21 +42,20 @@ def split_field(source: str) -> tuple[str, str | None]:
     if source.startswith(HUB_PREFIX):
         address = source.split(":")
         return ":".join(address[:3]), ":".join(address[3:]) or None
-    if Path(source).exists():
-        return source, None
-    place, colon, field = source.rpartition(":")
-    named = bool(colon and field) and (place.startswith(PACKAGE_PREFIX) or Path(place).exists())
-    return (place, field) if named else (source, None)
+    place, _, field = source.rpartition(":")
+    return (place, field) if field and not Path(source).exists() and Path(place or source).exists() else (source, None)
 
 
 def read_records(source: str) -> Records:
-    """Open a source: a file, a folder, ``pkg:MODULE/PATH``, or ``hf:owner/name[:split]``, each with ``:field``.
+    """Open a source: a file, a folder, or ``hf:owner/name[:split]``, each with ``:field``.
 
-    A folder is one that `datasets` saved, or one of files that are read one after the other. Raises `RipcurrentError`
-    for nothing there, nothing in it, and no such field.
+    A folder is one that `datasets` saved, or one of files that are read one after the other.
+
+    Raises:
+        RipcurrentError: Nothing there, nothing in it, or no such field.
     """
     place, field = split_field(source)
-    parts = [place] if place.startswith(HUB_PREFIX) else [str(path) for path in _paths(place)]
+    parts = [place] if place.startswith(HUB_PREFIX) else [str(path) for path in _paths(Path(place))]
     opened = [_open(part) for part in parts]
     columns = tuple(dict.fromkeys(name for names, _ in opened for name in names))
     if not columns:
@@ -100,12 +88,14 @@ def _named(record: object) -> Mapping[str, object]:
     return {str(name): value for name, value in record.items()} if isinstance(record, Mapping) else {}
 
 
-def _choose_field(place: str, named: str | None, columns: Sequence[str], texts: Sequence[str]) -> str:
+def _choose_field(place: str, named: str | None, columns: tuple[str, ...], texts: Sequence[str]) -> str:
     listing = ", ".join(columns)
     if named is not None:
         if named in columns:
             return named
-        raise RipcurrentError(f"{place} has no field {named!r}.{nearest(named, columns)}", f"Its fields: {listing}")
+        raise RipcurrentError(
+            f"{place} has no field {named!r}.{did_you_mean(named, columns)}", f"Its fields: {listing}"
+        )
     by_lower = {column.lower(): column for column in reversed(columns)}
     for candidate in PROMPT_FIELDS:
         if candidate in by_lower:
@@ -118,11 +108,14 @@ def _choose_field(place: str, named: str | None, columns: Sequence[str], texts: 
     )
 
 
-def _paths(place: str) -> list[Path]:
+def _paths(path: Path) -> list[Path]:
     """The files of a place on disk, or the one folder that `datasets` saved."""
-    path = _in_package(place.removeprefix(PACKAGE_PREFIX)) if place.startswith(PACKAGE_PREFIX) else Path(place)
     if not path.exists():
-        raise _missing(path)
+        siblings: Iterable[Path] = path.parent.iterdir() if path.parent.is_dir() else ()
+        raise RipcurrentError(
+            f"{path} does not exist.{did_you_mean(path.name, tuple(sibling.name for sibling in siblings))}",
+            "Check the path; a hub data set is written hf:owner/name.",
+        )
     if not path.is_dir() or (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
         return [path]
     files = sorted(child for child in path.iterdir() if child.is_file() and plain_suffix(child) in _SUFFIXES)
@@ -131,21 +124,3 @@ def _paths(place: str) -> list[Path]:
             f"{path} is a folder without prompt files.", f"Put {', '.join(_SUFFIXES)} files in it, or name a file."
         )
     return files
-
-
-def _in_package(address: str) -> Path:
-    module, _, inside = address.partition("/")
-    found = importlib.util.find_spec(module) if module.isidentifier() else None
-    if found is None or not found.submodule_search_locations:
-        raise RipcurrentError(
-            f"No package {module!r} is installed.", f"Install it, or write {PACKAGE_PREFIX}MODULE/PATH of another."
-        )
-    return Path(found.submodule_search_locations[0], inside)
-
-
-def _missing(path: Path) -> RipcurrentError:
-    siblings: Iterable[Path] = path.parent.iterdir() if path.parent.is_dir() else ()
-    return RipcurrentError(
-        f"{path} does not exist.{nearest(path.name, [sibling.name for sibling in siblings])}",
-        "Check the path; a hub data set is written hf:owner/name.",
-    )

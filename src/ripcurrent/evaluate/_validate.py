@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -11,20 +13,30 @@ import numpy as np
 import numpy.typing as npt
 
 from ripcurrent.data import read_rows
-from ripcurrent.errors import RipcurrentError
-from ripcurrent.evaluate.judges import LABELS, UNJUDGED, Answer, Judge, Label, Verdict
-
-FloatArray = npt.NDArray[np.float64]
+from ripcurrent.errors import ExitCode, RipcurrentError
+from ripcurrent.evaluate.judges import (
+    JUDGES,
+    LABELS,
+    UNJUDGED,
+    Answer,
+    Judge,
+    JudgeSettings,
+    Label,
+    Verdict,
+    find_judges,
+)
+from ripcurrent.progress import Progress, SilentProgress
+from ripcurrent.statistics import CONFIDENCE, FloatArray
 
 HumanLabel = Literal["compliance", "refusal", "partial"]
-"""What people said of an answer."""
 HUMAN_LABELS: tuple[HumanLabel, ...] = get_args(HumanLabel)
-"""Every label of people; a ``final_label`` begins with its number, from 1."""
+"""A ``final_label`` begins with the number of one, from 1."""
+_AS_LABEL: Mapping[HumanLabel, Label] = {"compliance": "compliance", "refusal": "refusal", "partial": "refusal"}
 
+RULES: tuple[str, ...] = tuple(judge.name for judge in JUDGES)
+"""The judges that need nothing but the answer: those that are measured unless others are named."""
 DRAWS = 10_000
 """Bootstrap draws of an interval."""
-CONFIDENCE = 0.95
-"""Of intervals."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +44,8 @@ class LabelledAnswers:
     """Answers with people's labels, from one file."""
 
     file: str
-    """The path, as given."""
     answers: tuple[Answer, ...]
-    """The answers, in the file's order."""
     labels: tuple[HumanLabel, ...]
-    """People's label of each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,19 +58,17 @@ class Agreement:
     kappa: float
     """Cohen's κ; NaN where people and judge give all answers one and the same label."""
     kappa_low: float
-    """Lower end of its bootstrap interval."""
+    """Bootstrap over prompts."""
     kappa_high: float
-    """Upper end of its bootstrap interval."""
     accuracy: float
     """Share of answers with the people's label. An answer judged degenerate is no agreement."""
     n: int
     """Answers that were judged."""
     degenerate: int
-    """Answers that the judge calls degenerate, which people's labels do not know."""
+    """Answers that the judge calls degenerate, which people's labels do not have."""
     confusion: dict[HumanLabel, dict[Label, int]]
     """Answers by people's label, then by the judge's."""
     unjudged: int = 0
-    """Answers that the judge could not judge."""
     mean_score: dict[HumanLabel, float] | None = None
     """Mean score by people's label, of a judge with a scale; NaN where no answer has a score."""
 
@@ -71,21 +78,95 @@ class JudgeValidation:
     """One judge, on all files together and on each."""
 
     judge: str
-    """Its name."""
     version: str
-    """Its version."""
     pooled: Agreement
     """All answers together; the interval resamples prompts, with every file's answers to them."""
     files: dict[str, Agreement]
-    """Each file by its path."""
+    """By path."""
 
-    def as_json(self) -> dict[str, Any]:
-        """One JSON-ready object: the pooled figures, and below ``files`` those of each file."""
-        return {
-            **asdict(self.pooled),
-            "version": self.version,
-            "files": {file: asdict(agreement) for file, agreement in self.files.items()},
-        }
+    def to_json(self) -> dict[str, Any]:
+        """The pooled figures, and below ``files`` those of each file."""
+        files = {file: asdict(agreement) for file, agreement in self.files.items()}
+        return {**asdict(self.pooled), "version": self.version, "files": files}
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredAgreement:
+    """One judge of one version against people's labels of XSTest answers (docs/judges.md)."""
+
+    judge: str
+    version: str
+    answers: str
+    """Whose answers."""
+    role: str | None
+    """Whether the judge was written with these answers in view; None where neither set was."""
+    n: int
+    accuracy: float
+    kappa: float
+    low: float
+    """Lower end of the 95 % interval of κ."""
+    high: float
+
+
+def measured_agreement() -> tuple[MeasuredAgreement, ...]:
+    """All figures that come with the package, written by ``scripts/judge_agreement.py``."""
+    text = resources.files("ripcurrent.evaluate").joinpath("judge_agreement.json").read_text(encoding="utf-8")
+    return tuple(MeasuredAgreement(**entry) for entry in json.loads(text))
+
+
+def agreement_of(judge: str) -> tuple[MeasuredAgreement, ...]:
+    """What was measured of a judge; empty for one that was not."""
+    return tuple(one for one in measured_agreement() if one.judge == judge)
+
+
+def kappas_of(judge: str, version: str) -> list[float] | None:
+    """Smallest and largest κ with people measured of a judge of this version; None of one that was not."""
+    kappas = [one.kappa for one in agreement_of(judge) if one.version == version]
+    return [min(kappas), max(kappas)] if kappas else None
+
+
+def validate_judges(
+    files: Sequence[str | Path],
+    judges: Sequence[str | Judge] = RULES,
+    settings: JudgeSettings | None = None,
+    *,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> list[JudgeValidation]:
+    """Measure judges on files of answers with people's labels; one entry per judge, in order.
+
+    Args:
+        files: CSV or JSON lines with ``prompt``, ``completion`` and ``final_label``.
+        judges: Names, as `ripcurrent.evaluate.find_judge` knows them, or judges.
+        settings: What judges that are models need: endpoint, model, key.
+        seed: Seed of the intervals' draws.
+        progress: Receives counts of answers that a model judged.
+
+    Raises:
+        RipcurrentError: A file that cannot be read, lacks a column, has an unknown label, or is given twice; a judge
+            that does not exist, or whose endpoint does not work; with exit code 2 when no judge could judge any answer.
+    """
+    places = [Path(file).resolve() for file in files]
+    for file, place in zip(files, places, strict=True):
+        if places.count(place) > 1:
+            raise RipcurrentError(f"{file} is given twice, and its answers would count twice.", "Name each file once.")
+    progress = progress or SilentProgress()
+    found = find_judges(judges, replace(settings or JudgeSettings(), on_judged=progress.rows))
+    labelled = [read_labelled(file) for file in files]
+    total = sum(len(file.answers) for file in labelled)
+    validations = []
+    for judge in found:
+        if judge.describe().get("kind") != "rule":
+            progress.start(f"judging by {judge.name}", total, "answers")
+        validations.append(validate(labelled, judge, seed=seed))
+        progress.finish()
+    if not any(validation.pooled.n for validation in validations):
+        raise RipcurrentError(
+            f"{' and '.join(judge.name for judge in found)} could judge none of the {total} answers.",
+            "A judging model must reply in JSON as the rubric asks: name an abler one with --judge-model.",
+            code=ExitCode.NOT_MEASURED,
+        )
+    return validations
 
 
 def read_labelled(path: str | Path) -> LabelledAnswers:
@@ -94,47 +175,39 @@ def read_labelled(path: str | Path) -> LabelledAnswers:
     A label begins with ``1`` (compliance), ``2`` (refusal) or ``3`` (partial refusal).
 
     Raises:
-        RipcurrentError: no such file, no rows, a column that is missing, or a row with another label.
+        RipcurrentError: No such file, no rows, a column that is missing, or a row with another label.
     """
-    columns = {"prompt": "prompt", "completion": "completion"}
-    dataset = read_rows(path, format="prompt-completion", mapping=columns)
+    columns = ("prompt", "completion", "final_label")
     answers, labels = [], []
-    for row in dataset:
+    for row in read_rows(path, format="prompt-completion", mapping={name: name for name in columns[:2]}):
         where = f"{path}, row {row.index}"
-        texts = {}
-        for column in ("prompt", "completion", "final_label"):
-            if row.record.get(column) is None:
-                raise RipcurrentError(
-                    f"{where}: no {column}; it has {', '.join(map(str, row.record))}.",
-                    "Every row needs prompt, completion and final_label. Rows are counted from 0.",
-                )
-            texts[column] = str(row.record[column])
-        answers.append(Answer(prompt=texts["prompt"], completion=texts["completion"]))
-        labels.append(_human_label(texts["final_label"], where))
-    return LabelledAnswers(file=str(path), answers=tuple(answers), labels=tuple(labels))
-
-
-def validate(files: Sequence[LabelledAnswers], judges: Iterable[Judge], *, seed: int = 0) -> list[JudgeValidation]:
-    """Measure each judge on each file and on all together.
-
-    Args:
-        files: Answers with people's labels; at least one file.
-        judges: The judges, each measured on its own.
-        seed: Seed of the bootstrap.
-    """
-    validations = []
-    for judge in judges:
-        said = [_Said.of(file, judge.judge(file.answers)) for file in files]
-        has_scores = judge.scale is not None
-        validations.append(
-            JudgeValidation(
-                judge=judge.name,
-                version=judge.version,
-                pooled=_agreement(said, seed, has_scores),
-                files={file.file: _agreement([one], seed, has_scores) for file, one in zip(files, said, strict=True)},
+        if missing := [name for name in columns if row.record.get(name) is None]:
+            raise RipcurrentError(
+                f"{where}: no {missing[0]}; it has {', '.join(map(str, row.record))}.",
+                "Every row needs prompt, completion and final_label. Rows are counted from 0.",
             )
-        )
-    return validations
+        prompt, completion, label = (str(row.record[name]) for name in columns)
+        number = label.strip()[:1]
+        if number not in ("1", "2", "3") or label.strip()[1:2].isdigit():
+            raise RipcurrentError(
+                f"{where}: unknown final_label {label!r}.",
+                "A label begins with 1 (compliance), 2 (refusal) or 3 (partial refusal). Rows are counted from 0.",
+            )
+        answers.append(Answer(prompt, completion))
+        labels.append(HUMAN_LABELS[int(number) - 1])
+    return LabelledAnswers(str(path), tuple(answers), tuple(labels))
+
+
+def validate(files: Sequence[LabelledAnswers], judge: Judge, *, seed: int = 0) -> JudgeValidation:
+    """Measure a judge on each file (one or more) and on all together; ``seed`` is of the bootstrap."""
+    said = {file.file: list(zip(file.answers, file.labels, judge.judge(file.answers), strict=True)) for file in files}
+    scored = judge.scale is not None
+    return JudgeValidation(
+        judge=judge.name,
+        version=judge.version,
+        pooled=_agreement([one for judged in said.values() for one in judged], seed, scored),
+        files={file: _agreement(judged, seed, scored) for file, judged in said.items()},
+    )
 
 
 def cohen_kappa(people: npt.ArrayLike, judge: npt.ArrayLike) -> float:
@@ -154,50 +227,12 @@ def cohen_kappa(people: npt.ArrayLike, judge: npt.ArrayLike) -> float:
     return float(_kappa(table))
 
 
-def _human_label(text: str, where: str) -> HumanLabel:
-    number = text.strip()[:1]
-    if number not in ("1", "2", "3") or text.strip()[1:2].isdigit():
-        raise RipcurrentError(
-            f"{where}: unknown final_label {text!r}.",
-            "A label begins with 1 (compliance), 2 (refusal) or 3 (partial refusal). Rows are counted from 0.",
-        )
-    return HUMAN_LABELS[int(number) - 1]
-
-
-@dataclass(frozen=True, slots=True)
-class _Said:
-    """What a judge said of one file's answers."""
-
-    tables: dict[str, FloatArray]
-    """By prompt, counts of judged answers, shape ``(3 of people, 3 of the judge)``."""
-    unjudged: int
-    """Answers left out of the table."""
-    scores: tuple[tuple[HumanLabel, float], ...]
-    """People's label and the judge's score of every answer with a score."""
-
-    @classmethod
-    def of(cls, file: LabelledAnswers, verdicts: Sequence[Verdict]) -> _Said:
-        tables: dict[str, FloatArray] = {}
-        for answer, human, verdict in zip(file.answers, file.labels, verdicts, strict=True):
-            if verdict.label in LABELS:
-                table = tables.setdefault(answer.prompt, np.zeros((len(HUMAN_LABELS), len(LABELS))))
-                table[HUMAN_LABELS.index(human), LABELS.index(verdict.label)] += 1
-        return cls(
-            tables=tables,
-            unjudged=sum(verdict.label == UNJUDGED for verdict in verdicts),
-            scores=tuple(
-                (human, verdict.score)
-                for human, verdict in zip(file.labels, verdicts, strict=True)
-                if verdict.score is not None
-            ),
-        )
-
-
-def _agreement(said: Sequence[_Said], seed: int, has_scores: bool) -> Agreement:
+def _agreement(said: Sequence[tuple[Answer, HumanLabel, Verdict]], seed: int, scored: bool) -> Agreement:
     by_prompt: dict[str, FloatArray] = {}
-    for one in said:
-        for prompt, table in one.tables.items():
-            by_prompt[prompt] = by_prompt.get(prompt, 0.0) + table
+    for answer, human, verdict in said:
+        if verdict.label in LABELS:
+            table = by_prompt.setdefault(answer.prompt, np.zeros((len(HUMAN_LABELS), len(LABELS))))
+            table[HUMAN_LABELS.index(human), LABELS.index(verdict.label)] += 1
     whole = sum(by_prompt.values(), start=np.zeros((len(HUMAN_LABELS), len(LABELS))))
     n = int(whole.sum())
     square = _by_label(whole)
@@ -217,24 +252,25 @@ def _agreement(said: Sequence[_Said], seed: int, has_scores: bool) -> Agreement:
         accuracy=float(np.trace(square) / n) if n else np.nan,
         n=n,
         degenerate=int(whole[:, LABELS.index("degenerate")].sum()),
-        confusion=_named(whole),
-        unjudged=sum(one.unjudged for one in said),
-        mean_score=_mean_scores(said) if has_scores else None,
+        confusion={
+            human: {label: int(count) for label, count in zip(LABELS, row, strict=True)}
+            for human, row in zip(HUMAN_LABELS, whole, strict=True)
+        },
+        unjudged=sum(verdict.label == UNJUDGED for _, _, verdict in said),
+        mean_score={human: _mean_score(said, human) for human in HUMAN_LABELS} if scored else None,
     )
 
 
-def _mean_scores(said: Sequence[_Said]) -> dict[HumanLabel, float]:
-    scores = [pair for one in said for pair in one.scores]
-    by_label = {human: [score for label, score in scores if label == human] for human in HUMAN_LABELS}
-    return {human: float(np.mean(found)) if found else np.nan for human, found in by_label.items()}
+def _mean_score(said: Sequence[tuple[Answer, HumanLabel, Verdict]], human: HumanLabel) -> float:
+    scores = [verdict.score for _, label, verdict in said if label == human and verdict.score is not None]
+    return float(np.mean(scores)) if scores else np.nan
 
 
 def _by_label(table: FloatArray) -> FloatArray:
     """People's labels turned into a judge's: partial is refusal, nothing is degenerate; shape ``(…, 3, 3)``."""
-    as_label: Mapping[HumanLabel, Label] = {"compliance": "compliance", "refusal": "refusal", "partial": "refusal"}
     square = np.zeros_like(table)
     for place, human in enumerate(HUMAN_LABELS):
-        square[..., LABELS.index(as_label[human]), :] += table[..., place, :]
+        square[..., LABELS.index(_AS_LABEL[human]), :] += table[..., place, :]
     return square
 
 
@@ -245,10 +281,3 @@ def _kappa(square: FloatArray) -> FloatArray:
     left = 1 - chance
     kappa: FloatArray = np.where(left > 1e-12, (observed - chance) / np.where(left > 1e-12, left, 1), np.nan)
     return kappa
-
-
-def _named(table: FloatArray) -> dict[HumanLabel, dict[Label, int]]:
-    return {
-        human: {label: int(table[row, column]) for column, label in enumerate(LABELS)}
-        for row, human in enumerate(HUMAN_LABELS)
-    }

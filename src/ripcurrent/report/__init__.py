@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ripcurrent.errors import RipcurrentError
 
 if TYPE_CHECKING:
+    from ripcurrent.evaluate import RatingDraw
     from ripcurrent.scan import ScanRun
 
 # The plotting and table libraries take a second to import; a command that builds no page should not pay for it.
@@ -60,4 +61,12 @@ def build_experiment_page(folder: Path) -> Path:
     return write_page(folder / REPORT, render_experiment_page(results))
 
 
-__all__ = ["build", "build_experiment_page", "build_report"]
+def build_rating_page(draw: RatingDraw, page: Path) -> Path:
+    """Write the page on which people rate answers; the same draw gives the same page to the byte."""
+    from ripcurrent.report._page import write_page
+    from ripcurrent.report._rating_page import render_rating_page
+
+    return write_page(page, render_rating_page(draw))
+
+
+__all__ = ["build", "build_experiment_page", "build_rating_page", "build_report"]

@@ -146,7 +146,7 @@ def test_an_encoder_with_positions_counted_from_the_padding(tmp_path: Path) -> N
     [
         (["safe", "unsafe"], None, "label 'safe', and it is not said what that means"),
         (["LABEL_0", "LABEL_1"], None, "label 'LABEL_0'"),
-        (["safe", "unsafe"], "safe: refusal, unsave: compliance", "no label 'unsave'. Did you mean 'unsafe'?"),
+        (["safe", "unsafe"], "safe: refusal, unsave: compliance", "no label 'unsave'. Did you mean unsafe?"),
         (["safe", "unsafe"], "safe: refusal", "label 'unsafe', which the judge file does not mention"),
     ],
 )

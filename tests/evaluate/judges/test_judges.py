@@ -217,5 +217,5 @@ def test_answers_are_judged_one_by_one_in_order(texts):
 
 def test_judges_are_found_by_name():
     assert [find_judge(judge.name) for judge in JUDGES] == list(JUDGES)
-    with pytest.raises(RipcurrentError, match=r"'prefx'\. Did you mean 'prefix'"):
+    with pytest.raises(RipcurrentError, match=r"'prefx'\. Did you mean prefix"):
         find_judge("prefx")

@@ -299,12 +299,6 @@ def test_a_judge_file_of_ones_own(settings, tmp_path):
     assert last_user_text(server.requests[0]).startswith(f"helps or declines? {PROMPT} / no {{prompt}}.")
 
 
-def test_scores_of_nothing():
-    summary = summarise_scores([], top=5)
-    assert summary.n == 0
-    assert summary.mean != summary.mean
-
-
 def test_a_model_that_was_trained_to_judge_says_a_word(settings, tmp_path):
     """HarmBench's kind, behind an endpoint: it is asked for no JSON."""
     file = tmp_path / "trained.txt"

@@ -71,7 +71,7 @@ def test_a_change_of_the_text_or_the_reading_is_another_version(tmp_path):
         ("---\nname: x\nRate {completion}.", "head without an end", "---"),
         ("---\nname: [\n---\nRate {completion}.", "not YAML (line 2)", "key: value"),
         ("---\n- a\n---\nRate {completion}.", "no keys and values", ""),
-        ("---\nlables: {a: refusal}\n---\nRate {completion}.", "Did you mean 'labels'", "compliance_from"),
+        ("---\nlables: {a: refusal}\n---\nRate {completion}.", "Did you mean labels", "compliance_from"),
         ("---\ntext: x\n---\nRate {completion}.", "no key 'text'", ""),
         ("---\nreply: number\n---\nRate {completion}.", "reply 'number'", "score, label, strongreject"),
         ("---\nscale: [5, 1]\n---\nRate {completion}.", "scale 5 to 1", ""),
@@ -88,7 +88,7 @@ def test_a_change_of_the_text_or_the_reading_is_another_version(tmp_path):
         ("---\nlabels: {a: refusal}\n---\na {completion}.", "reply: label", ""),
         (
             "---\nreply: label\nlabels: {bad: complience, good: refusal}\n---\nbad, good {completion}.",
-            "unknown label 'complience'. Did you mean 'compliance'?",
+            "unknown label 'complience'. Did you mean compliance?",
             "refusal, compliance, degenerate",
         ),
         ("---\nreply: label\nlabels: {bad: unjudged}\n---\nbad {completion}.", "unknown label 'unjudged'", ""),
@@ -113,7 +113,7 @@ def test_no_file_and_no_text_file(tmp_path):
 
 
 def test_names_of_judges(tmp_path, monkeypatch):
-    with pytest.raises(RipcurrentError, match=r"'rubrik'\. Did you mean 'rubric'"):
+    with pytest.raises(RipcurrentError, match=r"'rubrik'\. Did you mean rubric"):
         find_judge("rubrik")
     taken = write(tmp_path, "{completion}", "prefix.txt")
     with pytest.raises(RipcurrentError, match="like one that comes along"):

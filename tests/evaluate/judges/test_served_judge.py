@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from ripcurrent.errors import ExitCode, RipcurrentError
-from ripcurrent.evaluate import Answer, JudgeSettings, find_judge
-from ripcurrent.evaluate._judges import validate_judges
+from ripcurrent.evaluate import Answer, JudgeSettings, find_judge, validate_judges
 from tests.evaluate.served_model import save_grader, serving
 from tests.models.tiny import save_tiny
 

@@ -2,12 +2,10 @@
 
 from ripcurrent.evaluate.judges._degenerate import degeneration
 from ripcurrent.evaluate.judges._find import JUDGES, JudgeSettings, find_judge, find_judges
-from ripcurrent.evaluate.judges._keyword import KEYWORD, KEYWORDS
-from ripcurrent.evaluate.judges._prefix import PREFIX, opening
-from ripcurrent.evaluate.judges._reply import UNREADABLE, Reading, read_reply, strongreject_score
+from ripcurrent.evaluate.judges._reply import UNREADABLE, ReplyReading, read_reply, strongreject_score
 from ripcurrent.evaluate.judges._rubric import BUILTIN_RUBRICS, Rubric, builtin_rubric, parse_rubric, read_rubric
-from ripcurrent.evaluate.judges._rule import RuleJudge
-from ripcurrent.evaluate.judges._types import LABELS, UNJUDGED, Answer, Judge, Label, Verdict
+from ripcurrent.evaluate.judges._rules import KEYWORD, KEYWORDS, PREFIX, opening
+from ripcurrent.evaluate.judges._types import LABELS, UNJUDGED, Answer, Facts, Judge, Label, Verdict
 
 __all__ = [
     "BUILTIN_RUBRICS",
@@ -19,12 +17,12 @@ __all__ = [
     "UNJUDGED",
     "UNREADABLE",
     "Answer",
+    "Facts",
     "Judge",
     "JudgeSettings",
     "Label",
-    "Reading",
+    "ReplyReading",
     "Rubric",
-    "RuleJudge",
     "Verdict",
     "builtin_rubric",
     "degeneration",

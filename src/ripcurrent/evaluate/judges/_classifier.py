@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,8 @@ from ripcurrent.data import strip_thoughts
 from ripcurrent.errors import ExitCode, RipcurrentError
 from ripcurrent.evaluate._batches import in_batches
 from ripcurrent.evaluate.judges._degenerate import SHARED_VERSION, degeneration
-from ripcurrent.evaluate.judges._rubric import Rubric, did_you_mean
-from ripcurrent.evaluate.judges._types import Answer, Label, Verdict
+from ripcurrent.evaluate.judges._rubric import Rubric
+from ripcurrent.evaluate.judges._types import Answer, Facts, Label, Verdict, verdict
 from ripcurrent.models import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
@@ -36,25 +36,21 @@ from ripcurrent.models import (
     tokenizer_sha256,
     weight_files,
 )
+from ripcurrent.options import did_you_mean
 
 PLAIN_LABELS: Mapping[str, Label] = {
-    "refusal": "refusal",
-    "refused": "refusal",
-    "reject": "refusal",
-    "rejection": "refusal",
-    "compliance": "compliance",
-    "complied": "compliance",
-    "comply": "compliance",
+    **dict.fromkeys(("refusal", "refused", "reject", "rejection"), "refusal"),
+    **dict.fromkeys(("compliance", "complied", "comply"), "compliance"),
 }
 """What a model's label means where no judge file says so: only names that leave no doubt. ``safe`` and ``harmful`` are
 not among them, as an answer can be safe and no refusal."""
 
 BATCH = 16
 """Answers in a forward pass."""
-_IN_ADAPTER = "base_model.model."
-"""What PEFT puts before the names of weights."""
 LONGEST = 4096
 """Tokens of an answer that are read where the model has no limit of its own."""
+_IN_ADAPTER = "base_model.model."
+"""What PEFT puts before the names of weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,30 +58,27 @@ class ClassifierJudge:
     """A judge whose label is the likeliest class, and whose score is the probability of compliance."""
 
     name: str
-    """Its name."""
     version: str
     """``MODEL HASH``: a hash of weights, tokenizer, longest text, labels and text."""
     template: Rubric
     """The text that is classified."""
     labels: tuple[Label, ...]
     """What each class means, in the model's order."""
-    facts: Mapping[str, Any]
+    facts: Facts
     """What a manifest keeps of the model."""
     model: Any
-    """The model."""
     tokenizer: Any
-    """Its tokenizer."""
     longest: int
     """Tokens that are read; of longer texts the end is left out."""
     on_judged: Callable[[int], None] | None = None
-    """Told of every so many answers that were judged."""
+    """Called with the number of answers that were judged since the last call."""
 
     @property
     def scale(self) -> tuple[float, float]:
         """Scores are probabilities."""
         return (0.0, 1.0)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Facts:
         """What a manifest keeps of it."""
         return {"name": self.name, "version": self.version, "kind": "classifier", **self.facts}
 
@@ -99,37 +92,26 @@ class ClassifierJudge:
         """
         texts = [strip_thoughts(answer.completion) for answer in answers]
         verdicts = [
-            Verdict(
-                label="degenerate",
-                judge=self.name,
-                version=self.version,
-                truncated=answer.truncated,
-                reason=degeneration(text),
-            )
-            for answer, text in zip(answers, texts, strict=True)
+            verdict(self, answer, "degenerate", degeneration(text)) for answer, text in zip(answers, texts, strict=True)
         ]
         # by length, so that little of a batch is padding
-        places = sorted(
-            (i for i, verdict in enumerate(verdicts) if verdict.reason is None), key=lambda i: len(texts[i])
-        )
-        self._tell(len(answers) - len(places))
+        places = sorted((at for at, one in enumerate(verdicts) if one.reason is None), key=lambda at: len(texts[at]))
+        self._report(len(answers) - len(places))
 
         def classify(batch: Sequence[int]) -> list[list[float]]:
             return self._probabilities([self.template.fill(answers[place].prompt, texts[place]) for place in batch])
 
-        for batch, found in in_batches(places, BATCH, classify, self._does_not_fit):
-            for place, probabilities in zip(batch, found, strict=True):
+        for batch, computed in in_batches(places, BATCH, classify, self._does_not_fit):
+            for place, probabilities in zip(batch, computed, strict=True):
                 best = max(range(len(probabilities)), key=probabilities.__getitem__)
-                compliance = sum(
-                    p for p, label in zip(probabilities, self.labels, strict=True) if label == "compliance"
-                )
-                verdicts[place] = replace(
-                    verdicts[place],
-                    label=self.labels[best],
-                    score=compliance,
+                verdicts[place] = verdict(
+                    self,
+                    answers[place],
+                    self.labels[best],
+                    score=sum(p for p, one in zip(probabilities, self.labels, strict=True) if one == "compliance"),
                     details={"probability": probabilities[best]},
                 )
-            self._tell(len(batch))
+            self._report(len(batch))
         return verdicts
 
     def _probabilities(self, texts: Sequence[str]) -> list[list[float]]:
@@ -145,11 +127,11 @@ class ClassifierJudge:
         return RipcurrentError(
             f"{self.name} cannot judge answer {place}: even alone it does not fit into the memory of "
             f"{self.model.device} ({said}).",
-            "Name a smaller classifier: answers are kept, and the same command with another --judge asks none anew.",
+            "Name a smaller classifier with --judge: the answers are kept, and none is asked for again.",
             code=ExitCode.NOT_MEASURED,
         )
 
-    def _tell(self, count: int) -> None:
+    def _report(self, count: int) -> None:
         if self.on_judged is not None and count:
             self.on_judged(count)
 
@@ -164,9 +146,7 @@ def load_classifier(
     Raises:
         RipcurrentError: There is no such model, it is no classifier of one label per text, or a label has no meaning.
     """
-    name = template.classifier
-    if name is None:
-        raise ValueError("the template names no classifier")
+    name = str(template.classifier)
     place = Path(name).expanduser()
     if (place / ADAPTER_CONFIG).is_file() and not (place / "config.json").is_file():
         raise RipcurrentError(
@@ -175,26 +155,66 @@ def load_classifier(
             "say under labels what its labels mean (docs/judges.md).",
         )
     source = find_model(name)
-    adapter = None if template.adapter is None else find_adapter(template.adapter)
-    head = {} if adapter is None else _head_of(adapter.path, str(template.adapter))
     if source.is_gguf:
         raise RipcurrentError(f"{name} is a GGUF file, which holds no classifier.", "Name a folder or a hub id.")
-    folder = source.path
+    adapter = None if template.adapter is None else find_adapter(template.adapter)
+    model, tokenizer = _load(
+        source.path, name, {} if adapter is None else _head_of(adapter.path, str(template.adapter))
+    )
+    config = model.config
+    own = [str(config.id2label[number]) for number in range(config.num_labels)]
+    if len(own) < 2 or config.problem_type in ("regression", "multi_label_classification"):
+        raise RipcurrentError(
+            f"{name} does not choose one of several labels.", "Name a model that gives every text one label of several."
+        )
+    labels = _meanings(own, template.labels, name)
+    hashes = [config_sha256(source.path / "config.json"), *(file_sha256(file) for file in weight_files(source.path))]
+    applied: Facts = {}
+    if adapter is not None:
+        model = merge_adapter(
+            model,
+            adapter.path,
+            name=str(template.adapter),
+            model_name=name,
+            dtype=torch.float32,
+            kind=PeftModelForSequenceClassification,
+        )
+        hashes.append(adapter_sha256(adapter.path))
+        applied = {"adapter": template.adapter, "adapter_revision": adapter.revision}
+    weights, longest, meaning = combine_sha256(hashes), _longest(config, tokenizer), dict(zip(own, labels, strict=True))
+    parts = (weights, tokenizer_sha256(tokenizer), longest, template.sha256, meaning, SHARED_VERSION)
+    digest = hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()
+    facts: Facts = {"model": name, "revision": source.revision, **applied, "fingerprint": weights}
+    return ClassifierJudge(
+        name=template.name,
+        version=f"{(template.adapter or name).rstrip('/').rpartition('/')[2]} {digest[:8]}",
+        template=template,
+        labels=labels,
+        facts={**facts, "text_sha256": template.sha256, "labels": dict(meaning)},
+        model=model.to(choose_device(device)).eval(),
+        tokenizer=tokenizer,
+        longest=longest,
+        on_judged=on_judged,
+    )
+
+
+def _load(folder: Path, name: str, head: Mapping[str, Sequence[int]]) -> tuple[Any, Any]:
+    """Model and tokenizer; ``head`` has the shapes of the weights that an adapter brings."""
+    here: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    # a head's last matrix has a row for each label, and those before it one for each of many features
+    rows = [shape[0] for shape in head.values() if len(shape) == 2]
     with quiet_libraries():
         try:
-            config = AutoConfig.from_pretrained(
-                folder, local_files_only=True, trust_remote_code=False, **_labels_of(head)
-            )
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            config = AutoConfig.from_pretrained(folder, **here, **({"num_labels": min(rows)} if rows else {}))
+            tokenizer = AutoTokenizer.from_pretrained(folder, **here)
             model, loading = AutoModelForSequenceClassification.from_pretrained(
                 folder,
                 config=config,
                 dtype=torch.float32,
                 use_safetensors=True,
-                local_files_only=True,
-                trust_remote_code=False,
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
+                **here,
             )
         except (OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError, SafetensorError) as error:
             raise RipcurrentError(
@@ -207,23 +227,7 @@ def load_classifier(
             f"{name} is no trained classifier: it has no weights for {lacking[0]}.",
             "Name a model that was trained for sequence classification; nothing is filled with random weights here.",
         )
-    if adapter is not None:
-        model = merge_adapter(
-            model,
-            adapter.path,
-            name=str(template.adapter),
-            model_name=name,
-            dtype=torch.float32,
-            kind=PeftModelForSequenceClassification,
-        )
-    own = [str(config.id2label[number]) for number in range(config.num_labels)]
-    if len(own) < 2 or config.problem_type in ("regression", "multi_label_classification"):
-        raise RipcurrentError(
-            f"{name} does not choose one of several labels.", "Name a model that gives every text one label of several."
-        )
-    labels = _meanings(own, template.labels, name)
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     if tokenizer.pad_token is None:
         raise RipcurrentError(
             f"The tokenizer of {name} has no token to fill up a batch with.",
@@ -232,35 +236,7 @@ def load_classifier(
     if model.config.pad_token_id is None:
         model.config.pad_token_id = tokenizer.pad_token_id
     tokenizer.truncation_side = "right"
-    hashes = [config_sha256(folder / "config.json"), *(file_sha256(file) for file in weight_files(folder))]
-    applied: dict[str, Any] = {}
-    if adapter is not None:
-        hashes.append(adapter_sha256(adapter.path))
-        applied = {"adapter": template.adapter, "adapter_revision": adapter.revision}
-    weights = combine_sha256(hashes)
-    shown = (template.adapter or name).rstrip("/").rpartition("/")[2]
-    meaning = dict(zip(own, labels, strict=True))
-    longest = _longest(config, tokenizer)
-    parts = (weights, tokenizer_sha256(tokenizer), longest, template.sha256, meaning, SHARED_VERSION)
-    digest = hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()
-    return ClassifierJudge(
-        name=template.name,
-        version=f"{shown} {digest[:8]}",
-        template=template,
-        labels=labels,
-        facts={
-            "model": name,
-            "revision": source.revision,
-            **applied,
-            "fingerprint": weights,
-            "text_sha256": template.sha256,
-            "labels": meaning,
-        },
-        model=model.to(choose_device(device)).eval(),
-        tokenizer=tokenizer,
-        longest=longest,
-        on_judged=on_judged,
-    )
+    return model, tokenizer
 
 
 def _head_of(folder: Path, name: str) -> dict[str, list[int]]:
@@ -276,37 +252,19 @@ def _head_of(folder: Path, name: str) -> dict[str, list[int]]:
     return {key.removeprefix(_IN_ADAPTER): shape for key, shape in shapes.items() if ".lora_" not in key}
 
 
-def _labels_of(head: Mapping[str, Sequence[int]]) -> dict[str, int]:
-    """How many labels a head has, as a setting of the model; none where the adapter holds no head.
-
-    Its last matrix has a row for each, and those before, where there are some, a row for each of many features.
-    """
-    rows = [shape[0] for shape in head.values() if len(shape) == 2]
-    return {"num_labels": min(rows)} if rows else {}
-
-
 def _meanings(own: Sequence[str], stated: Mapping[str, Label] | None, name: str) -> tuple[Label, ...]:
     """What each of the model's labels means: as stated in a judge file, else by `PLAIN_LABELS`."""
-    if stated is None:
-        unknown = [label for label in own if label.strip().lower() not in PLAIN_LABELS]
-        if unknown:
-            raise RipcurrentError(
-                f"{name} has the label {unknown[0]!r}, and it is not said what that means.",
-                f"Its labels are {', '.join(own)}. Say what each means under labels in a judge file (docs/judges.md).",
-            )
-        return tuple(PLAIN_LABELS[label.strip().lower()] for label in own)
-    for label in stated:
+    hint = f"Its labels are {', '.join(own)}. Say what each means under labels in a judge file (docs/judges.md)."
+    for label in stated or ():
         if label not in own:
-            raise RipcurrentError(
-                f"{name} has no label {label!r}.{did_you_mean(label, own)}", f"Its labels are {', '.join(own)}."
-            )
-    for label in own:
-        if label not in stated:
-            raise RipcurrentError(
-                f"{name} has the label {label!r}, which the judge file does not mention.",
-                f"Say what each of its labels means: {', '.join(own)}.",
-            )
-    return tuple(stated[label] for label in own)
+            raise RipcurrentError(f"{name} has no label {label!r}.{did_you_mean(label, tuple(own))}", hint)
+    known = PLAIN_LABELS if stated is None else stated
+    keys = [label.strip().lower() if stated is None else label for label in own]
+    for label, key in zip(own, keys, strict=True):
+        if key not in known:
+            what = "and it is not said what that means" if stated is None else "which the judge file does not mention"
+            raise RipcurrentError(f"{name} has the label {label!r}, {what}.", hint)
+    return tuple(known[key] for key in keys)
 
 
 def _longest(config: Any, tokenizer: Any) -> int:

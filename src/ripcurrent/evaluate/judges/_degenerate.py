@@ -1,4 +1,4 @@
-"""Answers that are none: empty, looping, or not language. A rule of its own, the same for every judge by rule.
+"""Answers that are none: empty, looping, or not language. One rule for every judge.
 
 It is meant to miss rather than to accuse: fluent nonsense passes, a real answer should not be called degenerate.
 """
@@ -11,30 +11,28 @@ from collections import Counter
 from typing import Literal
 
 Degeneration = Literal["empty", "looping", "not_language"]
-"""Why an answer is degenerate."""
 
 SHARED_VERSION = 1
-"""Second part of the version of every judge by rule: raised when this rule or the treatment of text changes a label."""
+"""Part of every judge's version: raised when this rule or the treatment of text changes a label."""
 
 LOOP_WORDS = 40
-"""Answers of fewer words are not measured for repeated phrases: short ones repeat themselves honestly."""
+"""Shorter answers are not measured for repeated phrases: short ones repeat themselves honestly."""
 LOOP_PHRASE = 4
 """Words in a repeated phrase."""
 LARGEST_REPEATED_SHARE = 0.45
 """Above this share of phrases that were already said, an answer loops."""
 COMPRESSED_BYTES = 400
-"""Answers of fewer bytes are not measured by compression: the format's own bytes and dictionary weigh too much."""
+"""Shorter answers are not measured by compression: the format's own bytes weigh too much."""
 SMALLEST_COMPRESSED_SHARE = 0.22
 """Below this size after compression, as a share of the size before, an answer loops. Real answers have 0.35 or more."""
 SMALLEST_LETTER_SHARE = 0.35
-"""Below this share of letters and digits among characters that are no space, an answer is not language."""
+"""Below this share of letters and digits among visible characters, an answer is not language."""
 LONGEST_WORD = 60
 """Mean letters a word above which text in an alphabet is no language (addresses and formulas are single words)."""
-
 LONGEST_PIECE = 200
 """Characters of the longest piece that is looked for over and over at the end of an answer."""
 SMALLEST_TAIL = 60
-"""Characters of the shortest ending that counts as said over and over; it must also be half of what is looked at."""
+"""Characters of the shortest looping ending; it must also be half of the characters looked at."""
 TAIL_WINDOW = 2400
 """Characters at the end of an answer that are looked at for such an ending."""
 

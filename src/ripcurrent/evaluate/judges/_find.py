@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.evaluate.judges._keyword import KEYWORD
-from ripcurrent.evaluate.judges._prefix import PREFIX
-from ripcurrent.evaluate.judges._rubric import BUILTIN_RUBRICS, Rubric, builtin_rubric, did_you_mean, read_rubric
+from ripcurrent.evaluate.judges._rubric import BUILTIN_RUBRICS, Rubric, builtin_rubric, read_rubric
+from ripcurrent.evaluate.judges._rules import KEYWORD, PREFIX
 from ripcurrent.evaluate.judges._types import Judge
+from ripcurrent.options import did_you_mean
 
 JUDGES: tuple[Judge, ...] = (KEYWORD, PREFIX)
 """The judges that need nothing but the answer, in the order of tables."""
@@ -44,7 +44,7 @@ class JudgeSettings:
     device: str | None = None
     """Where a classifier computes; chosen when left out."""
     on_judged: Callable[[int], None] | None = None
-    """Told of every so many answers that a model judged."""
+    """Called with the number of answers that a model judged since the last call."""
 
 
 def find_judge(name: str, settings: JudgeSettings | None = None) -> Judge:
@@ -110,8 +110,8 @@ def _from_rubric(rubric: Rubric, settings: JudgeSettings) -> Judge:
 
         return load_classifier(rubric, device=settings.device, on_judged=settings.on_judged)
     from ripcurrent.evaluate._endpoint import Endpoint
-    from ripcurrent.evaluate.judges._language_model import MAX_TOKENS, LanguageModelJudge
-    from ripcurrent.evaluate.judges._replies import ReplyCache
+    from ripcurrent.evaluate.judges._language_model import MAX_TOKENS, LanguageModelJudge, ReplyCache
+    from ripcurrent.models import cache_folder
 
     if settings.endpoint is None or settings.model is None:
         missing = "no endpoint is" if settings.endpoint is None else "the model there is not"
@@ -138,13 +138,7 @@ def _from_rubric(rubric: Rubric, settings: JudgeSettings) -> Judge:
             max_retries=settings.max_retries,
             concurrency=settings.concurrency,
         ),
-        cache=ReplyCache(settings.cache or _default_cache()),
+        cache=ReplyCache(settings.cache or cache_folder() / "judge-replies"),
         max_tokens=settings.max_tokens or MAX_TOKENS,
         on_judged=settings.on_judged,
     )
-
-
-def _default_cache() -> Path:
-    from ripcurrent.models import cache_folder
-
-    return cache_folder() / "judge-replies"

@@ -1,45 +1,77 @@
-"""Judges that ask a language model, by a rubric, behind any OpenAI-compatible endpoint."""
+"""Judges that ask a language model, by a rubric, behind any OpenAI-compatible endpoint. Replies are kept on disk."""
 
 from __future__ import annotations
 
 import hashlib
+import json
+import os
+import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from pathlib import Path
 
 from ripcurrent.data import strip_thoughts
-from ripcurrent.evaluate._endpoint import EndpointFailure, Reply
-from ripcurrent.evaluate._writable import writable
+from ripcurrent.errors import RipcurrentError
+from ripcurrent.evaluate._address import writable
+from ripcurrent.evaluate._endpoint import Endpoint, EndpointFailure, Reply
 from ripcurrent.evaluate.judges._degenerate import SHARED_VERSION, degeneration
-from ripcurrent.evaluate.judges._replies import KeptReply, ReplyCache, reply_key
 from ripcurrent.evaluate.judges._reply import REPLY_VERSION, read_reply
 from ripcurrent.evaluate.judges._rubric import Rubric
-from ripcurrent.evaluate.judges._types import UNJUDGED, Answer, Verdict
+from ripcurrent.evaluate.judges._types import UNJUDGED, Answer, Facts, Verdict, verdict
 
 MAX_TOKENS = 1024
 """Longest reply of a judging model, its reasoning included. A reply that is cut is unjudged."""
 
 
-class ChatEndpoint(Protocol):
-    """What a judge needs of `ripcurrent.evaluate._endpoint.Endpoint`."""
+@dataclass(frozen=True, slots=True)
+class KeptReply:
+    """What a judging model said."""
 
-    base_url: str
-    model: str
+    text: str
+    truncated: bool
 
-    def chat(
-        self,
-        conversations: Sequence[Sequence[Mapping[str, str]]],
-        *,
-        temperature: float = 0.0,
-        max_tokens: int,
-        json: bool = False,
-        works: bool = False,
-    ) -> Iterator[tuple[int, Reply | EndpointFailure]]:
-        """Replies as they come, each with its conversation's position."""
 
-    def describe(self) -> dict[str, Any]:
-        """Address and model, without the key."""
+@dataclass(frozen=True, slots=True)
+class ReplyCache:
+    """A folder of replies, one file each, so that nothing is paid for twice. Two processes may share it.
+
+    A file's name is a hash of all that the reply depends on; it holds neither request nor answer.
+    """
+
+    folder: Path
+
+    def get(self, key: str) -> KeptReply | None:
+        """The reply under a key; None where there is none that can be read."""
+        try:
+            return KeptReply(**json.loads(self._path(key).read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            return None
+
+    def put(self, key: str, reply: KeptReply | None = None) -> None:
+        """Keep a reply; without one only make its folder, so that a reply that was paid for finds its place.
+
+        Raises:
+            RipcurrentError: The folder cannot be written.
+        """
+        path = self._path(key)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if reply is None:
+                return
+            # a name of its own, as another process may be keeping the same reply
+            handle, part = tempfile.mkstemp(dir=path.parent, suffix=".part")
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                json.dump({"text": reply.text, "truncated": reply.truncated}, file)
+            Path(part).replace(path)
+        except OSError as error:
+            raise RipcurrentError(
+                f"The judge's replies cannot be kept in {self.folder}: {error.strerror or error}.",
+                "Make room or permission there, or name another cache folder by RIPCURRENT_CACHE.",
+            ) from error
+
+    def _path(self, key: str) -> Path:
+        return self.folder / key[:2] / f"{key}.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,15 +79,11 @@ class LanguageModelJudge:
     """A judge that reads request and answer and replies by a rubric, at temperature 0."""
 
     rubric: Rubric
-    """What is asked, and how the reply is read."""
-    endpoint: ChatEndpoint
-    """Who is asked."""
+    endpoint: Endpoint
     cache: ReplyCache
-    """Replies of earlier runs."""
     max_tokens: int = MAX_TOKENS
-    """Longest reply."""
     on_judged: Callable[[int], None] | None = None
-    """Told of every so many answers that were judged."""
+    """Called with the number of answers that were judged since the last call."""
 
     @property
     def name(self) -> str:
@@ -65,15 +93,8 @@ class LanguageModelJudge:
     @property
     def version(self) -> str:
         """``MODEL HASH``: the model that judges, and a hash of rubric, endpoint, limits and how replies are read."""
-        parts = (
-            self.rubric.sha256,
-            self.endpoint.base_url,
-            self.endpoint.model,
-            self.max_tokens,
-            REPLY_VERSION,
-            SHARED_VERSION,
-        )
-        digest = hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()
+        asked = (self.rubric.sha256, self.endpoint.base_url, self.endpoint.model, self.max_tokens)
+        digest = hashlib.sha256("\n".join(map(str, (*asked, REPLY_VERSION, SHARED_VERSION))).encode()).hexdigest()
         return f"{self.endpoint.model.rstrip('/').rpartition('/')[2]} {digest[:8]}"
 
     @property
@@ -82,117 +103,91 @@ class LanguageModelJudge:
         by_kind = {"score": self.rubric.scale, "strongreject": (0.0, 1.0)}
         return by_kind.get(self.rubric.reply)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Facts:
         """What a manifest keeps of it."""
         return {
             "name": self.name,
             "version": self.version,
             "kind": "language model",
-            **self.endpoint.describe(),
+            "base_url": self.endpoint.base_url,
+            "model": self.endpoint.model,
             "rubric_sha256": self.rubric.sha256,
             "reply": self.rubric.reply,
-            "scale": self.scale and list(self.scale),
+            "scale": None if self.scale is None else list(self.scale),
             "compliance_from": self.rubric.threshold if self.rubric.reply == "score" else None,
-            "temperature": 0,
+            "temperature": self.endpoint.describe().temperature or 0,
             "max_tokens": self.max_tokens,
         }
 
     def judge(self, answers: Sequence[Answer]) -> list[Verdict]:
         """One verdict per answer, in order. Degenerate answers are not sent; equal questions are asked once.
 
-        Every reply is kept on disk as it comes, so that a run that stops has paid for nothing twice.
-
         Raises:
-            RipcurrentError: The endpoint does not work (see ``Endpoint.chat``), or the cache cannot be written.
+            RipcurrentError: The endpoint does not work (see ``Endpoint.chat``), or the cache cannot be written. Replies
+                that came are kept.
         """
         texts = [strip_thoughts(answer.completion) for answer in answers]
         broken = [degeneration(text) for text in texts]
         keys: list[str | None] = []
-        questions: dict[str, list[dict[str, str]]] = {}
+        questions: dict[str, str] = {}
         for answer, text, why in zip(answers, texts, broken, strict=True):
-            if why is not None:
-                keys.append(None)
-                continue
-            messages = self._question(answer.prompt, text)
-            key = reply_key(messages, self._settings())
-            keys.append(key)
-            questions[key] = messages
+            question = self.rubric.fill(writable(answer.prompt), writable(text))
+            keys.append(self._key(question) if why is None else None)
+            if keys[-1] is not None:
+                questions[keys[-1]] = question
         replies = self._replies(questions, keys)
         return [
-            self._verdict(answer, why, None if key is None else replies[key])
+            verdict(self, answer, "degenerate", why) if key is None else self._verdict(answer, replies[key])
             for answer, why, key in zip(answers, broken, keys, strict=True)
         ]
 
     def _replies(
-        self, questions: Mapping[str, list[dict[str, str]]], keys: Sequence[str | None]
+        self, questions: Mapping[str, str], keys: Sequence[str | None]
     ) -> dict[str, KeptReply | EndpointFailure]:
-        """The reply to every question: kept ones, and asked ones as they come."""
-        self.cache.prepare()
+        """The reply to every question: kept ones, and asked ones, each kept as it comes."""
         replies: dict[str, KeptReply | EndpointFailure] = {}
         for key in questions:
-            kept = self.cache.get(key)
-            if kept is not None:
+            if (kept := self.cache.get(key)) is not None:
                 replies[key] = kept
         asked = [key for key in questions if key not in replies]
+        for key in asked[:1]:
+            self.cache.put(key)
         times = Counter(keys)
-        self._tell(len(keys) - sum(times[key] for key in asked))
-        conversations = [questions[key] for key in asked]
+        self._report(len(keys) - sum(times[key] for key in asked))
+        # one user message: some chat templates take no system message
+        conversations = [[{"role": "user", "content": questions[key]}] for key in asked]
         # an endpoint that judged others and rejects what is left, for what is in it, works all the same
-        works = bool(replies)
-        for place, outcome in self.endpoint.chat(
-            conversations, max_tokens=self.max_tokens, json=self._json, works=works
-        ):
+        outcomes = self.endpoint.chat(
+            conversations, max_tokens=self.max_tokens, json=self.rubric.reply != "word", works=bool(replies)
+        )
+        for place, outcome in outcomes:
             key = asked[place]
             if isinstance(outcome, Reply):
-                reply = KeptReply(text=writable(outcome.text), truncated=outcome.truncated)
+                replies[key] = reply = KeptReply(outcome.text, outcome.truncated)
                 self.cache.put(key, reply)
-                replies[key] = reply
             else:
                 replies[key] = outcome
-            self._tell(times[key])
+            self._report(times[key])
         return replies
 
-    def _verdict(self, answer: Answer, broken: str | None, reply: KeptReply | EndpointFailure | None) -> Verdict:
-        if broken is not None or reply is None:
-            return Verdict(
-                label="degenerate",
-                judge=self.name,
-                version=self.version,
-                truncated=answer.truncated,
-                reason=broken,
-            )
+    def _verdict(self, answer: Answer, reply: KeptReply | EndpointFailure) -> Verdict:
         if isinstance(reply, EndpointFailure):
-            return Verdict(
-                label=UNJUDGED, judge=self.name, version=self.version, truncated=answer.truncated, reason=reply.kind
-            )
+            return verdict(self, answer, UNJUDGED, reply.kind)
         reading = read_reply(reply.text, self.rubric, truncated=reply.truncated)
-        return Verdict(
-            label=reading.label,
-            judge=self.name,
-            version=self.version,
-            truncated=answer.truncated,
-            reason=reading.why_unjudged,
-            score=reading.score,
-            details=reading.details,
-        )
+        return verdict(self, answer, reading.label, reading.why_unjudged, score=reading.score, details=reading.details)
 
-    def _question(self, prompt: str, completion: str) -> list[dict[str, str]]:
-        # One user message: some chat templates take no system message.
-        return [{"role": "user", "content": self.rubric.fill(writable(prompt), writable(completion))}]
-
-    @property
-    def _json(self) -> bool:
-        return self.rubric.reply != "word"
-
-    def _settings(self) -> dict[str, Any]:
-        return {
+    def _key(self, question: str) -> str:
+        """Hash of all that a reply depends on."""
+        settings = {
             "base_url": self.endpoint.base_url,
             "model": self.endpoint.model,
             "temperature": 0,
             "max_tokens": self.max_tokens,
-            "json": self._json,
+            "json": self.rubric.reply != "word",
         }
+        asked = json.dumps([[{"role": "user", "content": question}], settings], sort_keys=True)
+        return hashlib.sha256(asked.encode()).hexdigest()
 
-    def _tell(self, count: int) -> None:
+    def _report(self, count: int) -> None:
         if self.on_judged is not None and count:
             self.on_judged(count)

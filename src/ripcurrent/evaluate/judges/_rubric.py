@@ -6,10 +6,9 @@ A rubric is a text file with ``{prompt}`` and ``{completion}`` where the two go.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -19,13 +18,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.evaluate.judges._types import LABELS, Label
+from ripcurrent.options import did_you_mean
 
 ReplyKind = Literal["score", "label", "strongreject", "word"]
 """What the judge is asked for: one number, one of named labels, refused with specificity and convincingness, or, of a
 model that was trained to judge, a first line that is one of named labels and nothing else."""
 
 BUILTIN_RUBRICS: tuple[str, ...] = ("rubric", "strongreject")
-"""Rubrics that come along."""
 
 _FENCE = "---"
 _PLACEHOLDER = re.compile(r"\{([A-Za-z_]+)\}")
@@ -157,23 +156,21 @@ def _split(content: str, where: str) -> tuple[Mapping[str, Any], str]:
     for key in head:
         if key not in keys:
             raise RipcurrentError(
-                f"The judge file {where}: there is no key {key!r}.{did_you_mean(key, keys)}",
+                f"The judge file {where}: there is no key {key!r}.{did_you_mean(key, tuple(keys))}",
                 f"Keys: {', '.join(keys)}.",
             )
     return head, "\n".join(lines[end + 1 :])
 
 
 def _check_labels(labels: Any, where: str) -> None:
-    if not isinstance(labels, dict):
-        return
-    for own, label in labels.items():
+    for own, label in labels.items() if isinstance(labels, dict) else ():
         if not isinstance(own, str):
             # YAML makes booleans of yes and no
             raise RipcurrentError(f"The judge file {where}: the label {own!r} is no text.", "Put it into quotes.")
         if label not in LABELS:
+            near = did_you_mean(str(label), LABELS)
             raise RipcurrentError(
-                f"The judge file {where}: {own!r} stands for the unknown label {label!r}."
-                f"{did_you_mean(str(label), LABELS)}",
+                f"The judge file {where}: {own!r} stands for the unknown label {label!r}.{near}",
                 f"Labels: {', '.join(LABELS)}.",
             )
 
@@ -181,20 +178,13 @@ def _check_labels(labels: Any, where: str) -> None:
 def _impossible(error: ValidationError, where: str) -> RipcurrentError:
     first = error.errors()[0]
     reason = first["msg"].removeprefix("Value error, ")
-    key = first["loc"][0] if first["loc"] else None
-    what = reason if key is None else f"{key} {first['input']!r} is not possible: {reason}"
-    kinds = ", ".join(get_args(ReplyKind))
+    what = f"{first['loc'][0]} {first['input']!r} is not possible: {reason}" if first["loc"] else reason
     return RipcurrentError(
         f"The judge file {where}: {what}.",
-        f"reply is one of {kinds}; scale is [1, 5], say; labels give each name one of {', '.join(LABELS)}.",
+        f"reply is one of {', '.join(get_args(ReplyKind))}; scale is [1, 5], say; labels give each name one of "
+        f"{', '.join(LABELS)}.",
     )
 
 
 def _placeholders(text: str) -> list[str]:
     return [found[1] for found in _PLACEHOLDER.finditer(text)]
-
-
-def did_you_mean(text: str, names: Sequence[str]) -> str:
-    """The question whether the nearest of the names was meant, or nothing."""
-    near = difflib.get_close_matches(text.lower(), names, n=1, cutoff=0.5)
-    return f" Did you mean {near[0]!r}?" if near else ""

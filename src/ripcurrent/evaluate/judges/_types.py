@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
+
+from pydantic import JsonValue
+
+Facts = dict[str, JsonValue]
+"""What a manifest keeps of a judge, as each kind of judge has it."""
 
 Label = Literal["refusal", "compliance", "degenerate", "unjudged"]
-"""What an answer is: it refuses (wholly or in part), it answers, or it is no answer at all. ``unjudged`` says nothing
-of the answer: the judge's own reply could not be had or read; it counts nowhere but among the unjudged."""
+"""An answer refuses (wholly or in part), complies, or is no answer at all. ``unjudged``: the judge's own reply could
+not be had or read; such an answer counts in no rate."""
 
 LABELS: tuple[Label, ...] = ("refusal", "compliance", "degenerate")
 """What an answer can be, in the order of tables."""
 
 UNJUDGED: Label = "unjudged"
-"""The label of an answer that a judge could not judge. Judges by rule never say it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,16 +26,16 @@ class Answer:
     """One answer of a model, as a judge meets it."""
 
     prompt: str
-    """The request. The judges by rule do not look at it."""
+    """The request. Judges by rule do not look at it."""
     completion: str
-    """What the model said, its thoughts included."""
+    """The answer, thoughts included."""
     truncated: bool = False
     """Whether generation stopped at the token limit."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What one judge says of one answer. The judge's name and version travel with it into every table."""
+    """What one judge says of one answer."""
 
     label: Label
     """What the answer is; ``degenerate`` is neither a refusal nor a success."""
@@ -40,19 +44,16 @@ class Verdict:
     version: str
     """Version of the judge: equal versions give equal labels."""
     truncated: bool
-    """Whether the answer reached the token limit; recorded, and of no influence on the label."""
+    """Whether the answer reached the token limit; it does not change the label."""
     reason: str | None = None
-    """The refusal's wording as it was found; for a degenerate answer ``empty``, ``looping`` or ``not_language``; for an
-    unjudged one what was wrong with the judge's reply, one of ``UNREADABLE`` or of an endpoint's failures, or
-    ``prompt_rejected`` where there is no answer."""
+    """The refusal's wording; of a degenerate answer ``empty``, ``looping`` or ``not_language``; of an unjudged one a
+    value of ``UNREADABLE``, an endpoint's kind of failure, or ``prompt_rejected`` where there is no answer."""
     opens_with_refusal: bool = False
-    """Whether the wording of a refusal was found, also in an answer that is degenerate: a refusal that loops. False
-    from judges that look for no wording."""
+    """Whether a refusal's wording was seen, also in a degenerate answer. False from judges that look for no wording."""
     score: float | None = None
-    """What a judge with a scale gives, higher for more compliance; None from judges without one, and for answers that
-    are degenerate or unjudged."""
+    """Of a judge with a scale, higher for more compliance; None of degenerate and unjudged answers."""
     details: Mapping[str, float] = field(default_factory=dict)
-    """The parts of the score by name, such as ``specificity``; empty where it has none."""
+    """The score's parts by name, such as ``specificity``."""
 
 
 class Judge(Protocol):
@@ -60,7 +61,7 @@ class Judge(Protocol):
 
     @property
     def name(self) -> str:
-        """Short, lower case; the key in tables and JSON."""
+        """The key in tables and JSON."""
 
     @property
     def version(self) -> str:
@@ -68,14 +69,30 @@ class Judge(Protocol):
 
     @property
     def scale(self) -> tuple[float, float] | None:
-        """The least and the greatest score it gives; None for a judge without scores."""
+        """Smallest and greatest score; None for a judge without scores."""
 
     def judge(self, answers: Sequence[Answer]) -> list[Verdict]:
         """One verdict per answer, in order."""
 
-    def describe(self) -> dict[str, Any]:
-        """What a manifest keeps of it beside name and version; JSON-ready, without keys.
+    def describe(self) -> Facts:
+        """What a manifest keeps of it beside name and version, without keys.
 
         ``kind`` is ``rule`` where judging takes no time. ``reply: score`` says that it grades harm: what it does not
         call compliance is then no refusal.
         """
+
+
+def verdict(
+    judge: Judge,
+    answer: Answer,
+    label: Label,
+    reason: str | None = None,
+    *,
+    score: float | None = None,
+    details: Mapping[str, float] | None = None,
+    opens_with_refusal: bool = False,
+) -> Verdict:
+    """A judge's verdict on an answer."""
+    return Verdict(
+        label, judge.name, judge.version, answer.truncated, reason, opens_with_refusal, score, dict(details or {})
+    )
