@@ -63,7 +63,7 @@ def test_every_documented_command_is_there() -> None:
     readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     documented = set(re.findall(r"^\$ ripcurrent ([a-z]+)", readme, re.MULTILINE))
 
-    assert {"scan", "select", "evaluate", "experiment", "rate", "calibrate", "doctor"} <= documented <= names
+    assert {"scan", "select", "evaluate", "experiment", "judges", "calibrate", "doctor"} <= documented <= names
     assert ["anchors", "check"] in commands()
     assert ["judges", "validate"] in commands()
 
@@ -92,7 +92,7 @@ def test_the_surface_is_what_it_says() -> None:
     assert set(rc.__all__) == {
         *("EvaluationRun", "Experiment", "FinetuneRun", "RipcurrentError", "ScanOptions", "ScanRun"),
         *("load_anchors", "load_model", "load_tokens", "read_rows"),
-        *("anchor_stability", "calibrate_data", "evaluate", "finetune", "scan", "select"),
+        *("calibrate_data", "evaluate", "finetune", "scan", "select"),
         "__version__",
     }
     assert set(rc.__all__) <= set(dir(rc))

@@ -29,7 +29,7 @@ def as_named(judge: str, arm: str, prompt_id: str) -> str:
 
 
 class FakeEvaluate:
-    """Stands in for `ripcurrent.evaluate._evaluate.evaluate`; notes what it was asked."""
+    """Stands in for `ripcurrent.evaluate.evaluate`; notes what it was asked."""
 
     def __init__(self, says: Says = as_named) -> None:
         self.says = says
