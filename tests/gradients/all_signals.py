@@ -8,9 +8,15 @@ import numpy as np
 import torch
 
 from ripcurrent.data import EncodedRow
-from ripcurrent.gradients import FeatureReader, GradientPass, make_batch, set_direction, stack_directions
-from ripcurrent.gradients._anchor_directions import similarities
-from ripcurrent.gradients._directions import choose_factoring
+from ripcurrent.gradients import (
+    FeatureReader,
+    GradientPass,
+    choose_factoring,
+    make_batch,
+    set_direction,
+    similarities,
+    stack_directions,
+)
 from ripcurrent.models import ChatModel
 from tests.gradients.oracle import encoded_row, random_rows
 

@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from ripcurrent.data import EncodedRow
-from ripcurrent.gradients import GradientPass, make_batch, stack_directions
-from ripcurrent.gradients._directions import norm_of
+from ripcurrent.gradients import GradientPass, make_batch, norm_of, stack_directions
 from ripcurrent.models import ChatModel
 
 PREFIX = 20
@@ -108,16 +107,25 @@ def random_directions(model, names, count=2, seed=1):
     return [{name: torch.randn(shape, generator=generator) for name, shape in shapes.items()} for _ in range(count)]
 
 
+def random_stack(model, gradient_pass, count=2):
+    """Random directions over the pass's scope, as the package stacks them."""
+    plain = random_directions(model, set(gradient_pass.layers.parameter_shapes()), count)
+    return stacked(model, gradient_pass, plain)
+
+
+def stacked(model, gradient_pass, plain):
+    """Directions of the model's own shapes, as the package stacks them."""
+    transposed = [{name: stored(name, model, tensor) for name, tensor in one.items()} for one in plain]
+    return stack_directions(gradient_pass.layers, transposed, gradient_pass.dtype)
+
+
 def compare_with_autograd(model, rows: list[EncodedRow]) -> None:
     """Norms and cosines with random directions of rows in one batch, against the loop."""
     gradient_pass = GradientPass(chat_model(model))
     names = set(gradient_pass.layers.parameter_shapes())
     assert names == {name for name, _ in model.named_parameters()}
     plain = random_directions(model, names)
-    directions = stack_directions(
-        gradient_pass.layers, [{n: stored(n, model, t) for n, t in d.items()} for d in plain], torch.float32
-    )
-    signals = gradient_pass.measure(make_batch(rows, torch.device("cpu")), directions)
+    signals = gradient_pass.measure(make_batch(rows, torch.device("cpu")), stacked(model, gradient_pass, plain))
     for place, row in enumerate(rows):
         gradient = row_gradient(model, row)
         norm = inner(gradient, gradient) ** 0.5

@@ -35,6 +35,7 @@ from tests.gradients.oracle import (
     inner,
     random_directions,
     random_rows,
+    random_stack,
     row_gradient,
     rows_behind_a_prefix,
     stored,
@@ -260,8 +261,7 @@ def test_what_text_never_meets_is_left_out_whatever_its_kind():
 def test_a_rows_products_do_not_depend_on_its_batch(seed, budget):
     model = tiny_model("qwen3")
     gradient_pass = GradientPass(chat_model(model))
-    names = set(gradient_pass.layers.parameter_shapes())
-    directions = stack_directions(gradient_pass.layers, random_directions(model, names), torch.float32)
+    directions = random_stack(model, gradient_pass)
     generator = np.random.default_rng(seed)
     rows = random_rows(generator, 6)
     alone = [gradient_pass.measure(make_batch([row], CPU), directions) for row in rows]
@@ -340,9 +340,7 @@ def test_from_the_pass_to_the_matrix_product_are_four_frames(monkeypatch):
     """Who reads a scan's arithmetic from the top goes through few functions."""
     model = tiny_model("llama_tied")
     gradient_pass = GradientPass(chat_model(model))
-    directions = stack_directions(
-        gradient_pass.layers, random_directions(model, set(gradient_pass.layers.parameter_shapes())), torch.float32
-    )
+    directions = random_stack(model, gradient_pass)
     seen = []
 
     def dots(*given):

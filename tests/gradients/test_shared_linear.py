@@ -12,9 +12,9 @@ import peft
 import pytest
 import torch
 
-from ripcurrent.gradients import GradientPass, _shared_linear, make_batch, stack_directions
+from ripcurrent.gradients import GradientPass, _shared_linear, make_batch
 from ripcurrent.gradients._shared_linear import SharedLinear, worth_sharing
-from tests.gradients.oracle import PREFIX, chat_model, compare_with_autograd, random_directions, rows_behind_a_prefix
+from tests.gradients.oracle import PREFIX, chat_model, compare_with_autograd, random_stack, rows_behind_a_prefix
 from tests.models.tiny import KINDS, tiny_model
 
 CPU = torch.device("cpu")
@@ -60,11 +60,7 @@ def test_scope_lora_shares_too(monkeypatch: pytest.MonkeyPatch) -> None:
     adapted = peft.get_peft_model(model, peft.LoraConfig(r=3, target_modules="all-linear", init_lora_weights=False))
     gradient_pass = GradientPass(chat_model(adapted.eval(), "lora"))
     causal = adapted.get_base_model()
-    directions = stack_directions(
-        gradient_pass.layers,
-        random_directions(causal, set(gradient_pass.layers.parameter_shapes())),
-        torch.float32,
-    )
+    directions = random_stack(causal, gradient_pass)
     batch = make_batch(rows_behind_a_prefix(4, seed=2), CPU)
     seen = tokens_passed(causal.model.layers[0].mlp.down_proj.lora_A["default"])
     together = gradient_pass.measure(batch, directions)
@@ -111,8 +107,7 @@ def test_a_measured_batch_leaves_no_activation_behind() -> None:
     """Hooks on activations know what recorded them; were it to know them too, they would wait for the collector."""
     model = tiny_model("llama_tied")
     gradient_pass = GradientPass(chat_model(model))
-    names = set(gradient_pass.layers.parameter_shapes())
-    directions = stack_directions(gradient_pass.layers, random_directions(model, names), torch.float32)
+    directions = random_stack(model, gradient_pass)
     seen: list[weakref.ref[torch.Tensor]] = []
     for layer in (layer for group in gradient_pass.layers.groups for layer in group.layers if group.linear):
         layer.module.register_forward_pre_hook(lambda _, args: seen.append(weakref.ref(args[0])), prepend=True)

@@ -10,11 +10,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.gradients import GradientPass, make_batch, stack_directions
-from ripcurrent.gradients._anchor_directions import set_direction
-from ripcurrent.gradients._token_shares import find_token_axes
-from tests.gradients.oracle import chat_model, inner, random_rows, row_gradient, row_loss
-from tests.gradients.test_gradient import random_directions, stored
+from ripcurrent.gradients import GradientPass, make_batch, set_direction, stack_directions
+from tests.gradients.oracle import chat_model, inner, random_directions, random_rows, row_gradient, row_loss, stacked
 from tests.models.tiny import KINDS, tiny_model
 
 CPU = torch.device("cpu")
@@ -85,10 +82,7 @@ def in_double(model):
 
 
 def shares_of(gradient_pass, model, plain, rows, **batch):
-    directions = stack_directions(
-        gradient_pass.layers, [{n: stored(n, model, t) for n, t in d.items()} for d in plain], torch.float32
-    )
-    made = make_batch(rows, CPU, **batch)
+    directions, made = stacked(model, gradient_pass, plain), make_batch(rows, CPU, **batch)
     return gradient_pass.token_shares(made, directions), gradient_pass.measure(made, directions).dots
 
 
@@ -203,4 +197,4 @@ def test_a_layer_whose_positions_cannot_be_told_apart_is_named():
     model = tiny_model("llama_tied")
     model.model.layers[1].input_layernorm = TokensInOneList(model.model.layers[1].input_layernorm)
     with pytest.raises(RipcurrentError, match=r"layers\.1\.input_layernorm\.norm .*"):
-        find_token_axes(GradientPass(chat_model(model)).layers)
+        GradientPass(chat_model(model)).require_token_axes()

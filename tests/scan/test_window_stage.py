@@ -14,7 +14,7 @@ from ripcurrent.scan._part import shard_of
 from ripcurrent.scan._shards import ShardFolder
 from ripcurrent.scan._signal_stage import SignalStage
 from tests.gradients.oracle import inner, random_directions, row_gradient, row_loss
-from tests.gradients.test_halving import fresh, make_stage, rows
+from tests.scan.tiny_stage import fresh, make_stage, rows
 
 DOCUMENTS = [
     Row(0, "a", (), "the old mill turned slowly while children counted boats and bread was baked " * 3, {}),

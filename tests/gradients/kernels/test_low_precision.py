@@ -15,8 +15,6 @@ import torch
 from ripcurrent.gradients.kernels import embedding, factored, head, linear, tokens, vector
 
 ROWS, TOKENS, WIDTH, VOCABULARY, DIRECTIONS, TERMS = 6, 300, 8, 11, 2, 5
-# the roundings of float32 sums over a few hundred terms, relative to the lengths of what is multiplied
-SUMMED_IN_FLOAT32 = 1e-6
 
 
 def random(*shape, seed=0):
@@ -30,11 +28,6 @@ def whole(*shape, seed=0):
 
 def weight_gradients(inputs, grads):
     return torch.einsum("rto,rti->roi", grads.double(), inputs.double())
-
-
-def table_gradients(ids, grads):
-    one_hot = torch.nn.functional.one_hot(ids, VOCABULARY).double()
-    return torch.einsum("rtv,rtw->rvw", one_hot, grads.double())
 
 
 def dots_with(gradients, directions):
@@ -53,10 +46,11 @@ def assert_exact(found, expected):
     torch.testing.assert_close(found.double(), expected, rtol=0, atol=0)
 
 
-def assert_summed_in_float32(found, expected, scale):
+def assert_summed_in_float32(found, expected, scale=None):
+    """Roundings of float32 sums over a few hundred terms, relative to the lengths of what is multiplied."""
     assert found.dtype == torch.float32
-    worst = float(((found.double() - expected).abs() / scale).max())
-    assert worst < SUMMED_IN_FLOAT32, worst
+    scale = expected.norm(dim=-1, keepdim=True) if scale is None else scale
+    assert float(((found.double() - expected).abs() / scale).max()) < 1e-6
 
 
 @pytest.mark.parametrize(("dots_way", "norm_way"), [*itertools.product((False, True), repeat=2)])
@@ -71,15 +65,13 @@ def test_linear_layers(dots_way, norm_way, narrower):
     gradients = weight_gradients(inputs, grads)
     dots, norms = linear.linear_products(inputs, grads, directions, linear.Ways(dots_way, norm_way))
     assert_exact(norms, squared(gradients))
-    expected = dots_with(gradients, directions)
     if dots_way:
         # read off a gradient in bfloat16 in pieces, each rounded once (docs/numerics.md)
         cut = [each.double().flatten(1).chunk(linear.DOT_PIECES, dim=1) for each in (gradients, directions)]
         rounded = [(ours @ theirs.mT).bfloat16() for ours, theirs in zip(*cut, strict=True)]
-        assert dots.dtype == torch.float32
         assert torch.equal(dots, torch.stack(rounded).float().sum(dim=0))
     else:
-        assert_exact(dots, expected)
+        assert_exact(dots, dots_with(gradients, directions))
     assert torch.equal(linear.linear_gradient(inputs, grads).double(), gradients.sum(dim=0))
 
 
@@ -89,43 +81,33 @@ def test_linear_layers_towards_a_direction_that_a_row_points_in():
     gradients = weight_gradients(inputs, grads)
     directions = gradients[:DIRECTIONS].bfloat16()
     scale = squared(gradients).sqrt().unsqueeze(1) * directions.double().flatten(1).norm(dim=1)
-    found = linear.linear_dots(inputs, grads, directions)
-    assert float(((found.double() - dots_with(gradients, directions)).abs() / scale).max()) < 3e-4
+    error = linear.linear_dots(inputs, grads, directions).double() - dots_with(gradients, directions)
+    assert float((error.abs() / scale).max()) < 3e-4
 
 
-def test_a_table_is_added_up_in_float32_throughout():
-    generator = torch.Generator().manual_seed(3)
-    ids = torch.randint(0, VOCABULARY, (ROWS, TOKENS), generator=generator)
+def test_tables_and_the_cross_term_of_a_tied_one():
+    ids = torch.randint(0, VOCABULARY, (ROWS, TOKENS), generator=torch.Generator().manual_seed(3))
     grads, directions = random(ROWS, TOKENS, WIDTH), random(DIRECTIONS, VOCABULARY, WIDTH, seed=1)
-    tables = table_gradients(ids, grads)
-    norms = squared(tables)
-    assert_summed_in_float32(embedding.embedding_squared_norm(ids, grads), norms, norms)
+    one_hot = torch.nn.functional.one_hot(ids, VOCABULARY).double()
+    tables = torch.einsum("rtv,rtw->rvw", one_hot, grads.double())
+    assert_summed_in_float32(embedding.embedding_squared_norm(ids, grads), squared(tables), squared(tables))
     total = tables.sum(dim=0)
     assert_summed_in_float32(embedding.embedding_gradient(ids, grads, VOCABULARY), total, total.norm())
     found = tokens.embedding_token_dots(ids, grads, directions)
     assert_summed_in_float32(found, torch.einsum("rtw,drtw->rtd", grads.double(), directions[:, ids].double()), 10.0)
-
-
-def test_the_cross_term_of_a_tied_table_is_added_up_in_float32_throughout():
-    generator = torch.Generator().manual_seed(4)
-    ids = torch.randint(0, VOCABULARY, (ROWS, TOKENS), generator=generator)
-    inputs, logit_grads = random(ROWS, 50, WIDTH), random(ROWS, 50, VOCABULARY, seed=1)
-    grads = random(ROWS, TOKENS, WIDTH, seed=2)
-    at_ids = logit_grads.gather(2, ids.unsqueeze(1).expand(-1, 50, -1))
+    inputs, logit_grads = random(ROWS, 50, WIDTH, seed=4), random(ROWS, 50, VOCABULARY, seed=5)
     heads = torch.einsum("rpv,rpw->rvw", logit_grads.double(), inputs.double())
-    tables = table_gradients(ids, grads)
+    cross = embedding.tied_cross_term(logit_grads.gather(2, ids.unsqueeze(1).expand(-1, 50, -1)), inputs, grads)
     scale = squared(heads).sqrt() * squared(tables).sqrt()
-    found = embedding.tied_cross_term(at_ids, inputs, grads)
-    assert_summed_in_float32(found, 2.0 * (heads * tables).sum(dim=(1, 2)), scale)
+    assert_summed_in_float32(cross, 2.0 * (heads * tables).sum(dim=(1, 2)), scale)
 
 
-def test_vectors_are_added_up_in_float32():
+def test_vectors():
     inputs, grads = random(ROWS, TOKENS, WIDTH), random(ROWS, TOKENS, WIDTH, seed=1)
-    sums = grads.double().sum(dim=1)
-    assert_summed_in_float32(vector.bias_gradients(grads), sums, sums.norm(dim=1, keepdim=True))
+    assert_summed_in_float32(vector.bias_gradients(grads), grads.double().sum(dim=1))
     expected = torch.nn.functional.layer_norm(inputs.double(), (WIDTH,), eps=1e-5) * grads.double()
     found = vector.layer_norm_scale_gradients(inputs, grads, 1e-5)
-    assert_summed_in_float32(found, expected.sum(dim=1), expected.sum(dim=1).norm(dim=1, keepdim=True))
+    assert_summed_in_float32(found, expected.sum(dim=1))
     directions = random(DIRECTIONS, WIDTH, seed=2)
     dots, norms = vector.vector_products(found, directions)
     scale = norms.double().sqrt().unsqueeze(1) * directions.double().norm(dim=1)
@@ -133,18 +115,16 @@ def test_vectors_are_added_up_in_float32():
     assert_summed_in_float32(norms, squared(found.double()), norms)
 
 
-def test_rms_norm_weights_are_added_up_in_float32_and_each_token_rounded_once():
+def test_rms_norm_weights_round_each_token_once():
     # signs times a power of two: the product of input and gradient, which is formed in bfloat16, is exact
-    inputs = random(ROWS, TOKENS, WIDTH).sign() * 2.0 ** torch.randint(-3, 4, (ROWS, TOKENS, 1)).bfloat16()
+    exact = random(ROWS, TOKENS, WIDTH).sign() * 2.0 ** torch.randint(-3, 4, (ROWS, TOKENS, 1)).bfloat16()
     grads = random(ROWS, TOKENS, WIDTH, seed=1)
 
     def formed(values):
         scale = torch.rsqrt(values.double().square().mean(dim=-1, keepdim=True) + 1e-5)
         return (values.double() * scale * grads.double()).sum(dim=1)
 
-    expected = formed(inputs)
-    found = vector.rms_scale_gradients(inputs, grads, 1e-5)
-    assert_summed_in_float32(found, expected, expected.norm(dim=1, keepdim=True))
+    assert_summed_in_float32(vector.rms_scale_gradients(exact, grads, 1e-5), formed(exact))
     # other products are rounded, independently of one another
     values = random(ROWS, TOKENS, WIDTH, seed=2)
     error = vector.rms_scale_gradients(values, grads, 1e-5).double() - formed(values)
@@ -191,7 +171,6 @@ def test_factored_directions():
     assert_exact(norms, squared(gradients))
     of_tokens = factored.factored_token_dots(inputs, grads, terms, weights).double()
     assert torch.equal(of_tokens, torch.einsum("rto,doi,rti->rtd", grads.double(), directions, inputs.double()))
-
     ids = torch.randint(0, WIDTH, (ROWS, TOKENS))
     looked_up = factored.looked_up_token_dots(ids, inputs, terms, weights).double()
     assert torch.equal(looked_up, torch.einsum("rtw,drtw->rtd", inputs.double(), directions[:, ids]))
@@ -202,7 +181,6 @@ def test_shares_of_tokens():
     directions = whole(DIRECTIONS, 128, 128, seed=2)
     expected = torch.einsum("rto,doi,rti->rtd", grads.double(), directions.double(), inputs.double())
     assert_exact(tokens.linear_token_dots(inputs, grads, directions), expected)
-
     values, slopes, towards = random(2, 20, 512), random(2, 20, 512, seed=1), random(DIRECTIONS, 512, seed=2)
     scale = slopes.double().norm(dim=-1, keepdim=True) * towards.double().norm(dim=-1)
     rms = values.double() * torch.rsqrt(values.double().square().mean(dim=-1, keepdim=True) + 1e-5)
