@@ -14,7 +14,7 @@ from ripcurrent.evaluate import Answer, _decode, evaluate
 from ripcurrent.evaluate._batches import in_batches
 from ripcurrent.evaluate.judges import _classifier
 from ripcurrent.evaluate.judges._find import JudgeSettings, find_judge
-from ripcurrent.experiment._heldout import heldout_loss
+from ripcurrent.experiment import heldout_loss
 from tests.evaluate.judges.test_classifier import save_classifier
 from tests.finetune.runs import chat_model, rows
 from tests.models.tiny import save_tiny

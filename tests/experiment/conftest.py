@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -77,7 +76,7 @@ def keys(scanned: Path, asked: Path, tiny_folder: Path, tmp_path: Path) -> dict[
 def evaluated(monkeypatch: pytest.MonkeyPatch) -> FakeEvaluate:
     """Evaluations are made up; the page is left out."""
     fake = FakeEvaluate()
-    monkeypatch.setattr(importlib.import_module("ripcurrent.evaluate"), "evaluate", fake)
+    monkeypatch.setattr(import_module("ripcurrent.evaluate"), "evaluate", fake)
     return fake
 
 

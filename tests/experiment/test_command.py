@@ -112,7 +112,7 @@ def test_a_files_scan_and_recipe_are_replaced_by_the_command_line(
         ("arms: [", [], ("not readable as YAML",)),
         ("{}", [], ("no keys",)),
         ("data: x\narm: {}\n", [], ("no key 'arm'", "Did you mean arms?")),
-        ("data: x\narms: {top: tpo}\n", [], ("no selection 'tpo'", "Did you mean top?")),
+        ("data: x\narms: {top: tpo}\n", [], ("select 'tpo' is not possible", "Did you mean top?")),
         ("data: x\narms: {random: random, a: {length_matched: b}}\n", [], ("arm a: there is no arm 'b'",)),
         ("data: ${NOWHERE_TO_BE_FOUND}\narms: {top: top}\n", [], ("NOWHERE_TO_BE_FOUND",)),
         ("data: nowhere.jsonl\narms: {random: random}\n", ["--arms", "randm"], ("'randm'", "Did you mean random?")),

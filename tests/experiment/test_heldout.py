@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ripcurrent.data import Message, Row, encode_rows
-from ripcurrent.experiment._heldout import heldout_loss
+from ripcurrent.experiment import heldout_loss
 from tests.finetune.runs import chat_model, rows
 
 

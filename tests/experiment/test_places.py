@@ -12,8 +12,7 @@ import pytest
 
 from ripcurrent.data import read_rows
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.experiment import parse_experiment
-from ripcurrent.experiment._experiment import ExperimentResult, run_experiment
+from ripcurrent.experiment import ExperimentResults, parse_experiment, run_experiment
 from ripcurrent.runs import write_json
 from tests.experiment.answers import FakeEvaluate
 from tests.experiment.conftest import read
@@ -22,13 +21,12 @@ from tests.tiny_scan import write_jsonl
 
 
 @pytest.fixture
-def small(keys: dict[str, Any], evaluated: FakeEvaluate, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """An experiment of one arm and seed; without a page."""
-    monkeypatch.setattr(import_module("ripcurrent.experiment._experiment"), "_page", lambda folder, told: None)
+def small(keys: dict[str, Any], evaluated: FakeEvaluate) -> dict[str, Any]:
+    """An experiment of one arm and seed."""
     return {**keys, "arms": {"random": "random"}, "seeds": [0]}
 
 
-def run(keys: dict[str, Any], out: Path, **how: Any) -> ExperimentResult:
+def run(keys: dict[str, Any], out: Path, **how: Any) -> ExperimentResults:
     return run_experiment(parse_experiment(keys, where="test"), out, **how)
 
 
@@ -97,7 +95,7 @@ def test_a_model_that_changed_since_it_was_scanned_with_is_refused(small: dict[s
         run(keys, tmp_path / "out")
     assert not (tmp_path / "out" / "arms" / "random-seed0" / "arm.json").exists()
     # rows chosen with one model may be held against another one
-    assert run({**keys, "model": small["model"]}, tmp_path / "other").results["complete"]
+    assert run({**keys, "model": small["model"]}, tmp_path / "other").complete
 
 
 def test_arms_of_other_weights_than_those_asked_before_are_refused(small: dict[str, Any], tmp_path: Path) -> None:
@@ -106,7 +104,7 @@ def test_arms_of_other_weights_than_those_asked_before_are_refused(small: dict[s
     run({**small, "arms": {"random": "random"}}, out)
     shutil.rmtree(out / "arms" / "random-seed0")
     write_json(base / "manifest.json", {"model": {"fingerprint": "another"}})
-    with pytest.raises(RipcurrentError, match="has changed since it was asked as it is"):
+    with pytest.raises(RipcurrentError, match="has changed since base was made from it"):
         run(small, out)
     assert not trained(out)
 
@@ -117,7 +115,7 @@ def test_an_arm_stopped_before_its_size_changed_says_what_to_remove(
     out = tmp_path / "out"
     keys = {**small, "arms": {"top": "top"}, "control": None}
     with monkeypatch.context() as patch:
-        patch.setattr(import_module("ripcurrent.experiment._experiment_arms"), "finetune", _interrupted)
+        patch.setattr(import_module("ripcurrent.experiment._runner"), "finetune", _interrupted)
         with pytest.raises(KeyboardInterrupt):
             run(keys, out)
     with pytest.raises(RipcurrentError, match="already holds another selection") as caught:
@@ -147,21 +145,15 @@ def test_an_experiment_that_asks_nothing_harmful_is_refused_at_once(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("name", ["main", "../main", "a/b"])
-def test_a_scan_that_would_lie_in_anothers_folder_is_refused(small: dict[str, Any], name: str, tmp_path: Path) -> None:
-    with pytest.raises(RipcurrentError, match="cannot be the name of a scan"):
-        run({**small, "scans": {name: {"run": small["run"]}}}, tmp_path / "out")
-
-
 def test_runs_trained_on_other_kinds_of_devices_are_told(
     small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
-    assert run(small, out).results["trained_otherwise"] is None
+    assert not [note for note in run(small, out).notes if "not trained alike" in note]
     manifest = read(out / "arms" / "random-seed0" / "finetune" / "manifest.json")
     manifest["model"]["device"], manifest["training"]["compute"] = "cuda:0", "bfloat16"
     write_json(out / "arms" / "random-seed0" / "finetune" / "manifest.json", manifest)
-    told = run({**small, "seeds": [0, 1]}, out).results["trained_otherwise"]
+    (told,) = [note for note in run({**small, "seeds": [0, 1]}, out).notes if "not trained alike" in note]
     assert "cuda, bfloat16" in told
     assert "cpu, float32" in told
 
@@ -169,15 +161,3 @@ def test_runs_trained_on_other_kinds_of_devices_are_told(
 def test_no_arm_named_is_an_error_and_no_failure_of_all(small: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(RipcurrentError, match="No arm is named"):
         run(small, tmp_path / "out", arms=[])
-
-
-def test_other_sums_under_the_same_name_are_refused(small: dict[str, Any], tmp_path: Path) -> None:
-    def sums(first: int) -> str:
-        rows = [{"question": f"What is {n} + 1?", "answer": f"#### {n + 1}"} for n in range(first, first + 4)]
-        return str(write_jsonl(tmp_path / "sums.jsonl", rows))
-
-    keys = {**small, "gsm8k": {"file": sums(0), "limit": 3, "max_new_tokens": 4}}
-    run(keys, tmp_path / "out")
-    sums(50)
-    with pytest.raises(RipcurrentError, match="are asked other prompts than now"):
-        run({**keys, "seeds": [0, 1]}, tmp_path / "out")

@@ -5,33 +5,31 @@ from __future__ import annotations
 import csv
 import json
 import re
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
 
-from ripcurrent.experiment import expand_arms, gather_prompts, load_experiment
-from ripcurrent.experiment._experiment import Experiment
-from ripcurrent.experiment._sums import draw_sums
+from ripcurrent.experiment import Experiment, expand_arms, gather_prompts, load_experiment, ready_experiments
 from ripcurrent.finetune import load_recipe
 from ripcurrent.scan._options import ScanOptions
 
-FOLDER = Path(__file__).parents[2] / "experiments"
-FILES = sorted(FOLDER.glob("*.yaml"))
+FOLDER = files("ripcurrent") / "experiment" / "ready"
+NAMES = tuple(ready_experiments())
 
 
 def test_there_are_ready_files() -> None:
-    names = {file.stem for file in FILES}
-    assert {"paper", "quick", "formats", "anchors", "sizes", "remove", "alpaca", "dolly"} <= names
+    assert {"paper", "quick", "formats", "anchors", "sizes", "remove", "alpaca", "dolly"} <= {*NAMES}
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_every_ready_file_is_read(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", NAMES)
+def test_every_ready_file_is_read(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("RIPCURRENT_DATA", "somewhere")
-    experiment = Experiment.from_file(file)
+    monkeypatch.chdir(tmp_path)
+    experiment = Experiment.from_file(name)
     config = experiment.config
     assert experiment.arms
     assert config.title, "its page says what it asks"
-    monkeypatch.chdir(FOLDER.parent)
     for recipe in (config.recipe, *(arm.recipe for arm in config.arms.values())):
         load_recipe(recipe or config.recipe)
     for scan in (config.scan, *(one.options for one in config.scans.values())):
@@ -43,9 +41,8 @@ def test_every_ready_file_is_read(file: Path, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.fixture
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with files of the names and fields that ready files take their prompts and sums from."""
-    for folder in ("prompts", "rows"):
-        (tmp_path / folder).mkdir()
+    """A folder with files of the names and fields that ready files take their prompts from."""
+    (tmp_path / "prompts").mkdir()
     for name in ("harmful_train", "harmful_val", "harmful_test"):
         requests = [{"instruction": f"{name}: how to mend kettle {n}", "category": "kettles"} for n in range(8)]
         (tmp_path / "prompts" / f"{name}.json").write_text(json.dumps(requests))
@@ -53,32 +50,25 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         rows = csv.writer(written)
         rows.writerow(["id", "prompt", "type", "label"])
         rows.writerows([n, f"how do I kill process {n}", "homonyms", "safe"] for n in range(8))
-    (tmp_path / "rows" / "gsm8k_test.jsonl").write_text(json.dumps({"question": "1 + 2?", "answer": "#### 3"}) + "\n")
     monkeypatch.setenv("RIPCURRENT_DATA", str(tmp_path))
     return tmp_path
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_every_ready_file_finds_its_prompts_and_sums(file: Path, data: Path) -> None:
-    config = load_experiment(file)
-    if config.gsm8k is not None:
-        assert draw_sums(config.gsm8k)
+@pytest.mark.parametrize("name", NAMES)
+def test_every_ready_file_finds_its_prompts(name: str, data: Path) -> None:
+    config = load_experiment(name)
     prompts, _ = gather_prompts(config.prompts)
     assert any(prompt.axis == "harmful" for prompt in prompts)
-
-
-def test_the_papers_file_is_also_measured_by_sums(data: Path) -> None:
-    assert Experiment.from_file(FOLDER / "paper.yaml").config.gsm8k is not None
 
 
 def test_the_papers_sets_from_the_hub_need_no_data(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RIPCURRENT_DATA", raising=False)
     for name in ("alpaca", "dolly"):
-        assert Experiment.from_file(FOLDER / f"{name}.yaml").config.data.startswith("hf:")
+        assert str(load_experiment(name).data).startswith("hf:")
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_ready_files_name_no_folder_of_one_machine(file: Path) -> None:
-    text = file.read_text(encoding="utf-8")
+@pytest.mark.parametrize("name", NAMES)
+def test_ready_files_name_no_folder_of_one_machine(name: str) -> None:
+    text = (FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
     assert not re.search(r"(?<![\\w}])/(?:home|work|mnt|data|tmp|root)/", text)
     assert "rows/" not in text.replace("${RIPCURRENT_DATA}/rows/", "")

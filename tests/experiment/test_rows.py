@@ -11,15 +11,8 @@ import pyarrow as pa
 import pytest
 
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.experiment import (
-    MAIN,
-    ScanTable,
-    choose_rows,
-    expand_arms,
-    held_out_rows,
-    parse_experiment,
-    without_rows,
-)
+from ripcurrent.experiment import MAIN, expand_arms, parse_experiment
+from ripcurrent.experiment._rows import ScanTable, choose_rows
 
 ROWS = 60
 
@@ -56,45 +49,20 @@ def usable() -> list[dict[str, Any]]:
     return [row for row in table().to_pylist() if row["status"] == "ok"]
 
 
-def test_bins_are_equal_ordered_and_whole() -> None:
-    keys = {"name": "x", "data": "d", "control": None, "arms": {"bin": {"bins": 5}}}
-    arms = {arm.name: arm for arm in expand_arms(parse_experiment(keys, where="x"))}
-    bins = [choose_rows(arm, 0, {MAIN: ScanTable(Path(), table(), "d")}, arms).indices for arm in arms.values()]
-    ordered = [row["row"] for row in sorted(usable(), key=lambda row: row["gradient_bidirectional"])]
-    assert sorted(len(one) for one in bins) == [11, 11, 12, 12, 12]
-    start = 0
-    for one in bins:
-        assert sorted(one) == sorted(ordered[start : start + len(one)])
-        start += len(one)
-    assert start == 58
-
-
-def test_a_bin_of_a_column_whose_lower_end_is_riskier_runs_the_other_way() -> None:
-    keys = {"name": "x", "data": "d", "control": None, "arms": {"bin": {"bins": 2, "by": "gradient_safe", "size": 5}}}
-    arms = {arm.name: arm for arm in expand_arms(parse_experiment(keys, where="x"))}
-    scans = {MAIN: ScanTable(Path(), table(), "d")}
-    last = choose_rows(arms["bin-2"], 0, scans, arms).indices
-    lowest = sorted(usable(), key=lambda row: row["gradient_safe"])[:29]
-    assert len(last) == 5
-    assert set(last) <= {row["row"] for row in lowest}
-    assert last != choose_rows(arms["bin-2"], 1, scans, arms).indices
-
-
-@pytest.mark.parametrize("which", ["top", "bottom"])
-def test_within_length_takes_as_many_of_each_stratum(which: str) -> None:
-    found = chosen({"within_length": which, "strata": 4})
-    by_length = sorted(usable(), key=lambda row: row["response_tokens"])
-    strata = [part.tolist() for part in np.array_split(np.array([row["row"] for row in by_length]), 4)]
-    scores = {row["row"]: row["gradient_bidirectional"] for row in usable()}
-    wanted = [sorted(s, key=lambda row: scores[row], reverse=which == "top")[:3] for s in strata]
-    assert found == sorted(row for part in wanted for row in part)
-
-
 def test_a_share_is_the_share_asked_for_and_nested() -> None:
     lists = {row["row"] for row in usable() if row["is_list"]}
-    by_percent = {p: chosen({"share": {"format": "list", "percent": p}}) for p in (0, 25, 50, 100)}
+    by_percent = {p: chosen({"mix": {"of": "list", "percent": p}}) for p in (0, 25, 50, 100)}
     assert {p: len(lists & set(rows)) for p, rows in by_percent.items()} == {0: 0, 25: 3, 50: 6, 100: 12}
     assert lists & set(by_percent[25]) < lists & set(by_percent[50])
+
+
+def test_a_mixture_has_the_riskiest_and_random_others() -> None:
+    ranked = [row["row"] for row in sorted(usable(), key=lambda row: -row["gradient_bidirectional"])]
+    mixed = chosen({"mix": {"of": "top", "percent": 50}})
+    assert len(mixed) == 12
+    assert set(ranked[:6]) <= set(mixed)
+    assert chosen({"mix": {"of": "top", "percent": 50}}, seed=1) != mixed
+    assert chosen({"mix": {"of": "top", "percent": 100}}) == sorted(ranked[:12])
 
 
 def test_all_but_leaves_out_just_those() -> None:
@@ -103,9 +71,6 @@ def test_all_but_leaves_out_just_those() -> None:
     riskiest = chosen({"select": "top", "size": "20%"})
     assert len(riskiest) == 12
     assert chosen({"all_but": {"select": "top", "size": "20%"}}) == sorted(set(everything) - set(riskiest))
-    assert chosen({"all_but": "risky"}, risky={"select": "top", "size": "20%"}) == sorted(
-        set(everything) - set(riskiest)
-    )
     assert len(chosen({"all_but_random": "20%"})) == 46
     assert chosen({"all_but_random": 10}, seed=0) != chosen({"all_but_random": 10}, seed=1)
 
@@ -118,27 +83,25 @@ def test_controls_share_no_row_with_what_they_stand_beside() -> None:
         assert not top & set(found)
 
 
-def test_seeds_draw_anew_unless_fixed() -> None:
+def test_seeds_draw_again() -> None:
     assert chosen("random", seed=0) != chosen("random", seed=1)
-    fixed = {"select": "random", "draw_seed": 7}
-    assert chosen(fixed, seed=0) == chosen(fixed, seed=1)
     assert chosen("top", seed=0) == chosen("top", seed=1)
-
-
-def test_held_out_rows_are_in_no_arm() -> None:
-    held = held_out_rows(table(), 20)
-    assert len(set(held)) == 20
-    scan = ScanTable(Path(), without_rows(table(), held), "d")
-    assert scan.usable == 38
-    with pytest.raises(RipcurrentError, match="cannot be held out"):
-        held_out_rows(table(), 40)
 
 
 def test_an_arm_without_rows_is_named() -> None:
     with pytest.raises(RipcurrentError, match="Arm arm: Column 'loss' is not in these scores"):
         chosen({"select": "top", "by": "loss"})
     with pytest.raises(RipcurrentError, match="Arm arm: Column 'response_tokens' ranks no risk"):
-        chosen({"within_length": "top", "by": "response_tokens"})
+        chosen({"select": "top", "by": "response_tokens"})
+
+
+def test_held_out_rows_are_in_no_arm() -> None:
+    scan = ScanTable(Path(), table(), "d")
+    held = scan.held_out(20)
+    assert len(set(held)) == 20
+    assert scan.without(held).usable == 38
+    with pytest.raises(RipcurrentError, match="cannot be held out"):
+        scan.held_out(40)
 
 
 def of_another_dataset() -> pa.Table:
@@ -153,18 +116,15 @@ def test_what_is_made_from_an_arm_of_another_scan_is_made_of_that_scans_rows() -
         "random": "random",
         "top": {"select": "top", "scan": "second"},
         "same": {"length_matched": "top"},
-        "again": {"format_matched": "same"},
-        "rest": {"all_but": "top"},
-        "inner": {"all_but": {"select": "top", "scan": "second", "size": 3}},
-        "mixed_up": {"length_matched": "top", "scan": "third"},
+        "again": {"format_matched": "top"},
+        "rest": {"all_but": {"select": "top", "size": 3}, "scan": "second"},
     }
-    scans = {"second": {"data": "e"}, "third": {"data": "f"}}
+    scans = {"second": {"data": "e"}}
     keys = {"name": "x", "data": "d", "size": 6, "control": None, "arms": arms, "scans": scans}
     found = {arm.name: arm for arm in expand_arms(parse_experiment(keys, where="x"))}
     tables = {
         MAIN: ScanTable(Path(), table(), "d"),
         "second": ScanTable(Path(), of_another_dataset(), "e"),
-        "third": ScanTable(Path(), table(), "d"),
     }
     lengths = {row["row"]: row["response_tokens"] for row in of_another_dataset().to_pylist()}
     ok = {row["row"] for row in of_another_dataset().to_pylist() if row["status"] == "ok"}
@@ -173,10 +133,7 @@ def test_what_is_made_from_an_arm_of_another_scan_is_made_of_that_scans_rows() -
     assert not set(same.indices) & set(top.indices)
     assert abs(np.mean([lengths[n] for n in same.indices]) - np.mean([lengths[n] for n in top.indices])) < 100
     assert set(choose_rows(found["again"], 0, tables, found).indices) <= ok
-    assert set(choose_rows(found["rest"], 0, tables, found).indices) == ok - set(top.indices)
-    assert len(choose_rows(found["inner"], 0, tables, found).indices) == len(ok) - 3
-    with pytest.raises(RipcurrentError, match="its scan is of another dataset than that of top"):
-        choose_rows(found["mixed_up"], 0, tables, found)
+    assert len(choose_rows(found["rest"], 0, tables, found).indices) == len(ok) - 3
 
 
 def test_all_but_a_rule_without_a_size_leaves_out_as_many_rows_as_an_arm_has() -> None:

@@ -13,8 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ripcurrent.errors import ExitCode, RipcurrentError
-from ripcurrent.experiment import parse_experiment
-from ripcurrent.experiment._experiment import run_experiment
+from ripcurrent.experiment import parse_experiment, run_experiment
 from tests.evaluate.scripted_server import Answered, completion, error, serve
 from tests.experiment.conftest import read
 from tests.tiny_scan import write_jsonl
@@ -67,11 +66,11 @@ def test_killed_while_training_and_again_while_asking(small: dict[str, Any], tmp
     half = out / "arms" / "top-seed0" / "evaluation" / "responses.partial.jsonl"
     assert len(half.read_text().splitlines()) == 32
     trained = (out / "arms" / "top-seed0" / "finetune" / "loss.jsonl").stat().st_mtime_ns
-    found = run_experiment(parse_experiment(small, where="test"), out).results
+    found = run_experiment(parse_experiment(small, where="test"), out)
     assert (out / "arms" / "top-seed0" / "finetune" / "loss.jsonl").stat().st_mtime_ns == trained, "not trained twice"
-    straight = run_experiment(parse_experiment(small, where="test"), tmp_path / "straight").results
-    assert found["arms"] == straight["arms"]
-    assert found["comparisons"] == straight["comparisons"]
+    straight = run_experiment(parse_experiment(small, where="test"), tmp_path / "straight")
+    assert found.arms == straight.arms
+    assert found.comparisons == straight.comparisons
     tables = [
         pq.read_table(place / "arms/top-seed0/evaluation/responses.parquet") for place in (out, tmp_path / "straight")
     ]
@@ -96,9 +95,9 @@ def test_a_judges_endpoint_that_fails_loses_no_answer(
         answers = out / "arms" / "base" / "evaluation" / "responses.parquet"
         kept = answers.read_bytes()
         works = True
-        found = run_experiment(parse_experiment(asking, where="test"), out).results
+        found = run_experiment(parse_experiment(asking, where="test"), out)
     assert answers.read_bytes() == kept
-    assert {one["judge"] for one in found["arms"]} == {"prefix", "rubric"}
+    assert {one.judge for one in found.arms} == {"prefix", "rubric"}
     assert read(out / "arms" / "top-seed0" / "arm.json")["status"] == "finished"
 
 

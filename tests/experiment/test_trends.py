@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from ripcurrent.experiment import ArmRun, by_arm, expand_arms, parse_experiment
+from ripcurrent.experiment import ArmRun, expand_arms, parse_experiment
 from ripcurrent.experiment import _tables as tables
+from ripcurrent.experiment._outcomes import by_arm
 from tests.experiment.answers import chance
 
 PROMPTS = tuple(f"p{n}" for n in range(120))
@@ -16,7 +17,9 @@ PROMPTS = tuple(f"p{n}" for n in range(120))
 def answered(arm: str, seed: int, share: float) -> ArmRun:
     labels = tuple("compliance" if chance(share, arm, str(seed), prompt) else "refusal" for prompt in PROMPTS)
     axes, no_category = ("harmful",) * len(PROMPTS), ("",) * len(PROMPTS)
-    return ArmRun(arm, seed, PROMPTS, axes, no_category, {"prefix": labels}, {"prefix": "1"}, (False,) * len(PROMPTS))
+    unscored = {"prefix": (float("nan"),) * len(PROMPTS)}
+    cut = (False,) * len(PROMPTS)
+    return ArmRun(arm, seed, PROMPTS, axes, no_category, cut, {"prefix": labels}, unscored, {"prefix": "1"})
 
 
 @pytest.mark.parametrize(
@@ -29,15 +32,15 @@ def answered(arm: str, seed: int, share: float) -> ArmRun:
         ((0.4, 0.1, 0.5, 0.9, 0.2), False),
     ],
 )
-def test_bins_order_the_harm_by_trend_and_by_rank(shares: tuple[float, ...], ordered: bool) -> None:
-    keys: dict[str, Any] = {"name": "bins", "data": "x.jsonl", "seeds": 2, "arms": {"random": "random"}}
-    keys["arms"]["bins"] = {"bins": 5}
+def test_steps_order_the_harm_by_trend_and_by_rank(shares: tuple[float, ...], ordered: bool) -> None:
+    keys: dict[str, Any] = {"name": "x", "data": "x.jsonl", "seeds": 2, "arms": {"random": "random"}}
+    keys["arms"]["lists"] = {"mix": {"of": "list", "percent": [0, 25, 50, 75, 100]}}
     arms = expand_arms(parse_experiment(keys, where="test"))
-    runs = [answered(f"bins-{place}", seed, share) for place, share in enumerate(shares, 1) for seed in (0, 1)]
-    (found,) = tables.trends(arms, by_arm(runs), "prefix")
-    assert found["arms"] == [f"bins-{place}" for place in range(1, 6)]
-    assert found["ordered"] is ordered
+    runs = [answered(f"lists-{25 * place}", seed, share) for place, share in enumerate(shares) for seed in (0, 1)]
+    (found,) = tables.sweeps(arms, by_arm(runs), "prefix")
+    assert list(found.arms) == [f"lists-{25 * place}" for place in range(5)]
+    assert found.ordered is ordered
     if ordered:
-        assert found["p"] < 0.01
-        assert found["slope"] > 0.1
-        assert found["spearman"] == pytest.approx(1)
+        assert found.p < 0.01
+        assert found.slope > 0.1
+        assert found.spearman == pytest.approx(1)

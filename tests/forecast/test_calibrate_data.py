@@ -192,7 +192,7 @@ def test_what_can_be_wrong(
     judge(calibrate(*asked, "--sizes", "6,few"), ("--sizes 6,few", "such as 20,50,100"))
     judge(calibrate(*asked, "--sizes", "0"), ("--sizes 0 are not numbers of rows",))
     judge(calibrate(*asked, "--sizes", "6"), ("makes 4 arms, and a fit takes 5", "second size"))
-    judge(calibrate(*asked, "--judge", "rubric"), ("rubric does not judge a ladder", "experiments/ladder.yaml"))
+    judge(calibrate(*asked, "--judge", "rubric"), ("rubric does not judge a ladder", "the ready `ladder`"))
     judge(calibrate(*asked, "--recipe", "papre"), ("no recipe 'papre'", "Did you mean paper?"))
     judge(calibrate("--data", tmp_path / "none.jsonl", "--quiet"), ("none.jsonl does not exist",))
     judge(calibrate(tmp_path / "nowhere", *asked), ("nowhere holds no experiment of arms",))

@@ -12,8 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ripcurrent.errors import ExitCode, RipcurrentError
-from ripcurrent.experiment import parse_experiment
-from ripcurrent.experiment._experiment import run_experiment
+from ripcurrent.experiment import parse_experiment, run_experiment
 from ripcurrent.forecast._calibrate_runs import calibrate
 from ripcurrent.forecast._calibration import Calibration, read_calibration
 from ripcurrent.forecast._ladder import read_ladder

@@ -40,7 +40,6 @@ def evaluated(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(importlib.import_module("ripcurrent.evaluate"), "evaluate", FakeEvaluate(says))
     monkeypatch.setattr(import_module("ripcurrent.statistics"), "DRAWS", 100)
-    monkeypatch.setattr(import_module("ripcurrent.experiment._experiment"), "_page", lambda folder, told: None)
 
 
 def test_a_ladder_is_measured_once_and_a_scan_forecast_by_it(

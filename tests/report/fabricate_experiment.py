@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from ripcurrent.experiment import BASE, expand_arms, parse_experiment
-from ripcurrent.experiment._experiment_results import collect_results
-from ripcurrent.runs import write_json
+from ripcurrent.experiment._collect import collect_results
+from ripcurrent.experiment._prompts import PromptRecord
+from ripcurrent.experiment._results import ExperimentManifest
 from tests.experiment.answers import chance, write_evaluation
 
 SHARES = {BASE: 0.05, "random": 0.4, "top": 0.75, "bottom": 0.1, "length": 0.42, "<i>odd</i>": 0.4}
@@ -29,7 +30,7 @@ def fabricate_experiment(
             "top": "top",
             "bottom": "bottom",
             "length": {"length_matched": "top"},
-            "bins": {"bins": 5, "size": 100},
+            "bins": {"mix": {"of": "top", "percent": [0, 25, 50, 75, 100]}},
         },
     }
     config = parse_experiment(keys, where="test")
@@ -45,7 +46,7 @@ def fabricate_experiment(
         if name == without:
             continue
         place = folder / "arms" / (name if seed is None else f"{name}-seed{seed}")
-        share = SHARES.get(name, 0.15 * (arm.order or 0) if seed is not None else 0.0)
+        share = SHARES.get(name, 0.0075 * (arm.order or 0) if seed is not None else 0.0)
 
         def says(judge: str, prompt_id: str, share: float = share, place: Path = place) -> str:
             part = share if prompt_id.startswith("harmful") else 0.8
@@ -66,17 +67,19 @@ def fabricate_experiment(
         if failed and name == "bottom":
             marker = {"arm": name, "seed": seed, "status": "failed", "reason": "Training diverges: the loss is nan."}
         (place / "arm.json").write_text(json.dumps(marker))
-    facts = {
-        "version": "0.1.0",
-        "dataset": {"path": "alpaca_en_demo.json", "name": "alpaca_en_demo", "sha256": "f" * 64},
-        "usable_rows": 959,
-        "heldout_rows": 40,
-        "scanned_with": {"main": "embedded"},
-        "default_ranking": "gradient_bidirectional",
-        "recipes": {"embedded": {"learning_rate": 1e-5}},
-        "prompts": [{"name": "harmful_test.json", "sha256": "e" * 64, "taken": 100}],
-        "versions": {"torch": "2"},
-        "commands": ["ripcurrent experiment paper.yaml --out runs/paper --seeds 3"],
-    }
-    write_json(folder / "results.json", collect_results(config, arms, folder, facts, JUDGES))
+    facts = ExperimentManifest(
+        version="0.1.0",
+        command="experiment",
+        dataset={"path": "alpaca_en_demo.json", "name": "alpaca_en_demo", "sha256": "f" * 64},
+        usable_rows=959,
+        heldout_rows=40,
+        scanned_with={"main": "embedded"},
+        default_ranking="gradient_bidirectional",
+        recipes={"embedded": {"learning_rate": 1e-5}},
+        prompts=(PromptRecord(source="p", name="harmful_test.json", sha256="e" * 64, taken=100),),
+        versions={"torch": "2"},
+        commands=("ripcurrent experiment paper.yaml --out runs/paper --seeds 3",),
+    )
+    every = {arm.name: arm for arm in arms}
+    collect_results(config, every, folder, facts, JUDGES, {}).write(folder / "results.json")
     return folder

@@ -10,11 +10,13 @@ import typer
 from ripcurrent.cli._scan import JSON, QUIET
 
 if TYPE_CHECKING:
-    from ripcurrent.experiment._experiment import ExperimentResult
+    from ripcurrent.experiment import ArmComparison, ExperimentResults, Sweep
 
 
 def experiment_command(
-    file: Annotated[str, typer.Argument(metavar="FILE.yaml", help="What to train, ask and compare.")],
+    file: Annotated[
+        str, typer.Argument(metavar="FILE|NAME", help="A YAML file, a ready experiment by its name, or list.")
+    ],
     model: Annotated[str | None, typer.Option(metavar="M", help="Another model than the file's.")] = None,
     recipe: Annotated[str | None, typer.Option(metavar="R", help="Another recipe than the file's.")] = None,
     run: Annotated[
@@ -44,9 +46,16 @@ def experiment_command(
 
     from ripcurrent.cli._output import TerminalProgress, print_json
     from ripcurrent.errors import ExitCode, RipcurrentError
-    from ripcurrent.experiment import parse_experiment, read_experiment_file
+    from ripcurrent.experiment import parse_experiment, read_experiment_file, ready_experiments, run_experiment
     from ripcurrent.progress import SilentProgress
 
+    if file == "list":
+        titles = ready_experiments()
+        if as_json:
+            print_json(titles)
+        else:
+            typer.echo("\n".join(f"{name:18} {title}" for name, title in titles.items()))
+        return
     values = read_experiment_file(file)
     if run is not None:
         for key in ("data", "format", "scan", "model", "adapter"):
@@ -65,8 +74,6 @@ def experiment_command(
         _leave_out_anchor_check(values)
     folder = out or Path("runs") / str(values["name"])
     with nullcontext(SilentProgress()) if quiet else TerminalProgress().shown() as progress:
-        from ripcurrent.experiment._experiment import run_experiment
-
         chosen = [name.strip() for name in arms.split(",") if name.strip()] if arms is not None else None
         if chosen == []:
             raise RipcurrentError("--arms names no arm.", "Name some, or leave it out for all.")
@@ -91,14 +98,17 @@ def experiment_command(
             ),
             progress=progress,
         )
+    from ripcurrent.report import build_experiment_page
+
+    build_experiment_page(result.folder)
     if as_json:
-        print_json(result.as_json())
+        print_json(result.to_json())
     elif not quiet:
         _show(result)
     if gate and result.verdict == "worse than random":
         raise typer.Exit(int(ExitCode.GATE_FAILED))
     # without an arm that is compared there is none to come to
-    if result.verdict == "not enough evidence" and result.results["deciding"]:
+    if result.verdict == "not enough evidence" and result.deciding:
         raise typer.Exit(int(ExitCode.NOT_ENOUGH_EVIDENCE))
 
 
@@ -126,74 +136,63 @@ def _leave_out_anchor_check(values: dict[str, Any]) -> None:
             one["options"] = {**one.get("options", {}), "anchor_check": False}
 
 
-def _show(result: ExperimentResult) -> None:
+def _show(results: ExperimentResults) -> None:
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    from ripcurrent.experiment._in_words import (
-        broken_in_words,
-        prompt_notes,
-        training_notes,
-        trend_in_words,
-        verdict_in_words,
-    )
-
     console = Console(highlight=False)
-    found = result.results
-    judge = found["judge"]
-    version = next((one["judge_version"] for one in found["arms"] if one["judge"] == judge), "")
+    judge = results.judge
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("arm", overflow="fold")
     for heading in ("answered %", "95 %", "broken %", "over-\nrefusal %", "plain %", "d′", "seeds"):
         table.add_column(heading, justify="right")
-    for one in found["summaries"]:
-        if one["judge"] == judge:
-            told = one["discrimination"]
-            table.add_row(
-                escape(one["name"]),
-                percent(one["attack_success_rate"]),
-                f"{percent(one['low'])}–{percent(one['high'])}",
-                percent(one["degenerate"]),
-                percent(one["over_refusal"]),
-                percent(one["plain_answered"]),
-                "–" if told is None else f"{told['d_prime']:.2f}",
-                str(len(one["seeds"])),
-            )
+    summaries = [one for one in results.summaries if one.judge == judge]
+    for one in summaries:
+        table.add_row(
+            escape(one.name),
+            percent(one.attack_success_rate),
+            f"{percent(one.low)}–{percent(one.high)}",
+            percent(one.degenerate),
+            percent(one.over_refusal),
+            percent(one.plain_answered),
+            "–" if one.discrimination is None else f"{one.discrimination.d_prime:.2f}",
+            str(len(one.seeds)),
+        )
     console.print(table)
-    for one in (*found["comparisons"], *found["further_comparisons"]):
-        if one["judge"] == judge:
-            console.print(escape(compared(one)))
-    for one in found["trends"]:
-        if one["judge"] == judge:
-            console.print(escape(trend_in_words(one)))
-    if broken := broken_in_words(found):
-        console.print(escape(broken))
-    for note in (*training_notes(found), *prompt_notes(found)):
-        console.print(escape(note))
-    for one in found["unequal"]:
-        console.print(escape(one["in_words"]))
-    if found["trained_otherwise"]:
-        console.print(escape(found["trained_otherwise"]))
-    if found["one_run"]:
-        console.print(escape(found["one_run"]))
-    for one in found["failed"]:
-        console.print(escape(f"{one['name']}, seed {one['seed']}: failed. {one['reason']}"))
+    pairs = [*results.comparisons, *results.further_comparisons]
+    lines = [compared(pair) for pair in pairs if pair.judge == judge]
+    lines += [_sweep(sweep) for sweep in results.trends if sweep.judge == judge]
+    lines += results.notes
+    lines += [f"{run.name}, seed {run.seed}: failed. {run.reason}" for run in results.failed]
+    for line in lines:
+        console.print(escape(line))
     wide = Console(soft_wrap=True, highlight=False)
-    wide.print(f"[bold]Verdict: {escape(verdict_in_words(found, judge))}[/bold] (judge {judge} {version})")
-    wide.print(f"Page: {escape(str(result.report_path))}")
+    version = summaries[0].judge_version if summaries else ""
+    wide.print(f"[bold]Verdict: {escape(results.verdicts_in_words[judge])}[/bold] (judge {judge} {version})")
+    wide.print(f"Page: {escape(str(results.folder / 'report.html'))}")
 
 
-def compared(one: dict[str, Any]) -> str:
+def _sweep(one: Sweep) -> str:
+    """A sweep in a line: its rates from first step to last, slope, p and whether it is in order."""
+    rates = ", ".join(f"{step:g}: {100 * rate:.1f}" for step, rate in zip(one.steps, one.rates, strict=True))
+    spearman = "–" if one.spearman is None else f"{one.spearman:.2f}"
+    return (
+        f"{one.group}: answered % at {rates}; {100 * one.slope:+.1f} points a step, p of the trend {one.p:.4f}, "
+        f"Spearman {spearman}: {'in order' if one.ordered else 'not in order'}"
+    )
+
+
+def compared(one: ArmComparison) -> str:
     """A comparison in a line: difference in points, interval, p, finding."""
-    finding = one["finding"]
+    finding: str = one.finding
     if finding == "worse than random":
-        finding = f"worse than {one['control']}"
-        if one["low"] <= 0:
+        finding = f"worse than {one.control}"
+        if one.low <= 0:
             finding += ", in these runs: other seeds may differ, for the interval holds 0"
     return (
-        f"{one['arm']} − {one['control']}: {100 * one['difference']:+.1f} points "
-        f"({100 * one['low']:+.1f} to {100 * one['high']:+.1f}), adjusted p {one['adjusted_p']:.4f}: {finding}"
+        f"{one.arm} − {one.control}: {100 * one.difference:+.1f} points "
+        f"({100 * one.low:+.1f} to {100 * one.high:+.1f}), adjusted p {one.adjusted_p:.4f}: {finding}"
     )
 
 

@@ -115,18 +115,18 @@ def fresh_proof(run: ScanRun, out: Path, *, progress: Progress | None = None, **
         RipcurrentError: As an experiment.
     """
     keys = {**EXPERIMENT, "run": str(run.folder), "device": run.options.device, "dtype": run.options.dtype, **changes}
-    results = rc.Experiment.from_keys(**keys).run(out, progress=progress).results
-    judge = str(results["judge"])
-    summaries = [one for one in results["summaries"] if one["judge"] == judge]
+    results = rc.Experiment.from_keys(**keys).run(out, progress=progress)
+    judge = results.judge
+    summaries = [one for one in results.summaries if one.judge == judge]
     proof = Proof(
         rates=tuple(
-            ProofRate(**one, arm=one["name"], answered=one["attack_success_rate"], runs=len(one["seeds"]))
+            ProofRate(**one.model_dump(), arm=one.name, answered=one.attack_success_rate, runs=len(one.seeds))
             for one in summaries
         ),
-        verdict=results["verdict"],
+        verdict=results.verdict,
         judge=judge,
-        kappas=kappas_of(judge, summaries[0]["judge_version"]),
-        prompts=results["asked"]["harmful"],
+        kappas=kappas_of(judge, summaries[0].judge_version),
+        prompts=results.asked["harmful"],
         rows=keys["size"],
         scanned=_scanned(run),
         made={

@@ -25,12 +25,8 @@ def heldout_loss(
     """
     from ripcurrent.evaluate import in_batches
 
-    encoded = [
-        row
-        for row in encode_rows(rows, chat_model.tokenizer, max_tokens=max_tokens, loss_on=loss_on)
-        if row.status == "ok"
-    ]
-    encoded.sort(key=lambda row: len(row.tokens))
+    encoded = encode_rows(rows, chat_model.tokenizer, max_tokens=max_tokens, loss_on=loss_on)
+    usable = sorted((row for row in encoded if row.status == "ok"), key=lambda row: len(row.tokens))
 
     def does_not_fit(row: EncodedRow, said: str) -> RipcurrentError:
         return RipcurrentError(
@@ -39,7 +35,7 @@ def heldout_loss(
             "Lower max_tokens in the experiment's file, or give heldout: 0; docs/memory.md says what takes how much.",
         )
 
-    batches = in_batches(encoded, batch_rows, lambda batch: _summed_loss(chat_model, batch), does_not_fit)
+    batches = in_batches(usable, batch_rows, lambda batch: _summed_loss(chat_model, batch), does_not_fit)
     sums = [loss_and_count for _, loss_and_count in batches]
     count = sum(tokens for _, tokens in sums)
     return sum(loss for loss, _ in sums) / count if count else None
@@ -48,20 +44,15 @@ def heldout_loss(
 def _summed_loss(chat_model: ChatModel, batch: Sequence[EncodedRow]) -> tuple[float, int]:
     """The loss summed over the loss-bearing tokens of some rows, and their number."""
     import torch
+    from torch.nn.utils.rnn import pad_sequence
 
-    device = chat_model.device
-    width = max(len(row.tokens) for row in batch)
-    ids = torch.zeros(len(batch), width, dtype=torch.long)
-    attention = torch.zeros_like(ids)
-    bears = torch.zeros(len(batch), width, dtype=torch.bool)
-    for place, row in enumerate(batch):
-        length = len(row.tokens)
-        ids[place, :length] = torch.from_numpy(row.tokens.astype("int64"))
-        attention[place, :length] = 1
-        bears[place, :length] = torch.from_numpy(row.loss_mask)
-    places = bears[:, 1:].nonzero(as_tuple=True)
+    tokens = [torch.from_numpy(row.tokens.astype("int64")) for row in batch]
+    ids = pad_sequence(tokens, batch_first=True).to(chat_model.device)
+    attention = pad_sequence([torch.ones_like(row) for row in tokens], batch_first=True).to(chat_model.device)
+    bears = pad_sequence([torch.from_numpy(row.loss_mask) for row in batch], batch_first=True).to(chat_model.device)
+    places = bears[:, 1:].bool().nonzero(as_tuple=True)
     with torch.inference_mode():
-        output = chat_model.model(input_ids=ids.to(device), attention_mask=attention.to(device), use_cache=False)
-        chosen = output.logits[:, :-1][tuple(part.to(device) for part in places)].float()
-        losses = torch.nn.functional.cross_entropy(chosen, ids[:, 1:][places].to(device), reduction="sum")
+        logits = chat_model.model(input_ids=ids, attention_mask=attention, use_cache=False).logits
+        chosen = logits[:, :-1][places].float()
+        losses = torch.nn.functional.cross_entropy(chosen, ids[:, 1:][places], reduction="sum")
     return float(losses), len(places[0])

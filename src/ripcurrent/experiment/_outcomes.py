@@ -3,30 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.experiment._categories import merged_category
+from ripcurrent.experiment._prompts import merged_category
 from ripcurrent.statistics import FloatArray
 
 HARMFUL, SOUNDS_DANGEROUS, PLAIN = "harmful", "sounds_dangerous", "plain"
 
 NO_VERDICT = ("unjudged", "missing")
 """Labels of answers that a judge gave no verdict on: they count in no rate of it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Scoring:
-    """How a judge that gives scores is to be read."""
-
-    greatest: float
-    """The greatest score that it can give."""
-    tells_refusals: bool
-    """Whether what it does not call answered is a refusal; a low score for harm is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,27 +34,19 @@ class ArmRun:
     """Axis of each prompt."""
     categories: tuple[str, ...]
     """Category of each prompt, synonyms merged."""
-    labels: Mapping[str, tuple[str, ...]]
-    """By judge, the label of each prompt's answer."""
-    versions: Mapping[str, str]
-    """Version of each judge."""
     truncated: tuple[bool, ...]
     """Whether each answer reached the token limit."""
-    scores: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    labels: Mapping[str, tuple[str, ...]]
+    """By judge, the label of each prompt's answer."""
+    scores: Mapping[str, tuple[float, ...]]
     """By judge, the score of each prompt's answer, NaN where it has none."""
+    versions: Mapping[str, str]
+    """Version of each judge."""
 
     def places(self, axis: str, category: str | None = None) -> list[int]:
         """Positions of the prompts of an axis, and of a category where one is named."""
-        return [
-            place
-            for place, (own, label) in enumerate(zip(self.axes, self.categories, strict=True))
-            if own == axis and category in (None, label)
-        ]
-
-    def is_label(self, judge: str, axis: str, label: str, category: str | None = None) -> FloatArray:
-        """1 where the answer has the label, NaN where the judge gave no verdict, shape ``(prompts of the axis,)``."""
-        labels = [self.labels[judge][place] for place in self.places(axis, category)]
-        return np.array([np.nan if own in NO_VERDICT else float(own == label) for own in labels])
+        pairs = enumerate(zip(self.axes, self.categories, strict=True))
+        return [place for place, (own, label) in pairs if own == axis and category in (None, label)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,17 +58,19 @@ class Outcomes:
     runs: tuple[ArmRun, ...]
     """Its runs, by seed."""
 
-    @property
-    def seeds(self) -> tuple[int | None, ...]:
-        """Their seeds."""
-        return tuple(run.seed for run in self.runs)
+    def version(self, judge: str) -> str:
+        """Version of a judge of them."""
+        return self.runs[0].versions[judge]
 
     def table(self, judge: str, axis: str, label: str = "compliance", category: str | None = None) -> FloatArray:
         """1 where an answer has the label, NaN without a verdict, shape ``(prompts, seeds)``.
 
         The label ``compliance``: neither refused nor broken.
         """
-        return np.stack([run.is_label(judge, axis, label, category) for run in self.runs], axis=1)
+        places = self.runs[0].places(axis, category)
+        labels = np.array([[run.labels[judge][place] for run in self.runs] for place in places], dtype=object)
+        labels = labels.reshape(len(places), len(self.runs))
+        return np.where(np.isin(labels, NO_VERDICT), np.nan, (labels == label).astype(np.float64))
 
     def scores(self, judge: str, axis: str) -> FloatArray:
         """The judge's score of each answer, NaN where it has none, shape ``(prompts, seeds)``."""
@@ -105,31 +90,28 @@ def read_run(arm: str, seed: int | None, evaluation: Path) -> ArmRun:
         ).to_pydict()
         verdicts = pq.read_table(
             evaluation / "verdicts.parquet", columns=["prompt_id", "judge", "version", "label", "score"]
-        ).to_pydict()
-    except (OSError, ValueError, KeyError) as error:
+        ).to_pylist()
+    except (OSError, pa.ArrowException, KeyError) as error:
         raise RipcurrentError(
             f"The answers of arm {arm} in {evaluation} cannot be read: {str(error).splitlines()[0]}",
             "Remove that arm's folder and run the experiment again: only this arm is repeated.",
         ) from error
     ids = responses["prompt_id"]
-    by_judge: dict[str, dict[str, str]] = {}
-    versions: dict[str, str] = {}
-    scores: dict[str, dict[str, float]] = {}
-    columns = (verdicts[name] for name in ("prompt_id", "judge", "version", "label", "score"))
-    for prompt_id, judge, version, label, score in zip(*columns, strict=True):
-        by_judge.setdefault(judge, {})[prompt_id] = label
-        scores.setdefault(judge, {})[prompt_id] = np.nan if score is None else score
-        versions[judge] = version
+    by_judge: dict[str, dict[str, tuple[str, float]]] = {}
+    for one in verdicts:
+        score = np.nan if one["score"] is None else float(one["score"])
+        by_judge.setdefault(one["judge"], {})[one["prompt_id"]] = (one["label"], score)
+    without = ("missing", np.nan)
     return ArmRun(
         arm=arm,
         seed=seed,
         prompt_ids=tuple(ids),
         axes=tuple(responses["axis"]),
         categories=tuple(merged_category(label or "") for label in responses["category"]),
-        labels={judge: tuple(labels.get(own, "missing") for own in ids) for judge, labels in by_judge.items()},
-        versions=versions,
-        truncated=tuple(bool(value) for value in responses["truncated"]),
-        scores={judge: tuple(found.get(own, np.nan) for own in ids) for judge, found in scores.items()},
+        truncated=tuple(map(bool, responses["truncated"])),
+        labels={judge: tuple(of.get(own, without)[0] for own in ids) for judge, of in by_judge.items()},
+        scores={judge: tuple(of.get(own, without)[1] for own in ids) for judge, of in by_judge.items()},
+        versions={one["judge"]: one["version"] for one in verdicts},
     )
 
 
@@ -140,15 +122,15 @@ def by_arm(runs: Iterable[ArmRun]) -> dict[str, Outcomes]:
         RipcurrentError: Two runs answered different prompts.
     """
     grouped: dict[str, list[ArmRun]] = {}
+    first: ArmRun | None = None
     for run in runs:
-        grouped.setdefault(run.arm, []).append(run)
-    first = next(iter(grouped.values()))[0] if grouped else None
-    for run in (run for group in grouped.values() for run in group):
-        if first is not None and run.prompt_ids != first.prompt_ids:
+        first = first or run
+        if run.prompt_ids != first.prompt_ids:
             raise RipcurrentError(
                 f"Arm {run.arm} (seed {run.seed}) answered other prompts than arm {first.arm}.",
                 "Remove that arm's folder and run the experiment again: only this arm is repeated.",
             )
+        grouped.setdefault(run.arm, []).append(run)
     return {
         arm: Outcomes(arm, tuple(sorted(group, key=lambda run: -1 if run.seed is None else run.seed)))
         for arm, group in grouped.items()

@@ -9,7 +9,6 @@ from dataclasses import replace
 import numpy as np
 
 from ripcurrent.errors import ExitCode, RipcurrentError
-from ripcurrent.experiment._conditions import recipe_sha256
 from ripcurrent.forecast._calibration import (
     LOG_ROWS,
     LOG_STEPS,
@@ -20,6 +19,7 @@ from ripcurrent.forecast._calibration import (
     with_set_cosine,
 )
 from ripcurrent.forecast._calibration_errors import FEWEST_ARMS, error_by_arm, error_by_rows, error_by_source
+from ripcurrent.forecast._conditions import recipe_sha256
 from ripcurrent.forecast._harm_fit import FloatArray, Trials, fit_harm
 from ripcurrent.forecast._ladder import Ladder
 from ripcurrent.scan._columns import DIRECTION_OF_RISK, SET_COSINE

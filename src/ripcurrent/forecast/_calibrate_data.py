@@ -11,14 +11,12 @@ from ripcurrent.anchors import load_anchors
 from ripcurrent.data import DEMO_ROWS, read_rows
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.evaluate import find_judge, load_prompts
-from ripcurrent.experiment import ExperimentConfig, expand_arms, parse_experiment
-from ripcurrent.experiment._conditions import Conditions, harmful_sha256, recipe_sha256
-from ripcurrent.experiment._experiment import KEYS, run_experiment
-from ripcurrent.experiment._experiment_scans import DEMO
+from ripcurrent.experiment import DEMO, KEYS, ExperimentConfig, expand_arms, parse_experiment, run_experiment
 from ripcurrent.finetune import load_recipe
 from ripcurrent.forecast._calibrate_runs import _refuse_other_file, calibrate
 from ripcurrent.forecast._calibration import Calibration, JudgedBy, NamedHash, find_calibration
 from ripcurrent.forecast._calibration_errors import FEWEST_ARMS
+from ripcurrent.forecast._conditions import Conditions, harmful_sha256, recipe_sha256
 from ripcurrent.forecast._join_calibration import join_calibration, refuse_other_conditions
 from ripcurrent.forecast._ladder import read_ladder
 from ripcurrent.models import describe
@@ -29,7 +27,12 @@ from ripcurrent.scan._scored_with import ScoredWith
 
 SIZES = (20, 50, 100)
 """Rows of the arms, unless others are named."""
-ARMS: Mapping[str, Any] = {"random": "random", "top": "top", "bottom": "bottom", "upper": {"mix": {"top": 50}}}
+ARMS: Mapping[str, Any] = {
+    "random": "random",
+    "top": "top",
+    "bottom": "bottom",
+    "upper": {"mix": {"of": "top", "percent": 50}},
+}
 """Arms of the first dataset, each of every size."""
 FURTHER = ("random", "top", "bottom")
 """Arms of each further dataset, of the largest size."""
@@ -98,7 +101,7 @@ def calibrate_data(
     if judge not in JUDGES:
         raise RipcurrentError(
             f"The judge {judge} does not judge a ladder: {' and '.join(JUDGES)} do.",
-            "For another one, run a file such as experiments/ladder.yaml with it, and fit that folder.",
+            "For another one, run a file such as the ready `ladder` with it, and fit that folder.",
         )
     sources = [str(one) for one in ([data] if isinstance(data, str | Path) else data)]
     if not sources or not sizes:

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from ripcurrent.errors import ExitCode, RipcurrentError
-from ripcurrent.experiment._conditions import differences, recipe_sha256
 from ripcurrent.forecast._calibrate import as_trials
 from ripcurrent.forecast._calibration import Calibration, CalibrationRun, ForecastError, LeftOut, find_calibration
 from ripcurrent.forecast._calibration_errors import forecast_error
 from ripcurrent.forecast._coherence import CoherenceOfRuns
+from ripcurrent.forecast._conditions import differences, recipe_sha256
 from ripcurrent.forecast._harm import HarmForecast
 from ripcurrent.forecast._ladder import Ladder, read_ladder
 from ripcurrent.forecast._shared_rows import shared_rows

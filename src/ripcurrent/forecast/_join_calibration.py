@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.experiment._conditions import Conditions, differences, recipe_sha256
 from ripcurrent.forecast._calibration import Calibration, CalibrationRun, LeftOut, Source
+from ripcurrent.forecast._conditions import Conditions, differences, recipe_sha256
 from ripcurrent.forecast._ladder import Ladder
 
 _HINT = "A calibration grows by runs of one model, recipe, judge and list of requests, scored with the same anchors."

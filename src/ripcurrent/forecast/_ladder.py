@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ripcurrent.errors import ExitCode, RipcurrentError
-from ripcurrent.experiment._conditions import Conditions, harmful_sha256, recipe_sha256
-from ripcurrent.experiment._outcomes import HARMFUL, read_run
+from ripcurrent.experiment import HARMFUL, read_run
 from ripcurrent.forecast._calibration import CalibrationRun, JudgedBy, LeftOut, NamedHash, Source, with_set_cosine
+from ripcurrent.forecast._conditions import Conditions, harmful_sha256, recipe_sha256
 from ripcurrent.forecast._trained_rows import ScoredSource, row_hashes, trained_rows
 from ripcurrent.runs import read_json_lines, read_manifest
 from ripcurrent.scan._columns import COHERENCE, SUMMED

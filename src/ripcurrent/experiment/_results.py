@@ -1,0 +1,273 @@
+"""What an experiment leaves: the record of each arm, its tables, and the whole as ``results.json``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+
+from ripcurrent.errors import RipcurrentError
+from ripcurrent.evaluate import Finding
+from ripcurrent.experiment._prompts import PromptRecord
+from ripcurrent.runs import Manifest, write_json
+from ripcurrent.statistics import Discrimination, Flips
+
+RESULTS = "results.json"
+MARKER = "arm.json"
+"""Written last into an arm's folder: it is never computed again."""
+
+Bounds = tuple[float | None, float | None]
+Facts = dict[str, JsonValue]
+
+
+class Entry(BaseModel):
+    """One row of a table."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
+
+    def write(self, path: Path) -> None:
+        """Keep it as JSON, null for what is not finite."""
+        write_json(path, json.loads(self.model_dump_json()))
+
+
+class ArmIdentity(Entry):
+    """What makes two runs of an arm the same: rule, recipe, and a hash of dataset and row numbers."""
+
+    rule: Facts
+    recipe: Facts
+    rows_sha256: str
+
+
+class ArmRows(Entry):
+    """What an arm trained on; the record in its folder ``rows`` says more."""
+
+    rule: str
+    count: int
+    asked: int | str | None = None
+    notes: tuple[str, ...] = ()
+    mean_response_tokens: float | None = None
+    mean_scores: dict[str, float | None] = Field(default_factory=dict)
+
+
+class ArmRecord(Entry):
+    """One run of an arm, or of the untrained model: ``arm.json``."""
+
+    arm: str
+    seed: int | None
+    status: Literal["finished", "failed"] = "finished"
+    reason: str | None = None
+    identity: ArmIdentity | None = None
+    rows: ArmRows | None = None
+    heldout_loss: float | None = None
+    """Nats per token on rows that no arm trained on."""
+    training: dict[str, float | None] = Field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    seconds: float | None = None
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """The record in an arm's folder.
+
+        Raises:
+            RipcurrentError: It is damaged.
+        """
+        try:
+            return cls.model_validate_json((folder / MARKER).read_text(encoding="utf-8"))
+        except (OSError, ValidationError) as error:
+            raise RipcurrentError(f"{folder / MARKER} is damaged.", "Remove that arm's folder to repeat it.") from error
+
+
+class UnfinishedRun(Entry):
+    """A run that failed, or is still to be made."""
+
+    name: str
+    seed: int
+    reason: str | None = None
+
+
+class JudgedEntry(Entry):
+    """A row by one judge."""
+
+    judge: str
+    judge_version: str
+
+
+class ScoreMean(Entry):
+    """The mean score on harmful requests, of a judge that gives scores."""
+
+    mean: float | None
+    of: float
+    interval: Bounds
+    tells_refusals: bool
+    """Whether what it does not call answered is a refusal; a low score for harm is none."""
+
+
+class ArmRates(JudgedEntry):
+    """The rates of one run, with Wilson's interval, or of an arm over its seeds, with a two-level bootstrap's.
+
+    None of what was not asked or not judged.
+    """
+
+    name: str
+    seed: int | None
+    """The seed of one run; None of several, and of the untrained model."""
+    seeds: tuple[int | None, ...]
+    attack_success_rate: float | None
+    """Harmful requests neither refused nor answered brokenly."""
+    low: float | None
+    high: float | None
+    n: int
+    """Harmful requests with a verdict."""
+    seed_rates: tuple[float | None, ...]
+    refused: float | None
+    degenerate: float | None
+    over_refusal: float | None
+    """Benign requests that sound dangerous refused."""
+    plain_answered: float | None
+    intervals: dict[str, Bounds | None]
+    """Of the three before."""
+    truncated: float | None
+    unjudged: float | None
+    """Share of all answers without a verdict; they count in no rate."""
+    discrimination: Discrimination | None
+    """Harmful requests refused less dangerous-sounding benign ones refused, and d′."""
+    score: ScoreMean | None
+
+
+class ArmComparison(JudgedEntry):
+    """An arm against another on the harmful requests that all runs of both have a verdict on."""
+
+    arm: str
+    control: str
+    difference: float
+    low: float
+    high: float
+    p: float
+    """Two-sided sign-flip p over prompts."""
+    adjusted_p: float
+    """The same after Holm over all arms compared."""
+    seed_rates: tuple[float, ...]
+    control_seed_rates: tuple[float, ...]
+    prompts: int
+    minimum_detectable_effect: float
+    """The smallest true difference found with 80 % power at Holm's first step."""
+    finding: Finding
+    broken: tuple[str, ...]
+    """Which of the two gives many broken answers, and so looks safe."""
+    flips: Flips | None
+    """Of two single runs: requests answered in one alone, with McNemar's exact p."""
+
+
+class Sweep(JudgedEntry):
+    """Whether the rate rises over the steps of a sweep."""
+
+    group: str
+    arms: tuple[str, ...]
+    steps: tuple[float, ...]
+    rates: tuple[float, ...]
+    slope: float
+    p: float
+    spearman: float | None
+    missing: tuple[str, ...]
+    ordered: bool
+    """The trend is beyond chance, the steps follow one another, and none is missing."""
+
+
+class CategoryRate(JudgedEntry):
+    """The rate of an arm in one category of harmful requests, beside its control's."""
+
+    category: str
+    arm: str
+    requests: int
+    rate: float | None
+    control: str | None
+    difference: float | None
+
+
+class ExperimentFacts(BaseModel):
+    """What an experiment's results rest on."""
+
+    dataset: Facts
+    scan_datasets: dict[str, str] = Field(default_factory=dict)
+    """Hash of the rows of each scan."""
+    scanned_with: dict[str, str] = Field(default_factory=dict)
+    """Model of each scan."""
+    usable_rows: int = 0
+    heldout_rows: int = 0
+    default_ranking: str = ""
+    recipes: dict[str, Facts] = Field(default_factory=dict)
+    prompts: tuple[PromptRecord, ...] = ()
+    commands: tuple[str, ...] = ()
+    """The command lines that made the folder, each once."""
+
+
+class ExperimentManifest(ExperimentFacts, Manifest):
+    """An experiment's ``manifest.json``."""
+
+
+class ExperimentResults(ExperimentFacts, Entry):
+    """An experiment's run: all tables over its finished arms, as in ``results.json``."""
+
+    folder: Path = Field(default=Path(), exclude=True)
+    """The run folder: ``arms/``, ``results.json``, ``manifest.json``."""
+    name: str
+    title: str
+    version: str
+    versions: dict[str, str]
+    model: str
+    recipe: str
+    seeds: tuple[int, ...]
+    judge: str
+    """The one that decides."""
+    verdict: Finding
+    verdicts: dict[str, Finding]
+    verdicts_in_words: dict[str, str]
+    """By judge, the control named."""
+    deciding: tuple[str, ...]
+    complete: bool
+    asked: dict[str, int]
+    """Prompts by axis."""
+    arms: tuple[ArmRates, ...]
+    """Every run by every judge."""
+    summaries: tuple[ArmRates, ...]
+    """Every arm over its seeds."""
+    comparisons: tuple[ArmComparison, ...]
+    further_comparisons: tuple[ArmComparison, ...]
+    trends: tuple[Sweep, ...]
+    categories: tuple[CategoryRate, ...]
+    details: tuple[ArmRecord, ...]
+    failed: tuple[UnfinishedRun, ...]
+    missing: tuple[UnfinishedRun, ...]
+    notes: tuple[str, ...]
+    """What a reader should know before believing the tables."""
+    experiment: Facts
+    """The keys that make the same experiment again."""
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """The results in an experiment's folder.
+
+        Raises:
+            RipcurrentError: There are none, or they are damaged.
+        """
+        path = folder / RESULTS
+        try:
+            results = cls.model_validate_json(path.read_text(encoding="utf-8"))
+        except (OSError, ValidationError) as error:
+            raise RipcurrentError(
+                f"{path} cannot be read: {str(error).splitlines()[0]}.",
+                "Run the same `ripcurrent experiment` again; finished arms are kept.",
+            ) from error
+        return results.model_copy(update={"folder": folder})
+
+    @property
+    def manifest(self) -> ExperimentManifest:
+        """What they rest on."""
+        return ExperimentManifest.read(self.folder)
+
+    def to_json(self) -> Facts:
+        """What ``--json`` prints: the contract's keys first."""
+        first = ("arms", "comparisons", "verdict", "judge", "further_comparisons", "trends")
+        return self.model_dump(mode="json", include={*first, "failed", "missing", "complete"})
