@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ripcurrent.data import read_rows
     from ripcurrent.errors import RipcurrentError
     from ripcurrent.evaluate import EvaluationRun, evaluate
-    from ripcurrent.experiment._experiment import Experiment
+    from ripcurrent.experiment import Experiment
     from ripcurrent.finetune import FinetuneRun, finetune
     from ripcurrent.forecast._calibrate_data import calibrate_data
     from ripcurrent.models import load_model
@@ -46,7 +46,7 @@ __all__ = [
 
 _HOMES = {
     "EvaluationRun": "ripcurrent.evaluate",
-    "Experiment": "ripcurrent.experiment._experiment",
+    "Experiment": "ripcurrent.experiment",
     "FinetuneRun": "ripcurrent.finetune",
     "RipcurrentError": "ripcurrent.errors",
     "ScanOptions": "ripcurrent.scan",

@@ -12,11 +12,19 @@ import pytest
 from ripcurrent.cli._experiment import compared
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.evaluate import compare_arms
-from ripcurrent.experiment import ArmRun, ExperimentResults, expand_arms, parse_experiment
+from ripcurrent.experiment import (
+    ArmRecord,
+    ArmRows,
+    ArmRun,
+    ExperimentManifest,
+    ExperimentResults,
+    collect_results,
+    expand_arms,
+    parse_experiment,
+    read_run,
+)
 from ripcurrent.experiment import _tables as tables
-from ripcurrent.experiment._collect import collect_results
-from ripcurrent.experiment._outcomes import Outcomes, by_arm, read_run
-from ripcurrent.experiment._results import ArmRecord, ArmRows, ExperimentManifest
+from ripcurrent.experiment._outcomes import Outcomes, by_arm
 from tests.experiment.answers import chance, write_evaluation
 
 FACTS = ExperimentManifest(version="1", command="experiment", dataset={"path": "rows.jsonl"})

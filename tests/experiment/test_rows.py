@@ -3,50 +3,50 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.experiment import MAIN, expand_arms, parse_experiment
-from ripcurrent.experiment._rows import ScanTable, choose_rows
+from ripcurrent.experiment._rows import choose_rows, held_out_rows, usable_rows, without_rows
+from ripcurrent.scan import ScanRun
+from tests.select.fabricate import fabricate
 
 ROWS = 60
 
 
-def table() -> pa.Table:
-    """Sixty rows: two unusable, every third a list, scores and lengths unrelated."""
+@cache
+def scan(rows: int = ROWS, longer: int = 0) -> ScanRun:
+    """Rows of which two are unusable and every third is a list; scores and lengths are unrelated."""
     random = np.random.default_rng(3)
-    number = np.arange(ROWS)
+    number = np.arange(rows)
     columns: dict[str, Any] = {
-        "row": number,
-        "id": [f"r{n}" for n in number],
         "status": ["too_long" if n in (5, 17) else "ok" for n in number],
-        "response_tokens": random.permutation(ROWS) + 5,
-        "gradient_bidirectional": random.permutation(ROWS) / ROWS,
-        "gradient_safe": random.permutation(ROWS) / ROWS,
+        "response_tokens": random.permutation(rows) + 5 + longer,
+        "gradient_bidirectional": random.permutation(rows) / rows,
         **{f"is_{name}": number % 3 == 0 for name in ("list", "bullet", "numbered", "maths", "code", "short")},
-        "has_refusal": number < 0,
+        **{name: number < 0 for name in ("has_refusal", "opens_numbered")},
     }
-    risk = {"gradient_bidirectional": "higher", "gradient_safe": "lower", "response_tokens": "none"}
-    said = json.dumps({"default_ranking": "gradient_bidirectional", "direction_of_risk": risk})
-    return pa.table(columns).replace_schema_metadata({"ripcurrent": said})
+    return fabricate(Path(mkdtemp()), rows, unscored=0, columns={k: list(v) for k, v in columns.items()})
 
 
 def chosen(rule: Any, seed: int = 0, **others: Any) -> list[int]:
     """Row numbers of an arm by a rule, in ascending order."""
     keys = {"name": "x", "data": "d", "size": 12, "control": None, "arms": {"arm": rule, **others}}
     arms = {arm.name: arm for arm in expand_arms(parse_experiment(keys, where="x"))}
-    found = choose_rows(arms["arm"], seed, {MAIN: ScanTable(Path(), table(), "d")}, arms)
+    found = choose_rows(arms["arm"], seed, {MAIN: scan()}, arms)
     assert found.name == "arm"
     return sorted(found.indices)
 
 
 def usable() -> list[dict[str, Any]]:
-    return [row for row in table().to_pylist() if row["status"] == "ok"]
+    columns = ["row", "status", "response_tokens", "gradient_bidirectional", "is_list"]
+    return [row for row in scan().take(range(ROWS), columns).to_pylist() if row["status"] == "ok"]
 
 
 def test_a_share_is_the_share_asked_for_and_nested() -> None:
@@ -91,24 +91,19 @@ def test_seeds_draw_again() -> None:
 def test_an_arm_without_rows_is_named() -> None:
     with pytest.raises(RipcurrentError, match="Arm arm: Column 'loss' is not in these scores"):
         chosen({"select": "top", "by": "loss"})
-    with pytest.raises(RipcurrentError, match="Arm arm: Column 'response_tokens' ranks no risk"):
+    with pytest.raises(RipcurrentError, match="Arm arm: Column 'response_tokens' does not rank risk"):
         chosen({"select": "top", "by": "response_tokens"})
 
 
 def test_held_out_rows_are_in_no_arm() -> None:
-    scan = ScanTable(Path(), table(), "d")
-    held = scan.held_out(20)
+    held = held_out_rows(scan(), 20)
     assert len(set(held)) == 20
-    assert scan.without(held).usable == 38
+    view = without_rows(scan(), held)
+    assert len(usable_rows(view)) == 38
+    assert not {*held} & {*usable_rows(view).tolist()}
+    assert len(usable_rows(scan())) == 58
     with pytest.raises(RipcurrentError, match="cannot be held out"):
-        scan.held_out(40)
-
-
-def of_another_dataset() -> pa.Table:
-    """Thirty rows that are all much longer than those of the main table."""
-    other = table().slice(0, 30)
-    lengths = pa.array([1000 + 10 * n for n in range(30)])
-    return other.set_column(other.column_names.index("response_tokens"), "response_tokens", lengths)
+        held_out_rows(scan(), 40)
 
 
 def test_what_is_made_from_an_arm_of_another_scan_is_made_of_that_scans_rows() -> None:
@@ -122,12 +117,9 @@ def test_what_is_made_from_an_arm_of_another_scan_is_made_of_that_scans_rows() -
     scans = {"second": {"data": "e"}}
     keys = {"name": "x", "data": "d", "size": 6, "control": None, "arms": arms, "scans": scans}
     found = {arm.name: arm for arm in expand_arms(parse_experiment(keys, where="x"))}
-    tables = {
-        MAIN: ScanTable(Path(), table(), "d"),
-        "second": ScanTable(Path(), of_another_dataset(), "e"),
-    }
-    lengths = {row["row"]: row["response_tokens"] for row in of_another_dataset().to_pylist()}
-    ok = {row["row"] for row in of_another_dataset().to_pylist() if row["status"] == "ok"}
+    other = scan(30, longer=1000)
+    tables = {MAIN: scan(), "second": other}
+    lengths, ok = other.floats("response_tokens"), {*usable_rows(other).tolist()}
     top = choose_rows(found["top"], 0, tables, found)
     same = choose_rows(found["same"], 0, tables, found)
     assert not set(same.indices) & set(top.indices)

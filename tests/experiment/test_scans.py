@@ -33,7 +33,8 @@ def test_a_scan_to_be_made_beside_a_finished_one_reads_its_rows() -> None:
     info = DatasetInfo(
         path="/d/rows.jsonl", name="rows", sha256="d", format="alpaca", mapping=mapping, container="jsonl", rows=9
     )
-    main: Any = SimpleNamespace(manifest=SimpleNamespace(dataset=info, options=ScanOptions(limit=50)))
+    run = SimpleNamespace(manifest=SimpleNamespace(dataset=info), options=ScanOptions(limit=50))
+    main: Any = SimpleNamespace(run=run)
     data, options = _to_scan(config, ScanSource(options={"anchors": "mine"}), main)
     assert (data, options.format, options.mapping, options.limit) == ("/d/rows.jsonl", "alpaca", mapping, 50)
     assert options.anchors == "mine"

@@ -6,10 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ripcurrent.experiment import BASE, expand_arms, parse_experiment
-from ripcurrent.experiment._collect import collect_results
-from ripcurrent.experiment._prompts import PromptRecord
-from ripcurrent.experiment._results import ExperimentManifest
+from ripcurrent.experiment import (
+    BASE,
+    ExperimentManifest,
+    PromptRecord,
+    collect_results,
+    expand_arms,
+    parse_experiment,
+)
 from tests.experiment.answers import chance, write_evaluation
 
 SHARES = {BASE: 0.05, "random": 0.4, "top": 0.75, "bottom": 0.1, "length": 0.42, "<i>odd</i>": 0.4}

@@ -47,14 +47,12 @@ def test_says_what_the_results_say(folder, page, open_page):
     assert opened.page.locator("[data-verdict]").text_content() == "Worse than random"
     assert opened.page.locator("h1").text_content() == "paper <script>alert(1)</script>"
     names = opened.page.locator(".arms tbody th .strong").all_text_contents()
-    assert names == ["base", "random", "top", "bottom", "length", *(f"bins-{n}" for n in range(1, 6))]
+    assert names == ["base", "random", "top", "bottom", "length", *(f"bins-{n}" for n in (0, 25, 50, 75, 100))]
     top = opened.page.locator(".arms tbody tr", has=opened.page.locator(".strong", has_text=re.compile("^top$")))
     summary = next(one for one in results["summaries"] if one["name"] == "top" and one["judge"] == "prefix")
     text = top.text_content()
     assert f"{100 * summary['attack_success_rate']:.1f}" in text
     assert f"{100 * summary['low']:.1f}–{100 * summary['high']:.1f}" in text
-    assert "66.5" in text, "the paper's figure stands beside ours"
-    assert "another model" in opened.page.locator("#arms .sub").text_content()
     compared = opened.page.locator("#comparisons tbody tr").first.text_content()
     assert "worse than random" in compared
     assert opened.page.locator("#categories thead th").all_text_contents() == ["arm", "deception", "violence"]

@@ -2,32 +2,44 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
-from ripcurrent.experiment._arms import BASE, MAIN, Arm, expand_arms
-from ripcurrent.experiment._config import ArmRule, ExperimentConfig, PromptSource
-from ripcurrent.experiment._prompts import gather_prompts
-from ripcurrent.experiment._read import load_experiment, parse_experiment, read_experiment_file, ready_experiments
-from ripcurrent.experiment._results import ArmComparison, ArmRates, ArmRecord, ExperimentResults, Sweep
+from ripcurrent.lazy import lazily
 
 if TYPE_CHECKING:
+    from ripcurrent.experiment._arms import BASE, MAIN, Arm, expand_arms
+    from ripcurrent.experiment._collect import collect_results
+    from ripcurrent.experiment._config import ArmRule, ExperimentConfig, PromptSource
     from ripcurrent.experiment._experiment import KEYS, Experiment, run_experiment
     from ripcurrent.experiment._heldout import heldout_loss
     from ripcurrent.experiment._outcomes import HARMFUL, ArmRun, read_run
+    from ripcurrent.experiment._prompts import PromptRecord, gather_prompts
+    from ripcurrent.experiment._read import load_experiment, parse_experiment, read_experiment_file, ready_experiments
+    from ripcurrent.experiment._results import (
+        ArmComparison,
+        ArmRates,
+        ArmRecord,
+        ArmRows,
+        ExperimentManifest,
+        ExperimentResults,
+        Sweep,
+    )
     from ripcurrent.experiment._scans import DEMO
 
-_LATER = {
-    "DEMO": "_scans",
-    "HARMFUL": "_outcomes",
-    "KEYS": "_experiment",
-    "ArmRun": "_outcomes",
-    "Experiment": "_experiment",
-    "heldout_loss": "_heldout",
-    "read_run": "_outcomes",
-    "run_experiment": "_experiment",
+_HOMES = {
+    "_arms": ("BASE", "MAIN", "Arm", "expand_arms"),
+    "_collect": ("collect_results",),
+    "_config": ("ArmRule", "ExperimentConfig", "PromptSource"),
+    "_experiment": ("KEYS", "Experiment", "run_experiment"),
+    "_heldout": ("heldout_loss",),
+    "_outcomes": ("HARMFUL", "ArmRun", "read_run"),
+    "_prompts": ("PromptRecord", "gather_prompts"),
+    "_read": ("load_experiment", "parse_experiment", "read_experiment_file", "ready_experiments"),
+    "_results": (
+        *("ArmComparison", "ArmRates", "ArmRecord", "ArmRows", "ExperimentManifest", "ExperimentResults", "Sweep"),
+    ),
+    "_scans": ("DEMO",),
 }
-"""Names whose modules are loaded when they are first used."""
 
 __all__ = [
     "BASE",
@@ -39,13 +51,17 @@ __all__ = [
     "ArmComparison",
     "ArmRates",
     "ArmRecord",
+    "ArmRows",
     "ArmRule",
     "ArmRun",
     "Experiment",
     "ExperimentConfig",
+    "ExperimentManifest",
     "ExperimentResults",
+    "PromptRecord",
     "PromptSource",
     "Sweep",
+    "collect_results",
     "expand_arms",
     "gather_prompts",
     "heldout_loss",
@@ -59,8 +75,4 @@ __all__ = [
 
 # hidden from type checkers, which would otherwise let every misspelt name pass
 if not TYPE_CHECKING:
-
-    def __getattr__(name: str) -> object:
-        if name not in _LATER:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        return getattr(import_module(f"{__name__}.{_LATER[name]}"), name)
+    __getattr__ = lazily(__name__, _HOMES)

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, field_validator, model_validator
 
 from ripcurrent.data import LossOn
+from ripcurrent.select import number_of_rows
 
 Selecting = Literal["top", "bottom", "union", "random", "all"]
 Format = Literal["list", "bullet", "numbered", "maths", "code"]
@@ -19,23 +20,10 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 """What arms and scans may be called: the name becomes a folder's."""
 
 
-def rows_of(size: int | str, usable: int) -> int:
-    """A size as a number of rows.
-
-    Raises:
-        ValueError: Neither a number from 1 up nor a share above 0 and up to 100 %.
-    """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(%?)", str(size).strip())
-    if found and not isinstance(size, bool | float):
-        if found[2] and 0 < float(found[1]) <= 100:
-            return max(1, round(usable * float(found[1]) / 100))
-        if not found[2] and "." not in found[1] and int(found[1]) >= 1:
-            return int(found[1])
-    raise ValueError(f"{size!r} is no number of rows: give 1 or more, or a share such as '20%'")
-
-
 def _size(value: Any) -> Any:
-    rows_of(value, 100)
+    if isinstance(value, bool | float):
+        raise ValueError(f"{value!r} is not a number of rows: give 1 or more, or a share such as '20%'")  # noqa: TRY004
+    number_of_rows(value, 100)
     return value
 
 

@@ -3,78 +3,57 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
-from functools import cached_property
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from ripcurrent.data import Row
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.experiment._arms import Arm
-from ripcurrent.experiment._config import ArmRule, Mix, rows_of
+from ripcurrent.experiment._config import ArmRule, Mix
+from ripcurrent.scan import RowNumbers, ScanRun
 from ripcurrent.select import (
     Kind,
     Selection,
     bottom,
-    draw_format,
-    draw_random,
+    generator,
     match_format,
     match_length,
-    read_cosines,
+    number_of_rows,
+    of_format,
+    random,
     top,
-    union_per_anchor,
+    union,
 )
-from ripcurrent.select._draw import generator
-from ripcurrent.select._table import ScoredRows
-
-HELD_OUT = "held_out"
-"""Status of rows that no arm may train on."""
 
 
-@dataclass(frozen=True)
-class ScanTable:
-    """The scores of one scan, as arms choose from them."""
+def usable_rows(run: ScanRun) -> RowNumbers:
+    """Numbers of the rows that an arm may train on."""
+    return np.flatnonzero(run.scored)
 
-    folder: Path
-    """Run folder of the scan."""
-    table: pa.Table
-    """Its scores; rows that are held out have the status ``held_out``."""
-    dataset_sha256: str
-    """Hash of the rows that were scanned."""
 
-    @cached_property
-    def scored(self) -> ScoredRows:
-        """The same as arrays in row order."""
-        return ScoredRows(self.table)
+def without_rows(run: ScanRun, rows: Collection[int]) -> ScanRun:
+    """The same scan with these rows marked as unusable, so that no rule chooses them."""
+    usable = run.scored.copy()
+    usable[list(rows)] = False
+    view = ScanRun(run.folder, run.manifest)
+    # in place of the cached property
+    vars(view)["scored"] = usable
+    return view
 
-    @property
-    def usable(self) -> int:
-        """Rows that an arm may train on."""
-        return int(self.scored.ok.sum())
 
-    def without(self, rows: Collection[int]) -> ScanTable:
-        """These rows marked as held out, so that no rule chooses them."""
-        marked = pc.is_in(self.table["row"], pa.array(sorted(rows), self.table["row"].type))
-        place = self.table.column_names.index("status")
-        status = pc.if_else(marked, HELD_OUT, self.table["status"])
-        return replace(self, table=self.table.set_column(place, "status", status))
+def held_out_rows(run: ScanRun, count: int) -> tuple[int, ...]:
+    """``count`` usable rows at random, the same ones whatever the experiment.
 
-    def held_out(self, count: int) -> tuple[int, ...]:
-        """``count`` usable rows at random, the same ones whatever the experiment.
-
-        Raises:
-            RipcurrentError: That would take more than half of the usable rows.
-        """
-        if count * 2 > self.usable:
-            raise RipcurrentError(
-                f"Of {self.usable} usable rows, {count} cannot be held out.", "Give heldout: 0, or a smaller number."
-            )
-        drawn = generator(0, "held out").permutation(self.scored.rows[self.scored.ok])[:count]
-        return tuple(sorted(drawn.tolist()))
+    Raises:
+        RipcurrentError: That would take more than half of the usable rows.
+    """
+    usable = usable_rows(run)
+    if count * 2 > len(usable):
+        raise RipcurrentError(
+            f"Of {len(usable)} usable rows, {count} cannot be held out.", "Give heldout: 0, or a smaller number."
+        )
+    return tuple(sorted(generator(0, "held out").permutation(usable)[:count].tolist()))
 
 
 def content_of(row: Row) -> tuple[tuple[str, str], ...]:
@@ -82,73 +61,68 @@ def content_of(row: Row) -> tuple[tuple[str, str], ...]:
     return tuple((message.role, message.content) for message in row.messages) or (("", row.text or ""),)
 
 
-def choose_rows(arm: Arm, seed: int, scans: Mapping[str, ScanTable], arms: Mapping[str, Arm]) -> Selection:
+def choose_rows(arm: Arm, seed: int, scans: Mapping[str, ScanRun], arms: Mapping[str, Arm]) -> Selection:
     """The rows that an arm trains on with a seed; its selection has the arm's name.
 
     Args:
         arm: The arm, not one of ``file``.
         seed: Decides what is drawn.
-        scans: Scores by name of the scan.
+        scans: The scans by name.
         arms: All arms by name, for those that are matched to another.
 
     Raises:
         RipcurrentError: No row follows the rule, or a column that cannot rank; the arm is named.
     """
-    scan = scans[arm.scan]
+    run = scans[arm.scan]
     try:
         if arm.of is None:
-            chosen = _chosen(arm.rule, rows_of(arm.size or 1, scan.usable), scan, seed)
+            chosen = _chosen(arm.rule, number_of_rows(arm.size or 1, len(usable_rows(run))), run, seed)
         else:
-            other = choose_rows(arms[arm.of], seed, scans, arms)
             match = match_length if arm.rule.length_matched is not None else match_format
-            chosen = match(scan.table, other, seed)
+            chosen = match(run, choose_rows(arms[arm.of], seed, scans, arms), seed)
     except RipcurrentError as error:
         raise RipcurrentError(f"Arm {arm.name}: {error.message}", error.hint, code=error.code) from error
     return replace(chosen, name=arm.name, control_of=arm.of, seed=seed)
 
 
-def _chosen(rule: ArmRule, k: int, scan: ScanTable, seed: int) -> Selection:
-    table = scan.table
-    if rule.all_but is not None:
-        inner = rule.all_but
-        left_out = _chosen(inner, rows_of(inner.size or 1, scan.usable), scan, seed)
-        return _all_but(scan, left_out, f"all usable rows but these: {left_out.rule}")
-    if rule.all_but_random is not None:
-        drawn = draw_random(table, rows_of(rule.all_but_random, scan.usable), seed)
-        return _all_but(scan, drawn, f"all usable rows but {len(drawn.indices)} at random, seed {seed}")
+def _chosen(rule: ArmRule, k: int, run: ScanRun, seed: int) -> Selection:
+    usable = usable_rows(run)
+    if rule.all_but is not None or rule.all_but_random is not None:
+        size = rule.all_but.size if rule.all_but is not None else rule.all_but_random
+        inner = rule.all_but or ArmRule(select="random")
+        left_out = _chosen(inner, number_of_rows(size or 1, len(usable)), run, seed)
+        rows = np.setdiff1d(usable, left_out.indices)
+        if not len(rows):
+            raise RipcurrentError("no usable row is left.", "Leave fewer out.")
+        return _selection("all-but", f"all usable rows but these: {left_out.rule}", rows)
     if rule.draw is not None:
-        return draw_format(table, rule.draw, k, seed)
+        return of_format(run, rule.draw, k, seed)
     if rule.mix is not None:
-        return _mix(scan, rule.mix, rule.by, k, seed)
+        return _mix(run, rule.mix, rule.by, k, seed)
     if rule.select == "all":
-        rows = scan.scored.rows[scan.scored.ok]
-        return _selection("all", f"all {len(rows)} usable rows", rows)
+        return _selection("all", f"all {len(usable)} usable rows", usable)
     if rule.select == "random":
-        return draw_random(table, k, seed)
+        return random(run, k, seed)
     if rule.select == "union":
-        return _union(scan, k)
-    return (top if rule.select == "top" else bottom)(table, k, rule.by)
+        return _union(run, k)
+    return (top if rule.select == "top" else bottom)(run, k, rule.by)
 
 
-def _selection(kind: Kind, rule: str, rows: npt.NDArray[np.int64], wanted: int = 0, note: str = "") -> Selection:
+def _selection(kind: Kind, rule: str, rows: RowNumbers, wanted: int = 0, note: str = "") -> Selection:
     """Rows in the order of the input, with what they lack of those wanted."""
     short = max(0, wanted - len(rows))
-    notes = (note or f"only {len(rows)} rows could be taken",) if short else ()
-    return Selection(kind, kind, rule, None, tuple(np.sort(rows).tolist()), (), shortfall=short, notes=notes)
+    return Selection(
+        kind, kind, rule, None, tuple(np.sort(rows).tolist()), (), shortfall=short, notes=(note,) if short else ()
+    )
 
 
-def _all_but(scan: ScanTable, left_out: Selection, rule: str) -> Selection:
-    return _selection("all-but", rule, scan.scored.rows[scan.scored.pool(left_out.indices)])
-
-
-def _union(scan: ScanTable, k: int) -> Selection:
+def _union(run: ScanRun, k: int) -> Selection:
     """The smallest union of equally many nearest rows of every harmful anchor that has ``k`` rows, cut to ``k``."""
     least, most = 1, k
     while least < most:
         middle = (least + most) // 2
-        found = union_per_anchor(scan.table, read_cosines(scan.folder), middle)
-        least, most = (middle + 1, most) if len(found.indices) < k else (least, middle)
-    found = union_per_anchor(scan.table, read_cosines(scan.folder), least)
+        least, most = (middle + 1, most) if len(union(run, middle).indices) < k else (least, middle)
+    found = union(run, least)
     return replace(
         found,
         rule=f"{found.rule}; the first {k} of these {len(found.indices)}",
@@ -158,27 +132,21 @@ def _union(scan: ScanTable, k: int) -> Selection:
     )
 
 
-def _mix(scan: ScanTable, mix: Mix, by: str | None, k: int, seed: int) -> Selection:
+def _mix(run: ScanRun, mix: Mix, by: str | None, k: int, seed: int) -> Selection:
     """A percent of ``k`` rows riskiest, or at random of a format; the rest at random of all others."""
-    (percent,), scored = mix.percent, scan.scored
+    (percent,), usable = mix.percent, usable_rows(run)
     wanted = round(k * percent / 100)
-    if mix.of == "top":
-        what, has = "riskiest", np.zeros(len(scored.rows), dtype=bool)
-        has[scored.positions(top(scan.table, wanted, by).indices if wanted else ())] = True
-        others = generator(seed, "mix")
-    else:
-        what, has = mix.of, scored.flags(f"is_{mix.of}")
-        others = generator(seed, f"share {mix.of}")
     # the whole order is drawn, so that a larger share holds the rows of a smaller one
-    inside = others.permutation(np.flatnonzero(scored.ok & has))[:wanted] if mix.of != "top" else np.flatnonzero(has)
-    outside = others.permutation(np.flatnonzero(scored.ok & ~has))[: k - wanted]
-    drawn = np.concatenate([inside, outside])
-    if len(drawn) == 0:
-        raise RipcurrentError(f"No usable row is there to mix {what} rows from.", "Use another format.")
-    return _selection(
-        "mix",
-        f"{len(inside)} {what} rows and {len(outside)} others at random, seed {seed}",
-        scored.rows[drawn],
-        k,
-        f"only {len(drawn)} rows, {len(inside) / len(drawn):.0%} of them {what}, instead of {k} with {percent:g} %",
-    )
+    draw = generator(seed, "mix" if mix.of == "top" else f"share {mix.of}").permutation
+    if mix.of == "top":
+        what, inside = "riskiest", np.array(top(run, wanted, by).indices if wanted else (), dtype=np.int64)
+        others = np.setdiff1d(usable, inside)
+    else:
+        what, has = mix.of, run.flags(f"is_{mix.of}")[usable]
+        inside, others = draw(usable[has])[:wanted], usable[~has]
+    rows = np.concatenate([inside, draw(others)[: k - wanted]])
+    if len(rows) == 0:
+        raise RipcurrentError(f"no usable row is there to mix {what} rows from.", "Use another format.")
+    rule = f"{len(inside)} {what} rows and {len(rows) - len(inside)} others at random, seed {seed}"
+    share = f"{len(inside) / len(rows):.0%} of them {what}"
+    return _selection("mix", rule, rows, k, f"only {len(rows)} rows, {share}, instead of {k} with {percent:g} %")

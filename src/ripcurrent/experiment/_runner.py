@@ -17,17 +17,15 @@ from pydantic import JsonValue
 from ripcurrent.data import LossOn, Row, read_rows
 from ripcurrent.errors import ExitCode, NothingToJudgeError, RipcurrentError
 from ripcurrent.experiment._arms import BASE, MAIN, Arm
-from ripcurrent.experiment._config import ExperimentConfig, rows_of
+from ripcurrent.experiment._config import ExperimentConfig
 from ripcurrent.experiment._judging import judge_settings
 from ripcurrent.experiment._results import MARKER, ArmIdentity, ArmRecord, ArmRows
 from ripcurrent.experiment._rows import choose_rows, content_of
 from ripcurrent.experiment._scans import Pool
-from ripcurrent.finetune import as_trained, load_recipe
-from ripcurrent.finetune._finetune import FinetuneResult, finetune
+from ripcurrent.finetune import FinetuneRun, as_trained, finetune, load_recipe
 from ripcurrent.progress import Progress
 from ripcurrent.runs import MANIFEST, read_manifest
-from ripcurrent.select import Selection, summarise, write_selection
-from ripcurrent.select._draw import generator
+from ripcurrent.select import Selection, generator, number_of_rows, summarise, write_selection
 
 PROMPTS = "prompts.jsonl"
 
@@ -65,7 +63,7 @@ class ArmRunner:
         self._config, self._folder, self._arms, self._pools = config, folder, arms, pools
         self._progress = progress
         self._held: list[Row] = list(pools[MAIN].dataset.at(held))
-        scanned = pools[MAIN].manifest.options
+        scanned = pools[MAIN].run.options
         self._tokens = Tokens(
             max_tokens=config.finetune.max_tokens or scanned.max_tokens,
             loss_on=config.finetune.loss_on or scanned.loss_on,
@@ -74,16 +72,16 @@ class ArmRunner:
     def rows(self, arm: Arm, seed: int) -> ChosenRows:
         """The rows of an arm with a seed."""
         if arm.rule.file is None:
-            scans = {name: pool.scores for name, pool in self._pools.items()}
+            scans = {name: pool.run for name, pool in self._pools.items()}
             selection = choose_rows(arm, seed, scans, self._arms)
-            sha256 = digest_of([scans[arm.scan].dataset_sha256, *selection.file_indices])
+            sha256 = digest_of([scans[arm.scan].manifest.dataset.sha256, *selection.file_indices])
             return ChosenRows(selection, selection.file_indices, sha256)
         dataset = read_rows(arm.rule.file)
         count, sha256 = dataset.count_and_hash()
         held = {content_of(row) for row in self._held}
         left_out = {row.index for row in dataset if content_of(row) in held} if held else set()
         order = [place for place in generator(seed, "file").permutation(count).tolist() if place not in left_out]
-        indices = tuple(sorted(order[: rows_of(arm.size or count, count)]))
+        indices = tuple(sorted(order[: number_of_rows(arm.size or count, count)]))
         return ChosenRows(None, indices, digest_of([sha256, *indices]))
 
     def is_finished(self, arm: Arm, seed: int, rows: ChosenRows | None) -> bool:
@@ -149,16 +147,16 @@ class ArmRunner:
                 raise RipcurrentError(f"Arm {arm.name}: {error.message}", error.hint, code=error.code) from error
             shutil.rmtree(folder / "finetune" / "checkpoints", ignore_errors=True)
             return record.model_copy(update={"status": "failed", "reason": error.message})
-        training = trained.manifest["training"]
+        training = trained.manifest.training
         more = {
             "heldout_loss": self._heldout_loss(label, trained),
-            "training": {key: training[key] for key in ("steps", "first_loss", "last_loss", "seconds")},
-            "notes": (*(record.rows.notes if record.rows else ()), *trained.notes),
+            "training": training.model_dump(include={"steps", "first_loss", "last_loss", "seconds"}),
+            "notes": (*(record.rows.notes if record.rows else ()), *trained.manifest.notes),
             "seconds": round(time.perf_counter() - began, 1),
         }
         return record.model_copy(update=more)
 
-    def _trained(self, folder: Path, arm: Arm, seed: int, rows: ChosenRows, label: str) -> FinetuneResult:
+    def _trained(self, folder: Path, arm: Arm, seed: int, rows: ChosenRows, label: str) -> FinetuneRun:
         mapping = None
         if rows.selection is None:
             dataset = read_rows(str(arm.rule.file))
@@ -169,14 +167,13 @@ class ArmRunner:
             dataset.write(rows.indices, path)
         else:
             pool = self._pools[arm.scan]
-            dataset, mapping, table = pool.dataset, pool.manifest.dataset.mapping, pool.scores.table
+            dataset, mapping = pool.dataset, pool.run.manifest.dataset.mapping
             path = write_selection(
                 folder / "rows",
                 dataset,
-                table,
+                pool.run,
                 rows.selection,
-                summarise(table, rows.selection),
-                {"scan": str(pool.scores.folder), "dataset": pool.manifest.dataset.model_dump(mode="json")},
+                summarise(pool.run, rows.selection),
                 own_folder=True,
                 hint=f"The arm was stopped before its rule changed: remove {folder} to repeat it.",
             ).path
@@ -203,18 +200,17 @@ class ArmRunner:
             notes = (f"only {count} rows there, {arm.size} wanted",) if str(arm.size) > str(count) else ()
             rule = f"{count} rows at random of {Path(str(arm.rule.file)).name}"
             return ArmRows(rule=rule, count=count, asked=arm.size, notes=notes)
-        table, scored = self._pools[arm.scan].scores.table, self._pools[arm.scan].scores.scored
-        at = scored.positions(chosen.indices)
+        run, at = self._pools[arm.scan].run, list(chosen.indices)
         return ArmRows(
             rule=chosen.rule,
             count=count,
             asked=arm.size,
             notes=chosen.notes,
-            mean_response_tokens=summarise(table, chosen).length.mean,
-            mean_scores={name: float(scored.numbers(name)[at].mean()) for name in scored.ranking_columns},
+            mean_response_tokens=float(run.floats("response_tokens")[at].mean()),
+            mean_scores={name: float(run.floats(name)[at].mean()) for name in run.ranking_columns},
         )
 
-    def _ask(self, folder: Path, label: str, trained: FinetuneResult | None) -> None:
+    def _ask(self, folder: Path, label: str, trained: FinetuneRun | None) -> None:
         """Ask the trained model, or the one as it is, the experiment's prompts."""
         from ripcurrent.evaluate import evaluate
 
@@ -235,7 +231,7 @@ class ArmRunner:
             progress=self._progress,
         )
 
-    def _heldout_loss(self, label: str, trained: FinetuneResult | None) -> float | None:
+    def _heldout_loss(self, label: str, trained: FinetuneRun | None) -> float | None:
         if not self._held:
             return None
         from ripcurrent.experiment._heldout import heldout_loss
@@ -246,7 +242,7 @@ class ArmRunner:
         chat_model = load_model(model, adapter=adapter, device=self._config.device, dtype=self._config.dtype)
         return heldout_loss(chat_model, self._held, **self._tokens)
 
-    def _model(self, trained: FinetuneResult | None) -> tuple[str, str | None]:
+    def _model(self, trained: FinetuneRun | None) -> tuple[str, str | None]:
         """What to load: name and adapter."""
         if trained is None:
             return self._config.model, self._config.adapter
@@ -260,12 +256,12 @@ class ArmRunner:
         """
         name, own = self._config.model, _weights(arm_folder)
         for pool in self._pools.values():
-            scanned, options = pool.manifest.model, pool.manifest.options
+            scanned, options = pool.run.manifest.model, pool.run.options
             same = (scanned.name, options.adapter) == (name, self._config.adapter)
             # a fresh or unmerged LoRA is part of the fingerprint of a model that was scanned with one
             if same and options.scope != "lora" and own not in (None, scanned.fingerprint):
                 raise RipcurrentError(
-                    f"The model {name} has changed since {pool.scores.folder} was made with it: rows would be chosen "
+                    f"The model {name} has changed since {pool.run.folder} was made with it: rows would be chosen "
                     "by scores of other weights.",
                     "Scan again into a new folder, and give the experiment a new one, too.",
                 )

@@ -13,19 +13,17 @@ from ripcurrent.errors import RipcurrentError
 from ripcurrent.experiment._arms import MAIN, Arm
 from ripcurrent.experiment._config import ExperimentConfig, ScanSource
 from ripcurrent.experiment._read import missing_name
-from ripcurrent.experiment._rows import ScanTable, content_of
+from ripcurrent.experiment._rows import content_of, held_out_rows, without_rows
 from ripcurrent.progress import Progress
 from ripcurrent.scan import (
     DIRECTION_OF_RISK,
     GRADIENT_COLUMNS,
     REPRESENTATION_COLUMNS,
-    ScanManifest,
     ScanOptions,
     ScanRun,
     resolve_options,
     scan,
 )
-from ripcurrent.select import read_scores
 
 DEMO = "demo"
 """As ``data``: the rows that come with the package."""
@@ -35,9 +33,9 @@ DEMO = "demo"
 class Pool:
     """A scanned dataset that arms take rows from."""
 
-    scores: ScanTable
+    run: ScanRun
+    """The scan; rows that are held out are unusable."""
     dataset: Dataset
-    manifest: ScanManifest
 
 
 def check_scans(config: ExperimentConfig, where: str, arms: Iterable[Arm]) -> None:
@@ -104,14 +102,14 @@ def open_pools(
         run = ScanRun.open(place)
         # data beside a finished scan says where its rows are now
         moved = config.data if name == MAIN and config.run is not None and config.data != DEMO else None
-        dataset, scores = run.dataset(moved), ScanTable(place, read_scores(place), run.manifest.dataset.sha256)
+        dataset = run.dataset(moved)
         if name == MAIN and config.heldout:
-            held = scores.held_out(config.heldout)
+            held = held_out_rows(run, config.heldout)
             held_contents = {content_of(row) for row in dataset.at(held)}
         if held:
             # the set may repeat a row, and another one may be a part of it, or hold some of its rows
-            scores = scores.without([row.index for row in dataset if content_of(row) in held_contents])
-        pools[name] = Pool(scores, dataset, run.manifest)
+            run = without_rows(run, [row.index for row in dataset if content_of(row) in held_contents])
+        pools[name] = Pool(run, dataset)
     return pools, held
 
 
@@ -123,10 +121,10 @@ def _to_scan(config: ExperimentConfig, source: ScanSource, main: Pool | None) ->
     if source.data in (None, config.data):
         # the experiment's own rows, the same ones in the same reading
         if config.run is not None and main is not None:
-            info = main.manifest.dataset
+            info = main.run.manifest.dataset
             data = data or info.path
             own |= {"format": info.format, "mapping": dict(info.mapping) if info.mapping else None}
-            own["limit"] = main.manifest.options.limit
+            own["limit"] = main.run.options.limit
         else:
             own["format"] = config.format
             own |= {key: config.scan[key] for key in ("format", "mapping", "limit") if key in config.scan}

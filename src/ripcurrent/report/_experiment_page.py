@@ -9,7 +9,6 @@ from typing import Any
 import yaml
 
 from ripcurrent.evaluate import MeasuredAgreement, agreement_of
-from ripcurrent.experiment import broken_in_words, prompt_notes, training_notes, verdict_in_words
 from ripcurrent.report._charts import intervals_spec, judgement_spec, sweep_spec
 from ripcurrent.report._page import Data, render_page
 
@@ -72,10 +71,6 @@ class ArmLine:
     heldout_loss: float | None
     heldout_change: float | None
     """Its difference from that of the untrained model."""
-    accuracy: float | None
-    """Share of sums solved."""
-    published: float | None
-    """The paper's figure in percent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +90,6 @@ class ExperimentPage:
     """The comparisons that the verdict rests on, by the deciding judge, the greatest difference first."""
     decided: bool
     """Whether anything that decides was compared."""
-    broken: str | None
-    """What is to be said of arms of which many answers are broken."""
-    notes: Sequence[str]
-    """What to know of the training and of the prompts."""
     shows_judgement: bool
     """Whether both kinds of requests were asked."""
     categories: Mapping[str, Mapping[str, Entry]]
@@ -129,8 +120,6 @@ def render_experiment_page(results: Entry) -> str:
         further=_by_pair(results["further_comparisons"]),
         reasons=sorted(reasons, key=lambda one: -one["difference"]),
         decided=bool(decisive),
-        broken=broken_in_words(results),
-        notes=[*training_notes(results), *prompt_notes(results)],
         shows_judgement=shows_judgement,
         categories=categories,
         file=yaml.safe_dump(results["experiment"], sort_keys=False, allow_unicode=True, width=110),
@@ -157,7 +146,7 @@ def _judges(results: Entry) -> Iterator[JudgeColumn]:
             version=version,
             decides=name == results["judge"],
             verdict=results["verdicts"][name],
-            in_words=verdict_in_words(results, name),
+            in_words=results["verdicts_in_words"][name],
             unjudged=max((one["unjudged"] or 0.0 for one in own), default=0.0),
             silent=any(one.get("score") and not one["score"].get("tells_refusals", False) for one in own),
             agreement=agreement,
@@ -181,7 +170,6 @@ def _arm_line(name: str, results: Entry) -> ArmLine:
     told = {one["name"]: one["discrimination"] for one in results["summaries"] if one["judge"] == results["judge"]}
     own = told.get(name)
     other = told.get(next((one["control"] for one in results["comparisons"] if one["arm"] == name), None))
-    published = {one["arm"]: one["attack_success_rate_percent"] for one in results["published"]}
     return ArmLine(
         name=name,
         rule=rows[0]["rule"] if rows else "the model as it is",
@@ -193,8 +181,6 @@ def _arm_line(name: str, results: Entry) -> ArmLine:
         tokens=_mean(rows, "mean_response_tokens"),
         heldout_loss=loss,
         heldout_change=loss - base if trained and loss is not None and base is not None else None,
-        accuracy=_mean(details, "accuracy"),
-        published=published.get(name),
     )
 
 

@@ -126,7 +126,7 @@ def _rows_of(rule: str, size: int | str, table: pa.Table, by: str | None) -> int
         return int(size)
     import numpy as np
 
-    from ripcurrent.experiment._config import rows_of
+    from ripcurrent.select import number_of_rows as rows_of
     from ripcurrent.select_old._table import ScoredRows
 
     scored = ScoredRows(table)
