@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 

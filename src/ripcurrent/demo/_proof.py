@@ -120,7 +120,7 @@ def fresh_proof(run: ScanRun, out: Path, *, progress: Progress | None = None, **
     summaries = [one for one in results.summaries if one.judge == judge]
     proof = Proof(
         rates=tuple(
-            ProofRate(**one.model_dump(), arm=one.name, answered=one.attack_success_rate, runs=len(one.seeds))
+            ProofRate(**one.model_dump(), arm=one.name, answered=one.attack_success_rate or 0.0, runs=len(one.seeds))
             for one in summaries
         ),
         verdict=results.verdict,
