@@ -139,7 +139,7 @@ def test_variables_are_filled_in_and_named_when_not_set(tmp_path: Path, monkeypa
         (("scan means nothing beside file",), {"scans": {"s": "r"}, "arms": {"a": {"file": "r.jsonl", "scan": "s"}}}),
         (("all_but takes a selection",), {"arms": {"b": "top", "a": {"all_but": LENGTH}}}),
         (("all_but takes a selection",), {"arms": {"a": {"all_but": {"select": "top", "scan": "x"}}}}),
-        (("no number of rows", "20%"), {"arms": {"a": {"select": "top", "size": "many"}}}),
+        (("not a number of rows", "20%"), {"arms": {"a": {"select": "top", "size": "many"}}}),
         (("size 0",), {"size": 0}),
         (("arms",), {"arms": {}}),
         (("seeds",), {"seeds": [0, 0]}),

@@ -88,8 +88,8 @@ def test_seeds_draw_again() -> None:
 
 
 def test_an_arm_without_rows_is_named() -> None:
-    with pytest.raises(RipcurrentError, match="Arm arm: Column 'loss' is not in these scores"):
-        chosen({"select": "top", "by": "loss"})
+    with pytest.raises(RipcurrentError, match="Arm arm: Column 'lsos' is not in these scores"):
+        chosen({"select": "top", "by": "lsos"})
     with pytest.raises(RipcurrentError, match="Arm arm: Column 'response_tokens' does not rank risk"):
         chosen({"select": "top", "by": "response_tokens"})
 
