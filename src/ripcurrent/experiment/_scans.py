@@ -21,7 +21,6 @@ from ripcurrent.scan import (
     REPRESENTATION_COLUMNS,
     ScanOptions,
     ScanRun,
-    resolve_options,
     scan,
 )
 
@@ -47,7 +46,7 @@ def check_scans(config: ExperimentConfig, where: str, arms: Iterable[Arm]) -> No
     asked = {"scan": config.scan, **{f"scans: {name}": one.options for name, one in config.scans.items()}}
     for key, options in asked.items():
         try:
-            resolve_options(None, dict(options))
+            ScanOptions.resolve(None, options)
         except RipcurrentError as error:
             raise RipcurrentError(f"{where}: {key}: {error.message}", error.hint) from error
     signals = str(config.scan.get("signals"))
@@ -133,4 +132,4 @@ def _to_scan(config: ExperimentConfig, source: ScanSource, main: Pool | None) ->
     if "model" in source.options:
         # the experiment's adapter is of its own model
         own["adapter"] = None
-    return data, resolve_options(None, own | source.options)
+    return data, ScanOptions.resolve(None, own | source.options)
