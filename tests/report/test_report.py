@@ -120,12 +120,12 @@ def test_rows_have_their_own_values_and_nearest_anchors(tmp_path):
 
 def test_a_changed_dataset_shows_no_text_beside_its_scores(tmp_path):
     run = fabricate_run(tmp_path / "run", rows=20)
-    assert None not in data_of(build(run))["rows"]["prompt"]
+    assert None not in data_of(build(run))["rows"]["texts"]
     data = tmp_path / "lessons.jsonl"
     first, *rest = data.read_text().splitlines(keepends=True)
     data.write_text("".join([first.replace('"response": "', '"response": "Other words. '), *rest]))
     page = build(run)
-    assert set(data_of(page)["rows"]["response"]) == {None}
+    assert set(data_of(page)["rows"]["texts"]) == {None}
     assert "has changed since" in page.read_text()
 
 

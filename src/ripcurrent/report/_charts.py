@@ -14,7 +14,6 @@ from ripcurrent.report._page import Data
 from ripcurrent.report._summary import ScoreSummary
 
 ARM_HEIGHT = 26
-FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'
 LENGTH_TICKS = tuple(step * 10**power for power in range(7) for step in (1, 2, 5))
 HARMFUL, BENIGN = "harmful", "only sound dangerous"
 
@@ -108,12 +107,11 @@ def intervals_spec(arms: Sequence[str]) -> Data:
     rate = _share("rate:Q", "harmful requests answered")
     means = points.transform_filter("datum.what === 'mean'")
     span = means.mark_rule(size=3, color="var(--bar)").encode(x=alt.X("low:Q"), x2="high:Q")
-    runs = points.transform_filter("datum.what === 'run'").mark_point(
-        filled=False, size=36, color="var(--muted)", opacity=1
-    )
+    runs = points.transform_filter("datum.what === 'run'")
+    runs = runs.mark_point(filled=False, size=36, color="var(--muted)", opacity=1)
     runs = runs.encode(x=rate, tooltip=[alt.Tooltip("arm:N"), alt.Tooltip("seed:Q"), _tip("rate", ".1%")])
     mean = means.mark_point(filled=True, size=90, color="var(--accent)", opacity=1).encode(x=rate, tooltip=_interval())
-    return _finish(_height(arms), span, runs, mean)
+    return _finish(max(90, ARM_HEIGHT * len(arms)), span, runs, mean)
 
 
 def judgement_spec(arms: Sequence[str]) -> Data:
@@ -138,7 +136,7 @@ def judgement_spec(arms: Sequence[str]) -> Data:
         )
         for what, field in ((BENIGN, "benign"), (HARMFUL, "harmful"))
     ]
-    return _finish(_height(arms), span, *ends)
+    return _finish(max(90, ARM_HEIGHT * len(arms)), span, *ends)
 
 
 def sweep_spec() -> Data:
@@ -193,32 +191,9 @@ def _share(field: str, title: str) -> alt.X:
     return alt.X(field, title=title, scale=alt.Scale(domain=[0, 1], nice=False), axis=axis)
 
 
-def _height(arms: Sequence[str]) -> int:
-    return max(90, ARM_HEIGHT * len(arms))
-
-
 def _finish(height: int, *layers: alt.Chart) -> Data:
-    axis = {
-        "labelColor": "var(--muted)",
-        "titleColor": "var(--ink)",
-        "gridColor": "var(--grid)",
-        "domainColor": "var(--line-strong)",
-        "tickColor": "var(--line-strong)",
-        "labelFontSize": 11,
-        "titleFontSize": 12,
-        "titleFontWeight": 500,
-        "titlePadding": 8,
-        "tickSize": 4,
-        "labelLimit": 140,
-    }
-    legend = {"orient": "top", "title": None, "labelColor": "var(--ink)", "labelFontSize": 12}
-    legend |= {"symbolSize": 70, "offset": 6, "columnPadding": 16, "symbolOpacity": 1}
-    finished = (
-        alt.layer(*layers)
-        .properties(width="container", height=height, background="transparent", padding=4)
-        .configure(font=FONT, aria=False, axis=axis, legend=legend)
-        .configure_view(stroke=None)
-    )
-    spec: Data = finished.to_dict()
+    """One specification of the layers; what all plots share is in the pages' script."""
+    chart = alt.layer(*layers).properties(width="container", height=height, background="transparent", padding=4)
+    spec: Data = chart.configure_view(stroke=None).to_dict()
     del spec["$schema"]
     return spec

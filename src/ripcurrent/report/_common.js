@@ -16,13 +16,20 @@ window.ripcurrentPage = (() => {
   systemDark.addEventListener("change", nameTheme);
   nameTheme();
 
+  // Colours are the page's variables, so that a change of theme needs no redraw.
+  const axis = {
+    labelColor: "var(--muted)", titleColor: "var(--ink)", gridColor: "var(--grid)", domainColor: "var(--line-strong)", tickColor: "var(--line-strong)",
+    labelFontSize: 11, titleFontSize: 12, titleFontWeight: 500, titlePadding: 8, tickSize: 4, labelLimit: 140,
+  };
+  const legend = { orient: "top", title: null, labelColor: "var(--ink)", labelFontSize: 12, symbolSize: 70, offset: 6, columnPadding: 16, symbolOpacity: 1 };
+  const config = { font: getComputedStyle(document.body).fontFamily, aria: false, axis, legend };
   const drawn = {};
   const draw = async (id, spec, datasets) => {
     const turn = (drawn[id]?.turn ?? 0) + 1;
     drawn[id]?.result?.finalize();
     drawn[id] = { turn };
     // "ast" interprets expressions instead of compiling them, which the page's policy does not allow.
-    const options = { mode: "vega-lite", renderer: "svg", actions: false, ast: true, defaultStyle: false, tooltip: { disableDefaultStyle: true } };
+    const options = { mode: "vega-lite", renderer: "svg", actions: false, ast: true, config, defaultStyle: false, tooltip: { disableDefaultStyle: true } };
     const result = await window.vegaEmbed(byId(id), { ...spec, datasets: { ...spec.datasets, ...datasets } }, options);
     if (drawn[id].turn === turn) drawn[id].result = result;
     else result.finalize();

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -37,23 +38,15 @@ class ShownRows:
     """Whether every row of the table is shown."""
 
 
-@dataclass(frozen=True, slots=True)
-class Clip:
-    """The head of a text."""
+class Clip(NamedTuple):
+    """The head of a text, and the length of the whole in characters."""
 
     text: str
     characters: int
-    """Length of the whole text, in characters."""
 
 
-@dataclass(frozen=True, slots=True)
-class RowTexts:
-    """What could be read of the shown rows."""
-
-    texts: Mapping[int, tuple[Clip, Clip]]
-    """Prompt and response of a row, by its number."""
-    note: str
-    """Why the texts are absent; empty if they are not."""
+Texts = Mapping[int, tuple[Clip, Clip]]
+"""Prompt and response of a row, by its number."""
 
 
 def choose_shown_rows(ranked: Indices, scored: Bools) -> ShownRows:
@@ -106,8 +99,8 @@ def _nearest(cosines: npt.NDArray[np.float32], sets: list[list[int]]) -> list[tu
     return [(p, round(float(cosines[p]), 3)) for p in sorted(chosen, key=lambda p: -cosines[p])]
 
 
-def read_row_texts(run: ScanRun, indices: Indices) -> RowTexts:
-    """Read prompt and response of the rows, clipped so that the page stays small.
+def read_row_texts(run: ScanRun, indices: Indices) -> tuple[Texts, str]:
+    """Prompt and response of the rows, clipped so that the page stays small, and why there are none.
 
     A dataset that was edited since the scan must not put other words beside a score. One that is gone, changed or
     cannot be read costs the texts, not the page.
@@ -119,8 +112,8 @@ def read_row_texts(run: ScanRun, indices: Indices) -> RowTexts:
             prompt = clip_text(row.prompt, budget // 3)
             texts[row.index] = prompt, clip_text(row.response, budget - _cost(prompt.text))
     except RipcurrentError as error:
-        return RowTexts({}, f"Rows are shown by number and id, without their text. {error.message}")
-    return RowTexts(texts, "")
+        return {}, f"Rows are shown by number and id, without their text. {error.message}"
+    return texts, ""
 
 
 def clip_text(text: str, budget: int) -> Clip:

@@ -72,49 +72,48 @@
     draw("formats", chart.formats, { shares });
   };
 
-  // Table: columns.
+  // Table: columns, each with its head and the cell of row i.
   const state = { sort: "rank", ascending: true, page: 0, open: new Set(), chosen: data.ranking };
-  const tableScores = () => data.scores.filter((name) => riskier(name) === "higher" || name === state.chosen);
+  const family = (name) => (/^(gradient|representation)_/.exec(name) ?? ["", ""])[1];
+  const label = (name) => name.replace(/^(gradient|representation)_/, "").replaceAll("_", " ");
   const valueOf = (column, i) => {
     if (column === "rank" || column === "row" || column === "status") return rows[column][i];
     if (column === "traits") return rows.traits[i].length;
-    if (column === "text") return rows.response[i];
+    if (column === "text") return rows.texts[i]?.[1][0] ?? null;
     return rows.values[column][i];
   };
   // Riskiest first is what a reader wants of a score; of a name or a position, the beginning.
-  const startsAscending = (column) => {
-    if (["rank", "row", "status", "text"].includes(column)) return true;
-    return data.columns[column]?.direction === "lower";
-  };
-  const family = (name) => (/^(gradient|representation)_/.exec(name) ?? ["", ""])[1];
-  const label = (name) => name.replace(/^(gradient|representation)_/, "").replaceAll("_", " ");
+  const startsAscending = (column) => ["rank", "row", "status", "text"].includes(column) || data.columns[column]?.direction === "lower";
 
-  const heading = (column, text, className, title) => {
-    const sorted = state.sort === column ? (state.ascending ? "ascending" : "descending") : "none";
-    return make("th", { scope: "col", class: className, "aria-sort": sorted, title },
-      make("button", { type: "button", "data-sort": column, text, on: { click: () => sortBy(column) } }));
-  };
+  const tableScores = () => data.scores.filter((name) => riskier(name) === "higher" || name === state.chosen);
+  const tableColumns = () => [
+    { key: "rank", text: "rank", width: "c-rank", css: "num rank", title: data.ranking ? `by ${data.ranking}, riskiest first, among all rows that have it` : "no row has a score",
+      cell: (i) => [rows.rank[i] === null ? "–" : whole.format(rows.rank[i])] },
+    { key: "row", text: "row", width: "c-row", css: "num", title: "0-based position in the input", cell: (i) => [String(rows.row[i])] },
+    ...tableScores().map((name) => ({ key: name, name, text: label(name), width: "c-value", css: `num value${name === state.chosen ? " chosen" : ""}`,
+      title: `${name}: ${data.columns[name].meaning}`, cell: (i) => scoreCell(name, i) })),
+    { key: "response_tokens", name: "tokens", text: "tokens", width: "c-length", css: "num", title: "response_tokens: tokens that bear loss",
+      cell: (i) => [number(rows.values.response_tokens[i], "response_tokens")] },
+    { key: "traits", name: "", text: "traits", width: "c-traits", css: "", title: "format traits of the response; sorts by how many",
+      cell: (i) => rows.traits[i].map((trait) => make("span", { class: "trait", text: trait })) },
+    { key: "text", name: "", text: "prompt and response", width: "c-text", css: "text", title: "sorts by the response", cell: openButton },
+  ];
 
-  const drawHead = () => {
-    const scores = tableScores();
+  const drawHead = (columns) => {
     const focused = document.activeElement?.dataset?.sort;
     const families = [];
-    for (const name of scores) {
-      const last = families.at(-1);
-      if (last && last.name === family(name)) last.span += 1;
-      else families.push({ name: family(name), span: 1 });
+    for (const name of tableScores().map(family)) {
+      if (families.at(-1)?.name === name) families.at(-1).span += 1;
+      else families.push({ name, span: 1 });
     }
+    const heads = columns.map(({ key, text, css, title }) => make("th",
+      { scope: "col", class: css.replace(/ (rank|value|chosen)/g, ""), title, "aria-sort": state.sort === key ? (state.ascending ? "ascending" : "descending") : "none" },
+      make("button", { type: "button", "data-sort": key, text, on: { click: () => sortBy(key) } })));
     byId("table").tHead.replaceChildren(
       make("tr", { class: "families" }, make("td", { colspan: 2 }),
         ...families.map((f) => make("th", { class: f.name ? "family" : "", colspan: f.span, scope: "colgroup", text: f.name })), make("td", { colspan: 3 })),
-      make("tr", {},
-        heading("rank", "rank", "num", data.ranking ? `by ${data.ranking}, riskiest first, among all rows that have it` : "no row has a score"),
-        heading("row", "row", "num", "0-based position in the input"),
-        ...scores.map((name) => heading(name, label(name), "num", `${name}: ${data.columns[name].meaning}`)),
-        heading("response_tokens", "tokens", "num", "response_tokens: tokens that bear loss"),
-        heading("traits", "traits", "", "format traits of the response; sorts by how many"),
-        heading("text", "prompt and response", "", "sorts by the response")));
-    byId("columns").replaceChildren(...["c-rank", "c-row", ...scores.map(() => "c-value"), "c-length", "c-traits", "c-text"].map((name) => make("col", { class: name })));
+      make("tr", {}, ...heads));
+    byId("columns").replaceChildren(...columns.map(({ width }) => make("col", { class: width })));
     if (focused) byId("table").tHead.querySelector(`[data-sort="${focused}"]`)?.focus();
   };
 
@@ -125,23 +124,19 @@
     return make("span", { class: "track", "aria-hidden": "true" }, fill);
   };
 
-  const valueCell = (name, i) => {
+  const scoreCell = (name, i) => {
     const value = rows.values[name][i];
-    const chosen = name === state.chosen;
-    const cell = make("td", { class: `num value${chosen ? " chosen" : ""}`, "data-name": name, text: number(value, name) });
-    if (chosen && value !== null) {
-      const [low, high] = [data.charts[name].quantiles[0], data.charts[name].quantiles.at(-1)];
-      cell.append(track(high > low ? (value - low) / (high - low) : 0.5));
-    }
-    return cell;
+    if (name !== state.chosen || value === null) return [number(value)];
+    const [low, high] = [data.charts[name].quantiles[0], data.charts[name].quantiles.at(-1)];
+    return [number(value), track(high > low ? (value - low) / (high - low) : 0.5)];
   };
 
   // characters, of which some take two of JavaScript's
   const size = (text) => Array.from(text).length;
 
-  const cut = rows.whole.some((lengths, i) => rows.response[i] !== null && (size(rows.prompt[i]) < lengths[0] || size(rows.response[i]) < lengths[1]));
+  const cut = rows.texts.some((texts) => texts?.some(([text, length]) => size(text) < length));
 
-  const clipped = (name, text, length, shares) => [
+  const clipped = (name, [text, length], shares) => [
     make("h4", { text: size(text) < length ? `${name}, the first ${whole.format(size(text))} of ${whole.format(length)} characters` : name }),
     (text && shares?.body(name, text)) || make("div", { class: "body", "data-part": name.toLowerCase(), text: text || "(empty)" }),
   ];
@@ -157,9 +152,9 @@
 
   const detail = (i, id, columns) => {
     const shares = data.shares?.rows[i] ? window.tokenShares(data.shares.rows[i], id, { make, number, data }) : null;
-    const texts = rows.response[i] === null
-      ? [make("p", { class: "sub", text: "The text of this row is not available." })]
-      : [...clipped("Prompt", rows.prompt[i], rows.whole[i][0], shares), ...clipped("Response", rows.response[i], rows.whole[i][1], shares)];
+    const texts = rows.texts[i]
+      ? [...clipped("Prompt", rows.texts[i][0], shares), ...clipped("Response", rows.texts[i][1], shares)]
+      : [make("p", { class: "sub", text: "The text of this row is not available." })];
     const [controls, sums] = shares?.panels() ?? [];
     const facts = make("dl", { class: "numbers" });
     for (const name of Object.keys(data.columns)) {
@@ -173,31 +168,26 @@
         make("div", {}, ...(sums ?? []), make("h4", { text: "Parts" }), facts, make("h4", { text: "Nearest anchors, by number" }), ...nearest(i)))));
   };
 
-  const drawRow = (i, scores) => {
+  const openButton = (i) => {
     const id = `detail-${rows.row[i]}`;
-    const columns = scores.length + 5;
-    const open = state.open.has(i);
-    const status = rows.status[i] === "ok" ? null : make("span", { class: "status", text: `not scored: ${rows.status[i]}` });
-    const button = make("button", { type: "button", class: "open", "aria-expanded": String(open), "aria-controls": id, "data-row": rows.row[i] },
-      status,
-      rows.response[i] === null
-        ? make("span", { class: "ask", text: `id ${rows.id[i]}` })
-        : make("span", { class: "ask", text: rows.prompt[i].slice(0, 160) || "(no prompt)" }),
-      rows.response[i] === null ? null : make("span", { class: "answer", text: rows.response[i].slice(0, 320) || "(empty response)" }));
-    const line = make("tr", { "data-row": rows.row[i] },
-      make("td", { class: "num rank", "data-name": "rank", text: rows.rank[i] === null ? "–" : whole.format(rows.rank[i]) }),
-      make("td", { class: "num", "data-name": "row", text: rows.row[i] }),
-      ...scores.map((name) => valueCell(name, i)),
-      make("td", { class: "num", "data-name": "tokens", text: number(rows.values.response_tokens[i], "response_tokens") }),
-      make("td", {}, ...rows.traits[i].map((trait) => make("span", { class: "trait", text: trait }))),
-      make("td", { class: "text" }, button));
+    const [prompt, response] = (rows.texts[i] ?? []).map(([text]) => text);
+    const button = make("button", { type: "button", class: "open", "aria-expanded": String(state.open.has(i)), "aria-controls": id, "data-row": rows.row[i] },
+      rows.status[i] === "ok" ? null : make("span", { class: "status", text: `not scored: ${rows.status[i]}` }),
+      make("span", { class: "ask", text: rows.texts[i] ? prompt.slice(0, 160) || "(no prompt)" : `id ${rows.id[i]}` }),
+      rows.texts[i] && make("span", { class: "answer", text: response.slice(0, 320) || "(empty response)" }));
     button.addEventListener("click", () => {
       const opening = !state.open.has(i);
       button.setAttribute("aria-expanded", String(opening));
-      if (opening) { state.open.add(i); line.after(detail(i, id, columns)); }
+      if (opening) { state.open.add(i); button.closest("tr").after(detail(i, id, tableColumns().length)); }
       else { state.open.delete(i); byId(id).remove(); }
     });
-    return open ? [line, detail(i, id, columns)] : [line];
+    return [button];
+  };
+
+  const drawRow = (i, columns) => {
+    const cells = columns.map(({ key, name = key, css, cell }) => make("td", { class: css, "data-name": name || null }, ...cell(i)));
+    const line = make("tr", { "data-row": rows.row[i] }, ...cells);
+    return state.open.has(i) ? [line, detail(i, `detail-${rows.row[i]}`, columns.length)] : [line];
   };
 
   const matches = () => {
@@ -210,7 +200,7 @@
       if (status && rows.status[i] !== status) continue;
       if (group && rows.group[i] !== group) continue;
       if (!traits.every((trait) => trait === "token shares" ? data.shares.rows[i] : rows.traits[i].includes(trait))) continue;
-      if (words && String(rows.row[i]) !== words && ![rows.prompt[i], rows.response[i], rows.id[i]].some((text) => text?.toLowerCase().includes(words))) continue;
+      if (words && String(rows.row[i]) !== words && ![...(rows.texts[i] ?? []).map(([text]) => text), rows.id[i]].some((text) => text.toLowerCase().includes(words))) continue;
       found.push(i);
     }
     return found;
@@ -232,12 +222,12 @@
     const found = sorted(matches());
     const last = Math.max(0, Math.ceil(found.length / size) - 1);
     state.page = Math.min(state.page, last);
-    const scores = tableScores();
+    const columns = tableColumns();
     const page = found.slice(state.page * size, (state.page + 1) * size);
-    drawHead();
+    drawHead(columns);
     byId("table").tBodies[0].replaceChildren(...(page.length
-      ? page.flatMap((i) => drawRow(i, scores))
-      : [make("tr", {}, make("td", { class: "empty", colspan: scores.length + 5, text: "No row matches. Loosen the search or a filter." }))]));
+      ? page.flatMap((i) => drawRow(i, columns))
+      : [make("tr", {}, make("td", { class: "empty", colspan: columns.length, text: "No row matches. Loosen the search or a filter." }))]));
     byId("found").textContent = `${whole.format(found.length)} of ${whole.format(count)} rows on this page match, sorted by ${state.sort}, ${state.ascending ? "ascending" : "descending"}.${cut && byId("search").value.trim() ? " Of long texts only the beginnings, which this page holds, are searched." : ""}`;
     byId("where").textContent = `Page ${state.page + 1} of ${last + 1}`;
     byId("previous").disabled = state.page === 0;

@@ -56,10 +56,9 @@ def render_scan_page(run: ScanRun) -> str:
     ranking = _ranking(run, summaries)
     ranked = run.ranked(ranking) if ranking else np.zeros(0, dtype=np.int64)
     shown = choose_shown_rows(ranked, run.scored)
-    texts = read_row_texts(run, shown.indices)
+    texts, text_note = read_row_texts(run, shown.indices)
     rows = _row_data(run, shown, [column.name for column in columns], traits)
-    shares = read_page_shares(run, shown.indices, rows["values"].get("gradient_norm", []), texts.texts)
-    held = [texts.texts.get(index) for index in shown.indices.tolist()]
+    shares = read_page_shares(run, shown.indices, rows["values"].get("gradient_norm", []), texts)
     data: Data = {
         "ranking": ranking,
         "scores": [summary.name for summary in summaries],
@@ -72,12 +71,10 @@ def render_scan_page(run: ScanRun) -> str:
         "charts": _chart_data(run, summaries, list(traits.values())),
         "rows": {
             **rows,
-            "prompt": [pair and pair[0].text for pair in held],
-            "response": [pair and pair[1].text for pair in held],
-            "whole": [pair and [clip.characters for clip in pair] for pair in held],
+            "texts": [texts.get(index) for index in shown.indices.tolist()],
             "nearest": nearest_anchors(run, shown.indices),
         },
-        "shares": shares and asdict(shares),
+        "shares": shares,
     }
     forecast = read_forecast(run.folder)
     page = ScanPage(
@@ -90,8 +87,8 @@ def render_scan_page(run: ScanRun) -> str:
         summaries=summaries,
         columns=columns,
         shown=shown,
-        text_note=texts.note,
-        with_shares=0 if shares is None else sum(one is not None for one in shares.rows),
+        text_note=text_note,
+        with_shares=0 if shares is None else sum(row is not None for row in shares["rows"]),
         provenance=run.manifest.model_dump(mode="json", exclude={"anchors": {"order", "measurements"}}),
     )
     styles, scripts = ["_base.css", "_scan.css"], ["_common.js", "_tokens.js", "_scan.js"]

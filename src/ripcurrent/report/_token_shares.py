@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ import pyarrow.parquet as pq
 
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.report._page import Data
-from ripcurrent.report._rows import Clip
+from ripcurrent.report._rows import Clip, Texts
 from ripcurrent.report._summary import Floats, Indices
 from ripcurrent.scan import ScanRun
 
@@ -30,20 +29,8 @@ LEVELS = 999
 _COLUMNS = ["row", "part", "text_start", "text_end", "share_harmful", "share_safe"]
 
 
-@dataclass(frozen=True, slots=True)
-class PageShares:
-    """What the page holds of a run's token shares."""
-
-    safe_sets: int
-    """K, by which the safe part enters the bidirectional score."""
-    rows: Sequence[Data | None]
-    """For each shown row what the script reads, None without shares; the shares add up to the row's scores."""
-
-
-def read_page_shares(
-    run: ScanRun, indices: Indices, norms: Sequence[float | None], texts: Mapping[int, tuple[Clip, Clip]]
-) -> PageShares | None:
-    """Shares of the shown rows, divided by the row's gradient norm; None where the run kept none.
+def read_page_shares(run: ScanRun, indices: Indices, norms: Sequence[float | None], texts: Texts) -> Data | None:
+    """What the script reads of the shown rows' shares, which add up to a row's scores; None where the run kept none.
 
     Args:
         run: The run.
@@ -74,7 +61,7 @@ def read_page_shares(
         start, stop = by_row.get(row, (0, 0))
         own = table.slice(start, stop - start)
         packed.append(_pack(own, norm, texts.get(row), limit) if stop and norm else None)
-    return PageShares(safe_sets, packed)
+    return {"safe_sets": safe_sets, "rows": packed}
 
 
 def _pack(table: pa.Table, norm: float, texts: tuple[Clip, Clip] | None, limit: int) -> Data:
