@@ -40,7 +40,6 @@ def tiny_scan(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RIPCURRENT_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setattr(rc, "scan", scanned)
-        patch.setattr(import_module("ripcurrent.scan._scan"), "build_report", page, raising=False)
         patch.setattr(import_module("ripcurrent.demo._demo"), "build_report", page)
         patch.setattr(PROOF, "ScanOptions", partial(ScanOptions, limit=ROWS))
         yield
