@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from importlib.metadata import version
@@ -26,6 +26,8 @@ from ripcurrent.errors import RipcurrentError
 
 CONFIG = "config.yaml"
 MANIFEST = "manifest.json"
+DECIDED = "decided"
+"""Key of the configuration: what the run's first call decided for all."""
 PARTS = "parts"
 """Folder of the locks and records of a run's parts."""
 PATIENCE = 60.0
@@ -245,8 +247,7 @@ class RunFolder:
         path = self.folder / CONFIG
         if not path.exists() or (self._has_no_result() and not parts_at_work(self.folder)):
             self._forget_another()
-            with written_whole(path) as part:
-                part.write_text(yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True), encoding="utf-8")
+            self._write_config(self.config)
             return
         stored = read_config(self.folder)
         then, now = command_of(stored), command_of(self.config)
@@ -254,12 +255,27 @@ class RunFolder:
             raise RipcurrentError(
                 f"{self.folder} holds a run of {then}, not of {now}.", "Name another folder with --out."
             )
-        found = difference(*({k: one[k] for k in one if k not in self._may_change} for one in (stored, self.config)))
+        free = {*self._may_change, DECIDED}
+        found = difference(*({k: one[k] for k in one if k not in free} for one in (stored, self.config)))
         if found is not None:
             raise RipcurrentError(
                 f"{self.folder} holds another run: {found}.",
                 "Name another folder with --out, or repeat the old options to resume.",
             )
+
+    def _write_config(self, config: Mapping[str, Any]) -> None:
+        with written_whole(self.folder / CONFIG) as part:
+            part.write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+    def decided(self, key: str, decide: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """What the run's first call decided; kept in the configuration. Other parts wait while one decides."""
+        with FileLock(self.folder / f"{DECIDED}.lock"):
+            stored = read_config(self.folder)
+            if key not in stored.setdefault(DECIDED, {}):
+                stored[DECIDED][key] = decide()
+                self._write_config(stored)
+            kept: dict[str, Any] = stored[DECIDED][key]
+            return kept
 
     def _forget_another(self) -> None:
         """Remove what another run wrote before it had any result: it was decided for that one's options."""

@@ -25,26 +25,6 @@ def open_too_few(start: int) -> Iterator[int]:
     return iter(range(start, 10))
 
 
-class SkippableNumbers(Iterator[int]):
-    """The same dataset as a stream that notes which process made which of its items."""
-
-    def __init__(self, start: int, notes: Path) -> None:
-        self._at = start
-        self._notes = notes
-
-    def __next__(self) -> int:
-        if self._at >= ROWS:
-            raise StopIteration
-        self._at += 1
-        with (self._notes / str(os.getpid())).open("a", encoding="utf-8") as file:
-            file.write(f"{self._at - 1}\n")
-        return self._at - 1
-
-    def skip(self, count: int) -> None:
-        """Step over items."""
-        self._at += count
-
-
 @dataclass(frozen=True)
 class MakeStage:
     """Makes a stage that multiplies with a number and notes which process did which row."""

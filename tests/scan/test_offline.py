@@ -9,8 +9,7 @@ import pytest
 
 from ripcurrent.evaluate import evaluate
 from ripcurrent.report import build
-from ripcurrent.scan import scan
-from ripcurrent.scan._doctor import diagnose
+from ripcurrent.scan import doctor, scan
 from ripcurrent.select import select
 from tests.models.conftest import no_network
 from tests.tiny_scan import EXACT, write_jsonl
@@ -38,14 +37,14 @@ def test_scan_select_report_evaluate_doctor(
 ) -> None:
     model = str(tiny_folder)
     result = scan(rows_file, tmp_path / "out", model=model, anchors=str(anchors_file), limit=6, **EXACT)
-    assert len(select(result.folder, top=2, seeds=(0,))[0].selection.indices) == 2
+    assert len(select(result.folder, top=2)[0].selection.indices) == 2
     assert build(result.folder).stat().st_size > 10_000
     prompts = write_jsonl(tmp_path / "prompts.jsonl", [{"prompt": "How many boats?"}, {"prompt": "And now?"}])
     evaluated = evaluate(
         model, prompts=[prompts], out=tmp_path / "evaluated", device="cpu", dtype="float32", max_new_tokens=4
     )
     assert len(evaluated.responses) == 2
-    found = diagnose(rows_file, model=model, anchors=str(anchors_file), device="cpu", dtype="float32", limit=6)
+    found = doctor(rows_file, model=model, anchors=str(anchors_file), device="cpu", dtype="float32", limit=6)
     assert found.model is not None
     assert no_sockets == []
 

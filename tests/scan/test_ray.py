@@ -6,7 +6,6 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from functools import partial
 from importlib import import_module
 from pathlib import Path
 from threading import Thread
@@ -21,7 +20,7 @@ from ripcurrent.scan._executor import run_shards
 from ripcurrent.scan._part import shard_of
 from ripcurrent.scan._ray import ALONE, Machine, RayPool, cores_each
 from ripcurrent.scan._shards import Shard, ShardFolder
-from tests.scan.ray_stage import ROWS, MakeStage, SkippableNumbers, open_numbers, open_too_few
+from tests.scan.ray_stage import ROWS, MakeStage, open_numbers, open_too_few
 
 # read when Ray is first imported, which is here
 os.environ.update(ALONE)
@@ -88,17 +87,6 @@ def test_a_last_shard_of_a_dataset_that_had_grown_is_computed_again(pool: RayPoo
     ShardFolder(tmp_path / "shards").write(grown, pa.table({"value": [1] * grown.rows}))
     assert run(pool, tmp_path / "shards", notes)[-1] == (last.number, True)
     assert values(tmp_path / "shards") == [7 * number for number in range(ROWS)]
-
-
-def test_a_worker_steps_over_the_rows_of_others(pool: RayPool, tmp_path: Path, notes: Path) -> None:
-    made = tmp_path / "made"
-    made.mkdir()
-    # whichever worker does shards 1 and 4, there is one between them that nobody does
-    there = pa.table({"value": [7 * number for number in range(6, 9)]})
-    ShardFolder(tmp_path / "shards").write(Shard(2, 6, 3), there)
-    run(pool, tmp_path / "shards", notes, rows=partial(SkippableNumbers, notes=made), wait=0.3)
-    assert begun(made) == begun(notes)
-    assert sorted(row for rows in begun(made).values() for row in rows) == [*range(6), *range(9, ROWS)]
 
 
 def test_tasks_of_several_shards_give_the_same(
@@ -204,11 +192,11 @@ def cluster(monkeypatch: pytest.MonkeyPatch, *free: dict[str, float]) -> None:
         # one shard needs one worker
         ({"workers": 2}, {"CPU": 1.0}, 1, (1, 1)),
         ({"use_gpu": True}, {"CPU": 30.0, "GPU": 1.0}, 8, (1, 8)),
-        ({"workers": 2}, {"CPU": 1.0}, 8, r"1 of 32 CPU cores are free, for 2 workers\.\nWait for that work"),
-        ({"workers": 2, "use_gpu": True}, {"CPU": 30.0, "GPU": 1.0}, 8, "1 of 4 GPUs and 30 of 32 CPU cores are free"),
-        ({"use_gpu": True}, {"CPU": 30.0}, 8, "0 of 4 GPUs"),
-        ({"workers": 5, "use_gpu": True}, {"CPU": 30.0}, 8, "The cluster has 4 GPUs for 5 workers"),
-        ({"workers": 9999}, {"CPU": 30.0}, 8, r"CPU cores, too few for 9999 workers\.\nName fewer --workers"),
+        ({"workers": 2}, {"CPU": 1.0}, 8, r"of 32 CPU cores: there is room for 1 of 2 workers\.\nWait for that work"),
+        ({"workers": 2, "use_gpu": True}, {"CPU": 30.0, "GPU": 1.0}, 8, "32 CPU cores and 4 GPUs: .* for 1 of 2 work"),
+        ({"use_gpu": True}, {"CPU": 30.0}, 8, "there is room for 0 of 1 workers"),
+        ({"workers": 5, "use_gpu": True}, {"CPU": 30.0}, 8, "has 32 CPU cores and 4 GPUs, too few for 5 workers"),
+        ({"workers": 9999}, {"CPU": 30.0}, 8, r"32 CPU cores, too few for 9999 workers\.\nName fewer --workers"),
     ],
 )
 def test_what_other_work_holds_is_not_waited_for(

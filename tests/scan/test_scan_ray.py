@@ -21,7 +21,7 @@ import torch
 
 from ripcurrent.data import read_rows
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.gradients import GradientPass, choose_factoring, set_direction, stack_directions
+from ripcurrent.gradients import GradientPass, choose_factoring, make_batch, set_direction, stack_directions
 from ripcurrent.progress import SilentProgress
 from ripcurrent.scan import ScanRun, scan
 from ripcurrent.scan._execution import Execution, OpenRows, from_anywhere
@@ -174,14 +174,16 @@ def test_a_stage_made_elsewhere_scores_the_same_also_with_factored_directions(
         token_budget=64,
         gradient_pass=gradient_pass,
         directions=directions,
-        direction_columns=("dot_harmful", "dot_safe"),
     )
     shared = share_stage(stage, options, lambda value: partial(deepcopy, value))
-    rows = random_rows(np.random.default_rng(2), 5)
-    here, there = stage.measure(rows), pickle.loads(pickle.dumps(shared))().measure(rows)
-    assert np.isfinite(here.dots).all()
-    np.testing.assert_array_equal(there.dots, here.dots)
-    np.testing.assert_array_equal(there.squared_norm, here.squared_norm)
+    batch = make_batch(random_rows(np.random.default_rng(2), 5), chat_model.device)
+    measured = []
+    for one in (stage, pickle.loads(pickle.dumps(shared))()):
+        assert one.gradient_pass is not None
+        measured.append(one.gradient_pass.measure(batch, one.directions))
+    assert np.isfinite(measured[0].dots).all()
+    np.testing.assert_array_equal(measured[1].dots, measured[0].dots)
+    np.testing.assert_array_equal(measured[1].squared_norm, measured[0].squared_norm)
 
     for what in ("model's fingerprint", "chat template", "tokenizer", "version of torch", "compute type"):
         other = replace(shared, identity={**shared.identity, what: "another"})

@@ -27,7 +27,6 @@ def make_stage() -> SignalStage:
         token_budget=4000,
         gradient_pass=gradient_pass,
         directions=stack_directions(gradient_pass.layers, directions, torch.float32),
-        direction_columns=("dot_harmful", "dot_safe"),
         features=FeatureReader(chat),
         anchor_features=features / np.linalg.norm(features, axis=1, keepdims=True),
     )

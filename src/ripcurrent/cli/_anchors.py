@@ -84,7 +84,7 @@ def check_command(
         with TerminalProgress().shown() as progress:
             check = check_anchors(file, progress=progress, **options)
     if as_json:
-        print_json(check.as_json())
+        print_json(check.to_json())
     elif not quiet:
         from rich import box
         from rich.console import Console

@@ -32,10 +32,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
-    from ripcurrent.scan._doctor import DatasetReport, Diagnosis
-    from ripcurrent.scan._environment import Finding
-    from ripcurrent.scan._probe import Estimate
-    from ripcurrent.scan._rendered_row import RenderedRow
+    from ripcurrent.scan import DatasetReport, Diagnosis, Estimate, Finding, RenderedRow
 
 LOSS_OPEN, LOSS_CLOSE = "⟦", "⟧"
 """Mark loss-bearing text where there is no colour."""
@@ -80,7 +77,7 @@ def doctor_command(
     """
     from ripcurrent.cli._output import TerminalProgress, print_json
     from ripcurrent.data import parse_mapping
-    from ripcurrent.scan._doctor import diagnose
+    from ripcurrent.scan import doctor
 
     changes: dict[str, Any] = {
         "model": model,
@@ -102,12 +99,12 @@ def doctor_command(
         "limit": limit,
     }
     if quiet or as_json:
-        found = diagnose(dataset, **changes)
+        found = doctor(dataset, **changes)
     else:
         with TerminalProgress().shown() as progress:
-            found = diagnose(dataset, progress=progress, **changes)
+            found = doctor(dataset, progress=progress, **changes)
     if as_json:
-        print_json(found.as_json())
+        print_json(found.to_json())
     elif not quiet:
         show_diagnosis(found)
 
@@ -123,12 +120,12 @@ def show_diagnosis(found: Diagnosis) -> None:
     if found.model is not None:
         facts = found.model
         console.print("\n[bold]Model[/bold]")
-        millions = int(facts["parameters"] or 0) / 1e6
+        millions = (facts.parameters or 0) / 1e6
         forward = bool(found.estimates) and all(one.signals == "representation" for one in found.estimates)
-        over = "representations alone" if forward else f"gradients over scope {facts['scope']}"
+        over = "representations alone" if forward else f"gradients over scope {facts.scope}"
         console.print(
-            f"  {facts['name']}: {facts['architecture']}, {millions:,.{0 if millions >= 10 else 2}f} million"
-            f" parameters, {facts['dtype']} on {facts['device']}, {over}",
+            f"  {facts.name}: {facts.architecture}, {millions:,.{0 if millions >= 10 else 2}f} million"
+            f" parameters, {facts.dtype} on {facts.device}, {over}",
             soft_wrap=True,
             markup=False,
         )
@@ -136,7 +133,7 @@ def show_diagnosis(found: Diagnosis) -> None:
         console.print("\n[bold]Dataset[/bold]")
         _show_dataset(console, found.dataset)
     if found.estimates:
-        console.print("\n[bold]A scan of it[/bold], as a short probe predicts it (an estimate: other load changes it)")
+        console.print("\n[bold]A scan of it[/bold], predicted from a few timed batches (other load changes it)")
         for estimate in found.estimates:
             console.print(_forecast(estimate), soft_wrap=True)
 
@@ -215,7 +212,7 @@ def _has_colour(console: Console) -> bool:
 
 
 def _forecast(estimate: Estimate) -> str:
-    from ripcurrent.scan._environment import size
+    from ripcurrent.scan import size
 
     parts = (
         f"loading {duration(estimate.loading_seconds)}",

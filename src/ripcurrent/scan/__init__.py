@@ -22,7 +22,9 @@ if TYPE_CHECKING:
         Column,
         Direction,
     )
-    from ripcurrent.scan._environment import size
+    from ripcurrent.scan._doctor import DatasetReport, Diagnosis, doctor
+    from ripcurrent.scan._environment import Finding, size
+    from ripcurrent.scan._estimate import Estimate
     from ripcurrent.scan._execution import Execution
     from ripcurrent.scan._manifest import ScanAnchors, ScanManifest
     from ripcurrent.scan._options import ScanOptions
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
         weak_anchors_note,
     )
     from ripcurrent.scan._part import Part, bind_local_gpu, parse_part
+    from ripcurrent.scan._rendered_row import RenderedRow
     from ripcurrent.scan._run import BATCH_ROWS, BoolArray, FloatArray, RowNumbers, ScanRun
     from ripcurrent.scan._scan import default_folder, scan
     from ripcurrent.scan._scan_model import load_scan_model, require_positions
@@ -48,12 +51,15 @@ _HOMES = {
     "_check_anchors": "AnchorCheck check_anchors",
     "_columns": "COHERENCE COLUMNS DIRECTION_OF_RISK GRADIENT_COLUMNS REPRESENTATION_COLUMNS SET_COSINE SUMMED "
     "TRAIT_COLUMNS Column Direction",
-    "_environment": "size",
+    "_doctor": "DatasetReport Diagnosis doctor",
+    "_environment": "Finding size",
+    "_estimate": "Estimate",
     "_execution": "Execution",
     "_manifest": "ScanAnchors ScanManifest",
     "_options": "ScanOptions",
     "_overview": "format_shares riskiest_rows scan_notes score_quantiles weak_anchors_note",
     "_part": "Part bind_local_gpu parse_part",
+    "_rendered_row": "RenderedRow",
     "_run": "BATCH_ROWS BoolArray FloatArray RowNumbers ScanRun",
     "_scan": "default_folder scan",
     "_scan_model": "load_scan_model require_positions",
@@ -67,12 +73,12 @@ _HOMES = {
 __all__ = [
     "BATCH_ROWS", "COHERENCE", "COLUMNS", "DIRECTION_OF_RISK", "DROPPED", "GRADIENT_COLUMNS", "NOT_EMBEDDED",
     "REPRESENTATION_COLUMNS", "SET_COSINE", "SUMMED", "TOKEN_SCHEMA", "TRAIT_COLUMNS", "AnchorCheck",
-    "AnchorMeasurements", "BoolArray", "Column", "Direction", "Execution", "FloatArray", "Part", "RowNumbers",
-    "ScanAnchors", "ScanManifest", "ScanOptions", "ScanRun", "ScoredWith", "SignalStage", "bind_local_gpu",
-    "check_anchors", "default_folder", "format_shares", "load_scan_model", "load_tokens", "parse_part",
-    "read_token_record", "representation_scores", "require_positions", "require_separation", "riskiest_rows", "scan",
-    "scan_notes", "score_quantiles", "separation", "size", "unit", "weak_anchors_note", "weakly_separated",
-    "write_tokens",
+    "AnchorMeasurements", "BoolArray", "Column", "DatasetReport", "Diagnosis", "Direction", "Estimate", "Execution",
+    "Finding", "FloatArray", "Part", "RenderedRow", "RowNumbers", "ScanAnchors", "ScanManifest", "ScanOptions",
+    "ScanRun", "ScoredWith", "SignalStage", "bind_local_gpu", "check_anchors", "default_folder", "doctor",
+    "format_shares", "load_scan_model", "load_tokens", "parse_part", "read_token_record", "representation_scores",
+    "require_positions", "require_separation", "riskiest_rows", "scan", "scan_notes", "score_quantiles",
+    "separation", "size", "unit", "weak_anchors_note", "weakly_separated", "write_tokens",
 ]
 # fmt: on
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names.split()}

@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from pydantic import JsonValue
+
 from ripcurrent.anchors import load_anchors
-from ripcurrent.gradients import FeatureReader, GradientPass, in_memory
+from ripcurrent.gradients import in_memory
 from ripcurrent.progress import Progress, SilentProgress
 from ripcurrent.scan._options import ScanOptions, require_combination
+from ripcurrent.scan._passes import ScanPasses
 from ripcurrent.scan._prepared_anchors import prepare_anchors
 from ripcurrent.scan._scan_model import load_scan_model
 from ripcurrent.scan._separation import leave_one_out_scores, separation
@@ -45,8 +48,8 @@ class AnchorCheck:
     anchors: tuple[CheckedAnchor, ...]
     """Every anchor."""
 
-    def as_json(self) -> dict[str, Any]:
-        """One JSON-ready object."""
+    def to_json(self) -> dict[str, JsonValue]:
+        """What ``--json`` prints."""
         return asdict(self)
 
 
@@ -54,24 +57,19 @@ def check_anchors(anchors: str = "builtin", *, progress: Progress | None = None,
     """Measure an anchor set on a model; options by name as for a scan."""
     options = ScanOptions.resolve(None, {**changes, "anchors": anchors})
     require_combination(options, "messages")
-    told = progress or SilentProgress()
+    progress = progress or SilentProgress()
     anchor_set = load_anchors(anchors)
-    told.step("loading the model")
-    chat_model = load_scan_model(options)
-    gradient_pass = GradientPass(chat_model) if options.wants_gradient else None
-    features = (
-        FeatureReader(chat_model, layer=options.layer, position=options.position)
-        if options.wants_representation
-        else None
-    )
+    progress.step("loading the model")
+    passes = ScanPasses(load_scan_model(options), options)
     with in_memory("The anchors' directions"):
-        prepared = prepare_anchors(anchor_set, chat_model, options, gradient_pass, features, on_step=told.step)
-    scores = leave_one_out_scores(prepared.measurements, options.avg_n)
-    norms = prepared.measurements.norms
+        measurements = prepare_anchors(
+            anchor_set, passes.chat_model, options, passes.gradient_pass, passes.features, on_step=progress.step
+        ).measurements
+    scores, norms = leave_one_out_scores(measurements, options.avg_n), measurements.norms
     return AnchorCheck(
         name=anchor_set.name,
-        model=chat_model.name,
-        separation=separation(prepared.measurements, options.avg_n),
+        model=passes.chat_model.name,
+        separation=separation(measurements, options.avg_n),
         scores=tuple(scores),
         anchors=tuple(
             CheckedAnchor(

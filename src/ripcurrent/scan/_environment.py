@@ -1,4 +1,4 @@
-"""What this machine and installation offer a scan, each finding with what to do about it."""
+"""What this machine and installation offer a scan, and what to do about what they lack."""
 
 from __future__ import annotations
 
@@ -29,22 +29,20 @@ class Finding:
     name: str
     """What."""
     value: str
-    """What was found."""
+    """What it is."""
     advice: str | None = None
-    """What to do about it; None when it is fine."""
+    """What to do about it; None when nothing has to be done."""
 
     @property
     def ok(self) -> bool:
-        """Whether nothing has to be done."""
+        """True without advice."""
         return self.advice is None
 
 
 def environment(device_name: str | None, dtype_name: str | None) -> list[Finding]:
-    """Look at versions, device, compute type, processor, memory, cache and the embedded model.
+    """Look at versions, device, compute type, CPU, memory, cache and the embedded model.
 
-    Args:
-        device_name: The device the user asks for, or None.
-        dtype_name: The compute type the user asks for, or None.
+    Device and compute type are those the user asks for, or None.
 
     Raises:
         RipcurrentError: A device or compute type that this machine does not have.
@@ -57,7 +55,7 @@ def environment(device_name: str | None, dtype_name: str | None) -> list[Finding
         Finding("transformers", version("transformers")),
         _device(device, device_name),
         _dtype(device, dtype_name),
-        *([_processor()] if device.type == "cpu" else []),
+        *([_cpu()] if device.type == "cpu" else []),
         _memory(device),
         _cache(cache_folder()),
         _embedded("embedded model", embedded_gguf),
@@ -80,51 +78,48 @@ def free_memory(device: torch.device) -> int | None:
 
 
 def size(count: float) -> str:
-    """Bytes in words, in powers of a thousand."""
+    """Bytes with a unit, in powers of a thousand."""
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
 
 
 def _device(device: torch.device, named: str | None) -> Finding:
     label = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
-    if named is not None:
-        return Finding("device", f"{label}, as asked for")
-    if device.type != "cpu":
-        return Finding("device", f"{label}, the fastest here")
-    return Finding("device", "cpu: there is no GPU that this torch can use")
+    if named is None and device.type == "cpu":
+        return Finding("device", "cpu: there is no GPU that this torch can use")
+    return Finding("device", f"{label}, {'the fastest here' if named is None else 'as asked for'}")
 
 
 def _dtype(device: torch.device, named: str | None) -> Finding:
-    dtype = choose_dtype(named, device)
-    native = choose_dtype(None, device)
+    dtype, native = choose_dtype(named, device), choose_dtype(None, device)
     label = str(dtype).removeprefix("torch.")
-    if dtype == native:
+    if named is None:
         why = "which this device computes in natively" if native == torch.bfloat16 else "as bfloat16 is not native here"
-        return Finding("compute type", f"{label}, {why}" if named is None else f"{label}, as asked for")
+        return Finding("compute type", f"{label}, {why}")
     advice = None
-    if native == torch.bfloat16 and dtype == torch.float32:
+    if dtype == native:
+        pass
+    elif native == torch.bfloat16 and dtype == torch.float32:
         advice = "Leave --dtype out unless you need float32: bfloat16 is several times faster on this device."
     elif dtype != torch.float32:
         advice = f"Leave --dtype out: this device does not compute in {label} natively, which is slow."
     return Finding("compute type", f"{label}, as asked for", advice)
 
 
-def _processor() -> Finding:
+def _cpu() -> Finding:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = torch.get_num_threads()
     # Hyper-threads count as cores, and torch rightly leaves one of each pair alone.
     few = threads * 2 < cores or (threads == 1 and cores > 1)
     advice = "Unset OMP_NUM_THREADS, or raise it, to use the other cores." if few else None
-    return Finding("processor", f"{threads} threads on {cores} cores", advice)
+    return Finding("CPU", f"{threads} threads on {cores} cores", advice)
 
 
 def _memory(device: torch.device) -> Finding:
     free = free_memory(device)
     if free is None:
         return Finding("memory", "the system does not say how much is free")
-    advice = None
-    if free < ENOUGH_MEMORY:
-        advice = f"A scan with the embedded model may take {size(ENOUGH_MEMORY)}: close what you can."
-    return Finding("memory", f"{size(free)} free", advice)
+    few = f"A scan with the embedded model may take {size(ENOUGH_MEMORY)}: close what you can."
+    return Finding("memory", f"{size(free)} free", few if free < ENOUGH_MEMORY else None)
 
 
 def _cache(folder: Path) -> Finding:
@@ -140,7 +135,7 @@ def _cache(folder: Path) -> Finding:
 
 
 def _bytes_of(path: Path) -> int:
-    """A file's size; 0 of what is none, or no more: a scan beside this may rename and remove."""
+    """A file's size; 0 of a folder, and of a file that a scan beside this removes."""
     try:
         return path.stat().st_size if path.is_file() else 0
     except OSError:

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from itertools import islice, takewhile, zip_longest
 from threading import Event
-from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic, Protocol, TypeVar
 
 import pyarrow as pa
 
@@ -32,14 +32,6 @@ class Stage(Protocol[Consumed]):
         """Numbers by name of all that it did so far, such as its peak memory."""
 
 
-@runtime_checkable
-class Skipping(Protocol):
-    """A stream that steps over items more cheaply than by giving them."""
-
-    def skip(self, count: int) -> None:
-        """Step over ``count`` items, or as many as are left."""
-
-
 class ShardReader(Generic[Item]):
     """Reads shards' items from one stream, which is opened again only to go back."""
 
@@ -57,10 +49,7 @@ class ShardReader(Generic[Item]):
         """
         if self._at is None or self._at > shard.start:
             self._items, self._at = iter(self._open_items(shard.start)), shard.start
-        if isinstance(self._items, Skipping):
-            self._items.skip(shard.start - self._at)
-        else:
-            next(islice(self._items, shard.start - self._at, shard.start - self._at), None)
+        next(islice(self._items, shard.start - self._at, shard.start - self._at), None)
         self._at = shard.start + shard.rows
         last = self._at == self._rows
         items = list(takewhile(lambda _: not stopped.is_set(), islice(self._items, shard.rows + last)))

@@ -1,85 +1,184 @@
-"""A scan within a memory budget: directions in files where they do not fit, and what the manifest keeps of memory."""
+"""``--memory``: batches and a place for directions that keep to a cap, chosen once from a batch that is measured."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from itertools import islice
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import JsonValue
 
+from ripcurrent.data import Row
 from ripcurrent.errors import ExitCode, RipcurrentError
-from ripcurrent.gradients import Directions, GradientPass, MappedStore, stack_directions
-from ripcurrent.models import ChatModel, device_peak, memory_in_use
+from ripcurrent.gradients import Halving, RanOut, attempt, in_memory
+from ripcurrent.models import (
+    ChatModel,
+    device_peak,
+    give_back_freed_memory,
+    memory_in_use,
+    peak_bytes,
+    reset_peak,
+)
 from ripcurrent.scan._environment import size
-from ripcurrent.scan._options import ScanOptions
 
 if TYPE_CHECKING:
-    from ripcurrent.scan._prepared_anchors import PreparedAnchors
+    from ripcurrent.scan._options import ScanOptions
+    from ripcurrent.scan._signal_stage import PreparedRow, SignalStage
 
 MARGIN = 0.9
-"""Share of ``--memory`` that model and directions may fill; batches take the rest."""
+"""Share of the cap that batches may fill: tables, tokens and the allocator's waste take the rest."""
+
+Decide = Callable[[], dict[str, Any]]
 
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPlan:
+    """How a scan keeps to what memory it may use."""
+
+    token_budget: int
+    """Padded tokens per batch."""
+    mapped_directions: bool
+    """Directions lie in files and are read layer by layer."""
 
 
 def parse_size(text: str) -> int:
     """Bytes of a size such as ``8GB`` (powers of a thousand), ``8GiB`` (of 1,024) or a plain number from 1 MB up.
 
     Raises:
-        ValueError: it is none.
+        ValueError: It is none.
     """
-    found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([a-zA-Z]*)\s*", text)
-    unit = found[2].upper() or "B" if found else ""
-    if found is None or unit not in _UNITS or float(found[1]) <= 0:
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([a-zA-Z]*)\s*", text)
+    unit = match[2].upper() or "B" if match else ""
+    if match is None or unit not in _UNITS or float(match[1]) <= 0:
         raise ValueError("write a size such as 8GB, 500MB or 6GiB")
-    if not found[2] and float(found[1]) < _UNITS["MB"]:
-        raise ValueError(f"it has no unit: write {found[1]}GB or {found[1]}MB")
-    return int(float(found[1]) * _UNITS[unit])
+    if not match[2] and float(match[1]) < _UNITS["MB"]:
+        raise ValueError(f"it has no unit: write {match[1]}GB or {match[1]}MB")
+    return int(float(match[1]) * _UNITS[unit])
 
 
-def scan_directions(
-    gradient_pass: GradientPass, anchors: PreparedAnchors, chat_model: ChatModel, options: ScanOptions, folder: Path
-) -> Directions:
-    """The harmful and the safe direction: in memory, or in files without a name in ``folder`` where they do not fit."""
-    stored = [anchors.direction("harmful"), anchors.direction("safe")]
-    needed = memory_in_use(chat_model.device) + anchors.directions_bytes()
-    if options.memory is None or needed <= options.memory * MARGIN:
-        return stack_directions(gradient_pass.layers, stored, chat_model.dtype)
-    store = MappedStore(folder)
-    stacked = stack_directions(gradient_pass.layers, stored, chat_model.dtype, empty=store.empty, written=store.let_go)
-    return store.directions(stacked, chat_model.device)
+def fitting_stage(
+    make_stage: Callable[[bool], SignalStage],
+    options: ScanOptions,
+    decided: Callable[[str, Decide], dict[str, Any]],
+    rows: Iterable[Row],
+    directions_bytes: int,
+    device: torch.device,
+) -> tuple[SignalStage, MemoryPlan]:
+    """A scan's stage, as it fits into memory.
+
+    Without ``--memory`` directions go to files where they do not fit. With it the run's first call plans, and later
+    ones keep to that, so that a resumed run equals an uninterrupted one.
+
+    Args:
+        make_stage: Makes the stage, with directions in files or not.
+        options: The scan's.
+        decided: Gives what the run's first call decided under a name, or decides it now.
+        rows: Streams the dataset; the first shard's are looked at.
+        directions_bytes: What the directions take in memory.
+        device: Where the model is.
+
+    Raises:
+        RipcurrentError: The stage does not fit, or within the cap not a row; says what would.
+    """
+    if options.memory is None:
+        made = attempt(partial(make_stage, False))
+        if not isinstance(made, RanOut):
+            return made, MemoryPlan(made.token_budget, False)
+        plan = MemoryPlan(options.batch_tokens, True)
+    else:
+        few = islice(rows, options.shard_rows)
+        planned = partial(_plan, make_stage, options, few, directions_bytes, device)
+        plan = MemoryPlan(**decided(f"memory {options.memory}", lambda: asdict(planned())))
+    with in_memory("The directions"):
+        return replace(make_stage(plan.mapped_directions), token_budget=plan.token_budget), plan
 
 
-def memory_record(options: ScanOptions, devices: Sequence[torch.device], batches_halved: int) -> dict[str, JsonValue]:
-    """What the manifest keeps of memory: batches halved, the peak on CUDA, and whether ``--memory`` was kept."""
-    # of several, the fullest one's
+def _plan(
+    make_stage: Callable[[bool], SignalStage],
+    options: ScanOptions,
+    rows: Iterable[Row],
+    directions_bytes: int,
+    device: torch.device,
+) -> MemoryPlan:
+    """The largest batches within ``options.memory``, by what one batch of these rows takes per token.
+
+    Directions stay in memory as long as the longest row then fits. A longer row that comes later may pass the cap.
+    """
+    assert options.memory is not None
+    limit, tokens, longest = options.memory * MARGIN, 0, 0
+    prepared: list[PreparedRow] | None = None
+    for mapped in (False, True) if options.wants_gradient else (False,):
+        if not mapped and directions_bytes > limit - memory_in_use(device):
+            # never put where the limit may be the machine's own
+            continue
+        stage = make_stage(mapped)
+        prepared = prepared or [row for row in stage.prepare(rows) if _longest(row)]
+        longest = max(map(_longest, prepared), default=0)
+        tokens = _tokens_within(stage, sorted(prepared, key=_longest, reverse=True), limit)
+        if tokens >= longest:
+            return MemoryPlan(max(1, min(tokens, options.batch_tokens)), mapped)
+        del stage
+    ways = ["--signals representation", "--scope lora"] if options.wants_gradient else []
+    ways += [f"--max-tokens {tokens}" if tokens >= 8 else "a smaller model"]
+    raise RipcurrentError(
+        f"--memory {size(options.memory)} cannot be kept: a row of {longest or options.max_tokens} tokens does not fit "
+        f"beside the model{', with directions in files' if options.wants_gradient else ''}.",
+        f"Use {' or '.join(ways)}. The model's own weights are not moved out of memory.",
+        code=ExitCode.NOT_MEASURED,
+    )
+
+
+def _tokens_within(stage: SignalStage, rows: Sequence[PreparedRow], limit: float) -> int:
+    """Padded tokens of the largest batch within a limit of bytes, by a batch of the first of these rows."""
+    device = stage.chat_model.device
+    give_back_freed_memory()
+    held = memory_in_use(device)
+    if not rows or held >= limit:
+        return 0 if held >= limit else stage.token_budget
+    reset_peak(device)
+    budget = max(_longest(rows[0]), stage.token_budget // 4)
+    rows = rows[: budget // _longest(rows[0])]
+    replace(stage, token_budget=budget, halving=Halving(), on_rows=lambda done: None).compute(rows)
+    return int((limit - held) * _longest(rows[0]) * len(rows) / max(1, peak_bytes(device) - held))
+
+
+def _longest(row: PreparedRow) -> int:
+    return max((len(piece.tokens) for piece in row.pieces if piece.status == "ok"), default=0)
+
+
+def require_room_for_directions(elements: int, chat_model: ChatModel, options: ScanOptions) -> None:
+    """Refuse to form a direction of so many elements where it and the copy that is stored pass the cap.
+
+    Raises:
+        RipcurrentError: They do; says how much is needed.
+    """
+    needed = memory_in_use(chat_model.device) + elements * (4 + chat_model.dtype.itemsize)
+    if options.memory is not None and needed > options.memory:
+        raise RipcurrentError(
+            f"Computing the anchors' directions takes {size(needed)}, more than --memory {size(options.memory)}.",
+            "Compute them once where there is more memory (a scan with the same model, anchors and options on the same "
+            "kind of device) and bring RIPCURRENT_CACHE here; or use --signals representation or --scope lora.",
+            code=ExitCode.NOT_MEASURED,
+        )
+
+
+def memory_record(
+    options: ScanOptions, devices: Sequence[torch.device], batches_halved: int, plan: MemoryPlan
+) -> dict[str, JsonValue]:
+    """What the manifest keeps of memory: what ran out, and the cap with its plan and whether it was kept."""
+    # of several devices, the fullest one's
     peak = max(map(device_peak, devices))
     record: dict[str, JsonValue] = {"batches_halved": batches_halved}
     if devices[0].type == "cuda":
         record["device_peak_bytes"] = peak
+    if options.memory is not None or plan.mapped_directions:
+        record |= asdict(plan)
     if options.memory is not None:
         record |= {"memory": options.memory, "kept": peak <= options.memory}
     return record
-
-
-def require_room_for_directions(elements: int, chat_model: ChatModel, options: ScanOptions) -> None:
-    """Refuse to form an anchor set's direction where it and the copy that is stored pass the budget.
-
-    Raises:
-        RipcurrentError: they do; says how much is needed.
-    """
-    if options.memory is None:
-        return
-    needed = memory_in_use(chat_model.device) + elements * (4 + chat_model.dtype.itemsize)
-    if needed > options.memory:
-        smaller = {"all": ["--scope linear or lora"], "linear": ["--scope lora"]}
-        ways = ["--signals representation", *smaller.get(options.scope, [])]
-        raise RipcurrentError(
-            f"Computing the anchors' directions takes {size(needed)}, more than --memory {size(options.memory)}.",
-            "Compute them once where there is more memory (a scan with the same model, anchors and options on the same "
-            f"kind of device) and bring RIPCURRENT_CACHE here; or use {' or '.join(ways)}.",
-            code=ExitCode.NOT_MEASURED,
-        )

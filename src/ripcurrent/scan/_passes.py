@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ripcurrent.gradients import Directions, FeatureReader, GradientPass, in_memory
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from ripcurrent.data import Dataset
+from ripcurrent.gradients import Directions, FeatureReader, GradientPass, MappedStore, stack_directions
 from ripcurrent.models import ChatModel, describe
 from ripcurrent.progress import Progress
-from ripcurrent.scan._memory import scan_directions
+from ripcurrent.runs import RunFolder
+from ripcurrent.scan._memory import MemoryPlan, fitting_stage
 from ripcurrent.scan._options import ScanOptions
 from ripcurrent.scan._prepared_anchors import PreparedAnchors
 from ripcurrent.scan._signal_stage import SignalStage
@@ -26,6 +33,8 @@ class ScanPasses:
         """The options, with the device's token budget."""
         self.model = describe(chat_model)
         """Facts about the model; Ray's workers may get its weights, and only shapes are left here."""
+        self.memory_plan = MemoryPlan(self.options.batch_tokens, mapped_directions=False)
+        """How memory is kept to; decided with the stage."""
         self.gradient_pass = GradientPass(chat_model) if options.wants_gradient else None
         """None without gradient signals."""
         self.features: FeatureReader | None = None
@@ -35,23 +44,44 @@ class ScanPasses:
         if options.tokens is not None and self.gradient_pass is not None:
             self.gradient_pass.require_token_axes()
 
-    def directions(self, anchors: PreparedAnchors, folder: Path) -> Directions | None:
-        """The harmful and the safe direction: in memory, or in files of ``folder`` where ``--memory`` asks for it."""
+    def directions(self, stored: Sequence[Mapping[str, Tensor]], mapped_in: Path | None) -> Directions | None:
+        """The harmful and the safe direction, in memory or in files of a folder; None without gradient signals."""
         if self.gradient_pass is None:
             return None
-        with in_memory("The directions"):
-            return scan_directions(self.gradient_pass, anchors, self.chat_model, self.options, folder)
+        layers, dtype = self.gradient_pass.layers, self.chat_model.dtype
+        if mapped_in is None:
+            return stack_directions(layers, stored, dtype)
+        store = MappedStore(mapped_in)
+        stacked = stack_directions(layers, stored, dtype, empty=store.empty, written=store.let_go)
+        return store.directions(stacked, self.chat_model.device)
 
-    def stage(self, anchors: PreparedAnchors, folder: Path, progress: Progress) -> SignalStage:
-        """The stage that scores shards of rows."""
+    def scan_directions(self, anchors: PreparedAnchors, folder: Path) -> Directions | None:
+        """The directions where the scan's stage has them: in memory, or in files of the run folder."""
+        return self.directions(anchors.both_directions(), folder if self.memory_plan.mapped_directions else None)
+
+    def stage(self, anchors: PreparedAnchors, run: RunFolder, rows: Dataset, progress: Progress) -> SignalStage:
+        """The stage that scores shards of rows, as it fits into memory."""
+
+        def make(mapped: bool) -> SignalStage:
+            directions = self.directions(anchors.both_directions(), run.folder if mapped else None)
+            return self.stage_of(directions, anchors.features, progress)
+
+        device, needed = self.chat_model.device, anchors.directions_bytes()
+        stage, self.memory_plan = fitting_stage(make, self.options, run.decided, rows, needed, device)
+        return stage
+
+    def stage_of(
+        self, directions: Directions | None, anchor_features: npt.NDArray[np.float32] | None, progress: Progress
+    ) -> SignalStage:
+        """A stage with these directions and anchors' unit features."""
         options = self.options
         return SignalStage(
             chat_model=self.chat_model,
             token_budget=options.batch_tokens,
             gradient_pass=self.gradient_pass,
-            directions=self.directions(anchors, folder),
+            directions=directions,
             features=self.features,
-            anchor_features=anchors.features,
+            anchor_features=anchor_features,
             max_tokens=options.max_tokens,
             loss_on=options.loss_on,
             row_tokens=options.row_tokens,

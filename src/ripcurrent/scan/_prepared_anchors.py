@@ -66,16 +66,15 @@ class PreparedAnchors:
     reused: bool = False
     """The directions came from the cache."""
 
-    def direction(self, name: str) -> StoredDirection:
-        """``harmful`` or ``safe`` (the mean over the safe sets), read from disk tensor by tensor."""
-        assert self.folder is not None
-        return StoredDirection(self.folder / f"{name}.safetensors")
+    def both_directions(self) -> list[StoredDirection]:
+        """The harmful one and the mean over the safe sets, read from disk tensor by tensor; empty without gradients."""
+        if self.folder is None:
+            return []
+        return [StoredDirection(self.folder / f"{name}.safetensors") for name in ("harmful", "safe")]
 
     def directions_bytes(self) -> int:
         """What both directions take, on disk and so in memory; 0 without gradients."""
-        if self.folder is None:
-            return 0
-        return sum((self.folder / f"{name}.safetensors").stat().st_size for name in ("harmful", "safe"))
+        return sum(one.path.stat().st_size for one in self.both_directions())
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
+import pickle
 import socket
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -16,24 +16,18 @@ import pyarrow as pa
 
 from ripcurrent.errors import ExitCode, RipcurrentError
 from ripcurrent.scan._executor import Stage
-from ripcurrent.scan._ray_worker import RESULT, Attempts, Stored, Worker, error_from, ray_library
+from ripcurrent.scan._ray_worker import Answer, Attempts, Stored, Worker, ray_library
 from ripcurrent.scan._shards import Shard
 
 Item = TypeVar("Item")
 
 TASKS = 10_000
 """Ray tasks of one run at most; a larger run gives several shards to a task."""
-
 ALONE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
-"""A Ray of this machine alone listens on 127.0.0.1: no other machine reaches it.
-
-Linux's default is the machine's own address, and Ray replaces a loopback address that it is given by that.
-"""
+"""A Ray of this machine alone listens on 127.0.0.1: no other machine reaches it. Linux's default is another address."""
 LOOPBACK = "127.0.0.1"
-
 PATIENCE = 20.0
 """Seconds that a cluster's address may take to answer, and that resources may take to be free."""
-
 PASSED_ON = ("RIPCURRENT_CACHE", "HF_HOME", "HF_HUB_OFFLINE", "TOKENIZERS_PARALLELISM")
 """Environment variables that workers take over from the driver."""
 
@@ -46,10 +40,7 @@ class Machine(NamedTuple):
 
 
 def cores_each(machines: Sequence[Machine], workers: int, *, with_gpu: bool) -> int:
-    """The most cores that every worker can have so that all find a place; 0 where they do not.
-
-    A worker lies on one machine. With equal shares of all cores those of a small machine would wait for ever.
-    """
+    """The most cores that every worker can have so that all find a place on one machine; 0 where they do not."""
 
     def places(cores: int) -> int:
         return sum(min(one.cores // cores, one.gpus) if with_gpu else one.cores // cores for one in machines)
@@ -61,8 +52,8 @@ def cores_each(machines: Sequence[Machine], workers: int, *, with_gpu: bool) -> 
 class RayPool:
     """Worker processes, each of which makes the stage once. Ray is started or joined when first needed.
 
-    Enter it to use it, and leave it to let Ray go. Tables come back to this process, so workers need the dataset and
-    the model at the paths that it names, but not the run folder.
+    Tables come back to this process, so workers need the dataset and the model at the paths that it names, but not the
+    run folder.
     """
 
     def __init__(self, *, workers: int | None = None, address: str | None = None, use_gpu: bool = False) -> None:
@@ -81,14 +72,12 @@ class RayPool:
         self._workers, self._address, self._use_gpu = workers, address, use_gpu
         self._started = False
         self.reports: dict[str, dict[str, int]] = {}
-        """The largest numbers that each worker's stage reported, by ``host:process``."""
+        """The largest numbers that each worker's stage reported, by machine and process."""
 
     def __enter__(self) -> RayPool:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if self._started:
             ray_library().shutdown()
             self._started = False
@@ -105,9 +94,7 @@ class RayPool:
         rows: int,
         make_stage: Callable[[], Stage[Item]],
     ) -> Generator[tuple[Shard, pa.Table]]:
-        """The shards' tables, each when any worker has it.
-
-        A worker that dies is replaced and its shards given out again.
+        """The shards' tables, each when any worker has it. A worker that dies is replaced, its shards given out again.
 
         Args:
             shards: The shards.
@@ -141,21 +128,21 @@ class RayPool:
                 num_cpus=cores,
                 num_gpus=1 if self._use_gpu else None,
             )
-        pending = {shard.number: shard for shard in shards}
+        pending = set(shards)
         for batch in results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-            for number, table, error, worker, report in zip(*(batch[name].to_pylist() for name in RESULT), strict=True):
-                if error is not None:
-                    raise error_from(error)
+            for packed in batch["answer"].to_pylist():
+                answer: Answer = pickle.loads(packed)
+                if answer.error is not None:
+                    raise answer.error
                 # with several tasks in flight an older report may come later
-                kept = self.reports.setdefault(worker, {})
-                kept.update({key: max(value, kept.get(key, value)) for key, value in json.loads(report).items()})
+                kept = self.reports.setdefault(answer.worker, {})
+                kept.update({key: max(value, kept.get(key, value)) for key, value in answer.report.items()})
                 # a shard that two workers computed, one of them taken for dead, counts once
-                if number in pending:
-                    yield pending.pop(number), pa.ipc.open_stream(table).read_all()
+                if answer.shard in pending:
+                    pending.remove(answer.shard)
+                    yield answer.shard, answer.table
         if pending:
-            raise RipcurrentError(
-                f"Ray ended without shard {min(pending)} and {len(pending) - 1} others.", "Run the same scan again."
-            )
+            raise RipcurrentError(f"Ray ended without {len(pending)} shards.", "Run the same scan again.")
 
     def _pool(self, shards: int) -> tuple[int, int]:
         """Number of workers, and CPU cores for each.
@@ -165,45 +152,35 @@ class RayPool:
         """
         nodes = [node["Resources"] for node in ray_library().nodes() if node["Alive"]]
         machines = [Machine(int(node.get("CPU", 0)), int(node.get("GPU", 0))) for node in nodes]
-        cores, gpus = sum(one.cores for one in machines), sum(one.gpus for one in machines)
-        if self._use_gpu and gpus < (self._workers or 1):
-            raise RipcurrentError(
-                f"The cluster has {gpus} GPUs for {self._workers or 1} workers.",
-                "Name fewer --workers, or --device cpu.",
-            )
-        workers = self._workers or (gpus if self._use_gpu else len(machines))
+        gpus = sum(one.gpus for one in machines)
+        workers = self._workers or (max(1, gpus) if self._use_gpu else len(machines))
         each = cores_each(machines, workers, with_gpu=self._use_gpu)
+        has = f"{sum(one.cores for one in machines)} CPU cores" + (f" and {gpus} GPUs" if self._use_gpu else "")
         if each < 1:
-            where = " beside its GPUs" if self._use_gpu else ""
             raise RipcurrentError(
-                f"The cluster has {cores} CPU cores, too few{where} for {workers} workers.", "Name fewer --workers."
+                f"The cluster has {has}, too few for {workers} workers.", "Name fewer --workers, or --device cpu."
             )
+        until = time.monotonic() + PATIENCE
+        # what an earlier pool of this process gives back is waited for
+        while (free := self._free()).room < min(workers, shards) and time.monotonic() < until:
+            time.sleep(0.2)
         fewest = min(self._workers or 1, shards)
-        free, free_gpus = self._free(min(workers, shards))
-        if free < fewest or (self._use_gpu and free_gpus < fewest):
-            held = f"{free_gpus} of {gpus} GPUs and {free} of {cores}" if self._use_gpu else f"{free} of {cores}"
+        if free.room < fewest:
             raise RipcurrentError(
-                f"Other work holds the cluster: {held} CPU cores are free, for {fewest} workers.",
+                f"Other work holds the cluster of {has}: there is room for {free.room} of {fewest} workers.",
                 "Wait for that work (`ray status` shows it), or name fewer --workers.",
                 code=ExitCode.NOT_MEASURED,
             )
-        workers = min(workers, shards, free, free_gpus if self._use_gpu else free)
-        return workers, min(each, free // workers)
+        workers = min(workers, shards, free.room)
+        return workers, min(each, free.cores // workers)
 
-    def _free(self, wanted: int) -> tuple[int, int]:
-        """Free cores and GPUs; what an earlier pool of this process gives back is waited for."""
-        until = time.monotonic() + PATIENCE
-        while True:
-            found = ray_library().available_resources()
-            free, free_gpus = int(found.get("CPU", 0)), int(found.get("GPU", 0))
-            enough = free >= wanted and (not self._use_gpu or free_gpus >= wanted)
-            if enough or time.monotonic() > until:
-                return free, free_gpus
-            time.sleep(0.2)
+    def _free(self) -> _Free:
+        found = ray_library().available_resources()
+        cores, gpus = int(found.get("CPU", 0)), int(found.get("GPU", 0))
+        return _Free(cores, min(cores, gpus) if self._use_gpu else cores)
 
     def _connect(self) -> None:
         if self._address is None:
-            # read when Ray is first imported
             os.environ.update(ALONE)
         ray = ray_library()
         if ray.is_initialized():
@@ -233,16 +210,21 @@ class RayPool:
             )
 
 
+class _Free(NamedTuple):
+    cores: int
+    room: int
+    """Number of workers that there is room for."""
+
+
 def _require_listener(address: str) -> None:
     """Refuse an address where nobody listens: Ray itself tries for minutes on end."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if not colon or not port.isdecimal():
-        return
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=PATIENCE).close()
-    # a port beyond 65535 is an OverflowError
-    except (OSError, OverflowError) as error:
-        raise _unreachable(address, str(error)) from error
+    if colon and port.isdecimal():
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=PATIENCE).close()
+        # a port beyond 65535 is an OverflowError
+        except (OSError, OverflowError) as error:
+            raise _unreachable(address, str(error)) from error
 
 
 def _unreachable(address: str, reason: str) -> RipcurrentError:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
+import pickle
 import socket
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import pyarrow as pa
 
@@ -20,23 +20,14 @@ Item = TypeVar("Item")
 
 NO_REPORTS = {"RAY_USAGE_STATS_ENABLED": "0"}
 """Nothing is reported to Ray's makers, whatever the environment says."""
-
 SETTINGS = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_BACKEND_LOG_LEVEL": "fatal",
     "RAY_worker_niceness": "0",
 }
-"""Ray's settings unless the environment has others; it reads them when first imported.
-
-Its own warnings stay out of the terminal, and workers are as nice as this process.
-"""
-
+"""Unless the environment has others: Ray's warnings stay out of the terminal, workers are as nice as this process."""
 ATTEMPTS = 4
 """Number of workers that may die over one task before the run stops."""
-
-RESULT = ("number", "table", "error", "worker", "report")
-"""Columns of a worker's answer: the shard, its table as an Arrow stream, or an error as JSON; who it is, and what its
-stage reports as JSON."""
 
 
 def ray_library() -> Any:
@@ -45,6 +36,7 @@ def ray_library() -> Any:
     Raises:
         MissingExtraError: It is not installed.
     """
+    # read when Ray is first imported
     os.environ.update(NO_REPORTS)
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
@@ -65,20 +57,31 @@ class Stored:
         self._reference = reference
 
     def __call__(self) -> Any:
-        """The value."""
         return ray_library().get(self._reference)
 
 
-class Attempts:
+class Attempts(Counter[int]):
     """Counts how often each task was begun, in a process of its own, so that the count outlives workers."""
-
-    def __init__(self) -> None:
-        self._begun: Counter[int] = Counter()
 
     def begin(self, number: int) -> int:
         """Count one more beginning; returns the count."""
-        self._begun[number] += 1
-        return self._begun[number]
+        self[number] += 1
+        return self[number]
+
+
+class Answer(NamedTuple):
+    """What a worker gives back of a shard."""
+
+    shard: Shard | None
+    """The shard; None with an error."""
+    table: pa.Table | None
+    """Its table."""
+    error: RipcurrentError | None
+    """What ended the work."""
+    worker: str
+    """Machine and process."""
+    report: dict[str, int]
+    """What the worker's stage reports so far."""
 
 
 class Worker(Generic[Item]):
@@ -108,9 +111,17 @@ class Worker(Generic[Item]):
                 # not in the constructor: a process that dies here counts among the task's attempts
                 self._stage = self._make_stage()
             for shard, table in score_shards(shards, self._read, self._stage):
-                yield self._answer(shard.number, _as_stream(table), None)
+                yield self._answer(shard, table, None)
+        except DatasetChangedError as error:
+            yield self._answer(None, None, error)
         except RipcurrentError as error:
-            yield self._answer(None, None, _error_as_text(error))
+            # not every kind of it can be made again from a pickle
+            yield self._answer(None, None, RipcurrentError(error.message, error.hint, code=error.code))
+
+    def _answer(self, shard: Shard | None, table: pa.Table | None, error: RipcurrentError | None) -> pa.Table:
+        report = {} if self._stage is None else self._stage.report()
+        answer = Answer(shard, table, error, f"{socket.gethostname()}:{os.getpid()}", report)
+        return pa.table({"answer": pa.array([pickle.dumps(answer)], pa.large_binary())})
 
     def _count(self, shards: Sequence[Shard]) -> None:
         """Refuse to begin what has killed as many workers as may die of it."""
@@ -122,30 +133,3 @@ class Worker(Generic[Item]):
                 "--max-tokens makes another scan, with another --out.",
                 code=ExitCode.NOT_MEASURED,
             )
-
-    def _answer(self, number: int | None, table: bytes | None, error: str | None) -> pa.Table:
-        report = json.dumps({} if self._stage is None else self._stage.report())
-        values = (number, table, error, f"{socket.gethostname()}:{os.getpid()}", report)
-        types = (pa.int64(), pa.large_binary(), pa.large_string(), pa.string(), pa.string())
-        return pa.table({n: pa.array([v], t) for n, v, t in zip(RESULT, values, types, strict=True)})
-
-
-def _error_as_text(error: RipcurrentError) -> str:
-    changed = isinstance(error, DatasetChangedError)
-    return json.dumps({"message": error.message, "hint": error.hint, "code": int(error.code), "changed": changed})
-
-
-def error_from(text: str) -> RipcurrentError:
-    """The error that a worker sent as JSON."""
-    found = json.loads(text)
-    if found["changed"]:
-        return DatasetChangedError(found["message"])
-    return RipcurrentError(found["message"], found["hint"], code=ExitCode(found["code"]))
-
-
-def _as_stream(table: pa.Table) -> bytes:
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    stream: bytes = sink.getvalue().to_pybytes()
-    return stream

@@ -21,8 +21,8 @@ from ripcurrent.scan._options import ScanOptions
 from ripcurrent.scan._scan_model import load_scan_model
 from ripcurrent.scan._signal_stage import SignalStage
 
-PackedTensors = dict[Any, tuple[npt.NDArray[np.uint8], torch.dtype]]
-"""Tensors as bytes and types: NumPy has no bfloat16, and Ray shares arrays among processes, not tensors."""
+Packed = list[dict[Any, tuple[npt.NDArray[np.uint8], torch.dtype]]]
+"""Directions' tensors as bytes: NumPy has no bfloat16, and Ray shares arrays among processes, not tensors."""
 
 _OF_A_PROCESS = ("chat_model", "gradient_pass", "directions", "features", "halving", "freed", "on_rows")
 """The stage's fields that are made in each process; the others are sent as they are."""
@@ -36,7 +36,7 @@ class RemoteStage:
     """The scan's, with paths that hold in every folder, and the kind of device that measured the anchors."""
     identity: Mapping[str, str]
     """What `identity_of` gives in the process that measured the anchors."""
-    directions: Callable[[], tuple[int, list[PackedTensors]]] | None
+    directions: Callable[[], Packed] | None
     """Gives the packed directions; None without gradients."""
     settings: Mapping[str, Any]
     """The stage's other fields."""
@@ -58,13 +58,14 @@ class RemoteStage:
                         "Every machine needs the same model files and package versions: put the model on a shared "
                         "disk, and name --dtype where machines differ.",
                     )
+            features = None
+            if self.settings["anchor_features"] is not None:
+                features = FeatureReader(chat_model, layer=self.options.layer, position=self.options.position)
             return SignalStage(
                 chat_model=chat_model,
                 gradient_pass=None if self.directions is None else GradientPass(chat_model),
-                directions=None if self.directions is None else unpack(*self.directions(), chat_model.device),
-                features=FeatureReader(chat_model, layer=self.options.layer, position=self.options.position)
-                if self.settings["anchor_features"] is not None
-                else None,
+                directions=None if self.directions is None else unpack(self.directions(), chat_model.device),
+                features=features,
                 **self.settings,
             )
 
@@ -90,26 +91,29 @@ def share_stage(stage: SignalStage, options: ScanOptions, put: Callable[[Any], C
     )
 
 
-def pack(directions: Directions) -> tuple[int, list[PackedTensors]]:
+def pack(found: Directions) -> Packed:
     """Directions as arrays that other processes can map."""
 
     def packed(tensor: Tensor) -> tuple[npt.NDArray[np.uint8], torch.dtype]:
         return np.asarray(tensor.contiguous().cpu().view(torch.uint8).numpy()), tensor.dtype
 
-    parts = (directions.linear, directions.other, directions.term_weights, directions.entry_of)
-    return directions.count, [{key: packed(tensor) for key, tensor in part.items()} for part in parts]
+    count = torch.tensor([found.count])
+    parts: tuple[Mapping[Any, Tensor], ...] = (
+        {"count": count}, found.linear, found.other, found.term_weights, found.entry_of
+    )  # fmt: skip
+    return [{key: packed(tensor) for key, tensor in part.items()} for part in parts]
 
 
-def unpack(count: int, parts: list[PackedTensors], device: torch.device) -> Directions:
+def unpack(packed: Packed, device: torch.device) -> Directions:
     """The directions on a device; on the CPU they share the packed arrays' memory."""
     with warnings.catch_warnings():
         # directions are only read
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        linear, other, weights, places = (
+        count, *parts = (
             {key: torch.from_numpy(array).view(dtype).to(device) for key, (array, dtype) in part.items()}
-            for part in parts
+            for part in packed
         )
-    return Directions(count, linear, other, weights, places)
+    return Directions(int(count["count"]), *parts)
 
 
 def release_stage(stage: SignalStage) -> None:

@@ -5,17 +5,19 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from pydantic import JsonValue
+
 from ripcurrent.data import EncodedRow, Row, render
 
 SHOWN_CHARACTERS = 600
-"""Longer parts of the shown row keep their head and tail."""
+"""Longer parts of the shown row are clipped in the middle."""
 
 SHOWN_PARTS = 12
-"""Parts of the shown row; a conversation may have hundreds of turns."""
+"""Number of parts of the shown row; a conversation may have hundreds of turns."""
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class RowPart:
     """A stretch of a rendered row whose tokens all bear loss, or none."""
 
     text: str
@@ -36,14 +38,15 @@ class RenderedRow:
     """Tokens that bear loss."""
     truncated: bool
     """Cut at ``--max-tokens``."""
-    parts: tuple[Part, ...]
+    parts: tuple[RowPart, ...]
     """Its text in order, up to the last token."""
     parts_left_out: int
     """Further parts that are not shown."""
 
-    def as_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, JsonValue]:
         """The text with the spans that bear loss, in characters of that text."""
-        spans, text = [], ""
+        spans: list[JsonValue] = []
+        text = ""
         for part in self.parts:
             if part.bears_loss:
                 spans.append([len(text), len(text) + len(part.text)])
@@ -66,7 +69,7 @@ def rendered_row(row: Row, encoded: EncodedRow, tokenizer: Any) -> RenderedRow:
         # up to where the next part begins, as offsets may leave out the white space between tokens
         # a token that is not in the text, such as an appended end, has the offset 0
         end = offsets[after][0] if after < len(mask) else max(end for _, end in offsets)
-        parts.append(Part(_clipped(text[start:end]), bool(mask[first])))
+        parts.append(RowPart(_clipped(text[start:end]), bool(mask[first])))
         start = end
     return RenderedRow(
         row=row.index,

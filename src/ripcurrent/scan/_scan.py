@@ -89,7 +89,7 @@ def scan(
         # now, as the cache that they lie in may be cleaned at any time
         used = None if anchors.folder is None else directions_record(anchors, passes.chat_model, passes.options)
         clock.lap("anchors")
-        stage = passes.stage(anchors, folder, progress)
+        stage = passes.stage(anchors, run, rows, progress)
         shards, signals = shards_in(part, about.rows, chosen.shard_rows), ShardFolder(folder / "signals")
         counted = _CountedShards(progress, sum(shard.rows for shard in shards))
         reports: dict[str, dict[str, int]] = {}
@@ -184,7 +184,7 @@ def _cost(
     return ScanCost(
         timings={**clock.laps, FRESH: counted.fresh},
         peak_memory_bytes=process_peak(),
-        memory=memory_record(passes.options, passes.chat_model.devices, halved),
+        memory=memory_record(passes.options, passes.chat_model.devices, halved, passes.memory_plan),
         execution=who,
     )
 

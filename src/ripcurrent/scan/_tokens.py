@@ -85,7 +85,7 @@ def _token_shares(
     progress.start("token shares", len(groups))
     progress.skipped(len(groups) - len(missing))
     if missing:
-        directions = passes.directions(anchors, run.folder)
+        directions = passes.scan_directions(anchors, run.folder)
         assert directions is not None
         parts: list[pa.Table] = []
         for row in rows.at(missing):
