@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from ripcurrent.models import LONGEST_GROUPED, grouped_attention, use_grouped_attention
+from ripcurrent.models._attention import LONGEST_GROUPED, grouped_attention, use_grouped_attention
 from tests.models.tiny import tiny_model
 
 

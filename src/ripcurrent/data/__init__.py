@@ -4,7 +4,7 @@ from pathlib import Path
 
 from ripcurrent.data._encode import encode, encode_anchor, encode_rows, why_mismatch
 from ripcurrent.data._files import plain_suffix, sha256_of_file
-from ripcurrent.data._formats import FIELDS, FORMATS, has_unread
+from ripcurrent.data._formats import FORMATS, has_unread
 from ripcurrent.data._near_duplicates import (
     NEAR_DUPLICATE,
     count_near_duplicates,
@@ -13,8 +13,7 @@ from ripcurrent.data._near_duplicates import (
     word_set,
 )
 from ripcurrent.data._parquet import PARQUET_STREAMED
-from ripcurrent.data._parts import is_pattern
-from ripcurrent.data._places import TokenKind, TokenPart, TokenPlace, token_places
+from ripcurrent.data._places import TokenPlace, token_places
 from ripcurrent.data._read import Dataset, canonical_json, open_container, open_unchanged, read_rows
 from ripcurrent.data._render import default_template, render, rendered
 from ripcurrent.data._sniff import parse_mapping
@@ -30,10 +29,10 @@ FORMAT_NAMES: tuple[str, ...] = tuple(FORMATS)
 
 __all__ = [
     "DEMO_ROWS",
-    "FIELDS", "FORMAT_NAMES", "NEAR_DUPLICATE", "PARQUET_STREAMED", "REFUSAL_PHRASES", "Dataset", "DatasetInfo",
-    "EncodedRow", "LossOn", "Message", "Row", "RowStatus", "TokenKind", "TokenPart", "TokenPlace", "Traits",
+    "FORMAT_NAMES", "NEAR_DUPLICATE", "PARQUET_STREAMED", "REFUSAL_PHRASES", "Dataset", "DatasetInfo",
+    "EncodedRow", "LossOn", "Message", "Row", "RowStatus", "TokenPlace", "Traits",
     "canonical_json", "count_near_duplicates", "default_template", "encode", "encode_anchor", "encode_rows",
-    "encode_windows", "has_refusal", "has_unread", "hash_of_texts", "is_pattern", "open_container", "open_unchanged",
+    "encode_windows", "has_refusal", "has_unread", "hash_of_texts", "open_container", "open_unchanged",
     "opened_thought", "parse_mapping", "plain_suffix", "read_rows", "render", "rendered", "sha256_of_file",
     "similarity", "strip_thoughts", "token_places", "traits_of", "why_mismatch", "window_starts", "word_set",
 ]  # fmt: skip

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ripcurrent.models._adapter import adapter_sha256, attach_fresh_lora, merge_adapter, named_base
-    from ripcurrent.models._attention import LONGEST_GROUPED, grouped_attention, use_grouped_attention
+    from ripcurrent.models._attention import use_grouped_attention
     from ripcurrent.models._device import (
         AUTO_DEVICE,
         WEIGHTS_SHARE,
@@ -48,11 +48,11 @@ if TYPE_CHECKING:
     from ripcurrent.models._types import Attention, ChatModel, ModelInfo, Scope, describe
 
 __all__ = [
-    "ADAPTER_CONFIG", "ADAPTER_WEIGHTS", "AUTO_DEVICE", "EMBEDDED", "EMBEDDED_BARE", "LONGEST_GROUPED",
+    "ADAPTER_CONFIG", "ADAPTER_WEIGHTS", "AUTO_DEVICE", "EMBEDDED", "EMBEDDED_BARE",
     "WEIGHTS_SHARE", "WEIGHTS_SHARE_WITH_DIRECTIONS", "Attention", "ChatModel", "FreedMemory", "ModelInfo", "Scope",
     "Source", "adapter_sha256", "attach_fresh_lora", "cache_folder", "choose_device", "choose_dtype",
     "combine_sha256", "config_sha256", "describe", "device_peak", "embedded_gguf", "file_sha256", "find_adapter",
-    "find_model", "first_line", "give_back_freed_memory", "grouped_attention", "guard_adapter", "is_out_of_memory",
+    "find_model", "first_line", "give_back_freed_memory", "guard_adapter", "is_out_of_memory",
     "load_model", "memory_in_use", "merge_adapter", "named_base", "peak_bytes", "process_peak", "quiet_libraries",
     "require_chat_template", "reset_peak", "split_variables", "sum_in_float32", "tokenizer_sha256",
     "use_grouped_attention", "weight_files",
@@ -60,7 +60,7 @@ __all__ = [
 
 _HOMES = {
     "_adapter": "adapter_sha256 attach_fresh_lora merge_adapter named_base",
-    "_attention": "LONGEST_GROUPED grouped_attention use_grouped_attention",
+    "_attention": "use_grouped_attention",
     "_device": "AUTO_DEVICE WEIGHTS_SHARE WEIGHTS_SHARE_WITH_DIRECTIONS choose_device choose_dtype sum_in_float32",
     "_gguf": "cache_folder",
     "_identity": "combine_sha256 config_sha256 file_sha256",

@@ -1,9 +1,8 @@
-"""Causal attention for processors, as plain products of grouped heads.
+"""Causal attention for CPUs, as plain products of grouped heads.
 
-PyTorch's fused kernel is slow in bfloat16 on processors, above all backwards: six times these products at 57 tokens,
-three times at 180, nearly twice at 442 (``docs/benchmarks.md``). On longer rows, and for everything but plain causal
-attention, it is still what runs. What is kept for the backward pass grows with the square of a row's length: the
-probabilities, in the values' own type.
+PyTorch's fused kernel is slow in bfloat16 on CPUs: two to six times these products up to 442 tokens
+(``docs/benchmarks.md``). On longer rows, and for everything but plain causal attention, it still runs. The backward
+pass keeps the probabilities, which grow with the square of a row's length.
 """
 
 from __future__ import annotations
@@ -20,9 +19,8 @@ from transformers.masking_utils import sdpa_mask
 
 GROUPED = "ripcurrent_grouped"
 """Name under which transformers knows this attention."""
-
 LONGEST_GROUPED = 448
-"""Beyond so many tokens the fused kernel runs, which keeps no probabilities of every layer."""
+"""Tokens beyond which the fused kernel runs, which keeps no probabilities."""
 
 
 def use_grouped_attention(model: PreTrainedModel) -> None:
@@ -68,11 +66,11 @@ def grouped_attention(
         )
         return fused
     scale = width**-0.5 if scaling is None else scaling
+    group = query.shape[1] // key.shape[1]
     if attention_mask is None:
-        mask = _causal_mask(tokens, query.shape[1] // key.shape[1], query.device)
+        mask = _causal_mask(tokens, group, query.device)
     else:
         hidden = torch.zeros(attention_mask.shape, device=query.device).masked_fill_(~attention_mask, float("-inf"))
-        group = query.shape[1] // key.shape[1]
         hidden = hidden.unsqueeze(2).expand(len(query), key.shape[1], group, tokens, reach)
         mask = hidden.reshape(-1, group * tokens, reach)
     output: Tensor = _Attention.apply(query, key, value, mask, scale)  # type: ignore[no-untyped-call]
@@ -82,8 +80,7 @@ def grouped_attention(
 class _Attention(torch.autograd.Function):
     """Softmax attention ``(rows, heads, tokens, width)`` of grouped heads under an additive mask.
 
-    Keeps its inputs and the probabilities, where autograd would keep scores, probabilities and copies in float32. The
-    gradient at the scores is summed in float32 and rounded once to the values' type before its products.
+    Keeps its inputs and the probabilities alone. The gradient at the scores is summed in float32 and rounded once.
     """
 
     @staticmethod
@@ -91,7 +88,7 @@ class _Attention(torch.autograd.Function):
         rows, heads, tokens, width = query.shape
         key_heads = key.shape[1]
         stacked = (query.float() * scale).reshape(rows * key_heads, -1, width)
-        keys, values = _joined(key), _joined(value)
+        keys, values = key.flatten(0, 1), value.flatten(0, 1)
         # scores in bfloat16, as training's autocast would have them, are several per cent off where they are large
         with torch.autocast(query.device.type, enabled=False):
             scores = torch.baddbmm(mask.expand(rows * key_heads, -1, -1), stacked, keys.float().mT)
@@ -107,7 +104,7 @@ class _Attention(torch.autograd.Function):
         query, key, value, weights = ctx.saved_tensors
         # under autocast queries and keys may be of a wider type than the probabilities
         stacked = query.reshape(len(weights), -1, query.shape[-1]).to(weights.dtype)
-        keys, values = _joined(key).to(weights.dtype), _joined(value)
+        keys, values = key.flatten(0, 1).to(weights.dtype), value.flatten(0, 1)
         grads = grad.reshape(len(weights), -1, grad.shape[-1])
         at_weights = torch.bmm(grads, values.mT)
         at_scores = torch.ops.aten._softmax_backward_data(at_weights, weights, -1, weights.dtype)
@@ -116,11 +113,6 @@ class _Attention(torch.autograd.Function):
         at_value = torch.bmm(weights.mT, grads)
         found = (at.view(of.shape).to(of.dtype) for at, of in ((at_query, query), (at_key, key), (at_value, value)))
         return (*found, None, None)
-
-
-def _joined(states: Tensor) -> Tensor:
-    """Rows and heads in one dimension."""
-    return states.flatten(0, 1)
 
 
 @lru_cache(maxsize=8)

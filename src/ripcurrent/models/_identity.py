@@ -1,9 +1,8 @@
 """What makes two models the same: hashes of files, configurations and chat templates.
 
-Files up to 256 MiB are hashed whole. Of a larger safetensors file the header (names, shapes, types) is hashed, every
-tensor up to 64 KiB whole (so all biases and norms), and of each larger tensor 16 blocks of 4 KiB evenly spread, its
-two ends included; of another large file its first 16 MiB and 4 KiB of every MiB. Any training step, merge or
-quantisation changes that; an edit of a few single weights of a large matrix may not. It reads about 0.1 % of a file.
+Files up to 256 MiB are hashed whole. Of a larger safetensors file the header is hashed, every tensor up to 64 KiB
+whole, and of each larger one 16 blocks of 4 KiB evenly spread; of another large file its first 16 MiB and 4 KiB of
+every MiB. Any training step, merge or quantisation changes that; an edit of a few single weights may not.
 """
 
 from __future__ import annotations
@@ -54,7 +53,6 @@ def config_sha256(path: Path) -> str:
 
 
 def text_sha256(text: str) -> str:
-    """SHA-256 in hex of a text."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -67,10 +67,9 @@ def load_model(
     """Load a chat model for scoring. Never runs code of a model's repository; only a hub id touches the network.
 
     Args:
-        name: A hub id, a folder with safetensors, a ``.gguf`` file, ``embedded`` (SmolLM2-135M-Instruct with this
-            package's guard adapter) or ``embedded-bare`` (without it). These two names win over a folder so called.
-            The first load of a GGUF file leaves a float32 safetensors copy in the user's cache. Variables of the chat
-            template may stand behind it: ``owner/name,enable_thinking=false``.
+        name: A hub id, a folder with safetensors, a ``.gguf`` file (copied once as safetensors into the user's cache),
+            ``embedded`` (SmolLM2-135M-Instruct with this package's guard adapter) or ``embedded-bare``. Variables of
+            the chat template may stand behind it: ``owner/name,enable_thinking=false``.
         adapter: A PEFT LoRA adapter, folder or hub id. Scopes ``all`` and ``linear`` merge it in float32; ``lora``
             keeps it unmerged. A tokenizer that was saved with it takes the place of the model's.
         device: ``cuda``, ``cuda:1``, ``mps`` or ``cpu``; None is the best of this machine. ``auto`` puts whole layers
@@ -148,8 +147,7 @@ def load_model(
 def _load_config(folder: Path, name: str) -> PretrainedConfig:
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:
-        # checks of a configuration's fields raise errors of their own
+    except Exception as error:  # checks of a configuration's fields raise errors of their own
         raise _unreadable(name, error) from error
     check_config(config, name)
     return config
@@ -171,8 +169,7 @@ def _load_tokenizer(folder: Path, name: str) -> PreTrainedTokenizerBase:
         tokenizer = AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False, mistral_format=False
         )
-    except Exception as error:
-        # what a tokenizer's own library cannot read is a bare Exception
+    except Exception as error:  # what a tokenizer's own library cannot read is a bare Exception
         raise RipcurrentError(
             f"{name} has no tokenizer that can be read: {first_line(error)}.",
             "Save the model's tokenizer into the same folder.",
