@@ -90,4 +90,4 @@ def test_a_cache_that_is_cleaned_while_rows_are_scored_loses_none(
         with pytest.raises(RipcurrentError, match="the cache was cleaned while it was needed"):
             rc.scan(rows_file, tmp_path / "run", **how, tokens="top:2")
     assert (tmp_path / "run" / "anchors" / "directions.json").is_file()
-    assert rc.scan(rows_file, tmp_path / "run", **how, tokens="top:2").manifest["tokens"]["rows"]
+    assert rc.scan(rows_file, tmp_path / "run", **how, tokens="top:2").manifest.tokens

@@ -45,7 +45,7 @@ def test_a_scan_of_a_hubs_model_says_its_commit(
     monkeypatch.setattr("ripcurrent.models._load.find_model", lambda name: Source(tiny_folder, commit))
     options = {"model": "owner/name", "anchors": str(anchors_file), "signals": "representation", **EXACT}
     manifest = scan(rows_file, tmp_path / "out", limit=2, **options).manifest
-    assert (manifest["model"]["name"], manifest["model"]["revision"]) == ("owner/name", commit)
+    assert (manifest.model.name, manifest.model.revision) == ("owner/name", commit)
 
 
 class OwnJudge:

@@ -16,6 +16,7 @@ from ripcurrent.models import load_model
 from ripcurrent.scan import scan
 from tests.gradients.oracle import inner, row_gradient
 from tests.models.tiny import save_tiny
+from tests.scan_fixtures import table_of
 from tests.tiny_scan import EXACT
 
 STEP = 1e-4
@@ -59,7 +60,7 @@ def test_a_small_step_on_a_row_changes_the_openings_loss_as_forecast(
         "limit": 6,
         **EXACT,
     }
-    table = scan(rows_file, tmp_path / "out", **options).scores()
+    table = table_of(scan(rows_file, tmp_path / "out", **options))
     forecast = table["predicted_harmful_loss_change"].to_pylist()
     chat: Any = load_model(folder, device="cpu", dtype="float32")
     # the float32 model's weights; losses in float64, since their change is small

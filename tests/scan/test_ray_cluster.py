@@ -19,6 +19,7 @@ from ripcurrent.scan import scan
 from ripcurrent.scan._ray import ALONE
 from ripcurrent.scan._ray_worker import NO_REPORTS
 from tests.evaluate.served_model import free_port
+from tests.scan_fixtures import table_of
 from tests.tiny_scan import REPRESENTATION_COSINES, rows_with_a_gap, small_shards, write_jsonl
 
 # read when Ray is first imported, which is here
@@ -91,7 +92,7 @@ def test_a_scan_joins_a_running_cluster_and_leaves_it_running(
     assert done.returncode == 0, done.stderr
     cluster = pq.read_table(tmp_path / "cluster" / "scores.parquet")
     options = small_shards(tiny_folder, anchors_file)
-    alone = scan(rows, tmp_path / "alone", signals="representation", **options).scores()
+    alone = table_of(scan(rows, tmp_path / "alone", signals="representation", **options))
     assert cluster["id"].equals(alone["id"])
     assert cluster["status"].equals(alone["status"])
     for column in REPRESENTATION_COSINES:

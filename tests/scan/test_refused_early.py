@@ -44,7 +44,7 @@ def test_a_ladder_of_another_model_than_it_is_to_be_fitted_with_trains_nothing(
 
 def test_no_usable_row_within_a_budget_is_said_in_words(tiny_folder: Path, anchors_file: Path, tmp_path: Path) -> None:
     rows = write_jsonl(tmp_path / "rows.jsonl", [{"prompt": "no answer", "response": ""}] * 3)
-    how = {"model": str(tiny_folder), "anchors": str(anchors_file), "memory": "64GB", "preset": "released"}
+    how = {"model": str(tiny_folder), "anchors": str(anchors_file), "memory": "64GB"}
     with pytest.raises(RipcurrentError, match=r"No row of .* could be scored") as caught:
         rc.scan(rows, tmp_path / "out", **how, **EXACT)
     assert caught.value.code == ExitCode.NOT_MEASURED

@@ -292,7 +292,7 @@ def test_a_dataset_behind_a_link_keeps_its_name(
     link.symlink_to(blob)
     done = scan(link, tmp_path / "out", model=str(tiny_folder), anchors=str(anchors_file), limit=6, **EXACT)
     assert done.manifest.dataset.path == str(link)
-    assert len(select(done.folder, top=2, seeds=(0,))[0].selection.indices) == 2
+    assert len(select(done.folder, top=2, seed=(0,))[0].selection.indices) == 2
 
 
 def test_directions_that_do_not_fit_are_one_error(
@@ -302,7 +302,7 @@ def test_directions_that_do_not_fit_are_one_error(
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 512 GiB.\nMore of it")
 
     monkeypatch.setattr(import_module("ripcurrent.scan._scan"), "prepare_anchors", runs_out)
-    with pytest.raises(RipcurrentError, match=r"The anchors' directions do not fit .* allocate 512 GiB\.") as caught:
+    with pytest.raises(RipcurrentError, match=r"The anchors' directions do not fit .* allocate 512 GiB") as caught:
         scores(rows_file, tmp_path / "out", tiny_folder, anchors_file, limit=6)
     assert caught.value.code == 2
     assert "--memory" in caught.value.hint

@@ -174,7 +174,7 @@ def test_one_method_alone_leaves_the_others_columns_null(
     default: str,
 ) -> None:
     both = table_of(usual)
-    table = run(few, tiny_folder, anchors_file, signals=signals).scores()
+    table = table_of(run(few, tiny_folder, anchors_file, signals=signals))
     assert table.schema.equals(both.schema)
     for name in table.column_names:
         if name.startswith(null):
@@ -185,7 +185,7 @@ def test_one_method_alone_leaves_the_others_columns_null(
 
 
 def test_row_tokens_and_anchor_tokens(few: Path, usual: ScanRun, tiny_folder: Path, anchors_file: Path) -> None:
-    table = run(few, tiny_folder, anchors_file, row_tokens=10, anchor_tokens=3).scores()
+    table = table_of(run(few, tiny_folder, anchors_file, row_tokens=10, anchor_tokens=3))
     np.testing.assert_allclose(table["loss"].to_numpy(), table["loss_first_10"].to_numpy(), rtol=1e-5)
     every = table_of(usual)
     assert not np.allclose(table["gradient_harmful"].to_numpy(), every["gradient_harmful"].to_numpy(), atol=1e-3)
@@ -197,7 +197,7 @@ def test_loss_on_the_last_turn_alone(tmp_path: Path, tiny_folder: Path, anchors_
     dataset = write_jsonl(
         tmp_path / "rows.jsonl", [{"messages": [{"role": role, "content": text} for role, text in turns]}] * 2
     )
-    every, last = (run(dataset, tiny_folder, anchors_file, name, loss_on=name).scores() for name in ("all", "last"))
+    every, last = (table_of(run(dataset, tiny_folder, anchors_file, name, loss_on=name)) for name in ("all", "last"))
     assert every["response_tokens"][0].as_py() > last["response_tokens"][0].as_py()
     assert every["gradient_norm"][0].as_py() != pytest.approx(last["gradient_norm"][0].as_py(), rel=1e-3)
     assert every["representation_harmful"][0].as_py() == pytest.approx(last["representation_harmful"][0].as_py())

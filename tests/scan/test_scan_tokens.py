@@ -14,15 +14,13 @@ import pytest
 import ripcurrent as rc
 from ripcurrent.cli import run
 from ripcurrent.errors import ExitCode, RipcurrentError
-from ripcurrent.scan import ScanRun, scan
+from ripcurrent.scan import Part, ScanRun, scan
 from ripcurrent.scan._options import ScanOptions
 from tests.models.test_adapter import save_adapter
 from tests.models.tiny import save_tiny
 from tests.scan.test_scan_resume import Counting, options_for
-from tests.scan_fixtures import table_of, without_page
+from tests.scan_fixtures import table_of
 from tests.tiny_scan import good_rows, write_jsonl
-
-pytestmark = pytest.mark.usefixtures("no_page")
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +32,7 @@ def rows_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def scored(rows_file: Path, tiny_folder: Path, anchors_file: Path, tmp_path_factory: pytest.TempPathFactory) -> ScanRun:
     """Their finished scan, without shares."""
-    with without_page():
-        return scan(rows_file, tmp_path_factory.mktemp("scored") / "out", **options_for(tiny_folder, anchors_file))
+    return scan(rows_file, tmp_path_factory.mktemp("scored") / "out", **options_for(tiny_folder, anchors_file))
 
 
 @pytest.fixture
@@ -50,7 +47,7 @@ def in_one_go(
 ) -> pa.Table:
     """The shares of their four riskiest and four most protective rows, two rows a shard."""
     options = options_for(tiny_folder, anchors_file, tokens="top:4")
-    with without_page(), pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(import_module("ripcurrent.scan._tokens"), "SHARD_ROWS", 2)
         return check_sums(scan(rows_file, tmp_path_factory.mktemp("whole") / "out", **options))
 
@@ -151,16 +148,10 @@ def test_a_stopped_second_pass_goes_on_to_the_same_table(
     assert check_sums(resumed).equals(in_one_go)
 
 
-def test_shares_of_parts_made_one_run(rows_file: Path, tmp_path: Path, tiny_folder: Path, anchors_file: Path) -> None:
+def test_shares_of_a_scan_in_parts(rows_file: Path, tmp_path: Path, tiny_folder: Path, anchors_file: Path) -> None:
     options = options_for(tiny_folder, anchors_file)
-    from ripcurrent.scan._merge import merge_parts
-
-    from ripcurrent.scan._part import Part
-    from ripcurrent.scan._scan import scan_part
-
     for index in range(2):
-        scan_part(rows_file, Part(index, 2), tmp_path / "out", **options)
-    merge_parts([tmp_path / "out"], tmp_path / "out")
+        scan(rows_file, tmp_path / "out", part=Part(index, 2), **options)
     told = Counting()
     check_sums(scan(rows_file, tmp_path / "out", progress=told, tokens="top:1", **options))
     assert told.computed == 2

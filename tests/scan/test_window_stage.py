@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ripcurrent.data import Row, encode_windows
+from ripcurrent.data import EncodedRow, Row, encode_windows
+from ripcurrent.gradients import GradientPass
+from ripcurrent.scan import _signal_stage
 from ripcurrent.scan._executor import ShardReader, run_shards, score_shards
 from ripcurrent.scan._part import shard_of
 from ripcurrent.scan._shards import ShardFolder
@@ -73,17 +75,23 @@ def test_a_row_without_a_score_has_no_windows(stage: SignalStage) -> None:
 def test_one_window_that_is_not_finite_leaves_its_document_unscored(
     stage: SignalStage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = SignalStage.measure
+    real, batched = GradientPass.measure, _signal_stage.make_batch
+    group: list[EncodedRow] = []
 
-    def measure(self: SignalStage, group: list) -> object:  # type: ignore[type-arg]
-        signals = real(self, group)
+    def make_batch(rows: list[EncodedRow], *given: Any, **named: Any) -> Any:
+        group[:] = rows
+        return batched(rows, *given, **named)
+
+    def measure(self: GradientPass, *given: Any) -> Any:
+        signals = real(self, *given)
         assert signals.dots is not None
         for place, row in enumerate(group):
             if row.index == 3 and row.tokens[0] != group[0].tokens[0]:
                 signals.dots[place] = np.nan
         return signals
 
-    monkeypatch.setattr(SignalStage, "measure", measure)
+    monkeypatch.setattr(_signal_stage, "make_batch", make_batch)
+    monkeypatch.setattr(GradientPass, "measure", measure)
     table = fresh(stage, windows=True, max_tokens=40)(DOCUMENTS).to_pylist()
     assert [row["status"] for row in table] == ["ok", "ok", "no_response", "not_finite"]
     assert np.isnan(table[3]["squared_norm"])
