@@ -173,7 +173,7 @@ def test_an_arm_without_labels_has_no_rate() -> None:
 
 
 def test_the_documented_scale_is_the_codes() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "people.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "evaluate.md").read_text(encoding="utf-8")
     for place, (name, text) in enumerate(SCALE):
         assert f"| {place + 1} | {name} | {text} |" in page
     assert f"Rubric {RUBRIC_VERSION}" in page
