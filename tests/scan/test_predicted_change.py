@@ -26,7 +26,7 @@ STEP = 1e-4
 def saved(folder: Path, kind: str) -> Path:
     """A tiny model whose row of padding is not zero, where the norm after it bends most.
 
-    PyTorch gives looked-up entries of that row no gradient (docs/numerics.md), though a step moves it through a tied
+    PyTorch gives looked-up entries of that row no gradient (docs/methods.md), though a step moves it through a tied
     head: of a row like the others that is less than 1 % of the change.
     """
     save_tiny(folder, kind)

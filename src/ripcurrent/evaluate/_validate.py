@@ -92,7 +92,7 @@ class JudgeValidation:
 
 @dataclass(frozen=True, slots=True)
 class MeasuredAgreement:
-    """One judge of one version against people's labels of XSTest answers (docs/judges.md)."""
+    """One judge of one version against people's labels of XSTest answers (docs/evaluate.md)."""
 
     judge: str
     version: str

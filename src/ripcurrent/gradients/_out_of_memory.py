@@ -37,7 +37,7 @@ def does_not_fit(what: str, said: str) -> RipcurrentError:
     return RipcurrentError(
         f"{what} do not fit into memory ({said}).",
         "Add --memory, with which the same run goes on. Others make another run: --dtype bfloat16, --scope linear or "
-        "lora, --signals representation, --device cpu; docs/memory.md says what takes how much.",
+        "lora, --signals representation, --device cpu; docs/scan.md says what takes how much.",
         code=ExitCode.NOT_MEASURED,
     )
 
@@ -139,6 +139,6 @@ def _row_does_not_fit(row: EncodedRow, said: str) -> RipcurrentError:
         f"Row {row.index}, {len(row.tokens)} tokens on its own, does not fit into memory ({said}).",
         "Add --memory, which keeps directions out of memory and goes on with the same run. Others make another run: a "
         f"--max-tokens below {len(row.tokens)} (with --windows documents are cut, not shortened), --scope linear or "
-        "lora; docs/memory.md says what takes how much.",
+        "lora; docs/scan.md says what takes how much.",
         code=ExitCode.NOT_MEASURED,
     )

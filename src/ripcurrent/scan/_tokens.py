@@ -47,7 +47,7 @@ TOKEN_SCHEMA = pa.schema(
         ("share_safe", pa.float64()),
     ]
 )
-"""Columns of ``tokens.parquet``; what each means: ``docs/tokens.md``."""
+"""Columns of ``tokens.parquet``; what each means: ``docs/scan.md``."""
 SHARD_SCHEMA = TOKEN_SCHEMA.remove(TOKEN_SCHEMA.get_field_index("group"))
 """A row's shares do not depend on the end of the ranking that it is at."""
 
@@ -183,7 +183,7 @@ def _largest_difference(table: pa.Table, run: ScanRun) -> float:
 
 
 def load_tokens(run_folder: str | Path) -> pa.Table:
-    """The token shares of a run, one row per token, by row and position; columns and units in ``docs/tokens.md``.
+    """The token shares of a run, one row per token, by row and position; columns and units in ``docs/scan.md``.
 
     Raises:
         RipcurrentError: The run kept none, or the file is damaged.

@@ -66,7 +66,7 @@ def test_linear_layers(dots_way, norm_way, narrower):
     dots, norms = linear.linear_products(inputs, grads, directions, linear.Ways(dots_way, norm_way))
     assert_exact(norms, squared(gradients))
     if dots_way:
-        # read off a gradient in bfloat16 in pieces, each rounded once (docs/numerics.md)
+        # read off a gradient in bfloat16 in pieces, each rounded once (docs/methods.md)
         cut = [each.double().flatten(1).chunk(linear.DOT_PIECES, dim=1) for each in (gradients, directions)]
         rounded = [(ours @ theirs.mT).bfloat16() for ours, theirs in zip(*cut, strict=True)]
         assert torch.equal(dots, torch.stack(rounded).float().sum(dim=0))

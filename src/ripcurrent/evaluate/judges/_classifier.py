@@ -152,7 +152,7 @@ def load_classifier(
         raise RipcurrentError(
             f"{name} is an adapter of a classifier, not a whole model.",
             f"Write a judge file with classifier: {named_base(place) or 'its base model'} and adapter: {name}, and "
-            "say under labels what its labels mean (docs/judges.md).",
+            "say under labels what its labels mean (docs/evaluate.md).",
         )
     source = find_model(name)
     if source.is_gguf:
@@ -254,7 +254,7 @@ def _head_of(folder: Path, name: str) -> dict[str, list[int]]:
 
 def _meanings(own: Sequence[str], stated: Mapping[str, Label] | None, name: str) -> tuple[Label, ...]:
     """What each of the model's labels means: as stated in a judge file, else by `PLAIN_LABELS`."""
-    hint = f"Its labels are {', '.join(own)}. Say what each means under labels in a judge file (docs/judges.md)."
+    hint = f"Its labels are {', '.join(own)}. Say what each means under labels in a judge file (docs/evaluate.md)."
     for label in stated or ():
         if label not in own:
             raise RipcurrentError(f"{name} has no label {label!r}.{did_you_mean(label, tuple(own))}", hint)

@@ -1,7 +1,7 @@
 """Judges by rule: ``keyword`` looks for a refusal's phrase anywhere, ``prefix`` for a refusal's opening.
 
 ``keyword`` is the kind of judge of He, Xia & Henderson (section 4), with a list of our own. ``prefix`` reads the first
-two sentences; its wordings are families, such as subject by negation by verb. docs/judges.md has both beside people.
+two sentences; its wordings are families, such as subject by negation by verb. docs/evaluate.md has both beside people.
 """
 
 from __future__ import annotations
