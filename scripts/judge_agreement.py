@@ -2,7 +2,7 @@
 
     RIPCURRENT_DATA=FOLDER python scripts/judge_agreement.py
 
-To be run again whenever a judge's version changes; a test holds the figures to a new measurement and to docs/evaluate.md.
+To be run again whenever a judge's version changes; a test holds the figures to docs/evaluate.md.
 """
 
 from __future__ import annotations
