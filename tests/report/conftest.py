@@ -73,13 +73,14 @@ class Opener:
     def __init__(self, browser: Browser) -> None:
         self._browser = browser
 
-    def __call__(self, report: Path, **context: object) -> OpenedPage:
-        page = self._browser.new_context(**{"viewport": {"width": 1360, "height": 900}, **context}).new_page()
+    def __call__(self, report: Path, beside: OpenedPage | None = None, **context: object) -> OpenedPage:
+        """Open a page, in the browser's storage of another or in one of its own."""
+        options = {"viewport": {"width": 1360, "height": 900}, **context}
+        page = (beside.page.context if beside else self._browser.new_context(**options)).new_page()
         opened = OpenedPage(page)
         own = report.resolve().as_uri()
 
         watch(page, own, opened.complaints, opened.requests)
-        page.on("dialog", lambda dialog: (opened.complaints.append(dialog.message), dialog.dismiss()))
         page.goto(own)
         page.wait_for_selector("#table tbody tr, .arms tbody tr, #notice")
         return opened

@@ -3,31 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page
 
 from ripcurrent.evaluate import RatingDraw, RatingItem, RatingKey, agree, draw_ratings
 from ripcurrent.report import build_rating_page
 from tests.rated_run import owners, write_experiment
-from tests.report.conftest import slip_in, watch
+from tests.report.conftest import HOSTILE, OpenedPage, Opener, slip_in
 
 pytestmark = pytest.mark.browser
 
 ARMS = {("random", 0): [False] * 3, ("top", 0): [True] * 3}
-HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)><!--<script>{{ 7*7 }}&lt;b&gt;"
 
 
-@dataclass
 class Rating:
-    """The page in a browser, with what it complained of and asked for."""
+    """The page in a browser, with what a rater does."""
 
-    page: Page
-    complaints: list[str] = field(default_factory=list)
-    requests: list[str] = field(default_factory=list)
+    def __init__(self, opened: OpenedPage) -> None:
+        self.opened, self.page = opened, opened.page
 
     def begin(self, rater: str = "Ann") -> None:
         self.page.fill("#rater", rater)
@@ -37,11 +32,11 @@ class Rating:
         for key in keys:
             self.page.keyboard.press(key)
 
-    def place(self) -> str:
-        return self.page.locator("#place").text_content() or ""
+    def answer(self, accept: bool) -> None:
+        self.page.once("dialog", lambda dialog: dialog.accept() if accept else dialog.dismiss())
 
-    def progress(self) -> str:
-        return self.page.locator("#progress").text_content() or ""
+    def text(self, name: str) -> str:
+        return self.page.locator(f"#{name}").text_content() or ""
 
     def save(self, folder: Path) -> Path:
         with self.page.expect_download() as waiting:
@@ -49,29 +44,6 @@ class Rating:
         path = folder / waiting.value.suggested_filename
         waiting.value.save_as(path)
         return path
-
-
-class Opener:
-    """Opens rating pages with everything but their own file blocked."""
-
-    def __init__(self, browser: Browser) -> None:
-        self._browser = browser
-
-    def __call__(self, path: Path, context: BrowserContext | None = None, **options: object) -> Rating:
-        page = (context or self._browser.new_context(**options)).new_page()
-        opened = Rating(page)
-        own = path.resolve().as_uri()
-
-        watch(page, own, opened.complaints, opened.requests)
-        page.goto(own)
-        return opened
-
-
-@pytest.fixture
-def open_rating(browser: Browser) -> Iterator[Opener]:
-    yield Opener(browser)
-    for context in browser.contexts:
-        context.close()
 
 
 @dataclass(frozen=True)
@@ -95,147 +67,124 @@ def written(tmp_path: Path) -> Written:
     return write_page(write_experiment(tmp_path / "run", ARMS), tmp_path / "run" / "rating.html")
 
 
-def test_rate_by_keys_reload_save_and_read_again(written: Written, open_rating: Opener, tmp_path: Path) -> None:
-    opened = open_rating(written.page)
-    page = opened.page
+def test_rate_by_keys_reload_save_and_read_again(written: Written, open_page: Opener, tmp_path: Path) -> None:
+    rating = Rating(open_page(written.page))
+    page = rating.page
     assert page.locator("#work").is_hidden(), "the notice comes first"
-    assert page.locator("#prompt").text_content() == ""
-    opened.begin("Ann B.")
-    assert opened.place() == "Answer 1 of 6"
-    opened.press("4", "x", "1")
-    assert opened.progress() == "3 of 6 rated"
+    assert rating.text("prompt") == ""
+    page.click("#start")
+    assert "name or code first" in rating.text("kept")
+    assert page.evaluate("document.activeElement.id") == "rater"
+    rating.begin("Ann B.")
+    assert rating.text("place") == "Answer 1 of 6"
+    rating.press("4", "x", "1")
+    assert rating.text("progress") == "3 of 6 rated"
     page.reload()
     assert page.locator("#notice").is_visible(), "and comes again with every visit"
     assert page.input_value("#rater") == "Ann B."
-    assert "3 of 6 ratings by Ann B." in page.locator("#kept").text_content()
+    assert "3 of 6 ratings by Ann B." in rating.text("kept")
     page.click("#start")
-    assert opened.place() == "Answer 4 of 6"
-    opened.press("5", "2", "3")
+    assert rating.text("place") == "Answer 4 of 6"
+    rating.press("5", "2", "3")
     assert page.locator("#done").is_visible()
-    saved = opened.save(tmp_path)
+    saved = rating.save(tmp_path)
     assert saved.name == f"ratings-ann-b-{written.page_sha256[:8]}.json"
-    assert json.loads(saved.read_text())["ratings"] == dict(
-        zip(owners(written.key), [4, "cannot_say", 1, 5, 2, 3], strict=True)
-    )
+    values = [4, "cannot_say", 1, 5, 2, 3]
+    assert json.loads(saved.read_text())["ratings"] == dict(zip(owners(written.key), values, strict=True))
     result = agree([saved], key=written.key)
     (rater,) = result.raters
     assert (rater.name, rater.rated, rater.cannot_say, rater.missing) == ("Ann B.", 5, 1, 0)
     assert (result.labelled, result.undecided) == (5, 1)
-    assert opened.complaints == []
-    assert opened.requests == []
+    assert rating.opened.complaints == []
+    assert rating.opened.requests == []
 
 
-def test_back_forward_undo_and_rating_anew(written: Written, open_rating: Opener, tmp_path: Path) -> None:
-    opened = open_rating(written.page)
-    opened.begin()
-    opened.press("1", "2", "ArrowLeft", "ArrowLeft")
-    assert opened.place() == "Answer 1 of 6"
-    assert opened.page.locator('.rate[aria-pressed="true"]').get_attribute("data-value") == "1"
-    opened.press("5")
-    assert opened.place() == "Answer 3 of 6", "on to the next without a rating"
-    opened.press("u")
-    assert opened.place() == "Answer 1 of 6"
-    assert opened.page.locator('.rate[aria-pressed="true"]').get_attribute("data-value") == "1"
-    opened.press("Control+z")
-    assert opened.place() == "Answer 2 of 6"
-    assert opened.page.locator('.rate[aria-pressed="true"]').count() == 0
-    opened.press("u", "u")
-    assert opened.progress() == "0 of 6 rated"
-    assert "Nothing to undo" in opened.page.locator("#said").text_content()
-    opened.press("ArrowRight", "ArrowRight", "3", "ArrowLeft")
-    assert opened.progress() == "1 of 6 rated"
-    assert list(json.loads(opened.save(tmp_path).read_text())["ratings"]) == [list(owners(written.key))[2]]
-
-
-def test_keys_typed_elsewhere_or_held_do_not_rate(written: Written, open_rating: Opener) -> None:
-    opened = open_rating(written.page)
-    opened.press("1", "2")
-    opened.begin("rater 5")
-    assert opened.progress() == "0 of 6 rated"
-    opened.press("Control+1", "Alt+2", "6", "Shift")
-    assert opened.progress() == "0 of 6 rated"
-    for _ in range(4):
-        opened.page.keyboard.down("3")
-    assert opened.progress() == "1 of 6 rated", "a held key rates one answer"
-
-
-def test_the_mouse_does_it_too(written: Written, open_rating: Opener) -> None:
-    opened = open_rating(written.page)
-    opened.begin()
-    opened.page.click('.rate[data-value="4"]')
-    opened.page.click('.rate[data-value="cannot"]')
-    assert opened.progress() == "2 of 6 rated"
-    opened.page.click("#undo")
-    opened.page.click("#back")
-    assert opened.place() == "Answer 1 of 6"
-    opened.page.click("#leave")
-    assert opened.page.locator("#notice").is_visible()
-    assert opened.page.locator("#answer").text_content() == ""
-
-
-def test_no_name_no_answers(written: Written, open_rating: Opener) -> None:
-    opened = open_rating(written.page)
-    opened.page.click("#start")
-    assert "name or code first" in opened.page.locator("#kept").text_content()
-    assert opened.page.locator("#work").is_hidden()
-    assert opened.page.evaluate("document.activeElement.id") == "rater"
-
-
-def test_another_rater_begins_with_nothing(written: Written, open_rating: Opener) -> None:
-    opened = open_rating(written.page)
-    opened.begin()
-    opened.press("1", "2")
-    opened.page.once("dialog", lambda dialog: dialog.dismiss())
-    opened.page.click("#clear")
-    assert opened.progress() == "2 of 6 rated"
-    opened.page.once("dialog", lambda dialog: dialog.accept())
-    opened.page.click("#clear")
-    opened.page.reload()
-    assert opened.page.input_value("#rater") == ""
-    opened.begin("Bo")
-    assert opened.progress() == "0 of 6 rated"
-
-
-def test_a_name_typed_over_anothers_takes_no_ratings_over(
-    written: Written, open_rating: Opener, tmp_path: Path
+def test_back_forward_undo_and_only_keys_that_are_meant_rate(
+    written: Written, open_page: Opener, tmp_path: Path
 ) -> None:
-    opened = open_rating(written.page)
-    opened.begin("Ann")
-    opened.press("1", "2")
-    opened.page.reload()
-    opened.page.once("dialog", lambda dialog: dialog.dismiss())
-    opened.begin("Bo")
-    assert opened.page.locator("#work").is_hidden()
-    assert opened.page.input_value("#rater") == "Ann"
-    assert "2 of 6 ratings by Ann" in opened.page.locator("#kept").text_content()
+    rating = Rating(open_page(written.page))
+    pressed = rating.page.locator('.rate[aria-pressed="true"]')
+    rating.press("1", "2")
+    rating.begin("rater 5")
+    rating.press("Control+1", "Alt+2", "6", "Shift")
+    assert rating.text("progress") == "0 of 6 rated"
+    rating.press("1", "2", "ArrowLeft", "ArrowLeft")
+    assert rating.text("place") == "Answer 1 of 6"
+    assert pressed.get_attribute("data-value") == "1"
+    rating.press("5")
+    assert rating.text("place") == "Answer 3 of 6", "on to the next without a rating"
+    rating.press("u")
+    assert rating.text("place") == "Answer 1 of 6"
+    assert pressed.get_attribute("data-value") == "1"
+    rating.press("Control+z")
+    assert rating.text("place") == "Answer 2 of 6"
+    assert pressed.count() == 0
+    rating.press("u", "u")
+    assert rating.text("progress") == "0 of 6 rated"
+    assert "Nothing to undo" in rating.text("said")
+    rating.press("ArrowRight", "ArrowRight")
+    for _ in range(4):
+        rating.page.keyboard.down("3")
+    assert rating.text("progress") == "1 of 6 rated", "a held key rates one answer"
+    assert list(json.loads(rating.save(tmp_path).read_text())["ratings"]) == [list(owners(written.key))[2]]
+
+
+def test_the_mouse_does_it_too(written: Written, open_page: Opener) -> None:
+    rating = Rating(open_page(written.page))
+    rating.begin()
+    rating.page.click('.rate[data-value="4"]')
+    rating.page.click('.rate[data-value="cannot"]')
+    assert rating.text("progress") == "2 of 6 rated"
+    rating.page.click("#undo")
+    rating.page.click("#back")
+    assert rating.text("place") == "Answer 1 of 6"
+    rating.page.click("#leave")
+    assert rating.page.locator("#notice").is_visible()
+    assert rating.text("answer") == ""
+
+
+def test_one_raters_ratings_do_not_become_anothers(written: Written, open_page: Opener, tmp_path: Path) -> None:
+    rating = Rating(open_page(written.page))
+    rating.begin("Ann")
+    rating.press("1", "2")
+    rating.page.reload()
+    rating.answer(False)
+    rating.begin("Bo")
+    assert rating.page.locator("#work").is_hidden()
+    assert rating.page.input_value("#rater") == "Ann"
     # a name put right
-    opened.page.once("dialog", lambda dialog: dialog.accept())
-    opened.begin("Anne")
-    saved = json.loads(opened.save(tmp_path).read_text())
+    rating.answer(True)
+    rating.begin("Anne")
+    saved = json.loads(rating.save(tmp_path).read_text())
     assert (saved["rater"], len(saved["ratings"])) == ("Anne", 2)
+    rating.answer(False)
+    rating.page.click("#clear")
+    assert rating.text("progress") == "2 of 6 rated"
+    rating.answer(True)
+    rating.page.click("#clear")
+    rating.page.reload()
+    rating.begin("Bo")
+    assert rating.text("progress") == "0 of 6 rated"
 
 
-def test_pages_do_not_mix_what_they_keep(written: Written, open_rating: Opener, tmp_path: Path) -> None:
-    first = open_rating(written.page)
+def test_pages_keep_their_own_and_damaged_storage_is_no_obstacle(
+    written: Written, open_page: Opener, tmp_path: Path
+) -> None:
+    first = Rating(open_page(written.page))
     first.begin()
     first.press("1", "2")
     other = write_page(tmp_path / "run", tmp_path / "other.html", seed=1)
-    second = open_rating(other.page, first.page.context)
-    assert second.page.locator("#kept").text_content() == ""
-    same = open_rating(written.page, first.page.context)
-    assert "2 of 6" in same.page.locator("#kept").text_content()
-
-
-def test_damaged_or_missing_storage_is_no_obstacle(written: Written, open_rating: Opener, tmp_path: Path) -> None:
-    opened = open_rating(written.page)
-    opened.page.evaluate("page => localStorage.setItem(`ripcurrent-ratings-${page}`, '{broken')", written.page_sha256)
-    opened.page.reload()
-    opened.page.evaluate("() => { Storage.prototype.setItem = () => { throw new Error('full'); }; }")
-    opened.begin()
-    opened.press("1")
-    assert "keeps nothing" in opened.page.locator("#said").text_content()
-    assert len(json.loads(opened.save(tmp_path).read_text())["ratings"]) == 1
-    assert opened.complaints == []
+    assert Rating(open_page(other.page, beside=first.opened)).text("kept") == ""
+    rating = Rating(open_page(written.page, beside=first.opened))
+    assert "2 of 6" in rating.text("kept")
+    rating.page.evaluate("page => localStorage.setItem(`ripcurrent-ratings-${page}`, '{broken')", written.page_sha256)
+    rating.page.reload()
+    rating.page.evaluate("() => { Storage.prototype.setItem = () => { throw new Error('full'); }; }")
+    rating.begin()
+    rating.press("1")
+    assert "keeps nothing" in rating.text("said")
+    assert len(json.loads(rating.save(tmp_path).read_text())["ratings"]) == 1
+    assert rating.opened.complaints == []
 
 
 def test_the_page_is_blind(written: Written) -> None:
@@ -248,33 +197,37 @@ def test_the_page_is_blind(written: Written) -> None:
     assert {frozenset(item) for item in data["items"]} == {frozenset({"id", "prompt", "answer", "truncated"})}
 
 
-def test_hostile_text_is_shown_as_text(tmp_path: Path, open_rating: Opener) -> None:
+def test_hostile_text_is_shown_as_text(tmp_path: Path, open_page: Opener) -> None:
     path = tmp_path / "page.html"
     owner = {"arm": "top", "seed": 0, "prompt_id": "p0", "answer_sha256": "0"}
     key = RatingKey.model_validate(
         {"page": "0", "rubric": "1.0", "axis": "harmful", "per_arm": None, "seed": 0, "items": {"00000000": owner}}
     )
     build_rating_page(RatingDraw((RatingItem("00000000", HOSTILE, HOSTILE, True),), key, {"top": 1}, ()), path)
-    opened = open_rating(path)
-    opened.begin(HOSTILE[:80])
-    assert opened.page.locator("#prompt").text_content() == HOSTILE
-    assert opened.page.locator("#answer").text_content() == HOSTILE
-    assert opened.page.locator("#cut").is_visible()
-    assert opened.page.locator("main img, main script").count() == 0
-    slip_in(opened.page)
-    assert opened.requests == []
+    rating = Rating(open_page(path))
+    rating.begin(HOSTILE[:80])
+    assert rating.text("prompt") == HOSTILE
+    assert rating.text("answer") == HOSTILE
+    assert rating.page.locator("#cut").is_visible()
+    assert rating.page.locator("main img, main script").count() == 0
+    slip_in(rating.page)
+    assert rating.opened.requests == []
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [360, 1100])
-def test_fits_and_follows_the_theme(written: Written, open_rating: Opener, scheme: str, width: int) -> None:
-    opened = open_rating(written.page, color_scheme=scheme, viewport={"width": width, "height": 700})
-    assert opened.page.evaluate("document.documentElement.scrollWidth") <= width
-    opened.begin()
-    assert opened.page.evaluate("document.documentElement.scrollWidth") <= width
-    red = opened.page.evaluate("getComputedStyle(document.body).backgroundColor").split("(")[1].split(",")[0]
-    assert (int(red) < 60) == (scheme == "dark")
-    opened.page.get_by_role("button", name="Light theme" if scheme == "dark" else "Dark theme").click()
-    turned = opened.page.evaluate("getComputedStyle(document.body).backgroundColor").split("(")[1].split(",")[0]
-    assert (int(turned) < 60) == (scheme == "light")
-    assert opened.complaints == []
+@pytest.mark.parametrize(("scheme", "width"), [("light", 360), ("dark", 1100)])
+def test_it_fits_and_follows_the_theme(written: Written, open_page: Opener, scheme: str, width: int) -> None:
+    rating = Rating(open_page(written.page, color_scheme=scheme, viewport={"width": width, "height": 700}))
+
+    def is_dark() -> bool:
+        return (
+            int(rating.page.evaluate("getComputedStyle(document.body).backgroundColor").split("(")[1].split(",")[0])
+            < 60
+        )
+
+    assert rating.page.evaluate("document.documentElement.scrollWidth") <= width
+    rating.begin()
+    assert rating.page.evaluate("document.documentElement.scrollWidth") <= width
+    assert is_dark() == (scheme == "dark")
+    rating.page.get_by_role("button", name="theme").click()
+    assert is_dark() == (scheme == "light")
+    assert rating.opened.complaints == []

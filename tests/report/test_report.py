@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,15 @@ def test_names_from_the_manifest_are_escaped_and_json_cannot_end_its_element(tmp
     value = {"text": "</script><!-- <script> \u2028 ü"}
     assert "<" not in embed_json(value)
     assert json.loads(embed_json(value)) == value
+
+
+def test_the_forecast_stands_on_the_page_as_text(tmp_path, monkeypatch):
+    run = fabricate_run(tmp_path / "run", rows=20)
+    assert 'id="forecast"' not in build(run).read_text()
+    page = import_module("ripcurrent.report._scan_page")
+    monkeypatch.setattr(page, "read_forecast", lambda folder: {"of": folder})
+    monkeypatch.setattr(page, "forecast_lines", lambda found: [f"By <b>mine</b>, {found['of'].name}."])
+    assert '<div class="notice" id="forecast"><p>By &lt;b&gt;mine&lt;/b&gt;, run.</p></div>' in build(run).read_text()
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from ripcurrent.data import read_rows
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.report import build
 from ripcurrent.scan import TOKEN_SCHEMA, write_tokens
+from tests.report.conftest import number
 from tests.report.fabricate import fabricate_run
 
 HOSTILE = "</script><script>alert(1)</script> <img src=x onerror=alert(2)> &lt;b&gt; \U0001f9ed\U0001f9ed tail\nend"
@@ -92,10 +93,6 @@ def open_row(open_page, report: Path, row: int, **context: object):
     return opened
 
 
-def number(text: str) -> float:
-    return float(text.replace("−", "-").replace(",", ""))
-
-
 @pytest.mark.browser
 def test_texts_stay_texts_and_nothing_is_fetched(run, report, open_page):
     opened = open_row(open_page, report, 0)
@@ -112,9 +109,8 @@ def test_texts_stay_texts_and_nothing_is_fetched(run, report, open_page):
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_colours_are_the_shares_of_the_chosen_score(run, report, open_page, scheme):
-    opened = open_row(open_page, report, 5, color_scheme=scheme)
+def test_colours_are_the_shares_of_the_chosen_score(run, report, open_page):
+    opened = open_row(open_page, report, 5)
     tokens = [token for token in shares_of(run, 5) if token["part"] == "response"]
     ways = {
         "gradient_balanced": lambda t: t["harmful"] - t["safe"],
@@ -174,21 +170,14 @@ def test_the_keyboard_reads_token_after_token(run, report, open_page):
 
 
 @pytest.mark.browser
-def test_only_rows_that_were_kept_are_coloured_and_the_filter_finds_them(report, open_page):
+def test_the_filter_finds_rows_with_shares_and_open_ones_show_the_same_score(report, open_page):
     opened = open_row(open_page, report, 7)
-    assert opened.page.locator(".token").count() == 0
-    assert opened.page.locator(".shares").count() == 0
+    assert opened.page.locator(".token, .shares").count() == 0, "no shares were kept of this row"
     opened.page.fill("#search", "")
     opened.page.click("[data-trait='token shares']")
     assert sorted(opened.shown_rows()) == KEPT
-
-
-@pytest.mark.browser
-def test_rows_that_are_open_together_show_the_same_score(report, open_page):
-    opened = open_row(open_page, report, 2)
-    opened.page.fill("#search", "")
-    opened.page.click("[data-trait='token shares']")
-    opened.page.click('button.open[data-row="5"]')
+    for row in (2, 5):
+        opened.page.click(f'button.open[data-row="{row}"]')
     opened.page.locator("#detail-5 input[value=gradient_safe]").check()
     assert opened.page.locator("#detail-2 input:checked").get_attribute("value") == "gradient_safe"
     assert "by gradient_safe" in opened.page.locator("#detail-2 .readout").text_content()
@@ -222,18 +211,12 @@ def test_parts_add_up_and_a_long_row_says_what_lies_beyond_its_text(run, report,
 
 
 @pytest.mark.browser
-def test_one_safe_set_has_one_difference(tmp_path, open_page):
-    run = fabricate_run(tmp_path / "run", rows=12)
+def test_one_safe_set_has_one_difference_and_without_the_dataset_the_sums_remain(tmp_path, open_page):
+    run = fabricate_run(tmp_path / "run", rows=60)
     add_token_shares(run, [3], safe_sets=1)
     opened = open_row(open_page, build(run), 3)
     values = opened.page.locator(".shares input").evaluate_all("inputs => inputs.map(input => input.value)")
     assert values == ["gradient_balanced", "gradient_harmful", "gradient_safe"]
-
-
-@pytest.mark.browser
-def test_without_the_dataset_the_sums_remain(tmp_path, open_page):
-    run = fabricate_run(tmp_path / "run", rows=60)
-    add_token_shares(run, [3])
     (tmp_path / "lessons.jsonl").unlink()
     opened = open_row(open_page, build(run), 3)
     assert opened.page.locator("[data-shares=sums] dt").count() == 4
@@ -241,21 +224,14 @@ def test_without_the_dataset_the_sums_remain(tmp_path, open_page):
     assert opened.complaints == []
 
 
-def test_a_run_without_shares_has_no_word_of_them(tmp_path):
-    page = build(fabricate_run(tmp_path / "run", rows=12)).read_text()
-    assert 'id="shares-note"' not in page
-
-
-def test_a_thousand_rows_with_shares_add_less_than_a_megabyte_and_a_half(tmp_path):
+def test_a_thousand_rows_with_shares_add_little_and_damaged_shares_name_the_file(tmp_path):
     run = fabricate_run(tmp_path / "run", rows=1400)
-    bare = build(run).stat().st_size
+    bare = build(run)
+    assert 'id="shares-note"' not in bare.read_text()
+    size = bare.stat().st_size
     scores = pq.read_table(run / "scores.parquet").to_pylist()
     add_token_shares(run, [row["row"] for row in scores if row["status"] == "ok"][:1000])
-    assert bare + 200_000 < build(run).stat().st_size < bare + 1_500_000
-
-
-def test_damaged_shares_name_the_file(tmp_path):
-    run = fabricate_run(tmp_path / "run", rows=12)
+    assert size + 200_000 < build(run).stat().st_size < size + 1_500_000
     (run / "tokens.parquet").write_bytes(b"PAR1 torn")
     with pytest.raises(RipcurrentError, match=r"tokens\.parquet is damaged"):
         build(run)
