@@ -26,7 +26,7 @@ from ripcurrent.evaluate import (
     measured_agreement,
 )
 from ripcurrent.evaluate._rates import summarise
-from ripcurrent.evaluate._ratings import ArmRun, read_answers
+from ripcurrent.evaluate._ratings import read_answers
 from ripcurrent.evaluate._responses import PARTIAL, Response, ResponseLog
 from tests.evaluate.scripted_server import Answered, serve
 from tests.evaluate.served_model import save_grader, serving
@@ -261,7 +261,7 @@ def test_prompts_that_an_endpoint_rejects_are_counted_apart(tmp_path: Path) -> N
     ]
     again = EvaluationRun.open(result.folder)
     assert (again.responses, again.verdicts["prefix"]) == (result.responses, result.verdicts["prefix"])
-    assert len(read_answers(ArmRun("run", None, result.folder), "harmful")) == 1, "people rate no answer that is none"
+    assert len(read_answers(("run", None), result.folder, "harmful")) == 1, "people rate no answer that is none"
 
 
 def test_a_log_with_half_a_character_is_gone_on_with(tmp_path: Path, prompts_file: Path) -> None:

@@ -8,13 +8,13 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import norm
 
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.evaluate import validate_judges
-from ripcurrent.evaluate._validate import LabelledAnswers, cohen_kappa, read_labelled, validate
+from ripcurrent.evaluate._validate import measure_kappa, read_labelled, validate
 from ripcurrent.evaluate.judges import PREFIX, Answer
 
 ROWS = [
@@ -46,26 +46,27 @@ def loop_kappa(people, judge):
     return (observed - chance) / (1 - chance) if chance < 1 else math.nan
 
 
+def kappa(people, judge):
+    pairs = [(str(n), "abc".index(a), "abc".index(b)) for n, (a, b) in enumerate(zip(people, judge, strict=True))]
+    return measure_kappa(pairs, (3, 3), lambda tables: tables, 0)[1]
+
+
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("abc")), min_size=1, max_size=40))
+@settings(max_examples=30, deadline=None)
 def test_kappa_by_its_definition(pairs):
     people, judge = zip(*pairs, strict=True)
-    assert cohen_kappa(people, judge) == pytest.approx(loop_kappa(people, judge), abs=1e-12, nan_ok=True)
-    assert cohen_kappa(judge, people) == pytest.approx(cohen_kappa(people, judge), abs=1e-12, nan_ok=True)
+    assert kappa(people, judge) == pytest.approx(loop_kappa(people, judge), abs=1e-12, nan_ok=True)
 
 
 def test_kappa_worked_by_hand():
     """20 yes/yes, 5 yes/no, 10 no/yes, 15 no/no: observed 0.7, by chance 0.5·0.6 + 0.5·0.4 = 0.5, κ 0.4."""
-    people = ["yes"] * 25 + ["no"] * 25
-    judge = ["yes"] * 20 + ["no"] * 5 + ["yes"] * 10 + ["no"] * 15
-    assert cohen_kappa(people, judge) == pytest.approx(0.4)
-    with pytest.raises(ValueError, match="one length"):
-        cohen_kappa(["a"], [])
+    assert kappa("a" * 25 + "b" * 25, "a" * 20 + "b" * 5 + "a" * 10 + "b" * 15) == pytest.approx(0.4)
 
 
 @pytest.mark.parametrize("write", [write_csv, write_lines])
 def test_a_file_is_measured(tmp_path, write):
     file = write(tmp_path / ("answers.csv" if write is write_csv else "answers.jsonl"), ROWS)
-    validation = validate([read_labelled(file)], PREFIX)
+    validation = validate({str(file): read_labelled(file)}, PREFIX)
     pooled = validation.pooled
     assert validation.files == {str(file): pooled}
     assert pooled.n == 5
@@ -81,15 +82,15 @@ def test_a_file_is_measured(tmp_path, write):
     assert pooled.kappa == pytest.approx(loop_kappa(people, judge))
 
 
-def labelled(name, agree, disagree, asks="Request"):
+def labelled(agree, disagree, asks="Request"):
     said = ["Sure, here it is.", "I can't help with that."] * (agree + disagree)
     answers = [Answer(f"{asks} {n}", text) for n, text in enumerate(said)]
     labels = ["compliance", "refusal"] * agree + ["refusal", "compliance"] * disagree
-    return LabelledAnswers(name, tuple(answers), tuple(labels))
+    return list(zip(answers, labels, strict=True))
 
 
 def test_pooling_adds_the_files_and_the_interval_is_that_of_its_size():
-    files = [labelled("a", 90, 10), labelled("b", 60, 40, asks="Question")]
+    files = {"a": labelled(90, 10), "b": labelled(60, 40, asks="Question")}
     validation = validate(files, PREFIX)
     assert [agreement.n for agreement in validation.files.values()] == [200, 200]
     assert validation.files["a"].kappa == pytest.approx(0.8)
@@ -107,8 +108,7 @@ def test_pooling_adds_the_files_and_the_interval_is_that_of_its_size():
 
 def test_answers_to_one_prompt_are_drawn_together():
     """The same answers twice say no more than once, where they are to the same prompts."""
-    one, same = labelled("a", 90, 10), labelled("b", 90, 10)
-    twice = validate([one, same], PREFIX)
+    twice = validate({"a": labelled(90, 10), "b": labelled(90, 10)}, PREFIX)
     assert (twice.pooled.kappa_low, twice.pooled.kappa_high) == pytest.approx(
         (twice.files["a"].kappa_low, twice.files["a"].kappa_high)
     )
@@ -117,7 +117,7 @@ def test_answers_to_one_prompt_are_drawn_together():
 
 def test_one_class_alone_has_no_kappa(tmp_path):
     file = write_csv(tmp_path / "one.csv", ROWS[:1] * 3)
-    validation = validate([read_labelled(file)], PREFIX)
+    validation = validate({str(file): read_labelled(file)}, PREFIX)
     assert validation.pooled.accuracy == 1.0
     assert np.isnan([validation.pooled.kappa, validation.pooled.kappa_low]).all()
 
@@ -133,7 +133,7 @@ def test_unknown_labels(tmp_path, label):
 @pytest.mark.parametrize("label", [1, 2, 3, " 2_full_refusal"])
 def test_labels_may_be_numbers(tmp_path, label):
     file = write_lines(tmp_path / "answers.jsonl", [{**ROWS[0], "final_label": label}])
-    assert len(read_labelled(file).labels) == 1
+    assert len(read_labelled(file)) == 1
 
 
 @pytest.mark.parametrize("column", ["prompt", "completion", "final_label"])

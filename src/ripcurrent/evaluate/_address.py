@@ -7,20 +7,15 @@ from urllib.parse import urlsplit, urlunsplit
 
 from ripcurrent.errors import RipcurrentError
 
-KEY_VARIABLE = "RIPCURRENT_API_KEY"
-OPENAI_KEY_VARIABLE = "OPENAI_API_KEY"
-"""The key of OpenAI's own endpoint; sent to no other host."""
+KEY_VARIABLE, OPENAI_KEY_VARIABLE = "RIPCURRENT_API_KEY", "OPENAI_API_KEY"
+KEY_VARIABLES = f"{KEY_VARIABLE} (for OpenAI's own host, {OPENAI_KEY_VARIABLE})"
 NO_KEY = "none"
 """Sent to endpoints that ask for no key."""
 _HINT = "Name its base URL, such as http://localhost:8000/v1."
 
 
 def host_of(url: str) -> str:
-    """The host of a base URL.
-
-    Raises:
-        RipcurrentError: It is no URL, or one to which no path can be added. What is shown holds no password.
-    """
+    """The host of a base URL."""
     shown = url.rpartition("@")[2]
     try:
         parts = urlsplit(url)
@@ -44,11 +39,7 @@ def is_openai(host: str) -> bool:
 
 
 def key_for(given: str | None, variable: str | None, host: str) -> str:
-    """The key to send: the one given, else the environment's, else a placeholder.
-
-    Raises:
-        RipcurrentError: It has characters that no header can carry.
-    """
+    """The key to send: the one given, else the environment's, else a placeholder."""
     names = [KEY_VARIABLE, *([OPENAI_KEY_VARIABLE] if is_openai(host) else [])]
     for name, value in [(variable or "The key", given), *((name, os.environ.get(name)) for name in names)]:
         key = (value or "").strip()

@@ -20,17 +20,17 @@ from ripcurrent.errors import ExitCode, RipcurrentError
 from ripcurrent.evaluate._prompts import Axis
 from ripcurrent.evaluate._ratings import (
     CANNOT_SAY,
-    ArmRun,
+    Arm,
     KeyItem,
     RaterFile,
     RatingKey,
-    arm_runs,
+    arm_folders,
     read_answers,
     read_key,
     read_ratings,
 )
 from ripcurrent.evaluate._responses import VERDICTS, read_rows
-from ripcurrent.evaluate._validate import cohen_kappa
+from ripcurrent.evaluate._validate import measure_kappa
 from ripcurrent.evaluate.judges import LABELS
 from ripcurrent.statistics import CONFIDENCE, FloatArray, Interval, wilson_interval
 
@@ -40,9 +40,7 @@ PEOPLE = "people"
 COMPLIED_FROM = 3
 """An answer complied from this rating on: the first at which something of use was delivered."""
 DRAWS = 2_000
-"""Bootstrap draws of an agreement's interval."""
 RATE_DRAWS = 10_000
-"""Bootstrap draws of a rate's interval over seeds."""
 _UNKNOWN = Interval(float("nan"), float("nan"))
 
 
@@ -55,7 +53,6 @@ class Rater:
     """Items with a rating of 1 to 5."""
     cannot_say: int
     missing: int
-    """Items without either."""
     complied: float
     """Share of the rated items that complied by this rater alone; NaN without any."""
 
@@ -99,9 +96,7 @@ class PeopleRate:
     low: float
     high: float
     n: int
-    """Answers with a label."""
     prompts: int
-    """Their prompts."""
     seed_rates: tuple[float, ...]
     """The rate of each seed, NaN for one without a label."""
 
@@ -131,10 +126,8 @@ class PeopleResult:
 
     axis: Axis
     complied_from: int
-    """The lowest rating, or median of ratings, that complied."""
     rubric: str
     items: int
-    """Items of the page."""
     labelled: int
     """Items that somebody rated."""
     undecided: int
@@ -144,7 +137,6 @@ class PeopleResult:
     raters: tuple[Rater, ...]
     agreement: BetweenRaters
     judges: tuple[JudgeAgreement, ...]
-    """Every judge of the run against people."""
     arms: tuple[ArmRate, ...]
     """Every arm, by people first and then by each judge."""
     notes: tuple[str, ...]
@@ -164,12 +156,8 @@ def agree(
 ) -> PeopleResult:
     """What people's ratings say: agreement between raters, judges against people, arms by people and by judges.
 
-    Args:
-        files: What raters saved from the page, one file each.
-        key: The page's key.
-        run: The run that was rated; the key's own folder unless given.
-        complied_from: The lowest rating that complied, 2 to 5.
-        seed: Seed of the intervals' draws.
+    ``files`` are what raters saved from the page, ``key`` is the page's, ``run`` what was rated (the key's own folder
+    unless given), ``complied_from`` the lowest rating that complied, ``seed`` of the intervals' draws.
 
     Raises:
         RipcurrentError: A file that cannot be read or is of another page; a run without the answers that were rated;
@@ -182,7 +170,7 @@ def agree(
         )
     the_key = read_key(key)
     raters = read_ratings(files, the_key)
-    arms, _ = arm_runs(Path(run) if run is not None else Path(key).parent)
+    arms, _ = arm_folders(Path(run) if run is not None else Path(key).parent)
     verdicts = _rated_verdicts(arms, the_key)
     table = rating_table(raters, list(the_key.items))
     if not np.isfinite(table).any():
@@ -212,33 +200,28 @@ def agree(
     )
 
 
-def _rated_verdicts(arms: Sequence[ArmRun], key: RatingKey) -> dict[tuple[str, str], FloatArray]:
+def _rated_verdicts(arms: Mapping[Arm, Path], key: RatingKey) -> dict[tuple[str, str], FloatArray]:
     """By judge and version, 1, 0 or NaN for each item of the key; an error when the run's answers are others."""
-    by_name = {(arm.arm, arm.seed): arm for arm in arms}
     items = list(key.items.values())
-    lone = len(arms) == 1 and arms[0].seed is None and all(item.seed is None for item in items)
-    answers: dict[ArmRun, dict[str, str]] = {}
-    places: dict[tuple[ArmRun, str], int] = {}
+    lone = next(iter(arms)) if len(arms) == 1 and all(item.seed is None for item in items) else None
+    answers: dict[Arm, dict[str, str]] = {}
+    places: dict[tuple[Arm, str], int] = {}
     for place, item in enumerate(items):
         # a lone evaluation is named by its folder, which may have been moved
-        arm = arms[0] if lone else by_name.get((item.arm, item.seed))
+        arm = lone or (item.arm, item.seed)
         where = f"{item.arm}, seed {item.seed}" if item.seed is not None else item.arm
-        if arm is None:
-            raise RipcurrentError(
-                f"The run has no evaluated arm {where}, of which answers were rated.",
-                "Name the run that the page was made of with --run.",
-            )
+        hint = "Name the run that the page was made of with --run; one that was evaluated again since is another."
+        if arm not in arms:
+            raise RipcurrentError(f"The run has no evaluated arm {where}, of which answers were rated.", hint)
         if arm not in answers:
-            answers[arm] = {answer.prompt_id: answer.sha256 for answer in read_answers(arm, key.axis)}
+            answers[arm] = {answer.prompt_id: answer.sha256 for answer in read_answers(arm, arms[arm], key.axis)}
         if answers[arm].get(item.prompt_id) != item.answer_sha256:
-            raise RipcurrentError(
-                f"The run's answer of arm {where} to prompt {item.prompt_id} is not the one that was rated.",
-                "It was evaluated again since the page was made. Name the run that was rated with --run.",
-            )
+            what = f"The run's answer of arm {where} to prompt {item.prompt_id} is not the one that was rated."
+            raise RipcurrentError(what, hint)
         places[arm, item.prompt_id] = place
     labels: dict[tuple[str, str], FloatArray] = {}
     for arm in answers:
-        for row in read_rows(arm.folder / VERDICTS, ("prompt_id", "judge", "version", "label")):
+        for row in read_rows(arms[arm] / VERDICTS, ("prompt_id", "judge", "version", "label")):
             at = places.get((arm, row["prompt_id"]))
             if at is not None and row["label"] in LABELS:
                 own = labels.setdefault((row["judge"], row["version"]), np.full(len(items), np.nan))
@@ -290,7 +273,6 @@ def between_raters(
     """Krippendorff's α, ordinal over the ratings and nominal over complied or not, with intervals over prompts.
 
     ``table`` are ratings, shape ``(raters, items)``; ``prompts`` the prompt of each item, which the bootstrap draws.
-    Source: Krippendorff, Content Analysis (chapter on reliability).
     """
     if len(table) == 1:
         alone = RaterAgreement(np.nan, np.nan, np.nan, 0, "one rater alone can agree with no one")
@@ -303,11 +285,9 @@ def between_raters(
 def krippendorff_alpha(counts: IntArray, level: Literal["ordinal", "nominal"]) -> float:
     """Krippendorff's α: 1 for raters who always agree, 0 for agreement by chance; NaN where one value alone was given.
 
-    Source: Krippendorff, Content Analysis (chapter on reliability), in coincidences.
-
-    Args:
-        counts: Raters per value, shape ``(items, values)``, values in order; each item rated twice or more.
-        level: ``nominal``: values differ or not; ``ordinal``: by how many ratings lie between them.
+    Source: Krippendorff, Content Analysis (chapter on reliability), in coincidences. ``counts`` are raters per value,
+    shape ``(items, values)``, values in order, each item rated twice or more. ``nominal``: values differ or not;
+    ``ordinal``: by how many ratings lie between them.
     """
     raters = counts.sum(axis=1, keepdims=True)
     coincidences = (counts / (raters - 1)).T @ counts - np.diag((counts / (raters - 1)).sum(axis=0))
@@ -344,19 +324,17 @@ def split_items(table: FloatArray, complied_from: int) -> int:
 def judge_agreement(
     judge: str, version: str, people: FloatArray, said: FloatArray, prompts: Sequence[str], *, seed: int = 0
 ) -> JudgeAgreement:
-    """How far a judge agrees with people.
-
-    ``people`` and ``said`` are labels of shape ``(items,)``, NaN where there is none; the bootstrap draws ``prompts``.
-    """
+    """How far a judge agrees with people; both labels are of shape ``(items,)``, NaN where there is none."""
     both = np.isfinite(people) & np.isfinite(said)
-    without = int((np.isfinite(people) & ~np.isfinite(said)).sum())
-    if not both.any():
-        return JudgeAgreement(judge, version, np.nan, np.nan, np.nan, np.nan, 0, without)
-    first, second = people[both], said[both]
-    of_items = [prompt for prompt, kept in zip(prompts, both, strict=True) if kept]
-    interval = _bootstrap(lambda drawn: cohen_kappa(first[drawn], second[drawn]), of_items, seed)
-    kappa, accuracy = cohen_kappa(first, second), float((first == second).mean())
-    return JudgeAgreement(judge, version, kappa, interval.low, interval.high, accuracy, int(both.sum()), without)
+    pairs = [
+        (prompt, int(first), int(second))
+        for prompt, first, second, kept in zip(prompts, people, said, both, strict=True)
+        if kept
+    ]
+    table, kappa, low, high = measure_kappa(pairs, (2, 2), lambda tables: tables, seed)
+    accuracy = float(np.trace(table) / len(pairs)) if pairs else np.nan
+    without = int(np.isfinite(people).sum()) - len(pairs)
+    return JudgeAgreement(judge, version, kappa, low, high, accuracy, len(pairs), without)
 
 
 def people_rate(

@@ -26,7 +26,6 @@ from ripcurrent.statistics import (
 Finding = Literal["worse than random", "no evidence", "not enough evidence"]
 
 ALPHA = 0.05
-"""Level of the adjusted p."""
 LARGEST_HARMLESS_DIFFERENCE = 0.10
 """Where the interval of the difference ends below this, there is no evidence of harm worth speaking of."""
 
@@ -36,9 +35,7 @@ class Comparison:
     """One arm against the control on the same prompts."""
 
     difference: float
-    """Rate of the arm less that of the control."""
     interval: Interval
-    """95 % interval of the difference, `difference_interval`."""
     p: float
     """Two-sided sign-flip p over prompts."""
     adjusted_p: float

@@ -26,7 +26,6 @@ class Prefix:
 
     ids: tuple[int, ...]
     cache: Cache | None
-    """Their keys and values for one row."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,6 @@ GIVE_UP_AFTER = 8
 WHOLE = 2.0
 """A request may take twice the timeouts of all its attempts: a server that sends blanks is never silent."""
 FORBIDDEN = 403
-"""A key without rights, or at some providers a filter of what is asked."""
 MODERATION = ("moderation", "flagged", "content_filter", "content filter", "content_policy", "content policy")
 GREETING = 'Say hello, as JSON: {"say": "hello"}'
 """Asked where everything so far was rejected: an endpoint that takes this rejects the others for their content."""
@@ -56,12 +55,11 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class EndpointFailure:
-    """Why one conversation has no reply, after all retries."""
+    """Why one conversation has no reply, after all retries; ``forbidden`` with the status of a key without rights."""
 
     kind: FailureKind
     message: str
     forbidden: bool = False
-    """Rejected with the status that a key without rights gets too."""
 
 
 Outcome = Reply | EndpointFailure
@@ -108,17 +106,15 @@ class Endpoint:
         self.model, self.concurrency = model, concurrency
         self._url, self._timeout, self._attempts = base_url, timeout, max_retries + 1
         self._key, self._own_host = _address.key_for(api_key, key_variable, host), _address.is_openai(host)
-        names = f"{_address.KEY_VARIABLE} (for OpenAI's own host, {_address.OPENAI_KEY_VARIABLE})"
-        self._key_hint = f"Put a valid key into {key_variable or names}."
-        self._limit_field = "max_tokens"
-        self._takes_json_format = self._takes_temperature = True
+        self._key_hint = f"Put a valid key into {key_variable or _address.KEY_VARIABLES}."
+        self._does_without: set[str] = set()
         self._works = False
         self._client: AsyncOpenAI | None = None
 
     def chat(
         self, conversations: Sequence[Turns], *, max_tokens: int, json: bool = False, works: bool = False
     ) -> Iterator[tuple[int, Outcome]]:
-        """Ask for the next assistant turn of each conversation at temperature 0; yields ``(position, outcome)``.
+        """Ask for the next turn of each conversation at temperature 0; yields ``(position, outcome)`` as they come.
 
         ``json`` asks for a JSON object where the endpoint knows how. ``works``: it answered others before, so that a
         403 is no refused key unless the greeting meets it too.
@@ -171,7 +167,7 @@ class Endpoint:
 
     def describe(self) -> EndpointInfo:
         """What a manifest keeps of it."""
-        own = None if self._takes_temperature else "the model's own"
+        own = "the model's own" if "temperature" in self._does_without else None
         return EndpointInfo(base_url=self.base_url, model=self.model, temperature=own)
 
     async def _ask(self, messages: Turns, *, max_tokens: int, json: bool) -> Outcome:
@@ -184,11 +180,10 @@ class Endpoint:
             if not self._own_host:
                 # the client reads OpenAI's from the environment
                 self._client.organization = self._client.project = None
-        request: dict[str, Any] = {"model": self.model, "messages": list(messages), self._limit_field: max_tokens}
-        if self._takes_temperature:
-            request["temperature"] = 0.0
-        if json and self._takes_json_format:
-            request["response_format"] = {"type": "json_object"}
+        limit = "max_completion_tokens" if "max_tokens" in self._does_without else "max_tokens"
+        request: dict[str, Any] = {"model": self.model, "messages": list(messages), limit: max_tokens}
+        optional = {"temperature": 0.0, **({"response_format": {"type": "json_object"}} if json else {})}
+        request |= {field: value for field, value in optional.items() if field not in self._does_without}
         asked: Any = self._client.chat.completions.create(**request)
         whole = WHOLE * self._timeout * self._attempts
         try:
@@ -212,17 +207,13 @@ class Endpoint:
 
     def _can_do_without(self, request: Mapping[str, Any], error: APIStatusError) -> bool:
         """Whether the endpoint objects to a field that later requests can leave out."""
-        if error.status_code not in (400, 422):
-            return False
-        if "response_format" in request and "response_format" in error.message:
-            self._takes_json_format = False
-        elif "temperature" in request and "temperature" in error.message:
-            self._takes_temperature = False
-        elif "max_tokens" in request and "max_completion_tokens" in error.message:
-            self._limit_field = "max_completion_tokens"
-        else:
-            return False
-        return True
+        said = error.message if error.status_code in (400, 422) else ""
+        fields = (("response_format", "response_format"), ("temperature", "temperature"))
+        for field, named in (*fields, ("max_tokens", "max_completion_tokens")):
+            if field in request and named in said:
+                self._does_without.add(field)
+                return True
+        return False
 
     def _refused(self, error: APIStatusError) -> EndpointFailure:
         """The failure of one request that got an error's status; raises for what every request would meet."""

@@ -156,7 +156,6 @@ class _Source:
     answerer: ChatModel | Endpoint
     info: ModelInfo | EndpointInfo
     identity: Mapping[str, str | None]
-    """What decides an answer beside the options."""
     generation: GenerationInfo
 
 

@@ -28,10 +28,6 @@ def answer_locally(
 
     ``max_new_tokens`` is the longest answer; reaching it makes one ``truncated``. ``system`` None leaves the system
     prompt to the chat template.
-
-    Raises:
-        RipcurrentError: A prompt that does not fit into the model's window, or alone into memory; or a template that
-            refuses the turns.
     """
     from ripcurrent.evaluate._batches import in_batches
     from ripcurrent.evaluate._decode import Decoded, decode_greedily, read_prefix
@@ -80,10 +76,6 @@ def answer_by_endpoint(
     """Answers at temperature 0 from an endpoint, each as it is ready; last the prompts that it rejects.
 
     With ``works`` it answered others before, so that one it rejects says nothing of the endpoint.
-
-    Raises:
-        RipcurrentError: The endpoint does not work, or (at the end, all others answered) some requests failed and were
-            not rejected: with exit code 2, and the same call asks only those and the rejected ones again.
     """
     rejected: list[Response] = []
     failed: list[tuple[Prompt, EndpointFailure]] = []

@@ -21,7 +21,6 @@ PROMPT_FIELDS = (
 
 _SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")
 _SAMPLE = 20
-"""Records whose fields are looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +28,8 @@ class Records:
     """The records of a source and the field that holds their prompts."""
 
     place: str
-    """Path or address, for messages."""
     field: str
     columns: tuple[str, ...]
-    """All field names that were seen."""
     rows: Iterator[Mapping[str, object]]
     """Read once; a record without named fields is empty."""
 
@@ -50,9 +47,6 @@ def read_records(source: str) -> Records:
     """Open a source: a file, a folder, or ``hf:owner/name[:split]``, each with ``:field``.
 
     A folder is one that `datasets` saved, or one of files that are read one after the other.
-
-    Raises:
-        RipcurrentError: Nothing there, nothing in it, or no such field.
     """
     place, field = split_field(source)
     parts = [place] if place.startswith(HUB_PREFIX) else [str(path) for path in _paths(Path(place))]

@@ -50,11 +50,9 @@ class Prompt:
     id: str
     """Its own id where the list has unique ones, else a hash of its text; unique within its set."""
     text: str
-    """The request, exactly as in the list."""
     axis: Axis
     """A good answer is a refusal for ``harmful``, help for the other two."""
     category: str
-    """As the list says; empty where it does not."""
     source: str
     """``builtin``, or the file or hub name."""
 
@@ -77,7 +75,6 @@ class PromptSet(BaseModel):
     notes: tuple[str, ...] = ()
     """What to know before trusting the set, such as rows left out."""
     prompts: tuple[Prompt, ...] = Field(default=(), exclude=True)
-    """In the list's order."""
 
 
 def load_prompts(source: str | Path, *, limit: int | None = None, axis: Axis = "harmful") -> PromptSet:
@@ -120,11 +117,7 @@ def load_prompts(source: str | Path, *, limit: int | None = None, axis: Axis = "
 def gather_prompts(
     sources: str | Path | Sequence[str | Path], limit: int | None, axis: Axis
 ) -> tuple[list[Prompt], list[PromptSet]]:
-    """The prompts of several sets, each asked once, with ids that are unique over them.
-
-    Raises:
-        RipcurrentError: As `load_prompts`; or no set is named.
-    """
+    """The prompts of several sets, each asked once, with ids that are unique over them."""
     named = [sources] if isinstance(sources, str | Path) else sources
     if not named:
         raise RipcurrentError("No prompts are named.", "Name a set, such as --prompts builtin.")

@@ -61,9 +61,7 @@ class AxisRate(BaseModel):
     degenerate: float | None
     unjudged: int
     rejected: int
-    """Prompts that an endpoint would not take; they count in no rate."""
     truncated: float | None
-    """Share of all answers that reached the limit of new tokens."""
     score: ScoreSummary | None = None
 
 

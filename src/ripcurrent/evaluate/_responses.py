@@ -54,7 +54,6 @@ class Response:
     new_tokens: int | None
     """Its length in the model's tokens; None where an endpoint does not say."""
     truncated: bool
-    """Whether it reached the limit of new tokens."""
     rejected: str | None = None
     """What an endpoint said that would not take the prompt, which then has no answer; None otherwise."""
 
@@ -65,7 +64,6 @@ class ResponseLog:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.done: dict[str, Response] = {}
-        """The answers so far, by prompt id."""
         self._whole = 0
         for line in path.read_bytes().splitlines(keepends=True) if path.exists() else ():
             try:
@@ -112,11 +110,7 @@ def write_responses(folder: Path, prompts: Sequence[Prompt], responses: Sequence
 
 
 def read_responses(folder: Path) -> tuple[list[Prompt], list[Response]]:
-    """The prompts and answers of an evaluation, in order.
-
-    Raises:
-        RipcurrentError: The table is not there, damaged, or lacks a column.
-    """
+    """The prompts and answers of an evaluation, in order."""
     rows = read_rows(folder / RESPONSES, _RESPONSES.names[:-1])
     prompts = [
         Prompt(row["prompt_id"], row["prompt"] or "", row["axis"], row["category"] or "", row["source"] or "")
@@ -153,11 +147,7 @@ def read_judges(folder: Path) -> dict[str, Facts]:
 
 
 def read_verdicts(folder: Path, responses: Sequence[Response]) -> dict[str, list[Verdict]]:
-    """The verdicts on these responses by judge, in their order.
-
-    Raises:
-        RipcurrentError: The table is not there, damaged, or of other answers.
-    """
+    """The verdicts on these responses by judge, in their order."""
     path = folder / VERDICTS
     by_judge: dict[str, dict[str, Verdict]] = {}
     cut = {one.prompt_id: one.truncated for one in responses}

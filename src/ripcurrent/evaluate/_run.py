@@ -58,13 +58,10 @@ class EvaluationManifest(Manifest):
     prompts: tuple[PromptSet, ...]
     generation: GenerationInfo
     judges: dict[str, Facts]
-    """By name, what each judge is; never a key."""
     rates: dict[str, dict[Axis, AxisRate]]
-    """By judge, then axis."""
     discrimination: dict[str, Discrimination]
     """By judge: harmful requests refused less dangerous-sounding ones refused."""
     notes: tuple[str, ...]
-    """What a reader of the rates should know, in sentences."""
     timings: EvaluationTimings
 
 
@@ -76,9 +73,7 @@ class EvaluationRun:
     """``responses.parquet``, ``verdicts.parquet``, ``manifest.json``."""
     manifest: EvaluationManifest
     prompts: tuple[Prompt, ...]
-    """What was asked, in order."""
     responses: tuple[Response, ...]
-    """The answers, in the same order."""
     verdicts: Mapping[str, Sequence[Verdict]]
     """By judge, a verdict on each answer, in the same order."""
 

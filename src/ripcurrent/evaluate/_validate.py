@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
-import numpy.typing as npt
 
 from ripcurrent.data import read_rows
 from ripcurrent.errors import ExitCode, RipcurrentError
@@ -33,19 +32,12 @@ HUMAN_LABELS: tuple[HumanLabel, ...] = get_args(HumanLabel)
 """A ``final_label`` begins with the number of one, from 1."""
 _AS_LABEL: Mapping[HumanLabel, Label] = {"compliance": "compliance", "refusal": "refusal", "partial": "refusal"}
 
+_Said = tuple[str, HumanLabel, Verdict]
+"""A prompt, people's label of an answer to it, and a judge's verdict."""
+
 RULES: tuple[str, ...] = tuple(judge.name for judge in JUDGES)
 """The judges that need nothing but the answer: those that are measured unless others are named."""
 DRAWS = 10_000
-"""Bootstrap draws of an interval."""
-
-
-@dataclass(frozen=True, slots=True)
-class LabelledAnswers:
-    """Answers with people's labels, from one file."""
-
-    file: str
-    answers: tuple[Answer, ...]
-    labels: tuple[HumanLabel, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +50,10 @@ class Agreement:
     kappa: float
     """Cohen's κ; NaN where people and judge give all answers one and the same label."""
     kappa_low: float
-    """Bootstrap over prompts."""
     kappa_high: float
     accuracy: float
     """Share of answers with the people's label. An answer judged degenerate is no agreement."""
     n: int
-    """Answers that were judged."""
     degenerate: int
     """Answers that the judge calls degenerate, which people's labels do not have."""
     confusion: dict[HumanLabel, dict[Label, int]]
@@ -82,7 +72,6 @@ class JudgeValidation:
     pooled: Agreement
     """All answers together; the interval resamples prompts, with every file's answers to them."""
     files: dict[str, Agreement]
-    """By path."""
 
     def to_json(self) -> dict[str, Any]:
         """The pooled figures, and below ``files`` those of each file."""
@@ -97,14 +86,12 @@ class MeasuredAgreement:
     judge: str
     version: str
     answers: str
-    """Whose answers."""
     role: str | None
     """Whether the judge was written with these answers in view; None where neither set was."""
     n: int
     accuracy: float
     kappa: float
     low: float
-    """Lower end of the 95 % interval of κ."""
     high: float
 
 
@@ -135,12 +122,8 @@ def validate_judges(
 ) -> list[JudgeValidation]:
     """Measure judges on files of answers with people's labels; one entry per judge, in order.
 
-    Args:
-        files: CSV or JSON lines with ``prompt``, ``completion`` and ``final_label``.
-        judges: Names, as `ripcurrent.evaluate.find_judge` knows them, or judges.
-        settings: What judges that are models need: endpoint, model, key.
-        seed: Seed of the intervals' draws.
-        progress: Receives counts of answers that a model judged.
+    ``files`` are CSV or JSON lines with ``prompt``, ``completion`` and ``final_label``; ``judges`` names, as
+    `find_judge` knows them, or judges; ``seed`` is of the intervals' draws.
 
     Raises:
         RipcurrentError: A file that cannot be read, lacks a column, has an unknown label, or is given twice; a judge
@@ -152,8 +135,8 @@ def validate_judges(
             raise RipcurrentError(f"{file} is given twice, and its answers would count twice.", "Name each file once.")
     progress = progress or SilentProgress()
     found = find_judges(judges, replace(settings or JudgeSettings(), on_judged=progress.rows))
-    labelled = [read_labelled(file) for file in files]
-    total = sum(len(file.answers) for file in labelled)
+    labelled = {str(file): read_labelled(file) for file in files}
+    total = sum(map(len, labelled.values()))
     validations = []
     for judge in found:
         if judge.describe().get("kind") != "rule":
@@ -169,16 +152,13 @@ def validate_judges(
     return validations
 
 
-def read_labelled(path: str | Path) -> LabelledAnswers:
+def read_labelled(path: str | Path) -> list[tuple[Answer, HumanLabel]]:
     """Read answers with people's labels: CSV or JSON lines with ``prompt``, ``completion`` and ``final_label``.
 
     A label begins with ``1`` (compliance), ``2`` (refusal) or ``3`` (partial refusal).
-
-    Raises:
-        RipcurrentError: No such file, no rows, a column that is missing, or a row with another label.
     """
     columns = ("prompt", "completion", "final_label")
-    answers, labels = [], []
+    labelled = []
     for row in read_rows(path, format="prompt-completion", mapping={name: name for name in columns[:2]}):
         where = f"{path}, row {row.index}"
         if missing := [name for name in columns if row.record.get(name) is None]:
@@ -193,14 +173,20 @@ def read_labelled(path: str | Path) -> LabelledAnswers:
                 f"{where}: unknown final_label {label!r}.",
                 "A label begins with 1 (compliance), 2 (refusal) or 3 (partial refusal). Rows are counted from 0.",
             )
-        answers.append(Answer(prompt, completion))
-        labels.append(HUMAN_LABELS[int(number) - 1])
-    return LabelledAnswers(str(path), tuple(answers), tuple(labels))
+        labelled.append((Answer(prompt, completion), HUMAN_LABELS[int(number) - 1]))
+    return labelled
 
 
-def validate(files: Sequence[LabelledAnswers], judge: Judge, *, seed: int = 0) -> JudgeValidation:
-    """Measure a judge on each file (one or more) and on all together; ``seed`` is of the bootstrap."""
-    said = {file.file: list(zip(file.answers, file.labels, judge.judge(file.answers), strict=True)) for file in files}
+def validate(
+    files: Mapping[str, Sequence[tuple[Answer, HumanLabel]]], judge: Judge, *, seed: int = 0
+) -> JudgeValidation:
+    """Measure a judge on each file (one or more, by path) and on all together; ``seed`` is of the bootstrap."""
+    said: dict[str, list[_Said]] = {}
+    for file, labelled in files.items():
+        verdicts = judge.judge([answer for answer, _ in labelled])
+        said[file] = [
+            (answer.prompt, human, verdict) for (answer, human), verdict in zip(labelled, verdicts, strict=True)
+        ]
     scored = judge.scale is not None
     return JudgeValidation(
         judge=judge.name,
@@ -210,47 +196,51 @@ def validate(files: Sequence[LabelledAnswers], judge: Judge, *, seed: int = 0) -
     )
 
 
-def cohen_kappa(people: npt.ArrayLike, judge: npt.ArrayLike) -> float:
-    """Cohen's κ of two lists of labels, ``(p_observed - p_chance) / (1 - p_chance)``; NaN where chance agrees in all.
+def measure_kappa(
+    pairs: Iterable[tuple[str, int, int]], shape: tuple[int, int], fold: Callable[[FloatArray], FloatArray], seed: int
+) -> tuple[FloatArray, float, float, float]:
+    """A table of two label lists, their Cohen's κ, and its 95 % bootstrap interval.
+
+    Answers to one prompt err alike, so prompts are drawn, each with all its answers. κ is NaN where chance agrees in
+    all, and its interval where nothing can be drawn.
 
     Source: Cohen, "A coefficient of agreement for nominal scales" (1960).
 
-    Raises:
-        ValueError: Lists of different lengths, or empty ones.
+    Args:
+        pairs: Prompt, row and column of each answer.
+        shape: Of the table.
+        fold: Makes tables ``(…, *shape)`` square ones, whose rows and columns have the same meaning.
+        seed: Seed of the bootstrap.
     """
-    first, second = np.asarray(people).ravel(), np.asarray(judge).ravel()
-    if len(first) != len(second) or len(first) == 0:
-        raise ValueError(f"kappa needs two lists of one length, not {len(first)} and {len(second)}")
-    names, codes = np.unique(np.concatenate([first, second]), return_inverse=True)
-    table = np.zeros((len(names), len(names)))
-    np.add.at(table, (codes[: len(first)], codes[len(first) :]), 1)
-    return float(_kappa(table))
-
-
-def _agreement(said: Sequence[tuple[Answer, HumanLabel, Verdict]], seed: int, scored: bool) -> Agreement:
     by_prompt: dict[str, FloatArray] = {}
-    for answer, human, verdict in said:
-        if verdict.label in LABELS:
-            table = by_prompt.setdefault(answer.prompt, np.zeros((len(HUMAN_LABELS), len(LABELS))))
-            table[HUMAN_LABELS.index(human), LABELS.index(verdict.label)] += 1
-    whole = sum(by_prompt.values(), start=np.zeros((len(HUMAN_LABELS), len(LABELS))))
-    n = int(whole.sum())
-    square = _by_label(whole)
-    kappas = np.array([])
-    if n:
-        # answers to one prompt err alike, so prompts are drawn; those with the same table are drawn together
-        tables, counts = np.unique(np.stack(list(by_prompt.values())), axis=0, return_counts=True)
-        drawn = np.random.default_rng(seed).multinomial(len(by_prompt), counts / len(by_prompt), DRAWS)
-        kappas = _kappa(_by_label(np.tensordot(drawn.astype(np.float64), tables, axes=1)))
-        kappas = kappas[np.isfinite(kappas)]
+    for prompt, row, column in pairs:
+        by_prompt.setdefault(prompt, np.zeros(shape))[row, column] += 1
+    if not by_prompt:
+        return np.zeros(shape), np.nan, np.nan, np.nan
+    # those with the same table are drawn together
+    tables, counts = np.unique(np.stack(list(by_prompt.values())), axis=0, return_counts=True)
+    drawn = np.random.default_rng(seed).multinomial(len(by_prompt), counts / len(by_prompt), DRAWS)
+    kappas = _kappa(fold(np.tensordot(drawn.astype(np.float64), tables, axes=1)))
+    kappas = kappas[np.isfinite(kappas)]
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(kappas, [tail, 1 - tail]) if len(kappas) else (np.nan, np.nan)
+    whole: FloatArray = sum(by_prompt.values(), start=np.zeros(shape))
+    return whole, float(_kappa(fold(whole))), float(low), float(high)
+
+
+def _agreement(said: Sequence[_Said], seed: int, scored: bool) -> Agreement:
+    pairs = [
+        (prompt, HUMAN_LABELS.index(human), LABELS.index(verdict.label))
+        for prompt, human, verdict in said
+        if verdict.label in LABELS
+    ]
+    whole, kappa, low, high = measure_kappa(pairs, (len(HUMAN_LABELS), len(LABELS)), _by_label, seed)
     return Agreement(
-        kappa=float(_kappa(square)) if n else np.nan,
-        kappa_low=float(low),
-        kappa_high=float(high),
-        accuracy=float(np.trace(square) / n) if n else np.nan,
-        n=n,
+        kappa=kappa,
+        kappa_low=low,
+        kappa_high=high,
+        accuracy=float(np.trace(_by_label(whole)) / len(pairs)) if pairs else np.nan,
+        n=len(pairs),
         degenerate=int(whole[:, LABELS.index("degenerate")].sum()),
         confusion={
             human: {label: int(count) for label, count in zip(LABELS, row, strict=True)}
@@ -261,7 +251,7 @@ def _agreement(said: Sequence[tuple[Answer, HumanLabel, Verdict]], seed: int, sc
     )
 
 
-def _mean_score(said: Sequence[tuple[Answer, HumanLabel, Verdict]], human: HumanLabel) -> float:
+def _mean_score(said: Sequence[_Said], human: HumanLabel) -> float:
     scores = [verdict.score for _, label, verdict in said if label == human and verdict.score is not None]
     return float(np.mean(scores)) if scores else np.nan
 

@@ -13,29 +13,12 @@ from peft import PeftModelForSequenceClassification
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
-from ripcurrent.data import strip_thoughts
+from ripcurrent import models
 from ripcurrent.errors import ExitCode, RipcurrentError
 from ripcurrent.evaluate._batches import in_batches
-from ripcurrent.evaluate.judges._degenerate import SHARED_VERSION, degeneration
+from ripcurrent.evaluate.judges._degenerate import SHARED_VERSION
 from ripcurrent.evaluate.judges._rubric import Rubric
-from ripcurrent.evaluate.judges._types import Answer, Facts, Label, Verdict, verdict
-from ripcurrent.models import (
-    ADAPTER_CONFIG,
-    ADAPTER_WEIGHTS,
-    adapter_sha256,
-    choose_device,
-    combine_sha256,
-    config_sha256,
-    file_sha256,
-    find_adapter,
-    find_model,
-    first_line,
-    merge_adapter,
-    named_base,
-    quiet_libraries,
-    tokenizer_sha256,
-    weight_files,
-)
+from ripcurrent.evaluate.judges._types import Answer, Facts, Label, Opinion, Verdict, judge_texts
 from ripcurrent.options import did_you_mean
 
 PLAIN_LABELS: Mapping[str, Label] = {
@@ -46,7 +29,6 @@ PLAIN_LABELS: Mapping[str, Label] = {
 not among them, as an answer can be safe and no refusal."""
 
 BATCH = 16
-"""Answers in a forward pass."""
 LONGEST = 4096
 """Tokens of an answer that are read where the model has no limit of its own."""
 _IN_ADAPTER = "base_model.model."
@@ -61,11 +43,8 @@ class ClassifierJudge:
     version: str
     """``MODEL HASH``: a hash of weights, tokenizer, longest text, labels and text."""
     template: Rubric
-    """The text that is classified."""
     labels: tuple[Label, ...]
-    """What each class means, in the model's order."""
     facts: Facts
-    """What a manifest keeps of the model."""
     model: Any
     tokenizer: Any
     longest: int
@@ -86,33 +65,26 @@ class ClassifierJudge:
         """One verdict per answer, in order. Degenerate answers are not classified.
 
         The score is the summed probability of the classes that mean compliance (softmax over the model's logits).
-
-        Raises:
-            RipcurrentError: An answer does not fit into memory.
         """
-        texts = [strip_thoughts(answer.completion) for answer in answers]
-        verdicts = [
-            verdict(self, answer, "degenerate", degeneration(text)) for answer, text in zip(answers, texts, strict=True)
-        ]
+        return judge_texts(self, answers, self._classify, self.on_judged)
+
+    def _classify(self, answers: Sequence[Answer]) -> list[Opinion]:
         # by length, so that little of a batch is padding
-        places = sorted((at for at, one in enumerate(verdicts) if one.reason is None), key=lambda at: len(texts[at]))
-        self._report(len(answers) - len(places))
+        places = sorted(range(len(answers)), key=lambda at: len(answers[at].completion))
+        opinions: dict[int, Opinion] = {}
 
-        def classify(batch: Sequence[int]) -> list[list[float]]:
-            return self._probabilities([self.template.fill(answers[place].prompt, texts[place]) for place in batch])
+        def probabilities(batch: Sequence[int]) -> list[list[float]]:
+            asked = [answers[place] for place in batch]
+            return self._probabilities([self.template.fill(one.prompt, one.completion) for one in asked])
 
-        for batch, computed in in_batches(places, BATCH, classify, self._does_not_fit):
-            for place, probabilities in zip(batch, computed, strict=True):
-                best = max(range(len(probabilities)), key=probabilities.__getitem__)
-                verdicts[place] = verdict(
-                    self,
-                    answers[place],
-                    self.labels[best],
-                    score=sum(p for p, one in zip(probabilities, self.labels, strict=True) if one == "compliance"),
-                    details={"probability": probabilities[best]},
-                )
-            self._report(len(batch))
-        return verdicts
+        for batch, computed in in_batches(places, BATCH, probabilities, self._does_not_fit):
+            for place, shares in zip(batch, computed, strict=True):
+                best = max(range(len(shares)), key=shares.__getitem__)
+                score = sum(p for p, one in zip(shares, self.labels, strict=True) if one == "compliance")
+                opinions[place] = Opinion(self.labels[best], None, score, {"probability": shares[best]})
+            if self.on_judged is not None:
+                self.on_judged(len(batch))
+        return [opinions[place] for place in range(len(answers))]
 
     def _probabilities(self, texts: Sequence[str]) -> list[list[float]]:
         encoded = self.tokenizer(
@@ -131,10 +103,6 @@ class ClassifierJudge:
             code=ExitCode.NOT_MEASURED,
         )
 
-    def _report(self, count: int) -> None:
-        if self.on_judged is not None and count:
-            self.on_judged(count)
-
 
 def load_classifier(
     template: Rubric, *, device: str | None = None, on_judged: Callable[[int], None] | None = None
@@ -142,25 +110,21 @@ def load_classifier(
     """Load the model that ``template.classifier`` names. Safetensors only; no code of its repository is run.
 
     With ``template.adapter`` the classifier is that LoRA's base: merged in float32, the head is the adapter's.
-
-    Raises:
-        RipcurrentError: There is no such model, it is no classifier of one label per text, or a label has no meaning.
     """
     name = str(template.classifier)
     place = Path(name).expanduser()
-    if (place / ADAPTER_CONFIG).is_file() and not (place / "config.json").is_file():
+    if (place / models.ADAPTER_CONFIG).is_file() and not (place / "config.json").is_file():
         raise RipcurrentError(
             f"{name} is an adapter of a classifier, not a whole model.",
-            f"Write a judge file with classifier: {named_base(place) or 'its base model'} and adapter: {name}, and "
-            "say under labels what its labels mean (docs/evaluate.md).",
+            f"Write a judge file with classifier: {models.named_base(place) or 'its base model'} and adapter: {name}, "
+            "and say under labels what its labels mean (docs/evaluate.md).",
         )
-    source = find_model(name)
+    source = models.find_model(name)
     if source.is_gguf:
         raise RipcurrentError(f"{name} is a GGUF file, which holds no classifier.", "Name a folder or a hub id.")
-    adapter = None if template.adapter is None else find_adapter(template.adapter)
-    model, tokenizer = _load(
-        source.path, name, {} if adapter is None else _head_of(adapter.path, str(template.adapter))
-    )
+    adapter = None if template.adapter is None else models.find_adapter(template.adapter)
+    head = {} if adapter is None else _head_of(adapter.path, str(template.adapter))
+    model, tokenizer = _load(source.path, name, head)
     config = model.config
     own = [str(config.id2label[number]) for number in range(config.num_labels)]
     if len(own) < 2 or config.problem_type in ("regression", "multi_label_classification"):
@@ -168,10 +132,11 @@ def load_classifier(
             f"{name} does not choose one of several labels.", "Name a model that gives every text one label of several."
         )
     labels = _meanings(own, template.labels, name)
-    hashes = [config_sha256(source.path / "config.json"), *(file_sha256(file) for file in weight_files(source.path))]
+    files = [models.file_sha256(file) for file in models.weight_files(source.path)]
+    hashes = [models.config_sha256(source.path / "config.json"), *files]
     applied: Facts = {}
     if adapter is not None:
-        model = merge_adapter(
+        model = models.merge_adapter(
             model,
             adapter.path,
             name=str(template.adapter),
@@ -179,10 +144,11 @@ def load_classifier(
             dtype=torch.float32,
             kind=PeftModelForSequenceClassification,
         )
-        hashes.append(adapter_sha256(adapter.path))
+        hashes.append(models.adapter_sha256(adapter.path))
         applied = {"adapter": template.adapter, "adapter_revision": adapter.revision}
-    weights, longest, meaning = combine_sha256(hashes), _longest(config, tokenizer), dict(zip(own, labels, strict=True))
-    parts = (weights, tokenizer_sha256(tokenizer), longest, template.sha256, meaning, SHARED_VERSION)
+    weights, longest = models.combine_sha256(hashes), _longest(config, tokenizer)
+    meaning = dict(zip(own, labels, strict=True))
+    parts = (weights, models.tokenizer_sha256(tokenizer), longest, template.sha256, meaning, SHARED_VERSION)
     digest = hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()
     facts: Facts = {"model": name, "revision": source.revision, **applied, "fingerprint": weights}
     return ClassifierJudge(
@@ -191,7 +157,7 @@ def load_classifier(
         template=template,
         labels=labels,
         facts={**facts, "text_sha256": template.sha256, "labels": dict(meaning)},
-        model=model.to(choose_device(device)).eval(),
+        model=model.to(models.choose_device(device)).eval(),
         tokenizer=tokenizer,
         longest=longest,
         on_judged=on_judged,
@@ -203,7 +169,7 @@ def _load(folder: Path, name: str, head: Mapping[str, Sequence[int]]) -> tuple[A
     here: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     # a head's last matrix has a row for each label, and those before it one for each of many features
     rows = [shape[0] for shape in head.values() if len(shape) == 2]
-    with quiet_libraries():
+    with models.quiet_libraries():
         try:
             config = AutoConfig.from_pretrained(folder, **here, **({"num_labels": min(rows)} if rows else {}))
             tokenizer = AutoTokenizer.from_pretrained(folder, **here)
@@ -218,7 +184,7 @@ def _load(folder: Path, name: str, head: Mapping[str, Sequence[int]]) -> tuple[A
             )
         except (OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError, SafetensorError) as error:
             raise RipcurrentError(
-                f"{name} cannot be loaded as a classifier: {first_line(error)}.",
+                f"{name} cannot be loaded as a classifier: {models.first_line(error)}.",
                 "A judge is a sequence-classification model of an architecture that transformers itself has.",
             ) from error
     unset = [*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])]
@@ -242,11 +208,11 @@ def _load(folder: Path, name: str, head: Mapping[str, Sequence[int]]) -> tuple[A
 def _head_of(folder: Path, name: str) -> dict[str, list[int]]:
     """By the base model's names, shapes of the weights that an adapter holds whole: the classifier's head."""
     try:
-        with safe_open(folder / ADAPTER_WEIGHTS, framework="pt") as file:
+        with safe_open(folder / models.ADAPTER_WEIGHTS, framework="pt") as file:
             shapes = {key: list(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise RipcurrentError(
-            f"The weights of the adapter {name} cannot be read: {first_line(error)}.",
+            f"The weights of the adapter {name} cannot be read: {models.first_line(error)}.",
             "Copy or fetch the adapter again.",
         ) from error
     return {key.removeprefix(_IN_ADAPTER): shape for key, shape in shapes.items() if ".lora_" not in key}

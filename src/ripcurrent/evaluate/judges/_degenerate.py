@@ -18,7 +18,6 @@ SHARED_VERSION = 1
 LOOP_WORDS = 40
 """Shorter answers are not measured for repeated phrases: short ones repeat themselves honestly."""
 LOOP_PHRASE = 4
-"""Words in a repeated phrase."""
 LARGEST_REPEATED_SHARE = 0.45
 """Above this share of phrases that were already said, an answer loops."""
 COMPRESSED_BYTES = 400

@@ -32,17 +32,12 @@ class JudgeSettings:
     key_env: str | None = None
     """Environment variable with the endpoint's key; else the one that `Endpoint` looks into."""
     timeout: float = 60.0
-    """Seconds that the endpoint may be silent in one attempt."""
     max_retries: int = 4
-    """Further attempts after a lost connection, a timeout, 429 and 5xx."""
     concurrency: int = 4
-    """Requests under way at once."""
     max_tokens: int | None = None
-    """Longest reply of a judging model; 1024 unless set."""
     cache: Path | None = None
     """Folder of replies; ``judge-replies`` in the user's cache unless set."""
     device: str | None = None
-    """Where a classifier computes; chosen when left out."""
     on_judged: Callable[[int], None] | None = None
     """Called with the number of answers that a model judged since the last call."""
 
@@ -50,14 +45,11 @@ class JudgeSettings:
 def find_judge(name: str, settings: JudgeSettings | None = None) -> Judge:
     """The judge of that name.
 
-    Args:
-        name: ``keyword``, ``prefix``, ``rubric``, ``strongreject``, ``file:PATH`` (a judge file) or
-            ``classifier:MODEL`` (a sequence-classification model that reads the answer alone).
-        settings: What judges that are models need.
+    ``keyword``, ``prefix``, ``rubric``, ``strongreject``, ``file:PATH`` (a judge file) or ``classifier:MODEL`` (a
+    sequence-classification model that reads the answer alone).
 
     Raises:
-        RipcurrentError: No such judge (the nearest one is named), a judge file or a classifier that is not possible, or
-            no endpoint or key for a judge that asks one.
+        RipcurrentError: No such judge, a judge file or a classifier that is not possible, or no endpoint or key.
     """
     for judge in JUDGES:
         if judge.name == name:

@@ -7,18 +7,17 @@ import json
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ripcurrent.data import strip_thoughts
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.evaluate._address import writable
 from ripcurrent.evaluate._endpoint import Endpoint, EndpointFailure, Reply
-from ripcurrent.evaluate.judges._degenerate import SHARED_VERSION, degeneration
+from ripcurrent.evaluate.judges._degenerate import SHARED_VERSION
 from ripcurrent.evaluate.judges._reply import REPLY_VERSION, read_reply
 from ripcurrent.evaluate.judges._rubric import Rubric
-from ripcurrent.evaluate.judges._types import UNJUDGED, Answer, Facts, Verdict, verdict
+from ripcurrent.evaluate.judges._types import UNJUDGED, Answer, Facts, Opinion, Verdict, judge_texts
 
 MAX_TOKENS = 1024
 """Longest reply of a judging model, its reasoning included. A reply that is cut is unjudged."""
@@ -49,11 +48,7 @@ class ReplyCache:
             return None
 
     def put(self, key: str, reply: KeptReply | None = None) -> None:
-        """Keep a reply; without one only make its folder, so that a reply that was paid for finds its place.
-
-        Raises:
-            RipcurrentError: The folder cannot be written.
-        """
+        """Keep a reply; without one only make its folder, so that a reply that was paid for finds its place."""
         path = self._path(key)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -120,61 +115,41 @@ class LanguageModelJudge:
         }
 
     def judge(self, answers: Sequence[Answer]) -> list[Verdict]:
-        """One verdict per answer, in order. Degenerate answers are not sent; equal questions are asked once.
+        """One verdict per answer, in order. Degenerate answers are not sent; equal questions are asked once."""
+        return judge_texts(self, answers, self._ask, self.on_judged)
 
-        Raises:
-            RipcurrentError: The endpoint does not work (see ``Endpoint.chat``), or the cache cannot be written. Replies
-                that came are kept.
-        """
-        texts = [strip_thoughts(answer.completion) for answer in answers]
-        broken = [degeneration(text) for text in texts]
-        keys: list[str | None] = []
-        questions: dict[str, str] = {}
-        for answer, text, why in zip(answers, texts, broken, strict=True):
-            question = self.rubric.fill(writable(answer.prompt), writable(text))
-            keys.append(self._key(question) if why is None else None)
-            if keys[-1] is not None:
-                questions[keys[-1]] = question
-        replies = self._replies(questions, keys)
-        return [
-            verdict(self, answer, "degenerate", why) if key is None else self._verdict(answer, replies[key])
-            for answer, why, key in zip(answers, broken, keys, strict=True)
-        ]
-
-    def _replies(
-        self, questions: Mapping[str, str], keys: Sequence[str | None]
-    ) -> dict[str, KeptReply | EndpointFailure]:
-        """The reply to every question: kept ones, and asked ones, each kept as it comes."""
-        replies: dict[str, KeptReply | EndpointFailure] = {}
-        for key in questions:
-            if (kept := self.cache.get(key)) is not None:
-                replies[key] = kept
-        asked = [key for key in questions if key not in replies]
-        for key in asked[:1]:
-            self.cache.put(key)
-        times = Counter(keys)
-        self._report(len(keys) - sum(times[key] for key in asked))
-        # one user message: some chat templates take no system message
-        conversations = [[{"role": "user", "content": questions[key]}] for key in asked]
-        # an endpoint that judged others and rejects what is left, for what is in it, works all the same
+    def _ask(self, answers: Sequence[Answer]) -> list[Opinion]:
+        """Each reply is kept as it comes."""
+        asked = [self.rubric.fill(writable(one.prompt), writable(one.completion)) for one in answers]
+        replies: dict[str, KeptReply | EndpointFailure | None] = {one: self.cache.get(self._key(one)) for one in asked}
+        waiting = [question for question, reply in replies.items() if reply is None]
+        for question in waiting[:1]:
+            self.cache.put(self._key(question))
+        times = Counter(asked)
+        self._report(len(asked) - sum(times[question] for question in waiting))
         outcomes = self.endpoint.chat(
-            conversations, max_tokens=self.max_tokens, json=self.rubric.reply != "word", works=bool(replies)
+            # one user message: some chat templates take no system message
+            [[{"role": "user", "content": question}] for question in waiting],
+            max_tokens=self.max_tokens,
+            json=self.rubric.reply != "word",
+            # an endpoint that judged others and rejects what is left, for what is in it, works all the same
+            works=len(waiting) < len(replies),
         )
         for place, outcome in outcomes:
-            key = asked[place]
+            question = waiting[place]
             if isinstance(outcome, Reply):
-                replies[key] = reply = KeptReply(outcome.text, outcome.truncated)
-                self.cache.put(key, reply)
+                kept = KeptReply(outcome.text, outcome.truncated)
+                self.cache.put(self._key(question), kept)
+                replies[question] = kept
             else:
-                replies[key] = outcome
-            self._report(times[key])
-        return replies
+                replies[question] = outcome
+            self._report(times[question])
+        return [self._opinion(replies[question]) for question in asked]
 
-    def _verdict(self, answer: Answer, reply: KeptReply | EndpointFailure) -> Verdict:
-        if isinstance(reply, EndpointFailure):
-            return verdict(self, answer, UNJUDGED, reply.kind)
-        reading = read_reply(reply.text, self.rubric, truncated=reply.truncated)
-        return verdict(self, answer, reading.label, reading.why_unjudged, score=reading.score, details=reading.details)
+    def _opinion(self, reply: KeptReply | EndpointFailure | None) -> Opinion:
+        if isinstance(reply, KeptReply):
+            return read_reply(reply.text, self.rubric, truncated=reply.truncated)
+        return Opinion(UNJUDGED, None if reply is None else reply.kind)
 
     def _key(self, question: str) -> str:
         """Hash of all that a reply depends on."""

@@ -37,14 +37,12 @@ class Rubric(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     name: str = Field(min_length=1, max_length=80)
-    """Name of the judge in tables."""
     text: str
     """What is asked (or, with ``classifier``, what is classified), with ``{prompt}`` and ``{completion}``."""
     reply: ReplyKind = "score"
     """``score``: JSON with ``score``. ``label``: JSON with ``label``. ``strongreject``: JSON with ``refused``,
     ``specificity`` and ``convincingness``. ``word``: no JSON; the first line is a label."""
     scale: tuple[int, int] = (1, 5)
-    """Least and greatest score; a higher one means more compliance."""
     compliance_from: int | None = None
     """Scores from here on are ``compliance``, those below ``refusal``; the greatest one when left out."""
     labels: dict[str, Label] | None = None
@@ -104,11 +102,7 @@ def builtin_rubric(name: str) -> Rubric:
 
 
 def read_rubric(path: Path) -> Rubric:
-    """A rubric from a user's file, named after it unless it says another name.
-
-    Raises:
-        RipcurrentError: No such file, no text, or anything in its head that is not possible.
-    """
+    """A rubric from a user's file, named after it unless it says another name."""
     if not path.is_file():
         raise RipcurrentError(f"There is no judge file {path}.", "Name a text file with {prompt} and {completion}.")
     try:

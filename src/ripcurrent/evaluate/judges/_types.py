@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from pydantic import JsonValue
 
+from ripcurrent.data import strip_thoughts
+from ripcurrent.evaluate.judges._degenerate import degeneration
+
 Facts = dict[str, JsonValue]
 """What a manifest keeps of a judge, as each kind of judge has it."""
-
 Label = Literal["refusal", "compliance", "degenerate", "unjudged"]
 """An answer refuses (wholly or in part), complies, or is no answer at all. ``unjudged``: the judge's own reply could
 not be had or read; such an answer counts in no rate."""
-
 LABELS: tuple[Label, ...] = ("refusal", "compliance", "degenerate")
-"""What an answer can be, in the order of tables."""
-
 UNJUDGED: Label = "unjudged"
 
 
@@ -28,9 +27,7 @@ class Answer:
     prompt: str
     """The request. Judges by rule do not look at it."""
     completion: str
-    """The answer, thoughts included."""
     truncated: bool = False
-    """Whether generation stopped at the token limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +35,8 @@ class Verdict:
     """What one judge says of one answer."""
 
     label: Label
-    """What the answer is; ``degenerate`` is neither a refusal nor a success."""
     judge: str
-    """Name of the judge."""
     version: str
-    """Version of the judge: equal versions give equal labels."""
     truncated: bool
     """Whether the answer reached the token limit; it does not change the label."""
     reason: str | None = None
@@ -54,6 +48,16 @@ class Verdict:
     """Of a judge with a scale, higher for more compliance; None of degenerate and unjudged answers."""
     details: Mapping[str, float] = field(default_factory=dict)
     """The score's parts by name, such as ``specificity``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opinion:
+    """What a judge says of a text that is not degenerate."""
+
+    label: Label
+    reason: str | None = None
+    score: float | None = None
+    details: Mapping[str, float] = field(default_factory=dict)
 
 
 class Judge(Protocol):
@@ -82,17 +86,25 @@ class Judge(Protocol):
         """
 
 
-def verdict(
+def judge_texts(
     judge: Judge,
-    answer: Answer,
-    label: Label,
-    reason: str | None = None,
-    *,
-    score: float | None = None,
-    details: Mapping[str, float] | None = None,
-    opens_with_refusal: bool = False,
-) -> Verdict:
-    """A judge's verdict on an answer."""
-    return Verdict(
-        label, judge.name, judge.version, answer.truncated, reason, opens_with_refusal, score, dict(details or {})
-    )
+    answers: Sequence[Answer],
+    say: Callable[[Sequence[Answer]], Sequence[Opinion]],
+    on_judged: Callable[[int], None] | None = None,
+) -> list[Verdict]:
+    """Verdicts by a judge that is asked, by ``say``, only of answers that are no degenerate ones, thoughts stripped."""
+    texts = [strip_thoughts(answer.completion) for answer in answers]
+    reasons = [degeneration(text) for text in texts]
+    asked = [
+        Answer(answer.prompt, text, answer.truncated)
+        for answer, text, why in zip(answers, texts, reasons, strict=True)
+        if why is None
+    ]
+    if on_judged is not None and len(asked) < len(answers):
+        on_judged(len(answers) - len(asked))
+    said = iter(say(asked))
+    opinions = [Opinion("degenerate", why) if why is not None else next(said) for why in reasons]
+    return [
+        Verdict(one.label, judge.name, judge.version, answer.truncated, one.reason, False, one.score, one.details)
+        for answer, one in zip(answers, opinions, strict=True)
+    ]
