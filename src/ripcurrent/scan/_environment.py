@@ -42,21 +42,24 @@ class Finding:
 def environment(device_name: str | None, dtype_name: str | None) -> list[Finding]:
     """Look at versions, device, compute type, CPU, memory, cache and the embedded model.
 
-    Device and compute type are those the user asks for, or None.
-
     Raises:
-        RipcurrentError: A device or compute type that this machine does not have.
+        RipcurrentError: A device or compute type, as the user asks for, that this machine does not have.
     """
     device = choose_device(device_name)
+    label = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+    why = "the fastest here" if device.type != "cpu" else "as there is no GPU that this torch can use"
+    free = free_memory(device)
+    few = f"A scan with the embedded model may take {size(ENOUGH_MEMORY)}: close what you can."
     return [
         Finding("ripcurrent", version("ripcurrent")),
         Finding("Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
-        Finding("torch", version("torch")),
-        Finding("transformers", version("transformers")),
-        _device(device, device_name),
+        *(Finding(name, version(name)) for name in ("torch", "transformers")),
+        Finding("device", f"{label}, {why if device_name is None else 'as asked for'}"),
         _dtype(device, dtype_name),
         *([_cpu()] if device.type == "cpu" else []),
-        _memory(device),
+        Finding("memory", "the system does not say how much is free")
+        if free is None
+        else Finding("memory", f"{size(free)} free", few if free < ENOUGH_MEMORY else None),
         _cache(cache_folder()),
         _embedded("embedded model", embedded_gguf),
         _embedded("guard adapter", guard_adapter),
@@ -82,13 +85,6 @@ def size(count: float) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
 
 
-def _device(device: torch.device, named: str | None) -> Finding:
-    label = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
-    if named is None and device.type == "cpu":
-        return Finding("device", "cpu: there is no GPU that this torch can use")
-    return Finding("device", f"{label}, {'the fastest here' if named is None else 'as asked for'}")
-
-
 def _dtype(device: torch.device, named: str | None) -> Finding:
     dtype, native = choose_dtype(named, device), choose_dtype(None, device)
     label = str(dtype).removeprefix("torch.")
@@ -96,11 +92,9 @@ def _dtype(device: torch.device, named: str | None) -> Finding:
         why = "which this device computes in natively" if native == torch.bfloat16 else "as bfloat16 is not native here"
         return Finding("compute type", f"{label}, {why}")
     advice = None
-    if dtype == native:
-        pass
-    elif native == torch.bfloat16 and dtype == torch.float32:
+    if dtype != native == torch.bfloat16 and dtype == torch.float32:
         advice = "Leave --dtype out unless you need float32: bfloat16 is several times faster on this device."
-    elif dtype != torch.float32:
+    elif dtype not in (native, torch.float32):
         advice = f"Leave --dtype out: this device does not compute in {label} natively, which is slow."
     return Finding("compute type", f"{label}, as asked for", advice)
 
@@ -112,14 +106,6 @@ def _cpu() -> Finding:
     few = threads * 2 < cores or (threads == 1 and cores > 1)
     advice = "Unset OMP_NUM_THREADS, or raise it, to use the other cores." if few else None
     return Finding("CPU", f"{threads} threads on {cores} cores", advice)
-
-
-def _memory(device: torch.device) -> Finding:
-    free = free_memory(device)
-    if free is None:
-        return Finding("memory", "the system does not say how much is free")
-    few = f"A scan with the embedded model may take {size(ENOUGH_MEMORY)}: close what you can."
-    return Finding("memory", f"{size(free)} free", few if free < ENOUGH_MEMORY else None)
 
 
 def _cache(folder: Path) -> Finding:

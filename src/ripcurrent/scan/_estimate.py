@@ -17,12 +17,7 @@ from ripcurrent.models import cache_folder, peak_bytes, process_peak
 from ripcurrent.progress import Progress, SilentProgress
 from ripcurrent.scan._memory import fitting_stage
 from ripcurrent.scan._passes import ScanPasses
-from ripcurrent.scan._prepared_anchors import (
-    SETS_AT_ONCE,
-    directions_are_cached,
-    encode_for_gradient,
-    prepare_anchors,
-)
+from ripcurrent.scan._prepared_anchors import SETS_AT_ONCE, directions_are_cached, encode_for_gradient, prepare_anchors
 from ripcurrent.scan._signal_stage import PreparedRow, SignalStage
 
 THIRDS = 3
@@ -55,20 +50,6 @@ class Estimate:
     """Their tokens."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Measured:
-    """The anchors' directions as far as they are needed to time rows, and what the scan's own will cost."""
-
-    stored: Sequence[Mapping[str, Tensor]]
-    """Two directions; where they are not in the cache, the harmful one twice."""
-    seconds: float
-    """Forming all directions."""
-    tokens: int
-    """The anchors' tokens, which go through one more pass to be compared."""
-    further_bytes: int
-    """Memory that comparing anchors takes beyond what rows take."""
-
-
 def estimate_scan(
     passes: ScanPasses, sample: Sequence[PreparedRow], rows: float, loading: float, progress: Progress
 ) -> Estimate:
@@ -82,21 +63,25 @@ def estimate_scan(
     began = time.perf_counter()
     anchors = prepare_anchors(anchor_set, chat_model, options, None, passes.features)
     feature_seconds = time.perf_counter() - began
-    with in_memory("The anchors' directions"), tempfile.TemporaryDirectory(dir=_cache()) as folder:
-        measured = _directions(passes, anchor_set, progress)
-        held = sum(_bytes(one, chat_model.dtype.itemsize) for one in measured.stored)
+    cache_folder().mkdir(parents=True, exist_ok=True)
+    with in_memory("The anchors' directions"), tempfile.TemporaryDirectory(dir=cache_folder()) as folder:
+        stored, forming_seconds, anchor_tokens = _directions(passes, anchor_set, progress)
+        itemsize = chat_model.dtype.itemsize
+        held = sum(one[name].numel() * itemsize for one in stored for name in one)
 
         def make(mapped: bool) -> SignalStage:
-            directions = passes.directions(measured.stored, Path(folder) if mapped else None)
+            directions = passes.directions(stored, Path(folder) if mapped else None)
             return passes.stage_of(directions, anchors.features, SilentProgress())
 
         of_sample = (row.row for row in sample)
         stage, _ = fitting_stage(make, options, lambda _, decide: decide(), of_sample, held, chat_model.device)
         seconds, timed = _time_rows(stage, sample)
-        peak = peak_bytes(chat_model.device) if chat_model.device.type == "cuda" else process_peak()
-    tokens = sum(map(tokens_of, sample))
-    rate = tokens / seconds
-    anchor_seconds = feature_seconds + measured.seconds + measured.tokens / rate
+    peak = peak_bytes(chat_model.device) if chat_model.device.type == "cuda" else process_peak()
+    if anchor_tokens:
+        # anchors are compared with more directions at once than rows are
+        peak += max(0, min(SETS_AT_ONCE, len(anchor_set.sets)) - 2) * held // 2
+    rate = sum(map(_tokens, sample)) / seconds
+    anchor_seconds = feature_seconds + forming_seconds + anchor_tokens / rate
     row_seconds = rows * seconds / len(sample)
     return Estimate(
         signals=options.signals,
@@ -105,61 +90,55 @@ def estimate_scan(
         anchor_seconds=anchor_seconds,
         row_seconds=row_seconds,
         tokens_per_second=rate,
-        peak_memory_bytes=peak + measured.further_bytes,
+        peak_memory_bytes=peak,
         probed_rows=len(timed),
-        probed_tokens=sum(map(tokens_of, timed)),
+        probed_tokens=sum(map(_tokens, timed)),
     )
 
 
-def _directions(passes: ScanPasses, anchor_set: AnchorSet, progress: Progress) -> _Measured:
-    """The directions from the cache, or the harmful one, formed and timed."""
+def _directions(
+    passes: ScanPasses, anchor_set: AnchorSet, progress: Progress
+) -> tuple[Sequence[Mapping[str, Tensor]], float, int]:
+    """Two directions, the seconds to form all that there are, and the tokens that then go through one more pass.
+
+    They come from the cache; where it has none, the harmful one is formed and stands for both.
+    """
     chat_model, options, gradient_pass = passes.chat_model, passes.options, passes.gradient_pass
     if gradient_pass is None:
-        return _Measured((), 0.0, 0, 0)
+        return (), 0.0, 0
     if directions_are_cached(anchor_set, chat_model, options):
-        prepared = prepare_anchors(anchor_set, chat_model, options, gradient_pass, None)
-        return _Measured(prepared.both_directions(), 0.0, 0, 0)
+        return prepare_anchors(anchor_set, chat_model, options, gradient_pass, None).both_directions(), 0.0, 0
     progress.step("forming one direction")
     rows = encode_for_gradient(anchor_set, chat_model, options)
     sets = [[rows[place] for place in anchor_set.places(name)] for name in anchor_set.sets]
     lengths = [sum(len(row.tokens) for row in own) for own in sets]
     began = time.perf_counter()
     gradient = next(iter(anchor_directions(gradient_pass, sets))).gradient
-    spent = time.perf_counter() - began
+    seconds = (time.perf_counter() - began) * sum(lengths) / lengths[0]
     # as the cache keeps it
     kept = {name: t.to(chat_model.dtype) if t.dim() == 2 else t for name, t in gradient.items()}
-    others = max(0, min(SETS_AT_ONCE, len(sets)) - 2) * _bytes(kept, chat_model.dtype.itemsize)
-    return _Measured((kept, kept), spent * sum(lengths) / lengths[0], sum(lengths), others)
+    return (kept, kept), seconds, sum(lengths)
 
 
 def _time_rows(stage: SignalStage, sample: Sequence[PreparedRow]) -> tuple[float, list[PreparedRow]]:
     """Seconds that the sample would take, and the rows that were timed: batches from the middle of each third."""
-    ordered = sorted(sample, key=lambda row: (tokens_of(row), row.row.index))
+    ordered = sorted(sample, key=lambda row: (_tokens(row), row.row.index))
     # first calls are slow, and the longest rows make the peak
-    stage.compute(ordered[-max(1, stage.token_budget // max(1, tokens_of(ordered[-1]))) :])
+    stage.compute(ordered[-max(1, stage.token_budget // max(1, _tokens(ordered[-1]))) :])
     seconds, timed = 0.0, []
     for third in np.array_split(np.arange(len(ordered)), min(THIRDS, len(ordered))):
         order = sorted(third, key=lambda place: abs(place - third.mean()))
-        size = np.cumsum([tokens_of(ordered[place]) for place in order])
+        size = np.cumsum([_tokens(ordered[place]) for place in order])
         most = max(1, int(np.searchsorted(size, TIMED_BATCHES * stage.token_budget, side="right")))
         chosen = [ordered[place] for place in sorted(order[:most])]
         began = time.perf_counter()
         stage.compute(chosen)
-        per_token = (time.perf_counter() - began) / sum(map(tokens_of, chosen))
-        seconds += per_token * sum(tokens_of(ordered[place]) for place in third)
+        per_token = (time.perf_counter() - began) / sum(map(_tokens, chosen))
+        seconds += per_token * sum(_tokens(ordered[place]) for place in third)
         timed += chosen
     return seconds, timed
 
 
-def tokens_of(row: PreparedRow) -> int:
+def _tokens(row: PreparedRow) -> int:
     """Tokens of a row, or of all its windows."""
     return sum(len(piece.tokens) for piece in row.pieces)
-
-
-def _bytes(direction: Mapping[str, Tensor], itemsize: int) -> int:
-    return sum(direction[name].numel() for name in direction) * itemsize
-
-
-def _cache() -> Path:
-    cache_folder().mkdir(parents=True, exist_ok=True)
-    return cache_folder()

@@ -53,7 +53,6 @@ class OpenRows:
     """Opens a dataset again, in another process."""
 
     options: ScanOptions
-    """The scan's."""
     path: str
     """Absolute, or a hub address."""
     sampled: str | None
@@ -84,15 +83,9 @@ def scoring(
     stage: SignalStage,
     reports: dict[str, dict[str, int]],
 ) -> Iterator[Score]:
-    """How shards are scored, while entered.
+    """How shards of ``count`` rows are scored, while entered. Under Ray the stage's model and directions are given up.
 
-    Args:
-        execution: The user's choice.
-        rows: The dataset.
-        options: The scan's.
-        count: Rows of the dataset.
-        stage: What scores them. Under Ray its model is given up, as a worker may need this very GPU.
-        reports: Takes what each of Ray's workers reports of its stage.
+    ``reports`` takes what each of Ray's workers reports of its stage.
     """
     if execution.executor == "local":
         yield partial(score_shards, read=ShardReader(rows.iter_from, count), stage=stage)
@@ -102,22 +95,17 @@ def scoring(
         pool.reports = reports
 
         def score(shards: Sequence[Shard]) -> Generator[tuple[Shard, pa.Table]]:
-            opened = OpenRows(options, absolute(rows.path), rows.sampled_hash())
+            # links are not followed: what they lead to, in the hub's cache for one, may have no suffix
+            path = rows.path if rows.container == "hub" else str(Path(rows.path).absolute())
+            opened = OpenRows(options, path, rows.sampled_hash())
             shared = share_stage(stage, from_anywhere(options), pool.put)
+            # a worker may need this very GPU
             release_stage(stage)
             for shard, table in pool.score_shards(shards, opened, count, shared):
                 stage.on_rows(shard.rows)
                 yield shard, table
 
         yield score
-
-
-def absolute(path: str) -> str:
-    """A dataset's path from anywhere on this machine.
-
-    Links are not followed: what they lead to, in the hub's cache for one, may have another name and no suffix.
-    """
-    return path if path.startswith("hf:") else str(Path(path).absolute())
 
 
 def from_anywhere(options: ScanOptions) -> ScanOptions:

@@ -72,14 +72,14 @@ def fitting_stage(
 ) -> tuple[SignalStage, MemoryPlan]:
     """A scan's stage, as it fits into memory.
 
-    Without ``--memory`` directions go to files where they do not fit. With it the run's first call plans, and later
-    ones keep to that, so that a resumed run equals an uninterrupted one.
+    Without ``--memory`` directions go to files where they do not fit. With it the run's first call plans by the first
+    shard's rows, and later ones keep to that, so that a resumed run equals an uninterrupted one.
 
     Args:
         make_stage: Makes the stage, with directions in files or not.
         options: The scan's.
         decided: Gives what the run's first call decided under a name, or decides it now.
-        rows: Streams the dataset; the first shard's are looked at.
+        rows: Streams the dataset.
         directions_bytes: What the directions take in memory.
         device: Where the model is.
 

@@ -10,7 +10,6 @@ from ripcurrent.errors import RipcurrentError
 from ripcurrent.scan._shards import Shard
 
 STEP_TASKS = "SLURM_STEP_NUM_TASKS"
-"""Number of tasks that srun started together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +25,7 @@ class Part:
         return f"{self.index}/{self.of}"
 
     def shards(self, shards: int) -> range:
-        """Numbers of the shards that are this part's, of ``shards`` in all.
-
-        The parts' ranges follow one another, cover every shard once and differ by one shard at most.
-        """
+        """Numbers of this part's shards, of ``shards`` in all. Parts cover every one once and differ by one at most."""
         return range(shards * self.index // self.of, shards * (self.index + 1) // self.of)
 
 

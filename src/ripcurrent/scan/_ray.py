@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from ripcurrent.errors import ExitCode, RipcurrentError
 from ripcurrent.scan._executor import Stage
-from ripcurrent.scan._ray_worker import Answer, Attempts, Stored, Worker, ray_library
+from ripcurrent.scan._ray_worker import Attempts, Stored, Worker, ray_library
 from ripcurrent.scan._shards import Shard
 
 Item = TypeVar("Item")
@@ -57,16 +57,7 @@ class RayPool:
     """
 
     def __init__(self, *, workers: int | None = None, address: str | None = None, use_gpu: bool = False) -> None:
-        """Choose the cluster and the pool.
-
-        Args:
-            workers: Worker processes; one for each GPU with ``use_gpu``, else one for each machine, unless named.
-            address: A running cluster's address, or ``auto``; a Ray of this machine alone unless named.
-            use_gpu: Give each worker a GPU of its own.
-
-        Raises:
-            RipcurrentError: ``workers`` is below one.
-        """
+        """``workers`` are one for each GPU or machine unless named; without an address Ray is of this machine alone."""
         if workers is not None and workers < 1:
             raise RipcurrentError(f"--workers {workers} leaves nobody to work.", "Name 1 or more.")
         self._workers, self._address, self._use_gpu = workers, address, use_gpu
@@ -131,16 +122,16 @@ class RayPool:
         pending = set(shards)
         for batch in results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             for packed in batch["answer"].to_pylist():
-                answer: Answer = pickle.loads(packed)
-                if answer.error is not None:
-                    raise answer.error
+                shard, table, error, worker, report = pickle.loads(packed)
+                if error is not None:
+                    raise error
                 # with several tasks in flight an older report may come later
-                kept = self.reports.setdefault(answer.worker, {})
-                kept.update({key: max(value, kept.get(key, value)) for key, value in answer.report.items()})
+                kept = self.reports.setdefault(worker, {})
+                kept.update({key: max(value, kept.get(key, value)) for key, value in report.items()})
                 # a shard that two workers computed, one of them taken for dead, counts once
-                if answer.shard in pending:
-                    pending.remove(answer.shard)
-                    yield answer.shard, answer.table
+                if shard in pending:
+                    pending.remove(shard)
+                    yield shard, table
         if pending:
             raise RipcurrentError(f"Ray ended without {len(pending)} shards.", "Run the same scan again.")
 
@@ -160,24 +151,22 @@ class RayPool:
             raise RipcurrentError(
                 f"The cluster has {has}, too few for {workers} workers.", "Name fewer --workers, or --device cpu."
             )
-        until = time.monotonic() + PATIENCE
+        until, room, cores = time.monotonic() + PATIENCE, -1, 0
         # what an earlier pool of this process gives back is waited for
-        while (free := self._free()).room < min(workers, shards) and time.monotonic() < until:
-            time.sleep(0.2)
+        while room < min(workers, shards) and (room < 0 or time.monotonic() < until):
+            time.sleep(0.0 if room < 0 else 0.2)
+            free = ray_library().available_resources()
+            cores = int(free.get("CPU", 0))
+            room = min(cores, int(free.get("GPU", 0))) if self._use_gpu else cores
         fewest = min(self._workers or 1, shards)
-        if free.room < fewest:
+        if room < fewest:
             raise RipcurrentError(
-                f"Other work holds the cluster of {has}: there is room for {free.room} of {fewest} workers.",
+                f"Other work holds the cluster of {has}: there is room for {room} of {fewest} workers.",
                 "Wait for that work (`ray status` shows it), or name fewer --workers.",
                 code=ExitCode.NOT_MEASURED,
             )
-        workers = min(workers, shards, free.room)
-        return workers, min(each, free.cores // workers)
-
-    def _free(self) -> _Free:
-        found = ray_library().available_resources()
-        cores, gpus = int(found.get("CPU", 0)), int(found.get("GPU", 0))
-        return _Free(cores, min(cores, gpus) if self._use_gpu else cores)
+        workers = min(workers, shards, room)
+        return workers, min(each, cores // workers)
 
     def _connect(self) -> None:
         if self._address is None:
@@ -208,12 +197,6 @@ class RayPool:
                 f"Ray would listen on {found}, where other machines reach it.",
                 "It was imported before ripcurrent could say otherwise: start Ray yourself and name its address.",
             )
-
-
-class _Free(NamedTuple):
-    cores: int
-    room: int
-    """Number of workers that there is room for."""
 
 
 def _require_listener(address: str) -> None:

@@ -8,7 +8,7 @@ import pickle
 import socket
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, TypeVar
 
 import pyarrow as pa
 
@@ -28,6 +28,9 @@ SETTINGS = {
 """Unless the environment has others: Ray's warnings stay out of the terminal, workers are as nice as this process."""
 ATTEMPTS = 4
 """Number of workers that may die over one task before the run stops."""
+
+Answer = tuple[Shard | None, pa.Table | None, RipcurrentError | None, str, dict[str, int]]
+"""A worker's: a shard with its table, or what ended the work; machine and process; what its stage reports so far."""
 
 
 def ray_library() -> Any:
@@ -69,21 +72,6 @@ class Attempts(Counter[int]):
         return self[number]
 
 
-class Answer(NamedTuple):
-    """What a worker gives back of a shard."""
-
-    shard: Shard | None
-    """The shard; None with an error."""
-    table: pa.Table | None
-    """Its table."""
-    error: RipcurrentError | None
-    """What ended the work."""
-    worker: str
-    """Machine and process."""
-    report: dict[str, int]
-    """What the worker's stage reports so far."""
-
-
 class Worker(Generic[Item]):
     """One of the pool's processes."""
 
@@ -120,7 +108,7 @@ class Worker(Generic[Item]):
 
     def _answer(self, shard: Shard | None, table: pa.Table | None, error: RipcurrentError | None) -> pa.Table:
         report = {} if self._stage is None else self._stage.report()
-        answer = Answer(shard, table, error, f"{socket.gethostname()}:{os.getpid()}", report)
+        answer: Answer = (shard, table, error, f"{socket.gethostname()}:{os.getpid()}", report)
         return pa.table({"answer": pa.array([pickle.dumps(answer)], pa.large_binary())})
 
     def _count(self, shards: Sequence[Shard]) -> None:

@@ -21,8 +21,8 @@ from ripcurrent.scan._options import ScanOptions
 from ripcurrent.scan._scan_model import load_scan_model
 from ripcurrent.scan._signal_stage import SignalStage
 
-Packed = list[dict[Any, tuple[npt.NDArray[np.uint8], torch.dtype]]]
-"""Directions' tensors as bytes: NumPy has no bfloat16, and Ray shares arrays among processes, not tensors."""
+Packed = tuple[int, list[dict[Any, tuple[npt.NDArray[np.uint8], torch.dtype]]]]
+"""Number of directions, and their tensors as bytes: NumPy has no bfloat16, and Ray shares arrays, not tensors."""
 
 _OF_A_PROCESS = ("chat_model", "gradient_pass", "directions", "features", "halving", "freed", "on_rows")
 """The stage's fields that are made in each process; the others are sent as they are."""
@@ -97,11 +97,8 @@ def pack(found: Directions) -> Packed:
     def packed(tensor: Tensor) -> tuple[npt.NDArray[np.uint8], torch.dtype]:
         return np.asarray(tensor.contiguous().cpu().view(torch.uint8).numpy()), tensor.dtype
 
-    count = torch.tensor([found.count])
-    parts: tuple[Mapping[Any, Tensor], ...] = (
-        {"count": count}, found.linear, found.other, found.term_weights, found.entry_of
-    )  # fmt: skip
-    return [{key: packed(tensor) for key, tensor in part.items()} for part in parts]
+    parts = (found.linear, found.other, found.term_weights, found.entry_of)
+    return found.count, [{key: packed(tensor) for key, tensor in part.items()} for part in parts]
 
 
 def unpack(packed: Packed, device: torch.device) -> Directions:
@@ -109,11 +106,11 @@ def unpack(packed: Packed, device: torch.device) -> Directions:
     with warnings.catch_warnings():
         # directions are only read
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        count, *parts = (
+        parts = (
             {key: torch.from_numpy(array).view(dtype).to(device) for key, (array, dtype) in part.items()}
-            for part in packed
+            for part in packed[1]
         )
-    return Directions(int(count["count"]), *parts)
+        return Directions(packed[0], *parts)
 
 
 def release_stage(stage: SignalStage) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import JsonValue
 
@@ -16,14 +16,11 @@ SHOWN_PARTS = 12
 """Number of parts of the shown row; a conversation may have hundreds of turns."""
 
 
-@dataclass(frozen=True, slots=True)
-class RowPart:
-    """A stretch of a rendered row whose tokens all bear loss, or none."""
+class RowPart(NamedTuple):
+    """A stretch of a rendered row, clipped in the middle, whose tokens all bear loss, or none."""
 
     text: str
-    """The text, clipped in the middle."""
     bears_loss: bool
-    """Whether its tokens are predicted in training."""
 
 
 @dataclass(frozen=True, slots=True)
