@@ -25,8 +25,8 @@ from ripcurrent.gradients import (
     set_direction,
     similarities,
     stack_directions,
-    zero_gradient,
 )
+from ripcurrent.gradients._directions import zero_gradient
 from ripcurrent.gradients.kernels import linear
 from ripcurrent.statistics import spearman
 from tests.gradients.oracle import (

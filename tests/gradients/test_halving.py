@@ -37,16 +37,6 @@ def make_pass() -> tuple[GradientPass, Directions]:
     return gradient_pass, random_stack(model, gradient_pass)
 
 
-def drive(halving: Halving, rows: Any, measure: Any, forget: Any = lambda: None) -> Any:
-    """The places that were measured together with what was measured, all rows begun as one batch."""
-    for places in halving.groups(rows, [range(len(rows))], forget):
-        result = None
-        with halving.attempt():
-            result = measure([rows[place] for place in places])
-        if result is not None:
-            yield places, result
-
-
 @pytest.fixture(scope="module")
 def tiny() -> tuple[GradientPass, Directions]:
     return make_pass()
@@ -57,17 +47,16 @@ def measured(tiny: tuple[GradientPass, Directions], halving: Halving, rows: Any 
     gradient_pass, directions = tiny
     found, sizes = np.full((len(rows), 2), np.nan), []
 
-    def measure(group: Any) -> Any:
-        batch = make_batch(group, tiny[0].device)
-        sizes.append(batch.ids.numel())
-        if sizes[-1] > room:
-            raise next(errors)
-        return gradient_pass.measure(batch, directions)
-
     errors = (ERRORS[kind]() for _ in range(99) for kind in ERRORS)
-    for places, signals in drive(halving, rows, measure):
+    for places in halving.groups(rows, [range(len(rows))]):
         assert np.isnan(found[places]).all(), "each row has its turn once"
-        found[places] = signals.dots / np.sqrt(signals.squared_norm)[:, None]
+        batch = make_batch([rows[place] for place in places], gradient_pass.device)
+        sizes.append(batch.ids.numel())
+        with halving.attempt():
+            if sizes[-1] > room:
+                raise next(errors)
+            signals = gradient_pass.measure(batch, directions)
+            found[places] = signals.dots / np.sqrt(signals.squared_norm)[:, None]
     assert not np.isnan(found).any()
     return found, sizes
 
@@ -106,11 +95,14 @@ def test_one_row_that_does_not_fit_is_named_and_what_was_kept_is_given_back() ->
     reader.forward(make_batch(rows_behind_a_prefix(4, seed=1), CPU))
     assert reader._prefixes._kept
 
-    def refuse(group: Any) -> None:
-        raise ERRORS["cpu"]()
+    def refuse() -> None:
+        halving = Halving()
+        for _ in halving.groups(ROWS, [range(13)], reader.forget):
+            with halving.attempt():
+                raise ERRORS["cpu"]()
 
     with pytest.raises(RipcurrentError, match=r"Row \d+, \d+ tokens on its own, does not fit into memory") as caught:
-        list(drive(Halving(), ROWS, refuse, reader.forget))
+        refuse()
     assert caught.value.code is ExitCode.NOT_MEASURED
     assert "--max-tokens" in caught.value.hint
     assert not reader._prefixes._kept
@@ -120,11 +112,8 @@ def test_one_row_that_does_not_fit_is_named_and_what_was_kept_is_given_back() ->
     "error", [RuntimeError("mat1 and mat2 shapes cannot be multiplied"), ValueError("out of memory")]
 )
 def test_other_errors_are_not_taken_for_it(error: Exception) -> None:
-    def refuse(group: Any) -> None:
+    with pytest.raises(type(error), match=str(error)), Halving().attempt():
         raise error
-
-    with pytest.raises(type(error), match=str(error)):
-        list(drive(Halving(), ROWS, refuse))
 
 
 LIMITED = """

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ripcurrent.data import EncodedRow
+
+Position = Literal["last", "last_content", "mean_response", "last_prompt"]
+"""Which token's state represents a row: the last trained one (end of turn and template tail included), the last of the
+answer's own text, the mean over the answer, or the last before it."""
+
+SignalKind = Literal["all", "gradient", "representation"]
+"""Which of the two methods runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,20 +67,30 @@ class Batch:
         return 1.0 / self.loss_mask.sum(dim=1).clamp_min(1).float()
 
 
+@dataclass(frozen=True, slots=True)
+class BatchSignals:
+    """What one batch yields, in the batch's order; parts that were not asked for are None."""
+
+    dots: npt.NDArray[np.float64] | None = None
+    """Inner products of each row's gradient with the directions, shape ``(rows, directions)``."""
+    squared_norm: npt.NDArray[np.float64] | None = None
+    """Each row's squared gradient norm, shape ``(rows,)``."""
+    loss: npt.NDArray[np.float64] | None = None
+    """Mean cross-entropy over the loss-bearing tokens in nats, shape ``(rows,)``."""
+    loss_first_10: npt.NDArray[np.float64] | None = None
+    """The same over the first ten of them, shape ``(rows,)``."""
+    features: npt.NDArray[np.float32] | None = None
+    """Each row's state at the chosen layer and position, shape ``(rows, width)``."""
+
+
 WIDTH_MULTIPLE = {"cpu": 2, "cuda": 8}
 """By device type, what a batch's width is a multiple of: products that sum over an odd number of tokens are slower in
 some shapes."""
 
 
-def make_batch(
-    rows: Sequence[EncodedRow], device: torch.device, *, row_tokens: int | None = None, pad_to: int | None = None
-) -> Batch:
-    """Pad rows into one batch on a device.
-
-    With ``row_tokens`` only a row's first ``row_tokens`` loss-bearing tokens bear loss; ``pad_to`` is a smallest width.
-    """
-    longest = max(len(row.tokens) for row in rows)
-    width = max(longest, pad_to or 0)
+def make_batch(rows: Sequence[EncodedRow], device: torch.device, *, row_tokens: int | None = None) -> Batch:
+    """Pad rows into one batch on a device; with ``row_tokens`` only so many first loss-bearing tokens bear loss."""
+    width = max(len(row.tokens) for row in rows)
     width += -width % WIDTH_MULTIPLE.get(device.type, 1)
     ids = np.zeros((len(rows), width), dtype=np.int64)
     answers = np.zeros((len(rows), width), dtype=np.bool_)

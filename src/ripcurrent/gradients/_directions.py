@@ -77,7 +77,6 @@ class Directions:
     """Several directions, stacked parameter by parameter and joined group by group."""
 
     count: int
-    """How many."""
     linear: Mapping[GroupKey, Tensor]
     """A group's directions in the compute dtype: dense, shape ``(directions, out, in)``, or factored, shape ``(terms,
     in + out)``, each term an input and an output gradient. The head's are here where they are factored."""

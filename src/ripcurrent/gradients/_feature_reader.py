@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -10,10 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.gradients._batch import Batch
+from ripcurrent.gradients._batch import Batch, BatchSignals, Position
 from ripcurrent.gradients._shared_prefix import SharedPrefix
-from ripcurrent.gradients._types import BatchSignals, Position
 from ripcurrent.models import ChatModel
+
+Features = npt.NDArray[np.float32]
+"""One state per row, shape ``(rows, width)``."""
 
 
 class FeatureReader:
@@ -39,9 +43,24 @@ class FeatureReader:
                 )
             self._block = blocks[layer]
 
-    def reading(self, batch: Batch) -> Reading:
-        """A context to run the forward pass in; then ask it for the ``features`` of the last hidden state."""
-        return Reading(batch, self._position, self._block)
+    @contextmanager
+    def reading(self, batch: Batch) -> Iterator[Callable[[Tensor], Features]]:
+        """A context to run the forward pass in; what it gives turns the last hidden state into the rows' features."""
+        states: list[Tensor] = []
+
+        def keep(module: nn.Module, args: Any, output: Any) -> None:
+            states.append((output[0] if isinstance(output, tuple) else output).detach())
+
+        def features(hidden: Tensor) -> Features:
+            chosen = states[-1] if states else hidden
+            return at_position(chosen, batch.to(chosen.device), self._position).float().cpu().numpy()
+
+        handle = None if self._block is None else self._block.register_forward_hook(keep)
+        try:
+            yield features
+        finally:
+            if handle is not None:
+                handle.remove()
 
     def forget(self) -> None:
         """Give back what is kept for further batches."""
@@ -51,37 +70,9 @@ class FeatureReader:
         """Features alone, from a forward pass without the output head, over what the rows do not share."""
         with torch.inference_mode():
             begun, rest = self._prefixes.split(batch)
-            with self.reading(rest) as reading:
+            with self.reading(rest) as features:
                 output = self._base(input_ids=rest.ids, **{"use_cache": False, **begun})
-                return BatchSignals(features=reading.features(output.last_hidden_state))
-
-
-class Reading:
-    """One forward pass's worth of features."""
-
-    def __init__(self, batch: Batch, position: Position, block: nn.Module | None) -> None:
-        self._batch = batch
-        self._position = position
-        self._block = block
-        self._states: Tensor | None = None
-        self._handle: Any = None
-
-    def __enter__(self) -> Reading:
-        if self._block is not None:
-            self._handle = self._block.register_forward_hook(self._keep)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._handle is not None:
-            self._handle.remove()
-
-    def _keep(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        self._states = (output[0] if isinstance(output, tuple) else output).detach()
-
-    def features(self, hidden: Tensor) -> npt.NDArray[np.float32]:
-        """The rows' features, shape ``(rows, width)``, float32."""
-        states = hidden if self._states is None else self._states
-        return at_position(states, self._batch.to(states.device), self._position).float().cpu().numpy()
+                return BatchSignals(features=features(output.last_hidden_state))
 
 
 def at_position(states: Tensor, batch: Batch, position: Position) -> Tensor:

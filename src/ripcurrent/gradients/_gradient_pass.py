@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ripcurrent.gradients._batch import Batch
+from ripcurrent.gradients._batch import Batch, BatchSignals
 from ripcurrent.gradients._directions import Directions, Gradient
 from ripcurrent.gradients._feature_reader import FeatureReader
 from ripcurrent.gradients._head import HeadChunk, find_logit_transform, head_chunks
@@ -20,7 +20,6 @@ from ripcurrent.gradients._layers import ModelLayers, find_layers
 from ripcurrent.gradients._shared_linear import worth_sharing
 from ripcurrent.gradients._terms import KeptTerms
 from ripcurrent.gradients._token_shares import TokenShares, find_token_axes
-from ripcurrent.gradients._types import BatchSignals
 from ripcurrent.models import ChatModel
 
 
@@ -122,7 +121,7 @@ class GradientPass:
         ):
             with features.reading(batch) if features is not None else nullcontext() as reading:
                 hidden = self.layers.base(input_ids=batch.ids, use_cache=False, **extra).last_hidden_state
-                read = None if reading is None else reading.features(hidden.detach())
+                read = None if reading is None else reading(hidden.detach())
             at = self.layers.head.weight.device
             states = hidden.detach().to(at)
             hidden_grad = torch.zeros_like(states)

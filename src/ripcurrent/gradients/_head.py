@@ -23,7 +23,6 @@ class HeadChunk:
     """Whole rows' loss-bearing positions at the head, packed without padding."""
 
     rows: tuple[int, ...]
-    """The rows, in order."""
     bounds: tuple[int, ...]
     """Where each row's positions begin, and the end: ``len(rows) + 1`` numbers."""
     positions: tuple[Tensor, Tensor]

@@ -28,7 +28,6 @@ class GroupGradients:
     """What a group of linear layers was given, and the gradients at its outputs."""
 
     group: LayerGroup
-    """The layers."""
     inputs: Tensor
     """Their common input, shape ``(rows, tokens, in)``."""
     output_grads: list[Tensor]

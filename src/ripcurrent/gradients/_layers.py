@@ -25,9 +25,7 @@ class TrackedLayer:
     """One module whose parameters are in scope."""
 
     name: str
-    """The module's dotted name."""
     module: nn.Module
-    """The module."""
     kind: Literal["linear", "embedding", "rms_norm", "layer_norm"]
     """How its gradients are formed."""
     weight: str
@@ -67,9 +65,7 @@ class ModelLayers:
     base: nn.Module
     """The part that yields the hidden states after the final norm."""
     head: nn.Linear
-    """The output head, a linear layer."""
     input_embedding: nn.Embedding
-    """The token embedding."""
     groups: tuple[LayerGroup, ...]
     """The layers other than the head."""
     head_weight: str | None

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import mmap
+import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -35,8 +36,11 @@ class MappedStore:
             return torch.empty(*shape, dtype=dtype)
         try:
             with tempfile.TemporaryFile(dir=self._folder) as file:
-                # blocks are taken now: a full disk is an error here and not a crash at the first write
-                _take(file.fileno(), size)
+                if hasattr(os, "posix_fallocate"):
+                    # blocks are taken now: a full disk is an error here and not a crash at the first write
+                    os.posix_fallocate(file.fileno(), 0, size)
+                else:
+                    os.ftruncate(file.fileno(), size)
                 mapped = mmap.mmap(file.fileno(), size)
         except OSError as error:
             raise RipcurrentError(
@@ -92,13 +96,3 @@ class OneAtATime(Mapping[Key, Tensor], Generic[Key]):
 
     def __len__(self) -> int:
         return len(self._tensors)
-
-
-def _take(descriptor: int, size: int) -> None:
-    import os
-
-    allocate: Any = getattr(os, "posix_fallocate", None)
-    if allocate is None:
-        os.ftruncate(descriptor, size)
-    else:
-        allocate(descriptor, 0, size)

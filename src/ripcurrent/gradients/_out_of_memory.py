@@ -29,17 +29,12 @@ def in_memory(what: str) -> Iterator[None]:
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        raise does_not_fit(what, first_line(error)) from None
-
-
-def does_not_fit(what: str, said: str) -> RipcurrentError:
-    """The error of something that cannot be done in halves."""
-    return RipcurrentError(
-        f"{what} do not fit into memory ({said}).",
-        "Add --memory, with which the same run goes on. Others make another run: --dtype bfloat16, --scope linear or "
-        "lora, --signals representation, --device cpu; docs/scan.md says what takes how much.",
-        code=ExitCode.NOT_MEASURED,
-    )
+        raise RipcurrentError(
+            f"{what} do not fit into memory ({first_line(error)}).",
+            "Add --memory, with which the same run goes on. Others make another run: --dtype bfloat16, --scope linear "
+            "or lora, --signals representation, --device cpu; docs/scan.md says what takes how much.",
+            code=ExitCode.NOT_MEASURED,
+        ) from None
 
 
 @dataclass(frozen=True, slots=True)

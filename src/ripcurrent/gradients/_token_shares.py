@@ -52,9 +52,9 @@ class TokenShares(LayerHooks):
         self._add(tokens.bias_token_dots(self._tokens_second(layer, grads), self._directions.other[name]))
 
     def norm_weight(self, layer: TrackedLayer, inputs: Tensor, grads: Tensor) -> None:
-        products = tokens.rms_scale_token_dots if layer.kind == "rms_norm" else tokens.layer_norm_scale_token_dots
         inputs, grads = self._tokens_second(layer, inputs), self._tokens_second(layer, grads)
-        self._add(products(inputs, grads, layer.epsilon, self._directions.other[layer.weight]))
+        directions, centred = self._directions.other[layer.weight], layer.kind == "layer_norm"
+        self._add(tokens.norm_token_dots(inputs, grads, layer.epsilon, directions, centred=centred))
 
     def table(self, name: str, ids: Tensor, grads: Tensor) -> None:
         self._add(self._directions.table_dots(name, ids, grads))

@@ -200,8 +200,8 @@ def test_token_dots_are_the_loops_terms(size, parts):
     looked_up = tokens.embedding_token_dots(ids, inputs, matrices)
     of_vectors = (
         tokens.bias_token_dots(b, v),
-        tokens.rms_scale_token_dots(x, b, 1e-5, v),
-        tokens.layer_norm_scale_token_dots(x, b, 1e-5, v),
+        tokens.norm_token_dots(x, b, 1e-5, v, centred=False),
+        tokens.norm_token_dots(x, b, 1e-5, v, centred=True),
     )
     for dots, terms in zip(of_vectors, loop_terms(x, b), strict=True):
         expected = torch.einsum("rtpw,dw->rtd", terms, v)

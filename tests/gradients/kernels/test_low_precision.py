@@ -187,7 +187,7 @@ def test_shares_of_tokens():
     layer = torch.nn.functional.layer_norm(values.double(), (512,), eps=1e-5)
     for found, normalised in (
         (tokens.bias_token_dots(slopes, towards), torch.ones(512).double()),
-        (tokens.rms_scale_token_dots(values, slopes, 1e-5, towards), rms),
-        (tokens.layer_norm_scale_token_dots(values, slopes, 1e-5, towards), layer),
+        (tokens.norm_token_dots(values, slopes, 1e-5, towards, centred=False), rms),
+        (tokens.norm_token_dots(values, slopes, 1e-5, towards, centred=True), layer),
     ):
         assert_summed_in_float32(found, (normalised * slopes.double()) @ towards.double().mT, scale)

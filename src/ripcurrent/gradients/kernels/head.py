@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 BLOCK_ELEMENTS = 2**20
-"""Logits in float32 at once on a processor: what stays in cache."""
+"""Logits in float32 at once on a CPU: what stays in cache."""
 
 
 @dataclass(frozen=True, slots=True)

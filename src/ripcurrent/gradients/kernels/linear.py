@@ -18,7 +18,7 @@ TRANSIENT_BYTES = 16 * 2**20
 """How much of the transient gradients to hold at once: what a last-level cache keeps."""
 
 DOT_PIECES = 8
-"""Into how many a transient gradient is cut on a processor where few are read against few directions."""
+"""Into how many a transient gradient is cut on a CPU where few are read against few directions."""
 
 BATCHED_PIECES = 256
 """Into how many on other devices: one short product each, where one long product of few rows keeps few cores busy."""
@@ -27,20 +27,11 @@ FEW_DOTS = 32
 """Gradients times directions up to which pieces are faster; with nine and seven they take half as long again."""
 
 
-@dataclass(frozen=True, slots=True)
-class PassCosts:
-    """What one pass over a transient gradient costs, in multiply-add flops of a matrix product per element."""
-
-    dot: float
-    """Reading a gradient once against all directions together."""
-    norm: float
-    """Reading it once for its norm."""
-
-
-COSTS = {"cpu": PassCosts(dot=130.0, norm=50.0), "cuda": PassCosts(dot=1000.0, norm=250.0)}
-"""By device type. The processor's come from the timings on two threads in ``docs/benchmarks.md``, the others from data
-sheets: an H100 makes some 240 flops in the time that its memory takes for a byte, two directions in bfloat16 are four
-bytes an element, and of what is formed a part is still in cache."""
+COSTS = {"cpu": (130.0, 50.0), "cuda": (1000.0, 250.0)}
+"""By device type, what reading a transient gradient costs per element, in multiply-add flops of a matrix product: once
+against all directions, and once for its norm. The CPU's are timings on two threads, the others from data sheets: an
+H100 makes some 240 flops in the time that its memory takes for a byte, two directions in bfloat16 are four bytes an
+element, and of what is formed a part is still in cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +51,12 @@ def choose_ways(
 
     ``pushed`` tokens of a row go through the directions, on average: fewer than all where rows begin alike.
     """
-    costs = COSTS.get(device, COSTS["cuda"])
+    dot_cost, norm_cost = COSTS.get(device, COSTS["cuda"])
     size = fan_out * fan_in
     form = 2.0 * tokens * size
     ghost_dots = 2.0 * directions * (tokens if pushed is None else pushed) * size
-    gram_norm = 2.0 * tokens**2 * (fan_out + fan_in) + costs.norm * tokens**2
-    read_dots, read_norm = costs.dot * size, costs.norm * size
+    gram_norm = 2.0 * tokens**2 * (fan_out + fan_in) + norm_cost * tokens**2
+    read_dots, read_norm = dot_cost * size, norm_cost * size
     options = {
         Ways(transient_dots=False, transient_norm=False): ghost_dots + gram_norm,
         Ways(transient_dots=True, transient_norm=False): form + read_dots + gram_norm,
@@ -105,15 +96,6 @@ def linear_dots(
     return dots
 
 
-def linear_squared_norm(
-    inputs: Float[Tensor, "rows tokens in"], output_grads: Float[Tensor, "rows tokens out"]
-) -> Float[Tensor, " rows"]:
-    """Each row's squared norm of its weight gradient, as the inner product of two Gram matrices over tokens."""
-    return (torch.bmm(inputs, inputs.mT) * torch.bmm(output_grads, output_grads.mT)).sum(
-        dim=(1, 2), dtype=torch.float32
-    )
-
-
 def transient_products(
     inputs: Float[Tensor, "rows tokens in"],
     output_grads: Float[Tensor, "rows tokens out"],
@@ -141,7 +123,7 @@ def _dots(
 ) -> Float[Tensor, "rows directions"]:
     """Dots in float32; of few vectors as the diagonal of a product of all pieces with all pieces.
 
-    A processor's product of few long vectors as they are takes up to five times as long, though it does an eighth of
+    A CPU's product of few long vectors as they are takes up to five times as long, though it does an eighth of
     that one's work. Elsewhere each piece is a product of its own in one batch of them.
     """
     if vectors.device.type != "cpu":
@@ -198,7 +180,9 @@ def linear_products(
     if dots is None:
         dots = linear_dots(inputs, output_grads, directions, shared)
     if norms is None:
-        norms = linear_squared_norm(inputs, output_grads)
+        # the inner product of two Gram matrices over tokens
+        grams = torch.bmm(inputs, inputs.mT) * torch.bmm(output_grads, output_grads.mT)
+        norms = grams.sum(dim=(1, 2), dtype=torch.float32)
     return dots, norms
 
 

@@ -1,7 +1,7 @@
 """Each token's share of a row's dots: the terms of the sum over tokens, kept apart instead of added.
 
 A row's inner product with a direction is a sum over layers and tokens in every layer kind; these functions return it
-per token, shape ``(rows, tokens, directions)``, in float32. The head's is ``head_dots`` of ``ghost.head``.
+per token, shape ``(rows, tokens, directions)``, in float32. The head's is ``head_dots`` of ``kernels.head``.
 """
 
 from __future__ import annotations
@@ -38,26 +38,19 @@ def bias_token_dots(
     return dots
 
 
-def rms_scale_token_dots(
+def norm_token_dots(
     inputs: Float[Tensor, "rows tokens *parts width"],
     output_grads: Float[Tensor, "rows tokens *parts width"],
     epsilon: float,
     directions: Float[Tensor, "directions width"],
+    *,
+    centred: bool,
 ) -> Float[Tensor, "rows tokens directions"]:
-    """``<x̂_t ∘ b_t, v>`` of an RMSNorm weight, with ``x̂ = x / sqrt(mean(x²) + ε)``."""
+    """``<x̂_t ∘ b_t, v>`` of a LayerNorm weight if ``centred``, else of an RMSNorm's, ``x̂ = x / sqrt(mean(x²) + ε)``."""
     values = inputs.float()
+    if centred:
+        values = values - values.mean(dim=-1, keepdim=True)
     normalised = values * torch.rsqrt(values.square().mean(dim=-1, keepdim=True) + epsilon)
-    return bias_token_dots(normalised * output_grads.float(), directions)
-
-
-def layer_norm_scale_token_dots(
-    inputs: Float[Tensor, "rows tokens *parts width"],
-    output_grads: Float[Tensor, "rows tokens *parts width"],
-    epsilon: float,
-    directions: Float[Tensor, "directions width"],
-) -> Float[Tensor, "rows tokens directions"]:
-    """``<x̂_t ∘ b_t, v>`` of a LayerNorm weight."""
-    normalised = torch.nn.functional.layer_norm(inputs.float(), inputs.shape[-1:], eps=epsilon)
     return bias_token_dots(normalised * output_grads.float(), directions)
 
 
