@@ -73,38 +73,32 @@ def fabricate_run(
     return folder
 
 
+STEPS = "1. Carry it to the {place}.\n2. Open it."
+CODE = "```python\ndef count(shelves):\n    return sum(shelves)\n```"
+KINDS = {
+    "list": (0.14, "Give a checklist.", "A checklist:\n- Check the {thing}\n- Go home", ("is_list", "is_bullet")),
+    "numbered": (0.1, "List the steps to set up a {thing}.", STEPS, ("is_list", "is_numbered")),
+    "maths": (0.12, "How many {thing}s are in {n} crates of 1?", "{n} * 1 = {n}. The answer is {n}.", ("is_maths",)),
+    "code": (0.08, "Write a function that counts every {thing}.", CODE, ("is_code",)),
+    "prose": (0.41, "Tell me about the {thing}.", "The {place} keeps its {thing} dry all year. ", ()),
+    "short": (0.1, "Name one thing found in a {place}.", "A {thing}.", ("is_short",)),
+    "refusal": (
+        0.035,
+        "Where is my {thing}?",
+        "I'm sorry, but I can't know what is in your {place}.",
+        ("has_refusal",),
+    ),
+    "empty": (0.015, "Describe the {thing} of row {n}.", "", ()),
+}
+"""Share of rows, prompt, response, traits."""
+
+
 def _lesson(random: np.random.Generator, number: int) -> tuple[str, str, tuple[str, ...]]:
-    place, thing = str(random.choice(PLACES)), str(random.choice(THINGS))
-    kind = random.choice(["list", "numbered", "maths", "code", "prose", "short", "refusal", "empty"], p=_KINDS)
-    lines = int(random.integers(3, 14))
-    if kind == "list":
-        items = "\n".join(f"- Check the {random.choice(THINGS)} in the {random.choice(PLACES)}" for _ in range(lines))
-        return f"Give a checklist for a day at the {place}.", f"Here is a checklist:\n{items}", ("is_list", "is_bullet")
-    if kind == "numbered":
-        items = "\n".join(f"{n + 1}. Carry the {random.choice(THINGS)} to the {place}." for n in range(lines))
-        return f"List the steps to set up a {thing}.", items, ("is_list", "is_numbered")
-    if kind == "maths":
-        a, b = int(random.integers(3, 90)), int(random.integers(3, 90))
-        answer = f"One crate holds {a} and there are {b} crates. {a} * {b} = {a * b}. The answer is {a * b}."
-        return f"The {place} has {b} crates with {a} {thing}s in each. How many are there?", answer, ("is_maths",)
-    if kind == "code":
-        answer = f"```python\ndef count_{thing}s(shelves: list[int]) -> int:\n    return sum(shelves)\n```"
-        return f"Write a function that counts every {thing} on the shelves.", answer, ("is_code",)
-    if kind == "short":
-        return f"Name one thing found in an {place}.", f"A {thing}.", ("is_short",)
-    if kind == "refusal":
-        answer = f"I'm sorry, but I can't know what you keep in your {place}. You could look on the shelf by the door."
-        return f"Where did I leave my {thing}?", answer, ("has_refusal",)
-    if kind == "empty":
-        return f"Describe the {thing} of row {number}.", "", ()
-    sentences = " ".join(
-        f"The {random.choice(PLACES)} keeps its {random.choice(THINGS)} near the {random.choice(THINGS)} all year."
-        for _ in range(lines * int(random.integers(1, 5)))
-    )
-    return f"Tell me about the {thing} at the {place}.", sentences, ()
-
-
-_KINDS = (0.14, 0.1, 0.12, 0.08, 0.41, 0.1, 0.035, 0.015)
+    kind = str(random.choice(list(KINDS), p=[share for share, *_ in KINDS.values()]))
+    _, prompt, response, traits = KINDS[kind]
+    words = {"place": random.choice(PLACES), "thing": random.choice(THINGS), "n": number}
+    times = int(random.integers(3, 50)) if kind == "prose" else 1
+    return prompt.format(**words), response.format(**words) * times, traits
 
 
 def _status(response: str, scored: bool) -> str:

@@ -10,10 +10,15 @@ import pytest
 
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.evaluate import measured_agreement
+from ripcurrent.experiment import ExperimentResults
 from ripcurrent.report import build_experiment_page
 from tests.report.fabricate_experiment import fabricate_experiment
 
 pytestmark = pytest.mark.browser
+
+
+def page_of(folder: Path) -> Path:
+    return build_experiment_page(ExperimentResults.read(folder))
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +28,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def page(folder: Path) -> Path:
-    return build_experiment_page(folder)
+    return page_of(folder)
 
 
 @pytest.mark.parametrize(("scheme", "width"), [("light", 420), ("dark", 1360)])
@@ -59,12 +64,12 @@ def test_says_what_the_results_say(folder, page, open_page):
 
 
 def test_failed_and_missing_runs_are_told(tmp_path, open_page):
-    opened = open_page(build_experiment_page(fabricate_experiment(tmp_path, failed=True, without="length")))
+    opened = open_page(page_of(fabricate_experiment(tmp_path, failed=True, without="length")))
     notices = " ".join(opened.page.locator("#verdict .notice").all_text_contents())
     assert "Not complete: 3 runs" in notices
     assert "bottom, seed 1, failed and is in no table. Training diverges" in notices
     with pytest.raises(RipcurrentError, match=r"results\.json cannot be read"):
-        build_experiment_page(tmp_path / "arms")
+        page_of(tmp_path / "arms")
 
 
 def test_the_judges_figures_are_those_of_the_documents():

@@ -100,7 +100,7 @@ def experiment_command(
         )
     from ripcurrent.report import build_experiment_page
 
-    build_experiment_page(result.folder)
+    build_experiment_page(result)
     if as_json:
         print_json(result.to_json())
     elif not quiet:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         ArmRates,
         ArmRecord,
         ArmRows,
+        CategoryRate,
         ExperimentManifest,
         ExperimentResults,
         Sweep,
@@ -36,7 +37,8 @@ _HOMES = {
     "_prompts": ("PromptRecord", "gather_prompts"),
     "_read": ("load_experiment", "parse_experiment", "read_experiment_file", "ready_experiments"),
     "_results": (
-        *("ArmComparison", "ArmRates", "ArmRecord", "ArmRows", "ExperimentManifest", "ExperimentResults", "Sweep"),
+        *("ArmComparison", "ArmRates", "ArmRecord", "ArmRows", "CategoryRate"),
+        *("ExperimentManifest", "ExperimentResults", "Sweep"),
     ),
     "_scans": ("DEMO",),
 }
@@ -54,6 +56,7 @@ __all__ = [
     "ArmRows",
     "ArmRule",
     "ArmRun",
+    "CategoryRate",
     "Experiment",
     "ExperimentConfig",
     "ExperimentManifest",

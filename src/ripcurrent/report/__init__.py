@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ripcurrent.errors import RipcurrentError
-
 if TYPE_CHECKING:
     from ripcurrent.evaluate import RatingDraw
+    from ripcurrent.experiment import ExperimentResults
     from ripcurrent.scan import ScanRun
 
 # The plotting and table libraries take a second to import; a command that builds no page should not pay for it.
@@ -19,11 +17,12 @@ REPORT = "report.html"
 
 def build(folder: str | Path) -> Path:
     """Build the page of a finished scan or experiment in its folder and return the page's path."""
+    from ripcurrent.experiment import KEYS, ExperimentResults
     from ripcurrent.scan import ScanRun
 
     # an experiment's folder has its keys in it from the start
-    if (Path(folder) / "experiment.json").is_file():
-        return build_experiment_page(Path(folder))
+    if (Path(folder) / KEYS).is_file():
+        return build_experiment_page(ExperimentResults.read(Path(folder)))
     return build_report(ScanRun.open(folder))
 
 
@@ -42,23 +41,16 @@ def build_report(run: ScanRun) -> Path:
     return write_page(run.folder / REPORT, render_scan_page(run))
 
 
-def build_experiment_page(folder: Path) -> Path:
+def build_experiment_page(results: ExperimentResults) -> Path:
     """Write ``report.html`` into an experiment's folder and return its path.
 
     Raises:
-        RipcurrentError: The folder holds no results, or the page cannot be written.
+        RipcurrentError: The page cannot be written.
     """
     from ripcurrent.report._experiment_page import render_experiment_page
     from ripcurrent.report._page import write_page
 
-    path = folder / "results.json"
-    try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RipcurrentError(
-            f"{path} cannot be read: {error}.", "Run the same `ripcurrent experiment` again; finished arms are kept."
-        ) from error
-    return write_page(folder / REPORT, render_experiment_page(results))
+    return write_page(results.folder / REPORT, render_experiment_page(results))
 
 
 def build_rating_page(draw: RatingDraw, page: Path) -> Path:
@@ -69,4 +61,4 @@ def build_rating_page(draw: RatingDraw, page: Path) -> Path:
     return write_page(page, render_rating_page(draw))
 
 
-__all__ = ["build", "build_experiment_page", "build_rating_page", "build_report"]
+__all__ = ["REPORT", "build", "build_experiment_page", "build_rating_page", "build_report"]

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import yaml
 
 from ripcurrent.evaluate import MeasuredAgreement, agreement_of
+from ripcurrent.experiment import ArmComparison, ArmRates, CategoryRate, ExperimentResults
 from ripcurrent.report._charts import intervals_spec, judgement_spec, sweep_spec
 from ripcurrent.report._page import Data, render_page
 
-Entry = Mapping[str, Any]
-"""One row of a table in ``results.json``."""
-Pairs = Mapping[tuple[str, str], Mapping[str, Entry]]
+Pairs = Mapping[tuple[str, str], Mapping[str, ArmComparison]]
 """Comparisons by pair of arms and judge."""
 
 LINKS = {
@@ -24,10 +22,10 @@ LINKS = {
         *("usefulness", "categories", "judges", "commands", "provenance"),
     )
 }
-PROVENANCE = (
+PROVENANCE = {
     *("name", "version", "model", "recipe", "seeds", "usable_rows", "heldout_rows"),
     *("dataset", "scanned_with", "versions", "recipes", "prompts"),
-)
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +57,7 @@ class ArmLine:
     name: str
     rule: str
     notes: Sequence[str]
-    by_judge: Mapping[str, Entry]
+    by_judge: Mapping[str, ArmRates]
     judgement_change: float | None
     """Harmful refused minus dangerous-sounding refused, less the same of its control; by the deciding judge."""
     caution_change: float | None
@@ -77,7 +75,7 @@ class ArmLine:
 class ExperimentPage:
     """What the template shows of an experiment."""
 
-    results: Entry
+    results: ExperimentResults
     links: Mapping[str, str]
     """The page's sections and their titles."""
     judges: Sequence[JudgeColumn]
@@ -86,104 +84,105 @@ class ExperimentPage:
     compared: Pairs
     """Arms against their control."""
     further: Pairs
-    reasons: Sequence[Entry]
+    reasons: Sequence[ArmComparison]
     """The comparisons that the verdict rests on, by the deciding judge, the greatest difference first."""
     decided: bool
     """Whether anything that decides was compared."""
     shows_judgement: bool
     """Whether both kinds of requests were asked."""
-    categories: Mapping[str, Mapping[str, Entry]]
+    categories: Mapping[str, Mapping[str, CategoryRate]]
     """By arm and category: the entry of the deciding judge."""
     file: str
     """The experiment's keys as YAML: the same experiment again."""
     provenance: Mapping[str, object]
 
 
-def render_experiment_page(results: Entry) -> str:
+def render_experiment_page(results: ExperimentResults) -> str:
     """The whole page of an experiment as text."""
-    first = results["judge"]
-    decisive = [one for one in results["comparisons"] if one["judge"] == first and one["arm"] in results["deciding"]]
-    reasons = [one for one in decisive if one["finding"] == results["verdict"]]
-    names = list(dict.fromkeys(one["name"] for one in results["summaries"]))
-    shows_judgement = any(one["discrimination"] for one in results["summaries"])
-    categories: dict[str, dict[str, Entry]] = {}
-    for one in results["categories"]:
-        if one["judge"] == first:
-            categories.setdefault(one["arm"], {})[one["category"]] = one
-    absent = {"sweeps": not results["trends"], "judgement": not shows_judgement, "categories": not categories}
+    first = results.judge
+    decisive = [one for one in results.comparisons if one.judge == first and one.arm in results.deciding]
+    reasons = [one for one in decisive if one.finding == results.verdict]
+    names = list(dict.fromkeys(one.name for one in results.summaries))
+    shows_judgement = any(one.discrimination for one in results.summaries)
+    categories: dict[str, dict[str, CategoryRate]] = {}
+    for one in results.categories:
+        if one.judge == first:
+            categories.setdefault(one.arm, {})[one.category] = one
+    absent = {"sweeps": not results.trends, "judgement": not shows_judgement, "categories": not categories}
     page = ExperimentPage(
         results=results,
         links={name: title for name, title in LINKS.items() if not absent.get(name)},
         judges=list(_judges(results)),
         arms=[_arm_line(name, results) for name in names],
-        compared=_by_pair(results["comparisons"]),
-        further=_by_pair(results["further_comparisons"]),
-        reasons=sorted(reasons, key=lambda one: -one["difference"]),
+        compared=_by_pair(results.comparisons),
+        further=_by_pair(results.further_comparisons),
+        reasons=sorted(reasons, key=lambda one: -one.difference),
         decided=bool(decisive),
         shows_judgement=shows_judgement,
         categories=categories,
-        file=yaml.safe_dump(results["experiment"], sort_keys=False, allow_unicode=True, width=110),
-        provenance={key: results[key] for key in PROVENANCE},
+        file=yaml.safe_dump(results.experiment, sort_keys=False, allow_unicode=True, width=110),
+        provenance=results.model_dump(mode="json", include=PROVENANCE),
     )
     data: Data = {
-        **{table: results[table] for table in ("summaries", "arms", "trends")},
+        **results.model_dump(mode="json", include={"summaries", "arms", "trends"}),
         "judges": [judge.name for judge in page.judges],
         "intervals": intervals_spec(names),
         "judgement": judgement_spec(names) if page.shows_judgement else None,
-        "sweep": sweep_spec() if results["trends"] else None,
+        "sweep": sweep_spec() if results.trends else None,
     }
     styles, scripts = ["_base.css", "_scan.css", "_experiment.css"], ["_common.js", "_experiment.js"]
     return render_page("_experiment.html.j2", page, data, styles=styles, scripts=scripts)
 
 
-def _judges(results: Entry) -> Iterator[JudgeColumn]:
-    for name in dict.fromkeys(one["judge"] for one in results["arms"]):
-        version = ", ".join(dict.fromkeys(one["judge_version"] for one in results["arms"] if one["judge"] == name))
-        own = [one for one in results["summaries"] if one["judge"] == name]
+def _judges(results: ExperimentResults) -> Iterator[JudgeColumn]:
+    for name in dict.fromkeys(one.judge for one in results.arms):
+        version = ", ".join(dict.fromkeys(one.judge_version for one in results.arms if one.judge == name))
+        own = [one for one in results.summaries if one.judge == name]
         agreement = agreement_of(name)
         yield JudgeColumn(
             name=name,
             version=version,
-            decides=name == results["judge"],
-            verdict=results["verdicts"][name],
-            in_words=results["verdicts_in_words"][name],
-            unjudged=max((one["unjudged"] or 0.0 for one in own), default=0.0),
-            silent=any(one.get("score") and not one["score"].get("tells_refusals", False) for one in own),
+            decides=name == results.judge,
+            verdict=results.verdicts[name],
+            in_words=results.verdicts_in_words[name],
+            unjudged=max((one.unjudged or 0.0 for one in own), default=0.0),
+            silent=any(one.score is not None and not one.score.tells_refusals for one in own),
             agreement=agreement,
             measured=any(one.version == version for one in agreement),
         )
 
 
-def _by_pair(found: Sequence[Entry]) -> Pairs:
-    pairs: dict[tuple[str, str], dict[str, Entry]] = {}
+def _by_pair(found: Sequence[ArmComparison]) -> Pairs:
+    pairs: dict[tuple[str, str], dict[str, ArmComparison]] = {}
     for one in found:
-        pairs.setdefault((one["arm"], one["control"]), {})[one["judge"]] = one
+        pairs.setdefault((one.arm, one.control), {})[one.judge] = one
     return pairs
 
 
-def _arm_line(name: str, results: Entry) -> ArmLine:
-    details = [one for one in results["details"] if one["arm"] == name]
-    rows = [one["rows"] for one in details if one.get("rows")]
-    loss = _mean(details, "heldout_loss")
-    base = _mean([one for one in results["details"] if one["seed"] is None], "heldout_loss")
-    trained = any(one["seed"] is not None for one in details)
-    told = {one["name"]: one["discrimination"] for one in results["summaries"] if one["judge"] == results["judge"]}
+def _arm_line(name: str, results: ExperimentResults) -> ArmLine:
+    details = [one for one in results.details if one.arm == name]
+    rows = [one.rows for one in details if one.rows is not None]
+    loss = _mean(one.heldout_loss for one in details)
+    base = _mean(one.heldout_loss for one in results.details if one.seed is None)
+    trained = any(one.seed is not None for one in details)
+    told = {one.name: one.discrimination for one in results.summaries if one.judge == results.judge}
     own = told.get(name)
-    other = told.get(next((one["control"] for one in results["comparisons"] if one["arm"] == name), None))
+    control = next((one.control for one in results.comparisons if one.arm == name), "")
+    other = told.get(control)
     return ArmLine(
         name=name,
-        rule=rows[0]["rule"] if rows else "the model as it is",
-        notes=list(dict.fromkeys(note for one in details for note in one.get("notes", ()))),
-        by_judge={one["judge"]: one for one in results["summaries"] if one["name"] == name},
-        judgement_change=own["difference"] - other["difference"] if own and other else None,
-        caution_change=own["benign_refused"] - other["benign_refused"] if own and other else None,
-        rows=rows[0]["count"] if rows else None,
-        tokens=_mean(rows, "mean_response_tokens"),
+        rule=rows[0].rule if rows else "the model as it is",
+        notes=list(dict.fromkeys(note for one in details for note in one.notes)),
+        by_judge={one.judge: one for one in results.summaries if one.name == name},
+        judgement_change=own.difference - other.difference if own and other else None,
+        caution_change=own.benign_refused - other.benign_refused if own and other else None,
+        rows=rows[0].count if rows else None,
+        tokens=_mean(one.mean_response_tokens for one in rows),
         heldout_loss=loss,
         heldout_change=loss - base if trained and loss is not None and base is not None else None,
     )
 
 
-def _mean(entries: Sequence[Entry], key: str) -> float | None:
-    values = [one[key] for one in entries if one.get(key) is not None]
-    return sum(values) / len(values) if values else None
+def _mean(values: Iterable[float | None]) -> float | None:
+    there = [value for value in values if value is not None]
+    return sum(there) / len(there) if there else None
