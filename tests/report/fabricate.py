@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ripcurrent.scan._columns import (
+from ripcurrent.scan import (
     COLUMNS,
     DIRECTION_OF_RISK,
     GRADIENT_COLUMNS,
