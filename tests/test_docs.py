@@ -12,6 +12,7 @@ import typer
 
 from ripcurrent.cli import app
 from ripcurrent.data import FORMAT_NAMES, RowStatus
+from ripcurrent.experiment import ready_experiments
 from ripcurrent.scan import COLUMNS, ScanOptions
 
 ROOT = Path(__file__).parents[1]
@@ -78,6 +79,11 @@ def test_the_table_of_statuses_is_the_codes() -> None:
 
 def test_the_table_of_formats_is_the_codes_and_in_its_order() -> None:
     assert first_cells("docs/data.md", "## Row formats") == list(FORMAT_NAMES)
+
+
+def test_every_ready_experiment_is_listed() -> None:
+    named = {name for cell in first_cells("docs/experiment.md", "## Ready") for name in re.findall(r"\w+", cell)}
+    assert named == set(ready_experiments())
 
 
 def test_the_pictures_are_of_the_stored_numbers() -> None:
