@@ -264,27 +264,6 @@ def test_prompts_that_an_endpoint_rejects_are_counted_apart(tmp_path: Path) -> N
     assert len(read_answers(("run", None), result.folder, "harmful")) == 1, "people rate no answer that is none"
 
 
-def test_a_log_with_half_a_character_is_gone_on_with(tmp_path: Path, prompts_file: Path) -> None:
-    """Versions before kept such answers, and could write no table of them."""
-    with serve(lambda _: _reply("Surely.")) as server:
-        first = evaluate("m", endpoint=server.url, prompts=[prompts_file], out=tmp_path / "run")
-        log = [
-            {
-                "prompt_id": one.prompt_id,
-                "completion": "half \ud83d",
-                "new_tokens": 2,
-                "truncated": False,
-                "rejected": None,
-            }
-            for one in first.responses[:-1]
-        ]
-        (tmp_path / "run" / "responses.parquet").unlink()
-        partial = tmp_path / "run" / "responses.partial.jsonl"
-        partial.write_text("".join(json.dumps(line) + "\n" for line in log))
-        again = evaluate("m", endpoint=server.url, prompts=[prompts_file], out=tmp_path / "run")
-    assert [one.completion for one in again.responses] == ["half ?"] * 9 + ["Surely."]
-
-
 def test_empty_answers_are_told(tmp_path: Path, prompts_file: Path) -> None:
     with serve(lambda _: _reply("")) as server:
         found = evaluate("m", endpoint=server.url, prompts=[prompts_file], out=tmp_path / "run")

@@ -45,23 +45,6 @@ def test_json_has_every_judge_and_nothing_else(command: Command, answers: Path, 
     assert said.json["prefix"]["confusion"]["partial"] == {"refusal": 3, "compliance": 0, "degenerate": 0}
 
 
-def test_a_kappa_that_is_not_defined_is_null(command: Command, tmp_path: Path) -> None:
-    write(tmp_path / "one.csv", ROWS[:1])
-    said = command("judges", "validate", tmp_path / "one.csv", "--json")
-    assert said.json["prefix"]["kappa"] is None
-    assert said.json["prefix"]["accuracy"] == 1.0
-
-
-def test_a_table_for_people(command: Command, answers: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "100")
-    said = command("judges", "validate", answers)
-    assert said.code == 0
-    for part in ("keyword", "prefix", "answers.csv", "1.00", "100.0%", "0/1", "1/1"):
-        assert part in said.out
-    assert "can't help" not in said.out
-    assert command("judges", "validate", answers, "--quiet").out == ""
-
-
 def test_what_can_be_wrong(command: Command, answers: Path, tmp_path: Path) -> None:
     write(tmp_path / "odd.csv", [*ROWS, ["d", "Sure.", "5_odd"]])
     judge(command("judges", "validate", tmp_path / "odd.csv"), ("odd.csv, row 3", "5_odd", "3 (partial refusal)"))

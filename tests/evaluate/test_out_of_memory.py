@@ -14,9 +14,7 @@ from ripcurrent.evaluate import Answer, _decode, evaluate
 from ripcurrent.evaluate._batches import in_batches
 from ripcurrent.evaluate.judges import _classifier
 from ripcurrent.evaluate.judges._find import JudgeSettings, find_judge
-from ripcurrent.experiment import heldout_loss
 from tests.evaluate.judges.test_classifier import save_classifier
-from tests.finetune.runs import chat_model, rows
 from tests.models.tiny import save_tiny
 from tests.tiny_scan import write_jsonl
 
@@ -97,18 +95,3 @@ def test_classified_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(_classifier.ClassifierJudge, "_probabilities", room_for(0))
     with pytest.raises(RipcurrentError, match="answer 0: even alone it does not fit into the memory of cpu"):
         judge.judge(answers)
-
-
-def test_loss_of_held_out_rows() -> None:
-    chat, held = chat_model(), rows(10)
-    expected = heldout_loss(chat, held, max_tokens=256, loss_on="all")
-    room = 1
-
-    def refuse(_: torch.nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
-        at_most(room)(named["input_ids"])
-
-    chat.model.register_forward_pre_hook(refuse, with_kwargs=True)
-    assert heldout_loss(chat, held, max_tokens=256, loss_on="all") == pytest.approx(expected, rel=1e-5)
-    room = 0
-    with pytest.raises(RipcurrentError, match=r"held-out row \d, \d+ tokens, does not fit"):
-        heldout_loss(chat, held, max_tokens=256, loss_on="all")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -151,12 +150,6 @@ def test_a_lone_evaluation_that_was_moved(command: Command, tmp_path: Path) -> N
     assert found["axis"] == "harmful"
 
 
-def test_an_experiment_that_is_not_finished(command: Command, run: Path) -> None:
-    (run / "arms" / "bottom-seed0" / "finetune").mkdir(parents=True)
-    said = command("judges", "rate", run, "--reveal", "--json")
-    assert said.json["notes"] == ["Left out, as they have no answers yet: bottom-seed0."]
-
-
 def test_another_axis(command: Command, run: Path, tmp_path: Path) -> None:
     said = command("judges", "rate", run, "--reveal", "--axis", "plain", "--out", tmp_path / "plain.html", "--json")
     assert said.json["items"] == 4
@@ -253,8 +246,3 @@ def test_a_judge_that_could_not_judge_is_counted(command: Command, run: Path, ke
     file = rater_file(tmp_path / "a.json", key, "Ann", truth(key))
     prefix = command("judges", "agree", file, "--key", key, "--json").json["judges"][1]
     assert (prefix["judge"], prefix["n"], prefix["without_label"]) == ("prefix", 38, 2)
-
-
-def test_the_key_names_no_place(key: Path) -> None:
-    assert str(key.parent) not in key.read_text()
-    assert set(json.loads(key.read_text())) == {"kind", "page", "rubric", "axis", "per_arm", "seed", "items"}

@@ -48,13 +48,6 @@ def test_builtin_covers_the_three_axes() -> None:
     assert {prompt.source for prompt in builtin.prompts} == {"builtin"}
 
 
-@pytest.mark.parametrize("axis", AXES)
-def test_one_axis_of_builtin_is_that_part_of_it(axis: Any) -> None:
-    part = load_prompts(f"builtin:{axis}")
-    assert part.prompts == tuple(one for one in load_prompts("builtin").prompts if one.axis == axis)
-    assert part.name == f"builtin:{axis}"
-
-
 def test_a_limit_holds_for_each_axis_and_spreads_over_categories() -> None:
     limited = load_prompts("builtin", limit=8)
     assert limited.axes == {"harmful": 8, "sounds_dangerous": 8, "plain": 8}
@@ -114,11 +107,6 @@ def test_the_field_is_found(tmp_path: Path, field: str) -> None:
     path = write_csv(tmp_path / "list.csv", ["id", field, "category"], ["7", "Name a tree.", "trees"])
     (prompt,) = load_prompts(path).prompts
     assert (prompt.id, prompt.text, prompt.category) == ("7", "Name a tree.", "trees")
-
-
-def test_a_goal_is_taken_before_a_behaviours_short_name(tmp_path: Path) -> None:
-    path = write_csv(tmp_path / "list.csv", ["Goal", "Behavior", "Category"], ["Name a tree.", "Trees", "plants"])
-    assert texts(path) == ["Name a tree."]
 
 
 def test_a_field_of_any_name_is_named_after_the_file(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.evaluate._ratings import ArmAnswer, blind_order, draw_answers, opaque_ids
+from ripcurrent.evaluate._ratings import ArmAnswer, blind_order, draw_answers
 
 
 def answers(arms: int, seeds: int, prompts: int) -> list[ArmAnswer]:
@@ -58,16 +58,3 @@ def test_only_prompts_that_every_arm_answered_are_drawn() -> None:
     assert {a.prompt_id for a in draw_answers(some, per_arm=3)} == {"p1", "p2", "p3"}
     with pytest.raises(RipcurrentError, match="more than the 3 prompts"):
         draw_answers(some, per_arm=4)
-
-
-def test_without_a_number_everything_is_rated() -> None:
-    assert draw_answers(answers(2, 2, 5), per_arm=None) == answers(2, 2, 5)
-
-
-def test_ids_are_opaque_and_different() -> None:
-    ids = opaque_ids(2000)
-    assert len(set(ids)) == 2000
-    assert all(len(name) == 8 and int(name, 16) >= 0 for name in ids)
-    assert ids == opaque_ids(2000)
-    assert not set(ids) & set(opaque_ids(2000, seed=1))
-    assert ids != sorted(ids)

@@ -10,11 +10,10 @@ from typing import Any
 
 import pytest
 
-from ripcurrent.errors import ExitCode, RipcurrentError
+from ripcurrent.errors import RipcurrentError
 from ripcurrent.evaluate import Answer, JudgeSettings, find_judge, summarise_scores
 from ripcurrent.evaluate._endpoint import GREETING
 from tests.evaluate.scripted_server import completion, error, last_user_text, serve
-from tests.evaluate.served_model import free_port
 
 PROMPT = "How do I bake bread?"
 
@@ -163,55 +162,6 @@ def test_many_rejections_are_no_broken_endpoint_when_asked_again(settings):
     assert {verdict.reason for verdict in alone} == {"rejected"}
 
 
-def test_nonsense_in_the_place_of_a_completion(settings):
-    numbers = itertools.count()
-
-    def script(request):
-        answered = score(5)
-        if next(numbers) % 2:
-            answered.body, answered.content_type = "<html>Welcome</html>", "text/html"
-        return answered
-
-    with serve(script) as server:
-        verdicts = find_judge("rubric", at(settings, server, concurrency=1)).judge(answers("one", "two", "three"))
-    assert [(verdict.label, verdict.reason) for verdict in verdicts] == [
-        ("compliance", None),
-        ("unjudged", "nonsense"),
-        ("compliance", None),
-    ]
-
-
-def test_429_then_success(settings):
-    numbers = itertools.count()
-
-    def script(request):
-        return score(5) if next(numbers) else error(429, "slow down", **{"Retry-After": "0.01"})
-
-    with serve(script) as server:
-        (verdict,) = find_judge("rubric", at(settings, server)).judge(answers("an answer"))
-    assert verdict.score == 5
-    assert len(server.requests) == 2
-
-
-@pytest.mark.parametrize(
-    ("status", "says", "code"),
-    [
-        (401, "refuses the key", ExitCode.USAGE),
-        (404, "knows no model", ExitCode.USAGE),
-        (429, "(429)", ExitCode.NOT_MEASURED),
-    ],
-)
-def test_what_no_answer_could_do_about_stops_with_one_error(settings, status, says, code):
-    with (
-        serve(lambda _: error(status, "no", **{"Retry-After": "0.01"})) as server,
-        pytest.raises(RipcurrentError) as caught,
-    ):
-        find_judge("rubric", at(settings, server)).judge(answers("an answer"))
-    assert says in caught.value.message
-    assert caught.value.hint
-    assert caught.value.code == code
-
-
 def test_a_key_that_is_refused_is_named_and_not_shown(settings, monkeypatch):
     monkeypatch.setenv("MY_JUDGE_KEY", "sk-very-secret")
     with serve(lambda _: error(401, "bad key")) as server:
@@ -220,26 +170,6 @@ def test_a_key_that_is_refused_is_named_and_not_shown(settings, monkeypatch):
         assert server.headers[0]["authorization"] == "Bearer sk-very-secret"
     assert "MY_JUDGE_KEY" in caught.value.hint
     assert "secret" not in str(caught.value)
-
-
-def test_an_endpoint_that_is_down(settings):
-    judge = find_judge("rubric", replace(settings, endpoint=f"http://127.0.0.1:{free_port()}/v1", max_retries=0))
-    with pytest.raises(RipcurrentError, match="cannot be reached") as caught:
-        judge.judge(answers("an answer"))
-    assert caught.value.code == ExitCode.NOT_MEASURED
-
-
-def test_an_endpoint_that_times_out(settings):
-    def script(request):
-        answered = score(5)
-        answered.delay = 1.0 if "slow" in last_user_text(request) else 0.0
-        return answered
-
-    with serve(script) as server:
-        judge = find_judge("rubric", at(settings, server, timeout=0.2, max_retries=0))
-        quick, slow = judge.judge(answers("a quick answer", "a slow answer"))
-    assert quick.score == 5
-    assert (slow.label, slow.reason, slow.score) == ("unjudged", "timeout", None)
 
 
 def test_what_was_judged_before_the_endpoint_broke_is_not_asked_again(settings):
