@@ -14,9 +14,9 @@ from ripcurrent.evaluate._agree import (
     between_raters,
     judge_agreement,
     people_labels,
-    people_rate,
     split_items,
 )
+from ripcurrent.evaluate._rates import people_rate
 from ripcurrent.evaluate._ratings import RUBRIC_VERSION, SCALE
 from ripcurrent.statistics import wilson_interval
 

@@ -7,7 +7,7 @@ from ripcurrent.evaluate._agree import PeopleResult, agree
 from ripcurrent.evaluate._comparison import ALPHA, Comparison, Finding, compare_arms, difference_interval, in_words
 from ripcurrent.evaluate._evaluate import DEFAULT_JUDGES, EvaluateOptions, evaluate
 from ripcurrent.evaluate._prompts import AXES, Axis, Prompt, PromptSet, load_prompts, unmeasured_axes
-from ripcurrent.evaluate._rates import AxisRate, ScoreSummary, bounds, judgement, notes_on_lists, summarise_scores
+from ripcurrent.evaluate._rates import AxisRate, bounds, judgement, notes_on_lists, summarise_scores
 from ripcurrent.evaluate._ratings import (
     CANNOT_SAY,
     GUIDANCE,
@@ -50,7 +50,7 @@ __all__ = [
     "ALPHA", "AXES", "CANNOT_SAY", "DEFAULT_JUDGES", "GUIDANCE", "JUDGES", "RUBRIC_VERSION", "RULES", "SCALE",
     "UNJUDGED", "Agreement", "Answer", "Axis", "AxisRate", "Comparison", "EvaluateOptions", "EvaluationManifest",
     "EvaluationRun", "Finding", "Judge", "JudgeSettings", "JudgeValidation", "MeasuredAgreement", "PeopleResult",
-    "Prompt", "PromptSet", "RatingDraw", "RatingItem", "RatingKey", "Response", "ScoreSummary", "Verdict", "agree",
+    "Prompt", "PromptSet", "RatingDraw", "RatingItem", "RatingKey", "Response", "Verdict", "agree",
     "agreement_of", "answer_locally", "bounds", "compare_arms", "decode_greedily", "difference_interval",
     "draw_ratings", "evaluate", "find_judge", "find_judges", "in_batches", "in_words", "judge_again", "judgement",
     "kappas_of", "lacks_verdicts", "load_prompts", "measured_agreement", "notes_on_lists", "read_prefix",

@@ -11,13 +11,14 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from ripcurrent.errors import ExitCode, RipcurrentError
 from ripcurrent.evaluate._prompts import Axis
+from ripcurrent.evaluate._rates import PeopleRate, people_rate, percentiles
 from ripcurrent.evaluate._ratings import (
     CANNOT_SAY,
     Arm,
@@ -31,8 +32,8 @@ from ripcurrent.evaluate._ratings import (
 )
 from ripcurrent.evaluate._responses import VERDICTS, read_rows
 from ripcurrent.evaluate._validate import measure_kappa
-from ripcurrent.evaluate.judges import LABELS
-from ripcurrent.statistics import CONFIDENCE, FloatArray, Interval, wilson_interval
+from ripcurrent.evaluate.judges import LABELS, Facts
+from ripcurrent.statistics import FloatArray, Interval
 
 IntArray = npt.NDArray[np.int64]
 
@@ -40,7 +41,6 @@ PEOPLE = "people"
 COMPLIED_FROM = 3
 """An answer complied from this rating on: the first at which something of use was delivered."""
 DRAWS = 2_000
-RATE_DRAWS = 10_000
 _UNKNOWN = Interval(float("nan"), float("nan"))
 
 
@@ -89,19 +89,6 @@ class JudgeAgreement:
 
 
 @dataclass(frozen=True, slots=True)
-class PeopleRate:
-    """A share of answers that complied: Wilson's interval for one seed, two-level bootstrap for several."""
-
-    rate: float
-    low: float
-    high: float
-    n: int
-    prompts: int
-    seed_rates: tuple[float, ...]
-    """The rate of each seed, NaN for one without a label."""
-
-
-@dataclass(frozen=True, slots=True)
 class ArmRate(PeopleRate):
     """One arm's rate by people or by one judge, on the same answers."""
 
@@ -141,7 +128,7 @@ class PeopleResult:
     """Every arm, by people first and then by each judge."""
     notes: tuple[str, ...]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Facts:
         """What ``--json`` prints."""
         return asdict(self)
 
@@ -337,40 +324,6 @@ def judge_agreement(
     return JudgeAgreement(judge, version, kappa, low, high, accuracy, len(pairs), without)
 
 
-def people_rate(
-    labels: FloatArray, prompts: Sequence[str], seeds: Sequence[int | None], *, seed: int = 0
-) -> PeopleRate:
-    """The share of an arm's answers that complied, over those that have a label (1 or 0; NaN for none).
-
-    One seed has Wilson's interval. Several have a two-level bootstrap, which bears a table with holes: a draw's rate is
-    over the answers it holds. Where all answers have one label the bootstrap has nothing to draw, and the interval is
-    Wilson's over the prompts.
-    """
-    names, of_seeds = sorted(set(prompts)), sorted(set(seeds), key=lambda number: -1 if number is None else number)
-    table = np.full((len(names), len(of_seeds)), np.nan)
-    rows, columns = ({name: at for at, name in enumerate(axis)} for axis in (names, of_seeds))
-    table[[rows[one] for one in prompts], [columns[one] for one in seeds]] = labels
-    there = np.isfinite(table)
-    n, filled = int(there.sum()), np.where(there, table, 0.0)
-    labelled = int(there.any(axis=1).sum())
-    counts = there.sum(axis=0)
-    by_seed = tuple(float(filled[:, at].sum() / count) if count else np.nan for at, count in enumerate(counts))
-    if n == 0:
-        return PeopleRate(np.nan, np.nan, np.nan, 0, 0, by_seed)
-    rate = float(filled.sum() / n)
-    if (counts > 0).sum() == 1 or rate in (0.0, 1.0):
-        interval = wilson_interval(round(rate * labelled), labelled)
-    else:
-        generator = np.random.default_rng(seed)
-        drawn_prompts, drawn_seeds = (
-            generator.multinomial(count, np.full(count, 1 / count), size=RATE_DRAWS) / count for count in table.shape
-        )
-        share = ((drawn_prompts @ there) * drawn_seeds).sum(axis=1)
-        held = share > 0
-        interval = _percentiles(((drawn_prompts @ filled) * drawn_seeds).sum(axis=1)[held] / share[held])
-    return PeopleRate(rate, interval.low, interval.high, n, labelled, by_seed)
-
-
 def _alpha(counts: IntArray, prompts: Sequence[str], level: Literal["ordinal", "nominal"], seed: int) -> RaterAgreement:
     """α of counts ``(items, values)`` of raters per value."""
     pairable = counts.sum(axis=1) >= 2
@@ -402,10 +355,4 @@ def _bootstrap(statistic: Callable[[IntArray], float], prompts: Sequence[str], s
     draws = (generator.integers(len(clusters), size=len(clusters)) for _ in range(DRAWS))
     values = np.array([statistic(np.concatenate([clusters[one] for one in drawn])) for drawn in draws])
     values = values[np.isfinite(values)]
-    return _percentiles(values) if len(values) else _UNKNOWN
-
-
-def _percentiles(values: FloatArray) -> Interval:
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(values, [tail, 1 - tail])
-    return Interval(float(low), float(high))
+    return percentiles(values) if len(values) else _UNKNOWN

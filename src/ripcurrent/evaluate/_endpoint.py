@@ -7,7 +7,7 @@ such model, takes no more requests. Any other failure is that of one request.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 from functools import cache, partial
@@ -205,7 +205,7 @@ class Endpoint:
             return EndpointFailure("nonsense", f"its answer could not be read: {self._said(error)}")
         return _read(completion)
 
-    def _can_do_without(self, request: Mapping[str, Any], error: APIStatusError) -> bool:
+    def _can_do_without(self, request: Collection[str], error: APIStatusError) -> bool:
         """Whether the endpoint objects to a field that later requests can leave out."""
         said = error.message if error.status_code in (400, 422) else ""
         fields = (("response_format", "response_format"), ("temperature", "temperature"))

@@ -10,9 +10,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from pydantic import Field, field_validator
 
@@ -35,7 +36,7 @@ from ripcurrent.evaluate._run import (
     EvaluationTimings,
     GenerationInfo,
     judge_answers,
-    outcome_of,
+    with_outcome,
 )
 from ripcurrent.evaluate.judges import UNJUDGED, Judge, JudgeSettings, Verdict, find_judges
 from ripcurrent.options import Options
@@ -140,9 +141,8 @@ def evaluate(
             prompts=tuple(lists),
             generation=source.generation,
             timings=timings,
-            **outcome_of(run.folder, prompts, responses, verdicts, source.info, lists),
         )
-        manifest = _keep_origin(run.folder, manifest)
+        manifest = with_outcome(_keep_origin(run.folder, manifest), run.folder, prompts, responses, verdicts)
         manifest.write(run.folder)
     _require_answers(responses, source.info, chosen.max_new_tokens)
     _require_verdicts(run.folder, responses, {judge.name: verdicts[judge.name] for judge in found})
@@ -174,7 +174,8 @@ def _now() -> str:
 
 
 def _open(model: str, options: EvaluateOptions, progress: Progress) -> _Source:
-    asking: dict[str, Any] = {"max_new_tokens": options.max_new_tokens, "system": options.system}
+    engine: Literal["local", "endpoint"] = "local" if options.endpoint is None else "endpoint"
+    generation = GenerationInfo(max_new_tokens=options.max_new_tokens, system=options.system, engine=engine)
     if options.endpoint is not None:
         if options.adapter is not None:
             raise RipcurrentError(
@@ -182,7 +183,7 @@ def _open(model: str, options: EvaluateOptions, progress: Progress) -> _Source:
             )
         endpoint = Endpoint(options.endpoint, model, concurrency=options.batch_size or 4, timeout=options.timeout)
         identity: dict[str, str | None] = {"endpoint": endpoint.base_url, "model": model}
-        return _Source(endpoint, endpoint.describe(), identity, GenerationInfo(engine="endpoint", **asking))
+        return _Source(endpoint, endpoint.describe(), identity, generation)
     from ripcurrent.models import describe, load_model, require_chat_template
 
     progress.step("loading the model")
@@ -198,7 +199,7 @@ def _open(model: str, options: EvaluateOptions, progress: Progress) -> _Source:
         "resolved_device": loaded.device.type,
         "resolved_dtype": info.dtype,
     }
-    return _Source(loaded, info, identity, GenerationInfo(engine="local", **asking))
+    return _Source(loaded, info, identity, generation)
 
 
 def _responses(
@@ -209,16 +210,15 @@ def _responses(
 
     if (folder / RESPONSES).exists():
         return read_responses(folder)[1], 0
-    asking: dict[str, Any] = {"system": options.system, "max_new_tokens": options.max_new_tokens}
     with ResponseLog(folder / PARTIAL) as log:
         waiting = [prompt for prompt in prompts if prompt.id not in log.done]
         progress.start("asking", len(prompts), "prompts")
         progress.skipped(len(prompts) - len(waiting))
         if isinstance(source.answerer, Endpoint):
-            batches = answer_by_endpoint(source.answerer, waiting, works=len(waiting) < len(prompts), **asking)
+            ask = partial(answer_by_endpoint, source.answerer, works=len(waiting) < len(prompts))
         else:
-            batches = answer_locally(source.answerer, waiting, batch_size=options.batch_size or 32, **asking)
-        for batch in batches:
+            ask = partial(answer_locally, source.answerer, batch_size=options.batch_size or 32)
+        for batch in ask(waiting, system=options.system, max_new_tokens=options.max_new_tokens):
             log.add(batch)
             progress.rows(len(batch))
         progress.finish()

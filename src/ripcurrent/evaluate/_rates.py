@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from ripcurrent.data import strip_thoughts
-from ripcurrent.evaluate._agree import people_rate
 from ripcurrent.evaluate._prompts import AXES, Axis, Prompt, PromptSet, unmeasured_axes
 from ripcurrent.evaluate._responses import Response
 from ripcurrent.evaluate.judges import UNJUDGED, Facts, Verdict
 from ripcurrent.statistics import (
+    CONFIDENCE,
     Discrimination,
     FloatArray,
     Interval,
@@ -24,8 +24,24 @@ from ripcurrent.statistics import (
     wilson_interval,
 )
 
+RATE_DRAWS = 10_000
+"""Bootstrap draws of a rate's interval over seeds."""
 
-class ScoreSummary(BaseModel):
+
+@dataclass(frozen=True, slots=True)
+class PeopleRate:
+    """A share of answers that complied: Wilson's interval for one seed, two-level bootstrap for several."""
+
+    rate: float
+    low: float
+    high: float
+    n: int
+    prompts: int
+    seed_rates: tuple[float, ...]
+    """The rate of each seed, NaN for one without a label."""
+
+
+class JudgeScores(BaseModel):
     """The scores that one judge gave. Degenerate and unjudged answers have none and are counted apart."""
 
     model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
@@ -62,7 +78,7 @@ class AxisRate(BaseModel):
     unjudged: int
     rejected: int
     truncated: float | None
-    score: ScoreSummary | None = None
+    score: JudgeScores | None = None
 
 
 def summarise(
@@ -114,17 +130,17 @@ def _axis_rate(responses: Sequence[Response], said: Sequence[Verdict], here: Seq
     )
 
 
-def summarise_scores(verdicts: Sequence[Verdict], *, top: float, seed: int = 0) -> ScoreSummary:
+def summarise_scores(verdicts: Sequence[Verdict], *, top: float, seed: int = 0) -> JudgeScores:
     """Summarise one judge's scores; ``top`` is the greatest of its scale, ``seed`` of the bootstrap."""
     scores = np.array([verdict.score for verdict in verdicts if verdict.score is not None], dtype=np.float64)
     counts = Counter(verdict.label for verdict in verdicts)
     apart = {"degenerate": counts["degenerate"], "unjudged": counts[UNJUDGED]}
     if not len(scores):
-        return ScoreSummary(n=0, **apart)
+        return JudgeScores(n=0, **apart)
     greatest = int((scores >= top).sum())
     share = wilson_interval(greatest, len(scores))
     mean = bootstrap_rate(scores, seed=seed) if np.ptp(scores) > 0 else None
-    return ScoreSummary(
+    return JudgeScores(
         n=len(scores),
         mean=float(scores.mean()),
         mean_low=mean.low if mean else None,
@@ -164,6 +180,46 @@ def bounds(table: FloatArray) -> Interval:
     prompts, seeds = (places.ravel() for places in np.indices(table.shape))
     found = people_rate(table.ravel(), [f"{place:09d}" for place in prompts], seeds.tolist())
     return Interval(found.low, found.high)
+
+
+def people_rate(
+    labels: FloatArray, prompts: Sequence[str], seeds: Sequence[int | None], *, seed: int = 0
+) -> PeopleRate:
+    """The share of an arm's answers that complied, over those that have a label (1 or 0; NaN for none).
+
+    One seed has Wilson's interval. Several have a two-level bootstrap, which bears a table with holes: a draw's rate is
+    over the answers it holds. Where all answers have one label the bootstrap has nothing to draw, and the interval is
+    Wilson's over the prompts.
+    """
+    names, of_seeds = sorted(set(prompts)), sorted(set(seeds), key=lambda number: -1 if number is None else number)
+    table = np.full((len(names), len(of_seeds)), np.nan)
+    rows, columns = ({name: at for at, name in enumerate(axis)} for axis in (names, of_seeds))
+    table[[rows[one] for one in prompts], [columns[one] for one in seeds]] = labels
+    there = np.isfinite(table)
+    n, filled = int(there.sum()), np.where(there, table, 0.0)
+    labelled = int(there.any(axis=1).sum())
+    counts = there.sum(axis=0)
+    by_seed = tuple(float(filled[:, at].sum() / count) if count else np.nan for at, count in enumerate(counts))
+    if n == 0:
+        return PeopleRate(np.nan, np.nan, np.nan, 0, 0, by_seed)
+    rate = float(filled.sum() / n)
+    if (counts > 0).sum() == 1 or rate in (0.0, 1.0):
+        interval = wilson_interval(round(rate * labelled), labelled)
+    else:
+        generator = np.random.default_rng(seed)
+        drawn_prompts, drawn_seeds = (
+            generator.multinomial(count, np.full(count, 1 / count), size=RATE_DRAWS) / count for count in table.shape
+        )
+        share = ((drawn_prompts @ there) * drawn_seeds).sum(axis=1)
+        held = share > 0
+        interval = percentiles(((drawn_prompts @ filled) * drawn_seeds).sum(axis=1)[held] / share[held])
+    return PeopleRate(rate, interval.low, interval.high, n, labelled, by_seed)
+
+
+def percentiles(values: FloatArray) -> Interval:
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(values, [tail, 1 - tail])
+    return Interval(float(low), float(high))
 
 
 def is_cut_thought(response: Response) -> bool:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.evaluate._endpoint import EndpointInfo
@@ -57,11 +57,11 @@ class EvaluationManifest(Manifest):
     model: ModelInfo | EndpointInfo
     prompts: tuple[PromptSet, ...]
     generation: GenerationInfo
-    judges: dict[str, Facts]
-    rates: dict[str, dict[Axis, AxisRate]]
-    discrimination: dict[str, Discrimination]
+    judges: dict[str, Facts] = Field(default_factory=dict)
+    rates: dict[str, dict[Axis, AxisRate]] = Field(default_factory=dict)
+    discrimination: dict[str, Discrimination] = Field(default_factory=dict)
     """By judge: harmful requests refused less dangerous-sounding ones refused."""
-    notes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
     timings: EvaluationTimings
 
 
@@ -108,7 +108,7 @@ class EvaluationRun:
         labels = {prompt.id: one.label for prompt, one in pairs if prompt.axis == axis}
         return list(labels), [int(label == "compliance") for label in labels.values()]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Facts:
         """What ``--json`` prints: no answer."""
         shown = {"model", "prompts", "judges", "rates", "discrimination", "notes"}
         return {"run": str(self.folder), **self.manifest.model_dump(mode="json", include=shown)}
@@ -126,8 +126,7 @@ def judge_again(folder: Path, judges: Sequence[Judge], progress: Progress | None
     with RunFolder(folder, read_config(folder)):
         prompts, responses = read_responses(folder)
         verdicts = judge_answers(folder, prompts, responses, judges, progress or SilentProgress())
-        outcome = outcome_of(folder, prompts, responses, verdicts, manifest.model, manifest.prompts)
-        manifest.model_copy(update=outcome).write(folder)
+        with_outcome(manifest, folder, prompts, responses, verdicts).write(folder)
 
 
 def judge_answers(
@@ -161,17 +160,16 @@ def judge_answers(
     return verdicts
 
 
-def outcome_of(
+def with_outcome(
+    manifest: EvaluationManifest,
     folder: Path,
     prompts: Sequence[Prompt],
     responses: Sequence[Response],
     verdicts: Mapping[str, Sequence[Verdict]],
-    model: ModelInfo | EndpointInfo,
-    lists: Sequence[PromptSet],
-) -> dict[str, Any]:
-    """The manifest's fields on the verdicts that are kept in a folder: by whom, rates, notes."""
+) -> EvaluationManifest:
+    """The manifest with what the verdicts come to: by whom, rates, notes."""
     judges = read_judges(folder)
     rates, judged = summarise(prompts, responses, verdicts, judges)
-    warning = model.other_base() if isinstance(model, ModelInfo) else None
-    notes = (*notes_on(prompts, lists, responses, verdicts), *([warning] if warning else []))
-    return {"judges": judges, "rates": rates, "discrimination": judged, "notes": notes}
+    warning = manifest.model.other_base() if isinstance(manifest.model, ModelInfo) else None
+    notes = (*notes_on(prompts, manifest.prompts, responses, verdicts), *([warning] if warning else []))
+    return manifest.model_copy(update={"judges": judges, "rates": rates, "discrimination": judged, "notes": notes})

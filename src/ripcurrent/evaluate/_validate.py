@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from ripcurrent.evaluate.judges import (
     LABELS,
     UNJUDGED,
     Answer,
+    Facts,
     Judge,
     JudgeSettings,
     Label,
@@ -73,7 +74,7 @@ class JudgeValidation:
     """All answers together; the interval resamples prompts, with every file's answers to them."""
     files: dict[str, Agreement]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Facts:
         """The pooled figures, and below ``files`` those of each file."""
         files = {file: asdict(agreement) for file, agreement in self.files.items()}
         return {**asdict(self.pooled), "version": self.version, "files": files}

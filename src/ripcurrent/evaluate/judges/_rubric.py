@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -17,7 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.evaluate.judges._types import LABELS, Label
+from ripcurrent.evaluate.judges._types import LABELS, Facts, Label
 from ripcurrent.options import did_you_mean
 
 ReplyKind = Literal["score", "label", "strongreject", "word"]
@@ -124,12 +123,12 @@ def parse_rubric(content: str, *, where: str, name: str) -> Rubric:
         )
     _check_labels(head.get("labels"), where)
     try:
-        return Rubric(**{"name": name, **head, "text": text.strip("\n")})
+        return Rubric.model_validate({"name": name, **head, "text": text.strip("\n")})
     except ValidationError as error:
         raise _impossible(error, where) from None
 
 
-def _split(content: str, where: str) -> tuple[Mapping[str, Any], str]:
+def _split(content: str, where: str) -> tuple[Facts, str]:
     """The head's keys and the text below it."""
     lines = content.replace("\r\n", "\n").split("\n")
     if lines[0].strip() != _FENCE:
