@@ -1,4 +1,4 @@
-"""Finished experiments without any training: real scans' rows, answers drawn by the rows' mean score."""
+"""Finished experiments without any training: a made-up scan's rows, answers drawn by the sets' mean score."""
 
 from __future__ import annotations
 
@@ -11,67 +11,50 @@ from typing import Any
 import numpy as np
 from scipy.special import expit
 
-from ripcurrent.finetune import load_recipe
-from ripcurrent.runs import read_manifest, write_json
-from ripcurrent.select_old import read_scores
-from ripcurrent.select_old._table import ScoredRows
+from ripcurrent.data import DatasetInfo
+from ripcurrent.experiment import ExperimentConfig
+from ripcurrent.finetune import FinetuneManifest, FinetuneOptions, TrainedRows, TrainingFacts, load_recipe
+from ripcurrent.models import ModelInfo
+from ripcurrent.runs import write_json
+from ripcurrent.scan import ScanRun
 from tests.experiment.answers import write_evaluation
-from tests.report.fabricate import fabricate_run
+from tests.select.fabricate import fabricate
 
-SLOPE = 20.0
+SLOPE = 6.0
 """Logits per unit of the mean score."""
 ASKED = 100
-
-
-def fabricate_scan(folder: Path, *, rows: int = 240, seed: int = 7, **model: Any) -> Path:
-    """A finished scan of made-up rows, with all that says what scores rest on."""
-    fabricate_run(folder, rows=rows, seed=seed)
-    manifest = read_manifest(folder)
-    manifest["model"] |= {"template_sha256": "7e" * 32, "tokenizer_sha256": "70" * 32, **model}
-    write_json(folder / "manifest.json", manifest)
-    return folder
 
 
 class ScanRows:
     """The rows of a finished scan, to make arms of."""
 
-    def __init__(self, scan: Path) -> None:
-        scored = ScoredRows(read_scores(scan))
-        self.scan = scan
-        usable = scored.rows[scored.ok]
-        values = scored.scores(scored.default_ranking)[scored.ok]
-        self.riskiest_first: list[int] = usable[np.argsort(-values)].tolist()
-        self._score = dict(zip(usable.tolist(), values.tolist(), strict=True))
-        self._middle = float(values.mean())
-        self.ids: dict[int, str] = dict(zip(usable.tolist(), scored.ids(usable.tolist()), strict=True))
+    def __init__(self, folder: Path, rows: int = 240, seed: int = 7) -> None:
+        scores = np.random.default_rng(seed).normal(0.02, 0.1, rows)
+        self.run: ScanRun = fabricate(folder, rows, seed, columns={"gradient_balanced": scores.tolist()})
+        self.riskiest_first: list[int] = self.run.ranked("gradient_balanced").tolist()
 
     def mean(self, rows: Sequence[int]) -> float:
-        """Mean default score."""
-        return float(np.mean([self._score[row] for row in rows]))
+        return float(self.run.floats("gradient_balanced")[list(rows)].mean())
 
-    def share(self, rows: Sequence[int], slope: float = SLOPE) -> float:
+    def share(self, rows: Sequence[int]) -> float:
         """The share that a run on these rows answers."""
-        return float(expit(-0.4 + slope * (self.mean(rows) - self._middle)))
+        return float(expit(-0.4 + SLOPE * self.mean(rows)))
 
     def arms(self, sizes: Sequence[int] = (20, 40)) -> dict[str, list[int]]:
-        """Top, bottom, random and two mixtures of each size."""
-        order, found = self.riskiest_first, {}
+        """Top, bottom, random, and two mixtures of each size, none of which shares many rows with another."""
+        order, found, at = self.riskiest_first, {}, 0
         for size in sizes:
-            random = np.random.default_rng(size).permutation(order).tolist()
-            half = size // 2
+            rest = np.random.default_rng(size).permutation(order[80:-80]).tolist()
+            low = len(order) - at - size
             found |= {
-                f"top-{size}": order[:size],
-                f"bottom-{size}": order[-size:],
-                f"random-{size}": random[:size],
-                f"upper-{size}": order[:half] + [row for row in random if row not in order[:half]][: size - half],
-                f"lower-{size}": order[-half:] + [row for row in random if row not in order[-half:]][: size - half],
+                f"top-{size}": order[at : at + size],
+                f"bottom-{size}": order[low : low + size],
+                f"random-{size}": rest[:size],
+                f"upper-{size}": rest[: size // 2] + order[at : at + size - size // 2],
+                f"lower-{size}": rest[size : size + size // 2] + order[low : low + size - size // 2],
             }
+            at += size
         return found
-
-
-def row_hash(rows: ScanRows, row: int) -> str:
-    """A row's hash: that of its dataset and number, which stand for its text."""
-    return hashlib.sha256(f"{rows.scan} {row}".encode()).hexdigest()
 
 
 def fabricate_ladder(
@@ -83,54 +66,69 @@ def fabricate_ladder(
     name: str = "ladder",
     share: Callable[[Sequence[int]], float] | None = None,
     recipe: str = "embedded",
-    config: Mapping[str, Any] | None = None,
-    fingerprint: str | None = None,
+    fingerprint: str = "a",
     further: int = 0,
+    **config: Any,
 ) -> Path:
     """An experiment's folder whose arms trained on rows of one scan; ``further`` requests are answered by none."""
     folder.mkdir(parents=True)
-    manifest = read_manifest(rows.scan)
-    keys = {"name": name, "run": str(rows.scan), "scans": {}, "system": None, "max_new_tokens": 48}
-    keys |= {"prompts": [{"source": "asked.jsonl"}], **(config or {})}
-    write_json(folder / "experiment.json", keys)
+    keys = {"name": name, "run": str(rows.run.folder), "arms": {"top": {"select": "top"}}, "max_new_tokens": 48}
+    written = ExperimentConfig(**{**keys, **config}).model_dump_json()
+    (folder / "experiment.json").write_text(written, encoding="utf-8")
     prompts = [
         {"id": f"{axis}-{n}", "prompt": f"{axis} {n}", "axis": axis, "category": "fraud", "source": "asked.jsonl"}
         for axis, count in (("harmful", ASKED + further), ("plain", 5))
         for n in range(count)
     ]
     (folder / "prompts.jsonl").write_text("".join(json.dumps(one) + "\n" for one in prompts), encoding="utf-8")
-    chosen = load_recipe(recipe)
     for arm, indices in arms.items():
         for seed in range(seeds):
             place = folder / "arms" / f"{arm}-seed{seed}"
             answered = round(ASKED * (share or rows.share)(indices))
 
             def says(judge: str, prompt_id: str, answered: int = answered) -> str:
-                del judge
                 axis, _, number = prompt_id.partition("-")
                 return "compliance" if axis == "harmful" and int(number) < answered else "refusal"
 
             write_evaluation(place / "evaluation", prompts, ("prefix",), says)
-            rule = {"select": "top"}
-            write_json(place / "arm.json", {"arm": arm, "seed": seed, "status": "finished", "identity": {"rule": rule}})
-            write_json(place / "rows" / f"{arm}.json", {"indices": sorted(indices)})
-            write_json(
-                place / "finetune" / "manifest.json",
-                {
-                    "model": {
-                        "fingerprint": fingerprint or manifest["model"]["fingerprint"],
-                        "template_sha256": manifest["model"]["template_sha256"],
-                    },
-                    "rows": {
-                        "trained": len(indices),
-                        "tokens_sha256": hashlib.sha256(json.dumps(sorted(indices)).encode()).hexdigest(),
-                    },
-                    "training": {"steps": chosen.total_steps(len(indices))},
-                    "recipe": chosen.model_dump(mode="json"),
-                    "options": {"max_tokens": 1024, "loss_on": "all"},
-                    "seeds": {"seed": seed},
-                },
-            )
-            lines = [{"id": rows.ids[row], "sha256": row_hash(rows, row), "trained": True} for row in indices]
-            (place / "finetune" / "rows.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))
+            identity = {"rule": {"select": "top"}, "recipe": {}, "rows_sha256": ""}
+            write_json(place / "arm.json", {"arm": arm, "seed": seed, "status": "finished", "identity": identity})
+            write_training(place / "finetune", rows, indices, seed, recipe, fingerprint)
     return folder
+
+
+def write_training(
+    folder: Path, rows: ScanRows, indices: Sequence[int], seed: int, recipe: str, fingerprint: str
+) -> None:
+    chosen = load_recipe(recipe)
+    folder.mkdir(parents=True)
+    FinetuneManifest(
+        version="0",
+        command="finetune",
+        dataset=DatasetInfo(path="x", name="x", sha256="x", format="messages", container="jsonl", rows=len(indices)),
+        rows=TrainedRows(
+            count=len(indices),
+            trained=len(indices),
+            left_out={},
+            truncated=0,
+            loss_tokens=1,
+            tokens_sha256=hashlib.sha256(json.dumps(sorted(indices)).encode()).hexdigest(),
+            file="rows.jsonl",
+        ),
+        model=ModelInfo(name="made up", fingerprint=fingerprint),
+        recipe=chosen,
+        options=FinetuneOptions(seed=seed),
+        training=TrainingFacts(
+            kind="model",
+            steps=chosen.total_steps(len(indices)),
+            resumed_from=0,
+            first_loss=1.0,
+            last_loss=1.0,
+            seconds=1.0,
+            trained_parameters=1,
+            compute="float32",
+        ),
+    ).write(folder)
+    ids = rows.run.ids(list(indices))
+    lines = [{"row": n, "id": own, "sha256": own, "trained": True} for n, own in enumerate(ids)]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines), encoding="utf-8")

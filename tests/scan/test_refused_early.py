@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from ripcurrent.forecast._calibrate_data import calibrate_data
 
 import ripcurrent as rc
 from ripcurrent.errors import ExitCode, RipcurrentError
-from ripcurrent.forecast._calibrate_data import calibrate_data
 from ripcurrent.scan._check_anchors import check_anchors
 from tests.forecast.ladder_folder import ScanRows, fabricate_ladder, fabricate_scan
 from tests.tiny_scan import EXACT, good_rows, write_jsonl

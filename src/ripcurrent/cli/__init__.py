@@ -1,4 +1,4 @@
-"""The command line: parses, calls ``api``, prints. Nothing heavy is imported before a command runs."""
+"""The command line: parses, calls a verb, prints. Nothing heavy is imported before a command runs."""
 
 from __future__ import annotations
 
@@ -9,18 +9,20 @@ from typing import cast
 
 import typer
 
-from ripcurrent.cli._anchors import anchors_app
-from ripcurrent.cli._calibrate import calibrate_command
-from ripcurrent.cli._demo import demo_command
-from ripcurrent.cli._doctor import doctor_command
-from ripcurrent.cli._evaluate import evaluate_command
-from ripcurrent.cli._experiment import experiment_command
-from ripcurrent.cli._finetune import register as register_finetune
-from ripcurrent.cli._judges import judges_app
-from ripcurrent.cli._people import agree_command, rate_command
-from ripcurrent.cli._report import report_command
-from ripcurrent.cli._scan import scan_command
-from ripcurrent.cli._select import register as register_select
+from ripcurrent.cli import (
+    _anchors,
+    _calibrate,
+    _demo,
+    _doctor,
+    _evaluate,
+    _experiment,
+    _finetune,
+    _judges,
+    _report,
+    _scan,
+    _select,
+)
+from ripcurrent.cli._command import SETTABLE
 from ripcurrent.errors import ExitCode, RipcurrentError
 
 INTERRUPTED = 130
@@ -29,27 +31,20 @@ INTERRUPTED = 130
 # Newer versions of typer carry their own copy of click, older ones use the package: this is the base class in either.
 CommandLineError = cast(type[typer.BadParameter], typer.BadParameter.__mro__[2])
 
+__all__ = ["SETTABLE", "app", "main", "run"]
+
 app = typer.Typer(
     name="ripcurrent",
     help="Find the calm-looking rows of a fine-tuning set that carry a chat model's safety out.",
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+    rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("scan")(scan_command)
-register_select(app)
-register_finetune(app)
-app.command("evaluate")(evaluate_command)
-app.command("experiment")(experiment_command)
-app.command("calibrate")(calibrate_command)
-app.command("report")(report_command)
-app.add_typer(anchors_app, name="anchors")
-judges_app.command("rate")(rate_command)
-judges_app.command("agree")(agree_command)
-app.add_typer(judges_app, name="judges")
-app.command("doctor")(doctor_command)
-app.command("demo")(demo_command)
+for module in (
+    *(_doctor, _scan, _report, _select, _finetune, _evaluate, _experiment, _calibrate, _judges, _anchors, _demo),
+):
+    module.register(app)
 
 
 @app.callback(invoke_without_command=True)

@@ -22,6 +22,9 @@ SHORT = {"model": "-m", "out": "-o", "limit": "-n", "quiet": "-q"}
 ADVANCED = "Advanced"
 """Panel of the options that are not in sight at first."""
 
+SETTABLE: dict[str, dict[str, type[Options]]] = {}
+"""By command, the options that ``--set`` reaches, with the model of each."""
+
 METAVARS: dict[object, str] = {int: "N", float: "X", str: "TEXT", Path: "PATH", bool: ""}
 
 
@@ -33,8 +36,27 @@ class Output:
     quiet: bool = False
 
 
+def group(app: typer.Typer, name: str, about: str) -> typer.Typer:
+    """A group of commands, which prints its help where none of them is named."""
+    made = typer.Typer(help=about)
+
+    @made.callback(invoke_without_command=True)
+    def root(context: typer.Context) -> None:
+        if context.invoked_subcommand is None:
+            typer.echo(context.get_help(), err=True)
+            raise typer.Exit(1)
+
+    root.__doc__ = about
+    app.add_typer(made, name=name)
+    return made
+
+
 def command(
-    app: typer.Typer, name: str, panels: Mapping[str, Sequence[str]] | None = None, examples: Sequence[str] = ()
+    app: typer.Typer,
+    name: str,
+    panels: Mapping[str, Sequence[str]] | None = None,
+    examples: Sequence[str] = (),
+    without: Sequence[str] = (),
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Register a function as a command.
 
@@ -46,6 +68,7 @@ def command(
         name: What the user types.
         panels: Panel title to the options in it, fields and parameters alike; parameters it does not name stand first.
         examples: Command lines shown below the help.
+        without: Fields that mean nothing to the command.
     """
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
@@ -68,8 +91,10 @@ def command(
                 parameters += [_option(key, field, panel_of[key]) for key, field in fields if key in panel_of]
             else:
                 parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
-        if settable := {key: model for model in models.values() for key in model.model_fields if key not in panel_of}:
+        offered = {key: model for model in models.values() for key in model.model_fields if key not in without}
+        if settable := {key: model for key, model in offered.items() if key not in panel_of}:
             parameters.append(_set_option(settable))
+            SETTABLE[name] = settable
 
         @wraps(function)
         def run(**given: object) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ripcurrent.cli._scan import JSON, QUIET, show_summary
+from ripcurrent.cli._command import Output, command
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,37 +24,41 @@ It takes some minutes. It can be stopped at any time: the same command goes on. 
 """
 
 
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    command(app, "demo")(demo_command)
+
+
 def demo_command(
-    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Run folder; one with a demo in it is resumed.")] = Path(
-        "runs/demo"
-    ),
+    output: Output,
+    out: Annotated[
+        Path, typer.Option("-o", "--out", metavar="FOLDER", help="Run folder; one with a demo in it is resumed.")
+    ] = Path("runs/demo"),
     fresh: Annotated[
         bool,
         typer.Option("--fresh", help="Fine-tune and ask here, some ten minutes; else a stored result is shown."),
     ] = False,
     limit: Annotated[int | None, typer.Option(metavar="N", hidden=True, help="Only the first N rows.")] = None,
-    as_json: JSON = False,
-    quiet: QUIET = False,
 ) -> None:
     """Show the whole story on rows and a model that come with the package: scan, ranking, selection, page."""
     from rich.console import Console
 
-    from ripcurrent.cli._output import TerminalProgress, print_json
+    from ripcurrent.cli._output import print_json, progress_of
+    from ripcurrent.cli._summary import show_summary
     from ripcurrent.data import DEMO_ROWS, read_rows
     from ripcurrent.demo import run_demo
+    from ripcurrent.forecast import read_forecast
 
     console = Console(highlight=False)
-    if quiet or as_json:
-        demo = run_demo(out, fresh=fresh, limit=limit)
-    else:
+    if not output.quiet and not output.json:
         rows, _ = read_rows(DEMO_ROWS, limit=limit).count_and_hash()
         console.print(INTRODUCTION.format(rows=rows, out=out), markup=False)
-        with TerminalProgress().shown() as progress:
-            demo = run_demo(out, fresh=fresh, progress=progress, limit=limit)
-    if as_json:
+    with progress_of(output) as progress:
+        demo = run_demo(out, fresh=fresh, progress=progress, limit=limit)
+    if output.json:
         print_json(demo.to_json())
-    elif not quiet:
-        show_summary(demo.scan)
+    elif not output.quiet:
+        show_summary(demo.scan, read_forecast(demo.scan))
         show_demo(demo, console)
 
 
@@ -96,7 +100,7 @@ def show_demo(demo: Demo, console: Console) -> None:
     ):
         console.print(f"  {label:<12}{path}", soft_wrap=True, markup=False)
     console.print("\n[bold]Your own data[/bold]")
-    for command, purpose in (
+    for line, purpose in (
         ("ripcurrent doctor DATASET --model M", "how it is read, and how long a scan takes"),
         ("ripcurrent scan DATASET --model M", "score every row"),
         ("ripcurrent select runs/DATASET --top 100", "the riskiest and their controls, in the dataset's own format"),
@@ -105,7 +109,7 @@ def show_demo(demo: Demo, console: Console) -> None:
             "train on them and on controls: is it more than chance?",
         ),
     ):
-        console.print(f"  {command:<52}{purpose}", soft_wrap=True, markup=False)
+        console.print(f"  {line:<52}{purpose}", soft_wrap=True, markup=False)
 
 
 ARMS = {

@@ -2,31 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ripcurrent.cli._scan import (
-    ADAPTER,
-    ANCHORS,
-    ATTENTION,
-    DEVICE,
-    DTYPE,
-    FORMAT,
-    JSON,
-    LIMIT,
-    LOSS_ON,
-    MAP,
-    MAX_TOKENS,
-    MEMORY,
-    QUIET,
-    ROW_TOKENS,
-    SCOPE,
-    SIGNALS,
-    TOKEN_BUDGET,
-    WINDOWS,
-    parse_row_tokens,
-)
+from ripcurrent.cli._command import ADVANCED, Output, command
+from ripcurrent.cli._scan import DATASET
+from ripcurrent.scan import ScanOptions
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -44,68 +26,39 @@ SIGNAL_NAMES = {
 }
 
 
+PANELS = {
+    "Model": ("model", "adapter", "device", "dtype"),
+    "Data": ("format", "mapping", "limit", "max_tokens"),
+    ADVANCED: ("anchors", "signals", "windows", "memory"),
+}
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    examples = ("ripcurrent doctor support.jsonl -m Qwen/Qwen2.5-7B-Instruct",)
+    command(app, "doctor", PANELS, examples, without=("anchor_check", "tokens", "shard_rows", "seed"))(doctor_command)
+
+
 def doctor_command(
-    dataset: Annotated[
-        str | None, typer.Argument(metavar="DATASET", help="File, folder, 'pattern*', or hf:owner/name[:split].")
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(metavar="M", help="Hub id, folder, .gguf file, or embedded (also with a DATASET alone)."),
-    ] = None,
-    adapter: ADAPTER = None,
-    format: FORMAT = None,
-    mapping: MAP = None,
-    max_tokens: MAX_TOKENS = 1024,
-    loss_on: LOSS_ON = "all",
-    scope: SCOPE = "all",
-    signals: SIGNALS = "all",
-    anchors: ANCHORS = "builtin",
-    row_tokens: ROW_TOKENS = "all",
-    windows: WINDOWS = False,
-    memory: MEMORY = None,
-    token_budget: TOKEN_BUDGET = None,
-    device: DEVICE = None,
-    dtype: DTYPE = None,
-    attention: ATTENTION = "sdpa",
-    limit: LIMIT = None,
-    as_json: JSON = False,
-    quiet: QUIET = False,
+    context: typer.Context,
+    options: ScanOptions,
+    output: Output,
+    dataset: Annotated[str | None, DATASET] = None,
 ) -> None:
     """Look at the environment and, with a dataset, at its rows, and forecast the time and memory of a scan.
 
-    Nothing is left behind. With a dataset a few of its batches are run on the model.
+    Nothing is left behind. With a dataset or a model a few batches are run on the model.
     """
-    from ripcurrent.cli._output import TerminalProgress, print_json
-    from ripcurrent.data import parse_mapping
+    from ripcurrent.cli._output import is_default, print_json, progress_of
     from ripcurrent.scan import doctor
 
-    changes: dict[str, Any] = {
-        "model": model,
-        "adapter": adapter,
-        "format": format,
-        "mapping": parse_mapping(mapping) if mapping else None,
-        "max_tokens": max_tokens,
-        "loss_on": loss_on,
-        "scope": scope,
-        "signals": signals,
-        "anchors": anchors,
-        "row_tokens": parse_row_tokens(row_tokens),
-        "windows": windows,
-        "memory": memory,
-        "token_budget": token_budget,
-        "device": device,
-        "dtype": dtype,
-        "attention": attention,
-        "limit": limit,
-    }
-    if quiet or as_json:
-        found = doctor(dataset, **changes)
-    else:
-        with TerminalProgress().shown() as progress:
-            found = doctor(dataset, progress=progress, **changes)
-    if as_json:
+    with progress_of(output) as progress:
+        # without a dataset a model is looked at only where it is named
+        model = None if is_default(context, "model") else options.model
+        found = doctor(dataset, model=model, progress=progress, **options.model_dump(exclude={"model"}))
+    if output.json:
         print_json(found.to_json())
-    elif not quiet:
+    elif not output.quiet:
         show_diagnosis(found)
 
 
@@ -189,7 +142,7 @@ def _show_dataset(console: Console, dataset: DatasetReport) -> None:
 def _masked(row: RenderedRow, colour: bool) -> Text:
     from rich.text import Text
 
-    from ripcurrent.cli._scan import harmless
+    from ripcurrent.cli._text import harmless
 
     text = Text()
     for part in row.parts:

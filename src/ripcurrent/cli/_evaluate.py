@@ -4,115 +4,85 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ripcurrent.cli._judge_options import (
-    JUDGE,
-    JUDGE_CONCURRENCY,
-    JUDGE_ENDPOINT,
-    JUDGE_KEY_ENV,
-    JUDGE_MAX_TOKENS,
-    JUDGE_MODEL,
-    JUDGE_TIMEOUT,
-    judge_settings,
-)
-from ripcurrent.cli._scan import ADAPTER, DTYPE, JSON, QUIET, SPREAD_DEVICE, harmless
+from ripcurrent.cli._command import ADVANCED, Output, command
+from ripcurrent.cli._judging import FLAGS, JudgingOptions
+from ripcurrent.cli._text import harmless
+from ripcurrent.errors import RipcurrentError
+from ripcurrent.evaluate import EvaluateOptions
 
 if TYPE_CHECKING:
     from ripcurrent.evaluate import Axis, AxisRate, EvaluationRun
 
+PANELS = {
+    "Model": ("adapter", "endpoint", "device", "dtype"),
+    "Prompts": ("prompts", "limit", "max_new_tokens", "judge"),
+    ADVANCED: ("axis", "system", "batch_size", "timeout", *FLAGS),
+}
+EXAMPLES = (
+    "ripcurrent evaluate -m BASE -o runs/before",
+    "ripcurrent evaluate -m BASE --adapter runs/tuned/adapter -o runs/after",
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    command(app, "evaluate", PANELS, EXAMPLES)(evaluate_command)
+
 
 def evaluate_command(
     context: typer.Context,
-    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Run folder.")],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="FOLDER", help="Run folder.")],
+    options: EvaluateOptions,
+    judging: JudgingOptions,
+    output: Output,
     model: Annotated[
-        str, typer.Option(metavar="M", help="Hub id, folder, .gguf file, or embedded; with --endpoint its name there.")
+        str,
+        typer.Option(
+            "-m",
+            "--model",
+            metavar="M",
+            help="Hub id, folder, .gguf file or embedded; its name at --endpoint.",
+        ),
     ] = "embedded",
-    adapter: ADAPTER = None,
-    prompts: Annotated[
-        list[str] | None,
-        typer.Option(metavar="P", help="builtin, builtin:AXIS, a file or hf:owner/name; repeatable."),
-    ] = None,
-    axis: Annotated[
-        str, typer.Option(help="Of prompts that do not say theirs: harmful, sounds_dangerous or plain.")
-    ] = "harmful",
-    limit: Annotated[
-        int | None, typer.Option(metavar="N", help="Only the first N prompts of each axis and set.")
-    ] = None,
-    max_new_tokens: Annotated[int, typer.Option(metavar="N", min=1, help="Longest answer.")] = 64,
-    batch_size: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Prompts at once: 32 here, 4 at an endpoint.")
-    ] = None,
-    system: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="System prompt; the template's own unless given.")
-    ] = None,
-    endpoint: Annotated[
-        str | None, typer.Option(metavar="URL", help="OpenAI-compatible endpoint that answers, as http://host:8000/v1.")
-    ] = None,
-    timeout: Annotated[
-        float, typer.Option(metavar="S", help="Seconds that the endpoint may be silent in one attempt of five.")
-    ] = 60.0,
-    judges: JUDGE = None,
-    judge_endpoint: JUDGE_ENDPOINT = None,
-    judge_model: JUDGE_MODEL = None,
-    judge_key_env: JUDGE_KEY_ENV = None,
-    judge_timeout: JUDGE_TIMEOUT = 60.0,
-    judge_concurrency: JUDGE_CONCURRENCY = 4,
-    judge_max_tokens: JUDGE_MAX_TOKENS = None,
-    device: SPREAD_DEVICE = None,
-    dtype: DTYPE = None,
     reveal: Annotated[
         bool, typer.Option("--reveal", help="Also print what was asked and answered; else rates only.")
     ] = False,
-    as_json: JSON = False,
-    quiet: QUIET = False,
 ) -> None:
     """Ask a model harmful, dangerous-sounding and plain prompts, and have its answers judged.
 
     Answers are kept: given again after a stop, the command asks only the rest, and with other judges it asks nothing.
     """
-    from contextlib import nullcontext
-
-    from ripcurrent.cli._output import TerminalProgress, is_default, print_json, say_default_model
-    from ripcurrent.errors import RipcurrentError
+    from ripcurrent.cli._output import is_default, print_json, progress_of, say_default_model
     from ripcurrent.evaluate import DEFAULT_JUDGES, evaluate
-    from ripcurrent.progress import SilentProgress
 
-    options: dict[str, Any] = {
-        "adapter": adapter,
-        "prompts": prompts or ["builtin"],
-        "axis": axis,
-        "limit": limit,
-        "max_new_tokens": max_new_tokens,
-        "batch_size": batch_size,
-        "system": system,
-        "endpoint": endpoint,
-        "timeout": timeout,
-        "device": device,
-        "dtype": dtype,
-    }
-    settings = judge_settings(
-        judge_endpoint, judge_model, judge_key_env, judge_timeout, judge_concurrency, judge_max_tokens, device
-    )
-    if endpoint is None:
-        say_default_model(context, quiet)
+    if options.endpoint is None:
+        say_default_model(context, output.quiet)
     elif is_default(context, "model"):
         raise RipcurrentError(
             "--endpoint is given without --model: it is not said which of its models is to answer.",
             "Add --model with its name there.",
         )
-    elif dtype is not None:
-        raise RipcurrentError(f"--dtype {dtype} is for a model here, and --endpoint answers.", "Leave one of them out.")
-    with nullcontext(SilentProgress()) if quiet else TerminalProgress().shown() as progress:
-        result = evaluate(
-            model, out=out, judges=judges or DEFAULT_JUDGES, judge_settings=settings, progress=progress, **options
+    elif options.dtype is not None:
+        raise RipcurrentError(
+            f"--dtype {options.dtype} is for a model here, and --endpoint answers.", "Leave one of them out."
         )
-    if as_json:
-        print_json(result.to_json())
-    elif not quiet:
-        _show(result, reveal)
+    with progress_of(output) as progress:
+        run = evaluate(
+            model,
+            out=out,
+            options=options,
+            judges=judging.judge or DEFAULT_JUDGES,
+            judge_settings=judging.settings(options.device),
+            progress=progress,
+        )
+    if output.json:
+        print_json(run.to_json())
+    elif not output.quiet:
+        _show(run, reveal)
 
 
 def _show(result: EvaluationRun, reveal: bool) -> None:

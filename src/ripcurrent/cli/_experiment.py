@@ -7,51 +7,62 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ripcurrent.cli._scan import JSON, QUIET
+from ripcurrent.cli._command import Output, command
 
 if TYPE_CHECKING:
     from ripcurrent.experiment import ArmComparison, ExperimentResults, Sweep
+
+
+EXAMPLES = (
+    "ripcurrent experiment list",
+    "ripcurrent experiment own --run runs/support --recipe lora --size 1000",
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    command(app, "experiment", examples=EXAMPLES)(experiment_command)
 
 
 def experiment_command(
     file: Annotated[
         str, typer.Argument(metavar="FILE|NAME", help="A YAML file, a ready experiment by its name, or list.")
     ],
-    model: Annotated[str | None, typer.Option(metavar="M", help="Another model than the file's.")] = None,
+    output: Output,
+    model: Annotated[
+        str | None, typer.Option("-m", "--model", metavar="M", help="Another model than the file's.")
+    ] = None,
     recipe: Annotated[str | None, typer.Option(metavar="R", help="Another recipe than the file's.")] = None,
     run: Annotated[
         Path | None, typer.Option(metavar="SCAN", help="Rows, scores and model of this finished scan, not the file's.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Run folder; runs/NAME unless named.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", metavar="FOLDER", help="Run folder; runs/NAME when left out.")
+    ] = None,
     size: Annotated[
         str | None, typer.Option(metavar="N|P%", help="Rows of an arm, or a share of the pool, not the file's.")
     ] = None,
     arms: Annotated[
         str | None, typer.Option(metavar="A,B", help="Run only these arms now; tables are of all that are finished.")
     ] = None,
-    seeds: Annotated[int | None, typer.Option(metavar="N", min=1, help="So many seeds from 0, not the file's.")] = None,
+    seeds: Annotated[int | None, typer.Option(metavar="N", min=1, help="N seeds from 0, not the file's.")] = None,
     no_anchor_check: Annotated[
         bool, typer.Option("--no-anchor-check", help="Scan even if the anchors do not separate on this model.")
     ] = False,
     gate: Annotated[bool, typer.Option("--gate", help="Exit with 3 when the verdict is worse than random.")] = False,
-    as_json: JSON = False,
-    quiet: QUIET = False,
 ) -> None:
     """Fine-tune on selections and controls, ask, judge, and say what is significant.
 
     Exits with 0 for a verdict, with 4 where there is not enough evidence for one, and with --gate with 3 for worse than
     random. Given again, the command goes on where it was stopped; finished arms are never repeated.
     """
-    from contextlib import nullcontext
-
-    from ripcurrent.cli._output import TerminalProgress, print_json
+    from ripcurrent.cli._output import print_json, progress_of
     from ripcurrent.errors import ExitCode, RipcurrentError
     from ripcurrent.experiment import parse_experiment, read_experiment_file, ready_experiments, run_experiment
-    from ripcurrent.progress import SilentProgress
 
     if file == "list":
         titles = ready_experiments()
-        if as_json:
+        if output.json:
             print_json(titles)
         else:
             typer.echo("\n".join(f"{name:18} {title}" for name, title in titles.items()))
@@ -73,7 +84,7 @@ def experiment_command(
     if no_anchor_check:
         _leave_out_anchor_check(values)
     folder = out or Path("runs") / str(values["name"])
-    with nullcontext(SilentProgress()) if quiet else TerminalProgress().shown() as progress:
+    with progress_of(output) as progress:
         chosen = [name.strip() for name in arms.split(",") if name.strip()] if arms is not None else None
         if chosen == []:
             raise RipcurrentError("--arms names no arm.", "Name some, or leave it out for all.")
@@ -101,9 +112,9 @@ def experiment_command(
     from ripcurrent.report import build_experiment_page
 
     build_experiment_page(result)
-    if as_json:
+    if output.json:
         print_json(result.to_json())
-    elif not quiet:
+    elif not output.quiet:
         _show(result)
     if gate and result.verdict == "worse than random":
         raise typer.Exit(int(ExitCode.GATE_FAILED))

@@ -7,20 +7,24 @@ from typing import Annotated
 
 import typer
 
-from ripcurrent.cli._scan import JSON, QUIET
+from ripcurrent.cli._command import Output, command
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    command(app, "report", examples=("ripcurrent report runs/support",))(report_command)
 
 
 def report_command(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished scan or of an experiment.")],
-    as_json: JSON = False,
-    quiet: QUIET = False,
+    output: Output,
 ) -> None:
     """Rebuild the page of a finished scan or of an experiment."""
     from ripcurrent.cli._output import print_json
     from ripcurrent.report import build
 
     path = build(run)
-    if as_json:
+    if output.json:
         print_json({"run": str(run), "report": str(path)})
-    elif not quiet:
+    elif not output.quiet:
         typer.echo(f"Page: {path}")

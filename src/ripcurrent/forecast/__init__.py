@@ -1,5 +1,43 @@
-"""A predictor fitted to finished runs, and its error on sources left out."""
+"""A predictor fitted to finished runs, and its error on sets and sources left out."""
 
-from ripcurrent.forecast._sentences import forecast_lines, read_forecast
+from ripcurrent.forecast._calibrate import FittedRun, calibrate, fit_ladder
+from ripcurrent.forecast._calibration import (
+    Calibration,
+    CalibrationSource,
+    Conditions,
+    ForecastError,
+    JudgedBy,
+    LeftOut,
+    NamedHash,
+    SetScore,
+    read_calibration,
+    shipped_calibrations,
+    write_calibration,
+)
+from ripcurrent.forecast._forecast import Forecast, SetForecast, forecast, read_forecast
+from ripcurrent.forecast._ladder import CalibrationRun, Ladder
+from ripcurrent.forecast._scored_with import ScoredWith
 
-__all__ = ["forecast_lines", "read_forecast"]
+__all__ = [
+    "Calibration",
+    "CalibrationRun",
+    "CalibrationSource",
+    "Conditions",
+    "FittedRun",
+    "Forecast",
+    "ForecastError",
+    "JudgedBy",
+    "Ladder",
+    "LeftOut",
+    "NamedHash",
+    "ScoredWith",
+    "SetForecast",
+    "SetScore",
+    "calibrate",
+    "fit_ladder",
+    "forecast",
+    "read_calibration",
+    "read_forecast",
+    "shipped_calibrations",
+    "write_calibration",
+]

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, model_validator
@@ -16,16 +13,17 @@ CONFIDENCE = 0.9
 _NODES = 201
 
 
-@dataclass(frozen=True, slots=True)
-class HarmForecast:
-    """The answered share of one training run on a set, before it is trained."""
+class HarmForecast(BaseModel):
+    """The share of harmful requests that one training run on a set will answer, with its 90 % interval."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     answered: float
-    """Share of the harmful requests answered, 0 to 1: the middle of the forecast."""
     low: float
-    """Lower end of the 90 % interval of what one run will show."""
     high: float
-    """Its upper end."""
+
+    def __str__(self) -> str:
+        return f"{100 * self.answered:.0f} % (90 % interval {100 * self.low:.0f} to {100 * self.high:.0f} %)"
 
 
 class HarmModel(BaseModel):
@@ -43,10 +41,6 @@ class HarmModel(BaseModel):
     """Mean of each fact over the runs."""
     spread: tuple[float, ...]
     """Standard deviation of each."""
-    lowest: tuple[float, ...]
-    """Least value that a run had."""
-    highest: tuple[float, ...]
-    """Largest one."""
     sources: tuple[str, ...]
     """The sources that the runs' rows came from, in the order of their coefficients."""
     coefficients: tuple[float, ...]
@@ -63,8 +57,8 @@ class HarmModel(BaseModel):
     @model_validator(mode="after")
     def _fits_together(self) -> HarmModel:
         facts, size = len(self.facts), 1 + len(self.facts) + len(self.sources)
-        if any(len(part) != facts for part in (self.centre, self.spread, self.lowest, self.highest)):
-            raise ValueError("centre, spread, lowest and highest have one number for each fact")
+        if len(self.centre) != facts or len(self.spread) != facts:
+            raise ValueError("centre and spread have one number for each fact")
         if len(self.coefficients) != size or [len(row) for row in self.covariance] != [size] * size:
             raise ValueError("coefficients and covariance belong to the intercept, the facts and the sources")
         if any(value <= 0 for value in self.spread):
@@ -95,21 +89,7 @@ class HarmModel(BaseModel):
         """What one run on a set will answer of ``asked`` requests like those that the model was fitted on."""
         mean, variance = self.logit(facts, source)
         low, high = predictive_interval(mean, variance, asked)
-        return HarmForecast(float(expit(mean)), low, high)
-
-    def describe(self) -> dict[str, Any]:
-        """The coefficients for people: slopes per fact with standard errors, deviations between runs."""
-        errors = np.sqrt(np.maximum(np.diag(np.array(self.covariance)), 0))
-        named = ("intercept", *self.facts, *(f"source {name}" for name in self.sources))
-        return {
-            "coefficients": {
-                name: {"logits": value, "standard_error": float(error)}
-                for name, value, error in zip(named, self.coefficients, errors, strict=True)
-            },
-            "deviation_between_sources": float(np.sqrt(self.variance_between_sources)),
-            "deviation_between_arms": float(np.sqrt(self.variance_between_arms)),
-            "deviation_between_seeds": float(np.sqrt(self.variance_between_seeds)),
-        }
+        return HarmForecast(answered=float(expit(mean)), low=low, high=high)
 
 
 def predictive_interval(mean: float, variance: float, asked: int) -> tuple[float, float]:

@@ -129,8 +129,6 @@ def fit_harm(trials: Trials) -> HarmModel:
         facts=trials.names,
         centre=tuple(centre.tolist()),
         spread=tuple(spread.tolist()),
-        lowest=tuple(trials.facts.min(axis=0).tolist()),
-        highest=tuple(trials.facts.max(axis=0).tolist()),
         sources=sources,
         coefficients=tuple(mean.tolist()),
         covariance=tuple(map(tuple, covariance.tolist())),

@@ -1,27 +1,58 @@
-"""The finished runs of experiments as a ladder: what each trained on, by its scores, and what it then answered."""
+"""The finished runs of experiments: what each trained on, by its set's cosine, and what it then answered."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+
+import numpy as np
+from pydantic import ValidationError
 
 from ripcurrent.errors import ExitCode, RipcurrentError
-from ripcurrent.experiment import HARMFUL, read_run
-from ripcurrent.forecast._calibration import CalibrationRun, JudgedBy, LeftOut, NamedHash, Source, with_set_cosine
-from ripcurrent.forecast._conditions import Conditions, harmful_sha256, recipe_sha256
-from ripcurrent.forecast._trained_rows import ScoredSource, row_hashes, trained_rows
-from ripcurrent.runs import read_json_lines, read_manifest
-from ripcurrent.scan._columns import COHERENCE, SUMMED
-from ripcurrent.scan._scored_with import ScoredWith
+from ripcurrent.experiment import HARMFUL, KEYS, ArmRecord, ExperimentConfig, read_run
+from ripcurrent.finetune import FinetuneRun, Recipe, as_trained
+from ripcurrent.forecast._calibration import (
+    SUMMED,
+    CalibrationSource,
+    Conditions,
+    JudgedBy,
+    LeftOut,
+    NamedHash,
+)
+from ripcurrent.forecast._coherence import SetScores
+from ripcurrent.forecast._scored_with import ScoredWith
+from ripcurrent.runs import read_json_lines
+from ripcurrent.scan import ScanRun
 
-CoherenceOfSource = Callable[[ScoredSource, Sequence[int], Path], float]
-"""How alike rows of a source are: of the source, their numbers, and a folder to keep it in."""
+SAME_SCORE = 1e-6
+"""Rows of one id are the same row where their scores differ by less."""
 
-AGAIN = "Run the experiment again with the same command: it goes on where it was stopped."
+
+@dataclass(frozen=True, slots=True)
+class CalibrationRun:
+    """One run that can be fitted."""
+
+    experiment: str
+    arm: str
+    seed: int
+    source: str
+    """Name of the dataset of its rows."""
+    tokens_sha256: str
+    """Hash of the tokens that it trained on: runs of one hash trained on the same set."""
+    rows: int
+    steps: int
+    cosine: float
+    """Its set's own cosine."""
+    answered: int
+    """Harmful requests answered; degenerate answers are not counted."""
+    asked: int
+    row_ids: frozenset[str] = frozenset()
+    """Ids of its rows, which tell what runs have in common; empty where they are not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,304 +61,258 @@ class Ladder:
 
     scored_with: ScoredWith
     """What their scores rest on."""
-    default_column: str
-    """The ranking column of the first experiment's scan."""
     conditions: Conditions
-    """What they have in common."""
-    sources: tuple[Source, ...]
+    sources: tuple[CalibrationSource, ...]
     """Where their rows come from, that of the first experiment first."""
     runs: tuple[CalibrationRun, ...]
-    """The runs."""
     left_out: tuple[LeftOut, ...]
     """Runs that cannot be used, and why."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Experiment:
-    """One experiment's folder."""
+class _Source:
+    """A finished scan whose rows runs may have trained on."""
 
-    folder: Path
-    name: str
-    config: Mapping[str, Any]
-    scans: Mapping[str, ScoredSource]
-    requests: Mapping[str, str]
-    """Ids of its harmful requests, and these."""
-    prompts: NamedHash
+    def __init__(self, folder: Path) -> None:
+        self.run = ScanRun.open(folder)
+        self.scored_with = ScoredWith.of(self.run.manifest)
+        self.name, self.sha256 = self.run.manifest.dataset.name, self.run.manifest.dataset.sha256
+
+    @cached_property
+    def _rows_of_id(self) -> Mapping[str, list[int]]:
+        found: dict[str, list[int]] = {}
+        for row, own in enumerate(self.run.strings("id")):
+            found.setdefault(own, []).append(row)
+        return found
+
+    def rows_of(self, ids: Sequence[str]) -> list[int] | None:
+        """Row numbers by id; None where an id is unknown or belongs to rows of different scores."""
+        scores, found = self.run.floats(SUMMED), []
+        for own in ids:
+            rows = self._rows_of_id.get(own, [])
+            if not rows or float(np.ptp(scores[rows])) > SAME_SCORE:
+                return None
+            found.append(rows[0])
+        return found
 
 
-def read_ladder(
-    folders: Sequence[Path],
-    scans: Sequence[Path] = (),
-    *,
-    judge: str = "prefix",
-    coherence: CoherenceOfSource | None = None,
-) -> Ladder:
-    """The finished runs of experiments, with the mean scores of their rows and what they answered of common requests.
+class _Stored:
+    """An experiment's folder."""
 
-    Scores are those of the first experiment's scan, or of scans that are comparable with it (same model, anchors,
-    options): an arm that chose its rows by other scores is described by these.
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        try:
+            self.config = ExperimentConfig.model_validate_json((folder / KEYS).read_text(encoding="utf-8"))
+            asked = [one for one in read_json_lines(folder / "prompts.jsonl") if one["axis"] == HARMFUL]
+            self.harmful = {str(one["id"]): str(one["prompt"]) for one in asked}
+        except (OSError, ValidationError, KeyError, TypeError) as error:
+            raise RipcurrentError(
+                f"{folder} holds no experiment.", "Name the folder that `ripcurrent experiment` wrote."
+            ) from error
+        if not self.harmful:
+            raise RipcurrentError(
+                f"The arms of {folder} were asked nothing harmful.", "Give prompts with the axis harmful."
+            )
+        sources = " and ".join(dict.fromkeys(Path(str(one["source"])).name for one in asked if one.get("source")))
+        texts = list(self.harmful.values())
+        self.prompts = NamedHash(name=sources or "prompts", sha256=harmful_sha256(texts), count=len(texts))
+
+    def scans(self) -> Iterator[Path]:
+        """The scans that its arms chose their rows by, the main one first."""
+        yield Path(self.config.run) if self.config.run else self.folder / "scans" / "main"
+        for name, one in self.config.scans.items():
+            folder = Path(one.run) if one.run else self.folder / "scans" / name
+            # one that no arm was run for yet may not have been made
+            if (folder / "scores.parquet").is_file():
+                yield folder
+
+    def arms(self) -> Iterator[tuple[ArmRecord, Path]]:
+        """The records of trained arms with their folders."""
+        for path in sorted((self.folder / "arms").glob("*/arm.json")):
+            record = ArmRecord.read(path.parent)
+            if record.seed is not None:
+                yield record, path.parent
+
+
+def read_ladder(folders: Sequence[Path], scans: Sequence[Path], judge: str, scores: SetScores) -> Ladder:
+    """The finished runs of experiments, with their sets' scores and what they answered of the requests that all share.
 
     Args:
-        folders: Folders of experiments of arms.
+        folders: Folders of experiments.
         scans: Further finished scans, for arms whose rows came from a file.
         judge: Whose verdicts count.
-        coherence: Measures how alike the rows of each run are; left out of the means unless given.
+        scores: Scores sets of rows.
 
     Raises:
-        RipcurrentError: A folder that holds no such experiment; experiments that cannot be joined (the first difference
-            is named); or no usable run.
+        RipcurrentError: A folder holds no experiment, experiments do not belong together (the first difference is
+            named), or no run can be used.
     """
-    experiments = [_open(folder, number) for number, folder in enumerate(folders)]
-    main = experiments[0].scans[""]
-    known: dict[str, ScoredSource] = {}
-    for one in (*(scan for each in experiments for scan in each.scans.values()), *map(ScoredSource, scans)):
-        if main.scored_with.difference(one.scored_with, main.scored.ranking_columns) is None:
-            # of scans of one file, with limits perhaps, the one of the most rows
-            known[one.sha256] = max(known.get(one.sha256, one), one, key=lambda scan: len(scan.scored.rows))
-    names = _source_names(known)
-    # requests that all were asked are those of the one that was asked the fewest
-    fewest = min(experiments, key=lambda one: one.prompts.count)
-    wanted = Counter(fewest.requests.values())
-    _refuse_other_questions(experiments, wanted)
-    runs: list[tuple[CalibrationRun, Mapping[str, Any], JudgedBy, str]] = []
+    experiments = [_Stored(folder) for folder in folders]
+    known = _sources(experiments, scans)
+    main, *_ = known
+    asked = _with_fewest_requests(experiments)
+    read: list[tuple[CalibrationRun, Conditions]] = []
     left_out: list[LeftOut] = []
-    for experiment in experiments:
-        asked = _asked_as(wanted, experiment.requests)
-        for marker, place in _markers(experiment):
-            found = _read(experiment, marker, place, known, names, main, judge, asked, coherence)
+    for number, experiment in enumerate(experiments):
+        name = f"{experiment.config.name}-{number + 1}" if number else experiment.config.name
+        for record, folder in experiment.arms():
+            found = _read(name, experiment, record, folder, known, judge, asked, scores)
             if isinstance(found, str):
-                left_out.append(
-                    LeftOut(experiment=experiment.name, arm=marker["arm"], seed=marker["seed"], reason=found)
-                )
+                left_out.append(LeftOut(experiment=name, arm=record.arm, seed=record.seed or 0, reason=found))
             else:
-                runs.append(found)
-    kept, common = _alike(runs, left_out)
-    if not kept:
-        reasons = "; ".join(f"{one.arm}: {one.reason}" for one in left_out[:2]) or "no arm is finished"
-        raise RipcurrentError(f"No run can be used ({reasons}).", AGAIN, code=ExitCode.NOT_MEASURED)
-    used = Counter(run.source for run in kept)
-    ordered = [main.sha256, *(sha256 for sha256 in known if sha256 != main.sha256)]
-    place_of = {names[sha256]: place for place, sha256 in enumerate(ordered)}
-    first = experiments[0]
-    return Ladder(
-        scored_with=main.scored_with,
-        default_column=main.scored.default_ranking,
-        conditions=Conditions(
-            recipe=dict(common[0]["recipe"]),
-            finetune={key: common[0]["options"].get(key) for key in ("max_tokens", "loss_on")},
-            prompts=fewest.prompts,
-            system=first.config.get("system"),
-            max_new_tokens=int(first.config["max_new_tokens"]),
-            judge=common[1],
-        ),
-        sources=tuple(
-            Source(
-                name=names[sha256],
-                sha256=sha256,
-                rows=int(known[sha256].scored.ok.sum()),
-                means=known[sha256].means() | _alikeness(known[sha256], None, known[sha256].folder, coherence),
-                runs=used[names[sha256]],
-            )
-            for sha256 in ordered
-            if used[names[sha256]]
-        ),
-        runs=tuple(sorted(kept, key=lambda run: place_of[run.source])),
-        left_out=tuple(left_out),
-    )
-
-
-def _open(folder: Path, number: int) -> _Experiment:
-    try:
-        config = json.loads((folder / "experiment.json").read_text(encoding="utf-8"))
-        texts = read_json_lines(folder / "prompts.jsonl")
-        asked = [one for one in texts if one["axis"] == HARMFUL]
-        harmful = {str(one["id"]): str(one["prompt"]) for one in asked}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RipcurrentError(
-            f"{folder} holds no experiment of arms.", "Name the folder that `ripcurrent experiment` wrote."
-        ) from error
-    if not harmful:
-        raise RipcurrentError(
-            f"The arms of {folder} were asked nothing harmful.", "Give prompts with the axis harmful."
+                read.append(found)
+    runs, conditions = _alike(read, left_out)
+    used = Counter(run.source for run in runs)
+    sources = tuple(
+        CalibrationSource(
+            name=one.name,
+            sha256=one.sha256,
+            rows=int(one.run.scored.sum()),
+            score=scores.of(one.run, np.flatnonzero(one.run.scored), one.run.folder),
+            runs=used[one.name],
         )
-    scans = {"": config.get("run") or folder / "scans" / "main"}
-    further = {
-        name: Path(one.get("run") or folder / "scans" / name) for name, one in (config.get("scans") or {}).items()
-    }
-    # one that no arm was run for yet may not have been made
-    scans |= {name: run for name, run in further.items() if (run / "scores.parquet").is_file()}
-    sha256 = harmful_sha256([*harmful.values()])
-    sources = " and ".join(dict.fromkeys(Path(str(one["source"])).name for one in asked if one.get("source")))
-    name = str(config.get("name") or folder.name)
-    return _Experiment(
-        folder,
-        f"{name}-{number + 1}" if number else name,
-        config,
-        {name: ScoredSource(Path(run)) for name, run in scans.items()},
-        harmful,
-        NamedHash(name=sources or "prompts", sha256=sha256, count=len(harmful)),
+        for one in known
+        if used[one.name]
     )
+    order = {one.name: place for place, one in enumerate(sources)}
+    ordered = tuple(sorted(runs, key=lambda run: order[run.source]))
+    return Ladder(main.scored_with, conditions, sources, ordered, tuple(left_out))
 
 
-def _asked_as(wanted: Mapping[str, int], requests: Mapping[str, str]) -> frozenset[str]:
-    """Ids of the requests that all were asked, each as often as where the fewest were."""
-    left = Counter(wanted)
-    found = []
-    for own, text in requests.items():
-        if left[text] > 0:
-            left[text] -= 1
-            found.append(own)
-    return frozenset(found)
+def recipe_sha256(recipe: Recipe) -> str:
+    """A recipe's hash; neither its name counts nor what changes memory alone."""
+    kept = {key: value for key, value in as_trained(recipe.model_dump(mode="json")).items() if key != "name"}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
-def _source_names(known: Mapping[str, ScoredSource]) -> dict[str, str]:
-    """A name for each dataset hash: its own, with a part of the hash where two have the same."""
-    counts = Counter(scan.name for scan in known.values())
-    return {
-        sha256: scan.name if counts[scan.name] == 1 else f"{scan.name} ({sha256[:8]})" for sha256, scan in known.items()
-    }
+def harmful_sha256(prompts: Sequence[str]) -> str:
+    """Hash of harmful requests, by which a calibration knows its own."""
+    return hashlib.sha256(json.dumps(list(prompts)).encode()).hexdigest()
 
 
-def _refuse_other_questions(experiments: Sequence[_Experiment], wanted: Counter[str]) -> None:
-    first = experiments[0]
-    for other in experiments[1:]:
-        differing = [name for name in ("system", "max_new_tokens") if first.config.get(name) != other.config.get(name)]
-        if not all(wanted <= Counter(one.requests.values()) for one in (first, other)):
-            differing.insert(0, "harmful requests")
-        if differing:
+def _sources(experiments: Sequence[_Stored], scans: Sequence[Path]) -> list[_Source]:
+    """The scans, each dataset once, the first experiment's first; those that score otherwise are left out."""
+    known: dict[str, _Source] = {}
+    for folder in (*(folder for one in experiments for folder in one.scans()), *scans):
+        one = _Source(folder)
+        first = next(iter(known.values()), one)
+        if first.scored_with.difference(one.scored_with) is None:
+            known.setdefault(one.sha256, one)
+    counts = Counter(one.name for one in known.values())
+    for one in known.values():
+        if counts[one.name] > 1:
+            one.name = f"{one.name} ({one.sha256[:8]})"
+    return list(known.values())
+
+
+def _with_fewest_requests(experiments: Sequence[_Stored]) -> _Stored:
+    """The experiment whose harmful requests all were asked.
+
+    Raises:
+        RipcurrentError: Another was not asked all of these.
+    """
+    fewest = min(experiments, key=lambda one: len(one.harmful))
+    for other in experiments:
+        if not Counter(fewest.harmful.values()) <= Counter(other.harmful.values()):
             raise RipcurrentError(
-                f"{other.folder} cannot be joined with {first.folder}: its {differing[0].replace('_', ' ')} differ.",
-                "Join experiments that ask the same requests, or these and more, in the same way.",
+                f"{other.folder} cannot be fitted with {fewest.folder}: their harmful requests differ.",
+                "Join experiments that ask the same requests, or these and more.",
             )
-
-
-def _markers(experiment: _Experiment) -> Iterator[tuple[Mapping[str, Any], Path]]:
-    """The completion markers of arms, with their folders; the untrained model is none."""
-    for path in sorted((experiment.folder / "arms").glob("*/arm.json")):
-        try:
-            marker = json.loads(path.read_text(encoding="utf-8"))
-            trained = marker["seed"] is not None and {"arm", "status", "identity"} <= marker.keys()
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise RipcurrentError(f"{path} is damaged.", "Remove that arm's folder to make it anew.") from error
-        if trained:
-            yield marker, path.parent
+    return fewest
 
 
 def _read(
-    experiment: _Experiment,
-    marker: Mapping[str, Any],
-    place: Path,
-    known: Mapping[str, ScoredSource],
-    names: Mapping[str, str],
-    main: ScoredSource,
+    name: str,
+    experiment: _Stored,
+    record: ArmRecord,
+    folder: Path,
+    known: Sequence[_Source],
     judge: str,
-    asked: frozenset[str],
-    coherence: CoherenceOfSource | None,
-) -> tuple[CalibrationRun, Mapping[str, Any], JudgedBy, str] | str:
-    """A run with its fine-tuning's manifest and its judge, or why it cannot be used."""
-    if marker["status"] != "finished":
+    asked: _Stored,
+    scores: SetScores,
+) -> tuple[CalibrationRun, Conditions] | str:
+    """A run with how it was trained, asked and judged; or why it cannot be used."""
+    if record.status != "finished":
         return "its training failed"
-    trained = read_manifest(place / "finetune")
+    trained = FinetuneRun.open(folder / "finetune").manifest
+    first = known[0]
     # a fresh LoRA is part of the fingerprint of a model that was scanned with one, and not of the model trained
-    if (
-        main.scored_with.options.get("scope") != "lora"
-        and trained["model"]["fingerprint"] != main.scored_with.fingerprint
-    ):
+    if first.run.options.scope != "lora" and trained.model.fingerprint != first.scored_with.fingerprint:
         return "another model was trained than the one that the scores are of"
-    found = trained_rows(marker["identity"]["rule"], place, experiment.scans, known)
-    if isinstance(found, str):
-        return found
-    source, rows = found
-    run = read_run(marker["arm"], marker["seed"], place / "evaluation")
+    lines = read_json_lines(folder / "finetune" / trained.rows.file)
+    ids = [str(line["id"]) for line in lines if line["trained"]]
+    places = ((one, one.rows_of(ids)) for one in known)
+    source, rows = next(((one, rows) for one, rows in places if rows is not None), (None, None))
+    if source is None or rows is None:
+        return "its rows are not among those of a comparable scan: give a scan of them with --scan"
+    run = read_run(record.arm, record.seed, folder / "evaluation")
     if judge not in run.labels:
         return f"judge {judge} did not judge it"
-    labels = [run.labels[judge][place] for place in run.places(HARMFUL) if run.prompt_ids[place] in asked]
+    texts = [experiment.harmful[run.prompt_ids[place]] for place in run.places(HARMFUL)]
+    verdicts = [run.labels[judge][place] for place in run.places(HARMFUL)]
+    labels = list(_of_common(verdicts, texts, Counter(asked.harmful.values())))
     if any(label not in ("compliance", "degenerate", "refusal") for label in labels):
         return f"judge {judge} did not judge every answer"
-    return (
-        CalibrationRun(
-            experiment=experiment.name,
-            arm=str(marker["arm"]),
-            seed=int(marker["seed"]),
-            source=names[source.sha256],
-            tokens_sha256=str(trained["rows"]["tokens_sha256"]),
-            rows=int(trained["rows"]["trained"]),
-            steps=int(trained["training"]["steps"]),
-            row_hashes=row_hashes(place),
-            means=with_set_cosine(
-                source.means(rows) | _alikeness(source, rows, place, coherence), int(trained["rows"]["trained"])
-            ),
-            answered=labels.count("compliance"),
-            degenerate=labels.count("degenerate"),
-            asked=len(labels),
-        ),
-        trained,
-        JudgedBy(name=judge, version=run.versions[judge]),
-        experiment.name,
+    try:
+        score = scores.of(source.run, rows, folder)
+    except RipcurrentError as error:
+        return error.message
+    found = CalibrationRun(
+        experiment=name,
+        arm=record.arm,
+        seed=record.seed or 0,
+        source=source.name,
+        tokens_sha256=trained.rows.tokens_sha256,
+        rows=trained.rows.trained,
+        steps=trained.training.steps,
+        cosine=score.cosine(trained.rows.trained),
+        answered=labels.count("compliance"),
+        asked=len(labels),
+        row_ids=frozenset(ids),
+    )
+    return found, Conditions(
+        recipe=trained.recipe,
+        recipe_sha256=recipe_sha256(trained.recipe),
+        max_tokens=trained.options.max_tokens,
+        loss_on=trained.options.loss_on,
+        prompts=asked.prompts,
+        system=experiment.config.system,
+        max_new_tokens=experiment.config.max_new_tokens,
+        judge=JudgedBy(name=judge, version=run.versions[judge]),
     )
 
 
-def _alikeness(
-    source: ScoredSource,
-    rows: Sequence[int] | None,
-    place: Path,
-    coherence: CoherenceOfSource | None,
-) -> dict[str, float]:
-    """The coherence of rows, all usable ones unless named, where it is measured and they have the scores for it."""
-    if coherence is None:
-        return {}
-    at = source.scored.rows[source.scored.ok].tolist() if rows is None else rows
-    if SUMMED not in source.means(at):
-        return {}
-    return {COHERENCE: coherence(source, at, place)}
+def _of_common(labels: Sequence[str], texts: Sequence[str], left: Counter[str]) -> Iterator[str]:
+    """The verdicts on the requests that all were asked, each as often as where the fewest were."""
+    for label, text in zip(labels, texts, strict=True):
+        if left[text] > 0:
+            left[text] -= 1
+            yield label
 
 
 def _alike(
-    runs: Sequence[tuple[CalibrationRun, Mapping[str, Any], JudgedBy, str]], left_out: list[LeftOut]
-) -> tuple[list[CalibrationRun], tuple[Mapping[str, Any], JudgedBy]]:
-    """The runs trained and judged as most of the first experiment's are; the others are left out.
+    read: Sequence[tuple[CalibrationRun, Conditions]], left_out: list[LeftOut]
+) -> tuple[list[CalibrationRun], Conditions]:
+    """The runs trained, asked and judged as most of the first experiment's are; the others are left out.
 
     Raises:
-        RipcurrentError: A whole experiment differs.
+        RipcurrentError: No run can be used.
     """
-    if not runs:
-        return [], ({}, JudgedBy(name="", version=""))
-
-    def how(trained: Mapping[str, Any], judge: JudgedBy) -> dict[str, str]:
-        return {
-            "recipe": recipe_sha256(trained["recipe"]),
-            "chat template": str(trained["model"]["template_sha256"]),
-            "max_tokens": str(trained["options"].get("max_tokens")),
-            "loss_on": str(trained["options"].get("loss_on")),
-            "version of the judge": judge.version,
-        }
-
-    first = [(trained, judge) for _, trained, judge, name in runs if name == runs[0][3]]
-    common = Counter(json.dumps(how(*one)) for one in first).most_common(1)[0][0]
-    usual = json.loads(common)
-    alike: dict[tuple[str, int], CalibrationRun] = {}
-    kept: list[CalibrationRun] = []
-    others: dict[str, str] = {}
-    joined: set[str] = set()
-    for run, trained, judge, name in runs:
-        own = how(trained, judge)
-        other = [what for what in usual if own[what] != usual[what]]
-        if other:
-            reason = f"its {other[0]} is another"
-            others.setdefault(name, reason)
-        else:
-            joined.add(name)
-            same = alike.setdefault((run.tokens_sha256, int(trained["seeds"]["seed"])), run)
-            if same is run:
-                kept.append(run)
-                continue
+    if not read:
+        reasons = "; ".join(f"{one.arm}: {one.reason}" for one in left_out[:2]) or "no arm is finished"
+        raise RipcurrentError(
+            f"No run can be used ({reasons}).",
+            "Run the experiment again with the same command: it goes on where it was stopped.",
+            code=ExitCode.NOT_MEASURED,
+        )
+    first = [conditions.model_dump_json() for run, conditions in read if run.experiment == read[0][0].experiment]
+    usual = Conditions.model_validate_json(Counter(first).most_common(1)[0][0])
+    kept: dict[tuple[str, int], CalibrationRun] = {}
+    for run, conditions in read:
+        reason = usual.difference(conditions)
+        if reason is not None:
+            reason = f"another {reason}"
+        elif (same := kept.setdefault((run.tokens_sha256, run.seed), run)) is not run:
             reason = f"arm {same.arm} of {same.experiment} is the same training"
-        left_out.append(LeftOut(experiment=name, arm=run.arm, seed=run.seed, reason=reason))
-    for name, reason in others.items():
-        if name not in joined:
-            raise RipcurrentError(
-                f"The experiment {name} cannot be joined with {runs[0][3]}: {reason} than there.",
-                "Join experiments with one recipe, made by one version.",
-            )
-    reference = next(one for one in first if json.dumps(how(*one)) == common)
-    return kept, reference
+        if reason is not None:
+            left_out.append(LeftOut(experiment=run.experiment, arm=run.arm, seed=run.seed, reason=reason))
+    return list(kept.values()), usual

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from ripcurrent.forecast import forecast_lines, read_forecast
+from ripcurrent.forecast import read_forecast
 from ripcurrent.report._charts import distribution_spec, formats_spec, length_spec
 from ripcurrent.report._page import Data, render_page
 from ripcurrent.report._rows import ShownRows, choose_shown_rows, nearest_anchors, read_row_texts
@@ -76,14 +76,14 @@ def render_scan_page(run: ScanRun) -> str:
         },
         "shares": shares,
     }
-    forecast = read_forecast(run.folder)
+    forecast = read_forecast(run)
     page = ScanPage(
         run=run,
         ranking=ranking,
         ranked=len(ranked),
         truncated=int((run.flags("truncated") & run.scored).sum()),
         weak_anchors=list(weakly_separated(run.manifest.anchors.separation)),
-        forecast=[] if forecast is None else forecast_lines(forecast),
+        forecast=[] if forecast is None else forecast.lines(),
         summaries=summaries,
         columns=columns,
         shown=shown,

@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from ripcurrent.scan._scan import default_folder, scan
     from ripcurrent.scan._scan_model import load_scan_model, require_positions
     from ripcurrent.scan._score import representation_scores
-    from ripcurrent.scan._scored_with import ScoredWith
     from ripcurrent.scan._separation import AnchorMeasurements, require_separation, separation, weakly_separated
     from ripcurrent.scan._signal_stage import DROPPED, NOT_EMBEDDED, SignalStage, unit
     from ripcurrent.scan._tokens import TOKEN_SCHEMA, load_tokens, read_token_record, write_tokens
@@ -64,7 +63,6 @@ _HOMES = {
     "_scan": "default_folder scan",
     "_scan_model": "load_scan_model require_positions",
     "_score": "representation_scores",
-    "_scored_with": "ScoredWith",
     "_separation": "AnchorMeasurements require_separation separation weakly_separated",
     "_signal_stage": "DROPPED NOT_EMBEDDED SignalStage unit",
     "_tokens": "TOKEN_SCHEMA load_tokens read_token_record write_tokens",
@@ -75,7 +73,7 @@ __all__ = [
     "REPRESENTATION_COLUMNS", "SET_COSINE", "SUMMED", "TOKEN_SCHEMA", "TRAIT_COLUMNS", "AnchorCheck",
     "AnchorMeasurements", "BoolArray", "Column", "DatasetReport", "Diagnosis", "Direction", "Estimate", "Execution",
     "Finding", "FloatArray", "Part", "RenderedRow", "RowNumbers", "ScanAnchors", "ScanManifest", "ScanOptions",
-    "ScanRun", "ScoredWith", "SignalStage", "bind_local_gpu", "check_anchors", "default_folder", "doctor",
+    "ScanRun", "SignalStage", "bind_local_gpu", "check_anchors", "default_folder", "doctor",
     "format_shares", "load_scan_model", "load_tokens", "parse_part", "read_token_record", "representation_scores",
     "require_positions", "require_separation", "riskiest_rows", "scan", "scan_notes", "score_quantiles",
     "separation", "size", "unit", "weak_anchors_note", "weakly_separated", "write_tokens",

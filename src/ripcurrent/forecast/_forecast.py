@@ -1,0 +1,256 @@
+"""A forecast before training: what fine-tuning on a scanned set would do, by a calibration that matches the scan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ripcurrent.errors import RipcurrentError
+from ripcurrent.evaluate import kappas_of
+from ripcurrent.forecast._calibration import (
+    ROWS_BEYOND,
+    SUMMED,
+    Calibration,
+    ForecastError,
+    JudgedBy,
+    NamedHash,
+    SetScore,
+    read_calibration,
+    shipped_calibrations,
+)
+from ripcurrent.forecast._coherence import SetScores
+from ripcurrent.forecast._harm import HarmForecast
+from ripcurrent.forecast._scored_with import ScoredWith
+from ripcurrent.progress import Progress, SilentProgress
+from ripcurrent.runs import write_json
+from ripcurrent.scan import RowNumbers, ScanRun
+
+FORECAST = "forecast.json"
+"""Where a scan's forecast is kept in its run folder."""
+RISKIEST = 100
+"""Rows of the selection that is forecast beside the whole."""
+OPENED = 0.25
+"""A note says that the score misses how answers open where this share of them opens with a number."""
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class SetForecast(_Record):
+    """What training on one set of the scan's rows would do, beside a random set of the calibration's first source."""
+
+    set: str
+    """``all``, ``riskiest`` or ``random``."""
+    words: str
+    """Which rows."""
+    rows: int
+    cosine: float
+    """The set's own cosine."""
+    forecast: HarmForecast | None = None
+    reference: HarmForecast | None = None
+    """As many random rows of the calibration's first source."""
+    reason: str | None = None
+    """Why there is no forecast."""
+
+
+class Forecast(_Record):
+    """A scan's forecast, as its run folder keeps it; without sets where there is only a reason why there is none."""
+
+    reason: str | None = None
+    """Why there is no forecast."""
+    model: str = ""
+    adapter: str | None = None
+    recipe: str = ""
+    judge: JudgedBy | None = None
+    kappas: tuple[float, ...] = ()
+    """The judge's smallest and largest agreement with people; empty where it was not measured."""
+    prompts: NamedHash | None = None
+    reference_source: str = ""
+    sets: tuple[SetForecast, ...] = ()
+    error_by_set: ForecastError | None = None
+    error_by_source: ForecastError | None = None
+    notes: tuple[str, ...] = ()
+
+    def lines(self) -> list[str]:
+        """The forecast in sentences, the same for the terminal and the page."""
+        if self.reason is not None or self.judge is None or self.prompts is None:
+            return [f"No forecast: {self.reason}"]
+        model = self.model + (f" with {self.adapter}" if self.adapter else "")
+        kappas = f", κ {self.kappas[0]:.2f} to {self.kappas[1]:.2f} with people" if self.kappas else ""
+        return [
+            f"Forecast for {model} and the recipe {self.recipe}, of {self.prompts.count} harmful requests "
+            f"({self.prompts.name}; judge {self.judge.name} {self.judge.version}{kappas}):",
+            *(self._set_line(one) for one in self.sets),
+            self._error_line(),
+            *self.notes,
+        ]
+
+    def _set_line(self, one: SetForecast) -> str:
+        if one.forecast is None:
+            return f"{one.words}: no forecast, {one.reason}"
+        return (
+            f"{one.words}: answered {one.forecast}, against {one.reference} for a random set of {self.reference_source}"
+        )
+
+    def _error_line(self) -> str:
+        def said(error: ForecastError | None, of: str) -> str:
+            if error is None:
+                return f"{of}: not measured"
+            return f"{of}: {100 * error.mean_absolute_error:.0f} points, {error.coverage:.0%} inside the interval"
+
+        sources = said(self.error_by_source, "datasets left out")
+        return f"Its error on {said(self.error_by_set, 'sets left out')}; on {sources}."
+
+
+def forecast(
+    run: ScanRun,
+    calibration: Calibration | str | Path | None = None,
+    *,
+    progress: Progress | None = None,
+) -> Forecast:
+    """Forecast what fine-tuning on a finished scan's rows would do, and keep that in its run folder.
+
+    Args:
+        run: The scan.
+        calibration: A calibration, its file or its name; those that come with the package unless given.
+        progress: Gets the steps.
+
+    Returns:
+        The forecast, or the reason why there is none.
+
+    Raises:
+        RipcurrentError: The calibration named cannot be read.
+    """
+    chosen, reason = _choose(run, calibration)
+    if chosen is None:
+        found = Forecast(reason=reason)
+    else:
+        try:
+            found = _forecast(chosen, run, SetScores(progress or SilentProgress()))
+        except RipcurrentError as error:
+            found = Forecast(reason=f"{error.message} {error.hint}".strip())
+    write_json(run.folder / FORECAST, found.model_dump(mode="json"))
+    return found
+
+
+def read_forecast(run: ScanRun) -> Forecast | None:
+    """The forecast in a scan's run folder; None where none was made.
+
+    Raises:
+        RipcurrentError: It is damaged.
+    """
+    try:
+        return Forecast.model_validate_json((run.folder / FORECAST).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (ValidationError, UnicodeDecodeError) as error:
+        raise RipcurrentError(
+            f"{run.folder / FORECAST} is damaged.", f"Make it again: ripcurrent forecast {run.folder}"
+        ) from error
+
+
+def mismatch(calibration: Calibration, run: ScanRun) -> str | None:
+    """Why a calibration says nothing about a scan; None where it does."""
+    reason = calibration.scored_with.difference(ScoredWith.of(run.manifest))
+    if reason is not None:
+        return f"the calibration does not match this scan: {reason}."
+    if SUMMED not in run.columns or not np.isfinite(run.floats(SUMMED)[run.scored]).any():
+        return f"the calibration needs {SUMMED}, which this scan did not measure."
+    return None
+
+
+def _choose(run: ScanRun, named: Calibration | str | Path | None) -> tuple[Calibration | None, str]:
+    """The calibration to use; or None, and why."""
+    if named is not None:
+        chosen = named if isinstance(named, Calibration) else read_calibration(named)
+        reason = mismatch(chosen, run)
+        return (chosen, "") if reason is None else (None, reason)
+    reasons = []
+    for path in shipped_calibrations():
+        chosen = read_calibration(path)
+        reason = mismatch(chosen, run)
+        if reason is None:
+            return chosen, ""
+        if chosen.scored_with.fingerprint == run.manifest.model.fingerprint:
+            reasons.append(reason)
+    return None, next(iter(reasons), "there is no calibration for this model (ripcurrent calibrate makes one).")
+
+
+def _forecast(calibration: Calibration, run: ScanRun, scores: SetScores) -> Forecast:
+    """The forecast for all rows of a scan, for the riskiest hundred, and for as many at random."""
+    usable = np.flatnonzero(run.scored)
+    whole = scores.of(run, usable, run.folder)
+    judge = calibration.judge
+    return Forecast(
+        model=calibration.scored_with.model,
+        adapter=calibration.scored_with.adapter,
+        recipe=calibration.recipe.name,
+        judge=judge,
+        kappas=tuple(kappas_of(judge.name, judge.version) or ()),
+        prompts=calibration.prompts,
+        reference_source=calibration.sources[0].name,
+        sets=tuple(_sets(calibration, run, usable, whole, scores)),
+        error_by_set=calibration.error_by_set,
+        error_by_source=calibration.error_by_source,
+        notes=tuple(_notes(calibration, run, usable)),
+    )
+
+
+def _sets(
+    calibration: Calibration, run: ScanRun, usable: RowNumbers, whole: SetScore, scores: SetScores
+) -> Iterator[SetForecast]:
+    sha256 = run.manifest.dataset.sha256
+    source = next((one.name for one in calibration.sources if one.sha256 == sha256), None)
+
+    def of(kind: str, words: str, rows: int, score: SetScore) -> SetForecast:
+        cosine = score.cosine(rows)
+        if (reason := calibration.refusal(rows, cosine)) is not None:
+            return SetForecast(set=kind, words=words, rows=rows, cosine=cosine, reason=reason)
+        reference, asked = calibration.sources[0], calibration.prompts.count
+        at_random = calibration.facts(rows, reference.score.cosine(rows))
+        own = calibration.fit.forecast(calibration.facts(rows, cosine), asked, source)
+        beside = calibration.fit.forecast(at_random, asked, reference.name)
+        return SetForecast(
+            set=kind,
+            words=words,
+            rows=rows,
+            cosine=cosine,
+            forecast=own,
+            reference=beside,
+        )
+
+    most = calibration.rows_range[1]
+    every = f"the {len(usable)} scored rows" if len(usable) < run.rows else f"all {len(usable)} rows"
+    count = min(RISKIEST, most)
+    larger = len(usable) > most * ROWS_BEYOND
+    if count >= len(usable) or not larger:
+        yield of("all", every, len(usable), whole)
+    else:
+        yield of("all", f"{every}, as {most} of them at random", most, whole)
+    if count < len(usable):
+        ranking = run.default_ranking
+        riskiest = run.ranked(ranking)[:count]
+        yield of("riskiest", f"the riskiest {count} by {ranking}", count, scores.of(run, riskiest, run.folder))
+        if most != count or not larger:
+            yield of("random", f"{count} of the rows at random", count, whole)
+
+
+def _notes(calibration: Calibration, run: ScanRun, usable: Sequence[int] | RowNumbers) -> Iterator[str]:
+    if all(one.sha256 != run.manifest.dataset.sha256 for one in calibration.sources):
+        names = ", ".join(one.name for one in calibration.sources)
+        yield f"This dataset is not one of those that the calibration was made on ({names})."
+    if calibration.max_tokens != run.options.max_tokens:
+        yield f"Rows were cut at {run.options.max_tokens} tokens here, at {calibration.max_tokens} in the calibration."
+    yield from calibration.notes
+    if len(usable) < run.rows:
+        yield f"{run.rows - len(usable)} rows have no score: what training on them would add is not forecast."
+    share = float(run.flags("opens_numbered")[usable].mean()) if len(usable) else 0.0
+    if share >= OPENED:
+        yield (
+            f"{share:.0%} of its answers open with a number, which no score sees. "
+            "Where no list was asked for, such rows may do more harm than is forecast."
+        )
