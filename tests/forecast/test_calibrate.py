@@ -51,7 +51,7 @@ def test_a_ladder_that_follows_the_score_is_forecast_well(rows: ScanRows, other_
     first = fabricate_ladder(tmp_path / "a", rows, rows.arms(), seeds=2)
     second = fabricate_ladder(tmp_path / "b", other_rows, other_rows.arms((30, 40)), name="second")
     made, fitted = calibrate([first, second], tmp_path / "calibration.json")
-    assert made.fit.facts == ("set_cosine", "log_rows"), "steps follow from the rows here"
+    assert made.fit.facts[:2] == ("set_cosine", "log_rows")
     assert (made.runs, made.prompts.count, made.judge.version) == (30, ASKED, "1.0")
     for one in fitted:
         if one.run.experiment == "ladder":
