@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ripcurrent.forecast._conditions import recipe_sha256
 
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.finetune import RECIPES, Recipe, as_trained, load_recipe, parse_recipe
 from ripcurrent.finetune._trainer import _lora
-from ripcurrent.forecast._conditions import recipe_sha256
 
 
 def test_the_paper_recipe_is_the_papers() -> None:

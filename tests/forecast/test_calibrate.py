@@ -113,7 +113,7 @@ def test_runs_that_cannot_be_used_are_named_with_the_reason(rows: ScanRows, tmp_
     assert reasons["top-20"] == "its training failed"
     assert reasons["random-20"] == "another model was trained than the one that the scores are of"
     assert reasons["upper-20"].startswith("another recipe (")
-    assert reasons["bottom-20"].startswith("its rows are not among those of a comparable scan")
+    assert reasons["bottom-20"].startswith("its rows cannot be told apart in the scan of rows")
     assert "is the same training" in (reasons.get("top-40") or reasons["random-40"])
     assert made.runs == 15 - 6
 

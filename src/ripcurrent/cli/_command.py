@@ -96,6 +96,9 @@ def command(
             parameters.append(_set_option(settable))
             SETTABLE[name] = settable
 
+        order = list(panels or {})
+        parameters.sort(key=lambda one: order.index(panel) if (panel := _panel(one)) in order else -1)
+
         @wraps(function)
         def run(**given: object) -> None:
             context = typing.cast("typer.Context", given["context"])
@@ -119,6 +122,11 @@ def command(
         return function
 
     return register
+
+
+def _panel(parameter: inspect.Parameter) -> str:
+    about = getattr(parameter.annotation, "__metadata__", (None,))[0]
+    return getattr(about, "rich_help_panel", None) or ""
 
 
 def _keyword(name: str, annotation: object, default: object) -> inspect.Parameter:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import ValidationError
 
+from ripcurrent.data import read_rows
 from ripcurrent.errors import ExitCode, RipcurrentError
 from ripcurrent.experiment import HARMFUL, KEYS, ArmRecord, ExperimentConfig, read_run
 from ripcurrent.finetune import FinetuneRun, Recipe, as_trained
@@ -116,14 +117,24 @@ class _Stored:
         texts = list(self.harmful.values())
         self.prompts = NamedHash(name=sources or "prompts", sha256=harmful_sha256(texts), count=len(texts))
 
-    def scans(self) -> Iterator[Path]:
-        """The scans that its arms chose their rows by, the main one first."""
-        yield Path(self.config.run) if self.config.run else self.folder / "scans" / "main"
-        for name, one in self.config.scans.items():
-            folder = Path(one.run) if one.run else self.folder / "scans" / name
-            # one that no arm was run for yet may not have been made
-            if (folder / "scores.parquet").is_file():
-                yield folder
+    def scans(self) -> dict[str, Path]:
+        """The scans that its arms chose their rows by, the main one first, under the empty name."""
+        main = Path(self.config.run) if self.config.run else self.folder / "scans" / "main"
+        further = self.config.scans.items()
+        every = {"": main, **{name: Path(one.run or self.folder / "scans" / name) for name, one in further}}
+        # one that no arm was run for yet may not have been made
+        return {name: folder for name, folder in every.items() if not name or (folder / "scores.parquet").is_file()}
+
+    def dataset_of(self, record: ArmRecord) -> str | None:
+        """Hash of the dataset that an arm's rows come from; None where that is gone."""
+        rule = record.identity.rule if record.identity is not None else {}
+        if (file := rule.get("file")) is not None:
+            try:
+                return read_rows(str(file)).describe().sha256
+            except RipcurrentError:
+                return None
+        folder = self.scans().get(str(rule.get("scan") or ""))
+        return None if folder is None else ScanRun.open(folder).manifest.dataset.sha256
 
     def arms(self) -> Iterator[tuple[ArmRecord, Path]]:
         """The records of trained arms with their folders."""
@@ -192,7 +203,7 @@ def harmful_sha256(prompts: Sequence[str]) -> str:
 def _sources(experiments: Sequence[_Stored], scans: Sequence[Path]) -> list[_Source]:
     """The scans, each dataset once, the first experiment's first; those that score otherwise are left out."""
     known: dict[str, _Source] = {}
-    for folder in (*(folder for one in experiments for folder in one.scans()), *scans):
+    for folder in (*(folder for one in experiments for folder in one.scans().values()), *scans):
         one = _Source(folder)
         first = next(iter(known.values()), one)
         if first.scored_with.difference(one.scored_with) is None:
@@ -240,10 +251,12 @@ def _read(
         return "another model was trained than the one that the scores are of"
     lines = read_json_lines(folder / "finetune" / trained.rows.file)
     ids = [str(line["id"]) for line in lines if line["trained"]]
-    places = ((one, one.rows_of(ids)) for one in known)
-    source, rows = next(((one, rows) for one, rows in places if rows is not None), (None, None))
-    if source is None or rows is None:
-        return "its rows are not among those of a comparable scan: give a scan of them with --scan"
+    sha256 = experiment.dataset_of(record)
+    source = next((one for one in known if one.sha256 == sha256), None)
+    if source is None:
+        return "there is no comparable scan of its rows' dataset: give one with --scan"
+    if (rows := source.rows_of(ids)) is None:
+        return f"its rows cannot be told apart in the scan of {source.name}"
     run = read_run(record.arm, record.seed, folder / "evaluation")
     if judge not in run.labels:
         return f"judge {judge} did not judge it"

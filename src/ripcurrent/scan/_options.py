@@ -62,7 +62,7 @@ class ScanOptions(Options):
     format: str | None = None
     """Row format, when it is not recognised."""
     mapping: dict[str, str] | None = Field(default=None, json_schema_extra={"flag": "--map"})
-    """Column that holds a field of the format; repeatable."""
+    """Column that holds a field of the format."""
     tokens: str | None = Field(default=None, json_schema_extra={"metavar": "top:N"})
     """Show which tokens carry the score, for the N riskiest and the N most protective rows."""
     memory: int | None = Field(default=None, ge=1, json_schema_extra={"metavar": "SIZE"})
