@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from ripcurrent.cli._output import TerminalProgress
-from ripcurrent.cli._scan import harmless, one_line
+from ripcurrent.cli._text import harmless, one_line
 from ripcurrent.runs import read_manifest
 from ripcurrent.scan import scan
 from tests.cli.command import Command, judge

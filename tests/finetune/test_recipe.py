@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ripcurrent.forecast._conditions import recipe_sha256
 
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.finetune import RECIPES, Recipe, as_trained, load_recipe, parse_recipe
@@ -126,7 +125,6 @@ def test_keys_of_memory_alone_are_no_other_training_and_dropout_is() -> None:
     plain = Recipe(**keys)
     less = Recipe(**keys, accumulation=2, gradient_checkpointing=True)
     assert as_trained(less.model_dump()) == as_trained(plain.model_dump())
-    assert recipe_sha256(less.model_dump()) == recipe_sha256(plain.model_dump())
     assert as_trained(Recipe(**keys, dropout=0.1).model_dump()) != as_trained(plain.model_dump())
     # recipes that were kept before the key was there are the same without it
     assert "dropout" not in plain.model_dump(mode="json")
