@@ -128,7 +128,7 @@ def evaluate(
         verdicts = judge_answers(run.folder, prompts, responses, found, progress)
         timings = EvaluationTimings(
             answered_now=asked,
-            generation_seconds=round(generated - began, 2),
+            generation_seconds=round(generated - began, 2) if asked else None,
             judging_seconds=round(time.perf_counter() - generated, 2),
         )
         manifest = EvaluationManifest(
