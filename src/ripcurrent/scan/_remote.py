@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
@@ -15,17 +15,16 @@ import torch
 from torch import Tensor
 
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.gradients import Directions, FeatureReader, GradientPass, in_memory
+from ripcurrent.gradients import Directions, in_memory
 from ripcurrent.models import ChatModel
+from ripcurrent.progress import SilentProgress
 from ripcurrent.scan._options import ScanOptions
+from ripcurrent.scan._passes import ScanPasses
 from ripcurrent.scan._scan_model import load_scan_model
 from ripcurrent.scan._signal_stage import SignalStage
 
 Packed = tuple[int, list[dict[Any, tuple[npt.NDArray[np.uint8], torch.dtype]]]]
 """Number of directions, and their tensors as bytes: NumPy has no bfloat16, and Ray shares arrays, not tensors."""
-
-_OF_A_PROCESS = ("chat_model", "gradient_pass", "directions", "features", "halving", "freed", "on_rows")
-"""The stage's fields that are made in each process; the others are sent as they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +37,8 @@ class RemoteStage:
     """What `identity_of` gives in the process that measured the anchors."""
     directions: Callable[[], Packed] | None
     """Gives the packed directions; None without gradients."""
-    settings: Mapping[str, Any]
-    """The stage's other fields."""
+    anchor_features: npt.NDArray[np.float32] | None
+    """The anchors' unit features, as the stage has them."""
 
     def __call__(self) -> SignalStage:
         """Load the model and make the stage.
@@ -50,24 +49,16 @@ class RemoteStage:
         here = socket.gethostname()
         with in_memory(f"The model and the directions on {here}"):
             chat_model = load_scan_model(self.options)
-            for what, found in identity_of(chat_model).items():
-                if found != self.identity[what]:
+            for what, own in identity_of(chat_model).items():
+                if own != self.identity[what]:
                     raise RipcurrentError(
                         f"{here} would give other scores than the process that started the scan: its {what} is "
-                        f"{found}, there it is {self.identity[what]}.",
+                        f"{own}, there it is {self.identity[what]}.",
                         "Every machine needs the same model files and package versions: put the model on a shared "
                         "disk, and name --dtype where machines differ.",
                     )
-            features = None
-            if self.settings["anchor_features"] is not None:
-                features = FeatureReader(chat_model, layer=self.options.layer, position=self.options.position)
-            return SignalStage(
-                chat_model=chat_model,
-                gradient_pass=None if self.directions is None else GradientPass(chat_model),
-                directions=None if self.directions is None else unpack(self.directions(), chat_model.device),
-                features=features,
-                **self.settings,
-            )
+            found = None if self.directions is None else unpack(self.directions(), chat_model.device)
+            return ScanPasses(chat_model, self.options).stage_of(found, self.anchor_features, SilentProgress())
 
 
 def identity_of(chat_model: ChatModel) -> dict[str, str]:
@@ -87,7 +78,7 @@ def share_stage(stage: SignalStage, options: ScanOptions, put: Callable[[Any], C
         options=options.model_copy(update={"device": stage.chat_model.device.type}),
         identity=identity_of(stage.chat_model),
         directions=None if stage.directions is None else put(pack(stage.directions)),
-        settings={field.name: getattr(stage, field.name) for field in fields(stage) if field.name not in _OF_A_PROCESS},
+        anchor_features=stage.anchor_features,
     )
 
 
