@@ -15,12 +15,13 @@ if TYPE_CHECKING:
     from ripcurrent.anchors import load_anchors
     from ripcurrent.data import read_rows
     from ripcurrent.errors import RipcurrentError
-    from ripcurrent.evaluate import EvaluationRun, evaluate
-    from ripcurrent.experiment import Experiment
+    from ripcurrent.evaluate import EvaluationRun, evaluate, validate_judges
+    from ripcurrent.experiment import Experiment, ExperimentResults
     from ripcurrent.finetune import FinetuneRun, finetune
-    from ripcurrent.forecast._calibrate_data import calibrate_data
+    from ripcurrent.forecast import calibrate, forecast
     from ripcurrent.models import load_model
-    from ripcurrent.scan import ScanOptions, ScanRun, load_tokens, scan
+    from ripcurrent.report import build_report
+    from ripcurrent.scan import ScanOptions, ScanRun, doctor, load_tokens, scan
     from ripcurrent.select import select
 
     __version__: str
@@ -28,39 +29,41 @@ if TYPE_CHECKING:
 __all__ = [
     "EvaluationRun",
     "Experiment",
+    "ExperimentResults",
     "FinetuneRun",
     "RipcurrentError",
     "ScanOptions",
     "ScanRun",
     "__version__",
-    "calibrate_data",
+    "build_report",
+    "calibrate",
+    "doctor",
     "evaluate",
     "finetune",
+    "forecast",
     "load_anchors",
     "load_model",
     "load_tokens",
     "read_rows",
     "scan",
     "select",
+    "validate_judges",
 ]
 
-_HOMES = {
-    "EvaluationRun": "ripcurrent.evaluate",
-    "Experiment": "ripcurrent.experiment",
-    "FinetuneRun": "ripcurrent.finetune",
-    "RipcurrentError": "ripcurrent.errors",
-    "ScanOptions": "ripcurrent.scan",
-    "ScanRun": "ripcurrent.scan",
-    "calibrate_data": "ripcurrent.forecast._calibrate_data",
-    "evaluate": "ripcurrent.evaluate",
-    "finetune": "ripcurrent.finetune",
-    "load_anchors": "ripcurrent.anchors",
-    "load_model": "ripcurrent.models",
-    "load_tokens": "ripcurrent.scan",
-    "read_rows": "ripcurrent.data",
-    "scan": "ripcurrent.scan",
-    "select": "ripcurrent.select",
+_NAMES = {
+    "anchors": ("load_anchors",),
+    "data": ("read_rows",),
+    "errors": ("RipcurrentError",),
+    "evaluate": ("EvaluationRun", "evaluate", "validate_judges"),
+    "experiment": ("Experiment", "ExperimentResults"),
+    "finetune": ("FinetuneRun", "finetune"),
+    "forecast": ("calibrate", "forecast"),
+    "models": ("load_model",),
+    "report": ("build_report",),
+    "scan": ("ScanOptions", "ScanRun", "doctor", "load_tokens", "scan"),
+    "select": ("select",),
 }
+_HOMES = {name: f"ripcurrent.{room}" for room, names in _NAMES.items() for name in names}
 
 
 class _Package(ModuleType):

@@ -12,7 +12,7 @@ import pytest
 
 from ripcurrent.experiment import Experiment, expand_arms, gather_prompts, load_experiment, ready_experiments
 from ripcurrent.finetune import load_recipe
-from ripcurrent.scan._options import ScanOptions
+from ripcurrent.scan import ScanOptions
 
 FOLDER = files("ripcurrent") / "experiment" / "ready"
 NAMES = tuple(ready_experiments())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -67,23 +68,14 @@ def experiment_command(
         else:
             typer.echo("\n".join(f"{name:18} {title}" for name, title in titles.items()))
         return
-    values = read_experiment_file(file)
-    if run is not None:
-        for key in ("data", "format", "scan", "model", "adapter"):
-            values.pop(key, None)
-        values["run"] = str(run)
-    if model is not None:
-        values["model"] = model
-        # an adapter is of the model that the file names
-        values.pop("adapter", None)
-    if recipe is not None:
-        values["recipe"] = recipe
-    if size is not None:
-        values["size"] = int(size) if size.isdecimal() else size
-        values.pop("sizes", None)
+    values = _with_changes(read_experiment_file(file), model, recipe, run, size)
     if no_anchor_check:
         _leave_out_anchor_check(values)
     folder = out or Path("runs") / str(values["name"])
+    given: dict[str, str | int | Path | None] = {
+        **{"--model": model, "--recipe": recipe, "--run": run, "--out": out, "--size": size, "--arms": arms},
+        **{"--seeds": seeds, "--no-anchor-check": no_anchor_check},
+    }
     with progress_of(output) as progress:
         chosen = [name.strip() for name in arms.split(",") if name.strip()] if arms is not None else None
         if chosen == []:
@@ -94,19 +86,7 @@ def experiment_command(
             arms=chosen,
             seeds=seeds,
             where=file,
-            command=_command(
-                file,
-                {
-                    "--model": model,
-                    "--recipe": recipe,
-                    "--run": run,
-                    "--out": out,
-                    "--size": size,
-                    "--arms": arms,
-                    "--seeds": seeds,
-                    "--no-anchor-check": no_anchor_check,
-                },
-            ),
+            command=_command(file, given),
             progress=progress,
         )
     from ripcurrent.report import build_experiment_page
@@ -123,7 +103,27 @@ def experiment_command(
         raise typer.Exit(int(ExitCode.NOT_ENOUGH_EVIDENCE))
 
 
-def _command(file: str, options: dict[str, Any]) -> str:
+def _with_changes(
+    values: dict[str, Any], model: str | None, recipe: str | None, run: Path | None, size: str | None
+) -> dict[str, Any]:
+    """A file's keys with those that the command line gives."""
+    if run is not None:
+        for key in ("data", "format", "scan", "model", "adapter"):
+            values.pop(key, None)
+        values["run"] = str(run)
+    if model is not None:
+        values["model"] = model
+        # an adapter is of the model that the file names
+        values.pop("adapter", None)
+    if recipe is not None:
+        values["recipe"] = recipe
+    if size is not None:
+        values["size"] = int(size) if size.isdecimal() else size
+        values.pop("sizes", None)
+    return values
+
+
+def _command(file: str, options: Mapping[str, str | int | Path | None]) -> str:
     """The command line with what changes results, for the page."""
     import shlex
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
+from typing import TypeVar
 
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.evaluate import Finding
@@ -31,6 +32,8 @@ from ripcurrent.experiment._tables import (
     sweeps,
     verdict_of,
 )
+
+Row = TypeVar("Row")
 
 
 def collect_results(
@@ -62,12 +65,8 @@ def collect_results(
         (one for one in places.values() if one.arm in order), key=lambda one: (order[one.arm], one.seed or 0)
     )
     details = [one for one in records if one.status == "finished"]
-    failed = [UnfinishedRun(name=one.arm, seed=one.seed or 0, reason=one.reason) for one in records if one.reason]
+    failed, missing = _unfinished(records, every, config.seeds)
     seeds = sorted({*config.seeds, *(one.seed for one in records if one.seed is not None)})
-    there = {(one.arm, one.seed) for one in records}
-    missing = [
-        UnfinishedRun(name=name, seed=seed) for name in every for seed in config.seeds if (name, seed) not in there
-    ]
     folders = {(one.arm, one.seed): place / "evaluation" for place, one in places.items()}
     runs = [read_run(one.arm, one.seed, folders[one.arm, one.seed]) for one in details]
     _require_verdicts(runs, judges)
@@ -107,11 +106,9 @@ def collect_results(
         arms=tuple(rates_of(Outcomes(run.arm, (run,)), judge, scoring) for run in runs for judge in judges),
         summaries=tuple(chain.from_iterable(zip(*by_judge.values(), strict=True))),
         comparisons=tuple(chain.from_iterable(compared.values())),
-        further_comparisons=tuple(
-            one for judge in judges for one in compare_pairs(list(further), outcomes, judge, awaited)
-        ),
-        trends=tuple(one for judge in judges for one in sweeps(arms, outcomes, judge)),
-        categories=tuple(one for judge in judges for one in category_rates(arms, outcomes, judge)),
+        further_comparisons=_by_every(judges, lambda judge: compare_pairs(list(further), outcomes, judge, awaited)),
+        trends=_by_every(judges, lambda judge: sweeps(arms, outcomes, judge)),
+        categories=_by_every(judges, lambda judge: category_rates(arms, outcomes, judge)),
         details=tuple(details),
         failed=tuple(failed),
         missing=tuple(missing),
@@ -119,6 +116,21 @@ def collect_results(
         # left out, it would be the arm named random
         experiment=keys | ({"control": None} if config.control is None else {}),
     )
+
+
+def _by_every(judges: Sequence[str], table: Callable[[str], Iterable[Row]]) -> tuple[Row, ...]:
+    """The rows of a table by every judge."""
+    return tuple(chain.from_iterable(map(table, judges)))
+
+
+def _unfinished(
+    records: Sequence[ArmRecord], every: Collection[str], seeds: Sequence[int]
+) -> tuple[list[UnfinishedRun], list[UnfinishedRun]]:
+    """The runs that failed, and those that are still to be made."""
+    failed = [UnfinishedRun(name=one.arm, seed=one.seed or 0, reason=one.reason) for one in records if one.reason]
+    there = {(one.arm, one.seed) for one in records}
+    wanted = ((name, seed) for name in every for seed in seeds)
+    return failed, [UnfinishedRun(name=name, seed=seed) for name, seed in wanted if (name, seed) not in there]
 
 
 def _require_verdicts(runs: Sequence[ArmRun], judges: Sequence[str]) -> None:

@@ -30,7 +30,7 @@ from ripcurrent.select import Selection, generator, number_of_rows, summarise, w
 PROMPTS = "prompts.jsonl"
 
 
-class Tokens(TypedDict):
+class TokenLimits(TypedDict):
     """How rows are cut."""
 
     max_tokens: int
@@ -64,7 +64,7 @@ class ArmRunner:
         self._progress = progress
         self._held: list[Row] = list(pools[MAIN].dataset.at(held))
         scanned = pools[MAIN].run.options
-        self._tokens = Tokens(
+        self._tokens = TokenLimits(
             max_tokens=config.finetune.max_tokens or scanned.max_tokens,
             loss_on=config.finetune.loss_on or scanned.loss_on,
         )

@@ -111,27 +111,38 @@ def finetune(
         # the trainer lies in cycles, and its optimizer's state is twice the model: the next model needs the room
         gc.collect()
         facts = _facts(record, identity["resolved_dtype"], report_to)
-        about = describe(chat_model)
-        notes = [*_notes(about_rows.rows, chosen_recipe, training_set), *filter(None, [about.other_base()])]
-        manifest = FinetuneManifest(
-            version=version("ripcurrent"),
-            command="finetune",
-            started=started,
-            finished=datetime.now(UTC).isoformat(timespec="seconds"),
-            versions=library_versions(*LIBRARIES),
-            machine=machine(),
-            seeds={"seed": chosen.seed},
-            dataset=about_rows,
-            rows=_trained_rows(about_rows, training_set),
-            model=about.model_copy(update=dict.fromkeys(type(about).model_fields.keys() - UNTRAINED)),
-            recipe=chosen_recipe,
-            options=chosen,
-            training=facts,
-            notes=tuple(notes),
-        )
+        manifest = _manifest(started, about_rows, training_set, chat_model, chosen_recipe, chosen, facts)
         manifest.write(run.folder)
         forget_checkpoints(run.folder)
     return FinetuneRun(run.folder, manifest)
+
+
+def _manifest(
+    started: str,
+    rows: DatasetInfo,
+    training_set: TrainingSet,
+    chat_model: ChatModel,
+    recipe: Recipe,
+    options: FinetuneOptions,
+    training: TrainingFacts,
+) -> FinetuneManifest:
+    about = describe(chat_model)
+    return FinetuneManifest(
+        version=version("ripcurrent"),
+        command="finetune",
+        started=started,
+        finished=datetime.now(UTC).isoformat(timespec="seconds"),
+        versions=library_versions(*LIBRARIES),
+        machine=machine(),
+        seeds={"seed": options.seed},
+        dataset=rows,
+        rows=_trained_rows(rows, training_set),
+        model=about.model_copy(update=dict.fromkeys(type(about).model_fields.keys() - UNTRAINED)),
+        recipe=recipe,
+        options=options,
+        training=training,
+        notes=(*_notes(rows.rows, recipe, training_set), *filter(None, [about.other_base()])),
+    )
 
 
 def _identity(

@@ -87,9 +87,7 @@ def load_model(
     """
     called, adapter = str(name), None if adapter is None else str(adapter)
     name, variables = split_variables(called)
-    for option, value, choices in (("scope", scope, SCOPES), ("attention", attention, ATTENTIONS)):
-        if value not in choices:
-            raise RipcurrentError(f"There is no {option} {value!r}.", f"Choices: {', '.join(choices)}.")
+    _require_choices(scope, attention)
     bound_kernel_cache()
     sum_in_float32()
     torch_device = choose_device(device)
@@ -115,10 +113,7 @@ def load_model(
         stored_dtype = "auto" if merged and torch_dtype != torch.float32 else torch_dtype
         model = _load_base(folder, name, config, torch_device, stored_dtype, attention, room)
         _check_vocabulary(model, tokenizer, tokenizer.name_or_path if own is not None else name)
-        for number, (adapter_name, adapter_folder) in enumerate(merged, start=1):
-            kept = torch_dtype if number == len(merged) else torch.float32
-            model = merge_adapter(model, adapter_folder, name=adapter_name, model_name=name, dtype=kept)
-        _cast_parameters(model, torch_dtype)
+        model = _merged(model, merged, torch_dtype, name)
         if torch_device.type == "cpu" and torch_dtype == torch.bfloat16 and model.config._attn_implementation == "sdpa":
             use_grouped_attention(model)
         if attached is not None:
@@ -142,6 +137,21 @@ def load_model(
         fresh_lora=fresh_lora,
         adapter_base=None if own is None else named_base(own),
     )
+
+
+def _require_choices(scope: str, attention: str) -> None:
+    for option, value, choices in (("scope", scope, SCOPES), ("attention", attention, ATTENTIONS)):
+        if value not in choices:
+            raise RipcurrentError(f"There is no {option} {value!r}.", f"Choices: {', '.join(choices)}.")
+
+
+def _merged(model: PreTrainedModel, adapters: list[tuple[str, Path]], dtype: torch.dtype, name: str) -> PreTrainedModel:
+    """The model with adapters merged in float32, one after another, and all weights in the type asked for."""
+    for number, (adapter_name, folder) in enumerate(adapters, start=1):
+        kept = dtype if number == len(adapters) else torch.float32
+        model = merge_adapter(model, folder, name=adapter_name, model_name=name, dtype=kept)
+    _cast_parameters(model, dtype)
+    return model
 
 
 def _load_config(folder: Path, name: str) -> PretrainedConfig:
