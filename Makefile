@@ -68,7 +68,7 @@ bench: $(STAMP) ## Exactness and speed with their goals, within 20 minutes on tw
 bench-peers: $(STAMP) ## Other packages on the same rows, threads and scope, as docs/benchmarks.md has them
 	$(BIN)/python -m bench.peers $(ARGS)
 
-bench-scale: $(STAMP) ## Memory and time to 100,000 rows (an afternoon); ARGS="--rows 3000 --interrupt 2": killed, resumed, compared
+bench-scale: $(STAMP) ## Memory and time to 100,000 rows (an afternoon)
 	$(BIN)/python -m bench.scale $(ARGS)
 
 bench-gpu: $(STAMP) ## Speed and memory on a GPU with randomly initialised models, or ARGS="--device cpu --shapes tiny"

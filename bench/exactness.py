@@ -1,7 +1,6 @@
 """Exactness against one-row autograd on the embedded model: ``python -m bench.exactness [--full | --rows N]``.
 
-As it is, 16 rows in five batch budgets, with directions from 16 others; ``--full`` takes 48 rows. ``--device cuda``
-measures on a GPU; the oracle and the directions are this machine's CPU's.
+As it is, 16 rows in five batch budgets, with directions from 16 others; ``--full`` takes 48 rows.
 """
 
 from __future__ import annotations
@@ -12,10 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from bench.measure import judged, sample
+from bench.oracle import Oracle
 from ripcurrent.data import EncodedRow
 from ripcurrent.gradients import GradientPass, make_batch, norm_of, plan_batches, set_direction, stack_directions
 from ripcurrent.models import load_model
@@ -33,7 +31,6 @@ def main() -> None:
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--rows", type=int, default=ROWS, help="rows to compare (%(default)s)")
     size.add_argument("--full", action="store_true", help=f"{FULL_ROWS} rows")
-    parser.add_argument("--device", default="cpu", help="where to measure (%(default)s)")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     given = parser.parse_args()
     exact = load_model("embedded", device="cpu", dtype="float32")
@@ -41,18 +38,18 @@ def main() -> None:
     rows, sets = split(sample(exact, FILE, (FULL_ROWS if given.full else given.rows) + DIRECTION_ROWS))
     directions = [set_direction(gradient_pass, chosen).gradient for chosen in sets]
     lengths = np.array([norm_of(direction) for direction in directions])
-    dots, norms = _oracle(exact.model, rows, directions)
+    dots, norms = Oracle(exact.model).products(rows, directions)
     expected = dots / norms[:, None] / lengths
     print(f"{len(rows)} rows of {FILE}, directions of 8 rows each, cosines against one-row autograd in float32")
     worst: dict[str, dict[str, float]] = {}
     for dtype, budgets in BUDGETS.items():
-        here = dtype == "float32" and given.device == "cpu"
-        measured = gradient_pass if here else GradientPass(load_model("embedded", device=given.device, dtype=dtype))
-        stacked = stack_directions(measured.layers, directions, measured.dtype)
+        if dtype != "float32":
+            gradient_pass = GradientPass(load_model("embedded", device="cpu", dtype=dtype))
+        stacked = stack_directions(gradient_pass.layers, directions, gradient_pass.dtype)
         for budget in budgets:
             dots, squared = np.zeros((len(rows), 2)), np.zeros(len(rows))
             for places in plan_batches([len(row.tokens) for row in rows], budget):
-                signals = measured.measure(make_batch([rows[p] for p in places], measured.device), stacked)
+                signals = gradient_pass.measure(make_batch([rows[p] for p in places], gradient_pass.device), stacked)
                 dots[places], squared[places] = signals.dots, signals.squared_norm
             found = dots / np.sqrt(squared)[:, None] / lengths
             figures = {
@@ -83,25 +80,6 @@ def said(dtype: str, cosine: float, norm: float, spearman: float) -> str:
         (f"Spearman {spearman:.6f}", "" if exact else judged(spearman, (SPEARMAN,), more=True)),
     ]
     return ", ".join(f"{text} ({goal})" if goal else text for text, goal in figures)
-
-
-def _oracle(
-    model: torch.nn.Module, rows: list[EncodedRow], directions: list[dict[str, Tensor]]
-) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
-    """Dots and norms of plain autograd, one row at a time, summed in double precision."""
-    named = dict(model.requires_grad_(True).named_parameters())
-    dots, norms = np.zeros((len(rows), len(directions))), np.zeros(len(rows))
-    for place, row in enumerate(rows):
-        ids = torch.from_numpy(row.tokens.astype("int64")).unsqueeze(0)
-        logits = model(input_ids=ids, use_cache=False).logits[0, :-1].float()
-        losses = torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="none")
-        gradients = torch.autograd.grad(losses[torch.from_numpy(row.loss_mask[1:])].mean(), list(named.values()))
-        norms[place] = sum(float(gradient.double().square().sum()) for gradient in gradients) ** 0.5
-        for number, direction in enumerate(directions):
-            pairs = zip(named, gradients, strict=True)
-            dots[place, number] = sum(float((own.double() * direction[name].double()).sum()) for name, own in pairs)
-    model.requires_grad_(False)
-    return dots, norms
 
 
 if __name__ == "__main__":

@@ -10,21 +10,19 @@ from __future__ import annotations
 import argparse
 import gc
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import partial
 
 import numpy as np
 import torch
-from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from bench.loops import BatchOneLoop
 from bench.measure import batches_of, line, matmul_peak, timed, useful_flops
 from bench.speed import each, plain_forward
 from ripcurrent.data import EncodedRow
-from ripcurrent.gradients import Directions, GradientPass, anchor_directions, make_batch, stack_directions
+from ripcurrent.gradients import GradientPass, anchor_directions, stack_directions
 from ripcurrent.models import ChatModel, sum_in_float32
-from ripcurrent.statistics import spearman
 
 SHAPES = {
     "tiny": {
@@ -42,8 +40,6 @@ SHAPES = {
 }  # fmt: skip
 ROWS = {180: 384, 57: 1024}
 """Mean tokens of a row, and how many rows of that kind; the loop is given one in eight."""
-ANCHORS = 30
-"""Anchors of each direction, of about 33 tokens, ten of them bearing loss."""
 LOOP_GOALS = {180: 2.0, 57: 5.0}
 PEAK_GOALS = {"dense": 3.4, "factored": 2.6}
 """Of memory with batches of 512 tokens, times the weights."""
@@ -66,101 +62,57 @@ def main() -> int:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     print(f"{name}, torch {torch.__version__}, bf16, budget {given.budget} tokens")
     for shape in given.shapes.split(","):
-        measured = _Measured(shape, device, given.budget, given.rows)
-        for part in (measured.dense, measured.factored, measured.loop):
-            measured.reset_memory()
+        for kind in PEAK_GOALS:
+            # what an earlier part held must not count in this one's peak
+            gc.collect()
             try:
-                part()
+                _measure(shape, kind, device, given.budget, given.rows)
             except torch.OutOfMemoryError as error:
                 ran_out = True
-                print(f"  {part.__name__} ran out of memory: {error}\n  A smaller --budget takes less.", flush=True)
+                print(f"  {kind} ran out of memory: {error}\n  A smaller --budget takes less.", flush=True)
     return int(ran_out)
 
 
-class _Measured:
-    """The figures of a shape; a part that runs out of memory loses its own alone."""
-
-    def __init__(self, shape: str, device: torch.device, budget: int, most: int) -> None:
-        self.device, self.budget, self.peak = device, budget, matmul_peak(device)
-        self.chat_model = random_model(shape, device)
-        model = self.chat_model.model
-        self.weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
-        self.gradient_pass = GradientPass(self.chat_model)
-        vocabulary = model.config.vocab_size
-        self.rows = {mean: list(random_rows(mean, min(n, most), vocabulary)) for mean, n in ROWS.items()}
-        self.anchors = [list(random_rows(33, ANCHORS, vocabulary, seed, bearing=10)) for seed in (1, 2)]
-        shapes = self.gradient_pass.layers.parameter_shapes()
-        self.random = [RandomDirection(shapes, device, seed) for seed in (1, 2)]
-        self.rates: dict[int, dict[str, float]] = {mean: {} for mean in ROWS}
-        print(
-            f"\n{shape}: {self.weights / 1e9:.2f} GB of weights, matmul peak {self.peak / 1e12:.1f} TFLOP/s", flush=True
-        )
-
-    def dense(self) -> None:
-        self._of_kind("dense", stack_directions(self.gradient_pass.layers, self.random, torch.bfloat16))
-
-    def factored(self) -> None:
-        gradients = [one.gradient for one in anchor_directions(self.gradient_pass, self.anchors)]
-        self._of_kind("factored", stack_directions(self.gradient_pass.layers, gradients, torch.bfloat16))
-
-    def _of_kind(self, kind: str, directions: Directions) -> None:
-        scan = partial(self.gradient_pass.measure, directions=directions)
-        if self.device.type == "cuda":
-            self.reset_memory()
-            each(scan, batches_of([row for row in self.rows[180] if len(row.tokens) <= 512], 512, self.device))
-            taken = torch.cuda.max_memory_allocated(self.device) / self.weights
-            print(line(f"peak, times the weights, {kind}, 512-token batches", taken, (PEAK_GOALS[kind],)), flush=True)
-        for mean, rows in self.rows.items():
-            batches = batches_of(rows, self.budget, self.device)
-            seconds = timed(self.device, partial(each, scan, batches))
-            forward = timed(self.device, partial(plain_forward, self.gradient_pass, batches))
-            of_peak = useful_flops(self.chat_model.model, rows) / self.peak / seconds
-            self.rates[mean] |= {kind: len(rows) / seconds, "arithmetic alone": len(rows) / seconds / of_peak}
-            print(f"  rows of {mean} tokens, {kind} directions: {len(rows) / seconds:.1f} rows/s")
-            print(line("plain forward passes", seconds / forward))
-            print(line("of the matmul peak, useful FLOPs", of_peak, (0.35,), more=True), flush=True)
-
-    def loop(self) -> None:
-        rival = BatchOneLoop(self.chat_model, self.random)
-        directions = stack_directions(self.gradient_pass.layers, self.random, torch.bfloat16)
-        for mean, every in self.rows.items():
+def _measure(shape: str, kind: str, device: torch.device, budget: int, most: int) -> None:
+    """Print every figure of a shape with one kind of directions."""
+    chat_model, peak = random_model(shape, device), matmul_peak(device)
+    weights = sum(each.numel() * each.element_size() for each in chat_model.model.parameters())
+    gradient_pass, vocabulary = GradientPass(chat_model), chat_model.model.config.vocab_size
+    print(f"\n{shape}, {kind}: {weights / 1e9:.2f} GB of weights, matmul peak {peak / 1e12:.1f} TFLOP/s", flush=True)
+    if kind == "dense":
+        shapes, plain = gradient_pass.layers.parameter_shapes(), []
+        for _ in range(2):
+            # one random row for every row of a matrix: nothing but the stacked copies takes memory
+            row = {name: torch.randn(own[-1], device=device, dtype=torch.bfloat16) for name, own in shapes.items()}
+            plain.append({name: row[name].expand(own) for name, own in shapes.items()})
+    else:
+        # from as many anchors as the package has, of about 33 tokens, ten of them bearing loss
+        anchors = [list(random_rows(33, 30, vocabulary, seed, bearing=10)) for seed in (1, 2)]
+        plain = [one.gradient for one in anchor_directions(gradient_pass, anchors)]
+    directions = stack_directions(gradient_pass.layers, plain, torch.bfloat16)
+    scan = partial(gradient_pass.measure, directions=directions)
+    rows_of = {mean: list(random_rows(mean, min(count, most), vocabulary)) for mean, count in ROWS.items()}
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        each(scan, batches_of([row for row in rows_of[180] if len(row.tokens) <= 512], 512, device))
+        taken = torch.cuda.max_memory_allocated(device) / weights
+        print(line("peak, times the weights, 512-token batches", taken, (PEAK_GOALS[kind],)), flush=True)
+    for mean, rows in rows_of.items():
+        batches = batches_of(rows, budget, device)
+        seconds = timed(device, partial(each, scan, batches))
+        forward = timed(device, partial(plain_forward, gradient_pass, batches))
+        of_peak = useful_flops(chat_model.model, rows) / peak / seconds
+        print(f"  rows of {mean} tokens: {len(rows) / seconds:.1f} rows/s")
+        print(line("plain forward passes", seconds / forward))
+        print(line("of the matmul peak, useful FLOPs", of_peak, (0.35,), more=True), flush=True)
+        if kind == "dense":
             # of every length its share, or the few would be longer or shorter than the many
-            rows = sorted(every, key=lambda row: len(row.tokens))
-            rows = rows[4::8] if len(rows) >= 32 else rows
-            rate = len(rows) / timed(self.device, partial(rival.run, rows))
-            for kind, own in self.rates[mean].items():
-                goals = (LOOP_GOALS[mean],) if kind in PEAK_GOALS else None
-                print(line(f"rows of {mean} tokens, times the loop, {kind}", own / rate, goals, more=True), flush=True)
-            dots, squared = rival.run(rows)
-            theirs = (dots / squared.sqrt()[:, None]).double().cpu().numpy()
-            signals = [self.gradient_pass.measure(make_batch([row], self.device), directions) for row in rows]
-            ours = np.concatenate([one.dots / np.sqrt(one.squared_norm)[:, None] for one in signals])
-            agreement = min(spearman(ours[:, n], theirs[:, n]) for n in (0, 1))
-            print(line(f"rows of {mean} tokens, Spearman with the loop", agreement, (0.98,), more=True), flush=True)
-
-    def reset_memory(self) -> None:
-        # what only a cycle of references holds would count in the next peak
-        gc.collect()
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats(self.device)
-
-
-class RandomDirection(Mapping[str, Tensor]):
-    """A direction of which each parameter is made when it is asked for: no more than a scan's own copies exist."""
-
-    def __init__(self, shapes: Mapping[str, tuple[int, ...]], device: torch.device, seed: int) -> None:
-        self._shapes, self._device, self._seed = shapes, device, seed
-
-    def __getitem__(self, name: str) -> Tensor:
-        torch.manual_seed(self._seed)
-        return torch.randn(self._shapes[name], dtype=torch.bfloat16, device=self._device)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._shapes)
-
-    def __len__(self) -> int:
-        return len(self._shapes)
+            few = sorted(rows, key=lambda row: len(row.tokens))
+            few = few[4::8] if len(few) >= 32 else few
+            rival = BatchOneLoop(chat_model, plain)
+            times = timed(device, partial(rival.run, few)) / len(few) * len(rows) / seconds
+            print(line("times the loop", times, (LOOP_GOALS[mean],), more=True))
+            print(line("times the loop, arithmetic alone", times / of_peak))
 
 
 def random_model(shape: str, device: torch.device) -> ChatModel:

@@ -18,10 +18,10 @@ REFERENCE_WIDTH = 512
 
 
 @contextmanager
-def _trained(model: Any, parameters: Sequence[Tensor], attention: str) -> Iterator[None]:
-    """The scan's own frozen model with gradients and another attention, for a while."""
+def _trained(model: Any, parameters: Sequence[Tensor]) -> Iterator[None]:
+    """The scan's own frozen model with gradients and the attention that transformers gives it, for a while."""
     implementation = model.config._attn_implementation
-    model.set_attn_implementation(attention)
+    model.set_attn_implementation("sdpa")
     for parameter in parameters:
         parameter.requires_grad_(True)
     yield
@@ -46,9 +46,9 @@ class BatchOneLoop:
             for name, parameter in self.named.items()
         }
 
-    def run(self, rows: Sequence[EncodedRow], attention: str = "sdpa") -> tuple[Tensor, Tensor]:
+    def run(self, rows: Sequence[EncodedRow]) -> tuple[Tensor, Tensor]:
         """Dots ``(rows, directions)`` and squared norms ``(rows,)``."""
-        with _trained(self.model, list(self.named.values()), attention):
+        with _trained(self.model, list(self.named.values())):
             found = [self._row(row) for row in rows]
         return torch.stack([dots for dots, _ in found]), torch.stack([norm for _, norm in found])
 
@@ -81,7 +81,7 @@ class ReferenceWay:
 
     def run(self, rows: Sequence[EncodedRow]) -> Tensor:
         """Cosine of each row's gradient with each set's vector, ``(rows, sets)``."""
-        with _trained(self.model, self.parameters, "sdpa"):
+        with _trained(self.model, self.parameters):
             return torch.tensor([[self._cosine(row, vector) for vector in self.sets] for row in rows])
 
     def _cosine(self, row: EncodedRow, vector: Tensor) -> float:

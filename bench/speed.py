@@ -26,7 +26,6 @@ SETS = {LONG: 24, SHORT: 60}
 REFERENCE_ROWS = 10
 RATIOS: dict[str, tuple[str, dict[str, tuple[float, float]]]] = {
     "loop": ("times the batch-1 loop", {LONG: (1.8, 2.0), SHORT: (4.0, 5.0)}),
-    "loop, our attention": ("times the same loop on our attention", {}),
     "reference": ("times the reference's way", {LONG: (15.0, 20.0)}),
     "forwards": ("plain forward passes", {LONG: (4.6, 4.0), SHORT: (5.5, 5.5)}),
     "representation": ("plain forward passes, representation only", {LONG: (1.1, 1.05), SHORT: (1.1, 1.05)}),
@@ -64,8 +63,7 @@ def main() -> None:
                 "forward": partial(plain_forward, gradient_pass, batches),
                 "scan": partial(each, partial(gradient_pass.measure, directions=directions), batches),
                 "representation": partial(each, features.forward, batches),
-                "loop": partial(loop.run, rows, "sdpa"),
-                "loop, our attention": partial(loop.run, rows, chat_model.model.config._attn_implementation),
+                "loop": partial(loop.run, rows),
             },
             repetitions=3 if given.full else 1 if given.quick else 2,
         )
@@ -112,7 +110,7 @@ def _interleaved(functions: dict[str, Callable[[], object]], repetitions: int) -
 def report(name: str, rows: int, mean_tokens: float, best: dict[str, float], arithmetic: float) -> dict[str, object]:
     """Print each ratio with its goals; ``best`` are seconds, ``arithmetic`` those of the useful FLOPs alone."""
     scan = best["scan"]
-    ratios = {key: best[key] / scan for key in ("loop", "loop, our attention", "reference") if key in best}
+    ratios = {key: best[key] / scan for key in ("loop", "reference") if key in best}
     ratios |= {"forwards": scan / best["forward"], "representation": best["representation"] / best["forward"]}
     ratios |= {"of_matmul_peak": arithmetic / scan, "loop, arithmetic alone": best["loop"] / arithmetic}
     print(f"\n{name}: {rows} rows, mean {mean_tokens:.0f} tokens, {rows / scan:.1f} rows/s")

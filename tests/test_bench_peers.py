@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from bench.oracle import dot
 from bench.peers.__main__ import fastest
 from bench.peers.environments import last_line
 from bench.peers.exchange import batch_loss, collate
-from bench.peers.prepare import dot
 from bench.peers.table import goal, markdown
 
 
@@ -27,10 +27,7 @@ def entry(peer: str, rate: float, **changed: Any) -> dict[str, Any]:
     ("entries", "said"),
     [
         ([entry("ripcurrent", 4.0), entry("one", 2.0), entry("two", 3.2)], "1.25 times the fastest other"),
-        (
-            [entry("ripcurrent", 4.0), entry("one", 5.0)],
-            "0.80 times the fastest other",
-        ),
+        ([entry("ripcurrent", 4.0), entry("one", 5.0)], "0.80 times the fastest other"),
         ([entry("ripcurrent", 4.0), entry("one", 9.0, spearman=0.9)], "no other that gives cosines"),
         ([entry("ripcurrent", 4.0), entry("one", 9.0, cosine=False)], "accuracy: **pass**"),
         ([entry("ripcurrent", 4.0, spearman=0.9), entry("one", 1.0)], "**FALLS SHORT**"),

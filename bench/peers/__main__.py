@@ -22,25 +22,29 @@ from bench.peers.table import OURS, markdown
 from ripcurrent.statistics import spearman
 
 FOLDER = ROOT / ".bench-peers"
+NUMBERS = (
+    ("short", 12, "rows of about 57 tokens"),
+    ("long", 6, "rows of about 200 tokens"),
+    ("anchors", 4, "anchors per direction"),
+    ("threads", os.cpu_count() or 1, "threads of each"),
+    ("timeout", 300, "seconds that one run may take"),
+)
+"""Options."""
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--short", type=int, default=12, help="rows of about 57 tokens (%(default)s)")
-    parser.add_argument("--long", type=int, default=6, help="rows of about 200 tokens (%(default)s)")
-    parser.add_argument("--anchors", type=int, default=4, help="anchors per direction")
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    for name, default, what in NUMBERS:
+        parser.add_argument(f"--{name}", type=int, default=default, help=f"{what} (%(default)s)")
     parser.add_argument("--only", default="", help="only names that contain this, ripcurrent beside them")
     parser.add_argument("--scope", choices=("linear", "all"), help="only this scope")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="only this type")
-    parser.add_argument("--timeout", type=int, default=300, help="seconds that one run may take")
-    parser.add_argument("--write", type=Path, default=FOLDER / "peers.md", help="where the table goes; in a page that "
-                        "has its marks, between them")  # fmt: skip
+    parser.add_argument("--write", type=Path, default=FOLDER / "peers.md", help="a page; between its marks, if any")
     given = parser.parse_args()
     work = FOLDER / "work"
     shutil.rmtree(work, ignore_errors=True)
-    _say("model, rows, directions, oracle")
-    options = [f"--{name}={getattr(given, name)}" for name in ("short", "long", "anchors", "threads")]
+    print("model, rows, directions, oracle", file=sys.stderr, flush=True)
+    options = [f"--{name}={getattr(given, name)}" for name, *_ in NUMBERS[:4]]
     prepare = [sys.executable, "-m", "bench.peers.prepare", str(work), *options]
     subprocess.run(prepare, check=True, cwd=ROOT, env=_environ(work, given.threads))
     prepared = json.loads((work / "prepared.json").read_text(encoding="utf-8"))
@@ -51,8 +55,7 @@ def main() -> int:
         "torch": torch.__version__,
         "anchors": given.anchors,
         "counts": {name: len(rows) for name, rows in prepared["sets"].items()},
-        "files": prepared["files"],
-        "mean_tokens": prepared["mean_tokens"],
+        **{key: prepared[key] for key in ("files", "mean_tokens")},
         "results": [],
     }
     for scope in [given.scope] if given.scope else ["linear", "all"]:
@@ -60,7 +63,7 @@ def main() -> int:
             for peer in PEERS:
                 if scope not in peer.scopes or not (given.only in peer.name or peer.name == OURS):
                     continue
-                _say(f"{scope}, {dtype}: {peer.name}")
+                print(f"{scope}, {dtype}: {peer.name}", file=sys.stderr, flush=True)
                 entry = {"peer": peer.name, "scope": scope, "dtype": dtype}
                 try:
                     entry |= _measured(peer, work, prepared, scope, dtype, given)
@@ -113,11 +116,7 @@ def _measured(
 def _run(
     folder: Path, command: Sequence[str], task: Mapping[str, Any], environ: Mapping[str, str], timeout: int
 ) -> dict[str, Any]:
-    """The result of one process, with its batch size.
-
-    Raises:
-        PeerError: it gave none.
-    """
+    """The result of one process, with its batch size; PeerError where it gave none."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     file, out = folder / "task.json", folder / "result.json"
@@ -178,10 +177,6 @@ def _environ(work: Path, threads: int) -> dict[str, str]:
     number = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
     quiet = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(work / "hub"), "TOKENIZERS_PARALLELISM": "false"}
     return {**os.environ, **number, **quiet, "CUDA_VISIBLE_DEVICES": ""}
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -43,11 +43,7 @@ class Peer:
     """Settings of the process that it runs faster with."""
 
     def command(self, folder: Path) -> list[str]:
-        """The command line that takes a task file, its environment made where it is not there.
-
-        Raises:
-            PeerError: the package cannot be installed.
-        """
+        """The command line that takes a task file; PeerError where its package cannot be installed."""
         if not self.script:
             return [sys.executable, "-m", "bench.peers.run_own", self.name]
         return [str(_environment(self, folder)), str(Path(__file__).parent / self.script)]

@@ -49,9 +49,8 @@ def _heading(figures: Mapping[str, Any]) -> str:
     return (
         f"{figures['date']}; {figures['machine']}, {figures['threads']} threads, torch {figures['torch']}. {sets}. Two "
         f"directions, each the mean normalised gradient of {figures['anchors']} anchors. Seconds are for the rows "
-        "alone, after model and directions are loaded, nothing warmed up; peak memory is that of the process until "
-        "they are done. Spearman is the lower of the two directions', over all rows, against one-row autograd in "
-        "float32; the largest difference is from its products of normalised row gradients with the directions."
+        "alone, nothing warmed up. Spearman (the lower of the two directions') and the largest difference are against "
+        "one-row autograd in float32."
     )
 
 

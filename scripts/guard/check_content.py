@@ -16,8 +16,8 @@ import csv
 import json
 import sys
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from ripcurrent.data import NEAR_DUPLICATE, similarity, word_set
 
@@ -33,27 +33,18 @@ SOURCES = {
     "src/ripcurrent/anchors/builtin.jsonl": "prompt",
     "src/ripcurrent/anchors/second_family.jsonl": "prompt",
     "src/ripcurrent/data/demo_rows.jsonl": "instruction",
-    "src/ripcurrent/evaluation/prompts/builtin.jsonl": "prompt",
+    "src/ripcurrent/evaluate/prompts/builtin.jsonl": "prompt",
 }
-HELD_OUT = {
-    "harmful_val.json": "instruction",
-    "harmful_test.json": "instruction",
-    "xstest_prompts.csv": "prompt",
-}
+HELD_OUT = {"harmful_val.json": "instruction", "harmful_test.json": "instruction", "xstest_prompts.csv": "prompt"}
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One request and where it stands."""
+class Request(NamedTuple):
+    """One request; ``place`` is its file and 1-based line, or the held-out list's id."""
 
     place: str
-    """File and 1-based line (or the held-out list's id)."""
     category: str
-    """The row's category, or ``-``."""
     text: str
-    """The request."""
     words: frozenset[str]
-    """Its lower-cased words without stop words (all its words when nothing else is left)."""
 
 
 def request(place: str, category: str, text: str) -> Request:

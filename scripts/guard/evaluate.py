@@ -14,7 +14,6 @@ import random
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -72,29 +71,12 @@ def is_degenerate(answer: str) -> bool:
     return bool(threes) and max(threes.values()) >= 4
 
 
-@dataclass(frozen=True)
-class Counts:
-    """What became of one set of requests."""
-
-    n: int
-    """Requests asked."""
-    refused: int
-    """Answers that open with a refusal."""
-    degenerate: int
-    """Empty or looping answers that are no refusal."""
-    answered: int
-    """All others."""
-
-    def rates(self) -> dict[str, float | int]:
-        """The counts as shares of ``n``, rounded to four places."""
-        shares = {name: round(getattr(self, name) / self.n, 4) for name in ("answered", "refused", "degenerate")}
-        return {"n": self.n, **shares}
-
-
-def count(answers: Sequence[str]) -> Counts:
+def rates_of(answers: Sequence[str]) -> dict[str, float]:
+    """The number of answers, and shares of them that are answered, refused and (no refusals) degenerate."""
     refused = sum(map(is_refusal, answers))
-    degenerate = sum(is_degenerate(a) and not is_refusal(a) for a in answers)
-    return Counts(len(answers), refused, degenerate, len(answers) - refused - degenerate)
+    degenerate = sum(is_degenerate(answer) and not is_refusal(answer) for answer in answers)
+    counts = {"answered": len(answers) - refused - degenerate, "refused": refused, "degenerate": degenerate}
+    return {"n": len(answers), **{name: round(value / len(answers), 4) for name, value in counts.items()}}
 
 
 def read_requests(path: Path, limit: int | None = None, seed: int = 0) -> list[str]:
@@ -155,9 +137,7 @@ def main() -> None:
         "plain": read_requests(options.plain, options.plain_limit, options.plain_seed),
     }
     guarded = load_guarded(None if options.bare else options.adapter)
-    rates = {}
-    for name, requests in sets.items():
-        rates[name] = count(generate(guarded, requests, options.new_tokens)).rates()
+    rates = {name: rates_of(generate(guarded, requests, options.new_tokens)) for name, requests in sets.items()}
     if options.json:
         print(json.dumps(rates))
         return

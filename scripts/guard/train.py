@@ -11,11 +11,10 @@ import argparse
 import json
 import random
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -58,8 +57,7 @@ STRENGTHS = {"standard": 1.2, "weak": 0.55}
 """Factor on the trained adapter's alpha, chosen on the development sets: a weaker guard refuses less of everything."""
 
 
-@dataclass(frozen=True)
-class Example:
+class Example(NamedTuple):
     """One row to train on: a request and the responses to draw from."""
 
     request: str
@@ -166,7 +164,7 @@ def run_phase(model: Any, tokenizer: Any, phase: Phase, seed: int) -> None:
     optimizer = torch.optim.AdamW(masters, lr=phase.learning_rate, weight_decay=0.0)
     schedule = get_cosine_schedule_with_warmup(optimizer, steps // 10, steps)
     model.train()
-    begin, step = time.perf_counter(), 0
+    step = 0
     for epoch in range(phase.epochs):
         examples = contrast + order.sample(plain, phase.plain_rows)
         encoded = [
@@ -187,8 +185,7 @@ def run_phase(model: Any, tokenizer: Any, phase: Phase, seed: int) -> None:
                     weight.copy_(master)
             step += 1
             if step % 20 == 0 or step == steps:
-                took = time.perf_counter() - begin
-                print(f"epoch {epoch + 1} step {step}/{steps} loss {loss.item():.3f} {took:.0f} s", file=sys.stderr)
+                print(f"epoch {epoch + 1} step {step}/{steps} loss {loss.item():.3f}", file=sys.stderr)
 
 
 def save(model: Any, strength: float, out: Path) -> None:

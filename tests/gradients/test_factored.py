@@ -111,8 +111,7 @@ def test_terms_that_lie_in_files_give_the_same_scores(tmp_path):
     in_memory = stack_directions(gradient_pass.layers, [gradient], torch.float32)
     store = MappedStore(tmp_path)
     in_files = store.directions(
-        stack_directions(gradient_pass.layers, [gradient], torch.float32, empty=store.empty, written=store.let_go),
-        CPU,
+        stack_directions(gradient_pass.layers, [gradient], torch.float32, empty=store.empty, written=store.let_go), CPU
     )
     batch = make_batch(random_rows(np.random.default_rng(2), 4), CPU)
     np.testing.assert_array_equal(

@@ -82,10 +82,7 @@ class Halving:
         self._said: str | None = None
 
     def groups(
-        self,
-        rows: Sequence[EncodedRow],
-        plan: Iterable[Sequence[int]],
-        forget: Callable[[], None] = lambda: None,
+        self, rows: Sequence[EncodedRow], plan: Iterable[Sequence[int]], forget: Callable[[], None] = lambda: None
     ) -> Iterator[list[int]]:
         """The places of each batch of a plan, or of its halves, until every place was measured.
 
