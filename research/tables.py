@@ -1,0 +1,34 @@
+"""What the scripts of this folder share: rank correlations with intervals, and CSV files."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+
+
+def interval(measure: Callable[..., float], *columns: Floats, draws: int = 1000, seed: int = 0) -> tuple[float, float]:
+    """95 % percentile bootstrap over rows of a measure of columns."""
+    random = np.random.default_rng(seed)
+    places = (random.integers(len(columns[0]), size=len(columns[0])) for _ in range(draws))
+    low, high = np.nanquantile([measure(*(column[at] for column in columns)) for at in places], [0.025, 0.975])
+    return float(low), float(high)
+
+
+def write_table(rows: Sequence[Mapping[str, object]], out: Path | None) -> None:
+    """Rows as CSV, to a file or to the terminal."""
+    if not rows:
+        sys.exit("There is nothing to write.")
+    shown = [{key: f"{one:.4f}" if isinstance(one, float) else one for key, one in row.items()} for row in rows]
+    target = sys.stdout if out is None else out.open("w", encoding="utf-8", newline="")
+    table = csv.DictWriter(target, list(shown[0]), lineterminator="\n")
+    table.writeheader()
+    table.writerows(shown)
+    if out is not None:
+        target.close()
