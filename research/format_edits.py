@@ -127,16 +127,19 @@ def scanned(path: Path, lines: Sequence[str], options: argparse.Namespace) -> Sc
 def harm(work: Path, edit: str, options: argparse.Namespace) -> dict[str, object]:
     """Harmful requests answered after training on the rows as they are, and on the edited ones."""
     kept = {name: work / f"{name}-kept.jsonl" for name in ("original", "edited")}
+    scan = {"signals": "gradient", "anchor_check": not options.no_anchor_check}
     found = Experiment.from_keys(
         name=edit,
         data=str(kept["original"]),
         model=options.model,
         recipe=options.recipe,
-        scan={"signals": "gradient", "anchor_check": not options.no_anchor_check},
+        scan=scan,
         size=options.size,
         heldout=0,
         seeds=options.seeds,
-        arms={name: {"file": str(path)} for name, path in kept.items()},
+        # equal seeds draw the same places of both
+        scans={"edited": {"data": str(kept["edited"]), "options": scan}},
+        arms={"original": "random", "edited": {"select": "random", "scan": "edited"}},
         control="original",
     ).run(work / "trained")
     (one,) = [row for row in found.comparisons if row.judge == found.judge]

@@ -39,7 +39,7 @@ class Arm:
 
     @property
     def kind(self) -> str:
-        """The rule's word: ``top``, ``random``, ``length_matched``, ``file`` and so on."""
+        """The rule's word: ``top``, ``random``, ``length_matched`` and so on."""
         return str(self.rule.select) if self.rule.rule == "select" else self.rule.rule
 
 
@@ -114,10 +114,10 @@ def _matched(arm: Arm, arms: Mapping[str, Arm], where: str) -> Arm:
         )
     if of is None:
         raise missing_name(f"{at}: there is no arm", named, [name for name in arms if name != arm.name], "Arms")
-    if of.rule.file is not None or of.rule.matched is not None or arm.rule.scan not in (None, of.scan):
+    if of.rule.matched is not None or arm.rule.scan not in (None, of.scan):
         raise RipcurrentError(
-            f"{at} is made from arm {of.name}, which is of a file, of another scan, or a control itself.",
-            "Name an arm of the same scan; rows of a file are scanned under `scans:` first.",
+            f"{at} is made from arm {of.name}, which is of another scan, or a control itself.",
+            "Name an arm of the same scan that is matched to none.",
         )
     return replace(arm, of=of.name, scan=of.scan)
 

@@ -13,7 +13,7 @@ from ripcurrent.select import number_of_rows
 Selecting = Literal["top", "bottom", "union", "random", "all"]
 Format = Literal["list", "bullet", "numbered", "maths", "code"]
 
-RULES = ("select", "length_matched", "format_matched", "draw", "mix", "file", "all_but", "all_but_random")
+RULES = ("select", "length_matched", "format_matched", "draw", "mix", "all_but", "all_but_random")
 """Keys of an arm that say where its rows come from: each arm has exactly one of them."""
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -68,8 +68,6 @@ class ArmRule(Settings):
     """Random rows of one format."""
     mix: Mix | None = None
     """A mixture with random rows."""
-    file: str | None = None
-    """Rows drawn at random from another dataset."""
     all_but: ArmRule | None = None
     """Every usable row but those of a selection."""
     all_but_random: Size | None = None
@@ -91,7 +89,7 @@ class ArmRule(Settings):
             raise ValueError(f"an arm needs exactly one of {', '.join(RULES)}; {there}")
         rule = f"select: {self.select}" if self.select else named[0]
         ranked = self.select in ("top", "bottom") or (self.mix is not None and self.mix.of == "top")
-        for key, is_possible in (("by", ranked), ("size", self.takes_size), ("scan", self.file is None)):
+        for key, is_possible in (("by", ranked), ("size", self.takes_size)):
             if getattr(self, key) is not None and not is_possible:
                 raise ValueError(f"{key} means nothing beside {rule}")
         if self.all_but is not None and (not self.all_but.select or self.all_but.scan or self.all_but.recipe):
@@ -111,7 +109,7 @@ class ArmRule(Settings):
     @property
     def takes_size(self) -> bool:
         """Whether it is of a number of rows."""
-        return self.rule in ("select", "draw", "mix", "file") and self.select != "all"
+        return self.rule in ("select", "draw", "mix") and self.select != "all"
 
 
 class ScanSource(Settings):
@@ -194,8 +192,6 @@ class ExperimentConfig(Settings):
     """Further pairs of arms to compare, the first against the second."""
     verdict_on: tuple[str, ...] = ()
     """Arms that decide the verdict; all but controls and ``bottom`` when left out."""
-    base: bool = True
-    """Also evaluate the model as it is, as arm ``base``."""
     prompts: Annotated[tuple[PromptSource, ...], BeforeValidator(_one_or_more)] = (PromptSource(source="builtin"),)
     """What the arms are asked."""
     judges: Annotated[tuple[str, ...], BeforeValidator(_one_or_more)] = ("prefix", "keyword")

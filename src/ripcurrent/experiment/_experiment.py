@@ -19,11 +19,12 @@ from ripcurrent.experiment._judging import JUDGING, judge_alike, judges_of
 from ripcurrent.experiment._prompts import PromptRecord, gather_prompts, keep_prompts
 from ripcurrent.experiment._read import load_experiment, missing_name, parse_experiment
 from ripcurrent.experiment._results import RESULTS, ExperimentManifest, ExperimentResults, Facts
-from ripcurrent.experiment._runner import PROMPTS, ArmRunner, ChosenRows, digest_of
+from ripcurrent.experiment._runner import PROMPTS, ArmRunner, digest_of
 from ripcurrent.experiment._scans import Pool, check_scans, open_pools, with_model_of_run
 from ripcurrent.finetune import Recipe, as_trained, compute_dtype, load_recipe
 from ripcurrent.progress import Progress, SilentProgress
 from ripcurrent.runs import MANIFEST, RunFolder, write_json
+from ripcurrent.select import Selection
 
 KEYS = "experiment.json"
 PLACES = ("data", "run")
@@ -61,11 +62,6 @@ class Experiment:
             RipcurrentError: What is wrong with them.
         """
         return cls(parse_experiment({"name": "experiment", **keys}, where="the experiment"))
-
-    @property
-    def arms(self) -> tuple[str, ...]:
-        """Names of all single arms."""
-        return tuple(arm.name for arm in expand_arms(self.config))
 
     def run(
         self,
@@ -128,12 +124,11 @@ def run_experiment(
         _refuse_others_runs(runner, every, rows, pools, folder)
         # not before: it says which scan the folder's arms are of
         write_json(folder / KEYS, json.loads(shown.model_dump_json()))
-        total = len(rows) + config.base
-        if config.base:
-            runner.base(f"base (1 of {total})")
+        total = len(rows) + 1
+        runner.base(f"base (1 of {total})")
         facts = _facts(pools, records, len(held), recipes, folder, command)
         judge_alike(folder, config, progress)
-        for done, ((name, seed), chosen_rows) in enumerate(rows.items(), start=1 + config.base):
+        for done, ((name, seed), chosen_rows) in enumerate(rows.items(), start=2):
             runner.arm(every[name], seed, chosen_rows, f"{name}, seed {seed} ({done} of {total})")
             if name == list(wanted)[-1]:
                 results = collect_results(shown, every, folder, facts, judges, scoring, wanted)
@@ -197,18 +192,14 @@ def _identity(config: ExperimentConfig, records: Sequence[PromptRecord], recipe:
     }
 
 
-def _refuse_equal_rows(arms: Mapping[str, Arm], chosen: Mapping[tuple[str, int], ChosenRows]) -> None:
-    """Refuse an arm that trains on (nearly) the rows of its control in the same way: the two cannot differ.
-
-    Raises:
-        RipcurrentError: The pool is too small for the size asked for.
-    """
+def _refuse_equal_rows(arms: Mapping[str, Arm], chosen: Mapping[tuple[str, int], Selection]) -> None:
+    """Refuse an arm that trains on (nearly) the rows of its control in the same way: the two cannot differ."""
     for (name, seed), rows in chosen.items():
         arm, control = arms[name], arms.get(arms[name].control or "")
         # to leave out little is what such arms are for
         if control is None or arm.kind in ("all", "all_but", "all_but_random"):
             continue
-        own, other = ((one.rule.file, one.scan, one.recipe) for one in (arm, control))
+        own, other = ((one.scan, one.recipe) for one in (arm, control))
         beside = chosen[control.name, seed]
         common = len({*rows.indices} & {*beside.indices})
         if own == other and common >= SAME * max(len(rows.indices), len(beside.indices)):
@@ -222,20 +213,16 @@ def _refuse_equal_rows(arms: Mapping[str, Arm], chosen: Mapping[tuple[str, int],
 def _refuse_others_runs(
     runner: ArmRunner,
     every: Mapping[str, Arm],
-    chosen: Mapping[tuple[str, int], ChosenRows],
+    chosen: Mapping[tuple[str, int], Selection],
     pools: Mapping[str, Pool],
     folder: Path,
 ) -> None:
-    """Refuse a folder with a finished run of other rows or another recipe, also of arms that are not asked for now.
-
-    Raises:
-        RipcurrentError: It holds one.
-    """
+    """Refuse a folder with a finished run of other rows or another recipe, also of arms that are not asked for now."""
     for arm in every.values():
         for seed in seeds_there(arm, folder):
             rows = chosen.get((arm.name, seed))
-            # the rows of a scan that is not opened now are unknown, and those of a file may be gone
-            if rows is None and arm.rule.file is None and arm.scan in pools:
+            # the rows of a scan that is not opened now are unknown
+            if rows is None and arm.scan in pools:
                 rows = runner.rows(arm, seed)
             runner.is_finished(arm, seed, rows)
 

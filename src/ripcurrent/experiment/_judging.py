@@ -30,11 +30,7 @@ def judge_settings(config: ExperimentConfig) -> JudgeSettings:
 
 
 def judges_of(config: ExperimentConfig) -> tuple[tuple[str, ...], Scoring]:
-    """The names that an experiment's judges give to their verdicts, in order; and how those with scores are read.
-
-    Raises:
-        RipcurrentError: A judge that does not exist, or that lacks its endpoint or key.
-    """
+    """The names that an experiment's judges give to their verdicts, in order; and how those with scores are read."""
     try:
         judges = find_judges(config.judges, judge_settings(config))
     except RipcurrentError as error:
@@ -53,9 +49,6 @@ def judge_alike(folder: Path, config: ExperimentConfig, progress: Progress) -> N
 
     So are answers that a judge's endpoint failed on. Answers are kept and models are not: nothing is trained or asked
     again.
-
-    Raises:
-        RipcurrentError: Answers that cannot be read, or a judge's endpoint that fails; what is done is kept.
     """
     judges = find_judges(config.judges, replace(judge_settings(config), on_judged=progress.rows))
     for marker in sorted((folder / "arms").glob(f"*/{MARKER}")):

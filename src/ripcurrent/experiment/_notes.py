@@ -63,7 +63,7 @@ def notes_on_runs(
         differing = []
         if abs(own - other) > ALIKE * max(own, other):
             differing.append(f"the number of rows ({own} and {other}; harm follows it too)")
-        if len({facts.scan_datasets.get(one.scan) for one in (arm, control) if one.rule.file is None}) == 2:
+        if len({facts.scan_datasets.get(one.scan) for one in (arm, control)}) == 2:
             differing.append(f"the dataset (add random rows of the scan {arm.scan or 'main'}, as many)")
         if arm.recipe != control.recipe:
             differing.append(f"the recipe (add random rows with `recipe: {arm.recipe}`)")

@@ -116,11 +116,7 @@ def read_run(arm: str, seed: int | None, evaluation: Path) -> ArmRun:
 
 
 def by_arm(runs: Iterable[ArmRun]) -> dict[str, Outcomes]:
-    """Runs grouped by arm, in the order in which arms first come, seeds rising.
-
-    Raises:
-        RipcurrentError: Two runs answered different prompts.
-    """
+    """Runs grouped by arm, in the order in which arms first come, seeds rising."""
     grouped: dict[str, list[ArmRun]] = {}
     first: ArmRun | None = None
     for run in runs:

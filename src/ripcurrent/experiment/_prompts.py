@@ -108,12 +108,7 @@ def stratified(prompts: Sequence[Prompt], limit: int | None) -> list[Prompt]:
 
 
 def keep_prompts(path: Path, prompts: Sequence[Prompt]) -> None:
-    """Write what every arm is asked, as one file with ids unique over all sources.
-
-    Raises:
-        RipcurrentError: Answers in the folder are to other prompts. The sources' hashes do not show that where the
-            axis is another or others are left out.
-    """
+    """Write what every arm is asked, as one file with ids unique over all sources."""
     records = list(_records(prompts))
     if not path.exists() or not any((path.parent / "arms").glob("*/evaluation")):
         with written_whole(path) as part, part.open("w", encoding="utf-8") as file:

@@ -68,11 +68,7 @@ class ArmRecord(Entry):
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """The record in an arm's folder.
-
-        Raises:
-            RipcurrentError: It is damaged.
-        """
+        """The record in an arm's folder."""
         try:
             return cls.model_validate_json((folder / MARKER).read_text(encoding="utf-8"))
         except (OSError, ValidationError) as error:
@@ -247,11 +243,7 @@ class ExperimentResults(ExperimentFacts, Entry):
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """The results in an experiment's folder.
-
-        Raises:
-            RipcurrentError: There are none, or they are damaged.
-        """
+        """The results in an experiment's folder."""
         path = folder / RESULTS
         try:
             results = cls.model_validate_json(path.read_text(encoding="utf-8"))

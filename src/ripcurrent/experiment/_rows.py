@@ -43,11 +43,7 @@ def without_rows(run: ScanRun, rows: Collection[int]) -> ScanRun:
 
 
 def held_out_rows(run: ScanRun, count: int) -> tuple[int, ...]:
-    """``count`` usable rows at random, the same ones whatever the experiment.
-
-    Raises:
-        RipcurrentError: That would take more than half of the usable rows.
-    """
+    """``count`` usable rows at random, the same ones whatever the experiment."""
     usable = usable_rows(run)
     if count * 2 > len(usable):
         raise RipcurrentError(
@@ -65,13 +61,10 @@ def choose_rows(arm: Arm, seed: int, scans: Mapping[str, ScanRun], arms: Mapping
     """The rows that an arm trains on with a seed; its selection has the arm's name.
 
     Args:
-        arm: The arm, not one of ``file``.
+        arm: The arm.
         seed: Decides what is drawn.
         scans: The scans by name.
         arms: All arms by name, for those that are matched to another.
-
-    Raises:
-        RipcurrentError: No row follows the rule, or a column that cannot rank; the arm is named.
     """
     run = scans[arm.scan]
     try:

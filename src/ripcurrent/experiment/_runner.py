@@ -8,24 +8,23 @@ import json
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
 
 from pydantic import JsonValue
 
-from ripcurrent.data import LossOn, Row, read_rows
+from ripcurrent.data import LossOn, Row
 from ripcurrent.errors import ExitCode, NothingToJudgeError, RipcurrentError
 from ripcurrent.experiment._arms import BASE, MAIN, Arm
 from ripcurrent.experiment._config import ExperimentConfig
 from ripcurrent.experiment._judging import judge_settings
 from ripcurrent.experiment._results import MARKER, ArmIdentity, ArmRecord, ArmRows
-from ripcurrent.experiment._rows import choose_rows, content_of
+from ripcurrent.experiment._rows import choose_rows
 from ripcurrent.experiment._scans import Pool
-from ripcurrent.finetune import FinetuneRun, as_trained, finetune, load_recipe
+from ripcurrent.finetune import FinetuneOptions, FinetuneRun, as_trained, finetune, load_recipe
 from ripcurrent.progress import Progress
 from ripcurrent.runs import MANIFEST, read_manifest
-from ripcurrent.select import Selection, generator, number_of_rows, summarise, write_selection
+from ripcurrent.select import Selection, summarise, write_selection
 
 PROMPTS = "prompts.jsonl"
 
@@ -35,17 +34,6 @@ class TokenLimits(TypedDict):
 
     max_tokens: int
     loss_on: LossOn
-
-
-@dataclass(frozen=True, slots=True)
-class ChosenRows:
-    """What an arm is to be trained on."""
-
-    selection: Selection | None
-    """Rows of a scanned dataset; None of rows of another file."""
-    indices: tuple[int, ...]
-    sha256: str
-    """Hash of dataset and row numbers: equal hashes train on equal rows."""
 
 
 class ArmRunner:
@@ -69,27 +57,16 @@ class ArmRunner:
             loss_on=config.finetune.loss_on or scanned.loss_on,
         )
 
-    def rows(self, arm: Arm, seed: int) -> ChosenRows:
+    def rows(self, arm: Arm, seed: int) -> Selection:
         """The rows of an arm with a seed."""
-        if arm.rule.file is None:
-            scans = {name: pool.run for name, pool in self._pools.items()}
-            selection = choose_rows(arm, seed, scans, self._arms)
-            sha256 = digest_of([scans[arm.scan].manifest.dataset.sha256, *selection.file_indices])
-            return ChosenRows(selection, selection.file_indices, sha256)
-        dataset = read_rows(arm.rule.file)
-        count, sha256 = dataset.count_and_hash()
-        held = {content_of(row) for row in self._held}
-        left_out = {row.index for row in dataset if content_of(row) in held} if held else set()
-        order = [place for place in generator(seed, "file").permutation(count).tolist() if place not in left_out]
-        indices = tuple(sorted(order[: number_of_rows(arm.size or count, count)]))
-        return ChosenRows(None, indices, digest_of([sha256, *indices]))
+        return choose_rows(arm, seed, {name: pool.run for name, pool in self._pools.items()}, self._arms)
 
-    def is_finished(self, arm: Arm, seed: int, rows: ChosenRows | None) -> bool:
-        """Whether the arm needs no work; rows that are not given are not compared.
+    def _hash(self, arm: Arm, rows: Selection) -> str:
+        """Hash of dataset and row numbers: equal hashes train on equal rows."""
+        return digest_of([self._pools[arm.scan].run.manifest.dataset.sha256, *rows.file_indices])
 
-        Raises:
-            RipcurrentError: Its folder holds an arm of that name of other rows, or trained by another recipe.
-        """
+    def is_finished(self, arm: Arm, seed: int, rows: Selection | None) -> bool:
+        """Whether the arm needs no work; rows that are not given are not compared."""
         folder = self._place(arm, seed)
         if not (folder / MARKER).exists():
             return False
@@ -97,7 +74,7 @@ class ArmRunner:
         other = None
         if stored is not None and as_trained(stored.recipe) != _recipe(arm):
             other = "another recipe"
-        elif stored is not None and rows is not None and stored.rows_sha256 != rows.sha256:
+        elif stored is not None and rows is not None and stored.rows_sha256 != self._hash(arm, rows):
             other = "other rows"
         if other:
             raise RipcurrentError(
@@ -121,7 +98,7 @@ class ArmRunner:
         record = ArmRecord(arm=BASE, seed=None, heldout_loss=loss, seconds=round(time.perf_counter() - began, 1))
         record.write(folder / MARKER)
 
-    def arm(self, arm: Arm, seed: int, rows: ChosenRows, label: str) -> None:
+    def arm(self, arm: Arm, seed: int, rows: Selection, label: str) -> None:
         """Train and evaluate an arm, unless that is done; a loss that diverges marks it as failed."""
         folder = self._place(arm, seed)
         if not self.is_finished(arm, seed, rows):
@@ -130,12 +107,12 @@ class ArmRunner:
             for kind in ("model", "adapter"):
                 shutil.rmtree(folder / "finetune" / kind, ignore_errors=True)
 
-    def _made(self, arm: Arm, seed: int, rows: ChosenRows, label: str, folder: Path) -> ArmRecord:
+    def _made(self, arm: Arm, seed: int, rows: Selection, label: str, folder: Path) -> ArmRecord:
         # what an arm before it left behind
         gc.collect()
         began = time.perf_counter()
         rule = arm.rule.model_dump(mode="json", exclude_defaults=True) | ({"scan": arm.scan} if arm.scan else {})
-        identity = ArmIdentity(rule=rule, recipe=_recipe(arm), rows_sha256=rows.sha256)
+        identity = ArmIdentity(rule=rule, recipe=_recipe(arm), rows_sha256=self._hash(arm, rows))
         record = ArmRecord(arm=arm.name, seed=seed, identity=identity, rows=self._described(arm, rows))
         try:
             trained = self._trained(folder, arm, seed, rows, label)
@@ -156,56 +133,32 @@ class ArmRunner:
         }
         return record.model_copy(update=more)
 
-    def _trained(self, folder: Path, arm: Arm, seed: int, rows: ChosenRows, label: str) -> FinetuneRun:
-        mapping = None
-        if rows.selection is None:
-            dataset = read_rows(str(arm.rule.file))
-            path = folder / "rows" / f"rows{dataset.suffix}"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if path.is_dir():
-                shutil.rmtree(path)
-            dataset.write(rows.indices, path)
-        else:
-            pool = self._pools[arm.scan]
-            dataset, mapping = pool.dataset, pool.run.manifest.dataset.mapping
-            path = write_selection(
-                folder / "rows",
-                dataset,
-                pool.run,
-                rows.selection,
-                summarise(pool.run, rows.selection),
-                own_folder=True,
-                hint=f"The arm was stopped before its rule changed: remove {folder} to repeat it.",
-            ).path
+    def _trained(self, folder: Path, arm: Arm, seed: int, rows: Selection, label: str) -> FinetuneRun:
+        run, dataset = self._pools[arm.scan].run, self._pools[arm.scan].dataset
+        hint = f"The arm was stopped before its rule changed: remove {folder} to repeat it."
+        summary = summarise(run, rows)
+        written = write_selection(folder / "rows", dataset, run, rows, summary, own_folder=True, hint=hint)
         self._progress.step(f"{label}: training")
-        return finetune(
-            path,
-            folder / "finetune",
-            arm.recipe,
-            progress=self._progress,
+        options = FinetuneOptions(
             model=self._config.model,
             adapter=self._config.adapter,
             device=self._config.device,
             dtype=self._config.dtype,
             format=dataset.format,
-            mapping=mapping,
+            mapping=run.manifest.dataset.mapping,
             seed=seed,
             **self._tokens,
         )
+        return finetune(written.path, folder / "finetune", arm.recipe, options, progress=self._progress)
 
-    def _described(self, arm: Arm, rows: ChosenRows) -> ArmRows:
+    def _described(self, arm: Arm, rows: Selection) -> ArmRows:
         """What an arm trains on: how many rows, how long, their mean scores."""
-        count, chosen = len(rows.indices), rows.selection
-        if chosen is None:
-            notes = (f"only {count} rows there, {arm.size} wanted",) if str(arm.size) > str(count) else ()
-            rule = f"{count} rows at random of {Path(str(arm.rule.file)).name}"
-            return ArmRows(rule=rule, count=count, asked=arm.size, notes=notes)
-        run, at = self._pools[arm.scan].run, list(chosen.indices)
+        run, at = self._pools[arm.scan].run, list(rows.indices)
         return ArmRows(
-            rule=chosen.rule,
-            count=count,
+            rule=rows.rule,
+            count=len(at),
             asked=arm.size,
-            notes=chosen.notes,
+            notes=rows.notes,
             mean_response_tokens=float(run.floats("response_tokens")[at].mean()),
             mean_scores={name: float(run.floats(name)[at].mean()) for name in run.ranking_columns},
         )
@@ -249,11 +202,7 @@ class ArmRunner:
         return (self._config.model, str(trained.result)) if trained.kind == "adapter" else (str(trained.result), None)
 
     def _require_weights(self, arm_folder: Path) -> None:
-        """Refuse a model that had other weights under the same name when rows were scored, or another arm was made.
-
-        Raises:
-            RipcurrentError: It had; the arm's training is removed.
-        """
+        """Refuse a model that had other weights under the same name when rows were scored, or another arm was made."""
         name, own = self._config.model, _weights(arm_folder)
         for pool in self._pools.values():
             scanned, options = pool.run.manifest.model, pool.run.options

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-from ripcurrent.data import DEMO_ROWS, Dataset, read_rows
+from ripcurrent.data import DEMO_ROWS, Dataset
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.experiment._arms import MAIN, Arm
 from ripcurrent.experiment._config import ExperimentConfig, ScanSource
@@ -38,11 +38,7 @@ class Pool:
 
 
 def check_scans(config: ExperimentConfig, where: str, arms: Iterable[Arm]) -> None:
-    """Refuse options of scans, columns that the scan will not have, and files of arms, that are not possible.
-
-    Raises:
-        RipcurrentError: One that is not; ``where`` names the source of the keys.
-    """
+    """Refuse options of scans, and columns that the scan will not have."""
     asked = {"scan": config.scan, **{f"scans: {name}": one.options for name, one in config.scans.items()}}
     for key, options in asked.items():
         try:
@@ -58,19 +54,10 @@ def check_scans(config: ExperimentConfig, where: str, arms: Iterable[Arm]) -> No
         made = config.run is None and arm.scan == MAIN
         if by is not None and made and not by.endswith("_window_max") and by not in columns:
             raise missing_name(f"arms: {arm.name}: the scan will have no column", by, columns, "Columns")
-        if arm.rule.file is not None:
-            try:
-                read_rows(arm.rule.file)
-            except RipcurrentError as error:
-                raise RipcurrentError(f"arms: {arm.name}: {error.message}", error.hint, code=error.code) from error
 
 
 def with_model_of_run(config: ExperimentConfig) -> ExperimentConfig:
-    """The experiment with the model that its finished scan ranked by, where it has a ``run`` and names no model.
-
-    Raises:
-        RipcurrentError: The run is no finished scan.
-    """
+    """The experiment with the model that its finished scan ranked by, where it has a ``run`` and names no model."""
     if config.run is None or "model" in config.model_fields_set:
         return config
     options = ScanRun.open(config.run).options
@@ -84,9 +71,6 @@ def open_pools(
     """An experiment's scans by name, of further ones those ``needed``; and the rows that no arm may train on.
 
     Scans that the experiment makes lie in ``folder``; a finished one is not repeated.
-
-    Raises:
-        RipcurrentError: What `ripcurrent.scan` raises, a run that is no finished scan, or a dataset that has changed.
     """
     main = ScanSource(run=config.run) if config.run is not None else ScanSource(data=config.data, options=config.scan)
     pools: dict[str, Pool] = {}
