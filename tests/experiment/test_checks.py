@@ -15,11 +15,11 @@ from ripcurrent.experiment import expand_arms, parse_experiment, run_experiment
 from ripcurrent.experiment._experiment import _refuse_equal_rows
 from ripcurrent.experiment._judging import judge_settings, judges_of
 from ripcurrent.experiment._prompts import keep_prompts
-from ripcurrent.experiment._runner import ChosenRows
 from ripcurrent.experiment._scans import open_pools
 from ripcurrent.progress import SilentProgress
 from ripcurrent.scan import ScanRun
 from ripcurrent.scan import scan as make_scan
+from ripcurrent.select import Selection
 from tests.tiny_scan import EXACT, good_rows, write_jsonl
 
 KEYS: dict[str, Any] = {"name": "x", "run": "main", "seeds": 1, "arms": {"random": "random"}}
@@ -135,18 +135,18 @@ def test_held_out_rows_are_in_no_scan_also_where_they_repeat(
         ({"all_but_random": "5%"}, range(19), False),
         ({"select": "all"}, range(20), False),
         # rows of the same numbers of another dataset
-        ({"file": "other.jsonl"}, range(20), False),
+        ({"select": "top", "scan": "other"}, range(20), False),
         # the same rows trained in another way, which is what is asked there
         ({"select": "top", "recipe": "lora"}, range(20), False),
         ({"select": "random", "recipe": "embedded"}, range(20), True),
     ],
 )
 def test_an_arm_of_its_controls_rows_is_refused(rule: dict[str, Any], rows: range, refused: bool) -> None:
-    config = parse_experiment({**KEYS, "arms": {"random": "random", "other": rule}}, where="x")
+    config = parse_experiment({**KEYS, "arms": {"random": "random", "other": rule}, "scans": {"other": "x"}}, where="x")
     arms = {arm.name: arm for arm in expand_arms(config)}
     chosen = {
-        ("random", 0): ChosenRows(None, tuple(range(20)), "a"),
-        ("other", 0): ChosenRows(None, tuple(rows), "b"),
+        (name, 0): Selection(name, "random", "", None, tuple(indices), ())
+        for name, indices in (("random", range(20)), ("other", rows))
     }
     if not refused:
         _refuse_equal_rows(arms, chosen)

@@ -120,7 +120,6 @@ def test_a_files_scan_and_recipe_are_replaced_by_the_command_line(
         ("title: 2026-02-30\ndata: x\narms: {random: random}\n", [], ("not readable as YAML",)),
         ("data: x\nsize: true\narms: {random: random}\n", [], ("True is not a number of rows", "20%")),
         ("data: x\nsize: 0.2\narms: {random: random}\n", [], ("0.2 is not a number of rows", "20%")),
-        ("data: x\narms: {random: random, f: {file: gone.jsonl}}\n", [], ("arms: f: ", "gone.jsonl")),
         (
             "data: x\narms: {random: random, t: {select: top, by: gradient_harmfull}}\n",
             [],

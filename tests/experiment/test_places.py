@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from ripcurrent.data import read_rows
-from ripcurrent.errors import RipcurrentError
+from ripcurrent.errors import ExitCode, RipcurrentError
 from ripcurrent.experiment import ExperimentResults, parse_experiment, run_experiment
 from ripcurrent.runs import write_json
+from tests.evaluate.scripted_server import Answered, completion, error, serve
 from tests.experiment.answers import FakeEvaluate
 from tests.experiment.conftest import read
 from tests.models.tiny import save_tiny
@@ -161,3 +162,46 @@ def test_runs_trained_on_other_kinds_of_devices_are_told(
 def test_no_arm_named_is_an_error_and_no_failure_of_all(small: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(RipcurrentError, match="No arm is named"):
         run(small, tmp_path / "out", arms=[])
+
+
+@pytest.fixture
+def few(keys: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
+    """Two arms, one seed, forty prompts: more than one batch of them."""
+    rows = [{"id": f"h{n}", "prompt": f"harmful request {n}", "axis": "harmful"} for n in range(34)]
+    rows += [{"id": f"p{n}", "prompt": f"plain request {n}", "axis": "plain"} for n in range(6)]
+    asked = write_jsonl(tmp_path / "few.jsonl", rows)
+    arms = {"random": "random", "top": "top"}
+    return {**keys, "seeds": [0], "arms": arms, "prompts": [{"source": str(asked)}], "max_new_tokens": 4}
+
+
+def test_a_judges_endpoint_that_fails_loses_no_answer(
+    few: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RIPCURRENT_CACHE", str(tmp_path / "cache"))
+    out = tmp_path / "out"
+    works = False
+
+    def script(request: dict[str, Any]) -> Answered:
+        return completion('{"score": 5}') if works else error(401, "no such key")
+
+    with serve(script) as server:
+        asking = {**few, "judges": ["prefix", "rubric"], "judge_endpoint": server.url, "judge_model": "judge"}
+        with pytest.raises(RipcurrentError, match="refuses the key") as caught:
+            run_experiment(parse_experiment(asking, where="test"), out)
+        assert caught.value.code == ExitCode.USAGE
+        answers = out / "arms" / "base" / "evaluation" / "responses.parquet"
+        kept = answers.read_bytes()
+        works = True
+        found = run_experiment(parse_experiment(asking, where="test"), out)
+    assert answers.read_bytes() == kept
+    assert {one.judge for one in found.arms} == {"prefix", "rubric"}
+    assert read(out / "arms" / "top-seed0" / "arm.json")["status"] == "finished"
+
+
+def test_a_file_without_prompts_is_told_before_anything_is_made(few: dict[str, Any], tmp_path: Path) -> None:
+    empty = tmp_path / "empty.jsonl"
+    empty.write_text("")
+    config = parse_experiment({**few, "prompts": [{"source": str(empty)}]}, where="test")
+    with pytest.raises(RipcurrentError, match=r"empty\.jsonl"):
+        run_experiment(config, tmp_path / "out")
+    assert not (tmp_path / "out" / "arms").exists()

@@ -80,6 +80,15 @@ def put_base(folder: Path, share: float) -> None:
     ArmRecord(arm="base", seed=None).write(place / "arm.json")
 
 
+def single(arm: str, seed: int, share: float) -> ArmRun:
+    """One run of 120 harmful requests, of which a share is answered."""
+    ids = tuple(f"p{n}" for n in range(120))
+    labels = tuple("compliance" if chance(share, arm, str(seed), one) else "refusal" for one in ids)
+    axes, without, cut = ("harmful",) * 120, ("",) * 120, (False,) * 120
+    scores = {"prefix": (float("nan"),) * 120}
+    return ArmRun(arm, seed, ids, axes, without, cut, {"prefix": labels}, scores, {"prefix": "1"})
+
+
 def collected(
     folder: Path,
     by: tuple[str, ...] = ("prefix",),
@@ -365,15 +374,7 @@ def test_equal_outcomes_of_several_seeds_have_an_interval(tmp_path: Path) -> Non
 
 
 def test_what_could_have_been_found_is_at_the_level_of_holms_first_step() -> None:
-    ids, none = tuple(f"p{n}" for n in range(80)), ("",) * 80
-
-    def of(arm: str, share: float) -> ArmRun:
-        labels = tuple("compliance" if chance(share, arm, one) else "refusal" for one in ids)
-        unscored = {"prefix": (float("nan"),) * 80}
-        cut = (False,) * 80
-        return ArmRun(arm, 0, ids, ("harmful",) * 80, none, cut, {"prefix": labels}, unscored, {"prefix": "1"})
-
-    outcomes = by_arm([of("random", 0.2), of("a", 0.3), of("b", 0.4), of("c", 0.5)])
+    outcomes = by_arm([single(arm, 0, share) for arm, share in {"random": 0.2, "a": 0.3, "b": 0.4, "c": 0.5}.items()])
     found = tables.compare_pairs([(name, "random") for name in "abc"], outcomes, "prefix")
     whole = {name: one.table("prefix", "harmful") for name, one in outcomes.items() if name != "random"}
     together = compare_arms(whole, outcomes["random"].table("prefix", "harmful"))
@@ -400,3 +401,27 @@ def test_sizes_in_percent_are_a_sweep_in_the_order_of_their_rows(tmp_path: Path)
     # of a small pool two percentages are the same rows, and no two steps
     put(tmp_path, ["top-10pc-seed0"], by_share({"top-10pc": 0.1}), rows=192)
     assert "top" not in {one.group for one in collected(tmp_path, **keys).trends}
+
+
+@pytest.mark.parametrize(
+    ("shares", "ordered"),
+    [
+        ((0.1, 0.2, 0.4, 0.6, 0.8), True),
+        ((0.8, 0.6, 0.4, 0.2, 0.1), False),
+        ((0.3, 0.3, 0.3, 0.3, 0.3), False),
+        # a rise that is beyond chance, whose steps do not follow one another
+        ((0.4, 0.1, 0.5, 0.9, 0.2), False),
+    ],
+)
+def test_steps_order_the_harm_by_trend_and_by_rank(shares: tuple[float, ...], ordered: bool) -> None:
+    keys: dict[str, Any] = {"name": "x", "data": "x.jsonl", "seeds": 2, "arms": {"random": "random"}}
+    keys["arms"]["lists"] = {"mix": {"of": "list", "percent": [0, 25, 50, 75, 100]}}
+    arms = expand_arms(parse_experiment(keys, where="test"))
+    runs = [single(f"lists-{25 * place}", seed, share) for place, share in enumerate(shares) for seed in (0, 1)]
+    (found,) = tables.sweeps(arms, by_arm(runs), "prefix")
+    assert list(found.arms) == [f"lists-{25 * place}" for place in range(5)]
+    assert found.ordered is ordered
+    if ordered:
+        assert found.p < 0.01
+        assert found.slope > 0.1
+        assert found.spearman == pytest.approx(1)

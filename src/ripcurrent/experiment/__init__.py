@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from ripcurrent.lazy import lazily
 
 if TYPE_CHECKING:
-    from ripcurrent.experiment._arms import BASE, MAIN, Arm, expand_arms
+    from ripcurrent.experiment._arms import BASE, expand_arms
     from ripcurrent.experiment._collect import collect_results
-    from ripcurrent.experiment._config import ArmRule, ExperimentConfig, PromptSource
+    from ripcurrent.experiment._config import ExperimentConfig
     from ripcurrent.experiment._experiment import KEYS, Experiment, run_experiment
     from ripcurrent.experiment._heldout import heldout_loss
     from ripcurrent.experiment._outcomes import HARMFUL, ArmRun, read_run
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from ripcurrent.experiment._scans import DEMO
 
 _HOMES = {
-    "_arms": ("BASE", "MAIN", "Arm", "expand_arms"),
+    "_arms": ("BASE", "expand_arms"),
     "_collect": ("collect_results",),
-    "_config": ("ArmRule", "ExperimentConfig", "PromptSource"),
+    "_config": ("ExperimentConfig",),
     "_experiment": ("KEYS", "Experiment", "run_experiment"),
     "_heldout": ("heldout_loss",),
     "_outcomes": ("HARMFUL", "ArmRun", "read_run"),
@@ -44,37 +44,11 @@ _HOMES = {
 }
 
 __all__ = [
-    "BASE",
-    "DEMO",
-    "HARMFUL",
-    "KEYS",
-    "MAIN",
-    "Arm",
-    "ArmComparison",
-    "ArmRates",
-    "ArmRecord",
-    "ArmRows",
-    "ArmRule",
-    "ArmRun",
-    "CategoryRate",
-    "Experiment",
-    "ExperimentConfig",
-    "ExperimentManifest",
-    "ExperimentResults",
-    "PromptRecord",
-    "PromptSource",
-    "Sweep",
-    "collect_results",
-    "expand_arms",
-    "gather_prompts",
-    "heldout_loss",
-    "load_experiment",
-    "parse_experiment",
-    "read_experiment_file",
-    "read_run",
-    "ready_experiments",
-    "run_experiment",
-]
+    "BASE", "DEMO", "HARMFUL", "KEYS", "ArmComparison", "ArmRates", "ArmRecord", "ArmRows", "ArmRun", "CategoryRate",
+    "Experiment", "ExperimentConfig", "ExperimentManifest", "ExperimentResults", "PromptRecord", "Sweep",
+    "collect_results", "expand_arms", "gather_prompts", "heldout_loss", "load_experiment", "parse_experiment",
+    "read_experiment_file", "read_run", "ready_experiments", "run_experiment",
+]  # fmt: skip
 
 # hidden from type checkers, which would otherwise let every misspelt name pass
 if not TYPE_CHECKING:

@@ -150,24 +150,20 @@ class FinetuneKeys(Settings):
 
 
 class ExperimentConfig(Settings):
-    """An experiment: arms × seeds on one model."""
+    """An experiment: arms × seeds on one model. The page of experiments explains every key."""
 
     name: str
-    """Its name: the file's when left out."""
+    """The file's when left out."""
     title: str = ""
     """What it asks, in a sentence for the page."""
     data: str | None = None
     """The dataset; that of ``run`` when left out."""
     format: str | None = None
-    """Row format of ``data``; sniffed when left out."""
     model: str = "embedded"
-    """Hub id, folder, ``.gguf`` file, or ``embedded``; the model of ``run`` when left out."""
+    """The model of ``run`` when left out."""
     adapter: str | None = None
-    """PEFT adapter that belongs to the model."""
     device: str | None = None
-    """``cuda``, ``mps``, ``cpu``; chosen when left out."""
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
-    """Type of the products; chosen when left out."""
     run: str | None = None
     """Folder of a finished scan to choose rows by; or give ``scan``."""
     scan: dict[str, JsonValue] = Field(default_factory=dict)
@@ -175,9 +171,7 @@ class ExperimentConfig(Settings):
     scans: dict[str, ScanSource] = Field(default_factory=dict)
     """Further scans by name, for arms with ``scan:``."""
     recipe: str = "embedded"
-    """``paper``, ``lora``, ``embedded``, or a YAML file."""
     finetune: FinetuneKeys = FinetuneKeys()
-    """How rows are cut for training."""
     size: Size = 100
     """Rows of an arm."""
     sizes: tuple[Size, ...] = ()
@@ -185,7 +179,6 @@ class ExperimentConfig(Settings):
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = (0, 1, 2)
     """One run of every arm each; a number stands for 0, 1, …"""
     arms: dict[str, ArmRule] = Field(min_length=1)
-    """The arms by name."""
     control: str | None = "random"
     """The arm that every other one is compared with; null for none."""
     compare: tuple[tuple[str, str], ...] = ()
@@ -193,27 +186,18 @@ class ExperimentConfig(Settings):
     verdict_on: tuple[str, ...] = ()
     """Arms that decide the verdict; all but controls and ``bottom`` when left out."""
     prompts: Annotated[tuple[PromptSource, ...], BeforeValidator(_one_or_more)] = (PromptSource(source="builtin"),)
-    """What the arms are asked."""
     judges: Annotated[tuple[str, ...], BeforeValidator(_one_or_more)] = ("prefix", "keyword")
-    """Who judges; the verdict is the first one's."""
+    """The verdict is the first one's."""
     judge_endpoint: str | None = None
-    """OpenAI-compatible endpoint of judges that ask a language model, as in ``http://localhost:8000/v1``."""
     judge_model: str | None = None
-    """Name of the judging model there."""
     judge_key_env: str | None = None
     """Environment variable with the endpoint's key; ``RIPCURRENT_API_KEY`` when left out."""
     judge_timeout: float = Field(default=60.0, gt=0)
-    """Seconds that the judging model may be silent, in one attempt of five."""
     judge_concurrency: int = Field(default=4, ge=1)
-    """Requests to the judging model under way at once."""
     judge_max_tokens: int | None = Field(default=None, ge=1)
-    """Longest reply of the judging model, its thoughts included; 1024 when left out."""
     max_new_tokens: int = Field(default=48, ge=1)
-    """Longest answer."""
     batch_size: int | None = Field(default=None, ge=1)
-    """Answers generated at once; chosen when left out."""
     system: str | None = None
-    """System prompt of every question."""
     heldout: int = Field(default=40, ge=0)
     """Rows kept out of every arm, for the loss on rows of the set that no arm trained on; 0 for none."""
     keep_models: bool = False

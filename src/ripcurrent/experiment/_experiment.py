@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -113,7 +112,9 @@ def run_experiment(
     judges, scoring = judges_of(config)
     config = with_model_of_run(config)
     prompts, records = gather_prompts(config.prompts)
-    shown = _without_password(config)
+    # name and password of an endpoint are in no file
+    endpoint = None if config.judge_endpoint is None else without_secrets(config.judge_endpoint)
+    shown = config.model_copy(update={"judge_endpoint": endpoint})
     identity = _identity(shown, records, recipes[config.recipe])
     with RunFolder(folder, identity, no_results=(KEYS, PROMPTS), may_change=(*JUDGING, *PLACES)) as run:
         keep_prompts(folder / PROMPTS, prompts)
@@ -121,7 +122,7 @@ def run_experiment(
         runner = ArmRunner(config, folder, every, pools, held, progress)
         rows = {(arm.name, seed): runner.rows(arm, seed) for seed in config.seeds for arm in wanted.values()}
         _refuse_equal_rows(wanted, rows)
-        _refuse_others_runs(runner, every, rows, pools, folder)
+        _refuse_others_runs(runner, every, rows, pools)
         # not before: it says which scan the folder's arms are of
         write_json(folder / KEYS, json.loads(shown.model_dump_json()))
         total = len(rows) + 1
@@ -142,12 +143,6 @@ def run_experiment(
             code=ExitCode.NOT_MEASURED,
         )
     return results
-
-
-def seeds_there(arm: Arm, folder: Path) -> set[int]:
-    """Seeds that the folder has a finished run of the arm with."""
-    names = (path.parent.name for path in (folder / "arms").glob("*/arm.json"))
-    return {int(found[1]) for name in names if (found := re.fullmatch(rf"{re.escape(arm.name)}-seed(\d+)", name))}
 
 
 def _wanted(every: Mapping[str, Arm], named: Sequence[str] | None) -> dict[str, Arm]:
@@ -172,13 +167,6 @@ def _checked(config: ExperimentConfig, every: Iterable[Arm], wanted: Iterable[Ar
     for recipe in recipes.values():
         compute_dtype(recipe, config.device, config.dtype)
     return recipes
-
-
-def _without_password(config: ExperimentConfig) -> ExperimentConfig:
-    """The experiment as its folder keeps it: name and password of an endpoint are no part of that."""
-    if config.judge_endpoint is None:
-        return config
-    return config.model_copy(update={"judge_endpoint": without_secrets(config.judge_endpoint)})
 
 
 def _identity(config: ExperimentConfig, records: Sequence[PromptRecord], recipe: Recipe) -> Facts:
@@ -211,20 +199,15 @@ def _refuse_equal_rows(arms: Mapping[str, Arm], chosen: Mapping[tuple[str, int],
 
 
 def _refuse_others_runs(
-    runner: ArmRunner,
-    every: Mapping[str, Arm],
-    chosen: Mapping[tuple[str, int], Selection],
-    pools: Mapping[str, Pool],
-    folder: Path,
+    runner: ArmRunner, arms: Mapping[str, Arm], chosen: Mapping[tuple[str, int], Selection], opened: Collection[str]
 ) -> None:
     """Refuse a folder with a finished run of other rows or another recipe, also of arms that are not asked for now."""
-    for arm in every.values():
-        for seed in seeds_there(arm, folder):
-            rows = chosen.get((arm.name, seed))
-            # the rows of a scan that is not opened now are unknown
-            if rows is None and arm.scan in pools:
-                rows = runner.rows(arm, seed)
-            runner.is_finished(arm, seed, rows)
+    for name, seed in runner.finished():
+        rows = chosen.get((name, seed))
+        # the rows of a scan that is not opened now are unknown
+        if rows is None and arms[name].scan in opened:
+            rows = runner.rows(arms[name], seed)
+        runner.is_finished(arms[name], seed, rows)
 
 
 def _facts(
@@ -254,10 +237,6 @@ def _facts(
     if not (folder / MANIFEST).exists():
         return facts
     before = ExperimentManifest.read(folder)
-    return facts.model_copy(
-        update={
-            "scan_datasets": before.scan_datasets | facts.scan_datasets,
-            "scanned_with": before.scanned_with | facts.scanned_with,
-            "commands": tuple(dict.fromkeys((*before.commands, *facts.commands))),
-        }
-    )
+    datasets, models = before.scan_datasets | facts.scan_datasets, before.scanned_with | facts.scanned_with
+    commands = tuple(dict.fromkeys((*before.commands, *facts.commands)))
+    return facts.model_copy(update={"scan_datasets": datasets, "scanned_with": models, "commands": commands})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,8 @@ from ripcurrent.experiment._arms import BASE, Arm
 from ripcurrent.experiment._config import ExperimentConfig
 from ripcurrent.experiment._results import ArmComparison, ArmRates, ArmRecord, ExperimentFacts
 from ripcurrent.experiment._tables import BROKEN
+from ripcurrent.finetune import FinetuneManifest
+from ripcurrent.runs import MANIFEST
 
 ALIKE = 0.05
 """Arms that differ by no more than this share of their rows are compared without a word."""
@@ -85,11 +86,11 @@ def note_on_devices(folder: Path, details: Sequence[ArmRecord]) -> Iterator[str]
     """Where runs were trained on other kinds of devices, in other types or by other versions."""
     how: dict[str, list[str]] = {}
     for one in details:
-        path = folder / "arms" / f"{one.arm}-seed{one.seed}" / "finetune" / "manifest.json"
-        if path.is_file():
-            manifest = json.loads(path.read_text(encoding="utf-8"))
-            device = str(manifest["model"]["device"]).partition(":")[0]
-            way = f"{device}, {manifest['training'].get('compute')}, version {manifest.get('version')}"
+        place = folder / "arms" / f"{one.arm}-seed{one.seed}" / "finetune"
+        if (place / MANIFEST).is_file():
+            made = FinetuneManifest.read(place)
+            device = str(made.model.device).partition(":")[0]
+            way = f"{device}, {made.training.compute}, version {made.version}"
             how.setdefault(way, []).append(f"{one.arm} (seed {one.seed})")
     if len(how) > 1:
         ways = "; ".join(f"{way}: {', '.join(names)}" for way, names in how.items())

@@ -22,26 +22,20 @@ NO_VERDICT = ("unjudged", "missing")
 
 @dataclass(frozen=True, slots=True)
 class ArmRun:
-    """One evaluated run: an arm with a seed, or the untrained model."""
+    """One evaluated run: an arm with a seed, or the untrained model. Fields are by prompt, or by judge and prompt."""
 
     arm: str
-    """Name of the arm."""
     seed: int | None
-    """Its seed; None for the untrained model."""
     prompt_ids: tuple[str, ...]
-    """The prompts, in order."""
     axes: tuple[str, ...]
-    """Axis of each prompt."""
     categories: tuple[str, ...]
-    """Category of each prompt, synonyms merged."""
+    """Synonyms merged."""
     truncated: tuple[bool, ...]
-    """Whether each answer reached the token limit."""
     labels: Mapping[str, tuple[str, ...]]
-    """By judge, the label of each prompt's answer."""
     scores: Mapping[str, tuple[float, ...]]
-    """By judge, the score of each prompt's answer, NaN where it has none."""
+    """NaN where an answer has none."""
     versions: Mapping[str, str]
-    """Version of each judge."""
+    """Of each judge."""
 
     def places(self, axis: str, category: str | None = None) -> list[int]:
         """Positions of the prompts of an axis, and of a category where one is named."""
@@ -54,9 +48,7 @@ class Outcomes:
     """All runs of one arm on the same prompts."""
 
     arm: str
-    """Name of the arm."""
     runs: tuple[ArmRun, ...]
-    """Its runs, by seed."""
 
     def version(self, judge: str) -> str:
         """Version of a judge of them."""

@@ -22,18 +22,13 @@ _BY_LABEL: dict[str, str] = {label: name for name, labels in _SYNONYMS.items() f
 
 
 class PromptRecord(PromptSource):
-    """One source of prompts as it was read."""
+    """One source of prompts as it was read: how many were taken, and how many of them repeat another one."""
 
     name: str
-    """Its name."""
     sha256: str
-    """Hash of what was read."""
     taken: int
-    """Prompts asked."""
     near_duplicates: int = 0
-    """Prompts asked that repeat another one nearly word for word."""
     notes: tuple[str, ...] = ()
-    """What was noticed while reading."""
 
 
 def merged_category(label: str) -> str:

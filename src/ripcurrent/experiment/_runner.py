@@ -83,6 +83,11 @@ class ArmRunner:
             )
         return True
 
+    def finished(self) -> list[tuple[str, int]]:
+        """Arms and seeds that have finished or failed, also in earlier calls."""
+        records = [ArmRecord.read(path.parent) for path in sorted((self._folder / "arms").glob(f"*/{MARKER}"))]
+        return [(one.arm, one.seed) for one in records if one.arm in self._arms and one.seed is not None]
+
     def _place(self, arm: Arm, seed: int) -> Path:
         return self._folder / "arms" / f"{arm.name}-seed{seed}"
 
