@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.experiment import MAIN, expand_arms, parse_experiment
+from ripcurrent.experiment import expand_arms, parse_experiment
+from ripcurrent.experiment._arms import MAIN
 from ripcurrent.experiment._rows import choose_rows, held_out_rows, usable_rows, without_rows
 from ripcurrent.scan import ScanRun
 from tests.select.fabricate import fabricate
