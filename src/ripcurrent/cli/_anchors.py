@@ -12,7 +12,7 @@ from ripcurrent.scan import ScanOptions
 if TYPE_CHECKING:
     from ripcurrent.scan import AnchorCheck
 
-PANELS = {"Model": ("model", "adapter", "device", "dtype"), "Method": ("signals",)}
+PANELS = {"Model": ("model", "adapter", "device", "dtype"), "Method": ("signals", "scope", "max_tokens")}
 NOT_OF_ANCHORS = (
     *("anchors", "anchor_check", "row_tokens", "windows", "drop_refusals", "limit", "format", "mapping", "tokens"),
     *("memory", "shard_rows"),
@@ -41,7 +41,7 @@ def check_command(
     from ripcurrent.cli._output import print_json, progress_of
     from ripcurrent.scan import check_anchors, require_separation
 
-    with progress_of(output) as progress:
+    with progress_of(output, json_too=True) as progress:
         check = check_anchors(file, progress=progress, **options.model_dump(exclude={"anchors"}))
     if output.json:
         print_json(check.to_json())

@@ -53,7 +53,7 @@ def demo_command(
     if not output.quiet and not output.json:
         rows, _ = read_rows(DEMO_ROWS, limit=limit).count_and_hash()
         console.print(INTRODUCTION.format(rows=rows, out=out), markup=False)
-    with progress_of(output) as progress:
+    with progress_of(output, json_too=True) as progress:
         demo = run_demo(out, fresh=fresh, progress=progress, limit=limit)
     if output.json:
         print_json(demo.to_json())

@@ -29,7 +29,7 @@ SIGNAL_NAMES = {
 PANELS = {
     "Model": ("model", "adapter", "device", "dtype"),
     "Data": ("format", "mapping", "limit", "max_tokens"),
-    ADVANCED: ("anchors", "signals", "windows", "memory"),
+    ADVANCED: ("anchors", "signals", "scope", "windows", "memory", "token_budget"),
 }
 
 
@@ -52,7 +52,7 @@ def doctor_command(
     from ripcurrent.cli._output import is_default, print_json, progress_of
     from ripcurrent.scan import doctor
 
-    with progress_of(output) as progress:
+    with progress_of(output, json_too=True) as progress:
         # without a dataset a model is looked at only where it is named
         model = None if is_default(context, "model") else options.model
         found = doctor(dataset, model=model, progress=progress, **options.model_dump(exclude={"model"}))

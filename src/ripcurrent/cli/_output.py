@@ -56,9 +56,10 @@ def is_default(context: typer.Context, option: str) -> bool:
     return source is not None and source.name == "DEFAULT"
 
 
-def progress_of(output: Output) -> AbstractContextManager[Progress]:
-    """Progress on stderr, or none where the command is quiet."""
-    return nullcontext(SilentProgress()) if output.quiet else TerminalProgress().shown()
+def progress_of(output: Output, *, json_too: bool = False) -> AbstractContextManager[Progress]:
+    """Progress on stderr, or none where the command is quiet; with ``json_too`` none beside JSON either."""
+    quiet = output.quiet or (json_too and output.json)
+    return nullcontext(SilentProgress()) if quiet else TerminalProgress().shown()
 
 
 SAY_EVERY = 30.0

@@ -20,7 +20,10 @@ PANELS = {
     "Model": ("model", "adapter", "device", "dtype"),
     "Data": ("format", "mapping", "limit", "max_tokens"),
     "Method": ("anchors",),
-    ADVANCED: ("anchor_check", "signals", "windows", "tokens", "memory", "shard", "executor", "shard_rows"),
+    ADVANCED: (
+        *("signals", "scope", "anchor_check", "tokens", "windows", "memory", "token_budget"),
+        *("shard", "shard_rows", "executor"),
+    ),
 }
 EXAMPLES = (
     "ripcurrent scan support.jsonl -m Qwen/Qwen2.5-7B-Instruct",
