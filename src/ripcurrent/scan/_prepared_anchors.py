@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +63,6 @@ class PreparedAnchors:
     """Where the directions lie; None without gradient signals."""
     features: npt.NDArray[np.float32] | None = None
     """Unit features, shape ``(anchors, width)``; None without representation signals."""
-    reused: bool = False
-    """The directions came from the cache."""
 
     def both_directions(self) -> list[StoredDirection]:
         """The harmful one and the mean over the safe sets, read from disk tensor by tensor; empty without gradients."""
@@ -77,23 +75,24 @@ class PreparedAnchors:
         return sum(one.path.stat().st_size for one in self.both_directions())
 
 
-@dataclass(frozen=True)
 class StoredDirection(Mapping[str, torch.Tensor]):
-    """A direction on disk as a mapping, so that no more than a tensor of it is in memory at once."""
+    """A direction in a safetensors file as a mapping, so that only one tensor of it is in memory at once."""
 
-    path: Path
-    """The safetensors file."""
-    names: tuple[str, ...] = field(init=False)
-    """Parameters it covers."""
-
-    def __post_init__(self) -> None:
+    def __init__(self, path: Path) -> None:
+        self.path = path
         with self._opened() as file:
-            object.__setattr__(self, "names", tuple(file.keys()))
+            self._names = tuple(file.keys())
 
     def __getitem__(self, name: str) -> torch.Tensor:
         with self._opened() as file:
             tensor: torch.Tensor = file.get_tensor(name)
         return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
     def _opened(self) -> Any:
         try:
@@ -103,12 +102,6 @@ class StoredDirection(Mapping[str, torch.Tensor]):
                 f"The direction {self.path} is gone: the cache was cleaned while it was needed.",
                 "Give the same command again: scored rows are kept, and the directions are computed again.",
             ) from error
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.names)
-
-    def __len__(self) -> int:
-        return len(self.names)
 
 
 def prepare_anchors(
@@ -128,21 +121,19 @@ def prepare_anchors(
     states, cosines = None, None
     if features is not None:
         on_step("anchor representations")
-        states = _anchor_features(anchor_set, chat_model, features, _longest_anchor(chat_model, options))
+        states = _anchor_features(anchor_set, chat_model, features, options)
         cosines = (states @ states.T).astype(float).tolist()
-    folder, norms, similar, reused = None, None, None, False
+    folder, norms, similar = None, None, None
     if gradient_pass is not None:
-        folder = cache_folder() / "directions" / _key(anchor_set, chat_model, options)
-        reused = _is_whole(folder)
-        if not reused:
+        folder = _folder(anchor_set, chat_model, options)
+        if not directions_are_cached(anchor_set, chat_model, options):
             with _sole_writer(folder):
-                reused = _is_whole(folder)
-                if not reused:
+                # another scan may have computed them meanwhile
+                if not directions_are_cached(anchor_set, chat_model, options):
                     _compute_directions(anchor_set, chat_model, options, gradient_pass, folder, on_step)
         measured = json.loads((folder / MEASURED).read_text(encoding="utf-8"))
         norms, similar = measured["norms"], measured["similarities"]
-    measurements = AnchorMeasurements(anchor_set.order, norms, similar, cosines)
-    return PreparedAnchors(anchor_set, measurements, folder, states, reused)
+    return PreparedAnchors(anchor_set, AnchorMeasurements(anchor_set.order, norms, similar, cosines), folder, states)
 
 
 def directions_record(anchors: PreparedAnchors, chat_model: ChatModel, options: ScanOptions) -> dict[str, JsonValue]:
@@ -180,8 +171,14 @@ def encode_for_gradient(anchor_set: AnchorSet, chat_model: ChatModel, options: S
 
 
 def directions_are_cached(anchor_set: AnchorSet, chat_model: ChatModel, options: ScanOptions) -> bool:
-    """Whether a scan would find its directions in the cache."""
-    return _is_whole(cache_folder() / "directions" / _key(anchor_set, chat_model, options))
+    """Whether a scan would find its directions in the cache; a cleaner of caches may have removed the large ones."""
+    folder = _folder(anchor_set, chat_model, options)
+    return all((folder / name).exists() for name in (MEASURED, "harmful.safetensors", "safe.safetensors"))
+
+
+def _folder(anchor_set: AnchorSet, chat_model: ChatModel, options: ScanOptions) -> Path:
+    parts = json.dumps(_key_parts(anchor_set, chat_model, options), sort_keys=True)
+    return cache_folder() / "directions" / hashlib.sha256(parts.encode()).hexdigest()[:24]
 
 
 def _longest_anchor(chat_model: ChatModel, options: ScanOptions) -> int:
@@ -189,11 +186,6 @@ def _longest_anchor(chat_model: ChatModel, options: ScanOptions) -> int:
     config = chat_model.model.config.get_text_config(decoder=True)
     positions = getattr(config, "max_position_embeddings", None) or ANCHOR_TOKEN_BUDGET
     return max(options.max_tokens, min(ANCHOR_TOKEN_BUDGET, usable_positions(chat_model, positions)))
-
-
-def _is_whole(folder: Path) -> bool:
-    """Whether directions are there; a cleaner of caches may have removed the large ones."""
-    return all((folder / name).exists() for name in (MEASURED, "harmful.safetensors", "safe.safetensors"))
 
 
 def _compute_directions(
@@ -258,17 +250,11 @@ def _cache_unwritable(folder: Path, error: Exception) -> RipcurrentError:
 
 
 def _anchor_features(
-    anchor_set: AnchorSet, chat_model: ChatModel, features: FeatureReader, max_tokens: int
+    anchor_set: AnchorSet, chat_model: ChatModel, features: FeatureReader, options: ScanOptions
 ) -> npt.NDArray[np.float32]:
-    rows = [
-        encode(
-            Row(index=place, id=str(place), messages=anchor.messages, text=None, record={}),
-            chat_model.tokenizer,
-            max_tokens=max_tokens,
-            loss_on="last",
-        )
-        for place, anchor in enumerate(anchor_set.anchors)
-    ]
+    asked = [Row(place, str(place), anchor.messages, None, {}) for place, anchor in enumerate(anchor_set.anchors)]
+    longest = _longest_anchor(chat_model, options)
+    rows = [encode(row, chat_model.tokenizer, max_tokens=longest, loss_on="last") for row in asked]
     _require_ok(rows, anchor_set, chat_model)
     states: list[npt.NDArray[np.float32]] = [np.zeros(0, np.float32)] * len(rows)
     for places in plan_batches([len(row.tokens) for row in rows], ANCHOR_TOKEN_BUDGET):
@@ -289,21 +275,22 @@ def _anchor_features(
 
 def _require_ok(rows: list[EncodedRow], anchor_set: AnchorSet, chat_model: ChatModel) -> None:
     for row, (name, number) in zip(rows, anchor_set.order, strict=True):
-        if row.status == "ok" and not row.truncated:
-            continue
-        which = f"Anchor {number} of {name} in {anchor_set.name}"
-        if row.status == "ok":
+        which, shorter = (
+            f"Anchor {number} of {name} in {anchor_set.name}",
+            "Raise --max-tokens, or shorten that anchor.",
+        )
+        if row.status == "ok" and row.truncated:
             raise RipcurrentError(
                 f"{which} is longer than --max-tokens and than {ANCHOR_TOKEN_BUDGET} tokens for {chat_model.name}: "
                 "what it stands for would be cut off.",
-                "Raise --max-tokens, or shorten that anchor.",
+                shorter,
             )
-        raise RipcurrentError(
-            f"{which} cannot be rendered for {chat_model.name}: {row.status}.",
-            "Raise --max-tokens, or shorten that anchor."
-            if row.status == "too_long"
-            else "Mend that anchor, or use a model whose chat template takes it.",
-        )
+        if row.status != "ok":
+            other = "Mend that anchor, or use a model whose chat template takes it."
+            raise RipcurrentError(
+                f"{which} cannot be rendered for {chat_model.name}: {row.status}.",
+                shorter if row.status == "too_long" else other,
+            )
 
 
 def _save(path: Path, gradient: Gradient, dtype: torch.dtype) -> None:
@@ -313,11 +300,6 @@ def _save(path: Path, gradient: Gradient, dtype: torch.dtype) -> None:
             save_file(kept, part)
     except SafetensorError as error:
         raise _cache_unwritable(path.parent, error) from error
-
-
-def _key(anchor_set: AnchorSet, chat_model: ChatModel, options: ScanOptions) -> str:
-    parts = _key_parts(anchor_set, chat_model, options)
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
 
 
 def _key_parts(anchor_set: AnchorSet, chat_model: ChatModel, options: ScanOptions) -> dict[str, JsonValue]:
