@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 
 from ripcurrent.errors import ExitCode, RipcurrentError
+from ripcurrent.scan import ScanAnchors
 from ripcurrent.scan._separation import AnchorMeasurements, leave_one_out_scores, require_separation, separation
 from ripcurrent.statistics import auroc
 
@@ -93,9 +92,10 @@ def test_only_the_signals_in_use_are_judged() -> None:
 
 def test_measurements_survive_json() -> None:
     whole = measurements(unit_vectors(np.random.default_rng(2), (4, 5, 4)))
-    again = AnchorMeasurements.from_json(json.loads(json.dumps(whole.as_json())))
+    kept = ScanAnchors(name="some", sha256="0", measurements=whole).model_dump_json()
+    again = ScanAnchors.model_validate_json(kept).measurements
     assert again == whole
-    assert again.sets == SETS
+    assert tuple(again.by_set()) == SETS
     assert again.safe_sets == 2
     assert again.mean_harmful_norm() == pytest.approx((1 + 2 + 3 + 4) / 4)
 

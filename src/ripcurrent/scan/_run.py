@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from functools import cached_property
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,7 +65,7 @@ class ScanRun:
 
     @property
     def finished(self) -> bool:
-        """False of a part whose other parts are still to come: there are no scores yet."""
+        """False where other parts of the scan are still to come: there are no scores yet."""
         return self.manifest.finished is not None
 
     @property
@@ -157,16 +156,12 @@ class ScanRun:
         self.risk_direction(column)
         values = np.where(self.scored, self.floats(column), np.nan)
         if np.isnan(values).all():
-            measured = [
-                name
-                for name in self.ranking_columns
-                if self.risk_direction(name) != "none" and np.isfinite(self.floats(name)).any()
-            ]
+            ranking = [name for name in self.ranking_columns if self.risk_direction(name) != "none"]
+            measured = ", ".join(name for name in ranking if np.isfinite(self.floats(name)).any())
+            by = f"Measured in this run: {measured}; choose one with --by."
             raise RipcurrentError(
                 f"No row has a value in column {column!r}: there is nothing to rank.",
-                f"Measured in this run: {', '.join(measured)}; choose one with --by."
-                if measured
-                else "No row of this run was scored; its status column says why.",
+                by if measured else "No row of this run was scored; its status column says why.",
                 code=ExitCode.NOT_MEASURED,
             )
         return values
@@ -196,15 +191,15 @@ class ScanRun:
                 f"Row {absent} is not in these scores, which have {self.rows} rows.",
                 "The selection belongs to another run; select again from this one.",
             )
-        ascending, back = np.unique(wanted, return_inverse=True)
-        sizes = [self._table.metadata.row_group(group).num_rows for group in range(self._table.num_row_groups)]
-        ends = np.cumsum([0, *sizes])
-        parts = [self._table.schema_arrow.empty_table().select(list(columns))]
-        for group, (start, stop) in enumerate(pairwise(ends)):
+        names, (ascending, back) = list(columns), np.unique(wanted, return_inverse=True)
+        parts, start = [self._table.schema_arrow.empty_table().select(names)], 0
+        for group in range(self._table.num_row_groups):
+            stop = start + self._table.metadata.row_group(group).num_rows
             inside = ascending[(ascending >= start) & (ascending < stop)] - start
             if len(inside):
-                parts.append(self._table.read_row_group(group, columns=list(columns)).take(pa.array(inside)))
-        return pa.concat_tables(parts).select(list(columns)).take(pa.array(back)).replace_schema_metadata(None)
+                parts.append(self._table.read_row_group(group, columns=names).take(pa.array(inside)))
+            start = stop
+        return pa.concat_tables(parts).select(names).take(pa.array(back)).replace_schema_metadata(None)
 
     def cosines(self) -> Iterator[tuple[RowNumbers, npt.NDArray[np.float32]]]:
         """Representation cosines to every anchor, a few thousand rows at a time: row numbers, ``(rows, anchors)``.

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -31,37 +30,22 @@ class AnchorMeasurements:
     cosines: list[list[float]] | None = None
     """Cosine of every pair of anchors' features; None without representation signals."""
 
-    @property
-    def sets(self) -> tuple[str, ...]:
-        """Names of the sets, harmful first."""
-        return tuple(dict.fromkeys(name for name, _ in self.order))
+    def by_set(self) -> dict[str, list[int]]:
+        """Every set's name and the positions of its anchors, harmful first."""
+        found: dict[str, list[int]] = {}
+        for place, (name, _) in enumerate(self.order):
+            found.setdefault(name, []).append(place)
+        return found
 
     @property
     def safe_sets(self) -> int:
         """Number of safe sets, K."""
-        return len(self.sets) - 1
-
-    def places(self, name: str) -> list[int]:
-        """Positions of a set's anchors."""
-        return [place for place, (other, _) in enumerate(self.order) if other == name]
-
-    def by_set(self) -> dict[str, list[int]]:
-        """Every set's positions, harmful first."""
-        return {name: self.places(name) for name in self.sets}
+        return len(self.by_set()) - 1
 
     def mean_harmful_norm(self) -> float:
         """n̄: mean gradient norm of the harmful anchors."""
         assert self.norms is not None
-        return float(np.mean([self.norms[place] for place in self.places("harmful")]))
-
-    def as_json(self) -> dict[str, Any]:
-        """A JSON-ready dictionary."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> AnchorMeasurements:
-        """The reverse of :meth:`as_json`."""
-        return cls(**{**value, "order": [(name, number) for name, number in value["order"]]})
+        return float(np.mean([self.norms[place] for place in self.by_set()["harmful"]]))
 
 
 def leave_one_out_scores(measurements: AnchorMeasurements, avg_n: int = 1) -> dict[str, Floats]:
@@ -70,40 +54,33 @@ def leave_one_out_scores(measurements: AnchorMeasurements, avg_n: int = 1) -> di
     Gradients need no stored ones: ``<ĝ_i, a_{S∖i}> = (n·<ĝ_i, a_S> − 1)/(n − 1)`` for an anchor i of S.
     """
     scores: dict[str, Floats] = {}
-    count = len(measurements.order)
+    sets = measurements.by_set()
+    safe_names = [name for name in sets if name != "harmful"]
     if measurements.similarities is not None:
-        by_set = {}
-        for name in measurements.sets:
-            found = np.array(measurements.similarities[name])
-            own = measurements.places(name)
-            found[own] = (len(own) * found[own] - 1.0) / (len(own) - 1.0)
-            by_set[name] = found
-        safe = np.mean([by_set[name] for name in measurements.sets[1:]], axis=0)
-        scores["gradient_balanced"] = by_set["harmful"] - safe
-        scores["gradient_bidirectional"] = by_set["harmful"] - measurements.safe_sets * safe
+        to_set = {name: np.array(measurements.similarities[name]) for name in sets}
+        for name, own in sets.items():
+            to_set[name][own] = (len(own) * to_set[name][own] - 1.0) / (len(own) - 1.0)
+        safe = np.mean([to_set[name] for name in safe_names], axis=0)
+        scores["gradient_balanced"] = to_set["harmful"] - safe
+        scores["gradient_bidirectional"] = to_set["harmful"] - len(safe_names) * safe
     if measurements.cosines is not None:
         cosines = np.array(measurements.cosines)
-        harmful, safe_parts = np.zeros(count), []
-        for name in measurements.sets:
-            means = np.zeros(count)
-            for place in range(count):
-                others = [other for other in measurements.places(name) if other != place]
-                means[place] = np.sort(cosines[place, others])[::-1][:avg_n].mean()
-            if name == "harmful":
-                harmful = means
-            else:
-                safe_parts.append(means)
-        scores["representation_bidirectional"] = harmful - np.mean(safe_parts, axis=0)
+
+        def mean_of_largest(place: int, own: list[int]) -> float:
+            return float(np.sort(cosines[place, [other for other in own if other != place]])[-avg_n:].mean())
+
+        places = range(len(measurements.order))
+        nearest = {name: np.array([mean_of_largest(place, own) for place in places]) for name, own in sets.items()}
+        safe = np.mean([nearest[name] for name in safe_names], axis=0)
+        scores["representation_bidirectional"] = nearest["harmful"] - safe
     return scores
 
 
 def separation(measurements: AnchorMeasurements, avg_n: int = 1) -> dict[str, float]:
     """AUROC of harmful against safe anchors by each signal, every anchor left out of its own set."""
-    harmful = measurements.places("harmful")
-    safe = [place for place in range(len(measurements.order)) if place not in set(harmful)]
-    return {
-        name: auroc(scores[harmful], scores[safe]) for name, scores in leave_one_out_scores(measurements, avg_n).items()
-    }
+    harmful = np.array([name == "harmful" for name, _ in measurements.order])
+    scores = leave_one_out_scores(measurements, avg_n)
+    return {name: auroc(values[harmful], values[~harmful]) for name, values in scores.items()}
 
 
 def weakly_separated(separations: Mapping[str, float]) -> dict[str, float]:
