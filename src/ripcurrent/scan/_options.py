@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from pydantic import Field, field_validator
 
@@ -119,24 +119,10 @@ class ScanOptions(Options):
         return self.model_copy(update={"token_budget": budget})
 
 
-class TokenChoice(NamedTuple):
-    """Number of rows at either end of the ranking that token shares are computed for."""
+def parse_token_choice(text: str) -> tuple[int, int]:
+    """Number of rows at the riskiest and at the protective end.
 
-    top: int
-    """Riskiest rows."""
-    bottom: int
-    """Most protective rows."""
-
-    def within(self, ranked: int) -> TokenChoice:
-        """No row at both ends: of too few rows each end gets its half, or what the other leaves."""
-        if self.top + self.bottom <= ranked:
-            return self
-        top = min(self.top, max(ranked - self.bottom, (ranked + 1) // 2))
-        return TokenChoice(top, ranked - top)
-
-
-def parse_token_choice(text: str) -> TokenChoice:
-    """``top:500`` for 500 of both ends, ``top:500,bottom:100`` for each its own, ``bottom:100`` for that end alone.
+    ``top:500`` is 500 of both ends, ``top:500,bottom:100`` each its own, ``bottom:100`` that end alone.
 
     Raises:
         RipcurrentError: Anything else, or no row at all.
@@ -150,7 +136,7 @@ def parse_token_choice(text: str) -> TokenChoice:
             "number, or bottom:100 for the protective ones alone.",
         )
     top = counts.get("top", 0)
-    return TokenChoice(top, counts.get("bottom", top))
+    return top, counts.get("bottom", top)
 
 
 def require_combination(options: ScanOptions, row_format: str, *, in_part: bool = False, on_ray: bool = False) -> None:

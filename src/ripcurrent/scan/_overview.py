@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -23,44 +22,29 @@ TOP = 100
 RISKIEST_PRINTED = 10
 
 SUMMARY_SCORES = (
-    "gradient_bidirectional",
-    "gradient_balanced",
-    "gradient_harmful",
-    "gradient_safe",
-    "representation_harmful",
-    "representation_bidirectional",
+    *("gradient_bidirectional", "gradient_balanced", "gradient_harmful", "gradient_safe"),
+    *("representation_harmful", "representation_bidirectional"),
 )
 """Scores in a summary, where they were computed."""
 
 
-@dataclass(frozen=True, slots=True)
-class ScoreQuantiles:
-    """One score over all scored rows."""
+class ScoreQuantiles(NamedTuple):
+    """One score over all scored rows: probability to value, and its rank correlation with response tokens."""
 
     name: str
-    """Its column."""
     quantiles: dict[float, float]
-    """Probability to value."""
     spearman_with_length: float
-    """Rank correlation with the number of response tokens."""
 
 
-@dataclass(frozen=True, slots=True)
-class RankedRow:
-    """One of the riskiest rows."""
+class RankedRow(NamedTuple):
+    """One of the riskiest rows; ``prompt`` is None when the dataset is no longer where it was."""
 
     row: int
-    """0-based position in the input."""
     id: str
-    """Its id."""
     score: float
-    """Its score in the default ranking."""
     response_tokens: int
-    """Loss-bearing tokens."""
     traits: tuple[str, ...]
-    """Format traits that it has."""
     prompt: str | None
-    """Its prompt; None when the dataset is no longer where it was."""
 
 
 def score_quantiles(run: ScanRun) -> tuple[ScoreQuantiles, ...]:
@@ -143,19 +127,15 @@ def scan_notes(run: ScanRun) -> list[str]:
         wanted = size(float(str(run.options.memory)))
         notes.append(f"--memory {wanted} was not kept: the peak was {size(float(str(peak)))}.")
     if left_out := manifest.left_out:
-        named = _first(left_out)
+        named = ", ".join(left_out[:3]) + (", …" if len(left_out) > 3 else "")
         notes.append(f"Left out of the gradients: {len(left_out)} parameters ({named}); the manifest names all.")
     return notes
-
-
-def _first(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
 
 
 def scan_json(run: ScanRun) -> dict[str, JsonValue]:
     """What ``scan --json`` prints, but for the forecast."""
     manifest, counts = run.manifest, run.status_counts()
-    summaries = score_quantiles(run)
+    summaries, top_rows = score_quantiles(run), f"top_{min(TOP, len(run.ranked()))}"
     shares = {name: share for name, share in format_shares(run).items() if name != "response_tokens"}
     return {
         "run": str(run.folder),
@@ -175,7 +155,5 @@ def scan_json(run: ScanRun) -> dict[str, JsonValue]:
         "left_out": [*manifest.left_out],
         "memory": manifest.memory,
         "riskiest": [{"row": r.row, "id": r.id, "score": r.score} for r in riskiest_rows(run, prompts=False)],
-        "format_shares": {
-            name: {f"top_{min(TOP, len(run.ranked()))}": top, "all": whole} for name, (top, whole) in shares.items()
-        },
+        "format_shares": {name: {top_rows: top, "all": whole} for name, (top, whole) in shares.items()},
     }

@@ -35,16 +35,12 @@ _OF_WINDOWS = (*_OWN, *(column.name for column in COLUMNS if column.kind == "flo
 
 @dataclass(slots=True)
 class ScoreCounts:
-    """What was counted while the tables were written."""
+    """Rows by status, rows with unread parts, the first row whose turns the template hides, and windows."""
 
     statuses: Counter[str] = field(default_factory=Counter)
-    """Rows by status."""
     unread: int = 0
-    """Rows with parts that no format reads."""
     first_mismatch: int | None = None
-    """The first row whose turns the chat template hides."""
     windows: int = 0
-    """Windows of all documents."""
 
 
 def score_signals(signals: pa.Table, anchors: AnchorMeasurements, avg_n: int = 1) -> pa.Table:

@@ -115,9 +115,13 @@ def _token_shares(
 def _chosen_rows(run: ScanRun, asked: str) -> dict[int, str]:
     """Row number to its end of the default ranking."""
     ranked = run.ranked().tolist()
-    choice = parse_token_choice(asked).within(len(ranked))
-    protective = ranked[len(ranked) - choice.bottom :]
-    return dict.fromkeys(protective, "protective") | dict.fromkeys(ranked[: choice.top], "riskiest")
+    top, bottom = parse_token_choice(asked)
+    if top + bottom > len(ranked):
+        # no row at both ends: each gets its half, or what the other leaves
+        top = min(top, max(len(ranked) - bottom, (len(ranked) + 1) // 2))
+        bottom = len(ranked) - top
+    protective = ranked[len(ranked) - bottom :]
+    return dict.fromkeys(protective, "protective") | dict.fromkeys(ranked[:top], "riskiest")
 
 
 def _shares(row: Row, passes: ScanPasses, directions: Directions) -> pa.Table:
