@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -34,32 +35,44 @@ def text(value: object) -> str:
     return " ".join(str(value or "").split()).replace("|", "\\|")
 
 
-def option_row(parameter: Any) -> str:
+def option_row(parameter: Any) -> tuple[str, str]:
     names = ", ".join(f"`{one}`" for one in [*parameter.opts, *parameter.secondary_opts])
     if parameter.param_type_name == "argument":
         names = f"`{parameter.metavar or parameter.name.upper()}`"
-    takes = "" if getattr(parameter, "is_flag", False) else f"`{text(parameter.metavar)}`" if parameter.metavar else ""
     default = parameter.default
-    shown = "" if default in (None, False, ()) or callable(default) else f"`{text(default)}`"
-    return f"| {names} | {takes} | {text(parameter.help)} | {shown} |"
+    shown = "" if default in (None, False, ()) or callable(default) else f" Default: `{text(default)}`."
+    return names, text(parameter.help) + shown
 
 
-def section(name: str, one: Any) -> str:
-    lines = [f"## {name}", "", inspect.cleandoc(one.help or ""), "", "| option | takes | meaning | default |"]
-    lines.append("|---|---|---|---|")
-    lines += [option_row(parameter) for parameter in one.params if parameter.name != "help" and not parameter.hidden]
-    if settable := SETTABLE.get(name.removeprefix("ripcurrent ")):
-        lines += ["", "By `--set NAME=VALUE`:", "", "| name | meaning | default |", "|---|---|---|"]
-        for key, model in settable.items():
-            field = model.model_fields[key]
-            about = text(field.description).replace("``", "`")
-            lines.append(f"| `{key}` | {about} | `{text(field.default)}` |")
-    return "\n".join(lines)
+def set_rows(name: str) -> Iterator[tuple[str, str]]:
+    for key, model in SETTABLE.get(name.removeprefix("ripcurrent "), {}).items():
+        field = model.model_fields[key]
+        shown = "" if field.default is None else f" Default: `{text(field.default)}`."
+        yield f"`--set {key}=`", text(field.description).replace("``", "`") + shown
+
+
+def rows_of(name: str, one: Any) -> list[tuple[str, str]]:
+    shown = [each for each in one.params if each.name not in ("help", "set") and not each.hidden]
+    return [*map(option_row, shown), *set_rows(name)]
+
+
+def table(rows: list[tuple[str, str]]) -> str:
+    return "\n".join(["| option | meaning |", "|---|---|", *(f"| {names} | {about} |" for names, about in rows)])
 
 
 def document() -> str:
-    root = typer.main.get_command(app)
-    return HEAD + "\n" + "\n\n".join(section(name, one) for name, one in commands(root)) + "\n"
+    every = list(commands(typer.main.get_command(app)))
+    counts = Counter(row for name, one in every for row in rows_of(name, one))
+    parts = [HEAD, "## Options of several commands", table(sorted(row for row in counts if counts[row] > 1))]
+    for name, one in every:
+        rows = rows_of(name, one)
+        common = ", ".join(names for names, about in rows if counts[names, about] > 1)
+        parts += [f"## {name}", inspect.cleandoc(one.help or "")]
+        if own := [row for row in rows if counts[row] == 1]:
+            parts.append(table(own))
+        if common:
+            parts.append(f"Also: {common}.")
+    return "\n\n".join(parts) + "\n"
 
 
 if __name__ == "__main__":

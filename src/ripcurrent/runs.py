@@ -7,13 +7,8 @@ the parts of one run work in it together, each with a lock of its own.
 from __future__ import annotations
 
 import json
-import os
-import platform
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
-from importlib.metadata import version
-from math import isfinite
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -23,6 +18,12 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from ripcurrent.errors import RipcurrentError
+from ripcurrent.files import library_versions as library_versions
+from ripcurrent.files import machine as machine
+from ripcurrent.files import plain_numbers as plain_numbers
+from ripcurrent.files import read_json_lines as read_json_lines
+from ripcurrent.files import write_json as write_json
+from ripcurrent.files import written_whole as written_whole
 
 CONFIG = "config.yaml"
 MANIFEST = "manifest.json"
@@ -33,72 +34,10 @@ PARTS = "parts"
 PATIENCE = 60.0
 """Seconds that a part waits while others open the folder."""
 
+Values = Mapping[str, Any]
+"""A run's options and hashes by name."""
+
 _HASHES = ("_sha256", "_fingerprint")
-
-
-@contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """Give a temporary path to write to; rename it to ``path`` when the block ends well, remove it when not.
-
-    Raises:
-        RipcurrentError: ``path`` cannot be written, for want of room, say.
-    """
-    part = path.with_name(path.name + ".part")
-    try:
-        part.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            yield part
-            with part.open("rb") as written:
-                os.fsync(written.fileno())
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
-    except OSError as error:
-        # pyarrow's errors have the system's reason at the end of a longer text
-        reason = (error.strerror or str(error)).rpartition("] ")[2].rstrip(".")
-        raise RipcurrentError(
-            f"{path} cannot be written: {reason}.",
-            "Free some space there or name another place; the same command then goes on where it stopped.",
-        ) from error
-
-
-def library_versions(*names: str) -> dict[str, str]:
-    """Versions of installed libraries, for a manifest."""
-    return {name: version(name) for name in names}
-
-
-def machine() -> dict[str, JsonValue]:
-    """Platform, Python and number of CPUs, for a manifest."""
-    return {"platform": platform.platform(), "python": platform.python_version(), "cpus": os.cpu_count()}
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file whole."""
-    with written_whole(path) as part:
-        text = json.dumps(value, indent=2, ensure_ascii=False)
-        if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
-            # a file name that is no UTF-8
-            text = json.dumps(value, indent=2)
-        part.write_text(text + "\n", encoding="utf-8")
-
-
-def plain_numbers(value: Any) -> Any:
-    """A value as JSON can hold it: null for what is not finite, lists for tuples, text for keys."""
-    if isinstance(value, float):
-        return value if isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): plain_numbers(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain_numbers(item) for item in value]
-    return value
-
-
-def read_json_lines(path: Path) -> list[Any]:
-    """What a file of JSON lines holds.
-
-    Only line feeds end a line: JSON strings may hold the other characters that ``splitlines`` takes for line ends.
-    """
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
 class Manifest(BaseModel):
@@ -180,7 +119,7 @@ class RunFolder:
     def __init__(
         self,
         folder: Path,
-        config: Mapping[str, Any],
+        config: Values,
         *,
         part: str | None = None,
         no_results: Sequence[str] = (),
@@ -263,14 +202,14 @@ class RunFolder:
                 "Name another folder with --out, or repeat the old options to resume.",
             )
 
-    def _write_config(self, config: Mapping[str, Any]) -> None:
+    def _write_config(self, config: Values) -> None:
         with written_whole(self.folder / CONFIG) as part:
             part.write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
     def decided(self, key: str, decide: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """What the run's first call decided; kept in the configuration. Other parts wait while one decides."""
         with FileLock(self.folder / f"{DECIDED}.lock"):
-            stored = read_config(self.folder)
+            stored = dict(read_config(self.folder))
             if key not in stored.setdefault(DECIDED, {}):
                 stored[DECIDED][key] = decide()
                 self._write_config(stored)
@@ -303,11 +242,11 @@ class RunFolder:
         """Whether a manifest was written."""
         return (self.folder / MANIFEST).exists()
 
-    def read_manifest(self) -> dict[str, Any]:
+    def read_manifest(self) -> Values:
         """The manifest so far; empty before the first write."""
         return read_manifest(self.folder) if (self.folder / MANIFEST).exists() else {}
 
-    def write_manifest(self, manifest: Mapping[str, Any]) -> None:
+    def write_manifest(self, manifest: Values) -> None:
         """Replace the manifest."""
         write_json(self.folder / MANIFEST, manifest)
 
@@ -356,7 +295,7 @@ def _part_lock(folder: Path, part: str) -> Path:
     return folder / PARTS / f"{part.replace('/', '-of-')}.lock"
 
 
-def read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> Values:
     """A run's resolved options and hashes.
 
     Raises:
@@ -375,7 +314,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     return stored
 
 
-def command_of(config: Mapping[str, Any]) -> str:
+def command_of(config: Values) -> str:
     """The command whose run has this configuration; a scan's does not name it."""
     return str(config.get("command", "scan"))
 
@@ -393,7 +332,7 @@ def require_scan_folder(folder: Path) -> None:
         raise RipcurrentError(f"{folder} holds a run of {found}, not of scan.", hint)
 
 
-def difference(then: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+def difference(then: Values, now: Values) -> str | None:
     """What differs between two runs' configurations, in words; None if nothing does."""
     other = sorted(key for key in {*then, *now} if then.get(key) != now.get(key))
     if not other:
@@ -416,14 +355,14 @@ def _plain(key: str) -> str:
     return key.removeprefix("resolved_")
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
+def read_manifest(folder: Path) -> Values:
     """A finished or running run's manifest; an error when ``folder`` holds no run."""
     path = folder / MANIFEST
     if not path.exists():
         hint = "Name the folder given to scan as --out." if folder.is_dir() else "Check the path."
         raise RipcurrentError(f"{folder} holds no run (there is no {MANIFEST}).", hint)
     try:
-        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        manifest: Values = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise RipcurrentError(f"{path} is damaged: {error}.", "Run the same scan again in another folder.") from None
     return manifest

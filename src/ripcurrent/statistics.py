@@ -310,12 +310,8 @@ def _percentiles(values: FloatArray) -> Interval:
 def spearman(x: npt.ArrayLike, y: npt.ArrayLike) -> float:
     """Spearman's rank correlation of two columns, average ranks for ties.
 
-    Args:
-        x: One value per row, shape ``(rows,)``; rows where either column is not finite are left out.
-        y: The same, as long as ``x``.
-
-    Returns:
-        A number in [-1, 1]; NaN where it is not defined (fewer than three complete rows, or a constant column).
+    Rows where either column is not finite are left out. NaN where it is not defined: fewer than three complete rows, or
+    a constant column.
 
     Raises:
         ValueError: The columns have different lengths.
@@ -331,14 +327,8 @@ def partial_spearman(x: npt.ArrayLike, y: npt.ArrayLike, given: npt.ArrayLike) -
 
     First-order partial correlation of the ranks, ``(r_xy - r_xg r_yg) / sqrt((1 - r_xg^2)(1 - r_yg^2))``.
 
-    Args:
-        x: One value per row, shape ``(rows,)``; rows where any of the columns is not finite are left out.
-        y: The same, as long as ``x``.
-        given: The same, as long as ``x``: the column held constant.
-
-    Returns:
-        A number in [-1, 1]; NaN where it is not defined: fewer than four complete rows, a constant column, or a
-        column whose ranks ``given`` determines entirely.
+    Rows where any column is not finite are left out. NaN where it is not defined: fewer than four complete rows, a
+    constant column, or a column whose ranks ``given`` determines entirely.
 
     Raises:
         ValueError: The columns have different lengths.
@@ -360,13 +350,6 @@ def partial_spearman(x: npt.ArrayLike, y: npt.ArrayLike, given: npt.ArrayLike) -
 def auroc(positives: npt.ArrayLike, negatives: npt.ArrayLike) -> float:
     """The chance that a positive scores above a negative, ties counting one half (area under the ROC curve).
 
-    Args:
-        positives: Scores of the group expected to be higher, shape ``(positives,)``.
-        negatives: Scores of the other group, shape ``(negatives,)``.
-
-    Returns:
-        A number in [0, 1]; 0.5 is no separation.
-
     Raises:
         ValueError: A group is empty or holds NaN: no separation was measured, and a number would hide it.
     """
@@ -384,12 +367,7 @@ def auroc(positives: npt.ArrayLike, negatives: npt.ArrayLike) -> float:
 def quantiles(values: npt.ArrayLike, at: Sequence[float] = USUAL_QUANTILES) -> dict[float, float]:
     """Quantiles of the finite values of a column, linear between neighbours.
 
-    Args:
-        values: One value per row, shape ``(rows,)``; values that are not finite are left out.
-        at: Probabilities in [0, 1].
-
-    Returns:
-        Probability to quantile, in the order asked for; NaN throughout when no value is finite.
+    Returns probability to quantile, in the order asked for; NaN throughout when no value is finite.
 
     Raises:
         ValueError: A probability is outside [0, 1].

@@ -67,17 +67,14 @@ def load_model(
     """Load a chat model for scoring. Never runs code of a model's repository; only a hub id touches the network.
 
     Args:
-        name: A hub id, a folder with safetensors, a ``.gguf`` file (copied once as safetensors into the user's cache),
-            ``embedded`` (SmolLM2-135M-Instruct with this package's guard adapter) or ``embedded-bare``. Variables of
-            the chat template may stand behind it: ``owner/name,enable_thinking=false``.
+        name: A hub id, a folder with safetensors, a ``.gguf`` file, ``embedded`` or ``embedded-bare``. Variables of the
+            chat template may stand behind it: ``owner/name,enable_thinking=false``.
         adapter: A PEFT LoRA adapter, folder or hub id. Scopes ``all`` and ``linear`` merge it in float32; ``lora``
             keeps it unmerged. A tokenizer that was saved with it takes the place of the model's.
-        device: ``cuda``, ``cuda:1``, ``mps`` or ``cpu``; None is the best of this machine. ``auto`` puts whole layers
-            on each of several GPUs.
+        device: ``cuda``, ``cuda:1``, ``mps``, ``cpu`` or ``auto`` (layers on all GPUs); None is the best here.
         dtype: ``float32``, ``bfloat16`` or ``float16``; None is bfloat16 where the device computes in it natively.
         scope: What gradients will be taken over; ``lora`` without an adapter takes a fresh LoRA (B = 0).
-        attention: ``sdpa`` (as grouped products on a CPU in bfloat16) or ``eager``. Architectures without a fused
-            kernel (Gemma 2) always run ``eager``.
+        attention: ``sdpa`` or ``eager``. Architectures without a fused kernel (Gemma 2) always run ``eager``.
         lora_rank: Rank of the fresh LoRA.
         seed: Seed of the fresh LoRA's A.
         weights_share: Share of each GPU's free memory that weights may take with ``auto``.
@@ -93,7 +90,6 @@ def load_model(
     torch_device = choose_device(device)
     torch_dtype = choose_dtype(dtype, torch_device)
     room = room_on_gpus(device, weights_share)
-
     source = Source(embedded_gguf(), None) if name in (EMBEDDED, EMBEDDED_BARE) else find_model(name)
     merged = [("guard", guard_adapter())] if name == EMBEDDED else []
     own = None if adapter is None else find_adapter(adapter).path
@@ -101,7 +97,6 @@ def load_model(
     if own is not None and attached is None:
         merged.append((str(adapter), own))
     fresh_lora = (lora_rank, seed) if scope == "lora" and attached is None else None
-
     folder = converted_gguf(source.path, name=name) if source.is_gguf else source.path
     with quiet_libraries():
         config = _load_config(folder, name)
