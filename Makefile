@@ -56,11 +56,12 @@ test-slow: $(STAMP) ## The tests that take minutes
 test-gpu: $(STAMP) ## The tests that need a GPU
 	$(BIN)/pytest -m gpu $(ARGS)
 
-check: $(STAMP) ## Format, lint, types, and the import contract of the rooms
+check: $(STAMP) ## Format, lint, types, the import contract of the rooms, and the house
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/pytest -q tests/test_house.py
 
 bench: $(STAMP) ## Exactness and speed with their goals, within 20 minutes on two cores; ARGS=--full: more rows, an hour
 	$(BIN)/python -m bench $(ARGS)

@@ -11,8 +11,7 @@ import pytest
 
 from ripcurrent.errors import ExitCode, MissingExtraError
 from ripcurrent.evaluate import JudgeSettings, evaluate, find_judge
-from ripcurrent.scan import scan
-from ripcurrent.scan._execution import Execution
+from ripcurrent.scan import Execution, scan
 from tests.scan_fixtures import anchors_file, no_page, rows_file, shared_cache, tiny_folder
 from tests.tiny_scan import EXACT, write_jsonl
 

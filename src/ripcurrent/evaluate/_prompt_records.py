@@ -22,6 +22,9 @@ PROMPT_FIELDS = (
 _SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")
 _SAMPLE = 20
 
+PromptFields = Mapping[str, object]
+"""A record of a prompt list, by field."""
+
 
 @dataclass(frozen=True, slots=True)
 class Records:
@@ -30,7 +33,7 @@ class Records:
     place: str
     field: str
     columns: tuple[str, ...]
-    rows: Iterator[Mapping[str, object]]
+    rows: Iterator[PromptFields]
     """Read once; a record without named fields is empty."""
 
 
@@ -60,7 +63,7 @@ def read_records(source: str) -> Records:
     return Records(place, _choose_field(place, field, columns, texts), columns, chain(head, rows))
 
 
-def _open(part: str) -> tuple[tuple[str, ...], Iterator[Mapping[str, object]]]:
+def _open(part: str) -> tuple[tuple[str, ...], Iterator[PromptFields]]:
     """Field names and records of one file."""
     container = open_container(part)
     header = container.columns or ()
@@ -75,7 +78,7 @@ def _open(part: str) -> tuple[tuple[str, ...], Iterator[Mapping[str, object]]]:
     return tuple(header) or tuple(dict.fromkeys(name for row in head for name in row)), chain(head, rows)
 
 
-def _named(record: object) -> Mapping[str, object]:
+def _named(record: object) -> PromptFields:
     """The record's fields; a bare text is a prompt, and anything else has none."""
     if isinstance(record, str):
         return {"prompt": record}

@@ -20,6 +20,8 @@ from ripcurrent.evaluate._prompts import Prompt
 from ripcurrent.evaluate.judges import UNJUDGED, Facts, Judge, Verdict
 from ripcurrent.runs import written_whole
 
+TableRow = dict[str, Any]
+
 RESPONSES, VERDICTS, PARTIAL = "responses.parquet", "verdicts.parquet", "responses.partial.jsonl"
 
 REJECTED = "prompt_rejected"
@@ -177,17 +179,17 @@ def lacks_verdicts(folder: Path, judge: Judge) -> bool:
     return not own or failed or any(row["version"] != judge.version for row in own if row["reason"] != REJECTED)
 
 
-def _write(path: Path, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
+def _write(path: Path, rows: list[TableRow], schema: pa.Schema) -> None:
     with written_whole(path) as part:
         pq.write_table(pa.Table.from_pylist(rows, schema=schema), part)
 
 
-def read_rows(path: Path, needed: Sequence[str]) -> list[dict[str, Any]]:
+def read_rows(path: Path, needed: Sequence[str]) -> list[TableRow]:
     """The rows of a table; an error where it is not there, damaged, or lacks a column that is needed."""
     table = _opened(path, pq.read_table)
     if missing := [name for name in needed if name not in table.column_names]:
         raise RipcurrentError(f"{path} has no column {', '.join(missing)}.", "Evaluate again in another folder.")
-    rows: list[dict[str, Any]] = table.to_pylist()
+    rows: list[TableRow] = table.to_pylist()
     return rows
 
 

@@ -235,7 +235,7 @@ def _weights(arm_folder: Path) -> str | None:
 
 
 def _recipe(arm: Arm) -> dict[str, JsonValue]:
-    return as_trained(load_recipe(arm.recipe).model_dump(mode="json"))
+    return dict(as_trained(load_recipe(arm.recipe).model_dump(mode="json")))
 
 
 def digest_of(value: object) -> str:

@@ -13,6 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from ripcurrent.errors import RipcurrentError
 
+Keys = Mapping[str, Any]
+"""A recipe as YAML has it."""
+
 _FOLDER = Path(__file__).parent / "recipes"
 
 RECIPES: tuple[str, ...] = ("paper", "lora", "embedded")
@@ -96,7 +99,7 @@ class Recipe(BaseModel):
         return self.steps if self.steps is not None else (self.epochs or 0) * self.steps_per_epoch(rows)
 
 
-def as_trained(keys: Mapping[str, Any]) -> dict[str, Any]:
+def as_trained(keys: Keys) -> Keys:
     """A recipe's keys, those at their defaults that change what is held in memory and, but for rounding, no result."""
     return {**keys, "accumulation": 1, "gradient_checkpointing": False}
 
@@ -122,7 +125,7 @@ def load_recipe(name: str | Path) -> Recipe:
     return parse_recipe(_read(path), where=str(path), name=path.stem)
 
 
-def parse_recipe(values: Mapping[str, Any], *, where: str, name: str) -> Recipe:
+def parse_recipe(values: Keys, *, where: str, name: str) -> Recipe:
     """A recipe from its keys and values; ``where`` names the source in errors, ``name`` the recipe unless it does so.
 
     Raises:
@@ -149,7 +152,7 @@ def parse_recipe(values: Mapping[str, Any], *, where: str, name: str) -> Recipe:
         ) from None
 
 
-def _read(path: Path) -> Mapping[str, Any]:
+def _read(path: Path) -> Keys:
     hint = "A recipe is a list of `key: value` lines, such as `learning_rate: 1.0e-5`."
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 PART_TOKENS = 1024
 """Padded tokens that a processor computes at once: more rows at a time are no faster there, and take more memory."""
 
+Named = dict[str, Any]
+"""Arguments of a model by name."""
+
 
 class RowTrainer(SFTTrainer):  # type: ignore[misc]  # TRL has no types
     """``SFTTrainer`` with the recipe's schedule.
@@ -55,14 +58,14 @@ class RowTrainer(SFTTrainer):  # type: ignore[misc]  # TRL has no types
         return True
 
     def compute_loss(
-        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+        self, model: Any, inputs: Named, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """Cross-entropy in nats, the mean over the batch's loss-bearing tokens."""
         if not self._own_loss or return_outputs or num_items_in_batch is None:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         return model(**inputs, loss_sum=True) / torch.as_tensor(num_items_in_batch).clamp(min=1)
 
-    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Any:
+    def training_step(self, model: Any, inputs: Named, num_items_in_batch: Any = None) -> Any:
         """The loss of a batch, whose gradient it leaves; on processors row by like row, so that little is padding."""
         parts = [inputs]
         if num_items_in_batch is not None and self.accelerator.device.type == "cpu":
@@ -208,5 +211,5 @@ def order_seed(seed: int) -> int:
     return int(np.random.SeedSequence(seed).generate_state(1)[0])
 
 
-def _without_mask(module: torch.nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
+def _without_mask(module: torch.nn.Module, arguments: tuple[Any, ...], named: Named) -> Any:
     return arguments, {key: value for key, value in named.items() if key != "attention_mask"}

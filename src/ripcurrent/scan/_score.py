@@ -32,6 +32,9 @@ _OWN = ("row", "id", "window", "first_token", "tokens")
 _OF_WINDOWS = (*_OWN, *(column.name for column in COLUMNS if column.kind == "float"))
 """Columns of ``windows.parquet``; scores mean what they mean in ``scores.parquet``."""
 
+Metadata = Mapping[str, Any]
+"""What a table says of itself, as JSON."""
+
 
 @dataclass(slots=True)
 class ScoreCounts:
@@ -114,7 +117,7 @@ def write_scores(
     shards: Iterable[pa.Table],
     anchors: AnchorMeasurements,
     avg_n: int,
-    metadata: Mapping[str, Any],
+    metadata: Metadata,
     *,
     windows: bool = False,
 ) -> ScoreCounts:
@@ -154,7 +157,7 @@ def _count(counts: ScoreCounts, signals: pa.Table) -> None:
 
 
 @contextmanager
-def _table_writer(path: Path, metadata: Mapping[str, Any]) -> Iterator[Callable[[pa.Table], None]]:
+def _table_writer(path: Path, metadata: Metadata) -> Iterator[Callable[[pa.Table], None]]:
     """Give a function that adds tables of one schema to a Parquet file, which appears whole when the block ends well.
 
     Metadata stands under ``ripcurrent``, and each numeric column has its own ``direction_of_risk``.
