@@ -80,7 +80,7 @@ def test_nine_frames_from_the_scan_to_the_matrix_product(
 
         monkeypatch.setattr(linear, name, kernel)
 
-    for name in ("_dots", "batched_dots", "linear_dots", "linear_squared_norm"):
+    for name in ("_dots", "batched_dots", "linear_dots", "_squared_norms"):
         watched(name)
     scan(rows_file, tmp_path / "out", **options)
     assert frames
