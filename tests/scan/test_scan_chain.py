@@ -202,7 +202,7 @@ def test_anchors_are_measured_one_by_one(tiny_folder: Path, anchors_file: Path) 
         harmful = [a.scores[name] for a in check.anchors if a.set == "harmful"]
         safe = [a.scores[name] for a in check.anchors if a.set != "harmful"]
         assert value == pytest.approx(np.mean([(h > s) + 0.5 * (h == s) for h in harmful for s in safe]))
-    json.dumps(check.as_json())
+    json.dumps(check.to_json())
 
 
 def test_anchors_measured_by_one_signal_alone(tiny_folder: Path, anchors_file: Path) -> None:
