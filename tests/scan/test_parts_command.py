@@ -55,7 +55,9 @@ def test_a_part_says_what_it_did(command: Command, rows_file: Path, tmp_path: Pa
 def test_options_that_make_no_sense(command: Command, rows_file: Path, tmp_path: Path) -> None:
     out = ("--out", tmp_path / "out")
     command.scan_fails(rows_file, *out, "--shard", "2/2", says=("no part 2 of 2", "0/2 to 1/2"))
-    command.scan_fails(rows_file, *out, "--executor", "dask", says=("--executor dask is not possible", "'local' or 'ray'"))
+    command.scan_fails(
+        rows_file, *out, "--executor", "dask", says=("--executor dask is not possible", "'local' or 'ray'")
+    )
     command.scan_fails(rows_file, *out, "--set", "workers=2", says=("--workers is an option of --executor ray",))
     command.scan_fails(rows_file, *out, "--set", "ray_address=auto", says=("--ray-address is an option",))
     command.scan_fails(

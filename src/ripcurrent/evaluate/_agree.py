@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ripcurrent.errors import ExitCode, RipcurrentError
-from ripcurrent.evaluate._prompts import Axis
+from ripcurrent.evaluate._options import Axis
 from ripcurrent.evaluate._rates import PeopleRate, people_rate, percentiles
 from ripcurrent.evaluate._ratings import (
     CANNOT_SAY,

@@ -15,11 +15,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from pydantic import Field, field_validator
-
 from ripcurrent.errors import ExitCode, NothingToJudgeError, RipcurrentError
 from ripcurrent.evaluate._endpoint import Endpoint, EndpointInfo, FailureKind
-from ripcurrent.evaluate._prompts import Axis, Prompt, gather_prompts
+from ripcurrent.evaluate._options import EvaluateOptions
+from ripcurrent.evaluate._prompts import Prompt, gather_prompts
 from ripcurrent.evaluate._rates import is_cut_thought
 from ripcurrent.evaluate._responses import (
     PARTIAL,
@@ -39,7 +38,6 @@ from ripcurrent.evaluate._run import (
     with_outcome,
 )
 from ripcurrent.evaluate.judges import UNJUDGED, Judge, JudgeSettings, Verdict, find_judges
-from ripcurrent.options import Options
 from ripcurrent.progress import Progress, SilentProgress
 from ripcurrent.runs import MANIFEST, RunFolder
 
@@ -49,38 +47,6 @@ if TYPE_CHECKING:
 DEFAULT_JUDGES = ("prefix", "keyword")
 """The judges by rule; verdicts rest on the first."""
 LIBRARIES = ("torch", "transformers", "tokenizers", "numpy")
-
-
-class EvaluateOptions(Options):
-    """How a model is asked."""
-
-    adapter: str | None = None
-    """PEFT adapter, merged."""
-    prompts: tuple[str, ...] = ("builtin",)
-    """``builtin``, ``builtin:AXIS``, a file or ``hf:owner/name``."""
-    axis: Axis = "harmful"
-    """Axis of prompts that do not say theirs."""
-    limit: int | None = None
-    """Only the first N prompts of each axis and set."""
-    max_new_tokens: int = Field(default=64, ge=1)
-    """Longest answer, in tokens."""
-    batch_size: int | None = Field(default=None, ge=1)
-    """Prompts at once: 32 here, 4 at an endpoint."""
-    system: str | None = None
-    """System prompt; the template's own unless given."""
-    endpoint: str | None = None
-    """OpenAI-compatible endpoint that answers, as ``http://host:8000/v1``."""
-    timeout: float = Field(default=60.0, gt=0)
-    """Seconds that the endpoint may be silent in one attempt of five."""
-    device: str | None = None
-    """``cuda``, ``mps``, ``cpu``, or ``auto`` to spread layers over all GPUs."""
-    dtype: str | None = None
-    """Compute type, such as ``bfloat16``."""
-
-    @field_validator("prompts", mode="before")
-    @classmethod
-    def _several(cls, given: Any) -> Any:
-        return (str(given),) if isinstance(given, str | Path) else tuple(map(str, given))
 
 
 def evaluate(

@@ -10,20 +10,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from ripcurrent.data import count_near_duplicates, hash_of_texts
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.evaluate._address import writable
+from ripcurrent.evaluate._options import AXES, Axis
 from ripcurrent.evaluate._prompt_records import HUB_PREFIX, Records, read_records, split_field
 from ripcurrent.options import did_you_mean
 
-Axis = Literal["harmful", "sounds_dangerous", "plain"]
-"""What a prompt measures: refusing harm, over-caution, or plain usefulness."""
-AXES: tuple[Axis, ...] = get_args(Axis)
-"""The three axes, in the order of reports."""
 UNMEASURED: Mapping[Axis, str] = {
     "harmful": "No harmful requests were asked: whether they are refused is not measured",
     "sounds_dangerous": "No benign requests that sound dangerous were asked: over-caution is not measured",

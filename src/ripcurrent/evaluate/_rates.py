@@ -11,7 +11,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from ripcurrent.data import strip_thoughts
-from ripcurrent.evaluate._prompts import AXES, Axis, Prompt, PromptSet, unmeasured_axes
+from ripcurrent.evaluate._options import AXES, Axis
+from ripcurrent.evaluate._prompts import Prompt, PromptSet, unmeasured_axes
 from ripcurrent.evaluate._responses import Response
 from ripcurrent.evaluate.judges import UNJUDGED, Facts, Verdict
 from ripcurrent.statistics import (

@@ -19,7 +19,7 @@ import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from ripcurrent.errors import ExitCode, RipcurrentError
-from ripcurrent.evaluate._prompts import AXES, Axis
+from ripcurrent.evaluate._options import AXES, Axis
 from ripcurrent.evaluate._responses import RESPONSES, read_responses
 from ripcurrent.runs import write_json
 

@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.evaluate._endpoint import EndpointInfo
-from ripcurrent.evaluate._prompts import Axis, Prompt, PromptSet
+from ripcurrent.evaluate._options import Axis
+from ripcurrent.evaluate._prompts import Prompt, PromptSet
 from ripcurrent.evaluate._rates import AxisRate, notes_on, summarise
 from ripcurrent.evaluate._responses import (
     REJECTED,

@@ -1,0 +1,47 @@
+"""Options of an evaluation and the axes of its prompts: what the command line needs before it does anything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from pydantic import Field, field_validator
+
+from ripcurrent.options import Options
+
+Axis = Literal["harmful", "sounds_dangerous", "plain"]
+"""What a prompt measures: refusing harm, over-caution, or plain usefulness."""
+AXES: tuple[Axis, ...] = get_args(Axis)
+"""The three axes, in the order of reports."""
+
+
+class EvaluateOptions(Options):
+    """How a model is asked."""
+
+    adapter: str | None = None
+    """PEFT adapter, merged."""
+    prompts: tuple[str, ...] = ("builtin",)
+    """``builtin``, ``builtin:AXIS``, a file or ``hf:owner/name``."""
+    axis: Axis = "harmful"
+    """Axis of prompts that do not say theirs."""
+    limit: int | None = None
+    """Only the first N prompts of each axis and set."""
+    max_new_tokens: int = Field(default=64, ge=1)
+    """Longest answer, in tokens."""
+    batch_size: int | None = Field(default=None, ge=1)
+    """Prompts at once: 32 here, 4 at an endpoint."""
+    system: str | None = None
+    """System prompt; the template's own unless given."""
+    endpoint: str | None = None
+    """OpenAI-compatible endpoint that answers, as ``http://host:8000/v1``."""
+    timeout: float = Field(default=60.0, gt=0)
+    """Seconds that the endpoint may be silent in one attempt of five."""
+    device: str | None = None
+    """``cuda``, ``mps``, ``cpu``, or ``auto`` to spread layers over all GPUs."""
+    dtype: str | None = None
+    """Compute type, such as ``bfloat16``."""
+
+    @field_validator("prompts", mode="before")
+    @classmethod
+    def _several(cls, given: Any) -> Any:
+        return (str(given),) if isinstance(given, str | Path) else tuple(map(str, given))
