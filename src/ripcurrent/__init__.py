@@ -1,4 +1,4 @@
-"""Find the calm-looking rows of a fine-tuning set that carry a chat model's safety out.
+"""Score the rows of a fine-tuning set by how far they weaken a chat model's safety.
 
 The names in ``__all__`` are the package's surface. Each is loaded when it is first used, so that ``import ripcurrent``
 takes no time.

@@ -35,7 +35,7 @@ __all__ = ["SETTABLE", "app", "main", "run"]
 
 app = typer.Typer(
     name="ripcurrent",
-    help="Find the calm-looking rows of a fine-tuning set that carry a chat model's safety out.",
+    help="Score the rows of a fine-tuning set by how far they weaken a chat model's safety.",
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -52,7 +52,7 @@ def root(
     context: typer.Context,
     version: bool = typer.Option(False, "--version", help="Print the version and exit."),
 ) -> None:
-    """Find the calm-looking rows of a fine-tuning set that carry a chat model's safety out."""
+    """Score the rows of a fine-tuning set by how far they weaken a chat model's safety."""
     if version:
         from importlib.metadata import version as installed
 
