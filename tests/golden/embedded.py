@@ -10,10 +10,10 @@ from typing import Any
 import pyarrow.parquet as pq
 
 import ripcurrent as rc
+from ripcurrent.data import DEMO_ROWS
 
 SCORES = Path(__file__).parent / "scores.csv"
 META = Path(__file__).parent / "scores.json"
-DEMO = Path(str(rc.__file__)).parent / "demo" / "rows.jsonl"
 COUNT = 24
 
 EXACT = ("row", "id", "status", "prompt_tokens", "response_tokens", "truncated")
@@ -31,7 +31,7 @@ COSINE_TOLERANCE = 5e-6
 
 def demo_rows() -> list[str]:
     """Lines of the demo set, spread over the file."""
-    lines = DEMO.read_text(encoding="utf-8").splitlines()
+    lines = DEMO_ROWS.read_text(encoding="utf-8").splitlines()
     return [lines[number * len(lines) // COUNT] for number in range(COUNT)]
 
 
