@@ -22,7 +22,7 @@ from ripcurrent.cli import (
     _scan,
     _select,
 )
-from ripcurrent.cli._command import SETTABLE
+from ripcurrent.cli._command import SETTABLE, as_typed
 from ripcurrent.errors import ExitCode, RipcurrentError
 
 INTERRUPTED = 130
@@ -81,7 +81,7 @@ def run(arguments: list[str]) -> int:
     try:
         code = app(args=arguments, standalone_mode=False)
     except RipcurrentError as error:
-        print_error(error)
+        print_error(as_typed(error, arguments))
         return int(error.code)
     except CommandLineError as error:
         print_error(RipcurrentError(error.format_message(), "See --help."))
@@ -103,7 +103,7 @@ def run(arguments: list[str]) -> int:
             RipcurrentError(
                 f"Memory ran out: {first_line(error)}.",
                 "What was finished is kept: scan goes on from there with --memory, evaluate with a smaller "
-                "--batch-size. --token-budget, --dtype or --device make another run. docs/memory.md says more.",
+                "--batch-size. --token-budget, --dtype or --device make another run. docs/scan.md says more.",
             )
         )
         return int(ExitCode.NOT_MEASURED)

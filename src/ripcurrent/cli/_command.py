@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -179,6 +180,18 @@ def _settings(pairs: Sequence[str], settable: Mapping[str, type[Options]]) -> It
             yield name, yaml.safe_load(text)
         except yaml.YAMLError:
             yield name, text
+
+
+def as_typed(error: RipcurrentError, arguments: Sequence[str]) -> RipcurrentError:
+    """The error with its options as this command takes them: those without a flag as ``--set NAME=VALUE``."""
+    settable = {name for word in arguments[:2] for name in SETTABLE.get(word, ())}
+
+    def typed(found: re.Match[str]) -> str:
+        name, value = found[1].replace("-", "_"), found[2]
+        return (f"--set {name}={value}" if value else f"--set {name}") if name in settable else found[0]
+
+    message, hint = (re.sub(r"--([a-z]+(?:-[a-z]+)*)(?: (\d+))?", typed, text) for text in (error.message, error.hint))
+    return RipcurrentError(message, hint, code=error.code)
 
 
 def _filled(model: type[Options], named: Mapping[str, object], settings: Mapping[str, object]) -> Options:
