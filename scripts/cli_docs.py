@@ -6,7 +6,7 @@ import inspect
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import typer
 
@@ -18,8 +18,8 @@ HEAD = """# Commands
 
 Made by `python -m scripts.cli_docs`: change the help in the code, not here.
 
-Exit codes of every command: 0 done, 1 a mistake in usage or input, 2 nothing could be measured, 3 worse or over the
-bound, 4 not enough evidence, 130 stopped. A stopped command continues when it is given again.
+Exit codes of every command: 0 done, 1 a mistake in usage or input, 2 nothing could be measured, 3 a gate
+failed, 4 not enough evidence, 130 stopped. A stopped command continues when it is given again.
 """
 
 
@@ -32,23 +32,27 @@ def commands(group: Any, prefix: str = "ripcurrent") -> Iterator[tuple[str, Any]
 
 
 def text(value: object) -> str:
-    return " ".join(str(value or "").split()).replace("|", "\\|")
+    if isinstance(value, list | tuple):
+        value = ", ".join(map(str, value))
+    return "" if value is None else " ".join(str(value).split()).replace("|", "\\|")
 
 
 def option_row(parameter: Any) -> tuple[str, str]:
     names = ", ".join(f"`{one}`" for one in [*parameter.opts, *parameter.secondary_opts])
     if parameter.param_type_name == "argument":
-        names = f"`{parameter.metavar or parameter.name.upper()}`"
+        names = f"`{text(parameter.metavar or parameter.name.upper())}`"
     default = parameter.default
     shown = "" if default in (None, False, ()) or callable(default) else f" Default: `{text(default)}`."
     return names, text(parameter.help) + shown
 
 
 def set_rows(name: str) -> Iterator[tuple[str, str]]:
-    for key, model in SETTABLE.get(name.removeprefix("ripcurrent "), {}).items():
+    for key, model in SETTABLE.get(name.split()[-1], {}).items():
         field = model.model_fields[key]
         shown = "" if field.default is None else f" Default: `{text(field.default)}`."
-        yield f"`--set {key}=`", text(field.description).replace("``", "`") + shown
+        kinds = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
+        choices = f" One of {', '.join(f'`{one}`' for one in kinds)}." if kinds else ""
+        yield f"`--set {key}=`", text(field.description).replace("``", "`") + choices + shown
 
 
 def rows_of(name: str, one: Any) -> list[tuple[str, str]]:

@@ -103,7 +103,8 @@ def run(arguments: list[str]) -> int:
             RipcurrentError(
                 f"Memory ran out: {first_line(error)}.",
                 "What was finished is kept: scan goes on from there with --memory, evaluate with a smaller "
-                "--batch-size. --token-budget, --dtype or --device make another run. docs/scan.md says more.",
+                "--batch-size. finetune takes a larger accumulation in its recipe. --token-budget, --dtype or --device "
+                "make another run. docs/scan.md says more.",
             )
         )
         return int(ExitCode.NOT_MEASURED)

@@ -190,7 +190,10 @@ def as_typed(error: RipcurrentError, arguments: Sequence[str]) -> RipcurrentErro
         name, value = found[1].replace("-", "_"), found[2]
         return (f"--set {name}={value}" if value else f"--set {name}") if name in settable else found[0]
 
-    message, hint = (re.sub(r"--([a-z]+(?:-[a-z]+)*)(?: (\d+))?", typed, text) for text in (error.message, error.hint))
+    message, hint = (
+        re.sub(r"--([a-z]+(?:-[a-z]+)*)(?: (\d+|\S+(?= is (?:not possible|for ))))?", typed, text)
+        for text in (error.message, error.hint)
+    )
     return RipcurrentError(message, hint, code=error.code)
 
 

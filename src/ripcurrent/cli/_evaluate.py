@@ -114,7 +114,9 @@ def _show(result: EvaluationRun, reveal: bool) -> None:
         told = kappas_of(judge, next(iter(axes.values())).judge_version)
         if told is not None:
             low, high = (f"{value:.2f}" for value in told)
-            wide.print(f"{escape(judge)}: κ {low if low == high else f'{low} to {high}'} with people (docs/judges.md)")
+            wide.print(
+                f"{escape(judge)}: κ {low if low == high else f'{low} to {high}'} with people (see docs/evaluate.md)"
+            )
     for judge, found in result.manifest.discrimination.items():
         wide.print(
             f"{escape(judge)}: harmful refused less dangerous-sounding refused {100 * found.difference:.1f} points, "

@@ -35,18 +35,18 @@ def experiment_command(
     ] = None,
     recipe: Annotated[str | None, typer.Option(metavar="R", help="Another recipe than the file's.")] = None,
     run: Annotated[
-        Path | None, typer.Option(metavar="SCAN", help="Rows, scores and model of this finished scan, not the file's.")
+        Path | None, typer.Option(metavar="SCAN", help="Use the rows, scores and model of this finished scan.")
     ] = None,
     out: Annotated[
         Path | None, typer.Option("-o", "--out", metavar="FOLDER", help="Run folder; runs/NAME when left out.")
     ] = None,
     size: Annotated[
-        str | None, typer.Option(metavar="N|P%", help="Rows of an arm, or a share of the pool, not the file's.")
+        str | None, typer.Option(metavar="N|P%", help="Rows of an arm, or a share of the pool; replaces the file's.")
     ] = None,
     arms: Annotated[
-        str | None, typer.Option(metavar="A,B", help="Run only these arms now; tables are of all that are finished.")
+        str | None, typer.Option(metavar="A,B", help="Run only these arms now. Tables show every finished arm.")
     ] = None,
-    seeds: Annotated[int | None, typer.Option(metavar="N", min=1, help="N seeds from 0, not the file's.")] = None,
+    seeds: Annotated[int | None, typer.Option(metavar="N", min=1, help="N seeds from 0; replaces the file's.")] = None,
     no_anchor_check: Annotated[
         bool, typer.Option("--no-anchor-check", help="Scan even if the anchors do not separate on this model.")
     ] = False,

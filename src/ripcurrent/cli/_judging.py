@@ -26,7 +26,7 @@ class JudgingOptions(Options):
     judge_key_env: str | None = Field(default=None, json_schema_extra={"metavar": "VAR"})
     """Environment variable with the endpoint's key; RIPCURRENT_API_KEY when left out."""
     judge_timeout: float = Field(default=60.0, gt=0)
-    """Seconds that the judging model may be silent, in one attempt of five."""
+    """Seconds to wait for the judging model. Five attempts are made."""
     judge_concurrency: int = Field(default=4, ge=1)
     """Requests to the judging model under way at once."""
     judge_max_tokens: int | None = Field(default=None, ge=1)

@@ -27,7 +27,7 @@ PANELS = {
 }
 EXAMPLES = (
     "ripcurrent scan support.jsonl -m Qwen/Qwen2.5-7B-Instruct",
-    "ripcurrent scan corpus/*.parquet --windows --memory 8GB --set token_budget=1024",
+    "ripcurrent scan corpus/*.parquet --windows --memory 8GB --token-budget 1024",
     "ripcurrent scan big.jsonl --shard auto -o runs/big    (one process of a SLURM array)",
 )
 
@@ -36,7 +36,7 @@ class ScaleOptions(Options):
     """Who computes a scan. Not part of the result."""
 
     shard: str | None = Field(default=None, json_schema_extra={"metavar": "i/n"})
-    """Score only part i of n, from 0; auto: as SLURM or torchrun says. The last part joins all."""
+    """Score only part i of n, from 0; auto: as SLURM or torchrun says. The part that ends last writes the scores."""
     executor: Literal["local", "ray"] = "local"
     """This process, or Ray's workers, here or on a cluster."""
     workers: int | None = Field(default=None, ge=1)

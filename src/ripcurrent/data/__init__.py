@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ripcurrent.data._encode import encode, encode_anchor, encode_rows, why_mismatch
-from ripcurrent.data._files import plain_suffix, sha256_of_file
+from ripcurrent.data._files import plain_suffix
 from ripcurrent.data._formats import FORMATS, has_unread
 from ripcurrent.data._near_duplicates import (
     NEAR_DUPLICATE,
@@ -13,7 +13,7 @@ from ripcurrent.data._near_duplicates import (
     word_set,
 )
 from ripcurrent.data._parquet import PARQUET_STREAMED
-from ripcurrent.data._places import TokenPlace, token_places
+from ripcurrent.data._places import token_places
 from ripcurrent.data._read import Dataset, canonical_json, open_container, open_unchanged, read_rows
 from ripcurrent.data._render import default_template, render, rendered
 from ripcurrent.data._sniff import parse_mapping
@@ -30,9 +30,9 @@ FORMAT_NAMES: tuple[str, ...] = tuple(FORMATS)
 __all__ = [
     "DEMO_ROWS",
     "FORMAT_NAMES", "NEAR_DUPLICATE", "PARQUET_STREAMED", "REFUSAL_PHRASES", "Dataset", "DatasetInfo",
-    "EncodedRow", "LossOn", "Message", "Row", "RowStatus", "TokenPlace", "Traits",
+    "EncodedRow", "LossOn", "Message", "Row", "RowStatus", "Traits",
     "canonical_json", "count_near_duplicates", "default_template", "encode", "encode_anchor", "encode_rows",
     "encode_windows", "has_refusal", "has_unread", "hash_of_texts", "open_container", "open_unchanged",
-    "opened_thought", "parse_mapping", "plain_suffix", "read_rows", "render", "rendered", "sha256_of_file",
+    "opened_thought", "parse_mapping", "plain_suffix", "read_rows", "render", "rendered",
     "similarity", "strip_thoughts", "token_places", "traits_of", "why_mismatch", "window_starts", "word_set",
 ]  # fmt: skip

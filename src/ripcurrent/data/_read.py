@@ -229,7 +229,6 @@ def open_unchanged(
     *,
     limit: int | None = None,
     data: str | Path | None = None,
-    moved: str = "Where the scanned dataset is now, say with --data (in an experiment's file: data, beside run).",
 ) -> Dataset:
     """The dataset of a scan, if its row numbers still mean the same rows.
 
@@ -237,7 +236,6 @@ def open_unchanged(
         info: What the scan's manifest keeps of it.
         limit: The scan's row limit. Without one a dataset that has grown is another one.
         data: Where the dataset is now, if it was moved.
-        moved: What the user can do where it is no longer at its place.
 
     Raises:
         RipcurrentError: It is not there, or has other rows.
@@ -246,6 +244,7 @@ def open_unchanged(
     try:
         dataset = read_rows(path, format=info.format, mapping=info.mapping, limit=limit and info.rows)
     except RipcurrentError as error:
+        moved = "Where the scanned dataset is now, say with --data (in an experiment's file: data, beside run)."
         raise RipcurrentError(error.message, error.hint if data is not None else moved) from error
     if dataset.count_and_hash() != (info.rows, info.sha256):
         raise RipcurrentError(

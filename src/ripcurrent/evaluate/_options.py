@@ -25,7 +25,7 @@ class EvaluateOptions(Options):
     axis: Axis = "harmful"
     """Axis of prompts that do not say theirs."""
     limit: int | None = None
-    """Only the first N prompts of each axis and set."""
+    """Use only the first N prompts of each axis in each source."""
     max_new_tokens: int = Field(default=64, ge=1)
     """Longest answer, in tokens."""
     batch_size: int | None = Field(default=None, ge=1)
@@ -35,7 +35,7 @@ class EvaluateOptions(Options):
     endpoint: str | None = None
     """OpenAI-compatible endpoint that answers, as ``http://host:8000/v1``."""
     timeout: float = Field(default=60.0, gt=0)
-    """Seconds that the endpoint may be silent in one attempt of five."""
+    """Seconds to wait for an answer. Five attempts are made."""
     device: str | None = None
     """``cuda``, ``mps``, ``cpu``, or ``auto`` to spread layers over all GPUs."""
     dtype: str | None = None

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
         ExperimentResults,
         Sweep,
     )
-    from ripcurrent.experiment._scans import DEMO
 
 _HOMES = {
     "_arms": ("BASE", "expand_arms"),
@@ -40,11 +39,10 @@ _HOMES = {
         *("ArmComparison", "ArmRates", "ArmRecord", "ArmRows", "CategoryRate"),
         *("ExperimentManifest", "ExperimentResults", "Sweep"),
     ),
-    "_scans": ("DEMO",),
 }
 
 __all__ = [
-    "BASE", "DEMO", "HARMFUL", "KEYS", "ArmComparison", "ArmRates", "ArmRecord", "ArmRows", "ArmRun", "CategoryRate",
+    "BASE", "HARMFUL", "KEYS", "ArmComparison", "ArmRates", "ArmRecord", "ArmRows", "ArmRun", "CategoryRate",
     "Experiment", "ExperimentConfig", "ExperimentManifest", "ExperimentResults", "PromptRecord", "Sweep",
     "collect_results", "expand_arms", "gather_prompts", "heldout_loss", "load_experiment", "parse_experiment",
     "read_experiment_file", "read_run", "ready_experiments", "run_experiment",

@@ -32,7 +32,7 @@ def heldout_loss(
         return RipcurrentError(
             f"The loss of held-out row {row.index}, {len(row.tokens)} tokens, does not fit into the memory of "
             f"{chat_model.device}, even alone ({said}).",
-            "Lower max_tokens in the experiment's file, or give heldout: 0; docs/memory.md says what takes how much.",
+            "Lower max_tokens in the experiment's file, or give heldout: 0; docs/scan.md says what takes how much.",
         )
 
     batches = in_batches(usable, batch_rows, lambda batch: _summed_loss(chat_model, batch), does_not_fit)

@@ -20,7 +20,7 @@ READY = Path(__file__).parent / "ready"
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _KEYS = tuple(key for model in (ExperimentConfig, ArmRule, Mix, PromptSource, ScanSource) for key in model.model_fields)
-_SEE = "`ripcurrent experiment list` shows the ready ones; docs/experiments.md has the keys."
+_SEE = "`ripcurrent experiment list` shows the ready ones; docs/experiment.md has the keys."
 
 
 class _EachKeyOnce(yaml.SafeLoader):

@@ -11,15 +11,14 @@ from ripcurrent.lazy import lazily
 
 if TYPE_CHECKING:
     from ripcurrent.finetune._finetune import finetune
-    from ripcurrent.finetune._model import compute_dtype, load_for_training, result_kind
+    from ripcurrent.finetune._model import compute_dtype, load_for_training
     from ripcurrent.finetune._options import FinetuneOptions
     from ripcurrent.finetune._recipe import RECIPES, Recipe, as_trained, load_recipe, parse_recipe
     from ripcurrent.finetune._rows import TrainingSet, build_training_set
     from ripcurrent.finetune._run import FinetuneManifest, FinetuneRun, TrainedRows, TrainingFacts
-    from ripcurrent.finetune._train import LOSSES, TrainingRecord, forget_checkpoints, train
+    from ripcurrent.finetune._train import TrainingRecord, forget_checkpoints, train
 
 __all__ = [
-    "LOSSES",
     "RECIPES",
     "FinetuneManifest",
     "FinetuneOptions",
@@ -37,18 +36,17 @@ __all__ = [
     "load_for_training",
     "load_recipe",
     "parse_recipe",
-    "result_kind",
     "train",
 ]
 
 _HOMES = {
     "_finetune": ("finetune",),
-    "_model": ("compute_dtype", "load_for_training", "result_kind"),
+    "_model": ("compute_dtype", "load_for_training"),
     "_options": ("FinetuneOptions",),
     "_recipe": ("RECIPES", "Recipe", "as_trained", "load_recipe", "parse_recipe"),
     "_rows": ("TrainingSet", "build_training_set"),
     "_run": ("FinetuneManifest", "FinetuneRun", "TrainedRows", "TrainingFacts"),
-    "_train": ("LOSSES", "TrainingRecord", "forget_checkpoints", "train"),
+    "_train": ("TrainingRecord", "forget_checkpoints", "train"),
 }
 
 # hidden from type checkers, which would otherwise let every misspelt name pass

@@ -47,7 +47,7 @@ def merge_adapter(
                 raise
             raise RipcurrentError(
                 f"The adapter {name} cannot be merged: {first_line(error)}.",
-                "Load it with --scope lora, which keeps adapters unmerged.",
+                "A scan takes it with --scope lora, which keeps it unmerged; other commands need another adapter.",
             ) from error
         layer.get_base_layer().to(dtype)
     # The layers are merged already: unloading only takes PEFT's wrappers off.
@@ -156,6 +156,5 @@ def _check_not_shared(wrapped: PeftModel, layers: list[BaseTunerLayer], name: st
         raise RipcurrentError(
             f"The adapter {name} updates a weight that several modules share, such as embedding and head: merging it "
             "would change all of them.",
-            "Load it with --scope lora, which keeps adapters unmerged: for answers and representation scores; no scope "
-            "has gradients of it.",
+            "A scan takes it with --scope lora and --signals representation; no scope has gradients of it.",
         )

@@ -11,12 +11,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ripcurrent.scan._check_anchors import AnchorCheck, check_anchors
     from ripcurrent.scan._columns import (
-        COHERENCE,
         COLUMNS,
         DIRECTION_OF_RISK,
         GRADIENT_COLUMNS,
         REPRESENTATION_COLUMNS,
-        SET_COSINE,
         SUMMED,
         TRAIT_COLUMNS,
         Column,
@@ -37,18 +35,18 @@ if TYPE_CHECKING:
     )
     from ripcurrent.scan._part import Part, bind_local_gpu, parse_part
     from ripcurrent.scan._rendered_row import RenderedRow
-    from ripcurrent.scan._run import BATCH_ROWS, BoolArray, FloatArray, RowNumbers, ScanRun
+    from ripcurrent.scan._run import BoolArray, FloatArray, RowNumbers, ScanRun
     from ripcurrent.scan._scan import default_folder, scan
     from ripcurrent.scan._scan_model import load_scan_model, require_positions
     from ripcurrent.scan._score import representation_scores
     from ripcurrent.scan._separation import AnchorMeasurements, require_separation, separation, weakly_separated
-    from ripcurrent.scan._signal_stage import DROPPED, NOT_EMBEDDED, SignalStage, unit
-    from ripcurrent.scan._tokens import TOKEN_SCHEMA, load_tokens, read_token_record, write_tokens
+    from ripcurrent.scan._signal_stage import SignalStage, unit
+    from ripcurrent.scan._tokens import TOKEN_SCHEMA, load_tokens, write_tokens
 
 # fmt: off
 _HOMES = {
     "_check_anchors": "AnchorCheck check_anchors",
-    "_columns": "COHERENCE COLUMNS DIRECTION_OF_RISK GRADIENT_COLUMNS REPRESENTATION_COLUMNS SET_COSINE SUMMED "
+    "_columns": "COLUMNS DIRECTION_OF_RISK GRADIENT_COLUMNS REPRESENTATION_COLUMNS SUMMED "
     "TRAIT_COLUMNS Column Direction",
     "_doctor": "DatasetReport Diagnosis doctor",
     "_environment": "Finding size",
@@ -59,22 +57,22 @@ _HOMES = {
     "_overview": "format_shares riskiest_rows scan_notes score_quantiles weak_anchors_note",
     "_part": "Part bind_local_gpu parse_part",
     "_rendered_row": "RenderedRow",
-    "_run": "BATCH_ROWS BoolArray FloatArray RowNumbers ScanRun",
+    "_run": "BoolArray FloatArray RowNumbers ScanRun",
     "_scan": "default_folder scan",
     "_scan_model": "load_scan_model require_positions",
     "_score": "representation_scores",
     "_separation": "AnchorMeasurements require_separation separation weakly_separated",
-    "_signal_stage": "DROPPED NOT_EMBEDDED SignalStage unit",
-    "_tokens": "TOKEN_SCHEMA load_tokens read_token_record write_tokens",
+    "_signal_stage": "SignalStage unit",
+    "_tokens": "TOKEN_SCHEMA load_tokens write_tokens",
 }
 
 __all__ = [
-    "BATCH_ROWS", "COHERENCE", "COLUMNS", "DIRECTION_OF_RISK", "DROPPED", "GRADIENT_COLUMNS", "NOT_EMBEDDED",
-    "REPRESENTATION_COLUMNS", "SET_COSINE", "SUMMED", "TOKEN_SCHEMA", "TRAIT_COLUMNS", "AnchorCheck",
+    "COLUMNS", "DIRECTION_OF_RISK", "GRADIENT_COLUMNS",
+    "REPRESENTATION_COLUMNS", "SUMMED", "TOKEN_SCHEMA", "TRAIT_COLUMNS", "AnchorCheck",
     "AnchorMeasurements", "BoolArray", "Column", "DatasetReport", "Diagnosis", "Direction", "Estimate", "Execution",
     "Finding", "FloatArray", "Part", "RenderedRow", "RowNumbers", "ScanAnchors", "ScanManifest", "ScanOptions",
     "ScanRun", "SignalStage", "bind_local_gpu", "check_anchors", "default_folder", "doctor",
-    "format_shares", "load_scan_model", "load_tokens", "parse_part", "read_token_record", "representation_scores",
+    "format_shares", "load_scan_model", "load_tokens", "parse_part", "representation_scores",
     "require_positions", "require_separation", "riskiest_rows", "scan", "scan_notes", "score_quantiles",
     "separation", "size", "unit", "weak_anchors_note", "weakly_separated", "write_tokens",
 ]

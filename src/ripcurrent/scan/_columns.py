@@ -62,8 +62,6 @@ DIRECTION_OF_RISK: dict[str, Direction] = {
 TRAIT_COLUMNS: tuple[str, ...] = (
     "is_list", "is_bullet", "is_numbered", "opens_numbered", "is_maths", "is_code", "is_short", "has_refusal",
 )  # fmt: skip
-COHERENCE, SET_COSINE = "coherence", "set_cosine"
-"""Facts of sets, not of rows: the mean cosine between two rows' gradients, and the cosine of the set's own."""
 SUMMED = "gradient_balanced"
 """The score whose mean over a set becomes its own cosine."""
 

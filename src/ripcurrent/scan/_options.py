@@ -22,7 +22,7 @@ class ScanOptions(Options):
     model: str = Field(default="embedded", json_schema_extra={"metavar": "M"})
     """Hub id, folder, .gguf file, or embedded; M,enable_thinking=false sets a variable of its chat template."""
     adapter: str | None = Field(default=None, json_schema_extra={"metavar": "A"})
-    """PEFT adapter: folder or hub id. It is merged for scoring; with --scope lora it is itself scored."""
+    """PEFT adapter: folder or hub id. Merged for scoring; --scope lora takes gradients over it instead."""
     device: str | None = None
     """cuda, mps, cpu, or auto: layers on all GPUs. The best one there is unless named."""
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
@@ -155,8 +155,8 @@ def require_combination(options: ScanOptions, row_format: str, *, in_part: bool 
     forbidden = (
         (
             not options.wants_representation and changed("position", "layer", "avg_n"),
-            "--position, --layer and --avg-n are of representations, and --signals gradient reads none.",
-            "Leave them or --signals out.",
+            "--position, --layer and --avg-n work only with representations.",
+            "Remove them, or remove --signals gradient.",
         ),
         (
             not options.wants_gradient and changed("anchor_tokens", "row_tokens", "tokens"),

@@ -50,13 +50,6 @@ def missing_shards(folder: Path, rows: int, shard_rows: int) -> list[Shard]:
     return [shard for shard in shards_in(None, rows, shard_rows) if signals.done(shard.number) != shard]
 
 
-def missing_parts(part: Part, missing: Sequence[Shard], rows: int, shard_rows: int) -> list[Part]:
-    """The parts, of as many as ``part`` is one of, that lack one of these shards."""
-    total, numbers = count_shards(rows, shard_rows), {shard.number for shard in missing}
-    parts = [Part(index, part.of) for index in range(part.of)]
-    return [one for one in parts if numbers & set(one.shards(total))]
-
-
 def merged_cost(parts: Sequence[PartCost]) -> ScanCost:
     """What a scan in parts took: the longest of each step, as they ran side by side, and the largest peaks."""
 

@@ -149,7 +149,7 @@ class RayPool:
         has = f"{sum(one.cores for one in machines)} CPU cores" + (f" and {gpus} GPUs" if self._use_gpu else "")
         if each < 1:
             raise RipcurrentError(
-                f"The cluster has {has}, too few for {workers} workers.", "Name fewer --workers, or --device cpu."
+                f"The cluster has {has}, too few for {workers} workers.", "Give a smaller --workers, or --device cpu."
             )
         until, room, cores = time.monotonic() + PATIENCE, -1, 0
         # what an earlier pool of this process gives back is waited for
@@ -162,7 +162,7 @@ class RayPool:
         if room < fewest:
             raise RipcurrentError(
                 f"Other work holds the cluster of {has}: there is room for {room} of {fewest} workers.",
-                "Wait for that work (`ray status` shows it), or name fewer --workers.",
+                "Wait for that work (`ray status` shows it), or give a smaller --workers.",
                 code=ExitCode.NOT_MEASURED,
             )
         workers = min(workers, shards, room)

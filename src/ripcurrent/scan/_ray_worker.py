@@ -117,7 +117,7 @@ class Worker(Generic[Item]):
             raise RipcurrentError(
                 f"{ATTEMPTS} workers died one after another as they loaded the model or scored rows "
                 f"{shards[0].start} to {shards[-1].start + shards[-1].rows - 1}.",
-                "Most often they lack memory: name fewer --workers, and the scan goes on; a smaller --token-budget or "
+                "Most often they lack memory: lower --workers, and the scan goes on; a smaller --token-budget or "
                 "--max-tokens makes another scan, with another --out.",
                 code=ExitCode.NOT_MEASURED,
             )

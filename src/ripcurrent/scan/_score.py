@@ -71,7 +71,7 @@ def score_signals(signals: pa.Table, anchors: AnchorMeasurements, avg_n: int = 1
 def gradient_scores(
     dot_harmful: Floats, dot_safe: Floats, squared_norm: Floats, anchors: AnchorMeasurements
 ) -> dict[str, Floats]:
-    """The gradient columns from dots with the two directions and squared norms (``docs/methods.md``, 2)."""
+    """The gradient columns from dots with the two directions and squared norms (methods, gradient matching)."""
     norm = np.sqrt(squared_norm)
     with np.errstate(invalid="ignore", divide="ignore"):
         harmful, safe = dot_harmful / norm, dot_safe / norm
@@ -86,7 +86,7 @@ def gradient_scores(
 
 
 def representation_scores(cosines: Floats, places: Mapping[str, Sequence[int]], avg_n: int = 1) -> dict[str, Floats]:
-    """The representation columns from cosines to single anchors' states (``docs/methods.md``, 3).
+    """The representation columns from cosines to single anchors' states (methods, representation matching).
 
     Args:
         cosines: Shape ``(rows, anchors)``; a row of NaN has NaN scores.

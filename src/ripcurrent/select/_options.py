@@ -19,7 +19,7 @@ class SelectOptions(Options):
     bottom: int | str | None = Field(default=None, json_schema_extra={"metavar": "K|P%"})
     """The K most protective rows, or a share of all scored ones."""
     union: int | None = Field(default=None, json_schema_extra={"metavar": "K"})
-    """The K nearest rows of each harmful anchor, by representation (the paper's notation)."""
+    """For each harmful anchor its K nearest rows, by representation."""
     between: str | None = Field(default=None, json_schema_extra={"metavar": "LOW:HIGH"})
     """Rows with a value of ``--by`` in a range: 0.1:0.3, one end open 0.1:, or quantiles 90%:100%."""
     format_draw: str | None = Field(default=None, json_schema_extra={"metavar": "FORMAT"})
