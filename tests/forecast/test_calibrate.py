@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 from ripcurrent.errors import ExitCode, RipcurrentError
-from ripcurrent.forecast import Calibration, calibrate, forecast, read_calibration, read_forecast
+from ripcurrent.forecast import Calibration, SetScore, calibrate, forecast, read_calibration, read_forecast
+from ripcurrent.forecast._calibrate import as_trials
 from ripcurrent.forecast._coherence import SetScores
+from ripcurrent.forecast._harm_fit import fit_harm
 from ripcurrent.runs import write_json
 from tests.cli.command import Command
 from tests.forecast.ladder_folder import ASKED, ScanRows, fabricate_ladder
@@ -72,14 +74,20 @@ def test_a_ladder_that_follows_the_score_is_forecast_well(rows: ScanRows, other_
     assert len({one.name for one in made.sources}) == 2, "two datasets of one file name are told apart"
 
 
-def test_sets_that_share_rows_are_left_out_together(rows: ScanRows, tmp_path: Path) -> None:
-    arms = {**rows.arms(), "nearly": [*rows.arms()["top-20"][:10], *rows.arms()["random-40"][:10]]}
-    made = made_of(tmp_path, fabricate_ladder(tmp_path / "a", rows, arms, share=lambda chosen: rows.share(chosen)))
-    assert made.error_by_set is not None
-    # a set that shares half of its rows with two others is no evidence for them
-    alone = made_of(tmp_path, fabricate_ladder(tmp_path / "b", rows, rows.arms()))
-    assert alone.error_by_set is not None
-    assert made.error_by_set.groups == alone.error_by_set.groups + 1
+def test_a_set_is_forecast_without_all_that_share_its_rows(rows: ScanRows, tmp_path: Path) -> None:
+    """A fifth of the smaller set's rows is shared: two of ten, not three of twenty."""
+    order = rows.riskiest_first
+    arms = {f"part-{n}": order[20 * n : 20 * n + 20] for n in range(6)} | {"across": order[30:50]}
+    arms |= {"two": order[18:20] + order[120:128], "three": order[77:80] + order[130:147]}
+    _, fitted = calibrate([fabricate_ladder(tmp_path / "a", rows, arms, seeds=2)], tmp_path / "calibration.json")
+    near: dict[str, set[str]] = {arm: {arm} for arm in arms}
+    for one, other in (("part-0", "two"), ("part-1", "across"), ("part-2", "across")):
+        near[one].add(other)
+        near[other].add(one)
+    trials = as_trials([one.run for one in fitted])
+    for place, one in enumerate(fitted):
+        rest = fit_harm(trials.where(np.array([arm.partition("/")[2] not in near[one.run.arm] for arm in trials.arms])))
+        assert one.forecast == rest.forecast(trials.facts[place], ASKED, one.run.source)
 
 
 def test_requests_that_all_were_asked_are_counted(rows: ScanRows, tmp_path: Path) -> None:
@@ -118,6 +126,60 @@ def test_runs_that_cannot_be_used_are_named_with_the_reason(rows: ScanRows, tmp_
     assert made.runs == 15 - 6
 
 
+def test_the_same_training_counts_once_and_the_same_rows_are_one_arm(rows: ScanRows, tmp_path: Path) -> None:
+    """Else an arm that is left out would stay in the fit under another name."""
+    first = fabricate_ladder(tmp_path / "a", rows, rows.arms())
+    arms = {"again": rows.arms()["top-20"], "drawn": rows.riskiest_first[5:25]}
+    second = fabricate_ladder(tmp_path / "b", rows, arms, seeds=2)
+    same = json.loads((first / "arms" / "random-20-seed0" / "finetune" / "manifest.json").read_text())["rows"]
+    edit(second / "arms" / "drawn-seed1" / "finetune" / "manifest.json", rows=same)
+    made, fitted = calibrate([first, second], tmp_path / "calibration.json")
+    (left,) = made.left_out
+    assert (left.experiment, left.arm, left.seed) == ("ladder-2", "again", 0)
+    assert left.reason == "arm top-20 of ladder is the same training"
+    assert made.runs == 10 + 3
+    assert len(set(as_trials([one.run for one in fitted]).arms)) == 10
+
+
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [
+        ({"max_new_tokens": 20}, "another longest answer (48, there 20)"),
+        ({"system": "Be brief."}, "another system prompt (None, there Be brief.)"),
+        ({"recipe": "lora"}, "another recipe ("),
+    ],
+)
+def test_runs_that_differ_from_the_first_experiments_are_left_out(
+    how: dict[str, Any], reason: str, rows: ScanRows, tmp_path: Path
+) -> None:
+    first = fabricate_ladder(tmp_path / "a", rows, rows.arms((20,)))
+    # more runs than the first has
+    second = fabricate_ladder(tmp_path / "b", rows, rows.arms((30, 40)), name="other", **how)
+    made = made_of(tmp_path, first, second)
+    assert (made.runs, len(made.left_out)) == (5, 10)
+    assert all(one.experiment == "other-2" and one.reason.startswith(reason) for one in made.left_out)
+
+
+def test_rows_that_were_not_trained_on_do_not_count(rows: ScanRows, tmp_path: Path) -> None:
+    arms = rows.arms()
+    folder = fabricate_ladder(tmp_path / "a", rows, arms)
+    place = folder / "arms" / "top-20-seed0" / "finetune"
+    edit(place / "manifest.json", rows=json.loads((place / "manifest.json").read_text())["rows"] | {"trained": 19})
+    *lines, last = (place / "rows.jsonl").read_text().splitlines()
+    (place / "rows.jsonl").write_text("\n".join([*lines, last.replace("true", "false")]))
+    _, fitted = calibrate([folder], tmp_path / "calibration.json")
+    (run,) = (one.run for one in fitted if one.run.arm == "top-20")
+    norm = math.sqrt(COHERENCE + (1 - COHERENCE) / 19)
+    assert (run.rows, run.cosine) == (19, pytest.approx(rows.mean(arms["top-20"][:-1]) / norm))
+
+
+def test_arms_of_one_cosine_are_refused(rows: ScanRows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SetScore, "cosine", lambda self, rows: 0.3)
+    with pytest.raises(RipcurrentError, match="All arms have the same cosine") as caught:
+        calibrate([fabricate_ladder(tmp_path / "a", rows, rows.arms())], tmp_path / "calibration.json")
+    assert caught.value.code == ExitCode.NOT_MEASURED
+
+
 @pytest.mark.parametrize(
     ("arms", "share", "says"),
     [
@@ -151,6 +213,29 @@ def test_the_error_across_sources_shows_a_source_that_goes_its_own_way(
     own = [one.mean_absolute_error for one in made.error_by_source.by_source]
     assert made.error_by_source.mean_absolute_error == pytest.approx(sum(own) / len(own)), "each source counts alike"
     assert made.error_by_source.mean_absolute_error > 2 * made.error_by_set.mean_absolute_error
+
+
+def test_a_source_left_out_is_forecast_only_where_the_others_reach(
+    rows: ScanRows, other_rows: ScanRows, tmp_path: Path
+) -> None:
+    """A scan's sets that are beyond a calibration's get no forecast, so its error on new sources is without such."""
+    first = fabricate_ladder(tmp_path / "a", rows, rows.arms((20, 30)))
+    second = fabricate_ladder(tmp_path / "b", other_rows, other_rows.arms((30, 100)))
+    made, fitted = calibrate([first, second], tmp_path / "calibration.json")
+    expected = {}
+    for source in made.sources:
+        rest = [one.run for one in fitted if one.run.source != source.name]
+        low, high = (end(run.cosine for run in rest) for end in (min, max))
+        few, most = (end(run.rows for run in rest) for end in (min, max))
+        expected[source.name] = sum(
+            few / 1.25 <= run.rows <= most * 1.25 and -0.1 <= (run.cosine - low) / (high - low) <= 1.1
+            for run in (one.run for one in fitted)
+            if run.source == source.name
+        )
+    error = made.error_by_source
+    assert error is not None
+    assert {one.name: one.arms for one in error.by_source} == expected
+    assert 0 < error.refused == made.runs - error.runs
 
 
 def test_a_scan_is_forecast_beside_a_random_set(rows: ScanRows, other_rows: ScanRows, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from ripcurrent.anchors import load_anchors
@@ -29,4 +31,8 @@ def test_it_shows_its_error_and_is_as_short_as_a_forecast_needs() -> None:
     assert len(calibration.sources) == calibration.error_by_source.groups >= 5
     assert path.stat().st_size < 20_000
     # names of places on a machine and texts of rows have no business in it
-    assert '"/' not in path.read_text(encoding="utf-8")
+    written = path.read_text(encoding="utf-8")
+    assert '"/' not in written
+    found = re.findall(r'"((?:[^"\\]|\\.)*)"', written)
+    assert max(map(len, found)) < 120
+    assert not {"messages", "prompt", "response", "instruction", "output", "text"} & set(found)
