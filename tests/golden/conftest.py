@@ -70,7 +70,7 @@ class Files:
         path = self.folder / f"experiment-{judge}.yaml"
         path.write_text(
             f"name: small\nmodel: {self.model}\ndevice: cpu\ndtype: float32\nrun: {run}\nrecipe: {self.recipe}\n"
-            f"size: 8\nseeds: [0, 1]\nheldout: 6\nmax_new_tokens: 4\njudges: [{judge}]\n"
+            f"size: 8\nseeds: [0, 1]\nheldout: 6\nmax_new_tokens: 4\nbatch_size: 4\njudges: [{judge}]\n"
             f"prompts: [{{source: {self.prompts}}}]\n"
             "arms: {random: random, top: top, length: {length_matched: top}}\n"
         )

@@ -185,15 +185,16 @@ def asked_for_json(*arguments: object, codes: tuple[int, ...] = (0,)) -> dict[st
 
 
 def stop_once(there: Callable[[], bool], sign: signal.Signals, *arguments: object) -> Said:
-    """Start a command and send it a signal as soon as something is there; a command that ends before is no error."""
+    """Start a command and stop it by a signal as soon as something is there; it may not end by itself."""
     process = begin(*arguments)
     until = time.monotonic() + PATIENCE
     while process.poll() is None and not there():
         assert time.monotonic() < until, "the command leaves nothing to wait for"
         time.sleep(0.002)
-    if process.poll() is None:
-        process.send_signal(sign)
-    return end(process)
+    process.send_signal(sign)
+    said = end(process)
+    assert said.code in (-sign, 128 + sign), said
+    return said
 
 
 def any_file(folder: Path, *patterns: str) -> Callable[[], bool]:

@@ -38,9 +38,14 @@ def test_finetune(files: Files, trained: Done, tmp_path: Path) -> None:
     assert not all(torch.equal(untrained[name], whole[name]) for name in whole)
 
 
+def answered(folder: Path) -> int:
+    return (folder / "responses.partial.jsonl").read_bytes().count(b"\n")
+
+
 def test_evaluate(files: Files, evaluated: Done, tmp_path: Path) -> None:
     out = tmp_path / "evaluate"
     stop_once(any_file(out, "responses*"), KILL, *files.evaluate(out))
+    assert 4 <= answered(out) < 60
     again = asked_for_json(*files.evaluate(out))
     whole, resumed = (pq.read_table(folder / "responses.parquet") for folder in (evaluated.folder, out))
     assert resumed.equals(whole)
@@ -50,8 +55,19 @@ def test_evaluate(files: Files, evaluated: Done, tmp_path: Path) -> None:
 def test_experiment(files: Files, scanned: Done, experimented: Done, tmp_path: Path) -> None:
     out = tmp_path / "experiment"
     command = ["experiment", files.experiment(scanned.folder), "--quiet", "--out", out]
-    # in the middle of the second run of training: the base and one arm are finished
-    stop_once(any_file(out, "arms/*-seed*/**/responses*"), KILL, *command)
+    top = out / "arms" / "top-seed0"
+    # while the first arm is trained, and again while the second is asked
+    for seen, finished in (
+        ("arms/random-seed0/finetune/loss.jsonl", {"base"}),
+        ("arms/top-seed0/evaluation/responses*", {"base", "random-seed0"}),
+    ):
+        stop_once(any_file(out, seen), KILL, *command)
+        assert {path.parent.name for path in out.glob("arms/*/arm.json")} == finished
+    assert 4 <= answered(top / "evaluation") < 60
+    trained = (top / "finetune" / "loss.jsonl").stat().st_mtime_ns
     again = asked_for_json(*command, codes=(0, 4))
+    assert (top / "finetune" / "loss.jsonl").stat().st_mtime_ns == trained, "not trained twice"
     for part in ("arms", "comparisons", "verdict"):
         assert again[part] == experimented.json[part]
+    table = "arms/top-seed0/evaluation/responses.parquet"
+    assert pq.read_table(out / table).equals(pq.read_table(experimented.folder / table))
