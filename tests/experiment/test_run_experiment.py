@@ -13,6 +13,7 @@ import pytest
 
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.experiment import ExperimentResults, parse_experiment, run_experiment
+from ripcurrent.forecast import calibrate
 from ripcurrent.runs import read_json_lines
 from tests.experiment.answers import FakeEvaluate, as_named, write_evaluation
 from tests.experiment.conftest import read, small_keys, write_prompts
@@ -76,6 +77,25 @@ def test_arms_are_trained_asked_and_compared(keys: dict[str, Any], whole: Experi
     assert marker["rows"]["count"] == 8
     assert marker["heldout_loss"] > 0
     assert marker["training"]["steps"] == 1
+
+
+def test_a_calibration_is_made_of_what_an_experiment_leaves(
+    keys: dict[str, Any], whole: ExperimentResults, evaluated: FakeEvaluate, tmp_path: Path
+) -> None:
+    out = shutil.copytree(whole.folder, tmp_path / "out")
+    upper_arm = {"upper": {"mix": {"of": "top", "percent": 75}, "size": 12}}
+    run({**keys, "arms": keys["arms"] | upper_arm}, out, arms=["upper"], seeds=1)
+    made, fitted = calibrate([out], tmp_path / "calibration.json")
+    assert made.left_out == ()
+    assert {(one.run.arm, one.run.seed, one.run.rows, one.run.steps) for one in fitted} == {
+        *((arm, seed, 8, 1) for arm in keys["arms"] for seed in (0, 1)),
+        ("upper", 0, 12, 1),
+    }
+    upper = next(one.run for one in fitted if one.run.arm == "upper")
+    mean = read(out / "arms" / "upper-seed0" / "arm.json")["rows"]["mean_scores"]["gradient_balanced"]
+    (coherence,) = read(out / "arms" / "upper-seed0" / "coherence.json").values()
+    assert upper.cosine == pytest.approx(mean / (coherence + (1 - coherence) / 12) ** 0.5)
+    assert made.recipe.steps == 1
 
 
 def test_no_arm_trains_on_held_out_rows(keys: dict[str, Any], evaluated: FakeEvaluate, pair: Path) -> None:
