@@ -125,9 +125,9 @@ def test_vector_gradients_equal_loops(size):
         vector.rms_scale_gradients(x, b, 1e-5),
         vector.layer_norm_scale_gradients(x, b, 1e-5),
     )
-    for gradients, terms in zip(found, loop_terms(x, b), strict=True):
+    for gradients, terms, close in zip(found, loop_terms(x, b), (1e-4, 1e-4, 1e-3), strict=True):
         expected = torch.stack([sum(terms[row, token] for token in range(count)) for row in range(rows)])
-        torch.testing.assert_close(gradients, expected, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(gradients, expected, rtol=close, atol=close)
         dots, norms = vector.vector_products(expected, v)
         torch.testing.assert_close(norms, torch.stack([(one**2).sum() for one in expected]), **CLOSE)
         for row, number in itertools.product(range(rows), range(directions)):
