@@ -151,6 +151,10 @@ def test_an_adapter_of_another_base(finetune: Finetune, rows_file: Path, tmp_pat
     finetune.options[1] = save_tiny(tmp_path / "other", "gpt2")
     said = finetune(rows_file, "--quiet", "--adapter", tmp_path / "first" / "adapter", "--max-tokens", 256)
     judge(said, ("does not fit", "tiny-llama"))
+    # one of another size cannot be trained; of another name it can, and that is told
+    finetune.options[1] = save_tiny(tmp_path / "renamed", "llama_tied")
+    said = finetune(rows_file, "--json", "--quiet", "--adapter", tmp_path / "first" / "adapter", out="second")
+    assert any("names the base model" in note and "tiny-llama" in note for note in said.json["notes"])
 
 
 def test_without_trl_the_install_line_is_shown(

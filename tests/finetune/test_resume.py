@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 import torch
 
+from ripcurrent.errors import RipcurrentError
 from ripcurrent.finetune import FinetuneManifest, finetune
 from ripcurrent.finetune._checkpoints import MARK, latest
+from ripcurrent.finetune._trainer import RowTrainer
 from tests.finetune.runs import chat_model, recipe, run, same
 from tests.models.tiny import save_tiny
 from tests.tiny_scan import good_rows, write_jsonl
@@ -82,6 +84,22 @@ def test_stopped_between_the_model_and_its_manifest(
     done = finetune(rows, tmp_path / "out", tmp_path / "recipe.yaml", **common)
     assert stale.read_bytes() == expected
     assert not (done.result / "left_over").exists()
+
+
+def test_stopped_by_memory_before_its_first_step_it_goes_on_with_another_recipe(
+    rows_file: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_much(*_: object, **named: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    common: dict[str, Any] = {"model": str(tiny_folder), "device": "cpu", "dtype": "float32"}
+    monkeypatch.setattr(RowTrainer, "training_step", too_much)
+    with pytest.raises(RipcurrentError, match="A batch of 4 rows does not fit"):
+        finetune(rows_file, tmp_path / "out", recipe(epochs=None, steps=2), **common)
+    monkeypatch.undo()
+    assert (tmp_path / "out" / "rows.jsonl").is_file()
+    done = finetune(rows_file, tmp_path / "out", recipe(epochs=None, steps=2, accumulation=2), **common)
+    assert done.manifest.recipe.accumulation == 2
 
 
 class Stop(BaseException):

@@ -17,8 +17,6 @@ from tests.models.tiny import save_tiny
 from tests.scan_fixtures import table_of
 from tests.tiny_scan import EXACT, good_rows, small_shards
 
-RECIPE = "method: full\nlearning_rate: 1.0e-3\nbatch: 4\nsteps: 3\n"
-
 
 @pytest.fixture
 def options(tiny_folder: Path, anchors_file: Path) -> dict[str, Any]:
