@@ -15,11 +15,11 @@ import torch
 import yaml
 
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.gradients import MappedStore, stack_directions
+from ripcurrent.gradients import MappedStore, make_batch, stack_directions
 from ripcurrent.models import peak_bytes, process_peak, reset_peak
 from ripcurrent.scan import ScanOptions, SignalStage, scan
 from ripcurrent.scan._memory import MARGIN, MemoryPlan, fitting_stage, parse_size, require_room_for_directions
-from tests.gradients.oracle import random_directions
+from tests.gradients.oracle import random_directions, rows_behind_a_prefix
 from tests.scan.test_scan_resume import Counting
 from tests.scan.tiny_stage import assert_same, fresh, make_stage, rows
 from tests.scan_fixtures import table_of
@@ -160,6 +160,37 @@ def test_directions_in_files_give_the_same_numbers(stage: SignalStage, tmp_path:
     usual, found = (one.compute(list(one.prepare(rows()))) for one in (fresh(stage), mapped))
     assert_same(usual, found)
     assert usual["dot_harmful"].to_pylist() == found["dot_harmful"].to_pylist()
+
+
+@pytest.mark.parametrize("where", ["forward", "backward"])
+def test_a_shard_that_runs_out_has_the_signals_of_one_that_had_the_room(where: str) -> None:
+    told: list[int] = []
+    stage = fresh(make_stage(), on_rows=told.append)
+    whole, reader = stage(rows()), stage.features
+    assert reader is not None
+    # keys and values of an earlier shard's system prompt
+    reader.forward(make_batch(rows_behind_a_prefix(4, seed=1), CPU))
+    held = []
+
+    def hook(module: torch.nn.Module, given: Any, output: torch.Tensor) -> None:
+        def refuse(_: object = None) -> None:
+            if output.shape[:2].numel() > 70:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+
+        held.append(bool(reader._prefixes._kept))
+        if where == "forward":
+            refuse()
+        else:
+            output.register_hook(refuse)
+
+    stage.chat_model.model.model.layers[0].mlp.register_forward_hook(hook)
+    halves = stage(rows())
+    assert_same(whole, halves)
+    assert held[:2] == [True, False]
+    assert sum(told) == 2 * 13
+    assert set(whole["batch"].to_pylist()) == {0}
+    assert sorted(set(halves["batch"].to_pylist())) == list(range(len(held) - stage.halving.batches_halved))
+    assert stage.halving.batches_halved > 1
 
 
 @on_linux
