@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from ripcurrent.data import Message, Row, encode_rows
+from ripcurrent.errors import RipcurrentError
 from ripcurrent.experiment import heldout_loss
 from tests.finetune.runs import chat_model, rows
 
@@ -58,6 +59,22 @@ def test_which_turns_bear_loss_makes_a_difference() -> None:
     chat, held = chat_model(), conversations()[7:8]
     every, last = (heldout_loss(chat, held, max_tokens=256, loss_on=on) for on in ("all", "last"))
     assert every != pytest.approx(last, rel=1e-3)
+
+
+def test_where_memory_runs_out_fewer_rows_are_read_at_once_down_to_one() -> None:
+    chat, held = chat_model(), conversations()
+    expected = heldout_loss(chat, held, max_tokens=256, loss_on="all")
+
+    def refuse(_: torch.nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+        if len(named["input_ids"]) > room:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    chat.model.register_forward_pre_hook(refuse, with_kwargs=True)
+    room = 1
+    assert heldout_loss(chat, held, max_tokens=256, loss_on="all") == pytest.approx(expected, rel=1e-5)
+    room = 0
+    with pytest.raises(RipcurrentError, match=r"held-out row \d, \d+ tokens, does not fit"):
+        heldout_loss(chat, held, max_tokens=256, loss_on="all")
 
 
 def test_without_a_token_that_bears_loss_there_is_none() -> None:
