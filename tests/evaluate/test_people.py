@@ -18,7 +18,7 @@ from ripcurrent.evaluate._agree import (
 )
 from ripcurrent.evaluate._rates import people_rate
 from ripcurrent.evaluate._ratings import RUBRIC_VERSION, SCALE
-from ripcurrent.statistics import wilson_interval
+from ripcurrent.statistics import bootstrap_rate, wilson_interval
 
 NAN = float("nan")
 
@@ -90,6 +90,14 @@ def test_agreement_that_is_not_defined_says_why() -> None:
     assert never.items == 2
 
 
+def test_perfect_agreement_is_one_and_one_prompt_has_no_interval() -> None:
+    perfect = between_raters(np.array([[1.0, 5, 3, 1, 2]] * 2), list("abcde"), complied_from=3)
+    assert [found.alpha for found in perfect] == [1.0, 1.0]
+    found, _ = between_raters(np.array([[1.0, 5, 2], [1.0, 4, 2]]), ["a"] * 3, complied_from=3)
+    assert math.isfinite(found.alpha)
+    assert math.isnan(found.low)
+
+
 def test_the_median_decides_and_cannot_say_has_no_part() -> None:
     table = np.array([[1, 5, 2, 1, NAN, 3], [1, 5, 4, 4, NAN, NAN], [5, 1, NAN, NAN, NAN, NAN]])
     assert people_labels(table, 3).tolist()[:4] == [0, 1, 1, 0]
@@ -117,6 +125,15 @@ def test_one_seed_has_wilsons_interval() -> None:
     expected = wilson_interval(2, 5)
     assert (found.rate, found.n, found.prompts, found.seed_rates) == (0.4, 5, 5, (0.4,))
     assert (found.low, found.high) == (expected.low, expected.high)
+
+
+def test_several_seeds_have_the_two_level_bootstrap() -> None:
+    table = (np.random.default_rng(0).random((20, 3)) < [0.2, 0.4, 0.6]).astype(float)
+    found = people_rate(table.ravel(), [f"p{i:02d}" for i in range(20) for _ in range(3)], [0, 1, 2] * 20)
+    expected = bootstrap_rate(table)
+    assert found.rate == pytest.approx(table.mean())
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+    assert found.seed_rates == pytest.approx(tuple(table.mean(axis=0)))
 
 
 def test_a_table_with_holes_is_weighed_by_what_it_holds() -> None:
