@@ -13,6 +13,7 @@ from ripcurrent.gradients._directions import (
     Factoring,
     choose_factoring,
     dense_shapes,
+    entry_keys,
     mean_gradient,
     norm_of,
     stack_directions,
@@ -70,6 +71,32 @@ def test_scores_by_factored_directions_equal_a_one_row_autograd_loop(kind):
         for number, direction in enumerate(oracle):
             assert signals.dots[place, number] / norm == pytest.approx(inner(gradient, direction) / norm, abs=2e-5)
             assert shares[place, :, number].sum() == pytest.approx(signals.dots[place, number], abs=1e-4 * norm)
+
+
+@pytest.mark.parametrize("kind", ["llama_tied", "llama_untied", "gpt2"])
+def test_a_factored_direction_is_the_dense_one(kind):
+    gradient_pass = GradientPass(chat_model(tiny_model(kind)))
+    layers = gradient_pass.layers
+    dense = set_direction(gradient_pass, anchors()).gradient
+    terms = set_direction(gradient_pass, anchors(), factoring=everything(gradient_pass)).gradient
+    assert norm_of(terms) == pytest.approx(norm_of(dense), rel=1e-5)
+
+    def product(key):
+        inputs, grads, weights = (terms[name] for name in term_keys(key))
+        return (grads * weights[:, None]).mT @ inputs
+
+    close = {"rtol": 1e-4, "atol": 1e-6}
+    for number, group in enumerate(layers.groups):
+        if group.linear:
+            joined = torch.cat([dense[layer.weight] for layer in group.layers])
+            torch.testing.assert_close(product(number), joined, **close)
+    formed = {name: terms[name] for name in dense if name in terms}
+    for name in everything(gradient_pass).tables:
+        ids, entries = (terms[key] for key in entry_keys(name))
+        formed[name] = torch.zeros_like(dense[name]).index_add_(0, ids, entries)
+    formed[layers.head_weight] = formed.get(layers.head_weight, 0) + product(layers.head_weight)
+    for name, tensor in formed.items():
+        torch.testing.assert_close(tensor, dense[name], **close)
 
 
 def test_tokens_that_all_anchors_share_become_one_term():

@@ -218,8 +218,9 @@ def with_logits_changed_after_the_head(model):
         (with_logits_changed_after_the_head, "all", "logits"),
     ],
 )
-def test_what_no_formula_covers_is_refused_and_named(change, scope, says):
-    model = tiny_model("llama_tied")
+@pytest.mark.parametrize("kind", ["llama_tied", "llama_untied"])
+def test_what_no_formula_covers_is_refused_and_named(kind, change, scope, says):
+    model = tiny_model(kind)
     change(model)
     with pytest.raises(RipcurrentError, match=says):
         GradientPass(chat_model(model, scope))
