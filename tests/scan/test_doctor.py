@@ -473,7 +473,7 @@ def test_the_memory_forecast_is_near_a_real_scans_peak(
     in_a_process("scan", *rows, "--out", str(tmp_path / "run"))
     peak = json.loads((tmp_path / "run" / "manifest.json").read_text(encoding="utf-8"))["peak_memory_bytes"]
     print(f"forecast {forecast / 1e6:.0f} MB, peak {peak / 1e6:.0f} MB, {forecast / peak:.3f}")
-    assert forecast / peak == pytest.approx(1, abs=0.25)
+    assert forecast / peak == pytest.approx(1, abs=0.15)
 
 
 def in_a_process(*arguments: str) -> dict[str, Any]:
