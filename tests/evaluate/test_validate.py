@@ -52,7 +52,7 @@ def kappa(people, judge):
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("abc")), min_size=1, max_size=40))
-@settings(max_examples=30, deadline=None)
+@settings(deadline=None)
 def test_kappa_by_its_definition(pairs):
     people, judge = zip(*pairs, strict=True)
     assert kappa(people, judge) == pytest.approx(loop_kappa(people, judge), abs=1e-12, nan_ok=True)

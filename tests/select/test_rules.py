@@ -53,7 +53,7 @@ runs = st.builds(
     distinct=st.sampled_from([2, 5, 1000]),
     unscored=st.sampled_from([0.0, 0.3]),
 )
-whole = settings(deadline=None, max_examples=25)
+whole = settings(deadline=None)
 
 
 def scored(run, column):
@@ -222,6 +222,13 @@ def test_the_line_match_is_the_cheapest_of_all_matchings(wanted, offered, seed):
     left, right = match_on_line(np.array(wanted, float), np.array(offered, float), np.random.default_rng(seed))
     assert len(set(left.tolist())) == len(set(right.tolist())) == len(left) == len(right) == len(few)
     assert sum(abs(wanted[a] - offered[b]) for a, b in zip(left, right, strict=True)) == cheapest
+
+
+def test_the_length_match_stands_in_the_order_of_the_rows_it_stands_for():
+    run = made(rows=500, unscored=0.0)
+    selection = top(run, 20)
+    pairs = (values(run, "response_tokens", own.indices) for own in (selection, match_length(run, selection, 0)))
+    assert max(abs(a - b) for a, b in zip(*pairs, strict=True)) <= 1
 
 
 def test_rows_of_equal_length_are_equally_likely_to_be_matched():
