@@ -139,6 +139,17 @@ def test_what_is_at_work_in_the_folder_is_not_stepped_on(
         scan(dataset, out, part=Part(2, 3), **options)
 
 
+def test_a_part_at_work_keeps_its_folder_from_another_scan(tmp_path: Path) -> None:
+    with RunFolder(tmp_path, {"position": "last"}, part="0/2"):
+        with pytest.raises(RipcurrentError, match="its position is 'last', now 'last_content'"):
+            RunFolder(tmp_path, {"position": "last_content"}, part="1/2").__enter__()
+        with RunFolder(tmp_path, {"position": "last"}, part="1/2"):
+            pass
+    # without a result and with nobody at work it is taken over
+    with RunFolder(tmp_path, {"position": "last_content"}, part="1/2"):
+        assert read_config(tmp_path) == {"position": "last_content"}
+
+
 def test_what_needs_all_rows_is_refused(tmp_path: Path, dataset: Path, options: dict[str, Any]) -> None:
     with pytest.raises(RipcurrentError, match="--tokens does not go with --shard"):
         scan(dataset, tmp_path / "out", part=Part(0, 2), tokens="top:5", **options)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -55,6 +56,12 @@ def fabricate(
     return write_run(folder, values, random, "gradient" if gradient else "representation", suffix)
 
 
+def fabricate_cosines(scored: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
+    """One cosine per row and anchor, those of a row always the same; NaN for unscored rows."""
+    cosines = np.random.default_rng(1).normal(scale=0.3, size=(len(scored), len(ANCHOR_ORDER))).round(2)
+    return np.where(scored[:, None], cosines, np.nan).astype(np.float32)
+
+
 def write_run(folder: Path, values: dict[str, Any], random: np.random.Generator, ranks: str, suffix: str) -> ScanRun:
     rows = len(values["row"])
     records = [{"instruction": f"Question {n}?", "input": "", "output": f"Answer {n}."} for n in range(rows)]
@@ -68,10 +75,9 @@ def write_run(folder: Path, values: dict[str, Any], random: np.random.Generator,
     run = folder / "run"
     (run / "signals").mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.table({name: values[name] for name in schema.names}, schema=schema), run / "scores.parquet")
-    cosines = [
-        np.round(random.normal(scale=0.3, size=len(ANCHOR_ORDER)), 2).tolist() if status == "ok" else None
-        for status in values["status"]
-    ]
+    scored = np.array(values["status"]) == "ok"
+    # an unscored row has either no list or one of NaN
+    cosines = [of if scored[n] or n % 2 else None for n, of in enumerate(fabricate_cosines(scored).tolist())]
     shard_schema = pa.schema([("row", pa.int64()), ("representation_cosines", pa.list_(pa.float32()))])
     # shards hold rows by length, not by number: nothing may rely on their order
     for number, part in enumerate(np.array_split(random.permutation(rows), 2)):

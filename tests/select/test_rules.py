@@ -29,7 +29,7 @@ from ripcurrent.select import (
     union,
 )
 from ripcurrent.select._line_match import match_on_line
-from tests.select.fabricate import HARMFUL_PLACES, fabricate
+from tests.select.fabricate import HARMFUL_PLACES, fabricate, fabricate_cosines
 
 
 def made(**changes):
@@ -41,8 +41,6 @@ def made(**changes):
                 continue
             (run.flags if name.startswith(("is_", "has_", "opens_", "trunc")) else run.floats)(name)
         assert run.scored.any()
-        run.cosine_batches = list(run.cosines())
-        run.cosines = lambda: iter(run.cosine_batches)
         return run
 
 
@@ -145,16 +143,27 @@ def test_quantile_ranges_take_their_share_and_bad_ranges_are_refused():
 
 
 @whole
-@given(runs, st.integers(1, 8))
-def test_the_union_holds_each_harmful_anchors_nearest_rows(run, k):
-    cosines = {int(row): of for rows, part in run.cosines() for row, of in zip(rows, part, strict=True)}
-    expected = set()
+@given(runs, st.integers(1, 20), st.integers(1, 7), st.integers(0, 50))
+def test_the_union_holds_each_harmful_anchors_nearest_rows_in_any_batches(run, k, batch_rows, shuffle):
+    cosines = fabricate_cosines(run.scored)
+    cosines[3] = np.nan
+    known, expected = np.flatnonzero(np.isfinite(cosines[:, 0])).tolist(), set()
     for anchor in HARMFUL_PLACES:
-        near = sorted((-of[anchor], row) for row, of in cosines.items() if run.scored[row])
-        expected |= {row for _, row in near[:k]}
+        expected |= set(sorted(known, key=lambda row: (-cosines[row, anchor], row))[:k])
+    order = np.random.default_rng(shuffle).permutation(len(cosines))
+    parts = np.array_split(order, range(batch_rows, len(order), batch_rows))
+    run.cosines = lambda: ((part, cosines[part]) for part in parts)
     found = union(run, k)
     assert set(found.indices) == expected
     assert list(found.scores) == sorted(found.scores, reverse=True)
+
+
+def test_the_cosines_of_every_row_that_has_some_are_read_from_the_shards(tmp_path):
+    run = fabricate(tmp_path, 50)
+    rows, read = (np.concatenate(parts) for parts in zip(*run.cosines(), strict=True))
+    assert sorted(rows) == [row for row in range(50) if run.scored[row] or row % 2]
+    np.testing.assert_array_equal(read, fabricate_cosines(run.scored)[rows])
+    assert np.isnan(read).any()
 
 
 def test_a_union_without_cosines_says_what_to_do():

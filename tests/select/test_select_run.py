@@ -82,6 +82,19 @@ def test_a_file_that_is_no_selections_is_not_overwritten(run, tmp_path):
     assert select(run, top=10, seed=(0,))[0].path == record.path
 
 
+def test_rows_left_over_are_not_written_over_a_file_that_no_record_names(run, tmp_path):
+    chosen, rest = tmp_path / "chosen", tmp_path / "chosen" / "without-mine.jsonl"
+    select(run, top=10, out=chosen, name="mine", seed=(0,))
+    rest.write_text("precious")
+    with pytest.raises(RipcurrentError, match=r"without-mine\.jsonl exists"):
+        select(run, top=10, out=chosen, name="mine", drop=True, seed=(0,))
+    assert rest.read_text() == "precious"
+    rest.unlink()
+    for drop in (True, False, True):
+        record = select(run, top=10, out=chosen, name="mine", drop=drop, seed=(0,))[0]
+        assert record.remaining_path == (rest if drop else None)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="file names are UTF-8 elsewhere")
 def test_a_file_name_that_is_no_utf_8_is_selected_from(run, tmp_path):
     odd = tmp_path / os.fsdecode(b"donn\xe9es.jsonl")
@@ -130,6 +143,10 @@ def test_a_folder_dataset_can_be_selected_from_twice(run, tmp_path):
     # a stopped command leaves rows without their record
     record.record_path.unlink()
     assert select(run.folder, top=5, drop=True, seed=(0,))[0].record_path.is_file()
+    # in a folder of another name they may be anything
+    record.record_path.unlink()
+    with pytest.raises(RipcurrentError, match=r"top-5\.rows exists"):
+        select(run.folder, top=5, out=run.folder / "selections" / ".." / "selections", name="top-5", seed=(0,))
 
 
 def test_drop_leaves_every_other_row_in_input_order_and_notes_those_without_a_score(run, tmp_path):
