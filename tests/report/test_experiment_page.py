@@ -31,7 +31,8 @@ def page(folder: Path) -> Path:
     return page_of(folder)
 
 
-@pytest.mark.parametrize(("scheme", "width"), [("light", 420), ("dark", 1360)])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1360, 420])
 def test_loads_without_complaint_and_fetches_nothing(page, open_page, scheme, width):
     opened = open_page(page, color_scheme=scheme, viewport={"width": width, "height": 900})
     for plot in ("intervals", "sweep"):

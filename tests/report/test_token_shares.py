@@ -109,8 +109,9 @@ def test_texts_stay_texts_and_nothing_is_fetched(run, report, open_page):
 
 
 @pytest.mark.browser
-def test_colours_are_the_shares_of_the_chosen_score(run, report, open_page):
-    opened = open_row(open_page, report, 5)
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_colours_are_the_shares_of_the_chosen_score(run, report, open_page, scheme):
+    opened = open_row(open_page, report, 5, color_scheme=scheme)
     tokens = [token for token in shares_of(run, 5) if token["part"] == "response"]
     ways = {
         "gradient_balanced": lambda t: t["harmful"] - t["safe"],
