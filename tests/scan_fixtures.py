@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -55,6 +56,18 @@ def rows_file(tmp_path: Path) -> Path:
 def table_of(run: ScanRun) -> pa.Table:
     """The scores table as it lies on disk."""
     return pq.read_table(run.scores_path)
+
+
+def assert_same_table(one: Path, other: Path) -> None:
+    """The same rows, ids, order and statuses; numbers to float32's rounding."""
+    first, second = pq.read_table(one), pq.read_table(other)
+    assert first.schema.equals(second.schema)
+    for name in first.column_names:
+        left, right = first[name], second[name]
+        if str(left.type) in ("double", "float"):
+            assert np.allclose(left.to_numpy(), right.to_numpy(), rtol=1e-4, atol=2e-5, equal_nan=True), name
+        else:
+            assert left.equals(right), name
 
 
 @contextmanager

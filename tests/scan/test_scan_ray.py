@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import psutil
-import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -32,6 +31,7 @@ from ripcurrent.scan._scan_model import load_scan_model
 from ripcurrent.scan._signal_stage import SignalStage
 from tests.gradients.oracle import random_rows
 from tests.models.tiny import save_tiny
+from tests.scan_fixtures import assert_same_table
 from tests.tiny_scan import good_rows, rows_with_a_gap, small_shards, write_jsonl
 
 # read when Ray is first imported, which is here
@@ -89,18 +89,6 @@ class KillAtFirstRows(SilentProgress):
             self.killed.append(victim.pid)
 
 
-def same_scores(one: ScanRun, other: ScanRun) -> None:
-    """The same rows, ids, order and statuses; numbers to float32's rounding."""
-    first, second = pq.read_table(one.scores_path), pq.read_table(other.scores_path)
-    assert first.schema.equals(second.schema)
-    for name in first.column_names:
-        left, right = first[name], second[name]
-        if str(left.type) in ("double", "float"):
-            assert np.allclose(left.to_numpy(), right.to_numpy(), rtol=1e-4, atol=2e-5, equal_nan=True), name
-        else:
-            assert left.equals(right), name
-
-
 def test_two_workers_leave_what_one_process_leaves_though_one_is_killed(
     tmp_path: Path, dataset: Path, options: dict[str, Any], alone: ScanRun
 ) -> None:
@@ -114,7 +102,7 @@ def test_two_workers_leave_what_one_process_leaves_though_one_is_killed(
     peaks = result.manifest.execution["worker_peak_bytes"]
     assert peaks
     assert all(peak > 10**8 for peak in peaks.values())
-    same_scores(result, alone)
+    assert_same_table(result.scores_path, alone.scores_path)
     again = scan(dataset, tmp_path / "ray", **options)
     assert again.manifest.timings["rows_scored_in_this_call"] == ROWS, "resumed without computing"
     # and the other way round: Ray goes on where one process stopped
@@ -122,7 +110,18 @@ def test_two_workers_leave_what_one_process_leaves_though_one_is_killed(
         (alone.folder / "signals" / f"shard-{number:05d}.done").unlink()
     resumed = scan(dataset, alone.folder, execution=TWO, **options)
     assert resumed.manifest.timings["rows_scored_in_this_call"] == 8
-    same_scores(resumed, result)
+    assert_same_table(resumed.scores_path, result.scores_path)
+
+
+def test_documents_in_windows_come_from_workers(tmp_path: Path, options: dict[str, Any]) -> None:
+    texts = [f"{row['prompt']} {row['response']} " * (1 + number % 3) for number, row in enumerate(good_rows(20))]
+    dataset = write_jsonl(tmp_path / "documents.jsonl", [{"text": text} for text in texts])
+    here, there = (
+        scan(dataset, tmp_path / name, execution=execution, windows=True, max_tokens=48, **options)
+        for name, execution in (("here", None), ("there", TWO))
+    )
+    for name in ("scores.parquet", "windows.parquet"):
+        assert_same_table(there.folder / name, here.folder / name)
 
 
 def test_what_needs_one_process_is_refused(tmp_path: Path, dataset: Path, options: dict[str, Any]) -> None:

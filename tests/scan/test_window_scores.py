@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from ripcurrent.models import load_model
-from ripcurrent.scan import ScanRun, scan
+from ripcurrent.scan import Part, ScanRun, scan
 from tests.gradients.oracle import encoded_row, inner, row_gradient, row_loss
 from tests.scan.explicit_scan import Explicit, cosine_to_unit, explicit
-from tests.scan_fixtures import table_of
+from tests.scan_fixtures import assert_same_table, table_of
 from tests.tiny_scan import ANSWERS, EXACT, good_rows, write_jsonl
 
 MOST = 96
@@ -130,6 +130,19 @@ def test_the_largest_window_of_each_document(scanned: ScanRun, expected: list[di
         assert largest == pytest.approx(max(own), abs=3e-5)
         spread = max(spread, max(own) - min(own), max(own) - own[0], max(own) - own[-1])
     assert spread > 1e-2, "the largest is not the least, the first or the last"
+
+
+@pytest.mark.parametrize("memory", [None, "64GB"])
+def test_parts_leave_what_one_process_leaves_also_within_a_budget(
+    scanned: ScanRun, memory: str | None, tmp_path: Path
+) -> None:
+    for index in range(2):
+        run = scan(scanned.manifest.dataset.path, tmp_path, scanned.options, part=Part(index, 2), memory=memory)
+    assert run.status_counts() == scanned.status_counts()
+    for name in ("scores.parquet", "windows.parquet"):
+        if memory is None:
+            assert (run.folder / name).read_bytes() == (scanned.folder / name).read_bytes()
+        assert_same_table(run.folder / name, scanned.folder / name)
 
 
 def test_only_the_scores_that_have_a_largest_window_have_one(scanned: ScanRun) -> None:
