@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 from pydantic import ValidationError
 
-from ripcurrent.data import read_rows
 from ripcurrent.errors import ExitCode, RipcurrentError
 from ripcurrent.experiment import HARMFUL, KEYS, ArmRecord, ExperimentConfig, read_run
 from ripcurrent.finetune import FinetuneRun, Recipe, as_trained
@@ -126,13 +125,8 @@ class _Stored:
         return {name: folder for name, folder in every.items() if not name or (folder / "scores.parquet").is_file()}
 
     def dataset_of(self, record: ArmRecord) -> str | None:
-        """Hash of the dataset that an arm's rows come from; None where that is gone."""
+        """Hash of the dataset that an arm's rows come from; None where its scan is gone."""
         rule = record.identity.rule if record.identity is not None else {}
-        if (file := rule.get("file")) is not None:
-            try:
-                return read_rows(str(file)).describe().sha256
-            except RipcurrentError:
-                return None
         folder = self.scans().get(str(rule.get("scan") or ""))
         return None if folder is None else ScanRun.open(folder).manifest.dataset.sha256
 
