@@ -341,8 +341,8 @@ def test_a_dataset_that_was_described_is_opened_again_while_it_is_the_same(tmp_p
     moved = path.rename(tmp_path / "moved.jsonl")
     assert open_unchanged(info, limit=4, data=moved).path == str(moved)
     with pytest.raises(RipcurrentError, match="does not exist") as caught:
-        open_unchanged(info, limit=4, moved="Put it back.")
-    assert caught.value.hint == "Put it back."
+        open_unchanged(info, limit=4)
+    assert "say with --data" in (caught.value.hint or "")
     lines(moved, {"ask": "other", "reply": "b"})
     with pytest.raises(RipcurrentError, match="other rows than the dataset that was scanned"):
         open_unchanged(info, limit=4, data=moved)

@@ -135,7 +135,7 @@ def test_a_worker_killed_midway_loses_and_doubles_nothing(pool: RayPool, tmp_pat
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"die_on": 10}, r"4 workers died .* scored rows 9 to 11\.\n.*fewer --workers"),
+        ({"die_on": 10}, r"4 workers died .* scored rows 9 to 11\.\n.*lower --workers"),
         ({"die_making": True}, "4 workers died one after another as they loaded the model"),
         ({"refuse": 10}, r"Item 10 is not wanted\.\nLeave it out"),
     ],
@@ -196,7 +196,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch, *free: dict[str, float]) -> None:
         ({"workers": 2, "use_gpu": True}, {"CPU": 30.0, "GPU": 1.0}, 8, "32 CPU cores and 4 GPUs: .* for 1 of 2 work"),
         ({"use_gpu": True}, {"CPU": 30.0}, 8, "there is room for 0 of 1 workers"),
         ({"workers": 5, "use_gpu": True}, {"CPU": 30.0}, 8, "has 32 CPU cores and 4 GPUs, too few for 5 workers"),
-        ({"workers": 9999}, {"CPU": 30.0}, 8, r"32 CPU cores, too few for 9999 workers\.\nName fewer --workers"),
+        ({"workers": 9999}, {"CPU": 30.0}, 8, r"32 CPU cores, too few for 9999 workers\.\nGive a smaller --workers"),
     ],
 )
 def test_what_other_work_holds_is_not_waited_for(
