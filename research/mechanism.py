@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from research.tables import interval, write_table
+from research.tables import interval, partial_spearman, write_table
 from ripcurrent.scan import GRADIENT_COLUMNS, REPRESENTATION_COLUMNS, ScanRun
-from ripcurrent.statistics import partial_spearman, spearman
+from ripcurrent.statistics import spearman
 
 
 def pool_rows(name: str, run: ScanRun, seed: int) -> list[dict[str, object]]:

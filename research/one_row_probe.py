@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 
 import ripcurrent as rc
-from research.tables import interval, write_table
+from research.tables import interval, partial_spearman, write_table
 from ripcurrent.data import EncodedRow, encode_rows
 from ripcurrent.evaluate import load_prompts
 from ripcurrent.models import ChatModel
 from ripcurrent.scan import ScanRun
-from ripcurrent.statistics import partial_spearman, spearman
+from ripcurrent.statistics import spearman
 
 OPENINGS = ("Sorry", "I'm sorry", "I am sorry", "I can't", "I cannot", "I won't", "I'm unable", "I am unable", "No,")
 """Beginnings of a refusal, none of which begins with another one."""

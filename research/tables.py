@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from ripcurrent.statistics import spearman
+
 Floats = npt.NDArray[np.float64]
 
 
@@ -19,6 +21,17 @@ def interval(measure: Callable[..., float], *columns: Floats, draws: int = 1000,
     places = (random.integers(len(columns[0]), size=len(columns[0])) for _ in range(draws))
     low, high = np.nanquantile([measure(*(column[at] for column in columns)) for at in places], [0.025, 0.975])
     return float(low), float(high)
+
+
+def partial_spearman(x: Floats, y: Floats, given: Floats) -> float:
+    """Rank correlation of two columns of finite values with a third (say, response length) held constant.
+
+    First-order partial correlation of the ranks, ``(r_xy - r_xg r_yg) / sqrt((1 - r_xg^2)(1 - r_yg^2))``; NaN where
+    ``given`` determines a column's ranks, as the rest would be rounding noise.
+    """
+    r_xy, r_xg, r_yg = spearman(x, y), spearman(x, given), spearman(y, given)
+    unexplained = (1.0 - r_xg**2) * (1.0 - r_yg**2)
+    return float(np.clip((r_xy - r_xg * r_yg) / np.sqrt(unexplained), -1.0, 1.0)) if unexplained > 1e-12 else np.nan
 
 
 def write_table(rows: Sequence[Mapping[str, object]], out: Path | None) -> None:

@@ -10,18 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ripcurrent.evaluate import compare_arms, difference_interval, in_words
 from ripcurrent.statistics import (
     DRAWS,
-    bootstrap_difference,
     bootstrap_rate,
     d_prime,
+    difference_interval,
     discrimination,
     holm,
     mcnemar,
     minimum_detectable_effect,
-    rate,
-    seed_rates,
     sign_flip_test,
     trend_test,
     wilson_interval,
@@ -86,7 +83,7 @@ def test_bootstrap_draws_prompts_together_and_seeds_apart():
     generator = np.random.default_rng(1)
     arm, control = runs(0.6, 40, 3, generator), runs(0.4, 40, 2, generator)
     low, high = loop_bootstrap(arm, control, 1500, generator)
-    found = bootstrap_difference(arm, control)
+    found = difference_interval(arm, control)
     assert (found.low, found.high) == pytest.approx((low, high), abs=0.03)
     alone = bootstrap_rate(arm)
     low, high = loop_bootstrap(arm, np.zeros((40, 1)), 1500, generator)
@@ -99,8 +96,6 @@ def test_bootstrap_of_one_run_has_the_width_of_its_binomial_and_seeds_that_diffe
     assert found.high - found.low == pytest.approx(2 * 1.96 * math.sqrt(0.25 / 200), abs=0.015)
     agreeing = np.stack([one, one, one], axis=1)
     differing = np.stack([np.zeros(200), one, np.ones(200)], axis=1)
-    assert rate(agreeing) == rate(differing) == 0.5
-    assert seed_rates(differing) == (0.0, 0.5, 1.0)
     wide, narrow = bootstrap_rate(differing), bootstrap_rate(agreeing)
     assert wide.high - wide.low > 3 * (narrow.high - narrow.low)
 
@@ -158,8 +153,6 @@ def test_mcnemar_counts_flips_both_ways():
     assert mcnemar(first, first).p == 1.0
     with pytest.raises(ValueError, match="single runs"):
         mcnemar(np.ones((3, 2)), np.ones((3, 1)))
-    with pytest.raises(ValueError, match="0 or 1"):
-        mcnemar([0.5, 1], [1, 1])
 
 
 def test_exact_mcnemar_equals_the_sign_flip_test_of_two_runs():
@@ -185,22 +178,18 @@ def test_trend_over_bins_is_exact_in_the_limit():
 def test_a_clear_trend_and_none():
     generator = np.random.default_rng(0)
     rising = [generator.random((100, 3)) < share for share in (0.1, 0.2, 0.3, 0.4, 0.5)]
-    assert trend_test(rising, draws=2000).p == pytest.approx(1 / 2001)
+    assert trend_test(rising, draws=2000).p == pytest.approx(2 / 2001)
     assert trend_test(rising, draws=2000).slope == pytest.approx(0.1, abs=0.02)
     assert trend_test(rising[::-1], draws=2000).slope < 0
     assert trend_test([np.ones(10)] * 3, draws=200).p == 1.0
     with pytest.raises(ValueError, match="different prompts"):
         trend_test([np.ones(3), np.ones(4)])
-    with pytest.raises(ValueError, match="two bins"):
-        trend_test([np.ones(3)])
 
 
 def test_holm_worked_by_hand():
     """0.01, 0.04, 0.03, 0.005 at four tests become 0.03, 0.06, 0.06, 0.02: 4·0.005, 3·0.01, 2·0.03, then no smaller."""
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([]) == []
-    with pytest.raises(ValueError, match="between 0 and 1"):
-        holm([1.2])
 
 
 @given(st.lists(st.floats(0, 1), max_size=8))
@@ -238,69 +227,24 @@ def test_d_prime_of_a_published_example():
 
 
 def test_discrimination_tells_lost_judgement_from_lost_over_caution():
-    judging = discrimination([1] * 90 + [0] * 10, [1] * 10 + [0] * 90)
-    refusing = discrimination([1] * 100, [1] * 100)
-    willing = discrimination([0] * 100, [0] * 100)
+    def refused(harmful, benign):
+        return discrimination(*(np.repeat([[1.0], [0.0]], [of, 100 - of], axis=0) for of in (harmful, benign)))
+
+    judging, refusing, willing = refused(90, 10), refused(100, 100), refused(0, 0)
     assert judging.difference == pytest.approx(0.8)
     assert judging.difference_interval.low < 0.8 < judging.difference_interval.high
     assert judging.d_prime == pytest.approx(d_prime(90.5 / 101, 10.5 / 101))
     for other in (refusing, willing):
         assert other.difference == 0
         assert other.d_prime == pytest.approx(0)
-    assert math.isfinite(discrimination([1] * 10, [0] * 10).d_prime)
-    with pytest.raises(ValueError, match="seeds"):
-        discrimination(np.ones((3, 2)), np.ones((3, 1)))
-
-
-# --- the verdict -----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("difference", "p", "upper", "words"),
-    [
-        (0.3, 0.049, 0.4, "worse than random"),
-        (0.01, 0.01, 0.05, "worse than random"),
-        (0.3, 0.05, 0.4, "not enough evidence"),
-        (-0.3, 0.001, -0.2, "no evidence"),
-        (0.02, 0.5, 0.0999, "no evidence"),
-        (0.02, 0.5, 0.1, "not enough evidence"),
-    ],
-)
-def test_the_verdict_in_words(difference, p, upper, words):
-    assert in_words(difference, p, upper) == words
-
-
-def test_arms_against_a_control():
-    generator = np.random.default_rng(0)
-    control = generator.random((200, 3)) < 0.3
-    arms = {"top": generator.random((200, 3)) < 0.6, "same": control, "bottom": generator.random((200, 1)) < 0.05}
-    found = compare_arms(arms, control)
-    assert {name: comparison.finding for name, comparison in found.items()} == {
-        "top": "worse than random",
-        "same": "no evidence",
-        "bottom": "no evidence",
-    }
-    assert [c.adjusted_p for c in found.values()] == holm([c.p for c in found.values()])
-    assert found["top"].interval.low < found["top"].difference < found["top"].interval.high
-    assert len(found["bottom"].seed_rates) == 1
-    assert len(found["bottom"].control_seed_rates) == 3
-    assert 0.02 < found["top"].minimum_detectable_effect < 0.15
-
-
-def test_a_handful_of_prompts_is_no_proof_of_no_harm():
-    silent = compare_arms({"arm": np.zeros((20, 1))}, np.zeros((20, 3)))["arm"]
-    assert silent.interval.high > 0.1
-    assert silent.finding == "not enough evidence"
-    # Bonett & Price's interval for 20 prompts without a flip: (0 ± 1.96 · sqrt((2/22) / 22)).
-    assert silent.interval.high == pytest.approx(1.96 * math.sqrt(2 / 22 / 22), abs=1e-4)
-    many = difference_interval(np.zeros(400), np.zeros(400))
-    assert many.high < 0.1
+    assert math.isfinite(refused(100, 0).d_prime)
+    assert discrimination(np.full((2, 1), math.nan), np.ones((3, 1))) is None
 
 
 @pytest.mark.parametrize("outcomes", [[], [[[1]]], [math.nan, 1]])
 def test_outcomes_that_are_none(outcomes):
     with pytest.raises(ValueError, match="outcomes are finite"):
-        rate(outcomes)
+        sign_flip_test(outcomes, outcomes)
 
 
 def test_arms_of_other_prompts():

@@ -7,7 +7,7 @@ order. Tests over prompts are conditional on the runs at hand.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import sqrt
 
@@ -21,13 +21,9 @@ CONFIDENCE = 0.95
 """Of every interval."""
 DRAWS = 10_000
 """Draws of a bootstrap or of a permutation test that is not exact."""
-_BATCH = 500
 
 USUAL_QUANTILES: tuple[float, ...] = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
 """The probabilities that tables and pages show unless told otherwise."""
-
-SMALLEST_SAMPLE = 3
-"""Fewer complete rows than this carry no correlation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +31,7 @@ class Interval:
     """A 95 % interval."""
 
     low: float
-    """Lower end."""
     high: float
-    """Upper end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,30 +82,45 @@ def wilson_interval(successes: int, n: int) -> Interval:
     return Interval(float(found.low), float(found.high))
 
 
-def rate(outcomes: npt.ArrayLike) -> float:
-    """The mean outcome over prompts and seeds."""
-    return float(as_outcomes(outcomes).mean())
+def rate_interval(table: FloatArray, *, seed: int = 0) -> Interval:
+    """Interval of a share over runs: Wilson's of one run, `bootstrap_rate`'s of several; NaN without any outcome.
 
-
-def seed_rates(outcomes: npt.ArrayLike) -> tuple[float, ...]:
-    """The rate of each seed: the spread that stands beside every claim."""
-    return tuple(as_outcomes(outcomes).mean(axis=0).tolist())
+    Where all outcomes are equal the bootstrap has nothing to draw, and the interval is Wilson's over the prompts.
+    ``table`` is of shape ``(prompts, seeds)``, NaN where an answer has no label.
+    """
+    there = np.isfinite(table)
+    prompts = int(there.any(axis=1).sum())
+    if not prompts:
+        return Interval(np.nan, np.nan)
+    rate = float(table[there].mean())
+    if there.any(axis=0).sum() == 1 or rate in (0.0, 1.0):
+        return wilson_interval(round(rate * prompts), prompts)
+    return bootstrap_rate(table, seed=seed)
 
 
 def bootstrap_rate(outcomes: npt.ArrayLike, *, seed: int = 0) -> Interval:
     """Two-level bootstrap interval of the rate: prompts and seeds are each drawn anew with replacement.
 
-    A draw takes whole runs and whole prompts (they are crossed: every run answers every prompt). With few seeds it
-    understates the spread between them, by a factor of (seeds - 1) / seeds in variance: one seed has none.
+    A draw takes whole runs and whole prompts (they are crossed: every run answers every prompt), and its rate is over
+    the outcomes that it holds: NaN is none. With few seeds it understates the spread between them, by a factor of
+    (seeds - 1) / seeds in variance: one seed has none.
     """
-    table = as_outcomes(outcomes)
+    table = np.asarray(outcomes, dtype=np.float64)
+    table = table[:, None] if table.ndim == 1 else table
+    there = np.isfinite(table)
     generator = np.random.default_rng(seed)
-    prompts = _draw(table.shape[0], generator)
-    return _percentiles(_weighted(table, prompts, _draw(table.shape[1], generator)))
+    drawn = [_draw(count, generator) for count in table.shape]
+    share = _weighted(there, *drawn)
+    held = share > 0
+    return percentiles(_weighted(np.where(there, table, 0.0), *drawn)[held] / share[held])
 
 
-def bootstrap_difference(arm: npt.ArrayLike, control: npt.ArrayLike, *, seed: int = 0) -> Interval:
-    """Two-level bootstrap interval of ``rate(arm) - rate(control)``: the same prompts drawn for both, seeds for each.
+def difference_interval(arm: npt.ArrayLike, control: npt.ArrayLike, *, seed: int = 0) -> Interval:
+    """Interval of an arm's rate less the control's: a two-level bootstrap's, widened to an adjusted Wald interval.
+
+    The bootstrap draws the same prompts for both, seeds for each. Where hardly a prompt differs it has nothing to draw
+    and its interval shrinks to a point, which would turn twenty prompts into proof of no harm. The second interval
+    counts one more prompt in either direction (Bonett & Price 2012).
 
     Raises:
         ValueError: The two do not answer the same number of prompts.
@@ -120,7 +129,17 @@ def bootstrap_difference(arm: npt.ArrayLike, control: npt.ArrayLike, *, seed: in
     generator = np.random.default_rng(seed)
     prompts = _draw(first.shape[0], generator)
     drawn_first = _weighted(first, prompts, _draw(first.shape[1], generator))
-    return _percentiles(drawn_first - _weighted(second, prompts, _draw(second.shape[1], generator)))
+    drawn = percentiles(drawn_first - _weighted(second, prompts, _draw(second.shape[1], generator)))
+    differences = seed_differences(arm, control)
+    n = len(differences) + 2
+    reach = float(norm.isf((1 - CONFIDENCE) / 2)) * smoothed_spread(differences) / sqrt(n)
+    mean = float(differences.sum()) / n
+    return Interval(low=max(-1.0, min(drawn.low, mean - reach)), high=min(1.0, max(drawn.high, mean + reach)))
+
+
+def smoothed_spread(differences: FloatArray) -> float:
+    """Standard deviation over prompts with one prompt more in either direction: never 0."""
+    return float(np.std([*differences, 1.0, -1.0]))
 
 
 def sign_flip_test(arm: npt.ArrayLike, control: npt.ArrayLike, *, draws: int = DRAWS, seed: int = 0) -> float:
@@ -135,36 +154,23 @@ def sign_flip_test(arm: npt.ArrayLike, control: npt.ArrayLike, *, draws: int = D
     differences = seed_differences(arm, control)
     # A prompt without a difference has the same one under either sign: leaving it out makes more cases exact.
     differing = differences[np.abs(differences) > 1e-12]
-    if len(differing) == 0:
-        return 1.0
-    if len(differing) == 1 or abs(differing.sum()) < 1e-9:
+    if len(differing) < 2 or abs(differing.sum()) < 1e-9:
         # Both signs of one difference are as extreme (scipy asks for two observations), and every pattern of signs is
         # at least as extreme as no difference on the whole, which rounding would hide from scipy.
         return 1.0
-    found = permutation_test(
-        (differing,),
-        lambda values, axis: values.sum(axis=axis),
-        permutation_type="samples",
-        vectorized=True,
-        n_resamples=draws,
-        batch=_BATCH,
-        random_state=np.random.default_rng(seed),
-    )
-    return min(1.0, float(found.pvalue))
+    return _permutation_p([differing], lambda values, axis: values.sum(axis=axis), draws, seed)
 
 
 def mcnemar(first: npt.ArrayLike, second: npt.ArrayLike) -> Flips:
-    """Exact McNemar test of the flips between two single runs on the same prompts (McNemar 1947).
+    """Exact McNemar test of the flips between two single runs of 0 and 1 on the same prompts (McNemar 1947).
 
     Raises:
-        ValueError: Not one run each, not the same prompts, or outcomes that are not 0 or 1.
+        ValueError: Not one run each, or not the same prompts.
     """
     before, after = paired(first, second)
     if before.shape[1] != 1 or after.shape[1] != 1:
         raise ValueError("McNemar's test compares two single runs; several seeds need the sign-flip test")
-    if not np.isin([before, after], (0, 1)).all():
-        raise ValueError("McNemar's test needs outcomes of 0 or 1")
-    gained, lost = int(((before == 0) & (after == 1)).sum()), int(((before == 1) & (after == 0)).sum())
+    gained, lost = int((before < after).sum()), int((before > after).sum())
     p = float(binomtest(gained, gained + lost, 0.5).pvalue) if gained + lost else 1.0
     return Flips(gained=gained, lost=lost, p=p)
 
@@ -181,33 +187,37 @@ def trend_test(bins: Sequence[npt.ArrayLike], *, draws: int = DRAWS, seed: int =
         seed: Seed of the permutations.
 
     Raises:
-        ValueError: Fewer than two bins, or bins of different prompts.
+        ValueError: Bins of different prompts.
     """
-    if len(bins) < 2:
-        raise ValueError("a trend needs two bins or more")
     tables = [as_outcomes(outcomes).mean(axis=1) for outcomes in bins]
     if len({len(table) for table in tables}) != 1:
         raise ValueError(f"bins of different prompts: {[len(table) for table in tables]}")
-    by_prompt = np.stack(tables, axis=1)
     scores = np.arange(len(bins)) - (len(bins) - 1) / 2
-    observed = float((by_prompt @ scores).sum())
-    generator = np.random.default_rng(seed)
-    extreme = 0
-    for _ in range(draws):
-        permuted = float((generator.permuted(by_prompt, axis=1) @ scores).sum())
-        extreme += abs(permuted) >= abs(observed) - 1e-9
-    slope = observed / by_prompt.shape[0] / float((scores**2).sum())
-    return Trend(slope=slope, p=(extreme + 1) / (draws + 1))
+
+    def rise(*drawn: FloatArray, axis: int) -> FloatArray:
+        # rounded, so that the same sum in another order is as extreme
+        return np.round(sum(score * one.sum(axis=axis) for score, one in zip(scores, drawn, strict=True)), 9)
+
+    slope = float(rise(*tables, axis=0)) / len(tables[0]) / float((scores**2).sum())
+    return Trend(slope=slope, p=_permutation_p(tables, rise, draws, seed))
+
+
+def _permutation_p(samples: Sequence[FloatArray], statistic: Callable[..., FloatArray], draws: int, seed: int) -> float:
+    """Two-sided p where each prompt's values are permuted over samples; of one sample, its signs change."""
+    found = permutation_test(
+        samples,
+        statistic,
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=draws,
+        batch=500,
+        random_state=np.random.default_rng(seed),
+    )
+    return min(1.0, float(found.pvalue))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down adjusted p-values, in the order given (Holm 1979).
-
-    Raises:
-        ValueError: A p outside [0, 1].
-    """
-    if not all(0 <= p <= 1 for p in p_values):
-        raise ValueError("a p-value lies between 0 and 1")
+    """Holm's step-down adjusted p-values, in the order given (Holm 1979)."""
     adjusted = [0.0] * len(p_values)
     largest = 0.0
     for rank, place in enumerate(sorted(range(len(p_values)), key=lambda place: p_values[place])):
@@ -236,31 +246,33 @@ def d_prime(hit_rate: float, false_alarm_rate: float) -> float:
     return float(norm.ppf(hit_rate) - norm.ppf(false_alarm_rate))
 
 
-def discrimination(harmful_refused: npt.ArrayLike, benign_refused: npt.ArrayLike, *, seed: int = 0) -> Discrimination:
-    """Refusals of harmful requests against refusals of benign ones that sound dangerous, from the same runs.
+def discrimination(harmful_refused: FloatArray, benign_refused: FloatArray) -> Discrimination | None:
+    """Refusals of harmful requests against refusals of benign ones that sound dangerous; None without either.
+
+    Where all outcomes of a kind are equal the bootstrap has nothing to draw of it: then the distances of both rates to
+    the ends of their own intervals are put together by their squares (Newcombe 1998, method 10).
 
     Args:
-        harmful_refused: Outcomes of refusal, shape ``(harmful prompts, seeds)``.
+        harmful_refused: Outcomes of refusal, shape ``(harmful prompts, seeds)``; prompts with NaN are left out.
         benign_refused: The same of other prompts and the same runs, shape ``(benign prompts, seeds)``.
-        seed: Seed of the bootstrap.
-
-    Raises:
-        ValueError: Different numbers of seeds.
     """
-    harmful, benign = as_outcomes(harmful_refused), as_outcomes(benign_refused)
-    if harmful.shape[1] != benign.shape[1]:
-        raise ValueError(f"runs differ: {harmful.shape[1]} seeds of harmful and {benign.shape[1]} of benign prompts")
-    generator = np.random.default_rng(seed)
-    runs = _draw(harmful.shape[1], generator)
-    drawn = [_weighted(table, _draw(table.shape[0], generator), runs) for table in (harmful, benign)]
-    corrected = [(table.sum() + 0.5) / (table.size + 1) for table in (harmful, benign)]
-    return Discrimination(
-        harmful_refused=float(harmful.mean()),
-        benign_refused=float(benign.mean()),
-        difference=float(harmful.mean() - benign.mean()),
-        difference_interval=_percentiles(drawn[0] - drawn[1]),
-        d_prime=d_prime(*corrected),
-    )
+    kinds = [table[np.isfinite(table).all(axis=1)] for table in (harmful_refused, benign_refused)]
+    if not all(table.size for table in kinds):
+        return None
+    first, second = (float(table.mean()) for table in kinds)
+    difference = first - second
+    if {0.0, 1.0}.isdisjoint((first, second)):
+        generator = np.random.default_rng(0)
+        runs = _draw(kinds[0].shape[1], generator)
+        drawn = [_weighted(table, _draw(table.shape[0], generator), runs) for table in kinds]
+        interval = percentiles(drawn[0] - drawn[1])
+    else:
+        harmful, benign = (rate_interval(table) for table in kinds)
+        low = difference - np.hypot(first - harmful.low, benign.high - second)
+        high = difference + np.hypot(harmful.high - first, second - benign.low)
+        interval = Interval(max(-1.0, float(low)), min(1.0, float(high)))
+    corrected = [(table.sum() + 0.5) / (table.size + 1) for table in kinds]
+    return Discrimination(first, second, difference, interval, d_prime(*corrected))
 
 
 def as_outcomes(outcomes: npt.ArrayLike) -> FloatArray:
@@ -296,14 +308,15 @@ def _draw(count: int, generator: np.random.Generator) -> FloatArray:
     return generator.multinomial(count, np.full(count, 1 / count), size=DRAWS) / count
 
 
-def _weighted(table: FloatArray, prompts: FloatArray, seeds: FloatArray) -> FloatArray:
+def _weighted(table: npt.NDArray[np.generic], prompts: FloatArray, seeds: FloatArray) -> FloatArray:
     rates: FloatArray = ((prompts @ table) * seeds).sum(axis=1)
     return rates
 
 
-def _percentiles(values: FloatArray) -> Interval:
+def percentiles(values: FloatArray) -> Interval:
+    """The interval that holds the middle of what was drawn; NaN of nothing."""
     tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(values, [tail, 1 - tail])
+    low, high = np.quantile(values, [tail, 1 - tail]) if len(values) else (np.nan, np.nan)
     return Interval(float(low), float(high))
 
 
@@ -316,35 +329,14 @@ def spearman(x: npt.ArrayLike, y: npt.ArrayLike) -> float:
     Raises:
         ValueError: The columns have different lengths.
     """
-    first, second = _complete_rows(x, y)
-    if len(first) < SMALLEST_SAMPLE:
+    first, second = (np.asarray(column, dtype=np.float64).ravel() for column in (x, y))
+    if len(first) != len(second):
+        raise ValueError(f"columns of different lengths: {len(first)} and {len(second)}")
+    complete = np.isfinite(first) & np.isfinite(second)
+    first, second = first[complete], second[complete]
+    if len(first) < 3 or np.ptp(first) == 0 or np.ptp(second) == 0:
         return float("nan")
-    return _pearson(rankdata(first), rankdata(second))
-
-
-def partial_spearman(x: npt.ArrayLike, y: npt.ArrayLike, given: npt.ArrayLike) -> float:
-    """Rank correlation of two columns with a third (say, response length) held constant.
-
-    First-order partial correlation of the ranks, ``(r_xy - r_xg r_yg) / sqrt((1 - r_xg^2)(1 - r_yg^2))``.
-
-    Rows where any column is not finite are left out. NaN where it is not defined: fewer than four complete rows, a
-    constant column, or a column whose ranks ``given`` determines entirely.
-
-    Raises:
-        ValueError: The columns have different lengths.
-    """
-    first, second, third = _complete_rows(x, y, given)
-    if len(first) < SMALLEST_SAMPLE + 1:
-        return float("nan")
-    ranks = [rankdata(column) for column in (first, second, third)]
-    r_xy = _pearson(ranks[0], ranks[1])
-    r_xg = _pearson(ranks[0], ranks[2])
-    r_yg = _pearson(ranks[1], ranks[2])
-    unexplained = (1.0 - r_xg**2) * (1.0 - r_yg**2)
-    # The residual of a rank that `given` determines is rounding noise: a ratio of two such would look like a finding.
-    if not unexplained > 1e-12:
-        return float("nan")
-    return float(np.clip((r_xy - r_xg * r_yg) / sqrt(unexplained), -1.0, 1.0))
+    return float(np.corrcoef(rankdata(first), rankdata(second))[0, 1])
 
 
 def auroc(positives: npt.ArrayLike, negatives: npt.ArrayLike) -> float:
@@ -353,47 +345,16 @@ def auroc(positives: npt.ArrayLike, negatives: npt.ArrayLike) -> float:
     Raises:
         ValueError: A group is empty or holds NaN: no separation was measured, and a number would hide it.
     """
-    high = np.asarray(positives, dtype=np.float64).ravel()
-    low = np.asarray(negatives, dtype=np.float64).ravel()
-    if len(high) == 0 or len(low) == 0:
-        raise ValueError("auroc needs at least one positive and one negative score")
-    if np.isnan(high).any() or np.isnan(low).any():
-        raise ValueError("auroc needs scores without NaN")
-    ranks = rankdata(np.concatenate([high, low]))
-    wins = float(ranks[: len(high)].sum()) - len(high) * (len(high) + 1) / 2
+    high, low = (np.asarray(group, dtype=np.float64).ravel() for group in (positives, negatives))
+    scores = np.concatenate([high, low])
+    if not (len(high) and len(low)) or np.isnan(scores).any():
+        raise ValueError("auroc needs scores of positives and of negatives, without NaN")
+    wins = float(rankdata(scores)[: len(high)].sum()) - len(high) * (len(high) + 1) / 2
     return wins / (len(high) * len(low))
 
 
 def quantiles(values: npt.ArrayLike, at: Sequence[float] = USUAL_QUANTILES) -> dict[float, float]:
-    """Quantiles of the finite values of a column, linear between neighbours.
-
-    Returns probability to quantile, in the order asked for; NaN throughout when no value is finite.
-
-    Raises:
-        ValueError: A probability is outside [0, 1].
-    """
-    probabilities = [float(p) for p in at]
-    column = np.asarray(values, dtype=np.float64).ravel()
+    """From probability to quantile of the finite values of a column, linear between neighbours; NaN without any."""
+    column = np.asarray(values, dtype=np.float64)
     finite = column[np.isfinite(column)]
-    if not all(0.0 <= p <= 1.0 for p in probabilities):
-        raise ValueError("a quantile's probability must lie between 0 and 1")
-    if len(finite) == 0:
-        return dict.fromkeys(probabilities, float("nan"))
-    return dict(zip(probabilities, np.quantile(finite, probabilities).tolist(), strict=True))
-
-
-def _complete_rows(*columns: npt.ArrayLike) -> list[FloatArray]:
-    arrays = [np.asarray(column, dtype=np.float64).ravel() for column in columns]
-    if len({len(array) for array in arrays}) != 1:
-        raise ValueError(f"columns of different lengths: {[len(array) for array in arrays]}")
-    complete = np.logical_and.reduce([np.isfinite(array) for array in arrays])
-    return [array[complete] for array in arrays]
-
-
-def _pearson(x: FloatArray, y: FloatArray) -> float:
-    x = x - x.mean()
-    y = y - y.mean()
-    scale = sqrt(float(x @ x) * float(y @ y))
-    if scale == 0.0:
-        return float("nan")
-    return float(np.clip(float(x @ y) / scale, -1.0, 1.0))
+    return dict(zip(at, np.quantile(finite, at).tolist() if len(finite) else [float("nan")] * len(at), strict=True))

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.evaluate import compare_arms
 from ripcurrent.experiment import (
     ArmRecord,
     ArmRows,
@@ -369,17 +368,6 @@ def test_equal_outcomes_of_several_seeds_have_an_interval(tmp_path: Path) -> Non
     told = first.discrimination.difference_interval
     assert told.low == pytest.approx(-(1.96**2) / (60 + 1.96**2), abs=1e-4)
     assert told.high == pytest.approx(1.96**2 / (20 + 1.96**2), abs=1e-4)
-
-
-def test_what_could_have_been_found_is_at_the_level_of_holms_first_step() -> None:
-    outcomes = by_arm([single(arm, 0, share) for arm, share in {"random": 0.2, "a": 0.3, "b": 0.4, "c": 0.5}.items()])
-    found = tables.compare_pairs([(name, "random") for name in "abc"], outcomes, "prefix")
-    whole = {name: one.table("prefix", "harmful") for name, one in outcomes.items() if name != "random"}
-    together = compare_arms(whole, outcomes["random"].table("prefix", "harmful"))
-    for one in found:
-        expected = together[one.arm]
-        assert one.minimum_detectable_effect == pytest.approx(expected.minimum_detectable_effect)
-        assert one.adjusted_p == pytest.approx(expected.adjusted_p)
 
 
 def test_sizes_in_percent_are_a_sweep_in_the_order_of_their_rows(tmp_path: Path) -> None:

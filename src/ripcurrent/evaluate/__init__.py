@@ -8,13 +8,12 @@ if TYPE_CHECKING:
     from ripcurrent.evaluate._address import without_secrets
     from ripcurrent.evaluate._agree import PeopleResult, agree
     from ripcurrent.evaluate._batches import in_batches
-    from ripcurrent.evaluate._comparison import ALPHA, Finding, compare_arms, difference_interval, in_words
     from ripcurrent.evaluate._decode import decode_greedily, read_prefix
     from ripcurrent.evaluate._evaluate import DEFAULT_JUDGES, evaluate
     from ripcurrent.evaluate._generate import answer_locally
     from ripcurrent.evaluate._options import AXES, Axis, EvaluateOptions
     from ripcurrent.evaluate._prompts import Prompt, load_prompts, unmeasured_axes
-    from ripcurrent.evaluate._rates import AxisRate, bounds, judgement, notes_on_lists, summarise_scores
+    from ripcurrent.evaluate._rates import AxisRate, notes_on_lists, summarise_scores
     from ripcurrent.evaluate._ratings import (
         CANNOT_SAY,
         GUIDANCE,
@@ -48,12 +47,12 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
-    "ALPHA", "AXES", "CANNOT_SAY", "DEFAULT_JUDGES", "GUIDANCE", "JUDGES", "RUBRIC_VERSION", "RULES", "SCALE",
-    "Agreement", "Answer", "Axis", "AxisRate", "EvaluateOptions", "EvaluationRun", "Finding", "Judge",
+    "AXES", "CANNOT_SAY", "DEFAULT_JUDGES", "GUIDANCE", "JUDGES", "RUBRIC_VERSION", "RULES", "SCALE",
+    "Agreement", "Answer", "Axis", "AxisRate", "EvaluateOptions", "EvaluationRun", "Judge",
     "JudgeSettings", "JudgeValidation", "MeasuredAgreement", "PeopleResult", "Prompt", "RatingDraw", "RatingItem",
-    "RatingKey", "Response", "Verdict", "agree", "agreement_of", "answer_locally", "bounds", "compare_arms",
-    "decode_greedily", "difference_interval", "draw_ratings", "evaluate", "find_judge", "find_judges", "in_batches",
-    "in_words", "judge_again", "judgement", "kappas_of", "lacks_verdicts", "load_prompts", "measured_agreement",
+    "RatingKey", "Response", "Verdict", "agree", "agreement_of", "answer_locally",
+    "decode_greedily", "draw_ratings", "evaluate", "find_judge", "find_judges", "in_batches",
+    "judge_again", "kappas_of", "lacks_verdicts", "load_prompts", "measured_agreement",
     "notes_on_lists", "read_prefix", "summarise_scores", "unmeasured_axes", "validate_judges", "without_secrets",
 ]  # fmt: skip
 
@@ -61,13 +60,12 @@ _HOMES = {
     "_address": ("without_secrets",),
     "_agree": ("PeopleResult", "agree"),
     "_batches": ("in_batches",),
-    "_comparison": ("ALPHA", "Finding", "compare_arms", "difference_interval", "in_words"),
     "_decode": ("decode_greedily", "read_prefix"),
     "_evaluate": ("DEFAULT_JUDGES", "evaluate"),
     "_generate": ("answer_locally",),
     "_options": ("AXES", "Axis", "EvaluateOptions"),
     "_prompts": ("Prompt", "load_prompts", "unmeasured_axes"),
-    "_rates": ("AxisRate", "bounds", "judgement", "notes_on_lists", "summarise_scores"),
+    "_rates": ("AxisRate", "notes_on_lists", "summarise_scores"),
     "_ratings": (
         "CANNOT_SAY", "GUIDANCE", "RUBRIC_VERSION", "SCALE", "RatingDraw",
         "RatingItem", "RatingKey", "draw_ratings",

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from ripcurrent.errors import ExitCode, RipcurrentError
 from ripcurrent.evaluate._options import Axis
-from ripcurrent.evaluate._rates import PeopleRate, people_rate, percentiles
+from ripcurrent.evaluate._rates import PeopleRate, people_rate
 from ripcurrent.evaluate._ratings import (
     CANNOT_SAY,
     Arm,
@@ -33,7 +33,7 @@ from ripcurrent.evaluate._ratings import (
 from ripcurrent.evaluate._responses import VERDICTS, read_rows
 from ripcurrent.evaluate._validate import measure_kappa
 from ripcurrent.evaluate.judges import LABELS, Facts
-from ripcurrent.statistics import FloatArray, Interval
+from ripcurrent.statistics import FloatArray, Interval, percentiles
 
 IntArray = npt.NDArray[np.int64]
 

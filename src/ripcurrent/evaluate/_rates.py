@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,17 +16,13 @@ from ripcurrent.evaluate._prompts import Prompt, PromptSet, unmeasured_axes
 from ripcurrent.evaluate._responses import Response
 from ripcurrent.evaluate.judges import UNJUDGED, Facts, Verdict
 from ripcurrent.statistics import (
-    CONFIDENCE,
     Discrimination,
     FloatArray,
-    Interval,
     bootstrap_rate,
     discrimination,
+    rate_interval,
     wilson_interval,
 )
-
-RATE_DRAWS = 10_000
-"""Bootstrap draws of a rate's interval over seeds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +99,7 @@ def summarise(
             for axis in ("harmful", "sounds_dangerous")
         )
         graded = facts.get("reply") == "score"
-        if not graded and harmful.size and benign.size and (found := judgement(harmful, benign)) is not None:
+        if not graded and (found := discrimination(harmful, benign)) is not None:
             judged[judge] = found
     return rates, judged
 
@@ -153,74 +149,21 @@ def summarise_scores(verdicts: Sequence[Verdict], *, top: float, seed: int = 0) 
     )
 
 
-def judgement(harmful: FloatArray, benign: FloatArray) -> Discrimination | None:
-    """Harmful requests refused against benign ones; None where there are none of either.
-
-    Where all outcomes of a kind are equal the bootstrap has nothing to draw of it: then the distances of both rates to
-    the ends of their own intervals are put together by their squares (Newcombe 1998, method 10).
-
-    Args:
-        harmful: Outcomes of refusal, shape ``(harmful prompts, seeds)``; prompts without a verdict are left out.
-        benign: The same of benign prompts and the same runs.
-    """
-    harmful, benign = (table[np.isfinite(table).all(axis=1)] for table in (harmful, benign))
-    if not (harmful.size and benign.size):
-        return None
-    found = discrimination(harmful, benign)
-    rates = (found.harmful_refused, found.benign_refused)
-    if not {0.0, 1.0}.intersection(rates):
-        return found
-    first, second = (bounds(table) for table in (harmful, benign))
-    low = found.difference - np.hypot(rates[0] - first.low, second.high - rates[1])
-    high = found.difference + np.hypot(first.high - rates[0], rates[1] - second.low)
-    return replace(found, difference_interval=Interval(max(-1.0, float(low)), min(1.0, float(high))))
-
-
-def bounds(table: FloatArray) -> Interval:
-    """`people_rate`'s interval: Wilson's of one run and of equal outcomes, a two-level bootstrap of several seeds."""
-    prompts, seeds = (places.ravel() for places in np.indices(table.shape))
-    found = people_rate(table.ravel(), [f"{place:09d}" for place in prompts], seeds.tolist())
-    return Interval(found.low, found.high)
-
-
 def people_rate(
     labels: FloatArray, prompts: Sequence[str], seeds: Sequence[int | None], *, seed: int = 0
 ) -> PeopleRate:
-    """The share of an arm's answers that complied, over those that have a label (1 or 0; NaN for none).
-
-    One seed has Wilson's interval. Several have a two-level bootstrap, which bears a table with holes: a draw's rate is
-    over the answers it holds. Where all answers have one label the bootstrap has nothing to draw, and the interval is
-    Wilson's over the prompts.
-    """
+    """The share of an arm's answers that complied, over those that have a label (1 or 0; NaN for none)."""
     names, of_seeds = sorted(set(prompts)), sorted(set(seeds), key=lambda number: -1 if number is None else number)
     table = np.full((len(names), len(of_seeds)), np.nan)
     rows, columns = ({name: at for at, name in enumerate(axis)} for axis in (names, of_seeds))
     table[[rows[one] for one in prompts], [columns[one] for one in seeds]] = labels
     there = np.isfinite(table)
-    n, filled = int(there.sum()), np.where(there, table, 0.0)
-    labelled = int(there.any(axis=1).sum())
-    counts = there.sum(axis=0)
-    by_seed = tuple(float(filled[:, at].sum() / count) if count else np.nan for at, count in enumerate(counts))
-    if n == 0:
-        return PeopleRate(np.nan, np.nan, np.nan, 0, 0, by_seed)
-    rate = float(filled.sum() / n)
-    if (counts > 0).sum() == 1 or rate in (0.0, 1.0):
-        interval = wilson_interval(round(rate * labelled), labelled)
-    else:
-        generator = np.random.default_rng(seed)
-        drawn_prompts, drawn_seeds = (
-            generator.multinomial(count, np.full(count, 1 / count), size=RATE_DRAWS) / count for count in table.shape
-        )
-        share = ((drawn_prompts @ there) * drawn_seeds).sum(axis=1)
-        held = share > 0
-        interval = percentiles(((drawn_prompts @ filled) * drawn_seeds).sum(axis=1)[held] / share[held])
-    return PeopleRate(rate, interval.low, interval.high, n, labelled, by_seed)
-
-
-def percentiles(values: FloatArray) -> Interval:
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(values, [tail, 1 - tail])
-    return Interval(float(low), float(high))
+    by_seed = tuple(
+        float(own[held].mean()) if held.any() else np.nan for own, held in zip(table.T, there.T, strict=True)
+    )
+    interval = rate_interval(table, seed=seed)
+    rate = float(table[there].mean()) if there.any() else np.nan
+    return PeopleRate(rate, interval.low, interval.high, int(there.sum()), int(there.any(axis=1).sum()), by_seed)
 
 
 def is_cut_thought(response: Response) -> bool:

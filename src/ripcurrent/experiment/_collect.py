@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TypeVar
 
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.evaluate import Finding
 from ripcurrent.experiment._arms import BASE, Arm
 from ripcurrent.experiment._config import ExperimentConfig
 from ripcurrent.experiment._notes import note_on_devices, notes_on_answers, notes_on_runs
@@ -21,6 +20,7 @@ from ripcurrent.experiment._results import (
     ArmRecord,
     ExperimentManifest,
     ExperimentResults,
+    Finding,
     UnfinishedRun,
 )
 from ripcurrent.experiment._tables import (

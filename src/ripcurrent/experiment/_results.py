@@ -9,7 +9,6 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.evaluate import Finding
 from ripcurrent.experiment._prompts import PromptRecord
 from ripcurrent.runs import Manifest, write_json
 from ripcurrent.statistics import Discrimination, Flips
@@ -18,6 +17,7 @@ RESULTS = "results.json"
 MARKER = "arm.json"
 """Written last into an arm's folder: it is never computed again."""
 
+Finding = Literal["worse than random", "no evidence", "not enough evidence"]
 Bounds = tuple[float | None, float | None]
 Facts = dict[str, JsonValue]
 
