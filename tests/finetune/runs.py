@@ -9,7 +9,9 @@ from typing import Any
 import torch
 
 from ripcurrent.data import EncodedRow, Message, Row, encode_rows
-from ripcurrent.finetune import Recipe, TrainingRecord, TrainingSet, build_training_set, train
+from ripcurrent.finetune import Recipe, TrainingFacts
+from ripcurrent.finetune._rows import TrainingSet, build_training_set
+from ripcurrent.finetune._train import train
 from ripcurrent.models import ChatModel
 from tests.models.tiny import tiny_model, tiny_tokenizer
 from tests.tiny_scan import good_rows
@@ -55,7 +57,7 @@ def recipe(**changes: Any) -> Recipe:
 class Run:
     """A run that is over."""
 
-    record: TrainingRecord
+    record: TrainingFacts
     weights: dict[str, torch.Tensor]
     """The model's own, after training."""
     fed: list[tuple[torch.Tensor, torch.Tensor]]
@@ -93,15 +95,8 @@ def run(
 
     handle = chosen.model.register_forward_pre_hook(note, with_kwargs=True)
     try:
-        record = train(
-            chosen,
-            data or build_training_set(encoded_rows(count)),
-            how,
-            folder,
-            seed=seed,
-            compute=compute,
-            **options,
-        )
+        given = data or build_training_set(encoded_rows(count))
+        record = train(chosen, given, how, folder, seed=seed, compute=compute, **options)
     finally:
         handle.remove()
     weights = {name: value.detach().clone() for name, value in chosen.model.state_dict().items()}

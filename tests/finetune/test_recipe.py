@@ -8,35 +8,29 @@ from typing import Any
 import pytest
 
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.finetune import RECIPES, Recipe, as_trained, load_recipe, parse_recipe
+from ripcurrent.finetune import Recipe, as_trained, load_recipe
+from ripcurrent.finetune._recipe import RECIPES, parse_recipe
 from ripcurrent.finetune._trainer import _lora
 
-
-def test_the_paper_recipe_is_the_papers() -> None:
-    paper = load_recipe("paper")
-    assert (paper.name, paper.method, paper.optimizer) == ("paper", "full", "adamw")
-    assert (paper.learning_rate, paper.batch, paper.epochs) == (5e-5, 20, 5)
-    assert (paper.schedule, paper.gamma, paper.steps) == ("step", 0.85, None)
-    assert paper.total_steps(100) == 25
-
-
-def test_the_lora_recipe_is_the_peers() -> None:
-    lora = load_recipe("lora")
-    assert (lora.method, lora.r, lora.target) == ("lora", 8, "all-linear")
-    assert (lora.learning_rate, lora.batch, lora.epochs, lora.warmup) == (1e-4, 16, 3, 0.1)
-
-
-def test_the_embedded_recipe_is_the_feasibility_runs() -> None:
-    embedded = load_recipe("embedded")
-    assert (embedded.method, embedded.schedule, embedded.learning_rate) == ("full", "constant", 4e-5)
-    assert (embedded.batch, embedded.epochs, embedded.warmup) == (20, 3, 0.0)
+COMMON = {"optimizer": "adamw", "compute": "auto", "weight_decay": 0.0}
+SAID: dict[str, dict[str, Any]] = {
+    "paper": {"method": "full", "learning_rate": 5e-5, "batch": 20, "epochs": 5, "schedule": "step", "gamma": 0.85},
+    "lora": {"method": "lora", "r": 8, "target": "all-linear", "learning_rate": 1e-4, "batch": 16, "epochs": 3}
+    | {"schedule": "linear", "warmup": 0.1},
+    "embedded": {"method": "full", "learning_rate": 4e-5, "batch": 20, "epochs": 3, "schedule": "constant"}
+    | {"warmup": 0.0},
+}
+"""By recipe: what the paper, its peers and the runs that chose it say."""
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_every_recipe_computes_by_default_where_it_is_native_and_says_so_in_full(name: str) -> None:
+def test_a_recipe_that_comes_along_says_what_its_source_says_and_in_full(name: str) -> None:
     recipe = load_recipe(name)
-    assert recipe.compute == "auto"
-    assert Recipe(**recipe.model_dump()) == recipe
+    keys = recipe.model_dump()
+    wanted = {"name": name, **COMMON, **SAID[name]}
+    assert {key: keys[key] for key in wanted} == wanted
+    assert Recipe(**keys) == recipe
+    assert recipe.total_steps(100) == {"paper": 25, "lora": 21, "embedded": 15}[name]
 
 
 def test_a_file_is_read_and_named_after_itself(tmp_path: Path) -> None:
@@ -81,6 +75,7 @@ def test_a_file_that_is_no_recipe(tmp_path: Path, text: str, says: tuple[str, ..
         assert part in str(caught.value)
 
 
+MISSING = object()
 GOOD: dict[str, Any] = {"method": "full", "learning_rate": 1e-5, "batch": 20, "epochs": 3}
 
 
@@ -103,21 +98,17 @@ GOOD: dict[str, Any] = {"method": "full", "learning_rate": 1e-5, "batch": 20, "e
         ({"schedule": "step", "gamma": 0.5, "warmup": 0.1}, ("warmup is for",)),
         ({"accumulation": 3}, ("batch of 20", "3 equal parts")),
         ({"optimizer": "sgd"}, ("optimizer 'sgd'", "'adamw'")),
+        ({"dropout": 0.1}, ("dropout and target are for method lora",)),
+        ({"learning_rate": MISSING}, ("learning_rate is missing",)),
+        ({"learning_rate": MISSING, "learning_rte": 1e-4}, ("no key 'learning_rte'. Did you mean learning_rate?",)),
     ],
 )
 def test_what_cannot_be_is_named(changes: dict[str, Any], says: tuple[str, ...]) -> None:
+    keys = {key: value for key, value in {**GOOD, **changes}.items() if value is not MISSING}
     with pytest.raises(RipcurrentError) as caught:
-        parse_recipe({**GOOD, **changes}, where="mine.yaml", name="mine")
+        parse_recipe(keys, where="mine.yaml", name="mine")
     for part in ("mine.yaml", *says):
         assert part in str(caught.value)
-
-
-def test_a_missing_key_is_named() -> None:
-    without = {"method": "full", "batch": 1, "epochs": 1}
-    with pytest.raises(RipcurrentError, match="learning_rate is missing"):
-        parse_recipe(without, where="mine.yaml", name="mine")
-    with pytest.raises(RipcurrentError, match=r"no key 'learning_rte'\. Did you mean learning_rate\?"):
-        parse_recipe({**without, "learning_rte": 1e-4}, where="mine.yaml", name="mine")
 
 
 def test_keys_of_memory_alone_are_no_other_training_and_dropout_is() -> None:
@@ -129,5 +120,3 @@ def test_keys_of_memory_alone_are_no_other_training_and_dropout_is() -> None:
     # recipes that were kept before the key was there are the same without it
     assert "dropout" not in plain.model_dump(mode="json")
     assert _lora(Recipe(**keys, dropout=0.1)).lora_dropout == 0.1
-    with pytest.raises(ValueError, match="dropout and target are for method lora"):
-        Recipe(**{**keys, "method": "full", "r": None}, dropout=0.1)

@@ -16,7 +16,8 @@ from ripcurrent.errors import RipcurrentError
 from ripcurrent.finetune import FinetuneManifest, finetune
 from ripcurrent.finetune._checkpoints import MARK, latest
 from ripcurrent.finetune._trainer import RowTrainer
-from tests.finetune.runs import chat_model, recipe, run, same
+from ripcurrent.progress import SilentProgress
+from tests.finetune.runs import recipe, run, same
 from tests.models.tiny import save_tiny
 from tests.tiny_scan import good_rows, write_jsonl
 
@@ -103,7 +104,22 @@ def test_stopped_by_memory_before_its_first_step_it_goes_on_with_another_recipe(
 
 
 class Stop(BaseException):
-    """The user's Ctrl-C, at a known step."""
+    """The user's Ctrl-C."""
+
+
+class StopAt(SilentProgress):
+    """Stops when so many steps are done."""
+
+    def __init__(self, steps: int) -> None:
+        self._left = steps
+
+    def skipped(self, count: int) -> None:
+        self._left -= count
+
+    def rows(self, count: int) -> None:
+        self._left -= count
+        if self._left == 0:
+            raise Stop
 
 
 @pytest.mark.parametrize("compute", [torch.float32, torch.bfloat16], ids=str)
@@ -111,16 +127,9 @@ class Stop(BaseException):
 def test_stopped_at_every_step(tmp_path: Path, how: Any, compute: torch.dtype) -> None:
     straight = run(tmp_path / "straight", how, compute=compute)
 
-    def stop_at(step: int) -> Any:
-        def on_step(done: int) -> None:
-            if done == step:
-                raise Stop
-
-        return on_step
-
     for step in range(2, 7):
         with pytest.raises(Stop):
-            run(tmp_path / "stopped", how, compute=compute, checkpoint_minutes=0, on_step=stop_at(step))
+            run(tmp_path / "stopped", how, compute=compute, checkpoint_minutes=0, progress=StopAt(step))
         checkpoint = latest(tmp_path / "stopped" / "checkpoints")
         assert checkpoint is not None
         assert checkpoint.name == f"checkpoint-{step - 1}"
@@ -150,10 +159,3 @@ def test_only_whole_checkpoints_count(tmp_path: Path) -> None:
             (folder / MARK).touch()
     assert latest(tmp_path) == tmp_path / "checkpoint-10"
     assert not (tmp_path / "checkpoint-11").exists()
-
-
-def test_a_model_in_memory_is_trained_where_it_stands(tmp_path: Path) -> None:
-    model = chat_model()
-    before = {name: value.clone() for name, value in model.model.state_dict().items()}
-    done = run(tmp_path, recipe(), model=model)
-    assert not same(before, done.weights)

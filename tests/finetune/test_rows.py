@@ -8,13 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from ripcurrent.data import EncodedRow, Message, Row, encode_rows
 from ripcurrent.errors import ExitCode, RipcurrentError
-from ripcurrent.finetune import build_training_set
-from ripcurrent.finetune._rows import IGNORED, RightPadding
+from ripcurrent.finetune._rows import IGNORED, build_training_set
 from ripcurrent.finetune._trainer import make_trainer
 from tests.data.chat_tokenizers import FAMILIES, build
 from tests.finetune.runs import chat_model, encoded_rows, recipe, rows, run
@@ -64,8 +61,8 @@ def test_the_trainers_own_batches_hold_the_encoded_rows(
     encoded = list(encode_rows(conversations(), tokenizer, max_tokens=max_tokens, loss_on=loss_on))
     scored = [row for row in encoded if row.status == "ok"]
     data = build_training_set(encoded)
-    assert data.left_out
-    assert data.loss_tokens == sum(row.response_tokens for row in scored)
+    assert data.about.left_out
+    assert data.about.loss_tokens == sum(row.response_tokens for row in scored)
     trainer = make_trainer(
         chat_model(tokenizer=tokenizer), data, recipe(batch=3), tmp_path, seed=0, compute=torch.float32
     )
@@ -109,30 +106,10 @@ def test_on_one_clean_turn_trl_itself_would_train_the_same_tokens(tmp_path: Path
         args=arguments,
         train_dataset=Dataset.from_list(records),
         processing_class=tokenizer,
-        data_collator=RightPadding(0),
     )
     ours = build_training_set(encode_rows(plain, tokenizer)).dataset
     assert trainer.train_dataset["input_ids"][:] == ours["input_ids"][:]
     assert trainer.train_dataset["labels"][:] == ours["labels"][:]
-
-
-LENGTHS = st.lists(st.tuples(st.integers(2, 9), st.integers(1, 8)), min_size=1, max_size=6)
-
-
-@settings(deadline=None)
-@given(lengths=LENGTHS)
-def test_padding_is_a_loop_over_rows(lengths: list[tuple[int, int]]) -> None:
-    batch = []
-    for total, bearing in lengths:
-        ids = list(range(1, total + 1))
-        batch.append({"input_ids": ids, "labels": [i if i > total - min(bearing, total - 1) else IGNORED for i in ids]})
-    padded = RightPadding(7)(batch)
-    width = max(total for total, _ in lengths)
-    for place, row in enumerate(batch):
-        rest = width - len(row["input_ids"])
-        assert padded["input_ids"][place].tolist() == row["input_ids"] + [7] * rest
-        assert padded["labels"][place].tolist() == row["labels"] + [IGNORED] * rest
-        assert padded["attention_mask"][place].tolist() == [1] * len(row["input_ids"]) + [0] * rest
 
 
 def bare_row(index: int, mask: list[bool], status: Any = "ok") -> EncodedRow:
@@ -155,7 +132,10 @@ def test_a_row_or_a_set_that_is_all_masked_is_an_error_before_training() -> None
 
 def test_the_hash_is_of_tokens_and_labels_in_order() -> None:
     first, second = bare_row(0, [False, True]), bare_row(1, [False, False, True])
-    whole = build_training_set([first, second]).sha256
-    assert build_training_set([bare_row(5, [False, True]), second]).sha256 == whole
-    assert build_training_set([second, first]).sha256 != whole
-    assert build_training_set([first, bare_row(1, [False, True, True])]).sha256 != whole
+
+    def hashed(*rows: EncodedRow) -> str:
+        return build_training_set(rows).about.tokens_sha256
+
+    assert hashed(bare_row(5, [False, True]), second) == hashed(first, second)
+    assert hashed(second, first) != hashed(first, second)
+    assert hashed(first, bare_row(1, [False, True, True])) != hashed(first, second)

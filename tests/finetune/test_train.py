@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -11,23 +12,21 @@ from typing import Any
 import pytest
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
-
-from ripcurrent.data import encode_rows
-from ripcurrent.errors import ExitCode, RipcurrentError
-from ripcurrent.finetune import (
-    Recipe,
-    _train,
-    build_training_set,
-    compute_dtype,
-    forget_checkpoints,
-    load_for_training,
-    train,
+from torch.optim.lr_scheduler import StepLR
+from transformers import (
+    get_constant_schedule_with_warmup,
+    get_cosine_schedule_with_warmup,
+    get_linear_schedule_with_warmup,
 )
-from ripcurrent.finetune._schedule import rate_factor
+
+from ripcurrent.errors import ExitCode, RipcurrentError
+from ripcurrent.finetune import Recipe, _train, compute_dtype
+from ripcurrent.finetune._model import load_for_training
 from ripcurrent.finetune._watch import require_converging
-from ripcurrent.models import load_model
-from tests.finetune.runs import Run, chat_model, encoded_rows, recipe, rows, run, same
+from ripcurrent.models import ChatModel, load_model
+from tests.finetune.runs import Run, chat_model, encoded_rows, recipe, run, same
 from tests.models.tiny import save_tiny, tiny_model, tiny_tokenizer
 
 
@@ -55,21 +54,30 @@ def batches(done: Run, how: Recipe, rows: int) -> Iterator[list[tuple[Tensor, Te
             yield epoch[first : first + how.accumulation]
 
 
-def by_loop(model: Any, done: Run, how: Recipe, rows: int, dtype: torch.dtype | None = None) -> list[float]:
-    """Train ``model`` on the same batches with nothing but PyTorch; the losses."""
+def schedule(how: Recipe, optimizer: torch.optim.Optimizer, rows: int) -> Any:
+    """What a recipe's schedule is named after; to be stepped once a batch."""
+    steps = how.total_steps(rows)
+    warm = math.ceil(how.warmup * steps)
+    if how.schedule == "step":
+        return StepLR(optimizer, how.steps_per_epoch(rows), how.gamma)
+    if how.schedule == "constant":
+        return get_constant_schedule_with_warmup(optimizer, warm)
+    make = get_linear_schedule_with_warmup if how.schedule == "linear" else get_cosine_schedule_with_warmup
+    return make(optimizer, warm, steps)
+
+
+def by_loop(model: Any, done: Run, how: Recipe, rows: int, dtype: torch.dtype | None = None) -> list[dict[str, float]]:
+    """Train ``model`` on the same batches with nothing but PyTorch; loss and rate of every step."""
     matrices = [p for p in model.parameters() if p.ndim > 1]
     vectors = [p for p in model.parameters() if p.ndim == 1]
     optimizer = torch.optim.AdamW(
         [{"params": matrices, "weight_decay": how.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
         lr=how.learning_rate,
     )
-    losses = []
+    scheduler = schedule(how, optimizer, rows)
+    curve = []
     model.train()
-    for step, parts in enumerate(batches(done, how, rows)):
-        for group in optimizer.param_groups:
-            group["lr"] = how.learning_rate * rate_factor(
-                how, step, total_steps=how.total_steps(rows), steps_per_epoch=how.steps_per_epoch(rows)
-            )
+    for parts in batches(done, how, rows):
         summed, count = torch.zeros(()), 0
         for ids, labels in parts:
             # a context of its own for every forward pass, as every step has other weights
@@ -80,14 +88,26 @@ def by_loop(model: Any, done: Run, how: Recipe, rows: int, dtype: torch.dtype | 
         loss.backward()
         if how.max_grad_norm is not None:
             torch.nn.utils.clip_grad_norm_(model.parameters(), how.max_grad_norm)
+        curve.append({"loss": loss.item(), "learning_rate": scheduler.get_last_lr()[0]})
         optimizer.step()
+        scheduler.step()
         optimizer.zero_grad()
-        losses.append(loss.item())
-    return losses
+    return curve
+
+
+def read_curve(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "loss.jsonl").read_text().splitlines()]
+
+
+def start(folder: Path, how: Recipe, *, adapter: Path | None = None, compute: torch.dtype = torch.float32) -> ChatModel:
+    """A saved model, loaded to be trained."""
+    name = None if adapter is None else str(adapter)
+    return load_for_training(str(folder), adapter=name, device="cpu", compute=compute, recipe=how)
 
 
 RECIPES = {
-    "plain": {"batch": 4},
+    "constant": {"batch": 4, "warmup": 0.34},
+    "cosine": {"batch": 4, "schedule": "cosine", "warmup": 0.1},
     "paper's kind": {"batch": 4, "schedule": "step", "gamma": 0.5, "epochs": 3},
     "in parts, clipped, decayed": {
         "batch": 6,
@@ -107,10 +127,10 @@ def test_training_is_the_plain_loop(tmp_path: Path, changes: dict[str, Any]) -> 
     how = recipe(**changes)
     done = run(tmp_path, how, count=10)
     oracle = tiny_model("llama_tied")
-    losses = by_loop(oracle, done, how, 10)
-    curve = [json.loads(line) for line in (tmp_path / "loss.jsonl").read_text().splitlines()]
+    wanted, curve = by_loop(oracle, done, how, 10), read_curve(tmp_path)
     assert [point["step"] for point in curve] == list(range(1, how.total_steps(10) + 1))
-    assert [point["loss"] for point in curve] == pytest.approx(losses, rel=1e-4)
+    assert [point["loss"] for point in curve] == pytest.approx([point["loss"] for point in wanted], rel=1e-4)
+    assert [point["learning_rate"] for point in curve] == pytest.approx([point["learning_rate"] for point in wanted])
     assert (done.record.first_loss, done.record.last_loss) == (curve[0]["loss"], curve[-1]["loss"])
     for name, value in oracle.state_dict().items():
         # Adam moves a weight by the rate even where its gradient is rounding alone, so some differ by more than that
@@ -127,13 +147,9 @@ def test_rows_computed_by_length_train_as_a_whole_batch(
     parted = run(tmp_path / "parted", how, count=16)
     assert len(parted.fed) > len(whole.fed)
     assert sum(ids.numel() for ids, _ in parted.fed) < sum(ids.numel() for ids, _ in whole.fed)
-    assert sum(int((labels != -100).sum()) for _, labels in parted.fed) == sum(
-        int((labels != -100).sum()) for _, labels in whole.fed
-    )
-    curves = [
-        [json.loads(line)["loss"] for line in (tmp_path / name / "loss.jsonl").read_text().splitlines()]
-        for name in ("whole", "parted")
-    ]
+    bearing = [sum(int((labels != -100).sum()) for _, labels in one.fed) for one in (whole, parted)]
+    assert bearing[0] == bearing[1]
+    curves = [[point["loss"] for point in read_curve(tmp_path / name)] for name in ("whole", "parted")]
     assert curves[0] == pytest.approx(curves[1], rel=1e-4)
     for name, value in whole.weights.items():
         assert torch.quantile((parted.weights[name] - value).abs().flatten(), 0.99) < 1e-4, name
@@ -159,11 +175,6 @@ def test_the_seed_reaches_the_order_and_the_same_seed_gives_the_same_weights(tmp
     assert len({tuple(order[:10]), tuple(order[10:]), tuple(others[:10]), tuple(others[10:])}) == 4
 
 
-def test_dropout_follows_the_seed(tmp_path: Path) -> None:
-    one, two = (run(tmp_path / name, recipe(), model=chat_model("gpt2")) for name in ("a", "b"))
-    assert same(one.weights, two.weights)
-
-
 def test_bfloat16_computes_products_and_leaves_float32_masters(tmp_path: Path) -> None:
     model = chat_model()
     seen = set()
@@ -180,7 +191,7 @@ def test_bfloat16_computes_products_and_leaves_float32_masters(tmp_path: Path) -
     assert exact.record.last_loss == pytest.approx(done.record.last_loss, rel=0.02)
     # weights that a step changed are cast anew: with stale ones the loss would stay where it began
     oracle = tiny_model("llama_tied")
-    losses = by_loop(oracle, done, how, 10, torch.bfloat16)
+    losses = [point["loss"] for point in by_loop(oracle, done, how, 10, torch.bfloat16)]
     assert done.record.last_loss == pytest.approx(losses[-1], rel=0.01)
     assert losses[-1] < 0.9 * losses[0]
 
@@ -188,75 +199,67 @@ def test_bfloat16_computes_products_and_leaves_float32_masters(tmp_path: Path) -
 def test_a_lora_trains_its_own_matrices_only_and_loads_on_its_base(tmp_path: Path) -> None:
     folder = save_tiny(tmp_path / "base", "llama_tied")
     how = recipe(method="lora", r=4, learning_rate=1e-2)
-    start = load_for_training(str(folder), adapter=None, device="cpu", compute=torch.float32, recipe=how)
-    before = {name: value.clone() for name, value in start.model.state_dict().items()}
-    data = build_training_set(encoded_rows(10))
-    record = train(start, data, how, tmp_path / "run", seed=0, compute=torch.float32)
-    assert record.result == tmp_path / "run" / "adapter"
-    assert record.trained_parameters == sum(
+    model = start(folder, how)
+    before = {name: value.clone() for name, value in model.model.state_dict().items()}
+    done = run(tmp_path / "run", how, model=model)
+    adapter = tmp_path / "run" / "adapter"
+    assert done.record.kind == "adapter"
+    assert done.record.trained_parameters == sum(
         4 * (layer.in_features + layer.out_features)
         for name, layer in tiny_model("llama_tied").named_modules()
         if isinstance(layer, torch.nn.Linear) and name != "lm_head"
     )
     base = load_model(folder, device="cpu", dtype="float32")
     assert all(torch.equal(value, before[name]) for name, value in base.model.state_dict().items())
-    ids = torch.tensor([data.dataset[0]["input_ids"]])
+    ids = done.fed[0][0][:1]
     with torch.no_grad():
-        start.model.eval()
-        trained = start.model(input_ids=ids).logits
-        loaded = load_model(folder, adapter=record.result, device="cpu", dtype="float32").model(input_ids=ids).logits
+        trained = model.model.eval()(input_ids=ids).logits
+        loaded = load_model(folder, adapter=adapter, device="cpu", dtype="float32").model(input_ids=ids).logits
         assert torch.allclose(trained, loaded, atol=1e-5)
         assert not torch.allclose(loaded, base.model(input_ids=ids).logits, atol=1e-2)
-    config = json.loads((record.result / "adapter_config.json").read_text())
+    config = json.loads((adapter / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == str(folder)
     assert config["target_modules"] == sorted(config["target_modules"])
-    assert not (record.result / "README.md").exists()
+    assert not (adapter / "README.md").exists()
 
     # on top of that adapter, the next LoRA is merged with it into a whole model
-    again = load_for_training(str(folder), adapter=str(record.result), device="cpu", compute=torch.bfloat16, recipe=how)
-    merged = train(again, data, how, tmp_path / "second", seed=0, compute=torch.bfloat16)
-    assert merged.result == tmp_path / "second" / "model"
+    again = start(folder, how, adapter=adapter, compute=torch.bfloat16)
+    assert run(tmp_path / "second", how, model=again, compute=torch.bfloat16).record.kind == "model"
     with torch.no_grad():
-        whole = load_model(merged.result, device="cpu", dtype="float32").model(input_ids=ids).logits
+        whole = load_model(tmp_path / "second" / "model", device="cpu", dtype="float32").model(input_ids=ids).logits
         assert not torch.allclose(whole, loaded, atol=1e-3)
 
 
-def test_a_lora_on_the_head_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("target", ["lm_head", "nowhere_proj"])
+def test_a_lora_on_the_head_or_on_no_module_is_refused(target: str, tmp_path: Path) -> None:
     """The loss takes the head's own weight: its matrices would never be trained."""
     folder = save_tiny(tmp_path / "base", "llama_untied")
-    how = recipe(method="lora", r=4, target=["q_proj", "lm_head"])
-    start = load_for_training(str(folder), adapter=None, device="cpu", compute=torch.float32, recipe=how)
-    data = build_training_set(encoded_rows(10))
-    with pytest.raises(RipcurrentError, match="lm_head"):
-        train(start, data, how, tmp_path / "run", seed=0, compute=torch.float32)
+    how = recipe(method="lora", r=4, target=["q_proj", "lm_head"] if target == "lm_head" else [target])
+    with pytest.raises(RipcurrentError, match=f"cannot be trained so.*{target}"):
+        run(tmp_path / "run", how, model=start(folder, how))
 
 
 def test_a_loras_frozen_base_lies_in_the_compute_type_and_what_is_trained_never(tmp_path: Path) -> None:
     folder = save_tiny(tmp_path / "base", "qwen2")
     lora = recipe(method="lora", r=4)
     assert compute_dtype(lora, "cpu", "bfloat16") == torch.bfloat16
-    start = load_for_training(str(folder), adapter=None, device="cpu", compute=torch.bfloat16, recipe=lora)
-    assert start.dtype == torch.bfloat16
-    train(start, build_training_set(encoded_rows(4)), lora, tmp_path / "run", seed=0, compute=torch.bfloat16)
-    full = load_for_training(str(folder), adapter=None, device="cpu", compute=torch.bfloat16, recipe=recipe())
-    assert full.dtype == torch.float32
-    from safetensors.torch import load_file
-
+    frozen = start(folder, lora, compute=torch.bfloat16)
+    assert frozen.dtype == torch.bfloat16
+    run(tmp_path / "run", lora, model=frozen, count=4, compute=torch.bfloat16)
+    assert start(folder, recipe(), compute=torch.bfloat16).dtype == torch.float32
     saved = load_file(tmp_path / "run" / "adapter" / "adapter_model.safetensors")
     assert {value.dtype for value in saved.values()} == {torch.float32}
 
 
-def test_the_faster_attention_of_processors_trains_the_same_and_stays_out_of_the_result(tmp_path: Path) -> None:
+def test_the_faster_attention_of_cpus_trains_the_same_and_stays_out_of_the_result(tmp_path: Path) -> None:
     folder = save_tiny(tmp_path / "base", "llama_tied")
     how = recipe(learning_rate=1e-2)
     losses = []
     for name, compute in (("exact", torch.float32), ("fast", torch.bfloat16)):
-        start = load_for_training(str(folder), adapter=None, device="cpu", compute=compute, recipe=how)
-        assert (start.model.config._attn_implementation == "sdpa") == (name == "exact")
-        data = build_training_set(encoded_rows(10))
-        record = train(start, data, how, tmp_path / name, seed=0, compute=compute)
-        assert (record.result / "config.json").read_text() == (folder / "config.json").read_text()
-        losses.append(record.last_loss)
+        model = start(folder, how, compute=compute)
+        assert (model.model.config._attn_implementation == "sdpa") == (name == "exact")
+        losses.append(run(tmp_path / name, how, model=model, compute=compute).record.last_loss)
+        assert (tmp_path / name / "model" / "config.json").read_text() == (folder / "config.json").read_text()
     assert losses[0] != losses[1]
     assert losses[0] == pytest.approx(losses[1], rel=0.02)
 
@@ -266,38 +269,27 @@ def test_a_trained_model_is_its_base_but_for_the_weights(tmp_path: Path) -> None
     model.config.pad_token_id = model.generation_config.pad_token_id = None
     model.generation_config.eos_token_id = [2, 0]
     # contradictory sampling defaults, which transformers saves only when they are its own
-    folder = tmp_path / "base"
+    folder, result = tmp_path / "base", tmp_path / "model"
     model.save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
     generation = json.loads((folder / "generation_config.json").read_text()) | {"temperature": 0.6, "do_sample": False}
     (folder / "generation_config.json").write_text(json.dumps(generation))
-    start = load_for_training(str(folder), adapter=None, device="cpu", compute=torch.float32, recipe=recipe())
-    record = train(start, build_training_set(encoded_rows(4)), recipe(), tmp_path, seed=0, compute=torch.float32)
-    names = ("config.json", "chat_template.jinja", "tokenizer.json")
-    for name in names:
-        assert (record.result / name).read_text() == (folder / name).read_text(), name
-    kept = json.loads((record.result / "generation_config.json").read_text())
+    done = run(tmp_path, recipe(), model=start(folder, recipe()), count=4)
+    for name in ("config.json", "chat_template.jinja", "tokenizer.json"):
+        assert (result / name).read_text() == (folder / name).read_text(), name
+    kept = json.loads((result / "generation_config.json").read_text())
     assert kept["eos_token_id"] == [2, 0]
     assert kept.get("pad_token_id") is None
-    loaded = load_model(record.result, device="cpu", dtype="float32")
-    assert all(torch.equal(value, start.model.state_dict()[name]) for name, value in loaded.model.state_dict().items())
-    forget_checkpoints(tmp_path)
-    assert not (tmp_path / "checkpoints").exists()
+    assert same(load_model(result, device="cpu", dtype="float32").model.state_dict(), done.weights)
 
 
 def test_a_tokenizer_with_several_templates_is_saved_with_them(tmp_path: Path) -> None:
     tokenizer = tiny_tokenizer()
     template = tokenizer.chat_template
     tokenizer.chat_template = {"default": template, "tool_use": template, "rag": template}
-    record = train(
-        chat_model(tokenizer=tokenizer),
-        build_training_set(encoded_rows(4)),
-        recipe(),
-        tmp_path,
-        seed=0,
-        compute=torch.float32,
-    )
-    assert set(load_model(record.result, device="cpu").tokenizer.chat_template) == {"default", "tool_use", "rag"}
+    run(tmp_path, recipe(), model=chat_model(tokenizer=tokenizer), count=4)
+    saved = load_model(tmp_path / "model", device="cpu").tokenizer
+    assert set(saved.chat_template) == {"default", "tool_use", "rag"}
 
 
 def test_one_row_and_a_set_smaller_than_a_batch_train_on_what_is_there(tmp_path: Path) -> None:
@@ -311,7 +303,7 @@ def test_a_diverging_run_stops_and_leaves_no_model(tmp_path: Path) -> None:
     assert caught.value.code == ExitCode.NOT_MEASURED
     assert "learning_rate" in caught.value.hint
     assert not (tmp_path / "model").exists()
-    assert 3 < len((tmp_path / "loss.jsonl").read_text().splitlines()) < 90
+    assert 3 < len(read_curve(tmp_path)) < 90
 
 
 def test_a_loss_or_a_weight_that_is_no_number_stops_the_run(tmp_path: Path) -> None:
@@ -320,7 +312,7 @@ def test_a_loss_or_a_weight_that_is_no_number_stops_the_run(tmp_path: Path) -> N
         model.model.model.norm.weight[0] = float("nan")
     with pytest.raises(RipcurrentError, match="the loss of step 1 is nan"):
         run(tmp_path / "loss", recipe(), model=model)
-    assert json.loads((tmp_path / "loss" / "loss.jsonl").read_text())["loss"] is None
+    assert [point["loss"] for point in read_curve(tmp_path / "loss")] == [None]
 
     broken = chat_model()
     broken.model.requires_grad_(True)
@@ -331,46 +323,32 @@ def test_a_loss_or_a_weight_that_is_no_number_stops_the_run(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("losses", "diverges"),
-    [
-        ([2.0, float("inf")], True),
-        ([2.0, 6.1, 6.2, 6.3], True),
-        ([2.0, 6.3, 6.2, 6.3], True),
-        ([2.0, 1.0, 0.5, 9.0], False),
-        ([2.0, 9.0, 9.0, 1.0], False),
-        ([2.0, 9.0, 8.0, 7.0], False),
-        ([2.0, 6.1, 6.2, 5.9], False),
-        ([2.0], False),
-    ],
-)
-def test_what_diverges(losses: list[float], diverges: bool) -> None:
-    if diverges:
-        with pytest.raises(RipcurrentError, match=f"step {len(losses)}"):
-            require_converging(losses)
-    else:
-        require_converging(losses)
-
-
-@pytest.mark.parametrize(
     ("losses", "batch", "diverges"),
     [
-        # one easy row first is no reference for rows of another loss
+        ([2.0, float("inf")], 8, True),
+        ([2.0, 6.1, 6.2, 6.3], 8, True),
+        ([2.0, 6.3, 6.2, 6.3], 20, True),
+        ([2.0, 1.0, 0.5, 9.0], 8, False),
+        ([2.0, 9.0, 9.0, 1.0], 8, False),
+        ([2.0, 9.0, 8.0, 7.0], 8, False),
+        ([2.0, 6.1, 6.2, 5.9], 8, False),
+        ([2.0], 8, False),
+        # of small batches one easy row first is no reference for rows of another loss
         ([0.3, 1.2, 1.0, 1.25] * 30, 1, False),
         ([0.3] + [1.0 + step / 100 for step in range(60)], 1, False),
         ([1.0] + [9.0 + step / 10 for step in range(24)], 1, True),
         ([1.0] + [6.5 + step / 10 for step in range(12)], 2, True),
         ([1.0] + [6.5 + step / 10 for step in range(11)], 2, False),
-        ([1.0, 3.1, 3.2, 3.3], 8, True),
-        ([1.0, 3.1, 3.2, 3.3], 20, True),
     ],
 )
-def test_of_small_batches_the_first_loss_is_a_chance_one(losses: list[float], batch: int, diverges: bool) -> None:
+def test_what_diverges(losses: list[float], batch: int, diverges: bool) -> None:
+    for step in range(1, len(losses)):
+        require_converging(losses[:step], batch)
     if diverges:
-        with pytest.raises(RipcurrentError, match="Training diverges"):
+        with pytest.raises(RipcurrentError, match=f"Training diverges.*step {len(losses)}"):
             require_converging(losses, batch)
     else:
-        for step in range(1, len(losses) + 1):
-            require_converging(losses[:step], batch)
+        require_converging(losses, batch)
 
 
 def test_nothing_is_sent_anywhere(
@@ -402,26 +380,9 @@ def test_trackers_are_passed_through_and_named_when_they_cannot_be(
     monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, "mine", Tracker)
     run(tmp_path / "a", recipe(epochs=1), report_to=["mine"])
     assert len(told) == 3
-    with pytest.raises(RipcurrentError, match="wandbb is not supported"):
-        run(tmp_path / "b", recipe(), report_to=["wandbb"])
     monkeypatch.setattr(integration_utils, "is_wandb_available", lambda: False)
     with pytest.raises(RipcurrentError, match="wandb"):
         run(tmp_path / "c", recipe(), report_to=["wandb"])
-
-
-def test_what_cannot_be_trained_is_named(tmp_path: Path) -> None:
-    with pytest.raises(RipcurrentError, match="float16"):
-        compute_dtype(recipe(), "cpu", "float16")
-    with pytest.raises(RipcurrentError, match=r"cannot be trained so.*nowhere_proj"):
-        run(tmp_path, recipe(method="lora", r=2, target=("nowhere_proj",)))
-
-
-def test_longer_rows_are_cut_as_scoring_cuts_them(tmp_path: Path) -> None:
-    encoded = list(encode_rows(rows(6), tiny_tokenizer(), max_tokens=40))
-    data = build_training_set(encoded)
-    assert data.truncated > 0
-    done = run(tmp_path, recipe(batch=6, epochs=1), data=data)
-    assert done.fed[0][0].shape[1] <= 40
 
 
 def test_a_full_disk_is_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,42 +11,30 @@ from ripcurrent.lazy import lazily
 
 if TYPE_CHECKING:
     from ripcurrent.finetune._finetune import finetune
-    from ripcurrent.finetune._model import compute_dtype, load_for_training
+    from ripcurrent.finetune._model import compute_dtype
     from ripcurrent.finetune._options import FinetuneOptions
-    from ripcurrent.finetune._recipe import RECIPES, Recipe, as_trained, load_recipe, parse_recipe
-    from ripcurrent.finetune._rows import TrainingSet, build_training_set
+    from ripcurrent.finetune._recipe import Recipe, as_trained, load_recipe
     from ripcurrent.finetune._run import FinetuneManifest, FinetuneRun, TrainedRows, TrainingFacts
-    from ripcurrent.finetune._train import TrainingRecord, forget_checkpoints, train
 
 __all__ = [
-    "RECIPES",
     "FinetuneManifest",
     "FinetuneOptions",
     "FinetuneRun",
     "Recipe",
     "TrainedRows",
     "TrainingFacts",
-    "TrainingRecord",
-    "TrainingSet",
     "as_trained",
-    "build_training_set",
     "compute_dtype",
     "finetune",
-    "forget_checkpoints",
-    "load_for_training",
     "load_recipe",
-    "parse_recipe",
-    "train",
 ]
 
 _HOMES = {
     "_finetune": ("finetune",),
-    "_model": ("compute_dtype", "load_for_training"),
+    "_model": ("compute_dtype",),
     "_options": ("FinetuneOptions",),
-    "_recipe": ("RECIPES", "Recipe", "as_trained", "load_recipe", "parse_recipe"),
-    "_rows": ("TrainingSet", "build_training_set"),
+    "_recipe": ("Recipe", "as_trained", "load_recipe"),
     "_run": ("FinetuneManifest", "FinetuneRun", "TrainedRows", "TrainingFacts"),
-    "_train": ("TrainingRecord", "forget_checkpoints", "train"),
 }
 
 # hidden from type checkers, which would otherwise let every misspelt name pass

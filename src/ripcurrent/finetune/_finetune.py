@@ -5,7 +5,8 @@ from __future__ import annotations
 import gc
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+import shutil
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -16,8 +17,8 @@ from ripcurrent.data import Dataset, DatasetInfo, Row, canonical_json, encode_ro
 from ripcurrent.errors import MissingExtraError
 from ripcurrent.finetune._options import FinetuneOptions
 from ripcurrent.finetune._recipe import Recipe, load_recipe
-from ripcurrent.finetune._run import FinetuneManifest, FinetuneRun, TrainedRows, TrainingFacts
-from ripcurrent.models import describe
+from ripcurrent.finetune._run import CHECKPOINTS, ROWS, FinetuneManifest, FinetuneRun, TrainedRows, TrainingFacts
+from ripcurrent.models import ModelInfo, describe
 from ripcurrent.progress import Progress, SilentProgress
 from ripcurrent.runs import RunFolder, library_versions, machine, require_run_folder, written_whole
 from ripcurrent.scan import require_positions
@@ -26,10 +27,8 @@ if TYPE_CHECKING:
     import torch
 
     from ripcurrent.finetune._rows import TrainingSet
-    from ripcurrent.finetune._train import TrainingRecord
     from ripcurrent.models import ChatModel
 
-ROWS = "rows.jsonl"
 LIBRARIES = ("torch", "transformers", "trl", "accelerate", "peft", "datasets", "tokenizers", "numpy")
 UNTRAINED = {
     *("name", "revision", "architecture", "device", "adapter", "adapter_base", "fingerprint"),
@@ -70,7 +69,7 @@ def finetune(
     if find_spec("trl") is None:
         raise MissingExtraError("trl", "train")
     from ripcurrent.finetune._model import compute_dtype, load_for_training, result_kind
-    from ripcurrent.finetune._train import forget_checkpoints, train
+    from ripcurrent.finetune._train import train
 
     chosen = FinetuneOptions.resolve(options, changes)
     chosen_recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
@@ -91,12 +90,10 @@ def finetune(
     # a run that memory stopped before its first step may go on with another recipe
     with RunFolder(Path(out), identity, no_results=(ROWS,)) as run:
         if run.has_manifest and (run.folder / kind).is_dir():
-            forget_checkpoints(run.folder)
+            shutil.rmtree(run.folder / CHECKPOINTS, ignore_errors=True)
             return FinetuneRun.open(run.folder)
         training_set = _training_set(rows, chat_model, chosen, run.folder)
-        total = chosen_recipe.total_steps(len(training_set.rows))
-        report.start(f"training, {total} steps", _rows_until(total, chosen_recipe, training_set))
-        record = train(
+        facts = train(
             chat_model,
             training_set,
             chosen_recipe,
@@ -105,15 +102,15 @@ def finetune(
             compute=compute,
             report_to=report_to,
             checkpoint_minutes=checkpoint_minutes,
-            on_step=_step_counter(report, chosen_recipe, training_set),
+            progress=report,
         )
         report.finish()
         # the trainer lies in cycles, and its optimizer's state is twice the model: the next model needs the room
         gc.collect()
-        facts = _facts(record, identity["resolved_dtype"], report_to)
         manifest = _manifest(started, about_rows, training_set, chat_model, chosen_recipe, chosen, facts)
         manifest.write(run.folder)
-        forget_checkpoints(run.folder)
+        # only now, when the result and all that is said of it are there
+        shutil.rmtree(run.folder / CHECKPOINTS, ignore_errors=True)
     return FinetuneRun(run.folder, manifest)
 
 
@@ -136,12 +133,12 @@ def _manifest(
         machine=machine(),
         seeds={"seed": options.seed},
         dataset=rows,
-        rows=_trained_rows(rows, training_set),
-        model=about.model_copy(update=dict.fromkeys(type(about).model_fields.keys() - UNTRAINED)),
+        rows=training_set.about,
+        model=ModelInfo(**about.model_dump(include=UNTRAINED)),
         recipe=recipe,
         options=options,
         training=training,
-        notes=(*_notes(rows.rows, recipe, training_set), *filter(None, [about.other_base()])),
+        notes=(*_notes(recipe, training_set.about), *filter(None, [about.other_base()])),
     )
 
 
@@ -184,62 +181,14 @@ def _training_set(rows: Dataset, chat_model: ChatModel, options: FinetuneOptions
     return training_set
 
 
-def _step_counter(progress: Progress, recipe: Recipe, training_set: TrainingSet) -> Callable[[int], None]:
-    """Counts rows as steps are done; those before a checkpoint are skipped."""
-    seen = 0
-
-    def on_step(step: int) -> None:
-        nonlocal seen
-        before, now = (_rows_until(one, recipe, training_set) for one in (step - 1, step))
-        if before > seen:
-            progress.skipped(before - seen)
-        progress.rows(now - before)
-        seen = now
-
-    return on_step
-
-
-def _rows_until(step: int, recipe: Recipe, training_set: TrainingSet) -> int:
-    """How many rows this many steps take; an epoch's last step may have fewer than a batch."""
-    rows = len(training_set.rows)
-    epochs, rest = divmod(step, recipe.steps_per_epoch(rows))
-    return epochs * rows + rest * recipe.batch
-
-
-def _trained_rows(rows: DatasetInfo, training_set: TrainingSet) -> TrainedRows:
-    return TrainedRows(
-        count=rows.rows,
-        trained=len(training_set.rows),
-        left_out=dict(training_set.left_out),
-        truncated=training_set.truncated,
-        loss_tokens=training_set.loss_tokens,
-        tokens_sha256=training_set.sha256,
-        file=ROWS,
-    )
-
-
-def _facts(record: TrainingRecord, compute: object, report_to: Sequence[str]) -> TrainingFacts:
-    return TrainingFacts(
-        kind="adapter" if record.result.name == "adapter" else "model",
-        steps=record.steps,
-        resumed_from=record.resumed_from,
-        first_loss=record.first_loss,
-        last_loss=record.last_loss,
-        seconds=record.seconds,
-        trained_parameters=record.trained_parameters,
-        compute=str(compute),
-        report_to=tuple(report_to),
-    )
-
-
-def _notes(count: int, recipe: Recipe, training_set: TrainingSet) -> Iterator[str]:
-    trained = len(training_set.rows)
-    if trained < count:
-        reasons = ", ".join(f"{number} {status}" for status, number in sorted(training_set.left_out.items()))
-        yield f"{count - trained} of {count} rows were left out ({reasons})."
-    if training_set.truncated:
-        yield f"{training_set.truncated} rows were cut at the token limit and have no end of turn."
-    if trained == 1:
+def _notes(recipe: Recipe, rows: TrainedRows) -> Iterator[str]:
+    if rows.trained < rows.count:
+        reasons = ", ".join(f"{number} {status}" for status, number in sorted(rows.left_out.items()))
+        yield f"{rows.count - rows.trained} of {rows.count} rows were left out ({reasons})."
+    if rows.truncated:
+        yield f"{rows.truncated} rows were cut at the token limit and have no end of turn."
+    if rows.trained == 1:
         yield f"The set has one row: every step trained on it alone, not on a batch of {recipe.batch}."
-    elif trained < recipe.batch:
-        yield f"The set of {trained} rows is smaller than a batch of {recipe.batch}: every step trained on all of them."
+    elif rows.trained < recipe.batch:
+        size = rows.trained
+        yield f"The set of {size} rows is smaller than a batch of {recipe.batch}: every step trained on all of them."

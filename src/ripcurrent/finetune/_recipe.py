@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,11 +11,10 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ripcurrent.errors import RipcurrentError
+from ripcurrent.options import did_you_mean
 
 Keys = Mapping[str, Any]
 """A recipe as YAML has it."""
-
-_FOLDER = Path(__file__).parent / "recipes"
 
 RECIPES: tuple[str, ...] = ("paper", "lora", "embedded")
 """Names of the recipes that come with the package."""
@@ -113,11 +111,11 @@ def load_recipe(name: str | Path) -> Recipe:
     """
     text = str(name)
     if text in RECIPES:
-        return parse_recipe(_read(_FOLDER / f"{text}.yaml"), where=text, name=text)
+        return parse_recipe(_read(Path(__file__).parent / "recipes" / f"{text}.yaml"), where=text, name=text)
     path = Path(text).expanduser()
     if path.suffix.lower() not in (".yaml", ".yml"):
         raise RipcurrentError(
-            f"There is no recipe {text!r}.{_did_you_mean(text, RECIPES)}",
+            f"There is no recipe {text!r}.{did_you_mean(text.lower(), RECIPES)}",
             f"Recipes: {', '.join(RECIPES)}, or a .yaml file.",
         )
     if not path.is_file():
@@ -136,20 +134,16 @@ def parse_recipe(values: Keys, *, where: str, name: str) -> Recipe:
     except ValidationError as error:
         # a key that is misspelt is missing too: the unknown one says more
         first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
-        key = str(first["loc"][0]) if first["loc"] else None
+    key, reason = "".join(map(str, first["loc"][:1])), first["msg"].removeprefix("Value error, ")
+    hint = f"Compare with a recipe that comes along: {', '.join(RECIPES)}."
+    if first["type"] == "extra_forbidden":
         keys = tuple(Recipe.model_fields)
-        if first["type"] == "extra_forbidden" and key is not None:
-            raise RipcurrentError(
-                f"Recipe {where}: there is no key {key!r}.{_did_you_mean(key, keys)}", f"Keys: {', '.join(keys)}."
-            ) from None
-        reason = first["msg"].removeprefix("Value error, ")
-        if first["type"] == "missing":
-            what = f"{key} is missing"
-        else:
-            what = reason if key is None else f"{key} {first['input']!r} is not possible: {reason}"
-        raise RipcurrentError(
-            f"Recipe {where}: {what}.", f"Compare with a recipe that comes along: {', '.join(RECIPES)}."
-        ) from None
+        what, hint = f"there is no key {key!r}.{did_you_mean(key, keys)}", f"Keys: {', '.join(keys)}."
+    elif first["type"] == "missing":
+        what = f"{key} is missing."
+    else:
+        what = f"{key} {first['input']!r} is not possible: {reason}." if key else f"{reason}."
+    raise RipcurrentError(f"Recipe {where}: {what}", hint)
 
 
 def _read(path: Path) -> Keys:
@@ -163,8 +157,3 @@ def _read(path: Path) -> Keys:
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise RipcurrentError(f"The recipe {path} has no keys and values.", hint)
     return values
-
-
-def _did_you_mean(text: str, names: tuple[str, ...]) -> str:
-    near = get_close_matches(text.lower(), names, n=1, cutoff=0.5)
-    return f" Did you mean {near[0]}?" if near else ""

@@ -1,20 +1,20 @@
-"""Rows as they are trained: the tokens and masks that scoring has, padded into batches without tokenising again."""
+"""Rows as they are trained: the tokens and masks that scoring has, without tokenising again."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from jaxtyping import Int
 from torch import Tensor
 
 from ripcurrent.data import EncodedRow
 from ripcurrent.errors import ExitCode, RipcurrentError
+from ripcurrent.finetune._run import TrainedRows
 from ripcurrent.gradients import plan_batches
 
 if TYPE_CHECKING:
@@ -32,14 +32,8 @@ class TrainingSet:
     """Columns ``input_ids`` and ``labels``, one row each."""
     rows: tuple[int, ...]
     """0-based positions of these rows in the input."""
-    left_out: Mapping[str, int]
-    """Rows that cannot be trained on, by reason."""
-    truncated: int
-    """Rows of which only the head is trained."""
-    loss_tokens: int
-    """Tokens that bear loss, over all rows."""
-    sha256: str
-    """SHA-256 in hex of all tokens and labels, in order."""
+    about: TrainedRows
+    """What a manifest keeps of them."""
 
 
 def build_training_set(encoded: Iterable[EncodedRow]) -> TrainingSet:
@@ -55,9 +49,10 @@ def build_training_set(encoded: Iterable[EncodedRow]) -> TrainingSet:
     labels: list[np.ndarray] = []
     rows: list[int] = []
     left_out: Counter[str] = Counter()
-    truncated = 0
+    count = truncated = 0
     digest = hashlib.sha256()
     for row in encoded:
+        count += 1
         if row.status != "ok":
             left_out[row.status] += 1
             continue
@@ -78,38 +73,19 @@ def build_training_set(encoded: Iterable[EncodedRow]) -> TrainingSet:
             "See how a row is rendered and masked with: ripcurrent doctor DATASET --model M",
             code=ExitCode.NOT_MEASURED,
         )
-    return TrainingSet(
-        dataset=Dataset.from_dict({"input_ids": tokens, "labels": labels}),
-        rows=tuple(rows),
+    about = TrainedRows(
+        count=count,
+        trained=len(rows),
         left_out=dict(left_out),
         truncated=truncated,
         loss_tokens=int(sum((row != IGNORED).sum() for row in labels)),
-        sha256=digest.hexdigest(),
+        tokens_sha256=digest.hexdigest(),
     )
-
-
-class RightPadding:
-    """Puts rows into a batch, padded on the right; a padded place bears no loss."""
-
-    def __init__(self, pad_token_id: int) -> None:
-        self._pad = pad_token_id
-
-    def __call__(self, rows: Sequence[Mapping[str, Sequence[int]]]) -> dict[str, Int[Tensor, "rows tokens"]]:
-        """``input_ids``, ``labels`` and ``attention_mask`` of a batch."""
-        shape = len(rows), max(len(row["input_ids"]) for row in rows)
-        ids = torch.full(shape, self._pad)
-        labels = torch.full(shape, IGNORED)
-        attention = torch.zeros(shape, dtype=torch.long)
-        for place, row in enumerate(rows):
-            length = len(row["input_ids"])
-            ids[place, :length] = torch.tensor(row["input_ids"])
-            labels[place, :length] = torch.tensor(row["labels"])
-            attention[place, :length] = 1
-        return {"input_ids": ids, "labels": labels, "attention_mask": attention}
+    return TrainingSet(Dataset.from_dict({"input_ids": tokens, "labels": labels}), tuple(rows), about)
 
 
 def split_by_length(batch: Mapping[str, Tensor], token_budget: int) -> list[dict[str, Tensor]]:
-    """A batch of :class:`RightPadding` as parts of rows of like length, each padded to its own longest row."""
+    """A right-padded batch as parts of rows of like length, each padded to its own longest row."""
     lengths = batch["attention_mask"].sum(dim=1)
     parts = []
     for places in plan_batches(lengths.tolist(), token_budget):

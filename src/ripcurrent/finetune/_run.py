@@ -14,6 +14,9 @@ from ripcurrent.finetune._recipe import Recipe
 from ripcurrent.models import ModelInfo
 from ripcurrent.runs import Manifest
 
+ROWS, LOSSES, CHECKPOINTS = "rows.jsonl", "loss.jsonl", "checkpoints"
+"""In the run folder: the rows' ids and hashes, the loss of every step, and, until the run ends, its checkpoints."""
+
 ResultKind = Literal["model", "adapter"]
 """What a run leaves: a whole model, or a LoRA adapter for the model that was named."""
 
@@ -35,8 +38,7 @@ class TrainedRows(_Record):
     loss_tokens: int
     tokens_sha256: str
     """Hash of all tokens and labels, in order."""
-    file: str
-    """The file, in the run folder, of the rows' ids and hashes."""
+    file: str = ROWS
 
 
 class TrainingFacts(_Record):
@@ -52,6 +54,7 @@ class TrainingFacts(_Record):
     seconds: float
     """Time that the last call trained."""
     trained_parameters: int
+    """Scalar parameters that were trained."""
     masters: str = "float32"
     """Type of the trained weights and the optimizer's state."""
     compute: str
@@ -92,7 +95,7 @@ class FinetuneRun:
 
     @property
     def kind(self) -> ResultKind:
-        """Whether a model or an adapter was made."""
+        """What was made."""
         return self.manifest.training.kind
 
     @property
@@ -103,7 +106,7 @@ class FinetuneRun:
     @property
     def loss_path(self) -> Path:
         """The loss of every step, as JSON lines."""
-        return self.folder / "loss.jsonl"
+        return self.folder / LOSSES
 
     def to_json(self) -> dict[str, JsonValue]:
         """What ``finetune --json`` prints."""

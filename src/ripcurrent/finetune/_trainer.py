@@ -4,26 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from peft import PeftModel
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import PrinterCallback, TrainerCallback
+from transformers.trainer_utils import rotate_checkpoints
 from trl import SFTConfig, SFTTrainer
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.finetune._checkpoints import keep_only, seal
+from ripcurrent.finetune._checkpoints import seal
 from ripcurrent.finetune._head_loss import add_head_loss
 from ripcurrent.finetune._recipe import Recipe
-from ripcurrent.finetune._rows import RightPadding, TrainingSet, split_by_length
-from ripcurrent.finetune._schedule import make_schedule
-from ripcurrent.models import ChatModel
-
-if TYPE_CHECKING:
-    from torch.optim import Optimizer
-    from torch.optim.lr_scheduler import LambdaLR
-
+from ripcurrent.finetune._rows import TrainingSet, split_by_length
+from ripcurrent.models import ChatModel, first_line
 
 PART_TOKENS = 1024
 """Padded tokens that a processor computes at once: more rows at a time are no faster there, and take more memory."""
@@ -39,29 +36,22 @@ class RowTrainer(SFTTrainer):  # type: ignore[misc]  # TRL has no types
     parts), so a long row weighs more than a short one; a score's loss is the mean over one row's own tokens.
     """
 
-    def __init__(self, *, recipe: Recipe, rows: int, **arguments: Any) -> None:
+    def __init__(self, recipe: Recipe, **arguments: Any) -> None:
         self._recipe = recipe
-        self._steps_per_epoch = recipe.steps_per_epoch(rows)
         super().__init__(**arguments)
-        self._own_loss = self._add_own_loss()
-
-    def _add_own_loss(self) -> bool:
-        """Take over the loss where TRL's is slow (see ``_head_loss``) and the model's head is understood."""
-        fast_already = self.accelerator.device.type in ("cuda", "xpu")
-        if fast_already or self.accelerator.num_processes > 1 or self.aux_loss_enabled:
-            return False
-        causal = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
-        try:
-            add_head_loss(causal)
-        except RipcurrentError:
-            return False
-        return True
+        # where TRL's is slow (see ``_head_loss``) and the model's head is understood
+        self._own_loss = self.accelerator.device.type not in ("cuda", "xpu")
+        if self._own_loss:
+            try:
+                add_head_loss(self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model)
+            except RipcurrentError:
+                self._own_loss = False
 
     def compute_loss(
         self, model: Any, inputs: Named, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """Cross-entropy in nats, the mean over the batch's loss-bearing tokens."""
-        if not self._own_loss or return_outputs or num_items_in_batch is None:
+        if not self._own_loss or num_items_in_batch is None:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         return model(**inputs, loss_sum=True) / torch.as_tensor(num_items_in_batch).clamp(min=1)
 
@@ -73,16 +63,12 @@ class RowTrainer(SFTTrainer):  # type: ignore[misc]  # TRL has no types
         # one mean over the whole batch's tokens: the parts' losses, and so their gradients, add up to it
         return sum(super(RowTrainer, self).training_step(model, part, num_items_in_batch) for part in parts)
 
-    def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> LambdaLR:
-        """The recipe's schedule in place of the named one of the arguments."""
-        self.lr_scheduler = make_schedule(
-            self._recipe,
-            self.optimizer if optimizer is None else optimizer,
-            total_steps=num_training_steps,
-            steps_per_epoch=self._steps_per_epoch,
-        )
-        self._created_lr_scheduler = True
-        return self.lr_scheduler
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
+        """The schedule of the name in transformers; for ``step`` PyTorch's ``StepLR``, stepped once an epoch."""
+        gamma, steps = self._recipe.gamma, self._recipe.steps_per_epoch(len(self.train_dataset))
+        if gamma is not None:
+            self.lr_scheduler = LambdaLR(optimizer or self.optimizer, lambda step: gamma ** (step // steps))
+        return super().create_scheduler(num_training_steps, optimizer)
 
     def create_model_card(self, *arguments: Any, **named: Any) -> None:
         """Write none: a run's manifest says more, and names no user."""
@@ -94,7 +80,7 @@ class RowTrainer(SFTTrainer):  # type: ignore[misc]  # TRL has no types
         super()._save_checkpoint(model, trial)
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
         seal(folder)
-        keep_only(folder)
+        rotate_checkpoints(self.args.output_dir, save_total_limit=1)
 
 
 def make_trainer(
@@ -115,27 +101,25 @@ def make_trainer(
             target that the model has not.
     """
     tokenizer = chat_model.tokenizer
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
     lora = None if recipe.method == "full" else _lora(recipe)
     if lora is None:
         chat_model.model.requires_grad_(True)
     try:
         arguments = _arguments(chat_model, recipe, checkpoints, seed, compute, report_to)
         trainer = RowTrainer(
-            recipe=recipe,
-            rows=len(training_set.rows),
+            recipe,
             model=chat_model.model,
             args=arguments,
             train_dataset=training_set.dataset,
-            data_collator=RightPadding(pad),
+            data_collator=DataCollatorForLanguageModeling(tokenizer.pad_token_id or 0),
             processing_class=tokenizer,
             peft_config=lora,
             callbacks=list(callbacks),
         )
     except (ValueError, RuntimeError, ImportError) as error:
         raise RipcurrentError(
-            f"{chat_model.name} cannot be trained so: {str(error).strip().splitlines()[0].removesuffix('.')}.",
-            "Change the recipe, --dtype, --device or --report-to accordingly.",
+            f"{chat_model.name} cannot be trained so: {first_line(error)}.",
+            "Change the recipe, dtype, device or tracker accordingly.",
         ) from error
     trainer.remove_callback(PrinterCallback)
     # Padding stands on the right, where causal attention never looks back at it. Without the mask the kernels for plain
@@ -175,6 +159,8 @@ def _arguments(
         max_steps=recipe.steps or -1,
         optim="adamw_torch",
         learning_rate=recipe.learning_rate,
+        lr_scheduler_type=recipe.schedule if recipe.schedule in ("linear", "cosine") else "constant_with_warmup",
+        warmup_steps=recipe.warmup,
         weight_decay=recipe.weight_decay,
         max_grad_norm=recipe.max_grad_norm or 0.0,
         gradient_checkpointing=recipe.gradient_checkpointing,

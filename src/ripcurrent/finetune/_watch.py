@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from ripcurrent.errors import ExitCode, RipcurrentError
+from ripcurrent.progress import Progress
 from ripcurrent.runs import written_whole
 
 TIMES, IN_A_ROW = 3.0, 3
@@ -21,9 +22,6 @@ FEW, ROWS = 8, 24
 as have so many rows."""
 
 _CURVE = ("step", "epoch", "loss", "learning_rate", "grad_norm")
-
-StepSeen = Callable[[int], None]
-"""Told of every optimizer step's number, counted from 1."""
 
 
 def require_converging(losses: Sequence[float], batch: int = FEW) -> None:
@@ -38,49 +36,43 @@ def require_converging(losses: Sequence[float], batch: int = FEW) -> None:
     """
     last = losses[-1]
     if not math.isfinite(last):
-        _stop(len(losses), f"the loss of step {len(losses)} is {last}")
+        raise diverging(f"the loss of step {len(losses)} is {last}")
     steps = max(IN_A_ROW, -(-ROWS // batch))
     times = TIMES * max(1.0, math.sqrt(FEW / batch))
     recent = losses[-steps:]
     # the first loss cannot be among the last ones: it is no multiple of itself
     if len(losses) > steps and min(recent) > times * losses[0] and last == max(recent):
-        _stop(len(losses), f"the loss rose from {losses[0]:.3g} to {last:.3g} by step {len(losses)}")
+        raise diverging(f"the loss rose from {losses[0]:.3g} to {last:.3g} by step {len(losses)}")
 
 
-def _stop(step: int, what: str) -> None:
-    raise RipcurrentError(
+def diverging(what: str) -> RipcurrentError:
+    """The error of a training that diverges, with exit code 2."""
+    return RipcurrentError(
         f"Training diverges: {what}. It was stopped, and no model was written.",
         "Use a recipe with a lower learning_rate, or with max_grad_norm, in another folder (--out).",
         code=ExitCode.NOT_MEASURED,
     )
 
 
-class LossCurve(TrainerCallback):  # type: ignore[misc]  # transformers has no types
-    """Keeps the loss of every step as JSON lines, and stops a run that diverges."""
+class Watch(TrainerCallback):  # type: ignore[misc]  # transformers has no types
+    """Keeps the loss of every step as JSON lines, stops a run that diverges, asks for a checkpoint every so often."""
 
-    def __init__(self, path: Path, on_step: StepSeen, batch: int) -> None:
-        self._path = path
-        self._batch = batch
-        self._on_step = on_step
+    def __init__(self, path: Path, progress: Progress, batch: int, minutes: float) -> None:
+        self._path, self._progress, self._batch = path, progress, batch
+        self._seconds = 60 * minutes
+        self._since = time.monotonic()
         self.losses: list[float] = []
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: TrainerState, *rest: Any, **named: Any) -> None:
         """Begin the file with the steps up to the checkpoint, which carries their losses."""
         points = [entry for entry in state.log_history if "loss" in entry]
         self.losses = [point["loss"] for point in points]
         with written_whole(self._path) as part:
             part.write_text("".join(map(_line, points)), encoding="utf-8")
+        self._progress.start("training", state.max_steps, "steps")
+        self._progress.skipped(len(points))
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **kwargs: Any,
-    ) -> None:
+    def on_log(self, args: Any, state: TrainerState, *rest: Any, **named: Any) -> None:
         """Add one step."""
         point = state.log_history[-1]
         if "loss" not in point:
@@ -89,33 +81,18 @@ class LossCurve(TrainerCallback):  # type: ignore[misc]  # transformers has no t
             file.write(_line(point))
         self.losses.append(point["loss"])
         require_converging(self.losses, self._batch)
-        self._on_step(point["step"])
+        self._progress.rows(1)
 
-
-class CheckpointClock(TrainerCallback):  # type: ignore[misc]  # transformers has no types
-    """Asks for a checkpoint when the last one is so many minutes old."""
-
-    def __init__(self, minutes: float) -> None:
-        self._seconds = 60 * minutes
-        self._since = time.monotonic()
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Start the clock."""
-        self._since = time.monotonic()
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Ask, except after the last step, whose weights are the result."""
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **named: Any) -> None:
+        """Ask for a checkpoint, except after the last step, whose weights are the result."""
         if state.global_step < state.max_steps and time.monotonic() - self._since >= self._seconds:
             control.should_save = True
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_save(self, *rest: Any, **named: Any) -> None:
         """Start the clock anew."""
         self._since = time.monotonic()
 
 
-def _line(point: dict[str, Any]) -> str:
+def _line(point: Mapping[str, float]) -> str:
     values = {key: point[key] for key in _CURVE if key in point}
-    plain = {key: value if math.isfinite(value) else None for key, value in values.items()}
-    return json.dumps(plain) + "\n"
+    return json.dumps({key: value if math.isfinite(value) else None for key, value in values.items()}) + "\n"
