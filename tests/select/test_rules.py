@@ -13,22 +13,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from ripcurrent.errors import ExitCode, RipcurrentError
-from ripcurrent.select import (
-    FORMAT_TRAITS,
-    between,
-    bottom,
-    controls_for,
-    distance,
-    generator,
-    match_format,
-    match_length,
-    match_loss,
-    of_format,
-    random,
-    top,
-    union,
-)
+from ripcurrent.select import between, bottom, generator, match_format, match_length, of_format, random, top, union
+from ripcurrent.select._controls import controls_for
 from ripcurrent.select._line_match import match_on_line
+from ripcurrent.select._match import FORMAT_TRAITS, distance, match_loss
 from tests.select.fabricate import HARMFUL_PLACES, fabricate, fabricate_cosines
 
 

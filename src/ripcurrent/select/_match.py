@@ -1,4 +1,8 @@
-"""Controls matched to a selection one to one: by response length, by format, by loss."""
+"""Controls matched to a selection one to one: by response length, by format, by loss.
+
+Each gives rows in the order of the selection's rows they stand for; fewer, as a shortfall, where too few are left
+outside. Equal seeds give equal rows. A `RipcurrentError` is raised where no usable row is left outside the selection.
+"""
 
 from __future__ import annotations
 
@@ -24,18 +28,6 @@ def match_length(run: ScanRun, selection: Selection, seed: int) -> Selection:
 
     The match is the best possible as a whole: no other set of as many rows has a smaller mean absolute difference.
     Rows of equal length, and choices of equal cost, are settled at random.
-
-    Args:
-        run: The scan.
-        selection: What to match.
-        seed: Equal seeds give equal rows.
-
-    Returns:
-        The rows in the order of the selection's rows they stand for; fewer, as a shortfall, where too few are left
-        outside.
-
-    Raises:
-        RipcurrentError: No usable row is left outside the selection.
     """
     chosen, pool = np.array(selection.indices), free_rows(run, selection.indices)
     lengths = run.floats("response_tokens")
@@ -48,18 +40,7 @@ def match_format(run: ScanRun, selection: Selection, seed: int) -> Selection:
     """For every row of a selection a random row outside it with the same combination of format traits.
 
     Where a combination runs out, the nearest one (fewest traits that differ) fills in, at random among equally near
-    rows.
-
-    Args:
-        run: The scan.
-        selection: What to match.
-        seed: Equal seeds give equal rows.
-
-    Returns:
-        The rows in the order of the selection's rows they stand for; ``filled`` counts those of another combination.
-
-    Raises:
-        RipcurrentError: No usable row is left outside the selection.
+    rows; ``filled`` counts these.
     """
     random = generator(seed, "format")
     chosen, pool = np.array(selection.indices), random.permutation(free_rows(run, selection.indices))
@@ -96,17 +77,8 @@ def match_loss(run: ScanRun, selection: Selection, seed: int) -> Selection:
     Both losses are divided by their standard deviation over the usable rows; the selection's rows take their nearest
     free row in random order, without replacement.
 
-    Args:
-        run: The scan.
-        selection: What to match.
-        seed: Equal seeds give equal rows.
-
-    Returns:
-        The rows in the order of the selection's rows they stand for; fewer, as a shortfall, where too few are left
-        outside.
-
     Raises:
-        RipcurrentError: The run measured no losses, or no usable row is left outside the selection.
+        RipcurrentError: The run measured no losses.
     """
     from scipy.spatial import cKDTree
 
@@ -140,18 +112,17 @@ def match_loss(run: ScanRun, selection: Selection, seed: int) -> Selection:
 def _nearest_free(tree: Any, offered: FloatArray, wanted: FloatArray, free: BoolArray) -> int:
     """The place of the nearest point that is free; of equally near ones the first."""
     count = 8
-    while True:
-        count = min(count, len(offered))
-        apart, near = (np.atleast_1d(one) for one in tree.query(wanted, k=count))
+    while count < len(offered):
+        apart, near = tree.query(wanted, k=count)
         left = near[free[near]]
         # what is as far as the last one found may go on behind it
-        if len(left) and (count == len(offered) or apart[free[near]][0] < apart[-1]):
-            squares = ((offered[left] - wanted) ** 2).sum(axis=1)
-            return int(left[squares == squares.min()].min())
-        if count == len(offered):
-            squares = ((offered - wanted) ** 2).sum(axis=1)
-            return int(np.argmin(np.where(free, squares, np.inf)))
+        if len(left) and apart[free[near]][0] < apart[-1]:
+            break
         count *= 4
+    else:
+        left = np.flatnonzero(free)
+    squares = ((offered[left] - wanted) ** 2).sum(axis=1)
+    return int(left[squares == squares.min()].min())
 
 
 def distance(column: str, selected: FloatArray, control: FloatArray) -> Distance:
@@ -160,8 +131,7 @@ def distance(column: str, selected: FloatArray, control: FloatArray) -> Distance
 
     selected, control = selected[np.isfinite(selected)], control[np.isfinite(control)]
     if len(selected) == 0 or len(control) == 0:
-        nan = float("nan")
-        return Distance(column, nan, nan, nan, nan)
+        return Distance(column, *[float("nan")] * 4)
     both = np.concatenate([selected, control])
     shares = [np.searchsorted(np.sort(sample), both, side="right") / len(sample) for sample in (selected, control)]
     return Distance(

@@ -87,7 +87,7 @@ def between(
         run: The scan.
         by: Any numeric column; the run's default ranking unless given.
         low: Smallest value taken; None leaves this end open.
-        high: Largest value taken; None leaves this end open.
+        high: The same at the other end.
         quantiles: ``low`` and ``high`` are probabilities in [0, 1], of quantiles among the rows that have a score.
 
     Raises:
@@ -132,11 +132,7 @@ def between(
 def random(run: ScanRun, k: int, seed: int, without: Collection[int] = ()) -> Selection:
     """``k`` rows of status ``ok`` drawn at random, each equally likely, in the order drawn and without scores.
 
-    Args:
-        run: The scan.
-        k: Rows to draw; fewer come back, as a shortfall, where fewer are usable.
-        seed: Equal seeds draw equal rows.
-        without: Row numbers that must not be drawn.
+    Fewer come back, as a shortfall, where fewer are usable. Equal seeds draw equal rows, none of them of ``without``.
 
     Raises:
         RipcurrentError: No usable row is left.
@@ -150,11 +146,8 @@ def random(run: ScanRun, k: int, seed: int, without: Collection[int] = ()) -> Se
 def of_format(run: ScanRun, trait: str, k: int, seed: int) -> Selection:
     """``k`` rows drawn at random from all rows of one format (the paper's baselines: all lists, all maths).
 
-    Args:
-        run: The scan.
-        trait: ``list`` (bulleted or numbered), ``bullet``, ``numbered``, ``maths`` or ``code``.
-        k: Rows to draw; fewer come back, as a shortfall, where fewer have the format.
-        seed: Equal seeds draw equal rows.
+    ``trait`` is ``list`` (bulleted or numbered), ``bullet``, ``numbered``, ``maths`` or ``code``. Fewer come back, as a
+    shortfall, where fewer have it. Equal seeds draw equal rows.
 
     Raises:
         RipcurrentError: An unknown format, or one that no usable row has.
@@ -199,11 +192,7 @@ def number_of_rows(size: int | str, usable: int) -> int:
 
 
 def checked_count(k: int) -> int:
-    """A number of rows to take.
-
-    Raises:
-        RipcurrentError: Below one.
-    """
+    """``k``, or a `RipcurrentError` where it is below one."""
     if k < 1:
         raise RipcurrentError(f"A selection of {k} rows is empty.", "Ask for at least one row.")
     return k

@@ -89,12 +89,9 @@ def _selections(run: ScanRun, options: SelectOptions) -> Iterator[Selection]:
 
 def _rows(run: ScanRun, options: SelectOptions, rule: str) -> int:
     """How many rows a number or a share is, of those that have a score."""
-    size: int | str = getattr(options, rule)
-    if isinstance(size, int) or size.strip().removeprefix("-").isdecimal():
-        return int(size)
     usable = int(np.isfinite(run.scores(options.by or run.default_ranking)).sum())
     try:
-        return number_of_rows(size, usable)
+        return number_of_rows(getattr(options, rule), usable)
     except ValueError as error:
         raise RipcurrentError(f"--{rule} {error}.", f"Write --{rule} 100 or --{rule} 20%.") from None
 

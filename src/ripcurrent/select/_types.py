@@ -7,13 +7,10 @@ from pathlib import Path
 from typing import Literal
 
 Ranked = Literal["top", "bottom", "between", "union"]
-Drawn = Literal["random", "format", "length-matched", "format-matched", "loss-matched", "file"]
-Composed = Literal["all", "all-but", "share", "mix", "within-length"]
+Drawn = Literal["random", "format", "length-matched", "format-matched", "loss-matched"]
+Composed = Literal["all", "all-but", "mix"]
 Kind = Ranked | Drawn | Composed
 """The rule that made a selection."""
-
-RANKED_KINDS: frozenset[Kind] = frozenset({"top", "bottom"})
-"""Kinds whose files keep the rank order; every other file keeps the input's order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +57,8 @@ class Selection:
 
     @property
     def order(self) -> Literal["rank", "input"]:
-        """The order in which the rows are written: rankings by rank, everything else as in the input."""
-        return "rank" if self.kind in RANKED_KINDS else "input"
+        """The order in which the rows are written: top and bottom by rank, everything else as in the input."""
+        return "rank" if self.kind in ("top", "bottom") else "input"
 
     @property
     def file_indices(self) -> tuple[int, ...]:
