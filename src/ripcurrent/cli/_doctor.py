@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,21 +12,15 @@ from ripcurrent.cli._scan import DATASET
 from ripcurrent.scan import ScanOptions
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.text import Text
+    from collections.abc import Iterator
 
-    from ripcurrent.scan import DatasetReport, Diagnosis, Estimate, Finding, RenderedRow
-
-LOSS_OPEN, LOSS_CLOSE = "⟦", "⟧"
-"""Mark loss-bearing text where there is no colour."""
+    from ripcurrent.scan import DatasetReport, Diagnosis, RenderedRow
 
 SIGNAL_NAMES = {
     "all": "gradients and representations",
     "gradient": "gradients",
     "representation": "representations alone",
 }
-
-
 PANELS = {
     "Model": ("model", "adapter", "device", "dtype"),
     "Data": ("format", "mapping", "limit", "max_tokens"),
@@ -47,7 +42,7 @@ def doctor_command(
 ) -> None:
     """Look at the environment and, with a dataset, at its rows, and forecast the time and memory of a scan.
 
-    Nothing is left behind. With a dataset or a model a few batches are run on the model.
+    With a dataset the anchors' directions are computed, kept in the cache for the scan, and a few batches are timed.
     """
     from ripcurrent.cli._output import is_default, print_json, progress_of
     from ripcurrent.scan import doctor
@@ -65,119 +60,83 @@ def doctor_command(
 def show_diagnosis(found: Diagnosis) -> None:
     """Print what was found, warnings with what to do."""
     from rich.console import Console
-
-    console = Console(highlight=False, emoji=False)
-    console.print("[bold]Environment[/bold]")
-    for finding in found.environment:
-        console.print(_line(finding), soft_wrap=True)
-    if found.model is not None:
-        facts = found.model
-        console.print("\n[bold]Model[/bold]")
-        millions = (facts.parameters or 0) / 1e6
-        forward = bool(found.estimates) and all(one.signals == "representation" for one in found.estimates)
-        over = "representations alone" if forward else f"gradients over scope {facts.scope}"
-        console.print(
-            f"  {facts.name}: {facts.architecture}, {millions:,.{0 if millions >= 10 else 2}f} million"
-            f" parameters, {facts.dtype} on {facts.device}, {over}",
-            soft_wrap=True,
-            markup=False,
-        )
-    if found.dataset is not None:
-        console.print("\n[bold]Dataset[/bold]")
-        _show_dataset(console, found.dataset)
-    if found.estimates:
-        console.print("\n[bold]A scan of it[/bold], predicted from a few timed batches (other load changes it)")
-        for estimate in found.estimates:
-            console.print(_forecast(estimate), soft_wrap=True)
-
-
-def duration(seconds: float) -> str:
-    """Seconds in words, to about two digits."""
-    if seconds < 90:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    if seconds < 90 * 60:
-        return f"{seconds / 60:.1f} min" if seconds < 600 else f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h" if seconds < 36 * 3600 else f"{seconds / 86400:.1f} days"
-
-
-def _line(finding: Finding) -> Text:
     from rich.text import Text
 
-    mark = ("  ok       ", "green") if finding.ok else ("  warning  ", "bold yellow")
-    line = Text.assemble(mark, f"{finding.name}: {finding.value}")
-    if finding.advice is not None:
-        line.append(f"\n           {finding.advice}")
-    return line
+    console = Console(highlight=False, emoji=False)
+
+    def say(text: str, style: str = "") -> None:
+        console.print(Text(text, style), soft_wrap=True)
+
+    say("Environment", "bold")
+    for finding in found.environment:
+        say(
+            f"  {'ok     ' if finding.ok else 'warning'}  {finding.name}: {finding.value}",
+            "" if finding.ok else "yellow",
+        )
+        if finding.advice is not None:
+            say(f"           {finding.advice}")
+    if found.model is not None:
+        facts = found.model
+        say("\nModel", "bold")
+        size = f"{(facts.parameters or 0) / 1e6:,.4g} million parameters"
+        say(f"  {facts.name}: {facts.architecture}, {size}, {facts.dtype} on {facts.device}, scope {facts.scope}")
+    if found.dataset is not None:
+        say("\nDataset", "bold")
+        for line in _about(found.dataset):
+            say(f"  {line}")
+    if found.dataset is not None and (row := found.dataset.sample_row) is not None:
+        say(
+            f"\nRow {row.row}, {row.tokens} tokens; the {row.response_tokens} that bear loss are between ⟦ and ⟧",
+            "bold",
+        )
+        console.print(Text.assemble(*_marked(row)), soft_wrap=True)
+    for one in found.estimates:
+        say("\nA scan of it, predicted from a few timed batches (other load changes it)", "bold")
+        parts = (
+            f"loading {_duration(one.loading_seconds)}, anchors {_duration(one.anchor_seconds)} and kept for the scan"
+        )
+        parts += f", rows {_duration(one.row_seconds)} at {one.tokens_per_second:.0f} tokens/s"
+        what = SIGNAL_NAMES[one.signals]
+        peak = one.peak_memory_bytes / 1e9
+        say(f"  {what}: about {_duration(one.seconds)} ({parts}), up to {peak:.2f} GB of memory")
 
 
-def _show_dataset(console: Console, dataset: DatasetReport) -> None:
-    def line(text: str) -> None:
-        console.print(f"  {text}", soft_wrap=True, markup=False)
+def _about(dataset: DatasetReport) -> Iterator[str]:
+    first = dataset.first_unusable
 
-    line(f"{dataset.path}: {dataset.rows} rows of format {dataset.format} in a container of kind {dataset.container}")
+    def counts(reasons: dict[str, int]) -> str:
+        return ", ".join(f"{count} {reason} (first: row {first[reason]})" for reason, count in sorted(reasons.items()))
+
+    yield f"{dataset.path}: {dataset.rows} rows of format {dataset.format} in a container of kind {dataset.container}"
     if dataset.unreadable:
-        line(f"Unusable as read, of all rows: {_counts(dataset.unreadable, dataset.first_unusable)}")
-    unusable = _counts(dataset.sample_unusable, dataset.first_unusable) or "none"
-    line(f"Of {dataset.sampled} rows spread over it, rendered and tokenised, unusable: {unusable}")
+        yield f"Unusable as read, of all rows: {counts(dataset.unreadable)}"
+    unusable = counts(dataset.sample_unusable) or "none"
+    yield f"Of {dataset.sampled} rows spread over it, rendered and tokenised, unusable: {unusable}"
     if dataset.mismatch:
-        line(f"template_mismatch: {dataset.mismatch}")
+        yield f"template_mismatch: {dataset.mismatch}"
     if dataset.sample_unread:
-        line(f"{dataset.sample_unread} of the sampled rows have tool calls or reasoning, which are not read")
-    if dataset.mean_tokens is None or dataset.sample_row is None:
-        line("No row of these could be scored." + ("" if dataset.mismatch else " Check --format and --map."))
+        yield f"{dataset.sample_unread} of the sampled rows have tool calls or reasoning, which are not read"
+    if dataset.sample_row is None:
+        yield "No row of these could be scored." + ("" if dataset.mismatch else " Check --format and --map.")
         return
-    line(
+    yield (
         f"Tokens: mean {dataset.mean_tokens:.0f} ({dataset.mean_response_tokens:.0f} of them bear loss), "
         f"median {dataset.median_tokens:.0f}, longest {dataset.longest_tokens}; {dataset.truncated_share:.1%} cut at "
         "--max-tokens"
     )
-    row = dataset.sample_row
-    console.print(
-        f"\n[bold]Row {row.row}[/bold], {row.tokens} tokens; the {row.response_tokens} that bear loss are "
-        + ("highlighted" if _has_colour(console) else f"between {LOSS_OPEN} and {LOSS_CLOSE}")
-    )
-    console.print(_masked(row, _has_colour(console)), soft_wrap=True)
 
 
-def _masked(row: RenderedRow, colour: bool) -> Text:
-    from rich.text import Text
-
+def _marked(row: RenderedRow) -> Iterator[tuple[str, str]]:
+    """The row's text in pieces with their styles; brackets mark loss where there is no colour, too."""
     from ripcurrent.cli._text import harmless
 
-    text = Text()
-    for part in row.parts:
-        shown = harmless(part.text)
-        if not part.bears_loss:
-            text.append(shown, style="dim")
-        elif colour:
-            text.append(shown, style="black on bright_green")
-        else:
-            text.append(f"{LOSS_OPEN}{shown}{LOSS_CLOSE}")
-    if row.parts_left_out:
-        text.append(f" […] {row.parts_left_out} further parts")
-    if row.truncated:
-        text.append(" […] cut at --max-tokens")
-    return text
+    at = 0
+    for start, end in row.loss_spans:
+        yield harmless(row.text[at:start]), "dim"
+        yield f"⟦{harmless(row.text[start:end])}⟧", "green"
+        at = end
+    yield harmless(row.text[at:]) + (" […] cut at --max-tokens" if row.truncated else ""), "dim"
 
 
-def _has_colour(console: Console) -> bool:
-    return console.is_terminal and console.color_system is not None and not console.no_color
-
-
-def _forecast(estimate: Estimate) -> str:
-    from ripcurrent.scan import size
-
-    parts = (
-        f"loading {duration(estimate.loading_seconds)}",
-        f"anchors {duration(estimate.anchor_seconds)}",
-        f"rows {duration(estimate.row_seconds)} at {estimate.tokens_per_second:.0f} tokens/s",
-    )
-    return (
-        f"  {SIGNAL_NAMES[estimate.signals]}: about {duration(estimate.seconds)} ({', '.join(parts)}),"
-        f" up to {size(estimate.peak_memory_bytes)} of memory"
-    )
-
-
-def _counts(reasons: dict[str, int], first: dict[str, int]) -> str:
-    """Reasons with their numbers of rows and the first row of each."""
-    return ", ".join(f"{count} {reason} (first: row {first[reason]})" for reason, count in sorted(reasons.items()))
+def _duration(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 60 else f"{timedelta(seconds=round(seconds))} h"

@@ -20,9 +20,8 @@ if TYPE_CHECKING:
         Column,
         Direction,
     )
-    from ripcurrent.scan._doctor import DatasetReport, Diagnosis, doctor
+    from ripcurrent.scan._doctor import DatasetReport, Diagnosis, Estimate, RenderedRow, doctor
     from ripcurrent.scan._environment import Finding, size
-    from ripcurrent.scan._estimate import Estimate
     from ripcurrent.scan._execution import Execution
     from ripcurrent.scan._manifest import ScanAnchors, ScanManifest
     from ripcurrent.scan._options import ScanOptions
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
         weak_anchors_note,
     )
     from ripcurrent.scan._part import Part, bind_local_gpu, parse_part
-    from ripcurrent.scan._rendered_row import RenderedRow
     from ripcurrent.scan._run import BoolArray, FloatArray, RowNumbers, ScanRun
     from ripcurrent.scan._scan import default_folder, scan
     from ripcurrent.scan._scan_model import load_scan_model, require_positions
@@ -48,15 +46,13 @@ _HOMES = {
     "_check_anchors": "AnchorCheck check_anchors",
     "_columns": "COLUMNS DIRECTION_OF_RISK GRADIENT_COLUMNS REPRESENTATION_COLUMNS SUMMED "
     "TRAIT_COLUMNS Column Direction",
-    "_doctor": "DatasetReport Diagnosis doctor",
+    "_doctor": "DatasetReport Diagnosis Estimate RenderedRow doctor",
     "_environment": "Finding size",
-    "_estimate": "Estimate",
     "_execution": "Execution",
     "_manifest": "ScanAnchors ScanManifest",
     "_options": "ScanOptions",
     "_overview": "format_shares riskiest_rows scan_notes score_quantiles weak_anchors_note",
     "_part": "Part bind_local_gpu parse_part",
-    "_rendered_row": "RenderedRow",
     "_run": "BoolArray FloatArray RowNumbers ScanRun",
     "_scan": "default_folder scan",
     "_scan_model": "load_scan_model require_positions",

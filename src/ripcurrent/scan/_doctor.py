@@ -2,35 +2,59 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import JsonValue
+from pydantic import BaseModel, ConfigDict, JsonValue
 
-from ripcurrent.data import Dataset, Row, read_rows, why_mismatch
+from ripcurrent.anchors import load_anchors
+from ripcurrent.data import Dataset, EncodedRow, Row, read_rows, render, why_mismatch
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.models import ModelInfo, choose_device, describe
+from ripcurrent.gradients import SignalKind, in_memory, plan_batches
+from ripcurrent.models import ModelInfo, cache_folder, device_peak, give_back_freed_memory, peak_bytes, reset_peak
 from ripcurrent.progress import Progress, SilentProgress
-from ripcurrent.scan._environment import Finding, environment, free_memory, size
-from ripcurrent.scan._estimate import Estimate, estimate_scan
+from ripcurrent.runs import RunFolder
+from ripcurrent.scan._environment import Finding, environment
 from ripcurrent.scan._options import ScanOptions, require_combination
 from ripcurrent.scan._passes import ScanPasses
-from ripcurrent.scan._rendered_row import RenderedRow, rendered_row
+from ripcurrent.scan._prepared_anchors import prepare_anchors
 from ripcurrent.scan._scan_model import load_scan_model
 from ripcurrent.scan._signal_stage import PreparedRow
 from ripcurrent.scan._windows import document_row
 
 SAMPLE_ROWS = 512
 """Rows that are encoded, spread over the whole dataset."""
+TIMED_BATCHES = 6
+"""Batches that are timed, spread over the lengths: short rows cost more per token, long ones more for attention."""
 
 
-@dataclass(frozen=True, slots=True)
-class DatasetReport:
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+
+class RenderedRow(_Record):
+    """One row exactly as it is tokenised."""
+
+    row: int
+    """0-based position in the input."""
+    tokens: int
+    """Tokens, up to the last one that bears loss."""
+    response_tokens: int
+    """Tokens that bear loss."""
+    truncated: bool
+    """Cut at ``--max-tokens``."""
+    text: str
+    """Its text up to the last token."""
+    loss_spans: list[tuple[int, int]]
+    """Stretches of the text that bear loss, in characters."""
+
+
+class DatasetReport(_Record):
     """A dataset as a scan would read it."""
 
     path: str
@@ -39,9 +63,9 @@ class DatasetReport:
     """``json``, ``jsonl``, ``csv``, ``parquet``, ``folder``, ``files`` (several at once) or ``hub``."""
     format: str
     """Name of the row format."""
-    rows: int
+    rows: int = 0
     """Number of rows."""
-    unreadable: dict[str, int]
+    unreadable: dict[str, int] = {}
     """Reason to number of rows that reading alone shows to be unusable, of all rows."""
     sampled: int
     """Rows that were encoded, spread over the dataset."""
@@ -68,40 +92,50 @@ class DatasetReport:
     """A row of typical length, or its first window."""
 
 
-@dataclass(frozen=True, slots=True)
-class Diagnosis:
+class Estimate(_Record):
+    """What a scan will take, predicted from a few batches."""
+
+    signals: SignalKind
+    """Which methods the scan runs."""
+    seconds: float
+    """Loading, anchors and rows."""
+    loading_seconds: float
+    """Loading the model, as measured."""
+    anchor_seconds: float
+    """The anchors, as measured: their directions are in the cache now, where a scan finds them."""
+    row_seconds: float
+    """Scoring the rows."""
+    tokens_per_second: float
+    """Tokens scored in a second, padding not counted."""
+    peak_memory_bytes: int
+    """Peak memory of the process, or on CUDA of the device's allocations, with directions that are in the cache."""
+    probed_rows: int
+    """Rows that were timed."""
+    probed_tokens: int
+    """Their tokens."""
+
+
+class Diagnosis(_Record):
     """Everything that doctor looked at."""
 
-    environment: tuple[Finding, ...]
-    """Machine and installation; with a dataset also whether the scan fits into memory."""
+    environment: list[Finding]
+    """Machine and installation."""
     model: ModelInfo | None = None
     """The model, where one was loaded."""
     dataset: DatasetReport | None = None
     """The dataset, where one was given."""
-    estimates: tuple[Estimate, ...] = ()
-    """Forecasts of the scan; none without a dataset or without a usable row."""
+    estimates: list[Estimate] = []
+    """The forecast of the scan; none without a dataset or without a usable row."""
 
     def to_json(self) -> dict[str, JsonValue]:
         """What ``--json`` prints."""
-        report = None if self.dataset is None else asdict(self.dataset)
-        if self.dataset is not None and report is not None and self.dataset.sample_row is not None:
-            report["sample_row"] = self.dataset.sample_row.to_json()
-        return {
-            "environment": [{**asdict(finding), "ok": finding.ok} for finding in self.environment],
-            "model": None if self.model is None else self.model.model_dump(mode="json"),
-            "dataset": report,
-            "estimates": [asdict(estimate) for estimate in self.estimates],
-        }
+        return self.model_dump(mode="json")
 
 
 def doctor(
-    dataset: str | Path | None = None,
-    *,
-    model: str | None = None,
-    progress: Progress | None = None,
-    **changes: Any,
+    dataset: str | Path | None = None, *, model: str | None = None, progress: Progress | None = None, **changes: Any
 ) -> Diagnosis:
-    """Look at the environment; with a dataset at its rows; with a dataset or a model at the model, and forecast a scan.
+    """Look at the environment; with a dataset or a model also at these, and with a dataset forecast the scan.
 
     Args:
         dataset: Anything that :func:`ripcurrent.read_rows` reads.
@@ -122,100 +156,130 @@ def doctor(
     progress.step("looking at the environment")
     findings = environment(options.device, options.dtype)
     if dataset is None:
-        if model is None:
-            return Diagnosis(tuple(findings))
-        progress.step("loading the model")
-        # a layer that is not covered is an error here
-        passes = ScanPasses(load_scan_model(options, for_rows=False), options)
-        return Diagnosis(tuple(findings), passes.model)
-    free = free_memory(choose_device(options.device))
+        passes = None if model is None else ScanPasses(load_scan_model(options), options)
+        return Diagnosis(environment=findings, model=None if passes is None else passes.model)
     rows = read_rows(dataset, format=options.format, mapping=options.mapping, limit=options.limit)
     require_combination(options, rows.format)
     progress.step("reading the dataset")
-    count, unreadable, first = _read_through(rows)
-    began = time.perf_counter()
+    count, first, unreadable = 0, dict[str, int](), Counter[str]()
+    for count, row in enumerate(rows, 1):  # noqa: B007
+        if row.problem is not None:
+            unreadable[row.problem] += 1
+            first.setdefault(row.problem, row.index)
     progress.step("loading the model")
+    began = time.perf_counter()
     passes = ScanPasses(load_scan_model(options), options)
     loading = time.perf_counter() - began
     progress.step("encoding a sample")
     places = np.unique(np.linspace(0, max(0, count - 1), min(SAMPLE_ROWS, count)).round().astype(int))
     sample = list(passes.stage_of(None, None, progress).prepare(rows.at(places.tolist())))
-    report = _report(rows, count, unreadable, first, sample, passes)
-    usable = [row for row in sample if row.pieces[0].status == "ok"]
-    estimates: list[Estimate] = []
-    kinds = ["representation"] if options.signals == "all" and options.memory is None else []
-    for signals in [*kinds, options.signals] if usable else []:
-        progress.step(f"timing a few batches ({signals})")
-        # representations first: a process's peak only ever rises
-        chosen = ScanPasses(passes.chat_model, options.model_copy(update={"signals": signals, "tokens": None}))
-        estimates.append(estimate_scan(chosen, usable, count * len(usable) / len(sample), loading, progress))
-    if estimates:
-        findings.append(_fits(estimates[-1], free, options))
-    return Diagnosis(tuple(findings), describe(passes.chat_model), report, tuple(estimates))
-
-
-def _read_through(rows: Dataset) -> tuple[int, Counter[str], dict[str, int]]:
-    """Number of rows, why some cannot be used, and the first row of each reason."""
-    unreadable: Counter[str] = Counter()
-    first: dict[str, int] = {}
-    count = 0
-    for count, row in enumerate(rows, 1):  # noqa: B007
-        if row.problem is not None:
-            unreadable[row.problem] += 1
-            first.setdefault(row.problem, row.index)
-    return count, unreadable, first
+    report, usable = _report(rows, sample, passes)
+    first = report.first_unusable | first
+    report = report.model_copy(update={"rows": count, "unreadable": dict(unreadable), "first_unusable": first})
+    estimates = []
+    if usable:
+        share = len(usable) / len(sample)
+        estimates = [_estimate(passes, rows, usable, count * share, loading, progress)]
+    return Diagnosis(environment=findings, model=passes.model, dataset=report, estimates=estimates)
 
 
 def _report(
-    rows: Dataset,
-    count: int,
-    unreadable: Counter[str],
-    first: dict[str, int],
-    sample: Sequence[PreparedRow],
-    passes: ScanPasses,
-) -> DatasetReport:
+    rows: Dataset, sample: Sequence[PreparedRow], passes: ScanPasses
+) -> tuple[DatasetReport, list[PreparedRow]]:
+    """What the sample says, and its usable rows."""
+    by_status: dict[str, list[PreparedRow]] = {}
+    for one in sample:
+        by_status.setdefault(one.pieces[0].status, []).append(one)
+    usable, hidden = by_status.pop("ok", []), by_status.get("template_mismatch")
     tokenizer, loss_on = passes.chat_model.tokenizer, passes.options.loss_on
-    statuses = [row.pieces[0].status for row in sample]
-    hidden: list[Row] = [row.row for row, s in zip(sample, statuses, strict=True) if s == "template_mismatch"]
-    for row, status in zip(sample, statuses, strict=True):
-        if status != "ok":
-            first = {status: row.row.index, **first}
+    lengths: dict[str, Any] = {}
+    if usable:
+        whole = [document_row(one.pieces) for one in usable]
+        tokens = np.asarray([one.prompt_tokens + one.response_tokens for one in whole])
+        typical = usable[int(np.abs(tokens - np.median(tokens)).argmin())]
+        lengths = {
+            "mean_tokens": tokens.mean(),
+            "median_tokens": np.median(tokens),
+            "longest_tokens": max(len(one.pieces[0].tokens) for one in usable),
+            "mean_response_tokens": np.mean([one.response_tokens for one in whole]),
+            "truncated_share": np.mean([one.pieces[0].truncated for one in usable]),
+            "sample_row": rendered_row(typical.row, typical.pieces[0], tokenizer),
+        }
     report = DatasetReport(
         path=rows.path,
         container=rows.container,
         format=rows.format,
-        rows=count,
-        unreadable=dict(unreadable),
         sampled=len(sample),
-        sample_unusable=dict(Counter(status for status in statuses if status != "ok")),
-        first_unusable=first,
-        mismatch=why_mismatch(hidden[0], tokenizer, loss_on) if hidden else None,
-        sample_unread=sum(row.unread for row in sample),
+        sample_unusable={status: len(found) for status, found in by_status.items()},
+        first_unusable={status: found[0].row.index for status, found in by_status.items()},
+        mismatch=why_mismatch(hidden[0].row, tokenizer, loss_on) if hidden else None,
+        sample_unread=sum(one.unread for one in sample),
+        **lengths,
     )
-    usable = [row for row, status in zip(sample, statuses, strict=True) if status == "ok"]
-    if not usable:
-        return report
-    whole = [document_row(row.pieces) for row in usable]
-    lengths = np.asarray([row.prompt_tokens + row.response_tokens for row in whole])
-    typical = usable[int(np.abs(lengths - np.median(lengths)).argmin())]
-    return replace(
-        report,
-        mean_tokens=float(lengths.mean()),
-        median_tokens=float(np.median(lengths)),
-        longest_tokens=max(len(row.pieces[0].tokens) for row in usable),
-        mean_response_tokens=float(np.mean([row.response_tokens for row in whole])),
-        truncated_share=float(np.mean([row.pieces[0].truncated for row in usable])),
-        sample_row=rendered_row(typical.row, typical.pieces[0], tokenizer),
+    return report, usable
+
+
+def rendered_row(row: Row, encoded: EncodedRow, tokenizer: Any) -> RenderedRow:
+    """An encoded row's text, with the stretches that bear loss."""
+    text, mask = render(row, tokenizer), encoded.loss_mask
+    tokens = tokenizer(text, add_special_tokens=row.text is not None, return_offsets_mapping=True, verbose=False)
+    offsets = tokens["offset_mapping"][: len(mask)]
+    # a token reaches up to the next one, as offsets may leave out the white space between them; one that is not in the
+    # text, such as an appended end, has the offset 0
+    edges = [*(start for start, _ in offsets), max(end for _, end in offsets)]
+    stretches = np.flatnonzero(np.diff(mask.astype(int), prepend=0, append=0)).reshape(-1, 2).tolist()
+    return RenderedRow(
+        row=row.index,
+        tokens=len(mask),
+        response_tokens=encoded.response_tokens,
+        truncated=encoded.truncated,
+        text=text[: edges[-1]],
+        loss_spans=[(edges[first], edges[after]) for first, after in stretches],
     )
 
 
-def _fits(estimate: Estimate, free: int | None, options: ScanOptions) -> Finding:
-    value = f"the scan needs about {size(estimate.peak_memory_bytes)}"
-    advice = None
-    if options.memory is not None and estimate.peak_memory_bytes > options.memory:
-        value += f", more than --memory {size(options.memory)}: rows would keep to it, the anchors' directions not"
-        advice = "Compute these once where there is more memory and bring RIPCURRENT_CACHE, or use --scope lora."
-    elif free is not None and estimate.peak_memory_bytes > free:
-        value += f", and {size(free)} are free"
-        advice = "Use --signals representation, a smaller --max-tokens, --dtype bfloat16, or a larger machine."
-    return Finding("memory for the scan", value, advice)
+def _estimate(
+    passes: ScanPasses, rows: Dataset, sample: Sequence[PreparedRow], count: float, loading: float, progress: Progress
+) -> Estimate:
+    """Prepare the anchors, time a few batches of a sample of the rows, and predict the scan of ``count`` rows.
+
+    Raises:
+        RipcurrentError: The directions or a row do not fit into memory, or not within ``--memory``.
+    """
+    chat_model, options, anchor_set = passes.chat_model, passes.options, load_anchors(passes.options.anchors)
+    peak, began = device_peak(chat_model.device), time.perf_counter()
+    with in_memory("The anchors' directions"):
+        anchors = prepare_anchors(
+            anchor_set, chat_model, options, passes.gradient_pass, passes.features, on_step=progress.step
+        )
+    anchor_seconds = time.perf_counter() - began
+    progress.step("timing a few batches")
+    give_back_freed_memory()
+    reset_peak(chat_model.device)
+    cache_folder().mkdir(parents=True, exist_ok=True)
+    # directions that do not fit go to files of a run, as in a scan
+    with tempfile.TemporaryDirectory(dir=cache_folder()) as folder, RunFolder(Path(folder), {}) as run:
+        stage = passes.stage(anchors, run, rows, SilentProgress())
+        tokens = [sum(len(piece.tokens) for piece in row.pieces) for row in sample]
+        plan = plan_batches(tokens, stage.token_budget)
+        spread = np.linspace(0, len(plan) - 1, min(TIMED_BATCHES, len(plan))).round().astype(int)
+        # first calls are slow, and the longest rows make the peak
+        stage.compute([sample[place] for place in plan[0]])
+        began = time.perf_counter()
+        for number in spread:
+            stage.compute([sample[place] for place in plan[number]])
+        seconds = time.perf_counter() - began
+    probed = [tokens[place] for number in spread for place in plan[number]]
+    rate = sum(probed) / seconds
+    row_seconds = count * sum(tokens) / len(tokens) / rate
+    return Estimate(
+        signals=options.signals,
+        seconds=loading + anchor_seconds + row_seconds,
+        loading_seconds=loading,
+        anchor_seconds=anchor_seconds,
+        row_seconds=row_seconds,
+        tokens_per_second=rate,
+        peak_memory_bytes=max(peak, peak_bytes(chat_model.device)),
+        probed_rows=len(probed),
+        probed_tokens=sum(probed),
+    )

@@ -17,23 +17,17 @@ from ripcurrent.models import (
 from ripcurrent.scan._options import ScanOptions
 
 
-def model_options(options: ScanOptions) -> dict[str, Any]:
-    """The arguments of :func:`ripcurrent.load_model` that a scan uses."""
-    names = ("adapter", "device", "dtype", "scope", "attention", "seed")
-    return {"name": options.model, **{name: getattr(options, name) for name in names}}
-
-
-def load_scan_model(options: ScanOptions, *, for_rows: bool = True) -> ChatModel:
-    """The model to score with, or without ``for_rows`` only to look at.
+def load_scan_model(options: ScanOptions) -> ChatModel:
+    """The model to score with.
 
     Raises:
-        RipcurrentError: it cannot be loaded, has no chat template, or for rows fewer positions than ``max_tokens``.
+        RipcurrentError: it cannot be loaded, has no chat template, or fewer positions than ``max_tokens``.
     """
+    named = options.model_dump(include={"adapter", "device", "dtype", "scope", "attention", "seed"})
     share = WEIGHTS_SHARE_WITH_DIRECTIONS if options.wants_gradient else WEIGHTS_SHARE
-    chat_model = load_model(**model_options(options), weights_share=share)
+    chat_model = load_model(name=options.model, **named, weights_share=share)
     require_chat_template(chat_model)
-    if for_rows:
-        require_positions(chat_model, options.max_tokens)
+    require_positions(chat_model, options.max_tokens)
     return chat_model
 
 
