@@ -25,8 +25,8 @@ from ripcurrent.forecast import (
     SetScore,
     fit_ladder,
     shipped_calibrations,
-    write_calibration,
 )
+from ripcurrent.runs import write_json
 
 HERE = Path(__file__).parent
 
@@ -46,7 +46,6 @@ def ladder() -> Ladder:
             source=one["source"],
             tokens_sha256=one["tokens_sha256"],
             rows=int(one["rows"]),
-            steps=int(one["steps"]),
             cosine=float(one["set_cosine"]),
             answered=int(one["answered"]),
             asked=int(one["asked"]),
@@ -72,7 +71,7 @@ def ladder() -> Ladder:
 def main() -> None:
     calibration, fitted = fit_ladder(ladder())
     path = Path(sys.argv[1]) if len(sys.argv) > 1 else shipped_calibrations()[0]
-    write_calibration(path, calibration)
+    write_json(path, calibration.model_dump(mode="json"))
     print(f"{len(fitted)} runs, {path}")
     for error in (calibration.error_by_set, calibration.error_by_source):
         if error is not None:

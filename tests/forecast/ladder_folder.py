@@ -93,6 +93,8 @@ def fabricate_ladder(
             write_evaluation(place / "evaluation", prompts, ("prefix",), says)
             identity = {"rule": {"select": "top"}, "recipe": {}, "rows_sha256": ""}
             write_json(place / "arm.json", {"arm": arm, "seed": seed, "status": "finished", "identity": identity})
+            chosen = {"indices": list(indices), "file_order": "rank"}
+            write_json(place / "rows" / f"{arm}.json", chosen)
             write_training(place / "finetune", rows, indices, seed, recipe, fingerprint)
     return folder
 

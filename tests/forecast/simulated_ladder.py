@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import expit
 
-from ripcurrent.forecast._harm_fit import Trials
+from ripcurrent.forecast._harm import Trials
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from ripcurrent.errors import ExitCode, RipcurrentError
 from ripcurrent.forecast import Calibration, SetScore, calibrate, forecast, read_calibration, read_forecast
 from ripcurrent.forecast._calibrate import as_trials
 from ripcurrent.forecast._coherence import SetScores
-from ripcurrent.forecast._harm_fit import fit_harm
+from ripcurrent.forecast._harm import fit_harm
 from ripcurrent.runs import write_json
 from tests.cli.command import Command
 from tests.forecast.ladder_folder import ASKED, ScanRows, fabricate_ladder
@@ -53,7 +53,7 @@ def test_a_ladder_that_follows_the_score_is_forecast_well(rows: ScanRows, other_
     first = fabricate_ladder(tmp_path / "a", rows, rows.arms(), seeds=2)
     second = fabricate_ladder(tmp_path / "b", other_rows, other_rows.arms((30, 40)), name="second")
     made, fitted = calibrate([first, second], tmp_path / "calibration.json")
-    assert made.fit.facts[:2] == ("set_cosine", "log_rows")
+    assert made.fit.facts == ("set_cosine", "log_rows")
     assert (made.runs, made.prompts.count, made.judge.version) == (30, ASKED, "1.0")
     for one in fitted:
         if one.run.experiment == "ladder":
@@ -112,8 +112,7 @@ def test_runs_that_cannot_be_used_are_named_with_the_reason(rows: ScanRows, tmp_
     manifest = place / "upper-20-seed0" / "finetune" / "manifest.json"
     edit(manifest, recipe=json.loads(manifest.read_text())["recipe"] | {"batch": 3})
     (place / "lower-20-seed0" / "arm.json").unlink()
-    lines = place / "bottom-20-seed0" / "finetune" / "rows.jsonl"
-    lines.write_text(lines.read_text().replace("id-", "unknown-"))
+    edit(place / "bottom-20-seed0" / "arm.json", identity={"rule": {"scan": "gone"}, "recipe": {}, "rows_sha256": ""})
     same = json.loads((place / "top-40-seed0" / "finetune" / "manifest.json").read_text())["rows"]
     edit(place / "random-40-seed0" / "finetune" / "manifest.json", rows=same)
     made = made_of(tmp_path, folder)
@@ -121,7 +120,7 @@ def test_runs_that_cannot_be_used_are_named_with_the_reason(rows: ScanRows, tmp_
     assert reasons["top-20"] == "its training failed"
     assert reasons["random-20"] == "another model was trained than the one that the scores are of"
     assert reasons["upper-20"].startswith("another recipe (")
-    assert reasons["bottom-20"].startswith("its rows cannot be told apart in the scan of rows")
+    assert reasons["bottom-20"].startswith("the scan that chose its rows is gone")
     assert "is the same training" in (reasons.get("top-40") or reasons["random-40"])
     assert made.runs == 15 - 6
 
@@ -297,7 +296,7 @@ def test_what_can_be_wrong_with_files(rows: ScanRows, tmp_path: Path) -> None:
     stored = json.loads(out.read_text())
     for broken, says in (
         ({"format": 1}, "layout 1, which this version does not read"),
-        ({"fit": stored["fit"] | {"spread": [0.0, 1.0]}}, "spread is above 0"),
+        ({"fit": stored["fit"] | {"spread": [0.0, 1.0]}}, r"damaged \(fit.spread.0: Input should be greater than 0"),
         ({"judge": 3}, "is not a calibration, or is damaged"),
     ):
         write_json(tmp_path / "broken.json", stored | broken)

@@ -9,14 +9,14 @@ import pytest
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from ripcurrent.forecast._harm import HarmModel, predictive_interval
-from ripcurrent.forecast._harm_fit import (
+from ripcurrent.forecast._harm import (
     INTERCEPT_DEVIATION,
     SLOPE_DEVIATION,
-    Deviations,
+    HarmModel,
+    Laplace,
     Trials,
-    _Problem,
     fit_harm,
+    predictive_interval,
 )
 from tests.forecast.simulated_ladder import Truth
 
@@ -28,14 +28,14 @@ def one_hot(names: tuple[str, ...]) -> np.ndarray:
 def test_the_mode_is_that_of_the_posterior_written_out() -> None:
     """Every effect as a weight of its own, their density maximised by a general optimiser."""
     trials = Truth(between_sources=0.6, between_seeds=0.2).draw(np.random.default_rng(1), arms=7, sources=3, seeds=2)
-    own = Deviations(source=0.5, arm=0.3, seed=0.25)
+    own = {"source": 0.5, "arm": 0.3, "seed": 0.25}
     standardised = (trials.facts - trials.facts.mean(axis=0)) / trials.facts.std(axis=0)
     blocks = [
         (np.ones((len(trials), 1)), INTERCEPT_DEVIATION),
         (standardised, SLOPE_DEVIATION),
-        (one_hot(trials.sources), own.source),
-        (one_hot(trials.arms), own.arm),
-        (np.eye(len(trials)), own.seed),
+        (one_hot(trials.sources), own["source"]),
+        (one_hot(trials.arms), own["arm"]),
+        (np.eye(len(trials)), own["seed"]),
     ]
     design = np.column_stack([block for block, _ in blocks])
     deviation = np.concatenate([np.full(block.shape[1], one) for block, one in blocks])
@@ -51,7 +51,7 @@ def test_the_mode_is_that_of_the_posterior_written_out() -> None:
     share = expit(design @ weights)
     curvature = design.T @ ((trials.asked * share * (1 - share))[:, None] * design) + np.diag(deviation**-2)
     kept = 1 + trials.facts.shape[1] + 3
-    mode = _Problem(trials, tuple(dict.fromkeys(trials.sources)), standardised).mode(own, None)
+    mode = Laplace(trials, standardised).mode(**own)
     np.testing.assert_allclose(mode.mean, weights[:kept], atol=2e-3)
     np.testing.assert_allclose(mode.covariance, np.linalg.inv(curvature)[:kept, :kept], atol=2e-3)
 

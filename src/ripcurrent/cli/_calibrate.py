@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ripcurrent.cli._command import ADVANCED, Output, command
+from ripcurrent.cli._command import Output, command
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,14 +26,6 @@ def calibrate_command(
     out: Annotated[Path, typer.Option("-o", "--out", metavar="FILE.json", help="The calibration to write.")],
     output: Output,
     judge: Annotated[str, typer.Option(metavar="J", help="The judge whose verdicts are fitted.")] = "prefix",
-    scan: Annotated[
-        list[Path] | None,
-        typer.Option(
-            metavar="SCAN",
-            help="Finished scan of rows that arms took from a file. Repeatable.",
-            rich_help_panel=ADVANCED,
-        ),
-    ] = None,
 ) -> None:
     """Fit what trained models answered to the gradient score of the sets that they were trained on.
 
@@ -44,7 +36,7 @@ def calibrate_command(
     from ripcurrent.forecast import calibrate
 
     with progress_of(output) as progress:
-        made, fitted = calibrate(experiments, out, scans=scan or (), judge=judge, progress=progress)
+        made, fitted = calibrate(experiments, out, judge=judge, progress=progress)
     if output.json:
         print_json({"calibration": str(out), **made.model_dump(mode="json")})
     elif not output.quiet:

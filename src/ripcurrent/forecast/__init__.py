@@ -9,14 +9,13 @@ from ripcurrent.forecast._calibration import (
     JudgedBy,
     LeftOut,
     NamedHash,
+    ScoredWith,
     SetScore,
     read_calibration,
     shipped_calibrations,
-    write_calibration,
 )
 from ripcurrent.forecast._forecast import Forecast, SetForecast, forecast, read_forecast
 from ripcurrent.forecast._ladder import CalibrationRun, Ladder
-from ripcurrent.forecast._scored_with import ScoredWith
 
 __all__ = [
     "Calibration",
@@ -39,5 +38,4 @@ __all__ = [
     "read_calibration",
     "read_forecast",
     "shipped_calibrations",
-    "write_calibration",
 ]

@@ -6,19 +6,18 @@ import math
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.finetune import Recipe
 from ripcurrent.forecast._harm import HarmModel
-from ripcurrent.forecast._scored_with import ScoredWith
-from ripcurrent.runs import write_json
+from ripcurrent.scan import ScanManifest
 
 SHIPPED = Path(__file__).parent / "calibrations"
 """Calibrations that come with the package; each is used where it matches."""
 
-SET_COSINE, LOG_ROWS, LOG_STEPS = "set_cosine", "log_rows", "log_steps"
-"""Facts about a set: its own cosine, natural logarithms of its rows and of the optimizer's steps."""
+SET_COSINE, LOG_ROWS = "set_cosine", "log_rows"
+"""Facts about a set: its own cosine, and the natural logarithm of its number of rows."""
 SUMMED = "gradient_balanced"
 """The score column that a set's own cosine is made from."""
 
@@ -27,12 +26,64 @@ ROWS_BEYOND = 1.25
 SCORE_BEYOND = 0.1
 """A set's cosine may lie outside the fitted ones by this share of their range."""
 
+DECIDING = ("loss_on", "scope", "anchor_tokens", "row_tokens", "windows")
+"""Options that change a row's gradient score; ``max_tokens`` changes those of truncated rows only."""
 
-class _Record(BaseModel):
+
+class Frozen(BaseModel):
+    """A part of a calibration or a forecast."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
 
-class NamedHash(_Record):
+class ScoredWith(Frozen):
+    """The model, the anchors and the options that a scan's gradient scores rest on."""
+
+    model: str
+    adapter: str | None
+    """Name of the user's adapter, if there was one; its weights are in the fingerprint."""
+    fingerprint: str
+    """Identity of the weights, adapters included."""
+    template_sha256: str | None
+    tokenizer_sha256: str | None
+    anchors: str
+    anchors_sha256: str
+    options: dict[str, JsonValue]
+
+    @classmethod
+    def of(cls, manifest: ScanManifest) -> ScoredWith:
+        """What a scan's manifest says."""
+        model, options = manifest.model, manifest.options.model_dump(mode="json")
+        return cls(
+            model=_without_folders(model.name),
+            adapter=_without_folders(model.adapter) if model.adapter else None,
+            fingerprint=model.fingerprint,
+            template_sha256=model.template_sha256,
+            tokenizer_sha256=model.tokenizer_sha256,
+            anchors=_without_folders(manifest.anchors.name),
+            anchors_sha256=manifest.anchors.sha256,
+            options={name: options[name] for name in (*DECIDING, "max_tokens")},
+        )
+
+    def difference(self, other: ScoredWith) -> str | None:
+        """Why the other scan's scores are not comparable with this one's; None where they are."""
+        if self.fingerprint != other.fingerprint:
+            own, there = (one.model + (f" with {one.adapter}" if one.adapter else "") for one in (self, other))
+            return f"it is for the model {own}, not {there}" + (" of other weights" if own == there else "")
+        if self.template_sha256 != other.template_sha256:
+            return "it is for another chat template"
+        if self.tokenizer_sha256 != other.tokenizer_sha256:
+            return "it is for another tokenizer"
+        if self.anchors_sha256 != other.anchors_sha256:
+            return f"it is for other anchors ({self.anchors}, now {other.anchors})"
+        for name in DECIDING:
+            then, now = self.options.get(name), other.options.get(name)
+            if then != now:
+                return f"it is for scans with --{name.replace('_', '-')} {then}, not {now}"
+        return None
+
+
+class NamedHash(Frozen):
     """What something is called, how many parts it has, and its hash."""
 
     name: str
@@ -41,14 +92,14 @@ class NamedHash(_Record):
     """Rows, or requests."""
 
 
-class JudgedBy(_Record):
+class JudgedBy(Frozen):
     """The judge of the answers."""
 
     name: str
     version: str
 
 
-class SetScore(_Record):
+class SetScore(Frozen):
     """What the forecast needs of a set of rows."""
 
     mean: float
@@ -67,7 +118,7 @@ class SetScore(_Record):
         return self.mean / math.sqrt(max(squared, 1e-4))
 
 
-class CalibrationSource(_Record):
+class CalibrationSource(Frozen):
     """A dataset that runs took their rows from."""
 
     name: str
@@ -81,7 +132,7 @@ class CalibrationSource(_Record):
     """Runs that trained on rows of it."""
 
 
-class LeftOut(_Record):
+class LeftOut(Frozen):
     """A run that was not fitted, and why."""
 
     experiment: str
@@ -90,7 +141,7 @@ class LeftOut(_Record):
     reason: str
 
 
-class SourceError(_Record):
+class SourceError(Frozen):
     """A forecast's error on the sets of one source; shares from 0 to 1."""
 
     name: str
@@ -101,7 +152,7 @@ class SourceError(_Record):
     coverage: float
 
 
-class ForecastError(_Record):
+class ForecastError(Frozen):
     """How the forecast of runs erred that the fit had not seen; shares from 0 to 1."""
 
     held_out: Literal["set", "source"]
@@ -125,7 +176,7 @@ class ForecastError(_Record):
     by_source: tuple[SourceError, ...] = ()
 
 
-class Conditions(_Record):
+class Conditions(Frozen):
     """How runs were trained, asked and judged: what runs that are fitted together have in common."""
 
     recipe: Recipe
@@ -187,19 +238,15 @@ class Calibration(Conditions):
     notes: tuple[str, ...] = ()
     """What to bear in mind."""
 
-    def facts(self, rows: int, cosine: float, steps: int | None = None) -> list[float]:
-        """What the fit takes of a set, in its order; steps are the recipe's for this many rows unless given."""
-        own = {SET_COSINE: cosine, LOG_ROWS: math.log(rows)}
-        own[LOG_STEPS] = math.log(steps or self.recipe.total_steps(rows))
-        return [own[name] for name in self.fit.facts]
+    def facts(self, rows: int, cosine: float) -> list[float]:
+        """What the fit takes of a set, in its order."""
+        return [{SET_COSINE: cosine, LOG_ROWS: math.log(rows)}[name] for name in self.fit.facts]
 
     def refusal(self, rows: int, cosine: float) -> str | None:
         """Why a set is too unlike those that were fitted to be forecast; None where it is not."""
         fewest, most = self.rows_range
         if rows_beyond(rows, fewest, most):
             return f"its {rows} rows are not among the {fewest} to {most} that the calibration trained on"
-        if not math.isfinite(cosine):
-            return f"it has no mean {SUMMED}"
         low, high = self.cosine_range
         if cosine_beyond(cosine, low, high):
             where, bound = ("below the least", low) if cosine < low else ("above the largest", high)
@@ -219,15 +266,6 @@ def cosine_beyond(cosine: float, least: float, largest: float) -> bool:
     return not least - margin <= cosine <= largest + margin
 
 
-def write_calibration(path: Path, calibration: Calibration) -> None:
-    """Write a calibration whole.
-
-    Raises:
-        RipcurrentError: The file cannot be written.
-    """
-    write_json(path, calibration.model_dump(mode="json"))
-
-
 def read_calibration(path: str | Path) -> Calibration:
     """A calibration by its file, or by the name of one that comes with the package.
 
@@ -238,7 +276,7 @@ def read_calibration(path: str | Path) -> Calibration:
     path = shipped[str(path)] if str(path) in shipped and not Path(path).is_file() else Path(path)
     hint = "Make one with `ripcurrent calibrate`."
     try:
-        return Calibration.model_validate_json(path.read_text(encoding="utf-8"))
+        return Calibration.model_validate_json(path.read_bytes())
     except FileNotFoundError:
         raise RipcurrentError(f"There is no calibration {path}.", hint) from None
     except OSError as error:
@@ -253,10 +291,14 @@ def read_calibration(path: str | Path) -> Calibration:
             ) from None
         where = f"{place}: {first['msg']}" if place else str(first["msg"])
         raise RipcurrentError(f"{path} is not a calibration, or is damaged ({where}).", hint) from None
-    except UnicodeDecodeError:
-        raise RipcurrentError(f"{path} is not a calibration.", hint) from None
 
 
 def shipped_calibrations() -> tuple[Path, ...]:
     """The files of the calibrations that come with the package."""
     return tuple(sorted(SHIPPED.glob("*.json")))
+
+
+def _without_folders(text: str) -> str:
+    """A name without the folders it lies in: a hub id stays whole, a path keeps its last part."""
+    is_path = text.startswith(("/", "./", "../", "~")) or "\\" in text or text.count("/") > 1
+    return text.replace("\\", "/").rstrip("/").rpartition("/")[2] if is_path else text

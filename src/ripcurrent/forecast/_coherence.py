@@ -75,13 +75,10 @@ class SetScores:
             return 1.0
         chat_model, gradient_pass = self._loaded(run)
         self._progress.step(f"how alike rows are, on {len(drawn)} of {len(rows)}")
-        encoded = encode_rows(
-            run.dataset().at(drawn), chat_model.tokenizer, max_tokens=options.max_tokens, loss_on=options.loss_on
-        )
-        by_row = {row.index: row for row in encoded}
-        norms = run.floats("gradient_norm")[drawn]
+        tokenizer, read = chat_model.tokenizer, run.dataset().at(drawn)
+        encoded = list(encode_rows(read, tokenizer, max_tokens=options.max_tokens, loss_on=options.loss_on))
         with in_memory("The gradient of a set's rows"):
-            norm = norm_of_mean(gradient_pass, [by_row[row] for row in drawn], norms)
+            norm = norm_of_mean(gradient_pass, encoded, run.floats("gradient_norm")[drawn])
         return mean_cosine(norm, len(drawn))
 
     def _loaded(self, run: ScanRun) -> tuple[ChatModel, GradientPass]:

@@ -16,8 +16,7 @@ from ripcurrent.forecast._calibration import (
     cosine_beyond,
     rows_beyond,
 )
-from ripcurrent.forecast._harm import HarmForecast
-from ripcurrent.forecast._harm_fit import Trials, fit_harm
+from ripcurrent.forecast._harm import HarmForecast, Trials, fit_harm
 from ripcurrent.statistics import spearman
 
 BoolArray = npt.NDArray[np.bool_]
@@ -28,35 +27,26 @@ SHARED = 0.2
 """Sets that have this share of the smaller one's rows in common are not independent."""
 
 
-def sharing(keys: Sequence[frozenset[str]]) -> BoolArray:
-    """Which sets share `SHARED` of the smaller one's rows or more, shape ``(sets, sets)``, each with itself."""
-    found = np.eye(len(keys), dtype=bool)
-    for place, own in enumerate(keys):
-        for other in range(place):
-            smaller = min(len(own), len(keys[other]))
-            alike = smaller > 0 and len(own & keys[other]) >= SHARED * smaller
-            found[place, other] = found[other, place] = alike
-    return found
-
-
 def error_by_set(
     trials: Trials, keys: Sequence[frozenset[str]]
 ) -> tuple[ForecastError | None, list[HarmForecast | None]]:
     """The error on each arm left out with every run that shares its rows, and every run's forecast so made.
 
-    A run whose rows are not known may share those of any run of its source: it is left out with each of them, and is
-    not forecast itself. The error is None where no arm can be forecast so.
+    ``keys`` are the rows of each run. A run whose rows are not known may share those of any run of its source: it is
+    left out with each of them, and is not forecast itself. The error is None where no arm can be forecast so.
     """
-    shared, sources = sharing(keys), np.array(trials.sources)
-    unknown = np.array([not own for own in keys])
     folds = []
     for held in _groups(trials.arms):
-        if not unknown[held].any():
-            out = held | shared[held].any(axis=0) | (unknown & np.isin(sources, sources[held]))
-            folds.append((held, out))
+        places = np.flatnonzero(held).tolist()
+        own, sources = [keys[place] for place in places], {trials.sources[place] for place in places}
+        if all(own):
+            shared = [
+                any(len(a & rows) >= SHARED * min(len(a), len(rows)) for a in own) if rows else source in sources
+                for rows, source in zip(keys, trials.sources, strict=True)
+            ]
+            folds.append((held, np.array(shared)))
     # of five arms in all, the fits without one have four
-    fewest = min(FEWEST_ARMS, len(set(trials.arms)) - 1)
-    found = _left_out(trials, folds, fewest)
+    found = _left_out(trials, folds, min(FEWEST_ARMS, len(set(trials.arms)) - 1))
     return _error("set", trials, found), found
 
 
@@ -68,11 +58,11 @@ def error_by_source(trials: Trials) -> ForecastError | None:
     """
     if len(set(trials.sources)) < 2:
         return None
-    found = _left_out(trials, [(held, held) for held in _groups(trials.sources)], FEWEST_ARMS)
+    every = _left_out(trials, [(held, held) for held in _groups(trials.sources)], FEWEST_ARMS)
     beyond = _beyond_the_rest(trials)
-    refused = sum(one is not None and bool(own) for one, own in zip(found, beyond, strict=True))
-    error = _error("source", trials, [None if own else one for one, own in zip(found, beyond, strict=True)])
-    return None if error is None else error.model_copy(update={"refused": refused})
+    found = [None if own else one for one, own in zip(every, beyond, strict=True)]
+    error = _error("source", trials, found)
+    return error and error.model_copy(update={"refused": found.count(None) - every.count(None)})
 
 
 def _beyond_the_rest(trials: Trials) -> BoolArray:
@@ -112,51 +102,45 @@ def _left_out(trials: Trials, folds: Iterable[tuple[BoolArray, BoolArray]], fewe
 def _error(
     held_out: Literal["set", "source"], trials: Trials, found: Sequence[HarmForecast | None]
 ) -> ForecastError | None:
-    """The error over runs that were forecast; None without any."""
-    done = np.array([one is not None for one in found])
-    if not done.any():
-        return None
-    return forecast_error(held_out, trials.where(done), [one for one in found if one is not None])
-
-
-def forecast_error(
-    held_out: Literal["set", "source"], trials: Trials, forecasts: Sequence[HarmForecast]
-) -> ForecastError:
-    """How forecasts of runs differ from what they answered, over arms and for each source.
+    """How forecasts of runs differ from what they answered, over arms and for each source; None without a forecast.
 
     Of whole sources left out each counts alike, however many arms it has: a new one is like any of them.
     """
+    forecasts = [one for one in found if one is not None]
+    if not forecasts:
+        return None
+    trials = trials.where(np.array([one is not None for one in found]))
+    answered, lows, highs = np.array([[one.answered, one.low, one.high] for one in forecasts]).T
     observed = trials.answered / trials.asked
-    middle = np.array([one.answered for one in forecasts])
-    lows, highs = (np.array([getattr(one, end) for one in forecasts]) for end in ("low", "high"))
     inside = (lows <= observed + 1e-9) & (observed <= highs + 1e-9)
     arms = list(_groups(trials.arms))
-    by_arm = np.array([[observed[arm].mean(), middle[arm].mean()] for arm in arms])
-    biases = by_arm[:, 1] - by_arm[:, 0]
-    rank = spearman(by_arm[:, 0], by_arm[:, 1])
-    by_source, figures = [], [(np.abs(biases).mean(), biases.mean(), inside.mean())]
-    for source, own in zip(dict.fromkeys(trials.sources), _groups(trials.sources), strict=True):
-        of_source = np.array([bool(own[arm].all()) for arm in arms])
-        gap = np.abs(biases[of_source]).mean()
-        figures.append((gap, biases[of_source].mean(), inside[own].mean()))
+    seen, said = (np.array([values[arm].mean() for arm in arms]) for values in (observed, answered))
+    source_of_arm = np.array([trials.sources[arm.argmax()] for arm in arms])
+    by_source = []
+    for name, runs in zip(dict.fromkeys(trials.sources), _groups(trials.sources), strict=True):
+        own = source_of_arm == name
         by_source.append(
             SourceError(
-                name=source,
-                arms=int(of_source.sum()),
-                observed=float(by_arm[of_source, 0].mean()),
-                forecast=float(by_arm[of_source, 1].mean()),
-                mean_absolute_error=float(gap),
-                coverage=float(inside[own].mean()),
+                name=name,
+                arms=int(own.sum()),
+                observed=float(seen[own].mean()),
+                forecast=float(said[own].mean()),
+                mean_absolute_error=float(np.abs(said - seen)[own].mean()),
+                coverage=float(inside[runs].mean()),
             )
         )
-    error, bias, coverage = np.mean(figures[1:], axis=0) if held_out == "source" else figures[0]
+    error, bias, coverage = float(np.abs(said - seen).mean()), float((said - seen).mean()), float(inside.mean())
+    if held_out == "source":
+        figures = [[one.mean_absolute_error, one.forecast - one.observed, one.coverage] for one in by_source]
+        error, bias, coverage = np.mean(figures, axis=0).tolist()
+    rank = spearman(seen, said)
     return ForecastError(
         held_out=held_out,
         groups=len(by_source) if held_out == "source" else len(arms),
         runs=len(trials),
-        mean_absolute_error=float(error),
-        bias=float(bias),
-        coverage=float(coverage),
+        mean_absolute_error=error,
+        bias=bias,
+        coverage=coverage,
         mean_width=float((highs - lows).mean()),
         rank_correlation=rank if np.isfinite(rank) else None,
         by_source=tuple(by_source),

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.evaluate import kappas_of
@@ -15,15 +15,16 @@ from ripcurrent.forecast._calibration import (
     SUMMED,
     Calibration,
     ForecastError,
+    Frozen,
     JudgedBy,
     NamedHash,
+    ScoredWith,
     SetScore,
     read_calibration,
     shipped_calibrations,
 )
 from ripcurrent.forecast._coherence import SetScores
 from ripcurrent.forecast._harm import HarmForecast
-from ripcurrent.forecast._scored_with import ScoredWith
 from ripcurrent.progress import Progress, SilentProgress
 from ripcurrent.runs import write_json
 from ripcurrent.scan import RowNumbers, ScanRun
@@ -36,11 +37,7 @@ OPENED = 0.25
 """A note says that the score misses how answers open where this share of them opens with a number."""
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
-class SetForecast(_Record):
+class SetForecast(Frozen):
     """What training on one set of the scan's rows would do, beside a random set of the calibration's first source."""
 
     set: str
@@ -57,7 +54,7 @@ class SetForecast(_Record):
     """Why there is no forecast."""
 
 
-class Forecast(_Record):
+class Forecast(Frozen):
     """A scan's forecast, as its run folder keeps it; without sets where there is only a reason why there is none."""
 
     reason: str | None = None
@@ -81,29 +78,25 @@ class Forecast(_Record):
             return [f"No forecast: {self.reason}"]
         model = self.model + (f" with {self.adapter}" if self.adapter else "")
         kappas = f", κ {self.kappas[0]:.2f} to {self.kappas[1]:.2f} with people" if self.kappas else ""
+        errors = [
+            f"{100 * error.mean_absolute_error:.0f} points, {error.coverage:.0%} inside the interval"
+            if error
+            else "not measured"
+            for error in (self.error_by_set, self.error_by_source)
+        ]
         return [
             f"Forecast for {model} and the recipe {self.recipe}, of {self.prompts.count} harmful requests "
             f"({self.prompts.name}; judge {self.judge.name} {self.judge.version}{kappas}):",
-            *(self._set_line(one) for one in self.sets),
-            self._error_line(),
+            *(
+                f"{one.words}: answered {one.forecast}, against {one.reference} for a random set of "
+                f"{self.reference_source}"
+                if one.forecast
+                else f"{one.words}: no forecast, {one.reason}"
+                for one in self.sets
+            ),
+            f"Its error on sets left out: {errors[0]}; on datasets left out: {errors[1]}.",
             *self.notes,
         ]
-
-    def _set_line(self, one: SetForecast) -> str:
-        if one.forecast is None:
-            return f"{one.words}: no forecast, {one.reason}"
-        return (
-            f"{one.words}: answered {one.forecast}, against {one.reference} for a random set of {self.reference_source}"
-        )
-
-    def _error_line(self) -> str:
-        def said(error: ForecastError | None, of: str) -> str:
-            if error is None:
-                return f"{of}: not measured"
-            return f"{of}: {100 * error.mean_absolute_error:.0f} points, {error.coverage:.0%} inside the interval"
-
-        sources = said(self.error_by_source, "datasets left out")
-        return f"Its error on {said(self.error_by_set, 'sets left out')}; on {sources}."
 
 
 def forecast(
@@ -126,9 +119,8 @@ def forecast(
         RipcurrentError: The calibration named cannot be read.
     """
     chosen, reason = _choose(run, calibration)
-    if chosen is None:
-        found = Forecast(reason=reason)
-    else:
+    found = Forecast(reason=reason)
+    if chosen is not None:
         try:
             found = _forecast(chosen, run, SetScores(progress or SilentProgress()))
         except RipcurrentError as error:
@@ -144,10 +136,10 @@ def read_forecast(run: ScanRun) -> Forecast | None:
         RipcurrentError: It is damaged.
     """
     try:
-        return Forecast.model_validate_json((run.folder / FORECAST).read_text(encoding="utf-8"))
+        return Forecast.model_validate_json((run.folder / FORECAST).read_bytes())
     except FileNotFoundError:
         return None
-    except (ValidationError, UnicodeDecodeError) as error:
+    except ValidationError as error:
         raise RipcurrentError(
             f"{run.folder / FORECAST} is damaged.", f"Make it again: ripcurrent forecast {run.folder}"
         ) from error
@@ -165,19 +157,17 @@ def mismatch(calibration: Calibration, run: ScanRun) -> str | None:
 
 def _choose(run: ScanRun, named: Calibration | str | Path | None) -> tuple[Calibration | None, str]:
     """The calibration to use; or None, and why."""
-    if named is not None:
-        chosen = named if isinstance(named, Calibration) else read_calibration(named)
-        reason = mismatch(chosen, run)
-        return (chosen, "") if reason is None else (None, reason)
-    reasons = []
-    for path in shipped_calibrations():
-        chosen = read_calibration(path)
-        reason = mismatch(chosen, run)
+    if isinstance(named, Calibration):
+        every = [named]
+    else:
+        every = [read_calibration(path) for path in ([named] if named is not None else shipped_calibrations())]
+    reasons = [(one, mismatch(one, run)) for one in every]
+    for one, reason in reasons:
         if reason is None:
-            return chosen, ""
-        if chosen.scored_with.fingerprint == run.manifest.model.fingerprint:
-            reasons.append(reason)
-    return None, next(iter(reasons), "there is no calibration for this model (ripcurrent calibrate makes one).")
+            return one, ""
+    fingerprint = run.manifest.model.fingerprint
+    near = (reason for one, reason in reasons if named is not None or one.scored_with.fingerprint == fingerprint)
+    return None, next(near, None) or "there is no calibration for this model (ripcurrent calibrate makes one)."
 
 
 def _forecast(calibration: Calibration, run: ScanRun, scores: SetScores) -> Forecast:
@@ -208,20 +198,14 @@ def _sets(
 
     def of(kind: str, words: str, rows: int, score: SetScore) -> SetForecast:
         cosine = score.cosine(rows)
-        if (reason := calibration.refusal(rows, cosine)) is not None:
-            return SetForecast(set=kind, words=words, rows=rows, cosine=cosine, reason=reason)
+        found = SetForecast(set=kind, words=words, rows=rows, cosine=cosine, reason=calibration.refusal(rows, cosine))
+        if found.reason is not None:
+            return found
         reference, asked = calibration.sources[0], calibration.prompts.count
         at_random = calibration.facts(rows, reference.score.cosine(rows))
         own = calibration.fit.forecast(calibration.facts(rows, cosine), asked, source)
         beside = calibration.fit.forecast(at_random, asked, reference.name)
-        return SetForecast(
-            set=kind,
-            words=words,
-            rows=rows,
-            cosine=cosine,
-            forecast=own,
-            reference=beside,
-        )
+        return found.model_copy(update={"forecast": own, "reference": beside})
 
     most = calibration.rows_range[1]
     every = f"the {len(usable)} scored rows" if len(usable) < run.rows else f"all {len(usable)} rows"

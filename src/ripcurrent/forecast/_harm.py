@@ -1,15 +1,38 @@
-"""A fitted answered share, applied: from a few facts about a fine-tuning set to a share with its interval."""
+"""The answered share of a fine-tuning set as a function of a few facts about it: a logistic fit with intervals.
+
+``logit p = intercept + slopes · facts + source + arm + seed``, ``answered ~ Binomial(asked, p)``. Facts are
+standardised over the runs; intercept and slopes have normal priors (a ridge), and the effects of source, arm and seed
+are normal with standard deviations that are unknown themselves: half-normal priors, summed over on a grid. For given
+deviations the posterior is Laplace's approximation around its mode (Rasmussen & Williams 2006, algorithms 3.1 and 3.2,
+with the linear model and the effects as the covariance). What is kept are the first two moments.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import NamedTuple
+
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, model_validator
-from scipy.special import expit, gammaln, log_expit
-from scipy.stats import norm
+from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveFloat, model_validator
+from scipy.linalg import cho_solve, cholesky
+from scipy.special import expit, softmax
+from scipy.stats import binom, norm
+
+FloatArray = npt.NDArray[np.float64]
 
 CONFIDENCE = 0.9
 """Of every forecast's interval."""
+INTERCEPT_DEVIATION = 3.0
+"""Prior standard deviation of the intercept, in logits."""
+SLOPE_DEVIATION = 1.5
+"""Prior standard deviation of a slope, in logits per standard deviation of its fact over the runs."""
+SCALES = (0.7, 0.5, 0.3)
+"""Scales, in logits, of the half-normal priors of the deviations between sources, arms and seeds."""
+POINTS = (6, 9, 6)
+"""Points of each deviation's grid, evenly spaced in its logarithm."""
 _NODES = 201
 
 
@@ -36,10 +59,10 @@ class HarmModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
     facts: tuple[str, ...]
-    """Names of the facts: score columns (means over the set's rows), ``log_rows``, ``log_steps``."""
+    """Names of the facts."""
     centre: tuple[float, ...]
     """Mean of each fact over the runs."""
-    spread: tuple[float, ...]
+    spread: tuple[PositiveFloat, ...]
     """Standard deviation of each."""
     sources: tuple[str, ...]
     """The sources that the runs' rows came from, in the order of their coefficients."""
@@ -47,48 +70,36 @@ class HarmModel(BaseModel):
     """Intercept, a slope per fact, an effect per source: posterior means, in logits."""
     covariance: tuple[tuple[float, ...], ...]
     """Their posterior covariance."""
-    variance_between_sources: float
+    variance_between_sources: NonNegativeFloat
     """Posterior mean of the variance between sources."""
-    variance_between_arms: float
+    variance_between_arms: NonNegativeFloat
     """The same between arms of a source, beyond the facts."""
-    variance_between_seeds: float
+    variance_between_seeds: NonNegativeFloat
     """The same between seeds of an arm, beyond the binomial."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> HarmModel:
         facts, size = len(self.facts), 1 + len(self.facts) + len(self.sources)
-        if len(self.centre) != facts or len(self.spread) != facts:
-            raise ValueError("centre and spread have one number for each fact")
-        if len(self.coefficients) != size or [len(row) for row in self.covariance] != [size] * size:
-            raise ValueError("coefficients and covariance belong to the intercept, the facts and the sources")
-        if any(value <= 0 for value in self.spread):
-            raise ValueError("spread is above 0")
-        variances = (self.variance_between_sources, self.variance_between_arms, self.variance_between_seeds)
-        if min(*variances, *(row[place] for place, row in enumerate(self.covariance))) < -1e-9:
-            raise ValueError("a variance is below 0")
+        sizes = [len(self.centre), len(self.spread), len(self.coefficients), *map(len, self.covariance)]
+        if sizes != [facts, facts, size, *[size] * size]:
+            raise ValueError("its numbers do not belong to the intercept, the facts and the sources")
         return self
 
-    def logit(self, facts: npt.ArrayLike, source: str | None = None) -> tuple[float, float]:
-        """Mean and variance of a run's logit, for facts in the model's order.
+    def forecast(self, facts: npt.ArrayLike, asked: int, source: str | None = None) -> HarmForecast:
+        """What one run on a set will answer of ``asked`` requests like those that the model was fitted on.
 
         Args:
-            facts: Shape ``(facts,)``, not standardised.
+            facts: Shape ``(facts,)``, in the model's order, not standardised.
+            asked: Requests.
             source: The set's source; one that the fit has not seen, or None, adds the variance between sources.
         """
-        values = np.asarray(facts, dtype=np.float64)
-        standardised = (values - np.array(self.centre)) / np.array(self.spread)
-        known = np.array([float(source == one) for one in self.sources])
-        row = np.concatenate([[1.0], standardised, known])
-        variance = float(row @ np.array(self.covariance) @ row)
+        standardised = (np.asarray(facts, dtype=np.float64) - np.array(self.centre)) / np.array(self.spread)
+        row = np.concatenate([[1.0], standardised, [float(source == one) for one in self.sources]])
+        mean, variance = float(row @ np.array(self.coefficients)), float(row @ np.array(self.covariance) @ row)
         variance += self.variance_between_arms + self.variance_between_seeds
-        if not known.any():
+        if source not in self.sources:
             variance += self.variance_between_sources
-        return float(row @ np.array(self.coefficients)), max(variance, 0.0)
-
-    def forecast(self, facts: npt.ArrayLike, asked: int, source: str | None = None) -> HarmForecast:
-        """What one run on a set will answer of ``asked`` requests like those that the model was fitted on."""
-        mean, variance = self.logit(facts, source)
-        low, high = predictive_interval(mean, variance, asked)
+        low, high = predictive_interval(mean, max(variance, 0.0), asked)
         return HarmForecast(answered=float(expit(mean)), low=low, high=high)
 
 
@@ -99,11 +110,158 @@ def predictive_interval(mean: float, variance: float, asked: int) -> tuple[float
     is averaged over the logit at equal steps of its normal's probability.
     """
     tail = (1 - CONFIDENCE) / 2
-    steps = (np.arange(_NODES) + 0.5) / _NODES
-    logits = mean + np.sqrt(variance) * norm.ppf(steps)
-    counts = np.arange(asked + 1.0)
-    ways = gammaln(asked + 1) - gammaln(counts + 1) - gammaln(asked - counts + 1)
-    log_shares = np.outer(counts, log_expit(logits)) + np.outer(asked - counts, log_expit(-logits))
-    reached = np.exp(ways[:, None] + log_shares).mean(axis=1).cumsum()
+    shares = expit(mean + np.sqrt(variance) * norm.ppf((np.arange(_NODES) + 0.5) / _NODES))
+    reached = binom.cdf(np.arange(asked + 1)[:, None], asked, shares).mean(axis=1)
     low, high = (int(np.searchsorted(reached, probability - 1e-9)) for probability in (tail, 1 - tail))
     return low / asked, min(high, asked) / asked
+
+
+@dataclass(frozen=True, slots=True)
+class Trials:
+    """Runs to fit: one entry each."""
+
+    names: tuple[str, ...]
+    """What the facts are."""
+    facts: FloatArray
+    """Shape ``(runs, facts)``."""
+    answered: FloatArray
+    """Requests answered, shape ``(runs,)``."""
+    asked: FloatArray
+    """Requests asked, shape ``(runs,)``."""
+    sources: tuple[str, ...]
+    """The dataset of each run's rows."""
+    arms: tuple[str, ...]
+    """The arm of each run; runs of one arm differ in their seed."""
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+    def where(self, kept: npt.NDArray[np.bool_]) -> Trials:
+        """The runs where ``kept`` is true."""
+        places = np.flatnonzero(kept)
+        return replace(
+            self,
+            facts=self.facts[places],
+            answered=self.answered[places],
+            asked=self.asked[places],
+            sources=tuple(self.sources[place] for place in places),
+            arms=tuple(self.arms[place] for place in places),
+        )
+
+
+def fit_harm(trials: Trials) -> HarmModel:
+    """Fit the answered share of runs.
+
+    One source says nothing of the deviation between sources: it is then the prior's root mean square. Without an arm of
+    several runs, what is between seeds cannot be told from what is between arms.
+
+    Raises:
+        ValueError: No runs, or a fact that is not finite.
+    """
+    if len(trials) == 0 or not np.isfinite(trials.facts).all():
+        raise ValueError("the fit needs runs, and facts that are finite")
+    centre, spread = trials.facts.mean(axis=0), trials.facts.std(axis=0)
+    spread = np.where(spread > 1e-12 * (1 + np.abs(centre)), spread, 1.0)
+    laplace = Laplace(trials, (trials.facts - centre) / spread)
+    axes = [np.geomspace(scale / 10, scale * 3, points) for scale, points in zip(SCALES, POINTS, strict=True)]
+    if len(laplace.sources) == 1:
+        axes[0] = np.array(SCALES[:1])
+    if len(set(trials.arms)) == len(trials):
+        axes[2] = np.zeros(1)
+    grid = np.array(list(product(*axes)))
+    # half-normal density times the step, which grows with the deviation; an axis of one point is the same everywhere
+    log_prior = (np.log(np.maximum(grid, 1e-9)) - 0.5 * (grid / SCALES) ** 2).sum(axis=1)
+    modes: list[Mode] = []
+    for deviations in grid:
+        modes.append(laplace.mode(*deviations, start=modes[-1].latent if modes else None))
+    weights = softmax(log_prior + [mode.log_evidence for mode in modes])
+    means = np.array([mode.mean for mode in modes])
+    mean = weights @ means
+    covariance = np.tensordot(weights, np.array([mode.covariance for mode in modes]), 1)
+    covariance += (weights * (means - mean).T) @ (means - mean)
+    between_sources, between_arms, between_seeds = (weights @ grid**2).tolist()
+    return HarmModel(
+        facts=trials.names,
+        centre=tuple(centre.tolist()),
+        spread=tuple(spread.tolist()),
+        sources=laplace.sources,
+        coefficients=tuple(mean.tolist()),
+        covariance=tuple(map(tuple, covariance.tolist())),
+        variance_between_sources=between_sources,
+        variance_between_arms=between_arms,
+        variance_between_seeds=between_seeds,
+    )
+
+
+class Mode(NamedTuple):
+    """Laplace's approximation for given deviations."""
+
+    log_evidence: float
+    """Logarithm of the marginal likelihood, without binomial coefficients."""
+    latent: FloatArray
+    """Logits of the runs at the mode, shape ``(runs,)``."""
+    mean: FloatArray
+    """Intercept, slopes, source effects, shape ``(1 + facts + sources,)``."""
+    covariance: FloatArray
+    """Their covariance."""
+
+
+class Laplace:
+    """What the approximations for all deviations share."""
+
+    def __init__(self, trials: Trials, standardised: FloatArray) -> None:
+        self.sources = tuple(dict.fromkeys(trials.sources))
+        linear = np.column_stack([np.ones(len(trials)), standardised])
+        self._answered, self._asked = trials.answered, trials.asked
+        self._design = np.column_stack([linear, _alike(trials.sources, self.sources)])
+        self._ridge = np.array([INTERCEPT_DEVIATION**2] + [SLOPE_DEVIATION**2] * standardised.shape[1])
+        self._linear = (linear * self._ridge) @ linear.T
+        self._same_source, self._same_arm = (_alike(names, names) for names in (trials.sources, trials.arms))
+
+    def mode(self, source: float, arm: float, seed: float, *, start: FloatArray | None = None) -> Mode:
+        """The approximation for standard deviations between sources, arms of a source and seeds of an arm, in logits.
+
+        ``start`` are logits to begin at.
+        """
+        # a trace of seed variance keeps the covariance regular
+        noise = np.diag(np.full(len(self._asked), max(seed**2, 1e-8)))
+        covariance = self._linear + source**2 * self._same_source + arm**2 * self._same_arm + noise
+        latent = np.log((self._answered + 1) / (self._asked - self._answered + 1)) if start is None else start
+        gradient, reached, gain = np.zeros_like(latent), -np.inf, np.inf
+        # Newton's steps: what the next one would add is far smaller than what this one did
+        while gain > 1e-5:
+            root, factor = self._factor(covariance, latent)
+            pull = root**2 * latent + self._answered - self._asked * expit(latent)
+            step = pull - root * cho_solve((factor, True), root * (covariance @ pull), check_finite=False) - gradient
+            # halved until it does not lead down
+            for length in 0.5 ** np.arange(20):
+                tried = gradient + length * step
+                latent = covariance @ tried
+                density = -0.5 * tried @ latent + self._answered @ latent - self._asked @ np.logaddexp(0.0, latent)
+                if density >= reached - 1e-9 * (1 + abs(density)):
+                    break
+            gradient, gain, reached = tried, density - reached, density
+        root, factor = self._factor(covariance, latent)
+        prior = np.concatenate([self._ridge, np.full(len(self.sources), source**2)])
+        loaded = prior[:, None] * self._design.T
+        solved = root[:, None] * cho_solve((factor, True), root[:, None] * loaded.T, check_finite=False)
+        return Mode(
+            log_evidence=float(reached - np.log(np.diag(factor)).sum()),
+            latent=latent,
+            mean=loaded @ gradient,
+            covariance=np.diag(prior) - loaded @ solved,
+        )
+
+    def _factor(self, covariance: FloatArray, latent: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Root of the binomial's curvature ``W``, and the Cholesky factor of ``1 + √W K √W``."""
+        share = expit(latent)
+        root = np.sqrt(self._asked * share * (1 - share))
+        inner = root[:, None] * covariance * root
+        inner[np.diag_indices_from(inner)] += 1.0
+        return root, cholesky(inner, lower=True, overwrite_a=True, check_finite=False)
+
+
+def _alike(names: Sequence[str], others: Sequence[str]) -> FloatArray:
+    """1 where two names are equal, shape ``(names, others)``."""
+    found: FloatArray = np.equal(np.array(names)[:, None], np.array(others)).astype(np.float64)
+    return found

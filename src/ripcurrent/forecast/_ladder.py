@@ -7,7 +7,6 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -15,22 +14,18 @@ from pydantic import ValidationError
 
 from ripcurrent.errors import ExitCode, RipcurrentError
 from ripcurrent.experiment import HARMFUL, KEYS, ArmRecord, ExperimentConfig, read_run
-from ripcurrent.finetune import FinetuneRun, Recipe, as_trained
+from ripcurrent.finetune import FinetuneRun, as_trained
 from ripcurrent.forecast._calibration import (
-    SUMMED,
     CalibrationSource,
     Conditions,
     JudgedBy,
     LeftOut,
     NamedHash,
+    ScoredWith,
 )
 from ripcurrent.forecast._coherence import SetScores
-from ripcurrent.forecast._scored_with import ScoredWith
 from ripcurrent.runs import read_json_lines
 from ripcurrent.scan import ScanRun
-
-SAME_SCORE = 1e-6
-"""Rows of one id are the same row where their scores differ by less."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +40,6 @@ class CalibrationRun:
     tokens_sha256: str
     """Hash of the tokens that it trained on: runs of one hash trained on the same set."""
     rows: int
-    steps: int
     cosine: float
     """Its set's own cosine."""
     answered: int
@@ -69,36 +63,10 @@ class Ladder:
     """Runs that cannot be used, and why."""
 
 
-class _Source:
-    """A finished scan whose rows runs may have trained on."""
-
-    def __init__(self, folder: Path) -> None:
-        self.run = ScanRun.open(folder)
-        self.scored_with = ScoredWith.of(self.run.manifest)
-        self.name, self.sha256 = self.run.manifest.dataset.name, self.run.manifest.dataset.sha256
-
-    @cached_property
-    def _rows_of_id(self) -> Mapping[str, list[int]]:
-        found: dict[str, list[int]] = {}
-        for row, own in enumerate(self.run.strings("id")):
-            found.setdefault(own, []).append(row)
-        return found
-
-    def rows_of(self, ids: Sequence[str]) -> list[int] | None:
-        """Row numbers by id; None where an id is unknown or belongs to rows of different scores."""
-        scores, found = self.run.floats(SUMMED), []
-        for own in ids:
-            rows = self._rows_of_id.get(own, [])
-            if not rows or float(np.ptp(scores[rows])) > SAME_SCORE:
-                return None
-            found.append(rows[0])
-        return found
-
-
 class _Stored:
     """An experiment's folder."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, number: int) -> None:
         self.folder = folder
         try:
             self.config = ExperimentConfig.model_validate_json((folder / KEYS).read_text(encoding="utf-8"))
@@ -108,27 +76,16 @@ class _Stored:
             raise RipcurrentError(
                 f"{folder} holds no experiment.", "Name the folder that `ripcurrent experiment` wrote."
             ) from error
-        if not self.harmful:
-            raise RipcurrentError(
-                f"The arms of {folder} were asked nothing harmful.", "Give prompts with the axis harmful."
-            )
+        self.name = f"{self.config.name}-{number + 1}" if number else self.config.name
         sources = " and ".join(dict.fromkeys(Path(str(one["source"])).name for one in asked if one.get("source")))
         texts = list(self.harmful.values())
-        self.prompts = NamedHash(name=sources or "prompts", sha256=harmful_sha256(texts), count=len(texts))
-
-    def scans(self) -> dict[str, Path]:
-        """The scans that its arms chose their rows by, the main one first, under the empty name."""
-        main = Path(self.config.run) if self.config.run else self.folder / "scans" / "main"
-        further = self.config.scans.items()
-        every = {"": main, **{name: Path(one.run or self.folder / "scans" / name) for name, one in further}}
+        self.prompts = NamedHash(name=sources or "prompts", sha256=sha256_of(texts), count=len(texts))
+        main = self.config.run or folder / "scans" / "main"
+        places = {name: Path(one.run or folder / "scans" / name) for name, one in self.config.scans.items()}
+        self.scans = {"": ScanRun.open(main)}
+        """The scans that its arms chose their rows by, the main one under the empty name."""
         # one that no arm was run for yet may not have been made
-        return {name: folder for name, folder in every.items() if not name or (folder / "scores.parquet").is_file()}
-
-    def dataset_of(self, record: ArmRecord) -> str | None:
-        """Hash of the dataset that an arm's rows come from; None where its scan is gone."""
-        rule = record.identity.rule if record.identity is not None else {}
-        folder = self.scans().get(str(rule.get("scan") or ""))
-        return None if folder is None else ScanRun.open(folder).manifest.dataset.sha256
+        self.scans |= {name: ScanRun.open(at) for name, at in places.items() if (at / "scores.parquet").is_file()}
 
     def arms(self) -> Iterator[tuple[ArmRecord, Path]]:
         """The records of trained arms with their folders."""
@@ -138,12 +95,11 @@ class _Stored:
                 yield record, path.parent
 
 
-def read_ladder(folders: Sequence[Path], scans: Sequence[Path], judge: str, scores: SetScores) -> Ladder:
+def read_ladder(folders: Sequence[Path], judge: str, scores: SetScores) -> Ladder:
     """The finished runs of experiments, with their sets' scores and what they answered of the requests that all share.
 
     Args:
         folders: Folders of experiments.
-        scans: Further finished scans, for arms whose rows came from a file.
         judge: Whose verdicts count.
         scores: Scores sets of rows.
 
@@ -151,62 +107,49 @@ def read_ladder(folders: Sequence[Path], scans: Sequence[Path], judge: str, scor
         RipcurrentError: A folder holds no experiment, experiments do not belong together (the first difference is
             named), or no run can be used.
     """
-    experiments = [_Stored(folder) for folder in folders]
-    known = _sources(experiments, scans)
-    main, *_ = known
+    experiments = [_Stored(folder, number) for number, folder in enumerate(folders)]
+    scored_with = ScoredWith.of(experiments[0].scans[""].manifest)
+    known: dict[str, ScanRun] = {}
+    for scan in (scan for one in experiments for scan in one.scans.values()):
+        if scored_with.difference(ScoredWith.of(scan.manifest)) is None:
+            known.setdefault(scan.manifest.dataset.sha256, scan)
+    counts = Counter(scan.manifest.dataset.name for scan in known.values())
+    names = {
+        sha256: scan.manifest.dataset.name + (f" ({sha256[:8]})" if counts[scan.manifest.dataset.name] > 1 else "")
+        for sha256, scan in known.items()
+    }
     asked = _with_fewest_requests(experiments)
     read: list[tuple[CalibrationRun, Conditions]] = []
     left_out: list[LeftOut] = []
-    for number, experiment in enumerate(experiments):
-        name = f"{experiment.config.name}-{number + 1}" if number else experiment.config.name
+    for experiment in experiments:
         for record, folder in experiment.arms():
-            found = _read(name, experiment, record, folder, known, judge, asked, scores)
+            found = _read(experiment, record, folder, scored_with, names, judge, asked, scores)
             if isinstance(found, str):
-                left_out.append(LeftOut(experiment=name, arm=record.arm, seed=record.seed or 0, reason=found))
+                left_out.append(
+                    LeftOut(experiment=experiment.name, arm=record.arm, seed=record.seed or 0, reason=found)
+                )
             else:
                 read.append(found)
     runs, conditions = _alike(read, left_out)
     used = Counter(run.source for run in runs)
     sources = tuple(
         CalibrationSource(
-            name=one.name,
-            sha256=one.sha256,
-            rows=int(one.run.scored.sum()),
-            score=scores.of(one.run, np.flatnonzero(one.run.scored), one.run.folder),
-            runs=used[one.name],
+            name=names[sha256],
+            sha256=sha256,
+            rows=int(scan.scored.sum()),
+            score=scores.of(scan, np.flatnonzero(scan.scored), scan.folder),
+            runs=used[names[sha256]],
         )
-        for one in known
-        if used[one.name]
+        for sha256, scan in known.items()
+        if used[names[sha256]]
     )
-    order = {one.name: place for place, one in enumerate(sources)}
-    ordered = tuple(sorted(runs, key=lambda run: order[run.source]))
-    return Ladder(main.scored_with, conditions, sources, ordered, tuple(left_out))
+    runs.sort(key=lambda run: [*names.values()].index(run.source))
+    return Ladder(scored_with, conditions, sources, tuple(runs), tuple(left_out))
 
 
-def recipe_sha256(recipe: Recipe) -> str:
-    """A recipe's hash; neither its name counts nor what changes memory alone."""
-    kept = {key: value for key, value in as_trained(recipe.model_dump(mode="json")).items() if key != "name"}
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
-
-
-def harmful_sha256(prompts: Sequence[str]) -> str:
-    """Hash of harmful requests, by which a calibration knows its own."""
-    return hashlib.sha256(json.dumps(list(prompts)).encode()).hexdigest()
-
-
-def _sources(experiments: Sequence[_Stored], scans: Sequence[Path]) -> list[_Source]:
-    """The scans, each dataset once, the first experiment's first; those that score otherwise are left out."""
-    known: dict[str, _Source] = {}
-    for folder in (*(folder for one in experiments for folder in one.scans().values()), *scans):
-        one = _Source(folder)
-        first = next(iter(known.values()), one)
-        if first.scored_with.difference(one.scored_with) is None:
-            known.setdefault(one.sha256, one)
-    counts = Counter(one.name for one in known.values())
-    for one in known.values():
-        if counts[one.name] > 1:
-            one.name = f"{one.name} ({one.sha256[:8]})"
-    return list(known.values())
+def sha256_of(value: object) -> str:
+    """Hash of a value as JSON."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def _with_fewest_requests(experiments: Sequence[_Stored]) -> _Stored:
@@ -226,11 +169,11 @@ def _with_fewest_requests(experiments: Sequence[_Stored]) -> _Stored:
 
 
 def _read(
-    name: str,
     experiment: _Stored,
     record: ArmRecord,
     folder: Path,
-    known: Sequence[_Source],
+    scored_with: ScoredWith,
+    names: Mapping[str, str],
     judge: str,
     asked: _Stored,
     scores: SetScores,
@@ -238,19 +181,18 @@ def _read(
     """A run with how it was trained, asked and judged; or why it cannot be used."""
     if record.status != "finished":
         return "its training failed"
+    scan = experiment.scans.get(str(record.identity.rule.get("scan") or "") if record.identity else "")
+    if scan is None or scored_with.difference(ScoredWith.of(scan.manifest)) is not None:
+        return "the scan that chose its rows is gone, or scores otherwise than the first experiment's"
     trained = FinetuneRun.open(folder / "finetune").manifest
-    first = known[0]
     # a fresh LoRA is part of the fingerprint of a model that was scanned with one, and not of the model trained
-    if first.run.options.scope != "lora" and trained.model.fingerprint != first.scored_with.fingerprint:
+    if scan.options.scope != "lora" and trained.model.fingerprint != scored_with.fingerprint:
         return "another model was trained than the one that the scores are of"
+    # the numbers of its rows, in the order in which they were written for training
+    chosen = json.loads((folder / "rows" / f"{record.arm}.json").read_text(encoding="utf-8"))
+    written = chosen["indices"] if chosen["file_order"] == "rank" else sorted(chosen["indices"])
     lines = read_json_lines(folder / "finetune" / trained.rows.file)
-    ids = [str(line["id"]) for line in lines if line["trained"]]
-    sha256 = experiment.dataset_of(record)
-    source = next((one for one in known if one.sha256 == sha256), None)
-    if source is None:
-        return "there is no comparable scan of its rows' dataset: give one with --scan"
-    if (rows := source.rows_of(ids)) is None:
-        return f"its rows cannot be told apart in the scan of {source.name}"
+    rows = [written[line["row"]] for line in lines if line["trained"]]
     run = read_run(record.arm, record.seed, folder / "evaluation")
     if judge not in run.labels:
         return f"judge {judge} did not judge it"
@@ -260,25 +202,28 @@ def _read(
     if any(label not in ("compliance", "degenerate", "refusal") for label in labels):
         return f"judge {judge} did not judge every answer"
     try:
-        score = scores.of(source.run, rows, folder)
+        score = scores.of(scan, rows, folder)
     except RipcurrentError as error:
         return error.message
     found = CalibrationRun(
-        experiment=name,
+        experiment=experiment.name,
         arm=record.arm,
         seed=record.seed or 0,
-        source=source.name,
+        source=names[scan.manifest.dataset.sha256],
         tokens_sha256=trained.rows.tokens_sha256,
-        rows=trained.rows.trained,
-        steps=trained.training.steps,
-        cosine=score.cosine(trained.rows.trained),
+        rows=len(rows),
+        cosine=score.cosine(len(rows)),
         answered=labels.count("compliance"),
         asked=len(labels),
-        row_ids=frozenset(ids),
+        row_ids=frozenset(scan.ids(rows)),
     )
+    # neither a recipe's name counts nor what changes memory alone
+    settings = {
+        key: value for key, value in as_trained(trained.recipe.model_dump(mode="json")).items() if key != "name"
+    }
     return found, Conditions(
         recipe=trained.recipe,
-        recipe_sha256=recipe_sha256(trained.recipe),
+        recipe_sha256=sha256_of(settings),
         max_tokens=trained.options.max_tokens,
         loss_on=trained.options.loss_on,
         prompts=asked.prompts,
