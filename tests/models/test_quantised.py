@@ -83,7 +83,7 @@ def test_other_scopes_of_a_packed_model_are_refused(packed: tuple[int, Path]) ->
     for scope in ("all", "linear"):
         with pytest.raises(RipcurrentError, match="packed in a few bits") as caught:
             GradientPass(load_model(str(packed[1]), device="cpu", dtype="float32", scope=scope))  # type: ignore[arg-type]
-        assert "--scope lora" in caught.value.hint
+        assert "scope lora" in caught.value.hint
 
 
 def test_whole_numbers_as_weights_are_refused_whoever_packed_them() -> None:

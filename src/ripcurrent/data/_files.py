@@ -120,24 +120,18 @@ def sampled_sha256(files: Sequence[Path]) -> str:
 
     Tells other files from these by a few reads: of more than ``BLOCKS`` / 2 files only that many are opened.
     """
-    digest = hashlib.sha256()
-    opened = {(len(files) - 1) * place // (BLOCKS // 2 - 1) for place in range(BLOCKS // 2)}
-    each = max(2, BLOCKS // max(1, len(files)))
-    for number, path in enumerate(files):
-        try:
-            size = path.stat().st_size
-            digest.update(size.to_bytes(8, "little"))
-            if number not in opened:
-                continue
-            with path.open("rb") as file:
-                if size <= each * BLOCK:
-                    digest.update(file.read())
-                    continue
+    each = max(2, BLOCKS // len(files))
+    path = files[0]
+    try:
+        sizes = [(path := file).stat().st_size for file in files]
+        digest = hashlib.sha256(repr(sizes).encode())
+        for number in sorted({(len(files) - 1) * place // (BLOCKS // 2 - 1) for place in range(BLOCKS // 2)}):
+            with (path := files[number]).open("rb") as file:
                 for place in range(each):
-                    file.seek((size - BLOCK) * place // (each - 1))
+                    file.seek(max(0, sizes[number] - BLOCK) * place // (each - 1))
                     digest.update(file.read(BLOCK))
-        except OSError as error:
-            raise _cannot_read(path, error) from error
+    except OSError as error:
+        raise _cannot_read(path, error) from error
     return digest.hexdigest()
 
 

@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ripcurrent.data._types import Message, RowStatus
@@ -79,16 +79,14 @@ def _content(value: object, role: str) -> str:
     return _text(value)
 
 
-def _list(value: object) -> list[Any]:
-    if isinstance(value, str):
-        # CSV has no lists: a conversation in a cell is JSON.
+def _list(value: object) -> list[Any] | None:
+    """A list, or one that is JSON in a cell, as CSV has it; None where it is something else."""
+    if isinstance(value, str) and value.lstrip().startswith("["):
         try:
             value = json.loads(value)
-        except (ValueError, RecursionError) as error:
-            raise Unusable("invalid_conversation") from error
-    if not isinstance(value, list):
-        raise Unusable("invalid_conversation")
-    return value
+        except (ValueError, RecursionError):
+            return None
+    return value if isinstance(value, list) else None
 
 
 def _turns(value: object) -> list[Message]:
@@ -111,10 +109,11 @@ def _turns(value: object) -> list[Message]:
 
 def _history(value: object) -> list[Message]:
     """Earlier turns as pairs of a question and its answer; none where the field is no list, or none as JSON."""
-    if not (isinstance(value, list) or (isinstance(value, str) and value.lstrip().startswith("["))):
-        return []
+    pairs = _list(value)
+    if pairs is None and isinstance(value, str) and value.lstrip().startswith("["):
+        raise Unusable("invalid_conversation")
     turns = []
-    for pair in _list(value):
+    for pair in pairs or ():
         if not isinstance(pair, list) or len(pair) != 2:
             raise Unusable("invalid_conversation")
         turns += [Message("user", _text(pair[0])), Message("assistant", _text(pair[1]))]
@@ -139,58 +138,43 @@ def _complete(fields: Fields, turns: list[Message]) -> Conversation:
     return (*_system(fields, turns), *turns)
 
 
-def _parse_messages(fields: Fields) -> Conversation:
-    return _complete(fields, _turns(fields.get("messages")))
+def _conversation(field: str) -> Callable[[Fields], Conversation]:
+    return lambda fields: _complete(fields, _turns(fields.get(field)))
 
 
-def _parse_sharegpt(fields: Fields) -> Conversation:
-    return _complete(fields, _turns(fields.get("conversations")))
-
-
-def _both_as_turns(prompt: object, response: object) -> tuple[Any, Any]:
-    """Prompt and response, read from JSON where both are texts of turns, as in CSV; one alone is a text about turns."""
-    if not (isinstance(prompt, str) and isinstance(response, str)):
-        return prompt, response
-    found = [_turns_in_text(prompt), _turns_in_text(response)]
-    return (prompt, response) if None in found else (found[0], found[1])
-
-
-def _turns_in_text(text: str) -> list[Any] | None:
-    if not text.lstrip().startswith("["):
-        return None
-    try:
-        turns = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    known = bool(turns) and all(
+def _are_turns(value: object) -> bool:
+    """Whether a text is the JSON of turns."""
+    turns = _list(value) if isinstance(value, str) else None
+    return bool(turns) and all(
         isinstance(turn, Mapping) and "content" in turn and str(turn.get("role")).strip().lower() in _ROLES
-        for turn in turns
+        for turn in turns or ()
     )
-    return turns if known else None
 
 
 def _pair(
     prompt_field: str, response_field: str, input_field: str | None = None, history_field: str | None = None
 ) -> Callable[[Fields], Conversation]:
     def parse(fields: Fields) -> Conversation:
-        prompt, response = _both_as_turns(fields.get(prompt_field), fields.get(response_field))
-        earlier = _history(fields.get(history_field)) if history_field else []
-        if isinstance(prompt, list) or isinstance(response, list):
-            # The conversational prompt-completion form: both sides are lists of turns.
-            before = _turns(prompt) if isinstance(prompt, list) else [Message("user", _text(prompt))]
-            if response is None or response == []:
-                raise Unusable("no_response")
-            answer = _turns(response) if isinstance(response, list) else [Message("assistant", _text(response))]
-            # Only the completion is trained.
-            asked_before = [Message(turn.role, turn.content, bears_loss=False) for turn in (*earlier, *before)]
-            return _complete(fields, [*asked_before, *answer])
-        asked = _text(prompt)
-        given = _text(fields.get(input_field)) if input_field and fields.get(input_field) is not None else ""
-        if given.strip():
-            asked = f"{asked}\n\n{given}" if asked else given
-        if response is None:
+        prompt, response = fields.get(prompt_field), fields.get(response_field)
+        if _are_turns(prompt) and _are_turns(response):
+            # as in CSV; where only one of them is, it is a text about turns
+            prompt, response = _list(prompt), _list(response)
+        turns = _history(fields.get(history_field)) if history_field else []
+        if isinstance(prompt, list):
+            turns += _turns(prompt)
+        else:
+            asked = _text(prompt)
+            given = _text(fields.get(input_field)) if input_field and fields.get(input_field) is not None else ""
+            if given.strip():
+                asked = f"{asked}\n\n{given}" if asked else given
+            turns.append(Message("user", asked))
+        if response is None or response == []:
             raise Unusable("no_response")
-        return _complete(fields, [*earlier, Message("user", asked), Message("assistant", _text(response))])
+        if isinstance(prompt, list) or isinstance(response, list):
+            # the conversational prompt-completion form, of which only the completion is trained
+            turns = [replace(turn, bears_loss=False) for turn in turns]
+        answer = _turns(response) if isinstance(response, list) else [Message("assistant", _text(response))]
+        return _complete(fields, [*turns, *answer])
 
     return parse
 
@@ -206,9 +190,9 @@ FORMATS: dict[str, Format] = {
     form.name: form
     for form in (
         # In order of precedence: where several fit a file, the first is taken.
-        Format("messages", ("messages",), ("system",), _parse_messages),
-        Format("openai", ("messages",), ("system",), _parse_messages),
-        Format("sharegpt", ("conversations",), ("system",), _parse_sharegpt),
+        Format("messages", ("messages",), ("system",), _conversation("messages")),
+        Format("openai", ("messages",), ("system",), _conversation("messages")),
+        Format("sharegpt", ("conversations",), ("system",), _conversation("conversations")),
         Format(
             "alpaca",
             ("instruction", "output"),
@@ -265,17 +249,7 @@ def lookup(record: Fields, column: str) -> tuple[bool, Any]:
 def has_unread(record: Mapping[str, Any], mapping: Mapping[str, str]) -> bool:
     """Whether a record has tool definitions, or turns with tool calls or reasoning."""
     fields = view(record, mapping)
-    turns = (turn for value in fields.values() for turn in _listed(value) if isinstance(turn, Mapping))
+    turns = (turn for value in fields.values() for turn in _list(value) or () if isinstance(turn, Mapping))
     return any(fields.get(name) not in (None, "", "[]", []) for name in _UNREAD_OF_ROWS) or any(
         turn.get(name) for turn in turns for name in _UNREAD_OF_TURNS
     )
-
-
-def _listed(value: object) -> list[Any]:
-    """A field's turns; in CSV they are JSON in a cell."""
-    if isinstance(value, str) and value.lstrip().startswith("[") and any(name in value for name in _UNREAD_OF_TURNS):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
-            return []
-    return value if isinstance(value, list) else []

@@ -6,6 +6,7 @@ import codecs
 import json
 import re
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
@@ -154,6 +155,11 @@ class JsonLines(OneFile):
             except (ValueError, RecursionError) as error:
                 raise broken_json(self.path, number, _too_much(error)) from error
             yield value
+
+    @cached_property
+    def rows(self) -> int:
+        """Number of rows."""
+        return sum(1 for _ in self.lines())
 
     def write(self, indices: Sequence[int], destination: Path) -> None:
         write_lines([self], indices, destination)

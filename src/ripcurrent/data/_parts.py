@@ -58,7 +58,6 @@ class FileParts(Container):
         self.files = tuple(files)
         self._parquet = [part for part in opened if isinstance(part, ParquetFile)]
         self._lines = [part for part in opened if isinstance(part, JsonLines)]
-        self._rows: list[int | None] = [*(part.rows for part in self._parquet), *(None for _ in self._lines)]
         self.columns = opened[0].columns
         self.suffix = ".parquet" if self._parquet else ".jsonl"
         # of a pattern the last folder that it names whole
@@ -66,24 +65,13 @@ class FileParts(Container):
         self.name = Path(*whole).resolve().name
 
     def records(self, start: int = 0) -> Iterator[object]:
-        # a file before ``start`` whose number of rows is known is not opened
         behind = start
-        parts = self._parquet or self._lines
-        for place, part in enumerate(parts):
-            known = self._rows[place]
-            if known is not None and behind >= known:
-                behind -= known
+        for part in self._parquet or self._lines:
+            if behind and behind >= part.rows:
+                behind -= part.rows
                 continue
-            if known is not None or place == len(parts) - 1:
-                yield from part.records(behind)
-                behind = 0
-                continue
-            number = 0
-            for number, record in enumerate(part.records(), start=1):
-                if number > behind:
-                    yield record
-            behind = max(0, behind - number)
-            self._rows[place] = number
+            yield from part.records(behind)
+            behind = 0
 
     def content_hash(self) -> str:
         # over the files' own hashes, in order; their names and where they lie do not count

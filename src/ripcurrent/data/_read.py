@@ -8,8 +8,12 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
 
+from ripcurrent.data._csv import CsvFile
 from ripcurrent.data._files import Container, no_such_row, plain_suffix, sampled_sha256
 from ripcurrent.data._formats import LONE_SURROGATE, Format, Unusable, view
+from ripcurrent.data._hub import HUB_PREFIX, HubDataset, SavedFolder, is_saved
+from ripcurrent.data._json import JsonArray, JsonLines, holds_lines
+from ripcurrent.data._parquet import ParquetFile
 from ripcurrent.data._parts import FileParts, files_of_folder, files_of_pattern, is_pattern
 from ripcurrent.data._sniff import SAMPLE, check_mapping, find_format, sniff
 from ripcurrent.data._types import DatasetInfo, Message, Row, RowStatus
@@ -263,8 +267,6 @@ def canonical_json(value: object) -> bytes:
 
 def open_container(path: str) -> Container:
     """The file, folder, files or hub dataset at a path or address, whatever its records are."""
-    from ripcurrent.data._hub import HUB_PREFIX, HubDataset, SavedFolder, is_saved
-
     if path.startswith(HUB_PREFIX):
         return HubDataset(path)
     file = Path(path)
@@ -281,10 +283,6 @@ def open_container(path: str) -> Container:
 
 
 def _open_file(file: Path) -> Container:
-    from ripcurrent.data._csv import CsvFile
-    from ripcurrent.data._json import JsonArray, JsonLines, holds_lines
-    from ripcurrent.data._parquet import ParquetFile
-
     suffix = plain_suffix(file)
     if suffix == ".json":
         return JsonLines(file) if holds_lines(file) else JsonArray(file)

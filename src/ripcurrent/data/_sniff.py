@@ -12,6 +12,8 @@ from ripcurrent.errors import RipcurrentError
 SAMPLE = 20
 """Records looked at."""
 
+_ELSEWHERE = " (in a file or in Python: mapping)"
+
 
 def parse_mapping(pairs: Iterable[str]) -> dict[str, str]:
     """``field=column`` pairs as a mapping from a format's field to the dataset's column.
@@ -74,18 +76,14 @@ def sniff(
         lacking = [field for field in form.needed if field not in present] or list(form.needed)
         raise RipcurrentError(
             f"{path} is not {name}: it has the fields {', '.join(seen)} and lacks {', '.join(lacking)}.",
-            f"Choose another --format, or say which column it is: --map {lacking[0]}=COLUMN",
+            f"Choose another --format, or say which column it is: --map {lacking[0]}=COLUMN{_ELSEWHERE}",
         )
     if fits[best] == 0:
-        raise RipcurrentError(
-            f"No row format fits {path}: it has the fields {', '.join(seen) or '(none)'}.{_almost(present)}",
-            f"Say which column holds what, as by {_map_hint(present)}; or name the --format: {', '.join(FORMATS)}",
-        )
+        raise _fits_none(path, seen, present)
     if unread := _unread(mapping, form):
         raise RipcurrentError(
-            f"--map names {', '.join(unread)}, which rows of format {form.name} do not have.",
-            f"That format reads {', '.join((*form.needed, *form.optional))}; name another with --format, or map all "
-            "the fields of one.",
+            f"The mapping names {', '.join(unread)}, which rows of format {form.name} do not have.",
+            f"That format reads {', '.join((*form.needed, *form.optional))}; name another, or map all fields of one.",
         )
     return form
 
@@ -124,23 +122,22 @@ def _unread(mapping: Mapping[str, str], form: Format) -> list[str]:
     return [field for field in mapping if field not in ("id", *form.needed, *form.optional)]
 
 
-def _almost(present: set[str]) -> str:
-    """Formats that lack only some of their fields."""
-    near = [
-        f"{form.name} needs also {', '.join(field for field in form.needed if field not in present)}"
+def _fits_none(path: str, seen: Sequence[str], present: set[str]) -> RipcurrentError:
+    """Names the formats that lack one of two fields, and says how to map it where most of what one reads is there."""
+    near = {
+        form: lacking.pop()
         for form in FORMATS.values()
-        if present & set(form.needed)
-    ]
-    return f" Nearly: {'; '.join(near)}." if near else ""
-
-
-def _map_hint(present: set[str]) -> str:
-    """What to map: the one field that a format lacks of which most is there, so that what it also reads is read."""
-    near = [form for form in FORMATS.values() if len(form.needed) == 1 + len(present & set(form.needed)) > 1]
-    if not near:
-        return "--map prompt=COLUMN --map response=COLUMN"
-    best = max(near, key=lambda form: len(present & set(form.optional)))
-    return f"--map {next(field for field in best.needed if field not in present)}=COLUMN"
+        if 0 < len(lacking := set(form.needed) - present) < len(form.needed)
+    }
+    almost = "; ".join(f"{form.name} needs also {field}" for form, field in near.items())
+    best = max(near, key=lambda form: len(present & set(form.optional)), default=None)
+    mapped = ("prompt", "response") if best is None else (near[best],)
+    return RipcurrentError(
+        f"No row format fits {path}: it has the fields {', '.join(seen) or '(none)'}."
+        + (f" Nearly: {almost}." if near else ""),
+        f"Say which column holds what, as by {' '.join(f'--map {field}=COLUMN' for field in mapped)}{_ELSEWHERE}; or "
+        f"name the --format: {', '.join(FORMATS)}",
+    )
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:

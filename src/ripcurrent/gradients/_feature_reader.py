@@ -39,7 +39,7 @@ class FeatureReader:
             if not -len(blocks) <= layer < len(blocks):
                 raise RipcurrentError(
                     f"Layer {layer} does not exist: {chat_model.name} has blocks 0 to {len(blocks) - 1}.",
-                    "Name one of these, or leave --layer out for the last hidden state.",
+                    "Name one of these, or leave the layer out for the last hidden state.",
                 )
             self._block = blocks[layer]
 
@@ -92,4 +92,4 @@ def _blocks(base: nn.Module, count: int) -> nn.ModuleList:
     for module in base.modules():
         if isinstance(module, nn.ModuleList) and len(module) == count:
             return module
-    raise RipcurrentError(f"The blocks of {type(base).__name__} were not found.", "Leave --layer out.")
+    raise RipcurrentError(f"The blocks of {type(base).__name__} were not found.", "Leave the layer out.")

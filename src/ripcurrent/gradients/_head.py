@@ -86,6 +86,6 @@ def find_logit_transform(causal: Any) -> LogitTransform:
     if own.shape != theirs.shape or not torch.allclose(own, theirs, rtol=3e-2, atol=3e-2 * float(theirs.abs().max())):
         raise RipcurrentError(
             f"The output head of {type(causal).__name__} does something to its logits that is not understood.",
-            "This model cannot be scored by gradient; --signals representation works.",
+            "This model cannot be scored by gradient, only with signals representation.",
         )
     return transform

@@ -157,7 +157,7 @@ def find_layers(model: Any, scope: Scope) -> ModelLayers:
     if missing:
         raise RipcurrentError(
             f"These parameters belong to no layer that is covered: {', '.join(missing[:5])}.",
-            "Use another model, or --scope linear, which is over linear layers alone.",
+            "Use another model, or scope linear, which is over linear layers alone.",
         )
     if not any(layer.kind == "linear" for layer in layers):
         raise RipcurrentError(
@@ -177,7 +177,10 @@ def _parameters_in_scope(causal: Any, scope: Scope, base: nn.Module) -> tuple[se
     elif scope == "lora":
         wanted = {name for name in everything if ".lora_A." in name or ".lora_B." in name}
         if not wanted:
-            raise RipcurrentError("Scope lora was asked for, but the model has no LoRA layers.", "Pass --adapter.")
+            raise RipcurrentError(
+                "Scope lora was asked for, but the model has no LoRA layers.",
+                "Name an adapter, or use scope all or linear.",
+            )
     else:
         inside = {id(module) for module in base.modules()}
         wanted = {
@@ -204,7 +207,7 @@ def _refuse_trained_beside(model: Any) -> None:
         if there:
             raise RipcurrentError(
                 f"The adapter trains {what} beside linear layers' A and B, which are all that scope lora covers.",
-                "Merge it: --scope all or linear.",
+                "Merge it: scope all or linear.",
             )
 
 
@@ -224,7 +227,7 @@ def _refuse_coupled(name: str, module: nn.Module, shared: set[str | None], trial
     if len(inputs) > 1:
         raise RipcurrentError(
             f"{name} is used {len(inputs)} times in one pass; its gradient is not a single product.",
-            "Use --scope linear or lora if that leaves it out, or another model.",
+            "Use scope linear or lora if that leaves it out, or another model.",
         )
     if _is_linear(module) and any(value.dim() != 3 for value in inputs):
         raise RipcurrentError(
@@ -238,7 +241,7 @@ def _track(name: str, module: nn.Module, in_scope: dict[str, str], trial: TrialP
     if any(not getattr(module, key).is_floating_point() for key in in_scope):
         raise RipcurrentError(
             f"The layer {name} ({type(module).__name__}) holds its weight packed in a few bits, which is not trained.",
-            "Use --scope lora, which is how such models are fine-tuned, or load the model unquantised.",
+            "Use scope lora, which is how such models are fine-tuned, or load the model unquantised.",
         )
     if module in trial.inputs and "weight" in in_scope and set(in_scope) <= {"weight", "bias"}:
         weight, bias = in_scope["weight"], in_scope.get("bias")
@@ -260,7 +263,7 @@ def _track(name: str, module: nn.Module, in_scope: dict[str, str], trial: TrialP
         )
     raise RipcurrentError(
         f"The layer {name} ({type(module).__name__}) is of a kind whose gradient is not covered.",
-        "Use --scope linear or --scope lora, which leave such layers out and say so.",
+        "Use scope linear or lora, which leave such layers out.",
     )
 
 

@@ -45,7 +45,7 @@ class MappedStore:
         except OSError as error:
             raise RipcurrentError(
                 f"{self._folder} has no room for {size / 1e9:.1f} GB of directions: {error.strerror or error}.",
-                "Free some space there, name another --out, or give more --memory.",
+                "Free some space there, write to another disk, or set memory (--memory) higher.",
             ) from error
         tensor = torch.frombuffer(mapped, dtype=dtype).view(*shape)
         self._maps[tensor.data_ptr()] = mapped

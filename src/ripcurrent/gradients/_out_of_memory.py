@@ -31,8 +31,8 @@ def in_memory(what: str) -> Iterator[None]:
             raise
         raise RipcurrentError(
             f"{what} do not fit into memory ({first_line(error)}).",
-            "Add --memory, with which the same run goes on. Others make another run: --dtype bfloat16, --scope linear "
-            "or lora, --signals representation, --device cpu; docs/scan.md says what takes how much.",
+            "Set memory (--memory), with which the same run goes on. Others make another run: dtype bfloat16, scope "
+            "linear or lora, signals representation, device cpu; docs/scan.md says what takes how much.",
             code=ExitCode.NOT_MEASURED,
         ) from None
 
@@ -129,8 +129,8 @@ def _halves(places: list[int]) -> list[list[int]]:
 def _row_does_not_fit(row: EncodedRow, said: str) -> RipcurrentError:
     return RipcurrentError(
         f"Row {row.index}, {len(row.tokens)} tokens on its own, does not fit into memory ({said}).",
-        "Add --memory, which keeps directions out of memory and goes on with the same run. Others make another run: a "
-        f"--max-tokens below {len(row.tokens)} (with --windows documents are cut, not shortened), --scope linear or "
-        "lora; docs/scan.md says what takes how much.",
+        "Set memory (--memory), which keeps directions out of memory and goes on with the same run. Others make "
+        f"another run: max_tokens (--max-tokens) below {len(row.tokens)} (with windows documents are cut, not "
+        "shortened), scope linear or lora; docs/scan.md says what takes how much.",
         code=ExitCode.NOT_MEASURED,
     )

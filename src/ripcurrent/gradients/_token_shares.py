@@ -101,7 +101,7 @@ def find_token_axes(layers: ModelLayers) -> dict[str, int]:
         if len(candidates) != 1 or candidates == [0] or (len(one) == 3 and candidates != [1]):
             raise RipcurrentError(
                 f"The positions of a row cannot be told apart at {layer.name} ({type(layer.module).__name__}).",
-                "Leave --tokens out; scores are not affected.",
+                "Leave token shares (--tokens) out; scores are not affected.",
             )
         axes[layer.name] = candidates[0]
     return axes
