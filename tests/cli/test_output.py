@@ -158,7 +158,7 @@ def test_anchors_check_as_json_and_its_exit_code(command: Command, anchors_file:
     judged = {name: value for name, value in said.json["separation"].items() if name != "gradient_bidirectional"}
     assert len(said.json["anchors"]) == 12
     assert said.code == (0 if min(judged.values()) >= 0.7 else 2)
-    builtin = command("anchors", "check", *command._tiny, "--signals", "representation", "--json")
+    builtin = command("anchors", "check", *command._tiny, "--signals", "representation", "--json", "--quiet")
     assert builtin.json["separation"]["representation_bidirectional"] < 0.7
     assert builtin.code == 2
     assert builtin.err.startswith("Error: The anchors builtin do not separate")
@@ -168,7 +168,7 @@ def test_anchors_check_takes_the_limit_that_its_error_asks_for(
     command: Command, anchors_file: Path, tmp_path: Path
 ) -> None:
     model = ["--model", save_tiny(tmp_path / "short", "gpt2"), "--device", "cpu", "--dtype", "float32"]
-    refused = command("anchors", "check", anchors_file, *model, "--json")
+    refused = command("anchors", "check", anchors_file, *model, "--json", "--quiet")
     judge(refused, ("512 positions", "--max-tokens 512"))
     assert len(command("anchors", "check", anchors_file, *model, "--max-tokens", 512, "--json").json["anchors"]) == 12
 

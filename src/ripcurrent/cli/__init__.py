@@ -5,24 +5,13 @@ from __future__ import annotations
 import io
 import os
 import sys
+from importlib import import_module
 from typing import cast
 
 import typer
 
-from ripcurrent.cli import (
-    _anchors,
-    _calibrate,
-    _demo,
-    _doctor,
-    _evaluate,
-    _experiment,
-    _finetune,
-    _judges,
-    _report,
-    _scan,
-    _select,
-)
-from ripcurrent.cli._command import SETTABLE, as_typed
+from ripcurrent.cli._command import SETTABLE, app, as_typed, show_help
+from ripcurrent.cli._output import print_error
 from ripcurrent.errors import ExitCode, RipcurrentError
 
 INTERRUPTED = 130
@@ -33,18 +22,12 @@ CommandLineError = cast(type[typer.BadParameter], typer.BadParameter.__mro__[2])
 
 __all__ = ["SETTABLE", "app", "main", "run"]
 
-app = typer.Typer(
-    name="ripcurrent",
-    help="Score the rows of a fine-tuning set by how far they weaken a chat model's safety.",
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-for module in (
-    *(_doctor, _scan, _report, _select, _finetune, _evaluate, _experiment, _calibrate, _judges, _anchors, _demo),
+# in the order of the help
+for name in (
+    *("doctor", "scan", "report", "select", "finetune", "evaluate", "experiment", "calibrate"),
+    *("demo", "judges", "anchors"),
 ):
-    module.register(app)
+    import_module(f"ripcurrent.cli._{name}")
 
 
 @app.callback(invoke_without_command=True)
@@ -52,15 +35,12 @@ def root(
     context: typer.Context,
     version: bool = typer.Option(False, "--version", help="Print the version and exit."),
 ) -> None:
-    """Score the rows of a fine-tuning set by how far they weaken a chat model's safety."""
     if version:
         from importlib.metadata import version as installed
 
         typer.echo(f"ripcurrent {installed('ripcurrent')}")
         raise typer.Exit
-    if context.invoked_subcommand is None:
-        typer.echo(context.get_help(), err=True)
-        raise typer.Exit(int(ExitCode.USAGE))
+    show_help(context)
 
 
 def main() -> None:
@@ -70,8 +50,6 @@ def main() -> None:
 
 def run(arguments: list[str]) -> int:
     """Run one command; returns its exit code: 0 ok, 1 usage or input, 2 not measured, 3 gate failed, 4 no evidence."""
-    from ripcurrent.cli._output import print_error
-
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # a terminal or pipe that knows few characters shows a mark for the others

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ripcurrent.cli._command import Output, command, group
+from ripcurrent.cli._command import command, group
+from ripcurrent.cli._output import Output
 from ripcurrent.scan import ScanOptions
 
 if TYPE_CHECKING:
@@ -17,15 +18,12 @@ NOT_OF_ANCHORS = (
     *("anchors", "anchor_check", "row_tokens", "windows", "drop_refusals", "limit", "format", "mapping", "tokens"),
     *("memory", "shard_rows"),
 )
+EXAMPLES = ("ripcurrent anchors check mine.jsonl -m Qwen/Qwen2.5-7B-Instruct",)
+
+anchors = group("anchors", "Look at anchor sets.")
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    anchors = group(app, "anchors", "Look at anchor sets.")
-    examples = ("ripcurrent anchors check mine.jsonl -m Qwen/Qwen2.5-7B-Instruct",)
-    command(anchors, "check", PANELS, examples, without=NOT_OF_ANCHORS)(check_command)
-
-
+@command("check", PANELS, EXAMPLES, without=NOT_OF_ANCHORS, of=anchors)
 def check_command(
     options: ScanOptions,
     output: Output,
@@ -38,15 +36,11 @@ def check_command(
     Exits with 2 when gradient_balanced, gradient_bidirectional or representation_bidirectional is below an AUROC of
     0.7.
     """
-    from ripcurrent.cli._output import print_json, progress_of
     from ripcurrent.scan import check_anchors, require_separation
 
-    with progress_of(output, json_too=True) as progress:
+    with output.progress() as progress:
         check = check_anchors(file, progress=progress, **options.model_dump(exclude={"anchors"}))
-    if output.json:
-        print_json(check.to_json())
-    elif not output.quiet:
-        _show(check)
+    output.answer(check.to_json, lambda: _show(check))
     require_separation(check.name, check.separation)
 
 

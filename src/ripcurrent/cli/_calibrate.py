@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ripcurrent.cli._command import Output, command
+from ripcurrent.cli._command import command
+from ripcurrent.cli._output import Output
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,12 +16,7 @@ if TYPE_CHECKING:
     from ripcurrent.forecast import Calibration, FittedRun, ForecastError
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    command(app, "calibrate", examples=("ripcurrent calibrate runs/ladder --out mine.json",))(calibrate_command)
-    command(app, "forecast", examples=("ripcurrent forecast runs/support --calibration mine.json",))(forecast_command)
-
-
+@command("calibrate", examples=("ripcurrent calibrate runs/ladder --out mine.json",))
 def calibrate_command(
     experiments: Annotated[list[Path], typer.Argument(metavar="RUN", help="Folders of finished experiments.")],
     out: Annotated[Path, typer.Option("-o", "--out", metavar="FILE.json", help="The calibration to write.")],
@@ -32,17 +28,14 @@ def calibrate_command(
     `ripcurrent experiment own_ladder --run runs/yourdata` trains such sets of your rows. The file is for
     `ripcurrent forecast`, which says what training on other rows would do, with the error on sets it has not seen.
     """
-    from ripcurrent.cli._output import print_json, progress_of
     from ripcurrent.forecast import calibrate
 
-    with progress_of(output) as progress:
+    with output.progress() as progress:
         made, fitted = calibrate(experiments, out, judge=judge, progress=progress)
-    if output.json:
-        print_json({"calibration": str(out), **made.model_dump(mode="json")})
-    elif not output.quiet:
-        _show(made, fitted, out)
+    output.answer(lambda: {"calibration": str(out), **made.model_dump(mode="json")}, lambda: _show(made, fitted, out))
 
 
+@command("forecast", examples=("ripcurrent forecast runs/support --calibration mine.json",))
 def forecast_command(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished scan.")],
     output: Output,
@@ -52,17 +45,12 @@ def forecast_command(
     ] = None,
 ) -> None:
     """Forecast what fine-tuning on a scanned set would do, by a calibration that matches the scan."""
-    from ripcurrent.cli._output import print_json, progress_of
     from ripcurrent.forecast import forecast
     from ripcurrent.scan import ScanRun
 
-    with progress_of(output) as progress:
+    with output.progress() as progress:
         found = forecast(ScanRun.open(run), calibration, progress=progress)
-    if output.json:
-        print_json(found.model_dump(mode="json"))
-    elif not output.quiet:
-        for line in found.lines():
-            typer.echo(line)
+    output.answer(lambda: found.model_dump(mode="json"), lambda: typer.echo("\n".join(found.lines())))
 
 
 def _show(made: Calibration, fitted: Sequence[FittedRun], path: Path) -> None:

@@ -7,7 +7,6 @@ import re
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Literal, get_args, get_origin
@@ -15,7 +14,8 @@ from typing import Annotated, Literal, get_args, get_origin
 import typer
 from pydantic.fields import FieldInfo
 
-from ripcurrent.errors import RipcurrentError
+from ripcurrent.cli._output import Output
+from ripcurrent.errors import ExitCode, RipcurrentError
 from ripcurrent.options import Options, did_you_mean, flag
 
 SHORT = {"model": "-m", "out": "-o", "limit": "-n", "quiet": "-q"}
@@ -26,38 +26,40 @@ ADVANCED = "Advanced"
 SETTABLE: dict[str, dict[str, type[Options]]] = {}
 """By command, the options that ``--set`` reaches, with the model of each."""
 
-METAVARS: dict[object, str] = {int: "N", float: "X", str: "TEXT", Path: "PATH", bool: ""}
+METAVARS: dict[object, str] = {int: "N", float: "X", Path: "PATH"}
+"""What stands for a value in the help, by its type; TEXT for others."""
 
 
-@dataclass(frozen=True, slots=True)
-class Output:
-    """How a command speaks; a parameter of this type gives a command ``--json`` and ``--quiet``."""
+def show_help(context: typer.Context) -> None:
+    """Print the help of a group of commands where none of them is named."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help(), err=True)
+        raise typer.Exit(int(ExitCode.USAGE))
 
-    json: bool = False
-    quiet: bool = False
+
+app = typer.Typer(
+    name="ripcurrent",
+    help="Score the rows of a fine-tuning set by how far they weaken a chat model's safety.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 
 
-def group(app: typer.Typer, name: str, about: str) -> typer.Typer:
-    """A group of commands, which prints its help where none of them is named."""
-    made = typer.Typer(help=about)
-
-    @made.callback(invoke_without_command=True)
-    def root(context: typer.Context) -> None:
-        if context.invoked_subcommand is None:
-            typer.echo(context.get_help(), err=True)
-            raise typer.Exit(1)
-
-    root.__doc__ = about
+def group(name: str, about: str) -> typer.Typer:
+    """A group of commands."""
+    made = typer.Typer(help=about, callback=show_help, invoke_without_command=True)
     app.add_typer(made, name=name)
     return made
 
 
 def command(
-    app: typer.Typer,
     name: str,
     panels: Mapping[str, Sequence[str]] | None = None,
     examples: Sequence[str] = (),
     without: Sequence[str] = (),
+    of: typer.Typer = app,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Register a function as a command.
 
@@ -65,35 +67,34 @@ def command(
     fields are reached by ``--set NAME=VALUE``. The function gets the validated model.
 
     Args:
-        app: Where the command is registered.
         name: What the user types.
         panels: Panel title to the options in it, fields and parameters alike; parameters it does not name stand first.
         examples: Command lines shown below the help.
         without: Fields that mean nothing to the command.
+        of: The group it belongs to.
     """
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
         signature = inspect.signature(function, eval_str=True)
         panel_of = {option: title for title, options in (panels or {}).items() for option in options}
-        models: dict[str, type[Options]] = {}
-        parameters: list[inspect.Parameter] = [_keyword("context", typer.Context, inspect.Parameter.empty)]
+        settable: dict[str, type[Options]] = {}
+        parameters: list[inspect.Parameter] = []
         for parameter in signature.parameters.values():
-            annotation = parameter.annotation
-            if annotation is typer.Context:
-                continue
-            if annotation is Output:
+            kind = parameter.annotation
+            if kind is Output:
                 parameters += [
-                    _keyword("json", Annotated[bool, typer.Option("--json", help="Print one JSON object.")], False),
-                    _keyword("quiet", Annotated[bool, typer.Option("-q", "--quiet", help="Print only errors.")], False),
+                    _keyword("json", bool, typer.Option("--json", help="Print one JSON object."), False),
+                    _keyword("quiet", bool, typer.Option("-q", "--quiet", help="Print only errors."), False),
                 ]
-            elif isinstance(annotation, type) and issubclass(annotation, Options):
-                models[parameter.name] = annotation
-                fields = annotation.model_fields.items()
-                parameters += [_option(key, field, panel_of[key]) for key, field in fields if key in panel_of]
+            elif _is_options(kind):
+                for key, field in kind.model_fields.items():
+                    if key in panel_of:
+                        parameters.append(_option(key, field, panel_of[key]))
+                    elif key not in without:
+                        settable[key] = kind
             else:
                 parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
-        offered = {key: model for model in models.values() for key in model.model_fields if key not in without}
-        if settable := {key: model for key, model in offered.items() if key not in panel_of}:
+        if settable:
             parameters.append(_set_option(settable))
             SETTABLE[name] = settable
 
@@ -102,27 +103,28 @@ def command(
 
         @wraps(function)
         def run(**given: object) -> None:
-            context = typing.cast("typer.Context", given["context"])
-            named = {key: value for key, value in given.items() if _was_named(context, key)}
             settings = dict(_settings(typing.cast("Sequence[str]", given.get("set") or ()), settable))
             arguments: dict[str, object] = {}
-            for parameter in signature.parameters.values():
-                if parameter.name in models:
-                    arguments[parameter.name] = _filled(models[parameter.name], named, settings)
-                elif parameter.annotation is Output:
-                    arguments[parameter.name] = Output(bool(given["json"]), bool(given["quiet"]))
+            for key, parameter in signature.parameters.items():
+                if parameter.annotation is Output:
+                    arguments[key] = Output(bool(given["json"]), bool(given["quiet"]))
+                elif _is_options(parameter.annotation):
+                    arguments[key] = _filled(parameter.annotation, given, settings)
                 else:
-                    arguments[parameter.name] = given[parameter.name]
+                    arguments[key] = given[key]
             function(**arguments)
 
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         # each paragraph is one line: typer keeps line ends within one
-        epilog = "\n\n".join(["Examples:", *examples]) if examples else None
-        app.command(name, epilog=epilog)(run)
+        of.command(name, epilog="\n\n".join(["Examples:", *examples]) if examples else None)(run)
         return function
 
     return register
+
+
+def _is_options(kind: object) -> typing.TypeGuard[type[Options]]:
+    return isinstance(kind, type) and issubclass(kind, Options)
 
 
 def _panel(parameter: inspect.Parameter) -> str:
@@ -130,8 +132,8 @@ def _panel(parameter: inspect.Parameter) -> str:
     return getattr(about, "rich_help_panel", None) or ""
 
 
-def _keyword(name: str, annotation: object, default: object) -> inspect.Parameter:
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+def _keyword(name: str, kind: object, option: object, default: object = None) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option])
 
 
 def _option(name: str, field: FieldInfo, panel: str) -> inspect.Parameter:
@@ -139,27 +141,30 @@ def _option(name: str, field: FieldInfo, panel: str) -> inspect.Parameter:
     extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
     names = [SHORT[name]] if name in SHORT else []
     names.append(str(extra.get("flag", flag(name))))
-    kind = _plain_type(field.annotation)
-    about = " ".join((field.description or "").replace("``", "").replace("`", "").split())
-    metavar = str(extra["metavar"]) if "metavar" in extra else _metavar(kind)
+    kind, default = _plain_type(field.annotation), field.default
+    about = " ".join((field.description or "").replace("`", "").split())
     if kind is bool:
-        if field.default is True:
-            names, about = [flag(f"no_{name}")], str(extra.get("off", f"Do not: {about}"))
-        shown = typer.Option(*names, help=about, rich_help_panel=panel)
-        return _keyword(name, Annotated[bool, shown], False)
-    default = None if field.default is None or field.is_required() else field.default
-    if get_origin(kind) in (tuple, list, dict):
-        shown = typer.Option(*names, help=f"{about} Repeatable.", metavar=metavar, rich_help_panel=panel)
-        many = [str(one) for one in default] if isinstance(default, tuple | list) and default else None
-        return _keyword(name, Annotated[list[str] | None, shown], many)
-    shown = typer.Option(*names, help=about, metavar=metavar, rich_help_panel=panel)
-    return _keyword(name, Annotated[str | None, shown], None if default is None else str(default))
+        if default is True:
+            names, about = [flag(f"no_{name}")], str(extra["off"])
+        return _keyword(name, bool, typer.Option(*names, help=about, rich_help_panel=panel), False)
+    if many := get_origin(kind) in (tuple, list, dict):
+        about += " Repeatable."
+    # said here and not declared, so that what is not named is None
+    if (shown := ", ".join(map(str, default)) if isinstance(default, tuple) else default) not in (None, ""):
+        about += f" Default: {shown}."
+    option = typer.Option(
+        *names,
+        help=about,
+        metavar=str(extra.get("metavar", _metavar(kind))),
+        rich_help_panel=panel,
+    )
+    return _keyword(name, list[str] | None if many else str | None, option)
 
 
 def _set_option(settable: Mapping[str, type[Options]]) -> inspect.Parameter:
     help_text = f"Any further option, repeatable: {', '.join(settable)}. docs/cli.md explains them."
     shown = typer.Option("--set", metavar="NAME=VALUE", help=help_text, rich_help_panel=ADVANCED)
-    return _keyword("set", Annotated[list[str] | None, shown], None)
+    return _keyword("set", list[str] | None, shown)
 
 
 def _settings(pairs: Sequence[str], settable: Mapping[str, type[Options]]) -> Iterator[tuple[str, object]]:
@@ -197,27 +202,18 @@ def as_typed(error: RipcurrentError, arguments: Sequence[str]) -> RipcurrentErro
     return RipcurrentError(message, hint, code=error.code)
 
 
-def _filled(model: type[Options], named: Mapping[str, object], settings: Mapping[str, object]) -> Options:
+def _filled(model: type[Options], given: Mapping[str, object], settings: Mapping[str, object]) -> Options:
     """The model with what the user named; what was left out keeps the model's default."""
     from ripcurrent.data import parse_mapping
 
-    changes: dict[str, object] = {}
+    changes = {name: value for name, value in settings.items() if name in model.model_fields}
     for name, field in model.model_fields.items():
-        if name in settings:
-            changes[name] = settings[name]
-        elif name in named:
-            kind, value = _plain_type(field.annotation), named[name]
+        kind, value = _plain_type(field.annotation), given.get(name)
+        if value:
             if get_origin(kind) is dict:
                 value = parse_mapping(typing.cast("list[str]", value))
-            elif kind is bool and field.default is True:
-                value = not value
-            changes[name] = value
+            changes[name] = not field.default if kind is bool else value
     return model.resolve(None, changes)
-
-
-def _was_named(context: typer.Context, option: str) -> bool:
-    source = context.get_parameter_source(option)
-    return source is not None and source.name != "DEFAULT"
 
 
 def _plain_type(annotation: object) -> object:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ripcurrent.cli._command import Output, command
+from ripcurrent.cli._command import command
+from ripcurrent.cli._output import Output
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,11 +25,7 @@ It takes some minutes. It can be stopped at any time: the same command goes on. 
 """
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    command(app, "demo")(demo_command)
-
-
+@command("demo")
 def demo_command(
     output: Output,
     out: Annotated[
@@ -43,7 +40,6 @@ def demo_command(
     """Show the whole story on rows and a model that come with the package: scan, ranking, selection, page."""
     from rich.console import Console
 
-    from ripcurrent.cli._output import print_json, progress_of
     from ripcurrent.cli._summary import show_summary
     from ripcurrent.data import DEMO_ROWS, read_rows
     from ripcurrent.demo import run_demo
@@ -53,13 +49,14 @@ def demo_command(
     if not output.quiet and not output.json:
         rows, _ = read_rows(DEMO_ROWS, limit=limit).count_and_hash()
         console.print(INTRODUCTION.format(rows=rows, out=out), markup=False)
-    with progress_of(output, json_too=True) as progress:
+    with output.progress() as progress:
         demo = run_demo(out, fresh=fresh, progress=progress, limit=limit)
-    if output.json:
-        print_json(demo.to_json())
-    elif not output.quiet:
+
+    def show() -> None:
         show_summary(demo.scan, read_forecast(demo.scan))
         show_demo(demo, console)
+
+    output.answer(demo.to_json, show)
 
 
 def show_demo(demo: Demo, console: Console) -> None:

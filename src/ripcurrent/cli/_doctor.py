@@ -5,9 +5,8 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
-from ripcurrent.cli._command import ADVANCED, Output, command
+from ripcurrent.cli._command import ADVANCED, command
+from ripcurrent.cli._output import Output
 from ripcurrent.cli._scan import DATASET
 from ripcurrent.scan import ScanOptions
 
@@ -28,14 +27,11 @@ PANELS = {
 }
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    examples = ("ripcurrent doctor support.jsonl -m Qwen/Qwen2.5-7B-Instruct",)
-    command(app, "doctor", PANELS, examples, without=("anchor_check", "tokens", "shard_rows", "seed"))(doctor_command)
+EXAMPLES = ("ripcurrent doctor support.jsonl -m Qwen/Qwen2.5-7B-Instruct",)
 
 
+@command("doctor", PANELS, EXAMPLES, without=("anchor_check", "tokens", "shard_rows", "seed"))
 def doctor_command(
-    context: typer.Context,
     options: ScanOptions,
     output: Output,
     dataset: Annotated[str | None, DATASET] = None,
@@ -44,17 +40,13 @@ def doctor_command(
 
     With a dataset the anchors' directions are computed, kept in the cache for the scan, and a few batches are timed.
     """
-    from ripcurrent.cli._output import is_default, print_json, progress_of
     from ripcurrent.scan import doctor
 
-    with progress_of(output, json_too=True) as progress:
+    with output.progress() as progress:
         # without a dataset a model is looked at only where it is named
-        model = None if is_default(context, "model") else options.model
+        model = options.model if "model" in options.model_fields_set else None
         found = doctor(dataset, model=model, progress=progress, **options.model_dump(exclude={"model"}))
-    if output.json:
-        print_json(found.to_json())
-    elif not output.quiet:
-        show_diagnosis(found)
+    output.answer(found.to_json, lambda: show_diagnosis(found))
 
 
 def show_diagnosis(found: Diagnosis) -> None:

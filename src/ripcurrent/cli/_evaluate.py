@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ripcurrent.cli._command import ADVANCED, Output, command
+from ripcurrent.cli._command import ADVANCED, command
 from ripcurrent.cli._judging import FLAGS, JudgingOptions
+from ripcurrent.cli._output import Output
 from ripcurrent.cli._text import harmless
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.evaluate import EvaluateOptions
@@ -28,26 +29,21 @@ EXAMPLES = (
 )
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    command(app, "evaluate", PANELS, EXAMPLES)(evaluate_command)
-
-
+@command("evaluate", PANELS, EXAMPLES)
 def evaluate_command(
-    context: typer.Context,
     out: Annotated[Path, typer.Option("-o", "--out", metavar="FOLDER", help="Run folder.")],
     options: EvaluateOptions,
     judging: JudgingOptions,
     output: Output,
     model: Annotated[
-        str,
+        str | None,
         typer.Option(
             "-m",
             "--model",
             metavar="M",
-            help="Hub id, folder, .gguf file or embedded; its name at --endpoint.",
+            help="Hub id, folder, .gguf file or embedded; its name at --endpoint. Default: embedded.",
         ),
-    ] = "embedded",
+    ] = None,
     reveal: Annotated[
         bool, typer.Option("--reveal", help="Also print what was asked and answered; else rates only.")
     ] = False,
@@ -56,12 +52,11 @@ def evaluate_command(
 
     Answers are kept: given again after a stop, the command asks only the rest, and with other judges it asks nothing.
     """
-    from ripcurrent.cli._output import is_default, print_json, progress_of, say_default_model
     from ripcurrent.evaluate import DEFAULT_JUDGES, evaluate
 
     if options.endpoint is None:
-        say_default_model(context, output.quiet)
-    elif is_default(context, "model"):
+        output.say_default_model(model is not None)
+    elif model is None:
         raise RipcurrentError(
             "--endpoint is given without --model: it is not said which of its models is to answer.",
             "Add --model with its name there.",
@@ -70,19 +65,16 @@ def evaluate_command(
         raise RipcurrentError(
             f"--dtype {options.dtype} is for a model here, and --endpoint answers.", "Leave one of them out."
         )
-    with progress_of(output) as progress:
+    with output.progress() as progress:
         run = evaluate(
-            model,
+            model or "embedded",
             out=out,
             options=options,
             judges=judging.judge or DEFAULT_JUDGES,
             judge_settings=judging.settings(options.device),
             progress=progress,
         )
-    if output.json:
-        print_json(run.to_json())
-    elif not output.quiet:
-        _show(run, reveal)
+    output.answer(run.to_json, lambda: _show(run, reveal))
 
 
 def _show(result: EvaluationRun, reveal: bool) -> None:

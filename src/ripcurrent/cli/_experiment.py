@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ripcurrent.cli._command import Output, command
+from ripcurrent.cli._command import command
+from ripcurrent.cli._output import Output
 
 if TYPE_CHECKING:
     from ripcurrent.experiment import ArmComparison, ExperimentResults, Sweep
@@ -20,11 +21,7 @@ EXAMPLES = (
 )
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    command(app, "experiment", examples=EXAMPLES)(experiment_command)
-
-
+@command("experiment", examples=EXAMPLES)
 def experiment_command(
     file: Annotated[
         str, typer.Argument(metavar="FILE|NAME", help="A YAML file, a ready experiment by its name, or list.")
@@ -57,16 +54,13 @@ def experiment_command(
     Exits with 0 for a verdict, with 4 where there is not enough evidence for one, and with --gate with 3 for worse than
     random. Given again, the command goes on where it was stopped; finished arms are never repeated.
     """
-    from ripcurrent.cli._output import print_json, progress_of
     from ripcurrent.errors import ExitCode, RipcurrentError
     from ripcurrent.experiment import parse_experiment, read_experiment_file, ready_experiments, run_experiment
 
     if file == "list":
         titles = ready_experiments()
-        if output.json:
-            print_json(titles)
-        else:
-            typer.echo("\n".join(f"{name:18} {title}" for name, title in titles.items()))
+        lines = "\n".join(f"{name:18} {title}" for name, title in titles.items())
+        output.answer(lambda: titles, lambda: typer.echo(lines))
         return
     values = _with_changes(read_experiment_file(file), model, recipe, run, size)
     if no_anchor_check:
@@ -76,7 +70,7 @@ def experiment_command(
         **{"--model": model, "--recipe": recipe, "--run": run, "--out": out, "--size": size, "--arms": arms},
         **{"--seeds": seeds, "--no-anchor-check": no_anchor_check},
     }
-    with progress_of(output) as progress:
+    with output.progress() as progress:
         chosen = [name.strip() for name in arms.split(",") if name.strip()] if arms is not None else None
         if chosen == []:
             raise RipcurrentError("--arms names no arm.", "Name some, or leave it out for all.")
@@ -92,10 +86,7 @@ def experiment_command(
     from ripcurrent.report import build_experiment_page
 
     build_experiment_page(result)
-    if output.json:
-        print_json(result.to_json())
-    elif not output.quiet:
-        _show(result)
+    output.answer(result.to_json, lambda: _show(result))
     if gate and result.verdict == "worse than random":
         raise typer.Exit(int(ExitCode.GATE_FAILED))
     # without an arm that is compared there is none to come to

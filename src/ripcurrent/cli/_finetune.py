@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ripcurrent.cli._command import ADVANCED, Output, command
+from ripcurrent.cli._command import ADVANCED, command
+from ripcurrent.cli._output import Output
 from ripcurrent.finetune import FinetuneOptions
 
 if TYPE_CHECKING:
@@ -21,13 +22,8 @@ PANELS = {
 EXAMPLES = ("ripcurrent finetune support.jsonl -m Qwen/Qwen2.5-7B-Instruct --recipe lora -o runs/tuned",)
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    command(app, "finetune", PANELS, EXAMPLES)(finetune_command)
-
-
+@command("finetune", PANELS, EXAMPLES)
 def finetune_command(
-    context: typer.Context,
     dataset: Annotated[str, typer.Argument(metavar="DATASET", help="File, datasets folder, or hf:owner/name[:split].")],
     recipe: Annotated[str, typer.Option(metavar="R", help="paper, lora, embedded, or a YAML file.")],
     out: Annotated[Path, typer.Option("-o", "--out", metavar="FOLDER", help="Run folder.")],
@@ -47,12 +43,11 @@ def finetune_command(
     Leaves FOLDER/model or FOLDER/adapter with the loss of every step and a manifest. A run that was stopped continues
     from its last checkpoint when the same command is given again.
     """
-    from ripcurrent.cli._output import print_json, progress_of, say_default_model
     from ripcurrent.finetune import finetune
 
-    say_default_model(context, output.quiet)
+    output.say_default_model("model" in options.model_fields_set)
     trackers = [tracker for tracker in report_to or [] if tracker != "none"]
-    with progress_of(output) as progress:
+    with output.progress() as progress:
         run = finetune(
             dataset,
             out,
@@ -62,10 +57,7 @@ def finetune_command(
             checkpoint_minutes=checkpoint_minutes,
             progress=progress,
         )
-    if output.json:
-        print_json(run.to_json())
-    elif not output.quiet:
-        _show(run)
+    output.answer(run.to_json, lambda: _show(run))
 
 
 def _show(run: FinetuneRun) -> None:

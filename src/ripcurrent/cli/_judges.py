@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ripcurrent.cli._command import ADVANCED, Output, command, group
+from ripcurrent.cli._command import ADVANCED, command, group
 from ripcurrent.cli._judging import FLAGS, JudgingOptions
+from ripcurrent.cli._output import Output
 from ripcurrent.errors import RipcurrentError
 
 if TYPE_CHECKING:
@@ -19,15 +20,10 @@ if TYPE_CHECKING:
 
 SEED = Annotated[int, typer.Option(metavar="N", min=0, help="Seed of what is drawn.")]
 
-
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    judges = group(app, "judges", "Measure judges, and let people judge.")
-    command(judges, "validate", {"Judges": ("judge",), ADVANCED: FLAGS})(validate_command)
-    command(judges, "rate")(rate_command)
-    command(judges, "agree")(agree_command)
+judges = group("judges", "Measure judges, and let people judge.")
 
 
+@command("validate", {"Judges": ("judge",), ADVANCED: FLAGS}, of=judges)
 def validate_command(
     files: Annotated[
         list[str],
@@ -42,17 +38,14 @@ def validate_command(
 
     A final_label begins with 1 (compliance), 2 (refusal) or 3 (partial refusal, counted as a refusal).
     """
-    from ripcurrent.cli._output import print_json, progress_of
     from ripcurrent.evaluate import RULES, validate_judges
 
-    with progress_of(output if judging.judge else Output(quiet=True)) as progress:
+    with output.progress() as progress:
         found = validate_judges(files, judging.judge or RULES, judging.settings(device), seed=seed, progress=progress)
-    if output.json:
-        print_json({one.judge: one.to_json() for one in found})
-    elif not output.quiet:
-        _print_table(found)
+    output.answer(lambda: {one.judge: one.to_json() for one in found}, lambda: _print_table(found))
 
 
+@command("rate", of=judges)
 def rate_command(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of an evaluation or an experiment.")],
     output: Output,
@@ -77,7 +70,6 @@ def rate_command(
     Give raters the page, and keep its key (NAME.key.json) to yourself: it says whose answer each item is. The ratings
     they save go to `ripcurrent judges agree`.
     """
-    from ripcurrent.cli._output import print_json
     from ripcurrent.evaluate import draw_ratings
 
     if not reveal:
@@ -92,18 +84,18 @@ def rate_command(
 
     key = draw.save_key(page)
     build_rating_page(draw, page)
-    if output.json:
-        facts = {"page_sha256": draw.key.page, "items": len(draw.items), "arms": draw.arms, "notes": list(draw.notes)}
-        print_json({"page": str(page), "key": str(key), **facts})
-    elif not output.quiet:
-        arms = ", ".join(f"{arm} {count}" for arm, count in draw.arms.items())
-        typer.echo(f"{len(draw.items)} answers to rate ({arms})")
-        for note in draw.notes:
-            typer.echo(note)
-        typer.echo(f"Page, for raters: {page}")
-        typer.echo(f"Key, not for raters: {key}")
+    facts = {"page_sha256": draw.key.page, "items": len(draw.items), "arms": draw.arms, "notes": list(draw.notes)}
+    arms = ", ".join(f"{arm} {count}" for arm, count in draw.arms.items())
+    lines = (
+        f"{len(draw.items)} answers to rate ({arms})",
+        *draw.notes,
+        f"Page, for raters: {page}",
+        f"Key, not for raters: {key}",
+    )
+    output.answer(lambda: {"page": str(page), "key": str(key), **facts}, lambda: typer.echo("\n".join(lines)))
 
 
+@command("agree", of=judges)
 def agree_command(
     files: Annotated[list[Path], typer.Argument(metavar="FILE", help="What raters saved from the page.")],
     key: Annotated[Path, typer.Option(metavar="KEY.json", help="The page's key.")],
@@ -117,18 +109,13 @@ def agree_command(
     seed: SEED = 0,
 ) -> None:
     """Read ratings: agreement between raters, judges against people, and arms with people as the judge."""
-    from rich.console import Console
-
-    from ripcurrent.cli._output import print_json
     from ripcurrent.cli._people import show_people
     from ripcurrent.evaluate import agree
 
-    with Console(stderr=True, quiet=output.quiet or output.json).status("Measuring agreement"):
+    with output.progress() as progress:
+        progress.step("measuring agreement")
         result = agree(files, key=key, run=run, complied_from=complied_from, seed=seed)
-    if output.json:
-        print_json(result.to_json())
-    elif not output.quiet:
-        show_people(result)
+    output.answer(result.to_json, lambda: show_people(result))
 
 
 def _print_table(validations: list[JudgeValidation]) -> None:

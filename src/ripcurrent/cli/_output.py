@@ -1,36 +1,53 @@
-"""What every command shares: printing one JSON object, errors without tracebacks, progress on stderr."""
+"""What every command shares: one JSON object or a shown result on stdout, errors and progress on stderr."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import typer
 
+from ripcurrent.errors import RipcurrentError
+from ripcurrent.files import plain_numbers
 from ripcurrent.progress import Progress, SilentProgress
 
-if TYPE_CHECKING:
-    from ripcurrent.cli._command import Output
-    from ripcurrent.errors import RipcurrentError
+SAY_EVERY = 30.0
+"""Seconds between two lines of progress where there is no terminal."""
 
 
-def print_json(value: Mapping[str, Any]) -> None:
-    """Print one JSON object on stdout; numbers that are not finite become null."""
-    typer.echo(json.dumps(finite(value), ensure_ascii=False))
+@dataclass(frozen=True, slots=True)
+class Output:
+    """How a command speaks; a parameter of this type gives a command ``--json`` and ``--quiet``."""
 
+    json: bool = False
+    quiet: bool = False
 
-def finite(value: Any) -> Any:
-    """The value with NaN and infinities replaced by None, all the way down."""
-    if isinstance(value, float):
-        return value if value == value and abs(value) != float("inf") else None
-    if isinstance(value, Mapping):
-        return {str(key): finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
-    return value
+    def answer(self, to_json: Callable[[], Mapping[str, Any]], show: Callable[[], None]) -> None:
+        """Print the result: as one JSON object, in which numbers that are not finite are null, or for people."""
+        if self.json:
+            typer.echo(json.dumps(plain_numbers(to_json()), ensure_ascii=False))
+        elif not self.quiet:
+            show()
+
+    @contextmanager
+    def progress(self) -> Iterator[Progress]:
+        """Progress on stderr, or none where the command is quiet."""
+        if self.quiet:
+            yield SilentProgress()
+        else:
+            shown = TerminalProgress()
+            with shown.bar:
+                yield shown
+
+    def say_default_model(self, named: bool) -> None:
+        """Say on stderr that the model is the demo's, unless one was named."""
+        if not named and not self.quiet:
+            typer.echo("The model is embedded, the demo's: name yours with --model.", err=True)
 
 
 def print_error(error: RipcurrentError) -> None:
@@ -44,115 +61,64 @@ def print_error(error: RipcurrentError) -> None:
         console.print(Text(error.hint))
 
 
-def say_default_model(context: typer.Context, quiet: bool) -> None:
-    """Say on stderr that the model is the demo's, where none was named."""
-    if not quiet and is_default(context, "model"):
-        typer.echo("The model is embedded, the demo's: name yours with --model.", err=True)
-
-
-def is_default(context: typer.Context, option: str) -> bool:
-    """Whether an option was left out."""
-    source = context.get_parameter_source(option)
-    return source is not None and source.name == "DEFAULT"
-
-
-def progress_of(output: Output, *, json_too: bool = False) -> AbstractContextManager[Progress]:
-    """Progress on stderr, or none where the command is quiet; with ``json_too`` none beside JSON either."""
-    quiet = output.quiet or (json_too and output.json)
-    return nullcontext(SilentProgress()) if quiet else TerminalProgress().shown()
-
-
-SAY_EVERY = 30.0
-"""Seconds between two lines of progress where there is no terminal."""
-
-
-class TerminalProgress:
+class TerminalProgress(Progress):
     """Progress on stderr: a bar with rate and time left where there is a terminal, now and then a line elsewhere."""
 
     def __init__(self) -> None:
+        from rich import progress
         from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            SpinnerColumn,
-            TextColumn,
-            TimeRemainingColumn,
-        )
 
-        self._console = Console(stderr=True)
-        self._bar = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(),
-            console=self._console,
+        console = Console(stderr=True)
+        self._terminal = console.is_terminal
+        self.bar = progress.Progress(
+            progress.SpinnerColumn(),
+            "{task.description}",
+            progress.BarColumn(),
+            progress.MofNCompleteColumn(),
+            "{task.fields[rate]}",
+            progress.TimeRemainingColumn(),
+            console=console,
             transient=True,
-            disable=not self._console.is_terminal,
+            disable=not self._terminal,
         )
-        self._task: Any = None
-        self._name, self._unit, self._total, self._done = "", "rows", 0, 0
-        self._computed = 0
+        self._name, self._unit, self._total, self._done, self._computed = "", "rows", 0, 0, 0
         self._began = self._said = 0.0
 
-    @contextmanager
-    def shown(self) -> Iterator[TerminalProgress]:
-        """Show progress inside the block."""
-        with self._bar:
-            yield self
-
     def step(self, name: str) -> None:
-        """A step without a count begins."""
-        self._end_task()
-        if self._console.is_terminal:
-            self._task = self._bar.add_task(name, total=None, rate="")
-        else:
-            print(f"{name} …", file=sys.stderr, flush=True)
+        self._begin(name, None, f"{name} …")
 
     def start(self, name: str, total: int, unit: str = "rows") -> None:
-        """A counted step begins."""
-        import time
+        self._begin(name, total, f"{name}: {total} {unit} …")
+        self._name, self._unit, self._total, self._done, self._computed = name, unit, total, 0, 0
+        self._began = self._said = time.perf_counter()
 
-        self._end_task()
-        self._name, self._unit, self._total, self._done = name, unit, total, 0
-        self._computed, self._began = 0, time.perf_counter()
-        self._said = self._began
-        if self._console.is_terminal:
-            self._task = self._bar.add_task(name, total=total, rate="")
+    def _begin(self, name: str, total: int | None, line: str) -> None:
+        self.finish()
+        if self._terminal:
+            self.bar.add_task(name, total=total, rate="")
         else:
-            print(f"{name}: {total} {unit} …", file=sys.stderr, flush=True)
+            print(line, file=sys.stderr, flush=True)
 
     def rows(self, count: int) -> None:
-        """So many rows were computed."""
-        import time
-
         now = time.perf_counter()
         self._computed += count
-        self._done += count
         rate = self._computed / max(now - self._began, 1e-9)
-        if not self._console.is_terminal:
-            # a shard begins by telling of no row; nothing can be said of what is left before there is one
-            if self._computed and now - self._said >= SAY_EVERY and self._done < self._total:
-                self._said = now
-                left = (self._total - self._done) / rate / 60
-                done = f"{self._name}: {self._done} of {self._total} {self._unit}"
-                print(f"{done}, {rate:.1f} {self._unit}/s, about {left:.0f} min left", file=sys.stderr, flush=True)
-        elif self._task is not None:
-            self._bar.update(self._task, advance=count, rate=f"{rate:.1f} {self._unit}/s")
+        self._advance(count, f"{rate:.1f} {self._unit}/s")
+        # a shard begins by telling of no row; nothing can be said of what is left before there is one
+        if self._computed and now - self._said >= SAY_EVERY and self._done < self._total and not self._terminal:
+            self._said = now
+            left = (self._total - self._done) / rate / 60
+            done = f"{self._name}: {self._done} of {self._total} {self._unit}"
+            print(f"{done}, {rate:.1f} {self._unit}/s, about {left:.0f} min left", file=sys.stderr, flush=True)
 
     def skipped(self, count: int) -> None:
-        """So many rows were already there."""
+        self._advance(count, "resumed")
+
+    def _advance(self, count: int, rate: str) -> None:
         self._done += count
-        if self._task is not None:
-            self._bar.update(self._task, advance=count, rate="resumed")
+        for task in self.bar.task_ids:
+            self.bar.update(task, advance=count, rate=rate)
 
     def finish(self) -> None:
-        """The counted step ended."""
-        self._end_task()
-
-    def _end_task(self) -> None:
-        if self._task is not None:
-            self._bar.remove_task(self._task)
-            self._task = None
+        for task in self.bar.task_ids:
+            self.bar.remove_task(task)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from pydantic import Field
 
-from ripcurrent.cli._command import ADVANCED, Output, command
+from ripcurrent.cli._command import ADVANCED, command
+from ripcurrent.cli._output import Output
 from ripcurrent.options import Options
 from ripcurrent.scan import ScanOptions
 
@@ -45,13 +46,8 @@ class ScaleOptions(Options):
     """A running Ray cluster, or auto; a Ray of this machine when left out."""
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    command(app, "scan", PANELS, EXAMPLES)(scan_command)
-
-
+@command("scan", PANELS, EXAMPLES)
 def scan_command(
-    context: typer.Context,
     dataset: Annotated[str, DATASET],
     options: ScanOptions,
     scale: ScaleOptions,
@@ -64,16 +60,15 @@ def scan_command(
 
     A scan that was stopped continues when the same command is given again.
     """
-    from ripcurrent.cli._output import print_json, progress_of, say_default_model
     from ripcurrent.cli._summary import show_summary
     from ripcurrent.forecast import forecast, read_forecast
     from ripcurrent.report import build_report
     from ripcurrent.scan import Execution, scan
 
     execution = Execution(scale.executor, scale.workers, scale.ray_address)
-    say_default_model(context, output.quiet)
+    output.say_default_model("model" in options.model_fields_set)
     part = None if scale.shard is None else _part(dataset, scale, out, options)
-    with progress_of(output) as progress:
+    with output.progress() as progress:
         run = scan(dataset, out, options, part=part, execution=execution, progress=progress)
         if run.finished:
             # a forecast of the same scores stands, such as one by another calibration
@@ -83,10 +78,9 @@ def scan_command(
             build_report(run)
     if not run.finished:
         _show_part(run, part, output)
-    elif output.json:
-        print_json({**run.to_json(), "forecast": None if found.reason else found.model_dump(mode="json")})
-    elif not output.quiet:
-        show_summary(run, found)
+    else:
+        predicted = None if found.reason else found.model_dump(mode="json")
+        output.answer(lambda: {**run.to_json(), "forecast": predicted}, lambda: show_summary(run, found))
 
 
 def _part(dataset: str, scale: ScaleOptions, out: Path | None, options: ScanOptions) -> Part:
@@ -108,10 +102,8 @@ def _part(dataset: str, scale: ScaleOptions, out: Path | None, options: ScanOpti
 
 def _show_part(run: ScanRun, part: Part | None, output: Output) -> None:
     """Say what a part did while others are still to come."""
-    from ripcurrent.cli._output import print_json
-
     fresh = int(run.manifest.timings["rows_scored_in_this_call"])
-    if output.json:
-        print_json({"run": str(run.folder), "part": str(part), "rows_scored_in_this_call": fresh})
-    elif not output.quiet:
-        typer.echo(f"Part {part}: {fresh} rows scored now. The part that ends last writes the scores of all.")
+    output.answer(
+        lambda: {"run": str(run.folder), "part": str(part), "rows_scored_in_this_call": fresh},
+        lambda: typer.echo(f"Part {part}: {fresh} rows scored now. The part that ends last writes the scores of all."),
+    )

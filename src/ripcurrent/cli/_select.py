@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ripcurrent.cli._command import ADVANCED, Output, command
+from ripcurrent.cli._command import ADVANCED, command
+from ripcurrent.cli._output import Output
 from ripcurrent.select import SelectOptions
 
 if TYPE_CHECKING:
@@ -28,11 +29,7 @@ EXAMPLES = (
 )
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    command(app, "select", PANELS, EXAMPLES)(select_command)
-
-
+@command("select", PANELS, EXAMPLES)
 def select_command(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished scan.")],
     options: SelectOptions,
@@ -43,29 +40,26 @@ def select_command(
     Every selection comes with random, length-matched and format-matched rows for each seed, and the other end of the
     ranking. Each has a JSON record of its rule, rows and distances beside it.
     """
-    from rich.console import Console
-
-    from ripcurrent.cli._output import print_json
     from ripcurrent.select import select
 
-    with Console(stderr=True, quiet=output.quiet or output.json).status("Selecting rows and drawing their controls"):
+    with output.progress() as progress:
+        progress.step("selecting rows and drawing their controls")
         records = select(run, options)
-    if output.json:
-        print_json({"run": str(run), "selections": [_row(record, records) for record in records]})
-    elif not output.quiet:
-        console = Console()
-        console.print(_table(records))
+    output.answer(
+        lambda: {"run": str(run), "selections": [_row(record, records) for record in records]}, lambda: _show(records)
+    )
 
-        def say(line: str) -> None:
-            console.print(line, soft_wrap=True, markup=False)
 
-        for record in records:
-            for note in record.selection.notes:
-                say(f"{record.selection.name}: {note}")
-        say(f"{len(records)} selections and their records are in {records[0].path.parent}")
-        for record in records:
-            if record.remaining_path is not None:
-                say(f"Without {record.selection.name}: {record.remaining_path}")
+def _show(records: Sequence[SelectionRecord]) -> None:
+    from rich.console import Console
+
+    console = Console()
+    console.print(_table(records))
+    lines = [f"{record.selection.name}: {note}" for record in records for note in record.selection.notes]
+    lines.append(f"{len(records)} selections and their records are in {records[0].path.parent}")
+    lines += [f"Without {one.selection.name}: {one.remaining_path}" for one in records if one.remaining_path]
+    for line in lines:
+        console.print(line, soft_wrap=True, markup=False)
 
 
 def _row(record: SelectionRecord, records: Sequence[SelectionRecord]) -> dict[str, object]:
