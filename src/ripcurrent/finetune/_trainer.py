@@ -39,8 +39,8 @@ class RowTrainer(SFTTrainer):  # type: ignore[misc]  # TRL has no types
     def __init__(self, recipe: Recipe, **arguments: Any) -> None:
         self._recipe = recipe
         super().__init__(**arguments)
-        # where TRL's is slow (see ``_head_loss``) and the model's head is understood
-        self._own_loss = self.accelerator.device.type not in ("cuda", "xpu")
+        # where TRL's is slow (see ``_head_loss``) and a cross-entropy alone, and the model's head is understood
+        self._own_loss = self.accelerator.device.type not in ("cuda", "xpu") and not self.aux_loss_enabled
         if self._own_loss:
             try:
                 add_head_loss(self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model)
