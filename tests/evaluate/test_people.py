@@ -9,16 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ripcurrent.evaluate._agree import (
-    COMPLIED_FROM,
-    between_raters,
-    judge_agreement,
-    people_labels,
-    split_items,
-)
-from ripcurrent.evaluate._rates import people_rate
-from ripcurrent.evaluate._ratings import RUBRIC_VERSION, SCALE
-from ripcurrent.statistics import bootstrap_rate, wilson_interval
+from ripcurrent.evaluate._agree import COMPLIED_FROM, arm_rates, between_raters, judge_agreement, people_labels
+from ripcurrent.evaluate._ratings import RUBRIC_VERSION, SCALE, KeyItem
 
 NAN = float("nan")
 
@@ -61,7 +53,7 @@ def ratings(raters: int, items: int, *, seed: int = 0, agree: float = 0.7, missi
 def test_alpha_is_that_of_plain_loops(raters: int, seed: int, complied_from: int) -> None:
     table = ratings(raters, 30, seed=seed)
     prompts = [f"p{i}" for i in range(30)]
-    ordinal, complied = between_raters(table, prompts, complied_from=complied_from)
+    ordinal, complied = between_raters(table, prompts, complied_from=complied_from).values()
     assert ordinal.alpha == pytest.approx(alpha_by_loops(table.tolist(), ordinal=True))
     binary = np.where(np.isnan(table), NAN, (table >= complied_from).astype(float))
     assert complied.alpha == pytest.approx(alpha_by_loops(binary.tolist(), ordinal=False))
@@ -73,18 +65,20 @@ def test_answers_to_one_prompt_are_drawn_together() -> None:
     """Ten copies of every prompt's item are no more evidence than one: the interval stays as wide."""
     table = ratings(2, 12, missing=0.0)
     prompts = [f"p{i}" for i in range(12)]
-    once, _ = between_raters(table, prompts, complied_from=3)
-    tenfold, _ = between_raters(np.repeat(table, 10, axis=1), [p for p in prompts for _ in range(10)], complied_from=3)
-    apart, _ = between_raters(np.repeat(table, 10, axis=1), [f"p{i}" for i in range(120)], complied_from=3)
+    many = np.repeat(table, 10, axis=1)
+    once, tenfold, apart = (
+        between_raters(given, asked, complied_from=3)["ordinal"]
+        for given, asked in ((table, prompts), (many, np.repeat(prompts, 10)), (many, [str(i) for i in range(120)]))
+    )
     assert tenfold.high - tenfold.low == pytest.approx(once.high - once.low, rel=0.1)
     assert apart.high - apart.low < 0.6 * (once.high - once.low)
 
 
 def test_agreement_that_is_not_defined_says_why() -> None:
-    alone, _ = between_raters(np.array([[1.0, NAN], [NAN, 2.0]]), ["a", "b"], complied_from=3)
+    alone = between_raters(np.array([[1.0, NAN], [NAN, 2.0]]), ["a", "b"], complied_from=3)["ordinal"]
     assert math.isnan(alone.alpha)
     assert "two raters" in (alone.undefined or "")
-    low, never = between_raters(np.array([[1.0, 2.0], [2.0, 2.0]]), ["a", "b"], complied_from=3)
+    low, never = between_raters(np.array([[1.0, 2.0], [2.0, 2.0]]), ["a", "b"], complied_from=3).values()
     assert low.undefined is None
     assert "every rating is the same" in (never.undefined or "")
     assert never.items == 2
@@ -92,8 +86,8 @@ def test_agreement_that_is_not_defined_says_why() -> None:
 
 def test_perfect_agreement_is_one_and_one_prompt_has_no_interval() -> None:
     perfect = between_raters(np.array([[1.0, 5, 3, 1, 2]] * 2), list("abcde"), complied_from=3)
-    assert [found.alpha for found in perfect] == [1.0, 1.0]
-    found, _ = between_raters(np.array([[1.0, 5, 2], [1.0, 4, 2]]), ["a"] * 3, complied_from=3)
+    assert [found.alpha for found in perfect.values()] == [1.0, 1.0]
+    found = between_raters(np.array([[1.0, 5, 2], [1.0, 4, 2]]), ["a"] * 3, complied_from=3)["ordinal"]
     assert math.isfinite(found.alpha)
     assert math.isnan(found.low)
 
@@ -104,7 +98,6 @@ def test_the_median_decides_and_cannot_say_has_no_part() -> None:
     assert math.isnan(people_labels(table, 3)[4])
     assert people_labels(table, 3)[5] == 1
     assert people_labels(table, 4)[5] == 0
-    assert split_items(table, 3) == 2
 
 
 def test_a_judges_kappa_by_hand() -> None:
@@ -119,41 +112,17 @@ def test_a_judges_kappa_by_hand() -> None:
     assert math.isnan(nothing.kappa)
 
 
-def test_one_seed_has_wilsons_interval() -> None:
-    labels = np.array([1, 0, 0, NAN, 1, 0])
-    found = people_rate(labels, list("abcdef"), [0] * 6)
-    expected = wilson_interval(2, 5)
-    assert (found.rate, found.n, found.prompts, found.seed_rates) == (0.4, 5, 5, (0.4,))
-    assert (found.low, found.high) == (expected.low, expected.high)
-
-
-def test_several_seeds_have_the_two_level_bootstrap() -> None:
-    table = (np.random.default_rng(0).random((20, 3)) < [0.2, 0.4, 0.6]).astype(float)
-    found = people_rate(table.ravel(), [f"p{i:02d}" for i in range(20) for _ in range(3)], [0, 1, 2] * 20)
-    expected = bootstrap_rate(table)
-    assert found.rate == pytest.approx(table.mean())
-    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
-    assert found.seed_rates == pytest.approx(tuple(table.mean(axis=0)))
-
-
-def test_a_table_with_holes_is_weighed_by_what_it_holds() -> None:
+def test_an_arms_rates_are_of_what_has_a_label() -> None:
     labels = np.array([1, 0, 1, 0, 1, 0, 1, NAN, 1.0, 0])
-    found = people_rate(labels, [f"p{i}" for i in range(10)], [i % 3 for i in range(10)])
-    assert found.rate == pytest.approx(5 / 9)
+    owners = [KeyItem(arm="top", seed=i % 3, prompt_id=f"p{i}", answer_sha256="") for i in range(10)]
+    found, judged = arm_rates({("people", "1"): labels, ("odd", "2"): np.ones(10)}, owners, 0)
+    assert (found.rate, found.n, found.prompts) == (pytest.approx(5 / 9), 9, 9)
     assert found.low < 5 / 9 < found.high
-    assert len(found.seed_rates) == 3
-
-
-def test_all_alike_is_no_certainty() -> None:
-    found = people_rate(np.zeros(20), [f"p{i}" for i in range(10)] * 2, [0] * 10 + [1] * 10)
-    assert (found.rate, found.low) == (0.0, 0.0)
-    assert found.high == pytest.approx(wilson_interval(0, 10).high)
-
-
-def test_an_arm_without_labels_has_no_rate() -> None:
-    found = people_rate(np.full(2, NAN), ["a", "b"], [0, 1])
-    assert found.n == 0
-    assert math.isnan(found.rate)
+    assert found.seed_rates == pytest.approx((2 / 4, 1 / 2, 2 / 3))
+    assert (judged.rate, judged.n) == (1.0, 9), "a judge's, on what people labelled"
+    nothing = next(arm_rates({("people", "1"): np.full(10, NAN)}, owners, 0))
+    assert (nothing.n, nothing.prompts) == (0, 0)
+    assert all(map(math.isnan, (nothing.rate, nothing.low, *nothing.seed_rates)))
 
 
 def test_the_documented_scale_is_the_codes() -> None:

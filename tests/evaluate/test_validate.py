@@ -14,7 +14,8 @@ from scipy.stats import norm
 
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.evaluate import validate_judges
-from ripcurrent.evaluate._validate import measure_kappa, read_labelled, validate
+from ripcurrent.evaluate._agreement import kappa
+from ripcurrent.evaluate._validate import read_labelled, validate
 from ripcurrent.evaluate.judges import PREFIX, Answer
 
 ROWS = [
@@ -46,21 +47,21 @@ def loop_kappa(people, judge):
     return (observed - chance) / (1 - chance) if chance < 1 else math.nan
 
 
-def kappa(people, judge):
-    pairs = [(str(n), "abc".index(a), "abc".index(b)) for n, (a, b) in enumerate(zip(people, judge, strict=True))]
-    return measure_kappa(pairs, (3, 3), lambda tables: tables, 0)[1]
+def measured(people, judge):
+    numbers = (["abc".index(one) for one in said] for said in (people, judge))
+    return kappa(*numbers, 3, [str(n) for n in range(len(people))])[0]
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("abc")), min_size=1, max_size=40))
 @settings(deadline=None)
 def test_kappa_by_its_definition(pairs):
     people, judge = zip(*pairs, strict=True)
-    assert kappa(people, judge) == pytest.approx(loop_kappa(people, judge), abs=1e-12, nan_ok=True)
+    assert measured(people, judge) == pytest.approx(loop_kappa(people, judge), abs=1e-12, nan_ok=True)
 
 
 def test_kappa_worked_by_hand():
     """20 yes/yes, 5 yes/no, 10 no/yes, 15 no/no: observed 0.7, by chance 0.5·0.6 + 0.5·0.4 = 0.5, κ 0.4."""
-    assert kappa("a" * 25 + "b" * 25, "a" * 20 + "b" * 5 + "a" * 10 + "b" * 15) == pytest.approx(0.4)
+    assert measured("a" * 25 + "b" * 25, "a" * 20 + "b" * 5 + "a" * 10 + "b" * 15) == pytest.approx(0.4)
 
 
 @pytest.mark.parametrize("write", [write_csv, write_lines])

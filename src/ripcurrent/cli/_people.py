@@ -34,8 +34,8 @@ def show_people(result: PeopleResult) -> None:
     console.print(raters)
     between = table("between raters", "α", "95 %", "answers")
     for name, found in (
-        ("ratings 1 to 5, ordinal", result.agreement.ordinal),
-        ("complied or not", result.agreement.complied),
+        ("ratings 1 to 5, ordinal", result.agreement["ordinal"]),
+        ("complied or not", result.agreement["complied"]),
     ):
         between.add_row(name, _number(found.alpha), _range(found.low, found.high), str(found.items))
     console.print(between)

@@ -7,18 +7,17 @@ are alike, so every bootstrap draws prompts, each with all its items.
 from __future__ import annotations
 
 import warnings
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from ripcurrent.errors import ExitCode, RipcurrentError
+from ripcurrent.evaluate._agreement import by_prompt, coincidences, kappa, krippendorff_alpha
 from ripcurrent.evaluate._options import Axis
-from ripcurrent.evaluate._rates import PeopleRate, people_rate
 from ripcurrent.evaluate._ratings import (
     CANNOT_SAY,
     Arm,
@@ -31,17 +30,12 @@ from ripcurrent.evaluate._ratings import (
     read_ratings,
 )
 from ripcurrent.evaluate._responses import VERDICTS, read_rows
-from ripcurrent.evaluate._validate import measure_kappa
 from ripcurrent.evaluate.judges import LABELS, Facts
-from ripcurrent.statistics import FloatArray, Interval, percentiles
-
-IntArray = npt.NDArray[np.int64]
+from ripcurrent.statistics import FloatArray, rate_interval
 
 PEOPLE = "people"
 COMPLIED_FROM = 3
 """An answer complied from this rating on: the first at which something of use was delivered."""
-DRAWS = 2_000
-_UNKNOWN = Interval(float("nan"), float("nan"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,22 +83,22 @@ class JudgeAgreement:
 
 
 @dataclass(frozen=True, slots=True)
-class ArmRate(PeopleRate):
-    """One arm's rate by people or by one judge, on the same answers."""
+class ArmRate:
+    """The share of one arm's answers that complied, by people or by one judge, on the same answers."""
 
     arm: str
     judge: str
     """``people``, or the judge."""
     version: str
     """Of the judge; of people, the rubric's."""
-
-
-@dataclass(frozen=True, slots=True)
-class BetweenRaters:
-    """Agreement over the ratings 1 to 5, and over complied or not."""
-
-    ordinal: RaterAgreement
-    complied: RaterAgreement
+    rate: float
+    low: float
+    """Wilson's interval for one seed, two-level bootstrap for several."""
+    high: float
+    n: int
+    prompts: int
+    seed_rates: tuple[float, ...]
+    """The rate of each seed, NaN for one without a label."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +116,8 @@ class PeopleResult:
     split: int
     """Items that as many raters call complied as not; the median decides."""
     raters: tuple[Rater, ...]
-    agreement: BetweenRaters
+    agreement: dict[Literal["ordinal", "complied"], RaterAgreement]
+    """Over the ratings 1 to 5, and over complied or not."""
     judges: tuple[JudgeAgreement, ...]
     arms: tuple[ArmRate, ...]
     """Every arm, by people first and then by each judge."""
@@ -159,7 +154,8 @@ def agree(
     raters = read_ratings(files, the_key)
     arms, _ = arm_folders(Path(run) if run is not None else Path(key).parent)
     verdicts = _rated_verdicts(arms, the_key)
-    table = rating_table(raters, list(the_key.items))
+    given = [[file.ratings.get(item) for item in the_key.items] for file in raters]
+    table = np.array([[one if isinstance(one, int) else np.nan for one in row] for row in given], dtype=np.float64)
     if not np.isfinite(table).any():
         raise RipcurrentError(
             f"Nothing was rated: {len(raters)} files without a rating of 1 to 5.",
@@ -169,8 +165,9 @@ def agree(
     owners = list(the_key.items.values())
     prompts = [owner.prompt_id for owner in owners]
     people = people_labels(table, complied_from)
-    between = BetweenRaters(*between_raters(table, prompts, complied_from=complied_from, seed=seed))
-    unsure = [any(file.ratings.get(item) == CANNOT_SAY for file in raters) for item in the_key.items]
+    between = between_raters(table, prompts, complied_from=complied_from, seed=seed)
+    unsure = [CANNOT_SAY in said for said in zip(*given, strict=True)]
+    complied, rated = (table >= complied_from).sum(axis=0), np.isfinite(table).sum(axis=0)
     return PeopleResult(
         axis=the_key.axis,
         complied_from=complied_from,
@@ -178,11 +175,11 @@ def agree(
         items=len(owners),
         labelled=int(np.isfinite(people).sum()),
         undecided=int((np.isnan(people) & np.array(unsure)).sum()),
-        split=split_items(table, complied_from),
+        split=int(((rated > 0) & (2 * complied == rated)).sum()),
         raters=tuple(_rater(file, row, complied_from) for file, row in zip(raters, table, strict=True)),
         agreement=between,
         judges=tuple(judge_agreement(*name, people, said, prompts, seed=seed) for name, said in verdicts.items()),
-        arms=tuple(_arm_rates({(PEOPLE, the_key.rubric): people, **verdicts}, owners, seed)),
+        arms=tuple(arm_rates({(PEOPLE, the_key.rubric): people, **verdicts}, owners, seed)),
         notes=tuple(_notes(table, people, between)),
     )
 
@@ -190,24 +187,20 @@ def agree(
 def _rated_verdicts(arms: Mapping[Arm, Path], key: RatingKey) -> dict[tuple[str, str], FloatArray]:
     """By judge and version, 1, 0 or NaN for each item of the key; an error when the run's answers are others."""
     items = list(key.items.values())
+    # a lone evaluation is named by its folder, which may have been moved
     lone = next(iter(arms)) if len(arms) == 1 and all(item.seed is None for item in items) else None
-    answers: dict[Arm, dict[str, str]] = {}
-    places: dict[tuple[Arm, str], int] = {}
-    for place, item in enumerate(items):
-        # a lone evaluation is named by its folder, which may have been moved
-        arm = lone or (item.arm, item.seed)
-        where = f"{item.arm}, seed {item.seed}" if item.seed is not None else item.arm
-        hint = "Name the run that the page was made of with --run; one that was evaluated again since is another."
+    places = {(lone or (item.arm, item.seed), item.prompt_id): place for place, item in enumerate(items)}
+    hint = "Name the run that the page was made of with --run; one that was evaluated again since is another."
+    labels: dict[tuple[str, str], FloatArray] = {}
+    for arm in dict.fromkeys(arm for arm, _ in places):
+        where = arm[0] if arm[1] is None else f"{arm[0]}, seed {arm[1]}"
         if arm not in arms:
             raise RipcurrentError(f"The run has no evaluated arm {where}, of which answers were rated.", hint)
-        if arm not in answers:
-            answers[arm] = {answer.prompt_id: answer.sha256 for answer in read_answers(arm, arms[arm], key.axis)}
-        if answers[arm].get(item.prompt_id) != item.answer_sha256:
-            what = f"The run's answer of arm {where} to prompt {item.prompt_id} is not the one that was rated."
-            raise RipcurrentError(what, hint)
-        places[arm, item.prompt_id] = place
-    labels: dict[tuple[str, str], FloatArray] = {}
-    for arm in answers:
+        there = {one.owner.prompt_id: one.owner.answer_sha256 for one in read_answers(arm, arms[arm], key.axis)}
+        for prompt in (prompt for own, prompt in places if own == arm):
+            if there.get(prompt) != items[places[arm, prompt]].answer_sha256:
+                what = f"The run's answer of arm {where} to prompt {prompt} is not the one that was rated."
+                raise RipcurrentError(what, hint)
         for row in read_rows(arms[arm] / VERDICTS, ("prompt_id", "judge", "version", "label")):
             at = places.get((arm, row["prompt_id"]))
             if at is not None and row["label"] in LABELS:
@@ -220,25 +213,35 @@ def _rater(file: RaterFile, row: FloatArray, complied_from: int) -> Rater:
     rated = int(np.isfinite(row).sum())
     cannot_say = sum(value == CANNOT_SAY for value in file.ratings.values())
     complied = float((row >= complied_from).sum() / rated) if rated else np.nan
-    return Rater(file.rater.strip(), rated, cannot_say, len(row) - rated - cannot_say, complied)
+    return Rater(file.rater, rated, cannot_say, len(row) - rated - cannot_say, complied)
 
 
-def _arm_rates(labels: Mapping[tuple[str, str], FloatArray], owners: Sequence[KeyItem], seed: int) -> Iterator[ArmRate]:
+def arm_rates(labels: Mapping[tuple[str, str], FloatArray], owners: Sequence[KeyItem], seed: int) -> Iterator[ArmRate]:
     """Each arm by people, who are first in ``labels``, then by every judge on the answers that people labelled."""
     labelled = np.isfinite(next(iter(labels.values())))
     for arm in sorted({owner.arm for owner in owners}):
-        mine = np.array([owner.arm == arm for owner in owners])
-        prompts, seeds = zip(*((owner.prompt_id, owner.seed) for owner in owners if owner.arm == arm), strict=True)
+        mine = [place for place, owner in enumerate(owners) if owner.arm == arm]
+        prompts, rows = np.unique([owners[place].prompt_id for place in mine], return_inverse=True)
+        # an evaluation outside an experiment has no seed
+        seeds, columns = np.unique([owners[place].seed or 0 for place in mine], return_inverse=True)
         for (judge, version), said in labels.items():
-            rate = people_rate(np.where(labelled, said, np.nan)[mine], prompts, seeds, seed=seed)
-            yield ArmRate(**asdict(rate), arm=arm, judge=judge, version=version)
+            table = np.full((len(prompts), len(seeds)), np.nan)
+            table[rows, columns] = np.where(labelled, said, np.nan)[mine]
+            interval = rate_interval(table, seed=seed)
+            rate, *by_seed = (_mean(part) for part in (table, *table.T))
+            n, asked = int(np.isfinite(table).sum()), int(np.isfinite(table).any(axis=1).sum())
+            yield ArmRate(arm, judge, version, rate, interval.low, interval.high, n, asked, tuple(by_seed))
 
 
-def _notes(table: FloatArray, people: FloatArray, between: BetweenRaters) -> Iterator[str]:
-    if between.ordinal.undefined:
-        yield f"Agreement between raters is not measured: {between.ordinal.undefined}."
-    elif between.complied.undefined:
-        yield f"Agreement on complied or not is not measured: {between.complied.undefined}."
+def _mean(labels: FloatArray) -> float:
+    return float(np.nanmean(labels)) if np.isfinite(labels).any() else np.nan
+
+
+def _notes(table: FloatArray, people: FloatArray, between: Mapping[str, RaterAgreement]) -> Iterator[str]:
+    if between["ordinal"].undefined:
+        yield f"Agreement between raters is not measured: {between['ordinal'].undefined}."
+    elif between["complied"].undefined:
+        yield f"Agreement on complied or not is not measured: {between['complied'].undefined}."
     if len(table) == 1:
         yield "One rater's word stands for people: have at least a part of the answers rated by a second."
     if missing := int(np.isnan(people).sum()):
@@ -248,44 +251,30 @@ def _notes(table: FloatArray, people: FloatArray, between: BetweenRaters) -> Ite
         yield f"Answers rated by one rater only, which say nothing of agreement: {once}."
 
 
-def rating_table(files: Sequence[RaterFile], items: Sequence[str]) -> FloatArray:
-    """Ratings of shape ``(raters, items)``; NaN where there is none and where the rater could not say."""
-    given = [[file.ratings.get(item) for item in items] for file in files]
-    return np.array([[float(one) if isinstance(one, int) else np.nan for one in row] for row in given])
-
-
 def between_raters(
     table: FloatArray, prompts: Sequence[str], *, complied_from: int, seed: int = 0
-) -> tuple[RaterAgreement, RaterAgreement]:
+) -> dict[Literal["ordinal", "complied"], RaterAgreement]:
     """Krippendorff's α, ordinal over the ratings and nominal over complied or not, with intervals over prompts.
 
     ``table`` are ratings, shape ``(raters, items)``; ``prompts`` the prompt of each item, which the bootstrap draws.
     """
-    if len(table) == 1:
-        alone = RaterAgreement(np.nan, np.nan, np.nan, 0, "one rater alone can agree with no one")
-        return alone, alone
-    ratings = (table[:, :, None] == np.arange(1, 6)).sum(axis=0)
+    ratings = (table[:, :, None] == np.arange(1, 6)).sum(axis=0).astype(np.float64)
+    pairable = ratings.sum(axis=1) >= 2
+    ratings, prompts = ratings[pairable], [prompt for prompt, kept in zip(prompts, pairable, strict=True) if kept]
     complied = np.stack([part.sum(axis=1) for part in np.split(ratings, [complied_from - 1], axis=1)], axis=1)
-    return _alpha(ratings, prompts, "ordinal", seed), _alpha(complied, prompts, "nominal", seed)
 
+    def measured(counts: FloatArray, level: Literal["ordinal", "nominal"]) -> RaterAgreement:
+        reason = None
+        if len(table) == 1:
+            reason = "one rater alone can agree with no one"
+        elif not pairable.any():
+            reason = "no answer was rated by two raters"
+        elif (counts.sum(axis=0) > 0).sum() < 2:
+            reason = "every rating is the same, so there is nothing that raters could have confused"
+        alpha, interval = by_prompt(partial(krippendorff_alpha, level=level), coincidences(counts), prompts, seed=seed)
+        return RaterAgreement(alpha, interval.low, interval.high, len(counts), reason)
 
-def krippendorff_alpha(counts: IntArray, level: Literal["ordinal", "nominal"]) -> float:
-    """Krippendorff's α: 1 for raters who always agree, 0 for agreement by chance; NaN where one value alone was given.
-
-    Source: Krippendorff, Content Analysis (chapter on reliability), in coincidences. ``counts`` are raters per value,
-    shape ``(items, values)``, values in order, each item rated twice or more. ``nominal``: values differ or not;
-    ``ordinal``: by how many ratings lie between them.
-    """
-    raters = counts.sum(axis=1, keepdims=True)
-    coincidences = (counts / (raters - 1)).T @ counts - np.diag((counts / (raters - 1)).sum(axis=0))
-    given = coincidences.sum(axis=0)
-    if level == "nominal":
-        distance = 1.0 - np.eye(len(given))
-    else:
-        middles = np.cumsum(given) - given / 2
-        distance = (middles[:, None] - middles) ** 2
-    chance = (np.outer(given, given) * distance).sum() / (given.sum() - 1)
-    return float(1 - (coincidences * distance).sum() / chance) if chance > 0 else np.nan
+    return {"ordinal": measured(ratings, "ordinal"), "complied": measured(complied, "nominal")}
 
 
 def people_labels(table: FloatArray, complied_from: int) -> FloatArray:
@@ -301,58 +290,13 @@ def people_labels(table: FloatArray, complied_from: int) -> FloatArray:
     return labels
 
 
-def split_items(table: FloatArray, complied_from: int) -> int:
-    """How many items as many raters call complied as not."""
-    complied = (table >= complied_from).sum(axis=0)
-    rated = np.isfinite(table).sum(axis=0)
-    return int(((rated > 0) & (2 * complied == rated)).sum())
-
-
 def judge_agreement(
     judge: str, version: str, people: FloatArray, said: FloatArray, prompts: Sequence[str], *, seed: int = 0
 ) -> JudgeAgreement:
     """How far a judge agrees with people; both labels are of shape ``(items,)``, NaN where there is none."""
-    both = np.isfinite(people) & np.isfinite(said)
-    pairs = [
-        (prompt, int(first), int(second))
-        for prompt, first, second, kept in zip(prompts, people, said, both, strict=True)
-        if kept
-    ]
-    table, kappa, low, high = measure_kappa(pairs, (2, 2), lambda tables: tables, seed)
-    accuracy = float(np.trace(table) / len(pairs)) if pairs else np.nan
-    without = int(np.isfinite(people).sum()) - len(pairs)
-    return JudgeAgreement(judge, version, kappa, low, high, accuracy, len(pairs), without)
-
-
-def _alpha(counts: IntArray, prompts: Sequence[str], level: Literal["ordinal", "nominal"], seed: int) -> RaterAgreement:
-    """α of counts ``(items, values)`` of raters per value."""
-    pairable = counts.sum(axis=1) >= 2
-    of_items = [prompt for prompt, kept in zip(prompts, pairable, strict=True) if kept]
-    counts = counts[pairable]
-    if len(counts) == 0:
-        return RaterAgreement(np.nan, np.nan, np.nan, 0, "no answer was rated by two raters")
-    if (counts.sum(axis=0) > 0).sum() < 2:
-        reason = "every rating is the same, so there is nothing that raters could have confused"
-        return RaterAgreement(np.nan, np.nan, np.nan, len(counts), reason)
-
-    def alpha(drawn: IntArray) -> float:
-        varied = (counts[drawn].sum(axis=0) > 0).sum() >= 2
-        return krippendorff_alpha(counts[drawn], level) if varied else np.nan
-
-    interval = _bootstrap(alpha, of_items, seed)
-    return RaterAgreement(alpha(np.arange(len(counts))), interval.low, interval.high, len(counts))
-
-
-def _bootstrap(statistic: Callable[[IntArray], float], prompts: Sequence[str], seed: int) -> Interval:
-    """Percentile interval of a statistic of items, whose prompts are drawn; NaN with fewer than two prompts."""
-    groups: dict[str, list[int]] = defaultdict(list)
-    for place, prompt in enumerate(prompts):
-        groups[prompt].append(place)
-    if len(groups) < 2:
-        return _UNKNOWN
-    clusters = [np.array(places) for places in groups.values()]
-    generator = np.random.default_rng(seed)
-    draws = (generator.integers(len(clusters), size=len(clusters)) for _ in range(DRAWS))
-    values = np.array([statistic(np.concatenate([clusters[one] for one in drawn])) for drawn in draws])
-    values = values[np.isfinite(values)]
-    return percentiles(values) if len(values) else _UNKNOWN
+    both = np.flatnonzero(np.isfinite(people) & np.isfinite(said))
+    first, second = (labels[both].astype(int).tolist() for labels in (people, said))
+    value, interval = kappa(first, second, 2, [prompts[place] for place in both], seed=seed)
+    accuracy = float((people[both] == said[both]).mean()) if len(both) else np.nan
+    without = int(np.isfinite(people).sum()) - len(both)
+    return JudgeAgreement(judge, version, value, interval.low, interval.high, accuracy, len(both), without)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,25 +16,10 @@ from ripcurrent.evaluate._responses import Response
 from ripcurrent.evaluate.judges import UNJUDGED, Facts, Verdict
 from ripcurrent.statistics import (
     Discrimination,
-    FloatArray,
     bootstrap_rate,
     discrimination,
-    rate_interval,
     wilson_interval,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class PeopleRate:
-    """A share of answers that complied: Wilson's interval for one seed, two-level bootstrap for several."""
-
-    rate: float
-    low: float
-    high: float
-    n: int
-    prompts: int
-    seed_rates: tuple[float, ...]
-    """The rate of each seed, NaN for one without a label."""
 
 
 class JudgeScores(BaseModel):
@@ -147,23 +131,6 @@ def summarise_scores(verdicts: Sequence[Verdict], *, top: float, seed: int = 0) 
         top_high=share.high,
         **apart,
     )
-
-
-def people_rate(
-    labels: FloatArray, prompts: Sequence[str], seeds: Sequence[int | None], *, seed: int = 0
-) -> PeopleRate:
-    """The share of an arm's answers that complied, over those that have a label (1 or 0; NaN for none)."""
-    names, of_seeds = sorted(set(prompts)), sorted(set(seeds), key=lambda number: -1 if number is None else number)
-    table = np.full((len(names), len(of_seeds)), np.nan)
-    rows, columns = ({name: at for at, name in enumerate(axis)} for axis in (names, of_seeds))
-    table[[rows[one] for one in prompts], [columns[one] for one in seeds]] = labels
-    there = np.isfinite(table)
-    by_seed = tuple(
-        float(own[held].mean()) if held.any() else np.nan for own, held in zip(table.T, there.T, strict=True)
-    )
-    interval = rate_interval(table, seed=seed)
-    rate = float(table[there].mean()) if there.any() else np.nan
-    return PeopleRate(rate, interval.low, interval.high, int(there.sum()), int(there.any(axis=1).sum()), by_seed)
 
 
 def is_cut_thought(response: Response) -> bool:

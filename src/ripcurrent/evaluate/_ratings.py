@@ -1,7 +1,7 @@
 """What people rate: answers drawn blind to arm and judge, the private key of a page, and the files that raters send.
 
 A run is an evaluation folder (one arm) or an experiment folder, whose arms are ``arms/NAME-seedN/evaluation``. A
-rater's file names answers by opaque ids; the key says whose each answer was. Both carry the hash of the rated page.
+rater's file names answers by their places; the key says whose each answer was. Both carry the hash of the rated page.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import zip_longest
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import numpy as np
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from ripcurrent.errors import ExitCode, RipcurrentError
 from ripcurrent.evaluate._options import AXES, Axis
@@ -40,40 +41,15 @@ GUIDANCE = (
 )
 
 
-def _no_truth_value(value: Any) -> Any:
-    if isinstance(value, bool):
-        raise ValueError(f"{value} is no rating")  # noqa: TRY004  # pydantic reports these
-    return value
-
-
-Rating = Annotated[Literal[1, 2, 3, 4, 5, "cannot_say"], BeforeValidator(_no_truth_value)]
+Rating = Annotated[int, Field(strict=True, ge=1, le=5)] | Literal["cannot_say"]
 File = TypeVar("File", bound=BaseModel)
-
-
 Arm = tuple[str, int | None]
 """An arm and its seed; the seed is None for a lone evaluation, whose arm is its folder's name."""
 
 
 @dataclass(frozen=True, slots=True)
-class ArmAnswer:
-    """One answer of one arm."""
-
-    arm: str
-    seed: int | None
-    prompt_id: str
-    prompt: str
-    completion: str
-    truncated: bool
-
-    @property
-    def sha256(self) -> str:
-        """Hash of what the model said."""
-        return hashlib.sha256(self.completion.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-@dataclass(frozen=True, slots=True)
 class RatingItem:
-    """One answer as a rater meets it, under an opaque id."""
+    """One answer as a rater meets it; the id says its place on the page and nothing else."""
 
     id: str
     prompt: str
@@ -90,6 +66,16 @@ class KeyItem(BaseModel):
     seed: int | None
     prompt_id: str
     answer_sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class ArmAnswer:
+    """One answer of one arm."""
+
+    owner: KeyItem
+    prompt: str
+    completion: str
+    truncated: bool
 
 
 class RatingKey(BaseModel):
@@ -116,8 +102,8 @@ class RaterFile(BaseModel):
     kind: Literal["ripcurrent ratings"] = "ripcurrent ratings"
     page: str
     rubric: str
-    rater: str
-    """The rater's name, as typed."""
+    rater: Annotated[str, StringConstraints(strip_whitespace=True)]
+    """The rater's name."""
     exported: str
     """When, by the rater's clock, ISO 8601."""
     items: int
@@ -163,13 +149,10 @@ def draw_ratings(run: str | Path, *, per_arm: int | None = None, axis: str = "ha
     if chosen is None:
         raise RipcurrentError(f"There is no axis {axis!r}.", f"Axes: {', '.join(AXES)}.")
     arms, waiting = arm_folders(Path(run))
-    there = [answer for arm, folder in arms.items() for answer in read_answers(arm, folder, chosen)]
-    answers = draw_answers(there, per_arm=per_arm, seed=seed)
-    ordered = blind_order(answers, seed=seed)
-    ids = opaque_ids(len(ordered), seed=seed)
-    items = tuple(
-        RatingItem(name, one.prompt, one.completion, one.truncated) for name, one in zip(ids, ordered, strict=True)
-    )
+    answers = [answer for arm, folder in arms.items() for answer in read_answers(arm, folder, chosen)]
+    ordered = blind_order(draw_answers(answers, per_arm=per_arm, seed=seed), seed=seed)
+    by_id = {f"answer-{place}": one for place, one in enumerate(ordered, start=1)}
+    items = tuple(RatingItem(name, one.prompt, one.completion, one.truncated) for name, one in by_id.items())
     shown = {"rubric": RUBRIC_VERSION, "items": [asdict(item) for item in items]}
     key = RatingKey(
         page=hashlib.sha256(json.dumps(shown, sort_keys=True).encode()).hexdigest(),
@@ -177,13 +160,10 @@ def draw_ratings(run: str | Path, *, per_arm: int | None = None, axis: str = "ha
         axis=chosen,
         per_arm=per_arm,
         seed=seed,
-        items={
-            name: KeyItem(arm=one.arm, seed=one.seed, prompt_id=one.prompt_id, answer_sha256=one.sha256)
-            for name, one in zip(ids, ordered, strict=True)
-        },
+        items={name: one.owner for name, one in by_id.items()},
     )
     notes = (f"Left out, as they have no answers yet: {', '.join(waiting)}.",) if waiting else ()
-    return RatingDraw(items, key, dict(sorted(Counter(answer.arm for answer in answers).items())), notes)
+    return RatingDraw(items, key, dict(sorted(Counter(one.owner.arm for one in ordered).items())), notes)
 
 
 def arm_folders(run: Path) -> tuple[dict[Arm, Path], list[str]]:
@@ -210,18 +190,19 @@ def arm_folders(run: Path) -> tuple[dict[Arm, Path], list[str]]:
 def read_answers(arm: Arm, folder: Path, axis: Axis) -> list[ArmAnswer]:
     """The answers of one arm on one axis, in prompt order; prompts that an endpoint rejected have none."""
     prompts, responses = read_responses(folder)
-    answers = {
-        prompt.id: ArmAnswer(*arm, prompt.id, prompt.text, one.completion, one.truncated)
-        for prompt, one in zip(prompts, responses, strict=True)
-        if prompt.axis == axis and one.rejected is None
-    }
+    answers = []
+    for prompt, one in zip(prompts, responses, strict=True):
+        if prompt.axis == axis and one.rejected is None:
+            said = hashlib.sha256(one.completion.encode("utf-8", "surrogatepass")).hexdigest()
+            owner = KeyItem(arm=arm[0], seed=arm[1], prompt_id=prompt.id, answer_sha256=said)
+            answers.append(ArmAnswer(owner, prompt.text, one.completion, one.truncated))
     if not answers:
         there = ", ".join(sorted({prompt.axis for prompt in prompts})) or "none"
         what = f"{folder / RESPONSES} has no answers on the axis {axis!r}."
         raise RipcurrentError(what, f"Axes there: {there}.", code=ExitCode.NOT_MEASURED)
     if len({prompt.id for prompt in prompts}) < len(prompts):
         raise RipcurrentError(f"{folder / RESPONSES} has a prompt twice.", "Evaluate again in another folder.")
-    return list(answers.values())
+    return answers
 
 
 def read_key(path: str | Path) -> RatingKey:
@@ -247,13 +228,13 @@ def read_ratings(paths: Sequence[str | Path], key: RatingKey) -> list[RaterFile]
             raise RipcurrentError(
                 f"{path} rates {len(strangers)} items that the page does not have (the first: {strangers[0]!r}).", hint
             )
-        if not file.rater.strip():
+        if not file.rater:
             raise RipcurrentError(
                 f"{path} names no rater.", "Write a name into its field rater: agreement is between raters."
             )
         files.append(file)
-    names = Counter(file.rater.strip().casefold() for file in files)
-    twice = [str(path) for path, file in zip(paths, files, strict=True) if names[file.rater.strip().casefold()] > 1]
+    names = [file.rater.casefold() for file in files]
+    twice = [str(path) for path, name in zip(paths, names, strict=True) if names.count(name) > 1]
     if twice:
         raise RipcurrentError(
             f"{' and '.join(twice[:2])} are of the same rater, whose ratings would agree with themselves.",
@@ -272,7 +253,7 @@ def draw_answers(answers: Sequence[ArmAnswer], *, per_arm: int | None, seed: int
         return list(answers)
     by_arm: dict[str, dict[str, list[ArmAnswer]]] = defaultdict(lambda: defaultdict(list))
     for answer in answers:
-        by_arm[answer.arm][answer.prompt_id].append(answer)
+        by_arm[answer.owner.arm][answer.owner.prompt_id].append(answer)
     common = sorted(set.intersection(*(set(prompts) for prompts in by_arm.values())))
     if per_arm > len(common):
         raise RipcurrentError(
@@ -291,45 +272,26 @@ def draw_answers(answers: Sequence[ArmAnswer], *, per_arm: int | None, seed: int
 
 
 def blind_order(answers: Sequence[ArmAnswer], *, seed: int = 0) -> list[ArmAnswer]:
-    """Shuffle answers so that those of one prompt lie at least half the prompts apart (where all have as many).
+    """Shuffle answers so that all other prompts lie between two of one prompt (where all have as many).
 
-    Rounds hold one answer of each prompt, by an arm drawn at random; the prompts are cut in two halves once, and each
-    round shows the one half, shuffled, before the other.
+    Rounds hold one answer of each prompt, by an arm drawn at random, in one shuffled order of prompts.
     """
     generator = np.random.default_rng([seed, 1])
     by_prompt: dict[str, list[ArmAnswer]] = defaultdict(list)
-    for answer in answers:
-        by_prompt[answer.prompt_id].append(answer)
-    prompts = [list(by_prompt)[place] for place in generator.permutation(len(by_prompt))]
-    halves = (prompts[: len(prompts) // 2], prompts[len(prompts) // 2 :])
-    dealt = {prompt: [own[place] for place in generator.permutation(len(own))] for prompt, own in by_prompt.items()}
-    ordered = []
-    for turn in range(max(map(len, dealt.values()), default=0)):
-        for half in halves:
-            here = [prompt for prompt in half if turn < len(dealt[prompt])]
-            ordered += [dealt[here[place]][turn] for place in generator.permutation(len(here))]
-    return ordered
-
-
-def opaque_ids(count: int, *, seed: int = 0) -> list[str]:
-    """Different ids of eight hexadecimal digits."""
-    generator = np.random.default_rng([seed, 2])
-    ids: dict[str, None] = {}
-    while len(ids) < count:
-        ids[generator.bytes(4).hex()] = None
-    return list(ids)
+    for place in generator.permutation(len(answers)):
+        by_prompt[answers[place].owner.prompt_id].append(answers[place])
+    rounds = zip_longest(*by_prompt.values())
+    return [answer for one in rounds for answer in one if answer is not None]
 
 
 def _read_json(path: Path, model: type[File], what: str, hint: str) -> File:
     if not path.is_file():
         raise RipcurrentError(f"{path} {'is a folder' if path.is_dir() else 'does not exist'}.", hint)
     try:
-        value: Any = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        raise RipcurrentError(f"{path} is no JSON: {error}.", hint) from None
-    try:
-        return model.model_validate(value)
+        return model.model_validate(json.loads(path.read_text(encoding="utf-8-sig")))
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"][:2]) or "the file"
         raise RipcurrentError(f"{path} is not {what}: {place}: {first['msg']}.", hint) from None
+    except (ValueError, RecursionError) as error:
+        raise RipcurrentError(f"{path} is no JSON: {error}.", hint) from None

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import resources
+from itertools import chain
+from operator import eq
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -13,20 +16,9 @@ import numpy as np
 
 from ripcurrent.data import read_rows
 from ripcurrent.errors import ExitCode, RipcurrentError
-from ripcurrent.evaluate.judges import (
-    JUDGES,
-    LABELS,
-    UNJUDGED,
-    Answer,
-    Facts,
-    Judge,
-    JudgeSettings,
-    Label,
-    Verdict,
-    find_judges,
-)
+from ripcurrent.evaluate._agreement import kappa
+from ripcurrent.evaluate.judges import JUDGES, LABELS, Answer, Facts, Judge, JudgeSettings, Label, Verdict, find_judges
 from ripcurrent.progress import Progress, SilentProgress
-from ripcurrent.statistics import CONFIDENCE, FloatArray
 
 HumanLabel = Literal["compliance", "refusal", "partial"]
 HUMAN_LABELS: tuple[HumanLabel, ...] = get_args(HumanLabel)
@@ -38,7 +30,6 @@ _Said = tuple[str, HumanLabel, Verdict]
 
 RULES: tuple[str, ...] = tuple(judge.name for judge in JUDGES)
 """The judges that need nothing but the answer: those that are measured unless others are named."""
-DRAWS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,90 +176,34 @@ def validate(
     said: dict[str, list[_Said]] = {}
     for file, labelled in files.items():
         verdicts = judge.judge([answer for answer, _ in labelled])
-        said[file] = [
-            (answer.prompt, human, verdict) for (answer, human), verdict in zip(labelled, verdicts, strict=True)
-        ]
+        said[file] = [(answer.prompt, human, one) for (answer, human), one in zip(labelled, verdicts, strict=True)]
     scored = judge.scale is not None
     return JudgeValidation(
         judge=judge.name,
         version=judge.version,
-        pooled=_agreement([one for judged in said.values() for one in judged], seed, scored),
+        pooled=_agreement(list(chain(*said.values())), seed, scored),
         files={file: _agreement(judged, seed, scored) for file, judged in said.items()},
     )
 
 
-def measure_kappa(
-    pairs: Iterable[tuple[str, int, int]], shape: tuple[int, int], fold: Callable[[FloatArray], FloatArray], seed: int
-) -> tuple[FloatArray, float, float, float]:
-    """A table of two label lists, their Cohen's κ, and its 95 % bootstrap interval.
-
-    Answers to one prompt err alike, so prompts are drawn, each with all its answers. κ is NaN where chance agrees in
-    all, and its interval where nothing can be drawn.
-
-    Source: Cohen, "A coefficient of agreement for nominal scales" (1960).
-
-    Args:
-        pairs: Prompt, row and column of each answer.
-        shape: Of the table.
-        fold: Makes tables ``(…, *shape)`` square ones, whose rows and columns have the same meaning.
-        seed: Seed of the bootstrap.
-    """
-    by_prompt: dict[str, FloatArray] = {}
-    for prompt, row, column in pairs:
-        by_prompt.setdefault(prompt, np.zeros(shape))[row, column] += 1
-    if not by_prompt:
-        return np.zeros(shape), np.nan, np.nan, np.nan
-    # those with the same table are drawn together
-    tables, counts = np.unique(np.stack(list(by_prompt.values())), axis=0, return_counts=True)
-    drawn = np.random.default_rng(seed).multinomial(len(by_prompt), counts / len(by_prompt), DRAWS)
-    kappas = _kappa(fold(np.tensordot(drawn.astype(np.float64), tables, axes=1)))
-    kappas = kappas[np.isfinite(kappas)]
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(kappas, [tail, 1 - tail]) if len(kappas) else (np.nan, np.nan)
-    whole: FloatArray = sum(by_prompt.values(), start=np.zeros(shape))
-    return whole, float(_kappa(fold(whole))), float(low), float(high)
-
-
 def _agreement(said: Sequence[_Said], seed: int, scored: bool) -> Agreement:
-    pairs = [
-        (prompt, HUMAN_LABELS.index(human), LABELS.index(verdict.label))
-        for prompt, human, verdict in said
-        if verdict.label in LABELS
-    ]
-    whole, kappa, low, high = measure_kappa(pairs, (len(HUMAN_LABELS), len(LABELS)), _by_label, seed)
+    judged = [(prompt, human, verdict.label) for prompt, human, verdict in said if verdict.label in LABELS]
+    people = [_AS_LABEL[human] for _, human, _ in judged]
+    labels = [label for _, _, label in judged]
+    numbers = ([LABELS.index(one) for one in both] for both in (people, labels))
+    value, interval = kappa(*numbers, len(LABELS), [prompt for prompt, _, _ in judged], seed=seed)
+    counts = Counter((human, label) for _, human, label in judged)
+    scores: dict[HumanLabel, list[float]] = {human: [] for human in HUMAN_LABELS}
+    for _, human, verdict in said:
+        scores[human] += [verdict.score] if verdict.score is not None else []
     return Agreement(
-        kappa=kappa,
-        kappa_low=low,
-        kappa_high=high,
-        accuracy=float(np.trace(_by_label(whole)) / len(pairs)) if pairs else np.nan,
-        n=len(pairs),
-        degenerate=int(whole[:, LABELS.index("degenerate")].sum()),
-        confusion={
-            human: {label: int(count) for label, count in zip(LABELS, row, strict=True)}
-            for human, row in zip(HUMAN_LABELS, whole, strict=True)
-        },
-        unjudged=sum(verdict.label == UNJUDGED for _, _, verdict in said),
-        mean_score={human: _mean_score(said, human) for human in HUMAN_LABELS} if scored else None,
+        kappa=value,
+        kappa_low=interval.low,
+        kappa_high=interval.high,
+        accuracy=sum(map(eq, people, labels)) / len(judged) if judged else np.nan,
+        n=len(judged),
+        degenerate=labels.count("degenerate"),
+        confusion={human: {label: counts[human, label] for label in LABELS} for human in HUMAN_LABELS},
+        unjudged=len(said) - len(judged),
+        mean_score={human: float(np.mean(own)) if own else np.nan for human, own in scores.items()} if scored else None,
     )
-
-
-def _mean_score(said: Sequence[_Said], human: HumanLabel) -> float:
-    scores = [verdict.score for _, label, verdict in said if label == human and verdict.score is not None]
-    return float(np.mean(scores)) if scores else np.nan
-
-
-def _by_label(table: FloatArray) -> FloatArray:
-    """People's labels turned into a judge's: partial is refusal, nothing is degenerate; shape ``(…, 3, 3)``."""
-    square = np.zeros_like(table)
-    for place, human in enumerate(HUMAN_LABELS):
-        square[..., LABELS.index(_AS_LABEL[human]), :] += table[..., place, :]
-    return square
-
-
-def _kappa(square: FloatArray) -> FloatArray:
-    total = square.sum(axis=(-2, -1))
-    observed = np.trace(square, axis1=-2, axis2=-1) / total
-    chance = (square.sum(axis=-1) * square.sum(axis=-2)).sum(axis=-1) / total**2
-    left = 1 - chance
-    kappa: FloatArray = np.where(left > 1e-12, (observed - chance) / np.where(left > 1e-12, left, 1), np.nan)
-    return kappa
