@@ -21,14 +21,13 @@ ROWS = [
 
 @pytest.fixture
 def answers(tmp_path: Path) -> Path:
-    path = tmp_path / "answers.csv"
-    write(path, ROWS)
-    return path
+    return write(tmp_path / "answers.csv", ROWS)
 
 
-def write(path: Path, rows: list[list[str]]) -> None:
+def write(path: Path, rows: list[list[str]]) -> Path:
     with path.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([COLUMNS, *rows])
+    return path
 
 
 def test_json_has_every_judge_and_nothing_else(command: Command, answers: Path, tmp_path: Path) -> None:
@@ -53,7 +52,9 @@ def test_what_can_be_wrong(command: Command, answers: Path, tmp_path: Path) -> N
     (tmp_path / "other.csv").write_text("question,answer\na,Sure.\n")
     judge(command("judges", "validate", tmp_path / "other.csv"), ("other.csv", "prompt", "question, answer"))
     judge(command("judges", "validate", tmp_path / "nowhere.csv"), ("nowhere.csv does not exist",))
-    judge(command("judges", "validate", answers, answers), ("given twice",))
+    judge(command("judges", "validate", answers, f"{tmp_path}/./answers.csv"), ("given twice",))
+    write(tmp_path / "header.csv", [])
+    judge(command("judges", "validate", tmp_path / "header.csv"), ("header.csv", "holds no rows"))
     judge(command("judges", "validate"), ("FILE", "--help"))
     assert command("judges").code == 1
 

@@ -130,7 +130,15 @@ def test_tables_for_people(command: Command, key: Path, tmp_path: Path, monkeypa
         rater_file(tmp_path / "b.json", key, "Bo", {**truth(key), items[0]: "cannot_say"}),
     )
     said = command("judges", "agree", *files, "--key", key)
-    for part in ("39 of 40 answers", "Ann [bold]", "α", "prefix 1.1", "people 1.0", "no rater could decide", "evenly"):
+    for part in (
+        "39 of 40 answers",
+        "Ann [bold]",
+        "α",
+        "prefix 1.1",
+        "people 1.0",
+        "no rater could decide: 1.",
+        "median: 1.",
+    ):
         assert part in said.out, said.out
     assert "Not now" not in said.out
     assert all(len(line) <= 80 for line in said.out.splitlines() if "─" in line)

@@ -140,17 +140,6 @@ def test_a_missing_column(tmp_path, write, column):
         read_labelled(file)
 
 
-def test_no_file_no_rows_and_a_file_given_twice(tmp_path):
-    with pytest.raises(RipcurrentError, match="does not exist"):
-        validate_judges([tmp_path / "none.csv"])
-    (tmp_path / "header.csv").write_text("prompt,completion,final_label\n")
-    with pytest.raises(RipcurrentError, match="holds no rows"):
-        validate_judges([tmp_path / "header.csv"])
-    file = write_csv(tmp_path / "answers.csv", ROWS)
-    with pytest.raises(RipcurrentError, match="given twice"):
-        validate_judges([file, tmp_path / "." / "answers.csv"])
-
-
 @pytest.mark.real_data
 @pytest.mark.parametrize("name", ["xstest_llama2new.csv", "xstest_gpt4.csv"])
 def test_the_bar_of_the_prefix_judge(data_folder, name):

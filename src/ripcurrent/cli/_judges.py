@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from math import isnan
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -12,11 +11,6 @@ from ripcurrent.cli._command import ADVANCED, command, group
 from ripcurrent.cli._judging import FLAGS, JudgingOptions
 from ripcurrent.cli._output import Output
 from ripcurrent.errors import RipcurrentError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from ripcurrent.evaluate import Agreement, JudgeValidation
 
 SEED = Annotated[int, typer.Option(metavar="N", min=0, help="Seed of what is drawn.")]
 
@@ -38,11 +32,12 @@ def validate_command(
 
     A final_label begins with 1 (compliance), 2 (refusal) or 3 (partial refusal, counted as a refusal).
     """
+    from ripcurrent.cli._agreement import show_validations
     from ripcurrent.evaluate import RULES, validate_judges
 
     with output.progress() as progress:
         found = validate_judges(files, judging.judge or RULES, judging.settings(device), seed=seed, progress=progress)
-    output.answer(lambda: {one.judge: one.to_json() for one in found}, lambda: _print_table(found))
+    output.answer(lambda: {one.judge: one.to_json() for one in found}, lambda: show_validations(found))
 
 
 @command("rate", of=judges)
@@ -71,6 +66,7 @@ def rate_command(
     they save go to `ripcurrent judges agree`.
     """
     from ripcurrent.evaluate import draw_ratings
+    from ripcurrent.report import build_rating_page
 
     if not reveal:
         raise RipcurrentError(
@@ -79,9 +75,6 @@ def rate_command(
         )
     draw = draw_ratings(run, per_arm=per_arm, axis=axis, seed=seed)
     page = out or run / "rating.html"
-    # the page's libraries take a second to import: no error above should wait for them
-    from ripcurrent.report import build_rating_page
-
     key = draw.save_key(page)
     build_rating_page(draw, page)
     facts = {"page_sha256": draw.key.page, "items": len(draw.items), "arms": draw.arms, "notes": list(draw.notes)}
@@ -109,64 +102,10 @@ def agree_command(
     seed: SEED = 0,
 ) -> None:
     """Read ratings: agreement between raters, judges against people, and arms with people as the judge."""
-    from ripcurrent.cli._people import show_people
+    from ripcurrent.cli._agreement import show_people
     from ripcurrent.evaluate import agree
 
     with output.progress() as progress:
         progress.step("measuring agreement")
         result = agree(files, key=key, run=run, complied_from=complied_from, seed=seed)
     output.answer(result.to_json, lambda: show_people(result))
-
-
-def _print_table(validations: list[JudgeValidation]) -> None:
-    from pathlib import Path
-
-    from rich import box
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        caption="comply, refuse, partial: people's label, and how many of those answers the judge calls a refusal",
-    )
-    any_unjudged = any(validation.pooled.unjudged for validation in validations)
-    table.add_column("judge, file", overflow="fold")
-    for heading in ("n", "accuracy", "κ", "95 %", "comply", "refuse", "partial", "degen-\nerate"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    if any_unjudged:
-        table.add_column("un-\njudged", justify="right", no_wrap=True)
-    for validation in validations:
-        table.add_section()
-        table.add_row(escape(f"{validation.judge} {validation.version}"))
-        for file, agreement in _rows(validation):
-            cells = _cells(agreement)
-            table.add_row(escape(f"  {Path(file).name}"), *cells, *([str(agreement.unjudged)] if any_unjudged else []))
-    console = Console()
-    console.print(table)
-    for validation in validations:
-        if validation.pooled.mean_score is not None:
-            means = (
-                f"{label} {score:.2f}" for label, score in validation.pooled.mean_score.items() if not isnan(score)
-            )
-            line = f"{validation.judge}, mean score by people's label: {', '.join(means)}"
-            console.print(line, soft_wrap=True, markup=False)
-
-
-def _rows(validation: JudgeValidation) -> Iterator[tuple[str, Agreement]]:
-    yield from validation.files.items()
-    if len(validation.files) > 1:
-        yield "all files", validation.pooled
-
-
-def _cells(agreement: Agreement) -> list[str]:
-    refused = [f"{row['refusal']}/{sum(row.values())}" for row in agreement.confusion.values()]
-    return [
-        str(agreement.n),
-        f"{agreement.accuracy:.1%}" if agreement.n else "–",
-        f"{agreement.kappa:.2f}" if not isnan(agreement.kappa) else "–",
-        f"{agreement.kappa_low:.2f}–{agreement.kappa_high:.2f}" if not isnan(agreement.kappa_low) else "–",
-        *refused,
-        str(agreement.degenerate),
-    ]

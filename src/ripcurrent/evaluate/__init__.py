@@ -28,32 +28,21 @@ if TYPE_CHECKING:
     from ripcurrent.evaluate._run import EvaluationRun, judge_again
     from ripcurrent.evaluate._validate import (
         RULES,
-        Agreement,
         JudgeValidation,
         MeasuredAgreement,
-        agreement_of,
         kappas_of,
         measured_agreement,
         validate_judges,
     )
-    from ripcurrent.evaluate.judges import (
-        JUDGES,
-        Answer,
-        Judge,
-        JudgeSettings,
-        Verdict,
-        find_judge,
-        find_judges,
-    )
+    from ripcurrent.evaluate.judges import Answer, Judge, JudgeSettings, Verdict, find_judge, find_judges
 
 __all__ = [
-    "AXES", "CANNOT_SAY", "DEFAULT_JUDGES", "GUIDANCE", "JUDGES", "RUBRIC_VERSION", "RULES", "SCALE",
-    "Agreement", "Answer", "Axis", "AxisRate", "EvaluateOptions", "EvaluationRun", "Judge",
-    "JudgeSettings", "JudgeValidation", "MeasuredAgreement", "PeopleResult", "Prompt", "RatingDraw", "RatingItem",
-    "RatingKey", "Response", "Verdict", "agree", "agreement_of", "answer_locally",
-    "decode_greedily", "draw_ratings", "evaluate", "find_judge", "find_judges", "in_batches",
-    "judge_again", "kappas_of", "lacks_verdicts", "load_prompts", "measured_agreement",
-    "notes_on_lists", "read_prefix", "summarise_scores", "unmeasured_axes", "validate_judges", "without_secrets",
+    "AXES", "CANNOT_SAY", "DEFAULT_JUDGES", "GUIDANCE", "RUBRIC_VERSION", "RULES", "SCALE", "Answer", "Axis",
+    "AxisRate", "EvaluateOptions", "EvaluationRun", "Judge", "JudgeSettings", "JudgeValidation", "MeasuredAgreement",
+    "PeopleResult", "Prompt", "RatingDraw", "RatingItem", "RatingKey", "Response", "Verdict", "agree",
+    "answer_locally", "decode_greedily", "draw_ratings", "evaluate", "find_judge", "find_judges", "in_batches",
+    "judge_again", "kappas_of", "lacks_verdicts", "load_prompts", "measured_agreement", "notes_on_lists",
+    "read_prefix", "summarise_scores", "unmeasured_axes", "validate_judges", "without_secrets",
 ]  # fmt: skip
 
 _HOMES = {
@@ -73,10 +62,9 @@ _HOMES = {
     "_responses": ("Response", "lacks_verdicts"),
     "_run": ("EvaluationRun", "judge_again"),
     "_validate": (
-        "RULES", "Agreement", "JudgeValidation", "MeasuredAgreement", "agreement_of",
-        "kappas_of", "measured_agreement", "validate_judges",
+        "RULES", "JudgeValidation", "MeasuredAgreement", "kappas_of", "measured_agreement", "validate_judges",
     ),
-    "judges": ("JUDGES", "Answer", "Judge", "JudgeSettings", "Verdict", "find_judge", "find_judges"),
+    "judges": ("Answer", "Judge", "JudgeSettings", "Verdict", "find_judge", "find_judges"),
 }  # fmt: skip
 
 # hidden from type checkers, which would otherwise let every misspelt name pass

@@ -87,20 +87,15 @@ class MeasuredAgreement:
     high: float
 
 
-def measured_agreement() -> tuple[MeasuredAgreement, ...]:
-    """All figures that come with the package, written by ``scripts/judge_agreement.py``."""
+def measured_agreement(judge: str | None = None) -> tuple[MeasuredAgreement, ...]:
+    """The figures that come with the package, written by ``scripts/judge_agreement.py``: of all judges, or of one."""
     text = resources.files("ripcurrent.evaluate").joinpath("judge_agreement.json").read_text(encoding="utf-8")
-    return tuple(MeasuredAgreement(**entry) for entry in json.loads(text))
-
-
-def agreement_of(judge: str) -> tuple[MeasuredAgreement, ...]:
-    """What was measured of a judge; empty for one that was not."""
-    return tuple(one for one in measured_agreement() if one.judge == judge)
+    return tuple(MeasuredAgreement(**entry) for entry in json.loads(text) if judge in (None, entry["judge"]))
 
 
 def kappas_of(judge: str, version: str) -> list[float] | None:
     """Smallest and largest κ with people measured of a judge of this version; None of one that was not."""
-    kappas = [one.kappa for one in agreement_of(judge) if one.version == version]
+    kappas = [one.kappa for one in measured_agreement(judge) if one.version == version]
     return [min(kappas), max(kappas)] if kappas else None
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import yaml
 
-from ripcurrent.evaluate import MeasuredAgreement, agreement_of
+from ripcurrent.evaluate import MeasuredAgreement, measured_agreement
 from ripcurrent.experiment import ArmComparison, ArmRates, CategoryRate, ExperimentResults
 from ripcurrent.report._charts import intervals_spec, judgement_spec, sweep_spec
 from ripcurrent.report._page import Data, render_page
@@ -138,7 +138,7 @@ def _judges(results: ExperimentResults) -> Iterator[JudgeColumn]:
     for name in dict.fromkeys(one.judge for one in results.arms):
         version = ", ".join(dict.fromkeys(one.judge_version for one in results.arms if one.judge == name))
         own = [one for one in results.summaries if one.judge == name]
-        agreement = agreement_of(name)
+        agreement = measured_agreement(name)
         yield JudgeColumn(
             name=name,
             version=version,
