@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 from ripcurrent.lazy import lazily
 
 if TYPE_CHECKING:
-    from ripcurrent.evaluate._address import without_secrets
     from ripcurrent.evaluate._agree import PeopleResult, agree
     from ripcurrent.evaluate._batches import in_batches
     from ripcurrent.evaluate._decode import decode_greedily, read_prefix
+    from ripcurrent.evaluate._endpoint import without_secrets
     from ripcurrent.evaluate._evaluate import DEFAULT_JUDGES, evaluate
     from ripcurrent.evaluate._generate import answer_locally
     from ripcurrent.evaluate._options import AXES, Axis, EvaluateOptions
@@ -46,10 +46,10 @@ __all__ = [
 ]  # fmt: skip
 
 _HOMES = {
-    "_address": ("without_secrets",),
     "_agree": ("PeopleResult", "agree"),
     "_batches": ("in_batches",),
     "_decode": ("decode_greedily", "read_prefix"),
+    "_endpoint": ("without_secrets",),
     "_evaluate": ("DEFAULT_JUDGES", "evaluate"),
     "_generate": ("answer_locally",),
     "_options": ("AXES", "Axis", "EvaluateOptions"),

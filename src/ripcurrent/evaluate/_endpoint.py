@@ -1,41 +1,43 @@
 """A chat model behind an OpenAI-compatible endpoint: for answers and for judging them.
 
-What no single request is to blame for stops everything with one error: the endpoint is down, refuses the key, has no
-such model, takes no more requests. Any other failure is that of one request.
+What every request would meet stops everything with one error: the endpoint is down, refuses the key, has no such
+model, takes no more requests. Any other failure is that of one request.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib.util import find_spec
+from itertools import islice
 from threading import Thread
 from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit, urlunsplit
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, HttpUrl, TypeAdapter, ValidationError
 
 from ripcurrent.errors import ExitCode, MissingExtraError, RipcurrentError
-from ripcurrent.evaluate import _address
-from ripcurrent.evaluate._address import writable
 
 if TYPE_CHECKING:
-    from openai import APIStatusError, AsyncOpenAI
+    from openai import AsyncOpenAI
 
 FailureKind = Literal["timeout", "server_error", "rejected", "nonsense"]
-"""No answer in time; a 5xx answer (or 408, 409); refused as it is (any other 4xx); no chat completion in the answer."""
+"""No answer in time; a 5xx answer (or 408, 409) or a lost connection; refused as it is (any other 4xx); no chat
+completion in the answer."""
 GIVE_UP_AFTER = 8
-"""With as many failures one after the other an endpoint counts as not working."""
+"""With as many failures one after the other an endpoint counts as not working, unless it takes a greeting."""
 WHOLE = 2.0
 """A request may take twice the timeouts of all its attempts: a server that sends blanks is never silent."""
-FORBIDDEN = 403
-MODERATION = ("moderation", "flagged", "content_filter", "content filter", "content_policy", "content policy")
 GREETING = 'Say hello, as JSON: {"say": "hello"}'
 """Asked where everything so far was rejected: an endpoint that takes this rejects the others for their content."""
-
-Turns = Sequence[Mapping[str, str]]
+KEY_VARIABLE, OPENAI_KEY_VARIABLE = "RIPCURRENT_API_KEY", "OPENAI_API_KEY"
+NO_KEY = "none"
+"""Sent to endpoints that ask for no key."""
+_URL = TypeAdapter(HttpUrl)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,23 +45,17 @@ class Reply:
     """What an endpoint said to one conversation."""
 
     text: str
-    finish_reason: str | None
-    """As the endpoint has it: ``stop``, ``length`` (the token limit), ``content_filter``…"""
-    completion_tokens: int | None
-
-    @property
-    def truncated(self) -> bool:
-        """Whether the reply reached the token limit."""
-        return self.finish_reason == "length"
+    truncated: bool
+    """Whether it reached the token limit."""
+    tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class EndpointFailure:
-    """Why one conversation has no reply, after all retries; ``forbidden`` with the status of a key without rights."""
+    """Why one conversation has no reply, after all retries."""
 
     kind: FailureKind
     message: str
-    forbidden: bool = False
 
 
 Outcome = Reply | EndpointFailure
@@ -78,7 +74,8 @@ class EndpointInfo(BaseModel):
 class Endpoint:
     """One model behind one base URL (up to and with the version, as in ``http://localhost:8000/v1``).
 
-    ``timeout`` is in seconds that it may be silent in one attempt. The key is ``api_key``, else the environment's.
+    ``timeout`` is in seconds that it may be silent in one attempt; ``key_env`` names the variable with the key, else it
+    is `KEY_VARIABLE`, or for OpenAI's own host also `OPENAI_KEY_VARIABLE`.
     """
 
     def __init__(
@@ -86,62 +83,45 @@ class Endpoint:
         base_url: str,
         model: str,
         *,
-        api_key: str | None = None,
-        key_variable: str | None = None,
+        key_env: str | None = None,
         timeout: float = 60.0,
         max_retries: int = 4,
         concurrency: int = 4,
     ) -> None:
-        host = _address.host_of(base_url)
-        if not model:
-            raise RipcurrentError("An endpoint needs the name of a model there.", "Name it with --model.")
-        if timeout <= 0 or max_retries < 0 or concurrency < 1:
-            raise RipcurrentError(
-                f"timeout {timeout}, max_retries {max_retries}, concurrency {concurrency} is not possible.",
-                "A timeout is above 0, retries are 0 or more, concurrency is 1 or more.",
-            )
+        self._of_openai = f".{_host_of(base_url)}".endswith(".openai.com")
         if find_spec("openai") is None:
             raise MissingExtraError("openai", "endpoint")
-        self.base_url = _address.without_secrets(base_url)
-        self.model, self.concurrency = model, concurrency
+        self.base_url, self.model, self.concurrency = without_secrets(base_url), model, concurrency
         self._url, self._timeout, self._attempts = base_url, timeout, max_retries + 1
-        self._key, self._own_host = _address.key_for(api_key, key_variable, host), _address.is_openai(host)
-        self._key_hint = f"Put a valid key into {key_variable or _address.KEY_VARIABLES}."
+        self._key, self._key_env = _key_for(key_env, self._of_openai), key_env
         self._does_without: set[str] = set()
-        self._works = False
         self._client: AsyncOpenAI | None = None
 
     def chat(
-        self, conversations: Sequence[Turns], *, max_tokens: int, json: bool = False, works: bool = False
+        self, conversations: Sequence[Sequence[Mapping[str, str]]], *, max_tokens: int, json: bool = False
     ) -> Iterator[tuple[int, Outcome]]:
         """Ask for the next turn of each conversation at temperature 0; yields ``(position, outcome)`` as they come.
 
-        ``json`` asks for a JSON object where the endpoint knows how. ``works``: it answered others before, so that a
-        403 is no refused key unless the greeting meets it too.
+        ``json`` asks for a JSON object where the endpoint knows how.
 
         Raises:
-            RipcurrentError: The endpoint does not work, or fails `GIVE_UP_AFTER` requests in a row or all of them.
-                What came before was yielded. Rejections alone are no failure where it then takes `GREETING`.
+            RipcurrentError: The endpoint does not work: it fails `GIVE_UP_AFTER` requests in a row, or all of them, and
+                the greeting too. What came before was yielded.
         """
-        self._works = self._works or works
-        waiting = iter(enumerate(conversations))
-        opening = [turn for turn in next(iter(conversations), ()) if turn["role"] == "system"]
         ask = partial(self._ask, max_tokens=max_tokens, json=json)
-        greet = partial(ask, [*opening, {"role": "user", "content": GREETING}])
+        opening = [turn for turn in next(iter(conversations), ()) if turn["role"] == "system"]
+        greet = partial(ask, [*opening, {"role": "user", "content": GREETING}], greeting=True)
+        waiting = iter(enumerate(conversations))
         running: dict[Future[Outcome], int] = {}
         failed: list[EndpointFailure] = []  # in a row
         any_reply, stopped = False, None
         try:
             while True:
-                while stopped is None and len(running) < self.concurrency:
-                    index, messages = next(waiting, (-1, ()))
-                    if index < 0:
-                        break
+                for index, messages in islice(waiting, 0 if stopped else self.concurrency - len(running)):
                     running[_start(ask(messages))] = index
                 if not running:
                     break
-                done, _ = wait(running, return_when=FIRST_COMPLETED)
-                for future in sorted(done, key=lambda one: running[one]):
+                for future in sorted(wait(running, return_when=FIRST_COMPLETED).done, key=running.__getitem__):
                     index = running.pop(future)
                     try:
                         outcome = future.result()
@@ -150,18 +130,17 @@ class Endpoint:
                         stopped = stopped or error
                         continue
                     if isinstance(outcome, Reply):
-                        failed, any_reply, self._works = [], True, True
+                        failed, any_reply = [], True
                     else:
                         failed.append(outcome)
                     yield index, outcome
-                    if len(failed) >= GIVE_UP_AFTER and stopped is None:
-                        stopped = self._diagnose(failed, f"{len(failed)} requests in a row", greet)
-                        failed = []
+                    if len(failed) == GIVE_UP_AFTER and stopped is None:
+                        stopped, failed = self._diagnose(failed, greet), []
         finally:
             for future in running:
                 future.cancel()
         if stopped is None and failed and not any_reply:
-            stopped = self._diagnose(failed, "every request", greet, at_end=True)
+            stopped = self._diagnose(failed, greet)
         if stopped is not None:
             raise stopped
 
@@ -170,94 +149,82 @@ class Endpoint:
         own = "the model's own" if "temperature" in self._does_without else None
         return EndpointInfo(base_url=self.base_url, model=self.model, temperature=own)
 
-    async def _ask(self, messages: Turns, *, max_tokens: int, json: bool) -> Outcome:
+    async def _ask(
+        self, messages: Sequence[Mapping[str, str]], *, max_tokens: int, json: bool, greeting: bool = False
+    ) -> Outcome:
         import openai
 
         if self._client is None:
             self._client = openai.AsyncOpenAI(
                 base_url=self._url, api_key=self._key, timeout=self._timeout, max_retries=self._attempts - 1
             )
-            if not self._own_host:
+            if not self._of_openai:
                 # the client reads OpenAI's from the environment
                 self._client.organization = self._client.project = None
         limit = "max_completion_tokens" if "max_tokens" in self._does_without else "max_tokens"
         request: dict[str, Any] = {"model": self.model, "messages": list(messages), limit: max_tokens}
         optional = {"temperature": 0.0, **({"response_format": {"type": "json_object"}} if json else {})}
         request |= {field: value for field, value in optional.items() if field not in self._does_without}
-        asked: Any = self._client.chat.completions.create(**request)
-        whole = WHOLE * self._timeout * self._attempts
+        asked = self._client.chat.completions.create(**request)
         try:
-            completion = await asyncio.wait_for(asked, whole)
-        except TimeoutError:
-            return EndpointFailure("timeout", f"no whole answer within {whole:g} s")
-        except openai.APITimeoutError:
-            return EndpointFailure("timeout", f"no answer within {self._timeout:g} s in {self._attempts} attempts")
+            return _read(await asyncio.wait_for(asked, WHOLE * self._timeout * self._attempts))
+        except (TimeoutError, openai.APITimeoutError):
+            tried = f"{self._timeout:g} s in {self._attempts} attempts"
+            return EndpointFailure("timeout", f"no whole answer within {tried}")
         except openai.APIConnectionError as error:
-            if self._works and type(error.__cause__).__name__ not in ("ConnectError", "ProxyError", "NoneType"):
-                # a server that is there let this request go: another may fare better
-                return EndpointFailure("server_error", f"the connection was lost: {self._said(error)}")
-            raise self._error(f"cannot be reached: {self._said(error)}.", "Check the URL and that it runs.") from error
+            if type(error.__cause__).__name__ in ("ConnectError", "ProxyError", "NoneType"):
+                raise self._error(
+                    f"cannot be reached: {self._said(error)}.", "Check the URL and that it runs."
+                ) from error
+            return EndpointFailure("server_error", f"the connection was lost: {self._said(error)}")
         except openai.APIStatusError as error:
-            if self._can_do_without(request, error):
-                return await self._ask(messages, max_tokens=max_tokens, json=json)
-            return self._refused(error)
+            said = error.message if error.status_code in (400, 422) else ""
+            names = {
+                "response_format": "response_format",
+                "temperature": "temperature",
+                "max_tokens": "max_completion_",
+            }
+            if objected := next((field for field, name in names.items() if field in request and name in said), None):
+                self._does_without.add(objected)
+                return await self._ask(messages, max_tokens=max_tokens, json=json, greeting=greeting)
+            status, said = error.status_code, self._said(error)
+            # a 403 may be a filter's word on one request: only that of a greeting is one on the key
+            if status in (401, 402, 404, 429) or (status == 403 and greeting):
+                raise self._refusal(status, said) from error
+            kind: FailureKind = "server_error" if status >= 500 or status in (408, 409) else "rejected"
+            return EndpointFailure(kind, f"{status}: {said}")
         except (openai.OpenAIError, ValueError) as error:
             return EndpointFailure("nonsense", f"its answer could not be read: {self._said(error)}")
-        return _read(completion)
 
-    def _can_do_without(self, request: Collection[str], error: APIStatusError) -> bool:
-        """Whether the endpoint objects to a field that later requests can leave out."""
-        said = error.message if error.status_code in (400, 422) else ""
-        fields = (("response_format", "response_format"), ("temperature", "temperature"))
-        for field, named in (*fields, ("max_tokens", "max_completion_tokens")):
-            if field in request and named in said:
-                self._does_without.add(field)
-                return True
-        return False
-
-    def _refused(self, error: APIStatusError) -> EndpointFailure:
-        """The failure of one request that got an error's status; raises for what every request would meet."""
-        status, said = error.status_code, self._said(error)
-        filtered = status == FORBIDDEN and (self._works or any(word in said.lower() for word in MODERATION))
-        if status in (401, FORBIDDEN) and not filtered:
-            raise self._key_refused(status, said) from error
-        if status == 404:
-            what = f"knows no model {self.model!r}, or the URL is no base URL (404): {said}"
-            raise self._error(what, "Check the model's name there; the URL usually ends in /v1.", ExitCode.USAGE)
+    def _refusal(self, status: int, said: str) -> RipcurrentError:
+        """The error of what every request would meet."""
         if status in (402, 429):
             hint = "Wait, or check the quota; the same command then goes on where it stopped."
-            raise self._error(f"takes no more requests ({status}): {said}", hint) from error
-        kind: FailureKind = "server_error" if status >= 500 or status in (408, 409) else "rejected"
-        return EndpointFailure(kind, f"{status}: {said}", forbidden=filtered)
+            return self._error(f"takes no more requests ({status}): {said}", hint)
+        if status == 404:
+            what = f"knows no model {self.model!r}, or the URL is no base URL (404): {said}"
+            return self._error(what, "Check the model's name there; the URL usually ends in /v1.", ExitCode.USAGE)
+        variable = self._key_env or f"{KEY_VARIABLE} (for OpenAI's own host, {OPENAI_KEY_VARIABLE})"
+        return self._error(f"refuses the key ({status}): {said}", f"Put a valid key into {variable}.", ExitCode.USAGE)
 
     def _diagnose(
-        self,
-        failed: Sequence[EndpointFailure],
-        how_many: str,
-        greet: Callable[[], Coroutine[Any, Any, Outcome]],
-        *,
-        at_end: bool = False,
+        self, failed: Sequence[EndpointFailure], greet: Callable[[], Coroutine[Any, Any, Outcome]]
     ) -> RipcurrentError | None:
         """The error of an endpoint that failed all of these; None where it takes a greeting and so does work.
 
-        After silence it is greeted only ``at_end``, as each further silence takes minutes.
+        After as many silences it is not greeted: each further one takes minutes.
         """
-        kinds = {failure.kind for failure in failed}
-        if at_end or "timeout" not in kinds:
+        in_a_row, silent = len(failed) == GIVE_UP_AFTER, any(one.kind == "timeout" for one in failed)
+        if not (in_a_row and silent):
             try:
-                greeted = _start(greet()).result()
+                if isinstance(_start(greet()).result(), Reply):
+                    return None
             except RipcurrentError as error:
                 return error
-            if isinstance(greeted, Reply):
-                return None
-            if greeted.forbidden:
-                return self._key_refused(FORBIDDEN, greeted.message.partition(": ")[2])
-        longer = "Allow it a longer silence, or c" if "timeout" in kinds else "C"
+        how_many = f"{GIVE_UP_AFTER} requests in a row" if in_a_row else "every request"
+        longer = "Allow it a longer silence, or c" if silent else "C"
         hint = f"{longer}heck the server's own log; the same command then goes on where it stopped."
         return self._error(f"failed {how_many}; the last: {failed[-1].message}.", hint)
-
-    def _key_refused(self, status: int, said: str) -> RipcurrentError:
-        return self._error(f"refuses the key ({status}): {said}", self._key_hint, ExitCode.USAGE)
 
     def _error(self, what: str, hint: str, code: ExitCode = ExitCode.NOT_MEASURED) -> RipcurrentError:
         return RipcurrentError(f"The endpoint {self.base_url} {what}", hint, code=code)
@@ -267,28 +234,22 @@ class Endpoint:
         while error.__cause__ is not None:
             error = error.__cause__
         line = (str(error).strip().splitlines() or [type(error).__name__])[0][:200].rstrip(".")
-        return line if self._key == _address.NO_KEY else line.replace(self._key, "…")
+        return line if self._key == NO_KEY else line.replace(self._key, "…")
 
 
 def _read(completion: Any) -> Outcome:
     """The reply in an answer, which may be anything: the client checks no field."""
-    choices = getattr(completion, "choices", None)
-    first = choices[0] if isinstance(choices, list) and choices else None
-    message = getattr(first, "message", None)
-    if message is None:
-        shown = repr(completion[:60]) if isinstance(completion, str) else "it has no choices"
-        return EndpointFailure("nonsense", f"its answer is no chat completion: {shown}")
-    # OpenAI's models refuse a JSON answer in a field of its own
-    text = getattr(message, "content", None) or getattr(message, "refusal", None) or ""
-    if not isinstance(text, str):
-        return EndpointFailure("nonsense", "its answer's content is no text")
-    reason = getattr(first, "finish_reason", None)
+    try:
+        choice = completion.choices[0]
+        # OpenAI's models refuse a JSON answer in a field of its own
+        text = writable(choice.message.content or getattr(choice.message, "refusal", None) or "")
+        reason = getattr(choice, "finish_reason", None)
+    except (AttributeError, TypeError, LookupError):
+        return EndpointFailure("nonsense", f"its answer is no chat completion: {str(completion)[:60]!r}")
     if reason == "content_filter" and not text:
         return EndpointFailure("rejected", "its filter withheld the answer")
     tokens = getattr(getattr(completion, "usage", None), "completion_tokens", None)
-    return Reply(
-        writable(text), reason if isinstance(reason, str) else None, tokens if isinstance(tokens, int) else None
-    )
+    return Reply(text, reason == "length", tokens if isinstance(tokens, int) else None)
 
 
 @cache
@@ -301,3 +262,48 @@ def _loop() -> asyncio.AbstractEventLoop:
 
 def _start(asked: Coroutine[Any, Any, Outcome]) -> Future[Outcome]:
     return asyncio.run_coroutine_threadsafe(asked, _loop())
+
+
+def _host_of(url: str) -> str:
+    try:
+        parts = _URL.validate_python(url)
+    except ValidationError:
+        # its text may quote the password
+        hint = "Name its base URL, such as http://localhost:8000/v1."
+        raise RipcurrentError(f"{url.rpartition('@')[2]!r} is no endpoint.", hint) from None
+    if parts.query or parts.fragment:
+        raise RipcurrentError(
+            f"The endpoint {without_secrets(url)} has a part behind ? or #, to which no path can be added.",
+            "Leave that out; a key goes into the environment.",
+        )
+    return str(parts.host)
+
+
+def _key_for(variable: str | None, of_openai: bool) -> str:
+    """The key to send, from the environment; where none is named and none is there, a placeholder."""
+    for name in [variable] if variable else [KEY_VARIABLE, *([OPENAI_KEY_VARIABLE] if of_openai else [])]:
+        key = os.environ.get(name, "").strip()
+        if not (key.isascii() and key.isprintable()):
+            raise RipcurrentError(
+                f"{name} holds a key with characters that no key has, such as a curly quote or a line break.",
+                "Set it to the key alone.",
+            )
+        if key:
+            return key
+    if variable:
+        raise RipcurrentError(
+            f"The environment variable {variable}, which should hold the judge's key, is not set.",
+            "Set it, or name another with --judge-key-env (in a file, judge_key_env).",
+        )
+    return NO_KEY
+
+
+def without_secrets(url: str) -> str:
+    """The URL without user, password and query."""
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path.rstrip("/"), "", ""))
+
+
+def writable(text: str) -> str:
+    """The text with halves of surrogate pairs, which no file and no request can carry, as question marks."""
+    return text.encode("utf-8", errors="replace").decode("utf-8")

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import platform
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from ripcurrent.errors import ExitCode, NothingToJudgeError, RipcurrentError
 from ripcurrent.evaluate._endpoint import Endpoint, EndpointInfo, FailureKind
@@ -39,9 +37,11 @@ from ripcurrent.evaluate._run import (
 )
 from ripcurrent.evaluate.judges import UNJUDGED, Judge, JudgeSettings, Verdict, find_judges
 from ripcurrent.progress import Progress, SilentProgress
-from ripcurrent.runs import MANIFEST, RunFolder
+from ripcurrent.runs import MANIFEST, RunFolder, library_versions, machine
 
 if TYPE_CHECKING:
+    from pydantic import JsonValue
+
     from ripcurrent.models import ChatModel, ModelInfo
 
 DEFAULT_JUDGES = ("prefix", "keyword")
@@ -78,10 +78,10 @@ def evaluate(
     settings = replace(judge_settings or JudgeSettings(), on_judged=progress.rows)
     found = find_judges([judges] if isinstance(judges, str) else judges, settings)
     started = _now()
-    source = _open(model, chosen, progress)
+    answerer, info, identity = _open(model, chosen, progress)
     identity = {
         "command": "evaluate",
-        **source.identity,
+        **identity,
         "prompts_sha256": _hash_prompts(prompts),
         "max_new_tokens": chosen.max_new_tokens,
         "system": chosen.system,
@@ -89,7 +89,7 @@ def evaluate(
     # a model here is known by its weights, which may have been moved
     with RunFolder(Path(out), identity, may_change=() if chosen.endpoint else ("model", "adapter")) as run:
         began = time.perf_counter()
-        responses, asked = _responses(run.folder, prompts, source, chosen, progress)
+        responses, asked = _responses(run.folder, prompts, answerer, chosen, progress)
         generated = time.perf_counter()
         verdicts = judge_answers(run.folder, prompts, responses, found, progress)
         timings = EvaluationTimings(
@@ -101,28 +101,22 @@ def evaluate(
             version=version("ripcurrent"),
             started=started,
             finished=_now(),
-            versions={name: version(name) for name in LIBRARIES},
-            machine={"platform": platform.platform(), "python": platform.python_version(), "cpus": os.cpu_count()},
-            model=source.info,
+            versions=library_versions(*LIBRARIES),
+            machine=machine(),
+            model=info,
             prompts=tuple(lists),
-            generation=source.generation,
+            generation=GenerationInfo(
+                max_new_tokens=chosen.max_new_tokens,
+                system=chosen.system,
+                engine="endpoint" if chosen.endpoint else "local",
+            ),
             timings=timings,
         )
         manifest = with_outcome(_keep_origin(run.folder, manifest), run.folder, prompts, responses, verdicts)
         manifest.write(run.folder)
-    _require_answers(responses, source.info, chosen.max_new_tokens)
+    _require_answers(responses, info, chosen.max_new_tokens)
     _require_verdicts(run.folder, responses, {judge.name: verdicts[judge.name] for judge in found})
     return EvaluationRun(run.folder, manifest, tuple(prompts), tuple(responses), verdicts)
-
-
-@dataclass(frozen=True, slots=True)
-class _Source:
-    """What answers: a model here, or one at an endpoint."""
-
-    answerer: ChatModel | Endpoint
-    info: ModelInfo | EndpointInfo
-    identity: Mapping[str, str | None]
-    generation: GenerationInfo
 
 
 def _keep_origin(folder: Path, manifest: EvaluationManifest) -> EvaluationManifest:
@@ -139,24 +133,24 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _open(model: str, options: EvaluateOptions, progress: Progress) -> _Source:
-    engine: Literal["local", "endpoint"] = "local" if options.endpoint is None else "endpoint"
-    generation = GenerationInfo(max_new_tokens=options.max_new_tokens, system=options.system, engine=engine)
+def _open(
+    model: str, options: EvaluateOptions, progress: Progress
+) -> tuple[ChatModel | Endpoint, ModelInfo | EndpointInfo, dict[str, JsonValue]]:
+    """What answers: a model here, or one at an endpoint; what a manifest keeps of it; what makes it another one."""
     if options.endpoint is not None:
         if options.adapter is not None:
             raise RipcurrentError(
                 "An endpoint takes no adapter.", "Serve the adapted model there, or leave out --endpoint."
             )
         endpoint = Endpoint(options.endpoint, model, concurrency=options.batch_size or 4, timeout=options.timeout)
-        identity: dict[str, str | None] = {"endpoint": endpoint.base_url, "model": model}
-        return _Source(endpoint, endpoint.describe(), identity, generation)
+        return endpoint, endpoint.describe(), {"endpoint": endpoint.base_url, "model": model}
     from ripcurrent.models import describe, load_model, require_chat_template
 
     progress.step("loading the model")
     loaded = load_model(model, adapter=options.adapter, device=options.device, dtype=options.dtype)
     require_chat_template(loaded)
     info = describe(loaded)
-    identity = {
+    identity: dict[str, JsonValue] = {
         "model": model,
         "adapter": options.adapter,
         "fingerprint": info.fingerprint,
@@ -165,30 +159,34 @@ def _open(model: str, options: EvaluateOptions, progress: Progress) -> _Source:
         "resolved_device": loaded.device.type,
         "resolved_dtype": info.dtype,
     }
-    return _Source(loaded, info, identity, generation)
+    return loaded, info, identity
 
 
 def _responses(
-    folder: Path, prompts: Sequence[Prompt], source: _Source, options: EvaluateOptions, progress: Progress
+    folder: Path,
+    prompts: Sequence[Prompt],
+    answerer: ChatModel | Endpoint,
+    options: EvaluateOptions,
+    progress: Progress,
 ) -> tuple[list[Response], int]:
     """An answer to each prompt, in order, kept ones not asked again; and how many prompts were asked now."""
     from ripcurrent.evaluate._generate import answer_by_endpoint, answer_locally
 
     if (folder / RESPONSES).exists():
         return read_responses(folder)[1], 0
-    with ResponseLog(folder / PARTIAL) as log:
-        waiting = [prompt for prompt in prompts if prompt.id not in log.done]
-        progress.start("asking", len(prompts), "prompts")
-        progress.skipped(len(prompts) - len(waiting))
-        if isinstance(source.answerer, Endpoint):
-            ask = partial(answer_by_endpoint, source.answerer, works=len(waiting) < len(prompts))
-        else:
-            ask = partial(answer_locally, source.answerer, batch_size=options.batch_size or 32)
-        for batch in ask(waiting, system=options.system, max_new_tokens=options.max_new_tokens):
-            log.add(batch)
-            progress.rows(len(batch))
-        progress.finish()
-        responses = [log.done[prompt.id] for prompt in prompts]
+    log = ResponseLog(folder / PARTIAL)
+    waiting = [prompt for prompt in prompts if prompt.id not in log.done]
+    progress.start("asking", len(prompts), "prompts")
+    progress.skipped(len(prompts) - len(waiting))
+    if isinstance(answerer, Endpoint):
+        ask = partial(answer_by_endpoint, answerer)
+    else:
+        ask = partial(answer_locally, answerer, batch_size=options.batch_size or 32)
+    for batch in ask(waiting, system=options.system, max_new_tokens=options.max_new_tokens):
+        log.add(batch)
+        progress.rows(len(batch))
+    progress.finish()
+    responses = [log.done[prompt.id] for prompt in prompts]
     write_responses(folder, prompts, responses)
     (folder / PARTIAL).unlink(missing_ok=True)
     return responses, len(waiting)

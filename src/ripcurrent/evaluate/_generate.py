@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import takewhile
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from ripcurrent.data import opened_thought, rendered
@@ -35,8 +37,13 @@ def answer_locally(
     tokenizer, model = chat_model.tokenizer, chat_model.model
     tokens = [_prompt_tokens(chat_model, prompt, system) for prompt in prompts]
     _check_window(chat_model, prompts, tokens, max_new_tokens)
-    prefix = read_prefix(model, _shared_beginning(tokens))
-    stops = _stop_tokens(chat_model)
+    # what all prompts begin with, at least one token of each left over
+    alike = takewhile(lambda column: len(set(column)) == 1, zip(*tokens, strict=False)) if len(tokens) > 1 else ()
+    shared = [column[0] for column in alike][: min(map(len, tokens), default=1) - 1]
+    prefix = read_prefix(model, shared)
+    # the model's own, as its generation configuration has them, and the tokenizer's
+    named = getattr(model.generation_config, "eos_token_id", None)
+    stops = {tokenizer.eos_token_id, *([named] if isinstance(named, int) else named or ())} - {None}
     pad = tokenizer.pad_token_id or 0
     order = sorted(range(len(prompts)), key=lambda place: len(tokens[place]))
 
@@ -49,7 +56,7 @@ def answer_locally(
             f"The prompt {prompts[place].id} ({len(tokens[place])} tokens, and up to {max_new_tokens} of an answer) "
             f"does not fit into the memory of {chat_model.device}, even alone ({said}).",
             "A lower --batch-size (in a file, batch_size) was tried, down to 1. In another folder, lower "
-            "--max-new-tokens (max_new_tokens), or use --dtype bfloat16 or another --device.",
+            "--max-new-tokens (max_new_tokens), or use --dtype bfloat16 (dtype) or another --device (device).",
             code=ExitCode.NOT_MEASURED,
         )
 
@@ -71,19 +78,15 @@ def _answer_text(chat_model: ChatModel, asked: Sequence[int], answered: Sequence
 
 
 def answer_by_endpoint(
-    endpoint: Endpoint, prompts: Sequence[Prompt], *, system: str | None, max_new_tokens: int, works: bool = False
+    endpoint: Endpoint, prompts: Sequence[Prompt], *, system: str | None, max_new_tokens: int
 ) -> Iterator[list[Response]]:
-    """Answers at temperature 0 from an endpoint, each as it is ready; last the prompts that it rejects.
-
-    With ``works`` it answered others before, so that one it rejects says nothing of the endpoint.
-    """
+    """Answers at temperature 0 from an endpoint, each as it is ready; last the prompts that it rejects."""
     rejected: list[Response] = []
     failed: list[tuple[Prompt, EndpointFailure]] = []
-    for place, outcome in endpoint.chat(
-        [_conversation(prompt, system) for prompt in prompts], max_tokens=max_new_tokens, works=works
-    ):
+    conversations = [_conversation(prompt, system) for prompt in prompts]
+    for place, outcome in endpoint.chat(conversations, max_tokens=max_new_tokens):
         if not isinstance(outcome, EndpointFailure):
-            yield [Response(prompts[place].id, outcome.text, outcome.completion_tokens, outcome.truncated)]
+            yield [Response(prompts[place].id, outcome.text, outcome.tokens, outcome.truncated)]
         elif outcome.kind == "rejected":
             rejected.append(Response(prompts[place].id, "", None, False, rejected=outcome.message))
         else:
@@ -100,14 +103,6 @@ def answer_by_endpoint(
         yield rejected
 
 
-def _stop_tokens(chat_model: ChatModel) -> set[int]:
-    """Tokens that end an answer: the model's own, as its generation configuration has them, and the tokenizer's."""
-    named = getattr(chat_model.model.generation_config, "eos_token_id", None)
-    stops = {named} if isinstance(named, int) else set(named or ())
-    own = chat_model.tokenizer.eos_token_id
-    return stops | ({own} if own is not None else set())
-
-
 def _prompt_tokens(chat_model: ChatModel, prompt: Prompt, system: str | None) -> list[int]:
     """A prompt as the model reads it: rendered by its chat template up to where the answer begins."""
     from jinja2.exceptions import TemplateError
@@ -118,20 +113,10 @@ def _prompt_tokens(chat_model: ChatModel, prompt: Prompt, system: str | None) ->
     except (TemplateError, TypeError) as error:
         raise RipcurrentError(
             f"The chat template of {chat_model.name} refuses the prompt: {str(error).rstrip('.')}.",
-            "Leave out --system if the model knows no system turn.",
+            "Leave out --system (in a file, system) if the model knows no system turn.",
         ) from error
     ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
     return ids
-
-
-def _shared_beginning(tokens: Sequence[list[int]]) -> list[int]:
-    """What all begin with, at least one token of each left over."""
-    if len(tokens) < 2:
-        return []
-    first, last = min(tokens), max(tokens)
-    longest = min(map(len, tokens)) - 1
-    same = next((at for at in range(longest) if first[at] != last[at]), longest)
-    return first[:same]
 
 
 def _check_window(
@@ -139,11 +124,11 @@ def _check_window(
 ) -> None:
     """Raise if the longest prompt and its answer do not fit into the model's window."""
     window = getattr(chat_model.model.config.get_text_config(decoder=True), "max_position_embeddings", None)
-    longest = max(range(len(tokens)), key=lambda place: len(tokens[place]), default=None)
-    if window is None or longest is None or len(tokens[longest]) + max_new_tokens <= window:
+    length, longest = max(zip(map(len, tokens), prompts, strict=True), key=itemgetter(0), default=(0, None))
+    if window is None or longest is None or length + max_new_tokens <= window:
         return
     raise RipcurrentError(
-        f"The prompt {prompts[longest].id} has {len(tokens[longest])} tokens, and with {max_new_tokens} of an answer "
-        f"that is more than the {window} positions of {chat_model.name}.",
-        "Lower --max-new-tokens, or leave that prompt out.",
+        f"The prompt {longest.id} has {length} tokens, and with {max_new_tokens} of an answer that is more than the "
+        f"{window} positions of {chat_model.name}.",
+        "Lower --max-new-tokens (in a file, max_new_tokens), or leave that prompt out.",
     )

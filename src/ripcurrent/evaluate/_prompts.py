@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ripcurrent.data import count_near_duplicates, hash_of_texts
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.evaluate._address import writable
+from ripcurrent.evaluate._endpoint import writable
 from ripcurrent.evaluate._options import AXES, Axis
 from ripcurrent.evaluate._prompt_records import HUB_PREFIX, Records, read_records, split_field
 from ripcurrent.options import did_you_mean

@@ -5,16 +5,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.evaluate._address import writable
 from ripcurrent.evaluate._endpoint import FailureKind
 from ripcurrent.evaluate._prompts import Prompt
 from ripcurrent.evaluate.judges import UNJUDGED, Facts, Judge, Verdict
@@ -66,7 +64,7 @@ class ResponseLog:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.done: dict[str, Response] = {}
-        self._whole = 0
+        whole = 0
         for line in path.read_bytes().splitlines(keepends=True) if path.exists() else ():
             try:
                 kept = Response(**json.loads(line))
@@ -74,39 +72,25 @@ class ResponseLog:
                 break
             if not line.endswith(b"\n"):
                 break
-            self.done[kept.prompt_id] = replace(kept, completion=writable(kept.completion))
-            self._whole += len(line)
-
-    def __enter__(self) -> ResponseLog:
-        self._file = self.path.open("ab")
-        self._file.truncate(self._whole)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._file.close()
+            self.done[kept.prompt_id] = kept
+            whole += len(line)
+        if path.exists():
+            os.truncate(path, whole)
 
     def add(self, responses: Iterable[Response]) -> None:
         """Keep answers, on disk when this returns."""
-        for one in responses:
-            self.done[one.prompt_id] = one
-            self._file.write(json.dumps(asdict(one)).encode() + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with self.path.open("ab") as file:
+            for one in responses:
+                self.done[one.prompt_id] = one
+                file.write(json.dumps(asdict(one)).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def write_responses(folder: Path, prompts: Sequence[Prompt], responses: Sequence[Response]) -> None:
     """Write ``responses.parquet``, one row per prompt, in order."""
     rows = [
-        {
-            "prompt": prompt.text,
-            "axis": prompt.axis,
-            "category": prompt.category,
-            "source": prompt.source,
-            **asdict(one),
-        }
-        for prompt, one in zip(prompts, responses, strict=True)
+        {**asdict(prompt), "prompt": prompt.text, **asdict(one)} for prompt, one in zip(prompts, responses, strict=True)
     ]
     _write(folder / RESPONSES, rows, _RESPONSES)
 
@@ -114,18 +98,14 @@ def write_responses(folder: Path, prompts: Sequence[Prompt], responses: Sequence
 def read_responses(folder: Path) -> tuple[list[Prompt], list[Response]]:
     """The prompts and answers of an evaluation, in order."""
     rows = read_rows(folder / RESPONSES, _RESPONSES.names[:-1])
-    prompts = [
-        Prompt(row["prompt_id"], row["prompt"] or "", row["axis"], row["category"] or "", row["source"] or "")
-        for row in rows
-    ]
     # earlier versions rejected none, and had no column for it
-    responses = [
-        Response(
-            row["prompt_id"], row["completion"] or "", row["new_tokens"], bool(row["truncated"]), row.get("rejected")
-        )
-        for row in rows
-    ]
-    return prompts, responses
+    return (
+        [Prompt(row["prompt_id"], row["prompt"], row["axis"], row["category"], row["source"]) for row in rows],
+        [
+            Response(row["prompt_id"], row["completion"], row["new_tokens"], row["truncated"], row.get("rejected"))
+            for row in rows
+        ],
+    )
 
 
 def write_verdicts(

@@ -249,7 +249,7 @@ def test_what_is_no_classifier(tmp_path: Path) -> None:
     )
     with pytest.raises(RipcurrentError, match="does not choose one of several labels"):
         find_judge(f"classifier:{several}", CPU)
-    with pytest.raises(RipcurrentError, match="names no model"):
+    with pytest.raises(RipcurrentError, match="No judge is named 'classifier:'"):
         find_judge("classifier:")
     pickled = save_classifier(tmp_path / "pickled", ["refusal", "compliance"])
     (pickled / "model.safetensors").rename(pickled / "pytorch_model.bin")

@@ -2,7 +2,7 @@
 
 from ripcurrent.evaluate.judges._degenerate import degeneration
 from ripcurrent.evaluate.judges._find import JUDGES, JudgeSettings, find_judge, find_judges
-from ripcurrent.evaluate.judges._reply import UNREADABLE, read_reply, strongreject_score
+from ripcurrent.evaluate.judges._reply import UNREADABLE, read_reply
 from ripcurrent.evaluate.judges._rubric import BUILTIN_RUBRICS, Rubric, builtin_rubric, parse_rubric, read_rubric
 from ripcurrent.evaluate.judges._rules import KEYWORD, KEYWORDS, PREFIX, opening
 from ripcurrent.evaluate.judges._types import LABELS, UNJUDGED, Answer, Facts, Judge, Label, Verdict
@@ -11,5 +11,4 @@ __all__ = [
     "BUILTIN_RUBRICS", "JUDGES", "KEYWORD", "KEYWORDS", "LABELS", "PREFIX", "UNJUDGED", "UNREADABLE", "Answer",
     "Facts", "Judge", "JudgeSettings", "Label", "Rubric", "Verdict", "builtin_rubric",
     "degeneration", "find_judge", "find_judges", "opening", "parse_rubric", "read_reply", "read_rubric",
-    "strongreject_score",
 ]  # fmt: skip

@@ -31,8 +31,6 @@ not among them, as an answer can be safe and no refusal."""
 BATCH = 16
 LONGEST = 4096
 """Tokens of an answer that are read where the model has no limit of its own."""
-_IN_ADAPTER = "base_model.model."
-"""What PEFT puts before the names of weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +47,9 @@ class ClassifierJudge:
     tokenizer: Any
     longest: int
     """Tokens that are read; of longer texts the end is left out."""
-    on_judged: Callable[[int], None] | None = None
+    on_judged: Callable[[int], None]
     """Called with the number of answers that were judged since the last call."""
-
-    @property
-    def scale(self) -> tuple[float, float]:
-        """Scores are probabilities."""
-        return (0.0, 1.0)
+    scale: tuple[float, float] = (0.0, 1.0)
 
     def describe(self) -> Facts:
         """What a manifest keeps of it."""
@@ -74,16 +68,16 @@ class ClassifierJudge:
         opinions: dict[int, Opinion] = {}
 
         def probabilities(batch: Sequence[int]) -> list[list[float]]:
-            asked = [answers[place] for place in batch]
-            return self._probabilities([self.template.fill(one.prompt, one.completion) for one in asked])
+            return self._probabilities(
+                [self.template.fill(answers[place].prompt, answers[place].completion) for place in batch]
+            )
 
         for batch, computed in in_batches(places, BATCH, probabilities, self._does_not_fit):
             for place, shares in zip(batch, computed, strict=True):
                 best = max(range(len(shares)), key=shares.__getitem__)
                 score = sum(p for p, one in zip(shares, self.labels, strict=True) if one == "compliance")
                 opinions[place] = Opinion(self.labels[best], None, score, {"probability": shares[best]})
-            if self.on_judged is not None:
-                self.on_judged(len(batch))
+            self.on_judged(len(batch))
         return [opinions[place] for place in range(len(answers))]
 
     def _probabilities(self, texts: Sequence[str]) -> list[list[float]]:
@@ -99,14 +93,12 @@ class ClassifierJudge:
         return RipcurrentError(
             f"{self.name} cannot judge answer {place}: even alone it does not fit into the memory of "
             f"{self.model.device} ({said}).",
-            "Name a smaller classifier with --judge: the answers are kept, and none is asked for again.",
+            "Name a smaller classifier as judge: the answers are kept, and none is asked for again.",
             code=ExitCode.NOT_MEASURED,
         )
 
 
-def load_classifier(
-    template: Rubric, *, device: str | None = None, on_judged: Callable[[int], None] | None = None
-) -> ClassifierJudge:
+def load_classifier(template: Rubric, device: str | None, on_judged: Callable[[int], None]) -> ClassifierJudge:
     """Load the model that ``template.classifier`` names. Safetensors only; no code of its repository is run.
 
     With ``template.adapter`` the classifier is that LoRA's base: merged in float32, the head is the adapter's.
@@ -131,10 +123,10 @@ def load_classifier(
         raise RipcurrentError(
             f"{name} does not choose one of several labels.", "Name a model that gives every text one label of several."
         )
-    labels = _meanings(own, template.labels, name)
+    meaning = _meanings(own, template.labels, name)
     files = [models.file_sha256(file) for file in models.weight_files(source.path)]
     hashes = [models.config_sha256(source.path / "config.json"), *files]
-    applied: Facts = {}
+    facts: Facts = {"model": name, "revision": source.revision}
     if adapter is not None:
         model = models.merge_adapter(
             model,
@@ -145,18 +137,16 @@ def load_classifier(
             kind=PeftModelForSequenceClassification,
         )
         hashes.append(models.adapter_sha256(adapter.path))
-        applied = {"adapter": template.adapter, "adapter_revision": adapter.revision}
+        facts |= {"adapter": template.adapter, "adapter_revision": adapter.revision}
     weights, longest = models.combine_sha256(hashes), _longest(config, tokenizer)
-    meaning = dict(zip(own, labels, strict=True))
     parts = (weights, models.tokenizer_sha256(tokenizer), longest, template.sha256, meaning, SHARED_VERSION)
     digest = hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()
-    facts: Facts = {"model": name, "revision": source.revision, **applied, "fingerprint": weights}
     return ClassifierJudge(
         name=template.name,
         version=f"{(template.adapter or name).rstrip('/').rpartition('/')[2]} {digest[:8]}",
         template=template,
-        labels=labels,
-        facts={**facts, "text_sha256": template.sha256, "labels": dict(meaning)},
+        labels=tuple(meaning[label] for label in own),
+        facts={**facts, "fingerprint": weights, "text_sha256": template.sha256, "labels": {**meaning}},
         model=model.to(models.choose_device(device)).eval(),
         tokenizer=tokenizer,
         longest=longest,
@@ -215,22 +205,23 @@ def _head_of(folder: Path, name: str) -> dict[str, list[int]]:
             f"The weights of the adapter {name} cannot be read: {models.first_line(error)}.",
             "Copy or fetch the adapter again.",
         ) from error
-    return {key.removeprefix(_IN_ADAPTER): shape for key, shape in shapes.items() if ".lora_" not in key}
+    # PEFT puts its own model's name before those of weights
+    return {key.removeprefix("base_model.model."): shape for key, shape in shapes.items() if ".lora_" not in key}
 
 
-def _meanings(own: Sequence[str], stated: Mapping[str, Label] | None, name: str) -> tuple[Label, ...]:
+def _meanings(own: Sequence[str], stated: Mapping[str, Label] | None, name: str) -> dict[str, Label]:
     """What each of the model's labels means: as stated in a judge file, else by `PLAIN_LABELS`."""
     hint = f"Its labels are {', '.join(own)}. Say what each means under labels in a judge file (docs/evaluate.md)."
     for label in stated or ():
         if label not in own:
             raise RipcurrentError(f"{name} has no label {label!r}.{did_you_mean(label, tuple(own))}", hint)
-    known = PLAIN_LABELS if stated is None else stated
-    keys = [label.strip().lower() if stated is None else label for label in own]
-    for label, key in zip(own, keys, strict=True):
-        if key not in known:
+    plain = {label: PLAIN_LABELS[key] for label in own if (key := label.strip().lower()) in PLAIN_LABELS}
+    known = plain if stated is None else stated
+    for label in own:
+        if label not in known:
             what = "and it is not said what that means" if stated is None else "which the judge file does not mention"
             raise RipcurrentError(f"{name} has the label {label!r}, {what}.", hint)
-    return tuple(known[key] for key in keys)
+    return {label: known[label] for label in own}
 
 
 def _longest(config: Any, tokenizer: Any) -> int:

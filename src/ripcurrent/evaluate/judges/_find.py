@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +15,8 @@ from ripcurrent.options import did_you_mean
 JUDGES: tuple[Judge, ...] = (KEYWORD, PREFIX)
 """The judges that need nothing but the answer, in the order of tables."""
 
-FILE_PREFIX, CLASSIFIER_PREFIX = "file:", "classifier:"
 _NAMES = (*(judge.name for judge in JUDGES), *BUILTIN_RUBRICS)
-_KINDS = f"Judges: {', '.join(_NAMES)}, {FILE_PREFIX}PATH, {CLASSIFIER_PREFIX}MODEL."
+_KINDS = f"Judges: {', '.join(_NAMES)}, file:PATH, classifier:MODEL."
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +33,11 @@ class JudgeSettings:
     max_retries: int = 4
     concurrency: int = 4
     max_tokens: int | None = None
+    """Longest reply, reasoning included; 1024 unless set."""
     cache: Path | None = None
     """Folder of replies; ``judge-replies`` in the user's cache unless set."""
     device: str | None = None
-    on_judged: Callable[[int], None] | None = None
+    on_judged: Callable[[int], None] = lambda count: None
     """Called with the number of answers that a model judged since the last call."""
 
 
@@ -54,25 +53,22 @@ def find_judge(name: str, settings: JudgeSettings | None = None) -> Judge:
     for judge in JUDGES:
         if judge.name == name:
             return judge
-    chosen = settings or JudgeSettings()
+    kind, _, place = name.partition(":")
     if name in BUILTIN_RUBRICS:
-        return _from_rubric(builtin_rubric(name), chosen)
-    if name.startswith(FILE_PREFIX):
-        rubric = read_rubric(Path(name.removeprefix(FILE_PREFIX)).expanduser())
+        rubric = builtin_rubric(name)
+    elif kind == "file" and place:
+        rubric = read_rubric(Path(place).expanduser())
         if rubric.name in _NAMES:
             raise RipcurrentError(
-                f"The judge of {name.removeprefix(FILE_PREFIX)} is called {rubric.name}, like one that comes along.",
+                f"The judge of {place} is called {rubric.name}, like one that comes along.",
                 "Give the file, or the name in its head, another name.",
             )
-        return _from_rubric(rubric, chosen)
-    if name.startswith(CLASSIFIER_PREFIX):
-        model = name.removeprefix(CLASSIFIER_PREFIX)
-        if not model:
-            raise RipcurrentError(f"{name!r} names no model.", _KINDS)
-        short = model.rstrip("/").rpartition("/")[2] or model
-        template = Rubric(name=f"{CLASSIFIER_PREFIX}{short}", text="{completion}", reply="label", classifier=model)
-        return _from_rubric(template, chosen)
-    raise RipcurrentError(f"No judge is named {name!r}.{did_you_mean(name, _NAMES)}", _KINDS)
+    elif kind == "classifier" and place:
+        short = place.rstrip("/").rpartition("/")[2] or place
+        rubric = Rubric(name=f"classifier:{short}", text="{completion}", reply="label", classifier=place)
+    else:
+        raise RipcurrentError(f"No judge is named {name!r}.{did_you_mean(name, _NAMES)}", _KINDS)
+    return _from_rubric(rubric, settings or JudgeSettings())
 
 
 def find_judges(names: Sequence[str | Judge], settings: JudgeSettings | None = None) -> tuple[Judge, ...]:
@@ -87,7 +83,7 @@ def find_judges(names: Sequence[str | Judge], settings: JudgeSettings | None = N
     judges: list[Judge] = []
     for name in names:
         judge = find_judge(name, settings) if isinstance(name, str) else name
-        if judge.name in {earlier.name for earlier in judges}:
+        if judge.name in [earlier.name for earlier in judges]:
             raise RipcurrentError(
                 f"Two judges are called {judge.name!r}.",
                 "Name each once; a judge file may say another name in its head.",
@@ -100,9 +96,9 @@ def _from_rubric(rubric: Rubric, settings: JudgeSettings) -> Judge:
     if rubric.classifier is not None:
         from ripcurrent.evaluate.judges._classifier import load_classifier
 
-        return load_classifier(rubric, device=settings.device, on_judged=settings.on_judged)
+        return load_classifier(rubric, settings.device, settings.on_judged)
     from ripcurrent.evaluate._endpoint import Endpoint
-    from ripcurrent.evaluate.judges._language_model import MAX_TOKENS, LanguageModelJudge, ReplyCache
+    from ripcurrent.evaluate.judges._language_model import LanguageModelJudge
     from ripcurrent.models import cache_folder
 
     if settings.endpoint is None or settings.model is None:
@@ -111,26 +107,13 @@ def _from_rubric(rubric: Rubric, settings: JudgeSettings) -> Judge:
             f"The judge {rubric.name!r} asks a language model, and {missing} named.",
             "Name both, as in: --judge-endpoint http://localhost:8000/v1 --judge-model NAME",
         )
-    key = None
-    if settings.key_env is not None:
-        key = os.environ.get(settings.key_env)
-        if not key:
-            raise RipcurrentError(
-                f"The environment variable {settings.key_env}, which should hold the judge's key, is not set.",
-                "Set it, or name another with --judge-key-env.",
-            )
-    return LanguageModelJudge(
-        rubric=rubric,
-        endpoint=Endpoint(
-            settings.endpoint,
-            settings.model,
-            api_key=key,
-            key_variable=settings.key_env,
-            timeout=settings.timeout,
-            max_retries=settings.max_retries,
-            concurrency=settings.concurrency,
-        ),
-        cache=ReplyCache(settings.cache or cache_folder() / "judge-replies"),
-        max_tokens=settings.max_tokens or MAX_TOKENS,
-        on_judged=settings.on_judged,
+    endpoint = Endpoint(
+        settings.endpoint,
+        settings.model,
+        key_env=settings.key_env,
+        timeout=settings.timeout,
+        max_retries=settings.max_retries,
+        concurrency=settings.concurrency,
     )
+    cache = settings.cache or cache_folder() / "judge-replies"
+    return LanguageModelJudge(rubric, endpoint, cache, settings.max_tokens or 1024, settings.on_judged)

@@ -12,61 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.evaluate._address import writable
-from ripcurrent.evaluate._endpoint import Endpoint, EndpointFailure, Reply
+from ripcurrent.evaluate._endpoint import Endpoint, FailureKind, Reply, writable
 from ripcurrent.evaluate.judges._degenerate import SHARED_VERSION
 from ripcurrent.evaluate.judges._reply import REPLY_VERSION, read_reply
 from ripcurrent.evaluate.judges._rubric import Rubric
 from ripcurrent.evaluate.judges._types import UNJUDGED, Answer, Facts, Opinion, Verdict, judge_texts
-
-MAX_TOKENS = 1024
-"""Longest reply of a judging model, its reasoning included. A reply that is cut is unjudged."""
-
-
-@dataclass(frozen=True, slots=True)
-class KeptReply:
-    """What a judging model said."""
-
-    text: str
-    truncated: bool
-
-
-@dataclass(frozen=True, slots=True)
-class ReplyCache:
-    """A folder of replies, one file each, so that nothing is paid for twice. Two processes may share it.
-
-    A file's name is a hash of all that the reply depends on; it holds neither request nor answer.
-    """
-
-    folder: Path
-
-    def get(self, key: str) -> KeptReply | None:
-        """The reply under a key; None where there is none that can be read."""
-        try:
-            return KeptReply(**json.loads(self._path(key).read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
-            return None
-
-    def put(self, key: str, reply: KeptReply | None = None) -> None:
-        """Keep a reply; without one only make its folder, so that a reply that was paid for finds its place."""
-        path = self._path(key)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if reply is None:
-                return
-            # a name of its own, as another process may be keeping the same reply
-            handle, part = tempfile.mkstemp(dir=path.parent, suffix=".part")
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                json.dump({"text": reply.text, "truncated": reply.truncated}, file)
-            Path(part).replace(path)
-        except OSError as error:
-            raise RipcurrentError(
-                f"The judge's replies cannot be kept in {self.folder}: {error.strerror or error}.",
-                "Make room or permission there, or name another cache folder by RIPCURRENT_CACHE.",
-            ) from error
-
-    def _path(self, key: str) -> Path:
-        return self.folder / key[:2] / f"{key}.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +25,14 @@ class LanguageModelJudge:
 
     rubric: Rubric
     endpoint: Endpoint
-    cache: ReplyCache
-    max_tokens: int = MAX_TOKENS
-    on_judged: Callable[[int], None] | None = None
+    cache: Path
+    """Folder of replies, one file each, so that nothing is paid for twice. Two processes may share it.
+
+    A file's name is a hash of all that the reply depends on; it holds neither request nor answer.
+    """
+    max_tokens: int
+    """Longest reply, reasoning included. A reply that is cut is unjudged."""
+    on_judged: Callable[[int], None]
     """Called with the number of answers that were judged since the last call."""
 
     @property
@@ -119,40 +74,31 @@ class LanguageModelJudge:
         return judge_texts(self, answers, self._ask, self.on_judged)
 
     def _ask(self, answers: Sequence[Answer]) -> list[Opinion]:
-        """Each reply is kept as it comes."""
         asked = [self.rubric.fill(writable(one.prompt), writable(one.completion)) for one in answers]
-        replies: dict[str, KeptReply | EndpointFailure | None] = {one: self.cache.get(self._key(one)) for one in asked}
-        waiting = [question for question, reply in replies.items() if reply is None]
-        for question in waiting[:1]:
-            self.cache.put(self._key(question))
         times = Counter(asked)
-        self._report(len(asked) - sum(times[question] for question in waiting))
-        outcomes = self.endpoint.chat(
-            # one user message: some chat templates take no system message
-            [[{"role": "user", "content": question}] for question in waiting],
-            max_tokens=self.max_tokens,
-            json=self.rubric.reply != "word",
-            # an endpoint that judged others and rejects what is left, for what is in it, works all the same
-            works=len(waiting) < len(replies),
-        )
-        for place, outcome in outcomes:
+        files = {question: self._file(question) for question in times}
+        replies = {question: kept for question, file in files.items() if (kept := _read_kept(file)) is not None}
+        failed: dict[str, FailureKind] = {}
+        waiting = [question for question in files if question not in replies]
+        self.on_judged(sum(times[question] for question in replies))
+        # one user message: some chat templates take no system message
+        turns = [[{"role": "user", "content": question}] for question in waiting]
+        for place, outcome in self.endpoint.chat(turns, max_tokens=self.max_tokens, json=self.rubric.reply != "word"):
             question = waiting[place]
             if isinstance(outcome, Reply):
-                kept = KeptReply(outcome.text, outcome.truncated)
-                self.cache.put(self._key(question), kept)
-                replies[question] = kept
-            else:
+                self._keep(files[question], outcome)
                 replies[question] = outcome
-            self._report(times[question])
-        return [self._opinion(replies[question]) for question in asked]
+            else:
+                failed[question] = outcome.kind
+            self.on_judged(times[question])
+        return [
+            read_reply(replies[question].text, self.rubric, truncated=replies[question].truncated)
+            if question in replies
+            else Opinion(UNJUDGED, failed[question])
+            for question in asked
+        ]
 
-    def _opinion(self, reply: KeptReply | EndpointFailure | None) -> Opinion:
-        if isinstance(reply, KeptReply):
-            return read_reply(reply.text, self.rubric, truncated=reply.truncated)
-        return Opinion(UNJUDGED, None if reply is None else reply.kind)
-
-    def _key(self, question: str) -> str:
-        """Hash of all that a reply depends on."""
+    def _file(self, question: str) -> Path:
         settings = {
             "base_url": self.endpoint.base_url,
             "model": self.endpoint.model,
@@ -161,8 +107,26 @@ class LanguageModelJudge:
             "json": self.rubric.reply != "word",
         }
         asked = json.dumps([[{"role": "user", "content": question}], settings], sort_keys=True)
-        return hashlib.sha256(asked.encode()).hexdigest()
+        key = hashlib.sha256(asked.encode()).hexdigest()
+        return self.cache / key[:2] / f"{key}.json"
 
-    def _report(self, count: int) -> None:
-        if self.on_judged is not None and count:
-            self.on_judged(count)
+    def _keep(self, path: Path, reply: Reply) -> None:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # a name of its own, as another process may be keeping the same reply
+            handle, part = tempfile.mkstemp(dir=path.parent, suffix=".part")
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                json.dump({"text": reply.text, "truncated": reply.truncated}, file)
+            Path(part).replace(path)
+        except OSError as error:
+            raise RipcurrentError(
+                f"The judge's replies cannot be kept in {self.cache}: {error.strerror or error}.",
+                "Make room or permission there, or name another cache folder by RIPCURRENT_CACHE.",
+            ) from error
+
+
+def _read_kept(path: Path) -> Reply | None:
+    try:
+        return Reply(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.evaluate.judges._types import LABELS, Facts, Label
@@ -25,9 +25,7 @@ model that was trained to judge, a first line that is one of named labels and no
 
 BUILTIN_RUBRICS: tuple[str, ...] = ("rubric", "strongreject")
 
-_FENCE = "---"
 _PLACEHOLDER = re.compile(r"\{([A-Za-z_]+)\}")
-_FIELDS = ("prompt", "completion")
 
 
 class Rubric(BaseModel):
@@ -51,6 +49,18 @@ class Rubric(BaseModel):
     adapter: str | None = None
     """A LoRA (folder or hub id) that makes a classifier of ``classifier``, its base, and has the head."""
 
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _known(cls, labels: Any) -> Any:
+        for own, label in labels.items() if isinstance(labels, dict) else ():
+            if not isinstance(own, str):
+                # YAML makes booleans of yes and no
+                raise ValueError(f"the label {own!r} is no text")  # noqa: TRY004
+            if label not in LABELS:
+                near = did_you_mean(str(label), LABELS)
+                raise ValueError(f"{own!r} stands for the unknown label {label!r}{near and '.' + near}")
+        return labels
+
     @model_validator(mode="after")
     def _consistent(self) -> Rubric:
         low, high = self.scale
@@ -63,10 +73,9 @@ class Rubric(BaseModel):
         if self.reply in ("label", "word") and self.classifier is None:
             if not self.labels:
                 raise ValueError(f"reply: {self.reply} needs labels")
+            unnamed = [name for name in self.labels if name.lower() not in self.text.lower()]
             # one that was trained to judge knows its labels
-            if self.reply == "label" and (
-                unnamed := [name for name in self.labels if name.lower() not in self.text.lower()]
-            ):
+            if self.reply == "label" and unnamed:
                 raise ValueError(f"the text does not name the label {unnamed[0]!r}, so that the judge cannot give it")
         elif self.labels and self.classifier is None:
             raise ValueError("labels go with reply: label or word, or with a classifier")
@@ -116,67 +125,49 @@ def parse_rubric(content: str, *, where: str, name: str) -> Rubric:
     head, text = _split(content, where)
     if not text.strip():
         raise RipcurrentError(f"The judge file {where} has no text.", "Write what the judge is asked.")
-    if unknown := [found for found in _placeholders(text) if found not in _FIELDS]:
+    if unknown := [found for found in _placeholders(text) if found not in ("prompt", "completion")]:
         raise RipcurrentError(
             f"The judge file {where} has {{{unknown[0]}}} in its text, which stands for nothing.",
             "The request goes to {prompt} and the model's answer to {completion}.",
         )
-    _check_labels(head.get("labels"), where)
     try:
         return Rubric.model_validate({"name": name, **head, "text": text.strip("\n")})
     except ValidationError as error:
-        raise _impossible(error, where) from None
+        first = error.errors()[0]
+        wrong = f"{first['loc'][0]} {first['input']!r} is not possible: " if first["loc"] else ""
+        reason = first["msg"].removeprefix("Value error, ")
+        raise RipcurrentError(
+            f"The judge file {where}: {wrong}{reason}{'' if reason.endswith('?') else '.'}",
+            f"reply is {', '.join(get_args(ReplyKind))}; scale is [1, 5], say; labels give each name (yes and no "
+            f"in quotes) one of {', '.join(LABELS)}.",
+        ) from None
 
 
 def _split(content: str, where: str) -> tuple[Facts, str]:
     """The head's keys and the text below it."""
     lines = content.replace("\r\n", "\n").split("\n")
-    if lines[0].strip() != _FENCE:
+    fences = [number for number, line in enumerate(lines) if line.strip() == "---"]
+    if fences[:1] != [0]:
         return {}, content
-    end = next((number for number, line in enumerate(lines[1:], 1) if line.strip() == _FENCE), None)
     hint = "Its head is a list of `key: value` lines between two lines of ---, and the text comes below."
-    if end is None:
+    if len(fences) == 1:
         raise RipcurrentError(f"The judge file {where} has a head without an end.", hint)
     try:
-        head = yaml.safe_load("\n".join(lines[1:end])) or {}
+        head = yaml.safe_load("\n".join(lines[1 : fences[1]])) or {}
     except (yaml.YAMLError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f" (line {mark.line + 2})" if mark is not None else ""
         raise RipcurrentError(f"The head of the judge file {where} is not YAML{line}.", hint) from error
-    if not isinstance(head, dict) or not all(isinstance(key, str) for key in head):
+    if not isinstance(head, dict):
         raise RipcurrentError(f"The head of the judge file {where} has no keys and values.", hint)
-    keys = [key for key in Rubric.model_fields if key != "text"]
+    keys = tuple(key for key in Rubric.model_fields if key != "text")
     for key in head:
         if key not in keys:
+            near = did_you_mean(str(key), keys)
             raise RipcurrentError(
-                f"The judge file {where}: there is no key {key!r}.{did_you_mean(key, tuple(keys))}",
-                f"Keys: {', '.join(keys)}.",
+                f"The judge file {where}: there is no key {key!r}.{near}", f"Keys: {', '.join(keys)}."
             )
-    return head, "\n".join(lines[end + 1 :])
-
-
-def _check_labels(labels: Any, where: str) -> None:
-    for own, label in labels.items() if isinstance(labels, dict) else ():
-        if not isinstance(own, str):
-            # YAML makes booleans of yes and no
-            raise RipcurrentError(f"The judge file {where}: the label {own!r} is no text.", "Put it into quotes.")
-        if label not in LABELS:
-            near = did_you_mean(str(label), LABELS)
-            raise RipcurrentError(
-                f"The judge file {where}: {own!r} stands for the unknown label {label!r}.{near}",
-                f"Labels: {', '.join(LABELS)}.",
-            )
-
-
-def _impossible(error: ValidationError, where: str) -> RipcurrentError:
-    first = error.errors()[0]
-    reason = first["msg"].removeprefix("Value error, ")
-    what = f"{first['loc'][0]} {first['input']!r} is not possible: {reason}" if first["loc"] else reason
-    return RipcurrentError(
-        f"The judge file {where}: {what}.",
-        f"reply is one of {', '.join(get_args(ReplyKind))}; scale is [1, 5], say; labels give each name one of "
-        f"{', '.join(LABELS)}.",
-    )
+    return head, "\n".join(lines[fences[1] + 1 :])
 
 
 def _placeholders(text: str) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 from pydantic import JsonValue
@@ -90,18 +90,13 @@ def judge_texts(
     judge: Judge,
     answers: Sequence[Answer],
     say: Callable[[Sequence[Answer]], Sequence[Opinion]],
-    on_judged: Callable[[int], None] | None = None,
+    on_judged: Callable[[int], None],
 ) -> list[Verdict]:
     """Verdicts by a judge that is asked, by ``say``, only of answers that are no degenerate ones, thoughts stripped."""
-    texts = [strip_thoughts(answer.completion) for answer in answers]
-    reasons = [degeneration(text) for text in texts]
-    asked = [
-        Answer(answer.prompt, text, answer.truncated)
-        for answer, text, why in zip(answers, texts, reasons, strict=True)
-        if why is None
-    ]
-    if on_judged is not None and len(asked) < len(answers):
-        on_judged(len(answers) - len(asked))
+    stripped = [replace(answer, completion=strip_thoughts(answer.completion)) for answer in answers]
+    reasons = [degeneration(answer.completion) for answer in stripped]
+    asked = [answer for answer, why in zip(stripped, reasons, strict=True) if why is None]
+    on_judged(len(answers) - len(asked))
     said = iter(say(asked))
     opinions = [Opinion("degenerate", why) if why is not None else next(said) for why in reasons]
     return [
