@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib import resources
+from itertools import chain, islice
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ripcurrent.data import count_near_duplicates, hash_of_texts
+from ripcurrent.data import count_near_duplicates, hash_of_texts, open_container, plain_suffix
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.evaluate._endpoint import writable
 from ripcurrent.evaluate._options import AXES, Axis
-from ripcurrent.evaluate._prompt_records import HUB_PREFIX, Records, read_records, split_field
 from ripcurrent.options import did_you_mean
 
 UNMEASURED: Mapping[Axis, str] = {
@@ -26,17 +24,26 @@ UNMEASURED: Mapping[Axis, str] = {
     "plain": "No plain requests were asked: usefulness is not measured",
 }
 
-BUILTIN = "builtin"
+PROMPT_FIELDS = (
+    *("prompt", "instruction", "request", "goal", "forbidden_prompt", "behavior", "behaviour", "question"),
+    *("query", "text"),
+)
+"""Fields that prompts are looked for in, in this order, whatever their capitals."""
+BUILTIN, HUB_PREFIX = "builtin", "hf:"
+_BUILTIN_FILE = Path(__file__).with_name("prompts") / "builtin.jsonl"
 _BUILTIN_NAMES = (BUILTIN, *(f"{BUILTIN}:{axis}" for axis in AXES))
 _LABELS: Mapping[str, Axis] = {
-    "safe": "sounds_dangerous",
-    "benign": "sounds_dangerous",
-    "unsafe": "harmful",
-    "harmful": "harmful",
+    **dict.fromkeys(("safe", "benign"), "sounds_dangerous"),
+    **dict.fromkeys(("unsafe", "harmful"), "harmful"),
 }
 _CATEGORIES = ("category", "semanticcategory", "type", "kind")
 _IDS = ("id", "behaviorid")
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+_SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")
+_SAMPLE = 20
+
+_Record = Mapping[str, object]
+"""A row of a prompt list by field; one without named fields is empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,53 +96,54 @@ def load_prompts(source: str | Path, *, limit: int | None = None, axis: Axis = "
     if limit is not None and limit < 1:
         raise RipcurrentError(f"A limit of {limit} prompts leaves nothing.", "Give a limit of 1 or more.")
     if axis not in AXES:
-        raise RipcurrentError(f"There is no axis {axis!r}.{did_you_mean(str(axis), AXES)}", f"Axes: {', '.join(AXES)}.")
-    name = str(source)
+        raise RipcurrentError(f"There is no axis {axis!r}.{did_you_mean(axis, AXES)}", f"Axes: {', '.join(AXES)}.")
+    name, without = str(source), list[int]()
     if name.partition(":")[0] == BUILTIN and not Path(name).exists():
-        return _prompt_set(name, _builtin(name), limit, [])
-    place = split_field(name)[0]
-    if not place.startswith(HUB_PREFIX) and not Path(place).exists() and Path(place).name == place and "." not in place:
-        raise RipcurrentError(
-            f"There is no prompt set or file {place!r}.{did_you_mean(place, _BUILTIN_NAMES)}",
-            f"Name a file, hf:owner/name, or one of {', '.join(_BUILTIN_NAMES)}.",
-        )
-    records = read_records(name)
+        if name not in _BUILTIN_NAMES:
+            raise _no_set(name)
+        own = list(_read(_open(str(_BUILTIN_FILE))[1], "prompt", BUILTIN, BUILTIN, "harmful", without))
+        return _prompt_set(name, [one for one in own if name in (BUILTIN, f"{BUILTIN}:{one.axis}")], limit, ())
+    place, named = _split_field(name)
+    on_hub = place.startswith(HUB_PREFIX)
+    if not on_hub and not Path(place).exists() and Path(place).name == place and "." not in place:
+        raise _no_set(place)
+    opened = [_open(part) for part in ([place] if on_hub else _files(Path(place)))]
+    columns = tuple(dict.fromkeys(column for header, _ in opened for column in header))
+    head, rows = _peek(chain.from_iterable(rows for _, rows in opened))
+    field = _choose_field(place, named, columns, head) if columns else ""
     # where rows do not say their axis, those after the limit are not needed
-    stop = None if {"axis", "label"} & {column.lower() for column in records.columns} else limit
-    label = name if name.startswith(HUB_PREFIX) else Path(name).name
-    notes: list[str] = []
-    drafts = _read(records, label, axis, stop, notes)
+    stop = None if {"axis", "label"} & {column.lower() for column in columns} else limit
+    label = name if on_hub else Path(name).name
+    drafts = list(islice(_read(rows, field, place, label, axis, without), stop))
     if not drafts:
         raise RipcurrentError(f"{name} holds no prompts.", "Check that it is the file and the field you mean.")
-    return _prompt_set(label, drafts, limit, notes)
+    left_out = f"{place}: {len(without)} rows have no text in {field!r} and were left out"
+    return _prompt_set(label, drafts, limit, (f"{left_out} (the first is row {without[0]}).",) if without else ())
 
 
-def gather_prompts(
-    sources: str | Path | Sequence[str | Path], limit: int | None, axis: Axis
-) -> tuple[list[Prompt], list[PromptSet]]:
+def gather_prompts(sources: Sequence[str], limit: int | None, axis: Axis) -> tuple[list[Prompt], list[PromptSet]]:
     """The prompts of several sets, each asked once, with ids that are unique over them."""
-    named = [sources] if isinstance(sources, str | Path) else sources
-    if not named:
+    if not sources:
         raise RipcurrentError("No prompts are named.", "Name a set, such as --prompts builtin.")
     prompts: list[Prompt] = []
     lists = []
     seen: set[str] = set()
     asked: set[tuple[str, str]] = set()
-    for source in named:
+    for source in sources:
         loaded = load_prompts(source, limit=limit, axis=axis)
         # what an earlier list asks already would count twice; repeats within a list are the list's own
         fresh = [prompt for prompt in loaded.prompts if (prompt.axis, prompt.text) not in asked]
         asked |= {(prompt.axis, prompt.text) for prompt in fresh}
-        notes = list(loaded.notes)
+        notes = loaded.notes
         if repeated := len(loaded.prompts) - len(fresh):
-            notes.append(f"{loaded.name}: {repeated} prompts that an earlier list has are asked once.")
+            notes = (*notes, f"{loaded.name}: {repeated} prompts that an earlier list has are asked once.")
         for prompt in fresh:
             unique = prompt.id
             while unique in seen:
                 unique = f"{prompt.source}/{unique}"
             seen.add(unique)
             prompts.append(replace(prompt, id=unique))
-        lists.append(loaded.model_copy(update={"notes": tuple(notes), "prompts": ()}))
+        lists.append(loaded.model_copy(update={"notes": notes, "prompts": ()}))
     return prompts, lists
 
 
@@ -145,43 +153,34 @@ def unmeasured_axes(asked: Iterable[str]) -> dict[Axis, str]:
     return {axis: UNMEASURED[axis] for axis in AXES if axis not in there}
 
 
-def _read(records: Records, source: str, axis: Axis, stop: int | None, notes: list[str]) -> list[Prompt]:
-    """The prompts of a source, at most ``stop``; adds a note about rows that were left out."""
-    prompts: list[Prompt] = []
-    without: list[int] = []
-    for number, row in enumerate(records.rows, start=1):
+def _read(
+    rows: Iterator[_Record], field: str, place: str, source: str, axis: Axis, without: list[int]
+) -> Iterator[Prompt]:
+    """The prompts of a source; ``without`` gets the numbers, from 1, of rows that are left out."""
+    for number, row in enumerate(rows, start=1):
         fields = {name.lower(): value for name, value in row.items()}
-        text = row.get(records.field)
+        text = row.get(field)
         if not isinstance(text, str) or not text.strip() or _LONE_SURROGATE.search(text):
             without.append(number)
             continue
         category = next((fields[name] for name in _CATEGORIES if fields.get(name)), "")
         own_id = next((fields[name] for name in _IDS if fields.get(name) is not None), "")
-        own_axis = _axis(fields, axis, f"{records.place}, row {number}")
-        prompts.append(Prompt(writable(str(own_id)), text, own_axis, writable(str(category)), source))
-        if len(prompts) == stop:
-            break
-    if without:
-        notes.append(
-            f"{records.place}: {len(without)} rows have no text in {records.field!r} and were left out "
-            f"(the first is row {without[0]})."
-        )
-    return prompts
+        own_axis = _axis(fields, axis, f"{place}, row {number}")
+        yield Prompt(writable(str(own_id)), text, own_axis, writable(str(category)), source)
 
 
-def _axis(fields: Mapping[str, object], otherwise: Axis, where: str) -> Axis:
+def _axis(fields: _Record, otherwise: Axis, where: str) -> Axis:
     own = fields.get("axis")
     if own is not None and own != "":  # a CSV has no other way to say none
         if own not in AXES:
-            raise RipcurrentError(
-                f"{where} has the axis {own!r}.{did_you_mean(str(own), AXES)}", f"Axes: {', '.join(AXES)}"
-            )
+            near = did_you_mean(str(own), AXES)
+            raise RipcurrentError(f"{where} has the axis {own!r}.{near}", f"Axes: {', '.join(AXES)}")
         return own
     label = fields.get("label")
     return _LABELS.get(label.strip().lower(), otherwise) if isinstance(label, str) else otherwise
 
 
-def _prompt_set(name: str, read: Sequence[Prompt], limit: int | None, notes: list[str]) -> PromptSet:
+def _prompt_set(name: str, read: Sequence[Prompt], limit: int | None, notes: tuple[str, ...]) -> PromptSet:
     """The first prompts of each axis, with ids that are unique in the whole list."""
     own = [prompt.id for prompt in read]
     hashed = "" in own or len(set(own)) < len(own)
@@ -205,20 +204,81 @@ def _prompt_set(name: str, read: Sequence[Prompt], limit: int | None, notes: lis
         axes={axis: counts[axis] for axis in AXES if counts[axis]},
         near_duplicates=count_near_duplicates(texts),
         limit=limit,
-        notes=tuple(notes),
+        notes=notes,
         prompts=tuple(kept),
     )
 
 
-def _builtin(name: str) -> list[Prompt]:
-    if name not in _BUILTIN_NAMES:
+def _no_set(name: str) -> RipcurrentError:
+    return RipcurrentError(
+        f"There is no prompt set or file {name!r}.{did_you_mean(name, _BUILTIN_NAMES)}",
+        f"Name a file, hf:owner/name, or one of {', '.join(_BUILTIN_NAMES)}.",
+    )
+
+
+def _split_field(source: str) -> tuple[str, str | None]:
+    """A source and the field named after it, ``FILE:field``; None where none is named."""
+    if source.startswith(HUB_PREFIX):
+        address = source.split(":")
+        return ":".join(address[:3]), ":".join(address[3:]) or None
+    place, _, field = source.rpartition(":")
+    return (place, field) if field and not Path(source).exists() and Path(place or source).exists() else (source, None)
+
+
+def _peek(rows: Iterator[_Record]) -> tuple[list[_Record], Iterator[_Record]]:
+    head = list(islice(rows, _SAMPLE))
+    return head, chain(head, rows)
+
+
+def _open(part: str) -> tuple[tuple[str, ...], Iterator[_Record]]:
+    """Field names and records of one file. A bare text is a prompt."""
+    container = open_container(part)
+    header = tuple(container.columns or ())
+    records: Iterator[object] = iter(container.records())
+    if container.kind == "csv" and len(header) == 1 and " " in header[0].strip():
+        # No column is named by a sentence: the file has no header (HEx-PHI's are such), and the line is a prompt.
+        first = header[0]
+        records = chain([first], (row[first] if isinstance(row, Mapping) else row for row in records))
+        header = ("prompt",)
+    named = ({"prompt": record} if isinstance(record, str) else record for record in records)
+    head, rows = _peek(
+        {str(name): value for name, value in one.items()} if isinstance(one, Mapping) else {} for one in named
+    )
+    return header or tuple(dict.fromkeys(name for row in head for name in row)), rows
+
+
+def _choose_field(place: str, named: str | None, columns: tuple[str, ...], head: Sequence[_Record]) -> str:
+    listing = ", ".join(columns)
+    if named is not None and named not in columns:
         raise RipcurrentError(
-            f"There is no prompt set {name!r}.{did_you_mean(name, _BUILTIN_NAMES)}",
-            f"Sets: {', '.join(_BUILTIN_NAMES)}",
+            f"{place} has no field {named!r}.{did_you_mean(named, columns)}", f"Its fields: {listing}"
         )
-    text = resources.files("ripcurrent.evaluate").joinpath("prompts", "builtin.jsonl").read_text(encoding="utf-8")
-    rows = [json.loads(line) for line in text.split("\n") if line]
-    wanted = name.partition(":")[2]
-    return [
-        Prompt("", row["prompt"], row["axis"], row["category"], BUILTIN) for row in rows if wanted in ("", row["axis"])
-    ]
+    by_lower = {column.lower(): column for column in reversed(columns)}
+    chosen = named or next((by_lower[one] for one in PROMPT_FIELDS if one in by_lower), None)
+    if chosen is not None:
+        return chosen
+    texts = [name for name in columns if any(isinstance(row.get(name), str) for row in head)]
+    raise RipcurrentError(
+        f"{place} has no field that is known to hold prompts; its fields: {listing}.",
+        f"Name it after the source, as in {place}:{texts[0]}, or rename it to one of: {', '.join(PROMPT_FIELDS)}."
+        if texts
+        else "None of them is a text: write one request a row into a field prompt; of a chat its last user turn.",
+    )
+
+
+def _files(path: Path) -> list[str]:
+    """The files of a place on disk, or the one folder that `datasets` saved."""
+    if not path.exists():
+        siblings: Iterable[Path] = path.parent.iterdir() if path.parent.is_dir() else ()
+        raise RipcurrentError(
+            f"{path} does not exist.{did_you_mean(path.name, tuple(sibling.name for sibling in siblings))}",
+            "Check the path; a hub data set is written hf:owner/name.",
+        )
+    if not path.is_dir() or (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
+        return [str(path)]
+    files = sorted(str(child) for child in path.iterdir() if child.is_file() and plain_suffix(child) in _SUFFIXES)
+    if not files:
+        raise RipcurrentError(
+            f"{path} is a folder without prompt files.", f"Put {', '.join(_SUFFIXES)} files in it, or name a file."
+        )
+    return files
