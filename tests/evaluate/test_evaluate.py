@@ -25,11 +25,13 @@ from ripcurrent.evaluate import (
     judge_again,
     measured_agreement,
 )
+from ripcurrent.evaluate._prompts import gather_prompts
 from ripcurrent.evaluate._rates import summarise
 from ripcurrent.evaluate._ratings import read_answers
 from ripcurrent.evaluate._responses import PARTIAL, Response, ResponseLog
-from tests.evaluate.scripted_server import Answered, serve
-from tests.evaluate.served_model import save_grader, serving
+from ripcurrent.evaluate.judges import Label
+from tests.evaluate.scripted_server import Answered, completion, error, serve
+from tests.evaluate.served_model import serving
 from tests.models.tiny import save_tiny
 from tests.tiny_scan import write_jsonl
 
@@ -108,7 +110,7 @@ def test_a_stopped_run_asks_only_the_rest(
     assert resumed.responses == whole.responses
 
 
-def test_other_judges_judge_the_same_answers(
+def test_other_judges_judge_the_same_answers_and_leave_how_they_were_made(
     tmp_path: Path, tiny_folder: Path, prompts_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def run(judge: str) -> Any:
@@ -116,10 +118,12 @@ def test_other_judges_judge_the_same_answers(
 
     first = run("prefix")
     monkeypatch.setattr(import_module("ripcurrent.evaluate._generate"), "answer_locally", None)
+    monkeypatch.setattr("platform.platform", lambda: "another machine")
     second = run("keyword")
     assert second.responses == first.responses
     assert list(second.verdicts) == ["prefix", "keyword"]
     assert set(second.manifest.judges) == {"prefix", "keyword"}
+    assert (second.manifest.machine, second.manifest.started) == (first.manifest.machine, first.manifest.started)
 
 
 def test_a_judge_comes_later_without_the_model(tmp_path: Path, prompts_file: Path) -> None:
@@ -148,37 +152,18 @@ def test_another_model_or_system_prompt_needs_another_folder(
         evaluate(str(tiny_folder), prompts=[prompts_file], out=tmp_path / "run", system="Be brief.", **EXACT)
 
 
-def test_ids_of_several_sets_stay_apart(tmp_path: Path, tiny_folder: Path, prompts_file: Path) -> None:
-    other = write_jsonl(
-        tmp_path / "other.jsonl",
-        [{**json.loads(line), "prompt": f"Other {n}"} for n, line in enumerate(prompts_file.open())],
-    )
-    result = evaluate(str(tiny_folder), prompts=[prompts_file, other], out=tmp_path / "run", limit=1, **EXACT)
-    assert len({prompt.id for prompt in result.prompts}) == 6
-
-
-def test_what_two_lists_ask_is_asked_once(tmp_path: Path, tiny_folder: Path, prompts_file: Path) -> None:
+def test_what_two_lists_ask_is_asked_once_and_ids_stay_apart(
+    tmp_path: Path, tiny_folder: Path, prompts_file: Path
+) -> None:
     once = evaluate(str(tiny_folder), prompts=str(prompts_file), judges="prefix", out=tmp_path / "once", **EXACT)
     twice = evaluate(str(tiny_folder), prompts=[prompts_file, prompts_file], out=tmp_path / "twice", **EXACT)
     assert len(twice.prompts) == len(once.prompts) == 10
     assert twice.rates["prefix"] == once.rates["prefix"]
     assert any("10 prompts that an earlier list has are asked once" in note for note in twice.manifest.notes)
-
-
-def test_judging_again_leaves_how_the_answers_were_made(
-    tmp_path: Path, tiny_folder: Path, prompts_file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first = evaluate(str(tiny_folder), prompts=[prompts_file], out=tmp_path / "run", judges=("prefix",), **EXACT)
-    monkeypatch.setattr("platform.platform", lambda: "another machine")
-    later = evaluate(str(tiny_folder), prompts=[prompts_file], out=tmp_path / "run", judges=("keyword",), **EXACT)
-    assert later.manifest.machine == first.manifest.machine
-    assert later.manifest.started == first.manifest.started
-
-
-def _reply(text: str, finish: str = "stop") -> Answered:
-    choice = {"index": 0, "finish_reason": finish, "message": {"role": "assistant", "content": text}}
-    body = {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]}
-    return Answered(body=json.dumps({**body, "usage": {"completion_tokens": 3, "prompt_tokens": 1, "total_tokens": 4}}))
+    rows = [{**json.loads(line), "prompt": f"Other {n}"} for n, line in enumerate(prompts_file.open())]
+    other = write_jsonl(tmp_path / "other.jsonl", rows)
+    prompts, _ = gather_prompts([str(prompts_file), str(other)], 1, "harmful")
+    assert len({prompt.id for prompt in prompts}) == 6
 
 
 def test_an_endpoint_answers(tmp_path: Path, prompts_file: Path) -> None:
@@ -186,7 +171,8 @@ def test_an_endpoint_answers(tmp_path: Path, prompts_file: Path) -> None:
         assert body["messages"][0] == {"role": "system", "content": "Be brief."}
         assert (body["temperature"], body["max_tokens"]) == (0.0, 9)
         asked = body["messages"][1]["content"]
-        return _reply("I'm sorry, but I can't help with that.") if "number 1?" in asked else _reply("Surely.", "length")
+        refused = completion("I'm sorry, but I can't help with that.")
+        return refused if "number 1?" in asked else completion("Surely.", finish_reason="length")
 
     with serve(script) as server:
         result = evaluate(
@@ -202,14 +188,13 @@ def test_an_endpoint_answers(tmp_path: Path, prompts_file: Path) -> None:
     assert result.to_json()["model"] == {"base_url": server.url, "model": "some-model", "temperature": None}
 
 
-def test_a_real_server_says_what_the_model_here_says(tmp_path: Path, prompts_file: Path) -> None:
-    folder = save_grader(tmp_path / "grader", marker="<mark>", marked="<yes>", unmarked="<no>")
-    here = evaluate(str(folder), prompts=[prompts_file], out=tmp_path / "here", limit=1, **EXACT)
-    with serving(folder) as url:
-        there = evaluate(
-            str(folder), endpoint=url, prompts=[prompts_file], out=tmp_path / "there", limit=1, max_new_tokens=6
-        )
-    assert [one.completion for one in there.responses] == [one.completion for one in here.responses] == ["<no>"] * 3
+def test_a_real_server_says_what_the_model_here_says(tmp_path: Path, tiny_folder: Path, prompts_file: Path) -> None:
+    common: dict[str, Any] = {"prompts": [prompts_file], "limit": 1, "max_new_tokens": 6}
+    here = evaluate(str(tiny_folder), out=tmp_path / "here", device="cpu", dtype="float32", **common)
+    with serving(tiny_folder) as url:
+        there = evaluate(str(tiny_folder), endpoint=url, out=tmp_path / "there", **common)
+    assert [one.completion for one in there.responses] == [one.completion for one in here.responses]
+    assert all(one.completion for one in here.responses)
 
 
 def test_prompts_that_an_endpoint_fails_to_answer_are_asked_again(tmp_path: Path, prompts_file: Path) -> None:
@@ -218,7 +203,7 @@ def test_prompts_that_an_endpoint_fails_to_answer_are_asked_again(tmp_path: Path
     def script(body: dict[str, Any]) -> Answered:
         if not healthy and "number 2?" in body["messages"][0]["content"]:
             return Answered(200, "[]")
-        return _reply("Surely.")
+        return completion("Surely.")
 
     with serve(script) as server:
         arguments: dict[str, Any] = {"endpoint": server.url, "prompts": [prompts_file], "out": tmp_path / "run"}
@@ -239,9 +224,7 @@ def test_prompts_that_an_endpoint_rejects_are_counted_apart(tmp_path: Path) -> N
 
     def script(body: dict[str, Any]) -> Answered:
         filtered = "harmful" in body["messages"][0]["content"] and "number 11" not in body["messages"][0]["content"]
-        return (
-            Answered(400, json.dumps({"error": {"message": "filtered"}})) if filtered else _reply("Surely.", "length")
-        )
+        return error(400, "filtered") if filtered else completion("Surely.", finish_reason="length")
 
     with serve(script) as server:
         arguments: dict[str, Any] = {"endpoint": server.url, "prompts": [prompts], "out": tmp_path / "run"}
@@ -265,7 +248,7 @@ def test_prompts_that_an_endpoint_rejects_are_counted_apart(tmp_path: Path) -> N
 
 
 def test_empty_answers_are_told(tmp_path: Path, prompts_file: Path) -> None:
-    with serve(lambda _: _reply("")) as server:
+    with serve(lambda _: completion("")) as server:
         found = evaluate("m", endpoint=server.url, prompts=[prompts_file], out=tmp_path / "run")
     assert any(note.startswith("10 of 10 answers are empty and count as broken") for note in found.manifest.notes)
 
@@ -274,9 +257,8 @@ def test_thoughts_that_the_limit_cuts_are_no_answers(tmp_path: Path, prompts_fil
     def script(thinks: int) -> Any:
         def says(body: dict[str, Any]) -> Answered:
             number = int(re.findall(r"number (\d+)", body["messages"][-1]["content"])[0])
-            return (
-                _reply("<think>\nWell, the user", "length") if number < thinks else _reply("<think>Hm.</think>Surely.")
-            )
+            cut = completion("<think>\nWell, the user", finish_reason="length")
+            return cut if number < thinks else completion("<think>Hm.</think>Surely.")
 
         return says
 
@@ -302,7 +284,7 @@ def test_thoughts_that_the_template_opens_are_no_answers(tmp_path: Path, prompts
 
 def test_verdicts_of_the_judges_before_one_that_fails_are_kept(tmp_path: Path, prompts_file: Path) -> None:
     def script(body: dict[str, Any]) -> Answered:
-        return _reply("Surely.") if body["model"] == "m" else Answered(404, "{}")
+        return completion("Surely.") if body["model"] == "m" else Answered(404, "{}")
 
     with serve(script) as server:
         settings = JudgeSettings(endpoint=server.url, model="judge")
@@ -316,18 +298,19 @@ def test_verdicts_of_the_judges_before_one_that_fails_are_kept(tmp_path: Path, p
 
 
 def test_an_endpoint_that_rejects_every_prompt(tmp_path: Path, prompts_file: Path) -> None:
-    def rejects(body: dict[str, Any]) -> Answered:
-        return Answered(400, json.dumps({"error": {"message": "no such model"}}))
+    rejection = error(400, "no such model")
 
     def filters(body: dict[str, Any]) -> Answered:
-        return _reply("Hello.") if "hello" in body["messages"][0]["content"] else rejects(body)
+        return completion("Hello.") if "hello" in body["messages"][0]["content"] else rejection
 
-    arguments: dict[str, Any] = {"prompts": [prompts_file], "out": tmp_path / "run"}
-    with serve(rejects) as server, pytest.raises(RipcurrentError, match=r"in a row; the last: 400:.*no such model"):
-        evaluate("m", endpoint=server.url, **{**arguments, "out": tmp_path / "broken"})
+    with (
+        serve(lambda _: rejection) as server,
+        pytest.raises(RipcurrentError, match=r"in a row; the last: 400:.*no such model"),
+    ):
+        evaluate("m", endpoint=server.url, prompts=[prompts_file], out=tmp_path / "broken")
     assert not (tmp_path / "broken" / "responses.parquet").exists()
     with serve(filters) as server, pytest.raises(RipcurrentError, match="rejected every one of the 10") as caught:
-        evaluate("m", endpoint=server.url, **arguments)
+        evaluate("m", endpoint=server.url, prompts=[prompts_file], out=tmp_path / "run")
     assert caught.value.code == ExitCode.NOT_MEASURED
     assert EvaluationRun.open(tmp_path / "run").rates["prefix"]["harmful"].rejected == 5
 
@@ -355,33 +338,35 @@ def test_bad_input(tmp_path: Path, tiny_folder: Path, prompts_file: Path) -> Non
         EvaluationRun.open(tmp_path / "nowhere")
 
 
+def summarised(harmful: list[Label], sounds_dangerous: list[Label], **facts: Any) -> Any:
+    """Rates by axis, and the judgement, of one judge that said this of answers of which the first was cut."""
+    labels = [*harmful, *sounds_dangerous]
+    prompts = [
+        Prompt(str(n), "?", "harmful" if n < len(harmful) else "sounds_dangerous", "", "") for n in range(len(labels))
+    ]
+    responses = [Response(str(n), "x", 1, n == 0) for n in range(len(labels))]
+    said = [Verdict(label, "odd", "1", False) for label in labels]
+    rates, judged = summarise(prompts, responses, {"odd": said}, {"odd": facts})
+    return rates["odd"], judged.get("odd")
+
+
 def test_unjudged_answers_count_in_no_rate() -> None:
-    prompts = [Prompt(str(n), "?", "harmful", "", "") for n in range(4)]
-    responses = [Response(str(n), "x", 1, n == 0) for n in range(4)]
-    labels = ("compliance", "unjudged", "degenerate", "refusal")
-    said = [Verdict(label, "odd", "1", False) for label in labels]  # type: ignore[arg-type]
-    rate = summarise(prompts, responses, {"odd": said}, {"odd": {}})[0]["odd"]["harmful"]
+    rate = summarised(["compliance", "unjudged", "degenerate", "refusal"], [])[0]["harmful"]
     assert (rate.n, rate.unjudged, rate.truncated) == (3, 1, 0.25)
     assert rate.answered == rate.refused == rate.degenerate == pytest.approx(1 / 3)
 
 
 def test_a_judge_of_harm_tells_of_no_refusal() -> None:
-    prompts = [Prompt(str(n), "?", "harmful" if n < 5 else "sounds_dangerous", "", "") for n in range(10)]
-    responses = [Response(str(n), "x", 1, False) for n in range(10)]
-    said = [Verdict("compliance" if n < 5 else "refusal", "odd", "1", False) for n in range(10)]
-    rates, judged = summarise(prompts, responses, {"odd": said}, {"odd": {"scale": [1.0, 5.0], "reply": "score"}})
-    assert judged == {}
-    assert {axis: (one.answered, one.refused) for axis, one in rates["odd"].items()} == {
+    rates, judged = summarised(["compliance"] * 5, ["refusal"] * 5, scale=[1.0, 5.0], reply="score")
+    assert judged is None
+    assert {axis: (one.answered, one.refused) for axis, one in rates.items()} == {
         "harmful": (1.0, None),
         "sounds_dangerous": (0.0, None),
     }
 
 
 def test_judgement_of_equal_outcomes_has_an_interval() -> None:
-    prompts = [Prompt(str(n), "?", "harmful" if n < 50 else "sounds_dangerous", "", "") for n in range(90)]
-    responses = [Response(str(n), "x", 1, False) for n in range(90)]
-    said = [Verdict("refusal" if n < 50 else "compliance", "odd", "1", False) for n in range(90)]
-    found = summarise(prompts, responses, {"odd": said}, {"odd": {}})[1]["odd"]
+    found = summarised(["refusal"] * 50, ["compliance"] * 40)[1]
     assert found.difference == 1.0
     assert 0.85 < found.difference_interval.low < 0.95
     assert found.difference_interval.high == 1.0
@@ -413,7 +398,7 @@ def test_an_answer_cannot_command_the_terminal(
 ) -> None:
     from ripcurrent.cli import run
 
-    with serve(lambda _: _reply("Surely\x1b[2J,\nof\x9bcourse.")) as server:
+    with serve(lambda _: completion("Surely\x1b[2J,\nof\x9bcourse.")) as server:
         arguments = ["evaluate", "--endpoint", server.url, "--model", "m", "--prompts", str(prompts_file)]
         assert run([*arguments, "--out", str(tmp_path / "r"), "--reveal", "--quiet"]) == 0
         assert run([*arguments, "--out", str(tmp_path / "r"), "--reveal"]) == 0
