@@ -123,9 +123,6 @@ def test_what_can_be_wrong_with_judges(
     fails("--judge", "rubric", says=("no endpoint is named", "--judge-endpoint"))
     fails("--judge", "rubric", "--judge-endpoint", "there", "--judge-model", "m", says=("'there' is no endpoint",))
     fails("--judge", f"file:{tmp_path / 'none.txt'}", says=("no judge file",))
-    odd = tmp_path / "odd.txt"
-    odd.write_text("---\nreply: label\nlabels: {bad: harmful}\n---\nbad: {completion}\n")
-    fails("--judge", f"file:{odd}", says=("odd.txt", "unknown label 'harmful'", "refusal, compliance, degenerate"))
     here = ("--judge", "rubric", "--judge-model", "m", "--judge-endpoint")
     fails(*here, "http://127.0.0.1:9/v1", "--judge-key-env", "NO_SUCH_KEY", says=("NO_SUCH_KEY", "not set"))
     monkeypatch.setenv("SOME_KEY", "sk-secret")

@@ -17,6 +17,7 @@ from ripcurrent.evaluate import Answer, JudgeSettings, find_judge
 from tests.models.tiny import VOCAB_SIZE, save_tiny, tiny_tokenizer
 
 CPU = JudgeSettings(device="cpu")
+STATED = "labels: {LABEL_0: refusal, LABEL_1: compliance, LABEL_2: degenerate}"
 TEXTS = [
     "Bake it for an hour.",
     "I can't help with that.",
@@ -49,6 +50,13 @@ def save_classifier(folder: Path, labels: list[str], *, seed: int = 0, **more: o
         LlamaForSequenceClassification(config).save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
     return folder
+
+
+def judge_file(folder: Path, *head: str, text: str = "{completion}") -> str:
+    """The name of a judge by a file with these lines in its head."""
+    folder.mkdir(exist_ok=True)
+    (folder / "harm.txt").write_text("\n".join(("---", *head, "---", text)))
+    return f"file:{folder / 'harm.txt'}"
 
 
 def by_hand(folder: Path, text: str, longest: int = 256) -> list[float]:
@@ -93,12 +101,8 @@ def test_of_long_answers_the_head_is_read(model: Path) -> None:
 
 def test_a_judge_file_says_the_text_and_what_labels_mean(tmp_path: Path) -> None:
     folder = save_classifier(tmp_path / "model", ["safe", "unsafe", "noise"])
-    file = tmp_path / "harm.txt"
-    file.write_text(
-        f"---\nclassifier: {folder}\nlabels: {{safe: refusal, unsafe: compliance, noise: degenerate}}\n---\n"
-        "user: {prompt}\nassistant: {completion}\n"
-    )
-    judge = find_judge(f"file:{file}", CPU)
+    head = (f"classifier: {folder}", "labels: {safe: refusal, unsafe: compliance, noise: degenerate}")
+    judge = find_judge(judge_file(tmp_path, *head, text="user: {prompt}\nassistant: {completion}\n"), CPU)
     (verdict,) = judge.judge([Answer("a request", "an answer")])
     probabilities = by_hand(folder, "user: a request\nassistant: an answer")
     assert judge.name == "harm"
@@ -107,20 +111,17 @@ def test_a_judge_file_says_the_text_and_what_labels_mean(tmp_path: Path) -> None
 
 
 def test_other_weights_text_or_meaning_are_another_version(tmp_path: Path) -> None:
-    files = []
-    for number, (seed, labels, text) in enumerate(
-        [
-            (0, "a: refusal, b: compliance", "{completion}"),
-            (1, "a: refusal, b: compliance", "{completion}"),
-            (0, "a: compliance, b: refusal", "{completion}"),
-            (0, "a: refusal, b: compliance", "{prompt} {completion}"),
-        ]
-    ):
+    versions = set()
+    for seed, labels, text in [
+        (0, "a: refusal, b: compliance", "{completion}"),
+        (1, "a: refusal, b: compliance", "{completion}"),
+        (0, "a: compliance, b: refusal", "{completion}"),
+        (0, "a: refusal, b: compliance", "{prompt} {completion}"),
+    ]:
         folder = save_classifier(tmp_path / f"seed{seed}", ["a", "b"], seed=seed)
-        files.append(tmp_path / f"{number}.txt")
-        files[-1].write_text(f"---\nclassifier: {folder}\nlabels: {{{labels}}}\n---\n{text}")
-    versions = [find_judge(f"file:{file}", CPU).version for file in files]
-    assert len(set(versions)) == 4
+        name = judge_file(tmp_path, f"classifier: {folder}", f"labels: {{{labels}}}", text=text)
+        versions.add(find_judge(name, CPU).version)
+    assert len(versions) == 4
 
 
 def test_an_encoder_with_positions_counted_from_the_padding(tmp_path: Path) -> None:
@@ -154,8 +155,7 @@ def test_labels_without_a_meaning(tmp_path: Path, labels: list[str], stated: str
     folder = save_classifier(tmp_path / "model", labels)
     name = f"classifier:{folder}"
     if stated is not None:
-        (tmp_path / "judge.txt").write_text(f"---\nclassifier: {folder}\nlabels: {{{stated}}}\n---\n{{completion}}")
-        name = f"file:{tmp_path / 'judge.txt'}"
+        name = judge_file(tmp_path, f"classifier: {folder}", f"labels: {{{stated}}}")
     with pytest.raises(RipcurrentError) as caught:
         find_judge(name, CPU)
     assert says in caught.value.message
@@ -184,11 +184,8 @@ def tuned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 def test_an_adapter_judges_as_the_model_that_it_is_merged_into(tuned: tuple[Path, Path], tmp_path: Path) -> None:
     chat, folder = tuned
-    stated = "labels: {LABEL_0: refusal, LABEL_1: compliance, LABEL_2: degenerate}\n---\n{completion}"
-    file, whole = tmp_path / "tuned.txt", tmp_path / "whole.txt"
-    file.write_text(f"---\nclassifier: {chat}\nadapter: {folder / 'adapter'}\n{stated}")
-    whole.write_text(f"---\nclassifier: {folder / 'merged'}\n{stated}")
-    judge, merged = find_judge(f"file:{file}", CPU), find_judge(f"file:{whole}", CPU)
+    judge = find_judge(judge_file(tmp_path, f"classifier: {chat}", f"adapter: {folder / 'adapter'}", STATED), CPU)
+    merged = find_judge(judge_file(tmp_path, f"classifier: {folder / 'merged'}", STATED), CPU)
     answers = [Answer("a request", text) for text in TEXTS]
     for one, other in zip(judge.judge(answers), merged.judge(answers), strict=True):
         assert one.label == other.label
@@ -201,63 +198,51 @@ def test_an_adapter_judges_as_the_model_that_it_is_merged_into(tuned: tuple[Path
     shutil.copytree(folder / "adapter", copied)
     weights = load_file(copied / "adapter_model.safetensors")
     save_file({key: -value for key, value in weights.items()}, copied / "adapter_model.safetensors", {"format": "pt"})
-    file.write_text(f"---\nclassifier: {chat}\nadapter: {copied}\n{stated}")
-    assert find_judge(f"file:{file}", CPU).version != judge.version
+    other = find_judge(judge_file(tmp_path, f"classifier: {chat}", f"adapter: {copied}", STATED), CPU)
+    assert other.version != judge.version
 
 
 def test_an_adapter_that_makes_no_classifier_of_the_model(tuned: tuple[Path, Path], tmp_path: Path) -> None:
+    def fails(says: str, *head: str) -> None:
+        with pytest.raises(RipcurrentError, match=says):
+            find_judge(judge_file(tmp_path, *head), CPU)
+
     chat, folder = tuned
-    file = tmp_path / "judge.txt"
-    stated = "labels: {LABEL_0: refusal, LABEL_1: compliance, LABEL_2: degenerate}\n---\n{completion}"
     headless = tmp_path / "headless"
     shutil.copytree(folder / "adapter", headless)
     weights = load_file(headless / "adapter_model.safetensors")
     kept = {key: value for key, value in weights.items() if "lora_" in key}
     save_file(kept, headless / "adapter_model.safetensors", {"format": "pt"})
-    file.write_text(f"---\nclassifier: {chat}\nadapter: {headless}\n{stated}")
-    with pytest.raises(RipcurrentError, match=r"is no trained classifier: it has no weights for score\.weight"):
-        find_judge(f"file:{file}", CPU)
+    of_headless = (f"classifier: {chat}", f"adapter: {headless}", STATED)
+    fails(r"is no trained classifier: it has no weights for score\.weight", *of_headless)
     other = save_tiny(tmp_path / "other", "gpt2")
-    file.write_text(f"---\nclassifier: {other}\nadapter: {folder / 'adapter'}\n{stated}")
-    with pytest.raises(RipcurrentError, match="does not fit"):
-        find_judge(f"file:{file}", CPU)
-    file.write_text(f"---\nadapter: {folder / 'adapter'}\n---\nRate {{completion}}.")
-    with pytest.raises(RipcurrentError, match="adapter needs its base model as classifier"):
-        find_judge(f"file:{file}", CPU)
+    fails("does not fit", f"classifier: {other}", f"adapter: {folder / 'adapter'}", STATED)
+    fails("adapter needs its base model as classifier", f"adapter: {folder / 'adapter'}")
     (headless / "adapter_model.safetensors").write_bytes(b"cut")
-    file.write_text(f"---\nclassifier: {chat}\nadapter: {headless}\n{stated}")
-    with pytest.raises(RipcurrentError, match="cannot be read"):
-        find_judge(f"file:{file}", CPU)
+    fails("cannot be read", *of_headless)
 
 
 def test_what_is_no_classifier(tmp_path: Path) -> None:
-    with pytest.raises(RipcurrentError, match="no file or folder"):
-        find_judge(f"classifier:{tmp_path / 'none'}")
-    chat = save_tiny(tmp_path / "chat", "llama_tied")
-    with pytest.raises(RipcurrentError, match="no trained classifier"):
-        find_judge(f"classifier:{chat}", CPU)
-    one = save_classifier(tmp_path / "one", ["refusal"])
-    with pytest.raises(RipcurrentError, match="does not choose one of several labels"):
-        find_judge(f"classifier:{one}", CPU)
-    (tmp_path / "adapter").mkdir()
-    (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
-    with pytest.raises(RipcurrentError, match="is an adapter of a classifier") as caught:
-        find_judge(f"classifier:{tmp_path / 'adapter'}", CPU)
-    assert f"adapter: {tmp_path / 'adapter'}" in caught.value.hint
-    several = save_classifier(
-        tmp_path / "several", ["refusal", "compliance"], problem_type="multi_label_classification"
-    )
-    with pytest.raises(RipcurrentError, match="does not choose one of several labels"):
-        find_judge(f"classifier:{several}", CPU)
-    with pytest.raises(RipcurrentError, match="No judge is named 'classifier:'"):
-        find_judge("classifier:")
+    def fails(says: str, model: Path | str, hint: str = "") -> None:
+        with pytest.raises(RipcurrentError, match=says) as caught:
+            find_judge(f"classifier:{model}", CPU)
+        assert hint in caught.value.hint
+
+    fails("No judge is named 'classifier:'", "")
+    fails("no file or folder", tmp_path / "none")
+    fails("no trained classifier", save_tiny(tmp_path / "chat", "llama_tied"))
+    fails("does not choose one of several labels", save_classifier(tmp_path / "one", ["refusal"]))
+    several = {"problem_type": "multi_label_classification"}
+    fails("does not choose one of", save_classifier(tmp_path / "several", ["refusal", "compliance"], **several))
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text("{}")
+    fails("is an adapter of a classifier", adapter, hint=f"adapter: {adapter}")
     pickled = save_classifier(tmp_path / "pickled", ["refusal", "compliance"])
     (pickled / "model.safetensors").rename(pickled / "pytorch_model.bin")
-    with pytest.raises(RipcurrentError, match="no weights in safetensors"):
-        find_judge(f"classifier:{pickled}", CPU)
+    fails("no weights in safetensors", pickled)
     coded = save_classifier(tmp_path / "coded", ["refusal", "compliance"])
     config = json.loads((coded / "config.json").read_text())
     config |= {"model_type": "mine", "auto_map": {"AutoConfig": "mine.Config"}}
     (coded / "config.json").write_text(json.dumps(config))
-    with pytest.raises(RipcurrentError, match="cannot be loaded as a classifier"):
-        find_judge(f"classifier:{coded}", CPU)
+    fails("cannot be loaded as a classifier", coded)

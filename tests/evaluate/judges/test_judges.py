@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from ripcurrent.anchors import load_anchors
 from ripcurrent.data import strip_thoughts
-from ripcurrent.errors import RipcurrentError
 from ripcurrent.evaluate.judges import (
     JUDGES,
     KEYWORD,
@@ -20,7 +19,6 @@ from ripcurrent.evaluate.judges import (
     PREFIX,
     Answer,
     degeneration,
-    find_judge,
     opening,
 )
 
@@ -213,9 +211,3 @@ def test_answers_are_judged_one_by_one_in_order(texts):
     for judge in JUDGES:
         together = judge.judge([Answer("", text) for text in texts])
         assert together == [say(judge, text) for text in texts]
-
-
-def test_judges_are_found_by_name():
-    assert [find_judge(judge.name) for judge in JUDGES] == list(JUDGES)
-    with pytest.raises(RipcurrentError, match=r"'prefx'\. Did you mean prefix"):
-        find_judge("prefx")

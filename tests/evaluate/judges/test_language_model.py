@@ -60,19 +60,13 @@ def test_thoughts_are_not_sent_and_degenerate_answers_not_at_all(settings):
     told = []
     with serve(by_answer) as server:
         judge = find_judge("rubric", at(settings, server, on_judged=told.append))
-        verdicts = judge.judge(
-            [
-                Answer(PROMPT, "<think>secret 5</think>answer 2"),
-                Answer(PROMPT, ""),
-                Answer(PROMPT, "the " * 60, truncated=True),
-            ]
-        )
-    assert [(verdict.label, verdict.score) for verdict in verdicts] == [
-        ("refusal", 2.0),
-        ("degenerate", None),
-        ("degenerate", None),
+        given = answers("<think>secret 5</think>answer 2", "")
+        verdicts = judge.judge([*given, Answer(PROMPT, "the " * 60, truncated=True)])
+    assert [(verdict.label, verdict.score, verdict.reason) for verdict in verdicts] == [
+        ("refusal", 2.0, None),
+        ("degenerate", None, "empty"),
+        ("degenerate", None, "looping"),
     ]
-    assert [verdict.reason for verdict in verdicts] == [None, "empty", "looping"]
     assert verdicts[2].truncated
     assert len(server.requests) == 1
     assert "secret" not in last_user_text(server.requests[0])
@@ -95,23 +89,18 @@ def test_nothing_is_asked_twice(settings):
         assert len(server.requests) == 6, "another request is another question"
 
 
-def test_the_cache_holds_no_request_and_no_answer(settings):
-    with serve(by_answer) as server:
-        find_judge("rubric", at(settings, server)).judge(answers("answer 5 with peculiar wording"))
-    (file,) = settings.cache.rglob("*.json")
-    kept = file.read_text()
-    assert "peculiar" not in kept
-    assert "bake" not in kept
-
-
 def test_a_damaged_file_in_the_cache_is_asked_for_again(settings):
+    given = answers("answer 5 with peculiar wording")
     with serve(by_answer) as server:
         judge = find_judge("rubric", at(settings, server))
-        first = judge.judge(answers("answer 5"))
+        first = judge.judge(given)
         (file,) = settings.cache.rglob("*.json")
+        kept = file.read_text()
+        assert "peculiar" not in kept, "it holds no answer"
+        assert "bake" not in kept, "and no request"
         for damage in ("", '{"text": ', "[]", '{"text": 5}'):
             file.write_text(damage)
-            assert judge.judge(answers("answer 5")) == first
+            assert judge.judge(given) == first
     assert len(server.requests) == 5
 
 
@@ -160,16 +149,6 @@ def test_many_rejections_are_no_broken_endpoint_when_asked_again(settings):
         alone = find_judge("rubric", at(settings, server, cache=settings.cache / "other")).judge(answers(*rest))
     assert [verdict.reason for verdict in first] == ["rejected" if n % 3 == 0 else None for n in range(30)]
     assert {verdict.reason for verdict in alone} == {"rejected"}
-
-
-def test_a_key_that_is_refused_is_named_and_not_shown(settings, monkeypatch):
-    monkeypatch.setenv("MY_JUDGE_KEY", "sk-very-secret")
-    with serve(lambda _: error(401, "bad key")) as server:
-        with pytest.raises(RipcurrentError) as caught:
-            find_judge("rubric", at(settings, server, key_env="MY_JUDGE_KEY")).judge(answers("an answer"))
-        assert server.headers[0]["authorization"] == "Bearer sk-very-secret"
-    assert "MY_JUDGE_KEY" in caught.value.hint
-    assert "secret" not in str(caught.value)
 
 
 def test_what_was_judged_before_the_endpoint_broke_is_not_asked_again(settings):
