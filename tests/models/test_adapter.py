@@ -77,7 +77,7 @@ def test_a_dora_is_merged_but_has_no_place_in_scope_lora(tmp_path: Path) -> None
     assert torch.allclose(merged.model(IDS).logits, peft_logits("llama_tied", adapter), atol=2e-5)
     with pytest.raises(RipcurrentError, match="DoRA") as caught:
         load_model(folder, adapter=adapter, device="cpu", scope="lora")
-    assert "--scope all" in caught.value.hint
+    assert "scope all" in caught.value.hint
 
 
 def test_an_unmerged_adapter_keeps_a_and_b_in_float32(tmp_path: Path) -> None:
@@ -94,21 +94,21 @@ def test_a_fresh_lora_changes_nothing_and_depends_on_its_seed_alone(kind: str, t
     folder = save_tiny(tmp_path, kind)
     options = {"device": "cpu", "dtype": "float32", "scope": "lora"}
     before = torch.random.get_rng_state()
-    first = load_model(folder, **options, lora_rank=3, seed=5)
+    first = load_model(folder, **options, seed=5)
     assert torch.equal(before, torch.random.get_rng_state())
     torch.manual_seed(1)
-    again = load_model(folder, **options, lora_rank=3, seed=5)
-    other = load_model(folder, **options, lora_rank=3, seed=6)
+    again = load_model(folder, **options, seed=5)
+    other = load_model(folder, **options, seed=6)
     assert torch.equal(first.model(IDS).logits, tiny_model(kind)(IDS).logits)
     matrices = {name: parameter for name, parameter in first.model.named_parameters() if "lora_" in name}
     assert matrices
     assert not any("head" in name or "embed" in name or "wte" in name for name in matrices)
     for name, parameter in matrices.items():
         assert (parameter == 0).all() == ("lora_B" in name), name
-        assert 3 in parameter.shape
+        assert 8 in parameter.shape
         assert torch.equal(parameter, again.model.get_parameter(name)), name
         assert torch.equal(parameter, other.model.get_parameter(name)) == ("lora_B" in name), name
-    assert (describe(first).fresh_lora_rank, describe(first).fresh_lora_seed) == (3, 5)
+    assert (describe(first).fresh_lora_rank, describe(first).fresh_lora_seed) == (8, 5)
     assert first.fingerprint == again.fingerprint != other.fingerprint
 
 
@@ -168,7 +168,7 @@ def test_an_update_of_a_shared_embedding_is_not_merged_but_kept(tmp_path: Path) 
     folder = save_tiny(tmp_path / "model", "llama_tied")
     with pytest.raises(RipcurrentError, match="several modules share") as caught:
         load_model(folder, adapter=adapter, device="cpu")
-    assert "--scope lora" in caught.value.hint
+    assert "scope lora" in caught.value.hint
     kept = load_model(folder, adapter=adapter, device="cpu", dtype="float32", scope="lora")
     assert torch.allclose(kept.model(IDS).logits, peft_logits("llama_tied", adapter), atol=2e-5)
     # one of its own is merged

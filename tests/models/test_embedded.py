@@ -41,9 +41,9 @@ def test_embedded_is_the_bare_model_with_the_guard_merged(guard: Path) -> None:
     assert guarded.adapter is None
     assert guarded.fingerprint == by_hand.fingerprint != bare.fingerprint
     # scope lora scores only a fresh LoRA, not the guard
-    lora = load_model("embedded", **EXACT, scope="lora", lora_rank=3)
+    lora = load_model("embedded", **EXACT, scope="lora")
     assert torch.equal(lora.model(IDS).logits, guarded.model(IDS).logits)
-    assert {p.shape[0] for name, p in lora.model.named_parameters() if "lora_A" in name} == {3}
+    assert {p.shape[0] for name, p in lora.model.named_parameters() if "lora_A" in name} == {8}
 
 
 @pytest.mark.usefixtures("guard")

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
-from collections import namedtuple
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,9 @@ import gguf
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError
+from transformers import PreTrainedModel
 
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.models import _gguf, cache_folder, load_model
@@ -29,8 +31,9 @@ def file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def copies(own_cache: Path) -> Path:
-    return own_cache / "gguf"
+def copies(own_cache: Path) -> Callable[[], list[Path]]:
+    """What lies in the cache but for locks."""
+    return lambda: [path for path in (own_cache / "gguf").glob("*") if path.suffix != ".lock"]
 
 
 @pytest.mark.parametrize("kind", ["llama_tied", "mistral"])
@@ -96,19 +99,21 @@ def test_the_second_load_reads_the_copy_and_gives_the_same(
 
 
 def test_a_changed_file_or_another_transformers_makes_another_copy(
-    file: Path, copies: Path, monkeypatch: pytest.MonkeyPatch
+    file: Path, copies: Callable[[], list[Path]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = load_model(file, device="cpu")
     second = load_model(write_tiny_gguf(file, tiny_model("llama_tied", seed=1)), device="cpu")
     assert first.fingerprint != second.fingerprint
     assert not torch.equal(*(loaded.model.get_input_embeddings().weight for loaded in (first, second)))
-    assert len(list(copies.iterdir())) == 2
+    assert len(copies()) == 2
     monkeypatch.setattr(_gguf.transformers, "__version__", "99.0")
     assert load_model(file, device="cpu").fingerprint == second.fingerprint
-    assert len(list(copies.iterdir())) == 3
+    assert len(copies()) == 3
 
 
-def test_the_copy_appears_whole_or_not_at_all(file: Path, copies: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_copy_appears_whole_or_not_at_all(
+    file: Path, copies: Callable[[], list[Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
@@ -116,64 +121,59 @@ def test_the_copy_appears_whole_or_not_at_all(file: Path, copies: Path, monkeypa
         patch.setattr(Path, "rename", stop)
         with pytest.raises(KeyboardInterrupt):
             load_model(file, device="cpu")
-    assert list(copies.iterdir()) == []
+    assert copies() == []
     load_model(file, device="cpu")
-    assert [folder.suffix for folder in copies.iterdir()] == [""]
-
-
-def test_what_a_killed_process_left_is_cleared_and_a_living_one_is_let_be(file: Path, copies: Path) -> None:
+    (copy,) = copies()
+    # what a killed process left is cleared
+    part = copy.rename(copy.with_name(f"{copy.name}.part"))
+    (part / "left").touch()
     load_model(file, device="cpu")
-    (copy,) = copies.iterdir()
-    old, new = (copy.with_name(f"{copy.name}.{word}.part") for word in ("old", "new"))
-    shutil.copytree(copy, old)
-    copy.rename(new)
-    os.utime(old, (time.time() - 7200,) * 2)
-    load_model(file, device="cpu")
-    assert set(copies.iterdir()) == {copy, new}
+    assert copies() == [copy]
+    assert not (copy / "left").exists()
 
 
-def test_two_processes_that_convert_at_once_share_one_copy(
-    file: Path, copies: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_second_process_waits_for_the_copy_of_the_first(
+    file: Path, copies: Callable[[], list[Path]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rename = Path.rename
+    convert = _gguf._convert
 
-    def be_second(staging: Path, folder: Path) -> None:
-        shutil.copytree(staging, folder)
-        rename(staging, folder)
+    def be_first(file: Path, part: Path, *, name: str) -> None:
+        with pytest.raises(Timeout):
+            FileLock(part.with_suffix(".lock"), timeout=0).acquire()
+        convert(file, part, name=name)
 
-    monkeypatch.setattr(Path, "rename", be_second)
+    monkeypatch.setattr(_gguf, "_convert", be_first)
     loaded = load_model(file, device="cpu", dtype="float32")
     embedding = tiny_model("llama_tied").get_input_embeddings().weight
     assert torch.equal(loaded.model.get_input_embeddings().weight, embedding)
-    assert len(list(copies.iterdir())) == 1
+    assert len(copies()) == 1
 
 
-@pytest.mark.parametrize("share", [0.0001, 0.01, 0.5, 0.9, 0.999])
-def test_a_file_cut_short_is_one_clear_error_and_leaves_no_copy(share: float, file: Path, copies: Path) -> None:
+@pytest.mark.parametrize("share", [0.0, 0.0001, 0.01, 0.5, 0.9, 0.999])
+def test_a_file_cut_short_is_one_clear_error_and_leaves_no_copy(
+    share: float, file: Path, copies: Callable[[], list[Path]]
+) -> None:
     content = file.read_bytes()
-    file.write_bytes(content[: int(len(content) * share)])
+    file.write_bytes(content[: int(len(content) * share)] or b"<!doctype html>")
     with pytest.raises(RipcurrentError, match=r"cut short|not a GGUF file") as caught:
         load_model(file, device="cpu")
     assert str(file) in caught.value.message
     assert "again" in caught.value.hint
     assert "\n" not in caught.value.message
-    assert not any(copies.glob("*"))
-
-
-def test_bytes_that_are_no_gguf_say_so(file: Path) -> None:
-    file.write_bytes(b"<!doctype html>")
-    with pytest.raises(RipcurrentError, match="not a GGUF file"):
-        load_model(file, device="cpu")
+    assert copies() == []
 
 
 def test_a_cache_that_cannot_be_written_names_the_variable(
-    file: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+    file: Path, own_cache: Path, copies: Callable[[], list[Path]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise SafetensorError("No space left on device")
+
     with monkeypatch.context() as patch:
-        usage = namedtuple("usage", "total used free")(100, 99, 1)
-        patch.setattr(shutil, "disk_usage", lambda _: usage)
-        with pytest.raises(RipcurrentError, match="MiB"):
+        patch.setattr(PreTrainedModel, "save_pretrained", full)
+        with pytest.raises(RipcurrentError, match=r"cannot be written.*No space left"):
             load_model(file, device="cpu")
+    assert copies() == []
     shutil.rmtree(own_cache)
     own_cache.write_text("a file where the folder should be")
     with pytest.raises(RipcurrentError, match="cannot be written") as caught:

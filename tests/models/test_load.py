@@ -260,7 +260,6 @@ def test_a_dense_model_of_a_family_with_experts_is_no_mixture(tmp_path: Path) ->
         ({"dtype": "fp16"}, "no compute type 'fp16'", "float32, bfloat16, float16"),
         ({"scope": "everything"}, "no scope 'everything'", "all, linear, lora"),
         ({"attention": "flash"}, "no attention 'flash'", "sdpa, eager"),
-        ({"scope": "lora", "lora_rank": 0}, "rank 0", "at least 1"),
     ],
 )
 def test_a_wrong_option_names_the_right_ones(options: dict[str, str], says: str, choices: str, tmp_path: Path) -> None:

@@ -102,7 +102,7 @@ def test_what_cannot_be_spread_is_refused(change: dict[str, Any], says: str, ask
     with pytest.raises(RipcurrentError, match=says) as caught:
         load(tied)
     if "GPUs here" in caught.value.message:
-        assert "--dtype bfloat16" in caught.value.hint
+        assert "dtype bfloat16" in caught.value.hint
 
 
 def test_the_manifest_names_every_device(tied: Path) -> None:

@@ -5,8 +5,9 @@ Names are loaded when first used: most of them import torch, and a reader of man
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ripcurrent.lazy import lazily
 
 if TYPE_CHECKING:
     from ripcurrent.models._adapter import adapter_sha256, attach_fresh_lora, merge_adapter, named_base
@@ -75,10 +76,4 @@ _HOMES = {
 
 # hidden from type checkers, which would otherwise let every misspelt name pass
 if not TYPE_CHECKING:
-
-    def __getattr__(name: str) -> Any:
-        home = next((module for module, names in _HOMES.items() if name in names.split()), None)
-        if home is None:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        value = globals()[name] = getattr(import_module(f"{__name__}.{home}"), name)
-        return value
+    __getattr__ = lazily(__name__, {module: names.split() for module, names in _HOMES.items()})

@@ -18,6 +18,8 @@ from ripcurrent.models._libraries import first_line, is_out_of_memory
 from ripcurrent.models._source import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 
 _FETCH = "Copy or fetch the adapter again."
+FRESH_RANK = 8
+"""Rank of a fresh LoRA."""
 
 
 def merge_adapter(
@@ -47,7 +49,7 @@ def merge_adapter(
                 raise
             raise RipcurrentError(
                 f"The adapter {name} cannot be merged: {first_line(error)}.",
-                "A scan takes it with --scope lora, which keeps it unmerged; other commands need another adapter.",
+                "A scan takes it with scope lora, which keeps it unmerged; other commands need another adapter.",
             ) from error
         layer.get_base_layer().to(dtype)
     # The layers are merged already: unloading only takes PEFT's wrappers off.
@@ -62,18 +64,17 @@ def attach_adapter(model: PreTrainedModel, folder: Path, *, name: str, model_nam
     config = _read_config(folder, name)
     if config.use_dora:
         raise RipcurrentError(
-            f"The adapter {name} is a DoRA, which has magnitudes beside A and B.", "Merge it: --scope all or linear."
+            f"The adapter {name} is a DoRA, which has magnitudes beside A and B.",
+            "Scan with scope all or linear, which merge it.",
         )
     return _wrap(model, folder, config, name=name, model_name=model_name)
 
 
-def attach_fresh_lora(model: PreTrainedModel, *, rank: int, seed: int) -> PeftModel:
+def attach_fresh_lora(model: PreTrainedModel, *, seed: int, rank: int = FRESH_RANK) -> PeftModel:
     """``model`` wrapped with a new LoRA on every linear layer but the head; A and B are in float32.
 
     A is random (Kaiming uniform, from ``seed`` alone), B is zero: only B has a gradient. ``alpha`` is twice the rank.
     """
-    if rank < 1:
-        raise RipcurrentError(f"A LoRA of rank {rank} is empty.", "The rank is a whole number of at least 1.")
     config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", bias="none", task_type="CAUSAL_LM")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -107,10 +108,8 @@ def _wrap(
     model_name: str,
     kind: type[PeftModel] = PeftModelForCausalLM,
 ) -> PeftModel:
-    other = (
-        f"The adapter {name} does not fit {model_name}: its {ADAPTER_CONFIG} names the base model "
-        f"{config.base_model_name_or_path or '(none)'}"
-    )
+    base = config.base_model_name_or_path or "(none)"
+    other = f"The adapter {name} does not fit {model_name}: its {ADAPTER_CONFIG} names the base model {base}"
     hint = "Load it with the model that it was trained on."
     config.inference_mode = True
     try:
@@ -122,14 +121,12 @@ def _wrap(
         ) from error
     except (ValueError, RuntimeError, KeyError) as error:
         raise RipcurrentError(f"{other}, and {first_line(error)}.", hint) from error
-    if keys := loaded.unexpected_keys:
-        raise RipcurrentError(
-            f"{other}, and it updates {len(keys)} tensors that the model has not, such as {keys[0]}.", hint
-        )
-    if keys := loaded.missing_keys:
-        raise RipcurrentError(
-            f"{other}, and it lacks {len(keys)} tensors that the model needs, such as {keys[0]}.", hint
-        )
+    for keys, what in (
+        (loaded.unexpected_keys, "updates {} tensors that the model has not"),
+        (loaded.missing_keys, "lacks {} tensors that the model needs"),
+    ):
+        if keys:
+            raise RipcurrentError(f"{other}, and it {what.format(len(keys))}, such as {keys[0]}.", hint)
     return wrapped
 
 
@@ -156,5 +153,5 @@ def _check_not_shared(wrapped: PeftModel, layers: list[BaseTunerLayer], name: st
         raise RipcurrentError(
             f"The adapter {name} updates a weight that several modules share, such as embedding and head: merging it "
             "would change all of them.",
-            "A scan takes it with --scope lora and --signals representation; no scope has gradients of it.",
+            "A scan takes it with scope lora and signals representation; no scope has gradients of it.",
         )

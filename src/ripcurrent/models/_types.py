@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -18,9 +18,6 @@ Scope = Literal["all", "linear", "lora"]
 
 Attention = Literal["sdpa", "eager"]
 """Attention kernels: PyTorch's fused one, or the plain products, whose results depend least on the batch's shape."""
-
-SCOPES: tuple[Scope, ...] = get_args(Scope)
-ATTENTIONS: tuple[Attention, ...] = get_args(Attention)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
