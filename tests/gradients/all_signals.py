@@ -18,16 +18,12 @@ from ripcurrent.gradients import (
     stack_directions,
 )
 from ripcurrent.models import ChatModel
-from tests.gradients.oracle import encoded_row, random_rows
+from tests.gradients.oracle import rows_behind_a_prefix
 
 
 def rows_of(seed: int, count: int) -> list[EncodedRow]:
     """Random rows that begin with the same tokens, so that a forward pass reads these once."""
-    shared = np.arange(1, 10, dtype=np.int32)
-    return [
-        encoded_row(np.concatenate([shared, row.tokens]), np.concatenate([np.zeros(9, bool), row.loss_mask]), row.index)
-        for row in random_rows(np.random.default_rng(seed), count, longest=12)
-    ]
+    return rows_behind_a_prefix(count, seed, prefix=9, longest=12)
 
 
 def computed(model: ChatModel, factored: bool) -> dict[str, Any]:

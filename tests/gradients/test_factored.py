@@ -13,31 +13,32 @@ from ripcurrent.gradients._directions import (
     Factoring,
     choose_factoring,
     dense_shapes,
-    entry_keys,
     mean_gradient,
     norm_of,
     stack_directions,
     term_keys,
 )  # fmt: skip
 from ripcurrent.gradients._mapped import MappedStore
-from tests.gradients.oracle import chat_model, encoded_row, inner, random_rows, row_gradient
+from tests.gradients.oracle import (
+    assert_rows_equal,
+    chat_model,
+    inner,
+    mean_of,
+    random_rows,
+    rows_behind_a_prefix,
+    unit_gradients,
+)
 from tests.models.tiny import KINDS, tiny_model
 
 CPU = torch.device("cpu")
 
 
 def everything(gradient_pass):
-    return choose_factoring(gradient_pass.layers, 1, 1, directions=10**6)
-
-
-def with_prefix(rows, prefix):
-    """The same rows after a prefix that all of them share."""
-    return [encoded_row([*prefix, *row.tokens], [*[False] * len(prefix), *row.loss_mask], row.index) for row in rows]
+    return choose_factoring(gradient_pass.layers, 1, 1)
 
 
 def anchors(shared=3):
-    generator = np.random.default_rng(5)
-    return with_prefix(random_rows(generator, 6), list(range(20, 20 + shared)))
+    return rows_behind_a_prefix(6, seed=5, prefix=shared)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -51,52 +52,15 @@ def test_scores_by_factored_directions_equal_a_one_row_autograd_loop(kind):
     linear = {number for number, group in enumerate(layers.groups) if group.linear}
     assert set(directions.term_weights) == {*linear, layers.head_weight}
     assert all(len(shape) == 1 for shape in dense_shapes(layers, everything(gradient_pass)).values())
-    oracle = []
-    for rows in sets:
-        gradients = [row_gradient(model, row) for row in rows]
-        norms = [inner(one, one) ** 0.5 for one in gradients]
-        oracle.append({
-            name: sum(one[name] / norm for one, norm in zip(gradients, norms, strict=True)) / len(rows)
-            for name in gradients[0]
-        })  # fmt: skip
+    oracle = [mean_of(unit_gradients(model, rows)) for rows in sets]
     for one, direction in zip(found, oracle, strict=True):
         assert norm_of(one.gradient) == pytest.approx(inner(direction, direction) ** 0.5, rel=1e-4)
     rows = random_rows(np.random.default_rng(3), 7)
     signals = gradient_pass.measure(make_batch(rows, CPU), directions)
+    assert_rows_equal(signals, model, rows, oracle)
     shares = gradient_pass.token_shares(make_batch(rows, CPU), directions)
-    for place, row in enumerate(rows):
-        gradient = row_gradient(model, row)
-        norm = inner(gradient, gradient) ** 0.5
-        assert signals.squared_norm[place] ** 0.5 == pytest.approx(norm, rel=1e-4)
-        for number, direction in enumerate(oracle):
-            assert signals.dots[place, number] / norm == pytest.approx(inner(gradient, direction) / norm, abs=2e-5)
-            assert shares[place, :, number].sum() == pytest.approx(signals.dots[place, number], abs=1e-4 * norm)
-
-
-@pytest.mark.parametrize("kind", ["llama_tied", "llama_untied", "gpt2"])
-def test_a_factored_direction_is_the_dense_one(kind):
-    gradient_pass = GradientPass(chat_model(tiny_model(kind)))
-    layers = gradient_pass.layers
-    dense = set_direction(gradient_pass, anchors()).gradient
-    terms = set_direction(gradient_pass, anchors(), factoring=everything(gradient_pass)).gradient
-    assert norm_of(terms) == pytest.approx(norm_of(dense), rel=1e-5)
-
-    def product(key):
-        inputs, grads, weights = (terms[name] for name in term_keys(key))
-        return (grads * weights[:, None]).mT @ inputs
-
-    close = {"rtol": 1e-4, "atol": 1e-6}
-    for number, group in enumerate(layers.groups):
-        if group.linear:
-            joined = torch.cat([dense[layer.weight] for layer in group.layers])
-            torch.testing.assert_close(product(number), joined, **close)
-    formed = {name: terms[name] for name in dense if name in terms}
-    for name in everything(gradient_pass).tables:
-        ids, entries = (terms[key] for key in entry_keys(name))
-        formed[name] = torch.zeros_like(dense[name]).index_add_(0, ids, entries)
-    formed[layers.head_weight] = formed.get(layers.head_weight, 0) + product(layers.head_weight)
-    for name, tensor in formed.items():
-        torch.testing.assert_close(tensor, dense[name], **close)
+    scale = np.sqrt(signals.squared_norm)[:, None]
+    np.testing.assert_allclose(shares.sum(axis=1) / scale, signals.dots / scale, atol=1e-4)
 
 
 def test_tokens_that_all_anchors_share_become_one_term():

@@ -19,7 +19,6 @@ from ripcurrent.gradients import (
     GradientPass,
     make_batch,
     mean_cosine,
-    norm_of,
     norm_of_mean,
     plan_batches,
     set_direction,
@@ -33,12 +32,13 @@ from tests.gradients.oracle import (
     chat_model,
     compare_with_autograd,
     inner,
-    random_directions,
+    mean_of,
     random_rows,
     random_stack,
     row_gradient,
     rows_behind_a_prefix,
     stored,
+    unit_gradients,
 )
 from tests.models.tiny import KINDS, tiny_model
 
@@ -94,24 +94,7 @@ def test_scope_lora_scores_a_and_b_alone(dtype):
     model = tiny_model("llama_tied", dtype=dtype)
     config = LoraConfig(r=3, target_modules="all-linear", init_lora_weights=False)
     adapted = get_peft_model(model, config).eval()
-    gradient_pass = GradientPass(chat_model(adapted, "lora"))
-    causal = adapted.get_base_model()
-    names = set(gradient_pass.layers.parameter_shapes())
-    assert names == {name for name, _ in causal.named_parameters() if ".lora_" in name}
-    assert set(gradient_pass.layers.left_out) == {n for n, _ in causal.named_parameters() if ".lora_" not in n}
-    plain = random_directions(causal, names)
-    directions = stack_directions(gradient_pass.layers, list(plain), dtype)
-    rows = random_rows(np.random.default_rng(5), 4)
-    signals = gradient_pass.measure(make_batch(rows, CPU), directions)
-    loose = dtype == torch.bfloat16
-    for place, row in enumerate(rows):
-        gradient = row_gradient(causal, row, names)
-        norm = inner(gradient, gradient) ** 0.5
-        assert signals.squared_norm[place] ** 0.5 == pytest.approx(norm, rel=3e-2 if loose else 1e-4)
-        for number, direction in enumerate(plain):
-            expected = inner(gradient, direction) / (norm * norm_of(direction))
-            found = signals.dots[place, number] / (signals.squared_norm[place] ** 0.5 * norm_of(direction))
-            assert found == pytest.approx(expected, abs=3e-3 if loose else 2e-5)
+    compare_with_autograd(adapted.get_base_model(), random_rows(np.random.default_rng(5), 4), adapted)
 
 
 def test_scope_linear_leaves_out_embeddings_norms_and_head():
@@ -294,21 +277,25 @@ def test_bf16_ranks_rows_as_float32_does(kind):
     assert spearman(results[0][0], results[1][0]) >= 0.999
 
 
-def test_set_directions_are_the_mean_of_normalised_row_gradients():
-    model = tiny_model("gpt2")
+@pytest.mark.parametrize("kind", KINDS)
+def test_set_directions_are_the_mean_of_normalised_row_gradients(kind):
+    model = tiny_model(kind)
     gradient_pass = GradientPass(chat_model(model))
     rows = random_rows(np.random.default_rng(7), 5)
     direction = set_direction(gradient_pass, rows)
     oracle = [row_gradient(model, row) for row in rows]
-    norms = [inner(gradient, gradient) ** 0.5 for gradient in oracle]
-    np.testing.assert_allclose(direction.norms, norms, rtol=1e-4)
+    np.testing.assert_allclose(direction.norms, [inner(one, one) ** 0.5 for one in oracle], rtol=1e-4)
+    units = unit_gradients(model, rows)
+    mean = mean_of(units)
     for name, tensor in direction.gradient.items():
-        mean = sum(gradient[name] / norm for gradient, norm in zip(oracle, norms, strict=True)) / len(rows)
-        torch.testing.assert_close(tensor.double(), stored(name, model, mean), rtol=1e-3, atol=1e-6)
+        torch.testing.assert_close(tensor.double(), stored(name, model, mean[name]), rtol=1e-3, atol=1e-6)
     alike = similarities(gradient_pass, rows, [direction.gradient])[:, 0]
-    for place, (gradient, norm) in enumerate(zip(oracle, norms, strict=True)):
-        others = [inner(gradient, o) / norm / n for o, n in zip(oracle, norms, strict=True)]
-        assert alike[place] == pytest.approx(sum(others) / len(others), abs=2e-5)
+    for place, unit in enumerate(units):
+        assert alike[place] == pytest.approx(np.mean([inner(unit, other) for other in units]), abs=2e-5)
+    found = norm_of_mean(gradient_pass, rows, direction.norms)
+    assert found == pytest.approx(np.sqrt(inner(mean, mean)), rel=1e-4)
+    cosines = [inner(one, other) for one, other in itertools.permutations(units, 2)]
+    assert mean_cosine(found, 5) == pytest.approx(np.mean(cosines), abs=1e-5)
 
 
 def test_wide_norms_in_bfloat16_are_what_they_are() -> None:
@@ -321,20 +308,6 @@ def test_wide_norms_in_bfloat16_are_what_they_are() -> None:
     model = AutoModelForCausalLM.from_config(config).to(torch.bfloat16).eval()
     layers = GradientPass(chat_model(model)).layers
     assert {layer.kind for group in layers.groups for layer in group.layers if "norm" in layer.name} == {"rms_norm"}
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_norm_of_the_mean_is_that_of_the_mean_of_single_unit_gradients(kind):
-    model = tiny_model(kind)
-    rows = random_rows(np.random.default_rng(3), 7)
-    gradients = [row_gradient(model, row) for row in rows]
-    norms = np.array([np.sqrt(inner(one, one)) for one in gradients])
-    units = [{name: value / norm for name, value in one.items()} for one, norm in zip(gradients, norms, strict=True)]
-    mean = {name: sum(one[name] for one in units) / 7 for name in units[0]}
-    found = norm_of_mean(GradientPass(chat_model(model)), rows, norms)
-    assert found == pytest.approx(np.sqrt(inner(mean, mean)), rel=1e-4)
-    cosines = [inner(units[a], units[b]) for a, b in itertools.permutations(range(7), 2)]
-    assert mean_cosine(found, 7) == pytest.approx(np.mean(cosines), abs=1e-5)
 
 
 def test_from_the_pass_to_the_matrix_product_are_four_frames(monkeypatch):

@@ -7,7 +7,6 @@ import weakref
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import peft
 import pytest
 import torch
@@ -55,21 +54,16 @@ def test_products_equal_a_one_row_autograd_loop_and_the_prefix_passes_once(kind:
     assert not any(5 * width in each for each in seen)
 
 
-def test_scope_lora_shares_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scope_lora_shares_too() -> None:
     model = tiny_model("llama_tied")
     adapted = peft.get_peft_model(model, peft.LoraConfig(r=3, target_modules="all-linear", init_lora_weights=False))
-    gradient_pass = GradientPass(chat_model(adapted.eval(), "lora"))
-    causal = adapted.get_base_model()
-    directions = random_stack(causal, gradient_pass)
-    batch = make_batch(rows_behind_a_prefix(4, seed=2), CPU)
+    causal, rows = adapted.eval().get_base_model(), rows_behind_a_prefix(4, seed=2)
     seen = tokens_passed(causal.model.layers[0].mlp.down_proj.lora_A["default"])
-    together = gradient_pass.measure(batch, directions)
-    monkeypatch.setattr("ripcurrent.gradients._gradient_pass.worth_sharing", lambda batch: 0)
-    apart = gradient_pass.measure(batch, directions)
-    assert seen[0] < seen[1] == batch.ids.numel()
-    np.testing.assert_allclose(together.squared_norm, apart.squared_norm, rtol=1e-4)
-    scale = np.sqrt(apart.squared_norm)[:, None]
-    np.testing.assert_allclose(together.dots / scale, apart.dots / scale, atol=1e-4)
+    compare_with_autograd(causal, rows, adapted)
+    batch = make_batch(rows, CPU)
+    shared, width = worth_sharing(batch), batch.ids.shape[1]
+    assert shared + 4 * (width - shared) in seen
+    assert 4 * width not in seen
 
 
 def test_nothing_is_shared_where_it_would_not_pay() -> None:

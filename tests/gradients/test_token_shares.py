@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from contextlib import ExitStack, contextmanager
 
 import numpy as np
@@ -11,7 +12,16 @@ from peft import LoraConfig, get_peft_model
 
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.gradients import GradientPass, make_batch, set_direction, stack_directions
-from tests.gradients.oracle import chat_model, inner, random_directions, random_rows, row_gradient, row_loss, stacked
+from tests.gradients.oracle import (
+    chat_model,
+    inner,
+    mean_of,
+    random_rows,
+    row_gradient,
+    row_loss,
+    stacked,
+    unit_gradients,
+)
 from tests.models.tiny import KINDS, tiny_model
 
 CPU = torch.device("cpu")
@@ -71,96 +81,41 @@ def loop_shares(causal, row, direction, kind, row_tokens=None):
     return np.array(shares)
 
 
-def in_double(model):
-    copy = type(model)(model.config).eval()
-    copy.load_state_dict(model.state_dict())
-    copy.set_attn_implementation(model.config._attn_implementation)
-    copy = copy.double()
-    for parameter in copy.parameters():
-        parameter.requires_grad_(False)
-    return copy
-
-
 def shares_of(gradient_pass, model, plain, rows, **batch):
     directions, made = stacked(model, gradient_pass, plain), make_batch(rows, CPU, **batch)
     return gradient_pass.token_shares(made, directions), gradient_pass.measure(made, directions).dots
 
 
-def anchor_like(model, names, rows, number):
-    """A direction as a scan has them, and not at right angles to every row: a mean of normalised gradients."""
-    gradients = [row_gradient(model, row, names) for row in rows[number : number + 2]]
-    norms = [inner(gradient, gradient) ** 0.5 for gradient in gradients]
-    return {n: sum(g[n] / norm for g, norm in zip(gradients, norms, strict=True)).float() / 2 for n in names}
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_shares_equal_one_autograd_derivative_per_position_and_sum_to_the_dot(kind):
-    model = tiny_model(kind)
-    gradient_pass = GradientPass(chat_model(model))
+@pytest.mark.parametrize(
+    ("kind", "row_tokens"), [*((kind, None) for kind in [*KINDS, "llama_tied lora"]), ("llama_tied", 2), ("gpt2", 2)]
+)
+def test_shares_equal_one_autograd_derivative_per_position_and_sum_to_the_dot(kind, row_tokens):
+    kind, _, lora = kind.partition(" ")
+    model, scope = tiny_model(kind), "all"
+    if lora:
+        adapted = get_peft_model(model, LoraConfig(r=3, target_modules="all-linear", init_lora_weights=False)).eval()
+        model, scope = adapted.get_base_model(), "lora"
+    gradient_pass = GradientPass(chat_model(adapted if lora else model, scope))
     names = set(gradient_pass.layers.parameter_shapes())
     others = random_rows(np.random.default_rng(1), 4)
-    plain = [anchor_like(model, names, others, 0), anchor_like(model, names, others, 2)]
+    # directions as a scan has them, and not at right angles to every row
+    means = [mean_of(unit_gradients(model, pair, names)) for pair in (others[:2], others[2:])]
+    plain = [{name: tensor.float() for name, tensor in one.items()} for one in means]
     rows = random_rows(np.random.default_rng(3), 2, longest=10)
-    shares, dots = shares_of(gradient_pass, model, plain, rows)
-    exact = in_double(model)
+    shares, dots = shares_of(gradient_pass, model, plain, rows, row_tokens=row_tokens)
+    exact = copy.deepcopy(model).double()
     for place, row in enumerate(rows):
-        gradient = row_gradient(model, row)
+        gradient = row_gradient(model, row, names, row_tokens)
         norm = inner(gradient, gradient) ** 0.5
-        assert not shares[place, len(row.tokens) :].any()
+        # nothing after the last token that is predicted can matter, padding least of all
+        last = np.flatnonzero(row.loss_mask)[:row_tokens][-1]
+        assert not shares[place, last:].any()
         for number, direction in enumerate(plain):
             own = shares[place, : len(row.tokens), number]
-            expected = loop_shares(exact, row, direction, kind)
+            expected = loop_shares(exact, row, direction, kind, row_tokens)
             np.testing.assert_allclose(own / norm, expected / norm, atol=2e-5)
             assert own.sum() == pytest.approx(inner(gradient, direction), rel=1e-4)
             assert own.sum() == pytest.approx(dots[place, number], rel=1e-4)
-
-
-@pytest.mark.parametrize("kind", ["llama_tied", "gpt2"])
-def test_only_the_first_response_tokens_bear_loss_when_asked(kind):
-    model = tiny_model(kind)
-    gradient_pass = GradientPass(chat_model(model))
-    names = set(gradient_pass.layers.parameter_shapes())
-    plain = random_directions(model, names, count=1)
-    rows = random_rows(np.random.default_rng(9), 2, longest=10)
-    shares, _ = shares_of(gradient_pass, model, plain, rows, row_tokens=2)
-    exact = in_double(model)
-    for place, row in enumerate(rows):
-        expected = loop_shares(exact, row, plain[0], kind, row_tokens=2)
-        np.testing.assert_allclose(shares[place, : len(row.tokens), 0], expected, rtol=1e-3, atol=1e-3)
-        # nothing after the last token that is predicted can matter
-        last = np.flatnonzero(row.loss_mask)[:2][-1]
-        assert not shares[place, last:].any()
-
-
-def test_scope_lora_shares_a_and_b_alone():
-    model = tiny_model("llama_tied")
-    adapted = get_peft_model(model, LoraConfig(r=3, target_modules="all-linear", init_lora_weights=False)).eval()
-    gradient_pass = GradientPass(chat_model(adapted, "lora"))
-    causal = adapted.get_base_model()
-    names = set(gradient_pass.layers.parameter_shapes())
-    others = random_rows(np.random.default_rng(1), 4)
-    plain = [anchor_like(causal, names, others, 0)]
-    rows = random_rows(np.random.default_rng(5), 2, longest=10)
-    shares, dots = shares_of(gradient_pass, causal, plain, rows)
-    causal.double()
-    for place, row in enumerate(rows):
-        expected = loop_shares(causal, row, plain[0], "llama_tied")
-        scale = np.abs(expected).sum()
-        np.testing.assert_allclose(shares[place, : len(row.tokens), 0] / scale, expected / scale, atol=2e-5)
-        assert shares[place].sum() == pytest.approx(dots[place, 0], rel=1e-4)
-
-
-def test_a_share_does_not_depend_on_the_batch():
-    model = tiny_model("qwen3")
-    gradient_pass = GradientPass(chat_model(model))
-    plain = random_directions(model, set(gradient_pass.layers.parameter_shapes()))
-    rows = random_rows(np.random.default_rng(7), 4)
-    together, _ = shares_of(gradient_pass, model, plain, rows)
-    for place, row in enumerate(rows):
-        alone, _ = shares_of(gradient_pass, model, plain, [row])
-        length = len(row.tokens)
-        scale = np.abs(alone).max()
-        np.testing.assert_allclose(together[place, :length] / scale, alone[0, :length] / scale, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["llama_tied", "gemma3"])

@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
@@ -38,20 +38,15 @@ class ParquetFile(OneFile):
 
     def records(self, start: int = 0) -> Iterator[object]:
         with self._open() as file:
+            at, first = 0, 0
             # whole row groups before ``start`` are not read
-            first, skipped = 0, 0
-            while first < file.num_row_groups and skipped + file.metadata.row_group(first).num_rows <= start:
-                skipped += file.metadata.row_group(first).num_rows
+            while first < file.num_row_groups and at + file.metadata.row_group(first).num_rows <= start:
+                at += file.metadata.row_group(first).num_rows
                 first += 1
-            behind = start - skipped
             for batch in file.iter_batches(batch_size=_BATCH, row_groups=range(first, file.num_row_groups)):
-                if behind >= batch.num_rows:
-                    behind -= batch.num_rows
-                    skipped += batch.num_rows
-                    continue
-                yield from self._values(batch.slice(behind), skipped + behind)
-                skipped += batch.num_rows
-                behind = 0
+                behind = min(max(0, start - at), batch.num_rows)
+                yield from self._values(batch.slice(behind), at + behind)
+                at += batch.num_rows
 
     def _values(self, batch: pa.RecordBatch, start: int) -> list[dict[str, Any]]:
         """The batch's rows, of which the first is number ``start`` of the file."""
@@ -119,14 +114,15 @@ def copied(batch: pa.RecordBatch) -> pa.RecordBatch:
 
 
 def write_parquet(batches: Iterable[pa.RecordBatch], schema: pa.Schema, destination: Path, compression: str) -> None:
-    """Write batches of one row each in row groups of a few thousand rows."""
+    """Write batches of one row each in row groups of a few thousand rows; what the schema has beyond them is null."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     with writing(destination) as file, pq.ParquetWriter(file, schema, compression=compression) as writer:
         rows = iter(batches)
         while held := list(islice(rows, _GROUP)):
-            writer.write_table(pa.Table.from_batches(held).cast(schema))
+            tables = [pa.Table.from_batches(list(alike)) for _, alike in groupby(held, lambda batch: batch.schema)]
+            writer.write_table(pa.concat_tables([schema.empty_table(), *tables], promote_options="permissive"))
 
 
 @contextmanager

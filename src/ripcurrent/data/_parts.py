@@ -82,9 +82,8 @@ class FileParts(Container):
         if self._lines:
             write_lines(self._lines, indices, destination)
             return
-        schema = self._schema()
-        slices = (_with_columns(batch, schema) for part in self._parquet for batch in part.slices())
-        write_parquet(pick(slices, indices, copied), schema, destination, self._parquet[0].compression())
+        slices = (batch for part in self._parquet for batch in part.slices())
+        write_parquet(pick(slices, indices, copied), self._schema(), destination, self._parquet[0].compression())
 
     def _schema(self) -> pa.Schema:
         """The columns of all files, each of a type that holds those of all; the first file's order and metadata."""
@@ -101,18 +100,6 @@ class FileParts(Container):
                     "Write all files with one schema, or score them one by one.",
                 ) from error
         return schema
-
-
-def _with_columns(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
-    import pyarrow as pa
-
-    if batch.schema.equals(schema):
-        return batch
-    own = [
-        batch[one.name].cast(one.type) if one.name in batch.schema.names else pa.nulls(len(batch), one.type)
-        for one in schema
-    ]
-    return pa.RecordBatch.from_arrays(own, schema=schema)
 
 
 def _open_part(file: Path) -> JsonLines | ParquetFile:

@@ -170,19 +170,16 @@ class Dataset:
         fields = record if isinstance(record, Mapping) else {"value": record}
         read = view(fields, self._mapping)
         content: object = record
-        if isinstance(record, Mapping):
-            try:
-                parsed = self._format.parse(read)
-            except Unusable as unusable:
-                problem = unusable.reason
+        try:
+            if fields is not record:
+                raise Unusable("invalid_conversation")
+            parsed = self._format.parse(read)
+            if isinstance(parsed, str):
+                content = text = parsed
             else:
-                if isinstance(parsed, str):
-                    content = text = parsed
-                else:
-                    messages = parsed
-                    content = [[message.role, message.content] for message in messages]
-        else:
-            problem = "invalid_conversation"
+                messages, content = parsed, [[message.role, message.content] for message in parsed]
+        except Unusable as unusable:
+            problem = unusable.reason
         own = read.get("id")
         if isinstance(own, float) and own.is_integer():
             own = int(own)  # whole numbers of a column with gaps
@@ -228,21 +225,11 @@ def read_rows(
     return Dataset(str(path), container, row_format, mapping, limit, chain(sample, records))
 
 
-def open_unchanged(
-    info: DatasetInfo,
-    *,
-    limit: int | None = None,
-    data: str | Path | None = None,
-) -> Dataset:
-    """The dataset of a scan, if its row numbers still mean the same rows.
+def open_unchanged(info: DatasetInfo, *, limit: int | None = None, data: str | Path | None = None) -> Dataset:
+    """The dataset of a scan by what its manifest keeps, if its row numbers still mean the same rows.
 
-    Args:
-        info: What the scan's manifest keeps of it.
-        limit: The scan's row limit. Without one a dataset that has grown is another one.
-        data: Where the dataset is now, if it was moved.
-
-    Raises:
-        RipcurrentError: It is not there, or has other rows.
+    Without the scan's row ``limit`` a dataset that has grown is another one. ``data`` is where it is now, if it was
+    moved. Raises `RipcurrentError` where it is not there, or has other rows.
     """
     path = str(data or info.path)
     try:

@@ -211,8 +211,8 @@ def _product_dtype(group: LayerGroup, dtype: torch.dtype) -> torch.dtype:
     return weight.dtype if isinstance(weight, Tensor) and weight.dtype.is_floating_point else dtype
 
 
-def choose_factoring(layers: ModelLayers, terms: int, head_terms: int, directions: int = 2) -> Factoring:
-    """What is smaller as ``terms`` terms, at the head ``head_terms``, than dense; products shrink alike.
+def choose_factoring(layers: ModelLayers, terms: int, head_terms: int) -> Factoring:
+    """What two directions' ``terms`` terms, at the head ``head_terms``, hold smaller than matrices; so with products.
 
     A table that is also the head is kept as terms and entries, or as neither.
     """
@@ -220,15 +220,15 @@ def choose_factoring(layers: ModelLayers, terms: int, head_terms: int, direction
     for number, group in enumerate(layers.groups):
         if group.linear:
             out, fan_in = group.shape()
-            if terms * (out + fan_in) < directions * out * fan_in:
+            if terms * (out + fan_in) < 2 * out * fan_in:
                 groups.add(number)
     shapes = layers.parameter_shapes()
     few = {table.weight for table in layers.tables() if terms < shapes[table.weight][0]}
     head_weight = layers.head_weight
     if head_weight is not None:
         out, fan_in = shapes[head_weight]
-        entries = terms * fan_in * directions if layers.tied else 0
-        if head_terms * (out + fan_in) + entries < directions * out * fan_in:
+        entries = 2 * terms * fan_in if layers.tied else 0
+        if head_terms * (out + fan_in) + entries < 2 * out * fan_in:
             groups.add(head_weight)
             few |= {head_weight} if layers.tied else set()
         elif layers.tied:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -13,28 +12,14 @@ from torch import Tensor
 
 from ripcurrent.gradients._batch import Batch, BatchSignals
 from ripcurrent.gradients._directions import Directions, Gradient
-from ripcurrent.gradients._feature_reader import FeatureReader
-from ripcurrent.gradients._head import HeadChunk, find_logit_transform, head_chunks
+from ripcurrent.gradients._feature_reader import FeatureReader, Features
+from ripcurrent.gradients._head import find_logit_transform, head_chunks
 from ripcurrent.gradients._hooks import GradientSum, LayerHooks, RowProducts
 from ripcurrent.gradients._layers import ModelLayers, find_layers
 from ripcurrent.gradients._shared_linear import worth_sharing
 from ripcurrent.gradients._terms import KeptTerms
 from ripcurrent.gradients._token_shares import TokenShares, find_token_axes
 from ripcurrent.models import ChatModel
-
-
-@dataclass(frozen=True, slots=True)
-class _Forward:
-    """A forward pass that waits for its backward pass."""
-
-    chunks: Iterator[HeadChunk]
-    """The head's losses and gradients, to be read to the end before the backward pass."""
-    hidden: Tensor
-    """The last hidden states."""
-    hidden_grad: Tensor
-    """The gradient there, complete once the chunks are read."""
-    features: npt.NDArray[np.float32] | None
-    """Features, if asked for."""
 
 
 class GradientPass:
@@ -55,16 +40,14 @@ class GradientPass:
     def measure(self, batch: Batch, directions: Directions, features: FeatureReader | None = None) -> BatchSignals:
         """Each row's dots with the directions, squared gradient norm and losses; its features too when asked."""
         products = RowProducts(self.layers, directions, batch.to(self.layers.head.weight.device))
-        with self._forward(batch, batch.row_weights(), products, features) as forward:
-            for chunk in forward.chunks:
-                products.head(chunk)
-            torch.autograd.backward([forward.hidden], [forward.hidden_grad.to(forward.hidden.device)])
+        with self._forward(batch, batch.row_weights(), products, features) as (hidden, hidden_grad, read):
+            torch.autograd.backward([hidden], [hidden_grad])
         return BatchSignals(
             dots=_sum_in_float64(products.dots),
             squared_norm=_sum_in_float64(products.squared_norms),
             loss=products.loss.cpu().double().numpy(),
             loss_first_10=products.first_loss.cpu().double().numpy(),
-            features=forward.features,
+            features=read,
         )
 
     def require_token_axes(self) -> None:
@@ -85,10 +68,8 @@ class GradientPass:
         self.require_token_axes()
         assert self._token_axes is not None
         shares = TokenShares(self.layers, directions, self._token_axes, *batch.ids.shape)
-        with self._forward(batch, batch.row_weights(), shares) as forward:
-            for chunk in forward.chunks:
-                shares.head(chunk)
-            torch.autograd.backward([forward.hidden], [forward.hidden_grad.to(forward.hidden.device)])
+        with self._forward(batch, batch.row_weights(), shares) as (hidden, hidden_grad, _):
+            torch.autograd.backward([hidden], [hidden_grad])
         return shares.total.numpy()
 
     def accumulate(self, batch: Batch, row_factors: Tensor, into: Gradient, kept: KeptTerms | None = None) -> None:
@@ -97,16 +78,18 @@ class GradientPass:
         What ``kept`` keeps as terms goes there instead.
         """
         gradient = GradientSum(self.layers, into, kept or KeptTerms())
-        with self._forward(batch, batch.row_weights() * row_factors.to(batch.ids.device), gradient) as forward:
-            for chunk in forward.chunks:
-                gradient.head(chunk)
-            torch.autograd.backward([forward.hidden], [forward.hidden_grad.to(forward.hidden.device)])
+        weights = batch.row_weights() * row_factors.to(batch.ids.device)
+        with self._forward(batch, weights, gradient) as (hidden, hidden_grad, _):
+            torch.autograd.backward([hidden], [hidden_grad])
 
     @contextmanager
     def _forward(
         self, batch: Batch, row_weights: Tensor, hooks: LayerHooks, features: FeatureReader | None = None
-    ) -> Iterator[_Forward]:
-        """Run the base model with the hooks attached, for the head and the backward pass to follow inside."""
+    ) -> Iterator[tuple[Tensor, Tensor, Features | None]]:
+        """Run the model with the hooks attached, for the backward pass to follow inside.
+
+        Yields the last hidden states, the gradient there, and the features if asked for.
+        """
         rows, tokens = batch.ids.shape
         extra = {}
         if len(self.layers.tables()) > 1:
@@ -125,8 +108,11 @@ class GradientPass:
             at = self.layers.head.weight.device
             states = hidden.detach().to(at)
             hidden_grad = torch.zeros_like(states)
-            chunks = head_chunks(self.layers, self._transform, batch.to(at), states, row_weights.to(at), hidden_grad)
-            yield _Forward(chunks, hidden, hidden_grad, read)
+            for chunk in head_chunks(
+                self.layers, self._transform, batch.to(at), states, row_weights.to(at), hidden_grad
+            ):
+                hooks.head(chunk)
+            yield hidden, hidden_grad.to(hidden.device), read
 
 
 def _sum_in_float64(parts: list[Tensor]) -> npt.NDArray[np.float64]:

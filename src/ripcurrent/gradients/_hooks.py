@@ -63,6 +63,10 @@ class LayerHooks:
         """A vector parameter's gradient, row by row."""
         raise NotImplementedError
 
+    def head(self, chunk: HeadChunk) -> None:
+        """The output head's inputs, losses and logit gradients of some rows."""
+        raise NotImplementedError
+
     def bias(self, layer: TrackedLayer, name: str, grads: Tensor) -> None:
         """An additive bias: the gradient at its layer's outputs, rows first, features last."""
         self.vector(name, vector.bias_gradients(_tokens_joined(grads)))
@@ -195,7 +199,6 @@ class RowProducts(LayerHooks):
             self.squared_norms.append(torch.cat(cross))
 
     def head(self, chunk: HeadChunk) -> None:
-        """The head's products and the losses of a chunk's rows."""
         weight, bias = self.layers.head_weight, self.layers.head_bias
         device, row = chunk.inputs.device, chunk.positions[0]
         dots = torch.zeros(self.batch.rows, self.directions.count, device=device)
@@ -244,7 +247,6 @@ class GradientSum(LayerHooks):
             self.into[name] += embedding.embedding_gradient(ids, grads, self.into[name].shape[0])
 
     def head(self, chunk: HeadChunk) -> None:
-        """The head's gradient summed over a chunk's rows."""
         weight, bias = self.layers.head_weight, self.layers.head_bias
         terms = Terms(chunk.inputs, chunk.logit_grads, chunk.positions[1])
         if weight is not None and not self.kept.add_head(weight, terms):

@@ -74,8 +74,12 @@ class ModelLayers:
     """Name of the head's bias, if in scope."""
     tied: bool
     """Head and token embedding are one parameter in scope (named by ``head_weight``)."""
-    left_out: tuple[str, ...]
-    """Parameters outside the scope."""
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """Parameters outside the scope, and those that text never meets."""
+        scored = self.parameter_shapes()
+        return tuple(name for name, _ in self.causal.named_parameters() if name not in scored)
 
     def device_of(self, name: str) -> torch.device:
         """Where a parameter is, and so what is multiplied with it."""
@@ -133,7 +137,7 @@ def find_layers(model: Any, scope: Scope) -> ModelLayers:
         )
     names = {id(parameter): name for name, parameter in causal.named_parameters()}
     trial = TrialPass(causal, base)
-    wanted, left_out = _parameters_in_scope(causal, scope, base)
+    wanted = _parameters_in_scope(causal, scope, base)
     own = {key: names[id(value)] for key, value in head.named_parameters(recurse=False)}
     head_weight, head_bias = (own[key] if own.get(key) in wanted else None for key in ("weight", "bias"))
     covered = {name for name in (head_weight, head_bias) if name is not None}
@@ -149,9 +153,7 @@ def find_layers(model: Any, scope: Scope) -> ModelLayers:
             shared = covered.intersection(in_scope.values()) - ({head_weight} if module is embedding else set())
             _refuse_coupled(name, module, shared, trial)
             layers.append(_track(name, module, in_scope, trial))
-        else:
-            # the tower of a model that also sees images, of whatever layers: text never meets it
-            left_out = (*left_out, *in_scope.values())
+        # else it is of the tower of a model that also sees images, of whatever layers: text never meets it
         covered.update(in_scope.values())
     missing = sorted(wanted - covered)
     if missing:
@@ -165,31 +167,29 @@ def find_layers(model: Any, scope: Scope) -> ModelLayers:
             "Use the model's own weights, not packed ones.",
         )
     tied = head.weight is embedding.weight and head_weight is not None
-    groups = _grouped(layers, trial)
-    return ModelLayers(causal, base, head, embedding, groups, head_weight, head_bias, tied, left_out)
+    return ModelLayers(causal, base, head, embedding, _grouped(layers, trial), head_weight, head_bias, tied)
 
 
-def _parameters_in_scope(causal: Any, scope: Scope, base: nn.Module) -> tuple[set[str], tuple[str, ...]]:
-    """Names of the parameters in scope, and of those outside."""
-    everything = [name for name, _ in causal.named_parameters()]
+def _parameters_in_scope(causal: Any, scope: Scope, base: nn.Module) -> set[str]:
+    """Names of the parameters in scope."""
+    everything = {name for name, _ in causal.named_parameters()}
     if scope == "all":
-        wanted = set(everything)
-    elif scope == "lora":
+        return everything
+    if scope == "lora":
         wanted = {name for name in everything if ".lora_A." in name or ".lora_B." in name}
         if not wanted:
             raise RipcurrentError(
                 "Scope lora was asked for, but the model has no LoRA layers.",
                 "Name an adapter, or use scope all or linear.",
             )
-    else:
-        inside = {id(module) for module in base.modules()}
-        wanted = {
-            f"{name}.{key}"
-            for name, module in causal.named_modules()
-            if id(module) in inside and _is_linear(module)
-            for key, _ in module.named_parameters(recurse=False)
-        }
-    return wanted, tuple(name for name in everything if name not in wanted)
+        return wanted
+    inside = set(base.modules())
+    return {
+        f"{name}.{key}"
+        for name, module in causal.named_modules()
+        if module in inside and _is_linear(module)
+        for key, _ in module.named_parameters(recurse=False)
+    }
 
 
 def _refuse_trained_beside(model: Any) -> None:
@@ -252,10 +252,9 @@ def _track(name: str, module: nn.Module, in_scope: dict[str, str], trial: TrialP
             scale = trial.embedding_scale(module)
             if scale is not None:
                 return TrackedLayer(name, module, "embedding", weight, bias, scale=scale)
-        elif (epsilon := trial.norm_epsilon(module)) is not None:
-            rms = trial.is_rms_norm(module, epsilon)
-            if rms is not None:
-                return TrackedLayer(name, module, "rms_norm" if rms else "layer_norm", weight, bias, epsilon=epsilon)
+        elif (norm := trial.norm(module)) is not None:
+            kind, epsilon = norm
+            return TrackedLayer(name, module, kind, weight, bias, epsilon=epsilon)
     if not all(torch.isfinite(getattr(module, key)).all() for key in in_scope):
         raise RipcurrentError(
             f"The layer {name} has weights that are not finite.",
@@ -263,7 +262,7 @@ def _track(name: str, module: nn.Module, in_scope: dict[str, str], trial: TrialP
         )
     raise RipcurrentError(
         f"The layer {name} ({type(module).__name__}) is of a kind whose gradient is not covered.",
-        "Use scope linear or lora, which leave such layers out.",
+        "Use scope linear or lora, which leave such layers out and say so.",
     )
 
 

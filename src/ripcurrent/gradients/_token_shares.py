@@ -14,7 +14,7 @@ from ripcurrent.gradients._directions import Directions
 from ripcurrent.gradients._head import HeadChunk
 from ripcurrent.gradients._hooks import LayerHooks
 from ripcurrent.gradients._layers import ModelLayers, TrackedLayer
-from ripcurrent.gradients.kernels import factored, tokens
+from ripcurrent.gradients.kernels import factored, linear, tokens
 
 TRIAL_LENGTHS = (5, 7)
 """Two token counts; the dimension of a layer's input that follows them is the one of tokens."""
@@ -44,7 +44,7 @@ class TokenShares(LayerHooks):
             return
         directions, weights = self._directions.linear[number], self._directions.term_weights.get(number)
         if weights is None:
-            self._add(tokens.linear_token_dots(met.inputs, met.joined(), directions))
+            self._add(linear.linear_token_dots(met.inputs, met.joined(), directions))
         else:
             self._add(factored.factored_token_dots(met.inputs, met.joined(), directions, weights))
 

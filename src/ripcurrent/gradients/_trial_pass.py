@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from ripcurrent.errors import RipcurrentError
+
+NormKind = Literal["rms_norm", "layer_norm"]
 
 
 class TrialPass:
@@ -75,30 +77,25 @@ class TrialPass:
             return None
         return 1.0 if abs(scale - 1.0) < 1e-3 else scale
 
-    def norm_epsilon(self, module: nn.Module) -> float | None:
-        """The epsilon of what may be a normalisation over the last axis."""
-        weight = getattr(module, "weight", None)
-        epsilon = getattr(module, "variance_epsilon", getattr(module, "eps", None))
-        if not isinstance(weight, Tensor) or not isinstance(epsilon, float):
-            return None
-        return epsilon if self.inputs[module][0].shape[-1:] == weight.shape else None
-
-    def is_rms_norm(self, module: Any, epsilon: float) -> bool | None:
-        """True for an RMSNorm, False for a LayerNorm, None when neither formula fits.
+    def norm(self, module: Any) -> tuple[NormKind, float] | None:
+        """Which normalisation over the last axis the module is, and its epsilon; None when no formula fits.
 
         An RMSNorm applies its weight as ``w`` or ``1 + w`` and has no bias. In a coarse type both may fit wide states
         whose mean is near 0: the nearer one is it.
         """
+        epsilon = getattr(module, "variance_epsilon", getattr(module, "eps", None))
+        if not isinstance(epsilon, float) or self.inputs[module][0].shape[-1:] != module.weight.shape:
+            return None
         device = module.weight.device
         x, output = self.inputs[module][0].to(device).float(), self.outputs[module].to(device).float()
         weight, bias = module.weight.float(), getattr(module, "bias", None)
         centred = nn.functional.layer_norm(x, x.shape[-1:], eps=epsilon) * weight
-        expected = [(False, centred if bias is None else centred + bias.float())]
+        expected: list[tuple[NormKind, Tensor]] = [("layer_norm", centred if bias is None else centred + bias.float())]
         if bias is None:
             scaled = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + epsilon)
-            expected += [(True, scaled * weight), (True, scaled * (1 + weight))]
-        rms, nearest = min(expected, key=lambda one: float((output - one[1]).norm()))
-        return rms if _close(output, nearest, module.weight.dtype) else None
+            expected += [("rms_norm", scaled * weight), ("rms_norm", scaled * (1 + weight))]
+        kind, nearest = min(expected, key=lambda one: float((output - one[1]).norm()))
+        return (kind, epsilon) if _close(output, nearest, module.weight.dtype) else None
 
 
 def _close(one: Tensor, other: Tensor, dtype: torch.dtype) -> bool:

@@ -194,7 +194,7 @@ def test_head_products_equal_a_loop():
 def test_token_dots_are_the_loops_terms(size, parts):
     rows, count, fan_out, fan_in, directions = size
     inputs, grads, matrices = tensors(size)
-    found = tokens.linear_token_dots(inputs, grads, matrices)
+    found = linear.linear_token_dots(inputs, grads, matrices)
     x, b, v = torch.randn(rows, count, parts, fan_in), torch.randn(rows, count, parts, fan_in), matrices[:, 0]
     ids = torch.randint(0, fan_out, (rows, count))
     looked_up = tokens.embedding_token_dots(ids, inputs, matrices)

@@ -180,7 +180,7 @@ def test_shares_of_tokens():
     inputs, grads = whole(2, 20, 128), whole(2, 20, 128, seed=1)
     directions = whole(DIRECTIONS, 128, 128, seed=2)
     expected = torch.einsum("rto,doi,rti->rtd", grads.double(), directions.double(), inputs.double())
-    assert_exact(tokens.linear_token_dots(inputs, grads, directions), expected)
+    assert_exact(linear.linear_token_dots(inputs, grads, directions), expected)
     values, slopes, towards = random(2, 20, 512), random(2, 20, 512, seed=1), random(DIRECTIONS, 512, seed=2)
     scale = slopes.double().norm(dim=-1, keepdim=True) * towards.double().norm(dim=-1)
     rms = values.double() * torch.rsqrt(values.double().square().mean(dim=-1, keepdim=True) + 1e-5)

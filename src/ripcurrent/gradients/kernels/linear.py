@@ -79,20 +79,28 @@ def linear_dots(
     Works on the layer's narrower side. The first ``shared`` tokens have the same inputs in every row: these, whichever
     side is narrower, go through a direction once. Products in the inputs' dtype, sums in float32.
     """
-    narrow_in = inputs.shape[-1] <= output_grads.shape[-1]
-    dots = torch.zeros(inputs.shape[0], directions.shape[0], device=inputs.device)
-    if not len(directions):
-        return dots
     own_inputs, own_grads = inputs[:, shared:].contiguous(), output_grads[:, shared:].contiguous()
+    dots = linear_token_dots(own_inputs, own_grads, directions).sum(dim=1)
+    for number, direction in enumerate(directions if shared else ()):
+        pushed = inputs[0, :shared] @ direction.mT
+        dots[:, number] += (output_grads[:, :shared] * pushed).sum(dim=(1, 2), dtype=torch.float32)
+    return dots
+
+
+def linear_token_dots(
+    inputs: Float[Tensor, "rows tokens in"],
+    output_grads: Float[Tensor, "rows tokens out"],
+    directions: Float[Tensor, "directions out in"],
+) -> Float[Tensor, "rows tokens directions"]:
+    """Each token's term of those, ``b_tᵀ V a_t``."""
+    narrow_in = inputs.shape[-1] <= output_grads.shape[-1]
+    dots = torch.zeros(*inputs.shape[:2], len(directions), device=inputs.device)
     for number, direction in enumerate(directions):
         if narrow_in:
-            pushed, other = own_grads @ direction, own_inputs
+            pushed, other = output_grads @ direction, inputs
         else:
-            pushed, other = own_inputs @ direction.mT, own_grads
-        dots[:, number] = (pushed * other).sum(dim=(1, 2), dtype=torch.float32)
-        if shared:
-            pushed = inputs[0, :shared] @ direction.mT
-            dots[:, number] += (output_grads[:, :shared] * pushed).sum(dim=(1, 2), dtype=torch.float32)
+            pushed, other = inputs @ direction.mT, output_grads
+        dots[:, :, number] = (pushed * other).sum(dim=-1, dtype=torch.float32)
     return dots
 
 

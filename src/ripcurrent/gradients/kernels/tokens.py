@@ -1,7 +1,7 @@
 """Each token's share of a row's dots: the terms of the sum over tokens, kept apart instead of added.
 
 A row's inner product with a direction is a sum over layers and tokens in every layer kind; these functions return it
-per token, shape ``(rows, tokens, directions)``, in float32. The head's is ``head_dots`` of ``kernels.head``.
+per token, shape ``(rows, tokens, directions)``, in float32. Linear layers' and the head's are beside them.
 """
 
 from __future__ import annotations
@@ -9,23 +9,6 @@ from __future__ import annotations
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-
-
-def linear_token_dots(
-    inputs: Float[Tensor, "rows tokens in"],
-    output_grads: Float[Tensor, "rows tokens out"],
-    directions: Float[Tensor, "directions out in"],
-) -> Float[Tensor, "rows tokens directions"]:
-    """``b_tᵀ V a_t`` of a weight, on the layer's narrower side. Products in the inputs' dtype."""
-    narrow_in = inputs.shape[-1] <= output_grads.shape[-1]
-    dots = torch.zeros(*inputs.shape[:2], len(directions), device=inputs.device)
-    for number, direction in enumerate(directions):
-        if narrow_in:
-            pushed, other = output_grads @ direction, inputs
-        else:
-            pushed, other = inputs @ direction.mT, output_grads
-        dots[:, :, number] = (pushed * other).sum(dim=-1, dtype=torch.float32)
-    return dots
 
 
 def bias_token_dots(
