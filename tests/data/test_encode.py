@@ -341,18 +341,6 @@ def test_of_many_turns_only_those_in_the_head_are_rendered() -> None:
     assert encode(row, tokenizer, max_tokens=100, loss_on="last").status == "too_long"
 
 
-def test_embedded_model(embedded_tokenizer: Any) -> None:
-    encoded = encode(row_of("Hi", "The harbour was quiet."), embedded_tokenizer)
-    check(encoded)
-    text = embedded_tokenizer.decode(encoded.tokens)
-    assert text.startswith("<|im_start|>system\nYou are a helpful AI assistant")
-    assert embedded_tokenizer.decode(encoded.tokens[encoded.loss_mask]) == "The harbour was quiet.<|im_end|>\n"
-    anchor = encode_anchor(row_of("Hi", "Sure, here is a list").messages, embedded_tokenizer, first_tokens=3)
-    assert embedded_tokenizer.decode(anchor.tokens[anchor.loss_mask]) == "Sure, here"
-    short = encode_anchor(row_of("Hi", "Sure").messages, embedded_tokenizer)
-    assert embedded_tokenizer.decode(short.tokens[short.loss_mask]) == "Sure"
-
-
 @EVERYWHERE
 @given(turns=TURNS)
 def test_embedded_model_masks_answers_and_their_ends(embedded_tokenizer: Any, turns: list[tuple[str, str]]) -> None:
@@ -360,6 +348,7 @@ def test_embedded_model_masks_answers_and_their_ends(embedded_tokenizer: Any, tu
     turns = [(asked, answer.lstrip("\n ")) for asked, answer in turns]
     encoded = encode(row_of(*(text for pair in turns for text in pair)), embedded_tokenizer)
     check(encoded)
+    assert embedded_tokenizer.decode(encoded.tokens).startswith("<|im_start|>system\nYou are a helpful AI assistant")
     wanted = "".join(f"{answer}<|im_end|>\n" for _, answer in turns)
     assert embedded_tokenizer.decode(encoded.tokens[encoded.loss_mask], clean_up_tokenization_spaces=False) == wanted
 

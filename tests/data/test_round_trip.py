@@ -29,13 +29,14 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
     max_leaves=6,
 )
-RECORDS = st.lists(
-    st.fixed_dictionaries(
-        {"instruction": TEXT, "output": TEXT, "keep": JSON}, optional={"input": st.none() | TEXT, "meta": JSON}
-    ),
-    min_size=1,
-    max_size=12,
+RECORDS = st.fixed_dictionaries(
+    {"instruction": TEXT, "output": TEXT, "keep": JSON}, optional={"input": st.none() | TEXT, "meta": JSON}
 )
+# a lone carriage return inside quotes is content; csv keeps it
+CELL = st.text("ab ,\"'\n\r\té日;", max_size=8)
+CELLS = st.fixed_dictionaries({"instruction": CELL, "output": CELL, "keep": CELL})
+TYPED = st.fixed_dictionaries({"instruction": TEXT, "output": TEXT | st.none(), "n": st.integers(0, 99)})
+CONTAINERS = {".json": RECORDS, ".jsonl": RECORDS, ".csv": CELLS, ".parquet": TYPED}
 SETTINGS = settings(
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
@@ -79,45 +80,17 @@ def check_everything(dataset: Dataset, destination: Path, indices: list[int]) ->
     assert not list(destination.parent.glob("*.part"))
 
 
-def chosen(data: st.DataObject, records: list[Any]) -> list[int]:
-    return data.draw(st.lists(st.integers(0, len(records) - 1), min_size=1))
-
-
-@pytest.mark.parametrize("suffix", [".json", ".jsonl", ".json.gz", ".jsonl.gz"])
+@pytest.mark.parametrize("packed", ["", ".gz"])
+@pytest.mark.parametrize("suffix", CONTAINERS)
 @SETTINGS
-@given_by(records=RECORDS, data=st.data())
-def test_json_containers(tmp_path: Path, suffix: str, records: list[dict[str, Any]], data: st.DataObject) -> None:
-    dataset = read_rows(save(records, tmp_path / f"in{suffix}", indent=data.draw(st.sampled_from([None, 4]))))
+@given_by(data=st.data())
+def test_every_container(tmp_path: Path, suffix: str, packed: str, data: st.DataObject) -> None:
+    records = data.draw(st.lists(CONTAINERS[suffix], min_size=1, max_size=12))
+    indent = data.draw(st.sampled_from([None, 4])) if suffix == ".json" else None
+    dataset = read_rows(save(records, tmp_path / f"in{suffix}{packed}", indent=indent))
     assert [row.record for row in dataset] == records
-    check_everything(dataset, tmp_path / f"out{suffix}", chosen(data, records))
-
-
-@pytest.mark.parametrize("suffix", [".csv", ".csv.gz"])
-@SETTINGS
-@given_by(
-    cells=st.lists(st.tuples(*[st.text("ab ,\"'\n\r\té日;", max_size=8)] * 3), min_size=1, max_size=8), data=st.data()
-)
-def test_csv(tmp_path: Path, suffix: str, cells: list[tuple[str, str, str]], data: st.DataObject) -> None:
-    # A lone carriage return inside quotes is content; csv keeps it.
-    records = [dict(zip(("instruction", "output", "keep"), row, strict=True)) for row in cells]
-    dataset = read_rows(save(records, tmp_path / f"in{suffix}"))
-    assert [row.record for row in dataset] == records
-    check_everything(dataset, tmp_path / f"out{suffix}", chosen(data, records))
-
-
-@pytest.mark.parametrize("suffix", [".parquet", ".parquet.gz"])
-@SETTINGS
-@given_by(
-    records=st.lists(
-        st.fixed_dictionaries({"instruction": TEXT, "output": TEXT | st.none(), "n": st.integers(0, 99)}),
-        min_size=1,
-        max_size=9,
-    ),
-    data=st.data(),
-)
-def test_parquet(tmp_path: Path, suffix: str, records: list[dict[str, Any]], data: st.DataObject) -> None:
-    dataset = read_rows(save(records, tmp_path / f"in{suffix}"))
-    check_everything(dataset, tmp_path / f"out{suffix}", chosen(data, records))
+    indices = data.draw(st.lists(st.integers(0, len(records) - 1), min_size=1))
+    check_everything(dataset, tmp_path / f"out{suffix}{packed}", indices)
 
 
 def test_parquet_keeps_schema_metadata_and_compression(tmp_path: Path) -> None:
