@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -15,14 +14,7 @@ from pydantic import JsonValue
 from ripcurrent.data import Row
 from ripcurrent.errors import ExitCode, RipcurrentError
 from ripcurrent.gradients import Halving, RanOut, attempt, in_memory
-from ripcurrent.models import (
-    ChatModel,
-    device_peak,
-    give_back_freed_memory,
-    memory_in_use,
-    peak_bytes,
-    reset_peak,
-)
+from ripcurrent.models import ChatModel, device_peak, give_back_freed_memory, memory_in_use, peak_bytes, reset_peak
 from ripcurrent.scan._environment import size
 
 if TYPE_CHECKING:
@@ -31,10 +23,6 @@ if TYPE_CHECKING:
 
 MARGIN = 0.9
 """Share of the cap that batches may fill: tables, tokens and the allocator's waste take the rest."""
-
-Decide = Callable[[], dict[str, Any]]
-
-_UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,25 +35,10 @@ class MemoryPlan:
     """Directions lie in files and are read layer by layer."""
 
 
-def parse_size(text: str) -> int:
-    """Bytes of a size such as ``8GB`` (powers of a thousand), ``8GiB`` (of 1,024) or a plain number from 1 MB up.
-
-    Raises:
-        ValueError: It is none.
-    """
-    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([a-zA-Z]*)\s*", text)
-    unit = match[2].upper() or "B" if match else ""
-    if match is None or unit not in _UNITS or float(match[1]) <= 0:
-        raise ValueError("write a size such as 8GB, 500MB or 6GiB")
-    if not match[2] and float(match[1]) < _UNITS["MB"]:
-        raise ValueError(f"it has no unit: write {match[1]}GB or {match[1]}MB")
-    return int(float(match[1]) * _UNITS[unit])
-
-
 def fitting_stage(
     make_stage: Callable[[bool], SignalStage],
     options: ScanOptions,
-    decided: Callable[[str, Decide], dict[str, Any]],
+    decided: Callable[[str, Callable[[], dict[str, Any]]], dict[str, Any]],
     rows: Iterable[Row],
     directions_bytes: int,
     device: torch.device,
@@ -93,8 +66,11 @@ def fitting_stage(
         plan = MemoryPlan(options.batch_tokens, True)
     else:
         few = islice(rows, options.shard_rows)
-        planned = partial(_plan, make_stage, options, few, directions_bytes, device)
-        plan = MemoryPlan(**decided(f"memory {options.memory}", lambda: asdict(planned())))
+        plan = MemoryPlan(
+            **decided(
+                f"memory {options.memory}", lambda: asdict(_plan(make_stage, options, few, directions_bytes, device))
+            )
+        )
     with in_memory("The directions"):
         return replace(make_stage(plan.mapped_directions), token_budget=plan.token_budget), plan
 
@@ -106,24 +82,31 @@ def _plan(
     directions_bytes: int,
     device: torch.device,
 ) -> MemoryPlan:
-    """The largest batches within ``options.memory``, by what one batch of these rows takes per token.
+    """The largest batches within the cap, by what one batch of the longest of these rows takes per token.
 
-    Directions stay in memory as long as the longest row then fits. A longer row that comes later may pass the cap.
+    Directions stay in memory if the longest row then fits. A longer row that comes later may pass the cap.
     """
     assert options.memory is not None
-    limit, tokens, longest = options.memory * MARGIN, 0, 0
-    prepared: list[PreparedRow] | None = None
-    for mapped in (False, True) if options.wants_gradient else (False,):
-        if not mapped and directions_bytes > limit - memory_in_use(device):
-            # never put where the limit may be the machine's own
-            continue
-        stage = make_stage(mapped)
-        prepared = prepared or [row for row in stage.prepare(rows) if _longest(row)]
-        longest = max(map(_longest, prepared), default=0)
-        tokens = _tokens_within(stage, sorted(prepared, key=_longest, reverse=True), limit)
-        if tokens >= longest:
-            return MemoryPlan(max(1, min(tokens, options.batch_tokens)), mapped)
-        del stage
+    limit = options.memory * MARGIN
+    # never put where the limit may be the machine's own
+    mapped = options.wants_gradient and directions_bytes > limit - memory_in_use(device)
+    stage = make_stage(mapped)
+    prepared = sorted((row for row in stage.prepare(rows) if _longest(row)), key=_longest, reverse=True)
+    give_back_freed_memory()
+    room = limit - memory_in_use(device)
+    longest, per_token = 0, 1.0
+    if prepared:
+        longest = _longest(prepared[0])
+        budget = max(longest, stage.token_budget // 4)
+        measured = prepared[: budget // longest]
+        reset_peak(device)
+        replace(stage, token_budget=budget, halving=Halving(), on_rows=lambda done: None).compute(measured)
+        per_token = max(1.0, (peak_bytes(device) - limit + room) / (longest * len(measured)))
+    if room < longest * per_token and options.wants_gradient and not mapped:
+        mapped, room = True, room + directions_bytes
+    tokens = int(max(0, room) / per_token)
+    if room > 0 and tokens >= longest:
+        return MemoryPlan(max(1, min(tokens, options.batch_tokens)), mapped)
     ways = ["--signals representation", "--scope lora"] if options.wants_gradient else []
     ways += [f"--max-tokens {tokens}" if tokens >= 8 else "a smaller model"]
     raise RipcurrentError(
@@ -132,20 +115,6 @@ def _plan(
         f"Use {' or '.join(ways)}. The model's own weights are not moved out of memory.",
         code=ExitCode.NOT_MEASURED,
     )
-
-
-def _tokens_within(stage: SignalStage, rows: Sequence[PreparedRow], limit: float) -> int:
-    """Padded tokens of the largest batch within a limit of bytes, by a batch of the first of these rows."""
-    device = stage.chat_model.device
-    give_back_freed_memory()
-    held = memory_in_use(device)
-    if not rows or held >= limit:
-        return 0 if held >= limit else stage.token_budget
-    reset_peak(device)
-    budget = max(_longest(rows[0]), stage.token_budget // 4)
-    rows = rows[: budget // _longest(rows[0])]
-    replace(stage, token_budget=budget, halving=Halving(), on_rows=lambda done: None).compute(rows)
-    return int((limit - held) * _longest(rows[0]) * len(rows) / max(1, peak_bytes(device) - held))
 
 
 def _longest(row: PreparedRow) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import ByteSize, Field, ValidationError, ValidatorFunctionWrapHandler, field_validator
 
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.options import Options
@@ -65,7 +65,7 @@ class ScanOptions(Options):
     """Column that holds a field of the format."""
     tokens: str | None = Field(default=None, json_schema_extra={"metavar": "top:N"})
     """Show which tokens carry the score, for the N riskiest and the N most protective rows."""
-    memory: int | None = Field(default=None, ge=1, json_schema_extra={"metavar": "SIZE"})
+    memory: ByteSize | None = Field(default=None, ge=1, json_schema_extra={"metavar": "SIZE"})
     """Most memory to use, such as 8GB; on CUDA the GPU's."""
     token_budget: int | None = Field(default=None, ge=SMALLEST_BUDGET)
     """Padded tokens per batch: 512 on a CPU, 2048 on MPS, 4096 on CUDA unless named."""
@@ -74,12 +74,17 @@ class ScanOptions(Options):
     seed: int = Field(default=0, ge=0)
     """Seed of a fresh LoRA."""
 
-    @field_validator("memory", mode="before")
+    @field_validator("memory", mode="wrap")
     @classmethod
-    def _bytes(cls, value: object) -> object:
-        from ripcurrent.scan._memory import parse_size
-
-        return parse_size(value) if isinstance(value, str) else value
+    def _bytes(cls, value: object, parse: ValidatorFunctionWrapHandler) -> object:
+        try:
+            found = parse(value)
+        except ValidationError:
+            found = 0
+        # a text without its unit, such as 8, would be a few bytes
+        if found is not None and found < (10**6 if isinstance(value, str) else 1):
+            raise ValueError("write a size such as 8GB, 500MB or 6GiB")
+        return found
 
     @field_validator("row_tokens", mode="before")
     @classmethod
