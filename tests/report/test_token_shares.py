@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ HOSTILE = "</script><script>alert(1)</script> <img src=x onerror=alert(2)> &lt;b
 LONG = "A walk " + "over the hill and down again, " * 400
 
 
-def add_token_shares(run: Path, rows: list[int], *, safe_sets: int = 2) -> pa.Table:
+def add_token_shares(run: Path, rows: list[int], *, safe_sets: int = 2) -> None:
     """Token shares as a scan leaves them, made up: a token a word, half an emoji a token; they add up to the scores."""
     random = np.random.default_rng(4)
     scores = pq.read_table(run / "scores.parquet")
@@ -52,8 +53,10 @@ def add_token_shares(run: Path, rows: list[int], *, safe_sets: int = 2) -> pa.Ta
         columns["share_harmful"] += shares[0].tolist()
         columns["share_safe"] += shares[1].tolist()
     table = pa.table(columns, TOKEN_SCHEMA)
-    write_tokens(run, table, {"safe_sets": safe_sets})
-    return table
+    record = {"safe_sets": safe_sets}
+    write_tokens(run, table, record)
+    manifest = json.loads((run / "manifest.json").read_text())
+    (run / "manifest.json").write_text(json.dumps(manifest | {"tokens": record}))
 
 
 @pytest.fixture(scope="module")

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from ripcurrent.errors import RipcurrentError
 from ripcurrent.report._page import Data
 from ripcurrent.report._rows import Clip, Texts
 from ripcurrent.report._summary import Floats, Indices
-from ripcurrent.scan import ScanRun
+from ripcurrent.scan import ScanRun, load_tokens
 
 TOKEN_BUDGET = 250_000
 """Tokens of all shown rows together that the page colours, at about ten bytes each."""
@@ -25,8 +21,6 @@ PARTS = ("prompt", "template", "response")
 
 LEVELS = 999
 """A row's largest share in whole numbers."""
-
-_COLUMNS = ["row", "part", "text_start", "text_end", "share_harmful", "share_safe"]
 
 
 def read_page_shares(run: ScanRun, indices: Indices, norms: Sequence[float | None], texts: Texts) -> Data | None:
@@ -41,18 +35,9 @@ def read_page_shares(run: ScanRun, indices: Indices, norms: Sequence[float | Non
     Raises:
         RipcurrentError: ``tokens.parquet`` is damaged.
     """
-    path = run.folder / "tokens.parquet"
-    if not path.is_file():
+    if run.manifest.tokens is None:
         return None
-    try:
-        safe_sets = int(json.loads((pq.read_schema(path).metadata or {})[b"ripcurrent"])["safe_sets"])
-        shown = pc.field("row").isin(indices.tolist())
-        table = pq.read_table(path, columns=_COLUMNS, filters=shown)
-    except (OSError, KeyError, ValueError, pa.ArrowException) as error:
-        raise RipcurrentError(
-            f"{path} is damaged: {str(error).splitlines()[0] if str(error) else type(error).__name__}.",
-            "Delete this file and give the scan's command again with its --tokens: no row is scored again.",
-        ) from error
+    table = load_tokens(run.folder, indices.tolist())
     rows, starts = np.unique(table["row"].to_numpy(), return_index=True)
     by_row = dict(zip(rows.tolist(), zip(starts, [*starts[1:], len(table)], strict=True), strict=True))
     limit = TOKEN_BUDGET // max(1, len(by_row))
@@ -61,7 +46,7 @@ def read_page_shares(run: ScanRun, indices: Indices, norms: Sequence[float | Non
         start, stop = by_row.get(row, (0, 0))
         own = table.slice(start, stop - start)
         packed.append(_pack(own, norm, texts.get(row), limit) if stop and norm else None)
-    return {"safe_sets": safe_sets, "rows": packed}
+    return {"safe_sets": run.manifest.tokens["safe_sets"], "rows": packed}
 
 
 def _pack(table: pa.Table, norm: float, texts: tuple[Clip, Clip] | None, limit: int) -> Data:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,56 +60,53 @@ def add_token_shares(
     Rows go through the model one by one, so that a row's shares depend on nothing else; those that an earlier call
     finished, also for another choice of rows, are used again. The manifest keeps which rows have shares.
     """
-    record = read_token_record(run.folder)
-    asked, gradient_pass = passes.options.tokens, passes.gradient_pass
-    if asked is not None and gradient_pass is not None:
-        record = _token_shares(run, rows, passes, anchors, progress, asked, record or {})
+    if passes.options.tokens is None:
+        record = read_token_record(run.folder)
+    else:
+        groups, folder = _chosen_rows(run, passes.options.tokens), run.folder / "tokens"
+        _compute_missing(
+            folder, list(groups), rows, passes, partial(passes.scan_directions, anchors, run.folder), progress
+        )
+        table, at_end = _collected(_finished(folder), groups), list(groups.values())
+        record = {
+            "asked": passes.options.tokens,
+            "ranking": run.default_ranking,
+            "rows": {group: at_end.count(group) for group in dict.fromkeys(at_end)},
+            "safe_sets": len(anchors.anchor_set.safe_sets),
+            "largest_difference": _largest_difference(table, run),
+        }
+        write_tokens(run.folder, table, record)
     if record is not None:
         run.manifest = run.manifest.model_copy(update={"tokens": record})
         run.manifest.write(run.folder)
 
 
-def _token_shares(
-    run: ScanRun,
+def _compute_missing(
+    folder: Path,
+    chosen: list[int],
     rows: Dataset,
     passes: ScanPasses,
-    anchors: PreparedAnchors,
+    directions: Callable[[], Directions | None],
     progress: Progress,
-    asked: str,
-    earlier: Mapping[str, JsonValue],
-) -> dict[str, JsonValue]:
-    started = time.perf_counter()
-    groups, folder = _chosen_rows(run, asked), run.folder / "tokens"
-    finished = _finished(folder)
-    missing = sorted(set(groups) - set(finished))
-    progress.start("token shares", len(groups))
-    progress.skipped(len(groups) - len(missing))
+) -> None:
+    """Write the shares of chosen rows that no shard has yet, a few rows in each new shard."""
+    missing = sorted(set(chosen) - set(_finished(folder)))
+    progress.start("token shares", len(chosen))
+    progress.skipped(len(chosen) - len(missing))
     if missing:
-        directions = passes.scan_directions(anchors, run.folder)
-        assert directions is not None
+        held = directions()
+        assert held is not None
         parts: list[pa.Table] = []
         for row in rows.at(missing):
             with in_memory(f"The token shares of row {row.index}"):
-                parts.append(_shares(row, passes, directions))
+                parts.append(_shares(row, passes, held))
             if len(parts) == SHARD_ROWS or row.index == missing[-1]:
-                _keep(folder, parts)
+                number = 1 + max((int(path.stem[-5:]) for path in folder.glob("shard-*.parquet")), default=-1)
+                with written_whole(folder / f"shard-{number:05d}.parquet") as part:
+                    pq.write_table(pa.concat_tables(parts), part, compression="zstd")
                 parts = []
             progress.rows(1)
-        finished = _finished(folder)
     progress.finish()
-    table = _collected(finished, groups)
-    at_end = list(groups.values())
-    record: dict[str, JsonValue] = {
-        "asked": asked,
-        "ranking": run.default_ranking,
-        "rows": {group: at_end.count(group) for group in dict.fromkeys(at_end)},
-        "safe_sets": len(anchors.anchor_set.safe_sets),
-        "opening_tokens": passes.options.anchor_tokens,
-        "largest_difference": _largest_difference(table, run),
-        "seconds": round(time.perf_counter() - started, 3) if missing else earlier.get("seconds", 0.0),
-    }
-    write_tokens(run.folder, table, record)
-    return record
 
 
 def _chosen_rows(run: ScanRun, asked: str) -> dict[int, str]:
@@ -149,14 +146,6 @@ def _shares(row: Row, passes: ScanPasses, directions: Directions) -> pa.Table:
     return pa.table({name: pa.array(values, SHARD_SCHEMA.field(name).type) for name, values in columns.items()})
 
 
-def _keep(folder: Path, parts: list[pa.Table]) -> None:
-    """Write finished rows into a file of their own, under the first free number."""
-    taken = (int(path.stem.removeprefix("shard-")) for path in folder.glob("shard-*.parquet"))
-    number = max(taken, default=-1) + 1
-    with written_whole(folder / f"shard-{number:05d}.parquet") as part:
-        pq.write_table(pa.concat_tables(parts), part, compression="zstd")
-
-
 def _finished(folder: Path) -> dict[int, Path]:
     """Row number to the file that holds its shares."""
     finished: dict[int, Path] = {}
@@ -186,8 +175,12 @@ def _largest_difference(table: pa.Table, run: ScanRun) -> float:
     )
 
 
-def load_tokens(run_folder: str | Path) -> pa.Table:
+def load_tokens(run_folder: str | Path, rows: Sequence[int] | None = None) -> pa.Table:
     """The token shares of a run, one row per token, by row and position; columns and units in ``docs/scan.md``.
+
+    Args:
+        run_folder: The run.
+        rows: Only those of the rows with these numbers.
 
     Raises:
         RipcurrentError: The run kept none, or the file is damaged.
@@ -198,7 +191,7 @@ def load_tokens(run_folder: str | Path) -> pa.Table:
             f"{run_folder} holds no token shares (there is no {TOKENS_FILE}).",
             "Give the scan's command again with --tokens top:100; rows that are scored are not scored again.",
         )
-    return _read(path)
+    return _read(path, filters=None if rows is None else pc.field("row").isin(list(rows)))
 
 
 def read_token_record(run_folder: Path) -> dict[str, JsonValue] | None:
@@ -225,17 +218,16 @@ def write_tokens(run_folder: Path, table: pa.Table, record: Mapping[str, JsonVal
         pq.write_table(described, part, compression="zstd")
 
 
-def _read(path: Path, columns: list[str] | None = None) -> pa.Table:
+def _read(path: Path, columns: list[str] | None = None, filters: pc.Expression | None = None) -> pa.Table:
     try:
-        return pq.read_table(path, columns=columns)
+        return pq.read_table(path, columns=columns, filters=filters)
     except (OSError, pa.ArrowException) as error:
         raise _damaged(path, error) from error
 
 
 def _damaged(path: Path, error: Exception) -> RipcurrentError:
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    if path.name == TOKENS_FILE:
-        hint = "Delete this file and give the scan's command again with its --tokens: nothing is computed again."
-    else:
-        hint = "Delete the folder it lies in and give the same command again: only token shares are computed again."
-    return RipcurrentError(f"{path} is damaged: {reason}.", hint)
+    return RipcurrentError(
+        f"{path} is damaged: {reason}.",
+        "Delete it and give the scan's command again with its --tokens: no row is scored again.",
+    )
