@@ -6,11 +6,11 @@ import inspect
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any
 
 import typer
 
-from ripcurrent.cli import SETTABLE, app
+from ripcurrent.cli import app
 
 TARGET = Path(__file__).parents[1] / "docs" / "cli.md"
 
@@ -41,23 +41,17 @@ def option_row(parameter: Any) -> tuple[str, str]:
     names = ", ".join(f"`{one}`" for one in [*parameter.opts, *parameter.secondary_opts])
     if parameter.param_type_name == "argument":
         names = f"`{text(parameter.metavar or parameter.name.upper())}`"
+    kinds = (parameter.metavar or "").split("|")
+    choices = (
+        f" One of {', '.join(f'`{one}`' for one in kinds)}." if len(kinds) > 1 and all(map(str.islower, kinds)) else ""
+    )
     default = parameter.default
     shown = "" if default in (None, False, ()) or callable(default) else f" Default: `{text(default)}`."
-    return names, text(parameter.help) + shown
+    return names, text(parameter.help) + choices + shown
 
 
-def set_rows(name: str) -> Iterator[tuple[str, str]]:
-    for key, model in SETTABLE.get(name.split()[-1], {}).items():
-        field = model.model_fields[key]
-        shown = "" if field.default is None else f" Default: `{text(field.default)}`."
-        kinds = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
-        choices = f" One of {', '.join(f'`{one}`' for one in kinds)}." if kinds else ""
-        yield f"`--set {key}=`", text(field.description).replace("``", "`") + choices + shown
-
-
-def rows_of(name: str, one: Any) -> list[tuple[str, str]]:
-    shown = [each for each in one.params if each.name not in ("help", "set") and not each.hidden]
-    return [*map(option_row, shown), *set_rows(name)]
+def rows_of(one: Any) -> list[tuple[str, str]]:
+    return [option_row(each) for each in one.params if each.name != "help"]
 
 
 def table(rows: list[tuple[str, str]]) -> str:
@@ -66,10 +60,10 @@ def table(rows: list[tuple[str, str]]) -> str:
 
 def document() -> str:
     every = list(commands(typer.main.get_command(app)))
-    counts = Counter(row for name, one in every for row in rows_of(name, one))
+    counts = Counter(row for name, one in every for row in rows_of(one))
     parts = [HEAD, "## Options of several commands", table(sorted(row for row in counts if counts[row] > 1))]
     for name, one in every:
-        rows = rows_of(name, one)
+        rows = rows_of(one)
         common = ", ".join(names for names, about in rows if counts[names, about] > 1)
         parts += [f"## {name}", inspect.cleandoc(one.help or "")]
         if own := [row for row in rows if counts[row] == 1]:

@@ -55,7 +55,7 @@ def test_out_that_holds_other_files_or_another_run(command: Command, rows_file: 
     assert command.scan(rows_file, "--out", out, "--quiet").code == 0
     before = (out / "scores.parquet").read_bytes()
     command.scan_fails(
-        rows_file, "--out", out, "--set", "position=last_content",
+        rows_file, "--out", out, "--position", "last_content",
         says=("holds another run", "its position is 'last', now 'last_content'", "--out"),
     )  # fmt: skip
     assert (out / "scores.parquet").read_bytes() == before

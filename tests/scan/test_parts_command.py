@@ -58,8 +58,8 @@ def test_options_that_make_no_sense(command: Command, rows_file: Path, tmp_path:
     command.scan_fails(
         rows_file, *out, "--executor", "dask", says=("--executor dask is not possible", "'local' or 'ray'")
     )
-    command.scan_fails(rows_file, *out, "--set", "workers=2", says=("--set workers is an option of --executor ray",))
-    command.scan_fails(rows_file, *out, "--set", "ray_address=auto", says=("--set ray_address is an option",))
+    command.scan_fails(rows_file, *out, "--workers", "2", says=("--workers is an option of --executor ray",))
+    command.scan_fails(rows_file, *out, "--ray-address", "auto", says=("--ray-address is an option",))
     command.scan_fails(
         rows_file, *out, "--shard", "0/2", "--tokens", "top:5", says=("--tokens does not go", "at the end")
     )

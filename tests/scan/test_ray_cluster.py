@@ -73,7 +73,7 @@ def scan_there(rows: Path, out: Path, model: Path, anchors: Path, address: str) 
             *(sys.executable, "-m", "ripcurrent", "scan", str(rows), "--out", str(out), "--quiet"),
             *("--model", str(model), "--anchors", str(anchors), "--no-anchor-check", "--signals", "representation"),
             *("--device", "cpu", "--dtype", "float32", "--shard-rows", "4"),
-            *("--executor", "ray", "--set", "workers=1", "--set", f"ray_address={address}"),
+            *("--executor", "ray", "--workers", "1", "--ray-address", address),
         ],
         env={**os.environ, **ENVIRONMENT},
         capture_output=True,

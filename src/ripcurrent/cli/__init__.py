@@ -10,7 +10,7 @@ from typing import cast
 
 import typer
 
-from ripcurrent.cli._command import SETTABLE, app, as_typed, show_help
+from ripcurrent.cli._command import app, show_help
 from ripcurrent.cli._output import print_error
 from ripcurrent.errors import ExitCode, RipcurrentError
 
@@ -20,7 +20,7 @@ INTERRUPTED = 130
 # Newer versions of typer carry their own copy of click, older ones use the package: this is the base class in either.
 CommandLineError = cast(type[typer.BadParameter], typer.BadParameter.__mro__[2])
 
-__all__ = ["SETTABLE", "app", "main", "run"]
+__all__ = ["app", "main", "run"]
 
 # in the order of the help
 for name in (
@@ -59,7 +59,7 @@ def run(arguments: list[str]) -> int:
     try:
         code = app(args=arguments, standalone_mode=False)
     except RipcurrentError as error:
-        print_error(as_typed(error, arguments))
+        print_error(error)
         return int(error.code)
     except CommandLineError as error:
         print_error(RipcurrentError(error.format_message(), "See --help."))

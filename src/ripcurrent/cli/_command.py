@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import inspect
-import re
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Literal, get_args, get_origin
@@ -15,16 +14,13 @@ import typer
 from pydantic.fields import FieldInfo
 
 from ripcurrent.cli._output import Output
-from ripcurrent.errors import ExitCode, RipcurrentError
-from ripcurrent.options import Options, did_you_mean, flag
+from ripcurrent.errors import ExitCode
+from ripcurrent.options import Options, flag
 
 SHORT = {"model": "-m", "out": "-o", "limit": "-n", "quiet": "-q"}
 """Short flags, the same in every command."""
 ADVANCED = "Advanced"
 """Panel of the options that are not in sight at first."""
-
-SETTABLE: dict[str, dict[str, type[Options]]] = {}
-"""By command, the options that ``--set`` reaches, with the model of each."""
 
 METAVARS: dict[object, str] = {int: "N", float: "X", Path: "PATH"}
 """What stands for a value in the help, by its type; TEXT for others."""
@@ -63,8 +59,8 @@ def command(
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Register a function as a command.
 
-    A parameter annotated with an `Options` model becomes one option for each field that ``panels`` names. The other
-    fields are reached by ``--set NAME=VALUE``. The function gets the validated model.
+    A parameter annotated with an `Options` model becomes one option for each field, and the function gets the validated
+    model. Options that ``panels`` does not name are listed below the help.
 
     Args:
         name: What the user types.
@@ -77,7 +73,7 @@ def command(
     def register(function: Callable[..., None]) -> Callable[..., None]:
         signature = inspect.signature(function, eval_str=True)
         panel_of = {option: title for title, options in (panels or {}).items() for option in options}
-        settable: dict[str, type[Options]] = {}
+        further: list[str] = []
         parameters: list[inspect.Parameter] = []
         for parameter in signature.parameters.values():
             kind = parameter.annotation
@@ -87,29 +83,22 @@ def command(
                     _keyword("quiet", bool, typer.Option("-q", "--quiet", help="Print only errors."), False),
                 ]
             elif _is_options(kind):
-                for key, field in kind.model_fields.items():
-                    if key in panel_of:
-                        parameters.append(_option(key, field, panel_of[key]))
-                    elif key not in without:
-                        settable[key] = kind
+                fields = {key: field for key, field in kind.model_fields.items() if key not in without}
+                parameters += [_option(key, field, panel_of.get(key)) for key, field in fields.items()]
+                further += [flag(key) for key in fields if key not in panel_of]
             else:
                 parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
-        if settable:
-            parameters.append(_set_option(settable))
-            SETTABLE[name] = settable
-
         order = list(panels or {})
         parameters.sort(key=lambda one: order.index(panel) if (panel := _panel(one)) in order else -1)
 
         @wraps(function)
         def run(**given: object) -> None:
-            settings = dict(_settings(typing.cast("Sequence[str]", given.get("set") or ()), settable))
             arguments: dict[str, object] = {}
             for key, parameter in signature.parameters.items():
                 if parameter.annotation is Output:
                     arguments[key] = Output(bool(given["json"]), bool(given["quiet"]))
                 elif _is_options(parameter.annotation):
-                    arguments[key] = _filled(parameter.annotation, given, settings)
+                    arguments[key] = _filled(parameter.annotation, given)
                 else:
                     arguments[key] = given[key]
             function(**arguments)
@@ -117,7 +106,9 @@ def command(
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         # each paragraph is one line: typer keeps line ends within one
-        of.command(name, epilog="\n\n".join(["Examples:", *examples]) if examples else None)(run)
+        epilog = [f"Further options, which docs/cli.md explains: {', '.join(further)}."] if further else []
+        epilog += ["Examples:", *examples] if examples else []
+        of.command(name, epilog="\n\n".join(epilog))(run)
         return function
 
     return register
@@ -136,7 +127,7 @@ def _keyword(name: str, kind: object, option: object, default: object = None) ->
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option])
 
 
-def _option(name: str, field: FieldInfo, panel: str) -> inspect.Parameter:
+def _option(name: str, field: FieldInfo, panel: str | None) -> inspect.Parameter:
     """The command-line option of a field. Values stay text, so that every error is the model's."""
     extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
     names = [SHORT[name]] if name in SHORT else []
@@ -146,7 +137,9 @@ def _option(name: str, field: FieldInfo, panel: str) -> inspect.Parameter:
     if kind is bool:
         if default is True:
             names, about = [flag(f"no_{name}")], str(extra["off"])
-        return _keyword(name, bool, typer.Option(*names, help=about, rich_help_panel=panel), False)
+        return _keyword(
+            name, bool, typer.Option(*names, help=about, rich_help_panel=panel, hidden=panel is None), False
+        )
     if many := get_origin(kind) in (tuple, list, dict):
         about += " Repeatable."
     # said here and not declared, so that what is not named is None
@@ -157,56 +150,16 @@ def _option(name: str, field: FieldInfo, panel: str) -> inspect.Parameter:
         help=about,
         metavar=str(extra.get("metavar", _metavar(kind))),
         rich_help_panel=panel,
+        hidden=panel is None,
     )
     return _keyword(name, list[str] | None if many else str | None, option)
 
 
-def _set_option(settable: Mapping[str, type[Options]]) -> inspect.Parameter:
-    help_text = f"Any further option, repeatable: {', '.join(settable)}. docs/cli.md explains them."
-    shown = typer.Option("--set", metavar="NAME=VALUE", help=help_text, rich_help_panel=ADVANCED)
-    return _keyword("set", list[str] | None, shown)
-
-
-def _settings(pairs: Sequence[str], settable: Mapping[str, type[Options]]) -> Iterator[tuple[str, object]]:
-    """What ``--set`` names, with values read as YAML reads them."""
-    import yaml
-
-    for pair in pairs:
-        name, is_pair, text = pair.partition("=")
-        name = name.strip().replace("-", "_")
-        if not is_pair:
-            raise RipcurrentError(f"--set {pair} has no value.", "Write --set NAME=VALUE.")
-        if name not in settable:
-            raise RipcurrentError(
-                f"--set knows no option {name!r}.{did_you_mean(name, tuple(settable))}",
-                f"Options: {', '.join(settable)}.",
-            )
-        try:
-            yield name, yaml.safe_load(text)
-        except yaml.YAMLError:
-            yield name, text
-
-
-def as_typed(error: RipcurrentError, arguments: Sequence[str]) -> RipcurrentError:
-    """The error with its options as this command takes them: those without a flag as ``--set NAME=VALUE``."""
-    settable = {name for word in arguments[:2] for name in SETTABLE.get(word, ())}
-
-    def typed(found: re.Match[str]) -> str:
-        name, value = found[1].replace("-", "_"), found[2]
-        return (f"--set {name}={value}" if value else f"--set {name}") if name in settable else found[0]
-
-    message, hint = (
-        re.sub(r"--([a-z]+(?:-[a-z]+)*)(?: (\d+|\S+(?= is (?:not possible|for ))))?", typed, text)
-        for text in (error.message, error.hint)
-    )
-    return RipcurrentError(message, hint, code=error.code)
-
-
-def _filled(model: type[Options], given: Mapping[str, object], settings: Mapping[str, object]) -> Options:
+def _filled(model: type[Options], given: Mapping[str, object]) -> Options:
     """The model with what the user named; what was left out keeps the model's default."""
     from ripcurrent.data import parse_mapping
 
-    changes = {name: value for name, value in settings.items() if name in model.model_fields}
+    changes: dict[str, object] = {}
     for name, field in model.model_fields.items():
         kind, value = _plain_type(field.annotation), given.get(name)
         if value:

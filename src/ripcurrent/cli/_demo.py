@@ -35,7 +35,7 @@ def demo_command(
         bool,
         typer.Option("--fresh", help="Fine-tune and ask here, some ten minutes; else a stored result is shown."),
     ] = False,
-    limit: Annotated[int | None, typer.Option(metavar="N", hidden=True, help="Only the first N rows.")] = None,
+    limit: Annotated[int | None, typer.Option("-n", "--limit", metavar="N", help="Use only the first N rows.")] = None,
 ) -> None:
     """Show the whole story on rows and a model that come with the package: scan, ranking, selection, page."""
     from rich.console import Console

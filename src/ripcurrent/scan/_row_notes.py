@@ -28,5 +28,5 @@ def row_notes(rows: Dataset, counts: ScoreCounts, passes: ScanPasses) -> list[st
         note = f"template_mismatch, {hidden} of {total} rows, first row {row.index}: {why.rstrip('.')}"
         # as Qwen3's does, which leaves thoughts out of all but the last
         last = loss_on != "last" and why_mismatch(row, tokenizer, "last") is None
-        notes.append(f"{note}; --set loss_on=last scores its last answer." if last else f"{note}.")
+        notes.append(f"{note}; --loss-on last scores its last answer." if last else f"{note}.")
     return notes
