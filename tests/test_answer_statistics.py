@@ -19,6 +19,7 @@ from ripcurrent.statistics import (
     holm,
     mcnemar,
     minimum_detectable_effect,
+    rate_interval,
     sign_flip_test,
     trend_test,
     wilson_interval,
@@ -33,9 +34,6 @@ def runs(rates, prompts, seeds, generator):
     return (
         ease + generator.normal(size=(prompts, seeds)) < np.quantile(generator.normal(size=4000) * 2**0.5, rates)
     ) * 1
-
-
-# --- one run ---------------------------------------------------------------------------------------------------------
 
 
 def test_no_difference_on_the_whole_is_no_evidence_whatever_the_rounding() -> None:
@@ -62,9 +60,6 @@ def test_wilson_interval_by_its_formula(n, data):
     reach = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     found = wilson_interval(k, n)
     assert (found.low, found.high) == pytest.approx((max(0, middle - reach), min(1, middle + reach)), abs=1e-9)
-
-
-# --- bootstrap -------------------------------------------------------------------------------------------------------
 
 
 def loop_bootstrap(arm, control, draws, generator):
@@ -103,10 +98,18 @@ def test_bootstrap_of_one_run_has_the_width_of_its_binomial_and_seeds_that_diffe
 def test_same_seed_same_interval():
     outcomes = runs(0.5, 30, 2, np.random.default_rng(0))
     assert bootstrap_rate(outcomes, seed=3) == bootstrap_rate(outcomes, seed=3)
-    assert sign_flip_test(outcomes[:, 0], outcomes[:, 1]) == sign_flip_test(outcomes[:, 0], outcomes[:, 1])
+    assert sign_flip_test(*outcomes.T) == sign_flip_test(*outcomes.T)
 
 
-# --- sign-flip test --------------------------------------------------------------------------------------------------
+def test_a_rates_interval_is_wilsons_of_one_run_and_of_equal_outcomes():
+    one = np.array([1, 0, 0, math.nan, 1, 0])[:, None]
+    assert rate_interval(one) == wilson_interval(2, 5)
+    assert rate_interval(np.zeros((10, 2))) == wilson_interval(0, 10)
+    several = runs([0.2, 0.4, 0.6], 20, 3, np.random.default_rng(0)).astype(float)
+    assert rate_interval(several) == bootstrap_rate(several)
+    several[::2, 1] = math.nan
+    assert rate_interval(several).low < np.nanmean(several) < rate_interval(several).high
+    assert math.isnan(rate_interval(np.full((2, 2), math.nan)).low)
 
 
 @settings(deadline=None)
@@ -139,9 +142,6 @@ def test_sign_flip_test_holds_its_level():
     generator = np.random.default_rng(0)
     p_values = [sign_flip_test(*(generator.random((60, 1)) < 0.4 for _ in range(2)), draws=400) for _ in range(200)]
     assert 0.005 <= np.mean(np.array(p_values) < 0.05) <= 0.095
-
-
-# --- flips, trend, several arms --------------------------------------------------------------------------------------
 
 
 def test_mcnemar_counts_flips_both_ways():
@@ -202,9 +202,6 @@ def test_holm_rejects_exactly_what_the_step_down_rejects(p_values):
                 break
             rejected.add(place)
         assert {place for place, p in enumerate(adjusted) if p <= alpha} == rejected
-
-
-# --- power, judgement ------------------------------------------------------------------------------------------------
 
 
 def test_minimum_detectable_effect_of_the_usual_sample_size_formula():

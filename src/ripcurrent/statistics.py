@@ -110,7 +110,7 @@ def bootstrap_rate(outcomes: npt.ArrayLike, *, seed: int = 0) -> Interval:
     there = np.isfinite(table)
     generator = np.random.default_rng(seed)
     drawn = [_draw(count, generator) for count in table.shape]
-    share = _weighted(there, *drawn)
+    share = _weighted(there.astype(np.float64), *drawn)
     held = share > 0
     return percentiles(_weighted(np.where(there, table, 0.0), *drawn)[held] / share[held])
 
@@ -195,8 +195,9 @@ def trend_test(bins: Sequence[npt.ArrayLike], *, draws: int = DRAWS, seed: int =
     scores = np.arange(len(bins)) - (len(bins) - 1) / 2
 
     def rise(*drawn: FloatArray, axis: int) -> FloatArray:
-        # rounded, so that the same sum in another order is as extreme
-        return np.round(sum(score * one.sum(axis=axis) for score, one in zip(scores, drawn, strict=True)), 9)
+        risen = sum((score * one.sum(axis=axis) for score, one in zip(scores, drawn, strict=True)), start=np.zeros(()))
+        # the same sum in another order is as extreme
+        return risen.round(9)
 
     slope = float(rise(*tables, axis=0)) / len(tables[0]) / float((scores**2).sum())
     return Trend(slope=slope, p=_permutation_p(tables, rise, draws, seed))
@@ -308,7 +309,7 @@ def _draw(count: int, generator: np.random.Generator) -> FloatArray:
     return generator.multinomial(count, np.full(count, 1 / count), size=DRAWS) / count
 
 
-def _weighted(table: npt.NDArray[np.generic], prompts: FloatArray, seeds: FloatArray) -> FloatArray:
+def _weighted(table: FloatArray, prompts: FloatArray, seeds: FloatArray) -> FloatArray:
     rates: FloatArray = ((prompts @ table) * seeds).sum(axis=1)
     return rates
 

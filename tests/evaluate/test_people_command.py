@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -103,21 +104,15 @@ def test_agreement_judges_and_arms(command: Command, key: Path, tmp_path: Path) 
     assert rates["top", "keyword"]["rate"] == pytest.approx(0.65)
 
 
-def test_the_threshold_is_an_option(command: Command, key: Path, tmp_path: Path) -> None:
+def test_one_rater_alone_and_another_threshold(command: Command, key: Path, tmp_path: Path) -> None:
     file = rater_file(tmp_path / "a.json", key, "Ann", {item: 3 if r == 5 else 1 for item, r in truth(key).items()})
     at_three = command("judges", "agree", file, "--key", key, "--json").json
     at_four = command("judges", "agree", file, "--key", key, "--complied-from", 4, "--json").json
     assert at_three["judges"][1]["kappa"] == 1.0
+    assert at_three["agreement"]["ordinal"]["alpha"] is None
+    assert any("one rater alone" in note for note in at_three["notes"])
     assert {one["rate"] for one in at_four["arms"] if one["judge"] == "people"} == {0.0}
     judge(command("judges", "agree", file, "--key", key, "--complied-from", 6), ("--complied-from 6", "2 to 5"))
-
-
-def test_one_rater_alone(command: Command, key: Path, tmp_path: Path) -> None:
-    said = command("judges", "agree", rater_file(tmp_path / "a.json", key, "Ann", truth(key)), "--key", key, "--json")
-    assert said.code == 0
-    assert said.json["agreement"]["ordinal"]["alpha"] is None
-    assert any("one rater alone" in note for note in said.json["notes"])
-    assert said.json["judges"][1]["kappa"] == 1.0
 
 
 def test_tables_for_people(command: Command, key: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,68 +156,71 @@ def test_a_lone_evaluation_that_was_moved(command: Command, tmp_path: Path) -> N
 def test_another_axis(command: Command, run: Path, tmp_path: Path) -> None:
     said = command("judges", "rate", run, "--reveal", "--axis", "plain", "--out", tmp_path / "plain.html", "--json")
     assert said.json["items"] == 4
-    judge(
-        command("judges", "rate", run, "--reveal", "--axis", "sounds_dangerous"),
-        ("sounds_dangerous", "harmful, plain"),
-        2,
-    )
-    judge(command("judges", "rate", run, "--reveal", "--axis", "odd"), ("no axis 'odd'", "sounds_dangerous"))
+    none = command("judges", "rate", run, "--reveal", "--axis", "sounds_dangerous")
+    judge(none, ("sounds_dangerous", "harmful, plain"), 2)
 
 
 def test_what_can_be_wrong_with_a_run(command: Command, run: Path, tmp_path: Path) -> None:
-    reveal = ("--reveal", "--quiet")
-    judge(command("judges", "rate", tmp_path / "nowhere", *reveal), ("nowhere", "ripcurrent evaluate"))
+    def fails(*parts: str, of: Path = run, options: tuple[object, ...] = ()) -> None:
+        judge(command("judges", "rate", of, "--reveal", "--quiet", *options), parts)
+
+    fails("nowhere", "ripcurrent evaluate", of=tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    judge(command("judges", "rate", tmp_path / "empty", *reveal), ("holds no answers", "responses.parquet"))
-    judge(command("judges", "rate", run, "--per-arm", 11, *reveal), ("--per-arm 11", "10 prompts"))
-    judge(command("judges", "rate", run, "--out", tmp_path / "page.txt", *reveal), ("no .html file",))
+    fails("holds no answers", "responses.parquet", of=tmp_path / "empty")
+    fails("--per-arm 11", "10 prompts", options=("--per-arm", 11))
+    fails("no .html file", options=("--out", tmp_path / "page.txt"))
+    fails("no axis 'odd'", "sounds_dangerous", options=("--axis", "odd"))
     (run / "report.html").write_text("<p>A report.</p>")
-    judge(command("judges", "rate", run, "--out", run / "report.html", *reveal), ("report.html exists",))
+    fails("report.html exists", options=("--out", run / "report.html"))
     assert (run / "report.html").read_text() == "<p>A report.</p>"
-    assert command("judges", "rate", run, *reveal).code == 0
-    judge(command("judges", "rate", run, "--seed", 1, *reveal), ("key to another page", "--out"))
+    assert command("judges", "rate", run, "--reveal", "--quiet").code == 0
+    fails("key to another page", "--out", options=("--seed", 1))
     responses = run / "arms" / "top-seed0" / "evaluation" / "responses.parquet"
     pq.write_table(pq.read_table(responses).drop_columns(["axis"]), responses)
-    judge(command("judges", "rate", run, *reveal), ("top-seed0", "no column axis"))
+    fails("top-seed0", "no column axis")
     responses.write_bytes(b"not parquet")
-    judge(command("judges", "rate", run, *reveal), ("responses.parquet is damaged",))
+    fails("responses.parquet is damaged")
 
 
 def test_what_can_be_wrong_with_ratings(command: Command, run: Path, key: Path, tmp_path: Path) -> None:
-    def says(*parts: str, files: tuple[Path, ...], code: int = 1, other_key: Path = key) -> None:
-        judge(command("judges", "agree", *files, "--key", other_key), parts, code)
-
     exact = truth(key)
+    first = next(iter(exact))
     good = rater_file(tmp_path / "good.json", key, "Ann", exact)
-    says("gone.json does not exist", files=(tmp_path / "gone.json",))
-    says("run is a folder", files=(run,))
     (tmp_path / "text.json").write_text("Ann: 5")
-    says("text.json is no JSON", files=(tmp_path / "text.json",))
     (tmp_path / "list.json").write_text("[1]")
-    says("list.json is not a rater's file", files=(tmp_path / "list.json",))
-    says("not a rater's file", files=(key,))
-    says("not the key", files=(good,), other_key=good)
-    six = rater_file(tmp_path / "six.json", key, "Bo", {**exact, next(iter(exact)): 6})
-    says("six.json", f"ratings.{next(iter(exact))}", files=(good, six))
-    stranger = rater_file(tmp_path / "stranger.json", key, "Bo", {"0badf00d": 5})
-    says("stranger.json", "'0badf00d'", files=(good, stranger))
-    other = rater_file(tmp_path / "other.json", key, "Bo", exact, page="f" * 64)
-    says("other.json rates another page", "ffffffff", files=(good, other))
-    old = rater_file(tmp_path / "old.json", key, "Bo", exact, rubric="0.9")
-    says("old.json rates by rubric 0.9", files=(good, old))
-    nameless = rater_file(tmp_path / "nameless.json", key, "  ", exact)
-    says("nameless.json names no rater", files=(nameless,))
-    twice = rater_file(tmp_path / "twice.json", key, "Ann ", exact)
-    says("good.json", "twice.json", "same rater", files=(good, twice))
-    louder = rater_file(tmp_path / "louder.json", key, "ANN", exact)
-    says("good.json", "louder.json", "same rater", files=(good, louder))
-    yes = rater_file(tmp_path / "yes.json", key, "Bo", {**exact, next(iter(exact)): True})
-    says("yes.json", f"ratings.{next(iter(exact))}", files=(good, yes))
-    marked = tmp_path / "marked.json"
-    marked.write_text("\ufeff" + good.read_text())
-    says("good.json", "marked.json", "same rater", files=(good, marked))
-    nothing = rater_file(tmp_path / "nothing.json", key, "Bo", dict.fromkeys(exact, "cannot_say"))
-    says("Nothing was rated", files=(nothing,), code=2)
+    (tmp_path / "marked.json").write_text("\ufeff" + good.read_text())
+    for name, rater, ratings, changes in (
+        ("six", "Bo", {**exact, first: 6}, {}),
+        ("yes", "Bo", {**exact, first: True}, {}),
+        ("stranger", "Bo", {"0badf00d": 5}, {}),
+        ("other", "Bo", exact, {"page": "f" * 64}),
+        ("old", "Bo", exact, {"rubric": "0.9"}),
+        ("nameless", "  ", exact, {}),
+        ("twice", "Ann ", exact, {}),
+        ("louder", "ANN", exact, {}),
+        ("nothing", "Bo", dict.fromkeys(exact, "cannot_say"), {}),
+    ):
+        rater_file(tmp_path / f"{name}.json", key, rater, ratings, **changes)
+    for names, parts in (
+        ("gone", ("gone.json does not exist",)),
+        ("text", ("text.json is no JSON",)),
+        ("list", ("list.json is not a rater's file",)),
+        ("good six", ("six.json", f"ratings.{first}")),
+        ("good yes", ("yes.json", f"ratings.{first}")),
+        ("good stranger", ("stranger.json", "'0badf00d'")),
+        ("good other", ("other.json rates another page", "ffffffff")),
+        ("good old", ("old.json rates by rubric 0.9",)),
+        ("nameless", ("nameless.json names no rater",)),
+        ("good twice", ("good.json", "twice.json", "same rater")),
+        ("good louder", ("good.json", "louder.json", "same rater")),
+        ("good marked", ("good.json", "marked.json", "same rater")),
+    ):
+        files = (tmp_path / f"{name}.json" for name in names.split())
+        judge(command("judges", "agree", *files, "--key", key), parts)
+    judge(command("judges", "agree", tmp_path / "nothing.json", "--key", key), ("Nothing was rated",), 2)
+    judge(command("judges", "agree", run, "--key", key), ("run is a folder",))
+    judge(command("judges", "agree", key, "--key", key), ("not a rater's file",))
+    judge(command("judges", "agree", good, "--key", good), ("not the key",))
     judge(command("judges", "agree", good), ("--key",))
 
 
@@ -245,11 +243,7 @@ def test_a_judge_that_could_not_judge_is_counted(command: Command, run: Path, ke
     rows = pq.read_table(path).to_pylist()
     for row in rows:
         if row["judge"] == "prefix":
-            row["label"] = (
-                "unjudged" if row["prompt_id"] == "p1" else None if row["prompt_id"] == "p2" else row["label"]
-            )
-    import pyarrow as pa
-
+            row["label"] = {"p1": "unjudged", "p2": None}.get(row["prompt_id"], row["label"])
     pq.write_table(pa.Table.from_pylist(rows), path)
     file = rater_file(tmp_path / "a.json", key, "Ann", truth(key))
     prefix = command("judges", "agree", file, "--key", key, "--json").json["judges"][1]

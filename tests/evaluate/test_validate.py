@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 
 import numpy as np
@@ -17,6 +16,7 @@ from ripcurrent.evaluate import validate_judges
 from ripcurrent.evaluate._agreement import kappa
 from ripcurrent.evaluate._validate import read_labelled, validate
 from ripcurrent.evaluate.judges import PREFIX, Answer
+from tests.tiny_scan import write_jsonl
 
 ROWS = [
     {"prompt": "a", "completion": "Sure, here it is.", "final_label": "1_full_compliance"},
@@ -32,11 +32,6 @@ def write_csv(path, rows):
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    return path
-
-
-def write_lines(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
 
 
@@ -64,7 +59,7 @@ def test_kappa_worked_by_hand():
     assert measured("a" * 25 + "b" * 25, "a" * 20 + "b" * 5 + "a" * 10 + "b" * 15) == pytest.approx(0.4)
 
 
-@pytest.mark.parametrize("write", [write_csv, write_lines])
+@pytest.mark.parametrize("write", [write_csv, write_jsonl])
 def test_a_file_is_measured(tmp_path, write):
     file = write(tmp_path / ("answers.csv" if write is write_csv else "answers.jsonl"), ROWS)
     validation = validate({str(file): read_labelled(file)}, PREFIX)
@@ -132,7 +127,7 @@ def test_unknown_labels(tmp_path, label):
 
 
 @pytest.mark.parametrize("column", ["prompt", "completion", "final_label"])
-@pytest.mark.parametrize("write", [write_csv, write_lines])
+@pytest.mark.parametrize("write", [write_csv, write_jsonl])
 def test_a_missing_column(tmp_path, write, column):
     rows = [{key: value for key, value in row.items() if key != column} for row in ROWS]
     file = write(tmp_path / ("answers.csv" if write is write_csv else "answers.jsonl"), rows)

@@ -33,10 +33,10 @@ def validate_command(
     A final_label begins with 1 (compliance), 2 (refusal) or 3 (partial refusal, counted as a refusal).
     """
     from ripcurrent.cli._agreement import show_validations
-    from ripcurrent.evaluate import RULES, validate_judges
+    from ripcurrent.evaluate import JUDGES, validate_judges
 
     with output.progress() as progress:
-        found = validate_judges(files, judging.judge or RULES, judging.settings(device), seed=seed, progress=progress)
+        found = validate_judges(files, judging.judge or JUDGES, judging.settings(device), seed=seed, progress=progress)
     output.answer(lambda: {one.judge: one.to_json() for one in found}, lambda: show_validations(found))
 
 

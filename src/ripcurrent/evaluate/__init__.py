@@ -27,17 +27,16 @@ if TYPE_CHECKING:
     from ripcurrent.evaluate._responses import Response, lacks_verdicts
     from ripcurrent.evaluate._run import EvaluationRun, judge_again
     from ripcurrent.evaluate._validate import (
-        RULES,
         JudgeValidation,
         MeasuredAgreement,
         kappas_of,
         measured_agreement,
         validate_judges,
     )
-    from ripcurrent.evaluate.judges import Answer, Judge, JudgeSettings, Verdict, find_judge, find_judges
+    from ripcurrent.evaluate.judges import JUDGES, Answer, Judge, JudgeSettings, Verdict, find_judge, find_judges
 
 __all__ = [
-    "AXES", "CANNOT_SAY", "DEFAULT_JUDGES", "GUIDANCE", "RUBRIC_VERSION", "RULES", "SCALE", "Answer", "Axis",
+    "AXES", "CANNOT_SAY", "DEFAULT_JUDGES", "GUIDANCE", "JUDGES", "RUBRIC_VERSION", "SCALE", "Answer", "Axis",
     "AxisRate", "EvaluateOptions", "EvaluationRun", "Judge", "JudgeSettings", "JudgeValidation", "MeasuredAgreement",
     "PeopleResult", "Prompt", "RatingDraw", "RatingItem", "RatingKey", "Response", "Verdict", "agree",
     "answer_locally", "decode_greedily", "draw_ratings", "evaluate", "find_judge", "find_judges", "in_batches",
@@ -56,15 +55,15 @@ _HOMES = {
     "_prompts": ("Prompt", "load_prompts", "unmeasured_axes"),
     "_rates": ("AxisRate", "notes_on_lists", "summarise_scores"),
     "_ratings": (
-        "CANNOT_SAY", "GUIDANCE", "RUBRIC_VERSION", "SCALE", "RatingDraw",
-        "RatingItem", "RatingKey", "draw_ratings",
+        *("CANNOT_SAY", "GUIDANCE", "RUBRIC_VERSION", "SCALE"),
+        *("RatingDraw", "RatingItem", "RatingKey", "draw_ratings"),
     ),
     "_responses": ("Response", "lacks_verdicts"),
     "_run": ("EvaluationRun", "judge_again"),
     "_validate": (
-        "RULES", "JudgeValidation", "MeasuredAgreement", "kappas_of", "measured_agreement", "validate_judges",
+        "JudgeValidation", "MeasuredAgreement", "kappas_of", "measured_agreement", "validate_judges",
     ),
-    "judges": ("Answer", "Judge", "JudgeSettings", "Verdict", "find_judge", "find_judges"),
+    "judges": ("JUDGES", "Answer", "Judge", "JudgeSettings", "Verdict", "find_judge", "find_judges"),
 }  # fmt: skip
 
 # hidden from type checkers, which would otherwise let every misspelt name pass

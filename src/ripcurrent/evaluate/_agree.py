@@ -6,7 +6,6 @@ are alike, so every bootstrap draws prompts, each with all its items.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -116,8 +115,8 @@ class PeopleResult:
     split: int
     """Items that as many raters call complied as not; the median decides."""
     raters: tuple[Rater, ...]
-    agreement: dict[Literal["ordinal", "complied"], RaterAgreement]
-    """Over the ratings 1 to 5, and over complied or not."""
+    agreement: dict[str, RaterAgreement]
+    """``ordinal`` over the ratings 1 to 5, ``complied`` over complied or not."""
     judges: tuple[JudgeAgreement, ...]
     arms: tuple[ArmRate, ...]
     """Every arm, by people first and then by each judge."""
@@ -253,7 +252,7 @@ def _notes(table: FloatArray, people: FloatArray, between: Mapping[str, RaterAgr
 
 def between_raters(
     table: FloatArray, prompts: Sequence[str], *, complied_from: int, seed: int = 0
-) -> dict[Literal["ordinal", "complied"], RaterAgreement]:
+) -> dict[str, RaterAgreement]:
     """Krippendorff's α, ordinal over the ratings and nominal over complied or not, with intervals over prompts.
 
     ``table`` are ratings, shape ``(raters, items)``; ``prompts`` the prompt of each item, which the bootstrap draws.
@@ -283,9 +282,7 @@ def people_labels(table: FloatArray, complied_from: int) -> FloatArray:
     The median of the ratings decides. With an odd number of raters that is the majority; where an even number is split,
     how far each side leans decides: 2 and 4 is 3, 1 and 4 is 2.5.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # an item that no one rated has no median, and is NaN
-        median = np.nanmedian(table, axis=0)
+    median = np.array([np.median(own[np.isfinite(own)]) if np.isfinite(own).any() else np.nan for own in table.T])
     labels: FloatArray = np.where(np.isnan(median), np.nan, (median >= complied_from).astype(np.float64))
     return labels
 
@@ -296,7 +293,7 @@ def judge_agreement(
     """How far a judge agrees with people; both labels are of shape ``(items,)``, NaN where there is none."""
     both = np.flatnonzero(np.isfinite(people) & np.isfinite(said))
     first, second = (labels[both].astype(int).tolist() for labels in (people, said))
-    value, interval = kappa(first, second, 2, [prompts[place] for place in both], seed=seed)
+    value, interval = kappa(first, second, 2, [prompts[place] for place in both.tolist()], seed=seed)
     accuracy = float((people[both] == said[both]).mean()) if len(both) else np.nan
     without = int(np.isfinite(people).sum()) - len(both)
     return JudgeAgreement(judge, version, value, interval.low, interval.high, accuracy, len(both), without)

@@ -65,7 +65,8 @@ def coincidences(counts: FloatArray) -> FloatArray:
     ``counts`` are raters per value, shape ``(items, values)``, two raters or more for each item.
     """
     pairs = counts[:, :, None] * counts[:, None, :] - counts[:, :, None] * np.eye(counts.shape[1])
-    return pairs / (counts.sum(axis=1) - 1)[:, None, None]
+    weighted: FloatArray = pairs / (counts.sum(axis=1) - 1)[:, None, None]
+    return weighted
 
 
 def krippendorff_alpha(pairs: FloatArray, level: Literal["ordinal", "nominal"]) -> FloatArray:

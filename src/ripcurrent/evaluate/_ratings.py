@@ -173,18 +173,15 @@ def arm_folders(run: Path) -> tuple[dict[Arm, Path], list[str]]:
         raise RipcurrentError(f"There is no run folder {run}.", hint)
     if (run / RESPONSES).is_file():
         return {(run.resolve().name, None): run}, []
-    finished: dict[Arm, Path] = {}
-    waiting = []
-    for folder in sorted(path for path in (run / "arms").glob("*") if path.is_dir()):
+    arms: dict[Arm, Path] = {}
+    for folder in (run / "arms").glob("*/"):
         named = re.fullmatch(r"(.+)-seed(\d+)", folder.name)
-        if (folder / "evaluation" / RESPONSES).is_file():
-            finished[(named[1], int(named[2])) if named else (folder.name, None)] = folder / "evaluation"
-        else:
-            waiting.append(folder.name)
+        arms[(named[1], int(named[2])) if named else (folder.name, None)] = folder / "evaluation"
+    in_order = sorted(arms, key=lambda arm: (arm[0], -1 if arm[1] is None else arm[1]))
+    finished = {arm: arms[arm] for arm in in_order if (arms[arm] / RESPONSES).is_file()}
     if not finished:
         raise RipcurrentError(f"{run} holds no answers: neither {RESPONSES} nor arms that were evaluated.", hint)
-    order = sorted(finished, key=lambda arm: (arm[0], -1 if arm[1] is None else arm[1]))
-    return {arm: finished[arm] for arm in order}, waiting
+    return finished, [arms[arm].parent.name for arm in in_order if arm not in finished]
 
 
 def read_answers(arm: Arm, folder: Path, axis: Axis) -> list[ArmAnswer]:
@@ -260,15 +257,9 @@ def draw_answers(answers: Sequence[ArmAnswer], *, per_arm: int | None, seed: int
             f"--per-arm {per_arm} is more than the {len(common)} prompts that every arm answered.",
             "Ask for fewer, or leave --per-arm out to have all answers rated.",
         )
-    generator = np.random.default_rng(seed)
-    prompts = [common[place] for place in generator.permutation(len(common))[:per_arm]]
-    drawn = []
-    for arm in sorted(by_arm):
-        first = int(generator.integers(len(answers)))
-        for turn, prompt in enumerate(prompts):
-            of_seeds = by_arm[arm][prompt]
-            drawn.append(of_seeds[(first + turn) % len(of_seeds)])
-    return drawn
+    prompts = [common[place] for place in np.random.default_rng(seed).permutation(len(common))[:per_arm]]
+    own = [(by_arm[arm][prompt], turn) for arm in sorted(by_arm) for turn, prompt in enumerate(prompts)]
+    return [of_seeds[turn % len(of_seeds)] for of_seeds, turn in own]
 
 
 def blind_order(answers: Sequence[ArmAnswer], *, seed: int = 0) -> list[ArmAnswer]:

@@ -28,9 +28,6 @@ _AS_LABEL: Mapping[HumanLabel, Label] = {"compliance": "compliance", "refusal": 
 _Said = tuple[str, HumanLabel, Verdict]
 """A prompt, people's label of an answer to it, and a judge's verdict."""
 
-RULES: tuple[str, ...] = tuple(judge.name for judge in JUDGES)
-"""The judges that need nothing but the answer: those that are measured unless others are named."""
-
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
@@ -101,7 +98,7 @@ def kappas_of(judge: str, version: str) -> list[float] | None:
 
 def validate_judges(
     files: Sequence[str | Path],
-    judges: Sequence[str | Judge] = RULES,
+    judges: Sequence[str | Judge] = JUDGES,
     settings: JudgeSettings | None = None,
     *,
     seed: int = 0,
@@ -185,8 +182,8 @@ def _agreement(said: Sequence[_Said], seed: int, scored: bool) -> Agreement:
     judged = [(prompt, human, verdict.label) for prompt, human, verdict in said if verdict.label in LABELS]
     people = [_AS_LABEL[human] for _, human, _ in judged]
     labels = [label for _, _, label in judged]
-    numbers = ([LABELS.index(one) for one in both] for both in (people, labels))
-    value, interval = kappa(*numbers, len(LABELS), [prompt for prompt, _, _ in judged], seed=seed)
+    first, second = ([LABELS.index(one) for one in both] for both in (people, labels))
+    value, interval = kappa(first, second, len(LABELS), [prompt for prompt, _, _ in judged], seed=seed)
     counts = Counter((human, label) for _, human, label in judged)
     scores: dict[HumanLabel, list[float]] = {human: [] for human in HUMAN_LABELS}
     for _, human, verdict in said:
