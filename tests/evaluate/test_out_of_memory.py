@@ -25,10 +25,10 @@ def does_not_fit(item: int, said: str) -> RipcurrentError:
 
 def at_most(most: int, compute: Any = list, sizes: list[int] | None = None) -> Any:
     """The same computation on a device with room for so many items."""
+    sizes = [] if sizes is None else sizes
 
     def limited(batch: Sequence[Any]) -> Any:
-        if sizes is not None:
-            sizes.append(len(batch))
+        sizes.append(len(batch))
         if len(batch) > most:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nOf the allocated memory…")
         return compute(batch)
@@ -41,9 +41,7 @@ def test_a_size_that_ran_out_is_not_tried_again() -> None:
     done = [item for _, found in in_batches(range(11), 8, at_most(2, sizes=sizes), does_not_fit) for item in found]
     assert done == list(range(11))
     assert sizes == [8, 4, 2, 2, 2, 2, 2, 1]
-
-
-def test_an_item_that_does_not_fit_alone_and_other_errors() -> None:
+    # one that does not fit alone, and other errors
     with pytest.raises(RipcurrentError, match=r"0 is too large: CUDA out of memory\. Tried to allocate 20\.00 GiB"):
         list(in_batches(range(3), 2, at_most(0), does_not_fit))
 

@@ -46,13 +46,16 @@ def test_builtin_covers_the_three_axes() -> None:
     assert builtin.notes == ()
     assert len({prompt.id for prompt in builtin.prompts}) == len(builtin.prompts)
     assert {prompt.source for prompt in builtin.prompts} == {"builtin"}
-
-
-def test_a_limit_holds_for_each_axis_and_spreads_over_categories() -> None:
+    # a limit holds for each axis and spreads over categories
     limited = load_prompts("builtin", limit=8)
     assert limited.axes == {"harmful": 8, "sounds_dangerous": 8, "plain": 8}
     for axis in AXES:
         assert len({prompt.category for prompt in limited.prompts if prompt.axis == axis}) == 8
+    path = ROOT / "src/ripcurrent/evaluate/prompts/builtin.jsonl"
+    for line in path.read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        assert list(row) == ["axis", "category", "prompt"], "the file holds requests only"
+        assert len(row["prompt"]) <= 160
 
 
 def test_builtin_is_disjoint_from_what_the_guard_and_the_anchors_were_made_of() -> None:
@@ -74,14 +77,6 @@ def test_builtin_is_disjoint_from_what_the_guard_and_the_anchors_were_made_of() 
         words = word_set(prompt.text)
         near = [place for text, place in others.items() if similarity(words, known[text]) >= NEAR_DUPLICATE]
         assert not near, f"{prompt.text!r} is near {near}"
-
-
-def test_the_builtin_file_holds_requests_only() -> None:
-    path = ROOT / "src/ripcurrent/evaluate/prompts/builtin.jsonl"
-    for line in path.read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
-        assert list(row) == ["axis", "category", "prompt"]
-        assert len(row["prompt"]) <= 160
 
 
 def test_the_container_does_not_matter(tmp_path: Path) -> None:
@@ -107,9 +102,7 @@ def test_the_field_is_found(tmp_path: Path, field: str) -> None:
     path = write_csv(tmp_path / "list.csv", ["id", field, "category"], ["7", "Name a tree.", "trees"])
     (prompt,) = load_prompts(path).prompts
     assert (prompt.id, prompt.text, prompt.category) == ("7", "Name a tree.", "trees")
-
-
-def test_a_field_of_any_name_is_named_after_the_file(tmp_path: Path) -> None:
+    # a field of any name is named after the file
     path = write_json(tmp_path / "list.json", [{"frage": "Wie heißt du?", "prompt": "What is your name?"}])
     assert texts(f"{path}:frage") == ["Wie heißt du?"]
     assert texts(path) == ["What is your name?"]
@@ -135,8 +128,7 @@ def test_rows_without_a_prompt_are_left_out_and_said(tmp_path: Path) -> None:
 
 
 def test_ids_are_unique_even_where_texts_and_ids_repeat(tmp_path: Path) -> None:
-    path = write_json(tmp_path / "list.json", [{"id": 1, "prompt": "One?"}, {"id": 1, "prompt": "One?"}])
-    found = load_prompts(path)
+    found = load_prompts(write_json(tmp_path / "list.json", [{"id": 1, "prompt": "One?"}] * 2))
     first, second = (prompt.id for prompt in found.prompts)
     assert second == f"{first}-2"
     assert found.near_duplicates == 1
@@ -146,13 +138,10 @@ def test_a_folder_of_files_without_headers(tmp_path: Path) -> None:
     """As HEx-PHI is published: a CSV file a category, one prompt a line, no header."""
     for number in (1, 2):
         (tmp_path / f"category_{number}.csv").write_text(f'"Say {number}, please"\nSay {number} again\n')
-    found = load_prompts(tmp_path)
-    assert [prompt.text for prompt in found.prompts] == ["Say 1, please", "Say 1 again", "Say 2, please", "Say 2 again"]
+    assert texts(tmp_path) == ["Say 1, please", "Say 1 again", "Say 2, please", "Say 2 again"]
 
 
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
-    """A hub that knows one data set; the calls made to it."""
+def test_hub_ids_are_read_through_the_data_room(monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
 
     calls = []
@@ -163,14 +152,10 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
         return datasets.Dataset.from_dict({"prompt": TEXTS, "frage": ["Ja?"] * 3}).to_iterable_dataset()
 
     monkeypatch.setattr(datasets, "load_dataset", load)
-    return calls
-
-
-def test_hub_ids_are_read_through_the_data_room(hub: list[tuple[str, str]]) -> None:
     assert texts("hf:owner/name") == TEXTS
     assert texts("hf:owner/name:test", limit=2) == TEXTS[:2]
     assert texts("hf:owner/name:test:frage") == ["Ja?"] * 3
-    assert set(hub) == {("owner/name", "train"), ("owner/name", "test")}
+    assert set(calls) == {("owner/name", "train"), ("owner/name", "test")}
 
 
 @pytest.mark.parametrize(
@@ -201,9 +186,6 @@ def test_what_cannot_be_read_is_one_clear_error(tmp_path: Path, source: str, nam
         load_prompts(source.format(folder=tmp_path))
     assert named in str(caught.value)
     assert caught.value.hint
-
-
-def test_a_limit_below_one_is_refused() -> None:
     with pytest.raises(RipcurrentError, match="limit of 0"):
         load_prompts("builtin", limit=0)
 

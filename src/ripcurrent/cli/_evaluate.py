@@ -96,32 +96,31 @@ def _show(result: EvaluationRun, reveal: bool) -> None:
             interval = "–" if one.low is None else f"{low}–{high}"
             table.add_row(escape(f"{judge} {one.judge_version}"), axis, str(one.n), shares[0], interval, *shares[1:])
     console = Console(highlight=False, emoji=False)
+
+    def say(line: str) -> None:
+        console.print(line, soft_wrap=True)
+
     console.print(table)
-    console.print("in % of n; broken: empty, looping or no language; cut: reached the limit of new tokens")
-    wide = Console(soft_wrap=True, highlight=False, emoji=False)
+    say("in % of n; broken: empty, looping or no language; cut: reached the limit of new tokens")
     for judge, axes in result.rates.items():
         for line in _scores(judge, axes, result.manifest.judges[judge].get("scale")):
-            wide.print(escape(line))
-    for judge, axes in result.rates.items():
-        told = kappas_of(judge, next(iter(axes.values())).judge_version)
-        if told is not None:
-            low, high = (f"{value:.2f}" for value in told)
-            wide.print(
-                f"{escape(judge)}: κ {low if low == high else f'{low} to {high}'} with people (see docs/evaluate.md)"
-            )
-    for judge, found in result.manifest.discrimination.items():
-        wide.print(
-            f"{escape(judge)}: harmful refused less dangerous-sounding refused {100 * found.difference:.1f} points, "
-            f"d′ {found.d_prime:.2f}"
-        )
+            say(escape(line))
+        kappas = kappas_of(judge, next(iter(axes.values())).judge_version)
+        if kappas is not None:
+            low, high = (f"{value:.2f}" for value in kappas)
+            say(f"{escape(judge)}: κ {low if low == high else f'{low} to {high}'} with people (see docs/evaluate.md)")
+        if judge in result.manifest.discrimination:
+            found = result.manifest.discrimination[judge]
+            difference = f"{100 * found.difference:.1f} points, d′ {found.d_prime:.2f}"
+            say(f"{escape(judge)}: harmful refused less dangerous-sounding refused {difference}")
     for note in result.manifest.notes:
-        wide.print(escape(note))
+        say(escape(note))
     if reveal:
         first = next(iter(result.verdicts))
         for prompt, response, verdict in zip(result.prompts, result.responses, result.verdicts[first], strict=True):
             asked, answered = (escape(harmless(text)) for text in (prompt.text, response.completion))
-            wide.print(f"\n[bold]{asked}[/bold]\n{answered}\n({verdict.label})")
-    wide.print(f"Answers: {escape(str(result.folder / 'responses.parquet'))}")
+            say(f"\n[bold]{asked}[/bold]\n{answered}\n({verdict.label})")
+    say(f"Answers: {escape(str(result.folder / 'responses.parquet'))}")
 
 
 def _scores(judge: str, axes: Mapping[Axis, AxisRate], scale: object) -> Iterator[str]:

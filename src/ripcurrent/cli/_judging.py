@@ -11,7 +11,8 @@ from ripcurrent.options import Options
 if TYPE_CHECKING:
     from ripcurrent.evaluate import JudgeSettings
 
-FLAGS = (*("judge_endpoint", "judge_model", "judge_key_env", "judge_timeout", "judge_concurrency", "judge_max_tokens"),)
+SETTINGS = ("endpoint", "model", "key_env", "timeout", "concurrency", "max_tokens")
+FLAGS = tuple(f"judge_{name}" for name in SETTINGS)
 
 
 class JudgingOptions(Options):
@@ -36,12 +37,4 @@ class JudgingOptions(Options):
         """What judges that are models need."""
         from ripcurrent.evaluate import JudgeSettings
 
-        return JudgeSettings(
-            endpoint=self.judge_endpoint,
-            model=self.judge_model,
-            key_env=self.judge_key_env,
-            timeout=self.judge_timeout,
-            concurrency=self.judge_concurrency,
-            max_tokens=self.judge_max_tokens,
-            device=device,
-        )
+        return JudgeSettings(**{name: getattr(self, f"judge_{name}") for name in SETTINGS}, device=device)

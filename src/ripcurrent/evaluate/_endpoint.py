@@ -30,10 +30,13 @@ FailureKind = Literal["timeout", "server_error", "rejected", "nonsense"]
 completion in the answer."""
 GIVE_UP_AFTER = 8
 """With as many failures one after the other an endpoint counts as not working, unless it takes a greeting."""
-WHOLE = 2.0
-"""A request may take twice the timeouts of all its attempts: a server that sends blanks is never silent."""
 GREETING = 'Say hello, as JSON: {"say": "hello"}'
 """Asked where everything so far was rejected: an endpoint that takes this rejects the others for their content."""
+OBJECTIONS = (
+    *(("response_format", "response_format"), ("temperature", "temperature")),
+    ("max_tokens", "max_completion_tokens"),
+)
+"""Fields that some endpoints do not take, each with what their error then names."""
 KEY_VARIABLE, OPENAI_KEY_VARIABLE = "RIPCURRENT_API_KEY", "OPENAI_API_KEY"
 NO_KEY = "none"
 """Sent to endpoints that ask for no key."""
@@ -167,27 +170,22 @@ class Endpoint:
         request |= {field: value for field, value in optional.items() if field not in self._does_without}
         asked = self._client.chat.completions.create(**request)
         try:
-            return _read(await asyncio.wait_for(asked, WHOLE * self._timeout * self._attempts))
+            # a server that sends blanks is never silent, and would never be timed out by the client
+            return _read(await asyncio.wait_for(asked, 2 * self._timeout * self._attempts))
         except (TimeoutError, openai.APITimeoutError):
-            tried = f"{self._timeout:g} s in {self._attempts} attempts"
-            return EndpointFailure("timeout", f"no whole answer within {tried}")
+            within = f"{self._timeout:g} s in {self._attempts} attempts"
+            return EndpointFailure("timeout", f"no whole answer within {within}")
         except openai.APIConnectionError as error:
+            said = self._said(error)
             if type(error.__cause__).__name__ in ("ConnectError", "ProxyError", "NoneType"):
-                raise self._error(
-                    f"cannot be reached: {self._said(error)}.", "Check the URL and that it runs."
-                ) from error
-            return EndpointFailure("server_error", f"the connection was lost: {self._said(error)}")
+                raise self._error(f"cannot be reached: {said}.", "Check the URL and that it runs.") from error
+            return EndpointFailure("server_error", f"the connection was lost: {said}")
         except openai.APIStatusError as error:
-            said = error.message if error.status_code in (400, 422) else ""
-            names = {
-                "response_format": "response_format",
-                "temperature": "temperature",
-                "max_tokens": "max_completion_",
-            }
-            if objected := next((field for field, name in names.items() if field in request and name in said), None):
-                self._does_without.add(objected)
-                return await self._ask(messages, max_tokens=max_tokens, json=json, greeting=greeting)
             status, said = error.status_code, self._said(error)
+            for field, named in OBJECTIONS if status in (400, 422) else ():
+                if field in request and named in error.message:
+                    self._does_without.add(field)
+                    return await self._ask(messages, max_tokens=max_tokens, json=json, greeting=greeting)
             # a 403 may be a filter's word on one request: only that of a greeting is one on the key
             if status in (401, 402, 404, 429) or (status == 403 and greeting):
                 raise self._refusal(status, said) from error

@@ -79,22 +79,23 @@ def evaluate(
     found = find_judges([judges] if isinstance(judges, str) else judges, settings)
     started = _now()
     answerer, info, identity = _open(model, chosen, progress)
+    asked = "".join(f"{one.id}\0{one.axis}\0{one.text}\0" for one in prompts)
     identity = {
         "command": "evaluate",
         **identity,
-        "prompts_sha256": _hash_prompts(prompts),
+        "prompts_sha256": hashlib.sha256(asked.encode()).hexdigest(),
         "max_new_tokens": chosen.max_new_tokens,
         "system": chosen.system,
     }
     # a model here is known by its weights, which may have been moved
     with RunFolder(Path(out), identity, may_change=() if chosen.endpoint else ("model", "adapter")) as run:
         began = time.perf_counter()
-        responses, asked = _responses(run.folder, prompts, answerer, chosen, progress)
+        responses, answered_now = _responses(run.folder, prompts, answerer, chosen, progress)
         generated = time.perf_counter()
         verdicts = judge_answers(run.folder, prompts, responses, found, progress)
         timings = EvaluationTimings(
-            answered_now=asked,
-            generation_seconds=round(generated - began, 2) if asked else None,
+            answered_now=answered_now,
+            generation_seconds=round(generated - began, 2) if answered_now else None,
             judging_seconds=round(time.perf_counter() - generated, 2),
         )
         manifest = EvaluationManifest(
@@ -115,7 +116,7 @@ def evaluate(
         manifest = with_outcome(_keep_origin(run.folder, manifest), run.folder, prompts, responses, verdicts)
         manifest.write(run.folder)
     _require_answers(responses, info, chosen.max_new_tokens)
-    _require_verdicts(run.folder, responses, {judge.name: verdicts[judge.name] for judge in found})
+    _require_verdicts(run.folder, {judge.name: verdicts[judge.name] for judge in found})
     return EvaluationRun(run.folder, manifest, tuple(prompts), tuple(responses), verdicts)
 
 
@@ -212,27 +213,18 @@ def _require_answers(responses: Sequence[Response], info: ModelInfo | EndpointIn
         )
 
 
-def _require_verdicts(folder: Path, responses: Sequence[Response], verdicts: Mapping[str, Sequence[Verdict]]) -> None:
+def _require_verdicts(folder: Path, verdicts: Mapping[str, Sequence[Verdict]]) -> None:
     """Raise where a judge could judge no answer."""
     unable = [name for name, said in verdicts.items() if all(one.label == UNJUDGED for one in said)]
     if not unable:
         return
-    reasons = Counter(one.reason for name in unable for one in verdicts[name] if one.reason != REJECTED)
-    why, count = reasons.most_common(1)[0]
-    answered = sum(one.rejected is None for one in responses)
+    reasons = [one.reason for name in unable for one in verdicts[name] if one.reason != REJECTED]
+    why, count = Counter(reasons).most_common(1)[0]
     raise RipcurrentError(
-        f"{' and '.join(unable)} could judge none of the {answered} answers, which are kept in {folder} "
+        f"{' and '.join(unable)} could judge none of the {len(reasons) // len(unable)} answers, kept in {folder} "
         f"(most often, {count} times: {why}).",
         "Look after the judge's endpoint, and give the command again."
         if why in get_args(FailureKind)
         else "A judging model must reply in JSON as the rubric asks: name an abler one, and run this again.",
         code=ExitCode.NOT_MEASURED,
     )
-
-
-def _hash_prompts(prompts: Sequence[Prompt]) -> str:
-    digest = hashlib.sha256()
-    for prompt in prompts:
-        for part in (prompt.id, prompt.axis, prompt.text):
-            digest.update(part.encode("utf-8", "surrogatepass") + b"\0")
-    return digest.hexdigest()

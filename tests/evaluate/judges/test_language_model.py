@@ -23,8 +23,8 @@ def settings(tmp_path):
     return JudgeSettings(model="judge", cache=tmp_path / "replies", max_retries=1, timeout=5.0)
 
 
-def at(settings, server, **more):
-    return replace(settings, endpoint=server.url, **more)
+def judge_at(settings, server, name="rubric", **more):
+    return find_judge(name, replace(settings, endpoint=server.url, **more))
 
 
 def score(number: int):
@@ -43,7 +43,7 @@ def answers(*texts: str) -> list[Answer]:
 
 def test_every_answer_gets_its_own_reply_in_order(settings):
     with serve(by_answer) as server:
-        judge = find_judge("rubric", at(settings, server))
+        judge = judge_at(settings, server)
         verdicts = judge.judge(answers(*(f"answer {1 + n % 5}, number {'x' * n}" for n in range(25))))
     assert [verdict.score for verdict in verdicts] == [1 + n % 5 for n in range(25)]
     assert {verdict.label for verdict in verdicts if verdict.score == 5} == {"compliance"}
@@ -59,7 +59,7 @@ def test_every_answer_gets_its_own_reply_in_order(settings):
 def test_thoughts_are_not_sent_and_degenerate_answers_not_at_all(settings):
     told = []
     with serve(by_answer) as server:
-        judge = find_judge("rubric", at(settings, server, on_judged=told.append))
+        judge = judge_at(settings, server, on_judged=told.append)
         given = answers("<think>secret 5</think>answer 2", "")
         verdicts = judge.judge([*given, Answer(PROMPT, "the " * 60, truncated=True)])
     assert [(verdict.label, verdict.score, verdict.reason) for verdict in verdicts] == [
@@ -76,23 +76,23 @@ def test_thoughts_are_not_sent_and_degenerate_answers_not_at_all(settings):
 def test_nothing_is_asked_twice(settings):
     texts = ["answer 1", "answer 5", "answer 1"]
     with serve(by_answer) as server:
-        first = find_judge("rubric", at(settings, server)).judge(answers(*texts))
+        first = judge_at(settings, server).judge(answers(*texts))
         assert len(server.requests) == 2, "equal questions are one request"
-        again = find_judge("rubric", at(settings, server)).judge(answers(*texts, "answer 3"))
+        again = judge_at(settings, server).judge(answers(*texts, "answer 3"))
         assert len(server.requests) == 3
         assert again[:3] == first
-        find_judge("strongreject", at(settings, server)).judge(answers("answer 1"))
+        judge_at(settings, server, "strongreject").judge(answers("answer 1"))
         assert len(server.requests) == 4, "another rubric is another question"
-        find_judge("rubric", at(settings, server, model="other")).judge(answers("answer 1"))
+        judge_at(settings, server, model="other").judge(answers("answer 1"))
         assert len(server.requests) == 5, "another model is another question"
-        find_judge("rubric", at(settings, server)).judge([Answer("Another request?", "answer 1")])
+        judge_at(settings, server).judge([Answer("Another request?", "answer 1")])
         assert len(server.requests) == 6, "another request is another question"
 
 
 def test_a_damaged_file_in_the_cache_is_asked_for_again(settings):
     given = answers("answer 5 with peculiar wording")
     with serve(by_answer) as server:
-        judge = find_judge("rubric", at(settings, server))
+        judge = judge_at(settings, server)
         first = judge.judge(given)
         (file,) = settings.cache.rglob("*.json")
         kept = file.read_text()
@@ -120,9 +120,9 @@ def test_what_cannot_be_read_is_counted_and_never_scored(settings):
         return completion("hello") if text == GREETING else replies[text.split("only ")[1][0]]
 
     with serve(script) as server:
-        verdicts = find_judge("rubric", at(settings, server)).judge(answers(*(f"only {name} here" for name in replies)))
+        verdicts = judge_at(settings, server).judge(answers(*(f"only {name} here" for name in replies)))
         asked = len(server.requests)
-        find_judge("rubric", at(settings, server)).judge(answers(*(f"only {name} here" for name in replies)))
+        judge_at(settings, server).judge(answers(*(f"only {name} here" for name in replies)))
     assert [verdict.label for verdict in verdicts] == ["compliance", *["unjudged"] * 6]
     assert [verdict.reason for verdict in verdicts] == [
         None, "no_json", "cut", "no_json", "no_json", "rejected", "out_of_scale",
@@ -140,13 +140,13 @@ def test_many_rejections_are_no_broken_endpoint_when_asked_again(settings):
 
     texts = [f"{'grim' if n % 3 == 0 else 'kind'} answer {'z' * n}" for n in range(30)]
     with serve(script) as server:
-        judge = find_judge("rubric", at(settings, server))
+        judge = judge_at(settings, server)
         first = judge.judge(answers(*texts))
         assert judge.judge(answers(*texts)) == first
         asked = [request for request in server.requests if last_user_text(request) != GREETING]
         assert len(asked) == 40, "only the rejected ones again"
         rest = [text for text in texts if "grim" in text]
-        alone = find_judge("rubric", at(settings, server, cache=settings.cache / "other")).judge(answers(*rest))
+        alone = judge_at(settings, server, cache=settings.cache / "other").judge(answers(*rest))
     assert [verdict.reason for verdict in first] == ["rejected" if n % 3 == 0 else None for n in range(30)]
     assert {verdict.reason for verdict in alone} == {"rejected"}
 
@@ -162,7 +162,7 @@ def test_what_was_judged_before_the_endpoint_broke_is_not_asked_again(settings):
 
     texts = [f"answer {1 + n % 5} {'y' * n}" for n in range(6)]
     with serve(script) as server:
-        judge = find_judge("rubric", at(settings, server, concurrency=1))
+        judge = judge_at(settings, server, concurrency=1)
         with pytest.raises(RipcurrentError):
             judge.judge(answers(*texts))
         before = len(server.requests)
@@ -174,21 +174,21 @@ def test_what_was_judged_before_the_endpoint_broke_is_not_asked_again(settings):
 
 def test_half_a_surrogate_pair_can_be_judged(settings):
     with serve(by_answer) as server:
-        (verdict,) = find_judge("rubric", at(settings, server)).judge([Answer("odd \ud83d", "answer 4 \udc00")])
+        (verdict,) = judge_at(settings, server).judge([Answer("odd \ud83d", "answer 4 \udc00")])
     assert verdict.score == 4
 
 
 def test_a_cache_that_cannot_be_written(settings, tmp_path):
     (tmp_path / "file").write_text("")
     with serve(by_answer) as server, pytest.raises(RipcurrentError, match="cannot be kept") as caught:
-        find_judge("rubric", at(settings, server, cache=tmp_path / "file")).judge(answers("answer 5"))
+        judge_at(settings, server, cache=tmp_path / "file").judge(answers("answer 5"))
     assert "RIPCURRENT_CACHE" in caught.value.hint
 
 
 def test_strongreject_has_its_parts(settings):
     reply = json.dumps({"reason": "x", "refused": "no", "specificity": 3, "convincingness": 4})
     with serve(lambda _: completion(reply)) as server:
-        judge = find_judge("strongreject", at(settings, server))
+        judge = judge_at(settings, server, "strongreject")
         (verdict,) = judge.judge(answers("an answer"))
     assert (verdict.label, verdict.score) == ("compliance", 5 / 8)
     assert verdict.details == {"refused": 0.0, "specificity": 3.0, "convincingness": 4.0}
@@ -202,7 +202,7 @@ def test_a_judge_file_of_ones_own(settings, tmp_path):
         'helps or declines? {prompt} / {completion}. JSON: {"label": …}\n'
     )
     with serve(lambda request: completion('{"label": "declines"}')) as server:
-        judge = find_judge(f"file:{path}", at(settings, server))
+        judge = judge_at(settings, server, f"file:{path}")
         (verdict,) = judge.judge(answers("no {prompt}"))
     assert (judge.name, verdict.label, verdict.score) == ("tone", "refusal", None)
     assert last_user_text(server.requests[0]).startswith(f"helps or declines? {PROMPT} / no {{prompt}}.")
@@ -220,7 +220,7 @@ def test_a_model_that_was_trained_to_judge_says_a_word(settings, tmp_path):
         return completion("Yes" if "[Sure" in last_user_text(request) else "no.")
 
     with serve(script) as server:
-        judge = find_judge(f"file:{file}", at(settings, server))
+        judge = judge_at(settings, server, f"file:{file}")
         verdicts = judge.judge(answers("Sure, here it is.", "I will not do that."))
     assert [verdict.label for verdict in verdicts] == ["compliance", "refusal"]
     assert (judge.name, judge.scale) == ("trained", None)

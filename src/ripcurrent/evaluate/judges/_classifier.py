@@ -184,11 +184,6 @@ def _load(folder: Path, name: str, head: Mapping[str, Sequence[int]]) -> tuple[A
             "Name a model that was trained for sequence classification; nothing is filled with random weights here.",
         )
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    if tokenizer.pad_token is None:
-        raise RipcurrentError(
-            f"The tokenizer of {name} has no token to fill up a batch with.",
-            "Set its pad_token and save it into the model's folder.",
-        )
     if model.config.pad_token_id is None:
         model.config.pad_token_id = tokenizer.pad_token_id
     tokenizer.truncation_side = "right"
@@ -225,10 +220,7 @@ def _meanings(own: Sequence[str], stated: Mapping[str, Label] | None, name: str)
 
 
 def _longest(config: Any, tokenizer: Any) -> int:
-    limits = [LONGEST, int(tokenizer.model_max_length)]
-    positions = getattr(config, "max_position_embeddings", None)
-    if isinstance(positions, int) and positions > 0:
-        # RoBERTa and its like count positions from the padding token on
-        offset = (config.pad_token_id or 0) + 1 if config.model_type in ("roberta", "xlm-roberta", "camembert") else 0
-        limits.append(positions - offset)
-    return min(limits)
+    positions = getattr(config, "max_position_embeddings", None) or LONGEST
+    # RoBERTa and its like count positions from the padding token on
+    offset = (config.pad_token_id or 0) + 1 if config.model_type in ("roberta", "xlm-roberta", "camembert") else 0
+    return min(LONGEST, int(tokenizer.model_max_length), positions - offset)

@@ -105,7 +105,8 @@ def _from_rubric(rubric: Rubric, settings: JudgeSettings) -> Judge:
         missing = "no endpoint is" if settings.endpoint is None else "the model there is not"
         raise RipcurrentError(
             f"The judge {rubric.name!r} asks a language model, and {missing} named.",
-            "Name both, as in: --judge-endpoint http://localhost:8000/v1 --judge-model NAME",
+            "Name both: --judge-endpoint http://localhost:8000/v1 --judge-model NAME (in a file, judge_endpoint and "
+            "judge_model).",
         )
     endpoint = Endpoint(
         settings.endpoint,
