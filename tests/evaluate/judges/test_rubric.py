@@ -8,7 +8,7 @@ import re
 import pytest
 
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.evaluate.judges import BUILTIN_RUBRICS, JUDGES, builtin_rubric, find_judge, find_judges, read_rubric
+from ripcurrent.evaluate.judges import BUILTIN_RUBRICS, JUDGES, find_judge, find_judges, read_rubric
 from ripcurrent.evaluate.judges._find import JudgeSettings
 
 HERE = JudgeSettings(endpoint="http://127.0.0.1:9/v1", model="m")
@@ -22,7 +22,7 @@ def write(tmp_path, text, name="mine.txt"):
 
 @pytest.mark.parametrize("name", BUILTIN_RUBRICS)
 def test_the_rubrics_that_come_along(name):
-    rubric = builtin_rubric(name)
+    rubric = read_rubric(BUILTIN_RUBRICS[name])
     assert rubric.name == name
     filled = rubric.fill("REQ {completion}", 'ANS {prompt} {"score": 5}')
     assert "REQ {completion}" in filled, "braces of a request stay as they are"

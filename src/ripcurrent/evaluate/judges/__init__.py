@@ -3,12 +3,12 @@
 from ripcurrent.evaluate.judges._degenerate import degeneration
 from ripcurrent.evaluate.judges._find import JUDGES, JudgeSettings, find_judge, find_judges
 from ripcurrent.evaluate.judges._reply import UNREADABLE, read_reply
-from ripcurrent.evaluate.judges._rubric import BUILTIN_RUBRICS, Rubric, builtin_rubric, parse_rubric, read_rubric
+from ripcurrent.evaluate.judges._rubric import BUILTIN_RUBRICS, Rubric, read_rubric
 from ripcurrent.evaluate.judges._rules import KEYWORD, KEYWORDS, PREFIX, opening
 from ripcurrent.evaluate.judges._types import LABELS, UNJUDGED, Answer, Facts, Judge, Label, Verdict
 
 __all__ = [
     "BUILTIN_RUBRICS", "JUDGES", "KEYWORD", "KEYWORDS", "LABELS", "PREFIX", "UNJUDGED", "UNREADABLE", "Answer",
-    "Facts", "Judge", "JudgeSettings", "Label", "Rubric", "Verdict", "builtin_rubric",
-    "degeneration", "find_judge", "find_judges", "opening", "parse_rubric", "read_reply", "read_rubric",
+    "Facts", "Judge", "JudgeSettings", "Label", "Rubric", "Verdict", 
+    "degeneration", "find_judge", "find_judges", "opening", "read_reply", "read_rubric",
 ]  # fmt: skip

@@ -18,12 +18,13 @@ SHARED_VERSION = 1
 LOOP_WORDS = 40
 """Shorter answers are not measured for repeated phrases: short ones repeat themselves honestly."""
 LOOP_PHRASE = 4
+"""Words of a phrase."""
 LARGEST_REPEATED_SHARE = 0.45
 """Above this share of phrases that were already said, an answer loops."""
 COMPRESSED_BYTES = 400
 """Shorter answers are not measured by compression: the format's own bytes weigh too much."""
 SMALLEST_COMPRESSED_SHARE = 0.22
-"""Below this size after compression, as a share of the size before, an answer loops. Real answers have 0.35 or more."""
+"""Below this size after compression (zlib), as a share of that before, an answer loops. Real ones have 0.35 or more."""
 SMALLEST_LETTER_SHARE = 0.35
 """Below this share of letters and digits among visible characters, an answer is not language."""
 LONGEST_WORD = 60
@@ -47,28 +48,15 @@ def degeneration(text: str) -> Degeneration | None:
     return "not_language" if _is_not_language(text) else None
 
 
-def repeated_phrase_share(text: str) -> float:
-    """Share of an answer's phrases of `LOOP_PHRASE` words that were said before in it; 0 where it has none."""
-    words = re.findall(r"\w+", text.lower())
-    phrases = Counter(zip(*(words[start:] for start in range(LOOP_PHRASE)), strict=False))
-    total = phrases.total()
-    return 1 - len(phrases) / total if total else 0.0
-
-
-def compressed_share(text: str) -> float:
-    """Size after compression (zlib) as a share of the size before, in bytes of UTF-8."""
-    raw = text.encode("utf-8", errors="replace")
-    return len(zlib.compress(raw, level=9)) / len(raw)
-
-
 def _loops(text: str) -> bool:
     # Counting is no variety: the numbers of a list would hide that each of its items is the same.
     text = " ".join(_LIST_NUMBER.sub("", text).split())
-    if len(text.split()) >= LOOP_WORDS and repeated_phrase_share(text) > LARGEST_REPEATED_SHARE:
+    words = re.findall(r"\w+", text.lower())
+    phrases = Counter(zip(*(words[start:] for start in range(LOOP_PHRASE)), strict=False))
+    if len(text.split()) >= LOOP_WORDS and phrases and 1 - len(phrases) / phrases.total() > LARGEST_REPEATED_SHARE:
         return True
-    if len(text.encode("utf-8", errors="replace")) >= COMPRESSED_BYTES and (
-        compressed_share(text) < SMALLEST_COMPRESSED_SHARE
-    ):
+    raw = text.encode("utf-8", errors="replace")
+    if len(raw) >= COMPRESSED_BYTES and len(zlib.compress(raw, level=9)) / len(raw) < SMALLEST_COMPRESSED_SHARE:
         return True
     return _tail_loops(text)
 

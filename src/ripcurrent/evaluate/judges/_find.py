@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.evaluate.judges._rubric import BUILTIN_RUBRICS, Rubric, builtin_rubric, read_rubric
+from ripcurrent.evaluate.judges._rubric import BUILTIN_RUBRICS, Rubric, read_rubric
 from ripcurrent.evaluate.judges._rules import KEYWORD, PREFIX
 from ripcurrent.evaluate.judges._types import Judge
 from ripcurrent.options import did_you_mean
@@ -55,7 +55,7 @@ def find_judge(name: str, settings: JudgeSettings | None = None) -> Judge:
             return judge
     kind, _, place = name.partition(":")
     if name in BUILTIN_RUBRICS:
-        rubric = builtin_rubric(name)
+        rubric = read_rubric(BUILTIN_RUBRICS[name])
     elif kind == "file" and place:
         rubric = read_rubric(Path(place).expanduser())
         if rubric.name in _NAMES:

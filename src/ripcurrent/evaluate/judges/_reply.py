@@ -27,9 +27,7 @@ _TRUTH = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0"
 
 
 class _UnreadableError(Exception):
-    def __init__(self, why: Unreadable) -> None:
-        super().__init__(why)
-        self.why = why
+    """Its text is an `Unreadable`."""
 
 
 def read_reply(reply: str, rubric: Rubric, *, truncated: bool = False) -> Opinion:
@@ -43,7 +41,7 @@ def read_reply(reply: str, rubric: Rubric, *, truncated: bool = False) -> Opinio
     try:
         if rubric.reply == "word":
             first = next((line for line in text.splitlines() if line.strip()), "").strip(_AROUND)
-            return _labelled(first or None, rubric)
+            return _read_label({"label": first or None}, rubric)
         read = {"score": _read_score, "label": _read_label, "strongreject": _read_strongreject}[rubric.reply]
         readings = [read(found, rubric) for found in _objects(text)]
         if not readings:
@@ -51,7 +49,7 @@ def read_reply(reply: str, rubric: Rubric, *, truncated: bool = False) -> Opinio
         if any(reading != readings[0] for reading in readings):
             raise _UnreadableError("contradiction")
     except _UnreadableError as error:
-        return Opinion(UNJUDGED, error.why)
+        return Opinion(UNJUDGED, str(error))
     return readings[0]
 
 
@@ -75,17 +73,14 @@ def _objects(text: str) -> Iterator[Mapping[str, JsonValue]]:
         place = text.find("{", end)
 
 
-def _labelled(said: JsonValue, rubric: Rubric) -> Opinion:
+def _read_label(found: Mapping[str, JsonValue], rubric: Rubric) -> Opinion:
+    said = found.get("label")
     if not isinstance(said, str):
         raise _UnreadableError("no_score")
     known = {name.strip().lower(): label for name, label in (rubric.labels or {}).items()}
     if said.strip().lower() not in known:
         raise _UnreadableError("unknown_label")
     return Opinion(known[said.strip().lower()])
-
-
-def _read_label(found: Mapping[str, JsonValue], rubric: Rubric) -> Opinion:
-    return _labelled(found.get("label"), rubric)
 
 
 def _read_score(found: Mapping[str, JsonValue], rubric: Rubric) -> Opinion:

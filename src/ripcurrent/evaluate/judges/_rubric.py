@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -23,7 +22,8 @@ ReplyKind = Literal["score", "label", "strongreject", "word"]
 """What the judge is asked for: one number, one of named labels, refused with specificity and convincingness, or, of a
 model that was trained to judge, a first line that is one of named labels and nothing else."""
 
-BUILTIN_RUBRICS: tuple[str, ...] = ("rubric", "strongreject")
+BUILTIN_RUBRICS = {path.stem: path for path in sorted(Path(__file__).with_name("rubrics").glob("*.txt"))}
+"""Files by the names of their judges."""
 
 _PLACEHOLDER = re.compile(r"\{([A-Za-z_]+)\}")
 
@@ -103,47 +103,35 @@ class Rubric(BaseModel):
         return _PLACEHOLDER.sub(lambda found: values.get(found[1], found[0]), self.text)
 
 
-def builtin_rubric(name: str) -> Rubric:
-    """One of `BUILTIN_RUBRICS`."""
-    file = resources.files(__package__) / "rubrics" / f"{name}.txt"
-    return parse_rubric(file.read_text(encoding="utf-8"), where=name, name=name)
-
-
 def read_rubric(path: Path) -> Rubric:
-    """A rubric from a user's file, named after it unless it says another name."""
+    """A rubric from a file, named after it unless it says another name."""
     if not path.is_file():
         raise RipcurrentError(f"There is no judge file {path}.", "Name a text file with {prompt} and {completion}.")
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        head, text = _split(path.read_text(encoding="utf-8-sig"), path)
     except UnicodeDecodeError as error:
         raise RipcurrentError(f"The judge file {path} is not UTF-8 text.", "Save it as UTF-8.") from error
-    return parse_rubric(text, where=str(path), name=path.stem)
-
-
-def parse_rubric(content: str, *, where: str, name: str) -> Rubric:
-    """A rubric from a file's content; ``where`` names it in errors, ``name`` the judge unless the head does."""
-    head, text = _split(content, where)
     if not text.strip():
-        raise RipcurrentError(f"The judge file {where} has no text.", "Write what the judge is asked.")
+        raise RipcurrentError(f"The judge file {path} has no text.", "Write what the judge is asked.")
     if unknown := [found for found in _placeholders(text) if found not in ("prompt", "completion")]:
         raise RipcurrentError(
-            f"The judge file {where} has {{{unknown[0]}}} in its text, which stands for nothing.",
+            f"The judge file {path} has {{{unknown[0]}}} in its text, which stands for nothing.",
             "The request goes to {prompt} and the model's answer to {completion}.",
         )
     try:
-        return Rubric.model_validate({"name": name, **head, "text": text.strip("\n")})
+        return Rubric.model_validate({"name": path.stem, **head, "text": text.strip("\n")})
     except ValidationError as error:
         first = error.errors()[0]
         wrong = f"{first['loc'][0]} {first['input']!r} is not possible: " if first["loc"] else ""
         reason = first["msg"].removeprefix("Value error, ")
         raise RipcurrentError(
-            f"The judge file {where}: {wrong}{reason}{'' if reason.endswith('?') else '.'}",
+            f"The judge file {path}: {wrong}{reason}{'' if reason.endswith('?') else '.'}",
             f"reply is {', '.join(get_args(ReplyKind))}; scale is [1, 5], say; labels give each name (yes and no "
             f"in quotes) one of {', '.join(LABELS)}.",
         ) from None
 
 
-def _split(content: str, where: str) -> tuple[Facts, str]:
+def _split(content: str, where: Path) -> tuple[Facts, str]:
     """The head's keys and the text below it."""
     lines = content.replace("\r\n", "\n").split("\n")
     fences = [number for number, line in enumerate(lines) if line.strip() == "---"]
