@@ -227,12 +227,12 @@ def test_a_missing_adapter_folder_is_named(name: str, tmp_path: Path) -> None:
         load_model(save_tiny(tmp_path, "llama_tied"), adapter=name, device="cpu")
 
 
-def test_adapters_load_in_silence_and_offline(
+def test_models_and_adapters_load_in_silence_and_offline(
     tmp_path: Path, no_network: list[object], capfd: pytest.CaptureFixture[str]
 ) -> None:
     folder, adapter = save_tiny(tmp_path / "model", "llama_tied"), save_adapter(tmp_path / "adapter")
     capfd.readouterr()
-    for options in ({"adapter": adapter}, {"adapter": adapter, "scope": "lora"}, {"scope": "lora"}):
+    for options in ({}, {"adapter": adapter}, {"adapter": adapter, "scope": "lora"}, {"scope": "lora"}):
         load_model(folder, device="cpu", **options)
     assert no_network == []
     assert capfd.readouterr() == ("", "")

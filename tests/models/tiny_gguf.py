@@ -12,18 +12,6 @@ from transformers import PreTrainedModel
 
 from tests.models.tiny import CHAT_TEMPLATE, SPECIAL_TOKENS, _trained_bpe
 
-_NAMES = {
-    "input_layernorm": "attn_norm",
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "post_attention_layernorm": "ffn_norm",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-}
-
 
 def write_tiny_gguf(
     path: Path,
@@ -63,8 +51,9 @@ def write_tiny_gguf(
     }
     for name, value in settings.items():
         getattr(writer, f"add_{name}")(value)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
     for name, parameter in model.named_parameters():
-        writer.add_tensor(_gguf_name(name), _permuted(name, parameter.detach().numpy(), config))
+        writer.add_tensor(names.get_name(name, [".weight"]), _permuted(name, parameter.detach().numpy(), config))
     for name, tensor in (more or {}).items():
         writer.add_tensor(name, tensor)
     writer.write_header_to_file()
@@ -72,17 +61,6 @@ def write_tiny_gguf(
     writer.write_tensors_to_file()
     writer.close()
     return path
-
-
-def _gguf_name(name: str) -> str:
-    if name.startswith("model.layers."):
-        _, _, number, rest = name.split(".", 3)
-        return f"blk.{number}.{_NAMES[rest.removesuffix('.weight')]}.weight"
-    return {
-        "model.embed_tokens.weight": "token_embd.weight",
-        "model.norm.weight": "output_norm.weight",
-        "lm_head.weight": "output.weight",
-    }[name]
 
 
 def _permuted(name: str, weight: np.ndarray, config: object) -> np.ndarray:

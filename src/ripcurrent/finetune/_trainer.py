@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PrinterCallback, TrainerCallback
 from transformers.trainer_utils import rotate_checkpoints
@@ -101,19 +101,17 @@ def make_trainer(
             target that the model has not.
     """
     tokenizer = chat_model.tokenizer
-    lora = None if recipe.method == "full" else _lora(recipe)
-    if lora is None:
+    if recipe.method == "full":
         chat_model.model.requires_grad_(True)
     try:
-        arguments = _arguments(chat_model, recipe, checkpoints, seed, compute, report_to)
         trainer = RowTrainer(
             recipe,
             model=chat_model.model,
-            args=arguments,
+            args=_arguments(chat_model, recipe, checkpoints, seed, compute, report_to),
             train_dataset=training_set.dataset,
             data_collator=DataCollatorForLanguageModeling(tokenizer.pad_token_id or 0),
             processing_class=tokenizer,
-            peft_config=lora,
+            peft_config=_lora(recipe),
             callbacks=list(callbacks),
         )
     except (ValueError, RuntimeError, ImportError) as error:
@@ -128,9 +126,9 @@ def make_trainer(
     return trainer
 
 
-def _lora(recipe: Recipe) -> Any:
-    from peft import LoraConfig
-
+def _lora(recipe: Recipe) -> LoraConfig | None:
+    if recipe.method == "full":
+        return None
     target = recipe.target or "all-linear"
     return LoraConfig(
         r=recipe.r,

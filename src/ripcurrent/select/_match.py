@@ -14,7 +14,7 @@ import numpy as np
 from ripcurrent.errors import ExitCode, RipcurrentError
 from ripcurrent.scan import BoolArray, FloatArray, RowNumbers, ScanRun
 from ripcurrent.select._line_match import match_on_line
-from ripcurrent.select._rules import free_rows, generator
+from ripcurrent.select._rules import drawn, free_rows, generator
 from ripcurrent.select._types import Distance, Kind, Selection
 
 FORMAT_TRAITS: tuple[str, ...] = ("is_list", "is_bullet", "is_numbered", "is_maths", "is_code", "is_short")
@@ -32,8 +32,8 @@ def match_length(run: ScanRun, selection: Selection, seed: int) -> Selection:
     chosen, pool = np.array(selection.indices), free_rows(run, selection.indices)
     lengths = run.floats("response_tokens")
     wanted, offered = match_on_line(lengths[chosen], lengths[pool], generator(seed, "length"))
-    drawn = pool[offered[np.argsort(wanted, kind="stable")]]
-    return _matched(run, selection, "length-matched", "by nearest response_tokens, best as a whole", drawn, seed)
+    rows = pool[offered[np.argsort(wanted, kind="stable")]]
+    return _matched(run, selection, "length-matched", "by nearest response_tokens, best as a whole", rows, seed)
 
 
 def match_format(run: ScanRun, selection: Selection, seed: int) -> Selection:
@@ -47,14 +47,14 @@ def match_format(run: ScanRun, selection: Selection, seed: int) -> Selection:
     traits = np.stack([run.flags(trait) for trait in FORMAT_TRAITS], axis=1)
     codes = traits @ (1 << np.arange(len(FORMAT_TRAITS)))
     free = {int(code): pool[codes[pool] == code].tolist() for code in np.unique(codes[pool])}
-    drawn: dict[int, int] = {}
+    found: dict[int, int] = {}
     differing: list[int] = []
     order = random.permutation(len(chosen)).tolist()
     for place in order:
         same = free.get(int(codes[chosen[place]]))
         if same:
-            drawn[place] = same.pop()
-    for place in (place for place in order if place not in drawn):
+            found[place] = same.pop()
+    for place in (place for place in order if place not in found):
         left = {code: len(rows) for code, rows in free.items() if rows}
         if not left:
             break
@@ -62,9 +62,9 @@ def match_format(run: ScanRun, selection: Selection, seed: int) -> Selection:
         fewest = min((code ^ wanted).bit_count() for code in left)
         near = [code for code in left if (code ^ wanted).bit_count() == fewest]
         weights = np.array([left[code] for code in near], dtype=np.float64)
-        drawn[place] = free[near[int(random.choice(len(near), p=weights / weights.sum()))]].pop()
+        found[place] = free[near[int(random.choice(len(near), p=weights / weights.sum()))]].pop()
         differing.append(fewest)
-    rows = np.array([drawn[place] for place in sorted(drawn)], dtype=np.int64)
+    rows = np.array([found[place] for place in sorted(found)], dtype=np.int64)
     note = f"{len(differing)} rows of the nearest other trait combination, {sum(differing)} traits differing in all"
     notes = (note,) if differing else ()
     rule = f"by the same combination of {', '.join(FORMAT_TRAITS)}"
@@ -99,12 +99,12 @@ def match_loss(run: ScanRun, selection: Selection, seed: int) -> Selection:
     offered = losses[pool]
     free = np.ones(len(pool), dtype=bool)
     tree = cKDTree(offered)
-    drawn: dict[int, int] = {}
+    found: dict[int, int] = {}
     for place in random.permutation(np.flatnonzero(known[chosen])).tolist()[: len(pool)]:
         nearest = _nearest_free(tree, offered, losses[chosen[place]], free)
         free[nearest] = False
-        drawn[place] = int(pool[nearest])
-    rows = np.array([drawn[place] for place in sorted(drawn)], dtype=np.int64)
+        found[place] = int(pool[nearest])
+    rows = np.array([found[place] for place in sorted(found)], dtype=np.int64)
     rule = "by nearest loss and loss_first_10, each in standard deviations, in random order"
     return _matched(run, selection, "loss-matched", rule, rows, seed, compared=("response_tokens", *LOSSES))
 
@@ -147,7 +147,7 @@ def as_control(
     run: ScanRun, selection: Selection, control: Selection, compared: tuple[str, ...] = ("response_tokens",)
 ) -> Selection:
     """A selection as a control of another: with that one's ranking column, and how far its rows lie from it."""
-    chosen, drawn = np.array(selection.indices, dtype=np.int64), np.array(control.indices, dtype=np.int64)
+    chosen, rows = np.array(selection.indices, dtype=np.int64), np.array(control.indices, dtype=np.int64)
     column = selection.column or run.default_ranking
     usable = np.where(run.scored, run.floats(column), np.nan)
     columns = [(name, run.floats(name)) for name in compared]
@@ -155,9 +155,9 @@ def as_control(
         control,
         name=f"{selection.name}-control-{control.name}",
         column=column,
-        scores=tuple(usable[drawn].tolist()),
+        scores=tuple(usable[rows].tolist()),
         control_of=selection.name,
-        distances=tuple(distance(name, values[chosen], values[drawn]) for name, values in columns),
+        distances=tuple(distance(name, values[chosen], values[rows]) for name, values in columns),
     )
 
 
@@ -166,25 +166,21 @@ def _matched(
     selection: Selection,
     kind: Kind,
     rule: str,
-    drawn: RowNumbers,
+    rows: RowNumbers,
     seed: int,
     *,
     filled: int = 0,
     notes: tuple[str, ...] = (),
     compared: tuple[str, ...] = ("response_tokens",),
 ) -> Selection:
-    missing = len(selection.indices) - len(drawn)
-    few = (f"{missing} rows of the selection have no row left to stand for them",) if missing else ()
-    control = Selection(
-        name=f"{kind.removesuffix('-matched')}-{seed}",
-        kind=kind,
-        rule=f"one row outside {selection.name} for each of its rows, {rule}, ties at random, seed {seed}",
-        column=None,
-        indices=tuple(drawn.tolist()),
-        scores=(),
-        seed=seed,
-        shortfall=missing,
-        filled=filled,
-        notes=notes + few,
+    wanted = len(selection.indices)
+    control = drawn(
+        f"{kind.removesuffix('-matched')}-{seed}",
+        kind,
+        f"one row outside {selection.name} for each of its rows, {rule}, ties at random, seed {seed}",
+        rows,
+        wanted,
+        seed,
+        f"{wanted - len(rows)} rows of the selection have no row left to stand for them",
     )
-    return as_control(run, selection, control, compared)
+    return as_control(run, selection, replace(control, filled=filled, notes=notes + control.notes), compared)

@@ -137,10 +137,10 @@ def random(run: ScanRun, k: int, seed: int, without: Collection[int] = ()) -> Se
     Raises:
         RipcurrentError: No usable row is left.
     """
-    drawn = generator(seed, "random").permutation(free_rows(run, without))[: checked_count(k)]
+    rows = generator(seed, "random").permutation(free_rows(run, without))[: checked_count(k)]
     where = " from outside the selection" if len(without) else ""
-    note = f"only {len(drawn)} usable rows to draw from"
-    return _drawn(f"random-{k}-seed-{seed}", "random", f"{k} rows at random{where}, seed {seed}", drawn, k, seed, note)
+    note = f"only {len(rows)} usable rows to draw from"
+    return drawn(f"random-{k}-seed-{seed}", "random", f"{k} rows at random{where}, seed {seed}", rows, k, seed, note)
 
 
 def of_format(run: ScanRun, trait: str, k: int, seed: int) -> Selection:
@@ -159,10 +159,10 @@ def of_format(run: ScanRun, trait: str, k: int, seed: int) -> Selection:
         raise RipcurrentError(
             f"No usable row has the format {trait!r}.", "Draw another format.", code=ExitCode.NOT_MEASURED
         )
-    drawn = generator(seed, f"format {trait}").permutation(pool)[: checked_count(k)]
+    rows = generator(seed, f"format {trait}").permutation(pool)[: checked_count(k)]
     rule = f"{k} rows at random from all {len(pool)} rows with is_{trait}, seed {seed}"
-    note = f"only {len(drawn)} rows have this format"
-    return _drawn(f"{trait}-{k}-seed-{seed}", "format", rule, drawn, k, seed, note)
+    note = f"only {len(rows)} rows have this format"
+    return drawn(f"{trait}-{k}-seed-{seed}", "format", rule, rows, k, seed, note)
 
 
 def generator(seed: int, purpose: str) -> np.random.Generator:
@@ -220,7 +220,8 @@ def free_rows(run: ScanRun, without: Collection[int]) -> RowNumbers:
     )
 
 
-def _drawn(name: str, kind: Kind, rule: str, rows: RowNumbers, k: int, seed: int, note: str) -> Selection:
+def drawn(name: str, kind: Kind, rule: str, rows: RowNumbers, k: int, seed: int, note: str) -> Selection:
+    """Rows that were drawn, without scores; ``note`` says what is wrong where they are fewer than ``k``."""
     return Selection(
         name=name,
         kind=kind,

@@ -10,19 +10,19 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-from pydantic import JsonValue, TypeAdapter, ValidationError
+from pydantic import JsonValue
 
 from ripcurrent.data import Dataset
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.runs import plain_numbers, write_json
-from ripcurrent.scan import TRAIT_COLUMNS, FloatArray, ScanRun
+from ripcurrent.scan import TRAIT_COLUMNS, FloatArray, ScanManifest, ScanRun
 from ripcurrent.select._types import Overlap, Quartiles, Selection, SelectionRecord, SelectionSummary
 from ripcurrent.statistics import quantiles
 
-JsonObject = dict[str, JsonValue]
-_OBJECT: TypeAdapter[JsonObject] = TypeAdapter(JsonObject)
+Record = dict[str, JsonValue]
+"""A selection's record, as its file has it."""
 
-_NOT_OF_SCORES = ("model", "adapter", "device", "memory", "token_budget", "shard_rows", "tokens")
+_NOT_OF_SCORES = {"model", "adapter", "device", "memory", "token_budget", "shard_rows", "tokens"}
 """Options that do not decide a score but for rounding; model and adapter are in the fingerprint."""
 
 
@@ -89,19 +89,22 @@ def write_selection(
     record_path = folder / f"{selection.name}.json"
     rows_path = _rows_path(folder, selection.name, dataset.suffix)
     remaining_path = _rows_path(folder, f"without-{selection.name}", dataset.suffix) if drop else None
-    provenance = _OBJECT.validate_python(run.manifest.model_dump(mode="json"))
-    earlier = _check_name(selection, record_path, provenance, hint)
+    earlier = _check_name(selection, record_path, run.manifest, hint)
     if not own_folder:
         written = [earlier.get("file"), earlier.get("remaining_file")]
         _require_free(*(path for path in (rows_path, remaining_path) if path is not None and path.name not in written))
     # a file without these rows that an earlier command wrote still holds
     remaining = remaining_path.name if remaining_path is not None else earlier.get("remaining_file")
     record = {
-        **_about(run, selection),
+        **asdict(selection),
+        "direction_of_risk": None if selection.column is None else run.risk_direction(selection.column),
+        "rows": len(selection.indices),
+        "file_order": selection.order,
+        "ids": run.ids(selection.indices),
         "file": rows_path.name,
         "remaining_file": remaining,
         "summary": asdict(summary),
-        "provenance": provenance,
+        "provenance": run.manifest.model_dump(mode="json"),
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -118,17 +121,6 @@ def write_selection(
     return SelectionRecord(selection, summary, rows_path, record_path, remaining_path)
 
 
-def _about(run: ScanRun, selection: Selection) -> dict[str, object]:
-    column = selection.column
-    return {
-        **asdict(selection),
-        "direction_of_risk": None if column is None else run.risk_direction(column),
-        "rows": len(selection.indices),
-        "file_order": selection.order,
-        "ids": run.ids(selection.indices),
-    }
-
-
 def _require_free(*paths: Path) -> None:
     for path in paths:
         if path.exists():
@@ -138,7 +130,7 @@ def _require_free(*paths: Path) -> None:
             )
 
 
-def _check_name(selection: Selection, record_path: Path, provenance: JsonObject, hint: str) -> JsonObject:
+def _check_name(selection: Selection, record_path: Path, manifest: ScanManifest, hint: str) -> Record:
     """The record that has the name already, if it is of the same rule over the same scores; empty without one."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", selection.name):
         raise RipcurrentError(
@@ -148,30 +140,24 @@ def _check_name(selection: Selection, record_path: Path, provenance: JsonObject,
     if not record_path.is_file():
         return {}
     try:
-        record = _OBJECT.validate_python(json.loads(record_path.read_text(encoding="utf-8")))
-    except (ValueError, ValidationError):
-        record = {"rule": "unknown: the file is not a selection's record"}
-    earlier, of = record.get("rule"), _part(record, "provenance")
-    if earlier == selection.rule and of:
-        dataset, now = _part(of, "dataset"), _part(provenance, "dataset")
-        if dataset.get("sha256") != now.get("sha256"):
-            earlier = f"of {dataset.get('path')}"
-        elif _scored_by(of) != _scored_by(provenance):
-            earlier = f"by the scores of another scan, with {_part(of, 'model').get('name', 'another model')}"
+        record: Record = json.loads(record_path.read_text(encoding="utf-8"))
+        earlier, then = record["rule"], ScanManifest.model_validate(record["provenance"])
+    except (ValueError, KeyError, TypeError):
+        earlier = "unknown: the file is not a selection's record"
+    else:
+        if earlier == selection.rule and then.dataset.sha256 != manifest.dataset.sha256:
+            earlier = f"of {then.dataset.path}"
+        elif earlier == selection.rule and _scored_by(then) != _scored_by(manifest):
+            earlier = f"by the scores of another scan, with {then.model.name}"
     if earlier != selection.rule:
         raise RipcurrentError(f"{record_path} already holds another selection ({earlier}).", hint)
     return record
 
 
-def _part(record: JsonObject, name: str) -> JsonObject:
-    found = record.get(name)
-    return found if isinstance(found, dict) else {}
-
-
-def _scored_by(manifest: JsonObject) -> list[object]:
+def _scored_by(manifest: ScanManifest) -> list[object]:
     """What scores follow from besides the rows."""
-    options = {key: value for key, value in _part(manifest, "options").items() if key not in _NOT_OF_SCORES}
-    return [_part(manifest, "model").get("fingerprint"), _part(manifest, "anchors").get("sha256"), options]
+    options = manifest.options.model_dump(exclude=_NOT_OF_SCORES)
+    return [manifest.model.fingerprint, manifest.anchors.sha256, options]
 
 
 def _clear_folders(record_path: Path, *paths: Path | None, own_folder: bool) -> None:
