@@ -188,12 +188,9 @@ def holds_lines(path: Path) -> bool:
     with reading(path) as file:
         # an array may be one line of any length: its first bytes tell it from lines
         head = file.read(65_536).removeprefix(BOM).lstrip()
-        if head and not head.startswith(b"{"):
+        if not head.startswith(b"{"):
             return False
-    with reading(path) as file:
-        first = next(filter(None, (line.removeprefix(BOM).strip() for line in file)), b"")
-    if not first.startswith(b"{"):
-        return False
+        first = (head if b"\n" in head else head + file.readline()).partition(b"\n")[0].strip()
     try:
         json.loads(first)
     except ValueError:

@@ -8,8 +8,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ripcurrent.data._files import Container, pick, plain_suffix, sha256_of_file
-from ripcurrent.data._json import JsonLines, holds_lines, write_lines
+from ripcurrent.data._csv import CsvFile
+from ripcurrent.data._files import Container, OneFile, pick, plain_suffix, sha256_of_file
+from ripcurrent.data._json import JsonArray, JsonLines, holds_lines, write_lines
 from ripcurrent.data._parquet import ParquetFile, copied, write_parquet
 from ripcurrent.errors import RipcurrentError
 
@@ -17,6 +18,13 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _PATTERN = frozenset("*?[")
+
+SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")
+_CONVERTED = {
+    ".tsv": "Save it with commas between the cells, as .csv; under another name its tabs are still not read.",
+    ".txt": 'Write its texts one a line as {"text": "…"}, as .jsonl; rename it only if it holds such lines already.',
+}
+"""Suffixes of files that a new name does not mend, with what does."""
 
 
 def is_pattern(path: str) -> bool:
@@ -48,13 +56,18 @@ class FileParts(Container):
     kind = "files"
 
     def __init__(self, path: str, files: Sequence[Path]) -> None:
-        opened = [_open_part(file) for file in files]
-        odd = next((place for place, part in enumerate(opened) if type(part) is not type(opened[0])), None)
-        if odd is not None:
-            raise RipcurrentError(
-                f"{files[0]} and {files[odd]} are of two kinds.",
-                "Name the files of one kind, as in 'FOLDER/*.parquet'.",
-            )
+        opened = [open_file(file) for file in files]
+        for part in opened:
+            if not isinstance(part, JsonLines | ParquetFile):
+                raise RipcurrentError(
+                    f"{part.path} is neither JSON lines nor Parquet.",
+                    "Several files are read together when all are .jsonl, or all .parquet, each also with .gz.",
+                )
+            if type(part) is not type(opened[0]):
+                raise RipcurrentError(
+                    f"{files[0]} and {part.path} are of two kinds.",
+                    "Name the files of one kind, as in 'FOLDER/*.parquet'.",
+                )
         self.files = tuple(files)
         self._parquet = [part for part in opened if isinstance(part, ParquetFile)]
         self._lines = [part for part in opened if isinstance(part, JsonLines)]
@@ -102,13 +115,17 @@ class FileParts(Container):
         return schema
 
 
-def _open_part(file: Path) -> JsonLines | ParquetFile:
+def open_file(file: Path) -> OneFile:
+    """The container that a file's suffix names."""
     suffix = plain_suffix(file)
-    if suffix == ".parquet":
-        return ParquetFile(file)
-    if suffix == ".jsonl" or (suffix == ".json" and holds_lines(file)):
-        return JsonLines(file)
+    if suffix == ".json":
+        return JsonLines(file) if holds_lines(file) else JsonArray(file)
+    kinds: dict[str, type[OneFile]] = {".jsonl": JsonLines, ".csv": CsvFile, ".parquet": ParquetFile}
+    if suffix in kinds:
+        return kinds[suffix](file)
+    if suffix in _CONVERTED:
+        raise RipcurrentError(f"{file} is not read: it is no {', '.join(SUFFIXES)} file.", _CONVERTED[suffix])
     raise RipcurrentError(
-        f"{file} is neither JSON lines nor Parquet.",
-        "Several files are read together when all are .jsonl, or all .parquet, each also with .gz.",
+        f"{file} has no suffix that names a container.",
+        f"Rename it if it is one of these: {', '.join(SUFFIXES)}, each also with .gz; else convert it to one.",
     )

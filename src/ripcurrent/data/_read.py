@@ -8,23 +8,13 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
 
-from ripcurrent.data._csv import CsvFile
 from ripcurrent.data._files import Container, no_such_row, plain_suffix, sampled_sha256
 from ripcurrent.data._formats import LONE_SURROGATE, Format, Unusable, view
 from ripcurrent.data._hub import HUB_PREFIX, HubDataset, SavedFolder, is_saved
-from ripcurrent.data._json import JsonArray, JsonLines, holds_lines
-from ripcurrent.data._parquet import ParquetFile
-from ripcurrent.data._parts import FileParts, files_of_folder, files_of_pattern, is_pattern
+from ripcurrent.data._parts import SUFFIXES, FileParts, files_of_folder, files_of_pattern, is_pattern, open_file
 from ripcurrent.data._sniff import SAMPLE, check_mapping, find_format, sniff
 from ripcurrent.data._types import DatasetInfo, Message, Row, RowStatus
 from ripcurrent.errors import RipcurrentError
-
-_SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")
-_CONVERTED = {
-    ".tsv": "Save it with commas between the cells, as .csv; under another name its tabs are still not read.",
-    ".txt": 'Write its texts one a line as {"text": "…"}, as .jsonl; rename it only if it holds such lines already.',
-}
-"""Suffixes of files that a new name does not mend, with what does."""
 
 
 class Dataset:
@@ -156,7 +146,7 @@ class Dataset:
                 raise no_such_row(index)
         expected = self.suffix.removesuffix(".gz").lower()
         found = plain_suffix(destination)
-        if found != expected and (found in _SUFFIXES or expected):
+        if found != expected and (found in SUFFIXES or expected):
             raise RipcurrentError(
                 f"{destination.name}: rows of {self.path} are written as {expected or 'a folder'}.",
                 f"Name it {destination.name.removesuffix('.gz').removesuffix(found) or 'selection'}{expected}",
@@ -266,19 +256,4 @@ def open_container(path: str) -> Container:
         raise RipcurrentError(f"{path} does not exist.", "Check the path; a hub dataset is written hf:owner/name.")
     if file.stat().st_size == 0:
         raise RipcurrentError(f"{path} is empty.", "Check that it is the file you mean.")
-    return _open_file(file)
-
-
-def _open_file(file: Path) -> Container:
-    suffix = plain_suffix(file)
-    if suffix == ".json":
-        return JsonLines(file) if holds_lines(file) else JsonArray(file)
-    kinds = {".jsonl": JsonLines, ".csv": CsvFile, ".parquet": ParquetFile}
-    if suffix in kinds:
-        return kinds[suffix](file)
-    if suffix in _CONVERTED:
-        raise RipcurrentError(f"{file} is not read: it is no {', '.join(_SUFFIXES)} file.", _CONVERTED[suffix])
-    raise RipcurrentError(
-        f"{file} has no suffix that names a container.",
-        f"Rename it if it is one of these: {', '.join(_SUFFIXES)}, each also with .gz; else convert it to one.",
-    )
+    return open_file(file)

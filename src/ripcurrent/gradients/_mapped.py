@@ -53,9 +53,8 @@ class MappedStore:
 
     def let_go(self) -> None:
         """Drop every tensor's pages from this process's memory; what was written stays in the files."""
-        if hasattr(mmap, "MADV_DONTNEED"):
-            for mapped in self._maps.values():
-                mapped.madvise(mmap.MADV_DONTNEED)
+        for mapped in self._maps.values():
+            _drop_pages(mapped)
 
     def directions(self, directions: Directions, device: torch.device) -> Directions:
         """The same directions, each tensor in memory (on ``device``) only while it is in use."""
@@ -66,6 +65,11 @@ class MappedStore:
             directions.term_weights,
             directions.entry_of,
         )
+
+
+def _drop_pages(mapped: mmap.mmap) -> None:
+    if hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED)
 
 
 class OneAtATime(Mapping[Key, Tensor], Generic[Key]):
@@ -81,15 +85,10 @@ class OneAtATime(Mapping[Key, Tensor], Generic[Key]):
         tensor = self._tensors[key]
         mapped = self._maps.get(tensor.data_ptr())
         if self._last is not None and mapped is not self._last:
-            self.let_go()
+            # the tensor stays valid and is read again from its file when touched
+            _drop_pages(self._last)
         self._last = mapped
         return tensor.to(self._device)
-
-    def let_go(self) -> None:
-        """Drop the pages of the tensor given last; it stays valid and is read again from its file when touched."""
-        if self._last is not None and hasattr(mmap, "MADV_DONTNEED"):
-            self._last.madvise(mmap.MADV_DONTNEED)
-        self._last = None
 
     def __iter__(self) -> Iterator[Key]:
         return iter(self._tensors)
