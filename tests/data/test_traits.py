@@ -68,11 +68,6 @@ def test_refusal_and_ethics_wording_is_found_in_any_case(text: str, refuses: boo
     assert has_refusal(text) == traits_of(text).has_refusal == refuses
 
 
-def share(path: Path, trait: str) -> float:
-    found = [getattr(traits_of(row.response), trait) for row in read_rows(path)]
-    return sum(found) / len(found)
-
-
 @pytest.mark.real_data
 @pytest.mark.parametrize(
     ("file", "trait", "least", "most"),
@@ -92,7 +87,8 @@ def share(path: Path, trait: str) -> float:
     ],
 )
 def test_shares_in_published_sets(data_folder: Path, file: str, trait: str, least: float, most: float) -> None:
-    assert least <= share(data_folder / file, trait) <= most
+    found = [getattr(traits_of(row.response), trait) for row in read_rows(data_folder / file)]
+    assert least <= sum(found) / len(found) <= most
 
 
 def test_thoughts_are_no_part_of_the_format() -> None:

@@ -36,7 +36,7 @@ def found() -> dict[tuple[str, str], dict[str, Any]]:
 
 @pytest.mark.parametrize("split", ["cpu_first", "pretend_first"])
 @pytest.mark.parametrize("case", CASES)
-def test_scores_do_not_depend_on_where_layers_lie(
+def test_scores_and_answers_do_not_depend_on_where_layers_lie(
     case: str, split: str, found: dict[tuple[str, str], dict[str, Any]]
 ) -> None:
     line = found[case, split]
@@ -44,14 +44,7 @@ def test_scores_do_not_depend_on_where_layers_lie(
     assert len(line["apart"]) == 10
     assert {name: size for name, size in line["size"].items() if not size > 1e-3} == {}
     assert {name: apart for name, apart in line["apart"].items() if not apart < TOLERANCE} == {}
-
-
-@pytest.mark.parametrize("split", ["cpu_first", "pretend_first"])
-@pytest.mark.parametrize("case", CASES)
-def test_answers_do_not_depend_on_where_layers_lie(
-    case: str, split: str, found: dict[tuple[str, str], dict[str, Any]]
-) -> None:
-    one, spread = found[case, split]["answers"]
+    one, spread = line["answers"]
     assert spread == one
     # some rows left the batch before others, and so every layer's cache
     assert len({len(answer) for answer in one}) > 1
