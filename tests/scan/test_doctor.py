@@ -197,7 +197,7 @@ def test_the_terminal_shows_bad_rows_what_is_not_read_and_where_loss_lies(
     shown = capsys.readouterr().out
     assert "3 of the sampled rows have tool calls or reasoning, which are not read" in shown
     assert shown.index("assistant\n⟦") < shown.index("<|im_end|>\n⟧")
-    assert "representations alone: about" in shown
+    assert "signals representation: about" in shown
     assert "few timed batches" in shown
     assert run([*arguments, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)

@@ -48,21 +48,18 @@ def _show(check: AnchorCheck) -> None:
     from rich import box
     from rich.console import Console
     from rich.markup import escape
-    from rich.table import Table
+    from rich.table import Column, Table
 
     # headings of several words wrap, where narrow terminals would cut one long one
     headings = [name.replace("_", " ") for name in check.scores]
-    table = Table(box=box.SIMPLE_HEAD, title=f"Anchors {escape(check.name)}", padding=(0, 1, 0, 0))
-    for heading in ("set", "#"):
-        table.add_column(heading)
-    table.add_column("category", max_width=12)
-    for heading in headings:
-        table.add_column(heading, min_width=max(map(len, heading.split())))
-    table.add_column("norm", min_width=5)
+    columns = [Column(heading, min_width=max(map(len, heading.split()))) for heading in headings]
+    columns = [Column("category", max_width=12), *columns, Column("norm", min_width=5)]
+    title = f"Anchors {escape(check.name)}"
+    table = Table("set", "#", *columns, box=box.SIMPLE_HEAD, title=title, padding=(0, 1, 0, 0))
     for anchor in check.anchors:
-        norm = "" if anchor.norm is None else f"{anchor.norm:.2f}"
-        cells = [f"{anchor.scores[name]:+.3f}" for name in check.scores]
-        table.add_row(escape(anchor.set), str(anchor.number), escape(anchor.category or ""), *cells, norm)
+        cells = [anchor.set, str(anchor.number), anchor.category or ""]
+        cells += [f"{anchor.scores[name]:+.3f}" for name in check.scores]
+        table.add_row(*map(escape, cells), "" if anchor.norm is None else f"{anchor.norm:.2f}")
     console = Console()
     console.print(table)
     for name, value in check.separation.items():

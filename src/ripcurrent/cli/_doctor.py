@@ -15,11 +15,6 @@ if TYPE_CHECKING:
 
     from ripcurrent.scan import DatasetReport, Diagnosis, RenderedRow
 
-SIGNAL_NAMES = {
-    "all": "gradients and representations",
-    "gradient": "gradients",
-    "representation": "representations alone",
-}
 PANELS = {
     "Model": ("model", "adapter", "device", "dtype"),
     "Data": ("format", "mapping", "limit", "max_tokens"),
@@ -61,10 +56,8 @@ def show_diagnosis(found: Diagnosis) -> None:
 
     say("Environment", "bold")
     for finding in found.environment:
-        say(
-            f"  {'ok     ' if finding.ok else 'warning'}  {finding.name}: {finding.value}",
-            "" if finding.ok else "yellow",
-        )
+        mark, style = ("ok     ", "") if finding.ok else ("warning", "yellow")
+        say(f"  {mark}  {finding.name}: {finding.value}", style)
         if finding.advice is not None:
             say(f"           {finding.advice}")
     if found.model is not None:
@@ -84,13 +77,12 @@ def show_diagnosis(found: Diagnosis) -> None:
         console.print(Text.assemble(*_marked(row)), soft_wrap=True)
     for one in found.estimates:
         say("\nA scan of it, predicted from a few timed batches (other load changes it)", "bold")
-        parts = (
-            f"loading {_duration(one.loading_seconds)}, anchors {_duration(one.anchor_seconds)} and kept for the scan"
+        took = [_duration(seconds) for seconds in (one.loading_seconds, one.anchor_seconds, one.row_seconds)]
+        parts = f"loading {took[0]}, anchors {took[1]}, kept for the scan, rows {took[2]}"
+        say(
+            f"  signals {one.signals}: about {_duration(one.seconds)} ({parts} at "
+            f"{one.tokens_per_second:.0f} tokens/s), up to {one.peak_memory_bytes / 1e9:.2f} GB of memory"
         )
-        parts += f", rows {_duration(one.row_seconds)} at {one.tokens_per_second:.0f} tokens/s"
-        what = SIGNAL_NAMES[one.signals]
-        peak = one.peak_memory_bytes / 1e9
-        say(f"  {what}: about {_duration(one.seconds)} ({parts}), up to {peak:.2f} GB of memory")
 
 
 def _about(dataset: DatasetReport) -> Iterator[str]:

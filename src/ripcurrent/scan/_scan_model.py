@@ -55,13 +55,13 @@ def require_positions(chat_model: ChatModel, max_tokens: int, *, padded: bool = 
         raise RipcurrentError(
             f"Past {usable_switch} tokens {chat_model.name} turns all positions of a batch otherwise, so that a row's "
             "scores would depend on the rows beside it.",
-            f"Give --max-tokens {usable_switch} or less: longer rows are truncated.",
+            f"Give --max-tokens {usable_switch} (in a file max_tokens) or less: longer rows are truncated.",
         )
     if usable is not None and max_tokens > usable:
         of_which = "" if usable == positions else f", of which batches use {usable}"
         raise RipcurrentError(
             f"--max-tokens {max_tokens} is more than the {positions} positions of {chat_model.name}{of_which}.",
-            f"Give --max-tokens {usable} or less: longer rows are truncated.",
+            f"Give --max-tokens {usable} (in a file max_tokens) or less: longer rows are truncated.",
         )
 
 

@@ -95,6 +95,6 @@ def require_separation(name: str, separations: Mapping[str, float]) -> None:
             f"The anchors {name} do not separate harm from safety on this model: leave-one-out AUROC of {column} "
             f"is {value:.2f}, below {MINIMUM_SEPARATION}.",
             "`ripcurrent anchors check` shows every anchor's part. Use other anchors or more of them, another "
-            "--position or --signals; a scan goes on at your own risk with --no-anchor-check.",
+            "position or other signals; a scan or an experiment goes on at your own risk with --no-anchor-check.",
             code=ExitCode.NOT_MEASURED,
         )
