@@ -41,7 +41,7 @@ def test_a_new_folder_is_made_with_its_parents_and_the_resolved_options(tmp_path
 def test_an_empty_folder_is_taken_and_the_same_run_goes_on(tmp_path: Path) -> None:
     started(tmp_path)
     with RunFolder(tmp_path, dict(reversed(CONFIG.items()))) as run:
-        assert run.read_manifest() == {"rows": 3}
+        assert read_manifest(run.folder) == {"rows": 3}
 
 
 def test_a_folder_of_other_things_is_left_alone(tmp_path: Path) -> None:
@@ -149,9 +149,9 @@ def test_damaged_options_and_manifest(tmp_path: Path) -> None:
 
 
 def test_no_manifest(tmp_path: Path) -> None:
-    with pytest.raises(RipcurrentError, match=r"holds no run.*\n.*--out"):
+    with pytest.raises(RipcurrentError, match=r"holds no finished run.*\n.*--out"):
         read_manifest(tmp_path)
-    with pytest.raises(RipcurrentError, match=r"holds no run.*\nCheck the path"):
+    with pytest.raises(RipcurrentError, match=r"holds no finished run.*\nCheck the path"):
         read_manifest(tmp_path / "nowhere")
 
 

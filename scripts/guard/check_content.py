@@ -47,10 +47,6 @@ class Request(NamedTuple):
     words: frozenset[str]
 
 
-def request(place: str, category: str, text: str) -> Request:
-    return Request(place, category, text, word_set(text))
-
-
 def own_requests(path: Path, field: str) -> list[Request]:
     """The requests of one JSON Lines file; an anchor's prompt counts once although every set repeats it."""
     found: dict[str, Request] = {}
@@ -58,7 +54,9 @@ def own_requests(path: Path, field: str) -> list[Request]:
     for number, line in enumerate(lines, start=1):
         row = json.loads(line)
         key = row[field] if "set" in row else str(number)
-        found.setdefault(key, request(f"{path.name}:{number}", row.get("category", "-"), row[field]))
+        found.setdefault(
+            key, Request(f"{path.name}:{number}", row.get("category", "-"), row[field], word_set(row[field]))
+        )
     return list(found.values())
 
 
@@ -67,7 +65,9 @@ def held_out_requests(folder: Path) -> list[Request]:
     for name, field in HELD_OUT.items():
         with (folder / name).open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file)) if name.endswith(".csv") else json.load(file)
-        held_out += [request(f"{name}:{row.get('id', i)}", "-", row[field]) for i, row in enumerate(rows)]
+        held_out += [
+            Request(f"{name}:{row.get('id', i)}", "-", row[field], word_set(row[field])) for i, row in enumerate(rows)
+        ]
     return held_out
 
 
@@ -87,9 +87,6 @@ def main() -> int:
     mine: list[Request] = []
     for name, field in SOURCES.items():
         path = ROOT / name
-        if not path.exists():
-            print(f"{name}: not there, skipped")
-            continue
         found = own_requests(path, field)
         counts = Counter(r.category for r in found)
         print(f"{name}: {len(found)} requests in {len(counts)} categories")

@@ -7,9 +7,11 @@ takes no time.
 from __future__ import annotations
 
 import sys
-from importlib import import_module
+from importlib.metadata import version
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ripcurrent.lazy import lazily
 
 if TYPE_CHECKING:
     from ripcurrent.anchors import load_anchors
@@ -63,14 +65,13 @@ _NAMES = {
     "scan": ("ScanOptions", "ScanRun", "doctor", "load_tokens", "scan"),
     "select": ("select",),
 }
-_HOMES = {name: f"ripcurrent.{room}" for room, names in _NAMES.items() for name in names}
 
 
 class _Package(ModuleType):
     """This package: a room that is called like its verb does not hide the verb once it is imported."""
 
     def __setattr__(self, name: str, value: object) -> None:
-        if not (name in _HOMES and isinstance(value, ModuleType)):
+        if not (name in __all__ and isinstance(value, ModuleType)):
             super().__setattr__(name, value)
 
 
@@ -79,18 +80,10 @@ sys.modules[__name__].__class__ = _Package
 
 # hidden from type checkers, which would otherwise let every misspelt name pass
 if not TYPE_CHECKING:
+    _load = lazily(__name__, _NAMES)
 
-    def __getattr__(name: str) -> Any:
-        if name == "__version__":
-            from importlib.metadata import version
-
-            value: Any = version("ripcurrent")
-        elif name in _HOMES:
-            value = getattr(import_module(_HOMES[name]), name)
-        else:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        globals()[name] = value
-        return value
+    def __getattr__(name: str) -> object:
+        return version(__name__) if name == "__version__" else _load(name)
 
 
 def __dir__() -> list[str]:

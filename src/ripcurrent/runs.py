@@ -10,7 +10,6 @@ import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import yaml
@@ -67,21 +66,14 @@ class Manifest(BaseModel):
         Raises:
             RipcurrentError: ``folder`` holds no run of this kind, or its manifest is damaged.
         """
-        path = folder / MANIFEST
-        if not path.exists():
-            hint = "Name the folder given as --out." if folder.is_dir() else "Check the path."
-            raise RipcurrentError(f"{folder} holds no finished run (there is no {MANIFEST}).", hint)
         try:
-            # not pydantic's own reader of JSON, which refuses paths that are not UTF-8
-            return cls.model_validate(json.loads(path.read_text(encoding="utf-8")))
+            return cls.model_validate(read_manifest(folder))
         except ValidationError as error:
             where = ", ".join(".".join(map(str, one["loc"])) or one["msg"] for one in error.errors()[:3])
             raise RipcurrentError(
-                f"{path} is damaged or of another kind of run ({where}).",
+                f"{folder / MANIFEST} is damaged or of another kind of run ({where}).",
                 "Name the right folder, or run the command again in another one.",
             ) from None
-        except ValueError:
-            raise RipcurrentError(f"{path} is damaged.", "Run the command again in another folder.") from None
 
     def write(self, folder: Path) -> None:
         """Replace the manifest of a run folder."""
@@ -177,9 +169,7 @@ class RunFolder:
         self._part_lock.acquire()
         self._lock.release()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         (self._part_lock or self._lock).release()
 
     def _check_config(self) -> None:
@@ -242,10 +232,6 @@ class RunFolder:
         """Whether a manifest was written."""
         return (self.folder / MANIFEST).exists()
 
-    def read_manifest(self) -> Values:
-        """The manifest so far; empty before the first write."""
-        return read_manifest(self.folder) if (self.folder / MANIFEST).exists() else {}
-
     def write_manifest(self, manifest: Values) -> None:
         """Replace the manifest."""
         write_json(self.folder / MANIFEST, manifest)
@@ -301,16 +287,13 @@ def read_config(folder: Path) -> Values:
     Raises:
         RipcurrentError: ``folder`` holds no run, or its configuration is damaged.
     """
-    path = folder / CONFIG
-    if not path.exists():
-        hint = "Name the folder given to scan as --out." if folder.is_dir() else "Check the path."
-        raise RipcurrentError(f"{folder} holds no run (there is no {CONFIG}).", hint)
+    text = _read(folder, CONFIG)
     try:
-        stored = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError):
+        stored = yaml.safe_load(text)
+    except yaml.YAMLError:
         stored = None
     if not isinstance(stored, dict):
-        raise RipcurrentError(f"{path} is damaged.", "Name another folder with --out.")
+        raise _damaged(folder / CONFIG)
     return stored
 
 
@@ -356,13 +339,30 @@ def _plain(key: str) -> str:
 
 
 def read_manifest(folder: Path) -> Values:
-    """A finished or running run's manifest; an error when ``folder`` holds no run."""
-    path = folder / MANIFEST
-    if not path.exists():
-        hint = "Name the folder given to scan as --out." if folder.is_dir() else "Check the path."
-        raise RipcurrentError(f"{folder} holds no run (there is no {MANIFEST}).", hint)
+    """A finished or running run's manifest.
+
+    Raises:
+        RipcurrentError: ``folder`` holds no run, or its manifest is damaged.
+    """
+    text = _read(folder, MANIFEST)
     try:
-        manifest: Values = json.loads(path.read_text(encoding="utf-8"))
+        # not pydantic's own reader of JSON, which refuses paths that are not UTF-8
+        manifest: Values = json.loads(text)
     except ValueError as error:
-        raise RipcurrentError(f"{path} is damaged: {error}.", "Run the same scan again in another folder.") from None
+        raise _damaged(folder / MANIFEST, f": {error}") from None
     return manifest
+
+
+def _read(folder: Path, name: str) -> str:
+    if not (folder / name).exists():
+        hint = "Name the folder given as --out." if folder.is_dir() else "Check the path."
+        what = "finished run" if name == MANIFEST else "run"
+        raise RipcurrentError(f"{folder} holds no {what} (there is no {name}).", hint)
+    try:
+        return (folder / name).read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise _damaged(folder / name) from None
+
+
+def _damaged(path: Path, how: str = "") -> RipcurrentError:
+    return RipcurrentError(f"{path} is damaged{how}.", "Run the command again in another folder.")
