@@ -6,14 +6,12 @@ import re
 from pathlib import Path
 from typing import get_args
 
-import click
 import pytest
-import typer
 
-from ripcurrent.cli import app
 from ripcurrent.data import FORMAT_NAMES, RowStatus
 from ripcurrent.experiment import ready_experiments
 from ripcurrent.scan import COLUMNS
+from tests.cli.command import commands
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(
@@ -21,17 +19,6 @@ PAGES = sorted(
 )
 HISTORY = {ROOT / "CHANGELOG.md", *(ROOT / "research").rglob("*.md")}
 """Pages that name options which are gone."""
-
-
-def options_by_command() -> dict[str, set[str]]:
-    """Options of every command, by its words."""
-    found: dict[str, set[str]] = {}
-    waiting: list[tuple[str, click.Command]] = [("", typer.main.get_command(app))]
-    while waiting:
-        words, command = waiting.pop()
-        found[words] = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
-        waiting += [(f"{words} {name}".strip(), inner) for name, inner in getattr(command, "commands", {}).items()]
-    return found
 
 
 def first_cells(page: str, heading: str) -> list[str]:
@@ -56,7 +43,10 @@ def test_every_link_leads_somewhere(path: Path) -> None:
 
 @pytest.mark.parametrize("path", [*filter(lambda path: path not in HISTORY, PAGES)], ids=lambda path: path.name)
 def test_every_command_line_that_is_shown_is_possible(path: Path) -> None:
-    options = options_by_command()
+    options = {
+        words: {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
+        for words, command in commands().items()
+    }
     blocks = re.findall(r"```.*?```", path.read_text(encoding="utf-8").replace("\\\n", " "), flags=re.S)
     for line in re.findall(r"(?m)^(?:\$ |torchrun .*)?ripcurrent ([^\n#]*)", "\n".join(blocks)):
         words = line.split()

@@ -7,9 +7,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
+import typer
 
-from ripcurrent.cli import run
+from ripcurrent.cli import app, run
+
+
+def commands() -> dict[str, click.Command]:
+    """Every command and group by its words, the whole program by none."""
+    found: dict[str, click.Command] = {}
+    waiting: list[tuple[str, click.Command]] = [("", typer.main.get_command(app))]
+    while waiting:
+        words, command = waiting.pop()
+        found[words] = command
+        waiting += [(f"{words} {name}".strip(), inner) for name, inner in getattr(command, "commands", {}).items()]
+    return found
 
 
 @dataclass(frozen=True)

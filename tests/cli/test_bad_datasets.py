@@ -27,32 +27,36 @@ def out(tmp_path: Path) -> Path:
     return tmp_path / "out"
 
 
-def test_missing_file(command: Command, tmp_path: Path, out: Path) -> None:
-    command.scan_fails(tmp_path / "no.jsonl", "--out", out, says=("no.jsonl does not exist", "Check the path"))
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("no.jsonl", None, ("no.jsonl does not exist", "Check the path")),
+        ("", None, ("is a folder", "save_to_disk")),
+        ("rows.jsonl", "\n".join([GOOD] * 400 + ['{"prompt": "a", "resp'] + [GOOD] * 3), ("line 401", "broken JSON")),
+        ("rows.csv", "ask,output\na,b\n", ("ask, output", "--map")),
+        ("rows.jsonl", "", ("rows.jsonl", " is empty.")),
+        ("rows.json", "[]", ("rows.json", "no rows")),
+        ("rows.csv", "prompt,response\n", ("rows.csv", "no rows")),
+    ],
+    ids=["missing", "folder", "broken far in", "columns", "empty", "empty list", "header alone"],
+)
+def test_what_is_no_dataset(
+    command: Command, tmp_path: Path, out: Path, name: str, text: str | None, says: tuple[str, ...]
+) -> None:
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    command.scan_fails(tmp_path / name, "--out", out, says=says)
     assert not out.exists()
 
 
-def test_folder_that_is_no_dataset(command: Command, tmp_path: Path, out: Path) -> None:
-    command.scan_fails(tmp_path, "--out", out, says=("is a folder", "save_to_disk"))
-    assert not out.exists()
+@pytest.mark.parametrize("address", ["hf:name", "hf:a/b/c/d"])
+def test_hub_address_that_is_none(command: Command, out: Path, address: str) -> None:
+    command.scan_fails(address, "--out", out, says=("hf:owner/name",))
 
 
 def test_wrong_format_name(command: Command, rows_file: Path, out: Path) -> None:
-    command.scan_fails(
-        rows_file, "--format", "alpacca", "--out", out, says=("'alpacca'", "Did you mean 'alpaca'?", "sharegpt")
-    )
-
-
-def test_broken_json_at_a_line_far_in(command: Command, tmp_path: Path, out: Path) -> None:
-    path = tmp_path / "rows.jsonl"
-    path.write_text("\n".join([GOOD] * 400 + ['{"prompt": "a", "resp'] + [GOOD] * 3))
-    command.scan_fails(path, "--out", out, says=("rows.jsonl, line 401", "broken JSON"))
-    assert not out.exists()
-
-
-def test_csv_without_the_needed_columns(command: Command, tmp_path: Path, out: Path) -> None:
-    (tmp_path / "rows.csv").write_text("ask,output\na,b\n")
-    command.scan_fails(tmp_path / "rows.csv", "--out", out, says=("ask, output", "--map"))
+    says = ("'alpacca'", "Did you mean 'alpaca'?", "sharegpt")
+    command.scan_fails(rows_file, "--format", "alpacca", "--out", out, says=says)
 
 
 def test_a_map_that_is_none(command: Command, tmp_path: Path, out: Path) -> None:
@@ -63,13 +67,6 @@ def test_a_map_that_is_none(command: Command, tmp_path: Path, out: Path) -> None
     )
     good = command.scan(tmp_path / "rows.csv", "--map", "prompt=ask", "--map", "response=reply", "--out", out, "--json")
     assert (good.code, good.json["scored"]) == (0, 1)
-
-
-@pytest.mark.parametrize(("name", "text"), [("rows.jsonl", ""), ("rows.json", "[]"), ("rows.csv", "prompt,response\n")])
-def test_empty_file(command: Command, tmp_path: Path, out: Path, name: str, text: str) -> None:
-    (tmp_path / name).write_text(text)
-    command.scan_fails(tmp_path / name, "--out", out, says=(name, " is empty." if not text else "no rows"))
-    assert not out.exists()
 
 
 def test_no_usable_row(command: Command, tmp_path: Path, out: Path) -> None:
@@ -126,11 +123,6 @@ def test_a_row_of_100_000_tokens_is_scored_on_its_head(command: Command, tmp_pat
     table = pq.read_table(out / "scores.parquet")
     assert table["truncated"].to_pylist() == [False, False, True, False]
     assert table["prompt_tokens"][2].as_py() + table["response_tokens"][2].as_py() == 1024
-
-
-@pytest.mark.parametrize("address", ["hf:name", "hf:a/b/c/d"])
-def test_hub_address_that_is_none(command: Command, out: Path, address: str) -> None:
-    command.scan_fails(address, "--out", out, says=("hf:owner/name",))
 
 
 def test_a_dataset_that_changes_while_it_is_scanned_is_told(command: Command, tmp_path: Path, out: Path) -> None:

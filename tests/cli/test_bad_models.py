@@ -27,30 +27,27 @@ def test_model_without_a_chat_template(command: Command, rows_file: Path, tmp_pa
     assert not (tmp_path / "out").exists()
 
 
-def test_model_folder_and_file_that_are_not_there(command: Command, rows_file: Path, tmp_path: Path) -> None:
-    for name in ("./no-such-folder", str(tmp_path / "no.gguf")):
-        command.scan_fails(rows_file, "--model", name, "--out", tmp_path / "out", says=("There is no file", name))
+@pytest.mark.parametrize(
+    ("option", "value", "says"),
+    [
+        ("--model", "./no-such-folder", ("There is no file", "./no-such-folder")),
+        ("--model", "/nowhere/no.gguf", ("There is no file", "/nowhere/no.gguf")),
+        ("--adapter", str(Path(__file__).parent), ("cli",)),
+        ("--device", "gpu", ("gpu", "cpu")),
+    ],
+)
+def test_model_adapter_or_device_that_is_not_there(
+    command: Command, rows_file: Path, tmp_path: Path, option: str, value: str, says: tuple[str, ...]
+) -> None:
+    command.scan_fails(rows_file, option, value, "--out", tmp_path / "out", says=says)
 
 
 def test_model_that_is_not_found_without_network(rows_file: Path, tmp_path: Path) -> None:
     name = "no/such-model-anywhere"
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub")}
-    done = subprocess.run(
-        [
-            Path(sys.executable).with_name("ripcurrent"),
-            "scan",
-            rows_file,
-            "--model",
-            name,
-            "--out",
-            tmp_path / "out",
-            "--quiet",
-        ],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    program = Path(sys.executable).with_name("ripcurrent")
+    arguments = [program, "scan", rows_file, "--model", name, "--out", tmp_path / "out", "--quiet"]
+    done = subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=120)
     judge(Said(done.returncode, done.stdout, done.stderr), (name,))
     assert not (tmp_path / "out").exists()
 
@@ -77,15 +74,6 @@ def test_adapter_of_another_model(command: Command, rows_file: Path, tmp_path: P
         rows_file, "--adapter", adapter, "--scope", scope, "--out", tmp_path / "out",
         says=("The adapter", "other-adapter does not fit", "trained on"),
     )  # fmt: skip
-
-
-def test_adapter_that_is_not_there(command: Command, rows_file: Path, tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    command.scan_fails(rows_file, "--adapter", tmp_path / "empty", "--out", tmp_path / "out", says=("empty",))
-
-
-def test_device_that_is_not_there(command: Command, rows_file: Path, tmp_path: Path) -> None:
-    command.scan_fails(rows_file, "--device", "gpu", "--out", tmp_path / "out", says=("gpu", "cpu"))
 
 
 @pytest.mark.parametrize(

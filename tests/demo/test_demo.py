@@ -109,12 +109,6 @@ def test_the_command_tells_the_story_and_names_what_it_left(folder: Path, capsys
     assert capsys.readouterr().out == ""
 
 
-def test_a_folder_with_something_else_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "letters.txt").write_text("dear")
-    assert run(["demo", "--out", str(tmp_path), "--limit", "12", "--quiet"]) == 1
-    assert "letters.txt" in capsys.readouterr().err
-
-
 def test_a_proof_made_here_serves_the_same_rows_and_model_later(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
