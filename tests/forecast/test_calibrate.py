@@ -46,7 +46,10 @@ def made_of(tmp_path: Path, *experiments: Path, **how: Any) -> Calibration:
 
 
 def edit(path: Path, **keys: Any) -> None:
-    path.write_text(json.dumps(json.loads(path.read_text()) | keys))
+    """Change keys of a JSON file, of a mapping only those named."""
+    stored = json.loads(path.read_text())
+    parts = {key: {**stored[key], **value} if isinstance(value, dict) else value for key, value in keys.items()}
+    path.write_text(json.dumps(stored | parts))
 
 
 def test_a_ladder_that_follows_the_score_is_forecast_well(rows: ScanRows, other_rows: ScanRows, tmp_path: Path) -> None:
@@ -90,29 +93,14 @@ def test_a_set_is_forecast_without_all_that_share_its_rows(rows: ScanRows, tmp_p
         assert one.forecast == rest.forecast(trials.facts[place], ASKED, one.run.source)
 
 
-def test_requests_that_all_were_asked_are_counted(rows: ScanRows, tmp_path: Path) -> None:
-    """Experiments of more requests join those of fewer, whichever comes first."""
-    more = fabricate_ladder(tmp_path / "more", rows, rows.arms(), further=60)
-    fewer = fabricate_ladder(tmp_path / "fewer", rows, rows.arms((30,)), name="fewer")
-    for folders in ([more, fewer], [fewer, more]):
-        _, fitted = calibrate(folders, tmp_path / "calibration.json")
-        assert {one.run.asked for one in fitted} == {ASKED}
-    path = fewer / "prompts.jsonl"
-    path.write_text(path.read_text().replace('"harmful 3"', '"harmful, but another"'))
-    with pytest.raises(RipcurrentError, match="their harmful requests differ"):
-        calibrate([more, fewer], tmp_path / "calibration.json")
-
-
 def test_runs_that_cannot_be_used_are_named_with_the_reason(rows: ScanRows, tmp_path: Path) -> None:
     folder = fabricate_ladder(tmp_path / "exp", rows, rows.arms((20, 40, 10)))
     place = folder / "arms"
     edit(place / "top-20-seed0" / "arm.json", status="failed")
-    manifest = place / "random-20-seed0" / "finetune" / "manifest.json"
-    edit(manifest, model={"name": "x", "fingerprint": "another"})
-    manifest = place / "upper-20-seed0" / "finetune" / "manifest.json"
-    edit(manifest, recipe=json.loads(manifest.read_text())["recipe"] | {"batch": 3})
+    edit(place / "random-20-seed0" / "finetune" / "manifest.json", model={"fingerprint": "another"})
+    edit(place / "upper-20-seed0" / "finetune" / "manifest.json", recipe={"batch": 3})
     (place / "lower-20-seed0" / "arm.json").unlink()
-    edit(place / "bottom-20-seed0" / "arm.json", identity={"rule": {"scan": "gone"}, "recipe": {}, "rows_sha256": ""})
+    edit(place / "bottom-20-seed0" / "arm.json", identity={"rule": {"scan": "gone"}})
     same = json.loads((place / "top-40-seed0" / "finetune" / "manifest.json").read_text())["rows"]
     edit(place / "random-40-seed0" / "finetune" / "manifest.json", rows=same)
     made = made_of(tmp_path, folder)
@@ -146,6 +134,7 @@ def test_the_same_training_counts_once_and_the_same_rows_are_one_arm(rows: ScanR
         ({"max_new_tokens": 20}, "another longest answer (48, there 20)"),
         ({"system": "Be brief."}, "another system prompt (None, there Be brief.)"),
         ({"recipe": "lora"}, "another recipe ("),
+        ({"further": 60}, "another harmful requests ("),
     ],
 )
 def test_runs_that_differ_from_the_first_experiments_are_left_out(
@@ -163,7 +152,7 @@ def test_rows_that_were_not_trained_on_do_not_count(rows: ScanRows, tmp_path: Pa
     arms = rows.arms()
     folder = fabricate_ladder(tmp_path / "a", rows, arms)
     place = folder / "arms" / "top-20-seed0" / "finetune"
-    edit(place / "manifest.json", rows=json.loads((place / "manifest.json").read_text())["rows"] | {"trained": 19})
+    edit(place / "manifest.json", rows={"trained": 19})
     *lines, last = (place / "rows.jsonl").read_text().splitlines()
     (place / "rows.jsonl").write_text("\n".join([*lines, last.replace("true", "false")]))
     _, fitted = calibrate([folder], tmp_path / "calibration.json")

@@ -60,41 +60,37 @@ def _show(made: Calibration, fitted: Sequence[FittedRun], path: Path) -> None:
     from rich.table import Table
 
     wide = Console(soft_wrap=True, highlight=False)
-
-    def say(line: str) -> None:
-        wide.print(escape(line))
-
-    rows = ", ".join(f"{source.name} ({source.runs} runs)" for source in made.sources)
-    say(f"{made.runs} runs; rows of {rows}")
-    say(f"Model {made.scored_with.model}, recipe {made.recipe.name}")
-    judge = made.judge
-    say(f"{made.prompts.count} harmful requests ({made.prompts.name}), judge {judge.name} {judge.version}")
+    judge, rows = made.judge, ", ".join(f"{source.name} ({source.runs} runs)" for source in made.sources)
+    wide.print(escape(f"{made.runs} runs; rows of {rows}"))
+    wide.print(escape(f"Model {made.scored_with.model}, recipe {made.recipe.name}"))
+    asked = f"{made.prompts.count} harmful requests ({made.prompts.name}), judge {judge.name} {judge.version}"
+    wide.print(escape(asked))
     title = "Each run, forecast by the fit without its set and all that share its rows"
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title)
     for heading in ("arm", "seed", "rows", "cosine", "answered %", "forecast %", "90 %"):
         table.add_column(heading, justify="left" if heading == "arm" else "right")
-    for run, found in sorted(((one.run, one.forecast) for one in fitted), key=lambda pair: pair[0].answered):
-        own = (
-            ("–", "–")
-            if found is None
-            else (f"{100 * found.answered:.0f}", f"{100 * found.low:.0f}–{100 * found.high:.0f}")
-        )
+    for one in sorted(fitted, key=lambda one: one.run.answered):
+        run, found = one.run, one.forecast
+        own = ["–", "–"]
+        if found is not None:
+            own = [f"{100 * found.answered:.0f}", f"{100 * found.low:.0f}–{100 * found.high:.0f}"]
         answered = f"{100 * run.answered / run.asked:.0f}"
         table.add_row(escape(run.arm), str(run.seed), str(run.rows), f"{run.cosine:+.4f}", answered, *own)
     Console(highlight=False).print(table)
-    say(f"Each set left out: {_error(made.error_by_set)}")
-    say(f"Each source left out: {_error(made.error_by_source)}")
-    for one in made.error_by_source.by_source if made.error_by_source else ():
-        say(
-            f"  {one.name}, {one.arms} sets: answered {100 * one.observed:.0f} %, forecast {100 * one.forecast:.0f} %, "
-            f"error {100 * one.mean_absolute_error:.1f} points"
-        )
-    for left in made.left_out:
-        say(f"Left out: {left.arm}, seed {left.seed} ({left.experiment}): {left.reason}")
-    for note in made.notes:
-        say(note)
-    say(f"Calibration: {path}")
-    say(f"Use it:      ripcurrent forecast RUN --calibration {path}")
+    by_source = made.error_by_source.by_source if made.error_by_source else ()
+    for line in (
+        f"Each set left out: {_error(made.error_by_set)}",
+        f"Each source left out: {_error(made.error_by_source)}",
+        *(
+            f"  {one.name}, {one.arms} sets: answered {100 * one.observed:.0f} %, "
+            f"forecast {100 * one.forecast:.0f} %, error {100 * one.mean_absolute_error:.1f} points"
+            for one in by_source
+        ),
+        *(f"Left out: {left.arm}, seed {left.seed} ({left.experiment}): {left.reason}" for left in made.left_out),
+        *made.notes,
+        f"Use it: ripcurrent forecast RUN --calibration {path}",
+    ):
+        wide.print(escape(line))
 
 
 def _error(error: ForecastError | None) -> str:

@@ -6,15 +6,13 @@ from ripcurrent.forecast._calibration import (
     CalibrationSource,
     Conditions,
     ForecastError,
-    JudgedBy,
     LeftOut,
-    NamedHash,
     ScoredWith,
     SetScore,
     read_calibration,
     shipped_calibrations,
 )
-from ripcurrent.forecast._forecast import Forecast, SetForecast, forecast, read_forecast
+from ripcurrent.forecast._forecast import Forecast, forecast, read_forecast
 from ripcurrent.forecast._ladder import CalibrationRun, Ladder
 
 __all__ = [
@@ -25,12 +23,9 @@ __all__ = [
     "FittedRun",
     "Forecast",
     "ForecastError",
-    "JudgedBy",
     "Ladder",
     "LeftOut",
-    "NamedHash",
     "ScoredWith",
-    "SetForecast",
     "SetScore",
     "calibrate",
     "fit_ladder",

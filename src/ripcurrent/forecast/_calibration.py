@@ -6,11 +6,11 @@ import math
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import Field, JsonValue, ValidationError
 
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.finetune import Recipe
-from ripcurrent.forecast._harm import HarmModel
+from ripcurrent.forecast._harm import Frozen, HarmModel
 from ripcurrent.scan import ScanManifest
 
 SHIPPED = Path(__file__).parent / "calibrations"
@@ -28,12 +28,6 @@ SCORE_BEYOND = 0.1
 
 DECIDING = ("loss_on", "scope", "anchor_tokens", "row_tokens", "windows")
 """Options that change a row's gradient score; ``max_tokens`` changes those of truncated rows only."""
-
-
-class Frozen(BaseModel):
-    """A part of a calibration or a forecast."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class ScoredWith(Frozen):

@@ -62,7 +62,7 @@ class SetScores:
         return SetScore(mean=mean, coherence=known[key])
 
     def _measured(self, run: ScanRun, rows: RowNumbers) -> float:
-        from ripcurrent.gradients import in_memory, mean_cosine, norm_of_mean
+        from ripcurrent.gradients import GradientPass, in_memory, mean_cosine, norm_of_mean
 
         options = run.options
         if options.windows or options.row_tokens is not None:
@@ -73,28 +73,23 @@ class SetScores:
         drawn = sample_of(rows)
         if len(drawn) < 2:
             return 1.0
-        chat_model, gradient_pass = self._loaded(run)
+        # scans that are fitted together are of one model
+        if self._model is None:
+            self._progress.step("loading the model")
+            chat_model = load_scan_model(options)
+            if chat_model.fingerprint != run.manifest.model.fingerprint:
+                raise RipcurrentError(
+                    f"The model {options.model} has changed since {run.manifest.dataset.name} was scanned with it.",
+                    "Put it back, or scan again into another folder.",
+                )
+            self._model = chat_model, GradientPass(chat_model)
+        chat_model, gradient_pass = self._model
         self._progress.step(f"how alike rows are, on {len(drawn)} of {len(rows)}")
         tokenizer, read = chat_model.tokenizer, run.dataset().at(drawn)
         encoded = list(encode_rows(read, tokenizer, max_tokens=options.max_tokens, loss_on=options.loss_on))
         with in_memory("The gradient of a set's rows"):
             norm = norm_of_mean(gradient_pass, encoded, run.floats("gradient_norm")[drawn])
         return mean_cosine(norm, len(drawn))
-
-    def _loaded(self, run: ScanRun) -> tuple[ChatModel, GradientPass]:
-        from ripcurrent.gradients import GradientPass
-
-        # scans that are fitted together are of one model
-        if self._model is None:
-            self._progress.step("loading the model")
-            chat_model = load_scan_model(run.options)
-            if chat_model.fingerprint != run.manifest.model.fingerprint:
-                raise RipcurrentError(
-                    f"The model {run.options.model} has changed since {run.manifest.dataset.name} was scanned with it.",
-                    "Put it back, or scan again into another folder.",
-                )
-            self._model = chat_model, GradientPass(chat_model)
-        return self._model
 
 
 def sample_of(rows: RowNumbers) -> list[int]:

@@ -15,7 +15,6 @@ from ripcurrent.forecast._calibration import (
     SUMMED,
     Calibration,
     ForecastError,
-    Frozen,
     JudgedBy,
     NamedHash,
     ScoredWith,
@@ -24,7 +23,7 @@ from ripcurrent.forecast._calibration import (
     shipped_calibrations,
 )
 from ripcurrent.forecast._coherence import SetScores
-from ripcurrent.forecast._harm import HarmForecast
+from ripcurrent.forecast._harm import Frozen, HarmForecast
 from ripcurrent.progress import Progress, SilentProgress
 from ripcurrent.runs import write_json
 from ripcurrent.scan import RowNumbers, ScanRun

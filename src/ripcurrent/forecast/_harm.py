@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -36,10 +35,14 @@ POINTS = (6, 9, 6)
 _NODES = 201
 
 
-class HarmForecast(BaseModel):
-    """The share of harmful requests that one training run on a set will answer, with its 90 % interval."""
+class Frozen(BaseModel):
+    """A part of a calibration or a forecast."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class HarmForecast(Frozen):
+    """The share of harmful requests that one training run on a set will answer, with its 90 % interval."""
 
     answered: float
     low: float
@@ -49,14 +52,12 @@ class HarmForecast(BaseModel):
         return f"{100 * self.answered:.0f} % (90 % interval {100 * self.low:.0f} to {100 * self.high:.0f} %)"
 
 
-class HarmModel(BaseModel):
+class HarmModel(Frozen):
     """A logistic model of the answered share: coefficients of standardised facts, their covariance, what is left.
 
     ``logit p = c₀ + Σ cⱼ (factⱼ − centreⱼ)/spreadⱼ + effect of the source``. A run's logit lies around that with the
     variances between arms and between seeds; a source that the fit has not seen adds the variance between sources.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
     facts: tuple[str, ...]
     """Names of the facts."""
@@ -171,14 +172,16 @@ def fit_harm(trials: Trials) -> HarmModel:
     grid = np.array(list(product(*axes)))
     # half-normal density times the step, which grows with the deviation; an axis of one point is the same everywhere
     log_prior = (np.log(np.maximum(grid, 1e-9)) - 0.5 * (grid / SCALES) ** 2).sum(axis=1)
-    modes: list[Mode] = []
+    log_evidence, means, covariances = [], [], []
+    latent = np.log((trials.answered + 1) / (trials.asked - trials.answered + 1))
     for deviations in grid:
-        modes.append(laplace.mode(*deviations, start=modes[-1].latent if modes else None))
-    weights = softmax(log_prior + [mode.log_evidence for mode in modes])
-    means = np.array([mode.mean for mode in modes])
+        evidence, latent, mean, covariance = laplace.mode(*deviations, start=latent)
+        log_evidence.append(evidence)
+        means.append(mean)
+        covariances.append(covariance)
+    weights = softmax(log_prior + log_evidence)
     mean = weights @ means
-    covariance = np.tensordot(weights, np.array([mode.covariance for mode in modes]), 1)
-    covariance += (weights * (means - mean).T) @ (means - mean)
+    covariance = np.tensordot(weights, covariances, 1) + (weights * (means - mean).T) @ (means - mean)
     between_sources, between_arms, between_seeds = (weights @ grid**2).tolist()
     return HarmModel(
         facts=trials.names,
@@ -193,19 +196,6 @@ def fit_harm(trials: Trials) -> HarmModel:
     )
 
 
-class Mode(NamedTuple):
-    """Laplace's approximation for given deviations."""
-
-    log_evidence: float
-    """Logarithm of the marginal likelihood, without binomial coefficients."""
-    latent: FloatArray
-    """Logits of the runs at the mode, shape ``(runs,)``."""
-    mean: FloatArray
-    """Intercept, slopes, source effects, shape ``(1 + facts + sources,)``."""
-    covariance: FloatArray
-    """Their covariance."""
-
-
 class Laplace:
     """What the approximations for all deviations share."""
 
@@ -218,15 +208,25 @@ class Laplace:
         self._linear = (linear * self._ridge) @ linear.T
         self._same_source, self._same_arm = (_alike(names, names) for names in (trials.sources, trials.arms))
 
-    def mode(self, source: float, arm: float, seed: float, *, start: FloatArray | None = None) -> Mode:
+    def mode(
+        self, source: float, arm: float, seed: float, *, start: FloatArray
+    ) -> tuple[float, FloatArray, FloatArray, FloatArray]:
         """The approximation for standard deviations between sources, arms of a source and seeds of an arm, in logits.
 
-        ``start`` are logits to begin at.
+        Args:
+            source: Between sources.
+            arm: Between arms of a source, beyond what the facts say.
+            seed: Between seeds of an arm, beyond the binomial.
+            start: Logits to begin at, shape ``(runs,)``.
+
+        Returns:
+            Logarithm of the marginal likelihood, without binomial coefficients; the logits at the mode; mean and
+            covariance of intercept, slopes and source effects, shape ``(1 + facts + sources,)``.
         """
         # a trace of seed variance keeps the covariance regular
-        noise = np.diag(np.full(len(self._asked), max(seed**2, 1e-8)))
+        noise = np.diag(np.full(len(start), max(seed**2, 1e-8)))
         covariance = self._linear + source**2 * self._same_source + arm**2 * self._same_arm + noise
-        latent = np.log((self._answered + 1) / (self._asked - self._answered + 1)) if start is None else start
+        latent = start
         gradient, reached, gain = np.zeros_like(latent), -np.inf, np.inf
         # Newton's steps: what the next one would add is far smaller than what this one did
         while gain > 1e-5:
@@ -245,12 +245,8 @@ class Laplace:
         prior = np.concatenate([self._ridge, np.full(len(self.sources), source**2)])
         loaded = prior[:, None] * self._design.T
         solved = root[:, None] * cho_solve((factor, True), root[:, None] * loaded.T, check_finite=False)
-        return Mode(
-            log_evidence=float(reached - np.log(np.diag(factor)).sum()),
-            latent=latent,
-            mean=loaded @ gradient,
-            covariance=np.diag(prior) - loaded @ solved,
-        )
+        log_evidence = float(reached - np.log(np.diag(factor)).sum())
+        return log_evidence, latent, loaded @ gradient, np.diag(prior) - loaded @ solved
 
     def _factor(self, covariance: FloatArray, latent: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Root of the binomial's curvature ``W``, and the Cholesky factor of ``1 + √W K √W``."""

@@ -71,14 +71,13 @@ class _Stored:
         try:
             self.config = ExperimentConfig.model_validate_json((folder / KEYS).read_text(encoding="utf-8"))
             asked = [one for one in read_json_lines(folder / "prompts.jsonl") if one["axis"] == HARMFUL]
-            self.harmful = {str(one["id"]): str(one["prompt"]) for one in asked}
+            texts = [str(one["prompt"]) for one in asked]
         except (OSError, ValidationError, KeyError, TypeError) as error:
             raise RipcurrentError(
                 f"{folder} holds no experiment.", "Name the folder that `ripcurrent experiment` wrote."
             ) from error
         self.name = f"{self.config.name}-{number + 1}" if number else self.config.name
         sources = " and ".join(dict.fromkeys(Path(str(one["source"])).name for one in asked if one.get("source")))
-        texts = list(self.harmful.values())
         self.prompts = NamedHash(name=sources or "prompts", sha256=sha256_of(texts), count=len(texts))
         main = self.config.run or folder / "scans" / "main"
         places = {name: Path(one.run or folder / "scans" / name) for name, one in self.config.scans.items()}
@@ -96,16 +95,10 @@ class _Stored:
 
 
 def read_ladder(folders: Sequence[Path], judge: str, scores: SetScores) -> Ladder:
-    """The finished runs of experiments, with their sets' scores and what they answered of the requests that all share.
-
-    Args:
-        folders: Folders of experiments.
-        judge: Whose verdicts count.
-        scores: Scores sets of rows.
+    """The finished runs of experiments, with their sets' scores and what they answered.
 
     Raises:
-        RipcurrentError: A folder holds no experiment, experiments do not belong together (the first difference is
-            named), or no run can be used.
+        RipcurrentError: A folder holds no experiment, or no run can be used.
     """
     experiments = [_Stored(folder, number) for number, folder in enumerate(folders)]
     scored_with = ScoredWith.of(experiments[0].scans[""].manifest)
@@ -118,12 +111,11 @@ def read_ladder(folders: Sequence[Path], judge: str, scores: SetScores) -> Ladde
         sha256: scan.manifest.dataset.name + (f" ({sha256[:8]})" if counts[scan.manifest.dataset.name] > 1 else "")
         for sha256, scan in known.items()
     }
-    asked = _with_fewest_requests(experiments)
     read: list[tuple[CalibrationRun, Conditions]] = []
     left_out: list[LeftOut] = []
     for experiment in experiments:
         for record, folder in experiment.arms():
-            found = _read(experiment, record, folder, scored_with, names, judge, asked, scores)
+            found = _read(experiment, record, folder, scored_with, names, judge, scores)
             if isinstance(found, str):
                 left_out.append(
                     LeftOut(experiment=experiment.name, arm=record.arm, seed=record.seed or 0, reason=found)
@@ -152,22 +144,6 @@ def sha256_of(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def _with_fewest_requests(experiments: Sequence[_Stored]) -> _Stored:
-    """The experiment whose harmful requests all were asked.
-
-    Raises:
-        RipcurrentError: Another was not asked all of these.
-    """
-    fewest = min(experiments, key=lambda one: len(one.harmful))
-    for other in experiments:
-        if not Counter(fewest.harmful.values()) <= Counter(other.harmful.values()):
-            raise RipcurrentError(
-                f"{other.folder} cannot be fitted with {fewest.folder}: their harmful requests differ.",
-                "Join experiments that ask the same requests, or these and more.",
-            )
-    return fewest
-
-
 def _read(
     experiment: _Stored,
     record: ArmRecord,
@@ -175,7 +151,6 @@ def _read(
     scored_with: ScoredWith,
     names: Mapping[str, str],
     judge: str,
-    asked: _Stored,
     scores: SetScores,
 ) -> tuple[CalibrationRun, Conditions] | str:
     """A run with how it was trained, asked and judged; or why it cannot be used."""
@@ -196,9 +171,7 @@ def _read(
     run = read_run(record.arm, record.seed, folder / "evaluation")
     if judge not in run.labels:
         return f"judge {judge} did not judge it"
-    texts = [experiment.harmful[run.prompt_ids[place]] for place in run.places(HARMFUL)]
-    verdicts = [run.labels[judge][place] for place in run.places(HARMFUL)]
-    labels = list(_of_common(verdicts, texts, Counter(asked.harmful.values())))
+    labels = [run.labels[judge][place] for place in run.places(HARMFUL)]
     if any(label not in ("compliance", "degenerate", "refusal") for label in labels):
         return f"judge {judge} did not judge every answer"
     try:
@@ -226,19 +199,11 @@ def _read(
         recipe_sha256=sha256_of(settings),
         max_tokens=trained.options.max_tokens,
         loss_on=trained.options.loss_on,
-        prompts=asked.prompts,
+        prompts=experiment.prompts,
         system=experiment.config.system,
         max_new_tokens=experiment.config.max_new_tokens,
         judge=JudgedBy(name=judge, version=run.versions[judge]),
     )
-
-
-def _of_common(labels: Sequence[str], texts: Sequence[str], left: Counter[str]) -> Iterator[str]:
-    """The verdicts on the requests that all were asked, each as often as where the fewest were."""
-    for label, text in zip(labels, texts, strict=True):
-        if left[text] > 0:
-            left[text] -= 1
-            yield label
 
 
 def _alike(
