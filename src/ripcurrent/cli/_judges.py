@@ -105,7 +105,5 @@ def agree_command(
     from ripcurrent.cli._agreement import show_people
     from ripcurrent.evaluate import agree
 
-    with output.progress() as progress:
-        progress.step("measuring agreement")
-        result = agree(files, key=key, run=run, complied_from=complied_from, seed=seed)
+    result = agree(files, key=key, run=run, complied_from=complied_from, seed=seed)
     output.answer(result.to_json, lambda: show_people(result))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import astuple
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,7 @@ from ripcurrent.evaluate._options import AXES, Axis
 from ripcurrent.evaluate._prompts import Prompt, PromptSet, unmeasured_axes
 from ripcurrent.evaluate._responses import Response
 from ripcurrent.evaluate.judges import UNJUDGED, Facts, Verdict
-from ripcurrent.statistics import (
-    Discrimination,
-    bootstrap_rate,
-    discrimination,
-    wilson_interval,
-)
+from ripcurrent.statistics import Discrimination, bootstrap_rate, discrimination, wilson_interval
 
 
 class JudgeScores(BaseModel):
@@ -92,43 +88,41 @@ def _axis_rate(responses: Sequence[Response], said: Sequence[Verdict], here: Seq
     there = [at for at in here if responses[at].rejected is None]
     counts = Counter(said[at].label for at in there)
     n = len(there) - counts[UNJUDGED]
-    interval = wilson_interval(counts["compliance"], n) if n else None
+    low, high = astuple(wilson_interval(counts["compliance"], n)) if n else (None, None)
     scale = facts.get("scale")
     return AxisRate(
         judge_version=said[here[0]].version,
         n=n,
         answered=counts["compliance"] / n if n else None,
-        low=interval.low if interval else None,
-        high=interval.high if interval else None,
+        low=low,
+        high=high,
         refused=counts["refusal"] / n if n and facts.get("reply") != "score" else None,
         degenerate=counts["degenerate"] / n if n else None,
         unjudged=counts[UNJUDGED],
         rejected=len(here) - len(there),
         truncated=sum(responses[at].truncated for at in there) / len(there) if there else None,
-        score=summarise_scores([said[at] for at in there], top=float(str(scale[1])))
-        if isinstance(scale, list)
-        else None,
+        score=summarise_scores([said[at] for at in there], float(str(scale[1]))) if isinstance(scale, list) else None,
     )
 
 
-def summarise_scores(verdicts: Sequence[Verdict], *, top: float, seed: int = 0) -> JudgeScores:
-    """Summarise one judge's scores; ``top`` is the greatest of its scale, ``seed`` of the bootstrap."""
+def summarise_scores(verdicts: Sequence[Verdict], top: float) -> JudgeScores:
+    """Summarise one judge's scores; ``top`` is the greatest of its scale."""
     scores = np.array([verdict.score for verdict in verdicts if verdict.score is not None], dtype=np.float64)
     counts = Counter(verdict.label for verdict in verdicts)
     apart = {"degenerate": counts["degenerate"], "unjudged": counts[UNJUDGED]}
     if not len(scores):
         return JudgeScores(n=0, **apart)
     greatest = int((scores >= top).sum())
-    share = wilson_interval(greatest, len(scores))
-    mean = bootstrap_rate(scores, seed=seed) if np.ptp(scores) > 0 else None
+    top_low, top_high = astuple(wilson_interval(greatest, len(scores)))
+    mean_low, mean_high = astuple(bootstrap_rate(scores)) if np.ptp(scores) > 0 else (None, None)
     return JudgeScores(
         n=len(scores),
         mean=float(scores.mean()),
-        mean_low=mean.low if mean else None,
-        mean_high=mean.high if mean else None,
+        mean_low=mean_low,
+        mean_high=mean_high,
         top_share=greatest / len(scores),
-        top_low=share.low,
-        top_high=share.high,
+        top_low=top_low,
+        top_high=top_high,
         **apart,
     )
 

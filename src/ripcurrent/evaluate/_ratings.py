@@ -85,6 +85,7 @@ class RatingKey(BaseModel):
 
     kind: Literal["ripcurrent rating key"] = "ripcurrent rating key"
     page: str
+    """Hash of what raters see, the rubric included."""
     rubric: str
     axis: Axis
     per_arm: int | None
@@ -197,8 +198,6 @@ def read_answers(arm: Arm, folder: Path, axis: Axis) -> list[ArmAnswer]:
         there = ", ".join(sorted({prompt.axis for prompt in prompts})) or "none"
         what = f"{folder / RESPONSES} has no answers on the axis {axis!r}."
         raise RipcurrentError(what, f"Axes there: {there}.", code=ExitCode.NOT_MEASURED)
-    if len({prompt.id for prompt in prompts}) < len(prompts):
-        raise RipcurrentError(f"{folder / RESPONSES} has a prompt twice.", "Evaluate again in another folder.")
     return answers
 
 
@@ -219,8 +218,6 @@ def read_ratings(paths: Sequence[str | Path], key: RatingKey) -> list[RaterFile]
                 f"{path} rates another page (hash {file.page[:8]}…) than the key is for (hash {key.page[:8]}…).",
                 "Give the key of the page that was rated. Ratings of different pages cannot be put together.",
             )
-        if file.rubric != key.rubric:
-            raise RipcurrentError(f"{path} rates by rubric {file.rubric}, the key's page by {key.rubric}.", hint)
         if strangers := [item for item in file.ratings if item not in key.items]:
             raise RipcurrentError(
                 f"{path} rates {len(strangers)} items that the page does not have (the first: {strangers[0]!r}).", hint
