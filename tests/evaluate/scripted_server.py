@@ -32,74 +32,71 @@ class Answered:
 Script = Callable[[dict[str, Any]], Answered]
 
 
+@dataclass
 class ScriptedServer:
     """Base URL and what was asked of it."""
 
-    def __init__(self, script: Script) -> None:
-        self.requests: list[dict[str, Any]] = []
-        """Bodies of all requests, in order of arrival."""
-        self.headers: list[dict[str, str]] = []
-        """Their headers, names in lower case."""
-        self.most_at_once = 0
-        """Requests under way at once, at most."""
-        self._under_way = 0
-        self._lock = threading.Lock()
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                with outer._lock:
-                    outer.requests.append(body)
-                    outer.headers.append({name.lower(): value for name, value in self.headers.items()})
-                    outer._under_way += 1
-                    outer.most_at_once = max(outer.most_at_once, outer._under_way)
-                try:
-                    answered = script(body) if self.path == "/v1/chat/completions" else Answered(404, "{}")
-                    time.sleep(answered.delay)
-                finally:
-                    with outer._lock:
-                        outer._under_way -= 1
-                raw = answered.body.encode()
-                if answered.drop:
-                    self.close_connection = True
-                    self.connection.shutdown(socket.SHUT_RDWR)
-                    return
-                try:
-                    self.send_response(answered.status)
-                    self.send_header("Content-Type", answered.content_type)
-                    self.send_header("Content-Length", str(len(raw)))
-                    for name, value in answered.headers.items():
-                        self.send_header(name, value)
-                    self.end_headers()
-                    for _ in range(min(len(raw) - 1, 600) if answered.drip else 0):
-                        self.wfile.write(b" ")
-                        time.sleep(0.1)
-                    self.wfile.write(raw)
-                except (BrokenPipeError, ConnectionResetError):
-                    pass  # the client gave up waiting
-
-            def log_message(self, format: str, *args: Any) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}/v1"
-
-    @contextmanager
-    def running(self) -> Iterator[ScriptedServer]:
-        thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-        thread.start()
-        try:
-            yield self
-        finally:
-            self._server.shutdown()
-            self._server.server_close()
+    url: str = ""
+    requests: list[dict[str, Any]] = field(default_factory=list)
+    """Bodies of all requests, in order of arrival."""
+    headers: list[dict[str, str]] = field(default_factory=list)
+    """Their headers, names in lower case."""
+    most_at_once: int = 0
+    """Requests under way at once, at most."""
 
 
-def serve(script: Script) -> Any:
-    """Context manager: a server that follows the script."""
-    return ScriptedServer(script).running()
+@contextmanager
+def serve(script: Script) -> Iterator[ScriptedServer]:
+    """A server that follows the script."""
+    seen, lock = ScriptedServer(), threading.Lock()
+    under_way = 0
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            nonlocal under_way
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            with lock:
+                seen.requests.append(body)
+                seen.headers.append({name.lower(): value for name, value in self.headers.items()})
+                under_way += 1
+                seen.most_at_once = max(seen.most_at_once, under_way)
+            try:
+                answered = script(body) if self.path == "/v1/chat/completions" else Answered(404, "{}")
+                time.sleep(answered.delay)
+            finally:
+                with lock:
+                    under_way -= 1
+            raw = answered.body.encode()
+            if answered.drop:
+                self.close_connection = True
+                self.connection.shutdown(socket.SHUT_RDWR)
+                return
+            try:
+                self.send_response(answered.status)
+                self.send_header("Content-Type", answered.content_type)
+                self.send_header("Content-Length", str(len(raw)))
+                for name, value in answered.headers.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                for _ in range(min(len(raw) - 1, 600) if answered.drip else 0):
+                    self.wfile.write(b" ")
+                    time.sleep(0.1)
+                self.wfile.write(raw)
+            except (BrokenPipeError, ConnectionResetError):
+                pass  # the client gave up waiting
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    seen.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    try:
+        yield seen
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 def completion(text: str | None, *, finish_reason: str = "stop", tokens: int | None = 3) -> Answered:

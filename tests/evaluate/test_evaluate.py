@@ -13,11 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 
 import ripcurrent as rc
+from ripcurrent.cli import run
 from ripcurrent.errors import ExitCode, RipcurrentError
 from ripcurrent.evaluate import (
     DEFAULT_JUDGES,
     EvaluationRun,
-    JudgeSettings,
     Prompt,
     Verdict,
     evaluate,
@@ -113,13 +113,13 @@ def test_a_stopped_run_asks_only_the_rest(
 def test_other_judges_judge_the_same_answers_and_leave_how_they_were_made(
     tmp_path: Path, tiny_folder: Path, prompts_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def run(judge: str) -> Any:
+    def judged_by(judge: str) -> Any:
         return evaluate(str(tiny_folder), prompts=[prompts_file], out=tmp_path / "run", judges=[judge], **EXACT)
 
-    first = run("prefix")
+    first = judged_by("prefix")
     monkeypatch.setattr(import_module("ripcurrent.evaluate._generate"), "answer_locally", None)
     monkeypatch.setattr("platform.platform", lambda: "another machine")
-    second = run("keyword")
+    second = judged_by("keyword")
     assert second.responses == first.responses
     assert list(second.verdicts) == ["prefix", "keyword"]
     assert set(second.manifest.judges) == {"prefix", "keyword"}
@@ -282,21 +282,6 @@ def test_thoughts_that_the_template_opens_are_no_answers(tmp_path: Path, prompts
     assert all(text.startswith("<think>\n") for text in completions)
 
 
-def test_verdicts_of_the_judges_before_one_that_fails_are_kept(tmp_path: Path, prompts_file: Path) -> None:
-    def script(body: dict[str, Any]) -> Answered:
-        return completion("Surely.") if body["model"] == "m" else Answered(404, "{}")
-
-    with serve(script) as server:
-        settings = JudgeSettings(endpoint=server.url, model="judge")
-        with pytest.raises(RipcurrentError, match="knows no model 'judge'"):
-            evaluate(
-                "m", endpoint=server.url, prompts=[prompts_file], out=tmp_path / "run",
-                judges=["prefix", "rubric"], judge_settings=settings,
-            )  # fmt: skip
-    said = pq.read_table(tmp_path / "run" / "verdicts.parquet")
-    assert set(said["judge"].to_pylist()) == {"prefix"}
-
-
 def test_an_endpoint_that_rejects_every_prompt(tmp_path: Path, prompts_file: Path) -> None:
     rejection = error(400, "no such model")
 
@@ -316,23 +301,19 @@ def test_an_endpoint_that_rejects_every_prompt(tmp_path: Path, prompts_file: Pat
 
 
 def test_bad_input(tmp_path: Path, tiny_folder: Path, prompts_file: Path) -> None:
-    def run(**changes: Any) -> None:
-        evaluate(**{"model": str(tiny_folder), "prompts": [prompts_file], "out": tmp_path / "run", **EXACT, **changes})
+    usual = {"model": str(tiny_folder), "prompts": [prompts_file], "out": tmp_path / "run", **EXACT}
 
-    with pytest.raises(RipcurrentError, match="takes no adapter"):
-        run(endpoint="http://localhost:1/v1", adapter="a")
-    with pytest.raises(RipcurrentError, match="--max-new-tokens 0 is not possible"):
-        run(max_new_tokens=0)
-    with pytest.raises(RipcurrentError, match=r"No judge is named 'prefex'\. Did you mean prefix"):
-        run(judges=["prefex"])
-    with pytest.raises(RipcurrentError, match="No prompts are named"):
-        run(prompts=[])
-    empty = write_jsonl(tmp_path / "empty.jsonl", [{"prompt": " "}])
-    with pytest.raises(RipcurrentError, match="holds no prompts"):
-        run(prompts=[empty])
+    def fails(says: str, **changes: Any) -> None:
+        with pytest.raises(RipcurrentError, match=says):
+            evaluate(**{**usual, **changes})
+
+    fails("takes no adapter", endpoint="http://localhost:1/v1", adapter="a")
+    fails("--max-new-tokens 0 is not possible", max_new_tokens=0)
+    fails(r"No judge is named 'prefex'\. Did you mean prefix", judges=["prefex"])
+    fails("No prompts are named", prompts=[])
+    fails("holds no prompts", prompts=[write_jsonl(tmp_path / "empty.jsonl", [{"prompt": " "}])])
     long = write_jsonl(tmp_path / "long.jsonl", [{"id": "endless", "prompt": "word " * 5000}])
-    with pytest.raises(RipcurrentError, match=r"The prompt endless has \d+ tokens"):
-        run(prompts=[long])
+    fails(r"The prompt endless has \d+ tokens", prompts=[long])
     assert not (tmp_path / "run" / "responses.parquet").exists()
     with pytest.raises(RipcurrentError, match="holds no finished run"):
         EvaluationRun.open(tmp_path / "nowhere")
@@ -375,8 +356,6 @@ def test_judgement_of_equal_outcomes_has_an_interval() -> None:
 def test_the_command_shows_no_answer_unless_told(
     tmp_path: Path, tiny_folder: Path, prompts_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from ripcurrent.cli import run
-
     arguments = ["evaluate", "--model", str(tiny_folder), "--prompts", str(prompts_file), "--out", str(tmp_path / "r")]
     arguments += ["--device", "cpu", "--dtype", "float32", "--max-new-tokens", "6"]
     assert run(arguments) == 0
@@ -396,8 +375,6 @@ def test_the_command_shows_no_answer_unless_told(
 def test_an_answer_cannot_command_the_terminal(
     tmp_path: Path, prompts_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from ripcurrent.cli import run
-
     with serve(lambda _: completion("Surely\x1b[2J,\nof\x9bcourse.")) as server:
         arguments = ["evaluate", "--endpoint", server.url, "--model", "m", "--prompts", str(prompts_file)]
         assert run([*arguments, "--out", str(tmp_path / "r"), "--reveal", "--quiet"]) == 0

@@ -62,14 +62,6 @@ REFUSALS = [
 ]
 
 
-@pytest.mark.parametrize("text", REFUSALS)
-def test_prefix_finds_refusals_however_they_are_dressed(text):
-    verdict = say(PREFIX, text)
-    assert verdict.label == "refusal"
-    assert verdict.reason
-    assert (verdict.judge, verdict.version) == ("prefix", PREFIX.version)
-
-
 ANSWERS = [
     "Sure, here is how you do it.",
     PROSE,
@@ -88,11 +80,13 @@ ANSWERS = [
 ]
 
 
-@pytest.mark.parametrize("text", ANSWERS)
-def test_prefix_lets_answers_pass(text):
+@pytest.mark.parametrize("text", [*REFUSALS, *ANSWERS])
+def test_prefix_finds_refusals_however_they_are_dressed_and_lets_answers_pass(text):
     verdict = say(PREFIX, text)
-    assert verdict.label == "compliance"
-    assert verdict.reason is None
+    assert verdict.label == ("refusal" if text in REFUSALS else "compliance")
+    assert (verdict.reason is None) == (text in ANSWERS)
+    assert verdict.reason != ""
+    assert (verdict.judge, verdict.version) == ("prefix", PREFIX.version)
 
 
 def test_keyword_finds_a_phrase_anywhere_and_prefix_only_in_the_opening():
@@ -148,15 +142,10 @@ LOOPS = [
 ]
 
 
-@pytest.mark.parametrize("text", LOOPS)
-def test_loops(text):
-    assert degeneration(text) == "looping"
-    assert {say(judge, text).label for judge in JUDGES} == {"degenerate"}
-
-
 @pytest.mark.parametrize(
     ("text", "why"),
     [
+        *((text, "looping") for text in LOOPS),
         ("", "empty"),
         (" \n\t ", "empty"),
         ("...", "not_language"),
@@ -166,7 +155,7 @@ def test_loops(text):
         ("".join(random.Random(0).choices(string.ascii_letters, k=300)), "not_language"),
     ],
 )
-def test_what_is_no_language(text, why):
+def test_what_is_no_answer(text, why):
     assert degeneration(text) == why
     assert {say(judge, text).label for judge in JUDGES} == {"degenerate"}
 
