@@ -76,6 +76,9 @@ _SLIDING = {**_HEADS8, "query_pre_attn_scalar": 8, "sliding_window": 16}
 _WINDOW, _FULL = "sliding_attention", "full_attention"
 _SOFT_CAPS = {"attn_logit_softcapping": 5.0, "final_logit_softcapping": 3.0}
 _BIASES = {"attention_bias": True, "mlp_bias": True}
+_MULTIPLIERS = {
+    "embedding_multiplier": 2.0, "residual_multiplier": 0.5, "attention_multiplier": 0.2, "logits_scaling": 3.0
+}  # fmt: skip
 _SIZES = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 512}
 
 _CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -89,9 +92,12 @@ _CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2": ("GPT2Config", {"vocab_size": VOCAB_SIZE, "initializer_range": 0.15, **_SIZES, **_ENDS}),
     "mistral": ("MistralConfig", {**_COMMON, "sliding_window": None}),
     "phi3": ("Phi3Config", {**_COMMON, "tie_word_embeddings": False}),
+    "cohere": ("CohereConfig", {**_COMMON, "logit_scale": 0.25}),
+    "granite": ("GraniteConfig", {**_COMMON, **_MULTIPLIERS}),
 }
 KINDS = tuple(_CONFIGS)
-"""What ``tiny_model`` can make. ``llama_untied`` has attention and MLP biases; ``gemma2`` soft caps and a window."""
+"""What ``tiny_model`` can make. ``llama_untied`` has attention and MLP biases; ``gemma2`` soft caps and a window;
+``cohere`` layer norms of a class of their own; ``granite`` multipliers everywhere."""
 
 
 def tiny_model(kind: str, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
