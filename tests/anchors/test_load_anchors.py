@@ -55,11 +55,8 @@ def test_the_sets_of_the_package_are_requests_with_openings_and_no_content(name:
         assert len(answer.split()) <= 11, answer
         # one line, no list and no quantities
         assert not re.search(r"\n|(^|\s)[-*•]|step one|first step|\d", answer, re.IGNORECASE), answer
-
-
-def test_the_two_sets_of_the_package_share_no_request() -> None:
     one, other = ({a.messages[0].content for a in load_anchors(name).anchors} for name in BUILTIN)
-    assert not one & other
+    assert not one & other, "the two sets share no request"
 
 
 def test_anchors_are_grouped_by_set_in_order_whatever_the_files_order(tmp_path: Path) -> None:

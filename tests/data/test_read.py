@@ -170,31 +170,27 @@ def test_ids_are_the_rows_own_or_a_hash_of_what_is_said(tmp_path: Path) -> None:
             ({"instruction": "Hi", "output": "Ho", "history": history}, "invalid_conversation")
             for history in ([["Hi"]], [["Hi", None]], ["Hi", "Ho"], "[1")
         ),
+        *(
+            ({"messages": turns}, "invalid_conversation")
+            for turns in (
+                *([], None, "not json", ["hello"], [{"content": "x"}], [{"role": "narrator", "content": "x"}]),
+                [{"role": "user", "content": None}, TURNS[1]],
+                [{"role": "user", "content": [{"type": "image_url"}]}],
+            )
+        ),
+        *(({"messages": turns}, "no_response") for turns in (TURNS[:1], [TURNS[0], {**TURNS[1], "content": ""}])),
     ],
 )
 def test_a_bad_row_among_good_ones_gets_its_reason(tmp_path: Path, record: Any, problem: str) -> None:
-    good = {"instruction": "a", "input": "", "output": "b"}
+    good: Any = {"instruction": "a", "input": "", "output": "b"}
+    if isinstance(record, dict) and "messages" in record:
+        good = {"messages": TURNS}
     path = tmp_path / "rows.jsonl"
     path.write_text("\n".join(json.dumps(one) for one in (good, record, good)))
     before, bad, after = read_rows(path)
     assert (before.problem, bad.problem, after.problem) == (None, problem, None)
     assert bad.messages == ()
     assert [before.index, bad.index, after.index] == [0, 1, 2]
-
-
-@pytest.mark.parametrize(
-    ("turns", "problem"),
-    [
-        *((turns, "invalid_conversation") for turns in ([], None, "not json", ["hello"], [{"content": "x"}])),
-        ([{"role": "narrator", "content": "x"}], "invalid_conversation"),
-        ([{"role": "user", "content": None}, {"role": "assistant", "content": "x"}], "invalid_conversation"),
-        ([{"role": "user", "content": [{"type": "image_url"}]}], "invalid_conversation"),
-        (TURNS[:1], "no_response"),
-        ([TURNS[0], {"role": "assistant", "content": ""}], "no_response"),
-    ],
-)
-def test_what_is_no_conversation_says_so(tmp_path: Path, turns: Any, problem: str) -> None:
-    assert only(tmp_path, {"messages": turns}).problem == problem
 
 
 def test_turns_in_csv_cells_are_json(tmp_path: Path) -> None:
