@@ -346,22 +346,6 @@ def test_options_that_do_not_go_together_are_refused(lessons: Path, tiny_folder:
         doctor(lessons, model=str(tiny_folder), windows=True)
 
 
-@pytest.mark.parametrize(
-    ("kind", "options"),
-    [
-        ("gpt2", {"max_tokens": 512}),
-        ("llama_untied", {"scope": "linear", "signals": "gradient"}),
-        ("qwen2", {"scope": "lora", "signals": "gradient", "dtype": "float32"}),
-    ],
-)
-def test_every_kind_of_layer_and_scope_can_be_timed(
-    kind: str, options: dict[str, Any], tmp_path: Path, lessons: Path
-) -> None:
-    (estimate,) = doctor(lessons, model=str(save_tiny(tmp_path / "model", kind)), limit=12, **options).estimates
-    assert estimate.signals == options.get("signals", "all")
-    assert estimate.tokens_per_second > 0
-
-
 @pytest.mark.slow
 @pytest.mark.embedded
 @pytest.mark.real_data

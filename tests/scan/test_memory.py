@@ -81,8 +81,7 @@ def plan(stage: SignalStage, monkeypatch: pytest.MonkeyPatch) -> Callable[..., t
             if refused and not mapped:
                 raise torch.OutOfMemoryError("CUDA out of memory.")
             of.made.append(mapped)
-            return Watched(**{name: getattr(stage, name) for name in ("chat_model", "gradient_pass", "directions")},
-                           token_budget=512)  # fmt: skip
+            return Watched(stage.chat_model, 512, stage.gradient_pass, stage.directions)
 
         chosen = ScanOptions(memory=memory or None, **(options or {})).decided("cpu")
         made, found = fitting_stage(make, chosen, lambda _, decide: decide(), rows(), of.directions, CPU)
@@ -93,29 +92,20 @@ def plan(stage: SignalStage, monkeypatch: pytest.MonkeyPatch) -> Callable[..., t
     return planned
 
 
-def test_enough_memory_changes_nothing(plan: Any) -> None:
-    assert plan(10_000)[0] == MemoryPlan(512, False)
-
-
 def test_smaller_batches_come_first_then_directions_go_to_files(plan: Any) -> None:
+    assert plan(10_000)[0] == MemoryPlan(512, False)
     found, costs = plan(3000, token=10)
-    assert not found.mapped_directions
-    assert found.token_budget == int((3000 * MARGIN - 1500) / 10)
+    assert found == MemoryPlan(int((3000 * MARGIN - 1500) / 10), False)
     # the batch that is measured is no larger than a quarter of the usual
     assert max(costs.computed) <= 512 // 4
     found, costs = plan(3000, token=40)
-    assert found.mapped_directions
-    assert found.token_budget == int((3000 * MARGIN - 1000) / 40)
+    assert found == MemoryPlan(int((3000 * MARGIN - 1000) / 40), True)
     assert costs.made == [False, True]
-
-
-def test_directions_that_alone_pass_the_cap_are_never_in_memory(plan: Any) -> None:
+    # directions that alone pass the cap are never in memory
     found, costs = plan(3000, directions=2000)
     assert found.mapped_directions
     assert costs.made == [True, True]
-
-
-def test_without_a_cap_directions_go_to_files_where_memory_runs_out(plan: Any) -> None:
+    # without a cap they go to files where memory runs out
     assert plan(0)[0] == MemoryPlan(512, False)
     assert plan(0, refused=True)[0] == MemoryPlan(512, True)
 
@@ -277,11 +267,8 @@ def test_a_scan_whose_directions_are_in_files_scores_the_same(
         np.testing.assert_allclose(table_of(usual)[name], table_of(mapped)[name], rtol=1e-5, atol=2e-5)
 
 
-@pytest.mark.parametrize(("memory", "said"), [("50MB", "--memory 50 MB"), ("lots", "--memory lots is not possible")])
-def test_a_cap_that_cannot_be_kept_ends_before_any_row(
-    memory: str, said: str, tmp_path: Path, options: dict[str, Any]
-) -> None:
+def test_a_cap_that_cannot_be_kept_ends_before_any_row(tmp_path: Path, options: dict[str, Any]) -> None:
     dataset = write_jsonl(tmp_path / "rows.jsonl", good_rows(10))
-    with pytest.raises(RipcurrentError, match=said):
-        scan(dataset, tmp_path / "out", memory=memory, **options)
+    with pytest.raises(RipcurrentError, match="--memory 50 MB"):
+        scan(dataset, tmp_path / "out", memory="50MB", **options)
     assert not list((tmp_path / "out").rglob("shard-*"))

@@ -71,32 +71,6 @@ class ArmLine:
     """Its difference from that of the untrained model."""
 
 
-@dataclass(frozen=True, slots=True)
-class ExperimentPage:
-    """What the template shows of an experiment."""
-
-    results: ExperimentResults
-    links: Mapping[str, str]
-    """The page's sections and their titles."""
-    judges: Sequence[JudgeColumn]
-    """The deciding one first."""
-    arms: Sequence[ArmLine]
-    compared: Pairs
-    """Arms against their control."""
-    further: Pairs
-    reasons: Sequence[ArmComparison]
-    """The comparisons that the verdict rests on, by the deciding judge, the greatest difference first."""
-    decided: bool
-    """Whether anything that decides was compared."""
-    shows_judgement: bool
-    """Whether both kinds of requests were asked."""
-    categories: Mapping[str, Mapping[str, CategoryRate]]
-    """By arm and category: the entry of the deciding judge."""
-    file: str
-    """The experiment's keys as YAML: the same experiment again."""
-    provenance: Mapping[str, object]
-
-
 def render_experiment_page(results: ExperimentResults) -> str:
     """The whole page of an experiment as text."""
     first = results.judge
@@ -109,25 +83,29 @@ def render_experiment_page(results: ExperimentResults) -> str:
         if one.judge == first:
             categories.setdefault(one.arm, {})[one.category] = one
     absent = {"sweeps": not results.trends, "judgement": not shows_judgement, "categories": not categories}
-    page = ExperimentPage(
-        results=results,
-        links={name: title for name, title in LINKS.items() if not absent.get(name)},
-        judges=list(_judges(results)),
-        arms=[_arm_line(name, results) for name in names],
-        compared=_by_pair(results.comparisons),
-        further=_by_pair(results.further_comparisons),
-        reasons=sorted(reasons, key=lambda one: -one.difference),
-        decided=bool(decisive),
-        shows_judgement=shows_judgement,
-        categories=categories,
-        file=yaml.safe_dump(results.experiment, sort_keys=False, allow_unicode=True, width=110),
-        provenance=results.model_dump(mode="json", include=PROVENANCE),
-    )
+    judges = list(_judges(results))
+    page = {
+        "results": results,
+        "links": {name: title for name, title in LINKS.items() if not absent.get(name)},
+        "judges": judges,
+        "arms": [_arm_line(name, results) for name in names],
+        # arms against their control, and the other pairs
+        "compared": _by_pair(results.comparisons),
+        "further": _by_pair(results.further_comparisons),
+        # what the verdict rests on, by the deciding judge
+        "reasons": sorted(reasons, key=lambda one: -one.difference),
+        "decided": bool(decisive),
+        "shows_judgement": shows_judgement,
+        "categories": categories,
+        # the same experiment again
+        "file": yaml.safe_dump(results.experiment, sort_keys=False, allow_unicode=True, width=110),
+        "provenance": results.model_dump(mode="json", include=PROVENANCE),
+    }
     data: Data = {
         **results.model_dump(mode="json", include={"summaries", "arms", "trends"}),
-        "judges": [judge.name for judge in page.judges],
+        "judges": [judge.name for judge in judges],
         "intervals": intervals_spec(names),
-        "judgement": judgement_spec(names) if page.shows_judgement else None,
+        "judgement": judgement_spec(names) if shows_judgement else None,
         "sweep": sweep_spec() if results.trends else None,
     }
     styles, scripts = ["_base.css", "_scan.css", "_experiment.css"], ["_common.js", "_experiment.js"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,13 @@ Data = dict[str, Any]
 
 
 def render_page(
-    template: str, page: object, data: Data, *, styles: Sequence[str], scripts: Sequence[str], plots: bool = True
+    template: str,
+    page: Mapping[str, object],
+    data: Data,
+    *,
+    styles: Sequence[str],
+    scripts: Sequence[str],
+    plots: bool = True,
 ) -> str:
     """A page as text, from a template of this package and a record of what it shows.
 

@@ -2,23 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib.metadata import version
 
 from ripcurrent.evaluate import CANNOT_SAY, GUIDANCE, RUBRIC_VERSION, SCALE, RatingDraw
 from ripcurrent.report._page import render_page
-
-
-@dataclass(frozen=True, slots=True)
-class RatingTexts:
-    """What the template shows beside the answers."""
-
-    count: int
-    version: str
-    rubric: str = RUBRIC_VERSION
-    scale: Sequence[tuple[str, str]] = SCALE
-    guidance: str = GUIDANCE
 
 
 def render_rating_page(draw: RatingDraw) -> str:
@@ -29,6 +17,12 @@ def render_rating_page(draw: RatingDraw) -> str:
         "cannotSay": CANNOT_SAY,
         "items": [asdict(item) for item in draw.items],
     }
-    page = RatingTexts(len(draw.items), version("ripcurrent"))
+    page = {
+        "count": len(draw.items),
+        "version": version("ripcurrent"),
+        "rubric": RUBRIC_VERSION,
+        "scale": SCALE,
+        "guidance": GUIDANCE,
+    }
     styles, scripts = ["_base.css", "_rating.css"], ["_common.js", "_rating.js"]
     return render_page("_rating.html.j2", page, data, styles=styles, scripts=scripts, plots=False)

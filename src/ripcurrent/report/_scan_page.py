@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 import numpy as np
 
@@ -17,33 +17,6 @@ from ripcurrent.scan import COLUMNS, TRAIT_COLUMNS, Column, ScanRun, weakly_sepa
 
 DIGITS = 7
 """Of numbers in the page: as many as a score has, so that a cut parts the rows that it should."""
-
-
-@dataclass(frozen=True, slots=True)
-class ScanPage:
-    """What the template shows of a scan."""
-
-    run: ScanRun
-    ranking: str | None
-    """The score that ranks the rows; None where no row has any score."""
-    ranked: int
-    """Rows that have it."""
-    truncated: int
-    """Scored rows that were cut at ``--max-tokens``."""
-    weak_anchors: Sequence[str]
-    """Signals by which the anchors do not separate harm from safety."""
-    forecast: Sequence[str]
-    """The run's forecast in sentences; empty where it has none."""
-    summaries: Sequence[ScoreSummary]
-    """Every score that some row has."""
-    columns: Sequence[Column]
-    """The measures of the table, for the glossary."""
-    shown: ShownRows
-    text_note: str
-    """Why the rows have no texts; empty if they have."""
-    with_shares: int
-    """How many of the shown rows have token shares."""
-    provenance: Mapping[str, object]
 
 
 def render_scan_page(run: ScanRun) -> str:
@@ -77,20 +50,20 @@ def render_scan_page(run: ScanRun) -> str:
         "shares": shares,
     }
     forecast = read_forecast(run)
-    page = ScanPage(
-        run=run,
-        ranking=ranking,
-        ranked=len(ranked),
-        truncated=int((run.flags("truncated") & run.scored).sum()),
-        weak_anchors=list(weakly_separated(run.manifest.anchors.separation)),
-        forecast=[] if forecast is None else forecast.lines(),
-        summaries=summaries,
-        columns=columns,
-        shown=shown,
-        text_note=text_note,
-        with_shares=0 if shares is None else sum(row is not None for row in shares["rows"]),
-        provenance=run.manifest.model_dump(mode="json", exclude={"anchors": {"order", "measurements"}}),
-    )
+    page = {
+        "run": run,
+        "ranking": ranking,
+        "ranked": len(ranked),
+        "truncated": int((run.flags("truncated") & run.scored).sum()),
+        "weak_anchors": list(weakly_separated(run.manifest.anchors.separation)),
+        "forecast": [] if forecast is None else forecast.lines(),
+        "summaries": summaries,
+        "columns": columns,
+        "shown": shown,
+        "text_note": text_note,
+        "with_shares": 0 if shares is None else sum(row is not None for row in shares["rows"]),
+        "provenance": run.manifest.model_dump(mode="json", exclude={"anchors": {"order", "measurements"}}),
+    }
     styles, scripts = ["_base.css", "_scan.css"], ["_common.js", "_tokens.js", "_scan.js"]
     return render_page("_scan.html.j2", page, data, styles=styles, scripts=scripts)
 
