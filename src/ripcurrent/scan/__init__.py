@@ -15,13 +15,10 @@ if TYPE_CHECKING:
         DIRECTION_OF_RISK,
         GRADIENT_COLUMNS,
         REPRESENTATION_COLUMNS,
-        SUMMED,
         TRAIT_COLUMNS,
         Column,
-        Direction,
     )
-    from ripcurrent.scan._doctor import DatasetReport, Diagnosis, Estimate, RenderedRow, doctor
-    from ripcurrent.scan._environment import Finding, size
+    from ripcurrent.scan._doctor import DatasetReport, Diagnosis, RenderedRow, doctor
     from ripcurrent.scan._execution import Execution
     from ripcurrent.scan._manifest import ScanAnchors, ScanManifest
     from ripcurrent.scan._options import ScanOptions
@@ -37,17 +34,15 @@ if TYPE_CHECKING:
     from ripcurrent.scan._scan import default_folder, scan
     from ripcurrent.scan._scan_model import load_scan_model, require_positions
     from ripcurrent.scan._score import representation_scores
-    from ripcurrent.scan._separation import AnchorMeasurements, require_separation, separation, weakly_separated
-    from ripcurrent.scan._signal_stage import SignalStage, unit
+    from ripcurrent.scan._separation import AnchorMeasurements, require_separation, weakly_separated
+    from ripcurrent.scan._signal_stage import SignalStage
     from ripcurrent.scan._tokens import TOKEN_SCHEMA, load_tokens, write_tokens
 
 # fmt: off
 _HOMES = {
     "_check_anchors": "AnchorCheck check_anchors",
-    "_columns": "COLUMNS DIRECTION_OF_RISK GRADIENT_COLUMNS REPRESENTATION_COLUMNS SUMMED "
-    "TRAIT_COLUMNS Column Direction",
-    "_doctor": "DatasetReport Diagnosis Estimate RenderedRow doctor",
-    "_environment": "Finding size",
+    "_columns": "COLUMNS DIRECTION_OF_RISK GRADIENT_COLUMNS REPRESENTATION_COLUMNS TRAIT_COLUMNS Column",
+    "_doctor": "DatasetReport Diagnosis RenderedRow doctor",
     "_execution": "Execution",
     "_manifest": "ScanAnchors ScanManifest",
     "_options": "ScanOptions",
@@ -57,20 +52,20 @@ _HOMES = {
     "_scan": "default_folder scan",
     "_scan_model": "load_scan_model require_positions",
     "_score": "representation_scores",
-    "_separation": "AnchorMeasurements require_separation separation weakly_separated",
-    "_signal_stage": "SignalStage unit",
+    "_separation": "AnchorMeasurements require_separation weakly_separated",
+    "_signal_stage": "SignalStage",
     "_tokens": "TOKEN_SCHEMA load_tokens write_tokens",
 }
 
 __all__ = [
     "COLUMNS", "DIRECTION_OF_RISK", "GRADIENT_COLUMNS",
-    "REPRESENTATION_COLUMNS", "SUMMED", "TOKEN_SCHEMA", "TRAIT_COLUMNS", "AnchorCheck",
-    "AnchorMeasurements", "BoolArray", "Column", "DatasetReport", "Diagnosis", "Direction", "Estimate", "Execution",
-    "Finding", "FloatArray", "Part", "RenderedRow", "RowNumbers", "ScanAnchors", "ScanManifest", "ScanOptions",
+    "REPRESENTATION_COLUMNS", "TOKEN_SCHEMA", "TRAIT_COLUMNS", "AnchorCheck",
+    "AnchorMeasurements", "BoolArray", "Column", "DatasetReport", "Diagnosis", "Execution",
+    "FloatArray", "Part", "RenderedRow", "RowNumbers", "ScanAnchors", "ScanManifest", "ScanOptions",
     "ScanRun", "SignalStage", "bind_local_gpu", "check_anchors", "default_folder", "doctor",
     "format_shares", "load_scan_model", "load_tokens", "parse_part", "representation_scores",
     "require_positions", "require_separation", "riskiest_rows", "scan", "scan_notes", "score_quantiles",
-    "separation", "size", "unit", "weak_anchors_note", "weakly_separated", "write_tokens",
+    "weak_anchors_note", "weakly_separated", "write_tokens",
 ]
 # fmt: on
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
