@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from ripcurrent.experiment import Experiment, ExperimentResults, parse_experiment
 from ripcurrent.scan import scan
 from tests.experiment.answers import FakeEvaluate
 from tests.scan_fixtures import anchors_file, shared_cache, tiny_folder
@@ -83,3 +84,8 @@ def evaluated(monkeypatch: pytest.MonkeyPatch) -> FakeEvaluate:
 
 def read(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def run(keys: dict[str, Any], out: Path, **how: Any) -> ExperimentResults:
+    """The experiment of these keys, run."""
+    return Experiment(parse_experiment(keys, where="test"), "my.yaml").run(out, **how)

@@ -11,15 +11,16 @@ import pytest
 
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.evaluate import JudgeSettings, Prompt
-from ripcurrent.experiment import expand_arms, parse_experiment, run_experiment
+from ripcurrent.experiment import expand_arms, parse_experiment
 from ripcurrent.experiment._experiment import _refuse_equal_rows
-from ripcurrent.experiment._judging import judge_settings, judges_of
 from ripcurrent.experiment._prompts import keep_prompts
-from ripcurrent.experiment._scans import open_pools
+from ripcurrent.experiment._rows import open_pools
+from ripcurrent.experiment._runner import judge_settings, judges_of
 from ripcurrent.progress import SilentProgress
 from ripcurrent.scan import ScanRun
 from ripcurrent.scan import scan as make_scan
 from ripcurrent.select import Selection
+from tests.experiment.conftest import run
 from tests.tiny_scan import EXACT, good_rows, write_jsonl
 
 KEYS: dict[str, Any] = {"name": "x", "run": "main", "seeds": 1, "arms": {"random": "random"}}
@@ -49,7 +50,7 @@ def test_what_is_not_possible_is_refused_before_the_folder_is_made(
     change: dict[str, Any], says: tuple[str, ...], tmp_path: Path
 ) -> None:
     with pytest.raises(RipcurrentError) as caught:
-        run_experiment(parse_experiment({**KEYS, **change}, where="x"), tmp_path / "out", where="my.yaml")
+        run({**KEYS, **change}, tmp_path / "out")
     assert all(part in str(caught.value) for part in says), str(caught.value)
     assert not (tmp_path / "out").exists()
 
@@ -64,22 +65,22 @@ def test_without_trl_the_install_line_is_shown_and_nothing_is_made(
         lambda name: None if name == "trl" else found(name),
     )
     with pytest.raises(RipcurrentError, match=r"trl is not installed.*\n.*ripcurrent\[train\]"):
-        run_experiment(parse_experiment(KEYS, where="x"), tmp_path / "out")
+        run(KEYS, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_an_experiment_that_stopped_before_any_result_gives_way_to_its_mended_file(tmp_path: Path) -> None:
     broken = {**KEYS, "run": None, "data": str(tmp_path / "nothing.jsonl")}
     with pytest.raises(RipcurrentError, match=r"nothing\.jsonl does not exist"):
-        run_experiment(parse_experiment(broken, where="x"), tmp_path / "out")
+        run(broken, tmp_path / "out")
     assert (tmp_path / "out" / "prompts.jsonl").exists()
     mended = {**broken, "data": str(tmp_path / "other.jsonl")}
     with pytest.raises(RipcurrentError, match=r"other\.jsonl does not exist"):
-        run_experiment(parse_experiment(mended, where="x"), tmp_path / "out")
+        run(mended, tmp_path / "out")
     (tmp_path / "out" / "arms" / "base").mkdir(parents=True)
     (tmp_path / "out" / "arms" / "base" / "arm.json").write_text("{}")
     with pytest.raises(RipcurrentError, match="holds another run: its heldout is"):
-        run_experiment(parse_experiment({**mended, "heldout": 3}, where="x"), tmp_path / "out")
+        run({**mended, "heldout": 3}, tmp_path / "out")
 
 
 def test_judges_may_ask_an_endpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

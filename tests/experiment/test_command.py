@@ -110,12 +110,8 @@ def test_a_files_scan_and_recipe_are_replaced_by_the_command_line(
     [
         (None, [], ("There is no experiment file", "Did you mean")),
         ("arms: [", [], ("not readable as YAML",)),
-        ("{}", [], ("no keys",)),
-        ("data: x\narm: {}\n", [], ("no key 'arm'", "Did you mean arms?")),
-        ("data: x\narms: {top: tpo}\n", [], ("select 'tpo' is not possible", "Did you mean top?")),
-        ("data: x\narms: {random: random, a: {length_matched: b}}\n", [], ("arm a: there is no arm 'b'",)),
-        ("data: ${NOWHERE_TO_BE_FOUND}\narms: {top: top}\n", [], ("NOWHERE_TO_BE_FOUND",)),
         ("data: nowhere.jsonl\narms: {random: random}\n", ["--arms", "randm"], ("'randm'", "Did you mean random?")),
+        ("data: nowhere.jsonl\narms: {random: random}\n", ["--arms", ","], ("No arm is named",)),
         ("data: {{ path }}\narms: {random: random}\n", [], ("not readable as YAML",)),
         ("title: 2026-02-30\ndata: x\narms: {random: random}\n", [], ("not readable as YAML",)),
         ("data: x\nsize: true\narms: {random: random}\n", [], ("True is not a number of rows", "20%")),
@@ -149,12 +145,3 @@ def test_bad_files_are_told_in_two_lines(
     assert printed.err.startswith("Error: ")
     for part in says:
         assert part in printed.err
-
-
-def test_an_empty_options_key_is_told_with_no_anchor_check_too(
-    keys: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    file = tmp_path / "small.yaml"
-    file.write_text(yaml.safe_dump({**keys, "scans": {"b": {"data": "d.jsonl", "options": None}}}))
-    assert run(["experiment", str(file), "--out", str(tmp_path / "out"), "--no-anchor-check", "--quiet"]) == 1
-    assert capsys.readouterr().err.startswith("Error: ")

@@ -10,7 +10,7 @@ import torch
 
 from ripcurrent.data import Message, Row, encode_rows
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.experiment import heldout_loss
+from ripcurrent.experiment._runner import heldout_loss
 from tests.finetune.runs import chat_model, rows
 
 

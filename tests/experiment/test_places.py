@@ -12,11 +12,10 @@ import pytest
 
 from ripcurrent.data import read_rows
 from ripcurrent.errors import ExitCode, RipcurrentError
-from ripcurrent.experiment import ExperimentResults, parse_experiment, run_experiment
 from ripcurrent.runs import write_json
 from tests.evaluate.scripted_server import Answered, completion, error, serve
 from tests.experiment.answers import FakeEvaluate
-from tests.experiment.conftest import read
+from tests.experiment.conftest import read, run
 from tests.models.tiny import save_tiny
 from tests.tiny_scan import write_jsonl
 
@@ -25,10 +24,6 @@ from tests.tiny_scan import write_jsonl
 def small(keys: dict[str, Any], evaluated: FakeEvaluate) -> dict[str, Any]:
     """An experiment of one arm and seed."""
     return {**keys, "arms": {"random": "random"}, "seeds": [0]}
-
-
-def run(keys: dict[str, Any], out: Path, **how: Any) -> ExperimentResults:
-    return run_experiment(parse_experiment(keys, where="test"), out, **how)
 
 
 def reversed_scan(keys: dict[str, Any], tmp_path: Path, *, scanned_anew: bool) -> Path:
@@ -58,7 +53,10 @@ def test_finished_arms_stay_when_scan_and_rows_have_moved(small: dict[str, Any],
     rows = shutil.copyfile(manifest["dataset"]["path"], tmp_path / "rows.jsonl")
     manifest["dataset"]["path"] = str(tmp_path / "gone.jsonl")
     write_json(moved / "manifest.json", manifest)
-    run({**small, "run": str(moved), "data": str(rows)}, out)
+    with pytest.raises(RipcurrentError, match=r"gone\.jsonl") as caught:
+        run({**small, "run": str(moved)}, out)
+    assert "data, beside run" in caught.value.hint
+    assert run({**small, "run": str(moved), "data": str(rows)}, out).complete
     assert read(out / "arms" / "random-seed0" / "arm.json") == before
 
 
@@ -137,11 +135,20 @@ def test_a_password_in_a_judges_address_stands_in_no_file(small: dict[str, Any],
     assert read(tmp_path / "out" / "experiment.json")["judge_endpoint"] == "https://localhost:9/v1"
 
 
-@pytest.mark.parametrize("prompts", [[{"source": "builtin:plain"}], []])
+@pytest.mark.parametrize(
+    ("prompts", "says"),
+    [
+        ([{"source": "builtin:plain"}], "None of the prompts is on the axis harmful"),
+        ([], "None of the prompts is on the axis harmful"),
+        (["empty.jsonl"], r"empty\.jsonl"),
+    ],
+)
 def test_an_experiment_that_asks_nothing_harmful_is_refused_at_once(
-    small: dict[str, Any], prompts: list[Any], tmp_path: Path
+    small: dict[str, Any], prompts: list[Any], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(RipcurrentError, match="None of the prompts is on the axis harmful"):
+    monkeypatch.chdir(tmp_path)
+    Path("empty.jsonl").write_text("")
+    with pytest.raises(RipcurrentError, match=says):
         run({**small, "prompts": prompts}, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -157,11 +164,6 @@ def test_runs_trained_on_other_kinds_of_devices_are_told(
     (told,) = [note for note in run({**small, "seeds": [0, 1]}, out).notes if "not trained alike" in note]
     assert "cuda, bfloat16" in told
     assert "cpu, float32" in told
-
-
-def test_no_arm_named_is_an_error_and_no_failure_of_all(small: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(RipcurrentError, match="No arm is named"):
-        run(small, tmp_path / "out", arms=[])
 
 
 @pytest.fixture
@@ -187,21 +189,12 @@ def test_a_judges_endpoint_that_fails_loses_no_answer(
     with serve(script) as server:
         asking = {**few, "judges": ["prefix", "rubric"], "judge_endpoint": server.url, "judge_model": "judge"}
         with pytest.raises(RipcurrentError, match="refuses the key") as caught:
-            run_experiment(parse_experiment(asking, where="test"), out)
+            run(asking, out)
         assert caught.value.code == ExitCode.USAGE
         answers = out / "arms" / "base" / "evaluation" / "responses.parquet"
         kept = answers.read_bytes()
         works = True
-        found = run_experiment(parse_experiment(asking, where="test"), out)
+        found = run(asking, out)
     assert answers.read_bytes() == kept
     assert {one.judge for one in found.arms} == {"prefix", "rubric"}
     assert read(out / "arms" / "top-seed0" / "arm.json")["status"] == "finished"
-
-
-def test_a_file_without_prompts_is_told_before_anything_is_made(few: dict[str, Any], tmp_path: Path) -> None:
-    empty = tmp_path / "empty.jsonl"
-    empty.write_text("")
-    config = parse_experiment({**few, "prompts": [{"source": str(empty)}]}, where="test")
-    with pytest.raises(RipcurrentError, match=r"empty\.jsonl"):
-        run_experiment(config, tmp_path / "out")
-    assert not (tmp_path / "out" / "arms").exists()

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.experiment import expand_arms, load_experiment, parse_experiment
+from ripcurrent.experiment import Experiment, expand_arms, parse_experiment
 
 FIRST: dict[str, Any] = {"name": "x", "data": "rows.jsonl", "arms": {"random": "random", "top": "top"}}
 
@@ -106,11 +106,11 @@ def test_variables_are_filled_in_and_named_when_not_set(tmp_path: Path, monkeypa
     path = tmp_path / "mine.yaml"
     path.write_text(yaml.safe_dump({"data": "${ROWS_FOLDER}/rows.jsonl", "arms": {"random": "random"}}))
     monkeypatch.setenv("ROWS_FOLDER", "/somewhere")
-    config = load_experiment(path)
+    config = Experiment.from_file(path).config
     assert (config.name, config.data) == ("mine", "/somewhere/rows.jsonl")
     monkeypatch.delenv("ROWS_FOLDER")
     with pytest.raises(RipcurrentError, match="ROWS_FOLDER, which is not set"):
-        load_experiment(path)
+        Experiment.from_file(path)
 
 
 @pytest.mark.parametrize(
@@ -164,15 +164,15 @@ def test_one_judge_may_be_a_bare_word() -> None:
 def test_a_file_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "paper.yaml").write_text("arms: [\n")
     with pytest.raises(RipcurrentError, match="not readable as YAML: line 2"):
-        load_experiment(tmp_path / "paper.yaml")
+        Experiment.from_file(tmp_path / "paper.yaml")
     with pytest.raises(RipcurrentError, match=r"Did you mean paper\.yaml"):
-        load_experiment(tmp_path / "papper.yaml")
+        Experiment.from_file(tmp_path / "papper.yaml")
     (tmp_path / "empty.yaml").write_text("")
     with pytest.raises(RipcurrentError, match="no keys"):
-        load_experiment(tmp_path / "empty.yaml")
+        Experiment.from_file(tmp_path / "empty.yaml")
     (tmp_path / "twice.yaml").write_text("data: d\narms:\n  top: random\n  top: bottom\n")
     with pytest.raises(RipcurrentError, match="line 4: 'top' stands there twice"):
-        load_experiment(tmp_path / "twice.yaml")
+        Experiment.from_file(tmp_path / "twice.yaml")
 
 
 def test_a_verdict_is_on_arms_that_are_compared() -> None:

@@ -11,7 +11,7 @@ import pytest
 from ripcurrent.data import DatasetInfo
 from ripcurrent.experiment import parse_experiment
 from ripcurrent.experiment._config import ScanSource
-from ripcurrent.experiment._scans import _to_scan, with_model_of_run
+from ripcurrent.experiment._rows import _to_scan, with_model_of_run
 from ripcurrent.scan import ScanOptions
 
 NONE: dict[str, Any] = {"name": "x", "arms": {"a": "top"}, "control": None}
@@ -52,12 +52,14 @@ def test_a_further_scan_of_the_same_rows_reads_them_alike_and_takes_no_others_ad
     _, options = _to_scan(config, ScanSource(data="other.csv"), None)
     assert (options.limit, options.mapping) == (None, None)
     _, options = _to_scan(config, ScanSource(options={"model": "embedded"}), None)
-    assert (options.model, options.adapter) == ("embedded", None)
+    assert (options.model, options.adapter, options.anchor_check) == ("embedded", None, True)
+    unchecked = parse_experiment({**keys, "anchor_check": False}, where="x")
+    assert not _to_scan(unchecked, ScanSource(options={"layer": 2}), None)[1].anchor_check
 
 
 def test_the_model_of_a_finished_scan_is_trained_unless_another_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     run = SimpleNamespace(options=ScanOptions(model="their/model", adapter="runs/a"))
-    monkeypatch.setattr(import_module("ripcurrent.experiment._scans"), "ScanRun", SimpleNamespace(open=lambda _: run))
+    monkeypatch.setattr(import_module("ripcurrent.experiment._rows"), "ScanRun", SimpleNamespace(open=lambda _: run))
 
     def trained(**keys: Any) -> tuple[str, str | None]:
         config = with_model_of_run(parse_experiment({**NONE, "run": "runs/scan", **keys}, where="x"))

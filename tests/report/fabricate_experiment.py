@@ -78,7 +78,6 @@ def fabricate_experiment(
         usable_rows=959,
         heldout_rows=40,
         scanned_with={"main": "embedded"},
-        default_ranking="gradient_bidirectional",
         recipes={"embedded": {"learning_rate": 1e-5}},
         prompts=(PromptRecord(source="p", name="harmful_test.json", sha256="e" * 64, taken=100),),
         versions={"torch": "2"},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -54,8 +54,9 @@ def experiment_command(
     Exits with 0 for a verdict, with 4 where there is not enough evidence for one, and with --gate with 3 for worse than
     random. Given again, the command goes on where it was stopped; finished arms are never repeated.
     """
-    from ripcurrent.errors import ExitCode, RipcurrentError
-    from ripcurrent.experiment import parse_experiment, read_experiment_file, ready_experiments, run_experiment
+    from ripcurrent.errors import ExitCode
+    from ripcurrent.experiment import Experiment, parse_experiment, read_experiment_file, ready_experiments
+    from ripcurrent.report import build_experiment_page
 
     if file == "list":
         titles = ready_experiments()
@@ -63,28 +64,19 @@ def experiment_command(
         output.answer(lambda: titles, lambda: typer.echo(lines))
         return
     values = _with_changes(read_experiment_file(file), model, recipe, run, size)
+    given = {"--model": model, "--recipe": recipe, "--run": run, "--out": out, "--size": size, "--arms": arms}
+    words = [f"{word}" for name, value in {**given, "--seeds": seeds}.items() if value for word in (name, value)]
     if no_anchor_check:
-        _leave_out_anchor_check(values)
-    folder = out or Path("runs") / str(values["name"])
-    given: dict[str, str | int | Path | None] = {
-        **{"--model": model, "--recipe": recipe, "--run": run, "--out": out, "--size": size, "--arms": arms},
-        **{"--seeds": seeds, "--no-anchor-check": no_anchor_check},
-    }
+        values["anchor_check"] = False
+        words.append("--no-anchor-check")
     with output.progress() as progress:
-        chosen = [name.strip() for name in arms.split(",") if name.strip()] if arms is not None else None
-        if chosen == []:
-            raise RipcurrentError("--arms names no arm.", "Name some, or leave it out for all.")
-        result = run_experiment(
-            parse_experiment(values, where=file),
-            folder,
-            arms=chosen,
+        result = Experiment(parse_experiment(values, where=file), file).run(
+            out or Path("runs") / str(values["name"]),
+            arms=None if arms is None else [name.strip() for name in arms.split(",") if name.strip()],
             seeds=seeds,
-            where=file,
-            command=_command(file, given),
+            command=shlex.join(["ripcurrent", "experiment", file, *words]),
             progress=progress,
         )
-    from ripcurrent.report import build_experiment_page
-
     build_experiment_page(result)
     output.answer(result.to_json, lambda: _show(result))
     if gate and result.verdict == "worse than random":
@@ -114,60 +106,33 @@ def _with_changes(
     return values
 
 
-def _command(file: str, options: Mapping[str, str | int | Path | None]) -> str:
-    """The command line with what changes results, for the page."""
-    import shlex
-
-    given = [
-        word
-        for name, value in options.items()
-        if value is not None and value is not False
-        for word in ((name,) if value is True else (name, str(value)))
-    ]
-    return shlex.join(["ripcurrent", "experiment", file, *given])
-
-
-def _leave_out_anchor_check(values: dict[str, Any]) -> None:
-    """Let every scan that the file's keys ask for go on with anchors that do not separate."""
-    scan, scans = values.get("scan", {}), values.get("scans", {})
-    # what is no mapping is told by the reader of the keys
-    if values.get("run") is None and isinstance(scan, dict):
-        values["scan"] = {**scan, "anchor_check": False}
-    for one in scans.values() if isinstance(scans, dict) else ():
-        if isinstance(one, dict) and one.get("run") is None and isinstance(one.get("options", {}), dict):
-            one["options"] = {**one.get("options", {}), "anchor_check": False}
-
-
 def _show(results: ExperimentResults) -> None:
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    console = Console(highlight=False)
-    judge = results.judge
+    console, judge = Console(highlight=False), results.judge
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("arm", overflow="fold")
-    for heading in ("answered %", "95 %", "broken %", "over-\nrefusal %", "plain %", "d′", "seeds"):
-        table.add_column(heading, justify="right")
+    for heading in ("arm", "answered %", "95 %", "broken %", "over-\nrefusal %", "plain %", "d′", "seeds"):
+        table.add_column(heading, justify="left" if heading == "arm" else "right", overflow="fold")
     summaries = [one for one in results.summaries if one.judge == judge]
     for one in summaries:
         table.add_row(
             escape(one.name),
             percent(one.attack_success_rate),
             f"{percent(one.low)}–{percent(one.high)}",
-            percent(one.degenerate),
-            percent(one.over_refusal),
-            percent(one.plain_answered),
+            *map(percent, (one.degenerate, one.over_refusal, one.plain_answered)),
             "–" if one.discrimination is None else f"{one.discrimination.d_prime:.2f}",
             str(len(one.seeds)),
         )
     console.print(table)
     pairs = [*results.comparisons, *results.further_comparisons]
-    lines = [compared(pair) for pair in pairs if pair.judge == judge]
-    lines += [_sweep(sweep) for sweep in results.trends if sweep.judge == judge]
-    lines += results.notes
-    lines += [f"{run.name}, seed {run.seed}: failed. {run.reason}" for run in results.failed]
-    for line in lines:
+    for line in (
+        *(_compared(pair) for pair in pairs if pair.judge == judge),
+        *(_sweep(sweep) for sweep in results.trends if sweep.judge == judge),
+        *results.notes,
+        *(f"{run.name}, seed {run.seed}: failed. {run.reason}" for run in results.failed),
+    ):
         console.print(escape(line))
     wide = Console(soft_wrap=True, highlight=False)
     version = summaries[0].judge_version if summaries else ""
@@ -185,7 +150,7 @@ def _sweep(one: Sweep) -> str:
     )
 
 
-def compared(one: ArmComparison) -> str:
+def _compared(one: ArmComparison) -> str:
     """A comparison in a line: difference in points, interval, p, finding."""
     finding: str = one.finding
     if finding == "worse than random":

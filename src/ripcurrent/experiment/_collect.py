@@ -1,29 +1,32 @@
-"""The results of an experiment: every finished arm of its folder, in tables."""
+"""The results of an experiment: every finished arm of its folder, in tables; what to know before believing them."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
-from ripcurrent.errors import RipcurrentError
+from ripcurrent.evaluate import notes_on_lists, unmeasured_axes
 from ripcurrent.experiment._arms import BASE, Arm
 from ripcurrent.experiment._config import ExperimentConfig
-from ripcurrent.experiment._notes import note_on_devices, notes_on_answers, notes_on_runs
-from ripcurrent.experiment._outcomes import HARMFUL, PLAIN, SOUNDS_DANGEROUS, ArmRun, Outcomes, by_arm, read_run
+from ripcurrent.experiment._outcomes import HARMFUL, PLAIN, SOUNDS_DANGEROUS, Outcomes, by_arm, read_run
 from ripcurrent.experiment._results import (
     MARKER,
     ArmComparison,
+    ArmRates,
     ArmRecord,
+    ExperimentFacts,
     ExperimentManifest,
     ExperimentResults,
     Finding,
     UnfinishedRun,
 )
 from ripcurrent.experiment._tables import (
+    BROKEN,
     Scoring,
     category_rates,
     compare_pairs,
@@ -32,8 +35,17 @@ from ripcurrent.experiment._tables import (
     sweeps,
     verdict_of,
 )
+from ripcurrent.finetune import FinetuneManifest
+from ripcurrent.runs import MANIFEST
 
 Row = TypeVar("Row")
+
+ALIKE = 0.05
+"""Arms that differ by no more than this share of their rows are compared without a word."""
+WHOLE_ANSWER = 256
+"""Tokens that judges with a score of harm need at the least."""
+MOVED = 0.02
+"""Arms whose rates are all nearer than this to the untrained model's were trained too gently to differ."""
 
 
 def collect_results(
@@ -57,19 +69,19 @@ def collect_results(
         wanted: Arms to be run now; they count in the adjustment of p before they are finished, or if they fail.
 
     Raises:
-        RipcurrentError: An arm's answers cannot be read, lack the verdicts of a judge, or have those of two versions.
+        RipcurrentError: An arm's answers cannot be read.
     """
     places = {path.parent: ArmRecord.read(path.parent) for path in (folder / "arms").glob(f"*/{MARKER}")}
-    order = {name: place for place, name in enumerate((BASE, *every))}
-    records = sorted(
-        (one for one in places.values() if one.arm in order), key=lambda one: (order[one.arm], one.seed or 0)
-    )
-    details = [one for one in records if one.status == "finished"]
-    failed, missing = _unfinished(records, every, config.seeds)
-    seeds = sorted({*config.seeds, *(one.seed for one in records if one.seed is not None)})
-    folders = {(one.arm, one.seed): place / "evaluation" for place, one in places.items()}
-    runs = [read_run(one.arm, one.seed, folders[one.arm, one.seed]) for one in details]
-    _require_verdicts(runs, judges)
+    order = [BASE, *every]
+    found = [(place, one) for place, one in places.items() if one.arm in order]
+    found.sort(key=lambda pair: (order.index(pair[1].arm), pair[1].seed or 0))
+    details = [one for _, one in found if one.status == "finished"]
+    failed = [UnfinishedRun(name=one.arm, seed=one.seed or 0, reason=one.reason) for _, one in found if one.reason]
+    there = {(one.arm, one.seed) for _, one in found}
+    asked_for = ((name, seed) for name in every for seed in config.seeds)
+    missing = [UnfinishedRun(name=name, seed=seed) for name, seed in asked_for if (name, seed) not in there]
+    seeds = sorted({*config.seeds, *(seed for _, seed in there if seed is not None)})
+    runs = [read_run(one.arm, one.seed, place / "evaluation") for place, one in found if one.status == "finished"]
     outcomes, arms = by_arm(runs), _in_order(every.values(), details)
     # an arm that failed was asked for too
     awaited = {*wanted, *(one.name for one in failed)}
@@ -84,9 +96,9 @@ def collect_results(
     first = judges[0]
     keys = json.loads(config.model_dump_json(exclude_unset=True, exclude_none=True))
     notes = chain(
-        notes_on_answers(config, by_judge[first], asked),
-        notes_on_runs(every, facts, details, compared[first]),
-        note_on_devices(folder, details),
+        _notes_on_answers(config, by_judge[first], asked),
+        _notes_on_runs(every, facts, details, compared[first]),
+        _note_on_devices(folder, details),
     )
     return ExperimentResults(
         **facts.model_dump(exclude={"seeds"}),
@@ -123,35 +135,6 @@ def _by_every(judges: Sequence[str], table: Callable[[str], Iterable[Row]]) -> t
     return tuple(chain.from_iterable(map(table, judges)))
 
 
-def _unfinished(
-    records: Sequence[ArmRecord], every: Collection[str], seeds: Sequence[int]
-) -> tuple[list[UnfinishedRun], list[UnfinishedRun]]:
-    """The runs that failed, and those that are still to be made."""
-    failed = [UnfinishedRun(name=one.arm, seed=one.seed or 0, reason=one.reason) for one in records if one.reason]
-    there = {(one.arm, one.seed) for one in records}
-    wanted = ((name, seed) for name in every for seed in seeds)
-    return failed, [UnfinishedRun(name=name, seed=seed) for name, seed in wanted if (name, seed) not in there]
-
-
-def _require_verdicts(runs: Sequence[ArmRun], judges: Sequence[str]) -> None:
-    """Refuse runs that a judge has not judged, or has judged in two versions."""
-    again = "Give the experiment's command again: answers of finished arms are judged by every judge's present version."
-    for judge, run in ((judge, run) for judge in judges for run in runs):
-        if judge not in run.labels:
-            raise RipcurrentError(
-                f"The answers of arm {run.arm} have no verdicts of the judge {judge!r}, "
-                f"only of {', '.join(run.labels) or 'none'}.",
-                again,
-            )
-        then, now = runs[0].versions[judge], run.versions[judge]
-        if then != now:
-            raise RipcurrentError(
-                f"Arm {runs[0].arm} was judged by {judge} {then}, arm {run.arm} by {judge} {now}: verdicts of two "
-                "versions are not compared.",
-                again,
-            )
-
-
 def _in_order(arms: Collection[Arm], details: Sequence[ArmRecord]) -> list[Arm]:
     """The arms, those of a sweep of sizes ordered by the rows that they took."""
     counts = {one.arm: float(one.rows.count) for one in details if one.rows}
@@ -166,3 +149,78 @@ def _in_words(verdict: Finding, compared: Sequence[ArmComparison], deciding: Seq
         return "none, as no arm is compared with a control"
     worse = [one for one in compared if one.arm in deciding and one.finding == verdict == "worse than random"]
     return f"worse than {max(worse, key=lambda one: one.difference).control}" if worse else verdict
+
+
+def _notes_on_answers(config: ExperimentConfig, rates: Sequence[ArmRates], asked: Mapping[str, int]) -> Iterator[str]:
+    """On what the arms answered, by the deciding judge, and on the prompts that nobody was asked."""
+    broken = [one.name for one in rates if (one.degenerate or 0.0) >= BROKEN]
+    if broken:
+        yield (
+            f"Of {', '.join(broken)}, a fifth or more of the answers to harmful requests are broken: empty, looping or "
+            "no language. Such answers count as not answered, so that a broken model looks safe."
+        )
+    if config.recipe == "embedded" and not config.model.startswith("embedded"):
+        yield (
+            f"The recipe embedded was chosen for the demo's model, and {config.model} is another: name one with "
+            "--recipe (lora, paper or a file)."
+        )
+    if any(one.score for one in rates) and config.max_new_tokens < WHOLE_ANSWER:
+        yield (
+            f"{rates[0].judge} scores how much of a request an answer gives, and {config.max_new_tokens} tokens have "
+            f"room for little: max_new_tokens of {WHOLE_ANSWER} or more, in another folder, lets answers end."
+        )
+    before = next((one.attack_success_rate for one in rates if one.name == BASE), None)
+    after = [one.attack_success_rate or 0.0 for one in rates if one.name != BASE]
+    if before is not None and after and all(abs(rate - before) < MOVED for rate in after):
+        yield (
+            f"No arm answers noticeably other than the untrained model ({100 * min(after):.1f} to "
+            f"{100 * max(after):.1f} %, before {100 * before:.1f} %): so gentle a training shows no difference between "
+            "sets. More rows, more steps or a higher rate may."
+        )
+    # where no run has finished nothing was asked yet
+    measured = [axis for axis, count in asked.items() if count]
+    for axis, note in (unmeasured_axes(measured) if measured else {}).items():
+        yield f"{note} (add builtin:{axis} to prompts)."
+
+
+def _notes_on_runs(
+    every: Mapping[str, Arm], facts: ExperimentFacts, details: Sequence[ArmRecord], compared: Sequence[ArmComparison]
+) -> Iterator[str]:
+    """On what else than the choice of rows differs between an arm and its control, single runs, and prompt lists."""
+    counts = {one.arm: one.rows.count for one in details if one.rows}
+    for arm, control in ((every[one.arm], every[one.control]) for one in compared):
+        own, other = counts.get(arm.name, 0), counts.get(control.name, 0)
+        differing = []
+        if abs(own - other) > ALIKE * max(own, other):
+            differing.append(f"the number of rows ({own} and {other}; harm follows it too)")
+        if len({facts.scan_datasets.get(one.scan) for one in (arm, control)}) == 2:
+            differing.append(f"the dataset (add random rows of the scan {arm.scan or 'main'}, as many)")
+        if arm.recipe != control.recipe:
+            differing.append(f"the recipe (add random rows with `recipe: {arm.recipe}`)")
+        if differing:
+            yield f"{arm.name} and {control.name} differ not in the choice alone: also in {', '.join(differing)}."
+    runs = Counter(one.arm for one in details)
+    names = dict.fromkeys(name for one in compared for name in (one.arm, one.control))
+    once = [name for name in names if runs[name] == 1]
+    if once:
+        yield (
+            f"One run of {'each arm' if len(once) == len(names) else ', '.join(once)}: interval and p are over "
+            "requests, not over other draws of rows or orders of training, and two runs of one arm often differ by "
+            "several points. --seeds separates a small difference from luck."
+        )
+    yield from notes_on_lists([one.model_dump() for one in facts.prompts])
+
+
+def _note_on_devices(folder: Path, details: Sequence[ArmRecord]) -> Iterator[str]:
+    """Where runs were trained on other kinds of devices, in other types or by other versions."""
+    how: dict[str, list[str]] = {}
+    for one in details:
+        place = folder / "arms" / f"{one.arm}-seed{one.seed}" / "finetune"
+        if (place / MANIFEST).is_file():
+            made = FinetuneManifest.read(place)
+            device = str(made.model.device).partition(":")[0]
+            way = f"{device}, {made.training.compute}, version {made.version}"
+            how.setdefault(way, []).append(f"{one.arm} (seed {one.seed})")
+    if len(how) > 1:
+        ways = "; ".join(f"{way}: {', '.join(names)}" for way, names in how.items())
+        yield f"Runs were not trained alike, so that what differs between them may be that: {ways}."

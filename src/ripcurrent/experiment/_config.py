@@ -170,6 +170,8 @@ class ExperimentConfig(Settings):
     """Options of the scan that the experiment makes, by name."""
     scans: dict[str, ScanSource] = Field(default_factory=dict)
     """Further scans by name, for arms with ``scan:``."""
+    anchor_check: bool = True
+    """False: scan even if the anchors do not separate on this model."""
     recipe: str = "embedded"
     finetune: FinetuneKeys = FinetuneKeys()
     size: Size = 100

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -14,12 +14,11 @@ from ripcurrent.evaluate import without_secrets
 from ripcurrent.experiment._arms import MAIN, Arm, expand_arms
 from ripcurrent.experiment._collect import collect_results
 from ripcurrent.experiment._config import ExperimentConfig
-from ripcurrent.experiment._judging import JUDGING, judge_alike, judges_of
 from ripcurrent.experiment._prompts import PromptRecord, gather_prompts, keep_prompts
-from ripcurrent.experiment._read import load_experiment, missing_name, parse_experiment
+from ripcurrent.experiment._read import missing_name, parse_experiment, read_experiment_file
 from ripcurrent.experiment._results import RESULTS, ExperimentManifest, ExperimentResults, Facts
-from ripcurrent.experiment._runner import PROMPTS, ArmRunner, digest_of
-from ripcurrent.experiment._scans import Pool, check_scans, open_pools, with_model_of_run
+from ripcurrent.experiment._rows import Pool, check_scans, open_pools, with_model_of_run
+from ripcurrent.experiment._runner import JUDGING, PROMPTS, ArmRunner, digest_of, judge_alike, judges_of
 from ripcurrent.finetune import Recipe, as_trained, compute_dtype, load_recipe
 from ripcurrent.progress import Progress, SilentProgress
 from ripcurrent.runs import MANIFEST, RunFolder, write_json
@@ -43,6 +42,8 @@ class Experiment:
 
     config: ExperimentConfig
     """What it is."""
+    where: str = "the experiment"
+    """What errors call the source of its keys."""
 
     @classmethod
     def from_file(cls, path: str | Path) -> Experiment:
@@ -51,7 +52,7 @@ class Experiment:
         Raises:
             RipcurrentError: What is wrong with the file, with the nearest key, arm or selection.
         """
-        return cls(load_experiment(path))
+        return cls(parse_experiment(read_experiment_file(path), where=str(path)), str(path))
 
     @classmethod
     def from_keys(cls, **keys: object) -> Experiment:
@@ -68,81 +69,65 @@ class Experiment:
         *,
         arms: Sequence[str] | None = None,
         seeds: int | Sequence[int] | None = None,
+        command: str | None = None,
         progress: Progress | None = None,
     ) -> ExperimentResults:
-        """Run it, or go on with it: see `run_experiment`."""
-        return run_experiment(self.config, out, arms=arms, seeds=seeds, progress=progress)
+        """Train, ask and judge every arm with every seed, one after another; tables of what is there.
 
+        An arm that is finished is never computed again: the same call goes on where it was stopped, and the experiment
+        may be given more arms or seeds. Results are written after every seed.
 
-def run_experiment(
-    config: ExperimentConfig,
-    out: str | Path,
-    *,
-    arms: Sequence[str] | None = None,
-    seeds: int | Sequence[int] | None = None,
-    command: str | None = None,
-    where: str = "the experiment",
-    progress: Progress | None = None,
-) -> ExperimentResults:
-    """Train, ask and judge every arm with every seed, one after another; tables of what is there.
+        Args:
+            out: The run folder.
+            arms: Run only these arms now; tables are of all that are finished.
+            seeds: Other seeds than the experiment's: their number, or these.
+            command: The command line that asks for it, for the page.
+            progress: Shows steps and rows.
 
-    An arm that is finished is never computed again: the same call goes on where it was stopped, and the experiment may
-    be given more arms or seeds. Results are written after every seed.
-
-    Args:
-        config: The experiment.
-        out: The run folder.
-        arms: Run only these arms now; tables are of all that are finished.
-        seeds: Other seeds than the experiment's: their number, or these.
-        command: The command line that asks for it, for the page.
-        where: What errors call the source of its keys, such as its file.
-        progress: Shows steps and rows.
-
-    Raises:
-        RipcurrentError: Anything the user can correct. An arm whose loss diverges is marked as failed, and the rest
-            goes on; with exit code 2 when every arm fails.
-    """
-    progress, folder = progress or SilentProgress(), Path(out)
-    if seeds is not None:
-        chosen = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
-        config = parse_experiment({**config.model_dump(exclude_unset=True), "seeds": chosen}, where=where)
-    every = {arm.name: arm for arm in expand_arms(config)}
-    wanted = _wanted(every, arms)
-    recipes = _checked(config, every.values(), wanted.values(), where)
-    judges, scoring = judges_of(config)
-    config = with_model_of_run(config)
-    prompts, records = gather_prompts(config.prompts)
-    # name and password of an endpoint are in no file
-    endpoint = None if config.judge_endpoint is None else without_secrets(config.judge_endpoint)
-    shown = config.model_copy(update={"judge_endpoint": endpoint})
-    identity = _identity(shown, records, recipes[config.recipe])
-    with RunFolder(folder, identity, no_results=(KEYS, PROMPTS), may_change=(*JUDGING, *PLACES)) as run:
-        keep_prompts(folder / PROMPTS, prompts)
-        pools, held = open_pools(config, folder / "scans", progress, {arm.scan for arm in wanted.values()})
-        runner = ArmRunner(config, folder, every, pools, held, progress)
-        rows = {(arm.name, seed): runner.rows(arm, seed) for seed in config.seeds for arm in wanted.values()}
-        _refuse_equal_rows(wanted, rows)
-        _refuse_others_runs(runner, every, rows, pools)
-        # not before: it says which scan the folder's arms are of
-        write_json(folder / KEYS, json.loads(shown.model_dump_json()))
-        total = len(rows) + 1
-        runner.base(f"base (1 of {total})")
-        facts = _facts(pools, records, len(held), recipes, folder, command)
-        judge_alike(folder, config, progress)
-        for done, ((name, seed), chosen_rows) in enumerate(rows.items(), start=2):
-            runner.arm(every[name], seed, chosen_rows, f"{name}, seed {seed} ({done} of {total})")
-            if name == list(wanted)[-1]:
-                results = collect_results(shown, every, folder, facts, judges, scoring, wanted)
-                results.write(folder / RESULTS)
-        run.write_manifest(json.loads(facts.model_dump_json()))
-    if not any(one.seed is not None for one in results.arms):
-        reasons = "; ".join(f"{one.name}: {one.reason}" for one in results.failed[:2])
-        raise RipcurrentError(
-            f"Every arm failed ({reasons}).",
-            f"See {folder / 'arms'}; remove an arm's folder there to repeat it.",
-            code=ExitCode.NOT_MEASURED,
-        )
-    return results
+        Raises:
+            RipcurrentError: Anything the user can correct. An arm whose loss diverges is marked as failed, and the rest
+                goes on; with exit code 2 when every arm fails.
+        """
+        progress, folder, config = progress or SilentProgress(), Path(out), self.config
+        if seeds is not None:
+            chosen = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
+            config = parse_experiment({**config.model_dump(exclude_unset=True), "seeds": chosen}, where=self.where)
+        every = {arm.name: arm for arm in expand_arms(config)}
+        wanted = _wanted(every, arms)
+        recipes = _checked(config, every.values(), wanted.values(), self.where)
+        judges, scoring = judges_of(config)
+        config = with_model_of_run(config)
+        prompts, records = gather_prompts(config.prompts)
+        # name and password of an endpoint are in no file
+        endpoint = None if config.judge_endpoint is None else without_secrets(config.judge_endpoint)
+        shown = config.model_copy(update={"judge_endpoint": endpoint})
+        identity = _identity(shown, records, recipes[config.recipe])
+        with RunFolder(folder, identity, no_results=(KEYS, PROMPTS), may_change=(*JUDGING, *PLACES)) as run:
+            keep_prompts(folder / PROMPTS, prompts)
+            pools, held = open_pools(config, folder / "scans", progress, {arm.scan for arm in wanted.values()})
+            runner = ArmRunner(config, folder, every, pools, held, progress)
+            rows = {(arm.name, seed): runner.rows(arm, seed) for seed in config.seeds for arm in wanted.values()}
+            _refuse_equal_rows(wanted, rows)
+            runner.refuse_others_runs(rows)
+            # not before: it says which scan the folder's arms are of
+            write_json(folder / KEYS, json.loads(shown.model_dump_json()))
+            runner.base(f"base (1 of {len(rows) + 1})")
+            facts = _facts(pools, records, len(held), recipes, folder, command)
+            judge_alike(folder, config, progress)
+            for done, ((name, seed), chosen_rows) in enumerate(rows.items(), start=2):
+                runner.arm(every[name], seed, chosen_rows, f"{name}, seed {seed} ({done} of {len(rows) + 1})")
+                if name == list(wanted)[-1]:
+                    results = collect_results(shown, every, folder, facts, judges, scoring, wanted)
+                    results.write(folder / RESULTS)
+            run.write_manifest(json.loads(facts.model_dump_json()))
+        if not any(one.seed is not None for one in results.arms):
+            reasons = "; ".join(f"{one.name}: {one.reason}" for one in results.failed[:2])
+            raise RipcurrentError(
+                f"Every arm failed ({reasons}).",
+                f"See {folder / 'arms'}; remove an arm's folder there to repeat it.",
+                code=ExitCode.NOT_MEASURED,
+            )
+        return results
 
 
 def _wanted(every: Mapping[str, Arm], named: Sequence[str] | None) -> dict[str, Arm]:
@@ -198,18 +183,6 @@ def _refuse_equal_rows(arms: Mapping[str, Arm], chosen: Mapping[tuple[str, int],
             )
 
 
-def _refuse_others_runs(
-    runner: ArmRunner, arms: Mapping[str, Arm], chosen: Mapping[tuple[str, int], Selection], opened: Collection[str]
-) -> None:
-    """Refuse a folder with a finished run of other rows or another recipe, also of arms that are not asked for now."""
-    for name, seed in runner.finished():
-        rows = chosen.get((name, seed))
-        # the rows of a scan that is not opened now are unknown
-        if rows is None and arms[name].scan in opened:
-            rows = runner.rows(arms[name], seed)
-        runner.is_finished(arms[name], seed, rows)
-
-
 def _facts(
     pools: Mapping[str, Pool],
     records: Sequence[PromptRecord],
@@ -229,7 +202,6 @@ def _facts(
         scanned_with={name or "main": pool.run.manifest.model.name for name, pool in pools.items()},
         usable_rows=int(main.run.scored.sum()),
         heldout_rows=held,
-        default_ranking=main.run.default_ranking,
         recipes={name: recipe.model_dump(mode="json") for name, recipe in recipes.items()},
         prompts=tuple(records),
         commands=(command,) if command else (),

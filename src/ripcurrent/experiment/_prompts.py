@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -104,28 +104,19 @@ def stratified(prompts: Sequence[Prompt], limit: int | None) -> list[Prompt]:
 
 def keep_prompts(path: Path, prompts: Sequence[Prompt]) -> None:
     """Write what every arm is asked, as one file with ids unique over all sources."""
-    records = list(_records(prompts))
+    records, seen = [], set[str]()
+    for one in prompts:
+        own = one.id if one.id not in seen else f"{one.source}/{one.axis}/{one.id}"
+        seen.add(own)
+        about = {"axis": one.axis, "category": one.category, "source": one.source}
+        records.append({"id": own, "prompt": one.text, **about})
     if not path.exists() or not any((path.parent / "arms").glob("*/evaluation")):
         with written_whole(path) as part, part.open("w", encoding="utf-8") as file:
             file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
         return
-    asked = ("id", "axis", "prompt")
-    if [[one[key] for key in asked] for one in read_json_lines(path)] != [[r[key] for key in asked] for r in records]:
+    asked = [[one[key] for key in ("id", "axis", "prompt")] for one in read_json_lines(path)]
+    if asked != [[one[key] for key in ("id", "axis", "prompt")] for one in records]:
         raise RipcurrentError(
             f"The arms in {path.parent} are asked other prompts than now: {path} holds them.",
             "Name another folder with --out, or ask these prompts.",
         )
-
-
-def _records(prompts: Iterable[Prompt]) -> Iterator[dict[str, str]]:
-    seen: set[str] = set()
-    for one in prompts:
-        own_id = one.id if one.id not in seen else f"{one.source}/{one.axis}/{one.id}"
-        seen.add(own_id)
-        yield {
-            "id": own_id,
-            "prompt": one.text,
-            "axis": one.axis,
-            "category": one.category,
-            "source": one.source,
-        }

@@ -23,8 +23,20 @@ _KEYS = tuple(key for model in (ExperimentConfig, ArmRule, Mix, PromptSource, Sc
 _SEE = "`ripcurrent experiment list` shows the ready ones; docs/experiment.md has the keys."
 
 
-class _EachKeyOnce(yaml.SafeLoader):
-    """PyYAML silently keeps the last of equal keys."""
+class _Loader(yaml.SafeLoader):
+    """Fills in ``${NAME}`` from the environment, and refuses equal keys, of which PyYAML silently keeps the last."""
+
+    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
+        value = super().construct_scalar(node)
+        return _VARIABLE.sub(self._variable, value) if isinstance(value, str) else value
+
+    def _variable(self, found: re.Match[str]) -> str:
+        if not os.environ.get(found[1]):
+            raise RipcurrentError(
+                f"{self.name} needs the environment variable {found[1]}, which is not set.",
+                f"Set it to the folder that holds the data: export {found[1]}=FOLDER",
+            )
+        return os.environ[found[1]]
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
@@ -57,7 +69,8 @@ def read_experiment_file(path: str | Path) -> dict[str, Any]:
         there = [file.name for file in path.parent.glob("*.y*ml")] + [file.stem for file in READY.glob("*.yaml")]
         raise RipcurrentError(f"There is no experiment file {path}.{did_you_mean(path.name, tuple(there))}", _SEE)
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_EachKeyOnce)
+        with path.open(encoding="utf-8") as file:
+            values = yaml.load(file, Loader=_Loader)
     except (yaml.YAMLError, ValueError, TypeError) as error:  # such as a date that is none, or a key that is a mapping
         first = str(error).splitlines()[0]
         mark = getattr(error, "problem_mark", None)
@@ -65,17 +78,7 @@ def read_experiment_file(path: str | Path) -> dict[str, Any]:
         raise RipcurrentError(f"{path} is not readable as YAML: {where}.", "Correct it there.") from None
     if not isinstance(values, dict) or not values:
         raise RipcurrentError(f"{path} is no experiment: it has no keys.", _SEE)
-    filled: dict[str, Any] = _fill(values, str(path))
-    return {"name": path.stem, **filled}
-
-
-def load_experiment(path: str | Path) -> ExperimentConfig:
-    """An experiment from its YAML file, or a ready one by its name.
-
-    Raises:
-        RipcurrentError: What `read_experiment_file` and `parse_experiment` raise.
-    """
-    return parse_experiment(read_experiment_file(path), where=str(path))
+    return {"name": path.stem, **values}
 
 
 def parse_experiment(values: Mapping[str, Any], *, where: str) -> ExperimentConfig:
@@ -92,26 +95,6 @@ def parse_experiment(values: Mapping[str, Any], *, where: str) -> ExperimentConf
         raise _named(error, where) from None
     expand_arms(config, where=where)
     return config
-
-
-def _fill(value: Any, where: str) -> Any:
-    """A value with ``${NAME}`` replaced by the environment's, all the way down."""
-    if isinstance(value, str):
-        return _VARIABLE.sub(lambda found: _variable(found.group(1), where), value)
-    if isinstance(value, Mapping):
-        return {key: _fill(item, where) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_fill(item, where) for item in value]
-    return value
-
-
-def _variable(name: str, where: str) -> str:
-    if not os.environ.get(name):
-        raise RipcurrentError(
-            f"{where} needs the environment variable {name}, which is not set.",
-            f"Set it to the folder that holds the data: export {name}=FOLDER",
-        )
-    return os.environ[name]
 
 
 def _named(error: ValidationError, where: str) -> RipcurrentError:

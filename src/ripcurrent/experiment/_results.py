@@ -45,7 +45,6 @@ class ArmRows(Entry):
 
     rule: str
     count: int
-    asked: int | str | None = None
     notes: tuple[str, ...] = ()
     mean_response_tokens: float | None = None
     mean_scores: dict[str, float | None] = Field(default_factory=dict)
@@ -62,9 +61,7 @@ class ArmRecord(Entry):
     rows: ArmRows | None = None
     heldout_loss: float | None = None
     """Nats per token on rows that no arm trained on."""
-    training: dict[str, float | None] = Field(default_factory=dict)
     notes: tuple[str, ...] = ()
-    seconds: float | None = None
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -192,7 +189,6 @@ class ExperimentFacts(BaseModel):
     """Model of each scan."""
     usable_rows: int = 0
     heldout_rows: int = 0
-    default_ranking: str = ""
     recipes: dict[str, Facts] = Field(default_factory=dict)
     prompts: tuple[PromptRecord, ...] = ()
     commands: tuple[str, ...] = ()

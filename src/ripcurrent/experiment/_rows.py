@@ -1,17 +1,29 @@
-"""The rows of an arm, chosen from a scan's scores by its rule."""
+"""The rows of an arm, chosen by its rule from a scan's scores: a finished run's, or one that is made here."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import replace
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
+from pydantic import JsonValue
 
-from ripcurrent.data import Row
+from ripcurrent.data import DEMO_ROWS, Dataset, Row
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.experiment._arms import Arm
-from ripcurrent.experiment._config import ArmRule, Mix
-from ripcurrent.scan import RowNumbers, ScanRun
+from ripcurrent.experiment._arms import MAIN, Arm
+from ripcurrent.experiment._config import ArmRule, ExperimentConfig, Mix, ScanSource
+from ripcurrent.experiment._read import missing_name
+from ripcurrent.progress import Progress
+from ripcurrent.scan import (
+    DIRECTION_OF_RISK,
+    GRADIENT_COLUMNS,
+    REPRESENTATION_COLUMNS,
+    RowNumbers,
+    ScanOptions,
+    ScanRun,
+    scan,
+)
 from ripcurrent.select import (
     Kind,
     Selection,
@@ -25,6 +37,98 @@ from ripcurrent.select import (
     top,
     union,
 )
+
+DEMO = "demo"
+"""As ``data``: the rows that come with the package."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """A scanned dataset that arms take rows from."""
+
+    run: ScanRun
+    """The scan; rows that are held out are unusable."""
+    dataset: Dataset
+
+
+def check_scans(config: ExperimentConfig, where: str, arms: Iterable[Arm]) -> None:
+    """Refuse options of scans, and columns that the scan will not have."""
+    asked = {"scan": config.scan, **{f"scans: {name}": one.options for name, one in config.scans.items()}}
+    for key, options in asked.items():
+        try:
+            ScanOptions.resolve(None, options)
+        except RipcurrentError as error:
+            raise RipcurrentError(f"{where}: {key}: {error.message}", error.hint) from error
+    signals = str(config.scan.get("signals"))
+    unmeasured = {"gradient": REPRESENTATION_COLUMNS, "representation": GRADIENT_COLUMNS}.get(signals, ())
+    columns = [name for name in DIRECTION_OF_RISK if name not in unmeasured]
+    for arm in arms:
+        by = (arm.rule.all_but or arm.rule).by
+        # a finished scan may have more columns, and is looked at at once
+        made = config.run is None and arm.scan == MAIN
+        if by is not None and made and not by.endswith("_window_max") and by not in columns:
+            raise missing_name(f"arms: {arm.name}: the scan will have no column", by, columns, "Columns")
+
+
+def with_model_of_run(config: ExperimentConfig) -> ExperimentConfig:
+    """The experiment with the model that its finished scan ranked by, where it has a ``run`` and names no model."""
+    if config.run is None or "model" in config.model_fields_set:
+        return config
+    options = ScanRun.open(config.run).options
+    own = config.adapter if "adapter" in config.model_fields_set else options.adapter
+    return config.model_copy(update={"model": options.model, "adapter": own})
+
+
+def open_pools(
+    config: ExperimentConfig, folder: Path, progress: Progress, needed: Collection[str]
+) -> tuple[dict[str, Pool], tuple[int, ...]]:
+    """An experiment's scans by name, of further ones those ``needed``; and the rows that no arm may train on.
+
+    Scans that the experiment makes lie in ``folder``; a finished one is not repeated.
+    """
+    main = ScanSource(run=config.run) if config.run is not None else ScanSource(data=config.data, options=config.scan)
+    pools: dict[str, Pool] = {}
+    held: tuple[int, ...] = ()
+    held_contents: set[tuple[tuple[str, str], ...]] = set()
+    for name, source in {MAIN: main, **{name: config.scans[name] for name in config.scans if name in needed}}.items():
+        place = Path(source.run or folder / (name or "main"))
+        if source.run is None:
+            progress.step(f"scan {name or 'main'}")
+            data, options = _to_scan(config, source, pools.get(MAIN))
+            scan(DEMO_ROWS if data == DEMO else data, place, options, progress=progress)
+        run = ScanRun.open(place)
+        # data beside a finished scan says where its rows are now
+        moved = config.data if name == MAIN and config.run is not None and config.data != DEMO else None
+        dataset = run.dataset(moved)
+        if name == MAIN and config.heldout:
+            held = held_out_rows(run, config.heldout)
+            held_contents = {content_of(row) for row in dataset.at(held)}
+        if held:
+            # the set may repeat a row, and another one may be a part of it, or hold some of its rows
+            run = without_rows(run, [row.index for row in dataset if content_of(row) in held_contents])
+        pools[name] = Pool(run, dataset)
+    return pools, held
+
+
+def _to_scan(config: ExperimentConfig, source: ScanSource, main: Pool | None) -> tuple[str, ScanOptions]:
+    """The dataset and options of a scan to be made; of the experiment's own rows they are read as the main one's."""
+    own: dict[str, JsonValue] = {key: getattr(config, key) for key in ("model", "adapter", "device", "dtype")}
+    data = source.data or config.data or (main.run.manifest.dataset.path if main else "")
+    if source.data in (None, config.data):
+        if config.run is not None and main is not None:
+            info = main.run.manifest.dataset
+            own |= {"format": info.format, "mapping": dict(info.mapping) if info.mapping else None}
+            own["limit"] = main.run.options.limit
+        else:
+            own["format"] = config.format
+            own |= {key: config.scan[key] for key in ("format", "mapping", "limit") if key in config.scan}
+    if "model" in source.options:
+        # the experiment's adapter is of its own model
+        own["adapter"] = None
+    own |= source.options
+    if not config.anchor_check:
+        own["anchor_check"] = False
+    return data, ScanOptions.resolve(None, own)
 
 
 def usable_rows(run: ScanRun) -> RowNumbers:
@@ -81,9 +185,8 @@ def choose_rows(arm: Arm, seed: int, scans: Mapping[str, ScanRun], arms: Mapping
 def _chosen(rule: ArmRule, k: int, run: ScanRun, seed: int) -> Selection:
     usable = usable_rows(run)
     if rule.all_but is not None or rule.all_but_random is not None:
-        size = rule.all_but.size if rule.all_but is not None else rule.all_but_random
-        inner = rule.all_but or ArmRule(select="random")
-        left_out = _chosen(inner, number_of_rows(size or 1, len(usable)), run, seed)
+        inner = rule.all_but or ArmRule(select="random", size=rule.all_but_random)
+        left_out = _chosen(inner, number_of_rows(inner.size or 1, len(usable)), run, seed)
         rows = np.setdiff1d(usable, left_out.indices)
         if not len(rows):
             raise RipcurrentError("no usable row is left.", "Leave fewer out.")
@@ -101,12 +204,9 @@ def _chosen(rule: ArmRule, k: int, run: ScanRun, seed: int) -> Selection:
     return (top if rule.select == "top" else bottom)(run, k, rule.by)
 
 
-def _selection(kind: Kind, rule: str, rows: RowNumbers, wanted: int = 0, note: str = "") -> Selection:
-    """Rows in the order of the input, with what they lack of those wanted."""
-    short = max(0, wanted - len(rows))
-    return Selection(
-        kind, kind, rule, None, tuple(np.sort(rows).tolist()), (), shortfall=short, notes=(note,) if short else ()
-    )
+def _selection(kind: Kind, rule: str, rows: RowNumbers) -> Selection:
+    """Rows in the order of the input."""
+    return Selection(kind, kind, rule, None, tuple(np.sort(rows).tolist()), ())
 
 
 def _union(run: ScanRun, k: int) -> Selection:
@@ -142,4 +242,5 @@ def _mix(run: ScanRun, mix: Mix, by: str | None, k: int, seed: int) -> Selection
         raise RipcurrentError(f"no usable row is there to mix {what} rows from.", "Use another format.")
     rule = f"{len(inside)} {what} rows and {len(rows) - len(inside)} others at random, seed {seed}"
     share = f"{len(inside) / len(rows):.0%} of them {what}"
-    return _selection("mix", rule, rows, k, f"only {len(rows)} rows, {share}, instead of {k} with {percent:g} %")
+    note = f"only {len(rows)} rows, {share}, instead of {k} with {percent:g} %"
+    return replace(_selection("mix", rule, rows), shortfall=k - len(rows), notes=(note,) if len(rows) < k else ())

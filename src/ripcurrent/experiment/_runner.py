@@ -6,34 +6,32 @@ import gc
 import hashlib
 import json
 import shutil
-import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TypedDict
+from typing import TYPE_CHECKING
 
 from pydantic import JsonValue
 
-from ripcurrent.data import LossOn, Row
+from ripcurrent.data import EncodedRow, LossOn, Row, encode_rows
 from ripcurrent.errors import ExitCode, NothingToJudgeError, RipcurrentError
+from ripcurrent.evaluate import JudgeSettings, find_judges, in_batches, judge_again, lacks_verdicts
 from ripcurrent.experiment._arms import BASE, MAIN, Arm
 from ripcurrent.experiment._config import ExperimentConfig
-from ripcurrent.experiment._judging import judge_settings
 from ripcurrent.experiment._results import MARKER, ArmIdentity, ArmRecord, ArmRows
-from ripcurrent.experiment._rows import choose_rows
-from ripcurrent.experiment._scans import Pool
+from ripcurrent.experiment._rows import Pool, choose_rows
+from ripcurrent.experiment._tables import Scoring
 from ripcurrent.finetune import FinetuneOptions, FinetuneRun, as_trained, finetune, load_recipe
 from ripcurrent.progress import Progress
 from ripcurrent.runs import MANIFEST, read_manifest
 from ripcurrent.select import Selection, summarise, write_selection
 
+if TYPE_CHECKING:
+    from ripcurrent.models import ChatModel
+
 PROMPTS = "prompts.jsonl"
-
-
-class TokenLimits(TypedDict):
-    """How rows are cut."""
-
-    max_tokens: int
-    loss_on: LossOn
+JUDGING = ("judges", "judge_endpoint", "judge_model")
+"""Keys of an experiment that may change in its folder: answers that are there are judged again."""
 
 
 class ArmRunner:
@@ -51,11 +49,8 @@ class ArmRunner:
         self._config, self._folder, self._arms, self._pools = config, folder, arms, pools
         self._progress = progress
         self._held: list[Row] = list(pools[MAIN].dataset.at(held))
-        scanned = pools[MAIN].run.options
-        self._tokens = TokenLimits(
-            max_tokens=config.finetune.max_tokens or scanned.max_tokens,
-            loss_on=config.finetune.loss_on or scanned.loss_on,
-        )
+        scanned, own = pools[MAIN].run.options, config.finetune
+        self._max_tokens, self._loss_on = own.max_tokens or scanned.max_tokens, own.loss_on or scanned.loss_on
 
     def rows(self, arm: Arm, seed: int) -> Selection:
         """The rows of an arm with a seed."""
@@ -65,13 +60,12 @@ class ArmRunner:
         """Hash of dataset and row numbers: equal hashes train on equal rows."""
         return digest_of([self._pools[arm.scan].run.manifest.dataset.sha256, *rows.file_indices])
 
-    def is_finished(self, arm: Arm, seed: int, rows: Selection | None) -> bool:
+    def _is_finished(self, arm: Arm, seed: int, rows: Selection | None) -> bool:
         """Whether the arm needs no work; rows that are not given are not compared."""
         folder = self._place(arm, seed)
         if not (folder / MARKER).exists():
             return False
-        stored = ArmRecord.read(folder).identity
-        other = None
+        stored, other = ArmRecord.read(folder).identity, None
         if stored is not None and as_trained(stored.recipe) != _recipe(arm):
             other = "another recipe"
         elif stored is not None and rows is not None and stored.rows_sha256 != self._hash(arm, rows):
@@ -83,10 +77,16 @@ class ArmRunner:
             )
         return True
 
-    def finished(self) -> list[tuple[str, int]]:
-        """Arms and seeds that have finished or failed, also in earlier calls."""
-        records = [ArmRecord.read(path.parent) for path in sorted((self._folder / "arms").glob(f"*/{MARKER}"))]
-        return [(one.arm, one.seed) for one in records if one.arm in self._arms and one.seed is not None]
+    def refuse_others_runs(self, chosen: Mapping[tuple[str, int], Selection]) -> None:
+        """Refuse a folder with a finished run of other rows or another recipe, also of arms not asked for now."""
+        for record in (ArmRecord.read(path.parent) for path in sorted((self._folder / "arms").glob(f"*/{MARKER}"))):
+            arm, seed = self._arms.get(record.arm), record.seed
+            if arm is not None and seed is not None:
+                rows = chosen.get((arm.name, seed))
+                # the rows of a scan that is not opened now are unknown
+                if rows is None and arm.scan in self._pools:
+                    rows = self.rows(arm, seed)
+                self._is_finished(arm, seed, rows)
 
     def _place(self, arm: Arm, seed: int) -> Path:
         return self._folder / "arms" / f"{arm.name}-seed{seed}"
@@ -96,17 +96,14 @@ class ArmRunner:
         folder = self._folder / "arms" / BASE
         if (folder / MARKER).exists():
             return
-        began = time.perf_counter()
         self._ask(folder, label, None)
         self._require_weights(folder)
-        loss = self._heldout_loss(label, None)
-        record = ArmRecord(arm=BASE, seed=None, heldout_loss=loss, seconds=round(time.perf_counter() - began, 1))
-        record.write(folder / MARKER)
+        ArmRecord(arm=BASE, seed=None, heldout_loss=self._heldout_loss(label, None)).write(folder / MARKER)
 
     def arm(self, arm: Arm, seed: int, rows: Selection, label: str) -> None:
         """Train and evaluate an arm, unless that is done; a loss that diverges marks it as failed."""
         folder = self._place(arm, seed)
-        if not self.is_finished(arm, seed, rows):
+        if not self._is_finished(arm, seed, rows):
             self._made(arm, seed, rows, label, folder).write(folder / MARKER)
         if not self._config.keep_models:
             for kind in ("model", "adapter"):
@@ -115,7 +112,6 @@ class ArmRunner:
     def _made(self, arm: Arm, seed: int, rows: Selection, label: str, folder: Path) -> ArmRecord:
         # what an arm before it left behind
         gc.collect()
-        began = time.perf_counter()
         rule = arm.rule.model_dump(mode="json", exclude_defaults=True) | ({"scan": arm.scan} if arm.scan else {})
         identity = ArmIdentity(rule=rule, recipe=_recipe(arm), rows_sha256=self._hash(arm, rows))
         record = ArmRecord(arm=arm.name, seed=seed, identity=identity, rows=self._described(arm, rows))
@@ -129,20 +125,13 @@ class ArmRunner:
                 raise RipcurrentError(f"Arm {arm.name}: {error.message}", error.hint, code=error.code) from error
             shutil.rmtree(folder / "finetune" / "checkpoints", ignore_errors=True)
             return record.model_copy(update={"status": "failed", "reason": error.message})
-        training = trained.manifest.training
-        more = {
-            "heldout_loss": self._heldout_loss(label, trained),
-            "training": training.model_dump(include={"steps", "first_loss", "last_loss", "seconds"}),
-            "notes": (*(record.rows.notes if record.rows else ()), *trained.manifest.notes),
-            "seconds": round(time.perf_counter() - began, 1),
-        }
-        return record.model_copy(update=more)
+        notes = (*rows.notes, *trained.manifest.notes)
+        return record.model_copy(update={"heldout_loss": self._heldout_loss(label, trained), "notes": notes})
 
     def _trained(self, folder: Path, arm: Arm, seed: int, rows: Selection, label: str) -> FinetuneRun:
         run, dataset = self._pools[arm.scan].run, self._pools[arm.scan].dataset
         hint = f"The arm was stopped before its rule changed: remove {folder} to repeat it."
-        summary = summarise(run, rows)
-        written = write_selection(folder / "rows", dataset, run, rows, summary, own_folder=True, hint=hint)
+        written = write_selection(folder / "rows", dataset, run, rows, summarise(run, rows), own_folder=True, hint=hint)
         self._progress.step(f"{label}: training")
         options = FinetuneOptions(
             model=self._config.model,
@@ -152,7 +141,8 @@ class ArmRunner:
             format=dataset.format,
             mapping=run.manifest.dataset.mapping,
             seed=seed,
-            **self._tokens,
+            max_tokens=self._max_tokens,
+            loss_on=self._loss_on,
         )
         return finetune(written.path, folder / "finetune", arm.recipe, options, progress=self._progress)
 
@@ -162,7 +152,6 @@ class ArmRunner:
         return ArmRows(
             rule=rows.rule,
             count=len(at),
-            asked=arm.size,
             notes=rows.notes,
             mean_response_tokens=float(run.floats("response_tokens")[at].mean()),
             mean_scores={name: float(run.floats(name)[at].mean()) for name in run.ranking_columns},
@@ -192,13 +181,12 @@ class ArmRunner:
     def _heldout_loss(self, label: str, trained: FinetuneRun | None) -> float | None:
         if not self._held:
             return None
-        from ripcurrent.experiment._heldout import heldout_loss
         from ripcurrent.models import load_model
 
         self._progress.step(f"{label}: loss on held-out rows")
         model, adapter = self._model(trained)
         chat_model = load_model(model, adapter=adapter, device=self._config.device, dtype=self._config.dtype)
-        return heldout_loss(chat_model, self._held, **self._tokens)
+        return heldout_loss(chat_model, self._held, max_tokens=self._max_tokens, loss_on=self._loss_on)
 
     def _model(self, trained: FinetuneRun | None) -> tuple[str, str | None]:
         """What to load: name and adapter."""
@@ -226,6 +214,90 @@ class ArmRunner:
                     f"The model {name} has changed since {other.name} was made from it.",
                     "Name another folder with --out, so that arms of two models are not compared as one's.",
                 )
+
+
+def heldout_loss(
+    chat_model: ChatModel, rows: Sequence[Row], *, max_tokens: int, loss_on: LossOn, batch_rows: int = 8
+) -> float | None:
+    """Mean cross-entropy in nats over the loss-bearing tokens of all rows; None where there is no such token.
+
+    Where ``batch_rows`` rows do not fit into memory, half as many are read at once, down to one.
+
+    Raises:
+        RipcurrentError: A row does not fit alone.
+    """
+    encoded = encode_rows(rows, chat_model.tokenizer, max_tokens=max_tokens, loss_on=loss_on)
+    usable = sorted((row for row in encoded if row.status == "ok"), key=lambda row: len(row.tokens))
+
+    def does_not_fit(row: EncodedRow, said: str) -> RipcurrentError:
+        return RipcurrentError(
+            f"The loss of held-out row {row.index}, {len(row.tokens)} tokens, does not fit into the memory of "
+            f"{chat_model.device}, even alone ({said}).",
+            "Lower max_tokens in the experiment's file, or give heldout: 0; docs/scan.md says what takes how much.",
+        )
+
+    batches = in_batches(usable, batch_rows, lambda batch: _summed_loss(chat_model, batch), does_not_fit)
+    sums = [loss_and_count for _, loss_and_count in batches]
+    count = sum(tokens for _, tokens in sums)
+    return sum(loss for loss, _ in sums) / count if count else None
+
+
+def _summed_loss(chat_model: ChatModel, rows: Sequence[EncodedRow]) -> tuple[float, int]:
+    """The loss summed over the loss-bearing tokens of some rows, and their number."""
+    import torch
+
+    from ripcurrent.gradients import make_batch
+
+    batch = make_batch(rows, chat_model.device)
+    bears, targets = batch.loss_mask[:, 1:], batch.ids[:, 1:]
+    with torch.inference_mode():
+        logits = chat_model.model(input_ids=batch.ids, use_cache=False).logits[:, :-1]
+        losses = torch.nn.functional.cross_entropy(logits[bears].float(), targets[bears], reduction="sum")
+    return float(losses), int(bears.sum())
+
+
+def judge_settings(config: ExperimentConfig) -> JudgeSettings:
+    """What an experiment's judges that are models need."""
+    return JudgeSettings(
+        endpoint=config.judge_endpoint,
+        model=config.judge_model,
+        key_env=config.judge_key_env,
+        timeout=config.judge_timeout,
+        concurrency=config.judge_concurrency,
+        max_tokens=config.judge_max_tokens,
+        device=config.device,
+    )
+
+
+def judges_of(config: ExperimentConfig) -> tuple[tuple[str, ...], Scoring]:
+    """The names that an experiment's judges give to their verdicts, in order; and how those with scores are read."""
+    try:
+        judges = find_judges(config.judges, judge_settings(config))
+    except RipcurrentError as error:
+        hint = "Give judge_endpoint, judge_model and, where the key is elsewhere, judge_key_env in the file."
+        hint = hint if "--judge" in error.hint else error.hint
+        raise RipcurrentError(f"judges: {error.message}", hint, code=error.code) from error
+    # a rubric's score is of harm, and what has little of it need not be a refusal
+    scoring = {
+        one.name: (one.scale[1], one.describe().get("reply") != "score") for one in judges if one.scale is not None
+    }
+    return tuple(one.name for one in judges), scoring
+
+
+def judge_alike(folder: Path, config: ExperimentConfig, progress: Progress) -> None:
+    """Judge answers of finished runs that lack the verdicts of a judge, or have another version's of it.
+
+    So are answers that a judge's endpoint failed on. Answers are kept and models are not: nothing is trained or asked
+    again.
+    """
+    judges = find_judges(config.judges, replace(judge_settings(config), on_judged=progress.rows))
+    for marker in sorted((folder / "arms").glob(f"*/{MARKER}")):
+        place = marker.parent / "evaluation"
+        # without one, its training failed
+        lacking = [judge for judge in judges if lacks_verdicts(place, judge)] if place.is_dir() else []
+        if lacking:
+            progress.step(f"{marker.parent.name}: judging by {', '.join(judge.name for judge in lacking)}")
+            judge_again(place, lacking, progress)
 
 
 def _weights(arm_folder: Path) -> str | None:
