@@ -4,67 +4,14 @@ The names in ``__all__`` are the package's surface. Each is loaded when it is fi
 takes no time.
 """
 
-from __future__ import annotations
-
 import sys
 from importlib.metadata import version
 from types import ModuleType
-from typing import TYPE_CHECKING
 
-from ripcurrent.lazy import lazily
+import lazy_loader
 
-if TYPE_CHECKING:
-    from ripcurrent.anchors import load_anchors
-    from ripcurrent.data import read_rows
-    from ripcurrent.errors import RipcurrentError
-    from ripcurrent.evaluate import EvaluationRun, evaluate, validate_judges
-    from ripcurrent.experiment import Experiment, ExperimentResults
-    from ripcurrent.finetune import FinetuneRun, finetune
-    from ripcurrent.forecast import calibrate, forecast
-    from ripcurrent.models import load_model
-    from ripcurrent.report import build_report
-    from ripcurrent.scan import ScanOptions, ScanRun, doctor, load_tokens, scan
-    from ripcurrent.select import select
-
-    __version__: str
-
-__all__ = [
-    "EvaluationRun",
-    "Experiment",
-    "ExperimentResults",
-    "FinetuneRun",
-    "RipcurrentError",
-    "ScanOptions",
-    "ScanRun",
-    "__version__",
-    "build_report",
-    "calibrate",
-    "doctor",
-    "evaluate",
-    "finetune",
-    "forecast",
-    "load_anchors",
-    "load_model",
-    "load_tokens",
-    "read_rows",
-    "scan",
-    "select",
-    "validate_judges",
-]
-
-_NAMES = {
-    "anchors": ("load_anchors",),
-    "data": ("read_rows",),
-    "errors": ("RipcurrentError",),
-    "evaluate": ("EvaluationRun", "evaluate", "validate_judges"),
-    "experiment": ("Experiment", "ExperimentResults"),
-    "finetune": ("FinetuneRun", "finetune"),
-    "forecast": ("calibrate", "forecast"),
-    "models": ("load_model",),
-    "report": ("build_report",),
-    "scan": ("ScanOptions", "ScanRun", "doctor", "load_tokens", "scan"),
-    "select": ("select",),
-}
+_load, _, _names = lazy_loader.attach_stub(__name__, __file__)
+__all__ = sorted([*_names, "__version__"])
 
 
 class _Package(ModuleType):
@@ -78,13 +25,9 @@ class _Package(ModuleType):
 sys.modules[__name__].__class__ = _Package
 
 
-# hidden from type checkers, which would otherwise let every misspelt name pass
-if not TYPE_CHECKING:
-    _load = lazily(__name__, _NAMES)
-
-    def __getattr__(name: str) -> object:
-        return version(__name__) if name == "__version__" else _load(name)
+def __getattr__(name: str) -> object:
+    return version(__name__) if name == "__version__" else _load(name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return __all__

@@ -1,0 +1,10 @@
+from ._finetune import finetune as finetune
+from ._model import compute_dtype as compute_dtype
+from ._options import FinetuneOptions as FinetuneOptions
+from ._recipe import Recipe as Recipe
+from ._recipe import as_trained as as_trained
+from ._recipe import load_recipe as load_recipe
+from ._run import FinetuneManifest as FinetuneManifest
+from ._run import FinetuneRun as FinetuneRun
+from ._run import TrainedRows as TrainedRows
+from ._run import TrainingFacts as TrainingFacts
