@@ -286,6 +286,7 @@ def test_what_can_be_wrong_with_files(rows: ScanRows, tmp_path: Path) -> None:
     for broken, says in (
         ({"format": 1}, "layout 1, which this version does not read"),
         ({"fit": stored["fit"] | {"spread": [0.0, 1.0]}}, r"damaged \(fit.spread.0: Input should be greater than 0"),
+        ({"fit": stored["fit"] | {"facts": [stored["fit"]["facts"][0], "steps"]}}, "knows no fact steps"),
         ({"judge": 3}, "is not a calibration, or is damaged"),
     ):
         write_json(tmp_path / "broken.json", stored | broken)

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, JsonValue, ValidationError
+from pydantic import Field, JsonValue, ValidationError, field_validator
 
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.finetune import Recipe
@@ -231,6 +231,13 @@ class Calibration(Conditions):
     left_out: tuple[LeftOut, ...] = ()
     notes: tuple[str, ...] = ()
     """What to bear in mind."""
+
+    @field_validator("fit")
+    @classmethod
+    def _of_known_facts(cls, fit: HarmModel) -> HarmModel:
+        if unknown := set(fit.facts) - {SET_COSINE, LOG_ROWS}:
+            raise ValueError(f"this version knows no fact {', '.join(sorted(unknown))}")
+        return fit
 
     def facts(self, rows: int, cosine: float) -> list[float]:
         """What the fit takes of a set, in its order."""
