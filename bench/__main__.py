@@ -7,7 +7,6 @@ repetitions, about an hour; ``--quick`` makes one repetition.
 
 from __future__ import annotations
 
-import argparse
 import datetime
 import json
 import subprocess
@@ -19,8 +18,8 @@ from typing import Any
 
 import torch
 
-from bench.exactness import COSINE, NORM, SPEARMAN
-from bench.measure import judged, line, put_between
+from bench.exactness import FIGURES, verdict
+from bench.measure import judged, line, options, put_between
 from bench.speed import LESS_IS_BETTER, RATIOS, SETS
 
 MINUTES = 20.0
@@ -29,17 +28,14 @@ MINUTES = 20.0
 
 def main() -> int:
     """Run each in a process of its own, so that none measures the other's memory; the first failure ends it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    size = parser.add_mutually_exclusive_group()
-    size.add_argument("--full", action="store_true", help="many more rows, three repetitions")
-    size.add_argument("--quick", action="store_true", help="one repetition for speed")
+    parser = options(__doc__, "full", "quick")
     parser.add_argument("--write", type=Path, help="put the figures as a table between this page's marks")
     given = parser.parse_args()
     full, began, figures = ["--full"] * given.full, time.perf_counter(), []
     with tempfile.TemporaryDirectory() as folder:
-        for module, options in (("bench.exactness", full), ("bench.speed", [*full, *["--quick"] * given.quick])):
+        for module, size in (("bench.exactness", full), ("bench.speed", [*full, *["--quick"] * given.quick])):
             out = Path(folder) / f"{module}.json"
-            code = subprocess.run([sys.executable, "-m", module, *options, "--json", str(out)], check=False).returncode
+            code = subprocess.run([sys.executable, "-m", module, *size, "--json", str(out)], check=False).returncode
             if code:
                 return code
             figures.append(json.loads(out.read_text(encoding="utf-8")))
@@ -52,19 +48,14 @@ def main() -> int:
 
 def table(exactness: dict[str, Any], speed: dict[str, Any]) -> str:
     """Every figure as Markdown, with its goals."""
-    exact, coarse = exactness["float32"], exactness["bfloat16"]
-    of_rows = f"{exactness['rows']} rows"
     lines = [
         f"{datetime.date.today().isoformat()}; {speed['machine']}, {speed['threads']} threads, torch "
         f"{torch.__version__}, {speed['matmul_flops'] / 1e9:.0f} GFLOP/s in bfloat16 products.\n",
         "| figure | rows | value | goals |\n|---|---|---|---|",
-        f"| largest cosine difference, float32 | {of_rows} | {exact['cosine']:.1e} "
-        f"| {judged(exact['cosine'], (COSINE,), more=False)} |",
-        f"| largest relative norm difference, float32 | {of_rows} | {exact['norm']:.1e} "
-        f"| {judged(exact['norm'], (NORM,), more=False)} |",
-        f"| Spearman, bfloat16 against float32 | {of_rows} | {coarse['spearman']:.5f} "
-        f"| {judged(coarse['spearman'], (SPEARMAN,), more=True)} |",
     ]
+    for key, (dtype, label, shown, _) in FIGURES.items():
+        value = exactness[dtype][key]
+        lines.append(f"| {label}, {dtype} | {exactness['rows']} rows | {value:{shown}} | {verdict(key, value)} |")
     for name in SETS:
         own = speed[name]
         rows = f"{own['rows']} of {own['mean_tokens']:.0f} tokens"

@@ -1,18 +1,17 @@
-"""Exactness against one-row autograd on the embedded model: ``python -m bench.exactness [--full | --rows N]``.
+"""Exactness against one-row autograd on the embedded model: ``python -m bench.exactness [--full]``.
 
 As it is, 16 rows in five batch budgets, with directions from 16 others; ``--full`` takes 48 rows.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from bench.measure import judged, sample
+from bench.measure import judged, options, sample
 from bench.oracle import Oracle
 from ripcurrent.data import EncodedRow
 from ripcurrent.gradients import GradientPass, make_batch, norm_of, plan_batches, set_direction, stack_directions
@@ -22,20 +21,21 @@ from ripcurrent.statistics import spearman
 FILE = "rows/alpaca_en_demo.json"
 ROWS, FULL_ROWS, DIRECTION_ROWS = 16, 48, 16
 BUDGETS = {"float32": (512, 1024, 4096), "bfloat16": (512, 1024)}
-COSINE, NORM, SPEARMAN = 2e-5, 1e-4, 0.999
-"""Goals: the first two are the largest differences in float32, the last is bfloat16's rank correlation with it."""
+FIGURES = {
+    "cosine": ("float32", "largest cosine difference", ".1e", 2e-5),
+    "norm": ("float32", "largest relative norm difference", ".1e", 1e-4),
+    "spearman": ("bfloat16", "Spearman", ".6f", 0.999),
+}
+"""Each figure's type in which it has a goal, what it is, its format and the goal; of Spearman more is better."""
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    size = parser.add_mutually_exclusive_group()
-    size.add_argument("--rows", type=int, default=ROWS, help="rows to compare (%(default)s)")
-    size.add_argument("--full", action="store_true", help=f"{FULL_ROWS} rows")
+    parser = options(__doc__, "full")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     given = parser.parse_args()
     exact = load_model("embedded", device="cpu", dtype="float32")
     gradient_pass = GradientPass(exact)
-    rows, sets = split(sample(exact, FILE, (FULL_ROWS if given.full else given.rows) + DIRECTION_ROWS))
+    rows, sets = split(sample(exact, FILE, (FULL_ROWS if given.full else ROWS) + DIRECTION_ROWS))
     directions = [set_direction(gradient_pass, chosen).gradient for chosen in sets]
     lengths = np.array([norm_of(direction) for direction in directions])
     dots, norms = Oracle(exact.model).products(rows, directions)
@@ -57,7 +57,7 @@ def main() -> None:
                 "norm": float(np.abs(np.sqrt(squared) / norms - 1).max()),
                 "spearman": min(spearman(found[:, n], expected[:, n]) for n in (0, 1)),
             }
-            print(f"  {dtype:<9} budget {budget:>5}: {said(dtype, **figures)}", flush=True)
+            print(f"  {dtype:<9} budget {budget:>5}: {said(dtype, figures)}", flush=True)
             before = worst.setdefault(dtype, figures)
             worst[dtype] = {key: (min if key == "spearman" else max)(before[key], figures[key]) for key in figures}
     if given.json:
@@ -71,15 +71,17 @@ def split(sampled: Sequence[EncodedRow]) -> tuple[list[EncodedRow], list[list[En
     return rows, [[sampled[place] for place in chosen] for chosen in (apart[::2], apart[1::2])]
 
 
-def said(dtype: str, cosine: float, norm: float, spearman: float) -> str:
-    """The three figures, each with its goal where it has one in this type."""
-    exact = dtype == "float32"
-    figures = [
-        (f"largest cosine difference {cosine:.1e}", judged(cosine, (COSINE,), more=False) if exact else ""),
-        (f"largest relative norm difference {norm:.1e}", judged(norm, (NORM,), more=False) if exact else ""),
-        (f"Spearman {spearman:.6f}", "" if exact else judged(spearman, (SPEARMAN,), more=True)),
-    ]
-    return ", ".join(f"{text} ({goal})" if goal else text for text, goal in figures)
+def verdict(key: str, value: float) -> str:
+    """Whether a figure meets its goal."""
+    return judged(value, (FIGURES[key][3],), more=key == "spearman")
+
+
+def said(dtype: str, figures: Mapping[str, float]) -> str:
+    """The figures, each with its goal where it has one in this type."""
+    return ", ".join(
+        f"{label} {figures[key]:{shown}}" + (f" ({verdict(key, figures[key])})" if dtype == of else "")
+        for key, (of, label, shown, _) in FIGURES.items()
+    )
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ As it is, 24 long and 60 short rows, the best of two repetitions, and 10 of the 
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from collections.abc import Callable
@@ -16,7 +15,7 @@ from pathlib import Path
 import torch
 
 from bench.loops import BatchOneLoop, ReferenceWay
-from bench.measure import batches_of, line, machine, matmul_peak, sample, useful_flops
+from bench.measure import batches_of, line, machine, matmul_peak, options, sample, useful_flops
 from ripcurrent.gradients import Batch, FeatureReader, GradientPass, stack_directions
 from ripcurrent.models import load_model
 
@@ -37,10 +36,7 @@ LESS_IS_BETTER = ("forwards", "representation")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    size = parser.add_mutually_exclusive_group()
-    size.add_argument("--full", action="store_true", help="four times the rows, three repetitions")
-    size.add_argument("--quick", action="store_true", help="one repetition")
+    parser = options(__doc__, "full", "quick")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     given = parser.parse_args()
     chat_model = load_model("embedded", device="cpu", dtype="bfloat16")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -65,7 +64,7 @@ def document() -> str:
     for name, one in every:
         rows = rows_of(one)
         common = ", ".join(names for names, about in rows if counts[names, about] > 1)
-        parts += [f"## {name}", inspect.cleandoc(one.help or "")]
+        parts += [f"## {name}", one.help]
         if own := [row for row in rows if counts[row] == 1]:
             parts.append(table(own))
         if common:

@@ -123,7 +123,9 @@ class RunFolder:
         self._no_results = no_results
         self._lock = FileLock(folder / ".lock", timeout=0 if part is None else PATIENCE)
         self._part = part
-        self._part_lock = None if part is None else FileLock(_part_lock(folder, part), timeout=0)
+        self._part_lock = None
+        if part is not None:
+            self._part_lock = FileLock(folder / PARTS / f"{part.replace('/', '-of-')}.lock", timeout=0)
 
     def __enter__(self) -> RunFolder:
         try:
@@ -277,10 +279,6 @@ def parts_at_work(folder: Path) -> list[str]:
     return working
 
 
-def _part_lock(folder: Path, part: str) -> Path:
-    return folder / PARTS / f"{part.replace('/', '-of-')}.lock"
-
-
 def read_config(folder: Path) -> Values:
     """A run's resolved options and hashes.
 
@@ -320,16 +318,12 @@ def difference(then: Values, now: Values) -> str | None:
     other = sorted(key for key in {*then, *now} if then.get(key) != now.get(key))
     if not other:
         return None
-    first = _difference(other[0], then.get(other[0]), now.get(other[0]))
-    more = sorted({_plain(key) for key in other} - {_plain(other[0])})
-    return first + (f" (these differ too: {', '.join(more)})" if more else "")
-
-
-def _difference(key: str, then: Any, now: Any) -> str:
-    """What differs, in words; of hashes and records only that they do."""
-    if isinstance(then, dict) or isinstance(now, dict) or key.endswith(_HASHES):
-        return f"its {_plain(key)} had other content than now"
-    return f"its {_plain(key)} is {then!r}, now {now!r}"
+    key, was, wanted = other[0], then.get(other[0]), now.get(other[0])
+    # of hashes and records only that they differ
+    opaque = isinstance(was, dict) or isinstance(wanted, dict) or key.endswith(_HASHES)
+    said = "had other content than now" if opaque else f"is {was!r}, now {wanted!r}"
+    more = sorted({_plain(one) for one in other} - {_plain(key)})
+    return f"its {_plain(key)} {said}" + (f" (these differ too: {', '.join(more)})" if more else "")
 
 
 def _plain(key: str) -> str:

@@ -109,13 +109,6 @@ def test_bad_rows_among_good_ones_get_their_reason_and_the_rest_is_scored(
     assert sum(said.json["unscored"].values()) == 11
 
 
-def test_an_id_that_is_no_text_does_not_end_a_scan(command: Command, tmp_path: Path, out: Path) -> None:
-    rows: list[Any] = [good_rows(1)[0], {"id": "\ud83d", **good_rows(2)[1]}]
-    said = command.scan(write_jsonl(tmp_path / "rows.jsonl", rows), "--out", out, "--json")
-    assert (said.code, said.json["scored"]) == (0, 2)
-    assert len(pq.read_table(out / "scores.parquet")["id"][1].as_py()) == 16
-
-
 def test_a_row_of_100_000_tokens_is_scored_on_its_head(command: Command, tmp_path: Path, out: Path) -> None:
     rows = [*good_rows(2), {"prompt": "Go on.", "response": "a b " * 50_000}, {"prompt": "c " * 9_000, "response": "d"}]
     said = command.scan(write_jsonl(tmp_path / "rows.jsonl", rows), "--out", out, "--json")
@@ -123,12 +116,3 @@ def test_a_row_of_100_000_tokens_is_scored_on_its_head(command: Command, tmp_pat
     table = pq.read_table(out / "scores.parquet")
     assert table["truncated"].to_pylist() == [False, False, True, False]
     assert table["prompt_tokens"][2].as_py() + table["response_tokens"][2].as_py() == 1024
-
-
-def test_a_dataset_that_changes_while_it_is_scanned_is_told(command: Command, tmp_path: Path, out: Path) -> None:
-    dataset = write_jsonl(tmp_path / "rows.jsonl", good_rows(3))
-    assert command.scan(dataset, "--out", out, "--quiet").code == 0
-    write_jsonl(dataset, good_rows(4))
-    command.scan_fails(
-        dataset, "--out", out, says=("holds another run: its dataset had other content than now", "--out")
-    )

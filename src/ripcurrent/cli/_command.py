@@ -6,7 +6,7 @@ import inspect
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import Annotated, Literal, get_args, get_origin
 
@@ -89,7 +89,7 @@ def command(
             else:
                 parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
         order = list(panels or {})
-        parameters.sort(key=lambda one: order.index(panel) if (panel := _panel(one)) in order else -1)
+        parameters.sort(key=lambda one: order.index(panel_of[one.name]) if one.name in panel_of else -1)
 
         @wraps(function)
         def run(**given: object) -> None:
@@ -106,9 +106,10 @@ def command(
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         # each paragraph is one line: typer keeps line ends within one
+        about = [" ".join(paragraph.split()) for paragraph in (inspect.getdoc(function) or "").split("\n\n")]
         epilog = [f"Further options, which docs/cli.md explains: {', '.join(further)}."] if further else []
         epilog += ["Examples:", *examples] if examples else []
-        of.command(name, epilog="\n\n".join(epilog))(run)
+        of.command(name, help="\n\n".join(about), epilog="\n\n".join(epilog))(run)
         return function
 
     return register
@@ -116,11 +117,6 @@ def command(
 
 def _is_options(kind: object) -> typing.TypeGuard[type[Options]]:
     return isinstance(kind, type) and issubclass(kind, Options)
-
-
-def _panel(parameter: inspect.Parameter) -> str:
-    about = getattr(parameter.annotation, "__metadata__", (None,))[0]
-    return getattr(about, "rich_help_panel", None) or ""
 
 
 def _keyword(name: str, kind: object, option: object, default: object = None) -> inspect.Parameter:
@@ -134,25 +130,18 @@ def _option(name: str, field: FieldInfo, panel: str | None) -> inspect.Parameter
     names.append(str(extra.get("flag", flag(name))))
     kind, default = _plain_type(field.annotation), field.default
     about = " ".join((field.description or "").replace("`", "").split())
+    option = partial(typer.Option, rich_help_panel=panel, hidden=panel is None)
     if kind is bool:
         if default is True:
             names, about = [flag(f"no_{name}")], str(extra["off"])
-        return _keyword(
-            name, bool, typer.Option(*names, help=about, rich_help_panel=panel, hidden=panel is None), False
-        )
+        return _keyword(name, bool, option(*names, help=about), False)
     if many := get_origin(kind) in (tuple, list, dict):
         about += " Repeatable."
     # said here and not declared, so that what is not named is None
     if (shown := ", ".join(map(str, default)) if isinstance(default, tuple) else default) not in (None, ""):
         about += f" Default: {shown}."
-    option = typer.Option(
-        *names,
-        help=about,
-        metavar=str(extra.get("metavar", _metavar(kind))),
-        rich_help_panel=panel,
-        hidden=panel is None,
-    )
-    return _keyword(name, list[str] | None if many else str | None, option)
+    shown_value = str(extra.get("metavar", _metavar(kind)))
+    return _keyword(name, list[str] | None if many else str | None, option(*names, help=about, metavar=shown_value))
 
 
 def _filled(model: type[Options], given: Mapping[str, object]) -> Options:
@@ -162,7 +151,7 @@ def _filled(model: type[Options], given: Mapping[str, object]) -> Options:
     changes: dict[str, object] = {}
     for name, field in model.model_fields.items():
         kind, value = _plain_type(field.annotation), given.get(name)
-        if value:
+        if value not in (None, False, []):
             if get_origin(kind) is dict:
                 value = parse_mapping(typing.cast("list[str]", value))
             changes[name] = not field.default if kind is bool else value

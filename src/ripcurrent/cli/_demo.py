@@ -6,13 +6,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
 from ripcurrent.cli._command import command
 from ripcurrent.cli._output import Output
+from ripcurrent.cli._text import shorten
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from ripcurrent.demo import Demo, DemoRow, GroupShape, Proof
 
 INTRODUCTION = """\
@@ -38,8 +41,6 @@ def demo_command(
     limit: Annotated[int | None, typer.Option("-n", "--limit", metavar="N", help="Use only the first N rows.")] = None,
 ) -> None:
     """Show the whole story on rows and a model that come with the package: scan, ranking, selection, page."""
-    from rich.console import Console
-
     from ripcurrent.cli._summary import show_summary
     from ripcurrent.data import DEMO_ROWS, read_rows
     from ripcurrent.demo import run_demo
@@ -61,9 +62,6 @@ def demo_command(
 
 def show_demo(demo: Demo, console: Console) -> None:
     """Print the two ends of the ranking, the comparison with the control, and where to go from here."""
-    from rich import box
-    from rich.table import Table
-
     ends = Table(
         "riskiest",
         "most protective",
@@ -97,17 +95,17 @@ def show_demo(demo: Demo, console: Console) -> None:
     ):
         console.print(f"  {label:<12}{path}", soft_wrap=True, markup=False)
     console.print("\n[bold]Your own data[/bold]")
-    for line, purpose in (
-        ("ripcurrent doctor DATASET --model M", "how it is read, and how long a scan takes"),
-        ("ripcurrent scan DATASET --model M", "score every row"),
-        ("ripcurrent select runs/DATASET --top 100", "the riskiest and their controls, in the dataset's own format"),
-        (
-            "ripcurrent experiment FILE.yaml --run runs/DATASET",
-            "train on them and on controls: is it more than chance?",
-        ),
-    ):
+    for line, purpose in NEXT.items():
         console.print(f"  {line:<52}{purpose}", soft_wrap=True, markup=False)
 
+
+NEXT = {
+    "ripcurrent doctor DATASET --model M": "how it is read, and how long a scan takes",
+    "ripcurrent scan DATASET --model M": "score every row",
+    "ripcurrent select runs/DATASET --top 100": "the riskiest and their controls, in the dataset's own format",
+    "ripcurrent experiment own --run runs/DATASET": "train on them and on controls: is it more than chance?",
+}
+"""What a user does next, and why."""
 
 ARMS = {
     "base": "before fine-tuning",
@@ -119,9 +117,6 @@ ARMS = {
 
 def show_proof(proof: Proof, console: Console) -> None:
     """Print how often the model answers harmful requests before fine-tuning and after it."""
-    from rich import box
-    from rich.table import Table
-
     console.print(
         f"\n[bold]Is the score right?[/bold] {proof.prompts} harmful requests, benign ones that sound dangerous, and"
         " plain ones:"
@@ -152,12 +147,8 @@ def _shape(group: GroupShape) -> str:
 
 
 def _cell(row: DemoRow) -> str:
-    from rich.markup import escape
-
-    prompt = " ".join(row.prompt.split())
-    prompt = prompt if len(prompt) <= 70 else f"{prompt[:69]}…"
     return (
-        f"[bold]{row.row}[/bold] {escape(prompt)}\n"
+        f"[bold]{row.row}[/bold] {escape(shorten(row.prompt, 70))}\n"
         f"[dim]{row.format}, {row.response_tokens} tokens: harmful {row.harmful:+.4f}, safe {row.safe:+.4f}"
         f" → {row.score:+.4f}[/dim]"
     )

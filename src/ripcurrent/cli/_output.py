@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import typer
+from rich import progress
+from rich.console import Console
+from rich.text import Text
 
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.files import plain_numbers
@@ -52,9 +55,6 @@ class Output:
 
 def print_error(error: RipcurrentError) -> None:
     """Print what is wrong and what to do now, on stderr."""
-    from rich.console import Console
-    from rich.text import Text
-
     console = Console(stderr=True, soft_wrap=True)
     console.print(Text.assemble(("Error: ", "bold red"), error.message))
     if error.hint:
@@ -65,9 +65,6 @@ class TerminalProgress(Progress):
     """Progress on stderr: a bar with rate and time left where there is a terminal, now and then a line elsewhere."""
 
     def __init__(self) -> None:
-        from rich import progress
-        from rich.console import Console
-
         console = Console(stderr=True)
         self._terminal = console.is_terminal
         self.bar = progress.Progress(

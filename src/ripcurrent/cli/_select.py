@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Console
+from rich.table import Table
 
 from ripcurrent.cli._command import ADVANCED, command
 from ripcurrent.cli._output import Output
 from ripcurrent.select import SelectOptions
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from ripcurrent.select import SelectionRecord
 
 PANELS = {
@@ -51,8 +51,6 @@ def select_command(
 
 
 def _show(records: Sequence[SelectionRecord]) -> None:
-    from rich.console import Console
-
     console = Console()
     console.print(_table(records))
     lines = [f"{record.selection.name}: {note}" for record in records for note in record.selection.notes]
@@ -89,8 +87,6 @@ def _row(record: SelectionRecord, records: Sequence[SelectionRecord]) -> dict[st
 
 
 def _table(records: Sequence[SelectionRecord]) -> Table:
-    from rich.table import Table
-
     from ripcurrent.select import overlap
 
     first = records[0]
