@@ -20,9 +20,6 @@ from ripcurrent.scan import _prepared_anchors as _anchors
 from ripcurrent.scan import scan
 from tests.tiny_scan import EXACT
 
-pytestmark = pytest.mark.usefixtures("no_page")
-
-
 FINAL_NORM, LAST_LAYER = "model.norm.weight", "model.layers.1.mlp.down_proj.weight"
 TIED_HEAD = "model.embed_tokens.weight"
 

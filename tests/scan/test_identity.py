@@ -218,7 +218,8 @@ def test_directions_are_found_from_another_place_and_for_what_they_do_not_depend
 ) -> None:
     monkeypatch.setenv("RIPCURRENT_CACHE", str(cached))
     assert prepared({**moved.options, "device": "cpu:0"}) is True
-    assert prepared({**moved.options, "seed": 7, "avg_n": 2, "row_tokens": 3, "position": "last_content"}) is True
+    others = {"seed": 7, "avg_n": 2, "row_tokens": 3, "position": "last_content", "token_budget": 300}
+    assert prepared({**moved.options, **others}) is True
 
 
 def test_anchors_are_whole_where_rows_are_cut(

@@ -10,11 +10,8 @@ import pytest
 
 import ripcurrent as rc
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.models import load_model
-from ripcurrent.scan import ScanOptions, ScanRun, _scan, _tokens
-from ripcurrent.scan._prepared_anchors import directions_are_cached
+from ripcurrent.scan import ScanRun, _scan, _tokens
 from tests.models.tiny import save_tiny
-from tests.scan_fixtures import table_of
 from tests.tiny_scan import EXACT, good_rows, small_shards
 
 
@@ -50,23 +47,6 @@ def test_a_saved_dataset_that_has_grown_is_another_one(options: dict[str, Any], 
     with pytest.raises(RipcurrentError, match="has changed since it was scanned"):
         rc.select(whole.folder, top=2)
     assert rc.select(first.folder, top=2)
-
-
-def test_directions_that_a_cleaner_took_are_computed_again(
-    rows_file: Path, anchors_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("RIPCURRENT_CACHE", str(tmp_path / "cache"))
-    model = save_tiny(tmp_path / "model", "llama_tied", seed=5)
-    how = {"model": str(model), "anchors": str(anchors_file), **EXACT}
-    first = rc.scan(rows_file, tmp_path / "first", **how)
-    (large,) = (tmp_path / "cache" / "directions").glob("*/harmful.safetensors")
-    large.unlink()
-    from ripcurrent.anchors import load_anchors
-
-    options = ScanOptions(**how)
-    assert not directions_are_cached(load_anchors(str(anchors_file)), load_model(model, device="cpu"), options)
-    again = rc.scan(rows_file, tmp_path / "again", **how)
-    assert table_of(again)["gradient_harmful"] == table_of(first)["gradient_harmful"]
 
 
 def test_a_cache_that_is_cleaned_while_rows_are_scored_loses_none(

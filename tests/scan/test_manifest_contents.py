@@ -16,7 +16,6 @@ from ripcurrent.scan import scan
 from tests.tiny_scan import EXACT, write_jsonl
 
 
-@pytest.mark.usefixtures("no_page")
 def test_a_scan_says_its_seeds_its_models_revision_and_its_tokenizer(
     rows_file: Path, tmp_path: Path, tiny_folder: Path, anchors_file: Path
 ) -> None:
@@ -35,7 +34,6 @@ def test_a_scan_says_its_seeds_its_models_revision_and_its_tokenizer(
     assert all(len(about[name]) == 64 for name in ("tokenizer_sha256", "template_sha256", "fingerprint"))
 
 
-@pytest.mark.usefixtures("no_page")
 def test_a_scan_of_a_hubs_model_says_its_commit(
     rows_file: Path, tmp_path: Path, tiny_folder: Path, anchors_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,19 +7,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.scan._part import Part, bind_local_gpu, count_shards, parse_part
+from ripcurrent.scan._part import Part, bind_local_gpu, parse_part
+from ripcurrent.scan._parts import shards_in
 
 
-@given(st.integers(0, 500), st.integers(1, 60))
-def test_parts_take_every_shard_once_in_order_and_evenly(shards: int, of: int) -> None:
-    ranges = [Part(index, of).shards(shards) for index in range(of)]
-    assert [number for numbers in ranges for number in numbers] == list(range(shards))
-    assert max(map(len, ranges)) - min(map(len, ranges)) <= 1
-
-
-@pytest.mark.parametrize(("rows", "size", "shards"), [(0, 4, 0), (1, 4, 1), (4, 4, 1), (5, 4, 2)])
-def test_the_last_shard_may_be_short(rows: int, size: int, shards: int) -> None:
-    assert count_shards(rows, size) == shards
+@given(st.integers(0, 500), st.integers(1, 9), st.integers(1, 60))
+def test_parts_take_every_row_once_in_order_and_shards_evenly(rows: int, size: int, of: int) -> None:
+    parts = [shards_in(Part(index, of), rows, size) for index in range(of)]
+    shards = [shard for part in parts for shard in part]
+    assert shards == shards_in(None, rows, size)
+    assert [row for one in shards for row in range(one.start, one.start + one.rows)] == list(range(rows))
+    # the last may be short
+    assert all(one.rows == size for one in shards[:-1])
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
 def array_of(task: int, count: int, first: int, last: int) -> dict[str, str]:

@@ -46,7 +46,7 @@ def stepped(model: Any, gradient: dict[str, torch.Tensor], rate: float) -> Any:
     return moved
 
 
-@pytest.mark.usefixtures("no_page", "shared_cache")
+@pytest.mark.usefixtures("shared_cache")
 @pytest.mark.parametrize("kind", ["llama_tied", "llama_untied", "gpt2"])
 def test_a_small_step_on_a_row_changes_the_openings_loss_as_forecast(
     kind: str, rows_file: Path, tmp_path: Path, anchors_file: Path

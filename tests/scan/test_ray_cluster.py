@@ -16,8 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ripcurrent.scan import scan
-from ripcurrent.scan._ray import ALONE
-from ripcurrent.scan._ray_worker import NO_REPORTS
+from ripcurrent.scan._ray import ALONE, NO_REPORTS
 from tests.evaluate.served_model import free_port
 from tests.scan_fixtures import table_of
 from tests.tiny_scan import REPRESENTATION_COSINES, rows_with_a_gap, small_shards, write_jsonl
@@ -83,7 +82,6 @@ def scan_there(rows: Path, out: Path, model: Path, anchors: Path, address: str) 
     )
 
 
-@pytest.mark.usefixtures("no_page")
 def test_a_scan_joins_a_running_cluster_and_leaves_it_running(
     tmp_path: Path, head: str, tiny_folder: Path, anchors_file: Path, shared_cache: Path
 ) -> None:

@@ -212,3 +212,8 @@ def test_anchors_measured_by_one_signal_alone(tiny_folder: Path, anchors_file: P
     representation = check_anchors(str(anchors_file), signals="representation", **options)
     assert set(representation.scores) == {"representation_bidirectional"}
     assert all(anchor.norm is None for anchor in representation.anchors)
+
+
+def test_gradients_of_anchors_are_not_measured_in_float16(tiny_folder: Path, anchors_file: Path) -> None:
+    with pytest.raises(RipcurrentError, match="float16"):
+        check_anchors(str(anchors_file), model=str(tiny_folder), dtype="float16")

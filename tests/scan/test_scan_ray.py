@@ -23,10 +23,9 @@ from ripcurrent.errors import RipcurrentError
 from ripcurrent.gradients import GradientPass, choose_factoring, make_batch, set_direction, stack_directions
 from ripcurrent.progress import SilentProgress
 from ripcurrent.scan import ScanRun, scan
-from ripcurrent.scan._execution import Execution, OpenRows, from_anywhere
+from ripcurrent.scan._execution import Execution, RemoteScan, identity_of, on_device
 from ripcurrent.scan._options import ScanOptions
-from ripcurrent.scan._ray import ALONE, RayPool
-from ripcurrent.scan._remote import share_stage
+from ripcurrent.scan._ray import ALONE, ray_cluster
 from ripcurrent.scan._scan_model import load_scan_model
 from ripcurrent.scan._signal_stage import SignalStage
 from tests.gradients.oracle import random_rows
@@ -37,8 +36,6 @@ from tests.tiny_scan import good_rows, rows_with_a_gap, small_shards, write_json
 # read when Ray is first imported, which is here
 os.environ.update(ALONE)
 pytest.importorskip("ray")
-pytestmark = pytest.mark.usefixtures("no_page")
-
 ROWS = 40
 TWO = Execution("ray", workers=2)
 
@@ -46,8 +43,7 @@ TWO = Execution("ray", workers=2)
 @pytest.fixture(scope="module", autouse=True)
 def one_ray(shared_cache: Path) -> Iterator[None]:
     """One Ray for the module's scans, which leave a Ray alone that they did not start."""
-    with RayPool(workers=2) as pool:
-        pool.put(0)
+    with ray_cluster(None):
         yield
 
 
@@ -90,10 +86,13 @@ class KillAtFirstRows(SilentProgress):
 
 
 def test_two_workers_leave_what_one_process_leaves_though_one_is_killed(
-    tmp_path: Path, dataset: Path, options: dict[str, Any], alone: ScanRun
+    tmp_path: Path, dataset: Path, options: dict[str, Any], alone: ScanRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     progress = KillAtFirstRows()
-    result = scan(dataset, tmp_path / "ray", execution=TWO, progress=progress, **options)
+    # workers stand in other folders, and paths are those from here
+    monkeypatch.chdir(dataset.parent)
+    here = {**options, "model": os.path.relpath(options["model"])}
+    result = scan(dataset.name, tmp_path / "ray", execution=TWO, progress=progress, **here)
     assert progress.killed
     assert progress.reported == ROWS
     assert result.status_counts() == alone.status_counts() == {"ok": ROWS - 1, "no_response": 1}
@@ -129,29 +128,19 @@ def test_what_needs_one_process_is_refused(tmp_path: Path, dataset: Path, option
         scan(dataset, tmp_path / "out", execution=TWO, memory="8GB", **options)
 
 
-def test_workers_get_paths_that_hold_in_every_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    for name in ("embedded", "mine"):
-        (tmp_path / name).mkdir()
-
-    def found(**options: Any) -> tuple[str, str | None]:
-        there = from_anywhere(ScanOptions(**options))
-        return there.model, there.adapter
-
-    # the embedded model's name is no file, and a template's variables are no part of a path
-    assert found(adapter="mine") == ("embedded", str(tmp_path / "mine"))
-    assert found(model="mine,x=1") == (f"{tmp_path / 'mine'},x=1", None)
-    assert found(model="owner/name", adapter="owner/adapter") == ("owner/name", "owner/adapter")
-
-
 def test_another_file_elsewhere_is_refused(tmp_path: Path) -> None:
     """A worker's own machine may have other rows under the same path."""
     dataset = write_jsonl(tmp_path / "rows.jsonl", good_rows(6))
-    opened = OpenRows(ScanOptions(), str(dataset), read_rows(dataset).sampled_hash())
-    assert [row.index for row in opened(2)] == [2, 3, 4, 5]
+    elsewhere = RemoteScan(ScanOptions(), str(dataset), read_rows(dataset).sampled_hash(), {}, lambda: None, None)
+    assert [row.index for row in elsewhere.rows(2)] == [2, 3, 4, 5]
     write_jsonl(dataset, good_rows(7)[1:])
     with pytest.raises(RipcurrentError, match=r"rows\.jsonl is another file than where the scan was started"):
-        opened(2)
+        elsewhere.rows(2)
+
+
+def test_nobody_to_work_is_refused() -> None:
+    with pytest.raises(RipcurrentError, match="--workers 0 leaves nobody to work"):
+        Execution("ray", workers=0)
 
 
 @pytest.mark.parametrize("kind", ["llama_tied", "gpt2"])
@@ -174,10 +163,11 @@ def test_a_stage_made_elsewhere_scores_the_same_also_with_factored_directions(
         gradient_pass=gradient_pass,
         directions=directions,
     )
-    shared = share_stage(stage, options, lambda value: partial(deepcopy, value))
+    there = partial(deepcopy, on_device(directions, torch.device("cpu")))
+    shared = RemoteScan(options, "rows.jsonl", None, identity_of(chat_model), there, None)
     batch = make_batch(random_rows(np.random.default_rng(2), 5), chat_model.device)
     measured = []
-    for one in (stage, pickle.loads(pickle.dumps(shared))()):
+    for one in (stage, pickle.loads(pickle.dumps(shared)).stage()):
         assert one.gradient_pass is not None
         measured.append(one.gradient_pass.measure(batch, one.directions))
     assert np.isfinite(measured[0].dots).all()
@@ -187,11 +177,11 @@ def test_a_stage_made_elsewhere_scores_the_same_also_with_factored_directions(
     for what in ("model's fingerprint", "chat template", "tokenizer", "version of torch", "compute type"):
         other = replace(shared, identity={**shared.identity, what: "another"})
         with pytest.raises(RipcurrentError, match=rf"would give other scores .*: its {what} is .* there it is another"):
-            other()
+            other.stage()
 
     def full(*_: Any, **__: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    monkeypatch.setattr(import_module("ripcurrent.scan._remote"), "load_scan_model", full)
+    monkeypatch.setattr(import_module("ripcurrent.scan._execution"), "load_scan_model", full)
     with pytest.raises(RipcurrentError, match=r"The model and the directions on \S+ do not fit into memory"):
-        shared()
+        shared.stage()

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -233,16 +234,15 @@ def test_in_bfloat16_batching_keeps_the_ranking(tmp_path: Path, tiny_folder: Pat
         assert spearman(one[name].to_numpy(), other[name].to_numpy()) > 0.99
 
 
+@pytest.mark.parametrize("memory", [None, "64GB"])
 def test_no_usable_row_is_not_a_success_but_leaves_the_reasons(
-    tmp_path: Path, tiny_folder: Path, anchors_file: Path
+    tmp_path: Path, tiny_folder: Path, anchors_file: Path, memory: str | None
 ) -> None:
     bad = [{"prompt": "a", "response": ""}, {"prompt": "b", "response": None}, {"prompt": "c", "response": "   "}]
     dataset = write_jsonl(tmp_path / "rows.jsonl", bad)
     with pytest.raises(RipcurrentError, match=r"No row of .*rows\.jsonl could be scored \(3 no_response\)") as caught:
-        scores(dataset, tmp_path / "out", tiny_folder, anchors_file)
+        scores(dataset, tmp_path / "out", tiny_folder, anchors_file, memory=memory)
     assert caught.value.code is ExitCode.NOT_MEASURED
-    import pyarrow.parquet as pq
-
     assert pq.read_table(tmp_path / "out" / "scores.parquet")["status"].to_pylist() == ["no_response"] * 3
     assert json.loads((tmp_path / "out" / "manifest.json").read_text())["status_counts"] == {"no_response": 3}
 

@@ -20,10 +20,8 @@ from tests.gradients.oracle import inner
 from tests.models.test_adapter import save_adapter
 from tests.models.tiny import save_tiny
 from tests.scan.explicit_scan import Explicit, cosine_to_unit, explicit
-from tests.scan_fixtures import table_of, without_page
+from tests.scan_fixtures import table_of
 from tests.tiny_scan import EXACT, good_rows, write_jsonl
-
-pytestmark = pytest.mark.usefixtures("no_page")
 
 ROWS = 5
 
@@ -46,8 +44,7 @@ def same_few(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def usual(same_few: Path, tiny_folder: Path, anchors_file: Path) -> ScanRun:
     """Their scan without further options."""
-    with without_page():
-        return run(same_few, tiny_folder, anchors_file)
+    return run(same_few, tiny_folder, anchors_file)
 
 
 @pytest.fixture(scope="module")

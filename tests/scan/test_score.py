@@ -18,22 +18,11 @@ from ripcurrent.scan._score import score_signals, write_scores
 
 ORDER = [("harmful", n) for n in range(4)] + [("safe_1", n) for n in range(4)] + [("safe_2", n) for n in range(5)]
 NORMS = [2.0, 3.0, 4.0, 7.0] + [1.0] * 9
-GRADIENT = [
-    "gradient_harmful",
-    "gradient_safe",
-    "gradient_bidirectional",
-    "gradient_balanced",
-    "gradient_norm",
-    "predicted_harmful_loss_change",
-    "loss",
-    "loss_first_10",
-]
-REPRESENTATION = ["representation_harmful", "representation_safe", "representation_bidirectional"]
 UNSCORED = 2
 """The row without signals."""
 
 
-def signals(rows: int = 6, *, gradient: bool = True, representation: bool = True) -> pa.Table:
+def signals(rows: int = 6) -> pa.Table:
     generator = np.random.default_rng(rows)
     columns: dict[str, Any] = {
         "row": pa.array(range(rows), pa.int64()),
@@ -52,14 +41,12 @@ def signals(rows: int = 6, *, gradient: bool = True, representation: bool = True
         values[UNSCORED] = np.nan
         return values
 
-    if gradient:
-        columns |= {"dot_harmful": random(-1, 1), "dot_safe": random(-1, 1), "squared_norm": random(1, 30)}
-        columns |= {"loss": random(0.1, 3), "loss_first_10": random(0.1, 3)}
-    if representation:
-        cosines = generator.uniform(-1, 1, (rows, len(ORDER))).astype(np.float32)
-        columns["representation_cosines"] = pa.array(
-            [None if n == UNSCORED else row for n, row in enumerate(cosines)], pa.list_(pa.float32())
-        )
+    columns |= {"dot_harmful": random(-1, 1), "dot_safe": random(-1, 1), "squared_norm": random(1, 30)}
+    columns |= {"loss": random(0.1, 3), "loss_first_10": random(0.1, 3)}
+    cosines = generator.uniform(-1, 1, (rows, len(ORDER))).astype(np.float32)
+    columns["representation_cosines"] = pa.array(
+        [None if n == UNSCORED else row for n, row in enumerate(cosines)], pa.list_(pa.float32())
+    )
     return pa.table(columns)
 
 
@@ -126,25 +113,6 @@ def test_columns_their_order_and_their_types_are_the_contract() -> None:
         "has_refusal": pa.bool_(),
     }
     assert score_signals(signals(), ANCHORS).schema.equals(pa.schema(list(expected.items())))
-
-
-def test_a_row_without_signals_is_nan_in_every_score_never_zero_or_null() -> None:
-    row = score_signals(signals(), ANCHORS).to_pylist()[UNSCORED]
-    assert row["status"] == "no_response"
-    for name in (*GRADIENT, *REPRESENTATION):
-        assert row[name] is not None
-        assert math.isnan(row[name])
-
-
-@pytest.mark.parametrize(
-    ("missing", "null", "there"),
-    [("gradient", GRADIENT, REPRESENTATION), ("representation", REPRESENTATION, GRADIENT)],
-)
-def test_columns_of_a_method_that_did_not_run_are_null(missing: str, null: list[str], there: list[str]) -> None:
-    table = score_signals(signals(**{missing: False}), ANCHORS)
-    assert all(table[name].null_count == table.num_rows for name in null)
-    assert all(table[name].null_count == 0 for name in there)
-    assert table.schema.equals(score_signals(signals(), ANCHORS).schema)
 
 
 def test_the_file_says_which_way_risk_runs_and_where_it_comes_from(tmp_path: Path) -> None:

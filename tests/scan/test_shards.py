@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -15,7 +15,8 @@ import pytest
 
 from ripcurrent.errors import DatasetChangedError, RipcurrentError
 from ripcurrent.scan._executor import ShardReader, run_shards, score_shards
-from ripcurrent.scan._part import Part, count_shards, shard_of
+from ripcurrent.scan._part import Part
+from ripcurrent.scan._parts import shards_in
 from ripcurrent.scan._shards import Shard, ShardFolder
 
 WAIT = 60
@@ -68,7 +69,7 @@ def run(
     numbers: Callable[[int], Iterable[int]] | None = None,
     *,
     shard_rows: int = 3,
-    within: range | None = None,
+    within: Container[int] | None = None,
 ) -> list[tuple[int, bool]]:
     """Which shards were reported, and whether they were computed now."""
     reported: list[tuple[int, bool]] = []
@@ -78,7 +79,7 @@ def run(
         reported.append((shard.number, fresh))
 
     run_shards(
-        [shard_of(number, shard_rows, rows) for number in within or range(count_shards(rows, shard_rows))],
+        [shard for shard in shards_in(None, rows, shard_rows) if within is None or shard.number in within],
         folder,
         partial(score_shards, read=ShardReader(numbers or Numbers(rows), rows), stage=stage),
         on_shard,
@@ -91,7 +92,7 @@ def doubles(folder: ShardFolder, shards: int) -> list[int]:
 
 
 def done(folder: ShardFolder) -> list[int]:
-    return [number for number in range(99) if folder.is_done(number)]
+    return [number for number in range(99) if folder.done(number)]
 
 
 @pytest.mark.parametrize("rows", [0, 1, 2, 3, 4, 6, 7, 10])
@@ -289,15 +290,15 @@ def test_a_stop_waits_for_no_more_than_the_item_at_hand(tmp_path: Path, slow: st
 
 @pytest.mark.parametrize("of", [1, 2, 3, 7, 8, 9, 12])
 def test_the_parts_of_a_stage_make_the_whole(tmp_path: Path, of: int) -> None:
-    folder, total = ShardFolder(tmp_path), count_shards(23, 3)
+    folder = ShardFolder(tmp_path)
     # last first: parts do not wait for one another
     for index in reversed(range(of)):
-        within, stage = Part(index, of).shards(total), Doubling()
+        within, stage = [shard.number for shard in shards_in(Part(index, of), 23, 3)], Doubling()
         if within:
             assert run(folder, stage, 23, within=within) == [(number, True) for number in within]
             # nothing of the next part is read
-            assert stage.prepared == list(range(3 * within.start, min(23, 3 * within.stop)))
-    assert doubles(folder, total) == [2 * number for number in range(23)]
+            assert stage.prepared == list(range(3 * within[0], min(23, 3 * within[-1] + 3)))
+    assert doubles(folder, 8) == [2 * number for number in range(23)]
 
 
 def test_a_part_resumes_within_its_own_range(tmp_path: Path) -> None:

@@ -48,8 +48,6 @@ COLUMNS = [
     "representation_bidirectional",
 ]
 
-pytestmark = pytest.mark.usefixtures("no_page")
-
 
 @pytest.fixture(scope="module")
 def scanned(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, anchors_file: Path) -> ScanRun:

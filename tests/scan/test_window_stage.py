@@ -12,7 +12,7 @@ from ripcurrent.data import EncodedRow, Row, encode_windows
 from ripcurrent.gradients import GradientPass
 from ripcurrent.scan import _signal_stage
 from ripcurrent.scan._executor import ShardReader, run_shards, score_shards
-from ripcurrent.scan._part import shard_of
+from ripcurrent.scan._parts import shards_in
 from ripcurrent.scan._shards import ShardFolder
 from ripcurrent.scan._signal_stage import SignalStage
 from tests.gradients.oracle import inner, random_directions, row_gradient, row_loss
@@ -133,9 +133,8 @@ def test_shards_prepared_while_another_is_computed_have_the_same_signals(
     dataset = [*DOCUMENTS, refusal, *rows(6)]
     told: list[int] = []
     folder, given = ShardFolder(tmp_path), fresh(stage, on_rows=told.append, **changes)
-    shards = [shard_of(number, 4, len(dataset)) for number in range(3)]
     reader = ShardReader(lambda start: dataset[start:], len(dataset))
-    run_shards(shards, folder, lambda waiting: score_shards(waiting, reader, given))
+    run_shards(shards_in(None, len(dataset), 4), folder, lambda waiting: score_shards(waiting, reader, given))
     assert sum(told) == len(dataset)
     for number, table in enumerate(folder.tables(3)):
         expected = fresh(stage, **changes)(dataset[4 * number : 4 * number + 4])

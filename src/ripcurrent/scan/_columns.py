@@ -59,9 +59,7 @@ COLUMNS: tuple[Column, ...] = (
 DIRECTION_OF_RISK: dict[str, Direction] = {
     column.name: column.direction_of_risk for column in COLUMNS if column.direction_of_risk is not None
 }
-TRAIT_COLUMNS: tuple[str, ...] = (
-    "is_list", "is_bullet", "is_numbered", "opens_numbered", "is_maths", "is_code", "is_short", "has_refusal",
-)  # fmt: skip
+TRAIT_COLUMNS: tuple[str, ...] = tuple(c.name for c in COLUMNS if c.kind == "bool" and c.name != "truncated")
 SUMMED = "gradient_balanced"
 """The score whose mean over a set becomes its own cosine."""
 

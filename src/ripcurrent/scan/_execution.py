@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from importlib.metadata import version
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import torch
+from torch import Tensor
 
 from ripcurrent.data import Dataset, Row, read_rows
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.models import EMBEDDED, EMBEDDED_BARE, split_variables
+from ripcurrent.gradients import Directions, in_memory
+from ripcurrent.models import ChatModel
+from ripcurrent.progress import SilentProgress
 from ripcurrent.scan._executor import ShardReader, score_shards
 from ripcurrent.scan._options import ScanOptions
-from ripcurrent.scan._ray import RayPool
-from ripcurrent.scan._remote import release_stage, share_stage
+from ripcurrent.scan._passes import ScanPasses
+from ripcurrent.scan._ray import ray_cluster, score_on_ray
+from ripcurrent.scan._scan_model import load_scan_model
 from ripcurrent.scan._shards import Shard
 from ripcurrent.scan._signal_stage import SignalStage
 
@@ -46,23 +54,72 @@ class Execution:
         if self.executor == "local" and (self.workers is not None or self.ray_address is not None):
             given = "--workers" if self.workers is not None else "--ray-address"
             raise RipcurrentError(f"{given} is an option of --executor ray.", "Add --executor ray, or leave it out.")
+        if self.workers is not None and self.workers < 1:
+            raise RipcurrentError(f"--workers {self.workers} leaves nobody to work.", "Name 1 or more.")
+
+
+def scorer(
+    execution: Execution,
+    rows: Dataset,
+    options: ScanOptions,
+    count: int,
+    stage: SignalStage,
+    reports: dict[str, Counter[str]],
+) -> Score:
+    """How shards of ``count`` rows are scored. Under Ray the stage's model and directions are given up.
+
+    ``reports`` takes what each of Ray's workers reports of its stage.
+    """
+    if execution.executor == "local":
+        return partial(score_shards, read=ShardReader(rows.iter_from, count), stage=stage)
+    on_gpu = stage.chat_model.device.type == "cuda"
+
+    def score(shards: Sequence[Shard]) -> Generator[tuple[Shard, pa.Table]]:
+        with ray_cluster(execution.ray_address) as ray:
+            found = stage.directions and on_device(stage.directions, torch.device("cpu"))
+            elsewhere = RemoteScan(
+                # of several, its own GPU
+                options.model_copy(update={"device": stage.chat_model.device.type}),
+                rows.path,
+                rows.sampled_hash(),
+                identity_of(stage.chat_model),
+                partial(ray.get, ray.put(found)),
+                stage.anchor_features,
+            )
+            # a worker may need this very GPU
+            release_stage(stage)
+            tables = score_on_ray(
+                ray, shards, elsewhere.rows, count, elsewhere.stage, reports, execution.workers, use_gpu=on_gpu
+            )
+            for shard, table in tables:
+                stage.on_rows(shard.rows)
+                yield shard, table
+
+    return score
 
 
 @dataclass(frozen=True, slots=True)
-class OpenRows:
-    """Opens a dataset again, in another process."""
+class RemoteScan:
+    """What another process needs to score the same rows the same way, small enough to send."""
 
     options: ScanOptions
+    """The scan's, with the kind of device that measured the anchors."""
     path: str
-    """Absolute, or a hub address."""
+    """The dataset's, from the folder that the scan was started in."""
     sampled: str | None
     """The dataset's `sampled_hash` where the scan was started."""
+    identity: Mapping[str, str]
+    """What `identity_of` gives there."""
+    directions: Callable[[], Directions | None]
+    """Gives the directions; None without gradients."""
+    anchor_features: npt.NDArray[np.float32] | None
+    """The anchors' unit features, as the stage has them."""
 
-    def __call__(self, start: int) -> Iterator[Row]:
+    def rows(self, start: int) -> Iterator[Row]:
         """The rows from the ``start``-th on.
 
         Raises:
-            RipcurrentError: It cannot be read here, or is another dataset here.
+            RipcurrentError: The dataset cannot be read here, or is another one here.
         """
         options = self.options
         rows = read_rows(self.path, format=options.format, mapping=options.mapping, limit=options.limit)
@@ -73,50 +130,52 @@ class OpenRows:
             )
         return rows.iter_from(start)
 
+    def stage(self) -> SignalStage:
+        """Load the model and make the stage.
 
-@contextmanager
-def scoring(
-    execution: Execution,
-    rows: Dataset,
-    options: ScanOptions,
-    count: int,
-    stage: SignalStage,
-    reports: dict[str, dict[str, int]],
-) -> Iterator[Score]:
-    """How shards of ``count`` rows are scored, while entered. Under Ray the stage's model and directions are given up.
-
-    ``reports`` takes what each of Ray's workers reports of its stage.
-    """
-    if execution.executor == "local":
-        yield partial(score_shards, read=ShardReader(rows.iter_from, count), stage=stage)
-        return
-    on_gpu = stage.chat_model.device.type == "cuda"
-    with RayPool(workers=execution.workers, address=execution.ray_address, use_gpu=on_gpu) as pool:
-        pool.reports = reports
-
-        def score(shards: Sequence[Shard]) -> Generator[tuple[Shard, pa.Table]]:
-            # links are not followed: what they lead to, in the hub's cache for one, may have no suffix
-            path = rows.path if rows.container == "hub" else str(Path(rows.path).absolute())
-            opened = OpenRows(options, path, rows.sampled_hash())
-            shared = share_stage(stage, from_anywhere(options), pool.put)
-            # a worker may need this very GPU
-            release_stage(stage)
-            for shard, table in pool.score_shards(shards, opened, count, shared):
-                stage.on_rows(shard.rows)
-                yield shard, table
-
-        yield score
+        Raises:
+            RipcurrentError: The model cannot be loaded here, it or the directions do not fit, or scores would differ.
+        """
+        here = socket.gethostname()
+        with in_memory(f"The model and the directions on {here}"):
+            chat_model = load_scan_model(self.options)
+            for what, own in identity_of(chat_model).items():
+                if own != self.identity[what]:
+                    raise RipcurrentError(
+                        f"{here} would give other scores than the process that started the scan: its {what} is "
+                        f"{own}, there it is {self.identity[what]}.",
+                        "Every machine needs the same model files and package versions: put the model on a shared "
+                        "disk, and name --dtype where machines differ.",
+                    )
+            found = self.directions()
+            found = found and on_device(found, chat_model.device)
+            return ScanPasses(chat_model, self.options).stage_of(found, self.anchor_features, SilentProgress())
 
 
-def from_anywhere(options: ScanOptions) -> ScanOptions:
-    """The options with model and adapter by absolute path where they are files here: workers stand in other folders.
+def identity_of(chat_model: ChatModel) -> dict[str, str]:
+    """All that a row's scores depend on beside the options, by name."""
+    return {
+        **{f"version of {package}": version(package) for package in ("ripcurrent", "torch", "transformers")},
+        "model's fingerprint": str(chat_model.fingerprint),
+        "chat template": str(chat_model.template_sha256),
+        "tokenizer": str(chat_model.tokenizer_sha256),
+        "compute type": str(chat_model.dtype),
+    }
 
-    The names of the embedded model are no files, whatever lies here.
-    """
-    changed = {}
-    bare = split_variables(options.model)[0]
-    if bare not in (EMBEDDED, EMBEDDED_BARE) and Path(bare).exists():
-        changed["model"] = str(Path(bare).absolute()) + options.model.removeprefix(bare)
-    if options.adapter and Path(options.adapter).exists():
-        changed["adapter"] = str(Path(options.adapter).absolute())
-    return options.model_copy(update=changed)
+
+def on_device(found: Directions, device: torch.device) -> Directions:
+    """The directions on a device; those that are there share their memory."""
+    parts: tuple[Mapping[Any, Tensor], ...] = (found.linear, found.other, found.term_weights, found.entry_of)
+    return Directions(found.count, *({key: tensor.to(device) for key, tensor in part.items()} for part in parts))
+
+
+def release_stage(stage: SignalStage) -> None:
+    """Give back the memory of a stage's model and directions, which cannot be used after this."""
+    stage.chat_model.model.to("meta")
+    if stage.directions is not None:
+        for tensor in (*stage.directions.linear.values(), *stage.directions.other.values()):
+            # that of a mapped file is no memory of this process
+            if tensor.untyped_storage().resizable():
+                tensor.untyped_storage().resize_(0)
+    if stage.chat_model.device.type == "cuda":
+        torch.cuda.empty_cache()

@@ -8,21 +8,18 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from itertools import islice, takewhile, zip_longest
 from threading import Event
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Protocol
 
 import pyarrow as pa
 
 from ripcurrent.errors import DatasetChangedError
 from ripcurrent.scan._shards import Shard, ShardFolder
 
-Item = TypeVar("Item")
-Consumed = TypeVar("Consumed", contravariant=True)
 
-
-class Stage(Protocol[Consumed]):
+class Stage(Protocol):
     """Turns a shard's items into its table in two steps; depends on nothing but the items and its own options."""
 
-    def prepare(self, items: Iterable[Consumed]) -> Iterable[Any]:
+    def prepare(self, items: Iterable[Any]) -> Iterable[Any]:
         """Each item as the second step wants it, in order. Called in another thread, while a shard is computed."""
 
     def compute(self, prepared: Sequence[Any]) -> pa.Table:
@@ -32,16 +29,16 @@ class Stage(Protocol[Consumed]):
         """Numbers by name of all that it did so far, such as its peak memory."""
 
 
-class ShardReader(Generic[Item]):
+class ShardReader:
     """Reads shards' items from one stream, which is opened again only to go back."""
 
-    def __init__(self, open_items: Callable[[int], Iterable[Item]], rows: int) -> None:
+    def __init__(self, open_items: Callable[[int], Iterable[Any]], rows: int) -> None:
         """``open_items(start)`` streams the dataset's items from one on; there are ``rows`` in all."""
         self._open_items, self._rows = open_items, rows
-        self._items: Iterator[Item] = iter(())
+        self._items: Iterator[Any] = iter(())
         self._at: int | None = None
 
-    def __call__(self, shard: Shard, stopped: Event) -> list[Item]:
+    def __call__(self, shard: Shard, stopped: Event) -> list[Any]:
         """The shard's items, or fewer once ``stopped`` is set.
 
         Raises:
@@ -60,9 +57,7 @@ class ShardReader(Generic[Item]):
         return items
 
 
-def score_shards(
-    shards: Sequence[Shard], read: ShardReader[Item], stage: Stage[Item]
-) -> Generator[tuple[Shard, pa.Table]]:
+def score_shards(shards: Sequence[Shard], read: ShardReader, stage: Stage) -> Generator[tuple[Shard, pa.Table]]:
     """The shards' tables in order. While one is computed, the next is read and prepared in a thread.
 
     What reading or preparing raises is raised here, after the shards before it. Closing the generator ends the thread.

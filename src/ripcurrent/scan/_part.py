@@ -24,20 +24,9 @@ class Part:
     def __str__(self) -> str:
         return f"{self.index}/{self.of}"
 
-    def shards(self, shards: int) -> range:
-        """Numbers of this part's shards, of ``shards`` in all. Parts cover every one once and differ by one at most."""
-        return range(shards * self.index // self.of, shards * (self.index + 1) // self.of)
-
-
-def count_shards(rows: int, shard_rows: int) -> int:
-    """Number of shards of a dataset."""
-    return -(-rows // shard_rows)
-
-
-def shard_of(number: int, shard_rows: int, rows: int) -> Shard:
-    """A shard of a dataset of ``rows``; the last may be short."""
-    start = number * shard_rows
-    return Shard(number, start, min(shard_rows, rows - start))
+    def of_all(self, shards: list[Shard]) -> list[Shard]:
+        """This part's of all shards. Parts cover every one once and differ by one at most."""
+        return shards[len(shards) * self.index // self.of : len(shards) * (self.index + 1) // self.of]
 
 
 def parse_part(text: str, environment: Mapping[str, str]) -> Part:

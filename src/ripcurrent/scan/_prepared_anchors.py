@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,12 +39,14 @@ from ripcurrent.scan._memory import require_room_for_directions
 from ripcurrent.scan._options import ScanOptions
 from ripcurrent.scan._scan_model import usable_positions
 from ripcurrent.scan._separation import AnchorMeasurements
+from ripcurrent.scan._signal_stage import unit
 
 DIRECTION_FORMAT = 2
 """Raised when directions are computed differently, so that older ones in a cache are not used."""
 
 MEASURED = "measured.json"
 """Written last into a folder of directions: with it they are whole."""
+DIRECTION_FILES = ("harmful.safetensors", "safe.safetensors", MEASURED)
 
 SETS_AT_ONCE = 4
 """Set directions held together while the anchors are compared with them."""
@@ -127,10 +128,18 @@ def prepare_anchors(
     if gradient_pass is not None:
         folder = _folder(anchor_set, chat_model, options)
         if not directions_are_cached(anchor_set, chat_model, options):
-            with _sole_writer(folder):
-                # another scan may have computed them meanwhile
-                if not directions_are_cached(anchor_set, chat_model, options):
-                    _compute_directions(anchor_set, chat_model, options, gradient_pass, folder, on_step)
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                with FileLock(folder / ".lock"):
+                    # another scan may have computed them while this one waited
+                    if not directions_are_cached(anchor_set, chat_model, options):
+                        _compute_directions(anchor_set, chat_model, options, gradient_pass, folder, on_step)
+            except (OSError, SafetensorError) as error:
+                reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+                raise RipcurrentError(
+                    f"The directions cannot be kept in {folder}: {reason}.",
+                    "Free some space there, or name another folder in the environment variable RIPCURRENT_CACHE.",
+                ) from error
         measured = json.loads((folder / MEASURED).read_text(encoding="utf-8"))
         norms, similar = measured["norms"], measured["similarities"]
     return PreparedAnchors(anchor_set, AnchorMeasurements(anchor_set.order, norms, similar, cosines), folder, states)
@@ -141,11 +150,11 @@ def directions_record(anchors: PreparedAnchors, chat_model: ChatModel, options: 
 
     A fingerprint is a file's SHA-256; of a direction over 256 MiB it samples every tensor, as that of a model does.
     """
-    assert anchors.folder is not None
-    files = {name: anchors.folder / f"{name}.safetensors" for name in ("harmful", "safe")}
-    files["measured"] = anchors.folder / MEASURED
+    folder = anchors.folder
+    assert folder is not None
+    files = {Path(name).stem: folder / name for name in DIRECTION_FILES}
     return {
-        "key": anchors.folder.name,
+        "key": folder.name,
         "depends_on": _key_parts(anchors.anchor_set, chat_model, options),
         "files": {
             name: {"path": str(path.resolve()), "bytes": path.stat().st_size, "fingerprint": file_sha256(path)}
@@ -156,14 +165,9 @@ def directions_record(anchors: PreparedAnchors, chat_model: ChatModel, options: 
 
 def encode_for_gradient(anchor_set: AnchorSet, chat_model: ChatModel, options: ScanOptions) -> list[EncodedRow]:
     """The anchors with loss on their first response tokens alone."""
+    how = {"max_tokens": _longest_anchor(chat_model, options), "first_tokens": options.anchor_tokens}
     rows = [
-        encode_anchor(
-            anchor.messages,
-            chat_model.tokenizer,
-            max_tokens=_longest_anchor(chat_model, options),
-            first_tokens=options.anchor_tokens,
-            index=place,
-        )
+        encode_anchor(anchor.messages, chat_model.tokenizer, index=place, **how)
         for place, anchor in enumerate(anchor_set.anchors)
     ]
     _require_ok(rows, anchor_set, chat_model)
@@ -173,7 +177,7 @@ def encode_for_gradient(anchor_set: AnchorSet, chat_model: ChatModel, options: S
 def directions_are_cached(anchor_set: AnchorSet, chat_model: ChatModel, options: ScanOptions) -> bool:
     """Whether a scan would find its directions in the cache; a cleaner of caches may have removed the large ones."""
     folder = _folder(anchor_set, chat_model, options)
-    return all((folder / name).exists() for name in (MEASURED, "harmful.safetensors", "safe.safetensors"))
+    return all((folder / name).exists() for name in DIRECTION_FILES)
 
 
 def _folder(anchor_set: AnchorSet, chat_model: ChatModel, options: ScanOptions) -> Path:
@@ -230,76 +234,48 @@ def _compute_directions(
     write_json(folder / MEASURED, {"norms": norms.tolist(), "similarities": similar})
 
 
-@contextmanager
-def _sole_writer(folder: Path) -> Iterator[None]:
-    """Scans that need the same directions at once wait for the first of them, which computes."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / ".lock"):
-            yield
-    except OSError as error:
-        raise _cache_unwritable(folder, error) from error
-
-
-def _cache_unwritable(folder: Path, error: Exception) -> RipcurrentError:
-    reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-    return RipcurrentError(
-        f"The directions cannot be kept in {folder}: {reason}.",
-        "Free some space there, or name another folder in the environment variable RIPCURRENT_CACHE.",
-    )
-
-
 def _anchor_features(
     anchor_set: AnchorSet, chat_model: ChatModel, features: FeatureReader, options: ScanOptions
 ) -> npt.NDArray[np.float32]:
-    asked = [Row(place, str(place), anchor.messages, None, {}) for place, anchor in enumerate(anchor_set.anchors)]
     longest = _longest_anchor(chat_model, options)
+    asked = [Row(place, str(place), anchor.messages, None, {}) for place, anchor in enumerate(anchor_set.anchors)]
     rows = [encode(row, chat_model.tokenizer, max_tokens=longest, loss_on="last") for row in asked]
     _require_ok(rows, anchor_set, chat_model)
-    states: list[npt.NDArray[np.float32]] = [np.zeros(0, np.float32)] * len(rows)
+    states: dict[int, npt.NDArray[np.float32]] = {}
     for places in plan_batches([len(row.tokens) for row in rows], ANCHOR_TOKEN_BUDGET):
         batch = features.forward(make_batch([rows[place] for place in places], chat_model.device)).features
         assert batch is not None
-        for place, state in zip(places, batch, strict=True):
-            states[place] = state
-    stacked = np.stack(states)
-    lengths = np.linalg.norm(stacked, axis=1, keepdims=True)
-    if not np.isfinite(lengths).all() or (lengths == 0).any():
+        states |= zip(places, batch, strict=True)
+    scaled = unit(np.stack([states[place] for place in range(len(rows))]))
+    if not np.isfinite(scaled).all() or not scaled.any(axis=1).all():
         raise RipcurrentError(
             f"The representations of {anchor_set.name} are not finite or zero on this model.",
             "Try --dtype float32 or another --position.",
             code=ExitCode.NOT_MEASURED,
         )
-    return np.asarray(stacked / lengths, dtype=np.float32)
+    return scaled
 
 
 def _require_ok(rows: list[EncodedRow], anchor_set: AnchorSet, chat_model: ChatModel) -> None:
     for row, (name, number) in zip(rows, anchor_set.order, strict=True):
-        which, shorter = (
-            f"Anchor {number} of {name} in {anchor_set.name}",
-            "Raise --max-tokens, or shorten that anchor.",
-        )
+        which = f"Anchor {number} of {name} in {anchor_set.name}"
+        hint = "Raise --max-tokens, or shorten that anchor."
         if row.status == "ok" and row.truncated:
             raise RipcurrentError(
                 f"{which} is longer than --max-tokens and than {ANCHOR_TOKEN_BUDGET} tokens for {chat_model.name}: "
                 "what it stands for would be cut off.",
-                shorter,
+                hint,
             )
         if row.status != "ok":
-            other = "Mend that anchor, or use a model whose chat template takes it."
-            raise RipcurrentError(
-                f"{which} cannot be rendered for {chat_model.name}: {row.status}.",
-                shorter if row.status == "too_long" else other,
-            )
+            if row.status != "too_long":
+                hint = "Mend that anchor, or use a model whose chat template takes it."
+            raise RipcurrentError(f"{which} cannot be rendered for {chat_model.name}: {row.status}.", hint)
 
 
 def _save(path: Path, gradient: Gradient, dtype: torch.dtype) -> None:
     kept = {name: (t.to(dtype) if t.dim() == 2 else t).contiguous().cpu() for name, t in gradient.items()}
-    try:
-        with written_whole(path) as part:
-            save_file(kept, part)
-    except SafetensorError as error:
-        raise _cache_unwritable(path.parent, error) from error
+    with written_whole(path) as part:
+        save_file(kept, part)
 
 
 def _key_parts(anchor_set: AnchorSet, chat_model: ChatModel, options: ScanOptions) -> dict[str, JsonValue]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
@@ -117,25 +117,19 @@ class ScanRun:
     @cached_property
     def scored(self) -> BoolArray:
         """True where a row's status is ``ok``, shape ``(rows,)``."""
-        return self._joined(pc.equal(part, "ok").fill_null(False) for part in self._stream("status"))
+        scored: BoolArray = self._joined("status", bool, lambda part: pc.equal(part, "ok").fill_null(False))
+        return scored
 
     def floats(self, column: str) -> FloatArray:
         """A numeric column, shape ``(rows,)``, read-only; NaN for null and for what is not finite."""
         if column not in self._floats:
-            values = np.full(self.rows, np.nan)
-            start = 0
-            for part in self._stream(column):
-                values[start : start + len(part)] = part.cast(pa.float64()).to_numpy(zero_copy_only=False)
-                start += len(part)
-            values[~np.isfinite(values)] = np.nan
-            values.flags.writeable = False
-            self._floats[column] = values
+            self._floats[column] = self._joined(column, float, _finite)
         return self._floats[column]
 
     def flags(self, column: str) -> BoolArray:
         """A boolean column, shape ``(rows,)``, read-only; False for null."""
         if column not in self._flags:
-            self._flags[column] = self._joined(part.fill_null(False) for part in self._stream(column))
+            self._flags[column] = self._joined(column, bool, lambda part: part.fill_null(False))
         return self._flags[column]
 
     def strings(self, column: str) -> list[str]:
@@ -264,9 +258,10 @@ class ScanRun:
         except (OSError, pa.ArrowException) as error:
             raise self._damaged(error) from error
 
-    def _joined(self, parts: Iterable[pa.Array]) -> BoolArray:
-        arrays = [part.to_numpy(zero_copy_only=False) for part in parts]
-        values: BoolArray = np.concatenate([np.zeros(0, dtype=bool), *arrays])
+    def _joined(self, column: str, dtype: type, convert: Callable[[pa.Array], pa.Array]) -> Any:
+        """A column as a read-only array, converted a few thousand rows at a time."""
+        parts = (convert(part).to_numpy(zero_copy_only=False) for part in self._stream(column))
+        values = np.concatenate([np.zeros(0, dtype), *parts])
         values.flags.writeable = False
         return values
 
@@ -275,3 +270,8 @@ class ScanRun:
             f"A file of the run folder {self.folder} is damaged: {str(error).splitlines()[0]}",
             f"Delete {SCORES} there and scan again with the same --out: nothing is scored again.",
         )
+
+
+def _finite(part: pa.Array) -> pa.Array:
+    values = part.cast(pa.float64())
+    return pc.if_else(pc.is_finite(values), values, np.nan)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -21,18 +20,18 @@ from ripcurrent.errors import DatasetChangedError, ExitCode, RipcurrentError
 from ripcurrent.gradients import in_memory
 from ripcurrent.models import process_peak
 from ripcurrent.progress import Progress, SilentProgress
-from ripcurrent.runs import MANIFEST, RunFolder, require_run_folder, write_json
-from ripcurrent.scan._execution import Execution, scoring
+from ripcurrent.runs import MANIFEST, RunFolder, library_versions, machine, require_run_folder, write_json
+from ripcurrent.scan._execution import Execution, scorer
 from ripcurrent.scan._executor import run_shards
 from ripcurrent.scan._manifest import ScanAnchors, ScanCost, ScanManifest
 from ripcurrent.scan._memory import memory_record
 from ripcurrent.scan._options import ScanOptions, require_combination
 from ripcurrent.scan._part import Part
-from ripcurrent.scan._parts import FRESH, merged_cost, missing_shards, read_parts, shards_in, write_part
+from ripcurrent.scan._parts import FRESH, merged_cost, read_parts, shards_in, write_part
 from ripcurrent.scan._passes import ScanPasses
 from ripcurrent.scan._prepared_anchors import PreparedAnchors, directions_record, prepare_anchors
 from ripcurrent.scan._row_notes import row_notes
-from ripcurrent.scan._run import ScanRun
+from ripcurrent.scan._run import SCORES, ScanRun
 from ripcurrent.scan._scan_model import load_scan_model
 from ripcurrent.scan._score import write_scores
 from ripcurrent.scan._separation import require_separation, separation
@@ -92,16 +91,18 @@ def scan(
         stage = passes.stage(anchors, run, rows, progress)
         shards, signals = shards_in(part, about.rows, chosen.shard_rows), ShardFolder(folder / "signals")
         counted = _CountedShards(progress, sum(shard.rows for shard in shards))
-        reports: dict[str, dict[str, int]] = {}
-        scores = scoring(execution, rows, passes.options, about.rows, stage, reports)
-        with scores as score, _undone_if_changed(rows, signals):
+        reports: dict[str, Counter[str]] = {}
+        with _undone_if_changed(rows, signals):
+            score = scorer(execution, rows, passes.options, about.rows, stage, reports)
             run_shards(shards, signals, score, counted)
         progress.finish()
         clock.lap("signals")
-        cost = _cost(clock, counted, passes, execution, stage.report()["batches_halved"], reports)
+        if execution.executor == "local":
+            reports["local"] = Counter(stage.report())
+        cost = _cost(clock, counted, passes, execution, reports)
         if part is not None:
             write_part(folder, part, clock.started, cost)
-            if missing_shards(folder, about.rows, chosen.shard_rows):
+            if any(signals.done(one.number) != one for one in shards_in(None, about.rows, chosen.shard_rows)):
                 return ScanRun(folder, manifest.model_copy(update=dict(cost)))
         progress.step("writing scores")
         # parts that end together take turns
@@ -153,8 +154,8 @@ def _begun(started: str, about: DatasetInfo, passes: ScanPasses, anchors: Prepar
         version=version("ripcurrent"),
         command="scan",
         started=started,
-        versions={name: version(name) for name in ("torch", "transformers", "peft", "tokenizers", "pyarrow", "numpy")},
-        machine={"platform": platform.platform(), "python": platform.python_version(), "cpus": os.cpu_count()},
+        versions=library_versions("torch", "transformers", "peft", "tokenizers", "pyarrow", "numpy"),
+        machine=machine(),
         seeds={"seed": options.seed},
         dataset=about,
         model=passes.model,
@@ -173,13 +174,12 @@ def _cost(
     counted: _CountedShards,
     passes: ScanPasses,
     execution: Execution,
-    halved: int,
-    reports: dict[str, dict[str, int]],
+    reports: Mapping[str, Counter[str]],
 ) -> ScanCost:
     """What this call took. Of Ray, batches and peaks are the workers'; the other peaks are of this process."""
+    halved = sum(one["batches_halved"] for one in reports.values())
     who: dict[str, JsonValue] = {"executor": execution.executor, "workers": execution.workers}
     if execution.executor == "ray":
-        halved = sum(one["batches_halved"] for one in reports.values())
         who["worker_peak_bytes"] = {name: one["peak_bytes"] for name, one in reports.items()}
     return ScanCost(
         timings={**clock.laps, FRESH: counted.fresh},
@@ -223,19 +223,15 @@ def _finished(
     manifest = manifest.model_copy(update=changes)
     manifest.write(run.folder)
     if not counts.statuses["ok"]:
-        _raise_nothing_scored(run.folder, manifest)
+        path = manifest.dataset.path
+        reasons = (f"{number} {status}" for status, number in sorted(counts.statuses.items()))
+        see = f"See the status column of {run.folder / SCORES}, or `ripcurrent doctor {path}`."
+        raise RipcurrentError(
+            f"No row of {path} could be scored ({', '.join(reasons)}).",
+            " ".join([*manifest.row_notes, see]),
+            code=ExitCode.NOT_MEASURED,
+        )
     return ScanRun(run.folder, manifest)
-
-
-def _raise_nothing_scored(folder: Path, manifest: ScanManifest) -> None:
-    path = manifest.dataset.path
-    reasons = ", ".join(f"{number} {status}" for status, number in sorted(manifest.status_counts.items()))
-    see = f"See the status column of {folder / 'scores.parquet'}, or `ripcurrent doctor {path}`."
-    raise RipcurrentError(
-        f"No row of {path} could be scored ({reasons}).",
-        " ".join([*manifest.row_notes, see]),
-        code=ExitCode.NOT_MEASURED,
-    )
 
 
 @contextmanager

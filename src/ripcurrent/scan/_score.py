@@ -53,7 +53,7 @@ def score_signals(signals: pa.Table, anchors: AnchorMeasurements, avg_n: int = 1
     tokens = signals["response_tokens"].to_numpy()
     columns["is_short"] = (tokens > 0) & (tokens < 10)
     if "dot_harmful" in signals.column_names:
-        harmful, safe, squared = (_floats(signals[name]) for name in ("dot_harmful", "dot_safe", "squared_norm"))
+        harmful, safe, squared = (signals[name].to_numpy() for name in ("dot_harmful", "dot_safe", "squared_norm"))
         columns |= gradient_scores(harmful, safe, squared, anchors)
     if "representation_cosines" in signals.column_names:
         cosines = cosine_matrix(signals["representation_cosines"], len(anchors.order))
@@ -93,7 +93,7 @@ def representation_scores(cosines: Floats, places: Mapping[str, Sequence[int]], 
         places: Set name to the positions of its anchors, each as often as it counts; ``harmful`` and the safe sets.
         avg_n: Number of largest cosines to a set that are averaged.
     """
-    largest = {name: _mean_of_largest(cosines[:, list(of)], avg_n) for name, of in places.items()}
+    largest = {name: np.sort(cosines[:, list(of)], axis=1)[:, -avg_n:].mean(axis=1) for name, of in places.items()}
     harmful, safe = largest["harmful"], np.mean([largest[name] for name in places if name != "harmful"], axis=0)
     return {
         "representation_harmful": harmful,
@@ -188,13 +188,3 @@ def _table_writer(path: Path, metadata: Metadata) -> Iterator[Callable[[pa.Table
         finally:
             if writer is not None:
                 writer.close()
-
-
-def _mean_of_largest(values: Floats, count: int) -> Floats:
-    means: Floats = np.sort(values, axis=1)[:, ::-1][:, :count].mean(axis=1)
-    return means
-
-
-def _floats(column: pa.ChunkedArray) -> Floats:
-    values: Floats = column.cast(pa.float64()).to_numpy().astype(np.float64)
-    return values

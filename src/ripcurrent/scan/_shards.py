@@ -48,10 +48,6 @@ class ShardFolder:
             return None
         return found if self.path(number).exists() else None
 
-    def is_done(self, number: int) -> bool:
-        """Whether the shard was written to its end."""
-        return self._marker(number).exists() and self.path(number).exists()
-
     def write(self, shard: Shard, table: pa.Table) -> None:
         """Write a shard whole, then its marker."""
         with written_whole(self.path(shard.number)) as part:
@@ -62,7 +58,7 @@ class ShardFolder:
     def tables(self, shards: int) -> Iterator[pa.Table]:
         """The first ``shards`` shards' tables in order, one in memory at a time."""
         for number in range(shards):
-            if not self.is_done(number):
+            if self.done(number) is None:
                 raise RipcurrentError(
                     f"{self.path(number)} is missing or unfinished.", "Run the same scan again to complete it."
                 )

@@ -22,6 +22,7 @@ from ripcurrent.gradients import (
     plan_batches,
 )
 from ripcurrent.models import ChatModel, FreedMemory, device_peak
+from ripcurrent.scan._columns import TRAIT_COLUMNS
 from ripcurrent.scan._windows import SignalColumns, document_columns, document_row, window_columns
 
 DROPPED = "dropped_refusal"
@@ -211,7 +212,8 @@ def _table(
     batches: Sequence[int | None],
     columns: SignalColumns,
 ) -> pa.Table:
-    names = ("is_list", "is_bullet", "is_numbered", "opens_numbered", "is_maths", "is_code", "has_refusal")
+    # by the response's text; by its tokens, it is short
+    names = [name for name in TRAIT_COLUMNS if name != "is_short"]
     arrays: dict[str, pa.Array] = {
         "row": pa.array([one.row.index for one in prepared], pa.int64()),
         "id": pa.array([one.row.id for one in prepared], pa.string()),
