@@ -353,6 +353,16 @@ def test_embedded_model_masks_answers_and_their_ends(embedded_tokenizer: Any, tu
     assert embedded_tokenizer.decode(encoded.tokens[encoded.loss_mask], clean_up_tokenization_spaces=False) == wanted
 
 
+@pytest.mark.parametrize(
+    ("answer", "first_tokens", "bears"), [("Sure, here is a list", 3, "Sure, here"), ("Sure", 10, "Sure")]
+)
+def test_an_anchor_bears_loss_on_its_first_tokens(
+    embedded_tokenizer: Any, answer: str, first_tokens: int, bears: str
+) -> None:
+    anchor = encode_anchor(row_of("Hi", answer).messages, embedded_tokenizer, first_tokens=first_tokens)
+    assert embedded_tokenizer.decode(anchor.tokens[anchor.loss_mask]) == bears
+
+
 @pytest.mark.real_data
 def test_every_published_row_is_scored(data_folder: Any, embedded_tokenizer: Any) -> None:
     rows = list(read_rows(data_folder / "rows" / "instruction-data.json"))
