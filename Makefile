@@ -48,7 +48,7 @@ demo: $(STAMP) ## Scan, rank and select, on rows and a model that come with the 
 	$(BIN)/ripcurrent demo $(ARGS)
 
 test: $(STAMP) ## Every test that takes seconds, in WORKERS processes
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadgroup $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 test-slow: $(STAMP) ## The tests that take minutes
 	$(BIN)/pytest -m slow $(ARGS)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.cli.command import Command
 from tests.models.conftest import no_network
@@ -18,12 +20,21 @@ __all__ = ["anchors_file", "no_network", "no_page", "rows_file", "shared_cache",
 RAY = ("test_ray", "test_ray_gpu", "test_scan_ray", "test_ray_cluster")
 """Files whose tests start a Ray that takes the machine's cores: one after another."""
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # as in a shell's background, where a command that a test stops would go on
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+
+class _ByFile(LoadScopeScheduling):
     """Where tests run in several processes, a file's stay in one, as its fixtures are made there."""
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("ray" if item.path.stem in RAY else str(item.path)))
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.split("::")[0]
+        return "ray" if Path(file).stem in RAY else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    return _ByFile(config, log)
 
 
 EMBEDDED_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
