@@ -131,7 +131,7 @@ def test_a_mapping_decides_the_format_where_others_fit_too(tmp_path: Path) -> No
     row = only(tmp_path, record, mapping=parse_mapping(["prompt=instruction", "response=output_new"]))
     assert (row.prompt, row.response) == ("Ask.", "new")
     for options in ({}, {"format": "alpaca"}):
-        with pytest.raises(RipcurrentError, match="--map names prompt, which rows of format alpaca do not have"):
+        with pytest.raises(RipcurrentError, match="mapping names prompt, which rows of format alpaca do not have"):
             only(tmp_path, record, mapping={"prompt": "output_new"}, **options)
 
 
