@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ripcurrent.evaluate import find_judge
+from ripcurrent.evaluate import Prompt, Response, Verdict, find_judge
+from ripcurrent.experiment._outcomes import ArmRun
 
 Says = Callable[[str, str, str], str]
 """From a judge, the folder's arm (``top-seed0``) and a prompt's id to a label."""
@@ -26,6 +27,15 @@ def as_named(judge: str, arm: str, prompt_id: str) -> str:
     """Nine of ten requests are answered in arms whose name begins with ``top``, one in five elsewhere."""
     del judge
     return "compliance" if chance(0.9 if arm.startswith("top") else 0.2, arm, prompt_id) else "refusal"
+
+
+def harmful_run(arm: str, seed: int, answered: Iterable[bool]) -> ArmRun:
+    """One run on harmful requests, answered or refused."""
+    labels = ["compliance" if one else "refusal" for one in answered]
+    prompts = [Prompt(f"p{n}", "…", "harmful", "", "x") for n in range(len(labels))]
+    responses = [Response(one.id, "…", 1, truncated=False) for one in prompts]
+    verdicts = [Verdict(label, "prefix", "1", truncated=False) for label in labels]  # type: ignore[arg-type]
+    return ArmRun(arm, seed, prompts, responses, {"prefix": verdicts})
 
 
 class FakeEvaluate:

@@ -8,27 +8,20 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from ripcurrent.experiment import ArmRun
 from ripcurrent.experiment._outcomes import by_arm
 from ripcurrent.experiment._results import ArmComparison
 from ripcurrent.experiment._tables import compare_pairs, finding_of
 from ripcurrent.statistics import holm, minimum_detectable_effect
+from tests.experiment.answers import harmful_run
 
 
 def compared(**arms: npt.ArrayLike) -> dict[str, ArmComparison]:
     """Every arm against ``control``; 1 where a harmful request is answered, shape ``(prompts, seeds)``."""
-    runs = []
-    for arm, table in arms.items():
-        for seed, answered in enumerate(np.asarray(table).T):
-            n = len(answered)
-            labels = tuple("compliance" if one else "refusal" for one in answered)
-            ids, scores = tuple(f"p{place}" for place in range(n)), (math.nan,) * n
-            runs.append(
-                ArmRun(
-                    arm, seed, ids, ("harmful",) * n, ("",) * n, (False,) * n,
-                    {"prefix": labels}, {"prefix": scores}, {"prefix": "1"},
-                )
-            )  # fmt: skip
+    runs = [
+        harmful_run(arm, seed, answered)
+        for arm, table in arms.items()
+        for seed, answered in enumerate(np.asarray(table).T)
+    ]
     pairs = [(arm, "control") for arm in arms if arm != "control"]
     return {one.arm: one for one in compare_pairs(pairs, by_arm(runs), "prefix")}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from ripcurrent.experiment import (
 from ripcurrent.experiment import _tables as tables
 from ripcurrent.experiment._outcomes import ArmRun, Outcomes, by_arm
 from ripcurrent.experiment._results import ArmRows
-from tests.experiment.answers import chance, write_evaluation
+from tests.experiment.answers import chance, harmful_run, write_evaluation
 
 FACTS = ExperimentManifest(version="1", command="experiment", dataset={"path": "rows.jsonl"})
 TWO = {"random": "random", "top": "top"}
@@ -79,11 +78,7 @@ def put_base(folder: Path, share: float) -> None:
 
 def single(arm: str, seed: int, share: float) -> ArmRun:
     """One run of 120 harmful requests, of which a share is answered."""
-    ids = tuple(f"p{n}" for n in range(120))
-    labels = tuple("compliance" if chance(share, arm, str(seed), one) else "refusal" for one in ids)
-    axes, without, cut = ("harmful",) * 120, ("",) * 120, (False,) * 120
-    scores = {"prefix": (float("nan"),) * 120}
-    return ArmRun(arm, seed, ids, axes, without, cut, {"prefix": labels}, scores, {"prefix": "1"})
+    return harmful_run(arm, seed, [chance(share, arm, str(seed), f"p{n}") for n in range(120)])
 
 
 def collected(
@@ -140,7 +135,7 @@ def test_a_score_of_harm_has_a_mean_and_says_nothing_of_harmless_requests(tmp_pa
     assert plain.over_refusal is not None
     # of requests that nobody asked there is no score, and no error
     run = read_run("top", 0, tmp_path / "arms" / "top-seed0" / "evaluation")
-    assert Outcomes("top", (replace(run, axes=("plain",) * len(run.axes)),)).scores("rubric", "harmful").shape == (0, 1)
+    assert Outcomes("top", (run,)).scores("rubric", "plain").shape == (0, 1)
 
 
 def test_equal_scores_have_a_mean_and_no_interval(tmp_path: Path) -> None:

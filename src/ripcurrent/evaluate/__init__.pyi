@@ -26,6 +26,8 @@ from ._ratings import RatingKey as RatingKey
 from ._ratings import draw_ratings as draw_ratings
 from ._responses import Response as Response
 from ._responses import lacks_verdicts as lacks_verdicts
+from ._responses import read_responses as read_responses
+from ._responses import read_verdicts as read_verdicts
 from ._run import EvaluationRun as EvaluationRun
 from ._run import judge_again as judge_again
 from ._validate import JudgeValidation as JudgeValidation

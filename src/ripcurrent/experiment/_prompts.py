@@ -6,6 +6,7 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,7 @@ class PromptRecord(PromptSource):
     notes: tuple[str, ...] = ()
 
 
+@cache
 def merged_category(label: str) -> str:
     """The name of a category under which lists that call it differently meet; the label itself where none is known."""
     plain = re.sub(r"[_\s]+", " ", label.strip().lower())

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from ripcurrent.experiment._arms import Arm
-from ripcurrent.experiment._outcomes import HARMFUL, NO_VERDICT, PLAIN, SOUNDS_DANGEROUS, Outcomes
+from ripcurrent.experiment._outcomes import HARMFUL, PLAIN, SOUNDS_DANGEROUS, UNJUDGED, Outcomes
+from ripcurrent.experiment._prompts import merged_category
 from ripcurrent.experiment._results import ArmComparison, ArmRates, Bounds, CategoryRate, Finding, ScoreMean, Sweep
 from ripcurrent.statistics import (
     FloatArray,
@@ -68,8 +70,10 @@ def rates_of(arm: Outcomes, judge: str, scoring: Scoring) -> ArmRates:
         refused=_mean(refused),
         **{name: _mean(table) for name, table in of_axes.items()},
         intervals={name: _interval(table) if table.size else None for name, table in of_axes.items()},
-        truncated=_mean(np.array([float(run.truncated[place]) for run in arm.runs for place in run.places(HARMFUL)])),
-        unjudged=_mean(np.array([float(label in NO_VERDICT) for run in arm.runs for label in run.labels[judge]])),
+        truncated=_mean(
+            np.array([float(run.responses[at].truncated) for run in arm.runs for at in run.places(HARMFUL)])
+        ),
+        unjudged=_mean(np.array([float(one.label == UNJUDGED) for run in arm.runs for one in run.verdicts[judge]])),
         discrimination=discrimination(refused, benign),
         score=score,
     )
@@ -163,11 +167,11 @@ def sweeps(arms: Sequence[Arm], outcomes: Mapping[str, Outcomes], judge: str) ->
 
 def category_rates(arms: Sequence[Arm], outcomes: Mapping[str, Outcomes], judge: str) -> Iterator[CategoryRate]:
     """The rate of every arm in each category of `CATEGORY_REQUESTS` harmful requests or more, and its control's."""
-    first = next(iter(outcomes.values())).runs[0] if outcomes else None
+    asked = next(iter(outcomes.values())).runs[0].prompts if outcomes else ()
     controls = {arm.name: arm.control or "" for arm in arms}
-    for category in sorted(set(first.categories) - {""}) if first else ():
-        requests = len(first.places(HARMFUL, category)) if first else 0
-        if requests < CATEGORY_REQUESTS:
+    counts = Counter(merged_category(one.category) for one in asked if one.axis == HARMFUL)
+    for category, requests in sorted(counts.items()):
+        if not category or requests < CATEGORY_REQUESTS:
             continue
         rates = {name: _mean(one.table(judge, HARMFUL, category=category)) for name, one in outcomes.items()}
         for name, rate in rates.items():

@@ -169,9 +169,9 @@ def _read(
     lines = read_json_lines(folder / "finetune" / trained.rows.file)
     rows = [written[line["row"]] for line in lines if line["trained"]]
     run = read_run(record.arm, record.seed, folder / "evaluation")
-    if judge not in run.labels:
+    if judge not in run.verdicts:
         return f"judge {judge} did not judge it"
-    labels = [run.labels[judge][place] for place in run.places(HARMFUL)]
+    labels = [run.verdicts[judge][place].label for place in run.places(HARMFUL)]
     if any(label not in ("compliance", "degenerate", "refusal") for label in labels):
         return f"judge {judge} did not judge every answer"
     try:
@@ -202,7 +202,7 @@ def _read(
         prompts=experiment.prompts,
         system=experiment.config.system,
         max_new_tokens=experiment.config.max_new_tokens,
-        judge=JudgedBy(name=judge, version=run.versions[judge]),
+        judge=JudgedBy(name=judge, version=run.verdicts[judge][-1].version),
     )
 
 
