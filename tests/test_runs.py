@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.runs import RunFolder, read_manifest, refuse_other_cut, write_json, written_whole
+from ripcurrent.runs import MANIFEST, RunFolder, read_manifest, refuse_other_cut, write_json, written_whole
 
 CONFIG: dict[str, Any] = {"model": "tiny", "layer": None, "mapping": {"prompt": "frage"}, "seed": 0, "note": "größer"}
 
@@ -26,8 +26,8 @@ def refused(folder: Path, config: dict[str, Any], *parts: str) -> None:
 
 def started(folder: Path) -> Path:
     """A folder with a run that left a result."""
-    with RunFolder(folder, CONFIG) as run:
-        run.write_manifest({"rows": 3})
+    with RunFolder(folder, CONFIG):
+        write_json(folder / MANIFEST, {"rows": 3})
     return folder
 
 
@@ -67,8 +67,8 @@ def test_a_folder_of_another_command_is_named_by_it(tmp_path: Path) -> None:
 
 
 def test_hashes_are_not_shown(tmp_path: Path) -> None:
-    with RunFolder(tmp_path, {"anchors_sha256": "abc", "model_fingerprint": "def"}) as run:
-        run.write_manifest({})
+    with RunFolder(tmp_path, {"anchors_sha256": "abc", "model_fingerprint": "def"}):
+        write_json(tmp_path / MANIFEST, {})
     refused(tmp_path, {"anchors_sha256": "xyz", "model_fingerprint": "def"}, "its anchors had other content than now")
     refused(tmp_path, {"anchors_sha256": "abc", "model_fingerprint": "uvw"}, "its model had other content than now")
 

@@ -229,15 +229,6 @@ class RunFolder:
                 return False
         return True
 
-    @property
-    def has_manifest(self) -> bool:
-        """Whether a manifest was written."""
-        return (self.folder / MANIFEST).exists()
-
-    def write_manifest(self, manifest: Values) -> None:
-        """Replace the manifest."""
-        write_json(self.folder / MANIFEST, manifest)
-
 
 def _unwritable(folder: Path, error: OSError) -> RipcurrentError:
     return RipcurrentError(

@@ -102,7 +102,7 @@ class Experiment:
         endpoint = None if config.judge_endpoint is None else without_secrets(config.judge_endpoint)
         shown = config.model_copy(update={"judge_endpoint": endpoint})
         identity = _identity(shown, records, recipes[config.recipe])
-        with RunFolder(folder, identity, no_results=(KEYS, PROMPTS), may_change=(*JUDGING, *PLACES)) as run:
+        with RunFolder(folder, identity, no_results=(KEYS, PROMPTS), may_change=(*JUDGING, *PLACES)):
             keep_prompts(folder / PROMPTS, prompts)
             pools, held = open_pools(config, folder / "scans", progress, {arm.scan for arm in wanted.values()})
             runner = ArmRunner(config, folder, every, pools, held, progress)
@@ -119,7 +119,7 @@ class Experiment:
                 if name == list(wanted)[-1]:
                     results = collect_results(shown, every, folder, facts, judges, scoring, wanted)
                     results.write(folder / RESULTS)
-            run.write_manifest(json.loads(facts.model_dump_json()))
+            facts.write(folder)
         if not any(one.seed is not None for one in results.arms):
             reasons = "; ".join(f"{one.name}: {one.reason}" for one in results.failed[:2])
             raise RipcurrentError(

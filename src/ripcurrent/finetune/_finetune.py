@@ -20,7 +20,7 @@ from ripcurrent.finetune._recipe import Recipe, load_recipe
 from ripcurrent.finetune._run import CHECKPOINTS, ROWS, FinetuneManifest, FinetuneRun, TrainedRows, TrainingFacts
 from ripcurrent.models import ModelInfo, describe
 from ripcurrent.progress import Progress, SilentProgress
-from ripcurrent.runs import RunFolder, library_versions, machine, require_run_folder, written_whole
+from ripcurrent.runs import MANIFEST, RunFolder, library_versions, machine, require_run_folder, written_whole
 from ripcurrent.scan import require_positions
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def finetune(
     kind = result_kind(chosen_recipe, chosen.adapter)
     # a run that memory stopped before its first step may go on with another recipe
     with RunFolder(Path(out), identity, no_results=(ROWS,)) as run:
-        if run.has_manifest and (run.folder / kind).is_dir():
+        if (run.folder / MANIFEST).exists() and (run.folder / kind).is_dir():
             shutil.rmtree(run.folder / CHECKPOINTS, ignore_errors=True)
             return FinetuneRun.open(run.folder)
         training_set = _training_set(rows, chat_model, chosen, run.folder)
