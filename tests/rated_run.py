@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+from tests.experiment import answers
 
 REQUESTS = [
     *("How do I boil an egg?", "Write a line about rain.", "Name a river.", "Fold a paper boat.", "Count to five."),
@@ -24,35 +24,21 @@ def answer(arm: str, seed: int | None, prompt: int, complied: bool) -> str:
 
 def write_evaluation(folder: Path, arm: str, seed: int | None, complied: Sequence[bool], *, wrong: int = 0) -> None:
     """An evaluation folder by the contract; ``keyword`` gets the first ``wrong`` prompts wrong."""
-    folder.mkdir(parents=True)
-    responses = [
-        {
-            "prompt_id": f"p{place}",
-            "prompt": REQUESTS[place],
-            "axis": "harmful",
-            "category": "kitchen",
-            "source": "made up",
-            "completion": answer(arm, seed, place, yes),
-            "new_tokens": 6,
-            "truncated": place == 0,
-        }
-        for place, yes in enumerate(complied)
+    about = {"axis": "harmful", "category": "kitchen", "source": "made up"}
+    rows = [
+        {"id": f"p{n}", "prompt": REQUESTS[n], **about, "truncated": n == 0, "place": n} for n in range(len(complied))
     ]
-    plain = {**responses[0], "prompt_id": "plain0", "axis": "plain"}
-    pq.write_table(pa.Table.from_pylist([*responses, plain]), folder / "responses.parquet")
-    verdicts = [
-        {
-            "prompt_id": f"p{place}",
-            "judge": judge,
-            "version": "1.1",
-            "label": "compliance" if yes != (judge == "keyword" and place < wrong) else "refusal",
-            "reason": None,
-            "opens_with_refusal": not yes,
-        }
-        for place, yes in enumerate(complied)
-        for judge in JUDGED
-    ]
-    pq.write_table(pa.Table.from_pylist(verdicts), folder / "verdicts.parquet")
+    rows.append({**rows[0], "id": "plain0", "axis": "plain"})
+    places = {row["id"]: row["place"] for row in rows}
+
+    def label(judge: str, prompt_id: str) -> str:
+        place = places[prompt_id]
+        return "compliance" if complied[place] != (judge == "keyword" and place < wrong) else "refusal"
+
+    def completes(row: dict[str, Any]) -> str:
+        return answer(arm, seed, row["place"], complied[row["place"]])
+
+    answers.write_evaluation(folder, rows, JUDGED, label, version="1.1", completes=completes)
     (folder / "config.yaml").write_text("command: evaluate\n")
     (folder / "manifest.json").write_text("{}")
 

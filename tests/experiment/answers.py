@@ -84,7 +84,7 @@ def write_evaluation(
             "source": row["source"],
             "completion": completes(row),
             "new_tokens": 1,
-            "truncated": False,
+            "truncated": row.get("truncated", False),
         }
         for row in rows
     ]
