@@ -53,6 +53,11 @@ def recipe(**changes: Any) -> Recipe:
     return Recipe(**{key: value for key, value in keys.items() if value is not None})
 
 
+def total_steps(how: Recipe, rows: int) -> int:
+    """Optimizer steps on so many rows."""
+    return how.steps or (how.epochs or 0) * how.steps_per_epoch(rows)
+
+
 @dataclass
 class Run:
     """A run that is over."""

@@ -11,6 +11,7 @@ from ripcurrent.errors import RipcurrentError
 from ripcurrent.finetune import Recipe, as_trained, load_recipe
 from ripcurrent.finetune._recipe import RECIPES, parse_recipe
 from ripcurrent.finetune._trainer import _lora
+from tests.finetune.runs import total_steps
 
 COMMON = {"optimizer": "adamw", "compute": "auto", "weight_decay": 0.0}
 SAID: dict[str, dict[str, Any]] = {
@@ -30,7 +31,7 @@ def test_a_recipe_that_comes_along_says_what_its_source_says_and_in_full(name: s
     wanted = {"name": name, **COMMON, **SAID[name]}
     assert {key: keys[key] for key in wanted} == wanted
     assert Recipe(**keys) == recipe
-    assert recipe.total_steps(100) == {"paper": 25, "lora": 21, "embedded": 15}[name]
+    assert total_steps(recipe, 100) == {"paper": 25, "lora": 21, "embedded": 15}[name]
 
 
 def test_a_file_is_read_and_named_after_itself(tmp_path: Path) -> None:
@@ -38,7 +39,7 @@ def test_a_file_is_read_and_named_after_itself(tmp_path: Path) -> None:
     # without a point YAML reads 1e-6 as text
     file.write_text("method: full\nlearning_rate: 1e-6\nbatch: 8\nsteps: 30\naccumulation: 4\n")
     recipe = load_recipe(file)
-    assert (recipe.name, recipe.learning_rate, recipe.part, recipe.total_steps(5)) == ("slow", 1e-6, 2, 30)
+    assert (recipe.name, recipe.learning_rate, recipe.part, recipe.steps) == ("slow", 1e-6, 2, 30)
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from ripcurrent.finetune import Recipe, _train, compute_dtype
 from ripcurrent.finetune._model import load_for_training
 from ripcurrent.finetune._watch import require_converging
 from ripcurrent.models import ChatModel, load_model
-from tests.finetune.runs import Run, chat_model, encoded_rows, recipe, run, same
+from tests.finetune.runs import Run, chat_model, encoded_rows, recipe, run, same, total_steps
 from tests.models.tiny import save_tiny, tiny_model, tiny_tokenizer
 
 
@@ -56,7 +56,7 @@ def batches(done: Run, how: Recipe, rows: int) -> Iterator[list[tuple[Tensor, Te
 
 def schedule(how: Recipe, optimizer: torch.optim.Optimizer, rows: int) -> Any:
     """What a recipe's schedule is named after; to be stepped once a batch."""
-    steps = how.total_steps(rows)
+    steps = total_steps(how, rows)
     warm = math.ceil(how.warmup * steps)
     if how.schedule == "step":
         return StepLR(optimizer, how.steps_per_epoch(rows), how.gamma)
@@ -128,7 +128,7 @@ def test_training_is_the_plain_loop(tmp_path: Path, changes: dict[str, Any]) -> 
     done = run(tmp_path, how, count=10)
     oracle = tiny_model("llama_tied")
     wanted, curve = by_loop(oracle, done, how, 10), read_curve(tmp_path)
-    assert [point["step"] for point in curve] == list(range(1, how.total_steps(10) + 1))
+    assert [point["step"] for point in curve] == list(range(1, total_steps(how, 10) + 1))
     assert [point["loss"] for point in curve] == pytest.approx([point["loss"] for point in wanted], rel=1e-4)
     assert [point["learning_rate"] for point in curve] == pytest.approx([point["learning_rate"] for point in wanted])
     assert (done.record.first_loss, done.record.last_loss) == (curve[0]["loss"], curve[-1]["loss"])

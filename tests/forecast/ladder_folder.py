@@ -122,7 +122,7 @@ def write_training(
         options=FinetuneOptions(seed=seed),
         training=TrainingFacts(
             kind="model",
-            steps=chosen.total_steps(len(indices)),
+            steps=1,
             resumed_from=0,
             first_loss=1.0,
             last_loss=1.0,

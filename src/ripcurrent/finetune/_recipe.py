@@ -92,10 +92,6 @@ class Recipe(BaseModel):
         """Optimizer steps of one pass over so many rows."""
         return math.ceil(rows / self.batch)
 
-    def total_steps(self, rows: int) -> int:
-        """Optimizer steps on so many rows."""
-        return self.steps if self.steps is not None else (self.epochs or 0) * self.steps_per_epoch(rows)
-
 
 def as_trained(keys: Keys) -> Keys:
     """A recipe's keys, those at their defaults that change what is held in memory and, but for rounding, no result."""
