@@ -18,3 +18,4 @@ from ._results import CategoryRate as CategoryRate
 from ._results import ExperimentManifest as ExperimentManifest
 from ._results import ExperimentResults as ExperimentResults
 from ._results import Sweep as Sweep
+from ._runner import digest_of as digest_of

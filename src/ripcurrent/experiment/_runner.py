@@ -312,4 +312,4 @@ def _recipe(arm: Arm) -> dict[str, JsonValue]:
 
 def digest_of(value: object) -> str:
     """SHA-256 in hex of a value as JSON."""
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +12,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from ripcurrent.errors import ExitCode, RipcurrentError
-from ripcurrent.experiment import HARMFUL, KEYS, ArmRecord, ExperimentConfig, read_run
+from ripcurrent.experiment import HARMFUL, KEYS, ArmRecord, ExperimentConfig, digest_of, read_run
 from ripcurrent.finetune import FinetuneRun, as_trained
 from ripcurrent.forecast._calibration import (
     CalibrationSource,
@@ -78,7 +77,7 @@ class _Stored:
             ) from error
         self.name = f"{self.config.name}-{number + 1}" if number else self.config.name
         sources = " and ".join(dict.fromkeys(Path(str(one["source"])).name for one in asked if one.get("source")))
-        self.prompts = NamedHash(name=sources or "prompts", sha256=sha256_of(texts), count=len(texts))
+        self.prompts = NamedHash(name=sources or "prompts", sha256=digest_of(texts), count=len(texts))
         main = self.config.run or folder / "scans" / "main"
         places = {name: Path(one.run or folder / "scans" / name) for name, one in self.config.scans.items()}
         self.scans = {"": ScanRun.open(main)}
@@ -139,11 +138,6 @@ def read_ladder(folders: Sequence[Path], judge: str, scores: SetScores) -> Ladde
     return Ladder(scored_with, conditions, sources, tuple(runs), tuple(left_out))
 
 
-def sha256_of(value: object) -> str:
-    """Hash of a value as JSON."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
 def _read(
     experiment: _Stored,
     record: ArmRecord,
@@ -196,7 +190,7 @@ def _read(
     }
     return found, Conditions(
         recipe=trained.recipe,
-        recipe_sha256=sha256_of(settings),
+        recipe_sha256=digest_of(settings),
         max_tokens=trained.options.max_tokens,
         loss_on=trained.options.loss_on,
         prompts=experiment.prompts,
