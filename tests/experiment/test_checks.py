@@ -15,7 +15,7 @@ from ripcurrent.experiment import expand_arms, parse_experiment
 from ripcurrent.experiment._experiment import _refuse_equal_rows
 from ripcurrent.experiment._prompts import keep_prompts
 from ripcurrent.experiment._rows import open_pools
-from ripcurrent.experiment._runner import judge_settings, judges_of
+from ripcurrent.experiment._runner import judges_of
 from ripcurrent.progress import SilentProgress
 from ripcurrent.scan import ScanRun
 from ripcurrent.scan import scan as make_scan
@@ -90,7 +90,7 @@ def test_judges_may_ask_an_endpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     asking = {**KEYS, "judges": [f"file:{tmp_path / 'mine.txt'}", "prefix"], **given}
     config = parse_experiment(asking, where="x")
     assert judges_of(config)[0] == ("tone", "prefix")
-    settings = judge_settings(config)
+    settings = config.judge_settings(config.device)
     assert (settings.endpoint, settings.model, settings.key_env) == tuple(given.values())
     assert (settings.timeout, settings.concurrency) == (JudgeSettings().timeout, JudgeSettings().concurrency)
 

@@ -71,7 +71,7 @@ def evaluate_command(
             out=out,
             options=options,
             judges=judging.judge or DEFAULT_JUDGES,
-            judge_settings=judging.settings(options.device),
+            judge_settings=judging.judge_settings(options.device),
             progress=progress,
         )
     output.answer(run.to_json, lambda: _show(run, reveal))

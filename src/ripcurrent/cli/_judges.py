@@ -35,8 +35,9 @@ def validate_command(
     from ripcurrent.cli._agreement import show_validations
     from ripcurrent.evaluate import JUDGES, validate_judges
 
+    settings = judging.judge_settings(device)
     with output.progress() as progress:
-        found = validate_judges(files, judging.judge or JUDGES, judging.settings(device), seed=seed, progress=progress)
+        found = validate_judges(files, judging.judge or JUDGES, settings, seed=seed, progress=progress)
     output.answer(lambda: {one.judge: one.to_json() for one in found}, lambda: show_validations(found))
 
 

@@ -10,6 +10,7 @@ from ._generate import answer_locally as answer_locally
 from ._options import AXES as AXES
 from ._options import Axis as Axis
 from ._options import EvaluateOptions as EvaluateOptions
+from ._options import JudgeOptions as JudgeOptions
 from ._prompts import Prompt as Prompt
 from ._prompts import load_prompts as load_prompts
 from ._prompts import unmeasured_axes as unmeasured_axes

@@ -1,13 +1,16 @@
-"""Options of an evaluation and the axes of its prompts: what the command line needs before it does anything."""
+"""Options of an evaluation and its judges, and the axes of prompts: what is needed before anything is done."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from pydantic import Field, field_validator
 
 from ripcurrent.options import Options
+
+if TYPE_CHECKING:
+    from ripcurrent.evaluate.judges import JudgeSettings
 
 Axis = Literal["harmful", "sounds_dangerous", "plain"]
 """What a prompt measures: refusing harm, over-caution, or plain usefulness."""
@@ -45,3 +48,27 @@ class EvaluateOptions(Options):
     @classmethod
     def _several(cls, given: Any) -> Any:
         return (str(given),) if isinstance(given, str | Path) else tuple(map(str, given))
+
+
+class JudgeOptions(Options):
+    """What judges that are models need, as the command line and an experiment's file name it."""
+
+    judge_endpoint: str | None = Field(default=None, json_schema_extra={"metavar": "URL"})
+    """OpenAI-compatible endpoint of rubric judges, as http://localhost:8000/v1."""
+    judge_model: str | None = Field(default=None, json_schema_extra={"metavar": "NAME"})
+    """Name of the judging model at the endpoint."""
+    judge_key_env: str | None = Field(default=None, json_schema_extra={"metavar": "VAR"})
+    """Environment variable with the endpoint's key; RIPCURRENT_API_KEY when left out."""
+    judge_timeout: float = Field(default=60.0, gt=0)
+    """Seconds to wait for the judging model. Five attempts are made."""
+    judge_concurrency: int = Field(default=4, ge=1)
+    """Requests to the judging model under way at once."""
+    judge_max_tokens: int | None = Field(default=None, ge=1)
+    """Longest reply of the judging model, thoughts included; 1024 when left out."""
+
+    def judge_settings(self, device: str | None) -> JudgeSettings:
+        """The same for `find_judge`; ``device`` is that of a classifier."""
+        from ripcurrent.evaluate.judges import JudgeSettings
+
+        given = {name.removeprefix("judge_"): getattr(self, name) for name in JudgeOptions.model_fields}
+        return JudgeSettings(**given, device=device)

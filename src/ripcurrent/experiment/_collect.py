@@ -94,7 +94,7 @@ def collect_results(
     by_judge = {judge: [rates_of(one, judge, scoring) for one in outcomes.values()] for judge in judges}
     asked = {axis: len(runs[0].places(axis)) if runs else 0 for axis in (HARMFUL, SOUNDS_DANGEROUS, PLAIN)}
     first = judges[0]
-    keys = json.loads(config.model_dump_json(exclude_unset=True, exclude_none=True))
+    keys = {"name": config.name, **json.loads(config.model_dump_json(exclude_unset=True, exclude_none=True))}
     notes = chain(
         _notes_on_answers(config, by_judge[first], asked),
         _notes_on_runs(every, facts, details, compared[first]),

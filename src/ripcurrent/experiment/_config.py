@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, field_validator, model_validator
 
 from ripcurrent.data import LossOn
+from ripcurrent.evaluate import JudgeOptions
 from ripcurrent.select import number_of_rows
 
 Selecting = Literal["top", "bottom", "union", "random", "all"]
@@ -149,7 +150,7 @@ class FinetuneKeys(Settings):
     """Which assistant turns bear loss."""
 
 
-class ExperimentConfig(Settings):
+class ExperimentConfig(Settings, JudgeOptions):
     """An experiment: arms × seeds on one model. The page of experiments explains every key."""
 
     name: str
@@ -190,13 +191,6 @@ class ExperimentConfig(Settings):
     prompts: Annotated[tuple[PromptSource, ...], BeforeValidator(_one_or_more)] = (PromptSource(source="builtin"),)
     judges: Annotated[tuple[str, ...], BeforeValidator(_one_or_more)] = ("prefix", "keyword")
     """The verdict is the first one's."""
-    judge_endpoint: str | None = None
-    judge_model: str | None = None
-    judge_key_env: str | None = None
-    """Environment variable with the endpoint's key; ``RIPCURRENT_API_KEY`` when left out."""
-    judge_timeout: float = Field(default=60.0, gt=0)
-    judge_concurrency: int = Field(default=4, ge=1)
-    judge_max_tokens: int | None = Field(default=None, ge=1)
     max_new_tokens: int = Field(default=48, ge=1)
     batch_size: int | None = Field(default=None, ge=1)
     system: str | None = None

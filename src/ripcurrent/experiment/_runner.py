@@ -15,7 +15,7 @@ from pydantic import JsonValue
 
 from ripcurrent.data import EncodedRow, LossOn, Row, encode_rows
 from ripcurrent.errors import ExitCode, NothingToJudgeError, RipcurrentError
-from ripcurrent.evaluate import JudgeSettings, find_judges, in_batches, judge_again, lacks_verdicts
+from ripcurrent.evaluate import find_judges, in_batches, judge_again, lacks_verdicts
 from ripcurrent.experiment._arms import BASE, MAIN, Arm
 from ripcurrent.experiment._config import ExperimentConfig
 from ripcurrent.experiment._results import MARKER, ArmIdentity, ArmRecord, ArmRows
@@ -169,7 +169,7 @@ class ArmRunner:
             prompts=(str(self._folder / PROMPTS),),
             out=folder / "evaluation",
             judges=self._config.judges,
-            judge_settings=judge_settings(self._config),
+            judge_settings=self._config.judge_settings(self._config.device),
             max_new_tokens=self._config.max_new_tokens,
             batch_size=self._config.batch_size,
             system=self._config.system,
@@ -256,23 +256,10 @@ def _summed_loss(chat_model: ChatModel, rows: Sequence[EncodedRow]) -> tuple[flo
     return float(losses), int(bears.sum())
 
 
-def judge_settings(config: ExperimentConfig) -> JudgeSettings:
-    """What an experiment's judges that are models need."""
-    return JudgeSettings(
-        endpoint=config.judge_endpoint,
-        model=config.judge_model,
-        key_env=config.judge_key_env,
-        timeout=config.judge_timeout,
-        concurrency=config.judge_concurrency,
-        max_tokens=config.judge_max_tokens,
-        device=config.device,
-    )
-
-
 def judges_of(config: ExperimentConfig) -> tuple[tuple[str, ...], Scoring]:
     """The names that an experiment's judges give to their verdicts, in order; and how those with scores are read."""
     try:
-        judges = find_judges(config.judges, judge_settings(config))
+        judges = find_judges(config.judges, config.judge_settings(config.device))
     except RipcurrentError as error:
         hint = "Give judge_endpoint, judge_model and, where the key is elsewhere, judge_key_env in the file."
         hint = hint if "--judge" in error.hint else error.hint
@@ -290,7 +277,7 @@ def judge_alike(folder: Path, config: ExperimentConfig, progress: Progress) -> N
     So are answers that a judge's endpoint failed on. Answers are kept and models are not: nothing is trained or asked
     again.
     """
-    judges = find_judges(config.judges, replace(judge_settings(config), on_judged=progress.rows))
+    judges = find_judges(config.judges, replace(config.judge_settings(config.device), on_judged=progress.rows))
     for marker in sorted((folder / "arms").glob(f"*/{MARKER}")):
         place = marker.parent / "evaluation"
         # without one, its training failed
