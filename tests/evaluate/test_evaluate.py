@@ -18,6 +18,7 @@ from ripcurrent.errors import ExitCode, RipcurrentError
 from ripcurrent.evaluate import (
     DEFAULT_JUDGES,
     EvaluationRun,
+    JudgeSettings,
     Prompt,
     Verdict,
     evaluate,
@@ -188,6 +189,19 @@ def test_an_endpoint_answers(tmp_path: Path, prompts_file: Path) -> None:
     assert result.to_json()["model"] == {"base_url": server.url, "model": "some-model", "temperature": None}
 
 
+def test_a_manifest_says_where_the_endpoint_took_no_temperature(tmp_path: Path, prompts_file: Path) -> None:
+    def script(body: dict[str, Any]) -> Answered:
+        return error(400, "Unsupported value: 'temperature'") if "temperature" in body else completion('{"score": 5}')
+
+    with serve(script) as server:
+        settings = JudgeSettings(endpoint=server.url, model="judge", cache=tmp_path / "replies")
+        given: dict[str, Any] = {"endpoint": server.url, "prompts": [prompts_file], "out": tmp_path / "run"}
+        first = evaluate("m", judges=["rubric"], judge_settings=settings, **given)
+        again = evaluate("m", judges=["prefix"], **given)
+    assert first.manifest.judges["rubric"]["temperature"] == "the model's own"
+    assert first.manifest.model.temperature == again.manifest.model.temperature == "the model's own"
+
+
 def test_a_real_server_says_what_the_model_here_says(tmp_path: Path, tiny_folder: Path, prompts_file: Path) -> None:
     common: dict[str, Any] = {"prompts": [prompts_file], "limit": 1, "max_new_tokens": 6}
     here = evaluate(str(tiny_folder), out=tmp_path / "here", device="cpu", dtype="float32", **common)
@@ -309,6 +323,8 @@ def test_bad_input(tmp_path: Path, tiny_folder: Path, prompts_file: Path) -> Non
 
     fails("takes no adapter", endpoint="http://localhost:1/v1", adapter="a")
     fails("--max-new-tokens 0 is not possible", max_new_tokens=0)
+    # before anything is asked
+    fails("--axis harmfull is not possible", axis="harmfull", endpoint="http://localhost:1/v1")
     fails(r"No judge is named 'prefex'\. Did you mean prefix", judges=["prefex"])
     fails("No prompts are named", prompts=[])
     fails("holds no prompts", prompts=[write_jsonl(tmp_path / "empty.jsonl", [{"prompt": " "}])])

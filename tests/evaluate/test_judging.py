@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ def test_a_judge_whose_successor_failed_keeps_its_record(tmp_path: Path, asked: 
 
     common: dict[str, Any] = {"prompts": [asked], "out": tmp_path / "run"}
     with serve(script) as server:
-        there = JudgeSettings(endpoint=server.url, model="judge", max_retries=0, cache=settings.cache)
+        there = replace(settings, endpoint=server.url)
         with pytest.raises(RipcurrentError, match="knows no model"):
             evaluate("answers", endpoint=server.url, judges=["rubric", "strongreject"], judge_settings=there, **common)
         assert not (tmp_path / "run" / "manifest.json").exists()
@@ -68,7 +69,7 @@ def test_what_an_endpoint_failed_to_judge_is_lacking(tmp_path: Path, asked: Path
         return error(500, "busy") if broken and "request 3" in last_user_text(request) else completion('{"score": 5}')
 
     with serve(script) as server:
-        there = JudgeSettings(endpoint=server.url, model="judge", max_retries=0, cache=settings.cache)
+        there = replace(settings, endpoint=server.url)
         run = evaluate(
             "answers", endpoint=server.url, prompts=[asked], out=tmp_path / "run",
             judges=["prefix", "rubric"], judge_settings=there,
@@ -81,8 +82,7 @@ def test_what_an_endpoint_failed_to_judge_is_lacking(tmp_path: Path, asked: Path
         judge_again(run, [rubric])
         assert len(server.requests) == before + 1, "what it replied before is kept"
         assert not lacks_verdicts(run, rubric)
-        other = JudgeSettings(endpoint=server.url, model="another", cache=settings.cache)
-        assert lacks_verdicts(run, find_judge("rubric", other)), "another version"
+        assert lacks_verdicts(run, find_judge("rubric", replace(there, model="another"))), "another version"
 
 
 def test_a_judge_of_ones_own(tmp_path: Path, asked: Path) -> None:
@@ -104,17 +104,9 @@ def test_a_judge_of_ones_own(tmp_path: Path, asked: Path) -> None:
 
 
 def test_none_judged_says_why(tmp_path: Path, asked: Path, settings: JudgeSettings) -> None:
-    def script(request: dict[str, Any]) -> Answered:
-        return completion("Surely.")
-
-    with serve(script) as server:
-        there = JudgeSettings(endpoint=server.url, model="judge", max_retries=0, cache=settings.cache)
+    with serve(lambda _: completion("Surely.")) as server:
+        there = replace(settings, endpoint=server.url)
         with pytest.raises(RipcurrentError, match=r"could judge none of the 8 answers.*most often, 8 times: no_json"):
             evaluate(
                 "m", endpoint=server.url, prompts=[asked], out=tmp_path / "run", judges=["rubric"], judge_settings=there
             )
-
-
-def test_an_unknown_axis_is_refused_before_anything_is_asked(tmp_path: Path, asked: Path) -> None:
-    with pytest.raises(RipcurrentError, match=r"--axis harmfull is not possible"):
-        evaluate("m", endpoint="http://localhost:1/v1", prompts=[asked], out=tmp_path / "run", axis="harmfull")

@@ -92,6 +92,9 @@ def evaluate(
         began = time.perf_counter()
         responses, answered_now = _responses(run.folder, prompts, answerer, chosen, progress)
         generated = time.perf_counter()
+        if isinstance(answerer, Endpoint):
+            # what it was asked without is known only now
+            info = answerer.describe()
         verdicts = judge_answers(run.folder, prompts, responses, found, progress)
         timings = EvaluationTimings(
             answered_now=answered_now,
@@ -127,6 +130,9 @@ def _keep_origin(folder: Path, manifest: EvaluationManifest) -> EvaluationManife
     earlier = EvaluationManifest.read(folder)
     timings = manifest.timings.model_copy(update={"generation_seconds": earlier.timings.generation_seconds})
     origin = {name: getattr(earlier, name) for name in ("version", "versions", "machine", "started")}
+    if isinstance(earlier.model, EndpointInfo):
+        # a model here may have been moved since
+        origin["model"] = earlier.model
     return manifest.model_copy(update={**origin, "timings": timings})
 
 

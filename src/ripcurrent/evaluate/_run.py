@@ -146,14 +146,14 @@ def judge_answers(
     kept = read_judges(folder)
     try:
         for judge in judges:
-            facts = judge.describe()
-            if facts.get("kind") != "rule":
+            if judge.describe().get("kind") != "rule":
                 progress.start(f"judging by {judge.name}", len(answers), "answers")
             said = dict(zip(answers, judge.judge(list(answers.values())), strict=True))
             rejected = Verdict(UNJUDGED, judge.name, judge.version, truncated=False, reason=REJECTED)
             verdicts[judge.name] = [said.get(prompt_id, rejected) for prompt_id in ids]
             scale: Facts = {} if judge.scale is None else {"scale": list(judge.scale)}
-            kept[judge.name] = {"version": judge.version, **scale, **facts}
+            # not before: what an endpoint was asked without is known only now
+            kept[judge.name] = {"name": judge.name, "version": judge.version, **scale, **judge.describe()}
             progress.finish()
     finally:
         # where a judge fails, those of the judges before it are kept

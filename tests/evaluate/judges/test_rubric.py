@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -52,8 +53,8 @@ def test_a_change_of_the_text_or_the_reading_is_another_version(tmp_path):
         "---\nscale: [0, 5]\n---\nRate {completion}.",
     ]
     judges = [find_judge(f"file:{write(tmp_path, text)}", HERE) for text in texts]
-    judges.append(find_judge(f"file:{write(tmp_path, texts[0])}", JudgeSettings(endpoint=HERE.endpoint, model="n")))
-    judges.append(find_judge(f"file:{write(tmp_path, texts[0])}", JudgeSettings("http://127.0.0.1:8/v1", "m")))
+    judges.append(find_judge(f"file:{write(tmp_path, texts[0])}", replace(HERE, model="n")))
+    judges.append(find_judge(f"file:{write(tmp_path, texts[0])}", replace(HERE, endpoint="http://127.0.0.1:8/v1")))
     assert len({judge.version for judge in judges}) == len(judges)
     again = find_judge(f"file:{write(tmp_path, texts[0], 'renamed.txt')}", HERE)
     assert again.version == judges[0].version
@@ -123,4 +124,4 @@ def test_names_of_judges(tmp_path):
     found = find_judges(["keyword", "rubric", f"file:{mine}"], HERE)
     assert [judge.name for judge in found] == ["keyword", "rubric", "mine"]
     with pytest.raises(RipcurrentError, match="the model there is not named"):
-        find_judge("strongreject", JudgeSettings(endpoint="http://127.0.0.1:9/v1"))
+        find_judge("strongreject", replace(HERE, model=None))

@@ -53,7 +53,7 @@ class ClassifierJudge:
 
     def describe(self) -> Facts:
         """What a manifest keeps of it."""
-        return {"name": self.name, "version": self.version, "kind": "classifier", **self.facts}
+        return {"kind": "classifier", **self.facts}
 
     def judge(self, answers: Sequence[Answer]) -> list[Verdict]:
         """One verdict per answer, in order. Degenerate answers are not classified.

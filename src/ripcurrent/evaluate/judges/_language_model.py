@@ -56,8 +56,6 @@ class LanguageModelJudge:
     def describe(self) -> Facts:
         """What a manifest keeps of it."""
         return {
-            "name": self.name,
-            "version": self.version,
             "kind": "language model",
             "base_url": self.endpoint.base_url,
             "model": self.endpoint.model,

@@ -130,16 +130,12 @@ class RuleJudge:
     rule_version: int
     """Raised with every change of its own list or rule."""
     find_refusal: Callable[[str], str | None]
+    scale: None = None
 
     @property
     def version(self) -> str:
         """``RULE.SHARED``: the second number is raised when what all judges by rule share changes a label."""
         return f"{self.rule_version}.{SHARED_VERSION}"
-
-    @property
-    def scale(self) -> None:
-        """It gives no scores."""
-        return None
 
     def judge(self, answers: Sequence[Answer]) -> list[Verdict]:
         """One verdict per answer, in order."""
@@ -153,7 +149,7 @@ class RuleJudge:
 
     def describe(self) -> Facts:
         """What a manifest keeps of it."""
-        return {"name": self.name, "version": self.version, "kind": "rule"}
+        return {"kind": "rule"}
 
 
 def plain(text: str) -> str:
