@@ -45,22 +45,20 @@ def check_command(
 
 
 def _show(check: AnchorCheck) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Column, Table
+    from ripcurrent.cli._text import figure, say, show_table
 
-    # headings of several words wrap, where narrow terminals would cut one long one
-    headings = [name.replace("_", " ") for name in check.scores]
-    columns = [Column(heading, min_width=max(map(len, heading.split()))) for heading in headings]
-    columns = [Column("category", max_width=12), *columns, Column("norm", min_width=5)]
-    title = f"Anchors {escape(check.name)}"
-    table = Table("set", "#", *columns, box=box.SIMPLE_HEAD, title=title, padding=(0, 1, 0, 0))
-    for anchor in check.anchors:
-        cells = [anchor.set, str(anchor.number), anchor.category or ""]
-        cells += [f"{anchor.scores[name]:+.3f}" for name in check.scores]
-        table.add_row(*map(escape, cells), "" if anchor.norm is None else f"{anchor.norm:.2f}")
-    console = Console()
-    console.print(table)
-    for name, value in check.separation.items():
-        console.print(f"{name}: leave-one-out AUROC {value:.3f}", highlight=False)
+    show_table(
+        # headings of several words wrap, where narrow terminals would cut one long one
+        ("set", "category", "#", *(name.replace("_", "\n") for name in check.scores), "norm"),
+        [
+            (
+                *(anchor.set, anchor.category or "", str(anchor.number)),
+                *(f"{anchor.scores[name]:+.3f}" for name in check.scores),
+                figure(anchor.norm),
+            )
+            for anchor in check.anchors
+        ],
+        title=f"Anchors {check.name}",
+        words=(0, 1),
+    )
+    say(*(f"{name}: leave-one-out AUROC {value:.3f}" for name, value in check.separation.items()))

@@ -9,6 +9,7 @@ import typer
 
 from ripcurrent.cli._command import command
 from ripcurrent.cli._output import Output
+from ripcurrent.cli._text import interval, say, show_table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,35 +51,26 @@ def forecast_command(
 
     with output.progress() as progress:
         found = forecast(ScanRun.open(run), calibration, progress=progress)
-    output.answer(lambda: found.model_dump(mode="json"), lambda: typer.echo("\n".join(found.lines())))
+    output.answer(lambda: found.model_dump(mode="json"), lambda: say(*found.lines()))
 
 
 def _show(made: Calibration, fitted: Sequence[FittedRun], path: Path) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    wide = Console(soft_wrap=True, highlight=False)
     judge, rows = made.judge, ", ".join(f"{source.name} ({source.runs} runs)" for source in made.sources)
-    wide.print(escape(f"{made.runs} runs; rows of {rows}"))
-    wide.print(escape(f"Model {made.scored_with.model}, recipe {made.recipe.name}"))
-    asked = f"{made.prompts.count} harmful requests ({made.prompts.name}), judge {judge.name} {judge.version}"
-    wide.print(escape(asked))
-    title = "Each run, forecast by the fit without its set and all that share its rows"
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title)
-    for heading in ("arm", "seed", "rows", "cosine", "answered %", "forecast %", "90 %"):
-        table.add_column(heading, justify="left" if heading == "arm" else "right")
+    say(
+        f"{made.runs} runs; rows of {rows}",
+        f"Model {made.scored_with.model}, recipe {made.recipe.name}",
+        f"{made.prompts.count} harmful requests ({made.prompts.name}), judge {judge.name} {judge.version}",
+    )
+    cells = []
     for one in sorted(fitted, key=lambda one: one.run.answered):
         run, found = one.run, one.forecast
-        own = ["–", "–"]
-        if found is not None:
-            own = [f"{100 * found.answered:.0f}", f"{100 * found.low:.0f}–{100 * found.high:.0f}"]
-        answered = f"{100 * run.answered / run.asked:.0f}"
-        table.add_row(escape(run.arm), str(run.seed), str(run.rows), f"{run.cosine:+.4f}", answered, *own)
-    Console(highlight=False).print(table)
+        own = ("–", "–") if found is None else (f"{found.answered:.0%}", interval(found.low, found.high, ".0%"))
+        facts = (run.arm, str(run.seed), str(run.rows), f"{run.cosine:+.4f}", f"{run.answered / run.asked:.0%}")
+        cells.append((*facts, *own))
+    title = "Each run, forecast by the fit without its set and all that share its rows"
+    show_table(("arm", "seed", "rows", "cosine", "answered", "forecast", "90 %"), cells, title=title)
     by_source = made.error_by_source.by_source if made.error_by_source else ()
-    for line in (
+    say(
         f"Each set left out: {_error(made.error_by_set)}",
         f"Each source left out: {_error(made.error_by_source)}",
         *(
@@ -89,8 +81,7 @@ def _show(made: Calibration, fitted: Sequence[FittedRun], path: Path) -> None:
         *(f"Left out: {left.arm}, seed {left.seed} ({left.experiment}): {left.reason}" for left in made.left_out),
         *made.notes,
         f"Use it: ripcurrent forecast RUN --calibration {path}",
-    ):
-        wide.print(escape(line))
+    )
 
 
 def _error(error: ForecastError | None) -> str:

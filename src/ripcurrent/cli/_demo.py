@@ -6,14 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich import box
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from ripcurrent.cli._command import command
 from ripcurrent.cli._output import Output
-from ripcurrent.cli._text import shorten
+from ripcurrent.cli._text import figure, interval, say, shorten, show_table
 
 if TYPE_CHECKING:
     from ripcurrent.demo import Demo, DemoRow, GroupShape, Proof
@@ -46,57 +42,45 @@ def demo_command(
     from ripcurrent.demo import run_demo
     from ripcurrent.forecast import read_forecast
 
-    console = Console(highlight=False)
     if not output.quiet and not output.json:
         rows, _ = read_rows(DEMO_ROWS, limit=limit).count_and_hash()
-        console.print(INTRODUCTION.format(rows=rows, out=out), markup=False)
+        say(INTRODUCTION.format(rows=rows, out=out))
     with output.progress() as progress:
         demo = run_demo(out, fresh=fresh, progress=progress, limit=limit)
 
     def show() -> None:
         show_summary(demo.scan, read_forecast(demo.scan))
-        show_demo(demo, console)
+        _show(demo)
 
     output.answer(demo.to_json, show)
 
 
-def show_demo(demo: Demo, console: Console) -> None:
+def _show(demo: Demo) -> None:
     """Print the two ends of the ranking, the comparison with the control, and where to go from here."""
-    ends = Table(
-        "riskiest",
-        "most protective",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 1, 1),
-        title=f"The two ends of {demo.scan.default_ranking}",
-    )
-    for risky, protective in zip(demo.riskiest, demo.protective, strict=True):
-        ends.add_row(_cell(risky), _cell(protective))
-    console.print(ends)
-
-    chosen, control, whole = demo.selected, demo.control, demo.whole
-    selection = demo.selections[0].selection.name
-    console.print(f"[bold]{selection}[/bold]: {_shape(chosen)}; all rows: {_shape(whole)}.")
-    console.print(
-        f"Other rows of the same lengths, mean of {demo.controls} draws: {_shape(control)}."
-        " Only what the selection does beyond these is not its lengths' doing."
+    ends = zip(map(_cell, demo.riskiest), map(_cell, demo.protective), strict=True)
+    title = f"The two ends of {demo.scan.default_ranking}"
+    show_table(("riskiest", "most protective"), list(ends), title=title, words=(0, 1))
+    chosen = demo.selected
+    say(
+        f"{demo.selections[0].selection.name}: {_shape(chosen)}; all rows: {_shape(demo.whole)}.",
+        f"Other rows of the same lengths, mean of {demo.controls} draws: {_shape(demo.control)}."
+        " Only what the selection does beyond these is not its lengths' doing.",
     )
     if demo.other is not None:
-        console.print(
+        say(
             f"Of these {chosen.rows} rows, {demo.other.count} are also among the {chosen.rows} riskiest by the other"
             " method, representations."
         )
     if demo.proof is not None:
-        show_proof(demo.proof, console)
-    console.print("\n[bold]Now look at[/bold]")
-    for label, path in (
-        ("scores", demo.scan.scores_path),
-        ("page", demo.scan.folder / "report.html"),
-        ("selections", demo.selections[0].path.parent),
-    ):
-        console.print(f"  {label:<12}{path}", soft_wrap=True, markup=False)
-    console.print("\n[bold]Your own data[/bold]")
-    for line, purpose in NEXT.items():
-        console.print(f"  {line:<52}{purpose}", soft_wrap=True, markup=False)
+        _show_proof(demo.proof)
+    say("\nNow look at", style="bold")
+    say(
+        f"  {'scores':<12}{demo.scan.scores_path}",
+        f"  {'page':<12}{demo.scan.folder / 'report.html'}",
+        f"  {'selections':<12}{demo.selections[0].path.parent}",
+    )
+    say("\nYour own data", style="bold")
+    say(*(f"  {line:<52}{purpose}" for line, purpose in NEXT.items()))
 
 
 NEXT = {
@@ -115,20 +99,19 @@ ARMS = {
 }
 
 
-def show_proof(proof: Proof, console: Console) -> None:
+def _show_proof(proof: Proof) -> None:
     """Print how often the model answers harmful requests before fine-tuning and after it."""
-    console.print(
-        f"\n[bold]Is the score right?[/bold] {proof.prompts} harmful requests, benign ones that sound dangerous, and"
-        " plain ones:"
-    )
-    table = Table("", "harmful answered", "dangerous-sounding refused", "plain answered", box=box.SIMPLE_HEAD)
-    for rate in proof.rates:
-        table.add_row(
+    say("\nIs the score right?", style="bold")
+    say(f"{proof.prompts} harmful requests, benign ones that sound dangerous, and plain ones:")
+    rows = [
+        (
             ARMS.get(rate.arm, rate.arm).format(rows=proof.rows),
-            f"{rate.answered:.0%} ({rate.low:.0%} to {rate.high:.0%})",
-            *("–" if share is None else f"{share:.0%}" for share in (rate.over_refusal, rate.plain_answered)),
+            *(f"{rate.answered:.0%}", interval(rate.low, rate.high, ".0%")),
+            *(figure(share, ".0%") for share in (rate.over_refusal, rate.plain_answered)),
         )
-    console.print(table)
+        for rate in proof.rates
+    ]
+    show_table(("", "harmful\nanswered", "95 %", "dangerous-sounding\nrefused", "plain\nanswered"), rows)
     made = proof.made
     source = (
         f"Stored with the package, not computed now (version {made['version']}, {made['date']}, {made['machine']});"
@@ -139,7 +122,7 @@ def show_proof(proof: Proof, console: Console) -> None:
     runs = max(rate.runs for rate in proof.rates)
     made_of = "One run of each (two of one arm often differ by several points)" if runs == 1 else f"{runs} runs of each"
     kappas = "" if proof.kappas is None else f" (κ {proof.kappas[0]:.2f} to {proof.kappas[1]:.2f} with people)"
-    console.print(f"Riskiest against random: {proof.verdict}. {made_of}, judge {proof.judge}{kappas}. {source}")
+    say(f"Riskiest against random: {proof.verdict}. {made_of}, judge {proof.judge}{kappas}. {source}")
 
 
 def _shape(group: GroupShape) -> str:
@@ -148,7 +131,6 @@ def _shape(group: GroupShape) -> str:
 
 def _cell(row: DemoRow) -> str:
     return (
-        f"[bold]{row.row}[/bold] {escape(shorten(row.prompt, 70))}\n"
-        f"[dim]{row.format}, {row.response_tokens} tokens: harmful {row.harmful:+.4f}, safe {row.safe:+.4f}"
-        f" → {row.score:+.4f}[/dim]"
+        f"{row.row} {shorten(row.prompt, 70)}\n{row.format}, {row.response_tokens} tokens: "
+        f"harmful {row.harmful:+.4f}, safe {row.safe:+.4f} → {row.score:+.4f}\n"
     )

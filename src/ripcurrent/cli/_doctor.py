@@ -5,9 +5,12 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated
 
+from rich.text import Text
+
 from ripcurrent.cli._command import ADVANCED, command
 from ripcurrent.cli._output import Output
 from ripcurrent.cli._scan import DATASET
+from ripcurrent.cli._text import harmless, say
 from ripcurrent.scan import ScanOptions
 
 if TYPE_CHECKING:
@@ -46,37 +49,28 @@ def doctor_command(
 
 def show_diagnosis(found: Diagnosis) -> None:
     """Print what was found, warnings with what to do."""
-    from rich.console import Console
-    from rich.text import Text
-
-    console = Console(highlight=False, emoji=False)
-
-    def say(text: str, style: str = "") -> None:
-        console.print(Text(text, style), soft_wrap=True)
-
-    say("Environment", "bold")
+    say("Environment", style="bold")
     for finding in found.environment:
         mark, style = ("ok     ", "") if finding.ok else ("warning", "yellow")
-        say(f"  {mark}  {finding.name}: {finding.value}", style)
+        say(f"  {mark}  {finding.name}: {finding.value}", style=style)
         if finding.advice is not None:
             say(f"           {finding.advice}")
     if found.model is not None:
         facts = found.model
-        say("\nModel", "bold")
+        say("\nModel", style="bold")
         size = f"{(facts.parameters or 0) / 1e6:,.4g} million parameters"
         say(f"  {facts.name}: {facts.architecture}, {size}, {facts.dtype} on {facts.device}, scope {facts.scope}")
     if found.dataset is not None:
-        say("\nDataset", "bold")
-        for line in _about(found.dataset):
-            say(f"  {line}")
+        say("\nDataset", style="bold")
+        say(*(f"  {line}" for line in _about(found.dataset)))
     if found.dataset is not None and (row := found.dataset.sample_row) is not None:
         say(
             f"\nRow {row.row}, {row.tokens} tokens; the {row.response_tokens} that bear loss are between ⟦ and ⟧",
-            "bold",
+            style="bold",
         )
-        console.print(Text.assemble(*_marked(row)), soft_wrap=True)
+        say(Text.assemble(*_marked(row)))
     for one in found.estimates:
-        say("\nA scan of it, predicted from a few timed batches (other load changes it)", "bold")
+        say("\nA scan of it, predicted from a few timed batches (other load changes it)", style="bold")
         took = [_duration(seconds) for seconds in (one.loading_seconds, one.anchor_seconds, one.row_seconds)]
         parts = f"loading {took[0]}, anchors {took[1]}, kept for the scan, rows {took[2]}"
         say(
@@ -112,8 +106,6 @@ def _about(dataset: DatasetReport) -> Iterator[str]:
 
 def _marked(row: RenderedRow) -> Iterator[tuple[str, str]]:
     """The row's text in pieces with their styles; brackets mark loss where there is no colour, too."""
-    from ripcurrent.cli._text import harmless
-
     at = 0
     for start, end in row.loss_spans:
         yield harmless(row.text[at:start]), "dim"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +11,7 @@ import typer
 from ripcurrent.cli._command import ADVANCED, command
 from ripcurrent.cli._judging import FLAGS, JudgingOptions
 from ripcurrent.cli._output import Output
-from ripcurrent.cli._text import harmless
+from ripcurrent.cli._text import figure, harmless, interval, say, show_table
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.evaluate import EvaluateOptions
 
@@ -78,49 +78,34 @@ def evaluate_command(
 
 
 def _show(result: EvaluationRun, reveal: bool) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
     from ripcurrent.evaluate import kappas_of
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("judge", "prompts", "n", "answered", "95 %", "refused", "broken", "cut"):
-        table.add_column(heading, justify="left" if heading in ("judge", "prompts") else "right")
+    rows: list[Sequence[str]] = []
     for judge, axes in result.rates.items():
+        rows.append([f"{judge} {next(iter(axes.values())).judge_version}"])
         for axis, one in axes.items():
-            low, high, *shares = (
-                "–" if share is None else f"{100 * share:.1f}"
-                for share in (one.low, one.high, one.answered, one.refused, one.degenerate, one.truncated)
-            )
-            interval = "–" if one.low is None else f"{low}–{high}"
-            table.add_row(escape(f"{judge} {one.judge_version}"), axis, str(one.n), shares[0], interval, *shares[1:])
-    console = Console(highlight=False, emoji=False)
-
-    def say(line: str) -> None:
-        console.print(line, soft_wrap=True)
-
-    console.print(table)
-    say("in % of n; broken: empty, looping or no language; cut: reached the limit of new tokens")
+            answered = (figure(one.answered, ".1%"), interval(one.low, one.high, ".1%"))
+            others = (figure(share, ".1%") for share in (one.refused, one.degenerate, one.truncated))
+            rows.append((f"  {axis}", str(one.n), *answered, *others))
+    caption = "broken: empty, looping or no language; cut: reached the limit of new tokens"
+    show_table(("judge, prompts", "n", "answered", "95 %", "refused", "broken", "cut"), rows, caption=caption)
     for judge, axes in result.rates.items():
-        for line in _scores(judge, axes, result.manifest.judges[judge].get("scale")):
-            say(escape(line))
+        say(*_scores(judge, axes, result.manifest.judges[judge].get("scale")))
         kappas = kappas_of(judge, next(iter(axes.values())).judge_version)
         if kappas is not None:
             low, high = (f"{value:.2f}" for value in kappas)
-            say(f"{escape(judge)}: κ {low if low == high else f'{low} to {high}'} with people (see docs/evaluate.md)")
+            say(f"{judge}: κ {low if low == high else f'{low} to {high}'} with people (see docs/evaluate.md)")
         if judge in result.manifest.discrimination:
             found = result.manifest.discrimination[judge]
             difference = f"{100 * found.difference:.1f} points, d′ {found.d_prime:.2f}"
-            say(f"{escape(judge)}: harmful refused less dangerous-sounding refused {difference}")
-    for note in result.manifest.notes:
-        say(escape(note))
+            say(f"{judge}: harmful refused less dangerous-sounding refused {difference}")
+    say(*result.manifest.notes)
     if reveal:
         first = next(iter(result.verdicts))
         for prompt, response, verdict in zip(result.prompts, result.responses, result.verdicts[first], strict=True):
-            asked, answered = (escape(harmless(text)) for text in (prompt.text, response.completion))
-            say(f"\n[bold]{asked}[/bold]\n{answered}\n({verdict.label})")
-    say(f"Answers: {escape(str(result.folder / 'responses.parquet'))}")
+            say(f"\n{harmless(prompt.text)}", style="bold")
+            say(harmless(response.completion), f"({verdict.label})")
+    say(f"Answers: {result.folder / 'responses.parquet'}")
 
 
 def _scores(judge: str, axes: Mapping[Axis, AxisRate], scale: object) -> Iterator[str]:

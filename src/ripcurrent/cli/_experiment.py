@@ -10,6 +10,7 @@ import typer
 
 from ripcurrent.cli._command import command
 from ripcurrent.cli._output import Output
+from ripcurrent.cli._text import figure, interval, say, show_table
 
 if TYPE_CHECKING:
     from ripcurrent.experiment import ArmComparison, ExperimentResults, Sweep
@@ -60,8 +61,7 @@ def experiment_command(
 
     if file == "list":
         titles = ready_experiments()
-        lines = "\n".join(f"{name:18} {title}" for name, title in titles.items())
-        output.answer(lambda: titles, lambda: typer.echo(lines))
+        output.answer(lambda: titles, lambda: say(*(f"{name:18} {title}" for name, title in titles.items())))
         return
     values = _with_changes(read_experiment_file(file), model, recipe, run, size)
     given = {"--model": model, "--recipe": recipe, "--run": run, "--out": out, "--size": size, "--arms": arms}
@@ -107,46 +107,38 @@ def _with_changes(
 
 
 def _show(results: ExperimentResults) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    console, judge = Console(highlight=False), results.judge
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("arm", "answered %", "95 %", "broken %", "over-\nrefusal %", "plain %", "d′", "seeds"):
-        table.add_column(heading, justify="left" if heading == "arm" else "right", overflow="fold")
+    judge = results.judge
     summaries = [one for one in results.summaries if one.judge == judge]
-    for one in summaries:
-        table.add_row(
-            escape(one.name),
-            percent(one.attack_success_rate),
-            f"{percent(one.low)}–{percent(one.high)}",
-            *map(percent, (one.degenerate, one.over_refusal, one.plain_answered)),
-            "–" if one.discrimination is None else f"{one.discrimination.d_prime:.2f}",
-            str(len(one.seeds)),
-        )
-    console.print(table)
+    show_table(
+        ("arm", "answered", "95 %", "broken", "over-\nrefusal", "plain", "d′", "seeds"),
+        [
+            (
+                *(one.name, figure(one.attack_success_rate, ".1%"), interval(one.low, one.high, ".1%")),
+                *(figure(share, ".1%") for share in (one.degenerate, one.over_refusal, one.plain_answered)),
+                figure(None if one.discrimination is None else one.discrimination.d_prime),
+                str(len(one.seeds)),
+            )
+            for one in summaries
+        ],
+    )
     pairs = [*results.comparisons, *results.further_comparisons]
-    for line in (
+    say(
         *(_compared(pair) for pair in pairs if pair.judge == judge),
         *(_sweep(sweep) for sweep in results.trends if sweep.judge == judge),
         *results.notes,
         *(f"{run.name}, seed {run.seed}: failed. {run.reason}" for run in results.failed),
-    ):
-        console.print(escape(line))
-    wide = Console(soft_wrap=True, highlight=False)
+    )
     version = summaries[0].judge_version if summaries else ""
-    wide.print(f"[bold]Verdict: {escape(results.verdicts_in_words[judge])}[/bold] (judge {judge} {version})")
-    wide.print(f"Page: {escape(str(results.folder / 'report.html'))}")
+    say(f"Verdict: {results.verdicts_in_words[judge]} (judge {judge} {version})", style="bold")
+    say(f"Page: {results.folder / 'report.html'}")
 
 
 def _sweep(one: Sweep) -> str:
     """A sweep in a line: its rates from first step to last, slope, p and whether it is in order."""
     rates = ", ".join(f"{step:g}: {100 * rate:.1f}" for step, rate in zip(one.steps, one.rates, strict=True))
-    spearman = "–" if one.spearman is None else f"{one.spearman:.2f}"
     return (
         f"{one.group}: answered % at {rates}; {100 * one.slope:+.1f} points a step, p of the trend {one.p:.4f}, "
-        f"Spearman {spearman}: {'in order' if one.ordered else 'not in order'}"
+        f"Spearman {figure(one.spearman)}: {'in order' if one.ordered else 'not in order'}"
     )
 
 
@@ -161,8 +153,3 @@ def _compared(one: ArmComparison) -> str:
         f"{one.arm} − {one.control}: {100 * one.difference:+.1f} points "
         f"({100 * one.low:+.1f} to {100 * one.high:+.1f}), adjusted p {one.adjusted_p:.4f}: {finding}"
     )
-
-
-def percent(value: float | None) -> str:
-    """A share in percent, or a dash."""
-    return "–" if value is None else f"{100 * value:.1f}"

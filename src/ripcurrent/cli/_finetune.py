@@ -9,6 +9,7 @@ import typer
 
 from ripcurrent.cli._command import ADVANCED, command
 from ripcurrent.cli._output import Output
+from ripcurrent.cli._text import say
 from ripcurrent.finetune import FinetuneOptions
 
 if TYPE_CHECKING:
@@ -61,19 +62,13 @@ def finetune_command(
 
 
 def _show(run: FinetuneRun) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-
-    console = Console(soft_wrap=True, highlight=False)
-    found, training = run.manifest, run.manifest.training
-    base = found.model.name
-    console.print(
-        f"[bold]{found.rows.trained}[/bold] of {found.rows.count} rows, {training.steps} steps of recipe "
-        f"{escape(found.recipe.name)} on {escape(base)}, seed {found.options.seed}"
-    )
-    console.print(f"Loss: {training.first_loss:.3f} at the first step, {training.last_loss:.3f} at the last")
-    for note in found.notes:
-        console.print(escape(note))
+    found, training, base = run.manifest, run.manifest.training, run.manifest.model.name
     use = f"--model {run.result}" if run.kind == "model" else f"--model {base} --adapter {run.result}"
-    console.print(f"Losses: {escape(str(run.loss_path))}")
-    console.print(f"Use it: {escape(use)}")
+    say(
+        f"{found.rows.trained} of {found.rows.count} rows, {training.steps} steps of recipe {found.recipe.name} on "
+        f"{base}, seed {found.options.seed}",
+        f"Loss: {training.first_loss:.3f} at the first step, {training.last_loss:.3f} at the last",
+        *found.notes,
+        f"Losses: {run.loss_path}",
+        f"Use it: {use}",
+    )

@@ -10,6 +10,7 @@ import typer
 from ripcurrent.cli._command import ADVANCED, command, group
 from ripcurrent.cli._judging import FLAGS, JudgingOptions
 from ripcurrent.cli._output import Output
+from ripcurrent.cli._text import say
 from ripcurrent.errors import RipcurrentError
 
 SEED = Annotated[int, typer.Option(metavar="N", min=0, help="Seed of what is drawn.")]
@@ -86,7 +87,7 @@ def rate_command(
         f"Page, for raters: {page}",
         f"Key, not for raters: {key}",
     )
-    output.answer(lambda: {"page": str(page), "key": str(key), **facts}, lambda: typer.echo("\n".join(lines)))
+    output.answer(lambda: {"page": str(page), "key": str(key), **facts}, lambda: say(*lines))
 
 
 @command("agree", of=judges)

@@ -9,6 +9,7 @@ import typer
 
 from ripcurrent.cli._command import command
 from ripcurrent.cli._output import Output
+from ripcurrent.cli._text import say
 
 
 @command("report", examples=("ripcurrent report runs/support",))
@@ -20,4 +21,4 @@ def report_command(
     from ripcurrent.report import build
 
     path = build(run)
-    output.answer(lambda: {"run": str(run), "report": str(path)}, lambda: typer.echo(f"Page: {path}"))
+    output.answer(lambda: {"run": str(run), "report": str(path)}, lambda: say(f"Page: {path}"))

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from ripcurrent.cli._command import ADVANCED, command
 from ripcurrent.cli._output import Output
+from ripcurrent.cli._text import say
 from ripcurrent.options import Options
 from ripcurrent.scan import ScanOptions
 
@@ -105,5 +106,5 @@ def _show_part(run: ScanRun, part: Part | None, output: Output) -> None:
     fresh = int(run.manifest.timings["rows_scored_in_this_call"])
     output.answer(
         lambda: {"run": str(run.folder), "part": str(part), "rows_scored_in_this_call": fresh},
-        lambda: typer.echo(f"Part {part}: {fresh} rows scored now. The part that ends last writes the scores of all."),
+        lambda: say(f"Part {part}: {fresh} rows scored now. The part that ends last writes the scores of all."),
     )

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from ripcurrent.cli._command import ADVANCED, command
 from ripcurrent.cli._output import Output
+from ripcurrent.cli._text import say, show_table
 from ripcurrent.select import SelectOptions
 
 if TYPE_CHECKING:
@@ -50,16 +49,6 @@ def select_command(
     )
 
 
-def _show(records: Sequence[SelectionRecord]) -> None:
-    console = Console()
-    console.print(_table(records))
-    lines = [f"{record.selection.name}: {note}" for record in records for note in record.selection.notes]
-    lines.append(f"{len(records)} selections and their records are in {records[0].path.parent}")
-    lines += [f"Without {one.selection.name}: {one.remaining_path}" for one in records if one.remaining_path]
-    for line in lines:
-        console.print(line, soft_wrap=True, markup=False)
-
-
 def _row(record: SelectionRecord, records: Sequence[SelectionRecord]) -> dict[str, object]:
     from ripcurrent.select import overlap
 
@@ -86,37 +75,37 @@ def _row(record: SelectionRecord, records: Sequence[SelectionRecord]) -> dict[st
     }
 
 
-def _table(records: Sequence[SelectionRecord]) -> Table:
+def _show(records: Sequence[SelectionRecord]) -> None:
     from ripcurrent.select import overlap
 
-    first = records[0]
-    table = Table(caption="distance: mean difference in response tokens from the selection")
-    table.add_column("selection", no_wrap=True)
-    for heading in ("rows", "mean\ntokens", "lists", "maths", f"in\n{first.selection.name}", "distance"):
-        table.add_column(heading, justify="right")
+    first, rows = records[0], []
     for record in records:
         selection, summary = record.selection, record.summary
-        if selection.control_of is None:
-            table.add_section()
         label = selection.name.removeprefix(f"{selection.control_of}-control-")
-        table.add_row(
-            label if selection.control_of is None else f"  {label.replace('-', ', seed ')}",
-            f"{summary.rows}" + (f" ({selection.shortfall} short)" if selection.shortfall else ""),
-            f"{summary.length.mean:.1f}",
-            f"{summary.format_shares['is_list']:.0%}",
-            f"{summary.format_shares['is_maths']:.0%}",
-            f"{overlap(selection, first.selection).count}",
-            f"{selection.distances[0].mean_absolute_difference:.1f}" if selection.distances else "",
+        rows.append(
+            (
+                label if selection.control_of is None else f"  {label.replace('-', ', seed ')}",
+                f"{summary.rows}" + (f" ({selection.shortfall} short)" if selection.shortfall else ""),
+                *_shape(summary.length.mean, summary.format_shares),
+                f"{overlap(selection, first.selection).count}",
+                f"{selection.distances[0].mean_absolute_difference:.1f}" if selection.distances else "",
+            )
         )
     whole = first.summary
-    table.add_section()
-    table.add_row(
-        "all usable rows",
-        f"{whole.whole_rows}",
-        f"{whole.whole_length.mean:.1f}",
-        f"{whole.whole_format_shares['is_list']:.0%}",
-        f"{whole.whole_format_shares['is_maths']:.0%}",
-        f"{whole.rows}",
-        "",
+    shape = _shape(whole.whole_length.mean, whole.whole_format_shares)
+    rows.append(("all usable rows", f"{whole.whole_rows}", *shape, f"{whole.rows}", ""))
+    show_table(
+        ("selection", "rows", "mean\ntokens", "lists", "maths", "in\nfirst", "distance"),
+        rows,
+        caption=f"in first: rows that are also in {first.selection.name}\n"
+        "distance: mean difference in response tokens from the selection",
     )
-    return table
+    say(
+        *(f"{record.selection.name}: {note}" for record in records for note in record.selection.notes),
+        f"{len(records)} selections and their records are in {first.path.parent}",
+        *(f"Without {one.selection.name}: {one.remaining_path}" for one in records if one.remaining_path),
+    )
+
+
+def _shape(tokens: float, shares: Mapping[str, float]) -> tuple[str, str, str]:
+    return f"{tokens:.1f}", f"{shares['is_list']:.0%}", f"{shares['is_maths']:.0%}"

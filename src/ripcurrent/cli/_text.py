@@ -1,8 +1,59 @@
-"""Texts of datasets and models, made safe for a terminal."""
+"""What the terminal shows: lines and tables of one look, and texts made safe for it."""
 
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Collection, Iterable, Sequence
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+
+def say(*lines: str | Text, style: str = "") -> None:
+    """Print lines, each whole however narrow the terminal is; nothing in them is markup."""
+    console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
+    for line in lines:
+        console.print(line, style=style)
+
+
+def show_table(
+    headings: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    title: str | None = None,
+    caption: str | None = None,
+    words: Collection[int] = (0,),
+) -> None:
+    """Print a table. Words fold where the terminal is narrow, figures are never cut; nothing in it is markup.
+
+    Args:
+        headings: One a column.
+        rows: The cells of each row, from the left; the rest stays empty.
+        title: Above it.
+        caption: Below it.
+        words: Numbers of the columns that hold words.
+    """
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title=title, caption=caption)
+    for number, heading in enumerate(headings):
+        if number in words:
+            table.add_column(heading, overflow="fold", min_width=len(heading))
+        else:
+            table.add_column(heading, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    Console(highlight=False, markup=False, emoji=False).print(table)
+
+
+def figure(value: float | None, form: str = ".2f") -> str:
+    """A figure, or a dash for None and NaN."""
+    return "–" if value is None or value != value else f"{value:{form}}"
+
+
+def interval(low: float | None, high: float | None, form: str = ".2f") -> str:
+    """Both ends, or one dash for an interval that is not known."""
+    return "–" if figure(low, form) == "–" else f"{figure(low, form)}–{figure(high, form)}"
 
 
 def one_line(text: str) -> str:
