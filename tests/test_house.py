@@ -35,9 +35,8 @@ ROOMS = {
 WHOLE, TEMPLATES, TESTS, BESIDE = 22_000, 1_400, 18_000, 2_500
 """Lines of the package's Python, of its templates, of tests, of bench and scripts."""
 NOW = {
-    **{"base": 1140, "data": 2605, "models": 1685, "scan": 4445, "select": 1265, "finetune": 1570, "evaluate": 4410},
-    **{"experiment": 2440, "forecast": 1770, "demo and cli": 2562},
-    **{"whole": 28_000, "tests": 24_360, "bench and scripts": 2_660},
+    **{"base": 980, "models": 1565, "scan": 4015, "finetune": 1275, "evaluate": 3775, "experiment": 2230},
+    **{"forecast": 1475, "demo and cli": 2105, "whole": 25_080, "tests": 23_110, "bench and scripts": 2_651},
 }
 """What is still over its budget, and may not grow. Lower a number when lines go; take it out at the budget."""
 FILE, FUNCTION, PARAMETERS = 400, 80, 9

@@ -59,7 +59,7 @@ def _show(demo: Demo) -> None:
     """Print the two ends of the ranking, the comparison with the control, and where to go from here."""
     ends = zip(map(_cell, demo.riskiest), map(_cell, demo.protective), strict=True)
     title = f"The two ends of {demo.scan.default_ranking}"
-    show_table(("riskiest", "most protective"), list(ends), title=title, words=(0, 1))
+    show_table(("riskiest", "most protective"), ends, title=title, words=(0, 1))
     chosen = demo.selected
     say(
         f"{demo.selections[0].selection.name}: {_shape(chosen)}; all rows: {_shape(demo.whole)}.",
