@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -68,14 +67,3 @@ def assert_same_table(one: Path, other: Path) -> None:
             assert np.allclose(left.to_numpy(), right.to_numpy(), rtol=1e-4, atol=2e-5, equal_nan=True), name
         else:
             assert left.equals(right), name
-
-
-@contextmanager
-def without_page() -> Iterator[None]:
-    """Scans leave no page by themselves."""
-    yield
-
-
-@pytest.fixture
-def no_page() -> None:
-    """Scans leave no page by themselves."""

@@ -12,10 +12,10 @@ import pytest
 from ripcurrent.errors import ExitCode, MissingExtraError
 from ripcurrent.evaluate import JudgeSettings, evaluate, find_judge
 from ripcurrent.scan import Execution, scan
-from tests.scan_fixtures import anchors_file, no_page, rows_file, shared_cache, tiny_folder
+from tests.scan_fixtures import anchors_file, rows_file, shared_cache, tiny_folder
 from tests.tiny_scan import EXACT, write_jsonl
 
-__all__ = ["anchors_file", "no_page", "rows_file", "shared_cache", "tiny_folder"]
+__all__ = ["anchors_file", "rows_file", "shared_cache", "tiny_folder"]
 
 
 def assert_installs(error: MissingExtraError, package: str, extra: str) -> None:
@@ -31,7 +31,7 @@ def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "ray.data", raising=False)
 
 
-@pytest.mark.usefixtures("without_ray", "no_page")
+@pytest.mark.usefixtures("without_ray")
 def test_a_scan_by_ray(rows_file: Path, tmp_path: Path, tiny_folder: Path, anchors_file: Path) -> None:
     options = {"model": str(tiny_folder), "anchors": str(anchors_file), **EXACT, "signals": "representation"}
     with pytest.raises(MissingExtraError) as caught:

@@ -12,8 +12,6 @@ import pytest
 from tests.cli.command import Command
 from tests.tiny_scan import good_rows, write_jsonl
 
-pytestmark = pytest.mark.usefixtures("no_page")
-
 GOOD = json.dumps(good_rows(1)[0])
 
 

@@ -16,8 +16,6 @@ from tests.models.tiny import save_tiny, tiny_model
 from tests.models.tiny_gguf import write_tiny_gguf
 from tests.tiny_scan import anchor_lines, write_jsonl
 
-pytestmark = pytest.mark.usefixtures("no_page")
-
 
 def test_model_without_a_chat_template(command: Command, rows_file: Path, tmp_path: Path) -> None:
     model = save_tiny(tmp_path / "base-model", "llama_tied", chat_template=False)

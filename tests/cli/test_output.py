@@ -19,10 +19,7 @@ from ripcurrent.runs import read_manifest
 from ripcurrent.scan import scan
 from tests.cli.command import Command, judge
 from tests.models.tiny import save_tiny
-from tests.scan_fixtures import without_page
 from tests.tiny_scan import EXACT, good_rows, write_jsonl
-
-pytestmark = pytest.mark.usefixtures("no_page")
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +27,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, anchor
     """The folder of a finished scan of twelve rows."""
     folder = tmp_path_factory.mktemp("finished")
     rows = write_jsonl(folder / "rows.jsonl", good_rows(12))
-    with without_page():
-        return scan(rows, folder / "out", model=str(tiny_folder), anchors=str(anchors_file), **EXACT).folder
+    return scan(rows, folder / "out", model=str(tiny_folder), anchors=str(anchors_file), **EXACT).folder
 
 
 @pytest.fixture

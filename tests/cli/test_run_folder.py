@@ -45,7 +45,6 @@ def test_unwritable_out(command: Command, rows_file: Path, tmp_path: Path) -> No
         command.scan_fails(rows_file, "--out", "/proc/ripcurrent", says=("/proc/ripcurrent cannot be written",))
 
 
-@pytest.mark.usefixtures("no_page")
 def test_out_that_holds_other_files_or_another_run(command: Command, rows_file: Path, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("")
@@ -98,7 +97,6 @@ def test_no_room_at_any_stage_is_told_and_the_same_command_goes_on_later(command
     assert (out / "scores.parquet").read_bytes() == (whole / "scores.parquet").read_bytes()
 
 
-@pytest.mark.usefixtures("no_page")
 def test_no_room_for_the_directions(
     command: Command, rows_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -109,7 +107,6 @@ def test_no_room_for_the_directions(
     assert command.scan(rows_file, "--out", tmp_path / "out", "--quiet").code == 0
 
 
-@pytest.mark.usefixtures("no_page")
 def test_ctrl_c_stops_with_130_and_the_same_command_goes_on(command: Command, tmp_path: Path) -> None:
     dataset = write_jsonl(tmp_path / "rows.jsonl", good_rows(40))
     out = tmp_path / "out"

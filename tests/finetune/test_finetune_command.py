@@ -70,7 +70,7 @@ def test_json_says_what_was_trained_and_where_it_is(finetune: Finetune, rows_fil
 
 
 def test_the_result_is_scanned_as_any_model(
-    command: Command, finetune: Finetune, rows_file: Path, tmp_path: Path, no_page: None
+    command: Command, finetune: Finetune, rows_file: Path, tmp_path: Path
 ) -> None:
     finetune(rows_file)
     said = command.scan(

@@ -20,10 +20,10 @@ from tests.gradients.all_signals import apart, computed, rows_of
 from tests.gradients.oracle import chat_model, random_rows, random_stack
 from tests.gradients.test_halving import assert_close, measured
 from tests.models.tiny import tiny_model
-from tests.scan_fixtures import anchors_file, no_page, shared_cache, tiny_folder
+from tests.scan_fixtures import anchors_file, shared_cache, tiny_folder
 from tests.tiny_scan import good_rows, small_shards, write_jsonl
 
-__all__ = ["anchors_file", "no_page", "shared_cache", "tiny_folder"]
+__all__ = ["anchors_file", "shared_cache", "tiny_folder"]
 """Fixtures."""
 
 CASES = ("llama_tied", "llama_untied", "gpt2", "gemma2", "qwen2", "mistral", "phi3", "llama_tied lora")
@@ -90,9 +90,7 @@ def test_a_card_that_is_too_small_gets_smaller_batches(gpu: torch.device) -> Non
     assert_close(found, usual)
 
 
-def test_a_scan_leaves_what_one_on_the_cpu_leaves(
-    tmp_path: Path, tiny_folder: Path, anchors_file: Path, no_page: None
-) -> None:
+def test_a_scan_leaves_what_one_on_the_cpu_leaves(tmp_path: Path, tiny_folder: Path, anchors_file: Path) -> None:
     dataset = write_jsonl(tmp_path / "rows.jsonl", good_rows(40))
     options = small_shards(tiny_folder, anchors_file)
     usual = rc.scan(dataset, tmp_path / "cpu", **options)
