@@ -8,11 +8,9 @@ from typing import Any
 from pydantic import JsonValue
 
 from ripcurrent.anchors import load_anchors
-from ripcurrent.gradients import in_memory
 from ripcurrent.progress import Progress, SilentProgress
 from ripcurrent.scan._options import ScanOptions, require_combination
 from ripcurrent.scan._passes import ScanPasses
-from ripcurrent.scan._prepared_anchors import prepare_anchors
 from ripcurrent.scan._scan_model import load_scan_model
 from ripcurrent.scan._separation import leave_one_out_scores, separation
 
@@ -61,10 +59,7 @@ def check_anchors(anchors: str = "builtin", *, progress: Progress | None = None,
     anchor_set = load_anchors(anchors)
     progress.step("loading the model")
     passes = ScanPasses(load_scan_model(options), options)
-    with in_memory("The anchors' directions"):
-        measurements = prepare_anchors(
-            anchor_set, passes.chat_model, options, passes.gradient_pass, passes.features, on_step=progress.step
-        ).measurements
+    measurements = passes.anchors(anchor_set, progress).measurements
     scores, norms = leave_one_out_scores(measurements, options.avg_n), measurements.norms
     return AnchorCheck(
         name=anchor_set.name,

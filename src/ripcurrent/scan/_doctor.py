@@ -15,14 +15,13 @@ from pydantic import BaseModel, ConfigDict, JsonValue
 from ripcurrent.anchors import load_anchors
 from ripcurrent.data import Dataset, EncodedRow, Row, read_rows, render, why_mismatch
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.gradients import SignalKind, in_memory, plan_batches
+from ripcurrent.gradients import SignalKind, plan_batches
 from ripcurrent.models import ModelInfo, cache_folder, device_peak, give_back_freed_memory, peak_bytes, reset_peak
 from ripcurrent.progress import Progress, SilentProgress
 from ripcurrent.runs import RunFolder
 from ripcurrent.scan._environment import Finding, environment
 from ripcurrent.scan._options import ScanOptions, require_combination
 from ripcurrent.scan._passes import ScanPasses
-from ripcurrent.scan._prepared_anchors import prepare_anchors
 from ripcurrent.scan._scan_model import load_scan_model
 from ripcurrent.scan._signal_stage import PreparedRow
 from ripcurrent.scan._windows import document_row
@@ -246,12 +245,9 @@ def _estimate(
     Raises:
         RipcurrentError: The directions or a row do not fit into memory, or not within ``--memory``.
     """
-    chat_model, options, anchor_set = passes.chat_model, passes.options, load_anchors(passes.options.anchors)
+    chat_model, options = passes.chat_model, passes.options
     peak, began = device_peak(chat_model.device), time.perf_counter()
-    with in_memory("The anchors' directions"):
-        anchors = prepare_anchors(
-            anchor_set, chat_model, options, passes.gradient_pass, passes.features, on_step=progress.step
-        )
+    anchors = passes.anchors(load_anchors(options.anchors), progress)
     anchor_seconds = time.perf_counter() - began
     progress.step("timing a few batches")
     give_back_freed_memory()

@@ -9,14 +9,15 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from ripcurrent.anchors import AnchorSet
 from ripcurrent.data import Dataset
-from ripcurrent.gradients import Directions, FeatureReader, GradientPass, MappedStore, stack_directions
+from ripcurrent.gradients import Directions, FeatureReader, GradientPass, MappedStore, in_memory, stack_directions
 from ripcurrent.models import ChatModel, describe
 from ripcurrent.progress import Progress
 from ripcurrent.runs import RunFolder
 from ripcurrent.scan._memory import MemoryPlan, fitting_stage
 from ripcurrent.scan._options import ScanOptions
-from ripcurrent.scan._prepared_anchors import PreparedAnchors
+from ripcurrent.scan._prepared_anchors import PreparedAnchors, prepare_anchors
 from ripcurrent.scan._signal_stage import SignalStage
 
 
@@ -43,6 +44,17 @@ class ScanPasses:
             self.features = FeatureReader(chat_model, layer=options.layer, position=options.position)
         if options.tokens is not None and self.gradient_pass is not None:
             self.gradient_pass.require_token_axes()
+
+    def anchors(self, anchor_set: AnchorSet, progress: Progress) -> PreparedAnchors:
+        """The anchors, measured with these passes; see :func:`prepare_anchors`.
+
+        Raises:
+            RipcurrentError: An anchor cannot be used with this model, or the directions do not fit into memory.
+        """
+        with in_memory("The anchors' directions"):
+            return prepare_anchors(
+                anchor_set, self.chat_model, self.options, self.gradient_pass, self.features, on_step=progress.step
+            )
 
     def directions(self, stored: Sequence[Mapping[str, Tensor]], mapped_in: Path | None) -> Directions | None:
         """The harmful and the safe direction, in memory or in files of a folder; None without gradient signals."""

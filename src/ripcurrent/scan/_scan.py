@@ -17,7 +17,6 @@ from pydantic import JsonValue
 from ripcurrent.anchors import AnchorSet, load_anchors
 from ripcurrent.data import Dataset, DatasetInfo, read_rows
 from ripcurrent.errors import DatasetChangedError, ExitCode, RipcurrentError
-from ripcurrent.gradients import in_memory
 from ripcurrent.models import process_peak
 from ripcurrent.progress import Progress, SilentProgress
 from ripcurrent.runs import MANIFEST, RunFolder, library_versions, machine, require_run_folder, write_json
@@ -29,7 +28,7 @@ from ripcurrent.scan._options import ScanOptions, require_combination
 from ripcurrent.scan._part import Part
 from ripcurrent.scan._parts import FRESH, merged_cost, read_parts, shards_in, write_part
 from ripcurrent.scan._passes import ScanPasses
-from ripcurrent.scan._prepared_anchors import PreparedAnchors, directions_record, prepare_anchors
+from ripcurrent.scan._prepared_anchors import PreparedAnchors, directions_record
 from ripcurrent.scan._row_notes import row_notes
 from ripcurrent.scan._run import SCORES, ScanRun
 from ripcurrent.scan._scan_model import load_scan_model
@@ -83,8 +82,10 @@ def scan(
     clock.lap("load")
     identity = _identity(passes, about, anchor_set)
     with RunFolder(folder, identity, part=None if part is None else str(part), may_change=PLACES) as run:
-        anchors = _separating_anchors(anchor_set, passes, progress)
+        anchors = passes.anchors(anchor_set, progress)
         manifest = _begun(clock.started, about, passes, anchors)
+        if chosen.anchor_check:
+            require_separation(anchor_set.name, manifest.anchors.separation)
         # now, as the cache that they lie in may be cleaned at any time
         used = None if anchors.folder is None else directions_record(anchors, passes.chat_model, passes.options)
         clock.lap("anchors")
@@ -133,18 +134,6 @@ def _identity(passes: ScanPasses, about: DatasetInfo, anchor_set: AnchorSet) -> 
         "resolved_device": passes.chat_model.device.type,
         "resolved_dtype": model.dtype,
     }
-
-
-def _separating_anchors(anchor_set: AnchorSet, passes: ScanPasses, progress: Progress) -> PreparedAnchors:
-    """The anchors, measured; refused where they do not separate harm from safety, unless that is not to be checked."""
-    options = passes.options
-    with in_memory("The anchors' directions"):
-        anchors = prepare_anchors(
-            anchor_set, passes.chat_model, options, passes.gradient_pass, passes.features, on_step=progress.step
-        )
-    if options.anchor_check:
-        require_separation(anchor_set.name, separation(anchors.measurements, options.avg_n))
-    return anchors
 
 
 def _begun(started: str, about: DatasetInfo, passes: ScanPasses, anchors: PreparedAnchors) -> ScanManifest:
