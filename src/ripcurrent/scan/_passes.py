@@ -67,10 +67,6 @@ class ScanPasses:
         stacked = stack_directions(layers, stored, dtype, empty=store.empty, written=store.let_go)
         return store.directions(stacked, self.chat_model.device)
 
-    def scan_directions(self, anchors: PreparedAnchors, folder: Path) -> Directions | None:
-        """The directions where the scan's stage has them: in memory, or in files of the run folder."""
-        return self.directions(anchors.both_directions(), folder if self.memory_plan.mapped_directions else None)
-
     def stage(self, anchors: PreparedAnchors, run: RunFolder, rows: Dataset, progress: Progress) -> SignalStage:
         """The stage that scores shards of rows, as it fits into memory."""
 

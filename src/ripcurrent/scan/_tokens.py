@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,9 +63,7 @@ def add_token_shares(
         record = read_token_record(run.folder)
     else:
         groups, folder = _chosen_rows(run, passes.options.tokens), run.folder / "tokens"
-        _compute_missing(
-            folder, list(groups), rows, passes, partial(passes.scan_directions, anchors, run.folder), progress
-        )
+        _compute_missing(folder, list(groups), rows, passes, anchors, progress)
         table, at_end = _collected(_finished(folder), groups), list(groups.values())
         record = {
             "asked": passes.options.tokens,
@@ -86,7 +83,7 @@ def _compute_missing(
     chosen: list[int],
     rows: Dataset,
     passes: ScanPasses,
-    directions: Callable[[], Directions | None],
+    anchors: PreparedAnchors,
     progress: Progress,
 ) -> None:
     """Write the shares of chosen rows that no shard has yet, a few rows in each new shard."""
@@ -94,7 +91,9 @@ def _compute_missing(
     progress.start("token shares", len(chosen))
     progress.skipped(len(chosen) - len(missing))
     if missing:
-        held = directions()
+        # where the scan's stage has them: in memory, or in files of the run folder
+        mapped_in = folder.parent if passes.memory_plan.mapped_directions else None
+        held = passes.directions(anchors.both_directions(), mapped_in)
         assert held is not None
         parts: list[pa.Table] = []
         for row in rows.at(missing):
