@@ -5,8 +5,6 @@ the reference's way: to be done within 20 minutes on two cores. ``--full`` takes
 repetitions, about an hour; ``--quick`` makes one repetition.
 """
 
-from __future__ import annotations
-
 import datetime
 import json
 import subprocess

@@ -3,8 +3,6 @@
 As it is, 16 rows in five batch budgets, with directions from 16 others; ``--full`` takes 48 rows.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -5,8 +5,6 @@ what the weights are. Directions are dense, then factored as a scan's are, from 
 ``--device cpu --shapes tiny`` tries the program without a GPU.
 """
 
-from __future__ import annotations
-
 import argparse
 import gc
 import sys

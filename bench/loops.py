@@ -1,7 +1,5 @@
 """What a scan is measured against: a well-written batch-1 loop, and the reference's way."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """What the benches share: samples of rows, times, a machine's arithmetic, goals, and a table kept in a page."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import platform

@@ -1,7 +1,5 @@
 """Plain autograd, one row at a time, every parameter's gradient formed: what a scan's numbers are held against."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 

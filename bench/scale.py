@@ -5,8 +5,6 @@ Generated rows of about 60 tokens, scanned end to end on the embedded model, by 
 run again, and one that was stopped goes on.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import re

@@ -4,8 +4,6 @@ As it is, 24 long and 60 short rows, the best of two repetitions, and 10 of the 
 ``--full`` takes 96, 240 and 50 rows and three repetitions, ``--quick`` one repetition.
 """
 
-from __future__ import annotations
-
 import json
 import time
 from collections.abc import Callable

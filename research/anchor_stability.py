@@ -5,8 +5,6 @@
 Draws the anchors of every set with replacement from a finished scan's cosines. Nothing is computed again.
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

@@ -6,8 +6,6 @@ Answers are rewritten by rule with one aspect of their format changed, response 
 scanned before and after. With --train the model is also trained on the same rows in both versions.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import re

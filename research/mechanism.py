@@ -5,8 +5,6 @@
 Each pool is a finished scan with both signals. Nothing is trained.
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

@@ -6,8 +6,6 @@ A few Adam steps on one row alone, from the same weights each time. Measured is 
 a harmful request begins as a refusal. There is no judge, and nothing is sampled.
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Sequence
 from pathlib import Path

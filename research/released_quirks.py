@@ -6,8 +6,6 @@ The released code does not zero gradients between anchors, so its i-th anchor is
 similarities and their sums to bfloat16. Both are repeated with plain autograd, one row at a time.
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Iterable
 from pathlib import Path

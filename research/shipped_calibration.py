@@ -7,8 +7,6 @@ table holds the 83 runs of six sources on the embedded model. Rows that two sets
 for three sets of more than 128 rows, which are left out of every fold of their source.
 """
 
-from __future__ import annotations
-
 import csv
 import json
 import sys

@@ -1,7 +1,5 @@
 """What the scripts of this folder share: rank correlations with intervals, and CSV files."""
 
-from __future__ import annotations
-
 import csv
 import sys
 from collections.abc import Callable, Mapping, Sequence

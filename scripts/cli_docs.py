@@ -1,7 +1,5 @@
 """Write docs/cli.md from the commands themselves: ``python -m scripts.cli_docs``."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path

@@ -5,8 +5,6 @@
 To be run again whenever a judge's version changes; a test holds the figures to docs/evaluate.md.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from pathlib import Path

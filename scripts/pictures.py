@@ -1,7 +1,5 @@
 """``python -m scripts.pictures``: draw docs/images/result.svg and docs/images/concepts.svg."""
 
-from __future__ import annotations
-
 import csv
 from html import escape
 from pathlib import Path

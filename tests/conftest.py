@@ -1,7 +1,5 @@
 """What tests of several rooms share: the embedded model's tokenizer and the folder of real data."""
 
-from __future__ import annotations
-
 import importlib.util
 import os
 import signal

@@ -1,7 +1,5 @@
 """Evaluated runs made up for the tests of people's ratings: harmless requests, harmless answers, known verdicts."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Fixtures for whole scans: a tiny model as a user has it, a small anchor file, a cache of the tests' own."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from pathlib import Path

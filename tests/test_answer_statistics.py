@@ -1,7 +1,5 @@
 """Intervals and tests against plain loops, scipy's own counterparts, and textbook values."""
 
-from __future__ import annotations
-
 import itertools
 import math
 

@@ -1,7 +1,5 @@
 """What the bench of the peers says of its figures: goals, errors, batch sizes, and the dots of its oracle."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The bench of memory: memory of rows apart from that of loading, and a verdict on whether it grows."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 from typing import Any

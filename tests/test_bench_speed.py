@@ -1,7 +1,5 @@
 """What the bench of exactness and speed says of its figures, which rows it reads, and the table that it keeps."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

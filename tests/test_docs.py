@@ -1,7 +1,5 @@
 """What the documents say of names is what the code has: options, columns, statuses, formats, links, experiments."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import get_args

@@ -3,8 +3,6 @@
 A budget is raised only in a commit that says which user asked for it.
 """
 
-from __future__ import annotations
-
 import ast
 import re
 from collections import Counter, defaultdict

@@ -1,7 +1,5 @@
 """What is said where an extra is not installed: the line that installs it, of an extra that there is."""
 
-from __future__ import annotations
-
 import sys
 from importlib import import_module
 from importlib.metadata import metadata

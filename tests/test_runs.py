@@ -1,7 +1,5 @@
 """The run directory: one run in one folder, whole files, a lock."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What tests of whole scans share: rows, a small anchor file, and options that make a tiny model's scan exact."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable
 from pathlib import Path

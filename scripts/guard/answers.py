@@ -6,8 +6,6 @@ Training on the model's own answers ties it to what it already does on plain req
     python scripts/guard/answers.py
 """
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

@@ -9,8 +9,6 @@ at least 0.7; for texts with fewer than three such words only an equal set count
 are never printed, only their ids. Exit status 1 when any duplicate is left.
 """
 
-from __future__ import annotations
-
 import argparse
 import csv
 import json

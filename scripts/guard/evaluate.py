@@ -5,8 +5,6 @@ Answers to harmful requests are counted and forgotten: nothing here prints or st
     python scripts/guard/evaluate.py --harmful FILE --safe FILE --plain FILE [--adapter FOLDER | --bare] [--json]
 """
 
-from __future__ import annotations
-
 import argparse
 import csv
 import json

@@ -5,8 +5,6 @@
 Deterministic for one machine and thread count. Rows: see README.md beside this file.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import random

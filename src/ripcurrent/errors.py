@@ -1,7 +1,5 @@
 """The one error a user meets: what is wrong, where, and what to do now."""
 
-from __future__ import annotations
-
 from enum import IntEnum
 
 
@@ -55,6 +53,5 @@ class MissingExtraError(RipcurrentError):
 
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(
-            f"{package} is not installed, and this needs it.",
-            f'Install it with: pip install "ripcurrent[{extra}]"',
+            f"{package} is not installed, and this needs it.", f'Install it with: pip install "ripcurrent[{extra}]"'
         )

@@ -1,7 +1,5 @@
 """Files that appear whole or not at all, and values as JSON holds them."""
 
-from __future__ import annotations
-
 import json
 import os
 import platform

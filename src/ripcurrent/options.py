@@ -1,7 +1,5 @@
 """The options of a verb: declared once as fields, with their help, and validated where they are declared."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from difflib import get_close_matches

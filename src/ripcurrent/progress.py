@@ -1,7 +1,5 @@
 """What a long computation tells its caller as it goes."""
 
-from __future__ import annotations
-
 
 class Progress:
     """Receives the steps of a computation and counts of rows, or of what ``unit`` names; this one shows nothing."""

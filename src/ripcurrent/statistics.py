@@ -5,8 +5,6 @@ that is counted, 0 where not; a judge's score works too. Arms that are compared 
 order. Tests over prompts are conditional on the runs at hand.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import sqrt

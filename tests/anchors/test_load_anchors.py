@@ -1,7 +1,5 @@
 """Anchor files: what is read, and each refusal with what it says."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

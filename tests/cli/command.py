@@ -1,7 +1,5 @@
 """Running the command line inside a test and judging what it says when it fails."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from pathlib import Path

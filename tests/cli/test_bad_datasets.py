@@ -1,7 +1,5 @@
 """Datasets that cannot be scanned, or not wholly: what the command says and leaves behind."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Models, adapters and anchors that cannot be used: one clear message each."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """What commands print and where: one JSON object on stdout, progress on stderr, nothing when quiet, exit codes."""
 
-from __future__ import annotations
-
 import io
 import json
 import re

@@ -1,7 +1,5 @@
 """The run folder from the command line: unwritable, full, another run's, in use, stopped by Ctrl-C."""
 
-from __future__ import annotations
-
 import resource
 import signal
 import subprocess

@@ -1,7 +1,5 @@
 """Help answers at once: no command imports a heavy library before it runs."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Small tokenizers of the kinds that chat models have, trained on the spot, each with a chat template of its family."""
 
-from __future__ import annotations
-
 import functools
 import json
 from typing import Any

@@ -1,7 +1,5 @@
 """A user's mistakes: one clear message, naming file and place, with what to do."""
 
-from __future__ import annotations
-
 import gzip
 import json
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Tokens and loss masks against a plain loop over pieces of text that are built by hand."""
 
-from __future__ import annotations
-
 import copy
 from typing import Any
 

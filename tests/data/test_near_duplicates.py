@@ -1,7 +1,5 @@
 """Near-duplicates against a plain loop over all pairs."""
 
-from __future__ import annotations
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

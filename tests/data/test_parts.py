@@ -1,7 +1,5 @@
 """Folders and patterns of files read as one dataset, started anywhere, and written back."""
 
-from __future__ import annotations
-
 import gzip
 import json
 from itertools import islice

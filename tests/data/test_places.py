@@ -1,7 +1,5 @@
 """Where tokens lie in a row's texts, and what kind of text they are."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Formats, fields and ids: what a user's record becomes."""
 
-from __future__ import annotations
-
 import csv
 import json
 from pathlib import Path

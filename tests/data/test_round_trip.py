@@ -1,7 +1,5 @@
 """A selection comes back in the input's own container, with everything in it that the package does not know."""
 
-from __future__ import annotations
-
 import csv
 import gzip
 import hashlib

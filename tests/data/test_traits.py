@@ -1,7 +1,5 @@
 """Format traits, and the phrase list of the safety pre-filter."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Long documents cut into windows: nothing lost, nothing twice, none a stub."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given, settings

@@ -1,7 +1,5 @@
 """The demo on a tiny model, and with the embedded one (slow)."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """A small real HTTP server on this machine that answers chat requests as a test scripts it."""
 
-from __future__ import annotations
-
 import json
 import socket
 import threading
@@ -106,9 +104,7 @@ def completion(text: str | None, *, finish_reason: str = "stop", tokens: int | N
         "object": "chat.completion",
         "created": 0,
         "model": "tiny",
-        "choices": [
-            {"index": 0, "finish_reason": finish_reason, "message": {"role": "assistant", "content": text}},
-        ],
+        "choices": [{"index": 0, "finish_reason": finish_reason, "message": {"role": "assistant", "content": text}}],
     }
     if tokens is not None:
         body["usage"] = {"prompt_tokens": 1, "completion_tokens": tokens, "total_tokens": tokens + 1}

@@ -1,7 +1,5 @@
 """A real chat endpoint for tests: ``transformers serve`` with a model from a folder, in a process of its own."""
 
-from __future__ import annotations
-
 import os
 import socket
 import subprocess

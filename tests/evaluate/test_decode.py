@@ -1,7 +1,5 @@
 """Batched decoding gives the tokens of a plain loop over one prompt at a time, whatever batch and shared beginning."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import pytest

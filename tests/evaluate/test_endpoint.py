@@ -1,7 +1,5 @@
 """The endpoint client against a real HTTP server: replies, retries, and one clear error for what cannot be mended."""
 
-from __future__ import annotations
-
 import socket
 import subprocess
 import sys
@@ -202,10 +200,7 @@ def test_endpoint_down():
     ],
 )
 def test_what_every_request_would_meet_stops_at_once(status, says, code, most):
-    with (
-        serve(lambda _: error(status, "you may not")) as server,
-        pytest.raises(RipcurrentError, match=says) as caught,
-    ):
+    with serve(lambda _: error(status, "you may not")) as server, pytest.raises(RipcurrentError, match=says) as caught:
         ask(at(server, concurrency=2), *"abcdefghij")
     assert caught.value.code == code
     assert "you may not" in caught.value.message
@@ -301,10 +296,7 @@ def test_keys(monkeypatch):
 
 def test_an_endpoint_that_echoes_the_key_does_not_get_it_shown(monkeypatch):
     monkeypatch.setenv("RIPCURRENT_API_KEY", "sk-secret")
-    with (
-        serve(lambda _: error(401, "bad key sk-secret")) as server,
-        pytest.raises(RipcurrentError, match="bad key …"),
-    ):
+    with serve(lambda _: error(401, "bad key sk-secret")) as server, pytest.raises(RipcurrentError, match="bad key …"):
         ask(at(server), "a")
     endpoint = Endpoint("http://me:sk-secret@localhost:1/v1/", "tiny")
     assert endpoint.describe() == EndpointInfo(base_url="http://localhost:1/v1", model="tiny")

@@ -1,7 +1,5 @@
 """Evaluation end to end on tiny models and real servers: answers kept, resumed, judged anew, rates by axis."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

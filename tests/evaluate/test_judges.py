@@ -1,7 +1,5 @@
 """``ripcurrent judges validate`` as a user and a script meet it."""
 
-from __future__ import annotations
-
 import csv
 import json
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Judging that fails midway and goes on: what was judged keeps its judge's record, what was not is judged later."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Where a batch does not fit into memory, half of it is computed at once: the same results, or one clear error."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """People as judges: agreement against plain loops, labels, rates."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from pathlib import Path

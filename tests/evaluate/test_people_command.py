@@ -1,7 +1,5 @@
 """``judges rate`` and ``judges agree`` as a user and a script meet them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pyarrow as pa

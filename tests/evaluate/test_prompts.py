@@ -1,7 +1,5 @@
 """Prompt sets: the package's own, any file, and the hub."""
 
-from __future__ import annotations
-
 import csv
 import json
 from collections import Counter

@@ -1,7 +1,5 @@
 """What raters are shown: everything or a paired draw, in an order that keeps answers of a prompt apart."""
 
-from __future__ import annotations
-
 from collections import Counter
 
 import pytest

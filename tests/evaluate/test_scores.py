@@ -1,7 +1,5 @@
 """Mean score and share of the greatest, of judges that give scores, where the scores differ."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

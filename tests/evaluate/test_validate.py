@@ -1,7 +1,5 @@
 """Judges measured against people: κ against a loop and a published table, the reader's complaints, the real files."""
 
-from __future__ import annotations
-
 import csv
 import math
 

@@ -1,7 +1,5 @@
 """An evaluation without a model: labels as a test wants them, in the folder that `ripcurrent.evaluate` leaves."""
 
-from __future__ import annotations
-
 import json
 import zlib
 from collections.abc import Callable, Iterable

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import json
 from importlib import import_module
 from pathlib import Path
@@ -53,12 +51,7 @@ def small_keys(scanned: Path, asked: Path, tiny_folder: Path, folder: Path) -> d
         "seeds": [0, 1],
         "heldout": 6,
         "prompts": [{"source": str(asked)}],
-        "arms": {
-            "random": "random",
-            "top": "top",
-            "bottom": {"select": "bottom"},
-            "length": {"length_matched": "top"},
-        },
+        "arms": {"random": "random", "top": "top", "bottom": {"select": "bottom"}, "length": {"length_matched": "top"}},
     }
 
 

@@ -1,7 +1,5 @@
 """What is refused before anything is computed, and what is noticed when a folder is gone on with."""
 
-from __future__ import annotations
-
 import importlib.util
 from importlib import import_module
 from pathlib import Path

@@ -1,7 +1,5 @@
 """``ripcurrent experiment`` as a user and a script meet it: what it prints, how it exits, and its page again."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

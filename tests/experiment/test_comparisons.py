@@ -1,7 +1,5 @@
 """Arms against their control: what is found, and what too few prompts cannot say."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

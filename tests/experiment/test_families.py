@@ -1,7 +1,5 @@
 """The paper's experiment file as it is, with ``--model`` set to a chat model of each family."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

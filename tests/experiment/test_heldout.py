@@ -1,7 +1,5 @@
 """The loss on held-out rows against a plain loop over tokens."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

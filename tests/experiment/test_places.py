@@ -1,7 +1,5 @@
 """What an experiment's folder takes for the same thing in another place, and for another thing in the same place."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from importlib import import_module

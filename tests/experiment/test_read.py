@@ -1,7 +1,5 @@
 """Experiment files: what is filled in, expanded, and named when it is wrong."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

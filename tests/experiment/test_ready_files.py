@@ -1,7 +1,5 @@
 """The experiment files that come with the repository: each is read, and its arms are what its comment says."""
 
-from __future__ import annotations
-
 import json
 import re
 from importlib.resources import files

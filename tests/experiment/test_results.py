@@ -1,7 +1,5 @@
 """The tables of an experiment's folder: whose verdicts, which seeds, what decides, and answers without a verdict."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The rows of an arm, against plain loops over a made-up table of scores."""
 
-from __future__ import annotations
-
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp

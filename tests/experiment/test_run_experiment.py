@@ -1,7 +1,5 @@
 """Whole experiments on a tiny model, its answers made up."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Iterator
 from importlib import import_module

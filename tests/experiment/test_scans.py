@@ -1,7 +1,5 @@
 """Scans that an experiment makes: how the dataset is read, with which model, and which ones are needed."""
 
-from __future__ import annotations
-
 from importlib import import_module
 from types import SimpleNamespace
 from typing import Any

@@ -1,7 +1,5 @@
 """What tests of training share: a chat model in memory, rows as tokens, and a run with all that it fed the model."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any

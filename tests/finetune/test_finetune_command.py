@@ -1,7 +1,5 @@
 """``ripcurrent finetune`` as a user and a script meet it, good input and bad."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 from importlib import import_module

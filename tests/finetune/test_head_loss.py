@@ -1,7 +1,5 @@
 """The loss over loss-bearing positions against whole logits and autograd, and a head that is not understood."""
 
-from __future__ import annotations
-
 from importlib import import_module
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A fine-tuned run is not gone on with, nor taken for, one of other weights or another tokenizer."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable

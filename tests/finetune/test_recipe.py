@@ -1,7 +1,5 @@
 """Recipes: the ones that come along say what the papers say, and a wrong one is named with what was meant."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A run that was stopped, at any step and in any way, ends with the same weights to the bit as one that was not."""
 
-from __future__ import annotations
-
 import signal
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """The trained tokens are the scored ones: ids and labels of every batch are those of the encoded rows."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

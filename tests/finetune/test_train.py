@@ -1,7 +1,5 @@
 """Training against a plain loop, and what seeds, types, LoRA and a diverging loss do to it."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Iterator

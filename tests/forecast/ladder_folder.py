@@ -1,7 +1,5 @@
 """Finished experiments without any training: a made-up scan's rows, answers drawn by the sets' mean score."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Ladders drawn from the model that is fitted, with parameters that a test knows."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Finished experiments read as a ladder, made a calibration, and a scan forecast by it."""
 
-from __future__ import annotations
-
 import json
 import math
 from pathlib import Path

@@ -1,7 +1,5 @@
 """How alike the gradients of a set's rows are, against one-row gradients."""
 
-from __future__ import annotations
-
 import json
 from importlib import import_module
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The fit of harm: against plain optimisation, on ladders whose truth is known, and where there is nothing to fit."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The calibration that comes with the package is of the model, anchors and recipe that come with it."""
 
-from __future__ import annotations
-
 import re
 
 import pytest

@@ -1,7 +1,5 @@
 """Small files, a cache of these tests' own, and the finished runs that several tests look at."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass

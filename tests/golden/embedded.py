@@ -1,7 +1,5 @@
 """The scan of demo rows by the embedded model, and how near its columns must be to the stored ones."""
 
-from __future__ import annotations
-
 import csv
 import json
 from pathlib import Path

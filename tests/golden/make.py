@@ -1,7 +1,5 @@
 """Store the golden scores anew: ``python -m tests.golden.make``. Only for a change of scores that is meant."""
 
-from __future__ import annotations
-
 import tempfile
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A tiny random chat model, small files, and the command line in a process of its own."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

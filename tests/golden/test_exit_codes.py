@@ -1,7 +1,5 @@
 """Exit codes, and errors without a traceback. 3 and 4 are with the experiment's table."""
 
-from __future__ import annotations
-
 import signal
 from pathlib import Path
 

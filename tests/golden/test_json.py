@@ -1,7 +1,5 @@
 """What ``--json`` prints has at least these keys."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A command that is killed and given again leaves what an uninterrupted one does."""
 
-from __future__ import annotations
-
 import signal
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The scores of 24 demo rows by the embedded model are the stored ones."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The files of ``select RUN --top 5 --drop``: their names, and which rows are in them in which order."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

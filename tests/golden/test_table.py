@@ -1,7 +1,5 @@
 """An experiment's table from answers that are stored: judged by a judge that comes later, nothing trained again."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 from typing import Any

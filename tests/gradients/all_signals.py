@@ -1,7 +1,5 @@
 """Everything that a scan takes from a model, computed once: for comparing where and how it is computed."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The oracle: one row at a time, plain autograd, every parameter's gradient formed."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

@@ -3,8 +3,6 @@
 Run by test_spread_models.py in a process of its own: ``python -m tests.gradients.spread_models llama_tied gpt2``.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """Factored directions: the same numbers as dense ones, from the anchors' tokens."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """Exactness of the whole backward pass against one-row autograd, on several architectures."""
 
-from __future__ import annotations
-
 import inspect
 import itertools
 

@@ -1,7 +1,5 @@
 """A batch that runs out of memory is measured in halves, with the same results; a row that does not fit is named."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from collections.abc import Callable

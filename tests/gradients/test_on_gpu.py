@@ -1,7 +1,5 @@
 """What a GPU computes is what a CPU computes: ``make test-gpu``, where PyTorch can use one."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterator
 from dataclasses import replace

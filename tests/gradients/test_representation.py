@@ -1,7 +1,5 @@
 """Features at every layer and position against a loop over the model's own hidden states, one row at a time."""
 
-from __future__ import annotations
-
 import itertools
 from functools import cache
 from typing import Any

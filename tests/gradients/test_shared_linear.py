@@ -1,7 +1,5 @@
 """Rows that begin alike: products of a batch whose first tokens pass once, against one-row autograd."""
 
-from __future__ import annotations
-
 import gc
 import weakref
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """States after a shared prefix against the same rows alone, on every kind of attention; and what is not shared."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

@@ -3,8 +3,6 @@
 There is one device here: the other is a pretend one, whose tensors the processor's may not be mixed with.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """Each position's share against plain autograd, on several architectures: one number per position, no formula."""
 
-from __future__ import annotations
-
 import copy
 from contextlib import ExitStack, contextmanager
 

@@ -1,7 +1,5 @@
 """Adapters: merging computes what PEFT's unmerged model does, and an adapter of another model is refused."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Grouped attention against a plain loop and the fused kernel, and when it steps aside."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch import nn

@@ -1,7 +1,5 @@
 """The embedded model: found without importing its package, guarded, and quick from the second load on."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import subprocess

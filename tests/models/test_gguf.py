@@ -1,7 +1,5 @@
 """GGUF files: the same weights and tokens as the model they were written from, read once and copied."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections.abc import Callable

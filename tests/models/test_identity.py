@@ -1,7 +1,5 @@
 """File hashes: whole for small files, sampled so that every tensor counts for large ones."""
 
-from __future__ import annotations
-
 import hashlib
 from pathlib import Path
 

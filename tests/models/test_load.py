@@ -1,7 +1,5 @@
 """Loading from a folder: what comes back is what was saved, and what cannot be loaded says so."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """When freed memory is given back to the system."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 

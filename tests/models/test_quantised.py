@@ -1,7 +1,5 @@
 """Base weights packed by bitsandbytes: LoRA layers on them are scored exactly, packed weights are refused."""
 
-from __future__ import annotations
-
 import logging
 from pathlib import Path
 from typing import Any

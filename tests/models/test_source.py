@@ -1,7 +1,5 @@
 """From a name to files: which names are paths, what the hub's refusals turn into, and that no code of a folder runs."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 from pathlib import Path

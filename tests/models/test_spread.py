@@ -1,7 +1,5 @@
 """``--device auto``: what transformers is asked for, what the manifest says, and placements that are refused."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Variables of a chat template behind a model's name: what is rendered, trained on, kept, and refused."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

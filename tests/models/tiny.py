@@ -4,8 +4,6 @@
 forgets one of them fails. ``tiny_tokenizer()`` is a byte-level BPE of the same vocabulary size with a ChatML template.
 """
 
-from __future__ import annotations
-
 from functools import lru_cache
 from pathlib import Path
 from typing import Any

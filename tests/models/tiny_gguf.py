@@ -1,7 +1,5 @@
 """Write a tiny Llama as a GGUF file, the way llama.cpp's converter lays it out."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A headless Chromium for the page's tests."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field

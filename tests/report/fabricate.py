@@ -1,7 +1,5 @@
 """A run folder as a scan leaves it, made up: for the page's tests and for looking at the page."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Sequence
@@ -12,13 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ripcurrent.scan import (
-    COLUMNS,
-    DIRECTION_OF_RISK,
-    GRADIENT_COLUMNS,
-    REPRESENTATION_COLUMNS,
-    TRAIT_COLUMNS,
-)
+from ripcurrent.scan import COLUMNS, DIRECTION_OF_RISK, GRADIENT_COLUMNS, REPRESENTATION_COLUMNS, TRAIT_COLUMNS
 
 ANCHOR_ORDER = [[name, number] for name in ("harmful", "safe_1", "safe_2") for number in range(6)]
 PLACES = ("harbour", "orchard", "workshop", "library", "allotment", "bakery", "observatory", "ferry")

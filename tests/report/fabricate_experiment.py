@@ -1,19 +1,10 @@
 """An experiment's folder without any training: made-up answers, real tables."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any
 
-from ripcurrent.experiment import (
-    BASE,
-    ExperimentManifest,
-    PromptRecord,
-    collect_results,
-    expand_arms,
-    parse_experiment,
-)
+from ripcurrent.experiment import BASE, ExperimentManifest, PromptRecord, collect_results, expand_arms, parse_experiment
 from tests.experiment.answers import chance, write_evaluation
 
 SHARES = {BASE: 0.05, "random": 0.4, "top": 0.75, "bottom": 0.1, "length": 0.42, "<i>odd</i>": 0.4}

@@ -1,7 +1,5 @@
 """The rating page in a browser: what a rater does with it, and that the file it saves is read again."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from pathlib import Path

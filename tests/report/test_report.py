@@ -1,7 +1,5 @@
 """The file that `build_report` writes, what it holds, and what it says when it cannot."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

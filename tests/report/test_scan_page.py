@@ -1,7 +1,5 @@
 """A scan's page in a browser: what a reader does with it."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

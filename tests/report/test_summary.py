@@ -1,7 +1,5 @@
 """What a scan's page says about all rows together, and which rows it holds, against plain loops."""
 
-from __future__ import annotations
-
 import json
 import math
 

@@ -1,7 +1,5 @@
 """The page of a run with token shares: a row's text coloured by them, by pointer and by keyboard."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

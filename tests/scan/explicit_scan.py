@@ -1,7 +1,5 @@
 """The oracle of a whole scan: load, encode, and then one autograd pass per anchor and row, every gradient held."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The anchors' separation against gradients and features that are simply held."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """A direction or representation that is not finite or zero is an error, and no such direction stays in the cache."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import shutil
@@ -72,12 +70,7 @@ def one_anchor_not_finite(direction: SetDirection) -> SetDirection:
 
 @pytest.mark.parametrize(
     ("spoil", "what", "place"),
-    [
-        (zero, "zero", 0),
-        (zero, "zero", 2),
-        (infinite, "not finite", 0),
-        (one_anchor_not_finite, "not finite", 2),
-    ],
+    [(zero, "zero", 0), (zero, "zero", 2), (infinite, "not finite", 0), (one_anchor_not_finite, "not finite", 2)],
 )
 def test_a_direction_of_either_kind_is_refused(
     spoil: Callable[[SetDirection], SetDirection], what: str, place: int, tmp_path: Path, tiny_folder: Path,

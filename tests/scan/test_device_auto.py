@@ -1,7 +1,5 @@
 """``--device auto`` where one GPU is needed is refused before anything is computed; elsewhere it leaves room."""
 
-from __future__ import annotations
-
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -33,14 +31,8 @@ def test_what_runs_on_one_gpu_alone_is_refused(tmp_path: Path) -> None:
     recipe.write_text("method: full\nlearning_rate: 1.0e-3\nbatch: 4\nsteps: 1\n")
     auto: dict[str, Any] = {"device": "auto"}
     for refused, said in (
-        (
-            lambda: scan(rows, tmp_path / "out", memory="8GB", **auto),
-            "--memory needs one",
-        ),
-        (
-            lambda: scan(rows, tmp_path / "out", execution=Execution("ray", workers=2), **auto),
-            "--device auto",
-        ),
+        (lambda: scan(rows, tmp_path / "out", memory="8GB", **auto), "--memory needs one"),
+        (lambda: scan(rows, tmp_path / "out", execution=Execution("ray", workers=2), **auto), "--device auto"),
         (lambda: doctor(rows, **auto), "spread over several GPUs fits"),
         (lambda: finetune(rows, tmp_path / "out", recipe=recipe, **auto), "Training runs on one GPU"),
     ):

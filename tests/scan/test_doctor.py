@@ -1,7 +1,5 @@
 """What doctor finds: the environment, a dataset with bad rows, the shown row's loss mask, and what a scan takes."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import subprocess

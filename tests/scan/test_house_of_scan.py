@@ -1,7 +1,5 @@
 """The way of a row through a scan: few files opened, few frames, no module of a later verb."""
 
-from __future__ import annotations
-
 import inspect
 import json
 import subprocess

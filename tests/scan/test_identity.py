@@ -1,7 +1,5 @@
 """What makes two scans the same: content by hash, each alone; where it lies makes no difference."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable
@@ -147,13 +145,7 @@ def test_every_other_option_and_hash_makes_another_scan(moved: Home, monkeypatch
     identity, options = given["identity"], given["options"]
     assert set(ScanOptions.model_fields) - set(identity) == {"memory", "tokens"}
     hashes = {name for name in identity if name.endswith(("_sha256", "_fingerprint"))}
-    assert hashes == {
-        "dataset_sha256",
-        "anchors_sha256",
-        "model_fingerprint",
-        "template_sha256",
-        "tokenizer_sha256",
-    }
+    assert hashes == {"dataset_sha256", "anchors_sha256", "model_fingerprint", "template_sha256", "tokenizer_sha256"}
     assert all(identity[name] for name in hashes)
     for name in identity:
         again = RunFolder(moved.folder / "out", {**identity, name: "another"}, **options)
@@ -197,13 +189,7 @@ def test_directions_of_other_content_are_not_those_in_the_cache(
 
 @pytest.mark.parametrize(
     "changes",
-    [
-        {"scope": "linear"},
-        {"dtype": "bfloat16"},
-        {"attention": "eager"},
-        {"anchor_tokens": 4},
-        {"max_tokens": 512},
-    ],
+    [{"scope": "linear"}, {"dtype": "bfloat16"}, {"attention": "eager"}, {"anchor_tokens": 4}, {"max_tokens": 512}],
     ids=str,
 )
 def test_directions_of_other_options_are_not_those_in_the_cache(

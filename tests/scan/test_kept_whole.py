@@ -1,7 +1,5 @@
 """What is finished stays, what is there in part is made whole, and what is told of a run is told at its end."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """What a finished run says of where its numbers come from."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A scan within ``--memory``: sizes, the plan by one measured batch, directions in files, and what is refused."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """From a scan to an evaluation without a network: nothing is looked up, nothing is connected to."""
 
-from __future__ import annotations
-
 import socket
 from pathlib import Path
 

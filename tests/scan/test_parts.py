@@ -1,7 +1,5 @@
 """Parts: every shard in exactly one, whatever names them."""
 
-from __future__ import annotations
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,7 +1,5 @@
 """The forecast column against what a step of plain gradient descent on one row does to the harmful openings."""
 
-from __future__ import annotations
-
 import copy
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Ray's workers on this machine: every shard once and in order, whoever dies."""
 
-from __future__ import annotations
-
 import os
 import signal
 import time

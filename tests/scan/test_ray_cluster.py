@@ -1,7 +1,5 @@
 """``--ray-address``: a scan joins a cluster that others started, and leaves it running."""
 
-from __future__ import annotations
-
 import os
 import secrets
 import subprocess

@@ -1,7 +1,5 @@
 """The one reader of a finished scan."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """From a dataset in any container through a scan to selections, a summary and the page."""
 
-from __future__ import annotations
-
 import gzip
 import json
 from pathlib import Path

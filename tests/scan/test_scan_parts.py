@@ -1,7 +1,5 @@
 """A scan in parts: each beside the others, and together exactly what one process leaves."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

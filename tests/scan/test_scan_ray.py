@@ -1,7 +1,5 @@
 """A scan by Ray's workers on this machine: what one process leaves, also when a worker is killed."""
 
-from __future__ import annotations
-
 import os
 import pickle
 import signal
@@ -157,12 +155,7 @@ def test_a_stage_made_elsewhere_scores_the_same_also_with_factored_directions(
     directions = stack_directions(gradient_pass.layers, [gradient, gradient], chat_model.dtype)
     assert directions.entry_of
     assert len(directions.term_weights) > 4
-    stage = SignalStage(
-        chat_model=chat_model,
-        token_budget=64,
-        gradient_pass=gradient_pass,
-        directions=directions,
-    )
+    stage = SignalStage(chat_model=chat_model, token_budget=64, gradient_pass=gradient_pass, directions=directions)
     there = partial(deepcopy, on_device(directions, torch.device("cpu")))
     shared = RemoteScan(options, "rows.jsonl", None, identity_of(chat_model), there, None)
     batch = make_batch(random_rows(np.random.default_rng(2), 5), chat_model.device)

@@ -1,7 +1,5 @@
 """A scan that was stopped, however hard, goes on where it was and ends with the same file."""
 
-from __future__ import annotations
-
 import json
 import signal
 import subprocess

@@ -1,7 +1,5 @@
 """What a scan promises of its rows: one to one, in order, a reason for each without a score, nothing else mattering."""
 
-from __future__ import annotations
-
 import json
 import math
 import os

@@ -1,7 +1,5 @@
 """A scan's numbers, scope by scope, against one example at a time with every gradient formed."""
 
-from __future__ import annotations
-
 import json
 from importlib import import_module
 from pathlib import Path
@@ -162,13 +160,7 @@ def test_a_merged_adapter_is_part_of_the_model(
     ],
 )
 def test_one_method_alone_leaves_the_others_columns_null(
-    few: Path,
-    usual: ScanRun,
-    tiny_folder: Path,
-    anchors_file: Path,
-    signals: str,
-    null: tuple[str, ...],
-    default: str,
+    few: Path, usual: ScanRun, tiny_folder: Path, anchors_file: Path, signals: str, null: tuple[str, ...], default: str
 ) -> None:
     both = table_of(usual)
     table = table_of(run(few, tiny_folder, anchors_file, signals=signals))

@@ -1,7 +1,5 @@
 """Token shares of a scan's extreme rows: they add up to the scores, and a second pass goes on where it stopped."""
 
-from __future__ import annotations
-
 import shutil
 from importlib import import_module
 from pathlib import Path

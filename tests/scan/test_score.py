@@ -1,7 +1,5 @@
 """Each score column against a plain loop over explicit signals."""
 
-from __future__ import annotations
-
 import json
 import math
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Shards: whole or not there, marked when done, computed once; the next is prepared while one is computed."""
 
-from __future__ import annotations
-
 import json
 import threading
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence

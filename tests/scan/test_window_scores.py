@@ -1,7 +1,5 @@
 """Scores of long documents' windows against a plain loop over the windows, every gradient formed."""
 
-from __future__ import annotations
-
 from itertools import pairwise
 from pathlib import Path
 from typing import Any

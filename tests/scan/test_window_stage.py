@@ -1,7 +1,5 @@
 """Documents scored in windows against the sum of their windows' gradients, formed."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A tiny model's signal stage, rows for it, and how two of its tables are compared."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 

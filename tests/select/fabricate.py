@@ -1,7 +1,5 @@
 """Finished scans made up for tests: nothing here was measured."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Rankings, ranges, the per-anchor union and controls, against plain loops."""
 
-from __future__ import annotations
-
 import math
 import re
 import tempfile

@@ -1,7 +1,5 @@
 """A whole selection from a made-up scan: files, records, refusals, and the command."""
 
-from __future__ import annotations
-
 import json
 import os
 import sys

@@ -1,7 +1,5 @@
 """Reading anchor sets and checking their structure before any model sees them."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

@@ -1,7 +1,5 @@
 """The command line: parses, calls a verb, prints. Nothing heavy is imported before a command runs."""
 
-from __future__ import annotations
-
 import io
 import os
 import sys
@@ -32,8 +30,7 @@ for name in (
 
 @app.callback(invoke_without_command=True)
 def root(
-    context: typer.Context,
-    version: bool = typer.Option(False, "--version", help="Print the version and exit."),
+    context: typer.Context, version: bool = typer.Option(False, "--version", help="Print the version and exit.")
 ) -> None:
     if version:
         from importlib.metadata import version as installed

@@ -41,8 +41,7 @@ def forecast_command(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished scan.")],
     output: Output,
     calibration: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE.json", help="The built-in one unless given, if it matches the scan."),
+        Path | None, typer.Option(metavar="FILE.json", help="The built-in one unless given, if it matches the scan.")
     ] = None,
 ) -> None:
     """Forecast what fine-tuning on a scanned set would do, by a calibration that matches the scan."""

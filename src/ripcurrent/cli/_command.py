@@ -1,7 +1,5 @@
 """Commands made from functions and pydantic models: each option is declared once, as a field of its model."""
 
-from __future__ import annotations
-
 import inspect
 import types
 import typing

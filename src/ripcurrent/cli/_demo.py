@@ -31,8 +31,7 @@ def demo_command(
         Path, typer.Option("-o", "--out", metavar="FOLDER", help="Run folder; one with a demo in it is resumed.")
     ] = Path("runs/demo"),
     fresh: Annotated[
-        bool,
-        typer.Option("--fresh", help="Fine-tune and ask here, some ten minutes; else a stored result is shown."),
+        bool, typer.Option("--fresh", help="Fine-tune and ask here, some ten minutes; else a stored result is shown.")
     ] = False,
     limit: Annotated[int | None, typer.Option("-n", "--limit", metavar="N", help="Use only the first N rows.")] = None,
 ) -> None:

@@ -29,11 +29,7 @@ EXAMPLES = ("ripcurrent doctor support.jsonl -m Qwen/Qwen2.5-7B-Instruct",)
 
 
 @command("doctor", PANELS, EXAMPLES, without=("anchor_check", "tokens", "shard_rows", "seed"))
-def doctor_command(
-    options: ScanOptions,
-    output: Output,
-    dataset: Annotated[str | None, DATASET] = None,
-) -> None:
+def doctor_command(options: ScanOptions, output: Output, dataset: Annotated[str | None, DATASET] = None) -> None:
     """Look at the environment and, with a dataset, at its rows, and forecast the time and memory of a scan.
 
     With a dataset the anchors' directions are computed, kept in the cache for the scan, and a few batches are timed.

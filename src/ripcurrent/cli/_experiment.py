@@ -16,10 +16,7 @@ if TYPE_CHECKING:
     from ripcurrent.experiment import ArmComparison, ExperimentResults, Sweep
 
 
-EXAMPLES = (
-    "ripcurrent experiment list",
-    "ripcurrent experiment own --run runs/support --recipe lora --size 1000",
-)
+EXAMPLES = ("ripcurrent experiment list", "ripcurrent experiment own --run runs/support --recipe lora --size 1000")
 
 
 @command("experiment", examples=EXAMPLES)

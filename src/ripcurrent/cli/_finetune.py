@@ -50,13 +50,7 @@ def finetune_command(
     trackers = [tracker for tracker in report_to or [] if tracker != "none"]
     with output.progress() as progress:
         run = finetune(
-            dataset,
-            out,
-            recipe,
-            options,
-            report_to=trackers,
-            checkpoint_minutes=checkpoint_minutes,
-            progress=progress,
+            dataset, out, recipe, options, report_to=trackers, checkpoint_minutes=checkpoint_minutes, progress=progress
         )
     output.answer(run.to_json, lambda: _show(run))
 

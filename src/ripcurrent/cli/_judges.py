@@ -1,7 +1,5 @@
 """``ripcurrent judges``: how far a judge can be believed, and people as judges."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 
@@ -21,8 +19,7 @@ judges = group("judges", "Measure judges, and let people judge.")
 @command("validate", {"Judges": ("judge",), ADVANCED: FLAGS}, of=judges)
 def validate_command(
     files: Annotated[
-        list[str],
-        typer.Argument(metavar="FILE", help="CSV or JSON lines with prompt, completion and final_label."),
+        list[str], typer.Argument(metavar="FILE", help="CSV or JSON lines with prompt, completion and final_label.")
     ],
     judging: JudgingOptions,
     output: Output,

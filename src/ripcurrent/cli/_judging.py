@@ -1,7 +1,5 @@
 """The options of commands that have answers judged."""
 
-from __future__ import annotations
-
 from pydantic import Field
 
 from ripcurrent.evaluate import JudgeOptions

@@ -1,7 +1,5 @@
 """What every command shares: one JSON object or a shown result on stdout, errors and progress on stderr."""
 
-from __future__ import annotations
-
 import json
 import sys
 import time

@@ -1,7 +1,5 @@
 """``ripcurrent report``: rebuild the page of a scan or of an experiment."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

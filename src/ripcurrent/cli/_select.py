@@ -22,10 +22,7 @@ PANELS = {
     "Output": ("out", "name"),
     ADVANCED: ("format_draw", "rows", "seed", "match_loss", "data"),
 }
-EXAMPLES = (
-    "ripcurrent select runs/support --top 100 --drop",
-    "ripcurrent select runs/support --between 90%:100%",
-)
+EXAMPLES = ("ripcurrent select runs/support --top 100 --drop", "ripcurrent select runs/support --between 90%:100%")
 
 
 @command("select", PANELS, EXAMPLES)

@@ -1,7 +1,5 @@
 """What the terminal shows: lines and tables of one look, and texts made safe for it."""
 
-from __future__ import annotations
-
 import unicodedata
 from collections.abc import Collection, Iterable, Sequence
 

@@ -5,13 +5,7 @@ from pathlib import Path
 from ripcurrent.data._encode import encode, encode_anchor, encode_rows, why_mismatch
 from ripcurrent.data._files import plain_suffix
 from ripcurrent.data._formats import FORMATS, has_unread
-from ripcurrent.data._near_duplicates import (
-    NEAR_DUPLICATE,
-    count_near_duplicates,
-    hash_of_texts,
-    similarity,
-    word_set,
-)
+from ripcurrent.data._near_duplicates import NEAR_DUPLICATE, count_near_duplicates, hash_of_texts, similarity, word_set
 from ripcurrent.data._parquet import PARQUET_STREAMED
 from ripcurrent.data._places import token_places
 from ripcurrent.data._read import Dataset, canonical_json, open_container, open_unchanged, read_rows

@@ -1,7 +1,5 @@
 """CSV: rows read as a stream, written back exactly as they stand."""
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Iterator, Sequence
 from itertools import islice

@@ -1,7 +1,5 @@
 """Files: opened plain or gzipped, written whole or not at all; and what every container of records offers."""
 
-from __future__ import annotations
-
 import gzip
 import hashlib
 import zlib

@@ -1,7 +1,5 @@
 """Row formats: from a record's fields to a conversation or a document, or the reason why not."""
 
-from __future__ import annotations
-
 import json
 import math
 import re

@@ -70,8 +70,7 @@ class SavedFolder(Container):
             return datasets.load_from_disk(str(self._path))
         except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
             raise RipcurrentError(
-                f"{self._path} cannot be loaded as a saved dataset: {error}",
-                "Save it again with Dataset.save_to_disk.",
+                f"{self._path} cannot be loaded as a saved dataset: {error}", "Save it again with Dataset.save_to_disk."
             ) from error
 
 

@@ -1,7 +1,5 @@
 """JSON containers: an array read as a stream, and JSON lines."""
 
-from __future__ import annotations
-
 import codecs
 import json
 import re

@@ -1,7 +1,5 @@
 """When two requests are the same request in other words."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections import Counter, defaultdict

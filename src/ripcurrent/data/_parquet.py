@@ -86,8 +86,7 @@ class ParquetFile(OneFile):
                 yield pq.ParquetFile(file, **PARQUET_STREAMED)
             except pa.ArrowException as error:
                 raise RipcurrentError(
-                    f"{self.path} is no readable Parquet file: {str(error).splitlines()[0]}",
-                    "Fetch or write it again.",
+                    f"{self.path} is no readable Parquet file: {str(error).splitlines()[0]}", "Fetch or write it again."
                 ) from error
 
 

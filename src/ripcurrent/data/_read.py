@@ -1,7 +1,5 @@
 """Reading: a dataset as a stream of rows that can be started anywhere and written back."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -181,11 +179,7 @@ class Dataset:
 
 
 def read_rows(
-    path: str | Path,
-    *,
-    format: str | None = None,
-    mapping: Mapping[str, str] | None = None,
-    limit: int | None = None,
+    path: str | Path, *, format: str | None = None, mapping: Mapping[str, str] | None = None, limit: int | None = None
 ) -> Dataset:
     """Open a dataset as a stream of rows.
 

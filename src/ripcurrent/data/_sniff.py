@@ -1,7 +1,5 @@
 """Which row format a dataset is in, or an error that says what was found."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 

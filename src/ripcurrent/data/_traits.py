@@ -1,7 +1,5 @@
 """Traits of a response (methods.md, section 7): list, maths, code, refusal; and the thoughts that are no part of it."""
 
-from __future__ import annotations
-
 import re
 from importlib import resources
 

@@ -1,7 +1,5 @@
 """What a dataset is made of: messages, rows, and rows as tokens."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -14,13 +12,7 @@ LossOn = Literal["all", "last"]
 """Which assistant turns bear loss: every one, or only the last."""
 
 RowStatus = Literal[
-    "ok",
-    "no_response",
-    "no_loss_tokens",
-    "too_long",
-    "invalid_conversation",
-    "template_mismatch",
-    "not_finite",
+    "ok", "no_response", "no_loss_tokens", "too_long", "invalid_conversation", "template_mismatch", "not_finite"
 ]
 """``ok``, or the reason why a row has no score."""
 

@@ -1,7 +1,5 @@
 """The story of the demo: scan, ranking, selection, comparison, proof."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path

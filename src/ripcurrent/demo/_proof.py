@@ -1,7 +1,5 @@
 """The demo's proof: how often the model answers harmful requests before fine-tuning, and after it on chosen rows."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

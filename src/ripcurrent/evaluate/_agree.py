@@ -4,8 +4,6 @@ Ratings are a table of shape ``(raters, items)``, NaN where a rater gave none or
 are alike, so every bootstrap draws prompts, each with all its items.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial

@@ -1,7 +1,5 @@
 """Agreement between raters: Cohen's κ and Krippendorff's α, with intervals over prompts."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """Batches on a device: half the size from where one does not fit into its memory."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TypeVar

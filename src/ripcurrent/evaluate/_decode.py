@@ -4,8 +4,6 @@ The same tokens as transformers' ``generate``, for less: every chat prompt begin
 states are computed once; and a row that has ended its turn is dropped instead of being carried to the last step.
 """
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Collection, Sequence
 from copy import deepcopy

@@ -1,7 +1,5 @@
 """Prompt sets: what a model is asked, on three axes that are always reported together."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections import Counter

@@ -1,7 +1,5 @@
 """What an evaluation comes to: rates by judge and axis, scores, judgement, and notes."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple

@@ -4,8 +4,6 @@ A run is an evaluation folder (one arm) or an experiment folder, whose arms are 
 rater's file names answers by their places; the key says whose each answer was. Both carry the hash of the rated page.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

@@ -1,7 +1,5 @@
 """A model's answers and the verdicts on them: kept as they come, read back after a stop."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence

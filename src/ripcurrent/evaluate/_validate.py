@@ -1,7 +1,5 @@
 """Measure judges against people's labels: accuracy, Cohen's κ with its interval, confusion by class."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """From the file's arms, shares and sizes to single arms."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """The results of an experiment: every finished arm of its folder, in tables; what to know before believing them."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """What the arms answered, read from their evaluation folders: outcomes per prompt, judge and seed."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The prompts of an experiment: sources sampled by category with a fixed seed, near-duplicates of others left out."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections import defaultdict

@@ -1,7 +1,5 @@
 """From an experiment's file to its checked configuration; mistakes are named with the nearest valid word."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Mapping, Sequence

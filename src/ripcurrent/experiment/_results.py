@@ -1,7 +1,5 @@
 """What an experiment leaves: the record of each arm, its tables, and the whole as ``results.json``."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Literal, Self

@@ -1,7 +1,5 @@
 """The rows of an arm, chosen by its rule from a scan's scores: a finished run's, or one that is made here."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path

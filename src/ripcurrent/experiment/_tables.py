@@ -1,7 +1,5 @@
 """From outcomes to tables: rates, comparisons with controls, sweeps, categories, the verdict."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 

@@ -4,8 +4,6 @@ Without Triton TRL scores prompts and padding as well, makes entropies nobody as
 gradient products in float32: on the embedded model and a processor that is a third of a training step or more.
 """
 
-from __future__ import annotations
-
 import functools
 from typing import Any
 

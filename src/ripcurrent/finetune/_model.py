@@ -1,7 +1,5 @@
 """The model that is trained: loaded with float32 masters, and written down when it is."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The options of fine-tuning."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from pydantic import Field

@@ -1,7 +1,5 @@
 """One training run: from a loaded model and rows to a model or adapter on disk, resumed where it was stopped."""
 
-from __future__ import annotations
-
 import copy
 import shutil
 import time

@@ -1,7 +1,5 @@
 """TRL's trainer on rows that are tokens already, without its telemetry, with checkpoints that are whole."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -141,12 +139,7 @@ def _lora(recipe: Recipe) -> LoraConfig | None:
 
 
 def _arguments(
-    chat_model: ChatModel,
-    recipe: Recipe,
-    checkpoints: Path,
-    seed: int,
-    compute: torch.dtype,
-    report_to: Sequence[str],
+    chat_model: ChatModel, recipe: Recipe, checkpoints: Path, seed: int, compute: torch.dtype, report_to: Sequence[str]
 ) -> SFTConfig:
     arguments = SFTConfig(
         output_dir=str(checkpoints),

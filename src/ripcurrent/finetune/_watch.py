@@ -1,7 +1,5 @@
 """What watches a training run: the loss curve on disk, a check for divergence, and the clock of checkpoints."""
 
-from __future__ import annotations
-
 import json
 import math
 import time

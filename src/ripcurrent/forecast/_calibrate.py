@@ -1,7 +1,5 @@
 """Calibrate: fit what finished experiments answered, so that a scan can say what training on its rows would do."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -53,11 +51,7 @@ class FittedRun:
 
 
 def calibrate(
-    experiments: Sequence[str | Path],
-    out: str | Path,
-    *,
-    judge: str = "prefix",
-    progress: Progress | None = None,
+    experiments: Sequence[str | Path], out: str | Path, *, judge: str = "prefix", progress: Progress | None = None
 ) -> tuple[Calibration, tuple[FittedRun, ...]]:
     """Fit what finished experiments answered to the cosines of the sets that they trained on, and keep the fit.
 

@@ -1,7 +1,5 @@
 """A forecast before training: what fine-tuning on a scanned set would do, by a calibration that matches the scan."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -99,10 +97,7 @@ class Forecast(Frozen):
 
 
 def forecast(
-    run: ScanRun,
-    calibration: Calibration | str | Path | None = None,
-    *,
-    progress: Progress | None = None,
+    run: ScanRun, calibration: Calibration | str | Path | None = None, *, progress: Progress | None = None
 ) -> Forecast:
     """Forecast what fine-tuning on a finished scan's rows would do, and keep that in its run folder.
 

@@ -1,7 +1,5 @@
 """The finished runs of experiments: what each trained on, by its set's cosine, and what it then answered."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,14 +12,7 @@ from pydantic import ValidationError
 from ripcurrent.errors import ExitCode, RipcurrentError
 from ripcurrent.experiment import HARMFUL, KEYS, ArmRecord, ExperimentConfig, digest_of, read_run
 from ripcurrent.finetune import FinetuneRun, as_trained
-from ripcurrent.forecast._calibration import (
-    CalibrationSource,
-    Conditions,
-    JudgedBy,
-    LeftOut,
-    NamedHash,
-    ScoredWith,
-)
+from ripcurrent.forecast._calibration import CalibrationSource, Conditions, JudgedBy, LeftOut, NamedHash, ScoredWith
 from ripcurrent.forecast._coherence import SetScores
 from ripcurrent.runs import read_json_lines
 from ripcurrent.scan import ScanRun

@@ -5,8 +5,6 @@ weighted by one over count and norm, which is the mean of the normalised gradien
 for a layer's size, the terms of the sum are kept instead.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 

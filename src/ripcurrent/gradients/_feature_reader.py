@@ -1,7 +1,5 @@
 """Representation features: one state per row, at a chosen layer and position, from the forward pass alone."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any

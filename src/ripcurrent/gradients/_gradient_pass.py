@@ -1,7 +1,5 @@
 """One forward and one backward pass over a batch: exact dots, norms, losses, and gradients summed into directions."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 

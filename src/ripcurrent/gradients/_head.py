@@ -1,7 +1,5 @@
 """Runs the output head over a batch's loss-bearing positions, some whole rows at a time."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Hooks that meet each layer's input with its output gradient in the backward pass, and what is made of the pair."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Directions kept in a file that is mapped into memory, and read from there layer by layer."""
 
-from __future__ import annotations
-
 import mmap
 import os
 import tempfile

@@ -1,7 +1,5 @@
 """Running out of memory: a batch is measured in halves, and no row is lost."""
 
-from __future__ import annotations
-
 import gc
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager

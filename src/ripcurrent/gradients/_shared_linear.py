@@ -5,8 +5,6 @@ prompt they are the same in every row, and so are their products with weights an
 each row's own loss reaches them, so the backward pass is that of the whole batch.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

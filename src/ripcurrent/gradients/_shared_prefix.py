@@ -5,8 +5,6 @@ through its keys and values alone. Where gradients are wanted each row's own los
 then is in ``_shared_linear.py``.
 """
 
-from __future__ import annotations
-
 import inspect
 from collections import OrderedDict
 from functools import partial

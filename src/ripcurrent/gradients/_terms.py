@@ -1,7 +1,5 @@
 """What factored directions are made of, as a backward pass meets it: terms of layers and of the head, table entries."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Where in a row its dots come from: each position's share, summed over layers."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from functools import partial
 from typing import Any

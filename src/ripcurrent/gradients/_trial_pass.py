@@ -1,7 +1,5 @@
 """One forward pass on a few tokens: shows what each layer is given, and confirms the formula of each layer kind."""
 
-from __future__ import annotations
-
 from typing import Any, Literal
 
 import torch

@@ -1,7 +1,5 @@
 """PEFT LoRA adapters: merged in float32, kept unmerged, or made fresh."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from pathlib import Path

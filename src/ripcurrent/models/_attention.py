@@ -5,8 +5,6 @@ PyTorch's fused kernel is slow in bfloat16 on CPUs: two to six times these produ
 pass keeps the probabilities, which grow with the square of a row's length.
 """
 
-from __future__ import annotations
-
 from functools import lru_cache
 from typing import Any
 

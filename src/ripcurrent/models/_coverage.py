@@ -1,7 +1,5 @@
 """Refuse the models whose rows or shape the method does not cover."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """Where to compute and in which type."""
 
-from __future__ import annotations
-
 import os
 
 import torch

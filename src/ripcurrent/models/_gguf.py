@@ -4,8 +4,6 @@ Reading a GGUF file of 135 M parameters takes 15-40 s, its copy under 1 s. The c
 in float32: four bytes a parameter on disk. Its folder is named by the file's content and the version of transformers.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import shutil

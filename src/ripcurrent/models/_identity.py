@@ -5,8 +5,6 @@ whole, and of each larger one 16 blocks of 4 KiB evenly spread; of another large
 every MiB. Any training step, merge or quantisation changes that; an edit of a few single weights may not.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import struct

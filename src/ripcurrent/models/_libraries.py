@@ -1,7 +1,5 @@
 """What the libraries say: their errors in one line, and nothing else on the user's terminal."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import warnings

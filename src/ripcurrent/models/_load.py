@@ -1,7 +1,5 @@
 """Load a chat model: find its files, read them safely, put adapters on, freeze it."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What the process and its devices hold, the most that they have held, and giving back what was freed."""
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import resource

@@ -1,7 +1,5 @@
 """From the name a user gives to files on disk: hub id, folder, ``.gguf`` file, or the embedded model."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import os

@@ -3,8 +3,6 @@
 Colours are the pages' own CSS variables, so that a change of theme needs no redraw.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

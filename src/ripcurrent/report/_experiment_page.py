@@ -1,7 +1,5 @@
 """An experiment's page: everything that it says, gathered from its results."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """How values read on the pages."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """What all pages are made with: one file of template, styles, scripts and data that may fetch nothing."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """The page on which people rate answers: one offline file, blind to arm and judge."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from importlib.metadata import version
 

@@ -1,7 +1,5 @@
 """The rows that a scan's page holds in full: which ones, their texts, their nearest anchors."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass

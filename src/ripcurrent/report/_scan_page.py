@@ -1,7 +1,5 @@
 """A scan's page: everything that it says, measured and gathered."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 

@@ -1,7 +1,5 @@
 """What a scan's page says about all rows together: quantiles, length, formats."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Token shares of the shown rows, packed for the page: which characters of a text carry how much of its score."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

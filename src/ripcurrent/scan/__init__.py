@@ -22,13 +22,7 @@ if TYPE_CHECKING:
     from ripcurrent.scan._execution import Execution
     from ripcurrent.scan._manifest import ScanAnchors, ScanManifest
     from ripcurrent.scan._options import ScanOptions
-    from ripcurrent.scan._overview import (
-        format_shares,
-        riskiest_rows,
-        scan_notes,
-        score_quantiles,
-        weak_anchors_note,
-    )
+    from ripcurrent.scan._overview import format_shares, riskiest_rows, scan_notes, score_quantiles, weak_anchors_note
     from ripcurrent.scan._part import Part, bind_local_gpu, parse_part
     from ripcurrent.scan._run import BoolArray, FloatArray, RowNumbers, ScanRun
     from ripcurrent.scan._scan import default_folder, scan

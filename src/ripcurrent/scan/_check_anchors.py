@@ -1,7 +1,5 @@
 """Check an anchor set on a model."""
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass
 from typing import Any
 

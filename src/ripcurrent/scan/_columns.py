@@ -1,7 +1,5 @@
 """The columns of ``scores.parquet``: names, kinds and which way risk runs."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """Look before a long scan: environment, dataset, one row as it will be trained, a forecast of time and memory."""
 
-from __future__ import annotations
-
 import tempfile
 import time
 from collections import Counter

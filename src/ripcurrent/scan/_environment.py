@@ -1,7 +1,5 @@
 """What this machine and installation offer a scan, and what to do about what they lack."""
 
-from __future__ import annotations
-
 import os
 import platform
 import shutil

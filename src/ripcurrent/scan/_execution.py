@@ -1,7 +1,5 @@
 """Who computes a scan's shards: this process, or workers of a Ray cluster."""
 
-from __future__ import annotations
-
 import socket
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Scores a dataset's shards that are not yet done: here one after another, or as workers elsewhere finish them."""
 
-from __future__ import annotations
-
 import socket
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor

@@ -1,7 +1,5 @@
 """What a scan says of itself: on what, by what and with what it was made."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

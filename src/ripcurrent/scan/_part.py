@@ -1,7 +1,5 @@
 """Parts: which of a dataset's shards one process of several takes, by number or by a scheduler's environment."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Parts of a scan: what each process leaves of its share, and what is missing before they make a whole."""
 
-from __future__ import annotations
-
 import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What goes through the model: the passes over rows, and the stage that a scan makes of them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 

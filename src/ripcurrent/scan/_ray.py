@@ -1,7 +1,5 @@
 """Scores shards in Ray Data's actor pool: on this machine, or on a cluster by its address."""
 
-from __future__ import annotations
-
 import logging
 import os
 import pickle

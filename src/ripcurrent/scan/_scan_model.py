@@ -1,19 +1,11 @@
 """The model of a scan's options, loaded the same way by every command that scores with it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.gradients import WIDTH_MULTIPLE
-from ripcurrent.models import (
-    WEIGHTS_SHARE,
-    WEIGHTS_SHARE_WITH_DIRECTIONS,
-    ChatModel,
-    load_model,
-    require_chat_template,
-)
+from ripcurrent.models import WEIGHTS_SHARE, WEIGHTS_SHARE_WITH_DIRECTIONS, ChatModel, load_model, require_chat_template
 from ripcurrent.scan._options import ScanOptions
 
 

@@ -1,7 +1,5 @@
 """From signals to named scores, and writing the tables of a finished scan."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """What is known of the anchors after they were measured, and whether they tell harm from safety at all."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 

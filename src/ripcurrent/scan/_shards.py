@@ -1,7 +1,5 @@
 """Shards: a scan's rows in numbered Parquet files, each whole and marked, so that a second call resumes."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass

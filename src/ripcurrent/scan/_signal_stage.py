@@ -1,7 +1,5 @@
 """The scan's stage: a shard of rows in, its table of signals out."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field

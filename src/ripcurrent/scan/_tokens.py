@@ -79,12 +79,7 @@ def add_token_shares(
 
 
 def _compute_missing(
-    folder: Path,
-    chosen: list[int],
-    rows: Dataset,
-    passes: ScanPasses,
-    anchors: PreparedAnchors,
-    progress: Progress,
+    folder: Path, chosen: list[int], rows: Dataset, passes: ScanPasses, anchors: PreparedAnchors, progress: Progress
 ) -> None:
     """Write the shares of chosen rows that no shard has yet, a few rows in each new shard."""
     missing = sorted(set(chosen) - set(_finished(folder)))

@@ -7,8 +7,6 @@ pull the same way. So a document's cosine is the mean of its windows' cosines we
 from zero than that of ``G``, and not larger for being longer. Representation cosines are averaged by ``p_w``.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any

@@ -1,7 +1,5 @@
 """The controls that stand beside every selection (methods §7): always computed, never optional."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """The cheapest one-to-one matching of whole numbers, exactly, at the cost of its distinct values only."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from ripcurrent.scan import FloatArray, RowNumbers

@@ -4,8 +4,6 @@ Each gives rows in the order of the selection's rows they stand for; fewer, as a
 outside. Equal seeds give equal rows. A `RipcurrentError` is raised where no usable row is left outside the selection.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

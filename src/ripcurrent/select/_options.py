@@ -1,7 +1,5 @@
 """The options of a selection, light enough for the command line's help."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from pydantic import Field, field_validator

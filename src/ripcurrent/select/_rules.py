@@ -1,7 +1,5 @@
 """Selections by rank, by range, at random and by format."""
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from math import inf
 from zlib import crc32
@@ -74,12 +72,7 @@ def rank_by_risk(run: ScanRun, kind: Kind, k: int, by: str | None, without: Coll
 
 
 def between(
-    run: ScanRun,
-    by: str | None = None,
-    low: float | None = None,
-    high: float | None = None,
-    *,
-    quantiles: bool = False,
+    run: ScanRun, by: str | None = None, low: float | None = None, high: float | None = None, *, quantiles: bool = False
 ) -> Selection:
     """The rows whose value lies in ``[low, high]``, riskiest first (of a column that ranks no risk, highest first).
 

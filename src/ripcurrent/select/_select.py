@@ -1,7 +1,5 @@
 """Selections from a finished scan, each with its controls, written to the run folder."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What a selection is, how far it lies from its controls, and how it compares with the whole dataset."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal

@@ -1,7 +1,5 @@
 """The paper's own selection: the union over the harmful anchors of each anchor's nearest rows."""
 
-from __future__ import annotations
-
 import numpy as np
 import numpy.typing as npt
 

@@ -1,7 +1,5 @@
 """Selections on disk: the rows in the input's own format, and a JSON record of what they are and why."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

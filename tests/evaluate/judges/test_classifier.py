@@ -1,7 +1,5 @@
 """Sequence-classification models as judges: their labels' meaning is stated, never guessed."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What the judges by rule say of answers, all of them written for these tests."""
 
-from __future__ import annotations
-
 import random
 import string
 
@@ -11,16 +9,7 @@ from hypothesis import strategies as st
 
 from ripcurrent.anchors import load_anchors
 from ripcurrent.data import strip_thoughts
-from ripcurrent.evaluate.judges import (
-    JUDGES,
-    KEYWORD,
-    KEYWORDS,
-    LABELS,
-    PREFIX,
-    Answer,
-    degeneration,
-    opening,
-)
+from ripcurrent.evaluate.judges import JUDGES, KEYWORD, KEYWORDS, LABELS, PREFIX, Answer, degeneration, opening
 
 PROSE = (
     "Start by rinsing the lentils until the water runs clear. Chop an onion and soften it in oil over a low flame. "

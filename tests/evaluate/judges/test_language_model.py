@@ -1,7 +1,5 @@
 """Judges that ask a language model: what is sent, kept and counted, and what a broken endpoint costs."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import threading

@@ -1,7 +1,5 @@
 """How a judging model's reply becomes a label and a score, or neither."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

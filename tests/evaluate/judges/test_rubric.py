@@ -1,7 +1,5 @@
 """Judge files: what they may say, and one clear error for what they may not."""
 
-from __future__ import annotations
-
 import json
 import re
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Each layer kind's products against plain loops that form the row's gradient."""
 
-from __future__ import annotations
-
 import itertools
 
 import pytest

@@ -5,8 +5,6 @@ compute type, which rounds them by design: whole numbers, small enough for bfloa
 sums nothing to be wrong in, while these sums are too large for bfloat16.
 """
 
-from __future__ import annotations
-
 import itertools
 
 import pytest

@@ -1,7 +1,5 @@
 """Judges that are sequence-classification models: fine-tuned to say of an answer what it is."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 It is meant to miss rather than to accuse: fluent nonsense passes, a real answer should not be called degenerate.
 """
 
-from __future__ import annotations
-
 import re
 import zlib
 from collections import Counter

@@ -1,7 +1,5 @@
 """From the name a user gives to a judge."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path

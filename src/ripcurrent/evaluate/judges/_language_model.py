@@ -1,7 +1,5 @@
 """Judges that ask a language model, by a rubric, behind any OpenAI-compatible endpoint. Replies are kept on disk."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -1,7 +1,5 @@
 """From a judging model's reply to a verdict: what can be read is scored, everything else is unjudged and says why."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator, Mapping

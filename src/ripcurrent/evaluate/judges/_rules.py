@@ -4,8 +4,6 @@
 two sentences; its wordings are families, such as subject by negation by verb. docs/evaluate.md has both beside people.
 """
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """Embedding tables, and the cross term of a table that is also the output head."""
 
-from __future__ import annotations
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor

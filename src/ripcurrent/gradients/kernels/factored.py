@@ -4,8 +4,6 @@ A direction ``V = Σ_p w_p B_p ⊗ A_p`` has ``<bᵀa, V> = Σ_t Σ_p w_p (a_t·
 all terms at once, of whatever directions, instead of one against each direction's matrix.
 """
 
-from __future__ import annotations
-
 from jaxtyping import Float, Int
 from torch import Tensor
 

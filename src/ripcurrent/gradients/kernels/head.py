@@ -1,7 +1,5 @@
 """The output head: losses, logit gradients and products, over packed loss-bearing positions only."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

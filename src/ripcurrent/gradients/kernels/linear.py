@@ -5,8 +5,6 @@
 Which is cheaper depends on the row's length, the layer's shape and the machine: see :func:`choose_ways`.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

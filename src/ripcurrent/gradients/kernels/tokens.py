@@ -4,8 +4,6 @@ A row's inner product with a direction is a sum over layers and tokens in every 
 per token, shape ``(rows, tokens, directions)``, in float32. Linear layers' and the head's are beside them.
 """
 
-from __future__ import annotations
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor

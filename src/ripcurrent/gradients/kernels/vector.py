@@ -1,7 +1,5 @@
 """Vector parameters: biases and the weights of normalisation layers, whose row gradients are small enough to form."""
 
-from __future__ import annotations
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
