@@ -33,7 +33,7 @@ def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_scan_by_ray(rows_file: Path, tmp_path: Path, tiny_folder: Path, anchors_file: Path) -> None:
     options = {"model": str(tiny_folder), "anchors": str(anchors_file), **EXACT, "signals": "representation"}
     with pytest.raises(MissingExtraError) as caught:
-        scan(rows_file, tmp_path / "out", execution=Execution("ray"), **options)
+        scan(rows_file, tmp_path / "out", execution=Execution(executor="ray"), **options)
     assert_installs(caught.value, "ray[data]", "ray")
 
 

@@ -11,7 +11,7 @@ from ripcurrent.errors import RipcurrentError
 from ripcurrent.finetune import finetune
 from ripcurrent.models import load_model, reset_peak
 from ripcurrent.scan import Execution, ScanOptions, doctor, load_scan_model, scan
-from ripcurrent.scan._memory import MemoryPlan, memory_record
+from ripcurrent.scan._scan_model import MemoryPlan, memory_record
 from tests.tiny_scan import good_rows, write_jsonl
 
 PLAN = MemoryPlan(512, mapped_directions=False)
@@ -32,7 +32,7 @@ def test_what_runs_on_one_gpu_alone_is_refused(tmp_path: Path) -> None:
     auto: dict[str, Any] = {"device": "auto"}
     for refused, said in (
         (lambda: scan(rows, tmp_path / "out", memory="8GB", **auto), "--memory needs one"),
-        (lambda: scan(rows, tmp_path / "out", execution=Execution("ray", workers=2), **auto), "--device auto"),
+        (lambda: scan(rows, tmp_path / "out", execution=Execution(executor="ray", workers=2), **auto), "--device auto"),
         (lambda: doctor(rows, **auto), "spread over several GPUs fits"),
         (lambda: finetune(rows, tmp_path / "out", recipe=recipe, **auto), "Training runs on one GPU"),
     ):

@@ -19,7 +19,7 @@ from ripcurrent.data import LossOn, Message, Row, encode
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.models import cache_folder, load_model
 from ripcurrent.progress import SilentProgress
-from ripcurrent.scan import SignalStage, _environment, doctor, scan
+from ripcurrent.scan import SignalStage, _doctor, doctor, scan
 from ripcurrent.scan._doctor import SAMPLE_ROWS, rendered_row
 from ripcurrent.scan._signal_stage import PreparedRow
 from tests.models.tiny import save_tiny, tiny_tokenizer
@@ -43,8 +43,8 @@ def lessons(tmp_path: Path) -> Path:
     return write_jsonl(tmp_path / "lessons.jsonl", rows)
 
 
-def environment(device: str = "cpu", dtype: str | None = None) -> dict[str, _environment.Finding]:
-    return {finding.name: finding for finding in _environment.environment(device, dtype)}
+def environment(device: str = "cpu", dtype: str | None = None) -> dict[str, _doctor.Finding]:
+    return {finding.name: finding for finding in _doctor.environment(device, dtype)}
 
 
 def test_environment_names_versions_device_and_type() -> None:
@@ -61,7 +61,7 @@ def test_a_slower_type_than_the_native_one_is_a_warning(monkeypatch: pytest.Monk
     def native_bfloat16(name: str | None, device: torch.device) -> torch.dtype:
         return torch.bfloat16 if name is None else torch.float32
 
-    monkeypatch.setattr(_environment, "choose_dtype", native_bfloat16)
+    monkeypatch.setattr(_doctor, "choose_dtype", native_bfloat16)
     assert "--dtype" in (environment("cpu", "float32")["compute type"].advice or "")
     assert environment()["compute type"].ok
 
@@ -70,7 +70,7 @@ def test_a_missing_embedded_model_is_a_warning_with_its_install_line(monkeypatch
     def absent() -> Path:
         raise RipcurrentError("The embedded model is not installed.", "Install it with: pip install it")
 
-    monkeypatch.setattr(_environment, "embedded_gguf", absent)
+    monkeypatch.setattr(_doctor, "embedded_gguf", absent)
     found = environment()["embedded model"]
     assert (found.ok, found.advice) == (False, "Install it with: pip install it")
 
@@ -85,7 +85,7 @@ def test_a_cache_that_cannot_be_made_is_a_warning(tmp_path: Path, monkeypatch: p
 
 def test_the_cache_of_files_is_no_used_memory_of_a_container(tmp_path: Path) -> None:
     def free() -> int | None:
-        return _environment._free_memory(torch.device("cpu"), tmp_path)
+        return _doctor.free_memory(torch.device("cpu"), tmp_path)
 
     whole = free()
     assert whole is None or whole > 12_000

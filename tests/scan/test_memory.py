@@ -16,7 +16,7 @@ from ripcurrent.errors import RipcurrentError
 from ripcurrent.gradients import MappedStore, make_batch, stack_directions
 from ripcurrent.models import peak_bytes, process_peak, reset_peak
 from ripcurrent.scan import ScanOptions, SignalStage, scan
-from ripcurrent.scan._memory import MARGIN, MemoryPlan, fitting_stage, require_room_for_directions
+from ripcurrent.scan._scan_model import MARGIN, MemoryPlan, fitting_stage, require_room_for_directions
 from tests.gradients.oracle import random_directions, rows_behind_a_prefix
 from tests.scan.test_scan_resume import Counting
 from tests.scan.tiny_stage import assert_same, fresh, make_stage, rows
@@ -24,7 +24,7 @@ from tests.scan_fixtures import table_of
 from tests.tiny_scan import EXACT, good_rows, write_jsonl
 
 CPU = torch.device("cpu")
-MEMORY = import_module("ripcurrent.scan._memory")
+MEMORY = import_module("ripcurrent.scan._scan_model")
 on_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peaks are reset on Linux alone")
 
 

@@ -5,8 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.scan._part import Part, bind_local_gpu, parse_part
-from ripcurrent.scan._parts import shards_in
+from ripcurrent.scan._parts import Part, bind_local_gpu, parse_part, shards_in
 
 
 @given(st.integers(0, 500), st.integers(1, 9), st.integers(1, 60))

@@ -13,10 +13,9 @@ from typing import Any
 import pytest
 
 from ripcurrent.errors import DatasetChangedError, ExitCode, RipcurrentError
-from ripcurrent.scan._executor import run_shards
 from ripcurrent.scan._parts import shards_in
 from ripcurrent.scan._ray import ALONE, places, ray_cluster, score_on_ray
-from ripcurrent.scan._shards import ShardFolder
+from ripcurrent.scan._shards import ShardFolder, run_shards
 from tests.scan.ray_stage import ROWS, MakeStage, open_numbers, open_too_few
 
 # read when Ray is first imported, which is here
@@ -85,12 +84,6 @@ def test_rows_come_in_order_from_two_workers_and_what_is_done_is_not_done_again(
     assert sorted(row for rows in begun(notes).values() for row in rows) == list(range(ROWS))
     assert {report["process"] for report in reports.values()} == set(begun(notes)) - first
     assert run(tmp_path / "shards", notes) == [(number, False) for number in range(SHARDS)]
-
-
-def test_tasks_of_several_shards_give_the_same(tmp_path: Path, notes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(import_module("ripcurrent.scan._ray"), "TASKS", 3)
-    assert run(tmp_path / "shards", notes) == [(number, True) for number in range(SHARDS)]
-    assert values(tmp_path / "shards") == [7 * number for number in range(ROWS)]
 
 
 def test_it_listens_to_this_machine_only_and_reports_nothing() -> None:

@@ -21,8 +21,8 @@ from ripcurrent.errors import RipcurrentError
 from ripcurrent.gradients import GradientPass, choose_factoring, make_batch, set_direction, stack_directions
 from ripcurrent.progress import SilentProgress
 from ripcurrent.scan import ScanRun, scan
-from ripcurrent.scan._execution import Execution, RemoteScan, identity_of, on_device
-from ripcurrent.scan._options import ScanOptions
+from ripcurrent.scan._execution import RemoteScan, identity_of, on_device
+from ripcurrent.scan._options import Execution, ScanOptions
 from ripcurrent.scan._ray import ALONE, ray_cluster
 from ripcurrent.scan._scan_model import load_scan_model
 from ripcurrent.scan._signal_stage import SignalStage
@@ -35,7 +35,7 @@ from tests.tiny_scan import good_rows, rows_with_a_gap, small_shards, write_json
 os.environ.update(ALONE)
 pytest.importorskip("ray")
 ROWS = 40
-TWO = Execution("ray", workers=2)
+TWO = Execution(executor="ray", workers=2)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -137,8 +137,8 @@ def test_another_file_elsewhere_is_refused(tmp_path: Path) -> None:
 
 
 def test_nobody_to_work_is_refused() -> None:
-    with pytest.raises(RipcurrentError, match="--workers 0 leaves nobody to work"):
-        Execution("ray", workers=0)
+    with pytest.raises(RipcurrentError, match="--workers 0 is not possible"):
+        Execution.resolve(None, {"executor": "ray", "workers": 0})
 
 
 @pytest.mark.parametrize("kind", ["llama_tied", "gpt2"])

@@ -12,10 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from ripcurrent.errors import DatasetChangedError, RipcurrentError
-from ripcurrent.scan._executor import ShardReader, run_shards, score_shards
-from ripcurrent.scan._part import Part
-from ripcurrent.scan._parts import shards_in
-from ripcurrent.scan._shards import Shard, ShardFolder
+from ripcurrent.scan._parts import Part, shards_in
+from ripcurrent.scan._shards import Shard, ShardFolder, ShardReader, run_shards, score_shards
 
 WAIT = 60
 """Seconds after which a test that would hang fails."""

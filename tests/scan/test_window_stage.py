@@ -9,9 +9,8 @@ import pytest
 from ripcurrent.data import EncodedRow, Row, encode_windows
 from ripcurrent.gradients import GradientPass
 from ripcurrent.scan import _signal_stage
-from ripcurrent.scan._executor import ShardReader, run_shards, score_shards
 from ripcurrent.scan._parts import shards_in
-from ripcurrent.scan._shards import ShardFolder
+from ripcurrent.scan._shards import ShardFolder, ShardReader, run_shards, score_shards
 from ripcurrent.scan._signal_stage import SignalStage
 from tests.gradients.oracle import inner, random_directions, row_gradient, row_loss
 from tests.scan.tiny_stage import fresh, make_stage, rows

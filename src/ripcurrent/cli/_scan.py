@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from pydantic import Field
@@ -11,8 +11,7 @@ from pydantic import Field
 from ripcurrent.cli._command import ADVANCED, command
 from ripcurrent.cli._output import Output
 from ripcurrent.cli._text import say
-from ripcurrent.options import Options
-from ripcurrent.scan import ScanOptions
+from ripcurrent.scan import Execution, ScanOptions
 
 if TYPE_CHECKING:
     from ripcurrent.scan import Part, ScanRun
@@ -34,17 +33,11 @@ EXAMPLES = (
 )
 
 
-class ScaleOptions(Options):
-    """Who computes a scan. Not part of the result."""
+class ScaleOptions(Execution):
+    """Who computes which part of a scan."""
 
     shard: str | None = Field(default=None, json_schema_extra={"metavar": "i/n"})
     """Score only part i of n, from 0; auto: as SLURM or torchrun says. The part that ends last writes the scores."""
-    executor: Literal["local", "ray"] = "local"
-    """This process, or Ray's workers, here or on a cluster."""
-    workers: int | None = Field(default=None, ge=1)
-    """Ray's worker processes; one for each GPU, or one for each machine, when left out."""
-    ray_address: str | None = None
-    """A running Ray cluster, or auto; a Ray of this machine when left out."""
 
 
 @command("scan", PANELS, EXAMPLES)
@@ -64,13 +57,12 @@ def scan_command(
     from ripcurrent.cli._summary import show_summary
     from ripcurrent.forecast import forecast, read_forecast
     from ripcurrent.report import build_report
-    from ripcurrent.scan import Execution, scan
+    from ripcurrent.scan import scan
 
-    execution = Execution(scale.executor, scale.workers, scale.ray_address)
     output.say_default_model("model" in options.model_fields_set)
     part = None if scale.shard is None else _part(dataset, scale, out, options)
     with output.progress() as progress:
-        run = scan(dataset, out, options, part=part, execution=execution, progress=progress)
+        run = scan(dataset, out, options, part=part, execution=scale, progress=progress)
         if run.finished:
             # a forecast of the same scores stands, such as one by another calibration
             kept = None if run.manifest.timings["rows_scored_in_this_call"] else read_forecast(run)

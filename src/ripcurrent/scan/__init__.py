@@ -19,11 +19,10 @@ if TYPE_CHECKING:
         Column,
     )
     from ripcurrent.scan._doctor import DatasetReport, Diagnosis, RenderedRow, doctor
-    from ripcurrent.scan._execution import Execution
     from ripcurrent.scan._manifest import ScanAnchors, ScanManifest
-    from ripcurrent.scan._options import ScanOptions
+    from ripcurrent.scan._options import Execution, ScanOptions
     from ripcurrent.scan._overview import format_shares, riskiest_rows, scan_notes, score_quantiles, weak_anchors_note
-    from ripcurrent.scan._part import Part, bind_local_gpu, parse_part
+    from ripcurrent.scan._parts import Part, bind_local_gpu, parse_part
     from ripcurrent.scan._run import BoolArray, FloatArray, RowNumbers, ScanRun
     from ripcurrent.scan._scan import default_folder, scan
     from ripcurrent.scan._scan_model import load_scan_model, require_positions
@@ -37,11 +36,10 @@ _HOMES = {
     "_check_anchors": "AnchorCheck check_anchors",
     "_columns": "COLUMNS DIRECTION_OF_RISK GRADIENT_COLUMNS REPRESENTATION_COLUMNS TRAIT_COLUMNS Column",
     "_doctor": "DatasetReport Diagnosis RenderedRow doctor",
-    "_execution": "Execution",
     "_manifest": "ScanAnchors ScanManifest",
-    "_options": "ScanOptions",
+    "_options": "Execution ScanOptions",
     "_overview": "format_shares riskiest_rows scan_notes score_quantiles weak_anchors_note",
-    "_part": "Part bind_local_gpu parse_part",
+    "_parts": "Part bind_local_gpu parse_part",
     "_run": "BoolArray FloatArray RowNumbers ScanRun",
     "_scan": "default_folder scan",
     "_scan_model": "load_scan_model require_positions",

@@ -1,26 +1,40 @@
 """Look before a long scan: environment, dataset, one row as it will be trained, a forecast of time and memory."""
 
+import os
+import platform
+import shutil
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from pydantic import BaseModel, ConfigDict, JsonValue
 
 from ripcurrent.anchors import load_anchors
 from ripcurrent.data import Dataset, EncodedRow, Row, read_rows, render, why_mismatch
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.gradients import SignalKind, plan_batches
-from ripcurrent.models import ModelInfo, cache_folder, device_peak, give_back_freed_memory, peak_bytes, reset_peak
+from ripcurrent.models import (
+    ModelInfo,
+    cache_folder,
+    choose_device,
+    choose_dtype,
+    device_peak,
+    embedded_gguf,
+    give_back_freed_memory,
+    peak_bytes,
+    reset_peak,
+)
 from ripcurrent.progress import Progress, SilentProgress
 from ripcurrent.runs import RunFolder
-from ripcurrent.scan._environment import Finding, environment
 from ripcurrent.scan._options import ScanOptions, require_combination
 from ripcurrent.scan._passes import ScanPasses
-from ripcurrent.scan._scan_model import load_scan_model
+from ripcurrent.scan._scan_model import load_scan_model, size
 from ripcurrent.scan._signal_stage import PreparedRow
 from ripcurrent.scan._windows import document_row
 
@@ -28,25 +42,32 @@ SAMPLE_ROWS = 512
 """Rows that are encoded, spread over the whole dataset."""
 TIMED_BATCHES = 6
 """Batches that are timed, spread over the lengths: short rows cost more per token, long ones more for attention."""
+ENOUGH_MEMORY, ENOUGH_DISK = 3 * 2**30, 2 * 2**30
+"""Bytes of memory that a scan with the embedded model may take, and of disk with a run beside."""
 
 
 class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
 
+class Finding(_Record):
+    """One thing of the machine or installation that was looked at."""
+
+    name: str
+    value: str
+    advice: str | None
+    """What to do about it; None when nothing has to be done."""
+    ok: bool
+
+
 class RenderedRow(_Record):
     """One row exactly as it is tokenised."""
 
     row: int
-    """0-based position in the input."""
     tokens: int
-    """Tokens, up to the last one that bears loss."""
     response_tokens: int
-    """Tokens that bear loss."""
     truncated: bool
-    """Cut at ``--max-tokens``."""
     text: str
-    """Its text up to the last token."""
     loss_spans: list[tuple[int, int]]
     """Stretches of the text that bear loss, in characters."""
 
@@ -55,14 +76,11 @@ class DatasetReport(_Record):
     """A dataset as a scan would read it."""
 
     path: str
-    """As given."""
     container: str
     """``json``, ``jsonl``, ``csv``, ``parquet``, ``folder``, ``files`` (several at once) or ``hub``."""
     format: str
-    """Name of the row format."""
-    rows: int = 0
-    """Number of rows."""
-    unreadable: dict[str, int] = {}
+    rows: int
+    unreadable: dict[str, int]
     """Reason to number of rows that reading alone shows to be unusable, of all rows."""
     sampled: int
     """Rows that were encoded, spread over the dataset."""
@@ -75,14 +93,11 @@ class DatasetReport(_Record):
     sample_unread: int
     """Sampled rows with tool calls or reasoning, which are not read."""
     mean_tokens: float | None = None
-    """Mean tokens of the sample's usable rows, with ``windows`` of whole documents; None when there is none, as with
-    the others below."""
+    """Of the sample's usable rows, with ``windows`` of whole documents; None when there is none, as all below."""
     median_tokens: float | None = None
-    """Their median."""
     longest_tokens: int | None = None
-    """Their longest, after cutting at ``--max-tokens``, with ``windows`` the longest window."""
+    """After cutting at ``--max-tokens``; with ``windows`` the longest window."""
     mean_response_tokens: float | None = None
-    """Mean of the tokens that bear loss."""
     truncated_share: float | None = None
     """Share of the usable rows that are cut at ``--max-tokens``, 0 to 1."""
     sample_row: RenderedRow | None = None
@@ -93,34 +108,25 @@ class Estimate(_Record):
     """What a scan will take, predicted from a few batches."""
 
     signals: SignalKind
-    """Which methods the scan runs."""
     seconds: float
     """Loading, anchors and rows."""
     loading_seconds: float
-    """Loading the model, as measured."""
     anchor_seconds: float
     """The anchors, as measured: their directions are in the cache now, where a scan finds them."""
     row_seconds: float
-    """Scoring the rows."""
     tokens_per_second: float
-    """Tokens scored in a second, padding not counted."""
     peak_memory_bytes: int
     """Peak memory of the process, or on CUDA of the device's allocations, with directions that are in the cache."""
     probed_rows: int
-    """Rows that were timed."""
     probed_tokens: int
-    """Their tokens."""
 
 
 class Diagnosis(_Record):
     """Everything that doctor looked at."""
 
     environment: list[Finding]
-    """Machine and installation."""
     model: ModelInfo | None = None
-    """The model, where one was loaded."""
     dataset: DatasetReport | None = None
-    """The dataset, where one was given."""
     estimates: list[Estimate] = []
     """The forecast of the scan; none without a dataset or without a usable row."""
 
@@ -134,14 +140,10 @@ def doctor(
 ) -> Diagnosis:
     """Look at the environment; with a dataset or a model also at these, and with a dataset forecast the scan.
 
-    Args:
-        dataset: Anything that :func:`ripcurrent.read_rows` reads.
-        model: A model; with a dataset :class:`ScanOptions`' default unless named.
-        progress: Called with steps.
-        **changes: Options of the scan by name.
+    ``changes`` are options of the scan by name. Without a dataset no model is loaded unless one is named.
 
     Raises:
-        RipcurrentError: A dataset or model that a scan would refuse, or an option that it does not take.
+        RipcurrentError: A dataset, model or option that a scan would refuse.
     """
     options = ScanOptions.resolve(None, changes if model is None else {**changes, "model": model})
     if options.device == "auto":
@@ -153,8 +155,8 @@ def doctor(
     progress.step("looking at the environment")
     findings = environment(options.device, options.dtype)
     if dataset is None:
-        passes = None if model is None else ScanPasses(load_scan_model(options), options)
-        return Diagnosis(environment=findings, model=None if passes is None else passes.model)
+        about = None if model is None else ScanPasses(load_scan_model(options), options).model
+        return Diagnosis(environment=findings, model=about)
     rows = read_rows(dataset, format=options.format, mapping=options.mapping, limit=options.limit)
     require_combination(options, rows.format)
     progress.step("reading the dataset")
@@ -168,52 +170,44 @@ def doctor(
     passes = ScanPasses(load_scan_model(options), options)
     loading = time.perf_counter() - began
     progress.step("encoding a sample")
-    places = np.unique(np.linspace(0, max(0, count - 1), min(SAMPLE_ROWS, count)).round().astype(int))
+    places = np.linspace(0, count - 1, min(SAMPLE_ROWS, count)).round().astype(int)
     sample = list(passes.stage_of(None, None, progress).prepare(rows.at(places.tolist())))
-    report, usable = _report(rows, sample, passes)
-    first = report.first_unusable | first
-    report = report.model_copy(update={"rows": count, "unreadable": dict(unreadable), "first_unusable": first})
-    estimates = []
-    if usable:
-        share = len(usable) / len(sample)
-        estimates = [_estimate(passes, rows, usable, count * share, loading, progress)]
-    return Diagnosis(environment=findings, model=passes.model, dataset=report, estimates=estimates)
-
-
-def _report(
-    rows: Dataset, sample: Sequence[PreparedRow], passes: ScanPasses
-) -> tuple[DatasetReport, list[PreparedRow]]:
-    """What the sample says, and its usable rows."""
-    by_status: dict[str, list[PreparedRow]] = {}
+    by_status: dict[str, list[PreparedRow]] = {"ok": []}
     for one in sample:
         by_status.setdefault(one.pieces[0].status, []).append(one)
-    usable, hidden = by_status.pop("ok", []), by_status.get("template_mismatch")
-    tokenizer, loss_on = passes.chat_model.tokenizer, passes.options.loss_on
-    lengths: dict[str, Any] = {}
-    if usable:
-        whole = [document_row(one.pieces) for one in usable]
-        tokens = np.asarray([one.prompt_tokens + one.response_tokens for one in whole])
-        typical = usable[int(np.abs(tokens - np.median(tokens)).argmin())]
-        lengths = {
-            "mean_tokens": tokens.mean(),
-            "median_tokens": np.median(tokens),
-            "longest_tokens": max(len(one.pieces[0].tokens) for one in usable),
-            "mean_response_tokens": np.mean([one.response_tokens for one in whole]),
-            "truncated_share": np.mean([one.pieces[0].truncated for one in usable]),
-            "sample_row": rendered_row(typical.row, typical.pieces[0], tokenizer),
-        }
+    usable, hidden = by_status.pop("ok"), by_status.get("template_mismatch")
+    tokenizer = passes.chat_model.tokenizer
     report = DatasetReport(
         path=rows.path,
         container=rows.container,
         format=rows.format,
+        rows=count,
+        unreadable=dict(unreadable),
         sampled=len(sample),
         sample_unusable={status: len(found) for status, found in by_status.items()},
-        first_unusable={status: found[0].row.index for status, found in by_status.items()},
-        mismatch=why_mismatch(hidden[0].row, tokenizer, loss_on) if hidden else None,
+        first_unusable={status: found[0].row.index for status, found in by_status.items()} | first,
+        mismatch=why_mismatch(hidden[0].row, tokenizer, options.loss_on) if hidden else None,
         sample_unread=sum(one.unread for one in sample),
-        **lengths,
+        **(_lengths(usable, tokenizer) if usable else {}),
     )
-    return report, usable
+    share = len(usable) / max(1, len(sample))
+    estimates = [_estimate(passes, rows, usable, count * share, loading, progress)] if usable else []
+    return Diagnosis(environment=findings, model=passes.model, dataset=report, estimates=estimates)
+
+
+def _lengths(usable: Sequence[PreparedRow], tokenizer: Any) -> dict[str, Any]:
+    """The fields of a `DatasetReport` on lengths, and a row of typical length."""
+    whole = [document_row(one.pieces) for one in usable]
+    tokens = np.asarray([one.prompt_tokens + one.response_tokens for one in whole])
+    typical = usable[int(np.abs(tokens - np.median(tokens)).argmin())]
+    return {
+        "mean_tokens": tokens.mean(),
+        "median_tokens": np.median(tokens),
+        "longest_tokens": max(len(one.pieces[0].tokens) for one in usable),
+        "mean_response_tokens": np.mean([one.response_tokens for one in whole]),
+        "truncated_share": np.mean([one.pieces[0].truncated for one in usable]),
+        "sample_row": rendered_row(typical.row, typical.pieces[0], tokenizer),
+    }
 
 
 def rendered_row(row: Row, encoded: EncodedRow, tokenizer: Any) -> RenderedRow:
@@ -238,11 +232,7 @@ def rendered_row(row: Row, encoded: EncodedRow, tokenizer: Any) -> RenderedRow:
 def _estimate(
     passes: ScanPasses, rows: Dataset, sample: Sequence[PreparedRow], count: float, loading: float, progress: Progress
 ) -> Estimate:
-    """Prepare the anchors, time a few batches of a sample of the rows, and predict the scan of ``count`` rows.
-
-    Raises:
-        RipcurrentError: The directions or a row do not fit into memory, or not within ``--memory``.
-    """
+    """Prepare the anchors, time a few batches of a sample of the rows, and predict the scan of ``count`` rows."""
     chat_model, options = passes.chat_model, passes.options
     peak, began = device_peak(chat_model.device), time.perf_counter()
     anchors = passes.anchors(load_anchors(options.anchors), progress)
@@ -277,3 +267,67 @@ def _estimate(
         probed_rows=len(probed),
         probed_tokens=sum(probed),
     )
+
+
+def environment(device_name: str | None, dtype_name: str | None) -> list[Finding]:
+    """Look at versions, device, compute type, CPU, memory, cache and the embedded model."""
+    found: list[Finding] = []
+
+    def note(name: str, value: str, advice: str = "", wrong: bool = False) -> None:
+        found.append(Finding(name=name, value=value, advice=advice if wrong else None, ok=not wrong))
+
+    note("Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
+    for library in ("ripcurrent", "torch", "transformers"):
+        note(library, version(library))
+    device = choose_device(device_name)
+    label = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+    why = "the fastest here" if device.type != "cpu" else "as there is no GPU that this torch can use"
+    note("device", f"{label}, {'as asked for' if device_name else why}")
+    dtype, fastest = (str(choose_dtype(one, device)).removeprefix("torch.") for one in (dtype_name, None))
+    why = "which this device computes in natively" if dtype == "bfloat16" else "as bfloat16 is not native here"
+    advice = f"Leave --dtype out unless you need {dtype}: this device is fastest in {fastest}."
+    note("compute type", f"{dtype}, {'as asked for' if dtype_name else why}", advice, dtype != fastest)
+    if device.type == "cpu":
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        threads = torch.get_num_threads()
+        # hyper-threads count as cores, and torch rightly leaves one of each pair alone
+        few = threads * 2 < cores or (threads == 1 and cores > 1)
+        advice = "Unset OMP_NUM_THREADS, or raise it, to use the other cores."
+        note("CPU", f"{threads} threads on {cores} cores", advice, few)
+    free = free_memory(device)
+    value = "the system does not say how much is free" if free is None else f"{size(free)} free"
+    advice = f"A scan with the embedded model may take {size(ENOUGH_MEMORY)}: close what you can."
+    note("memory", value, advice, free is not None and free < ENOUGH_MEMORY)
+    folder = cache_folder()
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    room, writable = shutil.disk_usage(there).free, there.is_dir() and os.access(there, os.W_OK)
+    value = f"{folder}; {size(room)} free on its disk" if writable else f"{folder} cannot be written"
+    advice = f"Name a folder with {size(ENOUGH_DISK)} free in the environment variable RIPCURRENT_CACHE."
+    note("cache", value, advice, not writable or room < ENOUGH_DISK)
+    try:
+        note("embedded model", embedded_gguf().name)
+    except RipcurrentError as error:
+        note("embedded model", error.message.rstrip("."), error.hint, True)
+    return found
+
+
+def free_memory(device: torch.device, container: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """Bytes that a process can still take on a device, within a container's own limit (cgroup 2); None: not known."""
+
+    def numbers(path: Path) -> dict[str, int]:
+        lines = (line.split() for line in path.read_text(encoding="ascii").splitlines())
+        return {name: int(number) for name, number, *_ in lines}
+
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        free = numbers(Path("/proc/meminfo"))["MemAvailable:"] * 1024
+    except OSError:
+        return None
+    try:
+        limit, used = (int((container / f"memory.{name}").read_text(encoding="ascii")) for name in ("max", "current"))
+        # the cache of files that were read is counted as used, and given up when it is needed
+        return min(free, max(0, limit - used + numbers(container / "memory.stat").get("inactive_file", 0)))
+    except (OSError, ValueError):
+        # no such file, or a limit of "max"
+        return free

@@ -2,7 +2,7 @@
 
 import socket
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 import torch
 from torch import Tensor
 
@@ -19,41 +18,12 @@ from ripcurrent.errors import RipcurrentError
 from ripcurrent.gradients import Directions, in_memory
 from ripcurrent.models import ChatModel
 from ripcurrent.progress import SilentProgress
-from ripcurrent.scan._executor import ShardReader, score_shards
-from ripcurrent.scan._options import ScanOptions
+from ripcurrent.scan._options import Execution, ScanOptions
 from ripcurrent.scan._passes import ScanPasses
 from ripcurrent.scan._ray import ray_cluster, score_on_ray
 from ripcurrent.scan._scan_model import load_scan_model
-from ripcurrent.scan._shards import Shard
+from ripcurrent.scan._shards import Shard, ShardReader, Tables, score_shards
 from ripcurrent.scan._signal_stage import SignalStage
-
-Score = Callable[[Sequence[Shard]], Generator[tuple[Shard, pa.Table]]]
-"""Gives the tables of shards, each as it is computed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Execution:
-    """Where a scan is computed. No part of the result: another choice goes on in the same run folder.
-
-    Raises:
-        RipcurrentError: There is no such executor, or options of Ray's are given without it.
-    """
-
-    executor: str = "local"
-    """``local``: this process; ``ray``: Ray's workers."""
-    workers: int | None = None
-    """Ray's worker processes; one for each GPU, without GPUs one for each machine, unless named."""
-    ray_address: str | None = None
-    """A running Ray cluster; a Ray of this machine alone unless named."""
-
-    def __post_init__(self) -> None:
-        if self.executor not in ("local", "ray"):
-            raise RipcurrentError(f"There is no executor {self.executor!r}.", "Choices: local, ray.")
-        if self.executor == "local" and (self.workers is not None or self.ray_address is not None):
-            given = "--workers" if self.workers is not None else "--ray-address"
-            raise RipcurrentError(f"{given} is an option of --executor ray.", "Add --executor ray, or leave it out.")
-        if self.workers is not None and self.workers < 1:
-            raise RipcurrentError(f"--workers {self.workers} leaves nobody to work.", "Name 1 or more.")
 
 
 def scorer(
@@ -63,7 +33,7 @@ def scorer(
     count: int,
     stage: SignalStage,
     reports: dict[str, Counter[str]],
-) -> Score:
+) -> Callable[[Sequence[Shard]], Tables]:
     """How shards of ``count`` rows are scored. Under Ray the stage's model and directions are given up.
 
     ``reports`` takes what each of Ray's workers reports of its stage.
@@ -72,7 +42,7 @@ def scorer(
         return partial(score_shards, read=ShardReader(rows.iter_from, count), stage=stage)
     on_gpu = stage.chat_model.device.type == "cuda"
 
-    def score(shards: Sequence[Shard]) -> Generator[tuple[Shard, pa.Table]]:
+    def score(shards: Sequence[Shard]) -> Tables:
         with ray_cluster(execution.ray_address) as ray:
             found = stage.directions and on_device(stage.directions, torch.device("cpu"))
             elsewhere = RemoteScan(
@@ -111,14 +81,9 @@ class RemoteScan:
     directions: Callable[[], Directions | None]
     """Gives the directions; None without gradients."""
     anchor_features: npt.NDArray[np.float32] | None
-    """The anchors' unit features, as the stage has them."""
 
     def rows(self, start: int) -> Iterator[Row]:
-        """The rows from the ``start``-th on.
-
-        Raises:
-            RipcurrentError: The dataset cannot be read here, or is another one here.
-        """
+        """The rows from the ``start``-th on; an error where the dataset is another one here."""
         options = self.options
         rows = read_rows(self.path, format=options.format, mapping=options.mapping, limit=options.limit)
         if rows.sampled_hash() != self.sampled:
@@ -129,11 +94,7 @@ class RemoteScan:
         return rows.iter_from(start)
 
     def stage(self) -> SignalStage:
-        """Load the model and make the stage.
-
-        Raises:
-            RipcurrentError: The model cannot be loaded here, it or the directions do not fit, or scores would differ.
-        """
+        """Load the model and make the stage; an error where they do not fit, or scores would differ here."""
         here = socket.gethostname()
         with in_memory(f"The model and the directions on {here}"):
             chat_model = load_scan_model(self.options)

@@ -124,14 +124,19 @@ class ScanOptions(Options):
         return self.model_copy(update={"token_budget": budget})
 
 
+class Execution(Options):
+    """Who computes a scan. Not part of the result: another choice goes on in the same run folder."""
+
+    executor: Literal["local", "ray"] = "local"
+    """This process, or Ray's workers, here or on a cluster."""
+    workers: int | None = Field(default=None, ge=1)
+    """Ray's worker processes; one for each GPU, or one for each machine, when left out."""
+    ray_address: str | None = None
+    """A running Ray cluster, or auto; a Ray of this machine when left out."""
+
+
 def parse_token_choice(text: str) -> tuple[int, int]:
-    """Number of rows at the riskiest and at the protective end.
-
-    ``top:500`` is 500 of both ends, ``top:500,bottom:100`` each its own, ``bottom:100`` that end alone.
-
-    Raises:
-        RipcurrentError: Anything else, or no row at all.
-    """
+    """Number of rows at the riskiest and at the protective end; ``top:500`` is 500 of each, ``bottom:100`` one end."""
     entries = [re.fullmatch(r"(top|bottom):(\d{1,9})", entry.strip()) for entry in text.split(",")]
     counts = {entry[1]: int(entry[2]) for entry in entries if entry is not None}
     if None in entries or len(counts) < len(entries) or not any(counts.values()):
@@ -144,19 +149,18 @@ def parse_token_choice(text: str) -> tuple[int, int]:
     return top, counts.get("bottom", top)
 
 
-def require_combination(options: ScanOptions, row_format: str, *, in_part: bool = False, on_ray: bool = False) -> None:
-    """Refuse options that do not go together, or not with the dataset or with who computes.
-
-    Raises:
-        RipcurrentError: names both, and what to do.
-    """
-    usual = ScanOptions()
+def require_combination(
+    options: ScanOptions, row_format: str, *, in_part: bool = False, execution: Execution | None = None
+) -> None:
+    """Refuse options that do not go together, or not with the dataset or with who computes."""
+    usual, execution = ScanOptions(), execution or Execution()
+    on_ray, how = execution.executor == "ray", "--shard" if in_part else "--executor ray"
+    tokens, windows, capped = options.tokens is not None, options.windows, options.memory is not None
 
     def changed(*names: str) -> bool:
         return any(getattr(options, name) != getattr(usual, name) for name in names)
 
     one = "Leave one of the two out."
-    how = "--shard" if in_part else "--executor ray"
     forbidden = (
         (
             not options.wants_representation and changed("position", "layer", "avg_n"),
@@ -168,18 +172,14 @@ def require_combination(options: ScanOptions, row_format: str, *, in_part: bool 
             "--anchor-tokens, --row-tokens and --tokens are of gradients, and --signals representation computes none.",
             "Leave them or --signals out.",
         ),
+        (tokens and windows, "--tokens does not go with --windows, where a document takes several passes.", one),
         (
-            options.tokens is not None and options.windows,
-            "--tokens does not go with --windows: a document's score is not the sum over one pass.",
-            one,
-        ),
-        (
-            options.windows and row_format != "text",
+            windows and row_format != "text",
             f"--windows is for plain documents, and these rows are of format {row_format}.",
             "Leave --windows out: conversations are truncated at --max-tokens.",
         ),
         (
-            options.windows and options.row_tokens is not None,
+            windows and options.row_tokens is not None,
             "--windows scores whole documents, --row-tokens only their first tokens.",
             one,
         ),
@@ -194,19 +194,24 @@ def require_combination(options: ScanOptions, row_format: str, *, in_part: bool 
             "Leave --position out.",
         ),
         (
-            options.device == "auto" and (on_ray or options.memory is not None),
+            options.device == "auto" and (on_ray or capped),
             f"--device auto spreads the model over all GPUs; {'--executor ray' if on_ray else '--memory'} needs one.",
             f"{one} A batch that runs out of memory is measured in halves.",
         ),
         (
-            options.memory is not None and on_ray,
+            capped and on_ray,
             "--memory does not go with --executor ray: it is measured in the process that keeps to it.",
             "Use --shard, or leave it out and name a smaller --token-budget if a worker has too little memory.",
         ),
         (
-            options.tokens is not None and (in_part or on_ray),
+            tokens and (in_part or on_ray),
             f"--tokens does not go with {how}: it needs one process to see all rows.",
             f"Leave it out, and give the whole scan again with --tokens, without {how}, at the end.",
+        ),
+        (
+            not on_ray and bool(execution.workers or execution.ray_address),
+            f"{'--workers' if execution.workers else '--ray-address'} is an option of --executor ray.",
+            "Add --executor ray, or leave it out.",
         ),
     )
     for wrong, message, hint in forbidden:

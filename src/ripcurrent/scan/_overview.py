@@ -112,7 +112,7 @@ def weak_anchors_note(run: ScanRun) -> str | None:
 
 def scan_notes(run: ScanRun) -> list[str]:
     """Sentences on truncated rows, a foreign adapter, memory, and parameters that have no gradient."""
-    from ripcurrent.scan._environment import size
+    from ripcurrent.scan._scan_model import size
 
     manifest, notes = run.manifest, []
     if cut := int((run.flags("truncated") & run.scored).sum()):

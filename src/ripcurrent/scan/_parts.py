@@ -1,63 +1,124 @@
-"""Parts of a scan: what each process leaves of its share, and what is missing before they make a whole."""
+"""Parts: which of a dataset's shards one process of several takes, by number or by a scheduler's environment."""
 
-import socket
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
-
-from pydantic import JsonValue, ValidationError
+import re
+from collections.abc import Mapping, MutableMapping
+from dataclasses import dataclass
 
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.runs import PARTS, write_json
-from ripcurrent.scan._manifest import PartCost, ScanCost
-from ripcurrent.scan._part import Part
 from ripcurrent.scan._shards import Shard
 
-FRESH = "rows_scored_in_this_call"
+STEP_TASKS = "SLURM_STEP_NUM_TASKS"
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One process's share of a dataset: part ``index``, from 0, of ``of``."""
+
+    index: int
+    of: int
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.of}"
 
 
 def shards_in(part: Part | None, rows: int, shard_rows: int) -> list[Shard]:
-    """A part's shards; all of them without a part."""
+    """A part's shards, which follow one another; all without a part. Parts differ by one shard at most."""
     every = [Shard(number, at, min(shard_rows, rows - at)) for number, at in enumerate(range(0, rows, shard_rows))]
-    return every if part is None else part.of_all(every)
+    if part is None:
+        return every
+    return every[len(every) * part.index // part.of : len(every) * (part.index + 1) // part.of]
 
 
-def write_part(folder: Path, part: Part, started: str, cost: ScanCost) -> None:
-    """Record that a part is finished; if it computed nothing this time, what was measured before stays."""
-    path = folder / PARTS / f"{part.index}-of-{part.of}.json"
-    if not path.exists() or cost.timings[FRESH]:
-        record = PartCost(part=str(part), host=socket.gethostname(), started=started, **cost.model_dump())
-        write_json(path, record.model_dump())
+def parse_part(text: str, environment: Mapping[str, str]) -> Part:
+    """The part that ``i/n`` names, or for ``auto`` the one that SLURM's or torchrun's environment gives this process.
+
+    A SLURM array, and torchrun or srun inside each of its tasks, count together.
+
+    Raises:
+        RipcurrentError: Neither ``auto`` nor two numbers with i below n; or ``auto`` without such an environment.
+    """
+    if text == "auto":
+        return _part_from(environment)
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if match is None:
+        raise RipcurrentError(
+            f"--shard {text} is not of the form i/n.", "Write 0/4, 1/4, 2/4 and 3/4 for four processes, or auto."
+        )
+    index, of = int(match[1]), int(match[2])
+    if index >= of:
+        raise RipcurrentError(
+            f"There is no part {index} of {of}: parts are counted from 0.",
+            f"Write 0/{of} to {of - 1}/{of}." if of else "Write 0/1, or leave --shard out.",
+        )
+    return Part(index, of)
 
 
-def read_parts(folder: Path) -> list[PartCost]:
-    """The records of a run folder's finished parts, in order; empty where there are none."""
-    records = []
-    for path in (folder / PARTS).glob("*.json"):
-        try:
-            records.append(PartCost.model_validate_json(path.read_text(encoding="utf-8")))
-        except ValidationError as error:
-            raise RipcurrentError(f"{path} is damaged: {error}.", "Delete it and run that part again.") from None
-    return sorted(records, key=lambda record: [int(number) for number in reversed(record.part.split("/"))])
+def bind_local_gpu(environment: MutableMapping[str, str]) -> None:
+    """Let each of torchrun's or srun's processes on a machine see only the GPU of its local rank.
+
+    Call it before CUDA is first used. A process that sees one GPU or none is left as it is.
+
+    Raises:
+        RipcurrentError: There are more processes than visible GPUs.
+    """
+    rank = environment.get("LOCAL_RANK", environment.get("SLURM_LOCALID", "") if _in_srun(environment) else "")
+    given = environment.get("CUDA_VISIBLE_DEVICES")
+    visible = [name.strip() for name in (given or "").split(",") if name.strip()]
+    # an empty variable switches GPUs off
+    if not rank.isdigit() or given == "" or len(visible) == 1:
+        return
+    named = f"CUDA_VISIBLE_DEVICES names {len(visible)}"
+    if not visible:
+        import torch
+
+        count = torch.cuda.device_count()
+        # without any GPU a name changes nothing
+        visible, named = [str(gpu) for gpu in range(count or int(rank) + 1)], f"there are {count}"
+    if int(rank) >= len(visible):
+        raise RipcurrentError(
+            f"Process {rank} of this machine has no GPU: {named}.",
+            "Start as many processes as GPUs, or leave --shard auto out and name each one's --device.",
+        )
+    environment["CUDA_VISIBLE_DEVICES"] = visible[int(rank)]
 
 
-def merged_cost(parts: Sequence[PartCost]) -> ScanCost:
-    """What a scan in parts took: the longest of each step, as they ran side by side, and the largest peaks."""
-    timings = [part.timings for part in parts]
-    memory, peaks = dict(parts[0].memory), dict[str, JsonValue]()
-    combined: dict[str, Callable[[Any], Any]] = {"batches_halved": sum, "device_peak_bytes": max, "kept": all}
-    for name, combine in combined.items():
-        if values := [part.memory[name] for part in parts if name in part.memory]:
-            memory[name] = combine(values)
-    for part in parts:
-        workers = part.execution.get("worker_peak_bytes")
-        peaks |= workers if isinstance(workers, dict) else {}
-    return ScanCost(
-        timings={
-            **{name: max(each[name] for each in timings) for name in timings[0]},
-            FRESH: sum(each[FRESH] for each in timings),
-        },
-        peak_memory_bytes=max(part.peak_memory_bytes for part in parts),
-        memory=memory,
-        execution={**parts[0].execution, **({"worker_peak_bytes": peaks} if peaks else {})},
-    )
+def _in_srun(environment: Mapping[str, str]) -> bool:
+    """Whether this is one of several tasks of a SLURM step. A batch script itself is not, whatever it asked for."""
+    tasks = environment.get(STEP_TASKS, "")
+    return tasks.isdigit() and int(tasks) > 1
+
+
+def _part_from(environment: Mapping[str, str]) -> Part:
+    def number(name: str) -> int:
+        value = environment.get(name, "")
+        if not value.isdigit():
+            raise RipcurrentError(
+                f"--shard auto needs the environment variable {name}, which is {value!r}.", "Write --shard i/n instead."
+            )
+        return int(value)
+
+    levels: list[tuple[int, int]] = []
+    if "SLURM_ARRAY_TASK_ID" in environment:
+        task, count, first, last = (number(f"SLURM_ARRAY_TASK_{name}") for name in ("ID", "COUNT", "MIN", "MAX"))
+        if last - first + 1 != count:
+            raise RipcurrentError(
+                f"The SLURM array has {count} tasks with ids from {first} to {last}: auto needs ids without gaps.",
+                "Give the part by number, such as --shard $SLURM_ARRAY_TASK_ID/8 with --array=2,5.",
+            )
+        levels.append((task - first, count))
+    if "RANK" in environment and "WORLD_SIZE" in environment:
+        levels.append((number("RANK"), number("WORLD_SIZE")))
+    elif _in_srun(environment):
+        levels.append((number("SLURM_PROCID"), number(STEP_TASKS)))
+    if not levels:
+        raise RipcurrentError(
+            "--shard auto finds neither a SLURM array, nor srun with several tasks, nor torchrun in the environment.",
+            f"It reads SLURM_ARRAY_TASK_ID and its like, {STEP_TASKS} and SLURM_PROCID, or RANK and WORLD_SIZE; "
+            "elsewhere write --shard i/n.",
+        )
+    index, of = 0, 1
+    for place, size in levels:
+        index, of = index * size + place, of * size
+    if not 0 <= index < of:
+        raise RipcurrentError(f"The environment gives part {index} of {of}, which there is not.", "Write --shard i/n.")
+    return Part(index, of)

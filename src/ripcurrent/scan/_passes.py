@@ -13,9 +13,9 @@ from ripcurrent.gradients import Directions, FeatureReader, GradientPass, Mapped
 from ripcurrent.models import ChatModel, describe
 from ripcurrent.progress import Progress
 from ripcurrent.runs import RunFolder
-from ripcurrent.scan._memory import MemoryPlan, fitting_stage
 from ripcurrent.scan._options import ScanOptions
 from ripcurrent.scan._prepared_anchors import PreparedAnchors, prepare_anchors
+from ripcurrent.scan._scan_model import MemoryPlan, fitting_stage
 from ripcurrent.scan._signal_stage import SignalStage
 
 

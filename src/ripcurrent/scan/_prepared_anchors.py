@@ -35,9 +35,8 @@ from ripcurrent.gradients import (
 )
 from ripcurrent.models import ChatModel, cache_folder, file_sha256
 from ripcurrent.runs import write_json, written_whole
-from ripcurrent.scan._memory import require_room_for_directions
 from ripcurrent.scan._options import ScanOptions
-from ripcurrent.scan._scan_model import usable_positions
+from ripcurrent.scan._scan_model import require_room_for_directions, usable_positions
 from ripcurrent.scan._separation import AnchorMeasurements
 from ripcurrent.scan._signal_stage import unit
 

@@ -6,7 +6,7 @@ import pickle
 import socket
 import warnings
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -15,8 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from ripcurrent.errors import DatasetChangedError, ExitCode, MissingExtraError, RipcurrentError
-from ripcurrent.scan._executor import ShardReader, Stage, score_shards
-from ripcurrent.scan._shards import Shard
+from ripcurrent.scan._shards import Shard, ShardReader, Stage, Tables, score_shards
 
 NO_REPORTS = {"RAY_USAGE_STATS_ENABLED": "0"}
 """Nothing is reported to Ray's makers, whatever the environment says."""
@@ -33,10 +32,8 @@ memory, and they are as nice as this process."""
 PASSED_ON = ("RIPCURRENT_CACHE", "HF_HOME", "HF_HUB_OFFLINE", "TOKENIZERS_PARALLELISM")
 """Environment variables that workers take over from the driver."""
 LOOPBACK = "127.0.0.1"
-TASKS = 10_000
-"""Ray tasks of one run at most; a larger run gives several shards to a task."""
 ATTEMPTS = 4
-"""Number of workers that may die over one task before the run stops."""
+"""Number of workers that may die over one shard before the run stops."""
 ANSWERS_WITHIN = 20.0
 """Seconds that a cluster's address may take to answer."""
 STARTS_WITHIN = 120.0
@@ -45,11 +42,7 @@ STARTS_WITHIN = 120.0
 
 @contextmanager
 def ray_cluster(address: str | None) -> Iterator[Any]:
-    """Ray with Ray Data, of this machine alone or joined at an address, until the block ends; one that runs stays.
-
-    Raises:
-        RipcurrentError: Ray is not installed, cannot be reached, or would listen to other machines.
-    """
+    """Ray with Ray Data, of this machine alone or joined at an address, until the block ends; one that runs stays."""
     # read when Ray is first imported
     os.environ.update(NO_REPORTS if address else {**NO_REPORTS, **ALONE})
     for name, value in SETTINGS.items():
@@ -66,31 +59,28 @@ def ray_cluster(address: str | None) -> Iterator[Any]:
     if ray.is_initialized():
         yield ray
         return
-    options: dict[str, Any] = {} if address else {"include_dashboard": False}
-    passed = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+    options: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
+    options["runtime_env"] = {"env_vars": {name: os.environ[name] for name in PASSED_ON if name in os.environ}}
     try:
-        if address is not None:
-            _require_listener(address)
-        ray.init(
-            address=address or "local",
-            log_to_driver=False,
-            configure_logging=False,
-            runtime_env={"env_vars": passed},
-            **options,
-        )
+        if address is None:
+            ray.init(address="local", include_dashboard=False, **options)
+        else:
+            host, colon, port = address.removeprefix("ray://").rpartition(":")
+            # where nobody listens Ray itself tries for minutes on end
+            if colon and port.isdecimal():
+                socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWERS_WITHIN).close()
+            ray.init(address=address, **options)
     # Ray raises a bare Exception when a node does not start in time
     except Exception as error:
         reason = (str(error) or repr(error)).splitlines()[0].rstrip(".")
-        if address is not None:
-            raise RipcurrentError(
-                f"Ray cannot be reached at {address}: {reason}.",
-                "Check the address with `ray status` (a cluster with tokens: with RAY_AUTH_MODE=token), or leave "
-                "--ray-address out for this machine alone.",
-            ) from error
+        failed = f"reached at {address}" if address else "started"
         raise RipcurrentError(
-            f"Ray cannot be started: {reason}.",
-            "A machine that is too busy to start it within 30 seconds is the usual cause. Leave --executor ray out, or "
-            "try again.",
+            f"Ray cannot be {failed}: {reason}.",
+            "Check the address with `ray status` (a cluster with tokens: with RAY_AUTH_MODE=token), or leave "
+            "--ray-address out for this machine alone."
+            if address
+            else "A machine that is too busy to start it within 30 seconds is the usual cause. Leave --executor ray "
+            "out, or try again.",
         ) from error
     try:
         if address is None and (found := ray.nodes()[0]["NodeManagerAddress"]) != LOOPBACK:
@@ -103,13 +93,6 @@ def ray_cluster(address: str | None) -> Iterator[Any]:
         ray.shutdown()
 
 
-def _require_listener(address: str) -> None:
-    """Fail at once where nobody listens: Ray itself tries for minutes on end."""
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if colon and port.isdecimal():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWERS_WITHIN).close()
-
-
 def score_on_ray(
     ray: Any,
     shards: Sequence[Shard],
@@ -120,34 +103,24 @@ def score_on_ray(
     workers: int | None = None,
     *,
     use_gpu: bool = False,
-) -> Generator[tuple[Shard, pa.Table]]:
+) -> Tables:
     """The shards' tables, each when any worker has it. A worker that dies is replaced, its shards given out again.
 
-    Tables come back to this process, so workers need the dataset and the model, but not the run folder. ``open_items``
-    streams the dataset's ``rows`` items from one on; it and ``make_stage`` are pickled and called in workers. These are
-    one for each GPU, or without ``use_gpu`` for each machine, unless their number is named. ``reports`` takes the
-    largest numbers that each one's stage reports, by machine and process.
-
-    Raises:
-        RipcurrentError: The cluster has no room, a worker's own error, or workers that died over the same task again
-            and again.
+    Workers are one for each GPU, or without ``use_gpu`` for each machine, unless their number is named. They need the
+    dataset and the model, not the run folder. ``reports`` takes the largest numbers that each one's stage reports.
     """
     workers, threads = places(ray.nodes(), workers, len(shards), use_gpu=use_gpu)
     attempts = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Attempts).remote()
-    # an item is a task's shards, and a batch an item: Ray joins blocks that are smaller than a batch
-    each = -(-len(shards) // TASKS)
-    items = [{"shards": [asdict(one) for one in shards[at : at + each]]} for at in range(0, len(shards), each)]
     context = ray.data.DataContext.get_current().copy()
     context.enable_progress_bars = False
-    # a worker's every shard comes back by itself, not when its task has a large block together
-    context.target_max_block_size = 1
     context.wait_for_min_actors_s = STARTS_WITHIN
     with ray.data.DataContext.current(context):
-        results = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+        # a task is one shard: Ray joins blocks that are smaller than a batch
+        results = ray.data.from_items([asdict(one) for one in shards], override_num_blocks=len(shards)).map_batches(
             Worker,
             batch_size=1,
             batch_format="pyarrow",
-            fn_constructor_args=(open_items, rows, make_stage, attempts, threads, Path.cwd()),
+            fn_constructor_args=(ShardReader(open_items, rows), make_stage, attempts, threads, Path.cwd()),
             compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=2),
             # so that all find a place beside other work; Ray spreads them over the machines
             num_cpus=1,
@@ -157,15 +130,15 @@ def score_on_ray(
     try:
         for batch in results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             for packed in batch["answer"].to_pylist():
-                shard, table, error, worker, report = pickle.loads(packed)
-                if error is not None:
-                    raise error
+                shard, answer, worker, report = pickle.loads(packed)
+                if isinstance(answer, RipcurrentError):
+                    raise answer
                 # the larger of each number: with several tasks in flight an older report may come later
                 reports[worker] = reports.get(worker, Counter[str]()) | Counter[str](report)
                 # a shard that two workers computed, one of them taken for dead, counts once
                 if shard in pending:
                     pending.remove(shard)
-                    yield shard, table
+                    yield shard, answer
     except ray.exceptions.GetTimeoutError as error:
         raise RipcurrentError(
             f"Other work holds the cluster: it has no room for {workers} workers.",
@@ -177,11 +150,7 @@ def score_on_ray(
 def places(
     nodes: Sequence[Mapping[str, Any]], workers: int | None, shards: int, *, use_gpu: bool
 ) -> tuple[int, dict[str, int]]:
-    """Number of workers, and threads for each by machine: an equal share of its cores.
-
-    Raises:
-        RipcurrentError: The cluster has too few GPUs or cores, whatever other work does.
-    """
+    """Number of workers, and threads for each by machine: an equal share of its cores."""
     kind, what = ("GPU", "GPUs") if use_gpu else ("CPU", "CPU cores")
     alive = {node["NodeID"]: node["Resources"] for node in nodes if node["Alive"]}
     machines = {name: node for name, node in alive.items() if node.get(kind, 0) >= 1}
@@ -198,7 +167,7 @@ def places(
 
 
 class Attempts(Counter[int]):
-    """Counts how often each task was begun, in a process of its own, so that the count outlives workers."""
+    """Counts how often each shard was begun, in a process of its own, so that the count outlives workers."""
 
     def begin(self, number: int) -> int:
         """Count one more beginning; returns the count."""
@@ -211,8 +180,7 @@ class Worker:
 
     def __init__(
         self,
-        open_items: Callable[[int], Iterable[Any]],
-        rows: int,
+        read: ShardReader,
         make_stage: Callable[[], Stage],
         attempts: Any,
         threads: Mapping[str, int],
@@ -225,40 +193,30 @@ class Worker:
         # relative paths are the driver's
         with suppress(OSError):
             os.chdir(folder)
-        self._read = ShardReader(open_items, rows)
-        self._make_stage = make_stage
+        self._read, self._make_stage = read, make_stage
         self._begun: Callable[[int], int] = lambda number: ray.get(attempts.begin.remote(number))
         self._stage: Stage | None = None
 
-    def __call__(self, task: pa.Table) -> Iterator[pa.Table]:
-        """The answers to a task's shards, one after another."""
-        shards = [Shard(**one) for row in task["shards"].to_pylist() for one in row]
+    def __call__(self, task: pa.Table) -> pa.Table:
+        """A shard with its table, or what ended the work; machine and process; what the stage reports so far."""
+        (shard,) = (Shard(**one) for one in task.to_pylist())
         try:
-            self._count(shards)
+            if self._begun(shard.number) > ATTEMPTS:
+                raise RipcurrentError(
+                    f"{ATTEMPTS} workers died one after another as they loaded the model or scored rows "
+                    f"{shard.start} to {shard.start + shard.rows - 1}.",
+                    "Most often they lack memory: lower --workers, and the scan goes on; a smaller --token-budget or "
+                    "--max-tokens makes another scan, with another --out.",
+                    code=ExitCode.NOT_MEASURED,
+                )
             if self._stage is None:
-                # not in the constructor: a process that dies here counts among the task's attempts
+                # not in the constructor: a process that dies here counts among the shard's attempts
                 self._stage = self._make_stage()
-            for shard, table in score_shards(shards, self._read, self._stage):
-                yield self._answer(shard, table, None)
-        except DatasetChangedError as error:
-            yield self._answer(None, None, error)
+            ((_, answer),) = score_shards([shard], self._read, self._stage)
         except RipcurrentError as error:
             # not every kind of it can be made again from a pickle
-            yield self._answer(None, None, RipcurrentError(error.message, error.hint, code=error.code))
-
-    def _answer(self, shard: Shard | None, table: pa.Table | None, error: RipcurrentError | None) -> pa.Table:
+            known = isinstance(error, DatasetChangedError)
+            answer = error if known else RipcurrentError(error.message, error.hint, code=error.code)
         report = {} if self._stage is None else self._stage.report()
-        # a shard with its table, or what ended the work; machine and process; what the stage reports so far
-        answer = (shard, table, error, f"{socket.gethostname()}:{os.getpid()}", report)
-        return pa.table({"answer": pa.array([pickle.dumps(answer)], pa.large_binary())})
-
-    def _count(self, shards: Sequence[Shard]) -> None:
-        """Refuse to begin what has killed as many workers as may die of it."""
-        if self._begun(shards[0].number) > ATTEMPTS:
-            raise RipcurrentError(
-                f"{ATTEMPTS} workers died one after another as they loaded the model or scored rows "
-                f"{shards[0].start} to {shards[-1].start + shards[-1].rows - 1}.",
-                "Most often they lack memory: lower --workers, and the scan goes on; a smaller --token-budget or "
-                "--max-tokens makes another scan, with another --out.",
-                code=ExitCode.NOT_MEASURED,
-            )
+        packed = pickle.dumps((shard, answer, f"{socket.gethostname()}:{os.getpid()}", report))
+        return pa.table({"answer": pa.array([packed], pa.large_binary())})

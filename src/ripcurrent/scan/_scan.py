@@ -20,21 +20,18 @@ from ripcurrent.errors import DatasetChangedError, ExitCode, RipcurrentError
 from ripcurrent.models import process_peak
 from ripcurrent.progress import Progress, SilentProgress
 from ripcurrent.runs import MANIFEST, RunFolder, library_versions, machine, require_run_folder, write_json
-from ripcurrent.scan._execution import Execution, scorer
-from ripcurrent.scan._executor import run_shards
-from ripcurrent.scan._manifest import ScanAnchors, ScanCost, ScanManifest
-from ripcurrent.scan._memory import memory_record
-from ripcurrent.scan._options import ScanOptions, require_combination
-from ripcurrent.scan._part import Part
-from ripcurrent.scan._parts import FRESH, merged_cost, read_parts, shards_in, write_part
+from ripcurrent.scan._execution import scorer
+from ripcurrent.scan._manifest import FRESH, ScanAnchors, ScanCost, ScanManifest, merged_cost, read_parts, write_part
+from ripcurrent.scan._options import Execution, ScanOptions, require_combination
+from ripcurrent.scan._parts import Part, shards_in
 from ripcurrent.scan._passes import ScanPasses
 from ripcurrent.scan._prepared_anchors import PreparedAnchors, directions_record
 from ripcurrent.scan._row_notes import row_notes
 from ripcurrent.scan._run import SCORES, ScanRun
-from ripcurrent.scan._scan_model import load_scan_model
+from ripcurrent.scan._scan_model import load_scan_model, memory_record
 from ripcurrent.scan._score import write_scores
 from ripcurrent.scan._separation import require_separation, separation
-from ripcurrent.scan._shards import Shard, ShardFolder
+from ripcurrent.scan._shards import Shard, ShardFolder, run_shards
 from ripcurrent.scan._tokens import add_token_shares
 
 PLACES = ("model", "adapter", "anchors", "device")
@@ -58,13 +55,11 @@ def scan(
         out: The run folder; ``runs/<dataset name>`` unless named. One that holds the same scan is resumed.
         options: What to compute; :class:`ScanOptions`' defaults unless given.
         part: Score only one part of the rows, beside other processes that score the others into the same folder. The
-            part that ends last writes the scores of all; so does a scan without a part.
+            part that ends last writes the scores of all, and so does a scan without a part; until then the run that is
+            returned is not ``finished``.
         execution: Who computes: this process unless given.
         progress: Called with steps and numbers of rows.
         **changes: Single options by name, such as ``signals="representation"``.
-
-    Returns:
-        The run; not ``finished`` where other parts are still to come.
 
     Raises:
         RipcurrentError: Anything the user can mend: the dataset, the model, the anchors, the folder; or no usable row.
@@ -72,7 +67,7 @@ def scan(
     chosen = ScanOptions.resolve(options, changes)
     execution, progress, clock = execution or Execution(), progress or SilentProgress(), _Clock()
     rows = read_rows(dataset, format=chosen.format, mapping=chosen.mapping, limit=chosen.limit)
-    require_combination(chosen, rows.format, in_part=part is not None, on_ray=execution.executor == "ray")
+    require_combination(chosen, rows.format, in_part=part is not None, execution=execution)
     folder = default_folder(rows) if out is None else Path(out)
     require_run_folder(folder)
     progress.step("reading")
@@ -181,11 +176,7 @@ def _cost(
 def _finished(
     run: RunFolder, manifest: ScanManifest, rows: Dataset, passes: ScanPasses, cost: ScanCost, *, whole: bool
 ) -> ScanRun:
-    """Write the scores of all rows and the manifest; without ``whole`` this process computed one part of them.
-
-    Raises:
-        RipcurrentError: No row could be scored.
-    """
+    """Write the scores of all rows and the manifest; without ``whole`` this process computed one part of them."""
     options, measurements = manifest.options, manifest.anchors.measurements
     assert measurements is not None
     tables = ShardFolder(run.folder / "signals").tables(len(shards_in(None, manifest.dataset.rows, options.shard_rows)))
@@ -213,13 +204,10 @@ def _finished(
     manifest.write(run.folder)
     if not counts.statuses["ok"]:
         path = manifest.dataset.path
-        reasons = (f"{number} {status}" for status, number in sorted(counts.statuses.items()))
+        reasons = ", ".join(f"{number} {status}" for status, number in sorted(counts.statuses.items()))
         see = f"See the status column of {run.folder / SCORES}, or `ripcurrent doctor {path}`."
-        raise RipcurrentError(
-            f"No row of {path} could be scored ({', '.join(reasons)}).",
-            " ".join([*manifest.row_notes, see]),
-            code=ExitCode.NOT_MEASURED,
-        )
+        hint = " ".join([*manifest.row_notes, see])
+        raise RipcurrentError(f"No row of {path} could be scored ({reasons}).", hint, code=ExitCode.NOT_MEASURED)
     return ScanRun(run.folder, manifest)
 
 

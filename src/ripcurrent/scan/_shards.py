@@ -1,14 +1,23 @@
-"""Shards: a scan's rows in numbered Parquet files, each whole and marked, so that a second call resumes."""
+"""Shards: a scan's rows in numbered Parquet files, each whole and marked, so that a second call resumes.
+
+While one shard is computed, the next is read and prepared in a thread.
+"""
 
 import json
-from collections.abc import Iterator
+import socket
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import asdict, dataclass
+from itertools import islice, takewhile, zip_longest
 from pathlib import Path
+from threading import Event
+from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ripcurrent.errors import RipcurrentError
+from ripcurrent.errors import DatasetChangedError, RipcurrentError
 from ripcurrent.runs import write_json, written_whole
 
 
@@ -17,11 +26,11 @@ class Shard:
     """A consecutive range of a dataset's rows."""
 
     number: int
-    """0-based."""
     start: int
-    """First row."""
     rows: int
-    """Number of rows."""
+
+
+Tables = Generator[tuple[Shard, pa.Table]]
 
 
 class ShardFolder:
@@ -36,7 +45,7 @@ class ShardFolder:
         return self._folder / f"shard-{number:05d}.parquet"
 
     def _marker(self, number: int) -> Path:
-        return self._folder / f"shard-{number:05d}.done"
+        return self.path(number).with_suffix(".done")
 
     def done(self, number: int) -> Shard | None:
         """The shard as it was written to its end; None where it was not, or its marker is damaged."""
@@ -74,3 +83,90 @@ class ShardFolder:
             self._marker(number).unlink(missing_ok=True)
             self.path(number).unlink(missing_ok=True)
         self._written.clear()
+
+
+class Stage(Protocol):
+    """Turns a shard's items into its table in two steps; depends on nothing but the items and its own options."""
+
+    def prepare(self, items: Iterable[Any]) -> Iterable[Any]:
+        """Each item as the second step wants it, in order. Called in another thread, while a shard is computed."""
+
+    def compute(self, prepared: Sequence[Any]) -> pa.Table:
+        """The shard's table, one row per item, in order."""
+
+    def report(self) -> dict[str, int]:
+        """Numbers by name of all that it did so far, such as its peak memory."""
+
+
+class ShardReader:
+    """Reads shards' items from one stream, which is opened again only to go back."""
+
+    def __init__(self, open_items: Callable[[int], Iterable[Any]], rows: int) -> None:
+        """``open_items(start)`` streams the dataset's items from one on; there are ``rows`` in all."""
+        self._open_items, self._rows = open_items, rows
+        self._items: Iterator[Any] = iter(())
+        self._at: int | None = None
+
+    def __call__(self, shard: Shard, stopped: Event) -> list[Any]:
+        """The shard's items, or fewer once ``stopped`` is set.
+
+        Raises:
+            DatasetChangedError: The dataset ends before them, or goes on after the last of all.
+        """
+        if self._at is None or self._at > shard.start:
+            self._items, self._at = iter(self._open_items(shard.start)), shard.start
+        next(islice(self._items, shard.start - self._at, shard.start - self._at), None)
+        self._at = shard.start + shard.rows
+        last = self._at == self._rows
+        items = list(takewhile(lambda _: not stopped.is_set(), islice(self._items, shard.rows + last)))
+        if len(items) != shard.rows and not stopped.is_set():
+            raise DatasetChangedError(
+                f"On {socket.gethostname()} the dataset no longer has the {self._rows} rows that were counted."
+            )
+        return items
+
+
+def score_shards(shards: Sequence[Shard], read: ShardReader, stage: Stage) -> Tables:
+    """The shards' tables in order; closing the generator ends the thread that prepares the next one.
+
+    What reading or preparing raises is raised here, after the shards before it.
+    """
+    stopped = Event()
+
+    def prepared(shard: Shard) -> list[Any]:
+        return list(stage.prepare(takewhile(lambda _: not stopped.is_set(), read(shard, stopped))))
+
+    with ThreadPoolExecutor(1, "next-shard") as ahead:
+        try:
+            coming = ahead.submit(prepared, shards[0])
+            for shard, following in zip_longest(shards, shards[1:]):
+                waiting = coming.result()
+                if following is not None:
+                    coming = ahead.submit(prepared, following)
+                yield shard, stage.compute(waiting)
+        finally:
+            stopped.set()
+
+
+def run_shards(
+    shards: Iterable[Shard],
+    folder: ShardFolder,
+    score: Callable[[Sequence[Shard]], Tables],
+    on_shard: Callable[[Shard, bool], None],
+) -> None:
+    """Write the table of every shard that is not done yet, as ``score`` gives them, in any order.
+
+    ``on_shard`` is called for each shard, once it is there, with whether it was computed now.
+    """
+    waiting = []
+    for shard in shards:
+        # the last one of a dataset that has grown or shrunk since is not the same
+        if folder.done(shard.number) == shard:
+            on_shard(shard, False)
+        else:
+            waiting.append(shard)
+    if waiting:
+        with closing(score(waiting)) as tables:
+            for shard, table in tables:
+                folder.write(shard, table)
+                on_shard(shard, True)
