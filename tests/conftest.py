@@ -11,9 +11,9 @@ from xdist.scheduler import LoadScopeScheduling
 
 from tests.cli.command import Command
 from tests.models.conftest import no_network
-from tests.scan_fixtures import anchors_file, rows_file, shared_cache, tiny_folder
+from tests.scan_fixtures import anchors_file, rows_file, shared_cache, small_options, tiny_folder
 
-__all__ = ["anchors_file", "no_network", "rows_file", "shared_cache", "tiny_folder"]
+__all__ = ["anchors_file", "no_network", "rows_file", "shared_cache", "small_options", "tiny_folder"]
 
 RAY = ("test_ray", "test_ray_gpu", "test_scan_ray", "test_ray_cluster")
 """Files whose tests start a Ray that takes the machine's cores: one after another."""

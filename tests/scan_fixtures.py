@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +13,7 @@ import pytest
 from ripcurrent.models import cache_folder
 from ripcurrent.scan import ScanRun
 from tests.models.tiny import save_tiny
-from tests.tiny_scan import anchor_lines, good_rows, write_jsonl
+from tests.tiny_scan import anchor_lines, good_rows, small_shards, write_jsonl
 
 
 @pytest.fixture(scope="session")
@@ -42,6 +43,12 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) ->
 def anchors_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small anchor file: three sets of four."""
     return write_jsonl(tmp_path_factory.mktemp("anchors") / "anchors.jsonl", anchor_lines())
+
+
+@pytest.fixture(scope="session")
+def small_options(tiny_folder: Path, anchors_file: Path) -> dict[str, Any]:
+    """Options of an exact scan in shards of four rows."""
+    return small_shards(tiny_folder, anchors_file)
 
 
 @pytest.fixture

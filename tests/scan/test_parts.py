@@ -1,11 +1,32 @@
-"""Parts: every shard in exactly one, whatever names them."""
+"""Parts of a scan: every shard in exactly one, whatever names them; together exactly what one process leaves."""
 
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.scan._parts import Part, bind_local_gpu, parse_part, shards_in
+from ripcurrent.progress import SilentProgress
+from ripcurrent.runs import RunFolder, read_config
+from ripcurrent.scan import Part, ScanRun, bind_local_gpu, parse_part, scan
+from ripcurrent.scan._parts import shards_in
+from tests.cli.command import Command, judge
+from tests.tiny_scan import good_rows, rows_with_a_gap, write_jsonl
+
+ROWS = 22
+PART = """
+import json, sys
+from ripcurrent.scan import Part, scan
+
+dataset, out, options, index, of = sys.argv[1:]
+scan(dataset, out, part=Part(int(index), int(of)), **json.loads(options))
+"""
 
 
 @given(st.integers(0, 500), st.integers(1, 9), st.integers(1, 60))
@@ -29,11 +50,10 @@ def step_of(task: int, count: int, local: int = 0) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    ("text", "environment", "part"),
+    ("text", "environment", "expected"),
     [
         ("0/1", {}, Part(0, 1)),
         ("3/4", {"RANK": "1", "WORLD_SIZE": "2"}, Part(3, 4)),
-        ("auto", array_of(0, 8, 0, 7), Part(0, 8)),
         ("auto", array_of(3, 8, 1, 8), Part(2, 8)),
         ("auto", {"RANK": "5", "WORLD_SIZE": "6"}, Part(5, 6)),
         ("auto", {**array_of(2, 3, 1, 3), "RANK": "3", "WORLD_SIZE": "4"}, Part(7, 12)),
@@ -43,21 +63,10 @@ def step_of(task: int, count: int, local: int = 0) -> dict[str, str]:
         ("auto", {**step_of(1, 2), "RANK": "9", "WORLD_SIZE": "16"}, Part(9, 16)),
         # a batch script of an array is one process, whatever its job asks for
         ("auto", {**array_of(1, 3, 0, 2), "SLURM_NTASKS": "8", "SLURM_PROCID": "0"}, Part(1, 3)),
-    ],
-    ids=str,
-)
-def test_a_part_by_number_or_from_the_scheduler(text: str, environment: dict[str, str], part: Part) -> None:
-    assert parse_part(text, environment) == part
-
-
-@pytest.mark.parametrize(
-    ("text", "environment", "said"),
-    [
         ("4/4", {}, r"no part 4 of 4: parts are counted from 0\.\nWrite 0/4 to 3/4"),
         ("0/0", {}, "no part 0 of 0"),
         ("half", {}, "--shard half is not of the form i/n"),
         ("-1/4", {}, "not of the form"),
-        ("auto", {}, "neither a SLURM array, nor srun with several tasks, nor torchrun"),
         ("auto", {"RANK": "0"}, "neither a SLURM array, nor srun with several tasks, nor torchrun"),
         ("auto", {"SLURM_NTASKS": "8", "SLURM_PROCID": "0"}, "neither a SLURM array, nor srun"),
         ("auto", array_of(5, 2, 2, 5), "2 tasks with ids from 2 to 5: auto needs ids without gaps"),
@@ -66,21 +75,28 @@ def test_a_part_by_number_or_from_the_scheduler(text: str, environment: dict[str
     ],
     ids=str,
 )
-def test_what_names_no_part_is_refused(text: str, environment: dict[str, str], said: str) -> None:
-    with pytest.raises(RipcurrentError, match=said):
-        parse_part(text, environment)
+def test_a_part_by_number_or_from_the_scheduler(text: str, environment: dict[str, str], expected: Part | str) -> None:
+    if isinstance(expected, Part):
+        assert parse_part(text, environment) == expected
+    else:
+        with pytest.raises(RipcurrentError, match=expected):
+            parse_part(text, environment)
 
 
 @pytest.mark.parametrize(
     ("environment", "visible"),
     [
         ({}, None),
-        ({"LOCAL_RANK": "2"}, "2"),
+        ({"LOCAL_RANK": "3"}, "3"),
+        ({"LOCAL_RANK": "5"}, "Process 5 of this machine has no GPU: there are 4"),
         ({"LOCAL_RANK": "1", "CUDA_VISIBLE_DEVICES": "4,5"}, "5"),
+        (
+            {"LOCAL_RANK": "2", "CUDA_VISIBLE_DEVICES": "4,5"},
+            "2 of this machine has no GPU: CUDA_VISIBLE_DEVICES names",
+        ),
         ({"LOCAL_RANK": "1", "CUDA_VISIBLE_DEVICES": "7"}, "7"),
         ({"CUDA_VISIBLE_DEVICES": "4,5"}, "4,5"),
         ({**step_of(9, 16, 1), "CUDA_VISIBLE_DEVICES": "4,5"}, "5"),
-        ({**step_of(9, 16, 1), "CUDA_VISIBLE_DEVICES": "7"}, "7"),
         ({**step_of(1, 2, 0), "LOCAL_RANK": "1", "CUDA_VISIBLE_DEVICES": "4,5"}, "5"),
         ({**step_of(0, 1, 0), "CUDA_VISIBLE_DEVICES": "4,5"}, "4,5"),
         ({"LOCAL_RANK": "1", "CUDA_VISIBLE_DEVICES": ""}, ""),
@@ -88,22 +104,183 @@ def test_what_names_no_part_is_refused(text: str, environment: dict[str, str], s
     ids=str,
 )
 def test_each_of_torchruns_or_sruns_processes_sees_its_own_gpu(
-    environment: dict[str, str], visible: str | None
+    environment: dict[str, str], visible: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = dict(environment)
-    bind_local_gpu(found)
-    assert found.get("CUDA_VISIBLE_DEVICES") == visible
-
-
-def test_more_processes_than_gpus_are_refused() -> None:
-    with pytest.raises(RipcurrentError, match="Process 2 of this machine has no GPU: CUDA_VISIBLE_DEVICES names 2"):
-        bind_local_gpu({"LOCAL_RANK": "2", "CUDA_VISIBLE_DEVICES": "4,5"})
-
-
-def test_more_processes_than_a_machine_has_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
-    environment = {"LOCAL_RANK": "3"}
-    bind_local_gpu(environment)
-    assert environment["CUDA_VISIBLE_DEVICES"] == "3"
-    with pytest.raises(RipcurrentError, match="Process 5 of this machine has no GPU: there are 4"):
-        bind_local_gpu({"LOCAL_RANK": "5"})
+    found = dict(environment)
+    if visible is not None and "no GPU" in visible:
+        with pytest.raises(RipcurrentError, match=visible):
+            bind_local_gpu(found)
+    else:
+        bind_local_gpu(found)
+        assert found.get("CUDA_VISIBLE_DEVICES") == visible
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_jsonl(tmp_path_factory.mktemp("rows") / "rows.jsonl", rows_with_a_gap(ROWS))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, dataset: Path, small_options: dict[str, Any]) -> ScanRun:
+    """The scan by one process."""
+    return scan(dataset, tmp_path_factory.mktemp("whole") / "rows", **small_options)
+
+
+def fresh(run: ScanRun) -> float:
+    return run.manifest.timings["rows_scored_in_this_call"]
+
+
+def test_processes_side_by_side_in_one_folder_leave_the_same_bytes(
+    tmp_path: Path, dataset: Path, small_options: dict[str, Any], whole: ScanRun
+) -> None:
+    out = tmp_path / "rows"
+    arguments = [str(dataset), str(out), json.dumps(small_options)]
+    running = [
+        subprocess.Popen([sys.executable, "-c", PART, *arguments, str(index), "2"], stderr=subprocess.PIPE)
+        for index in range(2)
+    ]
+    said = [process.communicate(timeout=300)[1].decode() for process in running]
+    assert [process.returncode for process in running] == [0, 0], said
+    merged = ScanRun.open(out)
+    assert merged.scores_path.read_bytes() == whole.scores_path.read_bytes()
+    assert merged.status_counts() == whole.status_counts() == {"ok": ROWS - 1, "no_response": 1}
+    assert [part.part for part in merged.manifest.parts] == ["0/2", "1/2"]
+    assert fresh(merged) == ROWS
+    differs = {"timings", "started", "finished", "peak_memory_bytes", "parts"}
+    assert merged.manifest.model_dump(exclude=differs) == whole.manifest.model_dump(exclude=differs)
+    record = Path("anchors", "directions.json")
+    assert (out / record).read_bytes() == (whole.folder / record).read_bytes()
+    assert not list(out.rglob("*.part"))
+
+
+@pytest.mark.parametrize("of", [3, 8], ids=["as usual", "more parts than shards"])
+def test_the_part_that_ends_last_writes_the_scores(
+    tmp_path: Path, dataset: Path, small_options: dict[str, Any], whole: ScanRun, of: int
+) -> None:
+    runs = [scan(dataset, tmp_path / "rows", part=Part(index, of), **small_options) for index in reversed(range(of))]
+    assert (runs[0].finished, runs[-1].finished) == (False, True)
+    assert runs[-1].scores_path.read_bytes() == whole.scores_path.read_bytes()
+    # given again it computes nothing, and the records stay
+    before = (tmp_path / "rows" / "parts" / f"1-of-{of}.json").read_bytes()
+    assert scan(dataset, tmp_path / "rows", part=Part(1, of), **small_options).finished
+    assert (tmp_path / "rows" / "parts" / f"1-of-{of}.json").read_bytes() == before
+
+
+def test_the_whole_scan_computes_what_parts_left_out(
+    tmp_path: Path, dataset: Path, small_options: dict[str, Any], whole: ScanRun
+) -> None:
+    out = tmp_path / "rows"
+    for index in (0, 2):
+        assert not scan(dataset, out, part=Part(index, 3), **small_options).finished
+    with pytest.raises(RipcurrentError, match="holds no finished scan"):
+        ScanRun.open(out)
+    result = scan(dataset, out, **small_options)
+    assert fresh(result) == 8
+    assert result.scores_path.read_bytes() == whole.scores_path.read_bytes()
+    # a shard that was lost is the part's again
+    (out / "signals" / "shard-00003.parquet").unlink()
+    again = scan(dataset, out, part=Part(1, 3), **small_options)
+    assert again.finished
+    assert again.scores_path.read_bytes() == whole.scores_path.read_bytes()
+
+
+@pytest.mark.parametrize("grows", [False, True], ids=["another row", "one more row"])
+def test_a_part_whose_dataset_changed_leaves_nothing(
+    tmp_path: Path, small_options: dict[str, Any], grows: bool
+) -> None:
+    dataset, out = write_jsonl(tmp_path / "rows.jsonl", rows_with_a_gap(ROWS)), tmp_path / "out"
+    scan(dataset, out, part=Part(0, 2), **small_options)
+
+    class Edits(SilentProgress):
+        def rows(self, count: int) -> None:
+            rows = rows_with_a_gap(ROWS + grows)
+            rows[ROWS - 1]["response"] += "!"
+            write_jsonl(dataset, rows)
+
+    with pytest.raises(RipcurrentError, match="It changed while it was scanned"):
+        scan(dataset, out, part=Part(1, 2), progress=Edits(), **small_options)
+    # not even the last shard before the one that was found to be of another size
+    assert len(list((out / "signals").glob("shard-*"))) == 2 * 3
+    assert not (out / "scores.parquet").exists()
+
+
+def test_what_is_at_work_in_the_folder_is_not_stepped_on(
+    tmp_path: Path, dataset: Path, small_options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ripcurrent.runs.PATIENCE", 0.05)
+    out = tmp_path / "rows"
+    scan(dataset, out, part=Part(0, 3), **small_options)
+    config = read_config(out)
+    with RunFolder(out, config, part="0/3"):
+        for part, said in (
+            (Part(0, 3), "Part 0/3 is already at work"),
+            (Part(1, 4), r"Part 0/3 is at work in .*, and 1/4 cuts the rows differently"),
+            (None, "Part 0/3 of this run is still at work"),
+        ):
+            with pytest.raises(RipcurrentError, match=said):
+                scan(dataset, out, part=part, **small_options)
+        scan(dataset, out, part=Part(1, 3), **small_options)
+    with RunFolder(out, config), pytest.raises(RipcurrentError, match="Another run is at work"):
+        scan(dataset, out, part=Part(2, 3), **small_options)
+
+
+def test_a_part_at_work_keeps_its_folder_from_another_scan(tmp_path: Path) -> None:
+    with RunFolder(tmp_path, {"position": "last"}, part="0/2"):
+        with pytest.raises(RipcurrentError, match="its position is 'last', now 'last_content'"):
+            RunFolder(tmp_path, {"position": "last_content"}, part="1/2").__enter__()
+        with RunFolder(tmp_path, {"position": "last"}, part="1/2"):
+            pass
+    # without a result and with nobody at work it is taken over
+    with RunFolder(tmp_path, {"position": "last_content"}, part="1/2"):
+        assert read_config(tmp_path) == {"position": "last_content"}
+
+
+def test_commands_of_a_slurm_array(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    dataset, cheap = write_jsonl(tmp_path / "rows.jsonl", good_rows(300)), ("--signals", "representation", "--json")
+    said = []
+    for task in (1, 2):
+        for name, value in array_of(task, 2, 1, 2).items():
+            monkeypatch.setenv(name, value)
+        said.append(command.scan(dataset, "--shard", "auto", *cheap))
+    assert [one.code for one in said] == [0, 0], said[0].err + said[1].err
+    assert said[0].json == {"run": "runs/rows", "part": "0/2", "rows_scored_in_this_call": 256}
+    assert (said[1].json["scored"], said[1].json["rows"]) == (300, 300)
+    assert command.scan(dataset, "--out", tmp_path / "alone", *cheap).code == 0
+    one, other = (pq.read_table(folder / "scores.parquet") for folder in (tmp_path / "runs/rows", tmp_path / "alone"))
+    assert one.equals(other)
+    assert Path("runs/rows/report.html").is_file()
+    # a task that is given again alone believes that it is the only one
+    for name, value in array_of(2, 1, 2, 2).items():
+        monkeypatch.setenv(name, value)
+    judge(command.scan(dataset, "--shard", "auto"), ("holds part 0 of 2", "--shard i/2"))
+
+
+def test_options_that_make_no_sense(command: Command, rows_file: Path, tmp_path: Path) -> None:
+    for options, says in (
+        (("--shard", "2/2"), ("no part 2 of 2", "0/2 to 1/2")),
+        (("--executor", "dask"), ("--executor dask is not possible", "'local' or 'ray'")),
+        (("--workers", "2"), ("--workers is an option of --executor ray",)),
+        (("--executor", "ray", "--workers", "0"), ("--workers 0 is not possible",)),
+        (("--ray-address", "auto"), ("--ray-address is an option",)),
+        (("--shard", "0/2", "--tokens", "top:5"), ("--tokens does not go", "at the end")),
+        (("--executor", "ray", "--memory", "8GB"), ("--memory does not go with --executor ray",)),
+    ):
+        command.scan_fails(rows_file, "--out", tmp_path / "out", *options, says=says)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_parts_by_torchrun(tmp_path: Path, tiny_folder: Path, anchors_file: Path) -> None:
+    """The documented command line, with two processes that torchrun really starts."""
+    dataset = write_jsonl(tmp_path / "rows.jsonl", good_rows(300))
+    tiny = ["--model", tiny_folder, "--device", "cpu", "--dtype", "float32", "--anchors", anchors_file]
+    options = [*tiny, "--no-anchor-check", "--signals", "representation", "--out", tmp_path / "out", "--shard", "auto"]
+    ripcurrent = Path(sys.executable).with_name("ripcurrent")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", 2, "--no-python", "--"]
+    words = [str(word) for word in [*torchrun, ripcurrent, "scan", dataset, *options, "--quiet"]]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert {path.stem for path in (tmp_path / "out" / "parts").glob("*.json")} == {"0-of-2", "1-of-2"}
+    assert pq.read_table(tmp_path / "out" / "scores.parquet").num_rows == 300
