@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ripcurrent.errors import DatasetChangedError, RipcurrentError
-from ripcurrent.scan._parts import Part, shards_in
+from ripcurrent.scan._parts import shards_in
 from ripcurrent.scan._shards import Shard, ShardFolder, ShardReader, run_shards, score_shards
 
 WAIT = 60
@@ -63,9 +63,7 @@ def run(
     stage: Doubling,
     rows: int = 10,
     numbers: Callable[[int], Iterable[int]] | None = None,
-    *,
     shard_rows: int = 3,
-    within: Container[int] | None = None,
 ) -> list[tuple[int, bool]]:
     """Which shards were reported, and whether they were computed now."""
     reported: list[tuple[int, bool]] = []
@@ -74,12 +72,8 @@ def run(
         assert folder.done(shard.number) == shard
         reported.append((shard.number, fresh))
 
-    run_shards(
-        [shard for shard in shards_in(None, rows, shard_rows) if within is None or shard.number in within],
-        folder,
-        partial(score_shards, read=ShardReader(numbers or Numbers(rows), rows), stage=stage),
-        on_shard,
-    )
+    score = partial(score_shards, read=ShardReader(numbers or Numbers(rows), rows), stage=stage)
+    run_shards(shards_in(None, rows, shard_rows), folder, score, on_shard)
     return reported
 
 
@@ -116,44 +110,35 @@ def test_a_stop_in_the_middle_keeps_what_was_done_and_the_next_call_does_the_res
 
 
 def test_a_torn_file_is_not_taken_for_a_shard(tmp_path: Path) -> None:
-    folder = ShardFolder(tmp_path)
+    folder, stage = ShardFolder(tmp_path), Doubling()
     run(folder, Doubling(), 6)
     (tmp_path / "shard-00002.parquet.part").write_bytes(b"PAR1 torn")
     (tmp_path / "shard-00003.parquet").write_bytes(b"PAR1 whole or not, it was never marked")
-    stage = Doubling()
     run(folder, stage, 12)
     assert stage.computed == [6, 7, 8, 9, 10, 11]
     assert doubles(folder, 4) == [2 * number for number in range(12)]
     assert not list(tmp_path.glob("*.part"))
 
 
-@pytest.mark.parametrize("lost", ["shard-00001.parquet", "shard-00001.done", "damaged marker"])
+@pytest.mark.parametrize("lost", ["shard-00001.parquet", "shard-00001.done", "marker damaged", "table damaged"])
 def test_a_shard_that_lost_its_table_or_marker_is_computed_again_and_no_other(tmp_path: Path, lost: str) -> None:
-    folder = ShardFolder(tmp_path)
+    folder, stage = ShardFolder(tmp_path), Doubling()
     run(folder, Doubling())
-    if lost == "damaged marker":
+    said = r"shard-00001.* missing or unfinished\.\nRun the same scan again"
+    if lost == "marker damaged":
         (tmp_path / "shard-00001.done").write_text("{")
+    elif lost == "table damaged":
+        folder.path(1).write_bytes(folder.path(1).read_bytes()[:-20])
+        said = r"shard-00001\.parquet is damaged.*\nDelete this file"
     else:
         (tmp_path / lost).unlink()
-        with pytest.raises(RipcurrentError, match=r"shard-00001.* missing or unfinished\.\nRun the same scan again"):
-            doubles(folder, 4)
-    stage = Doubling()
+    with pytest.raises(RipcurrentError, match=said):
+        doubles(folder, 4)
+    if lost == "table damaged":
+        folder.path(1).unlink()
     assert sorted(run(folder, stage)) == [(0, False), (1, True), (2, False), (3, False)]
     assert stage.prepared == [3, 4, 5]
     assert doubles(folder, 4) == [2 * number for number in range(10)]
-
-
-def test_a_table_damaged_from_outside_is_named_and_deleting_it_mends_the_run(tmp_path: Path) -> None:
-    folder = ShardFolder(tmp_path)
-    run(folder, Doubling())
-    whole = folder.path(2).read_bytes()
-    folder.path(2).write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(RipcurrentError, match=r"shard-00002\.parquet is damaged.*\nDelete this file"):
-        doubles(folder, 4)
-    folder.path(2).unlink()
-    stage = Doubling()
-    run(folder, stage)
-    assert stage.computed == [6, 7, 8]
 
 
 def test_the_marker_is_written_after_the_table_and_an_error_in_writing_stops_the_run(
@@ -226,29 +211,22 @@ def test_one_shard_is_prepared_ahead_and_no_more(tmp_path: Path) -> None:
     assert stage.computed == list(range(12))
 
 
+@pytest.mark.parametrize("place", ["reading", "preparing"])
 @pytest.mark.parametrize(("refused", "kept"), [(0, 0), (4, 1), (11, 3)])
-def test_an_error_in_preparing_leaves_the_shards_before_it_and_the_next_call_does_the_rest(
-    tmp_path: Path, refused: int, kept: int
+def test_an_error_in_a_row_leaves_the_shards_before_it_and_the_next_call_does_the_rest(
+    tmp_path: Path, refused: int, kept: int, place: str
 ) -> None:
-    folder = ShardFolder(tmp_path)
+    def broken(start: int) -> Iterator[int]:
+        yield from range(start, refused)
+        raise RipcurrentError(f"Item {refused} is not wanted.", "Leave it out.")
+
+    folder, stage, reading = ShardFolder(tmp_path), Doubling(), place == "reading"
     with pytest.raises(RipcurrentError, match=rf"^Item {refused} is not wanted\.\nLeave it out"):
-        run(folder, Doubling(refuses=refused), 12)
+        run(folder, Doubling(refuses=None if reading else refused), 12, broken if reading else None)
     assert done(folder) == list(range(kept))
-    stage = Doubling()
     run(folder, stage, 12)
     assert stage.prepared == list(range(3 * kept, 12))
     assert doubles(folder, 4) == [2 * number for number in range(12)]
-
-
-def test_an_error_in_reading_does_so_too(tmp_path: Path) -> None:
-    def numbers(start: int) -> Iterator[int]:
-        yield from range(start, 7)
-        raise RipcurrentError("Line 8 is broken.", "Mend it.")
-
-    folder = ShardFolder(tmp_path)
-    with pytest.raises(RipcurrentError, match=r"^Line 8 is broken\."):
-        run(folder, Doubling(), numbers=numbers)
-    assert done(folder) == [0, 1]
 
 
 @pytest.mark.parametrize("slow", ["reading", "preparing"])
@@ -278,27 +256,7 @@ def test_a_stop_waits_for_no_more_than_the_item_at_hand(tmp_path: Path, slow: st
 
     folder, stage, threads = ShardFolder(tmp_path), Stopped(), threading.active_count()
     with pytest.raises(KeyboardInterrupt):
-        run(folder, stage, 10**6, numbers, shard_rows=1000)
+        run(folder, stage, 10**6, numbers, 1000)
     assert done(folder) == [0]
     assert threading.active_count() == threads
     assert len(stage.prepared) < 2900
-
-
-@pytest.mark.parametrize("of", [1, 2, 3, 7, 8, 9, 12])
-def test_the_parts_of_a_stage_make_the_whole(tmp_path: Path, of: int) -> None:
-    folder = ShardFolder(tmp_path)
-    # last first: parts do not wait for one another
-    for index in reversed(range(of)):
-        within, stage = [shard.number for shard in shards_in(Part(index, of), 23, 3)], Doubling()
-        if within:
-            assert run(folder, stage, 23, within=within) == [(number, True) for number in within]
-            # nothing of the next part is read
-            assert stage.prepared == list(range(3 * within[0], min(23, 3 * within[-1] + 3)))
-    assert doubles(folder, 8) == [2 * number for number in range(23)]
-
-
-def test_a_part_resumes_within_its_own_range(tmp_path: Path) -> None:
-    folder = ShardFolder(tmp_path)
-    run(folder, Doubling(), 23, within=range(2, 4))
-    assert run(folder, Doubling(), 23, within=range(2, 5)) == [(2, False), (3, False), (4, True)]
-    assert done(folder) == [2, 3, 4]
