@@ -1,37 +1,22 @@
-"""A scan that was stopped, however hard, goes on where it was and ends with the same file."""
+"""A scan that was stopped goes on where it was and ends with the same file; what is finished stays."""
 
-import json
-import signal
-import subprocess
-import sys
+import shutil
 import threading
-import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import ripcurrent as rc
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.models import load_model
 from ripcurrent.progress import SilentProgress
-from ripcurrent.runs import RunFolder
-from ripcurrent.scan import scan
-from tests.tiny_scan import EXACT, good_rows, write_jsonl
-
-SLOW_SCAN = """
-import json, sys, time
-from ripcurrent.progress import SilentProgress
-from ripcurrent.scan import scan
-
-class Slow(SilentProgress):
-    def rows(self, count):
-        time.sleep(0.05 * count)
-
-dataset, out, options = sys.argv[1:]
-scan(dataset, out, progress=Slow(), **json.loads(options))
-"""
+from ripcurrent.scan import ScanRun, _scan, _tokens, scan
+from tests.models.tiny import save_tiny
+from tests.tiny_scan import EXACT, good_rows, small_shards, write_jsonl
 
 
 class Counting(SilentProgress):
@@ -56,80 +41,52 @@ class Counting(SilentProgress):
 
 
 def options_for(model: Path, anchors: Path, **changes: Any) -> dict[str, Any]:
-    return {"model": str(model), "anchors": str(anchors), "shard_rows": 4, **EXACT, **changes}
-
-
-def wait_for(path: Path, process: subprocess.Popen[bytes], seconds: float = 90) -> None:
-    end = time.monotonic() + seconds
-    while not path.exists():
-        assert process.poll() is None, process.stderr.read().decode() if process.stderr else "ended"
-        assert time.monotonic() < end, f"{path} did not appear"
-        time.sleep(0.01)
-
-
-def test_killed_in_mid_run_it_resumes_to_the_same_bytes(tmp_path: Path, tiny_folder: Path, anchors_file: Path) -> None:
-    dataset = write_jsonl(tmp_path / "rows.jsonl", good_rows(22))
-    options = options_for(tiny_folder, anchors_file)
-    out = tmp_path / "killed"
-    process = subprocess.Popen(
-        [sys.executable, "-c", SLOW_SCAN, str(dataset), str(out), json.dumps(options)], stderr=subprocess.PIPE
-    )
-    try:
-        wait_for(out / "signals" / "shard-00001.done", process)
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        process.stderr.close()  # type: ignore[union-attr]
-    done = len(list((out / "signals").glob("*.done")))
-    assert 2 <= done < 6
-    assert not (out / "scores.parquet").exists()
-    assert not (out / "manifest.json").exists()
-    # as if it had died while writing, too
-    (out / "signals" / f"shard-{done:05d}.parquet.part").write_bytes(b"PAR1 torn")
-    first_times = {path.name: path.stat().st_mtime_ns for path in (out / "signals").glob("*.parquet")}
-
-    told = Counting()
-    result = scan(dataset, out, progress=told, **options)
-    assert (told.found, told.computed) == (4 * done, 22 - 4 * done)
-    assert result.manifest.timings["rows_scored_in_this_call"] == 22 - 4 * done
-    assert all((out / "signals" / name).stat().st_mtime_ns == first for name, first in first_times.items())
-    assert not list(out.rglob("*.part"))
-
-    whole = scan(dataset, tmp_path / "whole", **options)
-    assert result.scores_path.read_bytes() == whole.scores_path.read_bytes()
+    return small_shards(model, anchors) | changes
 
 
 @pytest.mark.parametrize("stop_after", [1, 9, 22])
 def test_stopped_by_ctrl_c_it_resumes_to_the_same_bytes(
-    tmp_path: Path, tiny_folder: Path, anchors_file: Path, stop_after: int
+    tmp_path: Path, small_options: dict[str, Any], stop_after: int
 ) -> None:
-    dataset = write_jsonl(tmp_path / "rows.jsonl", good_rows(22))
-    options = options_for(tiny_folder, anchors_file)
+    dataset, out = write_jsonl(tmp_path / "rows.jsonl", good_rows(22)), tmp_path / "stopped"
     with pytest.raises(KeyboardInterrupt):
-        scan(dataset, tmp_path / "stopped", progress=Counting(stop_after), **options)
-    assert not (tmp_path / "stopped" / "scores.parquet").exists()
-    resumed = scan(dataset, tmp_path / "stopped", **options)
-    whole = scan(dataset, tmp_path / "whole", **options)
+        scan(dataset, out, progress=Counting(stop_after), **small_options)
+    assert not (out / "scores.parquet").exists()
+    assert not (out / "manifest.json").exists()
+    kept = {path: path.stat().st_mtime_ns for path in (out / "signals").glob("*.parquet")}
+    # as if it had died while writing, too
+    (out / "signals").mkdir(exist_ok=True)
+    (out / "signals" / f"shard-{len(kept):05d}.parquet.part").write_bytes(b"PAR1 torn")
+    told = Counting()
+    resumed = scan(dataset, out, progress=told, **small_options)
+    assert (told.found, told.computed) == (4 * len(kept), 22 - 4 * len(kept))
+    assert resumed.manifest.timings["rows_scored_in_this_call"] == told.computed
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert not list(out.rglob("*.part"))
+    whole = scan(dataset, tmp_path / "whole", **small_options)
     assert resumed.scores_path.read_bytes() == whole.scores_path.read_bytes()
 
 
-def test_a_finished_scan_given_again_computes_nothing(
-    rows_file: Path, tmp_path: Path, tiny_folder: Path, anchors_file: Path
-) -> None:
-    options = options_for(tiny_folder, anchors_file)
-    first = scan(rows_file, tmp_path / "out", **options)
-    before = first.scores_path.read_bytes()
-    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "signals").iterdir()}
-    told = Counting()
-    again = scan(rows_file, tmp_path / "out", progress=told, **options)
-    assert (told.computed, told.found) == (0, 12)
-    assert again.scores_path.read_bytes() == before
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "signals").iterdir()} == times
-    assert again.manifest.timings == first.manifest.timings
-    assert again.manifest.peak_memory_bytes == first.manifest.peak_memory_bytes
-    assert [getattr(again.manifest, key) for key in ("started", "finished", "versions", "machine")] == [
-        getattr(first.manifest, key) for key in ("started", "finished", "versions", "machine")
-    ]
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, small_options: dict[str, Any]) -> ScanRun:
+    """A finished scan, its dataset beside it."""
+    folder = tmp_path_factory.mktemp("finished")
+    return scan(write_jsonl(folder / "rows.jsonl", good_rows(8)), folder / "out", **small_options)
+
+
+def contents(folder: Path) -> dict[Path, tuple[int, bytes]]:
+    files = [path for path in folder.rglob("*.*") if path.is_file() and path.suffix not in (".json", ".lock")]
+    return {
+        path: (0 if path.name == "scores.parquet" else path.stat().st_mtime_ns, path.read_bytes()) for path in files
+    }
+
+
+def test_a_finished_scan_given_again_computes_nothing(finished: ScanRun, small_options: dict[str, Any]) -> None:
+    before, told = contents(finished.folder), Counting()
+    again = scan(finished.folder.parent / "rows.jsonl", finished.folder, progress=told, **small_options)
+    assert (told.computed, told.found) == (0, 8)
+    assert contents(finished.folder) == before
+    assert again.manifest == finished.manifest
 
 
 @pytest.mark.parametrize(
@@ -141,40 +98,24 @@ def test_a_finished_scan_given_again_computes_nothing(
         ({"dtype": "bfloat16"}, "its dtype is 'float32', now 'bfloat16'."),
         ({"anchors": "builtin"}, "its anchors had other content than now"),
         ({"limit": 5}, "its limit is None, now 5"),
+        ({"dataset": [*good_rows(7), {"prompt": "And", "response": "now?"}]}, "its dataset had other content than now"),
     ],
     ids=str,
 )
-def test_another_option_in_the_same_folder_is_refused_by_name(
-    finished: Path, tiny_folder: Path, anchors_file: Path, changes: dict[str, Any], said: str
+def test_another_option_or_dataset_in_the_same_folder_is_refused_by_name(
+    finished: ScanRun, small_options: dict[str, Any], tmp_path: Path, changes: dict[str, Any], said: str
 ) -> None:
-    before = {path: path.read_bytes() for path in finished.rglob("*.*") if path.is_file()}
+    before, dataset = contents(finished.folder), finished.folder.parent / "rows.jsonl"
+    if "dataset" in changes:
+        dataset, changes = write_jsonl(tmp_path / "rows.jsonl", changes["dataset"]), {}
     with pytest.raises(RipcurrentError) as caught:
-        scan(finished.parent / "rows.jsonl", finished, **{**options_for(tiny_folder, anchors_file), **changes})
+        scan(dataset, finished.folder, **{**small_options, **changes})
     assert said in caught.value.message
     assert "--out" in caught.value.hint
-    assert {path: path.read_bytes() for path in finished.rglob("*.*") if path.is_file()} == before
+    assert contents(finished.folder) == before
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, anchors_file: Path) -> Path:
-    """A finished scan's folder, its dataset beside it."""
-    folder = tmp_path_factory.mktemp("finished")
-    dataset = write_jsonl(folder / "rows.jsonl", good_rows(8))
-    scan(dataset, folder / "out", **options_for(tiny_folder, anchors_file))
-    return folder / "out"
-
-
-def test_a_changed_dataset_is_refused(finished: Path, tmp_path: Path, tiny_folder: Path, anchors_file: Path) -> None:
-    rows = good_rows(8)
-    rows[3]["response"] += "!"
-    changed = write_jsonl(tmp_path / "rows.jsonl", rows)
-    with pytest.raises(RipcurrentError, match="holds another run: its dataset had other content than now"):
-        scan(changed, finished, **options_for(tiny_folder, anchors_file))
-
-
-def test_a_dataset_that_changes_while_it_is_scanned_is_refused(
-    tmp_path: Path, tiny_folder: Path, anchors_file: Path
-) -> None:
+def test_a_dataset_that_changes_while_it_is_scanned_is_refused(tmp_path: Path, small_options: dict[str, Any]) -> None:
     dataset, rows = write_jsonl(tmp_path / "rows.jsonl", good_rows(8)), good_rows(8)
     rows[5]["response"] += "!"
 
@@ -183,13 +124,13 @@ def test_a_dataset_that_changes_while_it_is_scanned_is_refused(
             write_jsonl(dataset, rows)
 
     with pytest.raises(RipcurrentError, match="no longer what it was when the scan began") as caught:
-        scan(dataset, tmp_path / "out", progress=Edits(), **options_for(tiny_folder, anchors_file))
+        scan(dataset, tmp_path / "out", progress=Edits(), **small_options)
     assert "another --out" in caught.value.hint
     assert not (tmp_path / "out" / "scores.parquet").exists()
     # put back, the same command scores every row anew: which were of the other content is not known
     write_jsonl(dataset, good_rows(8))
     told = Counting()
-    found = scan(dataset, tmp_path / "out", progress=told, **options_for(tiny_folder, anchors_file))
+    found = scan(dataset, tmp_path / "out", progress=told, **small_options)
     assert (told.found, told.computed) == (0, 8)
     assert found.status_counts() == {"ok": 8}
 
@@ -205,7 +146,7 @@ def rewritten(dataset: Path) -> None:
     ids=["changed", "gone"],
 )
 def test_who_stops_a_scan_of_a_dataset_that_they_changed_keeps_no_shard_of_it(
-    tmp_path: Path, tiny_folder: Path, anchors_file: Path, touch: Callable[[Path], None], kept: int
+    tmp_path: Path, small_options: dict[str, Any], touch: Callable[[Path], None], kept: int
 ) -> None:
     dataset = write_jsonl(tmp_path / "rows.jsonl", good_rows(12))
 
@@ -214,22 +155,25 @@ def test_who_stops_a_scan_of_a_dataset_that_they_changed_keeps_no_shard_of_it(
             touch(dataset)
             super().rows(count)
 
-    options = options_for(tiny_folder, anchors_file)
     with pytest.raises(KeyboardInterrupt):
-        scan(dataset, tmp_path / "out", progress=Stopped(stop_after=9), **options)
+        scan(dataset, tmp_path / "out", progress=Stopped(stop_after=9), **small_options)
     write_jsonl(dataset, good_rows(12))
     told = Counting()
-    scan(dataset, tmp_path / "out", progress=told, **options)
+    scan(dataset, tmp_path / "out", progress=told, **small_options)
     assert (told.found, told.computed) == (kept, 12 - kept)
 
 
-def test_the_same_dataset_and_model_moved_elsewhere_go_on(
-    finished: Path, tmp_path: Path, tiny_folder: Path, anchors_file: Path
-) -> None:
-    moved = write_jsonl(tmp_path / "other name.jsonl", good_rows(8))
-    told = Counting()
-    scan(moved, finished, progress=told, **options_for(tiny_folder, anchors_file))
-    assert told.computed == 0
+def test_a_saved_dataset_that_has_grown_is_another_one(small_options: dict[str, Any], tmp_path: Path) -> None:
+    from datasets import Dataset
+
+    Dataset.from_list(good_rows(10)).save_to_disk(tmp_path / "rows")
+    whole = scan(tmp_path / "rows", tmp_path / "whole", **small_options)
+    first = scan(tmp_path / "rows", tmp_path / "first", limit=8, **small_options)
+    shutil.rmtree(tmp_path / "rows")
+    Dataset.from_list(good_rows(14)).save_to_disk(tmp_path / "rows")
+    with pytest.raises(RipcurrentError, match="has changed since it was scanned"):
+        rc.select(whole.folder, top=2)
+    assert rc.select(first.folder, top=2)
 
 
 def test_after_anchors_that_did_not_separate_the_hint_works_in_the_same_folder(
@@ -242,20 +186,27 @@ def test_after_anchors_that_did_not_separate_the_hint_works_in_the_same_folder(
     assert scan(rows_file, tmp_path / "out", **{**options, "anchor_check": False}).status_counts() == {"ok": 12}
 
 
-def test_a_folder_where_another_scan_is_at_work_is_refused(
-    tmp_path: Path, tiny_folder: Path, anchors_file: Path, rows_file: Path
+def test_a_stop_in_the_token_pass_leaves_the_scores(
+    rows_file: Path, small_options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = options_for(tiny_folder, anchors_file, signals="representation")
-    with RunFolder(tmp_path / "out", {}), pytest.raises(RipcurrentError, match="Another run is at work"):
-        scan(rows_file, tmp_path / "out", **options)
+    def stop(*arguments: Any, **named: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_scan, "add_token_shares", stop)
+        with pytest.raises(KeyboardInterrupt):
+            scan(rows_file, tmp_path / "out", tokens="top:2", **small_options)
+    assert ScanRun.open(tmp_path / "out").ranked().size
+    monkeypatch.setattr(_tokens, "_shares", lambda *arguments: (_ for _ in ()).throw(MemoryError("out of memory")))
+    with pytest.raises(RipcurrentError, match=r"The token shares of row \d+ do not fit into memory"):
+        scan(rows_file, tmp_path / "out", tokens="top:2", **small_options)
 
 
 def test_scans_that_need_the_same_directions_at_once_compute_them_once(
-    tmp_path: Path, tiny_folder: Path, anchors_file: Path, rows_file: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, small_options: dict[str, Any], rows_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RIPCURRENT_CACHE", str(tmp_path / "cache"))
     told = [Counting(), Counting()]
-    failures: list[BaseException] = []
     # transformers itself does not load models in two threads at once; users' scans are processes
     loading = threading.Lock()
 
@@ -265,43 +216,47 @@ def test_scans_that_need_the_same_directions_at_once_compute_them_once(
 
     monkeypatch.setattr(import_module("ripcurrent.scan._scan_model"), "load_model", load_alone)
 
-    def one(number: int) -> None:
-        try:
-            scan(rows_file, tmp_path / f"out{number}", progress=told[number], **options_for(tiny_folder, anchors_file))
-        except BaseException as error:
-            failures.append(error)
-            raise
+    def one(number: int) -> bytes:
+        run = scan(rows_file, tmp_path / f"out{number}", progress=told[number], **small_options)
+        return run.scores_path.read_bytes()
 
-    threads = [threading.Thread(target=one, args=(number,)) for number in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not failures
+    with ThreadPoolExecutor(2) as both:
+        first, second = both.map(one, range(2))
     assert sorted("direction of harmful" in counting.steps for counting in told) == [False, True]
-    one_file, other = ((tmp_path / f"out{number}" / "scores.parquet").read_bytes() for number in range(2))
-    assert one_file == other
+    assert first == second
 
 
 @pytest.mark.parametrize("lost", ["measured.json", "harmful.safetensors"], ids=["killed scan", "cleaner"])
 def test_a_cache_of_which_a_part_is_missing_is_completed(
-    tmp_path: Path, tiny_folder: Path, anchors_file: Path, rows_file: Path, monkeypatch: pytest.MonkeyPatch, lost: str
+    tmp_path: Path, small_options: dict[str, Any], rows_file: Path, monkeypatch: pytest.MonkeyPatch, lost: str
 ) -> None:
     monkeypatch.setenv("RIPCURRENT_CACHE", str(tmp_path / "cache"))
-    options = options_for(tiny_folder, anchors_file)
-    whole = scan(rows_file, tmp_path / "a", **options)
+    whole = scan(rows_file, tmp_path / "a", **small_options)
     (folder,) = (tmp_path / "cache" / "directions").iterdir()
     (folder / lost).unlink()
     if lost == "measured.json":
         (folder / "harmful.safetensors").write_bytes(b"torn")
-    again = scan(rows_file, tmp_path / "b", **options)
+    again = scan(rows_file, tmp_path / "b", **small_options)
     assert again.scores_path.read_bytes() == whole.scores_path.read_bytes()
 
 
-def test_a_cache_that_cannot_be_written_is_named(
-    tmp_path: Path, tiny_folder: Path, anchors_file: Path, rows_file: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_cache_that_is_cleaned_while_rows_are_scored_loses_none(
+    rows_file: Path, anchors_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("RIPCURRENT_CACHE", str(tmp_path / "file" / "cache"))
-    with pytest.raises(RipcurrentError, match=r"directions cannot be kept in .*Not a directory.*\n.*RIPCURRENT_CACHE"):
-        scan(rows_file, tmp_path / "out", **options_for(tiny_folder, anchors_file))
+    monkeypatch.setenv("RIPCURRENT_CACHE", str(tmp_path / "cache"))
+    how = options_for(save_tiny(tmp_path / "model", "llama_tied", seed=5), anchors_file)
+    run_shards = _scan.run_shards
+
+    def cleaned(*arguments: Any) -> None:
+        run_shards(*arguments)
+        shutil.rmtree(tmp_path / "cache" / "directions")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_scan, "run_shards", cleaned)
+        run = scan(rows_file, tmp_path / "run", **how)
+        assert run.status_counts()["ok"]
+        # what needs them once more says what to do
+        with pytest.raises(RipcurrentError, match="the cache was cleaned while it was needed"):
+            scan(rows_file, tmp_path / "run", **how, tokens="top:2")
+    assert (tmp_path / "run" / "anchors" / "directions.json").is_file()
+    assert scan(rows_file, tmp_path / "run", **how, tokens="top:2").manifest.tokens
