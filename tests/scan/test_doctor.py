@@ -57,47 +57,37 @@ def test_environment_names_versions_device_and_type() -> None:
         environment("toaster")
 
 
-def test_a_slower_type_than_the_native_one_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
-    def native_bfloat16(name: str | None, device: torch.device) -> torch.dtype:
-        return torch.bfloat16 if name is None else torch.float32
-
-    monkeypatch.setattr(_doctor, "choose_dtype", native_bfloat16)
-    assert "--dtype" in (environment("cpu", "float32")["compute type"].advice or "")
-    assert environment()["compute type"].ok
-
-
-def test_a_missing_embedded_model_is_a_warning_with_its_install_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_slow_or_missing_is_a_warning_with_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def absent() -> Path:
         raise RipcurrentError("The embedded model is not installed.", "Install it with: pip install it")
 
-    monkeypatch.setattr(_doctor, "embedded_gguf", absent)
-    found = environment()["embedded model"]
-    assert (found.ok, found.advice) == (False, "Install it with: pip install it")
+    def native_bfloat16(name: str | None, device: torch.device) -> torch.dtype:
+        return torch.bfloat16 if name is None else torch.float32
 
-
-def test_a_cache_that_cannot_be_made_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("RIPCURRENT_CACHE", str(tmp_path / "file" / "cache"))
-    found = environment()["cache"]
-    assert "cannot be written" in found.value
-    assert "RIPCURRENT_CACHE" in (found.advice or "")
+    monkeypatch.setattr(_doctor, "embedded_gguf", absent)
+    monkeypatch.setattr(_doctor, "choose_dtype", native_bfloat16)
+    found = environment("cpu", "float32")
+    assert "--dtype" in (found["compute type"].advice or "")
+    assert (found["embedded model"].ok, found["embedded model"].advice) == (False, "Install it with: pip install it")
+    assert "cannot be written" in found["cache"].value
+    assert "RIPCURRENT_CACHE" in (found["cache"].advice or "")
+    assert environment()["compute type"].ok
 
 
 def test_the_cache_of_files_is_no_used_memory_of_a_container(tmp_path: Path) -> None:
-    def free() -> int | None:
+    def free(limit: str) -> int | None:
+        (tmp_path / "memory.max").write_text(f"{limit}\n")
         return _doctor.free_memory(torch.device("cpu"), tmp_path)
 
-    whole = free()
-    assert whole is None or whole > 12_000
-    (tmp_path / "memory.max").write_text("16000\n")
     (tmp_path / "memory.current").write_text("13000\n")
     (tmp_path / "memory.stat").write_text("anon 1000\nfile 12000\ninactive_file 9000\n")
-    assert free() in (None, 12000)
-    (tmp_path / "memory.max").write_text("max\n")
-    assert free() != 12000
+    assert free("16000") in (None, 12000)
+    assert free("max") != 12000
 
 
-@pytest.mark.parametrize("count", [1, 511, 512, 513, 5000])
+@pytest.mark.parametrize("count", [1, 512, 513, 5000])
 def test_the_sample_is_spread_over_the_whole_dataset(
     count: int, tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -125,23 +115,28 @@ def test_the_sample_is_spread_over_the_whole_dataset(
     assert np.diff([0, *found, count]).max() <= 2 * max(1, count // SAMPLE_ROWS) + 2
 
 
+TURNS = (
+    Message("system", "Answer in one line."),
+    Message("user", "Say é."),
+    Message("assistant", "It is é and 日本."),
+    Message("user", "What is seven times eight?"),
+    Message("assistant", "Fifty-six."),
+)
+
+
 @pytest.mark.parametrize(("loss_on", "spans"), [("all", ["It is é and 日本.", "Fifty-six."]), ("last", ["Fifty-six."])])
 def test_the_shown_row_marks_exactly_the_text_that_bears_loss(loss_on: LossOn, spans: list[str]) -> None:
-    tokenizer = tiny_tokenizer()
-    messages = (
-        Message("system", "Answer in one line."),
-        Message("user", "Say é."),
-        Message("assistant", "It is é and 日本."),
-        Message("user", "What is seven times eight?"),
-        Message("assistant", "Fifty-six."),
-    )
-    row = Row(4, "a", messages, None, {})
+    tokenizer, row = tiny_tokenizer(), Row(4, "a", TURNS, None, {})
     encoded = encode(row, tokenizer, loss_on=loss_on)
     shown = rendered_row(row, encoded, tokenizer)
     marked = [shown.text[start:end] for start, end in shown.loss_spans]
     assert marked == [f"{span}<|im_end|>\n" for span in spans]
     assert "".join(marked) == tokenizer.decode(encoded.tokens[encoded.loss_mask])
     assert shown.text == tokenizer.decode(encoded.tokens)
+    # one that is cut is shown up to its last token
+    cut = rendered_row(row, encode(row, tokenizer, loss_on="all", max_tokens=len(encoded.tokens) - 8), tokenizer)
+    assert cut.truncated
+    assert cut.loss_spans[-1][1] == len(cut.text) < len(shown.text)
 
 
 def test_a_document_is_shown_whole_where_the_tokenizer_appends_an_end() -> None:
@@ -155,15 +150,6 @@ def test_a_document_is_shown_whole_where_the_tokenizer_appends_an_end() -> None:
     assert encoded.tokens[-1] == end
     shown = rendered_row(row, encoded, tokenizer)
     assert (shown.text, shown.loss_spans) == ("Boats lie at the pier.", [(1, len("Boats lie at the pier."))])
-
-
-def test_a_cut_row_is_shown_up_to_its_last_token() -> None:
-    tokenizer = tiny_tokenizer()
-    row = Row(0, "a", (Message("user", "Count."), Message("assistant", "one two three " * 200)), None, {})
-    shown = rendered_row(row, encode(row, tokenizer, max_tokens=400), tokenizer)
-    assert shown.truncated
-    assert shown.loss_spans[-1][1] == len(shown.text) < len("one two three " * 200)
-    assert not shown.text.endswith("<|im_end|>\n")
 
 
 def test_a_dataset_with_bad_rows_is_counted_and_forecast(lessons: Path, tiny_folder: Path) -> None:
@@ -224,46 +210,47 @@ def test_without_a_dataset_the_environment_and_a_model_that_is_named(
 
 
 @pytest.mark.parametrize(
-    ("kind", "changes", "refused", "most", "said"),
+    ("kind", "rope", "refused", "said"),
     [
-        ("gpt2", {}, 513, 512, "more than the 512 positions"),
+        ("gpt2", None, 513, "more than the 512 positions"),
         # no batch is padded beyond the last position
-        ("llama_tied", {"max_position_embeddings": 301}, 301, 300, r"the 301 positions .*, of which batches use 300"),
+        ("llama_tied", None, 301, r"the 301 positions .*, of which batches use 300"),
         (
             "phi3",
-            {"rope_parameters": {"rope_type": "longrope", "long_factor": [8.0] * 4, "short_factor": [1.0] * 4}},
+            {"rope_type": "longrope", "long_factor": [8.0] * 4, "short_factor": [1.0] * 4},
             301,
-            300,
-            r"Past 300 tokens .* would depend on the rows beside it",
+            "Past 300 tokens",
         ),
-        (
-            "llama_tied",
-            {"rope_parameters": {"rope_type": "dynamic", "factor": 4.0}},
-            301,
-            300,
-            r"Past 300 tokens .* would depend on the rows beside it",
-        ),
+        ("llama_tied", {"rope_type": "dynamic", "factor": 4.0}, 301, "would depend on the rows beside it"),
     ],
 )
 def test_rows_longer_than_the_model_has_positions_are_refused_as_a_scan_does(
-    kind: str, changes: dict[str, Any], refused: int, most: int, said: str, tmp_path: Path
+    kind: str, rope: dict[str, Any] | None, refused: int, said: str, tmp_path: Path
 ) -> None:
     model = save_tiny(tmp_path / "model", kind)
-    config = json.loads((model / "config.json").read_text()) | changes
-    if "rope_parameters" in changes:
-        config["rope_parameters"] |= {"rope_theta": 10000.0, "original_max_position_embeddings": 300}
+    config = json.loads((model / "config.json").read_text())
+    if rope is not None:
+        config["rope_parameters"] = {**rope, "rope_theta": 10000.0, "original_max_position_embeddings": 300}
         config["original_max_position_embeddings"] = 300
+    elif kind != "gpt2":
+        config["max_position_embeddings"] = 301
     (model / "config.json").write_text(json.dumps(config))
     with pytest.raises(RipcurrentError, match=said) as caught:
         doctor(model=str(model), max_tokens=refused)
-    assert f"--max-tokens {most}" in caught.value.hint
-    assert doctor(model=str(model), max_tokens=most).model is not None
+    assert f"--max-tokens {refused - 1}" in caught.value.hint
+    assert doctor(model=str(model), max_tokens=refused - 1).model is not None
 
 
-@pytest.mark.parametrize("arguments", [["missing.jsonl"], ["--model", "missing-folder/model"], ["--signals", "louder"]])
-def test_what_a_scan_would_refuse_ends_with_one(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "arguments",
+    [["missing.jsonl"], ["--model", "missing-folder/model"], ["--signals", "louder"], ["rows.jsonl", "--windows"]],
+)
+def test_what_a_scan_would_refuse_ends_with_one(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_jsonl(tmp_path / "rows.jsonl", [lesson(1)])
     assert run(["doctor", *arguments]) == 1
-
     captured = capsys.readouterr()
     assert captured.out == ""
     assert "Error:" in captured.err
@@ -312,8 +299,7 @@ def test_directions_are_computed_once_and_are_the_scans(
 
 @pytest.mark.parametrize("options", [{}, FORWARD])
 def test_a_cap_is_planned_for_as_a_scan_does(lessons: Path, tiny_folder: Path, options: dict[str, Any]) -> None:
-    found = doctor(lessons, model=str(tiny_folder), memory="64GB", **options)
-    (estimate,) = found.estimates
+    (estimate,) = doctor(lessons, model=str(tiny_folder), memory="64GB", **options).estimates
     assert estimate.signals == options.get("signals", "all")
     with pytest.raises(RipcurrentError, match="--memory 50 MB") as caught:
         doctor(lessons, model=str(tiny_folder), memory="50MB", **options)
@@ -337,11 +323,6 @@ def test_documents_are_timed_by_windows(tmp_path: Path, tiny_folder: Path) -> No
     assert estimate.row_seconds == pytest.approx(sum(lengths) / estimate.tokens_per_second, rel=0.02)
     (cut,) = doctor(path, **options).estimates
     assert cut.row_seconds == pytest.approx(sum(min(512, length) for length in lengths) / cut.tokens_per_second)
-
-
-def test_options_that_do_not_go_together_are_refused(lessons: Path, tiny_folder: Path) -> None:
-    with pytest.raises(RipcurrentError, match="--windows is for"):
-        doctor(lessons, model=str(tiny_folder), windows=True)
 
 
 @pytest.mark.slow
