@@ -5,7 +5,6 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +13,13 @@ import pytest
 import torch
 from tokenizers.processors import TemplateProcessing
 
-from ripcurrent.cli import run
 from ripcurrent.data import LossOn, Message, Row, encode
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.models import cache_folder, load_model
-from ripcurrent.progress import SilentProgress
 from ripcurrent.scan import SignalStage, _doctor, doctor, scan
 from ripcurrent.scan._doctor import SAMPLE_ROWS, rendered_row
 from ripcurrent.scan._signal_stage import PreparedRow
+from tests.cli.command import Command
 from tests.models.tiny import save_tiny, tiny_tokenizer
 from tests.tiny_scan import write_jsonl
 
@@ -92,14 +90,7 @@ def test_the_sample_is_spread_over_the_whole_dataset(
     count: int, tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = [{"text": "Boats lie at the pier." if number % 10 != 3 else ""} for number in range(count)]
-    path = write_jsonl(tmp_path / "rows.jsonl", rows)
     found: list[int] = []
-
-    class Asked(SilentProgress):
-        def step(self, name: str) -> None:
-            if name.startswith("anchor"):
-                raise KeyboardInterrupt
-
     real = SignalStage.prepare
 
     def prepare(stage: SignalStage, items: Iterable[Row]) -> Iterator[PreparedRow]:
@@ -108,8 +99,7 @@ def test_the_sample_is_spread_over_the_whole_dataset(
             yield row
 
     monkeypatch.setattr(SignalStage, "prepare", prepare)
-    with pytest.raises(KeyboardInterrupt):
-        doctor(path, model=str(tiny_folder), progress=Asked(), **FORWARD)
+    doctor(write_jsonl(tmp_path / "rows.jsonl", rows), model=str(tiny_folder), **FORWARD)
     assert len(found) == min(count, SAMPLE_ROWS)
     assert found == sorted(set(found))
     assert np.diff([0, *found, count]).max() <= 2 * max(1, count // SAMPLE_ROWS) + 2
@@ -154,16 +144,14 @@ def test_a_document_is_shown_whole_where_the_tokenizer_appends_an_end() -> None:
 
 def test_a_dataset_with_bad_rows_is_counted_and_forecast(lessons: Path, tiny_folder: Path) -> None:
     found = doctor(lessons, model=str(tiny_folder))
-    dataset = found.dataset
+    dataset, (estimate,) = found.dataset, found.estimates
     assert dataset is not None
     assert (dataset.rows, dataset.sampled, dataset.container, dataset.format) == (60, 60, "jsonl", "prompt-response")
     assert sum(dataset.unreadable.values()) == 2
     assert dataset.sample_unusable == dataset.unreadable
-    assert dataset.first_unusable == {"no_response": 7}
-    assert dataset.sample_unread == 0
+    assert (dataset.first_unusable, dataset.sample_unread) == ({"no_response": 7}, 0)
     assert dataset.sample_row is not None
     assert dataset.mean_tokens is not None
-    (estimate,) = found.estimates
     assert estimate.signals == "all"
     parts = estimate.loading_seconds + estimate.anchor_seconds + estimate.row_seconds
     assert estimate.seconds == pytest.approx(parts)
@@ -172,41 +160,34 @@ def test_a_dataset_with_bad_rows_is_counted_and_forecast(lessons: Path, tiny_fol
 
 
 def test_the_terminal_shows_bad_rows_what_is_not_read_and_where_loss_lies(
-    tmp_path: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, tiny_folder: Path, command: Command
 ) -> None:
     rows = [lesson(number) | {"tools": [{"name": "times"}] if number < 3 else []} for number in range(8)]
     path = write_jsonl(tmp_path / "tools.jsonl", rows)
-    arguments = ["doctor", str(path), "--model", str(tiny_folder), "--signals", "representation"]
-    assert run(arguments) == 0
-    shown = capsys.readouterr().out
+    arguments = ["doctor", path, "--model", tiny_folder, "--signals", "representation"]
+    shown = command(*arguments).out
     assert "3 of the sampled rows have tool calls or reasoning, which are not read" in shown
     assert shown.index("assistant\n⟦") < shown.index("<|im_end|>\n⟧")
     assert "signals representation: about" in shown
     assert "few timed batches" in shown
-    assert run([*arguments, "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
+    found = command(*arguments, "--json").json
     assert set(found) == {"environment", "model", "dataset", "estimates"}
     row = found["dataset"]["sample_row"]
     assert next(row["text"][start:end] for start, end in row["loss_spans"]).endswith("<|im_end|>\n")
     write_jsonl(path, [{"prompt": "Say nothing.", "response": ""}] * 5)
-    assert run(arguments) == 0
-    shown = capsys.readouterr().out
+    shown = command(*arguments).out
     assert "5 no_response (first: row 0)" in shown
     assert "No row of these could be scored" in shown
 
 
-def test_without_a_dataset_the_environment_and_a_model_that_is_named(
-    tiny_folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run(["doctor"]) == 0
-    shown = capsys.readouterr().out
-    assert "compute type" in shown
-    assert "Model" not in shown
-    assert "Dataset" not in shown
+def test_without_a_dataset_the_environment_and_a_model_that_is_named(tiny_folder: Path, command: Command) -> None:
+    said = command("doctor")
+    assert said.code == 0
+    assert "compute type" in said.out
+    assert not {"Model", "Dataset"} & set(said.out.split())
     found = doctor(model=str(tiny_folder))
     assert found.model is not None
-    assert found.model.architecture == "llama"
-    assert found.dataset is None
+    assert (found.model.architecture, found.dataset) == ("llama", None)
 
 
 @pytest.mark.parametrize(
@@ -246,14 +227,13 @@ def test_rows_longer_than_the_model_has_positions_are_refused_as_a_scan_does(
     [["missing.jsonl"], ["--model", "missing-folder/model"], ["--signals", "louder"], ["rows.jsonl", "--windows"]],
 )
 def test_what_a_scan_would_refuse_ends_with_one(
-    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write_jsonl(tmp_path / "rows.jsonl", [lesson(1)])
-    assert run(["doctor", *arguments]) == 1
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert "Error:" in captured.err
+    said = command("doctor", *arguments)
+    assert (said.code, said.out) == (1, "")
+    assert "Error:" in said.err
 
 
 @pytest.mark.parametrize("signals", ["representation", "gradient"])
@@ -269,18 +249,18 @@ def test_batches_of_all_lengths_are_timed_after_the_longest_rows(
 
     monkeypatch.setattr(SignalStage, "compute", compute)
     seconds = itertools.count()
-    monkeypatch.setattr(import_module("ripcurrent.scan._doctor").time, "perf_counter", lambda: float(next(seconds)))
+    monkeypatch.setattr(_doctor.time, "perf_counter", lambda: float(next(seconds)))
     rows = [{"text": " ".join(WORDS * (1 + number // 3))} for number in range(60)]
     path = write_jsonl(tmp_path / "rows.jsonl", rows)
     (estimate,) = doctor(path, model=str(tiny_folder), signals=signals, token_budget=64).estimates
     warm, *timed = computed
+    lengths = [length for batch in timed for length in batch]
     assert len(timed) == 6
-    assert max(warm) == max(map(max, timed)) == max(estimate_tokens := [length for batch in timed for length in batch])
-    assert min(map(min, timed)) < max(warm) / 10
-    assert (estimate.probed_rows, estimate.probed_tokens) == (len(estimate_tokens), sum(estimate_tokens))
-    assert estimate.tokens_per_second == sum(estimate_tokens)
+    assert max(warm) == max(lengths) > 10 * min(map(min, timed))
+    assert (estimate.probed_rows, estimate.probed_tokens) == (len(lengths), sum(lengths))
+    assert estimate.tokens_per_second == sum(lengths)
     tokens = sum(len(tiny_tokenizer()(row["text"])["input_ids"]) for row in rows)
-    assert estimate.row_seconds == pytest.approx(tokens / sum(estimate_tokens))
+    assert estimate.row_seconds == pytest.approx(tokens / sum(lengths))
 
 
 def test_directions_are_computed_once_and_are_the_scans(
@@ -288,13 +268,16 @@ def test_directions_are_computed_once_and_are_the_scans(
 ) -> None:
     monkeypatch.setenv("RIPCURRENT_CACHE", str(tmp_path / "cache"))
     options: dict[str, Any] = {"model": str(tiny_folder), "signals": "gradient", "anchor_check": False}
+
+    def times() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*") if path.is_file()}
+
     assert doctor(lessons, **options).estimates[0].anchor_seconds > 0
-    kept = {path for path in (tmp_path / "cache").rglob("*") if path.is_file()}
+    kept = times()
     assert {path.name for path in kept} == {"harmful.safetensors", "safe.safetensors", "measured.json", ".lock"}
-    times = {path: path.stat().st_mtime_ns for path in kept}
     doctor(lessons, **options)
     scan(lessons, tmp_path / "out", **options)
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*") if path.is_file()} == times
+    assert times() == kept
 
 
 @pytest.mark.parametrize("options", [{}, FORWARD])
