@@ -1,4 +1,4 @@
-"""A scan within ``--memory``: sizes, the plan by one measured batch, directions in files, and what is refused."""
+"""A scan's memory: the plan by one measured batch, directions in files, what one GPU is needed for, what is refused."""
 
 import subprocess
 import sys
@@ -13,18 +13,19 @@ import torch
 import yaml
 
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.gradients import MappedStore, make_batch, stack_directions
-from ripcurrent.models import peak_bytes, process_peak, reset_peak
-from ripcurrent.scan import ScanOptions, SignalStage, scan
-from ripcurrent.scan._scan_model import MARGIN, MemoryPlan, fitting_stage, require_room_for_directions
-from tests.gradients.oracle import random_directions, rows_behind_a_prefix
+from ripcurrent.finetune import finetune
+from ripcurrent.gradients import Directions, MappedStore, make_batch
+from ripcurrent.models import load_model, peak_bytes, process_peak, reset_peak
+from ripcurrent.scan import Execution, ScanOptions, SignalStage, doctor, load_scan_model, scan
+from ripcurrent.scan._scan_model import MARGIN, MemoryPlan, fitting_stage, memory_record, require_room_for_directions
+from tests.gradients.oracle import rows_behind_a_prefix
 from tests.scan.test_scan_resume import Counting
 from tests.scan.tiny_stage import assert_same, fresh, make_stage, rows
 from tests.scan_fixtures import table_of
-from tests.tiny_scan import EXACT, good_rows, write_jsonl
+from tests.tiny_scan import good_rows, write_jsonl
 
 CPU = torch.device("cpu")
-MEMORY = import_module("ripcurrent.scan._scan_model")
+MODEL = import_module("ripcurrent.scan._scan_model")
 on_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peaks are reset on Linux alone")
 
 
@@ -35,16 +36,17 @@ def stage() -> SignalStage:
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("8GB", 8 * 10**9), ("6GiB", 6 * 2**30), ("500 mb", 5 * 10**8), ("1.5GB", 15 * 10**8), ("2000000", 2 * 10**6)],
+    [
+        *{"8GB": 8 * 10**9, "6GiB": 6 * 2**30, "500 mb": 5 * 10**8, "1.5GB": 15 * 10**8, "2000000": 2 * 10**6}.items(),
+        *((text, None) for text in ("", "GB", "8 gigs", "-1GB", "0", "1e9", "8", 0)),
+    ],
 )
-def test_sizes(text: str, expected: int) -> None:
-    assert ScanOptions.resolve(None, {"memory": text}).memory == expected
-
-
-@pytest.mark.parametrize("text", ["", "GB", "8 gigs", "-1GB", "0", "1e9", "8", 0])
-def test_what_is_no_size(text: str | int) -> None:
-    with pytest.raises(RipcurrentError, match=rf"--memory {text} is not possible\.\nWrite a size such as 8GB"):
-        ScanOptions.resolve(None, {"memory": text})
+def test_sizes(text: str | int, expected: int | None) -> None:
+    if expected:
+        assert ScanOptions.resolve(None, {"memory": text}).memory == expected
+    else:
+        with pytest.raises(RipcurrentError, match=rf"--memory {text} is not possible\.\nWrite a size such as 8GB"):
+            ScanOptions.resolve(None, {"memory": text})
 
 
 class Costs:
@@ -56,8 +58,8 @@ class Costs:
         """Of each stage that was made, whether its directions lay in files."""
         self.computed: list[int] = []
         """Tokens of each batch."""
-        monkeypatch.setattr(MEMORY, "memory_in_use", lambda device: self.held())
-        monkeypatch.setattr(MEMORY, "peak_bytes", lambda device: self.held() + self.token * self.computed[-1])
+        monkeypatch.setattr(MODEL, "memory_in_use", lambda device: self.held())
+        monkeypatch.setattr(MODEL, "peak_bytes", lambda device: self.held() + self.token * self.computed[-1])
 
     def held(self) -> int:
         return self.model + (self.directions if self.made and not self.made[-1] else 0)
@@ -124,18 +126,6 @@ def test_a_cap_that_no_row_keeps_to_says_what_would_fit(
     assert caught.value.code == 2
 
 
-def test_directions_in_files_give_the_same_numbers(stage: SignalStage, tmp_path: Path) -> None:
-    layers = stage.gradient_pass.layers  # type: ignore[union-attr]
-    directions = random_directions(stage.chat_model.model, set(layers.parameter_shapes()))
-    store = MappedStore(tmp_path)
-    stacked = stack_directions(layers, directions, torch.float32, empty=store.empty, written=store.let_go)
-    mapped = fresh(stage, directions=store.directions(stacked, CPU))
-    assert not list(tmp_path.iterdir())
-    usual, found = (one.compute(list(one.prepare(rows()))) for one in (fresh(stage), mapped))
-    assert_same(usual, found)
-    assert usual["dot_harmful"].to_pylist() == found["dot_harmful"].to_pylist()
-
-
 @pytest.mark.parametrize("where", ["forward", "backward"])
 def test_a_shard_that_runs_out_has_the_signals_of_one_that_had_the_room(where: str) -> None:
     told: list[int] = []
@@ -169,8 +159,6 @@ def test_a_shard_that_runs_out_has_the_signals_of_one_that_had_the_room(where: s
 
 @on_linux
 def test_mapped_directions_stay_out_of_memory(tmp_path: Path) -> None:
-    from ripcurrent.gradients import Directions
-
     store = MappedStore(tmp_path)
     tensors = {number: store.empty(8, 2**20, dtype=torch.float32, device=CPU) for number in range(6)}
     for tensor in tensors.values():
@@ -196,26 +184,25 @@ def test_a_peak_is_not_that_of_who_started_the_process_and_survives_a_reset() ->
     assert peak_bytes(CPU) < whole <= process_peak()
 
 
-def test_a_full_disk_is_an_error_with_a_way_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_has_no_room_is_an_error_with_a_way_out(
+    stage: SignalStage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(descriptor: int, start: int, size: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.posix_fallocate", full, raising=False)
     with pytest.raises(RipcurrentError, match=r"no room for 0\.0 GB of directions: No space left"):
         MappedStore(tmp_path).empty(4, 4, dtype=torch.float32, device=CPU)
-
-
-def test_directions_that_cannot_be_summed_are_refused_before(stage: SignalStage) -> None:
-    require_room_for_directions(100, stage.chat_model, ScanOptions())
-    require_room_for_directions(100, stage.chat_model, ScanOptions(memory=10**12))
+    for memory in (None, 10**12):
+        require_room_for_directions(100, stage.chat_model, ScanOptions(memory=memory))
     with pytest.raises(RipcurrentError, match=r"directions takes 8\d\.\d GB, more than --memory 50\.0 GB") as caught:
         require_room_for_directions(10**10, stage.chat_model, ScanOptions(memory=50 * 10**9))
     assert "RIPCURRENT_CACHE" in caught.value.hint
 
 
 @pytest.fixture
-def options(tiny_folder: Path, anchors_file: Path) -> dict[str, Any]:
-    return {"model": str(tiny_folder), "anchors": str(anchors_file), "shard_rows": 8, **EXACT}
+def options(small_options: dict[str, Any]) -> dict[str, Any]:
+    return small_options | {"shard_rows": 8}
 
 
 def test_a_scan_keeps_to_its_first_plan_and_says_whether_the_cap_was_kept(
@@ -225,7 +212,7 @@ def test_a_scan_keeps_to_its_first_plan_and_says_whether_the_cap_was_kept(
     usual = scan(dataset, tmp_path / "usual", **options)
     assert usual.manifest.memory == {"batches_halved": 0}
     # what is free now makes batches small
-    monkeypatch.setattr(MEMORY, "peak_bytes", lambda device: 40 * 10**9)
+    monkeypatch.setattr(MODEL, "peak_bytes", lambda device: 40 * 10**9)
     with pytest.raises(KeyboardInterrupt):
         scan(dataset, tmp_path / "kept", memory="64GB", progress=Counting(stop_after=9), **options)
     monkeypatch.undo()
@@ -233,7 +220,7 @@ def test_a_scan_keeps_to_its_first_plan_and_says_whether_the_cap_was_kept(
     assert planned["token_budget"] < 512
     resumed = scan(dataset, tmp_path / "kept", memory="64GB", **options)
     assert resumed.manifest.memory == {"batches_halved": 0, **planned, "memory": 64 * 10**9, "kept": True}
-    monkeypatch.setattr(MEMORY, "device_peak", lambda device: 33 * 10**9)
+    monkeypatch.setattr(MODEL, "device_peak", lambda device: 33 * 10**9)
     (tmp_path / "kept" / "signals" / "shard-00000.done").unlink()
     # another cap may go on in the folder, with a plan of its own
     other = scan(dataset, tmp_path / "kept", memory="32GB", **options)
@@ -257,7 +244,7 @@ def test_a_scan_whose_directions_are_in_files_scores_the_same(
     dataset = write_jsonl(tmp_path / "rows.jsonl", good_rows(20))
     usual = scan(dataset, tmp_path / "usual", **options)
     plan = MemoryPlan(512, True)
-    monkeypatch.setattr(MEMORY, "_plan", lambda *_: plan)
+    monkeypatch.setattr(MODEL, "_plan", lambda *_: plan)
     mapped = scan(dataset, tmp_path / "mapped", memory="64GB", **options)
     assert mapped.manifest.memory["mapped_directions"]
     assert {path.suffix for path in mapped.folder.iterdir()} <= {".json", ".parquet", ".yaml", ".lock", ""}
@@ -265,8 +252,45 @@ def test_a_scan_whose_directions_are_in_files_scores_the_same(
         np.testing.assert_allclose(table_of(usual)[name], table_of(mapped)[name], rtol=1e-5, atol=2e-5)
 
 
-def test_a_cap_that_cannot_be_kept_ends_before_any_row(tmp_path: Path, options: dict[str, Any]) -> None:
-    dataset = write_jsonl(tmp_path / "rows.jsonl", good_rows(10))
-    with pytest.raises(RipcurrentError, match="--memory 50 MB"):
-        scan(dataset, tmp_path / "out", memory="50MB", **options)
-    assert not list((tmp_path / "out").rglob("shard-*"))
+def test_what_runs_on_one_gpu_alone_is_refused_before_a_model_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (MODEL, import_module("ripcurrent.finetune._model")):
+        monkeypatch.setattr(module, "load_model", lambda *_, **__: pytest.fail("a model was loaded"))
+    rows = write_jsonl(tmp_path / "rows.jsonl", good_rows(30))
+    recipe = tmp_path / "short.yaml"
+    recipe.write_text("method: full\nlearning_rate: 1.0e-3\nbatch: 4\nsteps: 1\n")
+    auto: dict[str, Any] = {"device": "auto"}
+    for refused, said in (
+        (lambda: scan(rows, tmp_path / "out", memory="8GB", **auto), "--memory needs one"),
+        (lambda: scan(rows, tmp_path / "out", execution=Execution(executor="ray"), **auto), "--device auto"),
+        (lambda: doctor(rows, **auto), "spread over several GPUs fits"),
+        (lambda: finetune(rows, tmp_path / "out", recipe=recipe, **auto), "Training runs on one GPU"),
+    ):
+        with pytest.raises(RipcurrentError, match=said):
+            refused()
+        assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("signals", "share"), [("all", 0.5), ("gradient", 0.5), ("representation", 0.9)])
+def test_weights_leave_room_for_directions_where_there_are_any(
+    signals: Any, share: float, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr(MODEL, "load_model", lambda **options: asked.update(options) or load_model(**options))
+    load_scan_model(ScanOptions(model=str(tiny_folder), device="cpu", dtype="float32", signals=signals))
+    assert asked["weights_share"] == share
+
+
+def test_the_manifest_keeps_the_peak_of_the_fullest_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    peaks = {torch.device("cuda:0"): 3 * 10**9, torch.device("cuda:1"): 7 * 10**9}
+    plan = MemoryPlan(512, mapped_directions=False)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", peaks.__getitem__)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: peaks.update({device: 10**9}))
+    for _ in range(2):
+        record = memory_record(ScanOptions(), list(peaks), 0, plan)
+        assert record == {"batches_halved": 0, "device_peak_bytes": 7 * 10**9}
+        # measuring what a batch takes forgets what came before it; the scan does not
+        for device in peaks:
+            reset_peak(device)
+    assert memory_record(ScanOptions(), [CPU], 0, plan) == {"batches_halved": 0}

@@ -1,22 +1,23 @@
 """Ray's workers on this machine: every shard once and in order, whoever dies."""
 
+from __future__ import annotations
+
 import os
-import signal
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from ripcurrent.errors import DatasetChangedError, ExitCode, RipcurrentError
 from ripcurrent.scan._parts import shards_in
 from ripcurrent.scan._ray import ALONE, places, ray_cluster, score_on_ray
 from ripcurrent.scan._shards import ShardFolder, run_shards
-from tests.scan.ray_stage import ROWS, MakeStage, open_numbers, open_too_few
 
 # read when Ray is first imported, which is here
 os.environ.update(ALONE)
@@ -24,8 +25,55 @@ ray = pytest.importorskip("ray")
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
-SHARD_ROWS = 3
-SHARDS = 8
+ROWS, SHARD_ROWS, SHARDS = 23, 3, 8
+
+
+def open_numbers(start: int) -> Iterator[int]:
+    """The dataset: 0 to 22."""
+    return iter(range(start, ROWS))
+
+
+def open_too_few(start: int) -> Iterator[int]:
+    """The same dataset on a machine whose file is shorter."""
+    return iter(range(start, 10))
+
+
+@dataclass(frozen=True)
+class MakeStage:
+    """Makes a stage that needs no model: it multiplies with a number and notes which process did which row."""
+
+    notes: Path
+    """Folder of one file per process: the rows that it began, in order."""
+    wait: float = 0.0
+    """Seconds that a shard takes."""
+    die_making: bool = False
+    """Every process dies while it makes its stage."""
+    die_on: int | None = None
+    """Every process that begins this item dies."""
+    refuse: int | None = None
+    """An item over which the stage raises an error."""
+
+    def __call__(self) -> MakeStage:
+        if self.die_making:
+            os._exit(1)
+        return self
+
+    def prepare(self, items: Iterable[int]) -> Iterator[int]:
+        return (7 * item for item in items)
+
+    def compute(self, prepared: Sequence[int]) -> pa.Table:
+        items = [number // 7 for number in prepared]
+        with (self.notes / str(os.getpid())).open("a", encoding="utf-8") as file:
+            file.writelines(f"{item}\n" for item in items)
+        if self.die_on in items:
+            os._exit(1)
+        if self.refuse in items:
+            raise RipcurrentError(f"Item {self.refuse} is not wanted.", "Leave it out.", code=ExitCode.NOT_MEASURED)
+        time.sleep(self.wait)
+        return pa.table({"value": prepared})
+
+    def report(self) -> dict[str, int]:
+        return {"process": os.getpid()}
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +95,8 @@ def run(
     folder: Path,
     notes: Path,
     rows: Any = open_numbers,
-    within: range = range(SHARDS),
+    within: slice = slice(None),
     reports: dict[str, Counter[str]] | None = None,
-    workers: int = 2,
     use_gpu: bool = False,
     **changes: Any,
 ) -> list[tuple[int, bool]]:
@@ -57,16 +104,12 @@ def run(
     reported: list[tuple[int, bool]] = []
     make, kept = MakeStage(notes, **changes), {} if reports is None else reports
     run_shards(
-        shards_in(None, ROWS, SHARD_ROWS)[within.start : within.stop],
+        shards_in(None, ROWS, SHARD_ROWS)[within],
         ShardFolder(folder),
-        lambda shards: score_on_ray(ray, shards, rows, ROWS, make, kept, workers, use_gpu=use_gpu),
+        lambda shards: score_on_ray(ray, shards, rows, ROWS, make, kept, 2, use_gpu=use_gpu),
         lambda shard, fresh: reported.append((shard.number, fresh)),
     )
     return sorted(reported)
-
-
-def values(folder: Path) -> list[int]:
-    return [value for table in ShardFolder(folder).tables(SHARDS) for value in table["value"].to_pylist()]
 
 
 def begun(notes: Path) -> dict[int, list[int]]:
@@ -75,12 +118,13 @@ def begun(notes: Path) -> dict[int, list[int]]:
 
 
 def test_rows_come_in_order_from_two_workers_and_what_is_done_is_not_done_again(tmp_path: Path, notes: Path) -> None:
-    assert run(tmp_path / "shards", notes, within=range(2, 4)) == [(2, True), (3, True)]
+    assert run(tmp_path / "shards", notes, within=slice(2, 4)) == [(2, True), (3, True)]
     first = set(begun(notes))
     reports: dict[str, Counter[str]] = {}
     reported = run(tmp_path / "shards", notes, reports=reports, wait=0.3)
     assert reported == [(number, number not in (2, 3)) for number in range(SHARDS)]
-    assert values(tmp_path / "shards") == [7 * number for number in range(ROWS)]
+    tables = ShardFolder(tmp_path / "shards").tables(SHARDS)
+    assert [value for table in tables for value in table["value"].to_pylist()] == list(range(0, 7 * ROWS, 7))
     assert sorted(row for rows in begun(notes).values() for row in rows) == list(range(ROWS))
     assert {report["process"] for report in reports.values()} == set(begun(notes)) - first
     assert run(tmp_path / "shards", notes) == [(number, False) for number in range(SHARDS)]
@@ -92,53 +136,25 @@ def test_it_listens_to_this_machine_only_and_reports_nothing() -> None:
     assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
 
 
-def kill_first_at_work(notes: Path, killed: list[int]) -> None:
-    """Kill -9 the first worker that has begun a second shard."""
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and not killed:
-        for pid, rows in begun(notes).items():
-            if len(rows) > SHARD_ROWS:
-                os.kill(pid, signal.SIGKILL)
-                killed.append(pid)
-                return
-        time.sleep(0.05)
-
-
-def test_a_worker_killed_midway_loses_and_doubles_nothing(tmp_path: Path, notes: Path) -> None:
-    killed: list[int] = []
-    killer = Thread(target=kill_first_at_work, args=(notes, killed))
-    killer.start()
-    reported = run(tmp_path / "shards", notes, wait=1.0)
-    killer.join()
-    assert len(killed) == 1
-    assert reported == [(number, True) for number in range(SHARDS)]
-    assert values(tmp_path / "shards") == [7 * number for number in range(ROWS)]
-    # what the dead worker had begun and not finished was begun again, by another process
-    rows = begun(notes)
-    again = rows[killed[0]][-SHARD_ROWS:]
-    assert set(again) <= {row for pid, found in rows.items() if pid != killed[0] for row in found}
-
-
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
         ({"die_on": 10}, r"4 workers died .* scored rows 9 to 11\.\n.*lower --workers"),
         ({"die_making": True}, "4 workers died one after another as they loaded the model"),
         ({"refuse": 10}, r"Item 10 is not wanted\.\nLeave it out"),
+        ({"rows": open_too_few}, r"On \S+ the dataset no longer has the 23 rows"),
     ],
-    ids=["dies over one shard", "dies loading", "refuses"],
+    ids=["dies over one shard", "dies loading", "refuses", "another file on another machine"],
 )
 def test_what_cannot_be_computed_ends_the_run_with_an_error_that_says_so(
     tmp_path: Path, notes: Path, changes: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(RipcurrentError, match=said) as caught:
         run(tmp_path / "shards", notes, **changes)
-    assert caught.value.code == ExitCode.NOT_MEASURED
-
-
-def test_a_machine_with_another_file_is_named(tmp_path: Path, notes: Path) -> None:
-    with pytest.raises(DatasetChangedError, match=r"On \S+ the dataset no longer has the 23 rows"):
-        run(tmp_path / "shards", notes, rows=open_too_few)
+    if "rows" in changes:
+        assert isinstance(caught.value, DatasetChangedError)
+    else:
+        assert caught.value.code == ExitCode.NOT_MEASURED
 
 
 @pytest.mark.parametrize(
@@ -162,21 +178,12 @@ def test_a_machine_with_another_file_is_named(tmp_path: Path, notes: Path) -> No
     ],
 )
 def test_every_worker_finds_a_place_on_one_machine(
-    machines: list[tuple[int, int]],
-    workers: int | None,
-    use_gpu: bool,
-    shards: int,
-    expected: tuple[int, list[int]] | str,
+    machines: list[tuple[int, int]], workers: int | None, use_gpu: bool, shards: int, expected: Any
 ) -> None:
-    nodes: list[dict[str, Any]] = [
-        {
-            "NodeID": str(number),
-            "Alive": True,
-            "Resources": {"CPU": float(cores), **({"GPU": float(gpus)} if gpus else {})},
-        }
-        for number, (cores, gpus) in enumerate(machines)
-    ]
-    nodes.append({"NodeID": "gone", "Alive": False, "Resources": {}})
+    nodes: list[dict[str, Any]] = [{"NodeID": "gone", "Alive": False, "Resources": {}}]
+    for number, (cores, gpus) in enumerate(machines):
+        resources = {"CPU": float(cores), **({"GPU": float(gpus)} if gpus else {})}
+        nodes.append({"NodeID": str(number), "Alive": True, "Resources": resources})
     if isinstance(expected, str):
         with pytest.raises(RipcurrentError, match=expected):
             places(nodes, workers, shards, use_gpu=use_gpu)

@@ -7,17 +7,16 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import psutil
-import pyarrow.parquet as pq
 import pytest
 
 from ripcurrent.scan import scan
 from ripcurrent.scan._ray import ALONE, NO_REPORTS
 from tests.evaluate.served_model import free_port
-from tests.scan_fixtures import table_of
-from tests.tiny_scan import REPRESENTATION_COSINES, rows_with_a_gap, small_shards, write_jsonl
+from tests.scan_fixtures import assert_same_table
+from tests.tiny_scan import rows_with_a_gap, write_jsonl
 
 # read when Ray is first imported, which is here
 os.environ.update(ALONE)
@@ -63,13 +62,14 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     started.wait(60)
 
 
-def scan_there(rows: Path, out: Path, model: Path, anchors: Path, address: str) -> subprocess.CompletedProcess[str]:
+def scan_there(out: Path, options: dict[str, Any], address: str) -> subprocess.CompletedProcess[str]:
     """A scan in a process of its own: a process joins one Ray in its life."""
+    rows = write_jsonl(out.parent / "rows.jsonl", rows_with_a_gap(ROWS))
     return subprocess.run(
         [
             *(sys.executable, "-m", "ripcurrent", "scan", str(rows), "--out", str(out), "--quiet"),
-            *("--model", str(model), "--anchors", str(anchors), "--no-anchor-check", "--signals", "representation"),
-            *("--device", "cpu", "--dtype", "float32", "--shard-rows", "4"),
+            *("--model", options["model"], "--anchors", options["anchors"], "--no-anchor-check"),
+            *("--signals", "representation", "--device", "cpu", "--dtype", "float32", "--shard-rows", "4"),
             *("--executor", "ray", "--workers", "1", "--ray-address", address),
         ],
         env={**os.environ, **ENVIRONMENT},
@@ -81,26 +81,17 @@ def scan_there(rows: Path, out: Path, model: Path, anchors: Path, address: str) 
 
 
 def test_a_scan_joins_a_running_cluster_and_leaves_it_running(
-    tmp_path: Path, head: str, tiny_folder: Path, anchors_file: Path, shared_cache: Path
+    tmp_path: Path, head: str, small_options: dict[str, Any]
 ) -> None:
-    rows = write_jsonl(tmp_path / "rows.jsonl", rows_with_a_gap(ROWS))
-    done = scan_there(rows, tmp_path / "cluster", tiny_folder, anchors_file, head)
+    done = scan_there(tmp_path / "cluster", small_options, head)
     assert done.returncode == 0, done.stderr
-    cluster = pq.read_table(tmp_path / "cluster" / "scores.parquet")
-    options = small_shards(tiny_folder, anchors_file)
-    alone = table_of(scan(rows, tmp_path / "alone", signals="representation", **options))
-    assert cluster["id"].equals(alone["id"])
-    assert cluster["status"].equals(alone["status"])
-    for column in REPRESENTATION_COSINES:
-        assert np.allclose(cluster[column].to_numpy(), alone[column].to_numpy(), atol=2e-5, equal_nan=True), column
+    alone = scan(tmp_path / "rows.jsonl", tmp_path / "alone", signals="representation", **small_options)
+    assert_same_table(tmp_path / "cluster" / "scores.parquet", alone.scores_path)
 
 
-def test_an_address_where_nobody_listens_is_one_clear_error(
-    tmp_path: Path, tiny_folder: Path, anchors_file: Path, shared_cache: Path
-) -> None:
-    rows = write_jsonl(tmp_path / "rows.jsonl", rows_with_a_gap(ROWS))
+def test_an_address_where_nobody_listens_is_one_clear_error(tmp_path: Path, small_options: dict[str, Any]) -> None:
     address = f"127.0.0.1:{free_port()}"
-    done = scan_there(rows, tmp_path / "out", tiny_folder, anchors_file, address)
+    done = scan_there(tmp_path / "out", small_options, address)
     assert done.returncode == 1, done.stderr
     assert f"Ray cannot be reached at {address}" in done.stderr
     assert "RAY_AUTH_MODE=token" in done.stderr
