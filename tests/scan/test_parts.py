@@ -88,12 +88,9 @@ def test_a_part_by_number_or_from_the_scheduler(text: str, environment: dict[str
     [
         ({}, None),
         ({"LOCAL_RANK": "3"}, "3"),
-        ({"LOCAL_RANK": "5"}, "Process 5 of this machine has no GPU: there are 4"),
+        ({"LOCAL_RANK": "5"}, "Process 5 of this machine has no GPU: it sees 4"),
         ({"LOCAL_RANK": "1", "CUDA_VISIBLE_DEVICES": "4,5"}, "5"),
-        (
-            {"LOCAL_RANK": "2", "CUDA_VISIBLE_DEVICES": "4,5"},
-            "2 of this machine has no GPU: CUDA_VISIBLE_DEVICES names",
-        ),
+        ({"LOCAL_RANK": "2", "CUDA_VISIBLE_DEVICES": "4,5"}, "Process 2 of this machine has no GPU: it sees 2"),
         ({"LOCAL_RANK": "1", "CUDA_VISIBLE_DEVICES": "7"}, "7"),
         ({"CUDA_VISIBLE_DEVICES": "4,5"}, "4,5"),
         ({**step_of(9, 16, 1), "CUDA_VISIBLE_DEVICES": "4,5"}, "5"),

@@ -99,17 +99,15 @@ def run(
     reports: dict[str, Counter[str]] | None = None,
     use_gpu: bool = False,
     **changes: Any,
-) -> list[tuple[int, bool]]:
-    """Which shards were reported, and whether they were computed now, by number; by two workers."""
-    reported: list[tuple[int, bool]] = []
+) -> list[int]:
+    """Which shards two workers computed now."""
     make, kept = MakeStage(notes, **changes), {} if reports is None else reports
-    run_shards(
+    computed = run_shards(
         shards_in(None, ROWS, SHARD_ROWS)[within],
         ShardFolder(folder),
         lambda shards: score_on_ray(ray, shards, rows, ROWS, make, kept, 2, use_gpu=use_gpu),
-        lambda shard, fresh: reported.append((shard.number, fresh)),
     )
-    return sorted(reported)
+    return [shard.number for shard in computed if ShardFolder(folder).done(shard.number)]
 
 
 def begun(notes: Path) -> dict[int, list[int]]:
@@ -118,16 +116,15 @@ def begun(notes: Path) -> dict[int, list[int]]:
 
 
 def test_rows_come_in_order_from_two_workers_and_what_is_done_is_not_done_again(tmp_path: Path, notes: Path) -> None:
-    assert run(tmp_path / "shards", notes, within=slice(2, 4)) == [(2, True), (3, True)]
+    assert run(tmp_path / "shards", notes, within=slice(2, 4)) == [2, 3]
     first = set(begun(notes))
     reports: dict[str, Counter[str]] = {}
-    reported = run(tmp_path / "shards", notes, reports=reports, wait=0.3)
-    assert reported == [(number, number not in (2, 3)) for number in range(SHARDS)]
+    assert run(tmp_path / "shards", notes, reports=reports, wait=0.3) == [0, 1, 4, 5, 6, 7]
     tables = ShardFolder(tmp_path / "shards").tables(SHARDS)
     assert [value for table in tables for value in table["value"].to_pylist()] == list(range(0, 7 * ROWS, 7))
     assert sorted(row for rows in begun(notes).values() for row in rows) == list(range(ROWS))
     assert {report["process"] for report in reports.values()} == set(begun(notes)) - first
-    assert run(tmp_path / "shards", notes) == [(number, False) for number in range(SHARDS)]
+    assert run(tmp_path / "shards", notes) == []
 
 
 def test_it_listens_to_this_machine_only_and_reports_nothing() -> None:
@@ -211,7 +208,6 @@ def test_workers_with_a_gpu_each(tmp_path: Path, notes: Path) -> None:
         ray.shutdown()
     ray.init(address="local", num_cpus=2, num_gpus=2, include_dashboard=False, log_to_driver=False)
     try:
-        reported = run(tmp_path / "shards", notes, use_gpu=True, wait=0.2)
-        assert reported == [(number, True) for number in range(SHARDS)]
+        assert run(tmp_path / "shards", notes, use_gpu=True, wait=0.2) == list(range(SHARDS))
     finally:
         ray.shutdown()

@@ -247,9 +247,10 @@ def test_a_cache_that_is_cleaned_while_rows_are_scored_loses_none(
     how = options_for(save_tiny(tmp_path / "model", "llama_tied", seed=5), anchors_file)
     run_shards = _scan.run_shards
 
-    def cleaned(*arguments: Any) -> None:
-        run_shards(*arguments)
+    def cleaned(*arguments: Any) -> Any:
+        computed = run_shards(*arguments)
         shutil.rmtree(tmp_path / "cache" / "directions")
+        return computed
 
     with monkeypatch.context() as patch:
         patch.setattr(_scan, "run_shards", cleaned)

@@ -13,7 +13,7 @@ import pytest
 
 from ripcurrent.errors import DatasetChangedError, RipcurrentError
 from ripcurrent.scan._parts import shards_in
-from ripcurrent.scan._shards import Shard, ShardFolder, ShardReader, run_shards, score_shards
+from ripcurrent.scan._shards import ShardFolder, ShardReader, run_shards, score_shards
 
 WAIT = 60
 """Seconds after which a test that would hang fails."""
@@ -64,17 +64,10 @@ def run(
     rows: int = 10,
     numbers: Callable[[int], Iterable[int]] | None = None,
     shard_rows: int = 3,
-) -> list[tuple[int, bool]]:
-    """Which shards were reported, and whether they were computed now."""
-    reported: list[tuple[int, bool]] = []
-
-    def on_shard(shard: Shard, fresh: bool) -> None:
-        assert folder.done(shard.number) == shard
-        reported.append((shard.number, fresh))
-
+) -> list[int]:
+    """Which shards were computed now."""
     score = partial(score_shards, read=ShardReader(numbers or Numbers(rows), rows), stage=stage)
-    run_shards(shards_in(None, rows, shard_rows), folder, score, on_shard)
-    return reported
+    return [shard.number for shard in run_shards(shards_in(None, rows, shard_rows), folder, score)]
 
 
 def doubles(folder: ShardFolder, shards: int) -> list[int]:
@@ -89,11 +82,11 @@ def done(folder: ShardFolder) -> list[int]:
 def test_all_rows_in_order_and_a_second_call_reads_and_computes_nothing(tmp_path: Path, rows: int) -> None:
     folder, stage = ShardFolder(tmp_path / "signals"), Doubling()
     shards = -(-rows // 3)
-    assert run(folder, stage, rows) == [(number, True) for number in range(shards)]
+    assert run(folder, stage, rows) == done(folder) == list(range(shards))
     assert stage.prepared == stage.computed == list(range(rows))
     assert doubles(folder, shards) == [2 * number for number in range(rows)]
     again, numbers = Doubling(), Numbers(rows)
-    assert run(folder, again, rows, numbers) == [(number, False) for number in range(shards)]
+    assert run(folder, again, rows, numbers) == []
     assert again.prepared == numbers.started_at == []
 
 
@@ -136,7 +129,7 @@ def test_a_shard_that_lost_its_table_or_marker_is_computed_again_and_no_other(tm
         doubles(folder, 4)
     if lost == "table damaged":
         folder.path(1).unlink()
-    assert sorted(run(folder, stage)) == [(0, False), (1, True), (2, False), (3, False)]
+    assert run(folder, stage) == [1]
     assert stage.prepared == [3, 4, 5]
     assert doubles(folder, 4) == [2 * number for number in range(10)]
 
@@ -167,8 +160,7 @@ def test_a_last_shard_of_a_dataset_that_had_grown_is_computed_again(tmp_path: Pa
     run(folder, Doubling(), 11)
     for number in others[:-1]:
         folder.path(number).unlink()
-    reported = run(folder, Doubling())
-    assert [number for number, fresh in reported if fresh] == others
+    assert run(folder, Doubling()) == others
     assert doubles(folder, 4) == [2 * number for number in range(10)]
 
 

@@ -71,15 +71,13 @@ class RemoteScan:
     """What another process needs to score the same rows the same way, small enough to send."""
 
     options: ScanOptions
-    """The scan's, with the kind of device that measured the anchors."""
     path: str
     """The dataset's, from the folder that the scan was started in."""
     sampled: str | None
-    """The dataset's `sampled_hash` where the scan was started."""
+    """The dataset's `sampled_hash` there."""
     identity: Mapping[str, str]
     """What `identity_of` gives there."""
     directions: Callable[[], Directions | None]
-    """Gives the directions; None without gradients."""
     anchor_features: npt.NDArray[np.float32] | None
 
     def rows(self, start: int) -> Iterator[Row]:

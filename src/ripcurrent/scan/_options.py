@@ -12,8 +12,6 @@ from ripcurrent.options import Options
 
 TOKEN_BUDGETS = {"cpu": 512, "mps": 2048, "cuda": 4096}
 """Padded tokens per batch by device type: a CPU's cache is small, a GPU wants large products."""
-SMALLEST_BUDGET = 16
-"""With fewer padded tokens every batch would be one row."""
 
 
 class ScanOptions(Options):
@@ -47,7 +45,7 @@ class ScanOptions(Options):
     """Number of largest cosines to a set that are averaged."""
     anchor_tokens: int = Field(default=10, ge=1, json_schema_extra={"metavar": "T"})
     """First tokens of an anchor's response that enter its gradient."""
-    row_tokens: int | None = Field(default=None, ge=1, json_schema_extra={"metavar": "all|N"})
+    row_tokens: int | None = Field(default=None, ge=1)
     """First tokens of a row's response that enter its gradient; all unless named."""
     loss_on: Literal["all", "last"] = "all"
     """Assistant turns that bear loss."""
@@ -67,7 +65,7 @@ class ScanOptions(Options):
     """Show which tokens carry the score, for the N riskiest and the N most protective rows."""
     memory: ByteSize | None = Field(default=None, ge=1, json_schema_extra={"metavar": "SIZE"})
     """Most memory to use, such as 8GB; on CUDA the GPU's."""
-    token_budget: int | None = Field(default=None, ge=SMALLEST_BUDGET)
+    token_budget: int | None = Field(default=None, ge=16)
     """Padded tokens per batch: 512 on a CPU, 2048 on MPS, 4096 on CUDA unless named."""
     shard_rows: int = Field(default=256, ge=1)
     """Rows per shard on disk: what an interruption can cost."""
@@ -85,11 +83,6 @@ class ScanOptions(Options):
         if found is not None and found < (10**6 if isinstance(value, str) else 1):
             raise ValueError("write a size such as 8GB, 500MB or 6GiB")
         return found
-
-    @field_validator("row_tokens", mode="before")
-    @classmethod
-    def _all(cls, value: object) -> object:
-        return None if value == "all" else value
 
     @field_validator("tokens")
     @classmethod
@@ -156,19 +149,16 @@ def require_combination(
     usual, execution = ScanOptions(), execution or Execution()
     on_ray, how = execution.executor == "ray", "--shard" if in_part else "--executor ray"
     tokens, windows, capped = options.tokens is not None, options.windows, options.memory is not None
-
-    def changed(*names: str) -> bool:
-        return any(getattr(options, name) != getattr(usual, name) for name in names)
-
+    changed = {name for name in ScanOptions.model_fields if getattr(options, name) != getattr(usual, name)}
     one = "Leave one of the two out."
     forbidden = (
         (
-            not options.wants_representation and changed("position", "layer", "avg_n"),
+            not options.wants_representation and changed & {"position", "layer", "avg_n"},
             "--position, --layer and --avg-n work only with representations.",
             "Remove them, or remove --signals gradient.",
         ),
         (
-            not options.wants_gradient and changed("anchor_tokens", "row_tokens", "tokens"),
+            not options.wants_gradient and changed & {"anchor_tokens", "row_tokens", "tokens"},
             "--anchor-tokens, --row-tokens and --tokens are of gradients, and --signals representation computes none.",
             "Leave them or --signals out.",
         ),
@@ -209,7 +199,7 @@ def require_combination(
             f"Leave it out, and give the whole scan again with --tokens, without {how}, at the end.",
         ),
         (
-            not on_ray and bool(execution.workers or execution.ray_address),
+            not on_ray and (execution.workers or execution.ray_address),
             f"{'--workers' if execution.workers else '--ray-address'} is an option of --executor ray.",
             "Add --executor ray, or leave it out.",
         ),

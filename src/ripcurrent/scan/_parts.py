@@ -56,10 +56,8 @@ def parse_part(text: str, environment: Mapping[str, str]) -> Part:
 def bind_local_gpu(environment: MutableMapping[str, str]) -> None:
     """Let each of torchrun's or srun's processes on a machine see only the GPU of its local rank.
 
-    Call it before CUDA is first used. A process that sees one GPU or none is left as it is.
-
-    Raises:
-        RipcurrentError: There are more processes than visible GPUs.
+    Call it before CUDA is first used. A process that sees one GPU or none is left as it is; more processes than GPUs
+    are an error.
     """
     rank = environment.get("LOCAL_RANK", environment.get("SLURM_LOCALID", "") if _in_srun(environment) else "")
     given = environment.get("CUDA_VISIBLE_DEVICES")
@@ -67,19 +65,16 @@ def bind_local_gpu(environment: MutableMapping[str, str]) -> None:
     # an empty variable switches GPUs off
     if not rank.isdigit() or given == "" or len(visible) == 1:
         return
-    named = f"CUDA_VISIBLE_DEVICES names {len(visible)}"
-    if not visible:
-        import torch
+    import torch
 
-        count = torch.cuda.device_count()
-        # without any GPU a name changes nothing
-        visible, named = [str(gpu) for gpu in range(count or int(rank) + 1)], f"there are {count}"
-    if int(rank) >= len(visible):
+    visible = visible or [str(gpu) for gpu in range(torch.cuda.device_count())]
+    if visible and int(rank) >= len(visible):
         raise RipcurrentError(
-            f"Process {rank} of this machine has no GPU: {named}.",
+            f"Process {rank} of this machine has no GPU: it sees {len(visible)}.",
             "Start as many processes as GPUs, or leave --shard auto out and name each one's --device.",
         )
-    environment["CUDA_VISIBLE_DEVICES"] = visible[int(rank)]
+    if visible:
+        environment["CUDA_VISIBLE_DEVICES"] = visible[int(rank)]
 
 
 def _in_srun(environment: Mapping[str, str]) -> bool:

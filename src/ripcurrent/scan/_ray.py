@@ -15,7 +15,8 @@ from typing import Any
 import pyarrow as pa
 
 from ripcurrent.errors import DatasetChangedError, ExitCode, MissingExtraError, RipcurrentError
-from ripcurrent.scan._shards import Shard, ShardReader, Stage, Tables, score_shards
+from ripcurrent.scan._shards import Shard, ShardReader, Tables, score_shards
+from ripcurrent.scan._signal_stage import SignalStage
 
 NO_REPORTS = {"RAY_USAGE_STATS_ENABLED": "0"}
 """Nothing is reported to Ray's makers, whatever the environment says."""
@@ -98,7 +99,7 @@ def score_on_ray(
     shards: Sequence[Shard],
     open_items: Callable[[int], Iterable[Any]],
     rows: int,
-    make_stage: Callable[[], Stage],
+    make_stage: Callable[[], SignalStage],
     reports: dict[str, Counter[str]],
     workers: int | None = None,
     *,
@@ -181,7 +182,7 @@ class Worker:
     def __init__(
         self,
         read: ShardReader,
-        make_stage: Callable[[], Stage],
+        make_stage: Callable[[], SignalStage],
         attempts: Any,
         threads: Mapping[str, int],
         folder: Path,
@@ -195,7 +196,7 @@ class Worker:
             os.chdir(folder)
         self._read, self._make_stage = read, make_stage
         self._begun: Callable[[int], int] = lambda number: ray.get(attempts.begin.remote(number))
-        self._stage: Stage | None = None
+        self._stage: SignalStage | None = None
 
     def __call__(self, task: pa.Table) -> pa.Table:
         """A shard with its table, or what ended the work; machine and process; what the stage reports so far."""

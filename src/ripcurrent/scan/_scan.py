@@ -31,7 +31,7 @@ from ripcurrent.scan._run import SCORES, ScanRun
 from ripcurrent.scan._scan_model import load_scan_model, memory_record
 from ripcurrent.scan._score import write_scores
 from ripcurrent.scan._separation import require_separation, separation
-from ripcurrent.scan._shards import Shard, ShardFolder, run_shards
+from ripcurrent.scan._shards import ShardFolder, run_shards
 from ripcurrent.scan._tokens import add_token_shares
 
 PLACES = ("model", "adapter", "anchors", "device")
@@ -65,7 +65,12 @@ def scan(
         RipcurrentError: Anything the user can mend: the dataset, the model, the anchors, the folder; or no usable row.
     """
     chosen = ScanOptions.resolve(options, changes)
-    execution, progress, clock = execution or Execution(), progress or SilentProgress(), _Clock()
+    execution, progress = execution or Execution(), progress or SilentProgress()
+    started, began, laps = _now(), time.perf_counter(), dict[str, float]()
+
+    def lap(step: str) -> None:
+        laps[step] = round(time.perf_counter() - began - sum(laps.values()), 3)
+
     rows = read_rows(dataset, format=chosen.format, mapping=chosen.mapping, limit=chosen.limit)
     require_combination(chosen, rows.format, in_part=part is not None, execution=execution)
     folder = default_folder(rows) if out is None else Path(out)
@@ -74,36 +79,37 @@ def scan(
     about, anchor_set = rows.describe(), load_anchors(chosen.anchors)
     progress.step("loading the model")
     passes = ScanPasses(load_scan_model(chosen), chosen)
-    clock.lap("load")
+    lap("load")
     identity = _identity(passes, about, anchor_set)
     with RunFolder(folder, identity, part=None if part is None else str(part), may_change=PLACES) as run:
         anchors = passes.anchors(anchor_set, progress)
-        manifest = _begun(clock.started, about, passes, anchors)
+        manifest = _begun(started, about, passes, anchors)
         if chosen.anchor_check:
             require_separation(anchor_set.name, manifest.anchors.separation)
         # now, as the cache that they lie in may be cleaned at any time
         used = None if anchors.folder is None else directions_record(anchors, passes.chat_model, passes.options)
-        clock.lap("anchors")
+        lap("anchors")
         stage = passes.stage(anchors, run, rows, progress)
         shards, signals = shards_in(part, about.rows, chosen.shard_rows), ShardFolder(folder / "signals")
-        counted = _CountedShards(progress, sum(shard.rows for shard in shards))
+        progress.start("scoring rows", sum(shard.rows for shard in shards))
         reports: dict[str, Counter[str]] = {}
         with _undone_if_changed(rows, signals):
             score = scorer(execution, rows, passes.options, about.rows, stage, reports)
-            run_shards(shards, signals, score, counted)
+            computed = run_shards(shards, signals, score, progress.skipped)
         progress.finish()
-        clock.lap("signals")
+        lap("signals")
         if execution.executor == "local":
             reports["local"] = Counter(stage.report())
-        cost = _cost(clock, counted, passes, execution, reports)
+        laps[FRESH] = sum(shard.rows for shard in computed)
+        cost = _cost(laps, passes, execution, reports)
         if part is not None:
-            write_part(folder, part, clock.started, cost)
+            write_part(folder, part, started, cost)
             if any(signals.done(one.number) != one for one in shards_in(None, about.rows, chosen.shard_rows)):
                 return ScanRun(folder, manifest.model_copy(update=dict(cost)))
         progress.step("writing scores")
         # parts that end together take turns
         with FileLock(folder / "merge.lock"):
-            if used is not None and (counted.fresh or not (folder / "anchors" / "directions.json").exists()):
+            if used is not None and (computed or not (folder / "anchors" / "directions.json").exists()):
                 write_json(folder / "anchors" / "directions.json", used)
             scanned = _finished(run, manifest, rows, passes, cost, whole=part is None)
             add_token_shares(scanned, rows, passes, anchors, progress)
@@ -113,6 +119,10 @@ def scan(
 def default_folder(rows: Dataset) -> Path:
     """The run folder of a dataset where none is named."""
     return Path("runs") / rows.name.replace("/", "--")
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _identity(passes: ScanPasses, about: DatasetInfo, anchor_set: AnchorSet) -> dict[str, JsonValue]:
@@ -154,11 +164,7 @@ def _begun(started: str, about: DatasetInfo, passes: ScanPasses, anchors: Prepar
 
 
 def _cost(
-    clock: _Clock,
-    counted: _CountedShards,
-    passes: ScanPasses,
-    execution: Execution,
-    reports: Mapping[str, Counter[str]],
+    timings: dict[str, float], passes: ScanPasses, execution: Execution, reports: Mapping[str, Counter[str]]
 ) -> ScanCost:
     """What this call took. Of Ray, batches and peaks are the workers'; the other peaks are of this process."""
     halved = sum(one["batches_halved"] for one in reports.values())
@@ -166,7 +172,7 @@ def _cost(
     if execution.executor == "ray":
         who["worker_peak_bytes"] = {name: one["peak_bytes"] for name, one in reports.items()}
     return ScanCost(
-        timings={**clock.laps, FRESH: counted.fresh},
+        timings=timings,
         peak_memory_bytes=process_peak(),
         memory=memory_record(passes.options, passes.chat_model.devices, halved, passes.memory_plan),
         execution=who,
@@ -191,7 +197,7 @@ def _finished(
     changes: dict[str, Any] = {
         **dict(cost),
         "parts": parts,
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "finished": _now(),
         "status_counts": dict(counts.statuses),
         "windows": counts.windows if options.windows else None,
         "row_notes": row_notes(rows, counts, passes),
@@ -223,32 +229,3 @@ def _undone_if_changed(rows: Dataset, signals: ShardFolder) -> Iterator[None]:
         if isinstance(error, DatasetChangedError) or rows.has_changed():
             signals.undo()
         raise
-
-
-class _CountedShards:
-    """Counts rows as their shards are done, and reports those that were there before."""
-
-    def __init__(self, progress: Progress, rows: int) -> None:
-        self.fresh = 0
-        self._progress = progress
-        progress.start("scoring rows", rows)
-
-    def __call__(self, shard: Shard, computed: bool) -> None:
-        if computed:
-            self.fresh += shard.rows
-        else:
-            self._progress.skipped(shard.rows)
-
-
-class _Clock:
-    """Seconds from one step to the next."""
-
-    def __init__(self) -> None:
-        self.started = datetime.now(UTC).isoformat(timespec="seconds")
-        self.laps: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def lap(self, name: str) -> None:
-        """The step of this name ends."""
-        now = time.perf_counter()
-        self.laps[name], self._last = round(now - self._last, 3), now

@@ -62,23 +62,16 @@ def require_positions(chat_model: ChatModel, max_tokens: int, *, padded: bool = 
         RipcurrentError: ``max_tokens`` is more.
     """
     config = chat_model.model.config.get_text_config()
-    positions = getattr(config, "max_position_embeddings", None)
-    switch = _length_of_other_positions(config)
-    usable, usable_switch = (
-        most if most is None or not padded else usable_positions(chat_model, most) for most in (positions, switch)
-    )
-    if usable_switch is not None and max_tokens > usable_switch:
-        raise RipcurrentError(
-            f"Past {usable_switch} tokens {chat_model.name} turns all positions of a batch otherwise, so that a row's "
-            "scores would depend on the rows beside it.",
-            f"Give --max-tokens {usable_switch} (in a file max_tokens) or less: longer rows are truncated.",
-        )
-    if usable is not None and max_tokens > usable:
-        of_which = "" if usable == positions else f", of which batches use {usable}"
-        raise RipcurrentError(
-            f"--max-tokens {max_tokens} is more than the {positions} positions of {chat_model.name}{of_which}.",
-            f"Give --max-tokens {usable} (in a file max_tokens) or less: longer rows are truncated.",
-        )
+    for most, why in (
+        (_length_of_other_positions(config), ": past these a row's scores would depend on the rows beside it"),
+        (getattr(config, "max_position_embeddings", None), ""),
+    ):
+        usable = most if most is None or not padded else usable_positions(chat_model, most)
+        if usable is not None and max_tokens > usable:
+            raise RipcurrentError(
+                f"--max-tokens {max_tokens} is more than the {usable} positions of {chat_model.name}{why}.",
+                f"Give --max-tokens {usable} (in a file max_tokens) or less: longer rows are truncated.",
+            )
 
 
 def _length_of_other_positions(config: Any) -> int | None:
@@ -101,7 +94,6 @@ class MemoryPlan:
     """How a scan keeps to what memory it may use."""
 
     token_budget: int
-    """Padded tokens per batch."""
     mapped_directions: bool
     """Directions lie in files and are read layer by layer."""
 

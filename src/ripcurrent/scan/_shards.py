@@ -3,6 +3,8 @@
 While one shard is computed, the next is read and prepared in a thread.
 """
 
+from __future__ import annotations
+
 import json
 import socket
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -12,13 +14,16 @@ from dataclasses import asdict, dataclass
 from itertools import islice, takewhile, zip_longest
 from pathlib import Path
 from threading import Event
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ripcurrent.errors import DatasetChangedError, RipcurrentError
 from ripcurrent.runs import write_json, written_whole
+
+if TYPE_CHECKING:
+    from ripcurrent.scan._signal_stage import SignalStage
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,19 +90,6 @@ class ShardFolder:
         self._written.clear()
 
 
-class Stage(Protocol):
-    """Turns a shard's items into its table in two steps; depends on nothing but the items and its own options."""
-
-    def prepare(self, items: Iterable[Any]) -> Iterable[Any]:
-        """Each item as the second step wants it, in order. Called in another thread, while a shard is computed."""
-
-    def compute(self, prepared: Sequence[Any]) -> pa.Table:
-        """The shard's table, one row per item, in order."""
-
-    def report(self) -> dict[str, int]:
-        """Numbers by name of all that it did so far, such as its peak memory."""
-
-
 class ShardReader:
     """Reads shards' items from one stream, which is opened again only to go back."""
 
@@ -126,7 +118,7 @@ class ShardReader:
         return items
 
 
-def score_shards(shards: Sequence[Shard], read: ShardReader, stage: Stage) -> Tables:
+def score_shards(shards: Sequence[Shard], read: ShardReader, stage: SignalStage) -> Tables:
     """The shards' tables in order; closing the generator ends the thread that prepares the next one.
 
     What reading or preparing raises is raised here, after the shards before it.
@@ -149,24 +141,21 @@ def score_shards(shards: Sequence[Shard], read: ShardReader, stage: Stage) -> Ta
 
 
 def run_shards(
-    shards: Iterable[Shard],
+    shards: Sequence[Shard],
     folder: ShardFolder,
     score: Callable[[Sequence[Shard]], Tables],
-    on_shard: Callable[[Shard, bool], None],
-) -> None:
-    """Write the table of every shard that is not done yet, as ``score`` gives them, in any order.
+    on_found: Callable[[int], None] = lambda rows: None,
+) -> list[Shard]:
+    """Write the table of every shard that is not done yet, as ``score`` gives them, in any order; returns these shards.
 
-    ``on_shard`` is called for each shard, once it is there, with whether it was computed now.
+    ``on_found`` is called with the number of rows that were done before.
     """
-    waiting = []
-    for shard in shards:
-        # the last one of a dataset that has grown or shrunk since is not the same
-        if folder.done(shard.number) == shard:
-            on_shard(shard, False)
-        else:
-            waiting.append(shard)
+    # the last one of a dataset that has grown or shrunk since is not the same
+    waiting = [shard for shard in shards if folder.done(shard.number) != shard]
+    if len(waiting) < len(shards):
+        on_found(sum(shard.rows for shard in shards) - sum(shard.rows for shard in waiting))
     if waiting:
         with closing(score(waiting)) as tables:
             for shard, table in tables:
                 folder.write(shard, table)
-                on_shard(shard, True)
+    return waiting
