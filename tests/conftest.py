@@ -15,7 +15,7 @@ from tests.scan_fixtures import anchors_file, rows_file, shared_cache, small_opt
 
 __all__ = ["anchors_file", "no_network", "rows_file", "shared_cache", "small_options", "tiny_folder"]
 
-RAY = ("test_ray", "test_ray_gpu", "test_scan_ray", "test_ray_cluster")
+RAY = ("test_ray", "test_scan_ray")
 """Files whose tests start a Ray that takes the machine's cores: one after another."""
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import yaml
 
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.finetune import finetune
-from ripcurrent.gradients import Directions, MappedStore, make_batch
+from ripcurrent.gradients import Directions, Halving, MappedStore, make_batch
 from ripcurrent.models import load_model, peak_bytes, process_peak, reset_peak
 from ripcurrent.scan import Execution, ScanOptions, SignalStage, doctor, load_scan_model, scan
 from ripcurrent.scan._scan_model import MARGIN, MemoryPlan, fitting_stage, memory_record, require_room_for_directions
@@ -49,80 +50,64 @@ def test_sizes(text: str | int, expected: int | None) -> None:
             ScanOptions.resolve(None, {"memory": text})
 
 
-class Costs:
-    """Stands for the process's memory: so much for the model and directions, and so much for each token of a batch."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, model: int, directions: int, token: int) -> None:
-        self.model, self.directions, self.token = model, directions, token
-        self.made: list[bool] = []
-        """Of each stage that was made, whether its directions lay in files."""
-        self.computed: list[int] = []
-        """Tokens of each batch."""
-        monkeypatch.setattr(MODEL, "memory_in_use", lambda device: self.held())
-        monkeypatch.setattr(MODEL, "peak_bytes", lambda device: self.held() + self.token * self.computed[-1])
-
-    def held(self) -> int:
-        return self.model + (self.directions if self.made and not self.made[-1] else 0)
-
-
 @pytest.fixture
-def plan(stage: SignalStage, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[MemoryPlan, Costs]]:
-    """The plan for made-up costs, and what was done for it."""
+def plan(stage: SignalStage, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[MemoryPlan, list[bool]]]:
+    """The plan for made-up costs of a model, directions and each token, and where directions lay in each stage."""
 
-    def planned(memory: int, *, refused: bool = False, options: Any = None, **costs: int) -> tuple[MemoryPlan, Costs]:
-        of = Costs(monkeypatch, **{"model": 1000, "directions": 500, "token": 1, **costs})
+    def planned(
+        memory: int | None, directions: int = 500, token: int = 1, refused: bool = False, **options: Any
+    ) -> tuple[MemoryPlan, list[bool]]:
+        made, computed = list[bool](), list[int]()
+
+        def held(_: object = None) -> int:
+            return 1000 + (directions if made and not made[-1] else 0)
 
         class Watched(SignalStage):
             def compute(self, prepared: Any) -> Any:
                 lengths = [len(row.pieces[0].tokens) for row in prepared]
-                of.computed.append(max(lengths) * len(lengths))
+                computed.append(max(lengths) * len(lengths))
 
         def make(mapped: bool) -> SignalStage:
             if refused and not mapped:
                 raise torch.OutOfMemoryError("CUDA out of memory.")
-            of.made.append(mapped)
+            made.append(mapped)
             return Watched(stage.chat_model, 512, stage.gradient_pass, stage.directions)
 
-        chosen = ScanOptions(memory=memory or None, **(options or {})).decided("cpu")
-        made, found = fitting_stage(make, chosen, lambda _, decide: decide(), rows(), of.directions, CPU)
-        assert made.token_budget == found.token_budget
-        assert of.made[-1] is found.mapped_directions
-        return found, of
+        monkeypatch.setattr(MODEL, "memory_in_use", held)
+        monkeypatch.setattr(MODEL, "peak_bytes", lambda device: held() + token * computed[-1])
+        chosen = ScanOptions(memory=memory, **options).decided("cpu")
+        fitting, found = fitting_stage(make, chosen, lambda _, decide: decide(), rows(), directions, CPU)
+        assert fitting.token_budget == found.token_budget
+        assert made[-1] is found.mapped_directions
+        # the batch that is measured is no larger than a quarter of the usual
+        assert max(computed, default=0) <= 512 // 4
+        return found, made
 
     return planned
 
 
 def test_smaller_batches_come_first_then_directions_go_to_files(plan: Any) -> None:
     assert plan(10_000)[0] == MemoryPlan(512, False)
-    found, costs = plan(3000, token=10)
-    assert found == MemoryPlan(int((3000 * MARGIN - 1500) / 10), False)
-    # the batch that is measured is no larger than a quarter of the usual
-    assert max(costs.computed) <= 512 // 4
-    found, costs = plan(3000, token=40)
-    assert found == MemoryPlan(int((3000 * MARGIN - 1000) / 40), True)
-    assert costs.made == [False, True]
+    assert plan(3000, token=10)[0] == MemoryPlan(int((3000 * MARGIN - 1500) / 10), False)
+    assert plan(3000, token=40) == (MemoryPlan(int((3000 * MARGIN - 1000) / 40), True), [False, True])
     # directions that alone pass the cap are never in memory
-    found, costs = plan(3000, directions=2000)
-    assert found.mapped_directions
-    assert costs.made == [True, True]
+    assert plan(3000, directions=2000)[1] == [True, True]
     # without a cap they go to files where memory runs out
-    assert plan(0)[0] == MemoryPlan(512, False)
-    assert plan(0, refused=True)[0] == MemoryPlan(512, True)
+    assert plan(None)[0] == MemoryPlan(512, False)
+    assert plan(None, refused=True)[0] == MemoryPlan(512, True)
 
 
 @pytest.mark.parametrize(
-    ("memory", "token", "options", "said"),
+    ("costs", "said"),
     [
-        (3000, 60, {}, r"tokens does not fit beside the model, with directions in files\.\n.*--max-tokens 28\."),
-        (1000, 1, {}, r"--memory 0 MB cannot be kept.*\nUse --signals representation or --scope lora or a smaller"),
-        (1000, 1, {"signals": "representation"}, r"does not fit beside the model\.\nUse a smaller model\."),
+        ({"memory": 3000, "token": 60}, r"beside the model, with directions in files\.\n.*--max-tokens 28\."),
+        ({"memory": 1000}, r"--memory 0 MB cannot be kept.*\nUse --signals representation or --scope lora or"),
+        ({"memory": 1000, "signals": "representation"}, r"does not fit beside the model\.\nUse a smaller model\."),
     ],
 )
-def test_a_cap_that_no_row_keeps_to_says_what_would_fit(
-    plan: Any, memory: int, token: int, options: dict[str, Any], said: str
-) -> None:
+def test_a_cap_that_no_row_keeps_to_says_what_would_fit(plan: Any, costs: dict[str, Any], said: str) -> None:
     with pytest.raises(RipcurrentError, match=said) as caught:
-        plan(memory, token=token, options=options)
+        plan(**costs)
     assert caught.value.code == 2
 
 
@@ -230,21 +215,12 @@ def test_a_scan_keeps_to_its_first_plan_and_says_whether_the_cap_was_kept(
         assert difference.max() < 2e-5
 
 
-def test_a_scan_that_only_planned_gives_way_to_other_options(tmp_path: Path, options: dict[str, Any]) -> None:
-    dataset = write_jsonl(tmp_path / "rows.jsonl", good_rows(10))
-    with pytest.raises(KeyboardInterrupt):
-        scan(dataset, tmp_path / "out", memory="64GB", progress=Counting(stop_after=1), **options)
-    assert not list((tmp_path / "out").rglob("shard-*.parquet"))
-    assert scan(dataset, tmp_path / "out", memory="64GB", max_tokens=40, **options).options.max_tokens == 40
-
-
 def test_a_scan_whose_directions_are_in_files_scores_the_same(
     tmp_path: Path, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dataset = write_jsonl(tmp_path / "rows.jsonl", good_rows(20))
     usual = scan(dataset, tmp_path / "usual", **options)
-    plan = MemoryPlan(512, True)
-    monkeypatch.setattr(MODEL, "_plan", lambda *_: plan)
+    monkeypatch.setattr(MODEL, "_plan", lambda *_: MemoryPlan(512, True))
     mapped = scan(dataset, tmp_path / "mapped", memory="64GB", **options)
     assert mapped.manifest.memory["mapped_directions"]
     assert {path.suffix for path in mapped.folder.iterdir()} <= {".json", ".parquet", ".yaml", ".lock", ""}
@@ -287,10 +263,11 @@ def test_the_manifest_keeps_the_peak_of_the_fullest_gpu(monkeypatch: pytest.Monk
     plan = MemoryPlan(512, mapped_directions=False)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", peaks.__getitem__)
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: peaks.update({device: 10**9}))
+    spread: Any = SimpleNamespace(halving=Halving())
+    spread.chat_model = SimpleNamespace(devices=[*peaks], device=torch.device("cuda:0"))
     for _ in range(2):
-        record = memory_record(ScanOptions(), list(peaks), 0, plan)
+        record = memory_record(spread, ScanOptions(), plan)
         assert record == {"batches_halved": 0, "device_peak_bytes": 7 * 10**9}
         # measuring what a batch takes forgets what came before it; the scan does not
         for device in peaks:
             reset_peak(device)
-    assert memory_record(ScanOptions(), [CPU], 0, plan) == {"batches_halved": 0}

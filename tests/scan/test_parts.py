@@ -266,18 +266,3 @@ def test_options_that_make_no_sense(command: Command, rows_file: Path, tmp_path:
     ):
         command.scan_fails(rows_file, "--out", tmp_path / "out", *options, says=says)
     assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.slow
-def test_parts_by_torchrun(tmp_path: Path, tiny_folder: Path, anchors_file: Path) -> None:
-    """The documented command line, with two processes that torchrun really starts."""
-    dataset = write_jsonl(tmp_path / "rows.jsonl", good_rows(300))
-    tiny = ["--model", tiny_folder, "--device", "cpu", "--dtype", "float32", "--anchors", anchors_file]
-    options = [*tiny, "--no-anchor-check", "--signals", "representation", "--out", tmp_path / "out", "--shard", "auto"]
-    ripcurrent = Path(sys.executable).with_name("ripcurrent")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", 2, "--no-python", "--"]
-    words = [str(word) for word in [*torchrun, ripcurrent, "scan", dataset, *options, "--quiet"]]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert {path.stem for path in (tmp_path / "out" / "parts").glob("*.json")} == {"0-of-2", "1-of-2"}
-    assert pq.read_table(tmp_path / "out" / "scores.parquet").num_rows == 300

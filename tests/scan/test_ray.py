@@ -17,7 +17,7 @@ import pytest
 from ripcurrent.errors import DatasetChangedError, ExitCode, RipcurrentError
 from ripcurrent.scan._parts import shards_in
 from ripcurrent.scan._ray import ALONE, places, ray_cluster, score_on_ray
-from ripcurrent.scan._shards import ShardFolder, run_shards
+from ripcurrent.scan._shards import ShardFolder, ShardReader, run_shards
 
 # read when Ray is first imported, which is here
 os.environ.update(ALONE)
@@ -72,9 +72,6 @@ class MakeStage:
         time.sleep(self.wait)
         return pa.table({"value": prepared})
 
-    def report(self) -> dict[str, int]:
-        return {"process": os.getpid()}
-
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
@@ -96,16 +93,15 @@ def run(
     notes: Path,
     rows: Any = open_numbers,
     within: slice = slice(None),
-    reports: dict[str, Counter[str]] | None = None,
     use_gpu: bool = False,
     **changes: Any,
 ) -> list[int]:
     """Which shards two workers computed now."""
-    make, kept = MakeStage(notes, **changes), {} if reports is None else reports
+    make: Any = MakeStage(notes, **changes)
     computed = run_shards(
         shards_in(None, ROWS, SHARD_ROWS)[within],
         ShardFolder(folder),
-        lambda shards: score_on_ray(ray, shards, rows, ROWS, make, kept, 2, use_gpu=use_gpu),
+        lambda shards: score_on_ray(ray, shards, ShardReader(rows, ROWS), make, 2, use_gpu=use_gpu),
     )
     return [shard.number for shard in computed if ShardFolder(folder).done(shard.number)]
 
@@ -117,13 +113,10 @@ def begun(notes: Path) -> dict[int, list[int]]:
 
 def test_rows_come_in_order_from_two_workers_and_what_is_done_is_not_done_again(tmp_path: Path, notes: Path) -> None:
     assert run(tmp_path / "shards", notes, within=slice(2, 4)) == [2, 3]
-    first = set(begun(notes))
-    reports: dict[str, Counter[str]] = {}
-    assert run(tmp_path / "shards", notes, reports=reports, wait=0.3) == [0, 1, 4, 5, 6, 7]
+    assert run(tmp_path / "shards", notes, wait=0.3) == [0, 1, 4, 5, 6, 7]
     tables = ShardFolder(tmp_path / "shards").tables(SHARDS)
     assert [value for table in tables for value in table["value"].to_pylist()] == list(range(0, 7 * ROWS, 7))
     assert sorted(row for rows in begun(notes).values() for row in rows) == list(range(ROWS))
-    assert {report["process"] for report in reports.values()} == set(begun(notes)) - first
     assert run(tmp_path / "shards", notes) == []
 
 

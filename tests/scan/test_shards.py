@@ -42,9 +42,6 @@ class Doubling:
         self.computed.extend(map(int, prepared))
         return pa.table({"double": [2 * int(item) for item in prepared]})
 
-    def report(self) -> dict[str, int]:
-        return {}
-
 
 class Numbers:
     """A stream of numbers that notes where it was started."""

@@ -1,7 +1,6 @@
 """Who computes a scan's shards: this process, or workers of a Ray cluster."""
 
 import socket
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -27,17 +26,9 @@ from ripcurrent.scan._signal_stage import SignalStage
 
 
 def scorer(
-    execution: Execution,
-    rows: Dataset,
-    options: ScanOptions,
-    count: int,
-    stage: SignalStage,
-    reports: dict[str, Counter[str]],
+    execution: Execution, rows: Dataset, options: ScanOptions, count: int, stage: SignalStage
 ) -> Callable[[Sequence[Shard]], Tables]:
-    """How shards of ``count`` rows are scored. Under Ray the stage's model and directions are given up.
-
-    ``reports`` takes what each of Ray's workers reports of its stage.
-    """
+    """How shards of ``count`` rows are scored. Under Ray the stage's model and directions are given up."""
     if execution.executor == "local":
         return partial(score_shards, read=ShardReader(rows.iter_from, count), stage=stage)
     on_gpu = stage.chat_model.device.type == "cuda"
@@ -56,10 +47,8 @@ def scorer(
             )
             # a worker may need this very GPU
             release_stage(stage)
-            tables = score_on_ray(
-                ray, shards, elsewhere.rows, count, elsewhere.stage, reports, execution.workers, use_gpu=on_gpu
-            )
-            for shard, table in tables:
+            reader = ShardReader(elsewhere.rows, count)
+            for shard, table in score_on_ray(ray, shards, reader, elsewhere.stage, execution.workers, use_gpu=on_gpu):
                 stage.on_rows(shard.rows)
                 yield shard, table
 

@@ -39,7 +39,7 @@ class ScanCost(BaseModel):
     memory: dict[str, JsonValue] = {}
     """Batches halved, the device's peak, and whether ``--memory`` was kept."""
     execution: dict[str, JsonValue] = {}
-    """Who computed: this process, or Ray's workers with the peak of each."""
+    """Who computed: this process, or Ray's workers."""
 
 
 class PartCost(ScanCost):

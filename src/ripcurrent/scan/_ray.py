@@ -6,7 +6,7 @@ import pickle
 import socket
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -97,10 +97,8 @@ def ray_cluster(address: str | None) -> Iterator[Any]:
 def score_on_ray(
     ray: Any,
     shards: Sequence[Shard],
-    open_items: Callable[[int], Iterable[Any]],
-    rows: int,
+    read: ShardReader,
     make_stage: Callable[[], SignalStage],
-    reports: dict[str, Counter[str]],
     workers: int | None = None,
     *,
     use_gpu: bool = False,
@@ -108,7 +106,7 @@ def score_on_ray(
     """The shards' tables, each when any worker has it. A worker that dies is replaced, its shards given out again.
 
     Workers are one for each GPU, or without ``use_gpu`` for each machine, unless their number is named. They need the
-    dataset and the model, not the run folder. ``reports`` takes the largest numbers that each one's stage reports.
+    dataset and the model, not the run folder.
     """
     workers, threads = places(ray.nodes(), workers, len(shards), use_gpu=use_gpu)
     attempts = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Attempts).remote()
@@ -121,7 +119,7 @@ def score_on_ray(
             Worker,
             batch_size=1,
             batch_format="pyarrow",
-            fn_constructor_args=(ShardReader(open_items, rows), make_stage, attempts, threads, Path.cwd()),
+            fn_constructor_args=(read, make_stage, attempts, threads, Path.cwd()),
             compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=2),
             # so that all find a place beside other work; Ray spreads them over the machines
             num_cpus=1,
@@ -131,11 +129,9 @@ def score_on_ray(
     try:
         for batch in results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             for packed in batch["answer"].to_pylist():
-                shard, answer, worker, report = pickle.loads(packed)
+                shard, answer = pickle.loads(packed)
                 if isinstance(answer, RipcurrentError):
                     raise answer
-                # the larger of each number: with several tasks in flight an older report may come later
-                reports[worker] = reports.get(worker, Counter[str]()) | Counter[str](report)
                 # a shard that two workers computed, one of them taken for dead, counts once
                 if shard in pending:
                     pending.remove(shard)
@@ -199,7 +195,7 @@ class Worker:
         self._stage: SignalStage | None = None
 
     def __call__(self, task: pa.Table) -> pa.Table:
-        """A shard with its table, or what ended the work; machine and process; what the stage reports so far."""
+        """A shard with its table, or with what ended the work."""
         (shard,) = (Shard(**one) for one in task.to_pylist())
         try:
             if self._begun(shard.number) > ATTEMPTS:
@@ -218,6 +214,4 @@ class Worker:
             # not every kind of it can be made again from a pickle
             known = isinstance(error, DatasetChangedError)
             answer = error if known else RipcurrentError(error.message, error.hint, code=error.code)
-        report = {} if self._stage is None else self._stage.report()
-        packed = pickle.dumps((shard, answer, f"{socket.gethostname()}:{os.getpid()}", report))
-        return pa.table({"answer": pa.array([packed], pa.large_binary())})
+        return pa.table({"answer": pa.array([pickle.dumps((shard, answer))], pa.large_binary())})

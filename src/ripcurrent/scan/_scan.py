@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -92,16 +91,18 @@ def scan(
         stage = passes.stage(anchors, run, rows, progress)
         shards, signals = shards_in(part, about.rows, chosen.shard_rows), ShardFolder(folder / "signals")
         progress.start("scoring rows", sum(shard.rows for shard in shards))
-        reports: dict[str, Counter[str]] = {}
         with _undone_if_changed(rows, signals):
-            score = scorer(execution, rows, passes.options, about.rows, stage, reports)
+            score = scorer(execution, rows, passes.options, about.rows, stage)
             computed = run_shards(shards, signals, score, progress.skipped)
         progress.finish()
         lap("signals")
-        if execution.executor == "local":
-            reports["local"] = Counter(stage.report())
         laps[FRESH] = sum(shard.rows for shard in computed)
-        cost = _cost(laps, passes, execution, reports)
+        cost = ScanCost(
+            timings=laps,
+            peak_memory_bytes=process_peak(),
+            memory=memory_record(stage, passes.options, passes.memory_plan),
+            execution=execution.model_dump(include={"executor", "workers"}),
+        )
         if part is not None:
             write_part(folder, part, started, cost)
             if any(signals.done(one.number) != one for one in shards_in(None, about.rows, chosen.shard_rows)):
@@ -160,22 +161,6 @@ def _begun(started: str, about: DatasetInfo, passes: ScanPasses, anchors: Prepar
         ),
         options=options.model_copy(update={"tokens": None}),
         left_out=[] if passes.gradient_pass is None else list(passes.gradient_pass.layers.left_out),
-    )
-
-
-def _cost(
-    timings: dict[str, float], passes: ScanPasses, execution: Execution, reports: Mapping[str, Counter[str]]
-) -> ScanCost:
-    """What this call took. Of Ray, batches and peaks are the workers'; the other peaks are of this process."""
-    halved = sum(one["batches_halved"] for one in reports.values())
-    who: dict[str, JsonValue] = {"executor": execution.executor, "workers": execution.workers}
-    if execution.executor == "ray":
-        who["worker_peak_bytes"] = {name: one["peak_bytes"] for name, one in reports.items()}
-    return ScanCost(
-        timings=timings,
-        peak_memory_bytes=process_peak(),
-        memory=memory_record(passes.options, passes.chat_model.devices, halved, passes.memory_plan),
-        execution=who,
     )
 
 

@@ -5,7 +5,7 @@ With ``--memory`` batches and a place for directions are chosen once, from a bat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import islice
@@ -187,14 +187,12 @@ def require_room_for_directions(elements: int, chat_model: ChatModel, options: S
         )
 
 
-def memory_record(
-    options: ScanOptions, devices: Sequence[torch.device], batches_halved: int, plan: MemoryPlan
-) -> dict[str, JsonValue]:
-    """What the manifest keeps of memory: what ran out, and the cap with its plan and whether it was kept."""
+def memory_record(stage: SignalStage, options: ScanOptions, plan: MemoryPlan) -> dict[str, JsonValue]:
+    """What the manifest keeps of memory in this process: what ran out, the cap, its plan and whether it was kept."""
     # of several devices, the fullest one's
-    peak = max(map(device_peak, devices))
-    record: dict[str, JsonValue] = {"batches_halved": batches_halved}
-    if devices[0].type == "cuda":
+    peak = max(map(device_peak, stage.chat_model.devices))
+    record: dict[str, JsonValue] = {"batches_halved": stage.halving.batches_halved}
+    if stage.chat_model.device.type == "cuda":
         record["device_peak_bytes"] = peak
     if options.memory is not None or plan.mapped_directions:
         record |= asdict(plan)

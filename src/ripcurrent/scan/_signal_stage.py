@@ -19,7 +19,7 @@ from ripcurrent.gradients import (
     make_batch,
     plan_batches,
 )
-from ripcurrent.models import ChatModel, FreedMemory, device_peak
+from ripcurrent.models import ChatModel, FreedMemory
 from ripcurrent.scan._columns import TRAIT_COLUMNS
 from ripcurrent.scan._windows import SignalColumns, document_columns, document_row, window_columns
 
@@ -128,10 +128,6 @@ class SignalStage:
         if not self.windows:
             return _table(prepared, pieces, statuses, batches, columns)
         return _document_table(prepared, row_of, statuses, batches, columns)
-
-    def report(self) -> dict[str, int]:
-        """Number of batches that ran out of memory, and the peak: on CUDA of the device, else of the process."""
-        return {"batches_halved": self.halving.batches_halved, "peak_bytes": device_peak(self.chat_model.device)}
 
     def _forget(self) -> None:
         if self.features is not None:
