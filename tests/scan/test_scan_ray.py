@@ -27,7 +27,7 @@ from ripcurrent.progress import SilentProgress
 from ripcurrent.scan import scan
 from ripcurrent.scan._execution import RemoteScan, identity_of, on_device
 from ripcurrent.scan._options import Execution, ScanOptions
-from ripcurrent.scan._ray import ALONE, NO_REPORTS, ray_cluster
+from ripcurrent.scan._ray import ALONE, NO_REPORTS
 from ripcurrent.scan._scan_model import load_scan_model
 from ripcurrent.scan._signal_stage import SignalStage
 from tests.evaluate.served_model import free_port
@@ -113,13 +113,6 @@ def test_an_address_where_nobody_listens_is_one_clear_error(tmp_path: Path, smal
     assert "Traceback" not in done.stderr
 
 
-@pytest.fixture(scope="module")
-def one_ray(shared_cache: Path) -> Iterator[None]:
-    """One Ray for the module's scans, which leave a Ray alone that they did not start."""
-    with ray_cluster(None):
-        yield
-
-
 class KillAtFirstRows(SilentProgress):
     """Kill -9 one of two workers, Ray's processes below this one, when the first rows are reported."""
 
@@ -133,7 +126,6 @@ class KillAtFirstRows(SilentProgress):
             os.kill(self.killed, signal.SIGKILL)
 
 
-@pytest.mark.usefixtures("one_ray")
 def test_two_workers_leave_what_one_process_leaves_though_one_is_killed(
     tmp_path: Path, small_options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -157,18 +149,6 @@ def test_two_workers_leave_what_one_process_leaves_though_one_is_killed(
     resumed = scan(dataset, alone.folder, execution=TWO, **small_options)
     assert resumed.manifest.timings["rows_scored_in_this_call"] == 8
     assert_same_table(resumed.scores_path, result.scores_path)
-
-
-@pytest.mark.usefixtures("one_ray")
-def test_documents_in_windows_come_from_workers(tmp_path: Path, small_options: dict[str, Any]) -> None:
-    texts = [f"{row['prompt']} {row['response']} " * (1 + number % 3) for number, row in enumerate(good_rows(20))]
-    dataset = write_jsonl(tmp_path / "documents.jsonl", [{"text": text} for text in texts])
-    here, there = (
-        scan(dataset, tmp_path / name, execution=execution, windows=True, max_tokens=48, **small_options)
-        for name, execution in (("here", None), ("there", TWO))
-    )
-    for name in ("scores.parquet", "windows.parquet"):
-        assert_same_table(there.folder / name, here.folder / name)
 
 
 def test_another_file_elsewhere_is_refused(tmp_path: Path) -> None:

@@ -21,9 +21,9 @@ from tests.tiny_scan import good_rows, small_shards, write_jsonl
 class Counting(SilentProgress):
     """Counts rows computed and rows found done, and stops the scan when told to."""
 
-    def __init__(self, stop_after: int | None = None) -> None:
-        self.computed = 0
-        self.found = 0
+    computed = found = 0
+
+    def __init__(self, stop_after: int = 10**9) -> None:
         self.steps: list[str] = []
         self._stop_after = stop_after
 
@@ -32,7 +32,7 @@ class Counting(SilentProgress):
 
     def rows(self, count: int) -> None:
         self.computed += count
-        if self._stop_after is not None and self.computed >= self._stop_after:
+        if self.computed >= self._stop_after:
             raise KeyboardInterrupt
 
     def skipped(self, count: int) -> None:
@@ -114,52 +114,46 @@ def test_another_option_or_dataset_in_the_same_folder_is_refused_by_name(
     assert contents(finished.folder) == before
 
 
-def test_a_dataset_that_changes_while_it_is_scanned_is_refused(tmp_path: Path, small_options: dict[str, Any]) -> None:
-    dataset, rows = write_jsonl(tmp_path / "rows.jsonl", good_rows(8)), good_rows(8)
-    rows[5]["response"] += "!"
-
-    class Edits(SilentProgress):
-        def rows(self, count: int) -> None:
-            write_jsonl(dataset, rows)
-
-    with pytest.raises(RipcurrentError, match="no longer what it was when the scan began") as caught:
-        scan(dataset, tmp_path / "out", progress=Edits(), **small_options)
-    assert "another --out" in caught.value.hint
-    assert not (tmp_path / "out" / "scores.parquet").exists()
-    # put back, the same command scores every row anew: which were of the other content is not known
-    write_jsonl(dataset, good_rows(8))
-    told = Counting()
-    found = scan(dataset, tmp_path / "out", progress=told, **small_options)
-    assert (told.found, told.computed) == (0, 8)
-    assert found.status_counts() == {"ok": 8}
-
-
 def rewritten(dataset: Path) -> None:
     write_jsonl(dataset, [{**row, "response": "Other."} for row in good_rows(12)])
 
 
 @pytest.mark.parametrize(
-    ("touch", "kept"),
-    # shards of the other content go; that it cannot be read for a while costs none
-    [(rewritten, 0), (lambda dataset: dataset.unlink(missing_ok=True), 8)],
-    ids=["changed", "gone"],
+    ("touch", "stop_after", "ends", "kept"),
+    [
+        (rewritten, 99, RipcurrentError, 0),
+        (rewritten, 9, KeyboardInterrupt, 0),
+        # that it cannot be read for a while costs nothing
+        (lambda dataset: dataset.unlink(missing_ok=True), 9, KeyboardInterrupt, 8),
+    ],
+    ids=["changed", "changed and stopped", "gone and stopped"],
 )
-def test_who_stops_a_scan_of_a_dataset_that_they_changed_keeps_no_shard_of_it(
-    tmp_path: Path, small_options: dict[str, Any], touch: Callable[[Path], None], kept: int
+def test_of_a_dataset_that_changes_while_it_is_scanned_no_shard_is_kept(
+    touch: Callable[[Path], None],
+    stop_after: int,
+    ends: type[BaseException],
+    kept: int,
+    tmp_path: Path,
+    small_options: dict[str, Any],
 ) -> None:
-    dataset = write_jsonl(tmp_path / "rows.jsonl", good_rows(12))
+    dataset, told = write_jsonl(tmp_path / "rows.jsonl", good_rows(12)), Counting()
 
-    class Stopped(Counting):
+    class Edits(Counting):
         def rows(self, count: int) -> None:
             touch(dataset)
             super().rows(count)
 
-    with pytest.raises(KeyboardInterrupt):
-        scan(dataset, tmp_path / "out", progress=Stopped(stop_after=9), **small_options)
+    with pytest.raises(ends) as caught:
+        scan(dataset, tmp_path / "out", progress=Edits(stop_after), **small_options)
+    if isinstance(caught.value, RipcurrentError):
+        assert "no longer what it was when the scan began" in caught.value.message
+        assert "another --out" in caught.value.hint
+    assert not (tmp_path / "out" / "scores.parquet").exists()
+    # put back, the same command scores again what may be of the other content
     write_jsonl(dataset, good_rows(12))
-    told = Counting()
-    scan(dataset, tmp_path / "out", progress=told, **small_options)
+    found = scan(dataset, tmp_path / "out", progress=told, **small_options)
     assert (told.found, told.computed) == (kept, 12 - kept)
+    assert found.status_counts() == {"ok": 12}
 
 
 def test_token_shares_that_run_out_of_memory_name_their_row(

@@ -20,12 +20,12 @@ WAIT = 60
 
 
 class Doubling:
-    """Doubles numbers in two steps: prepares each as text; notes what was begun; fails at a number if asked to."""
+    """Doubles numbers in two steps: prepares each as text; notes what was begun; refuses a number if asked to."""
 
-    def __init__(self, refuses: int | None = None, stops_at: int | None = None) -> None:
+    def __init__(self, refuses: int | None = None) -> None:
         self.prepared: list[int] = []
         self.computed: list[int] = []
-        self._refuses, self._stops_at = refuses, stops_at
+        self._refuses = refuses
 
     def prepare(self, items: Iterable[int]) -> Iterator[str]:
         assert threading.current_thread() is not threading.main_thread()
@@ -37,8 +37,6 @@ class Doubling:
 
     def compute(self, prepared: Sequence[str]) -> pa.Table:
         assert threading.current_thread() is threading.main_thread()
-        if str(self._stops_at) in prepared:
-            raise KeyboardInterrupt
         self.computed.extend(map(int, prepared))
         return pa.table({"double": [2 * int(item) for item in prepared]})
 
@@ -85,29 +83,6 @@ def test_all_rows_in_order_and_a_second_call_reads_and_computes_nothing(tmp_path
     again, numbers = Doubling(), Numbers(rows)
     assert run(folder, again, rows, numbers) == []
     assert again.prepared == numbers.started_at == []
-
-
-def test_a_stop_in_the_middle_keeps_what_was_done_and_the_next_call_does_the_rest(tmp_path: Path) -> None:
-    folder = ShardFolder(tmp_path)
-    with pytest.raises(KeyboardInterrupt):
-        run(folder, Doubling(stops_at=7))
-    assert done(folder) == [0, 1]
-    numbers, stage = Numbers(10), Doubling()
-    run(folder, stage, numbers=numbers)
-    assert numbers.started_at == [6]
-    assert stage.computed == [6, 7, 8, 9]
-    assert doubles(folder, 4) == [2 * number for number in range(10)]
-
-
-def test_a_torn_file_is_not_taken_for_a_shard(tmp_path: Path) -> None:
-    folder, stage = ShardFolder(tmp_path), Doubling()
-    run(folder, Doubling(), 6)
-    (tmp_path / "shard-00002.parquet.part").write_bytes(b"PAR1 torn")
-    (tmp_path / "shard-00003.parquet").write_bytes(b"PAR1 whole or not, it was never marked")
-    run(folder, stage, 12)
-    assert stage.computed == [6, 7, 8, 9, 10, 11]
-    assert doubles(folder, 4) == [2 * number for number in range(12)]
-    assert not list(tmp_path.glob("*.part"))
 
 
 @pytest.mark.parametrize("lost", ["shard-00001.parquet", "shard-00001.done", "marker damaged", "table damaged"])

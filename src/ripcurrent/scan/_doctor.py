@@ -83,7 +83,6 @@ class DatasetReport(_Record):
     unreadable: dict[str, int]
     """Reason to number of rows that reading alone shows to be unusable, of all rows."""
     sampled: int
-    """Rows that were encoded, spread over the dataset."""
     sample_unusable: dict[str, int]
     """Reason to number of sampled rows that cannot be scored, the unreadable ones among them."""
     first_unusable: dict[str, int]
@@ -109,7 +108,6 @@ class Estimate(_Record):
 
     signals: SignalKind
     seconds: float
-    """Loading, anchors and rows."""
     loading_seconds: float
     anchor_seconds: float
     """The anchors, as measured: their directions are in the cache now, where a scan finds them."""
@@ -190,8 +188,7 @@ def doctor(
         sample_unread=sum(one.unread for one in sample),
         **(_lengths(usable, tokenizer) if usable else {}),
     )
-    share = len(usable) / max(1, len(sample))
-    estimates = [_estimate(passes, rows, usable, count * share, loading, progress)] if usable else []
+    estimates = [_estimate(passes, rows, usable, count / len(sample), loading, progress)] if usable else []
     return Diagnosis(environment=findings, model=passes.model, dataset=report, estimates=estimates)
 
 
@@ -230,9 +227,9 @@ def rendered_row(row: Row, encoded: EncodedRow, tokenizer: Any) -> RenderedRow:
 
 
 def _estimate(
-    passes: ScanPasses, rows: Dataset, sample: Sequence[PreparedRow], count: float, loading: float, progress: Progress
+    passes: ScanPasses, rows: Dataset, sample: Sequence[PreparedRow], times: float, loading: float, progress: Progress
 ) -> Estimate:
-    """Prepare the anchors, time a few batches of a sample of the rows, and predict the scan of ``count`` rows."""
+    """Prepare the anchors, time a few batches of a sample, and predict the scan of ``times`` as many rows."""
     chat_model, options = passes.chat_model, passes.options
     peak, began = device_peak(chat_model.device), time.perf_counter()
     anchors = passes.anchors(load_anchors(options.anchors), progress)
@@ -255,7 +252,7 @@ def _estimate(
         seconds = time.perf_counter() - began
     probed = [tokens[place] for number in spread for place in plan[number]]
     rate = sum(probed) / seconds
-    row_seconds = count * sum(tokens) / len(tokens) / rate
+    row_seconds = times * sum(tokens) / rate
     return Estimate(
         signals=options.signals,
         seconds=loading + anchor_seconds + row_seconds,

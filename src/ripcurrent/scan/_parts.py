@@ -32,10 +32,7 @@ def shards_in(part: Part | None, rows: int, shard_rows: int) -> list[Shard]:
 def parse_part(text: str, environment: Mapping[str, str]) -> Part:
     """The part that ``i/n`` names, or for ``auto`` the one that SLURM's or torchrun's environment gives this process.
 
-    A SLURM array, and torchrun or srun inside each of its tasks, count together.
-
-    Raises:
-        RipcurrentError: Neither ``auto`` nor two numbers with i below n; or ``auto`` without such an environment.
+    A SLURM array, and torchrun or srun inside each of its tasks, count together. What names no part is an error.
     """
     if text == "auto":
         return _part_from(environment)

@@ -32,11 +32,8 @@ SETTINGS = {
 memory, and they are as nice as this process."""
 PASSED_ON = ("RIPCURRENT_CACHE", "HF_HOME", "HF_HUB_OFFLINE", "TOKENIZERS_PARALLELISM")
 """Environment variables that workers take over from the driver."""
-LOOPBACK = "127.0.0.1"
 ATTEMPTS = 4
 """Number of workers that may die over one shard before the run stops."""
-ANSWERS_WITHIN = 20.0
-"""Seconds that a cluster's address may take to answer."""
 STARTS_WITHIN = 120.0
 """Seconds that the workers may take to start: other work may hold what they need."""
 
@@ -69,7 +66,7 @@ def ray_cluster(address: str | None) -> Iterator[Any]:
             host, colon, port = address.removeprefix("ray://").rpartition(":")
             # where nobody listens Ray itself tries for minutes on end
             if colon and port.isdecimal():
-                socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWERS_WITHIN).close()
+                socket.create_connection((host.strip("[]"), int(port)), timeout=20.0).close()
             ray.init(address=address, **options)
     # Ray raises a bare Exception when a node does not start in time
     except Exception as error:
@@ -84,7 +81,7 @@ def ray_cluster(address: str | None) -> Iterator[Any]:
             "out, or try again.",
         ) from error
     try:
-        if address is None and (found := ray.nodes()[0]["NodeManagerAddress"]) != LOOPBACK:
+        if address is None and (found := ray.nodes()[0]["NodeManagerAddress"]) != "127.0.0.1":
             raise RipcurrentError(
                 f"Ray would listen on {found}, where other machines reach it.",
                 "It was imported before ripcurrent could say otherwise: start Ray yourself and name its address.",

@@ -65,7 +65,7 @@ def scan(
     """
     chosen = ScanOptions.resolve(options, changes)
     execution, progress = execution or Execution(), progress or SilentProgress()
-    started, began, laps = _now(), time.perf_counter(), dict[str, float]()
+    started, began, laps = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter(), dict[str, float]()
 
     def lap(step: str) -> None:
         laps[step] = round(time.perf_counter() - began - sum(laps.values()), 3)
@@ -120,10 +120,6 @@ def scan(
 def default_folder(rows: Dataset) -> Path:
     """The run folder of a dataset where none is named."""
     return Path("runs") / rows.name.replace("/", "--")
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _identity(passes: ScanPasses, about: DatasetInfo, anchor_set: AnchorSet) -> dict[str, JsonValue]:
@@ -182,7 +178,7 @@ def _finished(
     changes: dict[str, Any] = {
         **dict(cost),
         "parts": parts,
-        "finished": _now(),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "status_counts": dict(counts.statuses),
         "windows": counts.windows if options.windows else None,
         "row_notes": row_notes(rows, counts, passes),

@@ -57,9 +57,6 @@ def require_positions(chat_model: ChatModel, max_tokens: int, *, padded: bool = 
     """Refuse rows longer than the model has positions for, or than where these depend on the longest row of a batch.
 
     ``padded`` says whether batches are a scan's, which are padded to a multiple of some tokens.
-
-    Raises:
-        RipcurrentError: ``max_tokens`` is more.
     """
     config = chat_model.model.config.get_text_config()
     for most, why in (
