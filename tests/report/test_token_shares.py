@@ -13,7 +13,7 @@ import pytest
 from ripcurrent.data import read_rows
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.report import build
-from ripcurrent.scan import TOKEN_SCHEMA, write_tokens
+from ripcurrent.scan import TOKEN_SCHEMA
 from tests.report.conftest import number
 from tests.report.fabricate import fabricate_run
 
@@ -50,11 +50,9 @@ def add_token_shares(run: Path, rows: list[int], *, safe_sets: int = 2) -> None:
         columns["in_loss"] += [place[0] == "response" for place in places]
         columns["share_harmful"] += shares[0].tolist()
         columns["share_safe"] += shares[1].tolist()
-    table = pa.table(columns, TOKEN_SCHEMA)
-    record = {"safe_sets": safe_sets}
-    write_tokens(run, table, record)
+    pq.write_table(pa.table(columns, TOKEN_SCHEMA), run / "tokens.parquet")
     manifest = json.loads((run / "manifest.json").read_text())
-    (run / "manifest.json").write_text(json.dumps(manifest | {"tokens": record}))
+    (run / "manifest.json").write_text(json.dumps(manifest | {"tokens": {"safe_sets": safe_sets}}))
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """Token shares of a scan's extreme rows: they add up to the scores, and a second pass goes on where it stopped."""
 
 import shutil
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +9,13 @@ import pyarrow as pa
 import pytest
 
 import ripcurrent as rc
-from ripcurrent.cli import run
-from ripcurrent.errors import ExitCode, RipcurrentError
-from ripcurrent.scan import Part, ScanRun, scan
-from ripcurrent.scan._options import ScanOptions
+from ripcurrent.errors import RipcurrentError
+from ripcurrent.scan import Part, ScanOptions, ScanRun, scan
 from tests.models.test_adapter import save_adapter
 from tests.models.tiny import save_tiny
-from tests.scan.test_scan_resume import Counting, options_for
+from tests.scan.test_scan_resume import Counting
 from tests.scan_fixtures import table_of
-from tests.tiny_scan import good_rows, write_jsonl
+from tests.tiny_scan import good_rows, small_shards, write_jsonl
 
 
 @pytest.fixture(scope="module")
@@ -28,26 +25,20 @@ def rows_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def scored(rows_file: Path, tiny_folder: Path, anchors_file: Path, tmp_path_factory: pytest.TempPathFactory) -> ScanRun:
+def options(tiny_folder: Path, anchors_file: Path) -> dict[str, Any]:
+    return small_shards(tiny_folder, anchors_file)
+
+
+@pytest.fixture(scope="module")
+def scored(rows_file: Path, options: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> ScanRun:
     """Their finished scan, without shares."""
-    return scan(rows_file, tmp_path_factory.mktemp("scored") / "out", **options_for(tiny_folder, anchors_file))
+    return scan(rows_file, tmp_path_factory.mktemp("scored") / "out", **options)
 
 
 @pytest.fixture
 def out(scored: ScanRun, tmp_path: Path) -> Path:
     """A copy of its folder."""
     return shutil.copytree(scored.folder, tmp_path / "out")
-
-
-@pytest.fixture(scope="module")
-def in_one_go(
-    rows_file: Path, tiny_folder: Path, anchors_file: Path, tmp_path_factory: pytest.TempPathFactory
-) -> pa.Table:
-    """The shares of their four riskiest and four most protective rows, two rows a shard."""
-    options = options_for(tiny_folder, anchors_file, tokens="top:4")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(import_module("ripcurrent.scan._tokens"), "SHARD_ROWS", 2)
-        return check_sums(scan(rows_file, tmp_path_factory.mktemp("whole") / "out", **options))
 
 
 def check_sums(result: ScanRun) -> pa.Table:
@@ -69,7 +60,7 @@ def check_sums(result: ScanRun) -> pa.Table:
 
 
 @pytest.mark.parametrize(
-    ("kind", "options"),
+    ("kind", "changes"),
     [
         ("llama_tied", {}),
         ("gpt2", {}),
@@ -81,37 +72,35 @@ def check_sums(result: ScanRun) -> pa.Table:
     ],
     ids=["tied", "gpt2", "untied with biases", "linear", "fresh lora", "adapter", "merged adapter, first tokens"],
 )
-def test_shares_add_up_to_the_scores(
-    kind: str, options: dict[str, Any], tmp_path: Path, shared_cache: Path, anchors_file: Path
-) -> None:
-    model = save_tiny(tmp_path / "model", kind)
-    if options.get("adapter"):
-        options = options | {"adapter": str(save_adapter(tmp_path / "adapter"))}
+@pytest.mark.usefixtures("shared_cache")
+def test_shares_add_up_to_the_scores(kind: str, changes: dict[str, Any], tmp_path: Path, anchors_file: Path) -> None:
+    if changes.get("adapter"):
+        changes = changes | {"adapter": str(save_adapter(tmp_path / "adapter"))}
     dataset = write_jsonl(tmp_path / "rows.jsonl", good_rows(7))
-    options = options_for(model, anchors_file, tokens="top:2,bottom:1", max_tokens=400, **options)
-    result = scan(dataset, tmp_path / "out", **options)
+    how = small_shards(save_tiny(tmp_path / "model", kind), anchors_file) | {"max_tokens": 400} | changes
+    result = scan(dataset, tmp_path / "out", tokens="top:2,bottom:1", **how)
     shares, scores = rc.load_tokens(result.folder), table_of(result)
-    if options.get("row_tokens") is None:
+    if "row_tokens" not in changes:
         check_sums(result)
     assert result.manifest.tokens["largest_difference"] < 1e-5
     ranked = np.argsort(-scores["gradient_bidirectional"].to_numpy())
-    groups = {row: group for row, group in zip(*(shares[name].to_pylist() for name in ("row", "group")), strict=True)}
+    groups = dict(zip(*(shares[name].to_pylist() for name in ("row", "group")), strict=True))
     assert groups == {ranked[0]: "riskiest", ranked[1]: "riskiest", ranked[-1]: "protective"}
 
 
 def test_a_finished_scan_gains_shares_without_scoring_again(
-    rows_file: Path, scored: ScanRun, out: Path, tiny_folder: Path, anchors_file: Path
+    rows_file: Path, scored: ScanRun, out: Path, options: dict[str, Any]
 ) -> None:
-    options = options_for(tiny_folder, anchors_file)
     with pytest.raises(RipcurrentError, match="holds no token shares"):
         rc.load_tokens(out)
     kept = {path: path.stat().st_mtime_ns for path in (out / "signals").iterdir()}
-    expected = ((2, 12, 4), (3, 12 + 4, 2), (2, 12 + 4, 0))
-    for number, found, computed in expected:
+    # more than there are gives each end its half
+    for asked, of_each, found, computed in ((2, 2, 12, 4), (500, 6, 12 + 4, 8), (2, 2, 12 + 4, 0)):
         told = Counting()
-        result = scan(rows_file, out, progress=told, tokens=f"top:{number}", **options)
+        result = scan(rows_file, out, progress=told, tokens=f"top:{asked}", **options)
         assert (told.found, told.computed) == (found, computed)
-        assert len(check_sums(result)["row"].unique()) == 2 * number
+        assert result.manifest.tokens["rows"] == {"protective": of_each, "riskiest": of_each}
+        assert len(check_sums(result)["row"].unique()) == 2 * of_each
     assert result.scores_path.read_bytes() == scored.scores_path.read_bytes()
     assert {path: path.stat().st_mtime_ns for path in (out / "signals").iterdir()} == kept
     assert result.manifest.timings == scored.manifest.timings
@@ -121,38 +110,22 @@ def test_a_finished_scan_gains_shares_without_scoring_again(
     assert len(rc.load_tokens(out)["row"].unique()) == 4
 
 
-@pytest.mark.parametrize("stop_after", [1, 5, 8])
 def test_a_stopped_second_pass_goes_on_to_the_same_table(
-    stop_after: int,
-    rows_file: Path,
-    out: Path,
-    in_one_go: pa.Table,
-    tiny_folder: Path,
-    anchors_file: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    rows_file: Path, out: Path, tmp_path: Path, options: dict[str, Any]
 ) -> None:
-    monkeypatch.setattr(import_module("ripcurrent.scan._tokens"), "SHARD_ROWS", 2)
-    options = options_for(tiny_folder, anchors_file, tokens="top:4")
     with pytest.raises(KeyboardInterrupt):
-        scan(rows_file, out, progress=Counting(stop_after), **options)
+        scan(rows_file, out, progress=Counting(5), tokens="top:4", **options)
     assert not (out / "tokens.parquet").exists()
     # as if it had died while writing, too
-    (out / "tokens").mkdir(exist_ok=True)
-    (out / "tokens" / "shard-00009.parquet.part").write_bytes(b"PAR1 torn")
+    (out / "tokens" / "row-00000009.parquet.part").write_bytes(b"PAR1 torn")
     (out / "tokens.parquet.part").write_bytes(b"PAR1 torn")
     told = Counting()
-    resumed = scan(rows_file, out, progress=told, **options)
-    assert told.computed == 8 - stop_after // 2 * 2
-    assert check_sums(resumed).equals(in_one_go)
-
-
-def test_shares_of_a_scan_in_parts(rows_file: Path, tmp_path: Path, tiny_folder: Path, anchors_file: Path) -> None:
-    options = options_for(tiny_folder, anchors_file)
+    resumed = scan(rows_file, out, progress=told, tokens="top:4", **options)
+    assert told.computed == 8 - 5
+    # and so do shares of a scan in parts
     for index in range(2):
-        scan(rows_file, tmp_path / "out", part=Part(index, 2), **options)
-    told = Counting()
-    check_sums(scan(rows_file, tmp_path / "out", progress=told, tokens="top:1", **options))
-    assert told.computed == 2
+        scan(rows_file, tmp_path / "whole", part=Part(index, 2), **options)
+    assert check_sums(resumed).equals(check_sums(scan(rows_file, tmp_path / "whole", tokens="top:4", **options)))
 
 
 @pytest.mark.parametrize("value", ["500", "top", "top:0", "top:-1", "top:1,top:2", "most:5", "", "top:5;bottom:5"])
@@ -161,18 +134,3 @@ def test_a_choice_that_names_no_rows_is_one_error_with_every_form(value: str) ->
         ScanOptions(tokens=value)
     assert repr(value) in error.value.message
     assert all(form in error.value.hint for form in ("top:500 ", "top:500,bottom:100", "bottom:100"))
-
-
-def test_the_command_says_it_before_reading_anything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["scan", str(tmp_path / "absent.jsonl"), "--tokens", "some"]) == ExitCode.USAGE
-    shown = capsys.readouterr().err
-    assert "--tokens 'some' names no rows." in " ".join(shown.split())
-    assert "Traceback" not in shown
-
-
-def test_more_rows_than_there_are_gives_each_end_its_half(
-    rows_file: Path, out: Path, tiny_folder: Path, anchors_file: Path
-) -> None:
-    result = scan(rows_file, out, tokens="top:500", **options_for(tiny_folder, anchors_file))
-    assert result.manifest.tokens["rows"] == {"protective": 6, "riskiest": 6}
-    assert len(rc.load_tokens(result.folder)["row"].unique()) == 12

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ripcurrent.scan._score import representation_scores
     from ripcurrent.scan._separation import AnchorMeasurements, require_separation, weakly_separated
     from ripcurrent.scan._signal_stage import SignalStage
-    from ripcurrent.scan._tokens import TOKEN_SCHEMA, load_tokens, write_tokens
+    from ripcurrent.scan._tokens import TOKEN_SCHEMA, load_tokens
 
 # fmt: off
 _HOMES = {
@@ -46,7 +46,7 @@ _HOMES = {
     "_score": "representation_scores",
     "_separation": "AnchorMeasurements require_separation weakly_separated",
     "_signal_stage": "SignalStage",
-    "_tokens": "TOKEN_SCHEMA load_tokens write_tokens",
+    "_tokens": "TOKEN_SCHEMA load_tokens",
 }
 
 __all__ = [
@@ -57,7 +57,7 @@ __all__ = [
     "ScanRun", "SignalStage", "bind_local_gpu", "check_anchors", "default_folder", "doctor",
     "format_shares", "load_scan_model", "load_tokens", "parse_part", "representation_scores",
     "require_positions", "require_separation", "riskiest_rows", "scan", "scan_notes", "score_quantiles",
-    "weak_anchors_note", "weakly_separated", "write_tokens",
+    "weak_anchors_note", "weakly_separated",
 ]
 # fmt: on
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names.split()}

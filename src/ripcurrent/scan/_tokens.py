@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pydantic import JsonValue
 
 from ripcurrent.data import Dataset, Row, encode, token_places
 from ripcurrent.errors import RipcurrentError
@@ -26,14 +25,10 @@ if TYPE_CHECKING:
     from ripcurrent.scan._prepared_anchors import PreparedAnchors
 
 TOKENS_FILE = "tokens.parquet"
-SHARD_ROWS = 16
-"""Rows per file of finished shares: what an interruption can cost."""
-
-TOKEN_SCHEMA = pa.schema(
+ROW_SCHEMA = pa.schema(
     [
         ("row", pa.int64()),
         ("id", pa.string()),
-        ("group", pa.string()),
         ("position", pa.int32()),
         ("token_id", pa.int32()),
         ("part", pa.string()),
@@ -46,9 +41,8 @@ TOKEN_SCHEMA = pa.schema(
         ("share_safe", pa.float64()),
     ]
 )
-"""Columns of ``tokens.parquet``; what each means: ``docs/scan.md``."""
-SHARD_SCHEMA = TOKEN_SCHEMA.remove(TOKEN_SCHEMA.get_field_index("group"))
-"""A row's shares do not depend on the end of the ranking that it is at."""
+TOKEN_SCHEMA = ROW_SCHEMA.insert(2, pa.field("group", pa.string()))
+"""Columns of ``tokens.parquet``; what each means: ``docs/scan.md``. A row's shares do not depend on its group."""
 
 
 def add_token_shares(
@@ -56,49 +50,56 @@ def add_token_shares(
 ) -> None:
     """Compute the shares that ``--tokens`` asks for and that are not there, and write ``tokens.parquet``.
 
-    Rows go through the model one by one, so that a row's shares depend on nothing else; those that an earlier call
-    finished, also for another choice of rows, are used again. The manifest keeps which rows have shares.
+    Rows go through the model one by one into a file each, so that a row's shares depend on nothing else; those that an
+    earlier call finished, also for another choice of rows, are used again. The manifest keeps which rows have shares.
     """
-    if passes.options.tokens is None:
-        record = read_token_record(run.folder)
-    else:
-        groups, folder = _chosen_rows(run, passes.options.tokens), run.folder / "tokens"
-        _compute_missing(folder, list(groups), rows, passes, anchors, progress)
-        table, at_end = _collected(_finished(folder), groups), list(groups.values())
+    path, asked = run.folder / TOKENS_FILE, passes.options.tokens
+    if asked is not None:
+        groups = dict(sorted(_chosen_rows(run, asked).items()))
+        files = {row: run.folder / "tokens" / f"row-{row:08d}.parquet" for row in groups}
+        _compute_missing(run.folder, files, rows, passes, anchors, progress)
+        table = pa.concat_tables([_read(file) for file in files.values()])
+        named = pa.array([groups[row] for row in table["row"].to_pylist()], pa.string())
+        table = table.add_column(TOKEN_SCHEMA.get_field_index("group"), "group", named)
         record = {
-            "asked": passes.options.tokens,
+            "asked": asked,
             "ranking": run.default_ranking,
-            "rows": {group: at_end.count(group) for group in dict.fromkeys(at_end)},
+            "rows": {group: list(groups.values()).count(group) for group in sorted(set(groups.values()))},
             "safe_sets": len(anchors.anchor_set.safe_sets),
             "largest_difference": _largest_difference(table, run),
         }
-        write_tokens(run.folder, table, record)
-    if record is not None:
-        run.manifest = run.manifest.model_copy(update={"tokens": record})
-        run.manifest.write(run.folder)
+        with written_whole(path) as part:
+            described = table.replace_schema_metadata({"ripcurrent": json.dumps(record)})
+            pq.write_table(described, part, compression="zstd")
+    elif path.is_file():
+        record = json.loads(_read(path, pq.read_schema).metadata[b"ripcurrent"])
+    else:
+        return
+    run.manifest = run.manifest.model_copy(update={"tokens": record})
+    run.manifest.write(run.folder)
 
 
 def _compute_missing(
-    folder: Path, chosen: list[int], rows: Dataset, passes: ScanPasses, anchors: PreparedAnchors, progress: Progress
+    run_folder: Path,
+    files: Mapping[int, Path],
+    rows: Dataset,
+    passes: ScanPasses,
+    anchors: PreparedAnchors,
+    progress: Progress,
 ) -> None:
-    """Write the shares of chosen rows that no shard has yet, a few rows in each new shard."""
-    missing = sorted(set(chosen) - set(_finished(folder)))
-    progress.start("token shares", len(chosen))
-    progress.skipped(len(chosen) - len(missing))
+    missing = [row for row, file in files.items() if not file.exists()]
+    progress.start("token shares", len(files))
+    progress.skipped(len(files) - len(missing))
     if missing:
         # where the scan's stage has them: in memory, or in files of the run folder
-        mapped_in = folder.parent if passes.memory_plan.mapped_directions else None
+        mapped_in = run_folder if passes.memory_plan.mapped_directions else None
         held = passes.directions(anchors.both_directions(), mapped_in)
         assert held is not None
-        parts: list[pa.Table] = []
         for row in rows.at(missing):
             with in_memory(f"The token shares of row {row.index}"):
-                parts.append(_shares(row, passes, held))
-            if len(parts) == SHARD_ROWS or row.index == missing[-1]:
-                number = 1 + max((int(path.stem[-5:]) for path in folder.glob("shard-*.parquet")), default=-1)
-                with written_whole(folder / f"shard-{number:05d}.parquet") as part:
-                    pq.write_table(pa.concat_tables(parts), part, compression="zstd")
-                parts = []
+                shares = _shares(row, passes, held)
+            with written_whole(files[row.index]) as part:
+                pq.write_table(shares, part, compression="zstd")
             progress.rows(1)
     progress.finish()
 
@@ -137,23 +138,7 @@ def _shares(row: Row, passes: ScanPasses, directions: Directions) -> pa.Table:
         "share_harmful": shares[:, 0],
         "share_safe": shares[:, 1],
     }
-    return pa.table({name: pa.array(values, SHARD_SCHEMA.field(name).type) for name, values in columns.items()})
-
-
-def _finished(folder: Path) -> dict[int, Path]:
-    """Row number to the file that holds its shares."""
-    finished: dict[int, Path] = {}
-    for path in sorted(folder.glob("shard-*.parquet")):
-        finished |= dict.fromkeys(_read(path, ["row"])["row"].unique().to_pylist(), path)
-    return finished
-
-
-def _collected(finished: Mapping[int, Path], groups: Mapping[int, str]) -> pa.Table:
-    wanted = pa.array(sorted(groups), pa.int64())
-    tables = (_read(path) for path in sorted({finished[row] for row in groups}))
-    table = pa.concat_tables([table.filter(pc.is_in(table["row"], value_set=wanted)) for table in tables])
-    named = pa.array([groups[row] for row in table["row"].to_pylist()], pa.string())
-    return table.add_column(TOKEN_SCHEMA.get_field_index("group"), "group", named)
+    return pa.table(columns, ROW_SCHEMA)
 
 
 def _largest_difference(table: pa.Table, run: ScanRun) -> float:
@@ -161,20 +146,14 @@ def _largest_difference(table: pa.Table, run: ScanRun) -> float:
     sums = table.group_by("row").aggregate([("share_harmful", "sum"), ("share_safe", "sum")])
     rows = sums["row"].to_numpy()
     norms = run.floats("gradient_norm")[rows]
-    return float(
-        max(
-            np.abs(sums[f"share_{side}_sum"].to_numpy() / norms - run.floats(f"gradient_{side}")[rows]).max()
-            for side in ("harmful", "safe")
-        )
-    )
+    cosines = {side: sums[f"share_{side}_sum"].to_numpy() / norms for side in ("harmful", "safe")}
+    return float(max(np.abs(found - run.floats(f"gradient_{side}")[rows]).max() for side, found in cosines.items()))
 
 
 def load_tokens(run_folder: str | Path, rows: Sequence[int] | None = None) -> pa.Table:
-    """The token shares of a run, one row per token, by row and position; columns and units in ``docs/scan.md``.
+    """The token shares of a run, or of those of its ``rows``: one line per token, by row and position.
 
-    Args:
-        run_folder: The run.
-        rows: Only those of the rows with these numbers.
+    ``docs/scan.md`` has columns and units.
 
     Raises:
         RipcurrentError: The run kept none, or the file is damaged.
@@ -185,43 +164,16 @@ def load_tokens(run_folder: str | Path, rows: Sequence[int] | None = None) -> pa
             f"{run_folder} holds no token shares (there is no {TOKENS_FILE}).",
             "Give the scan's command again with --tokens top:100; rows that are scored are not scored again.",
         )
-    return _read(path, filters=None if rows is None else pc.field("row").isin(list(rows)))
+    table: pa.Table = _read(path, filters=None if rows is None else pc.field("row").isin(list(rows)))
+    return table
 
 
-def read_token_record(run_folder: Path) -> dict[str, JsonValue] | None:
-    """What ``tokens.parquet`` says of itself; None where a run has none.
-
-    Raises:
-        RipcurrentError: The file is damaged.
-    """
-    path = run_folder / TOKENS_FILE
-    if not path.is_file():
-        return None
+def _read(path: Path, read: Callable[..., Any] = pq.read_table, **which: Any) -> Any:
     try:
-        record: dict[str, JsonValue] = json.loads((pq.read_schema(path).metadata or {})[b"ripcurrent"])
-    except (OSError, KeyError, ValueError, pa.ArrowException) as error:
-        raise _damaged(path, error) from error
-    return record
-
-
-def write_tokens(run_folder: Path, table: pa.Table, record: Mapping[str, JsonValue]) -> None:
-    """Write the table whole, sorted by row and position, with its record in the metadata."""
-    ordered = table.sort_by([("row", "ascending"), ("position", "ascending")]).cast(TOKEN_SCHEMA)
-    with written_whole(run_folder / TOKENS_FILE) as part:
-        described = ordered.replace_schema_metadata({"ripcurrent": json.dumps(record)})
-        pq.write_table(described, part, compression="zstd")
-
-
-def _read(path: Path, columns: list[str] | None = None, filters: pc.Expression | None = None) -> pa.Table:
-    try:
-        return pq.read_table(path, columns=columns, filters=filters)
+        return read(path, **which)
     except (OSError, pa.ArrowException) as error:
-        raise _damaged(path, error) from error
-
-
-def _damaged(path: Path, error: Exception) -> RipcurrentError:
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return RipcurrentError(
-        f"{path} is damaged: {reason}.",
-        "Delete it and give the scan's command again with its --tokens: no row is scored again.",
-    )
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise RipcurrentError(
+            f"{path} is damaged: {reason}.",
+            "Delete it and give the scan's command again with its --tokens: no row is scored again.",
+        ) from error
