@@ -18,7 +18,7 @@ from ripcurrent.errors import RipcurrentError
 from ripcurrent.models import cache_folder, load_model
 from ripcurrent.scan import SignalStage, _doctor, doctor, scan
 from ripcurrent.scan._doctor import SAMPLE_ROWS, rendered_row
-from ripcurrent.scan._signal_stage import PreparedRow
+from ripcurrent.scan._passes import PreparedRow
 from tests.cli.command import Command
 from tests.models.tiny import save_tiny, tiny_tokenizer
 from tests.tiny_scan import write_jsonl

@@ -27,9 +27,9 @@ from ripcurrent.progress import SilentProgress
 from ripcurrent.scan import scan
 from ripcurrent.scan._execution import RemoteScan, identity_of, on_device
 from ripcurrent.scan._options import Execution, ScanOptions
+from ripcurrent.scan._passes import SignalStage
 from ripcurrent.scan._ray import ALONE, NO_REPORTS
 from ripcurrent.scan._scan_model import load_scan_model
-from ripcurrent.scan._signal_stage import SignalStage
 from tests.evaluate.served_model import free_port
 from tests.gradients.oracle import random_rows
 from tests.models.tiny import save_tiny

@@ -8,10 +8,10 @@ import pytest
 
 from ripcurrent.data import EncodedRow, Row, encode_windows
 from ripcurrent.gradients import GradientPass
-from ripcurrent.scan import _signal_stage
+from ripcurrent.scan import _passes
 from ripcurrent.scan._parts import shards_in
+from ripcurrent.scan._passes import SignalStage
 from ripcurrent.scan._shards import ShardFolder, ShardReader, run_shards, score_shards
-from ripcurrent.scan._signal_stage import SignalStage
 from tests.gradients.oracle import inner, random_directions, row_gradient, row_loss
 from tests.scan.tiny_stage import fresh, make_stage, rows
 
@@ -72,7 +72,7 @@ def test_a_row_without_a_score_has_no_windows(stage: SignalStage) -> None:
 def test_one_window_that_is_not_finite_leaves_its_document_unscored(
     stage: SignalStage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, batched = GradientPass.measure, _signal_stage.make_batch
+    real, batched = GradientPass.measure, _passes.make_batch
     group: list[EncodedRow] = []
 
     def make_batch(rows: list[EncodedRow], *given: Any, **named: Any) -> Any:
@@ -87,7 +87,7 @@ def test_one_window_that_is_not_finite_leaves_its_document_unscored(
                 signals.dots[place] = np.nan
         return signals
 
-    monkeypatch.setattr(_signal_stage, "make_batch", make_batch)
+    monkeypatch.setattr(_passes, "make_batch", make_batch)
     monkeypatch.setattr(GradientPass, "measure", measure)
     table = fresh(stage, windows=True, max_tokens=40)(DOCUMENTS).to_pylist()
     assert [row["status"] for row in table] == ["ok", "ok", "no_response", "not_finite"]

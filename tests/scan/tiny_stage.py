@@ -8,7 +8,7 @@ import torch
 
 from ripcurrent.data import Row
 from ripcurrent.gradients import FeatureReader, GradientPass, Halving, stack_directions
-from ripcurrent.scan._signal_stage import SignalStage
+from ripcurrent.scan._passes import SignalStage
 from tests.gradients.oracle import chat_model, random_directions
 from tests.models.tiny import tiny_model, tiny_tokenizer
 
@@ -35,8 +35,11 @@ def rows(count: int = 13) -> list[Row]:
 
 
 def fresh(stage: SignalStage, **changes: Any) -> SignalStage:
-    """The stage as before its first batch."""
-    return dataclasses.replace(stage, halving=Halving(), **changes)
+    """The stage as before its first batch, with other fields or options."""
+    fields = {
+        name: changes.pop(name) for name in ("token_budget", "directions", "features", "on_rows") if name in changes
+    }
+    return dataclasses.replace(stage, halving=Halving(), options=stage.options.model_copy(update=changes), **fields)
 
 
 def assert_same(one: Any, other: Any) -> None:

@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from ripcurrent.scan._options import Execution, ScanOptions
     from ripcurrent.scan._overview import format_shares, riskiest_rows, scan_notes, score_quantiles, weak_anchors_note
     from ripcurrent.scan._parts import Part, bind_local_gpu, parse_part
+    from ripcurrent.scan._passes import SignalStage
     from ripcurrent.scan._run import BoolArray, FloatArray, RowNumbers, ScanRun
     from ripcurrent.scan._scan import default_folder, scan
     from ripcurrent.scan._scan_model import load_scan_model, require_positions
     from ripcurrent.scan._score import representation_scores
     from ripcurrent.scan._separation import AnchorMeasurements, require_separation, weakly_separated
-    from ripcurrent.scan._signal_stage import SignalStage
     from ripcurrent.scan._tokens import TOKEN_SCHEMA, load_tokens
 
 # fmt: off
@@ -45,7 +45,7 @@ _HOMES = {
     "_scan_model": "load_scan_model require_positions",
     "_score": "representation_scores",
     "_separation": "AnchorMeasurements require_separation weakly_separated",
-    "_signal_stage": "SignalStage",
+    "_passes": "SignalStage",
     "_tokens": "TOKEN_SCHEMA load_tokens",
 }
 

@@ -33,9 +33,8 @@ from ripcurrent.models import (
 from ripcurrent.progress import Progress, SilentProgress
 from ripcurrent.runs import RunFolder
 from ripcurrent.scan._options import ScanOptions, require_combination
-from ripcurrent.scan._passes import ScanPasses
+from ripcurrent.scan._passes import PreparedRow, ScanPasses
 from ripcurrent.scan._scan_model import load_scan_model, size
-from ripcurrent.scan._signal_stage import PreparedRow
 from ripcurrent.scan._windows import document_row
 
 SAMPLE_ROWS = 512

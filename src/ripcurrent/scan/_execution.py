@@ -18,11 +18,10 @@ from ripcurrent.gradients import Directions, in_memory
 from ripcurrent.models import ChatModel
 from ripcurrent.progress import SilentProgress
 from ripcurrent.scan._options import Execution, ScanOptions
-from ripcurrent.scan._passes import ScanPasses
+from ripcurrent.scan._passes import ScanPasses, SignalStage
 from ripcurrent.scan._ray import ray_cluster, score_on_ray
 from ripcurrent.scan._scan_model import load_scan_model
 from ripcurrent.scan._shards import Shard, ShardReader, Tables, score_shards
-from ripcurrent.scan._signal_stage import SignalStage
 
 
 def scorer(

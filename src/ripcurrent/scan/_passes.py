@@ -1,22 +1,47 @@
-"""What goes through the model: the passes over rows, and the stage that a scan makes of them."""
+"""What goes through the model: the passes over rows, and the stage that makes a shard's table of signals of them."""
 
-from collections.abc import Mapping, Sequence
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise, tee
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 from torch import Tensor
 
 from ripcurrent.anchors import AnchorSet
-from ripcurrent.data import Dataset
-from ripcurrent.gradients import Directions, FeatureReader, GradientPass, MappedStore, in_memory, stack_directions
-from ripcurrent.models import ChatModel, describe
+from ripcurrent.data import Dataset, EncodedRow, Row, Traits, encode_rows, encode_windows, has_unread, traits_of
+from ripcurrent.gradients import (
+    BatchSignals,
+    Directions,
+    FeatureReader,
+    GradientPass,
+    Halving,
+    MappedStore,
+    in_memory,
+    make_batch,
+    plan_batches,
+    stack_directions,
+)
+from ripcurrent.models import ChatModel, FreedMemory, describe
 from ripcurrent.progress import Progress
 from ripcurrent.runs import RunFolder
+from ripcurrent.scan._columns import TRAIT_COLUMNS
 from ripcurrent.scan._options import ScanOptions
-from ripcurrent.scan._prepared_anchors import PreparedAnchors, prepare_anchors
+from ripcurrent.scan._prepared_anchors import PreparedAnchors, prepare_anchors, unit
 from ripcurrent.scan._scan_model import MemoryPlan, fitting_stage
-from ripcurrent.scan._signal_stage import SignalStage
+from ripcurrent.scan._windows import SignalColumns, document_columns, document_row, window_columns
+
+DROPPED = "dropped_refusal"
+"""Status of a row with a refusal phrase that ``--drop-refusals`` left out."""
+NOT_EMBEDDED = "token_not_embedded"
+"""Status of a row with a token that the tokenizer has and the model does not."""
+DOTS = ("dot_harmful", "dot_safe")
+"""Columns of the inner products with the two directions."""
 
 
 class ScanPasses:
@@ -80,19 +105,182 @@ class ScanPasses:
         self, directions: Directions | None, anchor_features: npt.NDArray[np.float32] | None, progress: Progress
     ) -> SignalStage:
         """A stage with these directions and anchors' unit features."""
-        options = self.options
         return SignalStage(
-            chat_model=self.chat_model,
-            token_budget=options.batch_tokens,
-            gradient_pass=self.gradient_pass,
-            directions=directions,
-            features=self.features,
-            anchor_features=anchor_features,
-            max_tokens=options.max_tokens,
-            loss_on=options.loss_on,
-            row_tokens=options.row_tokens,
-            drop_refusals=options.drop_refusals,
-            windows=options.windows,
-            mapping=options.mapping or {},
+            self.chat_model,
+            self.options.batch_tokens,
+            self.gradient_pass,
+            directions,
+            self.features,
+            anchor_features,
+            self.options,
             on_rows=progress.rows,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedRow:
+    """A row with all that can be made of it without the model."""
+
+    row: Row
+    pieces: list[EncodedRow]
+    """Its sequences: one, or with ``windows`` one for each window."""
+    traits: Traits
+    """Format traits of its response."""
+    unread: bool
+    """It has parts that no format reads."""
+
+
+@dataclass(frozen=True, slots=True)
+class SignalStage:
+    """Everything that a shard's signals depend on besides its rows."""
+
+    chat_model: ChatModel
+    token_budget: int
+    """Padded tokens per batch."""
+    gradient_pass: GradientPass | None = None
+    """Present when gradients are wanted."""
+    directions: Directions | None = None
+    """The harmful and the safe direction; present with ``gradient_pass``."""
+    features: FeatureReader | None = None
+    """Present when representations are wanted."""
+    anchor_features: npt.NDArray[np.float32] | None = None
+    """The anchors' unit features, shape ``(anchors, width)``; present with ``features``."""
+    options: ScanOptions = field(default_factory=ScanOptions)
+    """How rows are cut and which of their tokens bear loss."""
+    freed: FreedMemory = field(default_factory=FreedMemory)
+    """Gives freed memory back where much has gathered."""
+    halving: Halving = field(default_factory=Halving)
+    """Measures a batch that runs out of memory in halves."""
+    on_rows: Callable[[int], None] = lambda rows: None
+    """Called with the number of rows that were just done."""
+
+    def __call__(self, items: Iterable[Row]) -> pa.Table:
+        """The signals of rows, prepared and computed at once."""
+        return self.compute(list(self.prepare(items)))
+
+    def prepare(self, items: Iterable[Row]) -> Iterator[PreparedRow]:
+        """The rows tokenised, in order: work that may be done while another shard is computed."""
+        rows, again = tee(items)
+        tokenizer, most, loss_on = self.chat_model.tokenizer, self.options.max_tokens, self.options.loss_on
+        pieces: Iterable[list[EncodedRow]]
+        if self.options.windows:
+            pieces = encode_windows(again, tokenizer, max_tokens=most)
+        else:
+            pieces = ([row] for row in encode_rows(again, tokenizer, max_tokens=most, loss_on=loss_on))
+        for row, own in zip(rows, pieces, strict=True):
+            unread = row.text is None and has_unread(row.record, self.options.mapping or {})
+            yield PreparedRow(row, own, traits_of(row.trained(loss_on)), unread)
+
+    def compute(self, prepared: Sequence[PreparedRow]) -> pa.Table:
+        """The signals of a shard's rows, in their order; ``batch`` keeps which of them were computed together."""
+        pieces = [piece for row in prepared for piece in row.pieces]
+        row_of = [number for number, row in enumerate(prepared) for _ in row.pieces]
+        statuses = [self._status(prepared[number], piece) for number, piece in zip(row_of, pieces, strict=True)]
+        columns = self._empty_columns(len(pieces))
+        batches: list[int | None] = [None] * len(pieces)
+        lengths = [len(piece.tokens) if status == "ok" else 0 for piece, status in zip(pieces, statuses, strict=True)]
+        left = Counter(number for number, length in zip(row_of, lengths, strict=True) if length)
+        self.on_rows(len(prepared) - len(left))
+        self.freed.before_first()
+        forget = (lambda: None) if self.features is None else self.features.forget
+        measured, device = 0, self.chat_model.device
+        # no call lies between this loop and the pass: a stack that is short is quick to read in a profile
+        for places in self.halving.groups(pieces, plan_batches(lengths, self.token_budget), forget):
+            with self.halving.attempt():
+                batch = make_batch([pieces[p] for p in places], device, row_tokens=self.options.row_tokens)
+                if self.gradient_pass is not None and self.directions is not None:
+                    signals = self.gradient_pass.measure(batch, self.directions, self.features)
+                else:
+                    assert self.features is not None
+                    signals = self.features.forward(batch)
+                self._fill(columns, statuses, places, signals)
+                for place in places:
+                    batches[place] = measured
+                measured += 1
+                left.subtract(row_of[place] for place in places)
+                self.on_rows(sum(left[number] == 0 for number in {row_of[place] for place in places}))
+            self.freed.after_batch()
+        if not self.options.windows:
+            return _table(prepared, pieces, statuses, batches, columns)
+        return _document_table(prepared, statuses, batches, columns)
+
+    def _status(self, row: PreparedRow, piece: EncodedRow) -> str:
+        if piece.status != "ok":
+            return piece.status
+        if self.options.drop_refusals and row.traits.has_refusal:
+            return DROPPED
+        embedded = int(self.chat_model.model.get_input_embeddings().weight.shape[0])
+        return "ok" if int(piece.tokens.max()) < embedded else NOT_EMBEDDED
+
+    def _empty_columns(self, rows: int) -> SignalColumns:
+        columns: SignalColumns = {}
+        if self.gradient_pass is not None:
+            columns |= {name: np.full(rows, np.nan) for name in (*DOTS, "squared_norm", "loss", "loss_first_10")}
+        if self.anchor_features is not None:
+            columns["representation_cosines"] = np.full((rows, len(self.anchor_features)), np.nan, dtype=np.float32)
+        return columns
+
+    def _fill(self, columns: SignalColumns, statuses: list[str], places: Sequence[int], signals: BatchSignals) -> None:
+        """Keep a batch's signals where they are finite; other rows are marked ``not_finite``."""
+        values: SignalColumns = {}
+        finite = np.ones(len(places), dtype=bool)
+        if signals.dots is not None and signals.squared_norm is not None:
+            assert signals.loss is not None
+            assert signals.loss_first_10 is not None
+            values |= {name: signals.dots[:, number] for number, name in enumerate(DOTS)}
+            values |= {"squared_norm": signals.squared_norm, "loss": signals.loss}
+            values["loss_first_10"] = signals.loss_first_10
+            # a gradient of length zero has no cosine
+            finite &= signals.squared_norm > 0
+        if signals.features is not None and self.anchor_features is not None:
+            values["representation_cosines"] = unit(signals.features) @ self.anchor_features.T
+        for value in values.values():
+            finite &= np.isfinite(value).reshape(len(places), -1).all(axis=1)
+        for place in np.asarray(places)[~finite]:
+            statuses[place] = "not_finite"
+        good = np.asarray(places)[finite]
+        for name, value in values.items():
+            columns[name][good] = value[finite]
+
+
+def _document_table(
+    prepared: Sequence[PreparedRow], statuses: Sequence[str], batches: Sequence[int | None], columns: SignalColumns
+) -> pa.Table:
+    """The table of documents that were cut into windows, with each window's signals in lists."""
+    pieces = [row.pieces for row in prepared]
+    spans = list(pairwise(np.cumsum([0, *map(len, pieces)]).tolist()))
+    of_rows = [next((status for status in statuses[a:b] if status != "ok"), "ok") for a, b in spans]
+    whole, firsts = [document_row(own) for own in pieces], [batches[start] for start, _ in spans]
+    table = _table(prepared, whole, of_rows, firsts, document_columns(columns, pieces))
+    for name, array in window_columns(columns, pieces, batches, of_rows).items():
+        table = table.append_column(name, array)
+    return table
+
+
+def _table(
+    prepared: Sequence[PreparedRow],
+    encoded: Sequence[EncodedRow],
+    statuses: Sequence[str],
+    batches: Sequence[int | None],
+    columns: SignalColumns,
+) -> pa.Table:
+    # by the response's text; by its tokens, it is short
+    names = [name for name in TRAIT_COLUMNS if name != "is_short"]
+    arrays: dict[str, pa.Array] = {
+        "row": pa.array([one.row.index for one in prepared], pa.int64()),
+        "id": pa.array([one.row.id for one in prepared], pa.string()),
+        "status": pa.array(statuses, pa.string()),
+        "prompt_tokens": pa.array([row.prompt_tokens for row in encoded], pa.int64()),
+        "response_tokens": pa.array([row.response_tokens for row in encoded], pa.int64()),
+        "truncated": pa.array([row.truncated for row in encoded], pa.bool_()),
+        **{name: pa.array([getattr(one.traits, name) for one in prepared], pa.bool_()) for name in names},
+        "unread": pa.array([one.unread for one in prepared], pa.bool_()),
+        "batch": pa.array(batches, pa.int32()),
+    }
+    for name, values in columns.items():
+        if values.ndim == 1:
+            arrays[name] = pa.array(values, pa.float64())
+        else:
+            kept = [None if np.isnan(row[0]) else row for row in values]
+            arrays[name] = pa.array(kept, pa.list_(pa.float32()))
+    return pa.table(arrays)

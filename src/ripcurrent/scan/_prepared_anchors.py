@@ -38,7 +38,6 @@ from ripcurrent.runs import write_json, written_whole
 from ripcurrent.scan._options import ScanOptions
 from ripcurrent.scan._scan_model import require_room_for_directions, usable_positions
 from ripcurrent.scan._separation import AnchorMeasurements
-from ripcurrent.scan._signal_stage import unit
 
 DIRECTION_FORMAT = 2
 """Raised when directions are computed differently, so that older ones in a cache are not used."""
@@ -252,6 +251,13 @@ def _anchor_features(
             "Try --dtype float32 or another --position.",
             code=ExitCode.NOT_MEASURED,
         )
+    return scaled
+
+
+def unit(features: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Features scaled to length one, row by row; NaN for a row of zeros."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        scaled: npt.NDArray[np.float32] = features / np.linalg.norm(features, axis=1, keepdims=True)
     return scaled
 
 

@@ -15,8 +15,8 @@ from typing import Any
 import pyarrow as pa
 
 from ripcurrent.errors import DatasetChangedError, ExitCode, MissingExtraError, RipcurrentError
+from ripcurrent.scan._passes import SignalStage
 from ripcurrent.scan._shards import Shard, ShardReader, Tables, score_shards
-from ripcurrent.scan._signal_stage import SignalStage
 
 NO_REPORTS = {"RAY_USAGE_STATS_ENABLED": "0"}
 """Nothing is reported to Ray's makers, whatever the environment says."""

@@ -32,7 +32,7 @@ from ripcurrent.models import (
 
 if TYPE_CHECKING:
     from ripcurrent.scan._options import ScanOptions
-    from ripcurrent.scan._signal_stage import PreparedRow, SignalStage
+    from ripcurrent.scan._passes import PreparedRow, SignalStage
 
 MARGIN = 0.9
 """Share of the cap that batches may fill: tables, tokens and the allocator's waste take the rest."""

@@ -23,7 +23,7 @@ from ripcurrent.errors import DatasetChangedError, RipcurrentError
 from ripcurrent.runs import write_json, written_whole
 
 if TYPE_CHECKING:
-    from ripcurrent.scan._signal_stage import SignalStage
+    from ripcurrent.scan._passes import SignalStage
 
 
 @dataclass(frozen=True, slots=True)
