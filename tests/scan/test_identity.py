@@ -17,7 +17,7 @@ from ripcurrent.gradients import GradientPass
 from ripcurrent.runs import RunFolder
 from ripcurrent.scan import scan
 from ripcurrent.scan._options import ScanOptions
-from ripcurrent.scan._prepared_anchors import directions_are_cached, prepare_anchors
+from ripcurrent.scan._prepared_anchors import DirectionCache, prepare_anchors
 from ripcurrent.scan._scan import PLACES
 from ripcurrent.scan._scan_model import load_scan_model
 from tests.models.test_adapter import save_adapter
@@ -141,11 +141,12 @@ def prepared(given: dict[str, Any]) -> bool:
     """Prepares the anchors; returns whether their directions were taken from the cache."""
     options = ScanOptions(**{**given, "signals": "gradient"})
     anchor_set, chat_model = load_anchors(options.anchors), load_scan_model(options)
-    cached = directions_are_cached(anchor_set, chat_model, options)
+    cache = DirectionCache(anchor_set, chat_model, options)
+    cached = cache.is_whole()
     steps: list[str] = []
     prepare_anchors(anchor_set, chat_model, options, GradientPass(chat_model), None, on_step=steps.append)
     assert ("direction of harmful" not in steps) == cached
-    assert directions_are_cached(anchor_set, chat_model, options)
+    assert cache.is_whole()
     return cached
 
 

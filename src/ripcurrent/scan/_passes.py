@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise, tee
 from pathlib import Path
@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from torch import Tensor
 
 from ripcurrent.anchors import AnchorSet
 from ripcurrent.data import Dataset, EncodedRow, Row, Traits, encode_rows, encode_windows, has_unread, traits_of
@@ -79,11 +78,11 @@ class ScanPasses:
                 anchor_set, self.chat_model, self.options, self.gradient_pass, self.features, on_step=progress.step
             )
 
-    def directions(self, stored: Sequence[Mapping[str, Tensor]], mapped_in: Path | None) -> Directions | None:
+    def directions(self, anchors: PreparedAnchors, mapped_in: Path | None) -> Directions | None:
         """The harmful and the safe direction, in memory or in files of a folder; None without gradient signals."""
-        if self.gradient_pass is None:
+        if self.gradient_pass is None or anchors.cache is None:
             return None
-        layers, dtype = self.gradient_pass.layers, self.chat_model.dtype
+        stored, layers, dtype = anchors.cache.both(), self.gradient_pass.layers, self.chat_model.dtype
         if mapped_in is None:
             return stack_directions(layers, stored, dtype)
         store = MappedStore(mapped_in)
@@ -94,10 +93,10 @@ class ScanPasses:
         """The stage that scores shards of rows, as it fits into memory."""
 
         def make(mapped: bool) -> SignalStage:
-            directions = self.directions(anchors.both_directions(), run.folder if mapped else None)
+            directions = self.directions(anchors, run.folder if mapped else None)
             return self.stage_of(directions, anchors.features, progress)
 
-        device, needed = self.chat_model.device, anchors.directions_bytes()
+        device, needed = self.chat_model.device, 0 if anchors.cache is None else anchors.cache.bytes()
         stage, self.memory_plan = fitting_stage(make, self.options, run.decided, rows, needed, device)
         return stage
 

@@ -41,44 +41,18 @@ from ripcurrent.scan._separation import AnchorMeasurements
 
 DIRECTION_FORMAT = 2
 """Raised when directions are computed differently, so that older ones in a cache are not used."""
-
 MEASURED = "measured.json"
 """Written last into a folder of directions: with it they are whole."""
 DIRECTION_FILES = ("harmful.safetensors", "safe.safetensors", MEASURED)
-
 SETS_AT_ONCE = 4
 """Set directions held together while the anchors are compared with them."""
-
-
-@dataclass(frozen=True, slots=True)
-class PreparedAnchors:
-    """Anchors as a scan uses them."""
-
-    anchor_set: AnchorSet
-    """What was read."""
-    measurements: AnchorMeasurements
-    """Norms, similarities and cosines among the anchors."""
-    folder: Path | None = None
-    """Where the directions lie; None without gradient signals."""
-    features: npt.NDArray[np.float32] | None = None
-    """Unit features, shape ``(anchors, width)``; None without representation signals."""
-
-    def both_directions(self) -> list[StoredDirection]:
-        """The harmful one and the mean over the safe sets, read from disk tensor by tensor; empty without gradients."""
-        if self.folder is None:
-            return []
-        return [StoredDirection(self.folder / f"{name}.safetensors") for name in ("harmful", "safe")]
-
-    def directions_bytes(self) -> int:
-        """What both directions take, on disk and so in memory; 0 without gradients."""
-        return sum(one.path.stat().st_size for one in self.both_directions())
 
 
 class StoredDirection(Mapping[str, torch.Tensor]):
     """A direction in a safetensors file as a mapping, so that only one tensor of it is in memory at once."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self._path = path
         with self._opened() as file:
             self._names = tuple(file.keys())
 
@@ -95,12 +69,142 @@ class StoredDirection(Mapping[str, torch.Tensor]):
 
     def _opened(self) -> Any:
         try:
-            return safe_open(self.path, framework="pt")
+            return safe_open(self._path, framework="pt")
         except OSError as error:
             raise RipcurrentError(
-                f"The direction {self.path} is gone: the cache was cleaned while it was needed.",
+                f"The direction {self._path} is gone: the cache was cleaned while it was needed.",
                 "Give the same command again: scored rows are kept, and the directions are computed again.",
             ) from error
+
+
+class DirectionCache:
+    """The directions of an anchor set on one model: a folder of the user's cache, named by all that they depend on."""
+
+    def __init__(self, anchor_set: AnchorSet, chat_model: ChatModel, options: ScanOptions) -> None:
+        self._anchor_set, self._chat_model, self._options = anchor_set, chat_model, options
+        self._depends_on: dict[str, JsonValue] = {
+            "format": DIRECTION_FORMAT,
+            "anchors": anchor_set.sha256,
+            "model": chat_model.fingerprint,
+            "template": chat_model.template_sha256,
+            "tokenizer": chat_model.tokenizer_sha256,
+            "scope": chat_model.scope,
+            "dtype": str(chat_model.dtype),
+            "device": chat_model.device.type,
+            "attention": options.attention,
+            "anchor_tokens": options.anchor_tokens,
+            "max_tokens": _longest_anchor(chat_model, options),
+            # kept so that directions of earlier versions are used
+            "running_sum": False,
+        }
+        key = hashlib.sha256(json.dumps(self._depends_on, sort_keys=True).encode()).hexdigest()[:24]
+        self.folder = cache_folder() / "directions" / key
+
+    def is_whole(self) -> bool:
+        """Whether a scan would find its directions; a cleaner of caches may have removed the large ones."""
+        return all((self.folder / name).exists() for name in DIRECTION_FILES)
+
+    def both(self) -> list[StoredDirection]:
+        """The harmful one and the mean over the safe sets, read from disk tensor by tensor."""
+        return [StoredDirection(self.folder / name) for name in DIRECTION_FILES[:2]]
+
+    def bytes(self) -> int:
+        """What both take, on disk and so in memory."""
+        return sum((self.folder / name).stat().st_size for name in DIRECTION_FILES[:2])
+
+    def measured(self) -> dict[str, Any]:
+        """``norms`` of the anchors' gradients, and their ``similarities`` to each set's direction by set."""
+        measured: dict[str, Any] = json.loads((self.folder / MEASURED).read_text(encoding="utf-8"))
+        return measured
+
+    def record(self) -> dict[str, JsonValue]:
+        """What a run keeps of the directions that it used: the cache's key, what that depends on, and the files.
+
+        A fingerprint is a file's SHA-256; of a direction over 256 MiB it samples every tensor, as that of a model does.
+        """
+        files = {path.stem: path for path in (self.folder / name for name in DIRECTION_FILES)}
+        return {
+            "key": self.folder.name,
+            "depends_on": self._depends_on,
+            "files": {
+                name: {"path": str(path.resolve()), "bytes": path.stat().st_size, "fingerprint": file_sha256(path)}
+                for name, path in files.items()
+            },
+        }
+
+    def fill(self, gradient_pass: GradientPass, on_step: Callable[[str], None]) -> None:
+        """Compute the directions, unless they are there or another scan computes them while this one waits."""
+        try:
+            if not self.is_whole():
+                self.folder.mkdir(parents=True, exist_ok=True)
+                with FileLock(self.folder / ".lock"):
+                    if not self.is_whole():
+                        self._compute(gradient_pass, on_step)
+        except (OSError, SafetensorError) as error:
+            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+            raise RipcurrentError(
+                f"The directions cannot be kept in {self.folder}: {reason}.",
+                "Free some space there, or name another folder in the environment variable RIPCURRENT_CACHE.",
+            ) from error
+
+    def _compute(self, gradient_pass: GradientPass, on_step: Callable[[str], None]) -> None:
+        anchor_set, chat_model, options = self._anchor_set, self._chat_model, self._options
+        how = {"max_tokens": _longest_anchor(chat_model, options), "first_tokens": options.anchor_tokens}
+        rows = [
+            encode_anchor(anchor.messages, chat_model.tokenizer, index=place, **how)
+            for place, anchor in enumerate(anchor_set.anchors)
+        ]
+        _require_ok(rows, anchor_set, chat_model)
+        sets = [[rows[place] for place in anchor_set.places(name)] for name in anchor_set.sets]
+        require_room_for_directions(largest_direction(gradient_pass, sets), chat_model, options)
+        norms = np.zeros(len(rows))
+        directions = anchor_directions(gradient_pass, sets)
+        for name in anchor_set.sets:
+            on_step(f"direction of {name}")
+            direction = next(directions)
+            norms[anchor_set.places(name)] = direction.norms
+            length = norm_of(direction.gradient)
+            finite = bool(np.isfinite(direction.norms).all() and np.isfinite(length))
+            if not finite or length == 0.0:
+                what = "zero" if finite else "not finite"
+                raise RipcurrentError(
+                    f"The direction of {name} in {anchor_set.name} is {what} on this model.",
+                    "Use other anchors; if it is not finite, --dtype float32 may help.",
+                    code=ExitCode.NOT_MEASURED,
+                )
+            self._save(name, direction.gradient)
+            del direction
+        on_step("similarities of the anchors")
+        similar: dict[str, list[float]] = {}
+        at_once = SETS_AT_ONCE if options.memory is None else 1
+        stored = {name: StoredDirection(self.folder / f"{name}.safetensors") for name in anchor_set.sets}
+        for start in range(0, len(anchor_set.sets), at_once):
+            names = anchor_set.sets[start : start + at_once]
+            columns = similarities(gradient_pass, rows, [stored[name] for name in names])
+            similar |= {name: columns[:, number].tolist() for number, name in enumerate(names)}
+        self._save("safe", mean_gradient([stored[name] for name in anchor_set.safe_sets], gradient_pass.dtype))
+        for name in anchor_set.safe_sets:
+            (self.folder / f"{name}.safetensors").unlink()
+        write_json(self.folder / MEASURED, {"norms": norms.tolist(), "similarities": similar})
+
+    def _save(self, name: str, gradient: Gradient) -> None:
+        dtype = self._chat_model.dtype
+        kept = {key: (t.to(dtype) if t.dim() == 2 else t).contiguous().cpu() for key, t in gradient.items()}
+        with written_whole(self.folder / f"{name}.safetensors") as part:
+            save_file(kept, part)
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedAnchors:
+    """Anchors as a scan uses them."""
+
+    anchor_set: AnchorSet
+    measurements: AnchorMeasurements
+    """Norms, similarities and cosines among the anchors."""
+    cache: DirectionCache | None = None
+    """Where the directions lie; None without gradient signals."""
+    features: npt.NDArray[np.float32] | None = None
+    """Unit features, shape ``(anchors, width)``; None without representation signals."""
 
 
 def prepare_anchors(
@@ -117,70 +221,17 @@ def prepare_anchors(
     Raises:
         RipcurrentError: an anchor that the model's template cannot render, a direction that is zero or not finite.
     """
-    states, cosines = None, None
+    states, cosines, cache = None, None, None
     if features is not None:
         on_step("anchor representations")
         states = _anchor_features(anchor_set, chat_model, features, options)
         cosines = (states @ states.T).astype(float).tolist()
-    folder, norms, similar = None, None, None
     if gradient_pass is not None:
-        folder = _folder(anchor_set, chat_model, options)
-        if not directions_are_cached(anchor_set, chat_model, options):
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-                with FileLock(folder / ".lock"):
-                    # another scan may have computed them while this one waited
-                    if not directions_are_cached(anchor_set, chat_model, options):
-                        _compute_directions(anchor_set, chat_model, options, gradient_pass, folder, on_step)
-            except (OSError, SafetensorError) as error:
-                reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-                raise RipcurrentError(
-                    f"The directions cannot be kept in {folder}: {reason}.",
-                    "Free some space there, or name another folder in the environment variable RIPCURRENT_CACHE.",
-                ) from error
-        measured = json.loads((folder / MEASURED).read_text(encoding="utf-8"))
-        norms, similar = measured["norms"], measured["similarities"]
-    return PreparedAnchors(anchor_set, AnchorMeasurements(anchor_set.order, norms, similar, cosines), folder, states)
-
-
-def directions_record(anchors: PreparedAnchors, chat_model: ChatModel, options: ScanOptions) -> dict[str, JsonValue]:
-    """What a run keeps of the directions that it used: the cache's key, what that depends on, and the files.
-
-    A fingerprint is a file's SHA-256; of a direction over 256 MiB it samples every tensor, as that of a model does.
-    """
-    folder = anchors.folder
-    assert folder is not None
-    files = {Path(name).stem: folder / name for name in DIRECTION_FILES}
-    return {
-        "key": folder.name,
-        "depends_on": _key_parts(anchors.anchor_set, chat_model, options),
-        "files": {
-            name: {"path": str(path.resolve()), "bytes": path.stat().st_size, "fingerprint": file_sha256(path)}
-            for name, path in files.items()
-        },
-    }
-
-
-def encode_for_gradient(anchor_set: AnchorSet, chat_model: ChatModel, options: ScanOptions) -> list[EncodedRow]:
-    """The anchors with loss on their first response tokens alone."""
-    how = {"max_tokens": _longest_anchor(chat_model, options), "first_tokens": options.anchor_tokens}
-    rows = [
-        encode_anchor(anchor.messages, chat_model.tokenizer, index=place, **how)
-        for place, anchor in enumerate(anchor_set.anchors)
-    ]
-    _require_ok(rows, anchor_set, chat_model)
-    return rows
-
-
-def directions_are_cached(anchor_set: AnchorSet, chat_model: ChatModel, options: ScanOptions) -> bool:
-    """Whether a scan would find its directions in the cache; a cleaner of caches may have removed the large ones."""
-    folder = _folder(anchor_set, chat_model, options)
-    return all((folder / name).exists() for name in DIRECTION_FILES)
-
-
-def _folder(anchor_set: AnchorSet, chat_model: ChatModel, options: ScanOptions) -> Path:
-    parts = json.dumps(_key_parts(anchor_set, chat_model, options), sort_keys=True)
-    return cache_folder() / "directions" / hashlib.sha256(parts.encode()).hexdigest()[:24]
+        cache = DirectionCache(anchor_set, chat_model, options)
+        cache.fill(gradient_pass, on_step)
+    measured = {} if cache is None else cache.measured()
+    measurements = AnchorMeasurements(anchor_set.order, **measured, cosines=cosines)
+    return PreparedAnchors(anchor_set, measurements, cache, states)
 
 
 def _longest_anchor(chat_model: ChatModel, options: ScanOptions) -> int:
@@ -188,48 +239,6 @@ def _longest_anchor(chat_model: ChatModel, options: ScanOptions) -> int:
     config = chat_model.model.config.get_text_config(decoder=True)
     positions = getattr(config, "max_position_embeddings", None) or ANCHOR_TOKEN_BUDGET
     return max(options.max_tokens, min(ANCHOR_TOKEN_BUDGET, usable_positions(chat_model, positions)))
-
-
-def _compute_directions(
-    anchor_set: AnchorSet,
-    chat_model: ChatModel,
-    options: ScanOptions,
-    gradient_pass: GradientPass,
-    folder: Path,
-    on_step: Callable[[str], None],
-) -> None:
-    rows = encode_for_gradient(anchor_set, chat_model, options)
-    sets = [[rows[place] for place in anchor_set.places(name)] for name in anchor_set.sets]
-    require_room_for_directions(largest_direction(gradient_pass, sets), chat_model, options)
-    norms = np.zeros(len(rows))
-    directions = anchor_directions(gradient_pass, sets)
-    for name in anchor_set.sets:
-        on_step(f"direction of {name}")
-        direction = next(directions)
-        norms[anchor_set.places(name)] = direction.norms
-        length = norm_of(direction.gradient)
-        finite = bool(np.isfinite(direction.norms).all() and np.isfinite(length))
-        if not finite or length == 0.0:
-            raise RipcurrentError(
-                f"The direction of {name} in {anchor_set.name} is {'zero' if finite else 'not finite'} on this model.",
-                "Use other anchors; if it is not finite, --dtype float32 may help.",
-                code=ExitCode.NOT_MEASURED,
-            )
-        _save(folder / f"{name}.safetensors", direction.gradient, gradient_pass.dtype)
-        del direction
-    on_step("similarities of the anchors")
-    similar: dict[str, list[float]] = {}
-    at_once = SETS_AT_ONCE if options.memory is None else 1
-    for start in range(0, len(anchor_set.sets), at_once):
-        names = anchor_set.sets[start : start + at_once]
-        stored = [StoredDirection(folder / f"{name}.safetensors") for name in names]
-        columns = similarities(gradient_pass, rows, stored)
-        similar |= {name: columns[:, number].tolist() for number, name in enumerate(names)}
-    safe = [StoredDirection(folder / f"{name}.safetensors") for name in anchor_set.safe_sets]
-    _save(folder / "safe.safetensors", mean_gradient(safe, gradient_pass.dtype), gradient_pass.dtype)
-    for name in anchor_set.safe_sets:
-        (folder / f"{name}.safetensors").unlink()
-    write_json(folder / MEASURED, {"norms": norms.tolist(), "similarities": similar})
 
 
 def _anchor_features(
@@ -263,8 +272,7 @@ def unit(features: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 
 def _require_ok(rows: list[EncodedRow], anchor_set: AnchorSet, chat_model: ChatModel) -> None:
     for row, (name, number) in zip(rows, anchor_set.order, strict=True):
-        which = f"Anchor {number} of {name} in {anchor_set.name}"
-        hint = "Raise --max-tokens, or shorten that anchor."
+        which, hint = f"Anchor {number} of {name} in {anchor_set.name}", "Raise --max-tokens, or shorten that anchor."
         if row.status == "ok" and row.truncated:
             raise RipcurrentError(
                 f"{which} is longer than --max-tokens and than {ANCHOR_TOKEN_BUDGET} tokens for {chat_model.name}: "
@@ -275,27 +283,3 @@ def _require_ok(rows: list[EncodedRow], anchor_set: AnchorSet, chat_model: ChatM
             if row.status != "too_long":
                 hint = "Mend that anchor, or use a model whose chat template takes it."
             raise RipcurrentError(f"{which} cannot be rendered for {chat_model.name}: {row.status}.", hint)
-
-
-def _save(path: Path, gradient: Gradient, dtype: torch.dtype) -> None:
-    kept = {name: (t.to(dtype) if t.dim() == 2 else t).contiguous().cpu() for name, t in gradient.items()}
-    with written_whole(path) as part:
-        save_file(kept, part)
-
-
-def _key_parts(anchor_set: AnchorSet, chat_model: ChatModel, options: ScanOptions) -> dict[str, JsonValue]:
-    return {
-        "format": DIRECTION_FORMAT,
-        "anchors": anchor_set.sha256,
-        "model": chat_model.fingerprint,
-        "template": chat_model.template_sha256,
-        "tokenizer": chat_model.tokenizer_sha256,
-        "scope": chat_model.scope,
-        "dtype": str(chat_model.dtype),
-        "device": chat_model.device.type,
-        "attention": options.attention,
-        "anchor_tokens": options.anchor_tokens,
-        "max_tokens": _longest_anchor(chat_model, options),
-        # kept so that directions of earlier versions are used
-        "running_sum": False,
-    }

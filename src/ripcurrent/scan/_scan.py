@@ -24,7 +24,7 @@ from ripcurrent.scan._manifest import FRESH, ScanAnchors, ScanCost, ScanManifest
 from ripcurrent.scan._options import Execution, ScanOptions, require_combination
 from ripcurrent.scan._parts import Part, shards_in
 from ripcurrent.scan._passes import ScanPasses
-from ripcurrent.scan._prepared_anchors import PreparedAnchors, directions_record
+from ripcurrent.scan._prepared_anchors import PreparedAnchors
 from ripcurrent.scan._row_notes import row_notes
 from ripcurrent.scan._run import SCORES, ScanRun
 from ripcurrent.scan._scan_model import load_scan_model, memory_record
@@ -86,7 +86,7 @@ def scan(
         if chosen.anchor_check:
             require_separation(anchor_set.name, manifest.anchors.separation)
         # now, as the cache that they lie in may be cleaned at any time
-        used = None if anchors.folder is None else directions_record(anchors, passes.chat_model, passes.options)
+        used = None if anchors.cache is None else anchors.cache.record()
         lap("anchors")
         stage = passes.stage(anchors, run, rows, progress)
         shards, signals = shards_in(part, about.rows, chosen.shard_rows), ShardFolder(folder / "signals")

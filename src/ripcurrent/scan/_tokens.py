@@ -93,7 +93,7 @@ def _compute_missing(
     if missing:
         # where the scan's stage has them: in memory, or in files of the run folder
         mapped_in = run_folder if passes.memory_plan.mapped_directions else None
-        held = passes.directions(anchors.both_directions(), mapped_in)
+        held = passes.directions(anchors, mapped_in)
         assert held is not None
         for row in rows.at(missing):
             with in_memory(f"The token shares of row {row.index}"):
