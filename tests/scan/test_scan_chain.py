@@ -13,8 +13,7 @@ import pytest
 from ripcurrent.data import read_rows
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.report import build
-from ripcurrent.scan import ScanRun, format_shares, riskiest_rows, scan, scan_notes, score_quantiles
-from ripcurrent.scan._check_anchors import check_anchors
+from ripcurrent.scan import ScanRun, check_anchors, format_shares, riskiest_rows, scan, scan_notes, score_quantiles
 from ripcurrent.select import select
 from tests.scan_fixtures import table_of
 from tests.tiny_scan import EXACT, good_rows, small_shards, write_jsonl

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from ripcurrent.data import read_rows
+from ripcurrent.data import Dataset, read_rows, why_mismatch
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.scan._columns import TRAIT_COLUMNS
 from ripcurrent.scan._run import ScanRun
@@ -16,6 +16,9 @@ from ripcurrent.statistics import quantiles, spearman
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
+
+    from ripcurrent.scan._passes import ScanPasses
+    from ripcurrent.scan._score import ScoreCounts
 
 TOP = 100
 """Size of the riskiest group whose formats are compared with the whole."""
@@ -129,6 +132,27 @@ def scan_notes(run: ScanRun) -> list[str]:
     if left_out := manifest.left_out:
         named = ", ".join(left_out[:3]) + (", …" if len(left_out) > 3 else "")
         notes.append(f"Left out of the gradients: {len(left_out)} parameters ({named}); the manifest names all.")
+    return notes
+
+
+def row_notes(rows: Dataset, counts: ScoreCounts, passes: ScanPasses) -> list[str]:
+    """Sentences on rows with parts that no format reads, and on those whose turns the chat template hides."""
+    notes: list[str] = []
+    tokenizer, loss_on = passes.chat_model.tokenizer, passes.options.loss_on
+    total = counts.statuses.total()
+    if counts.unread:
+        notes.append(
+            f"{counts.unread} of {total} rows have tool definitions, tool calls or reasoning of their own, "
+            "which are not read: what is scored, and would be trained here, is the rest of them."
+        )
+    if counts.first_mismatch is not None:
+        (row,) = rows.at([counts.first_mismatch])
+        why = why_mismatch(row, tokenizer, loss_on) or "its turns are hidden"
+        hidden = counts.statuses["template_mismatch"]
+        note = f"template_mismatch, {hidden} of {total} rows, first row {row.index}: {why.rstrip('.')}"
+        # as Qwen3's does, which leaves thoughts out of all but the last
+        last = loss_on != "last" and why_mismatch(row, tokenizer, "last") is None
+        notes.append(f"{note}; --loss-on last scores its last answer." if last else f"{note}.")
     return notes
 
 

@@ -22,10 +22,10 @@ from ripcurrent.runs import MANIFEST, RunFolder, library_versions, machine, requ
 from ripcurrent.scan._execution import scorer
 from ripcurrent.scan._manifest import FRESH, ScanAnchors, ScanCost, ScanManifest, merged_cost, read_parts, write_part
 from ripcurrent.scan._options import Execution, ScanOptions, require_combination
+from ripcurrent.scan._overview import row_notes
 from ripcurrent.scan._parts import Part, shards_in
 from ripcurrent.scan._passes import ScanPasses
 from ripcurrent.scan._prepared_anchors import PreparedAnchors
-from ripcurrent.scan._row_notes import row_notes
 from ripcurrent.scan._run import SCORES, ScanRun
 from ripcurrent.scan._scan_model import load_scan_model, memory_record
 from ripcurrent.scan._score import write_scores

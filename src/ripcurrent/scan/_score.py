@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from ripcurrent.runs import written_whole
 from ripcurrent.scan._columns import COLUMNS, DIRECTION_OF_RISK
-from ripcurrent.scan._separation import AnchorMeasurements
+from ripcurrent.scan._separation import AnchorMeasurements, two_sides
 from ripcurrent.scan._windows import LARGEST_OF, largest_windows, window_signals
 
 Floats = npt.NDArray[np.float64]
@@ -92,7 +92,7 @@ def representation_scores(cosines: Floats, places: Mapping[str, Sequence[int]], 
         avg_n: Number of largest cosines to a set that are averaged.
     """
     largest = {name: np.sort(cosines[:, list(of)], axis=1)[:, -avg_n:].mean(axis=1) for name, of in places.items()}
-    harmful, safe = largest["harmful"], np.mean([largest[name] for name in places if name != "harmful"], axis=0)
+    harmful, safe = two_sides(largest)
     return {
         "representation_harmful": harmful,
         "representation_safe": safe,
