@@ -53,42 +53,35 @@ class RankedRow(NamedTuple):
 def score_quantiles(run: ScanRun) -> tuple[ScoreQuantiles, ...]:
     """The distribution of each score that some row has."""
     tokens = run.floats("response_tokens")[run.scored]
-    summaries = []
-    for name in (name for name in SUMMARY_SCORES if name in run.columns):
-        values = run.floats(name)[run.scored]
-        if np.isfinite(values).any():
-            at = quantiles(values, (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99))
-            summaries.append(ScoreQuantiles(name, at, spearman(values, tokens)))
-    return tuple(summaries)
+    values = {name: run.floats(name)[run.scored] for name in SUMMARY_SCORES if name in run.columns}
+    return tuple(
+        ScoreQuantiles(name, quantiles(own, (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)), spearman(own, tokens))
+        for name, own in values.items()
+        if np.isfinite(own).any()
+    )
 
 
 def format_shares(run: ScanRun) -> dict[str, tuple[float, float]]:
     """Trait to its share among the riskiest ``TOP`` and among all scored rows; ``response_tokens`` to its means."""
     top = run.ranked()[:TOP]
-    columns = {name: run.flags(name) for name in TRAIT_COLUMNS if name in run.columns}
-    shares = {name: (float(has[top].mean()), float(has[run.scored].mean())) for name, has in columns.items()}
-    tokens = run.floats("response_tokens")
-    return {**shares, "response_tokens": (float(tokens[top].mean()), float(tokens[run.scored].mean()))}
+    columns = {name: run.flags(name).astype(float) for name in TRAIT_COLUMNS if name in run.columns}
+    columns["response_tokens"] = run.floats("response_tokens")
+    return {name: (float(of[top].mean()), float(of[run.scored].mean())) for name, of in columns.items()}
 
 
 def riskiest_rows(run: ScanRun, *, prompts: bool = True) -> tuple[RankedRow, ...]:
     """The rows of largest risk by the default ranking, riskiest first."""
     # nearly every numbered list opens so: shown by its share, not row by row
     traits = [name for name in TRAIT_COLUMNS if name != "opens_numbered" and name in run.columns]
-    rows = run.ranked()[:RISKIEST_PRINTED]
-    records = run.take(rows, ["row", "id", "response_tokens", run.default_ranking, *traits]).to_pylist()
+    columns = ["row", "id", run.default_ranking, "response_tokens"]
+    records = run.take(run.ranked()[:RISKIEST_PRINTED], [*columns, *traits]).to_pylist()
     texts = _prompts(run, {record["row"]: record["id"] for record in records}) if prompts else {}
-    return tuple(
-        RankedRow(
-            row=record["row"],
-            id=record["id"],
-            score=record[run.default_ranking],
-            response_tokens=record["response_tokens"],
-            traits=tuple(name.removeprefix("is_") for name in traits if record[name]),
-            prompt=texts.get(record["row"]),
-        )
-        for record in records
-    )
+    found = []
+    for record in records:
+        row, own_id, score, tokens = (record[name] for name in columns)
+        has = tuple(name.removeprefix("is_") for name in traits if record[name])
+        found.append(RankedRow(row, own_id, score, tokens, has, texts.get(row)))
+    return tuple(found)
 
 
 def _prompts(run: ScanRun, wanted: Mapping[int, str]) -> dict[int, str]:
@@ -103,14 +96,9 @@ def _prompts(run: ScanRun, wanted: Mapping[int, str]) -> dict[int, str]:
 
 def weak_anchors_note(run: ScanRun) -> str | None:
     """A sentence on anchors that this model does not tell apart; None where it does."""
-    weak = weakly_separated(run.manifest.anchors.separation)
-    if not weak:
-        return None
-    named = ", ".join(f"{name} {value:.2f}" for name, value in weak.items())
-    return (
-        f"These anchors do not separate harm from safety on this model ({named}; below {MINIMUM_SEPARATION}): "
-        "the ranking means little."
-    )
+    named = [f"{name} {value:.2f}" for name, value in weakly_separated(run.manifest.anchors.separation).items()]
+    what = f"These anchors do not separate harm from safety on this model ({', '.join(named)}; below "
+    return f"{what}{MINIMUM_SEPARATION}): the ranking means little." if named else None
 
 
 def scan_notes(run: ScanRun) -> list[str]:
@@ -138,8 +126,7 @@ def scan_notes(run: ScanRun) -> list[str]:
 def row_notes(rows: Dataset, counts: ScoreCounts, passes: ScanPasses) -> list[str]:
     """Sentences on rows with parts that no format reads, and on those whose turns the chat template hides."""
     notes: list[str] = []
-    tokenizer, loss_on = passes.chat_model.tokenizer, passes.options.loss_on
-    total = counts.statuses.total()
+    tokenizer, loss_on, total = passes.chat_model.tokenizer, passes.options.loss_on, counts.statuses.total()
     if counts.unread:
         notes.append(
             f"{counts.unread} of {total} rows have tool definitions, tool calls or reasoning of their own, "

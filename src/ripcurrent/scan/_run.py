@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -39,12 +39,9 @@ class ScanRun:
     """A scan's run folder. Its table is opened when first needed; each column is read once and kept."""
 
     def __init__(self, folder: Path, manifest: ScanManifest) -> None:
-        self.folder = folder
-        """The run folder."""
-        self.manifest = manifest
-        """What was run on what, with hashes, versions and timings."""
-        self._floats: dict[str, FloatArray] = {}
-        self._flags: dict[str, BoolArray] = {}
+        self.folder, self.manifest = folder, manifest
+        self.scores_path = folder / SCORES
+        self._kept: dict[tuple[str, type], npt.NDArray[Any]] = {}
 
     @classmethod
     def open(cls, folder: str | Path) -> ScanRun:
@@ -70,13 +67,7 @@ class ScanRun:
 
     @property
     def options(self) -> ScanOptions:
-        """What it was made with."""
         return self.manifest.options
-
-    @property
-    def scores_path(self) -> Path:
-        """The scores table."""
-        return self.folder / SCORES
 
     @property
     def rows(self) -> int:
@@ -85,7 +76,6 @@ class ScanRun:
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
-        """Names of the table's columns."""
         return tuple(self._table.schema_arrow.names)
 
     @property
@@ -111,35 +101,24 @@ class ScanRun:
                 f"Column {column!r} {reason}.",
                 (f"Did you mean {nearest[0]!r}? " if nearest else "") + f"Columns: {', '.join(self.ranking_columns)}.",
             )
-        direction: Direction = self._metadata["direction_of_risk"][column]
-        return direction
+        return cast(Direction, self._metadata["direction_of_risk"][column])
 
-    @cached_property
+    @property
     def scored(self) -> BoolArray:
         """True where a row's status is ``ok``, shape ``(rows,)``."""
-        scored: BoolArray = self._joined("status", bool, lambda part: pc.equal(part, "ok").fill_null(False))
-        return scored
+        return self._joined("status", bool, lambda part: pc.equal(part, "ok").fill_null(False))
 
     def floats(self, column: str) -> FloatArray:
         """A numeric column, shape ``(rows,)``, read-only; NaN for null and for what is not finite."""
-        if column not in self._floats:
-            self._floats[column] = self._joined(column, float, _finite)
-        return self._floats[column]
+        return self._joined(column, float, _finite)
 
     def flags(self, column: str) -> BoolArray:
         """A boolean column, shape ``(rows,)``, read-only; False for null."""
-        if column not in self._flags:
-            self._flags[column] = self._joined(column, bool, lambda part: part.fill_null(False))
-        return self._flags[column]
-
-    def strings(self, column: str) -> list[str]:
-        """A text column in row order; empty for null. It is not kept: it may be large."""
-        return [value or "" for part in self._stream(column) for value in part.to_pylist()]
+        return self._joined(column, bool, lambda part: part.fill_null(False))
 
     def ids(self, rows: Sequence[int] | RowNumbers) -> list[str]:
         """The ids of rows, in the order given."""
-        ids: list[str] = self.take(rows, ["id"])["id"].to_pylist()
-        return ids
+        return cast(list[str], self.take(rows, ["id"])["id"].to_pylist())
 
     def scores(self, column: str) -> FloatArray:
         """A column to rank by: NaN wherever a row must not enter a ranking, shape ``(rows,)``.
@@ -169,20 +148,15 @@ class ScanRun:
         values = self.scores(column)
         rows = np.flatnonzero(np.isfinite(values))
         keys = values[rows] if self.risk_direction(column) == "lower" else -values[rows]
-        ranked: RowNumbers = rows[np.argsort(keys, kind="stable")].astype(np.int64)
-        return ranked
+        return cast(RowNumbers, rows[np.argsort(keys, kind="stable")].astype(np.int64))
 
     def take(self, rows: Sequence[int] | RowNumbers, columns: Sequence[str]) -> pa.Table:
-        """Columns of the rows of these numbers, in the order given; only the row groups that hold them are read.
-
-        Raises:
-            RipcurrentError: A row number that the table does not have.
-        """
+        """Columns of rows in the order given, read from the row groups that hold them; every row must be there."""
         wanted = np.asarray(rows, dtype=np.int64)
-        if len(wanted) and not 0 <= wanted.min() <= wanted.max() < self.rows:
-            absent = wanted.max() if wanted.max() >= self.rows else wanted.min()
+        absent = wanted[(wanted < 0) | (wanted >= self.rows)]
+        if len(absent):
             raise RipcurrentError(
-                f"Row {absent} is not in these scores, which have {self.rows} rows.",
+                f"Row {absent[0]} is not in these scores, which have {self.rows} rows.",
                 "The selection belongs to another run; select again from this one.",
             )
         names, (ascending, back) = list(columns), np.unique(wanted, return_inverse=True)
@@ -211,11 +185,7 @@ class ScanRun:
                         yield there.column(0).to_numpy(), flat.reshape(len(there), -1)
 
     def dataset(self, data: str | Path | None = None) -> Dataset:
-        """The rows that were scanned; ``data`` is where they are now, if they were moved.
-
-        Raises:
-            RipcurrentError: They are not there, or are others than those that were scanned.
-        """
+        """The rows that were scanned, ``data`` where they are now, if they were moved; other rows are refused."""
         return open_unchanged(self.manifest.dataset, limit=self.options.limit, data=data)
 
     def status_counts(self) -> dict[str, int]:
@@ -239,31 +209,28 @@ class ScanRun:
     @cached_property
     def _metadata(self) -> dict[str, Any]:
         try:
-            metadata: dict[str, Any] = json.loads((self._table.schema_arrow.metadata or {})[b"ripcurrent"])
+            return cast(dict[str, Any], json.loads((self._table.schema_arrow.metadata or {})[b"ripcurrent"]))
         except (KeyError, ValueError) as error:
             raise RipcurrentError(
                 f"{self.scores_path} does not say which way its columns run (no `ripcurrent` entry in its metadata).",
                 "It was not written by `ripcurrent scan`, or was rewritten without its metadata; scan again.",
             ) from error
-        return metadata
 
-    def _stream(self, column: str) -> Iterator[pa.Array]:
+    def _joined(self, column: str, dtype: type, convert: Callable[[pa.Array], pa.Array]) -> npt.NDArray[Any]:
+        """A column as a read-only array, converted a few thousand rows at a time, and kept."""
         if column not in self.columns:
             raise RipcurrentError(
                 f"{self.scores_path} has no column {column!r}.", "It was written by another version; scan again."
             )
-        try:
-            for batch in self._table.iter_batches(batch_size=BATCH_ROWS, columns=[column]):
-                yield batch.column(0)
-        except (OSError, pa.ArrowException) as error:
-            raise self._damaged(error) from error
-
-    def _joined(self, column: str, dtype: type, convert: Callable[[pa.Array], pa.Array]) -> Any:
-        """A column as a read-only array, converted a few thousand rows at a time."""
-        parts = (convert(part).to_numpy(zero_copy_only=False) for part in self._stream(column))
-        values = np.concatenate([np.zeros(0, dtype), *parts])
-        values.flags.writeable = False
-        return values
+        if (column, dtype) not in self._kept:
+            try:
+                batches = self._table.iter_batches(batch_size=BATCH_ROWS, columns=[column])
+                parts = [convert(batch.column(0)).to_numpy(zero_copy_only=False) for batch in batches]
+            except (OSError, pa.ArrowException) as error:
+                raise self._damaged(error) from error
+            values = self._kept[column, dtype] = np.concatenate([np.zeros(0, dtype), *parts])
+            values.flags.writeable = False
+        return self._kept[column, dtype]
 
     def _damaged(self, error: Exception) -> RipcurrentError:
         return RipcurrentError(
