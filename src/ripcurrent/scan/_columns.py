@@ -12,11 +12,10 @@ class Column:
     """One column of the scores table."""
 
     name: str
-    """Its name, a contract."""
     kind: Literal["int", "text", "float", "bool"]
     """Its type in Parquet: int64, string, float64, bool."""
     direction_of_risk: Direction | None
-    """Which end is riskier; None for columns that are not numeric measures."""
+    """None for columns that are not numeric measures."""
     meaning: str
     """One line for the page and the docs."""
 
@@ -58,11 +57,5 @@ DIRECTION_OF_RISK: dict[str, Direction] = {
     column.name: column.direction_of_risk for column in COLUMNS if column.direction_of_risk is not None
 }
 TRAIT_COLUMNS: tuple[str, ...] = tuple(c.name for c in COLUMNS if c.kind == "bool" and c.name != "truncated")
-SUMMED = "gradient_balanced"
-"""The score whose mean over a set becomes its own cosine."""
-
-GRADIENT_COLUMNS: tuple[str, ...] = (
-    *(c.name for c in COLUMNS if c.name.startswith("gradient_")),
-    "predicted_harmful_loss_change",
-)
+GRADIENT_COLUMNS = (*(c.name for c in COLUMNS if c.name.startswith("gradient_")), "predicted_harmful_loss_change")
 REPRESENTATION_COLUMNS: tuple[str, ...] = tuple(c.name for c in COLUMNS if c.name.startswith("representation_"))

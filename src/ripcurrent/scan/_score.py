@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from pydantic import JsonValue
 
 from ripcurrent.runs import written_whole
 from ripcurrent.scan._columns import COLUMNS, DIRECTION_OF_RISK
@@ -30,9 +31,6 @@ _OWN = ("row", "id", "window", "first_token", "tokens")
 _OF_WINDOWS = (*_OWN, *(column.name for column in COLUMNS if column.kind == "float"))
 """Columns of ``windows.parquet``; scores mean what they mean in ``scores.parquet``."""
 
-Metadata = Mapping[str, Any]
-"""What a table says of itself, as JSON."""
-
 
 @dataclass(slots=True)
 class ScoreCounts:
@@ -43,6 +41,14 @@ class ScoreCounts:
     first_mismatch: int | None = None
     windows: int = 0
 
+    def add(self, signals: pa.Table) -> None:
+        """Count a shard's rows."""
+        self.statuses.update(signals["status"].to_pylist())
+        self.unread += pc.sum(signals["unread"]).as_py() or 0
+        if self.first_mismatch is None:
+            hidden = signals["row"].filter(pc.equal(signals["status"], "template_mismatch"))
+            self.first_mismatch = hidden[0].as_py() if len(hidden) else None
+
 
 def score_signals(signals: pa.Table, anchors: AnchorMeasurements, avg_n: int = 1) -> pa.Table:
     """The scores of a table of signals, one row per row, columns by the contract; what has no signal is null."""
@@ -51,11 +57,25 @@ def score_signals(signals: pa.Table, anchors: AnchorMeasurements, avg_n: int = 1
     tokens = signals["response_tokens"].to_numpy()
     columns["is_short"] = (tokens > 0) & (tokens < 10)
     if "dot_harmful" in signals.column_names:
-        harmful, safe, squared = (signals[name].to_numpy() for name in ("dot_harmful", "dot_safe", "squared_norm"))
-        columns |= gradient_scores(harmful, safe, squared, anchors)
+        norm = np.sqrt(signals["squared_norm"].to_numpy())
+        with np.errstate(invalid="ignore", divide="ignore"):
+            harmful, safe = (signals[name].to_numpy() / norm for name in ("dot_harmful", "dot_safe"))
+        # methods, gradient matching
+        columns |= {
+            "gradient_harmful": harmful,
+            "gradient_safe": safe,
+            "gradient_bidirectional": harmful - anchors.safe_sets * safe,
+            "gradient_balanced": harmful - safe,
+            "gradient_norm": norm,
+            "predicted_harmful_loss_change": -norm * harmful * anchors.mean_harmful_norm(),
+        }
     if "representation_cosines" in signals.column_names:
-        cosines = cosine_matrix(signals["representation_cosines"], len(anchors.order))
-        columns |= representation_scores(cosines, anchors.by_set(), avg_n)
+        cosines = signals["representation_cosines"].combine_chunks()
+        matrix = np.full((len(cosines), len(anchors.order)), np.nan)
+        # flattened, a row without is not there
+        there = cosines.is_valid().to_numpy(zero_copy_only=False)
+        matrix[there] = cosines.flatten().to_numpy(zero_copy_only=False).reshape(-1, len(anchors.order))
+        columns |= representation_scores(matrix, anchors.by_set(), avg_n)
     arrays = {}
     for column in COLUMNS:
         value, kind = columns.get(column.name), _TYPES[column.kind]
@@ -64,23 +84,6 @@ def score_signals(signals: pa.Table, anchors: AnchorMeasurements, avg_n: int = 1
         else:
             arrays[column.name] = pa.array(value, kind) if isinstance(value, np.ndarray) else value.cast(kind)
     return pa.table(arrays)
-
-
-def gradient_scores(
-    dot_harmful: Floats, dot_safe: Floats, squared_norm: Floats, anchors: AnchorMeasurements
-) -> dict[str, Floats]:
-    """The gradient columns from dots with the two directions and squared norms (methods, gradient matching)."""
-    norm = np.sqrt(squared_norm)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        harmful, safe = dot_harmful / norm, dot_safe / norm
-    return {
-        "gradient_harmful": harmful,
-        "gradient_safe": safe,
-        "gradient_bidirectional": harmful - anchors.safe_sets * safe,
-        "gradient_balanced": harmful - safe,
-        "gradient_norm": norm,
-        "predicted_harmful_loss_change": -norm * harmful * anchors.mean_harmful_norm(),
-    }
 
 
 def representation_scores(cosines: Floats, places: Mapping[str, Sequence[int]], avg_n: int = 1) -> dict[str, Floats]:
@@ -100,22 +103,12 @@ def representation_scores(cosines: Floats, places: Mapping[str, Sequence[int]], 
     }
 
 
-def cosine_matrix(column: pa.ChunkedArray, anchors: int) -> Floats:
-    """Representation cosines, shape ``(rows, anchors)``, NaN for rows without."""
-    cosines = column.combine_chunks()
-    matrix = np.full((len(cosines), anchors), np.nan)
-    # flattened, a row without is not there
-    there = cosines.is_valid().to_numpy(zero_copy_only=False)
-    matrix[there] = cosines.flatten().to_numpy(zero_copy_only=False).reshape(-1, anchors)
-    return matrix
-
-
 def write_scores(
     folder: Path,
     shards: Iterable[pa.Table],
     anchors: AnchorMeasurements,
     avg_n: int,
-    metadata: Metadata,
+    metadata: Mapping[str, JsonValue],
     *,
     windows: bool = False,
 ) -> ScoreCounts:
@@ -128,51 +121,40 @@ def write_scores(
     if windows:
         directions |= {f"{name}_window_max": DIRECTION_OF_RISK[name] for name in LARGEST_OF} | {"windows": "none"}
     sign = "higher = more erosion of safety, except where direction_of_risk says lower"
-    about = {"sign": sign, "direction_of_risk": directions, **metadata}
+    about = json.dumps({"sign": sign, "direction_of_risk": directions, **metadata})
     with ExitStack() as files:
-        write = files.enter_context(_table_writer(folder / "scores.parquet", about))
-        write_window = files.enter_context(_table_writer(folder / "windows.parquet", about)) if windows else None
+        write = files.enter_context(_table_writer(folder / "scores.parquet", about, directions))
+        if windows:
+            write_window = files.enter_context(_table_writer(folder / "windows.parquet", about, directions))
         for signals in shards:
             table = score_signals(signals, anchors, avg_n)
-            if write_window is not None:
+            if windows:
                 pieces = window_signals(signals)
                 scored = score_signals(pieces, anchors, avg_n)
                 for name, array in largest_windows(signals, scored).items():
                     table = table.append_column(name, array)
                 write_window(pa.table({name: (pieces if name in _OWN else scored)[name] for name in _OF_WINDOWS}))
                 counts.windows += pieces.num_rows
-            _count(counts, signals)
+            counts.add(signals)
             write(table)
     return counts
 
 
-def _count(counts: ScoreCounts, signals: pa.Table) -> None:
-    counts.statuses.update(signals["status"].to_pylist())
-    counts.unread += pc.sum(signals["unread"]).as_py() or 0
-    if counts.first_mismatch is None:
-        hidden = signals["row"].filter(pc.equal(signals["status"], "template_mismatch"))
-        counts.first_mismatch = hidden[0].as_py() if len(hidden) else None
-
-
 @contextmanager
-def _table_writer(path: Path, metadata: Metadata) -> Iterator[Callable[[pa.Table], None]]:
+def _table_writer(path: Path, about: str, directions: Mapping[str, str]) -> Iterator[Callable[[pa.Table], None]]:
     """Give a function that adds tables of one schema to a Parquet file, which appears whole when the block ends well.
 
-    Metadata stands under ``ripcurrent``, and each numeric column has its own ``direction_of_risk``.
+    ``about`` stands under ``ripcurrent`` in its metadata, and each numeric column has its own ``direction_of_risk``.
     """
     writer: pq.ParquetWriter | None = None
     waiting: list[pa.Table] = []
-    directions = metadata["direction_of_risk"]
 
     def write(table: pa.Table, at_least: int = GROUP_ROWS) -> None:
         nonlocal writer
         if writer is None:
-            fields = [
-                one.with_metadata({"direction_of_risk": directions[one.name]}) if one.name in directions else one
-                for one in table.schema
-            ]
-            schema = pa.schema(fields, metadata={"ripcurrent": json.dumps(metadata)})
-            writer = pq.ParquetWriter(part, schema, compression="zstd")
+            own = {name: {"direction_of_risk": direction} for name, direction in directions.items()}
+            fields = [one.with_metadata(own.get(one.name)) for one in table.schema]
+            writer = pq.ParquetWriter(part, pa.schema(fields, {"ripcurrent": about}), compression="zstd")
         waiting.append(table.cast(writer.schema))
         if sum(each.num_rows for each in waiting) >= at_least:
             writer.write_table(pa.concat_tables(waiting).combine_chunks())

@@ -32,15 +32,13 @@ def document_columns(columns: SignalColumns, pieces: Sequence[Sequence[EncodedRo
     combined: SignalColumns = {
         name: np.full((len(pieces), *values.shape[1:]), np.nan, dtype=values.dtype) for name, values in columns.items()
     }
-    start = 0
+    bounds = np.cumsum([0, *map(len, pieces)])
     for place, windows in enumerate(pieces):
-        stop = start + len(windows)
         tokens = np.asarray([window.response_tokens for window in windows], dtype=np.float64)
         if tokens.sum() > 0:
-            share = tokens / tokens.sum()
             for name, values in columns.items():
-                combined[name][place] = _combined(name, values[start:stop], share)
-        start = stop
+                own = values[bounds[place] : bounds[place + 1]]
+                combined[name][place] = _combined(name, own, tokens / tokens.sum())
     return combined
 
 
