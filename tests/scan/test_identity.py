@@ -13,11 +13,11 @@ import yaml
 
 from ripcurrent.anchors import load_anchors
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.gradients import GradientPass
 from ripcurrent.runs import RunFolder
 from ripcurrent.scan import scan
 from ripcurrent.scan._options import ScanOptions
-from ripcurrent.scan._prepared_anchors import DirectionCache, prepare_anchors
+from ripcurrent.scan._passes import ScanPasses
+from ripcurrent.scan._prepared_anchors import DirectionCache
 from ripcurrent.scan._scan import PLACES
 from ripcurrent.scan._scan_model import load_scan_model
 from tests.models.test_adapter import save_adapter
@@ -143,9 +143,9 @@ def prepared(given: dict[str, Any]) -> bool:
     anchor_set, chat_model = load_anchors(options.anchors), load_scan_model(options)
     cache = DirectionCache(anchor_set, chat_model, options)
     cached = cache.is_whole()
-    steps: list[str] = []
-    prepare_anchors(anchor_set, chat_model, options, GradientPass(chat_model), None, on_step=steps.append)
-    assert ("direction of harmful" not in steps) == cached
+    told = Counting()
+    ScanPasses(chat_model, options).anchors(anchor_set, told)
+    assert ("direction of harmful" not in told.steps) == cached
     assert cache.is_whole()
     return cached
 

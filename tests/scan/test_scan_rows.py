@@ -5,7 +5,6 @@ import math
 import os
 import random
 import sys
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from ripcurrent.errors import ExitCode, RipcurrentError
 from ripcurrent.runs import read_manifest
 from ripcurrent.scan import scan
+from ripcurrent.scan._prepared_anchors import DirectionCache
 from tests.models.tiny import CHAT_TEMPLATE, save_tiny, tiny_tokenizer
 from tests.scan_fixtures import table_of
 from tests.tiny_scan import ANSWERS, EXACT, GRADIENT_COSINES, REPRESENTATION_COSINES, good_rows, write_jsonl
@@ -299,7 +299,7 @@ def test_directions_that_do_not_fit_are_one_error(
     def runs_out(*_: Any, **__: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 512 GiB.\nMore of it")
 
-    monkeypatch.setattr(import_module("ripcurrent.scan._passes"), "prepare_anchors", runs_out)
+    monkeypatch.setattr(DirectionCache, "fill", runs_out)
     with pytest.raises(RipcurrentError, match=r"The anchors' directions do not fit .* allocate 512 GiB") as caught:
         scores(rows_file, tmp_path / "out", tiny_folder, anchors_file, limit=6)
     assert caught.value.code == 2

@@ -31,8 +31,9 @@ from ripcurrent.progress import Progress
 from ripcurrent.runs import RunFolder
 from ripcurrent.scan._columns import TRAIT_COLUMNS
 from ripcurrent.scan._options import ScanOptions
-from ripcurrent.scan._prepared_anchors import PreparedAnchors, prepare_anchors, unit
+from ripcurrent.scan._prepared_anchors import DirectionCache, PreparedAnchors, anchor_features, unit
 from ripcurrent.scan._scan_model import MemoryPlan, fitting_stage
+from ripcurrent.scan._separation import AnchorMeasurements
 from ripcurrent.scan._windows import SignalColumns, document_columns, document_row, window_columns
 
 DROPPED = "dropped_refusal"
@@ -68,15 +69,24 @@ class ScanPasses:
             self.gradient_pass.require_token_axes()
 
     def anchors(self, anchor_set: AnchorSet, progress: Progress) -> PreparedAnchors:
-        """The anchors, measured with these passes; see :func:`prepare_anchors`.
+        """The anchors measured on the model; directions that are in the cache are not computed again.
 
         Raises:
-            RipcurrentError: An anchor cannot be used with this model, or the directions do not fit into memory.
+            RipcurrentError: An anchor that the model's template cannot render, a direction that is zero or not finite,
+                or directions that do not fit into memory.
         """
+        states, cosines, cache = None, None, None
         with in_memory("The anchors' directions"):
-            return prepare_anchors(
-                anchor_set, self.chat_model, self.options, self.gradient_pass, self.features, on_step=progress.step
-            )
+            if self.features is not None:
+                progress.step("anchor representations")
+                states = anchor_features(anchor_set, self.chat_model, self.features, self.options)
+                cosines = (states @ states.T).astype(float).tolist()
+            if self.gradient_pass is not None:
+                cache = DirectionCache(anchor_set, self.chat_model, self.options)
+                cache.fill(self.gradient_pass, progress.step)
+        measured = {} if cache is None else cache.measured()
+        measurements = AnchorMeasurements(anchor_set.order, **measured, cosines=cosines)
+        return PreparedAnchors(anchor_set, measurements, cache, states)
 
     def directions(self, anchors: PreparedAnchors, mapped_in: Path | None) -> Directions | None:
         """The harmful and the safe direction, in memory or in files of a folder; None without gradient signals."""

@@ -207,33 +207,6 @@ class PreparedAnchors:
     """Unit features, shape ``(anchors, width)``; None without representation signals."""
 
 
-def prepare_anchors(
-    anchor_set: AnchorSet,
-    chat_model: ChatModel,
-    options: ScanOptions,
-    gradient_pass: GradientPass | None,
-    features: FeatureReader | None,
-    *,
-    on_step: Callable[[str], None] = lambda step: None,
-) -> PreparedAnchors:
-    """Measure the anchors on a model; directions that are in the cache are not computed again.
-
-    Raises:
-        RipcurrentError: an anchor that the model's template cannot render, a direction that is zero or not finite.
-    """
-    states, cosines, cache = None, None, None
-    if features is not None:
-        on_step("anchor representations")
-        states = _anchor_features(anchor_set, chat_model, features, options)
-        cosines = (states @ states.T).astype(float).tolist()
-    if gradient_pass is not None:
-        cache = DirectionCache(anchor_set, chat_model, options)
-        cache.fill(gradient_pass, on_step)
-    measured = {} if cache is None else cache.measured()
-    measurements = AnchorMeasurements(anchor_set.order, **measured, cosines=cosines)
-    return PreparedAnchors(anchor_set, measurements, cache, states)
-
-
 def _longest_anchor(chat_model: ChatModel, options: ScanOptions) -> int:
     """Tokens that an anchor may have: as a row, and where rows are cut shorter, as many as anchors at once."""
     config = chat_model.model.config.get_text_config(decoder=True)
@@ -241,9 +214,10 @@ def _longest_anchor(chat_model: ChatModel, options: ScanOptions) -> int:
     return max(options.max_tokens, min(ANCHOR_TOKEN_BUDGET, usable_positions(chat_model, positions)))
 
 
-def _anchor_features(
+def anchor_features(
     anchor_set: AnchorSet, chat_model: ChatModel, features: FeatureReader, options: ScanOptions
 ) -> npt.NDArray[np.float32]:
+    """Each anchor's state, of length one, shape ``(anchors, width)``."""
     longest = _longest_anchor(chat_model, options)
     asked = [Row(place, str(place), anchor.messages, None, {}) for place, anchor in enumerate(anchor_set.anchors)]
     rows = [encode(row, chat_model.tokenizer, max_tokens=longest, loss_on="last") for row in asked]

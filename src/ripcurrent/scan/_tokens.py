@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +57,20 @@ def add_token_shares(
     if asked is not None:
         groups = dict(sorted(_chosen_rows(run, asked).items()))
         files = {row: run.folder / "tokens" / f"row-{row:08d}.parquet" for row in groups}
-        _compute_missing(run.folder, files, rows, passes, anchors, progress)
+        missing = [row for row, file in files.items() if not file.exists()]
+        progress.start("token shares", len(files))
+        progress.skipped(len(files) - len(missing))
+        if missing:
+            # where the scan's stage has them: in memory, or in files of the run folder
+            directions = passes.directions(anchors, run.folder if passes.memory_plan.mapped_directions else None)
+            assert directions is not None
+            for row in rows.at(missing):
+                with in_memory(f"The token shares of row {row.index}"):
+                    shares = _shares(row, passes, directions)
+                with written_whole(files[row.index]) as part:
+                    pq.write_table(shares, part, compression="zstd")
+                progress.rows(1)
+        progress.finish()
         table = pa.concat_tables([_read(file) for file in files.values()])
         named = pa.array([groups[row] for row in table["row"].to_pylist()], pa.string())
         table = table.add_column(TOKEN_SCHEMA.get_field_index("group"), "group", named)
@@ -77,31 +90,6 @@ def add_token_shares(
         return
     run.manifest = run.manifest.model_copy(update={"tokens": record})
     run.manifest.write(run.folder)
-
-
-def _compute_missing(
-    run_folder: Path,
-    files: Mapping[int, Path],
-    rows: Dataset,
-    passes: ScanPasses,
-    anchors: PreparedAnchors,
-    progress: Progress,
-) -> None:
-    missing = [row for row, file in files.items() if not file.exists()]
-    progress.start("token shares", len(files))
-    progress.skipped(len(files) - len(missing))
-    if missing:
-        # where the scan's stage has them: in memory, or in files of the run folder
-        mapped_in = run_folder if passes.memory_plan.mapped_directions else None
-        held = passes.directions(anchors, mapped_in)
-        assert held is not None
-        for row in rows.at(missing):
-            with in_memory(f"The token shares of row {row.index}"):
-                shares = _shares(row, passes, held)
-            with written_whole(files[row.index]) as part:
-                pq.write_table(shares, part, compression="zstd")
-            progress.rows(1)
-    progress.finish()
 
 
 def _chosen_rows(run: ScanRun, asked: str) -> dict[int, str]:
