@@ -16,9 +16,9 @@ from tokenizers.processors import TemplateProcessing
 from ripcurrent.data import LossOn, Message, Row, encode
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.models import cache_folder, load_model
-from ripcurrent.scan import SignalStage, _doctor, doctor, scan
+from ripcurrent.scan import _doctor, doctor, scan
 from ripcurrent.scan._doctor import SAMPLE_ROWS, rendered_row
-from ripcurrent.scan._passes import PreparedRow
+from ripcurrent.scan._passes import PreparedRow, SignalStage
 from tests.cli.command import Command
 from tests.models.tiny import save_tiny, tiny_tokenizer
 from tests.tiny_scan import write_jsonl

@@ -17,7 +17,8 @@ from ripcurrent.errors import RipcurrentError
 from ripcurrent.finetune import finetune
 from ripcurrent.gradients import Directions, Halving, MappedStore, make_batch
 from ripcurrent.models import load_model, peak_bytes, process_peak, reset_peak
-from ripcurrent.scan import Execution, ScanOptions, SignalStage, doctor, load_scan_model, scan
+from ripcurrent.scan import Execution, ScanOptions, doctor, load_scan_model, scan
+from ripcurrent.scan._passes import SignalStage
 from ripcurrent.scan._scan_model import MARGIN, MemoryPlan, fitting_stage, memory_record, require_room_for_directions
 from tests.gradients.oracle import rows_behind_a_prefix
 from tests.scan.test_scan_resume import Counting

@@ -299,7 +299,7 @@ def test_directions_that_do_not_fit_are_one_error(
     def runs_out(*_: Any, **__: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 512 GiB.\nMore of it")
 
-    monkeypatch.setattr(DirectionCache, "fill", runs_out)
+    monkeypatch.setattr(DirectionCache, "filled", runs_out)
     with pytest.raises(RipcurrentError, match=r"The anchors' directions do not fit .* allocate 512 GiB") as caught:
         scores(rows_file, tmp_path / "out", tiny_folder, anchors_file, limit=6)
     assert caught.value.code == 2

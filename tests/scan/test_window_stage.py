@@ -131,7 +131,7 @@ def test_shards_prepared_while_another_is_computed_have_the_same_signals(
     told: list[int] = []
     folder, given = ShardFolder(tmp_path), fresh(stage, on_rows=told.append, **changes)
     reader = ShardReader(lambda start: dataset[start:], len(dataset))
-    run_shards(shards_in(None, len(dataset), 4), folder, lambda waiting: score_shards(waiting, reader, given))
+    run_shards(shards_in(None, len(dataset), 4), folder, lambda waiting: score_shards(waiting, reader, given), print)
     assert sum(told) == len(dataset)
     for number, table in enumerate(folder.tables(3)):
         expected = fresh(stage, **changes)(dataset[4 * number : 4 * number + 4])

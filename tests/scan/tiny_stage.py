@@ -1,9 +1,11 @@
 """A tiny model's signal stage, rows for it, and how two of its tables are compared."""
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 from ripcurrent.data import Row
@@ -13,14 +15,21 @@ from tests.gradients.oracle import chat_model, random_directions
 from tests.models.tiny import tiny_model, tiny_tokenizer
 
 
-def make_stage() -> SignalStage:
+class TinyStage(SignalStage):
+    """A stage that may be called with rows."""
+
+    def __call__(self, items: Iterable[Row]) -> pa.Table:
+        return self.compute(list(self.prepare(items)))
+
+
+def make_stage() -> TinyStage:
     """A stage with two random directions and three anchors' features."""
     model = tiny_model("llama_tied")
     chat = dataclasses.replace(chat_model(model), tokenizer=tiny_tokenizer())
     gradient_pass = GradientPass(chat)
     directions = random_directions(model, set(gradient_pass.layers.parameter_shapes()))
     features = np.random.default_rng(0).standard_normal((3, 32)).astype(np.float32)
-    return SignalStage(
+    return TinyStage(
         chat_model=chat,
         token_budget=4000,
         gradient_pass=gradient_pass,
@@ -34,7 +43,7 @@ def rows(count: int = 13) -> list[Row]:
     return [Row(n, str(n), (), "the old mill " * (1 + n % 5) + f"number {n}", {}) for n in range(count)]
 
 
-def fresh(stage: SignalStage, **changes: Any) -> SignalStage:
+def fresh(stage: TinyStage, **changes: Any) -> TinyStage:
     """The stage as before its first batch, with other fields or options."""
     fields = {
         name: changes.pop(name) for name in ("token_budget", "directions", "features", "on_rows") if name in changes

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from ripcurrent.scan._options import Execution, ScanOptions
     from ripcurrent.scan._overview import format_shares, riskiest_rows, scan_notes, score_quantiles, weak_anchors_note
     from ripcurrent.scan._parts import Part, bind_local_gpu, parse_part
-    from ripcurrent.scan._passes import SignalStage
     from ripcurrent.scan._run import BoolArray, FloatArray, RowNumbers, ScanRun
     from ripcurrent.scan._scan import default_folder, scan
     from ripcurrent.scan._scan_model import load_scan_model, require_positions
@@ -46,7 +45,6 @@ else:
         "_options": "Execution ScanOptions",
         "_overview": "format_shares riskiest_rows scan_notes score_quantiles weak_anchors_note",
         "_parts": "Part bind_local_gpu parse_part",
-        "_passes": "SignalStage",
         "_run": "BoolArray FloatArray RowNumbers ScanRun",
         "_scan": "default_folder scan",
         "_scan_model": "load_scan_model require_positions",

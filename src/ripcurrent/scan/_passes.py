@@ -36,46 +36,30 @@ from ripcurrent.scan._scan_model import MemoryPlan, fitting_stage
 from ripcurrent.scan._separation import AnchorMeasurements
 from ripcurrent.scan._windows import SignalColumns, document_columns, document_row, window_columns
 
-DROPPED = "dropped_refusal"
-"""Status of a row with a refusal phrase that ``--drop-refusals`` left out."""
-NOT_EMBEDDED = "token_not_embedded"
-"""Status of a row with a token that the tokenizer has and the model does not."""
-DOTS = ("dot_harmful", "dot_safe")
-"""Columns of the inner products with the two directions."""
+GRADIENT_SIGNALS = ("dot_harmful", "dot_safe", "squared_norm", "loss", "loss_first_10")
+"""Columns of what a gradient pass measures: two inner products first."""
 
 
 class ScanPasses:
-    """A model with the passes that a scan's options ask for.
-
-    Raises:
-        RipcurrentError: The model has a layer that is not covered, no such block, or token shares cannot be told apart.
-    """
+    """A model with the passes that a scan's options ask for; a model that they do not cover is refused."""
 
     def __init__(self, chat_model: ChatModel, options: ScanOptions) -> None:
         self.chat_model = chat_model
         self.options = options.decided(chat_model.device.type)
-        """The options, with the device's token budget."""
+        # now: Ray's workers may get the weights, and only shapes are left here
         self.model = describe(chat_model)
-        """Facts about the model; Ray's workers may get its weights, and only shapes are left here."""
         self.memory_plan = MemoryPlan(self.options.batch_tokens, mapped_directions=False)
         """How memory is kept to; decided with the stage."""
         self.gradient_pass = GradientPass(chat_model) if options.wants_gradient else None
-        """None without gradient signals."""
         self.features: FeatureReader | None = None
-        """None without representation signals."""
         if options.wants_representation:
             self.features = FeatureReader(chat_model, layer=options.layer, position=options.position)
         if options.tokens is not None and self.gradient_pass is not None:
             self.gradient_pass.require_token_axes()
 
     def anchors(self, anchor_set: AnchorSet, progress: Progress) -> PreparedAnchors:
-        """The anchors measured on the model; directions that are in the cache are not computed again.
-
-        Raises:
-            RipcurrentError: An anchor that the model's template cannot render, a direction that is zero or not finite,
-                or directions that do not fit into memory.
-        """
-        states, cosines, cache = None, None, None
+        """The anchors measured on the model; directions that are in the cache are not computed again."""
+        states, cosines, cache, measured = None, None, None, {}
         with in_memory("The anchors' directions"):
             if self.features is not None:
                 progress.step("anchor representations")
@@ -83,8 +67,7 @@ class ScanPasses:
                 cosines = (states @ states.T).astype(float).tolist()
             if self.gradient_pass is not None:
                 cache = DirectionCache(anchor_set, self.chat_model, self.options)
-                cache.fill(self.gradient_pass, progress.step)
-        measured = {} if cache is None else cache.measured()
+                measured = cache.filled(self.gradient_pass, progress.step)
         measurements = AnchorMeasurements(anchor_set.order, **measured, cosines=cosines)
         return PreparedAnchors(anchor_set, measurements, cache, states)
 
@@ -163,10 +146,6 @@ class SignalStage:
     on_rows: Callable[[int], None] = lambda rows: None
     """Called with the number of rows that were just done."""
 
-    def __call__(self, items: Iterable[Row]) -> pa.Table:
-        """The signals of rows, prepared and computed at once."""
-        return self.compute(list(self.prepare(items)))
-
     def prepare(self, items: Iterable[Row]) -> Iterator[PreparedRow]:
         """The rows tokenised, in order: work that may be done while another shard is computed."""
         rows, again = tee(items)
@@ -185,7 +164,9 @@ class SignalStage:
         pieces = [piece for row in prepared for piece in row.pieces]
         row_of = [number for number, row in enumerate(prepared) for _ in row.pieces]
         statuses = [self._status(prepared[number], piece) for number, piece in zip(row_of, pieces, strict=True)]
-        columns = self._empty_columns(len(pieces))
+        columns = {name: np.full(len(pieces), np.nan) for name in GRADIENT_SIGNALS if self.gradient_pass is not None}
+        if self.anchor_features is not None:
+            columns["representation_cosines"] = np.full((len(pieces), len(self.anchor_features)), np.nan, np.float32)
         batches: list[int | None] = [None] * len(pieces)
         lengths = [len(piece.tokens) if status == "ok" else 0 for piece, status in zip(pieces, statuses, strict=True)]
         left = Counter(number for number, length in zip(row_of, lengths, strict=True) if length)
@@ -217,30 +198,21 @@ class SignalStage:
         if piece.status != "ok":
             return piece.status
         if self.options.drop_refusals and row.traits.has_refusal:
-            return DROPPED
+            return "dropped_refusal"
         embedded = int(self.chat_model.model.get_input_embeddings().weight.shape[0])
-        return "ok" if int(piece.tokens.max()) < embedded else NOT_EMBEDDED
-
-    def _empty_columns(self, rows: int) -> SignalColumns:
-        columns: SignalColumns = {}
-        if self.gradient_pass is not None:
-            columns |= {name: np.full(rows, np.nan) for name in (*DOTS, "squared_norm", "loss", "loss_first_10")}
-        if self.anchor_features is not None:
-            columns["representation_cosines"] = np.full((rows, len(self.anchor_features)), np.nan, dtype=np.float32)
-        return columns
+        # a tokenizer may have tokens that the model does not
+        return "ok" if int(piece.tokens.max()) < embedded else "token_not_embedded"
 
     def _fill(self, columns: SignalColumns, statuses: list[str], places: Sequence[int], signals: BatchSignals) -> None:
         """Keep a batch's signals where they are finite; other rows are marked ``not_finite``."""
         values: SignalColumns = {}
         finite = np.ones(len(places), dtype=bool)
-        if signals.dots is not None and signals.squared_norm is not None:
-            assert signals.loss is not None
-            assert signals.loss_first_10 is not None
-            values |= {name: signals.dots[:, number] for number, name in enumerate(DOTS)}
-            values |= {"squared_norm": signals.squared_norm, "loss": signals.loss}
-            values["loss_first_10"] = signals.loss_first_10
+        if signals.dots is not None:
+            measured = (*signals.dots.T, signals.squared_norm, signals.loss, signals.loss_first_10)
+            pairs = zip(GRADIENT_SIGNALS, measured, strict=True)
+            values = {name: value for name, value in pairs if value is not None}
             # a gradient of length zero has no cosine
-            finite &= signals.squared_norm > 0
+            finite &= values["squared_norm"] > 0
         if signals.features is not None and self.anchor_features is not None:
             values["representation_cosines"] = unit(signals.features) @ self.anchor_features.T
         for value in values.values():

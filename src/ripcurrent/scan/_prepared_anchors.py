@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -58,8 +58,7 @@ class StoredDirection(Mapping[str, torch.Tensor]):
 
     def __getitem__(self, name: str) -> torch.Tensor:
         with self._opened() as file:
-            tensor: torch.Tensor = file.get_tensor(name)
-        return tensor
+            return cast(torch.Tensor, file.get_tensor(name))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
@@ -112,16 +111,8 @@ class DirectionCache:
         """What both take, on disk and so in memory."""
         return sum((self.folder / name).stat().st_size for name in DIRECTION_FILES[:2])
 
-    def measured(self) -> dict[str, Any]:
-        """``norms`` of the anchors' gradients, and their ``similarities`` to each set's direction by set."""
-        measured: dict[str, Any] = json.loads((self.folder / MEASURED).read_text(encoding="utf-8"))
-        return measured
-
     def record(self) -> dict[str, JsonValue]:
-        """What a run keeps of the directions that it used: the cache's key, what that depends on, and the files.
-
-        A fingerprint is a file's SHA-256; of a direction over 256 MiB it samples every tensor, as that of a model does.
-        """
+        """What a run keeps of the directions that it used, each with a fingerprint as a model's files have."""
         files = {path.stem: path for path in (self.folder / name for name in DIRECTION_FILES)}
         return {
             "key": self.folder.name,
@@ -132,8 +123,11 @@ class DirectionCache:
             },
         }
 
-    def fill(self, gradient_pass: GradientPass, on_step: Callable[[str], None]) -> None:
-        """Compute the directions, unless they are there or another scan computes them while this one waits."""
+    def filled(self, gradient_pass: GradientPass, on_step: Callable[[str], None]) -> dict[str, Any]:
+        """``norms`` of the anchors' gradients, and their ``similarities`` to each set's direction by set.
+
+        Directions are computed unless they are there, or another scan computes them while this one waits.
+        """
         try:
             if not self.is_whole():
                 self.folder.mkdir(parents=True, exist_ok=True)
@@ -146,6 +140,7 @@ class DirectionCache:
                 f"The directions cannot be kept in {self.folder}: {reason}.",
                 "Free some space there, or name another folder in the environment variable RIPCURRENT_CACHE.",
             ) from error
+        return cast(dict[str, Any], json.loads((self.folder / MEASURED).read_text(encoding="utf-8")))
 
     def _compute(self, gradient_pass: GradientPass, on_step: Callable[[str], None]) -> None:
         anchor_set, chat_model, options = self._anchor_set, self._chat_model, self._options
@@ -240,20 +235,20 @@ def anchor_features(
 def unit(features: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Features scaled to length one, row by row; NaN for a row of zeros."""
     with np.errstate(invalid="ignore", divide="ignore"):
-        scaled: npt.NDArray[np.float32] = features / np.linalg.norm(features, axis=1, keepdims=True)
-    return scaled
+        return cast(npt.NDArray[np.float32], features / np.linalg.norm(features, axis=1, keepdims=True))
 
 
 def _require_ok(rows: list[EncodedRow], anchor_set: AnchorSet, chat_model: ChatModel) -> None:
     for row, (name, number) in zip(rows, anchor_set.order, strict=True):
-        which, hint = f"Anchor {number} of {name} in {anchor_set.name}", "Raise --max-tokens, or shorten that anchor."
-        if row.status == "ok" and row.truncated:
+        which = f"Anchor {number} of {name} in {anchor_set.name}"
+        if row.truncated or row.status == "too_long":
             raise RipcurrentError(
                 f"{which} is longer than --max-tokens and than {ANCHOR_TOKEN_BUDGET} tokens for {chat_model.name}: "
                 "what it stands for would be cut off.",
-                hint,
+                "Raise --max-tokens, or shorten that anchor.",
             )
         if row.status != "ok":
-            if row.status != "too_long":
-                hint = "Mend that anchor, or use a model whose chat template takes it."
-            raise RipcurrentError(f"{which} cannot be rendered for {chat_model.name}: {row.status}.", hint)
+            raise RipcurrentError(
+                f"{which} cannot be rendered for {chat_model.name}: {row.status}.",
+                "Mend that anchor, or use a model whose chat template takes it.",
+            )

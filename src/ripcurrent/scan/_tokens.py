@@ -152,8 +152,7 @@ def load_tokens(run_folder: str | Path, rows: Sequence[int] | None = None) -> pa
             f"{run_folder} holds no token shares (there is no {TOKENS_FILE}).",
             "Give the scan's command again with --tokens top:100; rows that are scored are not scored again.",
         )
-    table: pa.Table = _read(path, filters=None if rows is None else pc.field("row").isin(list(rows)))
-    return table
+    return _read(path, filters=None if rows is None else pc.field("row").isin(list(rows)))
 
 
 def _read(path: Path, read: Callable[..., Any] = pq.read_table, **which: Any) -> Any:
