@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from ripcurrent.anchors import load_anchors
-from ripcurrent.data import encode, encode_anchor, read_rows
+from ripcurrent.data import Row, encode, encode_anchor, read_rows
 from ripcurrent.models import load_model
 from tests.gradients.oracle import inner, row_gradient, row_loss
 
@@ -44,7 +44,9 @@ def cosine_to_unit(gradient: Gradient, direction: Gradient) -> float:
     return inner(gradient, direction) / inner(gradient, gradient) ** 0.5
 
 
-def explicit(dataset: Path, model: Path, anchors: Path, scope: str = "all", adapter: Path | None = None) -> Explicit:
+def explicit(
+    dataset: Path, model: str | Path, anchors: str | Path, scope: str = "all", adapter: Path | None = None
+) -> Explicit:
     """Run everything one example at a time."""
     chat: Any = load_model(model, adapter=adapter, device="cpu", dtype="float32", scope=scope)  # type: ignore[arg-type]
     causal = chat.model.get_base_model() if hasattr(chat.model, "peft_config") else chat.model
@@ -68,8 +70,6 @@ def explicit(dataset: Path, model: Path, anchors: Path, scope: str = "all", adap
     anchor_set = load_anchors(anchors)
     short = [encode_anchor(a.messages, chat.tokenizer) for a in anchor_set.anchors]
     rows = [encode(row, chat.tokenizer) for row in read_rows(dataset)]
-    from ripcurrent.data import Row
-
     whole = [encode(Row(0, "", a.messages, None, {}), chat.tokenizer) for a in anchor_set.anchors]
     return Explicit(
         sets=[a.set for a in anchor_set.anchors],

@@ -1,4 +1,4 @@
-"""What a finished run says of where its numbers come from."""
+"""What a finished evaluation says of where its numbers come from."""
 
 import json
 from collections.abc import Sequence
@@ -6,42 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-import pytest
 
 from ripcurrent.evaluate import Answer, Verdict, evaluate, find_judge
-from ripcurrent.models import load_model
-from ripcurrent.scan import scan
-from tests.tiny_scan import EXACT, write_jsonl
-
-
-def test_a_scan_says_its_seeds_its_models_revision_and_its_tokenizer(
-    rows_file: Path, tmp_path: Path, tiny_folder: Path, anchors_file: Path
-) -> None:
-    options = {"model": str(tiny_folder), "anchors": str(anchors_file), "signals": "representation", **EXACT}
-    folder = scan(rows_file, tmp_path / "out", seed=3, **options).folder
-    manifest = json.loads((folder / "manifest.json").read_text())
-    loaded = load_model(tiny_folder, device="cpu", dtype="float32")
-    assert manifest["seeds"] == {"seed": 3}
-    about = manifest["model"]
-    # a folder has no commit, and says so
-    assert "revision" in about
-    assert about["revision"] is None
-    assert about["tokenizer_sha256"] == loaded.tokenizer_sha256
-    assert about["template_sha256"] == loaded.template_sha256
-    assert about["fingerprint"] == loaded.fingerprint
-    assert all(len(about[name]) == 64 for name in ("tokenizer_sha256", "template_sha256", "fingerprint"))
-
-
-def test_a_scan_of_a_hubs_model_says_its_commit(
-    rows_file: Path, tmp_path: Path, tiny_folder: Path, anchors_file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from ripcurrent.models import Source
-
-    commit = "0123456789abcdef0123456789abcdef01234567"
-    monkeypatch.setattr("ripcurrent.models._load.find_model", lambda name: Source(tiny_folder, commit))
-    options = {"model": "owner/name", "anchors": str(anchors_file), "signals": "representation", **EXACT}
-    manifest = scan(rows_file, tmp_path / "out", limit=2, **options).manifest
-    assert (manifest.model.name, manifest.model.revision) == ("owner/name", commit)
+from tests.tiny_scan import write_jsonl
 
 
 class OwnJudge:
