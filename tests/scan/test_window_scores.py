@@ -12,9 +12,9 @@ import torch
 from ripcurrent.models import load_model
 from ripcurrent.scan import Part, ScanRun, scan
 from tests.gradients.oracle import encoded_row, inner, row_gradient, row_loss
-from tests.scan.explicit_scan import Explicit, cosine_to_unit, explicit
+from tests.scan.explicit_scan import cosine_to_unit, explicit
 from tests.scan_fixtures import assert_same_table, table_of
-from tests.tiny_scan import ANSWERS, EXACT, good_rows, write_jsonl
+from tests.tiny_scan import ANSWERS, good_rows, write_jsonl
 
 MOST = 96
 """Tokens in a window; the longest anchor has 95, and would be cut otherwise."""
@@ -29,43 +29,26 @@ DOCUMENTS = (
 )
 """Shards of two: a gap in the first, one in the third, so that a row's number is not its place."""
 COLUMNS = [
-    "row",
-    "window",
-    "first_token",
-    "tokens",
-    "gradient_harmful",
-    "gradient_safe",
-    "gradient_bidirectional",
-    "gradient_balanced",
-    "gradient_norm",
-    "predicted_harmful_loss_change",
-    "loss",
-    "loss_first_10",
-    "representation_harmful",
-    "representation_safe",
-    "representation_bidirectional",
+    *("row", "window", "first_token", "tokens", "gradient_harmful", "gradient_safe", "gradient_bidirectional"),
+    *("gradient_balanced", "gradient_norm", "predicted_harmful_loss_change", "loss", "loss_first_10"),
+    *("representation_harmful", "representation_safe", "representation_bidirectional"),
 ]
+LARGEST = ("gradient_bidirectional", "gradient_balanced", "representation_bidirectional")
 
 
 @pytest.fixture(scope="module")
-def scanned(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, anchors_file: Path) -> ScanRun:
+def scanned(tmp_path_factory: pytest.TempPathFactory, exact: dict[str, Any]) -> ScanRun:
     folder = tmp_path_factory.mktemp("windows")
     dataset = write_jsonl(folder / "documents.jsonl", [{"text": text} for text in DOCUMENTS])
-    options: dict[str, Any] = {"model": str(tiny_folder), "anchors": str(anchors_file), **EXACT}
-    return scan(dataset, folder / "out", windows=True, max_tokens=MOST, shard_rows=2, **options)
+    return scan(dataset, folder / "out", windows=True, max_tokens=MOST, shard_rows=2, **exact)
 
 
 @pytest.fixture(scope="module")
-def anchors(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, anchors_file: Path) -> Explicit:
-    """The anchors' gradients and features, with one row, which is not looked at."""
-    one = write_jsonl(tmp_path_factory.mktemp("one") / "rows.jsonl", good_rows(1))
-    return explicit(one, tiny_folder, anchors_file)
-
-
-@pytest.fixture(scope="module")
-def expected(tiny_folder: Path, anchors: Explicit) -> list[dict[str, float]]:
+def expected(scanned: ScanRun, exact: dict[str, Any]) -> list[dict[str, float]]:
     """Every window's row, in order."""
-    chat: Any = load_model(tiny_folder, device="cpu", dtype="float32")
+    one = write_jsonl(scanned.folder / "one.jsonl", good_rows(1))
+    anchors = explicit(one, exact["model"], exact["anchors"])
+    chat: Any = load_model(exact["model"], device="cpu", dtype="float32")
     means = {name: anchors.mean_unit_gradient(name) for name in SETS}
     norms = [inner(g, g) ** 0.5 for g, of in zip(anchors.anchor_gradients, anchors.sets, strict=True) if of == SETS[0]]
     rows: list[dict[str, float]] = []
@@ -110,22 +93,21 @@ def test_each_windows_row_equals_a_plain_loop(scanned: ScanRun, expected: list[d
             assert found[name] == pytest.approx(wanted[name], **close), (wanted["row"], wanted["window"], name)
 
 
-@pytest.mark.parametrize("name", ["gradient_bidirectional", "gradient_balanced", "representation_bidirectional"])
-def test_the_largest_window_of_each_document(scanned: ScanRun, expected: list[dict[str, float]], name: str) -> None:
+def test_the_largest_window_of_each_document(scanned: ScanRun, expected: list[dict[str, float]]) -> None:
     table = table_of(scanned)
-    spread = 0.0
-    for number, (windows, largest) in enumerate(
-        zip(table["windows"].to_pylist(), table[f"{name}_window_max"].to_pylist(), strict=True)
-    ):
-        own = [one[name] for one in expected if one["row"] == number]
-        if not own:
-            assert windows is None
-            assert np.isnan(largest)
-            continue
-        assert windows == len(own)
-        assert largest == pytest.approx(max(own), abs=3e-5)
-        spread = max(spread, max(own) - min(own), max(own) - own[0], max(own) - own[-1])
-    assert spread > 1e-2, "the largest is not the least, the first or the last"
+    assert table.column_names[-4:] == ["windows", *(f"{name}_window_max" for name in LARGEST)]
+    for name in LARGEST:
+        spread = 0.0
+        for number, found in enumerate(table.to_pylist()):
+            own = [one[name] for one in expected if one["row"] == number]
+            if not own:
+                assert found["windows"] is None
+                assert np.isnan(found[f"{name}_window_max"])
+                continue
+            assert found["windows"] == len(own)
+            assert found[f"{name}_window_max"] == pytest.approx(max(own), abs=3e-5)
+            spread = max(spread, max(own) - min(own), max(own) - own[0], max(own) - own[-1])
+        assert spread > 1e-2, "the largest is not the least, the first or the last"
 
 
 @pytest.mark.parametrize("memory", [None, "64GB"])
@@ -139,13 +121,3 @@ def test_parts_leave_what_one_process_leaves_also_within_a_budget(
         if memory is None:
             assert (run.folder / name).read_bytes() == (scanned.folder / name).read_bytes()
         assert_same_table(run.folder / name, scanned.folder / name)
-
-
-def test_only_the_scores_that_have_a_largest_window_have_one(scanned: ScanRun) -> None:
-    added = table_of(scanned).column_names[-4:]
-    assert added == [
-        "windows",
-        "gradient_bidirectional_window_max",
-        "gradient_balanced_window_max",
-        "representation_bidirectional_window_max",
-    ]
