@@ -17,10 +17,9 @@ Gradient = dict[str, torch.Tensor]
 
 @dataclass
 class Explicit:
-    """Every gradient and feature, formed."""
+    """Every gradient and feature, formed, and each anchor's set."""
 
     sets: list[str]
-    """Each anchor's set."""
     anchor_gradients: list[Gradient]
     anchor_features: list[np.ndarray]
     row_gradients: list[Gradient]
@@ -31,12 +30,8 @@ class Explicit:
     def mean_unit_gradient(self, name: str) -> Gradient:
         """(1/n) Σ g/‖g‖ over one set."""
         own = [g for g, of in zip(self.anchor_gradients, self.sets, strict=True) if of == name]
-        units = [scaled(g, 1 / inner(g, g) ** 0.5) for g in own]
-        return {key: sum(u[key] for u in units) / len(own) for key in own[0]}
-
-
-def scaled(gradient: Gradient, factor: float) -> Gradient:
-    return {name: factor * tensor for name, tensor in gradient.items()}
+        lengths = [inner(gradient, gradient) ** 0.5 for gradient in own]
+        return {key: sum(g[key] / length for g, length in zip(own, lengths, strict=True)) / len(own) for key in own[0]}
 
 
 def cosine_to_unit(gradient: Gradient, direction: Gradient) -> float:

@@ -11,7 +11,6 @@ import pytest
 
 from ripcurrent.gradients.kernels import linear
 from ripcurrent.scan import scan
-from tests.tiny_scan import EXACT
 
 LATER = ("select", "finetune", "evaluate", "experiment", "forecast", "report", "demo", "cli")
 
@@ -38,21 +37,10 @@ print(json.dumps([opened, sorted(set(names))]))
 """
 
 
-@pytest.fixture
-def options(tiny_folder: Path, anchors_file: Path) -> dict[str, Any]:
-    return {"model": str(tiny_folder), "anchors": str(anchors_file), **EXACT}
-
-
-def test_a_scan_opens_few_files_and_loads_no_later_verb(
-    rows_file: Path, tmp_path: Path, options: dict[str, Any]
-) -> None:
+def test_a_scan_opens_few_files_and_loads_no_later_verb(rows_file: Path, tmp_path: Path, exact: dict[str, Any]) -> None:
     out = tmp_path / "out"
-    done = subprocess.run(
-        [sys.executable, "-c", ALONE, str(rows_file), str(out), json.dumps(options)],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    command = [sys.executable, "-c", ALONE, str(rows_file), str(out), json.dumps(exact)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     opened, rooms = json.loads(done.stdout)
     assert 1 <= opened.count(str(rows_file)) <= 3
     written, read = opened.count(str(out / "scores.parquet.part")), opened.count(str(out / "scores.parquet"))
@@ -62,7 +50,7 @@ def test_a_scan_opens_few_files_and_loads_no_later_verb(
 
 
 def test_nine_frames_from_the_scan_to_the_matrix_product(
-    rows_file: Path, tmp_path: Path, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    rows_file: Path, tmp_path: Path, exact: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     frames: list[list[str]] = []
 
@@ -80,6 +68,6 @@ def test_nine_frames_from_the_scan_to_the_matrix_product(
 
     for name in ("_dots", "batched_dots", "linear_dots", "_squared_norms"):
         watched(name)
-    scan(rows_file, tmp_path / "out", **options)
+    scan(rows_file, tmp_path / "out", **exact)
     assert frames
     assert max(map(len, frames)) <= 9, max(frames, key=len)

@@ -52,21 +52,11 @@ def test_a_documents_signals_are_those_of_the_sum_of_its_windows_gradients(stage
         assert found["squared_norm"] ** 0.5 == pytest.approx(bound, rel=1e-4)
         assert found["squared_norm"] >= inner(whole, whole) * (1 - 1e-4)
         assert found["loss"] == pytest.approx(sum(s * loss for s, loss in zip(share, losses, strict=True)), rel=1e-4)
-        assert found["response_tokens"] == total
         assert found["window_tokens"] == [window.response_tokens for window in windows]
-        assert found["prompt_tokens"] == 1
-        assert not found["truncated"]
+        assert (found["prompt_tokens"], found["response_tokens"], found["truncated"]) == (1, total, False)
         mean = np.average(found["window_representation_cosines"], axis=0, weights=share)
         np.testing.assert_allclose(found["representation_cosines"], mean, atol=1e-5)
         assert found["window_loss_first_10"][0] == found["loss_first_10"]
-
-
-def test_a_row_without_a_score_has_no_windows(stage: SignalStage) -> None:
-    row = fresh(stage, windows=True, max_tokens=40)(DOCUMENTS).to_pylist()[2]
-    assert row["status"] == "no_response"
-    assert row["window_tokens"] is None
-    assert row["window_dot_harmful"] is None
-    assert np.isnan(row["dot_harmful"])
 
 
 def test_one_window_that_is_not_finite_leaves_its_document_unscored(
@@ -81,7 +71,6 @@ def test_one_window_that_is_not_finite_leaves_its_document_unscored(
 
     def measure(self: GradientPass, *given: Any) -> Any:
         signals = real(self, *given)
-        assert signals.dots is not None
         for place, row in enumerate(group):
             if row.index == 3 and row.tokens[0] != group[0].tokens[0]:
                 signals.dots[place] = np.nan
@@ -91,10 +80,11 @@ def test_one_window_that_is_not_finite_leaves_its_document_unscored(
     monkeypatch.setattr(GradientPass, "measure", measure)
     table = fresh(stage, windows=True, max_tokens=40)(DOCUMENTS).to_pylist()
     assert [row["status"] for row in table] == ["ok", "ok", "no_response", "not_finite"]
-    assert np.isnan(table[3]["squared_norm"])
     assert np.isfinite(table[1]["loss_first_10"])
-    # its first window has one
-    assert np.isnan(table[3]["loss_first_10"])
+    # also what its first window has
+    assert np.isnan([table[3][name] for name in ("squared_norm", "loss_first_10")]).all()
+    assert np.isnan(table[2]["dot_harmful"])
+    assert (table[2]["window_tokens"], table[2]["window_dot_harmful"]) == (None, None)
 
 
 def test_batches_and_documents_that_fit_change_nothing(stage: SignalStage) -> None:
@@ -107,33 +97,28 @@ def test_batches_and_documents_that_fit_change_nothing(stage: SignalStage) -> No
             np.testing.assert_allclose(cut[name].to_numpy(), usual[name].to_numpy(), rtol=1e-9, err_msg=name)
         else:
             assert cut[name].to_pylist() == usual[name].to_pylist(), name
-    many = fresh(stage, windows=True, max_tokens=40, token_budget=4000)(DOCUMENTS)
-    few = fresh(stage, windows=True, max_tokens=40, token_budget=16)(DOCUMENTS)
+    many, few = (fresh(stage, windows=True, max_tokens=40, token_budget=size)(DOCUMENTS) for size in (4000, 16))
     for name in ("dot_harmful", "squared_norm", "loss"):
         np.testing.assert_allclose(many[name].to_numpy(), few[name].to_numpy(), rtol=1e-4, atol=1e-4)
 
 
-def test_refusals_are_dropped_with_all_their_windows(stage: SignalStage) -> None:
-    refusal = Row(0, "r", (), "I'm sorry, but I can't help with that. " * 20, {})
-    told: list[int] = []
-    dropping = fresh(stage, windows=True, max_tokens=40, drop_refusals=True, on_rows=told.append)
-    table = dropping([refusal, DOCUMENTS[0]]).to_pylist()
-    assert [row["status"] for row in table] == ["dropped_refusal", "ok"]
-    assert sum(told) == 2
+CUT = {"windows": True, "max_tokens": 40}
 
 
-@pytest.mark.parametrize("changes", [{}, {"windows": True, "max_tokens": 40}, {"drop_refusals": True}])
+@pytest.mark.parametrize("changes", [{}, CUT, {"drop_refusals": True}, {**CUT, "drop_refusals": True}])
 def test_shards_prepared_while_another_is_computed_have_the_same_signals(
     stage: SignalStage, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
-    refusal = Row(4, "r", (), "I'm sorry, but I can't help with that.", {})
+    refusal = Row(4, "r", (), "I'm sorry, but I can't help with that. " * 20, {})
     dataset = [*DOCUMENTS, refusal, *rows(6)]
     told: list[int] = []
     folder, given = ShardFolder(tmp_path), fresh(stage, on_rows=told.append, **changes)
     reader = ShardReader(lambda start: dataset[start:], len(dataset))
     run_shards(shards_in(None, len(dataset), 4), folder, lambda waiting: score_shards(waiting, reader, given), print)
     assert sum(told) == len(dataset)
-    for number, table in enumerate(folder.tables(3)):
+    tables = list(folder.tables(3))
+    assert tables[1]["status"][0].as_py() == ("dropped_refusal" if "drop_refusals" in changes else "ok")
+    for number, table in enumerate(tables):
         expected = fresh(stage, **changes)(dataset[4 * number : 4 * number + 4])
         assert table.schema.equals(expected.schema)
         # as text, since NaN equals nothing
