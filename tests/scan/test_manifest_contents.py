@@ -30,7 +30,6 @@ def test_an_evaluation_says_each_judges_version(tmp_path: Path, tiny_folder: Pat
     folder = evaluate(str(tiny_folder), prompts=[prompts], out=tmp_path / "out", **options).folder
     manifest = json.loads((folder / "manifest.json").read_text())
     versions = {**{name: find_judge(name).version for name in judges[:2]}, "own": "7.1"}
-    assert all(versions.values())
     assert {name: one["version"] for name, one in manifest["judges"].items()} == versions
     rates = {name: {axis["judge_version"] for axis in axes.values()} for name, axes in manifest["rates"].items()}
     assert rates == {name: {version} for name, version in versions.items()}

@@ -171,13 +171,6 @@ def test_loss_on_the_last_turn_alone(tmp_path: Path, exact: dict[str, Any]) -> N
     assert every["representation_harmful"][0].as_py() == pytest.approx(last["representation_harmful"][0].as_py())
 
 
-def test_plain_documents_are_scored(tmp_path: Path, exact: dict[str, Any]) -> None:
-    dataset = write_jsonl(tmp_path / "rows.jsonl", [{"text": row["response"]} for row in good_rows(4)])
-    result = scan(dataset, tmp_path / "out", **exact)
-    assert result.status_counts() == {"ok": 4}
-    assert table_of(result)["prompt_tokens"].to_pylist() == [1] * 4
-
-
 def test_everything_that_made_the_numbers_is_on_record(few: Path, usual: ScanRun, exact: dict[str, Any]) -> None:
     manifest = json.loads((usual.folder / "manifest.json").read_text(encoding="utf-8"))
     about = json.loads(pq.read_schema(usual.scores_path).metadata[b"ripcurrent"])

@@ -15,30 +15,25 @@ from tests.models.test_adapter import save_adapter
 from tests.models.tiny import save_tiny
 from tests.scan.test_scan_resume import Counting
 from tests.scan_fixtures import table_of
-from tests.tiny_scan import good_rows, small_shards, write_jsonl
+from tests.tiny_scan import good_rows, write_jsonl
 
 
 @pytest.fixture(scope="module")
-def rows_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twelve good rows."""
-    return write_jsonl(tmp_path_factory.mktemp("rows") / "rows.jsonl", good_rows(12))
-
-
-@pytest.fixture(scope="module")
-def options(tiny_folder: Path, anchors_file: Path) -> dict[str, Any]:
-    return small_shards(tiny_folder, anchors_file)
-
-
-@pytest.fixture(scope="module")
-def scored(rows_file: Path, options: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> ScanRun:
-    """Their finished scan, without shares."""
-    return scan(rows_file, tmp_path_factory.mktemp("scored") / "out", **options)
+def scored(exact: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> ScanRun:
+    """A finished scan of twelve good rows, without shares."""
+    folder = tmp_path_factory.mktemp("scored")
+    return scan(write_jsonl(folder / "rows.jsonl", good_rows(12)), folder / "out", shard_rows=4, **exact)
 
 
 @pytest.fixture
 def out(scored: ScanRun, tmp_path: Path) -> Path:
     """A copy of its folder."""
     return shutil.copytree(scored.folder, tmp_path / "out")
+
+
+def again(scored: ScanRun, out: Path, tokens: str | None = None, **how: Any) -> ScanRun:
+    """The same scan in a folder, with shares as asked."""
+    return scan(scored.manifest.dataset.path, out, scored.options, tokens=tokens, **how)
 
 
 def check_sums(result: ScanRun) -> pa.Table:
@@ -72,12 +67,11 @@ def check_sums(result: ScanRun) -> pa.Table:
     ],
     ids=["tied", "gpt2", "untied with biases", "linear", "fresh lora", "adapter", "merged adapter, first tokens"],
 )
-@pytest.mark.usefixtures("shared_cache")
-def test_shares_add_up_to_the_scores(kind: str, changes: dict[str, Any], tmp_path: Path, anchors_file: Path) -> None:
+def test_shares_add_up_to_the_scores(kind: str, changes: dict[str, Any], tmp_path: Path, exact: dict[str, Any]) -> None:
     if changes.get("adapter"):
         changes = changes | {"adapter": str(save_adapter(tmp_path / "adapter"))}
     dataset = write_jsonl(tmp_path / "rows.jsonl", good_rows(7))
-    how = small_shards(save_tiny(tmp_path / "model", kind), anchors_file) | {"max_tokens": 400} | changes
+    how = exact | {"model": str(save_tiny(tmp_path / "model", kind)), "max_tokens": 400} | changes
     result = scan(dataset, tmp_path / "out", tokens="top:2,bottom:1", **how)
     shares, scores = rc.load_tokens(result.folder), table_of(result)
     if "row_tokens" not in changes:
@@ -88,44 +82,38 @@ def test_shares_add_up_to_the_scores(kind: str, changes: dict[str, Any], tmp_pat
     assert groups == {ranked[0]: "riskiest", ranked[1]: "riskiest", ranked[-1]: "protective"}
 
 
-def test_a_finished_scan_gains_shares_without_scoring_again(
-    rows_file: Path, scored: ScanRun, out: Path, options: dict[str, Any]
-) -> None:
+def test_a_finished_scan_gains_shares_without_scoring_again(scored: ScanRun, out: Path) -> None:
     with pytest.raises(RipcurrentError, match="holds no token shares"):
         rc.load_tokens(out)
     kept = {path: path.stat().st_mtime_ns for path in (out / "signals").iterdir()}
     # more than there are gives each end its half
     for asked, of_each, found, computed in ((2, 2, 12, 4), (500, 6, 12 + 4, 8), (2, 2, 12 + 4, 0)):
         told = Counting()
-        result = scan(rows_file, out, progress=told, tokens=f"top:{asked}", **options)
+        result = again(scored, out, f"top:{asked}", progress=told)
         assert (told.found, told.computed) == (found, computed)
         assert result.manifest.tokens["rows"] == {"protective": of_each, "riskiest": of_each}
         assert len(check_sums(result)["row"].unique()) == 2 * of_each
     assert result.scores_path.read_bytes() == scored.scores_path.read_bytes()
     assert {path: path.stat().st_mtime_ns for path in (out / "signals").iterdir()} == kept
     assert result.manifest.timings == scored.manifest.timings
-
-    without = scan(rows_file, out, **options)
-    assert without.manifest.tokens == result.manifest.tokens
+    assert again(scored, out).manifest.tokens == result.manifest.tokens
     assert len(rc.load_tokens(out)["row"].unique()) == 4
 
 
-def test_a_stopped_second_pass_goes_on_to_the_same_table(
-    rows_file: Path, out: Path, tmp_path: Path, options: dict[str, Any]
-) -> None:
+def test_a_stopped_second_pass_goes_on_to_the_same_table(scored: ScanRun, out: Path, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
-        scan(rows_file, out, progress=Counting(5), tokens="top:4", **options)
+        again(scored, out, "top:4", progress=Counting(5))
     assert not (out / "tokens.parquet").exists()
     # as if it had died while writing, too
     (out / "tokens" / "row-00000009.parquet.part").write_bytes(b"PAR1 torn")
     (out / "tokens.parquet.part").write_bytes(b"PAR1 torn")
     told = Counting()
-    resumed = scan(rows_file, out, progress=told, tokens="top:4", **options)
+    resumed = again(scored, out, "top:4", progress=told)
     assert told.computed == 8 - 5
     # and so do shares of a scan in parts
     for index in range(2):
-        scan(rows_file, tmp_path / "whole", part=Part(index, 2), **options)
-    assert check_sums(resumed).equals(check_sums(scan(rows_file, tmp_path / "whole", tokens="top:4", **options)))
+        again(scored, tmp_path / "whole", part=Part(index, 2))
+    assert check_sums(resumed).equals(check_sums(again(scored, tmp_path / "whole", "top:4")))
 
 
 @pytest.mark.parametrize("value", ["500", "top", "top:0", "top:-1", "top:1,top:2", "most:5", "", "top:5;bottom:5"])
