@@ -62,12 +62,12 @@ def explicit(
             state = causal(input_ids=ids, output_hidden_states=True).hidden_states[-1][0, -1]
         return (state / state.norm()).numpy()
 
-    anchor_set = load_anchors(anchors)
-    short = [encode_anchor(a.messages, chat.tokenizer) for a in anchor_set.anchors]
+    held = load_anchors(anchors).anchors
+    short = [encode_anchor(anchor.messages, chat.tokenizer) for anchor in held]
+    whole = [encode(Row(0, "", anchor.messages, None, {}), chat.tokenizer) for anchor in held]
     rows = [encode(row, chat.tokenizer) for row in read_rows(dataset)]
-    whole = [encode(Row(0, "", a.messages, None, {}), chat.tokenizer) for a in anchor_set.anchors]
     return Explicit(
-        sets=[a.set for a in anchor_set.anchors],
+        sets=[anchor.set for anchor in held],
         anchor_gradients=[row_gradient(causal, row, names) for row in short],
         anchor_features=[feature(row) for row in whole],
         row_gradients=[row_gradient(causal, row, names) for row in rows],

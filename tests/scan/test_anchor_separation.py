@@ -8,6 +8,7 @@ from ripcurrent.scan import ScanAnchors
 from ripcurrent.scan._separation import AnchorMeasurements, leave_one_out_scores, require_separation, separation
 
 SETS = ("harmful", "safe_1", "safe_2")
+SIGNALS = ("gradient_balanced", "gradient_bidirectional", "representation_bidirectional")
 
 
 def unit_vectors(generator: np.random.Generator, sizes: tuple[int, ...], width: int = 12) -> dict[str, np.ndarray]:
@@ -68,10 +69,9 @@ def test_anchors_without_a_difference_do_not_separate() -> None:
 
 def test_only_the_signals_in_use_are_judged_and_measurements_survive_json() -> None:
     whole = measurements(unit_vectors(np.random.default_rng(2), (4, 5, 4)))
-    only_gradient = AnchorMeasurements(whole.order, whole.norms, whole.similarities, None)
-    only_features = AnchorMeasurements(whole.order, None, None, whole.cosines)
-    assert set(separation(only_gradient)) == {"gradient_balanced", "gradient_bidirectional"}
-    assert set(separation(only_features)) == {"representation_bidirectional"}
+    gradient, features = {"similarities": whole.similarities}, {"cosines": whole.cosines}
+    for given, named in ((gradient, SIGNALS[:2]), (features, SIGNALS[2:])):
+        assert tuple(separation(AnchorMeasurements(whole.order, **given))) == named
     kept = ScanAnchors(name="some", sha256="0", measurements=whole).model_dump_json()
     again = ScanAnchors.model_validate_json(kept).measurements
     assert again == whole
@@ -80,9 +80,9 @@ def test_only_the_signals_in_use_are_judged_and_measurements_survive_json() -> N
 
 
 @pytest.mark.parametrize("value", [0.0, 0.699, float("nan")])
-@pytest.mark.parametrize("column", ["gradient_balanced", "gradient_bidirectional", "representation_bidirectional"])
+@pytest.mark.parametrize("column", SIGNALS)
 def test_anchors_that_do_not_separate_are_refused_naming_signal_and_value(column: str, value: float) -> None:
-    good = {"gradient_balanced": 0.7, "gradient_bidirectional": 0.71, "representation_bidirectional": 1.0}
+    good = dict(zip(SIGNALS, (0.7, 0.71, 1.0), strict=True))
     require_separation("mine.jsonl", good)
     said = rf"mine\.jsonl do not separate harm .* leave-one-out AUROC of {column} is {value:.2f}.*\n.*--no-anchor-check"
     with pytest.raises(RipcurrentError, match=said) as caught:

@@ -62,11 +62,13 @@ def test_the_riskiest_row_comes_first_and_equal_scores_keep_the_rows_order(run: 
     assert run.ranked("response_tokens").tolist() == [5, 4, 3, 1, 0]
 
 
-def test_rows_are_taken_in_the_order_given(run: ScanRun) -> None:
+def test_rows_are_taken_in_the_order_given_and_missed_by_name(run: ScanRun) -> None:
     assert run.ids([5, 0, 5]) == ["r5", "r0", "r5"]
     assert run.take([], ["id"]).num_rows == 0
     with pytest.raises(RipcurrentError, match="Row 6 is not in these scores"):
         run.ids([6])
+    with pytest.raises(RipcurrentError, match=r"gone\.jsonl"):
+        run.dataset()
 
 
 @pytest.mark.parametrize(
@@ -98,8 +100,3 @@ def test_what_is_no_finished_scan_is_said(run: ScanRun, spoil: object, said: str
     spoil(run.folder)  # type: ignore[operator]
     with pytest.raises(RipcurrentError, match=said):
         ScanRun.open(run.folder).ranked()
-
-
-def test_rows_that_moved_are_missed_by_name(run: ScanRun) -> None:
-    with pytest.raises(RipcurrentError, match=r"gone\.jsonl"):
-        run.dataset()

@@ -19,8 +19,6 @@ from ripcurrent.select import select
 from tests.scan_fixtures import table_of
 from tests.tiny_scan import good_rows, write_jsonl
 
-CONTAINERS = ("json", "jsonl", "csv", "parquet", "json.gz", "jsonl.gz", "csv.gz", "parquet.gz", "folder")
-
 
 def save(records: list[dict[str, str]], folder: Path, kind: str) -> Path:
     plain, given = kind.removesuffix(".gz"), datasets.Dataset.from_list(records)
@@ -35,7 +33,9 @@ def save(records: list[dict[str, str]], folder: Path, kind: str) -> Path:
     return packed
 
 
-@pytest.mark.parametrize("kind", CONTAINERS)
+@pytest.mark.parametrize(
+    "kind", ["json", "jsonl", "csv", "parquet", "json.gz", "jsonl.gz", "csv.gz", "parquet.gz", "folder"]
+)
 def test_every_container_gives_the_same_scores_and_its_own_kind_of_selection(
     kind: str, tmp_path: Path, exact: dict[str, Any]
 ) -> None:

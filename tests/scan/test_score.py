@@ -64,8 +64,6 @@ def test_every_score_equals_a_plain_loop(avg_n: int) -> None:
         assert scores["gradient_balanced"] == pytest.approx(harmful - safe)
         # g · mean harmful gradient, by its cosine and the harmful anchors' mean norm; a step along -g lowers by this
         assert scores["predicted_harmful_loss_change"] == pytest.approx(-norm * harmful * 4.0)
-        assert scores["loss"] == row["loss"]
-        assert scores["loss_first_10"] == row["loss_first_10"]
         largest = {}
         for name in ("harmful", "safe_1", "safe_2"):
             own = [c for c, (of, _) in zip(row["representation_cosines"], ORDER, strict=True) if of == name]
@@ -75,8 +73,9 @@ def test_every_score_equals_a_plain_loop(avg_n: int) -> None:
         assert scores["representation_safe"] == pytest.approx(mean_safe)
         assert scores["representation_bidirectional"] == pytest.approx(largest["harmful"] - mean_safe)
         assert scores["is_short"] == (row["response_tokens"] < 10)
-        for name in ("row", "id", "status", "prompt_tokens", "response_tokens", "truncated", "is_list", "has_refusal"):
+        for name in ("row", "id", "status", "prompt_tokens", "response_tokens", "truncated", "loss", "loss_first_10"):
             assert scores[name] == row[name]
+        assert (scores["is_list"], scores["has_refusal"]) == (row["is_list"], row["has_refusal"])
 
 
 def test_columns_their_order_and_their_types_are_the_contract() -> None:
