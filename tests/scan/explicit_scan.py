@@ -42,7 +42,6 @@ def cosine_to_unit(gradient: Gradient, direction: Gradient) -> float:
 def explicit(
     dataset: Path, model: str | Path, anchors: str | Path, scope: str = "all", adapter: Path | None = None
 ) -> Explicit:
-    """Run everything one example at a time."""
     chat: Any = load_model(model, adapter=adapter, device="cpu", dtype="float32", scope=scope)  # type: ignore[arg-type]
     causal = chat.model.get_base_model() if hasattr(chat.model, "peft_config") else chat.model
     names = None

@@ -27,7 +27,6 @@ def scored(exact: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> S
 
 @pytest.fixture
 def out(scored: ScanRun, tmp_path: Path) -> Path:
-    """A copy of its folder."""
     return shutil.copytree(scored.folder, tmp_path / "out")
 
 

@@ -12,8 +12,6 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
 from ripcurrent.data import Message, similarity, word_set
 from ripcurrent.errors import RipcurrentError
 
@@ -45,17 +43,6 @@ class Anchor:
     """What the request is about, if the file says."""
 
 
-class AnchorsInfo(BaseModel):
-    """What a manifest keeps of an anchor set."""
-
-    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
-
-    name: str
-    sha256: str
-    order: tuple[tuple[str, int], ...] = ()
-    """For each anchor its set and its number within it."""
-
-
 @dataclass(frozen=True, slots=True)
 class AnchorSet:
     """Anchors in one order: the harmful set first, then the safe sets by number."""
@@ -83,10 +70,6 @@ class AnchorSet:
     def order(self) -> list[tuple[str, int]]:
         """For each anchor its set and its number within it, as reports name it."""
         return [(name, number) for name in self.sets for number in range(len(self.places(name)))]
-
-    @property
-    def info(self) -> AnchorsInfo:
-        return AnchorsInfo(name=self.name, sha256=self.sha256, order=tuple(self.order))
 
 
 def load_anchors(source: str | Path = "builtin") -> AnchorSet:

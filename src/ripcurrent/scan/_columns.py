@@ -53,9 +53,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("has_refusal", "bool", None, "a refusal or ethics phrase in the response"),
 )
 
-DIRECTION_OF_RISK: dict[str, Direction] = {
-    column.name: column.direction_of_risk for column in COLUMNS if column.direction_of_risk is not None
-}
+DIRECTION_OF_RISK: dict[str, Direction] = {c.name: c.direction_of_risk for c in COLUMNS if c.direction_of_risk}
 TRAIT_COLUMNS: tuple[str, ...] = tuple(c.name for c in COLUMNS if c.kind == "bool" and c.name != "truncated")
 GRADIENT_COLUMNS = (*(c.name for c in COLUMNS if c.name.startswith("gradient_")), "predicted_harmful_loss_change")
 REPRESENTATION_COLUMNS: tuple[str, ...] = tuple(c.name for c in COLUMNS if c.name.startswith("representation_"))

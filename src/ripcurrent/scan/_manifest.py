@@ -7,7 +7,6 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
 
-from ripcurrent.anchors import AnchorsInfo
 from ripcurrent.data import DatasetInfo
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.models import ModelInfo
@@ -19,9 +18,15 @@ from ripcurrent.scan._separation import AnchorMeasurements
 FRESH = "rows_scored_in_this_call"
 
 
-class ScanAnchors(AnchorsInfo):
+class ScanAnchors(BaseModel):
     """The anchors of a scan, and what the model makes of them."""
 
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+    name: str
+    sha256: str
+    order: tuple[tuple[str, int], ...] = ()
+    """For each anchor its set and its number within it."""
     separation: dict[str, float] = Field(default_factory=dict)
     """Leave-one-out AUROC of harmful against safe anchors, by signal."""
     measurements: AnchorMeasurements | None = None

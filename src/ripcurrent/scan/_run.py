@@ -110,7 +110,12 @@ class ScanRun:
 
     def floats(self, column: str) -> FloatArray:
         """A numeric column, shape ``(rows,)``, read-only; NaN for null and for what is not finite."""
-        return self._joined(column, float, _finite)
+
+        def finite(part: pa.Array) -> pa.Array:
+            values = part.cast(pa.float64())
+            return pc.if_else(pc.is_finite(values), values, np.nan)
+
+        return self._joined(column, float, finite)
 
     def flags(self, column: str) -> BoolArray:
         """A boolean column, shape ``(rows,)``, read-only; False for null."""
@@ -237,8 +242,3 @@ class ScanRun:
             f"A file of the run folder {self.folder} is damaged: {str(error).splitlines()[0]}",
             f"Delete {SCORES} there and scan again with the same --out: nothing is scored again.",
         )
-
-
-def _finite(part: pa.Array) -> pa.Array:
-    values = part.cast(pa.float64())
-    return pc.if_else(pc.is_finite(values), values, np.nan)

@@ -151,7 +151,9 @@ def _begun(started: str, about: DatasetInfo, passes: ScanPasses, anchors: Prepar
         dataset=about,
         model=passes.model,
         anchors=ScanAnchors(
-            **anchors.anchor_set.info.model_dump(),
+            name=anchors.anchor_set.name,
+            sha256=anchors.anchor_set.sha256,
+            order=tuple(measurements.order),
             separation=separation(measurements, options.avg_n),
             measurements=measurements,
         ),

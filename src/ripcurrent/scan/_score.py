@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -17,10 +16,9 @@ from pydantic import JsonValue
 
 from ripcurrent.runs import written_whole
 from ripcurrent.scan._columns import COLUMNS, DIRECTION_OF_RISK
-from ripcurrent.scan._separation import AnchorMeasurements, two_sides
+from ripcurrent.scan._separation import AnchorMeasurements, Floats, two_sides
 from ripcurrent.scan._windows import LARGEST_OF, largest_windows, window_signals
 
-Floats = npt.NDArray[np.float64]
 _TYPES = {"int": pa.int64(), "text": pa.string(), "float": pa.float64(), "bool": pa.bool_()}
 
 GROUP_ROWS = 32_768
