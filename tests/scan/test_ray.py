@@ -81,43 +81,28 @@ def cluster() -> Iterator[Any]:
     assert not ray.is_initialized()
 
 
-@pytest.fixture
-def notes(tmp_path: Path) -> Path:
-    folder = tmp_path / "notes"
-    folder.mkdir()
-    return folder
-
-
 def run(
-    folder: Path,
-    notes: Path,
-    rows: Any = open_numbers,
-    within: slice = slice(None),
-    use_gpu: bool = False,
-    **changes: Any,
+    place: Path, rows: Any = open_numbers, within: slice = slice(None), use_gpu: bool = False, **changes: Any
 ) -> list[int]:
     """Which shards two workers computed now."""
-    make: Any = MakeStage(notes, **changes)
+    (place / "notes").mkdir(exist_ok=True)
+    make: Any = MakeStage(place / "notes", **changes)
     computed = run_shards(
         shards_in(None, ROWS, SHARD_ROWS)[within],
-        ShardFolder(folder),
+        ShardFolder(place / "shards"),
         lambda shards: score_on_ray(ray, shards, ShardReader(rows, ROWS), make, 2, use_gpu=use_gpu),
     )
-    return [shard.number for shard in computed if ShardFolder(folder).done(shard.number)]
+    return [shard.number for shard in computed if ShardFolder(place / "shards").done(shard.number)]
 
 
-def begun(notes: Path) -> dict[int, list[int]]:
-    """Rows that each process began."""
-    return {int(path.name): [int(line) for line in path.read_text().split()] for path in notes.iterdir()}
-
-
-def test_rows_come_in_order_from_two_workers_and_what_is_done_is_not_done_again(tmp_path: Path, notes: Path) -> None:
-    assert run(tmp_path / "shards", notes, within=slice(2, 4)) == [2, 3]
-    assert run(tmp_path / "shards", notes, wait=0.3) == [0, 1, 4, 5, 6, 7]
+def test_rows_come_in_order_from_two_workers_and_what_is_done_is_not_done_again(tmp_path: Path) -> None:
+    assert run(tmp_path, within=slice(2, 4)) == [2, 3]
+    assert run(tmp_path, wait=0.3) == [0, 1, 4, 5, 6, 7]
     tables = ShardFolder(tmp_path / "shards").tables(SHARDS)
     assert [value for table in tables for value in table["value"].to_pylist()] == list(range(0, 7 * ROWS, 7))
-    assert sorted(row for rows in begun(notes).values() for row in rows) == list(range(ROWS))
-    assert run(tmp_path / "shards", notes) == []
+    begun = [path.read_text().split() for path in (tmp_path / "notes").iterdir()]
+    assert sorted(int(row) for rows in begun for row in rows) == list(range(ROWS))
+    assert run(tmp_path) == []
 
 
 def test_it_listens_to_this_machine_only_and_reports_nothing() -> None:
@@ -137,10 +122,10 @@ def test_it_listens_to_this_machine_only_and_reports_nothing() -> None:
     ids=["dies over one shard", "dies loading", "refuses", "another file on another machine"],
 )
 def test_what_cannot_be_computed_ends_the_run_with_an_error_that_says_so(
-    tmp_path: Path, notes: Path, changes: dict[str, Any], said: str
+    tmp_path: Path, changes: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(RipcurrentError, match=said) as caught:
-        run(tmp_path / "shards", notes, **changes)
+        run(tmp_path, **changes)
     if "rows" in changes:
         assert isinstance(caught.value, DatasetChangedError)
     else:
@@ -182,25 +167,23 @@ def test_every_worker_finds_a_place_on_one_machine(
         assert (found, list(threads.values())) == expected
 
 
-def test_what_other_work_holds_is_not_waited_for_without_end(
-    tmp_path: Path, notes: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_other_work_holds_is_not_waited_for_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(import_module("ripcurrent.scan._ray"), "STARTS_WITHIN", 2.0)
     all_cores = int(ray.cluster_resources()["CPU"])
     other = ray.remote(num_cpus=all_cores)(Counter).remote()
     ray.get(other.total.remote())
     with pytest.raises(RipcurrentError, match=r"it has no room for 2 workers\.\nWait for that work") as caught:
-        run(tmp_path / "shards", notes)
+        run(tmp_path)
     assert caught.value.code == ExitCode.NOT_MEASURED
     ray.kill(other)
 
 
-def test_workers_with_a_gpu_each(tmp_path: Path, notes: Path) -> None:
+def test_workers_with_a_gpu_each(tmp_path: Path) -> None:
     """Ray takes the number on trust: no GPU is used by this stage."""
     if ray.is_initialized():
         ray.shutdown()
     ray.init(address="local", num_cpus=2, num_gpus=2, include_dashboard=False, log_to_driver=False)
     try:
-        assert run(tmp_path / "shards", notes, use_gpu=True, wait=0.2) == list(range(SHARDS))
+        assert run(tmp_path, use_gpu=True, wait=0.2) == list(range(SHARDS))
     finally:
         ray.shutdown()
