@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from ripcurrent.data._encode import tokenise
 from ripcurrent.data._render import TemplateMismatch, chat_text
-from ripcurrent.data._tokens import tokenise
 from ripcurrent.data._traits import BULLET_LINE, NUMBERED_LINE
 from ripcurrent.data._types import EncodedRow, Row
 
