@@ -13,9 +13,7 @@ from hypothesis import strategies as st
 
 from ripcurrent.errors import ExitCode, RipcurrentError
 from ripcurrent.select import between, bottom, generator, match_format, match_length, of_format, random, top, union
-from ripcurrent.select._controls import controls_for
-from ripcurrent.select._line_match import match_on_line
-from ripcurrent.select._match import FORMAT_TRAITS, distance, match_loss
+from ripcurrent.select._controls import FORMAT_TRAITS, controls_for, distance, match_loss, match_on_line
 from tests.select.fabricate import HARMFUL_PLACES, fabricate, fabricate_cosines
 
 
