@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from bench.oracle import dot
+from bench.loops import dot
 from bench.peers.__main__ import fastest
 from bench.peers.environments import last_line
 from bench.peers.exchange import batch_loss, collate

@@ -79,9 +79,9 @@ def test_the_whole_bench_runs_both_parts_and_writes_their_table(
     page = tmp_path / "page.md"
     page.write_text("before\n<!-- bench: begin -->\nold\n<!-- bench: end -->\nafter\n")
     monkeypatch.setattr(everything, "subprocess", SimpleNamespace(run=run))
-    monkeypatch.setattr(sys, "argv", ["bench", "--quick", "--write", str(page)])
+    monkeypatch.setattr(sys, "argv", ["bench", "--write", str(page)])
     assert everything.main() == 0
-    assert commands == [["bench.exactness"], ["bench.speed", "--quick"]]
+    assert commands == [["bench.exactness"], ["bench.speed"]]
     assert "goal ≤ 20: pass" in capsys.readouterr().out
     written = page.read_text()
     assert written.startswith("before\n<!-- bench: begin -->\n\n")
