@@ -9,8 +9,8 @@ import peft
 import pytest
 import torch
 
-from ripcurrent.gradients import GradientPass, _shared_linear, make_batch
-from ripcurrent.gradients._shared_linear import SharedLinear, worth_sharing
+from ripcurrent.gradients import GradientPass, _shared, make_batch
+from ripcurrent.gradients._shared import SharedLinear, worth_sharing
 from tests.gradients.oracle import PREFIX, chat_model, compare_with_autograd, random_stack, rows_behind_a_prefix
 from tests.models.tiny import KINDS, tiny_model
 
@@ -19,7 +19,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(autouse=True)
 def _tiny_layers_count_as_wide(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_shared_linear, "NARROWEST", 1)
+    monkeypatch.setattr(_shared, "NARROWEST", 1)
 
 
 def tokens_passed(module: torch.nn.Module) -> list[int]:
@@ -91,7 +91,7 @@ def test_layers_that_are_given_something_else_than_every_token_or_are_narrow_pas
     taken = hooks.before(layer, (torch.randn(3, 10, 8),))
     assert taken is not None
     assert taken[0].shape == (4 + 3 * 6, 8)
-    monkeypatch.setattr(_shared_linear, "NARROWEST", 7)
+    monkeypatch.setattr(_shared, "NARROWEST", 7)
     assert hooks.before(layer, (torch.randn(3, 10, 8),)) is None
 
 

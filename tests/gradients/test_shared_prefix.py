@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ripcurrent.gradients import FeatureReader, Position, make_batch
-from ripcurrent.gradients._shared_prefix import SharedPrefix, common_length
+from ripcurrent.gradients._shared import SharedPrefix, common_length
 from ripcurrent.models import use_grouped_attention
 from tests.gradients.oracle import PREFIX, chat_model, rows_behind_a_prefix
 from tests.models.tiny import tiny_model

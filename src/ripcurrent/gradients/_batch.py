@@ -17,9 +17,11 @@ from ripcurrent.data import EncodedRow
 Position = Literal["last", "last_content", "mean_response", "last_prompt"]
 """Which token's state represents a row: the last trained one (end of turn and template tail included), the last of the
 answer's own text, the mean over the answer, or the last before it."""
-
 SignalKind = Literal["all", "gradient", "representation"]
 """Which of the two methods runs."""
+WIDTH_MULTIPLE = {"cpu": 2, "cuda": 8}
+"""By device type, what a batch's width is a multiple of: products that sum over an odd number of tokens are slower in
+some shapes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +47,9 @@ class Batch:
 
     def after(self, tokens: int) -> Batch:
         """The batch without its first ``tokens`` tokens. Every row is longer, and no state before them is needed."""
-        return Batch(
-            ids=self.ids[:, tokens:],
-            loss_mask=self.loss_mask[:, tokens:],
-            answers=self.answers[:, tokens:],
-            lengths=self.lengths - tokens,
-            last_prompt=self.last_prompt - tokens,
-            last_content=self.last_content - tokens,
-        )
+        by_token = self.ids, self.loss_mask, self.answers
+        by_row = self.lengths, self.last_prompt, self.last_content
+        return Batch(*(values[:, tokens:] for values in by_token), *(places - tokens for places in by_row))
 
     def to(self, device: torch.device) -> Batch:
         return Batch(*(getattr(self, field.name).to(device) for field in fields(self)))
@@ -81,11 +78,6 @@ class BatchSignals:
     """The same over the first ten of them, shape ``(rows,)``."""
     features: npt.NDArray[np.float32] | None = None
     """Each row's state at the chosen layer and position, shape ``(rows, width)``."""
-
-
-WIDTH_MULTIPLE = {"cpu": 2, "cuda": 8}
-"""By device type, what a batch's width is a multiple of: products that sum over an odd number of tokens are slower in
-some shapes."""
 
 
 def make_batch(rows: Sequence[EncodedRow], device: torch.device, *, row_tokens: int | None = None) -> Batch:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ripcurrent.gradients._layers import LayerGroup, ModelLayers
-from ripcurrent.gradients.kernels import factored, head, tokens
+from ripcurrent.gradients.kernels import embedding, factored, head
 
 Gradient = dict[str, Tensor]
 """One vector of the parameters' shape: parameter name to tensor (``(out, in)`` for linear layers).
@@ -103,8 +103,8 @@ class Directions:
     def table_dots(self, name: str, ids: Tensor, grads: Tensor) -> Tensor:
         """Each looked-up token's terms, shape ``(rows, tokens, directions)``, float32."""
         if name not in self.entry_of:
-            return tokens.embedding_token_dots(ids, grads, self.other[name])
-        dots = tokens.embedding_token_dots(self.entry_of[name][ids], grads, self.other[name])
+            return embedding.embedding_token_dots(ids, grads, self.other[name])
+        dots = embedding.embedding_token_dots(self.entry_of[name][ids], grads, self.other[name])
         weights = self.term_weights.get(name)
         if weights is not None:
             dots += factored.looked_up_token_dots(ids, grads, self.linear[name], weights)
@@ -242,17 +242,6 @@ def dense_shapes(layers: ModelLayers, factoring: Factoring) -> dict[str, tuple[i
     for key in factoring.groups:
         left |= {key} if isinstance(key, str) else {layer.weight for layer in layers.groups[key].layers}
     return {name: shape for name, shape in layers.parameter_shapes().items() if name not in left}
-
-
-def count_numbers(layers: ModelLayers, factoring: Factoring, terms: int, head_terms: int) -> int:
-    """At most how many numbers one direction has, with so many terms in a factored group and at the head."""
-    whole = layers.parameter_shapes()
-    total = sum(math.prod(shape) for shape in dense_shapes(layers, factoring).values())
-    for key in factoring.groups:
-        many, shape = (head_terms, whole[key]) if isinstance(key, str) else (terms, layers.groups[key].shape())
-        total += many * (shape[0] + shape[1] + 1)
-    # a table has no more entries than the anchors have tokens
-    return total + sum(terms * (whole[name][1] + 1) for name in factoring.tables)
 
 
 def zero_gradient(layers: ModelLayers, factoring: Factoring = DENSE) -> Gradient:

@@ -93,20 +93,19 @@ class Halving:
         while waiting:
             group = waiting.pop(0)
             padded = len(group) * max(len(rows[place].tokens) for place in group)
-            if len(group) > 1 and self.too_large is not None and padded >= self.too_large:
-                waiting[:0] = _halves(group)
-                continue
-            self._said = None
-            yield group
-            if self._said is None:
-                continue
-            forget()
-            _give_back_memory()
-            if len(group) == 1:
-                raise _row_does_not_fit(rows[group[0]], self._said)
-            self.too_large = padded if self.too_large is None else min(self.too_large, padded)
-            self.batches_halved += 1
-            waiting[:0] = _halves(group)
+            if len(group) == 1 or self.too_large is None or padded < self.too_large:
+                self._said = None
+                yield group
+                if self._said is None:
+                    continue
+                forget()
+                _give_back_memory()
+                if len(group) == 1:
+                    raise _row_does_not_fit(rows[group[0]], self._said)
+                self.too_large = padded if self.too_large is None else min(self.too_large, padded)
+                self.batches_halved += 1
+            middle = (len(group) + 1) // 2
+            waiting[:0] = [group[:middle], group[middle:]]
 
     @contextmanager
     def attempt(self) -> Iterator[None]:
@@ -117,11 +116,6 @@ class Halving:
             if not is_out_of_memory(error):
                 raise
             self._said = first_line(error)
-
-
-def _halves(places: list[int]) -> list[list[int]]:
-    middle = (len(places) + 1) // 2
-    return [places[:middle], places[middle:]]
 
 
 def _row_does_not_fit(row: EncodedRow, said: str) -> RipcurrentError:

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ripcurrent.gradients.kernels import embedding, factored, head, linear, tokens, vector
+from ripcurrent.gradients.kernels import embedding, factored, head, linear, vector
 
 sizes = st.tuples(st.integers(1, 4), st.integers(1, 9), st.integers(1, 12), st.integers(1, 12), st.integers(0, 3))
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
@@ -139,7 +139,7 @@ def test_embedding_products_equal_a_loop_with_repeated_ids(rows, count, directio
     vocabulary, width = 5, 6
     ids = torch.randint(0, vocabulary, (rows, count))
     b, v = torch.randn(rows, count, width), torch.randn(directions, vocabulary, width)
-    norms, dots = embedding.embedding_squared_norm(ids, b), tokens.embedding_token_dots(ids, b, v).sum(dim=1)
+    norms, dots = embedding.embedding_squared_norm(ids, b), embedding.embedding_token_dots(ids, b, v).sum(dim=1)
     tables = torch.zeros(rows, vocabulary, width)
     for row, token in itertools.product(range(rows), range(count)):
         tables[row, ids[row, token]] += b[row, token]
@@ -198,11 +198,11 @@ def test_token_dots_are_the_loops_terms(size, parts):
     found = linear.linear_token_dots(inputs, grads, matrices)
     x, b, v = torch.randn(rows, count, parts, fan_in), torch.randn(rows, count, parts, fan_in), matrices[:, 0]
     ids = torch.randint(0, fan_out, (rows, count))
-    looked_up = tokens.embedding_token_dots(ids, inputs, matrices)
+    looked_up = embedding.embedding_token_dots(ids, inputs, matrices)
     of_vectors = (
-        tokens.bias_token_dots(b, v),
-        tokens.norm_token_dots(x, b, 1e-5, v, centred=False),
-        tokens.norm_token_dots(x, b, 1e-5, v, centred=True),
+        vector.bias_token_dots(b, v),
+        vector.norm_token_dots(x, b, 1e-5, v, centred=False),
+        vector.norm_token_dots(x, b, 1e-5, v, centred=True),
     )
     for dots, terms in zip(of_vectors, loop_terms(x, b), strict=True):
         expected = torch.einsum("rtpw,dw->rtd", terms, v)

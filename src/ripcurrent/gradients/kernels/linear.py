@@ -14,17 +14,12 @@ from torch import Tensor
 
 TRANSIENT_BYTES = 16 * 2**20
 """How much of the transient gradients to hold at once: what a last-level cache keeps."""
-
 DOT_PIECES = 8
 """Into how many a transient gradient is cut on a CPU where few are read against few directions."""
-
 BATCHED_PIECES = 256
 """Into how many on other devices: one short product each, where one long product of few rows keeps few cores busy."""
-
 FEW_DOTS = 32
 """Gradients times directions up to which pieces are faster; with nine and seven they take half as long again."""
-
-
 COSTS = {"cpu": (130.0, 50.0), "cuda": (1000.0, 250.0)}
 """By device type, what reading a transient gradient costs per element, in multiply-add flops of a matrix product: once
 against all directions, and once for its norm. The CPU's are timings on two threads, the others from data sheets: an
