@@ -1,8 +1,7 @@
 """From anchors to directions: each set's mean of normalised gradients, and every anchor's similarity to it.
 
 Two passes over a set, no anchor's gradient ever formed: the first yields the norms, the second sums the gradients
-weighted by one over count and norm, which is the mean of the normalised gradients. Where the anchors' tokens are few
-for a layer's size, the terms of the sum are kept instead.
+weighted by one over count and norm. Where the anchors' tokens are few for a layer's size, the sum's terms are kept.
 """
 
 import math

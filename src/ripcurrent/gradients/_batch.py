@@ -31,11 +31,9 @@ class Batch:
     ids: Int[Tensor, "rows tokens"]
     """Token ids; padding repeats id 0."""
     loss_mask: Bool[Tensor, "rows tokens"]
-    """True where a token bears loss."""
     answers: Bool[Tensor, "rows tokens"]
     """True at every token of an answer, whatever of it bears loss."""
     lengths: Int[Tensor, " rows"]
-    """Tokens of each row."""
     last_prompt: Int[Tensor, " rows"]
     """Each row's last position before its (last) answer."""
     last_content: Int[Tensor, " rows"]
@@ -90,13 +88,10 @@ def make_batch(rows: Sequence[EncodedRow], device: torch.device, *, row_tokens: 
         ids[place, : len(row.tokens)] = row.tokens
         answers[place, : len(row.tokens)] = row.loss_mask
     mask = answers if row_tokens is None else answers & (np.cumsum(answers, axis=1) <= row_tokens)
+    by_row = [len(row.tokens) for row in rows], [row.last_prompt for row in rows], [row.last_content for row in rows]
     return Batch(
-        ids=torch.from_numpy(ids).to(device),
-        loss_mask=torch.from_numpy(mask).to(device),
-        answers=torch.from_numpy(answers).to(device),
-        lengths=torch.tensor([len(row.tokens) for row in rows], device=device),
-        last_prompt=torch.tensor([row.last_prompt for row in rows], device=device),
-        last_content=torch.tensor([row.last_content for row in rows], device=device),
+        *(torch.from_numpy(values).to(device) for values in (ids, mask, answers)),
+        *(torch.tensor(places, device=device) for places in by_row),
     )
 
 

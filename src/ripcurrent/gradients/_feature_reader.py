@@ -81,12 +81,8 @@ class FeatureReader:
 
 def at_position(states: Tensor, batch: Batch, position: Position) -> Tensor:
     """Each row's state at a position, shape ``(rows, width)``; ``mean_response`` averages in float32."""
-    rows = torch.arange(batch.rows, device=states.device)
-    if position == "last":
-        return states[rows, batch.lengths - 1]
-    if position == "last_content":
-        return states[rows, batch.last_content]
-    if position == "last_prompt":
-        return states[rows, batch.last_prompt]
+    places = {"last": batch.lengths - 1, "last_content": batch.last_content, "last_prompt": batch.last_prompt}
+    if position in places:
+        return states[torch.arange(batch.rows, device=states.device), places[position]]
     mask = batch.answers.float()
     return torch.bmm(mask.unsqueeze(1), states.float()).squeeze(1) / mask.sum(dim=1, keepdim=True).clamp_min(1.0)

@@ -1,6 +1,6 @@
 """Hooks that meet each layer's input with its output gradient in the backward pass, and what is made of the pair."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -10,7 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from ripcurrent.gradients._batch import Batch
-from ripcurrent.gradients._directions import DENSE, Directions, Factoring, Gradient, GroupKey, entry_keys, term_keys
+from ripcurrent.gradients._directions import (
+    DENSE,
+    Directions,
+    Factoring,
+    Gradient,
+    GroupKey,
+    added_up,
+    entry_keys,
+    term_keys,
+)
 from ripcurrent.gradients._head import HeadChunk
 from ripcurrent.gradients._layers import LayerGroup, ModelLayers, TrackedLayer
 from ripcurrent.gradients._shared import SharedLinear
@@ -230,38 +239,11 @@ class Terms(NamedTuple):
 
 
 class KeptTerms:
-    """Collects, over batches, what a factoring keeps instead of sums."""
+    """Collects, over batches, what a factoring keeps instead of sums; tokens without a gradient are left out."""
 
     def __init__(self, factoring: Factoring = DENSE) -> None:
-        self._terms: dict[GroupKey, list[Terms]] = {key: [] for key in factoring.groups}
-        self._entries: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in factoring.tables}
-
-    def add_group(self, number: int, inputs: Tensor, output_grads: Sequence[Tensor]) -> bool:
-        """Keep a group's inputs and output gradients of a batch, ``(rows, tokens, …)`` each; False where it is dense.
-
-        Tokens without a gradient are left out.
-        """
-        if number not in self._terms:
-            return False
-        joined = torch.cat(list(output_grads), dim=-1)
-        row, token = joined.any(dim=-1).nonzero(as_tuple=True)
-        self._terms[number].append(Terms(inputs[row, token], joined[row, token], token))
-        return True
-
-    def add_head(self, name: str, terms: Terms) -> bool:
-        """The head's terms of some rows; False where it is dense."""
-        if name not in self._terms:
-            return False
-        self._terms[name].append(terms)
-        return True
-
-    def add_table(self, name: str, ids: Tensor, grads: Tensor) -> bool:
-        """A table's looked-up ids and gradients of a batch; False where it is dense."""
-        if name not in self._entries:
-            return False
-        found = grads.any(dim=-1)
-        self._entries[name].append((ids[found], grads[found]))
-        return True
+        self.terms: dict[GroupKey, list[Terms]] = {key: [] for key in factoring.groups}
+        self.entries: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in factoring.tables}
 
     def gradient(self, shared: int) -> Gradient:
         """Everything as a gradient has it.
@@ -270,15 +252,13 @@ class KeptTerms:
         those before it alone: their output gradients are added, and one term is left for each.
         """
         gathered: Gradient = {}
-        for key, parts in self._terms.items():
+        for key, parts in self.terms.items():
             inputs, grads = _joined(parts, shared)
             weights = torch.ones(len(inputs), device=inputs.device)
             gathered |= dict(zip(term_keys(key), (inputs, grads, weights), strict=True))
-        for name, pairs in self._entries.items():
-            ids, numbers = torch.unique(torch.cat([ids for ids, _ in pairs]), return_inverse=True)
-            rows = torch.cat([grads for _, grads in pairs]).float()
-            entries = torch.zeros(len(ids), rows.shape[1], device=rows.device).index_add_(0, numbers, rows)
-            gathered |= dict(zip(entry_keys(name), (ids, entries), strict=True))
+        for name, pairs in self.entries.items():
+            occurring, entries = added_up(*map(torch.cat, zip(*pairs, strict=True)))
+            gathered |= dict(zip(entry_keys(name), (occurring, entries), strict=True))
         return gathered
 
 
@@ -311,7 +291,12 @@ class GradientSum(LayerHooks):
 
     def linear_hook(self, number: int, member: int, grad: Tensor) -> None:
         met = self.meet(number, member, grad)
-        if met is None or self.kept.add_group(number, met.inputs, met.output_grads):
+        if met is None:
+            return
+        if number in self.kept.terms:
+            joined = met.joined()
+            row, token = joined.any(dim=-1).nonzero(as_tuple=True)
+            self.kept.terms[number].append(Terms(met.inputs[row, token], joined[row, token], token))
             return
         for layer, own in zip(met.group.layers, met.output_grads, strict=True):
             self.into[layer.weight] += linear.linear_gradient(met.inputs, own)
@@ -320,13 +305,17 @@ class GradientSum(LayerHooks):
         self.into[name] += gradients.sum(dim=0)
 
     def table(self, name: str, ids: Tensor, grads: Tensor) -> None:
-        if not self.kept.add_table(name, ids, grads):
+        if name in self.kept.entries:
+            found = grads.any(dim=-1)
+            self.kept.entries[name].append((ids[found], grads[found]))
+        else:
             self.into[name] += embedding.embedding_gradient(ids, grads, self.into[name].shape[0])
 
     def head(self, chunk: HeadChunk) -> None:
         weight, bias = self.layers.head_weight, self.layers.head_bias
-        terms = Terms(chunk.inputs, chunk.logit_grads, chunk.positions[1])
-        if weight is not None and not self.kept.add_head(weight, terms):
+        if weight in self.kept.terms:
+            self.kept.terms[weight].append(Terms(chunk.inputs, chunk.logit_grads, chunk.positions[1]))
+        elif weight is not None:
             self.into[weight] += chunk.logit_grads.float().mT @ chunk.inputs.float()
         if bias is not None:
             self.into[bias] += chunk.logit_grads.float().sum(dim=0)

@@ -28,7 +28,6 @@ class TrackedLayer:
     name: str
     module: nn.Module
     kind: Literal["linear", "embedding", "rms_norm", "layer_norm"]
-    """How its gradients are formed."""
     weight: str
     bias: str | None
     scale: float = 1.0
@@ -45,7 +44,6 @@ class LayerGroup:
 
     @property
     def linear(self) -> bool:
-        """Whether the members' weights are those of matrix products."""
         return self.layers[0].kind == "linear"
 
     def shape(self) -> tuple[int, int]:
@@ -78,13 +76,7 @@ class ModelLayers:
         scored = self.parameter_shapes()
         return tuple(name for name, _ in self.causal.named_parameters() if name not in scored)
 
-    def device_of(self, name: str) -> torch.device:
-        """Where a parameter is, and so what is multiplied with it."""
-        device: torch.device = self.causal.get_parameter(name).device
-        return device
-
     def tables(self) -> list[TrackedLayer]:
-        """The embedding tables."""
         return [layer for group in self.groups for layer in group.layers if layer.kind == "embedding"]
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -284,16 +276,13 @@ class TrialPass:
         ids = torch.randint(0, vocabulary, (2, 6), generator=torch.Generator().manual_seed(0)).to(device)
 
         def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+            self.entered.add(module)
             value = args[0] if args else next(iter(kwargs.values()), None)
             if isinstance(value, Tensor) and isinstance(output, Tensor):
                 self.inputs.setdefault(module, []).append(value)
                 self.outputs[module] = output
 
-        def enter(module: nn.Module, args: tuple[Any, ...]) -> None:
-            self.entered.add(module)
-
         handles = [module.register_forward_hook(keep, with_kwargs=True) for module in causal.modules()]
-        handles += [module.register_forward_pre_hook(enter) for module in causal.modules()]
         try:
             with torch.no_grad():
                 states = base(input_ids=ids, use_cache=False)[0]

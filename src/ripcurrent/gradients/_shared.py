@@ -39,8 +39,7 @@ def worth_sharing(batch: Batch) -> int:
 class SharedLinear:
     """Hooks before and after a linear layer, which passes each of the batch's distinct tokens once.
 
-    Layers that are not given the batch's ``(rows, tokens)`` of a width are left alone: only there the second axis is
-    known to be the tokens. So are narrow ones, whose products cost less than the copies.
+    Narrow layers and those that are not given the batch's ``(rows, tokens)`` of a width are left alone.
     """
 
     def __init__(self, shape: tuple[int, int], shared: int) -> None:

@@ -58,7 +58,6 @@ class TokenShares(LayerHooks):
         self._add(self._directions.table_dots(name, ids, grads))
 
     def head(self, chunk: HeadChunk) -> None:
-        """The head's terms, each at the position that predicts the token."""
         positions = tuple(index.cpu() for index in chunk.positions)
         if self.layers.head_weight is not None:
             dots = self._directions.head_dots(self.layers.head_weight, chunk.inputs, chunk.logit_grads)

@@ -50,14 +50,13 @@ def choose_ways(
     ghost_dots = 2.0 * directions * (tokens if pushed is None else pushed) * size
     gram_norm = 2.0 * tokens**2 * (fan_out + fan_in) + norm_cost * tokens**2
     read_dots, read_norm = dot_cost * size, norm_cost * size
+    dots = {False: ghost_dots} if directions == 0 else {False: ghost_dots, True: read_dots}
+    norms = {False: gram_norm, True: read_norm}
     options = {
-        Ways(transient_dots=False, transient_norm=False): ghost_dots + gram_norm,
-        Ways(transient_dots=True, transient_norm=False): form + read_dots + gram_norm,
-        Ways(transient_dots=False, transient_norm=True): ghost_dots + form + read_norm,
-        Ways(transient_dots=True, transient_norm=True): form + read_dots + read_norm,
+        Ways(by_dots, by_norm): dots[by_dots] + norms[by_norm] + (form if by_dots or by_norm else 0.0)
+        for by_dots in dots
+        for by_norm in norms
     }
-    if directions == 0:
-        options = {way: cost for way, cost in options.items() if not way.transient_dots}
     return min(options, key=lambda way: options[way])
 
 
