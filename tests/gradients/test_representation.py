@@ -36,16 +36,13 @@ def expected(model: Any, row: EncodedRow, layer: int | None, position: Position)
     kept: list[torch.Tensor] = []
     base = model.base_model
     blocks = base.layers if hasattr(base, "layers") else base.h
-    handle = None
-    if layer is not None:
-        handle = blocks[layer].register_forward_hook(
-            lambda module, inputs, output: kept.append(output[0] if isinstance(output, tuple) else output)
-        )
+    handle = blocks[layer or 0].register_forward_hook(
+        lambda module, inputs, output: kept.append(output[0] if isinstance(output, tuple) else output)
+    )
     with torch.no_grad():
         ids = torch.tensor(row.tokens.astype(np.int64)).unsqueeze(0)
         states = model(input_ids=ids, output_hidden_states=True).hidden_states
-    if handle is not None:
-        handle.remove()
+    handle.remove()
     chosen = states[-1][0] if layer is None else kept[0].reshape(states[-1][0].shape)
     if layer is not None and layer % len(blocks) < len(blocks) - 1:
         # output_hidden_states starts with the embeddings; its last is after the final norm

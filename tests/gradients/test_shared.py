@@ -1,16 +1,18 @@
-"""Rows that begin alike: products of a batch whose first tokens pass once, against one-row autograd."""
+"""Rows that begin alike: products of batches whose first tokens pass once, and states after a shared prefix."""
 
 import gc
 import weakref
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import peft
 import pytest
 import torch
 
-from ripcurrent.gradients import GradientPass, _shared, make_batch
-from ripcurrent.gradients._shared import SharedLinear, worth_sharing
+from ripcurrent.gradients import FeatureReader, GradientPass, Position, _shared, make_batch
+from ripcurrent.gradients._shared import SharedLinear, SharedPrefix, common_length, worth_sharing
+from ripcurrent.models import use_grouped_attention
 from tests.gradients.oracle import PREFIX, chat_model, compare_with_autograd, random_stack, rows_behind_a_prefix
 from tests.models.tiny import KINDS, tiny_model
 
@@ -41,15 +43,14 @@ def tokens_passed(module: torch.nn.Module) -> list[int]:
 def test_products_equal_a_one_row_autograd_loop_and_the_prefix_passes_once(kind: str) -> None:
     model = tiny_model(kind)
     rows = rows_behind_a_prefix(5, seed=1)
-    layers = [module for module in model.model.modules()] if hasattr(model, "model") else [*model.transformer.modules()]
+    layers = model.base_model.modules()
     seen = [tokens_passed(layer) for layer in layers if type(layer).__name__ in ("Linear", "Conv1D")]
     compare_with_autograd(model, rows)
     batch = make_batch(rows, CPU)
     shared, width = worth_sharing(batch), batch.ids.shape[1]
     assert shared >= PREFIX
     assert seen
-    assert all(shared + 5 * (width - shared) in each for each in seen)
-    assert not any(5 * width in each for each in seen)
+    assert all(shared + 5 * (width - shared) in each and 5 * width not in each for each in seen)
 
 
 def test_scope_lora_shares_too() -> None:
@@ -71,12 +72,8 @@ def test_nothing_is_shared_where_it_would_not_pay() -> None:
     apart.tokens[2] += 1
     assert worth_sharing(make_batch([rows[0], apart], CPU)) == 0, "two tokens of so many"
     assert worth_sharing(make_batch([rows[0], rows[0]], CPU)) == make_batch(rows[:1], CPU).ids.shape[1]
-
-
-def test_rows_that_are_all_alike_are_measured() -> None:
-    """Nothing is left of the batch after what they share."""
-    rows = rows_behind_a_prefix(1, seed=5) * 3
-    compare_with_autograd(tiny_model("llama_tied"), rows)
+    # nothing is left of a batch of rows that are all alike
+    compare_with_autograd(tiny_model("llama_tied"), rows[:1] * 3)
 
 
 def test_layers_that_are_given_something_else_than_every_token_or_are_narrow_pass_what_they_are_given(
@@ -110,3 +107,71 @@ def test_a_measured_batch_leaves_no_activation_behind() -> None:
         assert all(one() is None for one in seen)
     finally:
         gc.enable()
+
+
+def counted(model: Any) -> list[int]:
+    """Filled with the tokens of every forward pass from now on."""
+    seen: list[int] = []
+    base = getattr(model, model.base_model_prefix)
+    base.register_forward_pre_hook(lambda _, __, named: seen.append(named["input_ids"].numel()), with_kwargs=True)
+    return seen
+
+
+ATTENDING = ("llama_tied", "qwen2", "qwen3", "gemma2", "gemma3", "gpt2", "mistral", "phi3")
+ATTENTION = [(kind, grouped) for kind in ATTENDING for grouped in (False, True) if (kind, grouped) != ("gemma2", True)]
+"""Gemma 2 caps its attention scores, which grouped products leave to transformers."""
+
+
+@pytest.mark.parametrize(("kind", "grouped"), ATTENTION)
+@pytest.mark.parametrize("position", ["last", "mean_response"])
+def test_features_are_those_of_rows_alone(kind: str, grouped: bool, position: Position) -> None:
+    model = chat_model(tiny_model(kind))
+    if grouped:
+        use_grouped_attention(model.model)
+    batch = rows_behind_a_prefix(5, seed=1)
+    for layer in (None, 0):
+        reader = FeatureReader(model, layer=layer, position=position)
+        alone = np.concatenate([reader.forward(make_batch([row], CPU)).features for row in batch])
+        seen = counted(model.model)
+        for _ in range(2):
+            found = reader.forward(make_batch(batch, CPU)).features
+            np.testing.assert_allclose(found, alone, rtol=1e-4, atol=1e-5)
+        width = make_batch(batch, CPU).ids.shape[1]
+        assert seen[0] >= PREFIX, "the prefix, once"
+        assert seen[1:] == [5 * (width - seen[0])] * 2
+
+
+def test_rows_with_other_prefixes_come_between() -> None:
+    model = chat_model(tiny_model("llama_tied"))
+    reader = FeatureReader(model)
+    first, second = rows_behind_a_prefix(4, seed=1), [*rows_behind_a_prefix(3, seed=2, prefix=13)]
+    alone = [
+        np.concatenate([reader.forward(make_batch([row], CPU)).features for row in part]) for part in (first, second)
+    ]
+    for place in (0, 1, 0, 1):
+        found = reader.forward(make_batch((first, second)[place], CPU)).features
+        np.testing.assert_allclose(found, alone[place], rtol=1e-4, atol=1e-5)
+
+
+def test_the_same_batch_gives_the_same_bits_whatever_was_seen_before() -> None:
+    """A resumed scan has not seen the batches before."""
+    model = chat_model(tiny_model("qwen2"))
+    fresh, used = FeatureReader(model), FeatureReader(model)
+    for seed in range(12):
+        used.forward(make_batch(rows_behind_a_prefix(3, seed=seed, prefix=8 + seed), CPU))
+    batch = make_batch(rows_behind_a_prefix(4, seed=50), CPU)
+    assert np.array_equal(fresh.forward(batch).features, used.forward(batch).features)
+
+
+def test_no_token_is_shared_whose_state_or_loss_is_asked_for() -> None:
+    row = rows_behind_a_prefix(1, seed=3)[0]
+    twice = make_batch([row, row], CPU)
+    first_loss = int(np.flatnonzero(row.loss_mask)[0])
+    assert common_length(twice) == min(first_loss, row.last_prompt, row.last_content, len(row.tokens) - 1)
+    apart = replace(row, tokens=row.tokens.copy())
+    apart.tokens[5] += 1
+    assert common_length(make_batch([row, apart], CPU)) == 5
+    model = tiny_model("llama_tied")
+    split = SharedPrefix(model.model, model.config).split
+    assert split(make_batch([row, apart], CPU))[0] == {}, "too short to pay"
+    assert split(make_batch([row], CPU))[0] == {}, "one row shares with none"
