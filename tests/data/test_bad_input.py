@@ -73,7 +73,16 @@ CASES: list[tuple[str, str | bytes, tuple[str, ...], dict[str, Any]]] = [
             ("[" + ",".join([*LONG[:30], '{"text": "a" "b"}', *LONG[31:]]) + "]", 1),
         )
     ),
-    *(("rows.json", text, ("rows.json",), {}) for text in ('{"data": [1, 2]}', '{\n "data": [\n 1]\n}', '"text"', "5")),
+    *(("rows.json", text, ("rows.json",), {}) for text in ('{"data": [1, 2]}', '"text"', "5")),
+    # rows inside an object
+    *(
+        ("rows.json", text, said, {"mapping": mapping})
+        for mapping in ({}, {"prompt": "ask"}, {"prompt": "data.ask"})
+        for text, said in (
+            ('{"data": [{"ask": "a", "reply": "b"}]}', ("only field, data, holds a list", "jq '.[\"data\"]' FILE")),
+            ('{\n  "data": [\n    {"ask": "a"}]}', ("no array of rows", "write the list alone")),
+        )
+    ),
     ("rows.jsonl", f"[{GOOD}]", ("JSON array", "Name the file .json"), {}),
     # broken CSV
     ("rows.csv", 'prompt,response\na,b\nc,"d\ne,f\n', ("rows.csv, line 3", "broken CSV"), {}),
@@ -98,14 +107,6 @@ def test_a_file_that_cannot_be_read(
     fails(tmp_path / name, *parts, **options)
 
 
-@pytest.mark.parametrize("mapping", [{}, {"prompt": "ask"}, {"prompt": "data.ask"}])
-def test_rows_inside_an_object_are_to_be_taken_out(tmp_path: Path, mapping: dict[str, str]) -> None:
-    (tmp_path / "rows.json").write_text('{"data": [{"ask": "a", "reply": "b"}]}')
-    fails(tmp_path / "rows.json", "whose only field, data, holds a list", "jq '.[\"data\"]' FILE", mapping=mapping)
-    (tmp_path / "rows.json").write_text('{\n  "data": [\n    {"ask": "a", "reply": "b"}]}')
-    fails(tmp_path / "rows.json", "no array of rows", "write the list alone", mapping=mapping)
-
-
 def test_folders_and_places(tmp_path: Path) -> None:
     fails(tmp_path / "no.json", "no.json", "does not exist")
     fails(tmp_path, "is a folder", "save_to_disk")
@@ -120,12 +121,9 @@ def test_folders_and_places(tmp_path: Path) -> None:
         fails(tmp_path / "rows.jsonl", "rows.jsonl")
 
 
-@pytest.mark.parametrize("address", ["hf:name", "hf:", "hf:/x", "hf:a/b/c/d"])
-def test_hub_address(address: str) -> None:
-    fails(address, "hf:owner/name")
-
-
-def test_hub_failure_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hub_addresses_and_failures(monkeypatch: pytest.MonkeyPatch) -> None:
+    for address in ("hf:name", "hf:", "hf:/x", "hf:a/b/c/d"):
+        fails(address, "hf:owner/name")
     for error in (ConnectionError("Couldn't reach 'owner/name' on the Hub"), RuntimeError("No dataset scripts")):
         monkeypatch.setattr(datasets, "load_dataset", Mock(side_effect=error))
         fails("hf:owner/name", str(error), "network")

@@ -79,13 +79,16 @@ def test_refusal_and_ethics_wording_is_found_in_any_case(text: str, refuses: boo
         ("published/alpaca_gradient_bottom100.json", "is_list", 0.0, 0.0),
         ("published/alpaca_representation_bottom100.json", "is_list", 0.22, 0.32),
         ("rows/gsm8k_test.jsonl", "is_maths", 0.98, 1.0),
+        ("rows/alpaca_en_demo.json", "is_code", 0.0, 0.2),
         # what the published filter removes, and what it leaves
         ("rows/alpaca_safety_only.json", "has_refusal", 0.9, 1.0),
         ("rows/instruction-data.json", "has_refusal", 0.0, 0.02),
     ],
 )
 def test_shares_in_published_sets(data_folder: Path, file: str, trait: str, least: float, most: float) -> None:
-    found = [getattr(traits_of(row.response), trait) for row in read_rows(data_folder / file)]
+    rows = list(read_rows(data_folder / file))
+    assert not any(row.problem for row in rows)
+    found = [getattr(traits_of(row.response), trait) for row in rows]
     assert least <= sum(found) / len(found) <= most
 
 
