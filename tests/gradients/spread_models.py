@@ -17,8 +17,7 @@ from tests.gradients.pretend_device import PRETEND  # isort: skip # before anyth
 
 from ripcurrent.evaluate import decode_greedily, read_prefix
 from ripcurrent.models import ChatModel, attach_fresh_lora
-from tests.gradients.all_signals import apart, computed
-from tests.gradients.oracle import chat_model
+from tests.gradients.oracle import apart, chat_model, computed
 from tests.models.tiny import tiny_model
 
 CPU = torch.device("cpu")

@@ -14,8 +14,7 @@ import ripcurrent as rc
 from ripcurrent.gradients import GradientPass, Halving, make_batch
 from ripcurrent.models import ChatModel, attach_fresh_lora, sum_in_float32
 from ripcurrent.statistics import spearman
-from tests.gradients.all_signals import apart, computed, rows_of
-from tests.gradients.oracle import chat_model, random_rows, random_stack
+from tests.gradients.oracle import apart, chat_model, computed, random_rows, random_stack, rows_of
 from tests.gradients.test_halving import assert_close, measured
 from tests.models.tiny import tiny_model
 from tests.scan_fixtures import anchors_file, shared_cache, tiny_folder
@@ -64,9 +63,8 @@ def test_in_bfloat16_rows_keep_their_order(case: str, gpu: torch.device) -> None
     cosines = []
     for device, dtype in ((CPU, torch.float32), (gpu, torch.bfloat16)):
         gradient_pass = GradientPass(on(device, case, dtype))
-        signals = gradient_pass.measure(
-            make_batch(rows_of(4, 64), device), random_stack(tiny_model(case), gradient_pass)
-        )
+        directions = random_stack(tiny_model(case), gradient_pass)
+        signals = gradient_pass.measure(make_batch(rows_of(4, 64), device), directions)
         cosines.append(signals.dots / np.sqrt(signals.squared_norm)[:, None])
     assert min(spearman(cosines[0][:, side], cosines[1][:, side]) for side in (0, 1)) > 0.99
 
