@@ -20,12 +20,9 @@ from tests.select.fabricate import HARMFUL_PLACES, fabricate, fabricate_cosines
 def made(**changes):
     with tempfile.TemporaryDirectory() as folder:
         run = fabricate(Path(folder), **changes)
-        for name in run.columns:
+        for name in set(run.columns) - {"row", "id", "status"}:
             # read while the folder is there: columns are kept
-            if name in ("row", "id", "status"):
-                continue
             (run.flags if name.startswith(("is_", "has_", "opens_", "trunc")) else run.floats)(name)
-        assert run.scored.any()
         return run
 
 
@@ -99,7 +96,6 @@ def test_the_cosines_of_every_row_that_has_some_are_read_from_the_shards(tmp_pat
     rows, read = (np.concatenate(parts) for parts in zip(*run.cosines(), strict=True))
     assert sorted(rows) == [row for row in range(50) if run.scored[row] or row % 2]
     np.testing.assert_array_equal(read, fabricate_cosines(run.scored)[rows])
-    assert np.isnan(read).any()
 
 
 @whole
@@ -122,8 +118,7 @@ def test_equal_seeds_give_equal_controls_and_another_seed_other_rows():
     selection = top(run, 30)
     first, again, other = (controls_for(run, selection, (seed,), losses=True) for seed in (0, 0, 1))
     assert repr(first) == repr(again)
-    for one, two in zip(first, other, strict=True):
-        assert (one.indices == two.indices) == (one.kind == "bottom")
+    assert [one.kind for one, two in zip(first, other, strict=True) if one.indices == two.indices] == ["bottom"]
 
 
 @settings(deadline=None)
@@ -152,13 +147,13 @@ def test_the_length_match_stands_in_the_order_of_the_rows_it_stands_for():
 
 def test_rows_of_equal_length_are_equally_likely_to_be_matched():
     run = made(rows=40, unscored=0.0, columns={"response_tokens": [20] * 40})
-    selection, counts = top(run, 5), np.zeros(40)
-    for seed in range(300):
-        counts[list(match_length(run, selection, seed).indices)] += 1
+    selection = top(run, 5)
+    counts = np.bincount(
+        [row for seed in range(300) for row in match_length(run, selection, seed).indices], minlength=40
+    )
     drawn = np.delete(counts, list(selection.indices))
     # 1,500 draws over 35 rows: 43 each, standard deviation 6
-    assert drawn.min() > 15
-    assert drawn.max() < 75
+    assert 15 < drawn.min() <= drawn.max() < 75
 
 
 @whole
@@ -181,14 +176,9 @@ def test_the_format_match_takes_the_same_combination_while_there_is_one(run, k, 
 
 def test_a_combination_that_runs_out_is_filled_from_the_nearest():
     # row 0 is selected: a bulleted list with code; row 3 differs in one trait, all others in more
-    traits = {
-        **dict.fromkeys(FORMAT_TRAITS, [False] * 6),
-        "is_list": [True, False, False, True, False, False],
-        "is_bullet": [True, False, False, True, False, False],
-        "is_code": [True, False, False, False, False, False],
-        "gradient_balanced": [1.0, 0.1, 0.2, 0.3, 0.4, 0.5],
-    }
-    run = made(rows=6, unscored=0.0, columns=traits)
+    having = {"is_list": (0, 3), "is_bullet": (0, 3), "is_code": (0,)}
+    traits = {trait: [row in having.get(trait, ()) for row in range(6)] for trait in FORMAT_TRAITS}
+    run = made(rows=6, unscored=0.0, columns={**traits, "gradient_balanced": [1.0, 0.1, 0.2, 0.3, 0.4, 0.5]})
     matched = match_format(run, top(run, 1, "gradient_balanced"), seed=0)
     assert (matched.indices, matched.filled, matched.shortfall) == ((3,), 1, 0)
     assert "1 traits differing" in matched.notes[0]

@@ -86,25 +86,6 @@ def test_a_file_that_is_no_selections_is_not_overwritten(run, tmp_path):
     assert select(run, top=10, seed=(0,))[0].path == record.path
 
 
-def test_a_selection_of_other_rows_or_by_another_models_scores_keeps_its_name(run, tmp_path):
-    chosen, dataset = tmp_path / "chosen", tmp_path / "rows.jsonl"
-    select(run, top=10, out=chosen, name="mine", seed=(0,))
-    before = {path.name: path.read_bytes() for path in chosen.iterdir()}
-    for changed in ({"fingerprint": "b"}, {"position": "last_prompt"}):
-        manifest(dataset, **changed).write(run.folder)
-        with pytest.raises(RipcurrentError, match="by the scores of another scan"):
-            select(run.folder, top=10, out=chosen, name="mine", seed=(0,))
-    # where a batch ends does not make another scan
-    manifest(dataset, token_budget=64).write(run.folder)
-    select(run.folder, top=10, out=chosen, name="mine", seed=(0,))
-    assert {path.name for path in chosen.iterdir()} == set(before)
-    record = json.loads((chosen / "mine.json").read_text())
-    record["provenance"]["dataset"] |= {"sha256": "another", "path": "other.jsonl"}
-    (chosen / "mine.json").write_text(json.dumps(record))
-    with pytest.raises(RipcurrentError, match=r"already holds another selection \(of other\.jsonl\)"):
-        select(run, top=10, out=chosen, name="mine", seed=(0,))
-
-
 def test_a_json_dataset_keeps_rows_and_record_apart(tmp_path):
     record = select(fabricate(tmp_path, 40, suffix=".json"), bottom=4)[0]
     assert (record.path.name, record.record_path.name) == ("bottom-4.rows.json", "bottom-4.json")
@@ -130,14 +111,11 @@ def test_a_folder_dataset_can_be_selected_from_twice(run, tmp_path):
 
 
 def test_drop_leaves_every_other_row_in_input_order_and_notes_those_without_a_score(run, tmp_path):
-    records = select(run, top=10, drop=True)
-    dropped = set(records[0].selection.indices)
-    kept = [line for row, line in enumerate(lines(tmp_path / "rows.jsonl")) if row not in dropped]
-    assert lines(records[0].remaining_path) == kept
-    assert len(kept) == 70
-    assert all(record.remaining_path is None for record in records[1:])
-    unscored = int((~run.scored).sum())
-    assert f"{unscored} of the remaining rows have no score" in records[0].selection.notes[0]
+    first, *controls = select(run, top=10, drop=True)
+    source = enumerate(lines(tmp_path / "rows.jsonl"))
+    assert lines(first.remaining_path) == [line for row, line in source if row not in first.selection.indices]
+    assert all(record.remaining_path is None for record in controls)
+    assert f"{(~run.scored).sum()} of the remaining rows have no score" in first.selection.notes[0]
 
 
 def test_several_rules_at_once_and_draws_with_each_seed(run):
@@ -148,17 +126,29 @@ def test_several_rules_at_once_and_draws_with_each_seed(run):
     assert controls == [f"list-6-seed-4-control-{kind}" for kind in ("random-4", "length-4", "format-4", "bottom")]
 
 
-def test_select_twice_gives_the_same_bytes_and_another_rule_may_not_take_the_name(run):
-    def written():
-        return {path.name: path.read_bytes() for path in (run.folder / "selections").iterdir()}
+def test_select_twice_gives_the_same_bytes_and_another_selection_may_not_take_the_name(run, tmp_path):
+    chosen, dataset = tmp_path / "chosen", tmp_path / "rows.jsonl"
 
-    select(run, top=10, name="risky")
+    def written(top=10):
+        select(run.folder, top=top, out=chosen, name="mine", seed=(0,))
+        return {path.name: path.read_bytes() for path in chosen.iterdir()}
+
     before = written()
-    select(run, top=10, name="risky")
     assert written() == before
     with pytest.raises(RipcurrentError, match="already holds another selection"):
-        select(run, top=12, name="risky")
-    assert written() == before
+        written(top=12)
+    for changed in ({"fingerprint": "b"}, {"position": "last_prompt"}):
+        manifest(dataset, **changed).write(run.folder)
+        with pytest.raises(RipcurrentError, match="by the scores of another scan"):
+            written()
+    # where a batch ends does not make another scan
+    manifest(dataset, token_budget=64).write(run.folder)
+    assert set(written()) == set(before)
+    record = json.loads((chosen / "mine.json").read_text())
+    record["provenance"]["dataset"] |= {"sha256": "another", "path": "other.jsonl"}
+    (chosen / "mine.json").write_text(json.dumps(record))
+    with pytest.raises(RipcurrentError, match=r"already holds another selection \(of other\.jsonl\)"):
+        written()
 
 
 @pytest.mark.parametrize(
