@@ -81,13 +81,6 @@ class OwnScale(torch.nn.Module):
         return self.inner_module(x) * self.scale
 
 
-class Scaled(torch.nn.Linear):
-    """As layers of quantised models are: a product, and then something else."""
-
-    def forward(self, x):
-        return super().forward(x) * 3
-
-
 class Packed(torch.nn.Module):
     """A linear layer whose weight is no parameter."""
 
@@ -103,9 +96,9 @@ def with_own_scale(model):
     model.model.layers[1].mlp = OwnScale(model.model.layers[1].mlp)
 
 
-def with_scaled_product(model):
-    plain = model.model.layers[1].mlp.up_proj
-    model.model.layers[1].mlp.up_proj = Scaled(plain.in_features, plain.out_features)
+def tripled(name):
+    """A layer's formula and then something else, as in quantised models."""
+    return lambda model: model.get_submodule(name).register_forward_hook(lambda module, args, output: output * 3)
 
 
 def with_packed_weights(model):
@@ -130,16 +123,9 @@ def with_a_layer_that_is_given_no_tensor(model):
         def forward(self, shape):
             return super().forward(torch.arange(shape[1]))
 
-    model.model.positions = ByShape(64, 32)
+    table = model.model.positions = ByShape(64, 32)
     layer = model.model.layers[0]
-    plain = layer.forward
-    layer.forward = lambda x, *rest, **named: plain(x + model.model.positions(tuple(x.shape)), *rest, **named)
-
-
-def with_a_norm_of_its_own_formula(model):
-    norm = model.model.layers[0].input_layernorm
-    plain = norm.forward
-    norm.forward = lambda x: plain(x) * 1.5
+    layer.register_forward_pre_hook(lambda module, args: (args[0] + table(tuple(args[0].shape)), *args[1:]))
 
 
 def with_a_layer_called_twice(model):
@@ -147,22 +133,18 @@ def with_a_layer_called_twice(model):
     block.forward = lambda x: block.down_proj(block.up_proj(x)) + block.down_proj(block.gate_proj(x))
 
 
-def with_logits_changed_after_the_head(model):
-    model.lm_head.register_forward_hook(lambda module, args, output: output * 3)
-
-
 @pytest.mark.parametrize(
     ("change", "scope", "says"),
     [
         (with_own_scale, "all", r"model\.layers\.1\.mlp \(OwnScale\)"),
-        *((with_scaled_product, scope, r"model\.layers\.1\.mlp\.up_proj \(Scaled\)") for scope in ("all", "linear")),
+        *((tripled("model.layers.1.mlp.up_proj"), scope, r"mlp\.up_proj \(Linear\)") for scope in ("all", "linear")),
         *((with_packed_weights, scope, "No linear layer of LlamaForCausalLM holds a") for scope in ("all", "linear")),
         (with_a_weight_of_two_layers, "all", r"model\.layers\.1\.mlp\.gate_proj shares its weight"),
         (with_tokens_that_see_later_ones, "all", "see the tokens after them"),
         (with_a_layer_that_is_given_no_tensor, "all", r"model\.positions \(ByShape\)"),
-        (with_a_norm_of_its_own_formula, "all", "input_layernorm"),
+        (tripled("model.layers.0.input_layernorm"), "all", "input_layernorm"),
         (with_a_layer_called_twice, "all", "2 times"),
-        (with_logits_changed_after_the_head, "all", "logits"),
+        (tripled("lm_head"), "all", "logits"),
     ],
 )
 @pytest.mark.parametrize("kind", ["llama_tied", "llama_untied"])
