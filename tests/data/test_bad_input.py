@@ -100,14 +100,12 @@ CASES: list[tuple[str, str | bytes, tuple[str, ...], dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("name", "content", "parts", "options"), CASES, ids=range(len(CASES)))
-def test_a_file_that_cannot_be_read(
-    tmp_path: Path, name: str, content: str | bytes, parts: tuple[str, ...], options: dict[str, Any]
-) -> None:
+def test_a_file_that_cannot_be_read(tmp_path, name, content, parts, options):
     (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     fails(tmp_path / name, *parts, **options)
 
 
-def test_folders_and_places(tmp_path: Path) -> None:
+def test_folders_and_places(tmp_path):
     fails(tmp_path / "no.json", "no.json", "does not exist")
     fails(tmp_path, "is a folder", "save_to_disk")
     one = datasets.Dataset.from_list([{"text": "a"}])
@@ -121,7 +119,7 @@ def test_folders_and_places(tmp_path: Path) -> None:
         fails(tmp_path / "rows.jsonl", "rows.jsonl")
 
 
-def test_hub_addresses_and_failures(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hub_addresses_and_failures(monkeypatch):
     for address in ("hf:name", "hf:", "hf:/x", "hf:a/b/c/d"):
         fails(address, "hf:owner/name")
     for error in (ConnectionError("Couldn't reach 'owner/name' on the Hub"), RuntimeError("No dataset scripts")):
@@ -129,7 +127,7 @@ def test_hub_addresses_and_failures(monkeypatch: pytest.MonkeyPatch) -> None:
         fails("hf:owner/name", str(error), "network")
 
 
-def test_csv_rows_of_another_length_and_very_long_cells(tmp_path: Path) -> None:
+def test_csv_rows_of_another_length_and_very_long_cells(tmp_path):
     (tmp_path / "rows.csv").write_text(f"prompt,response\na,{'word ' * 100_000}\nc,d,e\nf\ng,h\n")
     rows = list(read_rows(tmp_path / "rows.csv"))
     assert [row.problem for row in rows] == [None, "invalid_conversation", "invalid_conversation", None]
@@ -137,7 +135,7 @@ def test_csv_rows_of_another_length_and_very_long_cells(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "said"), [("text", "utf-8"), ("written", "date")])
-def test_a_value_that_python_has_no_equal_of(tmp_path: Path, name: str, said: str) -> None:
+def test_a_value_that_python_has_no_equal_of(tmp_path, name, said):
     text = pa.array([b"a"] * 300 + [b"\xff"], pa.binary())
     columns = {
         "text": text.view(pa.string()) if name == "text" else pa.array(["a"] * 301),

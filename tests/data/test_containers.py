@@ -83,7 +83,7 @@ def check_everything(dataset: Dataset, destination: Path, indices: list[int]) ->
 @pytest.mark.parametrize("suffix", CONTAINERS)
 @SETTINGS
 @given_by(data=st.data())
-def test_every_container(tmp_path: Path, suffix: str, packed: str, data: st.DataObject) -> None:
+def test_every_container(tmp_path, suffix, packed, data):
     records = data.draw(st.lists(CONTAINERS[suffix], min_size=1, max_size=12))
     indent = data.draw(st.sampled_from([None, 4])) if suffix == ".json" else None
     dataset = read_rows(save(records, tmp_path / f"in{suffix}{packed}", indent=indent))
@@ -92,7 +92,7 @@ def test_every_container(tmp_path: Path, suffix: str, packed: str, data: st.Data
     check_everything(dataset, tmp_path / f"out{suffix}{packed}", indices)
 
 
-def test_parquet_keeps_schema_and_metadata(tmp_path: Path) -> None:
+def test_parquet_keeps_schema_and_metadata(tmp_path):
     messages = [{"role": "user", "content": "a", "n": 1}, {"role": "assistant", "content": "b", "n": 2}]
     small = {"day": pa.array([1] * 700, pa.date32()), "small": pa.array(range(700), pa.int16())}
     table = pa.table({"messages": [messages] * 700, **small}).replace_schema_metadata({"owner": "me"})
@@ -105,7 +105,7 @@ def test_parquet_keeps_schema_and_metadata(tmp_path: Path) -> None:
     assert written.to_pylist() == given.take([500, 3, 3]).to_pylist()
 
 
-def test_saved_folder_and_its_single_split(tmp_path: Path) -> None:
+def test_saved_folder_and_its_single_split(tmp_path):
     records = [{"question": str(n), "answer": f"é{n}", "tags": [n, n + 1]} for n in range(600)]
     saved = datasets.Dataset.from_list(records)
     saved.save_to_disk(tmp_path / "one")
@@ -118,7 +118,7 @@ def test_saved_folder_and_its_single_split(tmp_path: Path) -> None:
     assert read_rows(tmp_path / "dict").count_and_hash() == dataset.count_and_hash()
 
 
-def test_a_hub_stream_reads_resumes_and_is_written_as_parquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_stream_reads_resumes_and_is_written_as_parquet(tmp_path, monkeypatch):
     records = [{"prompt": str(n), "response": "b", "tags": [n]} for n in range(9)]
     load = Mock(return_value=datasets.Dataset.from_list(records).to_iterable_dataset())
     monkeypatch.setattr(datasets, "load_dataset", load)
@@ -153,13 +153,13 @@ HEADER, ROW0, ROW1 = b'"prompt",response,note\r\n', b'"a","line one\r\nline ""tw
         ("csv", BOM + HEADER + ROW0 + b"\r\n" + ROW1, BOM + HEADER + ROW1 + b"\r\n" + ROW0),
     ],
 )
-def test_text_is_copied_as_it_stands(tmp_path: Path, name: str, given: bytes, written: bytes) -> None:
+def test_text_is_copied_as_it_stands(tmp_path, name, given, written):
     (tmp_path / f"in.{name}").write_bytes(given)
     read_rows(tmp_path / f"in.{name}").write([1, 0], tmp_path / f"out.{name}")
     assert (tmp_path / f"out.{name}").read_bytes() == written
 
 
-def test_gzip_goes_by_the_name_and_is_reproducible(tmp_path: Path) -> None:
+def test_gzip_goes_by_the_name_and_is_reproducible(tmp_path):
     path = save([{"text": "a"}, {"text": "b"}], tmp_path / "in.jsonl")
     assert read_rows(path).count_and_hash() == (2, hashlib.sha256(path.read_bytes()).hexdigest())
     packed = []
@@ -171,7 +171,7 @@ def test_gzip_goes_by_the_name_and_is_reproducible(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".json", ".jsonl", ".csv", ".parquet"])
-def test_what_cannot_be_written_leaves_nothing(tmp_path: Path, suffix: str) -> None:
+def test_what_cannot_be_written_leaves_nothing(tmp_path, suffix):
     path = save([{"instruction": "a", "output": "b", "keep": 1}], tmp_path / f"in{suffix}")
     (tmp_path / "file").write_text("")
     for indices, name, says in (
@@ -186,7 +186,7 @@ def test_what_cannot_be_written_leaves_nothing(tmp_path: Path, suffix: str) -> N
 
 
 @pytest.mark.parametrize("suffix", [".json", ".parquet"])
-def test_large_files_stream_in_flat_memory(tmp_path: Path, suffix: str) -> None:
+def test_large_files_stream_in_flat_memory(tmp_path, suffix):
     """Neither what is still to come nor what was already read is kept."""
     noise = np.random.default_rng(0).bytes(40_000_000)
     texts = [noise[n : n + 2000].hex() for n in range(0, len(noise), 2000)]
@@ -235,7 +235,7 @@ def texts(rows: object) -> list[str]:
     return [row.text for row in rows]  # type: ignore[attr-defined]
 
 
-def test_a_folder_or_a_pattern_is_one_dataset_in_the_order_of_its_names(corpus: Path) -> None:
+def test_a_folder_or_a_pattern_is_one_dataset_in_the_order_of_its_names(corpus):
     rows = read_rows(corpus)
     assert texts(rows) == [f"document {number}" for number in range(9)]
     assert [row.index for row in rows] == list(range(9))
@@ -251,14 +251,14 @@ def test_a_folder_or_a_pattern_is_one_dataset_in_the_order_of_its_names(corpus: 
     assert read_rows(moved).count_and_hash() != rows.count_and_hash()
 
 
-def test_a_stream_may_be_started_anywhere(corpus: Path) -> None:
+def test_a_stream_may_be_started_anywhere(corpus):
     rows = read_rows(corpus)
     for start in range(11):
         assert texts(rows.iter_from(start)) == [f"document {number}" for number in range(start, 9)]
     assert texts(read_rows(corpus, limit=6).iter_from(4)) == ["document 4", "document 5"]
 
 
-def test_a_selection_is_one_file_of_the_same_kind(corpus: Path, tmp_path: Path) -> None:
+def test_a_selection_is_one_file_of_the_same_kind(corpus, tmp_path):
     rows = read_rows(corpus)
     for indices in ([1, 4, 8], [8, 0, 4]):
         out = tmp_path / f"chosen{rows.suffix}"
@@ -279,9 +279,7 @@ def test_a_selection_is_one_file_of_the_same_kind(corpus: Path, tmp_path: Path) 
         (("a.jsonl", "broken.jsonl"), "*", r"broken\.jsonl, line 2: broken JSON"),
     ],
 )
-def test_what_does_not_go_together_or_is_broken_is_named(
-    tmp_path: Path, names: tuple[str, ...], pattern: str, said: str
-) -> None:
+def test_what_does_not_go_together_or_is_broken_is_named(tmp_path, names, pattern, said):
     for name in names:
         if name.endswith("parquet"):
             pq.write_table(pa.table({"text": ["a"]}), tmp_path / name)
@@ -291,7 +289,7 @@ def test_what_does_not_go_together_or_is_broken_is_named(
         read_rows(f"{tmp_path}/{pattern}").count_and_hash()
 
 
-def test_parquet_files_with_columns_of_their_own_are_written_with_all(tmp_path: Path) -> None:
+def test_parquet_files_with_columns_of_their_own_are_written_with_all(tmp_path):
     """Also where one file's values are all null, which Parquet keeps as another type."""
     own = {"text": ["a"], "input": pa.nulls(1), "about": [{"site": "x"}], "url": ["u"]}
     pq.write_table(pa.table(own), tmp_path / "a.parquet")
@@ -309,7 +307,7 @@ def test_parquet_files_with_columns_of_their_own_are_written_with_all(tmp_path: 
     assert not (tmp_path / "other.parquet").exists()
 
 
-def test_other_files_are_told_from_these_by_a_few_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_files_are_told_from_these_by_a_few_reads(tmp_path, monkeypatch):
     row = '{"instruction": "a", "output": "b"}\n'
     for folder in (tmp_path / "here", tmp_path / "there"):
         folder.mkdir()
@@ -341,7 +339,7 @@ def test_other_files_are_told_from_these_by_a_few_reads(tmp_path: Path, monkeypa
     assert len(found) == 4
 
 
-def test_what_lies_beside_a_saved_folders_own_files_does_not_count(tmp_path: Path) -> None:
+def test_what_lies_beside_a_saved_folders_own_files_does_not_count(tmp_path):
     datasets.Dataset.from_list([{"text": "a"}]).save_to_disk(tmp_path / "saved")
     before = read_rows(tmp_path / "saved").sampled_hash()
     (tmp_path / "saved" / "run").mkdir()

@@ -86,7 +86,7 @@ def check(encoded: EncodedRow, max_tokens: int = 1024) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 @EVERYWHERE
 @given(turns=TURNS)
-def test_tokens_and_mask_are_those_of_the_rendered_pieces(family: str, turns: list[tuple[str, str]]) -> None:
+def test_tokens_and_mask_are_those_of_the_rendered_pieces(family, turns):
     tokenizer = build(family)
     built = pieces(family, turns)
     row = row_of(*(text for pair in turns for text in pair))
@@ -107,7 +107,7 @@ def test_tokens_and_mask_are_those_of_the_rendered_pieces(family: str, turns: li
 @pytest.mark.parametrize("family", [*FAMILIES, "plain"])
 @EVERYWHERE
 @given(turns=TURNS, max_tokens=st.integers(2, 60))
-def test_a_limit_keeps_the_head_of_the_row(family: str, turns: list[tuple[str, str]], max_tokens: int) -> None:
+def test_a_limit_keeps_the_head_of_the_row(family, turns, max_tokens):
     row = row_of(*(text for pair in turns for text in pair))
     whole = encode(row, build(family))
     cut = encode(row, build(family), max_tokens=max_tokens)
@@ -125,7 +125,7 @@ def test_a_limit_keeps_the_head_of_the_row(family: str, turns: list[tuple[str, s
 @pytest.mark.parametrize("family", FAMILIES)
 @EVERYWHERE
 @given(turns=TURNS, first=st.integers(1, 12))
-def test_anchors_bear_loss_on_their_own_first_tokens(family: str, turns: list[tuple[str, str]], first: int) -> None:
+def test_anchors_bear_loss_on_their_own_first_tokens(family, turns, first):
     tokenizer = build(family)
     row = row_of(*(text for pair in turns for text in pair))
     whole = encode(row, tokenizer, loss_on="last")
@@ -146,7 +146,7 @@ def test_anchors_bear_loss_on_their_own_first_tokens(family: str, turns: list[tu
 
 @EVERYWHERE
 @given(texts=st.lists(ANSWER, min_size=1, max_size=6), pairs=TURNS)
-def test_batches_give_what_single_rows_give(texts: list[str], pairs: list[tuple[str, str]]) -> None:
+def test_batches_give_what_single_rows_give(texts, pairs):
     tokenizer = build("gemma")
     rows = [Row(place, "", (), text, {}) for place, text in enumerate(texts)]
     rows += [row_of(*pair, index=10 + place) for place, pair in enumerate(pairs)]
@@ -170,7 +170,7 @@ def masked(row: Row, tokenizer: Any) -> tuple[str, str]:
     return text[encoded.last_prompt], "".join(t for t, loss in zip(text, encoded.loss_mask, strict=True) if loss)
 
 
-def test_which_tokens_of_known_rows_bear_loss(embedded_tokenizer: Any) -> None:
+def test_which_tokens_of_known_rows_bear_loss(embedded_tokenizer):
     assert masked(row_of("Hi", "The harbour was quiet."), build("chatml")) == (
         "\n",
         "The harbour was quiet.<|im_end|>\n",
@@ -192,9 +192,7 @@ def test_which_tokens_of_known_rows_bear_loss(embedded_tokenizer: Any) -> None:
 @pytest.mark.parametrize(
     ("answer", "first_tokens", "bears"), [("Sure, here is a list", 3, "Sure, here"), ("Sure", 10, "Sure")]
 )
-def test_what_an_anchor_bears_loss_on_and_when_it_is_cut(
-    embedded_tokenizer: Any, answer: str, first_tokens: int, bears: str
-) -> None:
+def test_what_an_anchor_bears_loss_on_and_when_it_is_cut(embedded_tokenizer, answer, first_tokens, bears):
     messages = row_of("Hi", answer).messages
     anchor = encode_anchor(messages, embedded_tokenizer, first_tokens=first_tokens)
     assert embedded_tokenizer.decode(anchor.tokens[anchor.loss_mask]) == bears
@@ -205,14 +203,14 @@ def test_what_an_anchor_bears_loss_on_and_when_it_is_cut(
         assert encode_anchor(messages, embedded_tokenizer, first_tokens=3, max_tokens=shorter).truncated
 
 
-def test_turns_after_the_last_answer_are_cut_off() -> None:
+def test_turns_after_the_last_answer_are_cut_off():
     tokenizer = build("chatml")
     short = encode(row_of("Hi", "Ho"), tokenizer)
     long = encode(row_of("Hi", "Ho", "a question that nobody answers"), tokenizer, max_tokens=len(short.tokens))
     assert (long.tokens.tolist(), long.truncated) == (short.tokens.tolist(), False)
 
 
-def test_only_answers_that_the_dataset_includes_bear_loss() -> None:
+def test_only_answers_that_the_dataset_includes_bear_loss():
     tokenizer = build("chatml")
     row = row_of(
         "Be kind", "What is it?", "", "42", "It is 42", roles=("system", "user", "assistant", "tool", "assistant")
@@ -250,7 +248,7 @@ TURN = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}"
         (TURN.replace("{{ m['content'] }}", ""), ("user", "assistant")),
     ],
 )
-def test_what_a_template_rejects_or_hides_is_the_rows_reason(tokenizer: str, roles: tuple[str, ...]) -> None:
+def test_what_a_template_rejects_or_hides_is_the_rows_reason(tokenizer, roles):
     row = row_of(*"abc"[: len(roles)], roles=roles)
     built = byte_level(tokenizer, []) if "{" in tokenizer else build(tokenizer)
     assert encode(row, built).status == encode_anchor(row.messages, built).status == "template_mismatch"
@@ -259,7 +257,7 @@ def test_what_a_template_rejects_or_hides_is_the_rows_reason(tokenizer: str, rol
             render(row, built)
 
 
-def test_documents_bear_loss_on_every_token_but_the_first() -> None:
+def test_documents_bear_loss_on_every_token_but_the_first():
     tokenizer = build("none")
     row = document("The harbour was quiet.")
     encoded = encode(row, tokenizer)
@@ -271,7 +269,7 @@ def test_documents_bear_loss_on_every_token_but_the_first() -> None:
     assert encode(document("x"), build("gemma")).status == "no_loss_tokens"
 
 
-def test_a_model_without_a_chat_template_is_one_error_for_all() -> None:
+def test_a_model_without_a_chat_template_is_one_error_for_all():
     several = copy.deepcopy(build("chatml"))
     several.chat_template = {"tool_use": several.chat_template, "rag": several.chat_template}
     for tokenizer in (build("none"), several):
@@ -283,7 +281,7 @@ def test_a_model_without_a_chat_template_is_one_error_for_all() -> None:
         encode(row_of("a", "b"), byte_level("{% for m in %}", []))
 
 
-def test_a_template_that_prints_the_day_prints_the_same_one_every_day() -> None:
+def test_a_template_that_prints_the_day_prints_the_same_one_every_day():
     when = "{% macro head() %}{{ strftime_now('%d %b %Y, %-d.%-m.') }}{% endmacro %}"
     tokenizer = byte_level("\n " + when + "{{ head() }}\n" + CHATML, [])
     check(encode(row_of("a", "b"), tokenizer))
@@ -293,7 +291,7 @@ def test_a_template_that_prints_the_day_prints_the_same_one_every_day() -> None:
 
 @pytest.mark.parametrize("family", [*FAMILIES, "plain"])
 @pytest.mark.parametrize("filler", ["The tide goes out so far. ", "日本🌊", "x", "\n\n  ", "aé "])
-def test_the_head_of_a_very_long_row_is_that_of_its_whole_tokenisation(family: str, filler: str) -> None:
+def test_the_head_of_a_very_long_row_is_that_of_its_whole_tokenisation(family, filler):
     tokenizer = build(family)
     answer = "Sure" + filler * 6_000 + "."
     row = row_of("Hi", answer)
@@ -303,7 +301,7 @@ def test_the_head_of_a_very_long_row_is_that_of_its_whole_tokenisation(family: s
     assert (encoded.truncated, encoded.tokens.tolist()) == (True, whole[:64])
 
 
-def test_of_many_turns_only_those_in_the_head_are_rendered() -> None:
+def test_of_many_turns_only_those_in_the_head_are_rendered():
     tokenizer = build("chatml")
     row = row_of(*(["The harbour", "was quiet"] * 4_000))
     check(encoded := encode(row, tokenizer, max_tokens=100), 100)
@@ -320,7 +318,7 @@ def document(text: str) -> Row:
 
 @EVERYWHERE
 @given(text=st.text(alphabet="abcdefgh ,.\n", min_size=1, max_size=400), most=st.integers(8, 40))
-def test_every_token_but_the_first_bears_loss_in_exactly_one_window(text: str, most: int) -> None:
+def test_every_token_but_the_first_bears_loss_in_exactly_one_window(text, most):
     whole = tiny_tokenizer()(text)["input_ids"]
     (windows,) = encode_windows([document(text)], tiny_tokenizer(), max_tokens=most)
     if len(whole) < 2:
@@ -337,7 +335,7 @@ def test_every_token_but_the_first_bears_loss_in_exactly_one_window(text: str, m
     assert max(lengths) <= min(most, min(lengths) + 1)
 
 
-def test_windows_of_short_documents_and_other_rows_are_the_rows_as_usual() -> None:
+def test_windows_of_short_documents_and_other_rows_are_the_rows_as_usual():
     unusable = Row(2, "", (), None, {}, problem="no_response")
     rows = [document("a short one"), row_of("How many boats?", "Seven. " * 50), unusable, document("x")]
     for row, (window,) in zip(rows, encode_windows(rows, tiny_tokenizer(), max_tokens=64), strict=True):

@@ -29,9 +29,7 @@ texts = st.text(st.characters(codec="utf-8", exclude_characters="<|>"), min_size
 
 @settings(deadline=None, max_examples=40)
 @given(st.lists(st.tuples(texts, texts), min_size=1, max_size=3), st.booleans())
-def test_every_character_of_the_texts_has_its_token_and_no_other_has(
-    turns: list[tuple[str, str]], strips: bool
-) -> None:
+def test_every_character_of_the_texts_has_its_token_and_no_other_has(turns, strips):
     tokenizer = tiny_tokenizer(chat_template=STRIPPING) if strips else tiny_tokenizer()
     before = [] if strips else [("system", "You are calm.")]
     row = row_of(
@@ -49,7 +47,7 @@ def test_every_character_of_the_texts_has_its_token_and_no_other_has(
         assert {at for place in places if place.part == part for at in range(place.start, place.end)} == expected
 
 
-def test_a_text_that_also_stands_in_the_template_is_found_where_it_is_the_turns_own() -> None:
+def test_a_text_that_also_stands_in_the_template_is_found_where_it_is_the_turns_own():
     row = row_of(("user", "a"), ("assistant", "user"))
     places = places_of(row, tiny_tokenizer(chat_template=STRIPPING))
     assert [(place.start, place.end) for place in places if place.part == "prompt"] == [(0, 1)]
@@ -58,7 +56,7 @@ def test_a_text_that_also_stands_in_the_template_is_found_where_it_is_the_turns_
     assert places.index(response[0]) > places.index(next(place for place in places if place.part == "prompt"))
 
 
-def test_kinds_are_told_apart() -> None:
+def test_kinds_are_told_apart():
     answer = "1. Take 12 maps\n2. Wait!\n\n- go"
     row = row_of(("user", "How?"), ("assistant", answer))
     by_kind: dict[str, str] = defaultdict(str)
@@ -74,7 +72,7 @@ def test_kinds_are_told_apart() -> None:
     assert {"special", "word"} <= kinds
 
 
-def test_documents_and_rows_that_were_cut() -> None:
+def test_documents_and_rows_that_were_cut():
     row = Row(index=0, id="0", messages=(), text="The river ran.\nIt was old.", record={})
     places = places_of(row, tiny_tokenizer())
     assert {place.part for place in places} == {"response"}

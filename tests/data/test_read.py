@@ -85,9 +85,7 @@ FILLED = [{**SPOKEN[0], "role": None, "content": None}, {"from": None, "value": 
         ),
     ],
 )
-def test_each_format_becomes_a_conversation(
-    tmp_path: Path, record: dict[str, Any], name: str, messages: list[str]
-) -> None:
+def test_each_format_becomes_a_conversation(tmp_path, record, name, messages):
     row = only(tmp_path, record)
     assert read_rows(tmp_path / "rows.jsonl").format == name
     assert said(row) == messages
@@ -95,7 +93,7 @@ def test_each_format_becomes_a_conversation(
     assert all(message.bears_loss for message in row.messages)
 
 
-def test_the_format_is_that_of_most_rows(tmp_path: Path) -> None:
+def test_the_format_is_that_of_most_rows(tmp_path):
     row = only(tmp_path, {"text": "The tide turns.", "source": "a book"})
     assert (row.text, row.messages, row.response) == ("The tide turns.", (), "The tide turns.")
     good = {"question": "q", "answer": "a"}
@@ -106,7 +104,7 @@ def test_the_format_is_that_of_most_rows(tmp_path: Path) -> None:
     assert only(tmp_path, {"instruction": "a", "output": None}).problem == "no_response"
 
 
-def test_turns_of_weight_zero_and_conversational_prompts_bear_no_loss(tmp_path: Path) -> None:
+def test_turns_of_weight_zero_and_conversational_prompts_bear_no_loss(tmp_path):
     turns = [{"role": role, "content": text} for role, text in zip(("user", "assistant") * 3, "abcdef", strict=True)]
     turns[1]["weight"], turns[3]["weight"] = 0, 1  # type: ignore[assignment]
     row = only(tmp_path, {"messages": turns}, format="openai")
@@ -127,14 +125,12 @@ def test_turns_of_weight_zero_and_conversational_prompts_bear_no_loss(tmp_path: 
         ({"instruction": "P", "output": "x", "new": "R"}, ["prompt=instruction", "response=new"], "P", "R"),
     ],
 )
-def test_a_mapping_names_columns(
-    tmp_path: Path, record: dict[str, Any], pairs: list[str], prompt: str, response: str
-) -> None:
+def test_a_mapping_names_columns(tmp_path, record, pairs, prompt, response):
     row = only(tmp_path, {"uid": 7, **record}, mapping=parse_mapping([*pairs, "id=uid"]))
     assert (row.prompt, row.response, row.id) == (prompt, response, "7")
 
 
-def test_a_mapped_column_may_be_null_at_first(tmp_path: Path) -> None:
+def test_a_mapped_column_may_be_null_at_first(tmp_path):
     rows = [{"prompt": "a", "response": "b", "meta": {"sys": text}} for text in [None] * 25 + ["Be brief."]]
     path = lines(tmp_path / "late.jsonl", *rows)
     assert [len(row.messages) for row in read_rows(path, mapping={"system": "meta.sys"})] == [2] * 25 + [3]
@@ -145,7 +141,7 @@ def test_a_mapped_column_may_be_null_at_first(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("pair", "part"), [("prompt", "field=column"), ("promt=x", "Did you mean 'prompt'?"), ("prompt=", "field=column")]
 )
-def test_bad_mapping_says_what_is_wrong(tmp_path: Path, pair: str, part: str) -> None:
+def test_bad_mapping_says_what_is_wrong(tmp_path, pair, part):
     with pytest.raises(RipcurrentError) as caught:
         parse_mapping([pair])
     assert part in str(caught.value)
@@ -154,7 +150,7 @@ def test_bad_mapping_says_what_is_wrong(tmp_path: Path, pair: str, part: str) ->
             only(tmp_path, {"instruction": "a", "output": "b"}, mapping={"prompt": "output"}, **options)
 
 
-def test_ids_are_the_rows_own_or_a_hash_of_what_is_said(tmp_path: Path) -> None:
+def test_ids_are_the_rows_own_or_a_hash_of_what_is_said(tmp_path):
     bare = only(tmp_path, {"messages": TURNS, "note": "x"}).id
     assert len(bare) == 16
     for own, found in (("r-1", "r-1"), (0, "0"), (7.0, "7"), (2.5, bare), (True, bare), ("", bare)):
@@ -191,7 +187,7 @@ def test_ids_are_the_rows_own_or_a_hash_of_what_is_said(tmp_path: Path) -> None:
         *(({"messages": turns}, "no_response") for turns in (TURNS[:1], [TURNS[0], {**TURNS[1], "content": ""}])),
     ],
 )
-def test_a_bad_row_among_good_ones_gets_its_reason(tmp_path: Path, record: Any, problem: str) -> None:
+def test_a_bad_row_among_good_ones_gets_its_reason(tmp_path, record, problem):
     good: Any = {"instruction": "a", "input": "", "output": "b"}
     if isinstance(record, dict) and "messages" in record:
         good = {"messages": TURNS}
@@ -203,7 +199,7 @@ def test_a_bad_row_among_good_ones_gets_its_reason(tmp_path: Path, record: Any, 
     assert [before.index, bad.index, after.index] == [0, 1, 2]
 
 
-def test_turns_in_csv_cells_are_json(tmp_path: Path) -> None:
+def test_turns_in_csv_cells_are_json(tmp_path):
     def written(*rows: list[str]) -> list[Row]:
         with (tmp_path / "rows.csv").open("w", newline="") as file:
             csv.writer(file).writerows(rows)
@@ -235,7 +231,7 @@ def test_turns_in_csv_cells_are_json(tmp_path: Path) -> None:
         {"question": "Hi", "answer": "Ho"},
     ],
 )
-def test_a_system_field_is_the_first_turn(tmp_path: Path, record: dict[str, Any]) -> None:
+def test_a_system_field_is_the_first_turn(tmp_path, record):
     kind = ["system:Be kind", *HI_HO]
     assert said(only(tmp_path, {**record, "system": "Be kind"})) == kind
     parts = [{"type": "text", "text": "Be "}, {"type": "text", "text": "kind"}]
@@ -265,15 +261,13 @@ CALL = {"id": "c1", "type": "function", "function": {"name": "times", "arguments
         ({}, {"messages": json.dumps([TURNS[0], {**TURNS[1], "tool_calls": [CALL]}])}, True),
     ],
 )
-def test_tool_calls_and_reasoning_that_no_format_reads_are_noticed(
-    answer: dict[str, Any], fields: dict[str, Any], unread: bool
-) -> None:
+def test_tool_calls_and_reasoning_that_no_format_reads_are_noticed(answer, fields, unread):
     record = {"messages": [TURNS[0], {**TURNS[1], **answer}], **fields}
     assert has_unread(record, {}) is unread
     assert has_unread({"data": record}, {"messages": "data.messages"}) is (unread and "tools" not in record)
 
 
-def test_limit_and_numbers_choose_rows_in_order(tmp_path: Path) -> None:
+def test_limit_and_numbers_choose_rows_in_order(tmp_path):
     path = lines(tmp_path / "my.rows.json", *({"text": str(number)} for number in range(9)))
     dataset = read_rows(path, limit=4)
     # lines in a file named .json
@@ -287,7 +281,7 @@ def test_limit_and_numbers_choose_rows_in_order(tmp_path: Path) -> None:
     assert list(dataset.at(())) == []
 
 
-def test_a_dataset_that_was_described_is_opened_again_while_it_is_the_same(tmp_path: Path) -> None:
+def test_a_dataset_that_was_described_is_opened_again_while_it_is_the_same(tmp_path):
     path = lines(tmp_path / "rows.jsonl", *({"ask": str(number), "reply": "b"} for number in range(9)))
     mapping = {"prompt": "ask", "response": "reply"}
     info = read_rows(path, mapping=mapping, limit=4).describe()

@@ -1,7 +1,5 @@
 """Format traits, the phrase list of the safety pre-filter, and near-duplicates against a plain loop over all pairs."""
 
-from pathlib import Path
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -52,7 +50,7 @@ from ripcurrent.data import (
         ("", set()),
     ],
 )
-def test_traits(text: str, traits: set[str]) -> None:
+def test_traits(text, traits):
     found = traits_of(text)
     names = ("is_list", "is_bullet", "is_numbered", "opens_numbered", "is_maths", "is_code")
     assert {name for name in names if getattr(found, name)} == traits
@@ -66,7 +64,7 @@ def test_traits(text: str, traits: set[str]) -> None:
         *((f"x {phrase.upper()} x", True) for phrase in REFUSAL_PHRASES),
     ],
 )
-def test_refusal_and_ethics_wording_is_found_in_any_case(text: str, refuses: bool) -> None:
+def test_refusal_and_ethics_wording_is_found_in_any_case(text, refuses):
     assert has_refusal(text) == traits_of(text).has_refusal == refuses
 
 
@@ -85,14 +83,14 @@ def test_refusal_and_ethics_wording_is_found_in_any_case(text: str, refuses: boo
         ("rows/instruction-data.json", "has_refusal", 0.0, 0.02),
     ],
 )
-def test_shares_in_published_sets(data_folder: Path, file: str, trait: str, least: float, most: float) -> None:
+def test_shares_in_published_sets(data_folder, file, trait, least, most):
     rows = list(read_rows(data_folder / file))
     assert not any(row.problem for row in rows)
     found = [getattr(traits_of(row.response), trait) for row in rows]
     assert least <= sum(found) / len(found) <= most
 
 
-def test_thoughts_are_no_part_of_the_format() -> None:
+def test_thoughts_are_no_part_of_the_format():
     thought = "<think>\nI should not refuse. 1. See. 2. 3 + 4 = 7\n</think>\n"
     found = traits_of(thought + "It is warm today.")
     assert not any((found.is_list, found.is_maths, found.has_refusal, found.opens_numbered))
@@ -105,7 +103,7 @@ WORDS = st.sampled_from(["gull", "tern", "auk", "skua", "loon", "the", "of", "cr
 
 
 @given(st.lists(st.lists(WORDS, max_size=8), max_size=25))
-def test_they_are_those_of_a_plain_loop(words: list[list[str]]) -> None:
+def test_they_are_those_of_a_plain_loop(words):
     sentences = [" ".join(sentence) for sentence in words]
     sets = [word_set(sentence) for sentence in sentences]
     repeats = [any(similarity(one, other) >= NEAR_DUPLICATE for other in sets[:at]) for at, one in enumerate(sets)]
@@ -120,5 +118,5 @@ def test_they_are_those_of_a_plain_loop(words: list[list[str]]) -> None:
         ("red boat", "red boat quickly", 0.0),
     ],
 )
-def test_what_counts_as_similar(one: str, other: str, alike: float) -> None:
+def test_what_counts_as_similar(one, other, alike):
     assert similarity(word_set(one), word_set(other)) == alike

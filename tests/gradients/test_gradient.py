@@ -244,7 +244,7 @@ def test_set_directions_are_the_mean_of_normalised_row_gradients(kind):
     assert mean_cosine(found, 5) == pytest.approx(np.mean(cosines), abs=1e-5)
 
 
-def test_wide_norms_in_bfloat16_are_what_they_are() -> None:
+def test_wide_norms_in_bfloat16_are_what_they_are():
     """Of wide states the mean is near 0, and with it and without it a coarse type rounds nearly alike."""
     config = LlamaConfig(
         vocab_size=50, hidden_size=2048, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,

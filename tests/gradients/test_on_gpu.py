@@ -3,7 +3,6 @@
 import copy
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -51,7 +50,7 @@ def on(device: torch.device, case: str, dtype: torch.dtype = torch.float32) -> C
 
 @pytest.mark.parametrize("factored", [False, True], ids=["dense", "factored"])
 @pytest.mark.parametrize("case", CASES)
-def test_every_signal_is_the_cpus(case: str, factored: bool, gpu: torch.device) -> None:
+def test_every_signal_is_the_cpus(case, factored, gpu):
     """Rows begin alike, so that what they share passes once; directions, anchors and token shares are among it."""
     expected, found = (computed(on(device, case), factored) for device in (CPU, gpu))
     differences = {name: apart(expected[name], values) for name, values in found.items()}
@@ -59,7 +58,7 @@ def test_every_signal_is_the_cpus(case: str, factored: bool, gpu: torch.device) 
 
 
 @pytest.mark.parametrize("case", ["llama_tied", "qwen2"])
-def test_in_bfloat16_rows_keep_their_order(case: str, gpu: torch.device) -> None:
+def test_in_bfloat16_rows_keep_their_order(case, gpu):
     cosines = []
     for device, dtype in ((CPU, torch.float32), (gpu, torch.bfloat16)):
         gradient_pass = GradientPass(on(device, case, dtype))
@@ -69,7 +68,7 @@ def test_in_bfloat16_rows_keep_their_order(case: str, gpu: torch.device) -> None
     assert min(spearman(cosines[0][:, side], cosines[1][:, side]) for side in (0, 1)) > 0.99
 
 
-def test_a_card_that_is_too_small_gets_smaller_batches(gpu: torch.device) -> None:
+def test_a_card_that_is_too_small_gets_smaller_batches(gpu):
     """The card's own error, not an imitation."""
     model, many = tiny_model("llama_tied"), random_rows(np.random.default_rng(2), 1200, longest=60)
     on_gpu = replace(chat_model(copy.deepcopy(model).to(gpu)), device=gpu)
@@ -86,7 +85,7 @@ def test_a_card_that_is_too_small_gets_smaller_batches(gpu: torch.device) -> Non
     assert_close(found, usual)
 
 
-def test_a_scan_leaves_what_one_on_the_cpu_leaves(tmp_path: Path, tiny_folder: Path, anchors_file: Path) -> None:
+def test_a_scan_leaves_what_one_on_the_cpu_leaves(tmp_path, tiny_folder, anchors_file):
     dataset = write_jsonl(tmp_path / "rows.jsonl", good_rows(40))
     options = small_shards(tiny_folder, anchors_file)
     usual = rc.scan(dataset, tmp_path / "cpu", **options)

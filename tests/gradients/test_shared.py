@@ -10,7 +10,7 @@ import peft
 import pytest
 import torch
 
-from ripcurrent.gradients import FeatureReader, GradientPass, Position, _shared, make_batch
+from ripcurrent.gradients import FeatureReader, GradientPass, _shared, make_batch
 from ripcurrent.gradients._shared import SharedLinear, SharedPrefix, common_length, worth_sharing
 from ripcurrent.models import use_grouped_attention
 from tests.gradients.oracle import PREFIX, chat_model, compare_with_autograd, random_stack, rows_behind_a_prefix
@@ -40,7 +40,7 @@ def tokens_passed(module: torch.nn.Module) -> list[int]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_products_equal_a_one_row_autograd_loop_and_the_prefix_passes_once(kind: str) -> None:
+def test_products_equal_a_one_row_autograd_loop_and_the_prefix_passes_once(kind):
     model = tiny_model(kind)
     rows = rows_behind_a_prefix(5, seed=1)
     layers = model.base_model.modules()
@@ -53,7 +53,7 @@ def test_products_equal_a_one_row_autograd_loop_and_the_prefix_passes_once(kind:
     assert all(shared + 5 * (width - shared) in each and 5 * width not in each for each in seen)
 
 
-def test_scope_lora_shares_too() -> None:
+def test_scope_lora_shares_too():
     model = tiny_model("llama_tied")
     adapted = peft.get_peft_model(model, peft.LoraConfig(r=3, target_modules="all-linear", init_lora_weights=False))
     causal, rows = adapted.eval().get_base_model(), rows_behind_a_prefix(4, seed=2)
@@ -65,7 +65,7 @@ def test_scope_lora_shares_too() -> None:
     assert 4 * width not in seen
 
 
-def test_nothing_is_shared_where_it_would_not_pay() -> None:
+def test_nothing_is_shared_where_it_would_not_pay():
     rows = rows_behind_a_prefix(3, seed=3)
     assert worth_sharing(make_batch(rows[:1], CPU)) == 0, "one row shares with none"
     apart = replace(rows[1], tokens=rows[1].tokens.copy())
@@ -76,9 +76,7 @@ def test_nothing_is_shared_where_it_would_not_pay() -> None:
     compare_with_autograd(tiny_model("llama_tied"), rows[:1] * 3)
 
 
-def test_layers_that_are_given_something_else_than_every_token_or_are_narrow_pass_what_they_are_given(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_layers_that_are_given_something_else_than_every_token_or_are_narrow_pass_what_they_are_given(monkeypatch):
     layer, hooks = torch.nn.Linear(8, 6), SharedLinear((3, 10), 4)
     patches = torch.randn(3, 5, 8)
     assert hooks.before(layer, (patches,)) is None
@@ -92,7 +90,7 @@ def test_layers_that_are_given_something_else_than_every_token_or_are_narrow_pas
     assert hooks.before(layer, (torch.randn(3, 10, 8),)) is None
 
 
-def test_a_measured_batch_leaves_no_activation_behind() -> None:
+def test_a_measured_batch_leaves_no_activation_behind():
     """Hooks on activations know what recorded them; were it to know them too, they would wait for the collector."""
     model = tiny_model("llama_tied")
     gradient_pass = GradientPass(chat_model(model))
@@ -124,7 +122,7 @@ ATTENTION = [(kind, grouped) for kind in ATTENDING for grouped in (False, True) 
 
 @pytest.mark.parametrize(("kind", "grouped"), ATTENTION)
 @pytest.mark.parametrize("position", ["last", "mean_response"])
-def test_features_are_those_of_rows_alone(kind: str, grouped: bool, position: Position) -> None:
+def test_features_are_those_of_rows_alone(kind, grouped, position):
     model = chat_model(tiny_model(kind))
     if grouped:
         use_grouped_attention(model.model)
@@ -141,7 +139,7 @@ def test_features_are_those_of_rows_alone(kind: str, grouped: bool, position: Po
         assert seen[1:] == [5 * (width - seen[0])] * 2
 
 
-def test_rows_with_other_prefixes_come_between() -> None:
+def test_rows_with_other_prefixes_come_between():
     model = chat_model(tiny_model("llama_tied"))
     reader = FeatureReader(model)
     first, second = rows_behind_a_prefix(4, seed=1), [*rows_behind_a_prefix(3, seed=2, prefix=13)]
@@ -153,7 +151,7 @@ def test_rows_with_other_prefixes_come_between() -> None:
         np.testing.assert_allclose(found, alone[place], rtol=1e-4, atol=1e-5)
 
 
-def test_the_same_batch_gives_the_same_bits_whatever_was_seen_before() -> None:
+def test_the_same_batch_gives_the_same_bits_whatever_was_seen_before():
     """A resumed scan has not seen the batches before."""
     model = chat_model(tiny_model("qwen2"))
     fresh, used = FeatureReader(model), FeatureReader(model)
@@ -163,7 +161,7 @@ def test_the_same_batch_gives_the_same_bits_whatever_was_seen_before() -> None:
     assert np.array_equal(fresh.forward(batch).features, used.forward(batch).features)
 
 
-def test_no_token_is_shared_whose_state_or_loss_is_asked_for() -> None:
+def test_no_token_is_shared_whose_state_or_loss_is_asked_for():
     row = rows_behind_a_prefix(1, seed=3)[0]
     twice = make_batch([row, row], CPU)
     first_loss = int(np.flatnonzero(row.loss_mask)[0])

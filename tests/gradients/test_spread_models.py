@@ -35,7 +35,7 @@ def found() -> dict[tuple[str, str], dict[str, Any]]:
 
 @pytest.mark.parametrize("split", ["cpu_first", "pretend_first"])
 @pytest.mark.parametrize("case", CASES)
-def test_scores_and_answers_do_not_depend_on_where_layers_lie(case: str, split: str) -> None:
+def test_scores_and_answers_do_not_depend_on_where_layers_lie(case, split):
     line = found()[case, split]
     assert line["where"] == ["cpu", "pretend:0"]
     assert len(line["apart"]) == 10
