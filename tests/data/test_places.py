@@ -20,8 +20,8 @@ def row_of(*turns: tuple[str, str]) -> Row:
     return Row(index=0, id="0", messages=tuple(Message(*turn) for turn in turns), text=None, record={})
 
 
-def places_of(row: Row, tokenizer: Any) -> Any:
-    return token_places(row, encode(row, tokenizer), tokenizer)
+def places_of(row: Row, tokenizer: Any, **limit: int) -> Any:
+    return token_places(row, encode(row, tokenizer, **limit), tokenizer)
 
 
 texts = st.text(st.characters(codec="utf-8", exclude_characters="<|>"), min_size=1, max_size=30).filter(str.strip)
@@ -78,5 +78,4 @@ def test_documents_and_rows_that_were_cut():
     assert {place.part for place in places} == {"response"}
     assert (places[0].start, places[-1].end) == (0, len(row.response))
     row = row_of(("user", "hi"), ("assistant", "word " * 200))
-    cut = encode(row, tiny_tokenizer(), max_tokens=60)
-    assert token_places(row, cut, tiny_tokenizer()) == places_of(row, tiny_tokenizer())[:60]
+    assert places_of(row, tiny_tokenizer(), max_tokens=60) == places_of(row, tiny_tokenizer())[:60]

@@ -49,7 +49,6 @@ class Format:
     """One row format of the contract."""
 
     name: str
-    """Its name for ``--format``."""
     needed: tuple[str, ...]
     """Fields that a file of this format has."""
     optional: tuple[str, ...]

@@ -31,13 +31,10 @@ class TokenPlace:
     """One token of a row."""
 
     part: TokenPart
-    """Whose text it is."""
     start: int
     """Character of the row's ``prompt`` or ``response`` at which it begins; -1 in the template."""
     end: int
-    """Character after it; -1 in the template."""
     kind: TokenKind
-    """What kind of text it is."""
 
 
 @dataclass(frozen=True, slots=True)
