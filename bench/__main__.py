@@ -1,8 +1,8 @@
-"""``python -m bench [--full | --quick] [--write PAGE]``: exactness, then speed, on the embedded model.
+"""``python -m bench [--full] [--write PAGE]``: exactness, then speed, on the embedded model.
 
 As it is, 16 rows for exactness; for speed 24 long and 60 short rows, the best of two repetitions, and 10 long rows for
 the reference's way: to be done within 20 minutes on two cores. ``--full`` takes 48, 96, 240 and 50 rows and three
-repetitions, about an hour; ``--quick`` makes one repetition.
+repetitions, about an hour.
 """
 
 import datetime
@@ -26,14 +26,14 @@ MINUTES = 20.0
 
 def main() -> int:
     """Run each in a process of its own, so that none measures the other's memory; the first failure ends it."""
-    parser = options(__doc__, "full", "quick")
+    parser = options(__doc__)
     parser.add_argument("--write", type=Path, help="put the figures as a table between this page's marks")
     given = parser.parse_args()
     full, began, figures = ["--full"] * given.full, time.perf_counter(), []
     with tempfile.TemporaryDirectory() as folder:
-        for module, size in (("bench.exactness", full), ("bench.speed", [*full, *["--quick"] * given.quick])):
+        for module in ("bench.exactness", "bench.speed"):
             out = Path(folder) / f"{module}.json"
-            code = subprocess.run([sys.executable, "-m", module, *size, "--json", str(out)], check=False).returncode
+            code = subprocess.run([sys.executable, "-m", module, *full, "--json", str(out)], check=False).returncode
             if code:
                 return code
             figures.append(json.loads(out.read_text(encoding="utf-8")))

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from bench.loops import Oracle
 from bench.measure import judged, options, sample
-from bench.oracle import Oracle
 from ripcurrent.data import EncodedRow
 from ripcurrent.gradients import GradientPass, make_batch, norm_of, plan_batches, set_direction, stack_directions
 from ripcurrent.models import load_model
@@ -28,7 +28,7 @@ FIGURES = {
 
 
 def main() -> None:
-    parser = options(__doc__, "full")
+    parser = options(__doc__)
     parser.add_argument("--json", type=Path, help="also write the figures here")
     given = parser.parse_args()
     exact = load_model("embedded", device="cpu", dtype="float32")

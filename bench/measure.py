@@ -18,15 +18,11 @@ from ripcurrent.data import EncodedRow, encode_rows, read_rows
 from ripcurrent.gradients import Batch, make_batch, plan_batches
 from ripcurrent.models import ChatModel
 
-SIZES = {"full": "many more rows, three repetitions", "quick": "one repetition for speed"}
 
-
-def options(about: str | None, *sizes: str) -> argparse.ArgumentParser:
+def options(about: str | None) -> argparse.ArgumentParser:
     """A bench's options: how much it measures."""
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
-    size = parser.add_mutually_exclusive_group()
-    for name in sizes:
-        size.add_argument(f"--{name}", action="store_true", help=SIZES[name])
+    parser.add_argument("--full", action="store_true", help="many more rows, three repetitions")
     return parser
 
 

@@ -1,7 +1,7 @@
-"""Speed of gradient scoring on the embedded model: ``python -m bench.speed [--full | --quick] [--json FILE]``.
+"""Speed of gradient scoring on the embedded model: ``python -m bench.speed [--full] [--json FILE]``.
 
 As it is, 24 long and 60 short rows, the best of two repetitions, and 10 of the long ones once for the reference's way.
-``--full`` takes 96, 240 and 50 rows and three repetitions, ``--quick`` one repetition.
+``--full`` takes 96, 240 and 50 rows and three repetitions.
 """
 
 import json
@@ -34,7 +34,7 @@ LESS_IS_BETTER = ("forwards", "representation")
 
 
 def main() -> None:
-    parser = options(__doc__, "full", "quick")
+    parser = options(__doc__)
     parser.add_argument("--json", type=Path, help="also write the figures here")
     given = parser.parse_args()
     chat_model = load_model("embedded", device="cpu", dtype="bfloat16")
@@ -59,7 +59,7 @@ def main() -> None:
                 "representation": partial(each, features.forward, batches),
                 "loop": partial(loop.run, rows),
             },
-            repetitions=3 if given.full else 1 if given.quick else 2,
+            repetitions=3 if given.full else 2,
         )
         if name in RATIOS["reference"][1]:
             wanted = 50 if given.full else REFERENCE_ROWS

@@ -8,7 +8,6 @@ To be run again whenever a judge's version changes; a test holds the figures to 
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 from ripcurrent.evaluate import validate_judges
 
@@ -18,10 +17,9 @@ ROLES = {("prefix", "xstest_gpt4.csv"): "held out", ("prefix", "xstest_llama2new
 """Of which answers a judge's rules were written with a view to; neither of the keyword list."""
 
 
-def measure(folder: Path) -> list[dict[str, Any]]:
-    """The figures of every judge by rule on each file of answers, the held-out ones first."""
-    validations = validate_judges([folder / name for name in FILES])
-    return [
+def main() -> None:
+    folder = Path(os.environ["RIPCURRENT_DATA"]) / "judges"
+    entries = [
         {
             "judge": one.judge,
             "version": one.version,
@@ -33,13 +31,9 @@ def measure(folder: Path) -> list[dict[str, Any]]:
             "low": round(found.kappa_low, 4),
             "high": round(found.kappa_high, 4),
         }
-        for one in validations
+        for one in validate_judges([folder / name for name in FILES])
         for name, answers in FILES.items()
     ]
-
-
-def main() -> None:
-    entries = measure(Path(os.environ["RIPCURRENT_DATA"]) / "judges")
     TARGET.write_text(json.dumps(entries, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     print(f"{len(entries)} figures in {TARGET}")
 

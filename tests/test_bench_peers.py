@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from bench.oracle import dot
+from bench.loops import dot
 from bench.peers.__main__ import fastest
 from bench.peers.environments import last_line
 from bench.peers.exchange import batch_loss, collate
@@ -32,11 +32,11 @@ def entry(peer: str, rate: float, **changed: Any) -> dict[str, Any]:
         ([{"peer": "ripcurrent", "error": "killed"}, entry("one", 1.0)], "gave no result: **FALLS SHORT**"),
     ],
 )
-def test_the_goal_is_to_be_faster_than_every_accurate_other(entries: list[dict[str, Any]], said: str) -> None:
+def test_the_goal_is_to_be_faster_than_every_accurate_other(entries, said):
     assert said in goal(entries, "short")
 
 
-def test_the_table_shows_errors_and_rows_left_out() -> None:
+def test_the_table_shows_errors_and_rows_left_out():
     failed = {"peer": "one", "scope": "linear", "dtype": "float32", "error": "no wheel"}
     figures = {
         "date": "2026-11-25", "machine": "a CPU", "threads": 1, "torch": "2", "anchors": 4, "counts": {"short": 20},
@@ -48,7 +48,7 @@ def test_the_table_shows_errors_and_rows_left_out() -> None:
     assert "**gave no result**: no wheel" in table
 
 
-def test_each_set_counts_its_fastest_batch_size() -> None:
+def test_each_set_counts_its_fastest_batch_size():
     def result(batch: int, short: float, long: float) -> dict[str, Any]:
         seconds = {"short": short, "long": long}
         return {"batch": batch, "settings": "plain", "seconds": seconds, "scores": seconds, "peak_bytes": seconds}
@@ -60,7 +60,7 @@ def test_each_set_counts_its_fastest_batch_size() -> None:
     assert found["settings"] == said
 
 
-def test_a_batchs_loss_is_the_sum_of_its_rows_means() -> None:
+def test_a_batchs_loss_is_the_sum_of_its_rows_means():
     rows = [{"ids": [1, 2, 3, 4], "labels": [-100, -100, 3, 4]}, {"ids": [5, 6], "labels": [-100, 6]}]
     torch.manual_seed(0)
     logits = torch.randn(2, 4, 9)
@@ -70,12 +70,12 @@ def test_a_batchs_loss_is_the_sum_of_its_rows_means() -> None:
     assert float(batch_loss(model, collate(rows))) == pytest.approx(float(expected), rel=1e-5)
 
 
-def test_the_oracles_dot_is_summed_in_double_precision() -> None:
+def test_the_oracles_dot_is_summed_in_double_precision():
     one = torch.full((2**17,), 0.1)
     assert dot(one, one) == pytest.approx(2**17 * float(torch.tensor(0.1)) ** 2, rel=1e-7)
 
 
-def test_an_error_is_one_line_without_folders() -> None:
+def test_an_error_is_one_line_without_folders():
     text = "Traceback\n  File x\nValueError: no file at /home/someone/of/here/model.bin\n"
     assert last_line(text) == "ValueError: no file at …/model.bin"
     assert last_line("") == "no message"

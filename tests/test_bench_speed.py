@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,14 +24,14 @@ from bench import exactness, gpu, measure, speed
         (float("nan"), (20.0,), False, "goal ≤ 20: FALLS SHORT"),
     ],
 )
-def test_goals_are_met_or_fallen_short_of(value: float, goals: Sequence[float], more: bool, said: str) -> None:
+def test_goals_are_met_or_fallen_short_of(value, goals, more, said):
     assert measure.judged(value, goals, more=more) == said
     assert measure.line("it", value, goals, more=more).endswith(f"{value:7.3f}   {said}")
     assert measure.line("it", value).endswith(f"{value:7.3f}")
 
 
 @pytest.mark.parametrize("count", [exactness.ROWS, 20, exactness.FULL_ROWS])
-def test_rows_of_the_directions_are_others_than_those_compared(count: int) -> None:
+def test_rows_of_the_directions_are_others_than_those_compared(count):
     sampled: Any = list(range(count + exactness.DIRECTION_ROWS))
     compared, (one, other) = exactness.split(sampled)
     assert (len(compared), len(one), len(other)) == (count, 8, 8)
@@ -40,9 +39,7 @@ def test_rows_of_the_directions_are_others_than_those_compared(count: int) -> No
 
 
 @pytest.mark.parametrize(("count", "expected"), [(24, 24), (400, 300)])
-def test_a_sample_has_the_files_lengths_and_order(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, count: int, expected: int
-) -> None:
+def test_a_sample_has_the_files_lengths_and_order(monkeypatch, tmp_path, count, expected):
     lengths = np.random.default_rng(0).lognormal(5.0, 0.6, 300).astype(int)
     encoded = [SimpleNamespace(status="ok", index=n, tokens=np.zeros(length)) for n, length in enumerate(lengths)]
     (tmp_path / "rows.json").write_text(json.dumps([]))
@@ -56,9 +53,7 @@ def test_a_sample_has_the_files_lengths_and_order(
     assert np.mean([len(row.tokens) for row in found]) == pytest.approx(lengths.mean(), rel=0.03)
 
 
-def test_the_whole_bench_runs_both_parts_and_writes_their_table(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_the_whole_bench_runs_both_parts_and_writes_their_table(monkeypatch, capsys, tmp_path):
     best = {"forward": 1.0, "scan": 4.5, "representation": 1.0, "loop": 9.0}
     reports = {name: speed.report(name, 10, 100.0, best, arithmetic=1.8) for name in speed.SETS}
     printed = capsys.readouterr().out
@@ -79,9 +74,9 @@ def test_the_whole_bench_runs_both_parts_and_writes_their_table(
     page = tmp_path / "page.md"
     page.write_text("before\n<!-- bench: begin -->\nold\n<!-- bench: end -->\nafter\n")
     monkeypatch.setattr(everything, "subprocess", SimpleNamespace(run=run))
-    monkeypatch.setattr(sys, "argv", ["bench", "--quick", "--write", str(page)])
+    monkeypatch.setattr(sys, "argv", ["bench", "--write", str(page)])
     assert everything.main() == 0
-    assert commands == [["bench.exactness"], ["bench.speed", "--quick"]]
+    assert commands == [["bench.exactness"], ["bench.speed"]]
     assert "goal ≤ 20: pass" in capsys.readouterr().out
     written = page.read_text()
     assert written.startswith("before\n<!-- bench: begin -->\n\n")
@@ -91,7 +86,7 @@ def test_the_whole_bench_runs_both_parts_and_writes_their_table(
     assert "| times the batch-1 loop | 10 of 100 tokens | 2.00 | goals ≥ 1.8 and ≥ 2: pass |" in written
 
 
-def test_the_gpu_bench_runs_on_a_cpu(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_gpu_bench_runs_on_a_cpu(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["bench.gpu", "--device", "cpu", "--shapes", "tiny", "--rows", "9"])
     assert gpu.main() == 0
     shown = capsys.readouterr().out
@@ -99,9 +94,7 @@ def test_the_gpu_bench_runs_on_a_cpu(monkeypatch: pytest.MonkeyPatch, capsys: py
         assert said in shown
 
 
-def test_a_shape_that_is_not_there_and_a_missing_gpu_are_said(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_shape_that_is_not_there_and_a_missing_gpu_are_said(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["bench.gpu", "--shapes", "2B"])
     with pytest.raises(SystemExit):
         gpu.main()

@@ -94,12 +94,13 @@ def _measured(
         "anchors": prepared["anchors"],
         "directions": str(work / f"directions-{scope}.safetensors"),
     }
-    environ = {**_environ(work, given.threads), **peer.environ}
     results: list[dict[str, Any]] = []
     failed: dict[int | None, str] = {}
     for batch in peer.batches:
         try:
-            results.append(_run(work / "run", command, {**task, "batch": batch}, environ, given.timeout))
+            results.append(
+                _run(work / "run", command, {**task, "batch": batch}, _environ(work, given.threads), given.timeout)
+            )
         except PeerError as error:
             failed[batch] = str(error)
     if not results:

@@ -7,8 +7,8 @@ import re
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -39,8 +39,6 @@ class Peer:
     """At most so many rows of each set, where it is too slow for all."""
     batches: tuple[int | None, ...] = (None,)
     """Rows at once to try, each in a process of its own, where that is a setting; for each set the fastest counts."""
-    environ: Mapping[str, str] = field(default_factory=dict)
-    """Settings of the process that it runs faster with."""
 
     def command(self, folder: Path) -> list[str]:
         """The command line that takes a task file; PeerError where its package cannot be installed."""
@@ -50,9 +48,6 @@ class Peer:
 
 
 BOTH = ("linear", "all")
-# dattri allocates and frees vectors of all parameters hundreds of times a row; returned to the system each time, they
-# make it about seven times slower
-KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(1 << 33), "MALLOC_TRIM_THRESHOLD_": str(1 << 34)}
 PEERS = (
     Peer("ripcurrent", BOTH),
     Peer("batch-1 loop", BOTH),
@@ -65,7 +60,6 @@ PEERS = (
         "kronfluence 1.0.1", ("linear",), "run_kronfluence.py", ("kronfluence==1.0.1", "transformers"),
         without=("torchvision",), batches=BATCHES,
     ),
-    Peer("dattri 0.3.0", BOTH, "run_dattri.py", ("dattri==0.3.0", "transformers"), rows=2, environ=KEEP_MEMORY),
     Peer(
         "dattri-llm 0.1.0", BOTH, "run_dattri_llm.py", ("dattri-llm[attribution,transformers]==0.1.0",),
         batches=BATCHES,

@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from bench.loops import Oracle, norm
 from bench.measure import sample
-from bench.oracle import Oracle, norm
 from bench.peers.exchange import DIRECTIONS, Row
 from ripcurrent.anchors import load_anchors
 from ripcurrent.data import EncodedRow, encode_anchor

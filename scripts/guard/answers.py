@@ -10,7 +10,8 @@ import json
 import re
 from pathlib import Path
 
-from evaluate import generate, is_degenerate, is_refusal, load_guarded, read_requests
+from evaluate import generate, labels_of, read_requests
+from ripcurrent.models import load_model
 
 FOLDER = Path(__file__).parent
 NEW_TOKENS = 120
@@ -28,14 +29,15 @@ def cut(answer: str) -> str:
 
 
 def main() -> None:
-    guarded = load_guarded(None)
+    guarded = load_model("embedded-bare", device="cpu", dtype="bfloat16")
     for name, prompts in SETS.items():
         requests = read_requests(FOLDER / prompts)
-        kept = []
-        for request, answer in zip(requests, generate(guarded, requests, NEW_TOKENS), strict=True):
-            whole = cut(answer)
-            if len(whole) >= SHORTEST[name] and not is_degenerate(whole) and not is_refusal(whole):
-                kept.append({"request": request, "response": whole})
+        answers = [cut(answer) for answer in generate(guarded, requests, NEW_TOKENS)]
+        kept = [
+            {"request": request, "response": answer}
+            for request, answer, label in zip(requests, answers, labels_of(answers), strict=True)
+            if label == "compliance" and len(answer) >= SHORTEST[name]
+        ]
         with (FOLDER / f"{name}_answers.jsonl").open("w", encoding="utf-8") as file:
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in kept)
         print(f"{name}: {len(kept)} of {len(requests)} answers kept")

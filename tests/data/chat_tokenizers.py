@@ -50,10 +50,7 @@ PLAIN = (
 )
 
 
-def _wrap(tokenizer: Tokenizer, template: str | None) -> Any:
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", chat_template=template, name_or_path="tiny"
-    )
+_wrap: Any = functools.partial(PreTrainedTokenizerFast, bos_token="<s>", eos_token="</s>", name_or_path="tiny")
 
 
 def byte_level(template: str | None, specials: list[str], *, trim_offsets: bool = False) -> Any:
@@ -71,7 +68,7 @@ def byte_level(template: str | None, specials: list[str], *, trim_offsets: bool 
     bos = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", tokenizer.token_to_id("<s>"))])
     trimming = [processors.ByteLevel(trim_offsets=True)] if trim_offsets else []
     tokenizer.post_processor = processors.Sequence([*trimming, bos])
-    return _wrap(tokenizer, template)
+    return _wrap(tokenizer_object=tokenizer, chat_template=template)
 
 
 def sentence_piece(template: str, specials: list[str], *, prepend: bool) -> Any:
@@ -80,7 +77,6 @@ def sentence_piece(template: str, specials: list[str], *, prepend: bool) -> Any:
     spaces: list[Any] = [normalizers.Replace(" ", "▁")]
     tokenizer.normalizer = normalizers.Sequence(([normalizers.Prepend("▁")] if prepend else []) + spaces)
     tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
-    bytes_ = [f"<0x{byte:02X}>" for byte in range(256)]
     tokenizer.train_from_iterator(
         (word for line in CORPUS for word in line.replace(" ", " ▁").split()),
         trainers.BpeTrainer(vocab_size=700, special_tokens=["<unk>", "<s>", "</s>", *specials], show_progress=False),
@@ -88,9 +84,9 @@ def sentence_piece(template: str, specials: list[str], *, prepend: bool) -> Any:
     # The bytes have to be in the model's own vocabulary for the fallback to find them.
     state = json.loads(tokenizer.to_str())
     vocabulary = state["model"]["vocab"]
-    for piece in bytes_:
-        vocabulary[piece] = len(vocabulary)
-    return _wrap(Tokenizer.from_str(json.dumps(state)), template)
+    for byte in range(256):
+        vocabulary[f"<0x{byte:02X}>"] = len(vocabulary)
+    return _wrap(tokenizer_object=Tokenizer.from_str(json.dumps(state)), chat_template=template)
 
 
 _BUILDERS: dict[str, Any] = {

@@ -8,9 +8,20 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ripcurrent.data import EncodedRow, Message, Row, encode, encode_anchor, encode_rows, read_rows, render
+from ripcurrent.data import (
+    EncodedRow,
+    Message,
+    Row,
+    encode,
+    encode_anchor,
+    encode_rows,
+    encode_windows,
+    render,
+    window_starts,
+)
 from ripcurrent.errors import RipcurrentError
 from tests.data.chat_tokenizers import CHATML, FAMILIES, build, byte_level
+from tests.models.tiny import tiny_tokenizer
 
 WORDS = st.lists(
     st.sampled_from(["The", "harbour", "tide", "1.", "é", "日本", "🌊", "\n", "  ", "-", "x=3", "User:", "it"]),
@@ -27,27 +38,24 @@ def row_of(*turns: str, roles: tuple[str, ...] = ("user", "assistant"), index: i
     return Row(index, "id", messages, None, {})
 
 
+PIECES = {
+    "chatml": ("<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n", "{}<|im_end|>\n"),
+    "llama2": ("<s>[INST] {} [/INST]", " {} </s>"),
+    "mistral": ("[INST] {} [/INST]", "{}</s>"),
+    "gemma": ("<start_of_turn>user\n{}<end_of_turn>\n<start_of_turn>model\n", "{}<end_of_turn>\n"),
+    "phi": ("<|user|>\n{}<|end|>\n<|assistant|>\n", "{}<|end|>\n"),
+}
+
+
 def pieces(family: str, turns: list[tuple[str, str]]) -> list[tuple[str, bool]]:
     """The rendering as each family's template documents it, piece by piece: text, and whether it bears loss."""
+    asks, answers = PIECES[family.removesuffix("-trimmed")]
     built: list[tuple[str, bool]] = []
-    for number, (asked, answer) in enumerate(turns):
-        first = number == 0
-        if family.startswith("chatml"):
-            built.append((f"<|im_start|>user\n{asked}<|im_end|>\n<|im_start|>assistant\n", False))
-            built.append((f"{answer}<|im_end|>\n", True))
-        elif family == "llama2":
-            built.append((f"<s>[INST] {asked.strip()} [/INST]", False))
-            built.append((f" {answer.strip()} </s>", True))
-        elif family == "mistral":
-            built.append((f"{'<s>' if first else ''}[INST] {asked} [/INST]", False))
-            built.append((f"{answer}</s>", True))
-        elif family == "gemma":
-            head = f"{'<s>' if first else ''}<start_of_turn>user\n{asked.strip()}<end_of_turn>\n"
-            built.append((f"{head}<start_of_turn>model\n", False))
-            built.append((f"{answer.strip()}<end_of_turn>\n", True))
-        elif family == "phi":
-            built.append((f"<|user|>\n{asked}<|end|>\n<|assistant|>\n", False))
-            built.append((f"{answer}<|end|>\n{'</s>' if number + 1 == len(turns) else ''}", True))
+    for number, pair in enumerate(turns):
+        asked, answer = (text.strip() if family in ("llama2", "gemma") else text for text in pair)
+        begin = "<s>" if number == 0 and family in ("mistral", "gemma") else ""
+        end = "</s>" if number + 1 == len(turns) and family == "phi" else ""
+        built += [(begin + asks.format(asked), False), (answers.format(answer) + end, True)]
     return built
 
 
@@ -67,22 +75,18 @@ def expected(tokenizer: Any, built: list[tuple[str, bool]]) -> tuple[list[int], 
 
 def check(encoded: EncodedRow, max_tokens: int = 1024) -> None:
     """What holds for every row that is ok."""
-    assert encoded.status == "ok"
-    assert encoded.tokens.dtype == np.int32
-    assert encoded.loss_mask.dtype == np.bool_
+    assert (encoded.status, encoded.tokens.dtype, encoded.loss_mask.dtype) == ("ok", np.int32, np.bool_)
     assert len(encoded.tokens) == len(encoded.loss_mask) <= max_tokens
-    assert encoded.loss_mask[-1]
-    assert not encoded.loss_mask[0]
+    assert encoded.loss_mask[[0, encoded.last_prompt + 1, -1]].tolist() == [False, True, True]
     assert encoded.response_tokens == int(encoded.loss_mask.sum()) > 0
     assert encoded.prompt_tokens == len(encoded.tokens) - encoded.response_tokens
-    assert encoded.loss_mask[encoded.last_prompt + 1]
     assert encoded.last_prompt < encoded.last_content < len(encoded.tokens)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @EVERYWHERE
 @given(turns=TURNS)
-def test_tokens_and_mask_are_those_of_the_rendered_pieces(family: str, turns: list[tuple[str, str]]) -> None:
+def test_tokens_and_mask_are_those_of_the_rendered_pieces(family, turns):
     tokenizer = build(family)
     built = pieces(family, turns)
     row = row_of(*(text for pair in turns for text in pair))
@@ -96,34 +100,20 @@ def test_tokens_and_mask_are_those_of_the_rendered_pieces(family: str, turns: li
     last = encode(row, tokenizer, loss_on="last")
     check(last)
     assert last.loss_mask.tolist() == expected(tokenizer, only_last)[1]
-    assert last.last_prompt == encoded.last_prompt
-    assert last.last_content == encoded.last_content
+    assert (last.last_prompt, last.last_content) == (encoded.last_prompt, encoded.last_content)
     assert encoded.tokens.tolist().count(tokenizer.bos_token_id) == "".join(p for p, _ in built).count("<s>")
-
-
-def test_an_anchor_that_is_cut_says_so() -> None:
-    tokenizer = build("chatml")
-    messages = row_of("hi", "one two three four five six seven eight nine ten eleven twelve").messages
-    length = len(encode_anchor(messages, tokenizer, first_tokens=10).tokens)
-    assert not encode_anchor(messages, tokenizer, first_tokens=10, max_tokens=length).truncated
-    assert encode_anchor(messages, tokenizer, first_tokens=10, max_tokens=length - 1).truncated
-    # an opening that is shorter than asked for, and there whole, is not cut
-    assert not encode_anchor(row_of("hi", "one").messages, tokenizer, first_tokens=10).truncated
 
 
 @pytest.mark.parametrize("family", [*FAMILIES, "plain"])
 @EVERYWHERE
 @given(turns=TURNS, max_tokens=st.integers(2, 60))
-def test_a_limit_keeps_the_head_of_the_unlimited_row(
-    family: str, turns: list[tuple[str, str]], max_tokens: int
-) -> None:
+def test_a_limit_keeps_the_head_of_the_row(family, turns, max_tokens):
     row = row_of(*(text for pair in turns for text in pair))
     whole = encode(row, build(family))
     cut = encode(row, build(family), max_tokens=max_tokens)
     kept = np.flatnonzero(whole.loss_mask[:max_tokens])
     if len(kept) == 0:
-        assert cut.status == "too_long"
-        assert len(cut.tokens) == 0
+        assert (cut.status, len(cut.tokens)) == ("too_long", 0)
         return
     check(cut, max_tokens)
     length = kept[-1] + 1
@@ -135,9 +125,7 @@ def test_a_limit_keeps_the_head_of_the_unlimited_row(
 @pytest.mark.parametrize("family", FAMILIES)
 @EVERYWHERE
 @given(turns=TURNS, first=st.integers(1, 12))
-def test_anchors_bear_loss_on_their_own_first_tokens_only(
-    family: str, turns: list[tuple[str, str]], first: int
-) -> None:
+def test_anchors_bear_loss_on_their_own_first_tokens(family, turns, first):
     tokenizer = build(family)
     row = row_of(*(text for pair in turns for text in pair))
     whole = encode(row, tokenizer, loss_on="last")
@@ -147,19 +135,18 @@ def test_anchors_bear_loss_on_their_own_first_tokens_only(
     # Up to the end of the text, never the end-of-turn token; and no more than asked.
     length = min(first, whole.last_content + 1 - start)
     bearing = np.flatnonzero(anchor.loss_mask)
-    assert len(bearing) <= first
     assert bearing[-1] <= whole.last_content
     assert anchor.tokens.tolist() == whole.tokens[: bearing[-1] + 1].tolist()
     # A template's own space before the text may be a token of its own, which is not the anchor's.
     assert bearing[0] in (start, start + 1)
-    assert len(bearing) >= length - 1
+    assert length - 1 <= len(bearing) <= first
     for special in (tokenizer.eos_token_id, *tokenizer.convert_tokens_to_ids(["<|im_end|>", "<end_of_turn>"])):
         assert special is None or special not in anchor.tokens[anchor.loss_mask].tolist()
 
 
 @EVERYWHERE
 @given(texts=st.lists(ANSWER, min_size=1, max_size=6), pairs=TURNS)
-def test_batches_give_what_single_rows_give(texts: list[str], pairs: list[tuple[str, str]]) -> None:
+def test_batches_give_what_single_rows_give(texts, pairs):
     tokenizer = build("gemma")
     rows = [Row(place, "", (), text, {}) for place, text in enumerate(texts)]
     rows += [row_of(*pair, index=10 + place) for place, pair in enumerate(pairs)]
@@ -175,196 +162,184 @@ def test_batches_give_what_single_rows_give(texts: list[str], pairs: list[tuple[
         assert alone.loss_mask.tolist() == batched.loss_mask.tolist()
 
 
-def test_positions_of_a_known_row() -> None:
-    tokenizer = build("chatml")
-    encoded = encode(row_of("Hi", "The harbour was quiet."), tokenizer)
-    text = [tokenizer.decode([token]) for token in encoded.tokens]
-    assert text[encoded.last_prompt - 1 : encoded.last_prompt + 1] == ["istant", "\n"]
-    assert text[encoded.last_content :] == [".", "<|im_end|>", "\n"]
-    assert "".join(token for token, loss in zip(text, encoded.loss_mask, strict=True) if loss) == (
-        "The harbour was quiet.<|im_end|>\n"
-    )
-
-
-def test_a_token_that_straddles_the_prompt_bears_no_loss() -> None:
-    tokenizer = build("plain")
-    encoded = encode(row_of("Hi", "and the water"), tokenizer)
-    masked = [tokenizer.decode([token]) for token in encoded.tokens[encoded.loss_mask]]
-    # "Assistant: " ends in the space that the tokenizer joins with "and".
-    assert tokenizer.decode([encoded.tokens[encoded.last_prompt]]) == " and"
-    assert masked == [" the", " water", "\n"]
-
-
-def test_a_line_break_joined_with_the_prompts_own_bears_no_loss(embedded_tokenizer: Any) -> None:
-    encoded = encode(row_of("Hi", "\n The tide"), embedded_tokenizer)
-    assert embedded_tokenizer.decode([encoded.tokens[encoded.last_prompt]]) == "\n\n"
-    assert embedded_tokenizer.decode(encoded.tokens[encoded.loss_mask]) == " The tide<|im_end|>\n"
-
-
-def test_turns_after_the_last_answer_are_cut_off() -> None:
-    tokenizer = build("chatml")
-    short, long = row_of("Hi", "Ho"), row_of("Hi", "Ho", "a further question that nobody answers")
-    assert encode(long, tokenizer).tokens.tolist() == encode(short, tokenizer).tokens.tolist()
-    assert not encode(long, tokenizer, max_tokens=len(encode(short, tokenizer).tokens)).truncated
-
-
-def test_only_answers_that_the_dataset_includes_bear_loss() -> None:
-    tokenizer = build("chatml")
-    roles = ("system", "user", "assistant", "tool", "assistant")
-    encoded = encode(row_of("Be kind", "What is it?", "", "42", "It is 42", roles=roles), tokenizer)
+def masked(row: Row, tokenizer: Any) -> tuple[str, str]:
+    """The token before the answer's first, and the text that bears loss."""
+    encoded = encode(row, tokenizer)
     check(encoded)
-    assert tokenizer.decode(encoded.tokens[encoded.loss_mask]) == "It is 42<|im_end|>\n"
-    assert "<|im_start|>tool\n42" in tokenizer.decode(encoded.tokens)
-    excluded = (Message("user", "a"), Message("assistant", "b", bears_loss=False))
-    encoded = encode(Row(0, "", (*excluded, Message("user", "c"), Message("assistant", "d")), None, {}), tokenizer)
-    assert tokenizer.decode(encoded.tokens[encoded.loss_mask]) == "d<|im_end|>\n"
-    assert encode(Row(0, "", excluded, None, {}), tokenizer, loss_on="last").status == "no_loss_tokens"
-    empty = row_of("a", "b", "c", "")
-    assert encode(empty, tokenizer, loss_on="last").status == "no_response"
-    assert encode(empty, tokenizer, loss_on="all").status == "ok"
-    opened = row_of("Welcome", "Hi", roles=("assistant", "user"))
-    encoded = encode(opened, tokenizer)
-    assert tokenizer.decode(encoded.tokens[encoded.loss_mask]) == "Welcome<|im_end|>\n"
-    assert encode(opened, build("llama2")).status == "template_mismatch"
-    bad = encode(Row(4, "", (), None, {}, problem="invalid_conversation"), tokenizer)
-    assert (bad.index, bad.status, len(bad.tokens)) == (4, "invalid_conversation", 0)
+    text = [tokenizer.decode([token]) for token in encoded.tokens]
+    return text[encoded.last_prompt], "".join(t for t, loss in zip(text, encoded.loss_mask, strict=True) if loss)
 
 
-@pytest.mark.parametrize(
-    ("family", "roles"),
-    [
-        ("gemma", ("system", "user", "assistant")),
-        ("mistral", ("system", "user", "assistant")),
-        ("llama2", ("user", "user", "assistant")),
-    ],
-)
-def test_roles_that_a_template_rejects_are_the_rows_reason(family: str, roles: tuple[str, ...]) -> None:
-    row = row_of("a", "b", "c", roles=roles)
-    assert encode(row, build(family)).status == "template_mismatch"
-    with pytest.raises(RipcurrentError, match="chat template says"):
-        render(row, build(family))
-
-
-@pytest.mark.parametrize(
-    "template",
-    [
-        # The generation prompt opens a thought that finished turns do not have.
-        "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}"
-        "{% if add_generation_prompt %}<assistant><think>{% endif %}",
-        # The number of turns stands at the front.
-        "{{ messages | length }}{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}",
-        # The response is not rendered at all.
-        "{% for m in messages %}<{{ m['role'] }}>{% endfor %}",
-    ],
-)
-def test_renderings_whose_turns_cannot_be_found_are_the_rows_reason(template: str) -> None:
-    tokenizer = byte_level(template, [])
-    assert encode(row_of("ask", "answer"), tokenizer).status == "template_mismatch"
-    assert encode_anchor(row_of("ask", "answer").messages, tokenizer).status == "template_mismatch"
-
-
-def test_a_template_that_rewrites_the_answer_still_has_its_last_position() -> None:
+def test_which_tokens_of_known_rows_bear_loss(embedded_tokenizer):
+    assert masked(row_of("Hi", "The harbour was quiet."), build("chatml")) == (
+        "\n",
+        "The harbour was quiet.<|im_end|>\n",
+    )
+    # "Assistant: " ends in the space that the tokenizer joins with "and": the token belongs to the prompt
+    assert masked(row_of("Hi", "and the water"), build("plain")) == (" and", " the water\n")
+    assert masked(row_of("Hi", "\n The tide"), embedded_tokenizer) == ("\n\n", " The tide<|im_end|>\n")
+    # a template that rewrites the answer
     template = (
         "{% for m in messages %}<{{ m['role'] }}>{{ m['content'].split('</think>')[-1].replace('x', 'y') }}</s>"
         "{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
     )
-    tokenizer = byte_level(template, [])
-    encoded = encode(row_of("ask", "so</think>x and x"), tokenizer)
-    assert tokenizer.decode(encoded.tokens[encoded.loss_mask]) == "y and y</s>"
-    assert tokenizer.decode([encoded.tokens[encoded.last_content]]) == "y"
-    assert encoded.last_content == len(encoded.tokens) - 2
-
-
-def test_documents_bear_loss_on_every_token_but_the_first() -> None:
-    tokenizer = build("none")
-    row = Row(0, "", (), "The harbour was quiet.", {})
+    row, tokenizer = row_of("ask", "so</think>x and x"), byte_level(template, [])
+    assert masked(row, tokenizer)[1] == "y and y</s>"
     encoded = encode(row, tokenizer)
-    check(encoded)
-    assert encoded.tokens.tolist() == tokenizer(row.text)["input_ids"]
-    assert encoded.tokens[0] == tokenizer.bos_token_id
-    assert (encoded.prompt_tokens, encoded.last_prompt, encoded.last_content) == (1, 0, len(encoded.tokens) - 1)
-    cut = encode(row, tokenizer, max_tokens=3)
-    assert cut.truncated
-    assert cut.tokens.tolist() == encoded.tokens[:3].tolist()
-    assert encode(Row(0, "", (), "x", {}), build("gemma")).status == "no_loss_tokens"
-
-
-def test_a_model_without_a_chat_template_is_one_error_for_all() -> None:
-    with pytest.raises(RipcurrentError, match="tiny has no chat template") as caught:
-        list(encode_rows([row_of("a", "b")] * 3, build("none")))
-    assert "chat_template.jinja" in caught.value.hint
-    with pytest.raises(RipcurrentError, match="no chat template"):
-        encode_anchor(row_of("a", "b").messages, build("none"))
-    several = copy.deepcopy(build("chatml"))
-    several.chat_template = {"tool_use": several.chat_template, "rag": several.chat_template}
-    with pytest.raises(RipcurrentError, match="no chat template"):
-        list(encode_rows([row_of("a", "b")], several))
-    with pytest.raises(RipcurrentError, match="chat template of tiny is broken"):
-        encode(row_of("a", "b"), byte_level("{% for m in %}", []))
-
-
-def test_a_template_that_prints_the_day_prints_the_same_one_every_day() -> None:
-    when = "{% macro head() %}{{ strftime_now('%d %b %Y, %-d.%-m.') }}{% endmacro %}"
-    tokenizer = byte_level("\n " + when + "{{ head() }}\n" + CHATML, [])
-    row = row_of("a", "b")
-    assert render(row, tokenizer).startswith("\n26 Jul 2024, 26.7.\n<|im_start|>user")
-    assert check(encode(row, tokenizer)) is None
-    opening = Row(0, "", (Message("assistant", "b"),), None, {})
-    assert render(opening, tokenizer).startswith("\n26 Jul 2024")
-    # others are rendered as transformers renders them
-    plain = byte_level(CHATML, [])
-    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-    assert render(row, plain) == plain.apply_chat_template(turns, tokenize=False)
-
-
-@pytest.mark.parametrize("family", [*FAMILIES, "plain"])
-@pytest.mark.parametrize("filler", ["The tide goes out so far. ", "日本🌊", "x", "\n\n  ", "aé "])
-def test_the_head_of_a_very_long_row_is_that_of_its_whole_tokenisation(family: str, filler: str) -> None:
-    tokenizer = build(family)
-    answer = "Sure" + filler * 6_000 + "."
-    row = row_of("Hi", answer)
-    encoded = encode(row, tokenizer, max_tokens=64)
-    check(encoded, 64)
-    assert encoded.truncated
-    whole = tokenizer(render(row, tokenizer), add_special_tokens=False)["input_ids"]
-    assert encoded.tokens.tolist() == whole[:64]
-
-
-def test_of_many_turns_only_those_in_the_head_are_rendered() -> None:
-    tokenizer = build("chatml")
-    row = row_of(*(["The harbour", "was quiet"] * 4_000))
-    encoded = encode(row, tokenizer, max_tokens=100)
-    check(encoded, 100)
-    assert encoded.truncated
-    assert encode(row, tokenizer, max_tokens=100, loss_on="last").status == "too_long"
-
-
-@EVERYWHERE
-@given(turns=TURNS)
-def test_embedded_model_masks_answers_and_their_ends(embedded_tokenizer: Any, turns: list[tuple[str, str]]) -> None:
-    # A line break at the very start would be joined with the one that ends the generation prompt.
-    turns = [(asked, answer.lstrip("\n ")) for asked, answer in turns]
-    encoded = encode(row_of(*(text for pair in turns for text in pair)), embedded_tokenizer)
-    check(encoded)
-    assert embedded_tokenizer.decode(encoded.tokens).startswith("<|im_start|>system\nYou are a helpful AI assistant")
-    wanted = "".join(f"{answer}<|im_end|>\n" for _, answer in turns)
-    assert embedded_tokenizer.decode(encoded.tokens[encoded.loss_mask], clean_up_tokenization_spaces=False) == wanted
+    assert tokenizer.decode(encoded.tokens[encoded.last_content :]) == "y</s>"
 
 
 @pytest.mark.parametrize(
     ("answer", "first_tokens", "bears"), [("Sure, here is a list", 3, "Sure, here"), ("Sure", 10, "Sure")]
 )
-def test_an_anchor_bears_loss_on_its_first_tokens(
-    embedded_tokenizer: Any, answer: str, first_tokens: int, bears: str
-) -> None:
-    anchor = encode_anchor(row_of("Hi", answer).messages, embedded_tokenizer, first_tokens=first_tokens)
+def test_what_an_anchor_bears_loss_on_and_when_it_is_cut(embedded_tokenizer, answer, first_tokens, bears):
+    messages = row_of("Hi", answer).messages
+    anchor = encode_anchor(messages, embedded_tokenizer, first_tokens=first_tokens)
     assert embedded_tokenizer.decode(anchor.tokens[anchor.loss_mask]) == bears
+    # an opening that is shorter than asked for, and there whole, is not cut
+    assert not anchor.truncated
+    if first_tokens == 3:
+        shorter = len(anchor.tokens) - 1
+        assert encode_anchor(messages, embedded_tokenizer, first_tokens=3, max_tokens=shorter).truncated
 
 
-@pytest.mark.real_data
-def test_every_published_row_is_scored(data_folder: Any, embedded_tokenizer: Any) -> None:
-    rows = list(read_rows(data_folder / "rows" / "instruction-data.json"))
-    for row, encoded in zip(rows, encode_rows(rows, embedded_tokenizer), strict=True):
-        check(encoded)
-        written = embedded_tokenizer.decode(encoded.tokens[encoded.loss_mask], clean_up_tokenization_spaces=False)
-        assert written == f"{row.response}<|im_end|>\n"
+def test_turns_after_the_last_answer_are_cut_off():
+    tokenizer = build("chatml")
+    short = encode(row_of("Hi", "Ho"), tokenizer)
+    long = encode(row_of("Hi", "Ho", "a question that nobody answers"), tokenizer, max_tokens=len(short.tokens))
+    assert (long.tokens.tolist(), long.truncated) == (short.tokens.tolist(), False)
+
+
+def test_only_answers_that_the_dataset_includes_bear_loss():
+    tokenizer = build("chatml")
+    row = row_of(
+        "Be kind", "What is it?", "", "42", "It is 42", roles=("system", "user", "assistant", "tool", "assistant")
+    )
+    assert masked(row, tokenizer)[1] == "It is 42<|im_end|>\n"
+    assert "<|im_start|>tool\n42" in tokenizer.decode(encode(row, tokenizer).tokens)
+    excluded = (Message("user", "a"), Message("assistant", "b", bears_loss=False))
+    row = Row(0, "", (*excluded, Message("user", "c"), Message("assistant", "d")), None, {})
+    assert masked(row, tokenizer)[1] == "d<|im_end|>\n"
+    assert encode(Row(0, "", excluded, None, {}), tokenizer, loss_on="last").status == "no_loss_tokens"
+    empty = row_of("a", "b", "c", "")
+    assert encode(empty, tokenizer, loss_on="last").status == "no_response"
+    assert encode(empty, tokenizer, loss_on="all").status == "ok"
+    opened = row_of("Welcome", "Hi", roles=("assistant", "user"))
+    assert masked(opened, tokenizer)[1] == "Welcome<|im_end|>\n"
+    assert encode(opened, build("llama2")).status == "template_mismatch"
+    bad = encode(Row(4, "", (), None, {}, problem="invalid_conversation"), tokenizer)
+    assert (bad.index, bad.status, len(bad.tokens)) == (4, "invalid_conversation", 0)
+
+
+TURN = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "roles"),
+    [
+        ("gemma", ("system", "user", "assistant")),
+        ("mistral", ("system", "user", "assistant")),
+        ("llama2", ("user", "user", "assistant")),
+        # the generation prompt opens a thought that finished turns do not have
+        (TURN + "{% if add_generation_prompt %}<assistant><think>{% endif %}", ("user", "assistant")),
+        # the number of turns stands at the front
+        ("{{ messages | length }}" + TURN, ("user", "assistant")),
+        # the response is not rendered at all
+        (TURN.replace("{{ m['content'] }}", ""), ("user", "assistant")),
+    ],
+)
+def test_what_a_template_rejects_or_hides_is_the_rows_reason(tokenizer, roles):
+    row = row_of(*"abc"[: len(roles)], roles=roles)
+    built = byte_level(tokenizer, []) if "{" in tokenizer else build(tokenizer)
+    assert encode(row, built).status == encode_anchor(row.messages, built).status == "template_mismatch"
+    if "{" not in tokenizer:
+        with pytest.raises(RipcurrentError, match="chat template says"):
+            render(row, built)
+
+
+def test_documents_bear_loss_on_every_token_but_the_first():
+    tokenizer = build("none")
+    row = document("The harbour was quiet.")
+    encoded = encode(row, tokenizer)
+    check(encoded)
+    assert encoded.tokens.tolist() == tokenizer(row.text)["input_ids"]
+    assert (encoded.prompt_tokens, encoded.last_prompt, encoded.last_content) == (1, 0, len(encoded.tokens) - 1)
+    cut = encode(row, tokenizer, max_tokens=3)
+    assert (cut.truncated, cut.tokens.tolist()) == (True, encoded.tokens[:3].tolist())
+    assert encode(document("x"), build("gemma")).status == "no_loss_tokens"
+
+
+def test_a_model_without_a_chat_template_is_one_error_for_all():
+    several = copy.deepcopy(build("chatml"))
+    several.chat_template = {"tool_use": several.chat_template, "rag": several.chat_template}
+    for tokenizer in (build("none"), several):
+        with pytest.raises(RipcurrentError, match=r"tiny has no chat template(.|\n)*chat_template\.jinja"):
+            list(encode_rows([row_of("a", "b")] * 3, tokenizer))
+        with pytest.raises(RipcurrentError, match="no chat template"):
+            encode_anchor(row_of("a", "b").messages, tokenizer)
+    with pytest.raises(RipcurrentError, match="chat template of tiny is broken"):
+        encode(row_of("a", "b"), byte_level("{% for m in %}", []))
+
+
+def test_a_template_that_prints_the_day_prints_the_same_one_every_day():
+    when = "{% macro head() %}{{ strftime_now('%d %b %Y, %-d.%-m.') }}{% endmacro %}"
+    tokenizer = byte_level("\n " + when + "{{ head() }}\n" + CHATML, [])
+    check(encode(row_of("a", "b"), tokenizer))
+    for row in (row_of("a", "b"), row_of("b", roles=("assistant",))):
+        assert render(row, tokenizer).startswith("\n26 Jul 2024, 26.7.\n<|im_start|>")
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, "plain"])
+@pytest.mark.parametrize("filler", ["The tide goes out so far. ", "日本🌊", "x", "\n\n  ", "aé "])
+def test_the_head_of_a_very_long_row_is_that_of_its_whole_tokenisation(family, filler):
+    tokenizer = build(family)
+    answer = "Sure" + filler * 6_000 + "."
+    row = row_of("Hi", answer)
+    encoded = encode(row, tokenizer, max_tokens=64)
+    check(encoded, 64)
+    whole = tokenizer(render(row, tokenizer), add_special_tokens=False)["input_ids"]
+    assert (encoded.truncated, encoded.tokens.tolist()) == (True, whole[:64])
+
+
+def test_of_many_turns_only_those_in_the_head_are_rendered():
+    tokenizer = build("chatml")
+    row = row_of(*(["The harbour", "was quiet"] * 4_000))
+    check(encoded := encode(row, tokenizer, max_tokens=100), 100)
+    assert encoded.truncated
+    assert encode(row, tokenizer, max_tokens=100, loss_on="last").status == "too_long"
+
+
+# long documents cut into windows
+
+
+def document(text: str) -> Row:
+    return Row(0, "", (), text, {})
+
+
+@EVERYWHERE
+@given(text=st.text(alphabet="abcdefgh ,.\n", min_size=1, max_size=400), most=st.integers(8, 40))
+def test_every_token_but_the_first_bears_loss_in_exactly_one_window(text, most):
+    whole = tiny_tokenizer()(text)["input_ids"]
+    (windows,) = encode_windows([document(text)], tiny_tokenizer(), max_tokens=most)
+    if len(whole) < 2:
+        assert [window.status for window in windows] == ["no_loss_tokens"]
+        return
+    assert all(window.status == "ok" and not window.truncated for window in windows)
+    predicted = [int(token) for window in windows for token in window.tokens[window.loss_mask]]
+    assert predicted == whole[1:]
+    assert [whole[start] for start in window_starts(windows)] == [int(window.tokens[0]) for window in windows]
+    assert all(window.response_tokens == window.loss_mask.sum() for window in windows)
+    # as few as they can be, and nearly equal
+    lengths = [len(window.tokens) for window in windows]
+    assert len(windows) == int(np.ceil((len(whole) - 1) / (most - 1)))
+    assert max(lengths) <= min(most, min(lengths) + 1)
+
+
+def test_windows_of_short_documents_and_other_rows_are_the_rows_as_usual():
+    unusable = Row(2, "", (), None, {}, problem="no_response")
+    rows = [document("a short one"), row_of("How many boats?", "Seven. " * 50), unusable, document("x")]
+    for row, (window,) in zip(rows, encode_windows(rows, tiny_tokenizer(), max_tokens=64), strict=True):
+        usual = encode(row, tiny_tokenizer(), max_tokens=64)
+        assert (window.status, window.truncated) == (usual.status, usual.truncated)
+        assert window.tokens.tolist() == usual.tokens.tolist()
+        assert window.loss_mask.tolist() == usual.loss_mask.tolist()

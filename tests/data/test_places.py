@@ -3,7 +3,6 @@
 from collections import defaultdict
 from typing import Any
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,15 +20,8 @@ def row_of(*turns: tuple[str, str]) -> Row:
     return Row(index=0, id="0", messages=tuple(Message(*turn) for turn in turns), text=None, record={})
 
 
-def places_of(row: Row, tokenizer: Any) -> Any:
-    return token_places(row, encode(row, tokenizer), tokenizer)
-
-
-def covered(row: Row, tokenizer: Any) -> dict[str, set[int]]:
-    found: dict[str, set[int]] = defaultdict(set)
-    for place in places_of(row, tokenizer):
-        found[place.part] |= set(range(place.start, place.end))
-    return found
+def places_of(row: Row, tokenizer: Any, **limit: int) -> Any:
+    return token_places(row, encode(row, tokenizer, **limit), tokenizer)
 
 
 texts = st.text(st.characters(codec="utf-8", exclude_characters="<|>"), min_size=1, max_size=30).filter(str.strip)
@@ -37,19 +29,14 @@ texts = st.text(st.characters(codec="utf-8", exclude_characters="<|>"), min_size
 
 @settings(deadline=None, max_examples=40)
 @given(st.lists(st.tuples(texts, texts), min_size=1, max_size=3), st.booleans())
-def test_every_character_of_the_texts_has_its_token_and_no_other_has(
-    turns: list[tuple[str, str]], strips: bool
-) -> None:
+def test_every_character_of_the_texts_has_its_token_and_no_other_has(turns, strips):
     tokenizer = tiny_tokenizer(chat_template=STRIPPING) if strips else tiny_tokenizer()
-    messages = [("system", "You are calm.")] if not strips else []
-    for ask, answer in turns:
-        messages += [("user", ask), ("assistant", answer)]
-    row = row_of(*messages)
-    found = covered(row, tokenizer)
-    for part, text, pieces in (
-        ("prompt", row.prompt, [ask for ask, _ in turns]),
-        ("response", row.response, [answer for _, answer in turns]),
-    ):
+    before = [] if strips else [("system", "You are calm.")]
+    row = row_of(
+        *before, *((role, text) for turn in turns for role, text in zip(("user", "assistant"), turn, strict=True))
+    )
+    places = places_of(row, tokenizer)
+    for part, pieces in (("prompt", [ask for ask, _ in turns]), ("response", [answer for _, answer in turns])):
         expected: set[int] = set()
         start = 0
         for piece in pieces:
@@ -57,11 +44,10 @@ def test_every_character_of_the_texts_has_its_token_and_no_other_has(
             first = start + piece.find(kept)
             expected |= set(range(first, first + len(kept)))
             start += len(piece) + 2
-        assert max(expected) < len(text)
-        assert found[part] == expected
+        assert {at for place in places if place.part == part for at in range(place.start, place.end)} == expected
 
 
-def test_a_text_that_also_stands_in_the_template_is_found_where_it_is_the_turns_own() -> None:
+def test_a_text_that_also_stands_in_the_template_is_found_where_it_is_the_turns_own():
     row = row_of(("user", "a"), ("assistant", "user"))
     places = places_of(row, tiny_tokenizer(chat_template=STRIPPING))
     assert [(place.start, place.end) for place in places if place.part == "prompt"] == [(0, 1)]
@@ -70,7 +56,7 @@ def test_a_text_that_also_stands_in_the_template_is_found_where_it_is_the_turns_
     assert places.index(response[0]) > places.index(next(place for place in places if place.part == "prompt"))
 
 
-def test_kinds_are_told_apart() -> None:
+def test_kinds_are_told_apart():
     answer = "1. Take 12 maps\n2. Wait!\n\n- go"
     row = row_of(("user", "How?"), ("assistant", answer))
     by_kind: dict[str, str] = defaultdict(str)
@@ -86,18 +72,10 @@ def test_kinds_are_told_apart() -> None:
     assert {"special", "word"} <= kinds
 
 
-def test_a_document_is_all_response() -> None:
+def test_documents_and_rows_that_were_cut():
     row = Row(index=0, id="0", messages=(), text="The river ran.\nIt was old.", record={})
     places = places_of(row, tiny_tokenizer())
     assert {place.part for place in places} == {"response"}
     assert (places[0].start, places[-1].end) == (0, len(row.response))
-
-
-@pytest.mark.parametrize("most", [24, 60])
-def test_places_are_those_of_the_tokens_that_were_kept(most: int) -> None:
     row = row_of(("user", "hi"), ("assistant", "word " * 200))
-    encoded = encode(row, tiny_tokenizer(), max_tokens=most)
-    places = token_places(row, encoded, tiny_tokenizer())
-    assert len(places) == len(encoded.tokens) == most
-    whole = places_of(row, tiny_tokenizer())
-    assert places == whole[:most]
+    assert places_of(row, tiny_tokenizer(), max_tokens=60) == places_of(row, tiny_tokenizer())[:60]

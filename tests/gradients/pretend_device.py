@@ -13,12 +13,8 @@ from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_flatten, tree_map
 from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
 
-PRETEND = torch.device("cpu")
-"""The pretend device; named below, once torch knows it."""
-
 COPIES = ("aten::copy_", "aten::_copy_from")
 """What may have tensors of two devices."""
-
 LOOKUPS = ("aten::index", "aten::_index_put", "aten::_unsafe_index")
 """What may, as on CUDA, have indices on the processor."""
 
@@ -85,11 +81,7 @@ def compute(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
 
 
 def _target(name: str, args: Any, kwargs: dict[str, Any]) -> torch.device | None:
-    """Where an operation's result is; None where each tensor stays.
-
-    Raises:
-        RuntimeError: Its tensors are on two devices, as CUDA would refuse.
-    """
+    """Where an operation's result is; None where each tensor stays. Two devices are an error, as on CUDA."""
     if name in COPIES:
         return None
     tensors = [value for value in tree_flatten((args, kwargs))[0] if isinstance(value, Tensor)]

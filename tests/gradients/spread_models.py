@@ -5,7 +5,6 @@ Run by test_spread_models.py in a process of its own: ``python -m tests.gradient
 
 import json
 import sys
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,8 +17,7 @@ from tests.gradients.pretend_device import PRETEND  # isort: skip # before anyth
 
 from ripcurrent.evaluate import decode_greedily, read_prefix
 from ripcurrent.models import ChatModel, attach_fresh_lora
-from tests.gradients.all_signals import apart, computed
-from tests.gradients.oracle import chat_model
+from tests.gradients.oracle import apart, chat_model, computed
 from tests.models.tiny import tiny_model
 
 CPU = torch.device("cpu")
@@ -59,7 +57,6 @@ def spread(model: Any, first: torch.device, second: torch.device) -> None:
 
 
 def loaded(case: str, split: str | None) -> ChatModel:
-    """The model of a case (its kind, and ``lora`` for a LoRA on it) on one device, or spread."""
     kind, _, lora = case.partition(" ")
     model: Any = tiny_model(kind)
     # GPT-2 would look for padding by an index that pretend tensors do not have
@@ -81,24 +78,26 @@ def answers(model: ChatModel, stops: set[int]) -> list[list[int]]:
     return [list(one.ids) for one in told]
 
 
-def main(cases: Sequence[str], tell: Callable[[str], None]) -> None:
+def main() -> None:
     """One line of JSON for each case and split."""
-    for case in cases:
+    torch.set_num_threads(1)
+    for case in sys.argv[1:]:
         plain = loaded(case, None)
         free = answers(plain, set())
         stops = {free[0][1], free[1][3]}
         for split in SPLITS:
-            factored = split == "cpu_first"
-            one, two = (computed(model, factored) for model in (loaded(case, None), loaded(case, split)))
-            where = [str(device) for device in loaded(case, split).devices]
-            said = {"case": case, "split": split, "where": where, "apart": {}, "size": {}}
-            for name, values in two.items():
-                said["size"][name] = float(np.abs(one[name]).max())
-                said["apart"][name] = apart(one[name], values)
-            said["answers"] = [answers(plain, stops), answers(loaded(case, split), stops)]
-            tell(json.dumps(said))
+            spread_out = loaded(case, split)
+            one, two = (computed(model, split == "cpu_first") for model in (loaded(case, None), spread_out))
+            said = {
+                "case": case,
+                "split": split,
+                "where": [str(device) for device in spread_out.devices],
+                "apart": {name: apart(one[name], values) for name, values in two.items()},
+                "size": {name: float(np.abs(one[name]).max()) for name in two},
+                "answers": [answers(plain, stops), answers(spread_out, stops)],
+            }
+            print(json.dumps(said), flush=True)
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    main(sys.argv[1:], lambda line: print(line, flush=True))
+    main()

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -28,15 +29,11 @@ ERRORS: dict[str, Callable[[], BaseException]] = {
 ROWS = random_rows(np.random.default_rng(1), 13)
 
 
+@cache
 def make_pass() -> tuple[GradientPass, Directions]:
     model = tiny_model("llama_tied")
     gradient_pass = GradientPass(chat_model(model))
     return gradient_pass, random_stack(model, gradient_pass)
-
-
-@pytest.fixture(scope="module")
-def tiny() -> tuple[GradientPass, Directions]:
-    return make_pass()
 
 
 def measured(tiny: tuple[GradientPass, Directions], halving: Halving, rows: Any = ROWS, room: float = 1e9) -> Any:
@@ -64,7 +61,8 @@ def assert_close(one: Any, other: Any) -> None:
 
 
 @pytest.mark.parametrize("room", [24, 60, 200])
-def test_halves_give_the_results_of_the_whole_and_remember_what_did_not_fit(tiny: Any, room: int) -> None:
+def test_halves_give_the_results_of_the_whole_and_remember_what_did_not_fit(room):
+    tiny = make_pass()
     whole, _ = measured(tiny, Halving())
     halving = Halving()
     halves, sizes = measured(tiny, halving, room=room)
@@ -73,7 +71,7 @@ def test_halves_give_the_results_of_the_whole_and_remember_what_did_not_fit(tiny
     assert max(measured(tiny, halving, room=room)[1]) <= room, "a size that ran out is not tried again"
 
 
-def test_one_row_that_does_not_fit_is_named_and_what_was_kept_is_given_back() -> None:
+def test_one_row_that_does_not_fit_is_named_and_what_was_kept_is_given_back():
     """Keys and values of a shared system prompt could be what a single row lacks room for."""
     reader = FeatureReader(chat_model(tiny_model("llama_tied")))
     reader.forward(make_batch(rows_behind_a_prefix(4, seed=1), CPU))
@@ -92,10 +90,8 @@ def test_one_row_that_does_not_fit_is_named_and_what_was_kept_is_given_back() ->
     assert not reader._prefixes._kept
 
 
-@pytest.mark.parametrize(
-    "error", [RuntimeError("mat1 and mat2 shapes cannot be multiplied"), ValueError("out of memory")]
-)
-def test_other_errors_are_not_taken_for_it(error: Exception) -> None:
+@pytest.mark.parametrize("error", [RuntimeError("mat1 and mat2 do not fit"), ValueError("out of memory")])
+def test_other_errors_are_not_taken_for_it(error):
     with pytest.raises(type(error), match=str(error)), Halving().attempt():
         raise error
 
@@ -116,7 +112,7 @@ print("halved", halving.batches_halved)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux limits a process's address space so")
-def test_a_limit_of_the_system_itself_is_lived_with() -> None:
+def test_a_limit_of_the_system_itself_is_lived_with():
     """The allocator's own failure, not an imitation: the process may take 200 MB more, and the batch wants more."""
     done = subprocess.run([sys.executable, "-c", LIMITED], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]

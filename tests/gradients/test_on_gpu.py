@@ -3,7 +3,6 @@
 import copy
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,8 +13,7 @@ import ripcurrent as rc
 from ripcurrent.gradients import GradientPass, Halving, make_batch
 from ripcurrent.models import ChatModel, attach_fresh_lora, sum_in_float32
 from ripcurrent.statistics import spearman
-from tests.gradients.all_signals import apart, computed, rows_of
-from tests.gradients.oracle import chat_model, random_rows, random_stack
+from tests.gradients.oracle import apart, chat_model, computed, random_rows, random_stack, rows_of
 from tests.gradients.test_halving import assert_close, measured
 from tests.models.tiny import tiny_model
 from tests.scan_fixtures import anchors_file, shared_cache, tiny_folder
@@ -52,7 +50,7 @@ def on(device: torch.device, case: str, dtype: torch.dtype = torch.float32) -> C
 
 @pytest.mark.parametrize("factored", [False, True], ids=["dense", "factored"])
 @pytest.mark.parametrize("case", CASES)
-def test_every_signal_is_the_cpus(case: str, factored: bool, gpu: torch.device) -> None:
+def test_every_signal_is_the_cpus(case, factored, gpu):
     """Rows begin alike, so that what they share passes once; directions, anchors and token shares are among it."""
     expected, found = (computed(on(device, case), factored) for device in (CPU, gpu))
     differences = {name: apart(expected[name], values) for name, values in found.items()}
@@ -60,18 +58,17 @@ def test_every_signal_is_the_cpus(case: str, factored: bool, gpu: torch.device) 
 
 
 @pytest.mark.parametrize("case", ["llama_tied", "qwen2"])
-def test_in_bfloat16_rows_keep_their_order(case: str, gpu: torch.device) -> None:
+def test_in_bfloat16_rows_keep_their_order(case, gpu):
     cosines = []
     for device, dtype in ((CPU, torch.float32), (gpu, torch.bfloat16)):
         gradient_pass = GradientPass(on(device, case, dtype))
-        signals = gradient_pass.measure(
-            make_batch(rows_of(4, 64), device), random_stack(tiny_model(case), gradient_pass)
-        )
+        directions = random_stack(tiny_model(case), gradient_pass)
+        signals = gradient_pass.measure(make_batch(rows_of(4, 64), device), directions)
         cosines.append(signals.dots / np.sqrt(signals.squared_norm)[:, None])
     assert min(spearman(cosines[0][:, side], cosines[1][:, side]) for side in (0, 1)) > 0.99
 
 
-def test_a_card_that_is_too_small_gets_smaller_batches(gpu: torch.device) -> None:
+def test_a_card_that_is_too_small_gets_smaller_batches(gpu):
     """The card's own error, not an imitation."""
     model, many = tiny_model("llama_tied"), random_rows(np.random.default_rng(2), 1200, longest=60)
     on_gpu = replace(chat_model(copy.deepcopy(model).to(gpu)), device=gpu)
@@ -88,7 +85,7 @@ def test_a_card_that_is_too_small_gets_smaller_batches(gpu: torch.device) -> Non
     assert_close(found, usual)
 
 
-def test_a_scan_leaves_what_one_on_the_cpu_leaves(tmp_path: Path, tiny_folder: Path, anchors_file: Path) -> None:
+def test_a_scan_leaves_what_one_on_the_cpu_leaves(tmp_path, tiny_folder, anchors_file):
     dataset = write_jsonl(tmp_path / "rows.jsonl", good_rows(40))
     options = small_shards(tiny_folder, anchors_file)
     usual = rc.scan(dataset, tmp_path / "cpu", **options)

@@ -36,16 +36,13 @@ def expected(model: Any, row: EncodedRow, layer: int | None, position: Position)
     kept: list[torch.Tensor] = []
     base = model.base_model
     blocks = base.layers if hasattr(base, "layers") else base.h
-    handle = None
-    if layer is not None:
-        handle = blocks[layer].register_forward_hook(
-            lambda module, inputs, output: kept.append(output[0] if isinstance(output, tuple) else output)
-        )
+    handle = blocks[layer or 0].register_forward_hook(
+        lambda module, inputs, output: kept.append(output[0] if isinstance(output, tuple) else output)
+    )
     with torch.no_grad():
         ids = torch.tensor(row.tokens.astype(np.int64)).unsqueeze(0)
         states = model(input_ids=ids, output_hidden_states=True).hidden_states
-    if handle is not None:
-        handle.remove()
+    handle.remove()
     chosen = states[-1][0] if layer is None else kept[0].reshape(states[-1][0].shape)
     if layer is not None and layer % len(blocks) < len(blocks) - 1:
         # output_hidden_states starts with the embeddings; its last is after the final norm
@@ -60,7 +57,7 @@ def expected(model: Any, row: EncodedRow, layer: int | None, position: Position)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("position", POSITIONS)
 @pytest.mark.parametrize("layer", [None, 0, 1, -1, -2])
-def test_features_equal_the_models_own_states(kind: str, position: Position, layer: int | None) -> None:
+def test_features_equal_the_models_own_states(kind, position, layer):
     model = tiny(kind)
     batch = rows(6)
     found = FeatureReader(model, layer=layer, position=position).forward(make_batch(batch, CPU)).features
@@ -72,7 +69,7 @@ def test_features_equal_the_models_own_states(kind: str, position: Position, lay
 
 @pytest.mark.parametrize("position", POSITIONS)
 @pytest.mark.parametrize("layer", [None, 0])
-def test_the_backward_pass_reads_the_same_features(position: Position, layer: int | None) -> None:
+def test_the_backward_pass_reads_the_same_features(position, layer):
     model = tiny("llama_tied")
     gradient_pass = GradientPass(model)
     reader = FeatureReader(model, layer=layer, position=position)
@@ -89,9 +86,7 @@ def test_the_backward_pass_reads_the_same_features(position: Position, layer: in
     position=st.sampled_from(POSITIONS),
     layer=st.sampled_from([None, 0]),
 )
-def test_a_rows_feature_depends_on_the_row_alone(
-    order: list[int], cuts: set[int], position: Position, layer: int | None
-) -> None:
+def test_a_rows_feature_depends_on_the_row_alone(order, cuts, position, layer):
     reader = FeatureReader(tiny("llama_tied"), layer=layer, position=position)
     every = rows(7, seed=3)
     alone = [reader.forward(make_batch([row], CPU)).features for row in every]
@@ -105,6 +100,6 @@ def test_a_rows_feature_depends_on_the_row_alone(
 
 
 @pytest.mark.parametrize("layer", [2, -3, 99])
-def test_a_layer_that_does_not_exist_is_named_with_those_that_do(layer: int) -> None:
+def test_a_layer_that_does_not_exist_is_named_with_those_that_do(layer):
     with pytest.raises(RipcurrentError, match=rf"Layer {layer} does not exist: tiny has blocks 0 to 1"):
         FeatureReader(tiny("llama_tied"), layer=layer)

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import cache
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(scope="module")
+@cache
 def found() -> dict[tuple[str, str], dict[str, Any]]:
     """By model and split, what was computed: the pretend device changes torch for a whole process."""
     command = [sys.executable, "-m", "tests.gradients.spread_models", *CASES]
@@ -34,10 +35,8 @@ def found() -> dict[tuple[str, str], dict[str, Any]]:
 
 @pytest.mark.parametrize("split", ["cpu_first", "pretend_first"])
 @pytest.mark.parametrize("case", CASES)
-def test_scores_and_answers_do_not_depend_on_where_layers_lie(
-    case: str, split: str, found: dict[tuple[str, str], dict[str, Any]]
-) -> None:
-    line = found[case, split]
+def test_scores_and_answers_do_not_depend_on_where_layers_lie(case, split):
+    line = found()[case, split]
     assert line["where"] == ["cpu", "pretend:0"]
     assert len(line["apart"]) == 10
     assert {name: size for name, size in line["size"].items() if not size > 1e-3} == {}

@@ -10,16 +10,8 @@ from peft import LoraConfig, get_peft_model
 
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.gradients import GradientPass, make_batch, set_direction, stack_directions
-from tests.gradients.oracle import (
-    chat_model,
-    inner,
-    mean_of,
-    random_rows,
-    row_gradient,
-    row_loss,
-    stacked,
-    unit_gradients,
-)
+from tests.gradients import oracle
+from tests.gradients.oracle import chat_model, inner, random_rows, row_gradient, stacked
 from tests.models.tiny import KINDS, tiny_model
 
 CPU = torch.device("cpu")
@@ -42,14 +34,10 @@ def moved_at_one_position(causal, direction, position, step, kind):
                 owners.setdefault(module, {})[name] = direction[full].to(parameter.dtype)
 
     def hook(module, args, output, moves):
-        plain = dict(module.named_parameters(recurse=False))
-        moved = {name: parameter.detach() + moves.get(name, 0) for name, parameter in plain.items()}
-        forward = type(module).forward
-        before = {name: module._parameters[name] for name in plain}
+        before = dict(module.named_parameters(recurse=False))
         try:
-            for name, value in moved.items():
-                module._parameters[name] = value
-            difference = forward(module, args[0]) - output
+            module._parameters.update({name: own.detach() + moves.get(name, 0) for name, own in before.items()})
+            difference = type(module).forward(module, args[0]) - output
         finally:
             module._parameters.update(before)
         axis = 2 if output.dim() == 4 and kind in HEADS_BEFORE_TOKENS else 1
@@ -73,15 +61,10 @@ def loop_shares(causal, row, direction, kind, row_tokens=None):
     for position in range(len(row.tokens)):
         step = torch.zeros((), dtype=torch.float64, requires_grad=True)
         with moved_at_one_position(causal, direction, position, step, kind):
-            loss = row_loss(causal, row, row_tokens)
+            loss = oracle.row_loss(causal, row, row_tokens)
         (found,) = torch.autograd.grad(loss, step)
         shares.append(float(found))
     return np.array(shares)
-
-
-def shares_of(gradient_pass, model, plain, rows, **batch):
-    directions, made = stacked(model, gradient_pass, plain), make_batch(rows, CPU, **batch)
-    return gradient_pass.token_shares(made, directions), gradient_pass.measure(made, directions).dots
 
 
 @pytest.mark.parametrize(
@@ -97,10 +80,11 @@ def test_shares_equal_one_autograd_derivative_per_position_and_sum_to_the_dot(ki
     names = set(gradient_pass.layers.parameter_shapes())
     others = random_rows(np.random.default_rng(1), 4)
     # directions as a scan has them, and not at right angles to every row
-    means = [mean_of(unit_gradients(model, pair, names)) for pair in (others[:2], others[2:])]
+    means = [oracle.mean_of(oracle.unit_gradients(model, pair, names)) for pair in (others[:2], others[2:])]
     plain = [{name: tensor.float() for name, tensor in one.items()} for one in means]
     rows = random_rows(np.random.default_rng(3), 2, longest=10)
-    shares, dots = shares_of(gradient_pass, model, plain, rows, row_tokens=row_tokens)
+    given = make_batch(rows, CPU, row_tokens=row_tokens), stacked(model, gradient_pass, plain)
+    shares, dots = gradient_pass.token_shares(*given), gradient_pass.measure(*given).dots
     exact = copy.deepcopy(model).double()
     for place, row in enumerate(rows):
         gradient = row_gradient(model, row, names, row_tokens)

@@ -2,18 +2,17 @@
 
 from pathlib import Path
 
-from ripcurrent.data._encode import encode, encode_anchor, encode_rows, why_mismatch
+from ripcurrent.data._encode import encode, encode_anchor, encode_rows, encode_windows, why_mismatch, window_starts
 from ripcurrent.data._files import plain_suffix
-from ripcurrent.data._formats import FORMATS, has_unread
+from ripcurrent.data._formats import FORMATS, has_unread, parse_mapping
 from ripcurrent.data._near_duplicates import NEAR_DUPLICATE, count_near_duplicates, hash_of_texts, similarity, word_set
-from ripcurrent.data._parquet import PARQUET_STREAMED
+from ripcurrent.data._open import open_container
 from ripcurrent.data._places import token_places
-from ripcurrent.data._read import Dataset, canonical_json, open_container, open_unchanged, read_rows
+from ripcurrent.data._read import Dataset, canonical_json, open_unchanged, read_rows
 from ripcurrent.data._render import default_template, render, rendered
-from ripcurrent.data._sniff import parse_mapping
+from ripcurrent.data._tables import PARQUET_STREAMED
 from ripcurrent.data._traits import REFUSAL_PHRASES, has_refusal, opened_thought, strip_thoughts, traits_of
 from ripcurrent.data._types import DatasetInfo, EncodedRow, LossOn, Message, Row, RowStatus, Traits
-from ripcurrent.data._windows import encode_windows, window_starts
 
 DEMO_ROWS = Path(__file__).parent / "demo_rows.jsonl"
 """About 300 benign instructions with answers in mixed formats, written for this package."""

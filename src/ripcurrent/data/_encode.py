@@ -1,15 +1,16 @@
-"""Rows as tokens with a loss mask, exactly as they will be trained (methods.md, section 1)."""
+"""Rows as tokens with a loss mask, exactly as they will be trained (methods.md, section 1); documents as windows."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ripcurrent.data._render import Span, TemplateMismatch, assistant_spans, chat_text, check_tokenizer
-from ripcurrent.data._tokens import Tokens, tokenise
 from ripcurrent.data._types import EncodedRow, LossOn, Message, Row, bearing_turns
 
 if TYPE_CHECKING:
@@ -17,6 +18,62 @@ if TYPE_CHECKING:
 
 _CHUNK_ROWS = 128
 _CHUNK_CHARACTERS = 2_000_000
+_CHARACTERS_PER_TOKEN = 16
+"""A head of so many characters a token nearly always holds enough tokens; where it does not, more is taken."""
+_MARGIN = 64
+"""Tokens beyond the head. A cut in the text changes the tokens next to it; these keep it away from the head."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """The head of a tokenised text: ids, and the characters from which and up to which each token goes."""
+
+    ids: npt.NDArray[np.int32]
+    starts: npt.NDArray[np.int64]
+    ends: npt.NDArray[np.int64]
+    complete: bool
+    """The text has no further tokens."""
+    end: int
+    """Character at which the first token that is left out begins; the text's length when ``complete``."""
+
+    def beginning_in(self, start: int, end: int) -> npt.NDArray[np.bool_]:
+        """Which tokens begin at a character of ``[start, end)``."""
+        return (self.starts >= start) & (self.starts < end)
+
+
+def tokenise(
+    texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, *, special: bool, max_tokens: int
+) -> list[Tokens]:
+    """The first ``max_tokens`` tokens of each text; of a long text only a part is tokenised.
+
+    ``special`` adds the special tokens that the tokenizer puts around plain text.
+    """
+
+    def encodings(texts: list[str]) -> Sequence[Any]:
+        how = {"return_offsets_mapping": False, "return_attention_mask": False, "verbose": False}
+        batch: Sequence[Any] = tokenizer(texts, add_special_tokens=special, **how).encodings
+        return batch
+
+    reach = _CHARACTERS_PER_TOKEN * (max_tokens + _MARGIN)
+    result = []
+    for text, encoding in zip(texts, encodings([text[:reach] for text in texts]) if texts else [], strict=True):
+        taken = reach
+        while taken < len(text) and len(encoding.ids) < max_tokens + _MARGIN:
+            taken *= 4
+            (encoding,) = encodings([text[:taken]])
+        result.append(_head(encoding, len(text), max_tokens))
+    return result
+
+
+def _head(encoding: Any, characters: int, max_tokens: int) -> Tokens:
+    ids = np.asarray(encoding.ids[:max_tokens], dtype=np.int32)
+    offsets = np.asarray(encoding.offsets[: max_tokens + 1], dtype=np.int64).reshape(-1, 2)
+    starts, ends = offsets[:, 0], offsets[:, 1]
+    # Tokenizers that trim offsets report a token of white space as empty, at its end: it begins before that.
+    starts = np.where(starts == ends, starts - 1, starts)
+    complete = len(encoding.ids) <= max_tokens
+    end = characters if complete else int(starts[max_tokens])
+    return Tokens(ids, starts[:max_tokens], ends[:max_tokens], complete, end)
 
 
 def encode(
@@ -116,12 +173,14 @@ def _encode_chunk(
         for place, tokens in zip(places, heads, strict=True):
             row = rows[place]
             done[place] = (
-                encode_document(row, tokens) if special else _encode_chat(row, texts[place], tokens, tokenizer, loss_on)
+                _encode_document(row, tokens)
+                if special
+                else _encode_chat(row, texts[place], tokens, tokenizer, loss_on)
             )
     return (done[place] for place in range(len(rows)))
 
 
-def encode_document(row: Row, tokens: Tokens) -> EncodedRow:
+def _encode_document(row: Row, tokens: Tokens) -> EncodedRow:
     """A tokenised document: every token but the first bears loss."""
     loss = np.ones(len(tokens.ids), dtype=np.bool_)
     end = int(tokens.ends.max(initial=0))
@@ -168,3 +227,41 @@ def _finish(
     last_content = min(int(content[-1]) if len(content) else length - 1, length - 1)
     ids, mask, bear = tokens.ids[:length], loss[:length], len(bearing)
     return EncodedRow(index, "ok", ids, mask, truncated, length - bear, bear, first - 1, last_content)
+
+
+def encode_windows(
+    rows: Iterable[Row], tokenizer: PreTrainedTokenizerBase, *, max_tokens: int = 1024
+) -> Iterator[list[EncodedRow]]:
+    """Each document as one or more windows of at most ``max_tokens`` tokens, in order.
+
+    A window begins with the last token of the one before, so that every token of the document but its first bears loss
+    in exactly one window. Windows are as few as they can be and of nearly equal length. Each is a sequence of its own:
+    only the first one begins with the tokenizer's own start token, if it has one. A row that is no document, or that
+    cannot be scored, is one `EncodedRow` as `encode_rows` gives it.
+    """
+    for row in rows:
+        if row.text is None or row.problem is not None:
+            yield [encode(row, tokenizer, max_tokens=max_tokens)]
+            continue
+        check_tokenizer(tokenizer, chat=False)
+        (tokens,) = tokenise([row.text], tokenizer, special=True, max_tokens=2**40)
+        if len(tokens.ids) <= max_tokens:
+            yield [_encode_document(row, tokens)]
+            continue
+        # each window predicts all its tokens but the first
+        count = -(-(len(tokens.ids) - 1) // (max_tokens - 1))
+        edges = np.linspace(0, len(tokens.ids) - 1, count + 1).round().astype(int)
+        pieces = [tokens.ids[first : last + 1] for first, last in pairwise(edges)]
+        yield [
+            EncodedRow(row.index, "ok", ids, np.arange(len(ids)) > 0, False, 1, len(ids) - 1, 0, len(ids) - 1)
+            for ids in pieces
+        ]
+
+
+def window_starts(windows: Iterable[EncodedRow]) -> list[int]:
+    """The place in the document of each window's first token."""
+    starts, at = [], 0
+    for window in windows:
+        starts.append(at)
+        at += max(0, len(window.tokens) - 1)
+    return starts

@@ -4,11 +4,12 @@ import gzip
 import hashlib
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, TypeVar, cast
 
 from ripcurrent.errors import RipcurrentError
+from ripcurrent.files import written_whole
 
 _Item = TypeVar("_Item")
 
@@ -86,22 +87,13 @@ def reading(path: Path) -> Iterator[BinaryIO]:
 @contextmanager
 def writing(destination: Path) -> Iterator[BinaryIO]:
     """A file that appears under its name only when all of it is written; gzipped where the name says so."""
-    part = destination.with_name(destination.name + ".part")
-    try:
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
-            if is_gzipped(destination):
-                # No name and no time inside: the same rows give the same bytes.
-                with gzip.GzipFile(filename="", fileobj=file, mode="wb", mtime=0) as packed:
-                    yield cast(BinaryIO, packed)
-            else:
-                yield file
-        part.replace(destination)
-    except OSError as error:
-        raise cannot_write(destination, error) from error
-    finally:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
+    with written_whole(destination) as part, part.open("wb") as file:
+        if is_gzipped(destination):
+            # No name and no time inside: the same rows give the same bytes.
+            with gzip.GzipFile(filename="", fileobj=file, mode="wb", mtime=0) as packed:
+                yield cast(BinaryIO, packed)
+        else:
+            yield file
 
 
 def sha256_of_file(path: Path) -> str:
@@ -172,13 +164,6 @@ def pick(
 def _cannot_read(path: Path, error: OSError) -> RipcurrentError:
     return RipcurrentError(
         f"{path} cannot be read: {error.strerror or error}.", "Check the path and its permissions, or fetch it again."
-    )
-
-
-def cannot_write(destination: Path, error: OSError) -> RipcurrentError:
-    return RipcurrentError(
-        f"{destination} cannot be written: {error.strerror or error}.",
-        "Choose another place, or free space and check permissions.",
     )
 
 

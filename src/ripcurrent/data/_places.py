@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from ripcurrent.data._encode import tokenise
 from ripcurrent.data._render import TemplateMismatch, chat_text
-from ripcurrent.data._tokens import tokenise
 from ripcurrent.data._traits import BULLET_LINE, NUMBERED_LINE
 from ripcurrent.data._types import EncodedRow, Row
 
@@ -31,13 +31,10 @@ class TokenPlace:
     """One token of a row."""
 
     part: TokenPart
-    """Whose text it is."""
     start: int
     """Character of the row's ``prompt`` or ``response`` at which it begins; -1 in the template."""
     end: int
-    """Character after it; -1 in the template."""
     kind: TokenKind
-    """What kind of text it is."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,12 +7,13 @@ from itertools import chain, islice
 from pathlib import Path
 
 from ripcurrent.data._files import Container, no_such_row, plain_suffix, sampled_sha256
-from ripcurrent.data._formats import LONE_SURROGATE, Format, Unusable, view
-from ripcurrent.data._hub import HUB_PREFIX, HubDataset, SavedFolder, is_saved
-from ripcurrent.data._parts import SUFFIXES, FileParts, files_of_folder, files_of_pattern, is_pattern, open_file
-from ripcurrent.data._sniff import SAMPLE, check_mapping, find_format, sniff
+from ripcurrent.data._formats import LONE_SURROGATE, Format, Unusable, check_mapping, find_format, sniff, view
+from ripcurrent.data._open import SUFFIXES, open_container
 from ripcurrent.data._types import DatasetInfo, Message, Row, RowStatus
 from ripcurrent.errors import RipcurrentError
+
+_SAMPLE = 20
+"""Records by which the format is told."""
 
 
 class Dataset:
@@ -204,7 +205,7 @@ def read_rows(
         raise RipcurrentError(f"A limit of {limit} rows leaves nothing.", "Give a limit of 1 or more.")
     container = open_container(str(path))
     records = container.records()
-    sample = list(islice(records, SAMPLE if limit is None else min(limit, SAMPLE)))
+    sample = list(islice(records, _SAMPLE if limit is None else min(limit, _SAMPLE)))
     row_format = sniff(str(path), sample, container.columns, format, mapping)
     return Dataset(str(path), container, row_format, mapping, limit, chain(sample, records))
 
@@ -234,20 +235,3 @@ def open_unchanged(info: DatasetInfo, *, limit: int | None = None, data: str | P
 def canonical_json(value: object) -> bytes:
     """One JSON text per value: keys sorted, no spaces, ASCII; what JSON lacks (dates) as its string."""
     return json.dumps(value, sort_keys=True, ensure_ascii=True, separators=(",", ":"), default=str).encode()
-
-
-def open_container(path: str) -> Container:
-    """The file, folder, files or hub dataset at a path or address, whatever its records are."""
-    if path.startswith(HUB_PREFIX):
-        return HubDataset(path)
-    file = Path(path)
-    if is_pattern(path):
-        return FileParts(path, files_of_pattern(path))
-    if file.is_dir():
-        parts = [] if is_saved(file) else files_of_folder(file)
-        return FileParts(path, parts) if parts else SavedFolder(file)
-    if not file.exists():
-        raise RipcurrentError(f"{path} does not exist.", "Check the path; a hub dataset is written hf:owner/name.")
-    if file.stat().st_size == 0:
-        raise RipcurrentError(f"{path} is empty.", "Check that it is the file you mean.")
-    return open_file(file)

@@ -1,10 +1,10 @@
 """From anchors to directions: each set's mean of normalised gradients, and every anchor's similarity to it.
 
 Two passes over a set, no anchor's gradient ever formed: the first yields the norms, the second sums the gradients
-weighted by one over count and norm, which is the mean of the normalised gradients. Where the anchors' tokens are few
-for a layer's size, the terms of the sum are kept instead.
+weighted by one over count and norm. Where the anchors' tokens are few for a layer's size, the sum's terms are kept.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -19,13 +19,13 @@ from ripcurrent.gradients._directions import (
     Factoring,
     Gradient,
     choose_factoring,
-    count_numbers,
+    dense_shapes,
     norm_of,
     stack_directions,
     zero_gradient,
 )
 from ripcurrent.gradients._gradient_pass import GradientPass
-from ripcurrent.gradients._terms import KeptTerms
+from ripcurrent.gradients._hooks import KeptTerms
 from ripcurrent.models import give_back_freed_memory
 
 ANCHOR_TOKEN_BUDGET = 512
@@ -50,8 +50,14 @@ def anchor_directions(gradient_pass: GradientPass, sets: Sequence[Sequence[Encod
 
 def largest_direction(gradient_pass: GradientPass, sets: Sequence[Sequence[EncodedRow]]) -> int:
     """At most how many numbers one of the sets' directions has, known before any is computed."""
-    terms = count_terms(sets)
-    return count_numbers(gradient_pass.layers, choose_factoring(gradient_pass.layers, *terms), *terms)
+    layers, (terms, head_terms) = gradient_pass.layers, count_terms(sets)
+    factoring, whole = choose_factoring(layers, terms, head_terms), layers.parameter_shapes()
+    total = sum(math.prod(shape) for shape in dense_shapes(layers, factoring).values())
+    for key in factoring.groups:
+        many, shape = (head_terms, whole[key]) if isinstance(key, str) else (terms, layers.groups[key].shape())
+        total += many * (shape[0] + shape[1] + 1)
+    # a table has no more entries than the anchors have tokens
+    return total + sum(terms * (whole[name][1] + 1) for name in factoring.tables)
 
 
 def set_direction(

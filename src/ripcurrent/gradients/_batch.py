@@ -17,9 +17,11 @@ from ripcurrent.data import EncodedRow
 Position = Literal["last", "last_content", "mean_response", "last_prompt"]
 """Which token's state represents a row: the last trained one (end of turn and template tail included), the last of the
 answer's own text, the mean over the answer, or the last before it."""
-
 SignalKind = Literal["all", "gradient", "representation"]
 """Which of the two methods runs."""
+WIDTH_MULTIPLE = {"cpu": 2, "cuda": 8}
+"""By device type, what a batch's width is a multiple of: products that sum over an odd number of tokens are slower in
+some shapes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +31,9 @@ class Batch:
     ids: Int[Tensor, "rows tokens"]
     """Token ids; padding repeats id 0."""
     loss_mask: Bool[Tensor, "rows tokens"]
-    """True where a token bears loss."""
     answers: Bool[Tensor, "rows tokens"]
     """True at every token of an answer, whatever of it bears loss."""
     lengths: Int[Tensor, " rows"]
-    """Tokens of each row."""
     last_prompt: Int[Tensor, " rows"]
     """Each row's last position before its (last) answer."""
     last_content: Int[Tensor, " rows"]
@@ -45,14 +45,9 @@ class Batch:
 
     def after(self, tokens: int) -> Batch:
         """The batch without its first ``tokens`` tokens. Every row is longer, and no state before them is needed."""
-        return Batch(
-            ids=self.ids[:, tokens:],
-            loss_mask=self.loss_mask[:, tokens:],
-            answers=self.answers[:, tokens:],
-            lengths=self.lengths - tokens,
-            last_prompt=self.last_prompt - tokens,
-            last_content=self.last_content - tokens,
-        )
+        by_token = self.ids, self.loss_mask, self.answers
+        by_row = self.lengths, self.last_prompt, self.last_content
+        return Batch(*(values[:, tokens:] for values in by_token), *(places - tokens for places in by_row))
 
     def to(self, device: torch.device) -> Batch:
         return Batch(*(getattr(self, field.name).to(device) for field in fields(self)))
@@ -83,11 +78,6 @@ class BatchSignals:
     """Each row's state at the chosen layer and position, shape ``(rows, width)``."""
 
 
-WIDTH_MULTIPLE = {"cpu": 2, "cuda": 8}
-"""By device type, what a batch's width is a multiple of: products that sum over an odd number of tokens are slower in
-some shapes."""
-
-
 def make_batch(rows: Sequence[EncodedRow], device: torch.device, *, row_tokens: int | None = None) -> Batch:
     """Pad rows into one batch on a device; with ``row_tokens`` only so many first loss-bearing tokens bear loss."""
     width = max(len(row.tokens) for row in rows)
@@ -98,13 +88,10 @@ def make_batch(rows: Sequence[EncodedRow], device: torch.device, *, row_tokens: 
         ids[place, : len(row.tokens)] = row.tokens
         answers[place, : len(row.tokens)] = row.loss_mask
     mask = answers if row_tokens is None else answers & (np.cumsum(answers, axis=1) <= row_tokens)
+    by_row = [len(row.tokens) for row in rows], [row.last_prompt for row in rows], [row.last_content for row in rows]
     return Batch(
-        ids=torch.from_numpy(ids).to(device),
-        loss_mask=torch.from_numpy(mask).to(device),
-        answers=torch.from_numpy(answers).to(device),
-        lengths=torch.tensor([len(row.tokens) for row in rows], device=device),
-        last_prompt=torch.tensor([row.last_prompt for row in rows], device=device),
-        last_content=torch.tensor([row.last_content for row in rows], device=device),
+        *(torch.from_numpy(values).to(device) for values in (ids, mask, answers)),
+        *(torch.tensor(places, device=device) for places in by_row),
     )
 
 

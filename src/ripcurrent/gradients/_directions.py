@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ripcurrent.gradients._layers import LayerGroup, ModelLayers
-from ripcurrent.gradients.kernels import factored, head, tokens
+from ripcurrent.gradients.kernels import embedding, factored, head
 
 Gradient = dict[str, Tensor]
 """One vector of the parameters' shape: parameter name to tensor (``(out, in)`` for linear layers).
@@ -29,18 +29,18 @@ token ids ``(entries,)``, in which one may come twice, and entries ``(entries, w
 GroupKey = int | str
 """A linear group's number, or the name of the head's weight."""
 
-TERMS = "inputs of "
-ENTRIES = "ids of "
+TERMS = ("inputs of ", "output gradients of ", "weights of ")
+ENTRIES = ("ids of ", "entries of ")
 
 
-def term_keys(key: GroupKey) -> tuple[str, str, str]:
+def term_keys(key: GroupKey) -> list[str]:
     """Where a gradient has a factored group's inputs, output gradients and weights."""
-    return f"{TERMS}{key}", f"output gradients of {key}", f"weights of {key}"
+    return [f"{part}{key}" for part in TERMS]
 
 
-def entry_keys(name: str) -> tuple[str, str]:
+def entry_keys(name: str) -> list[str]:
     """Where a gradient has a table's token ids and entries."""
-    return f"{ENTRIES}{name}", f"entries of {name}"
+    return [f"{part}{name}" for part in ENTRIES]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,20 +56,14 @@ class Factoring:
     def of(gradients: Sequence[Mapping[str, Tensor]]) -> Factoring:
         """What these gradients, all alike, have as terms and entries."""
         keys = list(gradients[0]) if gradients else []
-        named = [key.removeprefix(TERMS) for key in keys if key.startswith(TERMS)]
+        named = [key.removeprefix(TERMS[0]) for key in keys if key.startswith(TERMS[0])]
         return Factoring(
             frozenset(int(name) if name.isdigit() else name for name in named),
-            frozenset(key.removeprefix(ENTRIES) for key in keys if key.startswith(ENTRIES)),
+            frozenset(key.removeprefix(ENTRIES[0]) for key in keys if key.startswith(ENTRIES[0])),
         )
-
-    def keys(self) -> set[str]:
-        """Where a gradient has the terms and entries."""
-        terms = {name for key in self.groups for name in term_keys(key)}
-        return terms | {name for table in self.tables for name in entry_keys(table)}
 
 
 DENSE = Factoring()
-"""Every direction a matrix."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +97,8 @@ class Directions:
     def table_dots(self, name: str, ids: Tensor, grads: Tensor) -> Tensor:
         """Each looked-up token's terms, shape ``(rows, tokens, directions)``, float32."""
         if name not in self.entry_of:
-            return tokens.embedding_token_dots(ids, grads, self.other[name])
-        dots = tokens.embedding_token_dots(self.entry_of[name][ids], grads, self.other[name])
+            return embedding.embedding_token_dots(ids, grads, self.other[name])
+        dots = embedding.embedding_token_dots(self.entry_of[name][ids], grads, self.other[name])
         weights = self.term_weights.get(name)
         if weights is not None:
             dots += factored.looked_up_token_dots(ids, grads, self.linear[name], weights)
@@ -200,7 +194,8 @@ def _stack_entries(
 
 def home(layers: ModelLayers, key: GroupKey) -> torch.device:
     """Where a group's or a parameter's directions are wanted: beside its weights."""
-    device = layers.device_of(key if isinstance(key, str) else layers.groups[key].layers[0].weight)
+    name = key if isinstance(key, str) else layers.groups[key].layers[0].weight
+    device: torch.device = layers.causal.get_parameter(name).device
     # the model was given back: the directions are only to be sent on
     return torch.device("cpu") if device.type == "meta" else device
 
@@ -244,17 +239,6 @@ def dense_shapes(layers: ModelLayers, factoring: Factoring) -> dict[str, tuple[i
     return {name: shape for name, shape in layers.parameter_shapes().items() if name not in left}
 
 
-def count_numbers(layers: ModelLayers, factoring: Factoring, terms: int, head_terms: int) -> int:
-    """At most how many numbers one direction has, with so many terms in a factored group and at the head."""
-    whole = layers.parameter_shapes()
-    total = sum(math.prod(shape) for shape in dense_shapes(layers, factoring).values())
-    for key in factoring.groups:
-        many, shape = (head_terms, whole[key]) if isinstance(key, str) else (terms, layers.groups[key].shape())
-        total += many * (shape[0] + shape[1] + 1)
-    # a table has no more entries than the anchors have tokens
-    return total + sum(terms * (whole[name][1] + 1) for name in factoring.tables)
-
-
 def zero_gradient(layers: ModelLayers, factoring: Factoring = DENSE) -> Gradient:
     """A vector of zeros over the parameters in scope that are dense, in float32 beside the weights."""
     shapes = dense_shapes(layers, factoring)
@@ -263,14 +247,12 @@ def zero_gradient(layers: ModelLayers, factoring: Factoring = DENSE) -> Gradient
 
 def mean_gradient(gradients: Sequence[Mapping[str, Tensor]], dtype: torch.dtype) -> Gradient:
     """The mean, formed tensor by tensor in float32; matrices then in ``dtype``. Terms and entries are put together."""
-    factoring = Factoring.of(gradients)
-    joined = factoring.keys()
-    scaled = {term_keys(key)[2] for key in factoring.groups} | {entry_keys(table)[1] for table in factoring.tables}
     mean: Gradient = {}
     for key in gradients[0]:
         parts = [gradient[key] for gradient in gradients]
-        if key in joined:
-            mean[key] = torch.cat(parts) / len(parts) if key in scaled else torch.cat(parts)
+        if key.startswith(TERMS + ENTRIES):
+            scaled = key.startswith((TERMS[-1], ENTRIES[-1]))
+            mean[key] = torch.cat(parts) / len(parts) if scaled else torch.cat(parts)
             continue
         total = parts[0].to(torch.float32, copy=True)
         for part in parts[1:]:
@@ -283,24 +265,29 @@ def mean_gradient(gradients: Sequence[Mapping[str, Tensor]], dtype: torch.dtype)
 def norm_of(gradient: Mapping[str, Tensor]) -> float:
     """Euclidean norm over all parameters."""
     factoring = Factoring.of([gradient])
-    kept = factoring.keys()
     total = sum(
         float(torch.linalg.vector_norm(tensor, dtype=torch.float32)) ** 2
         for name, tensor in gradient.items()
-        if name not in kept
+        if not name.startswith(TERMS + ENTRIES)
     )
     for key in factoring.groups:
         inputs, grads = _scaled_terms(gradient, key)
         total += _sum((inputs @ inputs.mT) * (grads @ grads.mT))
     for name in factoring.tables:
-        ids, rows = (gradient[part] for part in entry_keys(name))
-        occurring, numbers = torch.unique(ids, return_inverse=True)
-        entries = torch.zeros(len(occurring), rows.shape[1], device=rows.device).index_add_(0, numbers, rows.float())
+        occurring, entries = added_up(*(gradient[part] for part in entry_keys(name)))
         total += _sum(entries.square())
         if name in factoring.groups:
             inputs, grads = _scaled_terms(gradient, name)
             total += 2.0 * _sum((grads[:, occurring].mT @ inputs) * entries)
     return math.sqrt(total)
+
+
+def added_up(ids: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """The ids that occur, and of each the sum of its rows in float32."""
+    occurring, numbers = torch.unique(ids, return_inverse=True)
+    return occurring, torch.zeros(len(occurring), rows.shape[1], device=rows.device).index_add_(
+        0, numbers, rows.float()
+    )
 
 
 def _sum(values: Tensor) -> float:

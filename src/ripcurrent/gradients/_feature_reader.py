@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.gradients._batch import Batch, BatchSignals, Position
-from ripcurrent.gradients._shared_prefix import SharedPrefix
+from ripcurrent.gradients._shared import SharedPrefix
 from ripcurrent.models import ChatModel
 
 Features = npt.NDArray[np.float32]
@@ -33,7 +33,13 @@ class FeatureReader:
         self._prefixes = SharedPrefix(self._base, causal.config.get_text_config())
         self._block: nn.Module | None = None
         if layer is not None:
-            blocks = _blocks(self._base, causal.config.get_text_config().num_hidden_layers)
+            count = causal.config.get_text_config().num_hidden_layers
+            lists = (module for module in self._base.modules() if isinstance(module, nn.ModuleList))
+            blocks = next((blocks for blocks in lists if len(blocks) == count), None)
+            if blocks is None:
+                raise RipcurrentError(
+                    f"The blocks of {type(self._base).__name__} were not found.", "Leave the layer out."
+                )
             if not -len(blocks) <= layer < len(blocks):
                 raise RipcurrentError(
                     f"Layer {layer} does not exist: {chat_model.name} has blocks 0 to {len(blocks) - 1}.",
@@ -75,19 +81,8 @@ class FeatureReader:
 
 def at_position(states: Tensor, batch: Batch, position: Position) -> Tensor:
     """Each row's state at a position, shape ``(rows, width)``; ``mean_response`` averages in float32."""
-    rows = torch.arange(batch.rows, device=states.device)
-    if position == "last":
-        return states[rows, batch.lengths - 1]
-    if position == "last_content":
-        return states[rows, batch.last_content]
-    if position == "last_prompt":
-        return states[rows, batch.last_prompt]
+    places = {"last": batch.lengths - 1, "last_content": batch.last_content, "last_prompt": batch.last_prompt}
+    if position in places:
+        return states[torch.arange(batch.rows, device=states.device), places[position]]
     mask = batch.answers.float()
     return torch.bmm(mask.unsqueeze(1), states.float()).squeeze(1) / mask.sum(dim=1, keepdim=True).clamp_min(1.0)
-
-
-def _blocks(base: nn.Module, count: int) -> nn.ModuleList:
-    for module in base.modules():
-        if isinstance(module, nn.ModuleList) and len(module) == count:
-            return module
-    raise RipcurrentError(f"The blocks of {type(base).__name__} were not found.", "Leave the layer out.")

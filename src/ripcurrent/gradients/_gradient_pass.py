@@ -12,10 +12,9 @@ from ripcurrent.gradients._batch import Batch, BatchSignals
 from ripcurrent.gradients._directions import Directions, Gradient
 from ripcurrent.gradients._feature_reader import FeatureReader, Features
 from ripcurrent.gradients._head import find_logit_transform, head_chunks
-from ripcurrent.gradients._hooks import GradientSum, LayerHooks, RowProducts
+from ripcurrent.gradients._hooks import GradientSum, KeptTerms, LayerHooks, RowProducts
 from ripcurrent.gradients._layers import ModelLayers, find_layers
-from ripcurrent.gradients._shared_linear import worth_sharing
-from ripcurrent.gradients._terms import KeptTerms
+from ripcurrent.gradients._shared import worth_sharing
 from ripcurrent.gradients._token_shares import TokenShares, find_token_axes
 from ripcurrent.models import ChatModel
 
@@ -23,8 +22,7 @@ from ripcurrent.models import ChatModel
 class GradientPass:
     """A frozen chat model, ready to yield row gradients' products in a scope without forming them.
 
-    Raises:
-        RipcurrentError: at construction, when the model has a layer that is not covered.
+    Raises `RipcurrentError` at construction, when the model has a layer that is not covered.
     """
 
     def __init__(self, chat_model: ChatModel) -> None:
@@ -49,11 +47,7 @@ class GradientPass:
         )
 
     def require_token_axes(self) -> None:
-        """Refuse, before any row, a model whose positions :meth:`token_shares` could not tell apart.
-
-        Raises:
-            RipcurrentError: It is one.
-        """
+        """Raise `RipcurrentError`, before any row, for a model whose positions could not be told apart."""
         if self._token_axes is None:
             self._token_axes = find_token_axes(self.layers)
 

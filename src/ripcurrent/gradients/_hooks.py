@@ -4,17 +4,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ripcurrent.gradients._batch import Batch
-from ripcurrent.gradients._directions import Directions, Gradient
+from ripcurrent.gradients._directions import (
+    DENSE,
+    Directions,
+    Factoring,
+    Gradient,
+    GroupKey,
+    added_up,
+    entry_keys,
+    term_keys,
+)
 from ripcurrent.gradients._head import HeadChunk
 from ripcurrent.gradients._layers import LayerGroup, ModelLayers, TrackedLayer
-from ripcurrent.gradients._shared_linear import SharedLinear
-from ripcurrent.gradients._terms import KeptTerms, Terms
+from ripcurrent.gradients._shared import SharedLinear
 from ripcurrent.gradients.kernels import embedding, factored, head, linear, vector
 
 FIRST_TOKENS = 10
@@ -219,6 +227,57 @@ class RowProducts(LayerHooks):
         self.add(dots, squared)
 
 
+class Terms(NamedTuple):
+    """Outer products ``output_grads[p] ⊗ inputs[p]`` whose sum is a weight's gradient over some rows."""
+
+    inputs: Tensor
+    """Shape ``(terms, in)``."""
+    output_grads: Tensor
+    """Shape ``(terms, out)``."""
+    tokens: Tensor
+    """Each term's token index in its row, shape ``(terms,)``."""
+
+
+class KeptTerms:
+    """Collects, over batches, what a factoring keeps instead of sums; tokens without a gradient are left out."""
+
+    def __init__(self, factoring: Factoring = DENSE) -> None:
+        self.terms: dict[GroupKey, list[Terms]] = {key: [] for key in factoring.groups}
+        self.entries: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in factoring.tables}
+
+    def gradient(self, shared: int) -> Gradient:
+        """Everything as a gradient has it.
+
+        Where the rows share their first ``shared`` tokens these have equal inputs, since a token's state depends on
+        those before it alone: their output gradients are added, and one term is left for each.
+        """
+        gathered: Gradient = {}
+        for key, parts in self.terms.items():
+            inputs, grads = _joined(parts, shared)
+            weights = torch.ones(len(inputs), device=inputs.device)
+            gathered |= dict(zip(term_keys(key), (inputs, grads, weights), strict=True))
+        for name, pairs in self.entries.items():
+            occurring, entries = added_up(*map(torch.cat, zip(*pairs, strict=True)))
+            gathered |= dict(zip(entry_keys(name), (occurring, entries), strict=True))
+        return gathered
+
+
+def _joined(parts: list[Terms], shared: int) -> tuple[Tensor, Tensor]:
+    inputs, grads, tokens = map(torch.cat, zip(*parts, strict=True))
+    common, own = tokens < shared, tokens >= shared
+    if not common.any():
+        return inputs, grads
+    sums = torch.zeros(shared, grads.shape[1], dtype=torch.float32, device=grads.device)
+    sums.index_add_(0, tokens[common], grads[common].float())
+    of_common = torch.zeros(shared, inputs.shape[1], dtype=inputs.dtype, device=inputs.device)
+    of_common[tokens[common]] = inputs[common]
+    with_gradient = sums.any(dim=-1)
+    return (
+        torch.cat([of_common[with_gradient], inputs[own]]),
+        torch.cat([sums[with_gradient].to(grads.dtype), grads[own]]),
+    )
+
+
 class GradientSum(LayerHooks):
     """Adds the gradient summed over rows to a float32 vector of the parameters' shape.
 
@@ -232,7 +291,12 @@ class GradientSum(LayerHooks):
 
     def linear_hook(self, number: int, member: int, grad: Tensor) -> None:
         met = self.meet(number, member, grad)
-        if met is None or self.kept.add_group(number, met.inputs, met.output_grads):
+        if met is None:
+            return
+        if number in self.kept.terms:
+            joined = met.joined()
+            row, token = joined.any(dim=-1).nonzero(as_tuple=True)
+            self.kept.terms[number].append(Terms(met.inputs[row, token], joined[row, token], token))
             return
         for layer, own in zip(met.group.layers, met.output_grads, strict=True):
             self.into[layer.weight] += linear.linear_gradient(met.inputs, own)
@@ -241,13 +305,17 @@ class GradientSum(LayerHooks):
         self.into[name] += gradients.sum(dim=0)
 
     def table(self, name: str, ids: Tensor, grads: Tensor) -> None:
-        if not self.kept.add_table(name, ids, grads):
+        if name in self.kept.entries:
+            found = grads.any(dim=-1)
+            self.kept.entries[name].append((ids[found], grads[found]))
+        else:
             self.into[name] += embedding.embedding_gradient(ids, grads, self.into[name].shape[0])
 
     def head(self, chunk: HeadChunk) -> None:
         weight, bias = self.layers.head_weight, self.layers.head_bias
-        terms = Terms(chunk.inputs, chunk.logit_grads, chunk.positions[1])
-        if weight is not None and not self.kept.add_head(weight, terms):
+        if weight in self.kept.terms:
+            self.kept.terms[weight].append(Terms(chunk.inputs, chunk.logit_grads, chunk.positions[1]))
+        elif weight is not None:
             self.into[weight] += chunk.logit_grads.float().mT @ chunk.inputs.float()
         if bias is not None:
             self.into[bias] += chunk.logit_grads.float().sum(dim=0)

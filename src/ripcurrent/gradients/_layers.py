@@ -10,14 +10,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.gradients._trial_pass import TrialPass
 from ripcurrent.models import Scope
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+NormKind = Literal["rms_norm", "layer_norm"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +28,8 @@ class TrackedLayer:
     name: str
     module: nn.Module
     kind: Literal["linear", "embedding", "rms_norm", "layer_norm"]
-    """How its gradients are formed."""
     weight: str
-    """Name of its weight parameter."""
     bias: str | None
-    """Name of its bias parameter, if it has one in scope."""
     scale: float = 1.0
     """Embeddings: what the module multiplies the looked-up entry with."""
     epsilon: float = 0.0
@@ -43,11 +41,9 @@ class LayerGroup:
     """Linear layers fed by the same tensor, treated as one wider layer; or a single layer of any kind."""
 
     layers: tuple[TrackedLayer, ...]
-    """The members, in order of call."""
 
     @property
     def linear(self) -> bool:
-        """Whether the members' weights are those of matrix products."""
         return self.layers[0].kind == "linear"
 
     def shape(self) -> tuple[int, int]:
@@ -71,7 +67,6 @@ class ModelLayers:
     head_weight: str | None
     """Name under which the head's weight is in scope, None when it is not."""
     head_bias: str | None
-    """Name of the head's bias, if in scope."""
     tied: bool
     """Head and token embedding are one parameter in scope (named by ``head_weight``)."""
 
@@ -81,13 +76,7 @@ class ModelLayers:
         scored = self.parameter_shapes()
         return tuple(name for name, _ in self.causal.named_parameters() if name not in scored)
 
-    def device_of(self, name: str) -> torch.device:
-        """Where a parameter is, and so what is multiplied with it."""
-        device: torch.device = self.causal.get_parameter(name).device
-        return device
-
     def tables(self) -> list[TrackedLayer]:
-        """The embedding tables."""
         return [layer for group in self.groups for layer in group.layers if layer.kind == "embedding"]
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -166,8 +155,14 @@ def find_layers(model: Any, scope: Scope) -> ModelLayers:
             f"No linear layer of {type(causal).__name__} holds a weight that can be read.",
             "Use the model's own weights, not packed ones.",
         )
+    # linear layers that were given the very same tensor are one group; every other layer is its own
+    groups: dict[object, list[TrackedLayer]] = {}
+    for layer in layers:
+        key = id(trial.inputs[layer.module][0]) if layer.kind == "linear" else layer.name
+        groups.setdefault(key, []).append(layer)
+    joined = tuple(LayerGroup(tuple(group)) for group in groups.values())
     tied = head.weight is embedding.weight and head_weight is not None
-    return ModelLayers(causal, base, head, embedding, _grouped(layers, trial), head_weight, head_bias, tied)
+    return ModelLayers(causal, base, head, embedding, joined, head_weight, head_bias, tied)
 
 
 def _parameters_in_scope(causal: Any, scope: Scope, base: nn.Module) -> set[str]:
@@ -266,10 +261,87 @@ def _track(name: str, module: nn.Module, in_scope: dict[str, str], trial: TrialP
     )
 
 
-def _grouped(layers: list[TrackedLayer], trial: TrialPass) -> tuple[LayerGroup, ...]:
-    """Linear layers that were given the very same tensor form one group; every other layer is its own."""
-    groups: dict[object, list[TrackedLayer]] = {}
-    for layer in layers:
-        key = id(trial.inputs[layer.module][0]) if layer.kind == "linear" else layer.name
-        groups.setdefault(key, []).append(layer)
-    return tuple(LayerGroup(tuple(group)) for group in groups.values())
+class TrialPass:
+    """Every module's inputs and outputs in one pass over a few tokens, by which each layer's formula is confirmed.
+
+    Raises `RipcurrentError` where a token sees the tokens after it.
+    """
+
+    def __init__(self, causal: Any, base: nn.Module) -> None:
+        self.inputs: dict[nn.Module, list[Tensor]] = {}
+        self.outputs: dict[nn.Module, Tensor] = {}
+        self.entered: set[nn.Module] = set()
+        device = causal.get_input_embeddings().weight.device
+        vocabulary = causal.get_input_embeddings().weight.shape[0]
+        ids = torch.randint(0, vocabulary, (2, 6), generator=torch.Generator().manual_seed(0)).to(device)
+
+        def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+            self.entered.add(module)
+            value = args[0] if args else next(iter(kwargs.values()), None)
+            if isinstance(value, Tensor) and isinstance(output, Tensor):
+                self.inputs.setdefault(module, []).append(value)
+                self.outputs[module] = output
+
+        handles = [module.register_forward_hook(keep, with_kwargs=True) for module in causal.modules()]
+        try:
+            with torch.no_grad():
+                states = base(input_ids=ids, use_cache=False)[0]
+        finally:
+            for handle in handles:
+                handle.remove()
+        ids = torch.cat([ids[:, :-1], (ids[:, -1:] + 1) % vocabulary], dim=1)
+        with torch.no_grad():
+            others = base(input_ids=ids, use_cache=False)[0]
+        before, again = states[:, :-1].float(), others[:, :-1].float()
+        if (again - before).norm() > 1e-3 * before.norm():  # of one shape, so rounded alike
+            raise RipcurrentError(
+                f"The tokens of {type(causal).__name__} see the tokens after them.", "Use a decoder-only model."
+            )
+
+    def is_product(self, module: Any) -> bool:
+        """Whether a linear layer's output is its input times its weight, plus its bias, and nothing else."""
+        x, output = self.inputs[module][0], self.outputs[module].float()
+        weight, bias = module.weight, getattr(module, "bias", None)
+        matrix = (weight if isinstance(module, nn.Linear) else weight.mT).float()
+        if x.shape[-1:] != matrix.shape[1:]:
+            return False
+        offset = None if bias is None else bias.float()
+        expected = nn.functional.linear(x.to(weight.device).float(), matrix, offset)
+        coarser: torch.dtype = min(weight.dtype, x.dtype, key=lambda kind: kind.itemsize)
+        return _close(output.to(weight.device), expected, coarser)
+
+    def embedding_scale(self, module: nn.Embedding) -> float | None:
+        """The constant by which the module's output exceeds its raw lookup; None when there is no such constant."""
+        ids, output = self.inputs[module][0].to(module.weight.device), self.outputs[module].float()
+        if ids.is_floating_point() or ids.numel() * module.weight.shape[1] != output.numel():
+            return None
+        raw = module.weight[ids].float()
+        scale = float((output * raw).sum() / raw.square().sum().clamp_min(1e-30))
+        if not _close(output, raw * scale, module.weight.dtype):
+            return None
+        return 1.0 if abs(scale - 1.0) < 1e-3 else scale
+
+    def norm(self, module: Any) -> tuple[NormKind, float] | None:
+        """Which normalisation over the last axis the module is, and its epsilon; None when no formula fits.
+
+        An RMSNorm applies its weight as ``w`` or ``1 + w`` and has no bias. In a coarse type both may fit wide states
+        whose mean is near 0: the nearer one is it.
+        """
+        epsilon = getattr(module, "variance_epsilon", getattr(module, "eps", None))
+        if not isinstance(epsilon, float) or self.inputs[module][0].shape[-1:] != module.weight.shape:
+            return None
+        device = module.weight.device
+        x, output = self.inputs[module][0].to(device).float(), self.outputs[module].to(device).float()
+        weight, bias = module.weight.float(), getattr(module, "bias", None)
+        centred = nn.functional.layer_norm(x, x.shape[-1:], eps=epsilon) * weight
+        expected: list[tuple[NormKind, Tensor]] = [("layer_norm", centred if bias is None else centred + bias.float())]
+        if bias is None:
+            scaled = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + epsilon)
+            expected += [("rms_norm", scaled * weight), ("rms_norm", scaled * (1 + weight))]
+        kind, nearest = min(expected, key=lambda one: float((output - one[1]).norm()))
+        return (kind, epsilon) if _close(output, nearest, module.weight.dtype) else None
+
+
+def _close(one: Tensor, other: Tensor, dtype: torch.dtype) -> bool:
+    tolerance = 1e-4 if dtype == torch.float32 else 3e-2
+    return bool((one - other).norm() <= tolerance * other.norm() + 1e-12)

@@ -16,23 +16,29 @@ Result = TypeVar("Result")
 
 
 @contextmanager
-def in_memory(what: str) -> Iterator[None]:
-    """Do something that cannot be done in halves.
-
-    Raises:
-        RipcurrentError: memory runs out; names ``what``.
-    """
+def _running_out() -> Iterator[list[str]]:
+    """Puts the library's message into the list where memory runs out inside; other errors go on."""
+    said: list[str] = []
     try:
-        yield
+        yield said
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
+        said.append(first_line(error))
+
+
+@contextmanager
+def in_memory(what: str) -> Iterator[None]:
+    """Do something that cannot be done in halves; a `RipcurrentError` that names ``what`` where memory runs out."""
+    with _running_out() as said:
+        yield
+    if said:
         raise RipcurrentError(
-            f"{what} do not fit into memory ({first_line(error)}).",
+            f"{what} do not fit into memory ({said[0]}).",
             "Set memory (--memory), with which the same run goes on. Others make another run: dtype bfloat16, scope "
             "linear or lora, signals representation, device cpu; docs/scan.md says what takes how much.",
             code=ExitCode.NOT_MEASURED,
-        ) from None
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +50,10 @@ class RanOut:
 
 def attempt(compute: Callable[[], Result]) -> Result | RanOut:
     """What is computed, or that memory ran out on the way; its memory is then given back."""
-    try:
+    with _running_out() as said:
         return compute()
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        said = first_line(error)
     _give_back_memory()
-    return RanOut(said)
+    return RanOut(said[0])
 
 
 def _give_back_memory() -> None:
@@ -84,44 +86,33 @@ class Halving:
     ) -> Iterator[list[int]]:
         """The places of each batch of a plan, or of its halves, until every place was measured.
 
-        ``forget`` gives back what is kept for later batches, and is called where one runs out.
-
-        Raises:
-            RipcurrentError: a single row does not fit.
+        ``forget`` gives back what is kept for later batches, and is called where one runs out. Raises `RipcurrentError`
+        where a single row does not fit.
         """
         waiting = [list(places) for places in plan]
         while waiting:
             group = waiting.pop(0)
             padded = len(group) * max(len(rows[place].tokens) for place in group)
-            if len(group) > 1 and self.too_large is not None and padded >= self.too_large:
-                waiting[:0] = _halves(group)
-                continue
-            self._said = None
-            yield group
-            if self._said is None:
-                continue
-            forget()
-            _give_back_memory()
-            if len(group) == 1:
-                raise _row_does_not_fit(rows[group[0]], self._said)
-            self.too_large = padded if self.too_large is None else min(self.too_large, padded)
-            self.batches_halved += 1
-            waiting[:0] = _halves(group)
+            if len(group) == 1 or self.too_large is None or padded < self.too_large:
+                self._said = None
+                yield group
+                if self._said is None:
+                    continue
+                forget()
+                _give_back_memory()
+                if len(group) == 1:
+                    raise _row_does_not_fit(rows[group[0]], self._said)
+                self.too_large = padded if self.too_large is None else min(self.too_large, padded)
+                self.batches_halved += 1
+            middle = (len(group) + 1) // 2
+            waiting[:0] = [group[:middle], group[middle:]]
 
     @contextmanager
     def attempt(self) -> Iterator[None]:
         """Measure the group that was just given; if memory runs out, the next groups are its halves."""
-        try:
+        with _running_out() as said:
             yield
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            self._said = first_line(error)
-
-
-def _halves(places: list[int]) -> list[list[int]]:
-    middle = (len(places) + 1) // 2
-    return [places[:middle], places[middle:]]
+        self._said = said[0] if said else None
 
 
 def _row_does_not_fit(row: EncodedRow, said: str) -> RipcurrentError:

@@ -12,7 +12,7 @@ from ripcurrent.gradients._directions import Directions
 from ripcurrent.gradients._head import HeadChunk
 from ripcurrent.gradients._hooks import LayerHooks
 from ripcurrent.gradients._layers import ModelLayers, TrackedLayer
-from ripcurrent.gradients.kernels import factored, linear, tokens
+from ripcurrent.gradients.kernels import factored, linear, vector
 
 TRIAL_LENGTHS = (5, 7)
 """Two token counts; the dimension of a layer's input that follows them is the one of tokens."""
@@ -47,18 +47,17 @@ class TokenShares(LayerHooks):
             self._add(factored.factored_token_dots(met.inputs, met.joined(), directions, weights))
 
     def bias(self, layer: TrackedLayer, name: str, grads: Tensor) -> None:
-        self._add(tokens.bias_token_dots(self._tokens_second(layer, grads), self._directions.other[name]))
+        self._add(vector.bias_token_dots(self._tokens_second(layer, grads), self._directions.other[name]))
 
     def norm_weight(self, layer: TrackedLayer, inputs: Tensor, grads: Tensor) -> None:
         inputs, grads = self._tokens_second(layer, inputs), self._tokens_second(layer, grads)
         directions, centred = self._directions.other[layer.weight], layer.kind == "layer_norm"
-        self._add(tokens.norm_token_dots(inputs, grads, layer.epsilon, directions, centred=centred))
+        self._add(vector.norm_token_dots(inputs, grads, layer.epsilon, directions, centred=centred))
 
     def table(self, name: str, ids: Tensor, grads: Tensor) -> None:
         self._add(self._directions.table_dots(name, ids, grads))
 
     def head(self, chunk: HeadChunk) -> None:
-        """The head's terms, each at the position that predicts the token."""
         positions = tuple(index.cpu() for index in chunk.positions)
         if self.layers.head_weight is not None:
             dots = self._directions.head_dots(self.layers.head_weight, chunk.inputs, chunk.logit_grads)

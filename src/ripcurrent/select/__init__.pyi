@@ -1,5 +1,5 @@
-from ._match import match_format as match_format
-from ._match import match_length as match_length
+from ._controls import match_format as match_format
+from ._controls import match_length as match_length
 from ._options import SelectOptions as SelectOptions
 from ._rules import between as between
 from ._rules import bottom as bottom
@@ -8,12 +8,12 @@ from ._rules import number_of_rows as number_of_rows
 from ._rules import of_format as of_format
 from ._rules import random as random
 from ._rules import top as top
+from ._rules import union as union
 from ._select import select as select
 from ._types import Kind as Kind
 from ._types import Overlap as Overlap
 from ._types import Selection as Selection
 from ._types import SelectionRecord as SelectionRecord
-from ._union import union as union
 from ._write import overlap as overlap
 from ._write import summarise as summarise
 from ._write import write_selection as write_selection

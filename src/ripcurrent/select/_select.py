@@ -10,9 +10,8 @@ from ripcurrent.errors import RipcurrentError
 from ripcurrent.scan import ScanRun
 from ripcurrent.select._controls import controls_for
 from ripcurrent.select._options import SelectOptions, parse_range
-from ripcurrent.select._rules import between, bottom, number_of_rows, of_format, top
+from ripcurrent.select._rules import between, bottom, number_of_rows, of_format, top, union
 from ripcurrent.select._types import Selection, SelectionRecord
-from ripcurrent.select._union import union
 from ripcurrent.select._write import summarise, write_selection
 
 

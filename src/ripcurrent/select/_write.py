@@ -18,8 +18,6 @@ from ripcurrent.select._types import Overlap, Quartiles, Selection, SelectionRec
 from ripcurrent.statistics import quantiles
 
 Record = dict[str, JsonValue]
-"""A selection's record, as its file has it."""
-
 _NOT_OF_SCORES = {"model", "adapter", "device", "memory", "token_budget", "shard_rows", "tokens"}
 """Options that do not decide a score but for rounding; model and adapter are in the fingerprint."""
 
@@ -90,7 +88,12 @@ def write_selection(
     earlier = _check_name(selection, record_path, run.manifest, hint)
     if not own_folder:
         written = [earlier.get("file"), earlier.get("remaining_file")]
-        _require_free(*(path for path in (rows_path, remaining_path) if path is not None and path.name not in written))
+        for path in (rows_path, remaining_path):
+            if path is not None and path.name not in written and path.exists():
+                raise RipcurrentError(
+                    f"{path} exists and does not belong to a selection: it is not overwritten.",
+                    "Give this selection another --name or --out, or move that file.",
+                )
     # a file without these rows that an earlier command wrote still holds
     remaining = remaining_path.name if remaining_path is not None else earlier.get("remaining_file")
     record = {
@@ -117,15 +120,6 @@ def write_selection(
             "Free some space, or name a folder you may write to with --out.",
         ) from error
     return SelectionRecord(selection, summary, rows_path, record_path, remaining_path)
-
-
-def _require_free(*paths: Path) -> None:
-    for path in paths:
-        if path.exists():
-            raise RipcurrentError(
-                f"{path} exists and does not belong to a selection: it is not overwritten.",
-                "Give this selection another --name or --out, or move that file.",
-            )
 
 
 def _check_name(selection: Selection, record_path: Path, manifest: ScanManifest, hint: str) -> Record:
@@ -176,9 +170,4 @@ def _rows_path(folder: Path, name: str, suffix: str) -> Path:
 def _quartiles(values: FloatArray) -> Quartiles:
     at = quantiles(values, (0.25, 0.5, 0.75))
     finite = values[np.isfinite(values)]
-    return Quartiles(
-        mean=float(finite.mean()) if len(finite) else float("nan"),
-        lower_quartile=at[0.25],
-        median=at[0.5],
-        upper_quartile=at[0.75],
-    )
+    return Quartiles(float(finite.mean()) if len(finite) else float("nan"), *at.values())

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ripcurrent.gradients.kernels import embedding, factored, head, linear, tokens, vector
+from ripcurrent.gradients.kernels import embedding, factored, head, linear, vector
 
 sizes = st.tuples(st.integers(1, 4), st.integers(1, 9), st.integers(1, 12), st.integers(1, 12), st.integers(0, 3))
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
@@ -37,10 +37,8 @@ def loop_linear(inputs, grads, directions):
 def test_linear_products_by_every_way_equal_a_loop(size, way):
     inputs, grads, directions = tensors(size)
     ways = linear.Ways(transient_dots=bool(way & 1) and len(directions) > 0, transient_norm=bool(way & 2))
-    dots, norms = linear.linear_products(inputs, grads, directions, ways)
-    expected_dots, expected_norms = loop_linear(inputs, grads, directions)
-    torch.testing.assert_close(dots, expected_dots, **CLOSE)
-    torch.testing.assert_close(norms, expected_norms, **CLOSE)
+    found = linear.linear_products(inputs, grads, directions, ways)
+    torch.testing.assert_close(found, loop_linear(inputs, grads, directions), **CLOSE)
     total = sum(torch.outer(b, a) for b, a in zip(grads.flatten(0, 1), inputs.flatten(0, 1), strict=True))
     torch.testing.assert_close(linear.linear_gradient(inputs, grads), total, **CLOSE)
 
@@ -48,13 +46,11 @@ def test_linear_products_by_every_way_equal_a_loop(size, way):
 @pytest.mark.parametrize("at_once", [1, 2, 7])
 def test_transient_rows_are_taken_a_few_at_a_time_without_changing_the_result(at_once, monkeypatch):
     """With more gradients times directions than are cut into pieces, and with fewer."""
-    inputs, grads, directions = tensors((7, 5, 8, 6, 6))
-    assert len(inputs) * len(directions) > linear.FEW_DOTS > 2 * len(directions)
+    given = tensors((7, 5, 8, 6, 6))
+    assert 7 * 6 > linear.FEW_DOTS > 2 * 6
     monkeypatch.setattr(linear, "TRANSIENT_BYTES", at_once * 8 * 6 * 4)
-    dots, norms = linear.linear_products(inputs, grads, directions, linear.Ways(True, True))
-    expected_dots, expected_norms = loop_linear(inputs, grads, directions)
-    torch.testing.assert_close(dots, expected_dots, **CLOSE)
-    torch.testing.assert_close(norms, expected_norms, **CLOSE)
+    found = linear.linear_products(*given, linear.Ways(True, True))
+    torch.testing.assert_close(found, loop_linear(*given), **CLOSE)
 
 
 @pytest.mark.parametrize(("rows", "size", "directions"), [(1, 768, 2), (3, 7, 2), (2, 1024, 1), (4, 100, 3)])
@@ -139,7 +135,7 @@ def test_embedding_products_equal_a_loop_with_repeated_ids(rows, count, directio
     vocabulary, width = 5, 6
     ids = torch.randint(0, vocabulary, (rows, count))
     b, v = torch.randn(rows, count, width), torch.randn(directions, vocabulary, width)
-    norms, dots = embedding.embedding_squared_norm(ids, b), tokens.embedding_token_dots(ids, b, v).sum(dim=1)
+    norms, dots = embedding.embedding_squared_norm(ids, b), embedding.embedding_token_dots(ids, b, v).sum(dim=1)
     tables = torch.zeros(rows, vocabulary, width)
     for row, token in itertools.product(range(rows), range(count)):
         tables[row, ids[row, token]] += b[row, token]
@@ -198,11 +194,11 @@ def test_token_dots_are_the_loops_terms(size, parts):
     found = linear.linear_token_dots(inputs, grads, matrices)
     x, b, v = torch.randn(rows, count, parts, fan_in), torch.randn(rows, count, parts, fan_in), matrices[:, 0]
     ids = torch.randint(0, fan_out, (rows, count))
-    looked_up = tokens.embedding_token_dots(ids, inputs, matrices)
+    looked_up = embedding.embedding_token_dots(ids, inputs, matrices)
     of_vectors = (
-        tokens.bias_token_dots(b, v),
-        tokens.norm_token_dots(x, b, 1e-5, v, centred=False),
-        tokens.norm_token_dots(x, b, 1e-5, v, centred=True),
+        vector.bias_token_dots(b, v),
+        vector.norm_token_dots(x, b, 1e-5, v, centred=False),
+        vector.norm_token_dots(x, b, 1e-5, v, centred=True),
     )
     for dots, terms in zip(of_vectors, loop_terms(x, b), strict=True):
         expected = torch.einsum("rtpw,dw->rtd", terms, v)

@@ -10,7 +10,7 @@ import itertools
 import pytest
 import torch
 
-from ripcurrent.gradients.kernels import embedding, factored, head, linear, tokens, vector
+from ripcurrent.gradients.kernels import embedding, factored, head, linear, vector
 
 ROWS, TOKENS, WIDTH, VOCABULARY, DIRECTIONS, TERMS = 6, 300, 8, 11, 2, 5
 
@@ -91,7 +91,7 @@ def test_tables_and_the_cross_term_of_a_tied_one():
     assert_summed_in_float32(embedding.embedding_squared_norm(ids, grads), squared(tables), squared(tables))
     total = tables.sum(dim=0)
     assert_summed_in_float32(embedding.embedding_gradient(ids, grads, VOCABULARY), total, total.norm())
-    found = tokens.embedding_token_dots(ids, grads, directions)
+    found = embedding.embedding_token_dots(ids, grads, directions)
     assert_summed_in_float32(found, torch.einsum("rtw,drtw->rtd", grads.double(), directions[:, ids].double()), 10.0)
     inputs, logit_grads = random(ROWS, 50, WIDTH, seed=4), random(ROWS, 50, VOCABULARY, seed=5)
     heads = torch.einsum("rpv,rpw->rvw", logit_grads.double(), inputs.double())
@@ -169,8 +169,8 @@ def test_shares_of_tokens():
     rms = values.double() * torch.rsqrt(values.double().square().mean(dim=-1, keepdim=True) + 1e-5)
     layer = torch.nn.functional.layer_norm(values.double(), (512,), eps=1e-5)
     for found, normalised in (
-        (tokens.bias_token_dots(slopes, towards), torch.ones(512).double()),
-        (tokens.norm_token_dots(values, slopes, 1e-5, towards, centred=False), rms),
-        (tokens.norm_token_dots(values, slopes, 1e-5, towards, centred=True), layer),
+        (vector.bias_token_dots(slopes, towards), torch.ones(512).double()),
+        (vector.norm_token_dots(values, slopes, 1e-5, towards, centred=False), rms),
+        (vector.norm_token_dots(values, slopes, 1e-5, towards, centred=True), layer),
     ):
         assert_summed_in_float32(found, (normalised * slopes.double()) @ towards.double().mT, scale)

@@ -34,3 +34,16 @@ def embedding_gradient(
     grads = output_grads.float().flatten(0, 1)
     table = torch.zeros(vocabulary, grads.shape[-1], dtype=torch.float32, device=grads.device)
     return table.index_add_(0, ids.flatten(), grads)
+
+
+def embedding_token_dots(
+    ids: Int[Tensor, "rows tokens"],
+    output_grads: Float[Tensor, "rows tokens width"],
+    directions: Float[Tensor, "directions vocabulary width"],
+) -> Float[Tensor, "rows tokens directions"]:
+    """Each token's term of a table gradient's dots, ``<b_t, V[id_t]>``, in float32."""
+    grads = output_grads.float()
+    dots = torch.zeros(*ids.shape, len(directions), device=grads.device)
+    for number, direction in enumerate(directions):
+        dots[:, :, number] = (grads * direction[ids].float()).sum(dim=-1)
+    return dots

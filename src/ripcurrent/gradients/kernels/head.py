@@ -15,9 +15,7 @@ class LogitTransform:
     """What a model does to its logits after the head: a factor, then a soft cap ``c·tanh(x/c)``."""
 
     factor: float = 1.0
-    """Multiplies the logits."""
     softcap: float | None = None
-    """The cap, if any."""
 
     def __call__(self, logits: Tensor, room: Tensor | None = None) -> Tensor:
         """Transform logits into a float32 copy, in ``room`` where it is given."""

@@ -14,17 +14,12 @@ from torch import Tensor
 
 TRANSIENT_BYTES = 16 * 2**20
 """How much of the transient gradients to hold at once: what a last-level cache keeps."""
-
 DOT_PIECES = 8
 """Into how many a transient gradient is cut on a CPU where few are read against few directions."""
-
 BATCHED_PIECES = 256
 """Into how many on other devices: one short product each, where one long product of few rows keeps few cores busy."""
-
 FEW_DOTS = 32
 """Gradients times directions up to which pieces are faster; with nine and seven they take half as long again."""
-
-
 COSTS = {"cpu": (130.0, 50.0), "cuda": (1000.0, 250.0)}
 """By device type, what reading a transient gradient costs per element, in multiply-add flops of a matrix product: once
 against all directions, and once for its norm. The CPU's are timings on two threads, the others from data sheets: an
@@ -55,14 +50,13 @@ def choose_ways(
     ghost_dots = 2.0 * directions * (tokens if pushed is None else pushed) * size
     gram_norm = 2.0 * tokens**2 * (fan_out + fan_in) + norm_cost * tokens**2
     read_dots, read_norm = dot_cost * size, norm_cost * size
+    dots = {False: ghost_dots} if directions == 0 else {False: ghost_dots, True: read_dots}
+    norms = {False: gram_norm, True: read_norm}
     options = {
-        Ways(transient_dots=False, transient_norm=False): ghost_dots + gram_norm,
-        Ways(transient_dots=True, transient_norm=False): form + read_dots + gram_norm,
-        Ways(transient_dots=False, transient_norm=True): ghost_dots + form + read_norm,
-        Ways(transient_dots=True, transient_norm=True): form + read_dots + read_norm,
+        Ways(by_dots, by_norm): dots[by_dots] + norms[by_norm] + (form if by_dots or by_norm else 0.0)
+        for by_dots in dots
+        for by_norm in norms
     }
-    if directions == 0:
-        options = {way: cost for way, cost in options.items() if not way.transient_dots}
     return min(options, key=lambda way: options[way])
 
 

@@ -38,3 +38,29 @@ def vector_products(
 ) -> tuple[Float[Tensor, "rows directions"], Float[Tensor, " rows"]]:
     """Dots with the directions and squared norms of row gradients that were formed, in float32."""
     return gradients @ directions.float().mT, gradients.square().sum(dim=1)
+
+
+def bias_token_dots(
+    output_grads: Float[Tensor, "rows tokens *parts out"], directions: Float[Tensor, "directions out"]
+) -> Float[Tensor, "rows tokens directions"]:
+    """Each token's term ``<b_t, v>`` of an additive bias in float32, summed over parts of a token such as its heads."""
+    dots = output_grads.float() @ directions.float().mT
+    while dots.dim() > 3:
+        dots = dots.sum(dim=2)
+    return dots
+
+
+def norm_token_dots(
+    inputs: Float[Tensor, "rows tokens *parts width"],
+    output_grads: Float[Tensor, "rows tokens *parts width"],
+    epsilon: float,
+    directions: Float[Tensor, "directions width"],
+    *,
+    centred: bool,
+) -> Float[Tensor, "rows tokens directions"]:
+    """``<x̂_t ∘ b_t, v>`` of a LayerNorm weight if ``centred``, else of an RMSNorm's, ``x̂ = x / sqrt(mean(x²) + ε)``."""
+    values = inputs.float()
+    if centred:
+        values = values - values.mean(dim=-1, keepdim=True)
+    normalised = values * torch.rsqrt(values.square().mean(dim=-1, keepdim=True) + epsilon)
+    return bias_token_dots(normalised * output_grads.float(), directions)

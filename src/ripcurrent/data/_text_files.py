@@ -1,6 +1,7 @@
-"""JSON containers: an array read as a stream, and JSON lines."""
+"""Rows as text: JSON arrays, JSON lines and CSV, each read as a stream and written back exactly as it stands."""
 
 import codecs
+import csv
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -16,6 +17,7 @@ _SPACE = re.compile(r"[ \t\n\r]*")
 _CHUNK = 1 << 18
 _LONGEST_TOKEN = 16
 """No JSON token other than a string or number is longer (``-Infinity``, a pair of ``\\uXXXX``)."""
+_LARGEST_CELL = 2**31 - 1
 
 
 class _Text:
@@ -57,7 +59,7 @@ class _Text:
                 if not (at_the_edge and self._grow()):
                     raise self.broken(error.msg, error.pos) from error
             except (ValueError, RecursionError) as error:
-                raise self.broken(_too_much(error)) from error
+                raise self.broken(error) from error
             else:
                 # A number at the edge may go on in the next chunk.
                 if end < len(self._text) or not self._grow():
@@ -65,9 +67,9 @@ class _Text:
                     self._position = end
                     return value, raw
 
-    def broken(self, what: str, position: int | None = None) -> RipcurrentError:
+    def broken(self, what: str | Exception, position: int | None = None) -> RipcurrentError:
         line = self._line + self._text.count("\n", 0, self._position if position is None else position)
-        return broken_json(self._path, line, what)
+        return _broken_json(self._path, line, what)
 
     def _grow(self) -> bool:
         """Drop what is behind, read on; False at the end of the file."""
@@ -129,10 +131,6 @@ class JsonArray(OneFile):
                 raise text.broken("Extra data after the array")
 
 
-ARRAY_HINT = "Name the file .json, or write one record a line."
-"""What to do about an array in a file of lines."""
-
-
 class JsonLines(OneFile):
     """A file with one JSON record a line; empty lines are no rows."""
 
@@ -140,18 +138,19 @@ class JsonLines(OneFile):
 
     def records(self, start: int = 0) -> Iterator[object]:
         # the lines before ``start`` are not parsed
-        for number, line in islice(self.lines(), start, None):
+        for place, (number, line) in enumerate(islice(self.lines(), start, None), start):
             text = decode(line, self.path, number)
+            if place == 0 and text.startswith("["):
+                raise RipcurrentError(
+                    f"{self.path} holds a JSON array, not a record a line.",
+                    "Name the file .json, or write one record a line.",
+                )
             try:
                 value: object = json.loads(text)
             except json.JSONDecodeError as error:
-                if text.startswith("["):
-                    raise RipcurrentError(
-                        f"{self.path}, line {number}: this is the beginning of a JSON array, not a record.", ARRAY_HINT
-                    ) from error
-                raise broken_json(self.path, number, f"{error.msg} (column {error.colno})") from error
+                raise _broken_json(self.path, number, f"{error.msg} (column {error.colno})") from error
             except (ValueError, RecursionError) as error:
-                raise broken_json(self.path, number, _too_much(error)) from error
+                raise _broken_json(self.path, number, error) from error
             yield value
 
     @cached_property
@@ -197,10 +196,76 @@ def holds_lines(path: Path) -> bool:
     return True
 
 
-def _too_much(error: ValueError | RecursionError) -> str:
-    """Why JSON that is well formed does not parse."""
-    return "it is nested too deeply" if isinstance(error, RecursionError) else "a number has too many digits"
-
-
-def broken_json(path: Path, line: int, what: str) -> RipcurrentError:
+def _broken_json(path: Path, line: int, what: str | Exception) -> RipcurrentError:
+    if not isinstance(what, str):
+        what = "it is nested too deeply" if isinstance(what, RecursionError) else "a number has too many digits"
     return RipcurrentError(f"{path}, line {line}: broken JSON: {what}.", "Mend or remove that line and run again.")
+
+
+class CsvFile(OneFile):
+    """A comma-separated file whose first line names the columns.
+
+    A row with more or fewer cells than the header is handed on as the bare list of its cells: it is no record.
+    """
+
+    kind = "csv"
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        header = next(self._rows(), ([], b""))[0]
+        twice = next((name for place, name in enumerate(header) if name in header[:place]), None)
+        if twice is not None:
+            raise RipcurrentError(f"{path} has two columns named {twice!r}.", "Rename one of them in its first line.")
+        for separator, name in (("\t", "tabs"), (";", "semicolons")):
+            if len(header) == 1 and separator in header[0]:
+                raise RipcurrentError(
+                    f"{path} is separated by {name}, not commas: its first line is one column, {header[0]!r}.",
+                    "Save it again with commas between the cells.",
+                )
+        self.columns = tuple(header)
+
+    def records(self, start: int = 0) -> Iterator[object]:
+        columns = self.columns or ()
+        for cells, _ in islice(self._rows(), 1 + start, None):
+            yield dict(zip(columns, cells, strict=True)) if len(cells) == len(columns) else cells
+
+    def write(self, indices: Sequence[int], destination: Path) -> None:
+        """The header and those rows, with the file's own quoting, line ends and byte-order mark."""
+        with reading(self.path) as file:
+            mark = BOM if file.read(len(BOM)) == BOM else b""
+        raws = (raw for _, raw in self._rows())
+        header = next(raws)
+        newline = b"\r\n" if header.endswith(b"\r\n") else b"\n"
+        with writing(destination) as file:
+            file.write(mark + header)
+            for raw in pick(raws, indices):
+                file.write(raw if raw.endswith(b"\n") else raw + newline)
+
+    def _rows(self) -> Iterator[tuple[list[str], bytes]]:
+        """Cells and own bytes of every row, the header first; blank lines are no rows."""
+        # The module's limit of 131,072 characters a cell is for the whole process; long rows exceed it.
+        csv.field_size_limit(_LARGEST_CELL)
+        with reading(self.path) as file:
+            consumed: list[bytes] = []
+
+            def lines() -> Iterator[str]:
+                for number, line in enumerate(file, start=1):
+                    own = line.removeprefix(BOM) if number == 1 else line
+                    consumed.append(own)
+                    yield decode(own, self.path, number)
+
+            reader = csv.reader(lines(), strict=True)
+            while True:
+                first = reader.line_num + 1
+                try:
+                    cells = next(reader, None)
+                except csv.Error as error:
+                    raise RipcurrentError(
+                        f"{self.path}, line {first}: broken CSV: {error}.",
+                        'Inside a quoted cell write each " twice, and close every quote.',
+                    ) from error
+                if cells is None:
+                    return
+                if cells:
+                    yield cells, b"".join(consumed)
+                consumed.clear()

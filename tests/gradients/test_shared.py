@@ -1,0 +1,175 @@
+"""Rows that begin alike: products of batches whose first tokens pass once, and states after a shared prefix."""
+
+import gc
+import weakref
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import peft
+import pytest
+import torch
+
+from ripcurrent.gradients import FeatureReader, GradientPass, _shared, make_batch
+from ripcurrent.gradients._shared import SharedLinear, SharedPrefix, common_length, worth_sharing
+from ripcurrent.models import use_grouped_attention
+from tests.gradients.oracle import PREFIX, chat_model, compare_with_autograd, random_stack, rows_behind_a_prefix
+from tests.models.tiny import KINDS, tiny_model
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def _tiny_layers_count_as_wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_shared, "NARROWEST", 1)
+
+
+def tokens_passed(module: torch.nn.Module) -> list[int]:
+    """Filled with the tokens that a linear layer is given, pass by pass."""
+    seen: list[int] = []
+    weight: Any = module.weight
+    width = weight.shape[1] if isinstance(module, torch.nn.Linear) else weight.shape[0]
+    real = module.forward
+
+    def forward(inputs: torch.Tensor) -> Any:
+        seen.append(inputs.numel() // width)
+        return real(inputs)
+
+    module.forward = forward  # type: ignore[method-assign]
+    return seen
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_products_equal_a_one_row_autograd_loop_and_the_prefix_passes_once(kind):
+    model = tiny_model(kind)
+    rows = rows_behind_a_prefix(5, seed=1)
+    layers = model.base_model.modules()
+    seen = [tokens_passed(layer) for layer in layers if type(layer).__name__ in ("Linear", "Conv1D")]
+    compare_with_autograd(model, rows)
+    batch = make_batch(rows, CPU)
+    shared, width = worth_sharing(batch), batch.ids.shape[1]
+    assert shared >= PREFIX
+    assert seen
+    assert all(shared + 5 * (width - shared) in each and 5 * width not in each for each in seen)
+
+
+def test_scope_lora_shares_too():
+    model = tiny_model("llama_tied")
+    adapted = peft.get_peft_model(model, peft.LoraConfig(r=3, target_modules="all-linear", init_lora_weights=False))
+    causal, rows = adapted.eval().get_base_model(), rows_behind_a_prefix(4, seed=2)
+    seen = tokens_passed(causal.model.layers[0].mlp.down_proj.lora_A["default"])
+    compare_with_autograd(causal, rows, adapted)
+    batch = make_batch(rows, CPU)
+    shared, width = worth_sharing(batch), batch.ids.shape[1]
+    assert shared + 4 * (width - shared) in seen
+    assert 4 * width not in seen
+
+
+def test_nothing_is_shared_where_it_would_not_pay():
+    rows = rows_behind_a_prefix(3, seed=3)
+    assert worth_sharing(make_batch(rows[:1], CPU)) == 0, "one row shares with none"
+    apart = replace(rows[1], tokens=rows[1].tokens.copy())
+    apart.tokens[2] += 1
+    assert worth_sharing(make_batch([rows[0], apart], CPU)) == 0, "two tokens of so many"
+    assert worth_sharing(make_batch([rows[0], rows[0]], CPU)) == make_batch(rows[:1], CPU).ids.shape[1]
+    # nothing is left of a batch of rows that are all alike
+    compare_with_autograd(tiny_model("llama_tied"), rows[:1] * 3)
+
+
+def test_layers_that_are_given_something_else_than_every_token_or_are_narrow_pass_what_they_are_given(monkeypatch):
+    layer, hooks = torch.nn.Linear(8, 6), SharedLinear((3, 10), 4)
+    patches = torch.randn(3, 5, 8)
+    assert hooks.before(layer, (patches,)) is None
+    assert hooks.before(layer, (torch.randn(3, 2, 10, 8),)) is None
+    outputs = layer(patches)
+    assert hooks.after(layer, patches, outputs) == (patches, outputs, 0)
+    taken = hooks.before(layer, (torch.randn(3, 10, 8),))
+    assert taken is not None
+    assert taken[0].shape == (4 + 3 * 6, 8)
+    monkeypatch.setattr(_shared, "NARROWEST", 7)
+    assert hooks.before(layer, (torch.randn(3, 10, 8),)) is None
+
+
+def test_a_measured_batch_leaves_no_activation_behind():
+    """Hooks on activations know what recorded them; were it to know them too, they would wait for the collector."""
+    model = tiny_model("llama_tied")
+    gradient_pass = GradientPass(chat_model(model))
+    directions = random_stack(model, gradient_pass)
+    seen: list[weakref.ref[torch.Tensor]] = []
+    for layer in (layer for group in gradient_pass.layers.groups for layer in group.layers if group.linear):
+        layer.module.register_forward_pre_hook(lambda _, args: seen.append(weakref.ref(args[0])), prepend=True)
+    gc.disable()
+    try:
+        gradient_pass.measure(make_batch(rows_behind_a_prefix(4, seed=4), CPU), directions)
+        assert seen
+        assert all(one() is None for one in seen)
+    finally:
+        gc.enable()
+
+
+def counted(model: Any) -> list[int]:
+    """Filled with the tokens of every forward pass from now on."""
+    seen: list[int] = []
+    base = getattr(model, model.base_model_prefix)
+    base.register_forward_pre_hook(lambda _, __, named: seen.append(named["input_ids"].numel()), with_kwargs=True)
+    return seen
+
+
+ATTENDING = ("llama_tied", "qwen2", "qwen3", "gemma2", "gemma3", "gpt2", "mistral", "phi3")
+ATTENTION = [(kind, grouped) for kind in ATTENDING for grouped in (False, True) if (kind, grouped) != ("gemma2", True)]
+"""Gemma 2 caps its attention scores, which grouped products leave to transformers."""
+
+
+@pytest.mark.parametrize(("kind", "grouped"), ATTENTION)
+@pytest.mark.parametrize("position", ["last", "mean_response"])
+def test_features_are_those_of_rows_alone(kind, grouped, position):
+    model = chat_model(tiny_model(kind))
+    if grouped:
+        use_grouped_attention(model.model)
+    batch = rows_behind_a_prefix(5, seed=1)
+    for layer in (None, 0):
+        reader = FeatureReader(model, layer=layer, position=position)
+        alone = np.concatenate([reader.forward(make_batch([row], CPU)).features for row in batch])
+        seen = counted(model.model)
+        for _ in range(2):
+            found = reader.forward(make_batch(batch, CPU)).features
+            np.testing.assert_allclose(found, alone, rtol=1e-4, atol=1e-5)
+        width = make_batch(batch, CPU).ids.shape[1]
+        assert seen[0] >= PREFIX, "the prefix, once"
+        assert seen[1:] == [5 * (width - seen[0])] * 2
+
+
+def test_rows_with_other_prefixes_come_between():
+    model = chat_model(tiny_model("llama_tied"))
+    reader = FeatureReader(model)
+    first, second = rows_behind_a_prefix(4, seed=1), [*rows_behind_a_prefix(3, seed=2, prefix=13)]
+    alone = [
+        np.concatenate([reader.forward(make_batch([row], CPU)).features for row in part]) for part in (first, second)
+    ]
+    for place in (0, 1, 0, 1):
+        found = reader.forward(make_batch((first, second)[place], CPU)).features
+        np.testing.assert_allclose(found, alone[place], rtol=1e-4, atol=1e-5)
+
+
+def test_the_same_batch_gives_the_same_bits_whatever_was_seen_before():
+    """A resumed scan has not seen the batches before."""
+    model = chat_model(tiny_model("qwen2"))
+    fresh, used = FeatureReader(model), FeatureReader(model)
+    for seed in range(12):
+        used.forward(make_batch(rows_behind_a_prefix(3, seed=seed, prefix=8 + seed), CPU))
+    batch = make_batch(rows_behind_a_prefix(4, seed=50), CPU)
+    assert np.array_equal(fresh.forward(batch).features, used.forward(batch).features)
+
+
+def test_no_token_is_shared_whose_state_or_loss_is_asked_for():
+    row = rows_behind_a_prefix(1, seed=3)[0]
+    twice = make_batch([row, row], CPU)
+    first_loss = int(np.flatnonzero(row.loss_mask)[0])
+    assert common_length(twice) == min(first_loss, row.last_prompt, row.last_content, len(row.tokens) - 1)
+    apart = replace(row, tokens=row.tokens.copy())
+    apart.tokens[5] += 1
+    assert common_length(make_batch([row, apart], CPU)) == 5
+    model = tiny_model("llama_tied")
+    split = SharedPrefix(model.model, model.config).split
+    assert split(make_batch([row, apart], CPU))[0] == {}, "too short to pay"
+    assert split(make_batch([row], CPU))[0] == {}, "one row shares with none"
