@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ripcurrent.evaluate import Prompt, Response, Verdict, find_judge
-from ripcurrent.experiment._outcomes import ArmRun
+from ripcurrent.experiment._tables import ArmRun
 
 Says = Callable[[str, str, str], str]
 """From a judge, the folder's arm (``top-seed0``) and a prompt's id to a label."""

@@ -116,6 +116,8 @@ def test_held_out_rows_are_in_no_scan_also_where_they_repeat(
         make_scan(data, tmp_path / name, model=str(tiny_folder), anchors=str(anchors_file), **EXACT)
     keys = {**KEYS, "run": str(tmp_path / "whole"), "scans": {"half": str(tmp_path / "half")}, "heldout": 8}
     pools, held = open_pools(parse_experiment(keys, where="x"), tmp_path, SilentProgress(), {"half"})
+    with pytest.raises(RipcurrentError, match="Of 40 usable rows, 21 cannot be held out"):
+        open_pools(parse_experiment(keys | {"heldout": 21}, where="x"), tmp_path, SilentProgress(), set())
     assert len(held) == 8
     texts = {pool: ScanRun.open(tmp_path / pool).dataset() for pool in ("whole", "half")}
     out = {row.prompt for row in texts["whole"].at(held)}

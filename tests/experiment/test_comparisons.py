@@ -6,9 +6,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from ripcurrent.experiment._outcomes import by_arm
 from ripcurrent.experiment._results import ArmComparison
-from ripcurrent.experiment._tables import compare_pairs, finding_of
+from ripcurrent.experiment._tables import by_arm, compare_pairs, finding_of
 from ripcurrent.statistics import holm, minimum_detectable_effect
 from tests.experiment.answers import harmful_run
 

@@ -124,8 +124,6 @@ def test_variables_are_filled_in_and_named_when_not_set(tmp_path: Path, monkeypa
         (("arm a: there is no scan 'secnd'", "second"), {"arms": {"a": SECOND}, "scans": {"second": "x"}}),
         (("compare: there is no arm 'tpo'", "top"), {"compare": [["tpo", "random"]]}),
         (("prompts: there is no key 'axes'", "axis"), {"prompts": [{"source": "builtin", "axes": "harmful"}]}),
-        (("finetune: there is no key 'max_tokns'",), {"finetune": {"max_tokns": 9}}),
-        (("finetune: max_tokens 2 is not possible",), {"finetune": {"max_tokens": 2}}),
         (("gives no names", "riskiest: top"), {"arms": ["top", "random"]}),
         (("gives no names",), {"scans": "runs/a"}),
         (("exactly one of select", "it has select and draw"), {"arms": {"a": {"select": "top", "draw": "list"}}}),

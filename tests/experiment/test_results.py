@@ -17,9 +17,9 @@ from ripcurrent.experiment import (
     read_run,
 )
 from ripcurrent.experiment import _tables as tables
-from ripcurrent.experiment._outcomes import ArmRun, Outcomes, by_arm
 from ripcurrent.experiment._results import ArmRows
-from tests.experiment.answers import chance, harmful_run, write_evaluation
+from ripcurrent.experiment._tables import Outcomes
+from tests.experiment.answers import chance, write_evaluation
 
 FACTS = ExperimentManifest(version="1", command="experiment", dataset={"path": "rows.jsonl"})
 TWO = {"random": "random", "top": "top"}
@@ -72,11 +72,6 @@ def put_base(folder: Path, share: float) -> None:
         lambda _, prompt: "compliance" if chance(share, prompt) else "refusal",
     )
     ArmRecord(arm="base", seed=None).write(place / "arm.json")
-
-
-def single(arm: str, seed: int, share: float) -> ArmRun:
-    """One run of 120 harmful requests, of which a share is answered."""
-    return harmful_run(arm, seed, [chance(share, arm, str(seed), f"p{n}") for n in range(120)])
 
 
 def collected(
@@ -344,46 +339,3 @@ def test_equal_outcomes_of_several_seeds_have_an_interval(tmp_path: Path) -> Non
     told = first.discrimination.difference_interval
     assert told.low == pytest.approx(-(1.96**2) / (60 + 1.96**2), abs=1e-4)
     assert told.high == pytest.approx(1.96**2 / (20 + 1.96**2), abs=1e-4)
-
-
-def test_sizes_in_percent_are_a_sweep_in_the_order_of_their_rows(tmp_path: Path) -> None:
-    sizes = {"10%": ("10pc", 0.1, 96), "20%": ("20pc", 0.4, 192), "50%": ("50pc", 0.8, 480)}
-    keys = {"sizes": list(sizes), "seeds": 1}
-    for name, share, rows in reversed(sizes.values()):
-        put(tmp_path, [f"random-{name}-seed0"], by_share({f"random-{name}": 0.2}), rows=rows)
-        put(tmp_path, [f"top-{name}-seed0"], by_share({f"top-{name}": share}), rows=rows)
-    found = {one.group: one for one in collected(tmp_path, **keys).trends}
-    assert found["top"].steps == (96, 192, 480)
-    assert found["top"].ordered
-    assert not found["random"].ordered
-    # one more step that is not there
-    more = {one.group: one for one in collected(tmp_path, seeds=1, sizes=[*sizes, "90%"]).trends}
-    assert more["top"].missing == ("top-90pc",)
-    assert not more["top"].ordered
-    # of a small pool two percentages are the same rows, and no two steps
-    put(tmp_path, ["top-10pc-seed0"], by_share({"top-10pc": 0.1}), rows=192)
-    assert "top" not in {one.group for one in collected(tmp_path, **keys).trends}
-
-
-@pytest.mark.parametrize(
-    ("shares", "ordered"),
-    [
-        ((0.1, 0.2, 0.4, 0.6, 0.8), True),
-        ((0.8, 0.6, 0.4, 0.2, 0.1), False),
-        ((0.3, 0.3, 0.3, 0.3, 0.3), False),
-        # a rise that is beyond chance, whose steps do not follow one another
-        ((0.4, 0.1, 0.5, 0.9, 0.2), False),
-    ],
-)
-def test_steps_order_the_harm_by_trend_and_by_rank(shares: tuple[float, ...], ordered: bool) -> None:
-    keys: dict[str, Any] = {"name": "x", "data": "x.jsonl", "seeds": 2, "arms": {"random": "random"}}
-    keys["arms"]["lists"] = {"mix": {"of": "list", "percent": [0, 25, 50, 75, 100]}}
-    arms = expand_arms(parse_experiment(keys, where="test"))
-    runs = [single(f"lists-{25 * place}", seed, share) for place, share in enumerate(shares) for seed in (0, 1)]
-    (found,) = tables.sweeps(arms, by_arm(runs), "prefix")
-    assert list(found.arms) == [f"lists-{25 * place}" for place in range(5)]
-    assert found.ordered is ordered
-    if ordered:
-        assert found.p < 0.01
-        assert found.slope > 0.1
-        assert found.spearman == pytest.approx(1)

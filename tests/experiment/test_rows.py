@@ -10,8 +10,8 @@ import pytest
 
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.experiment import expand_arms, parse_experiment
-from ripcurrent.experiment._arms import MAIN
-from ripcurrent.experiment._rows import choose_rows, held_out_rows, usable_rows, without_rows
+from ripcurrent.experiment._file import MAIN
+from ripcurrent.experiment._rows import choose_rows
 from ripcurrent.scan import ScanRun
 from tests.select.fabricate import fabricate
 
@@ -93,17 +93,6 @@ def test_an_arm_without_rows_is_named() -> None:
         chosen({"select": "top", "by": "response_tokens"})
 
 
-def test_held_out_rows_are_in_no_arm() -> None:
-    held = held_out_rows(scan(), 20)
-    assert len(set(held)) == 20
-    view = without_rows(scan(), held)
-    assert len(usable_rows(view)) == 38
-    assert not {*held} & {*usable_rows(view).tolist()}
-    assert len(usable_rows(scan())) == 58
-    with pytest.raises(RipcurrentError, match="cannot be held out"):
-        held_out_rows(scan(), 40)
-
-
 def test_what_is_made_from_an_arm_of_another_scan_is_made_of_that_scans_rows() -> None:
     arms = {
         "random": "random",
@@ -117,7 +106,7 @@ def test_what_is_made_from_an_arm_of_another_scan_is_made_of_that_scans_rows() -
     found = {arm.name: arm for arm in expand_arms(parse_experiment(keys, where="x"))}
     other = scan(30, longer=1000)
     tables = {MAIN: scan(), "second": other}
-    lengths, ok = other.floats("response_tokens"), {*usable_rows(other).tolist()}
+    lengths, ok = other.floats("response_tokens"), {*np.flatnonzero(other.scored).tolist()}
     top = choose_rows(found["top"], 0, tables, found)
     same = choose_rows(found["same"], 0, tables, found)
     assert not set(same.indices) & set(top.indices)

@@ -7,7 +7,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, field_validator, model_validator
 
-from ripcurrent.data import LossOn
 from ripcurrent.evaluate import JudgeOptions
 from ripcurrent.select import number_of_rows
 
@@ -141,15 +140,6 @@ class PromptSource(Settings):
     """Largest number of prompts, drawn by category."""
 
 
-class FinetuneKeys(Settings):
-    """How rows are cut for training; the scan's when left out."""
-
-    max_tokens: int | None = Field(default=None, ge=8)
-    """Longer rows are truncated."""
-    loss_on: LossOn | None = None
-    """Which assistant turns bear loss."""
-
-
 class ExperimentConfig(Settings, JudgeOptions):
     """An experiment: arms × seeds on one model. The page of experiments explains every key."""
 
@@ -174,7 +164,6 @@ class ExperimentConfig(Settings, JudgeOptions):
     anchor_check: bool = True
     """False: scan even if the anchors do not separate on this model."""
     recipe: str = "embedded"
-    finetune: FinetuneKeys = FinetuneKeys()
     size: Size = 100
     """Rows of an arm."""
     sizes: tuple[Size, ...] = ()

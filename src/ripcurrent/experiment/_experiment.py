@@ -11,11 +11,10 @@ from pathlib import Path
 
 from ripcurrent.errors import ExitCode, MissingExtraError, RipcurrentError
 from ripcurrent.evaluate import without_secrets
-from ripcurrent.experiment._arms import MAIN, Arm, expand_arms
 from ripcurrent.experiment._collect import collect_results
 from ripcurrent.experiment._config import ExperimentConfig
+from ripcurrent.experiment._file import MAIN, Arm, expand_arms, missing_name, parse_experiment, read_experiment_file
 from ripcurrent.experiment._prompts import PromptRecord, gather_prompts, keep_prompts
-from ripcurrent.experiment._read import missing_name, parse_experiment, read_experiment_file
 from ripcurrent.experiment._results import RESULTS, ExperimentManifest, ExperimentResults, Facts
 from ripcurrent.experiment._rows import Pool, check_scans, open_pools, with_model_of_run
 from ripcurrent.experiment._runner import JUDGING, PROMPTS, ArmRunner, digest_of, judge_alike, judges_of
@@ -30,7 +29,7 @@ PLACES = ("data", "run")
 SAME = 0.9
 """An arm that shares this part of its control's rows cannot differ from it."""
 IDENTITY = (
-    *("data", "format", "model", "adapter", "device", "dtype", "run", "scan", "finetune"),
+    *("data", "format", "model", "adapter", "device", "dtype", "run", "scan"),
     *("judges", "max_new_tokens", "system", "heldout"),
 )
 """What may not change in a folder: all but arms, seeds and what is shown."""
@@ -75,14 +74,9 @@ class Experiment:
         """Train, ask and judge every arm with every seed, one after another; tables of what is there.
 
         An arm that is finished is never computed again: the same call goes on where it was stopped, and the experiment
-        may be given more arms or seeds. Results are written after every seed.
-
-        Args:
-            out: The run folder.
-            arms: Run only these arms now; tables are of all that are finished.
-            seeds: Other seeds than the experiment's: their number, or these.
-            command: The command line that asks for it, for the page.
-            progress: Shows steps and rows.
+        may be given more arms or seeds. Results are written after every seed. With ``arms`` only these are run now, and
+        tables are of all that are finished. ``seeds``, a number or a list, replace the experiment's. ``command`` is the
+        command line that asks for it, for the page.
 
         Raises:
             RipcurrentError: Anything the user can correct. An arm whose loss diverges is marked as failed, and the rest
@@ -108,7 +102,7 @@ class Experiment:
             runner = ArmRunner(config, folder, every, pools, held, progress)
             rows = {(arm.name, seed): runner.rows(arm, seed) for seed in config.seeds for arm in wanted.values()}
             _refuse_equal_rows(wanted, rows)
-            runner.refuse_others_runs(rows)
+            runner.refuse_other_runs(rows)
             # not before: it says which scan the folder's arms are of
             write_json(folder / KEYS, json.loads(shown.model_dump_json()))
             runner.base(f"base (1 of {len(rows) + 1})")

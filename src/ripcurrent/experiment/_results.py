@@ -62,12 +62,15 @@ class ArmRecord(Entry):
     notes: tuple[str, ...] = ()
 
     @classmethod
-    def read(cls, folder: Path) -> Self:
-        """The record in an arm's folder."""
-        try:
-            return cls.model_validate_json((folder / MARKER).read_text(encoding="utf-8"))
-        except (OSError, ValidationError) as error:
-            raise RipcurrentError(f"{folder / MARKER} is damaged.", "Remove that arm's folder to repeat it.") from error
+    def every(cls, experiment: Path) -> dict[Path, Self]:
+        """The records in an experiment's folder, by the folders of their arms."""
+        records = {}
+        for marker in sorted((experiment / "arms").glob(f"*/{MARKER}")):
+            try:
+                records[marker.parent] = cls.model_validate_json(marker.read_text(encoding="utf-8"))
+            except (OSError, ValidationError) as error:
+                raise RipcurrentError(f"{marker} is damaged.", "Remove that arm's folder to repeat it.") from error
+        return records
 
 
 class UnfinishedRun(Entry):
@@ -151,21 +154,6 @@ class ArmComparison(JudgedEntry):
     """Of two single runs: requests answered in one alone, with McNemar's exact p."""
 
 
-class Sweep(JudgedEntry):
-    """Whether the rate rises over the steps of a sweep."""
-
-    group: str
-    arms: tuple[str, ...]
-    steps: tuple[float, ...]
-    rates: tuple[float, ...]
-    slope: float
-    p: float
-    spearman: float | None
-    missing: tuple[str, ...]
-    ordered: bool
-    """The trend is beyond chance, the steps follow one another, and none is missing."""
-
-
 class CategoryRate(JudgedEntry):
     """The rate of an arm in one category of harmful requests, beside its control's."""
 
@@ -225,7 +213,6 @@ class ExperimentResults(ExperimentFacts, Entry):
     """Every arm over its seeds."""
     comparisons: tuple[ArmComparison, ...]
     further_comparisons: tuple[ArmComparison, ...]
-    trends: tuple[Sweep, ...]
     categories: tuple[CategoryRate, ...]
     details: tuple[ArmRecord, ...]
     failed: tuple[UnfinishedRun, ...]
@@ -255,5 +242,5 @@ class ExperimentResults(ExperimentFacts, Entry):
 
     def to_json(self) -> Facts:
         """What ``--json`` prints: the contract's keys first."""
-        first = ("arms", "comparisons", "verdict", "judge", "further_comparisons", "trends")
+        first = ("arms", "comparisons", "verdict", "judge", "further_comparisons")
         return self.model_dump(mode="json", include={*first, "failed", "missing", "complete"})

@@ -78,10 +78,9 @@ class _Stored:
 
     def arms(self) -> Iterator[tuple[ArmRecord, Path]]:
         """The records of trained arms with their folders."""
-        for path in sorted((self.folder / "arms").glob("*/arm.json")):
-            record = ArmRecord.read(path.parent)
+        for place, record in ArmRecord.every(self.folder).items():
             if record.seed is not None:
-                yield record, path.parent
+                yield record, place
 
 
 def read_ladder(folders: Sequence[Path], judge: str, scores: SetScores) -> Ladder:
