@@ -85,8 +85,8 @@ class ArmRule(Settings):
     def _one_rule(self) -> ArmRule:
         named = [key for key in RULES if getattr(self, key) is not None]
         if len(named) != 1:
-            there = f"it has {' and '.join(named)}" if named else "it has none"
-            raise ValueError(f"an arm needs exactly one of {', '.join(RULES)}; {there}")
+            there = " and ".join(named) or "none"
+            raise ValueError(f"an arm needs exactly one of {', '.join(RULES)}; it has {there}")
         rule = f"select: {self.select}" if self.select else named[0]
         ranked = self.select in ("top", "bottom") or (self.mix is not None and self.mix.of == "top")
         for key, is_possible in (("by", ranked), ("size", self.takes_size)):

@@ -16,7 +16,7 @@ from ripcurrent.experiment._config import ExperimentConfig
 from ripcurrent.experiment._file import MAIN, Arm, expand_arms, missing_name, parse_experiment, read_experiment_file
 from ripcurrent.experiment._prompts import PromptRecord, gather_prompts, keep_prompts
 from ripcurrent.experiment._results import RESULTS, ExperimentManifest, ExperimentResults, Facts
-from ripcurrent.experiment._rows import Pool, check_scans, open_pools, with_model_of_run
+from ripcurrent.experiment._rows import check_scans, open_pools, with_model_of_run
 from ripcurrent.experiment._runner import JUDGING, PROMPTS, ArmRunner, digest_of, judge_alike, judges_of
 from ripcurrent.finetune import Recipe, as_trained, compute_dtype, load_recipe
 from ripcurrent.progress import Progress, SilentProgress
@@ -40,26 +40,17 @@ class Experiment:
     """An experiment, from a file or from keys and values, to be run."""
 
     config: ExperimentConfig
-    """What it is."""
     where: str = "the experiment"
     """What errors call the source of its keys."""
 
     @classmethod
     def from_file(cls, path: str | Path) -> Experiment:
-        """The experiment in a YAML file, or a ready one by its name.
-
-        Raises:
-            RipcurrentError: What is wrong with the file, with the nearest key, arm or selection.
-        """
+        """The experiment in a YAML file, or a ready one by its name; an error names what is wrong, and what is near."""
         return cls(parse_experiment(read_experiment_file(path), where=str(path)), str(path))
 
     @classmethod
     def from_keys(cls, **keys: object) -> Experiment:
-        """The experiment with these keys, as in a file.
-
-        Raises:
-            RipcurrentError: What is wrong with them.
-        """
+        """The experiment with these keys, as in a file; an error names what is wrong, and what is near."""
         return cls(parse_experiment({"name": "experiment", **keys}, where="the experiment"))
 
     def run(
@@ -106,7 +97,7 @@ class Experiment:
             # not before: it says which scan the folder's arms are of
             write_json(folder / KEYS, json.loads(shown.model_dump_json()))
             runner.base(f"base (1 of {len(rows) + 1})")
-            facts = _facts(pools, records, len(held), recipes, folder, command)
+            facts = _facts(runner, records, recipes, command)
             judge_alike(folder, config, progress)
             for done, ((name, seed), chosen_rows) in enumerate(rows.items(), start=2):
                 runner.arm(every[name], seed, chosen_rows, f"{name}, seed {seed} ({done} of {len(rows) + 1})")
@@ -178,31 +169,24 @@ def _refuse_equal_rows(arms: Mapping[str, Arm], chosen: Mapping[tuple[str, int],
 
 
 def _facts(
-    pools: Mapping[str, Pool],
-    records: Sequence[PromptRecord],
-    held: int,
-    recipes: Mapping[str, Recipe],
-    folder: Path,
-    command: str | None,
+    runner: ArmRunner, records: Sequence[PromptRecord], recipes: Mapping[str, Recipe], command: str | None
 ) -> ExperimentManifest:
     """What the results rest on; an earlier call may have needed other scans."""
-    main = pools[MAIN]
-    facts = ExperimentManifest(
+    scans = {name: pool.run for name, pool in runner.pools.items()}
+    before = ExperimentManifest.read(runner.folder) if (runner.folder / MANIFEST).exists() else None
+    commands = (*(before.commands if before else ()), *([command] if command else ()))
+    return ExperimentManifest(
         version=version("ripcurrent"),
         command="experiment",
         versions={name: version(name) for name in ("torch", "transformers", "trl", "numpy", "scipy")},
-        dataset=main.run.manifest.dataset.model_dump(mode="json"),
-        scan_datasets={name: pool.run.manifest.dataset.sha256 for name, pool in pools.items()},
-        scanned_with={name or "main": pool.run.manifest.model.name for name, pool in pools.items()},
-        usable_rows=int(main.run.scored.sum()),
-        heldout_rows=held,
+        dataset=scans[MAIN].manifest.dataset.model_dump(mode="json"),
+        scan_datasets=(before.scan_datasets if before else {})
+        | {name: scan.manifest.dataset.sha256 for name, scan in scans.items()},
+        scanned_with=(before.scanned_with if before else {})
+        | {name or "main": scan.manifest.model.name for name, scan in scans.items()},
+        usable_rows=int(scans[MAIN].scored.sum()),
+        heldout_rows=len(runner.held),
         recipes={name: recipe.model_dump(mode="json") for name, recipe in recipes.items()},
         prompts=tuple(records),
-        commands=(command,) if command else (),
+        commands=tuple(dict.fromkeys(commands)),
     )
-    if not (folder / MANIFEST).exists():
-        return facts
-    before = ExperimentManifest.read(folder)
-    datasets, models = before.scan_datasets | facts.scan_datasets, before.scanned_with | facts.scanned_with
-    commands = tuple(dict.fromkeys((*before.commands, *facts.commands)))
-    return facts.model_copy(update={"scan_datasets": datasets, "scanned_with": models, "commands": commands})

@@ -202,7 +202,7 @@ class ExperimentResults(ExperimentFacts, Entry):
     verdict: Finding
     verdicts: dict[str, Finding]
     verdicts_in_words: dict[str, str]
-    """By judge, the control named."""
+    """With the control's name."""
     deciding: tuple[str, ...]
     complete: bool
     asked: dict[str, int]
@@ -225,22 +225,14 @@ class ExperimentResults(ExperimentFacts, Entry):
     @classmethod
     def read(cls, folder: Path) -> Self:
         """The results in an experiment's folder."""
-        path = folder / RESULTS
         try:
-            results = cls.model_validate_json(path.read_text(encoding="utf-8"))
+            results = cls.model_validate_json((folder / RESULTS).read_text(encoding="utf-8"))
         except (OSError, ValidationError) as error:
-            raise RipcurrentError(
-                f"{path} cannot be read: {str(error).splitlines()[0]}.",
-                "Run the same `ripcurrent experiment` again; finished arms are kept.",
-            ) from error
+            hint = "Run the same `ripcurrent experiment` again; finished arms are kept."
+            raise RipcurrentError(f"{folder / RESULTS} cannot be read: {str(error).splitlines()[0]}.", hint) from error
         return results.model_copy(update={"folder": folder})
 
-    @property
-    def manifest(self) -> ExperimentManifest:
-        """What they rest on."""
-        return ExperimentManifest.read(self.folder)
-
     def to_json(self) -> Facts:
-        """What ``--json`` prints: the contract's keys first."""
-        first = ("arms", "comparisons", "verdict", "judge", "further_comparisons")
-        return self.model_dump(mode="json", include={*first, "failed", "missing", "complete"})
+        """What ``--json`` prints."""
+        tables = {"arms", "comparisons", "further_comparisons", "verdict", "judge", "failed", "missing", "complete"}
+        return self.model_dump(mode="json", include=tables)
