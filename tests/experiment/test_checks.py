@@ -133,7 +133,7 @@ def test_held_out_rows_are_in_no_scan_also_where_they_repeat(
         ({"select": "top"}, range(1, 20), True),
         ({"select": "top"}, range(5, 25), False),
         # leaving out little is what these are for
-        ({"all_but_random": "5%"}, range(19), False),
+        ({"all_but": {"select": "random", "size": "5%"}}, range(19), False),
         ({"select": "all"}, range(20), False),
         # rows of the same numbers of another dataset
         ({"select": "top", "scan": "other"}, range(20), False),

@@ -166,7 +166,7 @@ def test_a_finding_is_not_taken_back_by_arms_that_are_awaited(tmp_path: Path) ->
         ({"select": "all"}, False),
         ({"length_matched": "top"}, False),
         ({"mix": {"of": "top", "percent": 50}}, True),
-        ({"all_but_random": "20%"}, True),
+        ({"all_but": {"select": "random", "size": "20%"}}, True),
     ],
 )
 def test_controls_and_the_protective_end_do_not_decide(rule: dict[str, Any], decides: bool) -> None:

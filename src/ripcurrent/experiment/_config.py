@@ -13,7 +13,7 @@ from ripcurrent.select import number_of_rows
 Selecting = Literal["top", "bottom", "union", "random", "all"]
 Format = Literal["list", "bullet", "numbered", "maths", "code"]
 
-RULES = ("select", "length_matched", "format_matched", "draw", "mix", "all_but", "all_but_random")
+RULES = ("select", "length_matched", "format_matched", "draw", "mix", "all_but")
 """Keys of an arm that say where its rows come from: each arm has exactly one of them."""
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -50,7 +50,6 @@ class Mix(Settings):
     """A mixture: the riskiest rows or random ones of a format, the rest at random of all others."""
 
     of: Literal["top", "list", "bullet", "numbered", "maths", "code"]
-    """``top``, the riskiest rows, or a format."""
     percent: Annotated[tuple[Annotated[float, Field(ge=0, le=100)], ...], BeforeValidator(_one_or_more)]
     """Its share of the rows, 0 to 100; several make an arm each."""
 
@@ -70,8 +69,6 @@ class ArmRule(Settings):
     """A mixture with random rows."""
     all_but: ArmRule | None = None
     """Every usable row but those of a selection."""
-    all_but_random: Size | None = None
-    """Every usable row but this many at random."""
     by: str | None = None
     """Score column that ranks; the scan's default ranking when left out."""
     size: Size | None = None
@@ -118,9 +115,8 @@ class ScanSource(Settings):
     run: str | None = None
     """Folder of a finished scan; then nothing else is given."""
     data: str | None = None
-    """Dataset of this scan; the experiment's when left out."""
+    """The experiment's when left out."""
     options: dict[str, JsonValue] = Field(default_factory=dict)
-    """Options of ``ripcurrent scan``, by name."""
 
     @model_validator(mode="after")
     def _belong_together(self) -> ScanSource:
@@ -156,16 +152,14 @@ class ExperimentConfig(Settings, JudgeOptions):
     device: str | None = None
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     run: str | None = None
-    """Folder of a finished scan to choose rows by; or give ``scan``."""
+    """Folder of a finished scan to choose rows by; or give ``scan``, options of one to make."""
     scan: dict[str, JsonValue] = Field(default_factory=dict)
-    """Options of the scan that the experiment makes, by name."""
     scans: dict[str, ScanSource] = Field(default_factory=dict)
     """Further scans by name, for arms with ``scan:``."""
     anchor_check: bool = True
     """False: scan even if the anchors do not separate on this model."""
     recipe: str = "embedded"
     size: Size = 100
-    """Rows of an arm."""
     sizes: tuple[Size, ...] = ()
     """Every arm that has a size once with each of these."""
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = (0, 1, 2)
@@ -186,7 +180,6 @@ class ExperimentConfig(Settings, JudgeOptions):
     heldout: int = Field(default=40, ge=0)
     """Rows kept out of every arm, for the loss on rows of the set that no arm trained on; 0 for none."""
     keep_models: bool = False
-    """Keep each arm's trained model after its evaluation."""
 
     @field_validator("seeds", mode="before")
     @classmethod

@@ -160,9 +160,8 @@ def choose_rows(arm: Arm, seed: int, scans: Mapping[str, ScanRun], arms: Mapping
 
 def _chosen(rule: ArmRule, k: int, run: ScanRun, seed: int) -> Selection:
     usable = np.flatnonzero(run.scored)
-    if rule.all_but is not None or rule.all_but_random is not None:
-        inner = rule.all_but or ArmRule(select="random", size=rule.all_but_random)
-        left_out = _chosen(inner, number_of_rows(inner.size or 1, len(usable)), run, seed)
+    if rule.all_but is not None:
+        left_out = _chosen(rule.all_but, number_of_rows(rule.all_but.size or 1, len(usable)), run, seed)
         rows = np.setdiff1d(usable, left_out.indices)
         if not len(rows):
             raise RipcurrentError("no usable row is left.", "Leave fewer out.")
