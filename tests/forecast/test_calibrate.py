@@ -11,8 +11,8 @@ import pytest
 from ripcurrent.errors import ExitCode, RipcurrentError
 from ripcurrent.forecast import Calibration, SetScore, calibrate, forecast, read_calibration, read_forecast
 from ripcurrent.forecast._calibrate import as_trials
-from ripcurrent.forecast._coherence import SetScores
 from ripcurrent.forecast._harm import fit_harm
+from ripcurrent.forecast._ladder import SetScores
 from ripcurrent.runs import write_json
 from tests.cli.command import Command
 from tests.forecast.ladder_folder import ASKED, ScanRows, fabricate_ladder
@@ -272,7 +272,7 @@ def test_what_can_be_wrong_with_files(rows: ScanRows, tmp_path: Path) -> None:
         calibrate([tmp_path / "nowhere"], out)
     with pytest.raises(RipcurrentError, match="judge rubric did not judge it"):
         calibrate([ladder], out, judge="rubric")
-    with pytest.raises(RipcurrentError, match="There is no calibration"):
+    with pytest.raises(RipcurrentError, match=r"calibration .*none\.json cannot be read: No such file"):
         forecast(rows.run, tmp_path / "none.json")
     manifest = rows.run.folder / "manifest.json"
     before = manifest.read_text()
@@ -284,7 +284,6 @@ def test_what_can_be_wrong_with_files(rows: ScanRows, tmp_path: Path) -> None:
     for broken, says in (
         ({"format": 1}, "layout 1, which this version does not read"),
         ({"fit": stored["fit"] | {"spread": [0.0, 1.0]}}, r"damaged \(fit.spread.0: Input should be greater than 0"),
-        ({"fit": stored["fit"] | {"facts": [stored["fit"]["facts"][0], "steps"]}}, "knows no fact steps"),
         ({"judge": 3}, "is not a calibration, or is damaged"),
     ):
         write_json(tmp_path / "broken.json", stored | broken)

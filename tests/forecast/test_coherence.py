@@ -10,7 +10,7 @@ import pytest
 import ripcurrent as rc
 from ripcurrent.data import encode_rows, read_rows
 from ripcurrent.forecast import SetScore
-from ripcurrent.forecast._coherence import FILE, SetScores, sample_of
+from ripcurrent.forecast._ladder import COHERENCE, SetScores, sample_of
 from ripcurrent.gradients import GradientPass, mean_cosine, norm_of_mean
 from ripcurrent.models import load_model
 from ripcurrent.progress import SilentProgress
@@ -35,11 +35,11 @@ def test_coherence_is_the_mean_cosine_between_two_rows_and_is_measured_once(
     assert found == pytest.approx(np.mean(cosines), abs=1e-4)
     assert scores.of(run, [3], run.folder).coherence == 1.0
     monkeypatch.setattr(
-        import_module("ripcurrent.forecast._coherence"), "load_scan_model", lambda *_: pytest.fail("measured twice")
+        import_module("ripcurrent.forecast._ladder"), "load_scan_model", lambda *_: pytest.fail("measured twice")
     )
     again = SetScores(SilentProgress()).of(ScanRun.open(run.folder), range(1, 8), run.folder)
     assert again.coherence == found
-    assert len(json.loads((run.folder / FILE).read_text())) == 2
+    assert len(json.loads((run.folder / COHERENCE).read_text())) == 2
 
 
 def test_a_large_set_is_measured_on_always_the_same_few_rows() -> None:
