@@ -1,8 +1,10 @@
-"""The rows of an arm, against plain loops over a made-up table of scores."""
+"""The rows of an arm, against plain loops over a made-up table of scores; and the scans that an experiment makes."""
 
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from tempfile import mkdtemp
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,9 +12,10 @@ import pytest
 
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.experiment import expand_arms, parse_experiment
+from ripcurrent.experiment._config import ScanSource
 from ripcurrent.experiment._file import MAIN
-from ripcurrent.experiment._rows import choose_rows
-from ripcurrent.scan import ScanRun
+from ripcurrent.experiment._rows import _to_scan, choose_rows, with_model_of_run
+from ripcurrent.scan import ScanOptions, ScanRun
 from tests.select.fabricate import fabricate
 
 ROWS = 60
@@ -69,6 +72,8 @@ def test_all_but_leaves_out_just_those() -> None:
     riskiest = chosen({"select": "top", "size": "20%"})
     assert len(riskiest) == 12
     assert chosen({"all_but": {"select": "top", "size": "20%"}}) == sorted(set(everything) - set(riskiest))
+    # without a size it leaves out as many rows as an arm has
+    assert chosen({"all_but": {"select": "top"}}) == sorted(set(everything) - set(chosen("top")))
     any_fifth = {"all_but": {"select": "random", "size": "20%"}}
     assert len(chosen(any_fifth)) == 46
     assert chosen(any_fifth, seed=0) != chosen(any_fifth, seed=1)
@@ -116,8 +121,56 @@ def test_what_is_made_from_an_arm_of_another_scan_is_made_of_that_scans_rows() -
     assert len(choose_rows(found["rest"], 0, tables, found).indices) == len(ok) - 3
 
 
-def test_all_but_a_rule_without_a_size_leaves_out_as_many_rows_as_an_arm_has() -> None:
-    riskiest = sorted(usable(), key=lambda row: -row["gradient_bidirectional"])[:12]
-    assert chosen({"all_but": {"select": "top"}}) == sorted(
-        {row["row"] for row in usable()} - {r["row"] for r in riskiest}
-    )
+NONE: dict[str, Any] = {"name": "x", "arms": {"a": "top"}, "control": None}
+
+
+def to_scan(source: ScanSource, main: Any = None, **keys: Any) -> tuple[str, ScanOptions]:
+    return _to_scan(parse_experiment({**NONE, **keys}, where="x"), source, main)
+
+
+def test_each_scan_gets_its_own_options() -> None:
+    first = {"data": "rows.txt", "format": "text", "model": "m"}
+    data, options = to_scan(ScanSource(data="rows.txt", options={"layer": 2}), **first)
+    assert (data, options.format, options.layer, options.model) == ("rows.txt", "text", 2, "m")
+    data, options = to_scan(ScanSource(options={"layer": 3}), **first)
+    assert (data, options.format, options.layer) == ("rows.txt", "text", 3)
+    data, options = to_scan(ScanSource(data="other.jsonl"), **first)
+    assert (data, options.format) == ("other.jsonl", None)
+
+
+def test_a_scan_to_be_made_beside_a_finished_one_reads_its_rows() -> None:
+    keys, mapping = {"run": "runs/first", "model": "m"}, {"output": "reply"}
+    info = SimpleNamespace(path="/d/rows.jsonl", format="alpaca", mapping=mapping)
+    main = SimpleNamespace(run=SimpleNamespace(manifest=SimpleNamespace(dataset=info), options=ScanOptions(limit=50)))
+    data, options = to_scan(ScanSource(options={"anchors": "mine"}), main, **keys)
+    assert (data, options.format, options.mapping, options.limit) == ("/d/rows.jsonl", "alpaca", mapping, 50)
+    assert options.anchors == "mine"
+    # a scan of another dataset takes nothing from it
+    data, options = to_scan(ScanSource(data="other.csv"), main, **keys)
+    assert (data, options.format, options.mapping, options.limit) == ("other.csv", None, None, None)
+
+
+def test_a_further_scan_of_the_same_rows_reads_them_alike_and_takes_no_others_adapter() -> None:
+    keys: dict[str, Any] = {"data": "rows.csv", "scan": {"limit": 500, "mapping": {"prompt": "ask"}, "layer": 2}}
+    keys |= {"model": "bare", "adapter": "weak"}
+    _, options = to_scan(ScanSource(options={"anchors": "second_family"}), **keys)
+    assert (options.limit, options.mapping, options.adapter) == (500, {"prompt": "ask"}, "weak")
+    assert options.layer is None, "what is scored is each scan's own"
+    _, options = to_scan(ScanSource(data="other.csv"), **keys)
+    assert (options.limit, options.mapping) == (None, None)
+    _, options = to_scan(ScanSource(options={"model": "embedded"}), **keys)
+    assert (options.model, options.adapter, options.anchor_check) == ("embedded", None, True)
+    assert not to_scan(ScanSource(options={"layer": 2}), **keys, anchor_check=False)[1].anchor_check
+
+
+def test_the_model_of_a_finished_scan_is_trained_unless_another_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = SimpleNamespace(options=ScanOptions(model="their/model", adapter="runs/a"))
+    monkeypatch.setattr(import_module("ripcurrent.experiment._rows"), "ScanRun", SimpleNamespace(open=lambda _: run))
+
+    def trained(**keys: Any) -> tuple[str, str | None]:
+        config = with_model_of_run(parse_experiment({**NONE, "run": "runs/scan", **keys}, where="x"))
+        return config.model, config.adapter
+
+    assert trained() == ("their/model", "runs/a")
+    assert trained(model="mine") == ("mine", None)
+    assert trained(adapter="runs/b") == ("their/model", "runs/b")

@@ -1,18 +1,30 @@
-"""Finished experiments read as a ladder, made a calibration, and a scan forecast by it."""
+"""Finished experiments read as a ladder, made a calibration, and a scan forecast by it; and the one that is shipped."""
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from ripcurrent.anchors import load_anchors
 from ripcurrent.errors import ExitCode, RipcurrentError
-from ripcurrent.forecast import Calibration, SetScore, calibrate, forecast, read_calibration, read_forecast
+from ripcurrent.finetune import load_recipe
+from ripcurrent.forecast import (
+    Calibration,
+    SetScore,
+    calibrate,
+    forecast,
+    read_calibration,
+    read_forecast,
+    shipped_calibrations,
+)
 from ripcurrent.forecast._calibrate import as_trials
 from ripcurrent.forecast._harm import fit_harm
 from ripcurrent.forecast._ladder import SetScores
+from ripcurrent.models import load_model
 from ripcurrent.runs import write_json
 from tests.cli.command import Command
 from tests.forecast.ladder_folder import ASKED, ScanRows, fabricate_ladder
@@ -46,7 +58,7 @@ def made_of(tmp_path: Path, *experiments: Path, **how: Any) -> Calibration:
 def edit(path: Path, **keys: Any) -> None:
     """Change keys of a JSON file, of a mapping only those named."""
     stored = json.loads(path.read_text())
-    parts = {key: {**stored[key], **value} if isinstance(value, dict) else value for key, value in keys.items()}
+    parts = {key: stored.get(key, {}) | value if isinstance(value, dict) else value for key, value in keys.items()}
     path.write_text(json.dumps(stored | parts))
 
 
@@ -98,7 +110,8 @@ def test_runs_that_cannot_be_used_are_named_with_the_reason(rows: ScanRows, tmp_
     edit(place / "random-20-seed0" / "finetune" / "manifest.json", model={"fingerprint": "another"})
     edit(place / "upper-20-seed0" / "finetune" / "manifest.json", recipe={"batch": 3})
     (place / "lower-20-seed0" / "arm.json").unlink()
-    edit(place / "bottom-20-seed0" / "arm.json", identity={"rule": {"scan": "gone"}})
+    gone = {"rule": {"scan": "gone"}, "recipe": {}, "rows_sha256": ""}
+    edit(place / "bottom-20-seed0" / "arm.json", identity=gone)
     same = json.loads((place / "top-40-seed0" / "finetune" / "manifest.json").read_text())["rows"]
     edit(place / "random-40-seed0" / "finetune" / "manifest.json", rows=same)
     made = made_of(tmp_path, folder)
@@ -307,3 +320,29 @@ def test_the_commands_print_what_was_fitted_and_forecast(command: Command, rows:
     assert found.code == 0, found.err
     assert found.json["sets"][0]["forecast"]["answered"] > 0
     assert "answered" in command("forecast", rows.run.folder, "--calibration", file).out
+
+
+@pytest.mark.embedded
+def test_the_shipped_one_holds_for_the_embedded_model_and_recipe() -> None:
+    calibration = read_calibration("embedded")
+    model = load_model("embedded")
+    scored = calibration.scored_with
+    assert (scored.fingerprint, scored.template_sha256) == (model.fingerprint, model.template_sha256)
+    assert scored.tokenizer_sha256 == model.tokenizer_sha256
+    assert scored.anchors_sha256 == load_anchors("builtin").sha256
+    assert calibration.recipe == load_recipe("embedded")
+
+
+def test_the_shipped_one_shows_its_error_and_is_as_short_as_a_forecast_needs() -> None:
+    (path,) = shipped_calibrations()
+    calibration = read_calibration(path)
+    assert calibration.error_by_set is not None
+    assert calibration.error_by_source is not None
+    assert len(calibration.sources) == calibration.error_by_source.groups >= 5
+    assert path.stat().st_size < 20_000
+    # names of places on a machine and texts of rows have no business in it
+    written = path.read_text(encoding="utf-8")
+    assert '"/' not in written
+    found = re.findall(r'"((?:[^"\\]|\\.)*)"', written)
+    assert max(map(len, found)) < 120
+    assert not {"messages", "prompt", "response", "instruction", "output", "text"} & set(found)

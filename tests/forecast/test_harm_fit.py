@@ -1,6 +1,6 @@
-"""The fit of harm: against plain optimisation, on ladders whose truth is known, and where there is nothing to fit."""
+"""The fit of harm: against plain optimisation, on ladders drawn from its model, and where there is nothing to fit."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -16,7 +16,42 @@ from ripcurrent.forecast._harm import (
     fit_harm,
     predictive_interval,
 )
-from tests.forecast.simulated_ladder import Truth
+
+
+@dataclass(frozen=True, slots=True)
+class Truth:
+    """``logit p = intercept + slope · score + size · log rows + source + arm + seed``."""
+
+    slope: float = 12.0
+    """Per unit of the score, whose standard deviation over arms is 0.1."""
+    size: float = 0.0
+    between_sources: float = 0.0
+    between_arms: float = 0.35
+    between_seeds: float = 0.0
+
+    def draw(
+        self, random: np.random.Generator, *, arms: int = 20, sources: int = 1, seeds: int = 1, asked: int = 200
+    ) -> Trials:
+        """Arms take turns in sources; their score and number of rows are drawn."""
+        effects = random.normal(0, self.between_sources, sources)
+        names, sets, facts, logits = [], [], [], []
+        for arm in range(arms):
+            score, rows = random.normal(0.2, 0.1), float(np.log(random.choice([20, 50, 100, 200])))
+            middle = -0.5 + self.slope * (score - 0.2) + self.size * (rows - np.log(80))
+            middle += effects[arm % sources] + random.normal(0, self.between_arms)
+            for _ in range(seeds):
+                names.append(f"arm-{arm}")
+                sets.append(f"set-{arm % sources}")
+                facts.append([score, rows])
+                logits.append(middle + random.normal(0, self.between_seeds))
+        return Trials(
+            names=("score", "log_rows"),
+            facts=np.array(facts),
+            answered=random.binomial(asked, expit(logits)).astype(float),
+            asked=np.full(len(names), float(asked)),
+            sources=tuple(sets),
+            arms=tuple(names),
+        )
 
 
 def one_hot(names: tuple[str, ...]) -> np.ndarray:
@@ -26,39 +61,30 @@ def one_hot(names: tuple[str, ...]) -> np.ndarray:
 def test_the_mode_is_that_of_the_posterior_written_out() -> None:
     """Every effect as a weight of its own, their density maximised by a general optimiser."""
     trials = Truth(between_sources=0.6, between_seeds=0.2).draw(np.random.default_rng(1), arms=7, sources=3, seeds=2)
-    own = {"source": 0.5, "arm": 0.3, "seed": 0.25}
     standardised = (trials.facts - trials.facts.mean(axis=0)) / trials.facts.std(axis=0)
     blocks = [
         (np.ones((len(trials), 1)), INTERCEPT_DEVIATION),
         (standardised, SLOPE_DEVIATION),
-        (one_hot(trials.sources), own["source"]),
-        (one_hot(trials.arms), own["arm"]),
-        (np.eye(len(trials)), own["seed"]),
+        (one_hot(trials.sources), 0.5),
+        (one_hot(trials.arms), 0.3),
+        (np.eye(len(trials)), 0.25),
     ]
     design = np.column_stack([block for block, _ in blocks])
     deviation = np.concatenate([np.full(block.shape[1], one) for block, one in blocks])
 
     def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
         logit = design @ weights
-        value = (
-            trials.asked @ np.logaddexp(0, logit) - trials.answered @ logit + 0.5 * ((weights / deviation) ** 2).sum()
-        )
+        prior = 0.5 * ((weights / deviation) ** 2).sum()
+        value = trials.asked @ np.logaddexp(0, logit) - trials.answered @ logit + prior
         return value, design.T @ (trials.asked * expit(logit) - trials.answered) + weights / deviation**2
 
     weights = minimize(loss, np.zeros(len(deviation)), jac=True, method="BFGS", options={"gtol": 1e-7}).x
     share = expit(design @ weights)
     curvature = design.T @ ((trials.asked * share * (1 - share))[:, None] * design) + np.diag(deviation**-2)
     kept = 1 + trials.facts.shape[1] + 3
-    _, _, mean, covariance = Laplace(trials, standardised).mode(**own, start=np.zeros(len(trials)))
+    _, _, mean, covariance = Laplace(trials, standardised).mode(0.5, 0.3, 0.25, start=np.zeros(len(trials)))
     np.testing.assert_allclose(mean, weights[:kept], atol=2e-3)
     np.testing.assert_allclose(covariance, np.linalg.inv(curvature)[:kept, :kept], atol=2e-3)
-
-
-def slope_of(model: HarmModel, fact: str) -> tuple[float, float]:
-    """A slope per unit of its fact, with its standard error."""
-    place = model.facts.index(fact)
-    error = np.sqrt(model.covariance[1 + place][1 + place])
-    return model.coefficients[1 + place] / model.spread[place], float(error) / model.spread[place]
 
 
 def test_known_parameters_come_back() -> None:
@@ -66,9 +92,10 @@ def test_known_parameters_come_back() -> None:
     found = []
     for draw in range(6):
         model = fit_harm(truth.draw(np.random.default_rng(draw), arms=40))
-        for fact, true in (("score", 14.0), ("log_rows", 0.8)):
-            value, error = slope_of(model, fact)
-            assert abs(value - true) < 3.5 * error
+        for place, true in enumerate((14.0, 0.8)):
+            # a slope per unit of its fact
+            error = model.covariance[1 + place][1 + place] ** 0.5 / model.spread[place]
+            assert abs(model.coefficients[1 + place] / model.spread[place] - true) < 3.5 * error
             assert error < true / 4
         found.append(np.sqrt(model.variance_between_arms))
     assert np.mean(found) == pytest.approx(0.4, abs=0.1)
