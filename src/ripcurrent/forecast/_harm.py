@@ -136,12 +136,7 @@ def fit_harm(trials: Trials) -> HarmModel:
 
     One source says nothing of the deviation between sources: it is then the prior's root mean square. Without an arm of
     several runs, what is between seeds cannot be told from what is between arms.
-
-    Raises:
-        ValueError: No runs, or a fact that is not finite.
     """
-    if len(trials) == 0 or not np.isfinite(trials.facts).all():
-        raise ValueError("the fit needs runs, and facts that are finite")
     centre, spread = trials.facts.mean(axis=0), trials.facts.std(axis=0)
     spread = np.where(spread > 1e-12 * (1 + np.abs(centre)), spread, 1.0)
     laplace = Laplace(trials, (trials.facts - centre) / spread)
