@@ -240,19 +240,6 @@ def test_a_password_in_a_judges_address_stands_in_no_file(small: dict[str, Any],
     assert read(tmp_path / "out" / "experiment.json")["judge_endpoint"] == "https://localhost:9/v1"
 
 
-def test_runs_trained_on_other_kinds_of_devices_are_told(
-    small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out = tmp_path / "out"
-    assert not [note for note in run(small, out).notes if "not trained alike" in note]
-    manifest = read(out / "arms" / "random-seed0" / "finetune" / "manifest.json")
-    manifest["model"]["device"], manifest["training"]["compute"] = "cuda:0", "bfloat16"
-    write_json(out / "arms" / "random-seed0" / "finetune" / "manifest.json", manifest)
-    (told,) = [note for note in run({**small, "seeds": [0, 1]}, out).notes if "not trained alike" in note]
-    assert "cuda, bfloat16" in told
-    assert "cpu, float32" in told
-
-
 def test_a_judges_endpoint_that_fails_loses_no_answer(
     keys: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

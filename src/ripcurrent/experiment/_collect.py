@@ -34,8 +34,6 @@ from ripcurrent.experiment._tables import (
     read_run,
     verdict_of,
 )
-from ripcurrent.finetune import FinetuneManifest
-from ripcurrent.runs import MANIFEST
 
 ALIKE = 0.05
 """Arms that differ by no more than this share of their rows are compared without a word."""
@@ -89,7 +87,6 @@ def collect_results(
     notes = chain(
         _notes_on_answers(config, [one for one in summaries if one.judge == first], asked),
         _notes_on_runs(every, facts, details, compared[first]),
-        _note_on_devices(folder, details),
     )
     return ExperimentResults(
         **facts.model_dump(exclude={"seeds"}),
@@ -186,18 +183,3 @@ def _notes_on_runs(
             "several points. --seeds separates a small difference from luck."
         )
     yield from notes_on_lists([one.model_dump() for one in facts.prompts])
-
-
-def _note_on_devices(folder: Path, details: Sequence[ArmRecord]) -> Iterator[str]:
-    """Where runs were trained on other kinds of devices, in other types or by other versions."""
-    how: dict[str, list[str]] = {}
-    for one in details:
-        place = folder / "arms" / f"{one.arm}-seed{one.seed}" / "finetune"
-        if (place / MANIFEST).is_file():
-            made = FinetuneManifest.read(place)
-            device = str(made.model.device).partition(":")[0]
-            way = f"{device}, {made.training.compute}, version {made.version}"
-            how.setdefault(way, []).append(f"{one.arm} (seed {one.seed})")
-    if len(how) > 1:
-        ways = "; ".join(f"{way}: {', '.join(names)}" for way, names in how.items())
-        yield f"Runs were not trained alike, so that what differs between them may be that: {ways}."

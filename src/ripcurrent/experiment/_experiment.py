@@ -107,11 +107,8 @@ class Experiment:
             facts.write(folder)
         if not any(one.seed is not None for one in results.arms):
             reasons = "; ".join(f"{one.name}: {one.reason}" for one in results.failed[:2])
-            raise RipcurrentError(
-                f"Every arm failed ({reasons}).",
-                f"See {folder / 'arms'}; remove an arm's folder there to repeat it.",
-                code=ExitCode.NOT_MEASURED,
-            )
+            hint = f"See {folder / 'arms'}; remove an arm's folder there to repeat it."
+            raise RipcurrentError(f"Every arm failed ({reasons}).", hint, code=ExitCode.NOT_MEASURED)
         return results
 
 

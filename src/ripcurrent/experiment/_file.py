@@ -35,10 +35,8 @@ class _Loader(yaml.SafeLoader):
 
     def _variable(self, found: re.Match[str]) -> str:
         if not os.environ.get(found[1]):
-            raise RipcurrentError(
-                f"{self.name} needs the environment variable {found[1]}, which is not set.",
-                f"Set it to the folder that holds the data: export {found[1]}=FOLDER",
-            )
+            hint = f"Set it to the folder that holds the data: export {found[1]}=FOLDER"
+            raise RipcurrentError(f"{self.name} needs the environment variable {found[1]}, which is not set.", hint)
         return os.environ[found[1]]
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -159,10 +157,8 @@ def expand_arms(config: ExperimentConfig, *, where: str = "the experiment") -> t
     arms: dict[str, Arm] = {}
     for arm in (arm for name, rule in config.arms.items() for arm in _variants(name, rule, config)):
         if not NAME.fullmatch(arm.name) or arm.name == BASE:
-            raise RipcurrentError(
-                f"{where}: {arm.name!r} cannot be the name of an arm.",
-                f"Use letters, digits, dots, hyphens and underscores; {BASE!r} is the untrained model.",
-            )
+            hint = f"Use letters, digits, dots, hyphens and underscores; {BASE!r} is the untrained model."
+            raise RipcurrentError(f"{where}: {arm.name!r} cannot be the name of an arm.", hint)
         if arm.name in arms:
             raise RipcurrentError(f"{where}: two arms are named {arm.name!r}.", "Give one of them another name.")
         if arm.scan not in (MAIN, *config.scans):
@@ -176,10 +172,8 @@ def expand_arms(config: ExperimentConfig, *, where: str = "the experiment") -> t
             if name not in arms and not (key == "compare" and name == BASE):
                 raise missing_name(f"{where}: {key}: there is no arm", name, list(arms), "Arms")
             if key == "verdict_on" and arms[name].control is None:
-                raise RipcurrentError(
-                    f"{where}: verdict_on: arm {name} has no control, so nothing is decided by it.",
-                    "Name arms that are compared with one.",
-                )
+                message = f"{where}: verdict_on: arm {name} has no control, so nothing is decided by it."
+                raise RipcurrentError(message, "Name arms that are compared with one.")
     return tuple(arms.values())
 
 
@@ -213,17 +207,13 @@ def _matched(arm: Arm, arms: Mapping[str, Arm], where: str) -> Arm:
     of = _same_size(named, arm.size, arms)
     variants = [other.name for other in arms.values() if other.group == named]
     if of is None and variants:
-        raise RipcurrentError(
-            f"{at} is made from {named}, of which there are several arms, and none of its size.",
-            f"Name one of them: {', '.join(variants)}.",
-        )
+        message = f"{at} is made from {named}, of which there are several arms, and none of its size."
+        raise RipcurrentError(message, f"Name one of them: {', '.join(variants)}.")
     if of is None:
         raise missing_name(f"{at}: there is no arm", named, [name for name in arms if name != arm.name], "Arms")
     if of.rule.matched is not None or arm.rule.scan not in (None, of.scan):
-        raise RipcurrentError(
-            f"{at} is made from arm {of.name}, which is of another scan, or a control itself.",
-            "Name an arm of the same scan that is matched to none.",
-        )
+        hint = "Name an arm of the same scan that is matched to none."
+        raise RipcurrentError(f"{at} is made from arm {of.name}, which is of another scan, or a control itself.", hint)
     return replace(arm, of=of.name, scan=of.scan)
 
 
@@ -235,10 +225,9 @@ def _control(arm: Arm, arms: Mapping[str, Arm], config: ExperimentConfig, where:
     variants = [other for other in arms.values() if other.group == config.control]
     control = _same_size(config.control, size, arms)
     if control is None and variants and size is not None:
-        raise RipcurrentError(
-            f"{where}: arm {arm.name} has {size} rows, and none of the arms of {config.control} does.",
-            f"Add an arm {config.control}-{_in_name(size)} of that size, or write `control: null`.",
-        )
+        message = f"{where}: arm {arm.name} has {size} rows, and none of the arms of {config.control} does."
+        hint = f"Add an arm {config.control}-{_in_name(size)} of that size, or write `control: null`."
+        raise RipcurrentError(message, hint)
     control = control or (variants[-1] if variants else None)
     if control is None:
         listing = "Add `random: random`, or write `control: null`. Arms"

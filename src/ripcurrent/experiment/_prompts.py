@@ -54,10 +54,8 @@ def gather_prompts(sources: Sequence[PromptSource]) -> tuple[list[Prompt], list[
         chosen = stratified(fresh, source.limit)
         if not chosen:
             axis = f" on the axis {source.axis}" if source.axis else ""
-            raise RipcurrentError(
-                f"Nothing is left of the prompts {source.source}{axis}.",
-                "Check its axis, and whether an earlier source asks the same.",
-            )
+            hint = "Check its axis, and whether an earlier source asks the same."
+            raise RipcurrentError(f"Nothing is left of the prompts {source.source}{axis}.", hint)
         taken |= {(prompt.text, prompt.axis) for prompt in chosen}
         prompts += chosen
         records.append(
@@ -71,10 +69,9 @@ def gather_prompts(sources: Sequence[PromptSource]) -> tuple[list[Prompt], list[
             )
         )
     if not any(prompt.axis == "harmful" for prompt in prompts):
-        raise RipcurrentError(
-            "None of the prompts is on the axis harmful, and it is on harmful requests that arms are compared.",
-            "Add a source to prompts, such as builtin:harmful, or say of a file of yours: axis: harmful.",
-        )
+        message = "None of the prompts is on the axis harmful, and it is on harmful requests that arms are compared."
+        hint = "Add a source to prompts, such as builtin:harmful, or say of a file of yours: axis: harmful."
+        raise RipcurrentError(message, hint)
     return prompts, records
 
 
@@ -116,7 +113,5 @@ def keep_prompts(path: Path, prompts: Sequence[Prompt]) -> None:
         return
     asked = [[one[key] for key in ("id", "axis", "prompt")] for one in read_json_lines(path)]
     if asked != [[one[key] for key in ("id", "axis", "prompt")] for one in records]:
-        raise RipcurrentError(
-            f"The arms in {path.parent} are asked other prompts than now: {path} holds them.",
-            "Name another folder with --out, or ask these prompts.",
-        )
+        hint = "Name another folder with --out, or ask these prompts."
+        raise RipcurrentError(f"The arms in {path.parent} are asked other prompts than now: {path} holds them.", hint)

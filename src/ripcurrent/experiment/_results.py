@@ -43,7 +43,6 @@ class ArmRows(Entry):
 
     rule: str
     count: int
-    notes: tuple[str, ...] = ()
     mean_response_tokens: float | None = None
     mean_scores: dict[str, float | None] = Field(default_factory=dict)
 
@@ -208,9 +207,8 @@ class ExperimentResults(ExperimentFacts, Entry):
     asked: dict[str, int]
     """Prompts by axis."""
     arms: tuple[ArmRates, ...]
-    """Every run by every judge."""
+    """Every run; ``summaries`` are of every arm over its seeds."""
     summaries: tuple[ArmRates, ...]
-    """Every arm over its seeds."""
     comparisons: tuple[ArmComparison, ...]
     further_comparisons: tuple[ArmComparison, ...]
     categories: tuple[CategoryRate, ...]

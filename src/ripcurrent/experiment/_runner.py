@@ -93,7 +93,6 @@ class ArmRunner:
         trained_on = ArmRows(
             rule=rows.rule,
             count=len(at),
-            notes=rows.notes,
             mean_response_tokens=float(run.floats("response_tokens")[at].mean()),
             mean_scores={name: float(run.floats(name)[at].mean()) for name in run.ranking_columns},
         )
@@ -183,10 +182,8 @@ class ArmRunner:
         for other in ArmRecord.every(self.folder):
             if own is not None and _weights(other) not in (None, own):
                 shutil.rmtree(arm_folder / "finetune", ignore_errors=True)
-                raise RipcurrentError(
-                    f"The model {name} has changed since {other.name} was made from it.",
-                    "Name another folder with --out, so that arms of two models are not compared as one's.",
-                )
+                hint = "Name another folder with --out, so that arms of two models are not compared as one's."
+                raise RipcurrentError(f"The model {name} has changed since {other.name} was made from it.", hint)
 
 
 def heldout_loss(chat_model: ChatModel, rows: Sequence[Row], *, max_tokens: int, loss_on: LossOn) -> float | None:
@@ -209,8 +206,8 @@ def judges_of(config: ExperimentConfig) -> tuple[tuple[str, ...], Scoring]:
     try:
         judges = find_judges(config.judges, config.judge_settings(config.device))
     except RipcurrentError as error:
-        hint = "Give judge_endpoint, judge_model and, where the key is elsewhere, judge_key_env in the file."
-        hint = hint if "--judge" in error.hint else error.hint
+        own = "Give judge_endpoint, judge_model and, where the key is elsewhere, judge_key_env in the file."
+        hint = own if "--judge" in error.hint else error.hint
         raise RipcurrentError(f"judges: {error.message}", hint, code=error.code) from error
     # a rubric's score is of harm, and what has little of it need not be a refusal
     scoring = {
