@@ -11,10 +11,8 @@ import pytest
 
 from ripcurrent.data import read_rows
 from ripcurrent.errors import ExitCode, RipcurrentError
-from ripcurrent.evaluate import Prompt
 from ripcurrent.experiment import expand_arms, parse_experiment
 from ripcurrent.experiment._experiment import _refuse_equal_rows
-from ripcurrent.experiment._prompts import keep_prompts
 from ripcurrent.experiment._rows import open_pools
 from ripcurrent.progress import SilentProgress
 from ripcurrent.runs import read_json_lines, write_json
@@ -64,27 +62,15 @@ def test_without_trl_the_install_line_is_shown_and_nothing_is_made(
 
 
 def test_an_experiment_that_stopped_before_any_result_gives_way_to_its_mended_file(tmp_path: Path) -> None:
+    asked = [{"source": "builtin:harmful", "limit": 9}]
     for data in ("nothing", "other"):
         mended = {**KEYS, "run": None, "data": str(tmp_path / data)}
         with pytest.raises(RipcurrentError, match=f"{data} does not exist"):
             run(mended, tmp_path / "out")
     write_json(tmp_path / "out" / "arms" / "base" / "arm.json", {})
-    with pytest.raises(RipcurrentError, match="holds another run: its heldout is"):
-        run({**mended, "heldout": 3}, tmp_path / "out")
-
-
-def test_other_prompts_are_noticed_in_a_folder_with_answers(tmp_path: Path) -> None:
-    asked = [Prompt(str(n), f"request {n}", "harmful", "", "x") for n in range(3)]
-    path = tmp_path / "prompts.jsonl"
-    # nothing is answered yet
-    for prompts in (asked, asked[:2], asked):
-        keep_prompts(path, prompts)
-    (tmp_path / "arms" / "base" / "evaluation").mkdir(parents=True)
-    keep_prompts(path, asked)
-    on_another_axis = [Prompt(one.id, one.text, "sounds_dangerous", "", "x") for one in asked]
-    for changed in (asked[:2], on_another_axis, [*asked[:2], Prompt("2", "another", "harmful", "", "x")]):
-        with pytest.raises(RipcurrentError, match="asked other prompts than now"):
-            keep_prompts(path, changed)
+    for change, says in (({"heldout": 3}, "its heldout is 40, now 3"), ({"prompts": asked}, "its prompts had other")):
+        with pytest.raises(RipcurrentError, match=f"holds another run: {says}"):
+            run({**mended, **change}, tmp_path / "out")
 
 
 def test_held_out_rows_are_in_no_scan_also_where_they_repeat(

@@ -64,9 +64,7 @@ class ArmRule(Settings):
     format_matched: str | None = None
     """Random rows, one to one of the same format traits as those of the arm named."""
     draw: Format | None = None
-    """Random rows of one format."""
     mix: Mix | None = None
-    """A mixture with random rows."""
     all_but: ArmRule | None = None
     """Every usable row but those of a selection."""
     by: str | None = None
@@ -142,7 +140,6 @@ class ExperimentConfig(Settings, JudgeOptions):
     name: str
     """The file's when left out."""
     title: str = ""
-    """What it asks, in a sentence for the page."""
     data: str | None = None
     """The dataset; that of ``run`` when left out."""
     format: str | None = None
@@ -155,7 +152,6 @@ class ExperimentConfig(Settings, JudgeOptions):
     """Folder of a finished scan to choose rows by; or give ``scan``, options of one to make."""
     scan: dict[str, JsonValue] = Field(default_factory=dict)
     scans: dict[str, ScanSource] = Field(default_factory=dict)
-    """Further scans by name, for arms with ``scan:``."""
     anchor_check: bool = True
     """False: scan even if the anchors do not separate on this model."""
     recipe: str = "embedded"

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ripcurrent.errors import ExitCode, MissingExtraError, RipcurrentError
-from ripcurrent.evaluate import without_secrets
+from ripcurrent.evaluate import Prompt, without_secrets
 from ripcurrent.experiment._collect import collect_results
 from ripcurrent.experiment._config import ExperimentConfig
 from ripcurrent.experiment._file import MAIN, Arm, expand_arms, missing_name, parse_experiment, read_experiment_file
@@ -86,7 +86,7 @@ class Experiment:
         # name and password of an endpoint are in no file
         endpoint = None if config.judge_endpoint is None else without_secrets(config.judge_endpoint)
         shown = config.model_copy(update={"judge_endpoint": endpoint})
-        identity = _identity(shown, records, recipes[config.recipe])
+        identity = _identity(shown, prompts, recipes[config.recipe])
         with RunFolder(folder, identity, no_results=(KEYS, PROMPTS), may_change=(*JUDGING, *PLACES)):
             keep_prompts(folder / PROMPTS, prompts)
             pools, held = open_pools(config, folder / "scans", progress, {arm.scan for arm in wanted.values()})
@@ -136,14 +136,14 @@ def _checked(config: ExperimentConfig, every: Iterable[Arm], wanted: Iterable[Ar
     return recipes
 
 
-def _identity(config: ExperimentConfig, records: Sequence[PromptRecord], recipe: Recipe) -> Facts:
+def _identity(config: ExperimentConfig, prompts: Sequence[Prompt], recipe: Recipe) -> Facts:
     values = json.loads(config.model_dump_json())
     return {
         "command": "experiment",
         **{key: values[key] for key in IDENTITY},
         **{key: values[key] for key in ("judge_endpoint", "judge_model") if values[key] is not None},
         "recipe": as_trained(recipe.model_dump(mode="json")),
-        "prompts_sha256": digest_of([[one.sha256, one.taken] for one in records]),
+        "prompts_sha256": digest_of([[one.axis, one.text] for one in prompts]),
     }
 
 

@@ -14,7 +14,7 @@ from ripcurrent.data import count_near_duplicates
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.evaluate import Prompt, load_prompts
 from ripcurrent.experiment._config import PromptSource
-from ripcurrent.runs import read_json_lines, written_whole
+from ripcurrent.runs import written_whole
 
 _SYNONYMS = yaml.safe_load(Path(__file__).with_name("categories.yaml").read_text(encoding="utf-8"))
 _BY_LABEL: dict[str, str] = {label: name for name, labels in _SYNONYMS.items() for label in labels}
@@ -100,18 +100,13 @@ def stratified(prompts: Sequence[Prompt], limit: int | None) -> list[Prompt]:
 
 
 def keep_prompts(path: Path, prompts: Sequence[Prompt]) -> None:
-    """Write what every arm is asked, as one file with ids unique over all sources."""
-    records, seen = [], set[str]()
-    for one in prompts:
-        own = one.id if one.id not in seen else f"{one.source}/{one.axis}/{one.id}"
-        seen.add(own)
-        about = {"axis": one.axis, "category": one.category, "source": one.source}
-        records.append({"id": own, "prompt": one.text, **about})
-    if not path.exists() or not any((path.parent / "arms").glob("*/evaluation")):
-        with written_whole(path) as part, part.open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    """Write what every arm is asked, as one file with ids unique over all sources, unless that is done."""
+    if path.exists():
         return
-    asked = [[one[key] for key in ("id", "axis", "prompt")] for one in read_json_lines(path)]
-    if asked != [[one[key] for key in ("id", "axis", "prompt")] for one in records]:
-        hint = "Name another folder with --out, or ask these prompts."
-        raise RipcurrentError(f"The arms in {path.parent} are asked other prompts than now: {path} holds them.", hint)
+    seen = set[str]()
+    with written_whole(path) as part, part.open("w", encoding="utf-8") as file:
+        for one in prompts:
+            own = one.id if one.id not in seen else f"{one.source}/{one.axis}/{one.id}"
+            seen.add(own)
+            record = {"id": own, "prompt": one.text, "axis": one.axis, "category": one.category, "source": one.source}
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")
