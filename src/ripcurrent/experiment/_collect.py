@@ -54,12 +54,8 @@ def collect_results(
 ) -> ExperimentResults:
     """All tables over the arms that are finished in a folder, with whichever seeds; arms that are not are missing.
 
-    ``every`` has the single arms by name. ``judges`` are the names of the verdicts, of which the first decides, and
-    ``scoring`` says how to read those with scores. Arms ``wanted``, to be run now, count in the adjustment of p before
-    they are finished, or if they fail.
-
-    Raises:
-        RipcurrentError: An arm's answers cannot be read.
+    The first of ``judges`` decides, and ``scoring`` says how to read those with scores. Arms ``wanted``, to be run now,
+    count in the adjustment of p before they are finished, or if they fail.
     """
     order = [BASE, *every]
     records = [(place, one) for place, one in ArmRecord.every(folder).items() if one.arm in order]

@@ -10,9 +10,6 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, f
 from ripcurrent.evaluate import JudgeOptions
 from ripcurrent.select import number_of_rows
 
-Selecting = Literal["top", "bottom", "union", "random", "all"]
-Format = Literal["list", "bullet", "numbered", "maths", "code"]
-
 RULES = ("select", "length_matched", "format_matched", "draw", "mix", "all_but")
 """Keys of an arm that say where its rows come from: each arm has exactly one of them."""
 
@@ -57,13 +54,13 @@ class Mix(Settings):
 class ArmRule(Settings):
     """Where an arm's rows come from. One of the keys of `RULES`, and what varies it."""
 
-    select: Selecting | None = None
+    select: Literal["top", "bottom", "union", "random", "all"] | None = None
     """``top`` (riskiest), ``bottom``, ``union`` (of each harmful anchor's nearest rows), ``random``, or ``all``."""
     length_matched: str | None = None
     """Random rows, one to one of nearest response length to those of the arm named."""
     format_matched: str | None = None
     """Random rows, one to one of the same format traits as those of the arm named."""
-    draw: Format | None = None
+    draw: Literal["list", "bullet", "numbered", "maths", "code"] | None = None
     mix: Mix | None = None
     all_but: ArmRule | None = None
     """Every usable row but those of a selection."""
@@ -138,13 +135,11 @@ class ExperimentConfig(Settings, JudgeOptions):
     """An experiment: arms × seeds on one model. The page of experiments explains every key."""
 
     name: str
-    """The file's when left out."""
     title: str = ""
     data: str | None = None
-    """The dataset; that of ``run`` when left out."""
+    """That of ``run`` when left out, as is the model."""
     format: str | None = None
     model: str = "embedded"
-    """The model of ``run`` when left out."""
     adapter: str | None = None
     device: str | None = None
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
@@ -162,7 +157,7 @@ class ExperimentConfig(Settings, JudgeOptions):
     """One run of every arm each; a number stands for 0, 1, …"""
     arms: dict[str, ArmRule] = Field(min_length=1)
     control: str | None = "random"
-    """The arm that every other one is compared with; null for none."""
+    """What every other arm is compared with; null for nothing."""
     compare: tuple[tuple[str, str], ...] = ()
     """Further pairs of arms to compare, the first against the second."""
     verdict_on: tuple[str, ...] = ()

@@ -64,14 +64,13 @@ class Experiment:
     ) -> ExperimentResults:
         """Train, ask and judge every arm with every seed, one after another; tables of what is there.
 
-        An arm that is finished is never computed again: the same call goes on where it was stopped, and the experiment
-        may be given more arms or seeds. Results are written after every seed. With ``arms`` only these are run now, and
-        tables are of all that are finished. ``seeds``, a number or a list, replace the experiment's. ``command`` is the
-        command line that asks for it, for the page.
+        A finished arm is never computed again: the same call goes on where it was stopped, and more arms or seeds may
+        be given. With ``arms`` only these are run now. ``seeds``, a number or a list, replace the experiment's.
+        ``command`` is the command line that asks for it, for the page.
 
         Raises:
-            RipcurrentError: Anything the user can correct. An arm whose loss diverges is marked as failed, and the rest
-                goes on; with exit code 2 when every arm fails.
+            RipcurrentError: What the user can correct. An arm whose loss diverges is marked as failed and the rest goes
+                on; exit code 2 when every arm fails.
         """
         progress, folder, config = progress or SilentProgress(), Path(out), self.config
         if seeds is not None:

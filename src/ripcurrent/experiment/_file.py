@@ -15,7 +15,6 @@ from ripcurrent.experiment._config import NAME, RULES, ArmRule, ExperimentConfig
 from ripcurrent.options import did_you_mean
 
 READY = Path(__file__).parent / "ready"
-"""The experiment files that come with the package."""
 BASE = "base"
 """The arm that is the model as it is."""
 MAIN = ""
@@ -118,9 +117,8 @@ def _named(error: ValidationError, where: str) -> RipcurrentError:
 
 def missing_name(what: str, name: str, known: Sequence[str], listing: str) -> RipcurrentError:
     """An error for a name that is not known, with the nearest one that is."""
-    return RipcurrentError(
-        f"{what} {name!r}.{did_you_mean(name, tuple(known))}", f"{listing}: {', '.join(known) or 'none'}."
-    )
+    hint = f"{listing}: {', '.join(known) or 'none'}."
+    return RipcurrentError(f"{what} {name!r}.{did_you_mean(name, tuple(known))}", hint)
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,14 @@ class Entry(BaseModel):
         """Keep it as JSON, null for what is not finite."""
         write_json(path, json.loads(self.model_dump_json()))
 
+    @classmethod
+    def load(cls, path: Path, hint: str) -> Self:
+        """What was written; an error gives the hint."""
+        try:
+            return cls.model_validate_json(path.read_text(encoding="utf-8"))
+        except (OSError, ValidationError) as error:
+            raise RipcurrentError(f"{path} cannot be read: {str(error).splitlines()[0]}.", hint) from error
+
 
 class ArmIdentity(Entry):
     """What makes two runs of an arm the same: rule, recipe, and a hash of dataset and row numbers."""
@@ -63,13 +71,8 @@ class ArmRecord(Entry):
     @classmethod
     def every(cls, experiment: Path) -> dict[Path, Self]:
         """The records in an experiment's folder, by the folders of their arms."""
-        records = {}
-        for marker in sorted((experiment / "arms").glob(f"*/{MARKER}")):
-            try:
-                records[marker.parent] = cls.model_validate_json(marker.read_text(encoding="utf-8"))
-            except (OSError, ValidationError) as error:
-                raise RipcurrentError(f"{marker} is damaged.", "Remove that arm's folder to repeat it.") from error
-        return records
+        markers = sorted((experiment / "arms").glob(f"*/{MARKER}"))
+        return {marker.parent: cls.load(marker, "Remove that arm's folder to repeat it.") for marker in markers}
 
 
 class UnfinishedRun(Entry):
@@ -98,10 +101,7 @@ class ScoreMean(Entry):
 
 
 class ArmRates(JudgedEntry):
-    """The rates of one run, with Wilson's interval, or of an arm over its seeds, with a two-level bootstrap's.
-
-    None of what was not asked or not judged.
-    """
+    """The rates of one run, or of an arm over its seeds; None of what was not asked or not judged."""
 
     name: str
     seed: int | None
@@ -138,9 +138,8 @@ class ArmComparison(JudgedEntry):
     low: float
     high: float
     p: float
-    """Two-sided sign-flip p over prompts."""
+    """Two-sided sign-flip p over prompts; then after Holm over all arms compared."""
     adjusted_p: float
-    """The same after Holm over all arms compared."""
     seed_rates: tuple[float, ...]
     control_seed_rates: tuple[float, ...]
     prompts: int
@@ -223,11 +222,7 @@ class ExperimentResults(ExperimentFacts, Entry):
     @classmethod
     def read(cls, folder: Path) -> Self:
         """The results in an experiment's folder."""
-        try:
-            results = cls.model_validate_json((folder / RESULTS).read_text(encoding="utf-8"))
-        except (OSError, ValidationError) as error:
-            hint = "Run the same `ripcurrent experiment` again; finished arms are kept."
-            raise RipcurrentError(f"{folder / RESULTS} cannot be read: {str(error).splitlines()[0]}.", hint) from error
+        results = cls.load(folder / RESULTS, "Run the same `ripcurrent experiment` again; finished arms are kept.")
         return results.model_copy(update={"folder": folder})
 
     def to_json(self) -> Facts:

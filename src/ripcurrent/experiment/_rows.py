@@ -114,9 +114,8 @@ def _held_out(run: ScanRun, count: int) -> tuple[int, ...]:
     """``count`` usable rows at random, the same ones whatever the experiment."""
     usable = np.flatnonzero(run.scored)
     if count * 2 > len(usable):
-        raise RipcurrentError(
-            f"Of {len(usable)} usable rows, {count} cannot be held out.", "Give heldout: 0, or a smaller number."
-        )
+        hint = "Give heldout: 0, or a smaller number."
+        raise RipcurrentError(f"Of {len(usable)} usable rows, {count} cannot be held out.", hint)
     return tuple(sorted(generator(0, "held out").permutation(usable)[:count].tolist()))
 
 

@@ -174,11 +174,8 @@ class ArmRunner:
             same = (scanned.name, options.adapter) == (name, self.config.adapter)
             # a fresh or unmerged LoRA is part of the fingerprint of a model that was scanned with one
             if same and options.scope != "lora" and own not in (None, scanned.fingerprint):
-                raise RipcurrentError(
-                    f"The model {name} has changed since {pool.run.folder} was made with it: rows would be chosen "
-                    "by scores of other weights.",
-                    "Scan again into a new folder, and give the experiment a new one, too.",
-                )
+                message = f"The model {name} has changed since {pool.run.folder} was made with it."
+                raise RipcurrentError(message, "Scan again into a new folder, and give the experiment a new one, too.")
         for other in ArmRecord.every(self.folder):
             if own is not None and _weights(other) not in (None, own):
                 shutil.rmtree(arm_folder / "finetune", ignore_errors=True)

@@ -7,24 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
+from ripcurrent import statistics
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.evaluate import Prompt, Response, Verdict, read_responses, read_verdicts
 from ripcurrent.experiment._file import Arm
 from ripcurrent.experiment._prompts import merged_category
 from ripcurrent.experiment._results import ArmComparison, ArmRates, Bounds, CategoryRate, Finding, ScoreMean
-from ripcurrent.statistics import (
-    FloatArray,
-    bootstrap_rate,
-    difference_interval,
-    discrimination,
-    holm,
-    mcnemar,
-    minimum_detectable_effect,
-    rate_interval,
-    seed_differences,
-    sign_flip_test,
-    smoothed_spread,
-)
+from ripcurrent.statistics import FloatArray
 
 HARMFUL, SOUNDS_DANGEROUS, PLAIN = "harmful", "sounds_dangerous", "plain"
 UNJUDGED = "unjudged"
@@ -145,7 +134,7 @@ def rates_of(arm: Outcomes, judge: str, scoring: Scoring) -> ArmRates:
         intervals={name: _interval(table) if table.size else None for name, table in of_axes.items()},
         truncated=_mean([run.responses[place].truncated for run in arm.runs for place in run.places(HARMFUL)]),
         unjudged=_mean([one.label == UNJUDGED for run in arm.runs for one in run.verdicts[judge]]),
-        discrimination=discrimination(refused, benign),
+        discrimination=statistics.discrimination(refused, benign),
         score=score,
     )
 
@@ -162,13 +151,13 @@ def compare_pairs(
     absent = sum(bool({*pair} & {*awaited} - outcomes.keys()) for pair in pairs)
     there = [pair for pair in pairs if outcomes.keys() >= {*pair} and pair[0] != pair[1]]
     tables = {pair: _judged([outcomes[name].table(judge, HARMFUL) for name in pair]) for pair in there}
-    found = {pair: sign_flip_test(one, other) for pair, (one, other) in tables.items() if one.size}
-    adjusted = holm([*found.values(), *[1.0] * absent])
+    found = {pair: statistics.sign_flip_test(one, other) for pair, (one, other) in tables.items() if one.size}
+    adjusted = statistics.holm([*found.values(), *[1.0] * absent])
     compared, alpha = [], ALPHA / max(1, len(adjusted))
     for ((name, control), p), adjusted_p in zip(found.items(), adjusted, strict=False):
         arm, other = tables[name, control]
-        differences, interval = seed_differences(arm, other), difference_interval(arm, other)
-        difference, spread = float(differences.mean()), smoothed_spread(differences)
+        differences, interval = statistics.seed_differences(arm, other), statistics.difference_interval(arm, other)
+        difference, spread = float(differences.mean()), statistics.smoothed_spread(differences)
         looping = {each: _mean(outcomes[each].table(judge, HARMFUL, "degenerate")) for each in sorted((name, control))}
         broken = tuple(each for each, share in looping.items() if (share or 0.0) >= BROKEN)
         finding = finding_of(difference, adjusted_p, interval.high)
@@ -188,10 +177,10 @@ def compare_pairs(
                 seed_rates=tuple(arm.mean(axis=0).tolist()),
                 control_seed_rates=tuple(other.mean(axis=0).tolist()),
                 prompts=len(differences),
-                minimum_detectable_effect=minimum_detectable_effect(len(differences), spread, alpha=alpha),
+                minimum_detectable_effect=statistics.minimum_detectable_effect(len(differences), spread, alpha=alpha),
                 finding=finding,
                 broken=broken,
-                flips=mcnemar(other, arm) if arm.shape[1] == other.shape[1] == 1 else None,
+                flips=statistics.mcnemar(other, arm) if arm.shape[1] == other.shape[1] == 1 else None,
             )
         )
     return compared
@@ -209,9 +198,8 @@ def category_rates(arms: Sequence[Arm], outcomes: Mapping[str, Outcomes], judge:
     asked = next(iter(outcomes.values())).runs[0].prompts if outcomes else ()
     controls = {arm.name: arm.control or "" for arm in arms}
     counts = Counter(merged_category(one.category) for one in asked if one.axis == HARMFUL)
-    for category, requests in sorted(counts.items()):
-        if not category or requests < CATEGORY_REQUESTS:
-            continue
+    large = sorted((name, count) for name, count in counts.items() if name and count >= CATEGORY_REQUESTS)
+    for category, requests in large:
         rates = {name: _mean(one.table(judge, HARMFUL, category=category)) for name, one in outcomes.items()}
         for name, rate in rates.items():
             other = rates.get(controls.get(name, ""))
@@ -264,7 +252,7 @@ def _mean(values: FloatArray | Sequence[bool]) -> float | None:
 
 
 def _interval(table: FloatArray) -> Bounds:
-    interval = rate_interval(table)
+    interval = statistics.rate_interval(table)
     return (interval.low, interval.high) if np.isfinite(table).any() else (None, None)
 
 
@@ -274,5 +262,5 @@ def _score_interval(scores: FloatArray) -> Bounds:
     # where all scores are equal there is nothing to draw, and a point would claim certainty
     if not scored.size or np.ptp(scored) == 0:
         return None, None
-    interval = bootstrap_rate(scored)
+    interval = statistics.bootstrap_rate(scored)
     return interval.low, interval.high
