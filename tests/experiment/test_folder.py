@@ -27,6 +27,7 @@ from tests.tiny_scan import EXACT, good_rows, write_jsonl
 
 KEYS: dict[str, Any] = {"name": "x", "run": "main", "seeds": 1, "arms": {"random": "random"}}
 SCANNED: dict[str, Any] = {"run": None, "data": "demo"}
+BY_LOSS, BY_NORM = ({"random": "random", "t": {"select": "top", "by": by}} for by in ("los", "gradient_norm"))
 
 
 @pytest.mark.parametrize(
@@ -37,6 +38,8 @@ SCANNED: dict[str, Any] = {"run": None, "data": "demo"}
         ({**SCANNED, "scan": {"signal": "gradient"}}, ("my.yaml: scan: ", "no option --signal")),
         ({**SCANNED, "scan": {"signals": "gradients"}}, ("my.yaml: scan: --signals gradients is not", "gradient?")),
         ({**SCANNED, "scans": {"b": {"options": {"laier": 3}}}}, ("my.yaml: scans: b: ", "no option --laier")),
+        ({**SCANNED, "arms": BY_LOSS}, ("t: the scan will have no column 'los'", "Did you mean loss?")),
+        ({**SCANNED, "arms": BY_NORM, "scan": {"signals": "representation"}}, ("will have no column 'gradient_norm'",)),
         ({"dtype": "float16"}, ("Nothing is fine-tuned in float16",)),
         ({"device": "auto"}, ("Training runs on one GPU",)),
         ({**SCANNED, "prompts": [{"source": "builtin:plain"}]}, ("None of the prompts is on the axis harmful",)),
@@ -126,66 +129,59 @@ def small(keys: dict[str, Any], evaluated: FakeEvaluate) -> dict[str, Any]:
     return {**keys, "arms": {"random": "random"}, "seeds": [0]}
 
 
-def moved_scan(keys: dict[str, Any], folder: Path, **dataset: str) -> Path:
+@pytest.fixture
+def out(small: dict[str, Any], tmp_path: Path) -> Path:
+    """Its folder, finished."""
+    run(small, tmp_path / "out")
+    return tmp_path / "out"
+
+
+def moved_scan(keys: dict[str, Any], folder: Path, **dataset: str) -> str:
     """The experiment's scan in another place, with other facts on its dataset."""
     shutil.copytree(keys["run"], folder)
     manifest = read(folder / "manifest.json")
     manifest["dataset"] |= dataset
     write_json(folder / "manifest.json", manifest)
-    return folder
+    return str(folder)
 
 
-def reversed_rows(keys: dict[str, Any], path: Path) -> Path:
-    """The experiment's rows, the other way round."""
-    rows = read_json_lines(Path(read(Path(keys["run"]) / "manifest.json")["dataset"]["path"]))
-    return write_jsonl(path, rows[::-1])
+def rows_of(keys: dict[str, Any]) -> Path:
+    return Path(read(Path(keys["run"]) / "manifest.json")["dataset"]["path"])
 
 
-def test_finished_arms_stay_when_scan_and_rows_have_moved(small: dict[str, Any], tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    run(small, out)
+def test_finished_arms_stay_when_scan_and_rows_have_moved(small: dict[str, Any], out: Path, tmp_path: Path) -> None:
     before = read(out / "arms" / "random-seed0" / "arm.json")
-    was = read(Path(small["run"]) / "manifest.json")["dataset"]["path"]
-    rows, moved = shutil.copyfile(was, tmp_path / "rows.jsonl"), tmp_path / "moved"
-    moved_scan(small, moved, path=str(tmp_path / "gone.jsonl"))
+    rows = shutil.copyfile(rows_of(small), tmp_path / "rows.jsonl")
+    moved = {**small, "run": moved_scan(small, tmp_path / "moved", path=str(tmp_path / "gone.jsonl"))}
     with pytest.raises(RipcurrentError, match=r"gone\.jsonl") as caught:
-        run({**small, "run": str(moved)}, out)
+        run(moved, out)
     assert "data, beside run" in caught.value.hint
-    assert run({**small, "run": str(moved), "data": str(rows)}, out).complete
+    assert run({**moved, "data": str(rows)}, out).complete
     assert read(out / "arms" / "random-seed0" / "arm.json") == before
 
 
-def test_another_scan_in_its_place_chooses_other_rows_and_is_refused(small: dict[str, Any], tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    run(small, out)
-    other = moved_scan(small, tmp_path / "other", path=str(reversed_rows(small, tmp_path / "changed.jsonl")))
+def test_arms_of_two_datasets_do_not_meet_in_one_folder(small: dict[str, Any], out: Path, tmp_path: Path) -> None:
+    changed = write_jsonl(tmp_path / "changed.jsonl", read_json_lines(rows_of(small))[::-1])
     with pytest.raises(RipcurrentError, match="has changed since it was scanned"):
-        run({**small, "run": str(other)}, out)
-
-
-def test_arms_of_two_datasets_do_not_meet_in_one_folder(small: dict[str, Any], tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    run(small, out)
-    changed = reversed_rows(small, tmp_path / "changed.jsonl")
-    other = moved_scan(small, tmp_path / "other", path=str(changed), sha256=read_rows(changed).count_and_hash()[1])
-    keys = {**small, "run": str(other), "arms": {"random": "random", "top": "top"}}
+        run({**small, "run": moved_scan(small, tmp_path / "unnoticed", path=str(changed))}, out)
+    sha256 = read_rows(changed).count_and_hash()[1]
+    other = moved_scan(small, tmp_path / "other", path=str(changed), sha256=sha256)
     # also where the arm that is there is not asked for now
     for named in (None, ["top"]):
         with pytest.raises(RipcurrentError, match="holds arm random with other rows than now"):
-            run(keys, out, arms=named)
+            run({**small, "run": other, "arms": {"random": "random", "top": "top"}}, out, arms=named)
     assert len(list(out.glob("arms/*/finetune"))) == 1
     # and what reads the folder later is not told that its arms are of the other scan
     assert read(out / "experiment.json")["run"] == small["run"]
 
 
 def test_a_model_that_changed_since_it_was_scanned_with_is_refused(small: dict[str, Any], tmp_path: Path) -> None:
-    model = save_tiny(tmp_path / "mine", "llama_tied", seed=3)
-    scan = tmp_path / "scan"
-    shutil.copytree(small["run"], scan)
+    model = str(save_tiny(tmp_path / "mine", "llama_tied", seed=3))
+    scan = Path(moved_scan(small, tmp_path / "scan"))
     manifest = read(scan / "manifest.json")
-    manifest["model"]["name"] = manifest["options"]["model"] = str(model)
+    manifest["model"]["name"] = manifest["options"]["model"] = model
     write_json(scan / "manifest.json", manifest)
-    keys = {**small, "run": str(scan), "model": str(model)}
+    keys = {**small, "run": str(scan), "model": model}
     with pytest.raises(RipcurrentError, match=r"has changed since .* was made with it"):
         run(keys, tmp_path / "out")
     assert not (tmp_path / "out" / "arms" / "random-seed0" / "arm.json").exists()
@@ -193,9 +189,7 @@ def test_a_model_that_changed_since_it_was_scanned_with_is_refused(small: dict[s
     assert run({**keys, "model": small["model"]}, tmp_path / "other").complete
 
 
-def test_arms_of_other_weights_than_those_asked_before_are_refused(small: dict[str, Any], tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    run(small, out)
+def test_arms_of_other_weights_than_those_asked_before_are_refused(small: dict[str, Any], out: Path) -> None:
     shutil.rmtree(out / "arms" / "random-seed0")
     write_json(out / "arms" / "base" / "evaluation" / "manifest.json", {"model": {"fingerprint": "another"}})
     with pytest.raises(RipcurrentError, match="has changed since base was made from it"):
@@ -221,8 +215,7 @@ def test_an_arm_stopped_before_its_size_changed_says_what_to_remove(
 def test_a_password_in_a_judges_address_stands_in_no_file(small: dict[str, Any], tmp_path: Path) -> None:
     secret = {"judge_endpoint": "https://me:hunter2@localhost:9/v1", "judge_model": "judge"}
     run({**small, **secret}, tmp_path / "out")
-    files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
-    assert not [path for path in files if b"hunter2" in path.read_bytes()]
+    assert not [one for one in (tmp_path / "out").rglob("*") if one.is_file() and b"hunter2" in one.read_bytes()]
     assert read(tmp_path / "out" / "experiment.json")["judge_endpoint"] == "https://localhost:9/v1"
 
 

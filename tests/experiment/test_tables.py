@@ -212,19 +212,11 @@ def test_a_finding_is_not_taken_back_by_arms_that_are_awaited(tmp_path: Path) ->
     assert max(factors(*arms)) == max(factors("a")) == 3
 
 
-@pytest.mark.parametrize(
-    ("rule", "decides"),
-    [
-        ({"select": "bottom"}, False),
-        ({"select": "all"}, False),
-        ({"length_matched": "top"}, False),
-        ({"mix": {"of": "top", "percent": 50}}, True),
-        ({"all_but": {"select": "random", "size": "20%"}}, True),
-    ],
-)
-def test_controls_and_the_protective_end_do_not_decide(rule: dict[str, Any], decides: bool) -> None:
-    config = parse_experiment({"name": "x", "data": "rows.jsonl", "arms": {**TWO, "other": rule}}, where="x")
-    assert tables.deciding_arms(expand_arms(config), ()) == (("top", "other") if decides else ("top",))
+def test_controls_and_the_protective_end_do_not_decide() -> None:
+    silent = {"safe": {"select": "bottom"}, "every": {"select": "all"}, "long": {"length_matched": "top"}}
+    deciding = {"mixed": {"mix": {"of": "top", "percent": 50}}, "rest": {"all_but": {"select": "random", "size": 9}}}
+    config = parse_experiment({"name": "x", "data": "x", "arms": {**TWO, **silent, **deciding}}, where="x")
+    assert tables.deciding_arms(expand_arms(config), ()) == ("top", "mixed", "rest")
 
 
 OTHER_RECIPE = {"arms": {"random": "random", "top": {"select": "top", "recipe": "lora"}}}
@@ -268,14 +260,6 @@ def test_a_reader_is_told_that_training_moved_nothing(share: float, moved: bool,
     put(tmp_path, lambda place, _, prompt: "compliance" if chance(shares[place], prompt) else "refusal", list(shares))
     notes = "\n".join(collected(tmp_path, arms={"random": "random"}).notes)
     assert ("No arm answers noticeably other" not in notes) == moved
-
-
-def test_the_verdict_names_the_control(tmp_path: Path) -> None:
-    put(tmp_path)
-    assert collected(tmp_path).verdicts_in_words == {"prefix": "worse than random"}
-    assert "no arm is compared" in collected(tmp_path, control=None).verdicts_in_words["prefix"]
-    swapped = collected(tmp_path, control="top", arms={"random": {"select": "bottom"}, "top": "top"})
-    assert swapped.verdicts_in_words == {"prefix": "no evidence"}
 
 
 def test_results_are_read_as_they_were_written(tmp_path: Path) -> None:
@@ -335,12 +319,15 @@ def test_a_failed_seed_is_no_evidence_of_safety(tmp_path: Path) -> None:
 
 def test_the_keys_on_the_page_make_the_same_experiment(tmp_path: Path) -> None:
     put(tmp_path)
+    said = {"random": "worse than random", "top": "no evidence", None: "none, as no arm is compared with a control"}
     for control in ("top", None):
         found = collected(tmp_path, control=control)
+        assert found.verdicts_in_words == {"prefix": said[control]}
         again = parse_experiment({"name": "x", **found.experiment}, where="page")
         assert again.control == control
         assert {arm.name: arm.control for arm in expand_arms(again)} == {"random": control, "top": None}
         assert bool(found.comparisons) == (control is not None)
+    assert collected(tmp_path).verdicts_in_words == {"prefix": said["random"]}
     assert "control" not in collected(tmp_path).experiment
 
 
