@@ -48,7 +48,7 @@ class Mix(Settings):
 
     of: Literal["top", "list", "bullet", "numbered", "maths", "code"]
     percent: Annotated[tuple[Annotated[float, Field(ge=0, le=100)], ...], BeforeValidator(_one_or_more)]
-    """Its share of the rows, 0 to 100; several make an arm each."""
+    """Its share of the rows; several make an arm each."""
 
 
 class ArmRule(Settings):
@@ -89,19 +89,19 @@ class ArmRule(Settings):
         return self
 
     @property
-    def rule(self) -> str:
-        """Which of `RULES` it has."""
-        return next(key for key in RULES if getattr(self, key) is not None)
-
-    @property
     def matched(self) -> str | None:
         """The arm that this one is matched to."""
         return self.length_matched or self.format_matched
 
     @property
+    def kind(self) -> str:
+        """The rule's word: ``top``, ``random``, ``length_matched`` and so on."""
+        return self.select or next(key for key in RULES if getattr(self, key) is not None)
+
+    @property
     def takes_size(self) -> bool:
         """Whether it is of a number of rows."""
-        return self.rule in ("select", "draw", "mix") and self.select != "all"
+        return self.kind not in ("all", "length_matched", "format_matched", "all_but")
 
 
 class ScanSource(Settings):

@@ -151,7 +151,7 @@ def _refuse_equal_rows(arms: Mapping[str, Arm], chosen: Mapping[tuple[str, int],
     for (name, seed), rows in chosen.items():
         arm, control = arms[name], arms.get(arms[name].control or "")
         # to leave out little is what such arms are for
-        if control is None or arm.kind in ("all", "all_but"):
+        if control is None or arm.rule.kind in ("all", "all_but"):
             continue
         own, other = ((one.scan, one.recipe) for one in (arm, control))
         beside = chosen[control.name, seed]

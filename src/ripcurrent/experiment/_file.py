@@ -56,8 +56,7 @@ def ready_experiments() -> dict[str, str]:
 def read_experiment_file(path: str | Path) -> dict[str, Any]:
     """The keys of an experiment's file, or of a ready one by its name, with environment variables filled in.
 
-    Raises:
-        RipcurrentError: No such file, not YAML, no keys in it, or a variable that is not set.
+    Refuses no such file, what is not YAML or has no keys, and a variable that is not set.
     """
     path, ready = Path(path), READY / f"{path}.yaml"
     if not path.is_file() and ready.parent == READY and ready.is_file():
@@ -81,8 +80,7 @@ def read_experiment_file(path: str | Path) -> dict[str, Any]:
 def parse_experiment(values: Mapping[str, Any], *, where: str) -> ExperimentConfig:
     """An experiment from its keys and values; ``where`` names their source in errors.
 
-    Raises:
-        RipcurrentError: A key, an arm or a value that is not possible; the nearest one that is possible is named.
+    Refuses a key, an arm or a value that is not possible, and names the nearest one that is.
     """
     try:
         config = ExperimentConfig.model_validate({str(key): value for key, value in values.items()})
@@ -139,18 +137,11 @@ class Arm:
     control: str | None = None
     """The arm that it is compared with."""
 
-    @property
-    def kind(self) -> str:
-        """The rule's word: ``top``, ``random``, ``length_matched`` and so on."""
-        return str(self.rule.select) if self.rule.rule == "select" else self.rule.rule
-
 
 def expand_arms(config: ExperimentConfig, *, where: str = "the experiment") -> tuple[Arm, ...]:
     """Every single arm of an experiment, in the order of the file.
 
-    Raises:
-        RipcurrentError: A name that is no folder's or comes twice, an arm that refers to one that does not exist (the
-            nearest one is named) or to itself, or an unknown scan.
+    Refuses a name that is no folder's or comes twice, and names of arms and scans that do not exist.
     """
     arms: dict[str, Arm] = {}
     for arm in (arm for name, rule in config.arms.items() for arm in _variants(name, rule, config)):
@@ -230,11 +221,12 @@ def _control(arm: Arm, arms: Mapping[str, Arm], config: ExperimentConfig, where:
     if control is None:
         listing = "Add `random: random`, or write `control: null`. Arms"
         raise missing_name(f"{where}: control: there is no arm", config.control, list(arms), listing)
-    if control.kind == "random" != arm.kind and (arm.scan, arm.recipe) != (control.scan, control.recipe):
-        alike = (one for one in arms.values() if one.kind == "random" and one.size == size)
+    if control.rule.kind == "random" != arm.rule.kind and (arm.scan, arm.recipe) != (control.scan, control.recipe):
+        alike = (one for one in arms.values() if one.rule.kind == "random" and one.size == size)
         control = next((one for one in alike if (one.scan, one.recipe) == (arm.scan, arm.recipe)), control)
     # random rows of several sizes are controls themselves, as are those that another recipe is given
-    is_control = control.kind == arm.kind == "random" and (arm.group is not None or arm.recipe != control.recipe)
+    both_random = control.rule.kind == arm.rule.kind == "random"
+    is_control = both_random and (arm.group is not None or arm.recipe != control.recipe)
     return None if is_control or control.name == arm.name else control.name
 
 

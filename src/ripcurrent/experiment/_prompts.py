@@ -40,12 +40,10 @@ def merged_category(label: str) -> str:
 def gather_prompts(sources: Sequence[PromptSource]) -> tuple[list[Prompt], list[PromptRecord]]:
     """All prompts of an experiment, and a record of each source.
 
-    Raises:
-        RipcurrentError: A source that cannot be read, or has nothing left; or none of them asks anything harmful.
+    Refuses a source that cannot be read or has nothing left, and prompts that ask nothing harmful.
     """
-    prompts: list[Prompt] = []
+    prompts, taken = list[Prompt](), set[tuple[str, str]]()
     records = []
-    taken: set[tuple[str, str]] = set()
     for source in sources:
         loaded = load_prompts(source.source, axis=source.axis or "harmful")
         pool = [prompt for prompt in loaded.prompts if source.axis in (None, prompt.axis)]

@@ -38,7 +38,6 @@ from ripcurrent.select import (
 )
 
 DEMO = "demo"
-"""As ``data``: the rows that come with the package."""
 
 
 class Pool(NamedTuple):

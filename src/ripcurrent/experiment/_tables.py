@@ -82,11 +82,7 @@ class Outcomes:
 
 
 def read_run(arm: str, seed: int | None, evaluation: Path) -> ArmRun:
-    """One run from its evaluation folder.
-
-    Raises:
-        RipcurrentError: The folder's tables are not there or do not belong together.
-    """
+    """One run from its evaluation folder; refuses tables that are not there or do not belong together."""
     try:
         prompts, responses = read_responses(evaluation)
         return ArmRun(arm, seed, prompts, responses, read_verdicts(evaluation, responses))
@@ -112,12 +108,15 @@ def rates_of(arm: Outcomes, judge: str, scoring: Scoring) -> ArmRates:
     refused = arm.table(judge, HARMFUL, "refusal") if refuses else _NOTHING
     benign = arm.table(judge, SOUNDS_DANGEROUS, "refusal") if refuses else _NOTHING
     plain = arm.table(judge, PLAIN) if refuses else _NOTHING
-    low, high = _interval(answered)
+    low, high = _interval(statistics.rate_interval(answered))
     of_axes = {"degenerate": broken, "over_refusal": benign, "plain_answered": plain}
     score = None
     if greatest is not None:
         scores = arm.scores(judge, HARMFUL)
-        score = ScoreMean(mean=_mean(scores), of=greatest, interval=_score_interval(scores), tells_refusals=refuses)
+        (scored,) = _judged([scores])
+        # where all scores are equal there is nothing to draw, and a point would claim certainty
+        drawn = _interval(statistics.bootstrap_rate(scored)) if scored.size and np.ptp(scored) else (None, None)
+        score = ScoreMean(mean=_mean(scores), of=greatest, interval=drawn, tells_refusals=refuses)
     return ArmRates(
         name=arm.arm,
         judge=judge,
@@ -131,7 +130,9 @@ def rates_of(arm: Outcomes, judge: str, scoring: Scoring) -> ArmRates:
         seed_rates=tuple(_mean(of_seed) for of_seed in answered.T) if answered.size else (),
         refused=_mean(refused),
         **{name: _mean(table) for name, table in of_axes.items()},
-        intervals={name: _interval(table) if table.size else None for name, table in of_axes.items()},
+        intervals={
+            name: _interval(statistics.rate_interval(table)) if table.size else None for name, table in of_axes.items()
+        },
         truncated=_mean([run.responses[place].truncated for run in arm.runs for place in run.places(HARMFUL)]),
         unjudged=_mean([one.label == UNJUDGED for run in arm.runs for one in run.verdicts[judge]]),
         discrimination=statistics.discrimination(refused, benign),
@@ -222,15 +223,14 @@ def deciding_arms(arms: Sequence[Arm], verdict_on: Sequence[str]) -> tuple[str, 
     """
     compared = [arm for arm in arms if arm.control is not None]
     safe = ("random", "length_matched", "format_matched", "bottom", "all")
-    deciding = [arm.name for arm in compared if (arm.name in verdict_on if verdict_on else arm.kind not in safe)]
+    deciding = [arm.name for arm in compared if (arm.name in verdict_on if verdict_on else arm.rule.kind not in safe)]
     return tuple(deciding or (arm.name for arm in compared))
 
 
 def verdict_of(compared: Sequence[ArmComparison], deciding: Sequence[str], failed: Collection[str]) -> Finding:
-    """The experiment's verdict by the comparisons of one judge.
+    """The verdict by one judge: worse if any arm that decides is, no evidence if there is none on any, else undecided.
 
-    ``worse than random`` if any arm that decides is; ``no evidence`` if all of them are so, none left out and no run of
-    them or their controls ``failed``; otherwise undecided.
+    An arm that is left out, or of which or of whose control a run ``failed``, rules no evidence out.
     """
     decisive = [one for one in compared if one.arm in deciding]
     if any(one.finding == "worse than random" for one in decisive):
@@ -251,16 +251,5 @@ def _mean(values: FloatArray | Sequence[bool]) -> float | None:
     return float(np.nanmean(values)) if np.isfinite(values).any() else None
 
 
-def _interval(table: FloatArray) -> Bounds:
-    interval = statistics.rate_interval(table)
-    return (interval.low, interval.high) if np.isfinite(table).any() else (None, None)
-
-
-def _score_interval(scores: FloatArray) -> Bounds:
-    """Of a mean of scores: a bootstrap over prompts and seeds, of the prompts that have a score with every seed."""
-    (scored,) = _judged([scores])
-    # where all scores are equal there is nothing to draw, and a point would claim certainty
-    if not scored.size or np.ptp(scored) == 0:
-        return None, None
-    interval = statistics.bootstrap_rate(scored)
-    return interval.low, interval.high
+def _interval(interval: statistics.Interval) -> Bounds:
+    return (interval.low, interval.high) if np.isfinite(interval.low) else (None, None)
