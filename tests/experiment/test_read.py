@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.experiment import Experiment, expand_arms, parse_experiment
@@ -72,10 +71,10 @@ def test_a_matched_arm_is_matched_to_the_one_of_its_size() -> None:
 
 def test_variables_are_filled_in_and_named_when_not_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "mine.yaml"
-    path.write_text(yaml.safe_dump({"data": "${ROWS_FOLDER}/rows.jsonl", "arms": {"random": "random"}}))
+    path.write_text("data: ${ROWS_FOLDER}/rows.jsonl\narms: {random: random}\njudges: prefix\n")
     monkeypatch.setenv("ROWS_FOLDER", "/somewhere")
     config = Experiment.from_file(path).config
-    assert (config.name, config.data) == ("mine", "/somewhere/rows.jsonl")
+    assert (config.name, config.data, config.judges) == ("mine", "/somewhere/rows.jsonl", ("prefix",))
     monkeypatch.delenv("ROWS_FOLDER")
     with pytest.raises(RipcurrentError, match="ROWS_FOLDER, which is not set"):
         Experiment.from_file(path)
@@ -134,10 +133,6 @@ def test_what_is_not_possible_is_named_with_the_nearest_that_is(says: tuple[str,
     text = str(caught.value)
     assert len(text.splitlines()) == 2, text
     assert all(part in text for part in says), text
-
-
-def test_one_judge_may_be_a_bare_word() -> None:
-    assert parse_experiment({**FIRST, "judges": "prefix"}, where="x.yaml").judges == ("prefix",)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The rows of an arm, against plain loops over a made-up table of scores; and the scans that an experiment makes."""
+"""The rows of an arm and of no arm, against plain loops over made-up scores; the scans that an experiment makes."""
 
 from functools import cache
 from importlib import import_module
@@ -9,13 +9,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from ripcurrent.data import Message, Row, encode_rows
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.experiment import expand_arms, parse_experiment
 from ripcurrent.experiment._config import ScanSource
 from ripcurrent.experiment._file import MAIN
 from ripcurrent.experiment._rows import _to_scan, choose_rows, with_model_of_run
+from ripcurrent.experiment._runner import heldout_loss
 from ripcurrent.scan import ScanOptions, ScanRun
+from tests.finetune.runs import chat_model
+from tests.finetune.runs import rows as dialogues
 from tests.select.fabricate import fabricate
 
 ROWS = 60
@@ -174,3 +179,29 @@ def test_the_model_of_a_finished_scan_is_trained_unless_another_is_named(monkeyp
     assert trained() == ("their/model", "runs/a")
     assert trained(model="mine") == ("mine", None)
     assert trained(adapter="runs/b") == ("their/model", "runs/b")
+
+
+TURNS = (
+    Message("user", "How many boats?"),
+    Message("assistant", "Seven, as the children counted."),
+    Message("user", "And after that?"),
+    Message("assistant", "One fewer."),
+)
+SILENT = Row(8, "8", (Message("user", "no answer"),), None, {}, problem="no_response")
+
+
+@pytest.mark.parametrize(("loss_on", "max_tokens"), [("all", 256), ("last", 256), ("all", 48)])
+def test_the_loss_on_held_out_rows_is_the_mean_over_all_tokens_that_bear_loss(loss_on: Any, max_tokens: int) -> None:
+    chat, held = chat_model(), [*dialogues(7), Row(7, "7", TURNS, None, {}), SILENT]
+    losses: list[list[float]] = []
+    for row in encode_rows(held[:-1], chat.tokenizer, max_tokens=max_tokens, loss_on=loss_on):
+        with torch.no_grad():
+            logits = chat.model(input_ids=torch.tensor([row.tokens.tolist()])).logits[0].double()
+        bears = [place for place in range(1, len(row.tokens)) if row.loss_mask[place]]
+        of_token = [torch.log_softmax(logits[place - 1], dim=-1)[int(row.tokens[place])] for place in bears]
+        losses.append([-float(one) for one in of_token])
+    expected = np.concatenate(losses).mean()
+    assert heldout_loss(chat, held, max_tokens=max_tokens, loss_on=loss_on) == pytest.approx(expected, rel=1e-5)
+    of_rows = np.mean([np.mean(own) for own in losses])
+    assert abs(of_rows - expected) > 1e-3 * expected, "rows of unequal length tell the two means apart"
+    assert heldout_loss(chat, [SILENT], max_tokens=max_tokens, loss_on=loss_on) is None

@@ -117,7 +117,13 @@ def test_runs_that_cannot_be_used_are_named_with_the_reason(rows: ScanRows, tmp_
     edit(place / "bottom-20-seed0" / "arm.json", identity=gone)
     same = json.loads((place / "top-40-seed0" / "finetune" / "manifest.json").read_text())["rows"]
     edit(place / "random-40-seed0" / "finetune" / "manifest.json", rows=same)
-    made = made_of(tmp_path, folder)
+    # and a row that was not trained on
+    trained = place / "top-10-seed0" / "finetune" / "rows.jsonl"
+    trained.write_text(trained.read_text().replace('"row": 9, "trained": true', '"row": 9, "trained": false'))
+    made, fitted = calibrate([folder], tmp_path / "calibration.json")
+    (run,) = (one.run for one in fitted if one.run.arm == "top-10")
+    chosen = rows.arms((20, 40, 10))["top-10"][:-1]
+    assert (run.rows, run.cosine) == (9, pytest.approx(rows.mean(chosen) / norm(9)))
     reasons = {one.arm: one.reason for one in made.left_out}
     assert reasons.pop("top-20") == "its training failed"
     assert reasons.pop("random-20").startswith("another model was trained")
@@ -162,18 +168,6 @@ def test_runs_that_differ_from_the_first_experiments_are_left_out(
     assert all(one.experiment == "other-2" and one.reason.startswith(reason) for one in made.left_out)
 
 
-def test_rows_that_were_not_trained_on_do_not_count(rows: ScanRows, tmp_path: Path) -> None:
-    arms = rows.arms()
-    folder = fabricate_ladder(tmp_path / "a", rows, arms)
-    place = folder / "arms" / "top-20-seed0" / "finetune"
-    edit(place / "manifest.json", rows={"trained": 19})
-    *lines, last = (place / "rows.jsonl").read_text().splitlines()
-    (place / "rows.jsonl").write_text("\n".join([*lines, last.replace("true", "false")]))
-    _, fitted = calibrate([folder], tmp_path / "calibration.json")
-    (run,) = (one.run for one in fitted if one.run.arm == "top-20")
-    assert (run.rows, run.cosine) == (19, pytest.approx(rows.mean(arms["top-20"][:-1]) / norm(19)))
-
-
 @pytest.mark.parametrize(
     ("arms", "share", "cosine", "says"),
     [
@@ -205,11 +199,12 @@ def test_the_error_across_sources_shows_a_source_that_goes_its_own_way(
     arms = other_rows.arms()
     second = fabricate_ladder(tmp_path / "b", other_rows, arms, share=lambda chosen: other_rows.share(chosen) / 6)
     made = made_of(tmp_path, first, second)
-    assert made.error_by_source is not None
-    assert made.error_by_set is not None
-    own = [one.mean_absolute_error for one in made.error_by_source.by_source]
-    assert made.error_by_source.mean_absolute_error == pytest.approx(sum(own) / len(own)), "each source counts alike"
-    assert made.error_by_source.mean_absolute_error > 2 * made.error_by_set.mean_absolute_error
+    by_source, by_set = made.error_by_source, made.error_by_set
+    assert by_source
+    assert by_set
+    own = [one.mean_absolute_error for one in by_source.by_source]
+    assert by_source.mean_absolute_error == pytest.approx(np.mean(own)), "each source counts alike"
+    assert by_source.mean_absolute_error > 2 * by_set.mean_absolute_error
 
 
 def test_a_source_left_out_is_forecast_only_where_the_others_reach(
@@ -281,17 +276,13 @@ def test_what_can_be_wrong_with_files(rows: ScanRows, tmp_path: Path) -> None:
         calibrate([ladder], out, judge="rubric")
     with pytest.raises(RipcurrentError, match=r"calibration .*none\.json cannot be read: No such file"):
         forecast(rows.run, tmp_path / "none.json")
-    manifest = rows.run.folder / "manifest.json"
-    before = manifest.read_text()
     with pytest.raises(RipcurrentError, match="exists and is not a calibration"):
-        calibrate([ladder], manifest)
-    assert manifest.read_text() == before
+        calibrate([ladder], rows.run.folder / "manifest.json")
     calibrate([ladder], out)
     stored = json.loads(out.read_text())
     for broken, says in (
         ({"format": 1}, "layout 1, which this version does not read"),
         ({"fit": stored["fit"] | {"spread": [0.0, 1.0]}}, r"damaged \(fit.spread.0: Input should be greater than 0"),
-        ({"judge": 3}, "is not a calibration, or is damaged"),
     ):
         write_json(tmp_path / "broken.json", stored | broken)
         with pytest.raises(RipcurrentError, match=says):
@@ -332,8 +323,6 @@ def test_the_shipped_one_shows_its_error_and_is_as_short_as_a_forecast_needs() -
     assert len(calibration.sources) == calibration.error_by_source.groups >= 5
     assert path.stat().st_size < 20_000
     # names of places on a machine and texts of rows have no business in it
-    written = path.read_text(encoding="utf-8")
-    assert '"/' not in written
-    found = re.findall(r'"((?:[^"\\]|\\.)*)"', written)
-    assert max(map(len, found)) < 120
+    found = re.findall(r'"((?:[^"\\]|\\.)*)"', path.read_text(encoding="utf-8"))
+    assert not [one for one in found if one.startswith("/") or len(one) >= 120]
     assert not {"messages", "prompt", "response", "instruction", "output", "text"} & set(found)

@@ -87,25 +87,17 @@ def test_the_mode_is_that_of_the_posterior_written_out() -> None:
     np.testing.assert_allclose(covariance, np.linalg.inv(curvature)[:kept, :kept], atol=2e-3)
 
 
-def test_known_parameters_come_back() -> None:
-    truth = Truth(slope=14, size=0.8, between_arms=0.4)
-    found = []
+def test_known_parameters_come_back_and_seeds_are_told_from_arms() -> None:
+    truth, found = Truth(slope=14, size=0.8, between_arms=0.4, between_seeds=0.15), []
     for draw in range(6):
-        model = fit_harm(truth.draw(np.random.default_rng(draw), arms=40))
+        model = fit_harm(truth.draw(np.random.default_rng(draw), arms=40, seeds=2))
         for place, true in enumerate((14.0, 0.8)):
             # a slope per unit of its fact
             error = model.covariance[1 + place][1 + place] ** 0.5 / model.spread[place]
             assert abs(model.coefficients[1 + place] / model.spread[place] - true) < 3.5 * error
             assert error < true / 4
-        found.append(np.sqrt(model.variance_between_arms))
-    assert np.mean(found) == pytest.approx(0.4, abs=0.1)
-
-
-def test_what_is_between_seeds_is_told_from_what_is_between_arms() -> None:
-    truth = Truth(between_arms=0.6, between_seeds=0.15)
-    model = fit_harm(truth.draw(np.random.default_rng(3), arms=30, seeds=3, asked=400))
-    assert np.sqrt(model.variance_between_arms) == pytest.approx(0.6, abs=0.2)
-    assert np.sqrt(model.variance_between_seeds) == pytest.approx(0.15, abs=0.1)
+        found.append([model.variance_between_arms**0.5, model.variance_between_seeds**0.5])
+    assert np.mean(found, axis=0) == pytest.approx([0.4, 0.15], abs=0.1)
 
 
 def covered(model: HarmModel, fresh: Trials, *, known: bool) -> list[bool]:
@@ -117,25 +109,17 @@ def covered(model: HarmModel, fresh: Trials, *, known: bool) -> list[bool]:
     return found
 
 
-def test_intervals_cover_new_arms_of_a_known_source() -> None:
-    truth = Truth(size=0.5)
-    inside = []
+def test_intervals_cover_new_arms_of_known_sources_and_of_sources_that_the_ladder_never_saw() -> None:
+    known, inside, narrow = [], [], []
     for draw in range(12):
-        random = np.random.default_rng(100 + draw)
-        model = fit_harm(truth.draw(random, arms=18))
-        inside += covered(model, truth.draw(random, arms=25), known=True)
-    assert 0.84 <= np.mean(inside) <= 0.96
-
-
-def test_intervals_cover_sources_that_the_ladder_never_saw() -> None:
-    truth = Truth(between_sources=0.8)
-    inside, narrow = [], []
+        random, truth = np.random.default_rng(100 + draw), Truth(size=0.5)
+        known += covered(fit_harm(truth.draw(random, arms=18)), truth.draw(random, arms=25), known=True)
     for draw in range(10):
-        random = np.random.default_rng(200 + draw)
-        model = fit_harm(truth.draw(random, arms=16, sources=4))
-        fresh = truth.draw(random, arms=12, sources=12)
+        random, truth = np.random.default_rng(200 + draw), Truth(between_sources=0.8)
+        model, fresh = fit_harm(truth.draw(random, arms=16, sources=4)), truth.draw(random, arms=12, sources=12)
         inside += covered(model, fresh, known=False)
         narrow += covered(model.model_copy(update={"variance_between_sources": 0.0}), fresh, known=False)
+    assert 0.84 <= np.mean(known) <= 0.96
     assert 0.80 <= np.mean(inside) <= 0.98
     # without what is between sources they would be far too narrow
     assert np.mean(narrow) < np.mean(inside) - 0.1
@@ -144,12 +128,11 @@ def test_intervals_cover_sources_that_the_ladder_never_saw() -> None:
 def test_a_score_that_separates_perfectly_leaves_a_finite_fit() -> None:
     """All answered above a score and none below: logistic regression alone would run off to infinity."""
     trials = Truth().draw(np.random.default_rng(5), arms=12)
-    high = trials.facts[:, 0] > np.median(trials.facts[:, 0])
-    model = fit_harm(replace(trials, answered=np.where(high, trials.asked, 0.0)))
+    median = float(np.median(trials.facts[:, 0]))
+    model = fit_harm(replace(trials, answered=np.where(trials.facts[:, 0] > median, trials.asked, 0.0)))
     assert np.abs(model.coefficients).max() < 10
-    lows, highs = [model.forecast([score, 4.4], 200) for score in (-0.1, 0.5)]
-    assert lows.answered < 0.1 < 0.9 < highs.answered
-    middle = model.forecast([float(np.median(trials.facts[:, 0])), 4.4], 200)
+    low, middle, high = (model.forecast([score, 4.4], 200) for score in (-0.1, median, 0.5))
+    assert low.answered < 0.1 < 0.9 < high.answered
     assert middle.high - middle.low > 0.5
 
 
