@@ -19,8 +19,6 @@ from tests.experiment.answers import write_evaluation
 from tests.select.fabricate import fabricate
 from tests.tiny_scan import write_jsonl
 
-SLOPE = 6.0
-"""Logits per unit of the mean score."""
 ASKED = 100
 
 
@@ -37,7 +35,7 @@ class ScanRows:
 
     def share(self, rows: Sequence[int]) -> float:
         """The share that a run on these rows answers."""
-        return float(expit(-0.4 + SLOPE * self.mean(rows)))
+        return float(expit(-0.4 + 6 * self.mean(rows)))
 
     def arms(self, sizes: Sequence[int] = (20, 40)) -> dict[str, list[int]]:
         """Top, bottom, random, and two mixtures of each size, none of which shares many rows with another."""
@@ -65,7 +63,6 @@ def fabricate_ladder(
     name: str = "ladder",
     share: Callable[[Sequence[int]], float] | None = None,
     recipe: str = "embedded",
-    fingerprint: str = "a",
     further: int = 0,
     **config: Any,
 ) -> Path:
@@ -82,20 +79,19 @@ def fabricate_ladder(
     for arm, indices in arms.items():
         for seed in range(seeds):
             place = folder / "arms" / f"{arm}-seed{seed}"
-            answered = round(ASKED * (share or rows.share)(indices))
+            answered = {f"harmful-{n}" for n in range(round(ASKED * (share or rows.share)(indices)))}
 
-            def says(judge: str, prompt_id: str, answered: int = answered) -> str:
-                axis, _, number = prompt_id.partition("-")
-                return "compliance" if axis == "harmful" and int(number) < answered else "refusal"
+            def says(judge: str, prompt_id: str, answered: set[str] = answered) -> str:
+                return "compliance" if prompt_id in answered else "refusal"
 
             write_evaluation(place / "evaluation", prompts, ("prefix",), says)
             write_json(place / "arm.json", {"arm": arm, "seed": seed})
             write_json(place / "rows" / f"{arm}.json", {"indices": list(indices), "file_order": "rank"})
-            write_training(place / "finetune", rows.run, list(indices), load_recipe(recipe), fingerprint)
+            write_training(place / "finetune", indices, load_recipe(recipe))
     return folder
 
 
-def write_training(folder: Path, run: ScanRun, indices: list[int], recipe: Recipe, fingerprint: str) -> None:
+def write_training(folder: Path, indices: Sequence[int], recipe: Recipe) -> None:
     count, tokens = len(indices), hashlib.sha256(json.dumps(sorted(indices)).encode()).hexdigest()
     counts = {"count": count, "trained": count, "left_out": {}, "truncated": 0, "loss_tokens": 1}
     steps = {"kind": "model", "steps": 1, "resumed_from": 0, "first_loss": 1.0, "last_loss": 1.0, "seconds": 1.0}
@@ -105,7 +101,7 @@ def write_training(folder: Path, run: ScanRun, indices: list[int], recipe: Recip
         command="finetune",
         dataset=DatasetInfo(path="x", name="x", sha256="x", format="messages", container="jsonl", rows=count),
         rows=TrainedRows.model_validate({**counts, "tokens_sha256": tokens, "file": "rows.jsonl"}),
-        model=ModelInfo(name="made up", fingerprint=fingerprint),
+        model=ModelInfo(name="made up", fingerprint="a"),
         recipe=recipe,
         options=FinetuneOptions(),
         training=TrainingFacts.model_validate({**steps, "trained_parameters": 1, "compute": "float32"}),

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,7 @@ import pytest
 from ripcurrent.anchors import load_anchors
 from ripcurrent.errors import ExitCode, RipcurrentError
 from ripcurrent.finetune import load_recipe
-from ripcurrent.forecast import (
-    Calibration,
-    SetScore,
-    calibrate,
-    forecast,
-    read_calibration,
-    read_forecast,
-    shipped_calibrations,
-)
+from ripcurrent.forecast import SetScore, calibrate, forecast, read_calibration, read_forecast, shipped_calibrations
 from ripcurrent.forecast._calibrate import as_trials
 from ripcurrent.forecast._harm import fit_harm
 from ripcurrent.forecast._ladder import SetScores
@@ -32,10 +25,12 @@ from tests.forecast.ladder_folder import ASKED, ScanRows, fabricate_ladder
 COHERENCE = 0.1
 
 
-@pytest.fixture(autouse=True)
-def measured(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module", autouse=True)
+def measured() -> Iterator[None]:
     """How alike rows are is made up here."""
-    monkeypatch.setattr(SetScores, "_measured", lambda self, run, rows: COHERENCE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SetScores, "_measured", lambda self, run, rows: COHERENCE)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -49,10 +44,13 @@ def other_rows(tmp_path_factory: pytest.TempPathFactory) -> ScanRows:
     return ScanRows(tmp_path_factory.mktemp("other"), 260, seed=8)
 
 
-def made_of(tmp_path: Path, *experiments: Path, **how: Any) -> Calibration:
-    made, _ = calibrate(experiments, tmp_path / "calibration.json", **how)
-    assert read_calibration(tmp_path / "calibration.json") == made
-    return made
+@pytest.fixture(scope="module")
+def ladder(rows: ScanRows, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An experiment on ten sets of the rows, its calibration in a file in it."""
+    folder = fabricate_ladder(tmp_path_factory.mktemp("ladder") / "a", rows, rows.arms())
+    made, _ = calibrate([folder], folder / "made.json")
+    assert read_calibration(folder / "made.json") == made
+    return folder
 
 
 def norm(count: int) -> float:
@@ -163,7 +161,7 @@ def test_runs_that_differ_from_the_first_experiments_are_left_out(
     first = fabricate_ladder(tmp_path / "a", rows, rows.arms((20,)))
     # more runs than the first has
     second = fabricate_ladder(tmp_path / "b", rows, rows.arms((30, 40)), name="other", **how)
-    made = made_of(tmp_path, first, second)
+    made, _ = calibrate([first, second], tmp_path / "calibration.json")
     assert (made.runs, len(made.left_out)) == (5, 10)
     assert all(one.experiment == "other-2" and one.reason.startswith(reason) for one in made.left_out)
 
@@ -192,13 +190,12 @@ def test_a_ladder_that_nothing_can_be_learned_from(
 
 
 def test_the_error_across_sources_shows_a_source_that_goes_its_own_way(
-    rows: ScanRows, other_rows: ScanRows, tmp_path: Path
+    ladder: Path, other_rows: ScanRows, tmp_path: Path
 ) -> None:
     """As GSM8K did: high scores and little harm."""
-    first = fabricate_ladder(tmp_path / "a", rows, rows.arms())
     arms = other_rows.arms()
     second = fabricate_ladder(tmp_path / "b", other_rows, arms, share=lambda chosen: other_rows.share(chosen) / 6)
-    made = made_of(tmp_path, first, second)
+    made, _ = calibrate([ladder, second], tmp_path / "calibration.json")
     by_source, by_set = made.error_by_source, made.error_by_set
     assert by_source
     assert by_set
@@ -226,10 +223,9 @@ def test_a_source_left_out_is_forecast_only_where_the_others_reach(
     assert 0 < error.refused == made.runs - error.runs
 
 
-def test_a_scan_is_forecast_beside_a_random_set(rows: ScanRows, other_rows: ScanRows, tmp_path: Path) -> None:
-    made = made_of(tmp_path, fabricate_ladder(tmp_path / "a", rows, rows.arms()))
+def test_a_scan_is_forecast_beside_a_random_set(rows: ScanRows, other_rows: ScanRows, ladder: Path) -> None:
     # the pool itself: a known source with more rows than the largest set
-    known = forecast(rows.run, made)
+    known = forecast(rows.run, ladder / "made.json")
     whole, riskiest = known.sets[:2]
     assert (whole.set, whole.rows, riskiest.set, riskiest.rows) == ("all", 40, "riskiest", 40)
     assert whole.forecast == whole.reference
@@ -238,7 +234,7 @@ def test_a_scan_is_forecast_beside_a_random_set(rows: ScanRows, other_rows: Scan
     assert riskiest.forecast.answered > whole.forecast.answered
     assert read_forecast(rows.run) == known
     # another dataset: not known, so less certain
-    found = forecast(other_rows.run, tmp_path / "calibration.json")
+    found = forecast(other_rows.run, ladder / "made.json")
     one = found.sets[0]
     assert one.forecast
     assert one.reference
@@ -249,8 +245,8 @@ def test_a_scan_is_forecast_beside_a_random_set(rows: ScanRows, other_rows: Scan
     assert "on datasets left out: not measured." in lines
 
 
-def test_what_a_calibration_does_not_speak_of_is_refused(rows: ScanRows, tmp_path: Path) -> None:
-    made = made_of(tmp_path, fabricate_ladder(tmp_path / "a", rows, rows.arms()))
+def test_what_a_calibration_does_not_speak_of_is_refused(rows: ScanRows, ladder: Path) -> None:
+    made = read_calibration(ladder / "made.json")
     few = made.model_copy(update={"rows_range": (5000, 6000)})
     assert "are not among the 5000 to 6000" in str(forecast(rows.run, few).sets[0].reason)
     low = made.model_copy(update={"cosine_range": (5.0, 6.0)})
@@ -267,8 +263,7 @@ def test_what_a_calibration_does_not_speak_of_is_refused(rows: ScanRows, tmp_pat
     assert "there is no calibration for this model" in str(forecast(rows.run).reason)
 
 
-def test_what_can_be_wrong_with_files(rows: ScanRows, tmp_path: Path) -> None:
-    ladder = fabricate_ladder(tmp_path / "a", rows, rows.arms())
+def test_what_can_be_wrong_with_files(rows: ScanRows, ladder: Path, tmp_path: Path) -> None:
     out = tmp_path / "c.json"
     with pytest.raises(RipcurrentError, match="holds no experiment"):
         calibrate([tmp_path / "nowhere"], out)
@@ -278,22 +273,21 @@ def test_what_can_be_wrong_with_files(rows: ScanRows, tmp_path: Path) -> None:
         forecast(rows.run, tmp_path / "none.json")
     with pytest.raises(RipcurrentError, match="exists and is not a calibration"):
         calibrate([ladder], rows.run.folder / "manifest.json")
-    calibrate([ladder], out)
-    stored = json.loads(out.read_text())
+    stored = json.loads((ladder / "made.json").read_text())
     for broken, says in (
         ({"format": 1}, "layout 1, which this version does not read"),
         ({"fit": stored["fit"] | {"spread": [0.0, 1.0]}}, r"damaged \(fit.spread.0: Input should be greater than 0"),
     ):
-        write_json(tmp_path / "broken.json", stored | broken)
+        write_json(out, stored | broken)
         with pytest.raises(RipcurrentError, match=says):
-            read_calibration(tmp_path / "broken.json")
+            read_calibration(out)
     write_json(rows.run.folder / "forecast.json", {"reason": 3})
     with pytest.raises(RipcurrentError, match="damaged"):
         read_forecast(rows.run)
 
 
-def test_the_commands_print_what_was_fitted_and_forecast(command: Command, rows: ScanRows, tmp_path: Path) -> None:
-    ladder, file = fabricate_ladder(tmp_path / "a", rows, rows.arms()), tmp_path / "calibration.json"
+def test_the_commands_print_what_was_fitted_and_forecast(command: Command, rows: ScanRows, ladder: Path) -> None:
+    file = ladder / "made.json"
     said = command("calibrate", ladder, "--out", file, "--json")
     assert (said.json["runs"], said.json["error_by_source"]) == (10, None), said.err
     shown = " ".join(command("calibrate", ladder, "--out", file).out.split())
