@@ -33,24 +33,19 @@ class Truth:
         self, random: np.random.Generator, *, arms: int = 20, sources: int = 1, seeds: int = 1, asked: int = 200
     ) -> Trials:
         """Arms take turns in sources; their score and number of rows are drawn."""
-        effects = random.normal(0, self.between_sources, sources)
-        names, sets, facts, logits = [], [], [], []
-        for arm in range(arms):
-            score, rows = random.normal(0.2, 0.1), float(np.log(random.choice([20, 50, 100, 200])))
-            middle = -0.5 + self.slope * (score - 0.2) + self.size * (rows - np.log(80))
-            middle += effects[arm % sources] + random.normal(0, self.between_arms)
-            for _ in range(seeds):
-                names.append(f"arm-{arm}")
-                sets.append(f"set-{arm % sources}")
-                facts.append([score, rows])
-                logits.append(middle + random.normal(0, self.between_seeds))
+        effects, place = random.normal(0, self.between_sources, sources), np.arange(arms)
+        score, rows = random.normal(0.2, 0.1, arms), np.log(random.choice([20, 50, 100, 200], arms))
+        middle = -0.5 + self.slope * (score - 0.2) + self.size * (rows - np.log(80))
+        middle += effects[place % sources] + random.normal(0, self.between_arms, arms)
+        place = np.repeat(place, seeds)
+        logits = middle[place] + random.normal(0, self.between_seeds, len(place))
         return Trials(
             names=("score", "log_rows"),
-            facts=np.array(facts),
+            facts=np.column_stack([score, rows])[place],
             answered=random.binomial(asked, expit(logits)).astype(float),
-            asked=np.full(len(names), float(asked)),
-            sources=tuple(sets),
-            arms=tuple(names),
+            asked=np.full(len(place), float(asked)),
+            sources=tuple(f"set-{one % sources}" for one in place),
+            arms=tuple(f"arm-{one}" for one in place),
         )
 
 
