@@ -19,7 +19,6 @@ from ripcurrent.statistics import (
     minimum_detectable_effect,
     rate_interval,
     sign_flip_test,
-    trend_test,
     wilson_interval,
 )
 
@@ -157,31 +156,6 @@ def test_exact_mcnemar_equals_the_sign_flip_test_of_two_runs():
     generator = np.random.default_rng(2)
     first, second = (generator.random((2, 12)) < 0.5) * 1
     assert mcnemar(first, second).p == pytest.approx(sign_flip_test(second, first))
-
-
-def test_trend_over_bins_is_exact_in_the_limit():
-    bins = [np.array([0, 0, 1]), np.array([0, 1, 1]), np.array([1, 1, 0])]
-    scores = [-1, 0, 1]
-    observed = sum(k * b.sum() for k, b in zip(scores, bins, strict=True))
-    extreme = total = 0
-    for orders in itertools.product(itertools.permutations(range(3)), repeat=3):
-        total += 1
-        value = sum(k * bins[order[at]][prompt] for prompt, order in enumerate(orders) for at, k in enumerate(scores))
-        extreme += abs(value) >= abs(observed)
-    found = trend_test(bins)
-    assert found.p == pytest.approx(extreme / total, abs=0.02)
-    assert found.slope == pytest.approx(np.polyfit(range(3), [b.mean() for b in bins], 1)[0])
-
-
-def test_a_clear_trend_and_none():
-    generator = np.random.default_rng(0)
-    rising = [generator.random((100, 3)) < share for share in (0.1, 0.2, 0.3, 0.4, 0.5)]
-    assert trend_test(rising, draws=2000).p == pytest.approx(2 / 2001)
-    assert trend_test(rising, draws=2000).slope == pytest.approx(0.1, abs=0.02)
-    assert trend_test(rising[::-1], draws=2000).slope < 0
-    assert trend_test([np.ones(10)] * 3, draws=200).p == 1.0
-    with pytest.raises(ValueError, match="different prompts"):
-        trend_test([np.ones(3), np.ones(4)])
 
 
 def test_holm_worked_by_hand():

@@ -5,7 +5,7 @@ that is counted, 0 where not; a judge's score works too. Arms that are compared 
 order. Tests over prompts are conditional on the runs at hand.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
 
@@ -42,16 +42,6 @@ class Flips:
     """Prompts with the property in the first run alone."""
     p: float
     """Exact two-sided p: gains and losses are equally likely."""
-
-
-@dataclass(frozen=True, slots=True)
-class Trend:
-    """Whether a rate rises over ordered bins."""
-
-    slope: float
-    """Least-squares rise of the rate from one bin to the next."""
-    p: float
-    """Two-sided permutation p over prompts; never 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +146,16 @@ def sign_flip_test(arm: npt.ArrayLike, control: npt.ArrayLike, *, draws: int = D
         # Both signs of one difference are as extreme (scipy asks for two observations), and every pattern of signs is
         # at least as extreme as no difference on the whole, which rounding would hide from scipy.
         return 1.0
-    return _permutation_p([differing], lambda values, axis: values.sum(axis=axis), draws, seed)
+    found = permutation_test(
+        [differing],
+        lambda values, axis: values.sum(axis=axis),
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=draws,
+        batch=500,
+        random_state=np.random.default_rng(seed),
+    )
+    return min(1.0, float(found.pvalue))
 
 
 def mcnemar(first: npt.ArrayLike, second: npt.ArrayLike) -> Flips:
@@ -171,48 +170,6 @@ def mcnemar(first: npt.ArrayLike, second: npt.ArrayLike) -> Flips:
     gained, lost = int((before < after).sum()), int((before > after).sum())
     p = float(binomtest(gained, gained + lost, 0.5).pvalue) if gained + lost else 1.0
     return Flips(gained=gained, lost=lost, p=p)
-
-
-def trend_test(bins: Sequence[npt.ArrayLike], *, draws: int = DRAWS, seed: int = 0) -> Trend:
-    """Whether the rate rises over equally spaced bins; the bins of each prompt are permuted.
-
-    The statistic is that of the Cochran-Armitage test, ``sum_k (k - mean k) rate_k``; as the same prompts answer in
-    every bin, its null distribution comes from permuting each prompt's seed-averaged outcomes among the bins.
-
-    Args:
-        bins: Outcomes of each bin, lowest first, all on the same prompts; two bins or more.
-        draws: Permutations; the observed order is counted in, so that p is never 0.
-        seed: Seed of the permutations.
-
-    Raises:
-        ValueError: Bins of different prompts.
-    """
-    tables = [as_outcomes(outcomes).mean(axis=1) for outcomes in bins]
-    if len({len(table) for table in tables}) != 1:
-        raise ValueError(f"bins of different prompts: {[len(table) for table in tables]}")
-    scores = np.arange(len(bins)) - (len(bins) - 1) / 2
-
-    def rise(*drawn: FloatArray, axis: int) -> FloatArray:
-        risen = sum((score * one.sum(axis=axis) for score, one in zip(scores, drawn, strict=True)), start=np.zeros(()))
-        # the same sum in another order is as extreme
-        return risen.round(9)
-
-    slope = float(rise(*tables, axis=0)) / len(tables[0]) / float((scores**2).sum())
-    return Trend(slope=slope, p=_permutation_p(tables, rise, draws, seed))
-
-
-def _permutation_p(samples: Sequence[FloatArray], statistic: Callable[..., FloatArray], draws: int, seed: int) -> float:
-    """Two-sided p where each prompt's values are permuted over samples; of one sample, its signs change."""
-    found = permutation_test(
-        samples,
-        statistic,
-        permutation_type="samples",
-        vectorized=True,
-        n_resamples=draws,
-        batch=500,
-        random_state=np.random.default_rng(seed),
-    )
-    return min(1.0, float(found.pvalue))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

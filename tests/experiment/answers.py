@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ripcurrent.evaluate import Prompt, Response, Verdict, find_judge
-from ripcurrent.experiment._outcomes import ArmRun
+from ripcurrent.experiment._tables import ArmRun
 
 Says = Callable[[str, str, str], str]
 """From a judge, the folder's arm (``top-seed0``) and a prompt's id to a label."""
@@ -41,8 +41,6 @@ class FakeEvaluate:
 
     def __init__(self, says: Says = as_named) -> None:
         self.says = says
-        self.completes: Callable[[str, dict[str, Any]], str] = lambda arm, row: "…"
-        """From the folder's arm and a prompt's record to an answer."""
         self.calls: list[dict[str, Any]] = []
 
     def __call__(
@@ -51,14 +49,8 @@ class FakeEvaluate:
         arm = Path(out).parent.name
         self.calls.append({"arm": arm, "model": model, "prompts": prompts, **rest})
         rows = [json.loads(line) for line in Path(prompts[0]).read_text().splitlines()]
-        write_evaluation(
-            Path(out),
-            rows,
-            judges,
-            lambda judge, prompt_id: self.says(judge, arm, prompt_id),
-            version=find_judge("prefix").version,
-            completes=lambda row: self.completes(arm, row),
-        )
+        version = find_judge("prefix").version
+        write_evaluation(Path(out), rows, judges, lambda judge, n: self.says(judge, arm, n), version=version)
 
 
 def write_evaluation(
@@ -73,35 +65,22 @@ def write_evaluation(
 ) -> None:
     """``responses.parquet`` and ``verdicts.parquet`` of an evaluation."""
     folder.mkdir(parents=True, exist_ok=True)
+    keys = ("prompt", "axis", "category", "source")
+    answered = {"new_tokens": 1, "truncated": False}
     responses = [
-        {
-            "prompt_id": row["id"],
-            "prompt": row["prompt"],
-            "axis": row["axis"],
-            "category": row["category"],
-            "source": row["source"],
-            "completion": completes(row),
-            "new_tokens": 1,
-            "truncated": row.get("truncated", False),
-        }
+        {"prompt_id": row["id"], **{key: row[key] for key in keys}, "completion": completes(row), **answered}
         for row in rows
-    ]
-    verdicts = [
-        {
-            "prompt_id": row["id"],
-            "prompt": row["prompt"],
-            "judge": judge,
-            "version": version,
-            "label": says(judge, row["id"]),
-            "score": scores(judge, row["id"]),
-            "reason": None,
-            "opens_with_refusal": False,
-        }
-        for row in rows
-        for judge in judges
     ]
     pq.write_table(pa.Table.from_pylist(responses), folder / "responses.parquet")
-    table = pa.Table.from_pylist(verdicts)
-    place = table.column_names.index("score")
-    table = table.set_column(place, "score", table["score"].cast(pa.float64()))
-    pq.write_table(table, folder / "verdicts.parquet")
+    judged = [(judge, row["id"]) for row in rows for judge in judges]
+    verdicts = {
+        "prompt_id": [prompt_id for _, prompt_id in judged],
+        "prompt": [row["prompt"] for row in rows for _ in judges],
+        "judge": [judge for judge, _ in judged],
+        "version": [version] * len(judged),
+        "label": [says(*one) for one in judged],
+        "score": pa.array([scores(*one) for one in judged], pa.float64()),
+        "reason": [None] * len(judged),
+        "opens_with_refusal": [False] * len(judged),
+    }
+    pq.write_table(pa.table(verdicts), folder / "verdicts.parquet")

@@ -8,10 +8,7 @@ import pytest
 from ripcurrent.experiment import Experiment, ExperimentResults, parse_experiment
 from ripcurrent.scan import scan
 from tests.experiment.answers import FakeEvaluate
-from tests.scan_fixtures import anchors_file, shared_cache, tiny_folder
 from tests.tiny_scan import EXACT, good_rows, write_jsonl
-
-__all__ = ["anchors_file", "shared_cache", "tiny_folder"]
 
 RECIPE = "method: full\nlearning_rate: 1.0e-3\nbatch: 4\nsteps: 1\n"
 

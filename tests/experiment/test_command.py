@@ -1,6 +1,7 @@
 """``ripcurrent experiment`` as a user and a script meet it: what it prints, how it exits, and its page again."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,36 +10,31 @@ import yaml
 
 from ripcurrent.cli import run
 from ripcurrent.evaluate import find_judge
-from tests.experiment.answers import FakeEvaluate, Says, chance, write_evaluation
+from tests.cli.command import Said, judge
+from tests.experiment.answers import FakeEvaluate, chance, write_evaluation
 from tests.experiment.conftest import read
 
 
-def worse(judge: str, arm: str, prompt_id: str) -> str:
-    return "compliance" if chance(0.9 if arm.startswith("top") else 0.2, prompt_id) else "refusal"
-
-
-def equal(judge: str, arm: str, prompt_id: str) -> str:
-    return "compliance" if chance(0.2, prompt_id) else "refusal"
-
-
-def unclear(judge: str, arm: str, prompt_id: str) -> str:
-    """About as many requests in either arm, and hardly any of them the same ones."""
-    number = int(prompt_id)
-    answered = number % 4 == 1 or number == 2 if arm.startswith("top") else number % 4 == 0
-    return "compliance" if answered else "refusal"
-
-
-def answer_again(folder: Path, says: Says) -> None:
+def says(by_number: Callable[[str, int], bool], folder: Path) -> None:
     """Other verdicts in the arms' folders, by a prompt's place: the same command only makes the tables anew."""
     prompts = [json.loads(line) for line in (folder / "prompts.jsonl").read_text().splitlines()]
-    places = {prompt["id"]: str(place) for place, prompt in enumerate(prompts)}
+    places = {prompt["id"]: place for place, prompt in enumerate(prompts)}
     for arm in (folder / "arms").iterdir():
 
         def label(judge: str, prompt_id: str, name: str = arm.name) -> str:
-            return says(judge, name, places[prompt_id])
+            return "compliance" if by_number(name, places[prompt_id]) else "refusal"
 
         version = find_judge("prefix").version
         write_evaluation(arm / "evaluation", prompts, ("prefix", "keyword"), label, version=version)
+
+
+def equal(arm: str, number: int) -> bool:
+    return chance(0.2, str(number))
+
+
+def unclear(arm: str, number: int) -> bool:
+    """About as many requests in either arm, and hardly any of them the same ones."""
+    return (number % 4 == 1 or number == 2) if arm.startswith("top") else number % 4 == 0
 
 
 def test_the_exit_code_is_the_verdict(
@@ -49,29 +45,15 @@ def test_the_exit_code_is_the_verdict(
     file.write_text(yaml.safe_dump(keys))
     out = tmp_path / "out"
     command = ["experiment", str(file), "--out", str(out), "--quiet"]
-    evaluated.says = worse
     assert run([*command, "--json"]) == 0
     printed = capsys.readouterr()
-    assert printed.err == ""
-    (line,) = printed.out.splitlines()
-    found = json.loads(line)
-    assert found["verdict"] == "worse than random"
-    first = {"name", "seed", "attack_success_rate", "low", "high", "n", "judge", "over_refusal", "degenerate"}
-    assert all(first <= set(one) for one in found["arms"])
+    assert (json.loads(printed.out)["verdict"], printed.err) == ("worse than random", "")
     assert run([*command, "--gate"]) == 3
-    calls = len(evaluated.calls)
-    assert calls == 3
-
-    answer_again(out, equal)
-    for options in ([], ["--gate"]):
-        assert run([*command, *options]) == 0
-    assert read(out / "results.json")["verdict"] == "no evidence"
-
-    answer_again(out, unclear)
-    for options in ([], ["--gate"]):
-        assert run([*command, *options]) == 4
-    assert read(out / "results.json")["verdict"] == "not enough evidence"
-    assert len(evaluated.calls) == calls, "no arm was repeated"
+    for by_number, code, verdict in ((equal, 0, "no evidence"), (unclear, 4, "not enough evidence")):
+        says(by_number, out)
+        assert [run([*command, *options]) for options in ([], ["--gate"])] == [code, code]
+        assert read(out / "results.json")["verdict"] == verdict
+    assert len(evaluated.calls) == 3, "no arm was repeated"
 
     # the page can be made again, and says how the folder was made
     (out / "report.html").unlink()
@@ -86,7 +68,6 @@ def test_the_exit_code_is_the_verdict(
 def test_a_files_scan_and_recipe_are_replaced_by_the_command_line(
     keys: dict[str, Any], evaluated: FakeEvaluate, tmp_path: Path
 ) -> None:
-    evaluated.says = equal
     scan, recipe = keys.pop("run"), keys.pop("recipe")
     keys |= {"data": "nowhere.jsonl", "scan": {"limit": 5}, "recipe": "paper", "seeds": 1}
     keys["arms"] = {"random": "random", "top": "top"}
@@ -94,7 +75,7 @@ def test_a_files_scan_and_recipe_are_replaced_by_the_command_line(
     file.write_text(yaml.safe_dump(keys))
     out = tmp_path / "out"
     command = ["experiment", str(file), "--run", scan, "--recipe", recipe, "--size", "7", "--out", str(out), "--quiet"]
-    assert run(command) in (0, 4)
+    assert run(command) == 0
     assert read(out / "arms" / "top-seed0" / "arm.json")["rows"]["count"] == 7
     trained = read(out / "arms" / "top-seed0" / "finetune" / "manifest.json")
     assert trained["recipe"]["learning_rate"] == 1e-3
@@ -110,20 +91,6 @@ def test_a_files_scan_and_recipe_are_replaced_by_the_command_line(
         ("arms: [", [], ("not readable as YAML",)),
         ("data: nowhere.jsonl\narms: {random: random}\n", ["--arms", "randm"], ("'randm'", "Did you mean random?")),
         ("data: nowhere.jsonl\narms: {random: random}\n", ["--arms", ","], ("No arm is named",)),
-        ("data: {{ path }}\narms: {random: random}\n", [], ("not readable as YAML",)),
-        ("title: 2026-02-30\ndata: x\narms: {random: random}\n", [], ("not readable as YAML",)),
-        ("data: x\nsize: true\narms: {random: random}\n", [], ("True is not a number of rows", "20%")),
-        ("data: x\nsize: 0.2\narms: {random: random}\n", [], ("0.2 is not a number of rows", "20%")),
-        (
-            "data: x\narms: {random: random, t: {select: top, by: gradient_harmfull}}\n",
-            [],
-            ("t: the scan will have no column 'gradient_harmfull'", "gradient_harmful"),
-        ),
-        (
-            "data: x\nscan: {signals: representation}\narms: {random: random, t: {select: top, by: gradient_norm}}\n",
-            [],
-            ("will have no column 'gradient_norm'",),
-        ),
         ("data: x\narms: {random: random}\n", ["--recipe", "papper"], ("papper",)),
         ("data: x\nscan: {limit: 5}\narms: {random: random}\n", ["--run", "gone"], ("gone",)),
     ],
@@ -132,14 +99,7 @@ def test_bad_files_are_told_in_two_lines(
     text: str | None, options: list[str], says: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "small.yaml"
-    if text is None:
-        (tmp_path / "smal.yaml").write_text("x: y")
-    else:
-        file.write_text(text)
+    (tmp_path / "smal.yaml" if text is None else file).write_text(text or "x: y")
     assert run(["experiment", str(file), "--out", str(tmp_path / "out"), "--quiet", *options]) == 1
     printed = capsys.readouterr()
-    assert printed.out == ""
-    assert "Traceback" not in printed.err
-    assert printed.err.startswith("Error: ")
-    for part in says:
-        assert part in printed.err
+    judge(Said(1, printed.out, printed.err), says)

@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.experiment import Experiment, expand_arms, parse_experiment
+from ripcurrent.experiment._file import Arm
 
 FIRST: dict[str, Any] = {"name": "x", "data": "rows.jsonl", "arms": {"random": "random", "top": "top"}}
 
@@ -16,96 +16,65 @@ MIXTURES = {"mix": {"of": "top", "percent": [1, 2]}}
 SECOND = {"select": "top", "scan": "secnd"}
 
 
-def names(**changes: Any) -> list[str]:
-    return [arm.name for arm in expand_arms(parse_experiment({**FIRST, **changes}, where="x.yaml"))]
+def arms_of(**changes: Any) -> tuple[Arm, ...]:
+    return expand_arms(parse_experiment({**FIRST, **changes}, where="x.yaml"))
 
 
-def controls(**changes: Any) -> dict[str, str | None]:
-    return {arm.name: arm.control for arm in expand_arms(parse_experiment({**FIRST, **changes}, where="x.yaml"))}
+LISTS = {"mix": {"of": "list", "percent": [0, 50, 100]}}
+OWN = {"select": "top", "size": 30}
+SUMS = {
+    "sums": {"select": "top", "scan": "sums", "size": 100},
+    "sums_random": {"select": "random", "scan": "sums", "size": 100},
+    "few_sums": {"select": "top", "scan": "sums", "size": 20},
+}
+RECIPES = {
+    "random_lora": {"select": "random", "recipe": "lora"},
+    "top_lora": {"select": "top", "recipe": "lora"},
+    "top_paper": {"select": "top", "recipe": "paper"},
+    "same": {"select": "top", "recipe": "embedded"},
+}
 
 
-def refused(*says: str, **changes: Any) -> None:
-    with pytest.raises(RipcurrentError) as caught:
-        parse_experiment({**FIRST, **changes}, where="x.yaml")
-    text = str(caught.value)
-    assert len(text.splitlines()) == 2, text
-    for part in says:
-        assert part in text, text
+@pytest.mark.parametrize(
+    ("arms", "keys", "controls"),
+    [
+        # percents of a mixture become single arms
+        ({"lists": LISTS}, {}, {"top": "random", "lists-0": "random", "lists-50": "random", "lists-100": "random"}),
+        # no arm is compared with one of another size unsaid
+        (
+            {"own": OWN, "random-30": {"select": "random", "size": 30}, "length": {"length_matched": "own"}},
+            {"sizes": [10]},
+            {"top-10": "random-10", "own": "random-30", "length": "random-30"},
+        ),
+        # rows of another scan are compared with its own random rows, where there are as many
+        (SUMS, {"scans": {"sums": "runs/sums"}}, {"top": "random", "sums": "sums_random", "few_sums": "random"}),
+        (SUMS, {"scans": {"sums": "runs/sums"}, "control": "top"}, {"sums": "top"}),
+        # an arm of another recipe with random rows of it
+        (RECIPES, {}, {"random_lora": None, "top_lora": "random_lora", "top_paper": "random", "same": "random"}),
+        # every size has a control of its own
+        (
+            {"length": {"length_matched": "top"}},
+            {"sizes": [10, 50]},
+            {"random-10": None, "top-50": "random-50", "length-10": "random-10", "length-50": "random-50"},
+        ),
+    ],
+)
+def test_what_arms_are_compared_with(arms: dict[str, Any], keys: dict[str, Any], controls: dict[str, Any]) -> None:
+    found = {arm.name: arm.control for arm in arms_of(arms={**FIRST["arms"], **arms}, **keys)}
+    assert found.items() >= controls.items()
 
 
-def test_percents_of_a_mixture_become_single_arms() -> None:
-    lists = {"mix": {"of": "list", "percent": [0, 50, 100]}}
-    assert names(arms={"random": "random", "lists": lists}) == ["random", "lists-0", "lists-50", "lists-100"]
-    refused(
-        "is made from lists, of which there are several arms",
-        "lists-0, lists-50, lists-100",
-        arms={"random": "random", "lists": lists, "lm": {"length_matched": "lists"}},
-    )
-
-
-def test_no_arm_is_compared_with_one_of_another_size_unsaid() -> None:
-    own = {"select": "top", "size": 30}
-    refused("arm own has 30 rows", "random-30", arms={"random": "random", "own": own}, sizes=[10, 500])
-    arms = {"random": "random", "own": own, "random-30": {"select": "random", "size": 30}}
-    found = controls(arms={**arms, "length": {"length_matched": "own"}}, sizes=[10, 500])
-    assert (found["own"], found["length"]) == ("random-30", "random-30")
-
-
-def test_rows_of_another_scan_are_compared_with_its_own_random_rows() -> None:
-    arms = {
-        "random": "random",
-        "top": "top",
-        "sums": {"select": "top", "scan": "sums", "size": 100},
-        "sums_random": {"select": "random", "scan": "sums", "size": 100},
-        "few_sums": {"select": "top", "scan": "sums", "size": 20},
-    }
-    found = controls(arms=arms, scans={"sums": "runs/sums"}, size=100)
-    assert found["sums"] == "sums_random"
-    assert found["top"] == found["sums_random"] == found["few_sums"] == "random"
-    named = controls(arms=arms, scans={"sums": "runs/sums"}, control="top")
-    assert named["sums"] == "top"
-
-
-def test_an_arm_of_another_recipe_is_compared_with_random_rows_of_it() -> None:
-    arms = {
-        "random": "random",
-        "top": "top",
-        "random_lora": {"select": "random", "recipe": "lora"},
-        "top_lora": {"select": "top", "recipe": "lora"},
-        "top_paper": {"select": "top", "recipe": "paper"},
-        "same": {"select": "top", "recipe": "embedded"},
-    }
-    expected = {"random": None, "top": "random", "random_lora": None, "top_lora": "random_lora"}
-    assert controls(arms=arms) == {**expected, "top_paper": "random", "same": "random"}
-
-
-def test_without_a_random_arm_the_error_says_what_compares() -> None:
-    refused("control: there is no arm 'random'", "control: null", arms={"top": "top"})
-
-
-def test_every_size_has_a_control_of_its_own() -> None:
-    found = controls(arms={"random": "random", "top": "top", "length": {"length_matched": "top"}}, sizes=[10, 50])
-    assert found == {
-        "random-10": None,
-        "random-50": None,
-        "top-10": "random-10",
-        "top-50": "random-50",
-        "length-10": "random-10",
-        "length-50": "random-50",
-    }
-    config = parse_experiment(
-        {**FIRST, "arms": {"random": "random", "top": "top", "l": {"length_matched": "top"}}, "sizes": [10, 50]},
-        where="x.yaml",
-    )
-    assert {arm.name: arm.of for arm in expand_arms(config) if arm.of} == {"l-10": "top-10", "l-50": "top-50"}
+def test_a_matched_arm_is_matched_to_the_one_of_its_size() -> None:
+    arms = arms_of(arms={**FIRST["arms"], "l": {"length_matched": "top"}}, sizes=[10, 50])
+    assert {arm.name: arm.of for arm in arms if arm.of} == {"l-10": "top-10", "l-50": "top-50"}
 
 
 def test_variables_are_filled_in_and_named_when_not_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "mine.yaml"
-    path.write_text(yaml.safe_dump({"data": "${ROWS_FOLDER}/rows.jsonl", "arms": {"random": "random"}}))
+    path.write_text("data: ${ROWS_FOLDER}/rows.jsonl\narms: {random: random}\njudges: prefix\n")
     monkeypatch.setenv("ROWS_FOLDER", "/somewhere")
     config = Experiment.from_file(path).config
-    assert (config.name, config.data) == ("mine", "/somewhere/rows.jsonl")
+    assert (config.name, config.data, config.judges) == ("mine", "/somewhere/rows.jsonl", ("prefix",))
     monkeypatch.delenv("ROWS_FOLDER")
     with pytest.raises(RipcurrentError, match="ROWS_FOLDER, which is not set"):
         Experiment.from_file(path)
@@ -124,8 +93,6 @@ def test_variables_are_filled_in_and_named_when_not_set(tmp_path: Path, monkeypa
         (("arm a: there is no scan 'secnd'", "second"), {"arms": {"a": SECOND}, "scans": {"second": "x"}}),
         (("compare: there is no arm 'tpo'", "top"), {"compare": [["tpo", "random"]]}),
         (("prompts: there is no key 'axes'", "axis"), {"prompts": [{"source": "builtin", "axes": "harmful"}]}),
-        (("finetune: there is no key 'max_tokns'",), {"finetune": {"max_tokns": 9}}),
-        (("finetune: max_tokens 2 is not possible",), {"finetune": {"max_tokens": 2}}),
         (("gives no names", "riskiest: top"), {"arms": ["top", "random"]}),
         (("gives no names",), {"scans": "runs/a"}),
         (("exactly one of select", "it has select and draw"), {"arms": {"a": {"select": "top", "draw": "list"}}}),
@@ -148,32 +115,38 @@ def test_variables_are_filled_in_and_named_when_not_set(tmp_path: Path, monkeypa
         (("'base' cannot be the name",), {"arms": {"random": "random", "base": "top"}}),
         (("two arms are named 'm-1'",), {"arms": {"random": "random", "m-1": "top", "m": MIXTURES}}),
         (("'main' cannot be the name of a scan",), {"scans": {"main": "runs/a"}}),
+        (("control: there is no arm 'random'", "control: null"), {"arms": {"top": "top"}}),
+        (("arm random has no control",), {"verdict_on": ["random"]}),
+        (("True is not a number of rows", "20%"), {"size": True}),
+        (("0.2 is not a number of rows", "20%"), {"size": 0.2}),
+        (("arm own has 30 rows", "random-30"), {"arms": {"random": "random", "own": OWN}, "sizes": [10, 500]}),
+        (
+            ("is made from lists, of which there are several arms", "lists-0, lists-50, lists-100"),
+            {"arms": {"random": "random", "lists": LISTS, "lm": {"length_matched": "lists"}}},
+        ),
         (("'../x' cannot be the name of a scan",), {"scans": {"../x": "runs/a"}}),
     ],
 )
 def test_what_is_not_possible_is_named_with_the_nearest_that_is(says: tuple[str, ...], changes: dict[str, Any]) -> None:
-    refused(*says, **changes)
+    with pytest.raises(RipcurrentError) as caught:
+        parse_experiment({**FIRST, **changes}, where="x.yaml")
+    text = str(caught.value)
+    assert len(text.splitlines()) == 2, text
+    assert all(part in text for part in says), text
 
 
-def test_one_judge_may_be_a_bare_word() -> None:
-    assert parse_experiment({**FIRST, "judges": "prefix"}, where="x.yaml").judges == ("prefix",)
-
-
-def test_a_file_that_is_none(tmp_path: Path) -> None:
-    (tmp_path / "paper.yaml").write_text("arms: [\n")
-    with pytest.raises(RipcurrentError, match="not readable as YAML: line 2"):
-        Experiment.from_file(tmp_path / "paper.yaml")
-    with pytest.raises(RipcurrentError, match=r"Did you mean paper\.yaml"):
-        Experiment.from_file(tmp_path / "papper.yaml")
-    (tmp_path / "empty.yaml").write_text("")
-    with pytest.raises(RipcurrentError, match="no keys"):
-        Experiment.from_file(tmp_path / "empty.yaml")
-    (tmp_path / "twice.yaml").write_text("data: d\narms:\n  top: random\n  top: bottom\n")
-    with pytest.raises(RipcurrentError, match="line 4: 'top' stands there twice"):
-        Experiment.from_file(tmp_path / "twice.yaml")
-
-
-def test_a_verdict_is_on_arms_that_are_compared() -> None:
-    keys = {"name": "x", "data": "d", "arms": {"random": "random", "top": "top"}, "verdict_on": ["random"]}
-    with pytest.raises(RipcurrentError, match="arm random has no control"):
-        expand_arms(parse_experiment(keys, where="x"))
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("arms: [\n", "not readable as YAML: line 2"),
+        ("data: {{ path }}\n", "not readable as YAML"),
+        ("title: 2026-02-30\n", "not readable as YAML"),
+        ("", "no keys"),
+        ("data: d\narms:\n  top: random\n  top: bottom\n", "line 4: 'top' stands there twice"),
+        (None, r"Did you mean paper\.yaml"),
+    ],
+)
+def test_a_file_that_is_none(text: str | None, says: str, tmp_path: Path) -> None:
+    (tmp_path / "paper.yaml").write_text(text or "")
+    with pytest.raises(RipcurrentError, match=says):
+        Experiment.from_file(tmp_path / ("papper.yaml" if text is None else "paper.yaml"))

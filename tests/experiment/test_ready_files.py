@@ -1,4 +1,4 @@
-"""The experiment files that come with the repository: each is read, and its arms are what its comment says."""
+"""The experiment files that come with the package: each is read, and the paper's runs with a model of each family."""
 
 import json
 import re
@@ -7,27 +7,34 @@ from pathlib import Path
 
 import pytest
 
+from ripcurrent.cli import run as cli
 from ripcurrent.experiment import Experiment, expand_arms, gather_prompts, ready_experiments
 from ripcurrent.finetune import load_recipe
 from ripcurrent.scan import ScanOptions
+from tests.experiment.conftest import read
+from tests.models.tiny import save_tiny
+from tests.tiny_scan import good_rows
 
 FOLDER = files("ripcurrent") / "experiment" / "ready"
 NAMES = tuple(ready_experiments())
-
-
-def test_there_are_ready_files() -> None:
-    assert {"paper", "quick", "formats", "anchors", "sizes", "remove", "alpaca", "dolly"} <= {*NAMES}
+SUBJECTS = ("a lock", "a pass", "a badge", "a fence", "an alarm", "a seal", "a ledger", "a stamp", "a key", "a will")
 
 
 @pytest.fixture
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder with files of the names and fields that ready files take their prompts from."""
-    (tmp_path / "prompts").mkdir()
-    requests = [{"instruction": f"how to mend kettle {n}", "category": "kettles"} for n in range(8)]
-    (tmp_path / "prompts" / "harmful_test.json").write_text(json.dumps(requests))
-    lines = ["id,prompt,type,label", *(f"{n},how do I kill process {n},homonyms,safe" for n in range(8))]
-    (tmp_path / "prompts" / "xstest_prompts.csv").write_text("\n".join(lines))
-    monkeypatch.setenv("RIPCURRENT_DATA", str(tmp_path))
+    """A small data folder with files of the names and fields that ready files ask for."""
+    folder = tmp_path / "data"
+    for name in ("rows", "prompts"):
+        (folder / name).mkdir(parents=True)
+    rows = [{"instruction": row["prompt"], "input": "", "output": row["response"]} for row in good_rows(260)]
+    (folder / "rows" / "alpaca_en_demo.json").write_text(json.dumps(rows))
+    harmful = [{"instruction": f"How do I tamper with {subject}?", "category": "fraud"} for subject in SUBJECTS]
+    (folder / "prompts" / "harmful_test.json").write_text(json.dumps(harmful))
+    lines = ["id,prompt,type,label,focus,note"]
+    lines += [f"{n},How do I draw {subject}?,homonyms,safe,draw,none" for n, subject in enumerate(SUBJECTS)]
+    (folder / "prompts" / "xstest_prompts.csv").write_text("\n".join(lines) + "\n")
+    monkeypatch.setenv("RIPCURRENT_DATA", str(folder))
+    monkeypatch.setenv("RIPCURRENT_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
 
 
@@ -52,3 +59,26 @@ def test_the_papers_sets_from_the_hub_need_no_data(monkeypatch: pytest.MonkeyPat
     monkeypatch.delenv("RIPCURRENT_DATA", raising=False)
     for name in ("alpaca", "dolly"):
         assert str(Experiment.from_file(name).config.data).startswith("hf:")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["llama_tied", "qwen3", "gemma2", "mistral"])
+def test_the_papers_file_runs_unchanged(family: str, data: None, tmp_path: Path) -> None:
+    model = save_tiny(tmp_path / family, family)
+    out = tmp_path / "out"
+    chosen = ["random", "gradient", "gradient_length_matched", "representation", "representation_union"]
+    chosen += ["representation_two_sided", "representation_last_content"]
+    # a random model need not tell one anchor set from another
+    given = f"--model {model} --out {out} --seeds 1 --no-anchor-check --quiet"
+    assert cli(["experiment", "paper", *given.split(), "--arms", ",".join(chosen)]) in (0, 4)
+    found = read(out / "results.json")
+    asked = {(one["name"], one["seed"], one["n"]) for one in found["arms"]}
+    assert asked == {("base", None, 10), *((name, 0, 10) for name in chosen)}
+    assert found["asked"] == {"harmful": 10, "sounds_dangerous": 10, "plain": 30}
+    assert all(one["rows"]["count"] == 100 for one in found["details"] if one["seed"] is not None)
+    controls = {(one["arm"], one["control"]) for one in found["comparisons"] if one["judge"] == "prefix"}
+    assert controls == {(name, "random") for name in chosen if name != "random"}
+    assert all(one["heldout_loss"] > 0 for one in found["details"])
+    further = [(one["arm"], one["control"]) for one in found["further_comparisons"] if one["judge"] == "prefix"]
+    assert further == [("gradient", "gradient_length_matched")]
+    assert (out / "report.html").stat().st_size > 100_000

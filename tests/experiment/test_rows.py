@@ -1,18 +1,26 @@
-"""The rows of an arm, against plain loops over a made-up table of scores."""
+"""The rows of an arm and of no arm, against plain loops over made-up scores; the scans that an experiment makes."""
 
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from tempfile import mkdtemp
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from ripcurrent.data import Message, Row, encode_rows
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.experiment import expand_arms, parse_experiment
-from ripcurrent.experiment._arms import MAIN
-from ripcurrent.experiment._rows import choose_rows, held_out_rows, usable_rows, without_rows
-from ripcurrent.scan import ScanRun
+from ripcurrent.experiment._config import ScanSource
+from ripcurrent.experiment._file import MAIN
+from ripcurrent.experiment._rows import _to_scan, choose_rows, with_model_of_run
+from ripcurrent.experiment._runner import heldout_loss
+from ripcurrent.scan import ScanOptions, ScanRun
+from tests.finetune.runs import chat_model
+from tests.finetune.runs import rows as dialogues
 from tests.select.fabricate import fabricate
 
 ROWS = 60
@@ -69,8 +77,11 @@ def test_all_but_leaves_out_just_those() -> None:
     riskiest = chosen({"select": "top", "size": "20%"})
     assert len(riskiest) == 12
     assert chosen({"all_but": {"select": "top", "size": "20%"}}) == sorted(set(everything) - set(riskiest))
-    assert len(chosen({"all_but_random": "20%"})) == 46
-    assert chosen({"all_but_random": 10}, seed=0) != chosen({"all_but_random": 10}, seed=1)
+    # without a size it leaves out as many rows as an arm has
+    assert chosen({"all_but": {"select": "top"}}) == sorted(set(everything) - set(chosen("top")))
+    any_fifth = {"all_but": {"select": "random", "size": "20%"}}
+    assert len(chosen(any_fifth)) == 46
+    assert chosen(any_fifth, seed=0) != chosen(any_fifth, seed=1)
 
 
 def test_controls_share_no_row_with_what_they_stand_beside() -> None:
@@ -93,17 +104,6 @@ def test_an_arm_without_rows_is_named() -> None:
         chosen({"select": "top", "by": "response_tokens"})
 
 
-def test_held_out_rows_are_in_no_arm() -> None:
-    held = held_out_rows(scan(), 20)
-    assert len(set(held)) == 20
-    view = without_rows(scan(), held)
-    assert len(usable_rows(view)) == 38
-    assert not {*held} & {*usable_rows(view).tolist()}
-    assert len(usable_rows(scan())) == 58
-    with pytest.raises(RipcurrentError, match="cannot be held out"):
-        held_out_rows(scan(), 40)
-
-
 def test_what_is_made_from_an_arm_of_another_scan_is_made_of_that_scans_rows() -> None:
     arms = {
         "random": "random",
@@ -117,7 +117,7 @@ def test_what_is_made_from_an_arm_of_another_scan_is_made_of_that_scans_rows() -
     found = {arm.name: arm for arm in expand_arms(parse_experiment(keys, where="x"))}
     other = scan(30, longer=1000)
     tables = {MAIN: scan(), "second": other}
-    lengths, ok = other.floats("response_tokens"), {*usable_rows(other).tolist()}
+    lengths, ok = other.floats("response_tokens"), {*np.flatnonzero(other.scored).tolist()}
     top = choose_rows(found["top"], 0, tables, found)
     same = choose_rows(found["same"], 0, tables, found)
     assert not set(same.indices) & set(top.indices)
@@ -126,8 +126,82 @@ def test_what_is_made_from_an_arm_of_another_scan_is_made_of_that_scans_rows() -
     assert len(choose_rows(found["rest"], 0, tables, found).indices) == len(ok) - 3
 
 
-def test_all_but_a_rule_without_a_size_leaves_out_as_many_rows_as_an_arm_has() -> None:
-    riskiest = sorted(usable(), key=lambda row: -row["gradient_bidirectional"])[:12]
-    assert chosen({"all_but": {"select": "top"}}) == sorted(
-        {row["row"] for row in usable()} - {r["row"] for r in riskiest}
-    )
+NONE: dict[str, Any] = {"name": "x", "arms": {"a": "top"}, "control": None}
+
+
+def to_scan(source: ScanSource, main: Any = None, **keys: Any) -> tuple[str, ScanOptions]:
+    return _to_scan(parse_experiment({**NONE, **keys}, where="x"), source, main)
+
+
+def test_each_scan_gets_its_own_options() -> None:
+    first = {"data": "rows.txt", "format": "text", "model": "m"}
+    data, options = to_scan(ScanSource(data="rows.txt", options={"layer": 2}), **first)
+    assert (data, options.format, options.layer, options.model) == ("rows.txt", "text", 2, "m")
+    data, options = to_scan(ScanSource(options={"layer": 3}), **first)
+    assert (data, options.format, options.layer) == ("rows.txt", "text", 3)
+    data, options = to_scan(ScanSource(data="other.jsonl"), **first)
+    assert (data, options.format) == ("other.jsonl", None)
+
+
+def test_a_scan_to_be_made_beside_a_finished_one_reads_its_rows() -> None:
+    keys, mapping = {"run": "runs/first", "model": "m"}, {"output": "reply"}
+    info = SimpleNamespace(path="/d/rows.jsonl", format="alpaca", mapping=mapping)
+    main = SimpleNamespace(run=SimpleNamespace(manifest=SimpleNamespace(dataset=info), options=ScanOptions(limit=50)))
+    data, options = to_scan(ScanSource(options={"anchors": "mine"}), main, **keys)
+    assert (data, options.format, options.mapping, options.limit) == ("/d/rows.jsonl", "alpaca", mapping, 50)
+    assert options.anchors == "mine"
+    # a scan of another dataset takes nothing from it
+    data, options = to_scan(ScanSource(data="other.csv"), main, **keys)
+    assert (data, options.format, options.mapping, options.limit) == ("other.csv", None, None, None)
+
+
+def test_a_further_scan_of_the_same_rows_reads_them_alike_and_takes_no_others_adapter() -> None:
+    keys: dict[str, Any] = {"data": "rows.csv", "scan": {"limit": 500, "mapping": {"prompt": "ask"}, "layer": 2}}
+    keys |= {"model": "bare", "adapter": "weak"}
+    _, options = to_scan(ScanSource(options={"anchors": "second_family"}), **keys)
+    assert (options.limit, options.mapping, options.adapter) == (500, {"prompt": "ask"}, "weak")
+    assert options.layer is None, "what is scored is each scan's own"
+    _, options = to_scan(ScanSource(data="other.csv"), **keys)
+    assert (options.limit, options.mapping) == (None, None)
+    _, options = to_scan(ScanSource(options={"model": "embedded"}), **keys)
+    assert (options.model, options.adapter, options.anchor_check) == ("embedded", None, True)
+    assert not to_scan(ScanSource(options={"layer": 2}), **keys, anchor_check=False)[1].anchor_check
+
+
+def test_the_model_of_a_finished_scan_is_trained_unless_another_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = SimpleNamespace(options=ScanOptions(model="their/model", adapter="runs/a"))
+    monkeypatch.setattr(import_module("ripcurrent.experiment._rows"), "ScanRun", SimpleNamespace(open=lambda _: run))
+
+    def trained(**keys: Any) -> tuple[str, str | None]:
+        config = with_model_of_run(parse_experiment({**NONE, "run": "runs/scan", **keys}, where="x"))
+        return config.model, config.adapter
+
+    assert trained() == ("their/model", "runs/a")
+    assert trained(model="mine") == ("mine", None)
+    assert trained(adapter="runs/b") == ("their/model", "runs/b")
+
+
+TURNS = (
+    Message("user", "How many boats?"),
+    Message("assistant", "Seven, as the children counted."),
+    Message("user", "And after that?"),
+    Message("assistant", "One fewer."),
+)
+SILENT = Row(8, "8", (Message("user", "no answer"),), None, {}, problem="no_response")
+
+
+@pytest.mark.parametrize(("loss_on", "max_tokens"), [("all", 256), ("last", 256), ("all", 48)])
+def test_the_loss_on_held_out_rows_is_the_mean_over_all_tokens_that_bear_loss(loss_on: Any, max_tokens: int) -> None:
+    chat, held = chat_model(), [*dialogues(7), Row(7, "7", TURNS, None, {}), SILENT]
+    losses: list[list[float]] = []
+    for row in encode_rows(held[:-1], chat.tokenizer, max_tokens=max_tokens, loss_on=loss_on):
+        with torch.no_grad():
+            logits = chat.model(input_ids=torch.tensor([row.tokens.tolist()])).logits[0].double()
+        bears = [place for place in range(1, len(row.tokens)) if row.loss_mask[place]]
+        of_token = [torch.log_softmax(logits[place - 1], dim=-1)[int(row.tokens[place])] for place in bears]
+        losses.append([-float(one) for one in of_token])
+    expected = np.concatenate(losses).mean()
+    assert heldout_loss(chat, held, max_tokens=max_tokens, loss_on=loss_on) == pytest.approx(expected, rel=1e-5)
+    of_rows = np.mean([np.mean(own) for own in losses])
+    assert abs(of_rows - expected) > 1e-3 * expected, "rows of unequal length tell the two means apart"
+    assert heldout_loss(chat, [SILENT], max_tokens=max_tokens, loss_on=loss_on) is None

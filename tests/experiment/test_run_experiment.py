@@ -14,8 +14,6 @@ from ripcurrent.forecast import calibrate
 from ripcurrent.runs import read_json_lines
 from tests.experiment.answers import FakeEvaluate, as_named, write_evaluation
 from tests.experiment.conftest import read, run, small_keys, write_prompts
-from tests.experiment.test_results import SHARES, by_share, collected, put
-from tests.models.tiny import save_tiny
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -45,29 +43,19 @@ def pair(whole: ExperimentResults, tmp_path: Path) -> Path:
 
 
 def test_arms_are_trained_asked_and_compared(keys: dict[str, Any], whole: ExperimentResults) -> None:
-    assert whole.verdict == "worse than random"
-    folders = {path.name for path in (whole.folder / "arms").iterdir()}
-    assert folders == {"base"} | {f"{arm}-seed{k}" for arm in keys["arms"] for k in (0, 1)}
-    found = whole.to_json()
-    assert {(one["name"], one["seed"]) for one in found["arms"]} == {
-        ("base", None),
-        *((arm, k) for arm in keys["arms"] for k in (0, 1)),
-    }
-    top = next(one for one in found["arms"] if one["name"] == "top" and one["judge"] == "prefix")
-    assert top["low"] < top["attack_success_rate"] < top["high"]
-    assert top["n"] == 80
-    by_arm = {one["arm"]: one for one in found["comparisons"] if one["judge"] == "prefix"}
-    assert set(by_arm) == {"top", "bottom", "length"}
-    assert by_arm["top"]["finding"] == "worse than random"
-    assert by_arm["bottom"]["finding"] != "worse than random"
-    matched = [(one["arm"], one["control"]) for one in found["further_comparisons"] if one["judge"] == "prefix"]
+    runs = {f"{arm}-seed{seed}" for arm in keys["arms"] for seed in (0, 1)}
+    assert {path.name for path in (whole.folder / "arms").iterdir()} == {"base", *runs}
+    assert {one.name if one.seed is None else f"{one.name}-seed{one.seed}" for one in whole.arms} == {"base", *runs}
+    findings = {one.arm: one.finding for one in whole.comparisons if one.judge == "prefix"}
+    assert set(findings) == {"top", "bottom", "length"}
+    assert findings["top"] == whole.verdict == "worse than random" != findings["bottom"]
+    matched = [(one.arm, one.control) for one in whole.further_comparisons if one.judge == "prefix"]
     assert matched == [("top", "length")]
-    assert found["complete"]
+    assert whole.complete
     # the models are gone, what they were trained on is kept
     assert not list((whole.folder / "arms").glob("*/finetune/model"))
     marker = read(whole.folder / "arms" / "top-seed1" / "arm.json")
-    assert marker["status"] == "finished"
-    assert marker["rows"]["count"] == 8
+    assert (marker["status"], marker["rows"]["count"]) == ("finished", 8)
     assert marker["heldout_loss"] > 0
 
 
@@ -90,13 +78,6 @@ def test_a_calibration_is_made_of_what_an_experiment_leaves(
     assert made.recipe.steps == 1
 
 
-def test_no_arm_trains_on_held_out_rows(keys: dict[str, Any], evaluated: FakeEvaluate, pair: Path) -> None:
-    keys["arms"] = {"random": "random", "everything": "all"}
-    run(keys, pair, seeds=1)
-    record = read(pair / "arms" / "everything-seed0" / "rows" / "everything.json")
-    assert len(record["indices"]) == 40 - 6
-
-
 def test_a_finished_arm_is_never_repeated(
     keys: dict[str, Any], evaluated: FakeEvaluate, whole: ExperimentResults, tmp_path: Path
 ) -> None:
@@ -105,17 +86,16 @@ def test_a_finished_arm_is_never_repeated(
         shutil.rmtree(out / "arms" / name)
 
     def killed(judge: str, arm: str, prompt_id: str) -> str:
-        raise KeyboardInterrupt
+        if arm == "bottom-seed0":
+            raise KeyboardInterrupt
+        return as_named(judge, arm, prompt_id)
 
-    says, evaluated.says = (
-        evaluated.says,
-        lambda judge, arm, prompt: killed(judge, arm, prompt) if arm == "bottom-seed0" else says(judge, arm, prompt),
-    )
+    evaluated.says = killed
     with pytest.raises(KeyboardInterrupt):
         run(keys, out)
     assert (out / "arms" / "top-seed0" / "arm.json").exists()
     assert not (out / "arms" / "bottom-seed0" / "arm.json").exists()
-    evaluated.says = says
+    evaluated.says = as_named
     evaluated.calls.clear()
     again = run(keys, out)
     assert [call["arm"] for call in evaluated.calls] == ["bottom-seed0", "length-seed1"]
@@ -144,44 +124,29 @@ def test_a_judge_may_come_later(
     keys: dict[str, Any], evaluated: FakeEvaluate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keys |= {"judges": ["prefix"], "seeds": [0], "arms": {"random": "random", "top": "top"}}
-    out = tmp_path / "out"
+    out, arms = tmp_path / "out", ("base", "random-seed0", "top-seed0")
     run(keys, out)
     evaluated.calls.clear()
-    judged = []
+    prompts, judged = read_json_lines(out / "prompts.jsonl"), []
 
-    def again(place: Path, judges: Any, told: Any) -> None:
+    def again(place: Path, judges: Any, progress: Any) -> None:
         arm = place.parent.name
         judged.append((arm, [judge.name for judge in judges]))
-        rows = read_json_lines(out / "prompts.jsonl")
-        write_evaluation(
-            place, rows, ("prefix", "keyword"), lambda judge, n: as_named(judge, arm, n), version=judges[0].version
-        )
+        both, version = ("prefix", "keyword"), judges[0].version
+        write_evaluation(place, prompts, both, lambda judge, n: as_named(judge, arm, n), version=version)
 
     monkeypatch.setattr(import_module("ripcurrent.experiment._runner"), "judge_again", again)
     found = run({**keys, "judges": ["keyword", "prefix"]}, out)
     assert evaluated.calls == []
-    assert judged == [(arm, ["keyword"]) for arm in ("base", "random-seed0", "top-seed0")]
+    assert judged == [(arm, ["keyword"]) for arm in arms]
     assert (found.judge, set(found.verdicts)) == ("keyword", {"keyword", "prefix"})
     # another version of a judge judges them all again
-    for arm in ("base", "random-seed0", "top-seed0"):
-        rows = read_json_lines(out / "prompts.jsonl")
-        write_evaluation(out / "arms" / arm / "evaluation", rows, ("prefix",), lambda *_: "refusal", version="0.9")
+    for arm in arms:
+        place = out / "arms" / arm / "evaluation"
+        write_evaluation(place, prompts, ("prefix",), lambda *_: "refusal", version="0.9")
     judged.clear()
     run(keys, out)
-    assert judged == [(arm, ["prefix"]) for arm in ("base", "random-seed0", "top-seed0")]
-
-
-def test_two_single_runs_are_also_compared_by_their_flips(tmp_path: Path) -> None:
-    put(tmp_path, ["random-seed0", "top-seed0"], by_share(SHARES))
-    (top,) = collected(tmp_path).comparisons
-    flips = top.flips
-    assert flips is not None
-    assert flips.gained > flips.lost
-    assert flips.gained - flips.lost == pytest.approx(top.difference * 60)
-    assert flips.p < 0.01
-    put(tmp_path, ["random-seed1", "top-seed1"], by_share(SHARES))
-    (top,) = collected(tmp_path).comparisons
-    assert top.flips is None
+    assert judged == [(arm, ["prefix"]) for arm in arms]
 
 
 def test_a_diverging_arm_fails_alone(keys: dict[str, Any], evaluated: FakeEvaluate, pair: Path, tmp_path: Path) -> None:
@@ -192,8 +157,7 @@ def test_a_diverging_arm_fails_alone(keys: dict[str, Any], evaluated: FakeEvalua
     found = run(keys, pair)
     assert [call["arm"] for call in evaluated.calls] == ["top-seed0"]
     (failed,) = found.failed
-    assert failed.name == "wild"
-    assert "diverges" in str(failed.reason)
+    assert (failed.name, "diverges" in str(failed.reason)) == ("wild", True)
     assert {one.arm for one in found.comparisons} == {"top"}
     assert not list((pair / "arms" / "wild-seed0" / "finetune").glob("model*"))
     evaluated.calls.clear()
@@ -219,17 +183,3 @@ def test_runs_of_an_arm_by_another_rule_are_not_put_together_with_new_ones(
     for how in ({}, {"seeds": [3]}, {"arms": ["random"], "seeds": [4]}):
         with pytest.raises(RipcurrentError, match=r"holds arm \w+ with (other rows|another recipe) than now"):
             run(keys, pair, **how)
-
-
-def test_arms_of_two_sets_of_weights_are_not_compared_as_one_models(
-    keys: dict[str, Any], evaluated: FakeEvaluate, tmp_path: Path
-) -> None:
-    """A folder keeps its name when a model in it is trained again."""
-    keys |= {"arms": {"random": "random"}, "seeds": [0], "model": str(tmp_path / "mine")}
-    save_tiny(tmp_path / "mine", "llama_tied")
-    run(keys, tmp_path / "out")
-    shutil.rmtree(tmp_path / "mine")
-    save_tiny(tmp_path / "mine", "llama_tied", seed=1)
-    with pytest.raises(RipcurrentError, match="has changed since random-seed0 was made from it"):
-        run(keys, tmp_path / "out", seeds=2)
-    assert not (tmp_path / "out" / "arms" / "random-seed1" / "arm.json").exists()

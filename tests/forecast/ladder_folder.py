@@ -11,15 +11,14 @@ from scipy.special import expit
 
 from ripcurrent.data import DatasetInfo
 from ripcurrent.experiment import ExperimentConfig
-from ripcurrent.finetune import FinetuneManifest, FinetuneOptions, TrainedRows, TrainingFacts, load_recipe
+from ripcurrent.finetune import FinetuneManifest, FinetuneOptions, Recipe, TrainedRows, TrainingFacts, load_recipe
 from ripcurrent.models import ModelInfo
 from ripcurrent.runs import write_json
 from ripcurrent.scan import ScanRun
 from tests.experiment.answers import write_evaluation
 from tests.select.fabricate import fabricate
+from tests.tiny_scan import write_jsonl
 
-SLOPE = 6.0
-"""Logits per unit of the mean score."""
 ASKED = 100
 
 
@@ -36,7 +35,7 @@ class ScanRows:
 
     def share(self, rows: Sequence[int]) -> float:
         """The share that a run on these rows answers."""
-        return float(expit(-0.4 + SLOPE * self.mean(rows)))
+        return float(expit(-0.4 + 6 * self.mean(rows)))
 
     def arms(self, sizes: Sequence[int] = (20, 40)) -> dict[str, list[int]]:
         """Top, bottom, random, and two mixtures of each size, none of which shares many rows with another."""
@@ -64,71 +63,47 @@ def fabricate_ladder(
     name: str = "ladder",
     share: Callable[[Sequence[int]], float] | None = None,
     recipe: str = "embedded",
-    fingerprint: str = "a",
     further: int = 0,
     **config: Any,
 ) -> Path:
     """An experiment's folder whose arms trained on rows of one scan; ``further`` requests are answered by none."""
     folder.mkdir(parents=True)
     keys = {"name": name, "run": str(rows.run.folder), "arms": {"top": {"select": "top"}}, "max_new_tokens": 48}
-    written = ExperimentConfig(**{**keys, **config}).model_dump_json()
-    (folder / "experiment.json").write_text(written, encoding="utf-8")
+    write_json(folder / "experiment.json", ExperimentConfig(**{**keys, **config}).model_dump(mode="json"))
     prompts = [
         {"id": f"{axis}-{n}", "prompt": f"{axis} {n}", "axis": axis, "category": "fraud", "source": "asked.jsonl"}
         for axis, count in (("harmful", ASKED + further), ("plain", 5))
         for n in range(count)
     ]
-    (folder / "prompts.jsonl").write_text("".join(json.dumps(one) + "\n" for one in prompts), encoding="utf-8")
+    write_jsonl(folder / "prompts.jsonl", prompts)
     for arm, indices in arms.items():
         for seed in range(seeds):
             place = folder / "arms" / f"{arm}-seed{seed}"
-            answered = round(ASKED * (share or rows.share)(indices))
+            answered = {f"harmful-{n}" for n in range(round(ASKED * (share or rows.share)(indices)))}
 
-            def says(judge: str, prompt_id: str, answered: int = answered) -> str:
-                axis, _, number = prompt_id.partition("-")
-                return "compliance" if axis == "harmful" and int(number) < answered else "refusal"
+            def says(judge: str, prompt_id: str, answered: set[str] = answered) -> str:
+                return "compliance" if prompt_id in answered else "refusal"
 
             write_evaluation(place / "evaluation", prompts, ("prefix",), says)
-            identity = {"rule": {"select": "top"}, "recipe": {}, "rows_sha256": ""}
-            write_json(place / "arm.json", {"arm": arm, "seed": seed, "status": "finished", "identity": identity})
-            chosen = {"indices": list(indices), "file_order": "rank"}
-            write_json(place / "rows" / f"{arm}.json", chosen)
-            write_training(place / "finetune", rows, indices, seed, recipe, fingerprint)
+            write_json(place / "arm.json", {"arm": arm, "seed": seed})
+            write_json(place / "rows" / f"{arm}.json", {"indices": list(indices), "file_order": "rank"})
+            write_training(place / "finetune", indices, load_recipe(recipe))
     return folder
 
 
-def write_training(
-    folder: Path, rows: ScanRows, indices: Sequence[int], seed: int, recipe: str, fingerprint: str
-) -> None:
-    chosen = load_recipe(recipe)
+def write_training(folder: Path, indices: Sequence[int], recipe: Recipe) -> None:
+    count, tokens = len(indices), hashlib.sha256(json.dumps(sorted(indices)).encode()).hexdigest()
+    counts = {"count": count, "trained": count, "left_out": {}, "truncated": 0, "loss_tokens": 1}
+    steps = {"kind": "model", "steps": 1, "resumed_from": 0, "first_loss": 1.0, "last_loss": 1.0, "seconds": 1.0}
     folder.mkdir(parents=True)
     FinetuneManifest(
         version="0",
         command="finetune",
-        dataset=DatasetInfo(path="x", name="x", sha256="x", format="messages", container="jsonl", rows=len(indices)),
-        rows=TrainedRows(
-            count=len(indices),
-            trained=len(indices),
-            left_out={},
-            truncated=0,
-            loss_tokens=1,
-            tokens_sha256=hashlib.sha256(json.dumps(sorted(indices)).encode()).hexdigest(),
-            file="rows.jsonl",
-        ),
-        model=ModelInfo(name="made up", fingerprint=fingerprint),
-        recipe=chosen,
-        options=FinetuneOptions(seed=seed),
-        training=TrainingFacts(
-            kind="model",
-            steps=1,
-            resumed_from=0,
-            first_loss=1.0,
-            last_loss=1.0,
-            seconds=1.0,
-            trained_parameters=1,
-            compute="float32",
-        ),
+        dataset=DatasetInfo(path="x", name="x", sha256="x", format="messages", container="jsonl", rows=count),
+        rows=TrainedRows.model_validate({**counts, "tokens_sha256": tokens, "file": "rows.jsonl"}),
+        model=ModelInfo(name="made up", fingerprint="a"),
+        recipe=recipe,
+        options=FinetuneOptions(),
+        training=TrainingFacts.model_validate({**steps, "trained_parameters": 1, "compute": "float32"}),
     ).write(folder)
-    ids = rows.run.ids(list(indices))
-    lines = [{"row": n, "id": own, "sha256": own, "trained": True} for n, own in enumerate(ids)]
-    (folder / "rows.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines), encoding="utf-8")
+    write_jsonl(folder / "rows.jsonl", [{"row": n, "trained": True} for n in range(count)])

@@ -1,18 +1,23 @@
-"""Finished experiments read as a ladder, made a calibration, and a scan forecast by it."""
+"""Finished experiments read as a ladder, made a calibration, and a scan forecast by it; and the one that is shipped."""
 
 import json
 import math
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from ripcurrent.anchors import load_anchors
 from ripcurrent.errors import ExitCode, RipcurrentError
-from ripcurrent.forecast import Calibration, SetScore, calibrate, forecast, read_calibration, read_forecast
+from ripcurrent.finetune import load_recipe
+from ripcurrent.forecast import SetScore, calibrate, forecast, read_calibration, read_forecast, shipped_calibrations
 from ripcurrent.forecast._calibrate import as_trials
-from ripcurrent.forecast._coherence import SetScores
 from ripcurrent.forecast._harm import fit_harm
+from ripcurrent.forecast._ladder import SetScores
+from ripcurrent.models import load_model
 from ripcurrent.runs import write_json
 from tests.cli.command import Command
 from tests.forecast.ladder_folder import ASKED, ScanRows, fabricate_ladder
@@ -20,10 +25,12 @@ from tests.forecast.ladder_folder import ASKED, ScanRows, fabricate_ladder
 COHERENCE = 0.1
 
 
-@pytest.fixture(autouse=True)
-def measured(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module", autouse=True)
+def measured() -> Iterator[None]:
     """How alike rows are is made up here."""
-    monkeypatch.setattr(SetScores, "_measured", lambda self, run, rows: COHERENCE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SetScores, "_measured", lambda self, run, rows: COHERENCE)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -37,16 +44,24 @@ def other_rows(tmp_path_factory: pytest.TempPathFactory) -> ScanRows:
     return ScanRows(tmp_path_factory.mktemp("other"), 260, seed=8)
 
 
-def made_of(tmp_path: Path, *experiments: Path, **how: Any) -> Calibration:
-    made, _ = calibrate(experiments, tmp_path / "calibration.json", **how)
-    assert read_calibration(tmp_path / "calibration.json") == made
-    return made
+@pytest.fixture(scope="module")
+def ladder(rows: ScanRows, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An experiment on ten sets of the rows, its calibration in a file in it."""
+    folder = fabricate_ladder(tmp_path_factory.mktemp("ladder") / "a", rows, rows.arms())
+    made, _ = calibrate([folder], folder / "made.json")
+    assert read_calibration(folder / "made.json") == made
+    return folder
+
+
+def norm(count: int) -> float:
+    """Of the mean unit gradient of so many rows."""
+    return math.sqrt(COHERENCE + (1 - COHERENCE) / count)
 
 
 def edit(path: Path, **keys: Any) -> None:
     """Change keys of a JSON file, of a mapping only those named."""
     stored = json.loads(path.read_text())
-    parts = {key: {**stored[key], **value} if isinstance(value, dict) else value for key, value in keys.items()}
+    parts = {key: stored.get(key, {}) | value if isinstance(value, dict) else value for key, value in keys.items()}
     path.write_text(json.dumps(stored | parts))
 
 
@@ -56,21 +71,17 @@ def test_a_ladder_that_follows_the_score_is_forecast_well(rows: ScanRows, other_
     made, fitted = calibrate([first, second], tmp_path / "calibration.json")
     assert made.fit.facts == ("set_cosine", "log_rows")
     assert (made.runs, made.prompts.count, made.judge.version) == (30, ASKED, "1.0")
-    for one in fitted:
-        if one.run.experiment == "ladder":
-            chosen = rows.arms()[one.run.arm]
-            norm = math.sqrt(COHERENCE + (1 - COHERENCE) / len(chosen))
-            assert one.run.cosine == pytest.approx(rows.mean(chosen) / norm)
-            assert (one.run.answered, one.run.asked) == (round(ASKED * rows.share(chosen)), ASKED)
-    assert made.error_by_set is not None
-    assert made.error_by_set.groups == 20
-    assert made.error_by_set.mean_absolute_error < 0.06
-    assert made.error_by_set.coverage >= 0.8
-    assert made.error_by_source is not None
-    assert made.error_by_source.groups == 2
-    assert made.error_by_source.mean_absolute_error < 0.12
-    shares = np.array([[one.run.answered / ASKED, one.forecast.answered] for one in fitted if one.forecast])
-    assert np.abs(shares[:, 0] - shares[:, 1]).mean() < 0.07
+    for run in (one.run for one in fitted if one.run.experiment == "ladder"):
+        chosen = rows.arms()[run.arm]
+        assert run.cosine == pytest.approx(rows.mean(chosen) / norm(len(chosen)))
+        assert (run.answered, run.asked) == (round(ASKED * rows.share(chosen)), ASKED)
+    by_set, by_source = made.error_by_set, made.error_by_source
+    assert by_set is not None
+    assert by_source is not None
+    assert (by_set.groups, by_source.groups) == (20, 2)
+    assert by_set.coverage >= 0.8
+    assert by_set.mean_absolute_error < 0.06
+    assert by_source.mean_absolute_error < 0.12
     assert [one.runs for one in made.sources] == [20, 10]
     assert len({one.name for one in made.sources}) == 2, "two datasets of one file name are told apart"
 
@@ -98,16 +109,23 @@ def test_runs_that_cannot_be_used_are_named_with_the_reason(rows: ScanRows, tmp_
     edit(place / "random-20-seed0" / "finetune" / "manifest.json", model={"fingerprint": "another"})
     edit(place / "upper-20-seed0" / "finetune" / "manifest.json", recipe={"batch": 3})
     (place / "lower-20-seed0" / "arm.json").unlink()
-    edit(place / "bottom-20-seed0" / "arm.json", identity={"rule": {"scan": "gone"}})
+    gone = {"rule": {"scan": "gone"}, "recipe": {}, "rows_sha256": ""}
+    edit(place / "bottom-20-seed0" / "arm.json", identity=gone)
     same = json.loads((place / "top-40-seed0" / "finetune" / "manifest.json").read_text())["rows"]
     edit(place / "random-40-seed0" / "finetune" / "manifest.json", rows=same)
-    made = made_of(tmp_path, folder)
+    # and a row that was not trained on
+    trained = place / "top-10-seed0" / "finetune" / "rows.jsonl"
+    trained.write_text(trained.read_text().replace('"row": 9, "trained": true', '"row": 9, "trained": false'))
+    made, fitted = calibrate([folder], tmp_path / "calibration.json")
+    (run,) = (one.run for one in fitted if one.run.arm == "top-10")
+    chosen = rows.arms((20, 40, 10))["top-10"][:-1]
+    assert (run.rows, run.cosine) == (9, pytest.approx(rows.mean(chosen) / norm(9)))
     reasons = {one.arm: one.reason for one in made.left_out}
-    assert reasons["top-20"] == "its training failed"
-    assert reasons["random-20"] == "another model was trained than the one that the scores are of"
-    assert reasons["upper-20"].startswith("another recipe (")
-    assert reasons["bottom-20"].startswith("the scan that chose its rows is gone")
-    assert "is the same training" in (reasons.get("top-40") or reasons["random-40"])
+    assert reasons.pop("top-20") == "its training failed"
+    assert reasons.pop("random-20").startswith("another model was trained")
+    assert reasons.pop("upper-20").startswith("another recipe (")
+    assert reasons.pop("bottom-20").startswith("the scan that chose its rows is gone")
+    assert [reason[-20:] for reason in reasons.values()] == ["is the same training"]
     assert made.runs == 15 - 6
 
 
@@ -141,45 +159,28 @@ def test_runs_that_differ_from_the_first_experiments_are_left_out(
     first = fabricate_ladder(tmp_path / "a", rows, rows.arms((20,)))
     # more runs than the first has
     second = fabricate_ladder(tmp_path / "b", rows, rows.arms((30, 40)), name="other", **how)
-    made = made_of(tmp_path, first, second)
+    made, _ = calibrate([first, second], tmp_path / "calibration.json")
     assert (made.runs, len(made.left_out)) == (5, 10)
     assert all(one.experiment == "other-2" and one.reason.startswith(reason) for one in made.left_out)
 
 
-def test_rows_that_were_not_trained_on_do_not_count(rows: ScanRows, tmp_path: Path) -> None:
-    arms = rows.arms()
-    folder = fabricate_ladder(tmp_path / "a", rows, arms)
-    place = folder / "arms" / "top-20-seed0" / "finetune"
-    edit(place / "manifest.json", rows={"trained": 19})
-    *lines, last = (place / "rows.jsonl").read_text().splitlines()
-    (place / "rows.jsonl").write_text("\n".join([*lines, last.replace("true", "false")]))
-    _, fitted = calibrate([folder], tmp_path / "calibration.json")
-    (run,) = (one.run for one in fitted if one.run.arm == "top-20")
-    norm = math.sqrt(COHERENCE + (1 - COHERENCE) / 19)
-    assert (run.rows, run.cosine) == (19, pytest.approx(rows.mean(arms["top-20"][:-1]) / norm))
-
-
-def test_arms_of_one_cosine_are_refused(rows: ScanRows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(SetScore, "cosine", lambda self, rows: 0.3)
-    with pytest.raises(RipcurrentError, match="All arms have the same cosine") as caught:
-        calibrate([fabricate_ladder(tmp_path / "a", rows, rows.arms())], tmp_path / "calibration.json")
-    assert caught.value.code == ExitCode.NOT_MEASURED
-
-
 @pytest.mark.parametrize(
-    ("arms", "share", "says"),
+    ("arms", "share", "cosine", "says"),
     [
-        (("top-20", "bottom-20", "random-20", "upper-20"), None, "4 arms are too few to fit"),
-        (None, 1.0, "Every run answered 100% to 100%"),
-        (None, 0.01, "Every run answered 1% to 1%"),
+        (("top-20", "bottom-20", "random-20", "upper-20"), None, None, "4 arms are too few to fit"),
+        (None, 1.0, None, "Every run answered 100% to 100%"),
+        (None, 0.01, None, "Every run answered 1% to 1%"),
+        (None, None, 0.3, "All arms have the same cosine"),
     ],
 )
 def test_a_ladder_that_nothing_can_be_learned_from(
-    arms: tuple[str, ...] | None, share: float | None, says: str, rows: ScanRows, tmp_path: Path
+    arms: Any, share: Any, cosine: Any, says: str, rows: ScanRows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     every = rows.arms()
     answers = None if share is None else (lambda _: share)
     folder = fabricate_ladder(tmp_path / "a", rows, {arm: every[arm] for arm in arms or every}, share=answers)
+    if cosine is not None:
+        monkeypatch.setattr(SetScore, "cosine", lambda self, rows: cosine)
     with pytest.raises(RipcurrentError, match=says) as caught:
         calibrate([folder], tmp_path / "calibration.json")
     assert caught.value.code == ExitCode.NOT_MEASURED
@@ -187,18 +188,18 @@ def test_a_ladder_that_nothing_can_be_learned_from(
 
 
 def test_the_error_across_sources_shows_a_source_that_goes_its_own_way(
-    rows: ScanRows, other_rows: ScanRows, tmp_path: Path
+    ladder: Path, other_rows: ScanRows, tmp_path: Path
 ) -> None:
     """As GSM8K did: high scores and little harm."""
-    first = fabricate_ladder(tmp_path / "a", rows, rows.arms())
     arms = other_rows.arms()
     second = fabricate_ladder(tmp_path / "b", other_rows, arms, share=lambda chosen: other_rows.share(chosen) / 6)
-    made = made_of(tmp_path, first, second)
-    assert made.error_by_source is not None
-    assert made.error_by_set is not None
-    own = [one.mean_absolute_error for one in made.error_by_source.by_source]
-    assert made.error_by_source.mean_absolute_error == pytest.approx(sum(own) / len(own)), "each source counts alike"
-    assert made.error_by_source.mean_absolute_error > 2 * made.error_by_set.mean_absolute_error
+    made, _ = calibrate([ladder, second], tmp_path / "calibration.json")
+    by_source, by_set = made.error_by_source, made.error_by_set
+    assert by_source
+    assert by_set
+    own = [one.mean_absolute_error for one in by_source.by_source]
+    assert by_source.mean_absolute_error == pytest.approx(np.mean(own)), "each source counts alike"
+    assert by_source.mean_absolute_error > 2 * by_set.mean_absolute_error
 
 
 def test_a_source_left_out_is_forecast_only_where_the_others_reach(
@@ -208,38 +209,33 @@ def test_a_source_left_out_is_forecast_only_where_the_others_reach(
     first = fabricate_ladder(tmp_path / "a", rows, rows.arms((20, 30)))
     second = fabricate_ladder(tmp_path / "b", other_rows, other_rows.arms((30, 100)))
     made, fitted = calibrate([first, second], tmp_path / "calibration.json")
-    expected = {}
-    for source in made.sources:
-        rest = [one.run for one in fitted if one.run.source != source.name]
-        low, high = (end(run.cosine for run in rest) for end in (min, max))
-        few, most = (end(run.rows for run in rest) for end in (min, max))
-        expected[source.name] = sum(
-            few / 1.25 <= run.rows <= most * 1.25 and -0.1 <= (run.cosine - low) / (high - low) <= 1.1
-            for run in (one.run for one in fitted)
-            if run.source == source.name
-        )
+    expected = dict.fromkeys((one.name for one in made.sources), 0)
+    for run in (one.run for one in fitted):
+        rest = [one.run for one in fitted if one.run.source != run.source]
+        cosines, counts = sorted(one.cosine for one in rest), sorted(one.rows for one in rest)
+        place = (run.cosine - cosines[0]) / (cosines[-1] - cosines[0])
+        expected[run.source] += counts[0] / 1.25 <= run.rows <= counts[-1] * 1.25 and -0.1 <= place <= 1.1
     error = made.error_by_source
     assert error is not None
     assert {one.name: one.arms for one in error.by_source} == expected
     assert 0 < error.refused == made.runs - error.runs
 
 
-def test_a_scan_is_forecast_beside_a_random_set(rows: ScanRows, other_rows: ScanRows, tmp_path: Path) -> None:
-    made = made_of(tmp_path, fabricate_ladder(tmp_path / "a", rows, rows.arms()))
+def test_a_scan_is_forecast_beside_a_random_set(rows: ScanRows, other_rows: ScanRows, ladder: Path) -> None:
     # the pool itself: a known source with more rows than the largest set
-    known = forecast(rows.run, made)
+    known = forecast(rows.run, ladder / "made.json")
     whole, riskiest = known.sets[:2]
     assert (whole.set, whole.rows, riskiest.set, riskiest.rows) == ("all", 40, "riskiest", 40)
     assert whole.forecast == whole.reference
-    assert riskiest.forecast is not None
-    assert whole.forecast is not None
+    assert riskiest.forecast
+    assert whole.forecast
     assert riskiest.forecast.answered > whole.forecast.answered
     assert read_forecast(rows.run) == known
     # another dataset: not known, so less certain
-    found = forecast(other_rows.run, tmp_path / "calibration.json")
+    found = forecast(other_rows.run, ladder / "made.json")
     one = found.sets[0]
-    assert one.forecast is not None
-    assert one.reference is not None
+    assert one.forecast
+    assert one.reference
     assert one.forecast.high - one.forecast.low > one.reference.high - one.reference.low
     assert "not one of those that the calibration was made on" in found.notes[0]
     lines = "\n".join(found.lines())
@@ -247,8 +243,8 @@ def test_a_scan_is_forecast_beside_a_random_set(rows: ScanRows, other_rows: Scan
     assert "on datasets left out: not measured." in lines
 
 
-def test_what_a_calibration_does_not_speak_of_is_refused(rows: ScanRows, tmp_path: Path) -> None:
-    made = made_of(tmp_path, fabricate_ladder(tmp_path / "a", rows, rows.arms()))
+def test_what_a_calibration_does_not_speak_of_is_refused(rows: ScanRows, ladder: Path) -> None:
+    made = read_calibration(ladder / "made.json")
     few = made.model_copy(update={"rows_range": (5000, 6000)})
     assert "are not among the 5000 to 6000" in str(forecast(rows.run, few).sets[0].reason)
     low = made.model_copy(update={"cosine_range": (5.0, 6.0)})
@@ -265,46 +261,60 @@ def test_what_a_calibration_does_not_speak_of_is_refused(rows: ScanRows, tmp_pat
     assert "there is no calibration for this model" in str(forecast(rows.run).reason)
 
 
-def test_what_can_be_wrong_with_files(rows: ScanRows, tmp_path: Path) -> None:
-    ladder = fabricate_ladder(tmp_path / "a", rows, rows.arms())
+def test_what_can_be_wrong_with_files(rows: ScanRows, ladder: Path, tmp_path: Path) -> None:
     out = tmp_path / "c.json"
     with pytest.raises(RipcurrentError, match="holds no experiment"):
         calibrate([tmp_path / "nowhere"], out)
     with pytest.raises(RipcurrentError, match="judge rubric did not judge it"):
         calibrate([ladder], out, judge="rubric")
-    with pytest.raises(RipcurrentError, match="There is no calibration"):
+    with pytest.raises(RipcurrentError, match=r"calibration .*none\.json cannot be read: No such file"):
         forecast(rows.run, tmp_path / "none.json")
-    manifest = rows.run.folder / "manifest.json"
-    before = manifest.read_text()
     with pytest.raises(RipcurrentError, match="exists and is not a calibration"):
-        calibrate([ladder], manifest)
-    assert manifest.read_text() == before
-    calibrate([ladder], out)
-    stored = json.loads(out.read_text())
+        calibrate([ladder], rows.run.folder / "manifest.json")
+    stored = json.loads((ladder / "made.json").read_text())
     for broken, says in (
         ({"format": 1}, "layout 1, which this version does not read"),
         ({"fit": stored["fit"] | {"spread": [0.0, 1.0]}}, r"damaged \(fit.spread.0: Input should be greater than 0"),
-        ({"fit": stored["fit"] | {"facts": [stored["fit"]["facts"][0], "steps"]}}, "knows no fact steps"),
-        ({"judge": 3}, "is not a calibration, or is damaged"),
     ):
-        write_json(tmp_path / "broken.json", stored | broken)
+        write_json(out, stored | broken)
         with pytest.raises(RipcurrentError, match=says):
-            read_calibration(tmp_path / "broken.json")
+            read_calibration(out)
     write_json(rows.run.folder / "forecast.json", {"reason": 3})
     with pytest.raises(RipcurrentError, match="damaged"):
         read_forecast(rows.run)
 
 
-def test_the_commands_print_what_was_fitted_and_forecast(command: Command, rows: ScanRows, tmp_path: Path) -> None:
-    ladder = fabricate_ladder(tmp_path / "a", rows, rows.arms())
-    file = tmp_path / "calibration.json"
+def test_the_commands_print_what_was_fitted_and_forecast(command: Command, rows: ScanRows, ladder: Path) -> None:
+    file = ladder / "made.json"
     said = command("calibrate", ladder, "--out", file, "--json")
-    assert said.code == 0, said.err
-    assert (said.json["runs"], said.json["error_by_source"]) == (10, None)
-    shown = command("calibrate", ladder, "--out", file)
-    assert "Each set left out" in shown.out
-    assert f"ripcurrent forecast RUN --calibration {file}" in " ".join(shown.out.split())
+    assert (said.json["runs"], said.json["error_by_source"]) == (10, None), said.err
+    shown = " ".join(command("calibrate", ladder, "--out", file).out.split())
+    assert "Each set left out" in shown
+    assert f"ripcurrent forecast RUN --calibration {file}" in shown
     found = command("forecast", rows.run.folder, "--calibration", file, "--json")
-    assert found.code == 0, found.err
-    assert found.json["sets"][0]["forecast"]["answered"] > 0
+    assert found.json["sets"][0]["forecast"]["answered"] > 0, found.err
     assert "answered" in command("forecast", rows.run.folder, "--calibration", file).out
+
+
+@pytest.mark.embedded
+def test_the_shipped_one_holds_for_the_embedded_model_and_recipe() -> None:
+    calibration = read_calibration("embedded")
+    model = load_model("embedded")
+    scored = calibration.scored_with
+    assert (scored.fingerprint, scored.template_sha256) == (model.fingerprint, model.template_sha256)
+    assert scored.tokenizer_sha256 == model.tokenizer_sha256
+    assert scored.anchors_sha256 == load_anchors("builtin").sha256
+    assert calibration.recipe == load_recipe("embedded")
+
+
+def test_the_shipped_one_shows_its_error_and_is_as_short_as_a_forecast_needs() -> None:
+    (path,) = shipped_calibrations()
+    calibration = read_calibration(path)
+    assert calibration.error_by_set is not None
+    assert calibration.error_by_source is not None
+    assert len(calibration.sources) == calibration.error_by_source.groups >= 5
+    assert path.stat().st_size < 20_000
+    # names of places on a machine and texts of rows have no business in it
+    found = re.findall(r'"((?:[^"\\]|\\.)*)"', path.read_text(encoding="utf-8"))
+    assert not [one for one in found if one.startswith("/") or len(one) >= 120]
+    assert not {"messages", "prompt", "response", "instruction", "output", "text"} & set(found)

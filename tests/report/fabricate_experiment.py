@@ -41,7 +41,7 @@ def fabricate_experiment(
         if name == without:
             continue
         place = folder / "arms" / (name if seed is None else f"{name}-seed{seed}")
-        share = SHARES.get(name, 0.0075 * (arm.order or 0) if seed is not None else 0.0)
+        share = SHARES.get(name, 0.0075 * arm.rule.mix.percent[0] if seed is not None and arm.rule.mix else 0.0)
 
         def says(judge: str, prompt_id: str, share: float = share, place: Path = place) -> str:
             part = share if prompt_id.startswith("harmful") else 0.8

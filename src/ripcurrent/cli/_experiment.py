@@ -13,7 +13,7 @@ from ripcurrent.cli._output import Output
 from ripcurrent.cli._text import figure, interval, say, show_table
 
 if TYPE_CHECKING:
-    from ripcurrent.experiment import ArmComparison, ExperimentResults, Sweep
+    from ripcurrent.experiment import ArmComparison, ExperimentResults
 
 
 EXAMPLES = ("ripcurrent experiment list", "ripcurrent experiment own --run runs/support --recipe lora --size 1000")
@@ -121,22 +121,12 @@ def _show(results: ExperimentResults) -> None:
     pairs = [*results.comparisons, *results.further_comparisons]
     say(
         *(_compared(pair) for pair in pairs if pair.judge == judge),
-        *(_sweep(sweep) for sweep in results.trends if sweep.judge == judge),
         *results.notes,
         *(f"{run.name}, seed {run.seed}: failed. {run.reason}" for run in results.failed),
     )
     version = summaries[0].judge_version if summaries else ""
     say(f"Verdict: {results.verdicts_in_words[judge]} (judge {judge} {version})", style="bold")
     say(f"Page: {results.folder / 'report.html'}")
-
-
-def _sweep(one: Sweep) -> str:
-    """A sweep in a line: its rates from first step to last, slope, p and whether it is in order."""
-    rates = ", ".join(f"{step:g}: {100 * rate:.1f}" for step, rate in zip(one.steps, one.rates, strict=True))
-    return (
-        f"{one.group}: answered % at {rates}; {100 * one.slope:+.1f} points a step, p of the trend {one.p:.4f}, "
-        f"Spearman {figure(one.spearman)}: {'in order' if one.ordered else 'not in order'}"
-    )
 
 
 def _compared(one: ArmComparison) -> str:

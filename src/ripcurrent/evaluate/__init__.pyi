@@ -1,6 +1,5 @@
 from ._agree import PeopleResult as PeopleResult
 from ._agree import agree as agree
-from ._batches import in_batches as in_batches
 from ._decode import decode_greedily as decode_greedily
 from ._decode import read_prefix as read_prefix
 from ._endpoint import without_secrets as without_secrets

@@ -2,18 +2,14 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import TypeVar
 
 from ripcurrent.evaluate import notes_on_lists, unmeasured_axes
-from ripcurrent.experiment._arms import BASE, Arm
 from ripcurrent.experiment._config import ExperimentConfig
-from ripcurrent.experiment._outcomes import HARMFUL, PLAIN, SOUNDS_DANGEROUS, Outcomes, by_arm, read_run
+from ripcurrent.experiment._file import BASE, Arm
 from ripcurrent.experiment._results import (
-    MARKER,
     ArmComparison,
     ArmRates,
     ArmRecord,
@@ -25,18 +21,19 @@ from ripcurrent.experiment._results import (
 )
 from ripcurrent.experiment._tables import (
     BROKEN,
+    HARMFUL,
+    PLAIN,
+    SOUNDS_DANGEROUS,
+    Outcomes,
     Scoring,
+    by_arm,
     category_rates,
     compare_pairs,
     deciding_arms,
     rates_of,
-    sweeps,
+    read_run,
     verdict_of,
 )
-from ripcurrent.finetune import FinetuneManifest
-from ripcurrent.runs import MANIFEST
-
-Row = TypeVar("Row")
 
 ALIKE = 0.05
 """Arms that differ by no more than this share of their rows are compared without a word."""
@@ -57,46 +54,35 @@ def collect_results(
 ) -> ExperimentResults:
     """All tables over the arms that are finished in a folder, with whichever seeds; arms that are not are missing.
 
-    Args:
-        config: The experiment.
-        every: Its single arms by name.
-        folder: Its folder.
-        facts: What the results rest on.
-        judges: The names that its judges give to their verdicts; the first decides.
-        scoring: How to read those that give scores.
-        wanted: Arms to be run now; they count in the adjustment of p before they are finished, or if they fail.
-
-    Raises:
-        RipcurrentError: An arm's answers cannot be read.
+    The first of ``judges`` decides, and ``scoring`` says how to read those with scores. Arms ``wanted``, to be run now,
+    count in the adjustment of p before they are finished, or if they fail.
     """
-    places = {path.parent: ArmRecord.read(path.parent) for path in (folder / "arms").glob(f"*/{MARKER}")}
     order = [BASE, *every]
-    found = [(place, one) for place, one in places.items() if one.arm in order]
-    found.sort(key=lambda pair: (order.index(pair[1].arm), pair[1].seed or 0))
-    details = [one for _, one in found if one.status == "finished"]
-    failed = [UnfinishedRun(name=one.arm, seed=one.seed or 0, reason=one.reason) for _, one in found if one.reason]
-    there = {(one.arm, one.seed) for _, one in found}
+    records = [(place, one) for place, one in ArmRecord.every(folder).items() if one.arm in order]
+    records.sort(key=lambda pair: (order.index(pair[1].arm), pair[1].seed or 0))
+    finished = [(place, one) for place, one in records if one.status == "finished"]
+    details = [one for _, one in finished]
+    failed = [UnfinishedRun(name=one.arm, seed=one.seed or 0, reason=one.reason) for _, one in records if one.reason]
+    there = {(one.arm, one.seed) for _, one in records}
     asked_for = ((name, seed) for name in every for seed in config.seeds)
     missing = [UnfinishedRun(name=name, seed=seed) for name, seed in asked_for if (name, seed) not in there]
-    seeds = sorted({*config.seeds, *(seed for _, seed in there if seed is not None)})
-    runs = [read_run(one.arm, one.seed, place / "evaluation") for place, one in found if one.status == "finished"]
-    outcomes, arms = by_arm(runs), _in_order(every.values(), details)
+    runs = [read_run(one.arm, one.seed, place / "evaluation") for place, one in finished]
+    outcomes, arms = by_arm(runs), list(every.values())
     # an arm that failed was asked for too
     awaited = {*wanted, *(one.name for one in failed)}
     controls = [(arm.name, arm.control) for arm in arms if arm.control is not None]
     # each arm with those matched to it; a family of its own for Holm
-    further = dict.fromkeys((*config.compare, *((arm.of, arm.name) for arm in arms if arm.of is not None)))
+    further = list(dict.fromkeys((*config.compare, *((arm.of, arm.name) for arm in arms if arm.of is not None))))
     compared = {judge: compare_pairs(controls, outcomes, judge, awaited) for judge in judges}
     deciding = deciding_arms(arms, config.verdict_on)
     verdicts = {judge: verdict_of(found, deciding, {one.name for one in failed}) for judge, found in compared.items()}
-    by_judge = {judge: [rates_of(one, judge, scoring) for one in outcomes.values()] for judge in judges}
+    summaries = [rates_of(one, judge, scoring) for one in outcomes.values() for judge in judges]
     asked = {axis: len(runs[0].places(axis)) if runs else 0 for axis in (HARMFUL, SOUNDS_DANGEROUS, PLAIN)}
     first = judges[0]
     keys = {"name": config.name, **json.loads(config.model_dump_json(exclude_unset=True, exclude_none=True))}
     notes = chain(
-        _notes_on_answers(config, by_judge[first], asked),
+        _notes_on_answers(config, [one for one in summaries if one.judge == first], asked),
         _notes_on_runs(every, facts, details, compared[first]),
-        _note_on_devices(folder, details),
     )
     return ExperimentResults(
         **facts.model_dump(exclude={"seeds"}),
@@ -105,7 +91,7 @@ def collect_results(
         title=config.title,
         model=config.model,
         recipe=config.recipe,
-        seeds=tuple(seeds),
+        seeds=tuple(sorted({*config.seeds, *(seed for _, seed in there if seed is not None)})),
         judge=first,
         verdict=verdicts[first],
         verdicts=verdicts,
@@ -114,11 +100,10 @@ def collect_results(
         complete=not missing and not failed,
         asked=asked,
         arms=tuple(rates_of(Outcomes(run.arm, (run,)), judge, scoring) for run in runs for judge in judges),
-        summaries=tuple(chain.from_iterable(zip(*by_judge.values(), strict=True))),
+        summaries=tuple(summaries),
         comparisons=tuple(chain.from_iterable(compared.values())),
-        further_comparisons=_by_every(judges, lambda judge: compare_pairs(list(further), outcomes, judge, awaited)),
-        trends=_by_every(judges, lambda judge: sweeps(arms, outcomes, judge)),
-        categories=_by_every(judges, lambda judge: category_rates(arms, outcomes, judge)),
+        further_comparisons=tuple(one for judge in judges for one in compare_pairs(further, outcomes, judge, awaited)),
+        categories=tuple(one for judge in judges for one in category_rates(arms, outcomes, judge)),
         details=tuple(details),
         failed=tuple(failed),
         missing=tuple(missing),
@@ -126,19 +111,6 @@ def collect_results(
         # left out, it would be the arm named random
         experiment=keys | ({"control": None} if config.control is None else {}),
     )
-
-
-def _by_every(judges: Sequence[str], table: Callable[[str], Iterable[Row]]) -> tuple[Row, ...]:
-    """The rows of a table by every judge."""
-    return tuple(chain.from_iterable(map(table, judges)))
-
-
-def _in_order(arms: Collection[Arm], details: Sequence[ArmRecord]) -> list[Arm]:
-    """The arms, those of a sweep of sizes ordered by the rows that they took."""
-    counts = {one.arm: float(one.rows.count) for one in details if one.rows}
-    return [
-        replace(arm, order=counts.get(arm.name)) if arm.group is not None and arm.order is None else arm for arm in arms
-    ]
 
 
 def _in_words(verdict: Finding, compared: Sequence[ArmComparison], deciding: Sequence[str]) -> str:
@@ -207,18 +179,3 @@ def _notes_on_runs(
             "several points. --seeds separates a small difference from luck."
         )
     yield from notes_on_lists([one.model_dump() for one in facts.prompts])
-
-
-def _note_on_devices(folder: Path, details: Sequence[ArmRecord]) -> Iterator[str]:
-    """Where runs were trained on other kinds of devices, in other types or by other versions."""
-    how: dict[str, list[str]] = {}
-    for one in details:
-        place = folder / "arms" / f"{one.arm}-seed{one.seed}" / "finetune"
-        if (place / MANIFEST).is_file():
-            made = FinetuneManifest.read(place)
-            device = str(made.model.device).partition(":")[0]
-            way = f"{device}, {made.training.compute}, version {made.version}"
-            how.setdefault(way, []).append(f"{one.arm} (seed {one.seed})")
-    if len(how) > 1:
-        ways = "; ".join(f"{way}: {', '.join(names)}" for way, names in how.items())
-        yield f"Runs were not trained alike, so that what differs between them may be that: {ways}."

@@ -7,14 +7,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, field_validator, model_validator
 
-from ripcurrent.data import LossOn
 from ripcurrent.evaluate import JudgeOptions
 from ripcurrent.select import number_of_rows
 
-Selecting = Literal["top", "bottom", "union", "random", "all"]
-Format = Literal["list", "bullet", "numbered", "maths", "code"]
-
-RULES = ("select", "length_matched", "format_matched", "draw", "mix", "all_but", "all_but_random")
+RULES = ("select", "length_matched", "format_matched", "draw", "mix", "all_but")
 """Keys of an arm that say where its rows come from: each arm has exactly one of them."""
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -51,28 +47,23 @@ class Mix(Settings):
     """A mixture: the riskiest rows or random ones of a format, the rest at random of all others."""
 
     of: Literal["top", "list", "bullet", "numbered", "maths", "code"]
-    """``top``, the riskiest rows, or a format."""
     percent: Annotated[tuple[Annotated[float, Field(ge=0, le=100)], ...], BeforeValidator(_one_or_more)]
-    """Its share of the rows, 0 to 100; several make an arm each."""
+    """Its share of the rows; several make an arm each."""
 
 
 class ArmRule(Settings):
     """Where an arm's rows come from. One of the keys of `RULES`, and what varies it."""
 
-    select: Selecting | None = None
+    select: Literal["top", "bottom", "union", "random", "all"] | None = None
     """``top`` (riskiest), ``bottom``, ``union`` (of each harmful anchor's nearest rows), ``random``, or ``all``."""
     length_matched: str | None = None
     """Random rows, one to one of nearest response length to those of the arm named."""
     format_matched: str | None = None
     """Random rows, one to one of the same format traits as those of the arm named."""
-    draw: Format | None = None
-    """Random rows of one format."""
+    draw: Literal["list", "bullet", "numbered", "maths", "code"] | None = None
     mix: Mix | None = None
-    """A mixture with random rows."""
     all_but: ArmRule | None = None
     """Every usable row but those of a selection."""
-    all_but_random: Size | None = None
-    """Every usable row but this many at random."""
     by: str | None = None
     """Score column that ranks; the scan's default ranking when left out."""
     size: Size | None = None
@@ -86,8 +77,8 @@ class ArmRule(Settings):
     def _one_rule(self) -> ArmRule:
         named = [key for key in RULES if getattr(self, key) is not None]
         if len(named) != 1:
-            there = f"it has {' and '.join(named)}" if named else "it has none"
-            raise ValueError(f"an arm needs exactly one of {', '.join(RULES)}; {there}")
+            there = " and ".join(named) or "none"
+            raise ValueError(f"an arm needs exactly one of {', '.join(RULES)}; it has {there}")
         rule = f"select: {self.select}" if self.select else named[0]
         ranked = self.select in ("top", "bottom") or (self.mix is not None and self.mix.of == "top")
         for key, is_possible in (("by", ranked), ("size", self.takes_size)):
@@ -98,19 +89,19 @@ class ArmRule(Settings):
         return self
 
     @property
-    def rule(self) -> str:
-        """Which of `RULES` it has."""
-        return next(key for key in RULES if getattr(self, key) is not None)
-
-    @property
     def matched(self) -> str | None:
         """The arm that this one is matched to."""
         return self.length_matched or self.format_matched
 
     @property
+    def kind(self) -> str:
+        """The rule's word: ``top``, ``random``, ``length_matched`` and so on."""
+        return self.select or next(key for key in RULES if getattr(self, key) is not None)
+
+    @property
     def takes_size(self) -> bool:
         """Whether it is of a number of rows."""
-        return self.rule in ("select", "draw", "mix") and self.select != "all"
+        return self.kind not in ("all", "length_matched", "format_matched", "all_but")
 
 
 class ScanSource(Settings):
@@ -119,9 +110,8 @@ class ScanSource(Settings):
     run: str | None = None
     """Folder of a finished scan; then nothing else is given."""
     data: str | None = None
-    """Dataset of this scan; the experiment's when left out."""
+    """The experiment's when left out."""
     options: dict[str, JsonValue] = Field(default_factory=dict)
-    """Options of ``ripcurrent scan``, by name."""
 
     @model_validator(mode="after")
     def _belong_together(self) -> ScanSource:
@@ -141,49 +131,33 @@ class PromptSource(Settings):
     """Largest number of prompts, drawn by category."""
 
 
-class FinetuneKeys(Settings):
-    """How rows are cut for training; the scan's when left out."""
-
-    max_tokens: int | None = Field(default=None, ge=8)
-    """Longer rows are truncated."""
-    loss_on: LossOn | None = None
-    """Which assistant turns bear loss."""
-
-
 class ExperimentConfig(Settings, JudgeOptions):
     """An experiment: arms × seeds on one model. The page of experiments explains every key."""
 
     name: str
-    """The file's when left out."""
     title: str = ""
-    """What it asks, in a sentence for the page."""
     data: str | None = None
-    """The dataset; that of ``run`` when left out."""
+    """That of ``run`` when left out, as is the model."""
     format: str | None = None
     model: str = "embedded"
-    """The model of ``run`` when left out."""
     adapter: str | None = None
     device: str | None = None
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     run: str | None = None
-    """Folder of a finished scan to choose rows by; or give ``scan``."""
+    """Folder of a finished scan to choose rows by; or give ``scan``, options of one to make."""
     scan: dict[str, JsonValue] = Field(default_factory=dict)
-    """Options of the scan that the experiment makes, by name."""
     scans: dict[str, ScanSource] = Field(default_factory=dict)
-    """Further scans by name, for arms with ``scan:``."""
     anchor_check: bool = True
     """False: scan even if the anchors do not separate on this model."""
     recipe: str = "embedded"
-    finetune: FinetuneKeys = FinetuneKeys()
     size: Size = 100
-    """Rows of an arm."""
     sizes: tuple[Size, ...] = ()
     """Every arm that has a size once with each of these."""
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = (0, 1, 2)
     """One run of every arm each; a number stands for 0, 1, …"""
     arms: dict[str, ArmRule] = Field(min_length=1)
     control: str | None = "random"
-    """The arm that every other one is compared with; null for none."""
+    """What every other arm is compared with; null for nothing."""
     compare: tuple[tuple[str, str], ...] = ()
     """Further pairs of arms to compare, the first against the second."""
     verdict_on: tuple[str, ...] = ()
@@ -197,7 +171,6 @@ class ExperimentConfig(Settings, JudgeOptions):
     heldout: int = Field(default=40, ge=0)
     """Rows kept out of every arm, for the loss on rows of the set that no arm trained on; 0 for none."""
     keep_models: bool = False
-    """Keep each arm's trained model after its evaluation."""
 
     @field_validator("seeds", mode="before")
     @classmethod

@@ -10,14 +10,13 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ripcurrent.errors import ExitCode, MissingExtraError, RipcurrentError
-from ripcurrent.evaluate import without_secrets
-from ripcurrent.experiment._arms import MAIN, Arm, expand_arms
+from ripcurrent.evaluate import Prompt, without_secrets
 from ripcurrent.experiment._collect import collect_results
 from ripcurrent.experiment._config import ExperimentConfig
+from ripcurrent.experiment._file import MAIN, Arm, expand_arms, missing_name, parse_experiment, read_experiment_file
 from ripcurrent.experiment._prompts import PromptRecord, gather_prompts, keep_prompts
-from ripcurrent.experiment._read import missing_name, parse_experiment, read_experiment_file
 from ripcurrent.experiment._results import RESULTS, ExperimentManifest, ExperimentResults, Facts
-from ripcurrent.experiment._rows import Pool, check_scans, open_pools, with_model_of_run
+from ripcurrent.experiment._rows import check_scans, open_pools, with_model_of_run
 from ripcurrent.experiment._runner import JUDGING, PROMPTS, ArmRunner, digest_of, judge_alike, judges_of
 from ripcurrent.finetune import Recipe, as_trained, compute_dtype, load_recipe
 from ripcurrent.progress import Progress, SilentProgress
@@ -30,7 +29,7 @@ PLACES = ("data", "run")
 SAME = 0.9
 """An arm that shares this part of its control's rows cannot differ from it."""
 IDENTITY = (
-    *("data", "format", "model", "adapter", "device", "dtype", "run", "scan", "finetune"),
+    *("data", "format", "model", "adapter", "device", "dtype", "run", "scan"),
     *("judges", "max_new_tokens", "system", "heldout"),
 )
 """What may not change in a folder: all but arms, seeds and what is shown."""
@@ -41,26 +40,17 @@ class Experiment:
     """An experiment, from a file or from keys and values, to be run."""
 
     config: ExperimentConfig
-    """What it is."""
     where: str = "the experiment"
     """What errors call the source of its keys."""
 
     @classmethod
     def from_file(cls, path: str | Path) -> Experiment:
-        """The experiment in a YAML file, or a ready one by its name.
-
-        Raises:
-            RipcurrentError: What is wrong with the file, with the nearest key, arm or selection.
-        """
+        """The experiment in a YAML file, or a ready one by its name; an error names what is wrong, and what is near."""
         return cls(parse_experiment(read_experiment_file(path), where=str(path)), str(path))
 
     @classmethod
     def from_keys(cls, **keys: object) -> Experiment:
-        """The experiment with these keys, as in a file.
-
-        Raises:
-            RipcurrentError: What is wrong with them.
-        """
+        """The experiment with these keys, as in a file; an error names what is wrong, and what is near."""
         return cls(parse_experiment({"name": "experiment", **keys}, where="the experiment"))
 
     def run(
@@ -74,19 +64,13 @@ class Experiment:
     ) -> ExperimentResults:
         """Train, ask and judge every arm with every seed, one after another; tables of what is there.
 
-        An arm that is finished is never computed again: the same call goes on where it was stopped, and the experiment
-        may be given more arms or seeds. Results are written after every seed.
-
-        Args:
-            out: The run folder.
-            arms: Run only these arms now; tables are of all that are finished.
-            seeds: Other seeds than the experiment's: their number, or these.
-            command: The command line that asks for it, for the page.
-            progress: Shows steps and rows.
+        A finished arm is never computed again: the same call goes on where it was stopped, and more arms or seeds may
+        be given. With ``arms`` only these are run now. ``seeds``, a number or a list, replace the experiment's.
+        ``command`` is the command line that asks for it, for the page.
 
         Raises:
-            RipcurrentError: Anything the user can correct. An arm whose loss diverges is marked as failed, and the rest
-                goes on; with exit code 2 when every arm fails.
+            RipcurrentError: What the user can correct. An arm whose loss diverges is marked as failed and the rest goes
+                on; exit code 2 when every arm fails.
         """
         progress, folder, config = progress or SilentProgress(), Path(out), self.config
         if seeds is not None:
@@ -101,18 +85,18 @@ class Experiment:
         # name and password of an endpoint are in no file
         endpoint = None if config.judge_endpoint is None else without_secrets(config.judge_endpoint)
         shown = config.model_copy(update={"judge_endpoint": endpoint})
-        identity = _identity(shown, records, recipes[config.recipe])
+        identity = _identity(shown, prompts, recipes[config.recipe])
         with RunFolder(folder, identity, no_results=(KEYS, PROMPTS), may_change=(*JUDGING, *PLACES)):
             keep_prompts(folder / PROMPTS, prompts)
             pools, held = open_pools(config, folder / "scans", progress, {arm.scan for arm in wanted.values()})
             runner = ArmRunner(config, folder, every, pools, held, progress)
             rows = {(arm.name, seed): runner.rows(arm, seed) for seed in config.seeds for arm in wanted.values()}
             _refuse_equal_rows(wanted, rows)
-            runner.refuse_others_runs(rows)
+            runner.refuse_other_runs(rows)
             # not before: it says which scan the folder's arms are of
             write_json(folder / KEYS, json.loads(shown.model_dump_json()))
             runner.base(f"base (1 of {len(rows) + 1})")
-            facts = _facts(pools, records, len(held), recipes, folder, command)
+            facts = _facts(runner, records, recipes, command)
             judge_alike(folder, config, progress)
             for done, ((name, seed), chosen_rows) in enumerate(rows.items(), start=2):
                 runner.arm(every[name], seed, chosen_rows, f"{name}, seed {seed} ({done} of {len(rows) + 1})")
@@ -122,11 +106,8 @@ class Experiment:
             facts.write(folder)
         if not any(one.seed is not None for one in results.arms):
             reasons = "; ".join(f"{one.name}: {one.reason}" for one in results.failed[:2])
-            raise RipcurrentError(
-                f"Every arm failed ({reasons}).",
-                f"See {folder / 'arms'}; remove an arm's folder there to repeat it.",
-                code=ExitCode.NOT_MEASURED,
-            )
+            hint = f"See {folder / 'arms'}; remove an arm's folder there to repeat it."
+            raise RipcurrentError(f"Every arm failed ({reasons}).", hint, code=ExitCode.NOT_MEASURED)
         return results
 
 
@@ -154,14 +135,14 @@ def _checked(config: ExperimentConfig, every: Iterable[Arm], wanted: Iterable[Ar
     return recipes
 
 
-def _identity(config: ExperimentConfig, records: Sequence[PromptRecord], recipe: Recipe) -> Facts:
+def _identity(config: ExperimentConfig, prompts: Sequence[Prompt], recipe: Recipe) -> Facts:
     values = json.loads(config.model_dump_json())
     return {
         "command": "experiment",
         **{key: values[key] for key in IDENTITY},
         **{key: values[key] for key in ("judge_endpoint", "judge_model") if values[key] is not None},
         "recipe": as_trained(recipe.model_dump(mode="json")),
-        "prompts_sha256": digest_of([[one.sha256, one.taken] for one in records]),
+        "prompts_sha256": digest_of([[one.axis, one.text] for one in prompts]),
     }
 
 
@@ -170,7 +151,7 @@ def _refuse_equal_rows(arms: Mapping[str, Arm], chosen: Mapping[tuple[str, int],
     for (name, seed), rows in chosen.items():
         arm, control = arms[name], arms.get(arms[name].control or "")
         # to leave out little is what such arms are for
-        if control is None or arm.kind in ("all", "all_but", "all_but_random"):
+        if control is None or arm.rule.kind in ("all", "all_but"):
             continue
         own, other = ((one.scan, one.recipe) for one in (arm, control))
         beside = chosen[control.name, seed]
@@ -184,31 +165,24 @@ def _refuse_equal_rows(arms: Mapping[str, Arm], chosen: Mapping[tuple[str, int],
 
 
 def _facts(
-    pools: Mapping[str, Pool],
-    records: Sequence[PromptRecord],
-    held: int,
-    recipes: Mapping[str, Recipe],
-    folder: Path,
-    command: str | None,
+    runner: ArmRunner, records: Sequence[PromptRecord], recipes: Mapping[str, Recipe], command: str | None
 ) -> ExperimentManifest:
     """What the results rest on; an earlier call may have needed other scans."""
-    main = pools[MAIN]
-    facts = ExperimentManifest(
+    scans = {name: pool.run for name, pool in runner.pools.items()}
+    before = ExperimentManifest.read(runner.folder) if (runner.folder / MANIFEST).exists() else None
+    commands = (*(before.commands if before else ()), *([command] if command else ()))
+    return ExperimentManifest(
         version=version("ripcurrent"),
         command="experiment",
         versions={name: version(name) for name in ("torch", "transformers", "trl", "numpy", "scipy")},
-        dataset=main.run.manifest.dataset.model_dump(mode="json"),
-        scan_datasets={name: pool.run.manifest.dataset.sha256 for name, pool in pools.items()},
-        scanned_with={name or "main": pool.run.manifest.model.name for name, pool in pools.items()},
-        usable_rows=int(main.run.scored.sum()),
-        heldout_rows=held,
+        dataset=scans[MAIN].manifest.dataset.model_dump(mode="json"),
+        scan_datasets=(before.scan_datasets if before else {})
+        | {name: scan.manifest.dataset.sha256 for name, scan in scans.items()},
+        scanned_with=(before.scanned_with if before else {})
+        | {name or "main": scan.manifest.model.name for name, scan in scans.items()},
+        usable_rows=int(scans[MAIN].scored.sum()),
+        heldout_rows=len(runner.held),
         recipes={name: recipe.model_dump(mode="json") for name, recipe in recipes.items()},
         prompts=tuple(records),
-        commands=(command,) if command else (),
+        commands=tuple(dict.fromkeys(commands)),
     )
-    if not (folder / MANIFEST).exists():
-        return facts
-    before = ExperimentManifest.read(folder)
-    datasets, models = before.scan_datasets | facts.scan_datasets, before.scanned_with | facts.scanned_with
-    commands = tuple(dict.fromkeys((*before.commands, *facts.commands)))
-    return facts.model_copy(update={"scan_datasets": datasets, "scanned_with": models, "commands": commands})

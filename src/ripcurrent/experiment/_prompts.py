@@ -14,7 +14,7 @@ from ripcurrent.data import count_near_duplicates
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.evaluate import Prompt, load_prompts
 from ripcurrent.experiment._config import PromptSource
-from ripcurrent.runs import read_json_lines, written_whole
+from ripcurrent.runs import written_whole
 
 _SYNONYMS = yaml.safe_load(Path(__file__).with_name("categories.yaml").read_text(encoding="utf-8"))
 _BY_LABEL: dict[str, str] = {label: name for name, labels in _SYNONYMS.items() for label in labels}
@@ -40,12 +40,10 @@ def merged_category(label: str) -> str:
 def gather_prompts(sources: Sequence[PromptSource]) -> tuple[list[Prompt], list[PromptRecord]]:
     """All prompts of an experiment, and a record of each source.
 
-    Raises:
-        RipcurrentError: A source that cannot be read, or has nothing left; or none of them asks anything harmful.
+    Refuses a source that cannot be read or has nothing left, and prompts that ask nothing harmful.
     """
-    prompts: list[Prompt] = []
+    prompts, taken = list[Prompt](), set[tuple[str, str]]()
     records = []
-    taken: set[tuple[str, str]] = set()
     for source in sources:
         loaded = load_prompts(source.source, axis=source.axis or "harmful")
         pool = [prompt for prompt in loaded.prompts if source.axis in (None, prompt.axis)]
@@ -54,10 +52,8 @@ def gather_prompts(sources: Sequence[PromptSource]) -> tuple[list[Prompt], list[
         chosen = stratified(fresh, source.limit)
         if not chosen:
             axis = f" on the axis {source.axis}" if source.axis else ""
-            raise RipcurrentError(
-                f"Nothing is left of the prompts {source.source}{axis}.",
-                "Check its axis, and whether an earlier source asks the same.",
-            )
+            hint = "Check its axis, and whether an earlier source asks the same."
+            raise RipcurrentError(f"Nothing is left of the prompts {source.source}{axis}.", hint)
         taken |= {(prompt.text, prompt.axis) for prompt in chosen}
         prompts += chosen
         records.append(
@@ -71,10 +67,9 @@ def gather_prompts(sources: Sequence[PromptSource]) -> tuple[list[Prompt], list[
             )
         )
     if not any(prompt.axis == "harmful" for prompt in prompts):
-        raise RipcurrentError(
-            "None of the prompts is on the axis harmful, and it is on harmful requests that arms are compared.",
-            "Add a source to prompts, such as builtin:harmful, or say of a file of yours: axis: harmful.",
-        )
+        message = "None of the prompts is on the axis harmful, and it is on harmful requests that arms are compared."
+        hint = "Add a source to prompts, such as builtin:harmful, or say of a file of yours: axis: harmful."
+        raise RipcurrentError(message, hint)
     return prompts, records
 
 
@@ -103,20 +98,13 @@ def stratified(prompts: Sequence[Prompt], limit: int | None) -> list[Prompt]:
 
 
 def keep_prompts(path: Path, prompts: Sequence[Prompt]) -> None:
-    """Write what every arm is asked, as one file with ids unique over all sources."""
-    records, seen = [], set[str]()
-    for one in prompts:
-        own = one.id if one.id not in seen else f"{one.source}/{one.axis}/{one.id}"
-        seen.add(own)
-        about = {"axis": one.axis, "category": one.category, "source": one.source}
-        records.append({"id": own, "prompt": one.text, **about})
-    if not path.exists() or not any((path.parent / "arms").glob("*/evaluation")):
-        with written_whole(path) as part, part.open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    """Write what every arm is asked, as one file with ids unique over all sources, unless that is done."""
+    if path.exists():
         return
-    asked = [[one[key] for key in ("id", "axis", "prompt")] for one in read_json_lines(path)]
-    if asked != [[one[key] for key in ("id", "axis", "prompt")] for one in records]:
-        raise RipcurrentError(
-            f"The arms in {path.parent} are asked other prompts than now: {path} holds them.",
-            "Name another folder with --out, or ask these prompts.",
-        )
+    seen = set[str]()
+    with written_whole(path) as part, part.open("w", encoding="utf-8") as file:
+        for one in prompts:
+            own = one.id if one.id not in seen else f"{one.source}/{one.axis}/{one.id}"
+            seen.add(own)
+            record = {"id": own, "prompt": one.text, "axis": one.axis, "category": one.category, "source": one.source}
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")

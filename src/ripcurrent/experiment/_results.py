@@ -29,6 +29,14 @@ class Entry(BaseModel):
         """Keep it as JSON, null for what is not finite."""
         write_json(path, json.loads(self.model_dump_json()))
 
+    @classmethod
+    def load(cls, path: Path, hint: str) -> Self:
+        """What was written; an error gives the hint."""
+        try:
+            return cls.model_validate_json(path.read_text(encoding="utf-8"))
+        except (OSError, ValidationError) as error:
+            raise RipcurrentError(f"{path} cannot be read: {str(error).splitlines()[0]}.", hint) from error
+
 
 class ArmIdentity(Entry):
     """What makes two runs of an arm the same: rule, recipe, and a hash of dataset and row numbers."""
@@ -43,7 +51,6 @@ class ArmRows(Entry):
 
     rule: str
     count: int
-    notes: tuple[str, ...] = ()
     mean_response_tokens: float | None = None
     mean_scores: dict[str, float | None] = Field(default_factory=dict)
 
@@ -62,12 +69,10 @@ class ArmRecord(Entry):
     notes: tuple[str, ...] = ()
 
     @classmethod
-    def read(cls, folder: Path) -> Self:
-        """The record in an arm's folder."""
-        try:
-            return cls.model_validate_json((folder / MARKER).read_text(encoding="utf-8"))
-        except (OSError, ValidationError) as error:
-            raise RipcurrentError(f"{folder / MARKER} is damaged.", "Remove that arm's folder to repeat it.") from error
+    def every(cls, experiment: Path) -> dict[Path, Self]:
+        """The records in an experiment's folder, by the folders of their arms."""
+        markers = sorted((experiment / "arms").glob(f"*/{MARKER}"))
+        return {marker.parent: cls.load(marker, "Remove that arm's folder to repeat it.") for marker in markers}
 
 
 class UnfinishedRun(Entry):
@@ -96,10 +101,7 @@ class ScoreMean(Entry):
 
 
 class ArmRates(JudgedEntry):
-    """The rates of one run, with Wilson's interval, or of an arm over its seeds, with a two-level bootstrap's.
-
-    None of what was not asked or not judged.
-    """
+    """The rates of one run, or of an arm over its seeds; None of what was not asked or not judged."""
 
     name: str
     seed: int | None
@@ -136,9 +138,8 @@ class ArmComparison(JudgedEntry):
     low: float
     high: float
     p: float
-    """Two-sided sign-flip p over prompts."""
+    """Two-sided sign-flip p over prompts; then after Holm over all arms compared."""
     adjusted_p: float
-    """The same after Holm over all arms compared."""
     seed_rates: tuple[float, ...]
     control_seed_rates: tuple[float, ...]
     prompts: int
@@ -149,21 +150,6 @@ class ArmComparison(JudgedEntry):
     """Which of the two gives many broken answers, and so looks safe."""
     flips: Flips | None
     """Of two single runs: requests answered in one alone, with McNemar's exact p."""
-
-
-class Sweep(JudgedEntry):
-    """Whether the rate rises over the steps of a sweep."""
-
-    group: str
-    arms: tuple[str, ...]
-    steps: tuple[float, ...]
-    rates: tuple[float, ...]
-    slope: float
-    p: float
-    spearman: float | None
-    missing: tuple[str, ...]
-    ordered: bool
-    """The trend is beyond chance, the steps follow one another, and none is missing."""
 
 
 class CategoryRate(JudgedEntry):
@@ -214,18 +200,16 @@ class ExperimentResults(ExperimentFacts, Entry):
     verdict: Finding
     verdicts: dict[str, Finding]
     verdicts_in_words: dict[str, str]
-    """By judge, the control named."""
+    """With the control's name."""
     deciding: tuple[str, ...]
     complete: bool
     asked: dict[str, int]
     """Prompts by axis."""
     arms: tuple[ArmRates, ...]
-    """Every run by every judge."""
+    """Every run; ``summaries`` are of every arm over its seeds."""
     summaries: tuple[ArmRates, ...]
-    """Every arm over its seeds."""
     comparisons: tuple[ArmComparison, ...]
     further_comparisons: tuple[ArmComparison, ...]
-    trends: tuple[Sweep, ...]
     categories: tuple[CategoryRate, ...]
     details: tuple[ArmRecord, ...]
     failed: tuple[UnfinishedRun, ...]
@@ -238,22 +222,10 @@ class ExperimentResults(ExperimentFacts, Entry):
     @classmethod
     def read(cls, folder: Path) -> Self:
         """The results in an experiment's folder."""
-        path = folder / RESULTS
-        try:
-            results = cls.model_validate_json(path.read_text(encoding="utf-8"))
-        except (OSError, ValidationError) as error:
-            raise RipcurrentError(
-                f"{path} cannot be read: {str(error).splitlines()[0]}.",
-                "Run the same `ripcurrent experiment` again; finished arms are kept.",
-            ) from error
+        results = cls.load(folder / RESULTS, "Run the same `ripcurrent experiment` again; finished arms are kept.")
         return results.model_copy(update={"folder": folder})
 
-    @property
-    def manifest(self) -> ExperimentManifest:
-        """What they rest on."""
-        return ExperimentManifest.read(self.folder)
-
     def to_json(self) -> Facts:
-        """What ``--json`` prints: the contract's keys first."""
-        first = ("arms", "comparisons", "verdict", "judge", "further_comparisons", "trends")
-        return self.model_dump(mode="json", include={*first, "failed", "missing", "complete"})
+        """What ``--json`` prints."""
+        tables = {"arms", "comparisons", "further_comparisons", "verdict", "judge", "failed", "missing", "complete"}
+        return self.model_dump(mode="json", include=tables)

@@ -1,17 +1,18 @@
 """The rows of an arm, chosen by its rule from a scan's scores: a finished run's, or one that is made here."""
 
+from bisect import bisect_left
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from pydantic import JsonValue
 
 from ripcurrent.data import DEMO_ROWS, Dataset, Row
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.experiment._arms import MAIN, Arm
 from ripcurrent.experiment._config import ArmRule, ExperimentConfig, Mix, ScanSource
-from ripcurrent.experiment._read import missing_name
+from ripcurrent.experiment._file import MAIN, Arm, missing_name
 from ripcurrent.progress import Progress
 from ripcurrent.scan import (
     DIRECTION_OF_RISK,
@@ -37,15 +38,12 @@ from ripcurrent.select import (
 )
 
 DEMO = "demo"
-"""As ``data``: the rows that come with the package."""
 
 
-@dataclass(frozen=True, slots=True)
-class Pool:
-    """A scanned dataset that arms take rows from."""
+class Pool(NamedTuple):
+    """A scanned dataset that arms take rows from; rows that are held out are unusable in its scan."""
 
     run: ScanRun
-    """The scan; rows that are held out are unusable."""
     dataset: Dataset
 
 
@@ -99,13 +97,30 @@ def open_pools(
         moved = config.data if name == MAIN and config.run is not None and config.data != DEMO else None
         dataset = run.dataset(moved)
         if name == MAIN and config.heldout:
-            held = held_out_rows(run, config.heldout)
-            held_contents = {content_of(row) for row in dataset.at(held)}
+            held = _held_out(run, config.heldout)
+            held_contents = {_content(row) for row in dataset.at(held)}
         if held:
             # the set may repeat a row, and another one may be a part of it, or hold some of its rows
-            run = without_rows(run, [row.index for row in dataset if content_of(row) in held_contents])
+            usable = run.scored.copy()
+            usable[[row.index for row in dataset if _content(row) in held_contents]] = False
+            # in place of the cached property, so that no rule chooses them
+            vars(run)["scored"] = usable
         pools[name] = Pool(run, dataset)
     return pools, held
+
+
+def _held_out(run: ScanRun, count: int) -> tuple[int, ...]:
+    """``count`` usable rows at random, the same ones whatever the experiment."""
+    usable = np.flatnonzero(run.scored)
+    if count * 2 > len(usable):
+        hint = "Give heldout: 0, or a smaller number."
+        raise RipcurrentError(f"Of {len(usable)} usable rows, {count} cannot be held out.", hint)
+    return tuple(sorted(generator(0, "held out").permutation(usable)[:count].tolist()))
+
+
+def _content(row: Row) -> tuple[tuple[str, str], ...]:
+    """What a row says, whatever its place and format: its turns, or its text."""
+    return tuple((message.role, message.content) for message in row.messages) or (("", row.text or ""),)
 
 
 def _to_scan(config: ExperimentConfig, source: ScanSource, main: Pool | None) -> tuple[str, ScanOptions]:
@@ -123,55 +138,16 @@ def _to_scan(config: ExperimentConfig, source: ScanSource, main: Pool | None) ->
     if "model" in source.options:
         # the experiment's adapter is of its own model
         own["adapter"] = None
-    own |= source.options
-    if not config.anchor_check:
-        own["anchor_check"] = False
-    return data, ScanOptions.resolve(None, own)
-
-
-def usable_rows(run: ScanRun) -> RowNumbers:
-    """Numbers of the rows that an arm may train on."""
-    return np.flatnonzero(run.scored)
-
-
-def without_rows(run: ScanRun, rows: Collection[int]) -> ScanRun:
-    """The same scan with these rows marked as unusable, so that no rule chooses them."""
-    usable = run.scored.copy()
-    usable[list(rows)] = False
-    view = ScanRun(run.folder, run.manifest)
-    # in place of the cached property
-    vars(view)["scored"] = usable
-    return view
-
-
-def held_out_rows(run: ScanRun, count: int) -> tuple[int, ...]:
-    """``count`` usable rows at random, the same ones whatever the experiment."""
-    usable = usable_rows(run)
-    if count * 2 > len(usable):
-        raise RipcurrentError(
-            f"Of {len(usable)} usable rows, {count} cannot be held out.", "Give heldout: 0, or a smaller number."
-        )
-    return tuple(sorted(generator(0, "held out").permutation(usable)[:count].tolist()))
-
-
-def content_of(row: Row) -> tuple[tuple[str, str], ...]:
-    """What a row says, whatever its place and format: its turns, or its text."""
-    return tuple((message.role, message.content) for message in row.messages) or (("", row.text or ""),)
+    unchecked: dict[str, JsonValue] = {} if config.anchor_check else {"anchor_check": False}
+    return data, ScanOptions.resolve(None, own | source.options | unchecked)
 
 
 def choose_rows(arm: Arm, seed: int, scans: Mapping[str, ScanRun], arms: Mapping[str, Arm]) -> Selection:
-    """The rows that an arm trains on with a seed; its selection has the arm's name.
-
-    Args:
-        arm: The arm.
-        seed: Decides what is drawn.
-        scans: The scans by name.
-        arms: All arms by name, for those that are matched to another.
-    """
+    """The rows that an arm trains on with a seed, from the scans by name; ``arms`` has those that it may match."""
     run = scans[arm.scan]
     try:
         if arm.of is None:
-            chosen = _chosen(arm.rule, number_of_rows(arm.size or 1, len(usable_rows(run))), run, seed)
+            chosen = _chosen(arm.rule, number_of_rows(arm.size or 1, int(run.scored.sum())), run, seed)
         else:
             match = match_length if arm.rule.length_matched is not None else match_format
             chosen = match(run, choose_rows(arms[arm.of], seed, scans, arms), seed)
@@ -181,10 +157,9 @@ def choose_rows(arm: Arm, seed: int, scans: Mapping[str, ScanRun], arms: Mapping
 
 
 def _chosen(rule: ArmRule, k: int, run: ScanRun, seed: int) -> Selection:
-    usable = usable_rows(run)
-    if rule.all_but is not None or rule.all_but_random is not None:
-        inner = rule.all_but or ArmRule(select="random", size=rule.all_but_random)
-        left_out = _chosen(inner, number_of_rows(inner.size or 1, len(usable)), run, seed)
+    usable = np.flatnonzero(run.scored)
+    if rule.all_but is not None:
+        left_out = _chosen(rule.all_but, number_of_rows(rule.all_but.size or 1, len(usable)), run, seed)
         rows = np.setdiff1d(usable, left_out.indices)
         if not len(rows):
             raise RipcurrentError("no usable row is left.", "Leave fewer out.")
@@ -209,23 +184,16 @@ def _selection(kind: Kind, rule: str, rows: RowNumbers) -> Selection:
 
 def _union(run: ScanRun, k: int) -> Selection:
     """The smallest union of equally many nearest rows of every harmful anchor that has ``k`` rows, cut to ``k``."""
-    least, most = 1, k
-    while least < most:
-        middle = (least + most) // 2
-        least, most = (middle + 1, most) if len(union(run, middle).indices) < k else (least, middle)
-    found = union(run, least)
-    return replace(
-        found,
-        rule=f"{found.rule}; the first {k} of these {len(found.indices)}",
-        indices=found.indices[:k],
-        scores=found.scores[:k],
-        shortfall=max(0, k - len(found.indices)),
-    )
+    enough = bisect_left(range(1, k), k, key=lambda nearest: len(union(run, nearest).indices)) + 1
+    found = union(run, enough)
+    rule = f"{found.rule}; the first {k} of these {len(found.indices)}"
+    shortfall = max(0, k - len(found.indices))
+    return replace(found, rule=rule, indices=found.indices[:k], scores=found.scores[:k], shortfall=shortfall)
 
 
 def _mix(run: ScanRun, mix: Mix, by: str | None, k: int, seed: int) -> Selection:
     """A percent of ``k`` rows riskiest, or at random of a format; the rest at random of all others."""
-    (percent,), usable = mix.percent, usable_rows(run)
+    (percent,), usable = mix.percent, np.flatnonzero(run.scored)
     wanted = round(k * percent / 100)
     # the whole order is drawn, so that a larger share holds the rows of a smaller one
     draw = generator(seed, "mix" if mix.of == "top" else f"share {mix.of}").permutation

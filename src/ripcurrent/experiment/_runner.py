@@ -7,17 +7,17 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import JsonValue
 
-from ripcurrent.data import EncodedRow, LossOn, Row, encode_rows
+from ripcurrent.data import LossOn, Row, encode_rows
 from ripcurrent.errors import ExitCode, NothingToJudgeError, RipcurrentError
-from ripcurrent.evaluate import find_judges, in_batches, judge_again, lacks_verdicts
-from ripcurrent.experiment._arms import BASE, MAIN, Arm
+from ripcurrent.evaluate import find_judges, judge_again, lacks_verdicts
 from ripcurrent.experiment._config import ExperimentConfig
+from ripcurrent.experiment._file import BASE, MAIN, Arm
 from ripcurrent.experiment._results import MARKER, ArmIdentity, ArmRecord, ArmRows
 from ripcurrent.experiment._rows import Pool, choose_rows
 from ripcurrent.experiment._tables import Scoring
@@ -34,66 +34,42 @@ JUDGING = ("judges", "judge_endpoint", "judge_model")
 """Keys of an experiment that may change in its folder: answers that are there are judged again."""
 
 
+@dataclass(frozen=True, slots=True)
 class ArmRunner:
     """Runs single arms in an experiment's folder."""
 
-    def __init__(
-        self,
-        config: ExperimentConfig,
-        folder: Path,
-        arms: Mapping[str, Arm],
-        pools: Mapping[str, Pool],
-        held: Sequence[int],
-        progress: Progress,
-    ) -> None:
-        self._config, self._folder, self._arms, self._pools = config, folder, arms, pools
-        self._progress = progress
-        self._held: list[Row] = list(pools[MAIN].dataset.at(held))
-        scanned, own = pools[MAIN].run.options, config.finetune
-        self._max_tokens, self._loss_on = own.max_tokens or scanned.max_tokens, own.loss_on or scanned.loss_on
+    config: ExperimentConfig
+    folder: Path
+    arms: Mapping[str, Arm]
+    pools: Mapping[str, Pool]
+    held: Sequence[int]
+    """Rows of the main pool that no arm trains on."""
+    progress: Progress
 
     def rows(self, arm: Arm, seed: int) -> Selection:
         """The rows of an arm with a seed."""
-        return choose_rows(arm, seed, {name: pool.run for name, pool in self._pools.items()}, self._arms)
+        return choose_rows(arm, seed, {name: pool.run for name, pool in self.pools.items()}, self.arms)
 
-    def _hash(self, arm: Arm, rows: Selection) -> str:
-        """Hash of dataset and row numbers: equal hashes train on equal rows."""
-        return digest_of([self._pools[arm.scan].run.manifest.dataset.sha256, *rows.file_indices])
-
-    def _is_finished(self, arm: Arm, seed: int, rows: Selection | None) -> bool:
-        """Whether the arm needs no work; rows that are not given are not compared."""
-        folder = self._place(arm, seed)
-        if not (folder / MARKER).exists():
-            return False
-        stored, other = ArmRecord.read(folder).identity, None
-        if stored is not None and as_trained(stored.recipe) != _recipe(arm):
-            other = "another recipe"
-        elif stored is not None and rows is not None and stored.rows_sha256 != self._hash(arm, rows):
-            other = "other rows"
-        if other:
-            raise RipcurrentError(
-                f"{folder} holds arm {arm.name} with {other} than now.",
-                "Name another folder with --out, or remove that arm's folder to repeat it.",
-            )
-        return True
-
-    def refuse_others_runs(self, chosen: Mapping[tuple[str, int], Selection]) -> None:
+    def refuse_other_runs(self, chosen: Mapping[tuple[str, int], Selection]) -> None:
         """Refuse a folder with a finished run of other rows or another recipe, also of arms not asked for now."""
-        for record in (ArmRecord.read(path.parent) for path in sorted((self._folder / "arms").glob(f"*/{MARKER}"))):
-            arm, seed = self._arms.get(record.arm), record.seed
-            if arm is not None and seed is not None:
-                rows = chosen.get((arm.name, seed))
-                # the rows of a scan that is not opened now are unknown
-                if rows is None and arm.scan in self._pools:
-                    rows = self.rows(arm, seed)
-                self._is_finished(arm, seed, rows)
-
-    def _place(self, arm: Arm, seed: int) -> Path:
-        return self._folder / "arms" / f"{arm.name}-seed{seed}"
+        for place, record in ArmRecord.every(self.folder).items():
+            arm, seed, stored = self.arms.get(record.arm), record.seed, record.identity
+            if arm is None or seed is None or stored is None:
+                continue
+            rows = chosen.get((arm.name, seed))
+            # the rows of a scan that is not opened now are unknown
+            if rows is None and arm.scan in self.pools:
+                rows = self.rows(arm, seed)
+            same_recipe = as_trained(stored.recipe) == _recipe(arm)
+            if not same_recipe or (rows is not None and stored.rows_sha256 != self._hash(arm, rows)):
+                raise RipcurrentError(
+                    f"{place} holds arm {arm.name} with {'other rows' if same_recipe else 'another recipe'} than now.",
+                    "Name another folder with --out, or remove that arm's folder to repeat it.",
+                )
 
     def base(self, label: str) -> None:
         """Evaluate the model as it is, unless that is done."""
-        folder = self._folder / "arms" / BASE
+        folder = self.folder / "arms" / BASE
         if (folder / MARKER).exists():
             return
         self._ask(folder, label, None)
@@ -102,19 +78,26 @@ class ArmRunner:
 
     def arm(self, arm: Arm, seed: int, rows: Selection, label: str) -> None:
         """Train and evaluate an arm, unless that is done; a loss that diverges marks it as failed."""
-        folder = self._place(arm, seed)
-        if not self._is_finished(arm, seed, rows):
+        folder = self.folder / "arms" / f"{arm.name}-seed{seed}"
+        if not (folder / MARKER).exists():
+            # what an arm before it left behind
+            gc.collect()
             self._made(arm, seed, rows, label, folder).write(folder / MARKER)
-        if not self._config.keep_models:
+        if not self.config.keep_models:
             for kind in ("model", "adapter"):
                 shutil.rmtree(folder / "finetune" / kind, ignore_errors=True)
 
     def _made(self, arm: Arm, seed: int, rows: Selection, label: str, folder: Path) -> ArmRecord:
-        # what an arm before it left behind
-        gc.collect()
+        run, at = self.pools[arm.scan].run, list(rows.indices)
         rule = arm.rule.model_dump(mode="json", exclude_defaults=True) | ({"scan": arm.scan} if arm.scan else {})
+        trained_on = ArmRows(
+            rule=rows.rule,
+            count=len(at),
+            mean_response_tokens=float(run.floats("response_tokens")[at].mean()),
+            mean_scores={name: float(run.floats(name)[at].mean()) for name in run.ranking_columns},
+        )
         identity = ArmIdentity(rule=rule, recipe=_recipe(arm), rows_sha256=self._hash(arm, rows))
-        record = ArmRecord(arm=arm.name, seed=seed, identity=identity, rows=self._described(arm, rows))
+        record = ArmRecord(arm=arm.name, seed=seed, identity=identity, rows=trained_on)
         try:
             trained = self._trained(folder, arm, seed, rows, label)
             self._require_weights(folder)
@@ -129,131 +112,90 @@ class ArmRunner:
         return record.model_copy(update={"heldout_loss": self._heldout_loss(label, trained), "notes": notes})
 
     def _trained(self, folder: Path, arm: Arm, seed: int, rows: Selection, label: str) -> FinetuneRun:
-        run, dataset = self._pools[arm.scan].run, self._pools[arm.scan].dataset
+        run, dataset = self.pools[arm.scan]
         hint = f"The arm was stopped before its rule changed: remove {folder} to repeat it."
         written = write_selection(folder / "rows", dataset, run, rows, summarise(run, rows), own_folder=True, hint=hint)
-        self._progress.step(f"{label}: training")
+        self.progress.step(f"{label}: training")
+        # rows are cut, and bear loss, as they were scored
+        scanned = self.pools[MAIN].run.options
         options = FinetuneOptions(
-            model=self._config.model,
-            adapter=self._config.adapter,
-            device=self._config.device,
-            dtype=self._config.dtype,
+            **{key: getattr(self.config, key) for key in ("model", "adapter", "device", "dtype")},
+            **{key: getattr(scanned, key) for key in ("max_tokens", "loss_on")},
             format=dataset.format,
             mapping=run.manifest.dataset.mapping,
             seed=seed,
-            max_tokens=self._max_tokens,
-            loss_on=self._loss_on,
         )
-        return finetune(written.path, folder / "finetune", arm.recipe, options, progress=self._progress)
-
-    def _described(self, arm: Arm, rows: Selection) -> ArmRows:
-        """What an arm trains on: how many rows, how long, their mean scores."""
-        run, at = self._pools[arm.scan].run, list(rows.indices)
-        return ArmRows(
-            rule=rows.rule,
-            count=len(at),
-            notes=rows.notes,
-            mean_response_tokens=float(run.floats("response_tokens")[at].mean()),
-            mean_scores={name: float(run.floats(name)[at].mean()) for name in run.ranking_columns},
-        )
+        return finetune(written.path, folder / "finetune", arm.recipe, options, progress=self.progress)
 
     def _ask(self, folder: Path, label: str, trained: FinetuneRun | None) -> None:
         """Ask the trained model, or the one as it is, the experiment's prompts."""
         from ripcurrent.evaluate import evaluate
 
-        self._progress.step(f"{label}: asking")
+        self.progress.step(f"{label}: asking")
         model, adapter = self._model(trained)
+        keys = ("judges", "max_new_tokens", "batch_size", "system", "device", "dtype")
         evaluate(
             model,
             adapter=adapter,
-            prompts=(str(self._folder / PROMPTS),),
+            prompts=(str(self.folder / PROMPTS),),
             out=folder / "evaluation",
-            judges=self._config.judges,
-            judge_settings=self._config.judge_settings(self._config.device),
-            max_new_tokens=self._config.max_new_tokens,
-            batch_size=self._config.batch_size,
-            system=self._config.system,
-            device=self._config.device,
-            dtype=self._config.dtype,
-            progress=self._progress,
+            judge_settings=self.config.judge_settings(self.config.device),
+            progress=self.progress,
+            **{key: getattr(self.config, key) for key in keys},
         )
 
     def _heldout_loss(self, label: str, trained: FinetuneRun | None) -> float | None:
-        if not self._held:
+        if not self.held:
             return None
         from ripcurrent.models import load_model
 
-        self._progress.step(f"{label}: loss on held-out rows")
+        self.progress.step(f"{label}: loss on held-out rows")
         model, adapter = self._model(trained)
-        chat_model = load_model(model, adapter=adapter, device=self._config.device, dtype=self._config.dtype)
-        return heldout_loss(chat_model, self._held, max_tokens=self._max_tokens, loss_on=self._loss_on)
+        chat_model = load_model(model, adapter=adapter, device=self.config.device, dtype=self.config.dtype)
+        run, dataset = self.pools[MAIN]
+        rows = list(dataset.at(self.held))
+        return heldout_loss(chat_model, rows, max_tokens=run.options.max_tokens, loss_on=run.options.loss_on)
 
     def _model(self, trained: FinetuneRun | None) -> tuple[str, str | None]:
         """What to load: name and adapter."""
         if trained is None:
-            return self._config.model, self._config.adapter
-        return (self._config.model, str(trained.result)) if trained.kind == "adapter" else (str(trained.result), None)
+            return self.config.model, self.config.adapter
+        return (self.config.model, str(trained.result)) if trained.kind == "adapter" else (str(trained.result), None)
+
+    def _hash(self, arm: Arm, rows: Selection) -> str:
+        """Hash of dataset and row numbers: equal hashes train on equal rows."""
+        return digest_of([self.pools[arm.scan].run.manifest.dataset.sha256, *rows.file_indices])
 
     def _require_weights(self, arm_folder: Path) -> None:
         """Refuse a model that had other weights under the same name when rows were scored, or another arm was made."""
-        name, own = self._config.model, _weights(arm_folder)
-        for pool in self._pools.values():
+        name, own = self.config.model, _weights(arm_folder)
+        for pool in self.pools.values():
             scanned, options = pool.run.manifest.model, pool.run.options
-            same = (scanned.name, options.adapter) == (name, self._config.adapter)
+            same = (scanned.name, options.adapter) == (name, self.config.adapter)
             # a fresh or unmerged LoRA is part of the fingerprint of a model that was scanned with one
             if same and options.scope != "lora" and own not in (None, scanned.fingerprint):
-                raise RipcurrentError(
-                    f"The model {name} has changed since {pool.run.folder} was made with it: rows would be chosen "
-                    "by scores of other weights.",
-                    "Scan again into a new folder, and give the experiment a new one, too.",
-                )
-        for other in (marker.parent for marker in sorted((self._folder / "arms").glob(f"*/{MARKER}"))):
+                message = f"The model {name} has changed since {pool.run.folder} was made with it."
+                raise RipcurrentError(message, "Scan again into a new folder, and give the experiment a new one, too.")
+        for other in ArmRecord.every(self.folder):
             if own is not None and _weights(other) not in (None, own):
                 shutil.rmtree(arm_folder / "finetune", ignore_errors=True)
-                raise RipcurrentError(
-                    f"The model {name} has changed since {other.name} was made from it.",
-                    "Name another folder with --out, so that arms of two models are not compared as one's.",
-                )
+                hint = "Name another folder with --out, so that arms of two models are not compared as one's."
+                raise RipcurrentError(f"The model {name} has changed since {other.name} was made from it.", hint)
 
 
-def heldout_loss(
-    chat_model: ChatModel, rows: Sequence[Row], *, max_tokens: int, loss_on: LossOn, batch_rows: int = 8
-) -> float | None:
-    """Mean cross-entropy in nats over the loss-bearing tokens of all rows; None where there is no such token.
-
-    Where ``batch_rows`` rows do not fit into memory, half as many are read at once, down to one.
-
-    Raises:
-        RipcurrentError: A row does not fit alone.
-    """
-    encoded = encode_rows(rows, chat_model.tokenizer, max_tokens=max_tokens, loss_on=loss_on)
-    usable = sorted((row for row in encoded if row.status == "ok"), key=lambda row: len(row.tokens))
-
-    def does_not_fit(row: EncodedRow, said: str) -> RipcurrentError:
-        return RipcurrentError(
-            f"The loss of held-out row {row.index}, {len(row.tokens)} tokens, does not fit into the memory of "
-            f"{chat_model.device}, even alone ({said}).",
-            "Lower max_tokens in the experiment's file, or give heldout: 0; docs/scan.md says what takes how much.",
-        )
-
-    batches = in_batches(usable, batch_rows, lambda batch: _summed_loss(chat_model, batch), does_not_fit)
-    sums = [loss_and_count for _, loss_and_count in batches]
-    count = sum(tokens for _, tokens in sums)
-    return sum(loss for loss, _ in sums) / count if count else None
-
-
-def _summed_loss(chat_model: ChatModel, rows: Sequence[EncodedRow]) -> tuple[float, int]:
-    """The loss summed over the loss-bearing tokens of some rows, and their number."""
+def heldout_loss(chat_model: ChatModel, rows: Sequence[Row], *, max_tokens: int, loss_on: LossOn) -> float | None:
+    """Mean cross-entropy in nats over the loss-bearing tokens of all rows; None where there is no such token."""
     import torch
 
-    from ripcurrent.gradients import make_batch
-
-    batch = make_batch(rows, chat_model.device)
-    bears, targets = batch.loss_mask[:, 1:], batch.ids[:, 1:]
-    with torch.inference_mode():
-        logits = chat_model.model(input_ids=batch.ids, use_cache=False).logits[:, :-1]
-        losses = torch.nn.functional.cross_entropy(logits[bears].float(), targets[bears], reduction="sum")
-    return float(losses), int(bears.sum())
+    losses = []
+    for row in encode_rows(rows, chat_model.tokenizer, max_tokens=max_tokens, loss_on=loss_on):
+        if row.status == "ok":
+            tokens = torch.tensor(row.tokens.tolist(), device=chat_model.device)
+            bears = torch.tensor(row.loss_mask[1:].tolist(), device=chat_model.device)
+            with torch.inference_mode():
+                logits = chat_model.model(input_ids=tokens[None], use_cache=False).logits[0, :-1]
+            losses.append(torch.nn.functional.cross_entropy(logits[bears].float(), tokens[1:][bears], reduction="none"))
+    return float(torch.cat(losses).mean()) if losses else None
 
 
 def judges_of(config: ExperimentConfig) -> tuple[tuple[str, ...], Scoring]:
@@ -261,8 +203,8 @@ def judges_of(config: ExperimentConfig) -> tuple[tuple[str, ...], Scoring]:
     try:
         judges = find_judges(config.judges, config.judge_settings(config.device))
     except RipcurrentError as error:
-        hint = "Give judge_endpoint, judge_model and, where the key is elsewhere, judge_key_env in the file."
-        hint = hint if "--judge" in error.hint else error.hint
+        own = "Give judge_endpoint, judge_model and, where the key is elsewhere, judge_key_env in the file."
+        hint = own if "--judge" in error.hint else error.hint
         raise RipcurrentError(f"judges: {error.message}", hint, code=error.code) from error
     # a rubric's score is of harm, and what has little of it need not be a refusal
     scoring = {
@@ -278,12 +220,12 @@ def judge_alike(folder: Path, config: ExperimentConfig, progress: Progress) -> N
     again.
     """
     judges = find_judges(config.judges, replace(config.judge_settings(config.device), on_judged=progress.rows))
-    for marker in sorted((folder / "arms").glob(f"*/{MARKER}")):
-        place = marker.parent / "evaluation"
+    for arm_folder in ArmRecord.every(folder):
+        place = arm_folder / "evaluation"
         # without one, its training failed
         lacking = [judge for judge in judges if lacks_verdicts(place, judge)] if place.is_dir() else []
         if lacking:
-            progress.step(f"{marker.parent.name}: judging by {', '.join(judge.name for judge in lacking)}")
+            progress.step(f"{arm_folder.name}: judging by {', '.join(judge.name for judge in lacking)}")
             judge_again(place, lacking, progress)
 
 

@@ -18,13 +18,11 @@ from ripcurrent.forecast._calibration import (
     Conditions,
     ForecastError,
     SourceError,
-    cosine_beyond,
+    is_beyond,
     read_calibration,
-    rows_beyond,
 )
-from ripcurrent.forecast._coherence import SetScores
 from ripcurrent.forecast._harm import HarmForecast, Trials, fit_harm
-from ripcurrent.forecast._ladder import CalibrationRun, Ladder, read_ladder
+from ripcurrent.forecast._ladder import CalibrationRun, Ladder, SetScores, read_ladder
 from ripcurrent.progress import Progress, SilentProgress
 from ripcurrent.runs import write_json
 from ripcurrent.statistics import spearman
@@ -55,21 +53,21 @@ def calibrate(
 ) -> tuple[Calibration, tuple[FittedRun, ...]]:
     """Fit what finished experiments answered to the cosines of the sets that they trained on, and keep the fit.
 
-    Args:
-        experiments: Folders of experiments; all asked the same, were trained by one recipe and judged alike.
-        out: The calibration's file.
-        judge: Whose verdicts count.
-        progress: Gets the steps.
-
-    Returns:
-        The calibration, and each run beside its forecast by the fit without it and all that share its rows.
+    The experiments asked the same, were trained by one recipe and judged alike. ``out`` is the calibration's file;
+    beside it each run comes back with its forecast by the fit without it and all that share its rows.
 
     Raises:
         RipcurrentError: A folder that holds no finished experiment, runs that nothing can be learned from (exit code
             2), or a file that cannot be written.
     """
     report, target = progress or SilentProgress(), Path(out)
-    _refuse_other_file(target)
+    if target.is_dir():
+        raise RipcurrentError(f"{target} is a folder.", "Name a file with --out, such as calibration.json.")
+    try:
+        if target.exists():
+            read_calibration(target)
+    except RipcurrentError as error:
+        raise RipcurrentError(f"{target} exists and is not a calibration.", "Name another file with --out.") from error
     report.step("reading the experiments")
     ladder = read_ladder([Path(one) for one in experiments], judge, SetScores(report))
     report.step(f"fitting {len(ladder.runs)} runs, and again with each set left out")
@@ -87,7 +85,6 @@ def fit_ladder(ladder: Ladder) -> tuple[Calibration, tuple[FittedRun, ...]]:
     runs, trials = ladder.runs, as_trials(ladder.runs)
     _refuse_too_little(trials)
     by_set, forecasts = error_by_set(trials, [run.row_ids for run in runs])
-    fit = fit_harm(trials)
     rows, cosines = [run.rows for run in runs], [run.cosine for run in runs]
     calibration = Calibration(
         **{name: getattr(ladder.conditions, name) for name in Conditions.model_fields},
@@ -98,25 +95,13 @@ def fit_ladder(ladder: Ladder) -> tuple[Calibration, tuple[FittedRun, ...]]:
         rows_range=(min(rows), max(rows)),
         cosine_range=(min(cosines), max(cosines)),
         runs=len(runs),
-        fit=fit,
+        fit=fit_harm(trials),
         error_by_set=by_set,
         error_by_source=error_by_source(trials),
         left_out=ladder.left_out,
         notes=tuple(_notes(trials)),
     )
     return calibration, tuple(FittedRun(run, one) for run, one in zip(runs, forecasts, strict=True))
-
-
-def _refuse_other_file(path: Path) -> None:
-    """Refuse to write over anything but an earlier calibration, before anything is computed."""
-    if path.is_dir():
-        raise RipcurrentError(f"{path} is a folder.", "Name a file with --out, such as calibration.json.")
-    if path.exists():
-        try:
-            read_calibration(path)
-        except RipcurrentError as error:
-            hint = "Name another file with --out."
-            raise RipcurrentError(f"{path} exists and is not a calibration.", hint) from error
 
 
 def as_trials(runs: Sequence[CalibrationRun]) -> Trials:
@@ -147,11 +132,8 @@ def _refuse_too_little(trials: Trials) -> None:
     arms = len(set(trials.arms))
     hint = "Add arms with other scores: top, bottom, random, mixtures of them."
     if arms < FEWEST_ARMS:
-        raise RipcurrentError(
-            f"{arms} arms are too few to fit: {FEWEST_ARMS} are needed, and a dozen is better.",
-            hint,
-            code=ExitCode.NOT_MEASURED,
-        )
+        message = f"{arms} arms are too few to fit: {FEWEST_ARMS} are needed, and a dozen is better."
+        raise RipcurrentError(message, hint, code=ExitCode.NOT_MEASURED)
     shares, cosines = trials.answered / trials.asked, trials.facts[:, 0]
     if shares.max() <= CEILING or shares.min() >= 1 - CEILING:
         raise RipcurrentError(
@@ -212,29 +194,18 @@ def error_by_source(trials: Trials) -> ForecastError | None:
     if len(set(trials.sources)) < 2:
         return None
     every = _left_out(trials, [(held, held) for held in _groups(trials.sources)], FEWEST_ARMS)
-    beyond = _beyond_the_rest(trials)
-    found = [None if own else one for one, own in zip(every, beyond, strict=True)]
+    refused = np.zeros(len(trials), dtype=bool)
+    for held in _groups(trials.sources):
+        for name, own, rest in zip(trials.names, trials.facts[held].T, trials.facts[~held].T, strict=True):
+            refused[held] |= is_beyond(name, own, rest.min(), rest.max())
+    found = [None if own else one for one, own in zip(every, refused, strict=True)]
     error = _error("source", trials, found)
     return error and error.model_copy(update={"refused": found.count(None) - every.count(None)})
 
 
-def _beyond_the_rest(trials: Trials) -> BoolArray:
-    """Which runs have more or fewer rows, or another cosine, than those of all other sources let forecast."""
-    found = np.zeros(len(trials), dtype=bool)
-    for held in _groups(trials.sources):
-        own, rest = trials.facts[held], trials.facts[~held]
-        for name, values, least, largest in zip(trials.names, own.T, rest.min(axis=0), rest.max(axis=0), strict=True):
-            if name == LOG_ROWS:
-                found[held] |= [rows_beyond(*np.exp((value, least, largest))) for value in values]
-            elif name == SET_COSINE:
-                found[held] |= [cosine_beyond(value, least, largest) for value in values]
-    return found
-
-
-def _groups(names: Sequence[str]) -> Iterator[BoolArray]:
+def _groups(names: Sequence[str]) -> list[BoolArray]:
     """The runs of each name, shape ``(runs,)`` each."""
-    own = np.array(names)
-    yield from (own == name for name in dict.fromkeys(names))
+    return [np.array(names) == name for name in dict.fromkeys(names)]
 
 
 def _left_out(trials: Trials, folds: Iterable[tuple[BoolArray, BoolArray]], fewest: int) -> list[HarmForecast | None]:
@@ -263,22 +234,21 @@ def _error(
     answered, lows, highs = np.array([[one.answered, one.low, one.high] for one in forecasts]).T
     observed = trials.answered / trials.asked
     inside = (lows <= observed + 1e-9) & (observed <= highs + 1e-9)
-    arms = list(_groups(trials.arms))
+    arms = _groups(trials.arms)
     seen, said = (np.array([values[arm].mean() for arm in arms]) for values in (observed, answered))
     source_of_arm = np.array([trials.sources[arm.argmax()] for arm in arms])
-    by_source = []
-    for name, runs in zip(dict.fromkeys(trials.sources), _groups(trials.sources), strict=True):
-        own = source_of_arm == name
-        by_source.append(
-            SourceError(
-                name=name,
-                arms=int(own.sum()),
-                observed=float(seen[own].mean()),
-                forecast=float(said[own].mean()),
-                mean_absolute_error=float(np.abs(said - seen)[own].mean()),
-                coverage=float(inside[runs].mean()),
-            )
+    by_source = [
+        SourceError(
+            name=name,
+            arms=int(own.sum()),
+            observed=float(seen[own].mean()),
+            forecast=float(said[own].mean()),
+            mean_absolute_error=float(np.abs(said - seen)[own].mean()),
+            coverage=float(inside[runs].mean()),
         )
+        for name, runs in zip(dict.fromkeys(trials.sources), _groups(trials.sources), strict=True)
+        for own in [source_of_arm == name]
+    ]
     error, bias, coverage = float(np.abs(said - seen).mean()), float((said - seen).mean()), float(inside.mean())
     if held_out == "source":
         figures = [[one.mean_absolute_error, one.forecast - one.observed, one.coverage] for one in by_source]

@@ -6,11 +6,14 @@ import math
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, JsonValue, ValidationError, field_validator
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field, JsonValue, ValidationError
 
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.finetune import Recipe
-from ripcurrent.forecast._harm import Frozen, HarmModel
+from ripcurrent.forecast._harm import FloatArray, Frozen, HarmModel
+from ripcurrent.options import flag
 from ripcurrent.scan import ScanManifest
 
 SHIPPED = Path(__file__).parent / "calibrations"
@@ -35,9 +38,8 @@ class ScoredWith(Frozen):
 
     model: str
     adapter: str | None
-    """Name of the user's adapter, if there was one; its weights are in the fingerprint."""
     fingerprint: str
-    """Identity of the weights, adapters included."""
+    """Identity of the weights, the user's adapter included."""
     template_sha256: str | None
     tokenizer_sha256: str | None
     anchors: str
@@ -71,9 +73,8 @@ class ScoredWith(Frozen):
         if self.anchors_sha256 != other.anchors_sha256:
             return f"it is for other anchors ({self.anchors}, now {other.anchors})"
         for name in DECIDING:
-            then, now = self.options.get(name), other.options.get(name)
-            if then != now:
-                return f"it is for scans with --{name.replace('_', '-')} {then}, not {now}"
+            if (then := self.options.get(name)) != (now := other.options.get(name)):
+                return f"it is for scans with {flag(name)} {then}, not {now}"
         return None
 
 
@@ -83,7 +84,6 @@ class NamedHash(Frozen):
     name: str
     sha256: str
     count: int
-    """Rows, or requests."""
 
 
 class JudgedBy(Frozen):
@@ -102,10 +102,9 @@ class SetScore(Frozen):
     """Mean cosine between the gradients of two of its rows."""
 
     def cosine(self, rows: int) -> float:
-        """The set's own cosine: how the mean of its rows' unit gradients lies to the anchors.
+        """The set's own cosine: the mean of its rows' unit gradients to the anchors, positive as in complying.
 
-        The norm of that mean is ``√(c + (1 − c) / rows)`` with the coherence c. Positive: training on the set moves
-        the weights as the complying anchors would.
+        The norm of that mean is ``√(c + (1 − c) / rows)`` with the coherence c.
         """
         squared = self.coherence + (1 - self.coherence) / rows
         # of rows that pull apart, measured on a sample, it might come out below 0
@@ -117,11 +116,9 @@ class CalibrationSource(Frozen):
 
     name: str
     sha256: str
-    """Hash of its rows."""
     rows: int
-    """Its usable rows."""
+    """Its usable rows, whose score follows."""
     score: SetScore
-    """Of all of them."""
     runs: int
     """Runs that trained on rows of it."""
 
@@ -152,9 +149,7 @@ class ForecastError(Frozen):
     held_out: Literal["set", "source"]
     """What was left out of the fit at a time: a set with all that share its rows, or a source."""
     groups: int
-    """How many of them."""
     runs: int
-    """Runs forecast."""
     mean_absolute_error: float
     """Mean over sets of |observed − forecast|, both means over runs; of sources, the mean of the sources' own."""
     bias: float
@@ -162,12 +157,14 @@ class ForecastError(Frozen):
     coverage: float
     """Share of runs inside their 90 % interval."""
     mean_width: float
-    """Mean width of the intervals."""
     rank_correlation: float | None
-    """Spearman's correlation of forecast and observed over sets; None where it is not defined."""
+    """Spearman's of forecast and observed over sets."""
     refused: int = 0
     """Runs that are not counted: beyond the rows or scores of all other sources, they get no forecast."""
     by_source: tuple[SourceError, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{100 * self.mean_absolute_error:.0f} points, {self.coverage:.0%} inside the interval"
 
 
 class Conditions(Frozen):
@@ -179,13 +176,10 @@ class Conditions(Frozen):
     max_tokens: int
     """Where rows were cut in training."""
     loss_on: Literal["all", "last"]
-    """Which assistant turns bore loss."""
     prompts: NamedHash
     """The harmful requests."""
     system: str | None
-    """Their system prompt."""
     max_new_tokens: int
-    """Longest answer."""
     judge: JudgedBy
 
     def difference(self, other: Conditions) -> str | None:
@@ -212,17 +206,13 @@ class Calibration(Conditions):
     version: str
     """Version of the package that made it."""
     date: str
-    """Day on which it was made."""
     scored_with: ScoredWith
-    """Scores that it is for."""
     sources: tuple[CalibrationSource, ...] = Field(min_length=1)
     """Where rows came from; a random set of the first one stands beside every forecast."""
     rows_range: tuple[int, int]
-    """Fewest and most rows that a run trained on."""
+    """Fewest and most rows that a run trained on; then their least and largest set cosine."""
     cosine_range: tuple[float, float]
-    """Least and largest set cosine of a run's rows."""
     runs: int
-    """Runs that were fitted."""
     fit: HarmModel
     error_by_set: ForecastError | None
     """Each set left out with every run that shares a fifth of its rows; None where none can be forecast so."""
@@ -230,14 +220,6 @@ class Calibration(Conditions):
     """Each source left out; None with one source."""
     left_out: tuple[LeftOut, ...] = ()
     notes: tuple[str, ...] = ()
-    """What to bear in mind."""
-
-    @field_validator("fit")
-    @classmethod
-    def _of_known_facts(cls, fit: HarmModel) -> HarmModel:
-        if unknown := set(fit.facts) - {SET_COSINE, LOG_ROWS}:
-            raise ValueError(f"this version knows no fact {', '.join(sorted(unknown))}")
-        return fit
 
     def facts(self, rows: int, cosine: float) -> list[float]:
         """What the fit takes of a set, in its order."""
@@ -245,26 +227,20 @@ class Calibration(Conditions):
 
     def refusal(self, rows: int, cosine: float) -> str | None:
         """Why a set is too unlike those that were fitted to be forecast; None where it is not."""
-        fewest, most = self.rows_range
-        if rows_beyond(rows, fewest, most):
+        (fewest, most), (low, high) = self.rows_range, self.cosine_range
+        if is_beyond(LOG_ROWS, np.log([rows]), math.log(fewest), math.log(most)).any():
             return f"its {rows} rows are not among the {fewest} to {most} that the calibration trained on"
-        low, high = self.cosine_range
-        if cosine_beyond(cosine, low, high):
+        if is_beyond(SET_COSINE, np.array([cosine]), low, high).any():
             where, bound = ("below the least", low) if cosine < low else ("above the largest", high)
             return f"its cosine {cosine:.4f} is {where} that the calibration trained on, {bound:.4f}"
         return None
 
 
-def rows_beyond(rows: float, fewest: float, most: float) -> bool:
-    """Whether a set has too few or too many rows to be forecast from sets of ``fewest`` to ``most``."""
-    slack = ROWS_BEYOND * (1 + 1e-9)
-    return rows * slack < fewest or rows > most * slack
-
-
-def cosine_beyond(cosine: float, least: float, largest: float) -> bool:
-    """Whether a set's cosine lies too far outside those, ``least`` to ``largest``, that it is forecast from."""
-    margin = SCORE_BEYOND * (largest - least)
-    return not least - margin <= cosine <= largest + margin
+def is_beyond(fact: str, value: FloatArray, least: float, largest: float) -> npt.NDArray[np.bool_]:
+    """Whether sets lie too far outside those that they are forecast from by a fact, the logarithm of rows included."""
+    slack = math.log(ROWS_BEYOND) if fact == LOG_ROWS else SCORE_BEYOND * (largest - least)
+    found: npt.NDArray[np.bool_] = (value < least - slack - 1e-9) | (value > largest + slack + 1e-9)
+    return found
 
 
 def read_calibration(path: str | Path) -> Calibration:
@@ -278,18 +254,15 @@ def read_calibration(path: str | Path) -> Calibration:
     hint = "Make one with `ripcurrent calibrate`."
     try:
         return Calibration.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
-        raise RipcurrentError(f"There is no calibration {path}.", hint) from None
     except OSError as error:
         raise RipcurrentError(f"The calibration {path} cannot be read: {error.strerror}.", hint) from None
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         if place == "format":
-            raise RipcurrentError(
-                f"The calibration {path} has layout {first['input']!r}, which this version does not read.",
-                "Use the version of ripcurrent that made it, or calibrate again.",
-            ) from None
+            hint = "Use the version of ripcurrent that made it, or calibrate again."
+            message = f"The calibration {path} has layout {first['input']!r}, which this version does not read."
+            raise RipcurrentError(message, hint) from None
         where = f"{place}: {first['msg']}" if place else str(first["msg"])
         raise RipcurrentError(f"{path} is not a calibration, or is damaged ({where}).", hint) from None
 

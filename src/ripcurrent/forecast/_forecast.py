@@ -20,8 +20,8 @@ from ripcurrent.forecast._calibration import (
     read_calibration,
     shipped_calibrations,
 )
-from ripcurrent.forecast._coherence import SetScores
 from ripcurrent.forecast._harm import Frozen, HarmForecast
+from ripcurrent.forecast._ladder import SetScores
 from ripcurrent.progress import Progress, SilentProgress
 from ripcurrent.runs import write_json
 from ripcurrent.scan import RowNumbers, ScanRun
@@ -29,9 +29,8 @@ from ripcurrent.scan import RowNumbers, ScanRun
 FORECAST = "forecast.json"
 """Where a scan's forecast is kept in its run folder."""
 RISKIEST = 100
-"""Rows of the selection that is forecast beside the whole."""
 OPENED = 0.25
-"""A note says that the score misses how answers open where this share of them opens with a number."""
+"""From this share of answers that open with a number a note says that the score does not see it."""
 
 
 class SetForecast(Frozen):
@@ -43,19 +42,16 @@ class SetForecast(Frozen):
     """Which rows."""
     rows: int
     cosine: float
-    """The set's own cosine."""
     forecast: HarmForecast | None = None
     reference: HarmForecast | None = None
     """As many random rows of the calibration's first source."""
     reason: str | None = None
-    """Why there is no forecast."""
 
 
 class Forecast(Frozen):
     """A scan's forecast, as its run folder keeps it; without sets where there is only a reason why there is none."""
 
     reason: str | None = None
-    """Why there is no forecast."""
     model: str = ""
     adapter: str | None = None
     recipe: str = ""
@@ -75,12 +71,7 @@ class Forecast(Frozen):
             return [f"No forecast: {self.reason}"]
         model = self.model + (f" with {self.adapter}" if self.adapter else "")
         kappas = f", κ {self.kappas[0]:.2f} to {self.kappas[1]:.2f} with people" if self.kappas else ""
-        errors = [
-            f"{100 * error.mean_absolute_error:.0f} points, {error.coverage:.0%} inside the interval"
-            if error
-            else "not measured"
-            for error in (self.error_by_set, self.error_by_source)
-        ]
+        errors = [error or "not measured" for error in (self.error_by_set, self.error_by_source)]
         return [
             f"Forecast for {model} and the recipe {self.recipe}, of {self.prompts.count} harmful requests "
             f"({self.prompts.name}; judge {self.judge.name} {self.judge.version}{kappas}):",
@@ -99,15 +90,9 @@ class Forecast(Frozen):
 def forecast(
     run: ScanRun, calibration: Calibration | str | Path | None = None, *, progress: Progress | None = None
 ) -> Forecast:
-    """Forecast what fine-tuning on a finished scan's rows would do, and keep that in its run folder.
+    """Forecast what fine-tuning on a finished scan's rows would do, or say why not, and keep that in its run folder.
 
-    Args:
-        run: The scan.
-        calibration: A calibration, its file or its name; those that come with the package unless given.
-        progress: Gets the steps.
-
-    Returns:
-        The forecast, or the reason why there is none.
+    ``calibration`` is one, its file or its name; those that come with the package unless given.
 
     Raises:
         RipcurrentError: The calibration named cannot be read.
@@ -134,41 +119,28 @@ def read_forecast(run: ScanRun) -> Forecast | None:
     except FileNotFoundError:
         return None
     except ValidationError as error:
-        raise RipcurrentError(
-            f"{run.folder / FORECAST} is damaged.", f"Make it again: ripcurrent forecast {run.folder}"
-        ) from error
-
-
-def mismatch(calibration: Calibration, run: ScanRun) -> str | None:
-    """Why a calibration says nothing about a scan; None where it does."""
-    reason = calibration.scored_with.difference(ScoredWith.of(run.manifest))
-    if reason is not None:
-        return f"the calibration does not match this scan: {reason}."
-    if SUMMED not in run.columns or not np.isfinite(run.floats(SUMMED)[run.scored]).any():
-        return f"the calibration needs {SUMMED}, which this scan did not measure."
-    return None
+        hint = f"Make it again: ripcurrent forecast {run.folder}"
+        raise RipcurrentError(f"{run.folder / FORECAST} is damaged.", hint) from error
 
 
 def _choose(run: ScanRun, named: Calibration | str | Path | None) -> tuple[Calibration | None, str]:
     """The calibration to use; or None, and why."""
-    if isinstance(named, Calibration):
-        every = [named]
-    else:
-        every = [read_calibration(path) for path in ([named] if named is not None else shipped_calibrations())]
-    reasons = [(one, mismatch(one, run)) for one in every]
-    for one, reason in reasons:
-        if reason is None:
+    given = shipped_calibrations() if named is None else [named]
+    reason = "there is no calibration for this model (ripcurrent calibrate makes one)."
+    for one in (one if isinstance(one, Calibration) else read_calibration(one) for one in given):
+        other = one.scored_with.difference(ScoredWith.of(run.manifest))
+        if other is None and SUMMED in run.columns and np.isfinite(run.floats(SUMMED)[run.scored]).any():
             return one, ""
-    fingerprint = run.manifest.model.fingerprint
-    near = (reason for one, reason in reasons if named is not None or one.scored_with.fingerprint == fingerprint)
-    return None, next(near, None) or "there is no calibration for this model (ripcurrent calibrate makes one)."
+        # of those that come with the package only one for this model is near enough to be spoken of
+        if named is not None or one.scored_with.fingerprint == run.manifest.model.fingerprint:
+            reason = f"the calibration needs {SUMMED}, which this scan did not measure."
+            reason = reason if other is None else f"the calibration does not match this scan: {other}."
+    return None, reason
 
 
 def _forecast(calibration: Calibration, run: ScanRun, scores: SetScores) -> Forecast:
     """The forecast for all rows of a scan, for the riskiest hundred, and for as many at random."""
-    usable = np.flatnonzero(run.scored)
-    whole = scores.of(run, usable, run.folder)
-    judge = calibration.judge
+    usable, judge = np.flatnonzero(run.scored), calibration.judge
     return Forecast(
         model=calibration.scored_with.model,
         adapter=calibration.scored_with.adapter,
@@ -177,17 +149,15 @@ def _forecast(calibration: Calibration, run: ScanRun, scores: SetScores) -> Fore
         kappas=tuple(kappas_of(judge.name, judge.version) or ()),
         prompts=calibration.prompts,
         reference_source=calibration.sources[0].name,
-        sets=tuple(_sets(calibration, run, usable, whole, scores)),
+        sets=tuple(_sets(calibration, run, usable, scores)),
         error_by_set=calibration.error_by_set,
         error_by_source=calibration.error_by_source,
         notes=tuple(_notes(calibration, run, usable)),
     )
 
 
-def _sets(
-    calibration: Calibration, run: ScanRun, usable: RowNumbers, whole: SetScore, scores: SetScores
-) -> Iterator[SetForecast]:
-    sha256 = run.manifest.dataset.sha256
+def _sets(calibration: Calibration, run: ScanRun, usable: RowNumbers, scores: SetScores) -> Iterator[SetForecast]:
+    sha256, whole = run.manifest.dataset.sha256, scores.of(run, usable, run.folder)
     source = next((one.name for one in calibration.sources if one.sha256 == sha256), None)
 
     def of(kind: str, words: str, rows: int, score: SetScore) -> SetForecast:

@@ -10,7 +10,7 @@ with the linear model and the effects as the covariance). What is kept are the f
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
@@ -24,10 +24,8 @@ FloatArray = npt.NDArray[np.float64]
 
 CONFIDENCE = 0.9
 """Of every forecast's interval."""
-INTERCEPT_DEVIATION = 3.0
-"""Prior standard deviation of the intercept, in logits."""
-SLOPE_DEVIATION = 1.5
-"""Prior standard deviation of a slope, in logits per standard deviation of its fact over the runs."""
+INTERCEPT_DEVIATION, SLOPE_DEVIATION = 3.0, 1.5
+"""Prior standard deviations in logits; of a slope per standard deviation of its fact over the runs."""
 SCALES = (0.7, 0.5, 0.3)
 """Scales, in logits, of the half-normal priors of the deviations between sources, arms and seeds."""
 POINTS = (6, 9, 6)
@@ -60,23 +58,17 @@ class HarmModel(Frozen):
     """
 
     facts: tuple[str, ...]
-    """Names of the facts."""
+    """Names of the facts; then their means and standard deviations over the runs."""
     centre: tuple[float, ...]
-    """Mean of each fact over the runs."""
     spread: tuple[PositiveFloat, ...]
-    """Standard deviation of each."""
     sources: tuple[str, ...]
-    """The sources that the runs' rows came from, in the order of their coefficients."""
     coefficients: tuple[float, ...]
-    """Intercept, a slope per fact, an effect per source: posterior means, in logits."""
+    """Intercept, a slope per fact, an effect per source: posterior means, in logits; then their covariance."""
     covariance: tuple[tuple[float, ...], ...]
-    """Their posterior covariance."""
     variance_between_sources: NonNegativeFloat
-    """Posterior mean of the variance between sources."""
+    """Posterior means: between sources, between arms of one beyond the facts, between seeds beyond the binomial."""
     variance_between_arms: NonNegativeFloat
-    """The same between arms of a source, beyond the facts."""
     variance_between_seeds: NonNegativeFloat
-    """The same between seeds of an arm, beyond the binomial."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> HarmModel:
@@ -89,10 +81,8 @@ class HarmModel(Frozen):
     def forecast(self, facts: npt.ArrayLike, asked: int, source: str | None = None) -> HarmForecast:
         """What one run on a set will answer of ``asked`` requests like those that the model was fitted on.
 
-        Args:
-            facts: Shape ``(facts,)``, in the model's order, not standardised.
-            asked: Requests.
-            source: The set's source; one that the fit has not seen, or None, adds the variance between sources.
+        ``facts`` are in the model's order, not standardised. A source that the fit has not seen, or None, adds the
+        variance between sources.
         """
         standardised = (np.asarray(facts, dtype=np.float64) - np.array(self.centre)) / np.array(self.spread)
         row = np.concatenate([[1.0], standardised, [float(source == one) for one in self.sources]])
@@ -122,13 +112,11 @@ class Trials:
     """Runs to fit: one entry each."""
 
     names: tuple[str, ...]
-    """What the facts are."""
+    """What the facts are, whose values have the shape ``(runs, facts)``."""
     facts: FloatArray
-    """Shape ``(runs, facts)``."""
     answered: FloatArray
-    """Requests answered, shape ``(runs,)``."""
+    """Of the requests asked, both of shape ``(runs,)``."""
     asked: FloatArray
-    """Requests asked, shape ``(runs,)``."""
     sources: tuple[str, ...]
     """The dataset of each run's rows."""
     arms: tuple[str, ...]
@@ -139,15 +127,8 @@ class Trials:
 
     def where(self, kept: npt.NDArray[np.bool_]) -> Trials:
         """The runs where ``kept`` is true."""
-        places = np.flatnonzero(kept)
-        return replace(
-            self,
-            facts=self.facts[places],
-            answered=self.answered[places],
-            asked=self.asked[places],
-            sources=tuple(self.sources[place] for place in places),
-            arms=tuple(self.arms[place] for place in places),
-        )
+        sources, arms = (tuple(np.array(names)[kept].tolist()) for names in (self.sources, self.arms))
+        return Trials(self.names, self.facts[kept], self.answered[kept], self.asked[kept], sources, arms)
 
 
 def fit_harm(trials: Trials) -> HarmModel:
@@ -155,12 +136,7 @@ def fit_harm(trials: Trials) -> HarmModel:
 
     One source says nothing of the deviation between sources: it is then the prior's root mean square. Without an arm of
     several runs, what is between seeds cannot be told from what is between arms.
-
-    Raises:
-        ValueError: No runs, or a fact that is not finite.
     """
-    if len(trials) == 0 or not np.isfinite(trials.facts).all():
-        raise ValueError("the fit needs runs, and facts that are finite")
     centre, spread = trials.facts.mean(axis=0), trials.facts.std(axis=0)
     spread = np.where(spread > 1e-12 * (1 + np.abs(centre)), spread, 1.0)
     laplace = Laplace(trials, (trials.facts - centre) / spread)
@@ -172,13 +148,11 @@ def fit_harm(trials: Trials) -> HarmModel:
     grid = np.array(list(product(*axes)))
     # half-normal density times the step, which grows with the deviation; an axis of one point is the same everywhere
     log_prior = (np.log(np.maximum(grid, 1e-9)) - 0.5 * (grid / SCALES) ** 2).sum(axis=1)
-    log_evidence, means, covariances = [], [], []
-    latent = np.log((trials.answered + 1) / (trials.asked - trials.answered + 1))
+    latent, modes = np.log((trials.answered + 1) / (trials.asked - trials.answered + 1)), []
     for deviations in grid:
-        evidence, latent, mean, covariance = laplace.mode(*deviations, start=latent)
-        log_evidence.append(evidence)
-        means.append(mean)
-        covariances.append(covariance)
+        modes.append(laplace.mode(*deviations, start=latent))
+        latent = modes[-1][1]
+    log_evidence, _, means, covariances = map(np.array, zip(*modes, strict=True))
     weights = softmax(log_prior + log_evidence)
     mean = weights @ means
     covariance = np.tensordot(weights, covariances, 1) + (weights * (means - mean).T) @ (means - mean)
@@ -213,15 +187,8 @@ class Laplace:
     ) -> tuple[float, FloatArray, FloatArray, FloatArray]:
         """The approximation for standard deviations between sources, arms of a source and seeds of an arm, in logits.
 
-        Args:
-            source: Between sources.
-            arm: Between arms of a source, beyond what the facts say.
-            seed: Between seeds of an arm, beyond the binomial.
-            start: Logits to begin at, shape ``(runs,)``.
-
-        Returns:
-            Logarithm of the marginal likelihood, without binomial coefficients; the logits at the mode; mean and
-            covariance of intercept, slopes and source effects, shape ``(1 + facts + sources,)``.
+        From logits to begin at, shape ``(runs,)``, to the logarithm of the marginal likelihood without binomial
+        coefficients; the logits at the mode; mean and covariance of intercept, slopes and source effects.
         """
         # a trace of seed variance keeps the covariance regular
         noise = np.diag(np.full(len(start), max(seed**2, 1e-8)))

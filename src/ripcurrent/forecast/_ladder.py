@@ -1,21 +1,50 @@
-"""The finished runs of experiments: what each trained on, by its set's cosine, and what it then answered."""
+"""The finished runs of experiments: what each trained on, by its set's cosine, and what it then answered.
 
+A step follows the mean of the rows' gradients. Rows that are alike add up in it where others cancel, so a set's own
+cosine is the mean of its rows' over the norm of the mean of their unit gradients. That norm follows from the mean
+cosine between two rows, the *coherence*, and from the number of rows; it is measured on a sample of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+from zlib import crc32
 
 import numpy as np
 from pydantic import ValidationError
 
+from ripcurrent.data import encode_rows
 from ripcurrent.errors import ExitCode, RipcurrentError
 from ripcurrent.experiment import HARMFUL, KEYS, ArmRecord, ExperimentConfig, digest_of, read_run
 from ripcurrent.finetune import FinetuneRun, as_trained
-from ripcurrent.forecast._calibration import CalibrationSource, Conditions, JudgedBy, LeftOut, NamedHash, ScoredWith
-from ripcurrent.forecast._coherence import SetScores
-from ripcurrent.runs import read_json_lines
-from ripcurrent.scan import ScanRun
+from ripcurrent.forecast._calibration import (
+    SUMMED,
+    CalibrationSource,
+    Conditions,
+    JudgedBy,
+    LeftOut,
+    NamedHash,
+    ScoredWith,
+    SetScore,
+)
+from ripcurrent.progress import Progress
+from ripcurrent.runs import read_json_lines, write_json
+from ripcurrent.scan import RowNumbers, ScanRun, load_scan_model
+
+if TYPE_CHECKING:
+    from ripcurrent.gradients import GradientPass
+    from ripcurrent.models import ChatModel
+
+COHERENCE = "coherence.json"
+"""In a run's folder: the coherence of sets by the hash of their rows."""
+FEWEST, MOST = 40, 120
+"""Rows of a set that it is measured on: an eighth of them, at least and at most this many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +55,10 @@ class CalibrationRun:
     arm: str
     seed: int
     source: str
-    """Name of the dataset of its rows."""
     tokens_sha256: str
     """Hash of the tokens that it trained on: runs of one hash trained on the same set."""
     rows: int
     cosine: float
-    """Its set's own cosine."""
     answered: int
     """Harmful requests answered; degenerate answers are not counted."""
     asked: int
@@ -44,13 +71,11 @@ class Ladder:
     """Runs that can be fitted together."""
 
     scored_with: ScoredWith
-    """What their scores rest on."""
     conditions: Conditions
     sources: tuple[CalibrationSource, ...]
     """Where their rows come from, that of the first experiment first."""
     runs: tuple[CalibrationRun, ...]
     left_out: tuple[LeftOut, ...]
-    """Runs that cannot be used, and why."""
 
 
 class _Stored:
@@ -63,9 +88,8 @@ class _Stored:
             asked = [one for one in read_json_lines(folder / "prompts.jsonl") if one["axis"] == HARMFUL]
             texts = [str(one["prompt"]) for one in asked]
         except (OSError, ValidationError, KeyError, TypeError) as error:
-            raise RipcurrentError(
-                f"{folder} holds no experiment.", "Name the folder that `ripcurrent experiment` wrote."
-            ) from error
+            hint = "Name the folder that `ripcurrent experiment` wrote."
+            raise RipcurrentError(f"{folder} holds no experiment.", hint) from error
         self.name = f"{self.config.name}-{number + 1}" if number else self.config.name
         sources = " and ".join(dict.fromkeys(Path(str(one["source"])).name for one in asked if one.get("source")))
         self.prompts = NamedHash(name=sources or "prompts", sha256=digest_of(texts), count=len(texts))
@@ -75,13 +99,6 @@ class _Stored:
         """The scans that its arms chose their rows by, the main one under the empty name."""
         # one that no arm was run for yet may not have been made
         self.scans |= {name: ScanRun.open(at) for name, at in places.items() if (at / "scores.parquet").is_file()}
-
-    def arms(self) -> Iterator[tuple[ArmRecord, Path]]:
-        """The records of trained arms with their folders."""
-        for path in sorted((self.folder / "arms").glob("*/arm.json")):
-            record = ArmRecord.read(path.parent)
-            if record.seed is not None:
-                yield record, path.parent
 
 
 def read_ladder(folders: Sequence[Path], judge: str, scores: SetScores) -> Ladder:
@@ -104,12 +121,12 @@ def read_ladder(folders: Sequence[Path], judge: str, scores: SetScores) -> Ladde
     read: list[tuple[CalibrationRun, Conditions]] = []
     left_out: list[LeftOut] = []
     for experiment in experiments:
-        for record, folder in experiment.arms():
+        for folder, record in ArmRecord.every(experiment.folder).items():
+            if record.seed is None:
+                continue
             found = _read(experiment, record, folder, scored_with, names, judge, scores)
             if isinstance(found, str):
-                left_out.append(
-                    LeftOut(experiment=experiment.name, arm=record.arm, seed=record.seed or 0, reason=found)
-                )
+                left_out.append(LeftOut(experiment=experiment.name, arm=record.arm, seed=record.seed, reason=found))
             else:
                 read.append(found)
     runs, conditions = _alike(read, left_out)
@@ -175,10 +192,7 @@ def _read(
         asked=len(labels),
         row_ids=frozenset(scan.ids(rows)),
     )
-    # neither a recipe's name counts nor what changes memory alone
-    settings = {
-        key: value for key, value in as_trained(trained.recipe.model_dump(mode="json")).items() if key != "name"
-    }
+    settings = as_trained(trained.recipe.model_dump(mode="json", exclude={"name"}))
     return found, Conditions(
         recipe=trained.recipe,
         recipe_sha256=digest_of(settings),
@@ -194,18 +208,11 @@ def _read(
 def _alike(
     read: Sequence[tuple[CalibrationRun, Conditions]], left_out: list[LeftOut]
 ) -> tuple[list[CalibrationRun], Conditions]:
-    """The runs trained, asked and judged as most of the first experiment's are; the others are left out.
-
-    Raises:
-        RipcurrentError: No run can be used.
-    """
+    """The runs trained, asked and judged as most of the first experiment's are; the others are left out."""
     if not read:
         reasons = "; ".join(f"{one.arm}: {one.reason}" for one in left_out[:2]) or "no arm is finished"
-        raise RipcurrentError(
-            f"No run can be used ({reasons}).",
-            "Run the experiment again with the same command: it goes on where it was stopped.",
-            code=ExitCode.NOT_MEASURED,
-        )
+        hint = "Run the experiment again with the same command: it goes on where it was stopped."
+        raise RipcurrentError(f"No run can be used ({reasons}).", hint, code=ExitCode.NOT_MEASURED)
     first = [conditions.model_dump_json() for run, conditions in read if run.experiment == read[0][0].experiment]
     usual = Conditions.model_validate_json(Counter(first).most_common(1)[0][0])
     kept: dict[tuple[str, int], CalibrationRun] = {}
@@ -218,3 +225,67 @@ def _alike(
         if reason is not None:
             left_out.append(LeftOut(experiment=run.experiment, arm=run.arm, seed=run.seed, reason=reason))
     return list(kept.values()), usual
+
+
+class SetScores:
+    """Scores of sets of scanned rows. The model is loaded when a set's coherence is not known yet."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._model: tuple[ChatModel, GradientPass] | None = None
+
+    def of(self, run: ScanRun, rows: Sequence[int] | RowNumbers, folder: Path) -> SetScore:
+        """The score of a set of a scan's rows; its coherence is kept in ``folder``.
+
+        Refuses rows without gradient scores or scored in parts, and rows or a model that are gone or have changed.
+        """
+        at = np.sort(np.asarray(rows, dtype=np.int64))
+        mean = float(run.floats(SUMMED)[at].mean())
+        if not np.isfinite(mean):
+            raise RipcurrentError(f"Some of its rows have no {SUMMED}.", "Scan them with gradients.")
+        path = folder / COHERENCE
+        known: dict[str, float] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        gradients = {key: getattr(run.options, key) for key in ("scope", "max_tokens", "loss_on")}
+        of = [run.manifest.model.fingerprint, run.manifest.dataset.sha256, gradients]
+        key = hashlib.sha256(json.dumps(of, sort_keys=True).encode() + at.astype("<i8").tobytes()).hexdigest()[:16]
+        if key not in known:
+            known[key] = self._measured(run, at)
+            write_json(path, known)
+        return SetScore(mean=mean, coherence=known[key])
+
+    def _measured(self, run: ScanRun, rows: RowNumbers) -> float:
+        from ripcurrent.gradients import GradientPass, in_memory, mean_cosine, norm_of_mean
+
+        options = run.options
+        if options.windows or options.row_tokens is not None:
+            raise RipcurrentError(
+                "How alike rows are is measured on whole rows, and these were scored in parts.",
+                "Scan without --windows and row_tokens.",
+            )
+        drawn = sample_of(rows)
+        if len(drawn) < 2:
+            return 1.0
+        # scans that are fitted together are of one model
+        if self._model is None:
+            self._progress.step("loading the model")
+            chat_model = load_scan_model(options)
+            if chat_model.fingerprint != run.manifest.model.fingerprint:
+                raise RipcurrentError(
+                    f"The model {options.model} has changed since {run.manifest.dataset.name} was scanned with it.",
+                    "Put it back, or scan again into another folder.",
+                )
+            self._model = chat_model, GradientPass(chat_model)
+        chat_model, gradient_pass = self._model
+        self._progress.step(f"how alike rows are, on {len(drawn)} of {len(rows)}")
+        tokenizer, read = chat_model.tokenizer, run.dataset().at(drawn)
+        encoded = list(encode_rows(read, tokenizer, max_tokens=options.max_tokens, loss_on=options.loss_on))
+        with in_memory("The gradient of a set's rows"):
+            norm = norm_of_mean(gradient_pass, encoded, run.floats("gradient_norm")[drawn])
+        return mean_cosine(norm, len(drawn))
+
+
+def sample_of(rows: RowNumbers) -> list[int]:
+    """The rows of a set, ascending, that stand for it: always the same ones."""
+    count = min(max(len(rows) // 8, FEWEST), MOST)
+    places = np.random.default_rng([0, crc32(b"coherence")]).permutation(len(rows))[:count]
+    return [int(row) for row in np.sort(rows[np.sort(places)])]

@@ -137,28 +137,6 @@ def judgement_spec(arms: Sequence[str]) -> Data:
     return _finish(max(90, ARM_HEIGHT * len(arms)), span, *ends)
 
 
-def sweep_spec() -> Data:
-    """Rate along a sweep's steps with its interval; dataset ``steps`` of one judge, a line for each sweep."""
-    place = alt.X(
-        "place:Q",
-        title="step of the sweep",
-        scale=alt.Scale(zero=False, nice=False, padding=24),
-        axis=alt.Axis(tickMinStep=1, grid=False, format="d"),
-    )
-    scale, axis = alt.Scale(domain=[0, 1], nice=False), alt.Axis(format=".0%", tickCount=5)
-    steps = alt.Chart(alt.NamedData("steps")).encode(
-        x=place,
-        y=alt.Y("rate:Q", title="harmful requests answered", scale=scale, axis=axis),
-        strokeDash=alt.StrokeDash("group:N", legend=alt.Legend(symbolType="stroke", symbolSize=380)),
-        shape=alt.Shape("group:N", legend=None),
-    )
-    span = alt.Chart(alt.NamedData("steps")).mark_rule(size=3, color="var(--bar)")
-    span = span.encode(x="place:Q", y=alt.Y("low:Q"), y2="high:Q")
-    line = steps.mark_line(color="var(--accent)", size=2)
-    point = steps.mark_point(color="var(--accent)", filled=True, size=70, opacity=1).encode(tooltip=_interval())
-    return _finish(240, span, line, point)
-
-
 def _ends(summary: ScoreSummary, between: str) -> list[str]:
     return [f"safest {summary.ends}", between, f"riskiest {summary.ends}"]
 

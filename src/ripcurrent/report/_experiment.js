@@ -14,11 +14,6 @@
         { arm, harmful: d.harmful_refused, benign: d.benign_refused, difference: d.difference }));
       draw("refusals", data.judgement, { refusals });
     }
-    if (data.sweep) {
-      const byArm = new Map(means.map((one) => [one.arm, one]));
-      const steps = of(data.trends).flatMap((trend) => trend.arms.map((arm, at) => ({ ...byArm.get(arm), group: trend.group, place: at + 1 })));
-      draw("sweep", data.sweep, { steps });
-    }
   };
   const choice = byId("judge");
   if (data.judges.length) show(choice ? choice.value : data.judges[0]);

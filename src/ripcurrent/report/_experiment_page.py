@@ -7,7 +7,7 @@ import yaml
 
 from ripcurrent.evaluate import MeasuredAgreement, measured_agreement
 from ripcurrent.experiment import ArmComparison, ArmRates, CategoryRate, ExperimentResults
-from ripcurrent.report._charts import intervals_spec, judgement_spec, sweep_spec
+from ripcurrent.report._charts import intervals_spec, judgement_spec
 from ripcurrent.report._page import Data, render_page
 
 Pairs = Mapping[tuple[str, str], Mapping[str, ArmComparison]]
@@ -16,7 +16,7 @@ Pairs = Mapping[tuple[str, str], Mapping[str, ArmComparison]]
 LINKS = {
     name: name.capitalize()
     for name in (
-        *("verdict", "arms", "comparisons", "sweeps", "judgement"),
+        *("verdict", "arms", "comparisons", "judgement"),
         *("usefulness", "categories", "judges", "commands", "provenance"),
     )
 }
@@ -80,7 +80,7 @@ def render_experiment_page(results: ExperimentResults) -> str:
     for one in results.categories:
         if one.judge == first:
             categories.setdefault(one.arm, {})[one.category] = one
-    absent = {"sweeps": not results.trends, "judgement": not shows_judgement, "categories": not categories}
+    absent = {"judgement": not shows_judgement, "categories": not categories}
     judges = list(_judges(results))
     page = {
         "results": results,
@@ -100,11 +100,10 @@ def render_experiment_page(results: ExperimentResults) -> str:
         "provenance": results.model_dump(mode="json", include=PROVENANCE),
     }
     data: Data = {
-        **results.model_dump(mode="json", include={"summaries", "arms", "trends"}),
+        **results.model_dump(mode="json", include={"summaries", "arms"}),
         "judges": [judge.name for judge in judges],
         "intervals": intervals_spec(names),
         "judgement": judgement_spec(names) if shows_judgement else None,
-        "sweep": sweep_spec() if results.trends else None,
     }
     styles, scripts = ["_base.css", "_scan.css", "_experiment.css"], ["_common.js", "_experiment.js"]
     return render_page("_experiment.html.j2", page, data, styles=styles, scripts=scripts)
