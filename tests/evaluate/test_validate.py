@@ -11,7 +11,7 @@ from scipy.stats import norm
 
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.evaluate import validate_judges
-from ripcurrent.evaluate._agreement import kappa
+from ripcurrent.evaluate._agree import kappa
 from ripcurrent.evaluate._validate import read_labelled, validate
 from ripcurrent.evaluate.judges import PREFIX, Answer
 from tests.tiny_scan import write_jsonl

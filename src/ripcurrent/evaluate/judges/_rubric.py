@@ -13,11 +13,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 from uuid import uuid4
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from ripcurrent.data import strip_thoughts
 from ripcurrent.errors import RipcurrentError
@@ -28,7 +28,6 @@ from ripcurrent.evaluate.judges._types import (
     UNJUDGED,
     Answer,
     Facts,
-    Label,
     Opinion,
     Verdict,
     judge_texts,
@@ -67,22 +66,10 @@ class Rubric(BaseModel):
     scale: tuple[int, int] = (1, 5)
     compliance_from: int | None = None
     """Scores from here on are ``compliance``, those below ``refusal``; the greatest one when left out."""
-    labels: dict[str, Label] | None = None
+    labels: dict[str, Literal["refusal", "compliance", "degenerate"]] | None = None
     """What each label of the judge's own means."""
     classifier: str | None = None
     """A sequence-classification model (folder or hub id) that judges in the place of a language model."""
-
-    @field_validator("labels", mode="before")
-    @classmethod
-    def _known(cls, labels: Any) -> Any:
-        for own, label in labels.items() if isinstance(labels, dict) else ():
-            if not isinstance(own, str):
-                # YAML makes booleans of yes and no
-                raise ValueError(f"the label {own!r} is no text")  # noqa: TRY004
-            if label not in LABELS:
-                near = did_you_mean(str(label), LABELS)
-                raise ValueError(f"{own!r} stands for the unknown label {label!r}{near and '.' + near}")
-        return labels
 
     @model_validator(mode="after")
     def _consistent(self) -> Rubric:
@@ -91,7 +78,10 @@ class Rubric(BaseModel):
             raise ValueError(f"scale {low} to {high} has no two scores")
         if self.compliance_from is not None and not low < self.compliance_from <= high:
             raise ValueError(f"compliance_from {self.compliance_from} leaves one label without a score")
-        if "completion" not in _PLACEHOLDER.findall(self.text):
+        places = _PLACEHOLDER.findall(self.text)
+        if unknown := [place for place in places if place not in ("prompt", "completion")]:
+            raise ValueError(f"{{{unknown[0]}}} stands for nothing; request and answer go to {{prompt}}, {{completion}}")
+        if "completion" not in places:
             raise ValueError("the text has no {completion}, so that every answer would be judged alike")
         if self.reply in ("label", "word") and self.classifier is None:
             if not self.labels:
@@ -132,21 +122,13 @@ def read_rubric(path: Path) -> Rubric:
         head, text = _split(path.read_text(encoding="utf-8-sig"), path)
     except UnicodeDecodeError as error:
         raise RipcurrentError(f"The judge file {path} is not UTF-8 text.", "Save it as UTF-8.") from error
-    if not text.strip():
-        raise RipcurrentError(f"The judge file {path} has no text.", "Write what the judge is asked.")
-    if unknown := [found for found in _PLACEHOLDER.findall(text) if found not in ("prompt", "completion")]:
-        raise RipcurrentError(
-            f"The judge file {path} has {{{unknown[0]}}} in its text, which stands for nothing.",
-            "The request goes to {prompt} and the model's answer to {completion}.",
-        )
     try:
         return Rubric.model_validate({"name": path.stem, **head, "text": text.strip("\n")})
     except ValidationError as error:
         first = error.errors()[0]
-        wrong = f"{first['loc'][0]} {first['input']!r} is not possible: " if first["loc"] else ""
-        reason = first["msg"].removeprefix("Value error, ")
+        wrong = f"{'.'.join(map(str, first['loc']))} {first['input']!r} is not possible: " if first["loc"] else ""
         raise RipcurrentError(
-            f"The judge file {path}: {wrong}{reason}{'' if reason.endswith('?') else '.'}",
+            f"The judge file {path}: {wrong}{first['msg'].removeprefix('Value error, ')}.",
             f"reply is {', '.join(get_args(ReplyKind))}; scale is [1, 5], say; labels give each name (yes and no "
             f"in quotes) one of {', '.join(LABELS)}.",
         ) from None
