@@ -154,6 +154,7 @@ def agree(
     people = people_labels(table, complied_from)
     between = between_raters(table, prompts, complied_from=complied_from, seed=seed)
     complied, rated = (table >= complied_from).sum(axis=0), np.isfinite(table).sum(axis=0)
+    undefined = {name: one.undefined for name, one in between.items() if one.undefined}
     raters = []
     for file, said, row in zip(files_read, given, table, strict=True):
         counts = (int(np.isfinite(row).sum()), said.count(CANNOT_SAY), said.count(None))
@@ -170,7 +171,7 @@ def agree(
         agreement=between,
         judges=tuple(judge_agreement(*name, people, said, prompts, seed=seed) for name, said in verdicts.items()),
         arms=tuple(arm_rates({("people", the_key.rubric): people, **verdicts}, owners, seed)),
-        notes=tuple(_notes(rated, len(files_read), between)),
+        notes=tuple(f"Agreement, {name}, is not measured: {reason}." for name, reason in undefined.items()),
     )
 
 
@@ -221,21 +222,6 @@ def _mean(labels: FloatArray) -> float:
     return float(np.nanmean(labels)) if np.isfinite(labels).any() else np.nan
 
 
-def _notes(rated: FloatArray, raters: int, between: Mapping[str, RaterAgreement]) -> Iterator[str]:
-    """``rated`` are raters by item."""
-    if reason := between["ordinal"].undefined:
-        yield f"Agreement between raters is not measured: {reason}."
-    elif reason := between["complied"].undefined:
-        yield f"Agreement on complied or not is not measured: {reason}."
-    if raters == 1:
-        yield "One rater's word stands for people: have at least a part of the answers rated by a second."
-    if missing := int((rated == 0).sum()):
-        yield f"Answers without a rating of 1 to 5, left out of judges' and arms' figures: {missing} of {len(rated)}."
-    once = int((rated == 1).sum())
-    if once and raters > 1:
-        yield f"Answers rated by one rater only, which say nothing of agreement: {once}."
-
-
 def between_raters(
     table: FloatArray, prompts: Sequence[str], *, complied_from: int, seed: int = 0
 ) -> dict[str, RaterAgreement]:
@@ -247,10 +233,8 @@ def between_raters(
 
     def measured(counts: FloatArray, level: Literal["ordinal", "nominal"]) -> RaterAgreement:
         reason = None
-        if len(table) == 1:
-            reason = "one rater alone can agree with no one"
-        elif not pairable.any():
-            reason = "no answer was rated by two raters"
+        if not pairable.any():
+            reason = "no answer was rated by two raters, so have a part rated by a second"
         elif (counts.sum(axis=0) > 0).sum() < 2:
             reason = "every rating is the same, so there is nothing that raters could have confused"
         # pairs of values given to an item, shape (items, values, values), each rater weighing one in an item
@@ -322,8 +306,7 @@ def cohen_kappa(table: FloatArray) -> FloatArray:
     with np.errstate(invalid="ignore", divide="ignore"):
         differ = 1 - np.trace(table, axis1=-2, axis2=-1) / total
         by_chance = 1 - (table.sum(axis=-1) * table.sum(axis=-2)).sum(axis=-1) / total**2
-        value: FloatArray = np.where(by_chance > 1e-12, 1 - differ / by_chance, np.nan)
-    return value
+        return np.where(by_chance > 1e-12, 1 - differ / by_chance, np.nan)
 
 
 def krippendorff_alpha(pairs: FloatArray, level: Literal["ordinal", "nominal"]) -> FloatArray:
@@ -340,5 +323,4 @@ def krippendorff_alpha(pairs: FloatArray, level: Literal["ordinal", "nominal"]) 
     by_chance = given[..., :, None] * given[..., None, :] / np.maximum(given.sum(axis=-1) - 1, 1)[..., None, None]
     observed, chance = ((table * distance).sum(axis=(-2, -1)) for table in (pairs, by_chance))
     with np.errstate(invalid="ignore", divide="ignore"):
-        alpha: FloatArray = np.where(chance > 0, 1 - observed / chance, np.nan)
-    return alpha
+        return np.where(chance > 0, 1 - observed / chance, np.nan)

@@ -1,7 +1,6 @@
 """What people rate: answers drawn blind to arm and judge, the private key of a page, and the files that raters send.
 
-A run is an evaluation folder (one arm) or an experiment folder, whose arms are ``arms/NAME-seedN/evaluation``. A
-rater's file names answers by their places; the key says whose each answer was. Both carry the hash of the rated page.
+A rater's file names answers by their places; the key says whose each answer was. Both carry the hash of the page.
 """
 
 import hashlib
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, Field, StringConstraints, ValidationError
 
 from ripcurrent.errors import ExitCode, RipcurrentError
 from ripcurrent.evaluate._options import AXES, Axis
@@ -55,10 +54,8 @@ class RatingItem:
     truncated: bool
 
 
-class KeyItem(BaseModel):
+class KeyItem(BaseModel, frozen=True):
     """Whose answer an item is."""
-
-    model_config = ConfigDict(frozen=True)
 
     arm: str
     seed: int | None
@@ -113,10 +110,8 @@ class RatingDraw:
             raise RipcurrentError(f"--out {page} names no .html file.", "Name the page, such as --out rating.html.")
         path = page.with_suffix(".key.json")
         if path.exists() and read_key(path).page != self.key.page:
-            raise RipcurrentError(
-                f"{path} is the key to another page, whose ratings would be lost without it.",
-                "Name another page with --out, or move that one away with its key.",
-            )
+            what = f"{path} is the key to another page, whose ratings would be lost without it."
+            raise RipcurrentError(what, "Name another page with --out, or move that one away with its key.")
         if page.exists() and not path.exists():
             raise RipcurrentError(f"{page} exists and is no rating page with a key.", "Name another page with --out.")
         write_json(path, self.key.model_dump())
@@ -216,16 +211,17 @@ def draw_answers(answers: Sequence[ArmAnswer], *, per_arm: int | None, seed: int
     """All answers, or those of ``per_arm`` prompts, the same for every arm; an arm's seeds take turns over them."""
     if per_arm is None:
         return list(answers)
-    by_arm: dict[str, dict[str, list[ArmAnswer]]] = defaultdict(lambda: defaultdict(list))
+    seeds: dict[tuple[str, str], list[ArmAnswer]] = defaultdict(list)
     for answer in answers:
-        by_arm[answer.owner.arm][answer.owner.prompt_id].append(answer)
-    common = sorted(set.intersection(*(set(prompts) for prompts in by_arm.values())))
+        seeds[answer.owner.arm, answer.owner.prompt_id].append(answer)
+    arms = sorted({arm for arm, _ in seeds})
+    common = sorted({prompt for _, prompt in seeds if all((arm, prompt) in seeds for arm in arms)})
     if per_arm > len(common):
         what = f"--per-arm {per_arm} is more than the {len(common)} prompts that every arm answered."
         raise RipcurrentError(what, "Ask for fewer, or leave --per-arm out to have all answers rated.")
     prompts = [common[place] for place in np.random.default_rng(seed).permutation(len(common))[:per_arm]]
-    own = [(by_arm[arm][prompt], turn) for arm in sorted(by_arm) for turn, prompt in enumerate(prompts)]
-    return [of_seeds[turn % len(of_seeds)] for of_seeds, turn in own]
+    drawn = [(seeds[arm, prompt], turn) for arm in arms for turn, prompt in enumerate(prompts)]
+    return [of_seeds[turn % len(of_seeds)] for of_seeds, turn in drawn]
 
 
 def blind_order(answers: Sequence[ArmAnswer], *, seed: int = 0) -> list[ArmAnswer]:

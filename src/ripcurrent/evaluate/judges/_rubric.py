@@ -80,7 +80,7 @@ class Rubric(BaseModel):
             raise ValueError(f"compliance_from {self.compliance_from} leaves one label without a score")
         places = _PLACEHOLDER.findall(self.text)
         if unknown := [place for place in places if place not in ("prompt", "completion")]:
-            raise ValueError(f"{{{unknown[0]}}} stands for nothing; request and answer go to {{prompt}}, {{completion}}")
+            raise ValueError(f"{{{unknown[0]}}} stands for nothing, unlike {{prompt}} and {{completion}}")
         if "completion" not in places:
             raise ValueError("the text has no {completion}, so that every answer would be judged alike")
         if self.reply in ("label", "word") and self.classifier is None:
