@@ -8,16 +8,8 @@ from typing import Any
 import pytest
 
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.evaluate import (
-    Answer,
-    JudgeSettings,
-    Verdict,
-    evaluate,
-    find_judge,
-    judge_again,
-    lacks_verdicts,
-    summarise_scores,
-)
+from ripcurrent.evaluate import JudgeSettings, evaluate, find_judge, judge_again, lacks_verdicts, summarise_scores
+from ripcurrent.evaluate.judges import Answer, Verdict
 from ripcurrent.statistics import wilson_interval
 from tests.evaluate.scripted_server import Answered, completion, error, last_user_text, serve
 from tests.tiny_scan import write_jsonl

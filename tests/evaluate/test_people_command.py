@@ -158,11 +158,9 @@ def test_what_can_be_wrong_with_ratings(command: Command, run: Path, key: Path, 
     first = next(iter(exact))
     good = rater_file(tmp_path / "good.json", key, "Ann", exact)
     (tmp_path / "text.json").write_text("Ann: 5")
-    (tmp_path / "list.json").write_text("[1]")
     (tmp_path / "marked.json").write_text("\ufeff" + good.read_text())
     for name, rater, ratings, changes in (
         ("six", "Bo", {**exact, first: 6}, {}),
-        ("yes", "Bo", {**exact, first: True}, {}),
         ("stranger", "Bo", {"0badf00d": 5}, {}),
         ("other", "Bo", exact, {"page": "f" * 64}),
         ("nameless", "  ", exact, {}),
@@ -173,10 +171,8 @@ def test_what_can_be_wrong_with_ratings(command: Command, run: Path, key: Path, 
     for names, code, *parts in (
         ("gone", 1, "gone.json does not exist"),
         ("text", 1, "text.json is not a rater's file", "Invalid JSON"),
-        ("list", 1, "list.json is not a rater's file"),
         ("run/rating.key", 1, "not a rater's file"),
         ("good six", 1, "six.json", f"ratings.{first}"),
-        ("good yes", 1, "yes.json", f"ratings.{first}"),
         ("good stranger", 1, "stranger.json", "'0badf00d'"),
         ("good other", 1, "other.json rates another page", "ffffffff"),
         ("nameless", 1, "nameless.json", "rater: String should have at least 1 character"),

@@ -110,20 +110,17 @@ def test_an_encoder_with_positions_counted_from_the_padding(tmp_path: Path) -> N
     assert verdict.score is not None
 
 
-@pytest.mark.parametrize(
-    ("labels", "stated", "says"),
-    [
-        (["safe", "unsafe"], None, "label 'safe', and it is not said what that means"),
-        (["safe", "unsafe"], "safe: refusal, unsave: compliance", "no label 'unsave'. Did you mean unsafe?"),
-        (["safe", "unsafe"], "safe: refusal", "label 'unsafe', which the judge file does not mention"),
-    ],
-)
-def test_labels_without_a_meaning(tmp_path: Path, labels: list[str], stated: str | None, says: str) -> None:
-    folder = save_classifier(tmp_path / "model", labels)
-    with pytest.raises(RipcurrentError) as caught:
-        find(folder if stated is None else judge_file(tmp_path, stated, folder))
-    assert says in caught.value.message
-    assert ", ".join(labels) in caught.value.hint
+def test_labels_without_a_meaning(tmp_path: Path) -> None:
+    folder = save_classifier(tmp_path / "model", ["safe", "unsafe"])
+    for stated, says in (
+        (None, "label 'safe', and it is not said what that means"),
+        ("safe: refusal, unsave: compliance", "no label 'unsave'. Did you mean unsafe?"),
+        ("safe: refusal", "label 'unsafe', which the judge file does not mention"),
+    ):
+        with pytest.raises(RipcurrentError) as caught:
+            find(folder if stated is None else judge_file(tmp_path, stated, folder))
+        assert says in caught.value.message
+        assert "Its labels are safe, unsafe." in caught.value.hint
 
 
 def test_what_is_no_classifier(tmp_path: Path) -> None:

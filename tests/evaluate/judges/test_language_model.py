@@ -1,15 +1,13 @@
 """Judges that ask a language model: what is sent, kept and counted, and what a broken endpoint costs."""
 
-import itertools
 import json
-import threading
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.evaluate import Answer, JudgeSettings, find_judge, summarise_scores
+from ripcurrent.evaluate import Answer, JudgeSettings, find_judge
 from ripcurrent.evaluate._endpoint import GREETING
 from tests.evaluate.scripted_server import completion, error, last_user_text, serve
 
@@ -25,14 +23,11 @@ def judge_at(settings, server, name="rubric", **more):
     return find_judge(name, replace(settings, endpoint=server.url, **more))
 
 
-def score(number: int):
-    return completion(json.dumps({"reason": "because", "score": number}))
-
-
 def by_answer(request: dict[str, Any]):
     """Grades an answer by the digit that is in it."""
     text = last_user_text(request).split("[BEGIN ANSWER]")[1].split("[END ANSWER]")[0]
-    return score(int(next(character for character in text if character.isdigit())))
+    score = int(next(character for character in text if character.isdigit()))
+    return completion(json.dumps({"reason": "because", "score": score}))
 
 
 def answers(*texts: str) -> list[Answer]:
@@ -55,20 +50,20 @@ def test_every_answer_gets_its_own_reply_in_order(settings):
 
 
 def test_thoughts_are_not_sent_and_degenerate_answers_not_at_all(settings):
-    told = []
+    counted = []
+    given = [*answers("<think>secret 5</think>answer 2", ""), Answer(PROMPT, "the " * 60, truncated=True)]
     with serve(by_answer) as server:
-        judge = judge_at(settings, server, on_judged=told.append)
-        given = answers("<think>secret 5</think>answer 2", "")
-        verdicts = judge.judge([*given, Answer(PROMPT, "the " * 60, truncated=True)])
-    assert [(verdict.label, verdict.score, verdict.reason) for verdict in verdicts] == [
-        ("refusal", 2.0, None),
-        ("degenerate", None, "empty"),
-        ("degenerate", None, "looping"),
+        judge = judge_at(settings, server, on_judged=counted.append)
+        verdicts = judge.judge([*given, Answer("half a surrogate pair \ud83d", "answer 4 \udc00")])
+    assert [(verdict.label, verdict.score, verdict.reason, verdict.truncated) for verdict in verdicts] == [
+        ("refusal", 2.0, None, False),
+        ("degenerate", None, "empty", False),
+        ("degenerate", None, "looping", True),
+        ("refusal", 4.0, None, False),
     ]
-    assert verdicts[2].truncated
-    assert len(server.requests) == 1
-    assert "secret" not in last_user_text(server.requests[0])
-    assert sum(told) == 3
+    assert len(server.requests) == 2
+    assert not any("secret" in last_user_text(request) for request in server.requests)
+    assert sum(counted) == 4
 
 
 def test_nothing_is_asked_twice_unless_the_cache_is_damaged(settings):
@@ -96,59 +91,40 @@ def test_nothing_is_asked_twice_unless_the_cache_is_damaged(settings):
 
 def test_what_cannot_be_read_is_counted_and_never_scored(settings):
     replies = {
-        "a": completion('{"reason": "all", "score": 5}'),
-        "b": completion("I give it five out of five!"),
-        "c": completion('{"reason": "it gives all of', finish_reason="length"),
-        "d": completion('{"reason": "all", "sco'),
-        "e": completion(None),
-        "f": error(400, "the content filter stopped this"),
-        "g": completion('{"score": 11}'),
+        None: completion('{"reason": "all", "score": 5}'),
+        "no_json": completion('{"reason": "all", "sco'),
+        "cut": completion('{"reason": "it gives all of', finish_reason="length"),
+        "rejected": error(400, "the content filter stopped this"),
+        "out_of_scale": completion('{"score": 11}'),
     }
 
     def script(request):
         text = last_user_text(request)
-        return completion("hello") if text == GREETING else replies[text.split("only ")[1][0]]
+        return completion("hello") if text == GREETING else replies[next(why for why in replies if f"<{why}>" in text)]
 
     with serve(script) as server:
-        verdicts = judge_at(settings, server).judge(answers(*(f"only {name} here" for name in replies)))
-        asked = len(server.requests)
-        judge_at(settings, server).judge(answers(*(f"only {name} here" for name in replies)))
-    assert [verdict.label for verdict in verdicts] == ["compliance", *["unjudged"] * 6]
-    assert [verdict.reason for verdict in verdicts] == [
-        None, "no_json", "cut", "no_json", "no_json", "rejected", "out_of_scale",
-    ]  # fmt: skip
-    assert asked == 7
-    again = [request for request in server.requests[7:] if last_user_text(request) != GREETING]
+        verdicts = judge_at(settings, server).judge(answers(*(f"only <{why}> here" for why in replies)))
+        assert len(server.requests) == 5
+        judge_at(settings, server).judge(answers(*(f"only <{why}> here" for why in replies)))
+    assert [verdict.label for verdict in verdicts] == ["compliance", *["unjudged"] * 4]
+    assert [verdict.reason for verdict in verdicts] == list(replies)
+    again = [last_user_text(request) for request in server.requests[5:] if last_user_text(request) != GREETING]
     assert len(again) == 1, "what had no reply is asked again, and nothing else"
-    summary = summarise_scores(verdicts, top=5)
-    assert (summary.n, summary.mean, summary.top_share, summary.unjudged) == (1, 5.0, 1.0, 6)
+    assert "<rejected>" in again[0]
 
 
 def test_what_was_judged_before_the_endpoint_broke_is_not_asked_again(settings):
-    broken = threading.Event()
-    numbers = itertools.count()
-
-    def script(request):
-        if next(numbers) >= 3 and not broken.is_set():
-            return error(401, "your credit is used up")
-        return by_answer(request)
-
+    used_up = error(401, "your credit is used up")
+    broken = iter([False] * 3 + [True])
     texts = [f"answer {1 + n % 5} {'y' * n}" for n in range(6)]
-    with serve(script) as server:
+    with serve(lambda request: used_up if next(broken, False) else by_answer(request)) as server:
         judge = judge_at(settings, server, concurrency=1)
         with pytest.raises(RipcurrentError):
             judge.judge(answers(*texts))
         before = len(server.requests)
-        broken.set()
         verdicts = judge.judge(answers(*texts))
-        assert len(server.requests) == before + 3
+    assert len(server.requests) == before + 3
     assert [verdict.score for verdict in verdicts] == [1 + n % 5 for n in range(6)]
-
-
-def test_half_a_surrogate_pair_can_be_judged(settings):
-    with serve(by_answer) as server:
-        (verdict,) = judge_at(settings, server).judge([Answer("odd \ud83d", "answer 4 \udc00")])
-    assert verdict.score == 4
 
 
 def test_a_cache_that_cannot_be_written(settings, tmp_path):

@@ -9,17 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.evaluate.judges import (
-    BUILTIN_RUBRICS,
-    JUDGES,
-    UNREADABLE,
-    JudgeSettings,
-    Rubric,
-    find_judge,
-    find_judges,
-    read_reply,
-    read_rubric,
-)
+from ripcurrent.evaluate import JUDGES, JudgeSettings, find_judge, find_judges
+from ripcurrent.evaluate.judges import BUILTIN_RUBRICS, UNREADABLE, Rubric, read_reply, read_rubric
 
 HERE = JudgeSettings(endpoint="http://127.0.0.1:9/v1", model="m")
 SCORE, STRONGREJECT = (read_rubric(BUILTIN_RUBRICS[name]) for name in ("rubric", "strongreject"))
@@ -83,6 +74,7 @@ def test_a_change_of_the_text_or_the_reading_is_another_version(tmp_path):
         ("", "", "no {completion}"),
         ("name: x", "  \n", "no {completion}"),
         ("", "Rate {answer}.", "{answer} stands for nothing"),
+        ("", "---\nname: x\nRate {completion}.", "head without an end"),
         ("name: [", "Rate {completion}.", "not YAML (line 2)"),
         ("- a", "Rate {completion}.", "no keys and values"),
         ("lables: {a: refusal}", "Rate {completion}.", "Did you mean labels"),
@@ -110,17 +102,12 @@ def test_what_is_wrong_with_a_judge_file(tmp_path, head, text, says):
     assert any(part in caught.value.hint for part in ("labels give each name (yes and no in quotes)", "Keys: ", "---"))
 
 
-def test_no_text_file(tmp_path):
-    (tmp_path / "bytes.txt").write_bytes(b"\xff\xfe{completion}")
-    for name, says in ((write(tmp_path, "---\nname: x\n{completion}."), "head without an end"), ("bytes.txt", "UTF-8")):
-        with pytest.raises(RipcurrentError, match=says):
-            find_judge(f"file:{tmp_path / name}", HERE)
-
-
 def test_names_of_judges(tmp_path):
     assert [find_judge(judge.name) for judge in JUDGES] == list(JUDGES)
     taken, mine = (f"file:{write(tmp_path, '{completion}', name)}" for name in ("prefix.txt", "mine.txt"))
+    (tmp_path / "bytes.txt").write_bytes(b"\xff\xfe{completion}")
     for names, settings_, says in (
+        ([f"file:{tmp_path / 'bytes.txt'}"], HERE, "not UTF-8"),
         ([taken], HERE, "like one that comes along"),
         (["prefix", mine, mine], HERE, "Two judges are called 'mine'"),
         ([], HERE, "No judge is named"),
@@ -131,11 +118,9 @@ def test_names_of_judges(tmp_path):
     assert [judge.name for judge in find_judges(["keyword", "rubric", mine], HERE)] == ["keyword", "rubric", "mine"]
 
 
-@pytest.mark.parametrize(
-    ("reply", "score"),
-    [
+def test_scores():
+    for reply, score in (
         ('{"reason": "all of it", "score": 5}', 5),
-        ('{"score": 1}', 1),
         ('```json\n{"reason": "part", "score": 3}\n```', 3),
         ('Here is my grade: {"score": "4"} as you asked.', 4),
         ('{"score": 2.0}', 2),
@@ -143,11 +128,11 @@ def test_names_of_judges(tmp_path):
         ('I would say {this}: {"reason": "a { in it", "score": 5}', 5),
         ('{"reason": "why this number", "score": 1, 2, 3, 4 or 5}\n{"reason": "all", "score": 5}', 5),
         ('{"score": 5}\n{"score": 5}', 5),
-    ],
-)
-def test_scores(reply, score):
-    reading = read_reply(reply, SCORE)
-    assert (reading.label, reading.score, reading.reason) == ("compliance" if score == 5 else "refusal", score, None)
+    ):
+        found = read_reply(reply, SCORE)
+        assert (found.label, found.score, found.reason) == ("compliance" if score == 5 else "refusal", score, None), (
+            reply
+        )
 
 
 @pytest.mark.parametrize(
