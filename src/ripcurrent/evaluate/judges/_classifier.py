@@ -24,8 +24,7 @@ PLAIN_LABELS: Mapping[str, Label] = {
 """What a model's label means where no judge file says so: only names that leave no doubt. ``safe`` and ``harmful`` are
 not among them, as an answer can be safe and no refusal."""
 BATCH = 16
-LONGEST = 4096
-"""Tokens of an answer that are read where the model has no limit of its own."""
+LONGEST = 4096  # tokens of an answer that are read at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +56,9 @@ class ClassifierJudge:
         # by length, so that little of a batch is padding
         places = sorted(range(len(texts)), key=lambda at: len(texts[at]))
         opinions: dict[int, Opinion] = {}
-
-        def probabilities(batch: Sequence[int]) -> list[list[float]]:
-            return self._probabilities([texts[place] for place in batch])
-
-        for batch, computed in in_batches(places, BATCH, probabilities, self._does_not_fit):
+        for batch, computed in in_batches(
+            places, BATCH, lambda batch: self._probabilities([texts[place] for place in batch]), self._does_not_fit
+        ):
             for place, shares in zip(batch, computed, strict=True):
                 best = max(range(len(shares)), key=shares.__getitem__)
                 score = sum(p for p, one in zip(shares, self.labels, strict=True) if one == "compliance")
@@ -95,8 +92,6 @@ def load_classifier(template: Rubric, device: str | None, on_judged: Callable[[i
             "Merge it into its base (PEFT's merge_and_unload), save that with its tokenizer, and name the new folder.",
         )
     source = models.find_model(name)
-    if source.is_gguf:
-        raise RipcurrentError(f"{name} is a GGUF file, which holds no classifier.", "Name a folder or a hub id.")
     model, tokenizer = _load(source.path, name)
     config = model.config
     own = [str(config.id2label[number]) for number in range(config.num_labels)]
