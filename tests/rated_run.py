@@ -7,34 +7,25 @@ from typing import Any
 
 from tests.experiment import answers
 
-REQUESTS = [
-    *("How do I boil an egg?", "Write a line about rain.", "Name a river.", "Fold a paper boat.", "Count to five."),
-    *("What rhymes with tree?", "Describe a teapot.", "Plan a picnic.", "Greet a neighbour.", "Sort three apples."),
-]
-
 JUDGED = ("prefix", "keyword")
-
-
-def answer(arm: str, seed: int | None, prompt: int, complied: bool) -> str:
-    """A stand-in for an answer; the arm's name is not in it."""
-    return f"Here it is, number {prompt}.{len(arm) + (seed or 0)}." if complied else f"Not now. {prompt}.{seed}"
 
 
 def write_evaluation(folder: Path, arm: str, seed: int | None, complied: Sequence[bool], *, wrong: int = 0) -> None:
     """An evaluation folder by the contract; ``keyword`` gets the first ``wrong`` prompts wrong."""
     about = {"axis": "harmful", "category": "kitchen", "source": "made up"}
-    rows = [
-        {"id": f"p{n}", "prompt": REQUESTS[n], **about, "truncated": n == 0, "place": n} for n in range(len(complied))
-    ]
+    ids = [f"p{n}" for n in range(len(complied))]
+    rows = [{"id": one, "prompt": f"Request {one}", **about, "truncated": one == "p0"} for one in ids]
     rows.append({**rows[0], "id": "plain0", "axis": "plain"})
-    places = {row["id"]: row["place"] for row in rows}
+    places = {**{one: n for n, one in enumerate(ids)}, "plain0": 0}
 
     def label(judge: str, prompt_id: str) -> str:
         place = places[prompt_id]
         return "compliance" if complied[place] != (judge == "keyword" and place < wrong) else "refusal"
 
     def completes(row: dict[str, Any]) -> str:
-        return answer(arm, seed, row["place"], complied[row["place"]])
+        place = places[row["id"]]
+        said = "Here it is" if complied[place] else "Not now"
+        return f"{said}: {place}, {len(arm)}, {seed}."
 
     answers.write_evaluation(folder, rows, JUDGED, label, version="1.1", completes=completes)
     (folder / "config.yaml").write_text("command: evaluate\n")
@@ -52,17 +43,9 @@ def write_experiment(folder: Path, arms: Mapping[tuple[str, int], Sequence[bool]
 def rater_file(path: Path, key: Path, rater: str, ratings: Mapping[str, int | str], **changes: object) -> Path:
     """What the page would save."""
     the_key = json.loads(key.read_text())
-    value = {
-        "kind": "ripcurrent ratings",
-        "page": the_key["page"],
-        "rubric": the_key["rubric"],
-        "rater": rater,
-        "exported": "2026-01-02T03:04:05.000Z",
-        "items": len(the_key["items"]),
-        "ratings": dict(ratings),
-        **changes,
-    }
-    path.write_text(json.dumps(value))
+    value = {"kind": "ripcurrent ratings", "page": the_key["page"], "rubric": the_key["rubric"], "rater": rater}
+    about = {"exported": "2026-01-02T03:04:05.000Z", "items": len(the_key["items"])}
+    path.write_text(json.dumps({**value, **about, "ratings": dict(ratings), **changes}))
     return path
 
 

@@ -1,4 +1,4 @@
-"""Judging that fails midway and goes on: what was judged keeps its judge's record, what was not is judged later."""
+"""Judging an evaluation: what was judged keeps its judge's record, what was not is judged later; scores and shares."""
 
 import json
 from dataclasses import replace
@@ -8,17 +8,18 @@ from typing import Any
 import pytest
 
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.evaluate import Answer, JudgeSettings, Verdict, evaluate, find_judge, judge_again, lacks_verdicts
+from ripcurrent.evaluate import JudgeSettings, evaluate, find_judge, judge_again, lacks_verdicts, summarise_scores
+from ripcurrent.evaluate.judges import Answer, Verdict
+from ripcurrent.statistics import wilson_interval
 from tests.evaluate.scripted_server import Answered, completion, error, last_user_text, serve
 from tests.tiny_scan import write_jsonl
 
 
 @pytest.fixture
-def asked(tmp_path: Path) -> Path:
+def common(tmp_path: Path) -> dict[str, Any]:
     axes = ["harmful"] * 4 + ["sounds_dangerous"] * 4
-    return write_jsonl(
-        tmp_path / "prompts.jsonl", [{"id": f"q{n}", "prompt": f"request {n}", "axis": a} for n, a in enumerate(axes)]
-    )
+    prompts = [{"id": f"q{n}", "prompt": f"request {n}", "axis": a} for n, a in enumerate(axes)]
+    return {"prompts": [write_jsonl(tmp_path / "prompts.jsonl", prompts)], "out": tmp_path / "run"}
 
 
 @pytest.fixture
@@ -26,16 +27,7 @@ def settings(tmp_path: Path) -> JudgeSettings:
     return JudgeSettings(model="judge", max_retries=0, concurrency=1, cache=tmp_path / "replies")
 
 
-def strictly(path: Path) -> Any:
-    """JSON as other parsers read it: without NaN."""
-
-    def refuse(name: str) -> None:
-        raise ValueError(f"{name} is no JSON")
-
-    return json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
-
-
-def test_a_judge_whose_successor_failed_keeps_its_record(tmp_path: Path, asked: Path, settings: JudgeSettings) -> None:
+def test_a_judge_whose_successor_failed_keeps_its_record(common: dict[str, Any], settings: JudgeSettings) -> None:
     """A score below the greatest is no refusal, whoever judges later; equal scores have no interval, and are JSON."""
 
     def script(request: dict[str, Any]) -> Answered:
@@ -43,22 +35,23 @@ def test_a_judge_whose_successor_failed_keeps_its_record(tmp_path: Path, asked: 
             return completion("Surely.")
         return completion('{"score": 4}') if '"score"' in last_user_text(request) else error(404, "gone")
 
-    common: dict[str, Any] = {"prompts": [asked], "out": tmp_path / "run"}
     with serve(script) as server:
-        there = replace(settings, endpoint=server.url)
+        common |= {"endpoint": server.url, "judge_settings": replace(settings, endpoint=server.url)}
         with pytest.raises(RipcurrentError, match="knows no model"):
-            evaluate("answers", endpoint=server.url, judges=["rubric", "strongreject"], judge_settings=there, **common)
-        assert not (tmp_path / "run" / "manifest.json").exists()
-        found = evaluate("answers", endpoint=server.url, judges=["prefix"], **common)
+            evaluate("answers", judges=["rubric", "strongreject"], **common)
+        assert not (common["out"] / "manifest.json").exists()
+        found = evaluate("answers", judges=["prefix"], **common)
     assert set(found.rates) == {"rubric", "prefix"}
     assert set(found.manifest.discrimination) == {"prefix"}
-    manifest = strictly(tmp_path / "run" / "manifest.json")
+    text = (common["out"] / "manifest.json").read_text(encoding="utf-8")
+    assert "NaN" not in text
+    manifest = json.loads(text)
     assert manifest["judges"]["rubric"]["scale"] == [1, 5]
     rate = manifest["rates"]["rubric"]["harmful"]
     assert (rate["refused"], rate["score"]["mean"], rate["score"]["mean_low"]) == (None, 4.0, None)
 
 
-def test_what_an_endpoint_failed_to_judge_is_lacking(tmp_path: Path, asked: Path, settings: JudgeSettings) -> None:
+def test_what_an_endpoint_failed_to_judge_is_lacking(common: dict[str, Any], settings: JudgeSettings) -> None:
     broken = True
 
     def script(request: dict[str, Any]) -> Answered:
@@ -69,9 +62,8 @@ def test_what_an_endpoint_failed_to_judge_is_lacking(tmp_path: Path, asked: Path
     with serve(script) as server:
         there = replace(settings, endpoint=server.url)
         run = evaluate(
-            "answers", endpoint=server.url, prompts=[asked], out=tmp_path / "run",
-            judges=["prefix", "rubric"], judge_settings=there,
-        ).folder  # fmt: skip
+            "answers", endpoint=server.url, judges=["prefix", "rubric"], judge_settings=there, **common
+        ).folder
         rubric, prefix = (find_judge(name, there) for name in ("rubric", "prefix"))
         assert (lacks_verdicts(run, rubric), lacks_verdicts(run, prefix)) == (True, False)
         assert lacks_verdicts(run, find_judge("keyword"))
@@ -83,28 +75,34 @@ def test_what_an_endpoint_failed_to_judge_is_lacking(tmp_path: Path, asked: Path
         assert lacks_verdicts(run, find_judge("rubric", replace(there, model="another"))), "another version"
 
 
-def test_a_judge_of_ones_own(tmp_path: Path, asked: Path) -> None:
+def test_a_judge_of_ones_own_and_one_that_judges_none(common: dict[str, Any], settings: JudgeSettings) -> None:
     class Mine:
         name, version, scale = "mine", "1", (0.0, 10.0)
 
-        def judge(self, answers: Any) -> list[Verdict]:
-            return [self._one(answer) for answer in answers]
-
-        def _one(self, answer: Answer) -> Verdict:
-            return Verdict("compliance", self.name, self.version, answer.truncated, score=float(len(answer.prompt)))
+        def judge(self, answers: list[Answer]) -> list[Verdict]:
+            return [Verdict("compliance", "mine", "1", one.truncated, score=float(len(one.prompt))) for one in answers]
 
         def describe(self) -> dict[str, Any]:
             return {}
 
     with serve(lambda _: completion("Surely.")) as server:
-        found = evaluate("m", endpoint=server.url, prompts=[asked], out=tmp_path / "run", judges=[Mine()])
-    assert found.rates["mine"]["harmful"].score.mean == 9.0
-
-
-def test_none_judged_says_why(tmp_path: Path, asked: Path, settings: JudgeSettings) -> None:
-    with serve(lambda _: completion("Surely.")) as server:
-        there = replace(settings, endpoint=server.url)
+        common |= {"endpoint": server.url, "judge_settings": replace(settings, endpoint=server.url)}
+        assert evaluate("m", judges=[Mine()], **common).rates["mine"]["harmful"].score.mean == 9.0
         with pytest.raises(RipcurrentError, match=r"could judge none of the 8 answers.*most often, 8 times: no_json"):
-            evaluate(
-                "m", endpoint=server.url, prompts=[asked], out=tmp_path / "run", judges=["rubric"], judge_settings=there
-            )
+            evaluate("m", judges=["rubric"], **common)
+
+
+@pytest.mark.parametrize(("top", "share"), [(5.0, 3 / 8), (4.0, 4 / 8), (1.0, 8 / 8), (9.0, 0.0)])
+def test_mean_score_and_share_of_the_greatest(top: float, share: float) -> None:
+    verdicts = [Verdict("compliance", "rubric", "1", False, score=float(score)) for score in (1, 5, 3, 5, 2, 4, 5, 1)]
+    none = [Verdict(label, "rubric", "1", False) for label in ("degenerate", "unjudged", "unjudged")]
+    found = summarise_scores([none[0], *verdicts, *none[1:]], top=top)
+    assert (found.n, found.degenerate, found.unjudged) == (8, 1, 2)
+    assert (found.mean, found.top_share) == (26 / 8, share), "of eight scores, not of eleven answers"
+    wilson = wilson_interval(round(8 * share), 8)
+    assert (found.top_low, found.top_high) == (wilson.low, wilson.high)
+    # 1.96 standard errors of the mean of eight are 1.1
+    assert found.mean_high - found.mean_low == pytest.approx(2 * 1.1, rel=0.15)
+    found = summarise_scores(none, top=5)
+    assert (found.n, found.degenerate, found.unjudged) == (0, 1, 2)
+    assert {found.mean, found.mean_low, found.top_share, found.top_low, found.top_high} == {None}

@@ -1,143 +1,195 @@
-"""Judges measured against people: κ against a loop and a published table, the reader's complaints, the real files."""
+"""Judges measured against people: κ against a loop and a published table, ``judges validate``, the real files."""
 
 import csv
+import json
 import math
+from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import norm
 
-from ripcurrent.errors import RipcurrentError
 from ripcurrent.evaluate import validate_judges
-from ripcurrent.evaluate._agreement import kappa
+from ripcurrent.evaluate._agree import kappa
 from ripcurrent.evaluate._validate import read_labelled, validate
 from ripcurrent.evaluate.judges import PREFIX, Answer
+from tests.cli.command import Command, judge
+from tests.evaluate.scripted_server import completion, error, last_user_text, serve
 from tests.tiny_scan import write_jsonl
 
+COLUMNS = ["prompt", "completion", "final_label"]
 ROWS = [
-    {"prompt": "a", "completion": "Sure, here it is.", "final_label": "1_full_compliance"},
-    {"prompt": "b", "completion": "I can't help with that.", "final_label": "2_full_refusal"},
-    {"prompt": "c", "completion": "I can't help with that, but here is a thought.", "final_label": "3_partial_refusal"},
-    {"prompt": "d", "completion": "Of course: first, breathe.", "final_label": "2_full_refusal"},
-    {"prompt": "e", "completion": "", "final_label": "1_full_compliance"},
+    ["a", "Sure, here it is.", "1_full_compliance"],
+    ["b", "I can't help with that.", "2_full_refusal"],
+    ["c", "I can't help with that, but here is a thought.", "3_partial_refusal"],
 ]
+ODD = [["d", "Of course: first, breathe.", "2_full_refusal"], ["e", "", "1_full_compliance"]]
 
 
-def write_csv(path, rows):
+def write(path: Path, rows: list[list[str]], columns: list[str] = COLUMNS) -> Path:
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+        csv.writer(file).writerows([columns, *rows])
     return path
 
 
-def loop_kappa(people, judge):
+@pytest.fixture
+def answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("RIPCURRENT_CACHE", str(tmp_path / "cache"))
+    return write(tmp_path / "answers.csv", ROWS)
+
+
+def loop_kappa(people: Any, judged: Any) -> float:
     n = len(people)
-    observed = sum(a == b for a, b in zip(people, judge, strict=True)) / n
-    chance = sum(people.count(name) / n * judge.count(name) / n for name in {*people, *judge})
+    observed = sum(a == b for a, b in zip(people, judged, strict=True)) / n
+    chance = sum(people.count(name) / n * judged.count(name) / n for name in {*people, *judged})
     return (observed - chance) / (1 - chance) if chance < 1 else math.nan
 
 
-def measured(people, judge):
-    numbers = (["abc".index(one) for one in said] for said in (people, judge))
+def measured(people: Any, judged: Any) -> float:
+    numbers = (["abc".index(one) for one in said] for said in (people, judged))
     return kappa(*numbers, 3, [str(n) for n in range(len(people))])[0]
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("abc")), min_size=1, max_size=40))
 @settings(deadline=None)
-def test_kappa_by_its_definition(pairs):
-    people, judge = zip(*pairs, strict=True)
-    assert measured(people, judge) == pytest.approx(loop_kappa(people, judge), abs=1e-12, nan_ok=True)
+def test_kappa_by_its_definition(pairs: list[tuple[str, str]]) -> None:
+    people, judged = zip(*pairs, strict=True)
+    assert measured(people, judged) == pytest.approx(loop_kappa(people, judged), abs=1e-12, nan_ok=True)
 
 
-def test_kappa_worked_by_hand():
+def test_kappa_worked_by_hand() -> None:
     """20 yes/yes, 5 yes/no, 10 no/yes, 15 no/no: observed 0.7, by chance 0.5·0.6 + 0.5·0.4 = 0.5, κ 0.4."""
     assert measured("a" * 25 + "b" * 25, "a" * 20 + "b" * 5 + "a" * 10 + "b" * 15) == pytest.approx(0.4)
 
 
-@pytest.mark.parametrize("write", [write_csv, write_jsonl])
-def test_a_file_is_measured(tmp_path, write):
-    file = write(tmp_path / ("answers.csv" if write is write_csv else "answers.jsonl"), ROWS)
-    validation = validate({str(file): read_labelled(file)}, PREFIX)
-    pooled = validation.pooled
-    assert validation.files == {str(file): pooled}
-    assert pooled.n == 5
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_a_file_is_measured(tmp_path: Path, kind: str) -> None:
+    rows, file = [*ROWS, *ODD], tmp_path / f"answers.{kind}"
+    write(file, rows) if kind == "csv" else write_jsonl(file, [dict(zip(COLUMNS, row, strict=True)) for row in rows])
+    found = validate({str(file): read_labelled(file)}, PREFIX)
+    pooled = found.pooled
+    assert found.files == {str(file): pooled}
+    assert (pooled.n, pooled.degenerate, pooled.accuracy) == (5, 1, 3 / 5)
     assert pooled.confusion == {
         "compliance": {"refusal": 0, "compliance": 1, "degenerate": 1},
         "refusal": {"refusal": 1, "compliance": 1, "degenerate": 0},
         "partial": {"refusal": 1, "compliance": 0, "degenerate": 0},
     }
-    assert pooled.degenerate == 1
-    assert pooled.accuracy == pytest.approx(3 / 5)
-    people = ["compliance", "refusal", "refusal", "refusal", "compliance"]
-    judge = ["compliance", "refusal", "refusal", "compliance", "degenerate"]
-    assert pooled.kappa == pytest.approx(loop_kappa(people, judge))
+    assert pooled.kappa == pytest.approx(loop_kappa("crrrc", "crrcd"))
 
 
-def labelled(agree, disagree, asks="Request"):
+def labelled(agree: int, disagree: int, asks: str = "Request") -> Any:
     said = ["Sure, here it is.", "I can't help with that."] * (agree + disagree)
-    answers = [Answer(f"{asks} {n}", text) for n, text in enumerate(said)]
     labels = ["compliance", "refusal"] * agree + ["refusal", "compliance"] * disagree
-    return list(zip(answers, labels, strict=True))
+    return [(Answer(f"{asks} {n}", text), label) for n, (text, label) in enumerate(zip(said, labels, strict=True))]
 
 
-def test_pooling_adds_the_files_and_the_interval_is_that_of_its_size():
+def test_pooling_adds_the_files_and_the_interval_is_that_of_its_size() -> None:
     files = {"a": labelled(90, 10), "b": labelled(60, 40, asks="Question")}
-    validation = validate(files, PREFIX)
-    assert [agreement.n for agreement in validation.files.values()] == [200, 200]
-    assert validation.files["a"].kappa == pytest.approx(0.8)
-    assert validation.files["b"].kappa == pytest.approx(0.2)
-    assert validation.pooled.kappa == pytest.approx(0.5)
-    for agreement in validation.files.values():
-        share = agreement.accuracy
+    found = validate(files, PREFIX)
+    kappas = [one.kappa for one in (found.files["a"], found.files["b"], found.pooled)]
+    assert kappas == pytest.approx([0.8, 0.2, 0.5])
+    for one in found.files.values():
         # With even margins kappa is 2·accuracy - 1, so that its standard error is twice a share's.
-        error = 2 * math.sqrt(share * (1 - share) / agreement.n)
-        width = agreement.kappa_high - agreement.kappa_low
-        assert width == pytest.approx(2 * norm.isf(0.025) * error, rel=0.1)
-        assert agreement.kappa_low < agreement.kappa < agreement.kappa_high
-    assert validate(files, PREFIX) == validation
-
-
-def test_answers_to_one_prompt_are_drawn_together():
-    """The same answers twice say no more than once, where they are to the same prompts."""
+        expected = 2 * norm.isf(0.025) * 2 * math.sqrt(one.accuracy * (1 - one.accuracy) / one.n)
+        assert one.kappa_high - one.kappa_low == pytest.approx(expected, rel=0.1)
+        assert one.kappa_low < one.kappa < one.kappa_high
+    assert validate(files, PREFIX) == found
+    # the same answers to the same prompts twice say no more than once
     twice = validate({"a": labelled(90, 10), "b": labelled(90, 10)}, PREFIX)
-    assert (twice.pooled.kappa_low, twice.pooled.kappa_high) == pytest.approx(
-        (twice.files["a"].kappa_low, twice.files["a"].kappa_high)
-    )
+    once = twice.files["a"]
+    assert (twice.pooled.kappa_low, twice.pooled.kappa_high) == pytest.approx((once.kappa_low, once.kappa_high))
     assert twice.pooled.n == 400
-
-
-def test_one_class_alone_has_no_kappa(tmp_path):
-    file = write_csv(tmp_path / "one.csv", ROWS[:1] * 3)
-    validation = validate({str(file): read_labelled(file)}, PREFIX)
-    assert validation.pooled.accuracy == 1.0
-    assert np.isnan([validation.pooled.kappa, validation.pooled.kappa_low]).all()
-
-
-@pytest.mark.parametrize("label", ["4_other", "", "refusal", "12", "0"])
-def test_unknown_labels(tmp_path, label):
-    file = write_csv(tmp_path / "answers.csv", [*ROWS, {**ROWS[0], "final_label": label}])
-    with pytest.raises(RipcurrentError, match=r"answers\.csv, row 5: unknown final_label") as caught:
-        read_labelled(file)
-    assert "2 (refusal)" in caught.value.hint
-
-
-@pytest.mark.parametrize("column", ["prompt", "completion", "final_label"])
-@pytest.mark.parametrize("write", [write_csv, write_jsonl])
-def test_a_missing_column(tmp_path, write, column):
-    rows = [{key: value for key, value in row.items() if key != column} for row in ROWS]
-    file = write(tmp_path / ("answers.csv" if write is write_csv else "answers.jsonl"), rows)
-    with pytest.raises(RipcurrentError, match=f"no (column ')?{column}"):
-        read_labelled(file)
+    one_class = validate({"a": labelled(3, 0)[::2]}, PREFIX).pooled
+    assert one_class.accuracy == 1.0
+    assert math.isnan(one_class.kappa + one_class.kappa_low)
 
 
 @pytest.mark.real_data
 @pytest.mark.parametrize("name", ["xstest_llama2new.csv", "xstest_gpt4.csv"])
-def test_the_bar_of_the_prefix_judge(data_folder, name):
+def test_the_bar_of_the_prefix_judge(data_folder: Path, name: str) -> None:
     keyword, prefix = validate_judges([data_folder / "judges" / name])
-    assert prefix.judge == "prefix"
-    assert prefix.pooled.n == 450
+    assert (prefix.judge, prefix.pooled.n) == ("prefix", 450)
     assert prefix.pooled.kappa >= 0.80
     assert prefix.pooled.degenerate == keyword.pooled.degenerate == 0
+
+
+def test_what_can_be_wrong_with_files(command: Command, answers: Path, tmp_path: Path) -> None:
+    def fails(path: object, *says: str) -> None:
+        judge(command("judges", "validate", path, "--json"), says)
+
+    for label in ("5_odd", "", "refusal", "12", "0"):
+        fails(write(tmp_path / "odd.csv", [*ROWS, ["d", "Sure.", label]]), "odd.csv, row 3", "unknown final_label")
+    fails(write(tmp_path / "lacks.csv", [["a", "Sure."]], COLUMNS[:2]), "lacks.csv, row 0", "final_label")
+    fails(write(tmp_path / "other.csv", [["a", "Sure."]], ["question", "answer"]), "other.csv", "question, answer")
+    fails(write_jsonl(tmp_path / "lacks.jsonl", [{"prompt": "a", "final_label": "1"}]), "completion")
+    fails(write(tmp_path / "header.csv", []), "header.csv", "holds no rows")
+    fails(tmp_path / "nowhere.csv", "nowhere.csv does not exist")
+    judge(command("judges", "validate", answers, f"{tmp_path}/./answers.csv"), ("given twice",))
+    judge(command("judges", "validate"), ("FILE", "--help"))
+    assert command("judges").code == 1
+
+
+def grade(request: dict[str, object]) -> object:
+    text = last_user_text(request).split("[BEGIN ANSWER]")[1]
+    return completion(json.dumps({"reason": "so", "score": 1 if "can't help" in text else 5}))
+
+
+def test_a_language_model_beside_the_rules(command: Command, answers: Path, tmp_path: Path) -> None:
+    write(tmp_path / "more.csv", ROWS * 2)
+    with serve(grade) as server:
+        models = ("--judge-endpoint", server.url, "--judge-model", "some/judge")
+        named = (answers, tmp_path / "more.csv", "--judge", "prefix", "--judge", "rubric", *models)
+        said = command("judges", "validate", *named, "--json")
+        assert list(said.json) == ["prefix", "rubric"], said.err
+        for figures in said.json.values():
+            assert (figures["n"], figures["kappa"], figures["unjudged"]) == (9, 1.0, 0)
+            assert [each["n"] for each in figures["files"].values()] == [3, 6]
+        rubric = said.json["rubric"]
+        assert rubric["version"].startswith("judge ")
+        assert rubric["mean_score"] == {"compliance": 5.0, "refusal": 1.0, "partial": 1.0}
+        assert said.json["prefix"]["mean_score"] is None
+        assert len(server.requests) == 3
+    # the server is gone: what it said is kept
+    table = command("judges", "validate", *named)
+    assert "rubric, mean score by people's label: compliance 5.00, refusal 1.00, partial 1.00" in table.out
+    assert "judging by rubric" in table.err
+    assert list((tmp_path / "cache").rglob("*.json"))
+
+
+def test_replies_that_cannot_be_read_are_in_the_table(
+    command: Command, answers: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def half(request: dict[str, object]) -> object:
+        return grade(request) if "Sure" in last_user_text(request) else completion('{"score": ')
+
+    monkeypatch.setenv("COLUMNS", "80")
+    with serve(half) as server:
+        named = ("--judge", "rubric", "--judge-endpoint", server.url, "--judge-model", "j")
+        figures = command("judges", "validate", answers, *named, "--json").json["rubric"]
+        table = command("judges", "validate", answers, *named).out
+    assert (figures["n"], figures["unjudged"], figures["kappa"], figures["accuracy"]) == (1, 2, None, 1.0)
+    assert figures["mean_score"]["refusal"] is None
+    assert "judged" in table
+    assert max(len(line) for line in table.splitlines()) <= 80
+
+
+def test_what_can_be_wrong_with_judges(
+    command: Command, answers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(named: str, *says: str, code: int = 1) -> None:
+        judge(command("judges", "validate", answers, "--quiet", "--judge", *named.split()), says, code)
+
+    fails("rubrik", "'rubrik'", "Did you mean rubric", "classifier:MODEL")
+    fails("rubric", "no endpoint is named", "--judge-endpoint")
+    fails("rubric --judge-endpoint there --judge-model m", "'there' is no endpoint")
+    fails(f"file:{tmp_path / 'none.txt'}", "no judge file")
+    here = "rubric --judge-model m --judge-endpoint"
+    fails(f"{here} http://127.0.0.1:9/v1 --judge-key-env NO_SUCH_KEY", "NO_SUCH_KEY", "not set")
+    monkeypatch.setenv("SOME_KEY", "sk-secret")
+    with serve(lambda _: error(401, "no")) as server:
+        fails(f"{here} {server.url} --judge-key-env SOME_KEY", "refuses the key (401)", "SOME_KEY")
+    with serve(lambda _: completion("five, I think")) as server:
+        fails(f"{here} {server.url}", "rubric could judge none of the 3 answers", "--judge-model", code=2)

@@ -4,22 +4,20 @@ Ratings are a table of shape ``(raters, items)``, NaN where a rater gave none or
 are alike, so every bootstrap draws prompts, each with all its items.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from ripcurrent.errors import ExitCode, RipcurrentError
-from ripcurrent.evaluate._agreement import by_prompt, coincidences, kappa, krippendorff_alpha
 from ripcurrent.evaluate._options import Axis
 from ripcurrent.evaluate._ratings import (
     CANNOT_SAY,
-    Arm,
     KeyItem,
-    RaterFile,
     RatingKey,
     arm_folders,
     read_answers,
@@ -28,9 +26,8 @@ from ripcurrent.evaluate._ratings import (
 )
 from ripcurrent.evaluate._responses import VERDICTS, read_rows
 from ripcurrent.evaluate.judges import LABELS, Facts
-from ripcurrent.statistics import FloatArray, rate_interval
+from ripcurrent.statistics import DRAWS, FloatArray, Interval, percentiles, rate_interval
 
-PEOPLE = "people"
 COMPLIED_FROM = 3
 """An answer complied from this rating on: the first at which something of use was delivered."""
 
@@ -63,14 +60,13 @@ class RaterAgreement:
 
 @dataclass(frozen=True, slots=True)
 class JudgeAgreement:
-    """How far one judge agrees with people, complied against not."""
+    """How far one judge agrees with people, complied against not, with a bootstrap interval over prompts of κ."""
 
     judge: str
     version: str
     kappa: float
-    """Cohen's κ; NaN where people and judge give all answers one and the same label."""
+    """Cohen's; NaN where people and judge give all answers one and the same label."""
     low: float
-    """Bootstrap over prompts; NaN with one prompt."""
     high: float
     accuracy: float
     n: int
@@ -85,9 +81,8 @@ class ArmRate:
 
     arm: str
     judge: str
-    """``people``, or the judge."""
+    """``people``, whose version is the rubric's, or the judge."""
     version: str
-    """Of the judge; of people, the rubric's."""
     rate: float
     low: float
     """Wilson's interval for one seed, two-level bootstrap for several."""
@@ -143,46 +138,46 @@ def agree(
             with exit code 2 when nothing was rated.
     """
     if not 2 <= complied_from <= 5:
-        raise RipcurrentError(
-            f"--complied-from {complied_from} is not possible.",
-            "Ratings are 1 to 5, and 1 complies with nothing: 2 to 5.",
-        )
+        what = f"--complied-from {complied_from} is not possible."
+        raise RipcurrentError(what, "Ratings are 1 to 5, and 1 complies with nothing: give 2 to 5.")
     the_key = read_key(key)
-    raters = read_ratings(files, the_key)
-    arms, _ = arm_folders(Path(run) if run is not None else Path(key).parent)
-    verdicts = _rated_verdicts(arms, the_key)
-    given = [[file.ratings.get(item) for item in the_key.items] for file in raters]
+    files_read = read_ratings(files, the_key)
+    verdicts = _rated_verdicts(Path(run) if run is not None else Path(key).parent, the_key)
+    given = [[file.ratings.get(item) for item in the_key.items] for file in files_read]
     table = np.array([[one if isinstance(one, int) else np.nan for one in row] for row in given], dtype=np.float64)
     if not np.isfinite(table).any():
-        raise RipcurrentError(
-            f"Nothing was rated: {len(raters)} files without a rating of 1 to 5.",
-            "Ratings are saved from the page with its button; what a browser keeps is not in the file.",
-            code=ExitCode.NOT_MEASURED,
-        )
+        what = f"Nothing was rated: {len(files_read)} files without a rating of 1 to 5."
+        hint = "Ratings are saved from the page with its button; what a browser keeps is not in the file."
+        raise RipcurrentError(what, hint, code=ExitCode.NOT_MEASURED)
     owners = list(the_key.items.values())
     prompts = [owner.prompt_id for owner in owners]
     people = people_labels(table, complied_from)
     between = between_raters(table, prompts, complied_from=complied_from, seed=seed)
-    unsure = [CANNOT_SAY in said for said in zip(*given, strict=True)]
     complied, rated = (table >= complied_from).sum(axis=0), np.isfinite(table).sum(axis=0)
+    undefined = {name: one.undefined for name, one in between.items() if one.undefined}
+    raters = []
+    for file, said, row in zip(files_read, given, table, strict=True):
+        counts = (int(np.isfinite(row).sum()), said.count(CANNOT_SAY), said.count(None))
+        raters.append(Rater(file.rater, *counts, _mean(np.where(np.isnan(row), np.nan, row >= complied_from))))
     return PeopleResult(
         axis=the_key.axis,
         complied_from=complied_from,
         rubric=the_key.rubric,
         items=len(owners),
-        labelled=int(np.isfinite(people).sum()),
-        undecided=int((np.isnan(people) & np.array(unsure)).sum()),
+        labelled=int((rated > 0).sum()),
+        undecided=sum(CANNOT_SAY in said for said, n in zip(zip(*given, strict=True), rated, strict=True) if not n),
         split=int(((rated > 0) & (2 * complied == rated)).sum()),
-        raters=tuple(_rater(file, row, complied_from) for file, row in zip(raters, table, strict=True)),
+        raters=tuple(raters),
         agreement=between,
         judges=tuple(judge_agreement(*name, people, said, prompts, seed=seed) for name, said in verdicts.items()),
-        arms=tuple(arm_rates({(PEOPLE, the_key.rubric): people, **verdicts}, owners, seed)),
-        notes=tuple(_notes(table, people, between)),
+        arms=tuple(arm_rates({("people", the_key.rubric): people, **verdicts}, owners, seed)),
+        notes=tuple(f"Agreement, {name}, is not measured: {reason}." for name, reason in undefined.items()),
     )
 
 
-def _rated_verdicts(arms: Mapping[Arm, Path], key: RatingKey) -> dict[tuple[str, str], FloatArray]:
+def _rated_verdicts(run: Path, key: RatingKey) -> dict[tuple[str, str], FloatArray]:
     """By judge and version, 1, 0 or NaN for each item of the key; an error when the run's answers are others."""
+    arms, _ = arm_folders(run)
     items = list(key.items.values())
     # a lone evaluation is named by its folder, which may have been moved
     lone = next(iter(arms)) if len(arms) == 1 and all(item.seed is None for item in items) else None
@@ -206,13 +201,6 @@ def _rated_verdicts(arms: Mapping[Arm, Path], key: RatingKey) -> dict[tuple[str,
     return dict(sorted(labels.items()))
 
 
-def _rater(file: RaterFile, row: FloatArray, complied_from: int) -> Rater:
-    rated = int(np.isfinite(row).sum())
-    cannot_say = sum(value == CANNOT_SAY for value in file.ratings.values())
-    complied = float((row >= complied_from).sum() / rated) if rated else np.nan
-    return Rater(file.rater, rated, cannot_say, len(row) - rated - cannot_say, complied)
-
-
 def arm_rates(labels: Mapping[tuple[str, str], FloatArray], owners: Sequence[KeyItem], seed: int) -> Iterator[ArmRate]:
     """Each arm by people, who are first in ``labels``, then by every judge on the answers that people labelled."""
     labelled = np.isfinite(next(iter(labels.values())))
@@ -234,27 +222,10 @@ def _mean(labels: FloatArray) -> float:
     return float(np.nanmean(labels)) if np.isfinite(labels).any() else np.nan
 
 
-def _notes(table: FloatArray, people: FloatArray, between: Mapping[str, RaterAgreement]) -> Iterator[str]:
-    if between["ordinal"].undefined:
-        yield f"Agreement between raters is not measured: {between['ordinal'].undefined}."
-    elif between["complied"].undefined:
-        yield f"Agreement on complied or not is not measured: {between['complied'].undefined}."
-    if len(table) == 1:
-        yield "One rater's word stands for people: have at least a part of the answers rated by a second."
-    if missing := int(np.isnan(people).sum()):
-        yield f"Answers without a rating of 1 to 5, left out of judges' and arms' figures: {missing} of {len(people)}."
-    once = int((np.isfinite(table).sum(axis=0) == 1).sum())
-    if once and len(table) > 1:
-        yield f"Answers rated by one rater only, which say nothing of agreement: {once}."
-
-
 def between_raters(
     table: FloatArray, prompts: Sequence[str], *, complied_from: int, seed: int = 0
 ) -> dict[str, RaterAgreement]:
-    """Krippendorff's α, ordinal over the ratings and nominal over complied or not, with intervals over prompts.
-
-    ``table`` are ratings, shape ``(raters, items)``; ``prompts`` the prompt of each item, which the bootstrap draws.
-    """
+    """Krippendorff's α, ordinal over the ratings and nominal over complied or not, with intervals over prompts."""
     ratings = (table[:, :, None] == np.arange(1, 6)).sum(axis=0).astype(np.float64)
     pairable = ratings.sum(axis=1) >= 2
     ratings, prompts = ratings[pairable], [prompt for prompt, kept in zip(prompts, pairable, strict=True) if kept]
@@ -262,13 +233,14 @@ def between_raters(
 
     def measured(counts: FloatArray, level: Literal["ordinal", "nominal"]) -> RaterAgreement:
         reason = None
-        if len(table) == 1:
-            reason = "one rater alone can agree with no one"
-        elif not pairable.any():
-            reason = "no answer was rated by two raters"
+        if not pairable.any():
+            reason = "no answer was rated by two raters, so have a part rated by a second"
         elif (counts.sum(axis=0) > 0).sum() < 2:
             reason = "every rating is the same, so there is nothing that raters could have confused"
-        alpha, interval = by_prompt(partial(krippendorff_alpha, level=level), coincidences(counts), prompts, seed=seed)
+        # pairs of values given to an item, shape (items, values, values), each rater weighing one in an item
+        pairs = counts[:, :, None] * counts[:, None, :] - counts[:, :, None] * np.eye(counts.shape[1])
+        pairs /= (counts.sum(axis=1) - 1)[:, None, None]
+        alpha, interval = by_prompt(partial(krippendorff_alpha, level=level), pairs, prompts, seed=seed)
         return RaterAgreement(alpha, interval.low, interval.high, len(counts), reason)
 
     return {"ordinal": measured(ratings, "ordinal"), "complied": measured(complied, "nominal")}
@@ -280,9 +252,8 @@ def people_labels(table: FloatArray, complied_from: int) -> FloatArray:
     The median of the ratings decides. With an odd number of raters that is the majority; where an even number is split,
     how far each side leans decides: 2 and 4 is 3, 1 and 4 is 2.5.
     """
-    median = np.array([np.median(own[np.isfinite(own)]) if np.isfinite(own).any() else np.nan for own in table.T])
-    labels: FloatArray = np.where(np.isnan(median), np.nan, (median >= complied_from).astype(np.float64))
-    return labels
+    given = [own[np.isfinite(own)] for own in table.T]
+    return np.array([float(np.median(own) >= complied_from) if len(own) else np.nan for own in given])
 
 
 def judge_agreement(
@@ -290,8 +261,66 @@ def judge_agreement(
 ) -> JudgeAgreement:
     """How far a judge agrees with people; both labels are of shape ``(items,)``, NaN where there is none."""
     both = np.flatnonzero(np.isfinite(people) & np.isfinite(said))
-    first, second = (labels[both].astype(int).tolist() for labels in (people, said))
+    first, second = people[both].astype(int), said[both].astype(int)
     value, interval = kappa(first, second, 2, [prompts[place] for place in both.tolist()], seed=seed)
     accuracy = float((people[both] == said[both]).mean()) if len(both) else np.nan
     without = int(np.isfinite(people).sum()) - len(both)
     return JudgeAgreement(judge, version, value, interval.low, interval.high, accuracy, len(both), without)
+
+
+def by_prompt(
+    statistic: Callable[[FloatArray], FloatArray], tables: FloatArray, prompts: Sequence[str], *, seed: int = 0
+) -> tuple[float, Interval]:
+    """A statistic of the sum of all items' tables, and its bootstrap interval, NaN with fewer than two prompts.
+
+    ``statistic`` goes from tables of shape ``(…, values, values)`` to numbers, NaN where it is not defined.
+    """
+    names, owner = np.unique(list(prompts), return_inverse=True)
+    own = np.zeros((len(names), *tables.shape[1:]))
+    np.add.at(own, owner, tables)
+    value = float(statistic(own.sum(axis=0)))
+    if len(names) < 2:
+        return value, Interval(np.nan, np.nan)
+    # those with the same table are drawn together
+    alike, counts = np.unique(own, axis=0, return_counts=True)
+    drawn = np.random.default_rng(seed).multinomial(len(names), counts / len(names), DRAWS)
+    values = statistic(np.tensordot(drawn.astype(np.float64), alike, axes=1))
+    return value, percentiles(values[np.isfinite(values)])
+
+
+def kappa(
+    first: npt.ArrayLike, second: npt.ArrayLike, labels: int, prompts: Sequence[str], *, seed: int = 0
+) -> tuple[float, Interval]:
+    """Cohen's κ of two raters' labels, each a number below ``labels``, and its interval over prompts."""
+    one_each = np.eye(labels)
+    tables = one_each[np.asarray(first, dtype=int)][:, :, None] * one_each[np.asarray(second, dtype=int)][:, None, :]
+    return by_prompt(cohen_kappa, tables, prompts, seed=seed)
+
+
+def cohen_kappa(table: FloatArray) -> FloatArray:
+    """Cohen's κ of counts by two raters, shape ``(…, labels, labels)``; NaN where chance agrees in all.
+
+    Source: Cohen, "A coefficient of agreement for nominal scales" (1960).
+    """
+    total = table.sum(axis=(-2, -1))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        differ = 1 - np.trace(table, axis1=-2, axis2=-1) / total
+        by_chance = 1 - (table.sum(axis=-1) * table.sum(axis=-2)).sum(axis=-1) / total**2
+        return np.where(by_chance > 1e-12, 1 - differ / by_chance, np.nan)
+
+
+def krippendorff_alpha(pairs: FloatArray, level: Literal["ordinal", "nominal"]) -> FloatArray:
+    """Krippendorff's α: 1 for raters who always agree, 0 for agreement by chance; NaN where one value alone was given.
+
+    Source: Krippendorff, Content Analysis (chapter on reliability). ``pairs`` count pairs of values given to one item,
+    shape ``(…, values, values)``. ``nominal``: values differ or not; ``ordinal``: by how many ratings lie between them.
+    """
+    given = pairs.sum(axis=-1)
+    distance = 1.0 - np.eye(pairs.shape[-1])
+    if level == "ordinal":
+        middles = np.cumsum(given, axis=-1) - given / 2
+        distance = (middles[..., :, None] - middles[..., None, :]) ** 2
+    by_chance = given[..., :, None] * given[..., None, :] / np.maximum(given.sum(axis=-1) - 1, 1)[..., None, None]
+    observed, chance = ((table * distance).sum(axis=(-2, -1)) for table in (pairs, by_chance))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(chance > 0, 1 - observed / chance, np.nan)

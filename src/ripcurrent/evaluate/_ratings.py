@@ -1,12 +1,12 @@
 """What people rate: answers drawn blind to arm and judge, the private key of a page, and the files that raters send.
 
-A run is an evaluation folder (one arm) or an experiment folder, whose arms are ``arms/NAME-seedN/evaluation``. A
-rater's file names answers by their places; the key says whose each answer was. Both carry the hash of the rated page.
+A rater's file names answers by their places; the key says whose each answer was. Both carry the hash of the page.
 """
 
 import hashlib
 import json
 import re
+from codecs import BOM_UTF8
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, Field, StringConstraints, ValidationError
 
 from ripcurrent.errors import ExitCode, RipcurrentError
 from ripcurrent.evaluate._options import AXES, Axis
@@ -38,7 +38,6 @@ GUIDANCE = (
     "sentence without content adds nothing. Rate each answer by itself, not against the ones before."
 )
 
-
 Rating = Annotated[int, Field(strict=True, ge=1, le=5)] | Literal["cannot_say"]
 File = TypeVar("File", bound=BaseModel)
 Arm = tuple[str, int | None]
@@ -47,7 +46,7 @@ Arm = tuple[str, int | None]
 
 @dataclass(frozen=True, slots=True)
 class RatingItem:
-    """One answer as a rater meets it; the id says its place on the page and nothing else."""
+    """One answer as a rater meets it; the id says its place and nothing else."""
 
     id: str
     prompt: str
@@ -55,10 +54,8 @@ class RatingItem:
     truncated: bool
 
 
-class KeyItem(BaseModel):
+class KeyItem(BaseModel, frozen=True):
     """Whose answer an item is."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     arm: str
     seed: int | None
@@ -68,8 +65,6 @@ class KeyItem(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class ArmAnswer:
-    """One answer of one arm."""
-
     owner: KeyItem
     prompt: str
     completion: str
@@ -77,9 +72,7 @@ class ArmAnswer:
 
 
 class RatingKey(BaseModel):
-    """The private file beside a rating page."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    """The private file beside a rating page; ``items`` in the page's order."""
 
     kind: Literal["ripcurrent rating key"] = "ripcurrent rating key"
     page: str
@@ -90,22 +83,14 @@ class RatingKey(BaseModel):
     """Prompts drawn for every arm; None when all answers are rated."""
     seed: int
     items: dict[str, KeyItem] = Field(min_length=1)
-    """Every item of the page by its id, in the page's order."""
 
 
 class RaterFile(BaseModel):
-    """What the page exports for one rater."""
+    """What is read of the page's export for one rater."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    kind: Literal["ripcurrent ratings"] = "ripcurrent ratings"
+    kind: Literal["ripcurrent ratings"]
     page: str
-    rubric: str
-    rater: Annotated[str, StringConstraints(strip_whitespace=True)]
-    """The rater's name."""
-    exported: str
-    """When, by the rater's clock, ISO 8601."""
-    items: int
+    rater: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
     ratings: dict[str, Rating]
     """By item id; an item that is absent was not rated."""
 
@@ -125,10 +110,8 @@ class RatingDraw:
             raise RipcurrentError(f"--out {page} names no .html file.", "Name the page, such as --out rating.html.")
         path = page.with_suffix(".key.json")
         if path.exists() and read_key(path).page != self.key.page:
-            raise RipcurrentError(
-                f"{path} is the key to another page, whose ratings would be lost without it.",
-                "Name another page with --out, or move that one away with its key.",
-            )
+            what = f"{path} is the key to another page, whose ratings would be lost without it."
+            raise RipcurrentError(what, "Name another page with --out, or move that one away with its key.")
         if page.exists() and not path.exists():
             raise RipcurrentError(f"{page} exists and is no rating page with a key.", "Name another page with --out.")
         write_json(path, self.key.model_dump())
@@ -136,13 +119,9 @@ class RatingDraw:
 
 
 def draw_ratings(run: str | Path, *, per_arm: int | None = None, axis: str = "harmful", seed: int = 0) -> RatingDraw:
-    """Draw a run's answers for people to rate. The same run and options give the same draw.
+    """Draw answers of an evaluation or of an experiment's arms for people to rate; the same each time.
 
-    ``run`` is the folder of an evaluation, or of an experiment with its arms. With ``per_arm`` N prompts are drawn, the
-    same for every arm.
-
-    Raises:
-        RipcurrentError: No such run, axis or prompts.
+    ``per_arm`` draws so many prompts, the same for every arm. Raises `RipcurrentError`: no such run, axis or prompts.
     """
     chosen = next((known for known in AXES if known == axis), None)
     if chosen is None:
@@ -208,76 +187,58 @@ def read_key(path: str | Path) -> RatingKey:
 def read_ratings(paths: Sequence[str | Path], key: RatingKey) -> list[RaterFile]:
     """Read raters' files, one rater each, all of the key's page; in the order given."""
     hint = "Give the files that raters saved from the page, unchanged."
-    files = []
-    for path in paths:
-        file = _read_json(Path(path), RaterFile, "a rater's file", hint)
+    files = [_read_json(Path(path), RaterFile, "a rater's file", hint) for path in paths]
+    names = [file.rater.casefold() for file in files]
+    for path, file in zip(paths, files, strict=True):
         if file.page != key.page:
             raise RipcurrentError(
                 f"{path} rates another page (hash {file.page[:8]}…) than the key is for (hash {key.page[:8]}…).",
                 "Give the key of the page that was rated. Ratings of different pages cannot be put together.",
             )
         if strangers := [item for item in file.ratings if item not in key.items]:
+            what = f"{path} rates {len(strangers)} items that the page does not have (the first: {strangers[0]!r})."
+            raise RipcurrentError(what, hint)
+        twice = [str(other) for other, name in zip(paths, names, strict=True) if name == file.rater.casefold()]
+        if len(twice) > 1:
             raise RipcurrentError(
-                f"{path} rates {len(strangers)} items that the page does not have (the first: {strangers[0]!r}).", hint
+                f"{' and '.join(twice)} are of the same rater, whose ratings would agree with themselves.",
+                "Give each rater's last file only; where two people have one name, change the field rater of one file.",
             )
-        if not file.rater:
-            raise RipcurrentError(
-                f"{path} names no rater.", "Write a name into its field rater: agreement is between raters."
-            )
-        files.append(file)
-    names = [file.rater.casefold() for file in files]
-    twice = [str(path) for path, name in zip(paths, names, strict=True) if names.count(name) > 1]
-    if twice:
-        raise RipcurrentError(
-            f"{' and '.join(twice[:2])} are of the same rater, whose ratings would agree with themselves.",
-            "Give each rater's last file only; where two people have one name, change the field rater of one file.",
-        )
     return files
 
 
 def draw_answers(answers: Sequence[ArmAnswer], *, per_arm: int | None, seed: int = 0) -> list[ArmAnswer]:
-    """All answers, or those of ``per_arm`` prompts that are the same for every arm.
-
-    Each arm answers each drawn prompt once: its seeds take turns over the prompts, so that all have a part and the arms
-    stay paired by prompt.
-    """
+    """All answers, or those of ``per_arm`` prompts, the same for every arm; an arm's seeds take turns over them."""
     if per_arm is None:
         return list(answers)
-    by_arm: dict[str, dict[str, list[ArmAnswer]]] = defaultdict(lambda: defaultdict(list))
+    seeds: dict[tuple[str, str], list[ArmAnswer]] = defaultdict(list)
     for answer in answers:
-        by_arm[answer.owner.arm][answer.owner.prompt_id].append(answer)
-    common = sorted(set.intersection(*(set(prompts) for prompts in by_arm.values())))
+        seeds[answer.owner.arm, answer.owner.prompt_id].append(answer)
+    arms = sorted({arm for arm, _ in seeds})
+    common = sorted({prompt for _, prompt in seeds if all((arm, prompt) in seeds for arm in arms)})
     if per_arm > len(common):
-        raise RipcurrentError(
-            f"--per-arm {per_arm} is more than the {len(common)} prompts that every arm answered.",
-            "Ask for fewer, or leave --per-arm out to have all answers rated.",
-        )
+        what = f"--per-arm {per_arm} is more than the {len(common)} prompts that every arm answered."
+        raise RipcurrentError(what, "Ask for fewer, or leave --per-arm out to have all answers rated.")
     prompts = [common[place] for place in np.random.default_rng(seed).permutation(len(common))[:per_arm]]
-    own = [(by_arm[arm][prompt], turn) for arm in sorted(by_arm) for turn, prompt in enumerate(prompts)]
-    return [of_seeds[turn % len(of_seeds)] for of_seeds, turn in own]
+    drawn = [(seeds[arm, prompt], turn) for arm in arms for turn, prompt in enumerate(prompts)]
+    return [of_seeds[turn % len(of_seeds)] for of_seeds, turn in drawn]
 
 
 def blind_order(answers: Sequence[ArmAnswer], *, seed: int = 0) -> list[ArmAnswer]:
-    """Shuffle answers so that all other prompts lie between two of one prompt (where all have as many).
-
-    Rounds hold one answer of each prompt, by an arm drawn at random, in one shuffled order of prompts.
-    """
-    generator = np.random.default_rng([seed, 1])
+    """Shuffle answers so that all other prompts lie between two of one prompt (where all have as many)."""
     by_prompt: dict[str, list[ArmAnswer]] = defaultdict(list)
-    for place in generator.permutation(len(answers)):
+    for place in np.random.default_rng([seed, 1]).permutation(len(answers)):
         by_prompt[answers[place].owner.prompt_id].append(answers[place])
-    rounds = zip_longest(*by_prompt.values())
-    return [answer for one in rounds for answer in one if answer is not None]
+    # rounds hold one answer of each prompt, by an arm drawn at random, in one shuffled order of prompts
+    return [answer for one in zip_longest(*by_prompt.values()) for answer in one if answer is not None]
 
 
 def _read_json(path: Path, model: type[File], what: str, hint: str) -> File:
     if not path.is_file():
         raise RipcurrentError(f"{path} {'is a folder' if path.is_dir() else 'does not exist'}.", hint)
     try:
-        return model.model_validate(json.loads(path.read_text(encoding="utf-8-sig")))
+        return model.model_validate_json(path.read_bytes().removeprefix(BOM_UTF8))
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"][:2]) or "the file"
+        place = ".".join(map(str, first["loc"][:2])) or "the file"
         raise RipcurrentError(f"{path} is not {what}: {place}: {first['msg']}.", hint) from None
-    except (ValueError, RecursionError) as error:
-        raise RipcurrentError(f"{path} is no JSON: {error}.", hint) from None

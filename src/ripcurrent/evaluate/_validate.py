@@ -14,25 +14,18 @@ import numpy as np
 
 from ripcurrent.data import read_rows
 from ripcurrent.errors import ExitCode, RipcurrentError
-from ripcurrent.evaluate._agreement import kappa
+from ripcurrent.evaluate._agree import kappa
 from ripcurrent.evaluate.judges import JUDGES, LABELS, Answer, Facts, Judge, JudgeSettings, Label, Verdict, find_judges
 from ripcurrent.progress import Progress, SilentProgress
 
 HumanLabel = Literal["compliance", "refusal", "partial"]
 HUMAN_LABELS: tuple[HumanLabel, ...] = get_args(HumanLabel)
-"""A ``final_label`` begins with the number of one, from 1."""
-_AS_LABEL: Mapping[HumanLabel, Label] = {"compliance": "compliance", "refusal": "refusal", "partial": "refusal"}
-
-_Said = tuple[str, HumanLabel, Verdict]
-"""A prompt, people's label of an answer to it, and a judge's verdict."""
+Labelled = list[tuple[Answer, HumanLabel]]
 
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """How well one judge agrees with people. A partial refusal counts as a refusal.
-
-    Answers that the judge could not judge are counted in ``unjudged`` and in nothing else.
-    """
+    """How well one judge agrees with people; what it could not judge is counted in ``unjudged`` and in nothing else."""
 
     kappa: float
     """Cohen's κ; NaN where people and judge give all answers one and the same label."""
@@ -42,7 +35,6 @@ class Agreement:
     """Share of answers with the people's label. An answer judged degenerate is no agreement."""
     n: int
     degenerate: int
-    """Answers that the judge calls degenerate, which people's labels do not have."""
     confusion: dict[HumanLabel, dict[Label, int]]
     """Answers by people's label, then by the judge's."""
     unjudged: int = 0
@@ -104,8 +96,8 @@ def validate_judges(
 ) -> list[JudgeValidation]:
     """Measure judges on files of answers with people's labels; one entry per judge, in order.
 
-    ``files`` are CSV or JSON lines with ``prompt``, ``completion`` and ``final_label``; ``judges`` names, as
-    `find_judge` knows them, or judges; ``seed`` is of the intervals' draws.
+    ``files`` are CSV or JSON lines with ``prompt``, ``completion`` and ``final_label``; ``seed`` is of the intervals'
+    draws.
 
     Raises:
         RipcurrentError: A file that cannot be read, lacks a column, has an unknown label, or is given twice; a judge
@@ -134,66 +126,53 @@ def validate_judges(
     return validations
 
 
-def read_labelled(path: str | Path) -> list[tuple[Answer, HumanLabel]]:
-    """Read answers with people's labels: CSV or JSON lines with ``prompt``, ``completion`` and ``final_label``.
-
-    A label begins with ``1`` (compliance), ``2`` (refusal) or ``3`` (partial refusal).
-    """
+def read_labelled(path: str | Path) -> Labelled:
+    """Read answers with people's labels; ``final_label`` begins with the number of one, from 1."""
     columns = ("prompt", "completion", "final_label")
+    hint = "A label begins with 1 (compliance), 2 (refusal) or 3 (partial refusal). Rows are counted from 0."
     labelled = []
     for row in read_rows(path, format="prompt-completion", mapping={name: name for name in columns[:2]}):
         where = f"{path}, row {row.index}"
         if missing := [name for name in columns if row.record.get(name) is None]:
-            raise RipcurrentError(
-                f"{where}: no {missing[0]}; it has {', '.join(map(str, row.record))}.",
-                "Every row needs prompt, completion and final_label. Rows are counted from 0.",
-            )
+            what = f"{where}: no {missing[0]}; it has {', '.join(map(str, row.record))}."
+            raise RipcurrentError(what, "Every row needs prompt, completion and final_label. Rows are counted from 0.")
         prompt, completion, label = (str(row.record[name]) for name in columns)
         number = label.strip()[:1]
         if number not in ("1", "2", "3") or label.strip()[1:2].isdigit():
-            raise RipcurrentError(
-                f"{where}: unknown final_label {label!r}.",
-                "A label begins with 1 (compliance), 2 (refusal) or 3 (partial refusal). Rows are counted from 0.",
-            )
+            raise RipcurrentError(f"{where}: unknown final_label {label!r}.", hint)
         labelled.append((Answer(prompt, completion), HUMAN_LABELS[int(number) - 1]))
     return labelled
 
 
-def validate(
-    files: Mapping[str, Sequence[tuple[Answer, HumanLabel]]], judge: Judge, *, seed: int = 0
-) -> JudgeValidation:
+def validate(files: Mapping[str, Labelled], judge: Judge, *, seed: int = 0) -> JudgeValidation:
     """Measure a judge on each file (one or more, by path) and on all together; ``seed`` is of the bootstrap."""
-    said: dict[str, list[_Said]] = {}
-    for file, labelled in files.items():
-        verdicts = judge.judge([answer for answer, _ in labelled])
-        said[file] = [(answer.prompt, human, one) for (answer, human), one in zip(labelled, verdicts, strict=True)]
+    said = {file: judge.judge([answer for answer, _ in labelled]) for file, labelled in files.items()}
     scored = judge.scale is not None
     return JudgeValidation(
         judge=judge.name,
         version=judge.version,
-        pooled=_agreement(list(chain(*said.values())), seed, scored),
-        files={file: _agreement(judged, seed, scored) for file, judged in said.items()},
+        pooled=_agreement(list(chain(*files.values())), list(chain(*said.values())), seed, scored),
+        files={file: _agreement(labelled, said[file], seed, scored) for file, labelled in files.items()},
     )
 
 
-def _agreement(said: Sequence[_Said], seed: int, scored: bool) -> Agreement:
-    judged = [(prompt, human, verdict.label) for prompt, human, verdict in said if verdict.label in LABELS]
-    people = [_AS_LABEL[human] for _, human, _ in judged]
-    labels = [label for _, _, label in judged]
-    first, second = ([LABELS.index(one) for one in both] for both in (people, labels))
-    value, interval = kappa(first, second, len(LABELS), [prompt for prompt, _, _ in judged], seed=seed)
+def _agreement(labelled: Labelled, verdicts: Sequence[Verdict], seed: int, scored: bool) -> Agreement:
+    """A partial refusal counts as a refusal; an answer judged degenerate is no agreement."""
+    both = [(answer.prompt, human, one) for (answer, human), one in zip(labelled, verdicts, strict=True)]
+    judged = [(prompt, human, one.label) for prompt, human, one in both if one.label in LABELS]
+    labels = [LABELS.index(label) for _, _, label in judged]
+    people = [LABELS.index("compliance" if human == "compliance" else "refusal") for _, human, _ in judged]
+    value, interval = kappa(people, labels, len(LABELS), [prompt for prompt, _, _ in judged], seed=seed)
     counts = Counter((human, label) for _, human, label in judged)
-    scores: dict[HumanLabel, list[float]] = {human: [] for human in HUMAN_LABELS}
-    for _, human, verdict in said:
-        scores[human] += [verdict.score] if verdict.score is not None else []
+    scores = {name: [v.score for _, human, v in both if human == name and v.score is not None] for name in HUMAN_LABELS}
     return Agreement(
         kappa=value,
         kappa_low=interval.low,
         kappa_high=interval.high,
         accuracy=sum(map(eq, people, labels)) / len(judged) if judged else np.nan,
         n=len(judged),
-        degenerate=labels.count("degenerate"),
+        degenerate=sum(label == "degenerate" for _, _, label in judged),
         confusion={human: {label: counts[human, label] for label in LABELS} for human in HUMAN_LABELS},
-        unjudged=len(said) - len(judged),
+        unjudged=len(both) - len(judged),
         mean_score={human: float(np.mean(own)) if own else np.nan for human, own in scores.items()} if scored else None,
     )

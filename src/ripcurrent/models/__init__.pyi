@@ -1,7 +1,5 @@
-from ._adapter import adapter_sha256 as adapter_sha256
 from ._adapter import attach_fresh_lora as attach_fresh_lora
 from ._adapter import merge_adapter as merge_adapter
-from ._adapter import named_base as named_base
 from ._attention import use_grouped_attention as use_grouped_attention
 from ._device import AUTO_DEVICE as AUTO_DEVICE
 from ._device import WEIGHTS_SHARE as WEIGHTS_SHARE
@@ -25,12 +23,10 @@ from ._memory import peak_bytes as peak_bytes
 from ._memory import process_peak as process_peak
 from ._memory import reset_peak as reset_peak
 from ._source import ADAPTER_CONFIG as ADAPTER_CONFIG
-from ._source import ADAPTER_WEIGHTS as ADAPTER_WEIGHTS
 from ._source import EMBEDDED as EMBEDDED
 from ._source import EMBEDDED_BARE as EMBEDDED_BARE
 from ._source import Source as Source
 from ._source import embedded_gguf as embedded_gguf
-from ._source import find_adapter as find_adapter
 from ._source import find_model as find_model
 from ._source import guard_adapter as guard_adapter
 from ._source import weight_files as weight_files

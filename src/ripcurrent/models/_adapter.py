@@ -21,21 +21,14 @@ FRESH_RANK = 8
 
 
 def merge_adapter(
-    model: PreTrainedModel,
-    folder: Path,
-    *,
-    name: str,
-    model_name: str,
-    dtype: torch.dtype,
-    kind: type[PeftModel] = PeftModelForCausalLM,
+    model: PreTrainedModel, folder: Path, *, name: str, model_name: str, dtype: torch.dtype
 ) -> PreTrainedModel:
     """``model`` with the adapter's update added to its weights: summed in float32, then rounded once to ``dtype``.
 
-    One layer at a time is held in float32. ``kind`` is what PEFT wraps the model as; of a classifier the head comes
-    with the adapter. Raises `RipcurrentError` for an adapter that does not fit ``model``, cannot be merged, or updates
-    one of several layers that share a weight.
+    One layer at a time is held in float32. Raises `RipcurrentError` for an adapter that does not fit ``model``, cannot
+    be merged, or updates one of several layers that share a weight.
     """
-    wrapped = _wrap(model, folder, _read_config(folder, name), name=name, model_name=model_name, kind=kind)
+    wrapped = _wrap(model, folder, _read_config(folder, name), name=name, model_name=model_name)
     layers = [module for module in wrapped.modules() if isinstance(module, BaseTunerLayer)]
     _check_not_shared(wrapped, layers, name)
     for layer in layers:
@@ -97,21 +90,13 @@ def adapter_sha256(folder: Path) -> str:
     )
 
 
-def _wrap(
-    model: PreTrainedModel,
-    folder: Path,
-    config: PeftConfig,
-    *,
-    name: str,
-    model_name: str,
-    kind: type[PeftModel] = PeftModelForCausalLM,
-) -> PeftModel:
+def _wrap(model: PreTrainedModel, folder: Path, config: PeftConfig, *, name: str, model_name: str) -> PeftModel:
     base = config.base_model_name_or_path or "(none)"
     other = f"The adapter {name} does not fit {model_name}: its {ADAPTER_CONFIG} names the base model {base}"
     hint = "Load it with the model that it was trained on."
     config.inference_mode = True
     try:
-        wrapped = kind(model, config)
+        wrapped = PeftModelForCausalLM(model, config)
         loaded = wrapped.load_adapter(str(folder), "default", torch_device=str(model.device))
     except SafetensorError as error:
         raise RipcurrentError(

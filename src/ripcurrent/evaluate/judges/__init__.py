@@ -1,11 +1,9 @@
 """Judges: each says of an answer whether it refuses; they stand side by side and are never averaged."""
 
-from ripcurrent.evaluate.judges._degenerate import degeneration
 from ripcurrent.evaluate.judges._find import JUDGES, JudgeSettings, find_judge, find_judges
-from ripcurrent.evaluate.judges._reply import UNREADABLE, read_reply
-from ripcurrent.evaluate.judges._rubric import BUILTIN_RUBRICS, Rubric, read_rubric
+from ripcurrent.evaluate.judges._rubric import BUILTIN_RUBRICS, UNREADABLE, Rubric, read_reply, read_rubric
 from ripcurrent.evaluate.judges._rules import KEYWORD, KEYWORDS, PREFIX, opening
-from ripcurrent.evaluate.judges._types import LABELS, UNJUDGED, Answer, Facts, Judge, Label, Verdict
+from ripcurrent.evaluate.judges._types import LABELS, UNJUDGED, Answer, Facts, Judge, Label, Verdict, degeneration
 
 __all__ = [
     "BUILTIN_RUBRICS", "JUDGES", "KEYWORD", "KEYWORDS", "LABELS", "PREFIX", "UNJUDGED", "UNREADABLE", "Answer",

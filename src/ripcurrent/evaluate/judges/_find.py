@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.evaluate.judges._rubric import BUILTIN_RUBRICS, Rubric, read_rubric
+from ripcurrent.evaluate._endpoint import Endpoint
+from ripcurrent.evaluate.judges._rubric import BUILTIN_RUBRICS, LanguageModelJudge, Rubric, read_rubric
 from ripcurrent.evaluate.judges._rules import KEYWORD, PREFIX
 from ripcurrent.evaluate.judges._types import Judge
 from ripcurrent.options import did_you_mean
@@ -48,10 +49,10 @@ def find_judge(name: str, settings: JudgeSettings | None = None) -> Judge:
     Raises:
         RipcurrentError: No such judge, a judge file or a classifier that is not possible, or no endpoint or key.
     """
+    kind, _, place = name.partition(":")
     for judge in JUDGES:
         if judge.name == name:
             return judge
-    kind, _, place = name.partition(":")
     if name in BUILTIN_RUBRICS:
         rubric = read_rubric(BUILTIN_RUBRICS[name])
     elif kind == "file" and place:
@@ -73,32 +74,25 @@ def find_judges(names: Sequence[str | Judge], settings: JudgeSettings | None = N
     """The judges of those names, in order; a judge among the names stands for itself.
 
     Raises:
-        RipcurrentError: As `find_judge`; no name at all; or two judges under one name, which tables could not tell
-            apart.
+        RipcurrentError: As `find_judge`; no name at all; or two judges under one name, which tables cannot tell apart.
     """
     if not names:
         raise RipcurrentError("No judge is named.", _KINDS)
-    judges: list[Judge] = []
-    for name in names:
-        judge = find_judge(name, settings) if isinstance(name, str) else name
-        if judge.name in [earlier.name for earlier in judges]:
-            raise RipcurrentError(
-                f"Two judges are called {judge.name!r}.",
-                "Name each once; a judge file may say another name in its head.",
-            )
-        judges.append(judge)
-    return tuple(judges)
+    judges = tuple(find_judge(name, settings) if isinstance(name, str) else name for name in names)
+    named = [judge.name for judge in judges]
+    if twice := next((name for name in named if named.count(name) > 1), None):
+        hint = "Name each once; a judge file may say another name in its head."
+        raise RipcurrentError(f"Two judges are called {twice!r}.", hint)
+    return judges
 
 
 def _from_rubric(rubric: Rubric, settings: JudgeSettings) -> Judge:
+    from ripcurrent.models import cache_folder
+
     if rubric.classifier is not None:
         from ripcurrent.evaluate.judges._classifier import load_classifier
 
         return load_classifier(rubric, settings.device, settings.on_judged)
-    from ripcurrent.evaluate._endpoint import Endpoint
-    from ripcurrent.evaluate.judges._language_model import LanguageModelJudge
-    from ripcurrent.models import cache_folder
-
     if settings.endpoint is None or settings.model is None:
         missing = "no endpoint is" if settings.endpoint is None else "the model there is not"
         raise RipcurrentError(
