@@ -13,18 +13,18 @@ from typing import Any
 
 @dataclass
 class Answered:
-    """What the server sends back."""
+    """What the server sends back after ``delay`` seconds.
+
+    ``drip``: blanks come in its place, a few a second, for a minute. ``drop``: the connection is closed without it.
+    """
 
     status: int = 200
     body: str = ""
     content_type: str = "application/json"
     headers: dict[str, str] = field(default_factory=dict)
     delay: float = 0.0
-    """Seconds before it is sent."""
     drip: bool = False
-    """Whether blanks come in its place, a few a second, for a minute."""
     drop: bool = False
-    """Whether the connection is closed without it."""
 
 
 Script = Callable[[dict[str, Any]], Answered]
@@ -32,13 +32,11 @@ Script = Callable[[dict[str, Any]], Answered]
 
 @dataclass
 class ScriptedServer:
-    """Base URL and what was asked of it."""
+    """Base URL and what was asked of it: bodies and headers (names in lower case) in order of arrival."""
 
     url: str = ""
     requests: list[dict[str, Any]] = field(default_factory=list)
-    """Bodies of all requests, in order of arrival."""
     headers: list[dict[str, str]] = field(default_factory=list)
-    """Their headers, names in lower case."""
     most_at_once: int = 0
     """Requests under way at once, at most."""
 
@@ -97,18 +95,14 @@ def serve(script: Script) -> Iterator[ScriptedServer]:
         server.server_close()
 
 
-def completion(text: str | None, *, finish_reason: str = "stop", tokens: int | None = 3) -> Answered:
+def completion(
+    text: str | None, *, finish_reason: str = "stop", tokens: int | None = 3, delay: float = 0.0
+) -> Answered:
     """A well-formed chat completion."""
-    body: dict[str, Any] = {
-        "id": "1",
-        "object": "chat.completion",
-        "created": 0,
-        "model": "tiny",
-        "choices": [{"index": 0, "finish_reason": finish_reason, "message": {"role": "assistant", "content": text}}],
-    }
-    if tokens is not None:
-        body["usage"] = {"prompt_tokens": 1, "completion_tokens": tokens, "total_tokens": tokens + 1}
-    return Answered(body=json.dumps(body))
+    choice = {"index": 0, "finish_reason": finish_reason, "message": {"role": "assistant", "content": text}}
+    body = {"id": "1", "object": "chat.completion", "created": 0, "model": "tiny", "choices": [choice]}
+    usage = {"usage": {"prompt_tokens": 1, "completion_tokens": tokens, "total_tokens": 4}} if tokens else {}
+    return Answered(body=json.dumps({**body, **usage}), delay=delay)
 
 
 def error(status: int, message: str, **headers: str) -> Answered:
