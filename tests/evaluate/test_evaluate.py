@@ -74,15 +74,13 @@ def test_tables_hold_the_contract_and_come_back(tmp_path: Path, tiny_folder: Pat
     assert not (result.folder / PARTIAL).exists()
     again = EvaluationRun.open(result.folder)
     assert again == result
-    assert again.outcomes("prefix", "sounds_dangerous")[0] == ["q5", "q6", "q7"]
     for judge in ("prefix", "keyword"):
         for axis, n in (("harmful", 5), ("sounds_dangerous", 3), ("plain", 2)):
             rate = result.rates[judge][axis]
             assert rate.n == n
             assert rate.answered + rate.refused + rate.degenerate == pytest.approx(1)
-            assert rate.answered == sum(result.outcomes(judge, axis)[1]) / n
-    with pytest.raises(RipcurrentError, match="no verdicts of 'rubric'"):
-        result.outcomes("rubric", "plain")
+            pairs = zip(result.prompts, result.verdicts[judge], strict=True)
+            assert rate.answered == sum(one.label == "compliance" for prompt, one in pairs if prompt.axis == axis) / n
 
 
 def test_a_stopped_run_asks_only_the_rest(
@@ -105,7 +103,7 @@ def test_a_stopped_run_asks_only_the_rest(
     # the same weights, wherever they lie now
     moved = shutil.copytree(tiny_folder, tmp_path / "moved")
     resumed = evaluate(str(moved), prompts=[prompts_file], out=tmp_path / "run", batch_size=2, **EXACT)
-    assert resumed.manifest.timings.answered_now == 6
+    assert resumed.manifest.timings["answered_now"] == 6
     assert resumed.responses == whole.responses
 
 

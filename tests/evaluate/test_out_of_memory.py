@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ripcurrent.errors import ExitCode, RipcurrentError
-from ripcurrent.evaluate import Answer, _decode, evaluate
+from ripcurrent.evaluate import Answer, _generate, evaluate
 from ripcurrent.evaluate._batches import in_batches
 from ripcurrent.evaluate.judges import _classifier
 from ripcurrent.evaluate.judges._find import JudgeSettings, find_judge
@@ -59,14 +59,14 @@ def test_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         return evaluate(str(model), prompts=[prompts], out=tmp_path / out, **exact).responses
 
     expected = answer("whole")
-    decode = _decode.decode_greedily
+    decode = _generate.decode_greedily
 
     def room_for(most: int) -> Any:
         return lambda model, asked, **options: at_most(most, lambda batch: decode(model, batch, **options))(asked)
 
-    monkeypatch.setattr(_decode, "decode_greedily", room_for(2))
+    monkeypatch.setattr(_generate, "decode_greedily", room_for(2))
     assert answer("halves") == expected
-    monkeypatch.setattr(_decode, "decode_greedily", room_for(0))
+    monkeypatch.setattr(_generate, "decode_greedily", room_for(0))
     with pytest.raises(RipcurrentError, match="does not fit into the memory of cpu, even alone") as caught:
         answer("none")
     assert caught.value.code == ExitCode.NOT_MEASURED

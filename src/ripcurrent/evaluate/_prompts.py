@@ -57,6 +57,11 @@ class Prompt:
     source: str
     """``builtin``, or the file or hub name."""
 
+    def turns(self, system: str | None) -> list[dict[str, str]]:
+        """The conversation up to the answer."""
+        opening = [{"role": "system", "content": system}] if system is not None else []
+        return [*opening, {"role": "user", "content": self.text}]
+
 
 class PromptSet(BaseModel):
     """Prompts under one name. A manifest keeps all of it but the prompts."""
