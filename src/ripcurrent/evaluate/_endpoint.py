@@ -40,7 +40,7 @@ GOES_ON = "the same command then goes on where it stopped."
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What an endpoint said to one conversation; ``truncated`` where it reached the token limit."""
+    """What an endpoint said to one conversation."""
 
     text: str
     truncated: bool
@@ -138,7 +138,6 @@ class Endpoint:
             self._require_greeting(failed)
 
     def describe(self) -> EndpointInfo:
-        """What a manifest keeps of it."""
         own = "the model's own" if "temperature" in self._does_without else None
         return EndpointInfo(base_url=self.base_url, model=self.model, temperature=own)
 

@@ -174,9 +174,8 @@ def _open(
     """What answers: a model here, or one at an endpoint; what a manifest keeps of it; what makes it another one."""
     if options.endpoint is not None:
         if options.adapter is not None:
-            raise RipcurrentError(
-                "An endpoint takes no adapter.", "Serve the adapted model there, or leave out --endpoint."
-            )
+            hint = "Serve the adapted model there, or leave out --endpoint."
+            raise RipcurrentError("An endpoint takes no adapter.", hint)
         endpoint = Endpoint(options.endpoint, model, concurrency=options.batch_size or 4, timeout=options.timeout)
         return endpoint, endpoint.describe(), {"command": "evaluate", "endpoint": endpoint.base_url, "model": model}
     from ripcurrent.models import describe, load_model, require_chat_template
@@ -260,12 +259,11 @@ def _require_answers(responses: Sequence[Response], info: ModelInfo | EndpointIn
     """Raise where there is nothing that a rate could be of."""
     answered = sum(one.rejected is None for one in responses)
     if not answered and isinstance(info, EndpointInfo):
-        raise RipcurrentError(
-            f"The endpoint {info.base_url} rejected every one of the {len(responses)} prompts, though it answers a "
-            f"greeting; the first: {responses[0].rejected}.",
-            "It filters what it is asked: name another endpoint, or other prompts and another folder.",
-            code=ExitCode.NOT_MEASURED,
+        what = (
+            f"The endpoint {info.base_url} answers a greeting, and rejected every one of the {len(responses)} prompts"
         )
+        hint = "It filters what it is asked: name another endpoint, or other prompts and another folder."
+        raise RipcurrentError(f"{what}; the first: {responses[0].rejected}.", hint, code=ExitCode.NOT_MEASURED)
     cut = sum(map(is_cut_thought, responses))
     if 2 * cut >= answered:
         raise NothingToJudgeError(
@@ -278,19 +276,16 @@ def _require_answers(responses: Sequence[Response], info: ModelInfo | EndpointIn
 
 def _require_verdicts(folder: Path, verdicts: Mapping[str, Sequence[Verdict]]) -> None:
     """Raise where a judge could judge no answer."""
-    unable = [name for name, said in verdicts.items() if all(one.label == UNJUDGED for one in said)]
-    if not unable:
-        return
-    reasons = [one.reason for name in unable for one in verdicts[name] if one.reason != REJECTED]
-    why, count = Counter(reasons).most_common(1)[0]
-    raise RipcurrentError(
-        f"{' and '.join(unable)} could judge none of the {len(reasons) // len(unable)} answers, kept in {folder} "
-        f"(most often, {count} times: {why}).",
-        "Look after the judge's endpoint, and give the command again."
-        if why in get_args(FailureKind)
-        else "A judging model must reply in JSON as the rubric asks: name an abler one, and run this again.",
-        code=ExitCode.NOT_MEASURED,
-    )
+    for name, said in verdicts.items():
+        if any(one.label != UNJUDGED for one in said):
+            continue
+        reasons = Counter(one.reason for one in said if one.reason != REJECTED)
+        why, count = reasons.most_common(1)[0]
+        hint = "A judging model must reply in JSON as the rubric asks: name an abler one, and run this again."
+        if why in get_args(FailureKind):
+            hint = "Look after the judge's endpoint, and give the command again."
+        none = f"{name} could judge none of the {reasons.total()} answers, kept in {folder}"
+        raise RipcurrentError(f"{none} (most often, {count} times: {why}).", hint, code=ExitCode.NOT_MEASURED)
 
 
 def judge_again(folder: Path, judges: Sequence[Judge], progress: Progress | None = None) -> None:

@@ -27,7 +27,6 @@ from ripcurrent.models import ChatModel
 
 FEWEST_DROPPED = 8
 """Rows leave the batch when an eighth of it has ended: dropping them copies the whole cache."""
-
 Decoded = tuple[list[int], bool]
 """A prompt's new tokens, the one that ends the turn left out; and whether the model ended its turn within the limit."""
 
@@ -41,6 +40,7 @@ def answer_locally(
     prompt to the chat template.
     """
     tokenizer, model = chat_model.tokenizer, chat_model.model
+    pad = tokenizer.pad_token_id or 0
     tokens = [_prompt_tokens(chat_model, prompt, system) for prompt in prompts]
     _check_window(chat_model, prompts, tokens, max_new_tokens)
     # what all prompts begin with, at least one token of each left over
@@ -50,7 +50,6 @@ def answer_locally(
     # the model's own, as its generation configuration has them, and the tokenizer's
     named = getattr(model.generation_config, "eos_token_id", None)
     stops = {tokenizer.eos_token_id, *([named] if isinstance(named, int) else named or ())} - {None}
-    pad = tokenizer.pad_token_id or 0
     order = sorted(range(len(prompts)), key=lambda place: len(tokens[place]))
 
     def decode(places: Sequence[int]) -> list[Decoded]:
