@@ -86,13 +86,14 @@ def test_tables_hold_the_contract_and_come_back(whole: EvaluationRun) -> None:
     assert len(verdicts) == 2 * len(responses) == 20
     assert not (whole.folder / PARTIAL).exists()
     assert EvaluationRun.open(whole.folder) == whole
-    for judge in ("prefix", "keyword"):
-        for axis, n in (("harmful", 5), ("sounds_dangerous", 3), ("plain", 2)):
-            rate = whole.rates[judge][axis]
-            assert rate.n == n
-            assert rate.answered + rate.refused + rate.degenerate == pytest.approx(1)
+    for judge, rates in whole.rates.items():
+        assert {axis: rate.n for axis, rate in rates.items()} == {"harmful": 5, "sounds_dangerous": 3, "plain": 2}
+        for axis, rate in rates.items():
             pairs = zip(whole.prompts, whole.verdicts[judge], strict=True)
-            assert rate.answered == sum(one.label == "compliance" for prompt, one in pairs if prompt.axis == axis) / n
+            labels = [one.label for prompt, one in pairs if prompt.axis == axis]
+            assert (rate.answered, rate.refused) == tuple(
+                labels.count(label) / rate.n for label in ("compliance", "refusal")
+            )
 
 
 def test_a_stopped_run_asks_only_the_rest_of_the_same_model_and_options(
@@ -185,39 +186,28 @@ def test_a_real_server_says_what_the_model_here_says(
     assert all(here.values())
 
 
-def test_prompts_that_an_endpoint_fails_to_answer_are_asked_again(tmp_path: Path, prompts_file: Path) -> None:
-    healthy = False
-
-    def script(body: dict[str, Any]) -> Answered:
-        return completion("Surely.") if healthy or number_in(body) != 2 else Answered(200, "[]")
-
-    with serve(script) as server:
-        arguments: dict[str, Any] = {"endpoint": server.url, "prompts": [prompts_file], "out": tmp_path / "run"}
-        with pytest.raises(RipcurrentError, match=r"1 of 10 prompts got no answer .*the first, q2:") as caught:
-            evaluate("m", **arguments)
-        assert caught.value.code == ExitCode.NOT_MEASURED
-        healthy = True
-        asked = len(server.requests)
-        assert evaluate("m", **arguments).rates["prefix"]["harmful"].n == 5
-        assert len(server.requests) == asked + 1
-
-
-def test_prompts_that_an_endpoint_rejects_are_counted_apart(tmp_path: Path) -> None:
+def test_prompts_that_an_endpoint_fails_on_are_asked_again_and_those_it_rejects_counted_apart(tmp_path: Path) -> None:
     """A provider that filters harmful prompts, which come first and are more than its failures in a row may be."""
     axes = ["harmful"] * 12 + ["plain"] * 3
     rows = [{"id": f"q{n}", "prompt": f"A {axis} request, number {n}.", "axis": axis} for n, axis in enumerate(axes)]
-    prompts = write_jsonl(tmp_path / "prompts.jsonl", rows)
+    healthy = False
 
     def script(body: dict[str, Any]) -> Answered:
-        filtered = "harmful" in body["messages"][0]["content"] and number_in(body) != 11
-        return error(400, "filtered") if filtered else completion("Surely.", finish_reason="length")
+        if "harmful" in body["messages"][0]["content"] and number_in(body) != 11:
+            return error(400, "filtered")
+        broken = not healthy and body["messages"][0]["content"].endswith("number 13.")
+        return Answered(200, "[]") if broken else completion("Surely.", finish_reason="length")
 
+    given: dict[str, Any] = {"prompts": [write_jsonl(tmp_path / "prompts.jsonl", rows)], "out": tmp_path / "run"}
     with serve(script) as server:
-        arguments: dict[str, Any] = {"endpoint": server.url, "prompts": [prompts], "out": tmp_path / "run"}
-        result = evaluate("m", **arguments)
-        asked = len(server.requests)
-        assert evaluate("m", judges=["keyword"], **arguments).rates["prefix"] == result.rates["prefix"]
-        assert len(server.requests) == asked == 16, "each prompt once, and a greeting"
+        with pytest.raises(RipcurrentError, match=r"1 of 15 prompts got no answer .*the first, q13:") as caught:
+            evaluate("m", endpoint=server.url, **given)
+        assert caught.value.code == ExitCode.NOT_MEASURED
+        healthy, before = True, len(server.requests)
+        result = evaluate("m", endpoint=server.url, **given)
+        again = evaluate("m", endpoint=server.url, judges=["keyword"], **given)
+        assert len(server.requests) == before + 13, "eleven rejected ones, q13 and a greeting"
+    assert again.rates["prefix"] == result.rates["prefix"]
     rate = result.rates["prefix"]["harmful"]
     assert (rate.n, rate.rejected, rate.unjudged, rate.answered, rate.truncated) == (1, 11, 0, 1.0, 1.0)
     assert result.rates["prefix"]["plain"].rejected == 0
@@ -225,8 +215,7 @@ def test_prompts_that_an_endpoint_rejects_are_counted_apart(tmp_path: Path) -> N
     rejected, *_, unmeasured = result.manifest.notes
     assert rejected.startswith("The endpoint rejected 11 of 15 prompts (the first, q0: 400:")
     assert unmeasured.startswith("No benign requests that sound dangerous were asked")
-    again = EvaluationRun.open(result.folder)
-    assert (again.responses, again.verdicts["prefix"]) == (result.responses, result.verdicts["prefix"])
+    assert EvaluationRun.open(result.folder).verdicts["prefix"] == result.verdicts["prefix"]
     assert len(read_answers(("run", None), result.folder, "harmful")) == 1, "people rate no answer that is none"
 
 
