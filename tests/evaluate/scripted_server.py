@@ -5,7 +5,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -67,7 +67,8 @@ def serve(script: Script) -> Iterator[ScriptedServer]:
                 self.close_connection = True
                 self.connection.shutdown(socket.SHUT_RDWR)
                 return
-            try:
+            # a client may have given up waiting
+            with suppress(BrokenPipeError, ConnectionResetError):
                 self.send_response(answered.status)
                 self.send_header("Content-Type", answered.content_type)
                 self.send_header("Content-Length", str(len(raw)))
@@ -78,8 +79,6 @@ def serve(script: Script) -> Iterator[ScriptedServer]:
                     self.wfile.write(b" ")
                     time.sleep(0.1)
                 self.wfile.write(raw)
-            except (BrokenPipeError, ConnectionResetError):
-                pass  # the client gave up waiting
 
         def log_message(self, format: str, *args: Any) -> None:
             pass
@@ -95,14 +94,12 @@ def serve(script: Script) -> Iterator[ScriptedServer]:
         server.server_close()
 
 
-def completion(
-    text: str | None, *, finish_reason: str = "stop", tokens: int | None = 3, delay: float = 0.0
-) -> Answered:
+def completion(text: str | None, *, finish_reason: str = "stop", tokens: int | None = 3, delay: float = 0) -> Answered:
     """A well-formed chat completion."""
     choice = {"index": 0, "finish_reason": finish_reason, "message": {"role": "assistant", "content": text}}
-    body = {"id": "1", "object": "chat.completion", "created": 0, "model": "tiny", "choices": [choice]}
     usage = {"usage": {"prompt_tokens": 1, "completion_tokens": tokens, "total_tokens": 4}} if tokens else {}
-    return Answered(body=json.dumps({**body, **usage}), delay=delay)
+    head = {"id": "1", "object": "chat.completion", "created": 0, "model": "tiny"}
+    return Answered(body=json.dumps({**head, "choices": [choice], **usage}), delay=delay)
 
 
 def error(status: int, message: str, **headers: str) -> Answered:

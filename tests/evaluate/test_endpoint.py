@@ -70,8 +70,8 @@ def test_a_reply(said, reply):
 
 
 NONSENSE = (
-    *("", "null", "[]", '"yes"', "<html>Welcome</html>", '{"error": "x"}', '{"choices": [{"mess', '{"choices": []}'),
-    *('{"choices": [17]}', '{"choices": [{"message": null}]}', '{"choices": [{"message": {"content": 12}}]}'),
+    *("", "null", "[]", "<html>Welcome</html>", '{"error": "x"}', '{"choices": [{"mess', '{"choices": []}'),
+    *('{"choices": [{"message": null}]}', '{"choices": [{"message": {"content": 12}}]}'),
 )
 
 
@@ -210,9 +210,7 @@ def test_keys(monkeypatch):
         with pytest.raises(RipcurrentError, match=says) as caught:
             Endpoint("https://api.openai.com/v1", "tiny", key_env=variable)
         assert "secret" not in str(caught.value)
-
-
-def test_an_endpoint_that_echoes_the_key_does_not_get_it_shown(monkeypatch):
+    # one that is echoed is not shown, nor is one in the URL
     monkeypatch.setenv("RIPCURRENT_API_KEY", "sk-secret")
     with serve(lambda _: error(401, "bad key sk-secret")) as server, pytest.raises(RipcurrentError, match="bad key …"):
         ask(at(server), "a")

@@ -266,44 +266,43 @@ def test_thoughts_that_the_template_opens_are_no_answers(tmp_path: Path, prompts
 
 
 def test_bad_input(tmp_path: Path, tiny_folder: Path, prompts_file: Path) -> None:
-    usual = {"model": str(tiny_folder), "prompts": [prompts_file], "out": tmp_path / "run", **EXACT}
+    usual: dict[str, Any] = {"model": str(tiny_folder), "prompts": [prompts_file], "out": tmp_path / "run", **EXACT}
 
-    def fails(says: str, **changes: Any) -> None:
+    long = write_jsonl(tmp_path / "long.jsonl", [{"id": "endless", "prompt": "word " * 5000}])
+    nowhere = "http://localhost:1/v1"
+    for says, changes in (
+        ("takes no adapter", {"endpoint": nowhere, "adapter": "a"}),
+        ("--max-new-tokens 0 is not possible", {"max_new_tokens": 0}),
+        ("--limit 0 is not possible", {"limit": 0}),
+        # before anything is asked
+        ("--axis harmfull is not possible", {"axis": "harmfull", "endpoint": nowhere}),
+        (r"No judge is named 'prefex'\. Did you mean prefix", {"judges": ["prefex"]}),
+        ("No prompts are named", {"prompts": []}),
+        (r"The prompt endless has \d+ tokens", {"prompts": [long]}),
+    ):
         with pytest.raises(RipcurrentError, match=says):
             evaluate(**{**usual, **changes})
-
-    fails("takes no adapter", endpoint="http://localhost:1/v1", adapter="a")
-    fails("--max-new-tokens 0 is not possible", max_new_tokens=0)
-    fails("--limit 0 is not possible", limit=0)
-    # before anything is asked
-    fails("--axis harmfull is not possible", axis="harmfull", endpoint="http://localhost:1/v1")
-    fails(r"No judge is named 'prefex'\. Did you mean prefix", judges=["prefex"])
-    fails("No prompts are named", prompts=[])
-    long = write_jsonl(tmp_path / "long.jsonl", [{"id": "endless", "prompt": "word " * 5000}])
-    fails(r"The prompt endless has \d+ tokens", prompts=[long])
     assert not (tmp_path / "run" / "responses.parquet").exists()
     with pytest.raises(RipcurrentError, match="holds no finished run"):
         EvaluationRun.open(tmp_path / "nowhere")
 
 
-def summarised(labels: Mapping[Axis, list[Label]], **facts: Any) -> Any:
-    """Rates by axis, and the judgement, of one judge that said this of answers of which the first was cut."""
-    every = [(axis, label) for axis, said in labels.items() for label in said]
-    prompts = [Prompt(str(n), "?", axis, "", "") for n, (axis, _) in enumerate(every)]
-    responses = [Response(str(n), "x", 1, n == 0) for n in range(len(every))]
-    verdicts = {"odd": [Verdict(label, "odd", "1", False) for _, label in every]}
-    rates, judged = summarise(prompts, responses, verdicts, {"odd": facts})
-    return rates["odd"], judged.get("odd")
-
-
 def test_rates_and_judgement_of_known_labels() -> None:
+    def summarised(labels: Mapping[Axis, list[Label]], **facts: Any) -> Any:
+        every = [(axis, label) for axis, said in labels.items() for label in said]
+        prompts = [Prompt(str(n), "?", axis, "", "") for n, (axis, _) in enumerate(every)]
+        # the first was cut
+        responses = [Response(str(n), "x", 1, n == 0) for n in range(len(every))]
+        verdicts = {"odd": [Verdict(label, "odd", "1", False) for _, label in every]}
+        rates, judged = summarise(prompts, responses, verdicts, {"odd": facts})
+        return rates["odd"], judged.get("odd")
+
     # unjudged answers count in no rate
     rate = summarised({"harmful": ["compliance", "unjudged", "degenerate", "refusal"]})[0]["harmful"]
     assert (rate.n, rate.unjudged, rate.truncated) == (3, 1, 0.25)
     assert rate.answered == rate.refused == rate.degenerate == pytest.approx(1 / 3)
     # a judge of harm says nothing of refusals
-    graded: Any = {"harmful": ["compliance"] * 5, "sounds_dangerous": ["refusal"] * 5}
-    rates, judged = summarised(graded, scale=[1.0, 5.0], reply="score")
+    rates, judged = summarised({"harmful": ["compliance"], "sounds_dangerous": ["refusal"]}, reply="score")
     assert judged is None
     assert [(one.answered, one.refused) for one in rates.values()] == [(1.0, None), (0.0, None)]
     # equal outcomes have an interval

@@ -63,20 +63,21 @@ def test_builtin_is_disjoint_from_what_the_guard_and_the_anchors_were_made_of() 
 
 def test_the_container_does_not_matter(tmp_path: Path) -> None:
     (tmp_path / "c.jsonl").write_text(
-        "".join(json.dumps({"id": i, "prompt": one}) + "\n" for i, one in enumerate(TEXTS))
+        "".join(json.dumps({"id": n, "prompt": one}) + "\n" for n, one in enumerate(TEXTS))
     )
     with (tmp_path / "d.csv").open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([["goal", "target"], *([text, "x"] for text in TEXTS)])
     write_json(tmp_path / "a.json", TEXTS)
     write_json(tmp_path / "b.json", [{"instruction": text, "category": None} for text in TEXTS])
-    sets = [load_prompts(tmp_path / name) for name in ("a.json", "b.json", "c.jsonl", "d.csv")]
+    names = ["a.json", "b.json", "c.jsonl", "d.csv"]
+    sets = [load_prompts(tmp_path / name) for name in names]
     assert [[prompt.text for prompt in found.prompts] for found in sets] == [TEXTS] * 4
     assert len({found.sha256 for found in sets}) == 1
-    assert [found.name for found in sets] == ["a.json", "b.json", "c.jsonl", "d.csv"]
+    assert [found.name for found in sets] == names
     assert [prompt.id for prompt in sets[2].prompts] == ["0", "1", "2"]
 
 
-def test_the_field_is_found(tmp_path: Path) -> None:
+def test_field_axis_and_id_are_those_of_the_row(tmp_path: Path) -> None:
     for field in ("prompt", "instruction", "request", "goal", "behavior", "Behavior", "forbidden_prompt"):
         path = write_json(tmp_path / "list.json", [{"id": "7", field: "Name a tree.", "category": "trees"}])
         (prompt,) = load_prompts(path).prompts
@@ -85,23 +86,18 @@ def test_the_field_is_found(tmp_path: Path) -> None:
     path = write_json(tmp_path / "list.json", [{"frage": "Wie heißt du?", "prompt": "What is your name?"}])
     assert texts(f"{path}:frage") == ["Wie heißt du?"]
     assert texts(path) == ["What is your name?"]
-
-
-def test_rows_say_their_axis(tmp_path: Path) -> None:
+    with pytest.raises(RipcurrentError, match=r"has no field 'promt'\. Did you mean prompt"):
+        load_prompts(f"{path}:promt")
     rows = [{"prompt": "One?", "axis": "plain"}, {"prompt": "Two?", "label": "Safe"}, {"prompt": "Three?", "axis": ""}]
     path = write_json(tmp_path / "list.json", [*rows, {"prompt": "Four?", "label": "UNSAFE"}])
     assert [p.axis for p in load_prompts(path).prompts] == ["plain", "sounds_dangerous", "harmful", "harmful"]
     assert [p.axis for p in load_prompts(path, axis="plain").prompts][2] == "plain"
     assert load_prompts(path, limit=1).axes == {"harmful": 1, "sounds_dangerous": 1, "plain": 1}
-
-
-def test_rows_without_a_prompt_are_left_out_and_ids_are_unique(tmp_path: Path) -> None:
+    # rows without a prompt are left out, and ids are unique even where texts and ids repeat
     rows = [{"id": 1, "prompt": "One?"}, {"prompt": "  "}, {"other": "x"}, {"id": 1, "prompt": "One?"}]
-    path = write_json(tmp_path / "list.json", rows)
-    found = load_prompts(path)
+    found = load_prompts(write_json(path, rows))
     assert found.notes == (f"{path}: 2 rows have no text in 'prompt' and were left out (the first is row 2).",)
-    first, second = (prompt.id for prompt in found.prompts)
-    assert second == f"{first}-2"
+    assert found.prompts[1].id == f"{found.prompts[0].id}-2"
     assert found.near_duplicates == 1
 
 
@@ -132,33 +128,19 @@ def test_hub_ids_are_read_through_the_data_room(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize(
     ("source", "named"),
     [
-        ("builtin:harmfull", "builtin:harmful"),
-        ("biultin", "builtin"),
-        ("{folder}/lisst.json", "does not exist"),
-        ("{folder}/list.json:promt", "prompt"),
-        ("{folder}/axis.json", "sounds_dangerous"),
-        ("{folder}/odd.json", "wort"),
-        ("{folder}/none.json", "holds no prompts"),
-        ("{folder}/blank.json", "holds no prompts"),
-        ("{folder}/empty.json", "is empty"),
-        ("{folder}/nothing", "folder of such files"),
-        ("hf:owner", "hf:owner/name"),
+        *(("builtin:harmfull", "builtin:harmful"), ("biultin", "builtin"), ("hf:owner", "hf:owner/name")),
+        *(("{folder}/lisst.json", "does not exist"), ("{folder}/nothing", "folder of such files")),
+        ([{"prompt": "One?", "axis": "sounds-dangerous"}], "sounds_dangerous"),
+        ([{"wort": "One?"}], "wort"),
+        *(([], "holds no prompts"), ([{"prompt": " "}], "holds no prompts"), (None, "is empty")),
     ],
 )
-def test_what_cannot_be_read_is_one_clear_error(tmp_path: Path, source: str, named: str) -> None:
-    lists = {
-        "list": [{"prompt": "One?"}],
-        "axis": [{"prompt": "One?", "axis": "sounds-dangerous"}],
-        "odd": [{"wort": "One?"}],
-        "none": [],
-        "blank": [{"prompt": " "}],
-    }
-    for name, rows in lists.items():
-        write_json(tmp_path / f"{name}.json", rows)
-    (tmp_path / "empty.json").touch()
+def test_what_cannot_be_read_is_one_clear_error(tmp_path: Path, source: Any, named: str) -> None:
     (tmp_path / "nothing").mkdir()
+    path = tmp_path / "list.json"
+    path.write_text("" if source is None else json.dumps(source))
     with pytest.raises(RipcurrentError) as caught:
-        load_prompts(source.format(folder=tmp_path))
+        load_prompts(source.format(folder=tmp_path) if isinstance(source, str) else path)
     assert named in str(caught.value)
     assert caught.value.hint
 
