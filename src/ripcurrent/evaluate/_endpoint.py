@@ -184,7 +184,6 @@ class Endpoint:
             return EndpointFailure("nonsense", f"its answer is no chat completion: {self._said(error)}")
 
     def _refusal(self, status: int, said: str) -> RipcurrentError:
-        """The error of what every request would meet."""
         if status in (402, 429):
             return self._error(f"takes no more requests ({status}): {said}", f"Wait, or check the quota; {GOES_ON}")
         if status == 404:

@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 
 DEFAULT_JUDGES = ("prefix", "keyword")
 """The judges by rule; verdicts rest on the first."""
-LIBRARIES = ("torch", "transformers", "tokenizers", "numpy")
 
 
 class EvaluationManifest(Manifest):
@@ -142,7 +141,7 @@ def evaluate(
             manifest = EvaluationManifest(
                 version=version("ripcurrent"),
                 started=started,
-                versions=library_versions(*LIBRARIES),
+                versions=library_versions("torch", "transformers", "tokenizers", "numpy"),
                 machine=machine(),
                 # what an endpoint was asked without is known only now
                 model=answerer.describe() if isinstance(answerer, Endpoint) else info,
@@ -184,15 +183,9 @@ def _open(
     loaded = load_model(model, adapter=options.adapter, device=options.device, dtype=options.dtype)
     require_chat_template(loaded)
     info = describe(loaded)
-    identity: Facts = {
-        "command": "evaluate",
-        "model": model,
-        "adapter": options.adapter,
-        **info.model_dump(include={"fingerprint", "template_sha256", "tokenizer_sha256"}),
-        "resolved_device": loaded.device.type,
-        "resolved_dtype": info.dtype,
-    }
-    return loaded, info, identity
+    hashes = info.model_dump(include={"fingerprint", "template_sha256", "tokenizer_sha256"})
+    resolved = {"resolved_device": loaded.device.type, "resolved_dtype": info.dtype}
+    return loaded, info, {"command": "evaluate", "model": model, "adapter": options.adapter, **hashes, **resolved}
 
 
 def _responses(
