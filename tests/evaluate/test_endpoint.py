@@ -226,7 +226,7 @@ def test_keys(monkeypatch):
     ],
 )
 def test_no_url(url):
-    with pytest.raises(RipcurrentError, match="is no base URL of an endpoint") as caught:
+    with pytest.raises(RipcurrentError, match="is no endpoint's base URL") as caught:
         Endpoint(url, "tiny")
     assert "sk-secret" not in str(caught.value)
 

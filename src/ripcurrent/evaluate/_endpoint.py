@@ -233,7 +233,7 @@ def _host_of(url: str) -> str:
             return str(parts.host)
     # a password or a key in it is not shown
     raise RipcurrentError(
-        f"{re.split('[?#]', url.rpartition('@')[2])[0]!r} is no base URL of an endpoint.",
+        f"{re.split('[?#]', url.rpartition('@')[2])[0]!r} is no endpoint's base URL.",
         "Name one such as http://localhost:8000/v1, with nothing behind ? or #; a key goes into the environment.",
     )
 
