@@ -17,8 +17,7 @@ CONFIG: dict[str, Any] = {"model": "tiny", "layer": None, "mapping": {"prompt": 
 def refused(folder: Path, config: dict[str, Any], *parts: str) -> None:
     with pytest.raises(RipcurrentError) as caught, RunFolder(folder, config):
         pytest.fail("entered")
-    for part in parts:
-        assert part in str(caught.value)
+    assert [part for part in parts if part not in str(caught.value)] == []
     assert caught.value.hint
 
 
@@ -129,7 +128,6 @@ NO_SPACE = r"table cannot be written: No space left on device\.\nFree some space
     ("error", "said"),
     [
         (KeyboardInterrupt("stop"), "stop"),
-        (ValueError("bad"), "bad"),
         # as the system and as pyarrow say it
         (OSError(28, "No space left on device"), NO_SPACE),
         (OSError("Error. Detail: [errno 28] No space left on device."), NO_SPACE),

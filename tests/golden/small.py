@@ -14,10 +14,10 @@ from typing import Any
 import torch
 
 from tests.models.tiny import CHAT_TEMPLATE, VOCAB_SIZE, tiny_model, tiny_tokenizer
-from tests.tiny_scan import anchor_lines, write_jsonl
 from tests.tiny_scan import good_rows as plain_rows
+from tests.tiny_scan import write_jsonl
 
-__all__ = ["anchor_lines", "plain_rows", "write_jsonl"]
+__all__ = ["plain_rows", "write_jsonl"]
 
 PATIENCE = 180.0
 """Seconds that one command may take on a busy machine."""
