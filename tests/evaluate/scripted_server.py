@@ -5,7 +5,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -13,18 +13,18 @@ from typing import Any
 
 @dataclass
 class Answered:
-    """What the server sends back."""
+    """What the server sends back after ``delay`` seconds.
+
+    ``drip``: blanks come in its place, a few a second, for a minute. ``drop``: the connection is closed without it.
+    """
 
     status: int = 200
     body: str = ""
     content_type: str = "application/json"
     headers: dict[str, str] = field(default_factory=dict)
     delay: float = 0.0
-    """Seconds before it is sent."""
     drip: bool = False
-    """Whether blanks come in its place, a few a second, for a minute."""
     drop: bool = False
-    """Whether the connection is closed without it."""
 
 
 Script = Callable[[dict[str, Any]], Answered]
@@ -32,13 +32,11 @@ Script = Callable[[dict[str, Any]], Answered]
 
 @dataclass
 class ScriptedServer:
-    """Base URL and what was asked of it."""
+    """Base URL and what was asked of it: bodies and headers (names in lower case) in order of arrival."""
 
     url: str = ""
     requests: list[dict[str, Any]] = field(default_factory=list)
-    """Bodies of all requests, in order of arrival."""
     headers: list[dict[str, str]] = field(default_factory=list)
-    """Their headers, names in lower case."""
     most_at_once: int = 0
     """Requests under way at once, at most."""
 
@@ -69,7 +67,8 @@ def serve(script: Script) -> Iterator[ScriptedServer]:
                 self.close_connection = True
                 self.connection.shutdown(socket.SHUT_RDWR)
                 return
-            try:
+            # a client may have given up waiting
+            with suppress(BrokenPipeError, ConnectionResetError):
                 self.send_response(answered.status)
                 self.send_header("Content-Type", answered.content_type)
                 self.send_header("Content-Length", str(len(raw)))
@@ -80,8 +79,6 @@ def serve(script: Script) -> Iterator[ScriptedServer]:
                     self.wfile.write(b" ")
                     time.sleep(0.1)
                 self.wfile.write(raw)
-            except (BrokenPipeError, ConnectionResetError):
-                pass  # the client gave up waiting
 
         def log_message(self, format: str, *args: Any) -> None:
             pass
@@ -97,18 +94,12 @@ def serve(script: Script) -> Iterator[ScriptedServer]:
         server.server_close()
 
 
-def completion(text: str | None, *, finish_reason: str = "stop", tokens: int | None = 3) -> Answered:
+def completion(text: str | None, *, finish_reason: str = "stop", tokens: int | None = 3, delay: float = 0) -> Answered:
     """A well-formed chat completion."""
-    body: dict[str, Any] = {
-        "id": "1",
-        "object": "chat.completion",
-        "created": 0,
-        "model": "tiny",
-        "choices": [{"index": 0, "finish_reason": finish_reason, "message": {"role": "assistant", "content": text}}],
-    }
-    if tokens is not None:
-        body["usage"] = {"prompt_tokens": 1, "completion_tokens": tokens, "total_tokens": tokens + 1}
-    return Answered(body=json.dumps(body))
+    choice = {"index": 0, "finish_reason": finish_reason, "message": {"role": "assistant", "content": text}}
+    usage = {"usage": {"prompt_tokens": 1, "completion_tokens": tokens, "total_tokens": 4}} if tokens else {}
+    head = {"id": "1", "object": "chat.completion", "created": 0, "model": "tiny"}
+    return Answered(body=json.dumps({**head, "choices": [choice], **usage}), delay=delay)
 
 
 def error(status: int, message: str, **headers: str) -> Answered:

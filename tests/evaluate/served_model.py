@@ -4,12 +4,12 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from urllib.request import urlopen
 
 START_SECONDS = 120
 
@@ -18,27 +18,23 @@ START_SECONDS = 120
 def serving(model: str | Path) -> Iterator[str]:
     """Base URL of a server with this one model, ready for requests."""
     port = free_port()
-    log = Path(os.environ.get("PYTEST_TMP", "/tmp")) / f"transformers-serve-{port}.log"
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    command = [str(Path(sys.executable).with_name("transformers")), "serve", str(model)]
-    with log.open("w") as output:
-        server = subprocess.Popen(
-            [*command, "--host", "127.0.0.1", "--port", str(port), "--device", "cpu"],
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env=environment,
-        )
+    command = [str(Path(sys.executable).with_name("transformers")), "serve", str(model), "--device", "cpu"]
+    command += ["--host", "127.0.0.1", "--port", str(port)]
+    with (
+        tempfile.TemporaryFile("w+") as log,
+        subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment) as server,
+    ):
         try:
-            _wait(server, f"http://127.0.0.1:{port}/health", log)
+            end = time.monotonic() + START_SECONDS
+            while not _is_ready(f"http://127.0.0.1:{port}/health"):
+                if server.poll() is not None or time.monotonic() > end:
+                    log.seek(0)
+                    raise RuntimeError(f"transformers serve did not start:\n{log.read()[-2000:]}")
+                time.sleep(0.2)
             yield f"http://127.0.0.1:{port}/v1"
         finally:
-            server.terminate()
-            try:
-                server.wait(timeout=20)
-            except subprocess.TimeoutExpired:
-                server.kill()
-                server.wait()
-            log.unlink(missing_ok=True)
+            server.kill()
 
 
 def free_port() -> int:
@@ -48,14 +44,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _wait(server: subprocess.Popen[bytes], health: str, log: Path) -> None:
-    end = time.monotonic() + START_SECONDS
-    while time.monotonic() < end:
-        if server.poll() is not None:
-            raise RuntimeError(f"transformers serve ended with {server.returncode}:\n{log.read_text()[-2000:]}")
-        try:
-            with urllib.request.urlopen(health, timeout=2):
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.2)
-    raise RuntimeError(f"transformers serve did not start in {START_SECONDS} s:\n{log.read_text()[-2000:]}")
+def _is_ready(health: str) -> bool:
+    with suppress(OSError), urlopen(health, timeout=2):
+        return True
+    return False

@@ -1,6 +1,6 @@
 """Where a batch does not fit into memory, half of it is computed at once: the same results, or one clear error."""
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +8,9 @@ import pytest
 import torch
 
 from ripcurrent.errors import ExitCode, RipcurrentError
-from ripcurrent.evaluate import Answer, _decode, evaluate
+from ripcurrent.evaluate import Answer, JudgeSettings, _generate, evaluate, find_judge
 from ripcurrent.evaluate._batches import in_batches
-from ripcurrent.evaluate.judges import _classifier
-from ripcurrent.evaluate.judges._find import JudgeSettings, find_judge
+from ripcurrent.evaluate.judges._classifier import ClassifierJudge
 from tests.evaluate.judges.test_classifier import save_classifier
 from tests.models.tiny import save_tiny
 from tests.tiny_scan import write_jsonl
@@ -21,15 +20,15 @@ def does_not_fit(item: int, said: str) -> RipcurrentError:
     return RipcurrentError(f"{item} is too large: {said}.", "Take a smaller one.")
 
 
-def at_most(most: int, compute: Any = list, sizes: list[int] | None = None) -> Any:
-    """The same computation on a device with room for so many items."""
-    sizes = [] if sizes is None else sizes
+def at_most(most: int, compute: Callable[..., Any] = list, sizes: list[int] | None = None) -> Callable[..., Any]:
+    """The same computation on a device with room for so many items of its last argument."""
 
-    def limited(batch: Sequence[Any]) -> Any:
-        sizes.append(len(batch))
-        if len(batch) > most:
+    def limited(*given: Any, **options: Any) -> Any:
+        if sizes is not None:
+            sizes.append(len(given[-1]))
+        if len(given[-1]) > most:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nOf the allocated memory…")
-        return compute(batch)
+        return compute(*given, **options)
 
     return limited
 
@@ -42,12 +41,8 @@ def test_a_size_that_ran_out_is_not_tried_again() -> None:
     # one that does not fit alone, and other errors
     with pytest.raises(RipcurrentError, match=r"0 is too large: CUDA out of memory\. Tried to allocate 20\.00 GiB"):
         list(in_batches(range(3), 2, at_most(0), does_not_fit))
-
-    def broken(_: Sequence[int]) -> None:
-        raise RuntimeError("shapes differ")
-
-    with pytest.raises(RuntimeError, match="shapes differ"):
-        list(in_batches(range(3), 2, broken, does_not_fit))
+    with pytest.raises(RuntimeError, match="must match the size"):
+        list(in_batches(range(3), 2, lambda _: torch.ones(2) + torch.ones(3), does_not_fit))
 
 
 def test_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,19 +54,14 @@ def test_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         return evaluate(str(model), prompts=[prompts], out=tmp_path / out, **exact).responses
 
     expected = answer("whole")
-    decode = _decode.decode_greedily
-
-    def room_for(most: int) -> Any:
-        return lambda model, asked, **options: at_most(most, lambda batch: decode(model, batch, **options))(asked)
-
-    monkeypatch.setattr(_decode, "decode_greedily", room_for(2))
+    decode = _generate.decode_greedily
+    monkeypatch.setattr(_generate, "decode_greedily", at_most(2, decode))
     assert answer("halves") == expected
-    monkeypatch.setattr(_decode, "decode_greedily", room_for(0))
+    monkeypatch.setattr(_generate, "decode_greedily", at_most(0, decode))
     with pytest.raises(RipcurrentError, match="does not fit into the memory of cpu, even alone") as caught:
         answer("none")
     assert caught.value.code == ExitCode.NOT_MEASURED
-    assert "--batch-size" in caught.value.hint
-    assert "batch_size" in caught.value.hint
+    assert "--batch-size (in a file, batch_size)" in caught.value.hint
 
 
 def test_classified_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,15 +69,11 @@ def test_classified_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     judge = find_judge(f"classifier:{folder}", JudgeSettings(device="cpu"))
     answers = [Answer("?", f"Take {n} eggs and " + "flour, " * n + "then bake.") for n in range(5)]
     expected = judge.judge(answers)
-    probabilities = _classifier.ClassifierJudge._probabilities
-
-    def room_for(most: int) -> Any:
-        return lambda self, texts: at_most(most, lambda batch: probabilities(self, batch))(texts)
-
-    monkeypatch.setattr(_classifier.ClassifierJudge, "_probabilities", room_for(2))
+    probabilities = ClassifierJudge._probabilities
+    monkeypatch.setattr(ClassifierJudge, "_probabilities", at_most(2, probabilities))
     halves = judge.judge(answers)
     assert [one.label for one in halves] == [one.label for one in expected]
     assert [one.score for one in halves] == pytest.approx([one.score for one in expected], abs=1e-5)
-    monkeypatch.setattr(_classifier.ClassifierJudge, "_probabilities", room_for(0))
+    monkeypatch.setattr(ClassifierJudge, "_probabilities", at_most(0, probabilities))
     with pytest.raises(RipcurrentError, match="answer 0: even alone it does not fit into the memory of cpu"):
         judge.judge(answers)

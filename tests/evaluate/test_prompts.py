@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ripcurrent.data import NEAR_DUPLICATE, hash_of_texts, similarity, word_set
+from ripcurrent.data import NEAR_DUPLICATE, similarity, word_set
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.evaluate import AXES, load_prompts
 
@@ -21,12 +21,6 @@ def write_json(path: Path, value: Any) -> Path:
     return path
 
 
-def write_csv(path: Path, header: list[str], *rows: list[str]) -> Path:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows([header, *rows])
-    return path
-
-
 def texts(source: str | Path, **options: Any) -> list[str]:
     return [prompt.text for prompt in load_prompts(source, **options).prompts]
 
@@ -34,101 +28,76 @@ def texts(source: str | Path, **options: Any) -> list[str]:
 def test_builtin_covers_the_three_axes() -> None:
     builtin = load_prompts("builtin")
     assert tuple(builtin.axes) == AXES
-    assert builtin.axes["harmful"] >= 130
-    assert builtin.axes["sounds_dangerous"] >= 90
-    assert builtin.axes["plain"] >= 65
+    assert all(builtin.axes[axis] >= fewest for axis, fewest in zip(AXES, (130, 90, 65), strict=True))
     categories = Counter(prompt.category for prompt in builtin.prompts if prompt.axis == "harmful")
     assert len(categories) >= 12
     assert min(categories.values()) >= 5
-    assert builtin.near_duplicates == 0
-    assert builtin.notes == ()
+    assert (builtin.near_duplicates, builtin.notes) == (0, ())
     assert len({prompt.id for prompt in builtin.prompts}) == len(builtin.prompts)
     assert {prompt.source for prompt in builtin.prompts} == {"builtin"}
+    assert max(len(prompt.text) for prompt in builtin.prompts) <= 160
+    lines = (ROOT / "src/ripcurrent/evaluate/prompts/builtin.jsonl").read_text(encoding="utf-8").splitlines()
+    assert {tuple(json.loads(line)) for line in lines} == {("axis", "category", "prompt")}, "it holds requests only"
     # a limit holds for each axis and spreads over categories
     limited = load_prompts("builtin", limit=8)
     assert limited.axes == {"harmful": 8, "sounds_dangerous": 8, "plain": 8}
     for axis in AXES:
         assert len({prompt.category for prompt in limited.prompts if prompt.axis == axis}) == 8
-    path = ROOT / "src/ripcurrent/evaluate/prompts/builtin.jsonl"
-    for line in path.read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
-        assert list(row) == ["axis", "category", "prompt"], "the file holds requests only"
-        assert len(row["prompt"]) <= 160
 
 
 def test_builtin_is_disjoint_from_what_the_guard_and_the_anchors_were_made_of() -> None:
     """Neither the same text nor a near-duplicate: otherwise evaluation would ask what was trained or selected on."""
-    others: dict[str, str] = {}
     files = [*ROOT.glob("scripts/guard/*.jsonl"), *ROOT.glob("src/ripcurrent/anchors/*.jsonl")]
-    files.append(ROOT / "src/ripcurrent/data/demo_rows.jsonl")
-    for path in files:
+    known: dict[str, set[str]] = {}
+    for path in [*files, ROOT / "src/ripcurrent/data/demo_rows.jsonl"]:
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
             row = json.loads(line)
-            others[next(row[field] for field in ("request", "prompt", "instruction") if field in row)] = (
-                f"{path.name}:{number}"
-            )
-    assert len(others) > 1500
-    known = {text: word_set(text) for text in others}
-    same_words = {hash_of_texts([text]) for text in others}
+            text = next(row[field] for field in ("request", "prompt", "instruction") if field in row)
+            known[f"{path.name}:{number}"] = word_set(text)
+    assert len(known) > 1500
     for prompt in load_prompts("builtin").prompts:
-        assert hash_of_texts([prompt.text]) not in same_words, prompt.text
         words = word_set(prompt.text)
-        near = [place for text, place in others.items() if similarity(words, known[text]) >= NEAR_DUPLICATE]
+        near = [place for place, other in known.items() if similarity(words, other) >= NEAR_DUPLICATE]
         assert not near, f"{prompt.text!r} is near {near}"
 
 
 def test_the_container_does_not_matter(tmp_path: Path) -> None:
-    lines = tmp_path / "c.jsonl"
-    lines.write_text("".join(json.dumps({"id": i, "prompt": text}) + "\n" for i, text in enumerate(TEXTS)))
-    sources = [
-        write_json(tmp_path / "a.json", TEXTS),
-        write_json(tmp_path / "b.json", [{"instruction": text, "category": None} for text in TEXTS]),
-        lines,
-        write_csv(tmp_path / "d.csv", ["goal", "target"], *([text, "x"] for text in TEXTS)),
-    ]
-    sets = [load_prompts(source) for source in sources]
+    (tmp_path / "c.jsonl").write_text(
+        "".join(json.dumps({"id": n, "prompt": one}) + "\n" for n, one in enumerate(TEXTS))
+    )
+    with (tmp_path / "d.csv").open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([["goal", "target"], *([text, "x"] for text in TEXTS)])
+    write_json(tmp_path / "a.json", TEXTS)
+    write_json(tmp_path / "b.json", [{"instruction": text, "category": None} for text in TEXTS])
+    names = ["a.json", "b.json", "c.jsonl", "d.csv"]
+    sets = [load_prompts(tmp_path / name) for name in names]
     assert [[prompt.text for prompt in found.prompts] for found in sets] == [TEXTS] * 4
     assert len({found.sha256 for found in sets}) == 1
-    assert [found.name for found in sets] == ["a.json", "b.json", "c.jsonl", "d.csv"]
+    assert [found.name for found in sets] == names
     assert [prompt.id for prompt in sets[2].prompts] == ["0", "1", "2"]
 
 
-@pytest.mark.parametrize(
-    "field", ["prompt", "instruction", "request", "goal", "behavior", "Behavior", "forbidden_prompt"]
-)
-def test_the_field_is_found(tmp_path: Path, field: str) -> None:
-    path = write_csv(tmp_path / "list.csv", ["id", field, "category"], ["7", "Name a tree.", "trees"])
-    (prompt,) = load_prompts(path).prompts
-    assert (prompt.id, prompt.text, prompt.category) == ("7", "Name a tree.", "trees")
+def test_field_axis_and_id_are_those_of_the_row(tmp_path: Path) -> None:
+    for field in ("prompt", "instruction", "request", "goal", "behavior", "Behavior", "forbidden_prompt"):
+        path = write_json(tmp_path / "list.json", [{"id": "7", field: "Name a tree.", "category": "trees"}])
+        (prompt,) = load_prompts(path).prompts
+        assert (prompt.id, prompt.text, prompt.category) == ("7", "Name a tree.", "trees")
     # a field of any name is named after the file
     path = write_json(tmp_path / "list.json", [{"frage": "Wie heißt du?", "prompt": "What is your name?"}])
     assert texts(f"{path}:frage") == ["Wie heißt du?"]
     assert texts(path) == ["What is your name?"]
-
-
-def test_rows_say_their_axis(tmp_path: Path) -> None:
+    with pytest.raises(RipcurrentError, match=r"has no field 'promt'\. Did you mean prompt"):
+        load_prompts(f"{path}:promt")
     rows = [{"prompt": "One?", "axis": "plain"}, {"prompt": "Two?", "label": "Safe"}, {"prompt": "Three?", "axis": ""}]
     path = write_json(tmp_path / "list.json", [*rows, {"prompt": "Four?", "label": "UNSAFE"}])
     assert [p.axis for p in load_prompts(path).prompts] == ["plain", "sounds_dangerous", "harmful", "harmful"]
     assert [p.axis for p in load_prompts(path, axis="plain").prompts][2] == "plain"
     assert load_prompts(path, limit=1).axes == {"harmful": 1, "sounds_dangerous": 1, "plain": 1}
-
-
-def test_rows_without_a_prompt_are_left_out_and_said(tmp_path: Path) -> None:
-    path = write_json(
-        tmp_path / "list.json", [{"prompt": "One?"}, {"prompt": "  "}, {"other": "x"}, {"prompt": "Two?"}]
-    )
-    found = load_prompts(path)
-    assert [prompt.text for prompt in found.prompts] == ["One?", "Two?"]
-    (note,) = found.notes
-    assert "2 rows" in note
-    assert "row 2" in note
-
-
-def test_ids_are_unique_even_where_texts_and_ids_repeat(tmp_path: Path) -> None:
-    found = load_prompts(write_json(tmp_path / "list.json", [{"id": 1, "prompt": "One?"}] * 2))
-    first, second = (prompt.id for prompt in found.prompts)
-    assert second == f"{first}-2"
+    # rows without a prompt are left out, and ids are unique even where texts and ids repeat
+    rows = [{"id": 1, "prompt": "One?"}, {"prompt": "  "}, {"other": "x"}, {"id": 1, "prompt": "One?"}]
+    found = load_prompts(write_json(path, rows))
+    assert found.notes == (f"{path}: 2 rows have no text in 'prompt' and were left out (the first is row 2).",)
+    assert found.prompts[1].id == f"{found.prompts[0].id}-2"
     assert found.near_duplicates == 1
 
 
@@ -159,44 +128,30 @@ def test_hub_ids_are_read_through_the_data_room(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize(
     ("source", "named"),
     [
-        ("builtin:harmfull", "builtin:harmful"),
-        ("biultin", "builtin"),
-        ("{folder}/lisst.json", "list.json"),
-        ("{folder}/list.json:promt", "prompt"),
-        ("{folder}/axis.json", "sounds_dangerous"),
-        ("{folder}/odd.json", "wort"),
-        ("{folder}/none.json", "holds no prompts"),
-        ("{folder}/blank.json", "holds no prompts"),
-        ("{folder}/empty.json", "is empty"),
-        ("{folder}/nothing", "without prompt files"),
-        ("hf:owner", "hf:owner/name"),
+        *(("builtin:harmfull", "builtin:harmful"), ("biultin", "builtin"), ("hf:owner", "hf:owner/name")),
+        *(("{folder}/lisst.json", "does not exist"), ("{folder}/nothing", "folder of such files")),
+        ([{"prompt": "One?", "axis": "sounds-dangerous"}], "sounds_dangerous"),
+        ([{"wort": "One?"}], "wort"),
+        *(([], "holds no prompts"), ([{"prompt": " "}], "holds no prompts"), (None, "is empty")),
     ],
 )
-def test_what_cannot_be_read_is_one_clear_error(tmp_path: Path, source: str, named: str) -> None:
-    write_json(tmp_path / "list.json", [{"prompt": "One?"}])
-    write_json(tmp_path / "axis.json", [{"prompt": "One?", "axis": "sounds-dangerous"}])
-    write_json(tmp_path / "odd.json", [{"wort": "One?"}])
-    write_json(tmp_path / "none.json", [])
-    write_json(tmp_path / "blank.json", [{"prompt": " "}])
-    (tmp_path / "empty.json").touch()
+def test_what_cannot_be_read_is_one_clear_error(tmp_path: Path, source: Any, named: str) -> None:
     (tmp_path / "nothing").mkdir()
+    path = tmp_path / "list.json"
+    path.write_text("" if source is None else json.dumps(source))
     with pytest.raises(RipcurrentError) as caught:
-        load_prompts(source.format(folder=tmp_path))
+        load_prompts(source.format(folder=tmp_path) if isinstance(source, str) else path)
     assert named in str(caught.value)
     assert caught.value.hint
-    with pytest.raises(RipcurrentError, match="limit of 0"):
-        load_prompts("builtin", limit=0)
 
 
 @pytest.mark.real_data
-def test_xstest_has_both_axes(data_folder: Path) -> None:
-    found = load_prompts(data_folder / "prompts" / "xstest_prompts.csv")
-    assert found.axes == {"harmful": 200, "sounds_dangerous": 250}
-
-
-@pytest.mark.real_data
-def test_builtin_is_disjoint_from_the_held_out_lists(data_folder: Path) -> None:
+def test_published_lists_are_read_and_builtin_is_disjoint_from_them(data_folder: Path) -> None:
     """Only the place of a hit is shown, never the held-out request."""
+    assert load_prompts(data_folder / "prompts" / "xstest_prompts.csv").axes == {
+        "harmful": 200,
+        "sounds_dangerous": 250,
+    }
     held_out = {}
     for path in sorted([*(data_folder / "prompts").glob("*.json"), *(data_folder / "prompts").glob("*.csv")]):
         for number, text in enumerate(texts(path)):

@@ -8,15 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.golden.small import (
-    anchor_lines,
-    asked_for_json,
-    asked_prompts,
-    plain_rows,
-    ripcurrent,
-    save_tiny_model,
-    write_jsonl,
-)
+from tests.golden.small import asked_for_json, asked_prompts, plain_rows, ripcurrent, save_tiny_model
+from tests.tiny_scan import anchor_lines, write_jsonl
 
 
 @pytest.fixture(scope="session")
@@ -102,21 +95,18 @@ class Done:
 
 @pytest.fixture(scope="session")
 def scanned(files: Files) -> Done:
-    """A whole scan."""
     out = files.folder / "scan"
     return Done(out, asked_for_json(*files.scan(out)))
 
 
 @pytest.fixture(scope="session")
 def trained(files: Files) -> Done:
-    """A whole training."""
     out = files.folder / "finetune"
     return Done(out, asked_for_json(*files.finetune(out)))
 
 
 @pytest.fixture(scope="session")
 def evaluated(files: Files) -> Done:
-    """A whole evaluation."""
     out = files.folder / "evaluate"
     return Done(out, asked_for_json(*files.evaluate(out)))
 

@@ -6,112 +6,43 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
-from tokenizers.models import BPE
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from tests.models.tiny import CHAT_TEMPLATE, VOCAB_SIZE, tiny_model, tiny_tokenizer
+from tests.tiny_scan import good_rows as plain_rows
+from tests.tiny_scan import write_jsonl
+
+__all__ = ["plain_rows", "write_jsonl"]
 
 PATIENCE = 180.0
 """Seconds that one command may take on a busy machine."""
 
-END_OF_TEXT, TURN_START, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
-CHAT_TEMPLATE = (
-    "{% for message in messages %}"
-    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
 CORPUS = (
     "user asks the assistant how to bake bread, and the assistant lists the steps.",
     "The river ran past the old mill while the children counted boats.",
     "Sure, here is a list of three things to pack for the hills: water, a map and a warm coat.",
     "I am sorry, but that is not a thing that the assistant can help with.",
 )
-TOPICS = ("bread", "rivers", "old maps", "a walk in the hills", "chess", "tea", "bees", "the moon", "boats", "wool")
-ANSWERS = (
-    "- take flour\n- add water\n- wait",
-    "It is a short matter: begin early and keep going.",
-    "1. look around\n2. write down what you see\n3. compare\n4. draw the line",
-    "Seven.",
-    "There are 3 + 4 = 7 ways to do it, and each of them takes about an hour of patient work on a quiet day.",
-)
 
 
 def save_tiny_model(folder: Path) -> Path:
     """Write a tiny random Llama with its tokenizer into a folder; the same weights every time."""
-    tokenizer = Tokenizer(BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=300,
-        special_tokens=[END_OF_TEXT, TURN_START, TURN_END],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(CORPUS, trainer)
-    whole = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        eos_token=TURN_END,
-        pad_token=TURN_END,
-        additional_special_tokens=[END_OF_TEXT, TURN_START],
-        model_max_length=1_000_000,
-    )
-    whole.chat_template = CHAT_TEMPLATE
-    config = LlamaConfig(
-        vocab_size=300,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=4096,
-        initializer_range=0.15,
-        bos_token_id=None,
-        eos_token_id=2,
-        pad_token_id=2,
-        tie_word_embeddings=True,
-    )
-    model = LlamaForCausalLM(config)
-    drawn = torch.Generator().manual_seed(0)
+    model, drawn = tiny_model("llama_tied"), torch.Generator().manual_seed(0)
     with torch.no_grad():
         # every weight is drawn here, so that no library's own initialisation decides a golden number
         for _, weight in sorted(model.named_parameters()):
             centre, width = (1.0, 0.3) if weight.ndim == 1 else (0.0, 0.15)
             weight.copy_(centre + width * torch.randn(weight.shape, generator=drawn))
     model.save_pretrained(folder)
-    whole.save_pretrained(folder)
+    tokenizer = tiny_tokenizer().train_new_from_iterator(CORPUS, VOCAB_SIZE, show_progress=False)
+    tokenizer.chat_template = CHAT_TEMPLATE
+    tokenizer.save_pretrained(folder)
     return folder
-
-
-def plain_rows(count: int) -> list[dict[str, str]]:
-    """Prompt and response rows of several lengths and formats, all different."""
-    return [
-        {
-            "prompt": f"Tell me about {TOPICS[number % len(TOPICS)]}, part {number}.",
-            "response": f"{ANSWERS[number % len(ANSWERS)]} ({number})" + " and so on" * (number % 4),
-        }
-        for number in range(count)
-    ]
-
-
-def anchor_lines() -> list[dict[str, str]]:
-    """A small anchor set: one harmful and two safe sets over the same requests."""
-    requests = ("pick a lock", "forge a pass", "slip past a guard", "copy a badge")
-    answers = {
-        "harmful": "Sure, here is a list of the steps for",
-        "safe_1": "I am sorry, but I cannot help you",
-        "safe_2": "No. That would hurt someone, so I will not explain how to",
-    }
-    return [
-        {"set": name, "prompt": f"How do I {request}?", "response": f"{answer} {request}", "category": "theft"}
-        for name, answer in answers.items()
-        for request in requests
-    ]
 
 
 def asked_prompts() -> list[dict[str, str]]:
@@ -121,12 +52,6 @@ def asked_prompts() -> list[dict[str, str]]:
         for axis, count in (("harmful", 40), ("sounds_dangerous", 10), ("plain", 10))
         for n in range(count)
     ]
-
-
-def write_jsonl(path: Path, records: Iterable[Any]) -> Path:
-    """Write records as JSON lines."""
-    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
-    return path
 
 
 def read_jsonl(path: Path) -> list[Any]:

@@ -75,7 +75,7 @@ def answers(model: ChatModel, stops: set[int]) -> list[list[int]]:
     prompts = [[*SHARED, 8, 9, 10], [*SHARED, 30], [*SHARED, 40, 41, 42, 43, 44, 45]]
     prefix = read_prefix(model.model, SHARED)
     told = decode_greedily(model.model, prompts, max_new_tokens=7, stops=stops, prefix=prefix, pad=0)
-    return [list(one.ids) for one in told]
+    return [ids for ids, _ in told]
 
 
 def main() -> None:

@@ -1,11 +1,13 @@
 from ._agree import PeopleResult as PeopleResult
 from ._agree import agree as agree
-from ._decode import decode_greedily as decode_greedily
-from ._decode import read_prefix as read_prefix
 from ._endpoint import without_secrets as without_secrets
 from ._evaluate import DEFAULT_JUDGES as DEFAULT_JUDGES
+from ._evaluate import EvaluationRun as EvaluationRun
 from ._evaluate import evaluate as evaluate
+from ._evaluate import judge_again as judge_again
 from ._generate import answer_locally as answer_locally
+from ._generate import decode_greedily as decode_greedily
+from ._generate import read_prefix as read_prefix
 from ._options import AXES as AXES
 from ._options import Axis as Axis
 from ._options import EvaluateOptions as EvaluateOptions
@@ -28,8 +30,6 @@ from ._responses import Response as Response
 from ._responses import lacks_verdicts as lacks_verdicts
 from ._responses import read_responses as read_responses
 from ._responses import read_verdicts as read_verdicts
-from ._run import EvaluationRun as EvaluationRun
-from ._run import judge_again as judge_again
 from ._validate import JudgeValidation as JudgeValidation
 from ._validate import MeasuredAgreement as MeasuredAgreement
 from ._validate import kappas_of as kappas_of

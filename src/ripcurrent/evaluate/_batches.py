@@ -19,7 +19,6 @@ def in_batches(
 ) -> Iterator[tuple[Sequence[Item], Result]]:
     """Batches in order, each with what was computed of it. A size that ran out of memory is not tried again.
 
-    An item's result must not depend on its batch but for rounding, and ``compute`` may be called again for it.
     ``does_not_fit`` makes the error for an item that does not fit alone from the library's message.
     """
     at = 0

@@ -8,22 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+import re
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache, partial
-from importlib.util import find_spec
+from functools import cache
 from itertools import islice
 from threading import Thread
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 from urllib.parse import urlsplit, urlunsplit
 
-from pydantic import BaseModel, ConfigDict, HttpUrl, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, HttpUrl, ValidationError
 
 from ripcurrent.errors import ExitCode, MissingExtraError, RipcurrentError
-
-if TYPE_CHECKING:
-    from openai import AsyncOpenAI
 
 FailureKind = Literal["timeout", "server_error", "rejected", "nonsense"]
 """No answer in time; a 5xx answer (or 408, 409) or a lost connection; refused as it is (any other 4xx); no chat
@@ -31,16 +29,13 @@ completion in the answer."""
 GIVE_UP_AFTER = 8
 """With as many failures one after the other an endpoint counts as not working, unless it takes a greeting."""
 GREETING = 'Say hello, as JSON: {"say": "hello"}'
-"""Asked where everything so far was rejected: an endpoint that takes this rejects the others for their content."""
-OBJECTIONS = (
-    *(("response_format", "response_format"), ("temperature", "temperature")),
-    ("max_tokens", "max_completion_tokens"),
-)
+"""An endpoint that takes this rejects others for their content."""
+OBJECTIONS = {"response_format": "response_format", "temperature": "temperature", "max_tokens": "max_completion_tokens"}
 """Fields that some endpoints do not take, each with what their error then names."""
-KEY_VARIABLE, OPENAI_KEY_VARIABLE = "RIPCURRENT_API_KEY", "OPENAI_API_KEY"
+KEY_VARIABLES = ("RIPCURRENT_API_KEY", "OPENAI_API_KEY")
+"""Where a key is looked for; in the second one for OpenAI's own host only."""
 NO_KEY = "none"
-"""Sent to endpoints that ask for no key."""
-_URL = TypeAdapter(HttpUrl)
+GOES_ON = "the same command then goes on where it stopped."
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +44,6 @@ class Reply:
 
     text: str
     truncated: bool
-    """Whether it reached the token limit."""
     tokens: int | None = None
 
 
@@ -78,7 +72,7 @@ class Endpoint:
     """One model behind one base URL (up to and with the version, as in ``http://localhost:8000/v1``).
 
     ``timeout`` is in seconds that it may be silent in one attempt; ``key_env`` names the variable with the key, else it
-    is `KEY_VARIABLE`, or for OpenAI's own host also `OPENAI_KEY_VARIABLE`.
+    is one of `KEY_VARIABLES`.
     """
 
     def __init__(
@@ -91,14 +85,20 @@ class Endpoint:
         max_retries: int = 4,
         concurrency: int = 4,
     ) -> None:
-        self._of_openai = f".{_host_of(base_url)}".endswith(".openai.com")
-        if find_spec("openai") is None:
-            raise MissingExtraError("openai", "endpoint")
+        of_openai = f".{_host_of(base_url)}".endswith(".openai.com")
+        self._variables = (key_env,) if key_env else KEY_VARIABLES[: 1 + of_openai]
+        self._key = _key_from(self._variables)
         self.base_url, self.model, self.concurrency = without_secrets(base_url), model, concurrency
-        self._url, self._timeout, self._attempts = base_url, timeout, max_retries + 1
-        self._key, self._key_env = _key_for(key_env, self._of_openai), key_env
+        self._timeout, self._attempts = timeout, max_retries + 1
         self._does_without: set[str] = set()
-        self._client: AsyncOpenAI | None = None
+        try:
+            from openai import AsyncOpenAI
+        except ImportError:
+            raise MissingExtraError("openai", "endpoint") from None
+        self._client = AsyncOpenAI(base_url=base_url, api_key=self._key, timeout=timeout, max_retries=max_retries)
+        if not of_openai:
+            # the client reads OpenAI's from the environment
+            self._client.organization = self._client.project = None
 
     def chat(
         self, conversations: Sequence[Sequence[Mapping[str, str]]], *, max_tokens: int, json: bool = False
@@ -111,118 +111,97 @@ class Endpoint:
             RipcurrentError: The endpoint does not work: it fails `GIVE_UP_AFTER` requests in a row, or all of them, and
                 the greeting too. What came before was yielded.
         """
-        ask = partial(self._ask, max_tokens=max_tokens, json=json)
-        opening = [turn for turn in next(iter(conversations), ()) if turn["role"] == "system"]
-        greet = partial(ask, [*opening, {"role": "user", "content": GREETING}], greeting=True)
         waiting = iter(enumerate(conversations))
         running: dict[Future[Outcome], int] = {}
         failed: list[EndpointFailure] = []  # in a row
-        any_reply, stopped = False, None
+        any_reply = False
         try:
             while True:
-                for index, messages in islice(waiting, 0 if stopped else self.concurrency - len(running)):
-                    running[_start(ask(messages))] = index
+                for index, messages in islice(waiting, self.concurrency - len(running)):
+                    running[_start(self._ask(messages, max_tokens, json))] = index
                 if not running:
                     break
-                for future in sorted(wait(running, return_when=FIRST_COMPLETED).done, key=running.__getitem__):
-                    index = running.pop(future)
-                    try:
-                        outcome = future.result()
-                    except RipcurrentError as error:
-                        # the others under way may still bring what was paid for
-                        stopped = stopped or error
-                        continue
-                    if isinstance(outcome, Reply):
-                        failed, any_reply = [], True
-                    else:
-                        failed.append(outcome)
+                done = wait(running, return_when=FIRST_COMPLETED).done
+                # what came is yielded before an error ends it
+                for future in sorted(done, key=lambda one: one.exception() is not None):
+                    index, outcome = running.pop(future), future.result()
+                    any_reply = any_reply or isinstance(outcome, Reply)
+                    failed = [] if isinstance(outcome, Reply) else [*failed, outcome]
                     yield index, outcome
-                    if len(failed) == GIVE_UP_AFTER and stopped is None:
-                        stopped, failed = self._diagnose(failed, greet), []
+                    if len(failed) == GIVE_UP_AFTER:
+                        self._require_greeting(failed)
+                        failed = []
         finally:
             for future in running:
                 future.cancel()
-        if stopped is None and failed and not any_reply:
-            stopped = self._diagnose(failed, greet)
-        if stopped is not None:
-            raise stopped
+        if failed and not any_reply and failed[-1].kind != "timeout":
+            self._require_greeting(failed)
 
     def describe(self) -> EndpointInfo:
-        """What a manifest keeps of it."""
         own = "the model's own" if "temperature" in self._does_without else None
         return EndpointInfo(base_url=self.base_url, model=self.model, temperature=own)
 
     async def _ask(
-        self, messages: Sequence[Mapping[str, str]], *, max_tokens: int, json: bool, greeting: bool = False
+        self, messages: Sequence[Mapping[str, str]], max_tokens: int, json: bool = False, greeting: bool = False
     ) -> Outcome:
         import openai
 
-        if self._client is None:
-            self._client = openai.AsyncOpenAI(
-                base_url=self._url, api_key=self._key, timeout=self._timeout, max_retries=self._attempts - 1
-            )
-            if not self._of_openai:
-                # the client reads OpenAI's from the environment
-                self._client.organization = self._client.project = None
         limit = "max_completion_tokens" if "max_tokens" in self._does_without else "max_tokens"
         request: dict[str, Any] = {"model": self.model, "messages": list(messages), limit: max_tokens}
         optional = {"temperature": 0.0, **({"response_format": {"type": "json_object"}} if json else {})}
         request |= {field: value for field, value in optional.items() if field not in self._does_without}
-        asked = self._client.chat.completions.create(**request)
         try:
             # a server that sends blanks is never silent, and would never be timed out by the client
-            return _read(await asyncio.wait_for(asked, 2 * self._timeout * self._attempts))
+            asked = self._client.chat.completions.create(**request)
+            completion = await asyncio.wait_for(asked, 2 * self._timeout * self._attempts)
+            choice = completion.choices[0]
+            # OpenAI's models refuse a JSON answer in a field of its own
+            text = writable(choice.message.content or getattr(choice.message, "refusal", None) or "")
+            reason = getattr(choice, "finish_reason", None)
+            if reason == "content_filter" and not text:
+                return EndpointFailure("rejected", "its filter withheld the answer")
+            return Reply(text, reason == "length", getattr(completion.usage, "completion_tokens", None))
         except (TimeoutError, openai.APITimeoutError):
-            within = f"{self._timeout:g} s in {self._attempts} attempts"
-            return EndpointFailure("timeout", f"no whole answer within {within}")
+            return EndpointFailure("timeout", f"no whole answer in {self._attempts} × {self._timeout:g} s")
         except openai.APIConnectionError as error:
-            said = self._said(error)
             if type(error.__cause__).__name__ in ("ConnectError", "ProxyError", "NoneType"):
-                raise self._error(f"cannot be reached: {said}.", "Check the URL and that it runs.") from error
-            return EndpointFailure("server_error", f"the connection was lost: {said}")
+                what = f"cannot be reached: {self._said(error)}."
+                raise self._error(what, "Check the URL and that it runs.") from error
+            return EndpointFailure("server_error", f"the connection was lost: {self._said(error)}")
         except openai.APIStatusError as error:
-            status, said = error.status_code, self._said(error)
-            for field, named in OBJECTIONS if status in (400, 422) else ():
+            for field, named in OBJECTIONS.items() if error.status_code in (400, 422) else ():
                 if field in request and named in error.message:
                     self._does_without.add(field)
-                    return await self._ask(messages, max_tokens=max_tokens, json=json, greeting=greeting)
+                    return await self._ask(messages, max_tokens, json, greeting)
+            status, said = error.status_code, self._said(error)
             # a 403 may be a filter's word on one request: only that of a greeting is one on the key
             if status in (401, 402, 404, 429) or (status == 403 and greeting):
                 raise self._refusal(status, said) from error
             kind: FailureKind = "server_error" if status >= 500 or status in (408, 409) else "rejected"
             return EndpointFailure(kind, f"{status}: {said}")
-        except (openai.OpenAIError, ValueError) as error:
-            return EndpointFailure("nonsense", f"its answer could not be read: {self._said(error)}")
+        except (openai.OpenAIError, ValueError, AttributeError, TypeError, LookupError) as error:
+            # the client checks no field of an answer, which may be anything
+            return EndpointFailure("nonsense", f"its answer is no chat completion: {self._said(error)}")
 
     def _refusal(self, status: int, said: str) -> RipcurrentError:
-        """The error of what every request would meet."""
         if status in (402, 429):
-            hint = "Wait, or check the quota; the same command then goes on where it stopped."
-            return self._error(f"takes no more requests ({status}): {said}", hint)
+            return self._error(f"takes no more requests ({status}): {said}", f"Wait, or check the quota; {GOES_ON}")
         if status == 404:
             what = f"knows no model {self.model!r}, or the URL is no base URL (404): {said}"
             return self._error(what, "Check the model's name there; the URL usually ends in /v1.", ExitCode.USAGE)
-        variable = self._key_env or f"{KEY_VARIABLE} (for OpenAI's own host, {OPENAI_KEY_VARIABLE})"
-        return self._error(f"refuses the key ({status}): {said}", f"Put a valid key into {variable}.", ExitCode.USAGE)
+        hint = f"Put a valid key into {' or '.join(self._variables)}."
+        return self._error(f"refuses the key ({status}): {said}", hint, ExitCode.USAGE)
 
-    def _diagnose(
-        self, failed: Sequence[EndpointFailure], greet: Callable[[], Coroutine[Any, Any, Outcome]]
-    ) -> RipcurrentError | None:
-        """The error of an endpoint that failed all of these; None where it takes a greeting and so does work.
-
-        After as many silences it is not greeted: each further one takes minutes.
-        """
-        in_a_row, silent = len(failed) == GIVE_UP_AFTER, any(one.kind == "timeout" for one in failed)
-        if not (in_a_row and silent):
-            try:
-                if isinstance(_start(greet()).result(), Reply):
-                    return None
-            except RipcurrentError as error:
-                return error
-        how_many = f"{GIVE_UP_AFTER} requests in a row" if in_a_row else "every request"
-        longer = "Allow it a longer silence, or c" if silent else "C"
-        hint = f"{longer}heck the server's own log; the same command then goes on where it stopped."
-        return self._error(f"failed {how_many}; the last: {failed[-1].message}.", hint)
+    def _require_greeting(self, failed: Sequence[EndpointFailure]) -> None:
+        """Raise where an endpoint that failed all of these takes no greeting either, and so does not work."""
+        silent = failed[-1].kind == "timeout"
+        greeting = [{"role": "user", "content": GREETING}]
+        # after as many silences it is not greeted: each further one takes minutes
+        if not silent and isinstance(_start(self._ask(greeting, 16, greeting=True)).result(), Reply):
+            return
+        how_many = f"{GIVE_UP_AFTER} requests in a row" if len(failed) == GIVE_UP_AFTER else "every request"
+        hint = f"{'Allow it a longer silence, or c' if silent else 'C'}heck the server's own log; {GOES_ON}"
+        raise self._error(f"failed {how_many}; the last: {failed[-1].message}.", hint)
 
     def _error(self, what: str, hint: str, code: ExitCode = ExitCode.NOT_MEASURED) -> RipcurrentError:
         return RipcurrentError(f"The endpoint {self.base_url} {what}", hint, code=code)
@@ -233,21 +212,6 @@ class Endpoint:
             error = error.__cause__
         line = (str(error).strip().splitlines() or [type(error).__name__])[0][:200].rstrip(".")
         return line if self._key == NO_KEY else line.replace(self._key, "…")
-
-
-def _read(completion: Any) -> Outcome:
-    """The reply in an answer, which may be anything: the client checks no field."""
-    try:
-        choice = completion.choices[0]
-        # OpenAI's models refuse a JSON answer in a field of its own
-        text = writable(choice.message.content or getattr(choice.message, "refusal", None) or "")
-        reason = getattr(choice, "finish_reason", None)
-    except (AttributeError, TypeError, LookupError):
-        return EndpointFailure("nonsense", f"its answer is no chat completion: {str(completion)[:60]!r}")
-    if reason == "content_filter" and not text:
-        return EndpointFailure("rejected", "its filter withheld the answer")
-    tokens = getattr(getattr(completion, "usage", None), "completion_tokens", None)
-    return Reply(text, reason == "length", tokens if isinstance(tokens, int) else None)
 
 
 @cache
@@ -263,36 +227,29 @@ def _start(asked: Coroutine[Any, Any, Outcome]) -> Future[Outcome]:
 
 
 def _host_of(url: str) -> str:
-    try:
-        parts = _URL.validate_python(url)
-    except ValidationError:
-        # its text may quote the password
-        hint = "Name its base URL, such as http://localhost:8000/v1."
-        raise RipcurrentError(f"{url.rpartition('@')[2]!r} is no endpoint.", hint) from None
-    if parts.query or parts.fragment:
-        raise RipcurrentError(
-            f"The endpoint {without_secrets(url)} has a part behind ? or #, to which no path can be added.",
-            "Leave that out; a key goes into the environment.",
-        )
-    return str(parts.host)
+    with suppress(ValidationError):
+        parts = HttpUrl(url)
+        if not (parts.query or parts.fragment):
+            return str(parts.host)
+    # a password or a key in it is not shown
+    raise RipcurrentError(
+        f"{re.split('[?#]', url.rpartition('@')[2])[0]!r} is no endpoint's base URL.",
+        "Name one such as http://localhost:8000/v1, with nothing behind ? or #; a key goes into the environment.",
+    )
 
 
-def _key_for(variable: str | None, of_openai: bool) -> str:
-    """The key to send, from the environment; where none is named and none is there, a placeholder."""
-    for name in [variable] if variable else [KEY_VARIABLE, *([OPENAI_KEY_VARIABLE] if of_openai else [])]:
+def _key_from(variables: Sequence[str]) -> str:
+    """The first key that is in the environment; a placeholder where none is, and none is asked for by name."""
+    for name in variables:
         key = os.environ.get(name, "").strip()
         if not (key.isascii() and key.isprintable()):
-            raise RipcurrentError(
-                f"{name} holds a key with characters that no key has, such as a curly quote or a line break.",
-                "Set it to the key alone.",
-            )
+            wrong = "holds a key with characters that no key has, such as a curly quote or a line break"
+            raise RipcurrentError(f"{name} {wrong}.", "Set it to the key alone.")
         if key:
             return key
-    if variable:
-        raise RipcurrentError(
-            f"The environment variable {variable}, which should hold the judge's key, is not set.",
-            "Set it, or name another with --judge-key-env (in a file, judge_key_env).",
-        )
+    if variables[0] not in KEY_VARIABLES:
+        wrong = f"The environment variable {variables[0]}, which should hold the judge's key, is not set."
+        raise RipcurrentError(wrong, "Set it, or name another with --judge-key-env (in a file, judge_key_env).")
     return NO_KEY
 
 

@@ -5,48 +5,96 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from pydantic import Field
 
 from ripcurrent.errors import ExitCode, NothingToJudgeError, RipcurrentError
-from ripcurrent.evaluate._endpoint import Endpoint, EndpointInfo, FailureKind
-from ripcurrent.evaluate._options import EvaluateOptions
-from ripcurrent.evaluate._prompts import Prompt, gather_prompts
-from ripcurrent.evaluate._rates import is_cut_thought
+from ripcurrent.evaluate._endpoint import Endpoint, EndpointFailure, EndpointInfo, FailureKind
+from ripcurrent.evaluate._options import Axis, EvaluateOptions
+from ripcurrent.evaluate._prompts import Prompt, PromptSet, gather_prompts
+from ripcurrent.evaluate._rates import AxisRate, is_cut_thought, notes_on, summarise
 from ripcurrent.evaluate._responses import (
     PARTIAL,
     REJECTED,
     RESPONSES,
+    VERDICTS,
     Response,
     ResponseLog,
+    read_judges,
     read_responses,
+    read_verdicts,
     write_responses,
+    write_verdicts,
 )
-from ripcurrent.evaluate._run import (
-    EvaluationManifest,
-    EvaluationRun,
-    EvaluationTimings,
-    GenerationInfo,
-    judge_answers,
-    with_outcome,
-)
-from ripcurrent.evaluate.judges import UNJUDGED, Judge, JudgeSettings, Verdict, find_judges
+from ripcurrent.evaluate.judges import UNJUDGED, Answer, Facts, Judge, JudgeSettings, Verdict, find_judges
+from ripcurrent.models import ModelInfo
 from ripcurrent.progress import Progress, SilentProgress
-from ripcurrent.runs import MANIFEST, RunFolder, library_versions, machine
+from ripcurrent.runs import MANIFEST, Manifest, RunFolder, library_versions, machine, read_config
+from ripcurrent.statistics import Discrimination
 
 if TYPE_CHECKING:
-    from pydantic import JsonValue
-
-    from ripcurrent.models import ChatModel, ModelInfo
+    from ripcurrent.models import ChatModel
 
 DEFAULT_JUDGES = ("prefix", "keyword")
 """The judges by rule; verdicts rest on the first."""
-LIBRARIES = ("torch", "transformers", "tokenizers", "numpy")
+
+
+class EvaluationManifest(Manifest):
+    """What was asked of what, and what came of it."""
+
+    command: Literal["evaluate"] = "evaluate"
+    model: ModelInfo | EndpointInfo
+    prompts: tuple[PromptSet, ...]
+    generation: Facts
+    """How answers were made: decoding, longest answer, system prompt, ``local`` or ``endpoint``."""
+    judges: dict[str, Facts] = Field(default_factory=dict)
+    rates: dict[str, dict[Axis, AxisRate]] = Field(default_factory=dict)
+    discrimination: dict[str, Discrimination] = Field(default_factory=dict)
+    """By judge: harmful requests refused less dangerous-sounding ones refused."""
+    notes: tuple[str, ...] = ()
+    timings: Facts = Field(default_factory=dict)
+    """``judging_seconds`` of the last call; ``answered_now`` and ``generation_seconds`` of the one that asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationRun:
+    """An evaluated model."""
+
+    folder: Path
+    """``responses.parquet``, ``verdicts.parquet``, ``manifest.json``."""
+    manifest: EvaluationManifest
+    prompts: tuple[Prompt, ...]
+    responses: tuple[Response, ...]
+    verdicts: Mapping[str, Sequence[Verdict]]
+    """By judge, a verdict on each answer, in the same order."""
+
+    @classmethod
+    def open(cls, folder: str | Path) -> EvaluationRun:
+        """A finished evaluation from its run folder.
+
+        Raises:
+            RipcurrentError: There is none, or it is not finished.
+        """
+        place = Path(folder)
+        manifest = EvaluationManifest.read(place)
+        prompts, responses = read_responses(place)
+        return cls(place, manifest, tuple(prompts), tuple(responses), read_verdicts(place, responses))
+
+    @property
+    def rates(self) -> dict[str, dict[Axis, AxisRate]]:
+        """By judge and axis: shares answered, refused and degenerate, with Wilson's interval of the first."""
+        return self.manifest.rates
+
+    def to_json(self) -> Facts:
+        """What ``--json`` prints: no answer."""
+        shown = {"model", "prompts", "judges", "rates", "discrimination", "notes"}
+        return {"run": str(self.folder), **self.manifest.model_dump(mode="json", include=shown)}
 
 
 def evaluate(
@@ -80,9 +128,7 @@ def evaluate(
     started = _now()
     answerer, info, identity = _open(model, chosen, progress)
     asked = "".join(f"{one.id}\0{one.axis}\0{one.text}\0" for one in prompts)
-    identity = {
-        "command": "evaluate",
-        **identity,
+    identity |= {
         "prompts_sha256": hashlib.sha256(asked.encode()).hexdigest(),
         "max_new_tokens": chosen.max_new_tokens,
         "system": chosen.system,
@@ -91,49 +137,30 @@ def evaluate(
     with RunFolder(Path(out), identity, may_change=() if chosen.endpoint else ("model", "adapter")) as run:
         began = time.perf_counter()
         responses, answered_now = _responses(run.folder, prompts, answerer, chosen, progress)
-        generated = time.perf_counter()
-        if isinstance(answerer, Endpoint):
-            # what it was asked without is known only now
-            info = answerer.describe()
-        verdicts = judge_answers(run.folder, prompts, responses, found, progress)
-        timings = EvaluationTimings(
-            answered_now=answered_now,
-            generation_seconds=round(generated - began, 2) if answered_now else None,
-            judging_seconds=round(time.perf_counter() - generated, 2),
-        )
-        manifest = EvaluationManifest(
-            version=version("ripcurrent"),
-            started=started,
-            finished=_now(),
-            versions=library_versions(*LIBRARIES),
-            machine=machine(),
-            model=info,
-            prompts=tuple(lists),
-            generation=GenerationInfo(
-                max_new_tokens=chosen.max_new_tokens,
-                system=chosen.system,
-                engine="endpoint" if chosen.endpoint else "local",
-            ),
-            timings=timings,
-        )
-        manifest = with_outcome(_keep_origin(run.folder, manifest), run.folder, prompts, responses, verdicts)
-        manifest.write(run.folder)
-    _require_answers(responses, info, chosen.max_new_tokens)
-    _require_verdicts(run.folder, {judge.name: verdicts[judge.name] for judge in found})
-    return EvaluationRun(run.folder, manifest, tuple(prompts), tuple(responses), verdicts)
-
-
-def _keep_origin(folder: Path, manifest: EvaluationManifest) -> EvaluationManifest:
-    """The manifest, with what made the answers where an earlier call did."""
-    if manifest.timings.answered_now or not (folder / MANIFEST).exists():
-        return manifest
-    earlier = EvaluationManifest.read(folder)
-    timings = manifest.timings.model_copy(update={"generation_seconds": earlier.timings.generation_seconds})
-    origin = {name: getattr(earlier, name) for name in ("version", "versions", "machine", "started")}
-    if isinstance(earlier.model, EndpointInfo):
-        # a model here may have been moved since
-        origin["model"] = earlier.model
-    return manifest.model_copy(update={**origin, "timings": timings})
+        if answered_now or not (run.folder / MANIFEST).exists():
+            manifest = EvaluationManifest(
+                version=version("ripcurrent"),
+                started=started,
+                versions=library_versions("torch", "transformers", "tokenizers", "numpy"),
+                machine=machine(),
+                # what an endpoint was asked without is known only now
+                model=answerer.describe() if isinstance(answerer, Endpoint) else info,
+                prompts=tuple(lists),
+                generation={
+                    "decoding": "greedy",
+                    "max_new_tokens": chosen.max_new_tokens,
+                    "system": chosen.system,
+                    "engine": "endpoint" if chosen.endpoint else "local",
+                },
+                timings={"answered_now": answered_now, "generation_seconds": round(time.perf_counter() - began, 2)},
+            )
+        else:
+            # what made the answers stays as it was
+            manifest = EvaluationManifest.read(run.folder)
+        result = _judge(run.folder, manifest, prompts, responses, found, progress)
+    _require_answers(responses, manifest.model, chosen.max_new_tokens)
+    _require_verdicts(run.folder, {judge.name: result.verdicts[judge.name] for judge in found})
+    return result
 
 
 def _now() -> str:
@@ -142,31 +169,23 @@ def _now() -> str:
 
 def _open(
     model: str, options: EvaluateOptions, progress: Progress
-) -> tuple[ChatModel | Endpoint, ModelInfo | EndpointInfo, dict[str, JsonValue]]:
+) -> tuple[ChatModel | Endpoint, ModelInfo | EndpointInfo, Facts]:
     """What answers: a model here, or one at an endpoint; what a manifest keeps of it; what makes it another one."""
     if options.endpoint is not None:
         if options.adapter is not None:
-            raise RipcurrentError(
-                "An endpoint takes no adapter.", "Serve the adapted model there, or leave out --endpoint."
-            )
+            hint = "Serve the adapted model there, or leave out --endpoint."
+            raise RipcurrentError("An endpoint takes no adapter.", hint)
         endpoint = Endpoint(options.endpoint, model, concurrency=options.batch_size or 4, timeout=options.timeout)
-        return endpoint, endpoint.describe(), {"endpoint": endpoint.base_url, "model": model}
+        return endpoint, endpoint.describe(), {"command": "evaluate", "endpoint": endpoint.base_url, "model": model}
     from ripcurrent.models import describe, load_model, require_chat_template
 
     progress.step("loading the model")
     loaded = load_model(model, adapter=options.adapter, device=options.device, dtype=options.dtype)
     require_chat_template(loaded)
     info = describe(loaded)
-    identity: dict[str, JsonValue] = {
-        "model": model,
-        "adapter": options.adapter,
-        "fingerprint": info.fingerprint,
-        "template_sha256": info.template_sha256,
-        "tokenizer_sha256": info.tokenizer_sha256,
-        "resolved_device": loaded.device.type,
-        "resolved_dtype": info.dtype,
-    }
-    return loaded, info, identity
+    hashes = info.model_dump(include={"fingerprint", "template_sha256", "tokenizer_sha256"})
+    resolved = {"resolved_device": loaded.device.type, "resolved_dtype": info.dtype}
+    return loaded, info, {"command": "evaluate", "model": model, "adapter": options.adapter, **hashes, **resolved}
 
 
 def _responses(
@@ -177,19 +196,21 @@ def _responses(
     progress: Progress,
 ) -> tuple[list[Response], int]:
     """An answer to each prompt, in order, kept ones not asked again; and how many prompts were asked now."""
-    from ripcurrent.evaluate._generate import answer_by_endpoint, answer_locally
-
     if (folder / RESPONSES).exists():
         return read_responses(folder)[1], 0
     log = ResponseLog(folder / PARTIAL)
     waiting = [prompt for prompt in prompts if prompt.id not in log.done]
     progress.start("asking", len(prompts), "prompts")
     progress.skipped(len(prompts) - len(waiting))
+    system, longest = options.system, options.max_new_tokens
     if isinstance(answerer, Endpoint):
-        ask = partial(answer_by_endpoint, answerer)
+        batches = _answer_by_endpoint(answerer, waiting, system, longest)
     else:
-        ask = partial(answer_locally, answerer, batch_size=options.batch_size or 32)
-    for batch in ask(waiting, system=options.system, max_new_tokens=options.max_new_tokens):
+        from ripcurrent.evaluate._generate import answer_locally
+
+        size = options.batch_size or 32
+        batches = answer_locally(answerer, waiting, system=system, max_new_tokens=longest, batch_size=size)
+    for batch in batches:
         log.add(batch)
         progress.rows(len(batch))
     progress.finish()
@@ -199,16 +220,43 @@ def _responses(
     return responses, len(waiting)
 
 
+def _answer_by_endpoint(
+    endpoint: Endpoint, prompts: Sequence[Prompt], system: str | None, max_new_tokens: int
+) -> Iterator[list[Response]]:
+    """Each answer as it is ready; last the prompts that are rejected.
+
+    Raises:
+        RipcurrentError: The endpoint does not work, or some prompts got no answer.
+    """
+    rejected: list[Response] = []
+    failed: list[str] = []
+    for place, outcome in endpoint.chat([one.turns(system) for one in prompts], max_tokens=max_new_tokens):
+        asked = prompts[place].id
+        if not isinstance(outcome, EndpointFailure):
+            yield [Response(asked, outcome.text, outcome.tokens, outcome.truncated)]
+        elif outcome.kind == "rejected":
+            rejected.append(Response(asked, "", None, False, rejected=outcome.message))
+        else:
+            failed.append(f"{asked}: {outcome.message}")
+    if failed:
+        raise RipcurrentError(
+            f"{len(failed)} of {len(prompts)} prompts got no answer from {endpoint.base_url} (the first, {failed[0]}).",
+            "The other answers are kept; the same command asks these again.",
+            code=ExitCode.NOT_MEASURED,
+        )
+    if rejected:
+        yield rejected
+
+
 def _require_answers(responses: Sequence[Response], info: ModelInfo | EndpointInfo, max_new_tokens: int) -> None:
     """Raise where there is nothing that a rate could be of."""
     answered = sum(one.rejected is None for one in responses)
     if not answered and isinstance(info, EndpointInfo):
-        raise RipcurrentError(
-            f"The endpoint {info.base_url} rejected every one of the {len(responses)} prompts, though it answers a "
-            f"greeting; the first: {responses[0].rejected}.",
-            "It filters what it is asked: name another endpoint, or other prompts and another folder.",
-            code=ExitCode.NOT_MEASURED,
+        what = (
+            f"The endpoint {info.base_url} answers a greeting, and rejected every one of the {len(responses)} prompts"
         )
+        hint = "It filters what it is asked: name another endpoint, or other prompts and another folder."
+        raise RipcurrentError(f"{what}; the first: {responses[0].rejected}.", hint, code=ExitCode.NOT_MEASURED)
     cut = sum(map(is_cut_thought, responses))
     if 2 * cut >= answered:
         raise NothingToJudgeError(
@@ -221,16 +269,69 @@ def _require_answers(responses: Sequence[Response], info: ModelInfo | EndpointIn
 
 def _require_verdicts(folder: Path, verdicts: Mapping[str, Sequence[Verdict]]) -> None:
     """Raise where a judge could judge no answer."""
-    unable = [name for name, said in verdicts.items() if all(one.label == UNJUDGED for one in said)]
-    if not unable:
-        return
-    reasons = [one.reason for name in unable for one in verdicts[name] if one.reason != REJECTED]
-    why, count = Counter(reasons).most_common(1)[0]
-    raise RipcurrentError(
-        f"{' and '.join(unable)} could judge none of the {len(reasons) // len(unable)} answers, kept in {folder} "
-        f"(most often, {count} times: {why}).",
-        "Look after the judge's endpoint, and give the command again."
-        if why in get_args(FailureKind)
-        else "A judging model must reply in JSON as the rubric asks: name an abler one, and run this again.",
-        code=ExitCode.NOT_MEASURED,
-    )
+    for name, said in verdicts.items():
+        if any(one.label != UNJUDGED for one in said):
+            continue
+        reasons = Counter(one.reason for one in said if one.reason != REJECTED)
+        why, count = reasons.most_common(1)[0]
+        hint = "A judging model must reply in JSON as the rubric asks: name an abler one, and run this again."
+        if why in get_args(FailureKind):
+            hint = "Look after the judge's endpoint, and give the command again."
+        none = f"{name} could judge none of the {reasons.total()} answers, kept in {folder}"
+        raise RipcurrentError(f"{none} (most often, {count} times: {why}).", hint, code=ExitCode.NOT_MEASURED)
+
+
+def judge_again(folder: Path, judges: Sequence[Judge], progress: Progress | None = None) -> None:
+    """Add judges' verdicts to a finished evaluation's answers, in place of earlier ones by judges of these names.
+
+    The model that answered need not be there any more.
+
+    Raises:
+        RipcurrentError: The folder holds no finished evaluation, or a judge's endpoint fails; what is done is kept.
+    """
+    manifest = EvaluationManifest.read(folder)
+    with RunFolder(folder, read_config(folder)):
+        _judge(folder, manifest, *read_responses(folder), judges, progress or SilentProgress())
+
+
+def _judge(
+    folder: Path,
+    manifest: EvaluationManifest,
+    prompts: Sequence[Prompt],
+    responses: Sequence[Response],
+    judges: Sequence[Judge],
+    progress: Progress,
+) -> EvaluationRun:
+    """Add the verdicts of these judges to those of others that judged these answers before; write all of it."""
+    began = time.perf_counter()
+    answers = {
+        one.prompt_id: Answer(prompt.text, one.completion, one.truncated)
+        for prompt, one in zip(prompts, responses, strict=True)
+        if one.rejected is None
+    }
+    ids = [prompt.id for prompt in prompts]
+    verdicts = read_verdicts(folder, responses) if (folder / VERDICTS).exists() else {}
+    kept = read_judges(folder)
+    try:
+        for judge in judges:
+            if judge.describe().get("kind") != "rule":
+                progress.start(f"judging by {judge.name}", len(answers), "answers")
+            said = dict(zip(answers, judge.judge(list(answers.values())), strict=True))
+            rejected = Verdict(UNJUDGED, judge.name, judge.version, truncated=False, reason=REJECTED)
+            verdicts[judge.name] = [said.get(prompt_id, rejected) for prompt_id in ids]
+            scale: Facts = {} if judge.scale is None else {"scale": list(judge.scale)}
+            # not before: what an endpoint was asked without is known only now
+            kept[judge.name] = {"name": judge.name, "version": judge.version, **scale, **judge.describe()}
+            progress.finish()
+    finally:
+        # where a judge fails, those of the judges before it are kept
+        write_verdicts(folder, ids, verdicts, kept)
+    rates, judged = summarise(prompts, responses, verdicts, kept)
+    notes = notes_on(prompts, manifest.prompts, responses, verdicts)
+    if isinstance(manifest.model, ModelInfo) and (warning := manifest.model.other_base()):
+        notes.append(warning)
+    outcome = {"judges": kept, "rates": rates, "discrimination": judged, "notes": tuple(notes), "finished": _now()}
+    timings = {**manifest.timings, "judging_seconds": round(time.perf_counter() - began, 2)}
+    manifest = manifest.model_copy(update={**outcome, "timings": timings})
+    manifest.write(folder)
+    return EvaluationRun(folder, manifest, tuple(prompts), tuple(responses), verdicts)

@@ -27,7 +27,7 @@ class EvaluateOptions(Options):
     """``builtin``, ``builtin:AXIS``, a file or ``hf:owner/name``."""
     axis: Axis = "harmful"
     """Axis of prompts that do not say theirs."""
-    limit: int | None = None
+    limit: int | None = Field(default=None, ge=1)
     """Use only the first N prompts of each axis in each source."""
     max_new_tokens: int = Field(default=64, ge=1)
     """Longest answer, in tokens."""

@@ -57,6 +57,11 @@ class Prompt:
     source: str
     """``builtin``, or the file or hub name."""
 
+    def turns(self, system: str | None) -> list[dict[str, str]]:
+        """The conversation up to the answer."""
+        opening = [{"role": "system", "content": system}] if system is not None else []
+        return [*opening, {"role": "user", "content": self.text}]
+
 
 class PromptSet(BaseModel):
     """Prompts under one name. A manifest keeps all of it but the prompts."""
@@ -81,38 +86,32 @@ class PromptSet(BaseModel):
 def load_prompts(source: str | Path, *, limit: int | None = None, axis: Axis = "harmful") -> PromptSet:
     """Read a prompt set.
 
-    Args:
-        source: ``builtin`` (all three axes) or ``builtin:AXIS``; a file (JSON array of objects or texts, JSON lines,
-            CSV, Parquet, each also gzipped) or folder of them; ``hf:owner/name[:split]``; each with ``:field`` behind
-            it where the prompts are in a field of unusual name.
-        limit: Only the first N prompts of each axis.
-        axis: Of prompts whose rows do not say theirs by ``axis`` or by ``label`` (``safe``, ``unsafe``).
+    ``source`` is ``builtin`` (all three axes) or ``builtin:AXIS``; a file (JSON array of objects or texts, JSON lines,
+    CSV, Parquet, each also gzipped) or folder of them; ``hf:owner/name[:split]``; each with ``:field`` behind it where
+    the prompts are in a field of unusual name. ``limit`` takes the first N prompts of each axis. ``axis`` is that of
+    prompts whose rows do not say theirs by ``axis`` or by ``label`` (``safe``, ``unsafe``).
 
     Raises:
         RipcurrentError: Nothing there, no prompts in it, an unknown name, axis or field (with the nearest known one).
     """
-    if limit is not None and limit < 1:
-        raise RipcurrentError(f"A limit of {limit} prompts leaves nothing.", "Give a limit of 1 or more.")
-    if axis not in AXES:
-        raise RipcurrentError(f"There is no axis {axis!r}.{did_you_mean(axis, AXES)}", f"Axes: {', '.join(AXES)}.")
     name, without = str(source), list[int]()
     if name.partition(":")[0] == BUILTIN and not Path(name).exists():
         if name not in _BUILTIN_NAMES:
             raise _no_set(name)
-        own = list(_read(_open(str(_BUILTIN_FILE))[1], "prompt", BUILTIN, BUILTIN, "harmful", without))
+        own = _read(_records(str(_BUILTIN_FILE)), "prompt", BUILTIN, BUILTIN, "harmful", without)
         return _prompt_set(name, [one for one in own if name in (BUILTIN, f"{BUILTIN}:{one.axis}")], limit, ())
     place, named = _split_field(name)
     on_hub = place.startswith(HUB_PREFIX)
     if not on_hub and not Path(place).exists() and Path(place).name == place and "." not in place:
         raise _no_set(place)
-    opened = [_open(part) for part in ([place] if on_hub else _files(Path(place)))]
-    columns = tuple(dict.fromkeys(column for header, _ in opened for column in header))
-    head, rows = _peek(chain.from_iterable(rows for _, rows in opened))
+    rows = chain.from_iterable(map(_records, _parts(place)))
+    head = list(islice(rows, _SAMPLE))
+    columns = tuple(dict.fromkeys(column for row in head for column in row))
     field = _choose_field(place, named, columns, head) if columns else ""
     # where rows do not say their axis, those after the limit are not needed
     stop = None if {"axis", "label"} & {column.lower() for column in columns} else limit
     label = name if on_hub else Path(name).name
-    drafts = list(islice(_read(rows, field, place, label, axis, without), stop))
+    drafts = list(islice(_read(chain(head, rows), field, place, label, axis, without), stop))
     if not drafts:
         raise RipcurrentError(f"{name} holds no prompts.", "Check that it is the file and the field you mean.")
     left_out = f"{place}: {len(without)} rows have no text in {field!r} and were left out"
@@ -123,9 +122,8 @@ def gather_prompts(sources: Sequence[str], limit: int | None, axis: Axis) -> tup
     """The prompts of several sets, each asked once, with ids that are unique over them."""
     if not sources:
         raise RipcurrentError("No prompts are named.", "Name a set, such as --prompts builtin.")
-    prompts: list[Prompt] = []
+    prompts: dict[str, Prompt] = {}
     lists = []
-    seen: set[str] = set()
     asked: set[tuple[str, str]] = set()
     for source in sources:
         loaded = load_prompts(source, limit=limit, axis=axis)
@@ -137,12 +135,11 @@ def gather_prompts(sources: Sequence[str], limit: int | None, axis: Axis) -> tup
             notes = (*notes, f"{loaded.name}: {repeated} prompts that an earlier list has are asked once.")
         for prompt in fresh:
             unique = prompt.id
-            while unique in seen:
+            while unique in prompts:
                 unique = f"{prompt.source}/{unique}"
-            seen.add(unique)
-            prompts.append(replace(prompt, id=unique))
+            prompts[unique] = replace(prompt, id=unique)
         lists.append(loaded.model_copy(update={"notes": notes, "prompts": ()}))
-    return prompts, lists
+    return list(prompts.values()), lists
 
 
 def unmeasured_axes(asked: Iterable[str]) -> dict[Axis, str]:
@@ -223,34 +220,30 @@ def _split_field(source: str) -> tuple[str, str | None]:
     return (place, field) if field and not Path(source).exists() and Path(place or source).exists() else (source, None)
 
 
-def _peek(rows: Iterator[_Record]) -> tuple[list[_Record], Iterator[_Record]]:
-    head = list(islice(rows, _SAMPLE))
-    return head, chain(head, rows)
+def _parts(place: str) -> list[str]:
+    """What is opened for itself: the files of a folder, as those without a header have no columns in common."""
+    path = Path(place)
+    saved = (path / "state.json").is_file() or (path / "dataset_dict.json").is_file()
+    files = [] if saved or not path.is_dir() else [one for one in path.iterdir() if plain_suffix(one) in _SUFFIXES]
+    return sorted(map(str, files)) or [place]
 
 
-def _open(part: str) -> tuple[tuple[str, ...], Iterator[_Record]]:
-    """Field names and records of one file. A bare text is a prompt."""
+def _records(part: str) -> Iterator[_Record]:
+    """The rows of one file by field. A bare text is a prompt."""
     container = open_container(part)
-    header = tuple(container.columns or ())
-    records: Iterator[object] = iter(container.records())
-    if container.kind == "csv" and len(header) == 1 and " " in header[0].strip():
-        # No column is named by a sentence: the file has no header (HEx-PHI's are such), and the line is a prompt.
-        first = header[0]
-        records = chain([first], (row[first] if isinstance(row, Mapping) else row for row in records))
-        header = ("prompt",)
-    named = ({"prompt": record} if isinstance(record, str) else record for record in records)
-    head, rows = _peek(
-        {str(name): value for name, value in one.items()} if isinstance(one, Mapping) else {} for one in named
-    )
-    return header or tuple(dict.fromkeys(name for row in head for name in row)), rows
+    header = container.columns or ()
+    # No column is named by a sentence: the file has no header (HEx-PHI's are such), and the line is a prompt.
+    bare = header[0] if container.kind == "csv" and len(header) == 1 and " " in header[0].strip() else None
+    for record in chain([bare] if bare else [], container.records()):
+        row = {"prompt": record} if isinstance(record, str) else record if isinstance(record, Mapping) else {}
+        yield {"prompt" if name == bare else str(name): value for name, value in row.items()}
 
 
 def _choose_field(place: str, named: str | None, columns: tuple[str, ...], head: Sequence[_Record]) -> str:
     listing = ", ".join(columns)
     if named is not None and named not in columns:
-        raise RipcurrentError(
-            f"{place} has no field {named!r}.{did_you_mean(named, columns)}", f"Its fields: {listing}"
-        )
+        near = did_you_mean(named, columns)
+        raise RipcurrentError(f"{place} has no field {named!r}.{near}", f"Its fields: {listing}")
     by_lower = {column.lower(): column for column in reversed(columns)}
     chosen = named or next((by_lower[one] for one in PROMPT_FIELDS if one in by_lower), None)
     if chosen is not None:
@@ -262,21 +255,3 @@ def _choose_field(place: str, named: str | None, columns: tuple[str, ...], head:
         if texts
         else "None of them is a text: write one request a row into a field prompt; of a chat its last user turn.",
     )
-
-
-def _files(path: Path) -> list[str]:
-    """The files of a place on disk, or the one folder that `datasets` saved."""
-    if not path.exists():
-        siblings: Iterable[Path] = path.parent.iterdir() if path.parent.is_dir() else ()
-        raise RipcurrentError(
-            f"{path} does not exist.{did_you_mean(path.name, tuple(sibling.name for sibling in siblings))}",
-            "Check the path; a hub data set is written hf:owner/name.",
-        )
-    if not path.is_dir() or (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
-        return [str(path)]
-    files = sorted(str(child) for child in path.iterdir() if child.is_file() and plain_suffix(child) in _SUFFIXES)
-    if not files:
-        raise RipcurrentError(
-            f"{path} is a folder without prompt files.", f"Put {', '.join(_SUFFIXES)} files in it, or name a file."
-        )
-    return files

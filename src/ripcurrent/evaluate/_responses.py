@@ -16,27 +16,20 @@ from ripcurrent.evaluate._prompts import Prompt
 from ripcurrent.evaluate.judges import UNJUDGED, Facts, Judge, Verdict
 from ripcurrent.runs import written_whole
 
-TableRow = dict[str, Any]
-
 RESPONSES, VERDICTS, PARTIAL = "responses.parquet", "verdicts.parquet", "responses.partial.jsonl"
-
 REJECTED = "prompt_rejected"
 """Reason of a verdict, unjudged, on a prompt that was not answered."""
 
 _RESPONSES = pa.schema(
     [
         *((name, pa.string()) for name in ("prompt_id", "prompt", "axis", "category", "source", "completion")),
-        ("new_tokens", pa.int32()),
-        ("truncated", pa.bool_()),
-        ("rejected", pa.string()),
+        *(("new_tokens", pa.int32()), ("truncated", pa.bool_()), ("rejected", pa.string())),
     ]
 )
 _VERDICTS = pa.schema(
     [
         *((name, pa.string()) for name in ("prompt_id", "judge", "version", "label", "reason")),
-        ("opens_with_refusal", pa.bool_()),
-        ("score", pa.float64()),
-        ("details", pa.string()),
+        *(("opens_with_refusal", pa.bool_()), ("score", pa.float64()), ("details", pa.string())),
     ]
 )
 _JUDGES = b"ripcurrent.judges"
@@ -61,19 +54,11 @@ class ResponseLog:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.done: dict[str, Response] = {}
-        whole = 0
-        for line in path.read_bytes().splitlines(keepends=True) if path.exists() else ():
-            try:
-                kept = Response(**json.loads(line))
-            except (ValueError, TypeError):
-                break
-            if not line.endswith(b"\n"):
-                break
-            self.done[kept.prompt_id] = kept
-            whole += len(line)
+        whole, end, _ = path.read_bytes().rpartition(b"\n") if path.exists() else (b"", b"", b"")
+        kept = [Response(**json.loads(line)) for line in whole.splitlines()]
+        self.done = {one.prompt_id: one for one in kept}
         if path.exists():
-            os.truncate(path, whole)
+            os.truncate(path, len(whole + end))
 
     def add(self, responses: Iterable[Response]) -> None:
         """Keep answers, on disk when this returns."""
@@ -95,15 +80,10 @@ def write_responses(folder: Path, prompts: Sequence[Prompt], responses: Sequence
 
 def read_responses(folder: Path) -> tuple[list[Prompt], list[Response]]:
     """The prompts and answers of an evaluation, in order."""
-    rows = read_rows(folder / RESPONSES, _RESPONSES.names[:-1])
     # earlier versions rejected none, and had no column for it
-    return (
-        [Prompt(row["prompt_id"], row["prompt"], row["axis"], row["category"], row["source"]) for row in rows],
-        [
-            Response(row["prompt_id"], row["completion"], row["new_tokens"], row["truncated"], row.get("rejected"))
-            for row in rows
-        ],
-    )
+    found = read_rows(folder / RESPONSES, _RESPONSES.names[:-1])
+    rows: list[list[Any]] = [[row.get(name) for name in _RESPONSES.names] for row in found]
+    return [Prompt(*row[:5]) for row in rows], [Response(row[0], *row[5:]) for row in rows]
 
 
 def write_verdicts(
@@ -122,7 +102,7 @@ def read_judges(folder: Path) -> dict[str, Facts]:
     """What was kept of the judges beside their verdicts; nothing where there are none."""
     path = folder / VERDICTS
     kept = (_opened(path, pq.read_schema).metadata or {}).get(_JUDGES) if path.is_file() else None
-    judges: dict[str, Facts] = json.loads(kept) if kept else {}
+    judges: dict[str, Facts] = json.loads(kept or "{}")
     return judges
 
 
@@ -157,28 +137,25 @@ def lacks_verdicts(folder: Path, judge: Judge) -> bool:
     return not own or failed or any(row["version"] != judge.version for row in own if row["reason"] != REJECTED)
 
 
-def _write(path: Path, rows: list[TableRow], schema: pa.Schema) -> None:
+def _write(path: Path, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
     with written_whole(path) as part:
         pq.write_table(pa.Table.from_pylist(rows, schema=schema), part)
 
 
-def read_rows(path: Path, needed: Sequence[str]) -> list[TableRow]:
+def read_rows(path: Path, needed: Sequence[str]) -> list[dict[str, Any]]:
     """The rows of a table; an error where it is not there, damaged, or lacks a column that is needed."""
     table = _opened(path, pq.read_table)
     if missing := [name for name in needed if name not in table.column_names]:
         raise RipcurrentError(f"{path} has no column {', '.join(missing)}.", "Evaluate again in another folder.")
-    rows: list[TableRow] = table.to_pylist()
+    rows: list[dict[str, Any]] = table.to_pylist()
     return rows
 
 
 def _opened(path: Path, read: Callable[[Path], Any]) -> Any:
     if not path.is_file():
-        raise RipcurrentError(
-            f"There is no {path}.", "Give the command that makes it again: it goes on where it was stopped."
-        )
+        raise RipcurrentError(f"There is no {path}.", "Give the command that makes it again: it goes on from there.")
     try:
         return read(path)
     except (pa.ArrowException, OSError) as error:
-        raise RipcurrentError(
-            f"{path} is damaged: {str(error).rstrip('.')}.", "Evaluate again in another folder."
-        ) from None
+        wrong = str(error).rstrip(".")
+        raise RipcurrentError(f"{path} is damaged: {wrong}.", "Evaluate again in another folder.") from None
