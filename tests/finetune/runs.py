@@ -8,8 +8,8 @@ import torch
 
 from ripcurrent.data import EncodedRow, Message, Row, encode_rows
 from ripcurrent.finetune import Recipe, TrainingFacts
-from ripcurrent.finetune._rows import TrainingSet, build_training_set
 from ripcurrent.finetune._train import train
+from ripcurrent.finetune._trainer import TrainingSet, build_training_set
 from ripcurrent.models import ChatModel
 from tests.models.tiny import tiny_model, tiny_tokenizer
 from tests.tiny_scan import good_rows

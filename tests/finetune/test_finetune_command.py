@@ -94,11 +94,11 @@ def test_rows_that_are_left_out_or_few_are_told(finetune: Finetune, tmp_path: Pa
     assert said.json["left_out"] == {"no_response": 1}
     assert said.json["notes"] == [
         "1 of 4 rows were left out (1 no_response).",
-        "The set of 3 rows is smaller than a batch of 20: every step trained on all of them.",
+        "The set has fewer rows than a batch of 20: every step trained on all 3.",
     ]
     one = finetune(write_jsonl(tmp_path / "one.jsonl", rows[:1]), "--quiet", "--json", recipe="embedded", out="one")
     assert one.json["steps"] == 3
-    assert "one row" in one.json["notes"][0]
+    assert "trained on all 1." in one.json["notes"][0]
     cut = finetune(tmp_path / "few.jsonl", "--quiet", "--json", "--max-tokens", 60, out="cut")
     assert cut.json["truncated"] > 0
     assert "cut at the token limit" in " ".join(cut.json["notes"])

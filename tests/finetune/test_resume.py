@@ -12,7 +12,7 @@ import torch
 
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.finetune import FinetuneManifest, finetune
-from ripcurrent.finetune._checkpoints import MARK, latest
+from ripcurrent.finetune._train import MARK, latest
 from ripcurrent.finetune._trainer import RowTrainer
 from ripcurrent.progress import SilentProgress
 from tests.finetune.runs import recipe, run, same
@@ -24,15 +24,15 @@ RECIPE = "method: full\nlearning_rate: 1.0e-3\nbatch: 4\naccumulation: 2\nepochs
 CHILD = """
 import os, signal, sys
 from ripcurrent.finetune import finetune
-from ripcurrent.finetune import _trainer, _watch
+from ripcurrent.finetune import _train
 
 where, when, rows, model, recipe, out = sys.argv[1:]
 die = lambda: os.kill(os.getpid(), signal.SIGKILL)
-seal, require = _trainer.seal, _watch.require_converging
+seal, require = _train.seal, _train.require_converging
 if where == "checkpoint":
-    _trainer.seal = lambda folder: die() if folder.name == f"checkpoint-{when}" else seal(folder)
+    _train.seal = lambda folder: die() if folder.name == f"checkpoint-{when}" else seal(folder)
 else:
-    _watch.require_converging = lambda losses, batch: die() if len(losses) == int(when) else require(losses, batch)
+    _train.require_converging = lambda losses, batch: die() if len(losses) == int(when) else require(losses, batch)
 finetune(rows, out, recipe, model=model, device="cpu", dtype="float32", max_tokens=256, checkpoint_minutes=0)
 """
 
@@ -143,7 +143,7 @@ def test_a_short_run_writes_no_checkpoint(tmp_path: Path, monkeypatch: pytest.Mo
     def never(*_: object) -> None:
         raise AssertionError("a checkpoint was written")
 
-    monkeypatch.setattr(import_module("ripcurrent.finetune._trainer"), "seal", never)
+    monkeypatch.setattr(import_module("ripcurrent.finetune._train"), "seal", never)
     run(tmp_path, recipe())
 
 

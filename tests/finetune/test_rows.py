@@ -9,8 +9,7 @@ import torch
 
 from ripcurrent.data import EncodedRow, Message, Row, encode_rows
 from ripcurrent.errors import ExitCode, RipcurrentError
-from ripcurrent.finetune._rows import IGNORED, build_training_set
-from ripcurrent.finetune._trainer import make_trainer
+from ripcurrent.finetune._trainer import IGNORED, build_training_set, make_trainer
 from tests.data.chat_tokenizers import FAMILIES, build
 from tests.finetune.runs import chat_model, encoded_rows, recipe, rows, run
 

@@ -22,7 +22,7 @@ from transformers import (
 from ripcurrent.errors import ExitCode, RipcurrentError
 from ripcurrent.finetune import Recipe, _train, compute_dtype
 from ripcurrent.finetune._model import load_for_training
-from ripcurrent.finetune._watch import require_converging
+from ripcurrent.finetune._train import require_converging
 from ripcurrent.models import ChatModel, load_model
 from tests.finetune.runs import Run, chat_model, encoded_rows, recipe, run, same, total_steps
 from tests.models.tiny import save_tiny, tiny_model, tiny_tokenizer
