@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.models import _gguf, cache_folder, load_model
+from ripcurrent.models import _source, cache_folder, load_model
 from tests.models.tiny import CHAT_TEMPLATE, save_tiny, tiny_model, tiny_tokenizer
 from tests.models.tiny_gguf import write_tiny_gguf
 
@@ -87,7 +87,7 @@ def test_the_second_load_reads_the_copy_and_gives_the_same(
     capfd.readouterr()
     first = load_model(file, device="cpu", dtype="float32")
     assert capfd.readouterr() == ("", "")
-    monkeypatch.setattr(_gguf, "_convert", None)
+    monkeypatch.setattr(_source, "_convert", None)
     moved = file.rename(tmp_path / "elsewhere.gguf")
     os.utime(moved, (0, 0))
     second = load_model(moved, device="cpu", dtype="float32")
@@ -104,7 +104,7 @@ def test_a_changed_file_or_another_transformers_makes_another_copy(
     assert first.fingerprint != second.fingerprint
     assert not torch.equal(*(loaded.model.get_input_embeddings().weight for loaded in (first, second)))
     assert len(copies()) == 2
-    monkeypatch.setattr(_gguf.transformers, "__version__", "99.0")
+    monkeypatch.setattr(_source.transformers, "__version__", "99.0")
     assert load_model(file, device="cpu").fingerprint == second.fingerprint
     assert len(copies()) == 3
 
@@ -133,14 +133,14 @@ def test_the_copy_appears_whole_or_not_at_all(
 def test_a_second_process_waits_for_the_copy_of_the_first(
     file: Path, copies: Callable[[], list[Path]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    convert = _gguf._convert
+    convert = _source._convert
 
     def be_first(file: Path, part: Path, *, name: str) -> None:
         with pytest.raises(Timeout):
             FileLock(part.with_suffix(".lock"), timeout=0).acquire()
         convert(file, part, name=name)
 
-    monkeypatch.setattr(_gguf, "_convert", be_first)
+    monkeypatch.setattr(_source, "_convert", be_first)
     loaded = load_model(file, device="cpu", dtype="float32")
     embedding = tiny_model("llama_tied").get_input_embeddings().weight
     assert torch.equal(loaded.model.get_input_embeddings().weight, embedding)
