@@ -41,15 +41,9 @@ def test_machine_is_given_back_once_it_grew_twice_as_far_as_by_the_first_batch(
 @pytest.mark.skipif(sys.platform != "linux", reason="the system tells what a process holds on Linux alone")
 def test_what_the_process_holds_is_read() -> None:
     # in a process of its own: one that ran tests has freed memory to give
-    found = subprocess.run([sys.executable, "-c", GROWS], capture_output=True, text=True, check=True)
+    code = (
+        "import torch; from ripcurrent.models import memory_in_use; cpu = torch.device('cpu'); torch.ones(2**10)\n"
+        "before = memory_in_use(cpu); kept = torch.ones(2**24); print(memory_in_use(cpu) - before)"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert 50e6 < int(found.stdout) < 100e6
-
-
-GROWS = """
-import torch
-from ripcurrent.models import _machine
-torch.ones(2**10)
-before = _machine.resident_bytes()
-kept = torch.ones(2**24)
-print(_machine.resident_bytes() - before)
-"""
