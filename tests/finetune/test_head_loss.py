@@ -49,7 +49,7 @@ def test_a_head_that_is_not_understood_is_trained_by_the_models_own_way(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(causal: object) -> LogitTransform:
-        raise RipcurrentError("not understood", "")
+        raise RipcurrentError("not understood")
 
     monkeypatch.setattr(_head_loss, "find_logit_transform", refuse)
     monkeypatch.setattr(import_module("ripcurrent.finetune._trainer"), "PART_TOKENS", 10**6)
