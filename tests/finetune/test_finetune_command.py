@@ -34,13 +34,13 @@ def finetune(command: Command, tiny_folder: Path, tmp_path: Path) -> Finetune:
     return Finetune(command, tiny_folder, tmp_path)
 
 
-def test_json_says_what_was_trained_and_where_it_is(finetune: Finetune, rows_file: Path, tmp_path: Path) -> None:
+def test_json_says_what_was_trained_and_where_it_is(
+    command: Command, finetune: Finetune, rows_file: Path, tmp_path: Path
+) -> None:
     said = finetune(rows_file, "--json", "--quiet", "--seed", 3)
-    assert said.code == 0
-    assert said.err == ""
+    assert (said.code, said.err) == (0, "")
     value, out = said.json, tmp_path / "out"
-    assert value["model"] == str(out / "model")
-    assert value["adapter"] is None
+    assert (value["model"], value["adapter"]) == (str(out / "model"), None)
     assert (value["rows"], value["trained_rows"], value["steps"], value["seed"]) == (12, 12, 6, 3)
     assert (value["recipe"], value["left_out"], value["notes"]) == ("short", {}, [])
     assert value["first_loss"] > value["last_loss"] > 0
@@ -53,6 +53,9 @@ def test_json_says_what_was_trained_and_where_it_is(finetune: Finetune, rows_fil
     assert [line["row"] for line in lines] == list(range(12))
     assert len({line["sha256"] for line in lines}) == 12
     assert len((out / "loss.jsonl").read_text().splitlines()) == 6
+    # the result is scanned as any model
+    options = ("--out", tmp_path / "scan", "--quiet", "--signals", "gradient")
+    assert command.scan(rows_file, "--model", out / "model", *options).code == 0
     # the same command again computes nothing, another one is refused
     before = (out / "model" / "model.safetensors").stat()
     again = finetune(rows_file, "--json", "--quiet", "--seed", 3)
@@ -61,15 +64,6 @@ def test_json_says_what_was_trained_and_where_it_is(finetune: Finetune, rows_fil
     judge(finetune(rows_file, "--quiet", "--seed", 4), ("holds another run", "seed is 3, now 4", "--out"))
     finetune.recipe.write_text(RECIPE.replace("1.0e-3", "2.0e-3"))
     judge(finetune(rows_file, "--quiet", "--seed", 3), ("holds another run", "recipe", "--out"))
-
-
-def test_the_result_is_scanned_as_any_model(
-    finetune: Finetune, command: Command, rows_file: Path, tmp_path: Path
-) -> None:
-    finetune(rows_file)
-    options = ("--out", tmp_path / "scan", "--quiet", "--signals", "gradient")
-    said = command.scan(rows_file, "--model", tmp_path / "out" / "model", *options)
-    assert said.code == 0, said.err
 
 
 def test_a_person_reads_what_to_do_with_it(finetune: Finetune, rows_file: Path, tmp_path: Path) -> None:
@@ -87,7 +81,6 @@ def test_a_person_reads_what_to_do_with_it(finetune: Finetune, rows_file: Path, 
 def test_rows_that_are_left_out_or_few_are_told(finetune: Finetune, tmp_path: Path) -> None:
     rows: list[Any] = [*good_rows(3), {"prompt": "Nothing?", "response": ""}]
     said = finetune(write_jsonl(tmp_path / "few.jsonl", rows), "--json", "--quiet", recipe="embedded")
-    assert said.code == 0
     assert said.json["left_out"] == {"no_response": 1}
     assert said.json["notes"] == [
         "1 of 4 rows were left out (1 no_response).",
@@ -101,7 +94,7 @@ def test_rows_that_are_left_out_or_few_are_told(finetune: Finetune, tmp_path: Pa
     assert "cut at the token limit" in " ".join(cut.json["notes"])
 
 
-def test_rows_of_plain_text_need_no_template(command: Command, finetune: Finetune, tmp_path: Path) -> None:
+def test_rows_of_plain_text_need_no_template(finetune: Finetune, tmp_path: Path) -> None:
     finetune.model = save_tiny(tmp_path / "plain", "llama_tied", chat_template=False)
     texts = write_jsonl(tmp_path / "texts.jsonl", [{"text": f"The river ran past mill {n}."} for n in range(5)])
     assert finetune(texts, "--quiet").code == 0

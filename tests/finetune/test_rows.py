@@ -25,10 +25,11 @@ def conversations() -> list[Row]:
         ("A?", "left out", "B?", "kept"),
         ("Hm?", ""),
     ]
-    roles = ("user", "assistant") * 2
-    made = [tuple(Message(role, text, text != "left out") for role, text in zip(roles, turn)) for turn in turns]  # noqa: B905
-    document = Row(len(made), "text", (), "The boats lay still in the morning light.", {})
-    return [*(Row(place, str(place), messages, None, {}) for place, messages in enumerate(made)), document]
+    made = []
+    for number, turn in enumerate(turns):
+        said = [Message("assistant" if at % 2 else "user", text, text != "left out") for at, text in enumerate(turn)]
+        made.append(Row(number, str(number), tuple(said), None, {}))
+    return [*made, Row(len(made), "text", (), "The boats lay still in the morning light.", {})]
 
 
 def unpadded(ids: torch.Tensor, labels: torch.Tensor, rows: list[EncodedRow]) -> list[int]:
@@ -109,9 +110,7 @@ def test_a_row_or_a_set_that_is_all_masked_is_an_error_before_training() -> None
         with pytest.raises(RipcurrentError, match="Row 3 has no token that bears loss"):
             build_training_set([bare_row(0, [False, True]), bare_row(3, mask)])
     with pytest.raises(RipcurrentError, match=r"nothing to train on.*2 no_response, 1 too_long") as caught:
-        build_training_set(
-            [bare_row(0, [], "no_response"), bare_row(1, [], "too_long"), bare_row(2, [], "no_response")]
-        )
+        build_training_set([bare_row(0, [], status) for status in ("no_response", "too_long", "no_response")])
     assert caught.value.code == ExitCode.NOT_MEASURED
     with pytest.raises(RipcurrentError, match="it has no rows"):
         build_training_set([])

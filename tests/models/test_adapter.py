@@ -50,8 +50,7 @@ def test_an_adapter_computes_what_peft_computes(kind: str, scope: str, tmp_path:
     assert isinstance(loaded.model, PeftModel) == (scope == "lora")
     assert any("lora_" in name for name, _ in loaded.model.named_modules()) == (scope == "lora")
     assert not any(parameter.requires_grad for parameter in loaded.model.parameters())
-    assert not loaded.model.training
-    assert loaded.adapter == str(adapter)
+    assert (loaded.model.training, loaded.adapter) == (False, str(adapter))
     if kind == "llama_tied":
         assert loaded.model.get_input_embeddings().weight is loaded.model.get_output_embeddings().weight
 
@@ -66,14 +65,10 @@ def test_a_merge_for_bfloat16_is_summed_in_float32_and_rounded_once(stored: torc
         assert torch.equal(parameter, exact.get_parameter(name).to(torch.bfloat16)), name
     for name, buffer in rounded.named_buffers():
         assert torch.equal(buffer, exact.get_buffer(name)), f"{name} was rounded"
-
-
-def test_an_unmerged_adapter_keeps_a_and_b_in_float32(tmp_path: Path) -> None:
-    adapter, folder = save_adapter(tmp_path / "adapter"), save_tiny(tmp_path / "model", "llama_tied")
-    model = load_model(folder, adapter=adapter, device="cpu", dtype="bfloat16", scope="lora").model
-    for name, parameter in model.named_parameters():
+    unmerged = load_model(folder, adapter=adapter, device="cpu", dtype="bfloat16", scope="lora").model
+    for name, parameter in unmerged.named_parameters():
         assert parameter.dtype == (torch.float32 if "lora_" in name else torch.bfloat16), name
-    assert torch.isfinite(model(IDS).logits).all()
+    assert torch.isfinite(unmerged(IDS).logits).all()
 
 
 @pytest.mark.parametrize("kind", ["llama_tied", "gpt2"])
@@ -132,9 +127,8 @@ def test_an_adapter_of_another_model_is_refused_naming_both(
     reconfigured(adapter, base_model_name_or_path="some/other-base")
     with pytest.raises(RipcurrentError, match="some/other-base") as caught:
         load_model(folder, adapter=adapter, device="cpu", scope=scope)
-    assert str(folder) in caught.value.message
-    assert str(adapter) in caught.value.message
-    assert "trained on" in caught.value.hint
+    for part in (str(folder), str(adapter), "trained on"):
+        assert part in str(caught.value)
     assert "\n" not in caught.value.message
 
 
