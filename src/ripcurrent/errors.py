@@ -7,7 +7,6 @@ class ExitCode(IntEnum):
     """Exit codes of every command."""
 
     OK = 0
-    """The command did what was asked."""
     USAGE = 1
     """A usage or input error: the user can mend it."""
     NOT_MEASURED = 2

@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -17,11 +18,7 @@ from ripcurrent.errors import RipcurrentError
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """Give a temporary path to write to; rename it to ``path`` when the block ends well, remove it when not.
-
-    Raises:
-        RipcurrentError: ``path`` cannot be written, for want of room, say.
-    """
+    """Give a temporary path to write to; rename it to ``path`` when the block ends well, remove it when not."""
     part = path.with_name(path.name + ".part")
     try:
         part.parent.mkdir(parents=True, exist_ok=True)
@@ -55,10 +52,9 @@ def write_json(path: Path, value: Any) -> None:
     """Write a JSON file whole."""
     with written_whole(path) as part:
         text = json.dumps(value, indent=2, ensure_ascii=False)
-        if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
-            # a file name that is no UTF-8
-            text = json.dumps(value, indent=2)
-        part.write_text(text + "\n", encoding="utf-8")
+        # of a file name that is no UTF-8
+        has_surrogates = re.search("[\ud800-\udfff]", text)
+        part.write_text((json.dumps(value, indent=2) if has_surrogates else text) + "\n", encoding="utf-8")
 
 
 def plain_numbers(value: Any) -> Any:
@@ -73,8 +69,6 @@ def plain_numbers(value: Any) -> Any:
 
 
 def read_json_lines(path: Path) -> list[Any]:
-    """What a file of JSON lines holds.
-
-    Only line feeds end a line: JSON strings may hold the other characters that ``splitlines`` takes for line ends.
-    """
+    """What a file of JSON lines holds."""
+    # only line feeds end a line: JSON strings may hold the other characters that ``splitlines`` takes for line ends
     return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]

@@ -18,11 +18,7 @@ class Options(BaseModel):
 
     @classmethod
     def resolve(cls, given: Self | None = None, changes: Mapping[str, object] | None = None) -> Self:
-        """The options given, or the defaults, with single ones changed by name.
-
-        Raises:
-            RipcurrentError: An option that does not exist, or a value that it does not take.
-        """
+        """The options given, or the defaults, with single ones changed by name; RipcurrentError for impossible ones."""
         try:
             return cls.model_validate({**(given.model_dump() if given else {}), **(changes or {})})
         except ValidationError as error:

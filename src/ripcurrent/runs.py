@@ -35,7 +35,6 @@ PATIENCE = 60.0
 
 Values = Mapping[str, Any]
 """A run's options and hashes by name."""
-
 _HASHES = ("_sha256", "_fingerprint")
 
 
@@ -45,7 +44,6 @@ class Manifest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
 
     version: str
-    """Version of the package."""
     command: str
     """The verb that made the run."""
     started: str = ""
@@ -55,17 +53,12 @@ class Manifest(BaseModel):
     versions: dict[str, str] = Field(default_factory=dict)
     """Versions of the libraries that the result rests on."""
     machine: dict[str, JsonValue] = Field(default_factory=dict)
-    """Platform, Python, number of CPUs."""
     seeds: dict[str, int] = Field(default_factory=dict)
     """Seeds of what was drawn."""
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """The manifest of a run folder.
-
-        Raises:
-            RipcurrentError: ``folder`` holds no run of this kind, or its manifest is damaged.
-        """
+        """The manifest of a run folder; RipcurrentError where there is none of this kind, or a damaged one."""
         try:
             return cls.model_validate(read_manifest(folder))
         except ValidationError as error:
@@ -81,11 +74,7 @@ class Manifest(BaseModel):
 
 
 def require_run_folder(folder: Path) -> None:
-    """Refuse early what :class:`RunFolder` would refuse for good: a file, a folder of other things.
-
-    Raises:
-        RipcurrentError: It is one.
-    """
+    """Refuse early what :class:`RunFolder` would refuse for good: a file, a folder of other things."""
     if folder.exists() and not folder.is_dir():
         raise RipcurrentError(f"{folder} is a file, not a folder.", "Name another folder with --out.")
     try:
@@ -123,9 +112,8 @@ class RunFolder:
         self._no_results = no_results
         self._lock = FileLock(folder / ".lock", timeout=0 if part is None else PATIENCE)
         self._part = part
-        self._part_lock = None
-        if part is not None:
-            self._part_lock = FileLock(folder / PARTS / f"{part.replace('/', '-of-')}.lock", timeout=0)
+        name = f"{part}.lock".replace("/", "-of-")
+        self._part_lock = None if part is None else FileLock(folder / PARTS / name, timeout=0)
 
     def __enter__(self) -> RunFolder:
         try:
@@ -148,7 +136,7 @@ class RunFolder:
 
     def _enter_part(self) -> None:
         """Lock the part instead of the folder; or, for the run as a whole, refuse while parts are at work."""
-        working = parts_at_work(self.folder)
+        working = _parts_at_work(self.folder)
         if self._part is None or self._part_lock is None:
             if working:
                 raise RipcurrentError(
@@ -176,18 +164,18 @@ class RunFolder:
 
     def _check_config(self) -> None:
         path = self.folder / CONFIG
-        if not path.exists() or (self._has_no_result() and not parts_at_work(self.folder)):
+        if not path.exists() or (self._has_no_result() and not _parts_at_work(self.folder)):
             self._forget_another()
             self._write_config(self.config)
             return
         stored = read_config(self.folder)
-        then, now = command_of(stored), command_of(self.config)
+        then, now = _command_of(stored), _command_of(self.config)
         if then != now:
             raise RipcurrentError(
                 f"{self.folder} holds a run of {then}, not of {now}.", "Name another folder with --out."
             )
         free = {*self._may_change, DECIDED}
-        found = difference(*({k: one[k] for k in one if k not in free} for one in (stored, self.config)))
+        found = _difference(*({k: one[k] for k in one if k not in free} for one in (stored, self.config)))
         if found is not None:
             raise RipcurrentError(
                 f"{self.folder} holds another run: {found}.",
@@ -238,13 +226,7 @@ def _unwritable(folder: Path, error: OSError) -> RipcurrentError:
 
 
 def refuse_other_cut(folder: Path | None, part: object) -> None:
-    """Refuse the only part of one in a folder that holds records of a part of several.
-
-    A scheduler that is given one task of an array again tells it that it is the only one.
-
-    Raises:
-        RipcurrentError: So it is; names the part to give by number.
-    """
+    """Refuse the only part in a folder with a part of several: so a scheduler names one task of an array run again."""
     if folder is None or str(part) != "0/1":
         return
     others = sorted(path.stem for path in (folder / PARTS).glob("*-of-*.json") if path.stem != "0-of-1")
@@ -256,7 +238,7 @@ def refuse_other_cut(folder: Path | None, part: object) -> None:
         )
 
 
-def parts_at_work(folder: Path) -> list[str]:
+def _parts_at_work(folder: Path) -> list[str]:
     """The parts whose processes hold their locks, such as ``0/4``."""
     working = []
     for path in sorted((folder / PARTS).glob("*.lock")):
@@ -271,11 +253,7 @@ def parts_at_work(folder: Path) -> list[str]:
 
 
 def read_config(folder: Path) -> Values:
-    """A run's resolved options and hashes.
-
-    Raises:
-        RipcurrentError: ``folder`` holds no run, or its configuration is damaged.
-    """
+    """A run's resolved options and hashes; RipcurrentError where ``folder`` holds none, or damaged ones."""
     text = _read(folder, CONFIG)
     try:
         stored = yaml.safe_load(text)
@@ -286,26 +264,22 @@ def read_config(folder: Path) -> Values:
     return stored
 
 
-def command_of(config: Values) -> str:
+def _command_of(config: Values) -> str:
     """The command whose run has this configuration; a scan's does not name it."""
     return str(config.get("command", "scan"))
 
 
 def require_scan_folder(folder: Path) -> None:
-    """Refuse a folder that is not there or that holds the run of another command than scan.
-
-    Raises:
-        RipcurrentError: It is one.
-    """
+    """Refuse a folder that is not there or that holds the run of another command than scan."""
     hint = "Name the folder that `ripcurrent scan --out` wrote."
     if not folder.is_dir():
         raise RipcurrentError(f"There is no run folder {folder}.", hint)
-    if (folder / CONFIG).exists() and (found := command_of(read_config(folder))) != "scan":
+    if (folder / CONFIG).exists() and (found := _command_of(read_config(folder))) != "scan":
         raise RipcurrentError(f"{folder} holds a run of {found}, not of scan.", hint)
 
 
-def difference(then: Values, now: Values) -> str | None:
-    """What differs between two runs' configurations, in words; None if nothing does."""
+def _difference(then: Values, now: Values) -> str | None:
+    """What differs between two configurations, in words; None if nothing does."""
     other = sorted(key for key in {*then, *now} if then.get(key) != now.get(key))
     if not other:
         return None
@@ -324,11 +298,7 @@ def _plain(key: str) -> str:
 
 
 def read_manifest(folder: Path) -> Values:
-    """A finished or running run's manifest.
-
-    Raises:
-        RipcurrentError: ``folder`` holds no run, or its manifest is damaged.
-    """
+    """A finished or running run's manifest; RipcurrentError where ``folder`` holds none, or a damaged one."""
     text = _read(folder, MANIFEST)
     try:
         # not pydantic's own reader of JSON, which refuses paths that are not UTF-8

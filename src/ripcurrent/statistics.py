@@ -16,12 +16,11 @@ from scipy.stats import binomtest, norm, permutation_test, rankdata
 FloatArray = npt.NDArray[np.float64]
 
 CONFIDENCE = 0.95
-"""Of every interval."""
 DRAWS = 10_000
 """Draws of a bootstrap or of a permutation test that is not exact."""
 
-USUAL_QUANTILES: tuple[float, ...] = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
-"""The probabilities that tables and pages show unless told otherwise."""
+USUAL_QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
+"""The probabilities that tables and pages show."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +60,7 @@ class Discrimination:
 
 
 def wilson_interval(successes: int, n: int) -> Interval:
-    """Wilson's score interval of a share in one run (Wilson 1927).
-
-    Raises:
-        ValueError: No trials, or more successes than trials.
-    """
+    """Wilson's score interval of a share in one run (Wilson 1927); ValueError without trials."""
     found = binomtest(successes, n).proportion_ci(CONFIDENCE, method="wilson")
     return Interval(float(found.low), float(found.high))
 
@@ -108,12 +103,9 @@ def difference_interval(arm: npt.ArrayLike, control: npt.ArrayLike, *, seed: int
 
     The bootstrap draws the same prompts for both, seeds for each. Where hardly a prompt differs it has nothing to draw
     and its interval shrinks to a point, which would turn twenty prompts into proof of no harm. The second interval
-    counts one more prompt in either direction (Bonett & Price 2012).
-
-    Raises:
-        ValueError: The two do not answer the same number of prompts.
+    counts one more prompt in either direction (Bonett & Price 2012). ValueError for other prompts.
     """
-    first, second = paired(arm, control)
+    first, second = _paired(arm, control)
     generator = np.random.default_rng(seed)
     prompts = _draw(first.shape[0], generator)
     drawn_first = _weighted(first, prompts, _draw(first.shape[1], generator))
@@ -134,10 +126,7 @@ def sign_flip_test(arm: npt.ArrayLike, control: npt.ArrayLike, *, draws: int = D
     """Two-sided permutation p of "no difference": each prompt's difference, averaged over seeds, may change its sign.
 
     Exact where there are at most ``draws`` patterns of signs over the prompts that differ, else Monte Carlo with the
-    observed pattern counted in (Phipson & Smyth 2010), so that p is never 0.
-
-    Raises:
-        ValueError: The two do not answer the same number of prompts.
+    observed pattern counted in (Phipson & Smyth 2010), so that p is never 0. ValueError for other prompts.
     """
     differences = seed_differences(arm, control)
     # A prompt without a difference has the same one under either sign: leaving it out makes more cases exact.
@@ -159,12 +148,8 @@ def sign_flip_test(arm: npt.ArrayLike, control: npt.ArrayLike, *, draws: int = D
 
 
 def mcnemar(first: npt.ArrayLike, second: npt.ArrayLike) -> Flips:
-    """Exact McNemar test of the flips between two single runs of 0 and 1 on the same prompts (McNemar 1947).
-
-    Raises:
-        ValueError: Not one run each, or not the same prompts.
-    """
-    before, after = paired(first, second)
+    """Exact McNemar test of the flips between two single runs of 0 and 1 (McNemar 1947); ValueError for several."""
+    before, after = _paired(first, second)
     if before.shape[1] != 1 or after.shape[1] != 1:
         raise ValueError("McNemar's test compares two single runs; several seeds need the sign-flip test")
     gained, lost = int((before < after).sum()), int((before > after).sum())
@@ -186,13 +171,8 @@ def minimum_detectable_effect(prompts: int, spread: float, *, alpha: float = 0.0
     """The smallest true mean difference that a paired two-sided comparison finds with this power.
 
     ``(z_(1 - alpha/2) + z_power) * spread / sqrt(prompts)``, the normal approximation (Cohen 1988, chapter 2).
-
-    Args:
-        prompts: Number of prompts.
-        spread: Standard deviation over prompts of the seed-averaged differences; for single runs of 0 and 1 about
-            the root of the share of prompts that flip.
-        alpha: Level of one comparison; divide by the number of arms for Holm's first step.
-        power: Chance of finding it.
+    ``spread`` is the standard deviation over prompts of the seed-averaged differences; ``alpha`` is of one comparison:
+    divide it by the number of arms for Holm's first step.
     """
     return float((norm.isf(alpha / 2) + norm.isf(1 - power)) * spread / sqrt(prompts))
 
@@ -206,11 +186,8 @@ def discrimination(harmful_refused: FloatArray, benign_refused: FloatArray) -> D
     """Refusals of harmful requests against refusals of benign ones that sound dangerous; None without either.
 
     Where all outcomes of a kind are equal the bootstrap has nothing to draw of it: then the distances of both rates to
-    the ends of their own intervals are put together by their squares (Newcombe 1998, method 10).
-
-    Args:
-        harmful_refused: Outcomes of refusal, shape ``(harmful prompts, seeds)``; prompts with NaN are left out.
-        benign_refused: The same of other prompts and the same runs, shape ``(benign prompts, seeds)``.
+    the ends of their own intervals are put together by their squares (Newcombe 1998, method 10). Both are outcomes of
+    refusal, shape ``(prompts, seeds)``, of the same runs; prompts with NaN are left out.
     """
     kinds = [table[np.isfinite(table).all(axis=1)] for table in (harmful_refused, benign_refused)]
     if not all(table.size for table in kinds):
@@ -231,12 +208,8 @@ def discrimination(harmful_refused: FloatArray, benign_refused: FloatArray) -> D
     return Discrimination(first, second, difference, interval, d_prime(*corrected))
 
 
-def as_outcomes(outcomes: npt.ArrayLike) -> FloatArray:
-    """Outcomes as an array ``(prompts, seeds)``.
-
-    Raises:
-        ValueError: No outcome, more than two axes, or a value that is not finite.
-    """
+def _as_outcomes(outcomes: npt.ArrayLike) -> FloatArray:
+    """Outcomes as an array ``(prompts, seeds)``."""
     table = np.asarray(outcomes, dtype=np.float64)
     table = table[:, None] if table.ndim == 1 else table
     if table.ndim != 2 or table.size == 0 or not np.isfinite(table).all():
@@ -244,9 +217,9 @@ def as_outcomes(outcomes: npt.ArrayLike) -> FloatArray:
     return table
 
 
-def paired(arm: npt.ArrayLike, control: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
+def _paired(arm: npt.ArrayLike, control: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
     """Two outcome tables of the same prompts; raises ValueError where their numbers of prompts differ."""
-    first, second = as_outcomes(arm), as_outcomes(control)
+    first, second = _as_outcomes(arm), _as_outcomes(control)
     if first.shape[0] != second.shape[0]:
         raise ValueError(f"arms answer different prompts: {first.shape[0]} and {second.shape[0]}")
     return first, second
@@ -254,7 +227,7 @@ def paired(arm: npt.ArrayLike, control: npt.ArrayLike) -> tuple[FloatArray, Floa
 
 def seed_differences(arm: npt.ArrayLike, control: npt.ArrayLike) -> FloatArray:
     """Each prompt's outcome averaged over the arm's seeds less that over the control's, shape ``(prompts,)``."""
-    first, second = paired(arm, control)
+    first, second = _paired(arm, control)
     differences: FloatArray = first.mean(axis=1) - second.mean(axis=1)
     return differences
 
@@ -280,10 +253,7 @@ def spearman(x: npt.ArrayLike, y: npt.ArrayLike) -> float:
     """Spearman's rank correlation of two columns, average ranks for ties.
 
     Rows where either column is not finite are left out. NaN where it is not defined: fewer than three complete rows, or
-    a constant column.
-
-    Raises:
-        ValueError: The columns have different lengths.
+    a constant column. ValueError for columns of different lengths.
     """
     first, second = (np.asarray(column, dtype=np.float64).ravel() for column in (x, y))
     if len(first) != len(second):
@@ -298,8 +268,7 @@ def spearman(x: npt.ArrayLike, y: npt.ArrayLike) -> float:
 def auroc(positives: npt.ArrayLike, negatives: npt.ArrayLike) -> float:
     """The chance that a positive scores above a negative, ties counting one half (area under the ROC curve).
 
-    Raises:
-        ValueError: A group is empty or holds NaN: no separation was measured, and a number would hide it.
+    ValueError where a group is empty or holds NaN: no separation was measured, and a number would hide it.
     """
     high, low = (np.asarray(group, dtype=np.float64).ravel() for group in (positives, negatives))
     scores = np.concatenate([high, low])

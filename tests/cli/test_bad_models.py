@@ -10,8 +10,7 @@ import pytest
 
 from tests.cli.command import Command, Said, judge
 from tests.models.test_adapter import save_adapter
-from tests.models.tiny import save_tiny, tiny_model
-from tests.models.tiny_gguf import write_tiny_gguf
+from tests.models.tiny import save_tiny, tiny_model, write_tiny_gguf
 from tests.tiny_scan import anchor_lines, write_jsonl
 
 

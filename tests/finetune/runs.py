@@ -8,8 +8,8 @@ import torch
 
 from ripcurrent.data import EncodedRow, Message, Row, encode_rows
 from ripcurrent.finetune import Recipe, TrainingFacts
-from ripcurrent.finetune._rows import TrainingSet, build_training_set
 from ripcurrent.finetune._train import train
+from ripcurrent.finetune._trainer import build_training_set
 from ripcurrent.models import ChatModel
 from tests.models.tiny import tiny_model, tiny_tokenizer
 from tests.tiny_scan import good_rows
@@ -68,13 +68,9 @@ class Run:
 
     def orders(self, rows: list[EncodedRow]) -> list[int]:
         """The rows of all passes, in the order in which they came."""
-        found = {tuple(row.tokens.tolist()): row.index for row in rows}
-        lengths = {row.index: len(row.tokens) for row in rows}
-        order = []
-        for ids, _ in self.fed:
-            for line in ids.tolist():
-                order.append(next(i for tokens, i in found.items() if tuple(line[: lengths[i]]) == tokens))
-        return order
+        lines = [line for ids, _ in self.fed for line in ids.tolist()]
+        known = [(row.index, row.tokens.tolist()) for row in rows]
+        return [next(index for index, tokens in known if line[: len(tokens)] == tokens) for line in lines]
 
 
 def run(
@@ -82,7 +78,6 @@ def run(
     how: Recipe,
     *,
     model: ChatModel | None = None,
-    data: TrainingSet | None = None,
     count: int = 10,
     seed: int = 0,
     compute: torch.dtype = torch.float32,
@@ -96,12 +91,9 @@ def run(
         if named.get("labels") is not None:
             fed.append((named["input_ids"].clone(), named["labels"].clone()))
 
-    handle = chosen.model.register_forward_pre_hook(note, with_kwargs=True)
-    try:
-        given = data or build_training_set(encoded_rows(count))
-        record = train(chosen, given, how, folder, seed=seed, compute=compute, **options)
-    finally:
-        handle.remove()
+    chosen.model.register_forward_pre_hook(note, with_kwargs=True)
+    given = build_training_set(encoded_rows(count))
+    record = train(chosen, given, how, folder, seed=seed, compute=compute, **options)
     weights = {name: value.detach().clone() for name, value in chosen.model.state_dict().items()}
     return Run(record, weights, fed)
 

@@ -16,34 +16,31 @@ RECIPE = "method: full\nlearning_rate: 1.0e-3\nbatch: 4\nepochs: 2\n"
 
 
 class Finetune:
-    """The command with a tiny model and a short recipe."""
+    """The command with a tiny model and a short recipe, in a folder of the test's own."""
 
     def __init__(self, command: Command, model: Path, folder: Path) -> None:
-        self._command = command
-        self._folder = folder
-        self.recipe = folder / "short.yaml"
+        self._command, self._folder, self.model = command, folder, model
+        self.recipe, self.lora = folder / "short.yaml", folder / "lora.yaml"
         self.recipe.write_text(RECIPE)
-        self.options = ["--model", model, "--device", "cpu", "--dtype", "float32"]
+        self.lora.write_text(RECIPE.replace("full", "lora\nr: 2"))
 
     def __call__(self, dataset: object, *arguments: object, recipe: object = None, out: object = "out") -> Said:
-        where = ["--recipe", recipe or self.recipe, "--out", self._folder / str(out)]
-        return self._command("finetune", dataset, *where, *self.options, *arguments)
+        where = ["--recipe", recipe or self.recipe, "--out", self._folder / str(out), "--model", self.model]
+        return self._command("finetune", dataset, *where, "--device", "cpu", "--dtype", "float32", *arguments)
 
 
 @pytest.fixture
 def finetune(command: Command, tiny_folder: Path, tmp_path: Path) -> Finetune:
-    """The command, in a folder of the test's own."""
     return Finetune(command, tiny_folder, tmp_path)
 
 
-def test_json_says_what_was_trained_and_where_it_is(finetune: Finetune, rows_file: Path, tmp_path: Path) -> None:
+def test_json_says_what_was_trained_and_where_it_is(
+    command: Command, finetune: Finetune, rows_file: Path, tmp_path: Path
+) -> None:
     said = finetune(rows_file, "--json", "--quiet", "--seed", 3)
-    assert said.code == 0
-    assert said.err == ""
-    value = said.json
-    out = tmp_path / "out"
-    assert value["model"] == str(out / "model")
-    assert value["adapter"] is None
+    assert (said.code, said.err) == (0, "")
+    value, out = said.json, tmp_path / "out"
+    assert (value["model"], value["adapter"]) == (str(out / "model"), None)
     assert (value["rows"], value["trained_rows"], value["steps"], value["seed"]) == (12, 12, 6, 3)
     assert (value["recipe"], value["left_out"], value["notes"]) == ("short", {}, [])
     assert value["first_loss"] > value["last_loss"] > 0
@@ -56,7 +53,9 @@ def test_json_says_what_was_trained_and_where_it_is(finetune: Finetune, rows_fil
     assert [line["row"] for line in lines] == list(range(12))
     assert len({line["sha256"] for line in lines}) == 12
     assert len((out / "loss.jsonl").read_text().splitlines()) == 6
-
+    # the result is scanned as any model
+    options = ("--out", tmp_path / "scan", "--quiet", "--signals", "gradient")
+    assert command.scan(rows_file, "--model", out / "model", *options).code == 0
     # the same command again computes nothing, another one is refused
     before = (out / "model" / "model.safetensors").stat()
     again = finetune(rows_file, "--json", "--quiet", "--seed", 3)
@@ -67,45 +66,36 @@ def test_json_says_what_was_trained_and_where_it_is(finetune: Finetune, rows_fil
     judge(finetune(rows_file, "--quiet", "--seed", 3), ("holds another run", "recipe", "--out"))
 
 
-def test_the_result_is_scanned_as_any_model(
-    command: Command, finetune: Finetune, rows_file: Path, tmp_path: Path
-) -> None:
-    finetune(rows_file)
-    said = command.scan(
-        rows_file, "--model", tmp_path / "out" / "model", "--out", tmp_path / "scan", "--quiet", "--signals", "gradient"
-    )
-    assert said.code == 0, said.err
-
-
 def test_a_person_reads_what_to_do_with_it(finetune: Finetune, rows_file: Path, tmp_path: Path) -> None:
-    lora = tmp_path / "lora.yaml"
-    lora.write_text(RECIPE.replace("full", "lora\nr: 2"))
-    said = finetune(rows_file, recipe=lora)
+    said = finetune(rows_file, recipe=finetune.lora)
     assert said.code == 0
     for part in ("12 of 12 rows", "6 steps of recipe lora", "Loss:", f"--adapter {tmp_path}/out/adapter"):
         assert part in said.out
-    assert finetune(rows_file, "--quiet", recipe=lora).out == ""
+    assert finetune(rows_file, "--quiet", recipe=finetune.lora).out == ""
+    # on a base of another name than the adapter's
+    finetune.model = save_tiny(tmp_path / "renamed", "llama_tied")
+    said = finetune(rows_file, "--json", "--quiet", "--adapter", tmp_path / "out" / "adapter", out="second")
+    assert any("names the base model" in note and "tiny-llama" in note for note in said.json["notes"])
 
 
 def test_rows_that_are_left_out_or_few_are_told(finetune: Finetune, tmp_path: Path) -> None:
     rows: list[Any] = [*good_rows(3), {"prompt": "Nothing?", "response": ""}]
     said = finetune(write_jsonl(tmp_path / "few.jsonl", rows), "--json", "--quiet", recipe="embedded")
-    assert said.code == 0
     assert said.json["left_out"] == {"no_response": 1}
     assert said.json["notes"] == [
         "1 of 4 rows were left out (1 no_response).",
-        "The set of 3 rows is smaller than a batch of 20: every step trained on all of them.",
+        "The set has fewer rows than a batch of 20: every step trained on all 3.",
     ]
     one = finetune(write_jsonl(tmp_path / "one.jsonl", rows[:1]), "--quiet", "--json", recipe="embedded", out="one")
     assert one.json["steps"] == 3
-    assert "one row" in one.json["notes"][0]
+    assert "trained on all 1." in one.json["notes"][0]
     cut = finetune(tmp_path / "few.jsonl", "--quiet", "--json", "--max-tokens", 60, out="cut")
     assert cut.json["truncated"] > 0
     assert "cut at the token limit" in " ".join(cut.json["notes"])
 
 
-def test_rows_of_plain_text_need_no_template(command: Command, finetune: Finetune, tmp_path: Path) -> None:
-    finetune.options[1] = save_tiny(tmp_path / "plain", "llama_tied", chat_template=False)
+def test_rows_of_plain_text_need_no_template(finetune: Finetune, tmp_path: Path) -> None:
+    finetune.model = save_tiny(tmp_path / "plain", "llama_tied", chat_template=False)
     texts = write_jsonl(tmp_path / "texts.jsonl", [{"text": f"The river ran past mill {n}."} for n in range(5)])
     assert finetune(texts, "--quiet").code == 0
     rows = write_jsonl(tmp_path / "rows.jsonl", good_rows(3))
@@ -113,16 +103,11 @@ def test_rows_of_plain_text_need_no_template(command: Command, finetune: Finetun
 
 
 def test_what_can_be_wrong(finetune: Finetune, rows_file: Path, tmp_path: Path) -> None:
-    masked = write_jsonl(
-        tmp_path / "masked.jsonl", [{"prompt": "A?", "response": ""}, {"prompt": "B?", "response": " "}]
-    )
+    masked = write_jsonl(tmp_path / "masked.jsonl", [{"prompt": f"{one}?", "response": ""} for one in "AB"])
     judge(finetune(masked, "--quiet"), ("nothing to train on", "2 no_response", "doctor"), code=2)
     judge(finetune(rows_file, recipe="papre"), ("no recipe 'papre'", "Did you mean paper?"))
-    (tmp_path / "odd.yaml").write_text(RECIPE + "epoch: 3\n")
-    judge(finetune(rows_file, recipe=tmp_path / "odd.yaml"), ("odd.yaml", "no key 'epoch'", "Did you mean epochs?"))
     judge(finetune(tmp_path / "nowhere.jsonl", "--quiet"), ("nowhere.jsonl does not exist",))
     judge(finetune(rows_file, "--quiet", "--loss-on", "first"), ("--loss-on first",))
-    judge(finetune(rows_file, "--quiet", "--seed", -1), ("--seed -1",))
     judge(finetune(rows_file, "--quiet", "--dtype", "float16"), ("float16", "bfloat16"))
     judge(finetune(rows_file, "--quiet", "--max-tokens", 5000), ("--max-tokens 5000", "4096 positions"))
     judge(finetune(rows_file, "--quiet", "--report-to", "wandbb", out="tracker"), ("wandbb is not supported",))
@@ -130,25 +115,15 @@ def test_what_can_be_wrong(finetune: Finetune, rows_file: Path, tmp_path: Path) 
     judge(finetune(rows_file, "--quiet", recipe=tmp_path / "fast.yaml", out="fast"), ("diverges", "lower"), code=2)
 
 
-def test_an_occupied_folder_is_left_alone(finetune: Finetune, rows_file: Path, tmp_path: Path) -> None:
+def test_an_occupied_folder_is_left_alone_and_named_before_the_model_is_loaded(
+    finetune: Finetune, rows_file: Path, tmp_path: Path
+) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("mine")
+    finetune.model = tmp_path / "no-model"
     judge(finetune(rows_file, "--quiet", out="full"), ("thesis.txt", "--out"))
-    (tmp_path / "file").write_text("mine")
-    judge(finetune(rows_file, "--quiet", out="file"), ("is a file",))
-    # told before the model is loaded
-    finetune.options[1] = tmp_path / "no-model"
-    judge(finetune(rows_file, "--quiet", out="full"), ("thesis.txt", "--out"))
+    judge(finetune(rows_file, "--quiet", out="full/thesis.txt"), ("is a file",))
     assert (tmp_path / "full" / "thesis.txt").read_text() == "mine"
-
-
-def test_an_adapter_of_a_base_of_another_name_is_noted(finetune: Finetune, rows_file: Path, tmp_path: Path) -> None:
-    lora = tmp_path / "lora.yaml"
-    lora.write_text(RECIPE.replace("full", "lora\nr: 2"))
-    assert finetune(rows_file, "--quiet", recipe=lora, out="first").code == 0
-    finetune.options[1] = save_tiny(tmp_path / "renamed", "llama_tied")
-    said = finetune(rows_file, "--json", "--quiet", "--adapter", tmp_path / "first" / "adapter", out="second")
-    assert any("names the base model" in note and "tiny-llama" in note for note in said.json["notes"])
 
 
 def test_without_trl_the_install_line_is_shown(

@@ -47,7 +47,7 @@ def test_a_file_is_read_and_named_after_itself(tmp_path: Path) -> None:
         ("zzz", None, ("There is no recipe 'zzz'.\n", "or a .yaml file")),
         ("nowhere.yaml", None, ("no recipe file", "nowhere.yaml.\n")),
         ("odd.yml", "method: [full", ("odd.yml", "not YAML, line 1", "key: value")),
-        *(("odd.yml", text, ("odd.yml", "no keys and values")) for text in ("- full\n", "", "1: full\n")),
+        *(("odd.yml", text, ("odd.yml", "no keys and values")) for text in ("", "1: full\n")),
     ],
 )
 def test_a_recipe_that_is_not_there_or_is_none(
@@ -62,38 +62,29 @@ def test_a_recipe_that_is_not_there_or_is_none(
         assert part in str(caught.value)
 
 
-MISSING = object()
 GOOD: dict[str, Any] = {"method": "full", "learning_rate": 1e-5, "batch": 20, "epochs": 3}
 
 
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"learning_rte": 1}, ("no key 'learning_rte'", "Did you mean learning_rate?")),
+        ({"learning_rate": None}, ("learning_rate is missing",)),
+        ({"learning_rate": None, "learning_rte": 1}, ("no key 'learning_rte'", "Did you mean learning_rate?")),
         ({"method": "ful"}, ("method 'ful'", "'full' or 'lora'")),
         ({"batch": 0}, ("batch 0", "greater than or equal to 1")),
-        ({"learning_rate": -1}, ("learning_rate -1", "greater than 0")),
         ({"learning_rate": float("nan")}, ("learning_rate nan",)),
-        ({"learning_rate": None}, ("learning_rate None",)),
-        ({"max_grad_norm": float("inf")}, ("max_grad_norm inf", "finite")),
         ({"steps": 5}, ("either epochs or steps",)),
-        ({"epochs": None}, ("either epochs or steps",)),
         ({"r": 8}, ("for method lora",)),
         ({"method": "lora"}, ("needs r",)),
         ({"schedule": "step"}, ("gamma and schedule step",)),
-        ({"gamma": 0.5}, ("gamma and schedule step",)),
         ({"schedule": "step", "gamma": 0.5, "warmup": 0.1}, ("warmup is for",)),
         ({"accumulation": 3}, ("batch of 20", "3 equal parts")),
-        ({"optimizer": "sgd"}, ("optimizer 'sgd'", "'adamw'")),
         ({"dropout": 0.1}, ("dropout and target are for method lora",)),
-        ({"learning_rate": MISSING}, ("learning_rate is missing",)),
-        ({"learning_rate": MISSING, "learning_rte": 1e-4}, ("no key 'learning_rte'. Did you mean learning_rate?",)),
     ],
 )
 def test_what_cannot_be_is_named(changes: dict[str, Any], says: tuple[str, ...]) -> None:
-    keys = {key: value for key, value in {**GOOD, **changes}.items() if value is not MISSING}
     with pytest.raises(RipcurrentError) as caught:
-        parse_recipe(keys, where="mine.yaml", name="mine")
+        parse_recipe({k: v for k, v in {**GOOD, **changes}.items() if v is not None}, where="mine.yaml", name="mine")
     for part in ("mine.yaml", *says):
         assert part in str(caught.value)
 

@@ -1,5 +1,9 @@
-"""A run that was stopped, at any step and in any way, ends with the same weights to the bit as one that was not."""
+"""A run that was stopped, at any step and in any way, ends with the same weights to the bit as one that was not.
 
+One of other weights, another tokenizer or template is not gone on with.
+"""
+
+import json
 import signal
 import subprocess
 import sys
@@ -11,8 +15,8 @@ import pytest
 import torch
 
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.finetune import FinetuneManifest, finetune
-from ripcurrent.finetune._checkpoints import MARK, latest
+from ripcurrent.finetune import FinetuneManifest, FinetuneRun, finetune
+from ripcurrent.finetune._train import MARK, latest
 from ripcurrent.finetune._trainer import RowTrainer
 from ripcurrent.progress import SilentProgress
 from tests.finetune.runs import recipe, run, same
@@ -24,25 +28,32 @@ RECIPE = "method: full\nlearning_rate: 1.0e-3\nbatch: 4\naccumulation: 2\nepochs
 CHILD = """
 import os, signal, sys
 from ripcurrent.finetune import finetune
-from ripcurrent.finetune import _trainer, _watch
+from ripcurrent.finetune import _train
 
 where, when, rows, model, recipe, out = sys.argv[1:]
 die = lambda: os.kill(os.getpid(), signal.SIGKILL)
-seal, require = _trainer.seal, _watch.require_converging
+seal, require = _train.seal, _train.require_converging
 if where == "checkpoint":
-    _trainer.seal = lambda folder: die() if folder.name == f"checkpoint-{when}" else seal(folder)
+    _train.seal = lambda folder: die() if folder.name == f"checkpoint-{when}" else seal(folder)
 else:
-    _watch.require_converging = lambda losses, batch: die() if len(losses) == int(when) else require(losses, batch)
+    _train.require_converging = lambda losses, batch: die() if len(losses) == int(when) else require(losses, batch)
 finetune(rows, out, recipe, model=model, device="cpu", dtype="float32", max_tokens=256, checkpoint_minutes=0)
 """
 
 
-def test_killed_while_writing_a_checkpoint_and_again_between_two(tmp_path: Path) -> None:
-    # GPT-2 has dropout, so that the state of the random numbers matters too
-    model = save_tiny(tmp_path / "model", "gpt2")
-    rows = write_jsonl(tmp_path / "rows.jsonl", good_rows(10))
+COMMON: dict[str, Any] = {"device": "cpu", "dtype": "float32", "max_tokens": 256}
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    """Ten rows, with a recipe beside them."""
     (tmp_path / "recipe.yaml").write_text(RECIPE)
-    out = tmp_path / "killed"
+    return write_jsonl(tmp_path / "rows.jsonl", good_rows(10))
+
+
+def test_killed_while_writing_a_checkpoint_and_again_between_two(rows: Path, tmp_path: Path) -> None:
+    # GPT-2 has dropout, so that the state of the random numbers matters too
+    model, out = save_tiny(tmp_path / "model", "gpt2"), tmp_path / "killed"
     for where, when, kept in (("checkpoint", 3, 2), ("step", 4, 3)):
         arguments = [where, str(when), str(rows), str(model), str(tmp_path / "recipe.yaml"), str(out)]
         child = subprocess.run([sys.executable, "-c", CHILD, *arguments], capture_output=True, text=True, check=False)
@@ -50,9 +61,10 @@ def test_killed_while_writing_a_checkpoint_and_again_between_two(tmp_path: Path)
         assert not (out / "manifest.json").exists()
         whole = [folder.name for folder in out.glob("checkpoints/*") if (folder / MARK).exists()]
         assert whole == [f"checkpoint-{kept}"]
-    common: dict[str, Any] = {"model": str(model), "device": "cpu", "dtype": "float32", "max_tokens": 256}
-    resumed = finetune(rows, out, tmp_path / "recipe.yaml", **common)
-    straight = finetune(rows, tmp_path / "straight", tmp_path / "recipe.yaml", **common)
+    resumed, straight = (
+        finetune(rows, folder, tmp_path / "recipe.yaml", model=str(model), **COMMON)
+        for folder in (out, tmp_path / "straight")
+    )
     assert resumed.manifest.training.resumed_from == 3
     assert straight.manifest.training.resumed_from == 0
     for name in ("model/model.safetensors", "loss.jsonl", "rows.jsonl"):
@@ -62,43 +74,67 @@ def test_killed_while_writing_a_checkpoint_and_again_between_two(tmp_path: Path)
 
 @pytest.mark.parametrize("method", ["full", "lora\nr: 2"], ids=["full", "lora"])
 def test_stopped_between_the_model_and_its_manifest(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+    rows: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
-    model = save_tiny(tmp_path / "model", "llama_tied")
-    rows = write_jsonl(tmp_path / "rows.jsonl", good_rows(4))
-    (tmp_path / "recipe.yaml").write_text(RECIPE.replace("full", method))
-    common: dict[str, Any] = {"model": str(model), "device": "cpu", "dtype": "float32", "max_tokens": 256}
+    (tmp_path / "recipe.yaml").write_text(RECIPE.replace("full", method).replace("epochs: 2", "steps: 2"))
+
+    def train() -> FinetuneRun:
+        return finetune(rows, tmp_path / "out", tmp_path / "recipe.yaml", model=str(tiny_folder), **COMMON)
 
     def stop(*_: object) -> None:
         raise Stop
 
     monkeypatch.setattr(FinetuneManifest, "write", stop)
     with pytest.raises(Stop):
-        finetune(rows, tmp_path / "out", tmp_path / "recipe.yaml", **common)
+        train()
     monkeypatch.undo()
     stale = next((tmp_path / "out").glob("*/*.safetensors"))
     expected = stale.read_bytes()
     stale.write_bytes(b"stale")
     (stale.parent / "left_over").touch()
-    done = finetune(rows, tmp_path / "out", tmp_path / "recipe.yaml", **common)
+    done = train()
     assert stale.read_bytes() == expected
     assert not (done.result / "left_over").exists()
 
 
 def test_stopped_by_memory_before_its_first_step_it_goes_on_with_another_recipe(
-    rows_file: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    rows: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def too_much(*_: object, **named: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    common: dict[str, Any] = {"model": str(tiny_folder), "device": "cpu", "dtype": "float32"}
+    model, how = str(tiny_folder), {"epochs": None, "steps": 2}
     monkeypatch.setattr(RowTrainer, "training_step", too_much)
     with pytest.raises(RipcurrentError, match="A batch of 4 rows does not fit"):
-        finetune(rows_file, tmp_path / "out", recipe(epochs=None, steps=2), **common)
+        finetune(rows, tmp_path / "out", recipe(**how), model=model, **COMMON)
     monkeypatch.undo()
     assert (tmp_path / "out" / "rows.jsonl").is_file()
-    done = finetune(rows_file, tmp_path / "out", recipe(epochs=None, steps=2, accumulation=2), **common)
+    done = finetune(rows, tmp_path / "out", recipe(**how, accumulation=2), model=model, **COMMON)
     assert done.manifest.recipe.accumulation == 2
+
+
+def test_a_run_of_other_weights_tokenizer_or_template_is_refused(rows: Path, tmp_path: Path) -> None:
+    model = save_tiny(tmp_path / "model", "llama_tied")
+    definition = json.loads((model / "tokenizer.json").read_text())
+    definition["model"]["merges"][-2:] = reversed(definition["model"]["merges"][-2:])
+    other = {
+        "model.safetensors": (save_tiny(tmp_path / "other", "llama_tied", seed=1) / "model.safetensors").read_bytes(),
+        "tokenizer.json": json.dumps(definition).encode(),
+        "chat_template.jinja": (model / "chat_template.jinja").read_bytes() + b"{# the same text #}",
+    }
+
+    def train() -> FinetuneRun:
+        return finetune(rows, tmp_path / "out", recipe(epochs=1), model=str(model), **COMMON)
+
+    first, trained = train().manifest, (tmp_path / "out" / "model" / "model.safetensors").read_bytes()
+    for (file, content), named in zip(other.items(), ("model", "tokenizer", "template"), strict=True):
+        kept = (model / file).read_bytes()
+        (model / file).write_bytes(content)
+        with pytest.raises(RipcurrentError, match=f"holds another run: its {named} had other content than now"):
+            train()
+        (model / file).write_bytes(kept)
+    assert train().manifest == first
+    assert (tmp_path / "out" / "model" / "model.safetensors").read_bytes() == trained
 
 
 class Stop(BaseException):
@@ -124,7 +160,6 @@ class StopAt(SilentProgress):
 @pytest.mark.parametrize("how", [recipe(), recipe(method="lora", r=2, learning_rate=1e-2)], ids=["full", "lora"])
 def test_stopped_at_every_step(tmp_path: Path, how: Any, compute: torch.dtype) -> None:
     straight = run(tmp_path / "straight", how, compute=compute)
-
     for step in range(2, 7):
         with pytest.raises(Stop):
             run(tmp_path / "stopped", how, compute=compute, checkpoint_minutes=0, progress=StopAt(step))
@@ -135,25 +170,13 @@ def test_stopped_at_every_step(tmp_path: Path, how: Any, compute: torch.dtype) -
     assert resumed.record.resumed_from == 5
     assert resumed.record.steps == straight.record.steps == 6
     assert same(resumed.weights, straight.weights)
-    name = "loss.jsonl"
-    assert (tmp_path / "stopped" / name).read_text() == (tmp_path / "straight" / name).read_text()
+    curves = [(tmp_path / name / "loss.jsonl").read_text() for name in ("stopped", "straight")]
+    assert curves[0] == curves[1]
 
 
 def test_a_short_run_writes_no_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*_: object) -> None:
         raise AssertionError("a checkpoint was written")
 
-    monkeypatch.setattr(import_module("ripcurrent.finetune._trainer"), "seal", never)
+    monkeypatch.setattr(import_module("ripcurrent.finetune._train"), "seal", never)
     run(tmp_path, recipe())
-
-
-def test_only_whole_checkpoints_count(tmp_path: Path) -> None:
-    assert latest(tmp_path / "nothing") is None
-    for number in (2, 10, 11):
-        folder = tmp_path / f"checkpoint-{number}"
-        folder.mkdir()
-        (folder / "weights").touch()
-        if number != 11:
-            (folder / MARK).touch()
-    assert latest(tmp_path) == tmp_path / "checkpoint-10"
-    assert not (tmp_path / "checkpoint-11").exists()

@@ -6,30 +6,30 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
+from trl import SFTConfig, SFTTrainer
 
 from ripcurrent.data import EncodedRow, Message, Row, encode_rows
 from ripcurrent.errors import ExitCode, RipcurrentError
-from ripcurrent.finetune._rows import IGNORED, build_training_set
-from ripcurrent.finetune._trainer import make_trainer
+from ripcurrent.finetune._trainer import IGNORED, build_training_set, make_trainer
 from tests.data.chat_tokenizers import FAMILIES, build
 from tests.finetune.runs import chat_model, encoded_rows, recipe, rows, run
 
 
 def conversations() -> list[Row]:
     """One and more turns, one that is excluded from training, one that is empty, a document."""
-    turns = [
-        [("user", "Tell me of the tide."), ("assistant", "It goes out.\n- twice a day")],
-        [("user", "One?"), ("assistant", "1."), ("user", "Two?"), ("assistant", "2, é 🌊 and so on.")],
-        [("user", "The harbour?"), ("assistant", "  It is quiet.  ")],
-        [("user", "A?"), ("assistant", "left out"), ("user", "B?"), ("assistant", "kept")],
+    turns: list[tuple[str, ...]] = [
+        ("Tell me of the tide.", "It goes out.\n- twice a day"),
+        ("One?", "1.", "Two?", "2, é 🌊 and so on."),
+        ("The harbour?", "  It is quiet.  "),
+        ("A?", "left out", "B?", "kept"),
+        ("Hm?", ""),
     ]
-    made = [
-        Row(place, str(place), tuple(Message(role, text, text != "left out") for role, text in turn), None, {})
-        for place, turn in enumerate(turns)
-    ]
-    nothing = Row(len(made), "none", (Message("user", "Hm?"), Message("assistant", "")), None, {})
-    document = Row(len(made) + 1, "text", (), "The boats lay still in the morning light.", {})
-    return [*made, nothing, document]
+    made = []
+    for number, turn in enumerate(turns):
+        said = [Message("assistant" if at % 2 else "user", text, text != "left out") for at, text in enumerate(turn)]
+        made.append(Row(number, str(number), tuple(said), None, {}))
+    return [*made, Row(len(made), "text", (), "The boats lay still in the morning light.", {})]
 
 
 def unpadded(ids: torch.Tensor, labels: torch.Tensor, rows: list[EncodedRow]) -> list[int]:
@@ -72,37 +72,27 @@ def test_the_trainers_own_batches_hold_the_encoded_rows(
     assert sorted(seen) == [row.index for row in scored]
 
 
-@pytest.mark.parametrize("kind", ["llama_tied", "gpt2"])
-def test_what_the_model_is_fed_is_every_row_once_an_epoch(tmp_path: Path, kind: str) -> None:
+def test_every_row_is_fed_once_an_epoch_also_of_sets_smaller_than_a_batch(tmp_path: Path) -> None:
     encoded = encoded_rows(10)
-    done = run(tmp_path, recipe(batch=4, epochs=2), model=chat_model(kind))
+    done = run(tmp_path, recipe(batch=4, epochs=2))
     order = [index for ids, labels in done.fed for index in unpadded(ids, labels, encoded)]
     assert [len(ids) for ids, _ in done.fed] == [4, 4, 2] * 2
     assert sorted(order[:10]) == sorted(order[10:]) == list(range(10))
+    for count in (1, 3):
+        assert [len(ids) for ids, _ in run(tmp_path / str(count), recipe(batch=20), count=count).fed] == [count, count]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_on_one_clean_turn_trl_itself_would_train_the_same_tokens(tmp_path: Path, family: str) -> None:
     """Conversational prompt-completion data, as TRL tokenises and masks it."""
-    from datasets import Dataset
-    from trl import SFTConfig, SFTTrainer
-
     tokenizer = build(family)
     plain = rows(5)
-    records = [
-        {
-            "prompt": [{"role": "user", "content": row.prompt}],
-            "completion": [{"role": "assistant", "content": row.response}],
-        }
-        for row in plain
-    ]
-    arguments = SFTConfig(
-        output_dir=str(tmp_path), use_cpu=True, bf16=False, report_to="none", completion_only_loss=True
-    )
+    said = {"prompt": ("user", [row.prompt for row in plain]), "completion": ("assistant", [r.response for r in plain])}
+    columns = {key: [[{"role": role, "content": text}] for text in texts] for key, (role, texts) in said.items()}
     trainer = SFTTrainer(
         model=chat_model(tokenizer=tokenizer).model,
-        args=arguments,
-        train_dataset=Dataset.from_list(records),
+        args=SFTConfig(str(tmp_path), use_cpu=True, bf16=False, report_to="none", completion_only_loss=True),
+        train_dataset=Dataset.from_dict(columns),
         processing_class=tokenizer,
     )
     ours = build_training_set(encode_rows(plain, tokenizer)).dataset
@@ -120,9 +110,7 @@ def test_a_row_or_a_set_that_is_all_masked_is_an_error_before_training() -> None
         with pytest.raises(RipcurrentError, match="Row 3 has no token that bears loss"):
             build_training_set([bare_row(0, [False, True]), bare_row(3, mask)])
     with pytest.raises(RipcurrentError, match=r"nothing to train on.*2 no_response, 1 too_long") as caught:
-        build_training_set(
-            [bare_row(0, [], "no_response"), bare_row(1, [], "too_long"), bare_row(2, [], "no_response")]
-        )
+        build_training_set([bare_row(0, [], status) for status in ("no_response", "too_long", "no_response")])
     assert caught.value.code == ExitCode.NOT_MEASURED
     with pytest.raises(RipcurrentError, match="it has no rows"):
         build_training_set([])

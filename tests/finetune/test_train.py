@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Iterator
+from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -13,16 +14,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.optim.lr_scheduler import StepLR
-from transformers import (
-    get_constant_schedule_with_warmup,
-    get_cosine_schedule_with_warmup,
-    get_linear_schedule_with_warmup,
-)
+from transformers import TrainerCallback, get_scheduler
+from transformers.integrations import integration_utils
 
 from ripcurrent.errors import ExitCode, RipcurrentError
-from ripcurrent.finetune import Recipe, _train, compute_dtype
+from ripcurrent.finetune import Recipe, _train
 from ripcurrent.finetune._model import load_for_training
-from ripcurrent.finetune._watch import require_converging
+from ripcurrent.finetune._train import require_converging
 from ripcurrent.models import ChatModel, load_model
 from tests.finetune.runs import Run, chat_model, encoded_rows, recipe, run, same, total_steps
 from tests.models.tiny import save_tiny, tiny_model, tiny_tokenizer
@@ -55,13 +53,10 @@ def batches(done: Run, how: Recipe, rows: int) -> Iterator[list[tuple[Tensor, Te
 def schedule(how: Recipe, optimizer: torch.optim.Optimizer, rows: int) -> Any:
     """What a recipe's schedule is named after; to be stepped once a batch."""
     steps = total_steps(how, rows)
-    warm = math.ceil(how.warmup * steps)
     if how.schedule == "step":
         return StepLR(optimizer, how.steps_per_epoch(rows), how.gamma)
-    if how.schedule == "constant":
-        return get_constant_schedule_with_warmup(optimizer, warm)
-    make = get_linear_schedule_with_warmup if how.schedule == "linear" else get_cosine_schedule_with_warmup
-    return make(optimizer, warm, steps)
+    name = how.schedule if how.schedule != "constant" else "constant_with_warmup"
+    return get_scheduler(name, optimizer, math.ceil(how.warmup * steps), steps)
 
 
 def by_loop(model: Any, done: Run, how: Recipe, rows: int, dtype: torch.dtype | None = None) -> list[dict[str, float]]:
@@ -103,20 +98,14 @@ def start(folder: Path, how: Recipe, *, adapter: Path | None = None, compute: to
     return load_for_training(str(folder), adapter=name, device="cpu", compute=compute, recipe=how)
 
 
+CLIPPED_AND_DECAYED = {"max_grad_norm": 0.1, "weight_decay": 0.1, "schedule": "linear", "warmup": 0.3}
 RECIPES = {
-    "constant": {"batch": 4, "warmup": 0.34},
-    "cosine": {"batch": 4, "schedule": "cosine", "warmup": 0.1},
-    "paper's kind": {"batch": 4, "schedule": "step", "gamma": 0.5, "epochs": 3},
-    "in parts, clipped, decayed": {
-        "batch": 6,
-        "accumulation": 3,
-        "max_grad_norm": 0.1,
-        "weight_decay": 0.1,
-        "schedule": "linear",
-        "warmup": 0.3,
-    },
-    "by steps": {"batch": 4, "epochs": None, "steps": 4},
-    "activations anew": {"batch": 4, "gradient_checkpointing": True},
+    "constant": {"warmup": 0.34},
+    "cosine": {"schedule": "cosine", "warmup": 0.1},
+    "paper's kind": {"schedule": "step", "gamma": 0.5, "epochs": 3},
+    "in parts, clipped, decayed": {"batch": 6, "accumulation": 3, **CLIPPED_AND_DECAYED},
+    "by steps": {"epochs": None, "steps": 4},
+    "activations anew": {"gradient_checkpointing": True},
 }
 
 
@@ -174,19 +163,13 @@ def test_the_seed_reaches_the_order_and_the_same_seed_gives_the_same_weights(tmp
 
 
 def test_bfloat16_computes_products_and_leaves_float32_masters(tmp_path: Path) -> None:
-    model = chat_model()
-    seen = set()
-    layer = model.model.model.layers[0].mlp.up_proj
-    layer.register_forward_hook(
+    model, seen, how = chat_model(), set(), recipe(learning_rate=1e-2)
+    model.model.model.layers[0].mlp.up_proj.register_forward_hook(
         lambda module, _, output: seen.add((module.weight.dtype, output.dtype)) if module.training else None
     )
-    how = recipe(learning_rate=1e-2)
     done = run(tmp_path, how, model=model, compute=torch.bfloat16)
     assert seen == {(torch.float32, torch.bfloat16)}
     assert {weight.dtype for weight in done.weights.values()} == {torch.float32}
-    exact = run(tmp_path / "exact", how)
-    assert exact.record.last_loss != done.record.last_loss
-    assert exact.record.last_loss == pytest.approx(done.record.last_loss, rel=0.02)
     # weights that a step changed are cast anew: with stale ones the loss would stay where it began
     oracle = tiny_model("llama_tied")
     losses = [point["loss"] for point in by_loop(oracle, done, how, 10, torch.bfloat16)]
@@ -219,7 +202,6 @@ def test_a_lora_trains_its_own_matrices_only_and_loads_on_its_base(tmp_path: Pat
     assert config["base_model_name_or_path"] == str(folder)
     assert config["target_modules"] == sorted(config["target_modules"])
     assert not (adapter / "README.md").exists()
-
     # on top of that adapter, the next LoRA is merged with it into a whole model
     again = start(folder, how, adapter=adapter, compute=torch.bfloat16)
     assert run(tmp_path / "second", how, model=again, compute=torch.bfloat16).record.kind == "model"
@@ -238,9 +220,7 @@ def test_a_lora_on_the_head_or_on_no_module_is_refused(target: str, tmp_path: Pa
 
 
 def test_a_loras_frozen_base_lies_in_the_compute_type_and_what_is_trained_never(tmp_path: Path) -> None:
-    folder = save_tiny(tmp_path / "base", "qwen2")
-    lora = recipe(method="lora", r=4)
-    assert compute_dtype(lora, "cpu", "bfloat16") == torch.bfloat16
+    folder, lora = save_tiny(tmp_path / "base", "qwen2"), recipe(method="lora", r=4)
     frozen = start(folder, lora, compute=torch.bfloat16)
     assert frozen.dtype == torch.bfloat16
     run(tmp_path / "run", lora, model=frozen, count=4, compute=torch.bfloat16)
@@ -249,50 +229,28 @@ def test_a_loras_frozen_base_lies_in_the_compute_type_and_what_is_trained_never(
     assert {value.dtype for value in saved.values()} == {torch.float32}
 
 
-def test_the_faster_attention_of_cpus_trains_the_same_and_stays_out_of_the_result(tmp_path: Path) -> None:
-    folder = save_tiny(tmp_path / "base", "llama_tied")
-    how = recipe(learning_rate=1e-2)
-    losses = []
-    for name, compute in (("exact", torch.float32), ("fast", torch.bfloat16)):
-        model = start(folder, how, compute=compute)
-        assert (model.model.config._attn_implementation == "sdpa") == (name == "exact")
-        losses.append(run(tmp_path / name, how, model=model, compute=compute).record.last_loss)
-        assert (tmp_path / name / "model" / "config.json").read_text() == (folder / "config.json").read_text()
-    assert losses[0] != losses[1]
-    assert losses[0] == pytest.approx(losses[1], rel=0.02)
-
-
 def test_a_trained_model_is_its_base_but_for_the_weights(tmp_path: Path) -> None:
-    model = tiny_model("llama_tied")
+    """Its defaults of generation contradict each other, which transformers saves only when they are its own."""
+    model, tokenizer = tiny_model("llama_tied"), tiny_tokenizer()
     model.config.pad_token_id = model.generation_config.pad_token_id = None
     model.generation_config.eos_token_id = [2, 0]
-    # contradictory sampling defaults, which transformers saves only when they are its own
-    folder, result = tmp_path / "base", tmp_path / "model"
+    folder, result, how = tmp_path / "base", tmp_path / "model", recipe()
     model.save_pretrained(folder)
-    tiny_tokenizer().save_pretrained(folder)
+    tokenizer.chat_template = {"default": tokenizer.chat_template, "tool_use": "", "rag": ""}
+    tokenizer.save_pretrained(folder)
     generation = json.loads((folder / "generation_config.json").read_text()) | {"temperature": 0.6, "do_sample": False}
     (folder / "generation_config.json").write_text(json.dumps(generation))
-    done = run(tmp_path, recipe(), model=start(folder, recipe()), count=4)
+    # with the faster attention of CPUs, of which nothing stays
+    chosen = start(folder, how, compute=torch.bfloat16)
+    assert chosen.model.config._attn_implementation != "sdpa"
+    done = run(tmp_path, how, model=chosen, count=4, compute=torch.bfloat16)
     for name in ("config.json", "chat_template.jinja", "tokenizer.json"):
         assert (result / name).read_text() == (folder / name).read_text(), name
     kept = json.loads((result / "generation_config.json").read_text())
-    assert kept["eos_token_id"] == [2, 0]
-    assert kept.get("pad_token_id") is None
-    assert same(load_model(result, device="cpu", dtype="float32").model.state_dict(), done.weights)
-
-
-def test_a_tokenizer_with_several_templates_is_saved_with_them(tmp_path: Path) -> None:
-    tokenizer = tiny_tokenizer()
-    template = tokenizer.chat_template
-    tokenizer.chat_template = {"default": template, "tool_use": template, "rag": template}
-    run(tmp_path, recipe(), model=chat_model(tokenizer=tokenizer), count=4)
-    saved = load_model(tmp_path / "model", device="cpu").tokenizer
-    assert set(saved.chat_template) == {"default", "tool_use", "rag"}
-
-
-def test_one_row_and_a_set_smaller_than_a_batch_train_on_what_is_there(tmp_path: Path) -> None:
-    assert [len(ids) for ids, _ in run(tmp_path / "one", recipe(batch=20), count=1).fed] == [1, 1]
-    assert [len(ids) for ids, _ in run(tmp_path / "few", recipe(batch=20), count=3).fed] == [3, 3]
+    assert (kept["eos_token_id"], kept.get("pad_token_id")) == ([2, 0], None)
+    again = load_model(result, device="cpu", dtype="float32")
+    assert set(again.tokenizer.chat_template) == {"default", "tool_use", "rag"}
+    assert same(again.model.state_dict(), done.weights)
 
 
 def test_a_diverging_run_stops_and_leaves_no_model(tmp_path: Path) -> None:
@@ -304,33 +262,29 @@ def test_a_diverging_run_stops_and_leaves_no_model(tmp_path: Path) -> None:
     assert 3 < len(read_curve(tmp_path)) < 90
 
 
-def test_a_loss_or_a_weight_that_is_no_number_stops_the_run(tmp_path: Path) -> None:
+@pytest.mark.parametrize("at", ["loss", "weight"])
+def test_a_loss_or_a_weight_that_is_no_number_stops_the_run(at: str, tmp_path: Path) -> None:
     model = chat_model()
-    with torch.no_grad():
-        model.model.model.norm.weight[0] = float("nan")
-    with pytest.raises(RipcurrentError, match="the loss of step 1 is nan"):
-        run(tmp_path / "loss", recipe(), model=model)
-    assert [point["loss"] for point in read_curve(tmp_path / "loss")] == [None]
-
-    broken = chat_model()
-    broken.model.requires_grad_(True)
-    broken.model.model.norm.weight.register_hook(lambda gradient: gradient * float("nan"))
-    with pytest.raises(RipcurrentError, match="weights are not finite") as caught:
-        run(tmp_path / "weight", recipe(epochs=None, steps=1), model=broken)
+    weight = model.model.requires_grad_(True).model.norm.weight
+    if at == "loss":
+        weight.data[0] = float("nan")
+    else:
+        weight.register_hook(lambda gradient: gradient * float("nan"))
+    says = "the loss of step 1 is nan" if at == "loss" else "weights are not finite"
+    with pytest.raises(RipcurrentError, match=says) as caught:
+        run(tmp_path, recipe(epochs=None, steps=1), model=model)
     assert caught.value.code == ExitCode.NOT_MEASURED
+    assert (read_curve(tmp_path)[0]["loss"] is None) == (at == "loss")
 
 
 @pytest.mark.parametrize(
     ("losses", "batch", "diverges"),
     [
         ([2.0, float("inf")], 8, True),
-        ([2.0, 6.1, 6.2, 6.3], 8, True),
         ([2.0, 6.3, 6.2, 6.3], 20, True),
         ([2.0, 1.0, 0.5, 9.0], 8, False),
-        ([2.0, 9.0, 9.0, 1.0], 8, False),
         ([2.0, 9.0, 8.0, 7.0], 8, False),
         ([2.0, 6.1, 6.2, 5.9], 8, False),
-        ([2.0], 8, False),
         # of small batches one easy row first is no reference for rows of another loss
         ([0.3, 1.2, 1.0, 1.25] * 30, 1, False),
         ([0.3] + [1.0 + step / 100 for step in range(60)], 1, False),
@@ -342,10 +296,8 @@ def test_a_loss_or_a_weight_that_is_no_number_stops_the_run(tmp_path: Path) -> N
 def test_what_diverges(losses: list[float], batch: int, diverges: bool) -> None:
     for step in range(1, len(losses)):
         require_converging(losses[:step], batch)
-    if diverges:
-        with pytest.raises(RipcurrentError, match=f"Training diverges.*step {len(losses)}"):
-            require_converging(losses, batch)
-    else:
+    says = pytest.raises(RipcurrentError, match=f"Training diverges.*step {len(losses)}")
+    with says if diverges else nullcontext():
         require_converging(losses, batch)
 
 
@@ -366,15 +318,11 @@ def test_nothing_is_sent_anywhere(
 def test_trackers_are_passed_through_and_named_when_they_cannot_be(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from transformers import TrainerCallback
-    from transformers.integrations import integration_utils
-
-    told: list[float] = []
-
     class Tracker(TrainerCallback):  # type: ignore[misc]
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
             told.extend([logs["loss"]] if "loss" in logs else [])
 
+    told: list[float] = []
     monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, "mine", Tracker)
     run(tmp_path / "a", recipe(epochs=1), report_to=["mine"])
     assert len(told) == 3
@@ -383,17 +331,7 @@ def test_trackers_are_passed_through_and_named_when_they_cannot_be(
         run(tmp_path / "c", recipe(), report_to=["wandb"])
 
 
-def test_a_full_disk_is_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
-        raise SafetensorError("Error while serializing: No space left on device (os error 28)")
-
-    monkeypatch.setattr(_train, "save_result", full)
-    with pytest.raises(RipcurrentError, match=r"cannot be written to .*No space left") as caught:
-        run(tmp_path, recipe(epochs=1))
-    assert "last checkpoint" in caught.value.hint
-
-
-def test_a_disk_that_is_full_for_a_checkpoint_keeps_no_part_of_it(
+def test_a_full_disk_is_one_error_and_keeps_no_part_of_a_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of torch.save it is a plain error; the optimizer's state is two thirds of a checkpoint."""
@@ -408,3 +346,11 @@ def test_a_disk_that_is_full_for_a_checkpoint_keeps_no_part_of_it(
     with pytest.raises(RipcurrentError, match=r"cannot be written to .*inline_container"):
         run(tmp_path, recipe(epochs=2), checkpoint_minutes=0)
     assert not list(tmp_path.rglob("checkpoint-*"))
+
+    def refuse(*_: object) -> None:
+        raise SafetensorError("Error while serializing: No space left on device (os error 28)")
+
+    monkeypatch.setattr(_train, "save_result", refuse)
+    with pytest.raises(RipcurrentError, match=r"cannot be written to .*No space left") as caught:
+        run(tmp_path, recipe(epochs=1))
+    assert "last checkpoint" in caught.value.hint

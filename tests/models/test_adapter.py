@@ -50,8 +50,7 @@ def test_an_adapter_computes_what_peft_computes(kind: str, scope: str, tmp_path:
     assert isinstance(loaded.model, PeftModel) == (scope == "lora")
     assert any("lora_" in name for name, _ in loaded.model.named_modules()) == (scope == "lora")
     assert not any(parameter.requires_grad for parameter in loaded.model.parameters())
-    assert not loaded.model.training
-    assert loaded.adapter == str(adapter)
+    assert (loaded.model.training, loaded.adapter) == (False, str(adapter))
     if kind == "llama_tied":
         assert loaded.model.get_input_embeddings().weight is loaded.model.get_output_embeddings().weight
 
@@ -66,42 +65,24 @@ def test_a_merge_for_bfloat16_is_summed_in_float32_and_rounded_once(stored: torc
         assert torch.equal(parameter, exact.get_parameter(name).to(torch.bfloat16)), name
     for name, buffer in rounded.named_buffers():
         assert torch.equal(buffer, exact.get_buffer(name)), f"{name} was rounded"
-
-
-def test_a_dora_is_merged_but_has_no_place_in_scope_lora(tmp_path: Path) -> None:
-    adapter = save_adapter(tmp_path / "adapter", use_dora=True)
-    folder = save_tiny(tmp_path / "model", "llama_tied")
-    merged = load_model(folder, adapter=adapter, device="cpu", dtype="float32")
-    assert torch.allclose(merged.model(IDS).logits, peft_logits("llama_tied", adapter), atol=2e-5)
-    with pytest.raises(RipcurrentError, match="DoRA") as caught:
-        load_model(folder, adapter=adapter, device="cpu", scope="lora")
-    assert "scope all" in caught.value.hint
-
-
-def test_an_unmerged_adapter_keeps_a_and_b_in_float32(tmp_path: Path) -> None:
-    adapter = save_adapter(tmp_path / "adapter")
-    folder = save_tiny(tmp_path / "model", "llama_tied")
-    model = load_model(folder, adapter=adapter, device="cpu", dtype="bfloat16", scope="lora").model
-    for name, parameter in model.named_parameters():
+    unmerged = load_model(folder, adapter=adapter, device="cpu", dtype="bfloat16", scope="lora").model
+    for name, parameter in unmerged.named_parameters():
         assert parameter.dtype == (torch.float32 if "lora_" in name else torch.bfloat16), name
-    assert torch.isfinite(model(IDS).logits).all()
+    assert torch.isfinite(unmerged(IDS).logits).all()
 
 
 @pytest.mark.parametrize("kind", ["llama_tied", "gpt2"])
 def test_a_fresh_lora_changes_nothing_and_depends_on_its_seed_alone(kind: str, tmp_path: Path) -> None:
-    folder = save_tiny(tmp_path, kind)
-    options = {"device": "cpu", "dtype": "float32", "scope": "lora"}
-    before = torch.random.get_rng_state()
-    first = load_model(folder, **options, seed=5)
+    folder, before = save_tiny(tmp_path, kind), torch.random.get_rng_state()
+    first, again, other = (
+        load_model(folder, device="cpu", dtype="float32", scope="lora", seed=seed) for seed in (5, 5, 6)
+    )
     assert torch.equal(before, torch.random.get_rng_state())
-    torch.manual_seed(1)
-    again = load_model(folder, **options, seed=5)
-    other = load_model(folder, **options, seed=6)
     assert torch.equal(first.model(IDS).logits, tiny_model(kind)(IDS).logits)
     matrices = {name: parameter for name, parameter in first.model.named_parameters() if "lora_" in name}
     assert matrices
-    assert not any("head" in name or "embed" in name or "wte" in name for name in matrices)
     for name, parameter in matrices.items():
+        assert not any(part in name for part in ("head", "embed", "wte")), name
         assert (parameter == 0).all() == ("lora_B" in name), name
         assert 8 in parameter.shape
         assert torch.equal(parameter, again.model.get_parameter(name)), name
@@ -126,20 +107,18 @@ def other_width(folder: Path) -> None:
     save_file(wider, tensors, metadata={"format": "pt"})
 
 
-def more_layers(folder: Path) -> None:
-    save_adapter(folder, "qwen3", target_modules=["up_proj", "down_proj"])
-
-
 def fewer_modules_than_it_says(folder: Path) -> None:
     reconfigured(save_adapter(folder, target_modules=["up_proj"]), target_modules=["up_proj", "down_proj"])
 
 
-def other_architecture(folder: Path) -> None:
-    save_adapter(folder, "gpt2")
+def more_layers(folder: Path) -> None:
+    save_adapter(folder, "qwen3", target_modules=["up_proj", "down_proj"])
 
 
 @pytest.mark.parametrize("scope", ["all", "lora"])
-@pytest.mark.parametrize("make", [other_width, more_layers, fewer_modules_than_it_says, other_architecture])
+@pytest.mark.parametrize(
+    "make", [other_width, more_layers, fewer_modules_than_it_says, lambda folder: save_adapter(folder, "gpt2")]
+)
 def test_an_adapter_of_another_model_is_refused_naming_both(
     make: Callable[[Path], None], scope: str, tmp_path: Path
 ) -> None:
@@ -148,17 +127,23 @@ def test_an_adapter_of_another_model_is_refused_naming_both(
     reconfigured(adapter, base_model_name_or_path="some/other-base")
     with pytest.raises(RipcurrentError, match="some/other-base") as caught:
         load_model(folder, adapter=adapter, device="cpu", scope=scope)
-    assert str(folder) in caught.value.message
-    assert str(adapter) in caught.value.message
-    assert "trained on" in caught.value.hint
+    for part in (str(folder), str(adapter), "trained on"):
+        assert part in str(caught.value)
     assert "\n" not in caught.value.message
 
 
-def test_an_adapter_that_is_no_lora_is_refused(tmp_path: Path) -> None:
+def test_what_is_no_lora_is_refused_and_a_dora_is_merged_alone(tmp_path: Path) -> None:
+    folder, other = save_tiny(tmp_path / "model", "llama_tied"), tmp_path / "ia3"
     config = IA3Config(target_modules=["k_proj", "down_proj"], feedforward_modules=["down_proj"])
-    get_peft_model(tiny_model("llama_tied"), config).save_pretrained(tmp_path / "adapter")
+    get_peft_model(tiny_model("llama_tied"), config).save_pretrained(other)
     with pytest.raises(RipcurrentError, match="IA3 adapter"):
-        load_model(save_tiny(tmp_path / "model", "llama_tied"), adapter=tmp_path / "adapter", device="cpu")
+        load_model(folder, adapter=other, device="cpu")
+    dora = save_adapter(tmp_path / "dora", use_dora=True)
+    merged = load_model(folder, adapter=dora, device="cpu", dtype="float32")
+    assert torch.allclose(merged.model(IDS).logits, peft_logits("llama_tied", dora), atol=2e-5)
+    with pytest.raises(RipcurrentError, match="DoRA") as caught:
+        load_model(folder, adapter=dora, device="cpu", scope="lora")
+    assert "scope all" in caught.value.hint
 
 
 def test_an_update_of_a_shared_embedding_is_not_merged_but_kept(tmp_path: Path) -> None:
@@ -190,8 +175,7 @@ def test_a_tokenizer_that_was_saved_with_an_adapter_is_its_own(tmp_path: Path) -
     adapter = save_adapter(tmp_path / "adapter")
     assert load_model(folder, adapter=adapter, device="cpu").tokenizer.chat_template is None
     tiny_tokenizer(chat_template="{{ messages[0]['content'] }}").save_pretrained(adapter)
-    for scope in ("all", "linear", "lora"):
-        assert load_model(folder, adapter=adapter, device="cpu", scope=scope).tokenizer.chat_template is not None
+    assert load_model(folder, adapter=adapter, device="cpu").tokenizer.chat_template is not None
     # one without a template has the model's
     tiny_tokenizer(chat_template=None).save_pretrained(adapter)
     (adapter / "chat_template.jinja").unlink(missing_ok=True)
@@ -201,28 +185,25 @@ def test_a_tokenizer_that_was_saved_with_an_adapter_is_its_own(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("file", "content", "says"),
+    ("file", "content"),
     [
-        ("adapter_model.safetensors", None, "has no adapter_model.safetensors"),
-        ("adapter_model.safetensors", b"\x00" * 20, "adapter_model.safetensors"),
-        ("adapter_config.json", b"{", "adapter_config.json"),
-        ("adapter_config.json", b"{}", "adapter_config.json"),
+        ("adapter_model.safetensors", None),
+        ("adapter_model.safetensors", b"\x00" * 20),
+        ("adapter_config.json", b"{"),
+        ("adapter_config.json", b"{}"),
     ],
 )
-def test_a_damaged_adapter_names_its_file(file: str, content: bytes | None, says: str, tmp_path: Path) -> None:
+def test_a_damaged_adapter_names_its_file(file: str, content: bytes | None, tmp_path: Path) -> None:
     adapter = save_adapter(tmp_path / "adapter")
     (adapter / file).unlink()
     torch.save({}, adapter / "adapter_model.bin")  # pickle is never read
     if content is not None:
         (adapter / file).write_bytes(content)
-    with pytest.raises(RipcurrentError, match=says):
-        load_model(save_tiny(tmp_path / "model", "llama_tied"), adapter=adapter, device="cpu")
-
-
-@pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all"])
-def test_a_missing_adapter_folder_is_named(name: str, tmp_path: Path) -> None:
-    with pytest.raises(RipcurrentError, match=f"no adapter folder {name}"):
-        load_model(save_tiny(tmp_path, "llama_tied"), adapter=name, device="cpu")
+    folder = save_tiny(tmp_path / "model", "llama_tied")
+    with pytest.raises(RipcurrentError, match=file):
+        load_model(folder, adapter=adapter, device="cpu")
+    with pytest.raises(RipcurrentError, match=r"no adapter folder \./nowhere"):
+        load_model(folder, adapter="./nowhere", device="cpu")
 
 
 def test_models_and_adapters_load_in_silence_and_offline(

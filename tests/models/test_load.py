@@ -47,16 +47,15 @@ def test_bfloat16_rounds_parameters_once_and_leaves_buffers(kind: str, tmp_path:
             assert torch.equal(buffer, original.get_buffer(name)), name
 
 
-def test_eager_attention_is_taken_when_asked_for(tmp_path: Path) -> None:
-    loaded = load_model(save_tiny(tmp_path, "llama_tied"), device="cpu", dtype="float32", attention="eager")
-    assert describe(loaded).attention == "eager"
-    assert torch.allclose(loaded.model(IDS).logits, tiny_model("llama_tied")(IDS).logits, atol=1e-5)
-
-
 @pytest.mark.parametrize(("kind", "head"), [("llama_tied", 0), ("mistral", 300 * 32)])
-def test_parameters_of_a_tied_head_count_once(kind: str, head: int, tmp_path: Path) -> None:
-    info = describe(load_model(save_tiny(tmp_path, kind), device="cpu", dtype="bfloat16"))
-    assert (info.parameters, info.dtype, info.device) == (25_120 + head, "bfloat16", "cpu")
+def test_a_tied_head_counts_once_and_eager_attention_is_taken_when_asked_for(
+    kind: str, head: int, tmp_path: Path
+) -> None:
+    loaded = load_model(save_tiny(tmp_path, kind), device="cpu", dtype="float32", attention="eager")
+    info = describe(loaded)
+    assert (info.parameters, info.dtype, info.device) == (25_120 + head, "float32", "cpu")
+    assert info.attention == "eager"
+    assert torch.allclose(loaded.model(IDS).logits, tiny_model(kind)(IDS).logits, atol=1e-5)
 
 
 def test_the_chat_template_has_its_hash_and_may_be_missing(tmp_path: Path) -> None:
@@ -127,12 +126,6 @@ def tokenizer_of_a_larger_model(folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def larger_vocabulary(folder: Path) -> None:
-    data = json.loads((folder / "tokenizer.json").read_text())
-    data["model"]["vocab"]["zzzz"] = 300
-    (folder / "tokenizer.json").write_text(json.dumps(data))
-
-
 def missing_shard(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
     index = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
@@ -149,9 +142,9 @@ ADAPTER = write("adapter_config.json", "{}")
         (without("model.safetensors", write("pytorch_model.bin", "")), r"safetensors \(only pytorch_model.bin"),
         (without("model.safetensors"), "no weights in safetensors"),
         (cut_short, "cannot be loaded"),
-        (weights(lambda t: t.pop("model.layers.1.mlp.up_proj.weight")), r"lacks 1 of .* model.layers.1.mlp.up_proj"),
-        (edit("config.json", num_hidden_layers=1), "its configuration has no place for, the first model.layers.1."),
-        (weights(lambda t: t.update({f"{Q}.bias": torch.ones(32)})), f"holds 1 weights .* {Q}.bias"),
+        (weights(lambda t: t.pop("model.layers.1.mlp.up_proj.weight")), r"1 weights that it lacks, .*1.mlp.up_proj"),
+        (edit("config.json", num_hidden_layers=1), "has no place for .* the first model.layers.1."),
+        (weights(lambda t: t.update({f"{Q}.bias": torch.ones(32)})), f"no place for 1 of its weights, .* {Q}.bias"),
         (edit("config.json", intermediate_size=64), r"mlp.* the shape \((64, 32|32, 64)\), its weights \("),
         (write("config.json", "{"), "cannot be loaded"),
         (without("config.json"), "no config.json"),
@@ -159,18 +152,12 @@ ADAPTER = write("adapter_config.json", "{}")
         (without("config.json", edit("config.json", **CODE), write("own.py", "raise SystemExit")), "never run"),
         (without("*token*"), "tokenizer"),
         (tokenizer_of_a_larger_model, "token 300, but the model embeds only 300"),
-        (larger_vocabulary, "token 300, but the model embeds only 300"),
         (missing_shard, "model-00002-of-00002.safetensors"),
-        (without("config.json", ADAPTER), "is an adapter, not a model"),
         (without("model.safetensors", ADAPTER), "is an adapter, not a model"),
         (ADAPTER, "holds an adapter beside a model"),
-        (edit("config.json", max_position_embeddings=4096.5), "cannot be loaded"),
         (edit("tokenizer.json", pre_tokenizer={"type": "NobodyKnowsIt"}), "no tokenizer that can be read"),
         (without("config.json", write("small.gguf", "GGUF")), "small.gguf"),
-        *(
-            (edit("config.json", quantization_config={"quant_method": method}), f"in a packed form .{method}")
-            for method in ("fp8", "gptq", "awq", "bitnet")
-        ),
+        (edit("config.json", quantization_config={"quant_method": "fp8"}), "in a packed form .fp8"),
     ],
 )
 def test_a_spoiled_folder_is_one_clear_error(spoil: Callable[[Path], object], says: str, tmp_path: Path) -> None:
@@ -183,38 +170,30 @@ def test_a_spoiled_folder_is_one_clear_error(spoil: Callable[[Path], object], sa
     assert "\n" not in caught.value.message
 
 
-def test_a_spare_added_token_does_no_harm(tmp_path: Path) -> None:
-    """Gemma 3's text models come with a token for images, one beyond what they embed."""
-    folder = save_tiny(tmp_path / "model", "llama_tied")
+def test_sharded_weights_are_read_and_a_spare_added_token_does_no_harm(tmp_path: Path) -> None:
+    """As in Gemma 3's text models, whose token for images is one beyond what they embed."""
+    tiny_model("llama_untied").save_pretrained(tmp_path, max_shard_size="50KB")
     tokenizer = tiny_tokenizer()
     tokenizer.add_tokens(["<image>"], special_tokens=True)
-    tokenizer.save_pretrained(folder)
-    assert load_model(folder, device="cpu").tokenizer.get_vocab()["<image>"] == 300
-
-
-def test_sharded_weights_are_read(tmp_path: Path) -> None:
-    tiny_model("llama_untied").save_pretrained(tmp_path, max_shard_size="50KB")
-    tiny_tokenizer().save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
     assert len(list(tmp_path.glob("model-*.safetensors"))) > 1
     loaded = load_model(tmp_path, device="cpu", dtype="float32")
     assert torch.equal(loaded.model(IDS).logits, tiny_model("llama_untied")(IDS).logits)
+    assert loaded.tokenizer.get_vocab()["<image>"] == 300
 
 
 SIZES = {"vocab_size": 300, "hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4}
-EXPERTS = {"num_key_value_heads": 2, "num_hidden_layers": 1}
+SIZES |= {"num_hidden_layers": 1}
+T5 = {"vocab_size": 300, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 1, "num_heads": 4}
 
 
 @pytest.mark.parametrize(
     ("make", "config", "says"),
     [
-        (AutoModelForCausalLM, MixtralConfig(**SIZES, **EXPERTS, num_local_experts=4), "mixture-of-experts"),
-        (
-            AutoModelForSeq2SeqLM,
-            T5Config(vocab_size=300, d_model=32, d_kv=8, d_ff=48, num_layers=1, num_heads=4),
-            "encoder-decoder",
-        ),
-        (AutoModel, ViTConfig(**SIZES, num_hidden_layers=1, image_size=32), "does not generate text"),
-        (AutoModel, BertConfig(**SIZES, num_hidden_layers=1), "see the tokens after"),
+        (AutoModelForCausalLM, MixtralConfig(**SIZES, num_key_value_heads=2, num_local_experts=4), "mixture-of-expert"),
+        (AutoModelForSeq2SeqLM, T5Config(**T5), "encoder-decoder"),
+        (AutoModel, ViTConfig(**SIZES, image_size=32), "does not generate text"),
+        (AutoModel, BertConfig(**SIZES), "see the tokens after"),
     ],
 )
 def test_models_that_the_method_does_not_cover_are_refused(
@@ -229,8 +208,8 @@ def test_models_that_the_method_does_not_cover_are_refused(
 
 def test_a_dense_model_of_a_family_with_experts_is_no_mixture(tmp_path: Path) -> None:
     config = GraniteMoeHybridConfig(
-        **SIZES, num_hidden_layers=2, num_key_value_heads=2, num_local_experts=0, shared_intermediate_size=48,
-        layer_types=["attention"] * 2, mamba_n_heads=4, bos_token_id=None, eos_token_id=2, pad_token_id=2,
+        **SIZES, num_key_value_heads=2, num_local_experts=0, shared_intermediate_size=48, mamba_n_heads=4,
+        layer_types=["attention"], bos_token_id=None, eos_token_id=2, pad_token_id=2,
     )  # fmt: skip
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
     tiny_tokenizer().save_pretrained(tmp_path)
@@ -240,7 +219,6 @@ def test_a_dense_model_of_a_family_with_experts_is_no_mixture(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("options", "says", "choices"),
     [
-        ({"device": "gpu"}, "no device 'gpu'", "cpu"),
         ({"device": "cuda:99"}, "no device 'cuda:99'", "cpu"),
         ({"dtype": "fp16"}, "no compute type 'fp16'", "float32, bfloat16, float16"),
         ({"scope": "everything"}, "no scope 'everything'", "all, linear, lora"),
@@ -252,15 +230,6 @@ def test_a_wrong_option_names_the_right_ones(options: dict[str, str], says: str,
     with pytest.raises(RipcurrentError, match=says) as caught:
         load_model(folder, **options)
     assert choices in caught.value.hint
-
-
-def test_auto_device_and_type_are_what_this_machine_does_best(tmp_path: Path) -> None:
-    loaded = load_model(save_tiny(tmp_path, "llama_tied"))
-    if not torch.cuda.is_available() and not torch.backends.mps.is_available():
-        flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-        native = "avx512_bf16" in flags or "amx_tile" in flags
-        assert loaded.device.type == "cpu"
-        assert loaded.dtype == (torch.bfloat16 if native else torch.float32)
 
 
 def test_the_fingerprint_is_of_weights_and_configuration_alone(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from ripcurrent.models import FreedMemory, _memory
+from ripcurrent.models import FreedMemory, _machine
 
 
 @pytest.mark.parametrize(
@@ -18,7 +18,7 @@ from ripcurrent.models import FreedMemory, _memory
         ([101, 102, 164, 103], 100, []),
     ],
 )
-def test_memory_is_given_back_once_it_grew_twice_as_far_as_by_the_first_batch(
+def test_machine_is_given_back_once_it_grew_twice_as_far_as_by_the_first_batch(
     held: list[int], left: int, given_back: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In MiB: what the process holds after each batch, what giving back leaves, and when it is given back."""
@@ -28,8 +28,8 @@ def test_memory_is_given_back_once_it_grew_twice_as_far_as_by_the_first_batch(
         tried.append(now[0])
         now[0] = min(now[0], left)
 
-    monkeypatch.setattr(_memory, "resident_bytes", lambda: now[0] * 2**20)
-    monkeypatch.setattr(_memory, "give_back_freed_memory", give_back)
+    monkeypatch.setattr(_machine, "resident_bytes", lambda: now[0] * 2**20)
+    monkeypatch.setattr(_machine, "give_back_freed_memory", give_back)
     freed = FreedMemory()
     for mebibytes in held:
         freed.before_first()
@@ -41,15 +41,9 @@ def test_memory_is_given_back_once_it_grew_twice_as_far_as_by_the_first_batch(
 @pytest.mark.skipif(sys.platform != "linux", reason="the system tells what a process holds on Linux alone")
 def test_what_the_process_holds_is_read() -> None:
     # in a process of its own: one that ran tests has freed memory to give
-    found = subprocess.run([sys.executable, "-c", GROWS], capture_output=True, text=True, check=True)
+    code = (
+        "import torch; from ripcurrent.models import memory_in_use; cpu = torch.device('cpu'); torch.ones(2**10)\n"
+        "before = memory_in_use(cpu); kept = torch.ones(2**24); print(memory_in_use(cpu) - before)"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert 50e6 < int(found.stdout) < 100e6
-
-
-GROWS = """
-import torch
-from ripcurrent.models import _memory
-torch.ones(2**10)
-before = _memory.resident_bytes()
-kept = torch.ones(2**24)
-print(_memory.resident_bytes() - before)
-"""

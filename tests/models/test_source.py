@@ -21,12 +21,8 @@ def test_a_name_that_cannot_be_a_hub_id_never_asks_the_network(name: str, no_net
         load_model(name)
     assert "hub id (owner/name), a folder, a .gguf file, or 'embedded'" in caught.value.hint
     assert no_network == []
-
-
-def test_a_file_that_is_no_gguf_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "model.bin").write_bytes(b"")
     with pytest.raises(RipcurrentError, match=r"not a \.gguf file"):
-        load_model(tmp_path / "model.bin")
+        load_model(__file__)
 
 
 def answered(kind: type[Exception]) -> Exception:
@@ -57,11 +53,6 @@ def test_the_hub_not_giving_a_model_is_one_clear_error(
     assert caught.value.hint
 
 
-def test_without_a_network_an_unknown_hub_id_fails_at_once(no_network: list[object]) -> None:
-    with pytest.raises(RipcurrentError, match="cannot be reached"):
-        load_model("someone/model-that-is-not-there")
-
-
 def test_a_hub_model_carries_its_commit_and_fetches_no_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     commit = "0123456789abcdef0123456789abcdef01234567"
     asked: list[str] = []
@@ -81,8 +72,6 @@ CODE = """
 from pathlib import Path
 (Path({folder!r}) / "was_run").touch()
 from transformers import PreTrainedTokenizerFast
-class OwnTokenizer(PreTrainedTokenizerFast):
-    pass
 class OwnTokenizerFast(PreTrainedTokenizerFast):
     pass
 """
@@ -99,15 +88,10 @@ def with_code(folder: Path, file: str, changes: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("file", "changes"),
     [
-        ("tokenizer_config.json", {"auto_map": {"AutoTokenizer": ["own.OwnTokenizer", "own.OwnTokenizerFast"]}}),
-        ("tokenizer_config.json", {"auto_map": {"AutoTokenizer": ["own.OwnTokenizer", None]}}),
         ("tokenizer_config.json", {"auto_map": FAST, "tokenizer_class": "OwnTokenizer"}),
-        (
-            "tokenizer_config.json",
-            {"auto_map": {"AutoTokenizer": "own.OwnTokenizerFast"}, "tokenizer_class": "OwnTokenizerFast"},
-        ),
-        ("tokenizer_config.json", {"auto_map": {"AutoProcessor": "own.OwnTokenizer"}}),
-        ("config.json", {"auto_map": {"AutoConfig": "own.OwnTokenizer", "AutoModelForCausalLM": "own.OwnTokenizer"}}),
+        ("tokenizer_config.json", {"auto_map": {"AutoTokenizer": "own.OwnTokenizerFast"}}),
+        ("tokenizer_config.json", {"auto_map": {"AutoProcessor": "own.OwnTokenizerFast"}}),
+        ("config.json", {"auto_map": {"AutoConfig": "own.Own", "AutoModelForCausalLM": "own.Own"}}),
     ],
 )
 def test_code_that_a_folder_names_is_not_run(file: str, changes: dict[str, Any], tmp_path: Path) -> None:

@@ -29,27 +29,19 @@ def thinking(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_model_is_asked_without_thoughts(thinking: Path) -> None:
-    question = [{"role": "user", "content": "Hi"}]
+def test_a_model_is_asked_without_thoughts_and_trained_on_the_answer_alone(thinking: Path, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt": "Hi", "completion": "Good day"}\n')
     plain, told = load_model(thinking), load_model(f"{thinking},enable_thinking=false")
-    assert not rendered(plain.tokenizer, question, generation_prompt=True).endswith("</think>\n\n")
-    assert rendered(told.tokenizer, question, generation_prompt=True).endswith("</think>\n\n")
+    for model, thought in ((plain, False), (told, True)):
+        question = rendered(model.tokenizer, [{"role": "user", "content": "Hi"}], generation_prompt=True)
+        assert question.endswith("</think>\n\n") == thought
+        (row,) = encode_rows(read_rows(rows), model.tokenizer)
+        trained = model.tokenizer.decode(row.tokens[row.loss_mask])
+        assert trained.startswith("Good day" if thought else "<think>")
     assert told.name == f"{thinking},enable_thinking=false"
     assert told.fingerprint == plain.fingerprint
     assert told.template_sha256 != plain.template_sha256
-
-
-def test_the_empty_thought_bears_loss_only_where_it_is_part_of_the_answer(thinking: Path, tmp_path: Path) -> None:
-    rows = tmp_path / "rows.jsonl"
-    rows.write_text('{"prompt": "Hi", "completion": "Good day"}\n')
-    shown = []
-    for name in (str(thinking), f"{thinking},enable_thinking=false"):
-        tokenizer = load_model(name).tokenizer
-        (row,) = encode_rows(read_rows(rows), tokenizer)
-        shown.append(tokenizer.decode(row.tokens[row.loss_mask]))
-    assert "</think>" in shown[0]
-    assert "think" not in shown[1]
-    assert shown[1].startswith("Good day")
 
 
 def test_what_is_saved_keeps_the_variable(thinking: Path, tmp_path: Path) -> None:
@@ -80,6 +72,8 @@ def test_names_are_cut_where_variables_begin(tmp_path: Path) -> None:
     assert split_variables("a/b,x=false,y=2, z=low") == ("a/b", {"x": False, "y": 2, "z": "low"})
     # what YAML reads otherwise, or not at all, is text
     assert split_variables("a/b,x=@y,date=2024-07-26") == ("a/b", {"x": "@y", "date": "2024-07-26"})
+    name = "/here/name,enable_thinking=false"
+    assert ModelInfo(name=name, adapter="a", adapter_base="owner/Name", fingerprint="0").other_base() is None
     odd = tmp_path / "model,v=2"
     odd.mkdir()
     assert split_variables(str(odd)) == (str(odd), {})
@@ -97,8 +91,3 @@ def test_a_variable_that_the_template_does_not_have_is_refused(thinking: Path, t
     folder = save_tiny(tmp_path / "bare", "llama_tied", chat_template=False)
     with pytest.raises(RipcurrentError, match="has no chat template: no variable"):
         load_model(f"{folder},enable_thinking=false")
-
-
-def test_a_base_of_the_same_name_elsewhere_is_the_same() -> None:
-    name = "/here/name,enable_thinking=false"
-    assert ModelInfo(name=name, adapter="a", adapter_base="owner/Name", fingerprint="0").other_base() is None

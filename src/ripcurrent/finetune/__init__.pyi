@@ -1,6 +1,6 @@
 from ._finetune import finetune as finetune
 from ._model import compute_dtype as compute_dtype
-from ._options import FinetuneOptions as FinetuneOptions
+from ._recipe import FinetuneOptions as FinetuneOptions
 from ._recipe import Recipe as Recipe
 from ._recipe import as_trained as as_trained
 from ._recipe import load_recipe as load_recipe

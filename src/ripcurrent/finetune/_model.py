@@ -1,5 +1,6 @@
 """The model that is trained: loaded with float32 masters, and written down when it is."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -7,7 +8,6 @@ import torch
 from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
 
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.finetune._checkpoints import flush
 from ripcurrent.finetune._recipe import Recipe
 from ripcurrent.finetune._run import ResultKind
 from ripcurrent.models import (
@@ -21,16 +21,11 @@ from ripcurrent.models import (
     use_grouped_attention,
 )
 
-Settings = tuple[PretrainedConfig, GenerationConfig]
-"""A model's configuration and its defaults of generation."""
-
 
 def compute_dtype(recipe: Recipe, device: str | None, dtype: str | None) -> torch.dtype:
     """The type of the products: ``dtype`` where given, else the recipe's, else bfloat16 where native.
 
-    Raises:
-        RipcurrentError: No such device or type; a device that is not trained on (``auto``, a second GPU by number); or
-            float16, whose range gradients leave.
+    Raises `RipcurrentError` for a device that is not trained on (``auto``, a second GPU by number) and for float16.
     """
     named = dtype or (None if recipe.compute == "auto" else recipe.compute)
     if named == "float16":
@@ -54,18 +49,21 @@ def compute_dtype(recipe: Recipe, device: str | None, dtype: str | None) -> torc
 def load_for_training(
     name: str, *, adapter: str | None, device: str | None, compute: torch.dtype, recipe: Recipe
 ) -> ChatModel:
-    """The model to start from, an adapter merged into it; weights that will be trained or merged are in float32.
-
-    Raises:
-        RipcurrentError: What keeps the model from being loaded.
-    """
+    """The model to start from, an adapter merged into it; weights that will be trained or merged are in float32."""
     # a LoRA's frozen base may lie in the compute type, which is half the memory
     kept = compute if result_kind(recipe, adapter) == "adapter" else torch.float32
     chat_model = load_model(name, adapter=adapter, device=device, dtype=str(kept).removeprefix("torch."))
     model = chat_model.model
     if chat_model.device.type == "cpu" and compute == torch.bfloat16 and model.config._attn_implementation == "sdpa":
         use_grouped_attention(model)
-    _mend_generation_config(model)
+    config = model.generation_config
+    try:
+        config.validate(strict=True)
+    except ValueError:
+        # sampling defaults that contradict each other: transformers would refuse to save them, after the training
+        model.generation_config = GenerationConfig(
+            bos_token_id=config.bos_token_id, eos_token_id=config.eos_token_id, pad_token_id=config.pad_token_id
+        )
     return chat_model
 
 
@@ -77,11 +75,12 @@ def result_kind(recipe: Recipe, adapter: str | None) -> ResultKind:
     return "adapter" if recipe.method == "lora" and adapter is None else "model"
 
 
-def save_result(trained: PreTrainedModel, chat_model: ChatModel, settings: Settings, folder: Path) -> None:
+def save_result(
+    trained: PreTrainedModel, chat_model: ChatModel, settings: tuple[PretrainedConfig, GenerationConfig], folder: Path
+) -> None:
     """Write the trained model or adapter with its tokenizer, in float32 safetensors; the folder appears when whole.
 
-    ``settings`` are those from before the training: the trainer takes the tokenizer's padding and end tokens for the
-    model's, and turns the generation cache off.
+    ``settings`` are those from before the training, in which the trainer changes end tokens and the cache.
     """
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
@@ -107,12 +106,11 @@ def save_result(trained: PreTrainedModel, chat_model: ChatModel, settings: Setti
     part.rename(folder)
 
 
-def _mend_generation_config(model: PreTrainedModel) -> None:
-    """Drop sampling defaults that contradict each other: transformers would refuse to save them, after the training."""
-    config = model.generation_config
-    try:
-        config.validate(strict=True)
-    except ValueError:
-        model.generation_config = GenerationConfig(
-            bos_token_id=config.bos_token_id, eos_token_id=config.eos_token_id, pad_token_id=config.pad_token_id
-        )
+def flush(folder: Path) -> None:
+    """Flush a folder and all that it holds to disk."""
+    for path in (*folder.rglob("*"), folder):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,4 +1,4 @@
-"""Recipes: how a model is fine-tuned, as readable YAML."""
+"""What is fine-tuned and how: the options of a run, and recipes as readable YAML."""
 
 from __future__ import annotations
 
@@ -8,22 +8,42 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.options import did_you_mean
+from ripcurrent.options import Options, did_you_mean
 
 Keys = Mapping[str, Any]
-"""A recipe as YAML has it."""
-
 RECIPES: tuple[str, ...] = ("paper", "lora", "embedded")
-"""Names of the recipes that come with the package."""
 
 
-class Recipe(BaseModel):
+class FinetuneOptions(Options):
+    """What is trained on what. Every field is part of the result; changing one makes another run."""
+
+    model: str = "embedded"
+    """Hub id, folder, .gguf file, or embedded; M,enable_thinking=false sets a variable of its chat template."""
+    adapter: str | None = None
+    """PEFT adapter, merged before training."""
+    device: str | None = None
+    """cuda, mps or cpu; chosen when left out."""
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """Type of the products; the recipe's when left out."""
+    loss_on: Literal["all", "last"] = "all"
+    """Which assistant turns bear loss."""
+    max_tokens: int = Field(default=1024, ge=8)
+    """Truncate rows to N tokens."""
+    limit: int | None = Field(default=None, ge=1)
+    """Read only the first N rows."""
+    format: str | None = None
+    """Row format; recognised when left out."""
+    mapping: dict[str, str] | None = Field(default=None, json_schema_extra={"flag": "--map"})
+    """The dataset's column for a field of the format."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of the rows' order, a fresh LoRA and dropout."""
+
+
+class Recipe(Options):
     """How a model is fine-tuned. Every field is part of the result; rows, model and seed are not the recipe's."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     name: str = "unnamed"
     """A built-in recipe's name, or its file's."""
@@ -34,8 +54,7 @@ class Recipe(BaseModel):
     alpha: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """The LoRA's update is scaled by alpha / r; twice the rank when left out."""
     dropout: float = Field(default=0.0, ge=0, lt=1, exclude_if=lambda value: value == 0.0)
-    """Dropout before the LoRA's A. Not among the keys of a recipe without it, so that those before this key stay the
-    same."""
+    """Dropout before the LoRA's A; not among the keys of a recipe without it."""
     target: Literal["all-linear"] | tuple[str, ...] | None = None
     """Modules with a LoRA: every linear layer but the head (when left out), or module names."""
     optimizer: Literal["adamw"] = "adamw"
@@ -51,8 +70,7 @@ class Recipe(BaseModel):
     steps: int | None = Field(default=None, ge=1)
     """Optimizer steps; or give ``epochs``."""
     schedule: Literal["constant", "linear", "cosine", "step"] = "constant"
-    """The rate stays, falls to zero over all steps on a line or half a cosine, or is multiplied by ``gamma`` after
-    every epoch."""
+    """The rate stays, falls to zero on a line or half a cosine, or is multiplied by ``gamma`` after every epoch."""
     warmup: float = Field(default=0.0, ge=0, lt=1)
     """Share of all steps in which the rate rises from zero; not for ``step``."""
     gamma: float | None = Field(default=None, gt=0, le=1)
@@ -62,8 +80,7 @@ class Recipe(BaseModel):
     max_grad_norm: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Gradients are clipped to this norm; null for no clipping."""
     compute: Literal["auto", "bfloat16", "float32"] = "auto"
-    """Type of the products: ``auto`` is bfloat16 where the device computes in it natively. Trained weights and the
-    optimizer stay in float32 always."""
+    """Type of the products, bfloat16 where native for ``auto``; trained weights and optimizer are float32 always."""
     gradient_checkpointing: bool = False
     """Compute activations again on the way back: less memory, about a third more time."""
 
@@ -99,12 +116,7 @@ def as_trained(keys: Keys) -> Keys:
 
 
 def load_recipe(name: str | Path) -> Recipe:
-    """A recipe by its name (one of `RECIPES`) or from a YAML file.
-
-    Raises:
-        RipcurrentError: No such recipe or file, not YAML, an unknown key (the nearest one is named), or a value that is
-            not possible.
-    """
+    """A recipe by its name (one of `RECIPES`) or from a YAML file; raises `RipcurrentError` naming what is wrong."""
     text = str(name)
     if text in RECIPES:
         return parse_recipe(_read(Path(__file__).parent / "recipes" / f"{text}.yaml"), where=text, name=text)
@@ -120,11 +132,7 @@ def load_recipe(name: str | Path) -> Recipe:
 
 
 def parse_recipe(values: Keys, *, where: str, name: str) -> Recipe:
-    """A recipe from its keys and values; ``where`` names the source in errors, ``name`` the recipe unless it does so.
-
-    Raises:
-        RipcurrentError: A key or a value that is not possible, named.
-    """
+    """A recipe from its keys and values; ``where`` names their source in errors, ``name`` is that of the recipe."""
     try:
         return Recipe(**{"name": name, **values})
     except ValidationError as error:

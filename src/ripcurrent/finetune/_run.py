@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, JsonValue
+from pydantic import BaseModel, JsonValue
 
 from ripcurrent.data import DatasetInfo
-from ripcurrent.finetune._options import FinetuneOptions
-from ripcurrent.finetune._recipe import Recipe
+from ripcurrent.finetune._recipe import FinetuneOptions, Recipe
 from ripcurrent.models import ModelInfo
 from ripcurrent.runs import Manifest
 
@@ -21,11 +20,7 @@ ResultKind = Literal["model", "adapter"]
 """What a run leaves: a whole model, or a LoRA adapter for the model that was named."""
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
-
-
-class TrainedRows(_Record):
+class TrainedRows(BaseModel, frozen=True, use_attribute_docstrings=True):
     """The rows of a run."""
 
     count: int
@@ -41,7 +36,7 @@ class TrainedRows(_Record):
     file: str = ROWS
 
 
-class TrainingFacts(_Record):
+class TrainingFacts(BaseModel, frozen=True, use_attribute_docstrings=True):
     """What a run's training did."""
 
     kind: ResultKind
@@ -55,8 +50,6 @@ class TrainingFacts(_Record):
     """Time that the last call trained."""
     trained_parameters: int
     """Scalar parameters that were trained."""
-    masters: str = "float32"
-    """Type of the trained weights and the optimizer's state."""
     compute: str
     """Type of the products."""
     report_to: tuple[str, ...] = ()
@@ -86,16 +79,12 @@ class FinetuneRun:
 
     @classmethod
     def open(cls, folder: str | Path) -> FinetuneRun:
-        """The finished run in a folder.
-
-        Raises:
-            RipcurrentError: It holds none.
-        """
+        """The finished run in a folder; raises `RipcurrentError` where it holds none."""
         return cls(Path(folder), FinetuneManifest.read(Path(folder)))
 
     @property
     def kind(self) -> ResultKind:
-        """What was made."""
+        """What the run leaves."""
         return self.manifest.training.kind
 
     @property

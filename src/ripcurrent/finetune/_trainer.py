@@ -1,37 +1,103 @@
-"""TRL's trainer on rows that are tokens already, without its telemetry, with checkpoints that are whole."""
+"""TRL's trainer, without its telemetry, on rows whose tokens and masks are those that scoring has."""
 
-from collections.abc import Sequence
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from datasets import Dataset
 from peft import LoraConfig, PeftModel
+from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PrinterCallback, TrainerCallback
-from transformers.trainer_utils import rotate_checkpoints
 from trl import SFTConfig, SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from ripcurrent.errors import RipcurrentError
-from ripcurrent.finetune._checkpoints import seal
+from ripcurrent.data import EncodedRow
+from ripcurrent.errors import ExitCode, RipcurrentError
 from ripcurrent.finetune._head_loss import add_head_loss
 from ripcurrent.finetune._recipe import Recipe
-from ripcurrent.finetune._rows import TrainingSet, split_by_length
+from ripcurrent.finetune._run import TrainedRows
+from ripcurrent.gradients import plan_batches
 from ripcurrent.models import ChatModel, first_line
 
 PART_TOKENS = 1024
-"""Padded tokens that a processor computes at once: more rows at a time are no faster there, and take more memory."""
-
+"""Padded tokens that a CPU computes at once: more rows at a time are no faster there, and take more memory."""
 Named = dict[str, Any]
-"""Arguments of a model by name."""
+IGNORED = -100
+"""The label of a token that bears no loss, as transformers has it."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSet:
+    """The rows of a dataset that can be trained on."""
+
+    dataset: Dataset
+    """Columns ``input_ids`` and ``labels``, one row each."""
+    rows: tuple[int, ...]
+    """0-based positions of these rows in the input."""
+    about: TrainedRows
+    """What a manifest keeps of them."""
+
+
+def build_training_set(encoded: Iterable[EncodedRow]) -> TrainingSet:
+    """Encoded rows as a set to train on; those with another status than ``ok`` are left out and counted."""
+    tokens: list[np.ndarray] = []
+    labels: list[np.ndarray] = []
+    rows: list[int] = []
+    left_out: Counter[str] = Counter()
+    truncated, digest = 0, hashlib.sha256()
+    for row in encoded:
+        if row.status != "ok":
+            left_out[row.status] += 1
+            continue
+        if not row.loss_mask[1:].any():
+            raise RipcurrentError(f"Row {row.index} has no token that bears loss.", "Leave it out.")
+        row_labels = np.where(row.loss_mask, row.tokens, IGNORED).astype(np.int32)
+        # nothing predicts the first token, so it bears no loss whatever the mask says
+        row_labels[0] = IGNORED
+        digest.update(len(row.tokens).to_bytes(8, "little") + row.tokens.tobytes() + row_labels.tobytes())
+        tokens.append(row.tokens)
+        labels.append(row_labels)
+        rows.append(row.index)
+        truncated += row.truncated
+    if not rows:
+        reasons = ", ".join(f"{number} {status}" for status, number in sorted(left_out.items())) or "it has no rows"
+        raise RipcurrentError(
+            f"There is nothing to train on: no row has a token that bears loss ({reasons}).",
+            "See how a row is rendered and masked with: ripcurrent doctor DATASET --model M",
+            code=ExitCode.NOT_MEASURED,
+        )
+    about = TrainedRows(
+        count=len(rows) + left_out.total(),
+        trained=len(rows),
+        left_out=dict(left_out),
+        truncated=truncated,
+        loss_tokens=int(sum((row != IGNORED).sum() for row in labels)),
+        tokens_sha256=digest.hexdigest(),
+    )
+    return TrainingSet(Dataset.from_dict({"input_ids": tokens, "labels": labels}), tuple(rows), about)
+
+
+def split_by_length(batch: Mapping[str, Tensor], token_budget: int) -> list[dict[str, Tensor]]:
+    """A right-padded batch as parts of rows of like length, each padded to its own longest row."""
+    lengths = batch["attention_mask"].sum(dim=1)
+    parts = []
+    for places in plan_batches(lengths.tolist(), token_budget):
+        rows = torch.tensor(places, device=lengths.device)
+        width = int(lengths[rows].max())
+        parts.append({name: values[rows, :width] for name, values in batch.items()})
+    return parts
 
 
 class RowTrainer(SFTTrainer):  # type: ignore[misc]  # TRL has no types
     """``SFTTrainer`` with the recipe's schedule.
 
-    Its loss is the mean over all loss-bearing tokens of a batch (``num_items_in_batch``, over all of the batch's
-    parts), so a long row weighs more than a short one; a score's loss is the mean over one row's own tokens.
+    Its loss is the mean over all loss-bearing tokens of a batch (``num_items_in_batch``, over all of its parts).
     """
 
     def __init__(self, recipe: Recipe, **arguments: Any) -> None:
@@ -54,7 +120,7 @@ class RowTrainer(SFTTrainer):  # type: ignore[misc]  # TRL has no types
         return model(**inputs, loss_sum=True) / torch.as_tensor(num_items_in_batch).clamp(min=1)
 
     def training_step(self, model: Any, inputs: Named, num_items_in_batch: Any = None) -> Any:
-        """The loss of a batch, whose gradient it leaves; on processors row by like row, so that little is padding."""
+        """The loss of a batch, whose gradient it leaves; on CPUs row by like row, so that little is padding."""
         parts = [inputs]
         if num_items_in_batch is not None and self.accelerator.device.type == "cpu":
             parts = split_by_length(inputs, PART_TOKENS)
@@ -74,12 +140,6 @@ class RowTrainer(SFTTrainer):  # type: ignore[misc]  # TRL has no types
     def _send_telemetry(self) -> None:
         """Tell nobody: TRL would send model, device and library versions home when a trainer is made."""
 
-    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
-        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-        seal(folder)
-        rotate_checkpoints(self.args.output_dir, save_total_limit=1)
-
 
 def make_trainer(
     chat_model: ChatModel,
@@ -92,12 +152,7 @@ def make_trainer(
     report_to: Sequence[str] = (),
     callbacks: Sequence[TrainerCallback] = (),
 ) -> RowTrainer:
-    """A trainer that is ready to run; ``chat_model``'s weights are what it will change.
-
-    Raises:
-        RipcurrentError: A tracker that is unknown or not installed, a compute type that the device lacks, or a LoRA
-            target that the model has not.
-    """
+    """A trainer that is ready to run; ``chat_model``'s weights are what it will change."""
     tokenizer = chat_model.tokenizer
     if recipe.method == "full":
         chat_model.model.requires_grad_(True)
@@ -118,9 +173,11 @@ def make_trainer(
             "Change the recipe, dtype, device or tracker accordingly.",
         ) from error
     trainer.remove_callback(PrinterCallback)
-    # Padding stands on the right, where causal attention never looks back at it. Without the mask the kernels for plain
-    # causal attention can run, which is faster.
-    trainer.model.register_forward_pre_hook(_without_mask, with_kwargs=True)
+    # padding stands on the right, where causal attention never looks: without a mask its faster kernels can run
+    trainer.model.register_forward_pre_hook(
+        lambda module, given, named: (given, {key: named[key] for key in named if key != "attention_mask"}),
+        with_kwargs=True,
+    )
     return trainer
 
 
@@ -156,7 +213,8 @@ def _arguments(
         max_grad_norm=recipe.max_grad_norm or 0.0,
         gradient_checkpointing=recipe.gradient_checkpointing,
         seed=seed,
-        data_seed=order_seed(seed),
+        # accelerate shuffles epoch e with this + e: with neighbouring numbers seeds would share orders, an epoch apart
+        data_seed=int(np.random.SeedSequence(seed).generate_state(1)[0]),
         # accelerate opens an autocast context for each forward pass and closes it after, so that no optimizer step
         # falls into one, whose cast copies of the weights it would leave stale; the weights themselves stay float32
         bf16=compute == torch.bfloat16,
@@ -177,16 +235,3 @@ def _arguments(
     # with several GPUs in sight the trainer would copy the model onto all of them
     arguments._n_gpu = min(arguments.n_gpu, 1)
     return arguments
-
-
-def order_seed(seed: int) -> int:
-    """The seed of the rows' order: far from every other seed's.
-
-    accelerate shuffles epoch e with seed + e, so that with the bare numbers seed 1 would begin with the order of seed
-    0's second epoch, and the spread between seeds would be understated.
-    """
-    return int(np.random.SeedSequence(seed).generate_state(1)[0])
-
-
-def _without_mask(module: torch.nn.Module, arguments: tuple[Any, ...], named: Named) -> Any:
-    return arguments, {key: value for key, value in named.items() if key != "attention_mask"}

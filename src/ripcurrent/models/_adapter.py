@@ -11,13 +11,13 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
 from ripcurrent.errors import RipcurrentError
+from ripcurrent.models._chat_model import FRESH_RANK
 from ripcurrent.models._identity import combine_sha256, config_sha256, file_sha256
-from ripcurrent.models._libraries import first_line, is_out_of_memory
+from ripcurrent.models._libraries import first_line
+from ripcurrent.models._machine import is_out_of_memory
 from ripcurrent.models._source import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 
 _FETCH = "Copy or fetch the adapter again."
-FRESH_RANK = 8
-"""Rank of a fresh LoRA."""
 
 
 def merge_adapter(
@@ -28,9 +28,16 @@ def merge_adapter(
     One layer at a time is held in float32. Raises `RipcurrentError` for an adapter that does not fit ``model``, cannot
     be merged, or updates one of several layers that share a weight.
     """
-    wrapped = _wrap(model, folder, _read_config(folder, name), name=name, model_name=model_name)
+    wrapped = _wrap(model, folder, name=name, model_name=model_name)
     layers = [module for module in wrapped.modules() if isinstance(module, BaseTunerLayer)]
-    _check_not_shared(wrapped, layers, name)
+    weights = [module._parameters.get("weight") for module in wrapped.modules()]
+    owners = Counter(id(weight) for weight in weights if weight is not None)
+    if any(owners[id(layer.get_base_layer().weight)] > 1 for layer in layers):
+        raise RipcurrentError(
+            f"The adapter {name} updates a weight that several modules share, such as embedding and head: merging it "
+            "would change all of them.",
+            "A scan takes it with scope lora and signals representation; no scope has gradients of it.",
+        )
     for layer in layers:
         layer.to(torch.float32)
         try:
@@ -48,17 +55,12 @@ def merge_adapter(
 
 
 def attach_adapter(model: PreTrainedModel, folder: Path, *, name: str, model_name: str) -> PeftModel:
-    """``model`` wrapped with the LoRA adapter of ``folder``, unmerged; A and B are in float32.
-
-    Raises `RipcurrentError` for a DoRA, or an adapter made for another model, naming its base and this model.
-    """
-    config = _read_config(folder, name)
-    if config.use_dora:
-        raise RipcurrentError(
-            f"The adapter {name} is a DoRA, which has magnitudes beside A and B.",
-            "Scan with scope all or linear, which merge it.",
-        )
-    return _wrap(model, folder, config, name=name, model_name=model_name)
+    """``model`` wrapped with the LoRA adapter of ``folder``, unmerged; A and B are in float32."""
+    wrapped = _wrap(model, folder, name=name, model_name=model_name)
+    if wrapped.peft_config["default"].use_dora:
+        hint = "Scan with scope all or linear, which merge it."
+        raise RipcurrentError(f"The adapter {name} is a DoRA, which has magnitudes beside A and B.", hint)
+    return wrapped
 
 
 def attach_fresh_lora(model: PreTrainedModel, *, seed: int, rank: int = FRESH_RANK) -> PeftModel:
@@ -85,12 +87,12 @@ def named_base(folder: Path) -> str | None:
 def adapter_sha256(folder: Path) -> str:
     """SHA-256 in hex of an adapter: how it is applied and its weights, the whole file."""
     weights = folder / ADAPTER_WEIGHTS
-    return combine_sha256(
-        [config_sha256(folder / ADAPTER_CONFIG), file_sha256(weights, whole_bytes=weights.stat().st_size)]
-    )
+    whole = file_sha256(weights, whole_bytes=weights.stat().st_size)
+    return combine_sha256([config_sha256(folder / ADAPTER_CONFIG), whole])
 
 
-def _wrap(model: PreTrainedModel, folder: Path, config: PeftConfig, *, name: str, model_name: str) -> PeftModel:
+def _wrap(model: PreTrainedModel, folder: Path, *, name: str, model_name: str) -> PeftModel:
+    config = _read_config(folder)
     base = config.base_model_name_or_path or "(none)"
     other = f"The adapter {name} does not fit {model_name}: its {ADAPTER_CONFIG} names the base model {base}"
     hint = "Load it with the model that it was trained on."
@@ -99,9 +101,8 @@ def _wrap(model: PreTrainedModel, folder: Path, config: PeftConfig, *, name: str
         wrapped = PeftModelForCausalLM(model, config)
         loaded = wrapped.load_adapter(str(folder), "default", torch_device=str(model.device))
     except SafetensorError as error:
-        raise RipcurrentError(
-            f"{folder / ADAPTER_WEIGHTS} is damaged or cut short: {first_line(error)}.", _FETCH
-        ) from error
+        damaged = f"{folder / ADAPTER_WEIGHTS} is damaged or cut short: {first_line(error)}."
+        raise RipcurrentError(damaged, _FETCH) from error
     except (ValueError, RuntimeError, KeyError) as error:
         raise RipcurrentError(f"{other}, and {first_line(error)}.", hint) from error
     for keys, what in (
@@ -113,28 +114,13 @@ def _wrap(model: PreTrainedModel, folder: Path, config: PeftConfig, *, name: str
     return wrapped
 
 
-def _read_config(folder: Path, name: str) -> PeftConfig:
+def _read_config(folder: Path) -> PeftConfig:
+    file = folder / ADAPTER_CONFIG
     try:
         config = PeftConfig.from_pretrained(str(folder))
     except (ValueError, KeyError, TypeError) as error:
-        raise RipcurrentError(
-            f"{folder / ADAPTER_CONFIG} is no PEFT configuration: {first_line(error)}.", _FETCH
-        ) from error
-    if config.peft_type is None:
-        raise RipcurrentError(f"{folder / ADAPTER_CONFIG} names no kind of adapter.", _FETCH)
+        raise RipcurrentError(f"{file} is no PEFT configuration: {first_line(error)}.", _FETCH) from error
     if config.peft_type != PeftType.LORA:
-        kind = getattr(config.peft_type, "value", config.peft_type)
-        raise RipcurrentError(f"The adapter {name} is a {kind} adapter.", "Only LoRA adapters are covered.")
+        kind = getattr(config.peft_type, "value", "nameless")
+        raise RipcurrentError(f"{file} is of a {kind} adapter.", "Only LoRA adapters are covered.")
     return config
-
-
-def _check_not_shared(wrapped: PeftModel, layers: list[BaseTunerLayer], name: str) -> None:
-    """Refuse to merge into a weight that several modules share, as embedding and head often do."""
-    weights = [module._parameters.get("weight") for module in wrapped.modules()]
-    owners = Counter(id(weight) for weight in weights if weight is not None)
-    if any(owners[id(layer.get_base_layer().weight)] > 1 for layer in layers):
-        raise RipcurrentError(
-            f"The adapter {name} updates a weight that several modules share, such as embedding and head: merging it "
-            "would change all of them.",
-            "A scan takes it with scope lora and signals representation; no scope has gradients of it.",
-        )

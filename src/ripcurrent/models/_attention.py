@@ -16,7 +16,6 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 GROUPED = "ripcurrent_grouped"
-"""Name under which transformers knows this attention."""
 LONGEST_GROUPED = 448
 """Tokens beyond which the fused kernel runs, which keeps no probabilities."""
 

@@ -64,9 +64,8 @@ def _tensor_blocks(header: Mapping[str, Any], data_start: int) -> Iterable[tuple
         if name == "__metadata__":
             continue
         begin, end = entry["data_offsets"]
+        start, last = data_start + begin, end - begin - BLOCK_BYTES
         if end - begin <= WHOLE_TENSOR_BYTES:
-            yield data_start + begin, end - begin
-            continue
-        last = end - begin - BLOCK_BYTES
-        for block in range(BLOCKS_PER_TENSOR):
-            yield data_start + begin + last * block // (BLOCKS_PER_TENSOR - 1), BLOCK_BYTES
+            yield start, end - begin
+        else:
+            yield from ((start + last * at // (BLOCKS_PER_TENSOR - 1), BLOCK_BYTES) for at in range(BLOCKS_PER_TENSOR))

@@ -5,12 +5,8 @@ import io
 import warnings
 from collections.abc import Iterator
 
-import torch
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from transformers.utils import logging as transformers_logging
-
-_NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "alloc_failed", "bad_alloc")
-"""Parts of what libraries say, in lower case, when memory runs out and they raise a plain RuntimeError."""
 
 
 def first_line(error: BaseException) -> str:
@@ -21,19 +17,11 @@ def first_line(error: BaseException) -> str:
     return said[0][:300] if said else type(error).__name__
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, on a GPU or of the process."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and any(part in str(error).lower() for part in _NO_MEMORY)
-
-
 @contextlib.contextmanager
 def quiet_libraries(*, hide_stderr: bool = False) -> Iterator[None]:
     """Silence transformers, huggingface_hub and Python warnings inside the block, and restore them after it.
 
-    ``hide_stderr`` also drops what is written to ``sys.stderr``: transformers' GGUF reader draws a bar of its own that
-    no setting turns off. Errors still raise.
+    ``hide_stderr`` also drops what is written to ``sys.stderr``, as transformers' GGUF reader draws a bar of its own.
     """
     verbosity = transformers_logging.get_verbosity()
     had_bars, had_hub_bars = transformers_logging.is_progress_bar_enabled(), not are_progress_bars_disabled()

@@ -1,60 +1,44 @@
 """Load a chat model: find its files, read them safely, put adapters on, freeze it."""
 
-import re
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import torch
-from safetensors import SafetensorError
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PretrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from ripcurrent.data import default_template
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.models._adapter import (
-    FRESH_RANK,
-    adapter_sha256,
-    attach_adapter,
-    attach_fresh_lora,
-    merge_adapter,
-    named_base,
-)
+from ripcurrent.models._adapter import adapter_sha256, attach_adapter, attach_fresh_lora, merge_adapter, named_base
 from ripcurrent.models._attention import use_grouped_attention
-from ripcurrent.models._coverage import check_config, check_modules
-from ripcurrent.models._device import (
-    WEIGHTS_SHARE,
-    bound_kernel_cache,
-    choose_device,
-    choose_dtype,
-    room_on_gpus,
-    sum_in_float32,
+from ripcurrent.models._chat_model import (
+    FRESH_RANK,
+    Attention,
+    ChatModel,
+    Scope,
+    set_variables,
+    split_variables,
+    template_sha256,
+    tokenizer_sha256,
 )
-from ripcurrent.models._gguf import converted_gguf
 from ripcurrent.models._identity import combine_sha256, config_sha256, file_sha256
-from ripcurrent.models._libraries import first_line, is_out_of_memory, quiet_libraries
+from ripcurrent.models._libraries import first_line, quiet_libraries
+from ripcurrent.models._machine import WEIGHTS_SHARE, choose_device, choose_dtype, room_on_gpus, sum_in_float32
 from ripcurrent.models._source import (
     EMBEDDED,
     EMBEDDED_BARE,
+    GUARD_FOLDER,
     TOKENIZER_CONFIG,
     VOCABULARIES,
     Source,
+    converted_gguf,
     embedded_gguf,
     find_adapter,
     find_model,
-    guard_adapter,
     weight_files,
 )
-from ripcurrent.models._template import set_variables, split_variables, template_sha256, tokenizer_sha256
-from ripcurrent.models._types import Attention, ChatModel, Scope
-
-_LOAD_ERRORS = (OSError, RuntimeError, MemoryError, ValueError, KeyError, TypeError, ImportError)
+from ripcurrent.models._weights import load_base, read_config
 
 
 def load_model(
@@ -70,6 +54,8 @@ def load_model(
 ) -> ChatModel:
     """Load a chat model for scoring. Never runs code of a model's repository; only a hub id touches the network.
 
+    Raises `RipcurrentError` for anything that keeps the model from being loaded whole and as meant.
+
     Args:
         name: A hub id, a folder with safetensors, a ``.gguf`` file, ``embedded`` or ``embedded-bare``. Variables of the
             chat template may stand behind it: ``owner/name,enable_thinking=false``.
@@ -81,37 +67,35 @@ def load_model(
         attention: ``sdpa`` or ``eager``. Architectures without a fused kernel (Gemma 2) always run ``eager``.
         seed: Seed of the fresh LoRA's A.
         weights_share: Share of each GPU's free memory that weights may take with ``auto``.
-
-    Raises:
-        RipcurrentError: Anything that keeps the model from being loaded whole and as meant.
     """
     called, adapter = str(name), None if adapter is None else str(adapter)
     name, variables = split_variables(called)
     for option, value, choices in (("scope", scope, get_args(Scope)), ("attention", attention, get_args(Attention))):
         if value not in choices:
             raise RipcurrentError(f"There is no {option} {value!r}.", f"Choices: {', '.join(choices)}.")
-    bound_kernel_cache()
+    # oneDNN keeps a thousand compiled kernels with their buffers: memory would grow with the number of batch shapes
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
     sum_in_float32()
     torch_device = choose_device(device)
     torch_dtype = choose_dtype(dtype, torch_device)
     room = room_on_gpus(device, weights_share)
     source = Source(embedded_gguf(), None) if name in (EMBEDDED, EMBEDDED_BARE) else find_model(name)
     own = None if adapter is None else find_adapter(adapter).path
-    merged = [("guard", guard_adapter())] if name == EMBEDDED else []
+    merged = [("guard", find_adapter(str(GUARD_FOLDER)).path)] if name == EMBEDDED else []
     if own is not None and scope != "lora":
         merged.append((str(adapter), own))
     adapters = [folder for _, folder in merged]
     fresh_lora = (FRESH_RANK, seed) if scope == "lora" and own is None else None
     folder = converted_gguf(source.path, name=name) if source.is_gguf else source.path
     with quiet_libraries():
-        config = _load_config(folder, name)
+        config = read_config(folder, name)
         tokenizer = _load_tokenizer(folder, name)
         if own is not None:
             tokenizer = _of_adapter(tokenizer, own, str(adapter))
         set_variables(tokenizer, variables, name)
         # Before a merge the weights stay as they are stored, so that they are rounded once, after it.
         stored_dtype = "auto" if merged and torch_dtype != torch.float32 else torch_dtype
-        model = _load_base(folder, name, config, torch_device, stored_dtype, attention, room)
+        model = load_base(folder, name, config, torch_device, stored_dtype, attention, room)
         _check_vocabulary(model, tokenizer, tokenizer.name_or_path if own is not None else name)
         model = _merged(model, merged, torch_dtype, name)
         if torch_device.type == "cpu" and torch_dtype == torch.bfloat16 and model.config._attn_implementation == "sdpa":
@@ -152,15 +136,6 @@ def _merged(model: PreTrainedModel, adapters: list[tuple[str, Path]], dtype: tor
     return model
 
 
-def _load_config(folder: Path, name: str) -> PretrainedConfig:
-    try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # checks of a configuration's fields raise errors of their own
-        raise _unreadable(name, error) from error
-    check_config(config, name)
-    return config
-
-
 def _of_adapter(tokenizer: PreTrainedTokenizerBase, folder: Path, adapter: str) -> PreTrainedTokenizerBase:
     """The tokenizer that was saved with an adapter, which was trained with it; the model's where there is none."""
     if not (folder / TOKENIZER_CONFIG).is_file() or not any((folder / file).is_file() for file in VOCABULARIES):
@@ -193,133 +168,18 @@ def _load_tokenizer(folder: Path, name: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _load_base(
-    folder: Path,
-    name: str,
-    config: PretrainedConfig,
-    device: torch.device,
-    dtype: torch.dtype | str,
-    attention: Attention,
-    room: dict[int, int] | None,
-) -> PreTrainedModel:
-    has_fused = getattr(MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], "_supports_sdpa", True)
-    options: dict[str, Any] = {"device_map": {"": str(device)}} if device.type != "cpu" else {}
-    if room is not None:
-        options = {"device_map": "auto", "max_memory": room}
-    try:
-        model, loading = AutoModelForCausalLM.from_pretrained(
-            folder,
-            config=config,
-            dtype=dtype,
-            attn_implementation=attention if has_fused else "eager",
-            use_safetensors=True,
-            local_files_only=True,
-            trust_remote_code=False,
-            # Reported below, by name.
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-            **options,
-        )
-    except (*_LOAD_ERRORS, SafetensorError) as error:
-        if is_out_of_memory(error):
-            raise RipcurrentError(
-                f"{name} does not fit into the memory of {device if room is None else 'these GPUs'}.",
-                "Try dtype bfloat16 or another device.",
-            ) from error
-        if room is not None and "offload" in str(error):
-            raise _too_large_for_gpus(name, room) from error
-        raise _unreadable(name, error) from error
-    if room is not None:
-        _check_placement(model, name, room)
-    _check_keys(model, name, loading)
-    check_modules(model, name)
-    return model
-
-
-def _check_keys(model: PreTrainedModel, name: str, loading: Mapping[str, Any]) -> None:
-    """Refuse weights and a configuration that are not of one model; nothing is filled with random weights."""
-    hint = "Fetch the model again, or put its own config.json beside its weights."
-    if loading["mismatched_keys"]:
-        tensor, stored, expected = sorted(loading["mismatched_keys"])[0]
-        raise RipcurrentError(
-            f"{name} mixes two models: its configuration gives {tensor} the shape {tuple(expected)}, its weights "
-            f"{tuple(stored)}.",
-            hint,
-        )
-    if missing := sorted(loading["missing_keys"]):
-        raise RipcurrentError(
-            f"{name} lacks {len(missing)} of the weights that its configuration asks for, the first {missing[0]}.", hint
-        )
-    if unused := sorted(key for key in loading["unexpected_keys"] if _belongs_to(model, key)):
-        raise RipcurrentError(
-            f"{name} holds {len(unused)} weights that its configuration has no place for, the first {unused[0]}: "
-            "without them it would be another model.",
-            hint,
-        )
-
-
-def _belongs_to(model: PreTrainedModel, key: str) -> bool:
-    """Whether a weight that was not read is of the model itself: a bias of a layer that it has, or one more layer.
-
-    Weights of another modality, or of heads that predict several tokens, do not belong to it.
-    """
-    names = {name for name, _ in model.named_parameters()}
-    if key.endswith(".bias") and f"{key.removesuffix('bias')}weight" in names:
-        return True
-    numbered = re.match(r"(.*?\.)\d+\.", key)
-    if numbered is None:
-        return False
-    has = [any(name.startswith(layer) for name in names) for layer in (f"{numbered[1]}0.", numbered[0])]
-    return has == [True, False]
-
-
-def _check_placement(model: PreTrainedModel, name: str, room: dict[int, int]) -> None:
-    """Refuse layers that found no GPU, and a matrix that embeds and predicts but became two."""
-    places: dict[str, Any] = getattr(model, "hf_device_map", {})
-    if outside := [part for part, place in places.items() if str(place) in ("cpu", "disk")]:
-        raise _too_large_for_gpus(name, room, outside)
-    embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
-    if getattr(model.config.get_text_config(decoder=True), "tie_word_embeddings", False) and embedding is not head:
-        raise RipcurrentError(
-            f"The embedding and the head of {name} are one matrix, and became two on {embedding.device} and "
-            f"{head.device}.",
-            "Do not use device auto: its gradient is only that of one matrix on one GPU.",
-        )
-
-
-def _too_large_for_gpus(name: str, room: dict[int, int], outside: Sequence[str] = ()) -> RipcurrentError:
-    left = f": {len(outside)} of its parts, the first {outside[0]}, found no place" if outside else ""
-    share = " + ".join(f"{size / 1e9:.1f}" for size in room.values())
-    return RipcurrentError(
-        f"{name} does not fit on the {len(room)} GPUs here{left}. Of their free memory {share} GB are for weights.",
-        "Use dtype bfloat16, more or emptier GPUs, or device cpu; in a scan signals representation, where weights may "
-        "take more without directions.",
-    )
-
-
 def _check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
     rows = model.get_input_embeddings().weight.shape[0]
-    added = tokenizer.get_added_vocab()
-    # a spare added token that no text needs does no harm: Gemma 3's text models have one for images
-    needed = [number for token, number in tokenizer.get_vocab().items() if token not in added]
-    largest = max([*needed, *_template_tokens(tokenizer)], default=-1)
+    added, ends = tokenizer.get_added_vocab(), (tokenizer.bos_token, tokenizer.eos_token)
+    # an added token that no conversation needs does no harm: Gemma 3's text models have one for images
+    template = default_template(tokenizer) or ""
+    used = [at for one, at in tokenizer.get_vocab().items() if one not in added or one in ends or one in template]
+    largest = max(used, default=-1)
     if largest >= rows:
         raise RipcurrentError(
             f"The tokenizer of {name} has token {largest}, but the model embeds only {rows}.",
             "The folder mixes two models; save the model's own tokenizer into it.",
         )
-
-
-def _template_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Tokens of a short conversation, where the tokenizer has a template that takes one."""
-    from jinja2 import TemplateError
-
-    chat = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hello"}]
-    try:
-        text = str(tokenizer.apply_chat_template(chat, tokenize=False))
-    except (TemplateError, ValueError, TypeError, KeyError, AttributeError):
-        return []
-    return list(tokenizer(text, add_special_tokens=True, verbose=False)["input_ids"])
 
 
 def _fingerprint(source: Source, adapters: Sequence[Path], fresh_lora: tuple[int, int] | None) -> str:
@@ -331,14 +191,3 @@ def _fingerprint(source: Source, adapters: Sequence[Path], fresh_lora: tuple[int
     if fresh_lora is not None:
         parts.append(f"fresh LoRA of rank {fresh_lora[0]}, seed {fresh_lora[1]}")
     return combine_sha256(parts)
-
-
-def _unreadable(name: str, error: Exception) -> RipcurrentError:
-    if "trust_remote_code" in str(error) or "custom code" in str(error):
-        return RipcurrentError(
-            f"{name} needs code from its own repository, which is never run here.",
-            "Use a model whose architecture transformers itself has.",
-        )
-    return RipcurrentError(
-        f"{name} cannot be loaded: {first_line(error)}.", "Fetch the model again, or check that its files are whole."
-    )

@@ -1,13 +1,20 @@
-"""What other rooms hold: a loaded chat model, and what manifests keep of it. Imports no torch."""
+"""A loaded chat model, what manifests keep of it, and its template: hash and variables. Imports no torch."""
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+import yaml
+from pydantic import BaseModel
 
-from ripcurrent.models._template import split_variables
+from ripcurrent.data import default_template
+from ripcurrent.errors import RipcurrentError
+from ripcurrent.models._identity import text_sha256
 
 if TYPE_CHECKING:
     import torch
@@ -15,9 +22,10 @@ if TYPE_CHECKING:
 
 Scope = Literal["all", "linear", "lora"]
 """Which parameters a gradient is taken over: every one, those of linear layers, or an unmerged LoRA's A and B."""
-
 Attention = Literal["sdpa", "eager"]
 """Attention kernels: PyTorch's fused one, or the plain products, whose results depend least on the batch's shape."""
+Value = bool | int | float | str
+FRESH_RANK = 8
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,15 +66,12 @@ class ChatModel:
         return tuple(sorted(found, key=lambda one: (one.type, one.index or 0))) if len(found) > 1 else (self.device,)
 
 
-class ModelInfo(BaseModel):
+class ModelInfo(BaseModel, frozen=True, use_attribute_docstrings=True):
     """What a manifest keeps of a `ChatModel`; None, in a fine-tuning run's manifest, where training changes it."""
-
-    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
     name: str
     revision: str | None = None
     architecture: str | None = None
-    """Its family's name in transformers, such as ``llama``."""
     parameters: int | None = None
     """Number of scalar parameters; a matrix that two modules share counts once."""
     device: str | None = None
@@ -86,12 +91,11 @@ class ModelInfo(BaseModel):
     def other_base(self) -> str | None:
         """A warning where the adapter names another base model than it was put on; else None."""
         name, _ = split_variables(self.name)
-        if self.adapter_base is None or _last_part(self.adapter_base) == _last_part(name):
+        bare = [str(one).replace("\\", "/").rstrip("/").rpartition("/")[2].lower() for one in (name, self.adapter_base)]
+        if self.adapter_base is None or bare[0] == bare[1]:
             return None
-        return (
-            f"The adapter {self.adapter} names the base model {self.adapter_base} and was put on {name}: "
-            "see that it belongs there."
-        )
+        base = f"names the base model {self.adapter_base} and was put on {name}"
+        return f"The adapter {self.adapter} {base}: see that it belongs there."
 
 
 def describe(chat_model: ChatModel) -> ModelInfo:
@@ -117,5 +121,70 @@ def describe(chat_model: ChatModel) -> ModelInfo:
     )
 
 
-def _last_part(name: str) -> str:
-    return name.replace("\\", "/").rstrip("/").rpartition("/")[2].lower()
+def split_variables(name: str) -> tuple[str, dict[str, Value]]:
+    """A model's name as it is found by, and the template variables behind it; a file or folder so called has none."""
+    bare, *settings = name.split(",")
+    if not any("=" in one for one in settings) or Path(name).expanduser().exists():
+        return name, {}
+    variables = {}
+    for one in settings:
+        key, sign, text = (part.strip() for part in one.partition("="))
+        value = _value(text)
+        if not sign or not key.isidentifier() or not isinstance(value, Value):
+            raise RipcurrentError(
+                f"{one!r} in {name} sets no variable of a chat template.",
+                f"Write it as in {bare},enable_thinking=false",
+            )
+        variables[key] = value
+    return bare, variables
+
+
+def _value(text: str) -> Any:
+    """True, false or a number where it is written as one, else the text; a date is text to a template."""
+    try:
+        value = yaml.safe_load(text) if text else None
+    except yaml.YAMLError:
+        return text
+    return text if isinstance(value, date) else value
+
+
+def set_variables(tokenizer: PreTrainedTokenizerBase, variables: dict[str, Value], name: str) -> None:
+    """Make them part of the tokenizer's template, so that its hash, and what is saved of it, has them too."""
+    if not variables:
+        return
+    template = tokenizer.chat_template
+    if not isinstance(template, str):
+        raise RipcurrentError(
+            f"{name} has {'several chat templates' if template else 'no chat template'}: no variable of it can be set.",
+            "Leave what stands behind the comma out.",
+        )
+    for key in variables:
+        if not re.search(rf"\b{key}\b", template):
+            raise RipcurrentError(
+                f"The chat template of {name} has no variable {key}.",
+                "See the model's card for what its template takes, such as enable_thinking.",
+            )
+    lines = [f"{{% set {key} = {json.dumps(value, ensure_ascii=False)} %}}" for key, value in variables.items()]
+    # a template that was saved with a variable sets it at its beginning
+    for key in variables:
+        template = re.sub(rf"\A((?:\{{% set \w+ = [^\n]*? %\}})*?)\{{% set {key} = [^\n]*? %\}}", r"\1", template)
+    tokenizer.chat_template = "".join(lines) + template
+
+
+def template_sha256(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    template = default_template(tokenizer)
+    return None if template is None else text_sha256(template)
+
+
+def tokenizer_sha256(tokenizer: PreTrainedTokenizerBase) -> str:
+    """SHA-256 in hex of a fast tokenizer's definition and of its special tokens, which templates print by role."""
+    roles = {role: str(token) for role, token in tokenizer.special_tokens_map.items()}
+    return text_sha256(tokenizer.backend_tokenizer.to_str() + json.dumps(roles, sort_keys=True))
+
+
+def require_chat_template(chat_model: ChatModel) -> None:
+    if default_template(chat_model.tokenizer) is None:
+        raise RipcurrentError(
+            f"{chat_model.name} has no chat template, so a conversation cannot be rendered for it.",
+            "Use the chat (instruct) version, or add a chat_template to its tokenizer; the anchors need one too.",
+        )
