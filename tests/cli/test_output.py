@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ripcurrent.cli._output import TerminalProgress
-from ripcurrent.cli._text import harmless, one_line
+from ripcurrent.cli._output import TerminalProgress, harmless, shorten
 from ripcurrent.runs import read_manifest
 from ripcurrent.scan import scan
 from tests.cli.command import Command, judge
@@ -309,4 +308,4 @@ def test_text_of_any_language_is_shown_and_commands_to_the_terminal_are_not() ->
     ):
         assert harmless(text) == text
     assert harmless("a\x1b[2Jb\u202ec\nd") == "a\ufffd[2Jb\ufffdc\nd"
-    assert one_line("a\x1b[2J\n b\u200cc") == "a [2J b\u200cc"
+    assert shorten("a\x1b[2J\n b\u200cc", 20) == "a [2J b\u200cc"

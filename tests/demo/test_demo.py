@@ -54,12 +54,6 @@ def folder(whole: Demo, tmp_path: Path) -> Path:
     return shutil.copytree(whole.scan.folder, tmp_path / "demo")
 
 
-def test_the_demo_rows_are_three_hundred_usable_alpaca_rows() -> None:
-    rows = read_rows(DEMO_ROWS)
-    assert rows.format == "alpaca"
-    assert len([row for row in rows if row.problem is None]) >= 300
-
-
 def test_the_demo_shows_both_ends_and_compares_the_selection(whole: Demo) -> None:
     ranked = whole.scan.ranked().tolist()
     scores, tokens = whole.scan.floats(whole.scan.default_ranking), whole.scan.floats("response_tokens")
@@ -67,14 +61,15 @@ def test_the_demo_shows_both_ends_and_compares_the_selection(whole: Demo) -> Non
     assert [row.row for row in whole.protective] == ranked[::-1][:5]
     assert whole.riskiest[0].score == scores[ranked[0]]
     assert whole.riskiest[0].prompt.startswith(list(read_rows(DEMO_ROWS))[ranked[0]].record["instruction"])
-    chosen = whole.selections[0].selection
-    assert set(chosen.indices) == set(ranked[: ROWS // 4])
-    assert whole.selected.mean_tokens == pytest.approx(tokens[list(chosen.indices)].mean())
-    controls = [r.selection for r in whole.selections if r.selection.kind == "length-matched"]
+    records = rc.select(whole.scan, top=ROWS // 4)
+    assert whole.selections == tuple(record.path for record in records)
+    assert whole.selected.mean_tokens == pytest.approx(tokens[ranked[: ROWS // 4]].mean())
+    controls = [record.selection for record in records if record.selection.kind == "length-matched"]
     assert whole.controls == len(controls) == 3
-    assert whole.control.mean_tokens == pytest.approx(tokens[[i for one in controls for i in one.indices]].mean())
-    assert whole.other is not None
-    assert 0 <= whole.other.count <= ROWS // 4
+    drawn = [row for control in controls for row in control.indices]
+    assert whole.length_matched_control.mean_tokens == pytest.approx(tokens[drawn].mean())
+    assert whole.shared_with_other_ranking is not None
+    assert 0 <= whole.shared_with_other_ranking.count <= ROWS // 4
     assert whole.proof is None, "another model gets no stored proof"
 
 
@@ -86,7 +81,7 @@ def test_a_second_demo_resumes_the_first_and_representations_have_no_other_ranki
     assert second.riskiest == whole.riskiest
     demo = run_demo(tmp_path / "other", limit=ROWS, signals="representation")
     assert demo.scan.default_ranking == "representation_bidirectional"
-    assert demo.other is None
+    assert demo.shared_with_other_ranking is None
 
 
 def test_the_command_tells_the_story_and_names_what_it_left(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -145,4 +140,4 @@ def test_the_stored_proof_is_of_the_rows_anchors_and_model_that_are_shipped() ->
 @pytest.mark.embedded
 def test_the_embedded_model_runs_the_demo(tmp_path: Path) -> None:
     demo = run_demo(tmp_path / "demo", model="embedded")
-    assert demo.selected.mean_tokens == pytest.approx(demo.control.mean_tokens, rel=0.1)
+    assert demo.selected.mean_tokens == pytest.approx(demo.length_matched_control.mean_tokens, rel=0.1)

@@ -22,8 +22,16 @@ __all__ = ["app", "main", "run"]
 
 # in the order of the help
 for name in (
-    *("doctor", "scan", "report", "select", "finetune", "evaluate", "experiment", "calibrate"),
-    *("demo", "judges", "anchors"),
+    "scan",
+    "doctor",
+    "select",
+    "finetune",
+    "evaluate",
+    "experiment",
+    "calibrate",
+    "demo",
+    "judges",
+    "anchors",
 ):
     import_module(f"ripcurrent.cli._{name}")
 
@@ -56,33 +64,32 @@ def run(arguments: list[str]) -> int:
     try:
         code = app(args=arguments, standalone_mode=False)
     except RipcurrentError as error:
-        print_error(error)
-        return int(error.code)
+        return _failed(error)
     except CommandLineError as error:
-        print_error(RipcurrentError(error.format_message(), "See --help."))
-        return int(ExitCode.USAGE)
+        return _failed(RipcurrentError(error.format_message(), "See --help."))
     except (typer.Abort, KeyboardInterrupt):
         code = INTERRUPTED
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        print_error(
-            RipcurrentError(f"{where}{error.strerror or error}.", "Check the path, its permissions and the space left.")
-        )
-        return int(ExitCode.USAGE)
+        message = f"{where}{error.strerror or error}."
+        return _failed(RipcurrentError(message, "Check the path, its permissions and the space left."))
     except (RuntimeError, MemoryError) as error:
         from ripcurrent.models import first_line, is_out_of_memory
 
         if not is_out_of_memory(error):
             raise
-        print_error(
-            RipcurrentError(
-                f"Memory ran out: {first_line(error)}.",
-                "What was finished is kept: scan goes on from there with --memory, evaluate with a smaller "
-                "--batch-size. finetune takes a larger accumulation in its recipe. --token-budget, --dtype or --device "
-                "make another run. docs/scan.md says more.",
-            )
+        hint = (
+            "What was finished is kept: scan goes on from there with --memory, evaluate with a smaller --batch-size. "
+            "finetune takes a larger accumulation in its recipe. --token-budget, --dtype or --device make another run. "
+            "docs/scan.md says more."
         )
-        return int(ExitCode.NOT_MEASURED)
+        message = f"Memory ran out: {first_line(error)}."
+        return _failed(RipcurrentError(message, hint, code=ExitCode.NOT_MEASURED))
     if code == INTERRUPTED:
         print_error(RipcurrentError("Stopped.", "What was finished is kept: give the same command again to go on."))
     return code if isinstance(code, int) else int(ExitCode.OK)
+
+
+def _failed(error: RipcurrentError) -> int:
+    print_error(error)
+    return int(error.code)

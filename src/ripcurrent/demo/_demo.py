@@ -1,16 +1,15 @@
 """The story of the demo: scan, ranking, selection, comparison, proof."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import JsonValue
+from pydantic import Field, JsonValue
 
 import ripcurrent as rc
 from ripcurrent.data import DEMO_ROWS
-from ripcurrent.demo._proof import Proof, cached_proof, fresh_proof
+from ripcurrent.demo._proof import Proof, Shown, cached_proof, fresh_proof
 from ripcurrent.progress import Progress
 from ripcurrent.report import REPORT, build_report
 from ripcurrent.scan import ScanRun
@@ -18,13 +17,10 @@ from ripcurrent.select import Overlap, SelectionRecord
 
 ENDS = 5
 """Rows shown of each end of the ranking."""
-
 SELECTED = 30
 """Rows selected, where there are four times as many: the controls need rows to be drawn from."""
-
 OTHER_RANKING = "representation_bidirectional"
 """The other method's ranking, compared with the default one where both were computed."""
-
 FORMATS = {
     "is_numbered": "numbered list",
     "is_bullet": "bullet list",
@@ -35,8 +31,7 @@ FORMATS = {
 """Trait columns as a reader says them."""
 
 
-@dataclass(frozen=True, slots=True)
-class DemoRow:
+class DemoRow(Shown):
     """One row of an end of the ranking, with what explains its place."""
 
     row: int
@@ -45,14 +40,12 @@ class DemoRow:
     harmful: float
     """Its similarity to the harmful anchors."""
     safe: float
-    """Its similarity to the safe anchors."""
     response_tokens: int
     format: str
     prompt: str
 
 
-@dataclass(frozen=True, slots=True)
-class GroupShape:
+class GroupShape(Shown):
     """What a group of rows looks like; shares are from 0 to 1."""
 
     rows: int
@@ -61,46 +54,36 @@ class GroupShape:
     maths_share: float
 
 
-@dataclass(frozen=True, slots=True)
-class Demo:
+class Demo(Shown, arbitrary_types_allowed=True):
     """A finished demo."""
 
-    scan: ScanRun
-    riskiest: Sequence[DemoRow]
+    scan: ScanRun = Field(exclude=True)
+    run: Path
+    scores: Path
+    report: Path
+    status_counts: dict[str, int]
+    ranking: str
+    riskiest: tuple[DemoRow, ...]
     """Riskiest first."""
-    protective: Sequence[DemoRow]
+    protective: tuple[DemoRow, ...]
     """Most protective first."""
-    selections: Sequence[SelectionRecord]
-    """The riskiest rows as written, then their controls."""
     selected: GroupShape
-    control: GroupShape
-    """The mean of its length-matched controls."""
+    length_matched_control: GroupShape
+    """The mean of its controls."""
     controls: int
     """How many of these there are."""
-    whole: GroupShape
+    all_rows: GroupShape
     """Every scored row."""
-    other: Overlap | None
+    shared_with_other_ranking: Overlap | None
     """None where one method ran."""
+    selections: tuple[Path, ...]
+    """The riskiest rows as written, then their controls."""
     proof: Proof | None
     """What fine-tuning on the riskiest rows does; None where the proof at hand is not of these rows and this model."""
 
     def to_json(self) -> dict[str, JsonValue]:
         """What ``demo --json`` prints."""
-        return {
-            "run": str(self.scan.folder),
-            "scores": str(self.scan.scores_path),
-            "report": str(self.scan.folder / REPORT),
-            "status_counts": dict(self.scan.status_counts()),
-            "ranking": self.scan.default_ranking,
-            "riskiest": [asdict(row) for row in self.riskiest],
-            "protective": [asdict(row) for row in self.protective],
-            "selected": asdict(self.selected),
-            "length_matched_control": asdict(self.control),
-            "all_rows": asdict(self.whole),
-            "shared_with_other_ranking": None if self.other is None else asdict(self.other),
-            "selections": [str(record.path) for record in self.selections],
-            "proof": None if self.proof is None else self.proof.model_dump(mode="json"),
-        }
+        return self.model_dump(mode="json")
 
 
 def run_demo(
@@ -108,11 +91,8 @@ def run_demo(
 ) -> Demo:
     """Scan the demo rows on the embedded model, or go on with a demo in ``out``; select the riskiest and compare.
 
-    Args:
-        out: The run folder.
-        fresh: Fine-tune and ask here, in ``out``'s folder ``proof``, in place of the proof that comes with the package.
-        progress: Told of the scan's steps and rows.
-        **changes: Options of the scan by name.
+    With ``fresh`` it fine-tunes and asks here, in ``out``'s folder ``proof``, in place of the proof that comes with the
+    package. ``changes`` are options of the scan by name.
 
     Raises:
         RipcurrentError: The embedded model is not installed, or ``out`` holds something else.
@@ -123,54 +103,57 @@ def run_demo(
     ranked = run.ranked()
     count = max(1, min(SELECTED, len(ranked) // 4))
     records = rc.select(run, top=count)
-    chosen = records[0]
     controls = [record for record in records if record.selection.kind == "length-matched"]
-    whole = chosen.summary
+    whole = records[0].summary
+    shares = whole.whole_format_shares
     return Demo(
         scan=run,
+        run=run.folder,
+        scores=run.scores_path,
+        report=run.folder / REPORT,
+        status_counts=run.status_counts(),
+        ranking=run.default_ranking,
         riskiest=_rows(run, ranked[: min(ENDS, count)].tolist()),
         protective=_rows(run, ranked[::-1][: min(ENDS, count)].tolist()),
-        selections=records,
-        selected=_mean_shape([chosen]),
-        control=_mean_shape(controls),
+        selected=_mean_shape(records[:1]),
+        length_matched_control=_mean_shape(controls),
         controls=len(controls),
-        whole=GroupShape(
-            whole.whole_rows,
-            whole.whole_length.mean,
-            whole.whole_format_shares["is_list"],
-            whole.whole_format_shares["is_maths"],
+        all_rows=GroupShape(
+            rows=whole.whole_rows,
+            mean_tokens=whole.whole_length.mean,
+            list_share=shares["is_list"],
+            maths_share=shares["is_maths"],
         ),
-        other=_other(run, chosen),
+        shared_with_other_ranking=_shared(run, records[0].selection.indices),
+        selections=tuple(record.path for record in records),
         proof=fresh_proof(run, run.folder / "proof", progress=progress) if fresh else cached_proof(run),
     )
 
 
-def _rows(run: ScanRun, numbers: Sequence[int]) -> list[DemoRow]:
+def _rows(run: ScanRun, numbers: Sequence[int]) -> tuple[DemoRow, ...]:
     prompts = {row.index: row.prompt for row in run.dataset().at(numbers)}
     method = run.default_ranking.partition("_")[0]
     score, harmful, safe = (run.floats(name) for name in (run.default_ranking, f"{method}_harmful", f"{method}_safe"))
-    return [
+    return tuple(
         DemoRow(
             row=row,
-            score=float(score[row]),
-            harmful=float(harmful[row]),
-            safe=float(safe[row]),
-            response_tokens=int(run.floats("response_tokens")[row]),
+            score=score[row],
+            harmful=harmful[row],
+            safe=safe[row],
+            response_tokens=run.floats("response_tokens")[row],
             format=", ".join(word for trait, word in FORMATS.items() if run.flags(trait)[row])
             or ("short answer" if run.flags("is_short")[row] else "prose"),
             prompt=prompts[row],
         )
         for row in numbers
-    ]
+    )
 
 
-def _other(run: ScanRun, chosen: SelectionRecord) -> Overlap | None:
+def _shared(run: ScanRun, chosen: Sequence[int]) -> Overlap | None:
     if run.default_ranking == OTHER_RANKING or run.options.signals != "all":
         return None
-    rows = set(chosen.selection.indices)
-    other = set(run.ranked(OTHER_RANKING)[: len(rows)].tolist())
-    name = f"top-{len(rows)}-{OTHER_RANKING}"
-    return Overlap(name, len(rows & other), len(rows & other) / len(rows | other))
+    rows, other = set(chosen), set(run.ranked(OTHER_RANKING)[: len(chosen)].tolist())
+    return Overlap(f"top-{len(rows)}-{OTHER_RANKING}", len(rows & other), len(rows & other) / len(rows | other))
 
 
 def _mean_shape(records: Sequence[SelectionRecord]) -> GroupShape:
@@ -178,4 +161,4 @@ def _mean_shape(records: Sequence[SelectionRecord]) -> GroupShape:
     tokens, lists, maths = np.mean(
         [(one.length.mean, one.format_shares["is_list"], one.format_shares["is_maths"]) for one in summaries], axis=0
     ).tolist()
-    return GroupShape(summaries[0].rows, tokens, lists, maths)
+    return GroupShape(rows=summaries[0].rows, mean_tokens=tokens, list_share=lists, maths_share=maths)

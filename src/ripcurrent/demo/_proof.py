@@ -47,29 +47,29 @@ RANKED_BY = ("limit", "scope", "anchor_tokens", "row_tokens", "loss_on", "max_to
 """Options of a scan that change which rows are the riskiest."""
 
 
-class ProofRate(BaseModel):
-    """One arm."""
+class Shown(BaseModel):
+    """What the demo shows."""
 
     model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+
+class ProofRate(Shown):
+    """One arm, over its seeds."""
 
     arm: str
     """``base``, the model as it is, or the rows that it was fine-tuned on."""
     answered: float
-    """Share of harmful requests answered, over its seeds."""
+    """Share of harmful requests answered, with its 95 % interval."""
     low: float
-    """Lower end of the 95 % interval."""
     high: float
     over_refusal: float | None
     """Share of the benign requests that sound dangerous refused."""
     plain_answered: float | None
     runs: int
-    """Seeds."""
 
 
-class Proof(BaseModel):
+class Proof(Shown):
     """Rates before and after, and where they come from."""
-
-    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
     rates: tuple[ProofRate, ...]
     """The arms, ``base`` first."""
@@ -101,16 +101,9 @@ def cached_proof(run: ScanRun) -> Proof | None:
 
 
 def fresh_proof(run: ScanRun, out: Path, *, progress: Progress | None = None, **changes: Any) -> Proof:
-    """Fine-tune on the riskiest rows and their controls, and ask: some ten minutes on two cores, resumed.
+    """Fine-tune on the riskiest rows and their controls in ``out``, and ask: some ten minutes on two cores, resumed.
 
-    Args:
-        run: The finished scan of the demo.
-        out: The experiment's folder; the proof is written beside it as ``proof.json``.
-        progress: Told of steps and rows.
-        **changes: Keys of the experiment other than the demo's.
-
-    Raises:
-        RipcurrentError: As an experiment.
+    The proof is written beside ``out`` as ``proof.json``. ``changes`` are keys of the experiment other than the demo's.
     """
     keys = {**EXPERIMENT, "run": str(run.folder), "device": run.options.device, "dtype": run.options.dtype, **changes}
     results = rc.Experiment.from_keys(**keys).run(out, progress=progress)
