@@ -20,7 +20,7 @@ from ripcurrent.scan import ScanOptions, ScanRun
 from tests.models.tiny import save_tiny
 
 ROWS = 60
-PROOF = import_module("ripcurrent.demo._proof")
+PROOF = import_module("ripcurrent.demo._demo")
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -13,8 +13,7 @@ import pytest
 
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.report import build, build_report
-from ripcurrent.report._format import number
-from ripcurrent.report._page import embed_json
+from ripcurrent.report._page import embed_json, number
 from ripcurrent.scan import ScanRun
 from tests.report.fabricate import fabricate_run
 

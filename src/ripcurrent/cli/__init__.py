@@ -21,7 +21,7 @@ CommandLineError = cast(type[typer.BadParameter], typer.BadParameter.__mro__[2])
 __all__ = ["app", "main", "run"]
 
 # in the order of the help
-for name in (
+for name in [
     "scan",
     "doctor",
     "select",
@@ -32,7 +32,7 @@ for name in (
     "demo",
     "judges",
     "anchors",
-):
+]:
     import_module(f"ripcurrent.cli._{name}")
 
 
@@ -49,7 +49,7 @@ def root(
 
 
 def main() -> None:
-    """Run the command line and exit with a documented code; no traceback for anything a user can mend."""
+    """Run the command line and exit with a documented code."""
     sys.exit(run(sys.argv[1:]))
 
 
@@ -80,9 +80,8 @@ def run(arguments: list[str]) -> int:
             raise
         hint = (
             "What was finished is kept: scan goes on from there with --memory, evaluate with a smaller --batch-size. "
-            "finetune takes a larger accumulation in its recipe. --token-budget, --dtype or --device make another run. "
-            "docs/scan.md says more."
         )
+        hint += "finetune takes a larger accumulation. --token-budget, --dtype or --device make another run."
         message = f"Memory ran out: {first_line(error)}."
         return _failed(RipcurrentError(message, hint, code=ExitCode.NOT_MEASURED))
     if code == INTERRUPTED:

@@ -4,7 +4,8 @@ import inspect
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from functools import wraps
+from functools import partial, wraps
+from operator import itemgetter
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -20,7 +21,7 @@ SHORT = {"model": "-m", "out": "-o", "limit": "-n", "quiet": "-q"}
 """Short flags, the same in every command."""
 ADVANCED = "Advanced"
 """Panel of the options that are not in sight at first."""
-METAVARS: dict[object, str] = {int: "N", float: "X", Path: "PATH"}
+METAVARS: dict[object, str] = {int: "N", float: "X", Path: "PATH", dict: "FIELD=COLUMN"}
 """What stands for a value in the help, by its type; TEXT for others."""
 
 
@@ -77,33 +78,29 @@ def command(
         panel_of = {one: title for title, options in (panels or {}).items() for one in options}
         further: list[str] = []
         parameters: list[inspect.Parameter] = []
+        makes: dict[str, Callable[[Mapping[str, Any]], object]] = {}
         for key, parameter in signature.parameters.items():
             kind = parameter.annotation
             if kind is Output:
                 parameters.append(_keyword("json", bool, option("Print one JSON object."), False))
                 parameters.append(_keyword("quiet", bool, option("Print only errors."), False))
-            elif _is_options(kind):
+                makes[key] = _output
+            elif isinstance(kind, type) and issubclass(kind, Options):
                 fields = {key: field for key, field in kind.model_fields.items() if key not in without}
                 parameters += [_field(key, field, panel_of.get(key)) for key, field in fields.items()]
                 further += [flag(key) for key in fields if key not in panel_of]
+                makes[key] = partial(_filled, kind)
             else:
                 plain, how = get_args(kind)
                 how.rich_help_panel = panel_of.get(key)
                 parameters.append(_keyword(key, plain, how, parameter.default))
+                makes[key] = itemgetter(key)
         order = list(panels or {})
         parameters.sort(key=lambda one: order.index(panel_of[one.name]) if one.name in panel_of else -1)
 
         @wraps(function)
         def run(**given: Any) -> None:
-            arguments: dict[str, object] = {}
-            for key, parameter in signature.parameters.items():
-                if parameter.annotation is Output:
-                    arguments[key] = Output(given["json"], given["quiet"])
-                elif _is_options(parameter.annotation):
-                    arguments[key] = _filled(parameter.annotation, given)
-                else:
-                    arguments[key] = given[key]
-            function(**arguments)
+            function(**{key: make(given) for key, make in makes.items()})
 
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
@@ -117,8 +114,8 @@ def command(
     return register
 
 
-def _is_options(kind: object) -> typing.TypeGuard[type[Options]]:
-    return isinstance(kind, type) and issubclass(kind, Options)
+def _output(given: Mapping[str, Any]) -> Output:
+    return Output(given["json"], given["quiet"])
 
 
 def _keyword(name: str, kind: object, how: Any, default: object = None) -> inspect.Parameter:
@@ -132,6 +129,7 @@ def _field(name: str, field: FieldInfo, panel: str | None) -> inspect.Parameter:
     """The command-line option of a field. Values stay text, so that every error is the model's."""
     extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
     kind, default = _plain_type(field.annotation), field.default
+    of = get_origin(kind)
     how = option(" ".join((field.description or "").replace("`", "").split()), hidden=panel is None)
     how.rich_help_panel = panel
     if "flag" in extra:
@@ -140,12 +138,13 @@ def _field(name: str, field: FieldInfo, panel: str | None) -> inspect.Parameter:
         if default is True:
             how.param_decls, how.help = (flag(f"no_{name}"),), extra["off"]
         return _keyword(name, bool, how, False)
-    if many := get_origin(kind) in (tuple, list, dict):
+    if many := of in (tuple, list, dict):
         how.help += " Repeatable."
     # said here and not declared, so that what is not named is None
     if (shown := ", ".join(map(str, default)) if isinstance(default, tuple) else default) not in (None, ""):
         how.help += f" Default: {shown}."
-    how.metavar = str(extra.get("metavar", _metavar(kind)))
+    values = "|".join(map(str, get_args(kind))) if of is Literal else METAVARS.get(of or kind, "TEXT")
+    how.metavar = str(extra.get("metavar", values))
     return _keyword(name, list[str] | None if many else str | None, how)
 
 
@@ -164,15 +163,7 @@ def _filled(model: type[Options], given: Mapping[str, Any]) -> Options:
 
 
 def _plain_type(annotation: object) -> object:
-    """The type without ``None`` and without notes; of several, the first."""
-    if get_origin(annotation) is Annotated:
-        return _plain_type(get_args(annotation)[0])
+    """The type without ``None``; of several, the first."""
     if get_origin(annotation) in (typing.Union, types.UnionType):
-        return next(_plain_type(one) for one in get_args(annotation) if one is not type(None))
+        return next(one for one in get_args(annotation) if one is not type(None))
     return annotation
-
-
-def _metavar(kind: object) -> str:
-    if get_origin(kind) is Literal:
-        return "|".join(map(str, get_args(kind)))
-    return "FIELD=COLUMN" if get_origin(kind) is dict else METAVARS.get(kind, "TEXT")

@@ -57,33 +57,28 @@ def demo_command(
 
 
 def _show(demo: Demo) -> None:
-    row = (
-        "{row} {prompt}\n{format}, {response_tokens} tokens: harmful {harmful:+.4f}, safe {safe:+.4f} → {score:+.4f}\n"
-    )
-    ends = [
-        [fill(row, {**dict(one), "prompt": shorten(one.prompt, 70)}) for one in rows]
-        for rows in (demo.riskiest, demo.protective)
-    ]
+    say(f"The two ends of {demo.ranking}", style="bold")
     show_table(
-        "riskiest {risky} | most protective {safe}",
-        [{"risky": risky, "safe": safe} for risky, safe in zip(*ends, strict=True)],
-        title=f"The two ends of {demo.ranking}",
-        words=(0, 1),
+        "row {row} | score {score:+.4f} | harmful {harmful:+.4f} | safe {safe:+.4f} | tokens {response_tokens}"
+        " | format {format} | prompt {prompt}",
+        [
+            {**dict(one), "end": end, "prompt": shorten(one.prompt, 70)}
+            for end, rows in (("riskiest", demo.riskiest), ("safest", demo.protective))
+            for one in rows
+        ],
+        under="{end}",
+        words=(0, 5, 6),
     )
-    shape = "{mean_tokens:.0f} response tokens, {list_share:.0%} lists, {maths_share:.0%} maths"
-    chosen, whole, control = (
-        fill(shape, group) for group in (demo.selected, demo.all_rows, demo.length_matched_control)
-    )
-    say(
-        f"{demo.selections[0].stem}: {chosen}; all rows: {whole}.",
-        f"Other rows of the same lengths, mean of {demo.controls} draws: {control}."
-        " Only what the selection does beyond these is not its lengths' doing.",
+    same = f"other rows of the same lengths, mean of {demo.controls} draws"
+    groups = {"the riskiest": demo.selected, same: demo.length_matched_control, "all rows": demo.all_rows}
+    show_table(
+        "rows {name} | number {of.rows} | response tokens {of.mean_tokens:.0f} | lists {of.list_share:.0%}"
+        " | maths {of.maths_share:.0%}",
+        [{"name": name, "of": group} for name, group in groups.items()],
+        caption="Only what the selection does beyond rows of the same lengths is not its lengths' doing.",
     )
     if demo.shared_with_other_ranking is not None:
-        shared = (
-            f"{demo.shared_with_other_ranking.count} of these {demo.selected.rows} rows are also among the riskiest"
-        )
-        say(f"{shared} by the other method, representations.")
+        say(fill("{count} of these rows are also the riskiest by representations.", demo.shared_with_other_ranking))
     if demo.proof is not None:
         _show_proof(demo.proof)
     say("\nNow look at", style="bold")
@@ -94,7 +89,6 @@ def _show(demo: Demo) -> None:
 
 
 def _show_proof(proof: Proof) -> None:
-    """Print how often the model answers harmful requests before fine-tuning and after it."""
     say("\nIs the score right?", style="bold")
     say(f"{proof.prompts} harmful requests, benign ones that sound dangerous, and plain ones:")
     show_table(
@@ -102,10 +96,8 @@ def _show_proof(proof: Proof) -> None:
         " | dangerous-sounding\nrefused {over_refusal:.0%} | plain\nanswered {plain_answered:.0%}",
         [{**dict(rate), "words": ARMS[rate.arm].format(rows=proof.rows)} for rate in proof.rates],
     )
-    source = "Computed in this folder."
-    if proof.cached:
-        made = fill("version {version}, {date}, {machine}", proof.made)
-        source = f"Stored with the package, not computed now ({made}); --fresh computes it here."
-    kappas = "" if proof.kappas is None else f" (κ {proof.kappas[0]:.2f} to {proof.kappas[1]:.2f} with people)"
+    made = fill("Stored with the package, not computed now (version {version}, {date}, {machine})", proof.made)
+    source = f"{made}; --fresh computes it here." if proof.cached else "Computed in this folder."
+    kappas = f" (κ {proof.kappas[0]:.2f} to {proof.kappas[1]:.2f} with people)" if proof.kappas else ""
     runs = "One run of each (two of one arm often differ by several points)"
     say(f"Riskiest against random: {proof.verdict}. {runs}, judge {proof.judge}{kappas}. {source}")

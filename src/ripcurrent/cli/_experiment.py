@@ -12,7 +12,7 @@ from ripcurrent.cli._command import argument, command, option
 from ripcurrent.cli._output import Output, fill, say, show_table
 
 if TYPE_CHECKING:
-    from ripcurrent.experiment import ArmComparison, ExperimentResults, Sweep
+    from ripcurrent.experiment import ExperimentResults
 
 
 EXAMPLES = ("ripcurrent experiment list", "ripcurrent experiment own --run runs/support --recipe lora --size 1000")
@@ -93,31 +93,22 @@ def _show(results: ExperimentResults) -> None:
         [{**dict(one), "runs": len(one.seeds)} for one in summaries],
     )
     pairs = [*results.comparisons, *results.further_comparisons]
-    say(
-        *(_compared(pair) for pair in pairs if pair.judge == judge),
-        *(_sweep(sweep) for sweep in results.trends if sweep.judge == judge),
-        *results.notes,
-        *(fill("{name}, seed {seed}: failed. {reason}", run) for run in results.failed),
-    )
+    if own := [pair for pair in pairs if pair.judge == judge]:
+        show_table(
+            "difference {arm} − {control} | answered {difference:+.1%} | 95 % {low:+.1%} to {high:+.1%}"
+            " | adjusted p {adjusted_p:.4f} | finding {finding}",
+            own,
+            words=(0, 4),
+            caption="worse where the interval holds 0: in these runs, other seeds may differ",
+        )
+    if sweeps := [sweep for sweep in results.trends if sweep.judge == judge]:
+        show_table(
+            "sweep {group} | at {steps:g} | answered {rates:.1%} | a step {slope:+.1%} | p {p:.4f} | Spearman "
+            "{spearman:.2f} | in order {ordered}",
+            sweeps,
+            words=(0, 1, 2),
+        )
+    say(*results.notes, *(fill("{name}, seed {seed}: failed. {reason}", run) for run in results.failed))
     version = summaries[0].judge_version if summaries else ""
     say(f"Verdict: {results.verdicts_in_words[judge]} (judge {judge} {version})", style="bold")
     say(f"Page: {results.folder / 'report.html'}")
-
-
-def _sweep(one: Sweep) -> str:
-    """A sweep in a line: its rates from first step to last, slope, p and whether it is in order."""
-    rates = ", ".join(f"{step:g}: {100 * rate:.1f}" for step, rate in zip(one.steps, one.rates, strict=True))
-    slope = f"{100 * one.slope:+.1f} points a step, p of the trend {one.p:.4f}, " + fill("Spearman {spearman:.2f}", one)
-    return f"{one.group}: answered % at {rates}; {slope}: {'in order' if one.ordered else 'not in order'}"
-
-
-def _compared(one: ArmComparison) -> str:
-    """A comparison in a line: difference in points, interval, p, finding."""
-    finding: str = one.finding
-    if finding == "worse than random":
-        finding = f"worse than {one.control}"
-        if one.low <= 0:
-            finding += ", in these runs: other seeds may differ, for the interval holds 0"
-    difference, low, high = (f"{100 * value:+.1f}" for value in (one.difference, one.low, one.high))
-    by = f"{difference} points ({low} to {high}), adjusted p {one.adjusted_p:.4f}"
-    return f"{one.arm} − {one.control}: {by}: {finding}"
