@@ -21,18 +21,8 @@ CommandLineError = cast(type[typer.BadParameter], typer.BadParameter.__mro__[2])
 __all__ = ["app", "main", "run"]
 
 # in the order of the help
-for name in [
-    "scan",
-    "doctor",
-    "select",
-    "finetune",
-    "evaluate",
-    "experiment",
-    "calibrate",
-    "demo",
-    "judges",
-    "anchors",
-]:
+VERBS = ("scan", "doctor", "select", "finetune", "evaluate", "experiment", "calibrate", "demo", "judges", "anchors")
+for name in VERBS:
     import_module(f"ripcurrent.cli._{name}")
 
 
@@ -78,9 +68,7 @@ def run(arguments: list[str]) -> int:
 
         if not is_out_of_memory(error):
             raise
-        hint = (
-            "What was finished is kept: scan goes on from there with --memory, evaluate with a smaller --batch-size. "
-        )
+        hint = "What was finished is kept: scan goes on with --memory, evaluate with a smaller --batch-size. "
         hint += "finetune takes a larger accumulation. --token-budget, --dtype or --device make another run."
         message = f"Memory ran out: {first_line(error)}."
         return _failed(RipcurrentError(message, hint, code=ExitCode.NOT_MEASURED))

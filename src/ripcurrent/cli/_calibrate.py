@@ -1,17 +1,10 @@
 """``ripcurrent calibrate`` and ``ripcurrent forecast``: what training would do, from what finished runs did."""
 
-from __future__ import annotations
-
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from ripcurrent.cli._command import argument, command, option
 from ripcurrent.cli._output import Output, fill, say, show_table
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from ripcurrent.forecast import Calibration, FittedRun
 
 
 @command("calibrate", examples=("ripcurrent calibrate runs/ladder --out mine.json",))
@@ -30,29 +23,8 @@ def calibrate_command(
 
     with output.progress() as progress:
         made, fitted = calibrate(experiments, out, judge=judge, progress=progress)
-    if output.answer(lambda: {"calibration": str(out), **made.model_dump(mode="json")}):
-        _show(made, fitted, out)
-
-
-@command("forecast", examples=("ripcurrent forecast runs/support --calibration mine.json",))
-def forecast_command(
-    run: Annotated[Path, argument("RUN", "Folder of a finished scan.")],
-    output: Output,
-    calibration: Annotated[
-        Path | None, option("The built-in one unless given, if it matches the scan.", "FILE.json")
-    ] = None,
-) -> None:
-    """Forecast what fine-tuning on a scanned set would do, by a calibration that matches the scan."""
-    from ripcurrent.forecast import forecast
-    from ripcurrent.scan import ScanRun
-
-    with output.progress() as progress:
-        found = forecast(ScanRun.open(run), calibration, progress=progress)
-    if output.answer(lambda: found.model_dump(mode="json")):
-        say(*found.lines())
-
-
-def _show(made: Calibration, fitted: Sequence[FittedRun], path: Path) -> None:
+    if not output.answer(lambda: {"calibration": str(out), **made.model_dump(mode="json")}):
+        return
     say(
         f"{made.runs} runs; rows of " + ", ".join(fill("{name} ({runs} runs)", source) for source in made.sources),
         fill("Model {scored_with.model}, recipe {recipe.name}", made),
@@ -72,5 +44,21 @@ def _show(made: Calibration, fitted: Sequence[FittedRun], path: Path) -> None:
         *(fill(source, one) for one in (made.error_by_source.by_source if made.error_by_source else ())),
         *(fill("Left out: {arm}, seed {seed} ({experiment}): {reason}", left) for left in made.left_out),
         *made.notes,
-        f"Use it: ripcurrent forecast RUN --calibration {path}",
+        f"Use it: ripcurrent forecast RUN --calibration {out}",
     )
+
+
+@command("forecast", examples=("ripcurrent forecast runs/support --calibration mine.json",))
+def forecast_command(
+    run: Annotated[Path, argument("RUN", "Folder of a finished scan.")],
+    output: Output,
+    calibration: Annotated[Path | None, option("The built-in one, if it matches, unless given.", "FILE.json")] = None,
+) -> None:
+    """Forecast what fine-tuning on a scanned set would do, by a calibration that matches the scan."""
+    from ripcurrent.forecast import forecast
+    from ripcurrent.scan import ScanRun
+
+    with output.progress() as progress:
+        found = forecast(ScanRun.open(run), calibration, progress=progress)
+    if output.answer(lambda: found.model_dump(mode="json")):
+        say(*found.lines())

@@ -1,22 +1,15 @@
 """``ripcurrent demo``: the whole story on the package's own rows."""
 
-from __future__ import annotations
-
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from ripcurrent.cli._command import command, option
 from ripcurrent.cli._output import Output, fill, say, shorten, show_table
 from ripcurrent.cli._scan import show_scan
 
-if TYPE_CHECKING:
-    from ripcurrent.demo import Demo, Proof
-
 INTRODUCTION = """\
-The demo scans {rows} harmless instructions with their answers, written for this package, on a small chat model that \
-runs here.
-Every row gets a score: how far training on it would move the model towards answering harmful requests ("harmful") \
-rather than refusing them ("safe").
+The demo scans {rows} harmless instructions with answers, written for this package, on a small chat model run here.
+Every row gets a score: how far training on it would move the model towards answering harmful requests.
 Then it selects the riskiest rows and compares them with other rows of the same lengths.
 It takes some minutes. It can be stopped at any time: the same command goes on. Results: {out}
 """
@@ -51,12 +44,9 @@ def demo_command(
         say(INTRODUCTION.format(rows=rows, out=out))
     with output.progress() as progress:
         demo = run_demo(out, fresh=fresh, progress=progress, limit=limit)
-    if output.answer(demo.to_json):
-        show_scan(demo.scan, read_forecast(demo.scan))
-        _show(demo)
-
-
-def _show(demo: Demo) -> None:
+    if not output.answer(lambda: demo.model_dump(mode="json")):
+        return
+    show_scan(demo.scan, read_forecast(demo.scan))
     say(f"The two ends of {demo.ranking}", style="bold")
     show_table(
         "row {row} | score {score:+.4f} | harmful {harmful:+.4f} | safe {safe:+.4f} | tokens {response_tokens}"
@@ -79,25 +69,21 @@ def _show(demo: Demo) -> None:
     )
     if demo.shared_with_other_ranking is not None:
         say(fill("{count} of these rows are also the riskiest by representations.", demo.shared_with_other_ranking))
-    if demo.proof is not None:
-        _show_proof(demo.proof)
+    if (proof := demo.proof) is not None:
+        say("\nIs the score right?", style="bold")
+        say(f"{proof.prompts} harmful requests, benign ones that sound dangerous, and plain ones:")
+        show_table(
+            "{words} | harmful\nanswered {answered:.0%} | 95 % {low:.0%}–{high:.0%}"
+            " | dangerous-sounding\nrefused {over_refusal:.0%} | plain\nanswered {plain_answered:.0%}",
+            [{**dict(rate), "words": ARMS[rate.arm].format(rows=proof.rows)} for rate in proof.rates],
+        )
+        made = fill("Stored with the package, not computed now (version {version}, {date}, {machine})", proof.made)
+        source = f"{made}; --fresh computes it here." if proof.cached else "Computed in this folder."
+        kappas = f" (κ {proof.kappas[0]:.2f} to {proof.kappas[1]:.2f} with people)" if proof.kappas else ""
+        runs = "One run of each (two of one arm often differ by several points)"
+        say(f"Riskiest against random: {proof.verdict}. {runs}, judge {proof.judge}{kappas}. {source}")
     say("\nNow look at", style="bold")
     places = {"scores": demo.scores, "page": demo.report, "selections": demo.selections[0].parent}
     say(*(f"  {name:<12}{place}" for name, place in places.items()))
     say("\nYour own data", style="bold")
     say(*(f"  {line:<52}{purpose}" for line, purpose in NEXT.items()))
-
-
-def _show_proof(proof: Proof) -> None:
-    say("\nIs the score right?", style="bold")
-    say(f"{proof.prompts} harmful requests, benign ones that sound dangerous, and plain ones:")
-    show_table(
-        "{words} | harmful\nanswered {answered:.0%} | 95 % {low:.0%}–{high:.0%}"
-        " | dangerous-sounding\nrefused {over_refusal:.0%} | plain\nanswered {plain_answered:.0%}",
-        [{**dict(rate), "words": ARMS[rate.arm].format(rows=proof.rows)} for rate in proof.rates],
-    )
-    made = fill("Stored with the package, not computed now (version {version}, {date}, {machine})", proof.made)
-    source = f"{made}; --fresh computes it here." if proof.cached else "Computed in this folder."
-    kappas = f" (κ {proof.kappas[0]:.2f} to {proof.kappas[1]:.2f} with people)" if proof.kappas else ""
-    runs = "One run of each (two of one arm often differ by several points)"
-    say(f"Riskiest against random: {proof.verdict}. {runs}, judge {proof.judge}{kappas}. {source}")

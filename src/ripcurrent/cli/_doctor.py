@@ -7,21 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 from rich.text import Text
 
-from ripcurrent.cli._command import ADVANCED, command
+from ripcurrent.cli._command import command
 from ripcurrent.cli._output import Output, fill, harmless, say
-from ripcurrent.cli._scan import DATASET
+from ripcurrent.cli._scan import DATASET, PANELS
 from ripcurrent.scan import ScanOptions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ripcurrent.scan import DatasetReport, Diagnosis, RenderedRow
+    from ripcurrent.scan import DatasetReport, RenderedRow
 
-PANELS = {
-    "Model": ("model", "adapter", "device", "dtype"),
-    "Data": ("format", "mapping", "limit", "max_tokens"),
-    ADVANCED: ("anchors", "signals", "scope", "windows", "memory", "token_budget"),
-}
 EXAMPLES = ("ripcurrent doctor support.jsonl -m Qwen/Qwen2.5-7B-Instruct",)
 
 
@@ -37,11 +32,8 @@ def doctor_command(options: ScanOptions, output: Output, dataset: Annotated[str 
         # without a dataset a model is looked at only where it is named
         model = options.model if "model" in options.model_fields_set else None
         found = doctor(dataset, model=model, progress=progress, **options.model_dump(exclude={"model"}))
-    if output.answer(found.to_json):
-        _show(found)
-
-
-def _show(found: Diagnosis) -> None:
+    if not output.answer(found.to_json):
+        return
     say("Environment", style="bold")
     for finding in found.environment:
         mark, style = ("ok     ", "") if finding.ok else ("warning", "yellow")
@@ -50,15 +42,14 @@ def _show(found: Diagnosis) -> None:
             say(f"           {finding.advice}")
     if found.model is not None:
         say("\nModel", style="bold")
-        say(
-            fill("  {name}: {architecture}, {parameters:,} parameters, {dtype} on {device}, scope {scope}", found.model)
-        )
+        about = "  {name}: {architecture}, {parameters:,} parameters, {dtype} on {device}, scope {scope}"
+        say(fill(about, found.model))
     if found.dataset is not None:
         say("\nDataset", style="bold")
         say(*(f"  {line}" for line in _about(found.dataset)))
         if (row := found.dataset.sample_row) is not None:
-            bearing = f"the {row.response_tokens} that bear loss are between ⟦ and ⟧"
-            say(f"\nRow {row.row}, {row.tokens} tokens; {bearing}", style="bold")
+            tokens = "{tokens} tokens; the {response_tokens} that bear loss are between ⟦ and ⟧"
+            say(fill(f"\nRow {{row}}, {tokens}", row), style="bold")
             say(Text.assemble(*_marked(row)))
     for one in found.estimates:
         say("\nA scan of it, predicted from a few timed batches (other load changes it)", style="bold")
@@ -85,10 +76,8 @@ def _about(dataset: DatasetReport) -> Iterator[str]:
     if dataset.sample_row is None:
         yield "No row of these could be scored." + ("" if dataset.mismatch else " Check --format and --map.")
         return
-    lengths = (
-        "Tokens: mean {mean_tokens:.0f} ({mean_response_tokens:.0f} of them bear loss), median {median_tokens:.0f}"
-    )
-    yield fill(lengths + ", longest {longest_tokens}; {truncated_share:.1%} cut at --max-tokens", dataset)
+    lengths = "mean {mean_tokens:.0f} ({mean_response_tokens:.0f} of them bear loss), median {median_tokens:.0f}"
+    yield fill(f"Tokens: {lengths}, longest {{longest_tokens}}; {{truncated_share:.1%}} cut at --max-tokens", dataset)
 
 
 def _marked(row: RenderedRow) -> Iterator[tuple[str, str]]:

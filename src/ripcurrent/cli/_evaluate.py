@@ -1,18 +1,13 @@
 """``ripcurrent evaluate``: ask a model and have its answers judged."""
 
-from __future__ import annotations
-
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from ripcurrent.cli._command import ADVANCED, command, option
 from ripcurrent.cli._judges import JUDGING, JudgingOptions
 from ripcurrent.cli._output import Output, fill, harmless, say, show_table
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.evaluate import EvaluateOptions
-
-if TYPE_CHECKING:
-    from ripcurrent.evaluate import EvaluationRun
 
 PANELS = {
     "Model": ("adapter", "endpoint", "device", "dtype"),
@@ -39,34 +34,21 @@ def evaluate_command(
 
     Answers are kept: given again after a stop, the command asks only the rest, and with other judges it asks nothing.
     """
-    from ripcurrent.evaluate import DEFAULT_JUDGES, evaluate
+    from ripcurrent.evaluate import DEFAULT_JUDGES, evaluate, kappas_of
 
     if options.endpoint is None:
         output.say_default_model(model is not None)
     elif model is None:
-        raise RipcurrentError(
-            "--endpoint is given without --model: it is not said which of its models is to answer.",
-            "Add --model with its name there.",
-        )
+        raise RipcurrentError("--endpoint is given without --model.", "Add --model with the model's name there.")
     elif options.dtype is not None:
-        message = f"--dtype {options.dtype} is for a model here, and --endpoint answers."
-        raise RipcurrentError(message, "Leave one of them out.")
+        hint = "Leave one of them out."
+        raise RipcurrentError(f"--dtype {options.dtype} is for a model here, and --endpoint answers.", hint)
     with output.progress() as progress:
-        run = evaluate(
-            model or "embedded",
-            out=out,
-            options=options,
-            judges=judging.judge or DEFAULT_JUDGES,
-            judge_settings=judging.judge_settings(options.device),
-            progress=progress,
-        )
-    if output.answer(run.to_json):
-        _show(run, reveal)
-
-
-def _show(run: EvaluationRun, reveal: bool) -> None:
-    from ripcurrent.evaluate import kappas_of
-
+        judges, settings = judging.judge or DEFAULT_JUDGES, judging.judge_settings(options.device)
+        name = model or "embedded"
+        run = evaluate(name, out=out, options=options, judges=judges, judge_settings=settings, progress=progress)
+    if not output.answer(run.to_json):
+        return
     by_axis = ((judge, axis, rate) for judge, axes in run.rates.items() for axis, rate in axes.items())
     rates = [{"judge": judge, "axis": axis, "rate": rate, "score": rate.score} for judge, axis, rate in by_axis]
     show_table(
@@ -82,8 +64,7 @@ def _show(run: EvaluationRun, reveal: bool) -> None:
     for judge, axes in run.rates.items():
         kappas = kappas_of(judge, next(iter(axes.values())).judge_version)
         if kappas is not None:
-            low, high = (f"{value:.2f}" for value in kappas)
-            say(f"{judge}: κ {low if low == high else f'{low} to {high}'} with people (see docs/evaluate.md)")
+            say(f"{judge}: κ {kappas[0]:.2f} to {kappas[1]:.2f} with people (see docs/evaluate.md)")
     refused = "harmful refused less dangerous-sounding refused {difference:.1%}, d′ {d_prime:.2f}"
     say(*(f"{judge}: {fill(refused, found)}" for judge, found in run.manifest.discrimination.items()))
     say(*run.manifest.notes)

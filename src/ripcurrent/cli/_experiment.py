@@ -1,19 +1,13 @@
 """``ripcurrent experiment``: arms × seeds trained, questioned, judged and compared."""
 
-from __future__ import annotations
-
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from ripcurrent.cli._command import argument, command, option
 from ripcurrent.cli._output import Output, fill, say, show_table
-
-if TYPE_CHECKING:
-    from ripcurrent.experiment import ExperimentResults
-
 
 EXAMPLES = ("ripcurrent experiment list", "ripcurrent experiment own --run runs/support --recipe lora --size 1000")
 
@@ -61,7 +55,31 @@ def experiment_command(
         )
     build_experiment_page(result)
     if output.answer(result.to_json):
-        _show(result)
+        judge = result.judge
+        summaries = [one for one in result.summaries if one.judge == judge]
+        show_table(
+            "arm {name} | answered {attack_success_rate:.1%} | 95 % {low:.1%}–{high:.1%} | broken {degenerate:.1%}"
+            " | over-\nrefusal {over_refusal:.1%} | plain {plain_answered:.1%} | d′ {discrimination.d_prime:.2f}"
+            " | seeds {runs}",
+            [{**dict(one), "runs": len(one.seeds)} for one in summaries],
+        )
+        pairs = [*result.comparisons, *result.further_comparisons]
+        named = [{**dict(one), "finding": one.finding.replace("random", one.control)} for one in pairs]
+        if own := [one for one in named if one["judge"] == judge]:
+            show_table(
+                "difference {arm} − {control} | answered {difference:+.1%} | 95 % {low:+.1%} to {high:+.1%}"
+                " | adjusted p {adjusted_p:.4f} | finding {finding}",
+                own,
+                words=(0, 4),
+                caption="worse where the interval holds 0: in these runs, other seeds may differ",
+            )
+        if sweeps := [sweep for sweep in result.trends if sweep.judge == judge]:
+            layout = "sweep {group} | at {steps:g} | answered {rates:.1%} | a step {slope:+.1%} | p {p:.4f} | Spearman "
+            show_table(f"{layout}{{spearman:.2f}} | in order {{ordered}}", sweeps, words=(0, 1, 2))
+        say(*result.notes, *(fill("{name}, seed {seed}: failed. {reason}", run) for run in result.failed))
+        by = f"judge {judge} {summaries[0].judge_version if summaries else ''}"
+        say(f"Verdict: {result.verdicts_in_words[judge]} ({by})", style="bold")
+        say(f"Page: {result.folder / 'report.html'}")
     if gate and result.verdict == "worse than random":
         raise typer.Exit(int(ExitCode.GATE_FAILED))
     # without an arm that is compared there is none to come to
@@ -81,34 +99,3 @@ def _with_changes(
     given = {name: value for name, value in changes.items() if value is not None}
     gone = {key for name in given for key in replaced.get(name, ())}
     return {**{key: value for key, value in values.items() if key not in gone}, **given}
-
-
-def _show(results: ExperimentResults) -> None:
-    judge = results.judge
-    summaries = [one for one in results.summaries if one.judge == judge]
-    show_table(
-        "arm {name} | answered {attack_success_rate:.1%} | 95 % {low:.1%}–{high:.1%} | broken {degenerate:.1%}"
-        " | over-\nrefusal {over_refusal:.1%} | plain {plain_answered:.1%} | d′ {discrimination.d_prime:.2f}"
-        " | seeds {runs}",
-        [{**dict(one), "runs": len(one.seeds)} for one in summaries],
-    )
-    pairs = [*results.comparisons, *results.further_comparisons]
-    if own := [pair for pair in pairs if pair.judge == judge]:
-        show_table(
-            "difference {arm} − {control} | answered {difference:+.1%} | 95 % {low:+.1%} to {high:+.1%}"
-            " | adjusted p {adjusted_p:.4f} | finding {finding}",
-            own,
-            words=(0, 4),
-            caption="worse where the interval holds 0: in these runs, other seeds may differ",
-        )
-    if sweeps := [sweep for sweep in results.trends if sweep.judge == judge]:
-        show_table(
-            "sweep {group} | at {steps:g} | answered {rates:.1%} | a step {slope:+.1%} | p {p:.4f} | Spearman "
-            "{spearman:.2f} | in order {ordered}",
-            sweeps,
-            words=(0, 1, 2),
-        )
-    say(*results.notes, *(fill("{name}, seed {seed}: failed. {reason}", run) for run in results.failed))
-    version = summaries[0].judge_version if summaries else ""
-    say(f"Verdict: {results.verdicts_in_words[judge]} (judge {judge} {version})", style="bold")
-    say(f"Page: {results.folder / 'report.html'}")

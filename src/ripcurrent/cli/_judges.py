@@ -1,9 +1,7 @@
 """``ripcurrent judges``: how far a judge can be believed, and people as judges."""
 
-from __future__ import annotations
-
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from pydantic import Field
 
@@ -12,15 +10,8 @@ from ripcurrent.cli._output import Output, fill, say, show_table
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.evaluate import JudgeOptions
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from ripcurrent.evaluate import JudgeValidation, PeopleResult
-
 SEED = option("Seed of what is drawn.", min=0)
 JUDGING = tuple(JudgeOptions.model_fields)
-"""Options of commands that have answers judged, and that are not in sight at first."""
-
 LABELS = ("compliance", "refusal", "partial")
 SCALES = {"ordinal": "ratings 1 to 5, ordinal", "complied": "complied or not"}
 
@@ -51,24 +42,21 @@ def validate_command(
     settings = judging.judge_settings(device)
     with output.progress() as progress:
         found = validate_judges(files, judging.judge or JUDGES, settings, seed=seed, progress=progress)
-    if output.answer(lambda: {one.judge: one.to_json() for one in found}):
-        _show_validations(found)
-
-
-def _show_validations(validations: Sequence[JudgeValidation]) -> None:
+    if not output.answer(lambda: {one.judge: one.to_json() for one in found}):
+        return
     said = (f"{label} {{of.confusion.{label}.compliance}}/{{of.confusion.{label}.refusal}}" for label in LABELS)
     show_table(
         "judge, file {file} | n {of.n} | accuracy {of.accuracy:.1%} | κ {of.kappa:.2f} | 95 % {of.kappa_low:.2f}–"
         "{of.kappa_high:.2f} | " + " | ".join(said) + " | degen-\nerate {of.degenerate} | un-\njudged {of.unjudged}",
         [
-            {"by": one, "file": Path(file).name, "of": found}
-            for one in validations
-            for file, found in {**one.files, **({"all files": one.pooled} if len(one.files) > 1 else {})}.items()
+            {"by": one, "file": Path(file).name, "of": agreement}
+            for one in found
+            for file, agreement in {**one.files, **({"all files": one.pooled} if len(one.files) > 1 else {})}.items()
         ],
         under="{by.judge} {by.version}",
         caption="compliance, refusal, partial: people's label, and the judge's compliances/refusals of those answers",
     )
-    for one in validations:
+    for one in found:
         if one.pooled.mean_score is not None:
             means = (fill(f"{label} {{{label}:.2f}}", one.pooled.mean_score) for label in one.pooled.mean_score)
             say(f"{one.judge}, mean score by people's label: {', '.join(means)}")
@@ -79,9 +67,7 @@ def rate_command(
     run: Annotated[Path, argument("RUN", "Folder of an evaluation or an experiment.")],
     output: Output,
     out: Annotated[Path | None, option("The page; RUN/rating.html. Its key is put beside it.", "FILE.html")] = None,
-    per_arm: Annotated[
-        int | None, option("Rate N prompts only, the same for every arm; all when left out.", "N", min=1)
-    ] = None,
+    per_arm: Annotated[int | None, option("Rate N prompts only, the same for every arm; else all.", "N", min=1)] = None,
     axis: Annotated[str, option("Whose answers: harmful, sounds_dangerous or plain.", "A")] = "harmful",
     seed: Annotated[int, SEED] = 0,
     reveal: Annotated[bool, option("Needed: the page shows the models' answers, unmasked.")] = False,
@@ -121,23 +107,20 @@ def agree_command(
     """Read ratings: agreement between raters, judges against people, and arms with people as the judge."""
     from ripcurrent.evaluate import agree
 
-    result = agree(files, key=key, run=run, complied_from=complied_from, seed=seed)
-    if output.answer(result.to_json):
-        _show_people(result)
-
-
-def _show_people(result: PeopleResult) -> None:
-    say(fill("{labelled} of {items} answers rated ({axis}); complied: median of {complied_from} or more", result))
+    found = agree(files, key=key, run=run, complied_from=complied_from, seed=seed)
+    if not output.answer(found.to_json):
+        return
+    say(fill("{labelled} of {items} answers rated ({axis}); complied: median of {complied_from} or more", found))
     layout = "rater {name} | rated {rated} | cannot say {cannot_say} | missing {missing} | complied {complied:.1%}"
-    show_table(layout, result.raters)
+    show_table(layout, found.raters)
     layout = "between raters {scale} | α {of.alpha:.2f} | 95 % {of.low:.2f}–{of.high:.2f} | answers {of.items}"
-    show_table(layout, ({"scale": SCALES[name], "of": found} for name, found in result.agreement.items()))
+    show_table(layout, ({"scale": SCALES[name], "of": found} for name, found in found.agreement.items()))
     layout = "judge against people {judge} {version} | n {n} | accuracy {accuracy:.1%} | κ {kappa:.2f}"
-    show_table(f"{layout} | 95 % {{low:.2f}}–{{high:.2f}} | no label {{without_label}}", result.judges)
+    show_table(f"{layout} | 95 % {{low:.2f}}–{{high:.2f}} | no label {{without_label}}", found.judges)
     layout = "arm, judge {judge} {version} | n {n} | complied {rate:.1%} | 95 % {low:.1%}–{high:.1%}"
-    show_table(f"{layout} | by seed {{seed_rates:.1%}}", result.arms, under="{arm}")
-    if result.undecided:
-        say(f"Answers that no rater could decide: {result.undecided}.")
-    if result.split:
-        say(f"Answers that split the raters evenly, decided by the median: {result.split}.")
-    say(*result.notes)
+    show_table(f"{layout} | by seed {{seed_rates:.1%}}", found.arms, under="{arm}")
+    if found.undecided:
+        say(f"Answers that no rater could decide: {found.undecided}.")
+    if found.split:
+        say(f"Answers that split the raters evenly, decided by the median: {found.split}.")
+    say(*found.notes)

@@ -56,10 +56,8 @@ class Output:
 
 def print_error(error: RipcurrentError) -> None:
     """Print what is wrong and what to do now, on stderr."""
-    console = Console(stderr=True, soft_wrap=True)
-    console.print(Text.assemble(("Error: ", "bold red"), error.message))
-    if error.hint:
-        console.print(Text(error.hint))
+    hint = f"\n{error.hint}" if error.hint else ""
+    Console(stderr=True, soft_wrap=True).print(Text.assemble(("Error: ", "bold red"), error.message, hint))
 
 
 def say(*lines: str | Text, style: str = "") -> None:
@@ -121,10 +119,9 @@ class _Fields(Formatter):
 
 
 def harmless(text: str, mark: str = "�") -> str:
-    """A text as it is, lines and all, in which nothing can command the terminal: a mark stands for what would.
+    """A text, lines and all, in which nothing can command the terminal: marks stand for control characters and others.
 
-    These are control characters, lone surrogates and marks that turn text around. Spaces and joiners of any language
-    are text.
+    Spaces and joiners of any language are text; marks that turn it around and lone surrogates are not.
     """
     turns_around = "\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
     return "".join(

@@ -107,8 +107,8 @@ def show_scan(run: ScanRun, forecast: Forecast | None) -> None:
     of_all = f"{scored} of {run.rows} rows scored" + (f" ({unscored})" if unscored else "")
     say(f"{of_all} · {manifest.model.name} · anchors {manifest.anchors.name}", *manifest.row_notes)
     if manifest.anchors.separation:
-        separation = (f"  {name} {value:.2f}" for name, value in manifest.anchors.separation.items())
-        say("The anchors' separation (leave-one-out AUROC):", *separation)
+        separation = ", ".join(f"{name} {value:.2f}" for name, value in manifest.anchors.separation.items())
+        say(f"The anchors' separation (leave-one-out AUROC): {separation}")
     if (weak := weak_anchors_note(run)) is not None:
         say(weak, style="bold red")
     quantiles = " | ".join(f"{percent} % {{{percent}%:+.4f}}" for percent in (5, 50, 95, 99))

@@ -11,7 +11,7 @@ from ripcurrent.cli._output import Output, say, show_table
 from ripcurrent.select import SelectOptions
 
 if TYPE_CHECKING:
-    from ripcurrent.select import SelectionRecord
+    from ripcurrent.select import Selection, SelectionRecord
 
 PANELS = {
     "Rows": ("top", "bottom", "union", "between", "by", "drop"),
@@ -35,13 +35,12 @@ def select_command(
     with output.progress() as progress:
         progress.step("selecting rows and drawing their controls")
         records = select(run, options)
-    found = [_facts(record, records[0]) for record in records]
+    found = [_facts(record, records[0].selection) for record in records]
     if not output.answer(lambda: {"run": str(run), "selections": found}):
         return
-    first, whole = records[0], records[0].summary
+    whole = records[0].summary
     for one in found:
-        label = one["name"].removeprefix(f"{one['control_of']}-control-").replace("-", ", seed ")
-        one["label"] = f"  {label}" if one["control_of"] else one["name"]
+        one["label"] = one["name"].replace(f"{one['control_of']}-control-", "  ")
         one["apart"] = one["distances"][0]["mean_absolute_difference"] if one["distances"] else None
     usable = {"label": "all usable rows", "rows": whole.whole_rows, "shortfall": 0, "apart": None}
     usable |= {"overlap_with_first": whole.rows, "mean_response_tokens": whole.whole_length.mean}
@@ -50,17 +49,17 @@ def select_command(
         "selection {label} | rows {rows} | short {shortfall} | mean\ntokens {mean_response_tokens:.1f}"
         " | lists {list_share:.0%} | maths {maths_share:.0%} | in\nfirst {overlap_with_first} | distance {apart:.1f}",
         [*found, usable],
-        caption=f"short: rows that there were not; in first: rows that are also in {first.selection.name}\n"
+        caption="short: rows that there were not; in first: rows that are also in the first selection\n"
         "distance: mean difference in response tokens from the selection",
     )
     say(
-        *(f"{record.selection.name}: {note}" for record in records for note in record.selection.notes),
-        f"{len(records)} selections and their records are in {first.path.parent}",
-        *(f"Without {one.selection.name}: {one.remaining_path}" for one in records if one.remaining_path),
+        *(f"{one['name']}: {note}" for one in found for note in one["notes"]),
+        f"{len(records)} selections and their records are in {records[0].path.parent}",
+        *(f"Without {one['name']}: {one['remaining_file']}" for one in found if one["remaining_file"]),
     )
 
 
-def _facts(record: SelectionRecord, first: SelectionRecord) -> dict[str, Any]:
+def _facts(record: SelectionRecord, first: Selection) -> dict[str, Any]:
     from ripcurrent.select import overlap
 
     selection, summary = record.selection, record.summary
@@ -70,7 +69,7 @@ def _facts(record: SelectionRecord, first: SelectionRecord) -> dict[str, Any]:
         "mean_response_tokens": summary.length.mean,
         "list_share": summary.format_shares["is_list"],
         "maths_share": summary.format_shares["is_maths"],
-        "overlap_with_first": overlap(selection, first.selection).count,
+        "overlap_with_first": overlap(selection, first).count,
         "file": str(record.path),
         "record": str(record.record_path),
         "remaining_file": None if record.remaining_path is None else str(record.remaining_path),

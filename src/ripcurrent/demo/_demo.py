@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field
 
 import ripcurrent as rc
 from ripcurrent.data import DEMO_ROWS
@@ -39,8 +39,7 @@ EXPERIMENT: dict[str, Any] = {
     "size": 75,
     "seeds": 1,
     "arms": {
-        "random": {"select": "random"},
-        "riskiest": {"select": "top"},
+        **{"random": {"select": "random"}, "riskiest": {"select": "top"}},
         "same_lengths": {"length_matched": "riskiest"},
     },
     "verdict_on": ["riskiest"],
@@ -63,10 +62,9 @@ class Shown(BaseModel):
 
 
 class ProofRate(Shown):
-    """One arm, over its seeds."""
+    """One arm over its seeds: ``base``, the model as it is, or the rows that it was fine-tuned on."""
 
     arm: str
-    """``base``, the model as it is, or the rows that it was fine-tuned on."""
     answered: float
     """Share of harmful requests answered, with its 95 % interval."""
     low: float
@@ -78,18 +76,15 @@ class ProofRate(Shown):
 
 
 class Proof(Shown):
-    """Rates before and after, and where they come from."""
+    """Rates of ``prompts`` harmful requests before and after training on ``rows`` rows, and where they come from."""
 
     rates: tuple[ProofRate, ...]
     verdict: str
-    """On the riskiest rows against random ones."""
     judge: str
     kappas: list[float] | None
     """Smallest and largest κ of that judge with people; None where it was not measured."""
     prompts: int
-    """Harmful requests asked."""
     rows: int
-    """Rows of an arm."""
     scanned: dict[str, str]
     """Hashes of what was scanned: dataset, model, anchors."""
     made: dict[str, str]
@@ -121,7 +116,7 @@ class GroupShape(Shown):
 
 
 class Demo(Shown, arbitrary_types_allowed=True):
-    """A finished demo."""
+    """A finished demo; its dump is what ``demo --json`` prints."""
 
     scan: ScanRun = Field(exclude=True)
     run: Path
@@ -143,10 +138,6 @@ class Demo(Shown, arbitrary_types_allowed=True):
     """The riskiest rows as written, then their controls."""
     proof: Proof | None
     """None where the proof at hand is not of these rows and this model."""
-
-    def to_json(self) -> dict[str, JsonValue]:
-        """What ``demo --json`` prints."""
-        return self.model_dump(mode="json")
 
 
 def run_demo(
@@ -243,7 +234,7 @@ def fresh_proof(run: ScanRun, out: Path, *, progress: Progress | None = None, **
     summaries = [one for one in results.summaries if one.judge == judge]
     proof = Proof(
         rates=tuple(
-            ProofRate(**one.model_dump(), arm=one.name, answered=one.attack_success_rate or 0.0, runs=len(one.seeds))
+            ProofRate(**dict(one), arm=one.name, answered=one.attack_success_rate or 0.0, runs=len(one.seeds))
             for one in summaries
         ),
         verdict=results.verdict,
