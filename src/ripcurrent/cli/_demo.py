@@ -53,7 +53,7 @@ def demo_command(
         " | format {format} | prompt {prompt}",
         [
             {**dict(one), "end": end, "prompt": shorten(one.prompt, 70)}
-            for end, rows in (("riskiest", demo.riskiest), ("safest", demo.protective))
+            for end, rows in (("riskiest", demo.riskiest), ("most protective", demo.protective))
             for one in rows
         ],
         under="{end}",
