@@ -14,10 +14,9 @@ from ripcurrent.data import read_rows
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.report import build
 from ripcurrent.scan import TOKEN_SCHEMA, write_tokens
-from tests.report.conftest import number
+from tests.report.conftest import HOSTILE, number
 from tests.report.fabricate import fabricate_run
 
-HOSTILE = "</script><script>alert(1)</script> <img src=x onerror=alert(2)> &lt;b&gt; \U0001f9ed\U0001f9ed tail\nend"
 LONG = "A walk " + "over the hill and down again, " * 400
 
 
@@ -25,49 +24,40 @@ def add_token_shares(run: Path, rows: list[int], *, safe_sets: int = 2) -> None:
     """Token shares as a scan leaves them, made up: a token a word, half an emoji a token; they add up to the scores."""
     random = np.random.default_rng(4)
     scores = pq.read_table(run / "scores.parquet")
-    texts = {row.index: row for row in read_rows(run.parent / "lessons.jsonl")}
-    columns: dict[str, list[Any]] = {name: [] for name in TOKEN_SCHEMA.names}
-    for row in sorted(rows):
+    tokens: list[dict[str, Any]] = []
+    for row in read_rows(run.parent / "lessons.jsonl").at(sorted(rows)):
         places = [("template", -1, -1)]
-        for part, text in (("prompt", texts[row].prompt), ("response", texts[row].response)):
+        for part, text in (("prompt", row.prompt), ("response", row.response)):
             for found in re.finditer(r"\s*[^\s\U0001f9ed]+|\s*\U0001f9ed", text):
                 places += [(part, *found.span())] * (1 + found.group().endswith("\U0001f9ed"))
             places.append(("template", -1, -1))
         shares = random.normal(0, 0.01, (2, len(places)))
         shares[:, -1] = 0
-        for at, side in enumerate(("harmful", "safe")):
-            shares[at, 0] += scores[f"gradient_{side}"][row].as_py() - shares[at].sum()
-        shares *= scores["gradient_norm"][row].as_py()
-        columns["row"] += [row] * len(places)
-        columns["id"] += [texts[row].id] * len(places)
-        columns["group"] += ["riskiest"] * len(places)
-        columns["position"] += range(len(places))
-        columns["token_id"] += [7] * len(places)
-        columns["kind"] += ["word"] * len(places)
-        for name, values in zip(("part", "text_start", "text_end"), zip(*places, strict=True), strict=True):
-            columns[name] += values
-        columns["is_prompt"] += [place[0] != "response" for place in places]
-        columns["in_loss"] += [place[0] == "response" for place in places]
-        columns["share_harmful"] += shares[0].tolist()
-        columns["share_safe"] += shares[1].tolist()
-    table = pa.table(columns, TOKEN_SCHEMA)
+        wanted = [scores[f"gradient_{side}"][row.index].as_py() for side in ("harmful", "safe")]
+        shares[:, 0] += wanted - shares.sum(axis=1)
+        shares *= scores["gradient_norm"][row.index].as_py()
+        fixed = {"row": row.index, "id": row.id, "group": "riskiest", "token_id": 7, "kind": "word"}
+        for position, (part, start, end) in enumerate(places):
+            where = {"position": position, "part": part, "text_start": start, "text_end": end}
+            where |= {"is_prompt": part != "response", "in_loss": part == "response"}
+            harmful, safe = shares[:, position].tolist()
+            tokens.append({**fixed, **where, "share_harmful": harmful, "share_safe": safe})
     record = {"safe_sets": safe_sets}
-    write_tokens(run, table, record)
+    write_tokens(run, pa.Table.from_pylist(tokens, TOKEN_SCHEMA), record)
     manifest = json.loads((run / "manifest.json").read_text())
     (run / "manifest.json").write_text(json.dumps(manifest | {"tokens": record}))
 
 
+KEPT = [0, 1, 2, 5]
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
-    run = fabricate_run(
-        tmp_path_factory.mktemp("shares") / "run", rows=60, texts=[(HOSTILE, HOSTILE), ("Walk?", LONG), ("Hi", "Yes.")]
-    )
+    texts = [(HOSTILE, HOSTILE), ("Walk?", LONG), ("Hi", "Yes.")]
+    run = fabricate_run(tmp_path_factory.mktemp("shares") / "run", rows=60, texts=texts)
     add_token_shares(run, KEPT)
     build(run)
     return run
-
-
-KEPT = [0, 1, 2, 5]
 
 
 @pytest.fixture(scope="module")
@@ -105,8 +95,7 @@ def test_texts_stay_texts_and_nothing_is_fetched(run, report, open_page):
         assert "".join(spans) == HOSTILE
         assert [s.strip() for s in spans if "\U0001f9ed" in s] == ["\U0001f9ed"] * 2
     opened.page.locator("[data-row='0'] ~ .detail input[value=gradient_safe]").check()
-    assert opened.complaints == []
-    assert opened.requests == []
+    opened.is_quiet_and_fits()
 
 
 @pytest.mark.browser
@@ -148,11 +137,8 @@ def test_the_keyboard_reads_token_after_token(run, report, open_page):
     opened = open_row(open_page, report, 0)
     tokens = [token for token in shares_of(run, 0) if token["part"] == "response"]
     page = opened.page
-    for _ in range(30):
+    while page.evaluate("document.activeElement.dataset.part") != "response":
         page.keyboard.press("Tab")
-        if page.evaluate("document.activeElement.dataset.part === 'response'"):
-            break
-    assert page.evaluate("document.activeElement.dataset.part") == "response"
     for key, place in (("ArrowRight", 0), ("ArrowRight", 1), ("ArrowLeft", 0), ("ArrowLeft", 0), ("End", -1)):
         page.keyboard.press(key)
         read = page.locator(".readout").text_content()
@@ -188,26 +174,24 @@ def test_the_filter_finds_rows_with_shares_and_open_ones_show_the_same_score(rep
 @pytest.mark.browser
 def test_parts_add_up_and_a_long_row_says_what_lies_beyond_its_text(run, report, open_page):
     opened = open_row(open_page, report, 1)
-    names = opened.page.locator("[data-shares=sums] dt").all_text_contents()
-    values = [number(text) for text in opened.page.locator("[data-shares=sums] dd").all_text_contents()]
-    found = dict(zip(names, values, strict=True))
+    values = map(number, opened.texts("[data-shares=sums] dd"))
+    found = dict(zip(opened.texts("[data-shares=sums] dt"), values, strict=True))
     score = pq.read_table(run / "scores.parquet")["gradient_balanced"][1].as_py()
     assert found["sum"] == pytest.approx(score, abs=6e-4)
     assert sum(found[part] for part in ("prompt", "template", "response")) == pytest.approx(score, abs=2e-3)
-    shown = opened.page.locator('.body[data-part="response"]').evaluate("body => body.textContent")
+    body = opened.page.locator('.body[data-part="response"]')
+    shown = body.text_content()
     assert len(shown) < len(LONG)
     beyond = [t for t in shares_of(run, 1) if t["part"] == "response" and t["text_start"] >= len(shown)]
     expected = sum(token["harmful"] - token["safe"] for token in beyond)
     assert found["of it, tokens beyond the text shown"] == pytest.approx(expected, abs=1e-3)
-    box = opened.page.locator('.body[data-part="response"]').bounding_box()
-    assert box["height"] <= 440
+    assert body.bounding_box()["height"] <= 440
     opened.page.keyboard.press("Escape")
-    opened.page.locator('.body[data-part="response"]').focus()
+    body.focus()
     opened.page.keyboard.press("End")
     # the text scrolls to the token that the keyboard went to
-    assert opened.page.locator('.body[data-part="response"]').evaluate("body => body.scrollTop") > 0
-    at = opened.page.locator(".token.at").bounding_box()
-    box = opened.page.locator('.body[data-part="response"]').bounding_box()
+    assert body.evaluate("body => body.scrollTop") > 0
+    at, box = opened.page.locator(".token.at").bounding_box(), body.bounding_box()
     assert box["y"] <= at["y"]
     assert at["y"] + at["height"] <= box["y"] + box["height"] + 1
 

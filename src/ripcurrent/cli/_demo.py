@@ -47,18 +47,10 @@ def demo_command(
     if not output.answer(lambda: demo.model_dump(mode="json")):
         return
     show_scan(demo.scan, read_forecast(demo.scan))
-    say(f"The two ends of {demo.ranking}", style="bold")
-    show_table(
-        "row {row} | score {score:+.4f} | harmful {harmful:+.4f} | safe {safe:+.4f} | tokens {response_tokens}"
-        " | format {format} | prompt {prompt}",
-        [
-            {**dict(one), "end": end, "prompt": shorten(one.prompt, 70)}
-            for end, rows in (("riskiest", demo.riskiest), ("most protective", demo.protective))
-            for one in rows
-        ],
-        under="{end}",
-        words=(0, 5, 6),
-    )
+    layout = "row {row} | score {score:+.4f} | harmful {harmful:+.4f} | safe {safe:+.4f} | tokens {response_tokens}"
+    for end, rows in (("riskiest", demo.riskiest), ("most protective", demo.protective)):
+        shown = ({**dict(one), "prompt": shorten(one.prompt, 70)} for one in rows)
+        show_table(f"{layout} | format {{format}} | prompt {{prompt}}", shown, title=f"The {end} rows", words=(5, 6))
     same = f"other rows of the same lengths, mean of {demo.controls} draws"
     groups = {"the riskiest": demo.selected, same: demo.length_matched_control, "all rows": demo.all_rows}
     show_table(
