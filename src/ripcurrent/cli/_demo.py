@@ -48,8 +48,8 @@ def demo_command(
         return
     show_scan(demo.scan, read_forecast(demo.scan))
     layout = "row {row} | score {score:+.4f} | harmful {harmful:+.4f} | safe {safe:+.4f} | tokens {response_tokens}"
-    for end, rows in (("riskiest", demo.riskiest), ("most protective", demo.protective)):
-        shown = ({**dict(one), "prompt": shorten(one.prompt, 70)} for one in rows)
+    for end, found in (("riskiest", demo.riskiest), ("most protective", demo.protective)):
+        shown = ({**dict(one), "prompt": shorten(one.prompt, 44)} for one in found)
         show_table(f"{layout} | format {{format}} | prompt {{prompt}}", shown, title=f"The {end} rows", words=(5, 6))
     same = f"other rows of the same lengths, mean of {demo.controls} draws"
     groups = {"the riskiest": demo.selected, same: demo.length_matched_control, "all rows": demo.all_rows}

@@ -182,6 +182,8 @@ def _rows(run: ScanRun, numbers: Sequence[int]) -> tuple[DemoRow, ...]:
     prompts = {row.index: row.prompt for row in run.dataset().at(numbers)}
     method = run.default_ranking.partition("_")[0]
     score, harmful, safe = (run.floats(name) for name in (run.default_ranking, f"{method}_harmful", f"{method}_safe"))
+    # a row that opens with a number is nearly always a numbered list
+    traits = [name for name in TRAIT_COLUMNS if name != "opens_numbered"]
     return tuple(
         DemoRow(
             row=row,
@@ -189,7 +191,7 @@ def _rows(run: ScanRun, numbers: Sequence[int]) -> tuple[DemoRow, ...]:
             harmful=harmful[row],
             safe=safe[row],
             response_tokens=run.floats("response_tokens")[row],
-            format=" ".join(one.partition("_")[2] for one in TRAIT_COLUMNS if run.flags(one)[row]) or "prose",
+            format=" ".join(name.partition("_")[2] for name in traits if run.flags(name)[row]) or "prose",
             prompt=prompts[row],
         )
         for row in numbers
