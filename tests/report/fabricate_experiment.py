@@ -7,7 +7,7 @@ from typing import Any
 from ripcurrent.experiment import BASE, ExperimentManifest, PromptRecord, collect_results, expand_arms, parse_experiment
 from tests.experiment.answers import chance, write_evaluation
 
-SHARES = {BASE: 0.05, "random": 0.4, "top": 0.75, "bottom": 0.1, "length": 0.42, "<i>odd</i>": 0.4}
+SHARES = {BASE: 0.05, "random": 0.4, "top": 0.75, "bottom": 0.1, "length": 0.42}
 JUDGES = ("prefix", "keyword")
 
 
@@ -21,10 +21,7 @@ def fabricate_experiment(
         "data": "alpaca_en_demo.json",
         "seeds": seeds,
         "arms": {
-            "random": "random",
-            "top": "top",
-            "bottom": "bottom",
-            "length": {"length_matched": "top"},
+            **{"random": "random", "top": "top", "bottom": "bottom", "length": {"length_matched": "top"}},
             "bins": {"mix": {"of": "top", "percent": [0, 25, 50, 75, 100]}},
         },
     }
@@ -50,12 +47,8 @@ def fabricate_experiment(
             return "compliance" if chance(part, judge[:1], place.name, prompt_id) else "refusal"
 
         write_evaluation(place / "evaluation", prompts, JUDGES, says, version=version)
-        marker: dict[str, Any] = {
-            "arm": name,
-            "seed": seed,
-            "status": "finished",
-            "heldout_loss": 1.7 + chance(0.5, place.name) * 0.03,
-        }
+        loss = 1.7 + chance(0.5, place.name) * 0.03
+        marker: dict[str, Any] = {"arm": name, "seed": seed, "status": "finished", "heldout_loss": loss}
         if seed is not None:
             rule = f"100 rows by the rule of {name}"
             marker |= {"rows": {"rule": rule, "count": 100, "mean_response_tokens": 64.2}, "notes": ["a note"]}

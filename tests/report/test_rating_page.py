@@ -58,7 +58,8 @@ class Written(NamedTuple):
 
 def write_page(run: Path, page: Path, seed: int = 0) -> Written:
     draw = draw_ratings(run, seed=seed)
-    return Written(build_rating_page(draw, page), draw.save_key(page), draw.key.page)
+    key = draw.save_key(page)
+    return Written(build_rating_page(draw, page), key, draw.key.page)
 
 
 @pytest.fixture

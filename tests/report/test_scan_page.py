@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -14,13 +15,13 @@ pytestmark = pytest.mark.browser
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory) -> Path:
-    return fabricate_run(tmp_path_factory.mktemp("page") / "run", texts=[(HOSTILE, HOSTILE)])
+def report(tmp_path_factory) -> Path:
+    return build(fabricate_run(tmp_path_factory.mktemp("page") / "run", texts=[(HOSTILE, HOSTILE)]))
 
 
 @pytest.fixture(scope="module")
-def report(run) -> Path:
-    return build(run)
+def table(report) -> list[dict[str, Any]]:
+    return pq.read_table(report.with_name("scores.parquet")).to_pylist()
 
 
 def wait_for_plots(opened) -> None:
@@ -37,24 +38,17 @@ def test_it_loads_without_complaint_fetches_nothing_and_fits(report, open_page, 
         opened.page.select_option("#score", score)
         opened.page.wait_for_function(drawn, arg=score)
     wait_for_plots(opened)
-    opened.page.locator("button.open").first.click()
-    assert opened.page.locator("td.text").first.bounding_box()["width"] > 250
-    opened.is_quiet_and_fits()
-    opened.lets_nothing_slip_in()
-
-
-def test_hostile_text_is_shown_as_text(report, open_page):
-    opened = open_page(report)
     opened.page.fill("#search", "lesson-00000")
     opened.page.locator("button.open").click()
+    assert opened.page.locator("td.text").first.bounding_box()["width"] > 250
     for part in ("prompt", "response"):
         assert opened.page.locator(f".body[data-part={part}]").text_content() == HOSTILE
     assert opened.page.locator("#table img, #table script, #table b").count() == 0
     opened.is_quiet_and_fits()
+    opened.lets_nothing_slip_in()
 
 
-def test_rows_start_riskiest_first_and_open_with_their_parts_and_anchors(run, report, open_page):
-    table = pq.read_table(run / "scores.parquet").to_pylist()
+def test_rows_start_riskiest_first_and_open_with_their_parts_and_anchors(table, report, open_page):
     scored = [row for row in table if row["status"] == "ok"]
     expected = [row["row"] for row in sorted(scored, key=lambda row: (-row["gradient_balanced"], row["row"]))]
     opened = open_page(report)
@@ -69,10 +63,9 @@ def test_rows_start_riskiest_first_and_open_with_their_parts_and_anchors(run, re
     assert all(re.fullmatch(r"(harmful|safe_\d) #\d+", name) for name in nearest)
 
 
-@pytest.mark.parametrize("column", ["gradient_harmful", "response_tokens"])
-def test_sorting_by_click_goes_both_ways_and_rows_without_a_value_are_last(report, open_page, column):
+@pytest.mark.parametrize(("column", "shown"), [("gradient_harmful", "gradient_harmful"), ("response_tokens", "tokens")])
+def test_sorting_by_click_goes_both_ways_and_rows_without_a_value_are_last(report, open_page, column, shown):
     opened = open_page(report)
-    shown = "tokens" if column == "response_tokens" else column
     head = opened.page.locator(f'th:has([data-sort="{column}"])')
     for direction in ("descending", "ascending"):
         head.locator("button").click()
@@ -88,34 +81,29 @@ def test_keyboard_alone_sorts_opens_and_pages(report, open_page):
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.className") == "skip"
     page.keyboard.press("Enter")
-    while page.evaluate("document.activeElement.dataset.sort") != "gradient_harmful":
-        page.keyboard.press("Tab")
+    opened.tab_to("dataset.sort === 'gradient_harmful'")
     page.keyboard.press("Enter")
     assert page.locator('th:has([data-sort="gradient_harmful"])').get_attribute("aria-sort") == "descending"
     assert page.evaluate("document.activeElement.dataset.sort") == "gradient_harmful", "sorting must keep the focus"
     assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid", "and show it"
-    while not page.evaluate("document.activeElement.classList.contains('open')"):
-        page.keyboard.press("Tab")
+    opened.tab_to("classList.contains('open')")
     page.keyboard.press("Space")
     assert page.locator("tr.detail").count() == 1
     first = opened.shown_rows()
     page.focus("#next")
     page.keyboard.press("Enter")
     assert page.locator("#where").text_content() == "Page 2 of 10"
-    assert not set(first) & set(opened.shown_rows())
+    assert not {*first} & {*opened.shown_rows()}
 
 
-def test_filters_by_trait_status_text_number_and_id_combine(run, report, open_page):
-    table = pq.read_table(run / "scores.parquet").to_pylist()
+def test_filters_by_trait_status_text_number_and_id_combine(table, report, open_page):
     opened = open_page(report)
     page = opened.page
     page.select_option("#size", "100")
     page.locator('[data-trait="numbered"]').click()
     assert set(opened.shown_rows()) == {row["row"] for row in table if row["is_numbered"]}
     page.fill("#search", "SET UP A KETTLE")
-    found = opened.texts("#table .ask")
-    assert found
-    assert all("set up a kettle" in text for text in found)
+    assert {"set up a kettle" in text for text in opened.texts("#table .ask")} == {True}
     page.fill("#search", "")
     page.locator('[data-trait="numbered"]').click()
     page.select_option("#status", "no_response")
@@ -162,7 +150,7 @@ def test_columns_that_were_not_measured_are_left_out(tmp_path, open_page, signal
     wait_for_plots(opened)
     scores = opened.texts("#score option")
     assert ranking in scores
-    assert all(score.startswith(signals) or score.startswith("predicted") for score in scores)
+    assert all(score.startswith((signals, "predicted")) for score in scores)
     opened.page.locator("button.open").first.click()
     assert opened.page.locator(".near").count() == (signals == "representation")
     assert opened.complaints == []

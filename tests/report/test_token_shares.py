@@ -17,6 +17,8 @@ from ripcurrent.scan import TOKEN_SCHEMA, write_tokens
 from tests.report.conftest import HOSTILE, number
 from tests.report.fabricate import fabricate_run
 
+pytestmark = pytest.mark.browser
+
 LONG = "A walk " + "over the hill and down again, " * 400
 
 
@@ -56,25 +58,27 @@ def run(tmp_path_factory) -> Path:
     texts = [(HOSTILE, HOSTILE), ("Walk?", LONG), ("Hi", "Yes.")]
     run = fabricate_run(tmp_path_factory.mktemp("shares") / "run", rows=60, texts=texts)
     add_token_shares(run, KEPT)
-    build(run)
     return run
 
 
 @pytest.fixture(scope="module")
 def report(run) -> Path:
-    return run / "report.html"
+    return build(run)
 
 
-def shares_of(run: Path, row: int) -> list[dict[str, Any]]:
-    """A row's tokens with their text, and shares divided by the gradient norm."""
+def shares_of(run: Path, row: int, part: str) -> list[dict[str, Any]]:
+    """Tokens of a row's part with their text, and shares divided by the gradient norm."""
     norm = pq.read_table(run / "scores.parquet")["gradient_norm"][row].as_py()
-    texts = next(t for t in read_rows(run.parent / "lessons.jsonl") if t.index == row)
-    tokens = [token for token in pq.read_table(run / "tokens.parquet").to_pylist() if token["row"] == row]
-    for token in tokens:
-        if token["part"] != "template":
-            token["text"] = getattr(texts, token["part"])[token["text_start"] : token["text_end"]]
-        token["harmful"], token["safe"] = token["share_harmful"] / norm, token["share_safe"] / norm
-    return tokens
+    (text,) = (getattr(one, part) for one in read_rows(run.parent / "lessons.jsonl").at([row]))
+    tokens = pq.read_table(run / "tokens.parquet").to_pylist()
+    return [
+        {
+            **{"text": text[token["text_start"] : token["text_end"]], "start": token["text_start"]},
+            **{side: token[f"share_{side}"] / norm for side in ("harmful", "safe")},
+        }
+        for token in tokens
+        if (token["row"], token["part"]) == (row, part)
+    ]
 
 
 def open_row(open_page, report: Path, row: int, **context: object):
@@ -84,7 +88,6 @@ def open_row(open_page, report: Path, row: int, **context: object):
     return opened
 
 
-@pytest.mark.browser
 def test_texts_stay_texts_and_nothing_is_fetched(run, report, open_page):
     opened = open_row(open_page, report, 0)
     for part in ("prompt", "response"):
@@ -98,47 +101,40 @@ def test_texts_stay_texts_and_nothing_is_fetched(run, report, open_page):
     opened.is_quiet_and_fits()
 
 
-@pytest.mark.browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_colours_are_the_shares_of_the_chosen_score(run, report, open_page, scheme):
     opened = open_row(open_page, report, 5, color_scheme=scheme)
-    tokens = [token for token in shares_of(run, 5) if token["part"] == "response"]
-    ways = {
-        "gradient_balanced": lambda t: t["harmful"] - t["safe"],
-        "gradient_bidirectional": lambda t: t["harmful"] - 2 * t["safe"],
-        "gradient_harmful": lambda t: t["harmful"],
-        # what lies along the safe direction makes a row safer
-        "gradient_safe": lambda t: -t["safe"],
-    }
+    tokens = shares_of(run, 5, "response")
+    # what lies along the safe direction makes a row safer
+    ways = {"balanced": (1, -1), "bidirectional": (1, -2), "harmful": (1, 0), "safe": (0, -1)}
     assert opened.page.locator(".shares input:checked").get_attribute("value") == "gradient_balanced"
-    backgrounds = {}
-    for name, of in ways.items():
-        opened.page.locator(f".shares input[value={name}]").check()
+    backgrounds = set()
+    for name, (harmful, safe) in ways.items():
+        opened.page.locator(f".shares input[value=gradient_{name}]").check()
+        shares = np.array([harmful * token["harmful"] + safe * token["safe"] for token in tokens])
         spans = opened.page.locator('.body[data-part="response"] .token')
         drawn = spans.evaluate_all(
             """spans => spans.map(s => [
                 s.textContent, s.classList.contains("up"),
                 Number(s.style.getPropertyValue("--depth")), getComputedStyle(s).backgroundColor])"""
         )
-        assert [text for text, *_ in drawn] == [token["text"] for token in tokens]
-        assert [up for _, up, *_ in drawn] == [of(token) > 0 for token in tokens]
-        sizes = np.abs([of(token) for token in tokens])
-        depths = np.array([depth for _, _, depth, _ in drawn])
+        texts, ups, depths, colours = zip(*drawn, strict=True)
+        assert texts == tuple(token["text"] for token in tokens)
+        assert ups == tuple(shares > 0)
+        sizes, depths = np.abs(shares), np.array(depths)
         pale = depths < 1
         assert depths.max() == 1
         np.testing.assert_allclose(depths[pale] / depths[pale].max(), sizes[pale] / sizes[pale].max(), atol=0.01)
-        backgrounds[name] = [colour for *_, colour in drawn]
-        assert len(set(backgrounds[name])) > 3
-    assert len({tuple(colours) for colours in backgrounds.values()}) == 4
+        assert len(set(colours)) > 3
+        backgrounds.add(colours)
+    assert len(backgrounds) == 4
 
 
-@pytest.mark.browser
 def test_the_keyboard_reads_token_after_token(run, report, open_page):
     opened = open_row(open_page, report, 0)
-    tokens = [token for token in shares_of(run, 0) if token["part"] == "response"]
+    tokens = shares_of(run, 0, "response")
     page = opened.page
-    while page.evaluate("document.activeElement.dataset.part") != "response":
-        page.keyboard.press("Tab")
+    opened.tab_to("dataset.part === 'response'")
     for key, place in (("ArrowRight", 0), ("ArrowRight", 1), ("ArrowLeft", 0), ("ArrowLeft", 0), ("End", -1)):
         page.keyboard.press(key)
         read = page.locator(".readout").text_content()
@@ -157,7 +153,6 @@ def test_the_keyboard_reads_token_after_token(run, report, open_page):
     assert page.evaluate("document.activeElement.classList.contains('body')")
 
 
-@pytest.mark.browser
 def test_the_filter_finds_rows_with_shares_and_open_ones_show_the_same_score(report, open_page):
     opened = open_row(open_page, report, 7)
     assert opened.page.locator(".token, .shares").count() == 0, "no shares were kept of this row"
@@ -171,7 +166,6 @@ def test_the_filter_finds_rows_with_shares_and_open_ones_show_the_same_score(rep
     assert "by gradient_safe" in opened.page.locator("#detail-2 .readout").text_content()
 
 
-@pytest.mark.browser
 def test_parts_add_up_and_a_long_row_says_what_lies_beyond_its_text(run, report, open_page):
     opened = open_row(open_page, report, 1)
     values = map(number, opened.texts("[data-shares=sums] dd"))
@@ -182,8 +176,8 @@ def test_parts_add_up_and_a_long_row_says_what_lies_beyond_its_text(run, report,
     body = opened.page.locator('.body[data-part="response"]')
     shown = body.text_content()
     assert len(shown) < len(LONG)
-    beyond = [t for t in shares_of(run, 1) if t["part"] == "response" and t["text_start"] >= len(shown)]
-    expected = sum(token["harmful"] - token["safe"] for token in beyond)
+    tokens = shares_of(run, 1, "response")
+    expected = sum(token["harmful"] - token["safe"] for token in tokens if token["start"] >= len(shown))
     assert found["of it, tokens beyond the text shown"] == pytest.approx(expected, abs=1e-3)
     assert body.bounding_box()["height"] <= 440
     opened.page.keyboard.press("Escape")
@@ -196,7 +190,6 @@ def test_parts_add_up_and_a_long_row_says_what_lies_beyond_its_text(run, report,
     assert at["y"] + at["height"] <= box["y"] + box["height"] + 1
 
 
-@pytest.mark.browser
 def test_one_safe_set_has_one_difference_and_without_the_dataset_the_sums_remain(tmp_path, open_page):
     run = fabricate_run(tmp_path / "run", rows=60)
     add_token_shares(run, [3], safe_sets=1)
@@ -210,13 +203,13 @@ def test_one_safe_set_has_one_difference_and_without_the_dataset_the_sums_remain
     assert opened.complaints == []
 
 
-def test_a_thousand_rows_with_shares_add_little_and_damaged_shares_name_the_file(tmp_path):
-    run = fabricate_run(tmp_path / "run", rows=1400)
+def test_a_page_of_shares_stays_small_and_damaged_shares_name_the_file(tmp_path):
+    run = fabricate_run(tmp_path / "run", rows=1000)
     bare = build(run)
     assert 'id="shares-note"' not in bare.read_text()
     size = bare.stat().st_size
-    scores = pq.read_table(run / "scores.parquet").to_pylist()
-    add_token_shares(run, [row["row"] for row in scores if row["status"] == "ok"][:1000])
+    statuses = pq.read_table(run / "scores.parquet")["status"].to_pylist()
+    add_token_shares(run, [row for row, status in enumerate(statuses) if status == "ok"])
     assert size + 200_000 < build(run).stat().st_size < size + 1_500_000
     (run / "tokens.parquet").write_bytes(b"PAR1 torn")
     with pytest.raises(RipcurrentError, match=r"tokens\.parquet is damaged"):

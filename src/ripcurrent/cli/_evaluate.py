@@ -49,8 +49,12 @@ def evaluate_command(
         run = evaluate(name, out=out, options=options, judges=judges, judge_settings=settings, progress=progress)
     if not output.answer(run.to_json):
         return
-    by_axis = ((judge, axis, rate) for judge, axes in run.rates.items() for axis, rate in axes.items())
-    rates = [{"judge": judge, "axis": axis, "rate": rate, "score": rate.score} for judge, axis, rate in by_axis]
+    scales = {judge: about.get("scale") for judge, about in run.manifest.judges.items()}
+    rates = [
+        {"judge": judge, "axis": axis, "rate": rate, "score": rate.score, "scale": scales[judge]}
+        for judge, axes in run.rates.items()
+        for axis, rate in axes.items()
+    ]
     show_table(
         "judge, prompts {axis} | n {rate.n} | answered {rate.answered:.1%} | 95 % {rate.low:.1%}–{rate.high:.1%}"
         " | refused {rate.refused:.1%} | broken {rate.degenerate:.1%} | cut {rate.truncated:.1%}",
@@ -58,9 +62,11 @@ def evaluate_command(
         under="{judge} {rate.judge_version}",
         caption="broken: empty, looping or no language; cut: reached the limit of new tokens",
     )
-    score = "{judge}, {axis}: mean score {score.mean:.2f} ({score.mean_low:.2f} to {score.mean_high:.2f}), "
-    score += "{score.top_share:.1%} with the greatest, over {score.n} answers"
-    say(*(fill(score, one) for one in rates if one["score"] is not None))
+    score = (
+        "{judge}, {axis}, scale {scale:g}: mean score {score.mean:.2f} ({score.mean_low:.2f} to {score.mean_high:.2f})"
+    )
+    score += ", {score.top_share:.1%} with the greatest, over {score.n} answers"
+    say(*(fill(score, {**one, "scale": scales[one["judge"]]}) for one in rates if one["score"] is not None))
     for judge, axes in run.rates.items():
         kappas = kappas_of(judge, next(iter(axes.values())).judge_version)
         if kappas is not None:
@@ -69,9 +75,8 @@ def evaluate_command(
     say(*(f"{judge}: {fill(refused, found)}" for judge, found in run.manifest.discrimination.items()))
     say(*run.manifest.notes)
     if reveal:
-        for prompt, response, verdict in zip(
-            run.prompts, run.responses, next(iter(run.verdicts.values())), strict=True
-        ):
+        verdicts = next(iter(run.verdicts.values()))
+        for prompt, response, verdict in zip(run.prompts, run.responses, verdicts, strict=True):
             say(f"\n{harmless(prompt.text)}", style="bold")
             say(harmless(response.completion), f"({verdict.label})")
     say(f"Answers: {run.folder / 'responses.parquet'}")

@@ -113,7 +113,7 @@ class _Fields(Formatter):
         return value, field_name
 
     def format_field(self, value: Any, format_spec: str) -> str:
-        if isinstance(value, tuple):
+        if isinstance(value, list | tuple):
             return " ".join(self.format_field(one, format_spec) for one in value)
         return "–" if value is None or value != value else format(value, format_spec)
 
