@@ -62,11 +62,9 @@ def evaluate_command(
         under="{judge} {rate.judge_version}",
         caption="broken: empty, looping or no language; cut: reached the limit of new tokens",
     )
-    score = (
-        "{judge}, {axis}, scale {scale:g}: mean score {score.mean:.2f} ({score.mean_low:.2f} to {score.mean_high:.2f})"
-    )
-    score += ", {score.top_share:.1%} with the greatest, over {score.n} answers"
-    say(*(fill(score, {**one, "scale": scales[one["judge"]]}) for one in rates if one["score"] is not None))
+    score = "{judge}, {axis}, scale {scale:g}: mean score {score.mean:.2f} "
+    score += "({score.mean_low:.2f} to {score.mean_high:.2f}), {score.top_share:.1%} greatest, {score.n} answers"
+    say(*(fill(score, one) for one in rates if one["score"] is not None))
     for judge, axes in run.rates.items():
         kappas = kappas_of(judge, next(iter(axes.values())).judge_version)
         if kappas is not None:
