@@ -12,7 +12,7 @@ from ripcurrent.evaluate import JudgeOptions
 
 SEED = option("Seed of what is drawn.", min=0)
 JUDGING = tuple(JudgeOptions.model_fields)
-LABELS = ("compliance", "refusal", "partial")
+LABELS = {"compliance": "comply", "refusal": "refuse", "partial": "part"}
 SCALES = {"ordinal": "ratings 1 to 5, ordinal", "complied": "complied or not"}
 
 judges = group("judges", "Measure judges, and let people judge.")
@@ -44,17 +44,17 @@ def validate_command(
         found = validate_judges(files, judging.judge or JUDGES, settings, seed=seed, progress=progress)
     if not output.answer(lambda: {one.judge: one.to_json() for one in found}):
         return
-    said = (f"{label} {{of.confusion.{label}.compliance}}/{{of.confusion.{label}.refusal}}" for label in LABELS)
+    said = (f"{to} {{of.confusion.{of}.compliance}}/{{of.confusion.{of}.refusal}}" for of, to in LABELS.items())
     show_table(
         "judge, file {file} | n {of.n} | accuracy {of.accuracy:.1%} | κ {of.kappa:.2f} | 95 % {of.kappa_low:.2f}–"
-        "{of.kappa_high:.2f} | " + " | ".join(said) + " | degen-\nerate {of.degenerate} | un-\njudged {of.unjudged}",
+        "{of.kappa_high:.2f} | " + " | ".join(said) + " | broken {of.degenerate} | none {of.unjudged}",
         [
             {"by": one, "file": Path(file).name, "of": agreement}
             for one in found
             for file, agreement in {**one.files, **({"all files": one.pooled} if len(one.files) > 1 else {})}.items()
         ],
         under="{by.judge} {by.version}",
-        caption="compliance, refusal, partial: people's label, and the judge's compliances/refusals of those answers",
+        caption="comply, refuse, part: people's label, and what the judge says, comply/refuse; none: unjudged",
     )
     for one in found:
         if one.pooled.mean_score is not None:
