@@ -12,8 +12,7 @@ from ripcurrent.cli._command import app, show_help
 from ripcurrent.cli._output import print_error
 from ripcurrent.errors import ExitCode, RipcurrentError
 
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it."""
+INTERRUPTED = 130  # after Ctrl-C, as shells have it
 
 # Newer versions of typer carry their own copy of click, older ones use the package: this is the base class in either.
 CommandLineError = cast(type[typer.BadParameter], typer.BadParameter.__mro__[2])

@@ -64,12 +64,18 @@ def experiment_command(
             [{**dict(one), "runs": len(one.seeds)} for one in summaries],
         )
         pairs = [*result.comparisons, *result.further_comparisons]
-        named = [{**dict(one), "finding": one.finding.replace("random", one.control)} for one in pairs]
-        if own := [one for one in named if one["judge"] == judge]:
+        in_points = ("difference", "low", "high")
+        named = [
+            {**dict(one), "finding": one.finding.replace("random", one.control)}
+            | {name: 100 * getattr(one, name) for name in in_points}
+            for one in pairs
+            if one.judge == judge
+        ]
+        if named:
             show_table(
-                "difference {arm} − {control} | answered {difference:+.1%} | 95 % {low:+.1%} to {high:+.1%}"
+                "answered {arm} − {control} | points {difference:+.1f} | 95 % {low:+.1f} to {high:+.1f}"
                 " | adjusted p {adjusted_p:.4f} | finding {finding}",
-                own,
+                named,
                 words=(0, 4),
                 caption="worse where the interval holds 0: in these runs, other seeds may differ",
             )

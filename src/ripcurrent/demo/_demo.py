@@ -23,8 +23,7 @@ from ripcurrent.runs import write_json
 from ripcurrent.scan import TRAIT_COLUMNS, ScanOptions, ScanRun
 from ripcurrent.select import Overlap
 
-ENDS = 5
-"""Rows shown of each end of the ranking."""
+ENDS = 5  # rows shown of each end of the ranking
 SELECTED = 30
 """Rows selected, where there are four times as many: the controls need rows to be drawn from."""
 OTHER_RANKING = "representation_bidirectional"
