@@ -1,15 +1,13 @@
 """Running the command line inside a test and judging what it says when it fails."""
 
-import json
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import click
 import pytest
 import typer
 
 from ripcurrent.cli import app, run
+from tests.golden.small import Said as Said
 
 
 def commands() -> dict[str, click.Command]:
@@ -21,23 +19,6 @@ def commands() -> dict[str, click.Command]:
         found[words] = command
         waiting += [(f"{words} {name}".strip(), inner) for name, inner in getattr(command, "commands", {}).items()]
     return found
-
-
-@dataclass(frozen=True)
-class Said:
-    """What one command did."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        """Its stdout, which must be one JSON object and nothing else."""
-        (line,) = self.out.splitlines()
-        value = json.loads(line)
-        assert isinstance(value, dict)
-        return value
 
 
 class Command:

@@ -45,63 +45,44 @@ def test_what_is_no_dataset(
     assert not out.exists()
 
 
-@pytest.mark.parametrize("address", ["hf:name", "hf:a/b/c/d"])
-def test_hub_address_that_is_none(command: Command, out: Path, address: str) -> None:
-    command.scan_fails(address, "--out", out, says=("hf:owner/name",))
-
-
-def test_wrong_format_name(command: Command, rows_file: Path, out: Path) -> None:
-    says = ("'alpacca'", "Did you mean 'alpaca'?", "sharegpt")
-    command.scan_fails(rows_file, "--format", "alpacca", "--out", out, says=says)
-
-
-def test_a_map_that_is_none(command: Command, tmp_path: Path, out: Path) -> None:
+@pytest.mark.parametrize(
+    ("dataset", "options", "says"),
+    [
+        ("hf:name", (), ("hf:owner/name",)),
+        ("hf:a/b/c/d", (), ("hf:owner/name",)),
+        ("rows.csv", ("--format", "alpacca"), ("'alpacca'", "Did you mean 'alpaca'?", "sharegpt")),
+        ("rows.csv", ("--map", "prompt"), ("prompt", "=")),
+        ("rows.csv", ("--map", "prompt=aks", "--map", "response=reply"), ("'ask'",)),
+    ],
+)
+def test_an_address_a_format_or_a_map_that_is_none(
+    command: Command, tmp_path: Path, out: Path, dataset: str, options: tuple[str, ...], says: tuple[str, ...]
+) -> None:
     (tmp_path / "rows.csv").write_text("ask,reply\na,b\n")
-    command.scan_fails(tmp_path / "rows.csv", "--map", "prompt", "--out", out, says=("prompt", "="))
-    command.scan_fails(
-        tmp_path / "rows.csv", "--map", "prompt=aks", "--map", "response=reply", "--out", out, says=("'ask'",)
-    )
+    named = dataset if dataset.startswith("hf:") else tmp_path / dataset
+    command.scan_fails(named, *options, "--out", out, says=says)
+
+
+def test_a_map_names_the_columns(command: Command, tmp_path: Path, out: Path) -> None:
+    (tmp_path / "rows.csv").write_text("ask,reply\na,b\n")
     good = command.scan(tmp_path / "rows.csv", "--map", "prompt=ask", "--map", "response=reply", "--out", out, "--json")
     assert (good.code, good.json["scored"]) == (0, 1)
-
-
-def test_no_usable_row(command: Command, tmp_path: Path, out: Path) -> None:
-    rows: list[Any] = [{"prompt": "a", "response": ""}, {"prompt": "b", "response": None}]
-    dataset = write_jsonl(tmp_path / "rows.jsonl", rows)
-    says = ("No row of", "rows.jsonl could be scored", "2 no_response", "scores.parquet")
-    command.scan_fails(dataset, "--out", out, says=says, code=2)
-    assert statuses(out) == ["no_response"] * 2
-    assert not (out / "report.html").exists()
-    command.scan_fails(dataset, "--out", out, says=says, code=2)
 
 
 def test_bad_rows_among_good_ones_get_their_reason_and_the_rest_is_scored(
     command: Command, tmp_path: Path, out: Path
 ) -> None:
-    good = good_rows(2)
-    rows: list[Any] = [
-        good[0],
-        {"prompt": "a", "response": ""},
-        {"prompt": "a", "response": None},
-        {"prompt": "a"},
-        {"prompt": True, "response": "b"},
-        {"prompt": "a", "response": ["b"]},
-        {"prompt": "a", "response": {"text": "b"}},
-        {"prompt": None, "response": "b"},
-        {},
-        [],
-        3,
-        None,
-        good[1],
-    ]
+    first, last = good_rows(2)
+    answers: list[Any] = ["", None, ["b"], {"text": "b"}]
+    rows: list[Any] = [first, *({"prompt": "a", "response": answer} for answer in answers), {"prompt": "a"}]
+    rows += [{"prompt": True, "response": "b"}, {"prompt": None, "response": "b"}, {}, [], 3, None, last]
     said = command.scan(write_jsonl(tmp_path / "rows.jsonl", rows), "--out", out, "--json")
-    assert said.code == 0
-    assert (said.json["rows"], said.json["scored"]) == (13, 2)
+    assert (said.code, said.json["rows"], said.json["scored"]) == (0, 13, 2)
     found = statuses(out)
     assert found[0] == found[-1] == "ok"
-    assert found[1:3] == ["no_response", "no_response"]
-    assert set(found[3:-1]) <= {"no_response", "invalid_conversation"}
-    assert found[4:7] == ["invalid_conversation"] * 3
+    assert found[1:5] == ["no_response", "no_response", "invalid_conversation", "invalid_conversation"]
+    assert found[6] == "invalid_conversation"
+    assert set(found[5:-1]) <= {"no_response", "invalid_conversation"}
     assert sum(said.json["unscored"].values()) == 11
 
 

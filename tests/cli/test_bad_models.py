@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -14,12 +15,16 @@ from tests.models.tiny import save_tiny, tiny_model, write_tiny_gguf
 from tests.tiny_scan import anchor_lines, write_jsonl
 
 
-def test_model_without_a_chat_template(command: Command, rows_file: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "out"
+
+
+def test_model_without_a_chat_template(command: Command, rows_file: Path, tmp_path: Path, out: Path) -> None:
     model = save_tiny(tmp_path / "base-model", "llama_tied", chat_template=False)
-    command.scan_fails(
-        rows_file, "--model", model, "--out", tmp_path / "out", says=("base-model has no chat template", "instruct")
-    )
-    assert not (tmp_path / "out").exists()
+    says = ("base-model has no chat template", "instruct")
+    command.scan_fails(rows_file, "--model", model, "--out", out, says=says)
+    assert not out.exists()
 
 
 @pytest.mark.parametrize(
@@ -32,87 +37,76 @@ def test_model_without_a_chat_template(command: Command, rows_file: Path, tmp_pa
     ],
 )
 def test_model_adapter_or_device_that_is_not_there(
-    command: Command, rows_file: Path, tmp_path: Path, option: str, value: str, says: tuple[str, ...]
+    command: Command, rows_file: Path, out: Path, option: str, value: str, says: tuple[str, ...]
 ) -> None:
-    command.scan_fails(rows_file, option, value, "--out", tmp_path / "out", says=says)
+    command.scan_fails(rows_file, option, value, "--out", out, says=says)
 
 
-def test_model_that_is_not_found_without_network(rows_file: Path, tmp_path: Path) -> None:
+def test_model_that_is_not_found_without_network(rows_file: Path, tmp_path: Path, out: Path) -> None:
     name = "no/such-model-anywhere"
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub")}
-    program = Path(sys.executable).with_name("ripcurrent")
-    arguments = [program, "scan", rows_file, "--model", name, "--out", tmp_path / "out", "--quiet"]
+    arguments = [sys.executable, "-m", "ripcurrent", "scan", rows_file, "--model", name, "--out", out, "--quiet"]
     done = subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=120)
     judge(Said(done.returncode, done.stdout, done.stderr), (name,))
-    assert not (tmp_path / "out").exists()
+    assert not out.exists()
 
 
-def test_truncated_gguf(command: Command, rows_file: Path, tmp_path: Path) -> None:
+def test_a_gguf_is_scanned_whole_and_named_when_cut(
+    command: Command, rows_file: Path, tmp_path: Path, out: Path
+) -> None:
     path = write_tiny_gguf(tmp_path / "tiny.gguf", tiny_model("llama_tied"))
-    data = path.read_bytes()
-    path.write_bytes(data[: len(data) // 2])
-    command.scan_fails(rows_file, "--model", path, "--out", tmp_path / "out", says=("tiny.gguf",))
-    path.write_bytes(b"not a model")
-    command.scan_fails(rows_file, "--model", path, "--out", tmp_path / "out", says=("tiny.gguf",))
-
-
-def test_a_whole_gguf_is_scanned(command: Command, rows_file: Path, tmp_path: Path) -> None:
-    path = write_tiny_gguf(tmp_path / "tiny.gguf", tiny_model("llama_tied"))
-    said = command.scan(rows_file, "--model", path, "--out", tmp_path / "out", "--json")
+    said = command.scan(rows_file, "--model", path, "--out", out, "--json")
     assert (said.code, said.json["scored"]) == (0, 12)
+    data = path.read_bytes()
+    for torn in (data[: len(data) // 2], b"not a model"):
+        path.write_bytes(torn)
+        command.scan_fails(rows_file, "--model", path, "--out", tmp_path / "other", says=("tiny.gguf",))
 
 
 @pytest.mark.parametrize("scope", ["all", "lora"])
-def test_adapter_of_another_model(command: Command, rows_file: Path, tmp_path: Path, scope: str) -> None:
+def test_adapter_of_another_model(command: Command, rows_file: Path, tmp_path: Path, out: Path, scope: str) -> None:
     adapter = save_adapter(tmp_path / "other-adapter", "llama_untied")
-    command.scan_fails(
-        rows_file, "--adapter", adapter, "--scope", scope, "--out", tmp_path / "out",
-        says=("The adapter", "other-adapter does not fit", "trained on"),
-    )  # fmt: skip
+    says = ("The adapter", "other-adapter does not fit", "trained on")
+    command.scan_fails(rows_file, "--adapter", adapter, "--scope", scope, "--out", out, says=says)
+
+
+LINES = anchor_lines()
+LONG = [{**line, "prompt": "word " * 2_000} if at == 6 else line for at, line in enumerate(LINES)]
 
 
 @pytest.mark.parametrize(
-    ("content", "says"),
+    ("lines", "says"),
     [
         (None, ("There is no anchor file", "second_family")),
-        (json.dumps(anchor_lines()[0]) + "\n{broken", ("line 2 is not JSON",)),
-        ("\n".join(json.dumps(line) for line in anchor_lines()[:4]), ("no safe set",)),
-        ("\n".join(json.dumps(line) for line in anchor_lines(3)), ("has 3 anchors; at least 4",)),
+        ([json.dumps(LINES[0]), "{broken"], ("line 2 is not JSON",)),
+        (map(json.dumps, LINES[:4]), ("no safe set",)),
+        (map(json.dumps, anchor_lines(3)), ("has 3 anchors; at least 4",)),
+        (map(json.dumps, LONG), ("Anchor 2 of safe_1 in mine.jsonl", "too_long")),
     ],
-    ids=["missing", "broken", "no safe set", "too few"],
+    ids=["missing", "broken", "no safe set", "too few", "too long"],
 )
-def test_anchor_files(command: Command, rows_file: Path, tmp_path: Path, content: str | None, says: tuple[str]) -> None:
+def test_anchor_files(
+    command: Command, rows_file: Path, tmp_path: Path, out: Path, lines: Iterable[str] | None, says: tuple[str, ...]
+) -> None:
     path = tmp_path / "mine.jsonl"
-    if content is not None:
-        path.write_text(content)
-    command.scan_fails(rows_file, "--anchors", path, "--out", tmp_path / "out", says=says)
-    judge(command("anchors", "check", path, "--quiet"), says)
-    assert not (tmp_path / "out").exists()
+    if lines is not None:
+        path.write_text("\n".join(lines))
+    command.scan_fails(rows_file, "--anchors", path, "--out", out, says=says)
+    judge(command("anchors", "check", path, *command._tiny, "--quiet"), says)
 
 
-def test_anchors_that_do_not_separate_on_this_model(rows_file: Path, tmp_path: Path, command: Command) -> None:
-    lines = anchor_lines()
+def test_anchors_that_do_not_separate_on_this_model(
+    rows_file: Path, tmp_path: Path, command: Command, out: Path
+) -> None:
     # the same answers on both sides, each once: nothing to tell apart
-    answers = ["Let me think about it", "That depends on it", "We can talk of it", "Such a thing is old"]
-    for number, line in enumerate(lines):
-        line["response"] = f"{answers[number % 4]}."
-        line["prompt"] = f"{line['prompt']} ({number})"
+    answers = ["Let me think about it.", "That depends on it.", "We can talk of it.", "Such a thing is old."]
+    lines = [
+        {**line, "response": answers[number % 4], "prompt": f"{line['prompt']} ({number})"}
+        for number, line in enumerate(LINES)
+    ]
     path = write_jsonl(tmp_path / "same.jsonl", lines)
-    tiny = [part for part in command._tiny if part]
-    said = command("scan", rows_file, *tiny, "--anchors", path, "--out", tmp_path / "out", "--quiet")
-    judge(said, ("same.jsonl do not separate harm from safety", "AUROC", "below 0.7", "--no-anchor-check"), code=2)
-    assert not (tmp_path / "out" / "scores.parquet").exists()
-    again = command(
-        "scan", rows_file, *tiny, "--anchors", path, "--out", tmp_path / "out", "--quiet", "--no-anchor-check"
-    )
-    assert again.code == 0
-
-
-def test_an_anchor_that_the_template_does_not_take_is_named(command: Command, rows_file: Path, tmp_path: Path) -> None:
-    lines = anchor_lines()
-    lines[6]["prompt"] = "word " * 2_000
-    path = write_jsonl(tmp_path / "mine.jsonl", lines)
-    command.scan_fails(
-        rows_file, "--anchors", path, "--out", tmp_path / "out",
-        says=("Anchor 2 of safe_1 in mine.jsonl", "too_long"),
-    )  # fmt: skip
+    scan = ("scan", rows_file, *command._tiny, "--anchors", path, "--out", out, "--quiet")
+    says = ("same.jsonl do not separate harm from safety", "AUROC", "below 0.7", "--no-anchor-check")
+    judge(command(*scan), says, code=2)
+    assert not (out / "scores.parquet").exists()
+    assert command(*scan, "--no-anchor-check").code == 0

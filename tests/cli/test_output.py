@@ -1,18 +1,15 @@
 """What commands print and where: one JSON object on stdout, progress on stderr, nothing when quiet, exit codes."""
 
 import io
-import json
 import re
 import shutil
-import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 
-from ripcurrent.cli._output import TerminalProgress
-from ripcurrent.cli._text import harmless, one_line
+from ripcurrent.cli._output import TerminalProgress, fill, harmless, shorten
 from ripcurrent.runs import read_manifest
 from ripcurrent.scan import scan
 from tests.cli.command import Command, judge
@@ -34,32 +31,27 @@ def out(finished: Path, tmp_path: Path) -> Path:
     return shutil.copytree(finished, tmp_path / "out")
 
 
-def test_json_is_one_object_on_stdout_and_progress_goes_to_stderr(
+def test_json_is_one_object_on_stdout_progress_goes_to_stderr_and_quiet_says_nothing(
     command: Command, rows_file: Path, tmp_path: Path
 ) -> None:
-    said = command.scan(rows_file, "--out", tmp_path / "out", "--json")
+    out = tmp_path / "out"
+    said = command.scan(rows_file, "--out", out, "--json")
     assert said.code == 0
     assert said.json["rows"] == said.json["scored"] == 12
-    assert said.json["run"] == str(tmp_path / "out")
-    assert Path(said.json["scores"]).exists()
-    assert said.json["ranking"] == "gradient_bidirectional"
-    assert len(said.json["riskiest"]) == 10
     assert "scoring rows: 12 rows" in said.err
     assert "{" not in said.err
+    quiet = command.scan(rows_file, "--out", out, "--quiet")
+    assert (quiet.code, quiet.out, quiet.err) == (0, "", "")
+    both = command.scan(rows_file, "--out", out, "--quiet", "--json")
+    assert (both.json["scored"], both.err) == (12, "")
 
 
-def test_values_that_are_not_numbers_are_null_in_json(command: Command, tmp_path: Path) -> None:
+def test_values_that_are_not_numbers_are_null_in_json_and_dashes_in_tables(command: Command, tmp_path: Path) -> None:
     dataset = write_jsonl(tmp_path / "rows.jsonl", good_rows(1))
     said = command.scan(dataset, "--out", tmp_path / "out", "--json")
     assert set(said.json["spearman_with_length"].values()) == {None}
-
-
-def test_quiet_says_nothing(command: Command, rows_file: Path, tmp_path: Path) -> None:
-    said = command.scan(rows_file, "--out", tmp_path / "out", "--quiet")
-    assert (said.code, said.out, said.err) == (0, "", "")
-    quiet = command.scan(rows_file, "--out", tmp_path / "out", "--quiet", "--json")
-    assert quiet.json["scored"] == 12
-    assert quiet.err == ""
+    record = {"rate": 0.25, "low": float("nan"), "high": None, "seeds": (0.5, None), "of": None}
+    assert fill("{rate:.0%} {low:.2f}–{high:.2f} {seeds:.1f} {of.name}", record) == "25% – 0.5 – –"
 
 
 def test_a_scan_shows_a_verdict_the_riskiest_rows_and_where_things_are(
@@ -67,37 +59,27 @@ def test_a_scan_shows_a_verdict_the_riskiest_rows_and_where_things_are(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     dataset = write_jsonl(tmp_path / "rows.jsonl", [*good_rows(12), {"prompt": "a", "response": ""}])
-    said = command.scan(dataset, "--out", tmp_path / "out")
+    said = command.scan(dataset, "--out", tmp_path / "out", "--scope", "linear")
     assert said.code == 0
     for part in (
-        "12 of 13 rows scored (1 no_response)",
-        "representation_bidirectional",
-        "Riskiest rows by gradient_bidirectional",
-        "Tell me about",
-        "is_list",
-        str(tmp_path / "out" / "scores.parquet"),
-        str(tmp_path / "out" / "report.html"),
-        "not proof",
+        *("12 of 13 rows scored (1 no_response)", "representation_bidirectional", "Tell me about", "is_list"),
+        *("Riskiest rows by gradient_bidirectional", "not proof", "Left out of the gradients:", "embed_tokens.weight"),
+        *(str(tmp_path / "out" / name) for name in ("scores.parquet", "report.html")),
     ):
         assert part in said.out
     assert "nan" not in said.out
-    short = ("/", "claim", "orecast", "These anchors")
-    assert all(len(line) <= 80 or any(word in line for word in short) for line in said.out.splitlines())
+    whole = ("/", "claim", "orecast", "These anchors", "AUROC", "Left out")
+    assert all(len(line) <= 80 or any(word in line for word in whole) for line in said.out.splitlines())
     assert not re.search(r"[+-]\d\.\d*…", said.out), "a number is cut"
 
 
-def test_prompts_with_markup_and_line_ends_are_shown_as_they_are(command: Command, tmp_path: Path) -> None:
+def test_texts_and_paths_with_markup_are_shown_as_they_are(command: Command, tmp_path: Path) -> None:
     rows = [{"prompt": "[bold]\n[/x] {y} 100%", "response": "yes"}, {"prompt": "\x1b[31mred", "response": "no"}]
-    said = command.scan(write_jsonl(tmp_path / "rows.jsonl", rows), "--out", tmp_path / "out")
-    assert said.code == 0
+    out = tmp_path / "a [/b] c [dim]"
+    said = command.scan(write_jsonl(tmp_path / "rows.jsonl", [*rows, *good_rows(4)]), "--out", out)
+    assert said.code == 0, said.err
     assert "[bold] [/x] {y} 100%" in said.out
     assert "\x1b[31m" not in said.out
-
-
-def test_paths_and_names_with_markup_are_shown_as_they_are(command: Command, rows_file: Path, tmp_path: Path) -> None:
-    out = tmp_path / "a [/b] c [dim]"
-    said = command.scan(rows_file, "--out", out)
-    assert said.code == 0, said.err
     assert str(out / "scores.parquet") in said.out
     chosen = command("select", out, "--top", "2", "--drop")
     assert chosen.code == 0, chosen.err
@@ -111,40 +93,33 @@ def test_anchors_that_do_not_separate_are_told(command: Command, rows_file: Path
     assert weak, "the tiny random model tells nothing apart"
     assert "These anchors do not separate harm from safety" in said.out
     assert command.scan(rows_file, "--out", tmp_path / "out", "--json").json["weak_anchors"] == weak
-    assert command("report", tmp_path / "out").code == 0
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "These do not separate harm from safety on this model" in page
 
 
-def test_the_page_is_rebuilt_and_named(command: Command, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page_is_rebuilt_and_named(command: Command, out: Path) -> None:
     said = command("report", out, "--json")
     assert said.json == {"run": str(out), "report": str(out / "report.html")}
     assert (out / "report.html").stat().st_size > 10_000
-    monkeypatch.setattr("ripcurrent.report.build", lambda folder: folder / "report.html")
     assert command("report", out).out == f"Page: {out / 'report.html'}\n"
-    assert command("report", out, "--quiet").out == ""
 
 
-@pytest.mark.parametrize("name", ["report", "select"])
-def test_a_folder_without_a_finished_scan(command: Command, tmp_path: Path, name: str) -> None:
-    extra = ["--top", "2"] if name == "select" else []
-    judge(command(name, tmp_path, *extra, "--quiet"), (str(tmp_path),))
-    judge(command(name, tmp_path / "nowhere", *extra, "--quiet"), ("nowhere",))
+@pytest.mark.parametrize("words", [("report",), ("select", "--top", "2")], ids=lambda words: words[0])
+def test_a_folder_without_a_finished_scan(command: Command, tmp_path: Path, words: tuple[str, ...]) -> None:
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        judge(command(*words, folder, "--quiet"), (str(folder),))
 
 
-def test_anchors_check_prints_a_table(command: Command, anchors_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_anchors_check_prints_a_table_and_its_exit_code_is_the_verdict(
+    command: Command, anchors_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("COLUMNS", "140")
-    said = command("anchors", "check", anchors_file, *command._tiny, "--signals", "gradient")
-    for part in ("Anchors anchors.jsonl", "harmful", "safe_2", "theft", "gradient_balanced", "leave-one-out AUROC"):
+    said = command("anchors", "check", anchors_file, *command._tiny)
+    for part in ("Anchors anchors.jsonl", "harmful", "safe_2", "gradient_balanced", "leave-one-out AUROC"):
         assert part in said.out
     assert said.out.count("theft") == 12
-
-
-def test_anchors_check_as_json_and_its_exit_code(command: Command, anchors_file: Path) -> None:
-    said = command("anchors", "check", anchors_file, *command._tiny, "--json")
-    judged = {name: value for name, value in said.json["separation"].items() if name != "gradient_bidirectional"}
-    assert len(said.json["anchors"]) == 12
-    assert said.code == (0 if min(judged.values()) >= 0.7 else 2)
+    judged = re.findall(r"_(?:balanced|bidirectional): leave-one-out AUROC (\d\.\d+)", said.out)
+    assert said.code == (0 if min(map(float, judged)) >= 0.7 else 2)
     builtin = command("anchors", "check", *command._tiny, "--signals", "representation", "--json", "--quiet")
     assert builtin.json["separation"]["representation_bidirectional"] < 0.7
     assert builtin.code == 2
@@ -163,61 +138,38 @@ def test_anchors_check_takes_the_limit_that_its_error_asks_for(
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (["--singals", "all"], ("--singals", "--signals")),
-        (["--signals", "gradiant"], ("--signals gradiant", "'gradient'")),
-        (["--scope", "everything"], ("--scope everything", "'linear'")),
-        (["--position", "first"], ("--position first", "'last_prompt'")),
-        (["--dtype", "float23"], ("--dtype float23", "'bfloat16'")),
-        (["--attention", "flash"], ("--attention flash", "'eager'")),
-        (["--loss-on", "first"], ("--loss-on first", "'last'")),
-        (["--avg-n", "0"], ("--avg-n 0", "1")),
-        (["--avg-n", "many"], ("--avg-n many", "integer")),
-        (["--limit", "0"], ("--limit 0", "1")),
-        (["--seed", "-1"], ("--seed -1", "0")),
-        (["--max-tokens", "2"], ("--max-tokens 2", "8")),
-        (["--token-budget", "-5"], ("--token-budget -5", "16")),
-        (["--row-tokens", "some"], ("--row-tokens some", "integer")),
-        (["--layr", "4"], ("--layr", "--layer")),
-        (["--layer", "40"], ("Layer 40 does not exist", "0 to 1")),
-        (["surplus"], ("surplus",)),
+        ("--singals all", ("--singals", "--signals")),
+        ("--signals gradiant", ("--signals gradiant", "'gradient'")),
+        ("--dtype float23", ("--dtype float23", "'bfloat16'")),
+        ("--avg-n 0", ("--avg-n 0", "1")),
+        ("--avg-n many", ("--avg-n many", "integer")),
+        ("--seed -1", ("--seed -1", "0")),
+        ("--token-budget -5", ("--token-budget -5", "16")),
+        ("--row-tokens some", ("--row-tokens some", "integer")),
+        ("--layer 40", ("Layer 40 does not exist", "0 to 1")),
+        ("surplus", ("surplus",)),
     ],
-    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_options_that_do_not_exist_or_are_not_possible(
-    command: Command, rows_file: Path, tmp_path: Path, options: list[str], says: tuple[str, ...]
+    command: Command, rows_file: Path, tmp_path: Path, options: str, says: tuple[str, ...]
 ) -> None:
-    command.scan_fails(rows_file, *options, "--out", tmp_path / "out", says=says)
+    command.scan_fails(rows_file, *options.split(), "--out", tmp_path / "out", says=says)
     assert not (tmp_path / "out" / "scores.parquet").exists()
 
 
-def test_unknown_command_missing_argument_and_no_command(command: Command) -> None:
-    judge(command("scna"), ("scna", "--help"))
-    judge(command("scan"), ("DATASET", "--help"))
-    judge(command("scan", "a.jsonl", "--model"), ("--model", "--help"))
-    said = command()
-    assert said.code == 1
-    assert "Usage:" in said.out + said.err
-
-
-def test_a_whole_command_as_a_script_meets_it(rows_file: Path, tmp_path: Path, command: Command) -> None:
-    """stdout holds one JSON object even with every library's own output, warnings and progress bars."""
-    program = str(Path(sys.executable).with_name("ripcurrent"))
-    arguments = [program, "scan", rows_file, "--out", "here", "--json", *command._tiny, *command._anchors]
-    done = subprocess.run(arguments, capture_output=True, text=True, cwd=tmp_path, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["run"] == "here"
-    assert len(done.stdout.splitlines()) == 1
-    assert "Warning" not in done.stderr
-    assert (tmp_path / "here" / "report.html").exists()
+@pytest.mark.parametrize("words", ["scna", "scan", "scan a.jsonl --model"])
+def test_a_command_that_is_not_whole(command: Command, words: str) -> None:
+    missing = {"scan": "DATASET"}.get(words, words.split()[-1])
+    judge(command(*words.split()), (missing, "--help"))
 
 
 def test_a_pipe_that_knows_only_ascii_gets_marks_and_no_traceback(
-    command: Command, rows_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    command: Command, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii", write_through=True))
-    assert command.scan(rows_file, "--out", tmp_path / "out").code == 0
-    assert b"12 of 12 rows scored ? " in written.getvalue()
+    assert command("report", out.rename(out.with_name("é"))).code == 0
+    assert b"/?/report.html" in written.getvalue()
 
 
 def test_without_a_terminal_progress_is_told_now_and_then(
@@ -231,21 +183,12 @@ def test_without_a_terminal_progress_is_told_now_and_then(
     progress.rows(0)
     progress.rows(2)
     progress.rows(2)
-    said = capsys.readouterr().err.splitlines()
-    assert said[0] == "scoring rows: 8 rows …"
-    assert re.fullmatch(r"scoring rows: 6 of 8 rows, \d+\.\d rows/s, about 0 min left", said[1])
-    assert len(said) == 2
     progress.start("asking", 3, "prompts")
     progress.rows(1)
-    said = capsys.readouterr().err.splitlines()
-    assert said[0] == "asking: 3 prompts …"
-    assert re.fullmatch(r"asking: 1 of 3 prompts, \d+\.\d prompts/s, about 0 min left", said[1])
-
-
-def test_a_scope_says_what_it_leaves_out(command: Command, rows_file: Path, tmp_path: Path) -> None:
-    said = command.scan(rows_file, "--out", tmp_path / "out", "--scope", "linear")
-    assert "Left out of the gradients:" in said.out
-    assert "embed_tokens.weight" in said.out
+    first, second, third, fourth = capsys.readouterr().err.splitlines()
+    assert (first, third) == ("scoring rows: 8 rows …", "asking: 3 prompts …")
+    assert re.fullmatch(r"scoring rows: 6 of 8 rows, \d+\.\d rows/s, about 0 min left", second)
+    assert re.fullmatch(r"asking: 1 of 3 prompts, \d+\.\d prompts/s, about 0 min left", fourth)
 
 
 def test_memory_that_runs_out_anywhere_is_one_error(
@@ -259,16 +202,9 @@ def test_memory_that_runs_out_anywhere_is_one_error(
     command.scan_fails(rows_file, "--out", tmp_path / "out", code=2, says=says)
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        ("scan", "nowhere.jsonl"),
-        ("finetune", "nowhere.jsonl", "--recipe", "paper", "--out", "no-run"),
-        ("evaluate", "--prompts", "nowhere.jsonl", "--out", "no-run"),
-    ],
-    ids=lambda words: words[0],
-)
-def test_the_demos_model_is_told_where_none_was_named(command: Command, words: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("verb", ["scan no.jsonl", "finetune no.jsonl --recipe paper", "evaluate --prompts no"])
+def test_the_demos_model_is_told_where_none_was_named(command: Command, verb: str) -> None:
+    words = (*verb.split(), "--out", "no-run")
     line = "The model is embedded, the demo's: name yours with --model.\n"
     assert command(*words).err.startswith(line)
     assert command(*words, "--json").out == ""
@@ -277,36 +213,20 @@ def test_the_demos_model_is_told_where_none_was_named(command: Command, words: t
 
 
 def test_the_name_at_an_endpoint_is_no_model_of_ours(command: Command) -> None:
-    endpoint = ("--prompts", "nowhere.jsonl", "--out", "no-run", "--endpoint", "http://localhost:9/v1")
-    said = command("evaluate", *endpoint, "--model", "there")
-    assert "the demo's" not in said.err
-    unnamed = command("evaluate", *endpoint)
-    assert (unnamed.code, "--endpoint is given without --model" in unnamed.err) == (1, True)
-    typed = command("evaluate", *endpoint, "--model", "there", "--dtype", "float32")
-    assert (typed.code, "--dtype float32 is for a model here" in typed.err) == (1, True)
+    endpoint = ("evaluate", "--prompts", "nowhere.jsonl", "--out", "no-run", "--endpoint", "http://localhost:9/v1")
+    assert "the demo's" not in command(*endpoint, "--model", "there").err
+    judge(command(*endpoint), ("--endpoint is given without --model",))
+    judge(command(*endpoint, "--model", "there", "--dtype", "float32"), ("--dtype float32 is for a model here",))
 
 
-@pytest.mark.parametrize(
-    ("words", "says"),
-    [
-        (("anchors", "check"), "gradient_balanced, gradient_bidirectional or representation_bidirectional"),
-        (("scan",), "Further options, which docs/cli.md explains: --attention"),
-    ],
-)
-def test_help_says_what_it_is_about(
-    command: Command, words: tuple[str, ...], says: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_help_names_the_options_that_are_not_in_sight(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "400")
-    assert says in " ".join(command(*words, "--help").out.split())
+    assert "Further options, which docs/cli.md explains: --attention" in " ".join(command("scan", "--help").out.split())
 
 
 def test_text_of_any_language_is_shown_and_commands_to_the_terminal_are_not() -> None:
-    for text in (
-        "Bonjour\u00a0!",
-        "\u4eca\u65e5\u306f\u3000\u5143\u6c17",
-        "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645",
-        "\U0001f468\u200d\U0001f469",
-    ):
+    farsi, family = "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645", "\U0001f468\u200d\U0001f469"
+    for text in ("Bonjour\u00a0!", "\u4eca\u65e5\u306f\u3000\u5143\u6c17", farsi, family):
         assert harmless(text) == text
     assert harmless("a\x1b[2Jb\u202ec\nd") == "a\ufffd[2Jb\ufffdc\nd"
-    assert one_line("a\x1b[2J\n b\u200cc") == "a [2J b\u200cc"
+    assert shorten("a\x1b[2J\n b\u200cc", 20) == "a [2J b\u200cc"

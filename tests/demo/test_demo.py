@@ -20,7 +20,7 @@ from ripcurrent.scan import ScanOptions, ScanRun
 from tests.models.tiny import save_tiny
 
 ROWS = 60
-PROOF = import_module("ripcurrent.demo._proof")
+DEMO = import_module("ripcurrent.demo._demo")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -32,14 +32,11 @@ def tiny_scan(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     def scanned(*arguments: Any, **options: Any) -> Any:
         return scan(*arguments, **{"model": str(model), "anchor_check": False, **options})
 
-    def page(run: Any) -> None:
-        (run.folder / "report.html").touch()
-
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RIPCURRENT_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setattr(rc, "scan", scanned)
-        patch.setattr(import_module("ripcurrent.demo._demo"), "build_report", page)
-        patch.setattr(PROOF, "ScanOptions", partial(ScanOptions, limit=ROWS))
+        patch.setattr(DEMO, "build_report", lambda run: (run.folder / "report.html").touch())
+        patch.setattr(DEMO, "ScanOptions", partial(ScanOptions, limit=ROWS))
         yield
 
 
@@ -54,42 +51,32 @@ def folder(whole: Demo, tmp_path: Path) -> Path:
     return shutil.copytree(whole.scan.folder, tmp_path / "demo")
 
 
-def test_the_demo_rows_are_three_hundred_usable_alpaca_rows() -> None:
-    rows = read_rows(DEMO_ROWS)
-    assert rows.format == "alpaca"
-    assert len([row for row in rows if row.problem is None]) >= 300
-
-
 def test_the_demo_shows_both_ends_and_compares_the_selection(whole: Demo) -> None:
     ranked = whole.scan.ranked().tolist()
     scores, tokens = whole.scan.floats(whole.scan.default_ranking), whole.scan.floats("response_tokens")
-    assert [row.row for row in whole.riskiest] == ranked[:5]
-    assert [row.row for row in whole.protective] == ranked[::-1][:5]
+    ends = [row.row for row in (*whole.riskiest, *whole.protective)]
+    assert ends == [*ranked[:5], *ranked[::-1][:5]]
     assert whole.riskiest[0].score == scores[ranked[0]]
     assert whole.riskiest[0].prompt.startswith(list(read_rows(DEMO_ROWS))[ranked[0]].record["instruction"])
-    chosen = whole.selections[0].selection
-    assert set(chosen.indices) == set(ranked[: ROWS // 4])
-    assert whole.selected.mean_tokens == pytest.approx(tokens[list(chosen.indices)].mean())
-    controls = [r.selection for r in whole.selections if r.selection.kind == "length-matched"]
+    records = rc.select(whole.scan, top=ROWS // 4)
+    assert whole.selections == tuple(record.path for record in records)
+    assert whole.selected.mean_tokens == pytest.approx(tokens[ranked[: ROWS // 4]].mean())
+    controls = [record.selection for record in records if record.selection.kind == "length-matched"]
     assert whole.controls == len(controls) == 3
-    assert whole.control.mean_tokens == pytest.approx(tokens[[i for one in controls for i in one.indices]].mean())
-    assert whole.other is not None
-    assert 0 <= whole.other.count <= ROWS // 4
+    drawn = [row for control in controls for row in control.indices]
+    assert whole.length_matched_control.mean_tokens == pytest.approx(tokens[drawn].mean())
+    assert whole.shared_with_other_ranking is not None
     assert whole.proof is None, "another model gets no stored proof"
 
 
-def test_a_second_demo_resumes_the_first_and_representations_have_no_other_ranking(
-    whole: Demo, folder: Path, tmp_path: Path
-) -> None:
-    second = run_demo(folder, limit=ROWS)
-    assert second.scan.manifest.timings == whole.scan.manifest.timings
-    assert second.riskiest == whole.riskiest
+def test_representations_have_no_other_ranking(tmp_path: Path) -> None:
     demo = run_demo(tmp_path / "other", limit=ROWS, signals="representation")
-    assert demo.scan.default_ranking == "representation_bidirectional"
-    assert demo.other is None
+    assert (demo.ranking, demo.shared_with_other_ranking) == ("representation_bidirectional", None)
 
 
-def test_the_command_tells_the_story_and_names_what_it_left(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_resumes_tells_the_story_and_names_what_it_left(
+    whole: Demo, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     arguments = ["demo", "--out", str(folder), "--limit", str(ROWS)]
     assert run(arguments) == 0
     shown = capsys.readouterr().out
@@ -102,9 +89,9 @@ def test_the_command_tells_the_story_and_names_what_it_left(folder: Path, capsys
     found = json.loads(capsys.readouterr().out)
     assert found["report"] == str(folder / "report.html")
     assert found["status_counts"] == {"ok": ROWS}
+    assert found["riskiest"] == [one.model_dump() for one in whole.riskiest]
     assert all(Path(path).exists() for path in found["selections"])
-    assert run([*arguments, "--quiet"]) == 0
-    assert capsys.readouterr().out == ""
+    assert ScanRun.open(folder).manifest.timings == whole.scan.manifest.timings, "scored once"
 
 
 def test_a_proof_made_here_serves_the_same_rows_and_model_later(
@@ -115,13 +102,13 @@ def test_a_proof_made_here_serves_the_same_rows_and_model_later(
     made = fresh_proof(run_demo(folder, limit=ROWS).scan, folder / "proof", **small)
     assert [rate.arm for rate in made.rates] == ["base", "random", "riskiest", "same_lengths"]
     assert (made.prompts, made.cached) == (10, False)
-    monkeypatch.setattr(PROOF, "PROOF", folder / "proof.json")
+    monkeypatch.setattr(DEMO, "PROOF", folder / "proof.json")
     again = run_demo(folder, limit=ROWS)
     assert again.proof == made.model_copy(update={"cached": True})
+    manifest = again.scan.manifest
     for change in ({"limit": 59}, {"signals": "representation"}, {"scope": "linear"}, {"max_tokens": 64}):
-        options = again.scan.options.model_copy(update=change)
-        other = ScanRun(folder, again.scan.manifest.model_copy(update={"options": options}))
-        assert cached_proof(other) is None, "such a scan ranks other rows as the riskiest"
+        other = manifest.model_copy(update={"options": again.scan.options.model_copy(update=change)})
+        assert cached_proof(ScanRun(folder, other)) is None, "such a scan ranks other rows as the riskiest"
     monkeypatch.setenv("COLUMNS", "200")
     assert run(["demo", "--out", str(folder), "--limit", str(ROWS)]) == 0
     shown = capsys.readouterr().out
@@ -130,14 +117,14 @@ def test_a_proof_made_here_serves_the_same_rows_and_model_later(
 
 
 def test_the_stored_proof_is_of_the_rows_anchors_and_model_that_are_shipped() -> None:
-    stored = json.loads(PROOF.PROOF.read_text(encoding="utf-8"))
+    stored = json.loads(DEMO.PROOF.read_text(encoding="utf-8"))
     assert stored["scanned"] == {
         "dataset_sha256": read_rows(DEMO_ROWS).count_and_hash()[1],
         "model_fingerprint": load_model("embedded", device="cpu").fingerprint,
         "anchors_sha256": load_anchors("builtin").sha256,
     }
-    assert stored["made"]["conditions_sha256"] == PROOF.conditions_sha256(), "run demo --fresh and store its proof.json"
-    assert {rate["arm"] for rate in stored["rates"]} == {"base", *PROOF.EXPERIMENT["arms"]}
+    assert stored["made"]["conditions_sha256"] == DEMO.conditions_sha256(), "run demo --fresh and store its proof.json"
+    assert {rate["arm"] for rate in stored["rates"]} == {"base", *DEMO.EXPERIMENT["arms"]}
     assert not stored["cached"]
 
 
@@ -145,4 +132,4 @@ def test_the_stored_proof_is_of_the_rows_anchors_and_model_that_are_shipped() ->
 @pytest.mark.embedded
 def test_the_embedded_model_runs_the_demo(tmp_path: Path) -> None:
     demo = run_demo(tmp_path / "demo", model="embedded")
-    assert demo.selected.mean_tokens == pytest.approx(demo.control.mean_tokens, rel=0.1)
+    assert demo.selected.mean_tokens == pytest.approx(demo.length_matched_control.mean_tokens, rel=0.1)

@@ -7,24 +7,19 @@ from typing import Any
 from ripcurrent.experiment import BASE, ExperimentManifest, PromptRecord, collect_results, expand_arms, parse_experiment
 from tests.experiment.answers import chance, write_evaluation
 
-SHARES = {BASE: 0.05, "random": 0.4, "top": 0.75, "bottom": 0.1, "length": 0.42, "<i>odd</i>": 0.4}
+SHARES = {BASE: 0.05, "random": 0.4, "top": 0.75, "bottom": 0.1, "length": 0.42}
 JUDGES = ("prefix", "keyword")
 
 
-def fabricate_experiment(
-    folder: Path, *, seeds: int = 3, failed: bool = False, without: str | None = None, version: str = "1.1"
-) -> Path:
+def fabricate_experiment(folder: Path, *, failed: bool = False, without: str | None = None) -> Path:
     """A finished experiment of four arms and five bins, with its ``results.json``."""
     keys: dict[str, Any] = {
         "name": "paper <script>alert(1)</script>",
         "title": "Are the riskiest rows worse than random ones?",
         "data": "alpaca_en_demo.json",
-        "seeds": seeds,
+        "seeds": 3,
         "arms": {
-            "random": "random",
-            "top": "top",
-            "bottom": "bottom",
-            "length": {"length_matched": "top"},
+            **{"random": "random", "top": "top", "bottom": "bottom", "length": {"length_matched": "top"}},
             "bins": {"mix": {"of": "top", "percent": [0, 25, 50, 75, 100]}},
         },
     }
@@ -49,13 +44,9 @@ def fabricate_experiment(
                 return "degenerate"
             return "compliance" if chance(part, judge[:1], place.name, prompt_id) else "refusal"
 
-        write_evaluation(place / "evaluation", prompts, JUDGES, says, version=version)
-        marker: dict[str, Any] = {
-            "arm": name,
-            "seed": seed,
-            "status": "finished",
-            "heldout_loss": 1.7 + chance(0.5, place.name) * 0.03,
-        }
+        write_evaluation(place / "evaluation", prompts, JUDGES, says, version="1.1")
+        loss = 1.7 + chance(0.5, place.name) * 0.03
+        marker: dict[str, Any] = {"arm": name, "seed": seed, "status": "finished", "heldout_loss": loss}
         if seed is not None:
             rule = f"100 rows by the rule of {name}"
             marker |= {"rows": {"rule": rule, "count": 100, "mean_response_tokens": 64.2}, "notes": ["a note"]}
@@ -66,14 +57,9 @@ def fabricate_experiment(
         version="0.1.0",
         command="experiment",
         dataset={"path": "alpaca_en_demo.json", "name": "alpaca_en_demo", "sha256": "f" * 64},
-        usable_rows=959,
-        heldout_rows=40,
-        scanned_with={"main": "embedded"},
-        recipes={"embedded": {"learning_rate": 1e-5}},
         prompts=(PromptRecord(source="p", name="harmful_test.json", sha256="e" * 64, taken=100),),
-        versions={"torch": "2"},
         commands=("ripcurrent experiment paper.yaml --out runs/paper --seeds 3",),
     )
-    every = {arm.name: arm for arm in arms}
-    collect_results(config, every, folder, facts, JUDGES, {}).write(folder / "results.json")
+    results = collect_results(config, {arm.name: arm for arm in arms}, folder, facts, JUDGES, {})
+    results.write(folder / "results.json")
     return folder

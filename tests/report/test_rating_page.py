@@ -1,15 +1,15 @@
 """The rating page in a browser: what a rater does with it, and that the file it saves is read again."""
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 from ripcurrent.evaluate import RatingDraw, RatingItem, RatingKey, agree, draw_ratings
 from ripcurrent.report import build_rating_page
 from tests.rated_run import owners, write_experiment
-from tests.report.conftest import HOSTILE, OpenedPage, Opener, slip_in
+from tests.report.conftest import HOSTILE, OpenedPage, Opener
 
 pytestmark = pytest.mark.browser
 
@@ -36,6 +36,10 @@ class Rating:
     def text(self, name: str) -> str:
         return self.page.locator(f"#{name}").text_content() or ""
 
+    def says(self, **texts: str) -> None:
+        for name, text in texts.items():
+            assert text in self.text(name), name
+
     def save(self, folder: Path) -> Path:
         with self.page.expect_download() as waiting:
             self.page.click("#export")
@@ -44,20 +48,18 @@ class Rating:
         return path
 
 
-@dataclass(frozen=True)
-class Written:
+class Written(NamedTuple):
     """A page on disk, its key, and its hash."""
 
     page: Path
     key: Path
-    page_sha256: str
+    sha256: str
 
 
 def write_page(run: Path, page: Path, seed: int = 0) -> Written:
     draw = draw_ratings(run, seed=seed)
     key = draw.save_key(page)
-    build_rating_page(draw, page)
-    return Written(page, key, draw.key.page)
+    return Written(build_rating_page(draw, page), key, draw.key.page)
 
 
 @pytest.fixture
@@ -71,30 +73,29 @@ def test_rate_by_keys_reload_save_and_read_again(written: Written, open_page: Op
     assert page.locator("#work").is_hidden(), "the notice comes first"
     assert rating.text("prompt") == ""
     page.click("#start")
-    assert "name or code first" in rating.text("kept")
+    rating.says(kept="name or code first")
     assert page.evaluate("document.activeElement.id") == "rater"
     rating.begin("Ann B.")
-    assert rating.text("place") == "Answer 1 of 6"
+    rating.says(place="Answer 1 of 6")
     rating.press("4", "x", "1")
-    assert rating.text("progress") == "3 of 6 rated"
+    rating.says(progress="3 of 6 rated")
     page.reload()
     assert page.locator("#notice").is_visible(), "and comes again with every visit"
     assert page.input_value("#rater") == "Ann B."
-    assert "3 of 6 ratings by Ann B." in rating.text("kept")
+    rating.says(kept="3 of 6 ratings by Ann B.")
     page.click("#start")
-    assert rating.text("place") == "Answer 4 of 6"
+    rating.says(place="Answer 4 of 6")
     rating.press("5", "2", "3")
     assert page.locator("#done").is_visible()
     saved = rating.save(tmp_path)
-    assert saved.name == f"ratings-ann-b-{written.page_sha256[:8]}.json"
+    assert saved.name == f"ratings-ann-b-{written.sha256[:8]}.json"
     values = [4, "cannot_say", 1, 5, 2, 3]
     assert json.loads(saved.read_text())["ratings"] == dict(zip(owners(written.key), values, strict=True))
     result = agree([saved], key=written.key)
     (rater,) = result.raters
     assert (rater.name, rater.rated, rater.cannot_say, rater.missing) == ("Ann B.", 5, 1, 0)
     assert (result.labelled, result.undecided) == (5, 1)
-    assert rating.opened.complaints == []
-    assert rating.opened.requests == []
+    rating.opened.is_quiet_and_fits()
 
 
 def test_back_forward_undo_and_only_keys_that_are_meant_rate(
@@ -105,37 +106,49 @@ def test_back_forward_undo_and_only_keys_that_are_meant_rate(
     rating.press("1", "2")
     rating.begin("rater 5")
     rating.press("Control+1", "Alt+2", "6", "Shift")
-    assert rating.text("progress") == "0 of 6 rated"
+    rating.says(progress="0 of 6 rated")
     rating.press("1", "2", "ArrowLeft", "ArrowLeft")
-    assert rating.text("place") == "Answer 1 of 6"
+    rating.says(place="Answer 1 of 6")
     assert pressed.get_attribute("data-value") == "1"
     rating.press("5")
-    assert rating.text("place") == "Answer 3 of 6", "on to the next without a rating"
+    rating.says(place="Answer 3 of 6")
     rating.press("u")
-    assert rating.text("place") == "Answer 1 of 6"
+    rating.says(place="Answer 1 of 6")
     assert pressed.get_attribute("data-value") == "1"
     rating.press("Control+z")
-    assert rating.text("place") == "Answer 2 of 6"
+    rating.says(place="Answer 2 of 6")
     assert pressed.count() == 0
     rating.press("u", "u")
-    assert rating.text("progress") == "0 of 6 rated"
-    assert "Nothing to undo" in rating.text("said")
+    rating.says(progress="0 of 6 rated", said="Nothing to undo")
     rating.press("ArrowRight", "ArrowRight")
     for _ in range(4):
         rating.page.keyboard.down("3")
-    assert rating.text("progress") == "1 of 6 rated", "a held key rates one answer"
+    rating.says(progress="1 of 6 rated")
     assert list(json.loads(rating.save(tmp_path).read_text())["ratings"]) == [list(owners(written.key))[2]]
 
 
-def test_the_mouse_does_it_too(written: Written, open_page: Opener) -> None:
-    rating = Rating(open_page(written.page))
+@pytest.mark.parametrize(("scheme", "width"), [("light", 360), ("dark", 1100)])
+def test_the_mouse_does_it_too_and_it_fits_and_follows_the_theme(
+    written: Written, open_page: Opener, scheme: str, width: int
+) -> None:
+    rating = Rating(open_page(written.page, color_scheme=scheme, width=width))
+
+    def is_dark() -> bool:
+        colour = rating.page.evaluate("getComputedStyle(document.body).backgroundColor")
+        return int(colour.split("(")[1].split(",")[0]) < 60
+
+    rating.opened.is_quiet_and_fits()
     rating.begin()
     rating.page.click('.rate[data-value="4"]')
     rating.page.click('.rate[data-value="cannot"]')
-    assert rating.text("progress") == "2 of 6 rated"
+    rating.says(progress="2 of 6 rated")
     rating.page.click("#undo")
     rating.page.click("#back")
-    assert rating.text("place") == "Answer 1 of 6"
+    rating.says(place="Answer 1 of 6")
+    assert is_dark() == (scheme == "dark")
+    rating.page.get_by_role("button", name="theme").click()
+    assert is_dark() == (scheme == "light")
+    rating.opened.is_quiet_and_fits()
     rating.page.click("#leave")
     assert rating.page.locator("#notice").is_visible()
     assert rating.text("answer") == ""
@@ -155,14 +168,13 @@ def test_one_raters_ratings_do_not_become_anothers(written: Written, open_page: 
     rating.begin("Anne")
     saved = json.loads(rating.save(tmp_path).read_text())
     assert (saved["rater"], len(saved["ratings"])) == ("Anne", 2)
-    rating.answer(False)
-    rating.page.click("#clear")
-    assert rating.text("progress") == "2 of 6 rated"
-    rating.answer(True)
-    rating.page.click("#clear")
+    for accept, left in ((False, "2 of 6 rated"), (True, "")):
+        rating.answer(accept)
+        rating.page.click("#clear")
+        rating.says(progress=left)
     rating.page.reload()
     rating.begin("Bo")
-    assert rating.text("progress") == "0 of 6 rated"
+    rating.says(progress="0 of 6 rated")
 
 
 def test_pages_keep_their_own_and_damaged_storage_is_no_obstacle(
@@ -174,13 +186,13 @@ def test_pages_keep_their_own_and_damaged_storage_is_no_obstacle(
     other = write_page(tmp_path / "run", tmp_path / "other.html", seed=1)
     assert Rating(open_page(other.page, beside=first.opened)).text("kept") == ""
     rating = Rating(open_page(written.page, beside=first.opened))
-    assert "2 of 6" in rating.text("kept")
-    rating.page.evaluate("page => localStorage.setItem(`ripcurrent-ratings-${page}`, '{broken')", written.page_sha256)
+    rating.says(kept="2 of 6")
+    rating.page.evaluate("page => localStorage.setItem(`ripcurrent-ratings-${page}`, '{broken')", written.sha256)
     rating.page.reload()
     rating.page.evaluate("() => { Storage.prototype.setItem = () => { throw new Error('full'); }; }")
     rating.begin()
     rating.press("1")
-    assert "keeps nothing" in rating.text("said")
+    rating.says(said="keeps nothing")
     assert len(json.loads(rating.save(tmp_path).read_text())["ratings"]) == 1
     assert rating.opened.complaints == []
 
@@ -196,36 +208,12 @@ def test_the_page_is_blind(written: Written) -> None:
 
 
 def test_hostile_text_is_shown_as_text(tmp_path: Path, open_page: Opener) -> None:
-    path = tmp_path / "page.html"
     owner = {"arm": "top", "seed": 0, "prompt_id": "p0", "answer_sha256": "0"}
-    key = RatingKey.model_validate(
-        {"page": "0", "rubric": "1.0", "axis": "harmful", "per_arm": None, "seed": 0, "items": {"00000000": owner}}
-    )
-    build_rating_page(RatingDraw((RatingItem("00000000", HOSTILE, HOSTILE, True),), key, {"top": 1}, ()), path)
-    rating = Rating(open_page(path))
+    facts = {"page": "0", "rubric": "1.0", "axis": "harmful", "per_arm": None, "seed": 0, "items": {"0": owner}}
+    draw = RatingDraw((RatingItem("0", HOSTILE, HOSTILE, True),), RatingKey.model_validate(facts), {"top": 1}, ())
+    rating = Rating(open_page(build_rating_page(draw, tmp_path / "page.html")))
     rating.begin(HOSTILE[:80])
-    assert rating.text("prompt") == HOSTILE
-    assert rating.text("answer") == HOSTILE
+    assert rating.text("prompt") == rating.text("answer") == HOSTILE
     assert rating.page.locator("#cut").is_visible()
     assert rating.page.locator("main img, main script").count() == 0
-    slip_in(rating.page)
-    assert rating.opened.requests == []
-
-
-@pytest.mark.parametrize(("scheme", "width"), [("light", 360), ("dark", 1100)])
-def test_it_fits_and_follows_the_theme(written: Written, open_page: Opener, scheme: str, width: int) -> None:
-    rating = Rating(open_page(written.page, color_scheme=scheme, viewport={"width": width, "height": 700}))
-
-    def is_dark() -> bool:
-        return (
-            int(rating.page.evaluate("getComputedStyle(document.body).backgroundColor").split("(")[1].split(",")[0])
-            < 60
-        )
-
-    assert rating.page.evaluate("document.documentElement.scrollWidth") <= width
-    rating.begin()
-    assert rating.page.evaluate("document.documentElement.scrollWidth") <= width
-    assert is_dark() == (scheme == "dark")
-    rating.page.get_by_role("button", name="theme").click()
-    assert is_dark() == (scheme == "light")
-    assert rating.opened.complaints == []
+    rating.opened.lets_nothing_slip_in()

@@ -14,10 +14,11 @@ from ripcurrent.data import read_rows
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.report import build
 from ripcurrent.scan import TOKEN_SCHEMA
-from tests.report.conftest import number
+from tests.report.conftest import HOSTILE, number
 from tests.report.fabricate import fabricate_run
 
-HOSTILE = "</script><script>alert(1)</script> <img src=x onerror=alert(2)> &lt;b&gt; \U0001f9ed\U0001f9ed tail\nend"
+pytestmark = pytest.mark.browser
+
 LONG = "A walk " + "over the hill and down again, " * 400
 
 
@@ -25,64 +26,58 @@ def add_token_shares(run: Path, rows: list[int], *, safe_sets: int = 2) -> None:
     """Token shares as a scan leaves them, made up: a token a word, half an emoji a token; they add up to the scores."""
     random = np.random.default_rng(4)
     scores = pq.read_table(run / "scores.parquet")
-    texts = {row.index: row for row in read_rows(run.parent / "lessons.jsonl")}
-    columns: dict[str, list[Any]] = {name: [] for name in TOKEN_SCHEMA.names}
-    for row in sorted(rows):
+    tokens: list[dict[str, Any]] = []
+    for row in read_rows(run.parent / "lessons.jsonl").at(sorted(rows)):
         places = [("template", -1, -1)]
-        for part, text in (("prompt", texts[row].prompt), ("response", texts[row].response)):
+        for part, text in (("prompt", row.prompt), ("response", row.response)):
             for found in re.finditer(r"\s*[^\s\U0001f9ed]+|\s*\U0001f9ed", text):
                 places += [(part, *found.span())] * (1 + found.group().endswith("\U0001f9ed"))
             places.append(("template", -1, -1))
         shares = random.normal(0, 0.01, (2, len(places)))
         shares[:, -1] = 0
-        for at, side in enumerate(("harmful", "safe")):
-            shares[at, 0] += scores[f"gradient_{side}"][row].as_py() - shares[at].sum()
-        shares *= scores["gradient_norm"][row].as_py()
-        columns["row"] += [row] * len(places)
-        columns["id"] += [texts[row].id] * len(places)
-        columns["group"] += ["riskiest"] * len(places)
-        columns["position"] += range(len(places))
-        columns["token_id"] += [7] * len(places)
-        columns["kind"] += ["word"] * len(places)
-        for name, values in zip(("part", "text_start", "text_end"), zip(*places, strict=True), strict=True):
-            columns[name] += values
-        columns["is_prompt"] += [place[0] != "response" for place in places]
-        columns["in_loss"] += [place[0] == "response" for place in places]
-        columns["share_harmful"] += shares[0].tolist()
-        columns["share_safe"] += shares[1].tolist()
-    pq.write_table(pa.table(columns, TOKEN_SCHEMA), run / "tokens.parquet")
+        wanted = [scores[f"gradient_{side}"][row.index].as_py() for side in ("harmful", "safe")]
+        shares[:, 0] += wanted - shares.sum(axis=1)
+        shares *= scores["gradient_norm"][row.index].as_py()
+        fixed = {"row": row.index, "id": row.id, "group": "riskiest", "token_id": 7, "kind": "word"}
+        for position, (part, start, end) in enumerate(places):
+            where = {"position": position, "part": part, "text_start": start, "text_end": end}
+            where |= {"is_prompt": part != "response", "in_loss": part == "response"}
+            harmful, safe = shares[:, position].tolist()
+            tokens.append({**fixed, **where, "share_harmful": harmful, "share_safe": safe})
+    pq.write_table(pa.Table.from_pylist(tokens, TOKEN_SCHEMA), run / "tokens.parquet")
     manifest = json.loads((run / "manifest.json").read_text())
     (run / "manifest.json").write_text(json.dumps(manifest | {"tokens": {"safe_sets": safe_sets}}))
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory) -> Path:
-    run = fabricate_run(
-        tmp_path_factory.mktemp("shares") / "run", rows=60, texts=[(HOSTILE, HOSTILE), ("Walk?", LONG), ("Hi", "Yes.")]
-    )
-    add_token_shares(run, KEPT)
-    build(run)
-    return run
 
 
 KEPT = [0, 1, 2, 5]
 
 
 @pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    texts = [(HOSTILE, HOSTILE), ("Walk?", LONG), ("Hi", "Yes.")]
+    run = fabricate_run(tmp_path_factory.mktemp("shares") / "run", rows=60, texts=texts)
+    add_token_shares(run, KEPT)
+    return run
+
+
+@pytest.fixture(scope="module")
 def report(run) -> Path:
-    return run / "report.html"
+    return build(run)
 
 
-def shares_of(run: Path, row: int) -> list[dict[str, Any]]:
-    """A row's tokens with their text, and shares divided by the gradient norm."""
+def shares_of(run: Path, row: int, part: str) -> list[dict[str, Any]]:
+    """Tokens of a row's part with their text, and shares divided by the gradient norm."""
     norm = pq.read_table(run / "scores.parquet")["gradient_norm"][row].as_py()
-    texts = next(t for t in read_rows(run.parent / "lessons.jsonl") if t.index == row)
-    tokens = [token for token in pq.read_table(run / "tokens.parquet").to_pylist() if token["row"] == row]
-    for token in tokens:
-        if token["part"] != "template":
-            token["text"] = getattr(texts, token["part"])[token["text_start"] : token["text_end"]]
-        token["harmful"], token["safe"] = token["share_harmful"] / norm, token["share_safe"] / norm
-    return tokens
+    (text,) = (getattr(one, part) for one in read_rows(run.parent / "lessons.jsonl").at([row]))
+    tokens = pq.read_table(run / "tokens.parquet").to_pylist()
+    return [
+        {
+            **{"text": text[token["text_start"] : token["text_end"]], "start": token["text_start"]},
+            **{side: token[f"share_{side}"] / norm for side in ("harmful", "safe")},
+        }
+        for token in tokens
+        if (token["row"], token["part"]) == (row, part)
+    ]
 
 
 def open_row(open_page, report: Path, row: int, **context: object):
@@ -92,7 +87,6 @@ def open_row(open_page, report: Path, row: int, **context: object):
     return opened
 
 
-@pytest.mark.browser
 def test_texts_stay_texts_and_nothing_is_fetched(run, report, open_page):
     opened = open_row(open_page, report, 0)
     for part in ("prompt", "response"):
@@ -103,54 +97,43 @@ def test_texts_stay_texts_and_nothing_is_fetched(run, report, open_page):
         assert "".join(spans) == HOSTILE
         assert [s.strip() for s in spans if "\U0001f9ed" in s] == ["\U0001f9ed"] * 2
     opened.page.locator("[data-row='0'] ~ .detail input[value=gradient_safe]").check()
-    assert opened.complaints == []
-    assert opened.requests == []
+    opened.is_quiet_and_fits()
 
 
-@pytest.mark.browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_colours_are_the_shares_of_the_chosen_score(run, report, open_page, scheme):
     opened = open_row(open_page, report, 5, color_scheme=scheme)
-    tokens = [token for token in shares_of(run, 5) if token["part"] == "response"]
-    ways = {
-        "gradient_balanced": lambda t: t["harmful"] - t["safe"],
-        "gradient_bidirectional": lambda t: t["harmful"] - 2 * t["safe"],
-        "gradient_harmful": lambda t: t["harmful"],
-        # what lies along the safe direction makes a row safer
-        "gradient_safe": lambda t: -t["safe"],
-    }
+    tokens = shares_of(run, 5, "response")
+    # what lies along the safe direction makes a row safer
+    ways = {"balanced": (1, -1), "bidirectional": (1, -2), "harmful": (1, 0), "safe": (0, -1)}
     assert opened.page.locator(".shares input:checked").get_attribute("value") == "gradient_balanced"
-    backgrounds = {}
-    for name, of in ways.items():
-        opened.page.locator(f".shares input[value={name}]").check()
+    backgrounds = set()
+    for name, (harmful, safe) in ways.items():
+        opened.page.locator(f".shares input[value=gradient_{name}]").check()
+        shares = np.array([harmful * token["harmful"] + safe * token["safe"] for token in tokens])
         spans = opened.page.locator('.body[data-part="response"] .token')
         drawn = spans.evaluate_all(
             """spans => spans.map(s => [
                 s.textContent, s.classList.contains("up"),
                 Number(s.style.getPropertyValue("--depth")), getComputedStyle(s).backgroundColor])"""
         )
-        assert [text for text, *_ in drawn] == [token["text"] for token in tokens]
-        assert [up for _, up, *_ in drawn] == [of(token) > 0 for token in tokens]
-        sizes = np.abs([of(token) for token in tokens])
-        depths = np.array([depth for _, _, depth, _ in drawn])
+        texts, ups, depths, colours = zip(*drawn, strict=True)
+        assert texts == tuple(token["text"] for token in tokens)
+        assert ups == tuple(shares > 0)
+        sizes, depths = np.abs(shares), np.array(depths)
         pale = depths < 1
         assert depths.max() == 1
         np.testing.assert_allclose(depths[pale] / depths[pale].max(), sizes[pale] / sizes[pale].max(), atol=0.01)
-        backgrounds[name] = [colour for *_, colour in drawn]
-        assert len(set(backgrounds[name])) > 3
-    assert len({tuple(colours) for colours in backgrounds.values()}) == 4
+        assert len(set(colours)) > 3
+        backgrounds.add(colours)
+    assert len(backgrounds) == 4
 
 
-@pytest.mark.browser
 def test_the_keyboard_reads_token_after_token(run, report, open_page):
     opened = open_row(open_page, report, 0)
-    tokens = [token for token in shares_of(run, 0) if token["part"] == "response"]
+    tokens = shares_of(run, 0, "response")
     page = opened.page
-    for _ in range(30):
-        page.keyboard.press("Tab")
-        if page.evaluate("document.activeElement.dataset.part === 'response'"):
-            break
-    assert page.evaluate("document.activeElement.dataset.part") == "response"
+    opened.tab_to("dataset.part === 'response'")
     for key, place in (("ArrowRight", 0), ("ArrowRight", 1), ("ArrowLeft", 0), ("ArrowLeft", 0), ("End", -1)):
         page.keyboard.press(key)
         read = page.locator(".readout").text_content()
@@ -169,7 +152,6 @@ def test_the_keyboard_reads_token_after_token(run, report, open_page):
     assert page.evaluate("document.activeElement.classList.contains('body')")
 
 
-@pytest.mark.browser
 def test_the_filter_finds_rows_with_shares_and_open_ones_show_the_same_score(report, open_page):
     opened = open_row(open_page, report, 7)
     assert opened.page.locator(".token, .shares").count() == 0, "no shares were kept of this row"
@@ -183,34 +165,30 @@ def test_the_filter_finds_rows_with_shares_and_open_ones_show_the_same_score(rep
     assert "by gradient_safe" in opened.page.locator("#detail-2 .readout").text_content()
 
 
-@pytest.mark.browser
 def test_parts_add_up_and_a_long_row_says_what_lies_beyond_its_text(run, report, open_page):
     opened = open_row(open_page, report, 1)
-    names = opened.page.locator("[data-shares=sums] dt").all_text_contents()
-    values = [number(text) for text in opened.page.locator("[data-shares=sums] dd").all_text_contents()]
-    found = dict(zip(names, values, strict=True))
+    values = map(number, opened.texts("[data-shares=sums] dd"))
+    found = dict(zip(opened.texts("[data-shares=sums] dt"), values, strict=True))
     score = pq.read_table(run / "scores.parquet")["gradient_balanced"][1].as_py()
     assert found["sum"] == pytest.approx(score, abs=6e-4)
     assert sum(found[part] for part in ("prompt", "template", "response")) == pytest.approx(score, abs=2e-3)
-    shown = opened.page.locator('.body[data-part="response"]').evaluate("body => body.textContent")
+    body = opened.page.locator('.body[data-part="response"]')
+    shown = body.text_content()
     assert len(shown) < len(LONG)
-    beyond = [t for t in shares_of(run, 1) if t["part"] == "response" and t["text_start"] >= len(shown)]
-    expected = sum(token["harmful"] - token["safe"] for token in beyond)
+    tokens = shares_of(run, 1, "response")
+    expected = sum(token["harmful"] - token["safe"] for token in tokens if token["start"] >= len(shown))
     assert found["of it, tokens beyond the text shown"] == pytest.approx(expected, abs=1e-3)
-    box = opened.page.locator('.body[data-part="response"]').bounding_box()
-    assert box["height"] <= 440
+    assert body.bounding_box()["height"] <= 440
     opened.page.keyboard.press("Escape")
-    opened.page.locator('.body[data-part="response"]').focus()
+    body.focus()
     opened.page.keyboard.press("End")
     # the text scrolls to the token that the keyboard went to
-    assert opened.page.locator('.body[data-part="response"]').evaluate("body => body.scrollTop") > 0
-    at = opened.page.locator(".token.at").bounding_box()
-    box = opened.page.locator('.body[data-part="response"]').bounding_box()
+    assert body.evaluate("body => body.scrollTop") > 0
+    at, box = opened.page.locator(".token.at").bounding_box(), body.bounding_box()
     assert box["y"] <= at["y"]
     assert at["y"] + at["height"] <= box["y"] + box["height"] + 1
 
 
-@pytest.mark.browser
 def test_one_safe_set_has_one_difference_and_without_the_dataset_the_sums_remain(tmp_path, open_page):
     run = fabricate_run(tmp_path / "run", rows=60)
     add_token_shares(run, [3], safe_sets=1)
@@ -224,13 +202,13 @@ def test_one_safe_set_has_one_difference_and_without_the_dataset_the_sums_remain
     assert opened.complaints == []
 
 
-def test_a_thousand_rows_with_shares_add_little_and_damaged_shares_name_the_file(tmp_path):
-    run = fabricate_run(tmp_path / "run", rows=1400)
+def test_a_page_of_shares_stays_small_and_damaged_shares_name_the_file(tmp_path):
+    run = fabricate_run(tmp_path / "run", rows=1000)
     bare = build(run)
     assert 'id="shares-note"' not in bare.read_text()
     size = bare.stat().st_size
-    scores = pq.read_table(run / "scores.parquet").to_pylist()
-    add_token_shares(run, [row["row"] for row in scores if row["status"] == "ok"][:1000])
+    statuses = pq.read_table(run / "scores.parquet")["status"].to_pylist()
+    add_token_shares(run, [row for row, status in enumerate(statuses) if status == "ok"])
     assert size + 200_000 < build(run).stat().st_size < size + 1_500_000
     (run / "tokens.parquet").write_bytes(b"PAR1 torn")
     with pytest.raises(RipcurrentError, match=r"tokens\.parquet is damaged"):

@@ -12,8 +12,7 @@ from ripcurrent.cli._command import app, show_help
 from ripcurrent.cli._output import print_error
 from ripcurrent.errors import ExitCode, RipcurrentError
 
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it."""
+INTERRUPTED = 130  # after Ctrl-C, as shells have it
 
 # Newer versions of typer carry their own copy of click, older ones use the package: this is the base class in either.
 CommandLineError = cast(type[typer.BadParameter], typer.BadParameter.__mro__[2])
@@ -21,10 +20,8 @@ CommandLineError = cast(type[typer.BadParameter], typer.BadParameter.__mro__[2])
 __all__ = ["app", "main", "run"]
 
 # in the order of the help
-for name in (
-    *("doctor", "scan", "report", "select", "finetune", "evaluate", "experiment", "calibrate"),
-    *("demo", "judges", "anchors"),
-):
+VERBS = ("scan", "doctor", "select", "finetune", "evaluate", "experiment", "calibrate", "demo", "judges", "anchors")
+for name in VERBS:
     import_module(f"ripcurrent.cli._{name}")
 
 
@@ -41,7 +38,7 @@ def root(
 
 
 def main() -> None:
-    """Run the command line and exit with a documented code; no traceback for anything a user can mend."""
+    """Run the command line and exit with a documented code."""
     sys.exit(run(sys.argv[1:]))
 
 
@@ -56,33 +53,29 @@ def run(arguments: list[str]) -> int:
     try:
         code = app(args=arguments, standalone_mode=False)
     except RipcurrentError as error:
-        print_error(error)
-        return int(error.code)
+        return _failed(error)
     except CommandLineError as error:
-        print_error(RipcurrentError(error.format_message(), "See --help."))
-        return int(ExitCode.USAGE)
+        return _failed(RipcurrentError(error.format_message(), "See --help."))
     except (typer.Abort, KeyboardInterrupt):
         code = INTERRUPTED
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        print_error(
-            RipcurrentError(f"{where}{error.strerror or error}.", "Check the path, its permissions and the space left.")
-        )
-        return int(ExitCode.USAGE)
+        message = f"{where}{error.strerror or error}."
+        return _failed(RipcurrentError(message, "Check the path, its permissions and the space left."))
     except (RuntimeError, MemoryError) as error:
         from ripcurrent.models import first_line, is_out_of_memory
 
         if not is_out_of_memory(error):
             raise
-        print_error(
-            RipcurrentError(
-                f"Memory ran out: {first_line(error)}.",
-                "What was finished is kept: scan goes on from there with --memory, evaluate with a smaller "
-                "--batch-size. finetune takes a larger accumulation in its recipe. --token-budget, --dtype or --device "
-                "make another run. docs/scan.md says more.",
-            )
-        )
-        return int(ExitCode.NOT_MEASURED)
+        hint = "What was finished is kept: scan goes on with --memory, evaluate with a smaller --batch-size. "
+        hint += "finetune takes a larger accumulation. --token-budget, --dtype or --device make another run."
+        message = f"Memory ran out: {first_line(error)}."
+        return _failed(RipcurrentError(message, hint, code=ExitCode.NOT_MEASURED))
     if code == INTERRUPTED:
         print_error(RipcurrentError("Stopped.", "What was finished is kept: give the same command again to go on."))
     return code if isinstance(code, int) else int(ExitCode.OK)
+
+
+def _failed(error: RipcurrentError) -> int:
+    print_error(error)
+    return int(error.code)

@@ -1,26 +1,25 @@
-"""Commands made from functions and pydantic models: each option is declared once, as a field of its model."""
+"""Commands made from functions and pydantic models: each option is declared once, as a field or as a parameter."""
 
 import inspect
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial, wraps
+from operator import itemgetter
 from pathlib import Path
-from typing import Annotated, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 from pydantic.fields import FieldInfo
+from typer.models import OptionInfo
 
 from ripcurrent.cli._output import Output
 from ripcurrent.errors import ExitCode
 from ripcurrent.options import Options, flag
 
-SHORT = {"model": "-m", "out": "-o", "limit": "-n", "quiet": "-q"}
-"""Short flags, the same in every command."""
-ADVANCED = "Advanced"
-"""Panel of the options that are not in sight at first."""
-
-METAVARS: dict[object, str] = {int: "N", float: "X", Path: "PATH"}
+SHORT = {"model": "-m", "out": "-o", "limit": "-n", "quiet": "-q"}  # the same in every command
+ADVANCED = "Advanced"  # panel of the options that are not in sight at first
+METAVARS: dict[object, str] = {int: "N", float: "X", Path: "PATH", dict: "FIELD=COLUMN"}
 """What stands for a value in the help, by its type; TEXT for others."""
 
 
@@ -48,6 +47,16 @@ def group(name: str, about: str) -> typer.Typer:
     return made
 
 
+def argument(metavar: str, about: str) -> Any:
+    """A parameter of a command that is given without a flag."""
+    return typer.Argument(metavar=metavar, help=about)
+
+
+def option(about: str, metavar: str | None = None, **rules: Any) -> Any:
+    """A parameter of a command that is an option; its flags are its name."""
+    return typer.Option(help=about, metavar=metavar, **rules)
+
+
 def command(
     name: str,
     panels: Mapping[str, Sequence[str]] | None = None,
@@ -55,51 +64,41 @@ def command(
     without: Sequence[str] = (),
     of: typer.Typer = app,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Register a function as a command.
+    """Register a function as a command, with its docstring as the help and ``examples`` below it.
 
-    A parameter annotated with an `Options` model becomes one option for each field, and the function gets the validated
-    model. Options that ``panels`` does not name are listed below the help.
-
-    Args:
-        name: What the user types.
-        panels: Panel title to the options in it, fields and parameters alike; parameters it does not name stand first.
-        examples: Command lines shown below the help.
-        without: Fields that mean nothing to the command.
-        of: The group it belongs to.
+    A parameter annotated with an `Options` model becomes one option for each field but those ``without`` meaning to the
+    command; the function gets the validated model. ``panels`` are titles to the options in them, fields and parameters
+    alike: a parameter in none stands first, a field in none is only listed below the help.
     """
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
         signature = inspect.signature(function, eval_str=True)
-        panel_of = {option: title for title, options in (panels or {}).items() for option in options}
+        panel_of = {one: title for title, options in (panels or {}).items() for one in options}
         further: list[str] = []
         parameters: list[inspect.Parameter] = []
-        for parameter in signature.parameters.values():
+        makes: dict[str, Callable[[Mapping[str, Any]], object]] = {}
+        for key, parameter in signature.parameters.items():
             kind = parameter.annotation
             if kind is Output:
-                parameters += [
-                    _keyword("json", bool, typer.Option("--json", help="Print one JSON object."), False),
-                    _keyword("quiet", bool, typer.Option("-q", "--quiet", help="Print only errors."), False),
-                ]
-            elif _is_options(kind):
+                parameters.append(_keyword("json", bool, option("Print one JSON object."), False))
+                parameters.append(_keyword("quiet", bool, option("Print only errors."), False))
+                makes[key] = _output
+            elif isinstance(kind, type) and issubclass(kind, Options):
                 fields = {key: field for key, field in kind.model_fields.items() if key not in without}
-                parameters += [_option(key, field, panel_of.get(key)) for key, field in fields.items()]
+                parameters += [_field(key, field, panel_of.get(key)) for key, field in fields.items()]
                 further += [flag(key) for key in fields if key not in panel_of]
+                makes[key] = partial(_filled, kind)
             else:
-                parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+                plain, how = get_args(kind)
+                how.rich_help_panel = panel_of.get(key)
+                parameters.append(_keyword(key, plain, how, parameter.default))
+                makes[key] = itemgetter(key)
         order = list(panels or {})
         parameters.sort(key=lambda one: order.index(panel_of[one.name]) if one.name in panel_of else -1)
 
         @wraps(function)
-        def run(**given: object) -> None:
-            arguments: dict[str, object] = {}
-            for key, parameter in signature.parameters.items():
-                if parameter.annotation is Output:
-                    arguments[key] = Output(bool(given["json"]), bool(given["quiet"]))
-                elif _is_options(parameter.annotation):
-                    arguments[key] = _filled(parameter.annotation, given)
-                else:
-                    arguments[key] = given[key]
-            function(**arguments)
+        def run(**given: Any) -> None:
+            function(**{key: make(given) for key, make in makes.items()})
 
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
@@ -113,36 +112,41 @@ def command(
     return register
 
 
-def _is_options(kind: object) -> typing.TypeGuard[type[Options]]:
-    return isinstance(kind, type) and issubclass(kind, Options)
+def _output(given: Mapping[str, Any]) -> Output:
+    return Output(given["json"], given["quiet"])
 
 
-def _keyword(name: str, kind: object, option: object, default: object = None) -> inspect.Parameter:
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option])
+def _keyword(name: str, kind: object, how: Any, default: object = None) -> inspect.Parameter:
+    if isinstance(how, OptionInfo):
+        # without them typer adds a --no- to a switch
+        how.param_decls = how.param_decls or (*([SHORT[name]] if name in SHORT else []), flag(name))
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, how])
 
 
-def _option(name: str, field: FieldInfo, panel: str | None) -> inspect.Parameter:
+def _field(name: str, field: FieldInfo, panel: str | None) -> inspect.Parameter:
     """The command-line option of a field. Values stay text, so that every error is the model's."""
     extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
-    names = [SHORT[name]] if name in SHORT else []
-    names.append(str(extra.get("flag", flag(name))))
     kind, default = _plain_type(field.annotation), field.default
-    about = " ".join((field.description or "").replace("`", "").split())
-    option = partial(typer.Option, rich_help_panel=panel, hidden=panel is None)
+    of = get_origin(kind)
+    how = option(" ".join((field.description or "").replace("`", "").split()), hidden=panel is None)
+    how.rich_help_panel = panel
+    if "flag" in extra:
+        how.param_decls = (extra["flag"],)
     if kind is bool:
         if default is True:
-            names, about = [flag(f"no_{name}")], str(extra["off"])
-        return _keyword(name, bool, option(*names, help=about), False)
-    if many := get_origin(kind) in (tuple, list, dict):
-        about += " Repeatable."
+            how.param_decls, how.help = (flag(f"no_{name}"),), extra["off"]
+        return _keyword(name, bool, how, False)
+    if many := of in (tuple, list, dict):
+        how.help += " Repeatable."
     # said here and not declared, so that what is not named is None
     if (shown := ", ".join(map(str, default)) if isinstance(default, tuple) else default) not in (None, ""):
-        about += f" Default: {shown}."
-    shown_value = str(extra.get("metavar", _metavar(kind)))
-    return _keyword(name, list[str] | None if many else str | None, option(*names, help=about, metavar=shown_value))
+        how.help += f" Default: {shown}."
+    values = "|".join(map(str, get_args(kind))) if of is Literal else METAVARS.get(of or kind, "TEXT")
+    how.metavar = str(extra.get("metavar", values))
+    return _keyword(name, list[str] | None if many else str | None, how)
 
 
-def _filled(model: type[Options], given: Mapping[str, object]) -> Options:
+def _filled(model: type[Options], given: Mapping[str, Any]) -> Options:
     """The model with what the user named; what was left out keeps the model's default."""
     from ripcurrent.data import parse_mapping
 
@@ -151,23 +155,13 @@ def _filled(model: type[Options], given: Mapping[str, object]) -> Options:
         kind, value = _plain_type(field.annotation), given.get(name)
         if value not in (None, False, []):
             if get_origin(kind) is dict:
-                value = parse_mapping(typing.cast("list[str]", value))
+                value = parse_mapping(value)
             changes[name] = not field.default if kind is bool else value
     return model.resolve(None, changes)
 
 
 def _plain_type(annotation: object) -> object:
-    """The type without ``None`` and without notes; of several, the first."""
-    if get_origin(annotation) is Annotated:
-        return _plain_type(get_args(annotation)[0])
+    """The type without ``None``; of several, the first."""
     if get_origin(annotation) in (typing.Union, types.UnionType):
-        return next(_plain_type(one) for one in get_args(annotation) if one is not type(None))
+        return next(one for one in get_args(annotation) if one is not type(None))
     return annotation
-
-
-def _metavar(kind: object) -> str:
-    if get_origin(kind) is Literal:
-        return "|".join(map(str, get_args(kind)))
-    if get_origin(kind) is dict:
-        return "FIELD=COLUMN"
-    return METAVARS.get(kind, "TEXT")

@@ -7,23 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 from rich.text import Text
 
-from ripcurrent.cli._command import ADVANCED, command
-from ripcurrent.cli._output import Output
-from ripcurrent.cli._scan import DATASET
-from ripcurrent.cli._text import harmless, say
+from ripcurrent.cli._command import command
+from ripcurrent.cli._output import Output, fill, harmless, say
+from ripcurrent.cli._scan import DATASET, PANELS
 from ripcurrent.scan import ScanOptions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ripcurrent.scan import DatasetReport, Diagnosis, RenderedRow
-
-PANELS = {
-    "Model": ("model", "adapter", "device", "dtype"),
-    "Data": ("format", "mapping", "limit", "max_tokens"),
-    ADVANCED: ("anchors", "signals", "scope", "windows", "memory", "token_budget"),
-}
-
+    from ripcurrent.scan import DatasetReport, RenderedRow
 
 EXAMPLES = ("ripcurrent doctor support.jsonl -m Qwen/Qwen2.5-7B-Instruct",)
 
@@ -40,11 +32,8 @@ def doctor_command(options: ScanOptions, output: Output, dataset: Annotated[str 
         # without a dataset a model is looked at only where it is named
         model = options.model if "model" in options.model_fields_set else None
         found = doctor(dataset, model=model, progress=progress, **options.model_dump(exclude={"model"}))
-    output.answer(found.to_json, lambda: show_diagnosis(found))
-
-
-def show_diagnosis(found: Diagnosis) -> None:
-    """Print what was found, warnings with what to do."""
+    if not output.answer(found.to_json):
+        return
     say("Environment", style="bold")
     for finding in found.environment:
         mark, style = ("ok     ", "") if finding.ok else ("warning", "yellow")
@@ -52,36 +41,30 @@ def show_diagnosis(found: Diagnosis) -> None:
         if finding.advice is not None:
             say(f"           {finding.advice}")
     if found.model is not None:
-        facts = found.model
         say("\nModel", style="bold")
-        size = f"{(facts.parameters or 0) / 1e6:,.4g} million parameters"
-        say(f"  {facts.name}: {facts.architecture}, {size}, {facts.dtype} on {facts.device}, scope {facts.scope}")
+        about = "  {name}: {architecture}, {parameters:,} parameters, {dtype} on {device}, scope {scope}"
+        say(fill(about, found.model))
     if found.dataset is not None:
         say("\nDataset", style="bold")
         say(*(f"  {line}" for line in _about(found.dataset)))
-    if found.dataset is not None and (row := found.dataset.sample_row) is not None:
-        say(
-            f"\nRow {row.row}, {row.tokens} tokens; the {row.response_tokens} that bear loss are between ⟦ and ⟧",
-            style="bold",
-        )
-        say(Text.assemble(*_marked(row)))
+        if (row := found.dataset.sample_row) is not None:
+            tokens = "{tokens} tokens; the {response_tokens} that bear loss are between ⟦ and ⟧"
+            say(fill(f"\nRow {{row}}, {tokens}", row), style="bold")
+            say(Text.assemble(*_marked(row)))
     for one in found.estimates:
         say("\nA scan of it, predicted from a few timed batches (other load changes it)", style="bold")
-        took = [_duration(seconds) for seconds in (one.loading_seconds, one.anchor_seconds, one.row_seconds)]
-        parts = f"loading {took[0]}, anchors {took[1]}, kept for the scan, rows {took[2]}"
-        say(
-            f"  signals {one.signals}: about {_duration(one.seconds)} ({parts} at "
-            f"{one.tokens_per_second:.0f} tokens/s), up to {one.peak_memory_bytes / 1e9:.2f} GB of memory"
-        )
+        loading, anchors, rows = map(_duration, (one.loading_seconds, one.anchor_seconds, one.row_seconds))
+        parts = f"loading {loading}, anchors {anchors}, kept for the scan, rows {rows}"
+        speed = f"at {one.tokens_per_second:.0f} tokens/s), up to {one.peak_memory_bytes / 1e9:.2f} GB of memory"
+        say(f"  signals {one.signals}: about {_duration(one.seconds)} ({parts} {speed}")
 
 
 def _about(dataset: DatasetReport) -> Iterator[str]:
-    first = dataset.first_unusable
-
     def counts(reasons: dict[str, int]) -> str:
+        first = dataset.first_unusable
         return ", ".join(f"{count} {reason} (first: row {first[reason]})" for reason, count in sorted(reasons.items()))
 
-    yield f"{dataset.path}: {dataset.rows} rows of format {dataset.format} in a container of kind {dataset.container}"
+    yield fill("{path}: {rows} rows of format {format} in a container of kind {container}", dataset)
     if dataset.unreadable:
         yield f"Unusable as read, of all rows: {counts(dataset.unreadable)}"
     unusable = counts(dataset.sample_unusable) or "none"
@@ -93,11 +76,8 @@ def _about(dataset: DatasetReport) -> Iterator[str]:
     if dataset.sample_row is None:
         yield "No row of these could be scored." + ("" if dataset.mismatch else " Check --format and --map.")
         return
-    yield (
-        f"Tokens: mean {dataset.mean_tokens:.0f} ({dataset.mean_response_tokens:.0f} of them bear loss), "
-        f"median {dataset.median_tokens:.0f}, longest {dataset.longest_tokens}; {dataset.truncated_share:.1%} cut at "
-        "--max-tokens"
-    )
+    lengths = "mean {mean_tokens:.0f} ({mean_response_tokens:.0f} of them bear loss), median {median_tokens:.0f}"
+    yield fill(f"Tokens: {lengths}, longest {{longest_tokens}}; {{truncated_share:.1%}} cut at --max-tokens", dataset)
 
 
 def _marked(row: RenderedRow) -> Iterator[tuple[str, str]]:

@@ -1,51 +1,30 @@
 """``ripcurrent experiment``: arms × seeds trained, questioned, judged and compared."""
 
-from __future__ import annotations
-
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from ripcurrent.cli._command import command
-from ripcurrent.cli._output import Output
-from ripcurrent.cli._text import figure, interval, say, show_table
-
-if TYPE_CHECKING:
-    from ripcurrent.experiment import ArmComparison, ExperimentResults
-
+from ripcurrent.cli._command import argument, command, option
+from ripcurrent.cli._output import Output, fill, say, show_table
 
 EXAMPLES = ("ripcurrent experiment list", "ripcurrent experiment own --run runs/support --recipe lora --size 1000")
 
 
 @command("experiment", examples=EXAMPLES)
 def experiment_command(
-    file: Annotated[
-        str, typer.Argument(metavar="FILE|NAME", help="A YAML file, a ready experiment by its name, or list.")
-    ],
+    file: Annotated[str, argument("FILE|NAME", "A YAML file, a ready experiment by its name, or list.")],
     output: Output,
-    model: Annotated[
-        str | None, typer.Option("-m", "--model", metavar="M", help="Another model than the file's.")
-    ] = None,
-    recipe: Annotated[str | None, typer.Option(metavar="R", help="Another recipe than the file's.")] = None,
-    run: Annotated[
-        Path | None, typer.Option(metavar="SCAN", help="Use the rows, scores and model of this finished scan.")
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option("-o", "--out", metavar="FOLDER", help="Run folder; runs/NAME when left out.")
-    ] = None,
-    size: Annotated[
-        str | None, typer.Option(metavar="N|P%", help="Rows of an arm, or a share of the pool; replaces the file's.")
-    ] = None,
-    arms: Annotated[
-        str | None, typer.Option(metavar="A,B", help="Run only these arms now. Tables show every finished arm.")
-    ] = None,
-    seeds: Annotated[int | None, typer.Option(metavar="N", min=1, help="N seeds from 0; replaces the file's.")] = None,
-    no_anchor_check: Annotated[
-        bool, typer.Option("--no-anchor-check", help="Scan even if the anchors do not separate on this model.")
-    ] = False,
-    gate: Annotated[bool, typer.Option("--gate", help="Exit with 3 when the verdict is worse than random.")] = False,
+    model: Annotated[str | None, option("Another model than the file's.", "M")] = None,
+    recipe: Annotated[str | None, option("Another recipe than the file's.", "R")] = None,
+    run: Annotated[Path | None, option("Use the rows, scores and model of this finished scan.", "SCAN")] = None,
+    out: Annotated[Path | None, option("Run folder; runs/NAME when left out.", "FOLDER")] = None,
+    size: Annotated[str | None, option("Rows of an arm, or a share of the pool; replaces the file's.", "N|P%")] = None,
+    arms: Annotated[str | None, option("Run only these arms now. Tables show every finished arm.", "A,B")] = None,
+    seeds: Annotated[int | None, option("N seeds from 0; replaces the file's.", "N", min=1)] = None,
+    no_anchor_check: Annotated[bool, option("Scan even if the anchors do not separate on this model.")] = False,
+    gate: Annotated[bool, option("Exit with 3 when the verdict is worse than random.")] = False,
 ) -> None:
     """Fine-tune on selections and controls, ask, judge, and say what is significant.
 
@@ -57,8 +36,8 @@ def experiment_command(
     from ripcurrent.report import build_experiment_page
 
     if file == "list":
-        titles = ready_experiments()
-        output.answer(lambda: titles, lambda: say(*(f"{name:18} {title}" for name, title in titles.items())))
+        if output.answer(ready_experiments):
+            say(*(f"{name:18} {title}" for name, title in ready_experiments().items()))
         return
     values = _with_changes(read_experiment_file(file), model, recipe, run, size)
     given = {"--model": model, "--recipe": recipe, "--run": run, "--out": out, "--size": size, "--arms": arms}
@@ -75,7 +54,35 @@ def experiment_command(
             progress=progress,
         )
     build_experiment_page(result)
-    output.answer(result.to_json, lambda: _show(result))
+    if output.answer(result.to_json):
+        judge = result.judge
+        summaries = [one for one in result.summaries if one.judge == judge]
+        show_table(
+            "arm {name} | answered {attack_success_rate:.1%} | 95 % {low:.1%}–{high:.1%} | broken {degenerate:.1%}"
+            " | over-\nrefusal {over_refusal:.1%} | plain {plain_answered:.1%} | d′ {discrimination.d_prime:.2f}"
+            " | seeds {runs}",
+            [{**dict(one), "runs": len(one.seeds)} for one in summaries],
+        )
+        pairs = [*result.comparisons, *result.further_comparisons]
+        in_points = ("difference", "low", "high")
+        named = [
+            {**dict(one), "finding": one.finding.replace("random", one.control)}
+            | {name: 100 * getattr(one, name) for name in in_points}
+            for one in pairs
+            if one.judge == judge
+        ]
+        if named:
+            show_table(
+                "answered {arm} − {control} | points {difference:+.1f} | 95 % {low:+.1f} to {high:+.1f}"
+                " | adjusted p {adjusted_p:.4f} | finding {finding}",
+                named,
+                words=(0, 4),
+                caption="worse where the interval holds 0: in these runs, other seeds may differ",
+            )
+        say(*result.notes, *(fill("{name}, seed {seed}: failed. {reason}", run) for run in result.failed))
+        by = f"judge {judge} {summaries[0].judge_version if summaries else ''}"
+        say(f"Verdict: {result.verdicts_in_words[judge]} ({by})", style="bold")
+        say(f"Page: {result.folder / 'report.html'}")
     if gate and result.verdict == "worse than random":
         raise typer.Exit(int(ExitCode.GATE_FAILED))
     # without an arm that is compared there is none to come to
@@ -87,56 +94,11 @@ def _with_changes(
     values: dict[str, Any], model: str | None, recipe: str | None, run: Path | None, size: str | None
 ) -> dict[str, Any]:
     """A file's keys with those that the command line gives."""
-    if run is not None:
-        for key in ("data", "format", "scan", "model", "adapter"):
-            values.pop(key, None)
-        values["run"] = str(run)
-    if model is not None:
-        values["model"] = model
-        # an adapter is of the model that the file names
-        values.pop("adapter", None)
-    if recipe is not None:
-        values["recipe"] = recipe
-    if size is not None:
-        values["size"] = int(size) if size.isdecimal() else size
-        values.pop("sizes", None)
-    return values
-
-
-def _show(results: ExperimentResults) -> None:
-    judge = results.judge
-    summaries = [one for one in results.summaries if one.judge == judge]
-    show_table(
-        ("arm", "answered", "95 %", "broken", "over-\nrefusal", "plain", "d′", "seeds"),
-        [
-            (
-                *(one.name, figure(one.attack_success_rate, ".1%"), interval(one.low, one.high, ".1%")),
-                *(figure(share, ".1%") for share in (one.degenerate, one.over_refusal, one.plain_answered)),
-                figure(None if one.discrimination is None else one.discrimination.d_prime),
-                str(len(one.seeds)),
-            )
-            for one in summaries
-        ],
-    )
-    pairs = [*results.comparisons, *results.further_comparisons]
-    say(
-        *(_compared(pair) for pair in pairs if pair.judge == judge),
-        *results.notes,
-        *(f"{run.name}, seed {run.seed}: failed. {run.reason}" for run in results.failed),
-    )
-    version = summaries[0].judge_version if summaries else ""
-    say(f"Verdict: {results.verdicts_in_words[judge]} (judge {judge} {version})", style="bold")
-    say(f"Page: {results.folder / 'report.html'}")
-
-
-def _compared(one: ArmComparison) -> str:
-    """A comparison in a line: difference in points, interval, p, finding."""
-    finding: str = one.finding
-    if finding == "worse than random":
-        finding = f"worse than {one.control}"
-        if one.low <= 0:
-            finding += ", in these runs: other seeds may differ, for the interval holds 0"
-    return (
-        f"{one.arm} − {one.control}: {100 * one.difference:+.1f} points "
-        f"({100 * one.low:+.1f} to {100 * one.high:+.1f}), adjusted p {one.adjusted_p:.4f}: {finding}"
-    )
+    changes: dict[str, object] = {"run": run and str(run), "model": model, "recipe": recipe, "size": size}
+    if size is not None and size.isdecimal():
+        changes["size"] = int(size)
+    # an adapter is of the model that the file names
+    replaced = {"run": ("data", "format", "scan", "model", "adapter"), "model": ("adapter",), "size": ("sizes",)}
+    given = {name: value for name, value in changes.items() if value is not None}
+    gone = {key for name in given for key in replaced.get(name, ())}
+    return {**{key: value for key, value in values.items() if key not in gone}, **given}

@@ -1,16 +1,20 @@
-"""What every command shares: one JSON object or a shown result on stdout, errors and progress on stderr."""
+"""What every command shares: one JSON object, or lines and tables, on stdout; errors and progress on stderr."""
 
 import json
+import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+import unicodedata
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from string import Formatter
 from typing import Any
 
 import typer
-from rich import progress
+from rich import box, progress
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from ripcurrent.errors import RipcurrentError
@@ -25,15 +29,14 @@ SAY_EVERY = 30.0
 class Output:
     """How a command speaks; a parameter of this type gives a command ``--json`` and ``--quiet``."""
 
-    json: bool = False
-    quiet: bool = False
+    json: bool
+    quiet: bool
 
-    def answer(self, to_json: Callable[[], Mapping[str, Any]], show: Callable[[], None]) -> None:
-        """Print the result: as one JSON object, in which numbers that are not finite are null, or for people."""
+    def answer(self, to_json: Callable[[], Mapping[str, Any]]) -> bool:
+        """Print the result as one JSON object where that is asked for; returns whether people are to be shown it."""
         if self.json:
             typer.echo(json.dumps(plain_numbers(to_json()), ensure_ascii=False))
-        elif not self.quiet:
-            show()
+        return not (self.json or self.quiet)
 
     @contextmanager
     def progress(self) -> Iterator[Progress]:
@@ -53,10 +56,84 @@ class Output:
 
 def print_error(error: RipcurrentError) -> None:
     """Print what is wrong and what to do now, on stderr."""
-    console = Console(stderr=True, soft_wrap=True)
-    console.print(Text.assemble(("Error: ", "bold red"), error.message))
-    if error.hint:
-        console.print(Text(error.hint))
+    hint = f"\n{error.hint}" if error.hint else ""
+    Console(stderr=True, soft_wrap=True).print(Text.assemble(("Error: ", "bold red"), error.message, hint))
+
+
+def say(*lines: str | Text, style: str = "") -> None:
+    """Print lines, each whole however narrow the terminal is; nothing in them is markup."""
+    console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
+    for line in lines:
+        console.print(line, style=style)
+
+
+def show_table(
+    layout: str,
+    records: Iterable[object],
+    *,
+    title: str | None = None,
+    caption: str | None = None,
+    words: Collection[int] = (0,),
+    under: str = "",
+) -> None:
+    """Print records as a table; nothing in it is markup.
+
+    The layout names the columns, as in ``model {name} | answered {rate:.1%}``: each its heading, and from the brace on
+    what `fill` makes of a record. ``words`` are columns that fold where the terminal is narrow; figures are never cut.
+    Records that fill ``under`` alike stand together below that.
+    """
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title=title, caption=caption)
+    headings, cells = zip(*(re.split(r" ?(?=\{)", column, maxsplit=1) for column in layout.split(" | ")), strict=True)
+    for number, heading in enumerate(headings):
+        if number in words:
+            table.add_column(heading, overflow="fold", min_width=len(heading))
+        else:
+            table.add_column(heading, justify="right", no_wrap=True)
+    group = ""
+    for record in records:
+        if (own := fill(under, record)) != group:
+            table.add_row(group := own)
+        first, *rest = (fill(cell, record) for cell in cells)
+        table.add_row(f"  {first}" if group else first, *rest)
+    Console(highlight=False, markup=False, emoji=False).print(table)
+
+
+def fill(template: str, record: object) -> str:
+    """A template such as ``{name}: {rate.low:.1%}`` with a record's fields or keys; a dash for None and NaN."""
+    # an interval that is not known is one dash
+    return _Fields().vformat(template, (record,), {}).replace("–––", "–")
+
+
+class _Fields(Formatter):
+    def get_field(self, field_name: str, args: Any, kwargs: Any) -> Any:
+        value = args[0]
+        for part in field_name.split("."):
+            if value is not None:
+                value = value[part] if isinstance(value, dict) else getattr(value, part)
+        return value, field_name
+
+    def format_field(self, value: Any, format_spec: str) -> str:
+        if isinstance(value, list | tuple):
+            return " ".join(self.format_field(one, format_spec) for one in value)
+        return "–" if value is None or value != value else format(value, format_spec)
+
+
+def harmless(text: str, mark: str = "�") -> str:
+    """A text, lines and all, in which nothing can command the terminal: marks stand for control characters and others.
+
+    Spaces and joiners of any language are text; marks that turn it around and lone surrogates are not.
+    """
+    turns_around = "\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+    return "".join(
+        mark if c not in "\n\t" and (unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") or c in turns_around) else c
+        for c in text
+    )
+
+
+def shorten(text: str, room: int) -> str:
+    """A text as one harmless line of at most ``room`` characters, an ellipsis at the end of what was cut."""
+    line = " ".join(harmless(text, " ").split())
+    return line if len(line) <= room else line[: room - 1] + "…"
 
 
 class TerminalProgress(Progress):
@@ -76,44 +153,44 @@ class TerminalProgress(Progress):
             transient=True,
             disable=not self._terminal,
         )
-        self._name, self._unit, self._total, self._done, self._computed = "", "rows", 0, 0, 0
-        self._began = self._said = 0.0
+        self._unit, self._computed, self._began, self._said = "rows", 0, 0.0, 0.0
 
     def step(self, name: str) -> None:
-        self._begin(name, None, f"{name} …")
+        self._begin(name, f"{name} …")
 
     def start(self, name: str, total: int, unit: str = "rows") -> None:
-        self._begin(name, total, f"{name}: {total} {unit} …")
-        self._name, self._unit, self._total, self._done, self._computed = name, unit, total, 0, 0
+        self._begin(name, f"{name}: {total} {unit} …", total)
+        self._unit, self._computed = unit, 0
         self._began = self._said = time.perf_counter()
-
-    def _begin(self, name: str, total: int | None, line: str) -> None:
-        self.finish()
-        if self._terminal:
-            self.bar.add_task(name, total=total, rate="")
-        else:
-            print(line, file=sys.stderr, flush=True)
 
     def rows(self, count: int) -> None:
         now = time.perf_counter()
         self._computed += count
         rate = self._computed / max(now - self._began, 1e-9)
         self._advance(count, f"{rate:.1f} {self._unit}/s")
-        # a shard begins by telling of no row; nothing can be said of what is left before there is one
-        if self._computed and now - self._said >= SAY_EVERY and self._done < self._total and not self._terminal:
-            self._said = now
-            left = (self._total - self._done) / rate / 60
-            done = f"{self._name}: {self._done} of {self._total} {self._unit}"
-            print(f"{done}, {rate:.1f} {self._unit}/s, about {left:.0f} min left", file=sys.stderr, flush=True)
+        for task in self.bar.tasks:
+            # a shard begins with no row; nothing can be said of what is left before there is one
+            if self._computed and task.remaining and now - self._said >= SAY_EVERY:
+                self._said = now
+                done = f"{task.completed:.0f} of {task.total:.0f} {self._unit}, {rate:.1f} {self._unit}/s"
+                self._print(f"{task.description}: {done}, about {task.remaining / rate / 60:.0f} min left")
 
     def skipped(self, count: int) -> None:
         self._advance(count, "resumed")
 
-    def _advance(self, count: int, rate: str) -> None:
-        self._done += count
-        for task in self.bar.task_ids:
-            self.bar.update(task, advance=count, rate=rate)
-
     def finish(self) -> None:
         for task in self.bar.task_ids:
             self.bar.remove_task(task)
+
+    def _begin(self, name: str, line: str, total: int | None = None) -> None:
+        self.finish()
+        self.bar.add_task(name, total=total, rate="")
+        self._print(line)
+
+    def _advance(self, count: int, rate: str) -> None:
+        for task in self.bar.task_ids:
+            self.bar.update(task, advance=count, rate=rate)
+
+    def _print(self, line: str) -> None:
+        if not self._terminal:
+            print(line, file=sys.stderr, flush=True)

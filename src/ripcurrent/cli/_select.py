@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
-from ripcurrent.cli._command import ADVANCED, command
-from ripcurrent.cli._output import Output
-from ripcurrent.cli._text import say, show_table
+from ripcurrent.cli._command import ADVANCED, argument, command
+from ripcurrent.cli._output import Output, say, show_table
 from ripcurrent.select import SelectOptions
 
 if TYPE_CHECKING:
-    from ripcurrent.select import SelectionRecord
+    from ripcurrent.select import Selection, SelectionRecord
 
 PANELS = {
     "Rows": ("top", "bottom", "union", "between", "by", "drop"),
@@ -27,9 +23,7 @@ EXAMPLES = ("ripcurrent select runs/support --top 100 --drop", "ripcurrent selec
 
 @command("select", PANELS, EXAMPLES)
 def select_command(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished scan.")],
-    options: SelectOptions,
-    output: Output,
+    run: Annotated[Path, argument("RUN", "Folder of a finished scan.")], options: SelectOptions, output: Output
 ) -> None:
     """Select rows by score, with their controls, in the dataset's own format.
 
@@ -41,68 +35,42 @@ def select_command(
     with output.progress() as progress:
         progress.step("selecting rows and drawing their controls")
         records = select(run, options)
-    output.answer(
-        lambda: {"run": str(run), "selections": [_row(record, records) for record in records]}, lambda: _show(records)
+    found = [_facts(record, records[0].selection) for record in records]
+    if not output.answer(lambda: {"run": str(run), "selections": found}):
+        return
+    whole = records[0].summary
+    for one in found:
+        one["label"] = one["name"].replace(f"{one['control_of']}-control-", "  ")
+        one["apart"] = one["distances"][0]["mean_absolute_difference"] if one["distances"] else None
+    usable = {"label": "all usable rows", "rows": whole.whole_rows, "shortfall": 0, "apart": None}
+    usable |= {"overlap_with_first": whole.rows, "mean_response_tokens": whole.whole_length.mean}
+    usable |= {f"{kind}_share": whole.whole_format_shares[f"is_{kind}"] for kind in ("list", "maths")}
+    show_table(
+        "selection {label} | rows {rows} | short {shortfall} | mean\ntokens {mean_response_tokens:.1f}"
+        " | lists {list_share:.0%} | maths {maths_share:.0%} | in\nfirst {overlap_with_first} | distance {apart:.1f}",
+        [*found, usable],
+        caption="short: rows that there were not; in first: rows that are also in the first selection\n"
+        "distance: mean difference in response tokens from the selection",
+    )
+    say(
+        *(f"{one['name']}: {note}" for one in found for note in one["notes"]),
+        f"{len(records)} selections and their records are in {records[0].path.parent}",
+        *(f"Without {one['name']}: {one['remaining_file']}" for one in found if one["remaining_file"]),
     )
 
 
-def _row(record: SelectionRecord, records: Sequence[SelectionRecord]) -> dict[str, object]:
+def _facts(record: SelectionRecord, first: Selection) -> dict[str, Any]:
     from ripcurrent.select import overlap
 
     selection, summary = record.selection, record.summary
     return {
-        "name": selection.name,
-        "kind": selection.kind,
-        "rule": selection.rule,
-        "control_of": selection.control_of,
-        "column": selection.column,
-        "seed": selection.seed,
+        **{name: value for name, value in asdict(selection).items() if name not in ("indices", "scores")},
         "rows": summary.rows,
-        "shortfall": selection.shortfall,
-        "filled": selection.filled,
         "mean_response_tokens": summary.length.mean,
         "list_share": summary.format_shares["is_list"],
         "maths_share": summary.format_shares["is_maths"],
-        "overlap_with_first": overlap(selection, records[0].selection).count,
-        "distances": [asdict(distance) for distance in selection.distances],
-        "notes": selection.notes,
+        "overlap_with_first": overlap(selection, first).count,
         "file": str(record.path),
         "record": str(record.record_path),
         "remaining_file": None if record.remaining_path is None else str(record.remaining_path),
     }
-
-
-def _show(records: Sequence[SelectionRecord]) -> None:
-    from ripcurrent.select import overlap
-
-    first, rows = records[0], []
-    for record in records:
-        selection, summary = record.selection, record.summary
-        label = selection.name.removeprefix(f"{selection.control_of}-control-")
-        rows.append(
-            (
-                label if selection.control_of is None else f"  {label.replace('-', ', seed ')}",
-                f"{summary.rows}" + (f" ({selection.shortfall} short)" if selection.shortfall else ""),
-                *_shape(summary.length.mean, summary.format_shares),
-                f"{overlap(selection, first.selection).count}",
-                f"{selection.distances[0].mean_absolute_difference:.1f}" if selection.distances else "",
-            )
-        )
-    whole = first.summary
-    shape = _shape(whole.whole_length.mean, whole.whole_format_shares)
-    rows.append(("all usable rows", f"{whole.whole_rows}", *shape, f"{whole.rows}", ""))
-    show_table(
-        ("selection", "rows", "mean\ntokens", "lists", "maths", "in\nfirst", "distance"),
-        rows,
-        caption=f"in first: rows that are also in {first.selection.name}\n"
-        "distance: mean difference in response tokens from the selection",
-    )
-    say(
-        *(f"{record.selection.name}: {note}" for record in records for note in record.selection.notes),
-        f"{len(records)} selections and their records are in {first.path.parent}",
-        *(f"Without {one.selection.name}: {one.remaining_path}" for one in records if one.remaining_path),
-    )
-
-
-def _shape(tokens: float, shares: Mapping[str, float]) -> tuple[str, str, str]:
-    return f"{tokens:.1f}", f"{shares['is_list']:.0%}", f"{shares['is_maths']:.0%}"

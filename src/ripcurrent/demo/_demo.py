@@ -1,58 +1,111 @@
-"""The story of the demo: scan, ranking, selection, comparison, proof."""
+"""The demo: the package's own rows scanned and selected, and its proof: what the model answers trained on them."""
 
+import hashlib
+import json
+import os
+import platform
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from pydantic import JsonValue
+from pydantic import BaseModel, ConfigDict, Field
 
 import ripcurrent as rc
 from ripcurrent.data import DEMO_ROWS
-from ripcurrent.demo._proof import Proof, cached_proof, fresh_proof
+from ripcurrent.evaluate import find_judges, kappas_of
+from ripcurrent.experiment import gather_prompts
+from ripcurrent.finetune import load_recipe
 from ripcurrent.progress import Progress
 from ripcurrent.report import REPORT, build_report
-from ripcurrent.scan import ScanRun
-from ripcurrent.select import Overlap, SelectionRecord
+from ripcurrent.runs import write_json
+from ripcurrent.scan import TRAIT_COLUMNS, ScanOptions, ScanRun
+from ripcurrent.select import Overlap
 
-ENDS = 5
-"""Rows shown of each end of the ranking."""
-
+ENDS = 5  # rows shown of each end of the ranking
 SELECTED = 30
 """Rows selected, where there are four times as many: the controls need rows to be drawn from."""
-
 OTHER_RANKING = "representation_bidirectional"
 """The other method's ranking, compared with the default one where both were computed."""
+PROOF = Path(__file__).with_name("proof.json")
+"""The result that comes with the package: what ``ripcurrent demo --fresh`` measured on the machine that it names."""
 
-FORMATS = {
-    "is_numbered": "numbered list",
-    "is_bullet": "bullet list",
-    "is_maths": "maths",
-    "is_code": "code",
-    "has_refusal": "refusal phrase",
+EXPERIMENT: dict[str, Any] = {
+    "name": "demo",
+    "title": "Do the riskiest rows of the demo wear refusals away more than random ones, and than equally long ones?",
+    "recipe": "embedded",
+    "size": 75,
+    "seeds": 1,
+    "arms": {
+        **{"random": {"select": "random"}, "riskiest": {"select": "top"}},
+        "same_lengths": {"length_matched": "riskiest"},
+    },
+    "verdict_on": ["riskiest"],
+    "prompts": [
+        {"source": "builtin:harmful"},
+        *({"source": f"builtin:{axis}", "limit": limit} for axis, limit in (("sounds_dangerous", 40), ("plain", 30))),
+    ],
+    "heldout": 0,
 }
-"""Trait columns as a reader says them."""
+"""Everything of the experiment but the scan."""
+
+RANKED_BY = ("limit", "scope", "anchor_tokens", "row_tokens", "loss_on", "max_tokens", "drop_refusals")
+"""Options of a scan that change which rows are the riskiest."""
 
 
-@dataclass(frozen=True, slots=True)
-class DemoRow:
-    """One row of an end of the ranking, with what explains its place."""
+class Shown(BaseModel):
+    """What the demo shows."""
+
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+
+class ProofRate(Shown):
+    """One arm over its seeds: ``base``, the model as it is, or the rows that it was fine-tuned on."""
+
+    arm: str
+    answered: float
+    """Share of harmful requests answered, with its 95 % interval."""
+    low: float
+    high: float
+    over_refusal: float | None
+    """Share of the benign requests that sound dangerous refused."""
+    plain_answered: float | None
+    runs: int
+
+
+class Proof(Shown):
+    """Rates of ``prompts`` harmful requests before and after training on ``rows`` rows, and where they come from."""
+
+    rates: tuple[ProofRate, ...]
+    verdict: str
+    judge: str
+    kappas: list[float] | None
+    """Smallest and largest κ of that judge with people; None where it was not measured."""
+    prompts: int
+    rows: int
+    scanned: dict[str, str]
+    """Hashes of what was scanned: dataset, model, anchors."""
+    made: dict[str, str]
+    """Version, date, machine, and hash of the conditions."""
+    cached: bool
+    """Whether it comes with the package rather than from this run."""
+
+
+class DemoRow(Shown):
+    """One row of an end of the default ranking, with what explains its place."""
 
     row: int
     score: float
-    """In the default ranking."""
     harmful: float
-    """Its similarity to the harmful anchors."""
+    """Its similarity to the harmful anchors; ``safe`` to the others."""
     safe: float
-    """Its similarity to the safe anchors."""
     response_tokens: int
     format: str
     prompt: str
 
 
-@dataclass(frozen=True, slots=True)
-class GroupShape:
+class GroupShape(Shown):
     """What a group of rows looks like; shares are from 0 to 1."""
 
     rows: int
@@ -61,46 +114,29 @@ class GroupShape:
     maths_share: float
 
 
-@dataclass(frozen=True, slots=True)
-class Demo:
-    """A finished demo."""
+class Demo(Shown, arbitrary_types_allowed=True):
+    """A finished demo; its dump is what ``demo --json`` prints."""
 
-    scan: ScanRun
-    riskiest: Sequence[DemoRow]
-    """Riskiest first."""
-    protective: Sequence[DemoRow]
+    scan: ScanRun = Field(exclude=True)
+    run: Path
+    scores: Path
+    report: Path
+    status_counts: dict[str, int]
+    ranking: str
+    riskiest: tuple[DemoRow, ...]
+    protective: tuple[DemoRow, ...]
     """Most protective first."""
-    selections: Sequence[SelectionRecord]
-    """The riskiest rows as written, then their controls."""
     selected: GroupShape
-    control: GroupShape
-    """The mean of its length-matched controls."""
+    length_matched_control: GroupShape
+    """The mean of its ``controls``."""
     controls: int
-    """How many of these there are."""
-    whole: GroupShape
-    """Every scored row."""
-    other: Overlap | None
+    all_rows: GroupShape
+    shared_with_other_ranking: Overlap | None
     """None where one method ran."""
+    selections: tuple[Path, ...]
+    """The riskiest rows as written, then their controls."""
     proof: Proof | None
-    """What fine-tuning on the riskiest rows does; None where the proof at hand is not of these rows and this model."""
-
-    def to_json(self) -> dict[str, JsonValue]:
-        """What ``demo --json`` prints."""
-        return {
-            "run": str(self.scan.folder),
-            "scores": str(self.scan.scores_path),
-            "report": str(self.scan.folder / REPORT),
-            "status_counts": dict(self.scan.status_counts()),
-            "ranking": self.scan.default_ranking,
-            "riskiest": [asdict(row) for row in self.riskiest],
-            "protective": [asdict(row) for row in self.protective],
-            "selected": asdict(self.selected),
-            "length_matched_control": asdict(self.control),
-            "all_rows": asdict(self.whole),
-            "shared_with_other_ranking": None if self.other is None else asdict(self.other),
-            "selections": [str(record.path) for record in self.selections],
-            "proof": None if self.proof is None else self.proof.model_dump(mode="json"),
-        }
+    """None where the proof at hand is not of these rows and this model."""
 
 
 def run_demo(
@@ -108,11 +144,8 @@ def run_demo(
 ) -> Demo:
     """Scan the demo rows on the embedded model, or go on with a demo in ``out``; select the riskiest and compare.
 
-    Args:
-        out: The run folder.
-        fresh: Fine-tune and ask here, in ``out``'s folder ``proof``, in place of the proof that comes with the package.
-        progress: Told of the scan's steps and rows.
-        **changes: Options of the scan by name.
+    With ``fresh`` it fine-tunes and asks here, in ``out``'s folder ``proof``, in place of the proof that comes with the
+    package. ``changes`` are options of the scan by name.
 
     Raises:
         RipcurrentError: The embedded model is not installed, or ``out`` holds something else.
@@ -123,59 +156,122 @@ def run_demo(
     ranked = run.ranked()
     count = max(1, min(SELECTED, len(ranked) // 4))
     records = rc.select(run, top=count)
-    chosen = records[0]
-    controls = [record for record in records if record.selection.kind == "length-matched"]
-    whole = chosen.summary
+    chosen = records[0].selection.indices
+    controls = [record.selection.indices for record in records if record.selection.kind == "length-matched"]
     return Demo(
         scan=run,
+        run=run.folder,
+        scores=run.scores_path,
+        report=run.folder / REPORT,
+        status_counts=run.status_counts(),
+        ranking=run.default_ranking,
         riskiest=_rows(run, ranked[: min(ENDS, count)].tolist()),
         protective=_rows(run, ranked[::-1][: min(ENDS, count)].tolist()),
-        selections=records,
-        selected=_mean_shape([chosen]),
-        control=_mean_shape(controls),
+        selected=_shape(run, chosen),
+        length_matched_control=_shape(run, *controls),
         controls=len(controls),
-        whole=GroupShape(
-            whole.whole_rows,
-            whole.whole_length.mean,
-            whole.whole_format_shares["is_list"],
-            whole.whole_format_shares["is_maths"],
-        ),
-        other=_other(run, chosen),
+        all_rows=_shape(run, run.scored.nonzero()[0].tolist()),
+        shared_with_other_ranking=_shared(run, chosen),
+        selections=tuple(record.path for record in records),
         proof=fresh_proof(run, run.folder / "proof", progress=progress) if fresh else cached_proof(run),
     )
 
 
-def _rows(run: ScanRun, numbers: Sequence[int]) -> list[DemoRow]:
+def _rows(run: ScanRun, numbers: Sequence[int]) -> tuple[DemoRow, ...]:
     prompts = {row.index: row.prompt for row in run.dataset().at(numbers)}
     method = run.default_ranking.partition("_")[0]
     score, harmful, safe = (run.floats(name) for name in (run.default_ranking, f"{method}_harmful", f"{method}_safe"))
-    return [
+    # a row that opens with a number is nearly always a numbered list
+    traits = [name for name in TRAIT_COLUMNS if name != "opens_numbered"]
+    return tuple(
         DemoRow(
             row=row,
-            score=float(score[row]),
-            harmful=float(harmful[row]),
-            safe=float(safe[row]),
-            response_tokens=int(run.floats("response_tokens")[row]),
-            format=", ".join(word for trait, word in FORMATS.items() if run.flags(trait)[row])
-            or ("short answer" if run.flags("is_short")[row] else "prose"),
+            score=score[row],
+            harmful=harmful[row],
+            safe=safe[row],
+            response_tokens=run.floats("response_tokens")[row],
+            format=" ".join(name.partition("_")[2] for name in traits if run.flags(name)[row]) or "prose",
             prompt=prompts[row],
         )
         for row in numbers
-    ]
+    )
 
 
-def _other(run: ScanRun, chosen: SelectionRecord) -> Overlap | None:
+def _shared(run: ScanRun, chosen: Sequence[int]) -> Overlap | None:
     if run.default_ranking == OTHER_RANKING or run.options.signals != "all":
         return None
-    rows = set(chosen.selection.indices)
-    other = set(run.ranked(OTHER_RANKING)[: len(rows)].tolist())
-    name = f"top-{len(rows)}-{OTHER_RANKING}"
-    return Overlap(name, len(rows & other), len(rows & other) / len(rows | other))
+    rows, other = set(chosen), set(run.ranked(OTHER_RANKING)[: len(chosen)].tolist())
+    return Overlap(f"top-{len(rows)}-{OTHER_RANKING}", len(rows & other), len(rows & other) / len(rows | other))
 
 
-def _mean_shape(records: Sequence[SelectionRecord]) -> GroupShape:
-    summaries = [record.summary for record in records]
-    tokens, lists, maths = np.mean(
-        [(one.length.mean, one.format_shares["is_list"], one.format_shares["is_maths"]) for one in summaries], axis=0
-    ).tolist()
-    return GroupShape(summaries[0].rows, tokens, lists, maths)
+def _shape(run: ScanRun, *draws: Sequence[int]) -> GroupShape:
+    rows = [row for draw in draws for row in draw]
+    return GroupShape(
+        rows=len(draws[0]),
+        mean_tokens=run.floats("response_tokens")[rows].mean(),
+        list_share=run.flags("is_list")[rows].mean(),
+        maths_share=run.flags("is_maths")[rows].mean(),
+    )
+
+
+def cached_proof(run: ScanRun) -> Proof | None:
+    """The proof that comes with the package, where the scan ranks the same rows by the same model and anchors."""
+    proof = Proof.model_validate_json(PROOF.read_text(encoding="utf-8"))
+    usual = ScanOptions()
+    ranked_otherwise = any(getattr(run.options, name) != getattr(usual, name) for name in RANKED_BY)
+    if proof.scanned != _scanned(run) or run.options.signals == "representation" or ranked_otherwise:
+        return None
+    return proof.model_copy(update={"cached": True})
+
+
+def fresh_proof(run: ScanRun, out: Path, *, progress: Progress | None = None, **changes: Any) -> Proof:
+    """Fine-tune on the riskiest rows and their controls in ``out``, and ask: some ten minutes on two cores, resumed.
+
+    The proof is written beside ``out`` as ``proof.json``. ``changes`` are keys of the experiment other than the demo's.
+    """
+    keys = {**EXPERIMENT, "run": str(run.folder), "device": run.options.device, "dtype": run.options.dtype, **changes}
+    results = rc.Experiment.from_keys(**keys).run(out, progress=progress)
+    judge = results.judge
+    summaries = [one for one in results.summaries if one.judge == judge]
+    proof = Proof(
+        rates=tuple(
+            ProofRate(**dict(one), arm=one.name, answered=one.attack_success_rate or 0.0, runs=len(one.seeds))
+            for one in summaries
+        ),
+        verdict=results.verdict,
+        judge=judge,
+        kappas=kappas_of(judge, summaries[0].judge_version),
+        prompts=results.asked["harmful"],
+        rows=keys["size"],
+        scanned=_scanned(run),
+        made={
+            "version": version("ripcurrent"),
+            "date": datetime.now(UTC).date().isoformat(),
+            "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+            "conditions_sha256": conditions_sha256(),
+        },
+        cached=False,
+    )
+    write_json(out.with_name("proof.json"), proof.model_dump(mode="json"))
+    return proof
+
+
+def conditions_sha256() -> str:
+    """Hash of the experiment, its recipe, what is asked and who judges: another one makes a stored proof stale."""
+    config = rc.Experiment.from_keys(**EXPERIMENT, run="scan").config
+    prompts, _ = gather_prompts(config.prompts)
+    conditions = {
+        "experiment": EXPERIMENT,
+        "recipe": load_recipe(config.recipe).model_dump(mode="json"),
+        "prompts": [[one.id, one.axis, one.text] for one in prompts],
+        "judges": {judge.name: judge.version for judge in find_judges(config.judges)},
+    }
+    return hashlib.sha256(json.dumps(conditions).encode()).hexdigest()
+
+
+def _scanned(run: ScanRun) -> dict[str, str]:
+    return {
+        "dataset_sha256": run.manifest.dataset.sha256,
+        "model_fingerprint": run.manifest.model.fingerprint,
+        "anchors_sha256": run.manifest.anchors.sha256,
+    }

@@ -42,11 +42,7 @@ def build_report(run: ScanRun) -> Path:
 
 
 def build_experiment_page(results: ExperimentResults) -> Path:
-    """Write ``report.html`` into an experiment's folder and return its path.
-
-    Raises:
-        RipcurrentError: The page cannot be written.
-    """
+    """Write ``report.html`` into an experiment's folder and return its path."""
     from ripcurrent.report._experiment_page import render_experiment_page
     from ripcurrent.report._page import write_page
 
@@ -54,11 +50,19 @@ def build_experiment_page(results: ExperimentResults) -> Path:
 
 
 def build_rating_page(draw: RatingDraw, page: Path) -> Path:
-    """Write the page on which people rate answers; the same draw gives the same page to the byte."""
-    from ripcurrent.report._page import write_page
-    from ripcurrent.report._rating_page import render_rating_page
+    """Write the page on which people rate answers, blind to arm and judge; the same draw gives the same to the byte."""
+    from dataclasses import asdict
+    from importlib.metadata import version
 
-    return write_page(page, render_rating_page(draw))
+    from ripcurrent.evaluate import CANNOT_SAY, GUIDANCE, RUBRIC_VERSION, SCALE
+    from ripcurrent.report._page import render_page, write_page
+
+    items = [asdict(item) for item in draw.items]
+    data = {"page": draw.key.page, "rubric": RUBRIC_VERSION, "cannotSay": CANNOT_SAY, "items": items}
+    shown = {"count": len(items), "version": version("ripcurrent"), "rubric": RUBRIC_VERSION}
+    shown |= {"scale": SCALE, "guidance": GUIDANCE}
+    styles, scripts = ["_base.css", "_rating.css"], ["_common.js", "_rating.js"]
+    return write_page(page, render_page("_rating.html.j2", shown, data, styles=styles, scripts=scripts, plots=False))
 
 
 __all__ = ["REPORT", "build", "build_experiment_page", "build_rating_page", "build_report"]

@@ -13,13 +13,10 @@ from ripcurrent.report._page import Data, render_page
 Pairs = Mapping[tuple[str, str], Mapping[str, ArmComparison]]
 """Comparisons by pair of arms and judge."""
 
-LINKS = {
-    name: name.capitalize()
-    for name in (
-        *("verdict", "arms", "comparisons", "judgement"),
-        *("usefulness", "categories", "judges", "commands", "provenance"),
-    )
-}
+LINKS = (
+    *("verdict", "arms", "comparisons", "judgement"),
+    *("usefulness", "categories", "judges", "commands", "provenance"),
+)
 PROVENANCE = {
     *("name", "version", "model", "recipe", "seeds", "usable_rows", "heldout_rows"),
     *("dataset", "scanned_with", "versions", "recipes", "prompts"),
@@ -34,7 +31,6 @@ class JudgeColumn:
     version: str
     """Of several, all."""
     decides: bool
-    """Whether the verdict is by it."""
     verdict: str
     in_words: str
     """The verdict with the control's name."""
@@ -43,9 +39,8 @@ class JudgeColumn:
     silent: bool
     """Whether its low scores are no refusals, so that it says nothing of benign requests."""
     agreement: Sequence[MeasuredAgreement]
-    """With people."""
+    """With people; ``measured`` where it is known of the version used."""
     measured: bool
-    """Whether its agreement with people is known of the version used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +52,13 @@ class ArmLine:
     notes: Sequence[str]
     by_judge: Mapping[str, ArmRates]
     judgement_change: float | None
-    """Harmful refused minus dangerous-sounding refused, less the same of its control; by the deciding judge."""
+    """Harmful refused minus dangerous-sounding refused by the deciding judge, less the same of its control."""
     caution_change: float | None
-    """Dangerous-sounding requests refused, less those of its control; by the deciding judge."""
+    """Dangerous-sounding requests refused, less those of its control."""
     rows: int | None
     """Rows trained on; None for the untrained model."""
     tokens: float | None
-    """Mean response tokens of its rows."""
+    """Their mean response tokens."""
     heldout_loss: float | None
     heldout_change: float | None
     """Its difference from that of the untrained model."""
@@ -84,7 +79,7 @@ def render_experiment_page(results: ExperimentResults) -> str:
     judges = list(_judges(results))
     page = {
         "results": results,
-        "links": {name: title for name, title in LINKS.items() if not absent.get(name)},
+        "links": {name: name.capitalize() for name in LINKS if not absent.get(name)},
         "judges": judges,
         "arms": [_arm_line(name, results) for name in names],
         # arms against their control, and the other pairs

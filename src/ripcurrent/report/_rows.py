@@ -1,16 +1,20 @@
-"""The rows that a scan's page holds in full: which ones, their texts, their nearest anchors."""
+"""The rows that a scan's page holds in full: which ones, their texts, nearest anchors and token shares."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.report._summary import Bools, Indices
-from ripcurrent.scan import ScanRun
+from ripcurrent.report._page import Data
+from ripcurrent.scan import ScanRun, load_tokens
+
+Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+Indices = npt.NDArray[np.int64]
 
 WHOLE_TABLE_ROWS = 1_500
 END_GROUP_ROWS = 500
@@ -20,14 +24,19 @@ NEAREST_PER_SET = 2
 SAMPLE_SEED = 0
 TEXT_BUDGET_BYTES = 1_300_000
 ROW_BUDGET_BYTES = 2_400
+TOKEN_BUDGET = 250_000
+"""Tokens of all shown rows together that the page colours, at about ten bytes each."""
+PARTS = ("prompt", "template", "response")
+"""Parts of a row, in the order of a row's sums."""
+LEVELS = 999
+"""A row's largest share in whole numbers."""
 
 
-@dataclass(frozen=True, slots=True)
-class ShownRows:
+class ShownRows(NamedTuple):
     """The rows that the page holds, in input order."""
 
     indices: Indices
-    """Their numbers, ascending, shape ``(shown,)``."""
+    """Their numbers, ascending."""
     groups: tuple[str, ...]
     """Why each is there: ``riskiest``, ``safest``, ``sample``, ``unscored``; ``all`` where every row is."""
     ranks: tuple[int | None, ...]
@@ -48,11 +57,9 @@ Texts = Mapping[int, tuple[Clip, Clip]]
 
 
 def choose_shown_rows(ranked: Indices, scored: Bools) -> ShownRows:
-    """Choose the rows for the page: all of a small table; of a large one both ends, a sample and unscored rows.
+    """The rows for the page: all of a small table; of a large one both ends, a sample and unscored rows.
 
-    Args:
-        ranked: Numbers of the ranked rows, riskiest first.
-        scored: Whether a row's status is ok, shape ``(rows,)``.
+    ``ranked`` are numbers of the ranked rows, riskiest first; ``scored`` is whether each row's status is ok.
     """
     rank = np.zeros(len(scored), dtype=np.int64)
     rank[ranked] = np.arange(1, len(ranked) + 1)
@@ -125,3 +132,79 @@ def clip_text(text: str, budget: int) -> Clip:
 def _cost(text: str) -> int:
     escaped = json.dumps(text, ensure_ascii=False)
     return len(escaped.encode()) - 2 + 5 * escaped.count("<")
+
+
+def read_page_shares(run: ScanRun, indices: Indices, norms: Sequence[float | None], texts: Texts) -> Data | None:
+    """What the script reads of the shown rows' shares, which add up to a row's scores; None where the run kept none.
+
+    ``indices`` are the shown rows, ascending, ``norms`` their gradient norms, ``texts`` what the page shows of them.
+    """
+    if run.manifest.tokens is None:
+        return None
+    table = load_tokens(run.folder, indices.tolist())
+    rows, starts = np.unique(table["row"].to_numpy(), return_index=True)
+    by_row = dict(zip(rows.tolist(), zip(starts, [*starts[1:], len(table)], strict=True), strict=True))
+    limit = TOKEN_BUDGET // max(1, len(by_row))
+    packed: list[Data | None] = []
+    for row, norm in zip(indices.tolist(), norms, strict=True):
+        start, stop = by_row.get(row, (0, 0))
+        own = table.slice(start, stop - start)
+        packed.append(_pack(own, norm, texts.get(row), limit) if stop and norm else None)
+    return {"safe_sets": run.manifest.tokens["safe_sets"], "rows": packed}
+
+
+def _pack(table: pa.Table, norm: float, texts: tuple[Clip, Clip] | None, limit: int) -> Data:
+    """One row: sums of its parts; for each shown text length, harmful and safe share of its stretches, in ``unit``."""
+    parts = np.array(table["part"].to_pylist(), dtype=object)
+    shares = np.stack([table[f"share_{side}"].to_numpy() for side in ("harmful", "safe")]) / norm
+    packed: Data = {"sums": [_digits(shares[:, parts == part].sum(axis=1)) for part in PARTS]}
+    if texts is None:
+        return packed
+    segments: dict[str, tuple[list[int], Floats]] = {}
+    cut = False
+    spans = np.stack([table[f"text_{end}"].to_numpy() for end in ("start", "end")])
+    for part, clip in zip(("prompt", "response"), texts, strict=True):
+        lengths, values, all_taken = _segments(spans, shares, np.flatnonzero(parts == part), len(clip.text), limit)
+        segments[part] = (lengths, values)
+        cut |= not all_taken
+        limit -= len(lengths)
+    if cut:
+        held = sum(values.sum(axis=1) for _, values in segments.values())
+        packed["beyond"] = _digits(shares[:, parts != "template"].sum(axis=1) - held)
+    largest = max(float(np.abs(values).max(initial=0.0)) for _, values in segments.values())
+    packed["unit"] = float(f"{(largest or 1.0) / LEVELS:.6g}")
+    for part, (lengths, values) in segments.items():
+        levels = np.clip(np.rint(values / packed["unit"]), -LEVELS, LEVELS).astype(int)
+        packed[part] = np.column_stack([lengths, *levels]).ravel().tolist()
+    return packed
+
+
+def _segments(spans: Any, shares: Floats, tokens: Indices, shown: int, limit: int) -> tuple[list[int], Floats, bool]:
+    """Lengths in characters that follow one another from a text's beginning, and shares of shape ``(2, segments)``.
+
+    Characters of no token have none. A token within characters that an earlier one holds, such as the second half of
+    an emoji, adds to that one. A token beyond the shown text, or beyond the limit, is left out: then the last is False.
+    """
+    lengths: list[int] = []
+    values: list[Any] = []
+    at, all_taken = 0, True
+    for index in tokens.tolist():
+        start, end = max(int(spans[0, index]), at), min(int(spans[1, index]), shown)
+        if start >= shown or len(lengths) >= limit - 1:
+            all_taken = False
+            break
+        if end <= start:
+            if values:
+                values[-1] = values[-1] + shares[:, index]
+            continue
+        if start > at:
+            lengths.append(start - at)
+            values.append(np.zeros(2))
+        lengths.append(end - start)
+        values.append(shares[:, index])
+        at = end
+    return lengths, np.array(values).T if values else np.zeros((2, 0)), all_taken
+
+
+def _digits(values: Floats) -> list[float]:
+    return [float(f"{value:.6g}") for value in values]

@@ -8,9 +8,8 @@ import numpy as np
 from ripcurrent.forecast import read_forecast
 from ripcurrent.report._charts import distribution_spec, formats_spec, length_spec
 from ripcurrent.report._page import Data, render_page
-from ripcurrent.report._rows import ShownRows, choose_shown_rows, nearest_anchors, read_row_texts
+from ripcurrent.report._rows import ShownRows, choose_shown_rows, nearest_anchors, read_page_shares, read_row_texts
 from ripcurrent.report._summary import ScoreSummary, summarise_score
-from ripcurrent.report._token_shares import read_page_shares
 from ripcurrent.scan import COLUMNS, TRAIT_COLUMNS, Column, ScanRun, weakly_separated
 
 DIGITS = 7

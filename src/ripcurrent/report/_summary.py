@@ -5,19 +5,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from ripcurrent.report._page import Data
+from ripcurrent.report._rows import Bools, Floats, Indices
 from ripcurrent.statistics import spearman
 
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 END_ROWS = 100
 BINS = 44
 LENGTH_BANDS = 14
-
-Floats = npt.NDArray[np.float64]
-Bools = npt.NDArray[np.bool_]
-Indices = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +46,8 @@ def summarise_score(
 ) -> ScoreSummary:
     """Sum up one score that at least one row has.
 
-    Args:
-        name: Its column.
-        direction: Which end is riskier.
-        values: One per row, shape ``(rows,)``; NaN where a row has none.
-        ranked: Numbers of the rows that have it, riskiest first.
-        lengths: Response tokens, shape ``(rows,)``.
-        traits: Format traits by name, each of shape ``(rows,)``.
+    ``values`` has one entry per row, NaN where a row has none; ``ranked`` are the rows that have it, riskiest first;
+    ``lengths`` are response tokens, ``traits`` whether each row has a format trait, by its name.
     """
     ends = max(1, min(END_ROWS, len(ranked) // 2))
     groups = {"riskiest": ranked[:ends], "safest": ranked[len(ranked) - ends :], "all": ranked}
