@@ -19,7 +19,7 @@ ROOMS = {
     "data": 2600,
     "models": 1400,
     "anchors": 250,
-    "gradients": 2900,
+    "gradients": 2600,
     "scan": 3200,
     "select": 1100,
     "finetune": 1100,
@@ -27,16 +27,14 @@ ROOMS = {
     "experiment": 1800,
     "forecast": 1300,
     "report": 1800,
-    "demo and cli": 1200,
+    "demo and cli": 1520,
 }
-"""Lines of Python a room may have; 5 % more are let pass."""
+"""Lines of Python a room may have; 5 % more are let pass.
+
+The command line has 300 of the gradients' lines: people who run commands read their results in the terminal.
+"""
 WHOLE, TEMPLATES, TESTS, BESIDE = 22_000, 1_400, 18_000, 2_500
 """Lines of the package's Python, of its templates, of tests, of bench and scripts."""
-NOW = {
-    **{"base": 980, "models": 1565, "scan": 4015, "finetune": 1275, "evaluate": 3775, "experiment": 2230},
-    **{"forecast": 1475, "demo and cli": 2105, "whole": 25_080, "tests": 23_110, "bench and scripts": 2_651},
-}
-"""What is still over its budget, and may not grow. Lower a number when lines go; take it out at the budget."""
 FILE, FUNCTION, PARAMETERS = 400, 80, 9
 UNTYPED = 60
 """How often ``dict[str, Any]`` and the like may stand in the package."""
@@ -77,17 +75,16 @@ def test_rooms_keep_to_their_budgets() -> None:
     for path in SOURCES:
         lines[room_of(path)] += lines_of(path)
     assert set(lines) == set(ROOMS)
-    allowed = {room: max(NOW.get(room, 0), 1.05 * budget) for room, budget in ROOMS.items()}
-    assert {room: count for room, count in lines.items() if count > allowed[room]} == {}
-    assert sum(lines.values()) <= max(WHOLE, NOW.get("whole", 0))
+    assert {room: count for room, count in lines.items() if count > 1.05 * ROOMS[room]} == {}
+    assert sum(lines.values()) <= WHOLE
 
 
 def test_templates_tests_and_benchmarks_keep_to_their_budgets() -> None:
     templates = [path for path in PACKAGE.rglob("*") if path.suffix in (".j2", ".html", ".js", ".css")]
     assert sum(map(lines_of, templates)) <= TEMPLATES
-    assert sum(map(lines_of, python_files(TOP / "tests"))) <= max(TESTS, NOW.get("tests", 0))
+    assert sum(map(lines_of, python_files(TOP / "tests"))) <= TESTS
     beside = sum(lines_of(path) for name in ("bench", "scripts") for path in python_files(TOP / name))
-    assert beside <= max(BESIDE, NOW.get("bench and scripts", 0))
+    assert beside <= BESIDE
 
 
 def test_files_functions_and_parameters_are_few_enough_to_read() -> None:

@@ -81,7 +81,7 @@ LONG = [{**line, "prompt": "word " * 2_000} if at == 6 else line for at, line in
         ([json.dumps(LINES[0]), "{broken"], ("line 2 is not JSON",)),
         (map(json.dumps, LINES[:4]), ("no safe set",)),
         (map(json.dumps, anchor_lines(3)), ("has 3 anchors; at least 4",)),
-        (map(json.dumps, LONG), ("Anchor 2 of safe_1 in mine.jsonl", "too_long")),
+        (map(json.dumps, LONG), ("Anchor 2 of safe_1 in mine.jsonl", "longer than --max-tokens")),
     ],
     ids=["missing", "broken", "no safe set", "too few", "too long"],
 )

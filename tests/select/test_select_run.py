@@ -206,7 +206,7 @@ def test_the_command_prints_a_json_object_or_a_table(command):
     assert (found[0]["overlap_with_first"], found[1]["overlap_with_first"]) == (10, 0)
     assert found[0]["remaining_file"].endswith("without-top-10.jsonl")
     code, out, _ = command("--top", 10, "--seed", 3, "--drop")
-    for word in ("top-10", "random, seed 3", "length, seed 3", "bottom", "all usable rows", "have no score"):
+    for word in ("top-10", "random-3", "length-3", "bottom", "all usable rows", "have no score"):
         assert word in out
     assert command("--top", 10, "--seed", 3, "--quiet")[1:] == ("", "")
 

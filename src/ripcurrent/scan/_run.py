@@ -103,7 +103,7 @@ class ScanRun:
             )
         return cast(Direction, self._metadata["direction_of_risk"][column])
 
-    @property
+    @cached_property
     def scored(self) -> BoolArray:
         """True where a row's status is ``ok``, shape ``(rows,)``."""
         return self._joined("status", bool, lambda part: pc.equal(part, "ok").fill_null(False))
