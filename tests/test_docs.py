@@ -27,7 +27,7 @@ def first_cells(page: str, heading: str) -> list[str]:
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_every_link_leads_somewhere(path: Path) -> None:
+def test_every_link_leads_somewhere(path):
     for target in re.findall(r"\]\(([^)\s]+)\)", path.read_text(encoding="utf-8")):
         if target.startswith("http"):
             continue
@@ -40,7 +40,7 @@ def test_every_link_leads_somewhere(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", [path for path in PAGES if path not in HISTORY], ids=lambda path: path.name)
-def test_every_command_line_that_is_shown_is_possible(path: Path) -> None:
+def test_every_command_line_that_is_shown_is_possible(path):
     options = {
         words: {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
         for words, command in commands().items()
@@ -53,7 +53,7 @@ def test_every_command_line_that_is_shown_is_possible(path: Path) -> None:
         assert set(re.findall(r"(?<!\S)--?[a-z][a-z-]*", line)) <= options[command], line
 
 
-def test_the_tables_of_columns_statuses_formats_and_experiments_are_the_codes() -> None:
+def test_the_tables_of_columns_statuses_formats_and_experiments_are_the_codes():
     rows = [f"| `{one.name}` | {one.kind} | {one.direction_of_risk or ''} | {one.meaning} |" for one in COLUMNS]
     assert "\n".join(rows) in (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
     statuses = [*get_args(RowStatus), "token_not_embedded", "dropped_refusal"]
@@ -63,7 +63,7 @@ def test_the_tables_of_columns_statuses_formats_and_experiments_are_the_codes() 
     assert named == set(ready_experiments())
 
 
-def test_the_pictures_are_of_the_stored_numbers() -> None:
+def test_the_pictures_are_of_the_stored_numbers():
     from scripts.pictures import IMAGES, concepts, result
 
     assert (IMAGES / "result.svg").read_text(encoding="utf-8") == result()

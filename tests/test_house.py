@@ -70,7 +70,7 @@ def nodes() -> Iterator[tuple[Path, ast.AST]]:
             yield path, node
 
 
-def test_rooms_keep_to_their_budgets() -> None:
+def test_rooms_keep_to_their_budgets():
     lines: Counter[str] = Counter()
     for path in SOURCES:
         lines[room_of(path)] += lines_of(path)
@@ -79,7 +79,7 @@ def test_rooms_keep_to_their_budgets() -> None:
     assert sum(lines.values()) <= WHOLE
 
 
-def test_templates_tests_and_benchmarks_keep_to_their_budgets() -> None:
+def test_templates_tests_and_benchmarks_keep_to_their_budgets():
     templates = [path for path in PACKAGE.rglob("*") if path.suffix in (".j2", ".html", ".js", ".css")]
     assert sum(map(lines_of, templates)) <= TEMPLATES
     assert sum(map(lines_of, python_files(TOP / "tests"))) <= TESTS
@@ -87,7 +87,7 @@ def test_templates_tests_and_benchmarks_keep_to_their_budgets() -> None:
     assert beside <= BESIDE
 
 
-def test_files_functions_and_parameters_are_few_enough_to_read() -> None:
+def test_files_functions_and_parameters_are_few_enough_to_read():
     assert [here(path, count) for path in SOURCES if (count := lines_of(path)) > FILE] == []
     long, wide = [], []
     for path, node in nodes():
@@ -101,7 +101,7 @@ def test_files_functions_and_parameters_are_few_enough_to_read() -> None:
     assert wide == []
 
 
-def test_no_private_name_crosses_a_wall() -> None:
+def test_no_private_name_crosses_a_wall():
     """A room is used through what its ``__init__`` exports, in the package, in benchmarks and in research."""
     crossing = []
     outside = [path for name in ("bench", "scripts", "research") for path in python_files(TOP / name)]
@@ -116,7 +116,7 @@ def test_no_private_name_crosses_a_wall() -> None:
     assert crossing == []
 
 
-def test_tests_use_private_modules_of_their_own_room_alone() -> None:
+def test_tests_use_private_modules_of_their_own_room_alone():
     crossing = []
     for path in python_files(TOP / "tests"):
         own = path.relative_to(TOP / "tests").parts[0]
@@ -128,7 +128,7 @@ def test_tests_use_private_modules_of_their_own_room_alone() -> None:
     assert crossing == []
 
 
-def test_class_names_are_unique() -> None:
+def test_class_names_are_unique():
     places = defaultdict(set)
     for path, node in nodes():
         if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
@@ -136,12 +136,12 @@ def test_class_names_are_unique() -> None:
     assert {name: sorted(where) for name, where in places.items() if len(where) > 1} == {}
 
 
-def test_records_are_typed() -> None:
+def test_records_are_typed():
     found = re.compile(r"(?:dict|Mapping)\[str, (?:Any|object)\]")
     assert sum(len(found.findall(path.read_text(encoding="utf-8"))) for path in SOURCES) < UNTYPED
 
 
-def test_every_export_exists() -> None:
+def test_every_export_exists():
     from importlib import import_module
 
     for path in sorted(PACKAGE.glob("*/__init__.py")):
@@ -164,7 +164,7 @@ def sentences(text: str) -> list[str]:
     return [part for part in parts if len(part.split()) > 2]
 
 
-def test_documents_are_short_and_plain() -> None:
+def test_documents_are_short_and_plain():
     assert sum(len(prose(path).split()) for path in documents()) <= WORDS
     assert len(prose(TOP / "README.md").split()) <= README_WORDS
     every = [sentence for path in documents() for sentence in sentences(prose(path))]
@@ -172,7 +172,7 @@ def test_documents_are_short_and_plain() -> None:
 
 
 @pytest.mark.parametrize("path", documents(), ids=lambda path: str(path.relative_to(TOP)))
-def test_a_document_has_few_long_sentences(path: Path) -> None:
+def test_a_document_has_few_long_sentences(path):
     found = sentences(prose(path))
     long = [" ".join(one.split())[:80] for one in found if len(one.split()) > 30]
     assert len(long) <= max(1, 0.08 * len(found)), long

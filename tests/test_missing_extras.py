@@ -2,7 +2,6 @@
 
 import sys
 from importlib.metadata import metadata
-from pathlib import Path
 
 import pytest
 
@@ -12,9 +11,7 @@ from ripcurrent.scan import Execution, scan
 from tests.tiny_scan import EXACT, write_jsonl
 
 
-def test_the_line_that_installs_it(
-    tmp_path: Path, rows_file: Path, anchors_file: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_line_that_installs_it(tmp_path, rows_file, anchors_file, tiny_folder, monkeypatch):
     for module in ("ray", "openai"):
         monkeypatch.setitem(sys.modules, module, None)
     monkeypatch.delitem(sys.modules, "ray.data", raising=False)

@@ -28,7 +28,7 @@ def started(folder: Path, config: dict[str, Any] = CONFIG) -> Path:
     return folder
 
 
-def test_a_new_folder_is_made_with_its_parents_and_the_same_run_goes_on(tmp_path: Path) -> None:
+def test_a_new_folder_is_made_with_its_parents_and_the_same_run_goes_on(tmp_path):
     folder = started(tmp_path / "runs" / "mine")
     assert yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")) == CONFIG
     assert all("größer" in (folder / name).read_text(encoding="utf-8") for name in ("config.yaml", MANIFEST))
@@ -50,7 +50,7 @@ def test_a_new_folder_is_made_with_its_parents_and_the_same_run_goes_on(tmp_path
         ({"command": "evaluate"}, "holds a run of scan, not of evaluate."),
     ],
 )
-def test_another_run_is_refused_naming_what_differs(tmp_path: Path, changed: dict[str, Any], said: str) -> None:
+def test_another_run_is_refused_naming_what_differs(tmp_path, changed, said):
     own = {**CONFIG, "anchors_sha256": "abc", "model_fingerprint": "def"}
     started(tmp_path, own)
     before = (tmp_path / "config.yaml").read_bytes()
@@ -58,7 +58,7 @@ def test_another_run_is_refused_naming_what_differs(tmp_path: Path, changed: dic
     assert (tmp_path / "config.yaml").read_bytes() == before
 
 
-def test_a_run_that_left_nothing_gives_way_to_other_options(tmp_path: Path) -> None:
+def test_a_run_that_left_nothing_gives_way_to_other_options(tmp_path):
     def enter(seed: int) -> None:
         with RunFolder(tmp_path, {**CONFIG, "seed": seed}, no_results=("plan*.json",)):
             pass
@@ -89,7 +89,7 @@ def test_a_run_that_left_nothing_gives_way_to_other_options(tmp_path: Path) -> N
     assert plan.exists()
 
 
-def test_damaged_and_missing_options_and_manifest(tmp_path: Path) -> None:
+def test_damaged_and_missing_options_and_manifest(tmp_path):
     for folder, hint in ((tmp_path, "--out"), (tmp_path / "nowhere", "Check the path")):
         with pytest.raises(RipcurrentError, match=rf"holds no finished run.*\n.*{hint}"):
             read_manifest(folder)
@@ -101,7 +101,7 @@ def test_damaged_and_missing_options_and_manifest(tmp_path: Path) -> None:
         read_manifest(tmp_path)
 
 
-def test_a_folder_in_use_is_refused_and_free_again_when_that_run_dies(tmp_path: Path) -> None:
+def test_a_folder_in_use_is_refused_and_free_again_when_that_run_dies(tmp_path):
     code = (
         "import sys, time; from pathlib import Path; from ripcurrent.runs import RunFolder\n"
         "with RunFolder(Path(sys.argv[1]), {'seed': 0}): print('in', flush=True); time.sleep(60)"
@@ -134,7 +134,7 @@ NO_SPACE = r"table cannot be written: No space left on device\.\nFree some space
         (OSError(28, "Error. Detail: [errno 28] No space left on device"), NO_SPACE),
     ],
 )
-def test_a_file_written_halfway_leaves_the_old_one(tmp_path: Path, error: BaseException, said: str) -> None:
+def test_a_file_written_halfway_leaves_the_old_one(tmp_path, error, said):
     path = tmp_path / "deep" / "table"
     with written_whole(path) as part:
         part.write_text("old")
@@ -150,7 +150,7 @@ def test_a_file_written_halfway_leaves_the_old_one(tmp_path: Path, error: BaseEx
     assert [entry.name for entry in path.parent.iterdir()] == ["table"]
 
 
-def test_one_task_of_an_array_that_is_given_again_alone_is_not_the_whole(tmp_path: Path) -> None:
+def test_one_task_of_an_array_that_is_given_again_alone_is_not_the_whole(tmp_path):
     """Its scheduler then says that it is the only one, and it would score every row."""
     (tmp_path / "parts").mkdir()
     (tmp_path / "parts" / "0-of-1.json").write_text("{}")

@@ -34,7 +34,7 @@ def refused(path: Path | str, *parts: str) -> None:
 
 
 @pytest.mark.parametrize("name", BUILTIN)
-def test_the_sets_of_the_package_are_requests_with_openings_and_no_content(name: str) -> None:
+def test_the_sets_of_the_package_are_requests_with_openings_and_no_content(name):
     anchors = load_anchors(name)
     assert (anchors.sets, anchors.safe_sets) == (("harmful", "safe_1", "safe_2"), ("safe_1", "safe_2"))
     # so that nothing hides in a turn before the last
@@ -51,7 +51,7 @@ def test_the_sets_of_the_package_are_requests_with_openings_and_no_content(name:
     assert not one & other, "the two sets share no request"
 
 
-def test_anchors_are_grouped_by_set_in_order_whatever_the_files_order(tmp_path: Path) -> None:
+def test_anchors_are_grouped_by_set_in_order_whatever_the_files_order(tmp_path):
     every = lines("safe_10", "safe_2", "harmful")
     mixed = every[::3] + every[1::3] + every[2::3]
     anchors = load_anchors(write(tmp_path, mixed))
@@ -61,7 +61,7 @@ def test_anchors_are_grouped_by_set_in_order_whatever_the_files_order(tmp_path: 
     assert [anchor.messages[1].content for anchor in anchors.anchors[:4]] == own
 
 
-def test_messages_pairs_blank_lines_windows_line_ends_bom_and_line_separators_inside_text(tmp_path: Path) -> None:
+def test_messages_pairs_blank_lines_windows_line_ends_bom_and_line_separators_inside_text(tmp_path):
     records = [{**pair("harmful", 0), "prompt": "a\u2028b\x85c"}, *lines("harmful", "safe_1")[1:]]
     one = load_anchors(write(tmp_path, records))
     assert one.anchors[0].messages[0].content == "a\u2028b\x85c"
@@ -72,7 +72,7 @@ def test_messages_pairs_blank_lines_windows_line_ends_bom_and_line_separators_in
     assert (one.anchors, one.sha256 == other.sha256) == (other.anchors, False)
 
 
-def test_missing_file_and_folder(tmp_path: Path) -> None:
+def test_missing_file_and_folder(tmp_path):
     refused(tmp_path, str(tmp_path))
     refused("bultin", "no anchor file bultin", "builtin", "second_family")
     (tmp_path / "mine.jsonl").write_text("{}", encoding="utf-16")
@@ -101,11 +101,11 @@ NEARLY = [{"set": name, "prompt": REQUEST.format(n), "response": opening} for n 
         (NEARLY, ("nearly identical",)),
     ],
 )
-def test_sets_that_give_no_direction_are_refused(tmp_path: Path, records: list[Any], parts: tuple[str, ...]) -> None:
+def test_sets_that_give_no_direction_are_refused(tmp_path, records, parts):
     refused(write(tmp_path, records), *parts)
 
 
-def test_sets_may_share_some_anchors_and_every_long_request(tmp_path: Path) -> None:
+def test_sets_may_share_some_anchors_and_every_long_request(tmp_path):
     assert len(load_anchors(write(tmp_path, [*TEN, *SHARED[:8], *lines("safe_2", count=10)[8:]])).anchors) == 24
     # the paper's design: the same requests, taken up in one set and declined in the other
     long = [f"thing {number} " + " ".join(f"word{number}x{place}" for place in range(60)) for number in range(5)]
@@ -134,5 +134,5 @@ ENDLESS = ([], "text", None, [{"role": "user", "content": "a"}])
         ),
     ],
 )
-def test_a_bad_line_is_named(tmp_path: Path, line: Any, says: str) -> None:
+def test_a_bad_line_is_named(tmp_path, line, says):
     refused(write(tmp_path, [*TWO_SETS, line]), says)

@@ -7,7 +7,6 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from tests.cli.command import Command
 from tests.tiny_scan import good_rows, write_jsonl
 
 GOOD = json.dumps(good_rows(1)[0])
@@ -36,9 +35,7 @@ def out(tmp_path: Path) -> Path:
     ],
     ids=["missing", "folder", "broken far in", "columns", "empty", "empty list", "header alone"],
 )
-def test_what_is_no_dataset(
-    command: Command, tmp_path: Path, out: Path, name: str, text: str | None, says: tuple[str, ...]
-) -> None:
+def test_what_is_no_dataset(command, tmp_path, out, name, text, says):
     if text is not None:
         (tmp_path / name).write_text(text)
     command.scan_fails(tmp_path / name, "--out", out, says=says)
@@ -55,23 +52,19 @@ def test_what_is_no_dataset(
         ("rows.csv", ("--map", "prompt=aks", "--map", "response=reply"), ("'ask'",)),
     ],
 )
-def test_an_address_a_format_or_a_map_that_is_none(
-    command: Command, tmp_path: Path, out: Path, dataset: str, options: tuple[str, ...], says: tuple[str, ...]
-) -> None:
+def test_an_address_a_format_or_a_map_that_is_none(command, tmp_path, out, dataset, options, says):
     (tmp_path / "rows.csv").write_text("ask,reply\na,b\n")
     named = dataset if dataset.startswith("hf:") else tmp_path / dataset
     command.scan_fails(named, *options, "--out", out, says=says)
 
 
-def test_a_map_names_the_columns(command: Command, tmp_path: Path, out: Path) -> None:
+def test_a_map_names_the_columns(command, tmp_path, out):
     (tmp_path / "rows.csv").write_text("ask,reply\na,b\n")
     good = command.scan(tmp_path / "rows.csv", "--map", "prompt=ask", "--map", "response=reply", "--out", out, "--json")
     assert (good.code, good.json["scored"]) == (0, 1)
 
 
-def test_bad_rows_among_good_ones_get_their_reason_and_the_rest_is_scored(
-    command: Command, tmp_path: Path, out: Path
-) -> None:
+def test_bad_rows_among_good_ones_get_their_reason_and_the_rest_is_scored(command, tmp_path, out):
     first, last = good_rows(2)
     answers: list[Any] = ["", None, ["b"], {"text": "b"}]
     rows: list[Any] = [first, *({"prompt": "a", "response": answer} for answer in answers), {"prompt": "a"}]
@@ -86,7 +79,7 @@ def test_bad_rows_among_good_ones_get_their_reason_and_the_rest_is_scored(
     assert sum(said.json["unscored"].values()) == 11
 
 
-def test_a_row_of_100_000_tokens_is_scored_on_its_head(command: Command, tmp_path: Path, out: Path) -> None:
+def test_a_row_of_100_000_tokens_is_scored_on_its_head(command, tmp_path, out):
     rows = [*good_rows(2), {"prompt": "Go on.", "response": "a b " * 50_000}, {"prompt": "c " * 9_000, "response": "d"}]
     said = command.scan(write_jsonl(tmp_path / "rows.jsonl", rows), "--out", out, "--json")
     assert (said.code, said.json["unscored"]) == (0, {"too_long": 1})

@@ -4,12 +4,11 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
-from tests.cli.command import Command, Said, judge
+from tests.cli.command import Said, judge
 from tests.models.test_adapter import save_adapter
 from tests.models.tiny import save_tiny, tiny_model, write_tiny_gguf
 from tests.tiny_scan import anchor_lines, write_jsonl
@@ -20,7 +19,7 @@ def out(tmp_path: Path) -> Path:
     return tmp_path / "out"
 
 
-def test_model_without_a_chat_template(command: Command, rows_file: Path, tmp_path: Path, out: Path) -> None:
+def test_model_without_a_chat_template(command, rows_file, tmp_path, out):
     model = save_tiny(tmp_path / "base-model", "llama_tied", chat_template=False)
     says = ("base-model has no chat template", "instruct")
     command.scan_fails(rows_file, "--model", model, "--out", out, says=says)
@@ -36,13 +35,11 @@ def test_model_without_a_chat_template(command: Command, rows_file: Path, tmp_pa
         ("--device", "gpu", ("gpu", "cpu")),
     ],
 )
-def test_model_adapter_or_device_that_is_not_there(
-    command: Command, rows_file: Path, out: Path, option: str, value: str, says: tuple[str, ...]
-) -> None:
+def test_model_adapter_or_device_that_is_not_there(command, rows_file, out, option, value, says):
     command.scan_fails(rows_file, option, value, "--out", out, says=says)
 
 
-def test_model_that_is_not_found_without_network(rows_file: Path, tmp_path: Path, out: Path) -> None:
+def test_model_that_is_not_found_without_network(rows_file, tmp_path, out):
     name = "no/such-model-anywhere"
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub")}
     arguments = [sys.executable, "-m", "ripcurrent", "scan", rows_file, "--model", name, "--out", out, "--quiet"]
@@ -51,9 +48,7 @@ def test_model_that_is_not_found_without_network(rows_file: Path, tmp_path: Path
     assert not out.exists()
 
 
-def test_a_gguf_is_scanned_whole_and_named_when_cut(
-    command: Command, rows_file: Path, tmp_path: Path, out: Path
-) -> None:
+def test_a_gguf_is_scanned_whole_and_named_when_cut(command, rows_file, tmp_path, out):
     path = write_tiny_gguf(tmp_path / "tiny.gguf", tiny_model("llama_tied"))
     said = command.scan(rows_file, "--model", path, "--out", out, "--json")
     assert (said.code, said.json["scored"]) == (0, 12)
@@ -64,7 +59,7 @@ def test_a_gguf_is_scanned_whole_and_named_when_cut(
 
 
 @pytest.mark.parametrize("scope", ["all", "lora"])
-def test_adapter_of_another_model(command: Command, rows_file: Path, tmp_path: Path, out: Path, scope: str) -> None:
+def test_adapter_of_another_model(command, rows_file, tmp_path, out, scope):
     adapter = save_adapter(tmp_path / "other-adapter", "llama_untied")
     says = ("The adapter", "other-adapter does not fit", "trained on")
     command.scan_fails(rows_file, "--adapter", adapter, "--scope", scope, "--out", out, says=says)
@@ -85,9 +80,7 @@ LONG = [{**line, "prompt": "word " * 2_000} if at == 6 else line for at, line in
     ],
     ids=["missing", "broken", "no safe set", "too few", "too long"],
 )
-def test_anchor_files(
-    command: Command, rows_file: Path, tmp_path: Path, out: Path, lines: Iterable[str] | None, says: tuple[str, ...]
-) -> None:
+def test_anchor_files(command, rows_file, tmp_path, out, lines, says):
     path = tmp_path / "mine.jsonl"
     if lines is not None:
         path.write_text("\n".join(lines))
@@ -95,9 +88,7 @@ def test_anchor_files(
     judge(command("anchors", "check", path, *command._tiny, "--quiet"), says)
 
 
-def test_anchors_that_do_not_separate_on_this_model(
-    rows_file: Path, tmp_path: Path, command: Command, out: Path
-) -> None:
+def test_anchors_that_do_not_separate_on_this_model(rows_file, tmp_path, command, out):
     # the same answers on both sides, each once: nothing to tell apart
     answers = ["Let me think about it.", "That depends on it.", "We can talk of it.", "Such a thing is old."]
     lines = [

@@ -12,7 +12,7 @@ import pytest
 from ripcurrent.cli._output import TerminalProgress, fill, harmless, shorten
 from ripcurrent.runs import read_manifest
 from ripcurrent.scan import scan
-from tests.cli.command import Command, judge
+from tests.cli.command import judge
 from tests.models.tiny import save_tiny
 from tests.tiny_scan import EXACT, good_rows, write_jsonl
 
@@ -31,9 +31,7 @@ def out(finished: Path, tmp_path: Path) -> Path:
     return shutil.copytree(finished, tmp_path / "out")
 
 
-def test_json_is_one_object_on_stdout_progress_goes_to_stderr_and_quiet_says_nothing(
-    command: Command, rows_file: Path, tmp_path: Path
-) -> None:
+def test_json_is_one_object_on_stdout_progress_goes_to_stderr_and_quiet_says_nothing(command, rows_file, tmp_path):
     out = tmp_path / "out"
     said = command.scan(rows_file, "--out", out, "--json")
     assert said.code == 0
@@ -46,7 +44,7 @@ def test_json_is_one_object_on_stdout_progress_goes_to_stderr_and_quiet_says_not
     assert (both.json["scored"], both.err) == (12, "")
 
 
-def test_values_that_are_not_numbers_are_null_in_json_and_dashes_in_tables(command: Command, tmp_path: Path) -> None:
+def test_values_that_are_not_numbers_are_null_in_json_and_dashes_in_tables(command, tmp_path):
     dataset = write_jsonl(tmp_path / "rows.jsonl", good_rows(1))
     said = command.scan(dataset, "--out", tmp_path / "out", "--json")
     assert set(said.json["spearman_with_length"].values()) == {None}
@@ -54,9 +52,7 @@ def test_values_that_are_not_numbers_are_null_in_json_and_dashes_in_tables(comma
     assert fill("{rate:.0%} {low:.2f}–{high:.2f} {seeds:.1f} {of.name}", record) == "25% – 0.5 – –"
 
 
-def test_a_scan_shows_a_verdict_the_riskiest_rows_and_where_things_are(
-    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_scan_shows_a_verdict_the_riskiest_rows_and_where_things_are(command, tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     dataset = write_jsonl(tmp_path / "rows.jsonl", [*good_rows(12), {"prompt": "a", "response": ""}])
     said = command.scan(dataset, "--out", tmp_path / "out", "--scope", "linear")
@@ -73,7 +69,7 @@ def test_a_scan_shows_a_verdict_the_riskiest_rows_and_where_things_are(
     assert not re.search(r"[+-]\d\.\d*…", said.out), "a number is cut"
 
 
-def test_texts_and_paths_with_markup_are_shown_as_they_are(command: Command, tmp_path: Path) -> None:
+def test_texts_and_paths_with_markup_are_shown_as_they_are(command, tmp_path):
     rows = [{"prompt": "[bold]\n[/x] {y} 100%", "response": "yes"}, {"prompt": "\x1b[31mred", "response": "no"}]
     out = tmp_path / "a [/b] c [dim]"
     said = command.scan(write_jsonl(tmp_path / "rows.jsonl", [*rows, *good_rows(4)]), "--out", out)
@@ -86,7 +82,7 @@ def test_texts_and_paths_with_markup_are_shown_as_they_are(command: Command, tmp
     assert str(out / "selections") in chosen.out
 
 
-def test_anchors_that_do_not_separate_are_told(command: Command, rows_file: Path, tmp_path: Path) -> None:
+def test_anchors_that_do_not_separate_are_told(command, rows_file, tmp_path):
     said = command.scan(rows_file, "--out", tmp_path / "out")
     separation = read_manifest(tmp_path / "out")["anchors"]["separation"]
     weak = sorted(name for name, value in separation.items() if value < 0.7)
@@ -97,7 +93,7 @@ def test_anchors_that_do_not_separate_are_told(command: Command, rows_file: Path
     assert "These do not separate harm from safety on this model" in page
 
 
-def test_the_page_is_rebuilt_and_named(command: Command, out: Path) -> None:
+def test_the_page_is_rebuilt_and_named(command, out):
     said = command("report", out, "--json")
     assert said.json == {"run": str(out), "report": str(out / "report.html")}
     assert (out / "report.html").stat().st_size > 10_000
@@ -105,14 +101,12 @@ def test_the_page_is_rebuilt_and_named(command: Command, out: Path) -> None:
 
 
 @pytest.mark.parametrize("words", [("report",), ("select", "--top", "2")], ids=lambda words: words[0])
-def test_a_folder_without_a_finished_scan(command: Command, tmp_path: Path, words: tuple[str, ...]) -> None:
+def test_a_folder_without_a_finished_scan(command, tmp_path, words):
     for folder in (tmp_path, tmp_path / "nowhere"):
         judge(command(*words, folder, "--quiet"), (str(folder),))
 
 
-def test_anchors_check_prints_a_table_and_its_exit_code_is_the_verdict(
-    command: Command, anchors_file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_anchors_check_prints_a_table_and_its_exit_code_is_the_verdict(command, anchors_file, monkeypatch):
     monkeypatch.setenv("COLUMNS", "140")
     said = command("anchors", "check", anchors_file, *command._tiny)
     for part in ("Anchors anchors.jsonl", "harmful", "safe_2", "gradient_balanced", "leave-one-out AUROC"):
@@ -126,9 +120,7 @@ def test_anchors_check_prints_a_table_and_its_exit_code_is_the_verdict(
     assert builtin.err.startswith("Error: The anchors builtin do not separate")
 
 
-def test_anchors_check_takes_the_limit_that_its_error_asks_for(
-    command: Command, anchors_file: Path, tmp_path: Path
-) -> None:
+def test_anchors_check_takes_the_limit_that_its_error_asks_for(command, anchors_file, tmp_path):
     model = ["--model", save_tiny(tmp_path / "short", "gpt2"), "--device", "cpu", "--dtype", "float32"]
     refused = command("anchors", "check", anchors_file, *model, "--json", "--quiet")
     judge(refused, ("512 positions", "--max-tokens 512"))
@@ -150,31 +142,25 @@ def test_anchors_check_takes_the_limit_that_its_error_asks_for(
         ("surplus", ("surplus",)),
     ],
 )
-def test_options_that_do_not_exist_or_are_not_possible(
-    command: Command, rows_file: Path, tmp_path: Path, options: str, says: tuple[str, ...]
-) -> None:
+def test_options_that_do_not_exist_or_are_not_possible(command, rows_file, tmp_path, options, says):
     command.scan_fails(rows_file, *options.split(), "--out", tmp_path / "out", says=says)
     assert not (tmp_path / "out" / "scores.parquet").exists()
 
 
 @pytest.mark.parametrize("words", ["scna", "scan", "scan a.jsonl --model"])
-def test_a_command_that_is_not_whole(command: Command, words: str) -> None:
+def test_a_command_that_is_not_whole(command, words):
     missing = {"scan": "DATASET"}.get(words, words.split()[-1])
     judge(command(*words.split()), (missing, "--help"))
 
 
-def test_a_pipe_that_knows_only_ascii_gets_marks_and_no_traceback(
-    command: Command, out: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_pipe_that_knows_only_ascii_gets_marks_and_no_traceback(command, out, monkeypatch):
     written = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii", write_through=True))
     assert command("report", out.rename(out.with_name("é"))).code == 0
     assert b"/?/report.html" in written.getvalue()
 
 
-def test_without_a_terminal_progress_is_told_now_and_then(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_without_a_terminal_progress_is_told_now_and_then(monkeypatch, capsys):
     monkeypatch.setattr("ripcurrent.cli._output.SAY_EVERY", 0.0)
     progress = TerminalProgress()
     progress.start("scoring rows", 8)
@@ -191,9 +177,7 @@ def test_without_a_terminal_progress_is_told_now_and_then(
     assert re.fullmatch(r"asking: 1 of 3 prompts, \d+\.\d prompts/s, about 0 min left", fourth)
 
 
-def test_memory_that_runs_out_anywhere_is_one_error(
-    command: Command, rows_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_memory_that_runs_out_anywhere_is_one_error(command, rows_file, tmp_path, monkeypatch):
     def runs_out(*_: object, **__: object) -> None:
         raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory\nmore")
 
@@ -203,7 +187,7 @@ def test_memory_that_runs_out_anywhere_is_one_error(
 
 
 @pytest.mark.parametrize("verb", ["scan no.jsonl", "finetune no.jsonl --recipe paper", "evaluate --prompts no"])
-def test_the_demos_model_is_told_where_none_was_named(command: Command, verb: str) -> None:
+def test_the_demos_model_is_told_where_none_was_named(command, verb):
     words = (*verb.split(), "--out", "no-run")
     line = "The model is embedded, the demo's: name yours with --model.\n"
     assert command(*words).err.startswith(line)
@@ -212,19 +196,19 @@ def test_the_demos_model_is_told_where_none_was_named(command: Command, verb: st
     assert line not in command(*words, "--model", "embedded").err
 
 
-def test_the_name_at_an_endpoint_is_no_model_of_ours(command: Command) -> None:
+def test_the_name_at_an_endpoint_is_no_model_of_ours(command):
     endpoint = ("evaluate", "--prompts", "nowhere.jsonl", "--out", "no-run", "--endpoint", "http://localhost:9/v1")
     assert "the demo's" not in command(*endpoint, "--model", "there").err
     judge(command(*endpoint), ("--endpoint is given without --model",))
     judge(command(*endpoint, "--model", "there", "--dtype", "float32"), ("--dtype float32 is for a model here",))
 
 
-def test_help_names_the_options_that_are_not_in_sight(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_help_names_the_options_that_are_not_in_sight(command, monkeypatch):
     monkeypatch.setenv("COLUMNS", "400")
     assert "Further options, which docs/cli.md explains: --attention" in " ".join(command("scan", "--help").out.split())
 
 
-def test_text_of_any_language_is_shown_and_commands_to_the_terminal_are_not() -> None:
+def test_text_of_any_language_is_shown_and_commands_to_the_terminal_are_not():
     farsi, family = "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645", "\U0001f468\u200d\U0001f469"
     for text in ("Bonjour\u00a0!", "\u4eca\u65e5\u306f\u3000\u5143\u6c17", farsi, family):
         assert harmless(text) == text

@@ -6,13 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
-
-from tests.cli.command import Command
 from tests.tiny_scan import good_rows, write_jsonl
 
 
-def test_unwritable_out(command: Command, rows_file: Path, tmp_path: Path) -> None:
+def test_unwritable_out(command, rows_file, tmp_path):
     (tmp_path / "file").write_text("")
     command.scan_fails(rows_file, "--out", tmp_path / "file", says=("file is a file, not a folder", "--out"))
     says = ("cannot be written", "Not a directory", "--out")
@@ -21,7 +18,7 @@ def test_unwritable_out(command: Command, rows_file: Path, tmp_path: Path) -> No
         command.scan_fails(rows_file, "--out", "/proc/ripcurrent", says=("/proc/ripcurrent cannot be written",))
 
 
-def test_out_that_holds_other_files_or_another_run(command: Command, rows_file: Path, tmp_path: Path) -> None:
+def test_out_that_holds_other_files_or_another_run(command, rows_file, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("")
     command.scan_fails(rows_file, "--out", tmp_path / "mine", says=("notes.txt", "no run of ripcurrent"))
@@ -47,7 +44,7 @@ def files_of_at_most(size: int) -> Iterator[None]:
         signal.signal(signal.SIGXFSZ, before)
 
 
-def test_no_room_at_any_stage_is_told_and_the_same_command_goes_on_later(command: Command, tmp_path: Path) -> None:
+def test_no_room_at_any_stage_is_told_and_the_same_command_goes_on_later(command, tmp_path):
     dataset = write_jsonl(tmp_path / "rows.jsonl", good_rows(60))
     whole, out = tmp_path / "whole", tmp_path / "out"
     assert command.scan(dataset, "--out", whole, "--quiet").code == 0
@@ -66,9 +63,7 @@ def test_no_room_at_any_stage_is_told_and_the_same_command_goes_on_later(command
     assert (out / "scores.parquet").read_bytes() == (whole / "scores.parquet").read_bytes()
 
 
-def test_no_room_for_the_directions(
-    command: Command, rows_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_room_for_the_directions(command, rows_file, tmp_path, monkeypatch):
     monkeypatch.setenv("RIPCURRENT_CACHE", str(tmp_path / "cache"))
     with files_of_at_most(20_000):
         command.scan_fails(rows_file, "--out", tmp_path / "out", says=("directions", "RIPCURRENT_CACHE"))

@@ -33,20 +33,20 @@ print(json.dumps(found))
 """
 
 
-def test_help_works_and_imports_nothing_heavy() -> None:
+def test_help_works_and_imports_nothing_heavy():
     """One process asks all: the first command that differs is the one at fault."""
     assert {"scan", "doctor", "anchors check", "judges validate"} <= set(commands())
     for words, *found in json.loads(python(HELPS, json.dumps([[words.split() for words in commands()], HEAVY]))):
         assert found == [0, True, []], words
 
 
-def test_importing_the_package_is_light() -> None:
+def test_importing_the_package_is_light():
     touched = "ripcurrent.__version__, dir(ripcurrent), ripcurrent.RipcurrentError, ripcurrent.report"
     names = f"[name for name in {HEAVY!r} if name in sys.modules]"
     assert json.loads(python(f"import json, sys, ripcurrent.report; {touched}; print(json.dumps({names}))")) == []
 
 
-def test_the_surface_is_what_it_says() -> None:
+def test_the_surface_is_what_it_says():
     import ripcurrent as rc
     from ripcurrent.scan import scan
 

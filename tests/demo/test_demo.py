@@ -51,7 +51,7 @@ def folder(whole: Demo, tmp_path: Path) -> Path:
     return shutil.copytree(whole.scan.folder, tmp_path / "demo")
 
 
-def test_the_demo_shows_both_ends_and_compares_the_selection(whole: Demo) -> None:
+def test_the_demo_shows_both_ends_and_compares_the_selection(whole):
     ranked = whole.scan.ranked().tolist()
     scores, tokens = whole.scan.floats(whole.scan.default_ranking), whole.scan.floats("response_tokens")
     ends = [row.row for row in (*whole.riskiest, *whole.protective)]
@@ -69,14 +69,12 @@ def test_the_demo_shows_both_ends_and_compares_the_selection(whole: Demo) -> Non
     assert whole.proof is None, "another model gets no stored proof"
 
 
-def test_representations_have_no_other_ranking(tmp_path: Path) -> None:
+def test_representations_have_no_other_ranking(tmp_path):
     demo = run_demo(tmp_path / "other", limit=ROWS, signals="representation")
     assert (demo.ranking, demo.shared_with_other_ranking) == ("representation_bidirectional", None)
 
 
-def test_the_command_resumes_tells_the_story_and_names_what_it_left(
-    whole: Demo, folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_resumes_tells_the_story_and_names_what_it_left(whole, folder, capsys):
     arguments = ["demo", "--out", str(folder), "--limit", str(ROWS)]
     assert run(arguments) == 0
     shown = capsys.readouterr().out
@@ -94,9 +92,7 @@ def test_the_command_resumes_tells_the_story_and_names_what_it_left(
     assert ScanRun.open(folder).manifest.timings == whole.scan.manifest.timings, "scored once"
 
 
-def test_a_proof_made_here_serves_the_same_rows_and_model_later(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_proof_made_here_serves_the_same_rows_and_model_later(folder, monkeypatch, capsys):
     prompts = [{"source": f"builtin:{axis}", "limit": 10} for axis in ("harmful", "sounds_dangerous")]
     small = {"size": 12, "seeds": 1, "max_new_tokens": 4, "prompts": prompts}
     made = fresh_proof(run_demo(folder, limit=ROWS).scan, folder / "proof", **small)
@@ -116,7 +112,7 @@ def test_a_proof_made_here_serves_the_same_rows_and_model_later(
     assert "Stored with the package, not computed now" in shown
 
 
-def test_the_stored_proof_is_of_the_rows_anchors_and_model_that_are_shipped() -> None:
+def test_the_stored_proof_is_of_the_rows_anchors_and_model_that_are_shipped():
     stored = json.loads(DEMO.PROOF.read_text(encoding="utf-8"))
     assert stored["scanned"] == {
         "dataset_sha256": read_rows(DEMO_ROWS).count_and_hash()[1],
@@ -130,6 +126,6 @@ def test_the_stored_proof_is_of_the_rows_anchors_and_model_that_are_shipped() ->
 
 @pytest.mark.slow
 @pytest.mark.embedded
-def test_the_embedded_model_runs_the_demo(tmp_path: Path) -> None:
+def test_the_embedded_model_runs_the_demo(tmp_path):
     demo = run_demo(tmp_path / "demo", model="embedded")
     assert demo.selected.mean_tokens == pytest.approx(demo.length_matched_control.mean_tokens, rel=0.1)

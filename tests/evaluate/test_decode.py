@@ -28,7 +28,7 @@ def alone(model: PreTrainedModel, prompt: Sequence[int], stops: set[int]) -> tup
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("share", [True, False])
-def test_a_batch_says_what_each_prompt_alone_gets(kind: str, share: bool) -> None:
+def test_a_batch_says_what_each_prompt_alone_gets(kind, share):
     model = tiny_model(kind)
     free = [alone(model, prompt, set())[0] for prompt in PROMPTS]
     # tokens that some answers meet early, others late or never: rows leave the batch at different steps
@@ -40,6 +40,6 @@ def test_a_batch_says_what_each_prompt_alone_gets(kind: str, share: bool) -> Non
         assert decoded == [alone(model, prompt, stops) for prompt in batch]
 
 
-def test_windows_share_nothing() -> None:
+def test_windows_share_nothing():
     assert read_prefix(tiny_model("llama_tied"), SHARED) is not None
     assert read_prefix(tiny_model("gemma3"), SHARED) is None

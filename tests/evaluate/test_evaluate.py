@@ -62,7 +62,7 @@ def number_in(body: dict[str, Any]) -> int:
     return int(re.findall(r"number (\d+)", body["messages"][-1]["content"])[0])
 
 
-def test_answers_are_those_of_generate(tiny_folder: Path, whole: EvaluationRun) -> None:
+def test_answers_are_those_of_generate(tiny_folder, whole):
     import torch
 
     loaded = rc.load_model(tiny_folder, device="cpu", dtype="float32")
@@ -77,7 +77,7 @@ def test_answers_are_those_of_generate(tiny_folder: Path, whole: EvaluationRun) 
         assert (response.new_tokens, response.truncated) == (len(said), not ended)
 
 
-def test_tables_hold_the_contract_and_come_back(whole: EvaluationRun) -> None:
+def test_tables_hold_the_contract_and_come_back(whole):
     responses, verdicts = (pq.read_table(whole.folder / f"{name}.parquet") for name in ("responses", "verdicts"))
     assert responses.column_names == [
         *("prompt_id", "prompt", "axis", "category", "source", "completion", "new_tokens", "truncated", "rejected")
@@ -96,9 +96,7 @@ def test_tables_hold_the_contract_and_come_back(whole: EvaluationRun) -> None:
             )
 
 
-def test_a_stopped_run_asks_only_the_rest_of_the_same_model_and_options(
-    tmp_path: Path, tiny_folder: Path, prompts_file: Path, whole: EvaluationRun
-) -> None:
+def test_a_stopped_run_asks_only_the_rest_of_the_same_model_and_options(tmp_path, tiny_folder, prompts_file, whole):
     stopped = shutil.copytree(whole.folder, tmp_path / "run")
     for name in ("responses.parquet", "verdicts.parquet", "manifest.json"):
         (stopped / name).unlink()
@@ -117,9 +115,7 @@ def test_a_stopped_run_asks_only_the_rest_of_the_same_model_and_options(
         evaluate(moved, system="Be brief.", **given)
 
 
-def test_other_judges_judge_the_same_answers_and_leave_how_they_were_made(
-    tmp_path: Path, prompts_file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_judges_judge_the_same_answers_and_leave_how_they_were_made(tmp_path, prompts_file, monkeypatch):
     model = save_tiny(tmp_path / "model", "gpt2")
 
     def judged(out: str, *judges: str) -> EvaluationRun:
@@ -141,7 +137,7 @@ def test_other_judges_judge_the_same_answers_and_leave_how_they_were_made(
         judge_again(tmp_path, find_judges(("keyword",)))
 
 
-def test_what_two_lists_ask_is_asked_once_and_ids_stay_apart(tmp_path: Path, prompts_file: Path) -> None:
+def test_what_two_lists_ask_is_asked_once_and_ids_stay_apart(tmp_path, prompts_file):
     prompts, (_, second) = gather_prompts([str(prompts_file)] * 2, None, "harmful")
     assert [prompt.id for prompt in prompts] == [f"q{n}" for n in range(10)]
     assert second.notes == ("prompts.jsonl: 10 prompts that an earlier list has are asked once.",)
@@ -151,7 +147,7 @@ def test_what_two_lists_ask_is_asked_once_and_ids_stay_apart(tmp_path: Path, pro
     assert len({prompt.id for prompt in prompts}) == 6
 
 
-def test_an_endpoint_answers_and_the_manifest_says_what_it_took(tmp_path: Path, prompts_file: Path) -> None:
+def test_an_endpoint_answers_and_the_manifest_says_what_it_took(tmp_path, prompts_file):
     def script(body: dict[str, Any]) -> Answered:
         if "temperature" in body:
             return error(400, "Unsupported value: 'temperature'")
@@ -175,9 +171,7 @@ def test_an_endpoint_answers_and_the_manifest_says_what_it_took(tmp_path: Path, 
     assert first.to_json()["model"] == again.to_json()["model"] == described
 
 
-def test_a_real_server_says_what_the_model_here_says(
-    tmp_path: Path, tiny_folder: Path, prompts_file: Path, whole: EvaluationRun
-) -> None:
+def test_a_real_server_says_what_the_model_here_says(tmp_path, tiny_folder, prompts_file, whole):
     with serving(tiny_folder) as url:
         given: dict[str, Any] = {"prompts": [prompts_file], "limit": 1, "max_new_tokens": 6}
         there = evaluate(str(tiny_folder), endpoint=url, out=tmp_path / "there", **given)
@@ -186,7 +180,7 @@ def test_a_real_server_says_what_the_model_here_says(
     assert all(here.values())
 
 
-def test_prompts_that_an_endpoint_fails_on_are_asked_again_and_those_it_rejects_counted_apart(tmp_path: Path) -> None:
+def test_prompts_that_an_endpoint_fails_on_are_asked_again_and_those_it_rejects_counted_apart(tmp_path):
     """A provider that filters harmful prompts, which come first and are more than its failures in a row may be."""
     axes = ["harmful"] * 12 + ["plain"] * 3
     rows = [{"id": f"q{n}", "prompt": f"A {axis} request, number {n}.", "axis": axis} for n, axis in enumerate(axes)]
@@ -223,7 +217,7 @@ CUT = completion("<think>\nWell, the user", finish_reason="length")
 FULL = completion("<think>Hm.</think>Surely.")
 
 
-def test_answers_that_are_none_are_noted(tmp_path: Path, prompts_file: Path) -> None:
+def test_answers_that_are_none_are_noted(tmp_path, prompts_file):
     def script(body: dict[str, Any]) -> Answered:
         return CUT if number_in(body) < 4 else completion("") if number_in(body) < 9 else FULL
 
@@ -242,9 +236,7 @@ def test_answers_that_are_none_are_noted(tmp_path: Path, prompts_file: Path) -> 
         (*[error(400, "no such model")] * 3, r"in a row; the last: 400:.*no such model"),
     ],
 )
-def test_nothing_to_judge(
-    tmp_path: Path, prompts_file: Path, greeting: Answered, first: Answered, rest: Answered, says: str
-) -> None:
+def test_nothing_to_judge(tmp_path, prompts_file, greeting, first, rest, says):
     def script(body: dict[str, Any]) -> Answered:
         return greeting if "hello" in body["messages"][0]["content"] else first if number_in(body) < 5 else rest
 
@@ -254,7 +246,7 @@ def test_nothing_to_judge(
     assert (tmp_path / "run" / "responses.parquet").exists() == (greeting is FULL)
 
 
-def test_thoughts_that_the_template_opens_are_no_answers(tmp_path: Path, prompts_file: Path) -> None:
+def test_thoughts_that_the_template_opens_are_no_answers(tmp_path, prompts_file):
     folder = save_tiny(tmp_path / "model", "llama_tied")
     template = (folder / "chat_template.jinja").read_text()
     (folder / "chat_template.jinja").write_text(template + "{{ '<think>\n' if add_generation_prompt else '' }}")
@@ -265,7 +257,7 @@ def test_thoughts_that_the_template_opens_are_no_answers(tmp_path: Path, prompts
     assert all(text.startswith("<think>\n") for text in completions)
 
 
-def test_bad_input(tmp_path: Path, tiny_folder: Path, prompts_file: Path) -> None:
+def test_bad_input(tmp_path, tiny_folder, prompts_file):
     usual: dict[str, Any] = {"model": str(tiny_folder), "prompts": [prompts_file], "out": tmp_path / "run", **EXACT}
 
     long = write_jsonl(tmp_path / "long.jsonl", [{"id": "endless", "prompt": "word " * 5000}])
@@ -287,7 +279,7 @@ def test_bad_input(tmp_path: Path, tiny_folder: Path, prompts_file: Path) -> Non
         EvaluationRun.open(tmp_path / "nowhere")
 
 
-def test_rates_and_judgement_of_known_labels() -> None:
+def test_rates_and_judgement_of_known_labels():
     def summarised(labels: Mapping[Axis, list[Label]], **facts: Any) -> Any:
         every = [(axis, label) for axis, said in labels.items() for label in said]
         prompts = [Prompt(str(n), "?", axis, "", "") for n, (axis, _) in enumerate(every)]
@@ -311,9 +303,7 @@ def test_rates_and_judgement_of_known_labels() -> None:
     assert 0.85 < found.difference_interval.low < 0.95
 
 
-def test_the_command_shows_answers_only_when_asked_and_harmless_then(
-    tmp_path: Path, prompts_file: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_shows_answers_only_when_asked_and_harmless_then(tmp_path, prompts_file, capsys):
     def shown(*more: str) -> str:
         assert run([*arguments, *more]) == 0
         return capsys.readouterr().out
@@ -333,7 +323,7 @@ def test_the_command_shows_answers_only_when_asked_and_harmless_then(
     assert "completion" not in json.dumps(printed)
 
 
-def test_default_judges_begin_with_the_one_that_agrees_best() -> None:
+def test_default_judges_begin_with_the_one_that_agrees_best():
     """Of the files that a judge was not written on, on the worse one."""
     held_out: dict[str, float] = {}
     for one in measured_agreement():

@@ -27,7 +27,7 @@ def settings(tmp_path: Path) -> JudgeSettings:
     return JudgeSettings(model="judge", max_retries=0, concurrency=1, cache=tmp_path / "replies")
 
 
-def test_a_judge_whose_successor_failed_keeps_its_record(common: dict[str, Any], settings: JudgeSettings) -> None:
+def test_a_judge_whose_successor_failed_keeps_its_record(common, settings):
     """A score below the greatest is no refusal, whoever judges later; equal scores have no interval, and are JSON."""
 
     def script(request: dict[str, Any]) -> Answered:
@@ -51,7 +51,7 @@ def test_a_judge_whose_successor_failed_keeps_its_record(common: dict[str, Any],
     assert (rate["refused"], rate["score"]["mean"], rate["score"]["mean_low"]) == (None, 4.0, None)
 
 
-def test_what_an_endpoint_failed_to_judge_is_lacking(common: dict[str, Any], settings: JudgeSettings) -> None:
+def test_what_an_endpoint_failed_to_judge_is_lacking(common, settings):
     broken = True
 
     def script(request: dict[str, Any]) -> Answered:
@@ -75,7 +75,7 @@ def test_what_an_endpoint_failed_to_judge_is_lacking(common: dict[str, Any], set
         assert lacks_verdicts(run, find_judge("rubric", replace(there, model="another"))), "another version"
 
 
-def test_a_judge_of_ones_own_and_one_that_judges_none(common: dict[str, Any], settings: JudgeSettings) -> None:
+def test_a_judge_of_ones_own_and_one_that_judges_none(common, settings):
     class Mine:
         name, version, scale = "mine", "1", (0.0, 10.0)
 
@@ -93,7 +93,7 @@ def test_a_judge_of_ones_own_and_one_that_judges_none(common: dict[str, Any], se
 
 
 @pytest.mark.parametrize(("top", "share"), [(5.0, 3 / 8), (4.0, 4 / 8), (1.0, 8 / 8), (9.0, 0.0)])
-def test_mean_score_and_share_of_the_greatest(top: float, share: float) -> None:
+def test_mean_score_and_share_of_the_greatest(top, share):
     verdicts = [Verdict("compliance", "rubric", "1", False, score=float(score)) for score in (1, 5, 3, 5, 2, 4, 5, 1)]
     none = [Verdict(label, "rubric", "1", False) for label in ("degenerate", "unjudged", "unjudged")]
     found = summarise_scores([none[0], *verdicts, *none[1:]], top=top)

@@ -1,7 +1,6 @@
 """Where a batch does not fit into memory, half of it is computed at once: the same results, or one clear error."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,7 +32,7 @@ def at_most(most: int, compute: Callable[..., Any] = list, sizes: list[int] | No
     return limited
 
 
-def test_a_size_that_ran_out_is_not_tried_again() -> None:
+def test_a_size_that_ran_out_is_not_tried_again():
     sizes: list[int] = []
     done = [item for _, found in in_batches(range(11), 8, at_most(2, sizes=sizes), does_not_fit) for item in found]
     assert done == list(range(11))
@@ -45,7 +44,7 @@ def test_a_size_that_ran_out_is_not_tried_again() -> None:
         list(in_batches(range(3), 2, lambda _: torch.ones(2) + torch.ones(3), does_not_fit))
 
 
-def test_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_answers(tmp_path, monkeypatch):
     model = save_tiny(tmp_path / "model", "llama_tied")
     prompts = write_jsonl(tmp_path / "prompts.jsonl", [{"prompt": f"Request {n}?" + " please" * n} for n in range(7)])
 
@@ -64,7 +63,7 @@ def test_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "--batch-size (in a file, batch_size)" in caught.value.hint
 
 
-def test_classified_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_classified_answers(tmp_path, monkeypatch):
     folder = save_classifier(tmp_path / "classifier", ["Refusal", "Compliance"])
     judge = find_judge(f"classifier:{folder}", JudgeSettings(device="cpu"))
     answers = [Answer("?", f"Take {n} eggs and " + "flour, " * n + "then bake.") for n in range(5)]

@@ -28,7 +28,7 @@ def answers(arms: int, seeds: int, prompts: int) -> list[ArmAnswer]:
 
 
 @given(st.integers(1, 4), st.integers(1, 3), st.integers(1, 15), st.integers(0, 5))
-def test_order_keeps_answers_of_one_prompt_apart(arms: int, seeds: int, prompts: int, seed: int) -> None:
+def test_order_keeps_answers_of_one_prompt_apart(arms, seeds, prompts, seed):
     given_answers = answers(arms, seeds, prompts)
     ordered = blind_order(given_answers, seed=seed)
     assert Counter(ordered) == Counter(given_answers)
@@ -38,7 +38,7 @@ def test_order_keeps_answers_of_one_prompt_apart(arms: int, seeds: int, prompts:
     assert blind_order(given_answers, seed=seed) == ordered
 
 
-def test_order_does_not_tell_the_arm() -> None:
+def test_order_does_not_tell_the_arm():
     """Each arm is as often early as late: over many pages the first answer is of every arm alike."""
     first = Counter(blind_order(answers(2, 1, 6), seed=seed)[0].owner.arm for seed in range(300))
     assert min(first.values()) > 110
@@ -46,7 +46,7 @@ def test_order_does_not_tell_the_arm() -> None:
     assert abs(early["arm0"] - early["arm1"]) < 120
 
 
-def test_a_draw_takes_the_same_prompts_of_every_arm_and_all_seeds_in_turn() -> None:
+def test_a_draw_takes_the_same_prompts_of_every_arm_and_all_seeds_in_turn():
     drawn = draw_answers(answers(3, 2, 20), per_arm=8, seed=1)
     by_arm = [[answer.owner for answer in drawn if answer.owner.arm == f"arm{arm}"] for arm in range(3)]
     assert len({frozenset(owner.prompt_id for owner in mine) for mine in by_arm}) == 1
@@ -93,7 +93,7 @@ def ratings(raters: int, items: int, *, seed: int = 0, missing: float = 0.15) ->
 
 
 @pytest.mark.parametrize(("raters", "complied_from"), [(2, 2), (3, 3), (5, 5), (2, 4)])
-def test_alpha_is_that_of_plain_loops(raters: int, complied_from: int) -> None:
+def test_alpha_is_that_of_plain_loops(raters, complied_from):
     table = ratings(raters, 30, seed=raters)
     ordinal, complied = between_raters(table, [f"p{i}" for i in range(30)], complied_from=complied_from).values()
     assert ordinal.alpha == pytest.approx(alpha_by_loops(table.tolist(), ordinal=True))
@@ -103,7 +103,7 @@ def test_alpha_is_that_of_plain_loops(raters: int, complied_from: int) -> None:
     assert ordinal.items == int((np.isfinite(table).sum(axis=0) >= 2).sum())
 
 
-def test_answers_to_one_prompt_are_drawn_together() -> None:
+def test_answers_to_one_prompt_are_drawn_together():
     """Ten copies of every prompt's item are no more evidence than one: the interval stays as wide."""
     table = ratings(2, 12, missing=0.0)
     prompts = [f"p{i}" for i in range(12)]
@@ -116,7 +116,7 @@ def test_answers_to_one_prompt_are_drawn_together() -> None:
     assert apart.high - apart.low < 0.6 * (once.high - once.low)
 
 
-def test_agreement_at_its_ends() -> None:
+def test_agreement_at_its_ends():
     perfect = between_raters(np.array([[1.0, 5, 3, 1, 2]] * 2), list("abcde"), complied_from=3)
     assert [found.alpha for found in perfect.values()] == [1.0, 1.0]
     of_one_prompt = between_raters(np.array([[1.0, 5, 2], [1.0, 4, 2]]), ["a"] * 3, complied_from=3)["ordinal"]
@@ -129,13 +129,13 @@ def test_agreement_at_its_ends() -> None:
     assert "every rating is the same" in (never.undefined or "")
 
 
-def test_the_median_decides_and_cannot_say_has_no_part() -> None:
+def test_the_median_decides_and_cannot_say_has_no_part():
     table = np.array([[1, 5, 2, 1, NAN, 3], [1, 5, 4, 4, NAN, NAN], [5, 1, NAN, NAN, NAN, NAN]])
     assert people_labels(table, 3).tolist() == pytest.approx([0, 1, 1, 0, NAN, 1], nan_ok=True)
     assert people_labels(table, 4)[5] == 0
 
 
-def test_a_judges_kappa_by_hand() -> None:
+def test_a_judges_kappa_by_hand():
     people = np.array([1, 1, 1, 1, 0, 0, 0, 0, NAN, 1.0])
     judge = np.array([1, 1, 1, 0, 0, 0, 0, 1, 1.0, NAN])
     found = judge_agreement("odd", "1", people, judge, [f"p{i}" for i in range(10)])
@@ -147,7 +147,7 @@ def test_a_judges_kappa_by_hand() -> None:
     assert math.isnan(nothing.kappa)
 
 
-def test_an_arms_rates_are_of_what_has_a_label() -> None:
+def test_an_arms_rates_are_of_what_has_a_label():
     labels = np.array([1, 0, 1, 0, 1, 0, 1, NAN, 1.0, 0])
     owners = [KeyItem(arm="top", seed=i % 3, prompt_id=f"p{i}", answer_sha256="") for i in range(10)]
     found, judged = arm_rates({("people", "1"): labels, ("odd", "2"): np.ones(10)}, owners, 0)
@@ -160,7 +160,7 @@ def test_an_arms_rates_are_of_what_has_a_label() -> None:
     assert all(map(math.isnan, (nothing.rate, nothing.low, *nothing.seed_rates)))
 
 
-def test_the_documented_scale_is_the_codes() -> None:
+def test_the_documented_scale_is_the_codes():
     page = (Path(__file__).parents[2] / "docs" / "evaluate.md").read_text(encoding="utf-8")
     for place, (name, text) in enumerate(SCALE):
         assert f"| {place + 1} | {name} | {text} |" in page

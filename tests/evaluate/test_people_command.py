@@ -36,7 +36,7 @@ def truth(key: Path) -> dict[str, int | str]:
     }
 
 
-def test_a_page_and_its_key(command: Command, run: Path) -> None:
+def test_a_page_and_its_key(command, run):
     judge(command("judges", "rate", run), ("unmasked", "--reveal"))
     page, key = run / "rating.html", run / "rating.key.json"
     assert not page.exists()
@@ -53,7 +53,7 @@ def test_a_page_and_its_key(command: Command, run: Path) -> None:
     assert "Here it is" not in shown
 
 
-def test_a_draw_is_paired_over_arms_and_of_one_axis(command: Command, run: Path, tmp_path: Path) -> None:
+def test_a_draw_is_paired_over_arms_and_of_one_axis(command, run, tmp_path):
     named = ("judges", "rate", run, "--reveal", "--json")
     assert command(*named, "--axis", "plain", "--out", tmp_path / "plain.html").json["items"] == 4
     said = command(*named, "--per-arm", 4, "--out", tmp_path / "few.html", "--seed", 3)
@@ -64,9 +64,7 @@ def test_a_draw_is_paired_over_arms_and_of_one_axis(command: Command, run: Path,
     assert {o["seed"] for o in whose} == {0, 1}
 
 
-def test_agreement_judges_and_arms(
-    command: Command, key: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_agreement_judges_and_arms(command, key, tmp_path, monkeypatch):
     exact = truth(key)
     less = {item: 4 if rating == 5 else rating for item, rating in exact.items()}
     items = list(exact)
@@ -106,7 +104,7 @@ def test_agreement_judges_and_arms(
     assert command("judges", "agree", *files, "--key", key, "--quiet").out == ""
 
 
-def test_one_rater_alone_and_another_threshold(command: Command, key: Path, tmp_path: Path) -> None:
+def test_one_rater_alone_and_another_threshold(command, key, tmp_path):
     file = rater_file(tmp_path / "a.json", key, "Ann", {item: 3 if r == 5 else 1 for item, r in truth(key).items()})
     at_three = command("judges", "agree", file, "--key", key, "--json").json
     at_four = command("judges", "agree", file, "--key", key, "--complied-from", 4, "--json").json
@@ -117,7 +115,7 @@ def test_one_rater_alone_and_another_threshold(command: Command, key: Path, tmp_
     judge(command("judges", "agree", file, "--key", key, "--complied-from", 6), ("--complied-from 6", "2 to 5"))
 
 
-def test_a_lone_evaluation_that_was_moved(command: Command, tmp_path: Path) -> None:
+def test_a_lone_evaluation_that_was_moved(command, tmp_path):
     write_evaluation(tmp_path / "base", "base", None, [True, False, True])
     said = command("judges", "rate", tmp_path / "base", "--reveal", "--json")
     assert said.json["arms"] == {"base": 3}
@@ -130,7 +128,7 @@ def test_a_lone_evaluation_that_was_moved(command: Command, tmp_path: Path) -> N
     assert found["axis"] == "harmful"
 
 
-def test_what_can_be_wrong_with_a_run(command: Command, run: Path, tmp_path: Path) -> None:
+def test_what_can_be_wrong_with_a_run(command, run, tmp_path):
     def fails(*parts: str, of: Path = run, options: tuple[object, ...] = (), code: int = 1) -> None:
         judge(command("judges", "rate", of, "--reveal", "--quiet", *options), parts, code)
 
@@ -153,7 +151,7 @@ def test_what_can_be_wrong_with_a_run(command: Command, run: Path, tmp_path: Pat
     fails("responses.parquet is damaged")
 
 
-def test_what_can_be_wrong_with_ratings(command: Command, run: Path, key: Path, tmp_path: Path) -> None:
+def test_what_can_be_wrong_with_ratings(command, run, key, tmp_path):
     exact = truth(key)
     first = next(iter(exact))
     good = rater_file(tmp_path / "good.json", key, "Ann", exact)
@@ -187,7 +185,7 @@ def test_what_can_be_wrong_with_ratings(command: Command, run: Path, key: Path, 
     judge(command("judges", "agree", good), ("--key",))
 
 
-def test_what_can_be_wrong_between_ratings_and_run(command: Command, run: Path, key: Path, tmp_path: Path) -> None:
+def test_what_can_be_wrong_between_ratings_and_run(command, run, key, tmp_path):
     good = rater_file(tmp_path / "good.json", key, "Ann", truth(key))
     moved = tmp_path / "moved.key.json"
     moved.write_text(key.read_text())
@@ -201,7 +199,7 @@ def test_what_can_be_wrong_between_ratings_and_run(command: Command, run: Path, 
     judge(command("judges", "agree", good, "--key", key), ("top-seed1", "There is no"))
 
 
-def test_a_judge_that_could_not_judge_is_counted(command: Command, run: Path, key: Path, tmp_path: Path) -> None:
+def test_a_judge_that_could_not_judge_is_counted(command, run, key, tmp_path):
     path = run / "arms" / "top-seed0" / "evaluation" / "verdicts.parquet"
     rows = pq.read_table(path).to_pylist()
     for row in rows:

@@ -25,7 +25,7 @@ def texts(source: str | Path, **options: Any) -> list[str]:
     return [prompt.text for prompt in load_prompts(source, **options).prompts]
 
 
-def test_builtin_covers_the_three_axes() -> None:
+def test_builtin_covers_the_three_axes():
     builtin = load_prompts("builtin")
     assert tuple(builtin.axes) == AXES
     assert all(builtin.axes[axis] >= fewest for axis, fewest in zip(AXES, (130, 90, 65), strict=True))
@@ -45,7 +45,7 @@ def test_builtin_covers_the_three_axes() -> None:
         assert len({prompt.category for prompt in limited.prompts if prompt.axis == axis}) == 8
 
 
-def test_builtin_is_disjoint_from_what_the_guard_and_the_anchors_were_made_of() -> None:
+def test_builtin_is_disjoint_from_what_the_guard_and_the_anchors_were_made_of():
     """Neither the same text nor a near-duplicate: otherwise evaluation would ask what was trained or selected on."""
     files = [*ROOT.glob("scripts/guard/*.jsonl"), *ROOT.glob("src/ripcurrent/anchors/*.jsonl")]
     known: dict[str, set[str]] = {}
@@ -61,7 +61,7 @@ def test_builtin_is_disjoint_from_what_the_guard_and_the_anchors_were_made_of() 
         assert not near, f"{prompt.text!r} is near {near}"
 
 
-def test_the_container_does_not_matter(tmp_path: Path) -> None:
+def test_the_container_does_not_matter(tmp_path):
     (tmp_path / "c.jsonl").write_text(
         "".join(json.dumps({"id": n, "prompt": one}) + "\n" for n, one in enumerate(TEXTS))
     )
@@ -77,7 +77,7 @@ def test_the_container_does_not_matter(tmp_path: Path) -> None:
     assert [prompt.id for prompt in sets[2].prompts] == ["0", "1", "2"]
 
 
-def test_field_axis_and_id_are_those_of_the_row(tmp_path: Path) -> None:
+def test_field_axis_and_id_are_those_of_the_row(tmp_path):
     for field in ("prompt", "instruction", "request", "goal", "behavior", "Behavior", "forbidden_prompt"):
         path = write_json(tmp_path / "list.json", [{"id": "7", field: "Name a tree.", "category": "trees"}])
         (prompt,) = load_prompts(path).prompts
@@ -101,14 +101,14 @@ def test_field_axis_and_id_are_those_of_the_row(tmp_path: Path) -> None:
     assert found.near_duplicates == 1
 
 
-def test_a_folder_of_files_without_headers(tmp_path: Path) -> None:
+def test_a_folder_of_files_without_headers(tmp_path):
     """As HEx-PHI is published: a CSV file a category, one prompt a line, no header."""
     for number in (1, 2):
         (tmp_path / f"category_{number}.csv").write_text(f'"Say {number}, please"\nSay {number} again\n')
     assert texts(tmp_path) == ["Say 1, please", "Say 1 again", "Say 2, please", "Say 2 again"]
 
 
-def test_hub_ids_are_read_through_the_data_room(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hub_ids_are_read_through_the_data_room(monkeypatch):
     import datasets
 
     calls = []
@@ -135,7 +135,7 @@ def test_hub_ids_are_read_through_the_data_room(monkeypatch: pytest.MonkeyPatch)
         *(([], "holds no prompts"), ([{"prompt": " "}], "holds no prompts"), (None, "is empty")),
     ],
 )
-def test_what_cannot_be_read_is_one_clear_error(tmp_path: Path, source: Any, named: str) -> None:
+def test_what_cannot_be_read_is_one_clear_error(tmp_path, source, named):
     (tmp_path / "nothing").mkdir()
     path = tmp_path / "list.json"
     path.write_text("" if source is None else json.dumps(source))
@@ -146,7 +146,7 @@ def test_what_cannot_be_read_is_one_clear_error(tmp_path: Path, source: Any, nam
 
 
 @pytest.mark.real_data
-def test_published_lists_are_read_and_builtin_is_disjoint_from_them(data_folder: Path) -> None:
+def test_published_lists_are_read_and_builtin_is_disjoint_from_them(data_folder):
     """Only the place of a hit is shown, never the held-out request."""
     assert load_prompts(data_folder / "prompts" / "xstest_prompts.csv").axes == {
         "harmful": 200,

@@ -15,7 +15,7 @@ from ripcurrent.evaluate import validate_judges
 from ripcurrent.evaluate._agree import kappa
 from ripcurrent.evaluate._validate import read_labelled, validate
 from ripcurrent.evaluate.judges import PREFIX, Answer
-from tests.cli.command import Command, judge
+from tests.cli.command import judge
 from tests.evaluate.scripted_server import completion, error, last_user_text, serve
 from tests.tiny_scan import write_jsonl
 
@@ -54,18 +54,18 @@ def measured(people: Any, judged: Any) -> float:
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("abc")), min_size=1, max_size=40))
 @settings(deadline=None)
-def test_kappa_by_its_definition(pairs: list[tuple[str, str]]) -> None:
+def test_kappa_by_its_definition(pairs):
     people, judged = zip(*pairs, strict=True)
     assert measured(people, judged) == pytest.approx(loop_kappa(people, judged), abs=1e-12, nan_ok=True)
 
 
-def test_kappa_worked_by_hand() -> None:
+def test_kappa_worked_by_hand():
     """20 yes/yes, 5 yes/no, 10 no/yes, 15 no/no: observed 0.7, by chance 0.5·0.6 + 0.5·0.4 = 0.5, κ 0.4."""
     assert measured("a" * 25 + "b" * 25, "a" * 20 + "b" * 5 + "a" * 10 + "b" * 15) == pytest.approx(0.4)
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
-def test_a_file_is_measured(tmp_path: Path, kind: str) -> None:
+def test_a_file_is_measured(tmp_path, kind):
     rows, file = [*ROWS, *ODD], tmp_path / f"answers.{kind}"
     write(file, rows) if kind == "csv" else write_jsonl(file, [dict(zip(COLUMNS, row, strict=True)) for row in rows])
     found = validate({str(file): read_labelled(file)}, PREFIX)
@@ -86,7 +86,7 @@ def labelled(agree: int, disagree: int, asks: str = "Request") -> Any:
     return [(Answer(f"{asks} {n}", text), label) for n, (text, label) in enumerate(zip(said, labels, strict=True))]
 
 
-def test_pooling_adds_the_files_and_the_interval_is_that_of_its_size() -> None:
+def test_pooling_adds_the_files_and_the_interval_is_that_of_its_size():
     files = {"a": labelled(90, 10), "b": labelled(60, 40, asks="Question")}
     found = validate(files, PREFIX)
     kappas = [one.kappa for one in (found.files["a"], found.files["b"], found.pooled)]
@@ -109,14 +109,14 @@ def test_pooling_adds_the_files_and_the_interval_is_that_of_its_size() -> None:
 
 @pytest.mark.real_data
 @pytest.mark.parametrize("name", ["xstest_llama2new.csv", "xstest_gpt4.csv"])
-def test_the_bar_of_the_prefix_judge(data_folder: Path, name: str) -> None:
+def test_the_bar_of_the_prefix_judge(data_folder, name):
     keyword, prefix = validate_judges([data_folder / "judges" / name])
     assert (prefix.judge, prefix.pooled.n) == ("prefix", 450)
     assert prefix.pooled.kappa >= 0.80
     assert prefix.pooled.degenerate == keyword.pooled.degenerate == 0
 
 
-def test_what_can_be_wrong_with_files(command: Command, answers: Path, tmp_path: Path) -> None:
+def test_what_can_be_wrong_with_files(command, answers, tmp_path):
     def fails(path: object, *says: str) -> None:
         judge(command("judges", "validate", path, "--json"), says)
 
@@ -137,7 +137,7 @@ def grade(request: dict[str, object]) -> object:
     return completion(json.dumps({"reason": "so", "score": 1 if "can't help" in text else 5}))
 
 
-def test_a_language_model_beside_the_rules(command: Command, answers: Path, tmp_path: Path) -> None:
+def test_a_language_model_beside_the_rules(command, answers, tmp_path):
     write(tmp_path / "more.csv", ROWS * 2)
     with serve(grade) as server:
         models = ("--judge-endpoint", server.url, "--judge-model", "some/judge")
@@ -159,9 +159,7 @@ def test_a_language_model_beside_the_rules(command: Command, answers: Path, tmp_
     assert list((tmp_path / "cache").rglob("*.json"))
 
 
-def test_replies_that_cannot_be_read_are_in_the_table(
-    command: Command, answers: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_replies_that_cannot_be_read_are_in_the_table(command, answers, monkeypatch):
     def half(request: dict[str, object]) -> object:
         return grade(request) if "Sure" in last_user_text(request) else completion('{"score": ')
 
@@ -176,9 +174,7 @@ def test_replies_that_cannot_be_read_are_in_the_table(
     assert max(len(line) for line in table.splitlines()) <= 80
 
 
-def test_what_can_be_wrong_with_judges(
-    command: Command, answers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_can_be_wrong_with_judges(command, answers, tmp_path, monkeypatch):
     def fails(named: str, *says: str, code: int = 1) -> None:
         judge(command("judges", "validate", answers, "--quiet", "--judge", *named.split()), says, code)
 

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -11,7 +10,7 @@ import yaml
 from ripcurrent.cli import run
 from ripcurrent.evaluate import find_judge
 from tests.cli.command import Said, judge
-from tests.experiment.answers import FakeEvaluate, chance, write_evaluation
+from tests.experiment.answers import chance, write_evaluation
 from tests.experiment.conftest import read
 
 
@@ -37,9 +36,7 @@ def unclear(arm: str, number: int) -> bool:
     return (number % 4 == 1 or number == 2) if arm.startswith("top") else number % 4 == 0
 
 
-def test_the_exit_code_is_the_verdict(
-    keys: dict[str, Any], evaluated: FakeEvaluate, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_exit_code_is_the_verdict(keys, evaluated, tmp_path, capsys):
     keys |= {"arms": {"random": "random", "top": "top"}, "seeds": 1}
     file = tmp_path / "small.yaml"
     file.write_text(yaml.safe_dump(keys))
@@ -65,9 +62,7 @@ def test_the_exit_code_is_the_verdict(
     assert "Not enough evidence" in page
 
 
-def test_a_files_scan_and_recipe_are_replaced_by_the_command_line(
-    keys: dict[str, Any], evaluated: FakeEvaluate, tmp_path: Path
-) -> None:
+def test_a_files_scan_and_recipe_are_replaced_by_the_command_line(keys, evaluated, tmp_path):
     scan, recipe = keys.pop("run"), keys.pop("recipe")
     keys |= {"data": "nowhere.jsonl", "scan": {"limit": 5}, "recipe": "paper", "seeds": 1}
     keys["arms"] = {"random": "random", "top": "top"}
@@ -95,9 +90,7 @@ def test_a_files_scan_and_recipe_are_replaced_by_the_command_line(
         ("data: x\nscan: {limit: 5}\narms: {random: random}\n", ["--run", "gone"], ("gone",)),
     ],
 )
-def test_bad_files_are_told_in_two_lines(
-    text: str | None, options: list[str], says: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_bad_files_are_told_in_two_lines(text, options, says, tmp_path, capsys):
     file = tmp_path / "small.yaml"
     (tmp_path / "smal.yaml" if text is None else file).write_text(text or "x: y")
     assert run(["experiment", str(file), "--out", str(tmp_path / "out"), "--quiet", *options]) == 1

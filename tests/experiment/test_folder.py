@@ -46,25 +46,21 @@ BY_LOSS, BY_NORM = ({"random": "random", "t": {"select": "top", "by": by}} for b
         ({**SCANNED, "prompts": []}, ("None of the prompts is on the axis harmful",)),
     ],
 )
-def test_what_is_not_possible_is_refused_before_the_folder_is_made(
-    change: dict[str, Any], says: tuple[str, ...], tmp_path: Path
-) -> None:
+def test_what_is_not_possible_is_refused_before_the_folder_is_made(change, says, tmp_path):
     with pytest.raises(RipcurrentError) as caught:
         run({**KEYS, **change}, tmp_path / "out")
     assert all(part in str(caught.value) for part in says), str(caught.value)
     assert not (tmp_path / "out").exists()
 
 
-def test_without_trl_the_install_line_is_shown_and_nothing_is_made(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_trl_the_install_line_is_shown_and_nothing_is_made(tmp_path, monkeypatch):
     monkeypatch.setattr(import_module("ripcurrent.experiment._experiment"), "find_spec", lambda name: None)
     with pytest.raises(RipcurrentError, match=r"trl is not installed.*\n.*ripcurrent\[train\]"):
         run(KEYS, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_an_experiment_that_stopped_before_any_result_gives_way_to_its_mended_file(tmp_path: Path) -> None:
+def test_an_experiment_that_stopped_before_any_result_gives_way_to_its_mended_file(tmp_path):
     asked = [{"source": "builtin:harmful", "limit": 9}]
     for data in ("nothing", "other"):
         mended = {**KEYS, "run": None, "data": str(tmp_path / data)}
@@ -76,9 +72,7 @@ def test_an_experiment_that_stopped_before_any_result_gives_way_to_its_mended_fi
             run({**mended, **change}, tmp_path / "out")
 
 
-def test_held_out_rows_are_in_no_scan_also_where_they_repeat(
-    tmp_path: Path, tiny_folder: Path, anchors_file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_held_out_rows_are_in_no_scan_also_where_they_repeat(tmp_path, tiny_folder, anchors_file, monkeypatch):
     rows = good_rows(20)
     for name, some in (("whole", [*rows, *rows]), ("half", [{**row, "note": "as it was"} for row in rows[:10]])):
         data = write_jsonl(tmp_path / f"{name}.jsonl", some)
@@ -111,7 +105,7 @@ def test_held_out_rows_are_in_no_scan_also_where_they_repeat(
         ({"select": "random", "recipe": "embedded"}, range(20), True),
     ],
 )
-def test_an_arm_of_its_controls_rows_is_refused(rule: dict[str, Any], rows: range, refused: bool) -> None:
+def test_an_arm_of_its_controls_rows_is_refused(rule, rows, refused):
     config = parse_experiment({**KEYS, "arms": {"random": "random", "other": rule}, "scans": {"other": "x"}}, where="x")
     arms = {arm.name: arm for arm in expand_arms(config)}
     chosen = {
@@ -149,7 +143,7 @@ def rows_of(keys: dict[str, Any]) -> Path:
     return Path(read(Path(keys["run"]) / "manifest.json")["dataset"]["path"])
 
 
-def test_finished_arms_stay_when_scan_and_rows_have_moved(small: dict[str, Any], out: Path, tmp_path: Path) -> None:
+def test_finished_arms_stay_when_scan_and_rows_have_moved(small, out, tmp_path):
     before = read(out / "arms" / "random-seed0" / "arm.json")
     rows = shutil.copyfile(rows_of(small), tmp_path / "rows.jsonl")
     moved = {**small, "run": moved_scan(small, tmp_path / "moved", path=str(tmp_path / "gone.jsonl"))}
@@ -160,7 +154,7 @@ def test_finished_arms_stay_when_scan_and_rows_have_moved(small: dict[str, Any],
     assert read(out / "arms" / "random-seed0" / "arm.json") == before
 
 
-def test_arms_of_two_datasets_do_not_meet_in_one_folder(small: dict[str, Any], out: Path, tmp_path: Path) -> None:
+def test_arms_of_two_datasets_do_not_meet_in_one_folder(small, out, tmp_path):
     changed = write_jsonl(tmp_path / "changed.jsonl", read_json_lines(rows_of(small))[::-1])
     with pytest.raises(RipcurrentError, match="has changed since it was scanned"):
         run({**small, "run": moved_scan(small, tmp_path / "unnoticed", path=str(changed))}, out)
@@ -175,7 +169,7 @@ def test_arms_of_two_datasets_do_not_meet_in_one_folder(small: dict[str, Any], o
     assert read(out / "experiment.json")["run"] == small["run"]
 
 
-def test_a_model_that_changed_since_it_was_scanned_with_is_refused(small: dict[str, Any], tmp_path: Path) -> None:
+def test_a_model_that_changed_since_it_was_scanned_with_is_refused(small, tmp_path):
     model = str(save_tiny(tmp_path / "mine", "llama_tied", seed=3))
     scan = Path(moved_scan(small, tmp_path / "scan"))
     manifest = read(scan / "manifest.json")
@@ -189,7 +183,7 @@ def test_a_model_that_changed_since_it_was_scanned_with_is_refused(small: dict[s
     assert run({**keys, "model": small["model"]}, tmp_path / "other").complete
 
 
-def test_arms_of_other_weights_than_those_asked_before_are_refused(small: dict[str, Any], out: Path) -> None:
+def test_arms_of_other_weights_than_those_asked_before_are_refused(small, out):
     shutil.rmtree(out / "arms" / "random-seed0")
     write_json(out / "arms" / "base" / "evaluation" / "manifest.json", {"model": {"fingerprint": "another"}})
     with pytest.raises(RipcurrentError, match="has changed since base was made from it"):
@@ -197,9 +191,7 @@ def test_arms_of_other_weights_than_those_asked_before_are_refused(small: dict[s
     assert not list(out.glob("arms/*/finetune"))
 
 
-def test_an_arm_stopped_before_its_size_changed_says_what_to_remove(
-    small: dict[str, Any], evaluated: FakeEvaluate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_arm_stopped_before_its_size_changed_says_what_to_remove(small, evaluated, tmp_path, monkeypatch):
     out = tmp_path / "out"
     keys = {**small, "arms": {"top": "top"}, "control": None}
     with monkeypatch.context() as patch:
@@ -212,16 +204,14 @@ def test_an_arm_stopped_before_its_size_changed_says_what_to_remove(
     assert "--name" not in (caught.value.hint or "")
 
 
-def test_a_password_in_a_judges_address_stands_in_no_file(small: dict[str, Any], tmp_path: Path) -> None:
+def test_a_password_in_a_judges_address_stands_in_no_file(small, tmp_path):
     secret = {"judge_endpoint": "https://me:hunter2@localhost:9/v1", "judge_model": "judge"}
     run({**small, **secret}, tmp_path / "out")
     assert not [one for one in (tmp_path / "out").rglob("*") if one.is_file() and b"hunter2" in one.read_bytes()]
     assert read(tmp_path / "out" / "experiment.json")["judge_endpoint"] == "https://localhost:9/v1"
 
 
-def test_a_judges_endpoint_that_fails_loses_no_answer(
-    keys: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_judges_endpoint_that_fails_loses_no_answer(keys, tmp_path, monkeypatch):
     monkeypatch.setenv("RIPCURRENT_CACHE", str(tmp_path / "cache"))
     out, works = tmp_path / "out", False
     # more than one batch of prompts

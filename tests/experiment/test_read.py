@@ -1,6 +1,5 @@
 """Experiment files: what is filled in, expanded, and named when it is wrong."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -59,17 +58,17 @@ RECIPES = {
         ),
     ],
 )
-def test_what_arms_are_compared_with(arms: dict[str, Any], keys: dict[str, Any], controls: dict[str, Any]) -> None:
+def test_what_arms_are_compared_with(arms, keys, controls):
     found = {arm.name: arm.control for arm in arms_of(arms={**FIRST["arms"], **arms}, **keys)}
     assert found.items() >= controls.items()
 
 
-def test_a_matched_arm_is_matched_to_the_one_of_its_size() -> None:
+def test_a_matched_arm_is_matched_to_the_one_of_its_size():
     arms = arms_of(arms={**FIRST["arms"], "l": {"length_matched": "top"}}, sizes=[10, 50])
     assert {arm.name: arm.of for arm in arms if arm.of} == {"l-10": "top-10", "l-50": "top-50"}
 
 
-def test_variables_are_filled_in_and_named_when_not_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_are_filled_in_and_named_when_not_set(tmp_path, monkeypatch):
     path = tmp_path / "mine.yaml"
     path.write_text("data: ${ROWS_FOLDER}/rows.jsonl\narms: {random: random}\njudges: prefix\n")
     monkeypatch.setenv("ROWS_FOLDER", "/somewhere")
@@ -127,7 +126,7 @@ def test_variables_are_filled_in_and_named_when_not_set(tmp_path: Path, monkeypa
         (("'../x' cannot be the name of a scan",), {"scans": {"../x": "runs/a"}}),
     ],
 )
-def test_what_is_not_possible_is_named_with_the_nearest_that_is(says: tuple[str, ...], changes: dict[str, Any]) -> None:
+def test_what_is_not_possible_is_named_with_the_nearest_that_is(says, changes):
     with pytest.raises(RipcurrentError) as caught:
         parse_experiment({**FIRST, **changes}, where="x.yaml")
     text = str(caught.value)
@@ -146,7 +145,7 @@ def test_what_is_not_possible_is_named_with_the_nearest_that_is(says: tuple[str,
         (None, r"Did you mean paper\.yaml"),
     ],
 )
-def test_a_file_that_is_none(text: str | None, says: str, tmp_path: Path) -> None:
+def test_a_file_that_is_none(text, says, tmp_path):
     (tmp_path / "paper.yaml").write_text(text or "")
     with pytest.raises(RipcurrentError, match=says):
         Experiment.from_file(tmp_path / ("papper.yaml" if text is None else "paper.yaml"))

@@ -39,7 +39,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_ready_file_is_read_from_any_folder(name: str, data: None) -> None:
+def test_every_ready_file_is_read_from_any_folder(name, data):
     config = Experiment.from_file(name).config
     assert config.title, "its page says what it asks"
     for recipe in (config.recipe, *(arm.recipe for arm in config.arms.values())):
@@ -55,7 +55,7 @@ def test_every_ready_file_is_read_from_any_folder(name: str, data: None) -> None
     assert "rows/" not in text.replace("${RIPCURRENT_DATA}/rows/", "")
 
 
-def test_the_papers_sets_from_the_hub_need_no_data(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_papers_sets_from_the_hub_need_no_data(monkeypatch):
     monkeypatch.delenv("RIPCURRENT_DATA", raising=False)
     for name in ("alpaca", "dolly"):
         assert str(Experiment.from_file(name).config.data).startswith("hf:")
@@ -63,7 +63,7 @@ def test_the_papers_sets_from_the_hub_need_no_data(monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama_tied", "qwen3", "gemma2", "mistral"])
-def test_the_papers_file_runs_unchanged(family: str, data: None, tmp_path: Path) -> None:
+def test_the_papers_file_runs_unchanged(family, data, tmp_path):
     model = save_tiny(tmp_path / family, family)
     out = tmp_path / "out"
     chosen = ["random", "gradient", "gradient_length_matched", "representation", "representation_union"]

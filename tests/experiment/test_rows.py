@@ -55,14 +55,14 @@ def usable() -> list[dict[str, Any]]:
     return [row for row in scan().take(range(ROWS), columns).to_pylist() if row["status"] == "ok"]
 
 
-def test_a_share_is_the_share_asked_for_and_nested() -> None:
+def test_a_share_is_the_share_asked_for_and_nested():
     lists = {row["row"] for row in usable() if row["is_list"]}
     by_percent = {p: chosen({"mix": {"of": "list", "percent": p}}) for p in (0, 25, 50, 100)}
     assert {p: len(lists & set(rows)) for p, rows in by_percent.items()} == {0: 0, 25: 3, 50: 6, 100: 12}
     assert lists & set(by_percent[25]) < lists & set(by_percent[50])
 
 
-def test_a_mixture_has_the_riskiest_and_random_others() -> None:
+def test_a_mixture_has_the_riskiest_and_random_others():
     ranked = [row["row"] for row in sorted(usable(), key=lambda row: -row["gradient_bidirectional"])]
     mixed = chosen({"mix": {"of": "top", "percent": 50}})
     assert len(mixed) == 12
@@ -71,7 +71,7 @@ def test_a_mixture_has_the_riskiest_and_random_others() -> None:
     assert chosen({"mix": {"of": "top", "percent": 100}}) == sorted(ranked[:12])
 
 
-def test_all_but_leaves_out_just_those() -> None:
+def test_all_but_leaves_out_just_those():
     everything = chosen("all")
     assert len(everything) == 58
     riskiest = chosen({"select": "top", "size": "20%"})
@@ -84,7 +84,7 @@ def test_all_but_leaves_out_just_those() -> None:
     assert chosen(any_fifth, seed=0) != chosen(any_fifth, seed=1)
 
 
-def test_controls_share_no_row_with_what_they_stand_beside() -> None:
+def test_controls_share_no_row_with_what_they_stand_beside():
     top = set(chosen("top"))
     for rule in ("length_matched", "format_matched"):
         found = chosen({rule: "top"}, top="top")
@@ -92,19 +92,19 @@ def test_controls_share_no_row_with_what_they_stand_beside() -> None:
         assert not top & set(found)
 
 
-def test_seeds_draw_again() -> None:
+def test_seeds_draw_again():
     assert chosen("random", seed=0) != chosen("random", seed=1)
     assert chosen("top", seed=0) == chosen("top", seed=1)
 
 
-def test_an_arm_without_rows_is_named() -> None:
+def test_an_arm_without_rows_is_named():
     with pytest.raises(RipcurrentError, match="Arm arm: Column 'lsos' is not in these scores"):
         chosen({"select": "top", "by": "lsos"})
     with pytest.raises(RipcurrentError, match="Arm arm: Column 'response_tokens' does not rank risk"):
         chosen({"select": "top", "by": "response_tokens"})
 
 
-def test_what_is_made_from_an_arm_of_another_scan_is_made_of_that_scans_rows() -> None:
+def test_what_is_made_from_an_arm_of_another_scan_is_made_of_that_scans_rows():
     arms = {
         "random": "random",
         "top": {"select": "top", "scan": "second"},
@@ -133,7 +133,7 @@ def to_scan(source: ScanSource, main: Any = None, **keys: Any) -> tuple[str, Sca
     return _to_scan(parse_experiment({**NONE, **keys}, where="x"), source, main)
 
 
-def test_each_scan_gets_its_own_options() -> None:
+def test_each_scan_gets_its_own_options():
     first = {"data": "rows.txt", "format": "text", "model": "m"}
     data, options = to_scan(ScanSource(data="rows.txt", options={"layer": 2}), **first)
     assert (data, options.format, options.layer, options.model) == ("rows.txt", "text", 2, "m")
@@ -143,7 +143,7 @@ def test_each_scan_gets_its_own_options() -> None:
     assert (data, options.format) == ("other.jsonl", None)
 
 
-def test_a_scan_to_be_made_beside_a_finished_one_reads_its_rows() -> None:
+def test_a_scan_to_be_made_beside_a_finished_one_reads_its_rows():
     keys, mapping = {"run": "runs/first", "model": "m"}, {"output": "reply"}
     info = SimpleNamespace(path="/d/rows.jsonl", format="alpaca", mapping=mapping)
     main = SimpleNamespace(run=SimpleNamespace(manifest=SimpleNamespace(dataset=info), options=ScanOptions(limit=50)))
@@ -155,7 +155,7 @@ def test_a_scan_to_be_made_beside_a_finished_one_reads_its_rows() -> None:
     assert (data, options.format, options.mapping, options.limit) == ("other.csv", None, None, None)
 
 
-def test_a_further_scan_of_the_same_rows_reads_them_alike_and_takes_no_others_adapter() -> None:
+def test_a_further_scan_of_the_same_rows_reads_them_alike_and_takes_no_others_adapter():
     keys: dict[str, Any] = {"data": "rows.csv", "scan": {"limit": 500, "mapping": {"prompt": "ask"}, "layer": 2}}
     keys |= {"model": "bare", "adapter": "weak"}
     _, options = to_scan(ScanSource(options={"anchors": "second_family"}), **keys)
@@ -168,7 +168,7 @@ def test_a_further_scan_of_the_same_rows_reads_them_alike_and_takes_no_others_ad
     assert not to_scan(ScanSource(options={"layer": 2}), **keys, anchor_check=False)[1].anchor_check
 
 
-def test_the_model_of_a_finished_scan_is_trained_unless_another_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_model_of_a_finished_scan_is_trained_unless_another_is_named(monkeypatch):
     run = SimpleNamespace(options=ScanOptions(model="their/model", adapter="runs/a"))
     monkeypatch.setattr(import_module("ripcurrent.experiment._rows"), "ScanRun", SimpleNamespace(open=lambda _: run))
 
@@ -191,7 +191,7 @@ SILENT = Row(8, "8", (Message("user", "no answer"),), None, {}, problem="no_resp
 
 
 @pytest.mark.parametrize(("loss_on", "max_tokens"), [("all", 256), ("last", 256), ("all", 48)])
-def test_the_loss_on_held_out_rows_is_the_mean_over_all_tokens_that_bear_loss(loss_on: Any, max_tokens: int) -> None:
+def test_the_loss_on_held_out_rows_is_the_mean_over_all_tokens_that_bear_loss(loss_on, max_tokens):
     chat, held = chat_model(), [*dialogues(7), Row(7, "7", TURNS, None, {}), SILENT]
     losses: list[list[float]] = []
     for row in encode_rows(held[:-1], chat.tokenizer, max_tokens=max_tokens, loss_on=loss_on):

@@ -42,7 +42,7 @@ def pair(whole: ExperimentResults, tmp_path: Path) -> Path:
     return out
 
 
-def test_arms_are_trained_asked_and_compared(keys: dict[str, Any], whole: ExperimentResults) -> None:
+def test_arms_are_trained_asked_and_compared(keys, whole):
     runs = {f"{arm}-seed{seed}" for arm in keys["arms"] for seed in (0, 1)}
     assert {path.name for path in (whole.folder / "arms").iterdir()} == {"base", *runs}
     assert {one.name if one.seed is None else f"{one.name}-seed{one.seed}" for one in whole.arms} == {"base", *runs}
@@ -59,9 +59,7 @@ def test_arms_are_trained_asked_and_compared(keys: dict[str, Any], whole: Experi
     assert marker["heldout_loss"] > 0
 
 
-def test_a_calibration_is_made_of_what_an_experiment_leaves(
-    keys: dict[str, Any], whole: ExperimentResults, evaluated: FakeEvaluate, tmp_path: Path
-) -> None:
+def test_a_calibration_is_made_of_what_an_experiment_leaves(keys, whole, evaluated, tmp_path):
     out = shutil.copytree(whole.folder, tmp_path / "out")
     upper_arm = {"upper": {"mix": {"of": "top", "percent": 75}, "size": 12}}
     run({**keys, "arms": keys["arms"] | upper_arm}, out, arms=["upper"], seeds=1)
@@ -78,9 +76,7 @@ def test_a_calibration_is_made_of_what_an_experiment_leaves(
     assert made.recipe.steps == 1
 
 
-def test_a_finished_arm_is_never_repeated(
-    keys: dict[str, Any], evaluated: FakeEvaluate, whole: ExperimentResults, tmp_path: Path
-) -> None:
+def test_a_finished_arm_is_never_repeated(keys, evaluated, whole, tmp_path):
     out = shutil.copytree(whole.folder, tmp_path / "out")
     for name in ("top-seed0", "bottom-seed0", "length-seed1"):
         shutil.rmtree(out / "arms" / name)
@@ -106,7 +102,7 @@ def test_a_finished_arm_is_never_repeated(
     assert evaluated.calls == []
 
 
-def test_more_seeds_and_arms_are_added_to_a_folder(keys: dict[str, Any], evaluated: FakeEvaluate, pair: Path) -> None:
+def test_more_seeds_and_arms_are_added_to_a_folder(keys, evaluated, pair):
     keys["arms"] = {"random": "random", "top": "top", "lists": {"draw": "list"}}
     found = run(keys, pair, seeds=1)
     assert [call["arm"] for call in evaluated.calls] == ["lists-seed0"]
@@ -120,9 +116,7 @@ def test_more_seeds_and_arms_are_added_to_a_folder(keys: dict[str, Any], evaluat
         run(keys, pair)
 
 
-def test_a_judge_may_come_later(
-    keys: dict[str, Any], evaluated: FakeEvaluate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_judge_may_come_later(keys, evaluated, tmp_path, monkeypatch):
     keys |= {"judges": ["prefix"], "seeds": [0], "arms": {"random": "random", "top": "top"}}
     out, arms = tmp_path / "out", ("base", "random-seed0", "top-seed0")
     run(keys, out)
@@ -149,7 +143,7 @@ def test_a_judge_may_come_later(
     assert judged == [(arm, ["prefix"]) for arm in arms]
 
 
-def test_a_diverging_arm_fails_alone(keys: dict[str, Any], evaluated: FakeEvaluate, pair: Path, tmp_path: Path) -> None:
+def test_a_diverging_arm_fails_alone(keys, evaluated, pair, tmp_path):
     (tmp_path / "wild.yaml").write_text("method: full\nlearning_rate: 9.0\nbatch: 4\nsteps: 12\n")
     wild = {"select": "top", "recipe": str(tmp_path / "wild.yaml")}
     keys |= {"arms": {"random": "random", "wild": wild, "top": "top"}, "seeds": [0]}
@@ -166,9 +160,7 @@ def test_a_diverging_arm_fails_alone(keys: dict[str, Any], evaluated: FakeEvalua
 
 
 @pytest.mark.parametrize("changed", ["rule", "size", "recipe"])
-def test_runs_of_an_arm_by_another_rule_are_not_put_together_with_new_ones(
-    changed: str, keys: dict[str, Any], evaluated: FakeEvaluate, pair: Path, tmp_path: Path
-) -> None:
+def test_runs_of_an_arm_by_another_rule_are_not_put_together_with_new_ones(changed, keys, evaluated, pair, tmp_path):
     """Whether these seeds, or this arm, are asked for now or not."""
     keys |= {"arms": {"random": "random", "top": "top"}, "seeds": [0]}
     assert run(keys, pair).complete

@@ -114,11 +114,11 @@ def compared(**arms: npt.ArrayLike) -> dict[str, ArmComparison]:
         (0.02, 0.5, 0.1, "not enough evidence"),
     ],
 )
-def test_the_finding_in_words(difference: float, p: float, upper: float, words: str) -> None:
+def test_the_finding_in_words(difference, p, upper, words):
     assert tables.finding_of(difference, p, upper) == words
 
 
-def test_arms_against_a_control() -> None:
+def test_arms_against_a_control():
     generator = np.random.default_rng(0)
     control = generator.random((200, 3)) < 0.3
     top, bottom = generator.random((200, 3)) < 0.6, generator.random((200, 1)) < 0.05
@@ -136,7 +136,7 @@ def test_arms_against_a_control() -> None:
     assert found["top"].minimum_detectable_effect == pytest.approx(expected)
 
 
-def test_a_handful_of_prompts_is_no_proof_of_no_harm() -> None:
+def test_a_handful_of_prompts_is_no_proof_of_no_harm():
     silent = compared(control=np.zeros((20, 3)), arm=np.zeros((20, 1)))["arm"]
     assert silent.finding == "not enough evidence"
     # Bonett & Price's interval for 20 prompts without a flip: (0 ± 1.96 · sqrt((2/22) / 22))
@@ -144,7 +144,7 @@ def test_a_handful_of_prompts_is_no_proof_of_no_harm() -> None:
     assert compared(control=np.zeros((400, 1)), arm=np.zeros((400, 1)))["arm"].high < 0.1
 
 
-def test_two_single_runs_are_also_compared_by_their_flips(tmp_path: Path) -> None:
+def test_two_single_runs_are_also_compared_by_their_flips(tmp_path):
     put(tmp_path)
     (top,) = collected(tmp_path).comparisons
     assert top.flips is not None
@@ -154,7 +154,7 @@ def test_two_single_runs_are_also_compared_by_their_flips(tmp_path: Path) -> Non
     assert collected(tmp_path).comparisons[0].flips is None
 
 
-def test_a_judge_of_a_file_decides_under_its_own_name(tmp_path: Path) -> None:
+def test_a_judge_of_a_file_decides_under_its_own_name(tmp_path):
     put(
         tmp_path,
         lambda place, judge, prompt: (WORSE if judge == "tone" else EQUAL)(place, judge, prompt),
@@ -167,7 +167,7 @@ def test_a_judge_of_a_file_decides_under_its_own_name(tmp_path: Path) -> None:
     assert {row.judge_version for row in (*found.summaries, *found.comparisons)} == {"1.0"}
 
 
-def test_a_score_of_harm_has_a_mean_and_says_nothing_of_harmless_requests(tmp_path: Path) -> None:
+def test_a_score_of_harm_has_a_mean_and_says_nothing_of_harmless_requests(tmp_path):
     means = {"random": 2.0, "top": 4.0}
     put(tmp_path, judges=("rubric",), score=lambda place, prompt: means[place[:-6]] + chance(0.5, prompt))
     rubric = collected(tmp_path, ("rubric",), {"rubric": (5.0, False)}, judges=["prefix"])
@@ -193,7 +193,7 @@ def test_a_score_of_harm_has_a_mean_and_says_nothing_of_harmless_requests(tmp_pa
     assert (equal.mean, equal.interval) == (1.0, (None, None))
 
 
-def test_a_finding_is_not_taken_back_by_arms_that_are_awaited(tmp_path: Path) -> None:
+def test_a_finding_is_not_taken_back_by_arms_that_are_awaited(tmp_path):
     arms = {"random": "random", **{name: {"select": "top"} for name in "abc"}}
 
     def factors(*wanted: str, **keys: Any) -> list[float]:
@@ -212,7 +212,7 @@ def test_a_finding_is_not_taken_back_by_arms_that_are_awaited(tmp_path: Path) ->
     assert max(factors(*arms)) == max(factors("a")) == 3
 
 
-def test_controls_and_the_protective_end_do_not_decide() -> None:
+def test_controls_and_the_protective_end_do_not_decide():
     silent = {"safe": {"select": "bottom"}, "every": {"select": "all"}, "long": {"length_matched": "top"}}
     deciding = {"mixed": {"mix": {"of": "top", "percent": 50}}, "rest": {"all_but": {"select": "random", "size": 9}}}
     config = parse_experiment({"name": "x", "data": "x", "arms": {**TWO, **silent, **deciding}}, where="x")
@@ -239,9 +239,7 @@ RUBRIC: dict[str, Any] = {"by": ("rubric",), "scoring": {"rubric": (5.0, False)}
         ("rubric scores how much", 100, 3, RUBRIC, {"max_new_tokens": 256}),
     ],
 )
-def test_a_reader_is_told_what_else_differs_or_cannot_be_shown(
-    note: str, rows: int, seeds: int, keys: dict[str, Any], otherwise: dict[str, Any], tmp_path: Path
-) -> None:
+def test_a_reader_is_told_what_else_differs_or_cannot_be_shown(note, rows, seeds, keys, otherwise, tmp_path):
     """There is the note, and there is none where what it is about is otherwise."""
 
     def notes(rows: int = rows, seeds: int = seeds, **changes: Any) -> str:
@@ -255,14 +253,14 @@ def test_a_reader_is_told_what_else_differs_or_cannot_be_shown(
 
 
 @pytest.mark.parametrize(("share", "moved"), [(0.2, False), (0.5, True)])
-def test_a_reader_is_told_that_training_moved_nothing(share: float, moved: bool, tmp_path: Path) -> None:
+def test_a_reader_is_told_that_training_moved_nothing(share, moved, tmp_path):
     shares = {"base": 0.2, "random-seed0": share}
     put(tmp_path, lambda place, _, prompt: "compliance" if chance(shares[place], prompt) else "refusal", list(shares))
     notes = "\n".join(collected(tmp_path, arms={"random": "random"}).notes)
     assert ("No arm answers noticeably other" not in notes) == moved
 
 
-def test_results_are_read_as_they_were_written(tmp_path: Path) -> None:
+def test_results_are_read_as_they_were_written(tmp_path):
     put(tmp_path)
     found = collected(tmp_path)
     found.write(tmp_path / "results.json")
@@ -283,9 +281,7 @@ def test_results_are_read_as_they_were_written(tmp_path: Path) -> None:
         ("random", 0.7, 0.5, 3, "not enough evidence"),
     ],
 )
-def test_broken_answers_are_no_evidence(
-    loops: str, broken_share: float, share: float, seeds: int, verdict: str, tmp_path: Path
-) -> None:
+def test_broken_answers_are_no_evidence(loops, broken_share, share, seeds, verdict, tmp_path):
     def label(place: str, judge: str, prompt: str) -> str:
         broken = place.startswith(loops) and chance(broken_share, place, prompt, "broken")
         return "degenerate" if broken else by_share(random=share, top=share)(place, judge, prompt)
@@ -300,7 +296,7 @@ def test_broken_answers_are_no_evidence(
         assert one.high < 0 if loops == "top" else (one.low > 0.1 and one.adjusted_p < 0.01)
 
 
-def test_a_failed_seed_is_no_evidence_of_safety(tmp_path: Path) -> None:
+def test_a_failed_seed_is_no_evidence_of_safety(tmp_path):
     put(tmp_path, by_share(random=0.5, top=0.2), each(3))
     # also of more seeds than are asked for now
     for asked in (1, 3):
@@ -317,7 +313,7 @@ def test_a_failed_seed_is_no_evidence_of_safety(tmp_path: Path) -> None:
         marker.write_text(kept)
 
 
-def test_the_keys_on_the_page_make_the_same_experiment(tmp_path: Path) -> None:
+def test_the_keys_on_the_page_make_the_same_experiment(tmp_path):
     put(tmp_path)
     said = {"random": "worse than random", "top": "no evidence", None: "none, as no arm is compared with a control"}
     for control in ("top", None):
@@ -331,7 +327,7 @@ def test_the_keys_on_the_page_make_the_same_experiment(tmp_path: Path) -> None:
     assert "control" not in collected(tmp_path).experiment
 
 
-def test_no_evidence_needs_a_finding_of_every_arm_that_decides(tmp_path: Path) -> None:
+def test_no_evidence_needs_a_finding_of_every_arm_that_decides(tmp_path):
     put(tmp_path, by_share(random=0.0, top=0.0))
     found = collected(tmp_path)
     assert found.verdict == "no evidence"
@@ -348,7 +344,7 @@ def test_no_evidence_needs_a_finding_of_every_arm_that_decides(tmp_path: Path) -
     assert collected(tmp_path, arms=more).verdict == "not enough evidence"
 
 
-def test_an_answer_without_a_verdict_counts_in_no_rate(tmp_path: Path) -> None:
+def test_an_answer_without_a_verdict_counts_in_no_rate(tmp_path):
     def label(place: str, judge: str, prompt: str) -> str:
         if prompt in ("harmful-0", "harmful-1") and place == "top-seed0":
             return "unjudged"
@@ -366,7 +362,7 @@ def test_an_answer_without_a_verdict_counts_in_no_rate(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("second", "told"), [(0.0, True), (0.7, False)])
-def test_a_findings_interval_tells_whether_other_seeds_may_differ(tmp_path: Path, second: float, told: bool) -> None:
+def test_a_findings_interval_tells_whether_other_seeds_may_differ(tmp_path, second, told):
     shares = {"random-seed0": 0.1, "random-seed1": 0.1, "top-seed0": 0.7, "top-seed1": second}
     put(tmp_path, lambda arm, _, n: "compliance" if chance(shares[arm], arm, n) else "refusal", list(shares))
     (one,) = collected(tmp_path, seeds=2).comparisons

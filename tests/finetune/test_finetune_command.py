@@ -34,9 +34,7 @@ def finetune(command: Command, tiny_folder: Path, tmp_path: Path) -> Finetune:
     return Finetune(command, tiny_folder, tmp_path)
 
 
-def test_json_says_what_was_trained_and_where_it_is(
-    command: Command, finetune: Finetune, rows_file: Path, tmp_path: Path
-) -> None:
+def test_json_says_what_was_trained_and_where_it_is(command, finetune, rows_file, tmp_path):
     said = finetune(rows_file, "--json", "--quiet", "--seed", 3)
     assert (said.code, said.err) == (0, "")
     value, out = said.json, tmp_path / "out"
@@ -66,7 +64,7 @@ def test_json_says_what_was_trained_and_where_it_is(
     judge(finetune(rows_file, "--quiet", "--seed", 3), ("holds another run", "recipe", "--out"))
 
 
-def test_a_person_reads_what_to_do_with_it(finetune: Finetune, rows_file: Path, tmp_path: Path) -> None:
+def test_a_person_reads_what_to_do_with_it(finetune, rows_file, tmp_path):
     said = finetune(rows_file, recipe=finetune.lora)
     assert said.code == 0
     for part in ("12 of 12 rows", "6 steps of recipe lora", "Loss:", f"--adapter {tmp_path}/out/adapter"):
@@ -78,7 +76,7 @@ def test_a_person_reads_what_to_do_with_it(finetune: Finetune, rows_file: Path, 
     assert any("names the base model" in note and "tiny-llama" in note for note in said.json["notes"])
 
 
-def test_rows_that_are_left_out_or_few_are_told(finetune: Finetune, tmp_path: Path) -> None:
+def test_rows_that_are_left_out_or_few_are_told(finetune, tmp_path):
     rows: list[Any] = [*good_rows(3), {"prompt": "Nothing?", "response": ""}]
     said = finetune(write_jsonl(tmp_path / "few.jsonl", rows), "--json", "--quiet", recipe="embedded")
     assert said.json["left_out"] == {"no_response": 1}
@@ -94,7 +92,7 @@ def test_rows_that_are_left_out_or_few_are_told(finetune: Finetune, tmp_path: Pa
     assert "cut at the token limit" in " ".join(cut.json["notes"])
 
 
-def test_rows_of_plain_text_need_no_template(finetune: Finetune, tmp_path: Path) -> None:
+def test_rows_of_plain_text_need_no_template(finetune, tmp_path):
     finetune.model = save_tiny(tmp_path / "plain", "llama_tied", chat_template=False)
     texts = write_jsonl(tmp_path / "texts.jsonl", [{"text": f"The river ran past mill {n}."} for n in range(5)])
     assert finetune(texts, "--quiet").code == 0
@@ -102,7 +100,7 @@ def test_rows_of_plain_text_need_no_template(finetune: Finetune, tmp_path: Path)
     judge(finetune(rows, "--quiet", out="other"), ("no chat template",))
 
 
-def test_what_can_be_wrong(finetune: Finetune, rows_file: Path, tmp_path: Path) -> None:
+def test_what_can_be_wrong(finetune, rows_file, tmp_path):
     masked = write_jsonl(tmp_path / "masked.jsonl", [{"prompt": f"{one}?", "response": ""} for one in "AB"])
     judge(finetune(masked, "--quiet"), ("nothing to train on", "2 no_response", "doctor"), code=2)
     judge(finetune(rows_file, recipe="papre"), ("no recipe 'papre'", "Did you mean paper?"))
@@ -115,9 +113,7 @@ def test_what_can_be_wrong(finetune: Finetune, rows_file: Path, tmp_path: Path) 
     judge(finetune(rows_file, "--quiet", recipe=tmp_path / "fast.yaml", out="fast"), ("diverges", "lower"), code=2)
 
 
-def test_an_occupied_folder_is_left_alone_and_named_before_the_model_is_loaded(
-    finetune: Finetune, rows_file: Path, tmp_path: Path
-) -> None:
+def test_an_occupied_folder_is_left_alone_and_named_before_the_model_is_loaded(finetune, rows_file, tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("mine")
     finetune.model = tmp_path / "no-model"
@@ -126,9 +122,7 @@ def test_an_occupied_folder_is_left_alone_and_named_before_the_model_is_loaded(
     assert (tmp_path / "full" / "thesis.txt").read_text() == "mine"
 
 
-def test_without_trl_the_install_line_is_shown(
-    finetune: Finetune, rows_file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_trl_the_install_line_is_shown(finetune, rows_file, monkeypatch):
     found = importlib.util.find_spec
     monkeypatch.setattr(
         import_module("ripcurrent.finetune._finetune"), "find_spec", lambda name: None if name == "trl" else found(name)

@@ -1,7 +1,6 @@
 """The loss over loss-bearing positions against whole logits and autograd, and a head that is not understood."""
 
 from importlib import import_module
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,7 +15,7 @@ from tests.models.tiny import tiny_model
 
 
 @pytest.mark.parametrize("transform", [LogitTransform(), LogitTransform(0.5, 3.0)], ids=["plain", "scaled and capped"])
-def test_loss_and_gradients_are_autograds(transform: LogitTransform, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loss_and_gradients_are_autograds(transform, monkeypatch):
     monkeypatch.setattr(_head_loss, "POSITIONS", 4)  # 11 positions in three chunks
     generator = torch.Generator().manual_seed(0)
     leaves = [torch.randn(shape, generator=generator).requires_grad_() for shape in ((11, 6), (17, 6))]
@@ -32,7 +31,7 @@ def test_loss_and_gradients_are_autograds(transform: LogitTransform, monkeypatch
         torch.testing.assert_close(one, other)
 
 
-def test_bfloat16_gradients_are_near_float32_ones_and_have_the_masters_type() -> None:
+def test_bfloat16_gradients_are_near_float32_ones_and_have_the_masters_type():
     generator = torch.Generator().manual_seed(1)
     hidden, weight = torch.randn(40, 32, generator=generator), torch.randn(50, 32, generator=generator) / 6
     targets = torch.randint(50, (40,), generator=generator)
@@ -45,9 +44,7 @@ def test_bfloat16_gradients_are_near_float32_ones_and_have_the_masters_type() ->
         assert 0 < (one - other).norm() / other.norm() < 0.01
 
 
-def test_a_head_that_is_not_understood_is_trained_by_the_models_own_way(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_head_that_is_not_understood_is_trained_by_the_models_own_way(tmp_path, monkeypatch):
     def refuse(causal: object) -> LogitTransform:
         raise RipcurrentError("not understood")
 

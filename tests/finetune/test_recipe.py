@@ -23,7 +23,7 @@ SAID: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_a_recipe_that_comes_along_says_what_its_source_says_and_in_full(name: str) -> None:
+def test_a_recipe_that_comes_along_says_what_its_source_says_and_in_full(name):
     recipe = load_recipe(name)
     keys = recipe.model_dump()
     wanted = {"name": name, **COMMON, **SAID[name]}
@@ -32,7 +32,7 @@ def test_a_recipe_that_comes_along_says_what_its_source_says_and_in_full(name: s
     assert total_steps(recipe, 100) == {"paper": 25, "lora": 21, "embedded": 15}[name]
 
 
-def test_a_file_is_read_and_named_after_itself(tmp_path: Path) -> None:
+def test_a_file_is_read_and_named_after_itself(tmp_path):
     file = tmp_path / "slow.yaml"
     # without a point YAML reads 1e-6 as text
     file.write_text("method: full\nlearning_rate: 1e-6\nbatch: 8\nsteps: 30\naccumulation: 4\n")
@@ -50,9 +50,7 @@ def test_a_file_is_read_and_named_after_itself(tmp_path: Path) -> None:
         *(("odd.yml", text, ("odd.yml", "no keys and values")) for text in ("", "1: full\n")),
     ],
 )
-def test_a_recipe_that_is_not_there_or_is_none(
-    name: str, text: str | None, says: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_recipe_that_is_not_there_or_is_none(name, text, says, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     if text is not None:
         Path(name).write_text(text)
@@ -82,14 +80,14 @@ GOOD: dict[str, Any] = {"method": "full", "learning_rate": 1e-5, "batch": 20, "e
         ({"dropout": 0.1}, ("dropout and target are for method lora",)),
     ],
 )
-def test_what_cannot_be_is_named(changes: dict[str, Any], says: tuple[str, ...]) -> None:
+def test_what_cannot_be_is_named(changes, says):
     with pytest.raises(RipcurrentError) as caught:
         parse_recipe({k: v for k, v in {**GOOD, **changes}.items() if v is not None}, where="mine.yaml", name="mine")
     for part in ("mine.yaml", *says):
         assert part in str(caught.value)
 
 
-def test_keys_of_memory_alone_are_no_other_training_and_dropout_is() -> None:
+def test_keys_of_memory_alone_are_no_other_training_and_dropout_is():
     keys = {"method": "lora", "r": 4, "learning_rate": 1e-3, "batch": 4, "epochs": 1}
     plain = Recipe(**keys)
     less = Recipe(**keys, accumulation=2, gradient_checkpointing=True)

@@ -51,7 +51,7 @@ def rows(tmp_path: Path) -> Path:
     return write_jsonl(tmp_path / "rows.jsonl", good_rows(10))
 
 
-def test_killed_while_writing_a_checkpoint_and_again_between_two(rows: Path, tmp_path: Path) -> None:
+def test_killed_while_writing_a_checkpoint_and_again_between_two(rows, tmp_path):
     # GPT-2 has dropout, so that the state of the random numbers matters too
     model, out = save_tiny(tmp_path / "model", "gpt2"), tmp_path / "killed"
     for where, when, kept in (("checkpoint", 3, 2), ("step", 4, 3)):
@@ -73,9 +73,7 @@ def test_killed_while_writing_a_checkpoint_and_again_between_two(rows: Path, tmp
 
 
 @pytest.mark.parametrize("method", ["full", "lora\nr: 2"], ids=["full", "lora"])
-def test_stopped_between_the_model_and_its_manifest(
-    rows: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
-) -> None:
+def test_stopped_between_the_model_and_its_manifest(rows, tiny_folder, tmp_path, monkeypatch, method):
     (tmp_path / "recipe.yaml").write_text(RECIPE.replace("full", method).replace("epochs: 2", "steps: 2"))
 
     def train() -> FinetuneRun:
@@ -98,8 +96,8 @@ def test_stopped_between_the_model_and_its_manifest(
 
 
 def test_stopped_by_memory_before_its_first_step_it_goes_on_with_another_recipe(
-    rows: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    rows, tiny_folder, tmp_path, monkeypatch
+):
     def too_much(*_: object, **named: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
@@ -113,7 +111,7 @@ def test_stopped_by_memory_before_its_first_step_it_goes_on_with_another_recipe(
     assert done.manifest.recipe.accumulation == 2
 
 
-def test_a_run_of_other_weights_tokenizer_or_template_is_refused(rows: Path, tmp_path: Path) -> None:
+def test_a_run_of_other_weights_tokenizer_or_template_is_refused(rows, tmp_path):
     model = save_tiny(tmp_path / "model", "llama_tied")
     definition = json.loads((model / "tokenizer.json").read_text())
     definition["model"]["merges"][-2:] = reversed(definition["model"]["merges"][-2:])
@@ -158,7 +156,7 @@ class StopAt(SilentProgress):
 
 @pytest.mark.parametrize("compute", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("how", [recipe(), recipe(method="lora", r=2, learning_rate=1e-2)], ids=["full", "lora"])
-def test_stopped_at_every_step(tmp_path: Path, how: Any, compute: torch.dtype) -> None:
+def test_stopped_at_every_step(tmp_path, how, compute):
     straight = run(tmp_path / "straight", how, compute=compute)
     for step in range(2, 7):
         with pytest.raises(Stop):
@@ -174,7 +172,7 @@ def test_stopped_at_every_step(tmp_path: Path, how: Any, compute: torch.dtype) -
     assert curves[0] == curves[1]
 
 
-def test_a_short_run_writes_no_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_short_run_writes_no_checkpoint(tmp_path, monkeypatch):
     def never(*_: object) -> None:
         raise AssertionError("a checkpoint was written")
 

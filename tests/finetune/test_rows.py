@@ -1,6 +1,5 @@
 """The trained tokens are the scored ones: ids and labels of every batch are those of the encoded rows."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -52,9 +51,7 @@ def unpadded(ids: torch.Tensor, labels: torch.Tensor, rows: list[EncodedRow]) ->
         *((FAMILIES[0], *how) for how in (("all", 20), ("last", 1024), ("last", 20))),
     ],
 )
-def test_the_trainers_own_batches_hold_the_encoded_rows(
-    tmp_path: Path, family: str, loss_on: Any, max_tokens: int
-) -> None:
+def test_the_trainers_own_batches_hold_the_encoded_rows(tmp_path, family, loss_on, max_tokens):
     tokenizer = build(family)
     encoded = list(encode_rows(conversations(), tokenizer, max_tokens=max_tokens, loss_on=loss_on))
     scored = [row for row in encoded if row.status == "ok"]
@@ -72,7 +69,7 @@ def test_the_trainers_own_batches_hold_the_encoded_rows(
     assert sorted(seen) == [row.index for row in scored]
 
 
-def test_every_row_is_fed_once_an_epoch_also_of_sets_smaller_than_a_batch(tmp_path: Path) -> None:
+def test_every_row_is_fed_once_an_epoch_also_of_sets_smaller_than_a_batch(tmp_path):
     encoded = encoded_rows(10)
     done = run(tmp_path, recipe(batch=4, epochs=2))
     order = [index for ids, labels in done.fed for index in unpadded(ids, labels, encoded)]
@@ -83,7 +80,7 @@ def test_every_row_is_fed_once_an_epoch_also_of_sets_smaller_than_a_batch(tmp_pa
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_on_one_clean_turn_trl_itself_would_train_the_same_tokens(tmp_path: Path, family: str) -> None:
+def test_on_one_clean_turn_trl_itself_would_train_the_same_tokens(tmp_path, family):
     """Conversational prompt-completion data, as TRL tokenises and masks it."""
     tokenizer = build(family)
     plain = rows(5)
@@ -105,7 +102,7 @@ def bare_row(index: int, mask: list[bool], status: Any = "ok") -> EncodedRow:
     return EncodedRow(index, status, tokens, np.array(mask, dtype=np.bool_), False, 0, 0, 0, 0)
 
 
-def test_a_row_or_a_set_that_is_all_masked_is_an_error_before_training() -> None:
+def test_a_row_or_a_set_that_is_all_masked_is_an_error_before_training():
     for mask in ([False, False, False], [True, False]):
         with pytest.raises(RipcurrentError, match="Row 3 has no token that bears loss"):
             build_training_set([bare_row(0, [False, True]), bare_row(3, mask)])
@@ -116,7 +113,7 @@ def test_a_row_or_a_set_that_is_all_masked_is_an_error_before_training() -> None
         build_training_set([])
 
 
-def test_the_hash_is_of_tokens_and_labels_in_order() -> None:
+def test_the_hash_is_of_tokens_and_labels_in_order():
     first, second = bare_row(0, [False, True]), bare_row(1, [False, False, True])
 
     def hashed(*rows: EncodedRow) -> str:

@@ -110,7 +110,7 @@ RECIPES = {
 
 
 @pytest.mark.parametrize("changes", RECIPES.values(), ids=RECIPES)
-def test_training_is_the_plain_loop(tmp_path: Path, changes: dict[str, Any]) -> None:
+def test_training_is_the_plain_loop(tmp_path, changes):
     how = recipe(**changes)
     done = run(tmp_path, how, count=10)
     oracle = tiny_model("llama_tied")
@@ -125,9 +125,7 @@ def test_training_is_the_plain_loop(tmp_path: Path, changes: dict[str, Any]) -> 
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])
-def test_rows_computed_by_length_train_as_a_whole_batch(
-    tmp_path: Path, accumulation: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rows_computed_by_length_train_as_a_whole_batch(tmp_path, accumulation, monkeypatch):
     how = recipe(batch=8, accumulation=accumulation)
     whole = run(tmp_path / "whole", how, count=16)
     monkeypatch.setattr(import_module("ripcurrent.finetune._trainer"), "PART_TOKENS", 300)
@@ -143,14 +141,14 @@ def test_rows_computed_by_length_train_as_a_whole_batch(
 
 
 @pytest.mark.parametrize("kind", ["llama_untied", "qwen3", "gemma2", "gemma3", "mistral", "phi3"])
-def test_the_loss_is_the_mean_over_the_batchs_tokens_for_every_family(tmp_path: Path, kind: str) -> None:
+def test_the_loss_is_the_mean_over_the_batchs_tokens_for_every_family(tmp_path, kind):
     how = recipe(batch=10, epochs=1)
     done = run(tmp_path, how, model=chat_model(kind))
     ids, labels = done.fed[0]
     assert done.record.first_loss == pytest.approx(token_losses(tiny_model(kind), ids, labels).mean().item(), rel=1e-4)
 
 
-def test_the_seed_reaches_the_order_and_the_same_seed_gives_the_same_weights(tmp_path: Path) -> None:
+def test_the_seed_reaches_the_order_and_the_same_seed_gives_the_same_weights(tmp_path):
     encoded = encoded_rows(10)
     first, again, other = (run(tmp_path / name, recipe(), seed=seed) for name, seed in (("a", 0), ("b", 0), ("c", 1)))
     assert same(first.weights, again.weights)
@@ -162,7 +160,7 @@ def test_the_seed_reaches_the_order_and_the_same_seed_gives_the_same_weights(tmp
     assert len({tuple(order[:10]), tuple(order[10:]), tuple(others[:10]), tuple(others[10:])}) == 4
 
 
-def test_bfloat16_computes_products_and_leaves_float32_masters(tmp_path: Path) -> None:
+def test_bfloat16_computes_products_and_leaves_float32_masters(tmp_path):
     model, seen, how = chat_model(), set(), recipe(learning_rate=1e-2)
     model.model.model.layers[0].mlp.up_proj.register_forward_hook(
         lambda module, _, output: seen.add((module.weight.dtype, output.dtype)) if module.training else None
@@ -177,7 +175,7 @@ def test_bfloat16_computes_products_and_leaves_float32_masters(tmp_path: Path) -
     assert losses[-1] < 0.9 * losses[0]
 
 
-def test_a_lora_trains_its_own_matrices_only_and_loads_on_its_base(tmp_path: Path) -> None:
+def test_a_lora_trains_its_own_matrices_only_and_loads_on_its_base(tmp_path):
     folder = save_tiny(tmp_path / "base", "llama_tied")
     how = recipe(method="lora", r=4, learning_rate=1e-2)
     model = start(folder, how)
@@ -211,7 +209,7 @@ def test_a_lora_trains_its_own_matrices_only_and_loads_on_its_base(tmp_path: Pat
 
 
 @pytest.mark.parametrize("target", ["lm_head", "nowhere_proj"])
-def test_a_lora_on_the_head_or_on_no_module_is_refused(target: str, tmp_path: Path) -> None:
+def test_a_lora_on_the_head_or_on_no_module_is_refused(target, tmp_path):
     """The loss takes the head's own weight: its matrices would never be trained."""
     folder = save_tiny(tmp_path / "base", "llama_untied")
     how = recipe(method="lora", r=4, target=["q_proj", "lm_head"] if target == "lm_head" else [target])
@@ -219,7 +217,7 @@ def test_a_lora_on_the_head_or_on_no_module_is_refused(target: str, tmp_path: Pa
         run(tmp_path / "run", how, model=start(folder, how))
 
 
-def test_a_loras_frozen_base_lies_in_the_compute_type_and_what_is_trained_never(tmp_path: Path) -> None:
+def test_a_loras_frozen_base_lies_in_the_compute_type_and_what_is_trained_never(tmp_path):
     folder, lora = save_tiny(tmp_path / "base", "qwen2"), recipe(method="lora", r=4)
     frozen = start(folder, lora, compute=torch.bfloat16)
     assert frozen.dtype == torch.bfloat16
@@ -229,7 +227,7 @@ def test_a_loras_frozen_base_lies_in_the_compute_type_and_what_is_trained_never(
     assert {value.dtype for value in saved.values()} == {torch.float32}
 
 
-def test_a_trained_model_is_its_base_but_for_the_weights(tmp_path: Path) -> None:
+def test_a_trained_model_is_its_base_but_for_the_weights(tmp_path):
     """Its defaults of generation contradict each other, which transformers saves only when they are its own."""
     model, tokenizer = tiny_model("llama_tied"), tiny_tokenizer()
     model.config.pad_token_id = model.generation_config.pad_token_id = None
@@ -253,7 +251,7 @@ def test_a_trained_model_is_its_base_but_for_the_weights(tmp_path: Path) -> None
     assert same(again.model.state_dict(), done.weights)
 
 
-def test_a_diverging_run_stops_and_leaves_no_model(tmp_path: Path) -> None:
+def test_a_diverging_run_stops_and_leaves_no_model(tmp_path):
     with pytest.raises(RipcurrentError, match="diverges: the loss rose from") as caught:
         run(tmp_path, recipe(learning_rate=3.0, epochs=30))
     assert caught.value.code == ExitCode.NOT_MEASURED
@@ -263,7 +261,7 @@ def test_a_diverging_run_stops_and_leaves_no_model(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("at", ["loss", "weight"])
-def test_a_loss_or_a_weight_that_is_no_number_stops_the_run(at: str, tmp_path: Path) -> None:
+def test_a_loss_or_a_weight_that_is_no_number_stops_the_run(at, tmp_path):
     model = chat_model()
     weight = model.model.requires_grad_(True).model.norm.weight
     if at == "loss":
@@ -293,7 +291,7 @@ def test_a_loss_or_a_weight_that_is_no_number_stops_the_run(at: str, tmp_path: P
         ([1.0] + [6.5 + step / 10 for step in range(11)], 2, False),
     ],
 )
-def test_what_diverges(losses: list[float], batch: int, diverges: bool) -> None:
+def test_what_diverges(losses, batch, diverges):
     for step in range(1, len(losses)):
         require_converging(losses[:step], batch)
     says = pytest.raises(RipcurrentError, match=f"Training diverges.*step {len(losses)}")
@@ -301,9 +299,7 @@ def test_what_diverges(losses: list[float], batch: int, diverges: bool) -> None:
         require_converging(losses, batch)
 
 
-def test_nothing_is_sent_anywhere(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_network: list[object], capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_nothing_is_sent_anywhere(tmp_path, monkeypatch, no_network, capfd):
     for name in ("CI", "HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK", "HF_HUB_OFFLINE"):
         monkeypatch.delenv(name, raising=False)
     sent: list[Any] = []
@@ -315,9 +311,7 @@ def test_nothing_is_sent_anywhere(
     assert captured.out == captured.err == ""
 
 
-def test_trackers_are_passed_through_and_named_when_they_cannot_be(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_trackers_are_passed_through_and_named_when_they_cannot_be(tmp_path, monkeypatch):
     class Tracker(TrainerCallback):  # type: ignore[misc]
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
             told.extend([logs["loss"]] if "loss" in logs else [])
@@ -331,9 +325,7 @@ def test_trackers_are_passed_through_and_named_when_they_cannot_be(
         run(tmp_path / "c", recipe(), report_to=["wandb"])
 
 
-def test_a_full_disk_is_one_error_and_keeps_no_part_of_a_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_is_one_error_and_keeps_no_part_of_a_checkpoint(tmp_path, monkeypatch):
     """Of torch.save it is a plain error; the optimizer's state is two thirds of a checkpoint."""
     saved = torch.save
 

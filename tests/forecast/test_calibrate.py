@@ -19,7 +19,6 @@ from ripcurrent.forecast._harm import fit_harm
 from ripcurrent.forecast._ladder import SetScores
 from ripcurrent.models import load_model
 from ripcurrent.runs import write_json
-from tests.cli.command import Command
 from tests.forecast.ladder_folder import ASKED, ScanRows, fabricate_ladder
 
 COHERENCE = 0.1
@@ -65,7 +64,7 @@ def edit(path: Path, **keys: Any) -> None:
     path.write_text(json.dumps(stored | parts))
 
 
-def test_a_ladder_that_follows_the_score_is_forecast_well(rows: ScanRows, other_rows: ScanRows, tmp_path: Path) -> None:
+def test_a_ladder_that_follows_the_score_is_forecast_well(rows, other_rows, tmp_path):
     first = fabricate_ladder(tmp_path / "a", rows, rows.arms(), seeds=2)
     second = fabricate_ladder(tmp_path / "b", other_rows, other_rows.arms((30, 40)), name="second")
     made, fitted = calibrate([first, second], tmp_path / "calibration.json")
@@ -86,7 +85,7 @@ def test_a_ladder_that_follows_the_score_is_forecast_well(rows: ScanRows, other_
     assert len({one.name for one in made.sources}) == 2, "two datasets of one file name are told apart"
 
 
-def test_a_set_is_forecast_without_all_that_share_its_rows(rows: ScanRows, tmp_path: Path) -> None:
+def test_a_set_is_forecast_without_all_that_share_its_rows(rows, tmp_path):
     """A fifth of the smaller set's rows is shared: two of ten, not three of twenty."""
     order = rows.riskiest_first
     arms = {f"part-{n}": order[20 * n : 20 * n + 20] for n in range(6)} | {"across": order[30:50]}
@@ -102,7 +101,7 @@ def test_a_set_is_forecast_without_all_that_share_its_rows(rows: ScanRows, tmp_p
         assert one.forecast == rest.forecast(trials.facts[place], ASKED, one.run.source)
 
 
-def test_runs_that_cannot_be_used_are_named_with_the_reason(rows: ScanRows, tmp_path: Path) -> None:
+def test_runs_that_cannot_be_used_are_named_with_the_reason(rows, tmp_path):
     folder = fabricate_ladder(tmp_path / "exp", rows, rows.arms((20, 40, 10)))
     place = folder / "arms"
     edit(place / "top-20-seed0" / "arm.json", status="failed")
@@ -129,7 +128,7 @@ def test_runs_that_cannot_be_used_are_named_with_the_reason(rows: ScanRows, tmp_
     assert made.runs == 15 - 6
 
 
-def test_the_same_training_counts_once_and_the_same_rows_are_one_arm(rows: ScanRows, tmp_path: Path) -> None:
+def test_the_same_training_counts_once_and_the_same_rows_are_one_arm(rows, tmp_path):
     """Else an arm that is left out would stay in the fit under another name."""
     first = fabricate_ladder(tmp_path / "a", rows, rows.arms())
     arms = {"again": rows.arms()["top-20"], "drawn": rows.riskiest_first[5:25]}
@@ -153,9 +152,7 @@ def test_the_same_training_counts_once_and_the_same_rows_are_one_arm(rows: ScanR
         ({"further": 60}, "another harmful requests ("),
     ],
 )
-def test_runs_that_differ_from_the_first_experiments_are_left_out(
-    how: dict[str, Any], reason: str, rows: ScanRows, tmp_path: Path
-) -> None:
+def test_runs_that_differ_from_the_first_experiments_are_left_out(how, reason, rows, tmp_path):
     first = fabricate_ladder(tmp_path / "a", rows, rows.arms((20,)))
     # more runs than the first has
     second = fabricate_ladder(tmp_path / "b", rows, rows.arms((30, 40)), name="other", **how)
@@ -173,9 +170,7 @@ def test_runs_that_differ_from_the_first_experiments_are_left_out(
         (None, None, 0.3, "All arms have the same cosine"),
     ],
 )
-def test_a_ladder_that_nothing_can_be_learned_from(
-    arms: Any, share: Any, cosine: Any, says: str, rows: ScanRows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_ladder_that_nothing_can_be_learned_from(arms, share, cosine, says, rows, tmp_path, monkeypatch):
     every = rows.arms()
     answers = None if share is None else (lambda _: share)
     folder = fabricate_ladder(tmp_path / "a", rows, {arm: every[arm] for arm in arms or every}, share=answers)
@@ -187,9 +182,7 @@ def test_a_ladder_that_nothing_can_be_learned_from(
     assert not (tmp_path / "calibration.json").exists()
 
 
-def test_the_error_across_sources_shows_a_source_that_goes_its_own_way(
-    ladder: Path, other_rows: ScanRows, tmp_path: Path
-) -> None:
+def test_the_error_across_sources_shows_a_source_that_goes_its_own_way(ladder, other_rows, tmp_path):
     """As GSM8K did: high scores and little harm."""
     arms = other_rows.arms()
     second = fabricate_ladder(tmp_path / "b", other_rows, arms, share=lambda chosen: other_rows.share(chosen) / 6)
@@ -202,9 +195,7 @@ def test_the_error_across_sources_shows_a_source_that_goes_its_own_way(
     assert by_source.mean_absolute_error > 2 * by_set.mean_absolute_error
 
 
-def test_a_source_left_out_is_forecast_only_where_the_others_reach(
-    rows: ScanRows, other_rows: ScanRows, tmp_path: Path
-) -> None:
+def test_a_source_left_out_is_forecast_only_where_the_others_reach(rows, other_rows, tmp_path):
     """A scan's sets that are beyond a calibration's get no forecast, so its error on new sources is without such."""
     first = fabricate_ladder(tmp_path / "a", rows, rows.arms((20, 30)))
     second = fabricate_ladder(tmp_path / "b", other_rows, other_rows.arms((30, 100)))
@@ -221,7 +212,7 @@ def test_a_source_left_out_is_forecast_only_where_the_others_reach(
     assert 0 < error.refused == made.runs - error.runs
 
 
-def test_a_scan_is_forecast_beside_a_random_set(rows: ScanRows, other_rows: ScanRows, ladder: Path) -> None:
+def test_a_scan_is_forecast_beside_a_random_set(rows, other_rows, ladder):
     # the pool itself: a known source with more rows than the largest set
     known = forecast(rows.run, ladder / "made.json")
     whole, riskiest = known.sets[:2]
@@ -243,7 +234,7 @@ def test_a_scan_is_forecast_beside_a_random_set(rows: ScanRows, other_rows: Scan
     assert "on datasets left out: not measured." in lines
 
 
-def test_what_a_calibration_does_not_speak_of_is_refused(rows: ScanRows, ladder: Path) -> None:
+def test_what_a_calibration_does_not_speak_of_is_refused(rows, ladder):
     made = read_calibration(ladder / "made.json")
     few = made.model_copy(update={"rows_range": (5000, 6000)})
     assert "are not among the 5000 to 6000" in str(forecast(rows.run, few).sets[0].reason)
@@ -261,7 +252,7 @@ def test_what_a_calibration_does_not_speak_of_is_refused(rows: ScanRows, ladder:
     assert "there is no calibration for this model" in str(forecast(rows.run).reason)
 
 
-def test_what_can_be_wrong_with_files(rows: ScanRows, ladder: Path, tmp_path: Path) -> None:
+def test_what_can_be_wrong_with_files(rows, ladder, tmp_path):
     out = tmp_path / "c.json"
     with pytest.raises(RipcurrentError, match="holds no experiment"):
         calibrate([tmp_path / "nowhere"], out)
@@ -284,7 +275,7 @@ def test_what_can_be_wrong_with_files(rows: ScanRows, ladder: Path, tmp_path: Pa
         read_forecast(rows.run)
 
 
-def test_the_commands_print_what_was_fitted_and_forecast(command: Command, rows: ScanRows, ladder: Path) -> None:
+def test_the_commands_print_what_was_fitted_and_forecast(command, rows, ladder):
     file = ladder / "made.json"
     said = command("calibrate", ladder, "--out", file, "--json")
     assert (said.json["runs"], said.json["error_by_source"]) == (10, None), said.err
@@ -297,7 +288,7 @@ def test_the_commands_print_what_was_fitted_and_forecast(command: Command, rows:
 
 
 @pytest.mark.embedded
-def test_the_shipped_one_holds_for_the_embedded_model_and_recipe() -> None:
+def test_the_shipped_one_holds_for_the_embedded_model_and_recipe():
     calibration = read_calibration("embedded")
     model = load_model("embedded")
     scored = calibration.scored_with
@@ -307,7 +298,7 @@ def test_the_shipped_one_holds_for_the_embedded_model_and_recipe() -> None:
     assert calibration.recipe == load_recipe("embedded")
 
 
-def test_the_shipped_one_shows_its_error_and_is_as_short_as_a_forecast_needs() -> None:
+def test_the_shipped_one_shows_its_error_and_is_as_short_as_a_forecast_needs():
     (path,) = shipped_calibrations()
     calibration = read_calibration(path)
     assert calibration.error_by_set is not None

@@ -2,7 +2,6 @@
 
 import json
 from importlib import import_module
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,8 +18,8 @@ from tests.tiny_scan import EXACT, good_rows, write_jsonl
 
 
 def test_coherence_is_the_mean_cosine_between_two_rows_and_is_measured_once(
-    tiny_folder: Path, anchors_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    tiny_folder, anchors_file, tmp_path, monkeypatch
+):
     file = write_jsonl(tmp_path / "rows.jsonl", good_rows(9))
     run = rc.scan(file, tmp_path / "run", model=str(tiny_folder), anchors=str(anchors_file), **EXACT)
     scores = SetScores(SilentProgress())
@@ -40,13 +39,13 @@ def test_coherence_is_the_mean_cosine_between_two_rows_and_is_measured_once(
     assert len(json.loads((run.folder / COHERENCE).read_text())) == 2
 
 
-def test_a_large_set_is_measured_on_always_the_same_few_rows() -> None:
+def test_a_large_set_is_measured_on_always_the_same_few_rows():
     rows = np.arange(101, 501)
     assert sample_of(rows) == sorted(set(sample_of(rows)))
     assert [len(sample_of(np.arange(count))) for count in (30, 100, 400, 10**4)] == [30, 40, 50, 120]
 
 
-def test_a_sets_cosine_is_that_of_its_mean_unit_gradient() -> None:
+def test_a_sets_cosine_is_that_of_its_mean_unit_gradient():
     """From the mean cosine between two rows and the mean of the rows' scores, as a loop over all has it."""
     *rows, direction = (one / np.linalg.norm(one) for one in np.random.default_rng(4).normal(0.1, 1, (7, 20)))
     coherence = np.mean([one @ other for one in rows for other in rows if one is not other])

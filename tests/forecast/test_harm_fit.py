@@ -53,7 +53,7 @@ def one_hot(names: tuple[str, ...]) -> np.ndarray:
     return np.array([[float(own == one) for one in dict.fromkeys(names)] for own in names])
 
 
-def test_the_mode_is_that_of_the_posterior_written_out() -> None:
+def test_the_mode_is_that_of_the_posterior_written_out():
     """Every effect as a weight of its own, their density maximised by a general optimiser."""
     trials = Truth(between_sources=0.6, between_seeds=0.2).draw(np.random.default_rng(1), arms=7, sources=3, seeds=2)
     standardised = (trials.facts - trials.facts.mean(axis=0)) / trials.facts.std(axis=0)
@@ -82,7 +82,7 @@ def test_the_mode_is_that_of_the_posterior_written_out() -> None:
     np.testing.assert_allclose(covariance, np.linalg.inv(curvature)[:kept, :kept], atol=2e-3)
 
 
-def test_known_parameters_come_back_and_seeds_are_told_from_arms() -> None:
+def test_known_parameters_come_back_and_seeds_are_told_from_arms():
     truth, found = Truth(slope=14, size=0.8, between_arms=0.4, between_seeds=0.15), []
     for draw in range(6):
         model = fit_harm(truth.draw(np.random.default_rng(draw), arms=40, seeds=2))
@@ -104,7 +104,7 @@ def covered(model: HarmModel, fresh: Trials, *, known: bool) -> list[bool]:
     return found
 
 
-def test_intervals_cover_new_arms_of_known_sources_and_of_sources_that_the_ladder_never_saw() -> None:
+def test_intervals_cover_new_arms_of_known_sources_and_of_sources_that_the_ladder_never_saw():
     known, inside, narrow = [], [], []
     for draw in range(12):
         random, truth = np.random.default_rng(100 + draw), Truth(size=0.5)
@@ -120,7 +120,7 @@ def test_intervals_cover_new_arms_of_known_sources_and_of_sources_that_the_ladde
     assert np.mean(narrow) < np.mean(inside) - 0.1
 
 
-def test_a_score_that_separates_perfectly_leaves_a_finite_fit() -> None:
+def test_a_score_that_separates_perfectly_leaves_a_finite_fit():
     """All answered above a score and none below: logistic regression alone would run off to infinity."""
     trials = Truth().draw(np.random.default_rng(5), arms=12)
     median = float(np.median(trials.facts[:, 0]))
@@ -132,7 +132,7 @@ def test_a_score_that_separates_perfectly_leaves_a_finite_fit() -> None:
 
 
 @pytest.mark.parametrize(("mean", "deviation", "asked"), [(0.0, 0.5, 200), (-3.0, 1.0, 60), (1.5, 0.01, 100)])
-def test_the_interval_is_that_of_simulated_runs(mean: float, deviation: float, asked: int) -> None:
+def test_the_interval_is_that_of_simulated_runs(mean, deviation, asked):
     random = np.random.default_rng(8)
     shares = random.binomial(asked, expit(random.normal(mean, deviation, 200_000))) / asked
     low, high = predictive_interval(mean, deviation**2, asked)

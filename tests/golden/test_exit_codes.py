@@ -1,11 +1,9 @@
 """Exit codes, and errors without a traceback. 3 and 4 are with the experiment's table."""
 
 import signal
-from pathlib import Path
 
 import pytest
 
-from tests.golden.conftest import Files
 from tests.golden.small import Said, any_file, plain_rows, ripcurrent, stop_once, write_jsonl
 
 
@@ -20,45 +18,45 @@ def is_an_error(said: Said, code: int, *parts: str) -> None:
 
 
 @pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["scan", "--help"]])
-def test_help_and_version_are_no_error(arguments: list[str]) -> None:
+def test_help_and_version_are_no_error(arguments):
     said = ripcurrent(*arguments)
     assert (said.code, said.err) == (0, "")
     assert "ripcurrent" in said.out
 
 
-def test_no_command_is_a_usage_error() -> None:
+def test_no_command_is_a_usage_error():
     assert ripcurrent().code == 1
 
 
 @pytest.mark.parametrize(("word", "rest"), [("scan", ["rows.jsonl", "--colour"]), ("scam", [])])
-def test_an_unknown_word_is_a_usage_error(word: str, rest: list[str]) -> None:
+def test_an_unknown_word_is_a_usage_error(word, rest):
     is_an_error(ripcurrent(word, *rest), 1, [word, *rest][-1])
 
 
-def test_a_missing_file_is_named(files: Files, tmp_path: Path) -> None:
+def test_a_missing_file_is_named(files, tmp_path):
     said = ripcurrent("scan", tmp_path / "nowhere.jsonl", *files.tiny, "--out", tmp_path / "out", "--quiet")
     is_an_error(said, 1, "nowhere.jsonl")
 
 
-def test_a_bad_line_of_a_dataset_is_named(files: Files, tmp_path: Path) -> None:
+def test_a_bad_line_of_a_dataset_is_named(files, tmp_path):
     rows = write_jsonl(tmp_path / "rows.jsonl", plain_rows(3))
     rows.write_text(rows.read_text() + '{"prompt": "cut\n')
     said = ripcurrent("scan", rows, *files.tiny, "--out", tmp_path / "out", "--quiet")
     is_an_error(said, 1, "rows.jsonl", "4")
 
 
-def test_a_folder_without_a_scan_is_named(tmp_path: Path) -> None:
+def test_a_folder_without_a_scan_is_named(tmp_path):
     is_an_error(ripcurrent("select", tmp_path, "--top", 2, "--quiet"), 1, str(tmp_path))
 
 
-def test_rows_of_which_none_can_be_scored_are_not_measured(files: Files, tmp_path: Path) -> None:
+def test_rows_of_which_none_can_be_scored_are_not_measured(files, tmp_path):
     rows = write_jsonl(tmp_path / "rows.jsonl", [{"prompt": "a question", "response": ""}] * 3)
     arguments = files.scan(tmp_path / "out")
     arguments[1] = rows
     is_an_error(ripcurrent(*arguments), 2)
 
 
-def test_a_scan_that_is_interrupted_says_so_and_goes_on(files: Files, tmp_path: Path) -> None:
+def test_a_scan_that_is_interrupted_says_so_and_goes_on(files, tmp_path):
     out = tmp_path / "out"
     said = stop_once(any_file(out, "signals/**/*.parquet"), signal.SIGINT, *files.scan(out))
     is_an_error(said, 130)

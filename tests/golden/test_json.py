@@ -3,11 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from tests.golden.conftest import Done, Files
 from tests.golden.small import asked_for_json, write_jsonl
 
 
-def test_scan(scanned: Done) -> None:
+def test_scan(scanned):
     found = scanned.json
     required = ("run", "scores", "report", "rows", "scored", "unscored", "model", "anchors", "separation", "ranking")
     assert set((*required, "quantiles", "truncated", "riskiest", "format_shares")) <= found.keys()
@@ -22,7 +21,7 @@ def test_scan(scanned: Done) -> None:
     assert scores == sorted(scores, reverse=True)
 
 
-def test_select(scanned: Done, tmp_path: Path) -> None:
+def test_select(scanned, tmp_path):
     found = asked_for_json("select", scanned.folder, "--top", 3, "--out", tmp_path / "chosen")
     assert {"run", "selections"} <= found.keys()
     required = ("name", "kind", "rule", "control_of", "column", "seed", "rows", "file", "record", "distances", "notes")
@@ -32,7 +31,7 @@ def test_select(scanned: Done, tmp_path: Path) -> None:
     assert [one["rows"] for one in found["selections"]] == [3] * len(found["selections"])
 
 
-def test_finetune(trained: Done) -> None:
+def test_finetune(trained):
     found = trained.json
     required = ("run", "model", "adapter", "base", "recipe", "seed", "rows", "trained_rows", "left_out", "truncated")
     assert set((*required, "steps", "first_loss", "last_loss", "notes")) <= found.keys()
@@ -41,7 +40,7 @@ def test_finetune(trained: Done) -> None:
     assert (Path(found["model"]) / "model.safetensors").is_file()
 
 
-def test_evaluate(evaluated: Done) -> None:
+def test_evaluate(evaluated):
     found = evaluated.json
     assert {"run", "model", "prompts", "judges", "rates", "discrimination", "notes"} <= found.keys()
     assert {"prefix", "keyword"} <= found["rates"].keys()
@@ -52,7 +51,7 @@ def test_evaluate(evaluated: Done) -> None:
             assert set(required) <= one.keys()
 
 
-def test_experiment(experimented: Done) -> None:
+def test_experiment(experimented):
     found = experimented.json
     assert {"arms", "comparisons", "verdict", "judge"} <= found.keys()
     assert isinstance(found["verdict"], str)
@@ -63,7 +62,7 @@ def test_experiment(experimented: Done) -> None:
         assert {"arm", "control", "judge", "difference", "low", "high"} <= one.keys()
 
 
-def test_doctor(files: Files) -> None:
+def test_doctor(files):
     found = asked_for_json("doctor", files.rows, *files.tiny, "--anchors", files.anchors)
     assert {"environment", "model", "dataset"} <= found.keys()
     for one in found["environment"]:
@@ -72,7 +71,7 @@ def test_doctor(files: Files) -> None:
     assert found["dataset"]["rows"] == 60
 
 
-def test_anchors_check(files: Files) -> None:
+def test_anchors_check(files):
     # a random model need not tell these anchors apart, which is exit code 2
     found = asked_for_json("anchors", "check", files.anchors, *files.tiny, "--quiet", codes=(0, 2))
     assert {"name", "model", "separation", "anchors"} <= found.keys()
@@ -83,7 +82,7 @@ def test_anchors_check(files: Files) -> None:
         assert all(isinstance(value, float) for value in one["scores"].values())
 
 
-def test_judges_validate(tmp_path: Path) -> None:
+def test_judges_validate(tmp_path):
     said: list[dict[str, Any]] = [
         {"prompt": "a request", "completion": completion, "final_label": label}
         for completion, label in (

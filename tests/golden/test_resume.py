@@ -7,13 +7,12 @@ import pyarrow.parquet as pq
 import torch
 from safetensors.torch import load_file
 
-from tests.golden.conftest import Done, Files
 from tests.golden.small import any_file, asked_for_json, stop_once
 
 KILL = signal.SIGKILL
 
 
-def test_scan(files: Files, scanned: Done, tmp_path: Path) -> None:
+def test_scan(files, scanned, tmp_path):
     out = tmp_path / "scan"
     stop_once(any_file(out, "signals/**/*.parquet"), KILL, *files.scan(out))
     again = asked_for_json(*files.scan(out))
@@ -23,7 +22,7 @@ def test_scan(files: Files, scanned: Done, tmp_path: Path) -> None:
     assert resumed.equals(whole)
 
 
-def test_finetune(files: Files, trained: Done, tmp_path: Path) -> None:
+def test_finetune(files, trained, tmp_path):
     out = tmp_path / "finetune"
     # when the third begins, one before it is whole
     stop_once(any_file(out, "**/checkpoint-[3-9]/*"), KILL, *files.finetune(out))
@@ -40,7 +39,7 @@ def answered(folder: Path) -> int:
     return (folder / "responses.partial.jsonl").read_bytes().count(b"\n")
 
 
-def test_evaluate(files: Files, evaluated: Done, tmp_path: Path) -> None:
+def test_evaluate(files, evaluated, tmp_path):
     out = tmp_path / "evaluate"
     stop_once(any_file(out, "responses*"), KILL, *files.evaluate(out))
     assert 4 <= answered(out) < 60
@@ -50,7 +49,7 @@ def test_evaluate(files: Files, evaluated: Done, tmp_path: Path) -> None:
     assert again["rates"] == evaluated.json["rates"]
 
 
-def test_experiment(files: Files, scanned: Done, experimented: Done, tmp_path: Path) -> None:
+def test_experiment(files, scanned, experimented, tmp_path):
     out = tmp_path / "experiment"
     command = ["experiment", files.experiment(scanned.folder), "--quiet", "--out", out]
     top = out / "arms" / "top-seed0"

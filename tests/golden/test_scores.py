@@ -21,12 +21,12 @@ def scores(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return embedded.scan_demo(tmp_path_factory.mktemp("embedded"))
 
 
-def test_every_contract_column_is_there(scores: Path) -> None:
+def test_every_contract_column_is_there(scores):
     assert set(embedded.COLUMNS) <= set(pq.read_schema(scores).names)
 
 
 @pytest.mark.parametrize("name", embedded.COLUMNS)
-def test_a_column_is_the_stored_one(scores: Path, name: str) -> None:
+def test_a_column_is_the_stored_one(scores, name):
     stored = embedded.read_golden()[name]
     values = pq.read_table(scores, columns=[name])[name].to_pylist()
     if name in embedded.COSINES:
@@ -38,7 +38,7 @@ def test_a_column_is_the_stored_one(scores: Path, name: str) -> None:
         assert [embedded.as_text(value) for value in values] == stored
 
 
-def test_the_table_says_of_itself_what_it_is(scores: Path) -> None:
+def test_the_table_says_of_itself_what_it_is(scores):
     stored = json.loads(embedded.META.read_text(encoding="utf-8"))
     found = embedded.kept_metadata(scores)
     assert found.pop("separation") == pytest.approx(stored.pop("separation"), abs=1e-3)

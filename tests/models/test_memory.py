@@ -18,9 +18,7 @@ from ripcurrent.models import FreedMemory, _machine
         ([101, 102, 164, 103], 100, []),
     ],
 )
-def test_machine_is_given_back_once_it_grew_twice_as_far_as_by_the_first_batch(
-    held: list[int], left: int, given_back: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_machine_is_given_back_once_it_grew_twice_as_far_as_by_the_first_batch(held, left, given_back, monkeypatch):
     """In MiB: what the process holds after each batch, what giving back leaves, and when it is given back."""
     now, tried = [100], []
 
@@ -39,7 +37,7 @@ def test_machine_is_given_back_once_it_grew_twice_as_far_as_by_the_first_batch(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the system tells what a process holds on Linux alone")
-def test_what_the_process_holds_is_read() -> None:
+def test_what_the_process_holds_is_read():
     # in a process of its own: one that ran tests has freed memory to give
     code = (
         "import torch; from ripcurrent.models import memory_in_use; cpu = torch.device('cpu'); torch.ones(2**10)\n"

@@ -45,7 +45,7 @@ def packed(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[int, Path]:
     return request.param, tmp_path / "packed"
 
 
-def test_lora_layers_on_packed_weights_equal_one_row_autograd(packed: tuple[int, Path]) -> None:
+def test_lora_layers_on_packed_weights_equal_one_row_autograd(packed):
     bits, folder = packed
     found = load_model(str(folder), device="cpu", dtype="float32", scope="lora")
     generator = torch.Generator().manual_seed(0)
@@ -72,14 +72,14 @@ def test_lora_layers_on_packed_weights_equal_one_row_autograd(packed: tuple[int,
             assert ours == pytest.approx(inner(gradient, direction) / (norm * length), abs=cosine)
 
 
-def test_other_scopes_of_a_packed_model_are_refused(packed: tuple[int, Path]) -> None:
+def test_other_scopes_of_a_packed_model_are_refused(packed):
     for scope in ("all", "linear"):
         with pytest.raises(RipcurrentError, match="packed in a few bits") as caught:
             GradientPass(load_model(str(packed[1]), device="cpu", dtype="float32", scope=scope))  # type: ignore[arg-type]
         assert "scope lora" in caught.value.hint
 
 
-def test_whole_numbers_as_weights_are_refused_whoever_packed_them() -> None:
+def test_whole_numbers_as_weights_are_refused_whoever_packed_them():
     found = chat_model(tiny_model("llama_tied"))
     layer: Any = found.model.model.layers[0].mlp.down_proj
     layer.weight = torch.nn.Parameter(layer.weight.data.to(torch.int8), requires_grad=False)

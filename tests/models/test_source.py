@@ -16,7 +16,7 @@ from tests.models.tiny import save_tiny, tiny_tokenizer
 
 
 @pytest.mark.parametrize("name", ["./nowhere", "/nowhere", "~/nowhere-at-all", "a/b/c", "missing.gguf", "not a name!"])
-def test_a_name_that_cannot_be_a_hub_id_never_asks_the_network(name: str, no_network: list[object]) -> None:
+def test_a_name_that_cannot_be_a_hub_id_never_asks_the_network(name, no_network):
     with pytest.raises(RipcurrentError, match=r"no file or folder|no hub id either") as caught:
         load_model(name)
     assert "hub id (owner/name), a folder, a .gguf file, or 'embedded'" in caught.value.hint
@@ -40,9 +40,7 @@ def answered(kind: type[Exception]) -> Exception:
         (type("ProxyError", (Exception,), {})("403 Forbidden"), "could not be fetched: 403 Forbidden"),
     ],
 )
-def test_the_hub_not_giving_a_model_is_one_clear_error(
-    error: Exception, says: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_hub_not_giving_a_model_is_one_clear_error(error, says, monkeypatch):
     def refuse(*_: object, **__: object) -> str:
         raise error
 
@@ -53,7 +51,7 @@ def test_the_hub_not_giving_a_model_is_one_clear_error(
     assert caught.value.hint
 
 
-def test_a_hub_model_carries_its_commit_and_fetches_no_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_model_carries_its_commit_and_fetches_no_code(tmp_path, monkeypatch):
     commit = "0123456789abcdef0123456789abcdef01234567"
     asked: list[str] = []
 
@@ -94,7 +92,7 @@ def with_code(folder: Path, file: str, changes: dict[str, Any]) -> None:
         ("config.json", {"auto_map": {"AutoConfig": "own.Own", "AutoModelForCausalLM": "own.Own"}}),
     ],
 )
-def test_code_that_a_folder_names_is_not_run(file: str, changes: dict[str, Any], tmp_path: Path) -> None:
+def test_code_that_a_folder_names_is_not_run(file, changes, tmp_path):
     folder = save_tiny(tmp_path / "model", "llama_tied")
     with_code(folder, file, changes)
     # that it cannot be loaded is as good
@@ -103,7 +101,7 @@ def test_code_that_a_folder_names_is_not_run(file: str, changes: dict[str, Any],
     assert not (folder / "was_run").exists()
 
 
-def test_code_that_an_adapter_names_is_not_run(tmp_path: Path) -> None:
+def test_code_that_an_adapter_names_is_not_run(tmp_path):
     folder, adapter = save_tiny(tmp_path / "model", "llama_tied"), save_adapter(tmp_path / "adapter")
     # a tokenizer of its own beside it, which is what the adapter is loaded with
     tiny_tokenizer().save_pretrained(adapter)
@@ -115,7 +113,7 @@ def test_code_that_an_adapter_names_is_not_run(tmp_path: Path) -> None:
     assert not (adapter / "was_run").exists()
 
 
-def test_the_code_would_tell_if_it_were_run(tmp_path: Path) -> None:
+def test_the_code_would_tell_if_it_were_run(tmp_path):
     folder = save_tiny(tmp_path / "model", "llama_tied")
     with_code(folder, "tokenizer_config.json", {"auto_map": FAST})
     AutoTokenizer.from_pretrained(folder, trust_remote_code=True)

@@ -57,7 +57,7 @@ def load(folder: Path, device: str = "auto") -> Any:
     return load_model(folder, device=device, dtype="float32", weights_share=0.5)
 
 
-def test_two_gpus_share_a_models_layers_and_keep_room_free(asked: Asked, tied: Path, tmp_path: Path) -> None:
+def test_two_gpus_share_a_models_layers_and_keep_room_free(asked, tied, tmp_path):
     # batches go where the embedding came, here the CPU
     assert load(tied).device == torch.device("cpu")
     assert asked.options == {"device_map": "auto", "max_memory": {0: 5 * 10**9, 1: 10 * 10**9}}
@@ -68,9 +68,7 @@ def test_two_gpus_share_a_models_layers_and_keep_room_free(asked: Asked, tied: P
 
 
 @pytest.mark.parametrize("gpus", [0, 1])
-def test_with_one_gpu_or_none_it_is_as_if_nothing_was_named(
-    gpus: int, asked: Asked, tied: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_with_one_gpu_or_none_it_is_as_if_nothing_was_named(gpus, asked, tied, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     auto, asked_of_auto = load(tied), asked.options
@@ -88,7 +86,7 @@ def test_with_one_gpu_or_none_it_is_as_if_nothing_was_named(
         ({"untied": True}, r"embedding and the head of .* are one matrix, and became two"),
     ],
 )
-def test_what_cannot_be_spread_is_refused(change: dict[str, Any], says: str, asked: Asked, tied: Path) -> None:
+def test_what_cannot_be_spread_is_refused(change, says, asked, tied):
     vars(asked).update(change)
     with pytest.raises(RipcurrentError, match=says) as caught:
         load(tied)
@@ -96,7 +94,7 @@ def test_what_cannot_be_spread_is_refused(change: dict[str, Any], says: str, ask
         assert "dtype bfloat16" in caught.value.hint
 
 
-def test_the_manifest_names_every_device(tied: Path) -> None:
+def test_the_manifest_names_every_device(tied):
     loaded = load_model(tied, device="cpu", dtype="float32")
     assert describe(loaded).device == "cpu"
     loaded.model.model.layers[1].to("meta")

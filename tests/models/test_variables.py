@@ -29,7 +29,7 @@ def thinking(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_model_is_asked_without_thoughts_and_trained_on_the_answer_alone(thinking: Path, tmp_path: Path) -> None:
+def test_a_model_is_asked_without_thoughts_and_trained_on_the_answer_alone(thinking, tmp_path):
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"prompt": "Hi", "completion": "Good day"}\n')
     plain, told = load_model(thinking), load_model(f"{thinking},enable_thinking=false")
@@ -44,7 +44,7 @@ def test_a_model_is_asked_without_thoughts_and_trained_on_the_answer_alone(think
     assert told.template_sha256 != plain.template_sha256
 
 
-def test_what_is_saved_keeps_the_variable(thinking: Path, tmp_path: Path) -> None:
+def test_what_is_saved_keeps_the_variable(thinking, tmp_path):
     told = load_model(f"{thinking},enable_thinking=false")
     told.model.save_pretrained(tmp_path / "saved")
     told.tokenizer.save_pretrained(tmp_path / "saved")
@@ -57,7 +57,7 @@ def test_what_is_saved_keeps_the_variable(thinking: Path, tmp_path: Path) -> Non
     assert other.template_sha256 == load_model(f"{thinking},enable_thinking=true").template_sha256
 
 
-def test_rows_of_several_turns_whose_template_hides_them_are_told_of(thinking: Path) -> None:
+def test_rows_of_several_turns_whose_template_hides_them_are_told_of(thinking):
     tokenizer = load_model(f"{thinking},enable_thinking=false", device="cpu").tokenizer
     turns = (Message("user", "a"), Message("assistant", "b"), Message("user", "c"), Message("assistant", "d"))
     row = Row(0, "", turns, None, {})
@@ -67,7 +67,7 @@ def test_rows_of_several_turns_whose_template_hides_them_are_told_of(thinking: P
     assert why_mismatch(row, tokenizer, "last") is None
 
 
-def test_names_are_cut_where_variables_begin(tmp_path: Path) -> None:
+def test_names_are_cut_where_variables_begin(tmp_path):
     assert split_variables("owner/name") == ("owner/name", {})
     assert split_variables("a/b,x=false,y=2, z=low") == ("a/b", {"x": False, "y": 2, "z": "low"})
     # what YAML reads otherwise, or not at all, is text
@@ -80,12 +80,12 @@ def test_names_are_cut_where_variables_begin(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a/b,x=", "a/b,=1", "a/b,x=1,y", "a/b,2x=1", "a/b,x=[1]"])
-def test_what_sets_no_variable_is_refused(name: str) -> None:
+def test_what_sets_no_variable_is_refused(name):
     with pytest.raises(RipcurrentError, match="sets no variable of a chat template"):
         split_variables(name)
 
 
-def test_a_variable_that_the_template_does_not_have_is_refused(thinking: Path, tmp_path: Path) -> None:
+def test_a_variable_that_the_template_does_not_have_is_refused(thinking, tmp_path):
     with pytest.raises(RipcurrentError, match="has no variable enable_thoughts"):
         load_model(f"{thinking},enable_thoughts=false")
     folder = save_tiny(tmp_path / "bare", "llama_tied", chat_template=False)

@@ -9,7 +9,7 @@ import pytest
 from ripcurrent.evaluate import RatingDraw, RatingItem, RatingKey, agree, draw_ratings
 from ripcurrent.report import build_rating_page
 from tests.rated_run import owners, write_experiment
-from tests.report.conftest import HOSTILE, OpenedPage, Opener
+from tests.report.conftest import HOSTILE, OpenedPage
 
 pytestmark = pytest.mark.browser
 
@@ -67,7 +67,7 @@ def written(tmp_path: Path) -> Written:
     return write_page(write_experiment(tmp_path / "run", ARMS), tmp_path / "run" / "rating.html")
 
 
-def test_rate_by_keys_reload_save_and_read_again(written: Written, open_page: Opener, tmp_path: Path) -> None:
+def test_rate_by_keys_reload_save_and_read_again(written, open_page, tmp_path):
     rating = Rating(open_page(written.page))
     page = rating.page
     assert page.locator("#work").is_hidden(), "the notice comes first"
@@ -98,9 +98,7 @@ def test_rate_by_keys_reload_save_and_read_again(written: Written, open_page: Op
     rating.opened.is_quiet_and_fits()
 
 
-def test_back_forward_undo_and_only_keys_that_are_meant_rate(
-    written: Written, open_page: Opener, tmp_path: Path
-) -> None:
+def test_back_forward_undo_and_only_keys_that_are_meant_rate(written, open_page, tmp_path):
     rating = Rating(open_page(written.page))
     pressed = rating.page.locator('.rate[aria-pressed="true"]')
     rating.press("1", "2")
@@ -128,9 +126,7 @@ def test_back_forward_undo_and_only_keys_that_are_meant_rate(
 
 
 @pytest.mark.parametrize(("scheme", "width"), [("light", 360), ("dark", 1100)])
-def test_the_mouse_does_it_too_and_it_fits_and_follows_the_theme(
-    written: Written, open_page: Opener, scheme: str, width: int
-) -> None:
+def test_the_mouse_does_it_too_and_it_fits_and_follows_the_theme(written, open_page, scheme, width):
     rating = Rating(open_page(written.page, color_scheme=scheme, width=width))
 
     def is_dark() -> bool:
@@ -154,7 +150,7 @@ def test_the_mouse_does_it_too_and_it_fits_and_follows_the_theme(
     assert rating.text("answer") == ""
 
 
-def test_one_raters_ratings_do_not_become_anothers(written: Written, open_page: Opener, tmp_path: Path) -> None:
+def test_one_raters_ratings_do_not_become_anothers(written, open_page, tmp_path):
     rating = Rating(open_page(written.page))
     rating.begin("Ann")
     rating.press("1", "2")
@@ -177,9 +173,7 @@ def test_one_raters_ratings_do_not_become_anothers(written: Written, open_page: 
     rating.says(progress="0 of 6 rated")
 
 
-def test_pages_keep_their_own_and_damaged_storage_is_no_obstacle(
-    written: Written, open_page: Opener, tmp_path: Path
-) -> None:
+def test_pages_keep_their_own_and_damaged_storage_is_no_obstacle(written, open_page, tmp_path):
     first = Rating(open_page(written.page))
     first.begin()
     first.press("1", "2")
@@ -197,7 +191,7 @@ def test_pages_keep_their_own_and_damaged_storage_is_no_obstacle(
     assert rating.opened.complaints == []
 
 
-def test_the_page_is_blind(written: Written) -> None:
+def test_the_page_is_blind(written):
     text = written.page.read_text()
     for tells in ("random", "seed", "prefix", "keyword", "kitchen", "p0", "arm", str(written.page.parent)):
         assert f'"{tells}' not in text
@@ -207,7 +201,7 @@ def test_the_page_is_blind(written: Written) -> None:
     assert {frozenset(item) for item in data["items"]} == {frozenset({"id", "prompt", "answer", "truncated"})}
 
 
-def test_hostile_text_is_shown_as_text(tmp_path: Path, open_page: Opener) -> None:
+def test_hostile_text_is_shown_as_text(tmp_path, open_page):
     owner = {"arm": "top", "seed": 0, "prompt_id": "p0", "answer_sha256": "0"}
     facts = {"page": "0", "rubric": "1.0", "axis": "harmful", "per_arm": None, "seed": 0, "items": {"0": owner}}
     draw = RatingDraw((RatingItem("0", HOSTILE, HOSTILE, True),), RatingKey.model_validate(facts), {"top": 1}, ())

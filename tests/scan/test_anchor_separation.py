@@ -32,7 +32,7 @@ def measurements(vectors: dict[str, np.ndarray]) -> AnchorMeasurements:
 
 @pytest.mark.parametrize("sizes", [(4, 4), (4, 6), (5, 4, 7), (10, 10, 10)])
 @pytest.mark.parametrize("avg_n", [1, 3, 50])
-def test_leave_one_out_equals_leaving_each_vector_out(sizes: tuple[int, ...], avg_n: int) -> None:
+def test_leave_one_out_equals_leaving_each_vector_out(sizes, avg_n):
     vectors = unit_vectors(np.random.default_rng(len(sizes)), sizes)
     found = leave_one_out_scores(measurements(vectors), avg_n)
     places = [(name, number) for name, own in vectors.items() for number in range(len(own))]
@@ -48,7 +48,7 @@ def test_leave_one_out_equals_leaving_each_vector_out(sizes: tuple[int, ...], av
         assert found["representation_bidirectional"][place] == pytest.approx(harmful - np.mean(safe), abs=1e-12)
 
 
-def test_separation_is_the_auroc_of_harmful_against_all_safe_anchors() -> None:
+def test_separation_is_the_auroc_of_harmful_against_all_safe_anchors():
     given = measurements(unit_vectors(np.random.default_rng(5), (6, 5, 7)))
     scores = leave_one_out_scores(given)
     for name, value in separation(given).items():
@@ -56,7 +56,7 @@ def test_separation_is_the_auroc_of_harmful_against_all_safe_anchors() -> None:
         assert value == pytest.approx(np.mean(wins))
 
 
-def test_anchors_without_a_difference_do_not_separate() -> None:
+def test_anchors_without_a_difference_do_not_separate():
     """Leaving an anchor in its own set would make any noise look separable."""
     generator = np.random.default_rng(0)
     found = []
@@ -67,7 +67,7 @@ def test_anchors_without_a_difference_do_not_separate() -> None:
     assert np.mean(found) < 0.6
 
 
-def test_only_the_signals_in_use_are_judged_and_measurements_survive_json() -> None:
+def test_only_the_signals_in_use_are_judged_and_measurements_survive_json():
     whole = measurements(unit_vectors(np.random.default_rng(2), (4, 5, 4)))
     gradient, features = {"similarities": whole.similarities}, {"cosines": whole.cosines}
     for given, named in ((gradient, SIGNALS[:2]), (features, SIGNALS[2:])):
@@ -81,7 +81,7 @@ def test_only_the_signals_in_use_are_judged_and_measurements_survive_json() -> N
 
 @pytest.mark.parametrize("value", [0.0, 0.699, float("nan")])
 @pytest.mark.parametrize("column", SIGNALS)
-def test_anchors_that_do_not_separate_are_refused_naming_signal_and_value(column: str, value: float) -> None:
+def test_anchors_that_do_not_separate_are_refused_naming_signal_and_value(column, value):
     good = dict(zip(SIGNALS, (0.7, 0.71, 1.0), strict=True))
     require_separation("mine.jsonl", good)
     said = rf"mine\.jsonl do not separate harm .* leave-one-out AUROC of {column} is {value:.2f}.*\n.*--no-anchor-check"

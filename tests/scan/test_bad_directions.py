@@ -4,7 +4,6 @@ import dataclasses
 import math
 import shutil
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,8 +32,8 @@ NOT_FINITE = r"representations of anchors\.jsonl are not finite or zero"
     ],
 )
 def test_a_model_whose_weights_make_nothing_of_anchors_is_an_error(
-    signals: str, weight: str, value: float, said: str, tmp_path: Path, rows_file: Path, exact: dict[str, Any]
-) -> None:
+    signals, weight, value, said, tmp_path, rows_file, exact
+):
     model = shutil.copytree(exact["model"], tmp_path / "model") / "model.safetensors"
     tensors = load_file(model)
     # of the tied head one token alone
@@ -63,9 +62,9 @@ def spoilt(direction: SetDirection, how: str) -> SetDirection:
     [("zero", "zero", 0), ("zero", "zero", 2), ("infinite", "not finite", 0), ("norms", "not finite", 2)],
 )
 def test_a_direction_of_either_kind_is_refused(
-    how: str, what: str, place: int, tmp_path: Path, rows_file: Path, exact: dict[str, Any],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+    how, what, place, tmp_path, rows_file, exact,
+    monkeypatch,
+):  # fmt: skip
     monkeypatch.setenv("RIPCURRENT_CACHE", str(tmp_path / "cache"))
     real = _prepared_anchors.anchor_directions
 

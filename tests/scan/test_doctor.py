@@ -13,13 +13,12 @@ import pytest
 import torch
 from tokenizers.processors import TemplateProcessing
 
-from ripcurrent.data import LossOn, Message, Row, encode
+from ripcurrent.data import Message, Row, encode
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.models import cache_folder, load_model
 from ripcurrent.scan import _doctor, doctor, scan
 from ripcurrent.scan._doctor import SAMPLE_ROWS, rendered_row
 from ripcurrent.scan._passes import PreparedRow, SignalStage
-from tests.cli.command import Command
 from tests.models.tiny import save_tiny, tiny_tokenizer
 from tests.tiny_scan import write_jsonl
 
@@ -45,9 +44,7 @@ def environment(device: str = "cpu", dtype: str | None = None) -> dict[str, _doc
     return {finding.name: finding for finding in _doctor.environment(device, dtype)}
 
 
-def test_the_environment_is_named_and_what_is_slow_or_missing_is_a_warning_with_what_to_do(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_environment_is_named_and_what_is_slow_or_missing_is_a_warning_with_what_to_do(tmp_path, monkeypatch):
     def absent() -> Path:
         raise RipcurrentError("The embedded model is not installed.", "Install it with: pip install it")
 
@@ -73,7 +70,7 @@ def test_the_environment_is_named_and_what_is_slow_or_missing_is_a_warning_with_
     assert "RIPCURRENT_CACHE" in (found["cache"].advice or "")
 
 
-def test_the_cache_of_files_is_no_used_memory_of_a_container(tmp_path: Path) -> None:
+def test_the_cache_of_files_is_no_used_memory_of_a_container(tmp_path):
     def free(limit: str) -> int | None:
         (tmp_path / "memory.max").write_text(f"{limit}\n")
         return _doctor.free_memory(torch.device("cpu"), tmp_path)
@@ -85,9 +82,7 @@ def test_the_cache_of_files_is_no_used_memory_of_a_container(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("count", [1, 512, 513, 5000])
-def test_the_sample_is_spread_over_the_whole_dataset(
-    count: int, tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_sample_is_spread_over_the_whole_dataset(count, tmp_path, tiny_folder, monkeypatch):
     rows = [{"text": "Boats lie at the pier." if number % 10 != 3 else ""} for number in range(count)]
     found: list[int] = []
     real = SignalStage.prepare
@@ -114,7 +109,7 @@ TURNS = (
 
 
 @pytest.mark.parametrize(("loss_on", "spans"), [("all", ["It is é and 日本.", "Fifty-six."]), ("last", ["Fifty-six."])])
-def test_the_shown_row_marks_exactly_the_text_that_bears_loss(loss_on: LossOn, spans: list[str]) -> None:
+def test_the_shown_row_marks_exactly_the_text_that_bears_loss(loss_on, spans):
     tokenizer, row = tiny_tokenizer(), Row(4, "a", TURNS, None, {})
     encoded = encode(row, tokenizer, loss_on=loss_on)
     shown = rendered_row(row, encoded, tokenizer)
@@ -128,7 +123,7 @@ def test_the_shown_row_marks_exactly_the_text_that_bears_loss(loss_on: LossOn, s
     assert cut.loss_spans[-1][1] == len(cut.text) < len(shown.text)
 
 
-def test_a_document_is_shown_whole_where_the_tokenizer_appends_an_end() -> None:
+def test_a_document_is_shown_whole_where_the_tokenizer_appends_an_end():
     tokenizer = tiny_tokenizer()
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
@@ -141,7 +136,7 @@ def test_a_document_is_shown_whole_where_the_tokenizer_appends_an_end() -> None:
     assert (shown.text, shown.loss_spans) == ("Boats lie at the pier.", [(1, len("Boats lie at the pier."))])
 
 
-def test_a_dataset_with_bad_rows_is_counted_and_forecast(lessons: Path, tiny_folder: Path) -> None:
+def test_a_dataset_with_bad_rows_is_counted_and_forecast(lessons, tiny_folder):
     found = doctor(lessons, model=str(tiny_folder))
     dataset, (estimate,) = found.dataset, found.estimates
     assert dataset is not None
@@ -158,9 +153,7 @@ def test_a_dataset_with_bad_rows_is_counted_and_forecast(lessons: Path, tiny_fol
     assert estimate.peak_memory_bytes > 0
 
 
-def test_the_terminal_shows_bad_rows_what_is_not_read_and_where_loss_lies(
-    tmp_path: Path, tiny_folder: Path, command: Command
-) -> None:
+def test_the_terminal_shows_bad_rows_what_is_not_read_and_where_loss_lies(tmp_path, tiny_folder, command):
     rows = [lesson(number) | {"tools": [{"name": "times"}] if number < 3 else []} for number in range(8)]
     path = write_jsonl(tmp_path / "tools.jsonl", rows)
     arguments = ["doctor", path, "--model", tiny_folder, "--signals", "representation"]
@@ -179,7 +172,7 @@ def test_the_terminal_shows_bad_rows_what_is_not_read_and_where_loss_lies(
     assert "No row of these could be scored" in shown
 
 
-def test_without_a_dataset_the_environment_and_a_model_that_is_named(tiny_folder: Path, command: Command) -> None:
+def test_without_a_dataset_the_environment_and_a_model_that_is_named(tiny_folder, command):
     said = command("doctor")
     assert said.code == 0
     assert "compute type" in said.out
@@ -198,9 +191,7 @@ def test_without_a_dataset_the_environment_and_a_model_that_is_named(tiny_folder
         ("llama_tied", {"rope_type": "dynamic", "factor": 4.0}, "would depend on the rows beside it"),
     ],
 )
-def test_rows_longer_than_the_model_has_positions_are_refused_as_a_scan_does(
-    kind: str, rope: dict[str, Any] | None, said: str, tmp_path: Path
-) -> None:
+def test_rows_longer_than_the_model_has_positions_are_refused_as_a_scan_does(kind, rope, said, tmp_path):
     model = save_tiny(tmp_path / "model", kind)
     config = json.loads((model / "config.json").read_text())
     if rope is None:
@@ -219,9 +210,7 @@ def test_rows_longer_than_the_model_has_positions_are_refused_as_a_scan_does(
     "arguments",
     [["missing.jsonl"], ["--model", "missing-folder/model"], ["--signals", "louder"], ["rows.jsonl", "--windows"]],
 )
-def test_what_a_scan_would_refuse_ends_with_one(
-    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command
-) -> None:
+def test_what_a_scan_would_refuse_ends_with_one(arguments, tmp_path, monkeypatch, command):
     monkeypatch.chdir(tmp_path)
     write_jsonl(tmp_path / "rows.jsonl", [lesson(1)])
     said = command("doctor", *arguments)
@@ -230,9 +219,7 @@ def test_what_a_scan_would_refuse_ends_with_one(
 
 
 @pytest.mark.parametrize("signals", ["representation", "gradient"])
-def test_batches_of_all_lengths_are_timed_after_the_longest_rows(
-    signals: str, tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_batches_of_all_lengths_are_timed_after_the_longest_rows(signals, tmp_path, tiny_folder, monkeypatch):
     computed: list[list[int]] = []
     real = SignalStage.compute
 
@@ -256,9 +243,7 @@ def test_batches_of_all_lengths_are_timed_after_the_longest_rows(
     assert estimate.row_seconds == pytest.approx(tokens / sum(lengths))
 
 
-def test_directions_are_computed_once_and_are_the_scans(
-    lessons: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_directions_are_computed_once_and_are_the_scans(lessons, tiny_folder, tmp_path, monkeypatch):
     monkeypatch.setenv("RIPCURRENT_CACHE", str(tmp_path / "cache"))
     options: dict[str, Any] = {"model": str(tiny_folder), "signals": "gradient", "anchor_check": False}
 
@@ -273,14 +258,14 @@ def test_directions_are_computed_once_and_are_the_scans(
     assert times() == kept
 
 
-def test_a_cap_is_planned_for_as_a_scan_does(lessons: Path, tiny_folder: Path) -> None:
+def test_a_cap_is_planned_for_as_a_scan_does(lessons, tiny_folder):
     assert doctor(lessons, model=str(tiny_folder), memory="64GB", **FORWARD).estimates
     with pytest.raises(RipcurrentError, match="--memory 50 MB") as caught:
         doctor(lessons, model=str(tiny_folder), memory="50MB")
     assert caught.value.code == 2
 
 
-def test_documents_are_timed_by_windows(tmp_path: Path, tiny_folder: Path) -> None:
+def test_documents_are_timed_by_windows(tmp_path, tiny_folder):
     rows = [{"text": " ".join(WORDS * (1 + 20 * number))} for number in range(8)]
     path = write_jsonl(tmp_path / "documents.jsonl", rows)
     options: dict[str, Any] = {"model": str(tiny_folder), "max_tokens": 512, **FORWARD}
@@ -302,9 +287,7 @@ def test_documents_are_timed_by_windows(tmp_path: Path, tiny_folder: Path) -> No
 @pytest.mark.embedded
 @pytest.mark.real_data
 @pytest.mark.parametrize("cached", [False, True], ids=["directions computed", "directions cached"])
-def test_the_memory_forecast_is_near_a_real_scans_peak(
-    cached: bool, data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_memory_forecast_is_near_a_real_scans_peak(cached, data_folder, tmp_path, monkeypatch):
     def asked(*arguments: object) -> Any:
         words = [sys.executable, "-m", "ripcurrent", *map(str, arguments), "--json"]
         return json.loads(subprocess.run(words, check=True, stdout=subprocess.PIPE).stdout)

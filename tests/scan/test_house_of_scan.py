@@ -4,10 +4,7 @@ import inspect
 import json
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
-
-import pytest
 
 from ripcurrent.gradients.kernels import linear
 from ripcurrent.scan import scan
@@ -37,7 +34,7 @@ print(json.dumps([opened, sorted(set(names))]))
 """
 
 
-def test_a_scan_opens_few_files_and_loads_no_later_verb(rows_file: Path, tmp_path: Path, exact: dict[str, Any]) -> None:
+def test_a_scan_opens_few_files_and_loads_no_later_verb(rows_file, tmp_path, exact):
     out = tmp_path / "out"
     command = [sys.executable, "-c", ALONE, str(rows_file), str(out), json.dumps(exact)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -49,9 +46,7 @@ def test_a_scan_opens_few_files_and_loads_no_later_verb(rows_file: Path, tmp_pat
     assert not set(rooms) & set(LATER)
 
 
-def test_nine_frames_from_the_scan_to_the_matrix_product(
-    rows_file: Path, tmp_path: Path, exact: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nine_frames_from_the_scan_to_the_matrix_product(rows_file, tmp_path, exact, monkeypatch):
     frames: list[list[str]] = []
 
     def watched(name: str) -> None:

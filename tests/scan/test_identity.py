@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,7 +101,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize(("change", "named"), CHANGES.items(), ids=lambda value: getattr(value, "__name__", value))
-def test_a_scan_whose_content_changed_is_refused(moved: Home, change: Callable[[Path], None], named: str) -> None:
+def test_a_scan_whose_content_changed_is_refused(moved, change, named):
     change(moved.folder)
     before = (moved.folder / "out" / "scores.parquet").read_bytes()
     with pytest.raises(RipcurrentError) as caught:
@@ -112,7 +111,7 @@ def test_a_scan_whose_content_changed_is_refused(moved: Home, change: Callable[[
     assert (moved.folder / "out" / "scores.parquet").read_bytes() == before
 
 
-def test_a_scan_goes_on_where_only_places_changed(finished: Home, moved: Home) -> None:
+def test_a_scan_goes_on_where_only_places_changed(finished, moved):
     assert PLACES == ("model", "adapter", "anchors", "device")
     for name in ("model", "adapter", "anchors"):
         assert moved.options[name] != finished.options[name]
@@ -126,7 +125,7 @@ def test_a_scan_goes_on_where_only_places_changed(finished: Home, moved: Home) -
         moved.scan()
 
 
-def test_every_other_option_and_hash_makes_another_scan(moved: Home) -> None:
+def test_every_other_option_and_hash_makes_another_scan(moved):
     identity = yaml.safe_load((moved.folder / "out" / "config.yaml").read_text())
     assert set(ScanOptions.model_fields) - set(identity) == {"memory", "tokens"}
     hashes = {name for name in identity if name.endswith(("_sha256", "_fingerprint"))}
@@ -172,9 +171,7 @@ def cached(finished: Home, tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
     ids=lambda change: getattr(change, "__name__", str(change)),
 )
-def test_directions_in_the_cache_are_those_of_the_same_content_and_options(
-    moved: Home, cached: Path, change: Any, found: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_directions_in_the_cache_are_those_of_the_same_content_and_options(moved, cached, change, found, monkeypatch):
     monkeypatch.setenv("RIPCURRENT_CACHE", str(cached))
     if callable(change):
         change(moved.folder)
@@ -182,9 +179,7 @@ def test_directions_in_the_cache_are_those_of_the_same_content_and_options(
     assert prepared({**moved.options, **change}) is found
 
 
-def test_anchors_are_whole_where_rows_are_cut(
-    rows_file: Path, small_options: dict[str, Any], anchors_file: Path, tmp_path: Path
-) -> None:
+def test_anchors_are_whole_where_rows_are_cut(rows_file, small_options, anchors_file, tmp_path):
     whole, cut = (scan(rows_file, tmp_path / str(most), max_tokens=most, **small_options) for most in (1024, 48))
     said = [run.manifest.anchors.measurements for run in (whole, cut)]
     assert said[0].norms == pytest.approx(said[1].norms, rel=1e-5)

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -23,7 +22,7 @@ class OwnJudge:
         return {"kind": "rule"}
 
 
-def test_an_evaluation_says_each_judges_version(tmp_path: Path, tiny_folder: Path) -> None:
+def test_an_evaluation_says_each_judges_version(tmp_path, tiny_folder):
     prompts = write_jsonl(tmp_path / "prompts.jsonl", [{"prompt": "How many boats?"}, {"prompt": "And now?"}])
     judges = ("prefix", "keyword", OwnJudge())
     options: dict[str, Any] = {"device": "cpu", "dtype": "float32", "max_new_tokens": 4, "judges": judges}

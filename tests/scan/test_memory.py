@@ -4,7 +4,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from importlib import import_module
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -43,7 +42,7 @@ def stage() -> SignalStage:
         *((text, None) for text in ("", "GB", "8 gigs", "-1GB", "0", "1e9", "8", 0)),
     ],
 )
-def test_sizes(text: str | int, expected: int | None) -> None:
+def test_sizes(text, expected):
     if expected:
         assert ScanOptions.resolve(None, {"memory": text}).memory == expected
     else:
@@ -87,7 +86,7 @@ def plan(stage: SignalStage, monkeypatch: pytest.MonkeyPatch) -> Callable[..., t
     return planned
 
 
-def test_smaller_batches_come_first_then_directions_go_to_files(plan: Any) -> None:
+def test_smaller_batches_come_first_then_directions_go_to_files(plan):
     assert plan(10_000)[0] == MemoryPlan(512, False)
     assert plan(3000, token=10)[0] == MemoryPlan(int((3000 * MARGIN - 1500) / 10), False)
     assert plan(3000, token=40) == (MemoryPlan(int((3000 * MARGIN - 1000) / 40), True), [False, True])
@@ -106,14 +105,14 @@ def test_smaller_batches_come_first_then_directions_go_to_files(plan: Any) -> No
         ({"memory": 1000, "signals": "representation"}, r"does not fit beside the model\.\nUse a smaller model\."),
     ],
 )
-def test_a_cap_that_no_row_keeps_to_says_what_would_fit(plan: Any, costs: dict[str, Any], said: str) -> None:
+def test_a_cap_that_no_row_keeps_to_says_what_would_fit(plan, costs, said):
     with pytest.raises(RipcurrentError, match=said) as caught:
         plan(**costs)
     assert caught.value.code == 2
 
 
 @pytest.mark.parametrize("where", ["forward", "backward"])
-def test_a_shard_that_runs_out_has_the_signals_of_one_that_had_the_room(where: str) -> None:
+def test_a_shard_that_runs_out_has_the_signals_of_one_that_had_the_room(where):
     told: list[int] = []
     stage = fresh(make_stage(), on_rows=told.append)
     whole, reader = stage(rows()), stage.features
@@ -144,7 +143,7 @@ def test_a_shard_that_runs_out_has_the_signals_of_one_that_had_the_room(where: s
 
 
 @on_linux
-def test_mapped_directions_stay_out_of_memory(tmp_path: Path) -> None:
+def test_mapped_directions_stay_out_of_memory(tmp_path):
     store = MappedStore(tmp_path)
     tensors = {number: store.empty(8, 2**20, dtype=torch.float32, device=CPU) for number in range(6)}
     for tensor in tensors.values():
@@ -159,7 +158,7 @@ def test_mapped_directions_stay_out_of_memory(tmp_path: Path) -> None:
 
 
 @on_linux
-def test_a_peak_is_not_that_of_who_started_the_process_and_survives_a_reset() -> None:
+def test_a_peak_is_not_that_of_who_started_the_process_and_survives_a_reset():
     held = bytearray(b"x") * 1_500_000_000
     code = "from ripcurrent.models import process_peak; print(process_peak())"
     found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
@@ -170,9 +169,7 @@ def test_a_peak_is_not_that_of_who_started_the_process_and_survives_a_reset() ->
     assert peak_bytes(CPU) < whole <= process_peak()
 
 
-def test_what_has_no_room_is_an_error_with_a_way_out(
-    stage: SignalStage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_has_no_room_is_an_error_with_a_way_out(stage, tmp_path, monkeypatch):
     def full(descriptor: int, start: int, size: int) -> None:
         raise OSError(28, "No space left on device")
 
@@ -186,9 +183,7 @@ def test_what_has_no_room_is_an_error_with_a_way_out(
     assert "RIPCURRENT_CACHE" in caught.value.hint
 
 
-def test_a_scan_keeps_to_its_first_plan_and_says_whether_the_cap_was_kept(
-    tmp_path: Path, small_options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_scan_keeps_to_its_first_plan_and_says_whether_the_cap_was_kept(tmp_path, small_options, monkeypatch):
     dataset = write_jsonl(tmp_path / "rows.jsonl", good_rows(30))
     usual = scan(dataset, tmp_path / "usual", **small_options)
     assert usual.manifest.memory == {"batches_halved": 0}
@@ -211,9 +206,7 @@ def test_a_scan_keeps_to_its_first_plan_and_says_whether_the_cap_was_kept(
         assert difference.max() < 2e-5
 
 
-def test_a_scan_whose_directions_are_in_files_scores_the_same(
-    tmp_path: Path, small_options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_scan_whose_directions_are_in_files_scores_the_same(tmp_path, small_options, monkeypatch):
     dataset = write_jsonl(tmp_path / "rows.jsonl", good_rows(20))
     usual = scan(dataset, tmp_path / "usual", **small_options)
     monkeypatch.setattr(MODEL, "_plan", lambda *_: MemoryPlan(512, True))
@@ -224,9 +217,7 @@ def test_a_scan_whose_directions_are_in_files_scores_the_same(
         np.testing.assert_allclose(table_of(usual)[name], table_of(mapped)[name], rtol=1e-5, atol=2e-5)
 
 
-def test_what_runs_on_one_gpu_alone_is_refused_before_a_model_is_loaded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_runs_on_one_gpu_alone_is_refused_before_a_model_is_loaded(tmp_path, monkeypatch):
     for module in (MODEL, import_module("ripcurrent.finetune._model")):
         monkeypatch.setattr(module, "load_model", lambda *_, **__: pytest.fail("a model was loaded"))
     rows = write_jsonl(tmp_path / "rows.jsonl", good_rows(30))
@@ -245,16 +236,14 @@ def test_what_runs_on_one_gpu_alone_is_refused_before_a_model_is_loaded(
 
 
 @pytest.mark.parametrize(("signals", "share"), [("all", 0.5), ("representation", 0.9)])
-def test_weights_leave_room_for_directions_where_there_are_any(
-    signals: Any, share: float, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_weights_leave_room_for_directions_where_there_are_any(signals, share, tiny_folder, monkeypatch):
     asked: dict[str, Any] = {}
     monkeypatch.setattr(MODEL, "load_model", lambda **options: asked.update(options) or load_model(**options))
     load_scan_model(ScanOptions(model=str(tiny_folder), device="cpu", dtype="float32", signals=signals))
     assert asked["weights_share"] == share
 
 
-def test_the_manifest_keeps_the_peak_of_the_fullest_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_manifest_keeps_the_peak_of_the_fullest_gpu(monkeypatch):
     peaks = {torch.device("cuda:0"): 3 * 10**9, torch.device("cuda:1"): 7 * 10**9}
     plan = MemoryPlan(512, mapped_directions=False)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", peaks.__getitem__)

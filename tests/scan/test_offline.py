@@ -1,7 +1,6 @@
 """From a scan to an evaluation without a network: nothing is looked up, nothing is connected to."""
 
 import socket
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,13 +12,7 @@ from ripcurrent.select import select
 from tests.tiny_scan import write_jsonl
 
 
-def test_scan_select_report_evaluate_doctor(
-    rows_file: Path,
-    tmp_path: Path,
-    small_options: dict[str, Any],
-    no_network: list[object],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_scan_select_report_evaluate_doctor(rows_file, tmp_path, small_options, no_network, monkeypatch):
     def refuse(_: socket.socket, address: object) -> None:
         no_network.append(address)
         raise OSError("no network in this test")

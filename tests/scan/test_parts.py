@@ -16,7 +16,7 @@ from ripcurrent.progress import SilentProgress
 from ripcurrent.runs import RunFolder, read_config
 from ripcurrent.scan import Part, ScanRun, bind_local_gpu, parse_part, scan
 from ripcurrent.scan._parts import shards_in
-from tests.cli.command import Command, judge
+from tests.cli.command import judge
 from tests.tiny_scan import good_rows, rows_with_a_gap, write_jsonl
 
 ROWS = 22
@@ -30,7 +30,7 @@ scan(dataset, out, part=Part(int(index), int(of)), **json.loads(options))
 
 
 @given(st.integers(0, 500), st.integers(1, 9), st.integers(1, 60))
-def test_parts_take_every_row_once_in_order_and_shards_evenly(rows: int, size: int, of: int) -> None:
+def test_parts_take_every_row_once_in_order_and_shards_evenly(rows, size, of):
     parts = [shards_in(Part(index, of), rows, size) for index in range(of)]
     shards = [shard for part in parts for shard in part]
     assert shards == shards_in(None, rows, size)
@@ -75,7 +75,7 @@ def step_of(task: int, count: int, local: int = 0) -> dict[str, str]:
     ],
     ids=str,
 )
-def test_a_part_by_number_or_from_the_scheduler(text: str, environment: dict[str, str], expected: Part | str) -> None:
+def test_a_part_by_number_or_from_the_scheduler(text, environment, expected):
     if isinstance(expected, Part):
         assert parse_part(text, environment) == expected
     else:
@@ -100,9 +100,7 @@ def test_a_part_by_number_or_from_the_scheduler(text: str, environment: dict[str
     ],
     ids=str,
 )
-def test_each_of_torchruns_or_sruns_processes_sees_its_own_gpu(
-    environment: dict[str, str], visible: str | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_each_of_torchruns_or_sruns_processes_sees_its_own_gpu(environment, visible, monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
     found = dict(environment)
     if visible is not None and "no GPU" in visible:
@@ -128,9 +126,7 @@ def fresh(run: ScanRun) -> float:
     return run.manifest.timings["rows_scored_in_this_call"]
 
 
-def test_processes_side_by_side_in_one_folder_leave_the_same_bytes(
-    tmp_path: Path, dataset: Path, small_options: dict[str, Any], whole: ScanRun
-) -> None:
+def test_processes_side_by_side_in_one_folder_leave_the_same_bytes(tmp_path, dataset, small_options, whole):
     out = tmp_path / "rows"
     arguments = [str(dataset), str(out), json.dumps(small_options)]
     running = [
@@ -152,9 +148,7 @@ def test_processes_side_by_side_in_one_folder_leave_the_same_bytes(
 
 
 @pytest.mark.parametrize("of", [3, 8], ids=["as usual", "more parts than shards"])
-def test_the_part_that_ends_last_writes_the_scores(
-    tmp_path: Path, dataset: Path, small_options: dict[str, Any], whole: ScanRun, of: int
-) -> None:
+def test_the_part_that_ends_last_writes_the_scores(tmp_path, dataset, small_options, whole, of):
     runs = [scan(dataset, tmp_path / "rows", part=Part(index, of), **small_options) for index in reversed(range(of))]
     assert (runs[0].finished, runs[-1].finished) == (False, True)
     assert runs[-1].scores_path.read_bytes() == whole.scores_path.read_bytes()
@@ -164,9 +158,7 @@ def test_the_part_that_ends_last_writes_the_scores(
     assert (tmp_path / "rows" / "parts" / f"1-of-{of}.json").read_bytes() == before
 
 
-def test_the_whole_scan_computes_what_parts_left_out(
-    tmp_path: Path, dataset: Path, small_options: dict[str, Any], whole: ScanRun
-) -> None:
+def test_the_whole_scan_computes_what_parts_left_out(tmp_path, dataset, small_options, whole):
     out = tmp_path / "rows"
     for index in (0, 2):
         assert not scan(dataset, out, part=Part(index, 3), **small_options).finished
@@ -183,9 +175,7 @@ def test_the_whole_scan_computes_what_parts_left_out(
 
 
 @pytest.mark.parametrize("grows", [False, True], ids=["another row", "one more row"])
-def test_a_part_whose_dataset_changed_leaves_nothing(
-    tmp_path: Path, small_options: dict[str, Any], grows: bool
-) -> None:
+def test_a_part_whose_dataset_changed_leaves_nothing(tmp_path, small_options, grows):
     dataset, out = write_jsonl(tmp_path / "rows.jsonl", rows_with_a_gap(ROWS)), tmp_path / "out"
     scan(dataset, out, part=Part(0, 2), **small_options)
 
@@ -202,9 +192,7 @@ def test_a_part_whose_dataset_changed_leaves_nothing(
     assert not (out / "scores.parquet").exists()
 
 
-def test_what_is_at_work_in_the_folder_is_not_stepped_on(
-    tmp_path: Path, dataset: Path, small_options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_at_work_in_the_folder_is_not_stepped_on(tmp_path, dataset, small_options, monkeypatch):
     monkeypatch.setattr("ripcurrent.runs.PATIENCE", 0.05)
     out = tmp_path / "rows"
     scan(dataset, out, part=Part(0, 3), **small_options)
@@ -222,7 +210,7 @@ def test_what_is_at_work_in_the_folder_is_not_stepped_on(
         scan(dataset, out, part=Part(2, 3), **small_options)
 
 
-def test_a_part_at_work_keeps_its_folder_from_another_scan(tmp_path: Path) -> None:
+def test_a_part_at_work_keeps_its_folder_from_another_scan(tmp_path):
     with RunFolder(tmp_path, {"position": "last"}, part="0/2"):
         with pytest.raises(RipcurrentError, match="its position is 'last', now 'last_content'"):
             RunFolder(tmp_path, {"position": "last_content"}, part="1/2").__enter__()
@@ -233,7 +221,7 @@ def test_a_part_at_work_keeps_its_folder_from_another_scan(tmp_path: Path) -> No
         assert read_config(tmp_path) == {"position": "last_content"}
 
 
-def test_commands_of_a_slurm_array(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commands_of_a_slurm_array(command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     dataset, cheap = write_jsonl(tmp_path / "rows.jsonl", good_rows(300)), ("--signals", "representation", "--json")
     said = []
@@ -254,7 +242,7 @@ def test_commands_of_a_slurm_array(command: Command, tmp_path: Path, monkeypatch
     judge(command.scan(dataset, "--shard", "auto"), ("holds part 0 of 2", "--shard i/2"))
 
 
-def test_options_that_make_no_sense(command: Command, rows_file: Path, tmp_path: Path) -> None:
+def test_options_that_make_no_sense(command, rows_file, tmp_path):
     for options, says in (
         (("--shard", "2/2"), ("no part 2 of 2", "0/2 to 1/2")),
         (("--executor", "dask"), ("--executor dask is not possible", "'local' or 'ray'")),

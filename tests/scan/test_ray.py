@@ -95,7 +95,7 @@ def run(
     return [shard.number for shard in computed if ShardFolder(place / "shards").done(shard.number)]
 
 
-def test_rows_come_in_order_from_two_workers_and_what_is_done_is_not_done_again(tmp_path: Path) -> None:
+def test_rows_come_in_order_from_two_workers_and_what_is_done_is_not_done_again(tmp_path):
     assert run(tmp_path, within=slice(2, 4)) == [2, 3]
     assert run(tmp_path, wait=0.3) == [0, 1, 4, 5, 6, 7]
     tables = ShardFolder(tmp_path / "shards").tables(SHARDS)
@@ -105,7 +105,7 @@ def test_rows_come_in_order_from_two_workers_and_what_is_done_is_not_done_again(
     assert run(tmp_path) == []
 
 
-def test_it_listens_to_this_machine_only_and_reports_nothing() -> None:
+def test_it_listens_to_this_machine_only_and_reports_nothing():
     (node,) = ray.nodes()
     assert node["NodeManagerAddress"] == "127.0.0.1"
     assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
@@ -121,9 +121,7 @@ def test_it_listens_to_this_machine_only_and_reports_nothing() -> None:
     ],
     ids=["dies over one shard", "dies loading", "refuses", "another file on another machine"],
 )
-def test_what_cannot_be_computed_ends_the_run_with_an_error_that_says_so(
-    tmp_path: Path, changes: dict[str, Any], said: str
-) -> None:
+def test_what_cannot_be_computed_ends_the_run_with_an_error_that_says_so(tmp_path, changes, said):
     with pytest.raises(RipcurrentError, match=said) as caught:
         run(tmp_path, **changes)
     if "rows" in changes:
@@ -152,9 +150,7 @@ def test_what_cannot_be_computed_ends_the_run_with_an_error_that_says_so(
         ([], None, False, 8, "0 CPU cores, too few for 1 workers"),
     ],
 )
-def test_every_worker_finds_a_place_on_one_machine(
-    machines: list[tuple[int, int]], workers: int | None, use_gpu: bool, shards: int, expected: Any
-) -> None:
+def test_every_worker_finds_a_place_on_one_machine(machines, workers, use_gpu, shards, expected):
     nodes: list[dict[str, Any]] = [{"NodeID": "gone", "Alive": False, "Resources": {}}]
     for number, (cores, gpus) in enumerate(machines):
         resources = {"CPU": float(cores), **({"GPU": float(gpus)} if gpus else {})}
@@ -167,7 +163,7 @@ def test_every_worker_finds_a_place_on_one_machine(
         assert (found, list(threads.values())) == expected
 
 
-def test_what_other_work_holds_is_not_waited_for_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_other_work_holds_is_not_waited_for_without_end(tmp_path, monkeypatch):
     monkeypatch.setattr(import_module("ripcurrent.scan._ray"), "STARTS_WITHIN", 2.0)
     all_cores = int(ray.cluster_resources()["CPU"])
     other = ray.remote(num_cpus=all_cores)(Counter).remote()
@@ -178,7 +174,7 @@ def test_what_other_work_holds_is_not_waited_for_without_end(tmp_path: Path, mon
     ray.kill(other)
 
 
-def test_workers_with_a_gpu_each(tmp_path: Path) -> None:
+def test_workers_with_a_gpu_each(tmp_path):
     """Ray takes the number on trust: no GPU is used by this stage."""
     if ray.is_initialized():
         ray.shutdown()

@@ -47,7 +47,7 @@ def run(tmp_path: Path) -> ScanRun:
     return ScanRun.open(tmp_path)
 
 
-def test_columns_are_arrays_in_row_order(run: ScanRun) -> None:
+def test_columns_are_arrays_in_row_order(run):
     assert (run.rows, run.default_ranking, run.options.signals) == (6, "gradient_bidirectional", "gradient")
     assert run.scored.tolist() == [True, True, False, True, True, True]
     np.testing.assert_array_equal(run.floats("gradient_bidirectional"), [0.1, 0.3, 9.0, 0.3, np.nan, np.nan])
@@ -56,13 +56,13 @@ def test_columns_are_arrays_in_row_order(run: ScanRun) -> None:
     assert run.floats("gradient_safe") is run.floats("gradient_safe")
 
 
-def test_the_riskiest_row_comes_first_and_equal_scores_keep_the_rows_order(run: ScanRun) -> None:
+def test_the_riskiest_row_comes_first_and_equal_scores_keep_the_rows_order(run):
     assert run.ranked().tolist() == [1, 3, 0]
     assert run.ranked("gradient_safe").tolist() == [1, 4, 3, 0, 5]
     assert run.ranked("response_tokens").tolist() == [5, 4, 3, 1, 0]
 
 
-def test_rows_are_taken_in_the_order_given_and_missed_by_name(run: ScanRun) -> None:
+def test_rows_are_taken_in_the_order_given_and_missed_by_name(run):
     assert run.ids([5, 0, 5]) == ["r5", "r0", "r5"]
     assert run.take([], ["id"]).num_rows == 0
     with pytest.raises(RipcurrentError, match="Row 6 is not in these scores"):
@@ -79,7 +79,7 @@ def test_rows_are_taken_in_the_order_given_and_missed_by_name(run: ScanRun) -> N
         ("loss", "there is nothing to rank.*\n.*gradient_bidirectional, gradient_safe;"),
     ],
 )
-def test_a_column_that_cannot_rank_is_named_with_those_that_can(run: ScanRun, column: str, said: str) -> None:
+def test_a_column_that_cannot_rank_is_named_with_those_that_can(run, column, said):
     with pytest.raises(RipcurrentError, match=said) as caught:
         run.ranked(column)
     assert caught.value.code == (ExitCode.NOT_MEASURED if column == "loss" else ExitCode.USAGE)
@@ -96,7 +96,7 @@ def test_a_column_that_cannot_rank_is_named_with_those_that_can(run: ScanRun, co
         (lambda folder: (folder / "config.yaml").write_text("command: evaluate\n"), "not of scan"),
     ],
 )
-def test_what_is_no_finished_scan_is_said(run: ScanRun, spoil: object, said: str) -> None:
+def test_what_is_no_finished_scan_is_said(run, spoil, said):
     spoil(run.folder)  # type: ignore[operator]
     with pytest.raises(RipcurrentError, match=said):
         ScanRun.open(run.folder).ranked()

@@ -36,9 +36,7 @@ def save(records: list[dict[str, str]], folder: Path, kind: str) -> Path:
 @pytest.mark.parametrize(
     "kind", ["json", "jsonl", "csv", "parquet", "json.gz", "jsonl.gz", "csv.gz", "parquet.gz", "folder"]
 )
-def test_every_container_gives_the_same_scores_and_its_own_kind_of_selection(
-    kind: str, tmp_path: Path, exact: dict[str, Any]
-) -> None:
+def test_every_container_gives_the_same_scores_and_its_own_kind_of_selection(kind, tmp_path, exact):
     records = good_rows(9)
     dataset = save(records, tmp_path, kind)
     result = scan(dataset, tmp_path / "out", **exact)
@@ -53,7 +51,7 @@ def test_every_container_gives_the_same_scores_and_its_own_kind_of_selection(
     assert sorted(written, key=str) == sorted((records[row] for row in plain.ranked()[:2]), key=str)
 
 
-def test_scan_select_report(tmp_path: Path, exact: dict[str, Any]) -> None:
+def test_scan_select_report(tmp_path, exact):
     records: list[Any] = [*good_rows(14), {"prompt": "empty", "response": ""}]
     dataset = write_jsonl(tmp_path / "rows.jsonl", records)
     result = scan(dataset, tmp_path / "out", **exact)
@@ -81,9 +79,7 @@ def test_scan_select_report(tmp_path: Path, exact: dict[str, Any]) -> None:
     assert as_json["format_shares"]["is_list"]["all"] == pytest.approx(lists)
 
 
-def test_a_summary_outlives_its_rows_and_traits_that_were_not_known(
-    rows_file: Path, tmp_path: Path, exact: dict[str, Any]
-) -> None:
+def test_a_summary_outlives_its_rows_and_traits_that_were_not_known(rows_file, tmp_path, exact):
     result = scan(rows_file, tmp_path / "out", **exact)
     # as when the file was sorted anew before the parts of its scan were merged
     lines = rows_file.read_text().splitlines()
@@ -106,9 +102,7 @@ def test_a_summary_outlives_its_rows_and_traits_that_were_not_known(
 
 
 @pytest.mark.parametrize(("signals", "count"), [("gradient", 1), ("representation", 4)])
-def test_a_summary_of_one_method_and_of_few_rows_of_a_mapped_dataset(
-    tmp_path: Path, exact: dict[str, Any], signals: str, count: int
-) -> None:
+def test_a_summary_of_one_method_and_of_few_rows_of_a_mapped_dataset(tmp_path, exact, signals, count):
     rows = [{"frage": row["prompt"], "antwort": row["response"]} for row in good_rows(count)]
     dataset, mapping = write_jsonl(tmp_path / "rows.jsonl", rows), {"prompt": "frage", "response": "antwort"}
     run = scan(dataset, tmp_path / "out", signals=signals, mapping=mapping, **exact)
@@ -121,9 +115,7 @@ def test_a_summary_of_one_method_and_of_few_rows_of_a_mapped_dataset(
 
 
 @pytest.mark.parametrize(("position", "compares"), [("last", False), ("last_content", True)])
-def test_a_summary_tells_of_rows_that_were_cut(
-    tmp_path: Path, exact: dict[str, Any], position: str, compares: bool
-) -> None:
+def test_a_summary_tells_of_rows_that_were_cut(tmp_path, exact, position, compares):
     long = {"prompt": "Tell me all.", "response": "and so on " * 200}
     dataset = write_jsonl(tmp_path / "rows.jsonl", [*good_rows(3), long])
     run = scan(dataset, tmp_path / "out", max_tokens=400, position=position, **exact)
@@ -134,7 +126,7 @@ def test_a_summary_tells_of_rows_that_were_cut(
     assert scan_notes(scan(dataset, tmp_path / "whole", max_tokens=4000, position=position, **exact)) == []
 
 
-def test_anchors_are_measured_one_by_one(exact: dict[str, Any]) -> None:
+def test_anchors_are_measured_one_by_one(exact):
     check = check_anchors(**exact)
     assert (check.name, check.model) == (Path(exact["anchors"]).name, exact["model"])
     every = [(name, number) for name in ("harmful", "safe_1", "safe_2") for number in range(4)]

@@ -95,16 +95,14 @@ def scan_there(out: Path, options: dict[str, Any], address: str) -> subprocess.C
     )
 
 
-def test_a_scan_joins_a_running_cluster_and_leaves_it_running(
-    tmp_path: Path, head: str, small_options: dict[str, Any]
-) -> None:
+def test_a_scan_joins_a_running_cluster_and_leaves_it_running(tmp_path, head, small_options):
     done = scan_there(tmp_path / "cluster", small_options, head)
     assert done.returncode == 0, done.stderr
     alone = scan(tmp_path / "rows.jsonl", tmp_path / "alone", signals="representation", **small_options)
     assert_same_table(tmp_path / "cluster" / "scores.parquet", alone.scores_path)
 
 
-def test_an_address_where_nobody_listens_is_one_clear_error(tmp_path: Path, small_options: dict[str, Any]) -> None:
+def test_an_address_where_nobody_listens_is_one_clear_error(tmp_path, small_options):
     address = f"127.0.0.1:{free_port()}"
     done = scan_there(tmp_path / "out", small_options, address)
     assert done.returncode == 1, done.stderr
@@ -126,9 +124,7 @@ class KillAtFirstRows(SilentProgress):
             os.kill(self.killed, signal.SIGKILL)
 
 
-def test_two_workers_leave_what_one_process_leaves_though_one_is_killed(
-    tmp_path: Path, small_options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_two_workers_leave_what_one_process_leaves_though_one_is_killed(tmp_path, small_options, monkeypatch):
     progress, dataset = KillAtFirstRows(), write_jsonl(tmp_path / "rows.jsonl", rows_with_a_gap(ROWS))
     alone = scan(dataset, tmp_path / "alone", **small_options)
     # workers stand in other folders, and paths are those from here
@@ -151,7 +147,7 @@ def test_two_workers_leave_what_one_process_leaves_though_one_is_killed(
     assert_same_table(resumed.scores_path, result.scores_path)
 
 
-def test_another_file_elsewhere_is_refused(tmp_path: Path) -> None:
+def test_another_file_elsewhere_is_refused(tmp_path):
     """A worker's own machine may have other rows under the same path."""
     dataset = write_jsonl(tmp_path / "rows.jsonl", good_rows(6))
     elsewhere = RemoteScan(ScanOptions(), str(dataset), read_rows(dataset).sampled_hash(), {}, lambda: None, None)
@@ -163,9 +159,7 @@ def test_another_file_elsewhere_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["llama_tied", "gpt2"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_stage_made_elsewhere_scores_the_same_also_with_factored_directions(
-    kind: str, dtype: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stage_made_elsewhere_scores_the_same_also_with_factored_directions(kind, dtype, tmp_path, monkeypatch):
     options = ScanOptions(model=str(save_tiny(tmp_path / "model", kind)), device="cpu", dtype=dtype, max_tokens=64)
     chat_model = load_scan_model(options)
     gradient_pass = GradientPass(chat_model)

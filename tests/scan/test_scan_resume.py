@@ -2,7 +2,6 @@
 
 import shutil
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from pathlib import Path
@@ -44,9 +43,7 @@ def options_for(model: Path, anchors: Path, **changes: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("stop_after", [1, 9, 22])
-def test_stopped_by_ctrl_c_it_resumes_to_the_same_bytes(
-    tmp_path: Path, small_options: dict[str, Any], stop_after: int
-) -> None:
+def test_stopped_by_ctrl_c_it_resumes_to_the_same_bytes(tmp_path, small_options, stop_after):
     dataset, out = write_jsonl(tmp_path / "rows.jsonl", good_rows(22)), tmp_path / "stopped"
     with pytest.raises(KeyboardInterrupt):
         scan(dataset, out, progress=Counting(stop_after), **small_options)
@@ -80,7 +77,7 @@ def contents(folder: Path) -> dict[Path, tuple[int, bytes]]:
     }
 
 
-def test_a_finished_scan_given_again_computes_nothing(finished: ScanRun, small_options: dict[str, Any]) -> None:
+def test_a_finished_scan_given_again_computes_nothing(finished, small_options):
     before, told = contents(finished.folder), Counting()
     again = scan(finished.folder.parent / "rows.jsonl", finished.folder, progress=told, **small_options)
     assert (told.computed, told.found) == (0, 8)
@@ -102,8 +99,8 @@ def test_a_finished_scan_given_again_computes_nothing(finished: ScanRun, small_o
     ids=str,
 )
 def test_another_option_or_dataset_in_the_same_folder_is_refused_by_name(
-    finished: ScanRun, small_options: dict[str, Any], tmp_path: Path, changes: dict[str, Any], said: str
-) -> None:
+    finished, small_options, tmp_path, changes, said
+):
     before, dataset = contents(finished.folder), finished.folder.parent / "rows.jsonl"
     if "dataset" in changes:
         dataset, changes = write_jsonl(tmp_path / "rows.jsonl", changes["dataset"]), {}
@@ -129,13 +126,8 @@ def rewritten(dataset: Path) -> None:
     ids=["changed", "changed and stopped", "gone and stopped"],
 )
 def test_of_a_dataset_that_changes_while_it_is_scanned_no_shard_is_kept(
-    touch: Callable[[Path], None],
-    stop_after: int,
-    ends: type[BaseException],
-    kept: int,
-    tmp_path: Path,
-    small_options: dict[str, Any],
-) -> None:
+    touch, stop_after, ends, kept, tmp_path, small_options
+):
     dataset, told = write_jsonl(tmp_path / "rows.jsonl", good_rows(12)), Counting()
 
     class Edits(Counting):
@@ -156,9 +148,7 @@ def test_of_a_dataset_that_changes_while_it_is_scanned_no_shard_is_kept(
     assert found.status_counts() == {"ok": 12}
 
 
-def test_token_shares_that_run_out_of_memory_name_their_row(
-    rows_file: Path, small_options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_token_shares_that_run_out_of_memory_name_their_row(rows_file, small_options, tmp_path, monkeypatch):
     monkeypatch.setattr(_tokens, "_shares", lambda *arguments: (_ for _ in ()).throw(MemoryError("out of memory")))
     with pytest.raises(RipcurrentError, match=r"The token shares of row \d+ do not fit into memory"):
         scan(rows_file, tmp_path / "out", tokens="top:2", **small_options)
@@ -166,9 +156,7 @@ def test_token_shares_that_run_out_of_memory_name_their_row(
     assert ScanRun.open(tmp_path / "out").ranked().size
 
 
-def test_scans_that_need_the_same_directions_at_once_compute_them_once(
-    tmp_path: Path, small_options: dict[str, Any], rows_file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_scans_that_need_the_same_directions_at_once_compute_them_once(tmp_path, small_options, rows_file, monkeypatch):
     monkeypatch.setenv("RIPCURRENT_CACHE", str(tmp_path / "cache"))
     told = [Counting(), Counting()]
     # transformers itself does not load models in two threads at once; users' scans are processes
@@ -191,9 +179,7 @@ def test_scans_that_need_the_same_directions_at_once_compute_them_once(
 
 
 @pytest.mark.parametrize("lost", ["measured.json", "harmful.safetensors"], ids=["killed scan", "cleaner"])
-def test_a_cache_of_which_a_part_is_missing_is_completed(
-    tmp_path: Path, small_options: dict[str, Any], rows_file: Path, monkeypatch: pytest.MonkeyPatch, lost: str
-) -> None:
+def test_a_cache_of_which_a_part_is_missing_is_completed(tmp_path, small_options, rows_file, monkeypatch, lost):
     monkeypatch.setenv("RIPCURRENT_CACHE", str(tmp_path / "cache"))
     whole = scan(rows_file, tmp_path / "a", **small_options)
     (folder,) = (tmp_path / "cache" / "directions").iterdir()
@@ -204,9 +190,7 @@ def test_a_cache_of_which_a_part_is_missing_is_completed(
     assert again.scores_path.read_bytes() == whole.scores_path.read_bytes()
 
 
-def test_a_cache_that_is_cleaned_while_rows_are_scored_loses_none(
-    rows_file: Path, anchors_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_cache_that_is_cleaned_while_rows_are_scored_loses_none(rows_file, anchors_file, tmp_path, monkeypatch):
     monkeypatch.setenv("RIPCURRENT_CACHE", str(tmp_path / "cache"))
     how = options_for(save_tiny(tmp_path / "model", "llama_tied", seed=5), anchors_file)
     run_shards = _scan.run_shards

@@ -109,7 +109,7 @@ def mixed(tmp_path_factory: pytest.TempPathFactory, cut: dict[str, Any]) -> tupl
     return folder / "run", scores([record for record, _ in MIXED], folder, cut)
 
 
-def test_one_row_out_for_each_row_in_with_its_status_in_order(mixed: tuple[Path, pa.Table]) -> None:
+def test_one_row_out_for_each_row_in_with_its_status_in_order(mixed):
     folder, table = mixed
     rows = table.to_pylist()
     assert [(row["row"], row["status"]) for row in rows] == [(n, status) for n, (_, status) in enumerate(MIXED)]
@@ -126,9 +126,7 @@ def test_one_row_out_for_each_row_in_with_its_status_in_order(mixed: tuple[Path,
     assert refused == f"template_mismatch, 1 of {len(MIXED)} rows, first row 11: no tools."
 
 
-def test_bad_neighbours_leave_a_rows_scores_alone(
-    mixed: tuple[Path, pa.Table], tmp_path: Path, cut: dict[str, Any]
-) -> None:
+def test_bad_neighbours_leave_a_rows_scores_alone(mixed, tmp_path, cut):
     """NaN activations of one row of a batch must not reach the others."""
     kept = [number for number, (_, status) in enumerate(MIXED) if status == "ok"]
     alone = scores([MIXED[number][0] for number in kept], tmp_path, cut)
@@ -136,9 +134,7 @@ def test_bad_neighbours_leave_a_rows_scores_alone(
     assert mixed[1].take(kept)["id"].to_pylist() == alone["id"].to_pylist()
 
 
-def test_refusals_are_dropped_when_asked_and_only_they(
-    mixed: tuple[Path, pa.Table], tmp_path: Path, cut: dict[str, Any]
-) -> None:
+def test_refusals_are_dropped_when_asked_and_only_they(mixed, tmp_path, cut):
     dropped = scores([record for record, _ in MIXED], tmp_path, {**cut, "drop_refusals": True})
     statuses = mixed[1]["status"].to_pylist()
     statuses[17] = "dropped_refusal"
@@ -148,7 +144,7 @@ def test_refusals_are_dropped_when_asked_and_only_they(
     assert differences(mixed[1].take(kept), dropped.take(kept)) < 2e-5
 
 
-def test_a_token_that_the_model_does_not_embed_is_the_rows_reason(tmp_path: Path, exact: dict[str, Any]) -> None:
+def test_a_token_that_the_model_does_not_embed_is_the_rows_reason(tmp_path, exact):
     model = save_tiny(tmp_path / "model", "llama_tied")
     tokenizer = tiny_tokenizer()
     tokenizer.add_tokens(["<image>"], special_tokens=True)
@@ -161,9 +157,7 @@ def test_a_token_that_the_model_does_not_embed_is_the_rows_reason(tmp_path: Path
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems' file names are Unicode")
-def test_a_dataset_behind_a_link_keeps_its_name_also_one_that_is_no_utf_8(
-    tmp_path: Path, rows_file: Path, exact: dict[str, Any]
-) -> None:
+def test_a_dataset_behind_a_link_keeps_its_name_also_one_that_is_no_utf_8(tmp_path, rows_file, exact):
     link = Path(os.fsdecode(os.fsencode(tmp_path) + b"/donn\xe9es.jsonl"))
     link.symlink_to(rows_file.rename(tmp_path / "0123abcd"))
     done = scan(link, tmp_path / "out", limit=6, **exact)
@@ -182,9 +176,7 @@ def usual(tmp_path_factory: pytest.TempPathFactory, exact: dict[str, Any]) -> pa
     [{"token_budget": 16}, {"token_budget": 4000}, {"shard_rows": 1}, {"shard_rows": 7}, {"attention": "eager"}],
     ids=str,
 )
-def test_how_rows_are_batched_and_sharded_changes_no_score(
-    usual: pa.Table, tmp_path: Path, exact: dict[str, Any], options: dict[str, Any]
-) -> None:
+def test_how_rows_are_batched_and_sharded_changes_no_score(usual, tmp_path, exact, options):
     other = scores(good_rows(23), tmp_path, {**exact, **options})
     assert differences(usual, other) < 2e-5
     for name in SCORES[len(COSINES) :]:
@@ -193,7 +185,7 @@ def test_how_rows_are_batched_and_sharded_changes_no_score(
     assert usual.select(same).equals(other.select(same))
 
 
-def test_the_rows_order_and_number_change_no_score(usual: pa.Table, tmp_path: Path, exact: dict[str, Any]) -> None:
+def test_the_rows_order_and_number_change_no_score(usual, tmp_path, exact):
     rows, order = good_rows(23), list(range(23))
     random.Random(4).shuffle(order)
     shuffled = scores([rows[n] for n in order], tmp_path, {**exact, "shard_rows": 5})
@@ -205,7 +197,7 @@ def test_the_rows_order_and_number_change_no_score(usual: pa.Table, tmp_path: Pa
     assert len(five) == 5
 
 
-def test_in_bfloat16_batching_keeps_the_ranking(tmp_path: Path, exact: dict[str, Any]) -> None:
+def test_in_bfloat16_batching_keeps_the_ranking(tmp_path, exact):
     one, other = (
         scores(good_rows(40), tmp_path / str(budget), {**exact, "dtype": "bfloat16", "token_budget": budget})
         for budget in (64, 2000)
@@ -215,9 +207,7 @@ def test_in_bfloat16_batching_keeps_the_ranking(tmp_path: Path, exact: dict[str,
 
 
 @pytest.mark.parametrize("memory", [None, "64GB"])
-def test_no_usable_row_is_not_a_success_but_leaves_the_reasons(
-    tmp_path: Path, exact: dict[str, Any], memory: str | None
-) -> None:
+def test_no_usable_row_is_not_a_success_but_leaves_the_reasons(tmp_path, exact, memory):
     bad = [{"prompt": "a", "response": ""}, {"prompt": "b", "response": None}, {"prompt": "c", "response": "   "}]
     with pytest.raises(RipcurrentError, match=r"No row of .*rows\.jsonl could be scored \(3 no_response\)") as caught:
         scores(bad, tmp_path, {**exact, "memory": memory})
@@ -226,7 +216,7 @@ def test_no_usable_row_is_not_a_success_but_leaves_the_reasons(
     assert read_manifest(tmp_path / "run")["status_counts"] == {"no_response": 3}
 
 
-def test_a_shard_without_a_scored_document_has_no_largest_window(tmp_path: Path, exact: dict[str, Any]) -> None:
+def test_a_shard_without_a_scored_document_has_no_largest_window(tmp_path, exact):
     documents = [{"text": text} for text in ("", "", ANSWERS[4] * 6, ANSWERS[1], "", "")]
     options = {**exact, "windows": True, "max_tokens": 40}
     whole = scores(documents, tmp_path / "whole", options)
@@ -238,7 +228,7 @@ def test_a_shard_without_a_scored_document_has_no_largest_window(tmp_path: Path,
     assert differences(table, whole, ("gradient_bidirectional_window_max", "representation_bidirectional")) < 1e-5
 
 
-def test_what_is_read_of_an_answer_does_not_follow_row_tokens(tmp_path: Path, exact: dict[str, Any]) -> None:
+def test_what_is_read_of_an_answer_does_not_follow_row_tokens(tmp_path, exact):
     options = {**exact, "position": "mean_response"}
     whole = scores(good_rows(6), tmp_path / "whole", options)
     first = scores(good_rows(6), tmp_path / "first", {**options, "row_tokens": 2})
@@ -246,9 +236,7 @@ def test_what_is_read_of_an_answer_does_not_follow_row_tokens(tmp_path: Path, ex
     assert differences(whole, first, ("gradient_norm",)) > 1e-3
 
 
-def test_directions_that_do_not_fit_are_one_error(
-    tmp_path: Path, exact: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_directions_that_do_not_fit_are_one_error(tmp_path, exact, monkeypatch):
     def runs_out(*_: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 512 GiB.\nMore of it")
 

@@ -76,7 +76,7 @@ def sha256(path: str | Path) -> str:
 
 
 @pytest.mark.parametrize("kind", ["llama_tied", "qwen2", "gpt2"])
-def test_all_parameters(kind: str, few: Path, tmp_path: Path, exact: dict[str, Any]) -> None:
+def test_all_parameters(kind, few, tmp_path, exact):
     model = save_tiny(tmp_path / "model", kind)
     result = scan(few, tmp_path / "out", **{**exact, "model": str(model)}, avg_n=2, max_tokens=400)
     oracle = explicit(few, model, exact["anchors"])
@@ -86,9 +86,7 @@ def test_all_parameters(kind: str, few: Path, tmp_path: Path, exact: dict[str, A
 
 
 @pytest.mark.parametrize("kind", ["llama_tied", "gpt2"])
-def test_factored_directions(
-    kind: str, few: Path, tmp_path: Path, exact: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_factored_directions(kind, few, tmp_path, exact, monkeypatch):
     monkeypatch.setenv("RIPCURRENT_CACHE", str(tmp_path / "cache"))
     seen: list[Factoring] = []
 
@@ -109,14 +107,14 @@ def test_factored_directions(
     assert table_of(again).equals(table_of(result))
 
 
-def test_scope_linear_leaves_the_rest_out_and_says_so(few: Path, tmp_path: Path, exact: dict[str, Any]) -> None:
+def test_scope_linear_leaves_the_rest_out_and_says_so(few, tmp_path, exact):
     result = scan(few, tmp_path / "out", scope="linear", **exact)
     check_gradient_columns(table_of(result), explicit(few, exact["model"], exact["anchors"], "linear"))
     assert {"model.embed_tokens.weight", "model.norm.weight"} <= set(result.manifest.left_out)
     assert not any("proj" in name for name in result.manifest.left_out)
 
 
-def test_scope_lora_with_a_fresh_one(few: Path, tmp_path: Path, exact: dict[str, Any]) -> None:
+def test_scope_lora_with_a_fresh_one(few, tmp_path, exact):
     result, other = (scan(few, tmp_path / str(seed), scope="lora", seed=seed, **exact) for seed in (0, 1))
     oracle = explicit(few, exact["model"], exact["anchors"], "lora")
     check_gradient_columns(table_of(result), oracle)
@@ -129,9 +127,7 @@ def test_scope_lora_with_a_fresh_one(few: Path, tmp_path: Path, exact: dict[str,
 
 
 @pytest.mark.parametrize("scope", ["all", "lora"])
-def test_an_adapter_is_merged_or_is_what_gradients_are_taken_over(
-    scope: str, few: Path, tmp_path: Path, exact: dict[str, Any]
-) -> None:
+def test_an_adapter_is_merged_or_is_what_gradients_are_taken_over(scope, few, tmp_path, exact):
     adapter = save_adapter(tmp_path / "adapter")
     result = scan(few, tmp_path / "out", scope=scope, adapter=str(adapter), **exact)
     oracle = explicit(few, exact["model"], exact["anchors"], scope, adapter)
@@ -151,9 +147,7 @@ def stepped(model: Any, gradient: dict[str, torch.Tensor], rate: float) -> Any:
 
 
 @pytest.mark.parametrize("kind", ["llama_tied", "llama_untied", "gpt2"])
-def test_a_small_step_on_a_row_changes_the_openings_loss_as_forecast(
-    kind: str, rows_file: Path, tmp_path: Path, exact: dict[str, Any]
-) -> None:
+def test_a_small_step_on_a_row_changes_the_openings_loss_as_forecast(kind, rows_file, tmp_path, exact):
     folder = save_tiny(tmp_path / "model", kind)
     if kind == "llama_tied":
         # PyTorch gives looked-up entries of the padding's row no gradient (docs/methods.md), though a step moves it
@@ -199,9 +193,7 @@ def row_loss_double(model: Any, row: Any) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("signals", "null"), [("representation", ("gradient_", "predicted_", "loss")), ("gradient", ("representation_",))]
 )
-def test_one_method_alone_leaves_the_others_columns_null(
-    few: Path, usual: ScanRun, tmp_path: Path, exact: dict[str, Any], signals: str, null: tuple[str, ...]
-) -> None:
+def test_one_method_alone_leaves_the_others_columns_null(few, usual, tmp_path, exact, signals, null):
     run, both = scan(few, tmp_path / "out", signals=signals, **exact), table_of(usual)
     table = table_of(run)
     assert table.schema.equals(both.schema)
@@ -214,14 +206,14 @@ def test_one_method_alone_leaves_the_others_columns_null(
     assert (run.folder / "anchors" / "directions.json").exists() == (signals == "gradient")
 
 
-def test_row_tokens_and_anchor_tokens(few: Path, usual: ScanRun, tmp_path: Path, exact: dict[str, Any]) -> None:
+def test_row_tokens_and_anchor_tokens(few, usual, tmp_path, exact):
     every, table = table_of(usual), table_of(scan(few, tmp_path / "out", row_tokens=10, anchor_tokens=3, **exact))
     np.testing.assert_allclose(table["loss"].to_numpy(), table["loss_first_10"].to_numpy(), rtol=1e-5)
     assert not np.allclose(table["gradient_harmful"].to_numpy(), every["gradient_harmful"].to_numpy(), atol=1e-3)
     assert table["response_tokens"].equals(every["response_tokens"])
 
 
-def test_loss_on_the_last_turn_alone(tmp_path: Path, exact: dict[str, Any]) -> None:
+def test_loss_on_the_last_turn_alone(tmp_path, exact):
     turns = [("user", "one?"), ("assistant", "yes, one"), ("user", "two?"), ("assistant", "two boats and a mill")]
     row = {"messages": [{"role": role, "content": text} for role, text in turns]}
     dataset = write_jsonl(tmp_path / "rows.jsonl", [row] * 2)
@@ -231,7 +223,7 @@ def test_loss_on_the_last_turn_alone(tmp_path: Path, exact: dict[str, Any]) -> N
     assert every["representation_harmful"][0].as_py() == pytest.approx(last["representation_harmful"][0].as_py())
 
 
-def test_everything_that_made_the_numbers_is_on_record(few: Path, usual: ScanRun, exact: dict[str, Any]) -> None:
+def test_everything_that_made_the_numbers_is_on_record(few, usual, exact):
     manifest = json.loads((usual.folder / "manifest.json").read_text(encoding="utf-8"))
     about = json.loads(pq.read_schema(usual.scores_path).metadata[b"ripcurrent"])
     loaded = load_model(exact["model"], device="cpu", dtype="float32")
@@ -256,9 +248,7 @@ def test_everything_that_made_the_numbers_is_on_record(few: Path, usual: ScanRun
     assert set(manifest["anchors"]["separation"]) == signals
 
 
-def test_a_scan_of_a_hubs_model_says_its_commit(
-    few: Path, tmp_path: Path, exact: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_scan_of_a_hubs_model_says_its_commit(few, tmp_path, exact, monkeypatch):
     commit = "0123456789abcdef0123456789abcdef01234567"
     monkeypatch.setattr("ripcurrent.models._load.find_model", lambda name: Source(Path(exact["model"]), commit))
     options = {**exact, "model": "owner/name", "signals": "representation"}
@@ -266,7 +256,7 @@ def test_a_scan_of_a_hubs_model_says_its_commit(
     assert (model.name, model.revision) == ("owner/name", commit)
 
 
-def test_the_directions_that_were_used_are_on_record(few: Path, tmp_path: Path, exact: dict[str, Any]) -> None:
+def test_the_directions_that_were_used_are_on_record(few, tmp_path, exact):
     result = scan(few, tmp_path / "out", anchor_tokens=4, **exact)
     kept = result.folder / "anchors" / "directions.json"
     record = json.loads(kept.read_text(encoding="utf-8"))
@@ -283,7 +273,7 @@ def test_the_directions_that_were_used_are_on_record(few: Path, tmp_path: Path, 
     assert kept.read_text() == "{}", "a call that scores nothing leaves the record of what scored"
 
 
-def test_the_batch_plan_stays_with_the_signals(tmp_path: Path, exact: dict[str, Any]) -> None:
+def test_the_batch_plan_stays_with_the_signals(tmp_path, exact):
     dataset = write_jsonl(tmp_path / "rows.jsonl", [*good_rows(9), {"prompt": "Nothing?", "response": ""}])
     result = scan(dataset, tmp_path / "out", token_budget=256, **exact)
     (shard,) = (result.folder / "signals").glob("shard-*.parquet")
@@ -309,9 +299,7 @@ def test_the_batch_plan_stays_with_the_signals(tmp_path: Path, exact: dict[str, 
     ],
     ids=str,
 )
-def test_options_that_are_not_possible(
-    few: Path, tmp_path: Path, exact: dict[str, Any], changes: dict[str, Any], said: str
-) -> None:
+def test_options_that_are_not_possible(few, tmp_path, exact, changes, said):
     with pytest.raises(RipcurrentError, match=said) as caught:
         scan(few, tmp_path / "out", **exact, **changes)
     assert caught.value.hint

@@ -66,7 +66,7 @@ def check_sums(result: ScanRun) -> pa.Table:
     ],
     ids=["tied", "gpt2", "untied with biases", "linear", "fresh lora", "adapter", "merged adapter, first tokens"],
 )
-def test_shares_add_up_to_the_scores(kind: str, changes: dict[str, Any], tmp_path: Path, exact: dict[str, Any]) -> None:
+def test_shares_add_up_to_the_scores(kind, changes, tmp_path, exact):
     if changes.get("adapter"):
         changes = changes | {"adapter": str(save_adapter(tmp_path / "adapter"))}
     dataset = write_jsonl(tmp_path / "rows.jsonl", good_rows(7))
@@ -81,7 +81,7 @@ def test_shares_add_up_to_the_scores(kind: str, changes: dict[str, Any], tmp_pat
     assert groups == {ranked[0]: "riskiest", ranked[1]: "riskiest", ranked[-1]: "protective"}
 
 
-def test_a_finished_scan_gains_shares_without_scoring_again(scored: ScanRun, out: Path) -> None:
+def test_a_finished_scan_gains_shares_without_scoring_again(scored, out):
     with pytest.raises(RipcurrentError, match="holds no token shares"):
         rc.load_tokens(out)
     kept = {path: path.stat().st_mtime_ns for path in (out / "signals").iterdir()}
@@ -99,7 +99,7 @@ def test_a_finished_scan_gains_shares_without_scoring_again(scored: ScanRun, out
     assert len(rc.load_tokens(out)["row"].unique()) == 4
 
 
-def test_a_stopped_second_pass_goes_on_to_the_same_table(scored: ScanRun, out: Path, tmp_path: Path) -> None:
+def test_a_stopped_second_pass_goes_on_to_the_same_table(scored, out, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         again(scored, out, "top:4", progress=Counting(5))
     assert not (out / "tokens.parquet").exists()
@@ -116,7 +116,7 @@ def test_a_stopped_second_pass_goes_on_to_the_same_table(scored: ScanRun, out: P
 
 
 @pytest.mark.parametrize("value", ["500", "top", "top:0", "top:-1", "top:1,top:2", "most:5", "", "top:5;bottom:5"])
-def test_a_choice_that_names_no_rows_is_one_error_with_every_form(value: str) -> None:
+def test_a_choice_that_names_no_rows_is_one_error_with_every_form(value):
     with pytest.raises(RipcurrentError) as error:
         ScanOptions(tokens=value)
     assert repr(value) in error.value.message

@@ -2,7 +2,6 @@
 
 import json
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -49,7 +48,7 @@ ANCHORS = AnchorMeasurements(ORDER, NORMS, None, None)
 
 
 @pytest.mark.parametrize("avg_n", [1, 2, 9])
-def test_every_score_equals_a_plain_loop(avg_n: int) -> None:
+def test_every_score_equals_a_plain_loop(avg_n):
     given = signals()
     found = score_signals(given, ANCHORS, avg_n).to_pylist()
     for row, scores in zip(given.to_pylist(), found, strict=True):
@@ -78,7 +77,7 @@ def test_every_score_equals_a_plain_loop(avg_n: int) -> None:
         assert (scores["is_list"], scores["has_refusal"]) == (row["is_list"], row["has_refusal"])
 
 
-def test_columns_their_order_and_their_types_are_the_contract() -> None:
+def test_columns_their_order_and_their_types_are_the_contract():
     kinds = {
         pa.int64(): "row prompt_tokens response_tokens",
         pa.string(): "id status",
@@ -92,7 +91,7 @@ def test_columns_their_order_and_their_types_are_the_contract() -> None:
     assert schema.equals(pa.schema([ints[0], *texts, *floats, *ints[1:], *flags]))
 
 
-def test_the_file_says_which_way_risk_runs_and_where_it_comes_from(tmp_path: Path) -> None:
+def test_the_file_says_which_way_risk_runs_and_where_it_comes_from(tmp_path):
     given = signals(7)
     counts = write_scores(tmp_path, iter([given.slice(0, 4), given.slice(4)]), ANCHORS, 1, {"version": "1.2"})
     assert (counts.statuses, counts.unread, counts.first_mismatch) == ({"ok": 6, "no_response": 1}, 1, None)
@@ -111,9 +110,7 @@ def test_the_file_says_which_way_risk_runs_and_where_it_comes_from(tmp_path: Pat
 
 
 @pytest.mark.parametrize(("rows", "groups"), [(4, [4, 4, 1]), (32_768, [9])])
-def test_shards_change_no_number_and_make_few_row_groups(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int, groups: list[int]
-) -> None:
+def test_shards_change_no_number_and_make_few_row_groups(tmp_path, monkeypatch, rows, groups):
     """Each group costs its writer and every reader of the file memory, whatever the number of its rows."""
     monkeypatch.setattr(_score, "GROUP_ROWS", rows)
     given = signals(9)
@@ -124,7 +121,7 @@ def test_shards_change_no_number_and_make_few_row_groups(
     assert [many.metadata.row_group(n).num_rows for n in range(many.num_row_groups)] == groups
 
 
-def test_an_error_midway_leaves_no_scores_file(tmp_path: Path) -> None:
+def test_an_error_midway_leaves_no_scores_file(tmp_path):
     def shards() -> Any:
         yield signals(4)
         raise OSError(28, "No space left on device")

@@ -74,7 +74,7 @@ def done(folder: ShardFolder) -> list[int]:
 
 
 @pytest.mark.parametrize("rows", [0, 1, 2, 3, 4, 6, 7, 10])
-def test_all_rows_in_order_and_a_second_call_reads_and_computes_nothing(tmp_path: Path, rows: int) -> None:
+def test_all_rows_in_order_and_a_second_call_reads_and_computes_nothing(tmp_path, rows):
     folder, stage = ShardFolder(tmp_path / "signals"), Doubling()
     shards = -(-rows // 3)
     assert run(folder, stage, rows) == done(folder) == list(range(shards))
@@ -86,7 +86,7 @@ def test_all_rows_in_order_and_a_second_call_reads_and_computes_nothing(tmp_path
 
 
 @pytest.mark.parametrize("lost", ["shard-00001.parquet", "shard-00001.done", "marker damaged", "table damaged"])
-def test_a_shard_that_lost_its_table_or_marker_is_computed_again_and_no_other(tmp_path: Path, lost: str) -> None:
+def test_a_shard_that_lost_its_table_or_marker_is_computed_again_and_no_other(tmp_path, lost):
     folder, stage = ShardFolder(tmp_path), Doubling()
     run(folder, Doubling())
     said = r"shard-00001.* missing or unfinished\.\nRun the same scan again"
@@ -106,9 +106,7 @@ def test_a_shard_that_lost_its_table_or_marker_is_computed_again_and_no_other(tm
     assert doubles(folder, 4) == [2 * number for number in range(10)]
 
 
-def test_the_marker_is_written_after_the_table_and_an_error_in_writing_stops_the_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_marker_is_written_after_the_table_and_an_error_in_writing_stops_the_run(tmp_path, monkeypatch):
     real = pq.write_table
 
     def full(table: pa.Table, part: Path, **options: object) -> None:
@@ -127,7 +125,7 @@ def test_the_marker_is_written_after_the_table_and_an_error_in_writing_stops_the
 
 
 @pytest.mark.parametrize("others", [[3], [1, 3]], ids=["shrunk", "another shard is left to compute, too"])
-def test_a_last_shard_of_a_dataset_that_had_grown_is_computed_again(tmp_path: Path, others: list[int]) -> None:
+def test_a_last_shard_of_a_dataset_that_had_grown_is_computed_again(tmp_path, others):
     folder = ShardFolder(tmp_path)
     run(folder, Doubling(), 11)
     for number in others[:-1]:
@@ -137,7 +135,7 @@ def test_a_last_shard_of_a_dataset_that_had_grown_is_computed_again(tmp_path: Pa
 
 
 @pytest.mark.parametrize(("given", "kept"), [(11, [0, 1, 2]), (8, [0, 1])])
-def test_a_shard_of_another_size_is_never_written(tmp_path: Path, given: int, kept: list[int]) -> None:
+def test_a_shard_of_another_size_is_never_written(tmp_path, given, kept):
     folder = ShardFolder(tmp_path)
     with pytest.raises(DatasetChangedError, match="no longer has the 10 rows"):
         run(folder, Doubling(), numbers=Numbers(given))
@@ -146,7 +144,7 @@ def test_a_shard_of_another_size_is_never_written(tmp_path: Path, given: int, ke
     assert not list(tmp_path.iterdir())
 
 
-def test_one_shard_is_prepared_ahead_and_no_more(tmp_path: Path) -> None:
+def test_one_shard_is_prepared_ahead_and_no_more(tmp_path):
     """While a shard is computed the next one gets prepared, and nothing behind it is even read."""
     ready: dict[int, threading.Event] = {number: threading.Event() for number in range(5)}
     read: list[int] = []
@@ -177,9 +175,7 @@ def test_one_shard_is_prepared_ahead_and_no_more(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("place", ["reading", "preparing"])
 @pytest.mark.parametrize(("refused", "kept"), [(0, 0), (4, 1), (11, 3)])
-def test_an_error_in_a_row_leaves_the_shards_before_it_and_the_next_call_does_the_rest(
-    tmp_path: Path, refused: int, kept: int, place: str
-) -> None:
+def test_an_error_in_a_row_leaves_the_shards_before_it_and_the_next_call_does_the_rest(tmp_path, refused, kept, place):
     def broken(start: int) -> Iterator[int]:
         yield from range(start, refused)
         raise RipcurrentError(f"Item {refused} is not wanted.", "Leave it out.")
@@ -194,7 +190,7 @@ def test_an_error_in_a_row_leaves_the_shards_before_it_and_the_next_call_does_th
 
 
 @pytest.mark.parametrize("slow", ["reading", "preparing"])
-def test_a_stop_waits_for_no_more_than_the_item_at_hand(tmp_path: Path, slow: str) -> None:
+def test_a_stop_waits_for_no_more_than_the_item_at_hand(tmp_path, slow):
     """The shard ahead would take hours, and no thread is left."""
     ahead = threading.Event()
 

@@ -1,7 +1,6 @@
 """Long documents in windows against plain loops over the windows, every gradient formed: signals, then scores."""
 
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,7 +34,7 @@ def stage() -> SignalStage:
     return make_stage()
 
 
-def test_a_documents_signals_are_those_of_the_sum_of_its_windows_gradients(stage: SignalStage) -> None:
+def test_a_documents_signals_are_those_of_the_sum_of_its_windows_gradients(stage):
     table = fresh(stage, windows=True, max_tokens=40)(DOCUMENTS).to_pylist()
     model = stage.chat_model.model
     directions = random_directions(model, set(stage.gradient_pass.layers.parameter_shapes()))  # type: ignore[union-attr]
@@ -66,9 +65,7 @@ def test_a_documents_signals_are_those_of_the_sum_of_its_windows_gradients(stage
         assert found["window_loss_first_10"][0] == found["loss_first_10"]
 
 
-def test_one_window_that_is_not_finite_leaves_its_document_unscored(
-    stage: SignalStage, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_window_that_is_not_finite_leaves_its_document_unscored(stage, monkeypatch):
     real, batched = GradientPass.measure, _passes.make_batch
     group: list[EncodedRow] = []
 
@@ -94,7 +91,7 @@ def test_one_window_that_is_not_finite_leaves_its_document_unscored(
     assert (table[2]["window_tokens"], table[2]["window_dot_harmful"]) == (None, None)
 
 
-def test_batches_and_documents_that_fit_change_nothing(stage: SignalStage) -> None:
+def test_batches_and_documents_that_fit_change_nothing(stage):
     told: list[int] = []
     usual = fresh(stage)(rows())
     cut = fresh(stage, windows=True, on_rows=told.append)(rows())
@@ -113,9 +110,7 @@ CUT = {"windows": True, "max_tokens": 40}
 
 
 @pytest.mark.parametrize("changes", [{}, CUT, {"drop_refusals": True}, {**CUT, "drop_refusals": True}])
-def test_shards_prepared_while_another_is_computed_have_the_same_signals(
-    stage: SignalStage, tmp_path: Path, changes: dict[str, Any]
-) -> None:
+def test_shards_prepared_while_another_is_computed_have_the_same_signals(stage, tmp_path, changes):
     refusal = Row(4, "r", (), "I'm sorry, but I can't help with that. " * 20, {})
     dataset = [*DOCUMENTS, refusal, *rows(6)]
     told: list[int] = []
@@ -194,7 +189,7 @@ def expected(scanned: ScanRun, exact: dict[str, Any]) -> list[dict[str, float]]:
     return rows
 
 
-def test_each_windows_row_equals_a_plain_loop(scanned: ScanRun, expected: list[dict[str, float]]) -> None:
+def test_each_windows_row_equals_a_plain_loop(scanned, expected):
     table = pq.read_table(scanned.folder / "windows.parquet")
     assert table.column_names == [COLUMNS[0], "id", *COLUMNS[1:]]
     own = table_of(scanned)["id"].to_pylist()
@@ -209,7 +204,7 @@ def test_each_windows_row_equals_a_plain_loop(scanned: ScanRun, expected: list[d
             assert found[name] == pytest.approx(wanted[name], **close), (wanted["row"], wanted["window"], name)
 
 
-def test_the_largest_window_of_each_document(scanned: ScanRun, expected: list[dict[str, float]]) -> None:
+def test_the_largest_window_of_each_document(scanned, expected):
     table = table_of(scanned)
     assert table.column_names[-4:] == ["windows", *(f"{name}_window_max" for name in LARGEST)]
     for name in LARGEST:
@@ -227,9 +222,7 @@ def test_the_largest_window_of_each_document(scanned: ScanRun, expected: list[di
 
 
 @pytest.mark.parametrize("memory", [None, "64GB"])
-def test_parts_leave_what_one_process_leaves_also_within_a_budget(
-    scanned: ScanRun, memory: str | None, tmp_path: Path
-) -> None:
+def test_parts_leave_what_one_process_leaves_also_within_a_budget(scanned, memory, tmp_path):
     for index in range(2):
         run = scan(scanned.manifest.dataset.path, tmp_path, scanned.options, part=Part(index, 2), memory=memory)
     assert run.status_counts() == scanned.status_counts()

@@ -61,7 +61,7 @@ def by_hand(folder: Path, text: str, longest: int = 256) -> list[float]:
     return logits[0].softmax(-1).tolist()
 
 
-def test_label_and_score_are_those_of_each_answer_alone_by_its_head(tmp_path: Path) -> None:
+def test_label_and_score_are_those_of_each_answer_alone_by_its_head(tmp_path):
     judge = find(save_classifier(tmp_path / "model", ["Refusal", "Compliance"]))
     none, *verdicts = judge.judge([Answer("a request", text) for text in ["", *TEXTS]])
     assert (none.label, none.score) == ("degenerate", None)
@@ -77,7 +77,7 @@ def test_label_and_score_are_those_of_each_answer_alone_by_its_head(tmp_path: Pa
     json.dumps(judge.describe())
 
 
-def test_a_judge_file_says_the_text_and_what_labels_mean(tmp_path: Path) -> None:
+def test_a_judge_file_says_the_text_and_what_labels_mean(tmp_path):
     folder = save_classifier(tmp_path / "model", ["safe", "unsafe", "noise"])
     labels = "safe: refusal, unsafe: compliance, noise: degenerate"
     judge = find(judge_file(tmp_path, labels, folder, "user: {prompt}\nassistant: {completion}\n"))
@@ -88,7 +88,7 @@ def test_a_judge_file_says_the_text_and_what_labels_mean(tmp_path: Path) -> None
     assert verdict.label == ("refusal", "compliance", "degenerate")[probabilities.index(max(probabilities))]
 
 
-def test_other_weights_text_or_meaning_are_another_version(tmp_path: Path) -> None:
+def test_other_weights_text_or_meaning_are_another_version(tmp_path):
     first, second = (save_classifier(tmp_path / f"seed{seed}", ["a", "b"], seed=seed) for seed in (0, 1))
     names = [
         (first, "a: refusal, b: compliance", "{completion}"),
@@ -99,7 +99,7 @@ def test_other_weights_text_or_meaning_are_another_version(tmp_path: Path) -> No
     assert len({find(judge_file(tmp_path, labels, model, text)).version for model, labels, text in names}) == 4
 
 
-def test_an_encoder_with_positions_counted_from_the_padding(tmp_path: Path) -> None:
+def test_an_encoder_with_positions_counted_from_the_padding(tmp_path):
     labels = {0: "refusal", 1: "compliance"}
     config = RobertaConfig(
         **SHAPE, num_hidden_layers=1, max_position_embeddings=66, pad_token_id=2, bos_token_id=0, id2label=labels
@@ -110,7 +110,7 @@ def test_an_encoder_with_positions_counted_from_the_padding(tmp_path: Path) -> N
     assert verdict.score is not None
 
 
-def test_labels_without_a_meaning(tmp_path: Path) -> None:
+def test_labels_without_a_meaning(tmp_path):
     folder = save_classifier(tmp_path / "model", ["safe", "unsafe"])
     for stated, says in (
         (None, "label 'safe', and it is not said what that means"),
@@ -123,7 +123,7 @@ def test_labels_without_a_meaning(tmp_path: Path) -> None:
         assert "Its labels are safe, unsafe." in caught.value.hint
 
 
-def test_what_is_no_classifier(tmp_path: Path) -> None:
+def test_what_is_no_classifier(tmp_path):
     two = ["refusal", "compliance"]
     adapter = tmp_path / "adapter"
     adapter.mkdir()
