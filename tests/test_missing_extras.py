@@ -8,7 +8,7 @@ import pytest
 from ripcurrent.errors import ExitCode, MissingExtraError
 from ripcurrent.evaluate import JudgeSettings, evaluate, find_judge
 from ripcurrent.scan import Execution, scan
-from tests.tiny_scan import EXACT, write_jsonl
+from tests.scan_fixtures import EXACT, write_jsonl
 
 
 def test_the_line_that_installs_it(tmp_path, rows_file, anchors_file, tiny_folder, monkeypatch):

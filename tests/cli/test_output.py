@@ -14,7 +14,7 @@ from ripcurrent.runs import read_manifest
 from ripcurrent.scan import scan
 from tests.cli.command import judge
 from tests.models.tiny import save_tiny
-from tests.tiny_scan import EXACT, good_rows, write_jsonl
+from tests.scan_fixtures import EXACT, good_rows, write_jsonl
 
 
 @pytest.fixture(scope="module")

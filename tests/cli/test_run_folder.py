@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.tiny_scan import good_rows, write_jsonl
+from tests.scan_fixtures import good_rows, write_jsonl
 
 
 def test_unwritable_out(command, rows_file, tmp_path):

@@ -34,7 +34,7 @@ from ripcurrent.evaluate.judges import Label
 from tests.evaluate.scripted_server import Answered, Script, completion, error, serve
 from tests.evaluate.served_model import serving
 from tests.models.tiny import save_tiny
-from tests.tiny_scan import write_jsonl
+from tests.scan_fixtures import write_jsonl
 
 EXACT: dict[str, Any] = {"device": "cpu", "dtype": "float32", "max_new_tokens": 6}
 

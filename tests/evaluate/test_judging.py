@@ -12,7 +12,7 @@ from ripcurrent.evaluate import JudgeSettings, evaluate, find_judge, judge_again
 from ripcurrent.evaluate.judges import Answer, Verdict
 from ripcurrent.statistics import wilson_interval
 from tests.evaluate.scripted_server import Answered, completion, error, last_user_text, serve
-from tests.tiny_scan import write_jsonl
+from tests.scan_fixtures import write_jsonl
 
 
 @pytest.fixture

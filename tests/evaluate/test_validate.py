@@ -17,7 +17,7 @@ from ripcurrent.evaluate._validate import read_labelled, validate
 from ripcurrent.evaluate.judges import PREFIX, Answer
 from tests.cli.command import judge
 from tests.evaluate.scripted_server import completion, error, last_user_text, serve
-from tests.tiny_scan import write_jsonl
+from tests.scan_fixtures import write_jsonl
 
 COLUMNS = ["prompt", "completion", "final_label"]
 ROWS = [

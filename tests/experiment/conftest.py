@@ -8,7 +8,7 @@ import pytest
 from ripcurrent.experiment import Experiment, ExperimentResults, parse_experiment
 from ripcurrent.scan import scan
 from tests.experiment.answers import FakeEvaluate
-from tests.tiny_scan import EXACT, good_rows, write_jsonl
+from tests.scan_fixtures import EXACT, good_rows, write_jsonl
 
 RECIPE = "method: full\nlearning_rate: 1.0e-3\nbatch: 4\nsteps: 1\n"
 

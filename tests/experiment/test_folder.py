@@ -23,7 +23,7 @@ from tests.evaluate.scripted_server import Answered, completion, error, serve
 from tests.experiment.answers import FakeEvaluate
 from tests.experiment.conftest import read, run
 from tests.models.tiny import save_tiny
-from tests.tiny_scan import EXACT, good_rows, write_jsonl
+from tests.scan_fixtures import EXACT, good_rows, write_jsonl
 
 KEYS: dict[str, Any] = {"name": "x", "run": "main", "seeds": 1, "arms": {"random": "random"}}
 SCANNED: dict[str, Any] = {"run": None, "data": "demo"}

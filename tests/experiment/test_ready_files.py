@@ -13,7 +13,7 @@ from ripcurrent.finetune import load_recipe
 from ripcurrent.scan import ScanOptions
 from tests.experiment.conftest import read
 from tests.models.tiny import save_tiny
-from tests.tiny_scan import good_rows
+from tests.scan_fixtures import good_rows
 
 FOLDER = files("ripcurrent") / "experiment" / "ready"
 NAMES = tuple(ready_experiments())

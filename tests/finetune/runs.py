@@ -12,7 +12,7 @@ from ripcurrent.finetune._train import train
 from ripcurrent.finetune._trainer import build_training_set
 from ripcurrent.models import ChatModel
 from tests.models.tiny import tiny_model, tiny_tokenizer
-from tests.tiny_scan import good_rows
+from tests.scan_fixtures import good_rows
 
 
 def chat_model(kind: str = "llama_tied", *, tokenizer: Any = None, adapter: str | None = None) -> ChatModel:

@@ -10,7 +10,7 @@ import pytest
 
 from tests.cli.command import Command, Said, judge
 from tests.models.tiny import save_tiny
-from tests.tiny_scan import good_rows, write_jsonl
+from tests.scan_fixtures import good_rows, write_jsonl
 
 RECIPE = "method: full\nlearning_rate: 1.0e-3\nbatch: 4\nepochs: 2\n"
 

@@ -21,7 +21,7 @@ from ripcurrent.finetune._trainer import RowTrainer
 from ripcurrent.progress import SilentProgress
 from tests.finetune.runs import recipe, run, same
 from tests.models.tiny import save_tiny
-from tests.tiny_scan import good_rows, write_jsonl
+from tests.scan_fixtures import good_rows, write_jsonl
 
 # ten rows, three steps an epoch: stops fall into epochs and between them
 RECIPE = "method: full\nlearning_rate: 1.0e-3\nbatch: 4\naccumulation: 2\nepochs: 2\nschedule: linear\nwarmup: 0.2\n"

@@ -16,8 +16,8 @@ from ripcurrent.models import ModelInfo
 from ripcurrent.runs import write_json
 from ripcurrent.scan import ScanRun
 from tests.experiment.answers import write_evaluation
+from tests.scan_fixtures import write_jsonl
 from tests.select.fabricate import fabricate
-from tests.tiny_scan import write_jsonl
 
 ASKED = 100
 

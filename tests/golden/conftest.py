@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.golden.small import asked_for_json, asked_prompts, plain_rows, ripcurrent, save_tiny_model
-from tests.tiny_scan import anchor_lines, write_jsonl
+from tests.scan_fixtures import anchor_lines, write_jsonl
 
 
 @pytest.fixture(scope="session")

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from tests.models.tiny import CHAT_TEMPLATE, VOCAB_SIZE, tiny_model, tiny_tokenizer
-from tests.tiny_scan import good_rows as plain_rows
-from tests.tiny_scan import write_jsonl
+from tests.scan_fixtures import good_rows as plain_rows
+from tests.scan_fixtures import write_jsonl
 
 __all__ = ["plain_rows", "write_jsonl"]
 

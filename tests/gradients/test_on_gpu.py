@@ -16,8 +16,7 @@ from ripcurrent.statistics import spearman
 from tests.gradients.oracle import apart, chat_model, computed, random_rows, random_stack, rows_of
 from tests.gradients.test_halving import assert_close, measured
 from tests.models.tiny import tiny_model
-from tests.scan_fixtures import anchors_file, shared_cache, tiny_folder
-from tests.tiny_scan import good_rows, small_shards, write_jsonl
+from tests.scan_fixtures import anchors_file, good_rows, shared_cache, small_shards, tiny_folder, write_jsonl
 
 __all__ = ["anchors_file", "shared_cache", "tiny_folder"]
 """Fixtures."""

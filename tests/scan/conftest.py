@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.tiny_scan import EXACT
+from tests.scan_fixtures import EXACT
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,7 @@ from ripcurrent.scan import _doctor, doctor, scan
 from ripcurrent.scan._doctor import SAMPLE_ROWS, rendered_row
 from ripcurrent.scan._passes import PreparedRow, SignalStage
 from tests.models.tiny import save_tiny, tiny_tokenizer
-from tests.tiny_scan import write_jsonl
+from tests.scan_fixtures import write_jsonl
 
 pytestmark = pytest.mark.usefixtures("shared_cache")
 

@@ -22,7 +22,7 @@ from ripcurrent.scan._scan_model import load_scan_model
 from tests.models.test_adapter import save_adapter
 from tests.models.tiny import save_tiny
 from tests.scan.test_scan_resume import Counting
-from tests.tiny_scan import EXACT, anchor_lines, good_rows, write_jsonl
+from tests.scan_fixtures import EXACT, anchor_lines, good_rows, write_jsonl
 
 pytestmark = pytest.mark.usefixtures("shared_cache")
 

@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from ripcurrent.evaluate import Answer, Verdict, evaluate, find_judge
-from tests.tiny_scan import write_jsonl
+from tests.scan_fixtures import write_jsonl
 
 
 class OwnJudge:

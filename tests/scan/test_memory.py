@@ -22,8 +22,7 @@ from ripcurrent.scan._scan_model import MARGIN, MemoryPlan, fitting_stage, memor
 from tests.gradients.oracle import rows_behind_a_prefix
 from tests.scan.test_scan_resume import Counting
 from tests.scan.tiny_stage import assert_same, fresh, make_stage, rows
-from tests.scan_fixtures import table_of
-from tests.tiny_scan import good_rows, write_jsonl
+from tests.scan_fixtures import good_rows, table_of, write_jsonl
 
 CPU = torch.device("cpu")
 MODEL = import_module("ripcurrent.scan._scan_model")

@@ -9,7 +9,7 @@ from ripcurrent.evaluate import evaluate
 from ripcurrent.report import build
 from ripcurrent.scan import doctor, scan
 from ripcurrent.select import select
-from tests.tiny_scan import write_jsonl
+from tests.scan_fixtures import write_jsonl
 
 
 def test_scan_select_report_evaluate_doctor(rows_file, tmp_path, small_options, no_network, monkeypatch):

@@ -17,7 +17,7 @@ from ripcurrent.runs import RunFolder, read_config
 from ripcurrent.scan import Part, ScanRun, bind_local_gpu, parse_part, scan
 from ripcurrent.scan._parts import shards_in
 from tests.cli.command import judge
-from tests.tiny_scan import good_rows, rows_with_a_gap, write_jsonl
+from tests.scan_fixtures import good_rows, rows_with_a_gap, write_jsonl
 
 ROWS = 22
 PART = """

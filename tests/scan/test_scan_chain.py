@@ -16,8 +16,7 @@ from ripcurrent.errors import RipcurrentError
 from ripcurrent.report import build
 from ripcurrent.scan import ScanRun, check_anchors, format_shares, riskiest_rows, scan, scan_notes, score_quantiles
 from ripcurrent.select import select
-from tests.scan_fixtures import table_of
-from tests.tiny_scan import good_rows, write_jsonl
+from tests.scan_fixtures import good_rows, table_of, write_jsonl
 
 
 def save(records: list[dict[str, str]], folder: Path, kind: str) -> Path:

@@ -33,8 +33,7 @@ from ripcurrent.scan._scan_model import load_scan_model
 from tests.evaluate.served_model import free_port
 from tests.gradients.oracle import random_rows
 from tests.models.tiny import save_tiny
-from tests.scan_fixtures import assert_same_table
-from tests.tiny_scan import good_rows, rows_with_a_gap, write_jsonl
+from tests.scan_fixtures import assert_same_table, good_rows, rows_with_a_gap, write_jsonl
 
 # read when Ray is first imported, which is here
 os.environ.update(ALONE)

@@ -14,7 +14,7 @@ from ripcurrent.models import load_model
 from ripcurrent.progress import SilentProgress
 from ripcurrent.scan import ScanRun, _scan, _tokens, scan
 from tests.models.tiny import save_tiny
-from tests.tiny_scan import good_rows, small_shards, write_jsonl
+from tests.scan_fixtures import good_rows, small_shards, write_jsonl
 
 
 class Counting(SilentProgress):

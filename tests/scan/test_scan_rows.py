@@ -21,8 +21,7 @@ from ripcurrent.scan._prepared_anchors import DirectionCache
 from ripcurrent.select import select
 from ripcurrent.statistics import spearman
 from tests.models.tiny import CHAT_TEMPLATE, save_tiny, tiny_tokenizer
-from tests.scan_fixtures import table_of
-from tests.tiny_scan import ANSWERS, GRADIENT_COSINES, REPRESENTATION_COSINES, good_rows, write_jsonl
+from tests.scan_fixtures import ANSWERS, GRADIENT_COSINES, REPRESENTATION_COSINES, good_rows, table_of, write_jsonl
 
 POISON = "~"
 """A character whose embedding is NaN in the ``fragile`` model."""

@@ -24,8 +24,7 @@ from tests.gradients.oracle import inner, row_gradient
 from tests.models.test_adapter import save_adapter
 from tests.models.tiny import save_tiny
 from tests.scan.explicit_scan import Explicit, cosine_to_unit, explicit
-from tests.scan_fixtures import table_of
-from tests.tiny_scan import good_rows, write_jsonl
+from tests.scan_fixtures import good_rows, table_of, write_jsonl
 
 ROWS = 5
 

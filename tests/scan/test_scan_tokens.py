@@ -14,8 +14,7 @@ from ripcurrent.scan import Part, ScanOptions, ScanRun, scan
 from tests.models.test_adapter import save_adapter
 from tests.models.tiny import save_tiny
 from tests.scan.test_scan_resume import Counting
-from tests.scan_fixtures import table_of
-from tests.tiny_scan import good_rows, write_jsonl
+from tests.scan_fixtures import good_rows, table_of, write_jsonl
 
 
 @pytest.fixture(scope="module")

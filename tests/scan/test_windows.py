@@ -18,8 +18,7 @@ from ripcurrent.scan._shards import ShardFolder, ShardReader, run_shards, score_
 from tests.gradients.oracle import encoded_row, inner, random_directions, row_gradient, row_loss
 from tests.scan.explicit_scan import cosine_to_unit, explicit
 from tests.scan.tiny_stage import fresh, make_stage, rows
-from tests.scan_fixtures import assert_same_table, table_of
-from tests.tiny_scan import ANSWERS, good_rows, write_jsonl
+from tests.scan_fixtures import ANSWERS, assert_same_table, good_rows, table_of, write_jsonl
 
 DOCUMENTS = [
     Row(0, "a", (), "the old mill turned slowly while children counted boats and bread was baked " * 3, {}),
