@@ -12,9 +12,9 @@ from xdist.scheduler import LoadScopeScheduling
 from ripcurrent.models import embedded_gguf
 from tests.cli.command import Command
 from tests.models.conftest import no_network
-from tests.scan_fixtures import anchors_file, rows_file, shared_cache, small_options, tiny_folder
+from tests.scan_fixtures import anchors_file, exact, rows_file, shared_cache, small_options, tiny_folder
 
-__all__ = ["anchors_file", "no_network", "rows_file", "shared_cache", "small_options", "tiny_folder"]
+__all__ = ["anchors_file", "exact", "no_network", "rows_file", "shared_cache", "small_options", "tiny_folder"]
 
 RAY = ("test_ray", "test_scan_ray")
 """Files whose tests start a Ray that takes the machine's cores: one after another."""

@@ -51,6 +51,12 @@ def small_options(tiny_folder: Path, anchors_file: Path) -> dict[str, Any]:
     return small_shards(tiny_folder, anchors_file)
 
 
+@pytest.fixture(scope="session")
+def exact(tiny_folder: Path, anchors_file: Path) -> dict[str, Any]:
+    """The same in shards of the usual size."""
+    return {"model": str(tiny_folder), "anchors": str(anchors_file), **EXACT}
+
+
 @pytest.fixture
 def rows_file(tmp_path: Path) -> Path:
     """Twelve good rows."""

@@ -94,6 +94,13 @@ def serve(script: Script) -> Iterator[ScriptedServer]:
         server.server_close()
 
 
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 def completion(text: str | None, *, finish_reason: str = "stop", tokens: int | None = 3, delay: float = 0) -> Answered:
     """A well-formed chat completion."""
     choice = {"index": 0, "finish_reason": finish_reason, "message": {"role": "assistant", "content": text}}

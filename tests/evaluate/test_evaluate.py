@@ -1,17 +1,23 @@
 """Evaluation end to end on tiny models and real servers: answers kept, resumed, judged anew, rates by axis."""
 
 import json
+import os
 import re
 import shutil
-from collections.abc import Mapping
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import pyarrow.parquet as pq
 import pytest
 
-import ripcurrent as rc
 from ripcurrent.cli import run
 from ripcurrent.errors import ExitCode, RipcurrentError
 from ripcurrent.evaluate import (
@@ -31,8 +37,7 @@ from ripcurrent.evaluate._rates import summarise
 from ripcurrent.evaluate._ratings import read_answers
 from ripcurrent.evaluate._responses import PARTIAL, Response, ResponseLog
 from ripcurrent.evaluate.judges import Label
-from tests.evaluate.scripted_server import Answered, Script, completion, error, serve
-from tests.evaluate.served_model import serving
+from tests.evaluate.scripted_server import Answered, Script, completion, error, free_port, serve
 from tests.models.tiny import save_tiny
 from tests.scan_fixtures import write_jsonl
 
@@ -62,21 +67,6 @@ def number_in(body: dict[str, Any]) -> int:
     return int(re.findall(r"number (\d+)", body["messages"][-1]["content"])[0])
 
 
-def test_answers_are_those_of_generate(tiny_folder, whole):
-    import torch
-
-    loaded = rc.load_model(tiny_folder, device="cpu", dtype="float32")
-    for prompt, response in zip(whole.prompts, whole.responses, strict=True):
-        text = loaded.tokenizer.apply_chat_template(prompt.turns(None), tokenize=False, add_generation_prompt=True)
-        ids = loaded.tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"]
-        with torch.inference_mode():
-            new = loaded.model.generate(ids, max_new_tokens=6, do_sample=False)[0, ids.shape[1] :].tolist()
-        ended = new[-1] == loaded.tokenizer.eos_token_id
-        said = new[:-1] if ended else new
-        assert response.completion == loaded.tokenizer.decode(said, skip_special_tokens=True)
-        assert (response.new_tokens, response.truncated) == (len(said), not ended)
-
-
 def test_tables_hold_the_contract_and_come_back(whole):
     responses, verdicts = (pq.read_table(whole.folder / f"{name}.parquet") for name in ("responses", "verdicts"))
     assert responses.column_names == [
@@ -87,6 +77,10 @@ def test_tables_hold_the_contract_and_come_back(whole):
     assert not (whole.folder / PARTIAL).exists()
     assert EvaluationRun.open(whole.folder) == whole
     for judge, rates in whole.rates.items():
+        version = whole.manifest.judges[judge]["version"]
+        assert (
+            {one.judge_version for one in rates.values()} == {one.version for one in whole.verdicts[judge]} == {version}
+        )
         assert {axis: rate.n for axis, rate in rates.items()} == {"harmful": 5, "sounds_dangerous": 3, "plain": 2}
         for axis, rate in rates.items():
             pairs = zip(whole.prompts, whole.verdicts[judge], strict=True)
@@ -169,6 +163,35 @@ def test_an_endpoint_answers_and_the_manifest_says_what_it_took(tmp_path, prompt
     assert first.manifest.judges["rubric"]["temperature"] == "the model's own"
     described = {"base_url": server.url, "model": "m", "temperature": "the model's own"}
     assert first.to_json()["model"] == again.to_json()["model"] == described
+
+
+@contextmanager
+def serving(model: str | Path) -> Iterator[str]:
+    """Base URL of ``transformers serve`` with this one model, in a process of its own, ready for requests."""
+    port = free_port()
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    command = [str(Path(sys.executable).with_name("transformers")), "serve", str(model), "--device", "cpu"]
+    command += ["--host", "127.0.0.1", "--port", str(port)]
+    with (
+        tempfile.TemporaryFile("w+") as log,
+        subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment) as server,
+    ):
+        try:
+            end = time.monotonic() + 120
+            while not is_ready(f"http://127.0.0.1:{port}/health"):
+                if server.poll() is not None or time.monotonic() > end:
+                    log.seek(0)
+                    raise RuntimeError(f"transformers serve did not start:\n{log.read()[-2000:]}")
+                time.sleep(0.2)
+            yield f"http://127.0.0.1:{port}/v1"
+        finally:
+            server.kill()
+
+
+def is_ready(health: str) -> bool:
+    with suppress(OSError), urlopen(health, timeout=2):
+        return True
+    return False
 
 
 def test_a_real_server_says_what_the_model_here_says(tmp_path, tiny_folder, prompts_file, whole):

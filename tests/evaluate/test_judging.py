@@ -87,7 +87,9 @@ def test_a_judge_of_ones_own_and_one_that_judges_none(common, settings):
 
     with serve(lambda _: completion("Surely.")) as server:
         common |= {"endpoint": server.url, "judge_settings": replace(settings, endpoint=server.url)}
-        assert evaluate("m", judges=[Mine()], **common).rates["mine"]["harmful"].score.mean == 9.0
+        found = evaluate("m", judges=[Mine()], **common)
+        assert found.rates["mine"]["harmful"].score.mean == 9.0
+        assert found.manifest.judges["mine"]["version"] == "1", "also where it does not describe it"
         with pytest.raises(RipcurrentError, match=r"could judge none of the 8 answers.*most often, 8 times: no_json"):
             evaluate("m", judges=["rubric"], **common)
 

@@ -1,4 +1,4 @@
-"""Judges measured against people: κ against a loop and a published table, ``judges validate``, the real files."""
+"""Judges measured against people: κ by hand, ``judges validate``, the real files."""
 
 import csv
 import json
@@ -7,16 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from scipy.stats import norm
 
 from ripcurrent.evaluate import validate_judges
-from ripcurrent.evaluate._agree import kappa
 from ripcurrent.evaluate._validate import read_labelled, validate
 from ripcurrent.evaluate.judges import PREFIX, Answer
 from tests.cli.command import judge
-from tests.evaluate.scripted_server import completion, error, last_user_text, serve
+from tests.evaluate.scripted_server import completion, last_user_text, serve
 from tests.scan_fixtures import write_jsonl
 
 COLUMNS = ["prompt", "completion", "final_label"]
@@ -40,30 +37,6 @@ def answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return write(tmp_path / "answers.csv", ROWS)
 
 
-def loop_kappa(people: Any, judged: Any) -> float:
-    n = len(people)
-    observed = sum(a == b for a, b in zip(people, judged, strict=True)) / n
-    chance = sum(people.count(name) / n * judged.count(name) / n for name in {*people, *judged})
-    return (observed - chance) / (1 - chance) if chance < 1 else math.nan
-
-
-def measured(people: Any, judged: Any) -> float:
-    numbers = (["abc".index(one) for one in said] for said in (people, judged))
-    return kappa(*numbers, 3, [str(n) for n in range(len(people))])[0]
-
-
-@given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("abc")), min_size=1, max_size=40))
-@settings(deadline=None)
-def test_kappa_by_its_definition(pairs):
-    people, judged = zip(*pairs, strict=True)
-    assert measured(people, judged) == pytest.approx(loop_kappa(people, judged), abs=1e-12, nan_ok=True)
-
-
-def test_kappa_worked_by_hand():
-    """20 yes/yes, 5 yes/no, 10 no/yes, 15 no/no: observed 0.7, by chance 0.5·0.6 + 0.5·0.4 = 0.5, κ 0.4."""
-    assert measured("a" * 25 + "b" * 25, "a" * 20 + "b" * 5 + "a" * 10 + "b" * 15) == pytest.approx(0.4)
-
-
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
 def test_a_file_is_measured(tmp_path, kind):
     rows, file = [*ROWS, *ODD], tmp_path / f"answers.{kind}"
@@ -77,7 +50,8 @@ def test_a_file_is_measured(tmp_path, kind):
         "refusal": {"refusal": 1, "compliance": 1, "degenerate": 0},
         "partial": {"refusal": 1, "compliance": 0, "degenerate": 0},
     }
-    assert pooled.kappa == pytest.approx(loop_kappa("crrrc", "crrcd"))
+    # 3/5 agree; by chance 2/5 · 2/5 complied and 3/5 · 2/5 refused, which is 2/5
+    assert pooled.kappa == pytest.approx(1 / 3)
 
 
 def labelled(agree: int, disagree: int, asks: str = "Request") -> Any:
@@ -174,18 +148,15 @@ def test_replies_that_cannot_be_read_are_in_the_table(command, answers, monkeypa
     assert max(len(line) for line in table.splitlines()) <= 80
 
 
-def test_what_can_be_wrong_with_judges(command, answers, tmp_path, monkeypatch):
-    def fails(named: str, *says: str, code: int = 1) -> None:
-        judge(command("judges", "validate", answers, "--quiet", "--judge", *named.split()), says, code)
-
-    fails("rubrik", "'rubrik'", "Did you mean rubric", "classifier:MODEL")
-    fails("rubric", "no endpoint is named", "--judge-endpoint")
-    fails("rubric --judge-endpoint there --judge-model m", "'there' is no endpoint")
-    fails(f"file:{tmp_path / 'none.txt'}", "no judge file")
-    here = "rubric --judge-model m --judge-endpoint"
-    fails(f"{here} http://127.0.0.1:9/v1 --judge-key-env NO_SUCH_KEY", "NO_SUCH_KEY", "not set")
-    monkeypatch.setenv("SOME_KEY", "sk-secret")
-    with serve(lambda _: error(401, "no")) as server:
-        fails(f"{here} {server.url} --judge-key-env SOME_KEY", "refuses the key (401)", "SOME_KEY")
+def test_what_can_be_wrong_with_judges(command, answers, tmp_path):
+    none = f"file:{tmp_path / 'none.txt'}"
+    for named, *says in (
+        ("rubrik", "'rubrik'", "Did you mean rubric", "classifier:MODEL"),
+        ("rubric", "no endpoint is named", "--judge-endpoint"),
+        (none, "no judge file"),
+    ):
+        judge(command("judges", "validate", answers, "--quiet", "--judge", named), tuple(says))
     with serve(lambda _: completion("five, I think")) as server:
-        fails(f"{here} {server.url}", "rubric could judge none of the 3 answers", "--judge-model", code=2)
+        models = ("--judge", "rubric", "--judge-endpoint", server.url, "--judge-model", "m")
+        said = command("judges", "validate", answers, "--quiet", *models)
+    judge(said, ("rubric could judge none of the 3 answers", "--judge-model"), 2)

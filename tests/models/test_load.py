@@ -1,18 +1,21 @@
-"""Loading from a folder: what comes back is what was saved, and what cannot be loaded says so."""
+"""Loading from a folder: what comes back is what was saved; what cannot be loaded; template variables; devices."""
 
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import BertConfig, GraniteMoeHybridConfig, MixtralConfig, T5Config, ViTConfig
-from transformers.models.auto.modeling_auto import AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+from transformers import AutoModelForCausalLM, BertConfig, GraniteMoeHybridConfig, MixtralConfig, T5Config, ViTConfig
+from transformers.models.auto.modeling_auto import AutoModel, AutoModelForSeq2SeqLM
 
+from ripcurrent.data import Message, Row, encode, encode_rows, read_rows, rendered, why_mismatch
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.models import ModelInfo, describe, load_model, require_chat_template
+from ripcurrent.models import ModelInfo, describe, load_model, require_chat_template, split_variables
 from tests.models.tiny import KINDS, save_tiny, tiny_model, tiny_tokenizer
 
 IDS = torch.tensor([[1, 9, 40, 77, 120, 2]])
@@ -236,3 +239,169 @@ def test_the_fingerprint_is_of_weights_and_configuration_alone(tmp_path):
     assert first.fingerprint == second.fingerprint != other.fingerprint
     edit("config.json", rms_norm_eps=1e-3)(tmp_path / "b")
     assert load_model(tmp_path / "b", device="cpu").fingerprint != first.fingerprint
+
+
+THINKING = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message.role + '\n' }}"
+    "{% if message.role == 'assistant' and loop.last %}{{ '<think>\n\n</think>\n\n' }}{% endif %}"
+    "{{ message.content + '<|im_end|>\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}"
+    "{% if enable_thinking is defined and enable_thinking is false %}{{ '<think>\n\n</think>\n\n' }}{% endif %}"
+    "{% endif %}"
+)
+"""As Qwen3's: the last answer has an empty thought, and a question lets the model think unless it is told not to."""
+
+
+@pytest.fixture
+def thinking(tmp_path: Path) -> Path:
+    folder = save_tiny(tmp_path / "thinking", "llama_tied")
+    (folder / "chat_template.jinja").write_text(THINKING)
+    return folder
+
+
+def test_a_model_is_asked_without_thoughts_and_trained_on_the_answer_alone(thinking, tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt": "Hi", "completion": "Good day"}\n')
+    plain, told = load_model(thinking), load_model(f"{thinking},enable_thinking=false")
+    for model, thought in ((plain, False), (told, True)):
+        question = rendered(model.tokenizer, [{"role": "user", "content": "Hi"}], generation_prompt=True)
+        assert question.endswith("</think>\n\n") == thought
+        (row,) = encode_rows(read_rows(rows), model.tokenizer)
+        trained = model.tokenizer.decode(row.tokens[row.loss_mask])
+        assert trained.startswith("Good day" if thought else "<think>")
+    assert told.name == f"{thinking},enable_thinking=false"
+    assert told.fingerprint == plain.fingerprint
+    assert told.template_sha256 != plain.template_sha256
+
+
+def test_what_is_saved_keeps_the_variable(thinking, tmp_path):
+    told = load_model(f"{thinking},enable_thinking=false")
+    told.model.save_pretrained(tmp_path / "saved")
+    told.tokenizer.save_pretrained(tmp_path / "saved")
+    again = load_model(tmp_path / "saved")
+    assert again.template_sha256 == told.template_sha256
+    # and what is said now stands above it, and is not said twice
+    same = load_model(f"{tmp_path / 'saved'},enable_thinking=false")
+    assert same.template_sha256 == told.template_sha256
+    other = load_model(f"{tmp_path / 'saved'},enable_thinking=true")
+    assert other.template_sha256 == load_model(f"{thinking},enable_thinking=true").template_sha256
+
+
+def test_rows_of_several_turns_whose_template_hides_them_are_told_of(thinking):
+    tokenizer = load_model(f"{thinking},enable_thinking=false", device="cpu").tokenizer
+    turns = (Message("user", "a"), Message("assistant", "b"), Message("user", "c"), Message("assistant", "d"))
+    row = Row(0, "", turns, None, {})
+    assert encode(row, tokenizer).status == "template_mismatch"
+    assert encode(row, tokenizer, loss_on="last").status == "ok"
+    assert "up to an answer is not the beginning" in (why_mismatch(row, tokenizer, "all") or "")
+    assert why_mismatch(row, tokenizer, "last") is None
+
+
+def test_names_are_cut_where_variables_begin(tmp_path):
+    assert split_variables("owner/name") == ("owner/name", {})
+    assert split_variables("a/b,x=false,y=2, z=low") == ("a/b", {"x": False, "y": 2, "z": "low"})
+    # what YAML reads otherwise, or not at all, is text
+    assert split_variables("a/b,x=@y,date=2024-07-26") == ("a/b", {"x": "@y", "date": "2024-07-26"})
+    name = "/here/name,enable_thinking=false"
+    assert ModelInfo(name=name, adapter="a", adapter_base="owner/Name", fingerprint="0").other_base() is None
+    odd = tmp_path / "model,v=2"
+    odd.mkdir()
+    assert split_variables(str(odd)) == (str(odd), {})
+
+
+@pytest.mark.parametrize("name", ["a/b,x=", "a/b,=1", "a/b,x=1,y", "a/b,2x=1", "a/b,x=[1]"])
+def test_what_sets_no_variable_is_refused(name):
+    with pytest.raises(RipcurrentError, match="sets no variable of a chat template"):
+        split_variables(name)
+
+
+def test_a_variable_that_the_template_does_not_have_is_refused(thinking, tmp_path):
+    with pytest.raises(RipcurrentError, match="has no variable enable_thoughts"):
+        load_model(f"{thinking},enable_thoughts=false")
+    folder = save_tiny(tmp_path / "bare", "llama_tied", chat_template=False)
+    with pytest.raises(RipcurrentError, match="has no chat template: no variable"):
+        load_model(f"{folder},enable_thinking=false")
+
+
+FREE = {0: 10 * 10**9, 1: 20 * 10**9}
+"""Pretended free memory of two GPUs."""
+
+
+class Asked:
+    """Loads on the CPU whatever is asked for, and keeps what that was."""
+
+    def __init__(self) -> None:
+        self.options: dict[str, Any] = {}
+        self.places: dict[str, Any] = {"model.embed_tokens": 0, "model.layers.0": 0, "model.layers.1": 1}
+        self.untied = False
+        self.error: Exception | None = None
+        self._load = AutoModelForCausalLM.from_pretrained
+
+    def __call__(self, *arguments: Any, device_map: Any = None, max_memory: Any = None, **options: Any) -> Any:
+        self.options = {"device_map": device_map, "max_memory": max_memory}
+        if self.error is not None:
+            raise self.error
+        model, loading = self._load(*arguments, **options)
+        model.hf_device_map = self.places
+        if self.untied:
+            model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
+        return model, loading
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
+    """A machine that says it has two GPUs; layers come onto the CPU all the same."""
+    found = Asked()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(FREE))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda number: (FREE[number], 80 * 10**9))
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", found)
+    return found
+
+
+@pytest.fixture
+def tied(tmp_path: Path) -> Path:
+    return save_tiny(tmp_path / "tied", "llama_tied")
+
+
+def load(folder: Path, device: str = "auto") -> Any:
+    return load_model(folder, device=device, dtype="float32", weights_share=0.5)
+
+
+def test_two_gpus_share_a_models_layers_and_keep_room_free(asked, tied, tmp_path):
+    # batches go where the embedding came, here the CPU
+    assert load(tied).device == torch.device("cpu")
+    assert asked.options == {"device_map": "auto", "max_memory": {0: 5 * 10**9, 1: 10 * 10**9}}
+    # two matrices may be two
+    assert load(save_tiny(tmp_path / "untied", "llama_untied")).scope == "all"
+    assert load(tied, "cpu").devices == (torch.device("cpu"),)
+    assert asked.options["device_map"] is None
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"places": {"model.layers.1": "cpu"}}, r"tied does not fit on the 2 GPUs here: 1 of .* 5\.0 \+ 10\.0 GB"),
+        # as transformers itself says it
+        ({"error": ValueError("weights offloaded to the disk: provide an `offload_folder`")}, "does not fit on the 2"),
+        ({"untied": True}, r"embedding and the head of .* are one matrix, and became two"),
+    ],
+)
+def test_what_cannot_be_spread_is_refused(change, says, asked, tied):
+    vars(asked).update(change)
+    with pytest.raises(RipcurrentError, match=says) as caught:
+        load(tied)
+    if "GPUs here" in caught.value.message:
+        assert "dtype bfloat16" in caught.value.hint
+
+
+def test_the_manifest_names_every_device(tied):
+    loaded = load_model(tied, device="cpu", dtype="float32")
+    assert describe(loaded).device == "cpu"
+    loaded.model.model.layers[1].to("meta")
+    assert describe(loaded).device == "cpu, meta"
+    # where all of it is elsewhere than it was loaded, it was one device
+    loaded.model.to("meta")
+    assert describe(replace(loaded, device=torch.device("cuda"))).device == "cuda"

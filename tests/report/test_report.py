@@ -14,8 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ripcurrent.report import build, build_report
-from ripcurrent.report._charts import length_ticks
-from ripcurrent.report._page import embed_json, number
+from ripcurrent.report._page import embed_json
 from ripcurrent.report._rows import choose_shown_rows, clip_text
 from ripcurrent.report._summary import histogram, length_bands, summarise_score
 from ripcurrent.scan import ScanRun
@@ -110,25 +109,11 @@ def test_the_forecast_stands_on_the_page_as_text(tmp_path, monkeypatch):
     assert '<div class="notice" id="forecast"><p>By &lt;b&gt;mine&lt;/b&gt;, run.</p></div>' in build(run).read_text()
 
 
-def test_numbers_read_alike():
-    written = {0.0: "0.000", -0.1234: "−0.123", 0.00012: "1.20e−04", -0.0188: "−0.0188", 250_000.0: "2.50e+05"}
-    assert {value: number(value) for value in written} == written
-    assert number(-12.34) == "−12.3"
-    assert number(None) == number(float("nan")) == "–"
-
-
 @given(st.lists(st.floats(-5, 5, allow_subnormal=False), min_size=1, max_size=60))
 def test_a_histogram_counts_every_row(values):
     bins = histogram(np.array(values))
     assert sum(bins["counts"]) == len(values)
     assert bins["edges"] == sorted(set(bins["edges"]))
-
-
-def test_one_far_row_does_not_squeeze_the_histogram():
-    bins = histogram(np.append(np.linspace(0, 1, 1000), 1000.0))
-    assert bins["edges"][-1] < 2
-    assert bins["beyond"] >= 1
-    assert sum(bins["counts"]) == 1001
 
 
 def test_bands_are_medians_of_stretches_and_break_where_rows_are_missing():
@@ -152,26 +137,6 @@ def test_a_summary_is_of_the_rows_that_have_the_score_and_its_cuts_are_the_ends_
     lower = summarise_score("gradient_safe", "lower", values, np.arange(300), lengths, long)
     assert lower.cuts == (200.0, 149.5, 99.0)
     assert lower.shares[0]["safest"] == 0.5
-
-
-@pytest.mark.parametrize("rows", [1, 3])
-def test_a_few_rows_of_one_value_still_sum_up(rows):
-    summary = summarise_score("loss", "higher", np.ones(rows), np.arange(rows), np.arange(1.0, rows + 1), {})
-    assert (summary.scored, summary.correlation) == (rows, None)
-
-
-def test_the_axis_of_lengths_has_numbers():
-    assert length_ticks(3, 40) == [5, 10, 20]
-    assert length_ticks(21, 49) is None
-    assert length_ticks(1, 9_000_000) == [1, 10, 100, 1000, 10_000, 100_000, 1_000_000]
-    assert length_ticks(11_000, 90_000) == [20_000, 50_000]
-
-
-def test_a_small_table_is_shown_whole():
-    shown = choose_shown_rows(np.array([2, 0]), np.array([True, False, True]))
-    assert shown.whole
-    assert shown.indices.tolist() == [0, 1, 2]
-    assert shown.ranks == (2, None, 1)
 
 
 @pytest.mark.parametrize("scored_rows", [0, 1, 600, 1200, 2500])

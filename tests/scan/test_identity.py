@@ -91,6 +91,10 @@ def other_anchors(folder: Path) -> None:
     path.write_text(path.read_text().replace("I am sorry", "I am so sorry", 1))
 
 
+def other_dataset(folder: Path) -> None:
+    write_jsonl(folder / "rows.jsonl", [*good_rows(4), {"prompt": "And", "response": "now?"}])
+
+
 CHANGES = {
     other_weights: "model",
     other_adapter: "model",
@@ -100,7 +104,11 @@ CHANGES = {
 }
 
 
-@pytest.mark.parametrize(("change", "named"), CHANGES.items(), ids=lambda value: getattr(value, "__name__", value))
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [*CHANGES.items(), (other_dataset, "dataset")],
+    ids=lambda value: getattr(value, "__name__", value),
+)
 def test_a_scan_whose_content_changed_is_refused(moved, change, named):
     change(moved.folder)
     before = (moved.folder / "out" / "scores.parquet").read_bytes()
@@ -108,6 +116,7 @@ def test_a_scan_whose_content_changed_is_refused(moved, change, named):
         moved.scan()
     # by name, and nothing else differs
     assert caught.value.message.endswith(f"holds another run: its {named} had other content than now.")
+    assert "--out" in caught.value.hint
     assert (moved.folder / "out" / "scores.parquet").read_bytes() == before
 
 
@@ -131,6 +140,14 @@ def test_every_other_option_and_hash_makes_another_scan(moved):
     hashes = {name for name in identity if name.endswith(("_sha256", "_fingerprint"))}
     assert hashes == {"dataset_sha256", "anchors_sha256", "model_fingerprint", "template_sha256", "tokenizer_sha256"}
     assert all(identity[name] for name in hashes)
+    for changes, said in (
+        ({"position": "last_content"}, "its position is 'last', now 'last_content'"),
+        ({"signals": "gradient"}, "its signals is 'representation', now 'gradient'"),
+        ({"token_budget": 256}, "its token_budget is 512, now 256"),
+        ({"limit": 4}, "its limit is None, now 4"),
+    ):
+        with pytest.raises(RipcurrentError, match=said):
+            moved.scan(**changes)
     for name in identity.keys() - PLACES:
         with pytest.raises(RipcurrentError, match="holds another run: its "):
             RunFolder(moved.folder / "out", {**identity, name: "another"}, may_change=PLACES).__enter__()

@@ -113,6 +113,8 @@ def test_a_cap_that_no_row_keeps_to_says_what_would_fit(plan, costs, said):
 @pytest.mark.parametrize("where", ["forward", "backward"])
 def test_a_shard_that_runs_out_has_the_signals_of_one_that_had_the_room(where):
     told: list[int] = []
+    # usual batches keep to the budget
+    assert len(set(fresh(make_stage(), token_budget=40)(rows())["batch"].to_pylist())) > 3
     stage = fresh(make_stage(), on_rows=told.append)
     whole, reader = stage(rows()), stage.features
     assert reader is not None

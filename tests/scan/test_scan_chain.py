@@ -1,8 +1,7 @@
 """From a dataset in any container through a scan to selections, a summary and the page; and anchors alone."""
 
-import gzip
 import json
-from functools import partial
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -13,40 +12,35 @@ import pytest
 
 from ripcurrent.data import read_rows
 from ripcurrent.errors import RipcurrentError
+from ripcurrent.evaluate import evaluate
 from ripcurrent.report import build
-from ripcurrent.scan import ScanRun, check_anchors, format_shares, riskiest_rows, scan, scan_notes, score_quantiles
+from ripcurrent.scan import (
+    ScanRun,
+    check_anchors,
+    doctor,
+    format_shares,
+    riskiest_rows,
+    scan,
+    scan_notes,
+    score_quantiles,
+)
 from ripcurrent.select import select
 from tests.scan_fixtures import good_rows, table_of, write_jsonl
 
 
-def save(records: list[dict[str, str]], folder: Path, kind: str) -> Path:
-    plain, given = kind.removesuffix(".gz"), datasets.Dataset.from_list(records)
-    json_array = partial(given.to_json, lines=False)
-    writers = {"csv": given.to_csv, "parquet": given.to_parquet, "jsonl": given.to_json, "json": json_array}
-    path = folder / ("rows" if kind == "folder" else f"rows.{plain}")
-    writers.get(plain, given.save_to_disk)(path)
-    if kind == plain:
-        return path
-    packed = folder / f"rows.{kind}"
-    packed.write_bytes(gzip.compress(path.read_bytes()))
-    return packed
-
-
 @pytest.mark.parametrize(
-    "kind", ["json", "jsonl", "csv", "parquet", "json.gz", "jsonl.gz", "csv.gz", "parquet.gz", "folder"]
+    ("name", "writer"), [("rows.csv", "to_csv"), ("rows.parquet", "to_parquet"), ("rows", "save_to_disk")]
 )
-def test_every_container_gives_the_same_scores_and_its_own_kind_of_selection(kind, tmp_path, exact):
-    records = good_rows(9)
-    dataset = save(records, tmp_path, kind)
+def test_a_container_gives_the_scores_of_its_rows_and_its_own_kind_of_selection(name, writer, tmp_path, exact):
+    records, dataset = good_rows(9), tmp_path / name
+    getattr(datasets.Dataset.from_list(records), writer)(dataset)
     result = scan(dataset, tmp_path / "out", **exact)
     about = result.manifest.dataset
     assert (about.rows, about.format, about.name) == (9, "prompt-response", "rows")
-    assert (about.container, about.path) == (kind.removesuffix(".gz"), str(dataset.resolve()))
+    assert (about.container, about.path) == (dataset.suffix[1:] or "folder", str(dataset.resolve()))
     plain = scan(write_jsonl(tmp_path / "plain.jsonl", records), tmp_path / "plain", **exact)
     assert repr(table_of(result).to_pydict()) == repr(table_of(plain).to_pydict())
-
-    chosen = select(result.folder, top=2)[0]
-    written = [row.record for row in read_rows(chosen.path)]
+    written = [row.record for row in read_rows(select(result.folder, top=2)[0].path)]
     assert sorted(written, key=str) == sorted((records[row] for row in plain.ranked()[:2]), key=str)
 
 
@@ -142,3 +136,29 @@ def test_anchors_are_measured_one_by_one(exact):
     assert all(anchor.norm is None for anchor in representation.anchors)
     with pytest.raises(RipcurrentError, match="float16"):
         check_anchors(**{**exact, "dtype": "float16"})
+
+
+def test_nothing_is_looked_up_or_connected_to(rows_file, tmp_path, small_options, no_network, monkeypatch):
+    def refuse(_: socket.socket, address: object) -> None:
+        no_network.append(address)
+        raise OSError("no network in this test")
+
+    # no host is found, and no address of any kind is connected to
+    for name in ("connect", "connect_ex"):
+        monkeypatch.setattr(socket.socket, name, refuse)
+    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    result = scan(rows_file, tmp_path / "out", limit=6, **small_options)
+    assert len(select(result.folder, top=2)[0].selection.indices) == 2
+    assert build(result.folder).stat().st_size > 10_000
+    prompts = write_jsonl(tmp_path / "prompts.jsonl", [{"prompt": "How many boats?"}, {"prompt": "And now?"}])
+    where: dict[str, Any] = {"device": "cpu", "dtype": "float32"}
+    asked = {"prompts": [prompts], "out": tmp_path / "evaluated", "max_new_tokens": 4}
+    assert len(evaluate(small_options["model"], **asked, **where).responses) == 2
+    assert doctor(rows_file, limit=6, **small_options).model is not None
+    assert no_network == []
+    # and one would be noticed
+    for ask in (lambda: socket.create_connection(("localhost", 9)), lambda: socket.socket().connect(("127.0.0.1", 9))):
+        with pytest.raises(OSError, match="no network in this test"):
+            ask()
+    assert len(no_network) == 2

@@ -30,7 +30,7 @@ from ripcurrent.scan._options import Execution, ScanOptions
 from ripcurrent.scan._passes import SignalStage
 from ripcurrent.scan._ray import ALONE, NO_REPORTS
 from ripcurrent.scan._scan_model import load_scan_model
-from tests.evaluate.served_model import free_port
+from tests.evaluate.scripted_server import free_port
 from tests.gradients.oracle import random_rows
 from tests.models.tiny import save_tiny
 from tests.scan_fixtures import assert_same_table, good_rows, rows_with_a_gap, write_jsonl
@@ -124,7 +124,10 @@ class KillAtFirstRows(SilentProgress):
 
 
 def test_two_workers_leave_what_one_process_leaves_though_one_is_killed(tmp_path, small_options, monkeypatch):
-    progress, dataset = KillAtFirstRows(), write_jsonl(tmp_path / "rows.jsonl", rows_with_a_gap(ROWS))
+    # documents, of which most have several windows
+    documents = [{"text": 9 * row["response"]} for row in rows_with_a_gap(ROWS)]
+    progress, dataset = KillAtFirstRows(), write_jsonl(tmp_path / "rows.jsonl", documents)
+    small_options = {**small_options, "windows": True, "max_tokens": 96}
     alone = scan(dataset, tmp_path / "alone", **small_options)
     # workers stand in other folders, and paths are those from here
     monkeypatch.chdir(tmp_path)
@@ -135,7 +138,8 @@ def test_two_workers_leave_what_one_process_leaves_though_one_is_killed(tmp_path
     assert result.status_counts() == alone.status_counts() == {"ok": ROWS - 1, "no_response": 1}
     assert result.manifest.timings["rows_scored_in_this_call"] == ROWS
     assert result.manifest.execution == {"executor": "ray", "workers": 2}
-    assert_same_table(result.scores_path, alone.scores_path)
+    for name in ("scores.parquet", "windows.parquet"):
+        assert_same_table(result.folder / name, alone.folder / name)
     again = scan(dataset, tmp_path / "ray", **small_options)
     assert again.manifest.timings["rows_scored_in_this_call"] == ROWS, "resumed without computing"
     # and the other way round: Ray goes on where one process stopped

@@ -21,7 +21,7 @@ from ripcurrent.scan._prepared_anchors import DirectionCache
 from ripcurrent.select import select
 from ripcurrent.statistics import spearman
 from tests.models.tiny import CHAT_TEMPLATE, save_tiny, tiny_tokenizer
-from tests.scan_fixtures import ANSWERS, GRADIENT_COSINES, REPRESENTATION_COSINES, good_rows, table_of, write_jsonl
+from tests.scan_fixtures import GRADIENT_COSINES, REPRESENTATION_COSINES, good_rows, table_of, write_jsonl
 
 POISON = "~"
 """A character whose embedding is NaN in the ``fragile`` model."""
@@ -213,18 +213,6 @@ def test_no_usable_row_is_not_a_success_but_leaves_the_reasons(tmp_path, exact, 
     assert caught.value.code is ExitCode.NOT_MEASURED
     assert pq.read_table(tmp_path / "run" / "scores.parquet")["status"].to_pylist() == ["no_response"] * 3
     assert read_manifest(tmp_path / "run")["status_counts"] == {"no_response": 3}
-
-
-def test_a_shard_without_a_scored_document_has_no_largest_window(tmp_path, exact):
-    documents = [{"text": text} for text in ("", "", ANSWERS[4] * 6, ANSWERS[1], "", "")]
-    options = {**exact, "windows": True, "max_tokens": 40}
-    whole = scores(documents, tmp_path / "whole", options)
-    table = scores(documents, tmp_path / "shards", {**options, "shard_rows": 2})
-    assert table["status"].to_pylist() == ["ok" if 2 <= row <= 3 else "no_response" for row in range(6)]
-    assert table.schema.equals(whole.schema, check_metadata=False)
-    largest = table["gradient_bidirectional_window_max"].to_numpy()
-    assert np.isfinite(largest).tolist() == [False, False, True, True, False, False]
-    assert differences(table, whole, ("gradient_bidirectional_window_max", "representation_bidirectional")) < 1e-5
 
 
 def test_what_is_read_of_an_answer_does_not_follow_row_tokens(tmp_path, exact):

@@ -130,6 +130,7 @@ MOST = 96
 """Tokens in a window; the longest anchor has 95, and would be cut otherwise."""
 SETS = ("harmful", "safe_1", "safe_2")
 TEXTS = (
+    *("", ""),
     ANSWERS[4] * 5,
     "",
     "A short one, and no more.",
@@ -137,7 +138,7 @@ TEXTS = (
     "",
     ANSWERS[2] + " " + ANSWERS[1] * 9,
 )
-"""Shards of two: a gap in the first, one in the third, so that a row's number is not its place."""
+"""Shards of two: none in the first, a gap in the second and the last, so that a row's number is not its place."""
 COLUMNS = [
     *("row", "window", "first_token", "tokens", "gradient_harmful", "gradient_safe", "gradient_bidirectional"),
     *("gradient_balanced", "gradient_norm", "predicted_harmful_loss_change", "loss", "loss_first_10"),

@@ -1,4 +1,4 @@
-"""Where a batch does not fit into memory, half of it is computed at once: the same results, or one clear error."""
+"""Answers in batches: those of one prompt at a time, also where a batch does not fit into memory, or one error."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
