@@ -114,6 +114,9 @@ def test_a_histogram_counts_every_row(values):
     bins = histogram(np.array(values))
     assert sum(bins["counts"]) == len(values)
     assert bins["edges"] == sorted(set(bins["edges"]))
+    far = histogram(np.append(np.linspace(0, 1, 1000), 1000.0))
+    assert far["edges"][-1] < 2, "one far row does not squeeze it"
+    assert far["beyond"] >= 1
 
 
 def test_bands_are_medians_of_stretches_and_break_where_rows_are_missing():
