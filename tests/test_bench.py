@@ -8,10 +8,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
 from bench import __main__ as everything
 from bench import gpu, measure, speed
-from bench.peers.exchange import batch_loss, collate
 from bench.peers.table import goal
 from bench.scale import report, watched
 
@@ -113,13 +111,3 @@ def peer(name: str, rate: float, **changed: Any) -> dict[str, Any]:
 )
 def test_the_goal_is_to_be_faster_than_every_accurate_other(peers, said):
     assert said in goal(peers, "short")
-
-
-def test_a_batchs_loss_is_the_sum_of_its_rows_means():
-    rows = [{"ids": [1, 2, 3, 4], "labels": [-100, -100, 3, 4]}, {"ids": [5, 6], "labels": [-100, 6]}]
-    torch.manual_seed(0)
-    logits = torch.randn(2, 4, 9)
-    model = lambda **inputs: SimpleNamespace(logits=logits)  # noqa: E731
-    of_tokens = [torch.log_softmax(logits[r, t], 0)[i] for r, t, i in ((0, 1, 3), (0, 2, 4), (1, 0, 6))]
-    expected = -(of_tokens[0] + of_tokens[1]) / 2 - of_tokens[2]
-    assert float(batch_loss(model, collate(rows))) == pytest.approx(float(expected), rel=1e-5)

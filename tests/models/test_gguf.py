@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.models import _load, _source, cache_folder, embedded_gguf, load_model
+from ripcurrent.models import _load, _source, embedded_gguf, load_model
 from tests.models.test_adapter import IDS, save_adapter
 from tests.models.tiny import CHAT_TEMPLATE, save_tiny, tiny_model, tiny_tokenizer, write_tiny_gguf
 
@@ -156,16 +156,6 @@ def test_a_cache_that_cannot_be_written_names_the_variable(file, copies, monkeyp
         load_model(file, device="cpu")
     assert "RIPCURRENT_CACHE" in caught.value.hint
     assert copies() == []
-
-
-def test_where_the_cache_is(monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", "/a/xdg")
-    monkeypatch.setenv("RIPCURRENT_CACHE", "/a/own")
-    assert str(cache_folder()) == "/a/own"
-    monkeypatch.delenv("RIPCURRENT_CACHE")
-    assert str(cache_folder()) == "/a/xdg/ripcurrent"
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    assert cache_folder() == Path.home() / ".cache" / "ripcurrent"
 
 
 @pytest.fixture

@@ -16,9 +16,9 @@ from transformers.models.auto.modeling_auto import AutoModel, AutoModelForSeq2Se
 from ripcurrent.data import Message, Row, encode, encode_rows, read_rows, rendered, why_mismatch
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.models import ModelInfo, describe, load_model, require_chat_template, split_variables
+from tests.models.test_adapter import IDS
 from tests.models.tiny import KINDS, save_tiny, tiny_model, tiny_tokenizer
 
-IDS = torch.tensor([[1, 9, 40, 77, 120, 2]])
 Q = "model.layers.0.self_attn.q_proj"
 
 
@@ -378,6 +378,16 @@ def test_two_gpus_share_a_models_layers_and_keep_room_free(asked, tied, tmp_path
     assert load(save_tiny(tmp_path / "untied", "llama_untied")).scope == "all"
     assert load(tied, "cpu").devices == (torch.device("cpu"),)
     assert asked.options["device_map"] is None
+
+
+@pytest.mark.parametrize("gpus", [0, 1])
+def test_with_one_gpu_or_none_it_is_as_if_nothing_was_named(gpus, asked, tied, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    auto, asked_of_auto = load(tied), asked.options
+    plain = load_model(tied, dtype="float32")
+    assert asked_of_auto == asked.options
+    assert (auto.device, describe(auto)) == (plain.device, describe(plain))
 
 
 @pytest.mark.parametrize(

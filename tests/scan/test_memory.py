@@ -257,3 +257,14 @@ def test_the_manifest_keeps_the_peak_of_the_fullest_gpu(monkeypatch):
         # measuring what a batch takes forgets what came before it; the scan does not
         for device in peaks:
             reset_peak(device)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the system tells what a process holds on Linux alone")
+def test_what_the_process_holds_is_read():
+    # in a process of its own: one that ran tests has freed memory to give
+    code = (
+        "import torch; from ripcurrent.models import memory_in_use; cpu = torch.device('cpu'); torch.ones(2**10)\n"
+        "before = memory_in_use(cpu); kept = torch.ones(2**24); print(memory_in_use(cpu) - before)"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 50e6 < int(found.stdout) < 100e6
