@@ -43,7 +43,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture
-def command(capsys: pytest.CaptureFixture[str], tiny_folder: Path, anchors_file: Path) -> Command:
+def command(capsys, tiny_folder, anchors_file) -> Command:
     """The command line with a tiny model."""
     return Command(capsys, tiny_folder, anchors_file)
 

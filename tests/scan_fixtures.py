@@ -17,7 +17,7 @@ from tests.models.tiny import save_tiny
 
 
 @pytest.fixture(scope="session")
-def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def shared_cache(tmp_path_factory) -> Iterator[Path]:
     """RIPCURRENT_CACHE for the session, so that a model's directions are computed once."""
     folder = tmp_path_factory.mktemp("cache")
     # but for the embedded model's copy, which takes half a minute and is the user's own
@@ -34,31 +34,31 @@ def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def tiny_folder(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> Path:
+def tiny_folder(tmp_path_factory, shared_cache) -> Path:
     """A folder with a tiny Llama (tied head) and its tokenizer."""
     return save_tiny(tmp_path_factory.mktemp("models") / "tiny-llama", "llama_tied")
 
 
 @pytest.fixture(scope="session")
-def anchors_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def anchors_file(tmp_path_factory) -> Path:
     """A small anchor file: three sets of four."""
     return write_jsonl(tmp_path_factory.mktemp("anchors") / "anchors.jsonl", anchor_lines())
 
 
 @pytest.fixture(scope="session")
-def small_options(tiny_folder: Path, anchors_file: Path) -> dict[str, Any]:
+def small_options(tiny_folder, anchors_file) -> dict[str, Any]:
     """Options of an exact scan in shards of four rows."""
     return small_shards(tiny_folder, anchors_file)
 
 
 @pytest.fixture(scope="session")
-def exact(tiny_folder: Path, anchors_file: Path) -> dict[str, Any]:
+def exact(tiny_folder, anchors_file) -> dict[str, Any]:
     """The same in shards of the usual size."""
     return {"model": str(tiny_folder), "anchors": str(anchors_file), **EXACT}
 
 
 @pytest.fixture
-def rows_file(tmp_path: Path) -> Path:
+def rows_file(tmp_path) -> Path:
     """Twelve good rows."""
     return write_jsonl(tmp_path / "rows.jsonl", good_rows(12))
 

@@ -25,7 +25,7 @@ from tests.scan_fixtures import EXACT, anchor_lines, good_rows, write_jsonl
 
 
 @pytest.fixture
-def out(tmp_path: Path) -> Path:
+def out(tmp_path) -> Path:
     return tmp_path / "out"
 
 

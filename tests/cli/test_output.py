@@ -18,7 +18,7 @@ from tests.scan_fixtures import EXACT, good_rows, write_jsonl
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, anchors_file: Path) -> Path:
+def finished(tmp_path_factory, tiny_folder, anchors_file) -> Path:
     """The folder of a finished scan of twelve rows."""
     folder = tmp_path_factory.mktemp("finished")
     rows = write_jsonl(folder / "rows.jsonl", good_rows(12))
@@ -26,7 +26,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, anchor
 
 
 @pytest.fixture
-def out(finished: Path, tmp_path: Path) -> Path:
+def out(finished, tmp_path) -> Path:
     """A copy of it."""
     return shutil.copytree(finished, tmp_path / "out")
 

@@ -219,7 +219,7 @@ def document(number: int) -> dict[str, object]:
 
 
 @pytest.fixture(params=["jsonl", "jsonl.gz", "parquet"])
-def corpus(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+def corpus(request, tmp_path) -> Path:
     """Nine documents in four files, one of them empty, beside files that are no data."""
     folder = tmp_path / "corpus"
     folder.mkdir()

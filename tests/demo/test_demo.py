@@ -24,7 +24,7 @@ DEMO = import_module("ripcurrent.demo._demo")
 
 
 @pytest.fixture(scope="module", autouse=True)
-def tiny_scan(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def tiny_scan(tmp_path_factory) -> Iterator[None]:
     """The demo's scan runs a tiny random model, in which no anchors separate; the proof is for as many rows."""
     model = save_tiny(tmp_path_factory.mktemp("models") / "tiny", "llama_tied")
     scan = rc.scan
@@ -41,12 +41,12 @@ def tiny_scan(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Demo:
+def whole(tmp_path_factory) -> Demo:
     return run_demo(tmp_path_factory.mktemp("whole") / "demo", limit=ROWS)
 
 
 @pytest.fixture
-def folder(whole: Demo, tmp_path: Path) -> Path:
+def folder(whole, tmp_path) -> Path:
     """A copy of its folder, to go on with."""
     return shutil.copytree(whole.scan.folder, tmp_path / "demo")
 

@@ -34,8 +34,8 @@ def all_but(texts: Collection[str], answered: Answered) -> Script:
     return lambda request: answered if last_user_text(request) in texts else completion("fine")
 
 
-def nothing_but_greetings(answered: Answered) -> Script:
-    return lambda request: completion("hello") if last_user_text(request) == GREETING else answered
+def nothing_but(text: str, said: Answered, answered: Answered) -> Script:
+    return lambda request: said if last_user_text(request) == text else answered
 
 
 def test_each_conversation_gets_its_own_reply():
@@ -103,7 +103,7 @@ def test_one_request_that_fails_leaves_the_others(odd, kind, says):
     "failing", [error(500, "no"), Answered(body='{"error": "x"}'), error(400, "filtered"), error(403, "forbidden")]
 )
 def test_what_an_endpoint_that_takes_a_greeting_fails_on_each_time_stays_unanswered(failing):
-    with serve(nothing_but_greetings(failing)) as server:
+    with serve(nothing_but(GREETING, completion("hello"), failing)) as server:
         # one question is left of many that were answered before, or more than failures in a row
         for asked in ("a", "abcdefghijklmnopqrst"):
             assert kinds(ask(at(server, concurrency=1), *asked)).count("reply") == 0
@@ -161,8 +161,11 @@ def test_endpoint_down():
     ],
 )
 def test_what_every_request_would_meet_stops_at_once(status, says, code):
-    with serve(lambda _: error(status, "you may not")) as server, pytest.raises(RipcurrentError, match=says) as caught:
-        ask(at(server, concurrency=2), *"abcdefghij")
+    got = []
+    fails = nothing_but("b", completion("late", delay=0.3), error(status, "you may not"))
+    with serve(fails) as server, pytest.raises(RipcurrentError, match=says) as caught:
+        got.extend(at(server, concurrency=2).chat([[{"role": "user", "content": q}] for q in "abcdef"], max_tokens=16))
+    assert [index for index, _ in got] == [1], "what was under way was paid for"
     assert caught.value.code == code
     assert "you may not" in caught.value.message
     assert len(server.requests) <= 3

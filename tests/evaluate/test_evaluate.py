@@ -45,14 +45,14 @@ EXACT: dict[str, Any] = {"device": "cpu", "dtype": "float32", "max_new_tokens": 
 
 
 @pytest.fixture(scope="module")
-def prompts_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def prompts_file(tmp_path_factory) -> Path:
     axes = ["harmful"] * 5 + ["sounds_dangerous"] * 3 + ["plain"] * 2
     rows = [{"id": f"q{n}", "prompt": f"Request number {n}?" + " please" * n, "axis": a} for n, a in enumerate(axes)]
     return write_jsonl(tmp_path_factory.mktemp("prompts") / "prompts.jsonl", rows)
 
 
 @pytest.fixture(scope="module")
-def whole(tiny_folder: Path, prompts_file: Path) -> EvaluationRun:
+def whole(tiny_folder, prompts_file) -> EvaluationRun:
     """An evaluation without a stop."""
     return evaluate(str(tiny_folder), prompts=[prompts_file], out=prompts_file.parent / "whole", **EXACT)
 

@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,14 +15,14 @@ from tests.scan_fixtures import write_jsonl
 
 
 @pytest.fixture
-def common(tmp_path: Path) -> dict[str, Any]:
+def common(tmp_path) -> dict[str, Any]:
     axes = ["harmful"] * 4 + ["sounds_dangerous"] * 4
     prompts = [{"id": f"q{n}", "prompt": f"request {n}", "axis": a} for n, a in enumerate(axes)]
     return {"prompts": [write_jsonl(tmp_path / "prompts.jsonl", prompts)], "out": tmp_path / "run"}
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> JudgeSettings:
+def settings(tmp_path) -> JudgeSettings:
     return JudgeSettings(model="judge", max_retries=0, concurrency=1, cache=tmp_path / "replies")
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.evaluate._agree import COMPLIED_FROM, arm_rates, between_raters, judge_agreement, people_labels
 from ripcurrent.evaluate._ratings import RUBRIC_VERSION, SCALE, ArmAnswer, KeyItem, blind_order, draw_answers
-from tests.cli.command import Command, judge
+from tests.cli.command import judge
 from tests.rated_run import JUDGED, owners, rater_file, write_evaluation, write_experiment
 
 NAN = float("nan")
@@ -181,12 +181,12 @@ COMPLIED = {
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Path:
+def run(tmp_path) -> Path:
     return write_experiment(tmp_path / "run", COMPLIED, wrong=2)
 
 
 @pytest.fixture
-def key(command: Command, run: Path) -> Path:
+def key(command, run) -> Path:
     assert command("judges", "rate", run, "--reveal", "--quiet").code == 0
     return run / "rating.key.json"
 

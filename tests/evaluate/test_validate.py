@@ -32,7 +32,7 @@ def write(path: Path, rows: list[list[str]], columns: list[str] = COLUMNS) -> Pa
 
 
 @pytest.fixture
-def answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def answers(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("RIPCURRENT_CACHE", str(tmp_path / "cache"))
     return write(tmp_path / "answers.csv", ROWS)
 

@@ -14,7 +14,7 @@ RECIPE = "method: full\nlearning_rate: 1.0e-3\nbatch: 4\nsteps: 1\n"
 
 
 @pytest.fixture(scope="session")
-def scanned(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, anchors_file: Path) -> Path:
+def scanned(tmp_path_factory, tiny_folder, anchors_file) -> Path:
     """The run folder of a finished scan of 40 rows by the tiny model."""
     folder = tmp_path_factory.mktemp("scanned")
     rows = write_jsonl(folder / "rows.jsonl", good_rows(40))
@@ -53,19 +53,19 @@ def small_keys(scanned: Path, asked: Path, tiny_folder: Path, folder: Path) -> d
 
 
 @pytest.fixture
-def asked(tmp_path: Path) -> Path:
+def asked(tmp_path) -> Path:
     """A prompt file with requests on all three axes."""
     return write_prompts(tmp_path)
 
 
 @pytest.fixture
-def keys(scanned: Path, asked: Path, tiny_folder: Path, tmp_path: Path) -> dict[str, Any]:
+def keys(scanned, asked, tiny_folder, tmp_path) -> dict[str, Any]:
     """Keys of a small experiment on the tiny model."""
     return small_keys(scanned, asked, tiny_folder, tmp_path)
 
 
 @pytest.fixture
-def evaluated(monkeypatch: pytest.MonkeyPatch) -> FakeEvaluate:
+def evaluated(monkeypatch) -> FakeEvaluate:
     """Evaluations are made up; the page is left out."""
     fake = FakeEvaluate()
     monkeypatch.setattr(import_module("ripcurrent.evaluate"), "evaluate", fake)

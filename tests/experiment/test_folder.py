@@ -20,7 +20,6 @@ from ripcurrent.scan import ScanRun
 from ripcurrent.scan import scan as make_scan
 from ripcurrent.select import Selection
 from tests.evaluate.scripted_server import Answered, completion, error, serve
-from tests.experiment.answers import FakeEvaluate
 from tests.experiment.conftest import read, run
 from tests.models.tiny import save_tiny
 from tests.scan_fixtures import EXACT, good_rows, write_jsonl
@@ -118,13 +117,13 @@ def test_an_arm_of_its_controls_rows_is_refused(rule, rows, refused):
 
 
 @pytest.fixture
-def small(keys: dict[str, Any], evaluated: FakeEvaluate) -> dict[str, Any]:
+def small(keys, evaluated) -> dict[str, Any]:
     """An experiment of one arm and seed."""
     return {**keys, "arms": {"random": "random"}, "seeds": [0]}
 
 
 @pytest.fixture
-def out(small: dict[str, Any], tmp_path: Path) -> Path:
+def out(small, tmp_path) -> Path:
     """Its folder, finished."""
     run(small, tmp_path / "out")
     return tmp_path / "out"

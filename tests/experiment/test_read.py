@@ -3,7 +3,6 @@
 import json
 import re
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -167,7 +166,7 @@ SUBJECTS = ("a lock", "a pass", "a badge", "a fence", "an alarm", "a seal", "a l
 
 
 @pytest.fixture
-def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def data(tmp_path, monkeypatch) -> None:
     """A small data folder with files of the names and fields that ready files ask for."""
     folder = tmp_path / "data"
     for name in ("rows", "prompts"):

@@ -29,7 +29,7 @@ def few_draws() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def whole(scanned: Path, tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> ExperimentResults:
+def whole(scanned, tiny_folder, tmp_path_factory) -> ExperimentResults:
     """The experiment of the keys."""
     folder = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
@@ -38,7 +38,7 @@ def whole(scanned: Path, tiny_folder: Path, tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.fixture
-def pair(whole: ExperimentResults, tmp_path: Path) -> Path:
+def pair(whole, tmp_path) -> Path:
     """A folder in which arms ``random`` and ``top`` are finished with one seed."""
     out = shutil.copytree(whole.folder, tmp_path / "out")
     for arm in (out / "arms").iterdir():

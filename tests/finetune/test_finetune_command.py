@@ -30,7 +30,7 @@ class Finetune:
 
 
 @pytest.fixture
-def finetune(command: Command, tiny_folder: Path, tmp_path: Path) -> Finetune:
+def finetune(command, tiny_folder, tmp_path) -> Finetune:
     return Finetune(command, tiny_folder, tmp_path)
 
 

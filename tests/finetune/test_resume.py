@@ -45,7 +45,7 @@ COMMON: dict[str, Any] = {"device": "cpu", "dtype": "float32", "max_tokens": 256
 
 
 @pytest.fixture
-def rows(tmp_path: Path) -> Path:
+def rows(tmp_path) -> Path:
     """Ten rows, with a recipe beside them."""
     (tmp_path / "recipe.yaml").write_text(RECIPE)
     return write_jsonl(tmp_path / "rows.jsonl", good_rows(10))

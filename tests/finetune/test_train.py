@@ -27,7 +27,7 @@ from tests.models.tiny import save_tiny, tiny_model, tiny_tokenizer
 
 
 @pytest.fixture(autouse=True)
-def whole_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+def whole_batches(monkeypatch) -> None:
     """Feed batches as they are, so that a loop can be given the same ones; what splitting changes has its own test."""
     monkeypatch.setattr(import_module("ripcurrent.finetune._trainer"), "PART_TOKENS", 10**6)
 

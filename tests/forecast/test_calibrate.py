@@ -33,18 +33,18 @@ def measured() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def rows(tmp_path_factory: pytest.TempPathFactory) -> ScanRows:
+def rows(tmp_path_factory) -> ScanRows:
     return ScanRows(tmp_path_factory.mktemp("pool"))
 
 
 @pytest.fixture(scope="module")
-def other_rows(tmp_path_factory: pytest.TempPathFactory) -> ScanRows:
+def other_rows(tmp_path_factory) -> ScanRows:
     """Another dataset, scanned in the same way."""
     return ScanRows(tmp_path_factory.mktemp("other"), 260, seed=8)
 
 
 @pytest.fixture(scope="module")
-def ladder(rows: ScanRows, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def ladder(rows, tmp_path_factory) -> Path:
     """An experiment on ten sets of the rows, its calibration in a file in it."""
     folder = fabricate_ladder(tmp_path_factory.mktemp("ladder") / "a", rows, rows.arms())
     made, _ = calibrate([folder], folder / "made.json")

@@ -13,7 +13,7 @@ from tests.scan_fixtures import anchor_lines, write_jsonl
 
 
 @pytest.fixture(scope="session")
-def golden_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def golden_cache(tmp_path_factory) -> Iterator[Path]:
     """The cache for the session; of the user's own only the embedded model's copy, which takes half a minute."""
     folder = tmp_path_factory.mktemp("golden_cache")
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ripcurrent"
@@ -69,7 +69,7 @@ class Files:
 
 
 @pytest.fixture(scope="session")
-def files(tmp_path_factory: pytest.TempPathFactory, golden_cache: Path) -> Files:
+def files(tmp_path_factory, golden_cache) -> Files:
     """A tiny model, sixty rows, anchors, prompts and a recipe."""
     folder = tmp_path_factory.mktemp("golden")
     recipe = folder / "short.yaml"
@@ -94,25 +94,25 @@ class Done:
 
 
 @pytest.fixture(scope="session")
-def scanned(files: Files) -> Done:
+def scanned(files) -> Done:
     out = files.folder / "scan"
     return Done(out, asked_for_json(*files.scan(out)))
 
 
 @pytest.fixture(scope="session")
-def trained(files: Files) -> Done:
+def trained(files) -> Done:
     out = files.folder / "finetune"
     return Done(out, asked_for_json(*files.finetune(out)))
 
 
 @pytest.fixture(scope="session")
-def evaluated(files: Files) -> Done:
+def evaluated(files) -> Done:
     out = files.folder / "evaluate"
     return Done(out, asked_for_json(*files.evaluate(out)))
 
 
 @pytest.fixture(scope="session")
-def experimented(files: Files, scanned: Done) -> Done:
+def experimented(files, scanned) -> Done:
     """A whole experiment, on whose answers nothing can be decided."""
     out = files.folder / "experiment"
     said = ripcurrent("experiment", files.experiment(scanned.folder), "--quiet", "--json", "--out", out)

@@ -16,7 +16,7 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def scores(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def scores(tmp_path_factory) -> Path:
     # in the user's own cache, where the directions of the anchors are computed once
     return embedded.scan_demo(tmp_path_factory.mktemp("embedded"))
 

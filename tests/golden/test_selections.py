@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.golden.conftest import Done
 from tests.golden.small import asked_for_json, plain_rows, read_jsonl
 
 CONTROLS = ("random", "length", "format")
@@ -27,7 +26,7 @@ GOLDEN = {
 
 
 @pytest.fixture(scope="module")
-def selections(scanned: Done, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def selections(scanned, tmp_path_factory) -> Path:
     run = shutil.copytree(scanned.folder, tmp_path_factory.mktemp("selected") / "run")
     asked_for_json("select", run, "--top", 5, "--drop")
     return run / "selections"

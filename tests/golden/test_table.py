@@ -49,7 +49,7 @@ def recompute(files: Files, scanned: Done, out: Path, *options: str) -> Said:
 
 
 @pytest.fixture(scope="module")
-def scripted(experimented: Done, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def scripted(experimented, tmp_path_factory) -> Path:
     out = shutil.copytree(experimented.folder, tmp_path_factory.mktemp("table") / "run")
     for name, answered in ANSWERED.items():
         script(out / "arms" / name, answered)
@@ -57,12 +57,12 @@ def scripted(experimented: Done, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 @pytest.fixture(scope="module")
-def said(files: Files, scanned: Done, scripted: Path) -> Said:
+def said(files, scanned, scripted) -> Said:
     return recompute(files, scanned, scripted)
 
 
 @pytest.fixture(scope="module")
-def table(said: Said) -> dict[str, Any]:
+def table(said) -> dict[str, Any]:
     assert said.code == 0, said.err
     return said.json
 

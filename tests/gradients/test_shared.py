@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(autouse=True)
-def _tiny_layers_count_as_wide(monkeypatch: pytest.MonkeyPatch) -> None:
+def _tiny_layers_count_as_wide(monkeypatch) -> None:
     monkeypatch.setattr(_shared, "NARROWEST", 1)
 
 

@@ -5,7 +5,7 @@ import pytest
 
 
 @pytest.fixture
-def no_network(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+def no_network(monkeypatch) -> list[object]:
     """Every look-up of a host fails and is noted in the list that this gives."""
     asked: list[object] = []
 
@@ -18,7 +18,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> list[object]:
 
 
 @pytest.fixture
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def own_cache(tmp_path, monkeypatch) -> Path:
     """A cache folder of the test's own."""
     folder = tmp_path / "cache"
     monkeypatch.setenv("RIPCURRENT_CACHE", str(folder))

@@ -224,7 +224,7 @@ TOLERANCES = {4: (5e-5, 1e-3), 8: (5e-4, 5e-3)}
 
 
 @pytest.fixture(params=[4, 8], ids=["4bit", "8bit"])
-def packed(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[int, Path]:
+def packed(request, tmp_path) -> tuple[int, Path]:
     """Bits, and the folder of a small Llama saved with its linear layers packed. Its layers are wider than a block."""
     pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed: it packs the weights of these tests")
     from transformers import BitsAndBytesConfig

@@ -25,12 +25,12 @@ pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture
-def file(tmp_path: Path) -> Path:
+def file(tmp_path) -> Path:
     return write_tiny_gguf(tmp_path / "tiny.gguf", tiny_model("llama_tied"))
 
 
 @pytest.fixture
-def copies(own_cache: Path) -> Callable[[], list[Path]]:
+def copies(own_cache) -> Callable[[], list[Path]]:
     """What lies in the cache but for locks."""
     return lambda: [path for path in (own_cache / "gguf").glob("*") if path.suffix != ".lock"]
 
@@ -159,7 +159,7 @@ def test_a_cache_that_cannot_be_written_names_the_variable(file, copies, monkeyp
 
 
 @pytest.fixture
-def guard(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def guard(file, tmp_path, monkeypatch) -> Path:
     """A tiny model in the place of the embedded one, with a guard; gives the guard's folder."""
     guard = save_adapter(tmp_path / "guard")
     monkeypatch.setattr(_load, "embedded_gguf", lambda: file)

@@ -255,7 +255,7 @@ THINKING = (
 
 
 @pytest.fixture
-def thinking(tmp_path: Path) -> Path:
+def thinking(tmp_path) -> Path:
     folder = save_tiny(tmp_path / "thinking", "llama_tied")
     (folder / "chat_template.jinja").write_text(THINKING)
     return folder
@@ -351,7 +351,7 @@ class Asked:
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
+def asked(monkeypatch) -> Asked:
     """A machine that says it has two GPUs; layers come onto the CPU all the same."""
     found = Asked()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -362,7 +362,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
 
 
 @pytest.fixture
-def tied(tmp_path: Path) -> Path:
+def tied(tmp_path) -> Path:
     return save_tiny(tmp_path / "tied", "llama_tied")
 
 

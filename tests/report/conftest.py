@@ -97,7 +97,7 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def open_page(browser: Browser) -> Iterator[Opener]:
+def open_page(browser) -> Iterator[Opener]:
     """Opens a page in a window ``width`` wide, in the browser's storage of the page ``beside`` or in one of its own."""
 
     def opened(report: Path, beside: OpenedPage | None = None, width: int = 1360, **context: str) -> OpenedPage:

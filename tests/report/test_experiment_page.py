@@ -20,12 +20,12 @@ def page_of(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory) -> Path:
     return fabricate_experiment(tmp_path_factory.mktemp("experiment"))
 
 
 @pytest.fixture(scope="module")
-def page(folder: Path) -> Path:
+def page(folder) -> Path:
     return page_of(folder)
 
 

@@ -63,7 +63,7 @@ def write_page(run: Path, page: Path, seed: int = 0) -> Written:
 
 
 @pytest.fixture
-def written(tmp_path: Path) -> Written:
+def written(tmp_path) -> Written:
     return write_page(write_experiment(tmp_path / "run", ARMS), tmp_path / "run" / "rating.html")
 
 

@@ -33,7 +33,7 @@ def lesson(number: int) -> dict[str, Any]:
 
 
 @pytest.fixture
-def lessons(tmp_path: Path) -> Path:
+def lessons(tmp_path) -> Path:
     rows = [lesson(number) for number in range(60)]
     rows[7] = {"prompt": "Say nothing.", "response": ""}
     rows[31] = {"prompt": "Say null.", "response": None}

@@ -46,7 +46,7 @@ class Home:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Home:
+def finished(tmp_path_factory) -> Home:
     home = Home(tmp_path_factory.mktemp("home"))
     save_tiny(home.folder / "model", "llama_tied")
     save_adapter(home.folder / "adapter")
@@ -57,7 +57,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Home:
 
 
 @pytest.fixture
-def moved(finished: Home, tmp_path: Path) -> Home:
+def moved(finished, tmp_path) -> Home:
     """All of it at another place, the old one still there."""
     return Home(Path(shutil.copytree(finished.folder, tmp_path / "moved")))
 
@@ -167,7 +167,7 @@ def prepared(given: dict[str, Any]) -> bool:
 
 
 @pytest.fixture(scope="module")
-def cached(finished: Home, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def cached(finished, tmp_path_factory) -> Path:
     """A cache that has the directions of the finished scan's model and anchors."""
     folder = tmp_path_factory.mktemp("directions")
     with pytest.MonkeyPatch.context() as patch:

@@ -50,7 +50,7 @@ def test_sizes(text, expected):
 
 
 @pytest.fixture
-def plan(stage: SignalStage, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[MemoryPlan, list[bool]]]:
+def plan(stage, monkeypatch) -> Callable[..., tuple[MemoryPlan, list[bool]]]:
     """The plan for made-up costs of a model, directions and each token, and where directions lay in each stage."""
 
     def planned(

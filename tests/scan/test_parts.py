@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -112,12 +111,12 @@ def test_each_of_torchruns_or_sruns_processes_sees_its_own_gpu(environment, visi
 
 
 @pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def dataset(tmp_path_factory) -> Path:
     return write_jsonl(tmp_path_factory.mktemp("rows") / "rows.jsonl", rows_with_a_gap(ROWS))
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory, dataset: Path, small_options: dict[str, Any]) -> ScanRun:
+def whole(tmp_path_factory, dataset, small_options) -> ScanRun:
     """The scan by one process."""
     return scan(dataset, tmp_path_factory.mktemp("whole") / "rows", **small_options)
 

@@ -50,7 +50,7 @@ ENVIRONMENT = {
 
 
 @pytest.fixture
-def head(tmp_path: Path) -> Iterator[str]:
+def head(tmp_path) -> Iterator[str]:
     """The address of a cluster of one machine with two cores, which is not this process's."""
     port, log = free_port(), tmp_path / "log"
     with log.open("wb") as file:

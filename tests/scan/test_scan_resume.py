@@ -169,14 +169,14 @@ def test_a_cache_that_is_cleaned_while_rows_are_scored_loses_none(rows_file, anc
 
 
 @pytest.fixture(scope="module")
-def scored(exact: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> ScanRun:
+def scored(exact, tmp_path_factory) -> ScanRun:
     """A finished scan of twelve good rows, without shares."""
     folder = tmp_path_factory.mktemp("scored")
     return scan(write_jsonl(folder / "rows.jsonl", good_rows(12)), folder / "out", shard_rows=4, **exact)
 
 
 @pytest.fixture
-def out(scored: ScanRun, tmp_path: Path) -> Path:
+def out(scored, tmp_path) -> Path:
     return shutil.copytree(scored.folder, tmp_path / "out")
 
 

@@ -69,7 +69,7 @@ MIXED: list[tuple[Any, str]] = [
 
 
 @pytest.fixture(scope="module")
-def fragile(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> Path:
+def fragile(tmp_path_factory, shared_cache) -> Path:
     """A model that turns one character into NaN, and whose template refuses tool turns."""
     folder = save_tiny(tmp_path_factory.mktemp("fragile"), "llama_untied")
     tokenizer = tiny_tokenizer(chat_template=STRICT_TEMPLATE)
@@ -82,7 +82,7 @@ def fragile(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> Pat
 
 
 @pytest.fixture(scope="module")
-def cut(exact: dict[str, Any], fragile: Path) -> dict[str, Any]:
+def cut(exact, fragile) -> dict[str, Any]:
     """Options of its scans, which cut rows short."""
     return {**exact, "model": str(fragile), "max_tokens": 200}
 
@@ -103,7 +103,7 @@ def differences(one: pa.Table, other: pa.Table, names: tuple[str, ...] = COSINES
 
 
 @pytest.fixture(scope="module")
-def mixed(tmp_path_factory: pytest.TempPathFactory, cut: dict[str, Any]) -> tuple[Path, pa.Table]:
+def mixed(tmp_path_factory, cut) -> tuple[Path, pa.Table]:
     folder = tmp_path_factory.mktemp("mixed")
     return folder / "run", scores([record for record, _ in MIXED], folder, cut)
 
@@ -165,7 +165,7 @@ def test_a_dataset_behind_a_link_keeps_its_name_also_one_that_is_no_utf_8(tmp_pa
 
 
 @pytest.fixture(scope="module")
-def usual(tmp_path_factory: pytest.TempPathFactory, exact: dict[str, Any]) -> pa.Table:
+def usual(tmp_path_factory, exact) -> pa.Table:
     """Scores of 23 good rows."""
     return scores(good_rows(23), tmp_path_factory.mktemp("usual"), exact)
 

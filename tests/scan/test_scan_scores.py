@@ -30,12 +30,12 @@ ROWS = 5
 
 
 @pytest.fixture(scope="module")
-def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def few(tmp_path_factory) -> Path:
     return write_jsonl(tmp_path_factory.mktemp("few") / "few.jsonl", good_rows(ROWS))
 
 
 @pytest.fixture(scope="module")
-def usual(few: Path, exact: dict[str, Any]) -> ScanRun:
+def usual(few, exact) -> ScanRun:
     """Their scan without further options."""
     return scan(few, few.parent / "usual", **exact)
 

@@ -1,7 +1,6 @@
 """The table of scores: its columns, what it says of them, how it is written, and the one reader of a finished scan."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,7 +27,7 @@ MANIFEST = {
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> ScanRun:
+def run(tmp_path) -> ScanRun:
     """Six rows in groups of four: equal scores, a missing one, and a row that was not scored."""
     table = pa.table(
         {

@@ -148,14 +148,14 @@ LARGEST = ("gradient_bidirectional", "gradient_balanced", "representation_bidire
 
 
 @pytest.fixture(scope="module")
-def scanned(tmp_path_factory: pytest.TempPathFactory, exact: dict[str, Any]) -> ScanRun:
+def scanned(tmp_path_factory, exact) -> ScanRun:
     folder = tmp_path_factory.mktemp("windows")
     dataset = write_jsonl(folder / "documents.jsonl", [{"text": text} for text in TEXTS])
     return scan(dataset, folder / "out", windows=True, max_tokens=MOST, shard_rows=2, **exact)
 
 
 @pytest.fixture(scope="module")
-def expected(scanned: ScanRun, exact: dict[str, Any]) -> list[dict[str, float]]:
+def expected(scanned, exact) -> list[dict[str, float]]:
     """Every window's row, in order."""
     one = write_jsonl(scanned.folder / "one.jsonl", good_rows(1))
     anchors = explicit(one, exact["model"], exact["anchors"])

@@ -52,7 +52,9 @@ def calibrate_command(
 def forecast_command(
     run: Annotated[Path, argument("RUN", "Folder of a finished scan.")],
     output: Output,
-    calibration: Annotated[Path | None, option("The built-in one, if it matches, unless given.", "FILE.json")] = None,
+    calibration: Annotated[
+        Path | None, option("Calibration file; else the built-in one, if it matches the scan.", "FILE.json")
+    ] = None,
 ) -> None:
     """Forecast what fine-tuning on a scanned set would do, by a calibration that matches the scan."""
     from ripcurrent.forecast import forecast

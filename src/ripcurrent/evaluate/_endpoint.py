@@ -114,28 +114,33 @@ class Endpoint:
         waiting = iter(enumerate(conversations))
         running: dict[Future[Outcome], int] = {}
         failed: list[EndpointFailure] = []  # in a row
-        any_reply = False
+        any_reply, stopped = False, None
         try:
             while True:
-                for index, messages in islice(waiting, self.concurrency - len(running)):
+                for index, messages in islice(waiting, 0 if stopped else self.concurrency - len(running)):
                     running[_start(self._ask(messages, max_tokens, json))] = index
                 if not running:
                     break
-                done = wait(running, return_when=FIRST_COMPLETED).done
-                # what came is yielded before an error ends it
-                for future in sorted(done, key=lambda one: one.exception() is not None):
-                    index, outcome = running.pop(future), future.result()
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    index = running.pop(future)
+                    try:
+                        outcome = future.result()
+                    except RipcurrentError as error:
+                        # the others under way may still bring what was paid for
+                        stopped = stopped or error
+                        continue
                     any_reply = any_reply or isinstance(outcome, Reply)
                     failed = [] if isinstance(outcome, Reply) else [*failed, outcome]
                     yield index, outcome
                     if len(failed) == GIVE_UP_AFTER:
-                        self._require_greeting(failed)
-                        failed = []
+                        stopped, failed = stopped or self._fault(failed), []
         finally:
             for future in running:
                 future.cancel()
-        if failed and not any_reply and failed[-1].kind != "timeout":
-            self._require_greeting(failed)
+        if not stopped and failed and not any_reply and failed[-1].kind != "timeout":
+            stopped = self._fault(failed)
+        if stopped:
+            raise stopped
 
     def describe(self) -> EndpointInfo:
         own = "the model's own" if "temperature" in self._does_without else None
@@ -192,16 +197,19 @@ class Endpoint:
         hint = f"Put a valid key into {' or '.join(self._variables)}."
         return self._error(f"refuses the key ({status}): {said}", hint, ExitCode.USAGE)
 
-    def _require_greeting(self, failed: Sequence[EndpointFailure]) -> None:
-        """Raise where an endpoint that failed all of these takes no greeting either, and so does not work."""
+    def _fault(self, failed: Sequence[EndpointFailure]) -> RipcurrentError | None:
+        """The error of an endpoint that failed all of these; None if it takes a greeting, and so works."""
         silent = failed[-1].kind == "timeout"
         greeting = [{"role": "user", "content": GREETING}]
         # after as many silences it is not greeted: each further one takes minutes
-        if not silent and isinstance(_start(self._ask(greeting, 16, greeting=True)).result(), Reply):
-            return
+        try:
+            if not silent and isinstance(_start(self._ask(greeting, 16, greeting=True)).result(), Reply):
+                return None
+        except RipcurrentError as error:
+            return error
         how_many = f"{GIVE_UP_AFTER} requests in a row" if len(failed) == GIVE_UP_AFTER else "every request"
         hint = f"{'Allow it a longer silence, or c' if silent else 'C'}heck the server's own log; {GOES_ON}"
-        raise self._error(f"failed {how_many}; the last: {failed[-1].message}.", hint)
+        return self._error(f"failed {how_many}; the last: {failed[-1].message}.", hint)
 
     def _error(self, what: str, hint: str, code: ExitCode = ExitCode.NOT_MEASURED) -> RipcurrentError:
         return RipcurrentError(f"The endpoint {self.base_url} {what}", hint, code=code)

@@ -100,7 +100,7 @@ def scan(
         cost = ScanCost(
             timings=laps,
             peak_memory_bytes=process_peak(),
-            memory=memory_record(stage, passes.options, passes.memory_plan),
+            memory=memory_record(stage, passes.options, passes.memory_plan, here=execution.executor != "ray"),
             execution=execution.model_dump(include={"executor", "workers"}),
         )
         if part is not None:

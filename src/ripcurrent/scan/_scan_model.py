@@ -184,11 +184,14 @@ def require_room_for_directions(elements: int, chat_model: ChatModel, options: S
         )
 
 
-def memory_record(stage: SignalStage, options: ScanOptions, plan: MemoryPlan) -> dict[str, JsonValue]:
+def memory_record(
+    stage: SignalStage, options: ScanOptions, plan: MemoryPlan, here: bool = True
+) -> dict[str, JsonValue]:
     """What the manifest keeps of memory in this process: what ran out, the cap, its plan and whether it was kept."""
     # of several devices, the fullest one's
     peak = max(map(device_peak, stage.chat_model.devices))
-    record: dict[str, JsonValue] = {"batches_halved": stage.halving.batches_halved}
+    # what ran out in another process is unknown here
+    record: dict[str, JsonValue] = {"batches_halved": stage.halving.batches_halved} if here else {}
     if stage.chat_model.device.type == "cuda":
         record["device_peak_bytes"] = peak
     if options.memory is not None or plan.mapped_directions:
