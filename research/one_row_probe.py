@@ -75,7 +75,7 @@ def probe(run: ScanRun, requests: Sequence[str], arguments: argparse.Namespace) 
     weights = {name: value.detach().clone() for name, value in chat_model.model.named_parameters()}
     rows = drawn_rows(run, arguments.rows, arguments.seed)
     encoded = encode_rows(
-        run.dataset().at(rows), chat_model.tokenizer, max_tokens=options.max_tokens, loss_on=options.loss_on
+        run.dataset().at(rows), chat_model.tokenizer, max_tokens=options.max_tokens, trained=options.trained
     )
     before = refusal_odds(chat_model, requests)
     done: list[int] = []

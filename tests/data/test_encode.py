@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ripcurrent.data import (
+    Completion,
     EncodedRow,
     Message,
     Row,
@@ -33,6 +34,8 @@ CONTENT = WORDS.map(" ".join)
 ANSWER = CONTENT.filter(lambda text: text.strip() != "")
 TURNS = st.lists(st.tuples(CONTENT, ANSWER), min_size=1, max_size=3)
 EVERYWHERE = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+LAST = Completion(turns="last")
 
 
 def row_of(*turns: str, roles: tuple[str, ...] = ("user", "assistant"), index: int = 0) -> Row:
@@ -99,7 +102,7 @@ def test_tokens_and_mask_are_those_of_the_rendered_pieces(family, turns):
     assert encoded.tokens.tolist() == tokens
     assert encoded.loss_mask.tolist() == mask
     only_last = [(piece, loss and place == len(built) - 1) for place, (piece, loss) in enumerate(built)]
-    last = encode(row, tokenizer, loss_on="last")
+    last = encode(row, tokenizer, trained=LAST)
     check(last)
     assert last.loss_mask.tolist() == expected(tokenizer, only_last)[1]
     assert (last.last_prompt, last.last_content) == (encoded.last_prompt, encoded.last_content)
@@ -130,7 +133,7 @@ def test_a_limit_keeps_the_head_of_the_row(family, turns, max_tokens):
 def test_anchors_bear_loss_on_their_own_first_tokens(family, turns, first):
     tokenizer = build(family)
     row = row_of(*(text for pair in turns for text in pair))
-    whole = encode(row, tokenizer, loss_on="last")
+    whole = encode(row, tokenizer, trained=LAST)
     anchor = encode_anchor(row.messages, tokenizer, first_tokens=first)
     check(anchor)
     start = whole.last_prompt + 1
@@ -222,10 +225,10 @@ def test_only_answers_that_the_dataset_includes_bear_loss():
     excluded = (Message("user", "a"), Message("assistant", "b", bears_loss=False))
     row = Row(0, "", (*excluded, Message("user", "c"), Message("assistant", "d")), None, {})
     assert masked(row, tokenizer)[1] == "d<|im_end|>\n"
-    assert encode(Row(0, "", excluded, None, {}), tokenizer, loss_on="last").status == "no_loss_tokens"
+    assert encode(Row(0, "", excluded, None, {}), tokenizer, trained=LAST).status == "no_loss_tokens"
     empty = row_of("a", "b", "c", "")
-    assert encode(empty, tokenizer, loss_on="last").status == "no_response"
-    assert encode(empty, tokenizer, loss_on="all").status == "ok"
+    assert encode(empty, tokenizer, trained=LAST).status == "no_response"
+    assert encode(empty, tokenizer, max_tokens=1024).status == "ok"
     opened = row_of("Welcome", "Hi", roles=("assistant", "user"))
     assert masked(opened, tokenizer)[1] == "Welcome<|im_end|>\n"
     assert encode(opened, build("llama2")).status == "template_mismatch"
@@ -308,7 +311,7 @@ def test_of_many_turns_only_those_in_the_head_are_rendered():
     row = row_of(*(["The harbour", "was quiet"] * 4_000))
     check(encoded := encode(row, tokenizer, max_tokens=100), 100)
     assert encoded.truncated
-    assert encode(row, tokenizer, max_tokens=100, loss_on="last").status == "too_long"
+    assert encode(row, tokenizer, max_tokens=100, trained=LAST).status == "too_long"
 
 
 # long documents cut into windows

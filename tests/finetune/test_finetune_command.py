@@ -105,7 +105,7 @@ def test_what_can_be_wrong(finetune, rows_file, tmp_path):
     judge(finetune(masked, "--quiet"), ("nothing to train on", "2 no_response", "doctor"), code=2)
     judge(finetune(rows_file, recipe="papre"), ("no recipe 'papre'", "Did you mean paper?"))
     judge(finetune(tmp_path / "nowhere.jsonl", "--quiet"), ("nowhere.jsonl does not exist",))
-    judge(finetune(rows_file, "--quiet", "--loss-on", "first"), ("--loss-on first",))
+    judge(finetune(rows_file, "--quiet", "--trainer", "first"), ("No trainer is named 'first'",))
     judge(finetune(rows_file, "--quiet", "--dtype", "float16"), ("float16", "bfloat16"))
     judge(finetune(rows_file, "--quiet", "--max-tokens", 5000), ("--max-tokens 5000", "4096 positions"))
     judge(finetune(rows_file, "--quiet", "--report-to", "wandbb", out="tracker"), ("wandbb is not supported",))

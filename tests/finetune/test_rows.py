@@ -9,7 +9,7 @@ import torch
 from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
-from ripcurrent.data import EncodedRow, Message, Row, encode_rows
+from ripcurrent.data import Completion, EncodedRow, Message, Row, encode_rows
 from ripcurrent.errors import ExitCode, RipcurrentError
 from ripcurrent.finetune import _head_loss
 from ripcurrent.finetune._head_loss import _HeadLoss
@@ -51,15 +51,15 @@ def unpadded(ids: torch.Tensor, labels: torch.Tensor, rows: list[EncodedRow]) ->
 
 
 @pytest.mark.parametrize(
-    ("family", "loss_on", "max_tokens"),
+    ("family", "turns", "max_tokens"),
     [
         *((family, "all", 1024) for family in FAMILIES),
         *((FAMILIES[0], *how) for how in (("all", 20), ("last", 1024), ("last", 20))),
     ],
 )
-def test_the_trainers_own_batches_hold_the_encoded_rows(tmp_path, family, loss_on, max_tokens):
+def test_the_trainers_own_batches_hold_the_encoded_rows(tmp_path, family, turns, max_tokens):
     tokenizer = build(family)
-    encoded = list(encode_rows(conversations(), tokenizer, max_tokens=max_tokens, loss_on=loss_on))
+    encoded = list(encode_rows(conversations(), tokenizer, max_tokens=max_tokens, trained=Completion(turns=turns)))
     scored = [row for row in encoded if row.status == "ok"]
     data = build_training_set(encoded)
     assert data.about.left_out

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, BertConfig, GraniteMoeHybridConfig, MixtralConfig, T5Config, ViTConfig
 from transformers.models.auto.modeling_auto import AutoModel, AutoModelForSeq2SeqLM
 
-from ripcurrent.data import Message, Row, encode, encode_rows, read_rows, rendered, why_mismatch
+from ripcurrent.data import Completion, Message, Row, encode, encode_rows, read_rows, rendered, why_mismatch
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.models import ModelInfo, describe, load_model, require_chat_template, split_variables
 from tests.models.test_adapter import IDS
@@ -294,7 +294,7 @@ def test_rows_of_several_turns_whose_template_hides_them_are_told_of(thinking):
     turns = (Message("user", "a"), Message("assistant", "b"), Message("user", "c"), Message("assistant", "d"))
     row = Row(0, "", turns, None, {})
     assert encode(row, tokenizer).status == "template_mismatch"
-    assert encode(row, tokenizer, loss_on="last").status == "ok"
+    assert encode(row, tokenizer, trained=Completion(turns="last")).status == "ok"
     assert "up to an answer is not the beginning" in (why_mismatch(row, tokenizer, "all") or "")
     assert why_mismatch(row, tokenizer, "last") is None
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from tokenizers.processors import TemplateProcessing
 
-from ripcurrent.data import Message, Row, encode
+from ripcurrent.data import Completion, Message, Row, encode
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.models import cache_folder, load_model
 from ripcurrent.scan import _doctor, doctor, scan
@@ -108,17 +108,17 @@ TURNS = (
 )
 
 
-@pytest.mark.parametrize(("loss_on", "spans"), [("all", ["It is é and 日本.", "Fifty-six."]), ("last", ["Fifty-six."])])
-def test_the_shown_row_marks_exactly_the_text_that_bears_loss(loss_on, spans):
+@pytest.mark.parametrize(("turns", "spans"), [("all", ["It is é and 日本.", "Fifty-six."]), ("last", ["Fifty-six."])])
+def test_the_shown_row_marks_exactly_the_text_that_bears_loss(turns, spans):
     tokenizer, row = tiny_tokenizer(), Row(4, "a", TURNS, None, {})
-    encoded = encode(row, tokenizer, loss_on=loss_on)
+    encoded = encode(row, tokenizer, trained=Completion(turns=turns))
     shown = rendered_row(row, encoded, tokenizer)
     marked = [shown.text[start:end] for start, end in shown.loss_spans]
     assert marked == [f"{span}<|im_end|>\n" for span in spans]
     assert "".join(marked) == tokenizer.decode(encoded.tokens[encoded.loss_mask])
     assert shown.text == tokenizer.decode(encoded.tokens)
     # one that is cut is shown up to its last token
-    cut = rendered_row(row, encode(row, tokenizer, loss_on="all", max_tokens=len(encoded.tokens) - 8), tokenizer)
+    cut = rendered_row(row, encode(row, tokenizer, max_tokens=len(encoded.tokens) - 8), tokenizer)
     assert cut.truncated
     assert cut.loss_spans[-1][1] == len(cut.text) < len(shown.text)
 

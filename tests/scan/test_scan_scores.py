@@ -216,7 +216,8 @@ def test_loss_on_the_last_turn_alone(tmp_path, exact):
     turns = [("user", "one?"), ("assistant", "yes, one"), ("user", "two?"), ("assistant", "two boats and a mill")]
     row = {"messages": [{"role": role, "content": text} for role, text in turns]}
     dataset = write_jsonl(tmp_path / "rows.jsonl", [row] * 2)
-    every, last = (table_of(scan(dataset, tmp_path / name, loss_on=name, **exact)) for name in ("all", "last"))
+    names = ("completion", "completion,turns=last")
+    every, last = (table_of(scan(dataset, tmp_path / str(n), trainer=name, **exact)) for n, name in enumerate(names))
     assert every["response_tokens"][0].as_py() > last["response_tokens"][0].as_py()
     assert every["gradient_norm"][0].as_py() != pytest.approx(last["gradient_norm"][0].as_py(), rel=1e-3)
     assert every["representation_harmful"][0].as_py() == pytest.approx(last["representation_harmful"][0].as_py())

@@ -9,8 +9,8 @@ from ripcurrent.finetune import FinetuneOptions
 
 PANELS = {
     "Model": ("model", "adapter", "device", "dtype"),
-    "Data": ("format", "mapping", "limit", "max_tokens", "seed"),
-    ADVANCED: ("loss_on", "report_to", "checkpoint_minutes"),
+    "Data": ("trainer", "format", "mapping", "limit", "max_tokens", "seed"),
+    ADVANCED: ("report_to", "checkpoint_minutes"),
 }
 EXAMPLES = ("ripcurrent finetune support.jsonl -m Qwen/Qwen2.5-7B-Instruct --recipe lora -o runs/tuned",)
 

@@ -19,10 +19,9 @@ if TYPE_CHECKING:
 DATASET = argument("DATASET", "File, folder, 'pattern*', or hf:owner/name[:split].")
 PANELS = {
     "Model": ("model", "adapter", "device", "dtype"),
-    "Data": ("format", "mapping", "limit", "max_tokens"),
-    "Method": ("anchors",),
+    "Data": ("trainer", "format", "mapping", "limit", "max_tokens"),
     ADVANCED: (
-        *("signals", "scope", "anchor_check", "tokens", "windows", "memory", "token_budget"),
+        *("anchors", "signals", "scope", "anchor_check", "tokens", "windows", "memory", "token_budget"),
         *("shard", "shard_rows", "executor"),
     ),
 }

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from ripcurrent.data._formats import Unusable
 from ripcurrent.data._render import Span, TemplateMismatch, assistant_spans, chat_text, check_tokenizer
-from ripcurrent.data._types import EncodedRow, LossOn, Message, Row, bearing_turns
+from ripcurrent.data._trained_tokens import Completion, Tokenized, TrainedTokens
+from ripcurrent.data._types import EncodedRow, Message, Row, Turns, bearing_turns
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -76,36 +78,48 @@ def _head(encoding: Any, characters: int, max_tokens: int) -> Tokens:
     return Tokens(ids, starts[:max_tokens], ends[:max_tokens], complete, end)
 
 
+COMPLETION = Completion()
+
+
 def encode(
-    row: Row, tokenizer: PreTrainedTokenizerBase, *, max_tokens: int = 1024, loss_on: LossOn = "all"
+    row: Row, tokenizer: PreTrainedTokenizerBase, *, max_tokens: int = 1024, trained: TrainedTokens = COMPLETION
 ) -> EncodedRow:
     """One row as tokens with its loss mask; see `encode_rows`."""
-    return next(encode_rows([row], tokenizer, max_tokens=max_tokens, loss_on=loss_on))
+    return next(encode_rows([row], tokenizer, max_tokens=max_tokens, trained=trained))
 
 
 def encode_rows(
-    rows: Iterable[Row], tokenizer: PreTrainedTokenizerBase, *, max_tokens: int = 1024, loss_on: LossOn = "all"
+    rows: Iterable[Row],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_tokens: int = 1024,
+    trained: TrainedTokens = COMPLETION,
 ) -> Iterator[EncodedRow]:
     """Rows as tokens with loss masks, one result per row, in order; tokenised in batches.
 
-    The conversation is rendered once with the tokenizer's chat template, and that text is tokenised once, without
-    special tokens of its own (the template writes them). Every token that *begins* inside an assistant turn's span
-    bears loss. One that straddles the span's start bears none: in prompt-completion training it belongs to the prompt.
-    An assistant turn without text, or with ``weight`` 0, bears none. A document bears loss on every token but the
-    first. The sequence is cut after its last loss-bearing token; rows are truncated to ``max_tokens``.
+    ``trained`` says which tokens bear loss: those that a trainer trains or, by :class:`Completion`, these. The
+    conversation is rendered once with the tokenizer's chat template, and that text is tokenised once, without special
+    tokens of its own (the template writes them). Every token that *begins* inside an assistant turn's span bears loss.
+    One that straddles the span's start bears none: in prompt-completion training it belongs to the prompt. An assistant
+    turn without text, or with ``weight`` 0, bears none. A document bears loss on every token but the first. The
+    sequence is cut after its last loss-bearing token; rows are truncated to ``max_tokens``.
 
     Raises:
-        RipcurrentError: the tokenizer has no offsets or, at the first conversation, no chat template.
+        RipcurrentError: the tokenizer has no offsets or, at the first conversation, no chat template; or the trainer
+            does not read such rows.
     """
+    if not isinstance(trained, Completion):
+        yield from (_encode_as_trained(row, tokenizer, max_tokens, trained) for row in rows)
+        return
     chunk: list[Row] = []
     characters = 0
     for row in rows:
         chunk.append(row)
         characters += len(row.text or "") + sum(len(message.content) for message in row.messages)
         if len(chunk) >= _CHUNK_ROWS or characters >= _CHUNK_CHARACTERS:
-            yield from _encode_chunk(chunk, tokenizer, max_tokens, loss_on)
+            yield from _encode_chunk(chunk, tokenizer, max_tokens, trained.turns)
             chunk, characters = [], 0
-    yield from _encode_chunk(chunk, tokenizer, max_tokens, loss_on)
+    yield from _encode_chunk(chunk, tokenizer, max_tokens, trained.turns)
 
 
 def encode_anchor(
@@ -139,19 +153,31 @@ def encode_anchor(
     return _finish(index, tokens, own, [span], truncated=bool(cut))
 
 
-def why_mismatch(row: Row, tokenizer: PreTrainedTokenizerBase, loss_on: LossOn) -> str | None:
+def why_mismatch(row: Row, tokenizer: PreTrainedTokenizerBase, trained: TrainedTokens) -> str | None:
     """What the chat template says of a conversation that it refuses, or how it hides turns; None without either."""
     try:
+        if not isinstance(trained, Completion):
+            trained.label(row.fields, tokenizer, 8)
+            return None
         text = chat_text(row.messages, tokenizer)
-        for _ in assistant_spans(text, row.messages, bearing_turns(row.messages, loss_on), tokenizer):
+        for _ in assistant_spans(text, row.messages, bearing_turns(row.messages, trained.turns), tokenizer):
             pass
     except TemplateMismatch as mismatch:
         return str(mismatch)
     return None
 
 
+def trained_text(
+    row: Row, encoded: EncodedRow, tokenizer: PreTrainedTokenizerBase, trained: TrainedTokens = COMPLETION
+) -> str:
+    """The text of a row that is trained; of a row in no format of ours that of its tokens."""
+    if row.messages or row.text is not None or encoded.status != "ok":
+        return row.trained(trained.turns if isinstance(trained, Completion) else "all")
+    return str(tokenizer.decode(encoded.tokens[encoded.loss_mask], skip_special_tokens=True))
+
+
 def _encode_chunk(
-    rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, max_tokens: int, loss_on: LossOn
+    rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, max_tokens: int, which: Turns
 ) -> Iterator[EncodedRow]:
     texts: dict[int, str] = {}
     done: dict[int, EncodedRow] = {}
@@ -162,6 +188,8 @@ def _encode_chunk(
             done[place] = EncodedRow(row.index, row.problem)
         elif row.text is not None:
             texts[place] = row.text
+        elif not row.messages:
+            done[place] = _encode_as_trained(row, tokenizer, max_tokens, Tokenized())
         else:
             try:
                 texts[place] = chat_text(row.messages, tokenizer)
@@ -173,11 +201,49 @@ def _encode_chunk(
         for place, tokens in zip(places, heads, strict=True):
             row = rows[place]
             done[place] = (
-                _encode_document(row, tokens)
-                if special
-                else _encode_chat(row, texts[place], tokens, tokenizer, loss_on)
+                _encode_document(row, tokens) if special else _encode_chat(row, texts[place], tokens, tokenizer, which)
             )
     return (done[place] for place in range(len(rows)))
+
+
+def _encode_as_trained(
+    row: Row, tokenizer: PreTrainedTokenizerBase, max_tokens: int, trained: TrainedTokens
+) -> EncodedRow:
+    """The row as a trainer labels it; one token more is asked for, to see whether it is cut."""
+    try:
+        ids, weights = trained.label(row.fields, tokenizer, max_tokens)
+    except Unusable as unusable:
+        return EncodedRow(row.index, unusable.reason)
+    except TemplateMismatch:
+        return EncodedRow(row.index, "template_mismatch")
+    given = np.asarray(weights, dtype=np.float32)
+    # the first token has nothing to be predicted from
+    given[:1] = 0.0
+    bearing = np.flatnonzero(given)
+    if len(bearing) == 0:
+        return EncodedRow(row.index, "no_loss_tokens")
+    length, bear = int(bearing[-1]) + 1, len(bearing)
+    first = length - 1
+    while first > 1 and given[first - 1]:
+        first -= 1
+    # the last answer's own text ends before the tokens that close its turn
+    closing = set(tokenizer.all_special_ids)
+    content = length - 1
+    while content > first and (ids[content] in closing or not tokenizer.decode([ids[content]]).strip()):
+        content -= 1
+    tokens, own = np.asarray(ids[:length], dtype=np.int32), given[:length]
+    return EncodedRow(
+        row.index,
+        "ok",
+        tokens,
+        own > 0,
+        own if np.unique(own[own > 0]).size > 1 else None,
+        len(ids) >= max_tokens,
+        length - bear,
+        bear,
+        first - 1,
+        content,
+    )
 
 
 def _encode_document(row: Row, tokens: Tokens) -> EncodedRow:
@@ -187,10 +253,8 @@ def _encode_document(row: Row, tokens: Tokens) -> EncodedRow:
     return _finish(row.index, tokens, loss, [Span(0, end, 0, end)], truncated=not tokens.complete)
 
 
-def _encode_chat(
-    row: Row, text: str, tokens: Tokens, tokenizer: PreTrainedTokenizerBase, loss_on: LossOn
-) -> EncodedRow:
-    turns = bearing_turns(row.messages, loss_on)
+def _encode_chat(row: Row, text: str, tokens: Tokens, tokenizer: PreTrainedTokenizerBase, which: Turns) -> EncodedRow:
+    turns = bearing_turns(row.messages, which)
     if not turns:
         last = next((message for message in reversed(row.messages) if message.role == "assistant"), None)
         return EncodedRow(row.index, "no_loss_tokens" if last is not None and last.content.strip() else "no_response")
@@ -226,7 +290,7 @@ def _finish(
     content = np.flatnonzero(tokens.beginning_in(span.start, span.content_end))
     last_content = min(int(content[-1]) if len(content) else length - 1, length - 1)
     ids, mask, bear = tokens.ids[:length], loss[:length], len(bearing)
-    return EncodedRow(index, "ok", ids, mask, truncated, length - bear, bear, first - 1, last_content)
+    return EncodedRow(index, "ok", ids, mask, None, truncated, length - bear, bear, first - 1, last_content)
 
 
 def encode_windows(
@@ -253,7 +317,7 @@ def encode_windows(
         edges = np.linspace(0, len(tokens.ids) - 1, count + 1).round().astype(int)
         pieces = [tokens.ids[first : last + 1] for first, last in pairwise(edges)]
         yield [
-            EncodedRow(row.index, "ok", ids, np.arange(len(ids)) > 0, False, 1, len(ids) - 1, 0, len(ids) - 1)
+            EncodedRow(row.index, "ok", ids, np.arange(len(ids)) > 0, None, False, 1, len(ids) - 1, 0, len(ids) - 1)
             for ids in pieces
         ]
 

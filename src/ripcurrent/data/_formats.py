@@ -205,9 +205,14 @@ FORMATS: dict[str, Format] = {
         Format("prompt-response", ("prompt", "response"), ("system",), _pair("prompt", "response")),
         Format("question-answer", ("question", "answer"), ("system",), _pair("question", "answer")),
         Format("text", ("text",), (), _parse_text),
+        # what only a trainer reads (``_trained_tokens``): tokens, and any fields where a trainer is named
+        Format("tokenized", ("input_ids", "labels"), ("attention_mask", "position_ids"), lambda _: ()),
+        Format("record", (), (), lambda _: ()),
     )
 }
 """Row formats by name."""
+FORMAT_NAMES: tuple[str, ...] = tuple(FORMATS)
+"""Names for ``--format``."""
 
 FIELDS: tuple[str, ...] = (
     *dict.fromkeys(name for form in FORMATS.values() for name in (*form.needed, *form.optional)),
@@ -291,7 +296,13 @@ def find_format(name: str) -> Format:
 
 
 def sniff(
-    path: str, sample: Sequence[object], columns: Sequence[str] | None, name: str | None, mapping: Mapping[str, str]
+    path: str,
+    sample: Sequence[object],
+    columns: Sequence[str] | None,
+    name: str | None,
+    mapping: Mapping[str, str],
+    *,
+    any_fields: bool = False,
 ) -> Format:
     """The row format: the one that the user names, or the one that most of the first records fit.
 
@@ -300,6 +311,8 @@ def sniff(
     needed; and when a field is mapped that the format does not read.
     """
     records = _records(path, sample, mapping)
+    if name == "record":
+        return FORMATS[name]
     seen = list(dict.fromkeys(columns or [str(key) for record in records for key in record]))
     for column in mapping.values():
         if column not in seen and not any(lookup(record, column)[0] for record in records):
@@ -320,6 +333,8 @@ def sniff(
             f"{path} is not {name}: it has the fields {', '.join(seen)} and lacks {', '.join(lacking)}.",
             f"Choose another --format, or say which column it is: --map {lacking[0]}=COLUMN{_ELSEWHERE}",
         )
+    if fits[best] == 0 and any_fields:
+        return FORMATS["record"]
     if fits[best] == 0:
         raise _fits_none(path, seen, present)
     if unread := _unread(mapping, form):
@@ -354,7 +369,7 @@ def _records(path: str, sample: Sequence[object], mapping: Mapping[str, str]) ->
 def _fits(fields: Iterable[set[str]]) -> dict[str, int]:
     """How many records have all that a format needs."""
     own = list(fields)
-    return {form.name: sum(set(form.needed) <= one for one in own) for form in FORMATS.values()}
+    return {form.name: sum(bool(form.needed) and set(form.needed) <= one for one in own) for form in FORMATS.values()}
 
 
 def _unread(mapping: Mapping[str, str], form: Format) -> list[str]:

@@ -12,6 +12,8 @@ from ripcurrent.data._open import SUFFIXES, open_container
 from ripcurrent.data._types import DatasetInfo, Message, Row, RowStatus
 from ripcurrent.errors import RipcurrentError
 
+DEMO_ROWS = Path(__file__).parent / "demo_rows.jsonl"
+"""About 300 benign instructions with answers in mixed formats, written for this package."""
 _SAMPLE = 20
 """Records by which the format is told."""
 
@@ -166,7 +168,8 @@ class Dataset:
             if isinstance(parsed, str):
                 content = text = parsed
             else:
-                messages, content = parsed, [[message.role, message.content] for message in parsed]
+                messages = parsed
+                content = [[message.role, message.content] for message in parsed] or record
         except Unusable as unusable:
             problem = unusable.reason
         own = read.get("id")
@@ -176,11 +179,17 @@ class Dataset:
             isinstance(own, str) and own != "" and not LONE_SURROGATE.search(own)
         )
         row_id = str(own) if named else hashlib.sha256(canonical_json(content)).hexdigest()[:16]
-        return Row(index=index, id=row_id, messages=messages, text=text, record=fields, problem=problem)
+        mapped = read if self._mapping else None
+        return Row(index, row_id, messages, text, fields, problem, mapped)
 
 
 def read_rows(
-    path: str | Path, *, format: str | None = None, mapping: Mapping[str, str] | None = None, limit: int | None = None
+    path: str | Path,
+    *,
+    format: str | None = None,
+    mapping: Mapping[str, str] | None = None,
+    limit: int | None = None,
+    any_fields: bool = False,
 ) -> Dataset:
     """Open a dataset as a stream of rows.
 
@@ -192,6 +201,7 @@ def read_rows(
         format: a row format's name; by default the one that the first records' fields fit.
         mapping: from a format's field to this dataset's column, for datasets in no known format.
         limit: read only the first rows, at most this many.
+        any_fields: read rows in no format that is known as mere records, for a trainer that reads them.
 
     Raises:
         RipcurrentError: nothing there, not readable, empty, broken, or in no format that is known. What is broken
@@ -206,7 +216,7 @@ def read_rows(
     container = open_container(str(path))
     records = container.records()
     sample = list(islice(records, _SAMPLE if limit is None else min(limit, _SAMPLE)))
-    row_format = sniff(str(path), sample, container.columns, format, mapping)
+    row_format = sniff(str(path), sample, container.columns, format, mapping, any_fields=any_fields)
     return Dataset(str(path), container, row_format, mapping, limit, chain(sample, records))
 
 

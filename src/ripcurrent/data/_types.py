@@ -8,12 +8,13 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
-LossOn = Literal["all", "last"]
-"""Which assistant turns bear loss: every one, or only the last."""
+Turns = Literal["all", "last"]
+"""Which assistant turns are trained: every one, or only the last."""
 
 RowStatus = Literal[
-    "ok", "no_response", "no_loss_tokens", "too_long", "invalid_conversation", "template_mismatch", "not_finite"
-]
+    "ok", "no_response", "no_loss_tokens", "too_long", "invalid_conversation", "template_mismatch", "not_finite",
+    "dropped_by_trainer", "shifted_labels",
+]  # fmt: skip
 """``ok``, or the reason why a row has no score."""
 
 
@@ -29,10 +30,10 @@ class Message:
     """False for an assistant turn that the dataset excludes from training (OpenAI's ``weight: 0``)."""
 
 
-def bearing_turns(messages: Sequence[Message], loss_on: LossOn) -> list[int]:
+def bearing_turns(messages: Sequence[Message], turns: Turns) -> list[int]:
     """Positions of the assistant turns that bear loss; an empty one (a bare tool call) has nothing to bear it."""
     answers = [index for index, message in enumerate(messages) if message.role == "assistant"]
-    if loss_on == "last":
+    if turns == "last":
         answers = answers[-1:]
     return [index for index in answers if messages[index].bears_loss and messages[index].content.strip()]
 
@@ -53,6 +54,13 @@ class Row:
     """The record as read, unknown fields included."""
     problem: RowStatus | None = None
     """A reason, known from reading alone, why the row cannot be scored."""
+    mapped: Mapping[str, Any] | None = None
+    """The record under the names that ``--map`` gives; None where it gives none."""
+
+    @property
+    def fields(self) -> Mapping[str, Any]:
+        """What a trainer is given: the record, after ``--map``."""
+        return self.record if self.mapped is None else self.mapped
 
     @property
     def response(self) -> str:
@@ -61,11 +69,11 @@ class Row:
             return self.text
         return "\n\n".join(m.content for m in self.messages if m.role == "assistant")
 
-    def trained(self, loss_on: LossOn = "all") -> str:
+    def trained(self, turns: Turns = "all") -> str:
         """Text of the assistant turns that bear loss, joined by blank lines (of a plain document: all of it)."""
         if self.text is not None:
             return self.text
-        return "\n\n".join(self.messages[turn].content for turn in bearing_turns(self.messages, loss_on))
+        return "\n\n".join(self.messages[turn].content for turn in bearing_turns(self.messages, turns))
 
     @property
     def prompt(self) -> str:
@@ -105,6 +113,8 @@ class EncodedRow:
     """Token ids, shape ``(tokens,)``; empty unless ``status`` is ``ok``."""
     loss_mask: npt.NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, dtype=np.bool_))
     """True where a token bears loss (is predicted in training), shape ``(tokens,)``; never at 0."""
+    weights: npt.NDArray[np.float32] | None = None
+    """Weights of the tokens' losses, shape ``(tokens,)``; None where all that bear loss weigh the same."""
     truncated: bool = False
     """Cut at ``max_tokens``; the row is still ``ok``."""
     prompt_tokens: int = 0

@@ -50,7 +50,7 @@ EXPERIMENT: dict[str, Any] = {
 }
 """Everything of the experiment but the scan."""
 
-RANKED_BY = ("limit", "scope", "anchor_tokens", "row_tokens", "loss_on", "max_tokens", "drop_refusals")
+RANKED_BY = ("limit", "scope", "anchor_tokens", "row_tokens", "trainer", "max_tokens", "drop_refusals")
 """Options of a scan that change which rows are the riskiest."""
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import JsonValue
 
-from ripcurrent.data import LossOn, Row, encode_rows
+from ripcurrent.data import Row, TrainedTokens, encode_rows
 from ripcurrent.errors import ExitCode, NothingToJudgeError, RipcurrentError
 from ripcurrent.evaluate import find_judges, judge_again, lacks_verdicts
 from ripcurrent.experiment._config import ExperimentConfig
@@ -120,7 +120,7 @@ class ArmRunner:
         scanned = self.pools[MAIN].run.options
         options = FinetuneOptions(
             **{key: getattr(self.config, key) for key in ("model", "adapter", "device", "dtype")},
-            **{key: getattr(scanned, key) for key in ("max_tokens", "loss_on")},
+            **{key: getattr(scanned, key) for key in ("max_tokens", "trainer")},
             format=dataset.format,
             mapping=run.manifest.dataset.mapping,
             seed=seed,
@@ -154,7 +154,7 @@ class ArmRunner:
         chat_model = load_model(model, adapter=adapter, device=self.config.device, dtype=self.config.dtype)
         run, dataset = self.pools[MAIN]
         rows = list(dataset.at(self.held))
-        return heldout_loss(chat_model, rows, max_tokens=run.options.max_tokens, loss_on=run.options.loss_on)
+        return heldout_loss(chat_model, rows, max_tokens=run.options.max_tokens, trained=run.options.trained)
 
     def _model(self, trained: FinetuneRun | None) -> tuple[str, str | None]:
         """What to load: name and adapter."""
@@ -183,12 +183,14 @@ class ArmRunner:
                 raise RipcurrentError(f"The model {name} has changed since {other.name} was made from it.", hint)
 
 
-def heldout_loss(chat_model: ChatModel, rows: Sequence[Row], *, max_tokens: int, loss_on: LossOn) -> float | None:
+def heldout_loss(
+    chat_model: ChatModel, rows: Sequence[Row], *, max_tokens: int, trained: TrainedTokens
+) -> float | None:
     """Mean cross-entropy in nats over the loss-bearing tokens of all rows; None where there is no such token."""
     import torch
 
     losses = []
-    for row in encode_rows(rows, chat_model.tokenizer, max_tokens=max_tokens, loss_on=loss_on):
+    for row in encode_rows(rows, chat_model.tokenizer, max_tokens=max_tokens, trained=trained):
         if row.status == "ok":
             tokens = torch.tensor(row.tokens.tolist(), device=chat_model.device)
             bears = torch.tensor(row.loss_mask[1:].tolist(), device=chat_model.device)

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ripcurrent.data import Dataset, DatasetInfo, Row, canonical_json, encode_rows, read_rows
+from ripcurrent.data import Dataset, DatasetInfo, Row, canonical_json, encode_rows
 from ripcurrent.errors import MissingExtraError
 from ripcurrent.finetune._recipe import FinetuneOptions, Recipe, load_recipe
 from ripcurrent.finetune._run import CHECKPOINTS, ROWS, FinetuneManifest, FinetuneRun, TrainedRows
@@ -46,7 +46,7 @@ def finetune(
 ) -> FinetuneRun:
     """Fine-tune a model on a dataset's rows and leave the model or adapter in a run folder.
 
-    The tokens and the loss mask are those that a scan with equal ``max_tokens`` and ``loss_on`` scores. ``dataset`` is
+    The tokens and the loss mask are those that a scan with equal ``max_tokens`` and ``trainer`` scores. ``dataset`` is
     anything that :func:`ripcurrent.read_rows` reads; ``recipe`` is ``paper``, ``lora``, ``embedded``, a YAML file or a
     :class:`Recipe`; ``changes`` are single options by name. Where ``out`` holds the same run it is resumed, or its
     result returned. ``report_to`` are trackers that get every step (``wandb``, ``mlflow``…), ``checkpoint_minutes`` is
@@ -63,7 +63,7 @@ def finetune(
     chosen, report = FinetuneOptions.resolve(options, changes), progress or SilentProgress()
     chosen_recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     compute = compute_dtype(chosen_recipe, chosen.device, chosen.dtype)
-    rows = read_rows(dataset, format=chosen.format, mapping=chosen.mapping, limit=chosen.limit)
+    rows = chosen.open(dataset)
     require_run_folder(Path(out))
     report.step("reading")
     about_rows = rows.describe()
@@ -149,7 +149,7 @@ def _training_set(rows: Dataset, chat_model: ChatModel, options: FinetuneOptions
             records.append({"row": row.index, "id": row.id, "sha256": content})
             yield row
 
-    encoded = encode_rows(noted(), chat_model.tokenizer, max_tokens=options.max_tokens, loss_on=options.loss_on)
+    encoded = encode_rows(noted(), chat_model.tokenizer, max_tokens=options.max_tokens, trained=options.trained)
     training_set = build_training_set(encoded)
     trained = set(training_set.rows)
     lines = [json.dumps({**one, "trained": one["row"] in trained}, ensure_ascii=False) + "\n" for one in records]

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
+from ripcurrent.data import RowOptions
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.options import Options, did_you_mean
 
@@ -17,7 +18,7 @@ Keys = Mapping[str, Any]
 RECIPES: tuple[str, ...] = ("paper", "lora", "embedded")
 
 
-class FinetuneOptions(Options):
+class FinetuneOptions(RowOptions):
     """What is trained on what. Every field is part of the result; changing one makes another run."""
 
     model: str = "embedded"
@@ -28,16 +29,6 @@ class FinetuneOptions(Options):
     """cuda, mps or cpu; chosen when left out."""
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     """Type of the products; the recipe's when left out."""
-    loss_on: Literal["all", "last"] = "all"
-    """Which assistant turns bear loss."""
-    max_tokens: int = Field(default=1024, ge=8)
-    """Truncate rows to N tokens."""
-    limit: int | None = Field(default=None, ge=1)
-    """Read only the first N rows."""
-    format: str | None = None
-    """Row format; recognised when left out."""
-    mapping: dict[str, str] | None = Field(default=None, json_schema_extra={"flag": "--map"})
-    """The dataset's column for a field of the format."""
     seed: int = Field(default=0, ge=0)
     """Seed of the rows' order, a fresh LoRA and dropout."""
 

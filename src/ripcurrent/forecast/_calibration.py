@@ -29,7 +29,7 @@ ROWS_BEYOND = 1.25
 SCORE_BEYOND = 0.1
 """A set's cosine may lie outside the fitted ones by this share of their range."""
 
-DECIDING = ("loss_on", "scope", "anchor_tokens", "row_tokens", "windows")
+DECIDING = ("trainer", "scope", "anchor_tokens", "row_tokens", "windows")
 """Options that change a row's gradient score; ``max_tokens`` changes those of truncated rows only."""
 
 
@@ -175,7 +175,8 @@ class Conditions(Frozen):
     """Hash of the recipe's settings, without its name and what changes memory alone."""
     max_tokens: int
     """Where rows were cut in training."""
-    loss_on: Literal["all", "last"]
+    trainer: str
+    """Whose tokens were trained."""
     prompts: NamedHash
     """The harmful requests."""
     system: str | None
@@ -191,7 +192,7 @@ class Conditions(Frozen):
             ("longest answer", self.max_new_tokens, other.max_new_tokens),
             ("judge", f"{self.judge.name} {self.judge.version}", f"{other.judge.name} {other.judge.version}"),
             ("max_tokens", self.max_tokens, other.max_tokens),
-            ("loss_on", self.loss_on, other.loss_on),
+            ("trainer", self.trainer, other.trainer),
         ):
             if own != there:
                 return f"{what} ({own}, there {there})"

@@ -197,7 +197,7 @@ def _read(
         recipe=trained.recipe,
         recipe_sha256=digest_of(settings),
         max_tokens=trained.options.max_tokens,
-        loss_on=trained.options.loss_on,
+        trainer=trained.options.trainer,
         prompts=experiment.prompts,
         system=experiment.config.system,
         max_new_tokens=experiment.config.max_new_tokens,
@@ -245,7 +245,7 @@ class SetScores:
             raise RipcurrentError(f"Some of its rows have no {SUMMED}.", "Scan them with gradients.")
         path = folder / COHERENCE
         known: dict[str, float] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        gradients = {key: getattr(run.options, key) for key in ("scope", "max_tokens", "loss_on")}
+        gradients = {key: getattr(run.options, key) for key in ("scope", "max_tokens", "trainer")}
         of = [run.manifest.model.fingerprint, run.manifest.dataset.sha256, gradients]
         key = hashlib.sha256(json.dumps(of, sort_keys=True).encode() + at.astype("<i8").tobytes()).hexdigest()[:16]
         if key not in known:
@@ -278,7 +278,7 @@ class SetScores:
         chat_model, gradient_pass = self._model
         self._progress.step(f"how alike rows are, on {len(drawn)} of {len(rows)}")
         tokenizer, read = chat_model.tokenizer, run.dataset().at(drawn)
-        encoded = list(encode_rows(read, tokenizer, max_tokens=options.max_tokens, loss_on=options.loss_on))
+        encoded = list(encode_rows(read, tokenizer, max_tokens=options.max_tokens, trained=options.trained))
         with in_memory("The gradient of a set's rows"):
             norm = norm_of_mean(gradient_pass, encoded, run.floats("gradient_norm")[drawn])
         return mean_cosine(norm, len(drawn))

@@ -33,6 +33,8 @@ class Batch:
     loss_mask: Bool[Tensor, "rows tokens"]
     answers: Bool[Tensor, "rows tokens"]
     """True at every token of an answer, whatever of it bears loss."""
+    weights: Float[Tensor, "rows tokens"]
+    """Weight of each token's loss in its row's."""
     lengths: Int[Tensor, " rows"]
     last_prompt: Int[Tensor, " rows"]
     """Each row's last position before its (last) answer."""
@@ -45,7 +47,7 @@ class Batch:
 
     def after(self, tokens: int) -> Batch:
         """The batch without its first ``tokens`` tokens. Every row is longer, and no state before them is needed."""
-        by_token = self.ids, self.loss_mask, self.answers
+        by_token = self.ids, self.loss_mask, self.answers, self.weights
         by_row = self.lengths, self.last_prompt, self.last_content
         return Batch(*(values[:, tokens:] for values in by_token), *(places - tokens for places in by_row))
 
@@ -58,8 +60,9 @@ class Batch:
         return int(differs[0]) if len(differs) else self.ids.shape[1]
 
     def row_weights(self) -> Float[Tensor, " rows"]:
-        """One over each row's number of loss-bearing tokens: the mean over its response."""
-        return 1.0 / self.loss_mask.sum(dim=1).clamp_min(1).float()
+        """One over the weights of each row's loss-bearing tokens: the mean over its response."""
+        summed = (self.weights * self.loss_mask).sum(dim=1)
+        return 1.0 / torch.where(summed > 0, summed, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +87,16 @@ def make_batch(rows: Sequence[EncodedRow], device: torch.device, *, row_tokens: 
     width += -width % WIDTH_MULTIPLE.get(device.type, 1)
     ids = np.zeros((len(rows), width), dtype=np.int64)
     answers = np.zeros((len(rows), width), dtype=np.bool_)
+    weights = np.ones((len(rows), width), dtype=np.float32)
     for place, row in enumerate(rows):
         ids[place, : len(row.tokens)] = row.tokens
         answers[place, : len(row.tokens)] = row.loss_mask
+        if row.weights is not None:
+            weights[place, : len(row.tokens)] = row.weights
     mask = answers if row_tokens is None else answers & (np.cumsum(answers, axis=1) <= row_tokens)
     by_row = [len(row.tokens) for row in rows], [row.last_prompt for row in rows], [row.last_content for row in rows]
     return Batch(
-        *(torch.from_numpy(values).to(device) for values in (ids, mask, answers)),
+        *(torch.from_numpy(values).to(device) for values in (ids, mask, answers, weights)),
         *(torch.tensor(places, device=device) for places in by_row),
     )
 

@@ -56,7 +56,8 @@ def head_chunks(
         row, token = chosen[:, 0], chosen[:, 1]
         inputs = hidden[row, token]
         logits = torch.nn.functional.linear(inputs, layers.head.weight, layers.head.bias)
-        losses = cross_entropy_with_gradient(logits, batch.ids[row, token + 1], row_weights[row], transform)
+        weights = row_weights[row] * batch.weights[row, token + 1]
+        losses = cross_entropy_with_gradient(logits, batch.ids[row, token + 1], weights, transform)
         hidden_grad[row, token] = logits @ layers.head.weight
         bounds = tuple(start - starts[first] for start in starts[first : last + 1])
         yield HeadChunk(tuple(range(first, last)), bounds, (row, token), inputs, losses, logits)

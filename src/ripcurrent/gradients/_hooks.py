@@ -211,10 +211,11 @@ class RowProducts(LayerHooks):
         squared = torch.zeros(self.batch.rows, device=device)
         if weight is not None:
             dots.index_add_(0, row, self.directions.head_dots(weight, chunk.inputs, chunk.logit_grads))
+        weights = self.batch.weights[row, chunk.positions[1] + 1]
         for place, start, stop in zip(chunk.rows, chunk.bounds, chunk.bounds[1:], strict=False):
             inputs, logit_grads = chunk.inputs[start:stop], chunk.logit_grads[start:stop]
-            self.loss[place] = chunk.losses[start:stop].mean()
-            self.first_loss[place] = chunk.losses[start : min(stop, start + FIRST_TOKENS)].mean()
+            for into, end in ((self.loss, stop), (self.first_loss, min(stop, start + FIRST_TOKENS))):
+                into[place] = (weights[start:end] * chunk.losses[start:end]).sum() / weights[start:end].sum()
             if weight is not None:
                 squared[place] += head.head_squared_norm(inputs, logit_grads)
             if self.layers.tied:

@@ -16,7 +16,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, JsonValue
 
 from ripcurrent.anchors import load_anchors
-from ripcurrent.data import Dataset, EncodedRow, Row, read_rows, render, why_mismatch
+from ripcurrent.data import Dataset, EncodedRow, Row, render, why_mismatch
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.gradients import SignalKind, plan_batches
 from ripcurrent.models import (
@@ -154,7 +154,7 @@ def doctor(
     if dataset is None:
         about = None if model is None else ScanPasses(load_scan_model(options), options).model
         return Diagnosis(environment=findings, model=about)
-    rows = read_rows(dataset, format=options.format, mapping=options.mapping, limit=options.limit)
+    rows = options.open(dataset)
     require_combination(options, rows.format)
     progress.step("reading the dataset")
     count, first, unreadable = 0, dict[str, int](), Counter[str]()
@@ -183,7 +183,7 @@ def doctor(
         sampled=len(sample),
         sample_unusable={status: len(found) for status, found in by_status.items()},
         first_unusable={status: found[0].row.index for status, found in by_status.items()} | first,
-        mismatch=why_mismatch(hidden[0].row, tokenizer, options.loss_on) if hidden else None,
+        mismatch=why_mismatch(hidden[0].row, tokenizer, options.trained) if hidden else None,
         sample_unread=sum(one.unread for one in sample),
         **(_lengths(usable, tokenizer) if usable else {}),
     )

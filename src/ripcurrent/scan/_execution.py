@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ripcurrent.data import Dataset, Row, read_rows
+from ripcurrent.data import Dataset, Row
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.gradients import Directions, in_memory
 from ripcurrent.models import ChatModel
@@ -71,7 +71,7 @@ class RemoteScan:
     def rows(self, start: int) -> Iterator[Row]:
         """The rows from the ``start``-th on; an error where the dataset is another one here."""
         options = self.options
-        rows = read_rows(self.path, format=options.format, mapping=options.mapping, limit=options.limit)
+        rows = options.open(self.path)
         if rows.sampled_hash() != self.sampled:
             raise RipcurrentError(
                 f"On {socket.gethostname()} {self.path} is another file than where the scan was started.",

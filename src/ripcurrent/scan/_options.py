@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import ByteSize, Field, ValidationError, ValidatorFunctionWrapHandler, field_validator
 
+from ripcurrent.data import RowOptions
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.options import Options
 
@@ -14,7 +15,7 @@ TOKEN_BUDGETS = {"cpu": 512, "mps": 2048, "cuda": 4096}
 """Padded tokens per batch by device type: a CPU's cache is small, a GPU wants large products."""
 
 
-class ScanOptions(Options):
+class ScanOptions(RowOptions):
     """What a scan computes. Every field is part of the result; changing one makes another run."""
 
     model: str = Field(default="embedded", json_schema_extra={"metavar": "M"})
@@ -47,20 +48,10 @@ class ScanOptions(Options):
     """First tokens of an anchor's response that enter its gradient."""
     row_tokens: int | None = Field(default=None, ge=1)
     """First tokens of a row's response that enter its gradient; all unless named."""
-    loss_on: Literal["all", "last"] = "all"
-    """Assistant turns that bear loss."""
-    max_tokens: int = Field(default=1024, ge=8)
-    """Truncate rows to N tokens; such rows are marked."""
     windows: bool = False
     """Cut plain documents longer than --max-tokens into windows, each scored, instead of truncating them."""
     drop_refusals: bool = False
     """Leave rows with a refusal phrase unscored."""
-    limit: int | None = Field(default=None, ge=1)
-    """Read only the first N rows."""
-    format: str | None = None
-    """Row format, when it is not recognised."""
-    mapping: dict[str, str] | None = Field(default=None, json_schema_extra={"flag": "--map"})
-    """Column that holds a field of the format."""
     tokens: str | None = Field(default=None, json_schema_extra={"metavar": "top:N"})
     """Show which tokens carry the score, for the N riskiest and the N most protective rows."""
     memory: ByteSize | None = Field(default=None, ge=1, json_schema_extra={"metavar": "SIZE"})

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from ripcurrent.data import Dataset, read_rows, why_mismatch
+from ripcurrent.data import COMPLETION, Completion, Dataset, read_rows, why_mismatch
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.scan._columns import TRAIT_COLUMNS
 from ripcurrent.scan._run import ScanRun
@@ -126,7 +126,7 @@ def scan_notes(run: ScanRun) -> list[str]:
 def row_notes(rows: Dataset, counts: ScoreCounts, passes: ScanPasses) -> list[str]:
     """Sentences on rows with parts that no format reads, and on those whose turns the chat template hides."""
     notes: list[str] = []
-    tokenizer, loss_on, total = passes.chat_model.tokenizer, passes.options.loss_on, counts.statuses.total()
+    tokenizer, trained, total = passes.chat_model.tokenizer, passes.options.trained, counts.statuses.total()
     if counts.unread:
         notes.append(
             f"{counts.unread} of {total} rows have tool definitions, tool calls or reasoning of their own, "
@@ -134,12 +134,13 @@ def row_notes(rows: Dataset, counts: ScoreCounts, passes: ScanPasses) -> list[st
         )
     if counts.first_mismatch is not None:
         (row,) = rows.at([counts.first_mismatch])
-        why = why_mismatch(row, tokenizer, loss_on) or "its turns are hidden"
+        why = why_mismatch(row, tokenizer, trained) or "its turns are hidden"
         hidden = counts.statuses["template_mismatch"]
         note = f"template_mismatch, {hidden} of {total} rows, first row {row.index}: {why.rstrip('.')}"
         # as Qwen3's does, which leaves thoughts out of all but the last
-        last = loss_on != "last" and why_mismatch(row, tokenizer, "last") is None
-        notes.append(f"{note}; --loss-on last scores its last answer." if last else f"{note}.")
+        only_last = Completion(turns="last")
+        last = trained == COMPLETION and why_mismatch(row, tokenizer, only_last) is None
+        notes.append(f"{note}; --trainer {only_last} scores its last answer." if last else f"{note}.")
     return notes
 
 

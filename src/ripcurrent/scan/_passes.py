@@ -13,7 +13,17 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from ripcurrent.anchors import AnchorSet
-from ripcurrent.data import Dataset, EncodedRow, Row, Traits, encode_rows, encode_windows, has_unread, traits_of
+from ripcurrent.data import (
+    Dataset,
+    EncodedRow,
+    Row,
+    Traits,
+    encode_rows,
+    encode_windows,
+    has_unread,
+    trained_text,
+    traits_of,
+)
 from ripcurrent.gradients import (
     BatchSignals,
     Directions,
@@ -149,15 +159,16 @@ class SignalStage:
     def prepare(self, items: Iterable[Row]) -> Iterator[PreparedRow]:
         """The rows tokenised, in order: work that may be done while another shard is computed."""
         rows, again = tee(items)
-        tokenizer, most, loss_on = self.chat_model.tokenizer, self.options.max_tokens, self.options.loss_on
+        tokenizer, most, trained = self.chat_model.tokenizer, self.options.max_tokens, self.options.trained
         pieces: Iterable[list[EncodedRow]]
         if self.options.windows:
             pieces = encode_windows(again, tokenizer, max_tokens=most)
         else:
-            pieces = ([row] for row in encode_rows(again, tokenizer, max_tokens=most, loss_on=loss_on))
+            pieces = ([row] for row in encode_rows(again, tokenizer, max_tokens=most, trained=trained))
         for row, own in zip(rows, pieces, strict=True):
             unread = row.text is None and has_unread(row.record, self.options.mapping or {})
-            yield PreparedRow(row, own, traits_of(row.trained(loss_on)), unread)
+            answer = trained_text(row, own[0], tokenizer, trained)
+            yield PreparedRow(row, own, traits_of(answer), unread)
 
     def compute(self, prepared: Sequence[PreparedRow]) -> pa.Table:
         """The signals of a shard's rows, in their order; ``batch`` keeps which of them were computed together."""

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from ripcurrent.anchors import AnchorSet
-from ripcurrent.data import EncodedRow, Row, encode, encode_anchor
+from ripcurrent.data import Completion, EncodedRow, Row, encode, encode_anchor
 from ripcurrent.errors import ExitCode, RipcurrentError
 from ripcurrent.gradients import (
     ANCHOR_TOKEN_BUDGET,
@@ -215,7 +215,7 @@ def anchor_features(
     """Each anchor's state, of length one, shape ``(anchors, width)``."""
     longest = _longest_anchor(chat_model, options)
     asked = [Row(place, str(place), anchor.messages, None, {}) for place, anchor in enumerate(anchor_set.anchors)]
-    rows = [encode(row, chat_model.tokenizer, max_tokens=longest, loss_on="last") for row in asked]
+    rows = [encode(row, chat_model.tokenizer, max_tokens=longest, trained=Completion(turns="last")) for row in asked]
     _require_ok(rows, anchor_set, chat_model)
     states: dict[int, npt.NDArray[np.float32]] = {}
     for places in plan_batches([len(row.tokens) for row in rows], ANCHOR_TOKEN_BUDGET):

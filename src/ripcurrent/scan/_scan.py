@@ -14,7 +14,7 @@ from filelock import FileLock
 from pydantic import JsonValue
 
 from ripcurrent.anchors import AnchorSet, load_anchors
-from ripcurrent.data import Dataset, DatasetInfo, read_rows
+from ripcurrent.data import Dataset, DatasetInfo
 from ripcurrent.errors import DatasetChangedError, ExitCode, RipcurrentError
 from ripcurrent.models import process_peak
 from ripcurrent.progress import Progress, SilentProgress
@@ -70,7 +70,7 @@ def scan(
     def lap(step: str) -> None:
         laps[step] = round(time.perf_counter() - began - sum(laps.values()), 3)
 
-    rows = read_rows(dataset, format=chosen.format, mapping=chosen.mapping, limit=chosen.limit)
+    rows = chosen.open(dataset)
     require_combination(chosen, rows.format, in_part=part is not None, execution=execution)
     folder = default_folder(rows) if out is None else Path(out)
     require_run_folder(folder)

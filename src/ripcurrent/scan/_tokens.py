@@ -106,7 +106,7 @@ def _chosen_rows(run: ScanRun, asked: str) -> dict[int, str]:
 
 def _shares(row: Row, passes: ScanPasses, directions: Directions) -> pa.Table:
     options, chat_model = passes.options, passes.chat_model
-    encoded = encode(row, chat_model.tokenizer, max_tokens=options.max_tokens, loss_on=options.loss_on)
+    encoded = encode(row, chat_model.tokenizer, max_tokens=options.max_tokens, trained=options.trained)
     batch = make_batch([encoded], chat_model.device, row_tokens=options.row_tokens)
     places = token_places(row, encoded, chat_model.tokenizer)
     count = len(encoded.tokens)  # a batch may be wider

@@ -1,0 +1,51 @@
+"""The options of what is read and trained, which verbs that take a dataset share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import Field, field_validator
+
+from ripcurrent.options import Options
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ripcurrent.data._read import Dataset
+    from ripcurrent.data._trained_tokens import TrainedTokens
+
+
+class RowOptions(Options):
+    """Which rows are read, and which of their tokens bear loss."""
+
+    trainer: str = Field(default="completion", json_schema_extra={"metavar": "NAME[,OPTION=VALUE]"})
+    """Trainer whose tokens bear loss, with its options; completion,turns=last trains the last answer alone."""
+    max_tokens: int = Field(default=1024, ge=8)
+    """Truncate rows to N tokens; such rows are marked."""
+    limit: int | None = Field(default=None, ge=1)
+    """Read only the first N rows."""
+    format: str | None = None
+    """Row format, when it is not recognised."""
+    mapping: dict[str, str] | None = Field(default=None, json_schema_extra={"flag": "--map"})
+    """Column that holds a field of the format."""
+
+    @field_validator("trainer")
+    @classmethod
+    def _names_trainer(cls, value: str) -> str:
+        from ripcurrent.data._trained_tokens import trained_tokens
+
+        return str(trained_tokens(value))
+
+    @property
+    def trained(self) -> TrainedTokens:
+        """Which tokens of a row bear loss."""
+        from ripcurrent.data._trained_tokens import trained_tokens
+
+        return trained_tokens(self.trainer)
+
+    def open(self, dataset: str | Path) -> Dataset:
+        """The rows; those in no format of ours are read for a trainer that is named."""
+        from ripcurrent.data._read import read_rows
+
+        other = not self.trainer.startswith("completion")
+        return read_rows(dataset, format=self.format, mapping=self.mapping, limit=self.limit, any_fields=other)

@@ -1,0 +1,131 @@
+"""Which tokens of a row are trained: one policy for each trainer, named and given options as ``trl,packing=false``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ripcurrent.data._formats import Unusable
+from ripcurrent.errors import RipcurrentError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class LabelledTokens(NamedTuple):
+    """One row as a trainer gives it to the loss."""
+
+    ids: list[int]
+    weights: list[float]
+    """Of each token's loss: 0.0 where the label is -100, else 1.0 or the trainer's own weight; as long as ``ids``."""
+
+
+class TrainedTokens(BaseModel):
+    """A trainer's policy: which tokens of a row it trains. Fields are the trainer's options, under its own names."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    trainer: ClassVar[str]
+
+    def label(self, fields: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> LabelledTokens:
+        """What the trainer makes of a record, cut to ``max_tokens`` as it cuts.
+
+        Raises:
+            Unusable: The trainer drops the row, or it is not known how the row is trained.
+            RipcurrentError: The trainer does not read such files.
+        """
+        raise NotImplementedError
+
+    def __str__(self) -> str:
+        """The name with the options that differ from the trainer's defaults, as :func:`trained_tokens` reads it."""
+        changed = self.model_dump(mode="json", exclude_defaults=True)
+        texts = (yaml.safe_dump(value, default_flow_style=True, width=2**20) for value in changed.values())
+        said = (text.removesuffix("\n...\n").strip() for text in texts)
+        return ",".join([self.trainer, *(f"{name}={value}" for name, value in zip(changed, said, strict=True))])
+
+
+class Completion(TrainedTokens):
+    """Ours: the chat template's rendering of the whole row, of which the assistant's turns are trained."""
+
+    trainer = "completion"
+
+    turns: Literal["all", "last"] = "all"
+    """Assistant turns that are trained."""
+
+
+class Tokenized(TrainedTokens):
+    """Rows that a trainer has tokenized: ``input_ids`` and ``labels``, of which -100 marks what is not trained."""
+
+    trainer = "tokenized"
+
+    def label(self, fields: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> LabelledTokens:
+        ids, labels, positions, attended = (
+            _integers(fields.get(name)) for name in ("input_ids", "labels", "position_ids", "attention_mask")
+        )
+        if not ids or len(labels) != len(ids) or {len(positions), len(attended)} - {0, len(ids)}:
+            raise Unusable("invalid_conversation")
+        if any(not 0 <= one < len(tokenizer) for one in ids):
+            raise RipcurrentError(
+                f"A row has the token {next(one for one in ids if not 0 <= one < len(tokenizer))}, and the model's "
+                f"vocabulary has {len(tokenizer)} tokens.",
+                "Name the model whose tokenizer made the rows.",
+            )
+        if any(label not in (-100, own) for label, own in zip(labels, ids, strict=True)):
+            raise Unusable("shifted_labels")
+        if len(fields.get("seq_lengths") or ()) > 1 or (positions and positions != list(range(len(ids)))):
+            raise RipcurrentError(
+                "The rows are packed: several examples lie in one, and a score would be of all of them together.",
+                "Tokenize them without packing, and scan those.",
+            )
+        kept = [place for place, seen in enumerate(attended or [1] * len(ids)) if seen][:max_tokens]
+        return LabelledTokens([ids[place] for place in kept], [float(labels[place] != -100) for place in kept])
+
+
+def _integers(values: object) -> list[int]:
+    """A list of whole numbers; an empty one where there is none."""
+    if values is None:
+        return []
+    if not isinstance(values, list) or not all(type(value) is int for value in values):
+        raise Unusable("invalid_conversation")
+    return values
+
+
+_POLICIES: dict[str, type[TrainedTokens]] = {"completion": Completion, "tokenized": Tokenized}
+_ELSEWHERE: dict[str, tuple[str, str]] = {}
+"""Module and class of the policies that are read when they are asked for."""
+TRAINERS = (*_POLICIES, *_ELSEWHERE)
+
+
+def trained_tokens(text: str) -> TrainedTokens:
+    """The policy that ``NAME[,option=value…]`` names; values are written as in YAML.
+
+    Raises:
+        RipcurrentError: No such trainer or option, or a value that it does not take.
+    """
+    name, *pairs = re.split(r",(?![^\[{]*[\]}])", text.strip())
+    if name not in TRAINERS:
+        raise RipcurrentError(f"No trainer is named {name!r}.", f"Trainers: {', '.join(TRAINERS)}")
+    policy: type[TrainedTokens]
+    if name in _POLICIES:
+        policy = _POLICIES[name]
+    else:
+        module, kind = _ELSEWHERE[name]
+        policy = getattr(import_module(module), kind)
+    options = {}
+    for pair in pairs:
+        option, equals, value = (part.strip() for part in pair.partition("="))
+        if not (option and equals):
+            raise RipcurrentError(f"--trainer {text}: {pair!r} is no option=value.", f"For example: {name},option=true")
+        options[option] = yaml.safe_load(value)
+    try:
+        return policy(**options)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        known = ", ".join(policy.model_fields) or "none"
+        where = ".".join(map(str, problem["loc"]))
+        raise RipcurrentError(f"--trainer {name}: {where}: {problem['msg']}.", f"Options of {name}: {known}") from error
