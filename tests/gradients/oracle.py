@@ -33,11 +33,12 @@ def chat_model(model, scope="all") -> ChatModel:
 
 
 def encoded_row(tokens, loss_mask, index=0) -> EncodedRow:
-    """An encoded row from token ids and a mask."""
+    """An encoded row from token ids and a mask; every other row's tokens differ in weight."""
     mask = np.asarray(loss_mask, dtype=np.bool_)
     first = int(np.argmax(mask))
     return EncodedRow(
-        index=index, status="ok", tokens=np.asarray(tokens, dtype=np.int32), loss_mask=mask, truncated=False,
+        index=index, status="ok", tokens=np.asarray(tokens, dtype=np.int32), loss_mask=mask,
+        weights=np.linspace(0.5, 2, len(mask), dtype=np.float32) if index % 2 else None, truncated=False,
         prompt_tokens=int((~mask).sum()), response_tokens=int(mask.sum()), last_prompt=max(first - 1, 0),
         last_content=max(len(tokens) - 2, 0),
     )  # fmt: skip
@@ -65,6 +66,7 @@ def rows_behind_a_prefix(count: int, seed: int, prefix: int = PREFIX, longest: i
             row,
             tokens=np.concatenate([begin, row.tokens]),
             loss_mask=np.concatenate([np.zeros(prefix, dtype=bool), row.loss_mask]),
+            weights=None if row.weights is None else np.concatenate([np.ones(prefix, np.float32), row.weights]),
             last_prompt=row.last_prompt + prefix,
             last_content=row.last_content + prefix,
         )
@@ -73,14 +75,15 @@ def rows_behind_a_prefix(count: int, seed: int, prefix: int = PREFIX, longest: i
 
 
 def row_loss(model, row: EncodedRow, row_tokens: int | None = None) -> torch.Tensor:
-    """Mean cross-entropy over the row's (first) loss-bearing tokens, written as a loop."""
+    """Weighted mean cross-entropy over the row's (first) loss-bearing tokens, written as a loop."""
     ids = torch.tensor(row.tokens.astype(np.int64)).unsqueeze(0)
     log_probabilities = torch.log_softmax(model(input_ids=ids).logits[0].float(), dim=-1)
-    terms = []
+    terms, weights = [], []
     for place in range(1, len(row.tokens)):
         if row.loss_mask[place] and (row_tokens is None or len(terms) < row_tokens):
-            terms.append(-log_probabilities[place - 1, ids[0, place]])
-    return torch.stack(terms).mean()
+            weights.append(1.0 if row.weights is None else float(row.weights[place]))
+            terms.append(-weights[-1] * log_probabilities[place - 1, ids[0, place]])
+    return torch.stack(terms).sum() / sum(weights)
 
 
 def row_gradient(model, row: EncodedRow, names: set[str] | None = None, row_tokens=None) -> dict[str, torch.Tensor]:
