@@ -5,29 +5,44 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated
 
+import typer
 from rich.text import Text
 
-from ripcurrent.cli._command import command
+from ripcurrent.cli._command import command, option
 from ripcurrent.cli._output import Output, fill, harmless, say
 from ripcurrent.cli._scan import DATASET, PANELS
+from ripcurrent.errors import ExitCode, RipcurrentError
 from ripcurrent.scan import ScanOptions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from ripcurrent.data import MarkedRow
     from ripcurrent.scan import DatasetReport, RenderedRow
 
 EXAMPLES = ("ripcurrent doctor support.jsonl -m Qwen/Qwen2.5-7B-Instruct",)
 
 
-@command("doctor", PANELS, EXAMPLES, without=("anchor_check", "tokens", "shard_rows", "seed"))
-def doctor_command(options: ScanOptions, output: Output, dataset: Annotated[str | None, DATASET] = None) -> None:
+TRAINER = "Check which tokens this trainer trains, without a model; twice: where two differ."
+
+
+@command("doctor", PANELS, EXAMPLES, without=("anchor_check", "tokens", "shard_rows", "seed", "trainer"))
+def doctor_command(
+    options: ScanOptions,
+    output: Output,
+    dataset: Annotated[str | None, DATASET] = None,
+    trainer: Annotated[list[str] | None, option(TRAINER, "NAME[,OPTION=VALUE]")] = None,
+) -> None:
     """Look at the environment and, with a dataset, at its rows, and forecast the time and memory of a scan.
 
     With a dataset the anchors' directions are computed, kept in the cache for the scan, and a few batches are timed.
+    With --trainer only tokens are looked at. It exits with 3 where rows bear no loss, or two trainers differ.
     """
     from ripcurrent.scan import doctor
 
+    if trainer:
+        _check_masks(dataset, trainer, options, output)
+        return
     with output.progress() as progress:
         # without a dataset a model is looked at only where it is named
         model = options.model if "model" in options.model_fields_set else None
@@ -57,6 +72,49 @@ def doctor_command(options: ScanOptions, output: Output, dataset: Annotated[str 
         parts = f"loading {loading}, anchors {anchors}, kept for the scan, rows {rows}"
         speed = f"at {one.tokens_per_second:.0f} tokens/s), up to {one.peak_memory_bytes / 1e9:.2f} GB of memory"
         say(f"  signals {one.signals}: about {_duration(one.seconds)} ({parts} {speed}")
+
+
+def _check_masks(dataset: str | None, trainers: list[str], options: ScanOptions, output: Output) -> None:
+    from ripcurrent.data import check_masks, read_rows, trained_tokens
+    from ripcurrent.models import load_tokenizer
+
+    if dataset is None:
+        raise RipcurrentError("--trainer needs a dataset.", "For example: ripcurrent doctor rows.jsonl --trainer trl")
+    policies = [trained_tokens(one) for one in trainers]
+    rows = read_rows(dataset, format=options.format, mapping=options.mapping, limit=options.limit, any_fields=True)
+    with output.progress() as progress:
+        progress.step("labelling rows")
+        tokenizer = load_tokenizer(options.model, adapter=options.adapter)
+        found = check_masks(rows, tokenizer, policies, options.max_tokens)
+    code = ExitCode.OK if found.ok else ExitCode.GATE_FAILED
+    if not output.answer(found.to_json):
+        raise typer.Exit(int(code))
+    for one in found.reports:
+        say(f"\n{one.trainer}", style="bold")
+        share = one.trained_tokens / one.tokens if one.tokens else 0.0
+        cut = f"{one.truncated} are cut at {options.max_tokens} tokens"
+        say(f"  {one.trained_rows} of {one.rows} rows bear loss, on {share:.0%} of their tokens; {cut}")
+        for reason, count in sorted(one.not_trained.items()):
+            say(f"  {count} {reason} (first: row {one.first_not_trained[reason]})", style="yellow")
+        say(f"  the end of the answer is trained in {one.ends_trained}, the whole prompt in {one.prompts_trained}")
+        if one.typical is not None:
+            _show(one.typical)
+    say(*(f"\n{note}" for note in found.notes))
+    if found.differing is not None:
+        names = " and ".join(one.trainer for one in found.reports[:2])
+        say(f"\n{names} train other tokens in {found.differing} of {found.reports[0].rows} rows", style="bold")
+        for pair in found.differences:
+            for one, row in zip(found.reports, pair, strict=False):
+                say(f"\n  {one.trainer}")
+                _show(row)
+    raise typer.Exit(int(code))
+
+
+def _show(row: MarkedRow) -> None:
+    tokens = "" if row.status == "ok" else f": {row.status}"
+    say(f"  Row {row.row}, {row.tokens} tokens; the {row.trained} that bear loss are between ⟦ and ⟧{tokens}")
+    texts = [(harmless(piece.text), piece.weight) for piece in row.pieces]
+    say(Text.assemble(*((f"⟦{text}⟧", "green") if weight else (text, "dim") for text, weight in texts)))
 
 
 def _about(dataset: DatasetReport) -> Iterator[str]:

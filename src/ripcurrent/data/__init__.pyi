@@ -10,6 +10,9 @@ from ._files import plain_suffix as plain_suffix
 from ._formats import FORMAT_NAMES as FORMAT_NAMES
 from ._formats import has_unread as has_unread
 from ._formats import parse_mapping as parse_mapping
+from ._mask_check import MarkedRow as MarkedRow
+from ._mask_check import MaskCheck as MaskCheck
+from ._mask_check import check_masks as check_masks
 from ._near_duplicates import NEAR_DUPLICATE as NEAR_DUPLICATE
 from ._near_duplicates import count_near_duplicates as count_near_duplicates
 from ._near_duplicates import hash_of_texts as hash_of_texts

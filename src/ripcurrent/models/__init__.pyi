@@ -15,6 +15,7 @@ from ._identity import file_sha256 as file_sha256
 from ._libraries import first_line as first_line
 from ._libraries import quiet_libraries as quiet_libraries
 from ._load import load_model as load_model
+from ._load import load_tokenizer as load_tokenizer
 from ._machine import AUTO_DEVICE as AUTO_DEVICE
 from ._machine import WEIGHTS_SHARE as WEIGHTS_SHARE
 from ._machine import WEIGHTS_SHARE_WITH_DIRECTIONS as WEIGHTS_SHARE_WITH_DIRECTIONS

@@ -69,7 +69,7 @@ def load_model(
         weights_share: Share of each GPU's free memory that weights may take with ``auto``.
     """
     called, adapter = str(name), None if adapter is None else str(adapter)
-    name, variables = split_variables(called)
+    name, _ = split_variables(called)
     for option, value, choices in (("scope", scope, get_args(Scope)), ("attention", attention, get_args(Attention))):
         if value not in choices:
             raise RipcurrentError(f"There is no {option} {value!r}.", f"Choices: {', '.join(choices)}.")
@@ -79,20 +79,16 @@ def load_model(
     torch_device = choose_device(device)
     torch_dtype = choose_dtype(dtype, torch_device)
     room = room_on_gpus(device, weights_share)
-    source = Source(embedded_gguf(), None) if name in (EMBEDDED, EMBEDDED_BARE) else find_model(name)
+    source, folder = _found(name)
     own = None if adapter is None else find_adapter(adapter).path
     merged = [("guard", find_adapter(str(GUARD_FOLDER)).path)] if name == EMBEDDED else []
     if own is not None and scope != "lora":
         merged.append((str(adapter), own))
     adapters = [folder for _, folder in merged]
     fresh_lora = (FRESH_RANK, seed) if scope == "lora" and own is None else None
-    folder = converted_gguf(source.path, name=name) if source.is_gguf else source.path
     with quiet_libraries():
         config = read_config(folder, name)
-        tokenizer = _load_tokenizer(folder, name)
-        if own is not None:
-            tokenizer = _of_adapter(tokenizer, own, str(adapter))
-        set_variables(tokenizer, variables, name)
+        tokenizer = load_tokenizer(called, adapter=adapter)
         # Before a merge the weights stay as they are stored, so that they are rounded once, after it.
         stored_dtype = "auto" if merged and torch_dtype != torch.float32 else torch_dtype
         model = load_base(folder, name, config, torch_device, stored_dtype, attention, room)
@@ -121,6 +117,23 @@ def load_model(
         fresh_lora=fresh_lora,
         adapter_base=None if own is None else named_base(own),
     )
+
+
+def load_tokenizer(name: str, *, adapter: str | None = None) -> PreTrainedTokenizerBase:
+    """A model's tokenizer without its weights, as :func:`load_model` has it."""
+    name, variables = split_variables(name)
+    with quiet_libraries():
+        tokenizer = _load_tokenizer(_found(name)[1], name)
+        if adapter is not None:
+            tokenizer = _of_adapter(tokenizer, find_adapter(adapter).path, adapter)
+    set_variables(tokenizer, variables, name)
+    return tokenizer
+
+
+def _found(name: str) -> tuple[Source, Path]:
+    """Where a model lies, and the folder that its tokenizer and its weights or their copy are read from."""
+    source = Source(embedded_gguf(), None) if name in (EMBEDDED, EMBEDDED_BARE) else find_model(name)
+    return source, converted_gguf(source.path, name=name) if source.is_gguf else source.path
 
 
 def _merged(model: PreTrainedModel, adapters: list[tuple[str, Path]], dtype: torch.dtype, name: str) -> PreTrainedModel:
