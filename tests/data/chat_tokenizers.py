@@ -44,6 +44,14 @@ PHI = (
     "{% for m in messages %}{{ '<|' + m['role'] + '|>\\n' + m['content'] + '<|end|>\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% else %}{{ eos_token }}{% endif %}"
 )
+MARKED = (
+    "{% if tools %}{{ '<|im_start|>system\\n' + (tools | tojson) + '<|im_end|>\\n' }}{% endif %}"
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' }}{% if m['role'] == 'assistant' %}{% generation %}"
+    "{% if m['reasoning_content'] and keep_reasoning %}{{ '<think>' + m['reasoning_content'] + '</think>' }}{% endif %}"
+    "{{ m['content'] or '' }}{% for call in m['tool_calls'] or [] %}{{ '<call>' + (call['function'] | tojson) }}"
+    "{% endfor %}{{ '<|im_end|>' }}{% endgeneration %}{{ '\\n' }}{% else %}{{ m['content'] + '<|im_end|>\\n' }}"
+    "{% endif %}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
 PLAIN = (
     "{% for m in messages %}{{ 'User: ' if m['role'] == 'user' else 'Assistant: ' }}{{ m['content'] + '\\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ 'Assistant: ' }}{% endif %}"
@@ -96,6 +104,7 @@ _BUILDERS: dict[str, Any] = {
     "mistral": lambda: sentence_piece(MISTRAL, [], prepend=True),
     "gemma": lambda: sentence_piece(GEMMA, ["<start_of_turn>", "<end_of_turn>"], prepend=False),
     "phi": lambda: byte_level(PHI, ["<|system|>", "<|user|>", "<|assistant|>", "<|end|>"]),
+    "marked": lambda: byte_level(MARKED, ["<|im_start|>", "<|im_end|>"]),
     "plain": lambda: byte_level(PLAIN, []),
     "none": lambda: byte_level(None, []),
 }

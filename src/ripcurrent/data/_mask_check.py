@@ -99,7 +99,8 @@ def check_masks(
     Raises:
         RipcurrentError: A trainer does not read such files, or the tokenizer has no chat template where one is needed.
     """
-    tallies, columns, differences, differing = [_Tally(trainer) for trainer in trainers], Counter[str](), [], 0
+    tallies, columns, differing = [_Tally(trainer) for trainer in trainers], Counter[str](), 0
+    differences: list[tuple[MarkedRow, MarkedRow]] = []
     for chunk in _chunks(rows):
         for row in chunk:
             columns.update(name for name, value in row.record.items() if value not in (None, "", [], {}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -72,34 +73,40 @@ def chat_text(
     messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, *, generation_prompt: bool = False
 ) -> str:
     """The conversation in the tokenizer's chat template. Raises `TemplateMismatch` where the template refuses it."""
+    turns = [{"role": message.role, "content": message.content} for message in messages]
+    with template_errors(tokenizer):
+        return rendered(tokenizer, turns, generation_prompt=generation_prompt) if turns else _empty_chat(tokenizer)
+
+
+@contextmanager
+def template_errors(tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
+    """Raise `TemplateMismatch` for what a template refuses, `RipcurrentError` for a template that is broken."""
     from jinja2.exceptions import TemplateError, TemplateSyntaxError
 
-    turns = [{"role": message.role, "content": message.content} for message in messages]
     try:
-        text = rendered(tokenizer, turns, generation_prompt=generation_prompt) if turns else _empty_chat(tokenizer)
+        yield
     except TemplateSyntaxError as error:
         raise RipcurrentError(
             f"The chat template of {tokenizer.name_or_path} is broken: {error.message}.",
             "Mend the model's chat template.",
         ) from error
-    except (TemplateError, TypeError) as error:
-        # TypeError: a template that joins or indexes what this conversation does not have.
+    except (TemplateError, TypeError, ValueError) as error:
+        # TypeError, ValueError: a template that joins or indexes what this conversation does not have.
         raise TemplateMismatch(str(error)) from error
-    assert isinstance(text, str)
-    return text
 
 
 def rendered(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Mapping[str, Any]], *, generation_prompt: bool) -> str:
     """Turns in the tokenizer's chat template, on :data:`DATE` whenever it is."""
     return str(
         tokenizer.apply_chat_template(
-            turns, chat_template=_template(tokenizer), tokenize=False, add_generation_prompt=generation_prompt
+            turns, chat_template=dated_template(tokenizer), tokenize=False, add_generation_prompt=generation_prompt
         )
     )
 
 
-def _template(tokenizer: PreTrainedTokenizerBase) -> str:
-    template = str(tokenizer.get_chat_template())
+def dated_template(tokenizer: PreTrainedTokenizerBase, template: str | None = None, *, tools: object = None) -> str:
+    """The template, or the tokenizer's own (that for tools, where there are), printing :data:`DATE` whenever it is."""
+    template = template or str(tokenizer.get_chat_template(tools=tools))
     return _ON_THAT_DAY + template if "strftime_now" in template else template
 
 
@@ -109,7 +116,7 @@ def _empty_chat(tokenizer: PreTrainedTokenizerBase) -> str:
 
     texts, _ = render_jinja_template(
         conversations=[[]],
-        chat_template=_template(tokenizer),
+        chat_template=dated_template(tokenizer),
         add_generation_prompt=True,
         **tokenizer.special_tokens_map,
     )

@@ -96,7 +96,7 @@ def _integers(values: object) -> list[int]:
 
 
 _POLICIES: dict[str, type[TrainedTokens]] = {"completion": Completion, "tokenized": Tokenized}
-_ELSEWHERE: dict[str, tuple[str, str]] = {}
+_ELSEWHERE = {"trl": ("ripcurrent.data._trl", "Trl")}
 """Module and class of the policies that are read when they are asked for."""
 TRAINERS = (*_POLICIES, *_ELSEWHERE)
 
