@@ -87,7 +87,7 @@ def command(
                 fields = {key: field for key, field in kind.model_fields.items() if key not in without}
                 parameters += [_field(key, field, panel_of.get(key)) for key, field in fields.items()]
                 further += [flag(key) for key in fields if key not in panel_of]
-                makes[key] = partial(_filled, kind)
+                makes[key] = partial(_filled, kind, fields)
             else:
                 plain, how = get_args(kind)
                 how.rich_help_panel = panel_of.get(key)
@@ -146,12 +146,12 @@ def _field(name: str, field: FieldInfo, panel: str | None) -> inspect.Parameter:
     return _keyword(name, list[str] | None if many else str | None, how)
 
 
-def _filled(model: type[Options], given: Mapping[str, Any]) -> Options:
+def _filled(model: type[Options], fields: Mapping[str, FieldInfo], given: Mapping[str, Any]) -> Options:
     """The model with what the user named; what was left out keeps the model's default."""
     from ripcurrent.data import parse_mapping
 
     changes: dict[str, object] = {}
-    for name, field in model.model_fields.items():
+    for name, field in fields.items():
         kind, value = _plain_type(field.annotation), given.get(name)
         if value not in (None, False, []):
             if get_origin(kind) is dict:

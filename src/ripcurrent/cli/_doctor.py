@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 EXAMPLES = ("ripcurrent doctor support.jsonl -m Qwen/Qwen2.5-7B-Instruct",)
 
 
-TRAINER = "Check which tokens this trainer trains, without a model; twice: where two differ."
+TRAINER = "Check which tokens this trainer trains, without a model; given twice: where two differ."
 
 
 @command("doctor", PANELS, EXAMPLES, without=("anchor_check", "tokens", "shard_rows", "seed", "trainer"))

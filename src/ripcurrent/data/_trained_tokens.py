@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ripcurrent.data._formats import Unusable
+from ripcurrent.data._formats import Fields, Unusable
 from ripcurrent.errors import RipcurrentError
 
 if TYPE_CHECKING:
@@ -32,7 +31,7 @@ class TrainedTokens(BaseModel):
 
     trainer: ClassVar[str]
 
-    def label(self, fields: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> LabelledTokens:
+    def label(self, fields: Fields, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> LabelledTokens:
         """What the trainer makes of a record, cut to ``max_tokens`` as it cuts.
 
         Raises:
@@ -63,7 +62,7 @@ class Tokenized(TrainedTokens):
 
     trainer = "tokenized"
 
-    def label(self, fields: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> LabelledTokens:
+    def label(self, fields: Fields, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> LabelledTokens:
         ids, labels, positions, attended = (
             _integers(fields.get(name)) for name in ("input_ids", "labels", "position_ids", "attention_mask")
         )
