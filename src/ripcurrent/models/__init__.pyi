@@ -30,6 +30,7 @@ from ._machine import peak_bytes as peak_bytes
 from ._machine import process_peak as process_peak
 from ._machine import reset_peak as reset_peak
 from ._machine import sum_in_float32 as sum_in_float32
+from ._objects import held_model as held_model
 from ._source import ADAPTER_CONFIG as ADAPTER_CONFIG
 from ._source import EMBEDDED as EMBEDDED
 from ._source import EMBEDDED_BARE as EMBEDDED_BARE

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -21,10 +21,11 @@ from ripcurrent.progress import Progress, SilentProgress
 from ripcurrent.runs import MANIFEST, RunFolder, library_versions, machine, require_run_folder, write_json
 from ripcurrent.scan._execution import scorer
 from ripcurrent.scan._manifest import FRESH, ScanAnchors, ScanCost, ScanManifest, merged_cost, read_parts, write_part
+from ripcurrent.scan._objects import as_files
 from ripcurrent.scan._options import Execution, ScanOptions, require_combination
 from ripcurrent.scan._overview import row_notes
 from ripcurrent.scan._parts import Part, shards_in
-from ripcurrent.scan._passes import ScanPasses
+from ripcurrent.scan._passes import ScanPasses, SignalStage
 from ripcurrent.scan._prepared_anchors import PreparedAnchors
 from ripcurrent.scan._run import SCORES, ScanRun
 from ripcurrent.scan._scan_model import load_scan_model, memory_record
@@ -38,10 +39,11 @@ PLACES = ("model", "adapter", "anchors", "device")
 
 
 def scan(
-    dataset: str | Path,
+    dataset: Any,
     out: str | Path | None = None,
     options: ScanOptions | None = None,
     *,
+    tokenizer: Any = None,
     part: Part | None = None,
     execution: Execution | None = None,
     progress: Progress | None = None,
@@ -50,41 +52,43 @@ def scan(
     """Score every row of a dataset and leave ``scores.parquet`` and ``manifest.json`` in a run folder.
 
     Args:
-        dataset: Anything that :func:`ripcurrent.read_rows` reads.
+        dataset: Anything that :func:`ripcurrent.read_rows` reads; a ``datasets.Dataset`` or an iterable of
+            dictionaries, kept beside the run folder; or a TRL ``SFTTrainer``, scored on the tokens that it trains.
         out: The run folder; ``runs/<dataset name>`` unless named. One that holds the same scan is resumed.
         options: What to compute; :class:`ScanOptions`' defaults unless given.
+        tokenizer: That of a ``model`` in memory.
         part: Score only one part of the rows, beside other processes that score the others into the same folder. The
             part that ends last writes the scores of all, and so does a scan without a part; until then the run that is
             returned is not ``finished``.
         execution: Who computes: this process unless given.
         progress: Called with steps and numbers of rows.
-        **changes: Single options by name, such as ``signals="representation"``.
+        **changes: Single options by name, such as ``signals="representation"``; ``model`` may also be a
+            ``PreTrainedModel`` or ``PeftModel``, which is not changed.
 
     Raises:
         RipcurrentError: Anything the user can mend: the dataset, the model, the anchors, the folder; or no usable row.
     """
-    chosen = ScanOptions.resolve(options, changes)
-    execution, progress = execution or Execution(), progress or SilentProgress()
     started, began, laps = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter(), dict[str, float]()
+    execution, progress = execution or Execution(), progress or SilentProgress()
 
     def lap(step: str) -> None:
         laps[step] = round(time.perf_counter() - began - sum(laps.values()), 3)
 
-    rows = chosen.open(dataset)
-    require_combination(chosen, rows.format, in_part=part is not None, execution=execution)
-    folder = default_folder(rows) if out is None else Path(out)
-    require_run_folder(folder)
-    progress.step("reading")
-    about, anchor_set = rows.describe(), load_anchors(chosen.anchors)
-    progress.step("loading the model")
-    passes = ScanPasses(load_scan_model(chosen), chosen)
-    lap("load")
-    identity = _identity(passes, about, anchor_set)
-    with RunFolder(folder, identity, part=None if part is None else str(part), may_change=PLACES) as run:
+    with ExitStack() as stack:
+        path, chosen, held = stack.enter_context(as_files(dataset, out, options, tokenizer, changes, execution))
+        rows = chosen.open(path)
+        require_combination(chosen, rows.format, in_part=part is not None, execution=execution)
+        folder = default_folder(rows) if out is None else Path(out)
+        require_run_folder(folder)
+        progress.step("reading")
+        about, anchor_set = rows.describe(), load_anchors(chosen.anchors)
+        progress.step("loading the model")
+        passes = ScanPasses(load_scan_model(chosen, held), chosen)
+        lap("load")
+        identity, number = _identity(passes, about, anchor_set), None if part is None else str(part)
+        run = stack.enter_context(RunFolder(folder, identity, part=number, may_change=PLACES))
         anchors = passes.anchors(anchor_set, progress)
         manifest = _begun(started, about, passes, anchors)
-        if chosen.anchor_check:
-            require_separation(anchor_set.name, manifest.anchors.separation)
         # now, as the cache that they lie in may be cleaned at any time
         used = None if anchors.cache is None else anchors.cache.record()
         lap("anchors")
@@ -97,12 +101,7 @@ def scan(
         progress.finish()
         lap("signals")
         laps[FRESH] = sum(shard.rows for shard in computed)
-        cost = ScanCost(
-            timings=laps,
-            peak_memory_bytes=process_peak(),
-            memory=memory_record(stage, passes.options, passes.memory_plan, here=execution.executor != "ray"),
-            execution=execution.model_dump(include={"executor", "workers"}),
-        )
+        cost = _cost(laps, stage, passes, execution)
         if part is not None:
             write_part(folder, part, started, cost)
             if any(signals.done(one.number) != one for one in shards_in(None, about.rows, chosen.shard_rows)):
@@ -115,6 +114,15 @@ def scan(
             scanned = _finished(run, manifest, rows, passes, cost, whole=part is None)
             add_token_shares(scanned, rows, passes, anchors, progress)
     return scanned
+
+
+def _cost(laps: dict[str, float], stage: SignalStage, passes: ScanPasses, execution: Execution) -> ScanCost:
+    return ScanCost(
+        timings=laps,
+        peak_memory_bytes=process_peak(),
+        memory=memory_record(stage, passes.options, passes.memory_plan, here=execution.executor != "ray"),
+        execution=execution.model_dump(include={"executor", "workers"}),
+    )
 
 
 def default_folder(rows: Dataset) -> Path:
@@ -139,8 +147,11 @@ def _identity(passes: ScanPasses, about: DatasetInfo, anchor_set: AnchorSet) -> 
 
 
 def _begun(started: str, about: DatasetInfo, passes: ScanPasses, anchors: PreparedAnchors) -> ScanManifest:
-    """The manifest as far as it depends on no row."""
+    """The manifest as far as it depends on no row; refuses anchors that do not separate."""
     options, measurements = passes.options, anchors.measurements
+    separated = separation(measurements, options.avg_n)
+    if options.anchor_check:
+        require_separation(anchors.anchor_set.name, separated)
     return ScanManifest(
         version=version("ripcurrent"),
         command="scan",
@@ -154,7 +165,7 @@ def _begun(started: str, about: DatasetInfo, passes: ScanPasses, anchors: Prepar
             name=anchors.anchor_set.name,
             sha256=anchors.anchor_set.sha256,
             order=tuple(measurements.order),
-            separation=separation(measurements, options.avg_n),
+            separation=separated,
             measurements=measurements,
         ),
         options=options.model_copy(update={"tokens": None}),

@@ -38,11 +38,11 @@ MARGIN = 0.9
 """Share of the cap that batches may fill: tables, tokens and the allocator's waste take the rest."""
 
 
-def load_scan_model(options: ScanOptions) -> ChatModel:
-    """The model to score with; an error where it has no chat template, or fewer positions than ``max_tokens``."""
+def load_scan_model(options: ScanOptions, held: ChatModel | None = None) -> ChatModel:
+    """The model to score with, or the one in memory; it needs a chat template and ``max_tokens`` positions."""
     named = options.model_dump(include={"adapter", "device", "dtype", "scope", "attention", "seed"})
     share = WEIGHTS_SHARE_WITH_DIRECTIONS if options.wants_gradient else WEIGHTS_SHARE
-    chat_model = load_model(name=options.model, **named, weights_share=share)
+    chat_model = held or load_model(name=options.model, **named, weights_share=share)
     require_chat_template(chat_model)
     require_positions(chat_model, options.max_tokens)
     return chat_model
