@@ -40,6 +40,11 @@ GEMMA = (
     "{{ '<start_of_turn>' + role + '\\n' + (m['content'] | trim) + '<end_of_turn>\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<start_of_turn>model\\n' }}{% endif %}"
 )
+LLAMA3 = (
+    "{{ bos_token }}{% for m in messages %}{{ '<|start_header_id|>' + m['role'] + '<|end_header_id|>\\n\\n'"
+    " + (m['content'] | trim) + '<|eot_id|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{% endif %}"
+)
 PHI = (
     "{% for m in messages %}{{ '<|' + m['role'] + '|>\\n' + m['content'] + '<|end|>\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% else %}{{ eos_token }}{% endif %}"
@@ -100,6 +105,7 @@ def sentence_piece(template: str, specials: list[str], *, prepend: bool) -> Any:
 _BUILDERS: dict[str, Any] = {
     "chatml": lambda: byte_level(CHATML, ["<|im_start|>", "<|im_end|>"]),
     "chatml-trimmed": lambda: byte_level(CHATML, ["<|im_start|>", "<|im_end|>"], trim_offsets=True),
+    "llama3": lambda: byte_level(LLAMA3, ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]),
     "llama2": lambda: sentence_piece(LLAMA2, [], prepend=True),
     "mistral": lambda: sentence_piece(MISTRAL, [], prepend=True),
     "gemma": lambda: sentence_piece(GEMMA, ["<start_of_turn>", "<end_of_turn>"], prepend=False),

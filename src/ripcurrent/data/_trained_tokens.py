@@ -95,7 +95,7 @@ def _integers(values: object) -> list[int]:
 
 
 _POLICIES: dict[str, type[TrainedTokens]] = {"completion": Completion, "tokenized": Tokenized}
-_ELSEWHERE = {"trl": ("ripcurrent.data._trl", "Trl")}
+_ELSEWHERE = {"trl": ("ripcurrent.data._trl", "Trl"), "llamafactory": ("ripcurrent.data._llamafactory", "LlamaFactory")}
 """Module and class of the policies that are read when they are asked for."""
 TRAINERS = (*_POLICIES, *_ELSEWHERE)
 
