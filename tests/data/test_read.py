@@ -37,6 +37,7 @@ LONG_MESSAGES = [
     {"role": "assistant", "content": "It is 42"},
 ]
 LONG_SPOKEN = [("system", "Be kind"), ("human", "Hi"), ("gpt", "Ho"), ("function", "{}"), ("gpt", "Done")]
+PAIRS = [("query", "response"), ("problem", "solution"), ("input", "output")]
 FILLED = [{**SPOKEN[0], "role": None, "content": None}, {"from": None, "value": None, **TURNS[1]}]
 
 
@@ -50,6 +51,9 @@ FILLED = [{**SPOKEN[0], "role": None, "content": None}, {"from": None, "value": 
         ({"prompt": "Hi", "completion": "Ho"}, "prompt-completion", HI_HO),
         ({"prompt": "Hi", "response": "Ho"}, "prompt-response", HI_HO),
         ({"question": "Hi", "answer": "Ho"}, "question-answer", HI_HO),
+        *(({one: "Hi", other: "Ho"}, f"{one}-{other}", HI_HO) for one, other in PAIRS),
+        ({"question": "Hi", "response": "Ho", "system_prompt": "x"}, "question-response", ["system:x", *HI_HO]),
+        ({"conversation": [{"human": "Hi", "assistant": "Ho"}]}, "conversation", HI_HO),
         # numbers are text, as in CSV
         ({"instruction": 2, "input": 0.5, "output": -4}, "alpaca", ["user:2\n\n0.5", "assistant:-4"]),
         ({"instruction": "", "input": 5, "output": 10**400}, "alpaca", ["user:5", f"assistant:{10**400}"]),
@@ -111,6 +115,10 @@ def test_turns_of_weight_zero_and_conversational_prompts_bear_no_loss(tmp_path):
     assert (row.trained(), row.trained("last"), row.response) == ("d\n\nf", "f", "b\n\nd\n\nf")
     assert only(tmp_path, {"prompt": turns[:3], "completion": turns[3:4]}).trained() == "d"
     assert only(tmp_path, {"messages": turns[:2]}).problem == "no_loss_tokens"
+    for name, value in (("loss", False), ("train", False), ("training", False), ("loss", True), ("train", None)):
+        turns[1] = {**turns[1], "weight": None, name: value}  # type: ignore[dict-item]
+        assert only(tmp_path, {"messages": turns}).messages[1].bears_loss == (value is not False), name
+        turns[1].pop(name)
 
 
 @pytest.mark.parametrize(
@@ -184,6 +192,7 @@ def test_ids_are_the_rows_own_or_a_hash_of_what_is_said(tmp_path):
                 [{"role": "user", "content": [{"type": "image_url"}]}],
             )
         ),
+        ({"messages": TURNS, "label": False}, "unwanted_answer"),
         *(({"messages": turns}, "no_response") for turns in (TURNS[:1], [TURNS[0], {**TURNS[1], "content": ""}])),
     ],
 )

@@ -28,6 +28,8 @@ _ROLES = {
     "observation": "tool",
     "ipython": "tool",
 }
+_TRAINED = ("weight", "loss", "train", "training")
+"""Names under which trainers' rows say of a turn whether it is trained."""
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 """Half of a pair: text that cannot be written as UTF-8."""
 
@@ -94,6 +96,9 @@ def _turns(value: object) -> list[Message]:
     if not given:
         raise Unusable("invalid_conversation")
     turns = []
+    if all(isinstance(turn, Mapping) and {"human", "assistant"} <= set(turn) for turn in given):
+        sides = (("user", "human"), ("assistant", "assistant"))
+        return [Message(role, _text(turn[side])) for turn in given for role, side in sides]
     for turn in given:
         if not isinstance(turn, Mapping):
             raise Unusable("invalid_conversation")
@@ -102,7 +107,9 @@ def _turns(value: object) -> list[Message]:
         role = _ROLES.get(name.strip().lower()) if isinstance(name, str) else None
         if role is None:
             raise Unusable("invalid_conversation")
-        turns.append(Message(role, _content(turn.get(content_key), role), bears_loss=turn.get("weight") != 0))
+        # 0 is False here as well
+        bears_loss = all(turn.get(name) is None or turn[name] != 0 for name in _TRAINED)
+        turns.append(Message(role, _content(turn.get(content_key), role), bears_loss))
     return turns
 
 
@@ -120,8 +127,8 @@ def _history(value: object) -> list[Message]:
 
 
 def _system(fields: Fields, turns: list[Message]) -> list[Message]:
-    """The field ``system`` as a first turn, where it is text and the turns do not begin with one of their own."""
-    value = fields.get("system")
+    """The field ``system`` or ``system_prompt`` as a first turn, where it is text and the turns begin with none."""
+    value = fields.get("system") or fields.get("system_prompt")
     if not isinstance(value, str | list) or (turns and turns[0].role == "system"):
         return []
     text = _content(value, "system")
@@ -129,6 +136,9 @@ def _system(fields: Fields, turns: list[Message]) -> list[Message]:
 
 
 def _complete(fields: Fields, turns: list[Message]) -> Conversation:
+    if fields.get("label") is False:
+        # a bad answer of unpaired preferences, as KTO has them
+        raise Unusable("unwanted_answer")
     answers = [turn for turn in turns if turn.role == "assistant" and turn.content.strip()]
     if not answers:
         raise Unusable("no_response")
@@ -204,6 +214,13 @@ FORMATS: dict[str, Format] = {
         Format("prompt-completion", ("prompt", "completion"), ("system",), _pair("prompt", "completion")),
         Format("prompt-response", ("prompt", "response"), ("system",), _pair("prompt", "response")),
         Format("question-answer", ("question", "answer"), ("system",), _pair("question", "answer")),
+        Format("question-response", ("question", "response"), ("system_prompt",), _pair("question", "response")),
+        Format(
+            "query-response", ("query", "response"), ("system", "history"), _pair("query", "response", None, "history")
+        ),
+        Format("problem-solution", ("problem", "solution"), ("system",), _pair("problem", "solution")),
+        Format("input-output", ("input", "output"), ("system",), _pair("input", "output")),
+        Format("conversation", ("conversation",), ("system",), _conversation("conversation")),
         Format("text", ("text",), (), _parse_text),
         # what only a trainer reads (``_trained_tokens``): tokens, and any fields where a trainer is named
         Format("tokenized", ("input_ids", "labels"), ("attention_mask", "position_ids"), lambda _: ()),
@@ -220,6 +237,8 @@ FIELDS: tuple[str, ...] = (
 )
 """Every field that a format reads, which are the names ``--map`` may give to columns."""
 
+_WORSE = ("rejected", "rejected_response")
+"""Columns of the worse answer of a pair."""
 _OPTIONAL = frozenset(name for form in FORMATS.values() for name in form.optional)
 _UNREAD_OF_ROWS = ("tools",)
 _UNREAD_OF_TURNS = ("tool_calls", "function_call", "reasoning_content", "reasoning", "thinking")
@@ -319,6 +338,7 @@ def sniff(
             raise RipcurrentError(
                 f"{path} has no column {column!r}.{_nearest(column, seen)}", f"Its columns: {', '.join(seen)}"
             )
+    _require_no_pairs(path, records, mapping)
     views = [view(record, mapping) for record in records]
     present = {field for one in views for field in one}
     # a field that is there and null says nothing: merged datasets have all columns of all parts in every row
@@ -343,6 +363,20 @@ def sniff(
             f"That format reads {', '.join((*form.needed, *form.optional))}; name another, or map all fields of one.",
         )
     return form
+
+
+def _require_no_pairs(path: str, records: Sequence[Fields], mapping: Mapping[str, str]) -> None:
+    """Refuse preference pairs, unless a column of theirs is mapped: training on the preferred answers is a choice."""
+    worse = next((name for name in _WORSE if any(record.get(name) is not None for record in records)), None)
+    if worse is None or not {"messages", "completion", "response", "text"}.isdisjoint(mapping):
+        return
+    better = next((name for name in ("chosen", "response", "completion") if name in records[0]), "chosen")
+    turns = isinstance(records[0].get(better), list) and records[0].get("prompt") is None
+    field = "messages" if turns else "completion" if better == "chosen" else better
+    raise RipcurrentError(
+        f"{path} holds pairs of a better and a worse answer (column {worse}), and no rows for supervised fine-tuning.",
+        f"To score training on the better answers alone, ask for it: --map {field}={better}{_ELSEWHERE}",
+    )
 
 
 def _records(path: str, sample: Sequence[object], mapping: Mapping[str, str]) -> list[Mapping[str, object]]:

@@ -1,0 +1,81 @@
+"""Which tokens a trainer trains, told without a model."""
+
+import json
+
+import pytest
+
+from ripcurrent.data import check_masks, read_rows, trained_tokens
+from ripcurrent.errors import RipcurrentError
+from tests.cli.command import Command
+from tests.data.chat_tokenizers import build
+from tests.scan_fixtures import write_jsonl
+
+TURNS = [{"role": "user", "content": "Name a river."}, {"role": "assistant", "content": "The Elbe."}]
+ROWS = [{"messages": TURNS}, {"messages": [*TURNS, *TURNS]}, {"messages": [*TURNS[:1], {**TURNS[1], "content": ""}]}]
+
+
+def test_rows_without_loss_and_rows_that_two_trainers_treat_differently_are_shown(tmp_path):
+    rows, tokenizer = read_rows(write_jsonl(tmp_path / "rows.jsonl", ROWS)), build("chatml")
+    found = check_masks(rows, tokenizer, [trained_tokens("completion"), trained_tokens("trl")])
+    ours, theirs = found.reports
+    assert (ours.rows, ours.trained_rows, ours.not_trained, ours.first_not_trained) == (
+        *(3, 2),
+        *({"no_response": 1}, {"no_response": 2}),
+    )
+    assert (theirs.trained_rows, theirs.prompts_trained, ours.prompts_trained) == (3, 3, 0)
+    assert (found.differing, len(found.differences), found.ok) == (3, 3, False)
+    marked = found.differences[1][0]
+    trained = [piece.text for piece in marked.pieces if piece.weight]
+    assert [text.partition("<|im_end|>")[0] for text in trained] == ["The Elbe."] * 2
+    alone = check_masks(rows, tokenizer, [trained_tokens("completion,turns=last")])
+    assert (alone.differing, alone.reports[0].trained_tokens) == (None, 2 * ours.typical.trained if ours.typical else 0)
+    assert check_masks(list(rows)[:2], tokenizer, [trained_tokens("completion")]).ok
+
+
+def test_the_command_exits_with_3_where_something_is_not_trained(tmp_path, tiny_folder, command: Command):
+    path = write_jsonl(tmp_path / "rows.jsonl", ROWS)
+    said = command("doctor", path, "-m", tiny_folder, "--trainer", "completion", "--trainer", "trl", "--json")
+    assert said.code == 3
+    assert json.loads(said.out)["differing"] == 3
+    shown = command("doctor", path, "-m", tiny_folder, "--trainer", "trl")
+    assert shown.code == 0
+    assert "trains every token, the prompts included" in shown.out
+
+
+@pytest.mark.parametrize(
+    ("named", "said"),
+    [
+        ("trll", "No trainer is named 'trll'"),
+        ("trl,truncation", "'truncation' is no option=value"),
+        ("trl,assistant_only=true", r"assistant_only.*\nOptions of trl: assistant_only_loss"),
+        ("trl,assistant_only_loss=often", "assistant_only_loss: Input should be a valid boolean"),
+    ],
+)
+def test_a_wrong_trainer_or_option_is_named(named, said):
+    with pytest.raises(RipcurrentError, match=said):
+        trained_tokens(named)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"labels": [1, 2]}, "invalid_conversation"),
+        ({"labels": [-100] * 3}, "no_loss_tokens"),
+        ({"labels": [-100, 7, 3]}, "shifted_labels"),
+        ({"attention_mask": [0, 1, 1]}, None),
+    ],
+)
+def test_tokenized_rows_are_as_they_are_or_refused(tmp_path, changes, said):
+    row = {"input_ids": [1, 2, 3], "labels": [-100, 2, 3]}
+    rows = read_rows(write_jsonl(tmp_path / "rows.jsonl", [{**row, **changes}]))
+    assert rows.format == "tokenized"
+    (report,) = check_masks(rows, build("chatml"), [trained_tokens("completion")]).reports
+    assert report.not_trained == ({} if said is None else {said: 1})
+    assert report.trained_tokens == (1 if said is None else 0)
+    for wrong, reason in (
+        ({"input_ids": [1, 2, 10**6], "labels": [-100, 2, 10**6]}, "has the token 1000000"),
+        ({"position_ids": [0, 1, 0]}, "The rows are packed"),
+    ):
+        packed = read_rows(write_jsonl(tmp_path / "wrong.jsonl", [{**row, **wrong}]))
+        with pytest.raises(RipcurrentError, match=reason):
+            check_masks(packed, build("chatml"), [trained_tokens("completion")])
