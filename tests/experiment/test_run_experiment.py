@@ -1,8 +1,7 @@
 """Whole experiments on a tiny model, its answers made up, from Python and as a command."""
 
-import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ import yaml
 
 from ripcurrent.cli import run as cli
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.evaluate import find_judge
 from ripcurrent.experiment import ExperimentResults
 from ripcurrent.forecast import calibrate
 from ripcurrent.runs import read_json_lines
@@ -182,52 +180,20 @@ def test_runs_of_an_arm_by_another_rule_are_not_put_together_with_new_ones(chang
             run(keys, pair, **how)
 
 
-def says(by_number: Callable[[str, int], bool], folder: Path) -> None:
-    """Other verdicts in the arms' folders, by a prompt's place: the same command only makes the tables anew."""
-    prompts = [json.loads(line) for line in (folder / "prompts.jsonl").read_text().splitlines()]
-    places = {prompt["id"]: place for place, prompt in enumerate(prompts)}
-    for arm in (folder / "arms").iterdir():
-
-        def label(judge: str, prompt_id: str, name: str = arm.name) -> str:
-            return "compliance" if by_number(name, places[prompt_id]) else "refusal"
-
-        version = find_judge("prefix").version
-        write_evaluation(arm / "evaluation", prompts, ("prefix", "keyword"), label, version=version)
-
-
-def equal(arm: str, number: int) -> bool:
-    return chance(0.2, str(number))
-
-
-def unclear(arm: str, number: int) -> bool:
-    """About as many requests in either arm, and hardly any of them the same ones."""
-    return (number % 4 == 1 or number == 2) if arm.startswith("top") else number % 4 == 0
-
-
-def test_the_exit_code_is_the_verdict(keys, evaluated, tmp_path, capsys):
+def test_no_evidence_is_no_failure_and_the_page_can_be_made_again(keys, evaluated, tmp_path, capsys):
     keys |= {"arms": {"random": "random", "top": "top"}, "seeds": 1}
-    file = tmp_path / "small.yaml"
+    evaluated.says = lambda judge, arm, prompt_id: "compliance" if chance(0.2, prompt_id) else "refusal"
+    file, out = tmp_path / "small.yaml", tmp_path / "out"
     file.write_text(yaml.safe_dump(keys))
-    out = tmp_path / "out"
-    command = ["experiment", str(file), "--out", str(out), "--quiet"]
-    assert cli([*command, "--json"]) == 0
-    printed = capsys.readouterr()
-    assert (json.loads(printed.out)["verdict"], printed.err) == ("worse than random", "")
-    assert cli([*command, "--gate"]) == 3
-    for by_number, code, verdict in ((equal, 0, "no evidence"), (unclear, 4, "not enough evidence")):
-        says(by_number, out)
-        assert [cli([*command, *options]) for options in ([], ["--gate"])] == [code, code]
-        assert read(out / "results.json")["verdict"] == verdict
-    assert len(evaluated.calls) == 3, "no arm was repeated"
-
-    # the page can be made again, and says how the folder was made
+    for options in ([], ["--gate"]):
+        assert cli(["experiment", str(file), "--out", str(out), "--quiet", *options]) == 0
+    assert read(out / "results.json")["verdict"] == "no evidence"
     (out / "report.html").unlink()
-    capsys.readouterr()
     assert cli(["report", str(out)]) == 0
     assert "Page:" in capsys.readouterr().out
     page = (out / "report.html").read_text(encoding="utf-8")
     assert f"ripcurrent experiment {file} --out {out}" in page
-    assert "Not enough evidence" in page
+    assert "No evidence" in page
 
 
 def test_a_files_scan_and_recipe_are_replaced_by_the_command_line(keys, evaluated, tmp_path):
@@ -250,17 +216,15 @@ def test_a_files_scan_and_recipe_are_replaced_by_the_command_line(keys, evaluate
 @pytest.mark.parametrize(
     ("text", "options", "says"),
     [
-        (None, [], ("There is no experiment file", "Did you mean")),
-        ("arms: [", [], ("not readable as YAML",)),
         ("data: nowhere.jsonl\narms: {random: random}\n", ["--arms", "randm"], ("'randm'", "Did you mean random?")),
         ("data: nowhere.jsonl\narms: {random: random}\n", ["--arms", ","], ("No arm is named",)),
         ("data: x\narms: {random: random}\n", ["--recipe", "papper"], ("papper",)),
         ("data: x\nscan: {limit: 5}\narms: {random: random}\n", ["--run", "gone"], ("gone",)),
     ],
 )
-def test_bad_files_are_told_in_two_lines(text, options, says, tmp_path, capsys):
+def test_bad_options_are_told_in_two_lines(text, options, says, tmp_path, capsys):
     file = tmp_path / "small.yaml"
-    (tmp_path / "smal.yaml" if text is None else file).write_text(text or "x: y")
+    file.write_text(text)
     assert cli(["experiment", str(file), "--out", str(tmp_path / "out"), "--quiet", *options]) == 1
     printed = capsys.readouterr()
     judge(Said(1, printed.out, printed.err), says)
