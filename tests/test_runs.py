@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.runs import MANIFEST, RunFolder, read_config, read_manifest, refuse_other_cut, write_json, written_whole
+from ripcurrent.runs import MANIFEST, RunFolder, read_config, read_manifest, write_json, written_whole
 
 CONFIG: dict[str, Any] = {"model": "tiny", "layer": None, "mapping": {"prompt": "frage"}, "seed": 0, "note": "größer"}
 
@@ -148,15 +148,3 @@ def test_a_file_written_halfway_leaves_the_old_one(tmp_path, error, said):
         fail_halfway()
     assert path.read_text() == "old"
     assert [entry.name for entry in path.parent.iterdir()] == ["table"]
-
-
-def test_one_task_of_an_array_that_is_given_again_alone_is_not_the_whole(tmp_path):
-    """Its scheduler then says that it is the only one, and it would score every row."""
-    (tmp_path / "parts").mkdir()
-    (tmp_path / "parts" / "0-of-1.json").write_text("{}")
-    refuse_other_cut(tmp_path, "0/1")
-    (tmp_path / "parts" / "2-of-8.json").write_text("{}")
-    refuse_other_cut(tmp_path, "3/8")
-    with pytest.raises(RipcurrentError, match="holds part 2 of 8") as caught:
-        refuse_other_cut(tmp_path, "0/1")
-    assert "--shard i/8" in caught.value.hint

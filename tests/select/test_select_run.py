@@ -6,7 +6,6 @@ from dataclasses import astuple
 import numpy as np
 import pytest
 
-import ripcurrent as rc
 from ripcurrent.cli import run as command_line
 from ripcurrent.data import read_rows
 from ripcurrent.errors import RipcurrentError
@@ -31,18 +30,6 @@ def command(run, capsys):
 
 def lines(path):
     return path.read_text(encoding="utf-8").splitlines()
-
-
-def test_a_selection_and_its_controls_are_written_in_the_inputs_own_words(run, tmp_path):
-    records = rc.select(run.folder, top=10)
-    source = lines(tmp_path / "rows.jsonl")
-    kinds = ["top", *["random", "length-matched", "format-matched"] * 3, "bottom"]
-    assert [record.selection.kind for record in records] == kinds
-    for kind, record in zip(kinds, records, strict=True):
-        rows = record.selection.indices
-        assert lines(record.path) == [source[row] for row in (rows if kind in ("top", "bottom") else sorted(rows))]
-    written = sorted(path.name for path in (run.folder / "selections").iterdir())
-    assert written == sorted(path.name for record in records for path in (record.path, record.record_path))
 
 
 def test_the_record_says_what_was_selected_and_why(run):
