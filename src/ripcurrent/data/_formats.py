@@ -4,7 +4,7 @@ import difflib
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -237,8 +237,6 @@ FIELDS: tuple[str, ...] = (
 )
 """Every field that a format reads, which are the names ``--map`` may give to columns."""
 
-_WORSE = ("rejected", "rejected_response")
-"""Columns of the worse answer of a pair."""
 _OPTIONAL = frozenset(name for form in FORMATS.values() for name in form.optional)
 _UNREAD_OF_ROWS = ("tools",)
 _UNREAD_OF_TURNS = ("tool_calls", "function_call", "reasoning_content", "reasoning", "thinking")
@@ -278,7 +276,7 @@ def has_unread(record: Mapping[str, Any], mapping: Mapping[str, str]) -> bool:
     )
 
 
-_ELSEWHERE = " (in a file or in Python: mapping)"
+ELSEWHERE = " (in a file or in Python: mapping)"
 
 
 def parse_mapping(pairs: Iterable[str]) -> dict[str, str]:
@@ -301,134 +299,10 @@ def check_mapping(mapping: Mapping[str, str]) -> None:
     for field in mapping:
         if field not in FIELDS:
             raise RipcurrentError(
-                f"No row format has a field {field!r}.{_nearest(field, FIELDS)}", f"Fields: {', '.join(FIELDS)}"
+                f"No row format has a field {field!r}.{nearest(field, FIELDS)}", f"Fields: {', '.join(FIELDS)}"
             )
 
 
-def find_format(name: str) -> Format:
-    """The format of that name; raises `RipcurrentError` with the nearest one."""
-    if name not in FORMATS:
-        raise RipcurrentError(
-            f"No row format is named {name!r}.{_nearest(name, FORMATS)}", f"Formats: {', '.join(FORMATS)}"
-        )
-    return FORMATS[name]
-
-
-def sniff(
-    path: str,
-    sample: Sequence[object],
-    columns: Sequence[str] | None,
-    name: str | None,
-    mapping: Mapping[str, str],
-    *,
-    any_fields: bool = False,
-) -> Format:
-    """The row format: the one that the user names, or the one that most of the first records fit.
-
-    So one odd first record decides nothing. A format that reads every mapped field comes first. Raises
-    `RipcurrentError` when none fits, or when the one named does not, with the fields that are there and those that are
-    needed; and when a field is mapped that the format does not read.
-    """
-    records = _records(path, sample, mapping)
-    if name == "record":
-        return FORMATS[name]
-    seen = list(dict.fromkeys(columns or [str(key) for record in records for key in record]))
-    for column in mapping.values():
-        if column not in seen and not any(lookup(record, column)[0] for record in records):
-            raise RipcurrentError(
-                f"{path} has no column {column!r}.{_nearest(column, seen)}", f"Its columns: {', '.join(seen)}"
-            )
-    _require_no_pairs(path, records, mapping)
-    views = [view(record, mapping) for record in records]
-    present = {field for one in views for field in one}
-    # a field that is there and null says nothing: merged datasets have all columns of all parts in every row
-    fits = _fits({field for field, value in one.items() if value is not None} for one in views)
-    if not any(fits.values()) or (name is not None and not fits[name]):
-        fits = _fits(set(one) for one in views)
-    best = name or max(FORMATS, key=lambda form: (fits[form] > 0 and not _unread(mapping, FORMATS[form]), fits[form]))
-    form = find_format(best)
-    if fits[best] == 0 and name is not None:
-        lacking = [field for field in form.needed if field not in present] or list(form.needed)
-        raise RipcurrentError(
-            f"{path} is not {name}: it has the fields {', '.join(seen)} and lacks {', '.join(lacking)}.",
-            f"Choose another --format, or say which column it is: --map {lacking[0]}=COLUMN{_ELSEWHERE}",
-        )
-    if fits[best] == 0 and any_fields:
-        return FORMATS["record"]
-    if fits[best] == 0:
-        raise _fits_none(path, seen, present)
-    if unread := _unread(mapping, form):
-        raise RipcurrentError(
-            f"The mapping names {', '.join(unread)}, which rows of format {form.name} do not have.",
-            f"That format reads {', '.join((*form.needed, *form.optional))}; name another, or map all fields of one.",
-        )
-    return form
-
-
-def _require_no_pairs(path: str, records: Sequence[Fields], mapping: Mapping[str, str]) -> None:
-    """Refuse preference pairs, unless a column of theirs is mapped: training on the preferred answers is a choice."""
-    worse = next((name for name in _WORSE if any(record.get(name) is not None for record in records)), None)
-    if worse is None or not {"messages", "completion", "response", "text"}.isdisjoint(mapping):
-        return
-    better = next((name for name in ("chosen", "response", "completion") if name in records[0]), "chosen")
-    turns = isinstance(records[0].get(better), list) and records[0].get("prompt") is None
-    field = "messages" if turns else "completion" if better == "chosen" else better
-    raise RipcurrentError(
-        f"{path} holds pairs of a better and a worse answer (column {worse}), and no rows for supervised fine-tuning.",
-        f"To score training on the better answers alone, ask for it: --map {field}={better}{_ELSEWHERE}",
-    )
-
-
-def _records(path: str, sample: Sequence[object], mapping: Mapping[str, str]) -> list[Mapping[str, object]]:
-    """The sample's records with named fields; raises `RipcurrentError` where there are none, or they lie deeper."""
-    if not sample:
-        raise RipcurrentError(f"{path} holds no rows.", "Check that it is the file you mean.")
-    records = [record for record in sample if isinstance(record, Mapping)]
-    if not records:
-        raise RipcurrentError(
-            f"None of the first {len(sample)} rows of {path} is a record with named fields.",
-            'Each row is an object such as {"prompt": …, "response": …}; in CSV it has the header\'s number of cells.',
-        )
-    if len(sample) == 1 and len(records[0]) == 1:
-        ((name, rows),) = records[0].items()
-        turns = isinstance(rows, list) and any(isinstance(row, Mapping) and {"role", "from"} & set(row) for row in rows)
-        if isinstance(rows, list) and not turns and name not in (*FIELDS, *mapping.values()):
-            raise RipcurrentError(
-                f"{path} is one record whose only field, {name}, holds a list: its rows seem to be in that list.",
-                f"Write the list alone as a .json file, for example: jq '.[\"{name}\"]' FILE > ROWS.json",
-            )
-    return records
-
-
-def _fits(fields: Iterable[set[str]]) -> dict[str, int]:
-    """How many records have all that a format needs."""
-    own = list(fields)
-    return {form.name: sum(bool(form.needed) and set(form.needed) <= one for one in own) for form in FORMATS.values()}
-
-
-def _unread(mapping: Mapping[str, str], form: Format) -> list[str]:
-    """Mapped fields that the format does not read; every format reads an id."""
-    return [field for field in mapping if field not in ("id", *form.needed, *form.optional)]
-
-
-def _fits_none(path: str, seen: Sequence[str], present: set[str]) -> RipcurrentError:
-    """Names the formats that lack one of two fields, and says how to map it where most of what one reads is there."""
-    near = {
-        form: lacking.pop()
-        for form in FORMATS.values()
-        if 0 < len(lacking := set(form.needed) - present) < len(form.needed)
-    }
-    almost = "; ".join(f"{form.name} needs also {field}" for form, field in near.items())
-    best = max(near, key=lambda form: len(present & set(form.optional)), default=None)
-    mapped = ("prompt", "response") if best is None else (near[best],)
-    return RipcurrentError(
-        f"No row format fits {path}: it has the fields {', '.join(seen) or '(none)'}."
-        + (f" Nearly: {almost}." if near else ""),
-        f"Say which column holds what, as by {' '.join(f'--map {field}=COLUMN' for field in mapped)}{_ELSEWHERE}; or "
-        f"name the --format: {', '.join(FORMATS)}",
-    )
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
+def nearest(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, list(known), n=1)
     return f" Did you mean {close[0]!r}?" if close else ""

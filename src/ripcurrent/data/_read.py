@@ -7,8 +7,9 @@ from itertools import chain, islice
 from pathlib import Path
 
 from ripcurrent.data._files import Container, no_such_row, plain_suffix, sampled_sha256
-from ripcurrent.data._formats import LONE_SURROGATE, Format, Unusable, check_mapping, find_format, sniff, view
+from ripcurrent.data._formats import LONE_SURROGATE, Format, Unusable, check_mapping, view
 from ripcurrent.data._open import SUFFIXES, open_container
+from ripcurrent.data._sniff import find_format, sniff
 from ripcurrent.data._types import DatasetInfo, Message, Row, RowStatus
 from ripcurrent.errors import RipcurrentError
 
