@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -75,24 +76,28 @@ def doctor_command(
 
 
 def _check_masks(dataset: str | None, trainers: list[str], options: ScanOptions, output: Output) -> None:
-    from ripcurrent.data import check_masks, read_rows, trained_tokens
+    from ripcurrent.data import check_masks, is_config, read_config, read_rows, trained_tokens
     from ripcurrent.models import load_tokenizer
 
     if dataset is None:
         raise RipcurrentError("--trainer needs a dataset.", "For example: ripcurrent doctor rows.jsonl --trainer trl")
-    policies = [trained_tokens(one) for one in trainers]
+    named = "max_tokens" in options.model_fields_set
+    given = [
+        read_config(Path(one)) if is_config(one) else (trained_tokens(one), options.max_tokens) for one in trainers
+    ]
+    lengths = [options.max_tokens if named else longest for _, longest in given]
     rows = read_rows(dataset, format=options.format, mapping=options.mapping, limit=options.limit, any_fields=True)
     with output.progress() as progress:
         progress.step("labelling rows")
         tokenizer = load_tokenizer(options.model, adapter=options.adapter)
-        found = check_masks(rows, tokenizer, policies, options.max_tokens)
+        found = check_masks(rows, tokenizer, [policy for policy, _ in given], lengths)
     code = ExitCode.OK if found.ok else ExitCode.GATE_FAILED
     if not output.answer(found.to_json):
         raise typer.Exit(int(code))
-    for one in found.reports:
+    for one, longest in zip(found.reports, lengths, strict=True):
         say(f"\n{one.trainer}", style="bold")
         share = one.trained_tokens / one.tokens if one.tokens else 0.0
-        cut = f"{one.truncated} are cut at {options.max_tokens} tokens"
+        cut = f"{one.truncated} are cut at {longest} tokens"
         say(f"  {one.trained_rows} of {one.rows} rows bear loss, on {share:.0%} of their tokens; {cut}")
         for reason, count in sorted(one.not_trained.items()):
             say(f"  {count} {reason} (first: row {one.first_not_trained[reason]})", style="yellow")

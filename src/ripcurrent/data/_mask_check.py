@@ -92,19 +92,26 @@ class MaskCheck(_Record):
 
 
 def check_masks(
-    rows: Iterable[Row], tokenizer: PreTrainedTokenizerBase, trainers: Sequence[TrainedTokens], max_tokens: int = 1024
+    rows: Iterable[Row],
+    tokenizer: PreTrainedTokenizerBase,
+    trainers: Sequence[TrainedTokens],
+    max_tokens: int | Sequence[int] = 1024,
 ) -> MaskCheck:
-    """Label every row as each of the trainers does; no model is needed.
+    """Label every row as each of the trainers does; no model is needed. ``max_tokens`` may be one for each trainer.
 
     Raises:
         RipcurrentError: A trainer does not read such files, or the tokenizer has no chat template where one is needed.
     """
+    lengths = [max_tokens] * len(trainers) if isinstance(max_tokens, int) else max_tokens
     tallies, columns, differing = [_Tally(trainer) for trainer in trainers], Counter[str](), 0
     differences: list[tuple[MarkedRow, MarkedRow]] = []
     for chunk in _chunks(rows):
         for row in chunk:
             columns.update(name for name, value in row.record.items() if value not in (None, "", [], {}))
-        encoded = [list(encode_rows(chunk, tokenizer, max_tokens=max_tokens, trained=one)) for one in trainers]
+        encoded = [
+            list(encode_rows(chunk, tokenizer, max_tokens=longest, trained=one))
+            for one, longest in zip(trainers, lengths, strict=True)
+        ]
         for tally, own in zip(tallies, encoded, strict=True):
             tally.add(own, tokenizer)
         for first, second in zip(*encoded[:2], strict=True) if len(trainers) > 1 else ():

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from ripcurrent.options import Options
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from ripcurrent.data._read import Dataset
     from ripcurrent.data._trained_tokens import TrainedTokens
 
@@ -19,7 +18,7 @@ class RowOptions(Options):
     """Which rows are read, and which of their tokens bear loss."""
 
     trainer: str = Field(default="completion", json_schema_extra={"metavar": "NAME[,OPTION=VALUE]"})
-    """Trainer whose tokens bear loss, with its options; completion,turns=last trains the last answer alone."""
+    """Trainer whose tokens bear loss: trl, axolotl, llamafactory or swift with options, or its own YAML file."""
     max_tokens: int = Field(default=1024, ge=8)
     """Truncate rows to N tokens; such rows are marked."""
     limit: int | None = Field(default=None, ge=1)
@@ -28,6 +27,17 @@ class RowOptions(Options):
     """Row format, when it is not recognised."""
     mapping: dict[str, str] | None = Field(default=None, json_schema_extra={"flag": "--map"})
     """Column that holds a field of the format."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _reads_config(cls, given: dict[str, object]) -> dict[str, object]:
+        """A trainer's own file says how long rows are, too."""
+        from ripcurrent.data._trained_tokens import is_config, read_config
+
+        if not is_config(named := str(given.get("trainer", ""))):
+            return given
+        policy, longest = read_config(Path(named))
+        return {"max_tokens": longest, **given, "trainer": str(policy)}
 
     @field_validator("trainer")
     @classmethod

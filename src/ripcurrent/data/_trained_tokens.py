@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 import yaml
@@ -95,17 +96,65 @@ def _integers(values: object) -> list[int]:
 
 
 _POLICIES: dict[str, type[TrainedTokens]] = {"completion": Completion, "tokenized": Tokenized}
-_ELSEWHERE = {"trl": ("ripcurrent.data._trl", "Trl"), "llamafactory": ("ripcurrent.data._llamafactory", "LlamaFactory")}
+_ELSEWHERE = {
+    "trl": ("ripcurrent.data._trl", "Trl"),
+    "llamafactory": ("ripcurrent.data._llamafactory", "LlamaFactory"),
+    "axolotl": ("ripcurrent.data._axolotl", "Axolotl"),
+    "swift": ("ripcurrent.data._swift", "Swift"),
+}
 """Module and class of the policies that are read when they are asked for."""
 TRAINERS = (*_POLICIES, *_ELSEWHERE)
 
 
-def trained_tokens(text: str) -> TrainedTokens:
-    """The policy that ``NAME[,option=value…]`` names; values are written as in YAML.
+def is_config(text: str) -> bool:
+    """Whether a trainer is named by a file of its own."""
+    return text.endswith((".yaml", ".yml"))
+
+
+def read_config(path: Path) -> tuple[TrainedTokens, int]:
+    """The policy and the longest row of an Axolotl or a LLaMA-Factory YAML, the latter with its dataset_info.json.
 
     Raises:
-        RipcurrentError: No such trainer or option, or a value that it does not take.
+        RipcurrentError: No such file, one of another trainer, or one that sets what is not held.
     """
+    config = _yaml(path)
+    if "base_model" in config:
+        from ripcurrent.data._axolotl import from_config as from_axolotl
+
+        policy, _, longest = from_axolotl(config)
+        return policy, longest
+    if "model_name_or_path" in config and "dataset" in config:
+        from ripcurrent.data._llamafactory import from_config as from_llamafactory
+
+        folder = Path(str(config.get("dataset_dir", "data")))
+        found = [place / folder / "dataset_info.json" for place in (path.parent, path.parent.parent, Path())]
+        return from_llamafactory(config, _yaml(next((one for one in found if one.is_file()), found[0])))
+    raise RipcurrentError(
+        f"{path} is no training file of Axolotl (base_model) or LLaMA-Factory (model_name_or_path, dataset).",
+        f"Name the trainer with its options: {', '.join(TRAINERS)}.",
+    )
+
+
+def _yaml(path: Path) -> Fields:
+    """A YAML or JSON file that holds keys with values."""
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise RipcurrentError(f"{path} cannot be read: {reason}.", "Name the trainer's own YAML file.") from error
+    if not isinstance(found, dict):
+        raise RipcurrentError(f"{path} holds no keys with values.", "Name the trainer's own YAML file.")
+    return found
+
+
+def trained_tokens(text: str) -> TrainedTokens:
+    """The policy that ``NAME[,option=value…]`` names, with values as in YAML, or that a trainer's own YAML file has.
+
+    Raises:
+        RipcurrentError: No such trainer, option or file, or a value that it does not take.
+    """
+    if is_config(text):
+        return read_config(Path(text))[0]
     name, *pairs = re.split(r",(?![^\[{]*[\]}])", text.strip())
     if name not in TRAINERS:
         raise RipcurrentError(f"No trainer is named {name!r}.", f"Trainers: {', '.join(TRAINERS)}")

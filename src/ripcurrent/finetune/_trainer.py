@@ -55,6 +55,11 @@ def build_training_set(encoded: Iterable[EncodedRow]) -> TrainingSet:
         if row.status != "ok":
             left_out[row.status] += 1
             continue
+        if row.weights is not None:
+            raise RipcurrentError(
+                f"Tokens of row {row.index} differ in weight, and finetune trains all with the same.",
+                "Train it with its own trainer; a scan does weigh tokens.",
+            )
         if not row.loss_mask[1:].any():
             raise RipcurrentError(f"Row {row.index} has no token that bears loss.", "Leave it out.")
         row_labels = np.where(row.loss_mask, row.tokens, IGNORED).astype(np.int32)
