@@ -135,6 +135,7 @@ def test_anchors_check_takes_the_limit_that_its_error_asks_for(command, anchors_
         ("--dtype float23", ("--dtype float23", "'bfloat16'")),
         ("--avg-n 0", ("--avg-n 0", "1")),
         ("--avg-n many", ("--avg-n many", "integer")),
+        ("--max-tokens 3", ("--max-tokens 3", "8")),
         ("--seed -1", ("--seed -1", "0")),
         ("--token-budget -5", ("--token-budget -5", "16")),
         ("--row-tokens some", ("--row-tokens some", "integer")),

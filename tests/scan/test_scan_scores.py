@@ -16,9 +16,8 @@ from safetensors.torch import load_file, save_file
 
 from ripcurrent.anchors import load_anchors
 from ripcurrent.data import encode, encode_anchor, read_rows
-from ripcurrent.errors import RipcurrentError
 from ripcurrent.gradients import Factoring, ModelLayers, choose_factoring
-from ripcurrent.models import Source, load_model
+from ripcurrent.models import load_model
 from ripcurrent.scan import ScanOptions, ScanRun, scan
 from tests.gradients.oracle import inner, row_gradient
 from tests.models.test_adapter import save_adapter
@@ -248,14 +247,6 @@ def test_everything_that_made_the_numbers_is_on_record(few, usual, exact):
     assert set(manifest["anchors"]["separation"]) == signals
 
 
-def test_a_scan_of_a_hubs_model_says_its_commit(few, tmp_path, exact, monkeypatch):
-    commit = "0123456789abcdef0123456789abcdef01234567"
-    monkeypatch.setattr("ripcurrent.models._load.find_model", lambda name: Source(Path(exact["model"]), commit))
-    options = {**exact, "model": "owner/name", "signals": "representation"}
-    model = scan(few, tmp_path / "out", limit=2, **options).manifest.model
-    assert (model.name, model.revision) == ("owner/name", commit)
-
-
 def test_the_directions_that_were_used_are_on_record(few, tmp_path, exact):
     result = scan(few, tmp_path / "out", anchor_tokens=4, **exact)
     kept = result.folder / "anchors" / "directions.json"
@@ -271,21 +262,3 @@ def test_the_directions_that_were_used_are_on_record(few, tmp_path, exact):
     kept.write_text("{}")
     scan(few, tmp_path / "out", anchor_tokens=4, **exact)
     assert kept.read_text() == "{}", "a call that scores nothing leaves the record of what scored"
-
-
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"signals": "gradients"}, "--signals gradients is not possible"),
-        ({"max_tokens": 3}, "--max-tokens 3 is not possible"),
-        ({"avg_n": 0}, "--avg-n 0 is not possible"),
-        ({"colour": "blue"}, "There is no option --colour"),
-        ({"layer": 7}, "Layer 7 does not exist"),
-        ({"max_tokens": 10**6}, r"--max-tokens 1000000 is more than the \d+ positions"),
-    ],
-    ids=str,
-)
-def test_options_that_are_not_possible(few, tmp_path, exact, changes, said):
-    with pytest.raises(RipcurrentError, match=said) as caught:
-        scan(few, tmp_path / "out", **exact, **changes)
-    assert caught.value.hint
