@@ -251,15 +251,6 @@ def test_a_trained_model_is_its_base_but_for_the_weights(tmp_path):
     assert same(again.model.state_dict(), done.weights)
 
 
-def test_a_diverging_run_stops_and_leaves_no_model(tmp_path):
-    with pytest.raises(RipcurrentError, match="diverges: the loss rose from") as caught:
-        run(tmp_path, recipe(learning_rate=3.0, epochs=30))
-    assert caught.value.code == ExitCode.NOT_MEASURED
-    assert "learning_rate" in caught.value.hint
-    assert not (tmp_path / "model").exists()
-    assert 3 < len(read_curve(tmp_path)) < 90
-
-
 @pytest.mark.parametrize("at", ["loss", "weight"])
 def test_a_loss_or_a_weight_that_is_no_number_stops_the_run(at, tmp_path):
     model = chat_model()

@@ -160,9 +160,6 @@ def test_a_layer_whose_positions_cannot_be_told_apart_is_named():
         GradientPass(chat_model(model)).require_token_axes()
 
 
-CPU = torch.device("cpu")
-
-
 def everything(gradient_pass):
     return choose_factoring(gradient_pass.layers, 1, 1)
 
