@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ripcurrent.data._types import Message, RowStatus
+from ripcurrent.data._types import Fields, Message, RowStatus
 from ripcurrent.errors import RipcurrentError
 
 _ROLES = {
@@ -43,7 +43,6 @@ class Unusable(Exception):  # noqa: N818 - a reason, not a failure
 
 
 Conversation = tuple[Message, ...]
-Fields = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,7 +266,7 @@ def lookup(record: Fields, column: str) -> tuple[bool, Any]:
     return True, value
 
 
-def has_unread(record: Mapping[str, Any], mapping: Mapping[str, str]) -> bool:
+def has_unread(record: Fields, mapping: Mapping[str, str]) -> bool:
     """Whether a record has tool definitions, or turns with tool calls or reasoning."""
     fields = view(record, mapping)
     turns = (turn for value in fields.values() for turn in _list(value) or () if isinstance(turn, Mapping))

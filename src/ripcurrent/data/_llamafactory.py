@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import ValidationError, model_validator
 
-from ripcurrent.data._formats import LONE_SURROGATE, Fields, Unusable
+from ripcurrent.data._formats import LONE_SURROGATE, Unusable
 from ripcurrent.data._llamafactory_templates import BOS, EOS, PROBE, TEMPLATES, Slots, TurnTemplate, template_of
 from ripcurrent.data._trained_tokens import LabelledTokens, TrainedTokens
+from ripcurrent.data._types import Fields
 from ripcurrent.errors import RipcurrentError
 
 if TYPE_CHECKING:

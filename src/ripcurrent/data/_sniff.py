@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from ripcurrent.data._formats import ELSEWHERE, FIELDS, FORMATS, Fields, Format, lookup, nearest, view
+from ripcurrent.data._formats import ELSEWHERE, FIELDS, FORMATS, Format, lookup, nearest, view
+from ripcurrent.data._types import Fields
 from ripcurrent.errors import RipcurrentError
 
 _WORSE = ("rejected", "rejected_response")

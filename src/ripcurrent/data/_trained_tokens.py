@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ripcurrent.data._formats import Fields, Unusable
+from ripcurrent.data._formats import Unusable
+from ripcurrent.data._types import Fields
 from ripcurrent.errors import RipcurrentError
 
 if TYPE_CHECKING:

@@ -7,17 +7,17 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import takewhile
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from ripcurrent.data._formats import LONE_SURROGATE, Unusable
 from ripcurrent.data._render import TemplateMismatch, check_tokenizer, dated_template, default_template, template_errors
 from ripcurrent.data._trained_tokens import LabelledTokens, Tokenized, TrainedTokens
+from ripcurrent.data._types import Fields
 from ripcurrent.errors import RipcurrentError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Fields = Mapping[str, Any]
 Edits = tuple[tuple[str, str], ...]
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 _TURNS = ("prompt", "completion", "chosen", "rejected", "messages")

@@ -18,6 +18,10 @@ RowStatus = Literal[
 """``ok``, or the reason why a row has no score."""
 
 
+Fields = Mapping[str, Any]
+"""A record: columns with their values."""
+
+
 @dataclass(frozen=True, slots=True)
 class Message:
     """One turn of a conversation."""
@@ -50,15 +54,15 @@ class Row:
     """The conversation; empty for a plain document or when ``problem`` is set."""
     text: str | None
     """A plain document (no prompt: every token but the first bears loss), else None."""
-    record: Mapping[str, Any]
+    record: Fields
     """The record as read, unknown fields included."""
     problem: RowStatus | None = None
     """A reason, known from reading alone, why the row cannot be scored."""
-    mapped: Mapping[str, Any] | None = None
+    mapped: Fields | None = None
     """The record under the names that ``--map`` gives; None where it gives none."""
 
     @property
-    def fields(self) -> Mapping[str, Any]:
+    def fields(self) -> Fields:
         """What a trainer is given: the record, after ``--map``."""
         return self.record if self.mapped is None else self.mapped
 
