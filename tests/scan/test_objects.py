@@ -62,9 +62,17 @@ def test_a_trainer_is_scored_on_the_tokens_that_it_trains(tmp_path, exact, assis
     model.save_pretrained(tmp_path / "model")
     saved = {**exact, "model": str(tmp_path / "model")}
     from_disk = rc.scan(path, tmp_path / "disk", trainer=policy, **saved)
-    for column in ("gradient_bidirectional", "representation_bidirectional", "gradient_norm", "loss"):
+    for column in (
+        "gradient_bidirectional",
+        "representation_bidirectional",
+        "gradient_norm",
+        "loss",
+        "is_list",
+        "has_refusal",
+    ):
         one, other = (pq.read_table(each.scores_path)[column].to_pylist() for each in (run, from_disk))
         assert one == pytest.approx(other, abs=1e-6), column
+    assert next(iter(run.dataset())).response.startswith("<|im_start|>user")
     assert trainer.train().training_loss > 0, "it trains as before"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -11,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ripcurrent.data._formats import Unusable
-from ripcurrent.data._render import Span, TemplateMismatch, assistant_spans, chat_text, check_tokenizer
+from ripcurrent.data._render import Span, TemplateMismatch, answer_head, assistant_spans, chat_text, check_tokenizer
 from ripcurrent.data._trained_tokens import Completion, Tokenized, TrainedTokens
 from ripcurrent.data._types import EncodedRow, Message, Row, Turns, bearing_turns
 
@@ -170,10 +171,15 @@ def why_mismatch(row: Row, tokenizer: PreTrainedTokenizerBase, trained: TrainedT
 def trained_text(
     row: Row, encoded: EncodedRow, tokenizer: PreTrainedTokenizerBase, trained: TrainedTokens = COMPLETION
 ) -> str:
-    """The text of a row that is trained; of a row in no format of ours that of its tokens."""
+    """The text of a row's trained answers; of a row of tokens what follows the head of an assistant turn in them."""
     if row.messages or row.text is not None or encoded.status != "ok":
         return row.trained(trained.turns if isinstance(trained, Completion) else "all")
-    return str(tokenizer.decode(encoded.tokens[encoded.loss_mask], skip_special_tokens=True))
+    head = answer_head(tokenizer)
+    _, *answers = str(tokenizer.decode(encoded.tokens)).split(head) if head else [""]
+    if not answers:
+        return str(tokenizer.decode(encoded.tokens[encoded.loss_mask], skip_special_tokens=True))
+    ends = "|".join(map(re.escape, tokenizer.all_special_tokens)) or r"\Z"
+    return "\n\n".join(re.split(ends, answer, maxsplit=1)[0] for answer in answers)
 
 
 def _encode_chunk(

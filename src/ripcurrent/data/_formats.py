@@ -198,6 +198,7 @@ FORMATS: dict[str, Format] = {
     form.name: form
     for form in (
         # In order of precedence: where several fit a file, the first is taken.
+        Format("tokenized", ("input_ids", "labels"), ("attention_mask", "position_ids", "text"), lambda _: ()),
         Format("messages", ("messages",), ("system",), _conversation("messages")),
         Format("openai", ("messages",), ("system",), _conversation("messages")),
         Format("sharegpt", ("conversations",), ("system",), _conversation("conversations")),
@@ -221,8 +222,7 @@ FORMATS: dict[str, Format] = {
         Format("input-output", ("input", "output"), ("system",), _pair("input", "output")),
         Format("conversation", ("conversation",), ("system",), _conversation("conversation")),
         Format("text", ("text",), (), _parse_text),
-        # what only a trainer reads (``_trained_tokens``): tokens, and any fields where a trainer is named
-        Format("tokenized", ("input_ids", "labels"), ("attention_mask", "position_ids"), lambda _: ()),
+        # any fields, where a trainer is named that reads them
         Format("record", (), (), lambda _: ()),
     )
 }

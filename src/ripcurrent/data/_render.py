@@ -123,6 +123,17 @@ def _empty_chat(tokenizer: PreTrainedTokenizerBase) -> str:
     return str(texts[0])
 
 
+def answer_head(tokenizer: PreTrainedTokenizerBase) -> str:
+    """What the chat template puts before an answer; nothing without a template, or where it puts nothing there."""
+    if default_template(tokenizer) is None:
+        return ""
+    try:
+        asked = [Message("user", _PROBE)]
+        return chat_text(asked, tokenizer, generation_prompt=True).removeprefix(chat_text(asked, tokenizer))
+    except TemplateMismatch:
+        return ""
+
+
 def assistant_spans(
     text: str, messages: Sequence[Message], turns: Sequence[int], tokenizer: PreTrainedTokenizerBase
 ) -> Iterator[Span]:

@@ -68,9 +68,11 @@ class Row:
 
     @property
     def response(self) -> str:
-        """Text of the assistant turns, joined by blank lines (of a plain document: all of it)."""
+        """Text of the assistant turns, joined by blank lines (of a document, and of tokens with a text: all of it)."""
         if self.text is not None:
             return self.text
+        if not self.messages and isinstance(shown := self.fields.get("text"), str):
+            return shown
         return "\n\n".join(m.content for m in self.messages if m.role == "assistant")
 
     def trained(self, turns: Turns = "all") -> str:

@@ -35,7 +35,9 @@ def as_files(
             )
         longest = max(map(len, processed["input_ids"]))
         changes = {"model": dataset.model, "trainer": "tokenized", "max_tokens": max(longest, 8), **changes}
-        tokenizer, dataset = tokenizer or dataset.processing_class, processed
+        tokenizer = tokenizer or dataset.processing_class
+        # for people who look at the page
+        dataset = processed.add_column("text", [tokenizer.decode(ids) for ids in processed["input_ids"]])
     model = changes.pop("model", None)
     in_memory = model is not None and not isinstance(model, str | Path)
     if in_memory and execution.executor == "ray":
