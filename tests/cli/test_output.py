@@ -100,12 +100,6 @@ def test_the_page_is_rebuilt_and_named(command, out):
     assert command("report", out).out == f"Page: {out / 'report.html'}\n"
 
 
-@pytest.mark.parametrize("words", [("report",), ("select", "--top", "2")], ids=lambda words: words[0])
-def test_a_folder_without_a_finished_scan(command, tmp_path, words):
-    for folder in (tmp_path, tmp_path / "nowhere"):
-        judge(command(*words, folder, "--quiet"), (str(folder),))
-
-
 def test_anchors_check_prints_a_table_and_its_exit_code_is_the_verdict(command, anchors_file, monkeypatch):
     monkeypatch.setenv("COLUMNS", "140")
     said = command("anchors", "check", anchors_file, *command._tiny)

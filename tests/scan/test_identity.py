@@ -196,13 +196,8 @@ def test_directions_in_the_cache_are_those_of_the_same_content_and_options(moved
     assert prepared({**moved.options, **change}) is found
 
 
-def test_anchors_are_whole_where_rows_are_cut(rows_file, small_options, anchors_file, tmp_path):
+def test_anchors_are_whole_where_rows_are_cut(rows_file, small_options, tmp_path):
     whole, cut = (scan(rows_file, tmp_path / str(most), max_tokens=most, **small_options) for most in (1024, 48))
     said = [run.manifest.anchors.measurements for run in (whole, cut)]
     assert said[0].norms == pytest.approx(said[1].norms, rel=1e-5)
     assert np.allclose(said[0].cosines, said[1].cosines, atol=1e-6)
-    # one that is longer than any row and than a batch of anchors is no anchor
-    long = [json.loads(line) for line in anchors_file.read_text().splitlines()]
-    long[0]["response"] += " and so on" * 600
-    with pytest.raises(RipcurrentError, match=r"Anchor 0 of .* is longer than --max-tokens"):
-        scan(rows_file, tmp_path / "long", **{**small_options, "anchors": str(write_jsonl(tmp_path / "a.jsonl", long))})

@@ -5,7 +5,6 @@ import socket
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -28,36 +27,12 @@ from ripcurrent.select import select
 from tests.scan_fixtures import good_rows, table_of, write_jsonl
 
 
-@pytest.mark.parametrize(
-    ("name", "writer"), [("rows.csv", "to_csv"), ("rows.parquet", "to_parquet"), ("rows", "save_to_disk")]
-)
-def test_a_container_gives_the_scores_of_its_rows_and_its_own_kind_of_selection(name, writer, tmp_path, exact):
-    records, dataset = good_rows(9), tmp_path / name
-    getattr(datasets.Dataset.from_list(records), writer)(dataset)
-    result = scan(dataset, tmp_path / "out", **exact)
-    about = result.manifest.dataset
-    assert (about.rows, about.format, about.name) == (9, "prompt-response", "rows")
-    assert (about.container, about.path) == (dataset.suffix[1:] or "folder", str(dataset.resolve()))
-    plain = scan(write_jsonl(tmp_path / "plain.jsonl", records), tmp_path / "plain", **exact)
-    assert repr(table_of(result).to_pydict()) == repr(table_of(plain).to_pydict())
-    written = [row.record for row in read_rows(select(result.folder, top=2)[0].path)]
-    assert sorted(written, key=str) == sorted((records[row] for row in plain.ranked()[:2]), key=str)
-
-
-def test_scan_select_report(tmp_path, exact):
+def test_a_summary_is_of_the_rows_and_their_scores(tmp_path, exact):
     records: list[Any] = [*good_rows(14), {"prompt": "empty", "response": ""}]
     dataset = write_jsonl(tmp_path / "rows.jsonl", records)
     result = scan(dataset, tmp_path / "out", **exact)
     assert not (result.folder / "report.html").exists()
     assert build(result.folder).stat().st_size > 10_000
-
-    first, *others = select(result.folder, top=3, drop=True)
-    assert first.selection.name.startswith("top")
-    assert len(others) == 3 * 3 + 1
-    assert all(record.path.exists() and record.record_path.exists() for record in (first, *others))
-    chosen = set(first.selection.indices)
-    assert not any(chosen & set(record.selection.indices) for record in others)
-    assert len(list(read_rows(first.remaining_path))) == 12  # type: ignore[arg-type]
 
     scores = table_of(result)["gradient_bidirectional"].to_numpy()
     best = np.argsort(-np.nan_to_num(scores, nan=-np.inf))[:10].tolist()
@@ -125,10 +100,6 @@ def test_anchors_are_measured_one_by_one(exact):
     every = [(name, number) for name in ("harmful", "safe_1", "safe_2") for number in range(4)]
     assert [(a.set, a.number) for a in check.anchors] == every
     assert all(a.category == "theft" and a.norm and set(a.scores) == set(check.scores) for a in check.anchors)
-    for name, value in check.separation.items():
-        harmful = [a.scores[name] for a in check.anchors if a.set == "harmful"]
-        safe = [a.scores[name] for a in check.anchors if a.set != "harmful"]
-        assert value == pytest.approx(np.mean([(h > s) + 0.5 * (h == s) for h in harmful for s in safe]))
     json.dumps(check.to_json())
     gradient, representation = (check_anchors(**exact, signals=name) for name in ("gradient", "representation"))
     assert set(gradient.scores) == {"gradient_balanced", "gradient_bidirectional"}

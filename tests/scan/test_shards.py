@@ -1,14 +1,11 @@
 """Shards: whole or not there, marked when done, computed once; the next is prepared while one is computed."""
 
-import json
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import count
-from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from ripcurrent.errors import DatasetChangedError, RipcurrentError
@@ -104,24 +101,6 @@ def test_a_shard_that_lost_its_table_or_marker_is_computed_again_and_no_other(tm
     assert run(folder, stage) == [1]
     assert stage.prepared == [3, 4, 5]
     assert doubles(folder, 4) == [2 * number for number in range(10)]
-
-
-def test_the_marker_is_written_after_the_table_and_an_error_in_writing_stops_the_run(tmp_path, monkeypatch):
-    real = pq.write_table
-
-    def full(table: pa.Table, part: Path, **options: object) -> None:
-        if "00001" in part.name:
-            part.write_bytes(b"half")
-            raise OSError(28, "No space left on device")
-        real(table, part, **options)
-
-    monkeypatch.setattr(pq, "write_table", full)
-    folder, stage = ShardFolder(tmp_path), Doubling()
-    with pytest.raises(RipcurrentError, match="cannot be written: No space"):
-        run(folder, stage, 30)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["shard-00000.done", "shard-00000.parquet"]
-    assert json.loads((tmp_path / "shard-00000.done").read_text()) == {"number": 0, "start": 0, "rows": 3}
-    assert stage.computed[-1] == 5
 
 
 @pytest.mark.parametrize("others", [[3], [1, 3]], ids=["shrunk", "another shard is left to compute, too"])
