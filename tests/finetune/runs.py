@@ -1,6 +1,6 @@
 """What tests of training share: a chat model in memory, rows as tokens, and a run with all that it fed the model."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,25 +11,15 @@ from ripcurrent.finetune import Recipe, TrainingFacts
 from ripcurrent.finetune._train import train
 from ripcurrent.finetune._trainer import build_training_set
 from ripcurrent.models import ChatModel
+from tests.gradients import oracle
 from tests.models.tiny import tiny_model, tiny_tokenizer
 from tests.scan_fixtures import good_rows
 
 
-def chat_model(kind: str = "llama_tied", *, tokenizer: Any = None, adapter: str | None = None) -> ChatModel:
+def chat_model(kind: str = "llama_tied", *, tokenizer: Any = None) -> ChatModel:
     """A tiny model as loading gives it: frozen, in eval mode, in float32."""
-    model = tiny_model(kind).requires_grad_(False)
-    return ChatModel(
-        name=f"tiny-{kind}",
-        model=model,
-        tokenizer=tokenizer or tiny_tokenizer(),
-        device=torch.device("cpu"),
-        dtype=torch.float32,
-        scope="all",
-        adapter=adapter,
-        fingerprint="f",
-        template_sha256=None,
-        revision=None,
-    )
+    bare = oracle.chat_model(tiny_model(kind))
+    return replace(bare, name=f"tiny-{kind}", tokenizer=tokenizer or tiny_tokenizer())
 
 
 def rows(count: int) -> list[Row]:

@@ -77,7 +77,7 @@ def rows_behind_a_prefix(count: int, seed: int, prefix: int = PREFIX, longest: i
 def row_loss(model, row: EncodedRow, row_tokens: int | None = None) -> torch.Tensor:
     """Weighted mean cross-entropy over the row's (first) loss-bearing tokens, written as a loop."""
     ids = torch.tensor(row.tokens.astype(np.int64)).unsqueeze(0)
-    log_probabilities = torch.log_softmax(model(input_ids=ids).logits[0].float(), dim=-1)
+    log_probabilities = torch.log_softmax(model(input_ids=ids).logits[0].double(), dim=-1)
     terms, weights = [], []
     for place in range(1, len(row.tokens)):
         if row.loss_mask[place] and (row_tokens is None or len(terms) < row_tokens):

@@ -19,7 +19,7 @@ from ripcurrent.data import encode, encode_anchor, read_rows
 from ripcurrent.gradients import Factoring, ModelLayers, choose_factoring
 from ripcurrent.models import load_model
 from ripcurrent.scan import ScanOptions, ScanRun, scan
-from tests.gradients.oracle import inner, row_gradient
+from tests.gradients.oracle import inner, row_gradient, row_loss
 from tests.models.test_adapter import save_adapter
 from tests.models.tiny import save_tiny
 from tests.scan.explicit_scan import Explicit, cosine_to_unit, explicit
@@ -165,7 +165,7 @@ def test_a_small_step_on_a_row_changes_the_openings_loss_as_forecast(kind, rows_
 
     def losses(of: Any) -> np.ndarray:
         with torch.no_grad():
-            return np.array([float(row_loss_double(of, opening)) for opening in openings])
+            return np.array([float(row_loss(of, opening)) for opening in openings])
 
     rows = [encode(row, chat.tokenizer) for row in read_rows(rows_file, limit=6)]
     changes, rate = [], 1e-4
@@ -177,15 +177,6 @@ def test_a_small_step_on_a_row_changes_the_openings_loss_as_forecast(kind, rows_
         # and the unweighted mean moves the same way
         assert moved.mean() * forecast[place] > 0
     assert min(changes) < 0
-
-
-def row_loss_double(model: Any, row: Any) -> torch.Tensor:
-    """As the oracle's, whose logits become float32."""
-    ids = torch.tensor([row.tokens.tolist()])
-    logs = torch.log_softmax(model(input_ids=ids).logits[0], dim=-1)
-    places = [place for place in range(1, len(row.tokens)) if row.loss_mask[place]]
-    assert 0 < len(places) <= 10
-    return -torch.stack([logs[place - 1, ids[0, place]] for place in places]).mean()
 
 
 @pytest.mark.parametrize(
