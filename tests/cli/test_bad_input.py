@@ -37,12 +37,10 @@ def test_model_without_a_chat_template(command, rows_file, tmp_path, out):
     ("option", "value", "says"),
     [
         ("--model", "./no-such-folder", ("There is no file", "./no-such-folder")),
-        ("--model", "/nowhere/no.gguf", ("There is no file", "/nowhere/no.gguf")),
         ("--adapter", str(Path(__file__).parent), ("cli",)),
-        ("--device", "gpu", ("gpu", "cpu")),
     ],
 )
-def test_model_adapter_or_device_that_is_not_there(command, rows_file, out, option, value, says):
+def test_model_or_adapter_that_is_not_there(command, rows_file, out, option, value, says):
     command.scan_fails(rows_file, option, value, "--out", out, says=says)
 
 

@@ -118,30 +118,18 @@ def test_more_seeds_and_arms_are_added_to_a_folder(keys, evaluated, pair):
         run(keys, pair)
 
 
-def test_a_judge_may_come_later(keys, evaluated, tmp_path, monkeypatch):
-    keys |= {"judges": ["prefix"], "seeds": [0], "arms": {"random": "random", "top": "top"}}
-    out, arms = tmp_path / "out", ("base", "random-seed0", "top-seed0")
-    run(keys, out)
-    evaluated.calls.clear()
-    prompts, judged = read_json_lines(out / "prompts.jsonl"), []
+def test_another_version_of_a_judge_judges_every_arm_again(keys, evaluated, pair, monkeypatch):
+    prompts, judged = read_json_lines(pair / "prompts.jsonl"), []
 
     def again(place: Path, judges: Any, progress: Any) -> None:
-        arm = place.parent.name
-        judged.append((arm, [judge.name for judge in judges]))
-        both, version = ("prefix", "keyword"), judges[0].version
-        write_evaluation(place, prompts, both, lambda judge, n: as_named(judge, arm, n), version=version)
+        judged.append((place.parent.name, [judge.name for judge in judges]))
 
     monkeypatch.setattr(import_module("ripcurrent.experiment._runner"), "judge_again", again)
-    found = run({**keys, "judges": ["keyword", "prefix"]}, out)
-    assert evaluated.calls == []
-    assert judged == [(arm, ["keyword"]) for arm in arms]
-    assert (found.judge, set(found.verdicts)) == ("keyword", {"keyword", "prefix"})
-    # another version of a judge judges them all again
+    arms = ("base", "random-seed0", "top-seed0")
     for arm in arms:
-        place = out / "arms" / arm / "evaluation"
-        write_evaluation(place, prompts, ("prefix",), lambda *_: "refusal", version="0.9")
-    judged.clear()
-    run(keys, out)
+        write_evaluation(pair / "arms" / arm / "evaluation", prompts, ("prefix",), lambda *_: "refusal", version="0.9")
+    run({**keys, "judges": ["prefix"], "seeds": [0], "arms": {"random": "random", "top": "top"}}, pair)
+    assert evaluated.calls == []
     assert judged == [(arm, ["prefix"]) for arm in arms]
 
 

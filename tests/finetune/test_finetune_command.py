@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.cli.command import Command, Said, judge
 from tests.models.tiny import save_tiny
@@ -51,6 +52,10 @@ def test_json_says_what_was_trained_and_where_it_is(command, finetune, rows_file
     assert [line["row"] for line in lines] == list(range(12))
     assert len({line["sha256"] for line in lines}) == 12
     assert len((out / "loss.jsonl").read_text().splitlines()) == 6
+    # by these, as those of a scan, it knows what it was made of
+    identity = yaml.safe_load((out / "config.yaml").read_text())
+    hashes = ("dataset_sha256", "model_fingerprint", "template_sha256", "tokenizer_sha256")
+    assert len({identity[name] for name in hashes} - {None}) == 4
     # the result is scanned as any model
     options = ("--out", tmp_path / "scan", "--quiet", "--signals", "gradient")
     assert command.scan(rows_file, "--model", out / "model", *options).code == 0
