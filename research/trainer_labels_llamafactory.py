@@ -25,7 +25,8 @@ _COLUMNS = ("prompt", "query", "response", "history", "messages", "system", "too
 _INFO = ("formatting", "columns", "tags")
 
 
-def _tokenizer(name: str) -> Any:
+def tokenizer_of(name: str) -> Any:
+    """A fresh tokenizer of the tests, by its name in the lines."""
     from transformers import AutoTokenizer
 
     if name != "smollm2":
@@ -83,7 +84,7 @@ def main() -> None:
     for case in cases:
         asked = {name: case[name] for name in ("case", "options", "max_tokens", "tokenizer", "row")}
         ours = case.get("refused") not in (None, "dropped_by_trainer", "shifted_labels")
-        lines.append(asked | ({"refused": case["refused"]} if ours else _made(case, _tokenizer(case["tokenizer"]))))
+        lines.append(asked | ({"refused": case["refused"]} if ours else _made(case, tokenizer_of(case["tokenizer"]))))
     _CASES.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
 
 
