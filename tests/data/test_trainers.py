@@ -8,6 +8,7 @@ import pytest
 from ripcurrent.data import _formats
 from ripcurrent.data._render import TemplateMismatch
 from ripcurrent.data._trained_tokens import trained_tokens
+from ripcurrent.errors import RipcurrentError
 from tests.data.chat_tokenizers import build
 
 FILES = sorted((Path(__file__).parent / "trainers").glob("*.jsonl"))
@@ -26,3 +27,20 @@ def test_labels_are_the_trainers_own(file, embedded_tokenizer):
         except (_formats.Unusable, TemplateMismatch) as refusal:
             given = getattr(refusal, "reason", "template_mismatch") == line.get("refused")
         assert given, line["case"]
+
+
+def use(line, folder):
+    if "config" in line:
+        (folder / "train.yaml").write_text(json.dumps(line["config"]))
+        trained_tokens(str(folder / "train.yaml"))
+    type(trained_tokens(line["trainer"]))(**line["options"]).label(line["row"], build(line["tokenizer"]), 64)
+
+
+def test_files_that_a_trainer_does_not_train_so_are_refused(tmp_path):
+    head, *lines = map(json.loads, (Path(__file__).parent / "refused_files.jsonl").read_text("utf-8").splitlines())
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "dataset_info.json").write_text(json.dumps(head["dataset_info"]))
+    for line in lines:
+        with pytest.raises(RipcurrentError) as caught:
+            use(line, tmp_path)
+        assert line["said"] in caught.value.message, line

@@ -12,7 +12,6 @@ from ripcurrent.data import _render
 from ripcurrent.data._formats import Unusable
 from ripcurrent.data._render import TemplateMismatch
 from ripcurrent.data._trl import _KNOWN, Trl
-from ripcurrent.errors import RipcurrentError
 from tests.data.chat_tokenizers import build
 
 FILES = (Path(trl.__file__).parent / "chat_templates").glob("*.jinja")
@@ -68,18 +67,3 @@ def test_assistant_turns_in_templates_that_trl_exchanges(template, monkeypatch):
         else:
             assert_as_trained(given, row, tokenizer, 4096, ONLY)
     assert refused <= (6 if template == "a4c9919cbbd4acdd" else 4)
-
-
-@pytest.mark.parametrize(
-    ("options", "row", "message"),
-    [
-        ({}, {"prompt": "A", "chosen": "b", "rejected": "c"}, "does not read such rows"),
-        ({}, {"messages": [], "images": None}, "pictures are not scored"),
-        (ONLY, {"conversations": [{"from": "human", "value": "A"}]}, "no conversations"),
-        (ONLY, {"messages": [{"role": "user", "content": "A"}]}, "none of those"),
-        ({"eos_token": "<nowhere>"}, {"text": "A"}, "not in the vocabulary"),
-    ],
-)
-def test_files_that_trl_does_not_train_are_refused(options, row, message):
-    with pytest.raises(RipcurrentError, match=message):
-        Trl(**options).label(row, build("chatml"), 64)

@@ -47,18 +47,6 @@ def test_each_column_and_the_dataset_are_read_once(tmp_path, monkeypatch):
     assert opened.count("dataset") == opened.count("scores.parquet") == 1
 
 
-def test_directions_of_risk_are_the_files_own(tmp_path):
-    run = fabricate_run(tmp_path / "run", rows=40)
-    table = pq.read_table(run / "scores.parquet")
-    metadata = json.loads(table.schema.metadata[b"ripcurrent"])
-    metadata["default_ranking"] = "gradient_safe"
-    pq.write_table(table.replace_schema_metadata({"ripcurrent": json.dumps(metadata)}), run / "scores.parquet")
-    rows = data_of(build(run))["rows"]
-    ranked = sorted((rank, i) for i, rank in enumerate(rows["rank"]) if rank is not None)
-    safe = [rows["values"]["gradient_safe"][i] for _, i in ranked]
-    assert safe == sorted(safe), "gradient_safe is riskier when lower"
-
-
 def test_rows_have_their_own_values_and_nearest_anchors(tmp_path):
     run = fabricate_run(tmp_path / "run", rows=1600)
     stored = pq.read_table(run / "scores.parquet").to_pylist()

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, ValidationError, field_validator
 
 from ripcurrent.data._axolotl_chat import AxolotlChat, Labelled
-from ripcurrent.data._formats import LONE_SURROGATE, Fields, Unusable
+from ripcurrent.data._formats import LONE_SURROGATE, Unusable
 from ripcurrent.data._render import check_tokenizer, default_template
 from ripcurrent.data._trained_tokens import LabelledTokens, TrainedTokens
+from ripcurrent.data._types import Fields
 from ripcurrent.errors import RipcurrentError
 
 if TYPE_CHECKING:

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from ripcurrent.data._formats import Fields, Unusable
+from ripcurrent.data._formats import Unusable
 from ripcurrent.data._render import dated_template, template_errors
+from ripcurrent.data._types import Fields
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
