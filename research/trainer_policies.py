@@ -2,7 +2,7 @@
 
     python -m research.trainer_policies runs/completion runs/trl --out trainer_policies.csv
 
-The runs are scans of the same rows by the same model and anchors, each with another ``--trainer``; the first is compared
+The runs are scans of the same rows by the same model and anchors, each with another ``--trainer``. The first is compared
 with each of the others. Nothing is trained.
 """
 

@@ -18,6 +18,7 @@ from ripcurrent.gradients import LogitTransform
 from tests.data.chat_tokenizers import FAMILIES, build
 from tests.finetune.runs import chat_model, encoded_rows, recipe, rows, run
 from tests.finetune.test_train import token_losses
+from tests.gradients.oracle import random_rows
 from tests.models.tiny import tiny_model
 
 
@@ -105,7 +106,7 @@ def test_on_one_clean_turn_trl_itself_would_train_the_same_tokens(tmp_path, fami
 
 def bare_row(index: int, mask: list[bool], status: Any = "ok") -> EncodedRow:
     tokens = np.arange(len(mask), dtype=np.int32)
-    return EncodedRow(index, status, tokens, np.array(mask, dtype=np.bool_), False, 0, 0, 0, 0)
+    return EncodedRow(index, status, tokens, np.array(mask, dtype=np.bool_), None, False, 0, 0, 0, 0)
 
 
 def test_a_row_or_a_set_that_is_all_masked_is_an_error_before_training():
@@ -117,6 +118,8 @@ def test_a_row_or_a_set_that_is_all_masked_is_an_error_before_training():
     assert caught.value.code == ExitCode.NOT_MEASURED
     with pytest.raises(RipcurrentError, match="it has no rows"):
         build_training_set([])
+    with pytest.raises(RipcurrentError, match="Tokens of row 1 differ in weight"):
+        build_training_set(random_rows(np.random.default_rng(0), 2))
 
 
 def test_the_hash_is_of_tokens_and_labels_in_order():

@@ -215,9 +215,11 @@ def _encode_chunk(
 def _encode_as_trained(
     row: Row, tokenizer: PreTrainedTokenizerBase, max_tokens: int, trained: TrainedTokens
 ) -> EncodedRow:
-    """The row as a trainer labels it; one token more is asked for, to see whether it is cut."""
+    """The row as a trainer labels it."""
     try:
         ids, weights = trained.label(row.fields, tokenizer, max_tokens)
+        # a row of just this length may be whole
+        cut = len(ids) >= max_tokens and len(trained.label(row.fields, tokenizer, max_tokens + 1).ids) > max_tokens
     except Unusable as unusable:
         return EncodedRow(row.index, unusable.reason)
     except TemplateMismatch:
@@ -244,7 +246,7 @@ def _encode_as_trained(
         tokens,
         own > 0,
         own if np.unique(own[own > 0]).size > 1 else None,
-        len(ids) >= max_tokens,
+        cut,
         length - bear,
         bear,
         first - 1,
