@@ -2,8 +2,8 @@
 
     python -m research.trainer_policies runs/completion runs/trl --out trainer_policies.csv
 
-The runs are scans of the same rows by the same model and anchors, each with another ``--trainer``. The first is compared
-with each of the others. Nothing is trained.
+The runs are scans of the same rows by the same model and anchors, each with another ``--trainer``. The first is
+compared with each of the others. Nothing is trained.
 """
 
 import argparse
