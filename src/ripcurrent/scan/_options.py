@@ -154,6 +154,7 @@ def require_combination(
             "Leave them or --signals out.",
         ),
         (tokens and windows, "--tokens does not go with --windows, where a document takes several passes.", one),
+        (windows and "trainer" in changed, "--windows cuts documents as no --trainer does.", one),
         (
             windows and row_format != "text",
             f"--windows is for plain documents, and these rows are of format {row_format}.",
