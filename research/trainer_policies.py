@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
     first, *others = map(ScanRun.open, given.runs)
-    write_table(given.out, [line for other in others for line in compared(first, other, given.top)])
+    write_table([line for other in others for line in compared(first, other, given.top)], given.out)
 
 
 if __name__ == "__main__":
