@@ -20,7 +20,7 @@ class Options(BaseModel):
     def resolve(cls, given: Self | None = None, changes: Mapping[str, object] | None = None) -> Self:
         """The options given, or the defaults, with single ones changed by name; RipcurrentError for impossible ones."""
         try:
-            return cls.model_validate({**(given.model_dump() if given else {}), **(changes or {})})
+            return cls.model_validate({**(given.model_dump(exclude_unset=True) if given else {}), **(changes or {})})
         except ValidationError as error:
             raise _impossible(error.errors()[0], tuple(cls.model_fields)) from None
 

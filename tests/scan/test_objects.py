@@ -22,6 +22,7 @@ CONVERSATIONS = [
     {"messages": [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row["response"]}]}
     for row in good_rows(6)
 ]
+TEXTS = [{"text": f"<|im_start|>user\n{row['prompt']} {row['response']}"} for row in good_rows(6)]
 
 
 def test_rows_and_a_model_in_memory_have_the_scores_of_files(tmp_path, exact):
@@ -43,8 +44,8 @@ def test_rows_and_a_model_in_memory_have_the_scores_of_files(tmp_path, exact):
     assert_same_table(merged.scores_path, named.scores_path)
 
 
-@pytest.mark.parametrize("assistant_only", [False, True])
-def test_a_trainer_is_scored_on_the_tokens_that_it_trains(tmp_path, exact, assistant_only):
+@pytest.mark.parametrize(("given", "assistant_only"), [(CONVERSATIONS, False), (CONVERSATIONS, True), (TEXTS, False)])
+def test_a_trainer_is_scored_on_the_tokens_that_it_trains(tmp_path, exact, given, assistant_only):
     tokenizer = AutoTokenizer.from_pretrained(exact["model"])
     if assistant_only:
         tokenizer.chat_template = MARKED
@@ -52,11 +53,10 @@ def test_a_trainer_is_scored_on_the_tokens_that_it_trains(tmp_path, exact, assis
         str(tmp_path / "out"), use_cpu=True, bf16=False, report_to="none", assistant_only_loss=assistant_only
     )
     model = AutoModelForCausalLM.from_pretrained(exact["model"], dtype=torch.float32)
-    rows = Dataset.from_list(CONVERSATIONS)
-    trainer = SFTTrainer(model, arguments, train_dataset=rows, processing_class=tokenizer)
+    trainer = SFTTrainer(model, arguments, train_dataset=Dataset.from_list(given), processing_class=tokenizer)
     options = {name: value for name, value in exact.items() if name not in ("model", "dtype", "device")}
     run = rc.scan(trainer, tmp_path / "trainer", **options)
-    path = write_jsonl(tmp_path / "rows.jsonl", CONVERSATIONS)
+    path = write_jsonl(tmp_path / "rows.jsonl", given)
     policy = f"trl,assistant_only_loss={assistant_only}".lower()
     tokenizer.save_pretrained(tmp_path / "model")
     model.save_pretrained(tmp_path / "model")

@@ -29,7 +29,6 @@ ROWS, SHARD_ROWS, SHARDS = 23, 3, 8
 
 
 def open_numbers(start: int) -> Iterator[int]:
-    """The dataset: 0 to 22."""
     return iter(range(start, ROWS))
 
 

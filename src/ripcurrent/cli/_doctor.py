@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -76,21 +75,19 @@ def doctor_command(
 
 
 def _check_masks(dataset: str | None, trainers: list[str], options: ScanOptions, output: Output) -> None:
-    from ripcurrent.data import check_masks, is_config, read_config, read_rows, trained_tokens
+    from ripcurrent.data import check_masks
     from ripcurrent.models import load_tokenizer
 
     if dataset is None:
         raise RipcurrentError("--trainer needs a dataset.", "For example: ripcurrent doctor rows.jsonl --trainer trl")
-    named = "max_tokens" in options.model_fields_set
-    given = [
-        read_config(Path(one)) if is_config(one) else (trained_tokens(one), options.max_tokens) for one in trainers
-    ]
-    lengths = [options.max_tokens if named else longest for _, longest in given]
-    rows = read_rows(dataset, format=options.format, mapping=options.mapping, limit=options.limit, any_fields=True)
+    chosen = [ScanOptions.resolve(options, {"trainer": one}) for one in trainers]
+    lengths = [one.max_tokens for one in chosen]
+    # rows in no format of ours are read where any of the trainers may read them
+    rows = max(chosen, key=lambda one: one.trainer != "completion").open(dataset)
     with output.progress() as progress:
         progress.step("labelling rows")
         tokenizer = load_tokenizer(options.model, adapter=options.adapter)
-        found = check_masks(rows, tokenizer, [policy for policy, _ in given], lengths)
+        found = check_masks(rows, tokenizer, [one.trained for one in chosen], lengths)
     code = ExitCode.OK if found.ok else ExitCode.GATE_FAILED
     if not output.answer(found.to_json):
         raise typer.Exit(int(code))
@@ -116,8 +113,8 @@ def _check_masks(dataset: str | None, trainers: list[str], options: ScanOptions,
 
 
 def _show(row: MarkedRow) -> None:
-    tokens = "" if row.status == "ok" else f": {row.status}"
-    say(f"  Row {row.row}, {row.tokens} tokens; the {row.trained} that bear loss are between ⟦ and ⟧{tokens}")
+    reason = "" if row.status == "ok" else f": {row.status}"
+    say(f"  Row {row.row}, {row.tokens} tokens; the {row.trained} that bear loss are between ⟦ and ⟧{reason}")
     texts = [(harmless(piece.text), piece.weight) for piece in row.pieces]
     say(Text.assemble(*((f"⟦{text}⟧", "green") if weight else (text, "dim") for text, weight in texts)))
 

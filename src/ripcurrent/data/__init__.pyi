@@ -30,12 +30,8 @@ from ._render import default_template as default_template
 from ._render import render as render
 from ._render import rendered as rendered
 from ._tables import PARQUET_STREAMED as PARQUET_STREAMED
-from ._trained_tokens import TRAINERS as TRAINERS
 from ._trained_tokens import Completion as Completion
-from ._trained_tokens import LabelledTokens as LabelledTokens
 from ._trained_tokens import TrainedTokens as TrainedTokens
-from ._trained_tokens import is_config as is_config
-from ._trained_tokens import read_config as read_config
 from ._trained_tokens import trained_tokens as trained_tokens
 from ._traits import REFUSAL_PHRASES as REFUSAL_PHRASES
 from ._traits import has_refusal as has_refusal

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, ValidationError, field_validator
 
 from ripcurrent.data._axolotl_chat import AxolotlChat, Labelled
-from ripcurrent.data._formats import LONE_SURROGATE, Unusable
+from ripcurrent.data._formats import Unusable, plain_text
 from ripcurrent.data._render import check_tokenizer, default_template
 from ripcurrent.data._trained_tokens import LabelledTokens, TrainedTokens
 from ripcurrent.data._types import Fields
@@ -147,17 +147,17 @@ class Axolotl(TrainedTokens):
         opening, middle, closing = _ALPACA[self.type]
         given = fields.get("input")
         system = _WITH_INPUT if given else _TASK.format("")
-        asked = opening.format(system=system, instruction=_text(fields["instruction"]))
-        asked += middle.format(input=_text(given)) if given else ""
+        asked = opening.format(system=system, instruction=plain_text(fields["instruction"]))
+        asked += middle.format(input=plain_text(given)) if given else ""
         prompt = _with_specials(asked + closing, tokenizer, max_tokens)
-        answer = _with_specials(_text(fields["output"] or ""), tokenizer, max_tokens, ends=True)
+        answer = _with_specials(plain_text(fields["output"] or ""), tokenizer, max_tokens, ends=True)
         if answer and answer[0] == tokenizer.bos_token_id:
             answer = answer[1:]
         return prompt + answer, [self.train_on_inputs] * len(prompt) + [True] * len(answer)
 
     def _completion(self, fields: Fields, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> Labelled:
         self._require(fields, self.field)
-        ids = _with_specials(_text(fields[self.field]), tokenizer, 64 * max_tokens, ends=True)
+        ids = _with_specials(plain_text(fields[self.field]), tokenizer, 64 * max_tokens, ends=True)
         if len(ids) > max_tokens:
             # it is trained as several rows, each of which sees nothing of the others
             raise Unusable("too_long")
@@ -171,7 +171,7 @@ class Axolotl(TrainedTokens):
         if not isinstance(segments, list) or not all(isinstance(one, Mapping) and "label" in one for one in segments):
             raise Unusable("invalid_conversation")
         for segment in segments:
-            own = tokenizer(_text(segment.get("text")), add_special_tokens=False)["input_ids"]
+            own = tokenizer(plain_text(segment.get("text")), add_special_tokens=False)["input_ids"]
             ids += own
             trained += [bool(segment["label"]) or self.train_on_inputs] * len(own)
         return ids, trained
@@ -237,18 +237,12 @@ def _with_specials(text: str, tokenizer: PreTrainedTokenizerBase, limit: int, *,
     return ids
 
 
-def _text(value: object) -> str:
-    if not isinstance(value, str) or LONE_SURROGATE.search(value):
-        raise Unusable("invalid_conversation")
-    return value
-
-
 _HELD = tuple(name for name in Axolotl.model_fields if name not in (*_WHOLE, "special_tokens"))
 """Options of a data set that are held."""
 
 
-def from_config(config: Fields) -> tuple[Axolotl, str, int]:
-    """The policy of an Axolotl YAML, the format to read its rows in (a name for ``--format``), and `sequence_len`.
+def from_config(config: Fields) -> tuple[Axolotl, int]:
+    """The policy of an Axolotl YAML, and its `sequence_len`.
 
     Several datasets are held where they have the same options. What chooses rows (`split`, `shards`, `val_set_size`,
     `dataset_exact_deduplication`) is not read, nor what is null: Axolotl then takes the default.
@@ -274,14 +268,7 @@ def from_config(config: Fields) -> tuple[Axolotl, str, int]:
     policy = policies[0]
     if other := next((number for number, one in enumerate(policies) if one != policy), 0):
         raise _unheld(f"datasets[{other}]", "other options than the first dataset's")
-    names = {"role": "role", "content": "content"} | policy.message_property_mappings
-    formats = {
-        "chat_template": {("messages", "role", "content"): "messages", ("conversations", "from", "value"): "sharegpt"}
-        .get((policy.field_messages, names["role"], names["content"]), "record"),
-        "completion": "text" if policy.field == "text" else "record",
-        "input_output": "record",
-    }  # fmt: skip
-    return policy, formats.get(policy.type, "alpaca"), int(given.get("sequence_len", 512))
+    return policy, int(given.get("sequence_len", 512))
 
 
 def _policy(entry: Fields, config: Fields, where: str) -> Axolotl:

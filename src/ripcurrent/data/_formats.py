@@ -62,6 +62,11 @@ def _text(value: object) -> str:
     """Text as it stands; a number as it is written, as in CSV."""
     if type(value) is int or (type(value) is float and math.isfinite(value)):
         return str(value)
+    return plain_text(value)
+
+
+def plain_text(value: object) -> str:
+    """Text that can be written as UTF-8; raises `Unusable` for anything else."""
     if not isinstance(value, str) or LONE_SURROGATE.search(value):
         raise Unusable("invalid_conversation")
     return value

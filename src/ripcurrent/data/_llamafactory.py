@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import ValidationError, model_validator
 
-from ripcurrent.data._formats import LONE_SURROGATE, Unusable
+from ripcurrent.data._formats import Unusable, plain_text
 from ripcurrent.data._llamafactory_templates import BOS, EOS, PROBE, TEMPLATES, Slots, TurnTemplate, template_of
 from ripcurrent.data._trained_tokens import LabelledTokens, TrainedTokens
 from ripcurrent.data._types import Fields
@@ -122,8 +122,7 @@ class LlamaFactory(TrainedTokens):
         if any(role == "function" for role, _ in turns):
             raise Unusable("tools_not_held")
         for text in (system, *(content for _, content in turns)):
-            if not isinstance(text, str) or LONE_SURROGATE.search(text):
-                raise Unusable("invalid_conversation")
+            plain_text(text)
         return system, turns, lists_tools
 
     def _messages(self, row: Fields) -> tuple[str, list[Turn]]:

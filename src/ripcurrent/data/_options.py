@@ -32,11 +32,11 @@ class RowOptions(Options):
     @classmethod
     def _reads_config(cls, given: dict[str, object]) -> dict[str, object]:
         """A trainer's own file says how long rows are, too."""
-        from ripcurrent.data._trained_tokens import is_config, read_config
+        from ripcurrent.data._trained_tokens import is_training_file, read_training_file
 
-        if not is_config(named := str(given.get("trainer", ""))):
+        if not is_training_file(named := str(given.get("trainer", ""))):
             return given
-        policy, longest = read_config(Path(named))
+        policy, longest = read_training_file(Path(named))
         return {"max_tokens": longest, **given, "trainer": str(policy)}
 
     @field_validator("trainer")

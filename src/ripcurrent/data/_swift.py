@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from ripcurrent.data._formats import LONE_SURROGATE, Unusable
+from ripcurrent.data._formats import Unusable, plain_text
 from ripcurrent.data._trained_tokens import LabelledTokens, TrainedTokens
 from ripcurrent.data._types import Fields
 from ripcurrent.errors import RipcurrentError
@@ -227,9 +227,7 @@ def _turn(role: str, content: object, loss: object = None, scale: object = None)
         if any(not isinstance(part, Mapping) or part.get("type") != "text" for part in content):
             raise Unusable("not_text")
         content = "".join(str(part.get("text")) for part in content)
-    if not isinstance(content, str) or LONE_SURROGATE.search(content):
-        raise Unusable("invalid_conversation")
-    return _Turn(role, [content], [(loss, scale)])
+    return _Turn(role, [plain_text(content)], [(loss, scale)])
 
 
 def _with_keys(message: Fields, names: Mapping[str, str]) -> Fields:

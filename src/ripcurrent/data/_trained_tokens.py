@@ -1,4 +1,4 @@
-"""Which tokens of a row are trained: one policy for each trainer, named and given options as ``trl,packing=false``."""
+"""Which tokens of a row are trained: one policy for each trainer, named with its options (``trl,eos_token=X``)."""
 
 from __future__ import annotations
 
@@ -107,12 +107,12 @@ _ELSEWHERE = {
 TRAINERS = (*_POLICIES, *_ELSEWHERE)
 
 
-def is_config(text: str) -> bool:
+def is_training_file(text: str) -> bool:
     """Whether a trainer is named by a file of its own."""
     return text.endswith((".yaml", ".yml"))
 
 
-def read_config(path: Path) -> tuple[TrainedTokens, int]:
+def read_training_file(path: Path) -> tuple[TrainedTokens, int]:
     """The policy and the longest row of an Axolotl or a LLaMA-Factory YAML, the latter with its dataset_info.json.
 
     Raises:
@@ -122,8 +122,7 @@ def read_config(path: Path) -> tuple[TrainedTokens, int]:
     if "base_model" in config:
         from ripcurrent.data._axolotl import from_config as from_axolotl
 
-        policy, _, longest = from_axolotl(config)
-        return policy, longest
+        return from_axolotl(config)
     if "model_name_or_path" in config and "dataset" in config:
         from ripcurrent.data._llamafactory import from_config as from_llamafactory
 
@@ -154,8 +153,8 @@ def trained_tokens(text: str) -> TrainedTokens:
     Raises:
         RipcurrentError: No such trainer, option or file, or a value that it does not take.
     """
-    if is_config(text):
-        return read_config(Path(text))[0]
+    if is_training_file(text):
+        return read_training_file(Path(text))[0]
     name, *pairs = re.split(r",(?![^\[{]*[\]}])", text.strip())
     if name not in TRAINERS:
         raise RipcurrentError(f"No trainer is named {name!r}.", f"Trainers: {', '.join(TRAINERS)}")

@@ -13,6 +13,9 @@ from ripcurrent.models import ChatModel, held_model
 from ripcurrent.runs import written_whole
 from ripcurrent.scan._options import Execution, ScanOptions
 
+TOKEN_COLUMNS = ("input_ids", "labels", "attention_mask", "position_ids", "seq_lengths")
+"""What is kept of a trainer's rows, which may have the columns that they were made of, too."""
+
 
 @contextmanager
 def as_files(
@@ -27,7 +30,7 @@ def as_files(
     changes = dict(changes)
     if (processed := getattr(dataset, "train_dataset", None)) is not None:
         names = getattr(processed, "column_names", None) or ()
-        if not {"input_ids", "labels"} <= set(names):
+        if not {"input_ids", "labels"} <= set(names) or not hasattr(processed, "__len__"):
             raise RipcurrentError(
                 f"The {type(dataset).__name__} has no processed dataset: its rows have "
                 f"{', '.join(names) or 'no columns'}, and not input_ids and labels.",
@@ -36,8 +39,9 @@ def as_files(
         longest = max(map(len, processed["input_ids"]))
         changes = {"model": dataset.model, "trainer": "tokenized", "max_tokens": max(longest, 8), **changes}
         tokenizer = tokenizer or dataset.processing_class
+        tokens = processed.select_columns([name for name in TOKEN_COLUMNS if name in names])
         # for people who look at the page
-        dataset = processed.add_column("text", [tokenizer.decode(ids) for ids in processed["input_ids"]])
+        dataset = tokens.add_column("text", [tokenizer.decode(ids) for ids in processed["input_ids"]])
     model = changes.pop("model", None)
     in_memory = model is not None and not isinstance(model, str | Path)
     if in_memory and execution.executor == "ray":

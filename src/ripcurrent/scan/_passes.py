@@ -166,7 +166,9 @@ class SignalStage:
         else:
             pieces = ([row] for row in encode_rows(again, tokenizer, max_tokens=most, trained=trained))
         for row, own in zip(rows, pieces, strict=True):
-            unread = row.text is None and has_unread(row.record, self.options.mapping or {})
+            # other trainers read what they train, or refuse the row
+            ours = trained.trainer == "completion" and row.text is None
+            unread = ours and has_unread(row.record, self.options.mapping or {})
             answer = trained_text(row, own[0], tokenizer, trained)
             yield PreparedRow(row, own, traits_of(answer), unread)
 
