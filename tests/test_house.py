@@ -16,7 +16,7 @@ PACKAGE = TOP / "src" / "ripcurrent"
 
 ROOMS = {
     "base": 900,
-    "data": 4500,
+    "data": 4800,
     "models": 1400,
     "anchors": 250,
     "gradients": 2600,
@@ -24,18 +24,18 @@ ROOMS = {
     "select": 1100,
     "finetune": 1100,
     "evaluate": 3300,
-    "experiment": 1800,
+    "experiment": 1950,
     "forecast": 1300,
     "report": 1800,
     "demo and cli": 1600,
+    "integrations": 500,
 }
 """Lines of Python a room may have; 5 % more are let pass.
 
 The command line has 300 of the gradients' lines: people who run commands read their results in the terminal. The data
-have 1,900 more, a scan 100, and the whole 2,400: people who train with TRL, Axolotl or LLaMA-Factory score what these
-train, and give a scan what they hold in memory.
+have 2,200 more and the whole 3,400: people who train with other trainers score, plug in and prove what these train.
 """
-WHOLE, TEMPLATES, TESTS, BESIDE = 24_400, 1_400, 18_000, 2_500
+WHOLE, TEMPLATES, TESTS, BESIDE = 25_400, 1_400, 18_000, 2_500
 """Lines of the package's Python, of its templates, of tests, of bench and scripts."""
 FILE, FUNCTION, PARAMETERS = 400, 80, 9
 UNTYPED = 60
