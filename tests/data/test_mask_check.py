@@ -30,13 +30,25 @@ def test_rows_without_loss_and_rows_that_two_trainers_treat_differently_are_show
     assert check_masks(list(rows)[:2], tokenizer, [trained_tokens("completion")]).ok
 
 
+def test_columns_and_turns_that_are_not_trained_are_counted_by_one_process_or_two(tmp_path):
+    rows = [{"messages": [*TURNS, *TURNS], "source": f"page {number}"} for number in range(1300)]
+    rows[7]["messages"] = [*TURNS, {"role": "user", "content": "And a lake?"}]
+    opened, policies = read_rows(write_jsonl(tmp_path / "rows.jsonl", rows)), [trained_tokens("completion,turns=last")]
+    found = check_masks(opened, build("chatml"), policies)
+    report = found.reports[0]
+    assert (report.rows, report.turns, report.turns_without_loss, report.unread) == (1300, 2599, 1299, ["source"])
+    assert check_masks(opened, build("chatml"), policies, processes=2) == found
+
+
 def test_the_command_exits_with_3_where_something_is_not_trained(tmp_path, tiny_folder, command: Command):
     path = write_jsonl(tmp_path / "rows.jsonl", ROWS)
     said = command("doctor", path, "-m", tiny_folder, "--trainer", "completion", "--trainer", "trl", "--json")
     assert said.code == 3
     assert json.loads(said.out)["differing"] == 3
-    shown = command("doctor", path, "-m", tiny_folder, "--trainer", "trl")
+    page = tmp_path / "page.html"
+    shown = command("doctor", path, "-m", tiny_folder, "--trainer", "trl", "--page", page)
     assert shown.code == 0
+    assert "<mark>" in page.read_text()
     assert "trains every token, the prompts included" in shown.out
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -17,13 +19,14 @@ from ripcurrent.scan import ScanOptions
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ripcurrent.data import MarkedRow
+    from ripcurrent.data import MarkedRow, MaskReport
     from ripcurrent.scan import DatasetReport, RenderedRow
 
 EXAMPLES = ("ripcurrent doctor support.jsonl -m Qwen/Qwen2.5-7B-Instruct",)
 
 
 TRAINER = "Check which tokens this trainer trains, without a model; given twice: where two differ."
+PAGE = "With --trainer: write a page of it, rows with their trained tokens marked."
 
 
 @command("doctor", PANELS, EXAMPLES, without=("anchor_check", "tokens", "shard_rows", "seed", "trainer"))
@@ -32,6 +35,7 @@ def doctor_command(
     output: Output,
     dataset: Annotated[str | None, DATASET] = None,
     trainer: Annotated[list[str] | None, option(TRAINER, "NAME[,OPTION=VALUE]")] = None,
+    page: Annotated[Path | None, option(PAGE, "FILE.html")] = None,
 ) -> None:
     """Look at the environment and, with a dataset, at its rows, and forecast the time and memory of a scan.
 
@@ -41,8 +45,10 @@ def doctor_command(
     from ripcurrent.scan import doctor
 
     if trainer:
-        _check_masks(dataset, trainer, options, output)
+        _check_masks(dataset, trainer, options, page, output)
         return
+    if page is not None:
+        raise RipcurrentError("--page shows which tokens are trained.", "Say by whom: --trainer trl")
     with output.progress() as progress:
         # without a dataset a model is looked at only where it is named
         model = options.model if "model" in options.model_fields_set else None
@@ -74,7 +80,9 @@ def doctor_command(
         say(f"  signals {one.signals}: about {_duration(one.seconds)} ({parts} {speed}")
 
 
-def _check_masks(dataset: str | None, trainers: list[str], options: ScanOptions, output: Output) -> None:
+def _check_masks(
+    dataset: str | None, trainers: list[str], options: ScanOptions, page: Path | None, output: Output
+) -> None:
     from ripcurrent.data import check_masks
     from ripcurrent.models import load_tokenizer
 
@@ -87,29 +95,41 @@ def _check_masks(dataset: str | None, trainers: list[str], options: ScanOptions,
     with output.progress() as progress:
         progress.step("labelling rows")
         tokenizer = load_tokenizer(options.model, adapter=options.adapter)
-        found = check_masks(rows, tokenizer, [one.trained for one in chosen], lengths)
+        processes = min(4, os.cpu_count() or 1)
+        found = check_masks(rows, tokenizer, [one.trained for one in chosen], lengths, processes=processes)
+    if page is not None:
+        from ripcurrent.report import build_mask_page
+
+        build_mask_page(found, dataset, page)
     code = ExitCode.OK if found.ok else ExitCode.GATE_FAILED
-    if not output.answer(found.to_json):
-        raise typer.Exit(int(code))
-    for one, longest in zip(found.reports, lengths, strict=True):
-        say(f"\n{one.trainer}", style="bold")
-        share = one.trained_tokens / one.tokens if one.tokens else 0.0
-        cut = f"{one.truncated} are cut at {longest} tokens"
-        say(f"  {one.trained_rows} of {one.rows} rows bear loss, on {share:.0%} of their tokens; {cut}")
-        for reason, count in sorted(one.not_trained.items()):
-            say(f"  {count} {reason} (first: row {one.first_not_trained[reason]})", style="yellow")
-        say(f"  the end of the answer is trained in {one.ends_trained}, the whole prompt in {one.prompts_trained}")
-        if one.typical is not None:
-            _show(one.typical)
-    say(*(f"\n{note}" for note in found.notes))
-    if found.differing is not None:
-        names = " and ".join(one.trainer for one in found.reports[:2])
-        say(f"\n{names} train other tokens in {found.differing} of {found.reports[0].rows} rows", style="bold")
-        for pair in found.differences:
-            for one, row in zip(found.reports, pair, strict=False):
-                say(f"\n  {one.trainer}")
-                _show(row)
+    if output.answer(found.to_json):
+        for one, longest in zip(found.reports, lengths, strict=True):
+            _say_masks(one, longest)
+        say(*(f"\n{note}" for note in found.notes))
+        if found.differing is not None:
+            names = " and ".join(one.trainer for one in found.reports[:2])
+            say(f"\n{names} train other tokens in {found.differing} of {found.reports[0].rows} rows", style="bold")
+            for pair in found.differences:
+                for one, row in zip(found.reports, pair, strict=False):
+                    say(f"\n  {one.trainer}")
+                    _show(row)
+        if page is not None:
+            say(f"\nPage: {page}")
     raise typer.Exit(int(code))
+
+
+def _say_masks(one: MaskReport, longest: int) -> None:
+    say(f"\n{one.trainer}", style="bold")
+    share = one.trained_tokens / one.tokens if one.tokens else 0.0
+    cut = f"{one.truncated} are cut at {longest} tokens"
+    say(f"  {one.trained_rows} of {one.rows} rows bear loss, on {share:.0%} of their tokens; {cut}")
+    for reason, count in sorted(one.not_trained.items()):
+        say(f"  {count} {reason} (first: row {one.first_not_trained[reason]})", style="yellow")
+    say(f"  the end of the answer is trained in {one.ends_trained}, the whole prompt in {one.prompts_trained}")
+    if one.unread:
+        say(f"  columns that change nothing: {', '.join(map(harmless, one.unread))}")
+    if one.typical is not None:
+        _show(one.typical)
 
 
 def _show(row: MarkedRow) -> None:

@@ -12,6 +12,7 @@ from ._formats import has_unread as has_unread
 from ._formats import parse_mapping as parse_mapping
 from ._mask_check import MarkedRow as MarkedRow
 from ._mask_check import MaskCheck as MaskCheck
+from ._mask_check import MaskReport as MaskReport
 from ._mask_check import check_masks as check_masks
 from ._near_duplicates import NEAR_DUPLICATE as NEAR_DUPLICATE
 from ._near_duplicates import count_near_duplicates as count_near_duplicates

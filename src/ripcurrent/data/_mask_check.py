@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from itertools import pairwise
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice, pairwise
+from multiprocessing import get_context
 from typing import TYPE_CHECKING
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, JsonValue
 
-from ripcurrent.data._encode import encode_rows
+from ripcurrent.data._encode import encode, encode_rows
+from ripcurrent.data._read import Dataset
 from ripcurrent.data._render import default_template
 from ripcurrent.data._trained_tokens import TrainedTokens
 from ripcurrent.data._types import EncodedRow, Row
+from ripcurrent.errors import RipcurrentError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 SHOWN_DIFFERENCES = 3
-_CHUNK = 512
+_CHUNK = 256
+_KEPT_OF_CHUNK, _KEPT = 64, 512
+"""Trained rows of which the typical one is taken."""
+_SUMS = ("tokens", "trained_tokens", "truncated", "prompts_trained", "turns", "turns_without_loss", "ends_trained")
+_TRIED = 4
+"""Rows of each column that are labelled without it, to see whether it is read."""
 
 
 class _Record(BaseModel):
@@ -62,6 +73,12 @@ class MaskReport(_Record):
     """Trained rows that are cut at the longest length."""
     prompts_trained: int
     """Trained rows of which every token but the first bears loss: the prompt is learned as well."""
+    turns: int
+    """Assistant turns of the trained rows."""
+    turns_without_loss: int
+    """Of them, by the stretches of trained tokens: a row with fewer stretches than turns has such turns."""
+    unread: list[str] | None
+    """Columns without which the rows that were tried are trained alike; None where that was not tried."""
     ends_trained: int
     """Trained rows that teach the model to stop: the last trained tokens hold an end-of-text or end-of-turn token."""
     typical: MarkedRow | None = None
@@ -96,37 +113,114 @@ def check_masks(
     tokenizer: PreTrainedTokenizerBase,
     trainers: Sequence[TrainedTokens],
     max_tokens: int | Sequence[int] = 1024,
+    *,
+    processes: int = 1,
 ) -> MaskCheck:
-    """Label every row as each of the trainers does; no model is needed. ``max_tokens`` may be one for each trainer.
+    """Label every row as each of the trainers does; no model is needed.
+
+    ``max_tokens`` may be one for each trainer. Further ``processes`` are started by spawning.
 
     Raises:
         RipcurrentError: A trainer does not read such files, or the tokenizer has no chat template where one is needed.
     """
-    lengths = [max_tokens] * len(trainers) if isinstance(max_tokens, int) else max_tokens
-    tallies, columns, differing = [_Tally(trainer) for trainer in trainers], Counter[str](), 0
-    differences: list[tuple[MarkedRow, MarkedRow]] = []
-    for chunk in _chunks(rows):
-        for row in chunk:
-            columns.update(name for name, value in row.record.items() if value not in (None, "", [], {}))
-        encoded = [
-            list(encode_rows(chunk, tokenizer, max_tokens=longest, trained=one))
-            for one, longest in zip(trainers, lengths, strict=True)
-        ]
-        for tally, own in zip(tallies, encoded, strict=True):
-            tally.add(own, tokenizer)
-        for first, second in zip(*encoded[:2], strict=True) if len(trainers) > 1 else ():
-            if not _alike(first, second):
-                differing += 1
-                if len(differences) < SHOWN_DIFFERENCES:
-                    differences.append((marked(first, tokenizer), marked(second, tokenizer)))
-    reports = [tally.report(tokenizer) for tally in tallies]
+    lengths = [max_tokens] * len(trainers) if isinstance(max_tokens, int) else list(max_tokens)
+    found = _Counted(tokenizer, trainers)
+    for part in _parts(partial(_count, tokenizer, trainers, lengths), _chunks(rows), processes):
+        found.add(part)
+    reports = [
+        tally.report(tokenizer, str(one), _unread(rows, found.with_column, tokenizer, one, longest))
+        for tally, one, longest in zip(found.tallies, trainers, lengths, strict=True)
+    ]
     return MaskCheck(
         reports=reports,
-        columns=dict(columns),
+        columns=dict(found.columns),
         notes=list(_notes(reports, tokenizer)),
-        differing=differing if len(trainers) > 1 else None,
-        differences=differences,
+        differing=found.differing if len(trainers) > 1 else None,
+        differences=found.differences,
     )
+
+
+class _Counted:
+    """What is counted of a chunk of rows, or of several."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, trainers: Sequence[TrainedTokens]) -> None:
+        closing = frozenset({tokenizer.eos_token_id, *tokenizer.all_special_ids})
+        self.tallies = [_Tally(closing) for _ in trainers]
+        self.columns: Counter[str] = Counter()
+        self.with_column: dict[str, list[Row]] = {}
+        self.differing = 0
+        self.differences: list[tuple[MarkedRow, MarkedRow]] = []
+
+    def add(self, other: _Counted) -> None:
+        """Add what was counted of later rows."""
+        for own, further in zip(self.tallies, other.tallies, strict=True):
+            own.merge(further)
+        self.columns.update(other.columns)
+        for name, rows in other.with_column.items():
+            self.with_column[name] = [*self.with_column.get(name, ()), *rows][:_TRIED]
+        self.differing += other.differing
+        self.differences = [*self.differences, *other.differences][:SHOWN_DIFFERENCES]
+
+
+def _count(
+    tokenizer: PreTrainedTokenizerBase, trainers: Sequence[TrainedTokens], lengths: Sequence[int], chunk: list[Row]
+) -> _Counted:
+    found = _Counted(tokenizer, trainers)
+    for row in chunk:
+        for name, value in row.record.items():
+            if value not in (None, "", [], {}):
+                found.columns[name] += 1
+                if found.columns[name] <= _TRIED:
+                    found.with_column.setdefault(name, []).append(row)
+    encoded = [
+        list(encode_rows(chunk, tokenizer, max_tokens=longest, trained=one))
+        for one, longest in zip(trainers, lengths, strict=True)
+    ]
+    for tally, own in zip(found.tallies, encoded, strict=True):
+        for row, result in zip(chunk, own, strict=True):
+            tally.add(row, result)
+    for first, second in zip(*encoded[:2], strict=True) if len(trainers) > 1 else ():
+        if not _alike(first, second):
+            found.differing += 1
+            if len(found.differences) < SHOWN_DIFFERENCES:
+                found.differences.append((marked(first, tokenizer), marked(second, tokenizer)))
+    return found
+
+
+def _parts(count: Callable[[list[Row]], _Counted], chunks: Iterator[list[Row]], processes: int) -> Iterator[_Counted]:
+    """What is counted of each chunk, in order; with few chunks in memory at a time."""
+    first = list(islice(chunks, 2 * processes))
+    if processes < 2 or len(first) < 2 * processes:
+        yield from map(count, first)
+        yield from map(count, chunks)
+        return
+    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
+        waiting = deque(pool.submit(count, chunk) for chunk in first)
+        while waiting:
+            yield waiting.popleft().result()
+            waiting.extend(pool.submit(count, chunk) for chunk in islice(chunks, 1))
+
+
+def _unread(
+    rows: Iterable[Row],
+    with_column: dict[str, list[Row]],
+    tokenizer: PreTrainedTokenizerBase,
+    trainer: TrainedTokens,
+    max_tokens: int,
+) -> list[str] | None:
+    """Columns whose removal changes nothing of the rows that hold something in them."""
+    if not isinstance(rows, Dataset):
+        return None
+
+    def read(row: Row, name: str) -> bool:
+        less = rows.row(row.index, {key: value for key, value in row.record.items() if key != name})
+        try:
+            kept, without = (encode(one, tokenizer, max_tokens=max_tokens, trained=trainer) for one in (row, less))
+        except RipcurrentError:  # a trainer that misses a column says so of the whole file
+            return True
+        return kept.status != without.status or not _alike(kept, without)
+
+    return [name for name, held in with_column.items() if not any(read(row, name) for row in held)]
 
 
 def marked(row: EncodedRow, tokenizer: PreTrainedTokenizerBase) -> MarkedRow:
@@ -150,7 +244,7 @@ def _alike(first: EncodedRow, second: EncodedRow) -> bool:
     return np.array_equal(first.tokens, second.tokens) and np.array_equal(_weights(first), _weights(second))
 
 
-def _chunks(rows: Iterable[Row]) -> Iterable[list[Row]]:
+def _chunks(rows: Iterable[Row]) -> Iterator[list[Row]]:
     chunk: list[Row] = []
     for row in rows:
         chunk.append(row)
@@ -161,47 +255,57 @@ def _chunks(rows: Iterable[Row]) -> Iterable[list[Row]]:
         yield chunk
 
 
+@dataclass(slots=True)
 class _Tally:
     """What is counted of one trainer's rows."""
 
-    def __init__(self, trainer: TrainedTokens) -> None:
-        self.trainer = trainer
-        self.count: Counter[str] = Counter()
-        self.first: dict[str, int] = {}
-        self.tokens = self.trained = self.truncated = self.whole = self.ends = 0
-        self.kept: list[EncodedRow] = []
+    closing: frozenset[int]
+    count: Counter[str] = field(default_factory=Counter)
+    first: dict[str, int] = field(default_factory=dict)
+    sums: Counter[str] = field(default_factory=Counter)
+    """By the name of the report's field."""
+    kept: list[EncodedRow] = field(default_factory=list)
 
-    def add(self, rows: Sequence[EncodedRow], tokenizer: PreTrainedTokenizerBase) -> None:
-        closing = {tokenizer.eos_token_id, *tokenizer.all_special_ids}
-        for row in rows:
-            self.count[row.status] += 1
-            self.first.setdefault(row.status, row.index)
-            if row.status != "ok":
-                continue
-            self.tokens += len(row.tokens)
-            self.trained += row.response_tokens
-            self.truncated += row.truncated
-            self.whole += row.prompt_tokens <= 1
+    def add(self, row: Row, result: EncodedRow) -> None:
+        self.count[result.status] += 1
+        self.first.setdefault(result.status, result.index)
+        if result.status != "ok":
+            return
+        mask = result.loss_mask
+        whole = result.prompt_tokens <= 1
+        turns = sum(message.role == "assistant" for message in row.messages)
+        stretches = int(np.count_nonzero(np.diff(mask.astype(np.int8), prepend=0) > 0))
+        self.sums.update(
+            tokens=len(result.tokens),
+            trained_tokens=result.response_tokens,
+            truncated=int(result.truncated),
+            prompts_trained=int(whole),
+            turns=turns,
+            turns_without_loss=0 if whole else max(0, turns - stretches),
             # a template may put a line feed behind the end of the turn
-            self.ends += not closing.isdisjoint(row.tokens[-2:][row.loss_mask[-2:]].tolist())
-            if len(self.kept) < _CHUNK:
-                self.kept.append(row)
+            ends_trained=int(not self.closing.isdisjoint(result.tokens[-2:][mask[-2:]].tolist())),
+        )
+        if len(self.kept) < _KEPT_OF_CHUNK:
+            self.kept.append(result)
 
-    def report(self, tokenizer: PreTrainedTokenizerBase) -> MaskReport:
+    def merge(self, later: _Tally) -> None:
+        self.count.update(later.count)
+        self.first = later.first | self.first
+        self.sums.update(later.sums)
+        self.kept = [*self.kept, *later.kept][:_KEPT]
+
+    def report(self, tokenizer: PreTrainedTokenizerBase, trainer: str, unread: list[str] | None) -> MaskReport:
         lengths = [len(row.tokens) for row in self.kept]
         typical = self.kept[int(np.abs(np.asarray(lengths) - np.median(lengths)).argmin())] if lengths else None
         return MaskReport(
-            trainer=str(self.trainer),
+            trainer=trainer,
             rows=self.count.total(),
             trained_rows=self.count["ok"],
             not_trained={status: count for status, count in self.count.items() if status != "ok"},
             first_not_trained={status: row for status, row in self.first.items() if status != "ok"},
-            tokens=self.tokens,
-            trained_tokens=self.trained,
-            truncated=self.truncated,
-            prompts_trained=self.whole,
-            ends_trained=self.ends,
             typical=None if typical is None else marked(typical, tokenizer),
+            unread=unread,
+            **{name: self.sums[name] for name in _SUMS},
         )
 
 
@@ -214,6 +318,8 @@ def _notes(reports: Sequence[MaskReport], tokenizer: PreTrainedTokenizerBase) ->
     for one in reports:
         if one.trained_rows and one.prompts_trained == one.trained_rows:
             yield f"{one.trainer} trains every token, the prompts included."
+        if one.turns_without_loss:
+            yield f"{one.trainer} trains nothing of {one.turns_without_loss} of {one.turns} assistant turns."
         if one.trained_rows and one.ends_trained < one.trained_rows / 2:
             rest = one.trained_rows - one.ends_trained
             yield f"{one.trainer} does not train the end of the answer in {rest} rows: the model may not stop."

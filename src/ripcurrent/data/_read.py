@@ -57,7 +57,7 @@ class Dataset:
         """The rows from ``start`` on; those before are skipped without being parsed into rows."""
         stop = None if self._limit is None else max(0, self._limit - start)
         for index, record in enumerate(islice(self._container.records(start), stop), start):
-            yield self._row(index, record)
+            yield self.row(index, record)
 
     def at(self, numbers: Collection[int]) -> Iterator[Row]:
         """The rows of these numbers, in order, read in a stream up to the last of them."""
@@ -155,7 +155,8 @@ class Dataset:
             )
         self._container.write(chosen, destination)
 
-    def _row(self, index: int, record: object) -> Row:
+    def row(self, index: int, record: object) -> Row:
+        """A record, as this dataset's format and mapping read it."""
         messages: tuple[Message, ...] = ()
         text: str | None = None
         problem: RowStatus | None = None

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ripcurrent.data import MaskCheck
     from ripcurrent.evaluate import RatingDraw
     from ripcurrent.experiment import ExperimentResults
     from ripcurrent.scan import ScanRun
@@ -65,4 +66,15 @@ def build_rating_page(draw: RatingDraw, page: Path) -> Path:
     return write_page(page, render_page("_rating.html.j2", shown, data, styles=styles, scripts=scripts, plots=False))
 
 
-__all__ = ["REPORT", "build", "build_experiment_page", "build_rating_page", "build_report"]
+def build_mask_page(check: MaskCheck, dataset: str, page: Path) -> Path:
+    """Write the page of which tokens of ``dataset`` trainers train: counts, and rows with these tokens marked."""
+    from importlib.metadata import version
+
+    from ripcurrent.report._page import render_page, write_page
+
+    shown = {"check": check, "dataset": dataset, "version": version("ripcurrent")}
+    styles, scripts = ["_base.css", "_masks.css"], ["_common.js"]
+    return write_page(page, render_page("_masks.html.j2", shown, {}, styles=styles, scripts=scripts, plots=False))
+
+
+__all__ = ["REPORT", "build", "build_experiment_page", "build_mask_page", "build_rating_page", "build_report"]
