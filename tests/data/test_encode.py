@@ -230,7 +230,9 @@ def test_only_answers_that_the_dataset_includes_bear_loss():
     assert encode(empty, tokenizer, trained=LAST).status == "no_response"
     assert encode(empty, tokenizer, max_tokens=1024).status == "ok"
     opened = row_of("Welcome", "Hi", roles=("assistant", "user"))
-    assert masked(opened, tokenizer)[1] == "Welcome<|im_end|>\n"
+    greeting = byte_level("{% if messages[0]['role'] != 'system' %}Be kind.\n{% endif %}" + CHATML, ["<|im_end|>"])
+    for one in (tokenizer, greeting):
+        assert masked(opened, one)[1] == "Welcome<|im_end|>\n"
     assert encode(opened, build("llama2")).status == "template_mismatch"
     bad = encode(Row(4, "", (), None, {}, problem="invalid_conversation"), tokenizer)
     assert (bad.index, bad.status, len(bad.tokens)) == (4, "invalid_conversation", 0)

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from ripcurrent.data import DatasetInfo, Row, has_unread, open_unchanged, parse_mapping, read_rows
+from ripcurrent.data import DatasetInfo, Row, encode, open_unchanged, parse_mapping, read_rows
 from ripcurrent.errors import RipcurrentError
+from tests.data.chat_tokenizers import build
 
 TURNS = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]
 SPOKEN = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Ho"}]
@@ -32,7 +33,7 @@ def said(row: Row) -> list[str]:
 LONG_MESSAGES = [
     {"role": "developer", "content": "Be kind"},
     {"role": "user", "content": [{"type": "text", "text": "H"}, {"type": "text", "text": "i"}]},
-    {"role": "assistant", "content": None, "tool_calls": [{"id": "c1"}]},
+    {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "ask"}}]},
     {"role": "tool", "content": "42", "tool_call_id": "c1"},
     {"role": "assistant", "content": "It is 42"},
 ]
@@ -193,6 +194,7 @@ def test_ids_are_the_rows_own_or_a_hash_of_what_is_said(tmp_path):
             )
         ),
         ({"messages": TURNS, "label": False}, "unwanted_answer"),
+        ({"messages": [TURNS[0], {**TURNS[1], "tool_calls": [{"function": "x"}]}]}, "invalid_conversation"),
         *(({"messages": turns}, "no_response") for turns in (TURNS[:1], [TURNS[0], {**TURNS[1], "content": ""}])),
     ],
 )
@@ -253,27 +255,35 @@ def test_a_system_field_is_the_first_turn(tmp_path, record):
         )
 
 
-CALL = {"id": "c1", "type": "function", "function": {"name": "times", "arguments": "{}"}}
+TOOL = {"name": "times", "parameters": {}}
+CALL = {"name": "times", "arguments": {"a": "six\n"}}
+AS_TEXT = {**CALL, "arguments": json.dumps(CALL["arguments"])}
+WRITTEN = '<call>{"name": "times", "arguments": {"a": "six\\n"}}'
 
 
 @pytest.mark.parametrize(
-    ("answer", "fields", "unread"),
+    ("answer", "fields", "trained"),
     [
-        ({}, {}, False),
-        ({"tool_calls": None, "reasoning_content": ""}, {"tools": []}, False),
-        ({"tool_calls": []}, {"tools": "[]"}, False),
-        ({}, {"messages": None, "prompt": "What are tool_calls?", "response": "[tool_calls", "text": "[]"}, False),
-        ({"tool_calls": [CALL]}, {}, True),
-        ({"function_call": {"name": "times"}}, {}, True),
-        ({"reasoning_content": "Six sevens."}, {}, True),
-        ({}, {"tools": [{"name": "times"}]}, True),
-        ({}, {"messages": json.dumps([TURNS[0], {**TURNS[1], "tool_calls": [CALL]}])}, True),
+        ({"content": None, "tool_calls": [{"id": "c1", "type": "function", "function": CALL}]}, {}, WRITTEN),
+        ({"content": "", "tool_calls": [{"function": AS_TEXT}]}, {"tools": json.dumps([TOOL])}, WRITTEN),
+        ({"function_call": AS_TEXT}, {"tools": None, "functions": [TOOL]}, "Ho" + WRITTEN),
+        ({"role": "function_call", "content": json.dumps(CALL)}, {}, WRITTEN),
+        ({"tool_calls": None, "reasoning_content": ""}, {}, "Ho"),
+        ({"reasoning_content": "Six sevens."}, {}, "Ho"),
     ],
 )
-def test_tool_calls_and_reasoning_that_no_format_reads_are_noticed(answer, fields, unread):
-    record = {"messages": [TURNS[0], {**TURNS[1], **answer}], **fields}
-    assert has_unread(record, {}) is unread
-    assert has_unread({"data": record}, {"messages": "data.messages"}) is (unread and "tools" not in record)
+def test_tool_calls_are_trained_and_what_a_template_hides_is_told(tmp_path, answer, fields, trained):
+    record = {"messages": [TURNS[0], {**TURNS[1], **answer}], "tools": [TOOL], **fields}
+    row, prints, hides = only(tmp_path, record), build("marked"), build("chatml")
+    encoded = encode(row, prints)
+    assert prints.decode(encoded.tokens[encoded.loss_mask]) == trained + "<|im_end|>\n"
+    assert encoded.unread == bool(answer.get("reasoning_content"))
+    assert encode(row, hides).status == "tools_not_held"
+    assert row.response.endswith(trained.split("<call>")[-1])
+    # a column of that name may hold something else
+    other = only(tmp_path, {**record, "tools": ["hammer"], "functions": None})
+    assert encode(other, prints).unread
+    assert encode(other, hides).status == ("tools_not_held" if "<call>" in trained else "ok")
 
 
 def test_limit_and_numbers_choose_rows_in_order(tmp_path):

@@ -139,18 +139,6 @@ def test_features_are_those_of_rows_alone(kind, grouped, position):
         assert seen[1:] == [5 * (width - seen[0])] * 2
 
 
-def test_rows_with_other_prefixes_come_between():
-    model = chat_model(tiny_model("llama_tied"))
-    reader = FeatureReader(model)
-    first, second = rows_behind_a_prefix(4, seed=1), [*rows_behind_a_prefix(3, seed=2, prefix=13)]
-    alone = [
-        np.concatenate([reader.forward(make_batch([row], CPU)).features for row in part]) for part in (first, second)
-    ]
-    for place in (0, 1, 0, 1):
-        found = reader.forward(make_batch((first, second)[place], CPU)).features
-        np.testing.assert_allclose(found, alone[place], rtol=1e-4, atol=1e-5)
-
-
 def test_the_same_batch_gives_the_same_bits_whatever_was_seen_before():
     """A resumed scan has not seen the batches before."""
     model = chat_model(tiny_model("qwen2"))

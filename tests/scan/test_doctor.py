@@ -154,11 +154,11 @@ def test_a_dataset_with_bad_rows_is_counted_and_forecast(lessons, tiny_folder):
 
 
 def test_the_terminal_shows_bad_rows_what_is_not_read_and_where_loss_lies(tmp_path, tiny_folder, command):
-    rows = [lesson(number) | {"tools": [{"name": "times"}] if number < 3 else []} for number in range(8)]
+    rows = [lesson(number) | {"tools": ["times"] if number < 3 else []} for number in range(8)]
     path = write_jsonl(tmp_path / "tools.jsonl", rows)
     arguments = ["doctor", path, "--model", tiny_folder, "--signals", "representation"]
     shown = command(*arguments).out
-    assert "3 of the sampled rows have tool calls or reasoning, which are not read" in shown
+    assert "3 sampled rows have reasoning or tools that the chat template does not print" in shown
     assert shown.index("assistant\n⟦") < shown.index("<|im_end|>\n⟧")
     assert "signals representation: about" in shown
     assert "few timed batches" in shown

@@ -62,7 +62,7 @@ MIXED: list[tuple[Any, str]] = [
         "no_loss_tokens",
     ),
     (question(16, "a very long answer " * 60), "ok"),
-    (question(17, "I'm sorry, but I can't help with that.") | {"tools": [{"name": "times"}]}, "ok"),
+    (question(17, "I'm sorry, but I can't help with that.") | {"tools": ["times"]}, "ok"),
     (question(18, "- one\n- two\n- three"), "ok"),
     (talk(("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")), "ok"),
 ]
@@ -121,7 +121,7 @@ def test_one_row_out_for_each_row_in_with_its_status_in_order(mixed):
     assert [row["row"] for row in rows if row["has_refusal"]] == [17]
     assert [row["row"] for row in rows if row["is_bullet"]] == [18]
     unread, refused = read_manifest(folder)["row_notes"]
-    assert unread.startswith(f"1 of {len(MIXED)} rows have tool definitions")
+    assert unread.startswith(f"1 of {len(MIXED)} rows have reasoning of their own, or tools")
     assert refused == f"template_mismatch, 1 of {len(MIXED)} rows, first row 11: no tools."
 
 

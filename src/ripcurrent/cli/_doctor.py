@@ -152,7 +152,7 @@ def _about(dataset: DatasetReport) -> Iterator[str]:
     if dataset.mismatch:
         yield f"template_mismatch: {dataset.mismatch}"
     if dataset.sample_unread:
-        yield f"{dataset.sample_unread} of the sampled rows have tool calls or reasoning, which are not read"
+        yield f"{dataset.sample_unread} sampled rows have reasoning or tools that the chat template does not print"
     if dataset.sample_row is None:
         yield "No row of these could be scored." + ("" if dataset.mismatch else " Check --format and --map.")
         return

@@ -8,7 +8,6 @@ from ._encode import why_mismatch as why_mismatch
 from ._encode import window_starts as window_starts
 from ._files import plain_suffix as plain_suffix
 from ._formats import FORMAT_NAMES as FORMAT_NAMES
-from ._formats import has_unread as has_unread
 from ._formats import parse_mapping as parse_mapping
 from ._mask_check import MarkedRow as MarkedRow
 from ._mask_check import MaskCheck as MaskCheck

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +12,23 @@ import numpy as np
 import numpy.typing as npt
 
 from ripcurrent.data._formats import Unusable
-from ripcurrent.data._render import Span, TemplateMismatch, answer_head, assistant_spans, chat_text, check_tokenizer
+from ripcurrent.data._render import (
+    Span,
+    TemplateMismatch,
+    answer_head,
+    assistant_spans,
+    chat_text,
+    check_tokenizer,
+    hides_thoughts,
+    hides_tools,
+)
 from ripcurrent.data._trained_tokens import Completion, Tokenized, TrainedTokens
 from ripcurrent.data._types import EncodedRow, Message, Row, Turns, bearing_turns
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+_NO_TOOLS: tuple[object, ...] = (None, "", "[]", [])
 _CHUNK_ROWS = 128
 _CHUNK_CHARACTERS = 2_000_000
 _CHARACTERS_PER_TOKEN = 16
@@ -102,8 +112,9 @@ def encode_rows(
     conversation is rendered once with the tokenizer's chat template, and that text is tokenised once, without special
     tokens of its own (the template writes them). Every token that *begins* inside an assistant turn's span bears loss.
     One that straddles the span's start bears none: in prompt-completion training it belongs to the prompt. An assistant
-    turn without text, or with ``weight`` 0, bears none. A document bears loss on every token but the first. The
-    sequence is cut after its last loss-bearing token; rows are truncated to ``max_tokens``.
+    turn without text and tool calls, or with ``weight`` 0, bears none. Tools, calls and reasoning are rendered as the
+    template does; a row whose tools or calls it hides is ``tools_not_held``. A document bears loss on every token but
+    the first. The sequence is cut after its last loss-bearing token; rows are truncated to ``max_tokens``.
 
     Raises:
         RipcurrentError: the tokenizer has no offsets or, at the first conversation, no chat template; or the trainer
@@ -116,7 +127,7 @@ def encode_rows(
     characters = 0
     for row in rows:
         chunk.append(row)
-        characters += len(row.text or "") + sum(len(message.content) for message in row.messages)
+        characters += len(row.text or "") + sum(len(message.shown) for message in row.messages)
         if len(chunk) >= _CHUNK_ROWS or characters >= _CHUNK_CHARACTERS:
             yield from _encode_chunk(chunk, tokenizer, max_tokens, trained.turns)
             chunk, characters = [], 0
@@ -160,10 +171,10 @@ def why_mismatch(row: Row, tokenizer: PreTrainedTokenizerBase, trained: TrainedT
         if not isinstance(trained, Completion):
             trained.label(row.fields, tokenizer, 8)
             return None
-        text = chat_text(row.messages, tokenizer)
-        for _ in assistant_spans(text, row.messages, bearing_turns(row.messages, trained.turns), tokenizer):
+        text = chat_text(row.messages, tokenizer, tools=row.tools)
+        for _ in assistant_spans(text, row.messages, bearing_turns(row.messages, trained.turns), tokenizer, row.tools):
             pass
-    except TemplateMismatch as mismatch:
+    except (TemplateMismatch, Unusable) as mismatch:
         return str(mismatch)
     return None
 
@@ -198,7 +209,7 @@ def _encode_chunk(
             done[place] = _encode_as_trained(row, tokenizer, max_tokens, Tokenized())
         else:
             try:
-                texts[place] = chat_text(row.messages, tokenizer)
+                texts[place] = chat_text(row.messages, tokenizer, tools=row.tools)
             except TemplateMismatch:
                 done[place] = EncodedRow(row.index, "template_mismatch")
     for special in (False, True):
@@ -265,11 +276,13 @@ def _encode_chat(row: Row, text: str, tokens: Tokens, tokenizer: PreTrainedToken
     turns = bearing_turns(row.messages, which)
     if not turns:
         last = next((message for message in reversed(row.messages) if message.role == "assistant"), None)
-        return EncodedRow(row.index, "no_loss_tokens" if last is not None and last.content.strip() else "no_response")
+        return EncodedRow(row.index, "no_loss_tokens" if last is not None and last.shown.strip() else "no_response")
+    if hides_tools(text, row, tokenizer):
+        return EncodedRow(row.index, "tools_not_held")
     loss = np.zeros(len(tokens.ids), dtype=np.bool_)
     spans: list[Span] = []
     try:
-        for span in assistant_spans(text, row.messages, turns, tokenizer):
+        for span in assistant_spans(text, row.messages, turns, tokenizer, row.tools):
             spans.append(span)
             loss |= tokens.beginning_in(span.start, span.end)
             if span.end > tokens.end:
@@ -277,7 +290,12 @@ def _encode_chat(row: Row, text: str, tokens: Tokens, tokenizer: PreTrainedToken
                 break
     except TemplateMismatch:
         return EncodedRow(row.index, "template_mismatch")
-    return _finish(row.index, tokens, loss, spans, truncated=spans[-1].end > tokens.end or len(spans) < len(turns))
+    except Unusable as unusable:
+        return EncodedRow(row.index, unusable.reason)
+    cut = spans[-1].end > tokens.end or len(spans) < len(turns)
+    encoded = _finish(row.index, tokens, loss, spans, truncated=cut)
+    unread = hides_thoughts(text, row.messages) or (row.tools is None and row.fields.get("tools") not in _NO_TOOLS)
+    return replace(encoded, unread=True) if unread else encoded
 
 
 def _finish(

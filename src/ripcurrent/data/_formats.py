@@ -22,7 +22,9 @@ _ROLES = {
     "chatgpt": "assistant",
     "bot": "assistant",
     "function_call": "assistant",
+    "tool_call": "assistant",
     "tool": "tool",
+    "tool_response": "tool",
     "function": "tool",
     "function_response": "tool",
     "observation": "tool",
@@ -30,6 +32,9 @@ _ROLES = {
 }
 _TRAINED = ("weight", "loss", "train", "training")
 """Names under which trainers' rows say of a turn whether it is trained."""
+THOUGHTS = ("reasoning_content", "reasoning", "thinking")
+_PRINTED = {"assistant": THOUGHTS, "tool": ("tool_call_id", "name")}
+"""Keys of a turn that chat templates print beside its text."""
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 """Half of a pair: text that cannot be written as UTF-8."""
 
@@ -112,9 +117,54 @@ def _turns(value: object) -> list[Message]:
         if role is None:
             raise Unusable("invalid_conversation")
         # 0 is False here as well
-        bears_loss = all(turn.get(name) is None or turn[name] != 0 for name in _TRAINED)
-        turns.append(Message(role, _content(turn.get(content_key), role), bears_loss))
+        bears_loss = all(turn.get(key) is None or turn[key] != 0 for key in _TRAINED)
+        content = _content(turn.get(content_key), role)
+        parts = {key: turn[key] for key in _PRINTED.get(role, ()) if turn.get(key) and isinstance(turn[key], str)}
+        calls = _list(turn.get("tool_calls")) or ([turn["function_call"]] if turn.get("function_call") else [])
+        if not calls and str(name).strip().lower() in ("function_call", "tool_call"):
+            calls = _as_calls(content)
+            content = "" if calls else content
+        if calls and role == "assistant":
+            parts["tool_calls"] = [_call(one) for one in calls]
+        turns.append(Message(role, content, bears_loss, parts))
     return turns
+
+
+def _json(text: object) -> Any:
+    """What a text holds as JSON; None where it is none."""
+    try:
+        return json.loads(text) if isinstance(text, str) else None
+    except (ValueError, RecursionError):
+        return None
+
+
+def _as_calls(text: str) -> list[Any]:
+    """The calls that a turn's text writes as JSON, as ShareGPT's rows have them; none where it is another text."""
+    found = _json(text)
+    calls = found if isinstance(found, list) else [found]
+    return calls if all(isinstance(call, Mapping) and {"name", "arguments"} <= set(call) for call in calls) else []
+
+
+def _call(value: object) -> Fields:
+    """A tool call as chat templates read it, with its arguments as an object, also where they are JSON text."""
+    function = value.get("function", value) if isinstance(value, Mapping) else None
+    if not isinstance(value, Mapping) or not isinstance(function, Mapping):
+        raise Unusable("invalid_conversation")
+    arguments = function.get("arguments") or {}
+    arguments = _json(arguments) if isinstance(arguments, str) else arguments
+    if not isinstance(function.get("name"), str) or not isinstance(arguments, Mapping):
+        raise Unusable("invalid_conversation")
+    own = {"id": value["id"]} if isinstance(value.get("id"), str) else {}
+    return {**own, "type": "function", "function": {"name": function["name"], "arguments": arguments}}
+
+
+def tool_definitions(fields: Fields) -> list[Any] | None:
+    """Tools as chat templates read them, from ``tools`` or OpenAI's older ``functions``; None where there are none."""
+    for name in ("tools", "functions"):
+        given = _list(fields.get(name))
+        if given and all(isinstance(one, Mapping) for one in given):
+            return given if name == "tools" else [{"type": "function", "function": one} for one in given]
+    return None
 
 
 def _history(value: object) -> list[Message]:
@@ -143,7 +193,7 @@ def _complete(fields: Fields, turns: list[Message]) -> Conversation:
     if fields.get("label") is False:
         # a bad answer of unpaired preferences, as KTO has them
         raise Unusable("unwanted_answer")
-    answers = [turn for turn in turns if turn.role == "assistant" and turn.content.strip()]
+    answers = [turn for turn in turns if turn.role == "assistant" and turn.shown.strip()]
     if not answers:
         raise Unusable("no_response")
     if not any(turn.bears_loss for turn in answers):
@@ -242,9 +292,6 @@ FIELDS: tuple[str, ...] = (
 """Every field that a format reads, which are the names ``--map`` may give to columns."""
 
 _OPTIONAL = frozenset(name for form in FORMATS.values() for name in form.optional)
-_UNREAD_OF_ROWS = ("tools",)
-_UNREAD_OF_TURNS = ("tool_calls", "function_call", "reasoning_content", "reasoning", "thinking")
-"""Parts of a record that no format reads, though a chat template would render them."""
 
 
 def view(record: Fields, mapping: Mapping[str, str]) -> Fields:
@@ -269,15 +316,6 @@ def lookup(record: Fields, column: str) -> tuple[bool, Any]:
             return False, None
         value = value[key]
     return True, value
-
-
-def has_unread(record: Fields, mapping: Mapping[str, str]) -> bool:
-    """Whether a record has tool definitions, or turns with tool calls or reasoning."""
-    fields = view(record, mapping)
-    turns = (turn for value in fields.values() for turn in _list(value) or () if isinstance(turn, Mapping))
-    return any(fields.get(name) not in (None, "", "[]", []) for name in _UNREAD_OF_ROWS) or any(
-        turn.get(name) for turn in turns for name in _UNREAD_OF_TURNS
-    )
 
 
 ELSEWHERE = " (in a file or in Python: mapping)"

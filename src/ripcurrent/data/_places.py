@@ -53,7 +53,7 @@ def token_places(row: Row, encoded: EncodedRow, tokenizer: PreTrainedTokenizerBa
     A token that lies in two texts counts to the one that it begins in, and one that begins in the template before a
     turn's text and reaches into it to that text. Where a template rewrites a turn, its tokens count as ``template``.
     """
-    text = row.text if row.text is not None else chat_text(row.messages, tokenizer)
+    text = row.text if row.text is not None else chat_text(row.messages, tokenizer, tools=row.tools)
     length = len(encoded.tokens)
     (tokens,) = tokenise([text], tokenizer, special=row.text is not None, max_tokens=length)
     turns = [_Turn("response", 0, len(text), 0)] if row.text is not None else list(_turns(row, text, tokenizer))
@@ -86,9 +86,9 @@ def _turns(row: Row, text: str, tokenizer: PreTrainedTokenizerBase) -> Iterator[
             continue
         part: TokenPart = "prompt" if message.role == "user" else "response"
         offset = offsets[part]
-        offsets[part] += len(message.content) + _BETWEEN_TURNS
+        offsets[part] += len(message.shown) + _BETWEEN_TURNS
         try:
-            probe = chat_text([*row.messages[:number], type(message)(message.role, _PROBE)], tokenizer)
+            probe = chat_text([*row.messages[:number], type(message)(message.role, _PROBE)], tokenizer, tools=row.tools)
         except TemplateMismatch:
             continue
         start = probe.rfind(_PROBE)

@@ -7,7 +7,7 @@ from itertools import chain, islice
 from pathlib import Path
 
 from ripcurrent.data._files import Container, no_such_row, plain_suffix, sampled_sha256
-from ripcurrent.data._formats import LONE_SURROGATE, Format, Unusable, check_mapping, view
+from ripcurrent.data._formats import LONE_SURROGATE, Format, Unusable, check_mapping, tool_definitions, view
 from ripcurrent.data._open import SUFFIXES, open_container
 from ripcurrent.data._sniff import find_format, sniff
 from ripcurrent.data._types import DatasetInfo, Message, Row, RowStatus
@@ -171,7 +171,7 @@ class Dataset:
                 content = text = parsed
             else:
                 messages = parsed
-                content = [[message.role, message.content] for message in parsed] or record
+                content = [[one.role, one.content, *([one.parts] if one.parts else ())] for one in parsed] or record
         except Unusable as unusable:
             problem = unusable.reason
         own = read.get("id")
@@ -182,7 +182,7 @@ class Dataset:
         )
         row_id = str(own) if named else hashlib.sha256(canonical_json(content)).hexdigest()[:16]
         mapped = read if self._mapping else None
-        return Row(index, row_id, messages, text, fields, problem, mapped)
+        return Row(index, row_id, messages, text, fields, problem, mapped, tool_definitions(read) if messages else None)
 
 
 def read_rows(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from ripcurrent.data._types import Message, Row
+from ripcurrent.data._formats import THOUGHTS, Unusable
+from ripcurrent.data._types import Fields, Message, Row
 from ripcurrent.errors import RipcurrentError
 
 if TYPE_CHECKING:
@@ -70,12 +72,30 @@ def default_template(tokenizer: PreTrainedTokenizerBase) -> str | None:
 
 
 def chat_text(
-    messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, *, generation_prompt: bool = False
+    messages: Sequence[Message],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    tools: list[Any] | None = None,
+    generation_prompt: bool = False,
 ) -> str:
     """The conversation in the tokenizer's chat template. Raises `TemplateMismatch` where the template refuses it."""
-    turns = [{"role": message.role, "content": message.content} for message in messages]
+    turns = [{"role": one.role, "content": one.content, **one.parts} for one in messages]
+    try:
+        with template_errors(tokenizer):
+            return rendered(tokenizer, turns, tools=tools, generation_prompt=generation_prompt)
+    except TemplateMismatch:
+        if not any(message.calls for message in messages):
+            raise
+    # DeepSeek's and other templates join the arguments as text
+    for turn in turns:
+        if calls := turn.get("tool_calls"):
+            texts = [json.dumps(call["function"]["arguments"], ensure_ascii=False) for call in calls]
+            turn["tool_calls"] = [
+                {**call, "function": {**call["function"], "arguments": text}}
+                for call, text in zip(calls, texts, strict=True)
+            ]
     with template_errors(tokenizer):
-        return rendered(tokenizer, turns, generation_prompt=generation_prompt) if turns else _empty_chat(tokenizer)
+        return rendered(tokenizer, turns, tools=tools, generation_prompt=generation_prompt)
 
 
 @contextmanager
@@ -95,32 +115,22 @@ def template_errors(tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
         raise TemplateMismatch(str(error)) from error
 
 
-def rendered(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Mapping[str, Any]], *, generation_prompt: bool) -> str:
+def rendered(
+    tokenizer: PreTrainedTokenizerBase,
+    turns: Sequence[Fields],
+    *,
+    generation_prompt: bool,
+    tools: list[Any] | None = None,
+) -> str:
     """Turns in the tokenizer's chat template, on :data:`DATE` whenever it is."""
-    return str(
-        tokenizer.apply_chat_template(
-            turns, chat_template=dated_template(tokenizer), tokenize=False, add_generation_prompt=generation_prompt
-        )
-    )
+    how = {"tools": tools, "tokenize": False, "add_generation_prompt": generation_prompt}
+    return str(tokenizer.apply_chat_template(turns, chat_template=dated_template(tokenizer, tools=tools), **how))
 
 
 def dated_template(tokenizer: PreTrainedTokenizerBase, template: str | None = None, *, tools: object = None) -> str:
     """The template, or the tokenizer's own (that for tools, where there are), printing :data:`DATE` whenever it is."""
     template = template or str(tokenizer.get_chat_template(tools=tools))
     return _ON_THAT_DAY + template if "strftime_now" in template else template
-
-
-def _empty_chat(tokenizer: PreTrainedTokenizerBase) -> str:
-    """What stands before an assistant turn that opens the conversation; `apply_chat_template` refuses to say."""
-    from transformers.utils.chat_template_utils import render_jinja_template
-
-    texts, _ = render_jinja_template(
-        conversations=[[]],
-        chat_template=dated_template(tokenizer),
-        add_generation_prompt=True,
-        **tokenizer.special_tokens_map,
-    )
-    return str(texts[0])
 
 
 def answer_head(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -135,15 +145,26 @@ def answer_head(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def assistant_spans(
-    text: str, messages: Sequence[Message], turns: Sequence[int], tokenizer: PreTrainedTokenizerBase
+    text: str,
+    messages: Sequence[Message],
+    turns: Sequence[int],
+    tokenizer: PreTrainedTokenizerBase,
+    tools: list[Any] | None = None,
 ) -> Iterator[Span]:
     """Spans of those turns in ``text``, the rendering of all ``messages``, one at a time.
 
-    Raises `TemplateMismatch` where a rendered beginning is no beginning of the whole (methods.md, section 1).
+    Raises `TemplateMismatch` where a rendered beginning is no beginning of the whole (methods.md, section 1), and
+    `Unusable` where a turn's tool calls do not stand in its span.
     """
     for turn in turns:
-        before = chat_text(messages[:turn], tokenizer, generation_prompt=True)
-        through = text if turn + 1 == len(messages) else chat_text(messages[: turn + 1], tokenizer)
+        if turn:
+            before = chat_text(messages[:turn], tokenizer, tools=tools, generation_prompt=True)
+        else:
+            # templates render no conversation without turns
+            before, head = chat_text([Message("assistant", _PROBE)], tokenizer, tools=tools), answer_head(tokenizer)
+            before = before.partition(_PROBE)[0]
+            before = before[: before.rfind(head) + len(head)] if head in before else before
+        through = text if turn + 1 == len(messages) else chat_text(messages[: turn + 1], tokenizer, tools=tools)
         if not text.startswith(through) and tokenizer.eos_token:
             # Phi-3's and others' end whatever they render with the end of text
             through = through.removesuffix(str(tokenizer.eos_token))
@@ -152,7 +173,49 @@ def assistant_spans(
         if not text.startswith(through):
             raise TemplateMismatch("it renders an earlier answer otherwise than the last one")
         start, end = len(before), len(through)
-        yield Span(start, end, *_content_span(text, start, end, messages[: turn + 1], tokenizer))
+        if calls := messages[turn].calls:
+            if not all(_stands(said, through[start:]) for call in calls for said in _sayings(call)):
+                raise Unusable("tools_not_held")
+            # what is between the calls and the end of the turn differs from that behind a text
+            yield Span(start, end, start, start + len(through[start:].rstrip().removesuffix(str(tokenizer.eos_token))))
+        else:
+            yield Span(start, end, *_content_span(text, start, end, messages[: turn + 1], tokenizer))
+
+
+def hides_tools(text: str, row: Row, tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether ``text``, the row's rendering, is without its tools, or without a call or an answer of one."""
+    for message in row.messages:
+        said = [word for call in message.calls for word in _sayings(call)]
+        if not all(_stands(word, text) for word in [*said, *([message.content] if message.role == "tool" else ())]):
+            return True
+    try:
+        return row.tools is not None and chat_text(row.messages, tokenizer) == text
+    except TemplateMismatch:
+        # it takes such turns only with tools
+        return False
+
+
+def hides_thoughts(text: str, messages: Sequence[Message]) -> bool:
+    """Whether reasoning that a row has beside its answers is left out of its rendering."""
+    thoughts = (message.parts[key] for message in messages for key in THOUGHTS if key in message.parts)
+    return not all(_stands(thought, text) for thought in thoughts)
+
+
+def _sayings(value: Any) -> Iterator[str]:
+    """Texts and keys in a tool call."""
+    if isinstance(value, Mapping):
+        yield from (key for key in value if key not in ("name", "arguments"))
+    if isinstance(value, Mapping | list):
+        for one in value.values() if isinstance(value, Mapping) else value:
+            yield from _sayings(one)
+    elif isinstance(value, str):
+        yield value
+
+
+def _stands(said: str, text: str) -> bool:
+    """Whether the text has these words, as they are or as JSON writes them."""
+    forms = (said.strip(), json.dumps(said)[1:-1], json.dumps(said, ensure_ascii=False)[1:-1])
+    return any(form in text for form in forms)
 
 
 def _content_span(
@@ -185,7 +248,7 @@ def render(row: Row, tokenizer: PreTrainedTokenizerBase) -> str:
         raise RipcurrentError(f"Row {row.index} cannot be rendered: {row.problem}.", "Choose another row.")
     check_tokenizer(tokenizer, chat=True)
     try:
-        return chat_text(row.messages, tokenizer)
+        return chat_text(row.messages, tokenizer, tools=row.tools)
     except TemplateMismatch as error:
         raise RipcurrentError(
             f"Row {row.index} cannot be rendered: the chat template says: {error}.", "Choose another row or model."

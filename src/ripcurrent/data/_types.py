@@ -1,5 +1,6 @@
 """What a dataset is made of: messages, rows, and rows as tokens."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -32,14 +33,27 @@ class Message:
     """The turn's text, exactly as in the dataset."""
     bears_loss: bool = True
     """False for an assistant turn that the dataset excludes from training (OpenAI's ``weight: 0``)."""
+    parts: Fields = field(default_factory=dict, hash=False)
+    """What a chat template may print beside the text: ``tool_calls``, ``tool_call_id``, ``reasoning_content``."""
+
+    @property
+    def calls(self) -> list[Fields]:
+        """Functions that an assistant turn calls, each with ``name`` and ``arguments``."""
+        return [call["function"] for call in self.parts.get("tool_calls", ())]
+
+    @property
+    def shown(self) -> str:
+        """The text, followed by the calls as JSON, one a line."""
+        calls = (json.dumps(call, ensure_ascii=False) for call in self.calls)
+        return "\n".join(filter(None, (self.content, *calls)))
 
 
 def bearing_turns(messages: Sequence[Message], turns: Turns) -> list[int]:
-    """Positions of the assistant turns that bear loss; an empty one (a bare tool call) has nothing to bear it."""
+    """Positions of the assistant turns that bear loss; one without text and tool calls has nothing to bear it."""
     answers = [index for index, message in enumerate(messages) if message.role == "assistant"]
     if turns == "last":
         answers = answers[-1:]
-    return [index for index in answers if messages[index].bears_loss and messages[index].content.strip()]
+    return [index for index in answers if messages[index].bears_loss and messages[index].shown.strip()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +74,8 @@ class Row:
     """A reason, known from reading alone, why the row cannot be scored."""
     mapped: Fields | None = None
     """The record under the names that ``--map`` gives; None where it gives none."""
+    tools: list[Any] | None = None
+    """Definitions of the tools that the conversation may call."""
 
     @property
     def fields(self) -> Fields:
@@ -73,13 +89,13 @@ class Row:
             return self.text
         if not self.messages and isinstance(shown := self.fields.get("text"), str):
             return shown
-        return "\n\n".join(m.content for m in self.messages if m.role == "assistant")
+        return "\n\n".join(m.shown for m in self.messages if m.role == "assistant")
 
     def trained(self, turns: Turns = "all") -> str:
         """Text of the assistant turns that bear loss, joined by blank lines (of a plain document: all of it)."""
         if self.text is not None:
             return self.text
-        return "\n\n".join(self.messages[turn].content for turn in bearing_turns(self.messages, turns))
+        return "\n\n".join(self.messages[turn].shown for turn in bearing_turns(self.messages, turns))
 
     @property
     def prompt(self) -> str:
@@ -131,6 +147,8 @@ class EncodedRow:
     """Position just before the last assistant turn's first loss-bearing token."""
     last_content: int = 0
     """Last position of the last assistant turn's own text, before the end-of-turn token."""
+    unread: bool = False
+    """It has tools or reasoning that the chat template does not print."""
 
 
 class DatasetInfo(BaseModel):

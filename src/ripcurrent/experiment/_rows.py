@@ -120,7 +120,7 @@ def _held_out(run: ScanRun, count: int) -> tuple[int, ...]:
 
 def _content(row: Row) -> tuple[tuple[str, str], ...]:
     """What a row says, whatever its place and format: its turns, or its text."""
-    return tuple((message.role, message.content) for message in row.messages) or (("", row.text or ""),)
+    return tuple((message.role, message.shown) for message in row.messages) or (("", row.text or ""),)
 
 
 def _to_scan(config: ExperimentConfig, source: ScanSource, main: Pool | None) -> tuple[str, ScanOptions]:

@@ -124,13 +124,13 @@ def scan_notes(run: ScanRun) -> list[str]:
 
 
 def row_notes(rows: Dataset, counts: ScoreCounts, passes: ScanPasses) -> list[str]:
-    """Sentences on rows with parts that no format reads, and on those whose turns the chat template hides."""
+    """Sentences on rows of which the chat template leaves out parts, and on those whose turns it hides."""
     notes: list[str] = []
     tokenizer, trained, total = passes.chat_model.tokenizer, passes.options.trained, counts.statuses.total()
     if counts.unread:
         notes.append(
-            f"{counts.unread} of {total} rows have tool definitions, tool calls or reasoning of their own, "
-            "which are not read: what is scored, and would be trained here, is the rest of them."
+            f"{counts.unread} of {total} rows have reasoning of their own, or tools, that the chat template does not "
+            "print: what is scored, and would be trained here, is the rest of them."
         )
     if counts.first_mismatch is not None:
         (row,) = rows.at([counts.first_mismatch])

@@ -13,17 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from ripcurrent.anchors import AnchorSet
-from ripcurrent.data import (
-    Dataset,
-    EncodedRow,
-    Row,
-    Traits,
-    encode_rows,
-    encode_windows,
-    has_unread,
-    trained_text,
-    traits_of,
-)
+from ripcurrent.data import Dataset, EncodedRow, Row, Traits, encode_rows, encode_windows, trained_text, traits_of
 from ripcurrent.gradients import (
     BatchSignals,
     Directions,
@@ -129,7 +119,7 @@ class PreparedRow:
     traits: Traits
     """Format traits of its response."""
     unread: bool
-    """It has parts that no format reads."""
+    """It has tools or reasoning that the chat template does not print."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,11 +156,7 @@ class SignalStage:
         else:
             pieces = ([row] for row in encode_rows(again, tokenizer, max_tokens=most, trained=trained))
         for row, own in zip(rows, pieces, strict=True):
-            # other trainers read what they train, or refuse the row
-            ours = trained.trainer == "completion" and row.text is None
-            unread = ours and has_unread(row.record, self.options.mapping or {})
-            answer = trained_text(row, own[0], tokenizer, trained)
-            yield PreparedRow(row, own, traits_of(answer), unread)
+            yield PreparedRow(row, own, traits_of(trained_text(row, own[0], tokenizer, trained)), own[0].unread)
 
     def compute(self, prepared: Sequence[PreparedRow]) -> pa.Table:
         """The signals of a shard's rows, in their order; ``batch`` keeps which of them were computed together."""
