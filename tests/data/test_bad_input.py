@@ -83,15 +83,6 @@ CASES: list[tuple[str, str | bytes, tuple[str, ...], dict[str, Any]]] = [
             ('{\n  "data": [\n    {"ask": "a"}]}', ("no array of rows", "write the list alone")),
         )
     ),
-    # preference pairs
-    (
-        "rows.jsonl",
-        '{"prompt": "a", "chosen": "b", "rejected": "c"}',
-        ("column rejected", "--map completion=chosen"),
-        {},
-    ),
-    ("rows.jsonl", '{"chosen": [{}], "rejected": [{}]}', ("better and a worse", "--map messages=chosen"), {}),
-    ("rows.jsonl", '{"query": "a", "response": "b", "rejected_response": "c"}', ("--map response=response",), {}),
     ("rows.jsonl", f"[{GOOD}]", ("JSON array", "Name the file .json"), {}),
     # broken CSV
     ("rows.csv", 'prompt,response\na,b\nc,"d\ne,f\n', ("rows.csv, line 3", "broken CSV"), {}),

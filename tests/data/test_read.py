@@ -2,12 +2,13 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ripcurrent.data import DatasetInfo, Row, encode, open_unchanged, parse_mapping, read_rows
+from ripcurrent.data import DatasetInfo, Row, RowOptions, encode, open_unchanged, parse_mapping, read_rows
 from ripcurrent.errors import RipcurrentError
 from tests.data.chat_tokenizers import build
 
@@ -38,6 +39,8 @@ LONG_MESSAGES = [
     {"role": "assistant", "content": "It is 42"},
 ]
 LONG_SPOKEN = [("system", "Be kind"), ("human", "Hi"), ("gpt", "Ho"), ("function", "{}"), ("gpt", "Done")]
+FULL = {"instruction": "And?", "input": "Look.", "output": "Ebb", "system": "Be kind", "history": [["Hi", "Ho"]] * 2}
+BRIEF = {"role": "system", "content": "Be brief"}
 PAIRS = [("query", "response"), ("problem", "solution"), ("input", "output")]
 FILLED = [{**SPOKEN[0], "role": None, "content": None}, {"from": None, "value": None, **TURNS[1]}]
 
@@ -72,22 +75,8 @@ FILLED = [{**SPOKEN[0], "role": None, "content": None}, {"from": None, "value": 
             "messages",
             ["system:Be kind", "user:Hi", "assistant:", "tool:42", "assistant:It is 42"],
         ),
-        (
-            {"messages": [{"role": "system", "content": "Be brief"}, *TURNS], "system": "x"},
-            "messages",
-            ["system:Be brief", *HI_HO],
-        ),
-        (
-            {
-                "instruction": "And?",
-                "input": "Look.",
-                "output": "Ebb",
-                "system": "Be kind",
-                "history": [["Hi", "Ho"]] * 2,
-            },
-            "alpaca",
-            ["system:Be kind", *HI_HO, *HI_HO, "user:And?\n\nLook.", "assistant:Ebb"],
-        ),
+        ({"messages": [BRIEF, *TURNS], "system": "x"}, "messages", ["system:Be brief", *HI_HO]),
+        (FULL, "alpaca", ["system:Be kind", *HI_HO, *HI_HO, "user:And?\n\nLook.", "assistant:Ebb"]),
     ],
 )
 def test_each_format_becomes_a_conversation(tmp_path, record, name, messages):
@@ -193,7 +182,7 @@ def test_ids_are_the_rows_own_or_a_hash_of_what_is_said(tmp_path):
                 [{"role": "user", "content": [{"type": "image_url"}]}],
             )
         ),
-        ({"messages": TURNS, "label": False}, "unwanted_answer"),
+        *(({"messages": TURNS, "label": no}, "unwanted_answer") for no in (False, "False")),
         ({"messages": [TURNS[0], {**TURNS[1], "tool_calls": [{"function": "x"}]}]}, "invalid_conversation"),
         *(({"messages": turns}, "no_response") for turns in (TURNS[:1], [TURNS[0], {**TURNS[1], "content": ""}])),
     ],
@@ -284,6 +273,30 @@ def test_tool_calls_are_trained_and_what_a_template_hides_is_told(tmp_path, answ
     other = only(tmp_path, {**record, "tools": ["hammer"], "functions": None})
     assert encode(other, prints).unread
     assert encode(other, hides).status == ("tools_not_held" if "<call>" in trained else "ok")
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [
+        {"prompt": "Hi", "chosen": "Ho"},
+        {"instruction": "Hi", "input": "", "chosen": "Ho"},
+        {"prompt": TURNS[:1], "chosen": TURNS[1:]},
+        {"prompt": "Hi", "chosen": TURNS, "messages": TURNS},
+        {"conversations": SPOKEN[:1], "chosen": SPOKEN[1]},
+        {"input": {"messages": TURNS[:1]}, "preferred_output": TURNS[1:], "non_preferred_output": TURNS[1:]},
+        {"messages": TURNS, "rejected_response": "No"},
+        {"query": "Hi", "response": "Ho", "rejected_response": "No"},
+    ],
+)
+def test_of_pairs_the_better_answers_are_read_with_the_words_that_the_error_names(tmp_path, pair):
+    record = pair if {"rejected_response", "non_preferred_output"} & set(pair) else {**pair, "rejected": "No"}
+    with pytest.raises(RipcurrentError, match="holds pairs of a better and a worse answer") as caught:
+        only(tmp_path, record)
+    row = only(tmp_path, record, mapping=parse_mapping(re.findall(r"--map (\S+=\S+)", caught.value.hint or "")))
+    assert said(row) == HI_HO
+    assert "rejected" not in row.fields or "chosen" not in row.fields
+    if "rejected_response" in pair:
+        assert RowOptions(trainer="swift,template=chatml").open(tmp_path / "rows.jsonl").describe().rows == 1
 
 
 def test_limit_and_numbers_choose_rows_in_order(tmp_path):

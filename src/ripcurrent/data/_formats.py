@@ -35,6 +35,10 @@ _TRAINED = ("weight", "loss", "train", "training")
 THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 _PRINTED = {"assistant": THOUGHTS, "tool": ("tool_call_id", "name")}
 """Keys of a turn that chat templates print beside its text."""
+WORSE_OF_PAIRS = ("rejected", "non_preferred_output")
+WORSE = (*WORSE_OF_PAIRS, "rejected_response")
+"""Columns of the worse answer of a pair; ms-swift trains the better one where it finds the last of these."""
+_BETTER = ("chosen", "preferred_output")
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 """Half of a pair: text that cannot be written as UTF-8."""
 
@@ -89,7 +93,7 @@ def _content(value: object, role: str) -> str:
     return _text(value)
 
 
-def _list(value: object) -> list[Any] | None:
+def as_list(value: object) -> list[Any] | None:
     """A list, or one that is JSON in a cell, as CSV has it; None where it is something else."""
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
@@ -101,7 +105,7 @@ def _list(value: object) -> list[Any] | None:
 
 def _turns(value: object) -> list[Message]:
     """Turns with ``role`` and ``content``, or with ``from`` and ``value``; a null is no key, as tables fill in both."""
-    given = _list(value)
+    given = as_list(value)
     if not given:
         raise Unusable("invalid_conversation")
     turns = []
@@ -120,7 +124,7 @@ def _turns(value: object) -> list[Message]:
         bears_loss = all(turn.get(key) is None or turn[key] != 0 for key in _TRAINED)
         content = _content(turn.get(content_key), role)
         parts = {key: turn[key] for key in _PRINTED.get(role, ()) if turn.get(key) and isinstance(turn[key], str)}
-        calls = _list(turn.get("tool_calls")) or ([turn["function_call"]] if turn.get("function_call") else [])
+        calls = as_list(turn.get("tool_calls")) or ([turn["function_call"]] if turn.get("function_call") else [])
         if not calls and str(name).strip().lower() in ("function_call", "tool_call"):
             calls = _as_calls(content)
             content = "" if calls else content
@@ -161,7 +165,7 @@ def _call(value: object) -> Fields:
 def tool_definitions(fields: Fields) -> list[Any] | None:
     """Tools as chat templates read them, from ``tools`` or OpenAI's older ``functions``; None where there are none."""
     for name in ("tools", "functions"):
-        given = _list(fields.get(name))
+        given = as_list(fields.get(name))
         if given and all(isinstance(one, Mapping) for one in given):
             return given if name == "tools" else [{"type": "function", "function": one} for one in given]
     return None
@@ -169,7 +173,7 @@ def tool_definitions(fields: Fields) -> list[Any] | None:
 
 def _history(value: object) -> list[Message]:
     """Earlier turns as pairs of a question and its answer; none where the field is no list, or none as JSON."""
-    pairs = _list(value)
+    pairs = as_list(value)
     if pairs is None and isinstance(value, str) and value.lstrip().startswith("["):
         raise Unusable("invalid_conversation")
     turns = []
@@ -190,7 +194,7 @@ def _system(fields: Fields, turns: list[Message]) -> list[Message]:
 
 
 def _complete(fields: Fields, turns: list[Message]) -> Conversation:
-    if fields.get("label") is False:
+    if any(str(fields.get(name)).lower() == "false" for name in ("label", "kto_tag")):
         # a bad answer of unpaired preferences, as KTO has them
         raise Unusable("unwanted_answer")
     answers = [turn for turn in turns if turn.role == "assistant" and turn.shown.strip()]
@@ -207,7 +211,7 @@ def _conversation(field: str) -> Callable[[Fields], Conversation]:
 
 def _are_turns(value: object) -> bool:
     """Whether a text is the JSON of turns."""
-    turns = _list(value) if isinstance(value, str) else None
+    turns = as_list(value) if isinstance(value, str) else None
     return bool(turns) and all(
         isinstance(turn, Mapping) and "content" in turn and str(turn.get("role")).strip().lower() in _ROLES
         for turn in turns or ()
@@ -219,9 +223,11 @@ def _pair(
 ) -> Callable[[Fields], Conversation]:
     def parse(fields: Fields) -> Conversation:
         prompt, response = fields.get(prompt_field), fields.get(response_field)
+        # the better answer of a pair may be one turn
+        response = [response] if isinstance(response, Mapping) and {"role", "from"} & set(response) else response
         if _are_turns(prompt) and _are_turns(response):
             # as in CSV; where only one of them is, it is a text about turns
-            prompt, response = _list(prompt), _list(response)
+            prompt, response = as_list(prompt), as_list(response)
         turns = _history(fields.get(history_field)) if history_field else []
         if isinstance(prompt, list):
             turns += _turns(prompt)
@@ -297,11 +303,14 @@ _OPTIONAL = frozenset(name for form in FORMATS.values() for name in form.optiona
 def view(record: Fields, mapping: Mapping[str, str]) -> Fields:
     """The record with the mapped columns under the field names that formats read.
 
-    An optional field whose column is mapped to another field is not there: it would be read twice.
+    An optional field whose column is mapped to another field is not there: it would be read twice. Nor is the rest of a
+    pair whose better answer is mapped.
     """
     if not mapping:
         return record
     taken = {column if column in record else column.partition(".")[0] for column in mapping.values()} & _OPTIONAL
+    if not set(_BETTER).isdisjoint(mapping.values()):
+        taken |= {*_BETTER, *WORSE, *(("prompt",) if "messages" in mapping else ())}
     own = {name: value for name, value in record.items() if name not in taken}
     return {**own, **{field: lookup(record, column)[1] for field, column in mapping.items()}}
 

@@ -100,7 +100,7 @@ class Dataset:
         except OSError:
             return False
         try:
-            now = read_rows(self.path, format=self.format, mapping=self._mapping, limit=self._limit)
+            now = read_rows(self.path, format=self.format, mapping=self._mapping, limit=self._limit, any_fields=True)
             return now.count_and_hash() != self.count_and_hash()
         except RipcurrentError:
             # saved halfway
@@ -230,7 +230,7 @@ def open_unchanged(info: DatasetInfo, *, limit: int | None = None, data: str | P
     """
     path = str(data or info.path)
     try:
-        dataset = read_rows(path, format=info.format, mapping=info.mapping, limit=limit and info.rows)
+        dataset = read_rows(path, format=info.format, mapping=info.mapping, limit=limit and info.rows, any_fields=True)
     except RipcurrentError as error:
         moved = "Where the scanned dataset is now, say with --data (in an experiment's file: data, beside run)."
         raise RipcurrentError(error.message, error.hint if data is not None else moved) from error

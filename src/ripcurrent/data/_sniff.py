@@ -2,12 +2,23 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from ripcurrent.data._formats import ELSEWHERE, FIELDS, FORMATS, Format, lookup, nearest, view
+from ripcurrent.data._formats import (
+    ELSEWHERE,
+    FIELDS,
+    FORMATS,
+    WORSE,
+    WORSE_OF_PAIRS,
+    Format,
+    as_list,
+    lookup,
+    nearest,
+    view,
+)
 from ripcurrent.data._types import Fields
 from ripcurrent.errors import RipcurrentError
 
-_WORSE = ("rejected", "rejected_response")
-"""Columns of the worse answer of a pair."""
+_ANSWERS = {form.needed[-1] for form in FORMATS.values() if form.needed}
+"""Fields that hold what is trained."""
 
 
 def find_format(name: str) -> Format:
@@ -43,7 +54,7 @@ def sniff(
             raise RipcurrentError(
                 f"{path} has no column {column!r}.{nearest(column, seen)}", f"Its columns: {', '.join(seen)}"
             )
-    _require_no_pairs(path, records, mapping)
+    _require_no_pairs(path, records, mapping, WORSE_OF_PAIRS if any_fields else WORSE)
     views = [view(record, mapping) for record in records]
     present = {field for one in views for field in one}
     # a field that is there and null says nothing: merged datasets have all columns of all parts in every row
@@ -70,18 +81,36 @@ def sniff(
     return form
 
 
-def _require_no_pairs(path: str, records: Sequence[Fields], mapping: Mapping[str, str]) -> None:
-    """Refuse preference pairs, unless a column of theirs is mapped: training on the preferred answers is a choice."""
-    worse = next((name for name in _WORSE if any(record.get(name) is not None for record in records)), None)
-    if worse is None or not {"messages", "completion", "response", "text"}.isdisjoint(mapping):
+def _require_no_pairs(path: str, records: Sequence[Fields], mapping: Mapping[str, str], columns: Sequence[str]) -> None:
+    """Refuse preference pairs, unless an answer is mapped: training on the preferred answers is a choice."""
+    pairs = ((name, record) for name in columns for record in records if record.get(name) is not None)
+    worse, record = next(pairs, (None, {}))
+    if worse is None or not _ANSWERS.isdisjoint(mapping):
         return
-    better = next((name for name in ("chosen", "response", "completion") if name in records[0]), "chosen")
-    turns = isinstance(records[0].get(better), list) and records[0].get("prompt") is None
-    field = "messages" if turns else "completion" if better == "chosen" else better
     raise RipcurrentError(
         f"{path} holds pairs of a better and a worse answer (column {worse}), and no rows for supervised fine-tuning.",
-        f"To score training on the better answers alone, ask for it: --map {field}={better}{ELSEWHERE}",
+        f"To score training on the better answers alone, ask for it: {_better_answers(record)}{ELSEWHERE}",
     )
+
+
+def _better_answers(record: Fields) -> str:
+    """The words that have the better answer of such a pair trained."""
+    chosen = record.get("chosen")
+    if "preferred_output" in record:
+        return "--map prompt=input.messages --map completion=preferred_output"
+    if chosen is None:
+        own = next((form.needed[-1] for form in FORMATS.values() if set(form.needed) <= set(record)), "completion")
+        return f"--map {own}={own}"
+    turns = [chosen] if isinstance(chosen, Mapping) else as_list(chosen)
+    first = turns[0] if turns and isinstance(turns[0], Mapping) else None
+    asked = next((name for name in ("prompt", "messages", "conversations") if name in record), None)
+    if first is not None and (asked is None or first.get("role", first.get("from")) not in ("assistant", "gpt")):
+        # it holds the question too, or there is none
+        return "--map messages=chosen"
+    if asked is not None:
+        return f"{f'--map prompt={asked} ' if asked != 'prompt' else ''}--map completion=chosen"
+    pairs = (form.needed for form in FORMATS.values() if len(form.needed) == 2)
+    return f"--map {next((answer for question, answer in pairs if question in record), 'text')}=chosen"
 
 
 def _records(path: str, sample: Sequence[object], mapping: Mapping[str, str]) -> list[Mapping[str, object]]:
