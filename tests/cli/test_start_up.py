@@ -46,6 +46,28 @@ def test_importing_the_package_is_light():
     assert json.loads(python(f"import json, sys, ripcurrent.report; {touched}; print(json.dumps({names}))")) == []
 
 
+CORE = """
+import json, sys
+sys.modules.update(dict.fromkeys(("trl", "altair", "vl_convert", "openai", "ray")))  # as if not installed
+
+from ripcurrent.cli import run
+
+sys.exit(any([run(words) for words in json.loads(sys.argv[1])]))
+"""
+
+
+def test_without_any_extra_rows_are_looked_at_and_scanned_and_the_page_names_what_brings_its_plots(
+    rows_file, exact, tmp_path
+):
+    given = [str(rows_file), "--model", exact["model"], "--anchors", exact["anchors"]]
+    words = [["doctor", *given], ["scan", *given, "--no-anchor-check", "--out", str(tmp_path / "out")]]
+    line = 'Plots are left out: pip install "ripcurrent[report]"'
+    assert line in python(CORE, json.dumps(words))
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert page.count(line.replace('"', "&#34;")) == 3
+    assert "vegaEmbed=" not in page
+
+
 def test_the_surface_is_what_it_says():
     import ripcurrent as rc
     from ripcurrent.scan import scan

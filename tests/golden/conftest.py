@@ -1,7 +1,5 @@
-"""Small files, a cache of these tests' own, and the finished runs that several tests look at."""
+"""Small files, and the finished runs that several tests look at."""
 
-import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,19 +8,6 @@ import pytest
 
 from tests.golden.small import asked_for_json, asked_prompts, plain_rows, ripcurrent, save_tiny_model
 from tests.scan_fixtures import anchor_lines, write_jsonl
-
-
-@pytest.fixture(scope="session")
-def golden_cache(tmp_path_factory) -> Iterator[Path]:
-    """The cache for the session; of the user's own only the embedded model's copy, which takes half a minute."""
-    folder = tmp_path_factory.mktemp("golden_cache")
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ripcurrent"
-    copies = Path(os.environ.get("RIPCURRENT_CACHE") or home) / "gguf"
-    copies.mkdir(parents=True, exist_ok=True)
-    (folder / "gguf").symlink_to(copies.resolve(), target_is_directory=True)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RIPCURRENT_CACHE", str(folder))
-        yield folder
 
 
 @dataclass(frozen=True)
@@ -69,7 +54,7 @@ class Files:
 
 
 @pytest.fixture(scope="session")
-def files(tmp_path_factory, golden_cache) -> Files:
+def files(tmp_path_factory, shared_cache) -> Files:
     """A tiny model, sixty rows, anchors, prompts and a recipe."""
     folder = tmp_path_factory.mktemp("golden")
     recipe = folder / "short.yaml"

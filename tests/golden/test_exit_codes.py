@@ -28,14 +28,9 @@ def test_no_command_is_a_usage_error():
     assert ripcurrent().code == 1
 
 
-@pytest.mark.parametrize(("word", "rest"), [("scan", ["rows.jsonl", "--colour"]), ("scam", [])])
-def test_an_unknown_word_is_a_usage_error(word, rest):
-    is_an_error(ripcurrent(word, *rest), 1, [word, *rest][-1])
-
-
-def test_a_missing_file_is_named(files, tmp_path):
-    said = ripcurrent("scan", tmp_path / "nowhere.jsonl", *files.tiny, "--out", tmp_path / "out", "--quiet")
-    is_an_error(said, 1, "nowhere.jsonl")
+@pytest.mark.parametrize("words", ["scan rows.jsonl --colour", "scam", "scan --quiet nowhere.jsonl", "report nowhere"])
+def test_a_word_a_file_or_a_run_that_is_not_there_is_named(words, files):
+    is_an_error(ripcurrent(*words.split()), 1, words.split()[-1])
 
 
 def test_a_bad_line_of_a_dataset_is_named(files, tmp_path):
@@ -43,10 +38,6 @@ def test_a_bad_line_of_a_dataset_is_named(files, tmp_path):
     rows.write_text(rows.read_text() + '{"prompt": "cut\n')
     said = ripcurrent("scan", rows, *files.tiny, "--out", tmp_path / "out", "--quiet")
     is_an_error(said, 1, "rows.jsonl", "4")
-
-
-def test_a_folder_without_a_scan_is_named(tmp_path):
-    is_an_error(ripcurrent("select", tmp_path, "--top", 2, "--quiet"), 1, str(tmp_path))
 
 
 def test_rows_of_which_none_can_be_scored_are_not_measured(files, tmp_path):

@@ -58,10 +58,3 @@ def test_what_is_left_is_the_dataset_without_the_selection(selections, files):
     left = [line for line in files.rows.read_text().splitlines() if line not in chosen]
     assert len(chosen) == 5
     assert (selections / "without-top-5.jsonl").read_text().splitlines() == left
-
-
-def test_no_control_holds_a_row_of_the_selection(selections):
-    chosen = set(numbers(selections / "top-5.jsonl"))
-    for path in selections.glob("top-5-control-*.jsonl"):
-        assert len(set(numbers(path))) == 5
-        assert not chosen & set(numbers(path)), path.name

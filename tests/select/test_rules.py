@@ -192,8 +192,11 @@ def test_the_loss_match_is_the_nearest_free_row_of_a_plain_search():
     assert matched.indices == tuple(expected[place] for place in range(60))
 
 
+HALF = "a scan of representations alone"
+
+
 @pytest.mark.parametrize(
-    ("call", "said"),
+    "case",
     [
         (lambda run: top(run, 5, "loss"), r"does not rank risk(.|\n)*--between LOW:HIGH --by loss"),
         (lambda run: top(run, 5, "gradient_bidirectonal"), r"not in these scores(.|\n)*'gradient_bidirectional'\?"),
@@ -206,33 +209,20 @@ def test_the_loss_match_is_the_nearest_free_row_of_a_plain_search():
         (lambda run: controls_for(run, top(run, 5), (1, 1)), "at least one seed"),
         (lambda run: of_format(run, "poem", 5, 0), "no format 'poem'"),
         (lambda run: random(run, 5, -1), "Seed -1 is negative"),
+        (HALF, lambda run: top(run, 5, "gradient_balanced"), r"'gradient_balanced'(.|\n)*representation_bidirectional"),
+        (HALF, lambda run: match_loss(run, top(run, 5), 0), "no losses to match by"),
+        (HALF, lambda run: union(run, 3), "no cosines of rows"),
     ],
 )
-def test_what_cannot_be_selected_is_refused(call, said):
+def test_what_cannot_be_selected_or_was_not_measured_is_refused(case):
+    *half, call, said = case
+    run = made(gradient=not half)
+    run.cosines = lambda: iter(())
     with pytest.raises(RipcurrentError) as caught:
-        call(made())
+        call(run)
     assert re.search(said, str(caught.value))
-
-
-@pytest.mark.parametrize(
-    ("call", "said"),
-    [
-        (
-            lambda run: top(run, 5, "gradient_balanced"),
-            r"column 'gradient_balanced'(.|\n)*representation_bidirectional",
-        ),
-        (lambda run: match_loss(run, top(run, 5), 0), "no losses to match by"),
-        (lambda run: union(run, 3), "no cosines of rows"),
-    ],
-)
-def test_what_the_scan_did_not_measure_is_refused(call, said):
-    half = made(gradient=False)
-    half.cosines = lambda: iter(())
-    with pytest.raises(RipcurrentError) as caught:
-        call(half)
-    assert re.search(said, str(caught.value))
-    assert "gradient_harmful" not in str(caught.value)
-    assert caught.value.code is ExitCode.NOT_MEASURED
+    assert caught.value.code is (ExitCode.NOT_MEASURED if half else ExitCode.USAGE)
+    assert not half or "gradient_harmful" not in str(caught.value)
 
 
 def test_the_other_end_fits_the_selection():

@@ -90,6 +90,7 @@ def _part(dataset: str, scale: ScaleOptions, out: Path | None, options: ScanOpti
 
 def show_scan(run: ScanRun, forecast: Forecast | None) -> None:
     """Print a finished scan's verdict, riskiest rows and format shares."""
+    from ripcurrent.report import without_plots
     from ripcurrent.scan import format_shares, riskiest_rows, scan_notes, score_quantiles, weak_anchors_note
 
     manifest, counts = run.manifest, run.status_counts()
@@ -134,6 +135,7 @@ def show_scan(run: ScanRun, forecast: Forecast | None) -> None:
         "A score is a claim, not proof: compare any selection with its length-matched controls (ripcurrent select).",
         f"Scores: {run.scores_path}",
         f"Page:   {run.folder / 'report.html'}",
+        *filter(None, [without_plots()]),
     )
 
 
@@ -142,8 +144,8 @@ def report_command(
     run: Annotated[Path, argument("RUN", "Folder of a finished scan or of an experiment.")], output: Output
 ) -> None:
     """Rebuild the page of a finished scan or of an experiment."""
-    from ripcurrent.report import build
+    from ripcurrent.report import build, without_plots
 
     path = build(run)
     if output.answer(lambda: {"run": str(run), "report": str(path)}):
-        say(f"Page: {path}")
+        say(f"Page: {path}", *filter(None, [without_plots()]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,13 @@ if TYPE_CHECKING:
 # The plotting and table libraries take a second to import; a command that builds no page should not pay for it.
 
 REPORT = "report.html"
+
+
+def without_plots() -> str | None:
+    """Why pages have no plots here, and what brings them; None where they have."""
+    if find_spec("altair") and find_spec("vl_convert"):
+        return None
+    return 'Plots are left out: pip install "ripcurrent[report]" and then `ripcurrent report RUN` draw them.'
 
 
 def build(folder: str | Path) -> Path:
@@ -31,7 +39,7 @@ def build_report(run: ScanRun) -> Path:
     """Write ``report.html`` into a scan's run folder and return its path.
 
     Of the dataset only the rows that the page shows are read. The page is one file that fetches nothing, and depends on
-    the run alone: built twice, it is the same to the byte.
+    the run alone: built twice, it is the same to the byte. Its plots need the extra ``report``.
 
     Raises:
         RipcurrentError: A file of the run is damaged, or the page cannot be written.
@@ -77,4 +85,12 @@ def build_mask_page(check: MaskCheck, dataset: str, page: Path) -> Path:
     return write_page(page, render_page("_masks.html.j2", shown, {}, styles=styles, scripts=scripts, plots=False))
 
 
-__all__ = ["REPORT", "build", "build_experiment_page", "build_mask_page", "build_rating_page", "build_report"]
+__all__ = [
+    "REPORT",
+    "build",
+    "build_experiment_page",
+    "build_mask_page",
+    "build_rating_page",
+    "build_report",
+    "without_plots",
+]

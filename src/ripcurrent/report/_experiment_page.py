@@ -7,7 +7,7 @@ import yaml
 
 from ripcurrent.evaluate import MeasuredAgreement, measured_agreement
 from ripcurrent.experiment import ArmComparison, ArmRates, CategoryRate, ExperimentResults
-from ripcurrent.report._charts import intervals_spec, judgement_spec
+from ripcurrent.report import without_plots
 from ripcurrent.report._page import Data, render_page
 
 Pairs = Mapping[tuple[str, str], Mapping[str, ArmComparison]]
@@ -97,9 +97,11 @@ def render_experiment_page(results: ExperimentResults) -> str:
     data: Data = {
         **results.model_dump(mode="json", include={"summaries", "arms"}),
         "judges": [judge.name for judge in judges],
-        "intervals": intervals_spec(names),
-        "judgement": judgement_spec(names) if shows_judgement else None,
     }
+    if not without_plots():
+        from ripcurrent.report._charts import intervals_spec, judgement_spec
+
+        data |= {"intervals": intervals_spec(names), "judgement": judgement_spec(names) if shows_judgement else None}
     styles, scripts = ["_base.css", "_scan.css", "_experiment.css"], ["_common.js", "_experiment.js"]
     return render_page("_experiment.html.j2", page, data, styles=styles, scripts=scripts)
 

@@ -12,6 +12,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from ripcurrent.report import without_plots
 from ripcurrent.runs import written_whole
 
 Data = dict[str, Any]
@@ -41,8 +42,9 @@ def render_page(
         loader=jinja2.FunctionLoader(_asset),
     )
     environment.filters |= FILTERS
+    environment.globals["without_plots"] = note = without_plots()
     style = "".join(map(_asset, styles))
-    codes = [*([_plot_library()] if plots else []), *map(_asset, scripts)]
+    codes = [*([_plot_library()] if plots and not note else []), *map(_asset, scripts)]
     own = f"script-src {' '.join(map(_hash, codes))}; style-src {_hash(style)}"
     return environment.get_template(template).render(
         policy=f"default-src 'none'; {own}; img-src data:; base-uri 'none'; form-action 'none'",

@@ -6,7 +6,7 @@ from dataclasses import asdict
 import numpy as np
 
 from ripcurrent.forecast import read_forecast
-from ripcurrent.report._charts import distribution_spec, formats_spec, length_spec
+from ripcurrent.report import without_plots
 from ripcurrent.report._page import Data, render_page
 from ripcurrent.report._rows import ShownRows, choose_shown_rows, nearest_anchors, read_page_shares, read_row_texts
 from ripcurrent.report._summary import ScoreSummary, summarise_score
@@ -88,16 +88,17 @@ def _chart_data(run: ScanRun, summaries: Sequence[ScoreSummary], traits: Sequenc
     lengths = run.floats("response_tokens")[run.scored]
     lengths = lengths[lengths >= 1]
     shortest, longest = (float(lengths.min()), float(lengths.max())) if len(lengths) else (1.0, 1.0)
-    return {
-        summary.name: {
-            **asdict(summary),
-            "cuts": _short(summary.cuts),
-            "distribution": distribution_spec(summary),
-            "length": length_spec(summary, shortest, longest),
-            "formats": formats_spec(summary, traits),
-        }
-        for summary in summaries
-    }
+    charts: Data = {summary.name: {**asdict(summary), "cuts": _short(summary.cuts)} for summary in summaries}
+    if not without_plots():
+        from ripcurrent.report._charts import distribution_spec, formats_spec, length_spec
+
+        for summary in summaries:
+            charts[summary.name] |= {
+                "distribution": distribution_spec(summary),
+                "length": length_spec(summary, shortest, longest),
+                "formats": formats_spec(summary, traits),
+            }
+    return charts
 
 
 def _row_data(run: ScanRun, shown: ShownRows, measures: Sequence[str], traits: Mapping[str, str]) -> Data:
