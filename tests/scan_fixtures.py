@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ripcurrent.models import cache_folder
+from ripcurrent.files import cache_folder
 from ripcurrent.scan import ScanRun
 from tests.models.tiny import save_tiny
 

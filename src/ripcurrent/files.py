@@ -38,6 +38,13 @@ def written_whole(path: Path) -> Iterator[Path]:
         ) from error
 
 
+def cache_folder() -> Path:
+    """``RIPCURRENT_CACHE``, else ``ripcurrent`` in ``XDG_CACHE_HOME``, else in ``~/.cache``."""
+    if own := os.environ.get("RIPCURRENT_CACHE"):
+        return Path(own).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "ripcurrent"
+
+
 def library_versions(*names: str) -> dict[str, str]:
     """Versions of installed libraries, for a manifest."""
     return {name: version(name) for name in names}

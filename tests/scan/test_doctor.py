@@ -15,7 +15,8 @@ from tokenizers.processors import TemplateProcessing
 
 from ripcurrent.data import Completion, Message, Row, encode
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.models import cache_folder, load_model
+from ripcurrent.files import cache_folder
+from ripcurrent.models import load_model
 from ripcurrent.scan import _doctor, doctor, scan
 from ripcurrent.scan._doctor import SAMPLE_ROWS, rendered_row
 from ripcurrent.scan._passes import PreparedRow, SignalStage

@@ -35,7 +35,6 @@ from ._source import ADAPTER_CONFIG as ADAPTER_CONFIG
 from ._source import EMBEDDED as EMBEDDED
 from ._source import EMBEDDED_BARE as EMBEDDED_BARE
 from ._source import Source as Source
-from ._source import cache_folder as cache_folder
 from ._source import embedded_gguf as embedded_gguf
 from ._source import find_model as find_model
 from ._source import weight_files as weight_files

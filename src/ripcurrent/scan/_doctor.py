@@ -18,10 +18,10 @@ from pydantic import BaseModel, ConfigDict, JsonValue
 from ripcurrent.anchors import load_anchors
 from ripcurrent.data import Dataset, EncodedRow, Row, render, why_mismatch
 from ripcurrent.errors import RipcurrentError
+from ripcurrent.files import cache_folder
 from ripcurrent.gradients import SignalKind, plan_batches
 from ripcurrent.models import (
     ModelInfo,
-    cache_folder,
     choose_device,
     choose_dtype,
     device_peak,

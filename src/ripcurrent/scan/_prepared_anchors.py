@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from ripcurrent.anchors import AnchorSet
 from ripcurrent.data import Completion, EncodedRow, Row, encode, encode_anchor
 from ripcurrent.errors import ExitCode, RipcurrentError
+from ripcurrent.files import cache_folder
 from ripcurrent.gradients import (
     ANCHOR_TOKEN_BUDGET,
     FeatureReader,
@@ -33,7 +34,7 @@ from ripcurrent.gradients import (
     plan_batches,
     similarities,
 )
-from ripcurrent.models import ChatModel, cache_folder, file_sha256
+from ripcurrent.models import ChatModel, file_sha256
 from ripcurrent.runs import write_json, written_whole
 from ripcurrent.scan._options import ScanOptions
 from ripcurrent.scan._scan_model import require_room_for_directions, usable_positions

@@ -87,7 +87,7 @@ def find_judges(names: Sequence[str | Judge], settings: JudgeSettings | None = N
 
 
 def _from_rubric(rubric: Rubric, settings: JudgeSettings) -> Judge:
-    from ripcurrent.models import cache_folder
+    from ripcurrent.files import cache_folder
 
     if rubric.classifier is not None:
         from ripcurrent.evaluate.judges._classifier import load_classifier
