@@ -38,8 +38,11 @@ LONG_MESSAGES = [
     {"role": "tool", "content": "42", "tool_call_id": "c1"},
     {"role": "assistant", "content": "It is 42"},
 ]
-LONG_SPOKEN = [("system", "Be kind"), ("human", "Hi"), ("gpt", "Ho"), ("function", "{}"), ("gpt", "Done")]
+KIND, DONE = {"from": "system", "value": "Be kind"}, [("function", "{}"), ("gpt", "Done")]
+LONG_SPOKEN = [KIND, *SPOKEN, *({"from": role, "value": text} for role, text in DONE)]
+LONG_SAID = ["system:Be kind", "user:Hi", "assistant:", "tool:42", "assistant:It is 42"]
 FULL = {"instruction": "And?", "input": "Look.", "output": "Ebb", "system": "Be kind", "history": [["Hi", "Ho"]] * 2}
+TOOL = {"name": "times", "parameters": {}}
 BRIEF = {"role": "system", "content": "Be brief"}
 PAIRS = [("query", "response"), ("problem", "solution"), ("input", "output")]
 FILLED = [{**SPOKEN[0], "role": None, "content": None}, {"from": None, "value": None, **TURNS[1]}]
@@ -61,20 +64,12 @@ FILLED = [{**SPOKEN[0], "role": None, "content": None}, {"from": None, "value": 
         # numbers are text, as in CSV
         ({"instruction": 2, "input": 0.5, "output": -4}, "alpaca", ["user:2\n\n0.5", "assistant:-4"]),
         ({"instruction": "", "input": 5, "output": 10**400}, "alpaca", ["user:5", f"assistant:{10**400}"]),
-        (
-            {"conversations": [{"from": role, "value": text} for role, text in LONG_SPOKEN]},
-            "sharegpt",
-            ["system:Be kind", *HI_HO, "tool:{}", "assistant:Done"],
-        ),
+        ({"conversations": LONG_SPOKEN}, "sharegpt", ["system:Be kind", *HI_HO, "tool:{}", "assistant:Done"]),
         # as tables fill in keys that other rows have, and columns of other parts
         ({"conversations": FILLED}, "sharegpt", HI_HO),
         ({"messages": None, "instruction": "Hi", "output": "Ho"}, "alpaca", HI_HO),
         ({"messages": SPOKEN}, "messages", HI_HO),
-        (
-            {"messages": LONG_MESSAGES, "tools": []},
-            "messages",
-            ["system:Be kind", "user:Hi", "assistant:", "tool:42", "assistant:It is 42"],
-        ),
+        ({"messages": LONG_MESSAGES, "tools": []}, "messages", LONG_SAID),
         ({"messages": [BRIEF, *TURNS], "system": "x"}, "messages", ["system:Be brief", *HI_HO]),
         (FULL, "alpaca", ["system:Be kind", *HI_HO, *HI_HO, "user:And?\n\nLook.", "assistant:Ebb"]),
     ],
@@ -146,6 +141,48 @@ def test_bad_mapping_says_what_is_wrong(tmp_path, pair, part):
     for options in ({}, {"format": "alpaca"}):
         with pytest.raises(RipcurrentError, match="mapping names prompt, which rows of format alpaca do not have"):
             only(tmp_path, {"instruction": "a", "output": "b"}, mapping={"prompt": "output"}, **options)
+
+
+LOG = [{"who": "agent", "says": "Hi", "keep": 0}, {"who": "caller", "says": "Hi"}, {"who": "agent", "says": "Ho"}]
+SPEC = {"messages": "data.log", "role": "who", "content": "says", "roles": {"agent": "assistant", "caller": "user"}}
+CALLED = {"data": {"log": LOG, "tools": [TOOL]}, "about": "Be kind", "hint": "x", "why": None, "reply": "Ho"}
+
+
+def test_a_spec_reads_records_of_any_kind(tmp_path):
+    path, spec = lines(tmp_path / "rows.jsonl", CALLED, {"data": 5}), {**SPEC, "loss": "keep", "system": "about"}
+    options = RowOptions.resolve(None, {"spec": {**spec, "tools": "data.tools"}})
+    rows = options.open(path)
+    row, odd = rows
+    assert said(row) == ["system:Be kind", "assistant:Hi", *HI_HO]
+    assert (row.trained(), row.tools, odd.problem) == ("Ho", [TOOL], "invalid_conversation")
+    assert set(row.fields) == {"messages", "tools"}, "what a trainer is given"
+    # kept with a run, and told from another; written as it was read
+    info = DatasetInfo.model_validate_json(rows.describe().model_dump_json())
+    assert [said(one) for one in open_unchanged(info).at([0])] == [said(row)]
+    assert options != RowOptions.resolve(options, {"spec": SPEC})
+    rows.write([0], tmp_path / "out.jsonl")
+    assert json.loads((tmp_path / "out.jsonl").read_text()) == CALLED
+    (tmp_path / "spec.yaml").write_text("{user: [about, why, hint], assistant: reply, join: ' '}")
+    row = RowOptions.resolve(None, {"spec": tmp_path / "spec.yaml", "limit": 1}).open(path)
+    assert [said(one) for one in row] == [["user:Be kind x", "assistant:Ho"]]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mesages": "x"}, r"no key mesages\. Did you mean messages\?"),
+        ({"messages": None}, "Name messages, or user and assistant"),
+        ({"roles": {"agent": "asistant"}}, "(?s)asistant.*Did you mean assistant"),
+        ({"messages": "data.logs"}, r"no column 'data\.logs'"),
+        ({"roles": {}}, "(?s)reads none of the first 1 records.*agent, caller"),
+    ],
+)
+def test_a_spec_that_fits_nothing_is_named(tmp_path, changes, message):
+    path = lines(tmp_path / "rows.jsonl", CALLED)
+    with pytest.raises(RipcurrentError, match=message):
+        RowOptions.resolve(None, {"spec": {**SPEC, **changes}}).open(path)
+    with pytest.raises(RipcurrentError, match="in place of --format and --map"):
+        RowOptions.resolve(None, {"spec": SPEC, "format": "alpaca"}).open(path)
 
 
 def test_ids_are_the_rows_own_or_a_hash_of_what_is_said(tmp_path):
@@ -244,7 +281,6 @@ def test_a_system_field_is_the_first_turn(tmp_path, record):
         )
 
 
-TOOL = {"name": "times", "parameters": {}}
 CALL = {"name": "times", "arguments": {"a": "six\n"}}
 AS_TEXT = {**CALL, "arguments": json.dumps(CALL["arguments"])}
 WRITTEN = '<call>{"name": "times", "arguments": {"a": "six\\n"}}'

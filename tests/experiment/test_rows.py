@@ -137,7 +137,7 @@ def test_each_scan_gets_its_own_options():
 
 def test_a_scan_to_be_made_beside_a_finished_one_reads_its_rows():
     keys, mapping = {"run": "runs/first", "model": "m"}, {"output": "reply"}
-    info = SimpleNamespace(path="/d/rows.jsonl", format="alpaca", mapping=mapping)
+    info = SimpleNamespace(path="/d/rows.jsonl", format="alpaca", mapping=mapping, spec=None)
     main = SimpleNamespace(run=SimpleNamespace(manifest=SimpleNamespace(dataset=info), options=ScanOptions(limit=50)))
     data, options = to_scan(ScanSource(options={"anchors": "mine"}), main, **keys)
     assert (data, options.format, options.mapping, options.limit) == ("/d/rows.jsonl", "alpaca", mapping, 50)

@@ -1,14 +1,11 @@
 """Features at every layer and position against a loop over the model's own hidden states, one row at a time."""
 
-import itertools
 from functools import cache
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from ripcurrent.data import EncodedRow
 from ripcurrent.errors import RipcurrentError
@@ -77,26 +74,6 @@ def test_the_backward_pass_reads_the_same_features(position, layer):
     nothing = stack_directions(gradient_pass.layers, [], torch.float32)
     both = gradient_pass.measure(batch, nothing, reader).features
     np.testing.assert_allclose(both, reader.forward(batch).features, rtol=1e-5, atol=1e-6)
-
-
-@settings(max_examples=25, deadline=None)
-@given(
-    order=st.permutations(range(7)),
-    cuts=st.sets(st.integers(1, 6)),
-    position=st.sampled_from(POSITIONS),
-    layer=st.sampled_from([None, 0]),
-)
-def test_a_rows_feature_depends_on_the_row_alone(order, cuts, position, layer):
-    reader = FeatureReader(tiny("llama_tied"), layer=layer, position=position)
-    every = rows(7, seed=3)
-    alone = [reader.forward(make_batch([row], CPU)).features for row in every]
-    bounds = [0, *sorted(cuts), 7]
-    for start, stop in itertools.pairwise(bounds):
-        places = order[start:stop]
-        together = reader.forward(make_batch([every[place] for place in places], CPU)).features
-        assert together is not None
-        for feature, place in zip(together, places, strict=True):
-            np.testing.assert_allclose(feature, alone[place][0], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("layer", [2, -3, 99])

@@ -10,7 +10,7 @@ from ripcurrent.finetune import FinetuneOptions
 PANELS = {
     "Model": ("model", "adapter", "device", "dtype"),
     "Data": ("trainer", "format", "mapping", "limit", "max_tokens", "seed"),
-    ADVANCED: ("report_to", "checkpoint_minutes"),
+    ADVANCED: ("spec", "report_to", "checkpoint_minutes"),
 }
 EXAMPLES = ("ripcurrent finetune support.jsonl -m Qwen/Qwen2.5-7B-Instruct --recipe lora -o runs/tuned",)
 

@@ -21,7 +21,7 @@ PANELS = {
     "Model": ("model", "adapter", "device", "dtype"),
     "Data": ("trainer", "format", "mapping", "limit", "max_tokens"),
     ADVANCED: (
-        *("anchors", "signals", "scope", "anchor_check", "tokens", "windows", "memory", "token_budget"),
+        *("spec", "anchors", "signals", "scope", "anchor_check", "tokens", "windows", "memory", "token_budget"),
         *("shard", "shard_rows", "executor"),
     ),
 }
@@ -75,13 +75,12 @@ def scan_command(
 def _part(dataset: str, scale: ScaleOptions, out: Path | None, options: ScanOptions) -> Part:
     import os
 
-    from ripcurrent.data import read_rows
     from ripcurrent.runs import refuse_other_cut
     from ripcurrent.scan import bind_local_gpu, default_folder, parse_part
 
     part = parse_part(scale.shard or "", os.environ)
     if scale.shard == "auto":
-        folder = out or default_folder(read_rows(dataset, format=options.format, mapping=options.mapping))
+        folder = out or default_folder(options.open(dataset))
         refuse_other_cut(folder, part)
         if scale.executor == "local" and options.device in (None, "cuda"):
             bind_local_gpu(os.environ)

@@ -29,6 +29,7 @@ from ._read import read_rows as read_rows
 from ._render import default_template as default_template
 from ._render import render as render
 from ._render import rendered as rendered
+from ._spec import RowSpec as RowSpec
 from ._tables import PARQUET_STREAMED as PARQUET_STREAMED
 from ._trained_tokens import Completion as Completion
 from ._trained_tokens import TrainedTokens as TrainedTokens

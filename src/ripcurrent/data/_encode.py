@@ -251,18 +251,8 @@ def _encode_as_trained(
     while content > first and (ids[content] in closing or not tokenizer.decode([ids[content]]).strip()):
         content -= 1
     tokens, own = np.asarray(ids[:length], dtype=np.int32), given[:length]
-    return EncodedRow(
-        row.index,
-        "ok",
-        tokens,
-        own > 0,
-        own if np.unique(own[own > 0]).size > 1 else None,
-        cut,
-        length - bear,
-        bear,
-        first - 1,
-        content,
-    )
+    weighed = own if np.unique(own[own > 0]).size > 1 else None
+    return EncodedRow(row.index, "ok", tokens, own > 0, weighed, cut, length - bear, bear, first - 1, content)
 
 
 def _encode_document(row: Row, tokens: Tokens) -> EncodedRow:

@@ -1,13 +1,13 @@
 """Row formats: which one a dataset is in, and what makes of a record a conversation or a document."""
 
 import difflib
-import json
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ripcurrent.data._spec import as_list, from_json, lookup
 from ripcurrent.data._types import Fields, Message, RowStatus
 from ripcurrent.errors import RipcurrentError
 
@@ -35,10 +35,7 @@ _TRAINED = ("weight", "loss", "train", "training")
 THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 _PRINTED = {"assistant": THOUGHTS, "tool": ("tool_call_id", "name")}
 """Keys of a turn that chat templates print beside its text."""
-WORSE_OF_PAIRS = ("rejected", "non_preferred_output")
-WORSE = (*WORSE_OF_PAIRS, "rejected_response")
-"""Columns of the worse answer of a pair; ms-swift trains the better one where it finds the last of these."""
-_BETTER = ("chosen", "preferred_output")
+_BETTER, _WORSE = {"chosen", "preferred_output"}, {"rejected", "rejected_response", "non_preferred_output"}
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 """Half of a pair: text that cannot be written as UTF-8."""
 
@@ -93,16 +90,6 @@ def _content(value: object, role: str) -> str:
     return _text(value)
 
 
-def as_list(value: object) -> list[Any] | None:
-    """A list, or one that is JSON in a cell, as CSV has it; None where it is something else."""
-    if isinstance(value, str) and value.lstrip().startswith("["):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
-            return None
-    return value if isinstance(value, list) else None
-
-
 def _turns(value: object) -> list[Message]:
     """Turns with ``role`` and ``content``, or with ``from`` and ``value``; a null is no key, as tables fill in both."""
     given = as_list(value)
@@ -134,17 +121,9 @@ def _turns(value: object) -> list[Message]:
     return turns
 
 
-def _json(text: object) -> Any:
-    """What a text holds as JSON; None where it is none."""
-    try:
-        return json.loads(text) if isinstance(text, str) else None
-    except (ValueError, RecursionError):
-        return None
-
-
 def _as_calls(text: str) -> list[Any]:
     """The calls that a turn's text writes as JSON, as ShareGPT's rows have them; none where it is another text."""
-    found = _json(text)
+    found = from_json(text)
     calls = found if isinstance(found, list) else [found]
     return calls if all(isinstance(call, Mapping) and {"name", "arguments"} <= set(call) for call in calls) else []
 
@@ -155,7 +134,7 @@ def _call(value: object) -> Fields:
     if not isinstance(value, Mapping) or not isinstance(function, Mapping):
         raise Unusable("invalid_conversation")
     arguments = function.get("arguments") or {}
-    arguments = _json(arguments) if isinstance(arguments, str) else arguments
+    arguments = from_json(arguments) if isinstance(arguments, str) else arguments
     if not isinstance(function.get("name"), str) or not isinstance(arguments, Mapping):
         raise Unusable("invalid_conversation")
     own = {"id": value["id"]} if isinstance(value.get("id"), str) else {}
@@ -309,22 +288,10 @@ def view(record: Fields, mapping: Mapping[str, str]) -> Fields:
     if not mapping:
         return record
     taken = {column if column in record else column.partition(".")[0] for column in mapping.values()} & _OPTIONAL
-    if not set(_BETTER).isdisjoint(mapping.values()):
-        taken |= {*_BETTER, *WORSE, *(("prompt",) if "messages" in mapping else ())}
+    if not _BETTER.isdisjoint(mapping.values()):
+        taken |= _BETTER | _WORSE | ({"prompt"} if "messages" in mapping else set())
     own = {name: value for name, value in record.items() if name not in taken}
     return {**own, **{field: lookup(record, column)[1] for field, column in mapping.items()}}
-
-
-def lookup(record: Fields, column: str) -> tuple[bool, Any]:
-    """Whether a column is there, and its value; ``a.b`` reaches into objects where no column has that very name."""
-    if column in record:
-        return True, record[column]
-    value: Any = record
-    for key in column.split("."):
-        if not (isinstance(value, Mapping) and key in value):
-            return False, None
-        value = value[key]
-    return True, value
 
 
 ELSEWHERE = " (in a file or in Python: mapping)"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from ripcurrent.data._spec import RowSpec
 from ripcurrent.options import Options
 
 if TYPE_CHECKING:
@@ -27,6 +28,10 @@ class RowOptions(Options):
     """Row format, when it is not recognised."""
     mapping: dict[str, str] | None = Field(default=None, json_schema_extra={"flag": "--map"})
     """Column that holds a field of the format."""
+    spec: Annotated[RowSpec | None, BeforeValidator(RowSpec.read)] = Field(
+        default=None, json_schema_extra={"metavar": "FILE"}
+    )
+    """How records in no known format are read."""
 
     @model_validator(mode="before")
     @classmethod
@@ -58,4 +63,4 @@ class RowOptions(Options):
         from ripcurrent.data._read import read_rows
 
         other = not self.trainer.startswith("completion")
-        return read_rows(dataset, format=self.format, mapping=self.mapping, limit=self.limit, any_fields=other)
+        return read_rows(dataset, self.format, self.mapping, self.spec, limit=self.limit, any_fields=other)

@@ -10,6 +10,7 @@ from ripcurrent.data._files import Container, no_such_row, plain_suffix, sampled
 from ripcurrent.data._formats import LONE_SURROGATE, Format, Unusable, check_mapping, tool_definitions, view
 from ripcurrent.data._open import SUFFIXES, open_container
 from ripcurrent.data._sniff import find_format, sniff
+from ripcurrent.data._spec import RowSpec
 from ripcurrent.data._types import DatasetInfo, Message, Row, RowStatus
 from ripcurrent.errors import RipcurrentError
 
@@ -30,6 +31,7 @@ class Dataset:
         mapping: Mapping[str, str],
         limit: int | None,
         begun: Iterator[object] | None = None,
+        spec: RowSpec | None = None,
     ) -> None:
         self.path = path
         """The path or hub address, as given."""
@@ -44,6 +46,7 @@ class Dataset:
         self._container = container
         self._format = row_format
         self._mapping = dict(mapping)
+        self._spec = spec
         self._limit = limit
         self._begun = begun
         self._counted: tuple[int, str] | None = None
@@ -100,7 +103,8 @@ class Dataset:
         except OSError:
             return False
         try:
-            now = read_rows(self.path, format=self.format, mapping=self._mapping, limit=self._limit, any_fields=True)
+            named = (self.format, self._mapping, self._spec)
+            now = read_rows(self.path, *named, limit=self._limit, any_fields=True)
             return now.count_and_hash() != self.count_and_hash()
         except RipcurrentError:
             # saved halfway
@@ -120,6 +124,7 @@ class Dataset:
             sha256=sha256,
             format=self.format,
             mapping=self._mapping or None,
+            spec=self._spec,
             container=self.container,
             rows=count,
         )
@@ -161,7 +166,7 @@ class Dataset:
         text: str | None = None
         problem: RowStatus | None = None
         fields = record if isinstance(record, Mapping) else {"value": record}
-        read = view(fields, self._mapping)
+        read = view(fields, self._mapping) if self._spec is None else self._spec.record(fields)
         content: object = record
         try:
             if fields is not record:
@@ -181,15 +186,16 @@ class Dataset:
             isinstance(own, str) and own != "" and not LONE_SURROGATE.search(own)
         )
         row_id = str(own) if named else hashlib.sha256(canonical_json(content)).hexdigest()[:16]
-        mapped = read if self._mapping else None
+        mapped = read if self._mapping or self._spec else None
         return Row(index, row_id, messages, text, fields, problem, mapped, tool_definitions(read) if messages else None)
 
 
 def read_rows(
     path: str | Path,
-    *,
     format: str | None = None,
     mapping: Mapping[str, str] | None = None,
+    spec: RowSpec | None = None,
+    *,
     limit: int | None = None,
     any_fields: bool = False,
 ) -> Dataset:
@@ -202,6 +208,7 @@ def read_rows(
             default its ``train`` split.
         format: a row format's name; by default the one that the first records' fields fit.
         mapping: from a format's field to this dataset's column, for datasets in no known format.
+        spec: instead of both, how records in no known format are read as conversations.
         limit: read only the first rows, at most this many.
         any_fields: read rows in no format that is known as mere records, for a trainer that reads them.
 
@@ -211,15 +218,17 @@ def read_rows(
     """
     mapping = mapping or {}
     check_mapping(mapping)
-    if format is not None:
+    if spec is not None and (mapping or format not in (None, "spec")):
+        raise RipcurrentError("A spec says how records are read, in place of --format and --map.", "Give one of them.")
+    if spec is None and format is not None:
         find_format(format)
     if limit is not None and limit < 1:
         raise RipcurrentError(f"A limit of {limit} rows leaves nothing.", "Give a limit of 1 or more.")
     container = open_container(str(path))
     records = container.records()
     sample = list(islice(records, _SAMPLE if limit is None else min(limit, _SAMPLE)))
-    row_format = sniff(str(path), sample, container.columns, format, mapping, any_fields=any_fields)
-    return Dataset(str(path), container, row_format, mapping, limit, chain(sample, records))
+    row_format = sniff(str(path), sample, container.columns, format, mapping, spec, any_fields=any_fields)
+    return Dataset(str(path), container, row_format, mapping, limit, chain(sample, records), spec)
 
 
 def open_unchanged(info: DatasetInfo, *, limit: int | None = None, data: str | Path | None = None) -> Dataset:
@@ -230,7 +239,8 @@ def open_unchanged(info: DatasetInfo, *, limit: int | None = None, data: str | P
     """
     path = str(data or info.path)
     try:
-        dataset = read_rows(path, format=info.format, mapping=info.mapping, limit=limit and info.rows, any_fields=True)
+        named = (info.format, info.mapping, info.spec)
+        dataset = read_rows(path, *named, limit=limit and info.rows, any_fields=True)
     except RipcurrentError as error:
         moved = "Where the scanned dataset is now, say with --data (in an experiment's file: data, beside run)."
         raise RipcurrentError(error.message, error.hint if data is not None else moved) from error

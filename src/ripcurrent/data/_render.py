@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -79,23 +79,23 @@ def chat_text(
     generation_prompt: bool = False,
 ) -> str:
     """The conversation in the tokenizer's chat template. Raises `TemplateMismatch` where the template refuses it."""
-    turns = [{"role": one.role, "content": one.content, **one.parts} for one in messages]
+    turns = [{"role": message.role, "content": message.content, **message.parts} for message in messages]
     try:
         with template_errors(tokenizer):
             return rendered(tokenizer, turns, tools=tools, generation_prompt=generation_prompt)
     except TemplateMismatch:
-        if not any(message.calls for message in messages):
+        written = [_with_arguments_as_text(message) for message in messages]
+        if written == list(messages):
             raise
-    # DeepSeek's and other templates join the arguments as text
-    for turn in turns:
-        if calls := turn.get("tool_calls"):
-            texts = [json.dumps(call["function"]["arguments"], ensure_ascii=False) for call in calls]
-            turn["tool_calls"] = [
-                {**call, "function": {**call["function"], "arguments": text}}
-                for call, text in zip(calls, texts, strict=True)
-            ]
-    with template_errors(tokenizer):
-        return rendered(tokenizer, turns, tools=tools, generation_prompt=generation_prompt)
+    return chat_text(written, tokenizer, tools=tools, generation_prompt=generation_prompt)
+
+
+def _with_arguments_as_text(message: Message) -> Message:
+    """Its tool calls as DeepSeek's and other templates join them."""
+    texts = [one if isinstance(one := call["arguments"], str) else json.dumps(one) for call in message.calls]
+    calls = zip(message.parts.get("tool_calls", ()), texts, strict=True)
+    made = [{**call, "function": {**call["function"], "arguments": text}} for call, text in calls]
+    return replace(message, parts={**message.parts, "tool_calls": made}) if made else message
 
 
 @contextmanager
@@ -191,7 +191,6 @@ def hides_tools(text: str, row: Row, tokenizer: PreTrainedTokenizerBase) -> bool
     try:
         return row.tools is not None and chat_text(row.messages, tokenizer) == text
     except TemplateMismatch:
-        # it takes such turns only with tools
         return False
 
 

@@ -2,23 +2,15 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from ripcurrent.data._formats import (
-    ELSEWHERE,
-    FIELDS,
-    FORMATS,
-    WORSE,
-    WORSE_OF_PAIRS,
-    Format,
-    as_list,
-    lookup,
-    nearest,
-    view,
-)
+from ripcurrent.data._formats import ELSEWHERE, FIELDS, FORMATS, Format, Unusable, nearest, view
+from ripcurrent.data._spec import RowSpec, as_list, lookup
 from ripcurrent.data._types import Fields
 from ripcurrent.errors import RipcurrentError
 
 _ANSWERS = {form.needed[-1] for form in FORMATS.values() if form.needed}
 """Fields that hold what is trained."""
+_WORSE = ("rejected", "non_preferred_output")
+"""Columns of the worse answer of a pair; ms-swift's ``rejected_response`` is one too, and other trainers ignore it."""
 
 
 def find_format(name: str) -> Format:
@@ -36,6 +28,7 @@ def sniff(
     columns: Sequence[str] | None,
     name: str | None,
     mapping: Mapping[str, str],
+    spec: RowSpec | None = None,
     *,
     any_fields: bool = False,
 ) -> Format:
@@ -45,16 +38,14 @@ def sniff(
     `RipcurrentError` when none fits, or when the one named does not, with the fields that are there and those that are
     needed; and when a field is mapped that the format does not read.
     """
+    if spec is not None:
+        return _fit_spec(path, sample, columns, spec)
     records = _records(path, sample, mapping)
     if name == "record":
         return FORMATS[name]
     seen = list(dict.fromkeys(columns or [str(key) for record in records for key in record]))
-    for column in mapping.values():
-        if column not in seen and not any(lookup(record, column)[0] for record in records):
-            raise RipcurrentError(
-                f"{path} has no column {column!r}.{nearest(column, seen)}", f"Its columns: {', '.join(seen)}"
-            )
-    _require_no_pairs(path, records, mapping, WORSE_OF_PAIRS if any_fields else WORSE)
+    _require_columns(path, records, seen, mapping.values())
+    _require_no_pairs(path, records, mapping, _WORSE if any_fields else (*_WORSE, "rejected_response"))
     views = [view(record, mapping) for record in records]
     present = {field for one in views for field in one}
     # a field that is there and null says nothing: merged datasets have all columns of all parts in every row
@@ -79,6 +70,34 @@ def sniff(
             f"That format reads {', '.join((*form.needed, *form.optional))}; name another, or map all fields of one.",
         )
     return form
+
+
+def _fit_spec(path: str, sample: Sequence[object], columns: Sequence[str] | None, spec: RowSpec) -> Format:
+    """The format of records as a spec reads them; raises `RipcurrentError` where it reads none, or lacks a column."""
+    records = _records(path, sample, dict.fromkeys(spec.columns(), ""))
+    seen = list(dict.fromkeys(columns or [str(key) for record in records for key in record]))
+    _require_columns(path, records, seen, spec.columns())
+    form = Format("spec", (), (), FORMATS["messages"].parse)
+    for record in records:
+        try:
+            form.parse(spec.record(record))
+        except Unusable as unusable:
+            if unusable.reason == "invalid_conversation":
+                continue
+        return form
+    turns = as_list(spec.record(records[0])["messages"]) or ()
+    names = ", ".join(dict.fromkeys(str(turn.get("role")) for turn in turns if isinstance(turn, Mapping)))
+    raise RipcurrentError(
+        f"{path}: the spec reads none of the first {len(records)} records.",
+        f"Check messages, role and content, and say in roles who speaks; in the first record: {names or 'nobody'}.",
+    )
+
+
+def _require_columns(path: str, records: Sequence[Fields], seen: Sequence[str], wanted: Iterable[str]) -> None:
+    for column in wanted:
+        if column not in seen and not any(lookup(record, column)[0] for record in records):
+            said = f"{path} has no column {column!r}.{nearest(column, seen)}"
+            raise RipcurrentError(said, f"Its columns: {', '.join(seen)}")
 
 
 def _require_no_pairs(path: str, records: Sequence[Fields], mapping: Mapping[str, str], columns: Sequence[str]) -> None:

@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ripcurrent.data._formats import Unusable
+from ripcurrent.data._spec import read_yaml
 from ripcurrent.data._types import Fields
 from ripcurrent.errors import RipcurrentError
 
@@ -118,7 +119,7 @@ def read_training_file(path: Path) -> tuple[TrainedTokens, int]:
     Raises:
         RipcurrentError: No such file, one of another trainer, or one that sets what is not held.
     """
-    config = _yaml(path)
+    config = read_yaml(path)
     if "base_model" in config:
         from ripcurrent.data._axolotl import from_config as from_axolotl
 
@@ -128,23 +129,11 @@ def read_training_file(path: Path) -> tuple[TrainedTokens, int]:
 
         folder = Path(str(config.get("dataset_dir", "data")))
         found = [place / folder / "dataset_info.json" for place in (path.parent, path.parent.parent, Path())]
-        return from_llamafactory(config, _yaml(next((one for one in found if one.is_file()), found[0])))
+        return from_llamafactory(config, read_yaml(next((one for one in found if one.is_file()), found[0])))
     raise RipcurrentError(
         f"{path} is no training file of Axolotl (base_model) or LLaMA-Factory (model_name_or_path, dataset).",
         f"Name the trainer with its options: {', '.join(TRAINERS)}.",
     )
-
-
-def _yaml(path: Path) -> Fields:
-    """A YAML or JSON file that holds keys with values."""
-    try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise RipcurrentError(f"{path} cannot be read: {reason}.", "Name the trainer's own YAML file.") from error
-    if not isinstance(found, dict):
-        raise RipcurrentError(f"{path} holds no keys with values.", "Name the trainer's own YAML file.")
-    return found
 
 
 def trained_tokens(text: str) -> TrainedTokens:

@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
+from ripcurrent.data._spec import RowSpec
+
 Turns = Literal["all", "last"]
 """Which assistant turns are trained: every one, or only the last."""
 
@@ -166,6 +168,8 @@ class DatasetInfo(BaseModel):
     """Name of the row format."""
     mapping: dict[str, str] | None = None
     """From a format's field to the dataset's column, as ``--map`` gave it."""
+    spec: RowSpec | None = None
+    """How its records are read, as ``--spec`` gave it."""
     container: str
     """``json``, ``jsonl``, ``csv``, ``parquet``, ``files``, ``folder`` or ``hub``."""
     rows: int

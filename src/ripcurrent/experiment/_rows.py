@@ -131,10 +131,11 @@ def _to_scan(config: ExperimentConfig, source: ScanSource, main: Pool | None) ->
         if config.run is not None and main is not None:
             info = main.run.manifest.dataset
             own |= {"format": info.format, "mapping": dict(info.mapping) if info.mapping else None}
+            own["spec"] = info.spec.model_dump(mode="json") if info.spec else None
             own["limit"] = main.run.options.limit
         else:
             own["format"] = config.format
-            own |= {key: config.scan[key] for key in ("format", "mapping", "limit") if key in config.scan}
+            own |= {key: config.scan[key] for key in ("format", "mapping", "spec", "limit") if key in config.scan}
     if "model" in source.options:
         # the experiment's adapter is of its own model
         own["adapter"] = None

@@ -123,6 +123,7 @@ class ArmRunner:
             **{key: getattr(scanned, key) for key in ("max_tokens", "trainer")},
             format=dataset.format,
             mapping=run.manifest.dataset.mapping,
+            spec=run.manifest.dataset.spec,
             seed=seed,
         )
         return finetune(written.path, folder / "finetune", arm.recipe, options, progress=self.progress)

@@ -88,7 +88,7 @@ def _prompts(run: ScanRun, wanted: Mapping[int, str]) -> dict[int, str]:
     """Prompts by row number, wanted with their ids; none of a dataset that cannot be read, or of other rows now."""
     about = run.manifest.dataset
     try:
-        rows = read_rows(about.path, format=about.format, mapping=about.mapping).at(list(wanted))
+        rows = read_rows(about.path, about.format, about.mapping, about.spec, any_fields=True).at(list(wanted))
         return {row.index: row.prompt or row.response[:200] for row in rows if row.id == wanted[row.index]}
     except RipcurrentError:
         return {}
