@@ -216,9 +216,10 @@ def test_ids_are_the_rows_own_or_a_hash_of_what_is_said(tmp_path):
             for turns in (
                 *([], None, "not json", ["hello"], [{"content": "x"}], [{"role": "narrator", "content": "x"}]),
                 [{"role": "user", "content": None}, TURNS[1]],
-                [{"role": "user", "content": [{"type": "image_url"}]}],
+                [{"role": "user", "content": [{"type": "refusal"}]}],
             )
         ),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "not_text"),
         *(({"messages": TURNS, "label": no}, "unwanted_answer") for no in (False, "False")),
         ({"messages": [TURNS[0], {**TURNS[1], "tool_calls": [{"function": "x"}]}]}, "invalid_conversation"),
         *(({"messages": turns}, "no_response") for turns in (TURNS[:1], [TURNS[0], {**TURNS[1], "content": ""}])),

@@ -83,6 +83,9 @@ def _content(value: object, role: str) -> str:
     if value is None and role == "assistant":
         return ""
     if isinstance(value, list):
+        kinds = [str(part.get("type")) for part in value if isinstance(part, Mapping)]
+        if any(medium in kind for kind in kinds for medium in ("image", "audio", "video")):
+            raise Unusable("not_text")
         parts = [
             part.get("text") if isinstance(part, Mapping) and part.get("type") == "text" else None for part in value
         ]

@@ -315,6 +315,8 @@ def _notes(reports: Sequence[MaskReport], tokenizer: PreTrainedTokenizerBase) ->
         yield "The chat template prints a date: the trainer's rows carry the day of the training, these a fixed one."
     if "</think>" in template:
         yield "The chat template treats thoughts apart: it may leave those of earlier answers out."
+    if any(one.trainer == "openai" for one in reports):
+        yield "OpenAI's models have their own tokens and chat template: these are this model's, of the same turns."
     for one in reports:
         if one.trained_rows and one.prompts_trained == one.trained_rows:
             yield f"{one.trainer} trains every token, the prompts included."

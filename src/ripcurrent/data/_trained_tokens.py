@@ -103,6 +103,7 @@ _ELSEWHERE = {
     "llamafactory": ("ripcurrent.data._llamafactory", "LlamaFactory"),
     "axolotl": ("ripcurrent.data._axolotl", "Axolotl"),
     "swift": ("ripcurrent.data._swift", "Swift"),
+    "openai": ("ripcurrent.data._openai", "OpenAI"),
 }
 """Module and class of the policies that are read when they are asked for."""
 TRAINERS = (*_POLICIES, *_ELSEWHERE)
