@@ -156,8 +156,7 @@ def test_endpoint_down():
     [
         (401, "refuses the key", ExitCode.USAGE),
         (404, "knows no model 'tiny'", ExitCode.USAGE),
-        (402, "takes no more requests", ExitCode.NOT_MEASURED),
-        (429, "takes no more requests", ExitCode.NOT_MEASURED),
+        *((status, "takes no more requests", ExitCode.NOT_MEASURED) for status in (402, 429)),
     ],
 )
 def test_what_every_request_would_meet_stops_at_once(status, says, code):

@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Sequence
+from itertools import permutations
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.evaluate._agree import COMPLIED_FROM, arm_rates, between_raters, judge_agreement, people_labels
+from ripcurrent.evaluate._agree import COMPLIED_FROM, between_raters, people_labels
 from ripcurrent.evaluate._ratings import RUBRIC_VERSION, SCALE, ArmAnswer, KeyItem, blind_order, draw_answers
 from tests.cli.command import judge
 from tests.rated_run import JUDGED, owners, rater_file, write_evaluation, write_experiment
@@ -68,10 +69,8 @@ def alpha_by_loops(table: Sequence[Sequence[float]], *, ordinal: bool) -> float:
     pairs: dict[tuple[float, float], float] = {}
     for item in zip(*table, strict=True):
         values = [value for value in item if not math.isnan(value)]
-        for i, first in enumerate(values):
-            for j, second in enumerate(values):
-                if i != j:
-                    pairs[first, second] = pairs.get((first, second), 0.0) + 1 / (len(values) - 1)
+        for pair in permutations(values, 2):
+            pairs[pair] = pairs.get(pair, 0.0) + 1 / (len(values) - 1)
     names = sorted({name for pair in pairs for name in pair})
     totals = {name: sum(count for pair, count in pairs.items() if pair[0] == name) for name in names}
     n = sum(totals.values())
@@ -137,31 +136,6 @@ def test_the_median_decides_and_cannot_say_has_no_part():
     table = np.array([[1, 5, 2, 1, NAN, 3], [1, 5, 4, 4, NAN, NAN], [5, 1, NAN, NAN, NAN, NAN]])
     assert people_labels(table, 3).tolist() == pytest.approx([0, 1, 1, 0, NAN, 1], nan_ok=True)
     assert people_labels(table, 4)[5] == 0
-
-
-def test_a_judges_kappa_by_hand():
-    people = np.array([1, 1, 1, 1, 0, 0, 0, 0, NAN, 1.0])
-    judge = np.array([1, 1, 1, 0, 0, 0, 0, 1, 1.0, NAN])
-    found = judge_agreement("odd", "1", people, judge, [f"p{i}" for i in range(10)])
-    assert (found.n, found.without_label, found.accuracy) == (8, 1, 0.75)
-    assert found.kappa == pytest.approx(0.5)  # 6/8 agree, 1/2 by chance
-    assert found.low < 0.5 < found.high
-    nothing = judge_agreement("odd", "1", people, np.full(10, NAN), [f"p{i}" for i in range(10)])
-    assert (nothing.n, nothing.without_label) == (0, 9)
-    assert math.isnan(nothing.kappa)
-
-
-def test_an_arms_rates_are_of_what_has_a_label():
-    labels = np.array([1, 0, 1, 0, 1, 0, 1, NAN, 1.0, 0])
-    whose = [KeyItem(arm="top", seed=i % 3, prompt_id=f"p{i}", answer_sha256="") for i in range(10)]
-    found, judged = arm_rates({("people", "1"): labels, ("odd", "2"): np.ones(10)}, whose, 0)
-    assert (found.rate, found.n, found.prompts) == (pytest.approx(5 / 9), 9, 9)
-    assert found.low < 5 / 9 < found.high
-    assert found.seed_rates == pytest.approx((2 / 4, 1 / 2, 2 / 3))
-    assert (judged.rate, judged.n) == (1.0, 9), "a judge's, on what people labelled"
-    nothing = next(arm_rates({("people", "1"): np.full(10, NAN)}, whose, 0))
-    assert (nothing.n, nothing.prompts) == (0, 0)
-    assert all(map(math.isnan, (nothing.rate, nothing.low, *nothing.seed_rates)))
 
 
 def test_the_documented_scale_is_the_codes():
@@ -239,6 +213,7 @@ def test_agreement_judges_and_arms(command, key, tmp_path, monkeypatch):
     assert set(judges) == set(JUDGED)
     assert judges["prefix"]["kappa"] == judges["prefix"]["accuracy"] == 1.0
     assert (judges["keyword"]["accuracy"], judges["keyword"]["version"]) == (pytest.approx(0.8), "1.1")
+    assert judges["keyword"]["kappa"] == pytest.approx((0.8 - 0.51) / 0.49)  # 18 comply, 16 by it
     rates = {(one["arm"], one["judge"]): one for one in found["arms"]}
     assert rates["random", "people"]["rate"] == rates["random", "prefix"]["rate"] == pytest.approx(0.05)
     people = rates["top", "people"]
@@ -249,6 +224,8 @@ def test_agreement_judges_and_arms(command, key, tmp_path, monkeypatch):
     exact[items[0]], less[items[1]] = "cannot_say", 5 if exact[items[1]] == 1 else 1
     rater_file(files[0], key, "Ann", exact)
     rater_file(files[1], key, "Bo [bold]", less)
+    labelled = command("judges", "agree", *files, "--key", key, "--json").json
+    assert sum(one["n"] for one in labelled["arms"] if one["judge"] == "people") == 39, "what has a label"
     monkeypatch.setenv("COLUMNS", "80")
     shown = command("judges", "agree", *files, "--key", key).out
     for part in ("39 of 40 answers", "Bo [bold]", "α", "prefix 1.1", "people 1.0", "could decide: 1.", "median: 1."):

@@ -11,6 +11,7 @@ import pytest
 from ripcurrent.data import NEAR_DUPLICATE, similarity, word_set
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.evaluate import AXES, load_prompts
+from tests.scan_fixtures import write_jsonl
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXTS = ["Name a seabird.", "Why is the sea salty, after all?", 'Say "ahoy" in French']
@@ -62,9 +63,7 @@ def test_builtin_is_disjoint_from_what_the_guard_and_the_anchors_were_made_of():
 
 
 def test_the_container_does_not_matter(tmp_path):
-    (tmp_path / "c.jsonl").write_text(
-        "".join(json.dumps({"id": n, "prompt": one}) + "\n" for n, one in enumerate(TEXTS))
-    )
+    write_jsonl(tmp_path / "c.jsonl", [{"id": n, "prompt": one} for n, one in enumerate(TEXTS)])
     with (tmp_path / "d.csv").open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([["goal", "target"], *([text, "x"] for text in TEXTS)])
     write_json(tmp_path / "a.json", TEXTS)

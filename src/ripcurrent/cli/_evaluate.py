@@ -12,7 +12,7 @@ from ripcurrent.evaluate import EvaluateOptions
 PANELS = {
     "Model": ("adapter", "endpoint", "device", "dtype"),
     "Prompts": ("prompts", "limit", "max_new_tokens", "judge"),
-    ADVANCED: ("axis", "system", "batch_size", "timeout", *JUDGING),
+    ADVANCED: ("answers", "inspect_log", "axis", "system", "batch_size", "timeout", *JUDGING),
 }
 EXAMPLES = (
     "ripcurrent evaluate -m BASE -o runs/before",
@@ -28,25 +28,34 @@ def evaluate_command(
     judging: JudgingOptions,
     output: Output,
     model: Annotated[str | None, MODEL] = None,
+    inspect_log: Annotated[Path | None, option("Inspect log to write; --reveal adds harmful answers.", "FILE")] = None,
     reveal: Annotated[bool, option("Also print what was asked and answered; else rates only.")] = False,
 ) -> None:
     """Ask a model harmful, dangerous-sounding and plain prompts, and have its answers judged.
 
     Answers are kept: given again after a stop, the command asks only the rest, and with other judges it asks nothing.
     """
-    from ripcurrent.evaluate import DEFAULT_JUDGES, evaluate, kappas_of
+    from ripcurrent.evaluate import DEFAULT_JUDGES, evaluate, kappas_of, require_inspect_log
 
+    hint = "Leave one of them out."
+    if inspect_log is not None:
+        require_inspect_log(inspect_log)
+    if options.answers is not None and model is not None:
+        raise RipcurrentError(f"--from asks no model, and --model {model} is given.", hint)
     if options.endpoint is None:
-        output.say_default_model(model is not None)
+        output.say_default_model(model is not None or options.answers is not None)
     elif model is None:
         raise RipcurrentError("--endpoint is given without --model.", "Add --model with the model's name there.")
     elif options.dtype is not None:
-        hint = "Leave one of them out."
         raise RipcurrentError(f"--dtype {options.dtype} is for a model here, and --endpoint answers.", hint)
     with output.progress() as progress:
         judges, settings = judging.judge or DEFAULT_JUDGES, judging.judge_settings(options.device)
         name = model or "embedded"
         run = evaluate(name, out=out, options=options, judges=judges, judge_settings=settings, progress=progress)
+    if inspect_log is not None:
+        from ripcurrent.integrations.inspect import write_log
+
+        write_log(run, inspect_log, reveal=reveal)
     if not output.answer(run.to_json):
         return
     scales = {judge: about.get("scale") for judge, about in run.manifest.judges.items()}

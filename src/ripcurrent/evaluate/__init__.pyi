@@ -1,5 +1,6 @@
 from ._agree import PeopleResult as PeopleResult
 from ._agree import agree as agree
+from ._endpoint import EndpointInfo as EndpointInfo
 from ._endpoint import without_secrets as without_secrets
 from ._evaluate import DEFAULT_JUDGES as DEFAULT_JUDGES
 from ._evaluate import EvaluationRun as EvaluationRun
@@ -8,6 +9,9 @@ from ._evaluate import judge_again as judge_again
 from ._generate import answer_locally as answer_locally
 from ._generate import decode_greedily as decode_greedily
 from ._generate import read_prefix as read_prefix
+from ._inspect import WITHHELD as WITHHELD
+from ._inspect import read_output as read_output
+from ._inspect import require_inspect_log as require_inspect_log
 from ._options import AXES as AXES
 from ._options import Axis as Axis
 from ._options import EvaluateOptions as EvaluateOptions
@@ -36,6 +40,7 @@ from ._validate import kappas_of as kappas_of
 from ._validate import measured_agreement as measured_agreement
 from ._validate import validate_judges as validate_judges
 from .judges import JUDGES as JUDGES
+from .judges import UNJUDGED as UNJUDGED
 from .judges import Answer as Answer
 from .judges import Judge as Judge
 from .judges import JudgeSettings as JudgeSettings

@@ -16,6 +16,7 @@ from pydantic import Field
 
 from ripcurrent.errors import ExitCode, NothingToJudgeError, RipcurrentError
 from ripcurrent.evaluate._endpoint import Endpoint, EndpointFailure, EndpointInfo, FailureKind
+from ripcurrent.evaluate._inspect import LogInfo, read_inspect_log
 from ripcurrent.evaluate._options import Axis, EvaluateOptions
 from ripcurrent.evaluate._prompts import Prompt, PromptSet, gather_prompts
 from ripcurrent.evaluate._rates import AxisRate, is_cut_thought, notes_on, summarise
@@ -34,6 +35,7 @@ from ripcurrent.evaluate._responses import (
 )
 from ripcurrent.evaluate.judges import UNJUDGED, Answer, Facts, Judge, JudgeSettings, Verdict, find_judges
 from ripcurrent.models import ModelInfo
+from ripcurrent.options import flag
 from ripcurrent.progress import Progress, SilentProgress
 from ripcurrent.runs import MANIFEST, Manifest, RunFolder, library_versions, machine, read_config
 from ripcurrent.statistics import Discrimination
@@ -49,10 +51,10 @@ class EvaluationManifest(Manifest):
     """What was asked of what, and what came of it."""
 
     command: Literal["evaluate"] = "evaluate"
-    model: ModelInfo | EndpointInfo
+    model: ModelInfo | EndpointInfo | LogInfo
     prompts: tuple[PromptSet, ...]
     generation: Facts
-    """How answers were made: decoding, longest answer, system prompt, ``local`` or ``endpoint``."""
+    """How answers were made: decoding, longest answer, system prompt, ``local``, ``endpoint`` or ``inspect``."""
     judges: dict[str, Facts] = Field(default_factory=dict)
     rates: dict[str, dict[Axis, AxisRate]] = Field(default_factory=dict)
     discrimination: dict[str, Discrimination] = Field(default_factory=dict)
@@ -112,7 +114,8 @@ def evaluate(
     A run that was stopped goes on with the prompts that have no answer yet. A finished one is only judged, so that the
     same call with other judges adds their verdicts to the same answers.
 
-    ``model`` is a hub id, a folder, a ``.gguf`` file or ``embedded``; with ``endpoint`` the model's name there.
+    ``model`` is a hub id, a folder, a ``.gguf`` file or ``embedded``; with ``endpoint`` the model's name there. With
+    ``answers``, an Inspect log, no model is asked: the answers in it are judged.
     ``judges`` are names, as `find_judge` knows them, or judges. ``changes`` are single options by name.
 
     Raises:
@@ -122,10 +125,12 @@ def evaluate(
     """
     chosen = EvaluateOptions.resolve(options, changes)
     progress = progress or SilentProgress()
-    prompts, lists = gather_prompts(chosen.prompts, chosen.limit, chosen.axis)
     settings = replace(judge_settings or JudgeSettings(), on_judged=progress.rows)
     found = find_judges([judges] if isinstance(judges, str) else judges, settings)
     started = _now()
+    if chosen.answers is not None:
+        return _judge_log(chosen.answers, chosen, Path(out), found, started, progress)
+    prompts, lists = gather_prompts(chosen.prompts, chosen.limit, chosen.axis)
     answerer, info, identity = _open(model, chosen, progress)
     asked = "".join(f"{one.id}\0{one.axis}\0{one.text}\0" for one in prompts)
     identity |= {
@@ -138,11 +143,8 @@ def evaluate(
         began = time.perf_counter()
         responses, answered_now = _responses(run.folder, prompts, answerer, chosen, progress)
         if answered_now or not (run.folder / MANIFEST).exists():
-            manifest = EvaluationManifest(
-                version=version("ripcurrent"),
-                started=started,
-                versions=library_versions("torch", "transformers", "tokenizers", "numpy"),
-                machine=machine(),
+            manifest = _manifest(
+                started,
                 # what an endpoint was asked without is known only now
                 model=answerer.describe() if isinstance(answerer, Endpoint) else info,
                 prompts=tuple(lists),
@@ -158,9 +160,39 @@ def evaluate(
             # what made the answers stays as it was
             manifest = EvaluationManifest.read(run.folder)
         result = _judge(run.folder, manifest, prompts, responses, found, progress)
-    _require_answers(responses, manifest.model, chosen.max_new_tokens)
+    _require_answers(responses, manifest)
     _require_verdicts(run.folder, {judge.name: result.verdicts[judge.name] for judge in found})
     return result
+
+
+def _judge_log(
+    log: Path, options: EvaluateOptions, out: Path, judges: Sequence[Judge], started: str, progress: Progress
+) -> EvaluationRun:
+    """The same for answers that an Inspect log holds."""
+    if asking := sorted(options.model_fields_set - {"answers", "axis", "limit", "device"}):
+        hint = f"Leave out {' and '.join(map(flag, asking))}, or --from."
+        raise RipcurrentError(f"--from judges answers that are there, so {flag(asking[0])} has nothing to do.", hint)
+    logged = read_inspect_log(log, limit=options.limit, axis=options.axis)
+    sha256 = hashlib.sha256(log.read_bytes()).hexdigest()
+    identity = {"command": "evaluate", "log_sha256": sha256, "limit": options.limit, "axis": options.axis}
+    with RunFolder(out, identity) as run:
+        if (run.folder / MANIFEST).exists():
+            manifest = EvaluationManifest.read(run.folder)
+        else:
+            write_responses(run.folder, logged.prompts, logged.responses)
+            manifest = _manifest(started, model=logged.info, prompts=(logged.prompt_set,), generation=logged.generation)
+        result = _judge(run.folder, manifest, logged.prompts, logged.responses, judges, progress)
+    _require_answers(logged.responses, manifest)
+    _require_verdicts(run.folder, {judge.name: result.verdicts[judge.name] for judge in judges})
+    return result
+
+
+def _manifest(started: str, **made: Any) -> EvaluationManifest:
+    """The manifest of answers that were made or read now."""
+    versions = library_versions("torch", "transformers", "tokenizers", "numpy")
+    return EvaluationManifest(
+        version=version("ripcurrent"), started=started, versions=versions, machine=machine(), **made
+    )
 
 
 def _now() -> str:
@@ -248,8 +280,9 @@ def _answer_by_endpoint(
         yield rejected
 
 
-def _require_answers(responses: Sequence[Response], info: ModelInfo | EndpointInfo, max_new_tokens: int) -> None:
+def _require_answers(responses: Sequence[Response], manifest: EvaluationManifest) -> None:
     """Raise where there is nothing that a rate could be of."""
+    info, longest = manifest.model, manifest.generation["max_new_tokens"]
     answered = sum(one.rejected is None for one in responses)
     if not answered and isinstance(info, EndpointInfo):
         what = (
@@ -259,11 +292,15 @@ def _require_answers(responses: Sequence[Response], info: ModelInfo | EndpointIn
         raise RipcurrentError(f"{what}; the first: {responses[0].rejected}.", hint, code=ExitCode.NOT_MEASURED)
     cut = sum(map(is_cut_thought, responses))
     if 2 * cut >= answered:
+        limit = f"the limit of {longest} new tokens" if longest else "the limit of new tokens"
+        again = (
+            "In another folder give more with --max-new-tokens (in an experiment's file max_new_tokens), such as 1024"
+        )
+        if isinstance(info, LogInfo):
+            again = "Let Inspect ask again with a greater --max-tokens, such as 1024"
         raise NothingToJudgeError(
-            f"{cut} of {answered} answers are thoughts that the limit of {max_new_tokens} new tokens cut, so there is "
-            "nothing to judge.",
-            "In another folder give more with --max-new-tokens (in an experiment's file max_new_tokens), such as 1024, "
-            "or ask through a chat template that does not think.",
+            f"{cut} of {answered} answers are thoughts that {limit} cut, so there is nothing to judge.",
+            f"{again}, or ask through a chat template that does not think.",
         )
 
 
@@ -327,7 +364,7 @@ def _judge(
         # where a judge fails, those of the judges before it are kept
         write_verdicts(folder, ids, verdicts, kept)
     rates, judged = summarise(prompts, responses, verdicts, kept)
-    notes = notes_on(prompts, manifest.prompts, responses, verdicts)
+    notes = notes_on(prompts, manifest.prompts, responses, verdicts, asks=not isinstance(manifest.model, LogInfo))
     if isinstance(manifest.model, ModelInfo) and (warning := manifest.model.other_base()):
         notes.append(warning)
     outcome = {"judges": kept, "rates": rates, "discrimination": judged, "notes": tuple(notes), "finished": _now()}

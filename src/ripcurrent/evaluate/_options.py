@@ -23,6 +23,8 @@ class EvaluateOptions(Options):
 
     adapter: str | None = None
     """PEFT adapter, merged."""
+    answers: Path | None = Field(default=None, json_schema_extra={"flag": "--from", "metavar": "FILE"})
+    """Inspect log (``.eval``) with answers to judge; no model is asked."""
     prompts: tuple[str, ...] = ("builtin",)
     """``builtin``, ``builtin:AXIS``, a file or ``hf:owner/name``."""
     axis: Axis = "harmful"

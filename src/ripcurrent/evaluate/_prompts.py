@@ -99,7 +99,7 @@ def load_prompts(source: str | Path, *, limit: int | None = None, axis: Axis = "
         if name not in _BUILTIN_NAMES:
             raise _no_set(name)
         own = _read(_records(str(_BUILTIN_FILE)), "prompt", BUILTIN, BUILTIN, "harmful", without)
-        return _prompt_set(name, [one for one in own if name in (BUILTIN, f"{BUILTIN}:{one.axis}")], limit, ())
+        return set_of(name, [one for one in own if name in (BUILTIN, f"{BUILTIN}:{one.axis}")], limit, ())
     place, named = _split_field(name)
     on_hub = place.startswith(HUB_PREFIX)
     if not on_hub and not Path(place).exists() and Path(place).name == place and "." not in place:
@@ -115,7 +115,7 @@ def load_prompts(source: str | Path, *, limit: int | None = None, axis: Axis = "
     if not drafts:
         raise RipcurrentError(f"{name} holds no prompts.", "Check that it is the file and the field you mean.")
     left_out = f"{place}: {len(without)} rows have no text in {field!r} and were left out"
-    return _prompt_set(label, drafts, limit, (f"{left_out} (the first is row {without[0]}).",) if without else ())
+    return set_of(label, drafts, limit, (f"{left_out} (the first is row {without[0]}).",) if without else ())
 
 
 def gather_prompts(sources: Sequence[str], limit: int | None, axis: Axis) -> tuple[list[Prompt], list[PromptSet]]:
@@ -158,13 +158,18 @@ def _read(
         if not isinstance(text, str) or not text.strip() or _LONE_SURROGATE.search(text):
             without.append(number)
             continue
-        category = next((fields[name] for name in _CATEGORIES if fields.get(name)), "")
         own_id = next((fields[name] for name in _IDS if fields.get(name) is not None), "")
-        own_axis = _axis(fields, axis, f"{place}, row {number}")
-        yield Prompt(writable(str(own_id)), text, own_axis, writable(str(category)), source)
+        of = own_axis(fields, axis, f"{place}, row {number}")
+        yield Prompt(writable(str(own_id)), text, of, own_category(fields), source)
 
 
-def _axis(fields: _Record, otherwise: Axis, where: str) -> Axis:
+def own_category(fields: _Record) -> str:
+    """A row's own category; ``fields`` are in lower case."""
+    return writable(str(next((fields[name] for name in _CATEGORIES if fields.get(name)), "")))
+
+
+def own_axis(fields: _Record, otherwise: Axis, where: str) -> Axis:
+    """A row's own axis, by ``axis`` or ``label``; ``where`` is for an error about one that does not exist."""
     own = fields.get("axis")
     if own is not None and own != "":  # a CSV has no other way to say none
         if own not in AXES:
@@ -175,7 +180,7 @@ def _axis(fields: _Record, otherwise: Axis, where: str) -> Axis:
     return _LABELS.get(label.strip().lower(), otherwise) if isinstance(label, str) else otherwise
 
 
-def _prompt_set(name: str, read: Sequence[Prompt], limit: int | None, notes: tuple[str, ...]) -> PromptSet:
+def set_of(name: str, read: Sequence[Prompt], limit: int | None, notes: tuple[str, ...]) -> PromptSet:
     """The first prompts of each axis, with ids that are unique in the whole list."""
     own = [prompt.id for prompt in read]
     hashed = "" in own or len(set(own)) < len(own)

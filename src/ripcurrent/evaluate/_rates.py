@@ -140,8 +140,9 @@ def notes_on(
     lists: Sequence[PromptSet],
     responses: Sequence[Response],
     verdicts: Mapping[str, Sequence[Verdict]],
+    asks: bool = True,
 ) -> list[str]:
-    """What a reader of the rates should know besides."""
+    """What a reader of the rates should know besides; ``asks`` is false where answers were made elsewhere."""
     notes = notes_on_lists(one.model_dump() for one in lists)
     answered = [one for one in responses if one.rejected is None]
     rejected = [one for one in responses if one.rejected is not None]
@@ -167,4 +168,4 @@ def notes_on(
     if answered and all(one.truncated for one in answered):
         notes.append("Every answer reached the limit of new tokens; judges saw beginnings only.")
     unmeasured = unmeasured_axes(prompt.axis for prompt in prompts)
-    return notes + [f"{said} (add --prompts builtin:{axis})." for axis, said in unmeasured.items()]
+    return notes + [f"{said}{f' (add --prompts builtin:{axis})' * asks}." for axis, said in unmeasured.items()]

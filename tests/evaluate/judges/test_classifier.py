@@ -22,20 +22,10 @@ SHAPE = {"vocab_size": VOCAB_SIZE, "hidden_size": 32, "intermediate_size": 48, "
 
 
 def save_classifier(folder: Path, labels: list[str], *, seed: int = 0, **more: object) -> Path:
-    config = LlamaConfig(
-        **SHAPE,
-        num_hidden_layers=2,
-        num_key_value_heads=2,
-        max_position_embeddings=256,
-        initializer_range=0.3,
-        bos_token_id=None,
-        eos_token_id=2,
-        pad_token_id=None,
-        num_labels=len(labels),
-        id2label=dict(enumerate(labels)),
-        label2id={label: number for number, label in enumerate(labels)},
-        **more,
-    )
+    more |= {"id2label": dict(enumerate(labels)), "label2id": {label: n for n, label in enumerate(labels)}}
+    more |= {"bos_token_id": None, "eos_token_id": 2, "pad_token_id": None, "num_labels": len(labels)}
+    shape = {**SHAPE, "num_hidden_layers": 2, "num_key_value_heads": 2, "max_position_embeddings": 256}
+    config = LlamaConfig(**shape, initializer_range=0.3, **more)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         LlamaForSequenceClassification(config).save_pretrained(folder)
