@@ -118,15 +118,6 @@ def test_what_can_be_wrong(finetune, rows_file, tmp_path):
     judge(finetune(rows_file, "--quiet", recipe=tmp_path / "fast.yaml", out="fast"), ("diverges", "lower"), code=2)
 
 
-def test_an_occupied_folder_is_left_alone_and_named_before_the_model_is_loaded(finetune, rows_file, tmp_path):
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "thesis.txt").write_text("mine")
-    finetune.model = tmp_path / "no-model"
-    judge(finetune(rows_file, "--quiet", out="full"), ("thesis.txt", "--out"))
-    judge(finetune(rows_file, "--quiet", out="full/thesis.txt"), ("is a file",))
-    assert (tmp_path / "full" / "thesis.txt").read_text() == "mine"
-
-
 def test_without_trl_the_install_line_is_shown(finetune, rows_file, monkeypatch):
     found = importlib.util.find_spec
     monkeypatch.setattr(

@@ -3,7 +3,6 @@
 import signal
 import subprocess
 import sys
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -145,11 +144,3 @@ def test_stopped_at_every_step(tmp_path, how, compute):
     assert same(resumed.weights, straight.weights)
     curves = [(tmp_path / name / "loss.jsonl").read_text() for name in ("stopped", "straight")]
     assert curves[0] == curves[1]
-
-
-def test_a_short_run_writes_no_checkpoint(tmp_path, monkeypatch):
-    def never(*_: object) -> None:
-        raise AssertionError("a checkpoint was written")
-
-    monkeypatch.setattr(import_module("ripcurrent.finetune._train"), "seal", never)
-    run(tmp_path, recipe())
