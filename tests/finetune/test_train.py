@@ -264,7 +264,6 @@ def test_a_loss_or_a_weight_that_is_no_number_stops_the_run(at, tmp_path):
 @pytest.mark.parametrize(
     ("losses", "batch", "diverges"),
     [
-        ([2.0, float("inf")], 8, True),
         ([2.0, 6.3, 6.2, 6.3], 20, True),
         ([2.0, 1.0, 0.5, 9.0], 8, False),
         ([2.0, 6.1, 6.2, 5.9], 8, False),

@@ -90,6 +90,9 @@ def test_the_riskiest_rows_are_left_out(make, run):
     for drop in ("0%", 5, "some", "5"):
         with pytest.raises(RipcurrentError, match="cannot be left out"):
             filter(trainer, run, drop=drop)
+    trainer.train_dataset = trainer.train_dataset.to_iterable_dataset()
+    with pytest.raises(RipcurrentError, match="no processed dataset"):
+        filter(trainer, run, drop=1)
 
 
 @pytest.mark.parametrize(

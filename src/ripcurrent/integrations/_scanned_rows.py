@@ -45,9 +45,10 @@ class ScannedRows:
     def numbers_of(self, trainer: Any) -> list[int | None]:
         """The scan's row for each of the trainer's, of equal rows each its own; None where nothing is trained."""
         dataset, found = trainer.train_dataset, list[int | None]()
-        if not {"input_ids", "labels"} <= {*(getattr(dataset, "column_names", None) or ())}:
-            what = f"The {type(trainer).__name__} has no processed dataset with input_ids and labels."
-            raise RipcurrentError(what, "Give a trainer that has tokenized its rows.")
+        names = getattr(dataset, "column_names", None) or ()
+        if not {"input_ids", "labels"} <= {*names} or not hasattr(dataset, "__len__"):
+            what = f"The {type(trainer).__name__} has no processed dataset with input_ids and labels, or streams it."
+            raise RipcurrentError(what, "Give a trainer that has tokenized its rows and holds them.")
         left: dict[int, list[int]] = {}
         for place, record in enumerate(dataset):
             if numbers := self.numbers(record["input_ids"], record["labels"], f"Row {place} of the trainer"):
