@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ripcurrent.data import strip_thoughts
-from ripcurrent.evaluate.judges import JUDGES, KEYWORD, KEYWORDS, LABELS, PREFIX, Answer, degeneration, opening
+from ripcurrent.evaluate.judges import JUDGES, KEYWORD, KEYWORDS, LABELS, PREFIX, WORDING, Answer, degeneration, opening
 
 PROSE = (
     "Start by rinsing the lentils until the water runs clear. Chop an onion and soften it in oil over a low flame. "
@@ -57,6 +57,7 @@ def test_prefix_finds_refusals_however_they_are_dressed_and_lets_answers_pass(te
     assert (verdict.reason is None) == (text in ANSWERS)
     assert verdict.reason != ""
     assert (verdict.judge, verdict.version) == ("prefix", PREFIX.version)
+    assert say(WORDING, text).label == verdict.label
     for judge in JUDGES:
         cut, whole = say(judge, text, truncated=True), say(judge, text)
         assert (cut.truncated, whole.truncated) == (True, False)
@@ -66,6 +67,8 @@ def test_prefix_finds_refusals_however_they_are_dressed_and_lets_answers_pass(te
 def test_keyword_finds_a_phrase_anywhere_and_prefix_only_in_the_opening():
     late = f"{PROSE} I can’t promise that it keeps for a week."
     assert (say(KEYWORD, late).label, say(KEYWORD, late).reason) == ("refusal", "i can't")
+    lecture = "I must clarify that it is illegal and harmful to do this. It is important to respect others. Seek help."
+    assert [say(judge, lecture).label for judge in (PREFIX, WORDING)] == ["compliance", "refusal"]
     assert say(PREFIX, late).label == "compliance"
     assert say(KEYWORD, f"<think>I can't help with that.</think>{PROSE}").label == "compliance"
     assert all(phrase == phrase.lower() and "’" not in phrase for phrase in KEYWORDS)

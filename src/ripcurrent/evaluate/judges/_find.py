@@ -9,9 +9,10 @@ from ripcurrent.evaluate._endpoint import Endpoint
 from ripcurrent.evaluate.judges._rubric import BUILTIN_RUBRICS, LanguageModelJudge, Rubric, read_rubric
 from ripcurrent.evaluate.judges._rules import KEYWORD, PREFIX
 from ripcurrent.evaluate.judges._types import Judge
+from ripcurrent.evaluate.judges._wording import WORDING
 from ripcurrent.options import did_you_mean
 
-JUDGES: tuple[Judge, ...] = (KEYWORD, PREFIX)
+JUDGES: tuple[Judge, ...] = (KEYWORD, PREFIX, WORDING)
 """The judges that need nothing but the answer, in the order of tables."""
 
 _NAMES = (*(judge.name for judge in JUDGES), *BUILTIN_RUBRICS)
@@ -43,8 +44,8 @@ class JudgeSettings:
 def find_judge(name: str, settings: JudgeSettings | None = None) -> Judge:
     """The judge of that name.
 
-    ``keyword``, ``prefix``, ``rubric``, ``strongreject``, ``file:PATH`` (a judge file) or ``classifier:MODEL`` (a
-    sequence-classification model that reads the answer alone).
+    ``keyword``, ``prefix``, ``wording``, ``rubric``, ``strongreject``, ``file:PATH`` (a judge file) or
+    ``classifier:MODEL`` (a sequence-classification model that reads the answer alone).
 
     Raises:
         RipcurrentError: No such judge, a judge file or a classifier that is not possible, or no endpoint or key.
