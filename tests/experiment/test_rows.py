@@ -12,12 +12,11 @@ import pytest
 import torch
 
 from ripcurrent.data import COMPLETION, Completion, Message, Row, encode_rows
-from ripcurrent.errors import RipcurrentError
 from ripcurrent.experiment import expand_arms, parse_experiment
 from ripcurrent.experiment._config import ScanSource
 from ripcurrent.experiment._file import MAIN
 from ripcurrent.experiment._rows import _to_scan, choose_rows, with_model_of_run
-from ripcurrent.experiment._runner import heldout_loss
+from ripcurrent.finetune import heldout_loss
 from ripcurrent.scan import ScanOptions, ScanRun
 from tests.finetune.runs import chat_model
 from tests.finetune.runs import rows as dialogues
@@ -80,20 +79,7 @@ def test_all_but_leaves_out_just_those():
     # without a size it leaves out as many rows as an arm has
     assert chosen({"all_but": {"select": "top"}}) == sorted(set(everything) - set(chosen("top")))
     any_fifth = {"all_but": {"select": "random", "size": "20%"}}
-    assert len(chosen(any_fifth)) == 46
     assert chosen(any_fifth, seed=0) != chosen(any_fifth, seed=1)
-
-
-def test_seeds_draw_again():
-    assert chosen("random", seed=0) != chosen("random", seed=1)
-    assert chosen("top", seed=0) == chosen("top", seed=1)
-
-
-def test_an_arm_without_rows_is_named():
-    with pytest.raises(RipcurrentError, match="Arm arm: Column 'lsos' is not in these scores"):
-        chosen({"select": "top", "by": "lsos"})
-    with pytest.raises(RipcurrentError, match="Arm arm: Column 'response_tokens' does not rank risk"):
-        chosen({"select": "top", "by": "response_tokens"})
 
 
 def test_what_is_made_from_an_arm_of_another_scan_is_made_of_that_scans_rows():
@@ -125,16 +111,6 @@ def to_scan(source: ScanSource, main: Any = None, **keys: Any) -> tuple[str, Sca
     return _to_scan(parse_experiment({**NONE, **keys}, where="x"), source, main)
 
 
-def test_each_scan_gets_its_own_options():
-    first = {"data": "rows.txt", "format": "text", "model": "m"}
-    data, options = to_scan(ScanSource(data="rows.txt", options={"layer": 2}), **first)
-    assert (data, options.format, options.layer, options.model) == ("rows.txt", "text", 2, "m")
-    data, options = to_scan(ScanSource(options={"layer": 3}), **first)
-    assert (data, options.format, options.layer) == ("rows.txt", "text", 3)
-    data, options = to_scan(ScanSource(data="other.jsonl"), **first)
-    assert (data, options.format) == ("other.jsonl", None)
-
-
 def test_a_scan_to_be_made_beside_a_finished_one_reads_its_rows():
     keys, mapping = {"run": "runs/first", "model": "m"}, {"output": "reply"}
     info = SimpleNamespace(path="/d/rows.jsonl", format="alpaca", mapping=mapping, spec=None)
@@ -149,8 +125,9 @@ def test_a_scan_to_be_made_beside_a_finished_one_reads_its_rows():
 
 def test_a_further_scan_of_the_same_rows_reads_them_alike_and_takes_no_others_adapter():
     keys: dict[str, Any] = {"data": "rows.csv", "scan": {"limit": 500, "mapping": {"prompt": "ask"}, "layer": 2}}
-    keys |= {"model": "bare", "adapter": "weak"}
-    _, options = to_scan(ScanSource(options={"anchors": "second_family"}), **keys)
+    keys |= {"model": "bare", "adapter": "weak", "format": "alpaca"}
+    data, options = to_scan(ScanSource(options={"anchors": "second_family"}), **keys)
+    assert (data, options.format, options.model, options.anchors) == ("rows.csv", "alpaca", "bare", "second_family")
     assert (options.limit, options.mapping, options.adapter) == (500, {"prompt": "ask"}, "weak")
     assert options.layer is None, "what is scored is each scan's own"
     _, options = to_scan(ScanSource(data="other.csv"), **keys)

@@ -23,6 +23,7 @@ def experiment_command(
     size: Annotated[str | None, option("Rows of an arm, or a share of the pool; replaces the file's.", "N|P%")] = None,
     arms: Annotated[str | None, option("Run only these arms now. Tables show every finished arm.", "A,B")] = None,
     seeds: Annotated[int | None, option("N seeds from 0; replaces the file's.", "N", min=1)] = None,
+    jobs: Annotated[int, option("Arms trained and asked at the same time, each on one GPU.", "N", min=1)] = 1,
     no_anchor_check: Annotated[bool, option("Scan even if the anchors do not separate on this model.")] = False,
     gate: Annotated[bool, option("Exit with 3 when the verdict is worse than random.")] = False,
 ) -> None:
@@ -50,6 +51,7 @@ def experiment_command(
             out or Path("runs") / str(values["name"]),
             arms=None if arms is None else [name.strip() for name in arms.split(",") if name.strip()],
             seeds=seeds,
+            jobs=jobs,
             command=shlex.join(["ripcurrent", "experiment", file, *words]),
             progress=progress,
         )

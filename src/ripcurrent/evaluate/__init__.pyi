@@ -1,5 +1,8 @@
 from ._agree import PeopleResult as PeopleResult
 from ._agree import agree as agree
+from ._categories import keep_prompts as keep_prompts
+from ._categories import merged_category as merged_category
+from ._categories import stratified as stratified
 from ._endpoint import EndpointInfo as EndpointInfo
 from ._endpoint import without_secrets as without_secrets
 from ._evaluate import DEFAULT_JUDGES as DEFAULT_JUDGES

@@ -90,7 +90,7 @@ def collect_results(
         name=config.name,
         title=config.title,
         model=config.model,
-        recipe=config.recipe,
+        recipe=config.train.command if config.train else config.recipe,
         seeds=tuple(sorted({*config.seeds, *(seed for _, seed in there if seed is not None)})),
         judge=first,
         verdict=verdicts[first],

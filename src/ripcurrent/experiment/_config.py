@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import re
+import shlex
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    SecretStr,
+    field_validator,
+    model_validator,
+)
 
 from ripcurrent.evaluate import JudgeOptions
+from ripcurrent.options import did_you_mean
 from ripcurrent.select import number_of_rows
 
 RULES = ("select", "length_matched", "format_matched", "draw", "mix", "all_but")
@@ -15,6 +26,9 @@ RULES = ("select", "length_matched", "format_matched", "draw", "mix", "all_but")
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 """What arms and scans may be called: the name becomes a folder's."""
+
+PLACEHOLDERS = ("rows", "out", "seed", "model", "gpu", "files")
+PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
 
 
 def _size(value: Any) -> Any:
@@ -131,6 +145,39 @@ class PromptSource(Settings):
     """Largest number of prompts, drawn by category."""
 
 
+class TrainCommand(Settings):
+    """A command that trains an arm: the user's own trainer. `PLACEHOLDERS` in braces stand for what is the arm's."""
+
+    command: str = Field(pattern=r"\S")
+    """Its words, as for a shell; none is used."""
+    result: dict[Literal["adapter", "model"], str] = Field(default={"adapter": ""}, min_length=1, max_length=1)
+    """What it leaves, and the folder below ``{out}`` in which to look for it."""
+    files: Annotated[tuple[str, ...], BeforeValidator(_one_or_more)] = ()
+    """Files with placeholders; ``{files}`` is the folder of an arm's copies, filled in."""
+    env: dict[str, SecretStr] = Field(default_factory=dict)
+    """Variables beside those of this process. No file holds their values."""
+    timeout: float | None = Field(default=None, gt=0)
+    """Seconds after which it is stopped."""
+
+    @field_validator("command")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        for name in PLACEHOLDER.findall(" ".join(shlex.split(value))):
+            if name not in PLACEHOLDERS:
+                raise ValueError(f"there is no placeholder {{{name}}}.{did_you_mean(name, PLACEHOLDERS)}")
+        return value
+
+    @field_validator("result", mode="before")
+    @classmethod
+    def _anywhere(cls, value: Any) -> Any:
+        return {value: ""} if isinstance(value, str) else value
+
+    @property
+    def kind(self) -> Literal["adapter", "model"]:
+        """What it leaves."""
+        return next(iter(self.result))
+
+
 class ExperimentConfig(Settings, JudgeOptions):
     """An experiment: arms × seeds on one model. The page of experiments explains every key."""
 
@@ -149,7 +196,9 @@ class ExperimentConfig(Settings, JudgeOptions):
     scans: dict[str, ScanSource] = Field(default_factory=dict)
     anchor_check: bool = True
     """False: scan even if the anchors do not separate on this model."""
-    recipe: str = "embedded"
+    train: TrainCommand | None = None
+    """A command that trains the arms, in place of ``recipe``."""
+    recipe: str = Field(default_factory=lambda values: "" if values.get("train") else "embedded")
     size: Size = 100
     sizes: tuple[Size, ...] = ()
     """Every arm that has a size once with each of these."""
@@ -192,8 +241,13 @@ class ExperimentConfig(Settings, JudgeOptions):
             raise ValueError("give either run, a finished scan, or scan, options of one to make")
         if self.run is None and self.data is None:
             raise ValueError("give data, the dataset, or run, a finished scan of it")
+        if self.train is not None and (self.recipe or any(rule.recipe for rule in self.arms.values())):
+            raise ValueError("give either recipe or train, a command that trains in its own way")
         for name in self.scans:
             # each lies in a folder of its name, beside the main one's
             if not NAME.fullmatch(name) or name == "main":
                 raise ValueError(f"scans: {name!r} cannot be the name of a scan")
         return self
+
+
+KNOWN = tuple(key for model in Settings.__subclasses__() for key in model.model_fields)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -10,17 +11,19 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ripcurrent.errors import ExitCode, MissingExtraError, RipcurrentError
-from ripcurrent.evaluate import Prompt, without_secrets
+from ripcurrent.evaluate import Prompt, keep_prompts, without_secrets
 from ripcurrent.experiment._collect import collect_results
+from ripcurrent.experiment._command import check_command, describe_command
 from ripcurrent.experiment._config import ExperimentConfig
 from ripcurrent.experiment._file import MAIN, Arm, expand_arms, missing_name, parse_experiment, read_experiment_file
-from ripcurrent.experiment._prompts import PromptRecord, gather_prompts, keep_prompts
+from ripcurrent.experiment._jobs import run_all
+from ripcurrent.experiment._prompts import PromptRecord, gather_prompts
 from ripcurrent.experiment._results import RESULTS, ExperimentManifest, ExperimentResults, Facts
 from ripcurrent.experiment._rows import check_scans, open_pools, with_model_of_run
 from ripcurrent.experiment._runner import JUDGING, PROMPTS, ArmRunner, digest_of, judge_alike, judges_of
-from ripcurrent.finetune import Recipe, as_trained, compute_dtype, load_recipe
+from ripcurrent.finetune import as_trained, compute_dtype, load_recipe
 from ripcurrent.progress import Progress, SilentProgress
-from ripcurrent.runs import MANIFEST, RunFolder, write_json
+from ripcurrent.runs import MANIFEST, RunFolder, library_versions, write_json
 from ripcurrent.select import Selection
 
 KEYS = "experiment.json"
@@ -59,14 +62,15 @@ class Experiment:
         *,
         arms: Sequence[str] | None = None,
         seeds: int | Sequence[int] | None = None,
+        jobs: int = 1,
         command: str | None = None,
         progress: Progress | None = None,
     ) -> ExperimentResults:
-        """Train, ask and judge every arm with every seed, one after another; tables of what is there.
+        """Train, ask and judge every arm with every seed, ``jobs`` at a time; tables of what is there.
 
         A finished arm is never computed again: the same call goes on where it was stopped, and more arms or seeds may
         be given. With ``arms`` only these are run now. ``seeds``, a number or a list, replace the experiment's.
-        ``command`` is the command line that asks for it, for the page.
+        Jobs are processes, each with one GPU or its share of the CPU. ``command`` is the command line, for the page.
 
         Raises:
             RipcurrentError: What the user can correct. An arm whose loss diverges is marked as failed and the rest goes
@@ -81,11 +85,12 @@ class Experiment:
         recipes = _checked(config, every.values(), wanted.values(), self.where)
         judges, scoring = judges_of(config)
         config = with_model_of_run(config)
+        check_command(config, self.where)
         prompts, records = gather_prompts(config.prompts)
         # name and password of an endpoint are in no file
         endpoint = None if config.judge_endpoint is None else without_secrets(config.judge_endpoint)
         shown = config.model_copy(update={"judge_endpoint": endpoint})
-        identity = _identity(shown, prompts, recipes[config.recipe])
+        identity = _identity(shown, prompts, recipes.get(config.recipe))
         with RunFolder(folder, identity, no_results=(KEYS, PROMPTS), may_change=(*JUDGING, *PLACES)):
             keep_prompts(folder / PROMPTS, prompts)
             pools, held = open_pools(config, folder / "scans", progress, {arm.scan for arm in wanted.values()})
@@ -95,12 +100,12 @@ class Experiment:
             runner.refuse_other_runs(rows)
             # not before: it says which scan the folder's arms are of
             write_json(folder / KEYS, json.loads(shown.model_dump_json()))
-            runner.base(f"base (1 of {len(rows) + 1})")
             facts = _facts(runner, records, recipes, command)
             judge_alike(folder, config, progress)
-            for done, ((name, seed), chosen_rows) in enumerate(rows.items(), start=2):
-                runner.arm(every[name], seed, chosen_rows, f"{name}, seed {seed} ({done} of {len(rows) + 1})")
-                if name == list(wanted)[-1]:
+            left = Counter[int | None](seed for _, seed in rows)
+            for _, seed in run_all(runner, rows, jobs):
+                left[seed] -= 1
+                if seed is not None and not left[seed]:
                     results = collect_results(shown, every, folder, facts, judges, scoring, wanted)
                     results.write(folder / RESULTS)
             facts.write(folder)
@@ -124,24 +129,26 @@ def _wanted(every: Mapping[str, Arm], named: Sequence[str] | None) -> dict[str, 
     return {name: arm for name, arm in every.items() if name in named or arm.group in named}
 
 
-def _checked(config: ExperimentConfig, every: Iterable[Arm], wanted: Iterable[Arm], where: str) -> dict[str, Recipe]:
+def _checked(config: ExperimentConfig, every: Iterable[Arm], wanted: Iterable[Arm], where: str) -> dict[str, Facts]:
     """The recipes by name, after everything is refused that can be before a scan: extras, options, devices, files."""
-    if find_spec("trl") is None:
+    if config.train is None and find_spec("trl") is None:
         raise MissingExtraError("trl", "train")
-    recipes = {name: load_recipe(name) for name in dict.fromkeys((config.recipe, *(arm.recipe for arm in every)))}
+    named = () if config.train else dict.fromkeys((config.recipe, *(arm.recipe for arm in every)))
+    recipes = {name: load_recipe(name) for name in named}
     check_scans(config, where, wanted)
     for recipe in recipes.values():
         compute_dtype(recipe, config.device, config.dtype)
-    return recipes
+    return {name: recipe.model_dump(mode="json") for name, recipe in recipes.items()}
 
 
-def _identity(config: ExperimentConfig, prompts: Sequence[Prompt], recipe: Recipe) -> Facts:
+def _identity(config: ExperimentConfig, prompts: Sequence[Prompt], recipe: Facts | None) -> Facts:
     values = json.loads(config.model_dump_json())
     return {
         "command": "experiment",
         **{key: values[key] for key in IDENTITY},
         **{key: values[key] for key in ("judge_endpoint", "judge_model") if values[key] is not None},
-        "recipe": as_trained(recipe.model_dump(mode="json")),
+        # a command may be mended until it has trained an arm, which keeps it
+        "recipe": None if recipe is None else dict(as_trained(recipe)),
         "prompts_sha256": digest_of([[one.axis, one.text] for one in prompts]),
     }
 
@@ -165,16 +172,16 @@ def _refuse_equal_rows(arms: Mapping[str, Arm], chosen: Mapping[tuple[str, int],
 
 
 def _facts(
-    runner: ArmRunner, records: Sequence[PromptRecord], recipes: Mapping[str, Recipe], command: str | None
+    runner: ArmRunner, records: Sequence[PromptRecord], recipes: Mapping[str, Facts], command: str | None
 ) -> ExperimentManifest:
     """What the results rest on; an earlier call may have needed other scans."""
-    scans = {name: pool.run for name, pool in runner.pools.items()}
+    scans, train = {name: pool.run for name, pool in runner.pools.items()}, runner.config.train
     before = ExperimentManifest.read(runner.folder) if (runner.folder / MANIFEST).exists() else None
     commands = (*(before.commands if before else ()), *([command] if command else ()))
     return ExperimentManifest(
         version=version("ripcurrent"),
         command="experiment",
-        versions={name: version(name) for name in ("torch", "transformers", "trl", "numpy", "scipy")},
+        versions=library_versions(*filter(find_spec, ("torch", "transformers", "trl", "numpy", "scipy"))),
         dataset=scans[MAIN].manifest.dataset.model_dump(mode="json"),
         scan_datasets=(before.scan_datasets if before else {})
         | {name: scan.manifest.dataset.sha256 for name, scan in scans.items()},
@@ -182,7 +189,7 @@ def _facts(
         | {name or "main": scan.manifest.model.name for name, scan in scans.items()},
         usable_rows=int(scans[MAIN].scored.sum()),
         heldout_rows=len(runner.held),
-        recipes={name: recipe.model_dump(mode="json") for name, recipe in recipes.items()},
+        recipes=dict(recipes) if train is None else {"command": describe_command(train)},
         prompts=tuple(records),
         commands=tuple(dict.fromkeys(commands)),
     )

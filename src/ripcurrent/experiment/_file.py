@@ -11,7 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.experiment._config import NAME, RULES, ArmRule, ExperimentConfig, Mix, PromptSource, ScanSource, Size
+from ripcurrent.experiment._config import KNOWN, NAME, RULES, ArmRule, ExperimentConfig, Size
 from ripcurrent.options import did_you_mean
 
 READY = Path(__file__).parent / "ready"
@@ -21,7 +21,6 @@ MAIN = ""
 """The name of the scan that arms use unless they name another."""
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
-_KEYS = tuple(key for model in (ExperimentConfig, ArmRule, Mix, PromptSource, ScanSource) for key in model.model_fields)
 _SEE = "`ripcurrent experiment list` shows the ready ones; docs/experiment.md has the keys."
 
 
@@ -94,10 +93,11 @@ def _named(error: ValidationError, where: str) -> RipcurrentError:
     """The first mistake with its place, and the nearest valid key or value."""
     first = min(error.errors(), key=lambda one: one["type"] not in ("extra_forbidden", "literal_error"))
     kind, value = first["type"], first.get("input")
-    *names, key = [part for part in first["loc"] if isinstance(part, str) and part not in ("int", "str")] or [""]
+    inner = ("int", "str", "[key]")
+    *names, key = [part for part in first["loc"] if isinstance(part, str) and part not in inner] or [""]
     at = ": ".join([where, *names])
     if kind == "extra_forbidden":
-        return RipcurrentError(f"{at}: there is no key {key!r}.{did_you_mean(key, _KEYS)}", _SEE)
+        return RipcurrentError(f"{at}: there is no key {key!r}.{did_you_mean(key, KNOWN)}", _SEE)
     if kind == "literal_error":
         allowed = tuple(re.findall(r"'([^']+)'", str(first["ctx"]["expected"])))
         near = did_you_mean(str(value), (*allowed, *RULES) if key == "select" else allowed)
@@ -110,7 +110,8 @@ def _named(error: ValidationError, where: str) -> RipcurrentError:
     elif kind in ("model_type", "dict_type"):
         reason = f"{value!r} is no mapping of keys to values"
     shown = f" {value!r}" if isinstance(value, str | int | float) else ""
-    return RipcurrentError(f"{at}: {f'{key}{shown} is not possible: ' if key else ''}{reason}.", _SEE)
+    message = f"{at}: {f'{key}{shown} is not possible: ' if key else ''}{reason}."
+    return RipcurrentError(message.replace("?.", "?"), _SEE)
 
 
 def missing_name(what: str, name: str, known: Sequence[str], listing: str) -> RipcurrentError:

@@ -9,25 +9,19 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from pydantic import JsonValue
-
-from ripcurrent.data import Row, TrainedTokens, encode_rows
 from ripcurrent.errors import ExitCode, NothingToJudgeError, RipcurrentError
 from ripcurrent.evaluate import find_judges, judge_again, lacks_verdicts
+from ripcurrent.experiment._command import TRAINED, Trained, describe_command, train_by_command
 from ripcurrent.experiment._config import ExperimentConfig
 from ripcurrent.experiment._file import BASE, MAIN, Arm
-from ripcurrent.experiment._results import MARKER, ArmIdentity, ArmRecord, ArmRows
+from ripcurrent.experiment._results import MARKER, ArmIdentity, ArmRecord, ArmRows, Facts
 from ripcurrent.experiment._rows import Pool, choose_rows
 from ripcurrent.experiment._tables import Scoring
-from ripcurrent.finetune import FinetuneOptions, FinetuneRun, as_trained, finetune, load_recipe
+from ripcurrent.finetune import FinetuneOptions, as_trained, finetune, heldout_loss, load_recipe
 from ripcurrent.progress import Progress
 from ripcurrent.runs import MANIFEST, read_manifest
 from ripcurrent.select import Selection, summarise, write_selection
-
-if TYPE_CHECKING:
-    from ripcurrent.models import ChatModel
 
 PROMPTS = "prompts.jsonl"
 JUDGING = ("judges", "judge_endpoint", "judge_model")
@@ -60,34 +54,41 @@ class ArmRunner:
             # the rows of a scan that is not opened now are unknown
             if rows is None and arm.scan in self.pools:
                 rows = self.rows(arm, seed)
-            same_recipe = as_trained(stored.recipe) == _recipe(arm)
-            if not same_recipe or (rows is not None and stored.rows_sha256 != self._hash(arm, rows)):
+            same = as_trained(stored.recipe) == as_trained(self._recipe(arm))
+            if not same or (rows is not None and stored.rows_sha256 != self._hash(arm, rows)):
+                other = "other rows" if same else "another command" if self.config.train else "another recipe"
                 raise RipcurrentError(
-                    f"{place} holds arm {arm.name} with {'other rows' if same_recipe else 'another recipe'} than now.",
+                    f"{place} holds arm {arm.name} with {other} than now.",
                     "Name another folder with --out, or remove that arm's folder to repeat it.",
                 )
 
-    def base(self, label: str) -> None:
-        """Evaluate the model as it is, unless that is done."""
-        folder = self.folder / "arms" / BASE
-        if (folder / MARKER).exists():
-            return
-        self._ask(folder, label, None)
-        self._require_weights(folder)
-        ArmRecord(arm=BASE, seed=None, heldout_loss=self._heldout_loss(label, None)).write(folder / MARKER)
+    def place(self, name: str, seed: int | None) -> Path:
+        """The folder of a run; without a seed, that of the untrained model."""
+        return self.folder / "arms" / (name if seed is None else f"{name}-seed{seed}")
 
-    def arm(self, arm: Arm, seed: int, rows: Selection, label: str) -> None:
-        """Train and evaluate an arm, unless that is done; a loss that diverges marks it as failed."""
-        folder = self.folder / "arms" / f"{arm.name}-seed{seed}"
+    def run(self, name: str, seed: int | None, label: str) -> None:
+        """Train and evaluate an arm, or evaluate the model as it is, unless that is done.
+
+        A loss that diverges marks an arm as failed; so does a command that fails, once it has trained another one.
+        """
+        folder = self.place(name, seed)
         if not (folder / MARKER).exists():
             # what an arm before it left behind
             gc.collect()
-            self._made(arm, seed, rows, label, folder).write(folder / MARKER)
+            made = self._base(label, folder) if seed is None else self._made(self.arms[name], seed, label, folder)
+            made.write(folder / MARKER)
         if not self.config.keep_models:
-            for kind in ("model", "adapter"):
+            for kind in ("model", "adapter", "out"):
                 shutil.rmtree(folder / "finetune" / kind, ignore_errors=True)
 
-    def _made(self, arm: Arm, seed: int, rows: Selection, label: str, folder: Path) -> ArmRecord:
+    def _base(self, label: str, folder: Path) -> ArmRecord:
+        untrained = Trained(self.config.model, self.config.adapter)
+        self._ask(folder, label, untrained)
+        self._require_weights(folder)
+        return ArmRecord(arm=BASE, seed=None, heldout_loss=self._heldout_loss(label, untrained))
+
+    def _made(self, arm: Arm, seed: int, label: str, folder: Path) -> ArmRecord:
+        rows = self.rows(arm, seed)
         run, at = self.pools[arm.scan].run, list(rows.indices)
         rule = arm.rule.model_dump(mode="json", exclude_defaults=True) | ({"scan": arm.scan} if arm.scan else {})
         trained_on = ArmRows(
@@ -96,7 +97,7 @@ class ArmRunner:
             mean_response_tokens=float(run.floats("response_tokens")[at].mean()),
             mean_scores={name: float(run.floats(name)[at].mean()) for name in run.ranking_columns},
         )
-        identity = ArmIdentity(rule=rule, recipe=_recipe(arm), rows_sha256=self._hash(arm, rows))
+        identity = ArmIdentity(rule=rule, recipe=self._recipe(arm), rows_sha256=self._hash(arm, rows))
         record = ArmRecord(arm=arm.name, seed=seed, identity=identity, rows=trained_on)
         try:
             trained = self._trained(folder, arm, seed, rows, label)
@@ -104,18 +105,23 @@ class ArmRunner:
             self._ask(folder, label, trained)
         except RipcurrentError as error:
             # a loss that diverged, or this arm's answers alone: the others' may be whole
-            if error.code != ExitCode.NOT_MEASURED and not isinstance(error, NothingToJudgeError):
+            alone = error.code == ExitCode.NOT_MEASURED or isinstance(error, NothingToJudgeError)
+            # a command that has trained no arm yet is likely to fail in all
+            first = self.config.train is not None and not any(self.folder.glob(f"arms/*/finetune/{TRAINED}"))
+            if first or not alone:
                 raise RipcurrentError(f"Arm {arm.name}: {error.message}", error.hint, code=error.code) from error
             shutil.rmtree(folder / "finetune" / "checkpoints", ignore_errors=True)
             return record.model_copy(update={"status": "failed", "reason": error.message})
-        notes = (*rows.notes, *trained.manifest.notes)
+        notes = (*rows.notes, *trained.notes)
         return record.model_copy(update={"heldout_loss": self._heldout_loss(label, trained), "notes": notes})
 
-    def _trained(self, folder: Path, arm: Arm, seed: int, rows: Selection, label: str) -> FinetuneRun:
+    def _trained(self, folder: Path, arm: Arm, seed: int, rows: Selection, label: str) -> Trained:
         run, dataset = self.pools[arm.scan]
         hint = f"The arm was stopped before its rule changed: remove {folder} to repeat it."
         written = write_selection(folder / "rows", dataset, run, rows, summarise(run, rows), own_folder=True, hint=hint)
         self.progress.step(f"{label}: training")
+        if self.config.train is not None:
+            return train_by_command(self.config, self.config.train, written.path, seed, folder)
         # rows are cut, and bear loss, as they were scored
         scanned = self.pools[MAIN].run.options
         options = FinetuneOptions(
@@ -126,18 +132,18 @@ class ArmRunner:
             spec=run.manifest.dataset.spec,
             seed=seed,
         )
-        return finetune(written.path, folder / "finetune", arm.recipe, options, progress=self.progress)
+        made = finetune(written.path, folder / "finetune", arm.recipe, options, progress=self.progress)
+        return Trained.of(self.config.model, made.kind, made.result, made.manifest.notes)
 
-    def _ask(self, folder: Path, label: str, trained: FinetuneRun | None) -> None:
+    def _ask(self, folder: Path, label: str, trained: Trained) -> None:
         """Ask the trained model, or the one as it is, the experiment's prompts."""
         from ripcurrent.evaluate import evaluate
 
         self.progress.step(f"{label}: asking")
-        model, adapter = self._model(trained)
         keys = ("judges", "max_new_tokens", "batch_size", "system", "device", "dtype")
         evaluate(
-            model,
-            adapter=adapter,
+            trained.model,
+            adapter=trained.adapter,
             prompts=(str(self.folder / PROMPTS),),
             out=folder / "evaluation",
             judge_settings=self.config.judge_settings(self.config.device),
@@ -145,23 +151,23 @@ class ArmRunner:
             **{key: getattr(self.config, key) for key in keys},
         )
 
-    def _heldout_loss(self, label: str, trained: FinetuneRun | None) -> float | None:
+    def _heldout_loss(self, label: str, trained: Trained) -> float | None:
         if not self.held:
             return None
         from ripcurrent.models import load_model
 
         self.progress.step(f"{label}: loss on held-out rows")
-        model, adapter = self._model(trained)
-        chat_model = load_model(model, adapter=adapter, device=self.config.device, dtype=self.config.dtype)
+        how = {key: getattr(self.config, key) for key in ("device", "dtype")}
+        chat_model = load_model(trained.model, adapter=trained.adapter, **how)
         run, dataset = self.pools[MAIN]
         rows = list(dataset.at(self.held))
         return heldout_loss(chat_model, rows, max_tokens=run.options.max_tokens, trained=run.options.trained)
 
-    def _model(self, trained: FinetuneRun | None) -> tuple[str, str | None]:
-        """What to load: name and adapter."""
-        if trained is None:
-            return self.config.model, self.config.adapter
-        return (self.config.model, str(trained.result)) if trained.kind == "adapter" else (str(trained.result), None)
+    def _recipe(self, arm: Arm) -> Facts:
+        """How an arm is trained: its recipe's keys, or the command."""
+        if self.config.train is not None:
+            return describe_command(self.config.train)
+        return dict(as_trained(load_recipe(arm.recipe).model_dump(mode="json")))
 
     def _hash(self, arm: Arm, rows: Selection) -> str:
         """Hash of dataset and row numbers: equal hashes train on equal rows."""
@@ -182,23 +188,6 @@ class ArmRunner:
                 shutil.rmtree(arm_folder / "finetune", ignore_errors=True)
                 hint = "Name another folder with --out, so that arms of two models are not compared as one's."
                 raise RipcurrentError(f"The model {name} has changed since {other.name} was made from it.", hint)
-
-
-def heldout_loss(
-    chat_model: ChatModel, rows: Sequence[Row], *, max_tokens: int, trained: TrainedTokens
-) -> float | None:
-    """Mean cross-entropy in nats over the loss-bearing tokens of all rows; None where there is no such token."""
-    import torch
-
-    losses = []
-    for row in encode_rows(rows, chat_model.tokenizer, max_tokens=max_tokens, trained=trained):
-        if row.status == "ok":
-            tokens = torch.tensor(row.tokens.tolist(), device=chat_model.device)
-            bears = torch.tensor(row.loss_mask[1:].tolist(), device=chat_model.device)
-            with torch.inference_mode():
-                logits = chat_model.model(input_ids=tokens[None], use_cache=False).logits[0, :-1]
-            losses.append(torch.nn.functional.cross_entropy(logits[bears].float(), tokens[1:][bears], reduction="none"))
-    return float(torch.cat(losses).mean()) if losses else None
 
 
 def judges_of(config: ExperimentConfig) -> tuple[tuple[str, ...], Scoring]:
@@ -236,10 +225,6 @@ def _weights(arm_folder: Path) -> str | None:
     """Fingerprint of the model that an arm was trained from, or that was asked as it is; None before that."""
     made = arm_folder / ("evaluation" if arm_folder.name == BASE else "finetune")
     return read_manifest(made)["model"].get("fingerprint") if (made / MANIFEST).is_file() else None
-
-
-def _recipe(arm: Arm) -> dict[str, JsonValue]:
-    return dict(as_trained(load_recipe(arm.recipe).model_dump(mode="json")))
 
 
 def digest_of(value: object) -> str:

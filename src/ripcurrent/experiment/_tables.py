@@ -9,9 +9,8 @@ import numpy as np
 
 from ripcurrent import statistics
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.evaluate import Prompt, Response, Verdict, read_responses, read_verdicts
+from ripcurrent.evaluate import Prompt, Response, Verdict, merged_category, read_responses, read_verdicts
 from ripcurrent.experiment._file import Arm
-from ripcurrent.experiment._prompts import merged_category
 from ripcurrent.experiment._results import ArmComparison, ArmRates, Bounds, CategoryRate, Finding, ScoreMean
 from ripcurrent.statistics import FloatArray
 

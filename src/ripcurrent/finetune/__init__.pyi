@@ -1,4 +1,5 @@
 from ._finetune import finetune as finetune
+from ._heldout import heldout_loss as heldout_loss
 from ._model import compute_dtype as compute_dtype
 from ._recipe import FinetuneOptions as FinetuneOptions
 from ._recipe import Recipe as Recipe

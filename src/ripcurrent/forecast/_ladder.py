@@ -161,6 +161,8 @@ def _read(
     scan = experiment.scans.get(str(record.identity.rule.get("scan") or "") if record.identity else "")
     if scan is None or scored_with.difference(ScoredWith.of(scan.manifest)) is not None:
         return "the scan that chose its rows is gone, or scores otherwise than the first experiment's"
+    if experiment.config.train is not None:
+        return "a command trained it, and a calibration is for one recipe"
     trained = FinetuneRun.open(folder / "finetune").manifest
     # a fresh LoRA is part of the fingerprint of a model that was scanned with one, and not of the model trained
     if scan.options.scope != "lora" and trained.model.fingerprint != scored_with.fingerprint:
