@@ -15,27 +15,27 @@ TOP = Path(__file__).parents[1]
 PACKAGE = TOP / "src" / "ripcurrent"
 
 ROOMS = {
-    "base": 900,
-    "data": 4800,
+    "base": 910,
+    "data": 4900,
     "models": 1400,
     "anchors": 250,
     "gradients": 2600,
     "scan": 3300,
     "select": 1100,
     "finetune": 1100,
-    "evaluate": 3300,
+    "evaluate": 3470,
     "experiment": 1950,
     "forecast": 1300,
     "report": 1800,
-    "demo and cli": 1600,
+    "demo and cli": 1610,
     "integrations": 500,
 }
 """Lines of Python a room may have; 5 % more are let pass.
 
 The command line has 300 of the gradients' lines: people who run commands read their results in the terminal. The data
-have 2,200 more and the whole 3,400: people who train with other trainers score, plug in and prove what these train.
+have 2,300 more, answers 170 and the whole 4,000: people who train and evaluate with other tools use them together.
 """
-WHOLE, TEMPLATES, TESTS, BESIDE = 25_400, 1_400, 18_000, 2_500
+WHOLE, TEMPLATES, TESTS, BESIDE = 26_000, 1_400, 18_000, 2_500
 """Lines of the package's Python, of its templates, of tests, of bench and scripts."""
 FILE, FUNCTION, PARAMETERS = 400, 80, 9
 UNTYPED = 60

@@ -84,10 +84,10 @@ def test_pooling_adds_the_files_and_the_interval_is_that_of_its_size():
 @pytest.mark.real_data
 @pytest.mark.parametrize("name", ["xstest_llama2new.csv", "xstest_gpt4.csv"])
 def test_the_bar_of_the_prefix_judge(data_folder, name):
-    keyword, prefix = validate_judges([data_folder / "judges" / name])
+    keyword, prefix, wording = validate_judges([data_folder / "judges" / name])
     assert (prefix.judge, prefix.pooled.n) == ("prefix", 450)
     assert prefix.pooled.kappa >= 0.80
-    assert prefix.pooled.degenerate == keyword.pooled.degenerate == 0
+    assert prefix.pooled.degenerate == keyword.pooled.degenerate == wording.pooled.degenerate == 0
 
 
 def test_what_can_be_wrong_with_files(command, answers, tmp_path):

@@ -95,8 +95,8 @@ def _check_masks(
     with output.progress() as progress:
         progress.step("labelling rows")
         tokenizer = load_tokenizer(options.model, adapter=options.adapter)
-        processes = min(4, os.cpu_count() or 1)
-        found = check_masks(rows, tokenizer, [one.trained for one in chosen], lengths, processes=processes)
+        policies, processes = [one.trained for one in chosen], min(4, os.cpu_count() or 1)
+        found = check_masks(rows, tokenizer, policies, lengths, processes=processes)
     if page is not None:
         from ripcurrent.report import build_mask_page
 

@@ -1,0 +1,100 @@
+"""Does training with one trainer tell rows apart that were chosen as another trainer would train them?
+
+    python -m research.trained_policies collect completion=runs/one trl=runs/two --out outcomes.parquet
+    python -m research.trained_policies table outcomes.parquet --out trained_policies.csv
+
+Each run is an experiment whose arms were trained by the named policy: ``random``, ``own`` (the riskiest by a scan under
+that policy) and ``other`` (by a scan under the other one), with several seeds. Outcomes are kept for each request and
+run: verdicts, and no answers.
+"""
+
+import argparse
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from scipy import stats
+
+from research.tables import write_table
+from ripcurrent.evaluate.judges import WORDING, Answer
+
+
+def outcomes(trainer: str, experiment: Path) -> list[dict[str, object]]:
+    """A line for each run, request and judge: the stored verdicts, and those of ``wording``."""
+    lines: list[dict[str, object]] = []
+    for folder in sorted((experiment / "arms").iterdir()):
+        arm, _, seed = folder.name.partition("-seed")
+        asked = {
+            row["prompt_id"]: row for row in pq.read_table(folder / "evaluation" / "responses.parquet").to_pylist()
+        }
+        said = [
+            (row["prompt_id"], row["judge"], row["label"])
+            for row in pq.read_table(folder / "evaluation" / "verdicts.parquet").to_pylist()
+        ]
+        answers = [Answer(row["prompt"], row["completion"]) for row in asked.values()]
+        said += [(own, "wording", one.label) for own, one in zip(asked, WORDING.judge(answers), strict=True)]
+        lines += [
+            {
+                "trainer": trainer,
+                "arm": arm,
+                "seed": int(seed) if seed else None,
+                "prompt_id": prompt,
+                "axis": asked[prompt]["axis"],
+                "judge": judge,
+                "label": label,
+            }
+            for prompt, judge, label in said
+        ]
+    return lines
+
+
+def table(path: Path) -> list[dict[str, object]]:
+    """By trainer and judge: each arm's runs, then differences with Welch's t interval over runs."""
+    labels: dict[tuple[str, str, str], dict[int | None, list[bool]]] = {}
+    for row in pq.read_table(path).to_pylist():
+        if row["axis"] == "harmful":
+            runs = labels.setdefault((row["trainer"], row["judge"], row["arm"]), {})
+            runs.setdefault(row["seed"], []).append(row["label"] == "compliance")
+    rates = {key: [100 * float(np.mean(run)) for _, run in sorted(runs.items())] for key, runs in labels.items()}
+    trainers, judges = (sorted({key[place] for key in rates}) for place in (0, 1))
+    lines: list[dict[str, object]] = []
+    for trainer, judge in product(trainers, judges):
+        for arm, control in (("base", ""), ("random", ""), ("own", "random"), ("other", "random"), ("own", "other")):
+            own, against = rates[trainer, judge, arm], rates.get((trainer, judge, control), [])
+            found = stats.ttest_ind(own, against, equal_var=False) if against else None
+            low, high = found.confidence_interval() if found is not None else (None, None)
+            lines.append(
+                {
+                    "trained_as": trainer,
+                    "judge": judge,
+                    "arm": arm,
+                    "runs": len(own),
+                    "answered": round(float(np.mean(own)), 1),
+                    "each_run": " ".join(f"{one:.1f}" for one in own),
+                    "against": control,
+                    "difference": round(float(np.mean(own) - np.mean(against)), 1) if against else None,
+                    "low": None if low is None else round(float(low), 1),
+                    "high": None if high is None else round(float(high), 1),
+                }
+            )
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("step", choices=("collect", "table"))
+    parser.add_argument("given", nargs="+")
+    parser.add_argument("--out", type=Path, required=True)
+    given = parser.parse_args()
+    if given.step == "table":
+        write_table(table(Path(given.given[0])), given.out)
+        return
+    pairs = (pair.partition("=") for pair in given.given)
+    lines = [line for trainer, _, folder in pairs for line in outcomes(trainer, Path(folder))]
+    pq.write_table(pa.Table.from_pylist(lines), given.out, compression="zstd")
+
+
+if __name__ == "__main__":
+    main()
