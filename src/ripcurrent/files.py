@@ -1,19 +1,25 @@
-"""Files that appear whole or not at all, and values as JSON holds them."""
+"""Files that appear whole or not at all, copies of what lies elsewhere, and values as JSON holds them."""
 
+import hashlib
 import json
 import os
 import platform
 import re
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from math import isfinite
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from pydantic import JsonValue
 
 from ripcurrent.errors import RipcurrentError
+
+_VERSIONS = ("etag", "md5hash", "content-md5", "generation", "mtime", "lastmodified", "last-modified", "created")
+"""What file systems tell a file's content by, the surest first."""
 
 
 @contextmanager
@@ -43,6 +49,66 @@ def cache_folder() -> Path:
     if own := os.environ.get("RIPCURRENT_CACHE"):
         return Path(own).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "ripcurrent"
+
+
+def is_address(path: str) -> bool:
+    """Whether a path is of another file system, such as ``s3://bucket/rows.jsonl``."""
+    return "://" in path
+
+
+def local_copy(address: str) -> str:
+    """Path of a copy, in the cache, of the file or of a pattern's files at an fsspec address, made once a version.
+
+    Raises:
+        RipcurrentError: nothing there, no access, no space, or the file system's own package is not installed.
+    """
+    import fsspec
+    from filelock import FileLock
+
+    if urlsplit(address).password:
+        hint = "Leave it out: file systems read keys from their own settings or the environment."
+        raise RipcurrentError("The address holds a password, which a run's manifest would keep.", hint)
+    place = cache_folder() / "datasets"
+    try:
+        system, root = fsspec.core.url_to_fs(address)
+        found = {root: system.info(root)} if system.isfile(root) else system.glob(root, detail=True)
+        names = sorted(name for name, info in found.items() if info["type"] == "file" and "/../" not in name)
+        if not names:
+            raise FileNotFoundError
+        versions = [_version(found[name]) for name in names]
+        folder = place / hashlib.sha256(repr((address, names, versions)).encode()).hexdigest()[:32]
+        part = folder.with_suffix(".part")
+        place.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}.lock"):
+            # what does not tell its version may have changed
+            if not (folder.is_dir() and all(versions)):
+                for old in (folder, part):
+                    shutil.rmtree(old, ignore_errors=True)
+                targets = [part / name.lstrip("/") for name in names]
+                for target in targets:
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                system.get(names, [*map(str, targets)])
+                part.rename(folder)
+    except ImportError as error:
+        package = getattr(error.__cause__, "name", None) or str(error)
+        what = f"{address} needs the package {package}, which is not installed."
+        raise RipcurrentError(what, f"Install it with: pip install {package}") from error
+    except FileNotFoundError as error:
+        hint = (
+            "Check it, the network and your access. Files in a folder are named by a pattern, as in s3://bucket/*.jsonl"
+        )
+        raise RipcurrentError(f"There is no file at {address}.", hint) from error
+    # what file systems raise has no common base
+    except Exception as error:
+        reason = (str(error).strip() or repr(error)).splitlines()[0].rstrip(".")
+        hint = "Check the network, your access, and the space: RIPCURRENT_CACHE names another place."
+        raise RipcurrentError(f"{address} cannot be copied to {place}: {reason}.", hint) from error
+    return str(folder / root.lstrip("/"))
+
+
+def _version(info: Mapping[str, Any]) -> str | None:
+    known = {key.lower(): value for key, value in info.items()}
+    return next((f"{info.get('size')} {known[key]}" for key in _VERSIONS if known.get(key)), None)
 
 
 def library_versions(*names: str) -> dict[str, str]:

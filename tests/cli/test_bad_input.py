@@ -33,17 +33,6 @@ def test_model_without_a_chat_template(command, rows_file, tmp_path, out):
     assert not out.exists()
 
 
-@pytest.mark.parametrize(
-    ("option", "value", "says"),
-    [
-        ("--model", "./no-such-folder", ("There is no file", "./no-such-folder")),
-        ("--adapter", str(Path(__file__).parent), ("cli",)),
-    ],
-)
-def test_model_or_adapter_that_is_not_there(command, rows_file, out, option, value, says):
-    command.scan_fails(rows_file, option, value, "--out", out, says=says)
-
-
 def test_model_that_is_not_found_without_network(rows_file, tmp_path, out):
     name = "no/such-model-anywhere"
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub")}
@@ -152,15 +141,11 @@ def test_the_line_that_installs_it(tmp_path, rows_file, anchors_file, tiny_folde
     endpoint, out = "http://localhost:9/v1", tmp_path / "out"
     prompts = write_jsonl(tmp_path / "prompts.jsonl", [{"prompt": "Why?"}])
     judged = JudgeSettings(endpoint=endpoint, model="judge", cache=tmp_path)
-    scanned = {"model": str(tiny_folder), "anchors": str(anchors_file), **EXACT, "signals": "representation"}
+    scanned = {"model": str(tiny_folder), "anchors": str(anchors_file), "execution": Execution(executor="ray")}
     for package, extra, asked in (
         ("openai", "endpoint", lambda: evaluate("served", prompts=[prompts], out=out, endpoint=endpoint)),
         ("openai", "endpoint", lambda: find_judge("rubric", judged)),
-        (
-            "ray[data]",
-            "ray",
-            lambda: scan(rows_file, tmp_path / "scan", execution=Execution(executor="ray"), **scanned),
-        ),
+        ("ray[data]", "ray", lambda: scan(rows_file, tmp_path / "scan", **scanned, **EXACT)),
     ):
         with pytest.raises(MissingExtraError) as caught:
             asked()

@@ -5,12 +5,15 @@ import gzip
 import hashlib
 import io
 import json
+import re
+import sys
 import tracemalloc
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
 import datasets
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,7 +22,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import given as given_by
 from hypothesis import strategies as st
 
-from ripcurrent.data import Dataset, read_rows
+from ripcurrent.data import Dataset, open_unchanged, read_rows
 from ripcurrent.errors import RipcurrentError
 
 TEXT = st.text(alphabet=st.characters(exclude_categories=("Cs",)), max_size=30)
@@ -42,13 +45,14 @@ SETTINGS = settings(
 
 
 def put(path: Path, data: bytes) -> Path:
-    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+    packed = {".gz": gzip.compress, ".zst": lambda data: pa.compress(data, codec="zstd", asbytes=True)}
+    path.write_bytes(packed.get(path.suffix, bytes)(data))
     return path
 
 
 def save(records: list[dict[str, Any]], path: Path, indent: int | None = None) -> Path:
     """Write records with the standard library alone."""
-    kind = path.name.removesuffix(".gz").rpartition(".")[2]
+    kind = path.name.removesuffix(".gz").removesuffix(".zst").rpartition(".")[2]
     if kind == "json":
         return put(path, json.dumps(records, ensure_ascii=False, indent=indent).encode())
     if kind == "jsonl":
@@ -79,7 +83,7 @@ def check_everything(dataset: Dataset, destination: Path, indices: list[int]) ->
     assert not list(destination.parent.glob("*.part"))
 
 
-@pytest.mark.parametrize("packed", ["", ".gz"])
+@pytest.mark.parametrize("packed", ["", ".gz", ".zst"])
 @pytest.mark.parametrize("suffix", CONTAINERS)
 @SETTINGS
 @given_by(data=st.data())
@@ -114,6 +118,9 @@ def test_saved_folder_and_its_single_split(tmp_path):
     assert (dataset.container, dataset.suffix, dataset.name) == ("folder", "", "one")
     check_everything(dataset, tmp_path / "out", [599, 0, 3])
     assert datasets.load_from_disk(tmp_path / "out").features == saved.features
+    (file,) = (tmp_path / "one").glob("*.arrow")
+    check_everything(read_rows(file), tmp_path / "out.arrow", [599, 0, 3])
+    assert datasets.Dataset.from_file(str(tmp_path / "out.arrow")).features == saved.features
     assert [row.record for row in read_rows(tmp_path / "dict")] == records
     assert read_rows(tmp_path / "dict").count_and_hash() == dataset.count_and_hash()
     (tmp_path / "one" / "run").mkdir()
@@ -134,6 +141,42 @@ def test_a_hub_stream_reads_resumes_and_is_written_as_parquet(tmp_path, monkeypa
     assert dataset.count_and_hash()[0] == 9
     dataset.write([7, 2], tmp_path / "out.parquet")
     assert [row.record for row in read_rows(tmp_path / "out.parquet")] == [records[7], records[2]]
+
+
+def test_what_lies_at_an_address_is_read_as_files_are_and_copied_again_only_where_it_changed(tmp_path, monkeypatch):
+    monkeypatch.setenv("RIPCURRENT_CACHE", str(tmp_path / "cache"))
+    store, address = fsspec.filesystem("memory"), "memory://bucket/parts/one.jsonl.zst"
+    parts = [save([{"prompt": f"{n} {m}", "response": "b"} for m in range(5)], tmp_path / f"{n}.jsonl") for n in "ab"]
+    one = save([{"prompt": str(n), "response": "a"} for n in range(9)], tmp_path / "one.jsonl.zst")
+    store.pipe({f"/bucket/parts/{path.name}": path.read_bytes() for path in (*parts, one)})
+    dataset = read_rows(address)
+    assert (dataset.name, dataset.suffix, dataset.describe().path) == ("one", ".jsonl.zst", address)
+    assert dataset.count_and_hash() == read_rows(one).count_and_hash()
+    check_everything(dataset, tmp_path / "out.jsonl.zst", [8, 0])
+    assert open_unchanged(dataset.describe()).at([3])
+    assert len([*(tmp_path / "cache" / "datasets").glob("*/")]) == 1
+    assert [row.index for row in read_rows("memory://bucket/parts/[ab].jsonl") if row.prompt == "b 3"] == [8]
+    store.pipe("/bucket/parts/one.jsonl.zst", one.read_bytes() * 2)
+    with pytest.raises(RipcurrentError, match=r"memory://bucket/parts/one\.jsonl\.zst has changed since it was"):
+        open_unchanged(dataset.describe())
+
+
+@pytest.mark.parametrize(
+    ("address", "says"),
+    [
+        ("s3://bucket/rows.jsonl", r"needs the package s3fs(.|\n)*pip install s3fs"),
+        ("memory://nowhere/rows.jsonl", "There is no file at memory://nowhere/rows.jsonl"),
+        ("s4://bucket/rows.jsonl", "Protocol not known: s4"),
+        ("https://me:secret@host/rows.jsonl", "holds a password"),
+    ],
+)
+def test_an_address_that_cannot_be_read_is_one_clear_error(address, says, tmp_path, monkeypatch):
+    monkeypatch.setenv("RIPCURRENT_CACHE", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    with pytest.raises(RipcurrentError) as caught:
+        read_rows(address)
+    assert re.search(says, str(caught.value))
+    assert "secret" not in str(caught.value)
 
 
 BOM = b"\xef\xbb\xbf"

@@ -1,10 +1,11 @@
-"""Files: opened plain or gzipped, written whole or not at all; and what every container of records offers."""
+"""Files: opened plain or compressed, written whole or not at all; and what every container of records offers."""
 
 import gzip
 import hashlib
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO, TypeVar, cast
 
@@ -14,6 +15,7 @@ from ripcurrent.files import written_whole
 _Item = TypeVar("_Item")
 
 BOM = b"\xef\xbb\xbf"
+PACKED = (".gz", ".zst")
 
 BLOCK, BLOCKS = 2**20, 64
 """What is read of large files to tell them from others: bytes of a block, and number of blocks."""
@@ -52,28 +54,29 @@ class OneFile(Container):
     def __init__(self, path: Path) -> None:
         self.path = path
         self.files = (path,)
-        self.name = path.name.removesuffix(".gz").rpartition(".")[0] or path.name
-        self.suffix = path.with_suffix("").suffix + path.suffix if is_gzipped(path) else path.suffix
+        plain = path.with_suffix("") if is_packed(path) else path
+        self.name = plain.stem
+        self.suffix = plain.suffix + (path.suffix if is_packed(path) else "")
 
     def content_hash(self) -> str:
         return sha256_of_file(self.path)
 
 
-def is_gzipped(path: Path) -> bool:
-    return path.suffix.lower() == ".gz"
+def is_packed(path: Path) -> bool:
+    return path.suffix.lower() in PACKED
 
 
 def plain_suffix(path: Path) -> str:
-    """The lower-case suffix that names the container, without ``.gz``."""
-    return (path.with_suffix("") if is_gzipped(path) else path).suffix.lower()
+    """The lower-case suffix that names the container, without ``.gz`` or ``.zst``."""
+    return (path.with_suffix("") if is_packed(path) else path).suffix.lower()
 
 
 @contextmanager
 def reading(path: Path) -> Iterator[BinaryIO]:
     """The file's bytes, decompressed; what can go wrong while reading becomes a `RipcurrentError`."""
     try:
-        with gzip.open(path, "rb") if is_gzipped(path) else path.open("rb") as file:
-            yield cast(BinaryIO, file)
+        with _opened(path) as file:
+            yield file
     except gzip.BadGzipFile as error:
         raise RipcurrentError(
             f"{path} is not a gzip file, or is damaged.", "Drop the .gz from its name, or fetch it again."
@@ -84,11 +87,24 @@ def reading(path: Path) -> Iterator[BinaryIO]:
         raise _cannot_read(path, error) from error
 
 
+def _opened(path: Path) -> BinaryIO:
+    if path.suffix.lower() == ".zst":
+        import pyarrow as pa
+
+        return cast(BinaryIO, BufferedReader(pa.CompressedInputStream(pa.OSFile(str(path)), "zstd")))
+    return cast(BinaryIO, gzip.open(path, "rb") if is_packed(path) else path.open("rb"))
+
+
 @contextmanager
 def writing(destination: Path) -> Iterator[BinaryIO]:
-    """A file that appears under its name only when all of it is written; gzipped where the name says so."""
+    """A file that appears under its name only when all of it is written; compressed where the name says so."""
     with written_whole(destination) as part, part.open("wb") as file:
-        if is_gzipped(destination):
+        if destination.suffix.lower() == ".zst":
+            import pyarrow as pa
+
+            with pa.CompressedOutputStream(file, "zstd") as packed:
+                yield cast(BinaryIO, packed)
+        elif is_packed(destination):
             # No name and no time inside: the same rows give the same bytes.
             with gzip.GzipFile(filename="", fileobj=file, mode="wb", mtime=0) as packed:
                 yield cast(BinaryIO, packed)

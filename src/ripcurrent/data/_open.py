@@ -9,19 +9,31 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ripcurrent.data._files import Container, OneFile, pick, plain_suffix, sha256_of_file
-from ripcurrent.data._tables import HUB_PREFIX, HubDataset, ParquetFile, SavedFolder, copied, is_saved, write_parquet
+from ripcurrent.data._tables import (
+    HUB_PREFIX,
+    ArrowFile,
+    HubDataset,
+    ParquetFile,
+    SavedFolder,
+    copied,
+    is_saved,
+    write_parquet,
+)
 from ripcurrent.data._text_files import CsvFile, JsonArray, JsonLines, holds_lines, write_lines
 from ripcurrent.errors import RipcurrentError
+from ripcurrent.files import is_address, local_copy
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 _PATTERN = frozenset("*?[")
-SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")
+SUFFIXES = (".json", ".jsonl", ".csv", ".parquet", ".arrow")
 
 
 def open_container(path: str) -> Container:
     """The file, folder, files or hub dataset at a path or address, whatever its records are."""
+    if is_address(path):
+        return open_container(local_copy(path))
     if path.startswith(HUB_PREFIX):
         return HubDataset(path)
     file = Path(path)
@@ -50,11 +62,13 @@ def _open_file(file: Path) -> OneFile:
     suffix = plain_suffix(file)
     if suffix == ".json":
         return JsonLines(file) if holds_lines(file) else JsonArray(file)
+    if suffix == ".arrow":
+        return ArrowFile(file)
     kinds: dict[str, type[OneFile]] = {".jsonl": JsonLines, ".csv": CsvFile, ".parquet": ParquetFile}
     if suffix in kinds:
         return kinds[suffix](file)
     raise RipcurrentError(
-        f"{file} is not read: its suffix is none of {', '.join(SUFFIXES)}, each also with .gz.",
+        f"{file} is not read: its suffix is none of {', '.join(SUFFIXES)}, each also with .gz or .zst.",
         "Convert it to one of these. A new name alone helps only where it holds one of them already.",
     )
 
@@ -70,7 +84,7 @@ class FileParts(Container):
             if not isinstance(part, JsonLines | ParquetFile) or type(part) is not type(opened[0]):
                 raise RipcurrentError(
                     f"{files[0]} and {part.path} are not read together.",
-                    "Name files of one kind, all .jsonl or all .parquet, each also with .gz, as in 'FOLDER/*.parquet'.",
+                    "Name files of one kind, all .jsonl or all .parquet, packed or not, as in 'FOLDER/*.parquet'.",
                 )
         self.files = tuple(files)
         self._parquet = [part for part in opened if isinstance(part, ParquetFile)]

@@ -6,13 +6,14 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
 
-from ripcurrent.data._files import Container, no_such_row, plain_suffix, sampled_sha256
+from ripcurrent.data._files import Container, is_packed, no_such_row, plain_suffix, sampled_sha256
 from ripcurrent.data._formats import LONE_SURROGATE, Format, Unusable, check_mapping, tool_definitions, view
 from ripcurrent.data._open import SUFFIXES, open_container
 from ripcurrent.data._sniff import find_format, sniff
 from ripcurrent.data._spec import RowSpec
 from ripcurrent.data._types import DatasetInfo, Message, Row, RowStatus
 from ripcurrent.errors import RipcurrentError
+from ripcurrent.files import is_address
 
 DEMO_ROWS = Path(__file__).parent / "demo_rows.jsonl"
 """About 300 benign instructions with answers in mixed formats, written for this package."""
@@ -42,7 +43,7 @@ class Dataset:
         self.container = container.kind
         """``json``, ``jsonl``, ``csv``, ``parquet``, ``files``, ``folder`` or ``hub``."""
         self.suffix = container.suffix
-        """Suffix for a file that `write` makes: the dataset's own, ``.gz`` included; empty for a folder."""
+        """Suffix for a file that `write` makes: the dataset's own, ``.gz`` or ``.zst`` included; empty for a folder."""
         self._container = container
         self._format = row_format
         self._mapping = dict(mapping)
@@ -119,7 +120,7 @@ class Dataset:
         count, sha256 = self.count_and_hash()
         return DatasetInfo(
             # links are not followed: what they lead to may have another name and no suffix
-            path=self.path if self.container == "hub" else str(Path(self.path).absolute()),
+            path=self.path if self.container == "hub" or is_address(self.path) else str(Path(self.path).absolute()),
             name=self.name,
             sha256=sha256,
             format=self.format,
@@ -140,8 +141,8 @@ class Dataset:
         """Write the rows at ``indices``, in that order, in this dataset's own container, fields and field order.
 
         What this package does not know is kept: JSON text is copied as it stands, CSV keeps its quoting and line ends,
-        Parquet and folders their schema. A hub dataset becomes a Parquet file. ``.gz`` at the end of ``destination``
-        gzips. The file appears only when it is whole. Rising indices stream; others are held in memory.
+        Parquet and folders their schema. A hub dataset becomes a Parquet file. ``.gz`` or ``.zst`` at the end of
+        ``destination`` compresses. The file appears only when it is whole. Rising indices stream; others are held.
 
         Raises:
             RipcurrentError: an index that is no row, a suffix of another container, or a place that cannot be written.
@@ -151,12 +152,13 @@ class Dataset:
         for index in chosen:
             if index < 0 or (self._limit is not None and index >= self._limit):
                 raise no_such_row(index)
-        expected = self.suffix.removesuffix(".gz").lower()
+        expected = plain_suffix(Path(f"rows{self.suffix}"))
         found = plain_suffix(destination)
+        plain = destination.stem if is_packed(destination) else destination.name
         if found != expected and (found in SUFFIXES or expected):
             raise RipcurrentError(
                 f"{destination.name}: rows of {self.path} are written as {expected or 'a folder'}.",
-                f"Name it {destination.name.removesuffix('.gz').removesuffix(found) or 'selection'}{expected}",
+                f"Name it {plain.removesuffix(found) or 'selection'}{expected}",
             )
         self._container.write(chosen, destination)
 
@@ -202,9 +204,10 @@ def read_rows(
     """Open a dataset as a stream of rows.
 
     Args:
-        path: a ``.json`` (array), ``.jsonl``, ``.csv`` or ``.parquet`` file, each also with ``.gz``; a folder saved by
-            ``datasets``; a folder of ``.jsonl`` or of ``.parquet`` files, or a pattern such as ``corpus/*.parquet``,
-            read as one dataset in the order of their paths; or ``hf:owner/name[/configuration][:split]``, by
+        path: a ``.json`` (array), ``.jsonl``, ``.csv``, ``.parquet`` or ``.arrow`` file, also with ``.gz`` or ``.zst``;
+            a folder saved by ``datasets``; a folder of ``.jsonl`` or of ``.parquet`` files, or a pattern such as
+            ``corpus/*.parquet``, read as one dataset in the order of their paths; a file or pattern at an address
+            that fsspec knows (``s3://…``), copied into the cache once; or ``hf:owner/name[/configuration][:split]``, by
             default its ``train`` split.
         format: a row format's name; by default the one that the first records' fields fit.
         mapping: from a format's field to this dataset's column, for datasets in no known format.

@@ -10,7 +10,7 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from ripcurrent.data._files import Container, OneFile, is_gzipped, no_such_row, pick, reading, writing
+from ripcurrent.data._files import Container, OneFile, is_packed, no_such_row, pick, reading, writing
 from ripcurrent.errors import RipcurrentError
 
 if TYPE_CHECKING:
@@ -76,11 +76,11 @@ class ParquetFile(OneFile):
         import pyarrow.parquet as pq
 
         with reading(self.path) as stream, tempfile.TemporaryFile(prefix="ripcurrent-") as unpacked:
-            if is_gzipped(self.path):
+            if is_packed(self.path):
                 # Parquet is read from its end
                 shutil.copyfileobj(stream, unpacked)
             try:
-                yield pq.ParquetFile(unpacked if is_gzipped(self.path) else stream, **PARQUET_STREAMED)
+                yield pq.ParquetFile(unpacked if is_packed(self.path) else stream, **PARQUET_STREAMED)
             except pa.ArrowException as error:
                 raise RipcurrentError(
                     f"{self.path} is no readable Parquet file: {str(error).splitlines()[0]}", "Fetch or write it again."
@@ -121,6 +121,44 @@ def write_parquet(batches: Iterable[pa.RecordBatch], schema: pa.Schema, destinat
             writer.write_table(pa.concat_tables([schema.empty_table(), *tables], promote_options="permissive"))
 
 
+class ArrowFile(OneFile):
+    """An ``.arrow`` file: a stream, as `datasets` writes it."""
+
+    kind = "arrow"
+
+    def __init__(self, path: Path) -> None:
+        import datasets
+        import pyarrow as pa
+
+        super().__init__(path)
+        try:
+            self._data: Any = datasets.Dataset.from_file(str(path)).with_format("arrow")
+        except (OSError, ValueError, pa.ArrowException) as error:
+            raise RipcurrentError(
+                f"{path} is no readable Arrow stream, as `datasets` writes it: {str(error).splitlines()[0]}",
+                "Unpack it, or write it again with Dataset.save_to_disk or as Parquet.",
+            ) from error
+        self.columns = tuple(self._data.column_names)
+
+    def records(self, start: int = 0) -> Iterator[object]:
+        return _in_batches(self._data, start)
+
+    def write(self, indices: Sequence[int], destination: Path) -> None:
+        """Those rows as a stream with the file's schema and its metadata."""
+        import pyarrow as pa
+
+        if past := [index for index in indices if index >= len(self._data)]:
+            raise no_such_row(past[0])
+        with writing(destination) as file, pa.ipc.new_stream(file, self._data.data.schema) as writer:
+            for first in range(0, len(indices), _GROUP):
+                writer.write_table(self._data[list(indices[first : first + _GROUP])])
+
+
+def _in_batches(data: Any, start: int) -> Iterator[object]:
+    for first in range(start, len(data), _BATCH):
+        yield from data[first : min(first + _BATCH, len(data))].to_pylist()
+
+
 class SavedFolder(Container):
     """A folder written by ``save_to_disk``."""
 
@@ -149,9 +187,7 @@ class SavedFolder(Container):
         self.files = sorted(file for file in own if file.is_file())
 
     def records(self, start: int = 0) -> Iterator[object]:
-        data = self._load().with_format("arrow")
-        for first in range(start, len(data), _BATCH):
-            yield from data[first : min(first + _BATCH, len(data))].to_pylist()
+        return _in_batches(self._load().with_format("arrow"), start)
 
     def write(self, indices: Sequence[int], destination: Path) -> None:
         """Those rows as a saved folder with the same features."""

@@ -25,8 +25,7 @@ window.ripcurrentPage = (() => {
   const config = { font: getComputedStyle(document.body).fontFamily, aria: false, axis, legend };
   const drawn = {};
   const draw = async (id, spec, datasets) => {
-    // A page built without the plots' library says so in their place.
-    if (!window.vegaEmbed) return;
+    if (!window.vegaEmbed) return; // a page built without the plots' library says so in their place
     const turn = (drawn[id]?.turn ?? 0) + 1;
     drawn[id]?.result?.finalize();
     drawn[id] = { turn };
