@@ -15,8 +15,8 @@ TOP = Path(__file__).parents[1]
 PACKAGE = TOP / "src" / "ripcurrent"
 
 ROOMS = {
-    "base": 910,
-    "data": 4900,
+    "base": 980,
+    "data": 4920,
     "models": 1400,
     "anchors": 250,
     "gradients": 2600,
@@ -33,9 +33,9 @@ ROOMS = {
 """Lines of Python a room may have; 5 % more are let pass.
 
 The command line has 300 of the gradients' lines: people who run commands read their results in the terminal. The data
-have 2,300 more, answers 170 and the whole 4,000: people who train and evaluate with other tools use them together.
+have 2,320 more, answers 170 and the whole 4,150: people who train and evaluate with other tools use them together.
 """
-WHOLE, TEMPLATES, TESTS, BESIDE = 26_000, 1_400, 18_000, 2_500
+WHOLE, TEMPLATES, TESTS, BESIDE = 26_150, 1_400, 18_000, 2_500
 """Lines of the package's Python, of its templates, of tests, of bench and scripts."""
 FILE, FUNCTION, PARAMETERS = 400, 80, 9
 UNTYPED = 60
