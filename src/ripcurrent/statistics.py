@@ -11,7 +11,7 @@ from math import sqrt
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import binomtest, norm, permutation_test, rankdata
+from scipy.stats import binomtest, norm, permutation_test, rankdata, t
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -57,6 +57,23 @@ class Discrimination:
     """Of the difference, prompts of either kind and seeds drawn anew."""
     d_prime: float
     """Distance of the two in standard deviations, counts corrected by one half (Hautus 1995): always finite."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunDifference:
+    """How far the rates of two groups of runs lie apart; shares, not points."""
+
+    difference: float
+    """The first group's mean rate less the second's."""
+    low: float
+    """95 % interval, Student's t."""
+    high: float
+    p: float
+    """Two-sided p of no difference."""
+    degrees: float
+    """Welch–Satterthwaite degrees of freedom."""
+    by_runs: bool
+    """Whether runs vary in it; else it holds for these runs alone, over prompts."""
 
 
 def wilson_interval(successes: int, n: int) -> Interval:
@@ -115,6 +132,33 @@ def difference_interval(arm: npt.ArrayLike, control: npt.ArrayLike, *, seed: int
     reach = float(norm.isf((1 - CONFIDENCE) / 2)) * smoothed_spread(differences) / sqrt(n)
     mean = float(differences.sum()) / n
     return Interval(low=max(-1.0, min(drawn.low, mean - reach)), high=min(1.0, max(drawn.high, mean + reach)))
+
+
+def run_difference(runs: npt.ArrayLike, control: npt.ArrayLike, *, fixed: bool = False) -> RunDifference:
+    """The difference of two groups of runs, the run being the unit: a new draw of rows and a new order.
+
+    Its variance is that of the mean of the runs' rates in each group, and the prompts' part: the variance over prompts
+    of the seed-averaged difference, over their number, one prompt more counted in either direction (Bonett & Price
+    2012). What runs and prompts vary in together counts in both, which is cautious. Degrees of freedom by Welch and
+    Satterthwaite. A group of one run has no variance of its own: unless ``fixed`` says that the control is a model that
+    no run made, nothing is said of other runs. Both are outcomes ``(prompts, runs)`` of the same prompts.
+    """
+    groups = _paired(runs, control)
+    differences = seed_differences(*groups)
+    n = len(differences)
+    parts = [(smoothed_spread(differences) ** 2 / (n + 2), n + 1.0)]
+    counted = groups[:1] if fixed else groups
+    for table in counted:
+        count = table.shape[1]
+        if count > 1:
+            parts.append((float(np.var(table.mean(axis=0), ddof=1)) / count, count - 1.0))
+    variance = sum(part for part, _ in parts)
+    degrees = variance**2 / sum(part**2 / free for part, free in parts)
+    difference = float(differences.mean())
+    reach = float(t.isf((1 - CONFIDENCE) / 2, degrees)) * sqrt(variance)
+    p = 2 * float(t.sf(abs(difference) / sqrt(variance), degrees))
+    by_runs = all(table.shape[1] > 1 for table in counted)
+    return RunDifference(difference, max(-1.0, difference - reach), min(1.0, difference + reach), p, degrees, by_runs)
 
 
 def smoothed_spread(differences: FloatArray) -> float:
