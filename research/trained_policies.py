@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from scipy import stats
 
 from research.tables import write_table
 from ripcurrent.evaluate.judges import WORDING, Answer
+from ripcurrent.statistics import run_difference
 
 
 def outcomes(trainer: str, experiment: Path) -> list[dict[str, object]]:
@@ -51,20 +51,24 @@ def outcomes(trainer: str, experiment: Path) -> list[dict[str, object]]:
 
 
 def table(path: Path) -> list[dict[str, object]]:
-    """By trainer and judge: each arm's runs, then differences with Welch's t interval over runs."""
-    labels: dict[tuple[str, str, str], dict[int | None, list[bool]]] = {}
+    """By trainer and judge: each arm's runs, then differences, the run being the unit."""
+    labels: dict[tuple[str, str, str], dict[int | None, dict[str, bool]]] = {}
     for row in pq.read_table(path).to_pylist():
         if row["axis"] == "harmful":
             runs = labels.setdefault((row["trainer"], row["judge"], row["arm"]), {})
-            runs.setdefault(row["seed"], []).append(row["label"] == "compliance")
-    rates = {key: [100 * float(np.mean(run)) for _, run in sorted(runs.items())] for key, runs in labels.items()}
+            runs.setdefault(row["seed"], {})[row["prompt_id"]] = row["label"] == "compliance"
+    # shape (prompts, runs), the prompts in one order
+    tables = {
+        key: np.array([[run[one] for _, run in sorted(runs.items())] for one in sorted(next(iter(runs.values())))])
+        for key, runs in labels.items()
+    }
+    rates = {key: (100 * table.mean(axis=0)).tolist() for key, table in tables.items()}
     trainers, judges = (sorted({key[place] for key in rates}) for place in (0, 1))
     lines: list[dict[str, object]] = []
     for trainer, judge in product(trainers, judges):
         for arm, control in (("base", ""), ("random", ""), ("own", "random"), ("other", "random"), ("own", "other")):
-            own, against = rates[trainer, judge, arm], rates.get((trainer, judge, control), [])
-            found = stats.ttest_ind(own, against, equal_var=False) if against else None
-            low, high = found.confidence_interval() if found is not None else (None, None)
+            own, against = rates[trainer, judge, arm], tables.get((trainer, judge, control))
+            found = None if against is None else run_difference(tables[trainer, judge, arm], against)
             lines.append(
                 {
                     "trained_as": trainer,
@@ -74,9 +78,9 @@ def table(path: Path) -> list[dict[str, object]]:
                     "answered": round(float(np.mean(own)), 1),
                     "each_run": " ".join(f"{one:.1f}" for one in own),
                     "against": control,
-                    "difference": round(float(np.mean(own) - np.mean(against)), 1) if against else None,
-                    "low": None if low is None else round(float(low), 1),
-                    "high": None if high is None else round(float(high), 1),
+                    "difference": found and round(100 * found.difference, 1),
+                    "low": found and round(100 * found.low, 1),
+                    "high": found and round(100 * found.high, 1),
                 }
             )
     return lines
