@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import random
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from research.tables import partial_spearman
 
 from ripcurrent.statistics import (
     DRAWS,
+    Interval,
     auroc,
     bootstrap_rate,
     d_prime,
@@ -21,6 +23,8 @@ from ripcurrent.statistics import (
     minimum_detectable_effect,
     quantiles,
     rate_interval,
+    rogan_gladen,
+    rogan_gladen_difference,
     sign_flip_test,
     spearman,
     wilson_interval,
@@ -125,6 +129,47 @@ def test_sign_flip_test_at_its_ends():
     ):
         with pytest.raises(ValueError, match=says):
             sign_flip_test(first, second)
+
+
+@pytest.mark.parametrize(("positives", "right", "of"), [(60, 40, 50), (12, 9.2, 10), (0, 40, 50), (170, 40, 50)])
+def test_a_corrected_share_and_difference_are_those_of_a_loop_over_draws(positives, right, of):
+    draw, n, sensitivity, specificity = random.Random(0), 179, (45, 50), (right, of)
+    shares, weights, quotients = [], [], []
+    for _ in range(60_000):
+        yes, no = (draw.betavariate(is_so + 0.5, all_of - is_so + 0.5) for is_so, all_of in (sensitivity, specificity))
+        share = draw.betavariate(0.5, 0.5)
+        called = share * yes + (1 - share) * (1 - no)
+        shares.append(share)
+        weights.append(called**positives * (1 - called) ** (n - positives) if yes + no > 1 else 0.0)
+        quotients.append(draw.gauss(0.2, 0.05) / (yes + no - 1))
+    order = np.argsort(shares)
+    passed = np.cumsum(np.array(weights)[order]) / sum(weights)
+    low, high = (shares[order[np.searchsorted(passed, at)]] for at in (0.025, 0.975))
+    share, interval = rogan_gladen(positives, n, sensitivity, specificity)
+    assert share == pytest.approx(min(1, max(0, (positives / n + right / of - 1) / (0.9 + right / of - 1))))
+    assert interval.low in (0.0, pytest.approx(low, abs=0.02))
+    assert interval.high in (1.0, pytest.approx(high, abs=0.02))
+    assert interval.low <= share <= interval.high
+    reach = 0.05 * 1.959964
+    difference, around = rogan_gladen_difference(0.2, Interval(0.2 - reach, 0.2 + reach), sensitivity, specificity)
+    assert difference == pytest.approx(0.2 / (0.9 + right / of - 1))
+    assert (around.low, around.high) == pytest.approx(np.quantile(quotients, [0.025, 0.975]), abs=0.02)
+
+
+def test_what_corrections_are_at_their_ends():
+    """Few answered by a judge that errs often do not prove that none are, and a good judge leaves what it counts."""
+    share, interval = rogan_gladen(0, 179, (20, 21), (9, 10))
+    assert (share, interval.low) == (0.0, 0.0)
+    assert 0.01 < interval.high < 0.03
+    assert rogan_gladen(50, 100, (10**6, 10**6), (10**6, 10**6))[1].low == pytest.approx(0.403, abs=0.003)
+    assert math.isnan(rogan_gladen(5, 10, (1, 2), (1, 2))[0])
+    assert math.isnan(rogan_gladen_difference(0.1, Interval(0, 0.2), (1, 2), (1, 2))[0])
+    assert rogan_gladen_difference(0.1, Interval(0.001, 0.2), (20, 21), (2, 2.5))[1].low > 0
+    for counts in ((0, 0), (3, 2), (-1, 2)):
+        with pytest.raises(ValueError, match="is no share"):
+            rogan_gladen(1, 2, counts, (1, 1))
+    with pytest.raises(ValueError, match="does not hold"):
+        rogan_gladen_difference(0.3, Interval(0, 0.2), (9, 10), (9, 10))
 
 
 def test_sign_flip_test_holds_its_level():

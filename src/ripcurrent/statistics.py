@@ -11,13 +11,15 @@ from math import sqrt
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import binomtest, norm, permutation_test, rankdata, t
+from scipy.stats import beta, binomtest, norm, permutation_test, rankdata, t
 
 FloatArray = npt.NDArray[np.float64]
 
 CONFIDENCE = 0.95
 DRAWS = 10_000
 """Draws of a bootstrap or of a permutation test that is not exact."""
+Counts = tuple[float, float]
+"""How often a judge was right, and of how many; fractions, too."""
 
 USUAL_QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
 """The probabilities that tables and pages show."""
@@ -113,6 +115,70 @@ def bootstrap_rate(outcomes: npt.ArrayLike, *, seed: int = 0) -> Interval:
     share = _weighted(there.astype(np.float64), *drawn)
     held = share > 0
     return percentiles(_weighted(np.where(there, table, 0.0), *drawn)[held] / share[held])
+
+
+def rogan_gladen(positives: float, n: float, sensitivity: Counts, specificity: Counts) -> tuple[float, Interval]:
+    """A share that a judge counted, corrected for the judge's known errors, and its interval; both within 0 to 1.
+
+    The share is (positives / n + specificity - 1) / (sensitivity + specificity - 1) (Rogan & Gladen 1978). The interval
+    holds the middle of its posterior under Jeffreys' priors, averaged over what the counts say of the errors (Joseph,
+    Gyorkos & Coupal 1995; Diggle 2011), the share, and 0 or 1 where a likelihood ratio does not speak against it. It
+    does not shrink to 0 where the judge found fewer than its errors would give, as a normal approximation does. A judge
+    no better than chance says nothing: NaN, and 0 to 1. ValueError for impossible counts.
+    """
+    if not 0 <= positives <= n or n <= 0:
+        raise ValueError(f"{positives} of {n} is no share")
+    false, gain = 1 - specificity[0] / specificity[1], _gain(sensitivity, specificity)
+    if gain <= 0:
+        return np.nan, Interval(0.0, 1.0)
+    share = min(1.0, max(0.0, (positives / n - false) / gain))
+    falses, gains = _likely_errors(sensitivity, specificity)
+    grid = (np.arange(1000) + 0.5) / 1000
+    called = falses + grid[:, None] * gains
+    fit = positives * np.log(called) + (n - positives) * np.log1p(-called)
+    likelihood, tail = np.exp(fit - fit.max()).sum(axis=1), (1 - CONFIDENCE) / 2
+    weight = likelihood / np.sqrt(grid * (1 - grid))
+    low, high = np.interp([tail, 1 - tail], weight.cumsum() / weight.sum(), grid)
+    zero, one = likelihood[[0, -1]] > likelihood.max() * np.exp(-(norm.isf(tail) ** 2) / 2)
+    return share, Interval(0.0 if zero else min(share, float(low)), 1.0 if one else max(share, float(high)))
+
+
+def rogan_gladen_difference(
+    difference: float, interval: Interval, sensitivity: Counts, specificity: Counts
+) -> tuple[float, Interval]:
+    """A difference of two shares that one judge counted, corrected for its errors, and its interval; within -1 to 1.
+
+    The difference is divided by sensitivity + specificity - 1: errors that are the same before and after cancel else.
+    ``interval`` is that of the difference as counted; each side is taken for that of a normal distribution, and the
+    quotients with errors as likely as the counts say have these percentiles. One that excludes 0 still does. NaN, and
+    -1 to 1, by a judge no better than chance. ValueError for impossible counts or an interval without the difference.
+    """
+    if interval.low > difference or interval.high < difference:
+        raise ValueError(f"{interval} does not hold {difference}")
+    gain = _gain(sensitivity, specificity)
+    if gain <= 0:
+        return np.nan, Interval(-1.0, 1.0)
+    steps = norm.ppf((np.arange(400) + 0.5) / 400) / norm.isf((1 - CONFIDENCE) / 2)
+    likely = difference + steps * np.where(steps < 0, difference - interval.low, interval.high - difference)
+    quotients = np.clip(likely[:, None] / _likely_errors(sensitivity, specificity)[1], -1, 1)
+    return min(1.0, max(-1.0, difference / gain)), percentiles(quotients.ravel())
+
+
+def _gain(sensitivity: Counts, specificity: Counts) -> float:
+    """Sensitivity + specificity - 1 (Youden's J); ValueError for impossible counts."""
+    for right, of in (sensitivity, specificity):
+        if not 0 <= right <= of or of <= 0:
+            raise ValueError(f"{right} of {of} is no share")
+    return sensitivity[0] / sensitivity[1] + specificity[0] / specificity[1] - 1
+
+
+def _likely_errors(sensitivity: Counts, specificity: Counts) -> tuple[FloatArray, FloatArray]:
+    """Pairs of 1 - specificity and Youden's J, equally likely by Jeffreys' posteriors; those above chance."""
+    middles = (np.arange(40) + 0.5) / 40
+    right, wrong = (beta.ppf(middles, is_so + 0.5, of - is_so + 0.5) for is_so, of in (sensitivity, specificity))
+    gains = (right[:, None] + wrong - 1).ravel()
+    falses = np.tile(1 - wrong, len(right))
+    return falses[gains > 0], gains[gains > 0]
 
 
 def difference_interval(arm: npt.ArrayLike, control: npt.ArrayLike, *, seed: int = 0) -> Interval:

@@ -71,7 +71,7 @@ def test_failed_and_missing_runs_are_told(tmp_path, open_page):
 def test_the_judges_figures_are_those_of_the_documents():
     text = (Path(__file__).parents[2] / "docs" / "evaluate.md").read_text(encoding="utf-8").replace("**", "")
     found = measured_agreement()
-    assert {one.judge for one in found} == {"prefix", "keyword"}
+    assert {one.judge for one in found} == {"prefix", "keyword", "wording"}
     for one in found:
         cells = f"| {one.n} | {100 * one.accuracy:.1f} % | {one.kappa:.2f} | {one.low:.2f}–{one.high:.2f} |"
         assert cells in text, one

@@ -15,6 +15,11 @@ from ._generate import read_prefix as read_prefix
 from ._inspect import WITHHELD as WITHHELD
 from ._inspect import read_output as read_output
 from ._inspect import require_inspect_log as require_inspect_log
+from ._measured import JudgeErrors as JudgeErrors
+from ._measured import MeasuredAgreement as MeasuredAgreement
+from ._measured import judge_errors as judge_errors
+from ._measured import kappas_of as kappas_of
+from ._measured import measured_agreement as measured_agreement
 from ._options import AXES as AXES
 from ._options import Axis as Axis
 from ._options import EvaluateOptions as EvaluateOptions
@@ -38,9 +43,6 @@ from ._responses import lacks_verdicts as lacks_verdicts
 from ._responses import read_responses as read_responses
 from ._responses import read_verdicts as read_verdicts
 from ._validate import JudgeValidation as JudgeValidation
-from ._validate import MeasuredAgreement as MeasuredAgreement
-from ._validate import kappas_of as kappas_of
-from ._validate import measured_agreement as measured_agreement
 from ._validate import validate_judges as validate_judges
 from .judges import JUDGES as JUDGES
 from .judges import UNJUDGED as UNJUDGED

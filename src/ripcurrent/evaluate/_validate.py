@@ -1,10 +1,8 @@
 """Measure judges against people's labels: accuracy, Cohen's κ with its interval, confusion by class."""
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from importlib import resources
 from itertools import chain
 from operator import eq
 from pathlib import Path
@@ -56,34 +54,6 @@ class JudgeValidation:
         """The pooled figures, and below ``files`` those of each file."""
         files = {file: asdict(agreement) for file, agreement in self.files.items()}
         return {**asdict(self.pooled), "version": self.version, "files": files}
-
-
-@dataclass(frozen=True, slots=True)
-class MeasuredAgreement:
-    """One judge of one version against people's labels of XSTest answers (docs/evaluate.md)."""
-
-    judge: str
-    version: str
-    answers: str
-    role: str | None
-    """Whether the judge was written with these answers in view; None where neither set was."""
-    n: int
-    accuracy: float
-    kappa: float
-    low: float
-    high: float
-
-
-def measured_agreement(judge: str | None = None) -> tuple[MeasuredAgreement, ...]:
-    """The figures that come with the package, written by ``scripts/judge_agreement.py``: of all judges, or of one."""
-    text = resources.files("ripcurrent.evaluate").joinpath("judge_agreement.json").read_text(encoding="utf-8")
-    return tuple(MeasuredAgreement(**entry) for entry in json.loads(text) if judge in (None, entry["judge"]))
-
-
-def kappas_of(judge: str, version: str) -> list[float] | None:
-    """Smallest and largest κ with people measured of a judge of this version; None of one that was not."""
-    kappas = [one.kappa for one in measured_agreement(judge) if one.version == version]
-    return [min(kappas), max(kappas)] if kappas else None
 
 
 def validate_judges(
