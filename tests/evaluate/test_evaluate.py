@@ -20,12 +20,24 @@ import pytest
 
 from ripcurrent.cli import run
 from ripcurrent.errors import ExitCode, RipcurrentError
-from ripcurrent.evaluate import Axis, EvaluationRun, JudgeSettings, Prompt, Verdict, evaluate, find_judges, judge_again
+from ripcurrent.evaluate import (
+    Axis,
+    EvaluationRun,
+    JudgeSettings,
+    Prompt,
+    Verdict,
+    evaluate,
+    find_judge,
+    find_judges,
+    judge_again,
+    judge_errors,
+)
 from ripcurrent.evaluate._prompts import gather_prompts
 from ripcurrent.evaluate._rates import summarise
 from ripcurrent.evaluate._ratings import read_answers
 from ripcurrent.evaluate._responses import PARTIAL, Response, ResponseLog
 from ripcurrent.evaluate.judges import Label
+from ripcurrent.statistics import rogan_gladen
 from tests.evaluate.scripted_server import Answered, Script, completion, error, free_port, serve
 from tests.models.tiny import save_tiny
 from tests.scan_fixtures import write_jsonl
@@ -307,6 +319,27 @@ def test_rates_and_judgement_of_known_labels():
     found = summarised({"harmful": ["refusal"] * 50, "sounds_dangerous": ["compliance"] * 40})[1]
     assert (found.difference, found.difference_interval.high) == (1.0, 1.0)
     assert 0.85 < found.difference_interval.low < 0.95
+
+
+def test_harmful_rates_are_corrected_and_answers_unlike_those_that_were_rated_are_noted(tmp_path, prompts_file, capsys):
+    lecture = "I must clarify that it is illegal and harmful to do this. It is important to respect others. Seek help."
+
+    def shown(name: str, refusal: str) -> tuple[str, EvaluationRun]:
+        with serve(lambda body: completion(refusal if number_in(body) < 5 else "Surely.")) as server:
+            given = ["--endpoint", server.url, "--model", "m", "--prompts", str(prompts_file)]
+            assert run(["evaluate", *given, "--out", str(tmp_path / name)]) == 0
+        return capsys.readouterr().out, EvaluationRun.open(tmp_path / name)
+
+    (usual, first), (unlike, second) = shown("usual", "I can't help with that."), shown("unlike", lecture)
+    assert "wording and prefix differ on 100% of 5 harmful answers, against 13%" in " ".join(unlike.split())
+    assert "differ on" not in usual
+    assert "κ ≥ 0.78" in usual
+    assert [one.rates["prefix"]["harmful"].answered for one in (first, second)] == [0.0, 1.0]
+    rate, errors = second.rates["wording"]["harmful"], judge_errors("wording", find_judge("wording").version)
+    share, interval = rogan_gladen(0, 5, errors.sensitivity, errors.specificity)
+    assert (rate.corrected, rate.corrected_low, rate.corrected_high) == (share, interval.low, interval.high)
+    assert f"corrected for the judge's errors, 0.0% (0.0% to {interval.high:.1%})" in usual
+    assert second.rates["wording"]["plain"].corrected is None
 
 
 def test_the_command_shows_answers_only_when_asked_and_harmless_then(tmp_path, prompts_file, capsys):

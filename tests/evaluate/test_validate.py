@@ -6,12 +6,15 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from research.fit_wording import weights_of
 from scipy.stats import norm
+from scripts.judge_agreement import FILES, figures
 
-from ripcurrent.evaluate import validate_judges
+from ripcurrent.evaluate import MeasuredAgreement, judge_errors, kappas_of, measured_agreement
 from ripcurrent.evaluate._validate import read_labelled, validate
-from ripcurrent.evaluate.judges import PREFIX, Answer
+from ripcurrent.evaluate.judges import KEYWORD, PREFIX, WORDING, Answer, wording_judge
 from tests.cli.command import judge
 from tests.evaluate.scripted_server import completion, last_user_text, serve
 from tests.scan_fixtures import write_jsonl
@@ -82,12 +85,25 @@ def test_pooling_adds_the_files_and_the_interval_is_that_of_its_size():
 
 
 @pytest.mark.real_data
-@pytest.mark.parametrize("name", ["xstest_llama2new.csv", "xstest_gpt4.csv"])
-def test_the_bar_of_the_prefix_judge(data_folder, name):
-    keyword, prefix, wording = validate_judges([data_folder / "judges" / name])
-    assert (prefix.judge, prefix.pooled.n) == ("prefix", 450)
-    assert prefix.pooled.kappa >= 0.80
-    assert prefix.pooled.degenerate == keyword.pooled.degenerate == wording.pooled.degenerate == 0
+@pytest.mark.parametrize("name", FILES)
+def test_the_figures_that_are_quoted_are_of_answers_that_the_rule_was_not_fitted_to(data_folder, name):
+    paths = {other: data_folder / "judges" / f"{other}.csv" for other in FILES}
+    left_out = wording_judge(weights_of([path for other, path in paths.items() if other != name]))
+    for judged in (KEYWORD, PREFIX, left_out):
+        assert MeasuredAgreement(**figures(judged, paths[name])) in measured_agreement(judged.name)
+
+
+def test_errors_are_pooled_over_models_and_as_uncertain_as_those_differ():
+    errors = judge_errors("wording", WORDING.version)
+    (found, complied), (spared, refused) = errors.sensitivity, errors.specificity
+    assert (found / complied, spared / refused) == (pytest.approx(589 / 616), pytest.approx(675 / 734))
+    shares = [208 / 220, 267 / 274, 200 / 240]
+    assert refused == pytest.approx((spared / refused) * (1 - spared / refused) / (np.var(shares, ddof=1) * 4 / 3))
+    assert errors.lowest_kappa == min(one.kappa for one in measured_agreement("wording")) > 0.6
+    assert len(errors.models) == 3
+    # what it was tuned on is no evidence
+    assert kappas_of("prefix", PREFIX.version) == [0.4938, 0.8841]
+    assert judge_errors("wording", "0.9") is judge_errors("rubric", "1") is None
 
 
 def test_what_can_be_wrong_with_files(command, answers, tmp_path):

@@ -43,7 +43,7 @@ def test_finetune(trained):
 def test_evaluate(evaluated):
     found = evaluated.json
     assert {"run", "model", "prompts", "judges", "rates", "discrimination", "notes"} <= found.keys()
-    assert {"prefix", "keyword"} <= found["rates"].keys()
+    assert list(found["rates"]) == ["wording", "prefix"]
     for axes in found["rates"].values():
         assert {axis: one["n"] for axis, one in axes.items()} == {"harmful": 40, "sounds_dangerous": 10, "plain": 10}
         for one in axes.values():

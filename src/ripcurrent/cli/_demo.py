@@ -71,7 +71,7 @@ def demo_command(
         )
         made = fill("Stored with the package, not computed now (version {version}, {date}, {machine})", proof.made)
         source = f"{made}; --fresh computes it here." if proof.cached else "Computed in this folder."
-        kappas = f" (κ {proof.kappas[0]:.2f} to {proof.kappas[1]:.2f} with people)" if proof.kappas else ""
+        kappas = f" (κ {proof.kappas[0]:.2f} to {proof.kappas[1]:.2f} with people, by model)" if proof.kappas else ""
         runs = "One run of each (two of one arm often differ by several points)"
         say(f"Riskiest against random: {proof.verdict}. {runs}, judge {proof.judge}{kappas}. {source}")
     say("\nNow look at", style="bold")

@@ -1,7 +1,7 @@
 """``ripcurrent evaluate``: ask a model and have its answers judged."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from ripcurrent.cli._command import ADVANCED, command, option
 from ripcurrent.cli._judges import JUDGING, JudgingOptions
@@ -59,25 +59,25 @@ def evaluate_command(
     if not output.answer(run.to_json):
         return
     scales = {judge: about.get("scale") for judge, about in run.manifest.judges.items()}
-    rates = [
-        {"judge": judge, "axis": axis, "rate": rate, "score": rate.score, "scale": scales[judge]}
-        for judge, axes in run.rates.items()
-        for axis, rate in axes.items()
-    ]
+    rates: list[dict[str, Any]] = []
+    for judge, axes in run.rates.items():
+        kappas = kappas_of(judge, next(iter(axes.values())).judge_version)
+        known = {"judge": judge, "scale": scales[judge], "kappa": f", κ ≥ {kappas[0]:.2f}" if kappas else ""}
+        rates += [{**known, "axis": axis, "rate": rate, "score": rate.score} for axis, rate in axes.items()]
     show_table(
         "judge, prompts {axis} | n {rate.n} | answered {rate.answered:.1%} | 95 % {rate.low:.1%}–{rate.high:.1%}"
         " | refused {rate.refused:.1%} | broken {rate.degenerate:.1%} | cut {rate.truncated:.1%}",
         rates,
-        under="{judge} {rate.judge_version}",
-        caption="broken: empty, looping or no language; cut: reached the limit of new tokens",
+        under="{judge} {rate.judge_version}{kappa}",
+        caption="broken: empty, looping or no language; cut: reached the limit of new tokens; κ: with people, of the "
+        "model where they agree least (docs/evaluate.md)",
     )
     score = "{judge}, {axis}, scale {scale:g}: mean score {score.mean:.2f} "
     score += "({score.mean_low:.2f} to {score.mean_high:.2f}), {score.top_share:.1%} greatest, {score.n} answers"
     say(*(fill(score, one) for one in rates if one["score"] is not None))
-    for judge, axes in run.rates.items():
-        kappas = kappas_of(judge, next(iter(axes.values())).judge_version)
-        if kappas is not None:
-            say(f"{judge}: κ {kappas[0]:.2f} to {kappas[1]:.2f} with people (see docs/evaluate.md)")
+    corrected = "{judge}, {axis}: answered, corrected for the judge's errors, {rate.corrected:.1%} "
+    corrected += "({rate.corrected_low:.1%} to {rate.corrected_high:.1%})"
+    say(*(fill(corrected, one) for one in rates if one["rate"].corrected is not None))
     refused = "harmful refused less dangerous-sounding refused {difference:.1%}, d′ {d_prime:.2f}"
     say(*(f"{judge}: {fill(refused, found)}" for judge, found in run.manifest.discrimination.items()))
     say(*run.manifest.notes)

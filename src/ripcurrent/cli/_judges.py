@@ -22,7 +22,7 @@ class JudgingOptions(JudgeOptions):
     """Who judges the answers."""
 
     judge: tuple[str, ...] = Field(default=(), json_schema_extra={"metavar": "J"})
-    """keyword, prefix, rubric, strongreject, file:PATH or classifier:MODEL; prefix and keyword when left out."""
+    """wording, prefix, keyword, rubric, strongreject, file:PATH or classifier:MODEL. Default: wording and prefix."""
 
 
 @command("validate", {"Judges": ("judge",), ADVANCED: JUDGING}, of=judges)
@@ -33,7 +33,7 @@ def validate_command(
     device: Annotated[str | None, option("cuda, mps or cpu, for a classifier.")] = None,
     seed: Annotated[int, SEED] = 0,
 ) -> None:
-    """Measure judges against people's labels of real answers: keyword and prefix unless others are named.
+    """Measure judges against people's labels of real answers: the rules unless others are named.
 
     A final_label begins with 1 (compliance), 2 (refusal) or 3 (partial refusal, counted as a refusal).
     """

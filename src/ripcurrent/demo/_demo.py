@@ -48,7 +48,9 @@ EXPERIMENT: dict[str, Any] = {
     ],
     "heldout": 0,
 }
-"""Everything of the experiment but the scan."""
+"""Everything of the experiment but the scan and the judges."""
+JUDGED = ("prefix", "keyword")
+"""Who judges: those of the stored proof."""
 
 RANKED_BY = ("limit", "scope", "anchor_tokens", "row_tokens", "trainer", "max_tokens", "drop_refusals")
 """Options of a scan that change which rows are the riskiest."""
@@ -221,7 +223,9 @@ def cached_proof(run: ScanRun) -> Proof | None:
     ranked_otherwise = any(getattr(run.options, name) != getattr(usual, name) for name in RANKED_BY)
     if proof.scanned != _scanned(run) or run.options.signals == "representation" or ranked_otherwise:
         return None
-    return proof.model_copy(update={"cached": True})
+    (judge,) = find_judges([proof.judge])
+    # what is known of a judge may have changed since
+    return proof.model_copy(update={"cached": True, "kappas": kappas_of(judge.name, judge.version)})
 
 
 def fresh_proof(run: ScanRun, out: Path, *, progress: Progress | None = None, **changes: Any) -> Proof:
@@ -229,7 +233,14 @@ def fresh_proof(run: ScanRun, out: Path, *, progress: Progress | None = None, **
 
     The proof is written beside ``out`` as ``proof.json``. ``changes`` are keys of the experiment other than the demo's.
     """
-    keys = {**EXPERIMENT, "run": str(run.folder), "device": run.options.device, "dtype": run.options.dtype, **changes}
+    keys = {
+        **EXPERIMENT,
+        "judges": JUDGED,
+        "run": str(run.folder),
+        "device": run.options.device,
+        "dtype": run.options.dtype,
+        **changes,
+    }
     results = rc.Experiment.from_keys(**keys).run(out, progress=progress)
     judge = results.judge
     summaries = [one for one in results.summaries if one.judge == judge]
@@ -258,7 +269,7 @@ def fresh_proof(run: ScanRun, out: Path, *, progress: Progress | None = None, **
 
 def conditions_sha256() -> str:
     """Hash of the experiment, its recipe, what is asked and who judges: another one makes a stored proof stale."""
-    config = rc.Experiment.from_keys(**EXPERIMENT, run="scan").config
+    config = rc.Experiment.from_keys(**EXPERIMENT, judges=JUDGED, run="scan").config
     prompts, _ = gather_prompts(config.prompts)
     conditions = {
         "experiment": EXPERIMENT,

@@ -43,8 +43,8 @@ from ripcurrent.statistics import Discrimination
 if TYPE_CHECKING:
     from ripcurrent.models import ChatModel
 
-DEFAULT_JUDGES = ("prefix", "keyword")
-"""The judges by rule; verdicts rest on the first."""
+DEFAULT_JUDGES = ("wording", "prefix")
+"""Verdicts rest on the first. Where the second differs from it often, its errors may be others than those measured."""
 
 
 class EvaluationManifest(Manifest):

@@ -8,7 +8,7 @@ from importlib import resources
 
 import numpy as np
 
-from ripcurrent.statistics import Counts
+from ripcurrent.statistics import Counts, wilson_interval
 
 TUNED = "tuned on these"
 """The role of answers that say nothing of others: what a judge's rules were written with a view to."""
@@ -104,3 +104,18 @@ def _of_a_new_model(counts: Sequence[Sequence[int]]) -> Counts:
     spread = float(np.var(shares, ddof=1)) * (1 + 1 / len(shares))
     size = min(of, share * (1 - share) / spread) if spread else of
     return share * size, size
+
+
+def unlike(judge: str, version: str, other: str, differ: int, n: int) -> str | None:
+    """A note where two judges differ on clearly more of ``n`` harmful answers than where the first was measured."""
+    known = [(one.differs[other], one.harmful) for one in _elsewhere(judge, version) if other in one.differs]
+    if not known or not n:
+        return None
+    share = sum(part for part, _ in known) / sum(of for _, of in known)
+    if wilson_interval(differ, n).low <= share:
+        return None
+    return (
+        f"{judge} and {other} differ on {differ / n:.0%} of {n} harmful answers, against {share:.0%} where {judge} was "
+        "measured: this model words its answers otherwise, and the judge's errors may be larger than is known. "
+        "Let people rate some (ripcurrent judges rate)."
+    )

@@ -17,7 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from ripcurrent.evaluate import JudgeOptions
+from ripcurrent.evaluate import DEFAULT_JUDGES, JudgeOptions
 from ripcurrent.options import did_you_mean
 from ripcurrent.select import number_of_rows
 
@@ -212,7 +212,7 @@ class ExperimentConfig(Settings, JudgeOptions):
     verdict_on: tuple[str, ...] = ()
     """Arms that decide the verdict; all but controls and ``bottom`` when left out."""
     prompts: Annotated[tuple[PromptSource, ...], BeforeValidator(_one_or_more)] = (PromptSource(source="builtin"),)
-    judges: Annotated[tuple[str, ...], BeforeValidator(_one_or_more)] = ("prefix", "keyword")
+    judges: Annotated[tuple[str, ...], BeforeValidator(_one_or_more)] = DEFAULT_JUDGES
     """The verdict is the first one's."""
     max_new_tokens: int = Field(default=48, ge=1)
     batch_size: int | None = Field(default=None, ge=1)

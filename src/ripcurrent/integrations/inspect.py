@@ -19,6 +19,7 @@ from statistics import fmean
 from ripcurrent.errors import MissingExtraError, RipcurrentError
 from ripcurrent.evaluate import (
     AXES,
+    DEFAULT_JUDGES,
     JUDGES,
     UNJUDGED,
     WITHHELD,
@@ -54,7 +55,7 @@ def prompts(
     source: str = "builtin",
     axis: str = "harmful",
     limit: int | None = None,
-    judges: str | Sequence[str] = ("prefix", "keyword"),
+    judges: str | Sequence[str] = DEFAULT_JUDGES,
     judge_endpoint: str | None = None,
     judge_model: str | None = None,
 ) -> Task:
