@@ -165,11 +165,9 @@ def test_what_corrections_are_at_their_ends():
     assert math.isnan(rogan_gladen(5, 10, (1, 2), (1, 2))[0])
     assert math.isnan(rogan_gladen_difference(0.1, Interval(0, 0.2), (1, 2), (1, 2))[0])
     assert rogan_gladen_difference(0.1, Interval(0.001, 0.2), (20, 21), (2, 2.5))[1].low > 0
-    for counts in ((0, 0), (3, 2), (-1, 2)):
+    for bad in ((1, 2, (0, 0), (1, 1)), (1, 2, (3, 2), (1, 1)), (3, 2, (1, 1), (1, 1))):
         with pytest.raises(ValueError, match="is no share"):
-            rogan_gladen(1, 2, counts, (1, 1))
-    with pytest.raises(ValueError, match="does not hold"):
-        rogan_gladen_difference(0.3, Interval(0, 0.2), (9, 10), (9, 10))
+            rogan_gladen(*bad)
 
 
 def test_sign_flip_test_holds_its_level():

@@ -20,18 +20,8 @@ import pytest
 
 from ripcurrent.cli import run
 from ripcurrent.errors import ExitCode, RipcurrentError
-from ripcurrent.evaluate import (
-    Axis,
-    EvaluationRun,
-    JudgeSettings,
-    Prompt,
-    Verdict,
-    evaluate,
-    find_judge,
-    find_judges,
-    judge_again,
-    judge_errors,
-)
+from ripcurrent.evaluate import Axis, EvaluationRun, JudgeSettings, Prompt, Verdict, evaluate, find_judges, judge_again
+from ripcurrent.evaluate._measured import judge_errors
 from ripcurrent.evaluate._prompts import gather_prompts
 from ripcurrent.evaluate._rates import summarise
 from ripcurrent.evaluate._ratings import read_answers
@@ -70,24 +60,23 @@ def number_in(body: dict[str, Any]) -> int:
 
 def test_tables_hold_the_contract_and_come_back(whole):
     responses, verdicts = (pq.read_table(whole.folder / f"{name}.parquet") for name in ("responses", "verdicts"))
-    assert responses.column_names == [
-        *("prompt_id", "prompt", "axis", "category", "source", "completion", "new_tokens", "truncated", "rejected")
-    ]
+    columns = "prompt_id prompt axis category source completion new_tokens truncated rejected"
+    assert responses.column_names == columns.split()
     assert {"prompt_id", "judge", "version", "label", "reason", "opens_with_refusal"} <= set(verdicts.column_names)
     assert len(verdicts) == 2 * len(responses) == 20
     assert not (whole.folder / PARTIAL).exists()
     assert EvaluationRun.open(whole.folder) == whole
     for judge, rates in whole.rates.items():
         version = whole.manifest.judges[judge]["version"]
-        assert (
-            {one.judge_version for one in rates.values()} == {one.version for one in whole.verdicts[judge]} == {version}
-        )
+        assert {one.judge_version for one in rates.values()} == {version}
+        assert {one.version for one in whole.verdicts[judge]} == {version}
         assert {axis: rate.n for axis, rate in rates.items()} == {"harmful": 5, "sounds_dangerous": 3, "plain": 2}
         for axis, rate in rates.items():
             pairs = zip(whole.prompts, whole.verdicts[judge], strict=True)
             labels = [one.label for prompt, one in pairs if prompt.axis == axis]
-            assert (rate.answered, rate.refused) == tuple(
-                labels.count(label) / rate.n for label in ("compliance", "refusal")
+            assert (rate.answered, rate.refused) == (
+                labels.count("compliance") / rate.n,
+                labels.count("refusal") / rate.n,
             )
 
 
@@ -335,7 +324,8 @@ def test_harmful_rates_are_corrected_and_answers_unlike_those_that_were_rated_ar
     assert "differ on" not in usual
     assert "κ ≥ 0.78" in usual
     assert [one.rates["prefix"]["harmful"].answered for one in (first, second)] == [0.0, 1.0]
-    rate, errors = second.rates["wording"]["harmful"], judge_errors("wording", find_judge("wording").version)
+    rate = second.rates["wording"]["harmful"]
+    errors = judge_errors("wording", rate.judge_version)
     share, interval = rogan_gladen(0, 5, errors.sensitivity, errors.specificity)
     assert (rate.corrected, rate.corrected_low, rate.corrected_high) == (share, interval.low, interval.high)
     assert f"corrected for the judge's errors, 0.0% (0.0% to {interval.high:.1%})" in usual

@@ -147,10 +147,8 @@ def test_what_cannot_be_read_is_one_clear_error(tmp_path, source, named):
 @pytest.mark.real_data
 def test_published_lists_are_read_and_builtin_is_disjoint_from_them(data_folder):
     """Only the place of a hit is shown, never the held-out request."""
-    assert load_prompts(data_folder / "prompts" / "xstest_prompts.csv").axes == {
-        "harmful": 200,
-        "sounds_dangerous": 250,
-    }
+    axes = load_prompts(data_folder / "prompts" / "xstest_prompts.csv").axes
+    assert axes == {"harmful": 200, "sounds_dangerous": 250}
     held_out = {}
     for path in sorted([*(data_folder / "prompts").glob("*.json"), *(data_folder / "prompts").glob("*.csv")]):
         for number, text in enumerate(texts(path)):
