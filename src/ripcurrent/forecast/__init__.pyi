@@ -1,0 +1,17 @@
+from ._calibrate import FittedRun as FittedRun
+from ._calibrate import calibrate as calibrate
+from ._calibrate import fit_ladder as fit_ladder
+from ._calibration import Calibration as Calibration
+from ._calibration import CalibrationSource as CalibrationSource
+from ._calibration import Conditions as Conditions
+from ._calibration import ForecastError as ForecastError
+from ._calibration import LeftOut as LeftOut
+from ._calibration import ScoredWith as ScoredWith
+from ._calibration import SetScore as SetScore
+from ._calibration import read_calibration as read_calibration
+from ._calibration import shipped_calibrations as shipped_calibrations
+from ._forecast import Forecast as Forecast
+from ._forecast import forecast as forecast
+from ._forecast import read_forecast as read_forecast
+from ._ladder import CalibrationRun as CalibrationRun
+from ._ladder import Ladder as Ladder
