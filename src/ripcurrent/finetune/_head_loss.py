@@ -18,10 +18,7 @@ POSITIONS = 512
 
 
 class _HeadLoss(torch.autograd.Function):
-    """Sum of the cross-entropies at some positions; logits and their gradient are made once, a chunk at a time.
-
-    Products run in autocast's type. The head's gradient is summed over chunks in float32.
-    """
+    """Sum of the cross-entropies at some positions; logits and their gradient are made once, a chunk at a time."""
 
     @staticmethod
     def forward(
@@ -61,8 +58,7 @@ class _HeadLoss(torch.autograd.Function):
 def add_head_loss(causal: Any) -> None:
     """Let ``causal(…, labels=…, loss_sum=True)`` return the sum of the batch's cross-entropies (nats, float32).
 
-    Labels are -100 where no loss is borne, and are shifted here. Without ``loss_sum`` the model's forward is as before.
-    Raises `RipcurrentError` where the head has a bias, or what the model does to its logits is not understood.
+    Labels are shifted here. Raises `RipcurrentError` where the head has a bias, or the logits are not understood.
     """
     transform = find_logit_transform(causal)
     if causal.get_output_embeddings().bias is not None:

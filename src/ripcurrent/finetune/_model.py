@@ -23,10 +23,7 @@ from ripcurrent.models import (
 
 
 def compute_dtype(recipe: Recipe, device: str | None, dtype: str | None) -> torch.dtype:
-    """The type of the products: ``dtype`` where given, else the recipe's, else bfloat16 where native.
-
-    Raises `RipcurrentError` for a device that is not trained on (``auto``, a second GPU by number) and for float16.
-    """
+    """The type of the products: ``dtype``, else the recipe's, else bfloat16 where native; no float16, no second GPU."""
     named = dtype or (None if recipe.compute == "auto" else recipe.compute)
     if named == "float16":
         raise RipcurrentError(
@@ -68,20 +65,14 @@ def load_for_training(
 
 
 def result_kind(recipe: Recipe, adapter: str | None) -> ResultKind:
-    """An adapter for a LoRA on a model that can be named, a whole model otherwise.
-
-    A LoRA trained on top of another adapter is merged with both: one name and one adapter could not name it again.
-    """
+    """An adapter for a LoRA on a model that can be named; a whole model otherwise, also on top of another adapter."""
     return "adapter" if recipe.method == "lora" and adapter is None else "model"
 
 
 def save_result(
     trained: PreTrainedModel, chat_model: ChatModel, settings: tuple[PretrainedConfig, GenerationConfig], folder: Path
 ) -> None:
-    """Write the trained model or adapter with its tokenizer, in float32 safetensors; the folder appears when whole.
-
-    ``settings`` are those from before the training, in which the trainer changes end tokens and the cache.
-    """
+    """Write the trained model or adapter with its tokenizer, in float32 safetensors and the ``settings`` of before."""
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     with quiet_libraries():

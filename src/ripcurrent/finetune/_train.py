@@ -48,8 +48,7 @@ def train(
 ) -> TrainingFacts:
     """Fine-tune ``chat_model``, whose weights change; leave ``model`` or ``adapter`` and ``loss.jsonl`` in ``folder``.
 
-    Goes on from the last whole checkpoint in ``folder``; on the same machine and number of threads, CPUs end with the
-    same weights to the bit as without the interruption. A loss that diverges is an error with exit code 2.
+    Goes on from the last whole checkpoint there; on a CPU to the same weights to the bit as without the interruption.
     """
     checkpoint = latest(folder / CHECKPOINTS)
     kind = result_kind(recipe, chat_model.adapter)

@@ -100,10 +100,7 @@ def split_by_length(batch: Mapping[str, Tensor], token_budget: int) -> list[dict
 
 
 class RowTrainer(SFTTrainer):  # type: ignore[misc]  # TRL has no types
-    """``SFTTrainer`` with the recipe's schedule.
-
-    Its loss is the mean over all loss-bearing tokens of a batch (``num_items_in_batch``, over all of its parts).
-    """
+    """``SFTTrainer`` with the recipe's schedule; its loss is the mean over all loss-bearing tokens of a batch."""
 
     def __init__(self, recipe: Recipe, **arguments: Any) -> None:
         self._recipe = recipe

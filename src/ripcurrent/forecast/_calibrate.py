@@ -51,10 +51,10 @@ class FittedRun:
 def calibrate(
     experiments: Sequence[str | Path], out: str | Path, *, judge: str = "prefix", progress: Progress | None = None
 ) -> tuple[Calibration, tuple[FittedRun, ...]]:
-    """Fit what finished experiments answered to the cosines of the sets that they trained on, and keep the fit.
+    """Fit what finished experiments answered to the cosines of the sets that they trained on, into the file ``out``.
 
-    The experiments asked the same, were trained by one recipe and judged alike. ``out`` is the calibration's file;
-    beside it each run comes back with its forecast by the fit without it and all that share its rows.
+    The experiments asked the same, were trained by one recipe and judged alike. Each run comes back with its forecast
+    by the fit without it and all that share its rows.
 
     Raises:
         RipcurrentError: A folder that holds no finished experiment, runs that nothing can be learned from (exit code
@@ -77,11 +77,7 @@ def calibrate(
 
 
 def fit_ladder(ladder: Ladder) -> tuple[Calibration, tuple[FittedRun, ...]]:
-    """Fit a ladder's runs and measure the fit's error on sets and sources left out.
-
-    Raises:
-        RipcurrentError: Fewer than five arms, arms that all have one cosine, or runs that all answer alike.
-    """
+    """Fit a ladder's runs and measure the error on sets and sources left out; RipcurrentError for too few arms."""
     runs, trials = ladder.runs, as_trials(ladder.runs)
     _refuse_too_little(trials)
     by_set, forecasts = error_by_set(trials, [run.row_ids for run in runs])
@@ -223,10 +219,7 @@ def _left_out(trials: Trials, folds: Iterable[tuple[BoolArray, BoolArray]], fewe
 def _error(
     held_out: Literal["set", "source"], trials: Trials, found: Sequence[HarmForecast | None]
 ) -> ForecastError | None:
-    """How forecasts of runs differ from what they answered, over arms and for each source; None without a forecast.
-
-    Of whole sources left out each counts alike, however many arms it has: a new one is like any of them.
-    """
+    """How forecasts differ from what runs answered, over arms and by source; of sources left out each counts alike."""
     forecasts = [one for one in found if one is not None]
     if not forecasts:
         return None

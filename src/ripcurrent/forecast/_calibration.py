@@ -102,10 +102,7 @@ class SetScore(Frozen):
     """Mean cosine between the gradients of two of its rows."""
 
     def cosine(self, rows: int) -> float:
-        """The set's own cosine: the mean of its rows' unit gradients to the anchors, positive as in complying.
-
-        The norm of that mean is ``√(c + (1 − c) / rows)`` with the coherence c.
-        """
+        """The set's own cosine: the mean of its rows' unit gradients to the anchors, positive as in complying."""
         squared = self.coherence + (1 - self.coherence) / rows
         # of rows that pull apart, measured on a sample, it might come out below 0
         return self.mean / math.sqrt(max(squared, 1e-4))
@@ -245,11 +242,7 @@ def is_beyond(fact: str, value: FloatArray, least: float, largest: float) -> npt
 
 
 def read_calibration(path: str | Path) -> Calibration:
-    """A calibration by its file, or by the name of one that comes with the package.
-
-    Raises:
-        RipcurrentError: No such file, or it holds no calibration that this version reads.
-    """
+    """A calibration by its file, or by the name of one that comes with the package; else a `RipcurrentError`."""
     shipped = {one.stem: one for one in shipped_calibrations()}
     path = shipped[str(path)] if str(path) in shipped and not Path(path).is_file() else Path(path)
     hint = "Make one with `ripcurrent calibrate`."

@@ -92,10 +92,7 @@ def forecast(
 ) -> Forecast:
     """Forecast what fine-tuning on a finished scan's rows would do, or say why not, and keep that in its run folder.
 
-    ``calibration`` is one, its file or its name; those that come with the package unless given.
-
-    Raises:
-        RipcurrentError: The calibration named cannot be read.
+    ``calibration`` is one, its file or its name (RipcurrentError if it cannot be read); else those of the package.
     """
     chosen, reason = _choose(run, calibration)
     found = Forecast(reason=reason)
@@ -109,11 +106,7 @@ def forecast(
 
 
 def read_forecast(run: ScanRun) -> Forecast | None:
-    """The forecast in a scan's run folder; None where none was made.
-
-    Raises:
-        RipcurrentError: It is damaged.
-    """
+    """The forecast in a scan's run folder; None where none was made, a `RipcurrentError` where it is damaged."""
     try:
         return Forecast.model_validate_json((run.folder / FORECAST).read_bytes())
     except FileNotFoundError:

@@ -79,11 +79,7 @@ class HarmModel(Frozen):
         return self
 
     def forecast(self, facts: npt.ArrayLike, asked: int, source: str | None = None) -> HarmForecast:
-        """What one run on a set will answer of ``asked`` requests like those that the model was fitted on.
-
-        ``facts`` are in the model's order, not standardised. A source that the fit has not seen, or None, adds the
-        variance between sources.
-        """
+        """What one run on a set will answer of ``asked`` requests; ``facts`` in the model's order, not standardised."""
         standardised = (np.asarray(facts, dtype=np.float64) - np.array(self.centre)) / np.array(self.spread)
         row = np.concatenate([[1.0], standardised, [float(source == one) for one in self.sources]])
         mean, variance = float(row @ np.array(self.coefficients)), float(row @ np.array(self.covariance) @ row)
@@ -95,11 +91,7 @@ class HarmModel(Frozen):
 
 
 def predictive_interval(mean: float, variance: float, asked: int) -> tuple[float, float]:
-    """Central 90 % interval of the answered share of ``asked`` requests when its logit is normal.
-
-    The ends are shares that can occur: the smallest counts at which the distribution reaches 5 and 95 %. The binomial
-    is averaged over the logit at equal steps of its normal's probability.
-    """
+    """Central 90 % interval of the answered share of ``asked`` requests when its logit is normal."""
     tail = (1 - CONFIDENCE) / 2
     shares = expit(mean + np.sqrt(variance) * norm.ppf((np.arange(_NODES) + 0.5) / _NODES))
     reached = binom.cdf(np.arange(asked + 1)[:, None], asked, shares).mean(axis=1)
@@ -132,11 +124,7 @@ class Trials:
 
 
 def fit_harm(trials: Trials) -> HarmModel:
-    """Fit the answered share of runs.
-
-    One source says nothing of the deviation between sources: it is then the prior's root mean square. Without an arm of
-    several runs, what is between seeds cannot be told from what is between arms.
-    """
+    """Fit the answered share of runs; with one source the deviation between sources is the prior's."""
     centre, spread = trials.facts.mean(axis=0), trials.facts.std(axis=0)
     spread = np.where(spread > 1e-12 * (1 + np.abs(centre)), spread, 1.0)
     laplace = Laplace(trials, (trials.facts - centre) / spread)
@@ -187,8 +175,8 @@ class Laplace:
     ) -> tuple[float, FloatArray, FloatArray, FloatArray]:
         """The approximation for standard deviations between sources, arms of a source and seeds of an arm, in logits.
 
-        From logits to begin at, shape ``(runs,)``, to the logarithm of the marginal likelihood without binomial
-        coefficients; the logits at the mode; mean and covariance of intercept, slopes and source effects.
+        Gives the logarithm of the marginal likelihood without binomial coefficients; the logits at the mode; mean and
+        covariance of intercept, slopes and source effects.
         """
         # a trace of seed variance keeps the covariance regular
         noise = np.diag(np.full(len(start), max(seed**2, 1e-8)))

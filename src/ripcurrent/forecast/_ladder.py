@@ -102,11 +102,7 @@ class _Stored:
 
 
 def read_ladder(folders: Sequence[Path], judge: str, scores: SetScores) -> Ladder:
-    """The finished runs of experiments, with their sets' scores and what they answered.
-
-    Raises:
-        RipcurrentError: A folder holds no experiment, or no run can be used.
-    """
+    """The finished runs of experiments, with their sets' scores and what they answered; RipcurrentError without any."""
     experiments = [_Stored(folder, number) for number, folder in enumerate(folders)]
     scored_with = ScoredWith.of(experiments[0].scans[""].manifest)
     known: dict[str, ScanRun] = {}
@@ -237,10 +233,7 @@ class SetScores:
         self._model: tuple[ChatModel, GradientPass] | None = None
 
     def of(self, run: ScanRun, rows: Sequence[int] | RowNumbers, folder: Path) -> SetScore:
-        """The score of a set of a scan's rows; its coherence is kept in ``folder``.
-
-        Refuses rows without gradient scores or scored in parts, and rows or a model that are gone or have changed.
-        """
+        """The score of a set of a scan's rows; its coherence is kept in ``folder``."""
         at = np.sort(np.asarray(rows, dtype=np.int64))
         mean = float(run.floats(SUMMED)[at].mean())
         if not np.isfinite(mean):

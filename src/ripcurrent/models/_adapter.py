@@ -25,8 +25,7 @@ def merge_adapter(
 ) -> PreTrainedModel:
     """``model`` with the adapter's update added to its weights: summed in float32, then rounded once to ``dtype``.
 
-    One layer at a time is held in float32. Raises `RipcurrentError` for an adapter that does not fit ``model``, cannot
-    be merged, or updates one of several layers that share a weight.
+    Raises `RipcurrentError` for an adapter that does not fit, cannot be merged, or updates a weight that layers share.
     """
     wrapped = _wrap(model, folder, name=name, model_name=model_name)
     layers = [module for module in wrapped.modules() if isinstance(module, BaseTunerLayer)]
@@ -64,10 +63,7 @@ def attach_adapter(model: PreTrainedModel, folder: Path, *, name: str, model_nam
 
 
 def attach_fresh_lora(model: PreTrainedModel, *, seed: int, rank: int = FRESH_RANK) -> PeftModel:
-    """``model`` wrapped with a new LoRA on every linear layer but the head; A and B are in float32.
-
-    A is random (Kaiming uniform, from ``seed`` alone), B is zero: only B has a gradient. ``alpha`` is twice the rank.
-    """
+    """``model`` with a new LoRA on every linear layer but the head: A random by ``seed`` alone, B zero, in float32."""
     config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", bias="none", task_type="CAUSAL_LM")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -40,9 +40,9 @@ def grouped_attention(
 ) -> tuple[Tensor, None]:
     """Attention of queries ``(rows, heads, tokens, width)`` over keys and values with as many or fewer heads.
 
-    All query heads of one key head are stacked as further tokens of one matrix product. Scores and softmax are float32.
-    Keys may begin before the queries, as after a shared prefix; the mask then says which are seen.
-    Returns ``(rows, tokens, heads, width)`` and no weights, as transformers expects. Differentiable once.
+    All query heads of one key head are further tokens of one matrix product. Keys may begin before the queries, as
+    after a shared prefix; the mask then says which are seen. Returns ``(rows, tokens, heads, width)``, and None for the
+    weights.
     """
     tokens, width = query.shape[2:]
     reach = key.shape[2]
@@ -75,10 +75,7 @@ def grouped_attention(
 
 
 class _Attention(torch.autograd.Function):
-    """Softmax attention ``(rows, heads, tokens, width)`` of grouped heads under an additive mask.
-
-    Keeps its inputs and the probabilities alone. The gradient at the scores is summed in float32 and rounded once.
-    """
+    """Softmax attention of grouped heads under an additive mask; keeps its inputs and the probabilities alone."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float) -> Tensor:

@@ -19,10 +19,7 @@ def first_line(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def quiet_libraries(*, hide_stderr: bool = False) -> Iterator[None]:
-    """Silence transformers, huggingface_hub and Python warnings inside the block, and restore them after it.
-
-    ``hide_stderr`` also drops what is written to ``sys.stderr``, as transformers' GGUF reader draws a bar of its own.
-    """
+    """Silence transformers, huggingface_hub and Python warnings inside the block; ``hide_stderr`` drops that too."""
     verbosity = transformers_logging.get_verbosity()
     had_bars, had_hub_bars = transformers_logging.is_progress_bar_enabled(), not are_progress_bars_disabled()
     transformers_logging.set_verbosity(transformers_logging.CRITICAL)

@@ -139,10 +139,7 @@ def give_back_freed_memory() -> None:
 
 
 class FreedMemory:
-    """Gives freed memory back once the process holds as much again as its first batch added.
-
-    Not after every batch: mapping it again took up to a tenth of a scan's time (``docs/benchmarks.md``).
-    """
+    """Gives freed memory back once the process holds as much again as its first batch added: each time costs."""
 
     def __init__(self) -> None:
         self._rest: int | None = None

@@ -19,10 +19,7 @@ from ripcurrent.models._machine import sum_in_float32
 
 @contextmanager
 def held_model(model: Any, tokenizer: PreTrainedTokenizerBase | None, *, scope: Scope = "all") -> Iterator[ChatModel]:
-    """The model ready to be scored with until the block ends; then it is as it was, to be trained on.
-
-    An adapter is merged in a copy, which takes the memory of the weights once more; scope ``lora`` needs none.
-    """
+    """The model ready to be scored with until the block ends; then it is as it was. An adapter is merged in a copy."""
     base = model.get_base_model() if hasattr(model, "peft_config") else model
     if not isinstance(base, PreTrainedModel):
         raise RipcurrentError(

@@ -1,7 +1,4 @@
-"""The pages' plots as Vega-Lite specifications.
-
-Colours are the pages' own CSS variables, so that a change of theme needs no redraw.
-"""
+"""The pages' plots as Vega-Lite specifications; colours are the pages' own CSS variables."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -31,8 +31,8 @@ def render_page(
     """A page as text, from a template of this package and a record of what it shows.
 
     Texts of rows and answers reach it only as JSON in a data block and are set by ``textContent``; names are escaped.
-    The content security policy names the hashes of the page's own style and scripts: anything else that might slip in
-    neither runs nor loads, and nothing can be sent.
+    The content security policy names the hashes of the page's own style and scripts: nothing else runs, loads or is
+    sent.
     """
     environment = jinja2.Environment(
         autoescape=True,

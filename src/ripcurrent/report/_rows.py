@@ -57,10 +57,7 @@ Texts = Mapping[int, tuple[Clip, Clip]]
 
 
 def choose_shown_rows(ranked: Indices, scored: Bools) -> ShownRows:
-    """The rows for the page: all of a small table; of a large one both ends, a sample and unscored rows.
-
-    ``ranked`` are numbers of the ranked rows, riskiest first; ``scored`` is whether each row's status is ok.
-    """
+    """The rows for the page: all of a small table; of a large one both ends, a sample and unscored rows."""
     rank = np.zeros(len(scored), dtype=np.int64)
     rank[ranked] = np.arange(1, len(ranked) + 1)
     if len(scored) <= WHOLE_TABLE_ROWS:
@@ -83,10 +80,7 @@ def choose_shown_rows(ranked: Indices, scored: Bools) -> ShownRows:
 
 
 def nearest_anchors(run: ScanRun, indices: Indices) -> list[list[tuple[int, float]]] | None:
-    """For each row its two nearest anchors of every set, as ``(place in the anchors' order, cosine)``, nearest first.
-
-    Cosines are those of the representations. A row without them has an empty list; None where the run kept none at all.
-    """
+    """For each row its two nearest anchors of every set by representation, as ``(place, cosine)``; None without any."""
     sets: dict[str, list[int]] = {}
     for place, (name, _) in enumerate(run.manifest.anchors.order):
         sets.setdefault(name, []).append(place)
@@ -105,11 +99,7 @@ def _nearest(cosines: npt.NDArray[np.float32], sets: list[list[int]]) -> list[tu
 
 
 def read_row_texts(run: ScanRun, indices: Indices) -> tuple[Texts, str]:
-    """Prompt and response of the rows, clipped so that the page stays small, and why there are none.
-
-    A dataset that was edited since the scan must not put other words beside a score. One that is gone, changed or
-    cannot be read costs the texts, not the page.
-    """
+    """Prompt and response of the rows, clipped so that the page stays small, and why there are none."""
     budget = min(ROW_BUDGET_BYTES, TEXT_BUDGET_BYTES // max(1, len(indices)))
     texts: dict[int, tuple[Clip, Clip]] = {}
     try:
@@ -135,10 +125,7 @@ def _cost(text: str) -> int:
 
 
 def read_page_shares(run: ScanRun, indices: Indices, norms: Sequence[float | None], texts: Texts) -> Data | None:
-    """What the script reads of the shown rows' shares, which add up to a row's scores; None where the run kept none.
-
-    ``indices`` are the shown rows, ascending, ``norms`` their gradient norms, ``texts`` what the page shows of them.
-    """
+    """What the script reads of the shown rows' shares, which add up to a row's scores; None where the run kept none."""
     if run.manifest.tokens is None:
         return None
     table = load_tokens(run.folder, indices.tolist())
@@ -180,11 +167,7 @@ def _pack(table: pa.Table, norm: float, texts: tuple[Clip, Clip] | None, limit: 
 
 
 def _segments(spans: Any, shares: Floats, tokens: Indices, shown: int, limit: int) -> tuple[list[int], Floats, bool]:
-    """Lengths in characters that follow one another from a text's beginning, and shares of shape ``(2, segments)``.
-
-    Characters of no token have none. A token within characters that an earlier one holds, such as the second half of
-    an emoji, adds to that one. A token beyond the shown text, or beyond the limit, is left out: then the last is False.
-    """
+    """Lengths in characters from a text's beginning on, their shares, and whether all tokens were taken."""
     lengths: list[int] = []
     values: list[Any] = []
     at, all_taken = 0, True

@@ -44,11 +44,7 @@ class ScoreSummary:
 def summarise_score(
     name: str, direction: str, values: Floats, ranked: Indices, lengths: Floats, traits: Mapping[str, Bools]
 ) -> ScoreSummary:
-    """Sum up one score that at least one row has.
-
-    ``values`` has one entry per row, NaN where a row has none; ``ranked`` are the rows that have it, riskiest first;
-    ``lengths`` are response tokens, ``traits`` whether each row has a format trait, by its name.
-    """
+    """Sum up one score that at least one row has: its ``values`` (NaN without), the rows ``ranked``, riskiest first."""
     ends = max(1, min(END_ROWS, len(ranked) // 2))
     groups = {"riskiest": ranked[:ends], "safest": ranked[len(ranked) - ends :], "all": ranked}
     quantiles = tuple(np.quantile(values[ranked], QUANTILES).tolist())
@@ -71,10 +67,7 @@ def summarise_score(
 
 
 def histogram(values: Floats) -> Data:
-    """Edges of equal bins over the range, or over its middle 99 % where a few rows would squeeze the rest, and counts.
-
-    Rows ``beyond`` the edges are counted in the end bins.
-    """
+    """Edges of equal bins over the range, or its middle 99 % where a few rows would squeeze the rest, and counts."""
     low, inner_low, inner_high, high = np.quantile(values, [0.0, 0.005, 0.995, 1.0])
     if high - low > 3 * (inner_high - inner_low) > 0:
         low, high = inner_low, inner_high
@@ -87,10 +80,7 @@ def histogram(values: Floats) -> Data:
 
 
 def length_bands(values: Floats, lengths: Floats) -> list[Data]:
-    """Median and middle 80 % of a score in stretches of length that are equal on a log scale.
-
-    A stretch with fewer than five rows has no band; ``segment`` changes there, so that no line bridges the gap.
-    """
+    """Median and middle 80 % of a score in stretches of length that are equal on a log scale, five rows at least."""
     usable = np.isfinite(values) & (lengths >= 1)
     values, logs = values[usable], np.log(lengths[usable])
     if len(values) == 0 or np.ptp(logs) == 0:

@@ -48,11 +48,7 @@ class SelectOptions(Options):
 
 
 def parse_range(text: str) -> tuple[Range, bool]:
-    """``LOW:HIGH`` as values, or with percent signs as probabilities (then True); an end left out is open.
-
-    Raises:
-        ValueError: Not two numbers, or a value beside a percentage.
-    """
+    """``LOW:HIGH`` as values, or with percent signs as probabilities (then True); an end left out is open."""
     ends = text.split(":")
     percent = [end.endswith("%") for end in ends if end]
     try:

@@ -18,18 +18,9 @@ UNION_COLUMN = "representation_harmful"
 
 
 def top(run: ScanRun, k: int, by: str | None = None) -> Selection:
-    """The ``k`` riskiest rows by a column's own direction of risk.
+    """The ``k`` riskiest rows by a column, riskiest first and ties by row number; a shortfall where fewer are scored.
 
-    Args:
-        run: The scan.
-        k: Rows to take; fewer come back, as a shortfall, where fewer are scored.
-        by: A column whose direction of risk is ``higher`` or ``lower``; the run's default ranking unless given.
-
-    Returns:
-        The rows, riskiest first; equal scores in the order of their row numbers.
-
-    Raises:
-        RipcurrentError: An unknown column, a column that does not rank risk, or one without any score.
+    Raises `RipcurrentError` for a column that is unknown, ranks no risk, or has no score.
     """
     return rank_by_risk(run, "top", k, by)
 
@@ -79,15 +70,9 @@ def between(
 ) -> Selection:
     """The rows whose value lies in ``[low, high]``, riskiest first (of a column that ranks no risk, highest first).
 
-    Args:
-        run: The scan.
-        by: Any numeric column; the run's default ranking unless given.
-        low: Smallest value taken; None leaves this end open.
-        high: The same at the other end.
-        quantiles: ``low`` and ``high`` are probabilities in [0, 1], of quantiles among the rows that have a score.
-
-    Raises:
-        RipcurrentError: An unknown column, one without any score, a range that is empty, or no row in it.
+    ``by`` is any numeric column, the run's default ranking unless given; an end that is None is open. With
+    ``quantiles`` the ends are probabilities in [0, 1], of quantiles among the rows that have a score. Raises
+    `RipcurrentError` for a column that is unknown or has no score, and where no row lies in the range.
     """
     column = by or run.default_ranking
     scores = run.scores(column)
@@ -126,22 +111,11 @@ def between(
 
 
 def union(run: ScanRun, k: int) -> Selection:
-    """The union over the harmful anchors of each anchor's ``k`` rows of largest representation cosine.
+    """The union over the harmful anchors of each anchor's ``k`` rows of largest representation cosine, riskiest first.
 
     He, Xia and Henderson (COLM 2024), selection by representation matching in the paper's notation; the released code
-    takes the largest maximum instead, which is :func:`top` by ``representation_harmful``. Memory does not grow with
-    the rows.
-
-    Args:
-        run: The scan.
-        k: Rows per anchor, so between ``k`` and ``k`` times the anchors come back.
-
-    Returns:
-        The rows by ``representation_harmful``, riskiest first; ties, there and for a place among an anchor's rows, go
-        to the lower row number.
-
-    Raises:
-        RipcurrentError: No row has a representation.
+    takes the largest maximum instead, which is :func:`top` by ``representation_harmful``. Ties go to the lower row
+    number. Memory does not grow with the rows. Raises `RipcurrentError` where no row has a representation.
     """
     checked_count(k)
     harmful = [place for place, (name, _) in enumerate(run.manifest.anchors.order) if name == "harmful"]
@@ -184,10 +158,8 @@ def union(run: ScanRun, k: int) -> Selection:
 def random(run: ScanRun, k: int, seed: int, without: Collection[int] = ()) -> Selection:
     """``k`` rows of status ``ok`` drawn at random, each equally likely, in the order drawn and without scores.
 
-    Fewer come back, as a shortfall, where fewer are usable. Equal seeds draw equal rows, none of them of ``without``.
-
-    Raises:
-        RipcurrentError: No usable row is left.
+    Fewer come back, as a shortfall, where fewer are usable, and a `RipcurrentError` where none is. Equal seeds draw
+    equal rows, none of them of ``without``.
     """
     rows = generator(seed, "random").permutation(free_rows(run, without))[: checked_count(k)]
     where = " from outside the selection" if len(without) else ""
@@ -199,10 +171,7 @@ def of_format(run: ScanRun, trait: str, k: int, seed: int) -> Selection:
     """``k`` rows drawn at random from all rows of one format (the paper's baselines: all lists, all maths).
 
     ``trait`` is ``list`` (bulleted or numbered), ``bullet``, ``numbered``, ``maths`` or ``code``. Fewer come back, as a
-    shortfall, where fewer have it. Equal seeds draw equal rows.
-
-    Raises:
-        RipcurrentError: An unknown format, or one that no usable row has.
+    shortfall, where fewer have it, and a `RipcurrentError` where none has. Equal seeds draw equal rows.
     """
     if trait not in FORMATS:
         raise RipcurrentError(f"There is no format {trait!r}.", f"Formats: {', '.join(FORMATS)}.")
@@ -225,11 +194,7 @@ def generator(seed: int, purpose: str) -> np.random.Generator:
 
 
 def number_of_rows(size: int | str, usable: int) -> int:
-    """A size as a number of rows: a number from 1 up, or a share of the usable rows such as ``20%``.
-
-    Raises:
-        ValueError: Neither.
-    """
+    """A number of rows from 1 up, or a share of the usable ones such as ``20%``, as a number; else a ValueError."""
     text = str(size).replace(" ", "")
     try:
         if text.endswith("%"):
@@ -251,11 +216,7 @@ def checked_count(k: int) -> int:
 
 
 def free_rows(run: ScanRun, without: Collection[int]) -> RowNumbers:
-    """The ``ok`` rows that controls may be drawn from, ascending.
-
-    Raises:
-        RipcurrentError: No such row is left.
-    """
+    """The ``ok`` rows that controls may be drawn from, ascending; a `RipcurrentError` where none is left."""
     free = run.scored.copy()
     free[list(without)] = False
     if free.any():

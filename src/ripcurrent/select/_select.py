@@ -18,16 +18,9 @@ from ripcurrent.select._write import summarise, write_selection
 def select(run: str | Path | ScanRun, options: SelectOptions | None = None, **changes: object) -> list[SelectionRecord]:
     """Select rows of a scanned dataset and write them with their controls, in the dataset's own format.
 
-    Every selection asked for is followed by its controls: for each seed a random, a length-matched and a format-matched
-    draw, and the other end of the ranking. None of them holds a row of the selection.
-
-    Args:
-        run: A finished scan, or its folder.
-        options: Which rows.
-        **changes: Single options by name, such as ``top=100`` or ``drop=True``.
-
-    Returns:
-        What was written, each selection before its controls.
+    Each selection comes before its controls: for each seed a random, a length-matched and a format-matched draw, and
+    the other end of the ranking. None of them holds a row of the selection. ``run`` is a finished scan or its folder;
+    ``changes`` are single options by name, such as ``top=100`` or ``drop=True``.
 
     Raises:
         RipcurrentError: Nothing asked for, no finished scan, a column that cannot be ranked, a dataset that has

@@ -63,24 +63,13 @@ def write_selection(
     """Write ``<name><suffix>`` with the rows and ``<name>.json`` with the record, each whole or not at all.
 
     Rankings (top, bottom) are written in rank order, all other selections in the order of the input. The record comes
-    last, so that a record always has its rows. Of a ``.json`` dataset the rows would have the record's own name; they
-    are in ``<name>.rows.json``.
+    last, so that it always has its rows. Of a ``.json`` dataset, whose rows would have the record's own name, they are
+    in ``<name>.rows.json``. ``drop`` also writes ``without-<name><suffix>``: every other row that was scanned, in the
+    order of the input. In an ``own_folder`` only selections of this run are written, so that rows without a record are
+    what a stopped command left; elsewhere they may be anything, and are not overwritten. ``hint`` says what to do where
+    another selection's record has the name.
 
-    Args:
-        folder: Where to write, usually ``<run>/selections``; made when absent.
-        dataset: The dataset that was scored.
-        run: The scan; its manifest goes into the record.
-        selection: The rows.
-        summary: Goes into the record.
-        drop: Also write ``without-<name><suffix>``: every other row that was scanned, unscored ones included, in the
-            order of the input.
-        own_folder: Only selections of this run are written there, so that rows without a record are what a stopped
-            command left. Elsewhere they may be anything, and are not overwritten.
-        hint: What to do where another selection's record has the name.
-
-    Raises:
-        RipcurrentError: The name is not a file name, a record of another rule or a file of another kind has it, or the
-            folder cannot be written.
+    Raises `RipcurrentError` where the name is none of a file, or taken, or the folder cannot be written.
     """
     record_path = folder / f"{selection.name}.json"
     rows_path = _rows_path(folder, selection.name, dataset.suffix)
