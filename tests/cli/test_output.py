@@ -134,7 +134,6 @@ def test_anchors_check_takes_the_limit_that_its_error_asks_for(command, anchors_
         ("--token-budget -5", ("--token-budget -5", "16")),
         ("--row-tokens some", ("--row-tokens some", "integer")),
         ("--windows --trainer trl", ("--windows cuts documents as no --trainer does",)),
-        ("--layer 40", ("Layer 40 does not exist", "0 to 1")),
         ("surplus", ("surplus",)),
     ],
 )

@@ -205,7 +205,7 @@ def test_the_papers_file_runs_unchanged(family, data, tmp_path):
     model = save_tiny(tmp_path / family, family)
     out = tmp_path / "out"
     chosen = ["random", "gradient", "gradient_length_matched", "representation", "representation_union"]
-    chosen += ["representation_two_sided", "representation_last_content"]
+    chosen += ["representation_two_sided"]
     # a random model need not tell one anchor set from another
     given = f"--model {model} --out {out} --seeds 1 --no-anchor-check --quiet"
     assert cli(["experiment", "paper", *given.split(), "--arms", ",".join(chosen)]) in (0, 4)

@@ -124,17 +124,17 @@ def test_a_scan_to_be_made_beside_a_finished_one_reads_its_rows():
 
 
 def test_a_further_scan_of_the_same_rows_reads_them_alike_and_takes_no_others_adapter():
-    keys: dict[str, Any] = {"data": "rows.csv", "scan": {"limit": 500, "mapping": {"prompt": "ask"}, "layer": 2}}
+    keys: dict[str, Any] = {"data": "rows.csv", "scan": {"limit": 500, "mapping": {"prompt": "ask"}, "avg_n": 2}}
     keys |= {"model": "bare", "adapter": "weak", "format": "alpaca"}
     data, options = to_scan(ScanSource(options={"anchors": "second_family"}), **keys)
     assert (data, options.format, options.model, options.anchors) == ("rows.csv", "alpaca", "bare", "second_family")
     assert (options.limit, options.mapping, options.adapter) == (500, {"prompt": "ask"}, "weak")
-    assert options.layer is None, "what is scored is each scan's own"
+    assert options.avg_n == 1, "what is scored is each scan's own"
     _, options = to_scan(ScanSource(data="other.csv"), **keys)
     assert (options.limit, options.mapping) == (None, None)
     _, options = to_scan(ScanSource(options={"model": "embedded"}), **keys)
     assert (options.model, options.adapter, options.anchor_check) == ("embedded", None, True)
-    assert not to_scan(ScanSource(options={"layer": 2}), **keys, anchor_check=False)[1].anchor_check
+    assert not to_scan(ScanSource(options={"avg_n": 2}), **keys, anchor_check=False)[1].anchor_check
 
 
 def test_the_model_of_a_finished_scan_is_trained_unless_another_is_named(monkeypatch):

@@ -182,7 +182,7 @@ def computed(model: ChatModel, factored: bool) -> dict[str, Any]:
     batch = make_batch(rows, model.device)
     # a batch is padded to other widths on other devices
     longest = max(len(row.tokens) for row in rows)
-    signals = gradient_pass.measure(batch, directions, FeatureReader(model, layer=0))
+    signals = gradient_pass.measure(batch, directions, features=True)
     return {
         "anchor norms": direction.norms,
         "anchor similarities": similarities(gradient_pass, anchors, [direction.gradient]),
@@ -190,9 +190,8 @@ def computed(model: ChatModel, factored: bool) -> dict[str, Any]:
         "squared norms": signals.squared_norm,
         "losses": signals.loss,
         "first losses": signals.loss_first_10,
-        "features of a layer": signals.features,
+        "features beside gradients": signals.features,
         "features": FeatureReader(model).forward(batch).features,
-        "mean features of a layer": FeatureReader(model, layer=-1, position="mean_response").forward(batch).features,
         "token shares": gradient_pass.token_shares(batch, directions)[:, :longest],
     }
 

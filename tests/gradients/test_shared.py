@@ -121,22 +121,17 @@ ATTENTION = [(kind, grouped) for kind in ATTENDING for grouped in (False, True) 
 
 
 @pytest.mark.parametrize(("kind", "grouped"), ATTENTION)
-@pytest.mark.parametrize("position", ["last", "mean_response"])
-def test_features_are_those_of_rows_alone(kind, grouped, position):
+def test_features_are_those_of_rows_alone(kind, grouped):
     model = chat_model(tiny_model(kind))
     if grouped:
         use_grouped_attention(model.model)
-    batch = rows_behind_a_prefix(5, seed=1)
-    for layer in (None, 0):
-        reader = FeatureReader(model, layer=layer, position=position)
-        alone = np.concatenate([reader.forward(make_batch([row], CPU)).features for row in batch])
-        seen = counted(model.model)
-        for _ in range(2):
-            found = reader.forward(make_batch(batch, CPU)).features
-            np.testing.assert_allclose(found, alone, rtol=1e-4, atol=1e-5)
-        width = make_batch(batch, CPU).ids.shape[1]
-        assert seen[0] >= PREFIX, "the prefix, once"
-        assert seen[1:] == [5 * (width - seen[0])] * 2
+    batch, reader = rows_behind_a_prefix(5, seed=1), FeatureReader(model)
+    alone = np.concatenate([reader.forward(make_batch([row], CPU)).features for row in batch])
+    seen = counted(model.model)
+    for _ in range(2):
+        np.testing.assert_allclose(reader.forward(make_batch(batch, CPU)).features, alone, rtol=1e-4, atol=1e-5)
+    assert seen[0] >= PREFIX, "the prefix, once"
+    assert seen[1:] == [5 * (make_batch(batch, CPU).ids.shape[1] - seen[0])] * 2
 
 
 def test_the_same_batch_gives_the_same_bits_whatever_was_seen_before():
@@ -149,11 +144,9 @@ def test_the_same_batch_gives_the_same_bits_whatever_was_seen_before():
     assert np.array_equal(fresh.forward(batch).features, used.forward(batch).features)
 
 
-def test_no_token_is_shared_whose_state_or_loss_is_asked_for():
+def test_no_token_is_shared_whose_state_is_asked_for():
     row = rows_behind_a_prefix(1, seed=3)[0]
-    twice = make_batch([row, row], CPU)
-    first_loss = int(np.flatnonzero(row.loss_mask)[0])
-    assert common_length(twice) == min(first_loss, row.last_prompt, row.last_content, len(row.tokens) - 1)
+    assert common_length(make_batch([row, row], CPU)) == len(row.tokens) - 1
     apart = replace(row, tokens=row.tokens.copy())
     apart.tokens[5] += 1
     assert common_length(make_batch([row, apart], CPU)) == 5

@@ -38,7 +38,7 @@ def found() -> dict[tuple[str, str], dict[str, Any]]:
 def test_scores_and_answers_do_not_depend_on_where_layers_lie(case, split):
     line = found()[case, split]
     assert line["where"] == ["cpu", "pretend:0"]
-    assert len(line["apart"]) == 10
+    assert len(line["apart"]) == 9
     assert {name: size for name, size in line["size"].items() if not size > 1e-3} == {}
     assert {name: apart for name, apart in line["apart"].items() if not apart < TOLERANCE} == {}
     one, spread = line["answers"]

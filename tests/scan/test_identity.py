@@ -141,7 +141,7 @@ def test_every_other_option_and_hash_makes_another_scan(moved):
     assert hashes == {"dataset_sha256", "anchors_sha256", "model_fingerprint", "template_sha256", "tokenizer_sha256"}
     assert all(identity[name] for name in hashes)
     for changes, said in (
-        ({"position": "last_content"}, "its position is 'last', now 'last_content'"),
+        ({"avg_n": 2}, "its avg_n is 1, now 2"),
         ({"signals": "gradient"}, "its signals is 'representation', now 'gradient'"),
         ({"token_budget": 256}, "its token_budget is 512, now 256"),
         ({"limit": 4}, "its limit is None, now 4"),
@@ -184,7 +184,7 @@ def cached(finished, tmp_path_factory) -> Path:
         ({"max_tokens": 512}, False),
         # from another place, and for what they do not depend on
         ({"device": "cpu:0"}, True),
-        ({"seed": 7, "avg_n": 2, "row_tokens": 3, "position": "last_content", "token_budget": 300}, True),
+        ({"seed": 7, "avg_n": 2, "row_tokens": 3, "token_budget": 300}, True),
     ],
     ids=lambda change: getattr(change, "__name__", str(change)),
 )

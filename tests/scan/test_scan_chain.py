@@ -82,16 +82,15 @@ def test_a_summary_of_one_method_and_of_few_rows_of_a_mapped_dataset(tmp_path, e
         assert written.record in rows
 
 
-@pytest.mark.parametrize(("position", "compares"), [("last", False), ("last_content", True)])
-def test_a_summary_tells_of_rows_that_were_cut(tmp_path, exact, position, compares):
+def test_a_summary_tells_of_rows_that_were_cut(tmp_path, exact):
     long = {"prompt": "Tell me all.", "response": "and so on " * 200}
     dataset = write_jsonl(tmp_path / "rows.jsonl", [*good_rows(3), long])
-    run = scan(dataset, tmp_path / "out", max_tokens=400, position=position, **exact)
+    run = scan(dataset, tmp_path / "out", max_tokens=400, **exact)
     assert run.to_json()["truncated"] == 1
     (line,) = scan_notes(run)
     assert line.startswith("1 of the scored rows was truncated")
-    assert ("do not compare their representation scores" in line) != compares
-    assert scan_notes(scan(dataset, tmp_path / "whole", max_tokens=4000, position=position, **exact)) == []
+    assert "do not compare their representation scores" in line
+    assert scan_notes(scan(dataset, tmp_path / "whole", max_tokens=4000, **exact)) == []
 
 
 def test_anchors_are_measured_one_by_one(exact):

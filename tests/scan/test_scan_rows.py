@@ -215,14 +215,6 @@ def test_no_usable_row_is_not_a_success_but_leaves_the_reasons(tmp_path, exact, 
     assert read_manifest(tmp_path / "run")["status_counts"] == {"no_response": 3}
 
 
-def test_what_is_read_of_an_answer_does_not_follow_row_tokens(tmp_path, exact):
-    options = {**exact, "position": "mean_response"}
-    whole = scores(good_rows(6), tmp_path / "whole", options)
-    first = scores(good_rows(6), tmp_path / "first", {**options, "row_tokens": 2})
-    assert differences(whole, first, ("representation_harmful", "representation_safe")) < 1e-6
-    assert differences(whole, first, ("gradient_norm",)) > 1e-3
-
-
 def test_directions_that_do_not_fit_are_one_error(tmp_path, exact, monkeypatch):
     def runs_out(*_: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 512 GiB.\nMore of it")

@@ -124,7 +124,7 @@ def test_select_twice_gives_the_same_bytes_and_another_selection_may_not_take_th
     assert written() == before
     with pytest.raises(RipcurrentError, match="already holds another selection"):
         written(top=12)
-    for changed in ({"fingerprint": "b"}, {"position": "last_prompt"}):
+    for changed in ({"fingerprint": "b"}, {"avg_n": 2}):
         manifest(dataset, **changed).write(run.folder)
         with pytest.raises(RipcurrentError, match="by the scores of another scan"):
             written()

@@ -9,7 +9,6 @@ from ._anchor_directions import similarities as similarities
 from ._batch import WIDTH_MULTIPLE as WIDTH_MULTIPLE
 from ._batch import Batch as Batch
 from ._batch import BatchSignals as BatchSignals
-from ._batch import Position as Position
 from ._batch import SignalKind as SignalKind
 from ._batch import make_batch as make_batch
 from ._batch import plan_batches as plan_batches

@@ -110,10 +110,7 @@ def similarities(
 
 
 def norm_of_mean(gradient_pass: GradientPass, rows: Sequence[EncodedRow], norms: npt.NDArray[np.float64]) -> float:
-    """The norm of the mean of rows' unit gradients, 0 to 1; one pass, in the float32 memory of one gradient.
-
-    ``norms`` are the rows' gradient norms, shape ``(rows,)``, as a scan measured them.
-    """
+    """The norm, 0 to 1, of the mean of rows' unit gradients; ``norms`` are their gradients', shape ``(rows,)``."""
     total = zero_gradient(gradient_pass.layers)
     _add_units(gradient_pass, rows, norms, total, KeptTerms())
     return norm_of(total)

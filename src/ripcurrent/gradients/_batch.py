@@ -14,9 +14,6 @@ from torch import Tensor
 
 from ripcurrent.data import EncodedRow
 
-Position = Literal["last", "last_content", "mean_response", "last_prompt"]
-"""Which token's state represents a row: the last trained one (end of turn and template tail included), the last of the
-answer's own text, the mean over the answer, or the last before it."""
 SignalKind = Literal["all", "gradient", "representation"]
 """Which of the two methods runs."""
 WIDTH_MULTIPLE = {"cpu": 2, "cuda": 8}
@@ -31,15 +28,9 @@ class Batch:
     ids: Int[Tensor, "rows tokens"]
     """Token ids; padding repeats id 0."""
     loss_mask: Bool[Tensor, "rows tokens"]
-    answers: Bool[Tensor, "rows tokens"]
-    """True at every token of an answer, whatever of it bears loss."""
     weights: Float[Tensor, "rows tokens"]
     """Weight of each token's loss in its row's."""
     lengths: Int[Tensor, " rows"]
-    last_prompt: Int[Tensor, " rows"]
-    """Each row's last position before its (last) answer."""
-    last_content: Int[Tensor, " rows"]
-    """Each row's last position of the answer's own text."""
 
     @property
     def rows(self) -> int:
@@ -47,9 +38,8 @@ class Batch:
 
     def after(self, tokens: int) -> Batch:
         """The batch without its first ``tokens`` tokens. Every row is longer, and no state before them is needed."""
-        by_token = self.ids, self.loss_mask, self.answers, self.weights
-        by_row = self.lengths, self.last_prompt, self.last_content
-        return Batch(*(values[:, tokens:] for values in by_token), *(places - tokens for places in by_row))
+        by_token = self.ids, self.loss_mask, self.weights
+        return Batch(*(values[:, tokens:] for values in by_token), self.lengths - tokens)
 
     def to(self, device: torch.device) -> Batch:
         return Batch(*(getattr(self, field.name).to(device) for field in fields(self)))
@@ -78,7 +68,7 @@ class BatchSignals:
     loss_first_10: npt.NDArray[np.float64] | None = None
     """The same over the first ten of them, shape ``(rows,)``."""
     features: npt.NDArray[np.float32] | None = None
-    """Each row's state at the chosen layer and position, shape ``(rows, width)``."""
+    """Each row's last state, shape ``(rows, width)``."""
 
 
 def make_batch(rows: Sequence[EncodedRow], device: torch.device, *, row_tokens: int | None = None) -> Batch:
@@ -86,19 +76,17 @@ def make_batch(rows: Sequence[EncodedRow], device: torch.device, *, row_tokens: 
     width = max(len(row.tokens) for row in rows)
     width += -width % WIDTH_MULTIPLE.get(device.type, 1)
     ids = np.zeros((len(rows), width), dtype=np.int64)
-    answers = np.zeros((len(rows), width), dtype=np.bool_)
+    mask = np.zeros((len(rows), width), dtype=np.bool_)
     weights = np.ones((len(rows), width), dtype=np.float32)
     for place, row in enumerate(rows):
         ids[place, : len(row.tokens)] = row.tokens
-        answers[place, : len(row.tokens)] = row.loss_mask
+        mask[place, : len(row.tokens)] = row.loss_mask
         if row.weights is not None:
             weights[place, : len(row.tokens)] = row.weights
-    mask = answers if row_tokens is None else answers & (np.cumsum(answers, axis=1) <= row_tokens)
-    by_row = [len(row.tokens) for row in rows], [row.last_prompt for row in rows], [row.last_content for row in rows]
-    return Batch(
-        *(torch.from_numpy(values).to(device) for values in (ids, mask, answers, weights)),
-        *(torch.tensor(places, device=device) for places in by_row),
-    )
+    if row_tokens is not None:
+        mask &= np.cumsum(mask, axis=1) <= row_tokens
+    lengths = np.array([len(row.tokens) for row in rows])
+    return Batch(*(torch.from_numpy(values).to(device) for values in (ids, mask, weights, lengths)))
 
 
 def plan_batches(lengths: Sequence[int], token_budget: int) -> list[list[int]]:

@@ -115,8 +115,7 @@ def stack_directions(
 ) -> Directions:
     """Stack directions beside the weights: matrices and tables in the compute dtype, vectors in float32.
 
-    ``gradients`` may be mappings that read from disk tensor by tensor. ``empty`` makes the tensors, as ``torch.empty``
-    does; ``written`` is called after each tensor.
+    ``gradients`` may be mappings that read from disk tensor by tensor; ``written`` is called after each tensor.
     """
     factoring = Factoring.of(gradients)
     shapes = dense_shapes(layers, factoring)
@@ -207,10 +206,7 @@ def _product_dtype(group: LayerGroup, dtype: torch.dtype) -> torch.dtype:
 
 
 def choose_factoring(layers: ModelLayers, terms: int, head_terms: int) -> Factoring:
-    """What two directions' ``terms`` terms, at the head ``head_terms``, hold smaller than matrices; so with products.
-
-    A table that is also the head is kept as terms and entries, or as neither.
-    """
+    """What two directions' ``terms``, ``head_terms`` at the head, hold smaller than matrices; so with products."""
     groups: set[GroupKey] = set()
     for number, group in enumerate(layers.groups):
         if group.linear:

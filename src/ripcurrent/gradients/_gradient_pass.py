@@ -1,7 +1,7 @@
 """One forward and one backward pass over a batch: exact dots, norms, losses, and gradients summed into directions."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ripcurrent.gradients._batch import Batch, BatchSignals
 from ripcurrent.gradients._directions import Directions, Gradient
-from ripcurrent.gradients._feature_reader import FeatureReader, Features
+from ripcurrent.gradients._feature_reader import last_states
 from ripcurrent.gradients._head import find_logit_transform, head_chunks
 from ripcurrent.gradients._hooks import GradientSum, KeptTerms, LayerHooks, RowProducts
 from ripcurrent.gradients._layers import ModelLayers, find_layers
@@ -33,17 +33,17 @@ class GradientPass:
         self._token_axes: dict[str, int] | None = None
         self._spread = len(chat_model.devices) > 1
 
-    def measure(self, batch: Batch, directions: Directions, features: FeatureReader | None = None) -> BatchSignals:
-        """Each row's dots with the directions, squared gradient norm and losses; its features too when asked."""
+    def measure(self, batch: Batch, directions: Directions, *, features: bool = False) -> BatchSignals:
+        """Each row's dots with the directions, squared gradient norm and losses; with ``features`` its state too."""
         products = RowProducts(self.layers, directions, batch.to(self.layers.head.weight.device))
-        with self._forward(batch, batch.row_weights(), products, features) as (hidden, hidden_grad, read):
+        with self._forward(batch, batch.row_weights(), products) as (hidden, hidden_grad):
             torch.autograd.backward([hidden], [hidden_grad])
         return BatchSignals(
             dots=_sum_in_float64(products.dots),
             squared_norm=_sum_in_float64(products.squared_norms),
             loss=products.loss.cpu().double().numpy(),
             loss_first_10=products.first_loss.cpu().double().numpy(),
-            features=read,
+            features=last_states(hidden.detach(), batch) if features else None,
         )
 
     def require_token_axes(self) -> None:
@@ -55,33 +55,25 @@ class GradientPass:
         """Each position's share of its row's dots with the directions, shape ``(rows, tokens, directions)``.
 
         Position t's share is ``b_tᵀ V a_t`` summed over every parameter in scope; the head's part at t is that of the
-        prediction of token t + 1. Shares sum over a row's positions to its dot of :meth:`measure`; padding has none.
+        prediction of token t + 1. Padding has none.
         """
         self.require_token_axes()
         assert self._token_axes is not None
         shares = TokenShares(self.layers, directions, self._token_axes, *batch.ids.shape)
-        with self._forward(batch, batch.row_weights(), shares) as (hidden, hidden_grad, _):
+        with self._forward(batch, batch.row_weights(), shares) as (hidden, hidden_grad):
             torch.autograd.backward([hidden], [hidden_grad])
         return shares.total.numpy()
 
     def accumulate(self, batch: Batch, row_factors: Tensor, into: Gradient, kept: KeptTerms | None = None) -> None:
-        """Add ``Σ_i factor_i · g_i`` over the batch's rows to a float32 vector of the parameters' shape.
-
-        What ``kept`` keeps as terms goes there instead.
-        """
+        """Add ``Σ_i factor_i · g_i`` over a batch's rows to a float32 vector, what ``kept`` keeps as terms to that."""
         gradient = GradientSum(self.layers, into, kept or KeptTerms())
         weights = batch.row_weights() * row_factors.to(batch.ids.device)
-        with self._forward(batch, weights, gradient) as (hidden, hidden_grad, _):
+        with self._forward(batch, weights, gradient) as (hidden, hidden_grad):
             torch.autograd.backward([hidden], [hidden_grad])
 
     @contextmanager
-    def _forward(
-        self, batch: Batch, row_weights: Tensor, hooks: LayerHooks, features: FeatureReader | None = None
-    ) -> Iterator[tuple[Tensor, Tensor, Features | None]]:
-        """Run the model with the hooks attached, for the backward pass to follow inside.
-
-        Yields the last hidden states, the gradient there, and the features if asked for.
-        """
+    def _forward(self, batch: Batch, row_weights: Tensor, hooks: LayerHooks) -> Iterator[tuple[Tensor, Tensor]]:
+        """Run the model with the hooks attached; gives the last hidden states and the gradient there, to go back."""
         rows, tokens = batch.ids.shape
         extra = {}
         if len(self.layers.tables()) > 1:
@@ -94,9 +86,7 @@ class GradientPass:
             # each device has a thread of its own otherwise, and hooks are written for one
             torch.autograd.set_multithreading_enabled(not self._spread),
         ):
-            with features.reading(batch) if features is not None else nullcontext() as reading:
-                hidden = self.layers.base(input_ids=batch.ids, use_cache=False, **extra).last_hidden_state
-                read = None if reading is None else reading(hidden.detach())
+            hidden = self.layers.base(input_ids=batch.ids, use_cache=False, **extra).last_hidden_state
             at = self.layers.head.weight.device
             states = hidden.detach().to(at)
             hidden_grad = torch.zeros_like(states)
@@ -104,7 +94,7 @@ class GradientPass:
                 self.layers, self._transform, batch.to(at), states, row_weights.to(at), hidden_grad
             ):
                 hooks.head(chunk)
-            yield hidden, hidden_grad.to(hidden.device), read
+            yield hidden, hidden_grad.to(hidden.device)
 
 
 def _sum_in_float64(parts: list[Tensor]) -> npt.NDArray[np.float64]:

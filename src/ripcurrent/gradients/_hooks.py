@@ -247,11 +247,7 @@ class KeptTerms:
         self.entries: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in factoring.tables}
 
     def gradient(self, shared: int) -> Gradient:
-        """Everything as a gradient has it.
-
-        Where the rows share their first ``shared`` tokens these have equal inputs, since a token's state depends on
-        those before it alone: their output gradients are added, and one term is left for each.
-        """
+        """Everything as a gradient has it; tokens that all rows share have equal inputs, and become one term each."""
         gathered: Gradient = {}
         for key, parts in self.terms.items():
             inputs, grads = _joined(parts, shared)
@@ -280,10 +276,7 @@ def _joined(parts: list[Terms], shared: int) -> tuple[Tensor, Tensor]:
 
 
 class GradientSum(LayerHooks):
-    """Adds the gradient summed over rows to a float32 vector of the parameters' shape.
-
-    What is factored goes to ``kept`` instead.
-    """
+    """Adds the gradient summed over rows to a float32 vector, or what is factored to ``kept``."""
 
     def __init__(self, layers: ModelLayers, into: Gradient, kept: KeptTerms) -> None:
         super().__init__(layers)

@@ -108,12 +108,7 @@ def _shape(module: nn.Module, name: str) -> tuple[int, ...]:
 
 
 def find_layers(model: Any, scope: Scope) -> ModelLayers:
-    """The layers of a frozen chat model that hold the parameters of a scope.
-
-    Raises:
-        RipcurrentError: a parameter in scope sits in a layer kind that is not covered, a layer is called more than
-            once a pass, or the model has no linear head. Names the module.
-    """
+    """The layers of a frozen chat model that hold the parameters of a scope; what none covers is an error by name."""
     if scope == "lora" and hasattr(model, "peft_config"):
         _refuse_trained_beside(model)
     causal = model.get_base_model() if hasattr(model, "peft_config") else model
@@ -262,10 +257,7 @@ def _track(name: str, module: nn.Module, in_scope: dict[str, str], trial: TrialP
 
 
 class TrialPass:
-    """Every module's inputs and outputs in one pass over a few tokens, by which each layer's formula is confirmed.
-
-    Raises `RipcurrentError` where a token sees the tokens after it.
-    """
+    """Every module's inputs and outputs in one pass over a few tokens, by which each layer's formula is confirmed."""
 
     def __init__(self, causal: Any, base: nn.Module) -> None:
         self.inputs: dict[nn.Module, list[Tensor]] = {}
@@ -322,11 +314,7 @@ class TrialPass:
         return 1.0 if abs(scale - 1.0) < 1e-3 else scale
 
     def norm(self, module: Any) -> tuple[NormKind, float] | None:
-        """Which normalisation over the last axis the module is, and its epsilon; None when no formula fits.
-
-        An RMSNorm applies its weight as ``w`` or ``1 + w`` and has no bias. In a coarse type both may fit wide states
-        whose mean is near 0: the nearer one is it.
-        """
+        """Which normalisation over the last axis the module is, and its epsilon; None when no formula fits."""
         epsilon = getattr(module, "variance_epsilon", getattr(module, "eps", None))
         if not isinstance(epsilon, float) or self.inputs[module][0].shape[-1:] != module.weight.shape:
             return None

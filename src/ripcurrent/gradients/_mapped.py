@@ -24,11 +24,7 @@ class MappedStore:
         self._maps: dict[int, mmap.mmap] = {}
 
     def empty(self, *shape: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-        """An uninitialised tensor in a file; in the CPU's memory whatever ``device`` is.
-
-        Raises:
-            RipcurrentError: the folder's disk has no room.
-        """
+        """An uninitialised tensor in a file, whatever ``device`` is; a `RipcurrentError` where the disk has no room."""
         size = torch.Size(shape).numel() * dtype.itemsize
         if size == 0:
             return torch.empty(*shape, dtype=dtype)

@@ -66,12 +66,9 @@ def _give_back_memory() -> None:
 class Halving:
     """Parts batches that run out of memory in halves, and remembers the size that did.
 
-    A row's result does not depend on its batch but for rounding, so halves give what the whole would have. Batches as
-    large as one that ran out are halved beforehand for as long as this object lives.
-
-        for places in halving.groups(rows, plan):
-            with halving.attempt():
-                ...  # measure the rows at these places
+    for places in halving.groups(rows, plan):
+        with halving.attempt():
+            ...  # measure the rows at these places
     """
 
     def __init__(self) -> None:
@@ -84,11 +81,7 @@ class Halving:
     def groups(
         self, rows: Sequence[EncodedRow], plan: Iterable[Sequence[int]], forget: Callable[[], None] = lambda: None
     ) -> Iterator[list[int]]:
-        """The places of each batch of a plan, or of its halves, until every place was measured.
-
-        ``forget`` gives back what is kept for later batches, and is called where one runs out. Raises `RipcurrentError`
-        where a single row does not fit.
-        """
+        """The places of each batch of a plan, or of its halves; a `RipcurrentError` where a single row does not fit."""
         waiting = [list(places) for places in plan]
         while waiting:
             group = waiting.pop(0)

@@ -37,10 +37,7 @@ def worth_sharing(batch: Batch) -> int:
 
 
 class SharedLinear:
-    """Hooks before and after a linear layer, which passes each of the batch's distinct tokens once.
-
-    Narrow layers and those that are not given the batch's ``(rows, tokens)`` of a width are left alone.
-    """
+    """Hooks before and after a linear layer, which passes each of the batch's distinct tokens once; not narrow ones."""
 
     def __init__(self, shape: tuple[int, int], shared: int) -> None:
         self._shape, self._shared = shape, shared
@@ -144,7 +141,4 @@ def _joined(
 
 def common_length(batch: Batch) -> int:
     """Tokens that all rows begin with and of which no state is asked for."""
-    answers = batch.answers.any(dim=0).nonzero()
-    first_answer = int(answers[0]) if len(answers) else batch.ids.shape[1]
-    asked = torch.stack([batch.lengths - 1, batch.last_prompt, batch.last_content]).min()
-    return max(0, min(batch.common_tokens(), first_answer, int(asked)))
+    return min(batch.common_tokens(), int(batch.lengths.min()) - 1)

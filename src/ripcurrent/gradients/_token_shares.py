@@ -19,10 +19,7 @@ TRIAL_LENGTHS = (5, 7)
 
 
 class TokenShares(LayerHooks):
-    """Collects, position by position, the terms of each row's dots with fixed directions.
-
-    Sums over layers in float64, so that the shares add up to the row's dot however many layers there are.
-    """
+    """Collects, position by position, the terms of each row's dots with fixed directions, summed in float64."""
 
     def __init__(
         self, layers: ModelLayers, directions: Directions, axes: Mapping[str, int], rows: int, length: int
@@ -71,11 +68,7 @@ class TokenShares(LayerHooks):
 
 
 def find_token_axes(layers: ModelLayers) -> dict[str, int]:
-    """Which dimension of each layer's input counts tokens, by layer name: norms over heads differ between models.
-
-    Raises:
-        RipcurrentError: for a layer that is not exactly one, or for a linear layer not the second. Names the layer.
-    """
+    """Which dimension of each layer's input counts tokens, by layer name; a layer that is not sure is an error."""
     shapes: dict[str, list[torch.Size]] = {}
     tracked = [layer for group in layers.groups for layer in group.layers if layer.kind != "embedding"]
 

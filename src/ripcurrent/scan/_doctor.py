@@ -137,10 +137,7 @@ def doctor(
 ) -> Diagnosis:
     """Look at the environment; with a dataset or a model also at these, and with a dataset forecast the scan.
 
-    ``changes`` are options of the scan by name. Without a dataset no model is loaded unless one is named.
-
-    Raises:
-        RipcurrentError: A dataset, model or option that a scan would refuse.
+    ``changes`` are options of the scan by name. Raises `RipcurrentError` for what a scan would refuse.
     """
     options = ScanOptions.resolve(None, changes if model is None else {**changes, "model": model})
     if options.device == "auto":

@@ -38,10 +38,6 @@ class ScanOptions(RowOptions):
     """Which methods run."""
     scope: Literal["all", "linear", "lora"] = "all"
     """Parameters that gradients are taken over."""
-    position: Literal["last", "last_content", "mean_response", "last_prompt"] = "last"
-    """Token whose state represents a row."""
-    layer: int | None = None
-    """Block whose output is read, from 0, or negative from the end; the last hidden state unless named."""
     avg_n: int = Field(default=1, ge=1)
     """Number of largest cosines to a set that are averaged."""
     anchor_tokens: int = Field(default=10, ge=1, json_schema_extra={"metavar": "T"})
@@ -144,9 +140,9 @@ def require_combination(
     one = "Leave one of the two out."
     forbidden = (
         (
-            not options.wants_representation and changed & {"position", "layer", "avg_n"},
-            "--position, --layer and --avg-n work only with representations.",
-            "Remove them, or remove --signals gradient.",
+            not options.wants_representation and "avg_n" in changed,
+            "--avg-n works only with representations.",
+            "Remove it, or remove --signals gradient.",
         ),
         (
             not options.wants_gradient and changed & {"anchor_tokens", "row_tokens", "tokens"},
@@ -169,11 +165,6 @@ def require_combination(
             options.dtype == "float16" and options.wants_gradient,
             "Gradients leave the range of float16: their products overflow and underflow.",
             "Use --dtype bfloat16 or float32, or --signals representation.",
-        ),
-        (
-            options.position == "last_prompt" and row_format == "text",
-            "--position last_prompt is for conversations: a plain document has no prompt.",
-            "Leave --position out.",
         ),
         (
             options.device == "auto" and (on_ray or capped),

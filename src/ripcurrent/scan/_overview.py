@@ -108,7 +108,7 @@ def scan_notes(run: ScanRun) -> list[str]:
     manifest, notes = run.manifest, []
     if cut := int((run.flags("truncated") & run.scored).sum()):
         note = f"{cut} of the scored rows {'was' if cut == 1 else 'were'} truncated at --max-tokens."
-        if run.options.wants_representation and run.options.position == "last":
+        if run.options.wants_representation:
             note += " Their last state is not that of an ended answer: do not compare their representation scores."
         notes.append(note)
     if (other_base := manifest.model.other_base()) is not None:

@@ -51,9 +51,7 @@ class ScanPasses:
         self.memory_plan = MemoryPlan(self.options.batch_tokens, mapped_directions=False)
         """How memory is kept to; decided with the stage."""
         self.gradient_pass = GradientPass(chat_model) if options.wants_gradient else None
-        self.features: FeatureReader | None = None
-        if options.wants_representation:
-            self.features = FeatureReader(chat_model, layer=options.layer, position=options.position)
+        self.features = FeatureReader(chat_model) if options.wants_representation else None
         if options.tokens is not None and self.gradient_pass is not None:
             self.gradient_pass.require_token_axes()
 
@@ -178,7 +176,7 @@ class SignalStage:
             with self.halving.attempt():
                 batch = make_batch([pieces[p] for p in places], device, row_tokens=self.options.row_tokens)
                 if self.gradient_pass is not None and self.directions is not None:
-                    signals = self.gradient_pass.measure(batch, self.directions, self.features)
+                    signals = self.gradient_pass.measure(batch, self.directions, features=self.features is not None)
                 else:
                     assert self.features is not None
                     signals = self.features.forward(batch)

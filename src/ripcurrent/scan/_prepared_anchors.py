@@ -125,10 +125,7 @@ class DirectionCache:
         }
 
     def filled(self, gradient_pass: GradientPass, on_step: Callable[[str], None]) -> dict[str, Any]:
-        """``norms`` of the anchors' gradients, and their ``similarities`` to each set's direction by set.
-
-        Directions are computed unless they are there, or another scan computes them while this one waits.
-        """
+        """``norms`` of the anchors' gradients, and their ``similarities`` to each direction, by set; computed once."""
         try:
             if not self.is_whole():
                 self.folder.mkdir(parents=True, exist_ok=True)
@@ -227,7 +224,7 @@ def anchor_features(
     if not np.isfinite(scaled).all() or not scaled.any(axis=1).all():
         raise RipcurrentError(
             f"The representations of {anchor_set.name} are not finite or zero on this model.",
-            "Try --dtype float32 or another --position.",
+            "Try --dtype float32.",
             code=ExitCode.NOT_MEASURED,
         )
     return scaled

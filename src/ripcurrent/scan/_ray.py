@@ -103,8 +103,7 @@ def score_on_ray(
 ) -> Tables:
     """The shards' tables, each when any worker has it. A worker that dies is replaced, its shards given out again.
 
-    Workers are one for each GPU, or without ``use_gpu`` for each machine, unless their number is named. They need the
-    dataset and the model, not the run folder.
+    Workers are one for each GPU, or without ``use_gpu`` for each machine, unless their number is named.
     """
     workers, threads = places(ray.nodes(), workers, len(shards), use_gpu=use_gpu)
     attempts = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Attempts).remote()

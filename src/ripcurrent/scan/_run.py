@@ -45,11 +45,7 @@ class ScanRun:
 
     @classmethod
     def open(cls, folder: str | Path) -> ScanRun:
-        """The finished scan in a run folder.
-
-        Raises:
-            RipcurrentError: No such folder, another command's, or a scan that is damaged or not finished.
-        """
+        """The finished scan in a run folder; a `RipcurrentError` where it holds none, or a damaged one."""
         folder = Path(folder)
         require_scan_folder(folder)
         for name in ("manifest.json", SCORES):
@@ -89,11 +85,7 @@ class ScanRun:
         return tuple(name for name in self._metadata["direction_of_risk"] if name in self.columns)
 
     def risk_direction(self, column: str) -> Direction:
-        """Which end of a column is riskier; ``none`` of one that measures no risk.
-
-        Raises:
-            RipcurrentError: Not a numeric column of this table; names the nearest that is.
-        """
+        """Which end of a column is riskier, ``none`` if it measures no risk; RipcurrentError for no numeric column."""
         if column not in self.ranking_columns:
             nearest = get_close_matches(column, self.ranking_columns, n=1, cutoff=0.4)
             reason = "is not a number to rank by" if column in self.columns else "is not in these scores"
@@ -126,11 +118,7 @@ class ScanRun:
         return cast(list[str], self.take(rows, ["id"])["id"].to_pylist())
 
     def scores(self, column: str) -> FloatArray:
-        """A column to rank by: NaN wherever a row must not enter a ranking, shape ``(rows,)``.
-
-        Raises:
-            RipcurrentError: Not a numeric column, or none of its rows has a value.
-        """
+        """A column to rank by, shape ``(rows,)``: NaN wherever a row must not enter a ranking."""
         self.risk_direction(column)
         values = np.where(self.scored, self.floats(column), np.nan)
         if np.isnan(values).all():
@@ -145,10 +133,7 @@ class ScanRun:
         return values
 
     def ranked(self, column: str | None = None) -> RowNumbers:
-        """Numbers of the rows that have a score, riskiest first; equal scores by row number.
-
-        A column without a direction of risk is ranked from its highest value.
-        """
+        """Numbers of the rows that have a score, riskiest first (without a direction of risk, highest first)."""
         column = column or self.default_ranking
         values = self.scores(column)
         rows = np.flatnonzero(np.isfinite(values))
@@ -175,10 +160,7 @@ class ScanRun:
         return pa.concat_tables(parts).select(names).take(pa.array(back)).replace_schema_metadata(None)
 
     def cosines(self) -> Iterator[tuple[RowNumbers, npt.NDArray[np.float32]]]:
-        """Representation cosines to every anchor, a few thousand rows at a time: row numbers, ``(rows, anchors)``.
-
-        Rows without them are left out, and a run without them yields nothing.
-        """
+        """Representation cosines to every anchor, a few thousand rows at a time: row numbers, ``(rows, anchors)``."""
         for path in sorted((self.folder / "signals").glob("shard-*.parquet")):
             with pq.ParquetFile(path) as shard:
                 if "representation_cosines" not in shard.schema_arrow.names:

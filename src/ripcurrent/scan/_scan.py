@@ -54,16 +54,14 @@ def scan(
     Args:
         dataset: Anything that :func:`ripcurrent.read_rows` reads; a ``datasets.Dataset`` or an iterable of
             dictionaries, kept beside the run folder; or a TRL ``SFTTrainer``, scored on the tokens that it trains.
-        out: The run folder; ``runs/<dataset name>`` unless named. One that holds the same scan is resumed.
-        options: What to compute; :class:`ScanOptions`' defaults unless given.
+        out: The run folder, ``runs/<dataset name>`` unless named. One that holds the same scan is resumed.
+        options: What to compute.
         tokenizer: That of a ``model`` in memory.
         part: Score only one part of the rows, beside other processes that score the others into the same folder. The
-            part that ends last writes the scores of all, and so does a scan without a part; until then the run that is
-            returned is not ``finished``.
+            part that ends last writes the scores of all; until then the run that is returned is not ``finished``.
         execution: Who computes: this process unless given.
         progress: Called with steps and numbers of rows.
-        **changes: Single options by name, such as ``signals="representation"``; ``model`` may also be a
-            ``PreTrainedModel`` or ``PeftModel``, which is not changed.
+        **changes: Single options by name; ``model`` may also be a ``PreTrainedModel`` or ``PeftModel``.
 
     Raises:
         RipcurrentError: Anything the user can mend: the dataset, the model, the anchors, the folder; or no usable row.

@@ -1,7 +1,4 @@
-"""The model that a scan's options name, loaded the same way by every command, and the memory that it may use.
-
-With ``--memory`` batches and a place for directions are chosen once, from a batch that is measured, to keep to a cap.
-"""
+"""The model that a scan's options name, loaded the same way by every command, and the memory that it may use."""
 
 from __future__ import annotations
 
@@ -54,10 +51,7 @@ def usable_positions(chat_model: ChatModel, positions: int) -> int:
 
 
 def require_positions(chat_model: ChatModel, max_tokens: int, *, padded: bool = True) -> None:
-    """Refuse rows longer than the model has positions for, or than where these depend on the longest row of a batch.
-
-    ``padded`` says whether batches are a scan's, which are padded to a multiple of some tokens.
-    """
+    """Refuse rows longer than the model has positions for, or than where these depend on the longest row of a batch."""
     config = chat_model.model.config.get_text_config()
     for most, why in (
         (_length_of_other_positions(config), ": past these a row's scores would depend on the rows beside it"),
@@ -111,7 +105,7 @@ def fitting_stage(
     """A scan's stage, as it fits into memory; ``make_stage`` makes it, with directions in files or not.
 
     Without ``--memory`` directions go to files where they do not fit. With it the run's first call plans by the first
-    shard's rows, and later ones keep to what was ``decided``, so that a resumed run equals an uninterrupted one.
+    shard's rows, and later ones keep to what was ``decided``.
     """
     if options.memory is None:
         made = attempt(partial(make_stage, False))
@@ -133,10 +127,7 @@ def _plan(
     directions_bytes: int,
     device: torch.device,
 ) -> MemoryPlan:
-    """The largest batches within the cap, by what one batch of the longest of these rows takes per token.
-
-    Directions stay in memory if the longest row then fits. A longer row that comes later may pass the cap.
-    """
+    """The largest batches within the cap, by what one batch of the longest of these rows takes per token."""
     assert options.memory is not None
     limit = options.memory * MARGIN
     # never put where the limit may be the machine's own

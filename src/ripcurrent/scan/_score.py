@@ -87,10 +87,8 @@ def score_signals(signals: pa.Table, anchors: AnchorMeasurements, avg_n: int = 1
 def representation_scores(cosines: Floats, places: Mapping[str, Sequence[int]], avg_n: int = 1) -> dict[str, Floats]:
     """The representation columns from cosines to single anchors' states (methods, representation matching).
 
-    Args:
-        cosines: Shape ``(rows, anchors)``; a row of NaN has NaN scores.
-        places: Set name to the positions of its anchors, each as often as it counts; ``harmful`` and the safe sets.
-        avg_n: Number of largest cosines to a set that are averaged.
+    ``cosines`` has the shape ``(rows, anchors)``; a row of NaN has NaN scores. ``places`` are a set's name and the
+    positions of its anchors, each as often as it counts; of each set the ``avg_n`` largest cosines are averaged.
     """
     largest = {name: np.sort(cosines[:, list(of)], axis=1)[:, -avg_n:].mean(axis=1) for name, of in places.items()}
     harmful, safe = two_sides(largest)
@@ -110,10 +108,7 @@ def write_scores(
     *,
     windows: bool = False,
 ) -> ScoreCounts:
-    """Score shard after shard into ``scores.parquet``, and with ``windows`` every window into ``windows.parquet``.
-
-    Memory is flat in the number of rows. The files' metadata says which way each column runs.
-    """
+    """Score shard after shard into ``scores.parquet``, and with ``windows`` every window into ``windows.parquet``."""
     counts = ScoreCounts()
     directions: dict[str, str] = dict(DIRECTION_OF_RISK)
     if windows:
@@ -140,10 +135,7 @@ def write_scores(
 
 @contextmanager
 def _table_writer(path: Path, about: str, directions: Mapping[str, str]) -> Iterator[Callable[[pa.Table], None]]:
-    """Give a function that adds tables of one schema to a Parquet file, which appears whole when the block ends well.
-
-    ``about`` stands under ``ripcurrent`` in its metadata, and each numeric column has its own ``direction_of_risk``.
-    """
+    """Give a function that adds tables of one schema to a Parquet file, which appears whole when the block ends."""
     writer: pq.ParquetWriter | None = None
     waiting: list[pa.Table] = []
 

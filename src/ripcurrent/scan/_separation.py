@@ -52,10 +52,7 @@ class AnchorMeasurements:
 
 
 def leave_one_out_scores(measurements: AnchorMeasurements, avg_n: int = 1) -> dict[str, Floats]:
-    """Each anchor's score with itself left out of its own set, shape ``(anchors,)`` per signal.
-
-    Gradients need no stored ones: ``<ĝ_i, a_{S∖i}> = (n·<ĝ_i, a_S> − 1)/(n − 1)`` for an anchor i of S.
-    """
+    """Each anchor's score with itself left out of its own set, shape ``(anchors,)`` per signal."""
     scores: dict[str, Floats] = {}
     sets = measurements.by_set()
     if measurements.similarities is not None:
@@ -98,8 +95,8 @@ def require_separation(name: str, separations: Mapping[str, float]) -> None:
         raise RipcurrentError(
             f"The anchors {name} do not separate harm from safety on this model: leave-one-out AUROC of {column} "
             f"is {value:.2f}, below {MINIMUM_SEPARATION}.",
-            "`ripcurrent anchors check` shows every anchor's part. Use other anchors or more of them, another "
-            "position or other signals; a scan or an experiment goes on at your own risk with --no-anchor-check.",
+            "`ripcurrent anchors check` shows every anchor's part. Use other anchors or more of them, or other "
+            "signals; a scan or an experiment goes on at your own risk with --no-anchor-check.",
             code=ExitCode.NOT_MEASURED,
         )
 

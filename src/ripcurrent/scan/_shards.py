@@ -100,11 +100,7 @@ class ShardReader:
         self._at: int | None = None
 
     def __call__(self, shard: Shard, stopped: Event) -> list[Any]:
-        """The shard's items, or fewer once ``stopped`` is set.
-
-        Raises:
-            DatasetChangedError: The dataset ends before them, or goes on after the last of all.
-        """
+        """The shard's items, or fewer once ``stopped`` is set; `DatasetChangedError` where there are more or fewer."""
         if self._at is None or self._at > shard.start:
             self._items, self._at = iter(self._open_items(shard.start)), shard.start
         next(islice(self._items, shard.start - self._at, shard.start - self._at), None)
@@ -119,10 +115,7 @@ class ShardReader:
 
 
 def score_shards(shards: Sequence[Shard], read: ShardReader, stage: SignalStage) -> Tables:
-    """The shards' tables in order; closing the generator ends the thread that prepares the next one.
-
-    What reading or preparing raises is raised here, after the shards before it.
-    """
+    """The shards' tables in order; what reading or preparing raises is raised after the shards before it."""
     stopped = Event()
 
     def prepared(shard: Shard) -> list[Any]:
@@ -146,10 +139,7 @@ def run_shards(
     score: Callable[[Sequence[Shard]], Tables],
     on_found: Callable[[int], None] = lambda rows: None,
 ) -> list[Shard]:
-    """Write the table of every shard that is not done yet, as ``score`` gives them, in any order; returns these shards.
-
-    ``on_found`` is called with the number of rows that were done before.
-    """
+    """Write the table of every shard that is not done yet, as ``score`` gives them, in any order; these shards."""
     # the last one of a dataset that has grown or shrunk since is not the same
     waiting = [shard for shard in shards if folder.done(shard.number) != shard]
     if len(waiting) < len(shards):

@@ -50,8 +50,7 @@ def add_token_shares(
 ) -> None:
     """Compute the shares that ``--tokens`` asks for and that are not there, and write ``tokens.parquet``.
 
-    Rows go through the model one by one into a file each, so that a row's shares depend on nothing else; those that an
-    earlier call finished, also for another choice of rows, are used again. The manifest keeps which rows have shares.
+    Each row goes through the model alone into a file of its own, which later calls use again, also for other rows.
     """
     path, asked = run.folder / TOKENS_FILE, passes.options.tokens
     if asked is not None:
@@ -141,10 +140,7 @@ def _largest_difference(table: pa.Table, run: ScanRun) -> float:
 def load_tokens(run_folder: str | Path, rows: Sequence[int] | None = None) -> pa.Table:
     """The token shares of a run, or of those of its ``rows``: one line per token, by row and position.
 
-    ``docs/scan.md`` has columns and units.
-
-    Raises:
-        RipcurrentError: The run kept none, or the file is damaged.
+    ``docs/scan.md`` has columns and units. Raises `RipcurrentError` where the run kept none, or the file is damaged.
     """
     path = Path(run_folder) / TOKENS_FILE
     if not path.is_file():

@@ -1,10 +1,9 @@
 """Windows that long documents are cut into: from their signals to the document's, and their own scores.
 
 A document's loss is the mean over all its loss-bearing tokens, so its gradient is ``G = Σ_w p_w g_w`` with ``p_w`` the
-window's share of these tokens. Dots with a direction and losses add up the same way, exactly. The norm of ``G`` would
-need every pair of windows at once; what is kept is ``Σ_w p_w ‖g_w‖``, which is never smaller and equal where windows
-pull the same way. So a document's cosine is the mean of its windows' cosines weighted by ``p_w ‖g_w‖``: never further
-from zero than that of ``G``, and not larger for being longer. Representation cosines are averaged by ``p_w``.
+window's share of these tokens. Dots with a direction and losses add up the same way, exactly. In place of the norm of
+``G``, which needs every pair of windows at once, is ``Σ_w p_w ‖g_w‖``: never smaller, and equal where windows pull the
+same way. So a document's cosine is never further from zero than that of ``G``, and not larger for being longer.
 """
 
 from collections.abc import Mapping, Sequence

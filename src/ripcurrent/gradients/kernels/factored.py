@@ -27,10 +27,7 @@ def factored_products(
     weights: Float[Tensor, "terms directions"],
     shared: int = 0,
 ) -> tuple[Float[Tensor, "rows directions"], Float[Tensor, " rows"]]:
-    """Each row's dots with the directions and squared norm of its weight gradient.
-
-    The first ``shared`` tokens have the same inputs in every row: these meet the terms once.
-    """
+    """Each row's dots with the directions and squared norm; the ``shared`` first inputs are the same in every row."""
     fan_in, fan_out = inputs.shape[-1], output_grads.shape[-1]
     of_terms = _products_with_terms(inputs[:, shared:], output_grads[:, shared:], terms).sum(dim=1, dtype=weights.dtype)
     if shared:

@@ -68,8 +68,7 @@ def linear_dots(
 ) -> Float[Tensor, "rows directions"]:
     """Each row's inner products of its weight gradient ``bᵀa`` with fixed directions, the ghost way.
 
-    Works on the layer's narrower side. The first ``shared`` tokens have the same inputs in every row: these, whichever
-    side is narrower, go through a direction once. Products in the inputs' dtype, sums in float32.
+    The first ``shared`` tokens, of the same inputs in every row, go through a direction once. Sums are in float32.
     """
     own_inputs, own_grads = inputs[:, shared:].contiguous(), output_grads[:, shared:].contiguous()
     dots = linear_token_dots(own_inputs, own_grads, directions).sum(dim=1)
@@ -121,11 +120,7 @@ def transient_products(
 def _dots(
     vectors: Float[Tensor, "rows size"], directions: Float[Tensor, "directions size"]
 ) -> Float[Tensor, "rows directions"]:
-    """Dots in float32; of few vectors as the diagonal of a product of all pieces with all pieces.
-
-    A CPU's product of few long vectors as they are takes up to five times as long, though it does an eighth of
-    that one's work. Elsewhere each piece is a product of its own in one batch of them.
-    """
+    """Dots in float32; of few vectors, which are slow on a CPU, as the diagonal of all pieces times all pieces."""
     if vectors.device.type != "cpu":
         return batched_dots(vectors, directions)
     few = len(vectors) * len(directions) <= FEW_DOTS
@@ -145,11 +140,7 @@ def batched_dots(
 
 
 def _squared_norms(vectors: Float[Tensor, "rows size"]) -> Float[Tensor, " rows"]:
-    """Squared norms in float32, from pieces whose norms are computed in the vectors' dtype.
-
-    Norms of low-precision vectors accumulate in float32 but are rounded at the end; over many pieces that rounding
-    averages out, and nothing is copied to float32.
-    """
+    """Squared norms from pieces whose norms are rounded each, which averages out: nothing is copied to float32."""
     pieces = math.gcd(vectors.shape[1], 64)
     norms = torch.linalg.vector_norm(vectors.view(len(vectors) * pieces, -1), dim=1)
     squares: Tensor = norms.float().square().view(len(vectors), pieces).sum(dim=1)
@@ -163,10 +154,7 @@ def linear_products(
     ways: Ways | None = None,
     shared: int = 0,
 ) -> tuple[Float[Tensor, "rows directions"], Float[Tensor, " rows"]]:
-    """Each row's dots with the directions and squared norm of its weight gradient, each by the cheaper way.
-
-    The first ``shared`` tokens have the same inputs in every row.
-    """
+    """Each row's dots with the directions and squared norm of its weight gradient, each by the cheaper way."""
     if ways is None:
         rows, tokens, fan_in = inputs.shape
         pushed = tokens - shared + shared / rows
