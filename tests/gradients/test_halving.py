@@ -11,11 +11,10 @@ import pytest
 import torch
 
 from ripcurrent.errors import ExitCode, RipcurrentError
-from ripcurrent.gradients import Directions, FeatureReader, GradientPass, Halving, make_batch
-from tests.gradients.oracle import chat_model, random_rows, random_stack, rows_behind_a_prefix
+from ripcurrent.gradients import Directions, GradientPass, Halving, make_batch
+from tests.gradients.oracle import chat_model, random_rows, random_stack
 from tests.models.tiny import tiny_model
 
-CPU = torch.device("cpu")
 CPU_SAYS = (
     "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate"
 )
@@ -71,15 +70,10 @@ def test_halves_give_the_results_of_the_whole_and_remember_what_did_not_fit(room
     assert max(measured(tiny, halving, room=room)[1]) <= room, "a size that ran out is not tried again"
 
 
-def test_one_row_that_does_not_fit_is_named_and_what_was_kept_is_given_back():
-    """Keys and values of a shared system prompt could be what a single row lacks room for."""
-    reader = FeatureReader(chat_model(tiny_model("llama_tied")))
-    reader.forward(make_batch(rows_behind_a_prefix(4, seed=1), CPU))
-    assert reader._prefixes._kept
-
+def test_one_row_that_does_not_fit_is_named():
     def refuse() -> None:
         halving = Halving()
-        for _ in halving.groups(ROWS, [range(13)], reader.forget):
+        for _ in halving.groups(ROWS, [range(13)]):
             with halving.attempt():
                 raise ERRORS["cpu"]()
 
@@ -87,7 +81,6 @@ def test_one_row_that_does_not_fit_is_named_and_what_was_kept_is_given_back():
         refuse()
     assert caught.value.code is ExitCode.NOT_MEASURED
     assert "--max-tokens" in caught.value.hint
-    assert not reader._prefixes._kept
 
 
 @pytest.mark.parametrize("error", [RuntimeError("mat1 and mat2 do not fit"), ValueError("out of memory")])

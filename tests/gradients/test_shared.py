@@ -1,18 +1,16 @@
-"""Rows that begin alike: products of batches whose first tokens pass once, and states after a shared prefix."""
+"""Rows that begin alike: products of batches whose first tokens pass once."""
 
 import gc
 import weakref
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import peft
 import pytest
 import torch
 
-from ripcurrent.gradients import FeatureReader, GradientPass, _shared, make_batch
-from ripcurrent.gradients._shared import SharedLinear, SharedPrefix, common_length, worth_sharing
-from ripcurrent.models import use_grouped_attention
+from ripcurrent.gradients import GradientPass, _shared, make_batch
+from ripcurrent.gradients._shared import SharedLinear, worth_sharing
 from tests.gradients.oracle import PREFIX, chat_model, compare_with_autograd, random_stack, rows_behind_a_prefix
 from tests.models.tiny import KINDS, tiny_model
 
@@ -105,52 +103,3 @@ def test_a_measured_batch_leaves_no_activation_behind():
         assert all(one() is None for one in seen)
     finally:
         gc.enable()
-
-
-def counted(model: Any) -> list[int]:
-    """Filled with the tokens of every forward pass from now on."""
-    seen: list[int] = []
-    base = getattr(model, model.base_model_prefix)
-    base.register_forward_pre_hook(lambda _, __, named: seen.append(named["input_ids"].numel()), with_kwargs=True)
-    return seen
-
-
-ATTENDING = ("llama_tied", "qwen2", "qwen3", "gemma2", "gemma3", "gpt2", "mistral", "phi3")
-ATTENTION = [(kind, grouped) for kind in ATTENDING for grouped in (False, True) if (kind, grouped) != ("gemma2", True)]
-"""Gemma 2 caps its attention scores, which grouped products leave to transformers."""
-
-
-@pytest.mark.parametrize(("kind", "grouped"), ATTENTION)
-def test_features_are_those_of_rows_alone(kind, grouped):
-    model = chat_model(tiny_model(kind))
-    if grouped:
-        use_grouped_attention(model.model)
-    batch, reader = rows_behind_a_prefix(5, seed=1), FeatureReader(model)
-    alone = np.concatenate([reader.forward(make_batch([row], CPU)).features for row in batch])
-    seen = counted(model.model)
-    for _ in range(2):
-        np.testing.assert_allclose(reader.forward(make_batch(batch, CPU)).features, alone, rtol=1e-4, atol=1e-5)
-    assert seen[0] >= PREFIX, "the prefix, once"
-    assert seen[1:] == [5 * (make_batch(batch, CPU).ids.shape[1] - seen[0])] * 2
-
-
-def test_the_same_batch_gives_the_same_bits_whatever_was_seen_before():
-    """A resumed scan has not seen the batches before."""
-    model = chat_model(tiny_model("qwen2"))
-    fresh, used = FeatureReader(model), FeatureReader(model)
-    for seed in range(12):
-        used.forward(make_batch(rows_behind_a_prefix(3, seed=seed, prefix=8 + seed), CPU))
-    batch = make_batch(rows_behind_a_prefix(4, seed=50), CPU)
-    assert np.array_equal(fresh.forward(batch).features, used.forward(batch).features)
-
-
-def test_no_token_is_shared_whose_state_is_asked_for():
-    row = rows_behind_a_prefix(1, seed=3)[0]
-    assert common_length(make_batch([row, row], CPU)) == len(row.tokens) - 1
-    apart = replace(row, tokens=row.tokens.copy())
-    apart.tokens[5] += 1
-    assert common_length(make_batch([row, apart], CPU)) == 5
-    model = tiny_model("llama_tied")
-    split = SharedPrefix(model.model, model.config).split
-    assert split(make_batch([row, apart], CPU))[0] == {}, "too short to pay"
-    assert split(make_batch([row], CPU))[0] == {}, "one row shares with none"

@@ -36,11 +36,6 @@ class Batch:
     def rows(self) -> int:
         return self.ids.shape[0]
 
-    def after(self, tokens: int) -> Batch:
-        """The batch without its first ``tokens`` tokens. Every row is longer, and no state before them is needed."""
-        by_token = self.ids, self.loss_mask, self.weights
-        return Batch(*(values[:, tokens:] for values in by_token), self.lengths - tokens)
-
     def to(self, device: torch.device) -> Batch:
         return Batch(*(getattr(self, field.name).to(device) for field in fields(self)))
 

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from ripcurrent.gradients._batch import Batch, BatchSignals
-from ripcurrent.gradients._shared import SharedPrefix
 from ripcurrent.models import ChatModel
 
 Features = npt.NDArray[np.float32]
@@ -22,18 +21,12 @@ class FeatureReader:
         model = chat_model.model
         causal: Any = model.get_base_model() if hasattr(model, "peft_config") else model
         self._base = getattr(causal, causal.base_model_prefix)
-        self._prefixes = SharedPrefix(self._base, causal.config.get_text_config())
-
-    def forget(self) -> None:
-        """Give back what is kept for further batches."""
-        self._prefixes.forget()
 
     def forward(self, batch: Batch) -> BatchSignals:
-        """Features alone, from a forward pass without the output head, over what the rows do not share."""
+        """Features alone, from a forward pass without the output head."""
         with torch.inference_mode():
-            begun, rest = self._prefixes.split(batch)
-            output = self._base(input_ids=rest.ids, **{"use_cache": False, **begun})
-            return BatchSignals(features=last_states(output.last_hidden_state, rest))
+            hidden = self._base(input_ids=batch.ids, use_cache=False).last_hidden_state
+            return BatchSignals(features=last_states(hidden, batch))
 
 
 def last_states(hidden: Tensor, batch: Batch) -> Features:

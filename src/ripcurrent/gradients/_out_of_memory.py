@@ -78,9 +78,7 @@ class Halving:
         """Batches that ran out of memory."""
         self._said: str | None = None
 
-    def groups(
-        self, rows: Sequence[EncodedRow], plan: Iterable[Sequence[int]], forget: Callable[[], None] = lambda: None
-    ) -> Iterator[list[int]]:
+    def groups(self, rows: Sequence[EncodedRow], plan: Iterable[Sequence[int]]) -> Iterator[list[int]]:
         """The places of each batch of a plan, or of its halves; a `RipcurrentError` where a single row does not fit."""
         waiting = [list(places) for places in plan]
         while waiting:
@@ -91,7 +89,6 @@ class Halving:
                 yield group
                 if self._said is None:
                     continue
-                forget()
                 _give_back_memory()
                 if len(group) == 1:
                     raise _row_does_not_fit(rows[group[0]], self._said)

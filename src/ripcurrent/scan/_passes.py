@@ -169,10 +169,9 @@ class SignalStage:
         left = Counter(number for number, length in zip(row_of, lengths, strict=True) if length)
         self.on_rows(len(prepared) - len(left))
         self.freed.before_first()
-        forget = (lambda: None) if self.features is None else self.features.forget
         measured, device = 0, self.chat_model.device
         # no call lies between this loop and the pass: a stack that is short is quick to read in a profile
-        for places in self.halving.groups(pieces, plan_batches(lengths, self.token_budget), forget):
+        for places in self.halving.groups(pieces, plan_batches(lengths, self.token_budget)):
             with self.halving.attempt():
                 batch = make_batch([pieces[p] for p in places], device, row_tokens=self.options.row_tokens)
                 if self.gradient_pass is not None and self.directions is not None:
