@@ -225,19 +225,6 @@ def _unwritable(folder: Path, error: OSError) -> RipcurrentError:
     )
 
 
-def refuse_other_cut(folder: Path | None, part: object) -> None:
-    """Refuse the only part in a folder with a part of several: so a scheduler names one task of an array run again."""
-    if folder is None or str(part) != "0/1":
-        return
-    others = sorted(path.stem for path in (folder / PARTS).glob("*-of-*.json") if path.stem != "0-of-1")
-    if others:
-        index, _, of = others[0].partition("-of-")
-        raise RipcurrentError(
-            f"By the environment this is the only part, and {folder} holds part {index} of {of}.",
-            f"Give the part that is missing by number, --shard i/{of}; auto needs the whole array.",
-        )
-
-
 def _parts_at_work(folder: Path) -> list[str]:
     """The parts whose processes hold their locks, such as ``0/4``."""
     working = []

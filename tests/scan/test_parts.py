@@ -5,7 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,9 +12,8 @@ from hypothesis import strategies as st
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.progress import SilentProgress
 from ripcurrent.runs import RunFolder, read_config
-from ripcurrent.scan import Part, ScanRun, bind_local_gpu, parse_part, scan
+from ripcurrent.scan import Part, ScanRun, parse_part, scan
 from ripcurrent.scan._parts import shards_in
-from tests.cli.command import judge
 from tests.scan_fixtures import good_rows, rows_with_a_gap, write_jsonl
 
 ROWS = 22
@@ -39,75 +37,19 @@ def test_parts_take_every_row_once_in_order_and_shards_evenly(rows, size, of):
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
-def array_of(task: int, count: int, first: int, last: int) -> dict[str, str]:
-    values = {"ID": task, "COUNT": count, "MIN": first, "MAX": last}
-    return {f"SLURM_ARRAY_TASK_{name}": str(value) for name, value in values.items()}
-
-
-def step_of(task: int, count: int, local: int = 0) -> dict[str, str]:
-    return {"SLURM_STEP_NUM_TASKS": str(count), "SLURM_PROCID": str(task), "SLURM_LOCALID": str(local)}
-
-
 @pytest.mark.parametrize(
-    ("text", "environment", "expected"),
+    ("text", "said"),
     [
-        ("0/1", {}, Part(0, 1)),
-        ("3/4", {"RANK": "1", "WORLD_SIZE": "2"}, Part(3, 4)),
-        ("auto", array_of(3, 8, 1, 8), Part(2, 8)),
-        ("auto", {"RANK": "5", "WORLD_SIZE": "6"}, Part(5, 6)),
-        ("auto", {**array_of(2, 3, 1, 3), "RANK": "3", "WORLD_SIZE": "4"}, Part(7, 12)),
-        ("auto", step_of(5, 8), Part(5, 8)),
-        ("auto", {**array_of(1, 3, 0, 2), **step_of(5, 8)}, Part(13, 24)),
-        # torchrun, which srun started once on each of two machines
-        ("auto", {**step_of(1, 2), "RANK": "9", "WORLD_SIZE": "16"}, Part(9, 16)),
-        # a batch script of an array is one process, whatever its job asks for
-        ("auto", {**array_of(1, 3, 0, 2), "SLURM_NTASKS": "8", "SLURM_PROCID": "0"}, Part(1, 3)),
-        ("4/4", {}, r"no part 4 of 4: parts are counted from 0\.\nWrite 0/4 to 3/4"),
-        ("0/0", {}, "no part 0 of 0"),
-        ("half", {}, "--shard half is not of the form i/n"),
-        ("-1/4", {}, "not of the form"),
-        ("auto", {"RANK": "0"}, "neither a SLURM array, nor srun with several tasks, nor torchrun"),
-        ("auto", {"SLURM_NTASKS": "8", "SLURM_PROCID": "0"}, "neither a SLURM array, nor srun"),
-        ("auto", array_of(5, 2, 2, 5), "2 tasks with ids from 2 to 5: auto needs ids without gaps"),
-        ("auto", {"SLURM_ARRAY_TASK_ID": "1"}, "SLURM_ARRAY_TASK_COUNT"),
-        ("auto", {"RANK": "4", "WORLD_SIZE": "4"}, "part 4 of 4"),
+        ("4/4", r"no part 4 of 4: parts are counted from 0\.\nWrite 0/4 to 3/4"),
+        ("0/0", "no part 0 of 0"),
+        ("half", "--shard half is not of the form i/n"),
+        ("-1/4", "not of the form"),
     ],
-    ids=str,
 )
-def test_a_part_by_number_or_from_the_scheduler(text, environment, expected):
-    if isinstance(expected, Part):
-        assert parse_part(text, environment) == expected
-    else:
-        with pytest.raises(RipcurrentError, match=expected):
-            parse_part(text, environment)
-
-
-@pytest.mark.parametrize(
-    ("environment", "visible"),
-    [
-        ({}, None),
-        ({"LOCAL_RANK": "3"}, "3"),
-        ({"LOCAL_RANK": "5"}, "Process 5 of this machine has no GPU: it sees 4"),
-        ({"LOCAL_RANK": "1", "CUDA_VISIBLE_DEVICES": "4,5"}, "5"),
-        ({"LOCAL_RANK": "2", "CUDA_VISIBLE_DEVICES": "4,5"}, "Process 2 of this machine has no GPU: it sees 2"),
-        ({"LOCAL_RANK": "1", "CUDA_VISIBLE_DEVICES": "7"}, "7"),
-        ({"CUDA_VISIBLE_DEVICES": "4,5"}, "4,5"),
-        ({**step_of(9, 16, 1), "CUDA_VISIBLE_DEVICES": "4,5"}, "5"),
-        ({**step_of(1, 2, 0), "LOCAL_RANK": "1", "CUDA_VISIBLE_DEVICES": "4,5"}, "5"),
-        ({**step_of(0, 1, 0), "CUDA_VISIBLE_DEVICES": "4,5"}, "4,5"),
-        ({"LOCAL_RANK": "1", "CUDA_VISIBLE_DEVICES": ""}, ""),
-    ],
-    ids=str,
-)
-def test_each_of_torchruns_or_sruns_processes_sees_its_own_gpu(environment, visible, monkeypatch):
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
-    found = dict(environment)
-    if visible is not None and "no GPU" in visible:
-        with pytest.raises(RipcurrentError, match=visible):
-            bind_local_gpu(found)
-    else:
-        bind_local_gpu(found)
-        assert found.get("CUDA_VISIBLE_DEVICES") == visible
+def test_what_names_no_part_is_refused(text, said):
+    assert parse_part("3/4") == Part(3, 4)
+    with pytest.raises(RipcurrentError, match=said):
+        parse_part(text)
 
 
 @pytest.fixture(scope="module")
@@ -220,25 +162,14 @@ def test_a_part_at_work_keeps_its_folder_from_another_scan(tmp_path):
         assert read_config(tmp_path) == {"position": "last_content"}
 
 
-def test_commands_of_a_slurm_array(command, tmp_path, monkeypatch):
+def test_commands_of_two_processes(command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     dataset, cheap = write_jsonl(tmp_path / "rows.jsonl", good_rows(300)), ("--signals", "representation", "--json")
-    said = []
-    for task in (1, 2):
-        for name, value in array_of(task, 2, 1, 2).items():
-            monkeypatch.setenv(name, value)
-        said.append(command.scan(dataset, "--shard", "auto", *cheap))
+    said = [command.scan(dataset, "--shard", part, *cheap) for part in ("0/2", "1/2")]
     assert [one.code for one in said] == [0, 0], said[0].err + said[1].err
     assert said[0].json == {"run": "runs/rows", "part": "0/2", "rows_scored_in_this_call": 256}
     assert (said[1].json["scored"], said[1].json["rows"]) == (300, 300)
-    assert command.scan(dataset, "--out", tmp_path / "alone", *cheap).code == 0
-    one, other = (pq.read_table(folder / "scores.parquet") for folder in (tmp_path / "runs/rows", tmp_path / "alone"))
-    assert one.equals(other)
     assert Path("runs/rows/report.html").is_file()
-    # a task that is given again alone believes that it is the only one
-    for name, value in array_of(2, 1, 2, 2).items():
-        monkeypatch.setenv(name, value)
-    judge(command.scan(dataset, "--shard", "auto"), ("holds part 0 of 2", "--shard i/2"))
 
 
 def test_options_that_make_no_sense(command, rows_file, tmp_path):

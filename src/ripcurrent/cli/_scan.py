@@ -14,7 +14,7 @@ from ripcurrent.scan import Execution, ScanOptions
 
 if TYPE_CHECKING:
     from ripcurrent.forecast import Forecast
-    from ripcurrent.scan import Part, ScanRun
+    from ripcurrent.scan import ScanRun
 
 DATASET = argument("DATASET", "File, folder, 'pattern*', or hf:owner/name[:split].")
 PANELS = {
@@ -28,7 +28,7 @@ PANELS = {
 EXAMPLES = (
     "ripcurrent scan support.jsonl -m Qwen/Qwen2.5-7B-Instruct",
     "ripcurrent scan corpus/*.parquet --windows --memory 8GB --token-budget 1024",
-    "ripcurrent scan big.jsonl --shard auto -o runs/big    (one process of a SLURM array)",
+    "ripcurrent scan big.jsonl --shard 3/8 -o runs/big    (one of eight processes)",
 )
 
 
@@ -36,7 +36,7 @@ class ScaleOptions(Execution):
     """Who computes which part of a scan."""
 
     shard: str | None = Field(default=None, json_schema_extra={"metavar": "i/n"})
-    """Score only part i of n, from 0; auto: as SLURM or torchrun says. The part that ends last writes the scores."""
+    """Score only part i of n, from 0, beside processes for the others. The part that ends last writes the scores."""
 
 
 @command("scan", PANELS, EXAMPLES)
@@ -53,10 +53,10 @@ def scan_command(
     """
     from ripcurrent.forecast import forecast, read_forecast
     from ripcurrent.report import build_report
-    from ripcurrent.scan import scan
+    from ripcurrent.scan import parse_part, scan
 
     output.say_default_model("model" in options.model_fields_set)
-    part = None if scale.shard is None else _part(dataset, scale, out, options)
+    part = None if scale.shard is None else parse_part(scale.shard)
     with output.progress() as progress:
         run = scan(dataset, out, options, part=part, execution=scale, progress=progress)
         fresh = int(run.manifest.timings["rows_scored_in_this_call"])
@@ -70,21 +70,6 @@ def scan_command(
             say(f"Part {part}: {fresh} rows scored now. The part that ends last writes the scores of all.")
     elif output.answer(lambda: {**run.to_json(), "forecast": None if found.reason else found.model_dump(mode="json")}):
         show_scan(run, found)
-
-
-def _part(dataset: str, scale: ScaleOptions, out: Path | None, options: ScanOptions) -> Part:
-    import os
-
-    from ripcurrent.runs import refuse_other_cut
-    from ripcurrent.scan import bind_local_gpu, default_folder, parse_part
-
-    part = parse_part(scale.shard or "", os.environ)
-    if scale.shard == "auto":
-        folder = out or default_folder(options.open(dataset))
-        refuse_other_cut(folder, part)
-        if scale.executor == "local" and options.device in (None, "cuda"):
-            bind_local_gpu(os.environ)
-    return part
 
 
 def show_scan(run: ScanRun, forecast: Forecast | None) -> None:

@@ -18,7 +18,6 @@ from ._overview import scan_notes as scan_notes
 from ._overview import score_quantiles as score_quantiles
 from ._overview import weak_anchors_note as weak_anchors_note
 from ._parts import Part as Part
-from ._parts import bind_local_gpu as bind_local_gpu
 from ._parts import parse_part as parse_part
 from ._run import BoolArray as BoolArray
 from ._run import FloatArray as FloatArray
