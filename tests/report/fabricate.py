@@ -19,7 +19,6 @@ from ripcurrent.scan import (
 )
 from tests.select.fabricate import TYPES, manifest
 
-ANCHOR_ORDER = [(name, number) for name in ("harmful", "safe_1", "safe_2") for number in range(6)]
 SEPARATION = {"gradient_balanced": 0.973, "gradient_bidirectional": 0.842, "representation_bidirectional": 0.991}
 PLACES = ("harbour", "orchard", "workshop", "library", "allotment", "bakery", "observatory", "ferry")
 THINGS = ("rope", "lantern", "notebook", "kettle", "barometer", "trellis", "compass", "ledger")
@@ -56,7 +55,7 @@ def fabricate_run(
     random = np.random.default_rng(7)
     lessons = [_lesson(random, number) for number in range(rows)]
     lessons[: len(texts)] = [(prompt, response, ()) for prompt, response in texts]
-    (folder / "signals").mkdir(parents=True)
+    folder.mkdir(parents=True)
     data = folder.parent / "lessons.jsonl"
     records = [{"id": f"lesson-{n:05d}", "prompt": one[0], "response": one[1]} for n, one in enumerate(lessons)]
     data.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
@@ -66,15 +65,8 @@ def fabricate_run(
     about = {"direction_of_risk": DIRECTION_OF_RISK, "default_ranking": ranking}
     table = _table(random, lessons, statuses, signals).replace_schema_metadata({"ripcurrent": json.dumps(about)})
     pq.write_table(table, folder / "scores.parquet", row_group_size=512)
-    ok = [row for row, status in enumerate(statuses) if status == "ok"]
-    for shard, part in enumerate(np.array_split(np.array(ok, dtype=np.int64), 2)):
-        columns = {"row": pa.array(part)}
-        if signals != "gradient":
-            cosines = random.uniform(0.3, 0.8, (len(part), len(ANCHOR_ORDER)))
-            columns["representation_cosines"] = pa.array(cosines.tolist(), pa.list_(pa.float32()))
-        pq.write_table(pa.table(columns), folder / "signals" / f"shard-{shard:05d}.parquet")
     separation = {name: value for name, value in SEPARATION.items() if signals == "all" or name.startswith(signals)}
-    anchors = ScanAnchors(name="built-in", sha256="07bf" * 16, order=ANCHOR_ORDER, separation=separation)
+    anchors = ScanAnchors(name="built-in", sha256="07bf" * 16, separation=separation)
     counts = {status: statuses.count(status) for status in dict.fromkeys(statuses)}
     changes = {"anchors": anchors, "status_counts": counts, "peak_memory_bytes": 2_214_592_512}
     manifest(data, signals=signals).model_copy(update=changes).write(folder)

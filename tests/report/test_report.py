@@ -37,23 +37,13 @@ def test_a_page_of_a_thousand_long_rows_is_one_small_file_and_the_same_to_the_by
     assert build_report(ScanRun.open(run)).read_bytes() == first
 
 
-def test_rows_have_their_own_values_and_nearest_anchors(tmp_path):
+def test_rows_have_their_own_values(tmp_path):
     run = fabricate_run(tmp_path / "run", rows=1600)
     stored = pq.read_table(run / "scores.parquet").to_pylist()
-    cosines = {
-        entry["row"]: entry["representation_cosines"]
-        for shard in (run / "signals").glob("*.parquet")
-        for entry in pq.read_table(shard).to_pylist()
-    }
     rows = data_of(build(run))["rows"]
     for at, row in enumerate(rows["row"]):
         assert rows["id"][at] == stored[row]["id"]
         assert ("list" in rows["traits"][at]) == stored[row]["is_list"]
-        own = cosines.get(row, [])
-        sets = [range(first, first + 6) for first in (0, 6, 12) if own]
-        nearest = [place for places in sets for place in sorted(places, key=lambda place, own=own: -own[place])[:2]]
-        found, values = zip(*rows["nearest"][at], strict=True) if own else ((), ())
-        assert (set(found), list(values)) == (set(nearest), sorted(values, reverse=True))
 
 
 def test_a_changed_dataset_shows_no_text_beside_its_scores(tmp_path):

@@ -1,4 +1,4 @@
-"""The rows that a scan's page holds in full: which ones, their texts, nearest anchors and token shares."""
+"""The rows that a scan's page holds in full: which ones, their texts and token shares."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,6 @@ WHOLE_TABLE_ROWS = 1_500
 END_GROUP_ROWS = 500
 SAMPLE_ROWS = 300
 UNSCORED_ROWS = 200
-NEAREST_PER_SET = 2
 SAMPLE_SEED = 0
 TEXT_BUDGET_BYTES = 1_300_000
 ROW_BUDGET_BYTES = 2_400
@@ -77,25 +76,6 @@ def choose_shown_rows(ranked: Indices, scored: Bools) -> ShownRows:
         tuple(int(rank[index]) or None for index in indices),
         len(indices) == len(scored),
     )
-
-
-def nearest_anchors(run: ScanRun, indices: Indices) -> list[list[tuple[int, float]]] | None:
-    """For each row its two nearest anchors of every set by representation, as ``(place, cosine)``; None without any."""
-    sets: dict[str, list[int]] = {}
-    for place, (name, _) in enumerate(run.manifest.anchors.order):
-        sets.setdefault(name, []).append(place)
-    nearest: dict[int, list[tuple[int, float]]] = {}
-    for rows, cosines in run.cosines():
-        for at in np.flatnonzero(np.isin(rows, indices)).tolist():
-            nearest[int(rows[at])] = _nearest(cosines[at], list(sets.values()))
-    return [nearest.get(index, []) for index in indices.tolist()] if nearest else None
-
-
-def _nearest(cosines: npt.NDArray[np.float32], sets: list[list[int]]) -> list[tuple[int, float]]:
-    if not np.isfinite(cosines).all():
-        return []
-    chosen = [p for members in sets for p in sorted(members, key=lambda p: -cosines[p])[:NEAREST_PER_SET]]
-    return [(p, round(float(cosines[p]), 3)) for p in sorted(chosen, key=lambda p: -cosines[p])]
 
 
 def read_row_texts(run: ScanRun, indices: Indices) -> tuple[Texts, str]:

@@ -141,15 +141,6 @@
     (text && shares?.body(name, text)) || make("div", { class: "body", "data-part": name.toLowerCase(), text: text || "(empty)" }),
   ];
 
-  const nearest = (i) => {
-    if (!rows.nearest) return [make("p", { class: "sub", text: "This run kept no representation cosines to single anchors." })];
-    if (!rows.nearest[i].length) return [make("p", { class: "sub", text: "None: the row has no representation." })];
-    return [make("ul", { class: "near" }, ...rows.nearest[i].map(([position, cosine]) => {
-      const [set, place] = data.anchors[position];
-      return make("li", { class: set }, make("span", { text: `${set} #${place}` }), track(cosine), make("span", { class: "num", text: number(cosine) }));
-    }))];
-  };
-
   const detail = (i, id, columns) => {
     const shares = data.shares?.rows[i] ? window.tokenShares(data.shares.rows[i], id, { make, number, data }) : null;
     const texts = rows.texts[i]
@@ -165,7 +156,7 @@
     return make("tr", { class: "detail", id }, make("td", { colspan: columns },
       make("div", { class: "parts" },
         make("div", {}, controls, ...texts),
-        make("div", {}, ...(sums ?? []), make("h4", { text: "Parts" }), facts, make("h4", { text: "Nearest anchors, by number" }), ...nearest(i)))));
+        make("div", {}, ...(sums ?? []), make("h4", { text: "Parts" }), facts))));
   };
 
   const openButton = (i) => {

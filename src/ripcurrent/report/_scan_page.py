@@ -8,7 +8,7 @@ import numpy as np
 from ripcurrent.forecast import read_forecast
 from ripcurrent.report import without_plots
 from ripcurrent.report._page import Data, render_page
-from ripcurrent.report._rows import ShownRows, choose_shown_rows, nearest_anchors, read_page_shares, read_row_texts
+from ripcurrent.report._rows import ShownRows, choose_shown_rows, read_page_shares, read_row_texts
 from ripcurrent.report._summary import ScoreSummary, summarise_score
 from ripcurrent.scan import COLUMNS, TRAIT_COLUMNS, Column, ScanRun, weakly_separated
 
@@ -37,13 +37,8 @@ def render_scan_page(run: ScanRun) -> str:
             for c in columns
         },
         "traits": list(traits.values()),
-        "anchors": run.manifest.anchors.order,
         "charts": _chart_data(run, summaries, list(traits.values())),
-        "rows": {
-            **rows,
-            "texts": [texts.get(index) for index in shown.indices.tolist()],
-            "nearest": nearest_anchors(run, shown.indices),
-        },
+        "rows": {**rows, "texts": [texts.get(index) for index in shown.indices.tolist()]},
         "shares": shares,
     }
     forecast = read_forecast(run)
