@@ -200,7 +200,7 @@ def test_the_name_at_an_endpoint_is_no_model_of_ours(command):
 
 def test_help_names_the_options_that_are_not_in_sight(command, monkeypatch):
     monkeypatch.setenv("COLUMNS", "400")
-    assert "Further options, which docs/cli.md explains: --attention" in " ".join(command("scan", "--help").out.split())
+    assert "Further options, which docs/cli.md explains: --avg-n" in " ".join(command("scan", "--help").out.split())
 
 
 def test_text_of_any_language_is_shown_and_commands_to_the_terminal_are_not():

@@ -46,12 +46,10 @@ def test_a_folder_comes_back_whole_frozen_and_in_eval_mode(kind, tmp_path):
 
 
 @pytest.mark.parametrize(("kind", "head"), [("llama_tied", 0), ("mistral", 300 * 32)])
-def test_a_tied_head_counts_once_and_eager_attention_is_taken_when_asked_for(kind, head, tmp_path):
-    loaded = load_model(save_tiny(tmp_path, kind), device="cpu", dtype="float32", attention="eager")
+def test_a_tied_head_counts_once(kind, head, tmp_path):
+    loaded = load_model(save_tiny(tmp_path, kind), device="cpu", dtype="float32")
     info = describe(loaded)
     assert (info.parameters, info.dtype, info.device) == (25_120 + head, "float32", "cpu")
-    assert info.attention == "eager"
-    assert torch.allclose(loaded.model(IDS).logits, tiny_model(kind)(IDS).logits, atol=1e-5)
 
 
 def test_the_chat_template_has_its_hash_and_may_be_missing(tmp_path):
@@ -216,7 +214,6 @@ def test_a_dense_model_of_a_family_with_experts_is_no_mixture(tmp_path):
         ({"device": "cuda:99"}, "no device 'cuda:99'", "cpu"),
         ({"dtype": "fp16"}, "no compute type 'fp16'", "float32, bfloat16, float16"),
         ({"scope": "everything"}, "no scope 'everything'", "all, linear, lora"),
-        ({"attention": "flash"}, "no attention 'flash'", "sdpa, eager"),
     ],
 )
 def test_a_wrong_option_names_the_right_ones(options, says, choices, tmp_path):
@@ -229,7 +226,7 @@ def test_a_wrong_option_names_the_right_ones(options, says, choices, tmp_path):
 def test_the_fingerprint_is_of_weights_and_configuration_alone(tmp_path):
     first = load_model(save_tiny(tmp_path / "a", "llama_tied"), device="cpu", dtype="float32")
     shutil.copytree(tmp_path / "a", tmp_path / "b")
-    second = load_model(tmp_path / "b", device="cpu", dtype="float16", attention="eager")
+    second = load_model(tmp_path / "b", device="cpu", dtype="float16")
     assert {parameter.dtype for parameter in second.model.parameters()} == {torch.float16}
     other = load_model(save_tiny(tmp_path / "c", "llama_tied", seed=1), device="cpu", dtype="float32")
     assert first.fingerprint == second.fingerprint != other.fingerprint

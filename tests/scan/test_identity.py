@@ -179,7 +179,7 @@ def cached(finished, tmp_path_factory) -> Path:
 @pytest.mark.parametrize(
     ("change", "found"),
     [
-        *((change, False) for change in (*CHANGES, {"scope": "linear"}, {"dtype": "bfloat16"}, {"attention": "eager"})),
+        *((change, False) for change in (*CHANGES, {"scope": "linear"}, {"dtype": "bfloat16"})),
         ({"anchor_tokens": 4}, False),
         ({"max_tokens": 512}, False),
         # from another place, and for what they do not depend on

@@ -171,9 +171,7 @@ def usual(tmp_path_factory, exact) -> pa.Table:
 
 
 @pytest.mark.parametrize(
-    "options",
-    [{"token_budget": 16}, {"token_budget": 4000}, {"shard_rows": 1}, {"shard_rows": 7}, {"attention": "eager"}],
-    ids=str,
+    "options", [{"token_budget": 16}, {"token_budget": 4000}, {"shard_rows": 1}, {"shard_rows": 7}], ids=str
 )
 def test_how_rows_are_batched_and_sharded_changes_no_score(usual, tmp_path, exact, options):
     other = scores(good_rows(23), tmp_path, {**exact, **options})

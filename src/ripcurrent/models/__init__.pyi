@@ -1,7 +1,6 @@
 from ._adapter import attach_fresh_lora as attach_fresh_lora
 from ._adapter import merge_adapter as merge_adapter
 from ._attention import use_grouped_attention as use_grouped_attention
-from ._chat_model import Attention as Attention
 from ._chat_model import ChatModel as ChatModel
 from ._chat_model import ModelInfo as ModelInfo
 from ._chat_model import Scope as Scope

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 Scope = Literal["all", "linear", "lora"]
 """Which parameters a gradient is taken over: every one, those of linear layers, or an unmerged LoRA's A and B."""
-Attention = Literal["sdpa", "eager"]
-"""Attention kernels: PyTorch's fused one, or the plain products, whose results depend least on the batch's shape."""
 Value = bool | int | float | str
 FRESH_RANK = 8
 

@@ -14,7 +14,6 @@ from ripcurrent.models._adapter import adapter_sha256, attach_adapter, attach_fr
 from ripcurrent.models._attention import use_grouped_attention
 from ripcurrent.models._chat_model import (
     FRESH_RANK,
-    Attention,
     ChatModel,
     Scope,
     set_variables,
@@ -48,7 +47,6 @@ def load_model(
     device: str | None = None,
     dtype: str | None = None,
     scope: Scope = "all",
-    attention: Attention = "sdpa",
     seed: int = 0,
     weights_share: float = WEIGHTS_SHARE,
 ) -> ChatModel:
@@ -64,15 +62,13 @@ def load_model(
         device: ``cuda``, ``cuda:1``, ``mps``, ``cpu`` or ``auto`` (layers on all GPUs); None is the best here.
         dtype: ``float32``, ``bfloat16`` or ``float16``; None is bfloat16 where the device computes in it natively.
         scope: What gradients will be taken over; ``lora`` without an adapter takes a fresh LoRA of rank 8 (B = 0).
-        attention: ``sdpa`` or ``eager``. Architectures without a fused kernel (Gemma 2) always run ``eager``.
         seed: Seed of the fresh LoRA's A.
         weights_share: Share of each GPU's free memory that weights may take with ``auto``.
     """
     called, adapter = str(name), None if adapter is None else str(adapter)
     name, _ = split_variables(called)
-    for option, value, choices in (("scope", scope, get_args(Scope)), ("attention", attention, get_args(Attention))):
-        if value not in choices:
-            raise RipcurrentError(f"There is no {option} {value!r}.", f"Choices: {', '.join(choices)}.")
+    if scope not in get_args(Scope):
+        raise RipcurrentError(f"There is no scope {scope!r}.", f"Choices: {', '.join(get_args(Scope))}.")
     # oneDNN keeps a thousand compiled kernels with their buffers: memory would grow with the number of batch shapes
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
     sum_in_float32()
@@ -91,7 +87,7 @@ def load_model(
         tokenizer = load_tokenizer(called, adapter=adapter)
         # Before a merge the weights stay as they are stored, so that they are rounded once, after it.
         stored_dtype = "auto" if merged and torch_dtype != torch.float32 else torch_dtype
-        model = load_base(folder, name, config, torch_device, stored_dtype, attention, room)
+        model = load_base(folder, name, config, torch_device, stored_dtype, room)
         _check_vocabulary(model, tokenizer, tokenizer.name_or_path if own is not None else name)
         model = _merged(model, merged, torch_dtype, name)
         if torch_device.type == "cpu" and torch_dtype == torch.bfloat16 and model.config._attn_implementation == "sdpa":

@@ -11,7 +11,6 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, Pre
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
 
 from ripcurrent.errors import RipcurrentError
-from ripcurrent.models._chat_model import Attention
 from ripcurrent.models._libraries import first_line
 from ripcurrent.models._machine import is_out_of_memory
 
@@ -85,7 +84,6 @@ def load_base(
     config: PretrainedConfig,
     device: torch.device,
     dtype: torch.dtype | str,
-    attention: Attention,
     room: dict[int, int] | None,
 ) -> PreTrainedModel:
     has_fused = getattr(MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], "_supports_sdpa", True)
@@ -97,7 +95,7 @@ def load_base(
             folder,
             config=config,
             dtype=dtype,
-            attn_implementation=attention if has_fused else "eager",
+            attn_implementation="sdpa" if has_fused else "eager",
             use_safetensors=True,
             local_files_only=True,
             trust_remote_code=False,

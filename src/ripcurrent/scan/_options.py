@@ -26,8 +26,6 @@ class ScanOptions(RowOptions):
     """cuda, mps, cpu, or auto: layers on all GPUs. The best one there is unless named."""
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     """Compute type; bfloat16 where the device computes in it natively."""
-    attention: Literal["sdpa", "eager"] = "sdpa"
-    """Attention kernel; eager is least sensitive to batch shape."""
     anchors: str = Field(default="builtin", json_schema_extra={"metavar": "FILE"})
     """builtin, second_family, or a JSON-lines file."""
     anchor_check: bool = Field(

@@ -91,11 +91,10 @@ class DirectionCache:
             "scope": chat_model.scope,
             "dtype": str(chat_model.dtype),
             "device": chat_model.device.type,
-            "attention": options.attention,
             "anchor_tokens": options.anchor_tokens,
             "max_tokens": _longest_anchor(chat_model, options),
             # kept so that directions of earlier versions are used
-            "running_sum": False,
+            **{"attention": "sdpa", "running_sum": False},
         }
         key = hashlib.sha256(json.dumps(self._depends_on, sort_keys=True).encode()).hexdigest()[:24]
         self.folder = cache_folder() / "directions" / key

@@ -37,7 +37,7 @@ MARGIN = 0.9
 
 def load_scan_model(options: ScanOptions, held: ChatModel | None = None) -> ChatModel:
     """The model to score with, or the one in memory; it needs a chat template and ``max_tokens`` positions."""
-    named = options.model_dump(include={"adapter", "device", "dtype", "scope", "attention", "seed"})
+    named = options.model_dump(include={"adapter", "device", "dtype", "scope", "seed"})
     share = WEIGHTS_SHARE_WITH_DIRECTIONS if options.wants_gradient else WEIGHTS_SHARE
     chat_model = held or load_model(name=options.model, **named, weights_share=share)
     require_chat_template(chat_model)
