@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 
 from ripcurrent.report import build, build_report
 from ripcurrent.report._page import embed_json
-from ripcurrent.report._rows import choose_shown_rows, clip_text
-from ripcurrent.report._summary import histogram, summarise_score
+from ripcurrent.report._rows import choose_shown_rows, clip_text, histogram, summarise_score
 from ripcurrent.scan import ScanRun
 from tests.report.fabricate import fabricate_run
 

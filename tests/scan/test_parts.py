@@ -13,7 +13,7 @@ from ripcurrent.errors import RipcurrentError
 from ripcurrent.progress import SilentProgress
 from ripcurrent.runs import RunFolder, read_config
 from ripcurrent.scan import Part, ScanRun, parse_part, scan
-from ripcurrent.scan._parts import shards_in
+from ripcurrent.scan._shards import shards_in
 from tests.scan_fixtures import good_rows, rows_with_a_gap, write_jsonl
 
 ROWS = 22

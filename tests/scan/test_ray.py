@@ -15,9 +15,8 @@ import pyarrow as pa
 import pytest
 
 from ripcurrent.errors import DatasetChangedError, ExitCode, RipcurrentError
-from ripcurrent.scan._parts import shards_in
-from ripcurrent.scan._ray import ALONE, places, score_on_ray
-from ripcurrent.scan._shards import Shard, ShardFolder, ShardReader, Tables, run_shards, score_shards
+from ripcurrent.scan._execution import ALONE, places, score_on_ray
+from ripcurrent.scan._shards import Shard, ShardFolder, ShardReader, Tables, run_shards, score_shards, shards_in
 
 # read when Ray is first imported, which is here
 os.environ.update(ALONE)
@@ -151,7 +150,7 @@ def test_every_worker_finds_a_place_on_one_machine(machines, workers, use_gpu, s
 
 
 def test_what_other_work_holds_is_not_waited_for_without_end(tmp_path, monkeypatch):
-    monkeypatch.setattr(import_module("ripcurrent.scan._ray"), "STARTS_WITHIN", 2.0)
+    monkeypatch.setattr(import_module("ripcurrent.scan._execution"), "STARTS_WITHIN", 2.0)
     all_cores = int(ray.cluster_resources()["CPU"])
     other = ray.remote(num_cpus=all_cores)(Counter).remote()
     ray.get(other.total.remote())

@@ -25,10 +25,9 @@ from ripcurrent.errors import RipcurrentError
 from ripcurrent.gradients import GradientPass, choose_factoring, make_batch, set_direction, stack_directions
 from ripcurrent.progress import SilentProgress
 from ripcurrent.scan import scan
-from ripcurrent.scan._execution import RemoteScan, identity_of, on_device
+from ripcurrent.scan._execution import ALONE, NO_REPORTS, RemoteScan, identity_of, on_device
 from ripcurrent.scan._options import Execution, ScanOptions
 from ripcurrent.scan._passes import SignalStage
-from ripcurrent.scan._ray import ALONE, NO_REPORTS
 from ripcurrent.scan._scan_model import load_scan_model
 from tests.evaluate.scripted_server import free_port
 from tests.gradients.oracle import random_rows

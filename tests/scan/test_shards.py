@@ -9,8 +9,7 @@ import pyarrow as pa
 import pytest
 
 from ripcurrent.errors import DatasetChangedError, RipcurrentError
-from ripcurrent.scan._parts import shards_in
-from ripcurrent.scan._shards import ShardFolder, ShardReader, run_shards, score_shards
+from ripcurrent.scan._shards import ShardFolder, ShardReader, run_shards, score_shards, shards_in
 
 WAIT = 60
 """Seconds after which a test that would hang fails."""

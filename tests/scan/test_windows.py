@@ -12,9 +12,8 @@ from ripcurrent.data import EncodedRow, Row, encode_windows
 from ripcurrent.gradients import GradientPass
 from ripcurrent.models import load_model
 from ripcurrent.scan import Part, ScanRun, _passes, scan
-from ripcurrent.scan._parts import shards_in
 from ripcurrent.scan._passes import SignalStage
-from ripcurrent.scan._shards import ShardFolder, ShardReader, run_shards, score_shards
+from ripcurrent.scan._shards import ShardFolder, ShardReader, run_shards, score_shards, shards_in
 from tests.gradients.oracle import encoded_row, inner, random_directions, row_gradient, row_loss
 from tests.scan.explicit_scan import cosine_to_unit, explicit
 from tests.scan.tiny_stage import fresh, make_stage, rows

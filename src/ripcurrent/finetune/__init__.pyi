@@ -1,6 +1,6 @@
 from ._finetune import finetune as finetune
-from ._heldout import heldout_loss as heldout_loss
 from ._model import compute_dtype as compute_dtype
+from ._model import heldout_loss as heldout_loss
 from ._recipe import FinetuneOptions as FinetuneOptions
 from ._recipe import Recipe as Recipe
 from ._recipe import as_trained as as_trained

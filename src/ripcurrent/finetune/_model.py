@@ -2,11 +2,13 @@
 
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
 
+from ripcurrent.data import Row, TrainedTokens, encode_rows
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.finetune._recipe import Recipe
 from ripcurrent.finetune._run import ResultKind
@@ -105,3 +107,18 @@ def flush(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def heldout_loss(
+    chat_model: ChatModel, rows: Sequence[Row], *, max_tokens: int, trained: TrainedTokens
+) -> float | None:
+    """Mean cross-entropy in nats over the loss-bearing tokens of all rows; None where there is no such token."""
+    losses = []
+    for row in encode_rows(rows, chat_model.tokenizer, max_tokens=max_tokens, trained=trained):
+        if row.status == "ok":
+            tokens = torch.tensor(row.tokens.tolist(), device=chat_model.device)
+            bears = torch.tensor(row.loss_mask[1:].tolist(), device=chat_model.device)
+            with torch.inference_mode():
+                logits = chat_model.model(input_ids=tokens[None], use_cache=False).logits[0, :-1]
+            losses.append(torch.nn.functional.cross_entropy(logits[bears].float(), tokens[1:][bears], reduction="none"))
+    return float(torch.cat(losses).mean()) if losses else None

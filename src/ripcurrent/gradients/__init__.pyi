@@ -19,7 +19,7 @@ from ._directions import choose_factoring as choose_factoring
 from ._directions import mean_gradient as mean_gradient
 from ._directions import norm_of as norm_of
 from ._directions import stack_directions as stack_directions
-from ._feature_reader import FeatureReader as FeatureReader
+from ._gradient_pass import FeatureReader as FeatureReader
 from ._gradient_pass import GradientPass as GradientPass
 from ._head import find_logit_transform as find_logit_transform
 from ._layers import ModelLayers as ModelLayers

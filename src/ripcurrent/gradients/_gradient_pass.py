@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +11,6 @@ from torch import Tensor
 
 from ripcurrent.gradients._batch import Batch, BatchSignals
 from ripcurrent.gradients._directions import Directions, Gradient
-from ripcurrent.gradients._feature_reader import last_states
 from ripcurrent.gradients._head import find_logit_transform, head_chunks
 from ripcurrent.gradients._hooks import GradientSum, KeptTerms, LayerHooks, RowProducts
 from ripcurrent.gradients._layers import ModelLayers, find_layers
@@ -105,3 +105,28 @@ def _sum_in_float64(parts: list[Tensor]) -> npt.NDArray[np.float64]:
     stacked = [torch.stack(each).cpu().double().numpy() for each in by_device.values()]
     total: npt.NDArray[np.float64] = np.concatenate(stacked).sum(axis=0)
     return total
+
+
+Features = npt.NDArray[np.float32]
+"""One state per row, shape ``(rows, width)``."""
+
+
+class FeatureReader:
+    """Reads each row's state at its last token, after the final norm."""
+
+    def __init__(self, chat_model: ChatModel) -> None:
+        model = chat_model.model
+        causal: Any = model.get_base_model() if hasattr(model, "peft_config") else model
+        self._base = getattr(causal, causal.base_model_prefix)
+
+    def forward(self, batch: Batch) -> BatchSignals:
+        """Features alone, from a forward pass without the output head."""
+        with torch.inference_mode():
+            hidden = self._base(input_ids=batch.ids, use_cache=False).last_hidden_state
+            return BatchSignals(features=last_states(hidden, batch))
+
+
+def last_states(hidden: Tensor, batch: Batch) -> Features:
+    """Each row's state at its last token, shape ``(rows, width)``, of states ``(rows, tokens, width)``."""
+    rows = torch.arange(batch.rows, device=hidden.device)
+    return hidden[rows, batch.lengths.to(hidden.device) - 1].float().cpu().numpy()

@@ -13,6 +13,7 @@ from ._identity import config_sha256 as config_sha256
 from ._identity import file_sha256 as file_sha256
 from ._libraries import first_line as first_line
 from ._libraries import quiet_libraries as quiet_libraries
+from ._load import held_model as held_model
 from ._load import load_model as load_model
 from ._load import load_tokenizer as load_tokenizer
 from ._machine import AUTO_DEVICE as AUTO_DEVICE
@@ -29,7 +30,6 @@ from ._machine import peak_bytes as peak_bytes
 from ._machine import process_peak as process_peak
 from ._machine import reset_peak as reset_peak
 from ._machine import sum_in_float32 as sum_in_float32
-from ._objects import held_model as held_model
 from ._source import ADAPTER_CONFIG as ADAPTER_CONFIG
 from ._source import EMBEDDED as EMBEDDED
 from ._source import EMBEDDED_BARE as EMBEDDED_BARE

@@ -100,22 +100,16 @@ def describe(chat_model: ChatModel) -> ModelInfo:
     """What a manifest keeps of the model, without the weights."""
     config = chat_model.model.config
     rank, seed = chat_model.fresh_lora or (None, None)
+    same = "name revision scope adapter adapter_base fingerprint template_sha256 tokenizer_sha256".split()
     return ModelInfo(
-        name=chat_model.name,
-        revision=chat_model.revision,
         architecture=config.model_type,
         parameters=sum(parameter.numel() for parameter in chat_model.model.parameters()),
         device=", ".join(map(str, chat_model.devices)),
         dtype=str(chat_model.dtype).removeprefix("torch."),
         attention=config._attn_implementation,
-        scope=chat_model.scope,
-        adapter=chat_model.adapter,
-        adapter_base=chat_model.adapter_base,
         fresh_lora_rank=rank,
         fresh_lora_seed=seed,
-        fingerprint=chat_model.fingerprint,
-        template_sha256=chat_model.template_sha256,
-        tokenizer_sha256=chat_model.tokenizer_sha256,
+        **{name: getattr(chat_model, name) for name in same},
     )
 
 

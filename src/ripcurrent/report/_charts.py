@@ -6,7 +6,7 @@ from typing import Any
 import altair as alt
 
 from ripcurrent.report._page import Data
-from ripcurrent.report._summary import ScoreSummary
+from ripcurrent.report._rows import ScoreSummary
 
 ARM_HEIGHT = 26
 LENGTH_TICKS = tuple(step * 10**power for power in range(7) for step in (1, 2, 5))

@@ -8,8 +8,14 @@ import numpy as np
 from ripcurrent.forecast import read_forecast
 from ripcurrent.report import without_plots
 from ripcurrent.report._page import Data, render_page
-from ripcurrent.report._rows import ShownRows, choose_shown_rows, read_page_shares, read_row_texts
-from ripcurrent.report._summary import ScoreSummary, summarise_score
+from ripcurrent.report._rows import (
+    ScoreSummary,
+    ShownRows,
+    choose_shown_rows,
+    read_page_shares,
+    read_row_texts,
+    summarise_score,
+)
 from ripcurrent.scan import COLUMNS, TRAIT_COLUMNS, Column, ScanRun, weakly_separated
 
 DIGITS = 7

@@ -17,8 +17,6 @@ from ._overview import riskiest_rows as riskiest_rows
 from ._overview import scan_notes as scan_notes
 from ._overview import score_quantiles as score_quantiles
 from ._overview import weak_anchors_note as weak_anchors_note
-from ._parts import Part as Part
-from ._parts import parse_part as parse_part
 from ._run import BoolArray as BoolArray
 from ._run import FloatArray as FloatArray
 from ._run import RowNumbers as RowNumbers
@@ -33,5 +31,7 @@ from ._separation import AnchorMeasurements as AnchorMeasurements
 from ._separation import check_anchors as check_anchors
 from ._separation import require_separation as require_separation
 from ._separation import weakly_separated as weakly_separated
+from ._shards import Part as Part
+from ._shards import parse_part as parse_part
 from ._tokens import TOKEN_SCHEMA as TOKEN_SCHEMA
 from ._tokens import load_tokens as load_tokens

@@ -12,8 +12,8 @@ from ripcurrent.errors import RipcurrentError
 from ripcurrent.models import ModelInfo
 from ripcurrent.runs import PARTS, Manifest, write_json
 from ripcurrent.scan._options import ScanOptions
-from ripcurrent.scan._parts import Part
 from ripcurrent.scan._separation import AnchorMeasurements
+from ripcurrent.scan._shards import Part
 
 FRESH = "rows_scored_in_this_call"
 

@@ -137,11 +137,7 @@ def require_combination(
     changed = {name for name in ScanOptions.model_fields if getattr(options, name) != getattr(usual, name)}
     one = "Leave one of the two out."
     forbidden = (
-        (
-            not options.wants_representation and "avg_n" in changed,
-            "--avg-n works only with representations.",
-            "Remove it, or remove --signals gradient.",
-        ),
+        (not options.wants_representation and "avg_n" in changed, "--avg-n works only with representations.", one),
         (
             not options.wants_gradient and changed & {"anchor_tokens", "row_tokens", "tokens"},
             "--anchor-tokens, --row-tokens and --tokens are of gradients, and --signals representation computes none.",
@@ -154,11 +150,7 @@ def require_combination(
             f"--windows is for plain documents, and these rows are of format {row_format}.",
             "Leave --windows out: conversations are truncated at --max-tokens.",
         ),
-        (
-            windows and options.row_tokens is not None,
-            "--windows scores whole documents, --row-tokens only their first tokens.",
-            one,
-        ),
+        (windows and "row_tokens" in changed, "--windows scores whole documents, --row-tokens only a part.", one),
         (
             options.dtype == "float16" and options.wants_gradient,
             "Gradients leave the range of float16: their products overflow and underflow.",

@@ -24,14 +24,13 @@ from ripcurrent.scan._manifest import FRESH, ScanAnchors, ScanCost, ScanManifest
 from ripcurrent.scan._objects import as_files
 from ripcurrent.scan._options import Execution, ScanOptions, require_combination
 from ripcurrent.scan._overview import row_notes
-from ripcurrent.scan._parts import Part, shards_in
 from ripcurrent.scan._passes import ScanPasses, SignalStage
 from ripcurrent.scan._prepared_anchors import PreparedAnchors
 from ripcurrent.scan._run import SCORES, ScanRun
 from ripcurrent.scan._scan_model import load_scan_model, memory_record
 from ripcurrent.scan._score import write_scores
 from ripcurrent.scan._separation import require_separation, separation
-from ripcurrent.scan._shards import ShardFolder, run_shards
+from ripcurrent.scan._shards import Part, ShardFolder, run_shards, shards_in
 from ripcurrent.scan._tokens import add_token_shares
 
 PLACES = ("model", "adapter", "anchors", "device")
