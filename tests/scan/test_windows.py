@@ -71,8 +71,8 @@ def test_one_window_that_is_not_finite_leaves_its_document_unscored(stage, monke
         group[:] = rows
         return batched(rows, *given, **named)
 
-    def measure(self: GradientPass, *given: Any) -> Any:
-        signals = real(self, *given)
+    def measure(self: GradientPass, *given: Any, **named: Any) -> Any:
+        signals = real(self, *given, **named)
         for place, row in enumerate(group):
             if row.index == 3 and row.tokens[0] != group[0].tokens[0]:
                 signals.dots[place] = np.nan

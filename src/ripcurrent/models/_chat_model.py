@@ -100,17 +100,11 @@ def describe(chat_model: ChatModel) -> ModelInfo:
     """What a manifest keeps of the model, without the weights."""
     config = chat_model.model.config
     rank, seed = chat_model.fresh_lora or (None, None)
-    same = "name revision scope adapter adapter_base fingerprint template_sha256 tokenizer_sha256".split()
-    return ModelInfo(
-        architecture=config.model_type,
-        parameters=sum(parameter.numel() for parameter in chat_model.model.parameters()),
-        device=", ".join(map(str, chat_model.devices)),
-        dtype=str(chat_model.dtype).removeprefix("torch."),
-        attention=config._attn_implementation,
-        fresh_lora_rank=rank,
-        fresh_lora_seed=seed,
-        **{name: getattr(chat_model, name) for name in same},
-    )
+    known: dict[str, Any] = {name: getattr(chat_model, name, None) for name in ModelInfo.model_fields}
+    known |= {"architecture": config.model_type, "attention": config._attn_implementation}
+    known |= {"parameters": sum(parameter.numel() for parameter in chat_model.model.parameters())}
+    known |= {"device": ", ".join(map(str, chat_model.devices)), "dtype": str(chat_model.dtype).removeprefix("torch.")}
+    return ModelInfo(**{**known, "fresh_lora_rank": rank, "fresh_lora_seed": seed})
 
 
 def split_variables(name: str) -> tuple[str, dict[str, Value]]:
