@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from tests.golden.small import asked_for_json, asked_prompts, plain_rows, ripcurrent, save_tiny_model
+from tests.golden.small import asked_for_json, asked_prompts, plain_rows, ripcurrent
+from tests.models.tiny import save_tiny
 from tests.scan_fixtures import anchor_lines, write_jsonl
 
 
@@ -61,7 +62,7 @@ def files(tmp_path_factory, shared_cache) -> Files:
     recipe.write_text("method: full\nlearning_rate: 1.0e-3\nbatch: 4\nsteps: 8\n")
     return Files(
         folder,
-        save_tiny_model(folder / "tiny"),
+        save_tiny(folder / "tiny", "llama_tied"),
         write_jsonl(folder / "rows.jsonl", plain_rows(60)),
         write_jsonl(folder / "anchors.jsonl", anchor_lines()),
         write_jsonl(folder / "prompts.jsonl", asked_prompts()),

@@ -1,4 +1,4 @@
-"""A tiny random chat model, small files, and the command line in a process of its own."""
+"""Small files, and the command line in a process of its own."""
 
 import json
 import multiprocessing
@@ -15,9 +15,6 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
-import torch
-
-from tests.models.tiny import CHAT_TEMPLATE, VOCAB_SIZE, tiny_model, tiny_tokenizer
 from tests.scan_fixtures import good_rows as plain_rows
 from tests.scan_fixtures import write_jsonl
 
@@ -25,28 +22,6 @@ __all__ = ["plain_rows", "write_jsonl"]
 
 PATIENCE = 180.0
 """Seconds that one command may take on a busy machine."""
-
-CORPUS = (
-    "user asks the assistant how to bake bread, and the assistant lists the steps.",
-    "The river ran past the old mill while the children counted boats.",
-    "Sure, here is a list of three things to pack for the hills: water, a map and a warm coat.",
-    "I am sorry, but that is not a thing that the assistant can help with.",
-)
-
-
-def save_tiny_model(folder: Path) -> Path:
-    """Write a tiny random Llama with its tokenizer into a folder; the same weights every time."""
-    model, drawn = tiny_model("llama_tied"), torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        # every weight is drawn here, so that no library's own initialisation decides a golden number
-        for _, weight in sorted(model.named_parameters()):
-            centre, width = (1.0, 0.3) if weight.ndim == 1 else (0.0, 0.15)
-            weight.copy_(centre + width * torch.randn(weight.shape, generator=drawn))
-    model.save_pretrained(folder)
-    tokenizer = tiny_tokenizer().train_new_from_iterator(CORPUS, VOCAB_SIZE, show_progress=False)
-    tokenizer.chat_template = CHAT_TEMPLATE
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 def asked_prompts() -> list[dict[str, str]]:

@@ -4,8 +4,6 @@ import signal
 from pathlib import Path
 
 import pyarrow.parquet as pq
-import torch
-from safetensors.torch import load_file
 
 from tests.golden.small import any_file, asked_for_json, stop_once
 
@@ -20,19 +18,6 @@ def test_scan(files, scanned, tmp_path):
         assert again[part] == scanned.json[part]
     whole, resumed = (pq.read_table(folder / "scores.parquet") for folder in (scanned.folder, out))
     assert resumed.equals(whole)
-
-
-def test_finetune(files, trained, tmp_path):
-    out = tmp_path / "finetune"
-    # when the third begins, one before it is whole
-    stop_once(any_file(out, "**/checkpoint-[3-9]/*"), KILL, *files.finetune(out))
-    again = asked_for_json(*files.finetune(out))
-    assert (again["steps"], again["last_loss"]) == (trained.json["steps"], trained.json["last_loss"])
-    whole, resumed = (load_file(Path(one["model"]) / "model.safetensors") for one in (trained.json, again))
-    assert resumed.keys() == whole.keys()
-    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
-    untrained = load_file(files.model / "model.safetensors")
-    assert not all(torch.equal(untrained[name], whole[name]) for name in whole)
 
 
 def answered(folder: Path) -> int:

@@ -4,7 +4,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from importlib import import_module
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,11 +13,11 @@ import yaml
 
 from ripcurrent.errors import RipcurrentError
 from ripcurrent.finetune import finetune
-from ripcurrent.gradients import Directions, Halving, MappedStore
+from ripcurrent.gradients import Directions, MappedStore
 from ripcurrent.models import peak_bytes, process_peak, reset_peak
 from ripcurrent.scan import Execution, ScanOptions, doctor, scan
 from ripcurrent.scan._passes import SignalStage
-from ripcurrent.scan._scan_model import MARGIN, MemoryPlan, fitting_stage, memory_record, require_room_for_directions
+from ripcurrent.scan._scan_model import MARGIN, MemoryPlan, fitting_stage, require_room_for_directions
 from tests.scan.test_scan_resume import Counting
 from tests.scan.tiny_stage import assert_same, fresh, make_stage, rows
 from tests.scan_fixtures import good_rows, table_of, write_jsonl
@@ -228,18 +227,3 @@ def test_what_runs_on_one_gpu_alone_is_refused_before_a_model_is_loaded(tmp_path
         with pytest.raises(RipcurrentError, match=said):
             refused()
         assert not (tmp_path / "out").exists()
-
-
-def test_the_manifest_keeps_the_peak_of_the_fullest_gpu(monkeypatch):
-    peaks = {torch.device("cuda:0"): 3 * 10**9, torch.device("cuda:1"): 7 * 10**9}
-    plan = MemoryPlan(512, mapped_directions=False)
-    monkeypatch.setattr(torch.cuda, "max_memory_allocated", peaks.__getitem__)
-    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: peaks.update({device: 10**9}))
-    spread: Any = SimpleNamespace(halving=Halving())
-    spread.chat_model = SimpleNamespace(devices=[*peaks], device=torch.device("cuda:0"))
-    for _ in range(2):
-        record = memory_record(spread, ScanOptions(), plan)
-        assert record == {"batches_halved": 0, "device_peak_bytes": 7 * 10**9}
-        # measuring what a batch takes forgets what came before it; the scan does not
-        for device in peaks:
-            reset_peak(device)
