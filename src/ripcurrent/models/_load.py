@@ -79,8 +79,8 @@ def load_model(
     torch_dtype = choose_dtype(dtype, torch_device)
     room = room_on_gpus(device, weights_share)
     source, folder = _found(name)
-    own = None if adapter is None else find_adapter(adapter).path
-    merged = [("guard", find_adapter(str(GUARD_FOLDER)).path)] if name == EMBEDDED else []
+    own = None if adapter is None else find_adapter(adapter)
+    merged = [("guard", find_adapter(str(GUARD_FOLDER)))] if name == EMBEDDED else []
     if own is not None and scope != "lora":
         merged.append((str(adapter), own))
     adapters = [folder for _, folder in merged]
@@ -124,7 +124,7 @@ def load_tokenizer(name: str, *, adapter: str | None = None) -> PreTrainedTokeni
     with quiet_libraries():
         tokenizer = _load_tokenizer(_found(name)[1], name)
         if adapter is not None:
-            tokenizer = _of_adapter(tokenizer, find_adapter(adapter).path, adapter)
+            tokenizer = _of_adapter(tokenizer, find_adapter(adapter), adapter)
     set_variables(tokenizer, variables, name)
     return tokenizer
 

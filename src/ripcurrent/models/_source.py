@@ -79,9 +79,9 @@ def find_model(name: str) -> Source:
     return Source(folder, folder.name)
 
 
-def find_adapter(name: str) -> Source:
+def find_adapter(name: str) -> Path:
     """Folder with the PEFT adapter in safetensors called ``name`` (a folder or a hub id)."""
-    path, revision = Path(name).expanduser(), None
+    path = Path(name).expanduser()
     if not path.is_dir():
         if path.exists() or _looks_like_path(name):
             raise RipcurrentError(
@@ -89,14 +89,13 @@ def find_adapter(name: str) -> Source:
                 f"An adapter is a hub id or a folder with {ADAPTER_CONFIG} and {ADAPTER_WEIGHTS}.",
             )
         path = _download(name, [ADAPTER_WEIGHTS, *_TOKENIZER_FILES], what="adapter")
-        revision = path.name
     missing = [file for file in (ADAPTER_CONFIG, ADAPTER_WEIGHTS) if not (path / file).is_file()]
     if missing:
         raise RipcurrentError(
             f"The adapter {name} has no {' and no '.join(missing)}.",
             "Only PEFT adapters in safetensors are read; save it again with save_pretrained().",
         )
-    return Source(path, revision)
+    return path
 
 
 def weight_files(folder: Path) -> list[Path]:
