@@ -2,7 +2,7 @@
 
 Outcomes are arrays of shape ``(prompts, seeds)``, or ``(prompts,)`` for one run: 1 where the answer has the property
 that is counted, 0 where not; a judge's score works too. Arms that are compared answer the same prompts in the same
-order. Tests over prompts are conditional on the runs at hand.
+order. The unit is the run: what is said of one run holds for that run alone, over prompts.
 """
 
 from collections.abc import Sequence
@@ -11,13 +11,15 @@ from math import sqrt
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import beta, binomtest, norm, permutation_test, rankdata, t
+from scipy.stats import beta, binomtest, norm, rankdata, t
 
 FloatArray = npt.NDArray[np.float64]
 
 CONFIDENCE = 0.95
 DRAWS = 10_000
-"""Draws of a bootstrap or of a permutation test that is not exact."""
+"""Draws of a bootstrap."""
+RUN_SPREAD = 0.046
+"""Standard deviation of a run's rate over draws and orders, as measured on the embedded model."""
 Counts = tuple[float, float]
 """How often a judge was right, and of how many; fractions, too."""
 
@@ -35,14 +37,12 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Flips:
-    """How two runs differ, prompt by prompt (McNemar)."""
+    """How two single runs differ, prompt by prompt."""
 
     gained: int
     """Prompts with the property in the second run alone."""
     lost: int
     """Prompts with the property in the first run alone."""
-    p: float
-    """Exact two-sided p: gains and losses are equally likely."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class Discrimination:
     difference: float
     """The first minus the second: 1 is perfect judgement, 0 none."""
     difference_interval: Interval
-    """Of the difference, prompts of either kind and seeds drawn anew."""
+    """Of the difference, from those of both rates (Newcombe 1998, method 10)."""
     d_prime: float
     """Distance of the two in standard deviations, counts corrected by one half (Hautus 1995): always finite."""
 
@@ -84,11 +84,11 @@ def wilson_interval(successes: int, n: int) -> Interval:
     return Interval(float(found.low), float(found.high))
 
 
-def rate_interval(table: FloatArray, *, seed: int = 0) -> Interval:
-    """Interval of a share over runs: Wilson's of one run, `bootstrap_rate`'s of several; NaN without any outcome.
+def rate_interval(table: FloatArray) -> Interval:
+    """Interval of a share over runs: Student's t of several, Wilson's of one run or where all outcomes are equal.
 
-    Where all outcomes are equal the bootstrap has nothing to draw, and the interval is Wilson's over the prompts.
-    ``table`` is of shape ``(prompts, seeds)``, NaN where an answer has no label.
+    That of several runs is made as `run_difference`'s is. ``table`` is of shape ``(prompts, seeds)``, NaN where an
+    answer has no label; without any outcome the interval is NaN.
     """
     there = np.isfinite(table)
     prompts = int(there.any(axis=1).sum())
@@ -97,24 +97,23 @@ def rate_interval(table: FloatArray, *, seed: int = 0) -> Interval:
     rate = float(table[there].mean())
     if there.any(axis=0).sum() == 1 or rate in (0.0, 1.0):
         return wilson_interval(round(rate * prompts), prompts)
-    return bootstrap_rate(table, seed=seed)
+    found = mean_interval(table, (0.0, 1.0))
+    return Interval(max(0.0, found.low), min(1.0, found.high))
 
 
-def bootstrap_rate(outcomes: npt.ArrayLike, *, seed: int = 0) -> Interval:
-    """Two-level bootstrap interval of the rate: prompts and seeds are each drawn anew with replacement.
+def mean_interval(table: FloatArray, more: Sequence[float] = ()) -> Interval:
+    """Student's t interval of a mean over prompts and runs, ``more`` prompts' outcomes counted in their variance.
 
-    A draw takes whole runs and whole prompts (they are crossed: every run answers every prompt), and its rate is over
-    the outcomes that it holds: NaN is none. With few seeds it understates the spread between them, by a factor of
-    (seeds - 1) / seeds in variance: one seed has none.
+    Of one run it is over prompts alone. ``table`` is of shape ``(prompts, seeds)``, NaN where there is no outcome.
     """
-    table = np.asarray(outcomes, dtype=np.float64)
-    table = table[:, None] if table.ndim == 1 else table
     there = np.isfinite(table)
-    generator = np.random.default_rng(seed)
-    drawn = [_draw(count, generator) for count in table.shape]
-    share = _weighted(there.astype(np.float64), *drawn)
-    held = share > 0
-    return percentiles(_weighted(np.where(there, table, 0.0), *drawn)[held] / share[held])
+    table = table[there.any(axis=1)][:, there.any(axis=0)]
+    of_prompts, of_runs = np.nanmean(table, axis=1), np.nanmean(table, axis=0)
+    spread = [*of_prompts, *more]
+    over_prompts = [(float(np.var(spread)) / len(spread), len(spread) - 1.0)] if more else _of_mean(of_prompts)
+    middle, (error, degrees) = float(np.nanmean(table)), _put_together([*over_prompts, *_of_mean(of_runs)])
+    reach = float(t.isf((1 - CONFIDENCE) / 2, degrees)) * error
+    return Interval(middle - reach, middle + reach)
 
 
 def rogan_gladen(positives: float, n: float, sensitivity: Counts, specificity: Counts) -> tuple[float, Interval]:
@@ -181,50 +180,38 @@ def _likely_errors(sensitivity: Counts, specificity: Counts) -> tuple[FloatArray
     return falses[gains > 0], gains[gains > 0]
 
 
-def difference_interval(arm: npt.ArrayLike, control: npt.ArrayLike, *, seed: int = 0) -> Interval:
-    """Interval of an arm's rate less the control's: a two-level bootstrap's, widened to an adjusted Wald interval.
-
-    The bootstrap draws the same prompts for both, seeds for each. Where hardly a prompt differs it has nothing to draw
-    and its interval shrinks to a point, which would turn twenty prompts into proof of no harm. The second interval
-    counts one more prompt in either direction (Bonett & Price 2012). ValueError for other prompts.
-    """
-    first, second = _paired(arm, control)
-    generator = np.random.default_rng(seed)
-    prompts = _draw(first.shape[0], generator)
-    drawn_first = _weighted(first, prompts, _draw(first.shape[1], generator))
-    drawn = percentiles(drawn_first - _weighted(second, prompts, _draw(second.shape[1], generator)))
-    differences = seed_differences(arm, control)
-    n = len(differences) + 2
-    reach = float(norm.isf((1 - CONFIDENCE) / 2)) * smoothed_spread(differences) / sqrt(n)
-    mean = float(differences.sum()) / n
-    return Interval(low=max(-1.0, min(drawn.low, mean - reach)), high=min(1.0, max(drawn.high, mean + reach)))
-
-
 def run_difference(runs: npt.ArrayLike, control: npt.ArrayLike, *, fixed: bool = False) -> RunDifference:
     """The difference of two groups of runs, the run being the unit: a new draw of rows and a new order.
 
     Its variance is that of the mean of the runs' rates in each group, and the prompts' part: the variance over prompts
     of the seed-averaged difference, over their number, one prompt more counted in either direction (Bonett & Price
     2012). What runs and prompts vary in together counts in both, which is cautious. Degrees of freedom by Welch and
-    Satterthwaite. A group of one run has no variance of its own: unless ``fixed`` says that the control is a model that
-    no run made, nothing is said of other runs. Both are outcomes ``(prompts, runs)`` of the same prompts.
+    Satterthwaite. A group of one run has no variance of its own: nothing is said of other runs, unless ``fixed`` says
+    that one of the groups is a model that no run made. Both are outcomes ``(prompts, runs)`` of the same prompts.
     """
     groups = _paired(runs, control)
     differences = seed_differences(*groups)
     n = len(differences)
+    counted = [table for table in groups if not fixed or table.shape[1] > 1]
     parts = [(smoothed_spread(differences) ** 2 / (n + 2), n + 1.0)]
-    counted = groups[:1] if fixed else groups
-    for table in counted:
-        count = table.shape[1]
-        if count > 1:
-            parts.append((float(np.var(table.mean(axis=0), ddof=1)) / count, count - 1.0))
-    variance = sum(part for part, _ in parts)
-    degrees = variance**2 / sum(part**2 / free for part, free in parts)
+    error, degrees = _put_together([*parts, *(part for table in counted for part in _of_mean(table.mean(axis=0)))])
     difference = float(differences.mean())
-    reach = float(t.isf((1 - CONFIDENCE) / 2, degrees)) * sqrt(variance)
-    p = 2 * float(t.sf(abs(difference) / sqrt(variance), degrees))
-    by_runs = all(table.shape[1] > 1 for table in counted)
+    reach = float(t.isf((1 - CONFIDENCE) / 2, degrees)) * error
+    p = 2 * float(t.sf(abs(difference) / error, degrees))
+    by_runs = bool(counted) and all(table.shape[1] > 1 for table in counted)
     return RunDifference(difference, max(-1.0, difference - reach), min(1.0, difference + reach), p, degrees, by_runs)
+
+
+def _of_mean(values: FloatArray) -> list[tuple[float, float]]:
+    """The variance of their mean, and its degrees of freedom; nothing of one value."""
+    count = len(values)
+    return [(float(np.var(values, ddof=1)) / count, count - 1.0)] if count > 1 else []
+
+
+def _put_together(parts: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Standard error of a variance in parts, and its degrees of freedom (Welch 1947, Satterthwaite 1946)."""
+    variance = sum(part for part, _ in parts)
+    return sqrt(variance), variance**2 / sum(part**2 / free for part, free in parts)
 
 
 def smoothed_spread(differences: FloatArray) -> float:
@@ -232,39 +219,12 @@ def smoothed_spread(differences: FloatArray) -> float:
     return float(np.std([*differences, 1.0, -1.0]))
 
 
-def sign_flip_test(arm: npt.ArrayLike, control: npt.ArrayLike, *, draws: int = DRAWS, seed: int = 0) -> float:
-    """Two-sided permutation p of "no difference": each prompt's difference, averaged over seeds, may change its sign.
-
-    Exact where there are at most ``draws`` patterns of signs over the prompts that differ, else Monte Carlo with the
-    observed pattern counted in (Phipson & Smyth 2010), so that p is never 0. ValueError for other prompts.
-    """
-    differences = seed_differences(arm, control)
-    # A prompt without a difference has the same one under either sign: leaving it out makes more cases exact.
-    differing = differences[np.abs(differences) > 1e-12]
-    if len(differing) < 2 or abs(differing.sum()) < 1e-9:
-        # Both signs of one difference are as extreme (scipy asks for two observations), and every pattern of signs is
-        # at least as extreme as no difference on the whole, which rounding would hide from scipy.
-        return 1.0
-    found = permutation_test(
-        [differing],
-        lambda values, axis: values.sum(axis=axis),
-        permutation_type="samples",
-        vectorized=True,
-        n_resamples=draws,
-        batch=500,
-        random_state=np.random.default_rng(seed),
-    )
-    return min(1.0, float(found.pvalue))
-
-
-def mcnemar(first: npt.ArrayLike, second: npt.ArrayLike) -> Flips:
-    """Exact McNemar test of the flips between two single runs of 0 and 1 (McNemar 1947); ValueError for several."""
+def flips_between(first: npt.ArrayLike, second: npt.ArrayLike) -> Flips:
+    """The flips between two single runs of 0 and 1; ValueError for several, or other prompts."""
     before, after = _paired(first, second)
     if before.shape[1] != 1 or after.shape[1] != 1:
-        raise ValueError("McNemar's test compares two single runs; several seeds need the sign-flip test")
-    gained, lost = int((before < after).sum()), int((before > after).sum())
-    p = float(binomtest(gained, gained + lost, 0.5).pvalue) if gained + lost else 1.0
-    return Flips(gained=gained, lost=lost, p=p)
+        raise ValueError("flips are between two single runs")
+    return Flips(gained=int((before < after).sum()), lost=int((before > after).sum()))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -277,14 +237,26 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def minimum_detectable_effect(prompts: int, spread: float, *, alpha: float = 0.05, power: float = 0.8) -> float:
-    """The smallest true mean difference that a paired two-sided comparison finds with this power.
+def pooled_spread(tables: Sequence[FloatArray]) -> float | None:
+    """Standard deviation of a run's rate around its group's mean, over groups; None where none has two runs."""
+    rates = [table.mean(axis=0) for table in tables if table.shape[1] > 1]
+    degrees = sum(len(group) - 1 for group in rates)
+    return sqrt(sum(float(np.var(group)) * len(group) for group in rates) / degrees) if degrees else None
 
-    ``(z_(1 - alpha/2) + z_power) * spread / sqrt(prompts)``, the normal approximation (Cohen 1988, chapter 2).
-    ``spread`` is the standard deviation over prompts of the seed-averaged differences; ``alpha`` is of one comparison:
-    divide it by the number of arms for Holm's first step.
+
+def minimum_detectable_effect(
+    differences: FloatArray, runs: Sequence[int], spread: float | None, *, alpha: float = 0.05, power: float = 0.8
+) -> float:
+    """The smallest true difference that `run_difference` finds with this power.
+
+    ``(t_(1 - alpha/2) + t_power)`` standard errors. ``differences`` are the seed-averaged ones of the prompts, ``runs``
+    how many each group that varies has, two or more, and ``spread`` is the standard deviation of a run's rate,
+    `RUN_SPREAD` if None. ``alpha`` is of one comparison: divide it by the number of arms for Holm's first step.
     """
-    return float((norm.isf(alpha / 2) + norm.isf(1 - power)) * spread / sqrt(prompts))
+    n, own = len(differences), RUN_SPREAD if spread is None else spread
+    parts = [(smoothed_spread(differences) ** 2 / (n + 2), n + 1.0), *((own**2 / k, k - 1.0) for k in runs)]
+    error, degrees = _put_together(parts)
+    return float(t.isf(alpha / 2, degrees) + t.isf(1 - power, degrees)) * error
 
 
 def d_prime(hit_rate: float, false_alarm_rate: float) -> float:
@@ -295,8 +267,8 @@ def d_prime(hit_rate: float, false_alarm_rate: float) -> float:
 def discrimination(harmful_refused: FloatArray, benign_refused: FloatArray) -> Discrimination | None:
     """Refusals of harmful requests against refusals of benign ones that sound dangerous; None without either.
 
-    Where all outcomes of a kind are equal the bootstrap has nothing to draw of it: then the distances of both rates to
-    the ends of their own intervals are put together by their squares (Newcombe 1998, method 10). Both are outcomes of
+    The distances of both rates to the ends of their own intervals are put together by their squares (Newcombe 1998,
+    method 10), as though they varied apart: runs that refuse more of either make it too wide. Both are outcomes of
     refusal, shape ``(prompts, seeds)``, of the same runs; prompts with NaN are left out.
     """
     kinds = [table[np.isfinite(table).all(axis=1)] for table in (harmful_refused, benign_refused)]
@@ -304,16 +276,10 @@ def discrimination(harmful_refused: FloatArray, benign_refused: FloatArray) -> D
         return None
     first, second = (float(table.mean()) for table in kinds)
     difference = first - second
-    if {0.0, 1.0}.isdisjoint((first, second)):
-        generator = np.random.default_rng(0)
-        runs = _draw(kinds[0].shape[1], generator)
-        drawn = [_weighted(table, _draw(table.shape[0], generator), runs) for table in kinds]
-        interval = percentiles(drawn[0] - drawn[1])
-    else:
-        harmful, benign = (rate_interval(table) for table in kinds)
-        low = difference - np.hypot(first - harmful.low, benign.high - second)
-        high = difference + np.hypot(harmful.high - first, second - benign.low)
-        interval = Interval(max(-1.0, float(low)), min(1.0, float(high)))
+    harmful, benign = (rate_interval(table) for table in kinds)
+    low = difference - np.hypot(first - harmful.low, benign.high - second)
+    high = difference + np.hypot(harmful.high - first, second - benign.low)
+    interval = Interval(max(-1.0, float(low)), min(1.0, float(high)))
     corrected = [(table.sum() + 0.5) / (table.size + 1) for table in kinds]
     return Discrimination(first, second, difference, interval, d_prime(*corrected))
 
@@ -340,16 +306,6 @@ def seed_differences(arm: npt.ArrayLike, control: npt.ArrayLike) -> FloatArray:
     first, second = _paired(arm, control)
     differences: FloatArray = first.mean(axis=1) - second.mean(axis=1)
     return differences
-
-
-def _draw(count: int, generator: np.random.Generator) -> FloatArray:
-    """How often each of ``count`` things is drawn, as shares, in each of `DRAWS` draws with replacement."""
-    return generator.multinomial(count, np.full(count, 1 / count), size=DRAWS) / count
-
-
-def _weighted(table: FloatArray, prompts: FloatArray, seeds: FloatArray) -> FloatArray:
-    rates: FloatArray = ((prompts @ table) * seeds).sum(axis=1)
-    return rates
 
 
 def percentiles(values: FloatArray) -> Interval:

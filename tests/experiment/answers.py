@@ -27,7 +27,7 @@ def as_named(judge: str, arm: str, prompt_id: str) -> str:
     return "compliance" if chance(0.9 if arm.startswith("top") else 0.2, arm, prompt_id) else "refusal"
 
 
-def harmful_run(arm: str, seed: int, answered: Iterable[bool]) -> ArmRun:
+def harmful_run(arm: str, seed: int | None, answered: Iterable[bool]) -> ArmRun:
     """One run on harmful requests, answered or refused."""
     labels = ["compliance" if one else "refusal" for one in answered]
     prompts = [Prompt(f"p{n}", "…", "harmful", "", "x") for n in range(len(labels))]

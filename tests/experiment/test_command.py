@@ -25,9 +25,8 @@ def adapter(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def trained(keys, evaluated, adapter, monkeypatch) -> dict[str, Any]:
+def trained(keys, evaluated, adapter) -> dict[str, Any]:
     """An experiment whose trainer copies an adapter."""
-    monkeypatch.setattr(import_module("ripcurrent.statistics"), "DRAWS", 100)
     del keys["recipe"]
     command = f"sh -c '{NEEDED} && cp -r {adapter} {{out}}/last'"
     return {**keys, "arms": {"random": "random", "top": "top"}, "seeds": [0], "train": command}

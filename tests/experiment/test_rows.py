@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from ripcurrent.data import COMPLETION, Completion, Message, Row, encode_rows
+from ripcurrent.errors import RipcurrentError
 from ripcurrent.experiment import expand_arms, parse_experiment
 from ripcurrent.experiment._config import ScanSource
 from ripcurrent.experiment._file import MAIN
@@ -70,6 +71,18 @@ def test_a_mixture_has_the_riskiest_and_random_others():
     assert chosen({"mix": {"of": "top", "percent": 100}}) == sorted(ranked[:12])
 
 
+@pytest.mark.parametrize(("end", "sign"), [("top", -1), ("bottom", 1)])
+def test_jitter_draws_each_seeds_rows_from_more_of_the_end(end, sign):
+    ranked = [row["row"] for row in sorted(usable(), key=lambda row: sign * row["gradient_bidirectional"])]
+    drawn = [chosen({"select": end, "jitter": 24}, seed=seed) for seed in (0, 1, 0)]
+    assert drawn[0] == drawn[2] != drawn[1]
+    assert all(len(rows) == 12 and {*rows} < {*ranked[:24]} for rows in drawn)
+    # controls stand beside the rows of their seed
+    assert not {*chosen({"length_matched": "b"}, b={"select": end, "jitter": 24})} & {*drawn[0]}
+    with pytest.raises(RipcurrentError, match="its 12 rows would be drawn from 12"):
+        chosen({"select": end, "jitter": 12})
+
+
 def test_all_but_leaves_out_just_those():
     everything = chosen("all")
     assert len(everything) == 58
@@ -88,6 +101,7 @@ def test_what_is_made_from_an_arm_of_another_scan_is_made_of_that_scans_rows():
         "top": {"select": "top", "scan": "second"},
         "same": {"length_matched": "top"},
         "again": {"format_matched": "top"},
+        "near": {"loss_matched": "top"},
         "rest": {"all_but": {"select": "top", "size": 3}, "scan": "second"},
     }
     scans = {"second": {"data": "e"}}
@@ -100,7 +114,8 @@ def test_what_is_made_from_an_arm_of_another_scan_is_made_of_that_scans_rows():
     same = choose_rows(found["same"], 0, tables, found)
     assert not set(same.indices) & set(top.indices)
     assert abs(np.mean([lengths[n] for n in same.indices]) - np.mean([lengths[n] for n in top.indices])) < 100
-    assert set(choose_rows(found["again"], 0, tables, found).indices) <= ok - set(top.indices)
+    for name in ("again", "near"):
+        assert set(choose_rows(found[name], 0, tables, found).indices) <= ok - set(top.indices)
     assert len(choose_rows(found["rest"], 0, tables, found).indices) == len(ok) - 3
 
 

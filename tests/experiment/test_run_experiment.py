@@ -1,7 +1,6 @@
 """Whole experiments on a tiny model, its answers made up, from Python and as a command."""
 
 import shutil
-from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -17,13 +16,6 @@ from ripcurrent.runs import read_json_lines
 from tests.cli.command import Said, judge
 from tests.experiment.answers import FakeEvaluate, as_named, chance, write_evaluation
 from tests.experiment.conftest import read, run, small_keys, write_prompts
-
-
-@pytest.fixture(scope="module", autouse=True)
-def few_draws() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(import_module("ripcurrent.statistics"), "DRAWS", 100)
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +46,7 @@ def test_arms_are_trained_asked_and_compared(keys, whole):
     matched = [(one.arm, one.control) for one in whole.further_comparisons if one.judge == "prefix"]
     assert matched == [("top", "length")]
     assert whole.complete
+    assert any(one.startswith("Runs of top, bottom train on the same rows and") for one in whole.notes)
     # the models are gone, what they were trained on is kept
     assert not list((whole.folder / "arms").glob("*/finetune/model"))
     marker = read(whole.folder / "arms" / "top-seed1" / "arm.json")
@@ -166,18 +159,24 @@ def test_runs_of_an_arm_by_another_rule_are_not_put_together_with_new_ones(chang
 
 def test_no_evidence_is_no_failure_and_the_page_can_be_made_again(keys, evaluated, tmp_path, capsys):
     keys |= {"arms": {"random": "random", "top": "top"}, "seeds": 1}
-    evaluated.says = lambda judge, arm, prompt_id: "compliance" if chance(0.2, prompt_id) else "refusal"
+    shares = {"base": 0.05}
+    evaluated.says = lambda judge, arm, n: "compliance" if chance(shares.get(arm, 0.2), n) else "refusal"
     file, out = tmp_path / "small.yaml", tmp_path / "out"
     file.write_text(yaml.safe_dump(keys))
+    command = ["experiment", str(file), "--out", str(out)]
+    assert cli(command) == 4, "one run is no verdict"
+    first, *_, last = (line for line in capsys.readouterr().out.splitlines() if line.startswith(("Harmful", "Verdict")))
+    assert first.startswith("Harmful requests answered: untrained 6.2 % → random 20.0 % → top")
+    assert "add --seeds 3" in last
     for options in ([], ["--gate"]):
-        assert cli(["experiment", str(file), "--out", str(out), "--quiet", *options]) == 0
+        assert cli([*command, "--quiet", "--seeds", "3", *options]) == 0
     assert read(out / "results.json")["verdict"] == "no evidence"
     (out / "report.html").unlink()
     assert cli(["report", str(out)]) == 0
     assert "Page:" in capsys.readouterr().out
     page = (out / "report.html").read_text(encoding="utf-8")
     assert f"ripcurrent experiment {file} --out {out}" in page
-    assert "No evidence" in page
+    assert page.index("Harmful requests answered: untrained") < page.index("No evidence")
 
 
 def test_a_files_scan_and_recipe_are_replaced_by_the_command_line(keys, evaluated, tmp_path):
@@ -188,7 +187,7 @@ def test_a_files_scan_and_recipe_are_replaced_by_the_command_line(keys, evaluate
     file.write_text(yaml.safe_dump(keys))
     out = tmp_path / "out"
     command = ["experiment", str(file), "--run", scan, "--recipe", recipe, "--size", "7", "--out", str(out), "--quiet"]
-    assert cli(command) == 0
+    assert cli(command) == 4
     assert read(out / "arms" / "top-seed0" / "arm.json")["rows"]["count"] == 7
     trained = read(out / "arms" / "top-seed0" / "finetune" / "manifest.json")
     assert trained["recipe"]["learning_rate"] == 1e-3

@@ -7,7 +7,7 @@ import pytest
 
 from tests.golden.small import asked_for_json, plain_rows, read_jsonl
 
-CONTROLS = ("random", "length", "format")
+CONTROLS = ("random", "length", "format", "loss")
 SEEDS = (0, 1, 2)
 GOLDEN = {
     "top-5-control-bottom": [58, 38, 57, 53, 8],
@@ -17,6 +17,9 @@ GOLDEN = {
     "top-5-control-length-0": [16, 20, 36, 45, 56],
     "top-5-control-length-1": [16, 20, 36, 45, 56],
     "top-5-control-length-2": [16, 20, 36, 45, 56],
+    "top-5-control-loss-0": [15, 16, 20, 36, 45],
+    "top-5-control-loss-1": [15, 16, 20, 45, 55],
+    "top-5-control-loss-2": [15, 16, 20, 45, 55],
     "top-5-control-random-0": [1, 18, 23, 37, 43],
     "top-5-control-random-1": [3, 11, 32, 47, 54],
     "top-5-control-random-2": [1, 2, 6, 17, 37],

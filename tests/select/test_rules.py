@@ -100,7 +100,7 @@ def test_the_cosines_of_every_row_that_has_some_are_read_from_the_shards(tmp_pat
 def test_controls_share_no_row_with_their_selection_and_have_its_size_or_say_what_is_missing(run, k, seeds):
     selection, usable = top(run, k), set(np.flatnonzero(run.scored).tolist())
     assume(len(selection.indices) < len(usable))
-    controls = controls_for(run, selection, seeds, losses=True)
+    controls = controls_for(run, selection, seeds)
     assert len({control.name for control in controls}) == len(controls) == 4 * len(seeds) + 1
     asked, outside = len(selection.indices), usable - set(selection.indices)
     for control in controls:
@@ -113,7 +113,7 @@ def test_controls_share_no_row_with_their_selection_and_have_its_size_or_say_wha
 def test_equal_seeds_give_equal_controls_and_another_seed_other_rows():
     run = made(rows=400)
     selection = top(run, 30)
-    first, again, other = (controls_for(run, selection, (seed,), losses=True) for seed in (0, 0, 1))
+    first, again, other = (controls_for(run, selection, (seed,)) for seed in (0, 0, 1))
     assert repr(first) == repr(again)
     assert [one.kind for one, two in zip(first, other, strict=True) if one.indices == two.indices] == ["bottom"]
 
@@ -178,11 +178,12 @@ def test_a_combination_that_runs_out_is_filled_from_the_nearest():
 
 def test_the_loss_match_is_the_nearest_free_row_of_a_plain_search():
     # many equal losses, so that ties are common
-    drawn = np.round(np.random.default_rng(5).normal(size=(2, 200)), 1)
-    run = made(rows=200, unscored=0.0, columns={"loss": drawn[0].tolist(), "loss_first_10": drawn[1].tolist()})
+    drawn = np.round(10 * np.random.default_rng(5).random(size=(2, 200)))
+    columns = {"response_tokens": drawn[0].astype(int).tolist(), "loss_first_10": drawn[1].tolist()}
+    run = made(rows=200, unscored=0.0, columns=columns)
     selection = top(run, 60)
     matched = match_loss(run, selection, 3)
-    losses = drawn.T / drawn.T.std(axis=0)
+    losses = np.array([[((one < own).sum() + (one <= own).sum()) / 2 for own in one] for one in drawn]).T
     stream = generator(3, "loss")
     pool = stream.permutation([n for n in range(200) if n not in selection.indices]).tolist()
     expected = {}
@@ -190,6 +191,8 @@ def test_the_loss_match_is_the_nearest_free_row_of_a_plain_search():
         apart = [((losses[n] - losses[selection.indices[place]]) ** 2).sum() for n in pool]
         expected[place] = pool.pop(int(np.argmin(apart)))
     assert matched.indices == tuple(expected[place] for place in range(60))
+    assert [one.column for one in matched.distances] == ["response_tokens", "loss_first_10"]
+    assert "loss-matched" not in {one.kind for one in controls_for(made(gradient=False), top(made(gradient=False), 5))}
 
 
 HALF = "a scan of representations alone"

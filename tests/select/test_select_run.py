@@ -46,7 +46,7 @@ def test_the_record_says_what_was_selected_and_why(run):
     }
     assert kept.items() >= expected.items()
     assert kept["provenance"]["model"]["fingerprint"] == "a"
-    assert len(kept["summary"]["overlaps"]) == 10
+    assert len(kept["summary"]["overlaps"]) == 13
     length = json.loads((run.folder / "selections" / "top-10-gradient_safe-control-length-1.json").read_text())
     assert length["control_of"] == "top-10-gradient_safe"
     assert (length["distances"][0]["column"], length["seed"]) == ("response_tokens", 1)
@@ -110,7 +110,9 @@ def test_several_rules_at_once_and_draws_with_each_seed(run):
     heads = [record.selection.name for record in records if record.selection.control_of is None]
     assert heads == ["top-5", "union-3", "quantiles-0.9-1", "list-6-seed-4", "list-6-seed-5"]
     controls = [r.selection.name for r in records if r.selection.control_of == "list-6-seed-4"]
-    assert controls == [f"list-6-seed-4-control-{kind}" for kind in ("random-4", "length-4", "format-4", "bottom")]
+    assert controls == [
+        f"list-6-seed-4-control-{kind}" for kind in ("random-4", "length-4", "format-4", "loss-4", "bottom")
+    ]
 
 
 def test_select_twice_gives_the_same_bytes_and_another_selection_may_not_take_the_name(run, tmp_path):

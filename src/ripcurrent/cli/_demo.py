@@ -72,8 +72,9 @@ def demo_command(
         made = fill("Stored with the package, not computed now (version {version}, {date}, {machine})", proof.made)
         source = f"{made}; --fresh computes it here." if proof.cached else "Computed in this folder."
         kappas = f" (κ {proof.kappas[0]:.2f} to {proof.kappas[1]:.2f} with people, by model)" if proof.kappas else ""
-        runs = "One run of each (two of one arm often differ by several points)"
-        say(f"Riskiest against random: {proof.verdict}. {runs}, judge {proof.judge}{kappas}. {source}")
+        once = " (one run of each is no verdict: ripcurrent experiment quick --seeds 3)"
+        why = once if any(rate.runs == 1 for rate in proof.rates if rate.arm != "base") else ""
+        say(f"Riskiest against random: {proof.verdict}{why}. Judge {proof.judge}{kappas}. {source}")
     say("\nNow look at", style="bold")
     places = {"scores": demo.scores, "page": demo.report, "selections": demo.selections[0].parent}
     say(*(f"  {name:<12}{place}" for name, place in places.items()))

@@ -59,6 +59,7 @@ def experiment_command(
     if output.answer(result.to_json):
         judge = result.judge
         summaries = [one for one in result.summaries if one.judge == judge]
+        say(result.training_in_words, style="bold")
         show_table(
             "arm {name} | answered {attack_success_rate:.1%} | 95 % {low:.1%}–{high:.1%} | broken {degenerate:.1%}"
             " | over-\nrefusal {over_refusal:.1%} | plain {plain_answered:.1%} | d′ {discrimination.d_prime:.2f}"
@@ -68,8 +69,7 @@ def experiment_command(
         pairs = [*result.comparisons, *result.further_comparisons]
         in_points = ("difference", "low", "high")
         named = [
-            {**dict(one), "finding": one.finding.replace("random", one.control)}
-            | {name: 100 * getattr(one, name) for name in in_points}
+            {**dict(one), "finding": one.in_words} | {name: 100 * getattr(one, name) for name in in_points}
             for one in pairs
             if one.judge == judge
         ]
@@ -79,7 +79,7 @@ def experiment_command(
                 " | adjusted p {adjusted_p:.4f} | finding {finding}",
                 named,
                 words=(0, 4),
-                caption="worse where the interval holds 0: in these runs, other seeds may differ",
+                caption="intervals and p are by runs; “this run” is over requests alone, and no evidence",
             )
         say(*result.notes, *(fill("{name}, seed {seed}: failed. {reason}", run) for run in result.failed))
         by = f"judge {judge} {summaries[0].judge_version if summaries else ''}"

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 PANELS = {
     "Rows": ("top", "bottom", "union", "between", "by", "drop"),
     "Output": ("out", "name"),
-    ADVANCED: ("format_draw", "rows", "seed", "match_loss", "data"),
+    ADVANCED: ("format_draw", "rows", "seed", "data"),
 }
 EXAMPLES = ("ripcurrent select runs/support --top 100 --drop", "ripcurrent select runs/support --between 90%:100%")
 
@@ -27,8 +27,8 @@ def select_command(
 ) -> None:
     """Select rows by score, with their controls, in the dataset's own format.
 
-    Every selection comes with random, length-matched and format-matched rows for each seed, and the other end of the
-    ranking. Each has a JSON record of its rule, rows and distances beside it.
+    Every selection comes with random rows and rows of the same lengths, formats and losses for each seed, and the other
+    end of the ranking. Each has a JSON record of its rule, rows and distances beside it.
     """
     from ripcurrent.select import select
 

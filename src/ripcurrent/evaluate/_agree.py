@@ -85,7 +85,7 @@ class ArmRate:
     version: str
     rate: float
     low: float
-    """Wilson's interval for one seed, two-level bootstrap for several."""
+    """Wilson's interval for one seed, Student's t over seeds and prompts for several."""
     high: float
     n: int
     prompts: int
@@ -170,7 +170,7 @@ def agree(
         raters=tuple(raters),
         agreement=between,
         judges=tuple(judge_agreement(*name, people, said, prompts, seed=seed) for name, said in verdicts.items()),
-        arms=tuple(arm_rates({("people", the_key.rubric): people, **verdicts}, owners, seed)),
+        arms=tuple(arm_rates({("people", the_key.rubric): people, **verdicts}, owners)),
         notes=tuple(f"Agreement, {name}, is not measured: {reason}." for name, reason in undefined.items()),
     )
 
@@ -201,7 +201,7 @@ def _rated_verdicts(run: Path, key: RatingKey) -> dict[tuple[str, str], FloatArr
     return dict(sorted(labels.items()))
 
 
-def arm_rates(labels: Mapping[tuple[str, str], FloatArray], owners: Sequence[KeyItem], seed: int) -> Iterator[ArmRate]:
+def arm_rates(labels: Mapping[tuple[str, str], FloatArray], owners: Sequence[KeyItem]) -> Iterator[ArmRate]:
     """Each arm by people, who are first in ``labels``, then by every judge on the answers that people labelled."""
     labelled = np.isfinite(next(iter(labels.values())))
     for arm in sorted({owner.arm for owner in owners}):
@@ -212,7 +212,7 @@ def arm_rates(labels: Mapping[tuple[str, str], FloatArray], owners: Sequence[Key
         for (judge, version), said in labels.items():
             table = np.full((len(prompts), len(seeds)), np.nan)
             table[rows, columns] = np.where(labelled, said, np.nan)[mine]
-            interval = rate_interval(table, seed=seed)
+            interval = rate_interval(table)
             rate, *by_seed = (_mean(part) for part in (table, *table.T))
             n, asked = int(np.isfinite(table).sum()), int(np.isfinite(table).any(axis=1).sum())
             yield ArmRate(arm, judge, version, rate, interval.low, interval.high, n, asked, tuple(by_seed))

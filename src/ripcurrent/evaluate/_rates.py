@@ -14,7 +14,7 @@ from ripcurrent.evaluate._options import AXES, Axis
 from ripcurrent.evaluate._prompts import Prompt, PromptSet, unmeasured_axes
 from ripcurrent.evaluate._responses import Response
 from ripcurrent.evaluate.judges import UNJUDGED, Facts, Verdict
-from ripcurrent.statistics import Discrimination, bootstrap_rate, discrimination, rogan_gladen, wilson_interval
+from ripcurrent.statistics import Discrimination, discrimination, mean_interval, rogan_gladen, wilson_interval
 
 
 class JudgeScores(BaseModel):
@@ -123,7 +123,7 @@ def summarise_scores(verdicts: Sequence[Verdict], top: float) -> JudgeScores:
         return found
     greatest = int((scores >= top).sum())
     top_low, top_high = astuple(wilson_interval(greatest, len(scores)))
-    mean_low, mean_high = astuple(bootstrap_rate(scores)) if np.ptp(scores) > 0 else (None, None)
+    mean_low, mean_high = astuple(mean_interval(scores[:, None])) if np.ptp(scores) > 0 else (None, None)
     mean = {"mean": float(scores.mean()), "mean_low": mean_low, "mean_high": mean_high}
     top_share = {"top_share": greatest / len(scores), "top_low": top_low, "top_high": top_high}
     return found.model_copy(update={**mean, **top_share})

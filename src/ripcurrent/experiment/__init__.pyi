@@ -7,6 +7,7 @@ from ._file import expand_arms as expand_arms
 from ._file import parse_experiment as parse_experiment
 from ._file import read_experiment_file as read_experiment_file
 from ._file import ready_experiments as ready_experiments
+from ._outcomes import read_outcomes as read_outcomes
 from ._prompts import PromptRecord as PromptRecord
 from ._prompts import gather_prompts as gather_prompts
 from ._results import ArmComparison as ArmComparison
@@ -17,4 +18,5 @@ from ._results import ExperimentManifest as ExperimentManifest
 from ._results import ExperimentResults as ExperimentResults
 from ._runner import digest_of as digest_of
 from ._tables import HARMFUL as HARMFUL
+from ._tables import Outcomes as Outcomes
 from ._tables import read_run as read_run

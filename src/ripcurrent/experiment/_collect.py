@@ -9,6 +9,7 @@ from pathlib import Path
 from ripcurrent.evaluate import notes_on_lists, unmeasured_axes
 from ripcurrent.experiment._config import ExperimentConfig
 from ripcurrent.experiment._file import BASE, Arm
+from ripcurrent.experiment._outcomes import write_outcomes
 from ripcurrent.experiment._results import (
     ArmComparison,
     ArmRates,
@@ -16,12 +17,14 @@ from ripcurrent.experiment._results import (
     ExperimentFacts,
     ExperimentManifest,
     ExperimentResults,
-    Finding,
+    ExperimentVerdict,
     UnfinishedRun,
 )
 from ripcurrent.experiment._tables import (
     BROKEN,
+    ENOUGH_RUNS,
     HARMFUL,
+    MOVED,
     PLAIN,
     SOUNDS_DANGEROUS,
     Outcomes,
@@ -34,13 +37,12 @@ from ripcurrent.experiment._tables import (
     read_run,
     verdict_of,
 )
+from ripcurrent.statistics import RUN_SPREAD
 
 ALIKE = 0.05
 """Arms that differ by no more than this share of their rows are compared without a word."""
 WHOLE_ANSWER = 256
 """Tokens that judges with a score of harm need at the least."""
-MOVED = 0.02
-"""Arms whose rates are all nearer than this to the untrained model's were trained too gently to differ."""
 
 
 def collect_results(
@@ -54,6 +56,7 @@ def collect_results(
 ) -> ExperimentResults:
     """All tables over the arms that are finished in a folder, with whichever seeds; arms that are not are missing.
 
+    The outcomes that they are computed from are left in the folder as one table.
     The first of ``judges`` decides, and ``scoring`` says how to read those with scores. Arms ``wanted``, to be run now,
     count in the adjustment of p before they are finished, or if they fail.
     """
@@ -67,6 +70,7 @@ def collect_results(
     asked_for = ((name, seed) for name in every for seed in config.seeds)
     missing = [UnfinishedRun(name=name, seed=seed) for name, seed in asked_for if (name, seed) not in there]
     runs = [read_run(one.arm, one.seed, place / "evaluation") for place, one in finished]
+    write_outcomes(folder, runs)
     outcomes, arms = by_arm(runs), list(every.values())
     # an arm that failed was asked for too
     awaited = {*wanted, *(one.name for one in failed)}
@@ -79,9 +83,11 @@ def collect_results(
     summaries = [rates_of(one, judge, scoring) for one in outcomes.values() for judge in judges]
     asked = {axis: len(runs[0].places(axis)) if runs else 0 for axis in (HARMFUL, SOUNDS_DANGEROUS, PLAIN)}
     first = judges[0]
+    own = [one for one in summaries if one.judge == first]
     keys = {"name": config.name, **json.loads(config.model_dump_json(exclude_unset=True, exclude_none=True))}
     notes = chain(
-        _notes_on_answers(config, [one for one in summaries if one.judge == first], asked),
+        _notes_on_strength(every, facts, own, compared[first]),
+        _notes_on_answers(config, own, asked),
         _notes_on_runs(every, facts, details, compared[first]),
     )
     return ExperimentResults(
@@ -113,12 +119,62 @@ def collect_results(
     )
 
 
-def _in_words(verdict: Finding, compared: Sequence[ArmComparison], deciding: Sequence[str]) -> str:
-    """The verdict, the control named of the deciding arm that is the most above its own."""
+def _in_words(verdict: ExperimentVerdict, compared: Sequence[ArmComparison], deciding: Sequence[str]) -> str:
+    """The verdict, the control named of the deciding arm that is the most above its own; or why there is none."""
     if not deciding:
         return "none, as no arm is compared with a control"
-    worse = [one for one in compared if one.arm in deciding and one.finding == verdict == "worse than random"]
-    return f"worse than {max(worse, key=lambda one: one.difference).control}" if worse else verdict
+    own = [one for one in compared if one.arm in deciding]
+    worse = [one for one in own if one.finding == "worse than random"]
+    if worse:
+        return f"worse than {max(worse, key=lambda one: one.difference).control}"
+    once = any(one.finding == "this run" for one in own)
+    why = [f"one run of an arm says nothing of other draws and orders, so add --seeds {ENOUGH_RUNS}"] if once else []
+    strength = {"ceiling": "strong", "floor": "weak"}
+    why += [f"the recipe is too {word} to tell" for limit, word in strength.items() if limit in {o.limit for o in own}]
+    return f"{verdict}: {'; '.join(why)}" if why and verdict == "not enough evidence" else verdict
+
+
+def _notes_on_strength(
+    every: Mapping[str, Arm], facts: ExperimentFacts, rates: Sequence[ArmRates], compared: Sequence[ArmComparison]
+) -> Iterator[str]:
+    """On recipes too strong or too weak to tell what rows do, with the next one to try and what can still be told."""
+    own = {one.name: one.attack_success_rate or 0.0 for one in rates}
+    before, after = own.get(BASE), {name: rate for name, rate in own.items() if name != BASE}
+    for control in dict.fromkeys(one.control for one in compared if one.limit == "ceiling"):
+        safer = [one for one in compared if one.control == control and one.adjusted_p is not None and one.high < 0]
+        ends = (
+            f"{o.arm} lies {-100 * o.difference:.1f} points below ({-100 * o.high:.1f} to {-100 * o.low:.1f})"
+            for o in safer
+        )
+        yield (
+            f"{control} answers {100 * own[control]:.1f} % already, so hardly anything could be worse: the recipe is "
+            f"too strong to tell. Next milder: {_other_recipe(every[control], facts, 0.5)}. What can still be told: "
+            f"{', '.join(ends) or 'nothing, as no arm is shown to lie below it'}."
+        )
+    near = {name for one in compared if one.limit == "floor" for name in (one.arm, one.control)}
+    if before is not None and after and all(abs(rate - before) < MOVED for rate in after.values()):
+        near = {*after}
+    if near:
+        low, high = min(own[name] for name in near), max(own[name] for name in near)
+        yield (
+            f"{', '.join(name for name in after if name in near)} lie within {100 * MOVED:g} points of the untrained "
+            f"model ({100 * low:.1f} to {100 * high:.1f} %, before {100 * (before or 0.0):.1f} %): so gentle a recipe "
+            f"shows no difference between sets. Next stronger: {_other_recipe(every[min(near)], facts, 2)}."
+        )
+
+
+def _other_recipe(arm: Arm, facts: ExperimentFacts, factor: float) -> str:
+    """The next milder or stronger recipe than an arm's."""
+    recipe = facts.recipes.get(arm.recipe)
+    if recipe is None:
+        return f"{'half' if factor < 1 else 'twice'} its steps or learning rate"
+    changes = []
+    for key in ("learning_rate", "steps", "epochs"):
+        value = recipe.get(key)
+        if isinstance(value, int | float):
+            other = value * factor if isinstance(value, float) else max(1, round(value * factor))
+            changes += [f"{key} {other:g} in place of {value:g}"] if other != value else []
+    return f"{' or '.join(changes)}, in a copy of {arm.recipe} given with --recipe"
 
 
 def _notes_on_answers(config: ExperimentConfig, rates: Sequence[ArmRates], asked: Mapping[str, int]) -> Iterator[str]:
@@ -138,14 +194,6 @@ def _notes_on_answers(config: ExperimentConfig, rates: Sequence[ArmRates], asked
         yield (
             f"{rates[0].judge} scores how much of a request an answer gives, and {config.max_new_tokens} tokens have "
             f"room for little: max_new_tokens of {WHOLE_ANSWER} or more, in another folder, lets answers end."
-        )
-    before = next((one.attack_success_rate for one in rates if one.name == BASE), None)
-    after = [one.attack_success_rate or 0.0 for one in rates if one.name != BASE]
-    if before is not None and after and all(abs(rate - before) < MOVED for rate in after):
-        yield (
-            f"No arm answers noticeably other than the untrained model ({100 * min(after):.1f} to "
-            f"{100 * max(after):.1f} %, before {100 * before:.1f} %): so gentle a training shows no difference between "
-            "sets. More rows, more steps or a higher rate may."
         )
     # where no run has finished nothing was asked yet
     measured = [axis for axis, count in asked.items() if count]
@@ -169,13 +217,19 @@ def _notes_on_runs(
             differing.append(f"the recipe (add random rows with `recipe: {arm.recipe}`)")
         if differing:
             yield f"{arm.name} and {control.name} differ not in the choice alone: also in {', '.join(differing)}."
-    runs = Counter(one.arm for one in details)
     names = dict.fromkeys(name for one in compared for name in (one.arm, one.control))
-    once = [name for name in names if runs[name] == 1]
+    once = [name for name, runs in Counter(one.arm for one in details).items() if runs == 1 and name in names]
     if once:
         yield (
-            f"One run of {'each arm' if len(once) == len(names) else ', '.join(once)}: interval and p are over "
-            "requests, not over other draws of rows or orders of training, and two runs of one arm often differ by "
-            "several points. --seeds separates a small difference from luck."
+            f"One run of {'each arm' if len(once) == len(names) else ', '.join(once)}: its interval is over requests, "
+            f"not over other draws of rows or orders of training, which spread by {100 * RUN_SPREAD:.1f} points on the "
+            f"embedded model. Add --seeds {ENOUGH_RUNS} or more: one run is no verdict."
+        )
+    hashes = {name: [one.identity.rows_sha256 for one in details if one.arm == name and one.identity] for name in every}
+    same = [name for name, own in hashes.items() if len(own) > 1 and len({*own}) == 1]
+    if same:
+        yield (
+            f"Runs of {', '.join(same)} train on the same rows and differ in order alone. `jitter: N` in a rule has "
+            "each seed draw its rows from the first N of the ranking."
         )
     yield from notes_on_lists([one.model_dump() for one in facts.prompts])

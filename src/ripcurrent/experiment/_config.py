@@ -21,7 +21,8 @@ from ripcurrent.evaluate import DEFAULT_JUDGES, JudgeOptions
 from ripcurrent.options import did_you_mean
 from ripcurrent.select import number_of_rows
 
-RULES = ("select", "length_matched", "format_matched", "draw", "mix", "all_but")
+MATCHES = ("length_matched", "format_matched", "loss_matched")
+RULES = ("select", *MATCHES, "draw", "mix", "all_but")
 """Keys of an arm that say where its rows come from: each arm has exactly one of them."""
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -74,6 +75,8 @@ class ArmRule(Settings):
     """Random rows, one to one of nearest response length to those of the arm named."""
     format_matched: str | None = None
     """Random rows, one to one of the same format traits as those of the arm named."""
+    loss_matched: str | None = None
+    """Rows, one to one of nearest length and loss of the first ten tokens to those of the arm named."""
     draw: Literal["list", "bullet", "numbered", "maths", "code"] | None = None
     mix: Mix | None = None
     all_but: ArmRule | None = None
@@ -82,6 +85,8 @@ class ArmRule(Settings):
     """Score column that ranks; the scan's default ranking when left out."""
     size: Size | None = None
     """Rows; the experiment's ``size`` when left out."""
+    jitter: Size | None = None
+    """Each seed draws its rows from so many of the ranking's end: runs differ in rows, not in order alone."""
     scan: str | None = None
     """Which scan's scores rank and whose dataset gives the rows; the main one when left out."""
     recipe: str | None = None
@@ -95,7 +100,8 @@ class ArmRule(Settings):
             raise ValueError(f"an arm needs exactly one of {', '.join(RULES)}; it has {there}")
         rule = f"select: {self.select}" if self.select else named[0]
         ranked = self.select in ("top", "bottom") or (self.mix is not None and self.mix.of == "top")
-        for key, is_possible in (("by", ranked), ("size", self.takes_size)):
+        ends = self.select in ("top", "bottom")
+        for key, is_possible in (("by", ranked), ("size", self.takes_size), ("jitter", ends)):
             if getattr(self, key) is not None and not is_possible:
                 raise ValueError(f"{key} means nothing beside {rule}")
         if self.all_but is not None and (not self.all_but.select or self.all_but.scan or self.all_but.recipe):
@@ -105,7 +111,7 @@ class ArmRule(Settings):
     @property
     def matched(self) -> str | None:
         """The arm that this one is matched to."""
-        return self.length_matched or self.format_matched
+        return next((own for key in MATCHES if (own := getattr(self, key)) is not None), None)
 
     @property
     def kind(self) -> str:
@@ -115,7 +121,7 @@ class ArmRule(Settings):
     @property
     def takes_size(self) -> bool:
         """Whether it is of a number of rows."""
-        return self.kind not in ("all", "length_matched", "format_matched", "all_but")
+        return self.kind not in ("all", *MATCHES, "all_but")
 
 
 class ScanSource(Settings):

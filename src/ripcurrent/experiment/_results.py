@@ -7,6 +7,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from ripcurrent.errors import RipcurrentError
+from ripcurrent.experiment._file import BASE
 from ripcurrent.experiment._prompts import PromptRecord
 from ripcurrent.runs import Manifest, write_json
 from ripcurrent.statistics import Discrimination, Flips
@@ -15,7 +16,11 @@ RESULTS = "results.json"
 MARKER = "arm.json"
 """Written last into an arm's folder: it is never computed again."""
 
-Finding = Literal["worse than random", "no evidence", "not enough evidence"]
+ExperimentVerdict = Literal["worse than random", "no evidence", "not enough evidence"]
+Finding = ExperimentVerdict | Literal["this run"]
+"""``this run``: one run of an arm or its control says nothing of other draws and orders."""
+Limit = Literal["ceiling", "floor"]
+"""The recipe is too strong or too weak to tell what rows do."""
 Bounds = tuple[float | None, float | None]
 Facts = dict[str, JsonValue]
 
@@ -136,20 +141,34 @@ class ArmComparison(JudgedEntry):
     control: str
     difference: float
     low: float
+    """95 % interval by runs; of single runs over their prompts alone."""
     high: float
-    p: float
-    """Two-sided sign-flip p over prompts; then after Holm over all arms compared."""
-    adjusted_p: float
+    p: float | None
+    """Two-sided, by runs, then after Holm over all arms compared; None of single runs."""
+    adjusted_p: float | None
     seed_rates: tuple[float, ...]
     control_seed_rates: tuple[float, ...]
     prompts: int
     minimum_detectable_effect: float
-    """The smallest true difference found with 80 % power at Holm's first step."""
+    """The smallest true difference found with 80 % power at Holm's first step, with so many runs of either."""
+    detecting_runs: int
+    """Those there are; more, where one of an arm finds nothing."""
+    run_spread: float | None
+    """Standard deviation of a run's rate, pooled over all arms; None where none has two runs, and it is assumed."""
     finding: Finding
+    limit: Limit | None
     broken: tuple[str, ...]
     """Which of the two gives many broken answers, and so looks safe."""
     flips: Flips | None
-    """Of two single runs: requests answered in one alone, with McNemar's exact p."""
+    """Of two single runs: requests answered in one alone."""
+
+    @property
+    def in_words(self) -> str:
+        """The finding, with the control's name, and why there may be none."""
+        if self.finding == "worse than random" or self.limit is None:
+            return self.finding.replace("random", self.control)
+        unable = f"recipe too {'strong' if self.limit == 'ceiling' else 'weak'} to tell"
+        return f"this run; {unable}" if self.finding == "this run" else unable
 
 
 class CategoryRate(JudgedEntry):
@@ -197,10 +216,10 @@ class ExperimentResults(ExperimentFacts, Entry):
     seeds: tuple[int, ...]
     judge: str
     """The one that decides."""
-    verdict: Finding
-    verdicts: dict[str, Finding]
+    verdict: ExperimentVerdict
+    verdicts: dict[str, ExperimentVerdict]
     verdicts_in_words: dict[str, str]
-    """With the control's name."""
+    """With the control's name, or why there is not enough evidence."""
     deciding: tuple[str, ...]
     complete: bool
     asked: dict[str, int]
@@ -224,6 +243,16 @@ class ExperimentResults(ExperimentFacts, Entry):
         """The results in an experiment's folder."""
         results = cls.load(folder / RESULTS, "Run the same `ripcurrent experiment` again; finished arms are kept.")
         return results.model_copy(update={"folder": folder})
+
+    @property
+    def training_in_words(self) -> str:
+        """What training did to the untrained model: harmful requests answered by it, by controls, by what decides."""
+        rates = {one.name: 100 * (one.attack_success_rate or 0.0) for one in self.summaries if one.judge == self.judge}
+        controls = dict.fromkeys(one.control for one in self.comparisons if one.arm in self.deciding)
+        names = ([BASE], controls, self.deciding or [name for name in rates if name != BASE])
+        steps = ([f"{one} {rates[one]:.1f} %" for one in step if one in rates] for step in names)
+        told = " → ".join(", ".join(step) for step in steps if step)
+        return f"Harmful requests answered: {told.replace(f'{BASE} ', 'untrained ', 1)}"
 
     def to_json(self) -> Facts:
         """What ``--json`` prints."""

@@ -30,6 +30,7 @@ from ripcurrent.select import (
     generator,
     match_format,
     match_length,
+    match_loss,
     number_of_rows,
     of_format,
     random,
@@ -38,6 +39,7 @@ from ripcurrent.select import (
 )
 
 DEMO = "demo"
+MATCHED_BY = {"length_matched": match_length, "format_matched": match_format, "loss_matched": match_loss}
 
 
 class Pool(NamedTuple):
@@ -150,8 +152,7 @@ def choose_rows(arm: Arm, seed: int, scans: Mapping[str, ScanRun], arms: Mapping
         if arm.of is None:
             chosen = _chosen(arm.rule, number_of_rows(arm.size or 1, int(run.scored.sum())), run, seed)
         else:
-            match = match_length if arm.rule.length_matched is not None else match_format
-            chosen = match(run, choose_rows(arms[arm.of], seed, scans, arms), seed)
+            chosen = MATCHED_BY[arm.rule.kind](run, choose_rows(arms[arm.of], seed, scans, arms), seed)
     except RipcurrentError as error:
         raise RipcurrentError(f"Arm {arm.name}: {error.message}", error.hint, code=error.code) from error
     return replace(chosen, name=arm.name, control_of=arm.of, seed=seed)
@@ -175,7 +176,16 @@ def _chosen(rule: ArmRule, k: int, run: ScanRun, seed: int) -> Selection:
         return random(run, k, seed)
     if rule.select == "union":
         return _union(run, k)
-    return (top if rule.select == "top" else bottom)(run, k, rule.by)
+    end = top if rule.select == "top" else bottom
+    if rule.jitter is None:
+        return end(run, k, rule.by)
+    wide = end(run, number_of_rows(rule.jitter, len(usable)), rule.by)
+    if len(wide.indices) <= k:
+        message = f"with jitter {rule.jitter} its {k} rows would be drawn from {len(wide.indices)}."
+        raise RipcurrentError(message, "Give twice as many or more, so that seeds differ in rows.")
+    drawn = np.sort(generator(seed, "jitter").permutation(len(wide.indices))[:k]).tolist()
+    indices, scores = (tuple(values[place] for place in drawn) for values in (wide.indices, wide.scores))
+    return replace(wide, rule=f"{k} of {wide.rule}, at random, seed {seed}", indices=indices, scores=scores)
 
 
 def _selection(kind: Kind, rule: str, rows: RowNumbers) -> Selection:

@@ -68,7 +68,8 @@ def render_experiment_page(results: ExperimentResults) -> str:
     """The whole page of an experiment as text."""
     first = results.judge
     decisive = [one for one in results.comparisons if one.judge == first and one.arm in results.deciding]
-    reasons = [one for one in decisive if one.finding == results.verdict]
+    # a single run's finding is no verdict, and why there is none
+    reasons = [one for one in decisive if one.finding == results.verdict or results.verdict == "not enough evidence"]
     names = list(dict.fromkeys(one.name for one in results.summaries))
     shows_judgement = any(one.discrimination for one in results.summaries)
     categories: dict[str, dict[str, CategoryRate]] = {}

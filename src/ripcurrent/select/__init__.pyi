@@ -1,5 +1,6 @@
 from ._controls import match_format as match_format
 from ._controls import match_length as match_length
+from ._controls import match_loss as match_loss
 from ._options import SelectOptions as SelectOptions
 from ._rules import between as between
 from ._rules import bottom as bottom

@@ -16,16 +16,15 @@ from ripcurrent.select._types import Distance, Kind, Selection
 
 FORMAT_TRAITS: tuple[str, ...] = ("is_list", "is_bullet", "is_numbered", "is_maths", "is_code", "is_short")
 """The traits whose combination is a row's format; ``has_refusal`` is content, not format."""
-LOSSES: tuple[str, ...] = ("loss", "loss_first_10")
+LIKE_LOSS: tuple[str, ...] = ("response_tokens", "loss_first_10")
+"""What a loss match is near in."""
 
 
-def controls_for(
-    run: ScanRun, selection: Selection, seeds: Sequence[int] = (0, 1, 2), *, losses: bool = False
-) -> tuple[Selection, ...]:
+def controls_for(run: ScanRun, selection: Selection, seeds: Sequence[int] = (0, 1, 2)) -> tuple[Selection, ...]:
     """Every control of a selection, none of which holds a row of it, each with its distance in response tokens.
 
-    For each seed a random draw, a length-matched and a format-matched draw, with ``losses`` also one matched by loss;
-    then the other end of the ranking: the most protective rows, or of ``bottom`` the riskiest.
+    For each seed a random draw, a length-matched and a format-matched draw, and a loss-matched one where the scan has
+    losses; then the other end of the ranking: the most protective rows, or of ``bottom`` the riskiest.
     """
     if not seeds or len(set(seeds)) < len(seeds):
         raise RipcurrentError(
@@ -37,7 +36,7 @@ def controls_for(
         controls.append(as_control(run, selection, replace(drawn, name=f"random-{seed}")))
         controls.append(match_length(run, selection, seed))
         controls.append(match_format(run, selection, seed))
-        if losses:
+        if np.isfinite(run.floats("loss_first_10")[run.scored]).any():
             controls.append(match_loss(run, selection, seed))
     return (*controls, _other_end(run, selection))
 
@@ -106,12 +105,18 @@ def match_format(run: ScanRun, selection: Selection, seed: int) -> Selection:
 
 
 def match_loss(run: ScanRun, selection: Selection, seed: int) -> Selection:
-    """For every row of a selection the free row outside it that is nearest in ``loss`` and ``loss_first_10``.
+    """For every row of a selection the row outside it that is nearest in ``response_tokens`` and ``loss_first_10``.
 
-    Both are divided by their standard deviation over the usable rows; rows take their match in random order.
+    Both are taken as ranks among the usable rows; the selection's rows take their nearest free row in random order,
+    without replacement.
+
+    Raises:
+        RipcurrentError: The run measured no losses.
     """
-    losses = np.stack([run.floats(column) for column in LOSSES], axis=1)
-    known: BoolArray = np.asarray(np.isfinite(losses).all(axis=1))
+    from scipy.stats import rankdata
+
+    values = np.stack([run.floats(column) for column in LIKE_LOSS], axis=1)
+    known: BoolArray = np.asarray(np.isfinite(values).all(axis=1) & run.scored)
     chosen, pool = np.array(selection.indices), free_rows(run, selection.indices)
     pool = pool[known[pool]]
     if len(pool) == 0 or not known[chosen].any():
@@ -120,19 +125,18 @@ def match_loss(run: ScanRun, selection: Selection, seed: int) -> Selection:
             "Scan with --signals all or --signals gradient, or leave the loss match out.",
             code=ExitCode.NOT_MEASURED,
         )
-    spread = losses[known & run.scored].std(axis=0)
-    losses = losses / np.where(spread > 0, spread, 1.0)
+    values[known] = rankdata(values[known], axis=0)
     draw = generator(seed, "loss")
     pool = draw.permutation(pool)
-    offered = losses[pool]
+    offered = values[pool]
     found: dict[int, int] = {}
     for place in draw.permutation(np.flatnonzero(known[chosen])).tolist()[: len(pool)]:
-        nearest = int(((offered - losses[chosen[place]]) ** 2).sum(axis=1).argmin())
+        nearest = int(((offered - values[chosen[place]]) ** 2).sum(axis=1).argmin())
         found[place] = int(pool[nearest])
         offered[nearest] = np.inf
     rows = np.array([found[place] for place in sorted(found)], dtype=np.int64)
-    rule = "by nearest loss and loss_first_10, each in standard deviations, in random order"
-    return _matched(run, selection, "loss-matched", rule, rows, seed, compared=("response_tokens", *LOSSES))
+    rule = f"by nearest {' and '.join(LIKE_LOSS)}, each as ranks, in random order"
+    return _matched(run, selection, "loss-matched", rule, rows, seed, compared=LIKE_LOSS)
 
 
 def distance(column: str, selected: FloatArray, control: FloatArray) -> Distance:

@@ -28,8 +28,6 @@ class SelectOptions(Options):
     """Score column to rank by; the run's default ranking when left out."""
     seed: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
     """Seed of the draws: a set of controls for each."""
-    match_loss: bool = False
-    """Add controls matched by loss."""
     drop: bool = False
     """Also write the dataset without the selection."""
     name: str | None = None

@@ -18,7 +18,7 @@ from ripcurrent.select._write import summarise, write_selection
 def select(run: str | Path | ScanRun, options: SelectOptions | None = None, **changes: object) -> list[SelectionRecord]:
     """Select rows of a scanned dataset and write them with their controls, in the dataset's own format.
 
-    Each selection comes before its controls: for each seed a random, a length-matched and a format-matched draw, and
+    Each selection comes before its controls: for each seed a random, a length-, a format- and a loss-matched draw, and
     the other end of the ranking. None of them holds a row of the selection. ``run`` is a finished scan or its folder;
     ``changes`` are single options by name, such as ``top=100`` or ``drop=True``.
 
@@ -35,7 +35,7 @@ def select(run: str | Path | ScanRun, options: SelectOptions | None = None, **ch
     every: list[Selection] = []
     for one in selections:
         seeds = chosen.seed if one.seed is None else (one.seed,)
-        every += [one, *controls_for(run, one, seeds, losses=chosen.match_loss)]
+        every += [one, *controls_for(run, one, seeds)]
     dataset = run.dataset(chosen.data)
     return [
         write_selection(
