@@ -1,8 +1,8 @@
 """The judge ``wording``: which kinds of sentence an answer has and where, weighed by a fit to people's labels.
 
-The kinds are families of wording that a refusal or an answer may have, written without looking at labelled answers.
-Their weights are a logistic regression (``research/fit_wording.py``); docs/evaluate.md has its agreement with people on
-models that it was not fitted to.
+The kinds are families of wording that a refusal or an answer may have, written without looking at labelled answers, but
+for three phrases of one model's that were known. Their weights are a logistic regression (``research/fit_wording.py``);
+docs/evaluate.md has its agreement with people on models that it was not fitted to.
 """
 
 import json
