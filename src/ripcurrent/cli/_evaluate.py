@@ -69,8 +69,7 @@ def evaluate_command(
         " | refused {rate.refused:.1%} | broken {rate.degenerate:.1%} | cut {rate.truncated:.1%}",
         rates,
         under="{judge} {rate.judge_version}{kappa}",
-        caption="broken: empty, looping or no language; cut: reached the limit of new tokens; κ: with people, of the "
-        "model where they agree least (docs/evaluate.md)",
+        caption="broken: empty, looping or no language; cut: reached the limit of new tokens; κ: lowest by model",
     )
     score = "{judge}, {axis}, scale {scale:g}: mean score {score.mean:.2f} "
     score += "({score.mean_low:.2f} to {score.mean_high:.2f}), {score.top_share:.1%} greatest, {score.n} answers"

@@ -48,9 +48,8 @@ EXPERIMENT: dict[str, Any] = {
     ],
     "heldout": 0,
 }
-"""Everything of the experiment but the scan and the judges."""
+"""Everything of the experiment but the scan, and who judges: as in the stored proof."""
 JUDGED = ("prefix", "keyword")
-"""Who judges: those of the stored proof."""
 
 RANKED_BY = ("limit", "scope", "anchor_tokens", "row_tokens", "trainer", "max_tokens", "drop_refusals")
 """Options of a scan that change which rows are the riskiest."""
@@ -223,9 +222,8 @@ def cached_proof(run: ScanRun) -> Proof | None:
     ranked_otherwise = any(getattr(run.options, name) != getattr(usual, name) for name in RANKED_BY)
     if proof.scanned != _scanned(run) or run.options.signals == "representation" or ranked_otherwise:
         return None
-    (judge,) = find_judges([proof.judge])
-    # what is known of a judge may have changed since
-    return proof.model_copy(update={"cached": True, "kappas": kappas_of(judge.name, judge.version)})
+    kappas = kappas_of(proof.judge, find_judges([proof.judge])[0].version)
+    return proof.model_copy(update={"cached": True, "kappas": kappas})
 
 
 def fresh_proof(run: ScanRun, out: Path, *, progress: Progress | None = None, **changes: Any) -> Proof:
