@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 from research.fit_wording import weights_of
+from research.judge_agreement import FILES, figures
 from scipy.stats import norm
-from scripts.judge_agreement import FILES, figures
 
 from ripcurrent.evaluate import MeasuredAgreement, judge_errors, kappas_of, measured_agreement
 from ripcurrent.evaluate._validate import read_labelled, validate

@@ -59,7 +59,7 @@ class JudgeErrors:
 
 
 def measured_agreement(judge: str | None = None) -> tuple[MeasuredAgreement, ...]:
-    """The figures that come with the package, written by ``scripts/judge_agreement.py``: of all judges, or of one."""
+    """The figures that come with the package, written by ``research/judge_agreement.py``: of all judges, or of one."""
     return tuple(one for one in _figures() if judge in (None, one.judge))
 
 

@@ -1,6 +1,6 @@
 """Measure the judges by rule on people's labels and write the figures that are shown beside a judge's name.
 
-    RIPCURRENT_DATA=FOLDER python -m scripts.judge_agreement
+    RIPCURRENT_DATA=FOLDER python -m research.judge_agreement
 
 To be run again whenever a judge's version changes; a test holds the figures to docs/evaluate.md. ``wording`` is
 measured on each model's answers with weights that were fitted to those of the others.
@@ -11,7 +11,6 @@ import os
 from pathlib import Path
 
 from research.fit_wording import weights_of
-
 from ripcurrent.data import read_rows
 from ripcurrent.evaluate import Answer, Judge, validate_judges
 from ripcurrent.evaluate.judges import KEYWORD, PREFIX, wording_judge
