@@ -46,9 +46,14 @@ class TrainedTokens(BaseModel):
     def __str__(self) -> str:
         """The name with the options that differ from the trainer's defaults, as :func:`trained_tokens` reads it."""
         changed = self.model_dump(mode="json", exclude_defaults=True)
-        texts = (yaml.safe_dump(value, default_flow_style=True, width=2**20) for value in changed.values())
-        said = (text.removesuffix("\n...\n").strip() for text in texts)
-        return ",".join([self.trainer, *(f"{name}={value}" for name, value in zip(changed, said, strict=True))])
+        return ",".join([self.trainer, *(f"{name}={_in_a_line(value)}" for name, value in changed.items())])
+
+
+def _in_a_line(value: object) -> str:
+    """A value as YAML."""
+    quotes = '"' if isinstance(value, str) and "\n" in value else None
+    text = yaml.safe_dump(value, default_flow_style=True, default_style=quotes, width=2**20)
+    return text.removesuffix("\n...\n").strip()
 
 
 class Completion(TrainedTokens):
@@ -104,6 +109,7 @@ _ELSEWHERE = {
     "axolotl": ("ripcurrent.data._axolotl", "Axolotl"),
     "swift": ("ripcurrent.data._swift", "Swift"),
     "openai": ("ripcurrent.data._openai", "OpenAI"),
+    "unsloth": ("ripcurrent.data._unsloth", "Unsloth"),
 }
 """Module and class of the policies that are read when they are asked for."""
 TRAINERS = (*_POLICIES, *_ELSEWHERE)
@@ -145,7 +151,7 @@ def trained_tokens(text: str) -> TrainedTokens:
     """
     if is_training_file(text):
         return read_training_file(Path(text))[0]
-    name, *pairs = re.split(r",(?![^\[{]*[\]}])", text.strip())
+    name, *rest = text.strip().split(",", 1)
     if name not in TRAINERS:
         raise RipcurrentError(f"No trainer is named {name!r}.", f"Trainers: {', '.join(TRAINERS)}")
     policy: type[TrainedTokens]
@@ -155,11 +161,15 @@ def trained_tokens(text: str) -> TrainedTokens:
         module, kind = _ELSEWHERE[name]
         policy = getattr(import_module(module), kind)
     options = {}
-    for pair in pairs:
+    # a comma inside a value is followed by no other option
+    for pair in re.split(r",(?=\s*\w+\s*=)", rest[0]) if rest else ():
         option, equals, value = (part.strip() for part in pair.partition("="))
+        try:
+            options[option] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            equals = ""
         if not (option and equals):
             raise RipcurrentError(f"--trainer {text}: {pair!r} is no option=value.", f"For example: {name},option=true")
-        options[option] = yaml.safe_load(value)
     try:
         return policy(**options)
     except ValidationError as error:

@@ -88,7 +88,7 @@ class Trl(TrainedTokens):
                 f"--trainer trl: eos_token {self.eos_token!r} is not in the vocabulary of the model.",
                 "Name a token that is, or leave the option out.",
             )
-        if self.assistant_only_loss and not any(name in fields and _are_turns(fields[name]) for name in _TURNS):
+        if self.assistant_only_loss and not any(name in fields and are_turns(fields[name]) for name in _TURNS):
             raise RipcurrentError(
                 "--trainer trl,assistant_only_loss=true: the rows are no conversations, and TRL refuses them.",
                 "Leave the option out, or give the turns as messages with a role and a content.",
@@ -118,7 +118,7 @@ class Trl(TrainedTokens):
         """All tokens of a row, and which of them are trained."""
         if not ("prompt" in fields and "completion" in fields):
             _require_columns(fields, self.dataset_text_field)
-        kinds = {_are_turns(fields[name]) for name in _TURNS if name in fields}
+        kinds = {are_turns(fields[name]) for name in _TURNS if name in fields}
         needed = "messages" if kinds == {True} else self.dataset_text_field
         if len(kinds) > 1 or ("prompt" not in fields and needed not in fields):
             raise Unusable("invalid_conversation")
@@ -263,7 +263,7 @@ def _chatml(fields: Fields) -> Fields:
     }
 
 
-def _are_turns(value: object) -> bool:
+def are_turns(value: object) -> bool:
     """Whether a value is turns; what is neither those nor text cannot be trained."""
     if isinstance(value, str):
         return False
