@@ -1,19 +1,20 @@
-"""LLaMA-Factory's own converter, template and processor on our rows; torchaudio, which no text needs, is stubbed.
+"""LLaMA-Factory's own converter, template and processor, and v1's renderer, on our rows; what no text needs is stubbed.
 
-    python -m research.trainer_labels_llamafactory CHECKOUT
+    python -m research.trainer_labels_llamafactory CHECKOUT COMMIT
 
 Fills in the labels of tests/data/trainers/llamafactory.jsonl with a clone of LLaMA-Factory.
 """
 
 import copy
 import importlib.machinery
+import itertools
 import json
-import subprocess
 import sys
 import types
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 from tests.data.chat_tokenizers import build
 
@@ -66,25 +67,46 @@ def _made(case: Mapping[str, Any], tokenizer: Any) -> dict[str, Any]:
     return {"input_ids": ids, "labels": labels}
 
 
+def _made_by_v1(case: Mapping[str, Any], tokenizer: Any) -> dict[str, Any]:
+    """What LLaMA-Factory v1 trains of a row: of its samples the longest, with the weights of all."""
+    from llamafactory.v1.core.data_engine import DataEngine
+    from llamafactory.v1.core.rendering.rendering import Renderer
+
+    row, longest = case["row"], case["max_tokens"]
+    cuts = [cut for cut in DataEngine._prefix_cuts(row) if cut is not None]
+    if not cuts:
+        return {"refused": "no_loss_tokens"}
+    weights: list[float] = []
+    shorter: list[int] = []
+    for cut in cuts:
+        try:
+            (made,) = Renderer(tokenizer).process_samples([{**row, "messages": row["messages"][:cut]}])
+        except ValueError as error:
+            return {"refused": "template_mismatch" if "prefix" in str(error) else "invalid_conversation"}
+        if made["input_ids"][: len(shorter)] != shorter:
+            # ours: samples that differ are no one row
+            return {"refused": "template_mismatch"}
+        shorter = made["input_ids"]
+        weights = [max(pair) for pair in itertools.zip_longest(weights, made["loss_weights"], fillvalue=0.0)]
+    if not any(weights[:longest]):
+        return {"refused": "dropped_by_trainer"}
+    return {"input_ids": made["input_ids"][:longest], "weights": weights[:longest]}
+
+
 def main() -> None:
     checkout = Path(sys.argv[1])
-    stub = types.ModuleType("torchaudio")
-    stub.__spec__ = importlib.machinery.ModuleSpec("torchaudio", None)
-    sys.modules["torchaudio"] = stub
+    for name in ("torchaudio", "omegaconf"):
+        sys.modules[name] = MagicMock(__spec__=importlib.machinery.ModuleSpec(name, None))
     sys.path.insert(0, str(checkout / "src"))
     from llamafactory.extras.env import VERSION
 
-    commit = subprocess.run(
-        ["git", "-C", str(checkout), "rev-parse", "HEAD"], check=True, capture_output=True, text=True
-    ).stdout.strip()
-    _, *cases = map(json.loads, _CASES.read_text().splitlines())
-    head = {"trainer": "llamafactory", "version": VERSION, "commit": commit,
-            "made_by": "research/trainer_labels_llamafactory.py"}  # fmt: skip
-    lines = [head]
+    head, *cases = map(json.loads, _CASES.read_text().splitlines())
+    lines = [head | {"version": VERSION, "commit": sys.argv[2]}]
     for case in cases:
         asked = {name: case[name] for name in ("case", "options", "max_tokens", "tokenizer", "row")}
         ours = case.get("refused") not in (None, "dropped_by_trainer", "shifted_labels")
-        lines.append(asked | ({"refused": case["refused"]} if ours else _made(case, tokenizer_of(case["tokenizer"]))))
+        make = _made_by_v1 if case["options"].get("formatting") == "v1" else _made
+        lines.append(asked | ({"refused": case["refused"]} if ours else make(case, tokenizer_of(case["tokenizer"]))))
     _CASES.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
 
 

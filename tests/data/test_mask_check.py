@@ -67,13 +67,7 @@ def test_a_wrong_trainer_or_option_is_named(named, said):
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"labels": [1, 2]}, "invalid_conversation"),
-        ({"labels": [-100] * 3}, "no_loss_tokens"),
-        ({"labels": [-100, 7, 3]}, "shifted_labels"),
-        ({"attention_mask": [0, 1, 1]}, None),
-    ],
+    ("changes", "said"), [({"labels": [-100] * 3}, "no_loss_tokens"), ({"attention_mask": [0, 1, 1]}, None)]
 )
 def test_tokenized_rows_are_as_they_are_or_refused(tmp_path, changes, said):
     row = {"input_ids": [1, 2, 3], "labels": [-100, 2, 3]}

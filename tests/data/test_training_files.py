@@ -49,11 +49,12 @@ def test_a_training_file_and_its_data_set_make_the_policy(tmp_path):
     policy, limit = from_llamafactory(
         {"dataset": "chats", "template": "chatml", "cutoff_len": 64, "mask_history": True, "packing": True}, INFO
     )
-    assert limit == 63
+    assert limit == 64
     (tmp_path / "train.yaml").write_text("{base_model: m, sequence_len: 64, datasets: [{type: alpaca}]}")
     options = RowOptions.resolve(RowOptions(limit=2), {"trainer": str(tmp_path / "train.yaml")})
     assert (options.trainer, options.max_tokens, options.limit) == ("axolotl,type=alpaca", 64, 2)
     assert policy == LlamaFactory(
-        template="chatml", formatting="sharegpt", columns={"messages": "talk"}, tags=TAGS, mask_history=True
+        **{"template": "chatml", "formatting": "sharegpt", "columns": {"messages": "talk"}, "tags": TAGS},
+        **{"mask_history": True, "packing": True},
     )
     assert from_llamafactory({"dataset": ["plain"]}, INFO) == (LlamaFactory(), 2048)

@@ -10,6 +10,7 @@ from pydantic import ValidationError, model_validator
 
 from ripcurrent.data._formats import Unusable, plain_text
 from ripcurrent.data._llamafactory_templates import BOS, EOS, PROBE, TEMPLATES, Slots, TurnTemplate, template_of
+from ripcurrent.data._llamafactory_v1 import label_v1
 from ripcurrent.data._trained_tokens import LabelledTokens, TrainedTokens
 from ripcurrent.data._types import Fields
 from ripcurrent.errors import RipcurrentError
@@ -35,7 +36,8 @@ _ASKING, _ANSWERING = ("user", "observation"), ("assistant", "function")
 _THINKING_OFF = "detailed thinking off"
 _THOUGHT = ("<think>\n", "\n</think>\n\n")
 
-_OPTIONS = ("template", "mask_history", "train_on_prompt", "default_system", "enable_thinking", "preserve_thinking")
+_OF_ROWS = ("formatting", "columns", "tags")
+"""Options that ``dataset_info.json`` has, and not the training file."""
 _UNHELD = {
     "stage": "sft", "tokenized_path": None, "add_tokens": None, "add_special_tokens": None,
     "new_special_tokens_config": None, "split_special_tokens": False, "use_fast_tokenizer": True,
@@ -52,8 +54,8 @@ class LlamaFactory(TrainedTokens):
 
     template: str | None = None
     """Name of the template; without one it is taken from the tokenizer's chat template, as LLaMA-Factory does."""
-    formatting: Literal["alpaca", "sharegpt", "openai"] = "alpaca"
-    """``formatting`` of the data set in ``dataset_info.json``."""
+    formatting: Literal["alpaca", "sharegpt", "openai", "v1"] = "alpaca"
+    """``formatting`` of the data set in ``dataset_info.json``; ``v1``: messages of typed parts, trained by v1."""
     columns: dict[str, str | None] | None = None
     """``columns`` of ``dataset_info.json``; where given, columns that it does not name are not read."""
     tags: dict[str, str | None] | None = None
@@ -68,11 +70,17 @@ class LlamaFactory(TrainedTokens):
     """Of reasoning templates: whether an empty thought before an answer bears loss; false removes all thoughts."""
     preserve_thinking: bool = False
     """Of reasoning templates with ``mask_history``: whether earlier answers keep their thoughts."""
+    packing: bool = False
+    """Several rows in one, which is one token shorter then; unless ``neat_packing``, they see those before them."""
+    neat_packing: bool = False
+    """The same, of which each row sees itself alone."""
 
     @model_validator(mode="after")
     def _fits(self) -> LlamaFactory:
         if self.template is not None and self.template not in TEMPLATES:
             raise ValueError(f"template {self.template!r} is not held; held are {', '.join(TEMPLATES)}")
+        if self.formatting == "v1" and self.model_fields_set != {"formatting"}:
+            raise ValueError("with formatting v1 no other option is held")
         if self.mask_history and self.train_on_prompt:
             raise ValueError("mask_history and train_on_prompt exclude each other")
         if self.train_on_prompt and self.template and TEMPLATES[self.template].efficient_eos:
@@ -83,6 +91,8 @@ class LlamaFactory(TrainedTokens):
         return self
 
     def label(self, fields: Fields, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> LabelledTokens:
+        if self.formatting == "v1":
+            return label_v1(fields, tokenizer, max_tokens)
         system, turns, lists_tools = self._conversation(fields)
         template = template_of(tokenizer) if self.template is None else TEMPLATES[self.template]
         if self.default_system is not None:
@@ -91,7 +101,8 @@ class LlamaFactory(TrainedTokens):
         if system or lists_tools:
             template, turns = _with_system(template, turns, system)
         pairs = self._encoded(template, turns, _encoder(tokenizer, template))
-        ids, weights = self._cut(pairs, max_tokens, ends=template.efficient_eos)
+        longest = max_tokens - (self.packing or self.neat_packing)
+        ids, weights = self._cut(pairs, longest, ends=template.efficient_eos)
         if template.efficient_eos:
             ids, weights = ids + _special(tokenizer, EOS), [*weights, 1.0]
         return LabelledTokens(ids, weights)
@@ -208,9 +219,7 @@ class LlamaFactory(TrainedTokens):
 def from_config(config: Fields, dataset_info: Fields) -> tuple[LlamaFactory, int]:
     """The policy and the length limit of a training file of LLaMA-Factory and its ``dataset_info.json``.
 
-    ``packing`` leaves a row's labels as they are, but takes one token off the limit. Without ``neat_packing`` a packed
-    row also sees the rows before it, which no score knows. What chooses rows (``val_size``, ``max_samples``,
-    ``num_samples``) is not read.
+    What chooses rows (``val_size``, ``max_samples``, ``num_samples``) is not read.
 
     Raises:
         RipcurrentError: A setting changes the trained tokens in a way that is not held, or the data set is not one.
@@ -236,7 +245,7 @@ def from_config(config: Fields, dataset_info: Fields) -> tuple[LlamaFactory, int
             f"The data set {datasets[0]} is of rankings (ranking: true), which supervised fine-tuning does not take.",
             "Name a data set of conversations.",
         )
-    given = {name: config[name] for name in _OPTIONS if name in config}
+    given = {name: config[name] for name in LlamaFactory.model_fields if name in config and name not in _OF_ROWS}
     given["formatting"] = entry.get("formatting", "alpaca")
     for part, known_names in (("columns", _COLUMNS), ("tags", _TAGS)):
         if part in entry:
@@ -250,8 +259,7 @@ def from_config(config: Fields, dataset_info: Fields) -> tuple[LlamaFactory, int
             f"The LLaMA-Factory file is not held: {where}: {problem['msg']}.",
             "Scan the rows as LLaMA-Factory tokenizes them (tokenized_path).",
         ) from error
-    packs = bool(config.get("packing") or config.get("neat_packing"))
-    return policy, int(config.get("cutoff_len", 2048)) - packs
+    return policy, int(config.get("cutoff_len", 2048))
 
 
 def _alpaca(row: Fields) -> tuple[str, list[Turn]]:

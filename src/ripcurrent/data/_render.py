@@ -121,9 +121,10 @@ def rendered(
     *,
     generation_prompt: bool,
     tools: list[Any] | None = None,
+    **variables: object,
 ) -> str:
     """Turns in the tokenizer's chat template, on :data:`DATE` whenever it is."""
-    how = {"tools": tools, "tokenize": False, "add_generation_prompt": generation_prompt}
+    how = {**variables, "tools": tools, "tokenize": False, "add_generation_prompt": generation_prompt}
     return str(tokenizer.apply_chat_template(turns, chat_template=dated_template(tokenizer, tools=tools), **how))
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from functools import lru_cache
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
@@ -11,6 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ripcurrent.data._formats import Unusable
+from ripcurrent.data._render import TemplateMismatch, default_template, rendered, template_errors
 from ripcurrent.data._spec import read_yaml
 from ripcurrent.data._types import Fields
 from ripcurrent.errors import RipcurrentError
@@ -84,13 +88,66 @@ class Tokenized(TrainedTokens):
             )
         if any(label not in (-100, own) for label, own in zip(labels, ids, strict=True)):
             raise Unusable("shifted_labels")
-        if len(fields.get("seq_lengths") or ()) > 1 or (positions and positions != list(range(len(ids)))):
+        kept = [place for place, seen in enumerate(attended or [1] * len(ids)) if seen]
+        # padding may have any position
+        bearing = kept[: 1 + max((at for at, place in enumerate(kept) if labels[place] != -100), default=-1)]
+        restarts = any(positions[two] != positions[one] + 1 for one, two in pairwise(bearing) if positions)
+        if (
+            len(fields.get("seq_lengths") or ()) > 1
+            or restarts
+            or len({attended[at] for at in bearing if attended}) > 1
+        ):
             raise RipcurrentError(
                 "The rows are packed: several examples lie in one, and a score would be of all of them together.",
                 "Tokenize them without packing, and scan those.",
             )
-        kept = [place for place, seen in enumerate(attended or [1] * len(ids)) if seen][:max_tokens]
+        if not positions and _begins_inside([ids[place] for place in bearing], tokenizer):
+            raise RipcurrentError(
+                f"A row has {tokenizer.bos_token}, which begins a text, inside and no position_ids: several examples "
+                "seem to be packed in it.",
+                "Tokenize the rows without packing; where each is one example, give it position_ids 0, 1, 2, …",
+            )
+        kept = kept[:max_tokens]
         return LabelledTokens([ids[place] for place in kept], [float(labels[place] != -100) for place in kept])
+
+
+class Torchtune(TrainedTokens):
+    """Rows of ``tokens`` and ``labels`` as torchtune's data sets hand them out, each label being the next token."""
+
+    trainer = "torchtune"
+
+    def label(self, fields: Fields, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> LabelledTokens:
+        if "tokens" not in fields:
+            raise RipcurrentError(
+                f"torchtune has a tokenizer of its own for each model, which does not use the chat template: what it "
+                f"trains of {', '.join(fields)} is not known here.",
+                "Scan what its data set (packed: False) hands out: a line of JSON with tokens and labels for each row.",
+            )
+        labels = fields.get("labels")
+        row = {"input_ids": fields["tokens"], "labels": [-100, *labels[:-1]] if isinstance(labels, list) else None}
+        places = {"position_ids": fields.get("input_pos"), "seq_lengths": fields.get("seq_lens")}
+        return Tokenized().label(row | places, tokenizer, max_tokens)
+
+
+def _begins_inside(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a text begins behind another, and conversations of several rounds do not look so."""
+    bos = tokenizer.bos_token_id
+    if bos in (None, tokenizer.eos_token_id) or not any(two == bos != one for one, two in pairwise(ids)):
+        return False
+    return not _begins_each_round(tokenizer, default_template(tokenizer))
+
+
+@lru_cache(maxsize=4)
+def _begins_each_round(tokenizer: PreTrainedTokenizerBase, template: str | None) -> bool:
+    """Whether the chat template puts the token of the beginning into a conversation; ``template`` is for the cache."""
+    if template is None:
+        return False
+    turns = [{"role": role, "content": "a"} for role in ("user", "assistant") * 2]
+    try:
+        with template_errors(tokenizer):
+            return str(tokenizer.bos_token) in rendered(tokenizer, turns, generation_prompt=False)[1:]
+    except TemplateMismatch:
+        return True
 
 
 def _integers(values: object) -> list[int]:
@@ -102,7 +159,7 @@ def _integers(values: object) -> list[int]:
     return values
 
 
-_POLICIES: dict[str, type[TrainedTokens]] = {"completion": Completion, "tokenized": Tokenized}
+_POLICIES: dict[str, type[TrainedTokens]] = {one.trainer: one for one in (Completion, Tokenized, Torchtune)}
 _ELSEWHERE = {
     "trl": ("ripcurrent.data._trl", "Trl"),
     "llamafactory": ("ripcurrent.data._llamafactory", "LlamaFactory"),

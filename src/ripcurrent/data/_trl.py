@@ -59,7 +59,7 @@ _KNOWN: dict[str, tuple[str, Edits]] = {
 
 
 class Trl(TrainedTokens):
-    """TRL's `SFTTrainer`. Its packing is left out: the default strategy trains the same tokens of a row.
+    """TRL's `SFTTrainer`.
 
     Rows are read as `load_dataset` reads a JSON file; `Dataset.from_list` fills in nulls that a template may print.
     """
@@ -76,6 +76,10 @@ class Trl(TrainedTokens):
     """Which end of a long row is kept."""
     eos_token: str | None = None
     """Token that ends texts and completions, instead of the tokenizer's own."""
+    packing: bool = False
+    """Put several rows into one; each keeps its start."""
+    packing_strategy: Literal["bfd"] = "bfd"
+    """How; other strategies split rows, which no score of a row knows."""
 
     def label(self, fields: Fields, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> LabelledTokens:
         if "image" in fields or "images" in fields:
@@ -97,7 +101,7 @@ class Trl(TrainedTokens):
             ids, trained = self._tokenized(fields, tokenizer)
         else:
             ids, trained = self._prepared(_chatml(fields), tokenizer)
-        kept = slice(max_tokens) if self.truncation_mode == "keep_start" else slice(-max_tokens, None)
+        kept = slice(max_tokens) if self.packing or self.truncation_mode == "keep_start" else slice(-max_tokens, None)
         if not any(trained[kept]):
             raise Unusable("dropped_by_trainer")
         return LabelledTokens(ids[kept], [float(one) for one in trained[kept]])
