@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, ValidationError, field_validator
 
 from ripcurrent.data._axolotl_chat import AxolotlChat, Labelled
-from ripcurrent.data._formats import Unusable, plain_text
+from ripcurrent.data._formats import Unusable, mappings, plain_text
 from ripcurrent.data._render import check_tokenizer, default_template
-from ripcurrent.data._trained_tokens import LabelledTokens, TrainedTokens
+from ripcurrent.data._spec import facts_of
+from ripcurrent.data._trained_tokens import LabelledTokens, TrainedTokens, unread
 from ripcurrent.data._types import Fields
 from ripcurrent.errors import RipcurrentError
 
@@ -23,18 +24,8 @@ if TYPE_CHECKING:
 Ends = Literal["all", "turn", "last", "none"]
 _ROLES = {"user": ["human", "user"], "assistant": ["gpt", "assistant"], "system": ["system"], "tool": ["tool"]}
 _DEFAULT, _FALLBACK = "tokenizer_default", "tokenizer_default_fallback_"
-_TEMPLATES = {
-    "chatml": (
-        "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content']"
-        " + '<|im_end|>\\n' }}{% endfor %}"
-    ),
-    "llama3": (
-        "{% for message in messages %}{{ (bos_token if loop.first else '') + '<|start_header_id|>' + message['role']"
-        " + '<|end_header_id|>\\n\\n' }}{% set text = message['content'] %}{% if text is defined and text is not"
-        " string %}{{ raise_exception('no text') }}{% endif %}{{ (text | trim) + '<|eot_id|>' }}{% endfor %}"
-    ),
-}
-"""What renders as Axolotl's own templates of these names."""
+_FACTS = facts_of("axolotl")
+_TEMPLATES = _FACTS["templates"]
 _TASK = "Below is an instruction that describes a task{}. Write a response that appropriately completes the request."
 _WITH_INPUT = _TASK.format(", paired with an input that provides further context")
 _ALPACA = {
@@ -43,18 +34,8 @@ _ALPACA = {
 }
 """Text before an answer: its beginning, what stands there with an input alone, its end."""
 
-_WHICH = ("path", "data_files", "split", "name", "ds_type", "revision", "trust_remote_code", "shards", "shards_idx",
-          "preprocess_shards", "field_thinking", "field_tools")  # fmt: skip
-"""Options that choose rows, and two that Axolotl's `chat_template` does not use."""
 _WHOLE = ("train_on_inputs", "eot_tokens", "chat_template_kwargs", "excess_length_strategy", "min_sample_len")
 """Options of the whole file that are held."""
-_UNHELD = ("rl", "reward_model", "process_reward_model", "pretraining_dataset", "streaming", "skip_prepare_dataset",
-           "tokenizer_use_mistral_common", "is_multimodal", "processor_type", "tokens", "added_tokens_overrides",
-           "use_pose", "use_eaft", "trainer_cls")  # fmt: skip
-"""Options that change what a row's loss is of, or the model's vocabulary."""
-_PLUGINS = ("cut_cross_entropy", "densemixer", "expert_parallel", "grokfast", "kernels", "liger", "lm_eval", "spectrum",
-            "swanlab")  # fmt: skip
-"""Axolotl's plug-ins that leave tokens and labels as they are."""
 
 
 class Axolotl(TrainedTokens):
@@ -167,10 +148,9 @@ class Axolotl(TrainedTokens):
         self._require(fields, "segments")
         ids: list[int] = []
         trained: list[bool] = []
-        segments = fields["segments"]
-        if not isinstance(segments, list) or not all(isinstance(one, Mapping) and "label" in one for one in segments):
-            raise Unusable("invalid_conversation")
-        for segment in segments:
+        for segment in mappings(fields["segments"]):
+            if "label" not in segment:
+                raise Unusable("invalid_conversation")
             own = tokenizer(plain_text(segment.get("text")), add_special_tokens=False)["input_ids"]
             ids += own
             trained += [bool(segment["label"]) or self.train_on_inputs] * len(own)
@@ -179,12 +159,8 @@ class Axolotl(TrainedTokens):
     def _require(self, fields: Fields, *names: str) -> None:
         if missing := [name for name in names if name not in fields]:
             option = {"chat_template": "field_messages", "completion": "field"}.get(self.type)
-            raise RipcurrentError(
-                f"Axolotl's {self.type} reads {', '.join(missing)}, and the rows have {', '.join(fields)}.",
-                f"Name the column: --trainer axolotl,type={self.type},{option}=COLUMN"
-                if option
-                else "Name the type of the training: --trainer axolotl,type=TYPE",
-            )
+            hint = f"column: --trainer axolotl,type={self.type},{option}=COLUMN" if option else "type: type=TYPE"
+            raise unread(f"Axolotl's {self.type}", ", ".join(missing), fields, f"Name the {hint}")
 
     def template(self, tokenizer: PreTrainedTokenizerBase) -> str:
         """The chat template; raises `RipcurrentError` where the tokenizer has to have one and has none."""
@@ -251,12 +227,12 @@ def from_config(config: Fields) -> tuple[Axolotl, int]:
         RipcurrentError: The file sets what changes the trained tokens and is not held.
     """
     given = {name: value for name, value in config.items() if value is not None}
-    for name in _UNHELD:
+    for name in _FACTS["unheld"]:
         if given.get(name):
             raise _unheld(name, given[name])
     plugins = given.get("plugins", [])
     for plugin in [plugins] if isinstance(plugins, str) else plugins:
-        if not re.match(rf"axolotl\.integrations\.({'|'.join(_PLUGINS)})\.", str(plugin)):
+        if not re.match(rf"axolotl\.integrations\.({'|'.join(_FACTS['plugins'])})\.", str(plugin)):
             raise _unheld("plugins", plugin)
     model, tokenizer = (given.get(name) for name in ("base_model", "tokenizer_config"))
     if tokenizer not in (None, model):
@@ -277,7 +253,7 @@ def _policy(entry: Fields, config: Fields, where: str) -> Axolotl:
     mapping = dict(own.get("message_property_mappings") or {})
     for key in ("role", "content"):
         mapping |= {key: name} if (name := own.pop(f"message_field_{key}", None)) else {}
-    if unknown := [name for name in own if name not in (*_HELD, *_WHICH)]:
+    if unknown := [name for name in own if name not in (*_HELD, *_FACTS["choosing"])]:
         raise _unheld(f"{where}.{unknown[0]}", own[unknown[0]])
     options = {name: own[name] for name in _HELD if name in own}
     options |= {name: config[name] for name in _WHOLE if name in config}

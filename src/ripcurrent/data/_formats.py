@@ -12,23 +12,10 @@ from ripcurrent.data._types import Fields, Message, RowStatus
 from ripcurrent.errors import RipcurrentError
 
 _ROLES = {
-    "system": "system",
-    "developer": "system",
-    "user": "user",
-    "human": "user",
-    "assistant": "assistant",
-    "gpt": "assistant",
-    "model": "assistant",
-    "chatgpt": "assistant",
-    "bot": "assistant",
-    "function_call": "assistant",
-    "tool_call": "assistant",
-    "tool": "tool",
-    "tool_response": "tool",
-    "function": "tool",
-    "function_response": "tool",
-    "observation": "tool",
-    "ipython": "tool",
+    **dict.fromkeys(("system", "developer"), "system"),
+    **dict.fromkeys(("user", "human"), "user"),
+    **dict.fromkeys(("assistant", "gpt", "model", "chatgpt", "bot", "function_call", "tool_call"), "assistant"),
+    **dict.fromkeys(("tool", "tool_response", "function", "function_response", "observation", "ipython"), "tool"),
 }
 _TRAINED = ("weight", "loss", "train", "training")
 """Names under which trainers' rows say of a turn whether it is trained."""
@@ -78,6 +65,13 @@ def plain_text(value: object) -> str:
     return value
 
 
+def mappings(value: object) -> list[Any]:
+    """Objects in a list; raises `Unusable` for anything else."""
+    if not isinstance(value, list) or not all(isinstance(one, Mapping) for one in value):
+        raise Unusable("invalid_conversation")
+    return value
+
+
 def _content(value: object, role: str) -> str:
     """A turn's text; typed parts are joined, an assistant turn that only calls a tool has none."""
     if value is None and role == "assistant":
@@ -95,16 +89,12 @@ def _content(value: object, role: str) -> str:
 
 def _turns(value: object) -> list[Message]:
     """Turns with ``role`` and ``content``, or with ``from`` and ``value``; a null is no key, as tables fill in both."""
-    given = as_list(value)
-    if not given:
-        raise Unusable("invalid_conversation")
+    given = mappings(as_list(value) or None)
     turns = []
-    if all(isinstance(turn, Mapping) and {"human", "assistant"} <= set(turn) for turn in given):
+    if all({"human", "assistant"} <= set(turn) for turn in given):
         sides = (("user", "human"), ("assistant", "assistant"))
         return [Message(role, _text(turn[side])) for turn in given for role, side in sides]
     for turn in given:
-        if not isinstance(turn, Mapping):
-            raise Unusable("invalid_conversation")
         name_key, content_key = ("from", "value") if turn.get("role") is None else ("role", "content")
         name = turn.get(name_key)
         role = _ROLES.get(name.strip().lower()) if isinstance(name, str) else None
@@ -187,8 +177,8 @@ def _complete(fields: Fields, turns: list[Message]) -> Conversation:
     return (*_system(fields, turns), *turns)
 
 
-def _conversation(field: str) -> Callable[[Fields], Conversation]:
-    return lambda fields: _complete(fields, _turns(fields.get(field)))
+def _conversation(name: str, field: str) -> Format:
+    return Format(name, (field,), ("system",), lambda fields: _complete(fields, _turns(fields.get(field))))
 
 
 def _are_turns(value: object) -> bool:
@@ -201,8 +191,10 @@ def _are_turns(value: object) -> bool:
 
 
 def _pair(
-    prompt_field: str, response_field: str, input_field: str | None = None, history_field: str | None = None
-) -> Callable[[Fields], Conversation]:
+    name: str, prompt_field: str, response_field: str, *more: str, input_field: str | None = None, history: bool = False
+) -> Format:
+    """A format of a question and its answer."""
+
     def parse(fields: Fields) -> Conversation:
         prompt, response = fields.get(prompt_field), fields.get(response_field)
         # the better answer of a pair may be one turn
@@ -210,7 +202,7 @@ def _pair(
         if _are_turns(prompt) and _are_turns(response):
             # as in CSV; where only one of them is, it is a text about turns
             prompt, response = as_list(prompt), as_list(response)
-        turns = _history(fields.get(history_field)) if history_field else []
+        turns = _history(fields.get("history")) if history else []
         if isinstance(prompt, list):
             turns += _turns(prompt)
         else:
@@ -227,7 +219,8 @@ def _pair(
         answer = _turns(response) if isinstance(response, list) else [Message("assistant", _text(response))]
         return _complete(fields, [*turns, *answer])
 
-    return parse
+    read = (*filter(None, (input_field,)), *(more or ("system",)), *(("history",) if history else ()))
+    return Format(name, (prompt_field, response_field), read, parse)
 
 
 def _parse_text(fields: Fields) -> str:
@@ -242,28 +235,19 @@ FORMATS: dict[str, Format] = {
     for form in (
         # In order of precedence: where several fit a file, the first is taken.
         Format("tokenized", ("input_ids", "labels"), ("attention_mask", "position_ids", "text"), lambda _: ()),
-        Format("messages", ("messages",), ("system",), _conversation("messages")),
-        Format("openai", ("messages",), ("system",), _conversation("messages")),
-        Format("sharegpt", ("conversations",), ("system",), _conversation("conversations")),
-        Format(
-            "alpaca",
-            ("instruction", "output"),
-            ("input", "system", "history"),
-            _pair("instruction", "output", "input", "history"),
-        ),
-        Format(
-            "dolly", ("instruction", "response"), ("context", "system"), _pair("instruction", "response", "context")
-        ),
-        Format("prompt-completion", ("prompt", "completion"), ("system",), _pair("prompt", "completion")),
-        Format("prompt-response", ("prompt", "response"), ("system",), _pair("prompt", "response")),
-        Format("question-answer", ("question", "answer"), ("system",), _pair("question", "answer")),
-        Format("question-response", ("question", "response"), ("system_prompt",), _pair("question", "response")),
-        Format(
-            "query-response", ("query", "response"), ("system", "history"), _pair("query", "response", None, "history")
-        ),
-        Format("problem-solution", ("problem", "solution"), ("system",), _pair("problem", "solution")),
-        Format("input-output", ("input", "output"), ("system",), _pair("input", "output")),
-        Format("conversation", ("conversation",), ("system",), _conversation("conversation")),
+        _conversation("messages", "messages"),
+        _conversation("openai", "messages"),
+        _conversation("sharegpt", "conversations"),
+        _pair("alpaca", "instruction", "output", input_field="input", history=True),
+        _pair("dolly", "instruction", "response", input_field="context"),
+        _pair("prompt-completion", "prompt", "completion"),
+        _pair("prompt-response", "prompt", "response"),
+        _pair("question-answer", "question", "answer"),
+        _pair("question-response", "question", "response", "system_prompt"),
+        _pair("query-response", "query", "response", history=True),
+        _pair("problem-solution", "problem", "solution"),
+        _pair("input-output", "input", "output"),
+        _conversation("conversation", "conversation"),
         Format("text", ("text",), (), _parse_text),
         # any fields, where a trainer is named that reads them
         Format("record", (), (), lambda _: ()),

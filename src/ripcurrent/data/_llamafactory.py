@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ValidationError, model_validator
 
-from ripcurrent.data._formats import Unusable, plain_text
+from ripcurrent.data._formats import Unusable, mappings, plain_text
 from ripcurrent.data._llamafactory_templates import BOS, EOS, PROBE, TEMPLATES, Slots, TurnTemplate, template_of
-from ripcurrent.data._llamafactory_v1 import label_v1
-from ripcurrent.data._trained_tokens import LabelledTokens, TrainedTokens
+from ripcurrent.data._render import TemplateMismatch, check_tokenizer, rendered, template_errors
+from ripcurrent.data._spec import facts_of, from_json
+from ripcurrent.data._trained_tokens import LabelledTokens, TrainedTokens, problem_of, unread
 from ripcurrent.data._types import Fields
 from ripcurrent.errors import RipcurrentError
 
@@ -21,15 +23,8 @@ if TYPE_CHECKING:
 Turn = tuple[str, str]
 """Role and content."""
 
-_COLUMNS: dict[str, str | None] = {
-    "prompt": "instruction", "query": "input", "response": "output", "history": None, "messages": "conversations",
-    "system": None, "tools": None, "images": None, "videos": None, "audios": None, "kto_tag": None,
-    "chosen": None, "rejected": None,
-}  # fmt: skip
-_TAGS: dict[str, str | None] = {
-    "role_tag": "from", "content_tag": "value", "user_tag": "human", "assistant_tag": "gpt",
-    "observation_tag": "observation", "function_tag": "function_call", "system_tag": "system",
-}  # fmt: skip
+_FACTS = facts_of("llamafactory")
+_COLUMNS, _TAGS = _FACTS["columns"], _FACTS["tags"]
 _ROLES = {"user_tag": "user", "assistant_tag": "assistant", "observation_tag": "observation",
           "function_tag": "function", "system_tag": "system"}  # fmt: skip
 _ASKING, _ANSWERING = ("user", "observation"), ("assistant", "function")
@@ -38,13 +33,6 @@ _THOUGHT = ("<think>\n", "\n</think>\n\n")
 
 _OF_ROWS = ("formatting", "columns", "tags")
 """Options that ``dataset_info.json`` has, and not the training file."""
-_UNHELD = {
-    "stage": "sft", "tokenized_path": None, "add_tokens": None, "add_special_tokens": None,
-    "new_special_tokens_config": None, "split_special_tokens": False, "use_fast_tokenizer": True,
-    "ignore_pad_token_for_loss": True, "use_dft_loss": False, "use_asft_loss": False, "use_eaft_loss": False,
-    "train_dataset": None,
-}  # fmt: skip
-"""Settings of a training file that change what a row's loss is of, with the one value that is held."""
 
 
 class LlamaFactory(TrainedTokens):
@@ -92,7 +80,7 @@ class LlamaFactory(TrainedTokens):
 
     def label(self, fields: Fields, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> LabelledTokens:
         if self.formatting == "v1":
-            return label_v1(fields, tokenizer, max_tokens)
+            return _v1(fields, tokenizer, max_tokens)
         system, turns, lists_tools = self._conversation(fields)
         template = template_of(tokenizer) if self.template is None else TEMPLATES[self.template]
         if self.default_system is not None:
@@ -113,12 +101,8 @@ class LlamaFactory(TrainedTokens):
         read = ("prompt", "query", "response") if self.formatting == "alpaca" else ("messages",)
         named = [column for name in read if (column := columns[name])]
         if not set(named) & set(fields):
-            raise RipcurrentError(
-                f"LLaMA-Factory reads {', '.join(named) or 'no column'} of {self.formatting} rows, and these have "
-                f"{', '.join(fields)}.",
-                "Name formatting and columns as dataset_info.json does, for example: "
-                "formatting=sharegpt,columns={messages: messages}",
-            )
+            hint = "Name them as dataset_info.json does, for example: formatting=sharegpt,columns={messages: messages}"
+            raise unread("LLaMA-Factory", f"{', '.join(named) or 'no column'} of {self.formatting} rows", fields, hint)
         row = {name: fields.get(column) if column else None for name, column in columns.items()}
         if row["images"] or row["videos"] or row["audios"]:
             raise Unusable("not_text")
@@ -140,9 +124,7 @@ class LlamaFactory(TrainedTokens):
         """A row of ``sharegpt`` or ``openai``; what does not alternate is dropped."""
         tags = dict.fromkeys(_TAGS) | self.tags if self.tags is not None else _TAGS
         role_key, content_key = str(tags["role_tag"]), str(tags["content_tag"])
-        messages = row["messages"]
-        if not isinstance(messages, list) or not all(isinstance(message, Mapping) for message in messages):
-            raise Unusable("invalid_conversation")
+        messages = mappings(row["messages"])
         if messages and not any(role_key in message for message in messages):
             raise RipcurrentError(
                 f"LLaMA-Factory reads a message's role from {role_key!r}, and messages have {', '.join(messages[0])}.",
@@ -224,7 +206,7 @@ def from_config(config: Fields, dataset_info: Fields) -> tuple[LlamaFactory, int
     Raises:
         RipcurrentError: A setting changes the trained tokens in a way that is not held, or the data set is not one.
     """
-    for name, held in _UNHELD.items():
+    for name, held in _FACTS["unheld"].items():
         if config.get(name, held) not in (held, None):
             raise RipcurrentError(
                 f"The LLaMA-Factory file sets {name}: {config[name]}, which changes what is trained and is not held.",
@@ -253,10 +235,8 @@ def from_config(config: Fields, dataset_info: Fields) -> tuple[LlamaFactory, int
     try:
         policy = LlamaFactory(**given)
     except ValidationError as error:
-        problem = error.errors()[0]
-        where = ".".join(map(str, problem["loc"])) or "its options"
         raise RipcurrentError(
-            f"The LLaMA-Factory file is not held: {where}: {problem['msg']}.",
+            f"The LLaMA-Factory file is not held: {problem_of(error)}.",
             "Scan the rows as LLaMA-Factory tokenizes them (tokenized_path).",
         ) from error
     return policy, int(config.get("cutoff_len", 2048))
@@ -280,16 +260,11 @@ def _alpaca(row: Fields) -> tuple[str, list[Turn]]:
 def _with_joined_results(turns: Sequence[Turn]) -> list[Turn]:
     """Results of tools that follow each other as one turn; those at the end are left out."""
     joined: list[Turn] = []
-    results: list[str] = []
-    for role, text in turns:
-        if role == "observation":
-            results.append(text if isinstance(text, str) else "")
-            continue
-        if results:
-            joined.append(("observation", "\n</tool_response>\n<tool_response>\n".join(results)))
-            results = []
-        joined.append((role, text))
-    return joined
+    for result, group in groupby(turns, lambda turn: turn[0] == "observation"):
+        own = list(group)
+        texts = [text if isinstance(text, str) else "" for _, text in own]
+        joined += [("observation", "\n</tool_response>\n<tool_response>\n".join(texts))] if result else own
+    return joined[:-1] if joined and joined[-1][0] == "observation" else joined
 
 
 def _with_thinking_off(system: str, lists_tools: bool) -> str:
@@ -369,3 +344,54 @@ def _lengths(asked: int, answer: int, limit: int) -> tuple[int, int]:
         most = int(limit * (answer / (asked + answer)))
     answer_kept = min(most, answer)
     return min(max(limit - answer_kept, 0), asked), answer_kept
+
+
+def _v1(fields: Fields, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> LabelledTokens:
+    """A row's tokens; its answers, which v1 trains as rows of their own, as one where they have the same beginning."""
+    check_tokenizer(tokenizer, chat=True)
+    special = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special and len(str(token)) > 1]
+    messages, tools = mappings(fields.get("messages")), from_json(fields.get("tools"))
+    turns = [_v1_turn(message, sorted(special, key=len, reverse=True)) for message in messages]
+    how: dict[str, Any] = {"tools": tools if isinstance(tools, list) or not tools else [tools]}
+
+    def tokens(end: int, *, opens: bool) -> list[int]:
+        with template_errors(tokenizer):
+            text = rendered(tokenizer, turns[:end], generation_prompt=opens, **how)
+        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    ids: list[int] = []
+    weights: list[float] = []
+    for end, (turn, message) in enumerate(zip(turns, messages, strict=True)):
+        weight = message.get("loss_weight", 1.0)
+        if turn["role"] == "assistant" and weight > 1e-6:
+            how["enable_thinking"] = "reasoning_content" in turn
+            before, through = tokens(end, opens=True), tokens(end + 1, opens=False)
+            if through[: len(before)] != before or before[: len(ids)] != ids:
+                raise TemplateMismatch("it renders what is before an answer otherwise than with the answer")
+            weights += [0.0] * (len(before) - len(ids)) + [float(weight)] * (len(through) - len(before))
+            ids = through
+    if not any(weights[:max_tokens]):
+        raise Unusable("dropped_by_trainer" if ids else "no_loss_tokens")
+    return LabelledTokens(ids[:max_tokens], weights[:max_tokens])
+
+
+def _v1_turn(message: Fields, special: list[str]) -> Fields:
+    """A message as chat templates read it, with special tokens in its text broken by a space of no width."""
+    texts = {"text": "", "reasoning": ""}
+    calls = []
+    for part in mappings(message.get("content")):
+        kind, value = part.get("type"), plain_text(part.get("value"))
+        held = [token for token in special if token in value]
+        if kind == "tool_call":
+            call = from_json(value)
+            if held or not isinstance(call, Mapping) or not {"name", "arguments"} <= set(call):
+                raise Unusable("invalid_conversation")
+            calls.append({"type": "function", "function": {name: call[name] for name in ("name", "arguments")}})
+        elif kind in texts:
+            for token in held:
+                value = value.replace(token, f"{token[0]}\u200b{token[1:]}")
+            texts[kind] += value
+        else:
+            raise Unusable("not_text")
+    more = {"tool_calls": calls, "reasoning_content": texts["reasoning"]}
+    return {"role": message.get("role"), "content": texts["text"]} | {name: one for name, one in more.items() if one}

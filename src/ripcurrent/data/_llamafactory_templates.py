@@ -1,5 +1,7 @@
 """Templates that LLaMA-Factory trains with: what stands around the text of each turn."""
 
+from __future__ import annotations
+
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -7,6 +9,8 @@ from jinja2.exceptions import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from ripcurrent.data._render import rendered
+from ripcurrent.data._spec import facts_of
+from ripcurrent.data._types import Fields
 from ripcurrent.errors import RipcurrentError
 
 Slots = tuple[str, ...]
@@ -40,101 +44,18 @@ class TurnTemplate(NamedTuple):
     reasons: bool = False
     """An answer without a thought is given an empty one."""
 
+    @classmethod
+    def of(cls, given: Fields) -> TurnTemplate:
+        """One of the file of templates."""
+        slots: Fields = {key: tuple(one) if isinstance(one, list) else one for key, one in given.items()}
+        return cls(**slots)
+
     def slots_of(self, role: str) -> Slots:
         """Those of a user's, an assistant's or a tool's turn."""
         return {"user": self.user, "assistant": self.assistant, "observation": self.observation or self.user}[role]
 
 
-_CHATML = TurnTemplate(
-    user=(f"<|im_start|>user\n{PROBE}<|im_end|>\n<|im_start|>assistant\n",),
-    assistant=(f"{PROBE}<|im_end|>\n",),
-    system=(f"<|im_start|>system\n{PROBE}<|im_end|>\n",),
-    stop_words=("<|im_end|>",),
-)
-_QWEN = _CHATML._replace(
-    observation=(f"<|im_start|>user\n<tool_response>\n{PROBE}\n</tool_response><|im_end|>\n<|im_start|>assistant\n",)
-)
-_GEMMA = TurnTemplate(
-    user=(f"<start_of_turn>user\n{PROBE}<end_of_turn>\n<start_of_turn>model\n",),
-    assistant=(f"{PROBE}<end_of_turn>\n",),
-    system=(f"{PROBE}\n\n",),
-    observation=(f"<start_of_turn>tool\n{PROBE}<end_of_turn>\n<start_of_turn>model\n",),
-    prefix=(BOS,),
-    stop_words=("<end_of_turn>",),
-    joins_system=True,
-)
-_PHI = TurnTemplate(
-    user=(f"<|user|>\n{PROBE}<|end|>\n<|assistant|>\n",),
-    assistant=(f"{PROBE}<|end|>\n",),
-    system=(f"<|system|>\n{PROBE}<|end|>\n",),
-    stop_words=("<|end|>",),
-)
-_DEEPSEEK = TurnTemplate(user=(f"<｜User｜>{PROBE}<｜Assistant｜>",), prefix=(BOS,))
-_LLAMA3_OPENS = "<|start_header_id|>assistant<|end_header_id|>\n\n"
-
-TEMPLATES: dict[str, TurnTemplate] = {
-    "alpaca": TurnTemplate(
-        user=(f"### Instruction:\n{PROBE}\n\n### Response:\n",),
-        assistant=(PROBE, EOS, "\n\n"),
-        default_system="Below is an instruction that describes a task. "
-        "Write a response that appropriately completes the request.\n\n",
-    ),
-    "chatml": _CHATML._replace(
-        observation=(f"<|im_start|>tool\n{PROBE}<|im_end|>\n<|im_start|>assistant\n",),
-        stop_words=("<|im_end|>", "<|im_start|>"),
-    ),
-    "deepseek3": _DEEPSEEK,
-    "deepseekr1": _DEEPSEEK._replace(reasons=True),
-    "default": TurnTemplate(
-        user=(f"Human: {PROBE}", EOS, "\nAssistant:"),
-        assistant=(PROBE, EOS, "\n"),
-        system=(f"System: {PROBE}", EOS, "\n"),
-    ),
-    "empty": TurnTemplate(assistant=(PROBE,)),
-    "fewshot": TurnTemplate(assistant=(f"{PROBE}\n\n",), efficient_eos=True),
-    "gemma": _GEMMA,
-    "gemma2": _GEMMA._replace(stop_words=("<eos>", "<end_of_turn>"), efficient_eos=True),
-    "llama2": TurnTemplate(
-        user=(BOS, f"[INST] {PROBE} [/INST]"), system=(f"<<SYS>>\n{PROBE}\n<</SYS>>\n\n",), joins_system=True
-    ),
-    "llama3": TurnTemplate(
-        user=(f"<|start_header_id|>user<|end_header_id|>\n\n{PROBE}<|eot_id|>{_LLAMA3_OPENS}",),
-        assistant=(f"{PROBE}<|eot_id|>",),
-        system=(f"<|start_header_id|>system<|end_header_id|>\n\n{PROBE}<|eot_id|>",),
-        observation=(f"<|start_header_id|>ipython<|end_header_id|>\n\n{PROBE}<|eot_id|>{_LLAMA3_OPENS}",),
-        prefix=(BOS,),
-        stop_words=("<|eot_id|>", "<|eom_id|>"),
-    ),
-    "ministral": TurnTemplate(
-        user=(f"[INST]{PROBE}[/INST]",),
-        system=(f"{PROBE}\n\n",),
-        observation=(f'[TOOL_RESULTS]{{"content": {PROBE}}}[/TOOL_RESULTS]',),
-        prefix=(BOS,),
-        joins_system=True,
-    ),
-    "mistral": TurnTemplate(
-        user=(f"[INST] {PROBE}[/INST]",),
-        assistant=(f" {PROBE}", EOS),
-        system=(f"{PROBE}\n\n",),
-        observation=(f'[TOOL_RESULTS] {{"content": {PROBE}}}[/TOOL_RESULTS]',),
-        prefix=(BOS,),
-        joins_system=True,
-    ),
-    "phi": _PHI,
-    "phi4": TurnTemplate(
-        user=(f"<|im_start|>user<|im_sep|>{PROBE}<|im_end|><|im_start|>assistant<|im_sep|>",),
-        assistant=(f"{PROBE}<|im_end|>",),
-        system=(f"<|im_start|>system<|im_sep|>{PROBE}<|im_end|>",),
-        stop_words=("<|im_end|>",),
-    ),
-    "phi_small": _PHI,
-    "qwen": _QWEN._replace(default_system="You are Qwen, created by Alibaba Cloud. You are a helpful assistant."),
-    "qwen3": _QWEN._replace(reasons=True),
-    "qwen3_nothink": _QWEN,
-    "smollm": _CHATML,
-    "smollm2": _CHATML._replace(default_system="You are a helpful AI assistant named SmolLM, trained by Hugging Face."),
-    "yi": _CHATML,
-}
+TEMPLATES = {name: TurnTemplate.of(given) for name, given in facts_of("llamafactory")["templates"].items()}
 """Templates by LLaMA-Factory's names."""
 
 

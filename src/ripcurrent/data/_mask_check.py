@@ -124,8 +124,9 @@ def check_masks(
         RipcurrentError: A trainer does not read such files, or the tokenizer has no chat template where one is needed.
     """
     lengths = [max_tokens] * len(trainers) if isinstance(max_tokens, int) else list(max_tokens)
-    found = _Counted(tokenizer, trainers)
-    for part in _parts(partial(_count, tokenizer, trainers, lengths), _chunks(rows), processes):
+    found, unread = _Counted(tokenizer, trainers), iter(rows)
+    chunks = iter(lambda: list(islice(unread, _CHUNK)), [])
+    for part in _parts(partial(_count, tokenizer, trainers, lengths), chunks, processes):
         found.add(part)
     reports = [
         tally.report(tokenizer, str(one), _unread(rows, found.with_column, tokenizer, one, longest))
@@ -242,17 +243,6 @@ def _weights(row: EncodedRow) -> np.ndarray:
 
 def _alike(first: EncodedRow, second: EncodedRow) -> bool:
     return np.array_equal(first.tokens, second.tokens) and np.array_equal(_weights(first), _weights(second))
-
-
-def _chunks(rows: Iterable[Row]) -> Iterator[list[Row]]:
-    chunk: list[Row] = []
-    for row in rows:
-        chunk.append(row)
-        if len(chunk) == _CHUNK:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
 
 
 @dataclass(slots=True)

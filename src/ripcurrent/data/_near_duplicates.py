@@ -4,18 +4,12 @@ import hashlib
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 NEAR_DUPLICATE = 0.7
 """Jaccard index of two word sets from which the texts count as near-duplicates."""
 
-STOP_WORDS = frozenset(
-    """
-    a about all am an and any are as at be been but by can could did do does for from get give had has have he her
-    him his how i if in into is it its just let make me my no not of on one or our out please she should so some
-    someone tell than that the their them then there they this to up us use was way we what when where which who why
-    will with without would write you your
-    """.split()  # noqa: SIM905 (a list literal would take fifteen lines)
-)
+STOP_WORDS = frozenset(Path(__file__).with_name("stop_words.txt").read_text(encoding="utf-8").split())
 """Words that say nothing about what is asked."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
@@ -104,6 +105,12 @@ def read_yaml(path: Path) -> Fields:
     if not isinstance(found, dict):
         raise RipcurrentError(f"{path} holds no keys with values.", "Name a YAML file that does.")
     return found
+
+
+@cache
+def facts_of(trainer: str) -> dict[str, Any]:
+    """What a trainer has, by the names of ``trainers.yaml``."""
+    return dict(read_yaml(Path(__file__).with_name("trainers.yaml"))[trainer])
 
 
 def from_json(text: object) -> Any:

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from ripcurrent.data._formats import Unusable, plain_text
-from ripcurrent.data._trained_tokens import LabelledTokens, TrainedTokens
+from ripcurrent.data._formats import Unusable, mappings, plain_text
+from ripcurrent.data._spec import facts_of
+from ripcurrent.data._trained_tokens import LabelledTokens, TrainedTokens, unread
 from ripcurrent.data._types import Fields
 from ripcurrent.errors import RipcurrentError
 
@@ -16,17 +17,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _TURNS = ("messages", "conversation", "conversations")
-_SYSTEM = dict.fromkeys(("system", "system_prompt"), "system")
-_COLUMNS = {
-    **_SYSTEM,
-    **dict.fromkeys(("query", "prompt", "input", "instruction", "question", "problem"), "query"),
-    **dict.fromkeys(("response", "answer", "output", "targets", "target", "answer_key", "answers"), "response"),
-    **dict.fromkeys(("solution", "text", "completion", "content"), "response"),
-}
+_FACTS = facts_of("swift")
+_COLUMNS, _ROLES = ({one: name for name, all_ in _FACTS[part].items() for one in all_} for part in ("columns", "roles"))
+_CHATS = dict.fromkeys(_TURNS, "messages") | dict.fromkeys(_FACTS["columns"]["system"], "system")
 _MEDIA = {one: f"{kind}s" for kind in ("image", "audio", "video") for one in (kind, f"{kind}s")}
-_ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant", "function_call": "tool", "tool_call": "tool",
-          "function_response": "tool", "observation": "tool", "observations": "tool", "tool_response": "tool",
-          **{role: role for role in ("system", "user", "assistant", "tool")}}  # fmt: skip
 _NO_THOUGHT = "<think>\n\n</think>\n\n"
 
 
@@ -45,30 +39,7 @@ class SwiftTemplate(NamedTuple):
     """An answer without a thought is given an empty one."""
 
 
-_CHATML = SwiftTemplate(
-    "<|im_start|>user\n{{QUERY}}<|im_end|>\n<|im_start|>assistant\n", "<|im_end|>\n", "<|im_end|>\n",
-    "<|im_start|>system\n{{SYSTEM}}<|im_end|>\n",
-)  # fmt: skip
-TEMPLATES = {
-    "chatml": _CHATML._replace(adds_bos=True),
-    "qwen": _CHATML._replace(default_system="You are a helpful assistant."),
-    "qwen2_5": _CHATML._replace(default_system="You are Qwen, created by Alibaba Cloud. You are a helpful assistant."),
-    "qwen3": _CHATML._replace(hybrid=True),
-    "qwen3_nothinking": _CHATML,
-    "llama3": SwiftTemplate(
-        "<|start_header_id|>user<|end_header_id|>\n\n{{QUERY}}<|eot_id|>"
-        "<|start_header_id|>assistant<|end_header_id|>\n\n", "<|eot_id|>", "<|eot_id|>",
-        "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\n{{SYSTEM}}<|eot_id|>", "<|begin_of_text|>",
-    ),
-    "gemma": SwiftTemplate(
-        "<start_of_turn>user\n{{QUERY}}<end_of_turn>\n<start_of_turn>model\n", "<end_of_turn>", "<end_of_turn>\n",
-        "<bos><start_of_turn>system\n{{SYSTEM}}<end_of_turn>\n", "<bos>",
-    ),
-    "phi3": SwiftTemplate(
-        "<|user|>\n{{QUERY}}<|end|>\n<|assistant|>\n", "<|end|>", "<|end|>\n", "<|system|>\n{{SYSTEM}}<|end|>\n",
-        adds_bos=True,
-    ),
-}  # fmt: skip
+TEMPLATES = {name: SwiftTemplate(**given) for name, given in _FACTS["templates"].items()}
 _EXTRA_STOPS = {"qwen", "qwen2_5", "qwen3", "qwen3_nothinking"}
 
 
@@ -177,7 +148,7 @@ def _messages(fields: Fields) -> tuple[str | None, list[_Turn]]:
     """System text and turns of a record, neighbours of one role merged."""
     chats = any(name in fields for name in _TURNS)
     alpaca = not chats and "instruction" in fields and "input" in fields
-    row = _renamed(fields, {**(dict.fromkeys(_TURNS, "messages") | _SYSTEM if chats else _COLUMNS), **_MEDIA})
+    row = _renamed(fields, {**(_CHATS if chats else _COLUMNS), **_MEDIA})
     if any(row.get(name) for name in ("images", "videos", "audios", "objects")):
         raise Unusable("not_text")
     if row.get("tools"):
@@ -187,7 +158,7 @@ def _messages(fields: Fields) -> tuple[str | None, list[_Turn]]:
             "ms-swift reads the column chat_template_kwargs, which is not held.",
             "Remove the column where it changes nothing.",
         )
-    given = _chat(row) if chats else _pairs(row, alpaca=alpaca, known=tuple(fields))
+    given = _chat(row) if chats else _pairs(row, alpaca=alpaca, known=fields)
     if not given:
         raise Unusable("dropped_by_trainer")
     if "rejected_response" in row and row["rejected_response"] in (None, given[-1].parts[0]):
@@ -239,10 +210,8 @@ def _chat(row: Fields) -> list[_Turn]:
     messages = _literal(row.get("messages"))
     if not messages:
         return []
-    if not isinstance(messages, list) or not all(isinstance(message, Mapping) for message in messages):
-        raise Unusable("invalid_conversation")
     system = [] if row.get("system") is None else [_turn("system", row["system"])]
-    renamed = [_with_keys(message, {"from": "role", "value": "content"}) for message in messages]
+    renamed = [_with_keys(message, {"from": "role", "value": "content"}) for message in mappings(messages)]
     if not {"role", "content"} & set(renamed[0]):
         names = {"human": "user", "gpt": "assistant", "bot": "assistant"}
         pairs = [_with_keys(message, names) for message in renamed]
@@ -258,7 +227,7 @@ def _chat(row: Fields) -> list[_Turn]:
     return turns if turns[0].role == "system" else system + turns
 
 
-def _pairs(row: Fields, *, alpaca: bool, known: Sequence[str]) -> list[_Turn]:
+def _pairs(row: Fields, *, alpaca: bool, known: Fields) -> list[_Turn]:
     """A row of query, response, history and system, or of instruction, input and output."""
     query, response = row.get("query"), row.get("response")
     if alpaca:
@@ -268,10 +237,7 @@ def _pairs(row: Fields, *, alpaca: bool, known: Sequence[str]) -> list[_Turn]:
             raise Unusable("dropped_by_trainer")
         response = row["output"] if row.get("output") is not None else response
     elif not {"query", "response", "history"} & set(row):
-        raise RipcurrentError(
-            f"ms-swift reads none of the columns {', '.join(known)}.",
-            "Name the question's column query and the answer's response, for example: --map query=COLUMN",
-        )
+        raise unread("ms-swift", "query, response or history", known, "Name the columns so: --map query=COLUMN")
     if isinstance(response, list):
         response = response[0] if response else None
     history = _literal(row.get("history")) or []

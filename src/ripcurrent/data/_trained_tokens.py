@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from functools import lru_cache
 from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
@@ -130,24 +129,17 @@ class Torchtune(TrainedTokens):
 
 
 def _begins_inside(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether a text begins behind another, and conversations of several rounds do not look so."""
+    """Whether a text begins behind another, where a conversation of two rounds does not look so."""
     bos = tokenizer.bos_token_id
     if bos in (None, tokenizer.eos_token_id) or not any(two == bos != one for one, two in pairwise(ids)):
-        return False
-    return not _begins_each_round(tokenizer, default_template(tokenizer))
-
-
-@lru_cache(maxsize=4)
-def _begins_each_round(tokenizer: PreTrainedTokenizerBase, template: str | None) -> bool:
-    """Whether the chat template puts the token of the beginning into a conversation; ``template`` is for the cache."""
-    if template is None:
         return False
     turns = [{"role": role, "content": "a"} for role in ("user", "assistant") * 2]
     try:
         with template_errors(tokenizer):
-            return str(tokenizer.bos_token) in rendered(tokenizer, turns, generation_prompt=False)[1:]
+            shown = rendered(tokenizer, turns, generation_prompt=False) if default_template(tokenizer) else ""
     except TemplateMismatch:
-        return True
+        return False
+    return str(tokenizer.bos_token) not in shown[1:]
 
 
 def _integers(values: object) -> list[int]:
@@ -165,8 +157,8 @@ _ELSEWHERE = {
     "llamafactory": ("ripcurrent.data._llamafactory", "LlamaFactory"),
     "axolotl": ("ripcurrent.data._axolotl", "Axolotl"),
     "swift": ("ripcurrent.data._swift", "Swift"),
-    "openai": ("ripcurrent.data._openai", "OpenAI"),
-    "unsloth": ("ripcurrent.data._unsloth", "Unsloth"),
+    "openai": ("ripcurrent.data._encode", "OpenAI"),
+    "unsloth": ("ripcurrent.data._trl", "Unsloth"),
 }
 """Module and class of the policies that are read when they are asked for."""
 TRAINERS = (*_POLICIES, *_ELSEWHERE)
@@ -230,7 +222,16 @@ def trained_tokens(text: str) -> TrainedTokens:
     try:
         return policy(**options)
     except ValidationError as error:
-        problem = error.errors()[0]
         known = ", ".join(policy.model_fields) or "none"
-        where = ".".join(map(str, problem["loc"]))
-        raise RipcurrentError(f"--trainer {name}: {where}: {problem['msg']}.", f"Options of {name}: {known}") from error
+        raise RipcurrentError(f"--trainer {name}: {problem_of(error)}.", f"Options of {name}: {known}") from error
+
+
+def unread(trainer: str, reads: str, fields: Fields, hint: str) -> RipcurrentError:
+    """The error for rows without what a trainer reads."""
+    return RipcurrentError(f"{trainer} reads {reads}, and the rows have {', '.join(fields)}.", hint)
+
+
+def problem_of(error: ValidationError) -> str:
+    """Which option is wrong, and why."""
+    first = error.errors()[0]
+    return ": ".join([*map(str, first["loc"][:1]), first["msg"].removeprefix("Value error, ")])

@@ -1,4 +1,4 @@
-"""TRL's `SFTTrainer` (1.16.0): its preparation of a dataset, row by row, without packing."""
+"""TRL's `SFTTrainer` (1.16.0): its preparation of a dataset, row by row; and Unsloth's (unsloth_zoo 2026.8.13)."""
 
 from __future__ import annotations
 
@@ -9,16 +9,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import takewhile
 from typing import TYPE_CHECKING, Literal
 
-from ripcurrent.data._formats import LONE_SURROGATE, Unusable
-from ripcurrent.data._render import TemplateMismatch, check_tokenizer, dated_template, default_template, template_errors
-from ripcurrent.data._trained_tokens import LabelledTokens, Tokenized, TrainedTokens
+from ripcurrent.data._formats import LONE_SURROGATE, Unusable, mappings, plain_text
+from ripcurrent.data._render import (
+    TemplateMismatch,
+    check_tokenizer,
+    dated_template,
+    default_template,
+    rendered,
+    template_errors,
+)
+from ripcurrent.data._spec import as_list, facts_of
+from ripcurrent.data._trained_tokens import LabelledTokens, Tokenized, TrainedTokens, unread
 from ripcurrent.data._types import Fields
 from ripcurrent.errors import RipcurrentError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Edits = tuple[tuple[str, str], ...]
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 _TURNS = ("prompt", "completion", "chosen", "rejected", "messages")
 _CALL = {"add_generation_prompt", "continue_final_message", "max_length", "padding", "return_assistant_tokens_mask",
@@ -26,34 +33,7 @@ _CALL = {"add_generation_prompt", "continue_final_message", "max_length", "paddi
          "chat_template", "tools"}  # fmt: skip
 """Arguments of the call that renders a row, which a row's ``chat_template_kwargs`` may not set here."""
 
-_CHATML = "<|im_start|>assistant\n"
-_THINK: Edits = (("loop.index0 > ns.last_query_index", "true"),)
-_COHERE = "<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>"
-_KNOWN: dict[str, tuple[str, Edits]] = {
-    "90c33aee14aa2a22": (_COHERE, ()),  # Command R
-    "2147c474f41b522b": (_COHERE + "<|START_RESPONSE|>", ()),  # Command R7B
-    "56a1447ad31926fd": ("", (("'</think>' in content", "false"),)),  # DeepSeek-R1-Distill
-    "563b1ce7d61d50a9": ("", ()),  # DeepSeek-V3
-    "ecd6ae513fe103f0": ("<start_of_turn>model\n", ()),  # Gemma, Gemma 2
-    "7de1c58e208eda46": ("<start_of_turn>model\n", ()),  # Gemma 3
-    "a4c9919cbbd4acdd": ("", ()),  # GPT-OSS
-    "cef187400d62a595": (_CHATML, ()),  # LFM2
-    "5504d163d879bfb6": (_CHATML, ()),  # LFM2, later
-    "ba03a121d097859c": ("<|start_header_id|>assistant<|end_header_id|>\n\n", ()),  # Llama 3
-    "ab7813c3abdd9cb6": (_CHATML, ()),  # Nemotron 3 Nano
-    "575fb74f54ed264d": (_CHATML, ()),  # Nemotron 3 Super
-    "82753bef5cedc493": (_CHATML, ()),  # Nemotron 3 Ultra
-    "58933db77d3099b4": (_CHATML, ()),  # Nemotron 3.5 Lightning
-    "dcaee66df77bfbb7": ("<|assistant|>\n", ()),  # Phi-3
-    "78d976a442bcde2f": ("<|assistant|>\n", ()),  # Phi-3.5
-    "cd8e9439f0570856": ("<|im_start|>assistant", ()),  # Qwen 2.5, of which the line feed is trained
-    "a55ee1b1660128b7": (_CHATML, (*_THINK, ("loop.last or (not loop.last and reasoning_content)", "true"))),  # Qwen 3
-    "64f85b198065d0fb": (_CHATML, ()),  # Qwen 3 Instruct 2507
-    "a4aee8afcf2e0711": (_CHATML, _THINK),  # Qwen 3.5, thinking
-    "273d8e0e683b8850": (_CHATML, _THINK),  # Qwen 3.5
-    "e84f32a23fdda276": (_CHATML, _THINK),  # Qwen 3.6
-    "c3cf9e34abf4f9e3": (_CHATML, _THINK),  # Qwen 3.8
-}
+_KNOWN = facts_of("trl")["templates"]
 """Templates without `{% generation %}` that TRL exchanges for training, by SHA-256: what stands before a trained turn
 ("": nothing, its own header is trained too), and what TRL's own template renders otherwise."""
 
@@ -135,10 +115,9 @@ class Trl(TrainedTokens):
         else:
             fields = self._with_eos(fields, tokenizer)
             if "prompt" not in fields:
-                ids = _text_ids(fields[self.dataset_text_field], tokenizer)
+                ids = list(tokenizer(fields[self.dataset_text_field])["input_ids"])
                 return ids, [True] * len(ids)
-            prompt = _text_ids(fields["prompt"], tokenizer)
-            ids = _text_ids(fields["prompt"] + fields["completion"], tokenizer)
+            prompt, ids = tokenizer([fields["prompt"], fields["prompt"] + fields["completion"]])["input_ids"]
             trained = [True] * len(ids)
         if self.completion_only_loss is not False:
             # the completion begins where the prompt alone is tokenized otherwise, or ends
@@ -244,9 +223,9 @@ def _training_template(original: str) -> tuple[str, str]:
             "turns with {% generation %}, and is none of those that TRL or ripcurrent can exchange.",
             "Mark them in the template, as for the training, or leave the option out.",
         )
-    for old, new in known[1]:
+    for old, new in known.get("edits", ()):
         original = original.replace(old, new)
-    return original, known[0]
+    return original, known["header"]
 
 
 def _chatml(fields: Fields) -> Fields:
@@ -271,19 +250,12 @@ def are_turns(value: object) -> bool:
     """Whether a value is turns; what is neither those nor text cannot be trained."""
     if isinstance(value, str):
         return False
-    if not isinstance(value, list) or not value or not all(isinstance(turn, Mapping) for turn in value):
-        raise Unusable("invalid_conversation")
-    for turn in value:
+    for turn in mappings(value or None):
         parts = turn.get("content")
-        if isinstance(parts, list) and any(
-            not isinstance(part, Mapping) or part.get("type") != "text" for part in parts
-        ):
+        texts = (isinstance(part, Mapping) and part.get("type") == "text" for part in parts or ())
+        if isinstance(parts, list) and not all(texts):
             raise Unusable("not_text")
     return True
-
-
-def _text_ids(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    return list(tokenizer(text)["input_ids"])
 
 
 def _require_columns(fields: Fields, text_field: str) -> None:
@@ -306,3 +278,74 @@ def _require_columns(fields: Fields, text_field: str) -> None:
         f"and neither messages, prompt and completion, conversations (from, value) nor {text_field}.",
         hint,
     )
+
+
+class Unsloth(TrainedTokens):
+    """Unsloth's fine-tuning with `train_on_responses_only`; messages become texts by the model's chat template."""
+
+    trainer = "unsloth"
+
+    instruction_part: str | None = None
+    """What opens a question."""
+    response_part: str | None = None
+    """What opens an answer: it is trained from behind this up to the next question."""
+    last_response_only: bool = False
+    """Train the last answer alone."""
+    dataset_text_field: str = "text"
+    """Column of the text."""
+
+    def label(self, fields: Fields, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> LabelledTokens:
+        marks = [
+            list(tokenizer(part, add_special_tokens=False)["input_ids"])
+            for part in (self.instruction_part, self.response_part)
+            if part
+        ]
+        if len(marks) < 2 or not all(marks):
+            raise RipcurrentError(
+                "Unsloth finds answers by two texts, instruction_part and response_part, and one of them is missing.",
+                "Name both as in the training, or as Unsloth prints them: "
+                '--trainer \'unsloth,instruction_part="<|im_start|>user\\n",response_part="<|im_start|>assistant\\n"\'',
+            )
+        ids, weights = self._tokens(fields, tokenizer, max_tokens)
+        found = list(_answers(ids, *marks))
+        trained = {place for answer in (found[-1:] if self.last_response_only else found) for place in answer}
+        weights = [weight if place in trained else 0.0 for place, weight in enumerate(weights)]
+        if not any(weights):
+            raise Unusable("dropped_by_trainer")
+        return LabelledTokens(ids[:max_tokens], weights[:max_tokens])
+
+    def _tokens(self, fields: Fields, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> LabelledTokens:
+        """A row as tokens; a text without the tokenizer's beginning where it or the chat template has one."""
+        if (ids := fields.get("input_ids")) is not None:
+            return Tokenized().label({"input_ids": ids, "labels": fields.get("labels", ids)}, tokenizer, 2**40)
+        text = fields.get(self.dataset_text_field)
+        if self.dataset_text_field not in fields and are_turns(fields.get("messages", "")):
+            with template_errors(tokenizer):
+                tools = as_list(fields.get("tools"))
+                text = rendered(tokenizer, fields["messages"], generation_prompt=False, tools=tools)
+        elif self.dataset_text_field not in fields or {"prompt", "completion"} <= set(fields):
+            hint = (
+                "Give the text that the training makes of a row: --trainer unsloth,dataset_text_field=COLUMN"
+            )
+            raise unread("Unsloth", f"{self.dataset_text_field}, messages or tokens here", fields, hint)
+        bos = tokenizer.bos_token
+        begun = bos is not None and (plain_text(text).startswith(bos) or bos in (default_template(tokenizer) or ""))
+        cut = {"truncation": True, "max_length": max_tokens, "add_special_tokens": not begun}
+        ids = list(tokenizer(plain_text(text), **cut)["input_ids"])
+        return LabelledTokens(ids, [1.0] * len(ids))
+
+
+def _answers(ids: Sequence[int], question: Sequence[int], answer: Sequence[int]) -> Iterator[range]:
+    """Places behind each answer's marker up to the next question's, or to the end."""
+    place = 0
+    while place < len(ids):
+        if list(ids[place : place + len(answer)]) == answer:
+            start = end = place + len(answer)
+            while end < len(ids) - 1 and list(ids[end : end + len(question)]) != question:
+                end += 1
+            if start < len(ids):
+                ends = end == len(ids) - 1
+                yield range(start, len(ids) if ends else end)
+            # as in Unsloth, the token behind a question's marker opens no answer
+            place = end + len(question)
+        place += 1
